@@ -1,0 +1,109 @@
+// Package cluster holds the cluster's state as data, and pure functions over
+// it: nodes, databases, shard groups and their owners. It knows no network,
+// no disk and no clock; the meta package replicates it with Raft.
+package cluster
+
+import (
+	"sort"
+
+	"github.com/influxdata/influxdb/services/meta"
+)
+
+// Node is a member of the cluster. ID is unique over data and meta nodes and
+// never used again.
+type Node struct {
+	ID       uint64 `json:"id"`
+	TCPAddr  string `json:"tcpAddr"`  // host:port; data nodes: 8088, meta nodes: Raft, 8089
+	HTTPAddr string `json:"httpAddr"` // host:port; data nodes: 8086, meta nodes: 8091
+	Version  string `json:"version"`
+}
+
+// State is everything the meta nodes agree on. Data is the engine's own
+// metadata; shard owners in it are IDs of DataNodes.
+type State struct {
+	Index     uint64 // grows with every change
+	MaxNodeID uint64
+	DataNodes []Node // sorted by ID
+	MetaNodes []Node // sorted by ID
+	Data      *meta.Data
+}
+
+// DataNode returns the data node with the given ID.
+func (s *State) DataNode(id uint64) (Node, bool) { return byID(s.DataNodes, id) }
+
+// DataNodeByAddr returns the data node with the given TCP address.
+func (s *State) DataNodeByAddr(tcpAddr string) (Node, bool) {
+	for _, n := range s.DataNodes {
+		if n.TCPAddr == tcpAddr {
+			return n, true
+		}
+	}
+	return Node{}, false
+}
+
+func byID(nodes []Node, id uint64) (Node, bool) {
+	i := sort.Search(len(nodes), func(i int) bool { return nodes[i].ID >= id })
+	if i < len(nodes) && nodes[i].ID == id {
+		return nodes[i], true
+	}
+	return Node{}, false
+}
+
+// Shard is one shard with all that its place in the metadata says of it.
+type Shard struct {
+	ID              uint64
+	Database        string
+	RetentionPolicy string
+	ReplicaN        int // desired replicas, as the policy says
+	GroupID         uint64
+	Start, End      int64    // nanoseconds, [Start, End); a truncated group's End is where it was truncated
+	Truncated       bool     // the group was truncated
+	Expires         int64    // nanoseconds; 0 for never
+	Owners          []uint64 // node IDs, ascending
+}
+
+// Shards lists every shard of groups that are not deleted, by ascending ID.
+func (s *State) Shards() []Shard {
+	var out []Shard
+	for _, db := range s.Data.Databases {
+		for _, rp := range db.RetentionPolicies {
+			for _, g := range rp.ShardGroups {
+				if g.Deleted() {
+					continue
+				}
+				end := g.EndTime
+				if g.Truncated() {
+					end = g.TruncatedAt
+				}
+				var expires int64
+				if rp.Duration > 0 {
+					expires = g.EndTime.Add(rp.Duration).UnixNano()
+				}
+				for _, sh := range g.Shards {
+					owners := make([]uint64, len(sh.Owners))
+					for i, o := range sh.Owners {
+						owners[i] = o.NodeID
+					}
+					sort.Slice(owners, func(i, j int) bool { return owners[i] < owners[j] })
+					out = append(out, Shard{
+						ID: sh.ID, Database: db.Name, RetentionPolicy: rp.Name, ReplicaN: rp.ReplicaN,
+						GroupID: g.ID, Start: g.StartTime.UnixNano(), End: end.UnixNano(), Truncated: g.Truncated(),
+						Expires: expires, Owners: owners,
+					})
+				}
+			}
+		}
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
+	return out
+}
+
+// Shard returns the shard with the given ID.
+func (s *State) Shard(id uint64) (Shard, bool) {
+	all := s.Shards()
+	i := sort.Search(len(all), func(i int) bool { return all[i].ID >= id })
+	if i < len(all) && all[i].ID == id {
+		return all[i], true
+	}
+	return Shard{}, false
+}

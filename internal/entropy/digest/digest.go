@@ -1,0 +1,72 @@
+// Package digest summarises what a shard holds, whatever its files look like.
+//
+// A point is (series key, field, type, timestamp, value) as the engine would
+// return it. Each has a 128-bit keyed hash; a window, one field of one series in
+// one of 64 equal slices of the shard's time range, has the number of its
+// points and the sum of their hashes modulo 2^128. Sums of disjoint sets add, so the sum
+// of all windows is the root of the shard. Blocks, files and compactions do
+// not exist at this level: equal data has equal digests, always.
+package digest
+
+import "math/bits"
+
+// Windows is the number of slices of a shard's time range.
+const Windows = 64
+
+// Type is a field's type. The values are part of the wire format and of the hash.
+type Type uint8
+
+// The types of InfluxDB 1.x; the numbers are those of the engine's block types plus one.
+const (
+	Float Type = 1 + iota
+	Integer
+	Boolean
+	String
+	Unsigned
+)
+
+// Sum is the digest of a set of points: how many, and the sum of their hashes
+// modulo 2^128. The zero value is the empty set. Equal sets have equal sums;
+// unequal ones have unequal sums but for about 2^-100.
+type Sum struct {
+	Count  uint64
+	Hi, Lo uint64
+}
+
+// Add makes s the sum of the union of two disjoint sets.
+func (s *Sum) Add(o Sum) {
+	var carry uint64
+	s.Count += o.Count
+	s.Lo, carry = bits.Add64(s.Lo, o.Lo, 0)
+	s.Hi, _ = bits.Add64(s.Hi, o.Hi, carry)
+}
+
+// Range is a shard's time range in nanoseconds, [Start, End).
+type Range struct{ Start, End int64 }
+
+// width is the length of a window: the last one may reach past End.
+func (r Range) width() uint64 {
+	w := (uint64(r.End) - uint64(r.Start)) / Windows
+	if (uint64(r.End)-uint64(r.Start))%Windows != 0 {
+		w++
+	}
+	return max(w, 1)
+}
+
+// Window tells in which window t lies. Times outside the range, which only a
+// damaged or foreign shard has, count to the first or the last window.
+func (r Range) Window(t int64) int {
+	if t < r.Start {
+		return 0
+	}
+	return int(min((uint64(t)-uint64(r.Start))/r.width(), Windows-1))
+}
+
+// SeriesField is the digest of one field of one series. Windows that have no
+// points are the zero Sum.
+type SeriesField struct {
+	Series  []byte // series key: measurement and sorted tags, as models.MakeKey writes it
+	Field   string
+	Type    Type
+	Windows [Windows]Sum
+}

@@ -1,0 +1,86 @@
+// Package entropy finds and repairs differences between the replicas of
+// shards: status checks, the durable repair queue, the repair driver and the
+// routes under /shard-repair.
+//
+// It knows replicas and other nodes through the interfaces of this file alone;
+// the transport subpackage implements them over gRPC.
+package entropy
+
+import (
+	"context"
+
+	"concord/internal/cluster"
+	"concord/internal/entropy/digest"
+	"concord/internal/entropy/patch"
+)
+
+// ShardState is what one owner says of its copy of a shard.
+type ShardState struct {
+	Exists       bool
+	LastModified int64 // nanoseconds; of the newest write, delete or file change
+	Size         int64 // bytes on disk
+}
+
+// Replica is one node's copies of shards, its own or over the network.
+// Every method may be repeated without harm. Errors are of the transport or
+// of reading; a shard that the node lacks is an empty one.
+type Replica interface {
+	// States tells about shards; the map has an entry for each asked ID.
+	States(ctx context.Context, ids []uint64) (map[uint64]ShardState, error)
+	// Root is the sum over all windows that end at or before until.
+	Root(ctx context.Context, shard cluster.Shard, until int64) (digest.Sum, error)
+	// Digests calls fn for each series-field with points in windows that end at or
+	// before until, in ascending order of (series, field). fn must not keep its argument.
+	Digests(ctx context.Context, shard cluster.Shard, until int64, fn func(*digest.SeriesField) error) error
+	// Fetch calls fn with the points of regions in their order; a region without points gives no block.
+	Fetch(ctx context.Context, shard cluster.Shard, regions []patch.Region, fn func(patch.Block) error) error
+	// Apply writes points, creating the shard where it is missing (also when there are
+	// no blocks), and returns how many points it wrote.
+	Apply(ctx context.Context, shard cluster.Shard, blocks []patch.Block) (int, error)
+}
+
+// Metadata is the cluster's state as this node knows it.
+type Metadata interface {
+	NodeID() uint64 // 0 before the node joined
+	State() *cluster.State
+}
+
+// NodeStatus is what one node knows: results of its own checks and its own queue.
+type NodeStatus struct {
+	Enabled    bool
+	Shards     []ShardStatus
+	Queued     []uint64 // ascending; includes Processing
+	Processing []uint64
+}
+
+// ShardStatus is the result of a check that found entropy.
+type ShardStatus struct {
+	ID      uint64
+	Status  Status
+	Message string // for conflict and corrupt: what and where
+}
+
+// Status says how the replicas of a shard differ.
+type Status string
+
+// The statuses of the API.
+const (
+	Diff     Status = "diff"     // contents differ
+	Missing  Status = "missing"  // an owner lacks the shard entirely
+	Conflict Status = "conflict" // a field has different types on two owners
+)
+
+// Control is a node's anti-entropy service, its own or over the network.
+type Control interface {
+	Status(ctx context.Context) (NodeStatus, error)
+	// Repair queues a shard on that node, which must be its first owner.
+	Repair(ctx context.Context, id uint64) error
+	// CancelRepair takes a shard from that node's queue and stops a running repair.
+	CancelRepair(ctx context.Context, id uint64) error
+}
+
+// Transport reaches other nodes by their entry in the cluster's state.
+type Transport interface {
+	Replica(node cluster.Node) Replica
+	Control(node cluster.Node) Control
+}

@@ -1,0 +1,22 @@
+// Package patch reads the points of differing windows, merges those of all
+// owners, and writes to each owner what it lacks.
+package patch
+
+import "concord/internal/entropy/digest"
+
+// Region asks for the points of one series-field in [Min, Max], nanoseconds.
+type Region struct {
+	Series   []byte
+	Field    string
+	Type     digest.Type
+	Min, Max int64
+}
+
+// Block holds points of one series-field, ascending by time: Data is one
+// block in the engine's encoding (type, timestamps, values), see
+// tsm1.Values.Encode and tsm1.DecodeBlock.
+type Block struct {
+	Series []byte
+	Field  string
+	Data   []byte
+}

@@ -1,0 +1,79 @@
+// Package rpc has the protobuf services between nodes and a pool of client
+// connections. Servers live with their roles: replication, distquery,
+// entropy/transport and datanode each implement one service.
+package rpc
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+)
+
+// MaxMessage bounds one message in bytes, in both directions.
+const MaxMessage = 64 << 20
+
+// Pool keeps one connection for each address. Connections are made when first
+// used, shared by all callers, and re-made by gRPC when they break.
+type Pool struct {
+	// Blocked, when set, refuses calls to an address: the seam with which
+	// tests and the tour cut links.
+	Blocked func(addr string) bool
+
+	mu     sync.Mutex
+	conns  map[string]*grpc.ClientConn
+	closed bool
+}
+
+// Conn returns the connection to addr (host:port). It does not wait for the
+// peer: a call on it fails with codes.Unavailable while the peer is away.
+func (p *Pool) Conn(addr string) (*grpc.ClientConn, error) {
+	if p.Blocked != nil && p.Blocked(addr) {
+		return nil, fmt.Errorf("link to %s is cut", addr)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, fmt.Errorf("connection pool is closed")
+	}
+	if c := p.conns[addr]; c != nil {
+		return c, nil
+	}
+	c, err := grpc.NewClient("passthrough:///"+addr,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", addr, err)
+	}
+	if p.conns == nil {
+		p.conns = make(map[string]*grpc.ClientConn)
+	}
+	p.conns[addr] = c
+	return c, nil
+}
+
+// Close ends all connections; calls in flight fail.
+func (p *Pool) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, c := range p.conns {
+		c.Close()
+	}
+	p.conns = nil
+	return nil
+}
+
+// NewServer returns a gRPC server with the limits that all nodes share.
+func NewServer(opts ...grpc.ServerOption) *grpc.Server {
+	return grpc.NewServer(append([]grpc.ServerOption{
+		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
+	}, opts...)...)
+}

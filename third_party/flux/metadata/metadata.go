@@ -1,0 +1,3 @@
+// Package metadata is empty: only tests of the engine name it, and go mod tidy asks
+// that it exists. See the parent package.
+package metadata
