@@ -1,0 +1,64 @@
+// Package cli is what the three commands share: flags with a single dash as
+// InfluxDB has them, a default subcommand, one line for an error.
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"concord/internal/version"
+)
+
+// Run executes the command name with args and returns the exit code: 0, or 1
+// after one line on standard error. setup adds subcommands and flags; without a
+// subcommand def runs, where it is not empty.
+func Run(name, def string, args []string, setup func(root *cobra.Command)) int {
+	root := &cobra.Command{Use: name, SilenceUsage: true, SilenceErrors: true}
+	root.CompletionOptions.DisableDefaultCmd = true
+	setup(root)
+	root.AddCommand(&cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			fmt.Fprintf(cmd.OutOrStdout(), "Concord %s %s\n", name, version.String())
+			return nil
+		},
+	})
+	if def != "" {
+		args = withDefault(def, args)
+	}
+	root.SetArgs(DoubleDash(args))
+	if err := root.ExecuteContext(context.Background()); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", " "))
+		return 1
+	}
+	return 0
+}
+
+// withDefault puts def before args that name no subcommand and ask for no help.
+func withDefault(def string, args []string) []string {
+	if len(args) > 0 && (!strings.HasPrefix(args[0], "-") || args[0] == "-h" || strings.TrimLeft(args[0], "-") == "help") {
+		return args
+	}
+	return append([]string{def}, args...)
+}
+
+// DoubleDash writes InfluxDB's -config as the --config that the flag library
+// knows. Short flags of one letter, negative numbers and what follows "--" stay.
+func DoubleDash(args []string) []string {
+	out := make([]string, len(args))
+	for i, a := range args {
+		if a == "--" {
+			copy(out[i:], args[i:])
+			break
+		}
+		if len(a) > 2 && a[0] == '-' && a[1] != '-' && (a[1] < '0' || a[1] > '9') && a[2] != '=' {
+			a = "-" + a
+		}
+		out[i] = a
+	}
+	return out
+}

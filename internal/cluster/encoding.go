@@ -1,0 +1,107 @@
+package cluster
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"slices"
+
+	"github.com/influxdata/influxdb/services/meta"
+)
+
+// A State in bytes, integers little-endian:
+//
+//	"CNST" | version 1 | crc32c u32 | head length u32 | data length u32 | head | data
+//
+// The checksum covers all that follows it. head is JSON of everything but Data,
+// data is the engine's own protobuf of it.
+const (
+	magic      = "CNST"
+	version    = 1
+	sumAt      = len(magic) + 1
+	lengthsAt  = sumAt + 4
+	headAt     = lengthsAt + 8
+	maxEncoded = 1 << 30 // bytes
+)
+
+// ErrCorrupt is wrapped by the errors of UnmarshalBinary.
+var ErrCorrupt = errors.New("corrupt cluster state")
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+type head struct {
+	Index     uint64 `json:"index"`
+	MaxNodeID uint64 `json:"max-node-id"`
+	DataNodes []Node `json:"data-nodes"`
+	MetaNodes []Node `json:"meta-nodes"`
+}
+
+// NewState returns the state of a cluster without anything.
+func NewState() *State { return &State{Data: &meta.Data{}} }
+
+// Clone returns a copy that shares nothing with s that an Op changes.
+func (s *State) Clone() *State {
+	c := *s
+	c.DataNodes, c.MetaNodes = slices.Clone(s.DataNodes), slices.Clone(s.MetaNodes)
+	c.Data = s.Data.Clone()
+	for i := range c.Data.Databases { // the engine's Clone shares these
+		rps := c.Data.Databases[i].RetentionPolicies
+		for j := range rps {
+			rps[j].Subscriptions = slices.Clone(rps[j].Subscriptions)
+		}
+	}
+	return &c
+}
+
+// MarshalBinary encodes s with a version and a checksum.
+func (s *State) MarshalBinary() ([]byte, error) {
+	h, err := json.Marshal(head{s.Index, s.MaxNodeID, s.DataNodes, s.MetaNodes})
+	if err != nil {
+		return nil, fmt.Errorf("encode cluster state: %w", err)
+	}
+	d, err := s.Data.MarshalBinary()
+	if err != nil {
+		return nil, fmt.Errorf("encode cluster state: %w", err)
+	}
+	if len(h)+len(d) > maxEncoded-headAt {
+		return nil, fmt.Errorf("encode cluster state: %d bytes are too many", len(h)+len(d))
+	}
+	b := make([]byte, headAt, headAt+len(h)+len(d))
+	copy(b, magic)
+	b[len(magic)] = version
+	binary.LittleEndian.PutUint32(b[lengthsAt:], uint32(len(h)))
+	binary.LittleEndian.PutUint32(b[lengthsAt+4:], uint32(len(d)))
+	b = append(append(b, h...), d...)
+	binary.LittleEndian.PutUint32(b[sumAt:], crc32.Checksum(b[lengthsAt:], castagnoli))
+	return b, nil
+}
+
+// UnmarshalBinary decodes what MarshalBinary encoded. On an error, which wraps
+// ErrCorrupt, s is as it was.
+func (s *State) UnmarshalBinary(b []byte) error {
+	if len(b) < headAt || len(b) > maxEncoded || string(b[:len(magic)]) != magic {
+		return fmt.Errorf("%w: no header", ErrCorrupt)
+	}
+	if v := b[len(magic)]; v != version {
+		return fmt.Errorf("%w: version %d, this build reads %d", ErrCorrupt, v, version)
+	}
+	if crc32.Checksum(b[lengthsAt:], castagnoli) != binary.LittleEndian.Uint32(b[sumAt:]) {
+		return fmt.Errorf("%w: checksum mismatch", ErrCorrupt)
+	}
+	hn, dn := uint64(binary.LittleEndian.Uint32(b[lengthsAt:])), uint64(binary.LittleEndian.Uint32(b[lengthsAt+4:]))
+	if uint64(headAt)+hn+dn != uint64(len(b)) {
+		return fmt.Errorf("%w: lengths %d and %d in %d bytes", ErrCorrupt, hn, dn, len(b))
+	}
+	var h head
+	if err := json.Unmarshal(b[headAt:headAt+int(hn)], &h); err != nil {
+		return fmt.Errorf("%w: head: %w", ErrCorrupt, err)
+	}
+	data := new(meta.Data)
+	if err := data.UnmarshalBinary(b[headAt+int(hn):]); err != nil {
+		return fmt.Errorf("%w: data: %w", ErrCorrupt, err)
+	}
+	*s = State{Index: h.Index, MaxNodeID: h.MaxNodeID, DataNodes: h.DataNodes, MetaNodes: h.MetaNodes, Data: data}
+	return nil
+}

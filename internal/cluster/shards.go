@@ -1,0 +1,256 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"sort"
+	"time"
+
+	"github.com/influxdata/influxdb"
+	"github.com/influxdata/influxdb/services/meta"
+)
+
+// ErrNoDataNodes is why a cluster cannot place a shard.
+var ErrNoDataNodes = errors.New("the cluster has no data nodes to hold a shard: run influxd-ctl add-data")
+
+// CreateShardGroup makes sure that a shard group covers Time.
+type CreateShardGroup struct {
+	Database        string    `json:"database"`
+	RetentionPolicy string    `json:"retention-policy"`
+	Time            time.Time `json:"time"`
+}
+
+func (o CreateShardGroup) apply(s *State) (any, error) {
+	return nil, s.createShardGroup(o.Database, o.RetentionPolicy, o.Time)
+}
+
+// createShardGroup lets the engine find the group's time range, then spreads
+// its shards over the data nodes: N nodes and X replicas give N/X shards (at
+// least one) with X owners each, dealt round-robin from a node that the
+// group's ID picks, so that N successive groups load every node equally.
+func (s *State) createShardGroup(database, policy string, t time.Time) error {
+	rpi, err := s.Data.RetentionPolicy(database, policy)
+	if err != nil {
+		return err
+	} else if rpi == nil {
+		return influxdb.ErrRetentionPolicyNotFound(policy)
+	} else if rpi.ShardGroupByTimestamp(t) != nil {
+		return nil
+	}
+	n := len(s.DataNodes)
+	if n == 0 {
+		return ErrNoDataNodes
+	}
+	if err := s.Data.CreateShardGroup(database, policy, t); err != nil {
+		return err
+	}
+	g := rpi.ShardGroupByTimestamp(t)
+	if g == nil {
+		return fmt.Errorf("time %s is outside of what a shard group can cover", t.UTC().Format(time.RFC3339Nano))
+	}
+	replicas := min(max(1, rpi.ReplicaN), n) // nodes may have gone since the policy was made
+	for range n/replicas - 1 {
+		s.Data.MaxShardID++
+		g.Shards = append(g.Shards, meta.ShardInfo{ID: s.Data.MaxShardID})
+	}
+	next := int(g.ID % uint64(n))
+	for i := range g.Shards {
+		owners := make([]meta.ShardOwner, replicas)
+		for j := range owners {
+			owners[j].NodeID = s.DataNodes[next%n].ID
+			next++
+		}
+		sort.Slice(owners, func(a, b int) bool { return owners[a].NodeID < owners[b].NodeID })
+		g.Shards[i].Owners = owners
+	}
+	return nil
+}
+
+// DeleteShardGroup marks a shard group as deleted at Time.
+type DeleteShardGroup struct {
+	Database        string    `json:"database"`
+	RetentionPolicy string    `json:"retention-policy"`
+	ID              uint64    `json:"id"`
+	Time            time.Time `json:"time"`
+}
+
+func (o DeleteShardGroup) apply(s *State) (any, error) {
+	rpi, err := s.Data.RetentionPolicy(o.Database, o.RetentionPolicy)
+	if err != nil {
+		return nil, err
+	} else if rpi == nil {
+		return nil, influxdb.ErrRetentionPolicyNotFound(o.RetentionPolicy)
+	}
+	for i := range rpi.ShardGroups {
+		if g := &rpi.ShardGroups[i]; g.ID == o.ID {
+			if !g.Deleted() { // every data node runs retention: the first one counts
+				g.DeletedAt = o.Time.UTC()
+			}
+			return nil, nil
+		}
+	}
+	return nil, meta.ErrShardGroupNotFound
+}
+
+// PrecreateShardGroups creates the successor of every policy's last shard group
+// that ends after From and before To.
+type PrecreateShardGroups struct {
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
+}
+
+func (o PrecreateShardGroups) apply(s *State) (any, error) {
+	var errs []error
+	for _, db := range s.Data.Databases {
+		for _, rp := range db.RetentionPolicies {
+			if len(rp.ShardGroups) == 0 {
+				continue
+			}
+			g := rp.ShardGroups[len(rp.ShardGroups)-1]
+			if !g.Deleted() && g.EndTime.Before(o.To) && g.EndTime.After(o.From) {
+				if err := s.createShardGroup(db.Name, rp.Name, g.EndTime.Add(1)); err != nil {
+					errs = append(errs, fmt.Errorf("precreate shard group of %s.%s: %w", db.Name, rp.Name, err))
+				}
+			}
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+// PruneShardGroups forgets deleted groups that have no shards left and were
+// deleted before Before.
+type PruneShardGroups struct {
+	Before time.Time `json:"before"`
+}
+
+func (o PruneShardGroups) apply(s *State) (any, error) {
+	s.Data.PruneShardGroups(o.Before)
+	return nil, nil
+}
+
+// TruncateShardGroups ends at Time every group that could take later points.
+type TruncateShardGroups struct {
+	Time time.Time `json:"time"`
+}
+
+func (o TruncateShardGroups) apply(s *State) (any, error) {
+	s.Data.TruncateShardGroups(o.Time.UTC())
+	return nil, nil
+}
+
+// DropShard forgets a shard; a missing one is no error. A group is deleted
+// with its last shard.
+type DropShard struct {
+	ID   uint64    `json:"id"`
+	Time time.Time `json:"time"`
+}
+
+func (o DropShard) apply(s *State) (any, error) {
+	s.eachGroup(func(g *meta.ShardGroupInfo) {
+		for i := range g.Shards {
+			if g.Shards[i].ID == o.ID {
+				g.Shards = append(g.Shards[:i], g.Shards[i+1:]...)
+				if len(g.Shards) == 0 && !g.Deleted() {
+					g.DeletedAt = o.Time.UTC()
+				}
+				return
+			}
+		}
+	})
+	return nil, nil
+}
+
+// AddShardOwner records that a data node holds a copy of a shard.
+type AddShardOwner struct {
+	ID     uint64 `json:"id"`
+	NodeID uint64 `json:"node-id"`
+}
+
+func (o AddShardOwner) apply(s *State) (any, error) {
+	if _, ok := s.DataNode(o.NodeID); !ok {
+		return nil, fmt.Errorf("data node %d does not exist", o.NodeID)
+	}
+	found := false
+	s.eachGroup(func(g *meta.ShardGroupInfo) {
+		for i := range g.Shards {
+			sh := &g.Shards[i]
+			if sh.ID != o.ID || g.Deleted() {
+				continue
+			}
+			found = true
+			if !sh.OwnedBy(o.NodeID) {
+				sh.Owners = append(sh.Owners, meta.ShardOwner{NodeID: o.NodeID})
+				sort.Slice(sh.Owners, func(a, b int) bool { return sh.Owners[a].NodeID < sh.Owners[b].NodeID })
+			}
+		}
+	})
+	if !found {
+		return nil, fmt.Errorf("shard %d does not exist", o.ID)
+	}
+	return nil, nil
+}
+
+// RemoveShardOwner records that a data node no longer holds a copy of a shard;
+// repeating it is no error.
+type RemoveShardOwner struct {
+	ID     uint64    `json:"id"`
+	NodeID uint64    `json:"node-id"`
+	Time   time.Time `json:"time"`
+}
+
+func (o RemoveShardOwner) apply(s *State) (any, error) {
+	s.removeOwner(o.NodeID, o.Time, func(sh meta.ShardInfo) bool { return sh.ID == o.ID })
+	return nil, nil
+}
+
+// removeOwner takes node out of the owners of the matching shards. Nobody has
+// the data of a shard without owners, so a deleted group forgets it. A live
+// group keeps it while another of its shards has an owner, because the number
+// of shards decides which shard a series goes to; without any owner the group
+// is deleted, and the next write makes a new one.
+func (s *State) removeOwner(node uint64, at time.Time, match func(meta.ShardInfo) bool) {
+	s.eachGroup(func(g *meta.ShardGroupInfo) {
+		changed := false
+		for i := range g.Shards {
+			sh := &g.Shards[i]
+			if !match(*sh) || !sh.OwnedBy(node) {
+				continue
+			}
+			changed = true
+			kept := sh.Owners[:0]
+			for _, o := range sh.Owners {
+				if o.NodeID != node {
+					kept = append(kept, o)
+				}
+			}
+			sh.Owners = kept
+		}
+		if !changed {
+			return
+		}
+		var owned []meta.ShardInfo
+		for _, sh := range g.Shards {
+			if len(sh.Owners) > 0 {
+				owned = append(owned, sh)
+			}
+		}
+		if g.Deleted() || len(owned) == 0 {
+			g.Shards = owned
+		}
+		if len(owned) == 0 && !g.Deleted() {
+			g.DeletedAt = at.UTC()
+		}
+	})
+}
+
+func (s *State) eachGroup(f func(*meta.ShardGroupInfo)) {
+	for i := range s.Data.Databases {
+		db := &s.Data.Databases[i]
+		for j := range db.RetentionPolicies {
+			rp := &db.RetentionPolicies[j]
+			for k := range rp.ShardGroups {
+				f(&rp.ShardGroups[k])
+			}
+		}
+	}
+}

@@ -1,0 +1,263 @@
+package meta
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/influxdata/influxdb"
+	emeta "github.com/influxdata/influxdb/services/meta"
+	"github.com/influxdata/influxql"
+	"golang.org/x/crypto/bcrypt"
+
+	"concord/internal/cluster"
+)
+
+// This file overrides what the engine's client changes locally.
+
+// CreateDatabase creates a database with the default policy, or returns the one that exists.
+func (c *Client) CreateDatabase(name string) (*emeta.DatabaseInfo, error) {
+	if db := c.Database(name); db != nil {
+		return db, nil
+	}
+	return c.database(name, c.Execute(cluster.CreateDatabase{Name: name}))
+}
+
+// CreateDatabaseWithRetentionPolicy creates a database with a default policy.
+func (c *Client) CreateDatabaseWithRetentionPolicy(name string, spec *emeta.RetentionPolicySpec) (*emeta.DatabaseInfo, error) {
+	if spec == nil {
+		return nil, errors.New("CreateDatabaseWithRetentionPolicy called with nil spec")
+	}
+	return c.database(name, c.Execute(cluster.CreateDatabase{Name: name, Spec: spec}))
+}
+
+func (c *Client) database(name string, err error) (*emeta.DatabaseInfo, error) {
+	if err != nil {
+		return nil, err
+	}
+	if db := c.Database(name); db != nil {
+		return db, nil
+	}
+	return nil, influxdb.ErrDatabaseNotFound(name) // dropped again meanwhile
+}
+
+// DropDatabase drops a database.
+func (c *Client) DropDatabase(name string) error { return c.Execute(cluster.DropDatabase{Name: name}) }
+
+// CreateRetentionPolicy creates a policy.
+func (c *Client) CreateRetentionPolicy(database string, spec *emeta.RetentionPolicySpec, makeDefault bool) (*emeta.RetentionPolicyInfo, error) {
+	if err := c.Execute(cluster.CreateRetentionPolicy{Database: database, Spec: *spec, Default: makeDefault}); err != nil {
+		return nil, err
+	}
+	name := spec.NewRetentionPolicyInfo().Name
+	rpi, err := c.RetentionPolicy(database, name)
+	if err == nil && rpi == nil {
+		err = influxdb.ErrRetentionPolicyNotFound(name)
+	}
+	return rpi, err
+}
+
+// UpdateRetentionPolicy changes a policy.
+func (c *Client) UpdateRetentionPolicy(database, name string, rpu *emeta.RetentionPolicyUpdate, makeDefault bool) error {
+	return c.Execute(cluster.UpdateRetentionPolicy{Database: database, Name: name, Update: *rpu, Default: makeDefault})
+}
+
+// DropRetentionPolicy drops a policy.
+func (c *Client) DropRetentionPolicy(database, name string) error {
+	return c.Execute(cluster.DropRetentionPolicy{Database: database, Name: name})
+}
+
+// CreateContinuousQuery saves a continuous query.
+func (c *Client) CreateContinuousQuery(database, name, query string) error {
+	return c.Execute(cluster.CreateContinuousQuery{Database: database, Name: name, Query: query})
+}
+
+// DropContinuousQuery removes a continuous query.
+func (c *Client) DropContinuousQuery(database, name string) error {
+	return c.Execute(cluster.DropContinuousQuery{Database: database, Name: name})
+}
+
+// CreateSubscription adds a subscription.
+func (c *Client) CreateSubscription(database, rp, name, mode string, destinations []string) error {
+	return c.Execute(cluster.CreateSubscription{Database: database, RetentionPolicy: rp, Name: name, Mode: mode, Destinations: destinations})
+}
+
+// DropSubscription removes a subscription.
+func (c *Client) DropSubscription(database, rp, name string) error {
+	return c.Execute(cluster.DropSubscription{Database: database, RetentionPolicy: rp, Name: name})
+}
+
+// CreateShardGroup returns the group that covers t, making it if there is none.
+func (c *Client) CreateShardGroup(database, policy string, t time.Time) (*emeta.ShardGroupInfo, error) {
+	if g, err := c.State().Data.ShardGroupByTimestamp(database, policy, t); err == nil && g != nil {
+		return g, nil
+	}
+	if err := c.Execute(cluster.CreateShardGroup{Database: database, RetentionPolicy: policy, Time: t}); err != nil {
+		return nil, err
+	}
+	g, err := c.State().Data.ShardGroupByTimestamp(database, policy, t)
+	if err == nil && g == nil {
+		err = emeta.ErrShardGroupNotFound
+	}
+	return g, err
+}
+
+// DeleteShardGroup marks a shard group as deleted.
+func (c *Client) DeleteShardGroup(database, policy string, id uint64) error {
+	return c.Execute(cluster.DeleteShardGroup{Database: database, RetentionPolicy: policy, ID: id, Time: time.Now()})
+}
+
+// PrecreateShardGroups creates the successors of groups that end between from and to.
+func (c *Client) PrecreateShardGroups(from, to time.Time) error {
+	return c.Execute(cluster.PrecreateShardGroups{From: from, To: to})
+}
+
+// PruneShardGroups forgets groups that were deleted long ago.
+func (c *Client) PruneShardGroups() error {
+	return c.Execute(cluster.PruneShardGroups{Before: time.Now().Add(emeta.ShardGroupDeletedExpiration)})
+}
+
+// TruncateShardGroups ends the groups that could take points after t.
+func (c *Client) TruncateShardGroups(t time.Time) error {
+	return c.Execute(cluster.TruncateShardGroups{Time: t})
+}
+
+// DropShard forgets a shard on all nodes.
+func (c *Client) DropShard(id uint64) error {
+	return c.Execute(cluster.DropShard{ID: id, Time: time.Now()})
+}
+
+// AddShardOwner records a copy of a shard.
+func (c *Client) AddShardOwner(id, nodeID uint64) error {
+	return c.Execute(cluster.AddShardOwner{ID: id, NodeID: nodeID})
+}
+
+// RemoveShardOwner records that a copy of a shard is gone.
+func (c *Client) RemoveShardOwner(id, nodeID uint64) error {
+	return c.Execute(cluster.RemoveShardOwner{ID: id, NodeID: nodeID, Time: time.Now()})
+}
+
+// SetData is refused: metadata is not a data node's to replace.
+func (c *Client) SetData(*emeta.Data) error {
+	return errors.New("a data node cannot replace the cluster's metadata")
+}
+
+// Load is refused as SetData is.
+func (c *Client) Load() error { return c.SetData(nil) }
+
+// AcquireLease grants every lease to the data node with the lowest ID, so that
+// one node alone runs continuous queries.
+func (c *Client) AcquireLease(name string) (*emeta.Lease, error) {
+	id, nodes := c.NodeID(), c.DataNodes()
+	if id == 0 {
+		return nil, ErrNotJoined
+	} else if len(nodes) == 0 || nodes[0].ID != id {
+		return nil, fmt.Errorf("lease %q belongs to another data node", name)
+	}
+	return &emeta.Lease{Name: name, Expiration: time.Now().Add(emeta.DefaultLeaseDuration), Owner: id}, nil
+}
+
+// CreateUser adds a user; an equal one that exists is returned.
+func (c *Client) CreateUser(name, password string, admin bool) (emeta.User, error) {
+	if u := c.user(name); u != nil {
+		if u.Admin != admin || bcrypt.CompareHashAndPassword([]byte(u.Hash), []byte(password)) != nil {
+			return nil, emeta.ErrUserExists
+		}
+		return u, nil
+	}
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Execute(cluster.CreateUser{Name: name, Hash: string(hash), Admin: admin}); err != nil {
+		return nil, err
+	}
+	return c.User(name)
+}
+
+// UpdateUser changes a password.
+func (c *Client) UpdateUser(name, password string) error {
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
+	if err != nil {
+		return err
+	}
+	return c.Execute(cluster.UpdateUser{Name: name, Hash: string(hash)})
+}
+
+// DropUser removes a user.
+func (c *Client) DropUser(name string) error { return c.Execute(cluster.DropUser{Name: name}) }
+
+// SetPrivilege sets what a user may do with a database.
+func (c *Client) SetPrivilege(username, database string, p influxql.Privilege) error {
+	return c.Execute(cluster.SetPrivilege{User: username, Database: database, Privilege: p})
+}
+
+// SetAdminPrivilege makes a user an administrator, or no longer one.
+func (c *Client) SetAdminPrivilege(username string, admin bool) error {
+	return c.Execute(cluster.SetAdminPrivilege{User: username, Admin: admin})
+}
+
+// Authenticate checks a password against the user's current hash.
+func (c *Client) Authenticate(username, password string) (emeta.User, error) {
+	u := c.user(username)
+	if u == nil {
+		return nil, emeta.ErrUserNotFound
+	}
+	if err := c.auth.check(u, password); err != nil {
+		return nil, err
+	}
+	return u, nil
+}
+
+// user returns nil for an unknown user.
+func (c *Client) user(name string) *emeta.UserInfo {
+	u, _ := c.State().Data.User(name).(*emeta.UserInfo)
+	return u
+}
+
+// authCache remembers passwords that were right, salted and hashed, so that
+// only the first request of a user pays for bcrypt. An entry counts for one
+// bcrypt hash alone: a password that was changed on any node, or a user that
+// was dropped, is refused at once.
+type authCache struct {
+	mu sync.Mutex
+	m  map[string]authEntry // by user
+}
+
+type authEntry struct {
+	bcrypt string
+	salt   [16]byte
+	sum    [sha256.Size]byte
+}
+
+func saltedSum(salt [16]byte, password string) [sha256.Size]byte {
+	return sha256.Sum256(append(salt[:], password...))
+}
+
+func (a *authCache) check(u *emeta.UserInfo, password string) error {
+	a.mu.Lock()
+	e, ok := a.m[u.Name]
+	a.mu.Unlock()
+	if ok && e.bcrypt == u.Hash {
+		if sum := saltedSum(e.salt, password); subtle.ConstantTimeCompare(sum[:], e.sum[:]) == 1 {
+			return nil
+		}
+	}
+	if bcrypt.CompareHashAndPassword([]byte(u.Hash), []byte(password)) != nil {
+		return emeta.ErrAuthenticate
+	}
+	e = authEntry{bcrypt: u.Hash}
+	rand.Read(e.salt[:])
+	e.sum = saltedSum(e.salt, password)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.m == nil {
+		a.m = make(map[string]authEntry)
+	}
+	a.m[u.Name] = e
+	return nil
+}

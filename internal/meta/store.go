@@ -1,0 +1,290 @@
+package meta
+
+import (
+	"context"
+	crand "crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+	"go.uber.org/zap"
+
+	"concord/internal/cluster"
+)
+
+// ErrNotInitialised is what a meta node without a cluster answers.
+var ErrNotInitialised = errors.New("this meta node is in no cluster yet: run influxd-ctl add-meta")
+
+// errNoLeader means: try another meta node, or later.
+var errNoLeader = errors.New("the meta nodes have no leader at the moment: try again")
+
+const (
+	applyTimeout  = 10 * time.Second
+	leaderTimeout = 15 * time.Second
+	keepSnapshots = 2
+)
+
+// store replicates the cluster's state: commands go through the Raft log, and
+// every committed one is applied to an immutable State that replaces the last.
+type store struct {
+	raft  *raft.Raft
+	log   *raftboltdb.BoltStore
+	trans *raft.NetworkTransport
+	id    raft.ServerID
+	addr  string // what other meta nodes dial
+	zap   *zap.Logger
+
+	mu      sync.Mutex
+	state   *cluster.State // never changed, only replaced
+	changed chan struct{}  // closed when state is replaced
+}
+
+// openStore starts Raft on dir and ln, and closes ln when it fails.
+func openStore(dir string, ln net.Listener, advertised string, log *zap.Logger) (_ *store, err error) {
+	s := &store{addr: advertised, zap: log, state: cluster.NewState(), changed: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			ln.Close()
+			s.close()
+		}
+	}()
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, "raft.db")
+	s.log, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: 2 * time.Second}})
+	if errors.Is(err, bbolt.ErrTimeout) {
+		return nil, fmt.Errorf("%s is in use: is another influxd-meta running?", path)
+	} else if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	if s.id, err = serverID(s.log); err != nil {
+		return nil, fmt.Errorf("identity in %s: %w", path, err)
+	}
+	rlog := hclog.New(&hclog.LoggerOptions{Name: "raft", Level: hclog.Warn, Output: logWriter{log}, DisableTime: true})
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnapshots, rlog)
+	if err != nil {
+		return nil, fmt.Errorf("open snapshots in %s: %w", dir, err)
+	}
+	s.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: stream{ln, advertised}, MaxPool: 3, Timeout: 10 * time.Second, Logger: rlog,
+	})
+	c := raft.DefaultConfig()
+	c.LocalID, c.Logger = s.id, rlog
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = 500*time.Millisecond, 500*time.Millisecond, 250*time.Millisecond
+	if s.raft, err = raft.NewRaft(c, (*fsm)(s), s.log, s.log, snaps, s.trans); err != nil {
+		return nil, fmt.Errorf("start raft: %w", err)
+	}
+	return s, nil
+}
+
+// serverID is this node's name in Raft: random, made once, independent of
+// addresses, which may change.
+func serverID(log *raftboltdb.BoltStore) (raft.ServerID, error) {
+	key := []byte("ServerID")
+	id, err := log.Get(key)
+	if errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		b := make([]byte, 8)
+		crand.Read(b)
+		id = []byte(hex.EncodeToString(b))
+		err = log.Set(key, id)
+	}
+	return raft.ServerID(id), err
+}
+
+// initialised tells whether this node is in a cluster.
+func (s *store) initialised() bool {
+	f := s.raft.GetConfiguration()
+	return f.Error() == nil && len(f.Configuration().Servers) > 0
+}
+
+// bootstrap starts a cluster of this node alone.
+func (s *store) bootstrap() error {
+	err := s.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{
+		{ID: s.id, Address: raft.ServerAddress(s.addr)},
+	}}).Error()
+	if errors.Is(err, raft.ErrCantBootstrap) {
+		return nil
+	}
+	return err
+}
+
+// waitReady waits until this node leads and has applied all that was committed.
+func (s *store) waitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for s.raft.State() != raft.Leader {
+		select {
+		case <-ctx.Done():
+			return errNoLeader
+		case <-tick.C:
+		}
+	}
+	return s.raft.Barrier(leaderTimeout).Error()
+}
+
+// execute commits op and returns its result once it is applied here.
+func (s *store) execute(op cluster.Op) (any, error) {
+	c, err := cluster.NewCommand(op)
+	if err != nil {
+		return nil, err
+	}
+	result, _, err := s.apply(c)
+	return result, err
+}
+
+// apply also tells the index at which the command's effect is visible.
+func (s *store) apply(c cluster.Command) (result any, index uint64, err error) {
+	if !s.initialised() {
+		return nil, 0, ErrNotInitialised
+	}
+	b, err := json.Marshal(c)
+	if err != nil {
+		return nil, 0, fmt.Errorf("encode command: %w", err)
+	}
+	f := s.raft.Apply(b, applyTimeout)
+	switch err := f.Error(); {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown),
+		errors.Is(err, raft.ErrEnqueueTimeout), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return nil, 0, errNoLeader
+	case err != nil:
+		return nil, 0, fmt.Errorf("commit: %w", err)
+	}
+	r := f.Response().(applied)
+	return r.result, r.index, r.err
+}
+
+// current returns the state and a channel that is closed when it changes.
+func (s *store) current() (*cluster.State, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state, s.changed
+}
+
+func (s *store) set(next *cluster.State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state = next
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// close stops Raft; what is committed is on disk.
+func (s *store) close() error {
+	var errs []error
+	if s.raft != nil {
+		errs = append(errs, s.raft.Shutdown().Error())
+	}
+	if s.trans != nil {
+		errs = append(errs, s.trans.Close())
+	}
+	if s.log != nil {
+		errs = append(errs, s.log.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// fsm is the store as Raft sees it.
+type fsm store
+
+type applied struct {
+	result any
+	index  uint64
+	err    error
+}
+
+// Apply carries out one committed command. A command that fails changes nothing.
+func (f *fsm) Apply(l *raft.Log) any {
+	s := (*store)(f)
+	cur, _ := s.current()
+	var c cluster.Command
+	if err := json.Unmarshal(l.Data, &c); err != nil {
+		return applied{index: cur.Index, err: fmt.Errorf("decode command: %w", err)}
+	}
+	next, result, err := cur.Next(l.Index, c)
+	if err != nil {
+		return applied{index: cur.Index, err: err}
+	}
+	s.set(next)
+	return applied{result: result, index: next.Index}
+}
+
+// Snapshot hands out the state, which never changes.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	st, _ := (*store)(f).current()
+	return snapshot{st}, nil
+}
+
+// Restore replaces the state by a snapshot's.
+func (f *fsm) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return fmt.Errorf("read snapshot: %w", err)
+	}
+	st := new(cluster.State)
+	if err := st.UnmarshalBinary(b); err != nil {
+		return fmt.Errorf("read snapshot: %w", err)
+	}
+	(*store)(f).set(st)
+	return nil
+}
+
+type snapshot struct{ state *cluster.State }
+
+func (s snapshot) Persist(sink raft.SnapshotSink) error {
+	b, err := s.state.MarshalBinary()
+	if err == nil {
+		_, err = sink.Write(b)
+	}
+	if err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}
+
+func (snapshot) Release() {}
+
+// stream is Raft's TCP listener under the address that others dial.
+type stream struct {
+	net.Listener
+	advertised string
+}
+
+func (s stream) Addr() net.Addr { return hostPort(s.advertised) }
+
+func (stream) Dial(a raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	return net.DialTimeout("tcp", string(a), timeout)
+}
+
+type hostPort string
+
+func (hostPort) Network() string  { return "tcp" }
+func (h hostPort) String() string { return string(h) }
+
+// logWriter passes Raft's lines on: errors as warnings, for Raft tries again,
+// and its own warnings, which every start and stop has, for debugging.
+type logWriter struct{ log *zap.Logger }
+
+func (w logWriter) Write(b []byte) (int, error) {
+	level, line := zap.DebugLevel, strings.TrimSpace(string(b))
+	if strings.HasPrefix(line, "[ERROR]") {
+		level = zap.WarnLevel
+	}
+	w.log.Log(level, line)
+	return len(b), nil
+}
