@@ -1,0 +1,58 @@
+package entropy
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/influxdata/influxdb/toml"
+)
+
+// Config is the [anti-entropy] section of influxdb.conf.
+type Config struct {
+	Enabled           bool          `toml:"enabled"`
+	CheckInterval     toml.Duration `toml:"check-interval"`      // between two status checks
+	MaxFetch          int           `toml:"max-fetch"`           // shards copied or repaired in parallel, an upper bound of max-sync
+	MaxSync           int           `toml:"max-sync"`            // repairs driven by this node at the same time
+	AutoRepairMissing bool          `toml:"auto-repair-missing"` // queue shards that an owner lacks
+	AutoRepairDiff    bool          `toml:"auto-repair-diff"`    // queue shards whose contents differ
+	Settle            toml.Duration `toml:"settle"`              // younger data is not compared
+	MaxRate           toml.Size     `toml:"max-rate"`            // bytes per second sent and read for repair; 0 is no limit
+	ScrubInterval     toml.Duration `toml:"scrub-interval"`      // 0 is never
+}
+
+// NewConfig returns the defaults.
+func NewConfig() Config {
+	return Config{
+		Enabled:           true,
+		CheckInterval:     toml.Duration(5 * time.Minute),
+		MaxFetch:          10,
+		MaxSync:           1,
+		AutoRepairMissing: true,
+		Settle:            toml.Duration(time.Minute),
+		MaxRate:           48 << 20,
+		ScrubInterval:     toml.Duration(720 * time.Hour),
+	}
+}
+
+// Validate returns the first bad setting, with its name and the reason.
+func (c Config) Validate() error {
+	switch {
+	case !c.Enabled:
+		return nil
+	case c.CheckInterval <= 0:
+		return errors.New("check-interval must be positive")
+	case c.MaxFetch < 1:
+		return fmt.Errorf("max-fetch must be at least 1, not %d", c.MaxFetch)
+	case c.MaxSync < 1:
+		return fmt.Errorf("max-sync must be at least 1, not %d", c.MaxSync)
+	case c.Settle < 0:
+		return errors.New("settle must not be negative")
+	case c.ScrubInterval < 0:
+		return errors.New("scrub-interval must not be negative; 0 is never")
+	}
+	if _, err := c.MaxRate.ToInt(); err != nil {
+		return fmt.Errorf("max-rate: %w", err)
+	}
+	return nil
+}

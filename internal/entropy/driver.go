@@ -1,0 +1,499 @@
+package entropy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/bits"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+
+	"concord/internal/cluster"
+	"concord/internal/entropy/digest"
+	"concord/internal/entropy/patch"
+	"concord/internal/entropy/reconcile"
+)
+
+const (
+	maxRounds      = 3       // comparisons of a repair that do not end in equal roots
+	maxDifferences = 200_000 // held in memory; the rest is for the next round
+	batchRegions   = 64      // regions of a Fetch, at most
+	batchBytes     = 1 << 20 // after which a Fetch or an Apply takes no more series-fields
+	minFree        = 20      // of the disk must be free: 1/20
+)
+
+// job is a repair of one shard that runs.
+type job struct {
+	cancel context.CancelCauseFunc
+}
+
+// dispatchLoop starts repairs of queued shards that are due, the longest waiting first.
+func (s *Service) dispatchLoop(ctx context.Context) {
+	for {
+		var timer <-chan time.Time
+		if wait, ok := s.dispatch(ctx); ok {
+			timer = s.deps.After(wait)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+		case <-timer:
+		}
+	}
+}
+
+// dispatch starts what is due and free to start, and tells how long the next shard has to wait.
+func (s *Service) dispatch(ctx context.Context) (wait time.Duration, waiting bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.cfg.Enabled {
+		return 0, false
+	}
+	now := s.deps.Now()
+	for _, it := range s.queue.list() {
+		if s.running[it.ID] != nil {
+			continue
+		}
+		if d := it.Next.Sub(now); d > 0 {
+			if !waiting || d < wait {
+				wait, waiting = d, true
+			}
+			continue
+		}
+		if len(s.running) >= min(s.cfg.MaxSync, s.cfg.MaxFetch) {
+			continue // the end of a job wakes the loop
+		}
+		jctx, cancel := context.WithCancelCause(ctx)
+		s.running[it.ID] = &job{cancel: cancel}
+		s.stats.jobs.Add(1)
+		s.stats.jobsActive.Add(1)
+		s.wg.Add(1)
+		go func() {
+			defer s.wg.Done()
+			s.run(jctx, it.ID)
+			cancel(nil)
+			s.mu.Lock()
+			delete(s.running, it.ID)
+			s.mu.Unlock()
+			s.stats.jobsActive.Add(-1)
+			notify(s.wake)
+		}()
+	}
+	return wait, waiting
+}
+
+// outcome is what a repair did; the summary line has it.
+type outcome struct {
+	owners          []string
+	rounds, points  int
+	rx, tx          int64
+	conflicts       int    // points with different values, decided
+	typeConflict    string // why the shard cannot be repaired
+	overflow, equal bool
+}
+
+// run repairs one shard and settles its place in the queue.
+func (s *Service) run(ctx context.Context, id uint64) {
+	start := s.deps.Now()
+	var out outcome
+	err := s.repair(ctx, id, &out)
+	cause := context.Cause(ctx)
+	stopped := cause != nil
+	fields := []zap.Field{
+		zap.Uint64("db_shard_id", id), zap.Strings("owners", out.owners), zap.Int("points", out.points),
+		zap.Int64("bytes_rx", out.rx), zap.Int64("bytes_tx", out.tx), zap.Int("conflicts", out.conflicts),
+		zap.Int("rounds", out.rounds), zap.Duration("duration", s.deps.Now().Sub(start)),
+	}
+	switch {
+	case stopped:
+		// It left the queue if it was canceled; after a restart it goes on otherwise.
+		s.log.Info("Repair stopped", append(fields, zap.NamedError("reason", cause))...)
+		return
+	case err != nil:
+		s.stats.errors.Add(1)
+		s.log.Warn("Repair failed and will be tried again", append(fields, zap.Error(err))...)
+		if err := s.queue.fail(id, s.deps.Now(), err); err != nil {
+			s.fail("Cannot record a failed repair", id, err)
+		}
+		return
+	case out.typeConflict != "":
+		s.stats.conflicts.Add(1)
+		s.log.Warn("Repair needs an operator: a field has different types", append(fields, zap.String("message", out.typeConflict))...)
+		s.mu.Lock()
+		s.results[id] = ShardStatus{ID: id, Status: Conflict, Message: out.typeConflict}
+		s.mu.Unlock()
+	default:
+		s.log.Info("Repair done", fields...)
+		s.forget(id)
+	}
+	if err := s.queue.remove(id); err != nil {
+		s.fail("Cannot take a repaired shard from the queue", id, err)
+	}
+}
+
+// repair compares all reachable owners of a shard and gives each what it
+// lacks, until they are equal. It returns an error when trying again later may help.
+func (s *Service) repair(ctx context.Context, id uint64, out *outcome) error {
+	st := s.deps.Meta.State()
+	sh, ok := s.live()[id]
+	if !ok || len(sh.Owners) < 2 {
+		return nil // dropped, expired, or nothing to compare with
+	}
+	self := s.deps.Meta.NodeID()
+	if sh.Owners[0] != self {
+		return s.handOver(ctx, st, sh)
+	}
+	copies, missing, err := s.reach(ctx, st, sh)
+	if err != nil {
+		return err
+	}
+	for _, c := range copies {
+		out.owners = append(out.owners, addr(st, c.owner))
+	}
+	if len(copies) < 2 {
+		return missing
+	}
+	for !out.equal {
+		if !out.overflow {
+			out.rounds++
+		}
+		if err := s.round(ctx, st, sh, copies, out); err != nil {
+			return err
+		}
+		if out.typeConflict != "" {
+			return nil
+		}
+		if !out.equal && out.rounds >= maxRounds && !out.overflow {
+			return fmt.Errorf("owners of shard %d still differ after %d rounds", id, out.rounds)
+		}
+	}
+	return missing
+}
+
+// handOver gives a shard, whose owners changed while it was queued, to its first owner.
+func (s *Service) handOver(ctx context.Context, st *cluster.State, sh cluster.Shard) error {
+	node, ok := st.DataNode(sh.Owners[0])
+	if !ok {
+		return fmt.Errorf("first owner %d of shard %d is not a data node of the cluster", sh.Owners[0], sh.ID)
+	}
+	if err := s.deps.Transport.Control(node).Repair(ctx, sh.ID); err != nil {
+		return fmt.Errorf("hand shard %d over to its first owner %s: %w", sh.ID, node.TCPAddr, err)
+	}
+	return nil
+}
+
+// reach returns the copies of the owners that answer, and an error that names those that do not.
+func (s *Service) reach(ctx context.Context, st *cluster.State, sh cluster.Shard) (copies []copyOf, missing, err error) {
+	states, failed := s.states(ctx, st, []cluster.Shard{sh})
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	var away []error
+	for _, o := range sh.Owners {
+		if err := failed[o]; err != nil {
+			away = append(away, fmt.Errorf("owner %s of shard %d is unreachable: %w", addr(st, o), sh.ID, err))
+			continue
+		}
+		rep, err := s.replica(st, o)
+		if err != nil {
+			return nil, nil, err
+		}
+		copies = append(copies, copyOf{o, rep, states[o][sh.ID]})
+	}
+	return copies, errors.Join(away...), nil
+}
+
+// round compares once, applies what it found and compares the roots.
+func (s *Service) round(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, out *outcome) error {
+	until := s.until(sh, copies, out.rounds)
+	var diffs []reconcile.Difference
+	out.overflow = false
+	err := s.deps.Reconciler.Differences(ctx, sources(sh, copies, until), func(d reconcile.Difference) error {
+		if d.Conflict() {
+			out.typeConflict = describeConflict(st, copies, d)
+			return errStop
+		}
+		if len(diffs) >= maxDifferences {
+			out.overflow = true // conflicts are still looked for
+			return nil
+		}
+		d.Series, d.Types = bytes.Clone(d.Series), slices.Clone(d.Types)
+		diffs = append(diffs, d)
+		return nil
+	})
+	if out.typeConflict != "" {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("compare the owners of shard %d: %w", sh.ID, err)
+	}
+	if err := s.create(ctx, st, sh, copies); err != nil {
+		return err
+	}
+	before := out.points
+	if err := s.patch(ctx, st, sh, copies, diffs, out); err != nil {
+		return err
+	}
+	if out.overflow {
+		if out.points == before {
+			return fmt.Errorf("repair of shard %d makes no progress", sh.ID)
+		}
+		return nil
+	}
+	if out.equal, err = equalRoots(ctx, sh, copies, until); err != nil {
+		return fmt.Errorf("verify shard %d: %w", sh.ID, err)
+	}
+	return nil
+}
+
+// until bounds a round: all windows of a shard that nobody writes to, else those that ended before settle.
+// In later rounds the copies were written by the repair itself; there the shard's end decides.
+func (s *Service) until(sh cluster.Shard, copies []copyOf, round int) int64 {
+	before := s.deps.Now().Add(-time.Duration(s.config().Settle))
+	if round == 1 && quiet(copies, before) || round > 1 && sh.End <= before.UnixNano() {
+		return everything
+	}
+	return before.UnixNano()
+}
+
+// create makes the shard, empty, on owners that lack it while another has it.
+func (s *Service) create(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf) error {
+	if !slices.ContainsFunc(copies, func(c copyOf) bool { return c.state.Exists }) {
+		return nil
+	}
+	for i, c := range copies {
+		if c.state.Exists {
+			continue
+		}
+		if err := s.checkDisk(c.owner); err != nil {
+			return err
+		}
+		if _, err := c.replica.Apply(ctx, sh, nil); err != nil {
+			return fmt.Errorf("create shard %d on %s: %w", sh.ID, addr(st, c.owner), err)
+		}
+		copies[i].state.Exists = true
+	}
+	return nil
+}
+
+// checkDisk refuses to write to a full disk of this node.
+func (s *Service) checkDisk(owner uint64) error {
+	if owner != s.deps.Meta.NodeID() || s.deps.DataDir == "" {
+		return nil
+	}
+	free, total, err := s.deps.DiskFree(s.deps.DataDir)
+	if err != nil {
+		return err
+	}
+	if free < total/minFree {
+		return fmt.Errorf("less than 5 %% of the disk of %s is free: make space, the repair goes on by itself", s.deps.DataDir)
+	}
+	return nil
+}
+
+// patch fetches the differing windows from all copies, merges, and pushes what each lacks.
+func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, diffs []reconcile.Difference, out *outcome) error {
+	rng := digest.Range{Start: sh.Start, End: sh.End}
+	pending := make([]pusher, len(copies))
+	for i, c := range copies {
+		pending[i] = pusher{s: s, name: addr(st, c.owner), copyOf: c, shard: sh, out: out}
+	}
+	for len(diffs) > 0 {
+		n, regions := nextBatch(rng, diffs)
+		blocks := make([][]patch.Block, len(copies)) // by copy, of the first n differences
+		for i, c := range copies {
+			var err error
+			if blocks[i], n, err = s.fetch(ctx, sh, c, diffs[:n], regions, out); err != nil {
+				return fmt.Errorf("fetch points of shard %d from %s: %w", sh.ID, addr(st, c.owner), err)
+			}
+			regions = slices.DeleteFunc(regions, func(r region) bool { return r.diff >= n })
+		}
+		for _, d := range diffs[:n] {
+			owners := make([][]patch.Block, len(copies))
+			for i := range copies {
+				owners[i], blocks[i] = takeBlocks(blocks[i], d)
+			}
+			lacking, _, conflicts, err := patch.Merge(owners)
+			if err != nil {
+				return fmt.Errorf("merge %q field %q of shard %d: %w", d.Series, d.Field, sh.ID, err)
+			}
+			out.conflicts += conflicts
+			s.stats.conflicts.Add(int64(conflicts))
+			for i := range lacking {
+				if err := pending[i].add(ctx, lacking[i]); err != nil {
+					return err
+				}
+			}
+		}
+		diffs = diffs[n:]
+	}
+	for i := range pending {
+		if err := pending[i].flush(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// region is a run of differing windows of a difference, by its index in the batch.
+type region struct {
+	patch.Region
+	diff int
+}
+
+// nextBatch returns the regions of as many differences as one Fetch takes, one at least.
+func nextBatch(rng digest.Range, diffs []reconcile.Difference) (n int, regions []region) {
+	for i, d := range diffs {
+		var typ digest.Type
+		for _, t := range d.Types {
+			typ = max(typ, t)
+		}
+		runs := windowRuns(d.Windows)
+		if i > 0 && len(regions)+len(runs) > batchRegions {
+			break
+		}
+		for _, r := range runs {
+			lo, _ := rng.Bounds(r[0])
+			_, hi := rng.Bounds(r[1])
+			regions = append(regions, region{patch.Region{Series: d.Series, Field: d.Field, Type: typ, Min: lo, Max: hi}, i})
+		}
+		n = i + 1
+	}
+	return n, regions
+}
+
+// windowRuns returns the first and last bit of each run of ones.
+func windowRuns(set uint64) (runs [][2]int) {
+	for set != 0 {
+		first := bits.TrailingZeros64(set)
+		n := bits.TrailingZeros64(^(set >> first))
+		runs = append(runs, [2]int{first, first + n - 1})
+		if first+n >= 64 {
+			break
+		}
+		set &^= (1<<n - 1) << first
+	}
+	return runs
+}
+
+// fetch reads the regions from one copy. When they have more than batchBytes it
+// stops, and returns how many of the differences it has completely.
+func (s *Service) fetch(ctx context.Context, sh cluster.Shard, c copyOf, diffs []reconcile.Difference, regions []region, out *outcome) ([]patch.Block, int, error) {
+	asked := make([]patch.Region, len(regions))
+	for i, r := range regions {
+		asked[i] = r.Region
+	}
+	remote := c.owner != s.deps.Meta.NodeID()
+	var blocks []patch.Block
+	size, at, n := 0, 0, len(diffs)
+	err := c.replica.Fetch(ctx, sh, asked, func(b patch.Block) error {
+		i := at
+		for i < len(diffs) && !sameField(diffs[i], b) {
+			i++
+		}
+		if i == len(diffs) {
+			return fmt.Errorf("got points of %q field %q, which were not asked for", b.Series, b.Field)
+		}
+		if i > at && size >= batchBytes {
+			n = i
+			return errStop
+		}
+		at = i
+		size += len(b.Data)
+		if remote {
+			s.stats.bytesRx.Add(int64(len(b.Data)))
+			out.rx += int64(len(b.Data))
+		}
+		b.Series, b.Data = bytes.Clone(b.Series), bytes.Clone(b.Data)
+		blocks = append(blocks, b)
+		return s.throttle(ctx, len(b.Data))
+	})
+	if errors.Is(err, errStop) {
+		err = nil
+	}
+	return blocks, n, err
+}
+
+func sameField(d reconcile.Difference, b patch.Block) bool {
+	return d.Field == b.Field && bytes.Equal(d.Series, b.Series)
+}
+
+// takeBlocks splits off the leading blocks of a difference.
+func takeBlocks(blocks []patch.Block, d reconcile.Difference) (taken, rest []patch.Block) {
+	n := 0
+	for n < len(blocks) && sameField(d, blocks[n]) {
+		n++
+	}
+	return blocks[:n], blocks[n:]
+}
+
+// throttle waits until n bytes may be sent or read.
+func (s *Service) throttle(ctx context.Context, n int) error {
+	for n > 0 {
+		if s.limiter.Limit() == rate.Inf {
+			return ctx.Err()
+		}
+		part := min(n, max(s.limiter.Burst(), 1))
+		if err := s.limiter.WaitN(ctx, part); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			continue // a reload made the burst smaller
+		}
+		n -= part
+	}
+	return ctx.Err()
+}
+
+// pusher gathers what one copy lacks and applies it in batches.
+type pusher struct {
+	copyOf
+	s      *Service
+	name   string
+	shard  cluster.Shard
+	out    *outcome
+	blocks []patch.Block
+	size   int
+}
+
+func (p *pusher) add(ctx context.Context, blocks []patch.Block) error {
+	for _, b := range blocks {
+		p.blocks = append(p.blocks, b)
+		p.size += len(b.Series) + len(b.Field) + len(b.Data)
+		if p.size >= batchBytes {
+			if err := p.flush(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p *pusher) flush(ctx context.Context) error {
+	if len(p.blocks) == 0 {
+		return nil
+	}
+	if err := p.s.checkDisk(p.owner); err != nil {
+		return err
+	}
+	if err := p.s.throttle(ctx, p.size); err != nil {
+		return err
+	}
+	n, err := p.replica.Apply(ctx, p.shard, p.blocks)
+	if err != nil {
+		return fmt.Errorf("apply points of shard %d on %s: %w", p.shard.ID, p.name, err)
+	}
+	p.out.points += n
+	p.s.stats.pointsRepaired.Add(int64(n))
+	if p.owner != p.s.deps.Meta.NodeID() {
+		p.s.stats.bytesTx.Add(int64(p.size))
+		p.out.tx += int64(p.size)
+	}
+	p.blocks, p.size = nil, 0
+	return nil
+}

@@ -1,0 +1,256 @@
+package entropy
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/influxdata/influxdb/services/httpd"
+	"github.com/influxdata/influxdb/services/meta"
+)
+
+// Base is the path below which all routes are.
+const Base = "/shard-repair"
+
+// maxForm bounds the body of a POST in bytes.
+const maxForm = 64 << 10
+
+var methods = []string{
+	http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch,
+	http.MethodDelete, http.MethodHead, http.MethodOptions,
+}
+
+// Routes are those of a data node, for the engine's HTTP handler, which
+// authenticates. Every method is ours, so that 404 and 405 are JSON as well.
+func Routes(view *View) []httpd.Route {
+	h := &handler{view: view}
+	serve := func(w http.ResponseWriter, r *http.Request, user meta.User) {
+		if r.Method == http.MethodPost && user != nil && !user.AuthorizeUnrestricted() {
+			writeError(w, http.StatusForbidden, errors.New("only an admin may do this"))
+			return
+		}
+		h.ServeHTTP(w, r)
+	}
+	var routes []httpd.Route
+	for _, m := range methods {
+		// The engine's mux takes a pattern that ends in a slash as a prefix, and
+		// redirects the base itself unless it has a route of its own, added before.
+		for _, pattern := range []string{Base, Base + "/"} {
+			routes = append(routes, httpd.Route{
+				Name: "shard-repair", Method: m, Pattern: pattern,
+				Gzipped: false, LoggingEnabled: true, HandlerFunc: serve,
+			})
+		}
+	}
+	return routes
+}
+
+// NewHandler returns the routes of a meta node, without authentication.
+func NewHandler(view *View) http.Handler { return &handler{view: view} }
+
+// handler serves the contract under Base.
+type handler struct{ view *View }
+
+type route struct {
+	method string
+	serve  func(*handler, http.ResponseWriter, *http.Request, url.Values) error
+}
+
+var routes = map[string]route{
+	"/status":        {http.MethodGet, (*handler).status},
+	"/repair":        {http.MethodPost, (*handler).repair},
+	"/cancel-repair": {http.MethodPost, (*handler).cancelRepair},
+}
+
+// badRequest is an error that the client made.
+type badRequest struct{ error }
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if err := h.view.enabled(r.Context()); err != nil {
+		writeError(w, statusCode(err), err)
+		return
+	}
+	rt, ok := routes[strings.TrimPrefix(r.URL.Path, Base)]
+	if !ok {
+		writeError(w, http.StatusNotFound, fmt.Errorf("%s is not a path of %s", r.URL.Path, Base))
+		return
+	}
+	if r.Method != rt.method {
+		w.Header().Set("Allow", rt.method)
+		writeError(w, http.StatusMethodNotAllowed, fmt.Errorf("%s is for %s", r.URL.Path, rt.method))
+		return
+	}
+	params, err := parameters(w, r)
+	if err == nil && h.view.NodeID == nil && params.Has("local") {
+		err = badRequest{errors.New("local means nothing on a meta node: ask a data node")}
+	}
+	if err == nil {
+		err = rt.serve(h, w, r, params)
+	}
+	if err != nil {
+		writeError(w, statusCode(err), err)
+	}
+}
+
+// parameters are those of the query string and of a form body.
+func parameters(w http.ResponseWriter, r *http.Request) (url.Values, error) {
+	var err error
+	if r.Method == http.MethodPost {
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	}
+	if t, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); t == "multipart/form-data" {
+		err = r.ParseMultipartForm(maxForm)
+	} else {
+		err = r.ParseForm()
+	}
+	if err != nil {
+		return nil, badRequest{fmt.Errorf("malformed parameters: %w", err)}
+	}
+	return r.Form, nil
+}
+
+func statusCode(err error) int {
+	switch {
+	case errors.As(err, &badRequest{}), errors.Is(err, ErrUnknownShard):
+		return http.StatusBadRequest
+	case errors.Is(err, ErrDisabled):
+		return http.StatusNotFound
+	}
+	return http.StatusInternalServerError
+}
+
+func writeError(w http.ResponseWriter, code int, err error) {
+	writeJSON(w, code, struct {
+		Error string `json:"error"`
+	}{err.Error()})
+}
+
+func writeJSON(w http.ResponseWriter, code int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		code, b = http.StatusInternalServerError, []byte(`{"error":"cannot encode the answer"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	w.Write(append(b, '\n'))
+}
+
+// single returns the value of a parameter that may be given once; ok is whether it was.
+func single(params url.Values, name string) (value string, ok bool, err error) {
+	switch vs := params[name]; len(vs) {
+	case 0:
+		return "", false, nil
+	case 1:
+		return vs[0], true, nil
+	}
+	return "", true, badRequest{fmt.Errorf("parameter %s is given more than once", name)}
+}
+
+func shardID(params url.Values) (uint64, error) {
+	v, ok, err := single(params, "id")
+	if err != nil {
+		return 0, err
+	}
+	if !ok || v == "" {
+		return 0, badRequest{errors.New("parameter id is missing: the ID of a shard")}
+	}
+	id, err := strconv.ParseUint(v, 10, 64)
+	if err != nil {
+		return 0, badRequest{fmt.Errorf("parameter id is not the ID of a shard: %q", v)}
+	}
+	return id, nil
+}
+
+func isLocal(params url.Values) (bool, error) {
+	v, ok, err := single(params, "local")
+	if err != nil || !ok {
+		return false, err
+	}
+	b, err := strconv.ParseBool(v)
+	if err != nil {
+		return false, badRequest{fmt.Errorf("parameter local is not a boolean: %q", v)}
+	}
+	return b, nil
+}
+
+type shardJSON struct {
+	ID              string `json:"id"`
+	Database        string `json:"database"`
+	RetentionPolicy string `json:"retention_policy"`
+	StartTime       string `json:"start_time"`
+	EndTime         string `json:"end_time"`
+	Expires         string `json:"expires"`
+	Status          Status `json:"status"`
+}
+
+type statusJSON struct {
+	Shards      []shardJSON `json:"shards"`
+	Queued      []string    `json:"queued_shards"`
+	Processing  []string    `json:"processing_shards"`
+	Unreachable []string    `json:"unreachable_nodes,omitempty"`
+}
+
+func (h *handler) status(w http.ResponseWriter, r *http.Request, params url.Values) error {
+	local, err := isLocal(params)
+	if err != nil {
+		return err
+	}
+	st, err := h.view.Status(r.Context(), local)
+	if err != nil {
+		return err
+	}
+	out := statusJSON{
+		Shards: make([]shardJSON, len(st.Shards)), Queued: idStrings(st.Queued),
+		Processing: idStrings(st.Processing), Unreachable: st.Unreachable,
+	}
+	for i, s := range st.Shards {
+		out.Shards[i] = shardJSON{
+			ID: strconv.FormatUint(s.ID, 10), Database: s.Database, RetentionPolicy: s.RetentionPolicy,
+			StartTime: strconv.FormatInt(s.Start, 10), EndTime: strconv.FormatInt(s.End, 10),
+			Expires: strconv.FormatInt(s.Expires, 10), Status: s.Status,
+		}
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
+func idStrings(ids []uint64) []string {
+	out := make([]string, len(ids))
+	for i, id := range ids {
+		out[i] = strconv.FormatUint(id, 10)
+	}
+	return out
+}
+
+func (h *handler) repair(w http.ResponseWriter, r *http.Request, params url.Values) error {
+	id, err := shardID(params)
+	if err != nil {
+		return err
+	}
+	if err := h.view.Repair(r.Context(), id); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (h *handler) cancelRepair(w http.ResponseWriter, r *http.Request, params url.Values) error {
+	id, err := shardID(params)
+	if err != nil {
+		return err
+	}
+	local, err := isLocal(params)
+	if err != nil {
+		return err
+	}
+	if err := h.view.CancelRepair(r.Context(), id, local); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}

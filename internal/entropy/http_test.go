@@ -1,0 +1,284 @@
+package entropy
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/influxdata/influxdb/services/httpd"
+	"github.com/influxdata/influxdb/services/meta"
+
+	"concord/internal/cluster"
+)
+
+// users are those that the engine's handler asks for: admin and reader, with any password.
+type users struct{ *meta.Client }
+
+func (users) AdminUserExists() bool { return true }
+
+func (users) Authenticate(name, _ string) (meta.User, error) {
+	if name != "admin" && name != "reader" {
+		return nil, meta.ErrUserNotFound
+	}
+	return &meta.UserInfo{Name: name, Admin: name == "admin"}, nil
+}
+
+// viewCluster has no service under test: all three nodes are fakes.
+func viewCluster() (*fakeCluster, [3]*fakeControl) {
+	c := newCluster()
+	var controls [3]*fakeControl
+	for i := range controls {
+		controls[i] = c.controls[uint64(i+1)].(*fakeControl)
+	}
+	return c, controls
+}
+
+func dataView(c *fakeCluster) *View {
+	return &View{State: c.State, Transport: c, NodeID: c.NodeID, Self: c.controls[c.id]}
+}
+
+func metaView(c *fakeCluster) *View { return &View{State: c.State, Transport: c} }
+
+func dataHandler(v *View, auth bool) http.Handler {
+	cfg := httpd.NewConfig()
+	cfg.AuthEnabled, cfg.LogEnabled = auth, false
+	h := httpd.NewHandler(cfg)
+	h.MetaClient = users{}
+	h.AddRoutes(Routes(v)...)
+	return h
+}
+
+func do(h http.Handler, method, target, form string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, target, strings.NewReader(form))
+	if form != "" {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+func wantError(t *testing.T, w *httptest.ResponseRecorder, code int) string {
+	t.Helper()
+	var body struct{ Error string }
+	if w.Code != code || json.Unmarshal(w.Body.Bytes(), &body) != nil || body.Error == "" ||
+		!strings.HasPrefix(w.Header().Get("Content-Type"), "application/json") {
+		t.Fatalf("answer is %d %s, want %d and an error in JSON", w.Code, w.Body, code)
+	}
+	return body.Error
+}
+
+func TestRequestsThatAreRefused(t *testing.T) {
+	big := "id=1&x=" + strings.Repeat("x", maxForm)
+	for _, tc := range []struct {
+		name, method, target, form string
+		data, meta                 int // 0: not refused
+	}{
+		{"missing id", "POST", "/shard-repair/repair", "", 400, 400},
+		{"empty id", "POST", "/shard-repair/repair?id=", "", 400, 400},
+		{"malformed id", "POST", "/shard-repair/repair?id=one", "", 400, 400},
+		{"signed id", "POST", "/shard-repair/repair?id=%2B1", "", 400, 400},
+		{"negative id", "POST", "/shard-repair/repair?id=-1", "", 400, 400},
+		{"overflowing id", "POST", "/shard-repair/repair?id=18446744073709551616", "", 400, 400},
+		{"fraction", "POST", "/shard-repair/cancel-repair?id=1.0", "", 400, 400},
+		{"unknown id", "POST", "/shard-repair/repair?id=99", "", 400, 400},
+		{"unknown id to cancel", "POST", "/shard-repair/cancel-repair", "id=99", 400, 400},
+		{"zero id", "POST", "/shard-repair/repair?id=0", "", 400, 400},
+		{"two ids", "POST", "/shard-repair/repair?id=1", "id=2", 400, 400},
+		{"malformed query", "POST", "/shard-repair/repair?id=1&%zz", "", 400, 400},
+		{"large body", "POST", "/shard-repair/repair", big, 400, 400},
+		{"bad local", "GET", "/shard-repair/status?local=maybe", "", 400, 400},
+		{"empty local", "GET", "/shard-repair/status?local", "", 400, 400},
+		{"bad local to cancel", "POST", "/shard-repair/cancel-repair?id=1&local=2", "", 400, 400},
+		{"local on a meta node", "GET", "/shard-repair/status?local=false", "", 0, 400},
+		{"local cancel on a meta node", "POST", "/shard-repair/cancel-repair?id=1", "local=true", 0, 400},
+		{"unknown path", "GET", "/shard-repair/nothing", "", 404, 404},
+		{"path below", "GET", "/shard-repair/status/1", "", 404, 404},
+		{"base", "GET", "/shard-repair", "", 404, 404},
+		{"base with slash", "POST", "/shard-repair/", "", 404, 404},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, controls := viewCluster()
+			for h, code := range map[http.Handler]int{dataHandler(dataView(c), false): tc.data, NewHandler(metaView(c)): tc.meta} {
+				if w := do(h, tc.method, tc.target, tc.form); code != 0 {
+					wantError(t, w, code)
+				} else if w.Code/100 != 2 {
+					t.Errorf("answer is %d %s", w.Code, w.Body)
+				}
+			}
+			for _, f := range controls {
+				if len(f.repairs) > 0 {
+					t.Errorf("queued %v", f.repairs)
+				}
+			}
+		})
+	}
+}
+
+func TestOtherMethodsAreNotAllowed(t *testing.T) {
+	c, _ := viewCluster()
+	for _, h := range []http.Handler{dataHandler(dataView(c), false), NewHandler(metaView(c))} {
+		for path, allowed := range map[string]string{"status": "GET", "repair": "POST", "cancel-repair": "POST"} {
+			for _, m := range methods {
+				if m == allowed || m == http.MethodOptions {
+					continue
+				}
+				w := do(h, m, "/shard-repair/"+path+"?id=1", "")
+				wantError(t, w, http.StatusMethodNotAllowed)
+				if got := w.Header().Get("Allow"); got != allowed {
+					t.Errorf("%s %s: Allow is %q", m, path, got)
+				}
+			}
+		}
+	}
+}
+
+func TestStatusAnswer(t *testing.T) {
+	c, controls := viewCluster()
+	for _, h := range []http.Handler{dataHandler(dataView(c), false), NewHandler(metaView(c))} {
+		if got, want := do(h, "GET", "/shard-repair/status", "").Body.String(),
+			`{"shards":[],"queued_shards":[],"processing_shards":[]}`+"\n"; got != want {
+			t.Errorf("status is %s, want %s", got, want)
+		}
+	}
+	controls[1].status = NodeStatus{Enabled: true, Shards: []ShardStatus{{ID: 2, Status: Diff}}, Queued: []uint64{2}, Processing: []uint64{2}}
+	controls[0].status = NodeStatus{Enabled: true, Shards: []ShardStatus{{ID: 1, Status: Missing}, {ID: 2, Status: Conflict}}, Queued: []uint64{1, 2, 77}}
+	controls[2].err = errAway
+	w := do(NewHandler(metaView(c)), "GET", "/shard-repair/status", "")
+	var got map[string]any
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	shards := got["shards"].([]any)
+	if len(shards) != 2 || shards[0].(map[string]any)["status"] != "missing" || shards[1].(map[string]any)["status"] != "conflict" {
+		t.Errorf("shards are %v", shards)
+	}
+	first := shards[0].(map[string]any)
+	sh, _ := c.State().Shard(1)
+	if d := cmp.Diff(map[string]any{
+		"id": "1", "database": "db", "retention_policy": "autogen", "expires": "0", "status": "missing",
+		"start_time": json.Number(itoa(sh.Start)).String(), "end_time": json.Number(itoa(sh.End)).String(),
+	}, first); d != "" {
+		t.Error(d)
+	}
+	delete(got, "shards")
+	if d := cmp.Diff(map[string]any{
+		"queued_shards": []any{"1", "2"}, "processing_shards": []any{"2"}, "unreachable_nodes": []any{"data3:8088"},
+	}, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func itoa(n int64) string { b, _ := json.Marshal(n); return string(b) }
+
+func TestLocalStatusHasOnlyOwnShards(t *testing.T) {
+	c, controls := viewCluster()
+	owners := c.state.Data.Databases[0].RetentionPolicies[0].ShardGroups[1].Shards[0].Owners
+	c.state.Data.Databases[0].RetentionPolicies[0].ShardGroups[1].Shards[0].Owners = owners[1:]
+	controls[1].status = NodeStatus{Enabled: true, Shards: []ShardStatus{{ID: 2, Status: Diff}}, Queued: []uint64{2}}
+	controls[0].status = NodeStatus{Enabled: true, Shards: []ShardStatus{{ID: 1, Status: Diff}}}
+	st, err := dataView(c).Status(t.Context(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(st.Shards) != 1 || st.Shards[0].ID != 1 || len(st.Queued) != 0 {
+		t.Errorf("local status is %+v", st)
+	}
+}
+
+func TestRepairGoesToTheFirstOwner(t *testing.T) {
+	for _, form := range []bool{true, false} {
+		c, controls := viewCluster()
+		c.id = 2
+		target, body := "/shard-repair/repair?id=1", ""
+		if form {
+			target, body = "/shard-repair/repair", url.Values{"id": {"1"}}.Encode()
+		}
+		for _, h := range []http.Handler{dataHandler(dataView(c), false), NewHandler(metaView(c))} {
+			if w := do(h, "POST", target, body); w.Code != 204 || w.Body.Len() != 0 {
+				t.Errorf("answer is %d %s", w.Code, w.Body)
+			}
+		}
+		if d := cmp.Diff([]uint64{1, 1}, controls[0].repairs); d != "" || len(controls[1].repairs)+len(controls[2].repairs) > 0 {
+			t.Errorf("queued on %v %v %v", controls[0].repairs, controls[1].repairs, controls[2].repairs)
+		}
+		controls[0].err = errAway
+		if msg := wantError(t, do(NewHandler(metaView(c)), "POST", target, body), 500); !strings.Contains(msg, "data1:8088") {
+			t.Errorf("error is %q", msg)
+		}
+	}
+}
+
+func TestCancelGoesToAllNodesOrToThisOne(t *testing.T) {
+	c, controls := viewCluster()
+	h := dataHandler(dataView(c), false)
+	if w := do(h, "POST", "/shard-repair/cancel-repair?id=1&local=true", ""); w.Code != 204 {
+		t.Errorf("answer is %d %s", w.Code, w.Body)
+	}
+	if w := do(h, "POST", "/shard-repair/cancel-repair?id=1", ""); w.Code != 204 {
+		t.Errorf("answer is %d %s", w.Code, w.Body)
+	}
+	if len(controls[0].canceled) != 2 || len(controls[1].canceled) != 1 || len(controls[2].canceled) != 1 {
+		t.Errorf("canceled on %v %v %v", controls[0].canceled, controls[1].canceled, controls[2].canceled)
+	}
+}
+
+func TestDisabledServiceAnswers404OnEveryPath(t *testing.T) {
+	c, controls := viewCluster()
+	off := dataView(c)
+	off.Self = nil
+	for _, f := range controls {
+		f.status, f.err = NodeStatus{}, nil
+	}
+	for name, h := range map[string]http.Handler{"no service": dataHandler(off, false), "reloaded": dataHandler(dataView(c), false)} {
+		for _, req := range [][2]string{{"GET", "/status"}, {"POST", "/repair?id=1"}, {"POST", "/cancel-repair"}, {"DELETE", "/status"}, {"GET", "/x"}} {
+			if msg := wantError(t, do(h, req[0], Base+req[1], ""), 404); !strings.Contains(msg, "[anti-entropy] enabled") {
+				t.Errorf("%s: %v: error is %q", name, req, msg)
+			}
+		}
+	}
+	if msg := wantError(t, do(NewHandler(metaView(c)), "GET", "/shard-repair/status", ""), 404); !strings.Contains(msg, "[anti-entropy] enabled") {
+		t.Errorf("error of a meta node is %q", msg)
+	}
+}
+
+func TestAuthentication(t *testing.T) {
+	c, controls := viewCluster()
+	h := dataHandler(dataView(c), true)
+	for _, tc := range []struct {
+		method, path, user string
+		code               int
+	}{
+		{"GET", "/status", "", 401}, {"POST", "/repair?id=1", "", 401}, {"GET", "/nothing", "", 401},
+		{"GET", "/status", "nobody", 401}, {"GET", "/status", "reader", 200}, {"POST", "/repair?id=1", "reader", 403},
+		{"POST", "/cancel-repair?id=1", "reader", 403}, {"GET", "/status", "admin", 200}, {"POST", "/repair?id=1", "admin", 204},
+	} {
+		r := httptest.NewRequest(tc.method, Base+tc.path, nil)
+		if tc.user != "" {
+			r.SetBasicAuth(tc.user, "secret")
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != tc.code {
+			t.Errorf("%s %s as %q: %d %s, want %d", tc.method, tc.path, tc.user, w.Code, w.Body, tc.code)
+		}
+	}
+	if len(controls[0].repairs) != 1 {
+		t.Errorf("queued %v", controls[0].repairs)
+	}
+}
+
+func TestViewBeforeTheNodeJoined(t *testing.T) {
+	v := &View{State: func() *cluster.State { return nil }}
+	if st, err := v.Status(context.Background(), false); err != nil || len(st.Shards) != 0 {
+		t.Errorf("status is %+v, %v", st, err)
+	}
+	if err := v.Repair(context.Background(), 1); err == nil {
+		t.Error("an unknown shard was accepted")
+	}
+}

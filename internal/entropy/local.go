@@ -1,0 +1,150 @@
+package entropy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/influxdata/influxdb/tsdb"
+
+	"concord/internal/cluster"
+	"concord/internal/entropy/digest"
+	"concord/internal/entropy/patch"
+)
+
+// Local is this node's copies of shards in its storage engine.
+//
+// The engine's last-modified time covers writes (time of the last append to the
+// log), deletes (each touches the file store, and the log when the cache had
+// the points) and file changes (a replaced set of files moves it by a
+// nanosecond at least), but may be the same after files were changed
+// while the engine was down; therefore the state includes the size on disk.
+type Local struct {
+	store *tsdb.Store
+	key   func() uint64
+
+	mu    sync.Mutex
+	roots map[uint64]cachedRoot // the last root of each shard
+}
+
+type cachedRoot struct {
+	state      ShardState
+	shard      *tsdb.Shard // another one after the shard was dropped and made again
+	start, end int64
+	window     int   // that holds until
+	until      int64 // 0 but for the last window, where the digest decides what ended
+	key        uint64
+	root       digest.Sum
+}
+
+// NewLocal returns the replica over store. Key returns the cluster's ID, with which hashes are keyed.
+func NewLocal(store *tsdb.Store, key func() uint64) *Local {
+	return &Local{store: store, key: key, roots: make(map[uint64]cachedRoot)}
+}
+
+var _ Replica = (*Local)(nil)
+
+// States tells about shards; the map has an entry for each asked ID.
+func (l *Local) States(_ context.Context, ids []uint64) (map[uint64]ShardState, error) {
+	out := make(map[uint64]ShardState, len(ids))
+	for _, id := range ids {
+		st, err := state(l.store.Shard(id))
+		if err != nil {
+			return nil, fmt.Errorf("state of shard %d: %w", id, err)
+		}
+		out[id] = st
+	}
+	return out, nil
+}
+
+func state(sh *tsdb.Shard) (ShardState, error) {
+	if sh == nil {
+		return ShardState{}, nil
+	}
+	mod, err := sh.LastModifiedWithErr()
+	if err != nil {
+		return ShardState{}, err
+	}
+	size, err := sh.DiskSize()
+	if err != nil {
+		return ShardState{}, err
+	}
+	return ShardState{Exists: true, LastModified: mod.UnixNano(), Size: size}, nil
+}
+
+// Root is the sum over all windows that end at or before until. The last
+// answer for each shard is kept and used again while the shard does not change.
+func (l *Local) Root(ctx context.Context, shard cluster.Shard, until int64) (digest.Sum, error) {
+	sh := l.store.Shard(shard.ID)
+	if sh == nil {
+		return digest.Sum{}, nil
+	}
+	// The state is read first: a write during the computation makes the kept root
+	// newer than its state, and the next call computes again.
+	st, err := state(sh)
+	if err != nil {
+		return digest.Sum{}, fmt.Errorf("root of shard %d: %w", shard.ID, err)
+	}
+	rng := digest.Range{Start: shard.Start, End: shard.End}
+	want := cachedRoot{state: st, shard: sh, start: rng.Start, end: rng.End, window: rng.Window(until), key: l.key()}
+	if want.window == digest.Windows-1 || until < rng.Start {
+		want.until = until
+	}
+	l.mu.Lock()
+	have := l.roots[shard.ID]
+	l.mu.Unlock()
+	want.root = have.root
+	if have == want {
+		return have.root, nil
+	}
+	if want.root, err = digest.Root(ctx, sh, want.key, rng, until); err != nil {
+		return digest.Sum{}, fmt.Errorf("root of shard %d: %w", shard.ID, err)
+	}
+	l.mu.Lock()
+	l.roots[shard.ID] = want
+	for id := range l.roots {
+		if l.store.Shard(id) == nil {
+			delete(l.roots, id)
+		}
+	}
+	l.mu.Unlock()
+	return want.root, nil
+}
+
+// Digests calls fn for each series-field with points in windows that end at or before until.
+func (l *Local) Digests(ctx context.Context, shard cluster.Shard, until int64, fn func(*digest.SeriesField) error) error {
+	sh := l.store.Shard(shard.ID)
+	if sh == nil {
+		return nil
+	}
+	return digest.Compute(ctx, sh, l.key(), digest.Range{Start: shard.Start, End: shard.End}, until, fn)
+}
+
+// Fetch calls fn with the points of regions in their order.
+func (l *Local) Fetch(ctx context.Context, shard cluster.Shard, regions []patch.Region, fn func(patch.Block) error) error {
+	sh := l.store.Shard(shard.ID)
+	if sh == nil {
+		return nil
+	}
+	return patch.Read(ctx, sh, regions, fn)
+}
+
+// Apply writes points, creating the shard where it is missing.
+func (l *Local) Apply(ctx context.Context, shard cluster.Shard, blocks []patch.Block) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if shard.ID == 0 || shard.Database == "" || shard.RetentionPolicy == "" {
+		return 0, errors.New("apply needs a shard id, a database and a retention policy")
+	}
+	if l.store.Shard(shard.ID) == nil {
+		if err := l.store.CreateShard(shard.Database, shard.RetentionPolicy, shard.ID, true); err != nil {
+			return 0, fmt.Errorf("create shard %d: %w", shard.ID, err)
+		}
+	}
+	if len(blocks) == 0 {
+		return 0, nil
+	}
+	return patch.Apply(l.store, shard.Database, shard.RetentionPolicy, shard.ID, blocks)
+}

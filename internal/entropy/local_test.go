@@ -1,0 +1,78 @@
+package entropy
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb"
+	_ "github.com/influxdata/influxdb/tsdb/engine"
+	_ "github.com/influxdata/influxdb/tsdb/index"
+	"github.com/influxdata/influxql"
+
+	"concord/internal/cluster"
+)
+
+func mustStore(t *testing.T) *tsdb.Store {
+	t.Helper()
+	dir := t.TempDir()
+	s := tsdb.NewStore(filepath.Join(dir, "data"))
+	s.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
+	if err := s.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func TestLocalStateMovesOnWritesAndDeletes(t *testing.T) {
+	store := mustStore(t)
+	l := NewLocal(store, func() uint64 { return 1 })
+	sh := cluster.Shard{ID: 1, Database: "db", RetentionPolicy: "autogen", End: int64(time.Hour)}
+	state := func() ShardState {
+		t.Helper()
+		m, err := l.States(t.Context(), []uint64{1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m[1]
+	}
+	if st := state(); st != (ShardState{}) {
+		t.Errorf("state of a missing shard is %+v", st)
+	}
+	if root, err := l.Root(t.Context(), sh, everything); err != nil || root.Count != 0 {
+		t.Errorf("root of a missing shard is %+v, %v", root, err)
+	}
+	for range 2 { // twice: no harm
+		if n, err := l.Apply(t.Context(), sh, nil); n != 0 || err != nil {
+			t.Fatalf("create: %d, %v", n, err)
+		}
+	}
+	last := state()
+	if !last.Exists {
+		t.Fatal("the shard was not created")
+	}
+	for name, change := range map[string]func() error{
+		"write": func() error {
+			p := models.MustNewPoint("cpu", nil, models.Fields{"value": 1.0}, time.Unix(1, 0))
+			return store.WriteToShard(tsdb.WriteContext{}, 1, []models.Point{p})
+		},
+		"delete": func() error {
+			p := models.MustNewPoint("mem", nil, models.Fields{"value": 1.0}, time.Unix(1, 0))
+			if err := store.WriteToShard(tsdb.WriteContext{}, 1, []models.Point{p}); err != nil {
+				return err
+			}
+			last = state()
+			return store.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "mem"}}, nil)
+		},
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		if st := state(); st.LastModified <= last.LastModified {
+			t.Errorf("%s: last modified stays at %d", name, st.LastModified)
+		}
+		last = state()
+	}
+}

@@ -1,0 +1,111 @@
+package patch
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+
+	"concord/internal/entropy/digest"
+)
+
+// Read calls fn with the points of each region, in blocks of at most a
+// thousand points. A region whose field has another type here, or no points,
+// gives no block.
+func Read(ctx context.Context, shard *tsdb.Shard, regions []Region, fn func(Block) error) error {
+	cursors, err := shard.CreateCursorIterator(ctx)
+	if err != nil {
+		return fmt.Errorf("read shard %d: %w", shard.ID(), err)
+	}
+	for _, r := range regions {
+		name, tags := models.ParseKeyBytes(r.Series)
+		fields := shard.MeasurementFields(name)
+		if fields == nil {
+			continue
+		}
+		f := fields.Field(r.Field)
+		if f == nil {
+			continue
+		}
+		if t, _ := digest.TypeOf(f.Type); t != r.Type {
+			continue
+		}
+		cur, err := cursors.Next(ctx, &tsdb.CursorRequest{
+			Name: name, Tags: tags, Field: r.Field, Ascending: true, StartTime: r.Min, EndTime: r.Max,
+		})
+		if err == nil && cur != nil {
+			err = blocks(ctx, cur, r, fn)
+			cur.Close()
+		}
+		if err != nil {
+			return fmt.Errorf("shard %d: read %s of %s: %w", shard.ID(), r.Field, r.Series, err)
+		}
+	}
+	if _, err := shard.Engine(); err != nil {
+		return fmt.Errorf("read shard %d: %w", shard.ID(), err)
+	}
+	return nil
+}
+
+func blocks(ctx context.Context, cur tsdb.Cursor, r Region, fn func(Block) error) error {
+	var held tsm1.Values
+	flush := func() error {
+		if len(held) == 0 {
+			return nil
+		}
+		b, err := NewBlock(r.Series, r.Field, held)
+		if err != nil {
+			return err
+		}
+		held = held[:0]
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return fn(b)
+	}
+	add := func(n int, t []int64, v func(int) any) error {
+		for i := range n {
+			held = append(held, tsm1.NewValue(t[i], v(i)))
+			if len(held) == blockPoints {
+				if err := flush(); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	var err error
+	switch c := cur.(type) {
+	case tsdb.FloatArrayCursor:
+		for a := c.Next(); a.Len() > 0 && err == nil; a = c.Next() {
+			err = add(a.Len(), a.Timestamps, func(i int) any { return a.Values[i] })
+		}
+	case tsdb.IntegerArrayCursor:
+		for a := c.Next(); a.Len() > 0 && err == nil; a = c.Next() {
+			err = add(a.Len(), a.Timestamps, func(i int) any { return a.Values[i] })
+		}
+	case tsdb.UnsignedArrayCursor:
+		for a := c.Next(); a.Len() > 0 && err == nil; a = c.Next() {
+			err = add(a.Len(), a.Timestamps, func(i int) any { return a.Values[i] })
+		}
+	case tsdb.BooleanArrayCursor:
+		for a := c.Next(); a.Len() > 0 && err == nil; a = c.Next() {
+			err = add(a.Len(), a.Timestamps, func(i int) any { return a.Values[i] })
+		}
+	case tsdb.StringArrayCursor:
+		for a := c.Next(); a.Len() > 0 && err == nil; a = c.Next() {
+			err = add(a.Len(), a.Timestamps, func(i int) any { return a.Values[i] })
+		}
+	default:
+		err = fmt.Errorf("unknown cursor %T", cur)
+	}
+	if err != nil {
+		return err
+	}
+	if err := cur.Err(); err != nil {
+		return err
+	}
+	return flush()
+}

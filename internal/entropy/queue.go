@@ -1,0 +1,203 @@
+package entropy
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"sort"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// queueBucket names the version of the records: 4 bytes CRC-32C, big endian,
+// of the JSON that follows. The key is the shard ID in 8 bytes, big endian.
+var queueBucket = []byte("queue.v1")
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+const (
+	minBackoff = time.Second
+	maxBackoff = 5 * time.Minute
+)
+
+// queued is a shard that waits for its repair or is being repaired.
+type queued struct {
+	ID       uint64    `json:"id"`
+	Added    time.Time `json:"added"`
+	Attempts int       `json:"attempts"` // failed ones
+	Next     time.Time `json:"next"`     // not tried before
+	Error    string    `json:"error,omitempty"`
+}
+
+// queue is the durable list of shards to repair. Reads come from memory;
+// each change is on disk before its method returns. Safe for concurrent use.
+type queue struct {
+	db *bbolt.DB
+
+	mu    sync.Mutex
+	items map[uint64]queued
+}
+
+// openQueue opens or creates entropy.db in dir. A record that does not match
+// its checksum keeps its place, as its key says which shard it is, and loses its history.
+func openQueue(dir string) (*queue, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("create the folder of the repair queue: %w", err)
+	}
+	path := filepath.Join(dir, "entropy.db")
+	db, err := bbolt.Open(path, 0o644, &bbolt.Options{Timeout: 5 * time.Second})
+	if err != nil {
+		return nil, fmt.Errorf("open the repair queue %s: %w", path, err)
+	}
+	q := &queue{db: db, items: make(map[uint64]queued)}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(queueBucket)
+		if err != nil {
+			return err
+		}
+		return b.ForEach(func(k, v []byte) error {
+			if len(k) != 8 {
+				return nil
+			}
+			id := binary.BigEndian.Uint64(k)
+			q.items[id] = decodeQueued(id, v)
+			return nil
+		})
+	})
+	if err != nil {
+		db.Close()
+		return nil, fmt.Errorf("read the repair queue %s: %w", path, err)
+	}
+	return q, nil
+}
+
+func encodeQueued(it queued) ([]byte, error) {
+	b, err := json.Marshal(it)
+	if err != nil {
+		return nil, err
+	}
+	return append(binary.BigEndian.AppendUint32(nil, crc32.Checksum(b, castagnoli)), b...), nil
+}
+
+func decodeQueued(id uint64, v []byte) queued {
+	var it queued
+	if len(v) < 4 || binary.BigEndian.Uint32(v) != crc32.Checksum(v[4:], castagnoli) ||
+		json.Unmarshal(v[4:], &it) != nil || it.ID != id {
+		return queued{ID: id}
+	}
+	return it
+}
+
+func (q *queue) store(it queued) error {
+	v, err := encodeQueued(it)
+	if err != nil {
+		return err
+	}
+	err = q.db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket(queueBucket).Put(binary.BigEndian.AppendUint64(nil, it.ID), v)
+	})
+	if err != nil {
+		return fmt.Errorf("queue shard %d: %w", it.ID, err)
+	}
+	q.items[it.ID] = it
+	return nil
+}
+
+// put queues a shard to be tried at once. A shard that is queued already
+// keeps its place, its record and its back-off.
+func (q *queue) put(id uint64, now time.Time) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if _, ok := q.items[id]; ok {
+		return nil
+	}
+	return q.store(queued{ID: id, Added: now, Next: now})
+}
+
+// hurry ends the back-off of a queued shard.
+func (q *queue) hurry(id uint64, now time.Time) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	it, ok := q.items[id]
+	if !ok || !it.Next.After(now) {
+		return nil
+	}
+	it.Next = now
+	return q.store(it)
+}
+
+// fail records a failed attempt and when to try again. It does nothing to a
+// shard that left the queue meanwhile.
+func (q *queue) fail(id uint64, now time.Time, cause error) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	it, ok := q.items[id]
+	if !ok {
+		return nil
+	}
+	it.Attempts++
+	it.Next = now.Add(backoff(it.Attempts))
+	it.Error = cause.Error()
+	return q.store(it)
+}
+
+// backoff is 1 s after the first failure and doubles up to 5 minutes.
+func backoff(attempts int) time.Duration {
+	if attempts > 9 {
+		return maxBackoff
+	}
+	return min(minBackoff<<(max(attempts, 1)-1), maxBackoff)
+}
+
+func (q *queue) remove(id uint64) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if _, ok := q.items[id]; !ok {
+		return nil
+	}
+	err := q.db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket(queueBucket).Delete(binary.BigEndian.AppendUint64(nil, id))
+	})
+	if err != nil {
+		return fmt.Errorf("take shard %d from the repair queue: %w", id, err)
+	}
+	delete(q.items, id)
+	return nil
+}
+
+func (q *queue) has(id uint64) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	_, ok := q.items[id]
+	return ok
+}
+
+// list returns all records, the longest waiting first.
+func (q *queue) list() []queued {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	out := make([]queued, 0, len(q.items))
+	for _, it := range q.items {
+		out = append(out, it)
+	}
+	sort.Slice(out, func(i, j int) bool {
+		if !out[i].Added.Equal(out[j].Added) {
+			return out[i].Added.Before(out[j].Added)
+		}
+		return out[i].ID < out[j].ID
+	})
+	return out
+}
+
+func (q *queue) len() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.items)
+}
+
+func (q *queue) close() error { return q.db.Close() }

@@ -1,0 +1,337 @@
+package entropy
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// old is a time in shard 1.
+func old() int64 { return time.Now().Add(-2*week - week/2).UnixNano() }
+
+func bubble(name string, t *testing.T, fn func(*testing.T, *fakeCluster)) {
+	t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { fn(t, newCluster()) }) })
+}
+
+func wantStatus(t *testing.T, s *Service, want NodeStatus) {
+	t.Helper()
+	want.Enabled = true
+	if d := cmp.Diff(want, mustStatus(t, s)); d != "" {
+		t.Errorf("status (-want +got):\n%s", d)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	bubble("equal copies are clean", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		c.writeAll(1, old(), 1.0)
+		pass(2 * time.Minute)
+		mustCheck(t, s)
+		wantStatus(t, s, NodeStatus{})
+	})
+	bubble("a shard that nobody has is clean", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		mustCheck(t, s)
+		wantStatus(t, s, NodeStatus{})
+	})
+	bubble("a difference at rest is reported at once", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		c.writeAll(1, old(), 1.0)
+		c.replicas[2].write(1, "cpu,host=b", "value", old(), 1.0)
+		pass(2 * time.Minute)
+		mustCheck(t, s)
+		wantStatus(t, s, NodeStatus{Shards: []ShardStatus{{ID: 1, Status: Diff}}})
+	})
+	bubble("a difference under writes counts when it is seen again after settle", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		c.writeAll(1, old(), 1.0)
+		c.replicas[2].write(1, "cpu,host=b", "value", old(), 1.0)
+		mustCheck(t, s)
+		wantStatus(t, s, NodeStatus{})
+		pass(30 * time.Second)
+		c.writeAll(1, old()+1, 1.0)
+		pass(31 * time.Second) // the checker looks again by itself
+		wantStatus(t, s, NodeStatus{Shards: []ShardStatus{{ID: 1, Status: Diff}}})
+	})
+	bubble("a write in flight is not entropy", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		at := old()
+		c.writeAll(1, at, 1.0)
+		c.replicas[2].write(1, "cpu,host=b", "value", at, 1.0)
+		mustCheck(t, s)
+		c.replicas[1].write(1, "cpu,host=b", "value", at, 1.0)
+		c.replicas[3].write(1, "cpu,host=b", "value", at, 1.0)
+		pass(2 * time.Minute)
+		wantStatus(t, s, NodeStatus{})
+	})
+	bubble("young windows of a hot shard are not compared", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		c.writeAll(2, time.Now().Add(-week/4).UnixNano(), 1.0)
+		c.replicas[2].write(2, "cpu,host=a", "value", time.Now().UnixNano(), 1.0)
+		mustCheck(t, s)
+		pass(30 * time.Second)
+		c.writeAll(2, time.Now().Add(-week/4).UnixNano(), 1.0)
+		pass(31 * time.Second)
+		wantStatus(t, s, NodeStatus{})
+	})
+	bubble("without an owner the others are compared", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		c.writeAll(1, old(), 1.0)
+		c.replicas[2].write(1, "cpu,host=b", "value", old(), 1.0)
+		c.replicas[3].setDown(errAway)
+		pass(2 * time.Minute)
+		mustCheck(t, s)
+		wantStatus(t, s, NodeStatus{Shards: []ShardStatus{{ID: 1, Status: Diff}}})
+	})
+	bubble("only the first reachable owner checks", t, func(t *testing.T, c *fakeCluster) {
+		c.id = 2
+		s := mustOpen(t, c, nil)
+		c.writeAll(1, old(), 1.0)
+		c.replicas[2].write(1, "cpu,host=b", "value", old(), 1.0)
+		pass(2 * time.Minute)
+		mustCheck(t, s)
+		wantStatus(t, s, NodeStatus{})
+		c.replicas[1].setDown(errAway)
+		mustCheck(t, s)
+		wantStatus(t, s, NodeStatus{Shards: []ShardStatus{{ID: 1, Status: Diff}}})
+		c.replicas[1].setDown(nil)
+		mustCheck(t, s)
+		wantStatus(t, s, NodeStatus{})
+	})
+	bubble("types in conflict are named", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		c.writeAll(1, old(), 1.0)
+		c.replicas[2].write(1, "mem,host=a", "used", old(), 1.0)
+		c.replicas[3].write(1, "mem,host=a", "used", old(), int64(1))
+		pass(2 * time.Minute)
+		mustCheck(t, s)
+		conflict := []ShardStatus{{ID: 1, Status: Conflict,
+			Message: `measurement "mem" field "used" is float on data2:8088, integer on data3:8088`}}
+		wantStatus(t, s, NodeStatus{Shards: conflict})
+
+		before := c.replicas[1].dump(1)
+		if err := s.Repair(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		wantStatus(t, s, NodeStatus{Shards: conflict})
+		if after := c.replicas[1].dump(1); after != before {
+			t.Errorf("a conflicting shard was changed: %s, before %s", after, before)
+		}
+	})
+}
+
+func TestRepair(t *testing.T) {
+	bubble("a missing shard comes back unasked", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		c.replicas[2].write(1, "cpu,host=a", "value", old(), 1.0)
+		c.replicas[3].write(1, "cpu,host=a", "value", old(), 1.0)
+		c.replicas[3].write(2, "", "", 0, nil) // empty
+		pass(2 * time.Minute)
+		mustCheck(t, s)
+		mustCheck(t, s)
+		wantStatus(t, s, NodeStatus{})
+		if got, want := c.replicas[1].dump(1), c.replicas[2].dump(1); got != want {
+			t.Errorf("shard 1 is %s, want %s", got, want)
+		}
+		if got := c.replicas[1].dump(2); got != "map[]" {
+			t.Errorf("the empty shard is %s", got)
+		}
+	})
+	bubble("missing shards wait for the operator when told so", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, func(cfg *Config, _ *Deps) { cfg.AutoRepairMissing = false })
+		c.replicas[2].write(1, "cpu,host=a", "value", old(), 1.0)
+		mustCheck(t, s)
+		wantStatus(t, s, NodeStatus{Shards: []ShardStatus{{ID: 1, Status: Missing}}})
+
+		s.SetConfig(NewConfig())
+		mustCheck(t, s)
+		wantStatus(t, s, NodeStatus{})
+		if c.replicas[1].dump(1) != c.replicas[2].dump(1) {
+			t.Error("the reloaded configuration repairs nothing")
+		}
+	})
+	bubble("all owners get all points", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		for i, r := range []*fakeReplica{c.replicas[1], c.replicas[2], c.replicas[3]} {
+			for n := range int64(200) {
+				r.write(1, "cpu,host="+strings.Repeat("x", int(n)), "value", old()+n*int64(time.Hour)/2+int64(i), float64(n))
+			}
+		}
+		pass(2 * time.Minute)
+		mustCheck(t, s)
+		wantStatus(t, s, NodeStatus{Shards: []ShardStatus{{ID: 1, Status: Diff}}})
+		if err := s.Repair(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		wantStatus(t, s, NodeStatus{})
+		if c.replicas[1].dump(1) != c.replicas[2].dump(1) || c.replicas[1].dump(1) != c.replicas[3].dump(1) {
+			t.Error("owners differ after the repair")
+		}
+		if got := s.Statistics(nil)[0].Values["pointsRepaired"]; got != int64(1200) {
+			t.Errorf("pointsRepaired = %v, want 1200", got)
+		}
+	})
+	bubble("an unreachable owner keeps the shard queued, the others are repaired", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		c.writeAll(1, old(), 1.0)
+		c.replicas[2].write(1, "cpu,host=b", "value", old(), 1.0)
+		c.replicas[3].setDown(errAway)
+		pass(2 * time.Minute)
+		if err := s.Repair(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		wantStatus(t, s, NodeStatus{Shards: []ShardStatus{{ID: 1, Status: Diff}}, Queued: []uint64{1}})
+		if c.replicas[1].dump(1) != c.replicas[2].dump(1) {
+			t.Error("reachable owners differ")
+		}
+		it := s.queue.list()[0]
+		if it.Attempts != 1 || !strings.Contains(it.Error, "data3:8088") {
+			t.Errorf("queued as %+v, want the name of the owner in the error", it)
+		}
+		c.replicas[3].setDown(nil)
+		pass(10 * time.Second)
+		wantStatus(t, s, NodeStatus{})
+		if c.replicas[1].dump(1) != c.replicas[3].dump(1) {
+			t.Error("the owner that came back differs")
+		}
+	})
+	bubble("a running repair is canceled", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		c.writeAll(1, old(), 1.0)
+		c.replicas[2].write(1, "cpu,host=b", "value", old(), 1.0)
+		c.replicas[2].block = make(chan struct{})
+		pass(2 * time.Minute)
+		if err := s.Repair(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		diff := []ShardStatus{{ID: 1, Status: Diff}}
+		wantStatus(t, s, NodeStatus{Shards: diff, Queued: []uint64{1}, Processing: []uint64{1}})
+		if err := s.CancelRepair(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		wantStatus(t, s, NodeStatus{Shards: diff})
+		if n := s.stats.jobsActive.Load(); n != 0 {
+			t.Errorf("%d jobs are active", n)
+		}
+	})
+	bubble("the queue survives a restart", t, func(t *testing.T, c *fakeCluster) {
+		dir := t.TempDir()
+		same := func(_ *Config, d *Deps) { d.Dir = dir }
+		c.writeAll(1, old(), 1.0)
+		c.replicas[2].write(1, "cpu,host=b", "value", old(), 1.0)
+		c.replicas[2].block = make(chan struct{})
+		s := mustOpen(t, c, same)
+		if err := s.Repair(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		close(c.replicas[2].block)
+		s = mustOpen(t, c, same)
+		synctest.Wait()
+		wantStatus(t, s, NodeStatus{})
+		if c.replicas[1].dump(1) != c.replicas[2].dump(1) {
+			t.Error("owners differ")
+		}
+	})
+	bubble("a full disk refuses", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, func(_ *Config, d *Deps) {
+			d.DataDir, d.DiskFree = "/data", func(string) (uint64, uint64, error) { return 4, 100, nil }
+		})
+		c.writeAll(1, old(), 1.0)
+		c.replicas[2].write(1, "cpu,host=b", "value", old(), 1.0)
+		if err := s.Repair(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if q := s.queue.list(); len(q) != 1 || !strings.Contains(q[0].Error, "disk of /data") {
+			t.Errorf("queue is %+v", q)
+		}
+	})
+	bubble("expired and dropped shards leave", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		c.writeAll(1, old(), 1.0)
+		c.replicas[2].write(1, "cpu,host=b", "value", old(), 1.0)
+		c.replicas[3].setDown(errAway)
+		pass(2 * time.Minute)
+		mustCheck(t, s)
+		if err := s.Repair(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		c.setGroups(time.Hour, time.Now().Add(-3*week), time.Now())
+		wantStatus(t, s, NodeStatus{})
+		mustCheck(t, s)
+		if n := s.queue.len(); n != 0 {
+			t.Errorf("%d shards are queued", n)
+		}
+	})
+}
+
+func TestBackoffDoublesUpToFiveMinutes(t *testing.T) {
+	for attempts, want := range map[int]time.Duration{
+		1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 9: 256 * time.Second, 10: 5 * time.Minute, 1000: 5 * time.Minute,
+	} {
+		if got := backoff(attempts); got != want {
+			t.Errorf("backoff(%d) = %s, want %s", attempts, got, want)
+		}
+	}
+}
+
+func TestQueueRecordWithBadChecksumKeepsItsPlace(t *testing.T) {
+	v, err := encodeQueued(queued{ID: 7, Attempts: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := decodeQueued(7, v); got.Attempts != 3 {
+		t.Errorf("decoded %+v", got)
+	}
+	v[len(v)-2] ^= 1
+	if got := decodeQueued(7, v); got != (queued{ID: 7}) {
+		t.Errorf("decoded %+v from a damaged record", got)
+	}
+}
+
+func TestWindowRuns(t *testing.T) {
+	for _, c := range []struct {
+		set  uint64
+		want [][2]int
+	}{
+		{0, nil}, {1, [][2]int{{0, 0}}}, {0b11011, [][2]int{{0, 1}, {3, 4}}},
+		{^uint64(0), [][2]int{{0, 63}}}, {1<<63 | 1, [][2]int{{0, 0}, {63, 63}}},
+	} {
+		if d := cmp.Diff(c.want, windowRuns(c.set)); d != "" {
+			t.Errorf("windowRuns(%b): %s", c.set, d)
+		}
+	}
+}
+
+func TestConfigValidateNamesTheKey(t *testing.T) {
+	if err := NewConfig().Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for key, change := range map[string]func(*Config){
+		"check-interval": func(c *Config) { c.CheckInterval = 0 },
+		"max-fetch":      func(c *Config) { c.MaxFetch = 0 },
+		"max-sync":       func(c *Config) { c.MaxSync = -1 },
+		"settle":         func(c *Config) { c.Settle = -1 },
+		"max-rate":       func(c *Config) { c.MaxRate = 1 << 63 },
+		"scrub-interval": func(c *Config) { c.ScrubInterval = -1 },
+	} {
+		c := NewConfig()
+		change(&c)
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), key) {
+			t.Errorf("%s: error is %v", key, err)
+		}
+	}
+}

@@ -1,0 +1,283 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"concord/internal/cluster"
+	"concord/internal/entropy"
+	"concord/internal/entropy/digest"
+	"concord/internal/entropy/patch"
+	"concord/internal/rpc"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var shard = cluster.Shard{ID: 7, Database: "db", RetentionPolicy: "autogen", Start: -100, End: 1 << 60}
+
+// canned answers with what it has and keeps what it was given.
+type canned struct {
+	fields  []digest.SeriesField
+	blocks  []patch.Block
+	status  entropy.NodeStatus
+	err     error
+	asked   []patch.Region
+	applied []patch.Block
+	shard   cluster.Shard
+}
+
+func (c *canned) States(_ context.Context, ids []uint64) (map[uint64]entropy.ShardState, error) {
+	out := make(map[uint64]entropy.ShardState)
+	for _, id := range ids {
+		out[id] = entropy.ShardState{Exists: id == 7, LastModified: -int64(id), Size: int64(id) << 40}
+	}
+	return out, c.err
+}
+
+func (c *canned) Root(_ context.Context, sh cluster.Shard, until int64) (digest.Sum, error) {
+	c.shard = sh
+	return digest.Sum{Count: uint64(until), Hi: math.MaxUint64, Lo: 1 << 63}, c.err
+}
+
+func (c *canned) Digests(_ context.Context, _ cluster.Shard, _ int64, fn func(*digest.SeriesField) error) error {
+	for i := range c.fields {
+		f := c.fields[i]
+		if err := fn(&f); err != nil {
+			return err
+		}
+	}
+	return c.err
+}
+
+func (c *canned) Fetch(_ context.Context, _ cluster.Shard, regions []patch.Region, fn func(patch.Block) error) error {
+	c.asked = regions
+	for _, b := range c.blocks {
+		if err := fn(b); err != nil {
+			return err
+		}
+	}
+	return c.err
+}
+
+func (c *canned) Apply(_ context.Context, sh cluster.Shard, blocks []patch.Block) (int, error) {
+	c.shard, c.applied = sh, blocks
+	return len(blocks), c.err
+}
+
+func (c *canned) Status(context.Context) (entropy.NodeStatus, error) { return c.status, c.err }
+func (c *canned) Repair(context.Context, uint64) error               { return c.err }
+func (c *canned) CancelRepair(context.Context, uint64) error         { return c.err }
+
+// mustServe starts a real server and returns both ends of a peer.
+func mustServe(t *testing.T, replica entropy.Replica, control entropy.Control) (entropy.Replica, entropy.Control, *rpc.Pool, cluster.Node) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := rpc.NewServer()
+	rpc.RegisterEntropyServer(s, NewServer(replica, control))
+	done := make(chan struct{})
+	go func() { defer close(done); s.Serve(ln) }()
+	pool := &rpc.Pool{}
+	t.Cleanup(func() { pool.Close(); s.Stop(); <-done })
+	node := cluster.Node{ID: 1, TCPAddr: ln.Addr().String()}
+	tr := New(pool)
+	return tr.Replica(node), tr.Control(node), pool, node
+}
+
+func block(t *testing.T, series string, n int) patch.Block {
+	t.Helper()
+	var vs tsm1.Values
+	for i := range n {
+		vs = append(vs, tsm1.NewValue(int64(i)*1e9, fmt.Sprint(i, strings.Repeat("x", i%50))))
+	}
+	data, err := vs.Encode(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return patch.Block{Series: []byte(series), Field: "value", Data: data}
+}
+
+func TestDigestsAndRootsRoundTripExactly(t *testing.T) {
+	c := &canned{}
+	for i := range 5000 { // several chunks
+		f := digest.SeriesField{Series: []byte(fmt.Sprintf("cpu,host=%05d", i)), Field: "v\xff", Type: digest.Type(1 + i%5)}
+		for w := i % 3; w < digest.Windows; w += 1 + i%7 {
+			f.Windows[w] = digest.Sum{Count: uint64(i + w), Hi: math.MaxUint64 - uint64(i), Lo: uint64(i) << 40}
+		}
+		c.fields = append(c.fields, f)
+	}
+	rep, _, _, _ := mustServe(t, c, nil)
+	var got []digest.SeriesField
+	err := rep.Digests(t.Context(), shard, math.MaxInt64, func(f *digest.SeriesField) error {
+		got = append(got, *f)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(c.fields, got); d != "" {
+		t.Error(d)
+	}
+	root, err := rep.Root(t.Context(), shard, 5)
+	if err != nil || root != (digest.Sum{Count: 5, Hi: math.MaxUint64, Lo: 1 << 63}) {
+		t.Errorf("root is %+v, %v", root, err)
+	}
+	if c.shard.Start != shard.Start || c.shard.End != shard.End {
+		t.Errorf("asked for %+v", c.shard)
+	}
+	states, err := rep.States(t.Context(), []uint64{7, 8})
+	want := map[uint64]entropy.ShardState{7: {Exists: true, LastModified: -7, Size: 7 << 40}, 8: {LastModified: -8, Size: 8 << 40}}
+	if d := cmp.Diff(want, states); err != nil || d != "" {
+		t.Errorf("states: %v %s", err, d)
+	}
+}
+
+func TestPointsRoundTripExactly(t *testing.T) {
+	c := &canned{}
+	for i := range 100 {
+		c.blocks = append(c.blocks, block(t, fmt.Sprintf("cpu,host=%d", i), 1+i*10))
+	}
+	rep, _, _, _ := mustServe(t, c, nil)
+	regions := []patch.Region{{Series: []byte("cpu"), Field: "value", Type: digest.String, Min: math.MinInt64, Max: math.MaxInt64}}
+	var got []patch.Block
+	if err := rep.Fetch(t.Context(), shard, regions, func(b patch.Block) error { got = append(got, b); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(c.blocks, got); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff(regions, c.asked); d != "" {
+		t.Error(d)
+	}
+	if n, err := rep.Apply(t.Context(), shard, got); err != nil || n != len(got) {
+		t.Errorf("applied %d, %v", n, err)
+	}
+	if d := cmp.Diff(c.blocks, c.applied); d != "" {
+		t.Error(d)
+	}
+	if n, err := rep.Apply(t.Context(), shard, nil); err != nil || n != 0 || c.shard.Database != "db" {
+		t.Errorf("applied %d to %+v, %v", n, c.shard, err)
+	}
+	stop := errors.New("enough")
+	if err := rep.Fetch(t.Context(), shard, regions, func(patch.Block) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("error is %v, want that of the callback", err)
+	}
+}
+
+func TestControlKeepsErrorsAndStatus(t *testing.T) {
+	c := &canned{status: entropy.NodeStatus{
+		Enabled: true, Queued: []uint64{1, 2}, Processing: []uint64{2},
+		Shards: []entropy.ShardStatus{{ID: 2, Status: entropy.Conflict, Message: "field"}},
+	}}
+	_, ctl, pool, _ := mustServe(t, c, c)
+	st, err := ctl.Status(t.Context())
+	if d := cmp.Diff(c.status, st); err != nil || d != "" {
+		t.Errorf("status: %v %s", err, d)
+	}
+	if err := errors.Join(ctl.Repair(t.Context(), 1), ctl.CancelRepair(t.Context(), 1)); err != nil {
+		t.Error(err)
+	}
+	for _, want := range []error{entropy.ErrUnknownShard, entropy.ErrDisabled} {
+		c.err = fmt.Errorf("shard 1: %w", want)
+		if err := ctl.Repair(t.Context(), 1); !errors.Is(err, want) {
+			t.Errorf("error is %v, want %v", err, want)
+		}
+	}
+	c.err = errors.New("disk on fire")
+	if err := ctl.CancelRepair(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "disk on fire") {
+		t.Errorf("error is %v", err)
+	}
+	pool.Blocked = func(string) bool { return true }
+	if err := ctl.Repair(t.Context(), 1); err == nil {
+		t.Error("a cut link was crossed")
+	}
+}
+
+func TestDisabledServiceSaysSo(t *testing.T) {
+	_, ctl, _, _ := mustServe(t, nil, nil)
+	if st, err := ctl.Status(t.Context()); err != nil || st.Enabled {
+		t.Errorf("status is %+v, %v", st, err)
+	}
+	if err := ctl.Repair(t.Context(), 1); !errors.Is(err, entropy.ErrDisabled) {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestServerRefusesWhatIsNotValid(t *testing.T) {
+	_, _, pool, node := mustServe(t, &canned{}, &canned{})
+	conn, err := pool.Conn(node.TCPAddr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cl := rpc.NewEntropyClient(conn)
+	good := block(t, "cpu", 3)
+	region := func(change func(*rpc.Region)) *rpc.FetchRequest {
+		r := &rpc.Region{Series: []byte("cpu"), Field: []byte("value"), Type: 1, Max: 1}
+		change(r)
+		return &rpc.FetchRequest{ShardId: 1, Regions: []*rpc.Region{r}}
+	}
+	apply := func(db string, b *rpc.Block) func() error {
+		return func() error {
+			_, err := cl.Apply(t.Context(), &rpc.ApplyRequest{ShardId: 1, Database: db, RetentionPolicy: "rp", Blocks: []*rpc.Block{b}})
+			return err
+		}
+	}
+	fetch := func(r *rpc.FetchRequest) func() error {
+		return func() error {
+			s, err := cl.Fetch(t.Context(), r)
+			if err == nil {
+				_, err = s.Recv()
+			}
+			return err
+		}
+	}
+	for name, call := range map[string]func() error{
+		"empty range": func() error {
+			_, err := cl.Root(t.Context(), &rpc.RootRequest{ShardId: 1, Start: 5, End: 5})
+			return err
+		},
+		"path as database": apply("../x", toBlock(good)),
+		"dots as database": apply("..", toBlock(good)),
+		"empty block":      apply("db", &rpc.Block{Series: []byte("cpu"), Field: []byte("value")}),
+		"type of block":    apply("db", &rpc.Block{Series: []byte("cpu"), Field: []byte("value"), Data: []byte{9, 9, 9, 9, 9, 9, 9, 9, 9, 9}}),
+		"no series":        apply("db", &rpc.Block{Field: []byte("value"), Data: good.Data}),
+		"type of region":   fetch(region(func(r *rpc.Region) { r.Type = 6 })),
+		"no type":          fetch(region(func(r *rpc.Region) { r.Type = 0 })),
+		"empty region":     fetch(region(func(r *rpc.Region) { r.Min = 2 })),
+		"long key":         fetch(region(func(r *rpc.Region) { r.Series = make([]byte, maxKey) })),
+		"shard 0": func() error {
+			_, err := cl.Repair(t.Context(), &rpc.RepairRequest{})
+			return err
+		},
+	} {
+		if err := call(); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s: error is %v", name, err)
+		}
+	}
+}
+
+func TestClientRefusesDigestsThatAreNotValid(t *testing.T) {
+	sum := &rpc.Sum{Count: 1}
+	for name, windows := range map[string][]*rpc.WindowSum{
+		"window 64": {{Window: 64, Sum: sum}}, "no sum": {{Window: 1}},
+		"descending": {{Window: 2, Sum: sum}, {Window: 1, Sum: sum}}, "twice": {{Window: 2, Sum: sum}, {Window: 2, Sum: sum}},
+	} {
+		m := &rpc.SeriesField{Series: []byte("cpu"), Field: []byte("value"), Type: 1, Windows: windows}
+		if err := fromSeriesField(new(digest.SeriesField), m); err == nil {
+			t.Errorf("%s was accepted", name)
+		}
+	}
+}
