@@ -1,0 +1,43 @@
+package datanode
+
+import (
+	"context"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"concord/internal/rpc"
+)
+
+// membership answers the meta nodes about this node's place in the cluster.
+type membership struct {
+	rpc.UnimplementedMembershipServer
+	node *Node
+}
+
+// Identify tells who this node is.
+func (m *membership) Identify(context.Context, *rpc.IdentifyRequest) (*rpc.IdentifyResponse, error) {
+	return &rpc.IdentifyResponse{
+		NodeId: m.node.Meta.NodeID(), ClusterId: m.node.Meta.ClusterID(),
+		HttpAddr: m.node.httpAddr, Version: m.node.version,
+	}, nil
+}
+
+// Join stores this node's ID and the meta nodes that it follows from now on.
+func (m *membership) Join(_ context.Context, r *rpc.JoinRequest) (*rpc.JoinResponse, error) {
+	if r.NodeId == 0 || r.ClusterId == 0 || len(r.MetaServers) == 0 {
+		return nil, status.Error(codes.InvalidArgument, "join needs a node id, a cluster id and meta servers")
+	}
+	if err := m.node.Meta.Join(r.NodeId, r.ClusterId, r.MetaServers); err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	return &rpc.JoinResponse{}, nil
+}
+
+// Leave makes this node forget its cluster; its data stays on disk.
+func (m *membership) Leave(context.Context, *rpc.LeaveRequest) (*rpc.LeaveResponse, error) {
+	if err := m.node.Meta.Leave(); err != nil {
+		return nil, status.Error(codes.Internal, err.Error())
+	}
+	return &rpc.LeaveResponse{}, nil
+}

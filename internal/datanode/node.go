@@ -1,0 +1,317 @@
+// Package datanode assembles a data node: the storage engine, its HTTP API,
+// the gRPC services for other nodes, replication, queries over the cluster and
+// anti-entropy. It is the only place that knows every part.
+package datanode
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/influxdata/influxdb/coordinator"
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/monitor"
+	"github.com/influxdata/influxdb/pkg/tlsconfig"
+	"github.com/influxdata/influxdb/query"
+	"github.com/influxdata/influxdb/services/continuous_querier"
+	"github.com/influxdata/influxdb/services/httpd"
+	emeta "github.com/influxdata/influxdb/services/meta"
+	"github.com/influxdata/influxdb/services/precreator"
+	"github.com/influxdata/influxdb/services/retention"
+	"github.com/influxdata/influxdb/services/storage"
+	"github.com/influxdata/influxdb/services/subscriber"
+	"github.com/influxdata/influxdb/tsdb"
+	_ "github.com/influxdata/influxdb/tsdb/engine" // registers the tsm1 engine
+	_ "github.com/influxdata/influxdb/tsdb/index"  // registers the inmem and tsi1 indexes
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"concord/internal/distquery"
+	"concord/internal/entropy"
+	"concord/internal/entropy/transport"
+	"concord/internal/meta"
+	"concord/internal/replication"
+	"concord/internal/rpc"
+)
+
+// Node is a data node. Parts start in the order of Open and stop in reverse.
+type Node struct {
+	Meta    *meta.Client
+	Store   *tsdb.Store
+	Entropy *entropy.Service // nil when [anti-entropy] enabled = false
+
+	// Blocked, when set before Open, tells which peers (by TCP address) this node
+	// must not call: with it tests and the tour cut links.
+	Blocked func(addr string) bool
+
+	cfg      *Config
+	version  string
+	log      *zap.Logger
+	tcpAddr  string // advertised
+	httpAddr string // advertised
+	writer   *replication.Writer
+	executor *query.Executor
+	sub      *subscriber.Service
+	stop     []func() error // what Close runs, last first
+}
+
+// New returns a data node that Open starts. cfg must be valid.
+func New(cfg *Config, version string, log *zap.Logger) *Node {
+	return &Node{cfg: cfg, version: version, log: log}
+}
+
+// TCPAddr is the host:port at which other nodes reach this one, after Open.
+func (n *Node) TCPAddr() string { return n.tcpAddr }
+
+// HTTPAddr is the host:port at which clients reach this node, after Open.
+func (n *Node) HTTPAddr() string { return n.httpAddr }
+
+// Open starts all parts. When it fails, what had started is stopped.
+func (n *Node) Open() (err error) {
+	defer func() {
+		if err != nil {
+			n.Close()
+		}
+	}()
+	if err := os.MkdirAll(n.cfg.Meta.Dir, 0o755); err != nil {
+		return fmt.Errorf("create the meta folder: %w", err)
+	}
+
+	ln, err := net.Listen("tcp", n.cfg.BindAddress)
+	if err != nil {
+		return fmt.Errorf("listen on bind-address %s: %w", n.cfg.BindAddress, err)
+	}
+	n.stop = append(n.stop, func() error { ln.Close(); return nil })
+	n.tcpAddr = n.cfg.advertised(n.cfg.BindAddress, ln.Addr())
+	httpLn, err := net.Listen("tcp", n.cfg.HTTPD.BindAddress)
+	if err != nil {
+		return fmt.Errorf("listen on [http] bind-address %s: %w", n.cfg.HTTPD.BindAddress, err)
+	}
+	// The engine's HTTP service opens its own listener; this one only claims the
+	// port early, so that a taken port is an error before any shard is opened.
+	n.cfg.HTTPD.BindAddress = httpLn.Addr().String()
+	n.httpAddr = n.cfg.advertised(n.cfg.HTTPD.BindAddress, httpLn.Addr())
+	httpLn.Close()
+
+	n.Meta = meta.NewClient(n.cfg.Meta.Dir, n.log)
+	if err := n.Meta.Open(); err != nil {
+		return fmt.Errorf("open the cached metadata: %w", err)
+	}
+	n.onClose(n.Meta.Close)
+
+	n.Store = tsdb.NewStore(n.cfg.Data.Dir)
+	n.Store.EngineOptions.Config = n.cfg.Data
+	n.Store.EngineOptions.EngineVersion = n.cfg.Data.Engine
+	n.Store.EngineOptions.IndexVersion = n.cfg.Data.Index
+	n.Store.WithLogger(n.log)
+	if err := n.Store.Open(); err != nil {
+		return fmt.Errorf("open the storage engine in %s: %w", n.cfg.Data.Dir, err)
+	}
+	n.onClose(n.Store.Close)
+
+	pool := &rpc.Pool{Blocked: n.Blocked}
+	n.onClose(pool.Close)
+
+	certs := tlsconfig.NewTLSCertMonitor()
+	if err := certs.Open(); err != nil {
+		return fmt.Errorf("start the certificate monitor: %w", err)
+	}
+	n.onClose(func() error { certs.Close(); return nil })
+
+	mon := monitor.New(n, n.cfg.Monitor, &n.cfg.Data)
+	mon.Version, mon.MetaClient = n.version, n.Meta
+	mon.WithLogger(n.log)
+
+	n.sub = subscriber.NewService(n.cfg.Subscriber, certs)
+	n.sub.MetaClient = n.Meta
+	n.sub.WithLogger(n.log)
+	if err := n.sub.Open(); err != nil {
+		return fmt.Errorf("open the subscriber: %w", err)
+	}
+	n.onClose(n.sub.Close)
+
+	n.writer = replication.NewWriter(n.Meta, n.Store, n.sub, pool)
+	n.writer.WriteTimeout = time.Duration(n.cfg.Cluster.WriteTimeout)
+	n.writer.WithLogger(n.log)
+	if err := n.writer.Open(); err != nil {
+		return fmt.Errorf("open the points writer: %w", err)
+	}
+	n.onClose(n.writer.Close)
+	mon.PointsWriter = monitorWriter{n.writer}
+
+	n.openExecutor(pool, mon)
+	n.onClose(n.executor.Close)
+
+	view, err := n.openEntropy(ln, pool)
+	if err != nil {
+		return err
+	}
+	return n.openServices(mon, certs, view)
+}
+
+func (n *Node) onClose(fn func() error) { n.stop = append(n.stop, fn) }
+
+// openExecutor makes the InfluxQL executor over the whole cluster.
+func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
+	c := n.cfg.Cluster
+	n.executor = query.NewExecutor()
+	mapper := distquery.NewShardMapper(n.Meta, n.Store, pool)
+	mapper.Logger = n.log
+	n.executor.StatementExecutor = &coordinator.StatementExecutor{
+		MetaClient:  n.Meta,
+		TaskManager: n.executor.TaskManager,
+		TSDBStore: clusterStore{
+			Store:  n.Store,
+			Schema: distquery.NewSchema(n.Meta, n.Store, pool),
+			delete: replication.NewDeletes(n.Meta, n.Store, pool, n.log),
+		},
+		ShardMapper:         mapper,
+		Monitor:             mon,
+		PointsWriter:        n.writer,
+		MaxSelectPointN:     c.MaxSelectPointN,
+		MaxSelectSeriesN:    c.MaxSelectSeriesN,
+		MaxSelectBucketsN:   c.MaxSelectBucketsN,
+		StrictErrorHandling: n.cfg.Data.StrictErrorHandling,
+	}
+	tm := n.executor.TaskManager
+	tm.QueryTimeout = time.Duration(c.QueryTimeout)
+	tm.LogQueriesAfter = time.Duration(c.LogQueriesAfter)
+	tm.MaxConcurrentQueries = c.MaxConcurrentQueries
+	tm.LogTimedoutQueries = c.LogTimedOutQueries
+	if n.cfg.Data.QueryLogEnabled {
+		n.executor.WithLogger(n.log)
+	}
+}
+
+// openEntropy starts the anti-entropy service and answers other nodes on ln.
+// The view is the whole cluster's anti-entropy, which also answers when the
+// service is off.
+func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, error) {
+	local := entropy.NewLocal(n.Store, n.Meta.ClusterID)
+	tr := transport.New(pool)
+	view := &entropy.View{State: n.Meta.State, Transport: tr, NodeID: n.Meta.NodeID}
+	var control entropy.Control // stays nil when the service is off
+	if n.cfg.AntiEntropy.Enabled {
+		n.Entropy = entropy.New(n.cfg.AntiEntropy, entropy.Deps{
+			Dir: n.cfg.entropyDir(), DataDir: n.cfg.Data.Dir, Meta: n.Meta, Local: local, Transport: tr,
+		})
+		n.Entropy.WithLogger(n.log)
+		if err := n.Entropy.Open(); err != nil {
+			return nil, fmt.Errorf("open anti-entropy: %w", err)
+		}
+		n.onClose(n.Entropy.Close)
+		control, view.Self = n.Entropy, n.Entropy
+	}
+
+	s := rpc.NewServer()
+	rpc.RegisterMembershipServer(s, &membership{node: n})
+	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.log))
+	rpc.RegisterQueryServer(s, distquery.NewServer(n.Store, n.log))
+	rpc.RegisterEntropyServer(s, transport.NewServer(local, control))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.Serve(ln); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			n.log.Error("Serving other nodes ended", zap.Error(err))
+		}
+	}()
+	n.onClose(func() error { s.Stop(); <-done; return nil })
+	return view, nil
+}
+
+// Reload takes over what can change while the node runs: the [anti-entropy] section.
+func (n *Node) Reload(cfg *Config) {
+	if n.Entropy != nil {
+		n.Entropy.SetConfig(cfg.AntiEntropy)
+	}
+}
+
+// openServices starts the engine's services and, last of all, the HTTP API.
+func (n *Node) openServices(mon *monitor.Monitor, certs *tlsconfig.TLSCertMonitor, view *entropy.View) error {
+	start := func(name string, s interface {
+		WithLogger(*zap.Logger)
+		Open() error
+		Close() error
+	}) error {
+		s.WithLogger(n.log)
+		if err := s.Open(); err != nil {
+			return fmt.Errorf("open %s: %w", name, err)
+		}
+		n.onClose(s.Close)
+		return nil
+	}
+
+	if err := start("the monitor", mon); err != nil {
+		return err
+	}
+	if n.cfg.Precreator.Enabled {
+		s := precreator.NewService(n.cfg.Precreator)
+		s.MetaClient = n.Meta
+		if err := start("shard precreation", s); err != nil {
+			return err
+		}
+	}
+	if n.cfg.ContinuousQuery.Enabled {
+		s := continuous_querier.NewService(n.cfg.ContinuousQuery)
+		s.MetaClient, s.QueryExecutor, s.Monitor = n.Meta, n.executor, mon
+		if err := start("continuous queries", s); err != nil {
+			return err
+		}
+	}
+	if n.cfg.Retention.Enabled {
+		s := retention.NewService(n.cfg.Retention)
+		s.SetMetaClient(n.Meta)
+		s.TSDBStore = n.Store
+		// Each node drops its own ownership: the others still have to delete their copy.
+		s.DropShardMetaRef = func(id uint64, owners []uint64) error { return n.Meta.RemoveShardOwner(id, n.Meta.NodeID()) }
+		if err := start("retention enforcement", s); err != nil {
+			return err
+		}
+	}
+	if !n.cfg.HTTPD.Enabled {
+		return nil
+	}
+	s := httpd.NewService(n.cfg.HTTPD, certs)
+	h := s.Handler
+	h.MetaClient = n.Meta
+	h.QueryAuthorizer = emeta.NewQueryAuthorizer(n.Meta.Client)
+	h.WriteAuthorizer = emeta.NewWriteAuthorizer(n.Meta.Client)
+	h.QueryExecutor = n.executor
+	h.Monitor = mon
+	h.PointsWriter = n.writer
+	h.Store = storage.NewStore(n.Store, n.Meta)
+	h.Version, h.BuildType = n.version, "Concord"
+	h.AddRoutes(entropy.Routes(view)...)
+	return start("the HTTP API", s)
+}
+
+// Close stops all parts, the last started first, and returns their errors.
+func (n *Node) Close() error {
+	var errs []error
+	for i := len(n.stop) - 1; i >= 0; i-- {
+		errs = append(errs, n.stop[i]())
+	}
+	n.stop = nil
+	return errors.Join(errs...)
+}
+
+// Statistics are those of all parts, for _internal and /debug/vars.
+func (n *Node) Statistics(tags map[string]string) []models.Statistic {
+	stats := n.executor.Statistics(tags)
+	stats = append(stats, n.Store.Statistics(tags)...)
+	stats = append(stats, n.writer.Statistics(tags)...)
+	stats = append(stats, n.sub.Statistics(tags)...)
+	if n.Entropy != nil {
+		stats = append(stats, n.Entropy.Statistics(tags)...)
+	}
+	return stats
+}
+
+// monitorWriter lets the monitor write _internal through the cluster.
+type monitorWriter struct{ w *replication.Writer }
+
+func (m monitorWriter) WritePoints(db, rp string, points models.Points) error {
+	return m.w.WritePointsPrivileged(tsdb.WriteContext{UserId: tsdb.MonitorUser}, db, rp, models.ConsistencyLevelAny, points)
+}

@@ -1,0 +1,220 @@
+// Package devcluster runs a whole cluster in one process on loopback: real
+// nodes on real sockets, with hooks to cut links and to stop, wipe and restart
+// nodes. `influxd dev` and the cluster tests use it.
+package devcluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	itoml "github.com/influxdata/influxdb/toml"
+	"go.uber.org/zap"
+
+	"concord/internal/cluster"
+	"concord/internal/datanode"
+	"concord/internal/meta"
+	"concord/internal/metanode"
+	"concord/internal/rpc"
+	"concord/internal/version"
+)
+
+// Options say what cluster to start.
+type Options struct {
+	Dir        string // holds meta and data1, data2, …; must exist
+	DataNodes  int
+	Ports      func(node int) Ports // node 0 is the meta node; nil for free ports
+	Logger     *zap.Logger          // nil for none
+	DataConfig func(*datanode.Config)
+}
+
+// Ports are the two ports of a node: of a data node gRPC and HTTP, of the meta
+// node Raft and HTTP. 0 is a free one.
+type Ports struct{ TCP, HTTP int }
+
+// Cluster is a running cluster. Its methods count data nodes from 0.
+type Cluster struct {
+	Meta *meta.Server
+	Data []*datanode.Node
+
+	opts    Options
+	pool    rpc.Pool // of the meta node
+	configs []*datanode.Config
+	addrs   []string // TCP address of each data node
+
+	mu  sync.Mutex
+	cut map[string]bool // TCP addresses whose links are cut
+}
+
+// Start starts a meta node and the data nodes, and joins them.
+func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	if o.Ports == nil {
+		o.Ports = func(int) Ports { return Ports{} }
+	}
+	c := &Cluster{opts: o, cut: make(map[string]bool)}
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
+	if err := c.startMeta(ctx); err != nil {
+		return nil, err
+	}
+	for i := range o.DataNodes {
+		c.configs = append(c.configs, c.dataConfig(i))
+		c.Data = append(c.Data, nil)
+		c.addrs = append(c.addrs, "")
+		if err := c.StartData(i); err != nil {
+			return nil, err
+		}
+		if _, err := c.Meta.AddData(ctx, c.addrs[i]); err != nil {
+			return nil, fmt.Errorf("add data node %s: %w", c.addrs[i], err)
+		}
+	}
+	// Every node must know all others before the first write, or a node would
+	// take the cluster for smaller than it is.
+	return c, c.Wait(ctx, func() bool {
+		for _, n := range c.Data {
+			if len(n.Meta.DataNodes()) != o.DataNodes {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+func (c *Cluster) startMeta(ctx context.Context) error {
+	p := c.opts.Ports(0)
+	cfg := meta.NewConfig()
+	cfg.Meta.Dir = filepath.Join(c.opts.Dir, "meta")
+	cfg.Meta.BindAddress, cfg.Meta.HTTPBindAddress = loopback(p.TCP), loopback(p.HTTP)
+	cfg.SingleServer = true
+	s := meta.NewServer(cfg, c.opts.Logger)
+	metanode.Prepare(s, &c.pool)
+	if err := s.Open(ctx); err != nil {
+		return fmt.Errorf("meta node: %w", err)
+	}
+	c.Meta = s
+	return nil
+}
+
+func (c *Cluster) dataConfig(i int) *datanode.Config {
+	p, dir := c.opts.Ports(i+1), c.DataDir(i)
+	cfg := datanode.NewConfig()
+	cfg.BindAddress, cfg.HTTPD.BindAddress = loopback(p.TCP), loopback(p.HTTP)
+	cfg.Meta.Dir = filepath.Join(dir, "meta")
+	cfg.Data.Dir, cfg.Data.WALDir = filepath.Join(dir, "data"), filepath.Join(dir, "wal")
+	cfg.HTTPD.LogEnabled = false
+	cfg.Monitor.StoreEnabled = false
+	cfg.AntiEntropy.CheckInterval = itoml.Duration(time.Second)
+	cfg.AntiEntropy.Settle = itoml.Duration(time.Second)
+	if c.opts.DataConfig != nil {
+		c.opts.DataConfig(cfg)
+	}
+	return cfg
+}
+
+// DataDir is the folder of a data node.
+func (c *Cluster) DataDir(i int) string {
+	return filepath.Join(c.opts.Dir, "data"+strconv.Itoa(i+1))
+}
+
+// StartData starts a data node, also again after StopData.
+func (c *Cluster) StartData(i int) error {
+	log := c.opts.Logger.With(zap.Int("data_node", i+1))
+	n := datanode.New(c.configs[i], version.String(), log)
+	n.Blocked = func(addr string) bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.cut[addr] || c.cut[c.addrs[i]]
+	}
+	if err := n.Open(); err != nil {
+		return fmt.Errorf("data node %d: %w", i+1, err)
+	}
+	c.Data[i], c.addrs[i] = n, n.TCPAddr()
+	c.configs[i].BindAddress = n.TCPAddr() // the same port after a restart
+	return nil
+}
+
+// StopData stops a data node; its files stay.
+func (c *Cluster) StopData(i int) error {
+	n := c.Data[i]
+	if n == nil {
+		return nil
+	}
+	c.Data[i] = nil
+	return n.Close()
+}
+
+// Wipe removes the shards of a stopped data node from its disk.
+func (c *Cluster) Wipe(i int) error {
+	if c.Data[i] != nil {
+		return errors.New("stop the node before wiping it")
+	}
+	return errors.Join(os.RemoveAll(c.configs[i].Data.Dir), os.RemoveAll(c.configs[i].Data.WALDir))
+}
+
+// Cut takes a data node's link to all others away, and tells whether it was
+// cut before; Heal gives it back. The node stays up and keeps answering its
+// own clients.
+func (c *Cluster) Cut(i int) (was bool) { return c.setCut(i, true) }
+
+// Heal undoes Cut.
+func (c *Cluster) Heal(i int) { c.setCut(i, false) }
+
+func (c *Cluster) setCut(i int, cut bool) (was bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was = c.cut[c.addrs[i]]
+	c.cut[c.addrs[i]] = cut
+	return was
+}
+
+// Shards lists the shards of a database as the meta node knows them.
+func (c *Cluster) Shards(db string) []cluster.Shard {
+	var out []cluster.Shard
+	for _, s := range c.Meta.State().Shards() {
+		if s.Database == db {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// Wait polls until ok, or returns the context's error.
+func (c *Cluster) Wait(ctx context.Context, ok func() bool) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// Close stops all nodes, data nodes first.
+func (c *Cluster) Close() error {
+	var errs []error
+	for i := range c.Data {
+		errs = append(errs, c.StopData(i))
+	}
+	if c.Meta != nil {
+		errs = append(errs, c.Meta.Close())
+	}
+	errs = append(errs, c.pool.Close())
+	return errors.Join(errs...)
+}
