@@ -1,0 +1,123 @@
+package ctl_test
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+
+	"concord/internal/cli"
+	"concord/internal/ctl"
+)
+
+// answers are what a meta node says, by method and path.
+var answers = map[string]string{
+	"GET /show-cluster": `{"data":[{"id":2,"tcpAddr":"data1:8088","httpAddr":"data1:8086","version":"1.0"}],"meta":[{"id":1,"tcpAddr":"meta1:8089","httpAddr":"meta1:8091","version":"1.0"}]}`,
+	"GET /status":       `{"nodeType":"meta","leader":"meta1:8089","httpAddr":"meta1:8091","raftAddr":"meta1:8089","peers":["meta1:8089"]}`,
+	"GET /show-shards": `[{"id":22,"database":"telegraf","retention-policy":"autogen","replica-n":2,"shard-group-id":11,"start-time":"2017-01-26T18:00:00Z","end-time":"2017-01-27T18:00:00Z","owners":[{"id":26,"tcpAddr":"data1:8088"},{"id":33,"tcpAddr":"data2:8088"}]},` +
+		`{"id":23,"database":"telegraf","retention-policy":"autogen","replica-n":2,"shard-group-id":12,"start-time":"2017-01-27T18:00:00Z","end-time":"2017-01-27T20:00:00Z","expire-time":"2017-02-03T18:00:00Z","truncated-at":"2017-01-27T20:00:00Z","owners":[]}]`,
+	"GET /shard-repair/status":         `{"shards":[{"id":"21179","database":"statsdb","retention_policy":"1hour","start_time":"1507507200000000000","end_time":"1508112000000000000","expires":"1540166400000000000","status":"diff"}],"queued_shards":["21179","25165"],"processing_shards":[]}`,
+	"POST /add-meta":                   `{"id":1,"tcpAddr":"meta1:8089","httpAddr":"meta1:8091"}`,
+	"POST /add-data":                   `{"id":4,"tcpAddr":"data1:8088","httpAddr":"data1:8086"}`,
+	"POST /remove-data":                `{"id":4,"tcpAddr":"data1:8088","httpAddr":"data1:8086"}`,
+	"POST /shard-repair/repair":        ``,
+	"POST /shard-repair/cancel-repair": ``,
+}
+
+// run executes influxd-ctl against a meta node and returns what it prints and its error.
+func run(t *testing.T, bind string, args ...string) (string, error) {
+	t.Helper()
+	root := &cobra.Command{Use: "influxd-ctl", SilenceUsage: true, SilenceErrors: true}
+	ctl.Setup(root)
+	var out bytes.Buffer
+	root.SetOut(&out)
+	root.SetArgs(cli.DoubleDash(append([]string{"-bind", bind}, args...)))
+	err := root.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func TestOutputIsAsDocumented(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a, ok := answers[r.Method+" "+r.URL.Path]
+		if !ok {
+			http.Error(w, `{"error":"no such path"}`, http.StatusNotFound)
+			return
+		}
+		if a == "" {
+			w.WriteHeader(http.StatusNoContent)
+		}
+		fmt.Fprint(w, a)
+	}))
+	t.Cleanup(srv.Close)
+	for _, tt := range []struct{ args, want string }{
+		{"entropy show", `Entropy
+==========
+ID     Database  Retention Policy  Start                          End                            Expires                        Status
+21179  statsdb   1hour             2017-10-09 00:00:00 +0000 UTC  2017-10-16 00:00:00 +0000 UTC  2018-10-22 00:00:00 +0000 UTC  diff
+
+Queued Shards: [21179 25165]
+`},
+		{"entropy repair 21179", "Repair Shard 21179 queued\n"},
+		{"entropy kill-repair 21179", "Repair Shard 21179 cancelled\n"},
+		{"add-data data1:8088", "Added data node 4 at data1:8088\n"},
+		{"add-meta meta1:8091", "Added meta node 1 at meta1:8091\n"},
+		{"remove-data -force data1:8088", "Removed data node 4 at data1:8088\n"},
+		{"show", `Data Nodes
+==========
+ID  TCP Address  HTTP Address  Version  Labels  Passive
+2   data1:8088   data1:8086    1.0      {}      false
+
+Meta Nodes
+==========
+ID  Raft Address  HTTP Address  Version  Labels
+1   meta1:8089    meta1:8091    1.0      {}
+
+Raft Status
+==========
+Leader      Peers
+meta1:8089  [meta1:8089]
+`},
+		{"show-shards", `Shards
+==========
+ID  Database  Retention Policy  Desired Replicas  Shard Group  Start                 End                    Expires               Owners
+22  telegraf  autogen           2                 11           2017-01-26T18:00:00Z  2017-01-27T18:00:00Z                         [{26 data1:8088} {33 data2:8088}]
+23  telegraf  autogen           2                 12           2017-01-27T18:00:00Z  2017-01-27T20:00:00Z*  2017-02-03T18:00:00Z  []
+`},
+	} {
+		got, err := run(t, srv.Listener.Addr().String(), strings.Fields(tt.args)...)
+		if err != nil {
+			t.Errorf("%s: %v", tt.args, err)
+		}
+		if d := cmp.Diff(tt.want, got); d != "" {
+			t.Errorf("%s:\n%s", tt.args, d)
+		}
+	}
+}
+
+func TestErrorsAreOneLineThatSaysWhatToDo(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusBadRequest)
+		fmt.Fprintf(w, `{"error":"shard %s does not exist"}`, r.FormValue("id"))
+	}))
+	t.Cleanup(srv.Close)
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	for _, tt := range []struct{ bind, args, want string }{
+		{srv.Listener.Addr().String(), "entropy repair 7", "shard 7 does not exist"},
+		{gone.Listener.Addr().String(), "show", "no meta node answers at " + gone.Listener.Addr().String() + ": start influxd-meta there, or name another with -bind"},
+		{srv.Listener.Addr().String(), "entropy repair", "accepts 1 arg(s), received 0"},
+		{srv.Listener.Addr().String(), "-auth-type jwt show", "-auth-type jwt is not supported: use none or basic"},
+	} {
+		_, err := run(t, tt.bind, strings.Fields(tt.args)...)
+		if err == nil || err.Error() != tt.want {
+			t.Errorf("%s: %v, want %s", tt.args, err, tt.want)
+		}
+	}
+}
