@@ -56,7 +56,9 @@ type (
 	// TableIterator walks tables.
 	TableIterator interface{ Do(func(Table) error) error }
 	// Table is one table.
-	Table interface{ Do(func(ColReader) error) error }
+	Table interface {
+		Do(func(ColReader) error) error
+	}
 	// ColReader reads columns.
 	ColReader interface{ Len() int }
 

@@ -1,0 +1,37 @@
+GO      ?= go
+export CGO_ENABLED = 0
+
+.PHONY: help build test e2e race lint bench fuzz proto
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+build: ## build influxd, influxd-meta and influxd-ctl into bin/
+	$(GO) build -o bin/ ./cmd/...
+
+test: ## run the tests
+	$(GO) test ./...
+
+e2e: ## run the story of a killed replica on separate processes
+	$(GO) test -tags e2e -count=1 ./test/e2e/
+
+race: ## run the tests under the race detector (needs a C compiler)
+	@if command -v cc >/dev/null 2>&1; then CGO_ENABLED=1 $(GO) test -race ./internal/...; \
+	else echo "skipped: the race detector needs a C compiler"; fi
+
+lint: ## gofmt, go vet and staticcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); \
+	if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
+	$(GO) vet ./... && $(GO) vet -tags e2e ./test/...
+	$(GO) tool staticcheck -tags e2e ./...
+
+bench: ## run the benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/...
+
+FUZZTIME ?= 30s
+fuzz: ## fuzz what parses bytes from outside, FUZZTIME each
+	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/entropy/patch
+	$(GO) test -run '^$$' -fuzz FuzzUnmarshalBinary -fuzztime $(FUZZTIME) ./internal/cluster
+
+proto: ## generate the gRPC code (needs protoc, protoc-gen-go and protoc-gen-go-grpc)
+	protoc -I internal/rpc --go_out=. --go_opt=module=concord --go-grpc_out=. --go-grpc_opt=module=concord concord.proto

@@ -1,0 +1,111 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const healQuery = "SELECT count(v), mean(v), first(v), last(v), count(n), sum(n) FROM m"
+
+// TestKilledReplicaIsHealed is the story that the product exists for: a node
+// is killed, misses writes, comes back, is found to differ, is repaired, and
+// then answers alone as the others did. Then its disk is wiped and comes back unasked.
+func TestKilledReplicaIsHealed(t *testing.T) {
+	ctx := context.Background()
+	p := startProcesses(t, 3)
+	one := p.data[0].client()
+	if _, err := one.Query(ctx, "", `CREATE DATABASE "e2e" WITH DURATION INF REPLICATION 3 SHARD DURATION 1d NAME "autogen"`); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -3)
+
+	write := func(from, n int, consistency string) {
+		t.Helper()
+		const batch, series = 10000, 200
+		for at := from; at < from+n; at += batch {
+			var lines []byte
+			for i := at; i < at+batch; i++ {
+				// A prime step spreads the points over two days, so over two shards.
+				ts := begin.Add(time.Duration(i/series*7919%(2*86400)) * time.Second).Add(time.Duration(i))
+				lines = fmt.Appendf(lines, "m,s=s%03d v=%d.25,n=%di %d\n", i%series, i%1000, i, ts.UnixNano())
+			}
+			if err := one.Write(ctx, "e2e", consistency, lines); err != nil {
+				t.Fatalf("write %d: %v", at, err)
+			}
+		}
+	}
+	answer := func(i int) [][]any {
+		t.Helper()
+		rows, err := p.data[i].client().Query(ctx, "e2e", healQuery)
+		if err != nil {
+			t.Fatalf("query node %d: %v", i+1, err)
+		}
+		return rows
+	}
+
+	write(0, 1_000_000, "all")
+	p.stop(2, syscall.SIGKILL)
+	write(1_000_000, 100_000, "one")
+	want := answer(0)
+	if got := fmt.Sprint(want[0][1]); got != "1100000" {
+		t.Fatalf("node 1 counts %s of 1100000 points", got)
+	}
+	p.start(2)
+
+	var shown string
+	p.await("entropy show lists the shards as diff", func() bool {
+		shown = p.ctl("entropy", "show")
+		return strings.Count(shown, "diff") == 2
+	})
+	t.Logf("entropy show:\n%s", shown)
+	s, _, err := one.EntropyStatus(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sh := range s.Shards {
+		if got, want := p.ctl("entropy", "repair", sh.ID), "Repair Shard "+sh.ID+" queued\n"; got != want {
+			t.Errorf("entropy repair printed %q, want %q", got, want)
+		}
+	}
+	clean := func() bool {
+		s, _, err := one.EntropyStatus(ctx)
+		return err == nil && s.Clean()
+	}
+	p.await("the repair ends", clean)
+
+	p.stop(0, syscall.SIGTERM)
+	p.stop(1, syscall.SIGTERM)
+	if d := cmp.Diff(want, answer(2)); d != "" {
+		t.Fatalf("node 3 alone answers otherwise:\n%s", d)
+	}
+
+	// A wiped data folder: all shards come back unasked.
+	p.start(0)
+	p.start(1)
+	p.stop(2, syscall.SIGTERM)
+	for _, dir := range []string{"/data", "/wal"} {
+		if err := os.RemoveAll(p.data[2].dir + dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.start(2)
+	p.await("the wiped shards are seen or already back", func() bool {
+		out := p.ctl("entropy", "show")
+		return strings.Contains(out, "missing") || strings.Contains(out, "Queued Shards: [1")
+	})
+	p.await("the wiped shards are back", clean)
+	p.stop(0, syscall.SIGTERM)
+	p.stop(1, syscall.SIGTERM)
+	if d := cmp.Diff(want, answer(2)); d != "" {
+		t.Fatalf("after the wipe node 3 alone answers otherwise:\n%s", d)
+	}
+}
