@@ -83,6 +83,9 @@ func dev(ctx context.Context, f devFlags, out io.Writer) (err error) {
 	} else if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make -dir: %w", err)
 	}
+	if _, err := os.Stat(filepath.Join(dir, "meta")); err == nil && !f.empty {
+		return fmt.Errorf("%s holds a cluster already: pass -empty to run it, or give the tour another -dir", dir)
+	}
 	logFile, err := os.OpenFile(filepath.Join(dir, "dev.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return fmt.Errorf("open the log: %w", err)
