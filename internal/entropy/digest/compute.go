@@ -64,6 +64,7 @@ func TypeOf(t influxql.DataType) (typ Type, ok bool) {
 	return 0, false
 }
 
+// String is the name that InfluxQL has for the type.
 func (t Type) String() string {
 	if n := [...]string{"", "float", "integer", "boolean", "string", "unsigned"}; int(t) < len(n) && t > 0 {
 		return n[t]
