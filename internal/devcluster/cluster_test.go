@@ -216,6 +216,18 @@ func TestStatementsActOnTheCluster(t *testing.T) {
 			t.Errorf("node %d counts %s after the drop", i+1, got)
 		}
 	}
+	mustQuery(ctx, t, c, 2, "db", fmt.Sprintf("DELETE FROM /^m$/ WHERE host = 'h2' AND time < %d", yesterday().Add(70*time.Minute).UnixNano()))
+	for i := range c.Data {
+		if got := fmt.Sprint(mustQuery(ctx, t, c, i, "db", "SELECT count(f) FROM m")); got != "[[0 504]]" {
+			t.Errorf("node %d counts %s after the delete", i+1, got)
+		}
+	}
+	// With one replica most nodes lack the shard that is dropped.
+	before := len(c.Shards("db"))
+	mustQuery(ctx, t, c, 2, "", fmt.Sprintf("DROP SHARD %d", c.Shards("db")[0].ID))
+	if got := len(c.Shards("db")); got != before-1 {
+		t.Errorf("%d shards after DROP SHARD, want %d", got, before-1)
+	}
 	mustQuery(ctx, t, c, 2, "", "DROP DATABASE db")
 	for i, n := range c.Data {
 		if err := c.Wait(ctx, func() bool { return len(n.Store.ShardIDs()) == 0 }); err != nil {

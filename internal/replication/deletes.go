@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
 	"concord/internal/rpc"
@@ -42,7 +45,11 @@ func (d *Deletes) DeleteSeries(db string, sources []influxql.Source, cond influx
 		// now() must be the same instant everywhere.
 		cond = influxql.Reduce(influxql.CloneExpr(cond), &influxql.NowValuer{Now: time.Now().UTC()})
 	}
-	return d.everywhere(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: deleteText(sources, cond)}, true)
+	text, err := deleteText(sources, cond)
+	if err != nil {
+		return err
+	}
+	return d.everywhere(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: text}, true)
 }
 
 // DeleteMeasurement runs DROP MEASUREMENT.
@@ -75,6 +82,9 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 		missed []string // nodes that were not reached
 	)
 	self := d.meta.NodeID()
+	if self == 0 {
+		return errNotJoined
+	}
 	for _, n := range d.meta.DataNodes() {
 		if n.ID == self {
 			continue
@@ -101,7 +111,10 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 			err = fmt.Errorf("the delete did not reach %s; all other nodes have it: run it again when the node is back", strings.Join(missed, ", "))
 		}
 	}
-	return errors.Join(err, failed)
+	if err != nil && failed != nil {
+		return fmt.Errorf("%w; %w", err, failed) // in one line
+	}
+	return cmp.Or(err, failed)
 }
 
 func (d *Deletes) remote(n cluster.Node, r *rpc.ExecuteRequest) (reached bool, err error) {
@@ -113,7 +126,7 @@ func (d *Deletes) remote(n cluster.Node, r *rpc.ExecuteRequest) (reached bool, e
 	defer cancel()
 	resp, err := rpc.NewReplicationClient(conn).Execute(ctx, r)
 	if err != nil {
-		return false, errors.New(rpc.Message(err))
+		return status.Code(err) == codes.InvalidArgument, errors.New(rpc.Message(err))
 	}
 	if resp.Error != "" {
 		return true, errors.New(resp.Error)

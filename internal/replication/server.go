@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
+	"time"
 
 	"github.com/influxdata/influxdb/models"
+	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
@@ -27,7 +30,8 @@ func NewServer(store *tsdb.Store, log *zap.Logger) *Server { return &Server{stor
 
 // WriteShard writes points to one shard.
 func (s *Server) WriteShard(_ context.Context, r *rpc.WriteShardRequest) (*rpc.WriteShardResponse, error) {
-	if r.ShardId == 0 || r.Database == "" || r.RetentionPolicy == "" {
+	// The names become folders.
+	if r.ShardId == 0 || !emeta.ValidName(r.Database) || !emeta.ValidName(r.RetentionPolicy) {
 		return nil, status.Error(codes.InvalidArgument, "a write needs a shard, a database and a retention policy")
 	}
 	points := make([]models.Point, len(r.Points))
@@ -59,18 +63,60 @@ func decodePoint(b []byte) (p models.Point, err error) {
 	if p, err = models.NewPointFromBytes(b); err != nil {
 		return nil, err
 	}
+	if err := models.CheckTime(p.Time()); err != nil {
+		return nil, err
+	}
+	if len(p.Key()) > models.MaxKeyLength {
+		return nil, fmt.Errorf("malformed: a key of %d bytes", len(p.Key()))
+	}
 	if len(p.Name()) == 0 {
 		return nil, errors.New("malformed: no measurement")
 	}
-	return p, nil
+	p.Tags()
+	bad := false
+	err = p.ForEachField(func(_, v []byte) bool {
+		bad = len(v) == 0 || v[0] == '"' && (len(v) < 2 || v[len(v)-1] != '"')
+		return !bad
+	})
+	if err == nil && bad {
+		err = errors.New("malformed: field value")
+	}
+	return p, err
 }
 
 // Execute runs a statement on this node's store alone.
 func (s *Server) Execute(_ context.Context, r *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
+	if err := check(r); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "%v: %v", r.Kind, err)
+	}
 	if err := execute(s.store, r); err != nil {
 		return &rpc.ExecuteResponse{Error: err.Error()}, nil
 	}
 	return &rpc.ExecuteResponse{}, nil
+}
+
+// check refuses what no statement can be; database and policy become folders.
+func check(r *rpc.ExecuteRequest) error {
+	if r.Kind != rpc.ExecuteRequest_DROP_SHARD && !emeta.ValidName(r.Database) {
+		return fmt.Errorf("invalid database %q", r.Database)
+	}
+	switch r.Kind {
+	case rpc.ExecuteRequest_DELETE_SERIES:
+		_, _, err := parseDelete(r.Statement)
+		return err
+	case rpc.ExecuteRequest_DROP_RETENTION_POLICY:
+		if !emeta.ValidName(r.Name) {
+			return fmt.Errorf("invalid retention policy %q", r.Name)
+		}
+	case rpc.ExecuteRequest_DROP_MEASUREMENT:
+		if r.Name == "" {
+			return errors.New("no measurement")
+		}
+	case rpc.ExecuteRequest_DROP_DATABASE, rpc.ExecuteRequest_DROP_SHARD:
+	default:
+		return errors.New("unknown statement")
+	}
+	return nil
 }
 
 func execute(store *tsdb.Store, r *rpc.ExecuteRequest) error {
@@ -88,24 +134,46 @@ func execute(store *tsdb.Store, r *rpc.ExecuteRequest) error {
 	case rpc.ExecuteRequest_DROP_RETENTION_POLICY:
 		return store.DeleteRetentionPolicy(r.Database, r.Name)
 	case rpc.ExecuteRequest_DROP_SHARD:
-		return store.DeleteShard(r.ShardId)
+		// Not every node has every shard.
+		if err := store.DeleteShard(r.ShardId); !errors.Is(err, tsdb.ErrShardNotFound) {
+			return err
+		}
+		return nil
 	}
 	return fmt.Errorf("unknown statement %v", r.Kind)
 }
 
-// deleteText writes a delete as InfluxQL, from which parseDelete gets it back.
-func deleteText(sources []influxql.Source, cond influxql.Expr) string {
-	return (&influxql.DeleteSeriesStatement{Sources: sources, Condition: cond}).String()
+// deleteText writes a delete as InfluxQL, and is sure that parseDelete reads the
+// same from it: names and expressions with control characters or invalid UTF-8
+// have no InfluxQL form, and nothing else must be deleted in their place.
+func deleteText(sources []influxql.Source, cond influxql.Expr) (string, error) {
+	// A time literal is written as a string, and read as one.
+	cond = influxql.RewriteExpr(influxql.CloneExpr(cond), func(e influxql.Expr) influxql.Expr {
+		if t, ok := e.(*influxql.TimeLiteral); ok {
+			return &influxql.StringLiteral{Val: t.Val.UTC().Format(time.RFC3339Nano)}
+		}
+		return e
+	})
+	text := (&influxql.DeleteSeriesStatement{Sources: sources, Condition: cond}).String()
+	gotSources, gotCond, err := parseDelete(text)
+	if err == nil && (!reflect.DeepEqual(gotSources, sources) || !reflect.DeepEqual(gotCond, cond)) {
+		err = errors.New("it reads differently")
+	}
+	if err != nil {
+		return "", fmt.Errorf("this delete cannot be sent to other nodes as %q: %w", text, err)
+	}
+	return text, nil
 }
 
 func parseDelete(text string) ([]influxql.Source, influxql.Expr, error) {
-	stmt, err := influxql.ParseStatement(text)
+	q, err := influxql.ParseQuery(text)
 	if err != nil {
 		return nil, nil, fmt.Errorf("parse the delete: %w", err)
 	}
-	d, ok := stmt.(*influxql.DeleteSeriesStatement)
-	if !ok {
-		return nil, nil, fmt.Errorf("%q is no delete", text)
+	if len(q.Statements) == 1 {
+		if d, ok := q.Statements[0].(*influxql.DeleteSeriesStatement); ok {
+			return d.Sources, d.Condition, nil
+		}
 	}
-	return d.Sources, d.Condition, nil
+	return nil, nil, fmt.Errorf("%q is no delete", text)
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,10 +17,14 @@ import (
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb"
 	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
 	"concord/internal/rpc"
 )
+
+var errNotJoined = errors.New("this data node is in no cluster yet: run influxd-ctl add-data")
 
 // Metadata is what writes need to know of the cluster.
 type Metadata interface {
@@ -51,9 +56,9 @@ type Writer struct {
 	log    *zap.Logger
 	missed missedLog
 
-	ctx  context.Context
-	stop context.CancelFunc
-	wg   sync.WaitGroup
+	mu     sync.RWMutex // held for reading while owners start, so that Close waits for them
+	opened bool
+	wg     sync.WaitGroup
 
 	stats struct {
 		req, points, local, remote, hinted, ok, dropped, timeout, failed, sub atomic.Int64
@@ -73,15 +78,18 @@ func (w *Writer) WithLogger(log *zap.Logger) { w.log = log.With(zap.String("serv
 
 // Open makes the writer take writes.
 func (w *Writer) Open() error {
-	w.ctx, w.stop = context.WithCancel(context.Background())
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.opened = true
 	return nil
 }
 
-// Close ends writes in flight to other nodes and waits for them.
+// Close refuses new writes and waits for those to owners that go on, which is
+// WriteTimeout at most.
 func (w *Writer) Close() error {
-	if w.stop != nil {
-		w.stop()
-	}
+	w.mu.Lock()
+	w.opened = false
+	w.mu.Unlock()
 	w.wg.Wait()
 	return nil
 }
@@ -106,6 +114,12 @@ func (w *Writer) WritePoints(db, policy string, level models.ConsistencyLevel, u
 func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string, level models.ConsistencyLevel, points []models.Point) error {
 	w.stats.req.Add(1)
 	w.stats.points.Add(int64(len(points)))
+	if w.meta.NodeID() == 0 {
+		return errNotJoined
+	}
+	if level < models.ConsistencyLevelAny || level > models.ConsistencyLevelAll {
+		return models.ErrInvalidConsistencyLevel
+	}
 	if policy == "" {
 		info := w.meta.Database(db)
 		if info == nil {
@@ -135,10 +149,7 @@ func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string,
 		switch err := <-results; {
 		case err == nil:
 		case errors.As(err, &p):
-			if partial != nil {
-				p.Dropped += partial.Dropped
-			}
-			partial = &p
+			partial = merge(partial, p)
 		case failed == nil:
 			failed = err
 		}
@@ -173,16 +184,24 @@ func required(level models.ConsistencyLevel, n int) int {
 func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, policy string, level models.ConsistencyLevel, points []models.Point) error {
 	owners := shard.Owners
 	if len(owners) == 0 {
-		return fmt.Errorf("shard %d has no owners", shard.ID)
+		return fmt.Errorf("%w: shard %d has no owners", coordinator.ErrWriteFailed, shard.ID)
 	}
-	// Other owners may still be written to after the answer, when the caller's
-	// points may be gone: their bytes are taken now.
-	var encoded [][]byte
+	w.mu.RLock()
+	if !w.opened {
+		w.mu.RUnlock()
+		return fmt.Errorf("%w: this node is shutting down", coordinator.ErrWriteFailed)
+	}
+	w.wg.Add(len(owners))
+	w.mu.RUnlock()
+	// Taken before the local store reorders the points. The points themselves
+	// must outlive the call: the engine's inputs parse each request anew.
+	var requests []*rpc.WriteShardRequest
 	self := w.meta.NodeID()
 	for _, o := range owners {
 		if o.NodeID != self {
 			var err error
-			if encoded, err = encode(points); err != nil {
+			if requests, err = encode(ctx, shard.ID, db, policy, points); err != nil {
+				w.wg.Add(-len(owners))
 				return err
 			}
 			break
@@ -190,34 +209,41 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 	}
 	results := make(chan result, len(owners))
 	for _, o := range owners {
-		if o.NodeID == self {
-			// The engine must be done with the points before the caller gets them back.
-			results <- w.writeLocal(ctx, shard.ID, db, policy, points)
-		} else {
-			w.wg.Add(1)
-			go func() {
-				defer w.wg.Done()
-				results <- w.writeRemote(o.NodeID, &rpc.WriteShardRequest{
-					ShardId: shard.ID, Database: db, RetentionPolicy: policy, UserId: ctx.UserId, Points: encoded,
-				})
-			}()
-		}
+		go func() {
+			defer w.wg.Done()
+			if o.NodeID == self {
+				results <- w.writeLocal(ctx, shard.ID, db, policy, points)
+				return
+			}
+			results <- w.writeRemote(o.NodeID, requests)
+		}()
 	}
+	timeout := time.NewTimer(w.WriteTimeout)
+	defer timeout.Stop()
 	need := required(level, len(owners))
 	var (
 		wrote, failed int
 		first         error
 		partial       *tsdb.PartialWriteError
 	)
-	for range owners {
-		r := <-results
+	timedOut := false
+	// A level that cannot be met is answered once an owner wrote or all failed: the two are different answers.
+	for !timedOut && (failed <= len(owners)-need || wrote == 0 && failed < len(owners)) {
+		var r result
+		select {
+		case r = <-results:
+		case <-timeout.C:
+			r.err = coordinator.ErrTimeout
+			timedOut = true
+		}
 		if r.err != nil {
-			if failed++; first == nil {
+			failed++
+			if first == nil || errors.Is(r.err, coordinator.ErrTimeout) {
 				first = r.err
 			}
 		} else {
 			wrote++
-			if r.partial != nil {
+			if partial == nil {
 				partial = r.partial
 			}
 		}
@@ -228,29 +254,53 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 			}
 			return nil
 		}
-		if failed > len(owners)-need {
-			break
-		}
 	}
 	w.stats.failed.Add(1)
-	if errors.Is(first, coordinator.ErrTimeout) {
+	switch {
+	case errors.Is(first, coordinator.ErrTimeout):
 		w.stats.timeout.Add(1)
 		return coordinator.ErrTimeout
-	}
-	if wrote > 0 {
+	case wrote > 0:
 		return coordinator.ErrPartialWrite
+	case influxdb.IsClientError(first):
+		return first
 	}
-	return first
+	return fmt.Errorf("%w: %w", coordinator.ErrWriteFailed, first)
 }
 
-func encode(points []models.Point) ([][]byte, error) {
-	out := make([][]byte, len(points))
+// merge adds a partial write to those before, with each reason once.
+func merge(a *tsdb.PartialWriteError, b tsdb.PartialWriteError) *tsdb.PartialWriteError {
+	if a == nil {
+		return &b
+	}
+	m := *a
+	m.Dropped += b.Dropped
+	if !strings.Contains(m.Reason, b.Reason) {
+		m.Reason += "; " + b.Reason
+	}
+	return &m
+}
+
+// batchBytes is where a shard's points go on in another message, well below rpc.MaxMessage.
+const batchBytes = 8 << 20
+
+// encode makes the messages with a shard's points; owners share them and only read.
+func encode(ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) ([]*rpc.WriteShardRequest, error) {
+	var out []*rpc.WriteShardRequest
+	size := batchBytes
 	for i, p := range points {
 		b, err := p.MarshalBinary()
 		if err != nil {
 			return nil, fmt.Errorf("encode a point: %w", err)
 		}
-		out[i] = b
+		if size += len(b); size > batchBytes {
+			size = len(b)
+			out = append(out, &rpc.WriteShardRequest{
+				ShardId: id, Database: db, RetentionPolicy: policy, UserId: ctx.UserId, Points: make([][]byte, 0, len(points)-i),
+			})
+		}
+		last := out[len(out)-1]
+		last.Points = append(last.Points, b)
 	}
 	return out, nil
 }
@@ -283,7 +333,24 @@ func writeStore(store *tsdb.Store, ctx tsdb.WriteContext, id uint64, db, policy 
 	return err
 }
 
-func (w *Writer) writeRemote(node uint64, req *rpc.WriteShardRequest) result {
+// writeRemote writes the messages in turn, within WriteTimeout.
+func (w *Writer) writeRemote(node uint64, reqs []*rpc.WriteShardRequest) result {
+	ctx, cancel := context.WithTimeout(context.Background(), w.WriteTimeout)
+	defer cancel()
+	var all result
+	for _, req := range reqs {
+		r := w.send(ctx, node, req)
+		if r.err != nil {
+			return r
+		}
+		if r.partial != nil {
+			all.partial = merge(all.partial, *r.partial)
+		}
+	}
+	return all
+}
+
+func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardRequest) result {
 	w.stats.remote.Add(int64(len(req.Points)))
 	w.stats.shardReq.Add(1)
 	w.stats.shardPoints.Add(int64(len(req.Points)))
@@ -291,8 +358,6 @@ func (w *Writer) writeRemote(node uint64, req *rpc.WriteShardRequest) result {
 	if !ok {
 		return result{err: fmt.Errorf("owner %d of shard %d is not in the cluster", node, req.ShardId)}
 	}
-	ctx, cancel := context.WithTimeout(w.ctx, w.WriteTimeout)
-	defer cancel()
 	var resp *rpc.WriteShardResponse
 	conn, err := w.pool.Conn(n.TCPAddr)
 	if err == nil {
@@ -301,7 +366,8 @@ func (w *Writer) writeRemote(node uint64, req *rpc.WriteShardRequest) result {
 	if err != nil {
 		w.stats.shardFail.Add(1)
 		w.missed.note(w.log, n.TCPAddr, len(req.Points), err)
-		if ctx.Err() != nil {
+		// Canceled: the peer saw the deadline first.
+		if c := status.Code(err); c == codes.DeadlineExceeded || c == codes.Canceled || ctx.Err() != nil {
 			return result{err: coordinator.ErrTimeout}
 		}
 		return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err))}
@@ -313,7 +379,7 @@ func (w *Writer) writeRemote(node uint64, req *rpc.WriteShardRequest) result {
 		}}
 	case resp.Error != "":
 		w.stats.shardFail.Add(1)
-		return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, resp.Error)}
+		return result{err: errors.New(resp.Error)} // as the local store's: callers match its beginning
 	}
 	return result{}
 }

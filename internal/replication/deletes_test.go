@@ -1,0 +1,126 @@
+package replication
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/influxdata/influxql"
+)
+
+const deletable = "cpu,host=a v=1 1000\ncpu,host=b v=1 2000\nmem,host=a v=1 1000\n" + `odd\ "name"\,'é/,host=it\ is\ 'é' v=1 1000`
+
+func TestDeleteReachesAllNodes(t *testing.T) {
+	odd := `odd "name",'é/`
+	for _, tt := range []struct {
+		name string
+		do   func(*Deletes) error
+		want map[string]int // left; nil when the shard is gone
+	}{
+		{"measurement", func(d *Deletes) error { return d.DeleteMeasurement(db, odd) }, map[string]int{"cpu": 2, "mem": 1, odd: 0}},
+		{"series of a tag", deleteOf(`DELETE FROM cpu WHERE host = 'b'`), map[string]int{"cpu": 1, "mem": 1, odd: 1}},
+		{"tag of odd value", deleteOf(`DELETE WHERE host = 'it is \'é\''`), map[string]int{"cpu": 2, "mem": 1, odd: 0}},
+		{"odd measurement", deleteOf(`DELETE FROM "odd \"name\",'é/"`), map[string]int{"cpu": 2, "mem": 1, odd: 0}},
+		{"regex", deleteOf(`DELETE FROM /^(cpu|.*\/)$/ WHERE host =~ /a|é/`), map[string]int{"cpu": 1, "mem": 1, odd: 0}},
+		{"time range", deleteOf(`DELETE FROM cpu WHERE time < now() AND time >= '1970-01-01T00:00:00.000002Z'`), map[string]int{"cpu": 1, "mem": 1, odd: 1}},
+		{"other policy", deleteOf(`DELETE FROM "other".cpu`), map[string]int{"cpu": 2, "mem": 1, odd: 1}},
+		{"retention policy", func(d *Deletes) error { return d.DeleteRetentionPolicy(db, policy) }, nil},
+		{"database", func(d *Deletes) error { return d.DeleteDatabase(db) }, nil},
+		{"shard", func(d *Deletes) error { return d.DeleteShard(shardID) }, nil},
+		{"shard nobody has", func(d *Deletes) error { return d.DeleteShard(99) }, map[string]int{"cpu": 2, "mem": 1, odd: 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newTestCluster(t, "ok", "ok", "ok")
+			if err := c.writer(t).WritePoints(db, policy, all, nil, mustPoints(t, deletable)); err != nil {
+				t.Fatal(err)
+			}
+			if err := tt.do(c.deletes()); err != nil {
+				t.Fatal(err)
+			}
+			for i, s := range c.stores {
+				if tt.want == nil {
+					if n := count(t, s, "cpu"); n != -1 {
+						t.Errorf("node %d still has the shard, with %d points", i+1, n)
+					}
+					continue
+				}
+				got := map[string]int{}
+				for m := range tt.want {
+					got[m] = count(t, s, m)
+				}
+				if diff := cmp.Diff(tt.want, got); diff != "" {
+					t.Errorf("node %d: %s", i+1, diff)
+				}
+			}
+		})
+	}
+}
+
+func deleteOf(text string) func(*Deletes) error {
+	return func(d *Deletes) error {
+		sources, cond, err := parseDelete(text)
+		if err != nil {
+			return err
+		}
+		return d.DeleteSeries(db, sources, cond)
+	}
+}
+
+func TestDeleteNamesNodesNotReached(t *testing.T) {
+	c := newTestCluster(t, "ok", "ok", "down")
+	c.meta.owners = []uint64{1, 2}
+	if err := c.writer(t).WritePoints(db, policy, all, nil, mustPoints(t, deletable)); err != nil {
+		t.Fatal(err)
+	}
+	d := c.deletes()
+	err := deleteOf(`DELETE FROM cpu`)(d)
+	if err == nil || !strings.HasPrefix(err.Error(), "the delete did not reach "+c.meta.nodes[2].TCPAddr+": ") ||
+		!strings.HasSuffix(err.Error(), "run it again when the node is back") || strings.Contains(err.Error(), "\n") {
+		t.Error(err)
+	}
+	for i, s := range c.stores[:2] {
+		if n := count(t, s, "cpu"); n != 0 {
+			t.Errorf("node %d has %d points, want none", i+1, n)
+		}
+	}
+	if err := d.DeleteDatabase(db); err != nil {
+		t.Errorf("drop database with a node down: %v", err)
+	}
+}
+
+func TestDeleteTextRoundTrips(t *testing.T) {
+	m := func(rp, name string) influxql.Source { return &influxql.Measurement{RetentionPolicy: rp, Name: name} }
+	re := func(s string) *influxql.RegexLiteral { return &influxql.RegexLiteral{Val: regexp.MustCompile(s)} }
+	src := func(s ...influxql.Source) []influxql.Source { return s }
+	expr := func(s string) influxql.Expr {
+		return influxql.Reduce(influxql.MustParseExpr(s), &influxql.NowValuer{Now: time.Unix(1, 1).UTC()})
+	}
+	for _, tt := range []struct {
+		sources []influxql.Source
+		cond    influxql.Expr
+		want    string // empty: refused
+	}{
+		{src(m("", "cpu")), nil, `DELETE FROM cpu`},
+		{src(m("", "two words"), m("", `q"u'o\te`)), nil, `DELETE FROM "two words", "q\"u'o\\te"`},
+		{src(m("r p", "é.世界")), nil, `DELETE FROM "r p"."é.世界"`},
+		{src(m("", "select"), m("", "1st"), m("", "a\nb")), nil, `DELETE FROM "select", "1st", "a\nb"`},
+		{src(&influxql.Measurement{Regex: re(`^a/b\.c "$`)}), nil, `DELETE FROM /^a\/b\.c "$/`},
+		{src(&influxql.Measurement{RetentionPolicy: "rp", Regex: re(`.*`)}), nil, `DELETE FROM rp./.*/`},
+		{nil, expr(`host = 'it\'s' OR (a = 'x' OR b = 'y') AND c !~ /\/z/`), `DELETE WHERE host = 'it\'s' OR (a = 'x' OR b = 'y') AND c !~ /\/z/`},
+		{nil, expr(`time < now() - 1s`), `DELETE WHERE time < '1970-01-01T00:00:00.000000001Z'`},
+		{nil, expr(`time > -5 AND "time" < 1h`), `DELETE WHERE time > -5 AND time < 1h`},
+		{src(m("", "a\rb")), nil, ""},
+		{src(m("", "a\xffb")), nil, ""},
+		{src(&influxql.Measurement{Regex: re("a\nb")}), nil, ""},
+		{src(&influxql.Measurement{Regex: re(`a\\`)}), nil, ""},
+		{src(&influxql.Measurement{Database: "db", Name: "cpu"}), nil, ""},
+		{nil, nil, ""},
+	} {
+		got, err := deleteText(tt.sources, tt.cond)
+		if got != tt.want || (err != nil) != (tt.want == "") {
+			t.Errorf("got %q, %v; want %q", got, err, tt.want)
+		}
+	}
+}

@@ -1,0 +1,208 @@
+package replication
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/influxdata/influxdb/coordinator"
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/query"
+	emeta "github.com/influxdata/influxdb/services/meta"
+	"github.com/influxdata/influxdb/tsdb"
+	_ "github.com/influxdata/influxdb/tsdb/engine"
+	_ "github.com/influxdata/influxdb/tsdb/index"
+	"github.com/influxdata/influxql"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+
+	"concord/internal/cluster"
+	"concord/internal/rpc"
+)
+
+const (
+	db      = "db0"
+	policy  = "rp0"
+	shardID = 7
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fakeMeta is the metadata of one database with one shard; node 1 asks.
+type fakeMeta struct {
+	self     uint64
+	nodes    []cluster.Node
+	owners   []uint64
+	duration time.Duration
+}
+
+func (m *fakeMeta) Database(name string) *emeta.DatabaseInfo {
+	if name != db {
+		return nil
+	}
+	return &emeta.DatabaseInfo{Name: db, DefaultRetentionPolicy: policy}
+}
+
+func (m *fakeMeta) RetentionPolicy(string, string) (*emeta.RetentionPolicyInfo, error) {
+	return &emeta.RetentionPolicyInfo{Name: policy, Duration: m.duration}, nil
+}
+
+func (m *fakeMeta) CreateShardGroup(_, _ string, t time.Time) (*emeta.ShardGroupInfo, error) {
+	sh := emeta.ShardInfo{ID: shardID}
+	for _, id := range m.owners {
+		sh.Owners = append(sh.Owners, emeta.ShardOwner{NodeID: id})
+	}
+	return &emeta.ShardGroupInfo{ID: 1, StartTime: t.Add(-time.Hour * 1e5), EndTime: t.Add(time.Hour * 1e5), Shards: []emeta.ShardInfo{sh}}, nil
+}
+
+func (m *fakeMeta) NodeID() uint64            { return m.self }
+func (m *fakeMeta) DataNodes() []cluster.Node { return m.nodes }
+func (m *fakeMeta) DataNode(id uint64) (cluster.Node, bool) {
+	for _, n := range m.nodes {
+		if n.ID == id {
+			return n, true
+		}
+	}
+	return cluster.Node{}, false
+}
+
+// hung is a node that takes requests and never answers them.
+type hung struct {
+	rpc.UnimplementedReplicationServer
+}
+
+func (hung) WriteShard(ctx context.Context, _ *rpc.WriteShardRequest) (*rpc.WriteShardResponse, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (hung) Execute(ctx context.Context, _ *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func mustStore(t testing.TB) *tsdb.Store {
+	t.Helper()
+	dir := t.TempDir()
+	s := tsdb.NewStore(filepath.Join(dir, "data"))
+	s.EngineOptions.Config = tsdb.NewConfig()
+	s.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
+	s.EngineOptions.IndexVersion = tsdb.TSI1IndexName
+	if err := s.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func mustServe(t testing.TB, srv rpc.ReplicationServer) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := rpc.NewServer()
+	rpc.RegisterReplicationServer(s, srv)
+	done := make(chan struct{})
+	go func() { defer close(done); s.Serve(ln) }()
+	t.Cleanup(func() { s.Stop(); <-done })
+	return ln.Addr().String()
+}
+
+// testCluster has a node for each state: "ok", "down" (nothing listens) or
+// "hung". The first is this node; its state must be "ok".
+type testCluster struct {
+	meta   *fakeMeta
+	stores []*tsdb.Store // by node ID - 1; nil unless ok
+	pool   *rpc.Pool
+}
+
+func newTestCluster(t testing.TB, states ...string) *testCluster {
+	t.Helper()
+	c := &testCluster{meta: &fakeMeta{self: 1}, pool: &rpc.Pool{}}
+	t.Cleanup(func() { c.pool.Close() })
+	for i, state := range states {
+		n := cluster.Node{ID: uint64(i + 1)}
+		var s *tsdb.Store
+		switch state {
+		case "ok":
+			s = mustStore(t)
+			n.TCPAddr = mustServe(t, NewServer(s, nil))
+		case "hung":
+			n.TCPAddr = mustServe(t, hung{})
+		case "down":
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			n.TCPAddr = ln.Addr().String()
+			ln.Close()
+		}
+		c.stores = append(c.stores, s)
+		c.meta.nodes = append(c.meta.nodes, n)
+		c.meta.owners = append(c.meta.owners, n.ID)
+	}
+	return c
+}
+
+func (c *testCluster) writer(t testing.TB) *Writer {
+	t.Helper()
+	w := NewWriter(c.meta, c.stores[0], noSubscriber{}, c.pool)
+	w.WriteTimeout = 5 * time.Second
+	if err := w.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Close() })
+	return w
+}
+
+func (c *testCluster) deletes() *Deletes {
+	return NewDeletes(c.meta, c.stores[0], c.pool, zap.NewNop())
+}
+
+type noSubscriber struct{}
+
+func (noSubscriber) Send(*coordinator.WritePointsRequest) {}
+
+func mustPoints(t testing.TB, lines string) []models.Point {
+	t.Helper()
+	ps, err := models.ParsePointsString(lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ps
+}
+
+// count is how many values of the float field v a store has, -1 without the shard.
+func count(t testing.TB, s *tsdb.Store, measurement string) int {
+	t.Helper()
+	sh := s.Shard(shardID)
+	if sh == nil {
+		return -1
+	}
+	itr, err := sh.CreateIterator(context.Background(), &influxql.Measurement{Name: measurement}, query.IteratorOptions{
+		Expr: &influxql.VarRef{Val: "v"}, StartTime: influxql.MinTime, EndTime: influxql.MaxTime, Ascending: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if itr == nil {
+		return 0
+	}
+	defer itr.Close()
+	fi, ok := itr.(query.FloatIterator)
+	if !ok {
+		return 0
+	}
+	for n := 0; ; n++ {
+		p, err := fi.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p == nil {
+			return n
+		}
+	}
+}

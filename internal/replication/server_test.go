@@ -1,0 +1,95 @@
+package replication
+
+import (
+	"context"
+	"encoding/binary"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"concord/internal/rpc"
+)
+
+func rawPoint(key, fields string, t time.Time) []byte {
+	tb, _ := t.MarshalBinary()
+	b := binary.BigEndian.AppendUint32(nil, uint32(len(key)))
+	b = append(b, key...)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(fields)))
+	return append(append(b, fields...), tb...)
+}
+
+func TestMalformedRequestsHaveNoEffect(t *testing.T) {
+	s := mustStore(t)
+	srv := NewServer(s, nil)
+	now := time.Unix(1, 0)
+	good := rawPoint("cpu", "v=1", now)
+	for name, p := range map[string][]byte{
+		"empty": nil, "cut": good[:9], "huge length": {0xff, 0xff, 0xff, 0xff, 1},
+		"no field": rawPoint("cpu", "", now), "bare quote": rawPoint("cpu", `v="`, now), "open string": rawPoint("cpu", `v="a`, now),
+		"no value": rawPoint("cpu", "v=", now), "no equals": rawPoint("cpu", "v", now), "bad integer": rawPoint("cpu", "v=1x2i", now),
+		"no measurement": rawPoint("", "v=1", now), "only tags": rawPoint(",a=b", "v=1", now),
+		"out of time": rawPoint("cpu", "v=1", time.Unix(1<<40, 0)), "long key": rawPoint(string(make([]byte, 70000)), "v=1", now),
+	} {
+		_, err := srv.WriteShard(context.Background(), &rpc.WriteShardRequest{ShardId: shardID, Database: db, RetentionPolicy: policy, Points: [][]byte{good, p}})
+		if status.Code(err) != codes.InvalidArgument {
+			t.Errorf("point %s: %v", name, err)
+		}
+	}
+	for _, req := range []*rpc.WriteShardRequest{
+		{Database: db, RetentionPolicy: policy}, {ShardId: 1, RetentionPolicy: policy}, {ShardId: 1, Database: "../x", RetentionPolicy: policy},
+		{ShardId: 1, Database: db, RetentionPolicy: ".."},
+	} {
+		if _, err := srv.WriteShard(context.Background(), req); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%v: %v", req, err)
+		}
+	}
+	for _, req := range []*rpc.ExecuteRequest{
+		{Database: db}, {Kind: 99, Database: db}, {Kind: rpc.ExecuteRequest_DROP_DATABASE}, {Kind: rpc.ExecuteRequest_DROP_DATABASE, Database: ".."},
+		{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db}, {Kind: rpc.ExecuteRequest_DROP_RETENTION_POLICY, Database: db, Name: "../db1"},
+		{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: "DROP DATABASE db0"},
+		{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: "DELETE FROM a; DELETE FROM b"},
+		{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: "DELETE FR"},
+	} {
+		if _, err := srv.Execute(context.Background(), req); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%v: %v", req, err)
+		}
+	}
+	if n := s.ShardN(); n != 0 {
+		t.Errorf("%d shards were created", n)
+	}
+}
+
+func TestErrorsOfTheStoreAreData(t *testing.T) {
+	s := mustStore(t)
+	srv := NewServer(s, nil)
+	req := &rpc.WriteShardRequest{ShardId: shardID, Database: db, RetentionPolicy: policy, Points: [][]byte{rawPoint("cpu", "v=1", time.Unix(1, 0))}}
+	if resp, err := srv.WriteShard(context.Background(), req); err != nil || resp.Error != "" {
+		t.Fatal(resp, err)
+	}
+	if err := s.SetShardEnabled(shardID, false); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := srv.WriteShard(context.Background(), req)
+	if err != nil || resp.Error != "shard is disabled" || resp.Partial || !resp.Retryable {
+		t.Errorf("%v, %v", resp, err)
+	}
+}
+
+func FuzzDecodePoint(f *testing.F) {
+	f.Add(rawPoint(`cpu,a=b\,c`, `v=1,s="x",i=2i,b=true`, time.Unix(1, 0)))
+	f.Add(rawPoint("cpu,a", `v="`, time.Unix(1, 0)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := decodePoint(b)
+		if err != nil {
+			return
+		}
+		// What the engine does with a point must not panic.
+		p.Tags()
+		p.Name()
+		if _, err := p.Fields(); err != nil {
+			t.Skip()
+		}
+	})
+}

@@ -1,0 +1,177 @@
+package replication
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/influxdata/influxdb/coordinator"
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb"
+)
+
+const (
+	anyLevel = models.ConsistencyLevelAny
+	one      = models.ConsistencyLevelOne
+	quorum   = models.ConsistencyLevelQuorum
+	all      = models.ConsistencyLevelAll
+)
+
+func TestWriteIsJudgedByItsLevel(t *testing.T) {
+	timeout, partial, failed := coordinator.ErrTimeout, coordinator.ErrPartialWrite, coordinator.ErrWriteFailed
+	for _, tt := range []struct {
+		nodes  string
+		owners []uint64
+		level  models.ConsistencyLevel
+		want   error
+	}{
+		{"ok", []uint64{1}, all, nil},
+		{"ok ok ok", []uint64{1, 2, 3}, all, nil},
+		{"ok ok ok", []uint64{2, 3}, all, nil},
+		{"ok ok down", []uint64{1, 2, 3}, quorum, nil},
+		{"ok ok down", []uint64{1, 2, 3}, all, partial},
+		{"ok down down", []uint64{1, 2, 3}, one, nil},
+		{"ok down down", []uint64{1, 2, 3}, anyLevel, nil},
+		{"ok down down", []uint64{1, 2, 3}, quorum, partial},
+		{"ok ok down", []uint64{2, 3}, one, nil},
+		{"ok ok down", []uint64{1, 3}, quorum, partial},
+		{"ok down down", []uint64{2, 3}, anyLevel, failed},
+		{"ok down down", []uint64{2, 3}, all, failed},
+		{"ok hung hung", []uint64{1, 2, 3}, one, nil},
+		{"ok hung hung", []uint64{1, 2, 3}, quorum, timeout},
+		{"ok ok hung", []uint64{1, 2, 3}, quorum, nil},
+		{"ok ok hung", []uint64{1, 2, 3}, all, timeout},
+		{"ok hung", []uint64{2}, one, timeout},
+		{"ok down hung", []uint64{2, 3}, one, timeout},
+		{"ok", []uint64{9}, one, failed},
+		{"ok", nil, one, failed},
+		{"ok", []uint64{1}, models.ConsistencyLevel(9), models.ErrInvalidConsistencyLevel},
+	} {
+		t.Run(fmt.Sprintf("%s/%v/%d", tt.nodes, tt.owners, tt.level), func(t *testing.T) {
+			c := newTestCluster(t, strings.Fields(tt.nodes)...)
+			c.meta.owners = tt.owners
+			w := c.writer(t)
+			if strings.Contains(tt.nodes, "hung") {
+				w.WriteTimeout = 500 * time.Millisecond
+			}
+			err := w.WritePoints(db, "", tt.level, nil, mustPoints(t, "cpu,host=a v=1 1000\ncpu,host=b v=2 2000"))
+			if tt.want == nil && err != nil || !errors.Is(err, tt.want) {
+				t.Fatalf("error %v, want %v", err, tt.want)
+			}
+			w.Close() // every owner that can has the points, whatever the answer
+			if errors.Is(tt.want, models.ErrInvalidConsistencyLevel) {
+				return
+			}
+			for _, id := range tt.owners {
+				if int(id) <= len(c.stores) && c.stores[id-1] != nil {
+					if n := count(t, c.stores[id-1], "cpu"); n != 2 {
+						t.Errorf("node %d has %d points, want 2", id, n)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestPartialWriteAnswersAsInfluxDBDoes(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		owners []uint64
+		points string
+		rp     time.Duration
+		level  models.ConsistencyLevel
+		reason string // prefix
+		drop   int
+		count  int
+	}{
+		{"type conflict here", []uint64{1}, "cpu v=true 3000\ncpu v=3 4000", 0, one, `partial write: field type conflict: input field "v" on measurement "cpu" is type boolean, already exists as type float dropped=1 for database: db0 for retention policy: rp0`, 1, 2},
+		{"type conflict elsewhere", []uint64{2}, "cpu v=true 3000\ncpu v=3 4000", 0, one, `partial write: field type conflict: input field "v" on measurement "cpu" is type boolean, already exists as type float dropped=1 for database: db0 for retention policy: rp0`, 1, 2},
+		{"type conflict on all", []uint64{1, 2}, "cpu v=true 3000", 0, all, `partial write: field type conflict: input field "v"`, 1, 1},
+		{"outside the policy", []uint64{1, 2}, "cpu v=3 4000", time.Hour, all, "partial write: dropped 1 points outside retention policy of duration 1h0m0s", 1, 1},
+		{"both", []uint64{2}, fmt.Sprintf("cpu v=3 4000\ncpu v=true %d", time.Now().UnixNano()), time.Hour, all, "partial write: dropped 1 points outside retention policy of duration 1h0m0s", 2, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newTestCluster(t, "ok", "ok")
+			c.meta.owners = tt.owners
+			w := c.writer(t)
+			if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "cpu v=1 1000")); err != nil {
+				t.Fatal(err)
+			}
+			c.meta.duration = tt.rp
+			err := w.WritePoints(db, policy, tt.level, nil, mustPoints(t, tt.points))
+			partial, ok := err.(tsdb.PartialWriteError) // the HTTP handler asserts without unwrapping
+			if !ok || !strings.HasPrefix(err.Error(), tt.reason) || partial.Dropped != tt.drop {
+				t.Fatalf("got %T %v", err, err)
+			}
+			for _, id := range tt.owners {
+				if n := count(t, c.stores[id-1], "cpu"); n != tt.count {
+					t.Errorf("node %d has %d points, want %d", id, n, tt.count)
+				}
+			}
+		})
+	}
+}
+
+func TestWriteIsRefused(t *testing.T) {
+	c := newTestCluster(t, "ok")
+	w := c.writer(t)
+	points := mustPoints(t, "cpu v=1 1000")
+	if err := w.WritePoints("nope", "", one, nil, points); err == nil || err.Error() != "database not found: nope" {
+		t.Error(err)
+	}
+	c.meta.self = 0
+	if err := w.WritePoints(db, policy, one, nil, points); err == nil || !strings.Contains(err.Error(), "no cluster") {
+		t.Error(err)
+	}
+	c.meta.self = 1
+	w.Close()
+	if err := w.WritePoints(db, policy, one, nil, points); !errors.Is(err, coordinator.ErrWriteFailed) {
+		t.Error(err)
+	}
+}
+
+func TestLargeWriteGoesInSeveralMessages(t *testing.T) {
+	c := newTestCluster(t, "ok", "ok")
+	c.meta.owners = []uint64{2}
+	w := c.writer(t)
+	value := strings.Repeat("x", 60<<10)
+	var lines strings.Builder
+	const n = 300 // 18 MB
+	for i := range n {
+		fmt.Fprintf(&lines, "cpu v=1,s=\"%s\" %d\n", value, i+1)
+	}
+	if err := w.WritePointsInto(&coordinator.IntoWriteRequest{Database: db, RetentionPolicy: policy, Points: mustPoints(t, lines.String())}); err != nil {
+		t.Fatal(err)
+	}
+	if got := count(t, c.stores[1], "cpu"); got != n {
+		t.Errorf("%d points, want %d", got, n)
+	}
+	want := map[string]interface{}{"writeShardReq": int64(3), "writeShardPointsReq": int64(n), "writeShardFail": int64(0)}
+	if diff := cmp.Diff(want, w.Statistics(nil)[1].Values); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestStatisticsCountOwners(t *testing.T) {
+	c := newTestCluster(t, "ok", "ok", "down")
+	w := c.writer(t)
+	if err := w.WritePoints(db, policy, quorum, nil, mustPoints(t, "cpu v=1 1000\ncpu v=2 2000")); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	stats := w.Statistics(nil)
+	want := map[string]interface{}{
+		"req": int64(1), "pointReq": int64(2), "pointReqLocal": int64(2), "pointReqRemote": int64(4), "pointReqHH": int64(0),
+		"writeOk": int64(1), "writeDrop": int64(0), "writeTimeout": int64(0), "writeError": int64(0), "subWriteOk": int64(1),
+	}
+	if diff := cmp.Diff(want, stats[0].Values); diff != "" {
+		t.Error(diff)
+	}
+	want = map[string]interface{}{"writeShardReq": int64(2), "writeShardPointsReq": int64(4), "writeShardFail": int64(1)}
+	if diff := cmp.Diff(want, stats[1].Values); diff != "" {
+		t.Error(diff)
+	}
+}
