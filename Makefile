@@ -32,6 +32,7 @@ FUZZTIME ?= 30s
 fuzz: ## fuzz what parses bytes from outside, FUZZTIME each
 	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/entropy/patch
 	$(GO) test -run '^$$' -fuzz FuzzUnmarshalBinary -fuzztime $(FUZZTIME) ./internal/cluster
+	$(GO) test -run '^$$' -fuzz FuzzOpenQueue -fuzztime $(FUZZTIME) ./internal/handoff
 
 proto: ## generate the gRPC code (needs protoc, protoc-gen-go and protoc-gen-go-grpc)
-	protoc -I internal/rpc --go_out=. --go_opt=module=concord --go-grpc_out=. --go-grpc_opt=module=concord concord.proto
+	protoc -I internal/rpc --go_out=. --go_opt=module=concord --go-grpc_out=. --go-grpc_opt=module=concord $(notdir $(wildcard internal/rpc/*.proto))

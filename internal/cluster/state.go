@@ -65,45 +65,63 @@ type Shard struct {
 // Shards lists every shard of groups that are not deleted, by ascending ID.
 func (s *State) Shards() []Shard {
 	var out []Shard
-	for _, db := range s.Data.Databases {
-		for _, rp := range db.RetentionPolicies {
-			for _, g := range rp.ShardGroups {
-				if g.Deleted() {
-					continue
-				}
-				end := g.EndTime
-				if g.Truncated() {
-					end = g.TruncatedAt
-				}
-				var expires int64
-				if rp.Duration > 0 {
-					expires = g.EndTime.Add(rp.Duration).UnixNano()
-				}
-				for _, sh := range g.Shards {
-					owners := make([]uint64, len(sh.Owners))
-					for i, o := range sh.Owners {
-						owners[i] = o.NodeID
-					}
-					sort.Slice(owners, func(i, j int) bool { return owners[i] < owners[j] })
-					out = append(out, Shard{
-						ID: sh.ID, Database: db.Name, RetentionPolicy: rp.Name, ReplicaN: rp.ReplicaN,
-						GroupID: g.ID, Start: g.StartTime.UnixNano(), End: end.UnixNano(), Truncated: g.Truncated(),
-						Expires: expires, Owners: owners,
-					})
-				}
-			}
-		}
-	}
+	s.eachShard(func(db *meta.DatabaseInfo, rp *meta.RetentionPolicyInfo, g *meta.ShardGroupInfo, sh *meta.ShardInfo) bool {
+		out = append(out, newShard(db, rp, g, sh))
+		return true
+	})
 	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
 	return out
 }
 
-// Shard returns the shard with the given ID.
-func (s *State) Shard(id uint64) (Shard, bool) {
-	all := s.Shards()
-	i := sort.Search(len(all), func(i int) bool { return all[i].ID >= id })
-	if i < len(all) && all[i].ID == id {
-		return all[i], true
+// Shard returns the shard with the given ID, unless its group is deleted.
+func (s *State) Shard(id uint64) (found Shard, ok bool) {
+	s.eachShard(func(db *meta.DatabaseInfo, rp *meta.RetentionPolicyInfo, g *meta.ShardGroupInfo, sh *meta.ShardInfo) bool {
+		if ok = sh.ID == id; ok {
+			found = newShard(db, rp, g, sh)
+		}
+		return !ok
+	})
+	return found, ok
+}
+
+// eachShard calls fn for the shards of groups that are not deleted, until it returns false.
+func (s *State) eachShard(fn func(*meta.DatabaseInfo, *meta.RetentionPolicyInfo, *meta.ShardGroupInfo, *meta.ShardInfo) bool) {
+	for i := range s.Data.Databases {
+		db := &s.Data.Databases[i]
+		for j := range db.RetentionPolicies {
+			rp := &db.RetentionPolicies[j]
+			for k := range rp.ShardGroups {
+				g := &rp.ShardGroups[k]
+				if g.Deleted() {
+					continue
+				}
+				for l := range g.Shards {
+					if !fn(db, rp, g, &g.Shards[l]) {
+						return
+					}
+				}
+			}
+		}
 	}
-	return Shard{}, false
+}
+
+func newShard(db *meta.DatabaseInfo, rp *meta.RetentionPolicyInfo, g *meta.ShardGroupInfo, sh *meta.ShardInfo) Shard {
+	end := g.EndTime
+	if g.Truncated() {
+		end = g.TruncatedAt
+	}
+	var expires int64
+	if rp.Duration > 0 {
+		expires = g.EndTime.Add(rp.Duration).UnixNano()
+	}
+	owners := make([]uint64, len(sh.Owners))
+	for i, o := range sh.Owners {
+		owners[i] = o.NodeID
+	}
+	sort.Slice(owners, func(i, j int) bool { return owners[i] < owners[j] })
+	return Shard{
+		ID: sh.ID, Database: db.Name, RetentionPolicy: rp.Name, ReplicaN: rp.ReplicaN,
+		GroupID: g.ID, Start: g.StartTime.UnixNano(), End: end.UnixNano(), Truncated: g.Truncated(),
+		Expires: expires, Owners: owners,
+	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 
 	"concord/internal/entropy"
+	"concord/internal/handoff"
 )
 
 // Config is influxdb.conf of a data node. Every setting has an environment
@@ -40,6 +41,7 @@ type Config struct {
 	HTTPD           httpd.Config              `toml:"http"`
 	Logging         logger.Config             `toml:"logging"`
 	ContinuousQuery continuous_querier.Config `toml:"continuous_queries"`
+	HintedHandoff   handoff.Config            `toml:"hinted-handoff"`
 	AntiEntropy     entropy.Config            `toml:"anti-entropy"`
 }
 
@@ -62,6 +64,7 @@ func NewConfig() *Config {
 		HTTPD:           httpd.NewConfig(),
 		Logging:         logger.NewConfig(),
 		ContinuousQuery: continuous_querier.NewConfig(),
+		HintedHandoff:   handoff.NewConfig(),
 		AntiEntropy:     entropy.NewConfig(),
 	}
 	c.Data.Dir = "/var/lib/influxdb/data"
@@ -129,6 +132,7 @@ func (c *Config) Validate() error {
 		{"retention", c.Retention.Validate()},
 		{"shard-precreation", c.Precreator.Validate()},
 		{"subscriber", c.Subscriber.Validate()},
+		{"hinted-handoff", c.HintedHandoff.Validate()},
 		{"anti-entropy", c.AntiEntropy.Validate()},
 	} {
 		if check.err != nil {

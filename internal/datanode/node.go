@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/influxdata/influxdb/coordinator"
@@ -31,6 +33,7 @@ import (
 	"concord/internal/distquery"
 	"concord/internal/entropy"
 	"concord/internal/entropy/transport"
+	"concord/internal/handoff"
 	"concord/internal/meta"
 	"concord/internal/replication"
 	"concord/internal/rpc"
@@ -52,6 +55,7 @@ type Node struct {
 	tcpAddr  string // advertised
 	httpAddr string // advertised
 	writer   *replication.Writer
+	handoff  *handoff.Service // nil when [hinted-handoff] enabled = false
 	executor *query.Executor
 	sub      *subscriber.Service
 	stop     []func() error // what Close runs, last first
@@ -67,6 +71,11 @@ func (n *Node) TCPAddr() string { return n.tcpAddr }
 
 // HTTPAddr is the host:port at which clients reach this node, after Open.
 func (n *Node) HTTPAddr() string { return n.httpAddr }
+
+// HintsPending tells whether hinted handoff of this node has entries of a shard.
+func (n *Node) HintsPending(shard uint64) bool {
+	return n.handoff != nil && len(n.handoff.Nodes(shard)) > 0
+}
 
 // Open starts all parts. When it fails, what had started is stopped.
 func (n *Node) Open() (err error) {
@@ -135,6 +144,9 @@ func (n *Node) Open() (err error) {
 	n.writer = replication.NewWriter(n.Meta, n.Store, n.sub, pool)
 	n.writer.WriteTimeout = time.Duration(n.cfg.Cluster.WriteTimeout)
 	n.writer.WithLogger(n.log)
+	if err := n.openHandoff(); err != nil {
+		return err
+	}
 	if err := n.writer.Open(); err != nil {
 		return fmt.Errorf("open the points writer: %w", err)
 	}
@@ -153,6 +165,41 @@ func (n *Node) Open() (err error) {
 
 func (n *Node) onClose(fn func() error) { n.stop = append(n.stop, fn) }
 
+// openHandoff opens the hinted handoff queues; the writer fills them and sends what they hold.
+func (n *Node) openHandoff() error {
+	if !n.cfg.HintedHandoff.Enabled {
+		return nil
+	}
+	n.handoff = handoff.New(n.cfg.HintedHandoff, handoff.Deps{
+		Deliver: n.writer.Deliver,
+		Due: func(node, shard uint64) bool {
+			if _, ok := n.Meta.DataNode(node); !ok {
+				return false
+			}
+			sh, ok := n.Meta.Shard(shard)
+			return shard == handoff.WholeDatabase || ok && slices.Contains(sh.Owners, node)
+		},
+		Dropped: func(_, shard uint64) {
+			if n.Entropy != nil {
+				n.Entropy.Suspect(shard)
+			}
+		},
+	})
+	n.handoff.WithLogger(n.log)
+	n.writer.Handoff, n.writer.MaxPending = n.handoff, n.cfg.HintedHandoff.MaxWritesPending
+	if err := n.handoff.Open(); err != nil {
+		return fmt.Errorf("open hinted handoff: %w", err)
+	}
+	n.onClose(n.handoff.Close)
+	ran, err := replication.OpenRanLog(filepath.Join(n.cfg.Meta.Dir, "deletes.db"), 2*time.Duration(n.cfg.HintedHandoff.MaxAge))
+	if err != nil {
+		return fmt.Errorf("open the log of deletes: %w", err)
+	}
+	n.onClose(ran.Close)
+	n.writer.Deletes = ran
+	return nil
+}
+
 // openExecutor makes the InfluxQL executor over the whole cluster.
 func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	c := n.cfg.Cluster
@@ -165,7 +212,7 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 		TSDBStore: clusterStore{
 			Store:  n.Store,
 			Schema: distquery.NewSchema(n.Meta, n.Store, pool),
-			delete: replication.NewDeletes(n.Meta, n.Store, pool, n.log),
+			delete: replication.NewDeletes(n.Meta, n.Store, pool, n.writer, n.log),
 		},
 		ShardMapper:         mapper,
 		Monitor:             mon,
@@ -190,6 +237,9 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 // service is off.
 func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, error) {
 	local := entropy.NewLocal(n.Store, n.Meta.ClusterID)
+	if n.handoff != nil {
+		local.Pending = n.handoff.Nodes
+	}
 	tr := transport.New(pool)
 	view := &entropy.View{State: n.Meta.State, Transport: tr, NodeID: n.Meta.NodeID}
 	var control entropy.Control // stays nil when the service is off
@@ -207,7 +257,7 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 
 	s := rpc.NewServer()
 	rpc.RegisterMembershipServer(s, &membership{node: n})
-	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.log))
+	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.writer, n.log))
 	rpc.RegisterQueryServer(s, distquery.NewServer(n.Store, n.log))
 	rpc.RegisterEntropyServer(s, transport.NewServer(local, control))
 	done := make(chan struct{})
@@ -303,6 +353,9 @@ func (n *Node) Statistics(tags map[string]string) []models.Statistic {
 	stats = append(stats, n.Store.Statistics(tags)...)
 	stats = append(stats, n.writer.Statistics(tags)...)
 	stats = append(stats, n.sub.Statistics(tags)...)
+	if n.handoff != nil {
+		stats = append(stats, n.handoff.Statistics(tags)...)
+	}
 	if n.Entropy != nil {
 		stats = append(stats, n.Entropy.Statistics(tags)...)
 	}

@@ -115,6 +115,8 @@ func (c *Cluster) dataConfig(i int) *datanode.Config {
 	cfg.BindAddress, cfg.HTTPD.BindAddress = loopback(p.TCP), loopback(p.HTTP)
 	cfg.Meta.Dir = filepath.Join(dir, "meta")
 	cfg.Data.Dir, cfg.Data.WALDir = filepath.Join(dir, "data"), filepath.Join(dir, "wal")
+	cfg.HintedHandoff.Dir = filepath.Join(dir, "hh")
+	cfg.HintedHandoff.RetryInterval, cfg.HintedHandoff.RetryMaxInterval = itoml.Duration(50*time.Millisecond), itoml.Duration(500*time.Millisecond)
 	cfg.HTTPD.LogEnabled = false
 	cfg.Monitor.StoreEnabled = false
 	cfg.AntiEntropy.CheckInterval = itoml.Duration(time.Second)

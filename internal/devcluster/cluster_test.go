@@ -12,15 +12,24 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
+	"concord/internal/datanode"
 	"concord/internal/devcluster"
 )
 
 // mustStart returns a cluster of data nodes that ends with the test.
 func mustStart(t *testing.T, nodes int) (context.Context, *devcluster.Cluster) {
 	t.Helper()
+	return mustStartWith(t, nodes, func(cfg *datanode.Config) {
+		// What a cut link misses stays missed: these tests look at what is then seen and repaired.
+		cfg.HintedHandoff.Enabled = false
+	})
+}
+
+func mustStartWith(t *testing.T, nodes int, config func(*datanode.Config)) (context.Context, *devcluster.Cluster) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
-	c, err := devcluster.Start(ctx, devcluster.Options{Dir: t.TempDir(), DataNodes: nodes})
+	c, err := devcluster.Start(ctx, devcluster.Options{Dir: t.TempDir(), DataNodes: nodes, DataConfig: config})
 	if err != nil {
 		t.Fatal(err)
 	}

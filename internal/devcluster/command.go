@@ -13,6 +13,8 @@ import (
 
 	"github.com/influxdata/influxdb/logger"
 	"github.com/spf13/cobra"
+
+	"concord/internal/datanode"
 )
 
 // tourLimit bounds the tour: it takes well under a minute on two cores.
@@ -51,6 +53,10 @@ func (f devFlags) ports(node int) Ports {
 	}
 	return Ports{TCP: 8088 + 100*(node-1) + f.offset, HTTP: 8086 + 100*(node-1) + f.offset}
 }
+
+// dataConfig lets the tour's entropy stay for it to be seen: hinted handoff
+// would deliver what a node missed as soon as it is back.
+func (f devFlags) dataConfig(c *datanode.Config) { c.HintedHandoff.Enabled = f.empty }
 
 func (f devFlags) validate() error {
 	switch {
@@ -97,7 +103,7 @@ func dev(ctx context.Context, f devFlags, out io.Writer) (err error) {
 		return err
 	}
 
-	c, err := Start(ctx, Options{Dir: dir, DataNodes: f.nodes, Ports: f.ports, Logger: log})
+	c, err := Start(ctx, Options{Dir: dir, DataNodes: f.nodes, Ports: f.ports, Logger: log, DataConfig: f.dataConfig})
 	if err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return fmt.Errorf("%w: end what uses the port, or shift all ports with -port-offset", err)

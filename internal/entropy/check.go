@@ -38,6 +38,9 @@ func (s *Service) checkLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-s.reload:
+			if s.suspected() {
+				next = s.deps.Now()
+			}
 			if soonest := s.deps.Now().Add(time.Duration(s.config().CheckInterval)); next.After(soonest) {
 				next = soonest
 			}
@@ -57,6 +60,15 @@ func (s *Service) checkLoop(ctx context.Context) {
 			next = s.deps.Now().Add(time.Duration(s.config().CheckInterval))
 		}
 	}
+}
+
+// suspected tells once that a check is due at once.
+func (s *Service) suspected() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.suspects
+	s.suspects = false
+	return was
 }
 
 func (s *Service) nextLook() time.Time {
@@ -197,7 +209,7 @@ type copyOf struct {
 func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.Shard, states map[uint64]map[uint64]ShardState) (skip string, err error) {
 	var copies []copyOf
 	var owners []uint64
-	var now []ShardState
+	var now []Version
 	for _, o := range sh.Owners {
 		m, ok := states[o]
 		if !ok {
@@ -208,7 +220,7 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 			continue
 		}
 		copies = append(copies, copyOf{o, rep, m[sh.ID]})
-		owners, now = append(owners, o), append(now, m[sh.ID])
+		owners, now = append(owners, o), append(now, m[sh.ID].Version)
 	}
 	if len(copies) == 0 || copies[0].owner != s.deps.Meta.NodeID() {
 		s.forget(sh.ID)
@@ -226,6 +238,14 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 	s.mu.Unlock()
 	if busy {
 		return "a repair is running", nil
+	}
+	// What is on its way is not entropy, and a delete on its way must not meet its points again.
+	for _, c := range copies {
+		for _, to := range c.state.Hints {
+			if slices.Contains(owners, to) {
+				return fmt.Sprintf("%s has hinted handoff for %s", addr(st, c.owner), addr(st, to)), nil
+			}
+		}
 	}
 	if last == nil || !slices.Equal(last.owners, owners) {
 		last = &lastCheck{owners: owners}
@@ -290,7 +310,7 @@ func quiet(copies []copyOf, before time.Time) bool {
 // compare compares the roots of copies that all exist. Of a shard that is
 // being written only windows that ended before settle count, and a mismatch
 // has to be seen twice: a write in flight is not entropy.
-func (s *Service) compare(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, last *lastCheck, states []ShardState) error {
+func (s *Service) compare(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, last *lastCheck, states []Version) error {
 	now := s.deps.Now()
 	settle := time.Duration(s.config().Settle)
 	if quiet(copies, now.Add(-settle)) {

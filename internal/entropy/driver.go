@@ -205,6 +205,13 @@ func (s *Service) reach(ctx context.Context, st *cluster.State, sh cluster.Shard
 		}
 		copies = append(copies, copyOf{o, rep, states[o][sh.ID]})
 	}
+	for _, c := range copies {
+		for _, to := range c.state.Hints {
+			if slices.Contains(sh.Owners, to) && failed[to] == nil {
+				return nil, nil, fmt.Errorf("%s still has hinted handoff of shard %d for %s", addr(st, c.owner), sh.ID, addr(st, to))
+			}
+		}
+	}
 	return copies, errors.Join(away...), nil
 }
 

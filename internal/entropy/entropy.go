@@ -16,6 +16,12 @@ import (
 
 // ShardState is what one owner says of its copy of a shard.
 type ShardState struct {
+	Version
+	Hints []uint64 // nodes for which it has writes or deletes of the shard in hinted handoff
+}
+
+// Version changes with a copy's contents.
+type Version struct {
 	Exists       bool
 	LastModified int64 // nanoseconds; of the newest write, delete or file change
 	Size         int64 // bytes on disk

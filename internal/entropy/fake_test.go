@@ -29,6 +29,7 @@ type fieldKey struct{ series, field string }
 // fakeShard is a shard as a map.
 type fakeShard struct {
 	modified int64
+	hints    []uint64 // as in ShardState
 	fields   map[fieldKey]map[int64]any
 }
 
@@ -97,7 +98,7 @@ func (r *fakeReplica) States(_ context.Context, ids []uint64) (map[uint64]ShardS
 	for _, id := range ids {
 		out[id] = ShardState{}
 		if sh := r.shards[id]; sh != nil {
-			out[id] = ShardState{Exists: true, LastModified: sh.modified}
+			out[id] = ShardState{Version: Version{Exists: true, LastModified: sh.modified}, Hints: sh.hints}
 		}
 	}
 	return out, nil

@@ -21,6 +21,9 @@ import (
 // nanosecond at least), but may be the same after files were changed
 // while the engine was down; therefore the state includes the size on disk.
 type Local struct {
+	// Pending lists the nodes for which hinted handoff has entries of a shard; nil for none.
+	Pending func(shard uint64) []uint64
+
 	store *tsdb.Store
 	key   func() uint64
 
@@ -29,7 +32,7 @@ type Local struct {
 }
 
 type cachedRoot struct {
-	state      ShardState
+	version    Version
 	shard      *tsdb.Shard // another one after the shard was dropped and made again
 	start, end int64
 	window     int   // that holds until
@@ -49,28 +52,32 @@ var _ Replica = (*Local)(nil)
 func (l *Local) States(_ context.Context, ids []uint64) (map[uint64]ShardState, error) {
 	out := make(map[uint64]ShardState, len(ids))
 	for _, id := range ids {
-		st, err := state(l.store.Shard(id))
+		v, err := version(l.store.Shard(id))
 		if err != nil {
 			return nil, fmt.Errorf("state of shard %d: %w", id, err)
+		}
+		st := ShardState{Version: v}
+		if l.Pending != nil {
+			st.Hints = l.Pending(id)
 		}
 		out[id] = st
 	}
 	return out, nil
 }
 
-func state(sh *tsdb.Shard) (ShardState, error) {
+func version(sh *tsdb.Shard) (Version, error) {
 	if sh == nil {
-		return ShardState{}, nil
+		return Version{}, nil
 	}
 	mod, err := sh.LastModifiedWithErr()
 	if err != nil {
-		return ShardState{}, err
+		return Version{}, err
 	}
 	size, err := sh.DiskSize()
 	if err != nil {
-		return ShardState{}, err
+		return Version{}, err
 	}
-	return ShardState{Exists: true, LastModified: mod.UnixNano(), Size: size}, nil
+	return Version{Exists: true, LastModified: mod.UnixNano(), Size: size}, nil
 }
 
 // Root is the sum over all windows that end at or before until. The last
@@ -80,14 +87,14 @@ func (l *Local) Root(ctx context.Context, shard cluster.Shard, until int64) (dig
 	if sh == nil {
 		return digest.Sum{}, nil
 	}
-	// The state is read first: a write during the computation makes the kept root
-	// newer than its state, and the next call computes again.
-	st, err := state(sh)
+	// The version is read first: a write during the computation makes the kept root
+	// newer than its version, and the next call computes again.
+	v, err := version(sh)
 	if err != nil {
 		return digest.Sum{}, fmt.Errorf("root of shard %d: %w", shard.ID, err)
 	}
 	rng := digest.Range{Start: shard.Start, End: shard.End}
-	want := cachedRoot{state: st, shard: sh, start: rng.Start, end: rng.End, window: rng.Window(until), key: l.key()}
+	want := cachedRoot{version: v, shard: sh, start: rng.Start, end: rng.End, window: rng.Window(until), key: l.key()}
 	if want.window == digest.Windows-1 || until < rng.Start {
 		want.until = until
 	}

@@ -58,17 +58,18 @@ type Service struct {
 	wg       sync.WaitGroup
 	checking sync.Mutex // held by a check
 
-	mu      sync.Mutex
-	cfg     Config
-	results map[uint64]ShardStatus
-	checks  map[uint64]*lastCheck
-	running map[uint64]*job
+	mu       sync.Mutex
+	cfg      Config
+	results  map[uint64]ShardStatus
+	checks   map[uint64]*lastCheck
+	running  map[uint64]*job
+	suspects bool // a check is due at once
 }
 
 // lastCheck is what the checker remembers of a shard.
 type lastCheck struct {
-	owners []uint64     // the reachable ones
-	states []ShardState // at the last conclusive check, for owners; nil if there was none
+	owners []uint64  // the reachable ones
+	states []Version // at the last conclusive check, for owners; nil if there was none
 	// A mismatch of a shard that is being written counts when it is still there
 	// at lookAgain, up to the same time.
 	until     int64
@@ -274,6 +275,20 @@ func (s *Service) Repair(_ context.Context, id uint64) error {
 		return err
 	}
 	return s.queue.hurry(id, s.deps.Now())
+}
+
+// Suspect makes the next check of a shard, or of all shards for 0, compare it
+// again, at once: it lost writes.
+func (s *Service) Suspect(id uint64) {
+	s.mu.Lock()
+	for shard, c := range s.checks {
+		if id == 0 || id == shard {
+			c.states = nil
+		}
+	}
+	s.suspects = true
+	s.mu.Unlock()
+	notify(s.reload)
 }
 
 func (s *Service) enqueue(id uint64) error {

@@ -141,6 +141,9 @@ func (c *Client) DataNode(id uint64) (cluster.Node, bool) { return c.State().Dat
 // DataNodes lists the data nodes by ascending ID: shared, read-only.
 func (c *Client) DataNodes() []cluster.Node { return c.State().DataNodes }
 
+// Shard returns a shard by its ID.
+func (c *Client) Shard(id uint64) (cluster.Shard, bool) { return c.State().Shard(id) }
+
 // Changed returns a channel that is closed at the next change of the state.
 func (c *Client) Changed() <-chan struct{} {
 	c.mu.Lock()

@@ -23,20 +23,22 @@ import (
 // deleteTimeout bounds a delete on one node: the engine rewrites indexes.
 const deleteTimeout = 2 * time.Minute
 
-// Deletes runs deletes and drops on every data node, in parallel. What a node
-// that is away misses is the caller's to know: a delete says so, and is run
-// again when the node is back. Drops of whole databases, policies and shards
-// take the metadata along, so there a missed node is logged alone.
+// Deletes runs deletes and drops on every data node, in parallel. A node that
+// is away gets a delete through hinted handoff: all nodes that were reached keep it for that node, so that what any of them
+// writes to it comes after the delete. Without hinted handoff the delete
+// is an error that names the node, to be run again. Drops of whole databases, policies and shards take
+// the metadata along; a node that was away finds out by that.
 type Deletes struct {
-	meta  Metadata
-	store *tsdb.Store
-	pool  *rpc.Pool
-	log   *zap.Logger
+	meta   Metadata
+	store  *tsdb.Store
+	pool   *rpc.Pool
+	writer *Writer
+	log    *zap.Logger
 }
 
 // NewDeletes returns the deletes of a cluster as seen from one node.
-func NewDeletes(meta Metadata, store *tsdb.Store, pool *rpc.Pool, log *zap.Logger) *Deletes {
-	return &Deletes{meta: meta, store: store, pool: pool, log: log}
+func NewDeletes(meta Metadata, store *tsdb.Store, pool *rpc.Pool, writer *Writer, log *zap.Logger) *Deletes {
+	return &Deletes{meta: meta, store: store, pool: pool, writer: writer, log: log}
 }
 
 // DeleteSeries runs DELETE or DROP SERIES: with a time range, points go, without, series.
@@ -72,18 +74,27 @@ func (d *Deletes) DeleteShard(id uint64) error {
 	return d.everywhere(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_SHARD, ShardId: id}, false)
 }
 
-// everywhere runs a statement on all nodes. When strict, a node that was not
-// reached is an error, after all others were.
+// everywhere runs a statement on all nodes. When strict, what a node misses
+// that was not reached is kept for it, and cannot be kept only with an error,
+// after all others have it.
 func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 	var (
-		wg     sync.WaitGroup
-		mu     sync.Mutex
-		failed error    // a node's own error
-		missed []string // nodes that were not reached
+		wg      sync.WaitGroup
+		mu      sync.Mutex
+		failed  error // a node's own error
+		missed  []cluster.Node
+		reasons []string // of missed
+		reached []cluster.Node
 	)
 	self := d.meta.NodeID()
 	if self == 0 {
 		return errNotJoined
+	}
+	r.Id = fmt.Sprintf("%x-%x", d.writer.sender, d.writer.lanes.next())
+	if strict {
+		if err := d.writer.NoteDelete(r); err != nil {
+			return err
+		}
 	}
 	for _, n := range d.meta.DataNodes() {
 		if n.ID == self {
@@ -92,29 +103,69 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			reached, err := d.remote(n, r)
+			ok, err := d.remote(n, r)
 			mu.Lock()
 			defer mu.Unlock()
-			if !reached {
-				missed = append(missed, n.TCPAddr+": "+err.Error())
-			} else if err != nil && failed == nil {
+			if !ok {
+				missed = append(missed, n)
+				reasons = append(reasons, n.TCPAddr+": "+err.Error())
+				return
+			}
+			reached = append(reached, n)
+			if err != nil && failed == nil {
 				failed = fmt.Errorf("data node %s: %w", n.TCPAddr, err)
 			}
 		}()
 	}
 	err := execute(d.store, r)
+	if err == nil && strict {
+		err = d.writer.recordRan(r.Id)
+	}
 	wg.Wait()
-	slices.Sort(missed)
+	slices.Sort(reasons)
 	if len(missed) > 0 {
-		d.log.Warn("A delete did not reach every node", zap.Stringer("kind", r.Kind), zap.String("database", r.Database), zap.Strings("missed", missed))
-		if strict && err == nil && failed == nil {
-			err = fmt.Errorf("the delete did not reach %s; all other nodes have it: run it again when the node is back", strings.Join(missed, ", "))
+		d.log.Warn("A delete did not reach every node", zap.Stringer("kind", r.Kind), zap.String("database", r.Database), zap.Strings("missed", reasons))
+		if strict {
+			if kept := d.keep(r, missed, reached); kept != nil && err == nil && failed == nil {
+				err = fmt.Errorf("the delete did not reach %s (%w); all other nodes have it: run it again when the node is back", strings.Join(reasons, ", "), kept)
+			}
 		}
 	}
 	if err != nil && failed != nil {
 		return fmt.Errorf("%w; %w", err, failed) // in one line
 	}
 	return cmp.Or(err, failed)
+}
+
+// keep queues a delete for missed nodes, here and on every node that was
+// reached. Here is enough for it not to be lost; a node that does not keep it may
+// send later writes ahead of it.
+func (d *Deletes) keep(r *rpc.ExecuteRequest, missed, reached []cluster.Node) error {
+	ids := make([]uint64, len(missed))
+	for i, n := range missed {
+		ids[i] = n.ID
+	}
+	if err := d.writer.HintDelete(r, ids); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), d.writer.WriteTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, n := range reached {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			conn, err := d.pool.Conn(n.TCPAddr)
+			if err == nil {
+				_, err = rpc.NewReplicationClient(conn).Hint(ctx, &rpc.HintRequest{Delete: r, Nodes: ids})
+			}
+			if err != nil {
+				d.log.Warn("A data node does not keep a delete for those that miss it", zap.String("node", n.TCPAddr), zap.String("error", rpc.Message(err)))
+			}
+		}()
+	}
+	wg.Wait()
+	return nil
 }
 
 func (d *Deletes) remote(n cluster.Node, r *rpc.ExecuteRequest) (reached bool, err error) {

@@ -36,7 +36,7 @@ func TestDeleteReachesAllNodes(t *testing.T) {
 			if err := c.writer(t).WritePoints(db, policy, all, nil, mustPoints(t, deletable)); err != nil {
 				t.Fatal(err)
 			}
-			if err := tt.do(c.deletes()); err != nil {
+			if err := tt.do(c.deletes(t)); err != nil {
 				t.Fatal(err)
 			}
 			for i, s := range c.stores {
@@ -74,7 +74,7 @@ func TestDeleteNamesNodesNotReached(t *testing.T) {
 	if err := c.writer(t).WritePoints(db, policy, all, nil, mustPoints(t, deletable)); err != nil {
 		t.Fatal(err)
 	}
-	d := c.deletes()
+	d := c.deletes(t)
 	err := deleteOf(`DELETE FROM cpu`)(d)
 	if err == nil || !strings.HasPrefix(err.Error(), "the delete did not reach "+c.meta.nodes[2].TCPAddr+": ") ||
 		!strings.HasSuffix(err.Error(), "run it again when the node is back") || strings.Contains(err.Error(), "\n") {

@@ -68,6 +68,11 @@ func (m *fakeMeta) DataNode(id uint64) (cluster.Node, bool) {
 	return cluster.Node{}, false
 }
 
+func (m *fakeMeta) Shard(id uint64) (cluster.Shard, bool) {
+	sh := cluster.Shard{ID: shardID, Database: db, RetentionPolicy: policy, Owners: m.owners, Start: -1e18, End: 1e18}
+	return sh, id == shardID
+}
+
 // hung is a node that takes requests and never answers them.
 type hung struct {
 	rpc.UnimplementedReplicationServer
@@ -129,7 +134,7 @@ func newTestCluster(t testing.TB, states ...string) *testCluster {
 		switch state {
 		case "ok":
 			s = mustStore(t)
-			n.TCPAddr = mustServe(t, NewServer(s, nil))
+			n.TCPAddr = mustServe(t, NewServer(s, nil, zap.NewNop()))
 		case "hung":
 			n.TCPAddr = mustServe(t, hung{})
 		case "down":
@@ -158,8 +163,8 @@ func (c *testCluster) writer(t testing.TB) *Writer {
 	return w
 }
 
-func (c *testCluster) deletes() *Deletes {
-	return NewDeletes(c.meta, c.stores[0], c.pool, zap.NewNop())
+func (c *testCluster) deletes(t testing.TB) *Deletes {
+	return NewDeletes(c.meta, c.stores[0], c.pool, c.writer(t), zap.NewNop())
 }
 
 type noSubscriber struct{}
@@ -204,5 +209,35 @@ func count(t testing.TB, s *tsdb.Store, measurement string) int {
 		if p == nil {
 			return n
 		}
+	}
+}
+
+// values are those of the float field v in time order.
+func values(t testing.TB, s *tsdb.Store, measurement string) (out []float64) {
+	t.Helper()
+	sh := s.Shard(shardID)
+	if sh == nil {
+		return nil
+	}
+	itr, err := sh.CreateIterator(context.Background(), &influxql.Measurement{Name: measurement}, query.IteratorOptions{
+		Expr: &influxql.VarRef{Val: "v"}, StartTime: influxql.MinTime, EndTime: influxql.MaxTime, Ascending: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fi, ok := itr.(query.FloatIterator)
+	if !ok {
+		return nil
+	}
+	defer fi.Close()
+	for {
+		p, err := fi.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p == nil {
+			return out
+		}
+		out = append(out, p.Value)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"regexp"
 	"time"
 
 	"github.com/influxdata/influxdb/models"
@@ -21,28 +22,33 @@ import (
 // Server does on this node's store what other nodes ask.
 type Server struct {
 	rpc.UnimplementedReplicationServer
-	store *tsdb.Store
-	log   *zap.Logger
+	store  *tsdb.Store
+	writer *Writer // of this node; nil in tests of the server alone
+	log    *zap.Logger
+	fences fences
 }
 
-// NewServer returns the server over store.
-func NewServer(store *tsdb.Store, log *zap.Logger) *Server { return &Server{store: store, log: log} }
+// NewServer returns the server over store. The writer is told of deletes.
+func NewServer(store *tsdb.Store, writer *Writer, log *zap.Logger) *Server {
+	return &Server{store: store, writer: writer, log: log}
+}
 
 // WriteShard writes points to one shard.
-func (s *Server) WriteShard(_ context.Context, r *rpc.WriteShardRequest) (*rpc.WriteShardResponse, error) {
+func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc.WriteShardResponse, error) {
 	// The names become folders.
 	if r.ShardId == 0 || !emeta.ValidName(r.Database) || !emeta.ValidName(r.RetentionPolicy) {
 		return nil, status.Error(codes.InvalidArgument, "a write needs a shard, a database and a retention policy")
 	}
-	points := make([]models.Point, len(r.Points))
-	for i, b := range r.Points {
-		p, err := decodePoint(b)
-		if err != nil {
-			return nil, status.Errorf(codes.InvalidArgument, "point %d: %v", i, err)
-		}
-		points[i] = p
+	points, err := decodePoints(r.Points)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	err := writeStore(s.store, tsdb.WriteContext{UserId: r.UserId}, r.ShardId, r.Database, r.RetentionPolicy, points)
+	release, ok := s.fences.pass(ctx, r.Sender, r.ShardId, r.Sequence, r.Hinted)
+	if !ok {
+		return nil, status.Error(codes.Canceled, "the write came too late: its sender has given it up")
+	}
+	defer release()
+	err = writeStore(s.store, tsdb.WriteContext{UserId: r.UserId}, r.ShardId, r.Database, r.RetentionPolicy, points)
 	var p tsdb.PartialWriteError
 	switch {
 	case err == nil:
@@ -51,6 +57,18 @@ func (s *Server) WriteShard(_ context.Context, r *rpc.WriteShardRequest) (*rpc.W
 		return &rpc.WriteShardResponse{Error: p.Reason, Dropped: int32(p.Dropped), Partial: true}, nil
 	}
 	return &rpc.WriteShardResponse{Error: err.Error(), Retryable: true}, nil
+}
+
+func decodePoints(encoded [][]byte) ([]models.Point, error) {
+	points := make([]models.Point, len(encoded))
+	for i, b := range encoded {
+		p, err := decodePoint(b)
+		if err != nil {
+			return nil, fmt.Errorf("point %d: %w", i, err)
+		}
+		points[i] = p
+	}
+	return points, nil
 }
 
 // decodePoint reads the engine's binary form, whose reader trusts its input.
@@ -85,20 +103,68 @@ func decodePoint(b []byte) (p models.Point, err error) {
 }
 
 // Execute runs a statement on this node's store alone.
-func (s *Server) Execute(_ context.Context, r *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
+func (s *Server) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
 	if err := check(r); err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "%v: %v", r.Kind, err)
 	}
-	if err := execute(s.store, r); err != nil {
-		return &rpc.ExecuteResponse{Error: err.Error()}, nil
+	if r.Bounds != nil {
+		release, ok := s.fences.pass(ctx, r.Sender, r.ShardId, r.Sequence, r.Hinted)
+		if !ok {
+			return nil, status.Error(codes.Canceled, "the delete came too late: its sender has given it up")
+		}
+		defer release()
+		return s.answer(execute(s.store, r)), nil
 	}
-	return &rpc.ExecuteResponse{}, nil
+	if !isDelete(r.Kind) || r.Id == "" || s.writer == nil {
+		return s.answer(execute(s.store, r)), nil
+	}
+	release, ok := s.fences.once(r.Id, s.writer.ran)
+	if !ok {
+		return &rpc.ExecuteResponse{}, nil // and later writes may be here
+	}
+	defer release()
+	if err := s.writer.NoteDelete(r); err != nil {
+		return s.answer(err), nil
+	}
+	if err := execute(s.store, r); err != nil {
+		return s.answer(err), nil
+	}
+	return s.answer(s.writer.recordRan(r.Id)), nil
+}
+
+func (s *Server) answer(err error) *rpc.ExecuteResponse {
+	if err != nil {
+		return &rpc.ExecuteResponse{Error: err.Error()}
+	}
+	return &rpc.ExecuteResponse{}
+}
+
+// Hint keeps a delete for nodes that its sender did not reach.
+func (s *Server) Hint(_ context.Context, r *rpc.HintRequest) (*rpc.HintResponse, error) {
+	if r.Delete == nil || !isDelete(r.Delete.Kind) {
+		return nil, status.Error(codes.InvalidArgument, "a hint needs a delete")
+	} else if err := check(r.Delete); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "%v: %v", r.Delete.Kind, err)
+	}
+	if err := s.writer.HintDelete(r.Delete, r.Nodes); err != nil {
+		return nil, status.Error(codes.ResourceExhausted, err.Error())
+	}
+	return &rpc.HintResponse{}, nil
+}
+
+// isDelete tells statements that remove points from those that remove shards
+// together with their metadata.
+func isDelete(k rpc.ExecuteRequest_Kind) bool {
+	return k == rpc.ExecuteRequest_DELETE_SERIES || k == rpc.ExecuteRequest_DROP_MEASUREMENT
 }
 
 // check refuses what no statement can be; database and policy become folders.
 func check(r *rpc.ExecuteRequest) error {
 	if r.Kind != rpc.ExecuteRequest_DROP_SHARD && !emeta.ValidName(r.Database) {
 		return fmt.Errorf("invalid database %q", r.Database)
+	}
+	if b := r.Bounds; b != nil && (!isDelete(r.Kind) || b.RetentionPolicy == "" || b.Start >= b.End || r.ShardId == 0) {
+		return errors.New("invalid bounds")
 	}
 	switch r.Kind {
 	case rpc.ExecuteRequest_DELETE_SERIES:
@@ -126,8 +192,14 @@ func execute(store *tsdb.Store, r *rpc.ExecuteRequest) error {
 		if err != nil {
 			return err
 		}
+		if r.Bounds != nil {
+			return deleteBounded(store, r, sources, cond)
+		}
 		return store.DeleteSeries(r.Database, sources, cond)
 	case rpc.ExecuteRequest_DROP_MEASUREMENT:
+		if r.Bounds != nil {
+			return deleteBounded(store, r, []influxql.Source{&influxql.Measurement{Name: r.Name}}, nil)
+		}
 		return store.DeleteMeasurement(r.Database, r.Name)
 	case rpc.ExecuteRequest_DROP_DATABASE:
 		return store.DeleteDatabase(r.Database)
@@ -142,6 +214,39 @@ func execute(store *tsdb.Store, r *rpc.ExecuteRequest) error {
 	}
 	return fmt.Errorf("unknown statement %v", r.Kind)
 }
+
+// deleteBounded deletes within one shard's policy and time range.
+func deleteBounded(store *tsdb.Store, r *rpc.ExecuteRequest, sources []influxql.Source, cond influxql.Expr) error {
+	b := r.Bounds
+	within := []influxql.Source{}
+	for _, s := range sources {
+		m, ok := s.(*influxql.Measurement)
+		if !ok {
+			return fmt.Errorf("unsupported source %v in a delete", s)
+		}
+		if m.RetentionPolicy != "" && m.RetentionPolicy != b.RetentionPolicy {
+			continue
+		}
+		m = m.Clone()
+		m.RetentionPolicy = b.RetentionPolicy
+		within = append(within, m)
+	}
+	if len(sources) == 0 {
+		within = append(within, &influxql.Measurement{RetentionPolicy: b.RetentionPolicy, Regex: &influxql.RegexLiteral{Val: everyName}})
+	} else if len(within) == 0 {
+		return nil
+	}
+	at := func(op influxql.Token, ns int64) influxql.Expr {
+		return &influxql.BinaryExpr{Op: op, LHS: &influxql.VarRef{Val: "time"}, RHS: &influxql.TimeLiteral{Val: time.Unix(0, ns).UTC()}}
+	}
+	in := influxql.Expr(&influxql.BinaryExpr{Op: influxql.AND, LHS: at(influxql.GTE, b.Start), RHS: at(influxql.LT, b.End)})
+	if cond != nil {
+		in = &influxql.BinaryExpr{Op: influxql.AND, LHS: &influxql.ParenExpr{Expr: cond}, RHS: in}
+	}
+	return store.DeleteSeries(r.Database, within, in)
+}
+
+var everyName = regexp.MustCompile(`.*`)
 
 // deleteText writes a delete as InfluxQL, and is sure that parseDelete reads the
 // same from it: names and expressions with control characters or invalid UTF-8

@@ -22,7 +22,7 @@ func rawPoint(key, fields string, t time.Time) []byte {
 
 func TestMalformedRequestsHaveNoEffect(t *testing.T) {
 	s := mustStore(t)
-	srv := NewServer(s, nil)
+	srv := NewServer(s, nil, nil)
 	now := time.Unix(1, 0)
 	good := rawPoint("cpu", "v=1", now)
 	for name, p := range map[string][]byte{
@@ -63,7 +63,7 @@ func TestMalformedRequestsHaveNoEffect(t *testing.T) {
 
 func TestErrorsOfTheStoreAreData(t *testing.T) {
 	s := mustStore(t)
-	srv := NewServer(s, nil)
+	srv := NewServer(s, nil, nil)
 	req := &rpc.WriteShardRequest{ShardId: shardID, Database: db, RetentionPolicy: policy, Points: [][]byte{rawPoint("cpu", "v=1", time.Unix(1, 0))}}
 	if resp, err := srv.WriteShard(context.Background(), req); err != nil || resp.Error != "" {
 		t.Fatal(resp, err)

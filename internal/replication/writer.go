@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,6 +35,7 @@ type Metadata interface {
 	NodeID() uint64
 	DataNode(id uint64) (cluster.Node, bool)
 	DataNodes() []cluster.Node
+	Shard(id uint64) (cluster.Shard, bool)
 }
 
 // Subscriber gets a copy of every write.
@@ -43,10 +45,14 @@ type Subscriber interface {
 
 // Writer sends points to all owners of their shards, in parallel, and answers
 // as soon as the consistency level is decided; the other owners go on in the
-// background. There is no hinted handoff yet: what an unreachable owner misses is
+// background. What an owner misses goes to its hinted handoff queue, and while that is not empty, so
+// does every later write, which keeps the order. Without hinted handoff it is
 // counted, logged, and left to anti-entropy.
 type Writer struct {
 	WriteTimeout time.Duration // for one owner
+	Handoff      Handoff       // nil when [hinted-handoff] enabled = false
+	MaxPending   int           // writes under way to one node, with Handoff
+	Deletes      *RanLog       // deletes that ran here; nil without Handoff
 
 	meta   Metadata
 	store  *tsdb.Store
@@ -55,6 +61,9 @@ type Writer struct {
 	mapper *coordinator.PointsWriter // maps points to shards
 	log    *zap.Logger
 	missed missedLog
+	sender uint64 // this process, to peers
+	lanes  lanes
+	recent recentDeletes
 
 	mu     sync.RWMutex // held for reading while owners start, so that Close waits for them
 	opened bool
@@ -70,7 +79,7 @@ type Writer struct {
 func NewWriter(meta Metadata, store *tsdb.Store, sub Subscriber, pool *rpc.Pool) *Writer {
 	m := coordinator.NewPointsWriter()
 	m.MetaClient = meta
-	return &Writer{WriteTimeout: coordinator.DefaultWriteTimeout, meta: meta, store: store, sub: sub, pool: pool, mapper: m, log: zap.NewNop()}
+	return &Writer{WriteTimeout: coordinator.DefaultWriteTimeout, meta: meta, store: store, sub: sub, pool: pool, mapper: m, log: zap.NewNop(), sender: rand.Uint64() | 1}
 }
 
 // WithLogger sets the logger; call it before Open.
@@ -81,6 +90,9 @@ func (w *Writer) Open() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.opened = true
+	if w.Handoff != nil {
+		w.lanes.maxPending = w.MaxPending
+	}
 	return nil
 }
 
@@ -167,6 +179,8 @@ func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string,
 type result struct {
 	err     error // of the owner or of the way to it
 	partial *tsdb.PartialWriteError
+	hinted  bool // with err: the write is in hinted handoff
+	never   bool // with err: the same write can never succeed
 }
 
 // required is how many of n owners must have written.
@@ -196,31 +210,45 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 	// Taken before the local store reorders the points. The points themselves
 	// must outlive the call: the engine's inputs parse each request anew.
 	var requests []*rpc.WriteShardRequest
+	size := 0
 	self := w.meta.NodeID()
-	for _, o := range owners {
-		if o.NodeID != self {
+	nodes := make([]uint64, len(owners))
+	for i, o := range owners {
+		nodes[i] = o.NodeID
+		if o.NodeID != self && requests == nil {
 			var err error
-			if requests, err = encode(ctx, shard.ID, db, policy, points); err != nil {
+			if requests, size, err = encode(ctx, shard.ID, db, policy, points); err != nil {
 				w.wg.Add(-len(owners))
 				return err
 			}
-			break
 		}
 	}
 	results := make(chan result, len(owners))
-	for _, o := range owners {
+	deliveries := w.lanes.begin(nodes, shard.ID, db, size, w.WriteTimeout)
+	defer w.lanes.answer(deliveries)
+	for _, d := range deliveries {
 		go func() {
 			defer w.wg.Done()
-			if o.NodeID == self {
-				results <- w.writeLocal(ctx, shard.ID, db, policy, points)
+			defer w.lanes.finish(d)
+			if d.node == self {
+				results <- w.writeLocal(ctx, d, db, policy, points)
 				return
 			}
-			results <- w.writeRemote(o.NodeID, requests)
+			results <- w.writeRemote(d, requests)
 		}()
 	}
-	timeout := time.NewTimer(w.WriteTimeout)
+	return w.decide(level, results, len(owners))
+}
+
+// decide waits until the owners' results decide the level, or WriteTimeout passes.
+func (w *Writer) decide(level models.ConsistencyLevel, results <-chan result, owners int) error {
+	wait := w.WriteTimeout
+	if level == models.ConsistencyLevelAny && w.Handoff != nil {
+		wait += time.Second // an owner's timeout puts the write into its queue first
+	}
+	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
-	need := required(level, len(owners))
+	need := required(level, owners)
 	var (
 		wrote, failed int
 		first         error
@@ -228,7 +256,7 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 	)
 	timedOut := false
 	// A level that cannot be met is answered once an owner wrote or all failed: the two are different answers.
-	for !timedOut && (failed <= len(owners)-need || wrote == 0 && failed < len(owners)) {
+	for !timedOut && (failed <= owners-need || wrote == 0 && failed < owners) {
 		var r result
 		select {
 		case r = <-results:
@@ -236,7 +264,7 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 			r.err = coordinator.ErrTimeout
 			timedOut = true
 		}
-		if r.err != nil {
+		if r.err != nil && !(r.hinted && level == models.ConsistencyLevelAny) {
 			failed++
 			if first == nil || errors.Is(r.err, coordinator.ErrTimeout) {
 				first = r.err
@@ -284,30 +312,46 @@ func merge(a *tsdb.PartialWriteError, b tsdb.PartialWriteError) *tsdb.PartialWri
 // batchBytes is where a shard's points go on in another message, well below rpc.MaxMessage.
 const batchBytes = 8 << 20
 
-// encode makes the messages with a shard's points; owners share them and only read.
-func encode(ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) ([]*rpc.WriteShardRequest, error) {
-	var out []*rpc.WriteShardRequest
-	size := batchBytes
+// encode makes the messages with a shard's points; owners share them and only
+// read. size is the bytes of all points.
+func encode(ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) (out []*rpc.WriteShardRequest, size int, err error) {
+	room := 0
 	for i, p := range points {
 		b, err := p.MarshalBinary()
 		if err != nil {
-			return nil, fmt.Errorf("encode a point: %w", err)
+			return nil, 0, fmt.Errorf("encode a point: %w", err)
 		}
-		if size += len(b); size > batchBytes {
-			size = len(b)
+		if room -= len(b); room < 0 || i == 0 {
+			room = batchBytes - len(b)
 			out = append(out, &rpc.WriteShardRequest{
 				ShardId: id, Database: db, RetentionPolicy: policy, UserId: ctx.UserId, Points: make([][]byte, 0, len(points)-i),
 			})
 		}
 		last := out[len(out)-1]
 		last.Points = append(last.Points, b)
+		size += len(b)
 	}
-	return out, nil
+	return out, size, nil
 }
 
-func (w *Writer) writeLocal(ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) result {
-	w.stats.local.Add(int64(len(points)))
-	return judge(writeStore(w.store, ctx, id, db, policy, points))
+// writeLocal writes to this node's own copy. What the store may take later
+// goes to hinted handoff, as for any other owner.
+func (w *Writer) writeLocal(ctx tsdb.WriteContext, d *delivery, db, policy string, points []models.Point) result {
+	d.wait()
+	cause := errQueueNotEmpty
+	if w.Handoff == nil || !w.Handoff.Pending(d.node, d.shard) {
+		w.stats.local.Add(int64(len(points)))
+		r := judge(writeStore(w.store, ctx, d.shard, db, policy, points))
+		if r.err == nil || w.Handoff == nil || influxdb.IsClientError(r.err) {
+			return r
+		}
+		cause = r.err
+	}
+	reqs, _, err := encode(ctx, d.shard, db, policy, points)
+	if err != nil {
+		return result{err: err}
+	}
+	return w.hint(d, reqs, cause)
 }
 
 // judge tells a partial write, after which the owner has the other points, from a failure.
@@ -333,15 +377,25 @@ func writeStore(store *tsdb.Store, ctx tsdb.WriteContext, id uint64, db, policy 
 	return err
 }
 
-// writeRemote writes the messages in turn, within WriteTimeout.
-func (w *Writer) writeRemote(node uint64, reqs []*rpc.WriteShardRequest) result {
-	ctx, cancel := context.WithTimeout(context.Background(), w.WriteTimeout)
-	defer cancel()
+// writeRemote writes the messages in turn, within WriteTimeout. From the first
+// that fails and may succeed later, they go to hinted handoff.
+func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest) result {
+	if w.Handoff != nil && w.Handoff.Pending(d.node, d.shard) {
+		return w.hint(d, reqs, errQueueNotEmpty)
+	}
+	d.wait()
 	var all result
-	for _, req := range reqs {
-		r := w.send(ctx, node, req)
+	for i, req := range reqs {
+		// Also after waiting: an earlier write may be in the queue now.
+		if w.Handoff != nil && w.Handoff.Pending(d.node, d.shard) {
+			return w.hint(d, reqs[i:], errQueueNotEmpty)
+		}
+		r := w.send(d.ctx, d.node, req, d.sequence, false)
 		if r.err != nil {
-			return r
+			if r.never {
+				return r
+			}
+			return w.hint(d, reqs[i:], r.err)
 		}
 		if r.partial != nil {
 			all.partial = merge(all.partial, *r.partial)
@@ -350,25 +404,33 @@ func (w *Writer) writeRemote(node uint64, reqs []*rpc.WriteShardRequest) result 
 	return all
 }
 
-func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardRequest) result {
+func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardRequest, sequence uint64, hinted bool) result {
 	w.stats.remote.Add(int64(len(req.Points)))
 	w.stats.shardReq.Add(1)
 	w.stats.shardPoints.Add(int64(len(req.Points)))
 	n, ok := w.meta.DataNode(node)
 	if !ok {
-		return result{err: fmt.Errorf("owner %d of shard %d is not in the cluster", node, req.ShardId)}
+		return result{err: fmt.Errorf("owner %d of shard %d is not in the cluster", node, req.ShardId), never: true}
 	}
 	var resp *rpc.WriteShardResponse
 	conn, err := w.pool.Conn(n.TCPAddr)
 	if err == nil {
-		resp, err = rpc.NewReplicationClient(conn).WriteShard(ctx, req)
+		resp, err = rpc.NewReplicationClient(conn).WriteShard(ctx, &rpc.WriteShardRequest{
+			ShardId: req.ShardId, Database: req.Database, RetentionPolicy: req.RetentionPolicy, UserId: req.UserId, Points: req.Points,
+			Sender: w.sender, Sequence: sequence, Hinted: hinted,
+		})
 	}
 	if err != nil {
 		w.stats.shardFail.Add(1)
-		w.missed.note(w.log, n.TCPAddr, len(req.Points), err)
+		if w.Handoff == nil {
+			w.missed.note(w.log, n.TCPAddr, len(req.Points), err)
+		}
 		// Canceled: the peer saw the deadline first.
-		if c := status.Code(err); c == codes.DeadlineExceeded || c == codes.Canceled || ctx.Err() != nil {
+		switch c := status.Code(err); {
+		case c == codes.DeadlineExceeded, c == codes.Canceled, ctx.Err() != nil:
 			return result{err: coordinator.ErrTimeout}
+		case c == codes.InvalidArgument, c == codes.ResourceExhausted:
+			return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err)), never: true}
 		}
 		return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err))}
 	}
@@ -379,7 +441,7 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 		}}
 	case resp.Error != "":
 		w.stats.shardFail.Add(1)
-		return result{err: errors.New(resp.Error)} // as the local store's: callers match its beginning
+		return result{err: errors.New(resp.Error), never: !resp.Retryable} // as the local store's: callers match its beginning
 	}
 	return result{}
 }

@@ -360,8 +360,13 @@ type WriteShardRequest struct {
 	RetentionPolicy string                 `protobuf:"bytes,3,opt,name=retention_policy,json=retentionPolicy,proto3" json:"retention_policy,omitempty"`
 	UserId          string                 `protobuf:"bytes,4,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
 	Points          [][]byte               `protobuf:"bytes,5,rep,name=points,proto3" json:"points,omitempty"` // each the engine's binary form of a point
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Sender and order: a write out of hinted handoff voids all writes that the
+	// same process had sent for the shard before sequence and that arrive late.
+	Sender        uint64 `protobuf:"varint,6,opt,name=sender,proto3" json:"sender,omitempty"` // random for each process
+	Sequence      uint64 `protobuf:"varint,7,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Hinted        bool   `protobuf:"varint,8,opt,name=hinted,proto3" json:"hinted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WriteShardRequest) Reset() {
@@ -427,6 +432,27 @@ func (x *WriteShardRequest) GetPoints() [][]byte {
 		return x.Points
 	}
 	return nil
+}
+
+func (x *WriteShardRequest) GetSender() uint64 {
+	if x != nil {
+		return x.Sender
+	}
+	return 0
+}
+
+func (x *WriteShardRequest) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *WriteShardRequest) GetHinted() bool {
+	if x != nil {
+		return x.Hinted
+	}
+	return false
 }
 
 // WriteShardResponse: an error of the write itself is data, not a transport error.
@@ -499,12 +525,21 @@ func (x *WriteShardResponse) GetRetryable() bool {
 }
 
 type ExecuteRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          ExecuteRequest_Kind    `protobuf:"varint,1,opt,name=kind,proto3,enum=concord.v1.ExecuteRequest_Kind" json:"kind,omitempty"`
-	Database      string                 `protobuf:"bytes,2,opt,name=database,proto3" json:"database,omitempty"`
-	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	Statement     string                 `protobuf:"bytes,4,opt,name=statement,proto3" json:"statement,omitempty"`
-	ShardId       uint64                 `protobuf:"varint,5,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Kind      ExecuteRequest_Kind    `protobuf:"varint,1,opt,name=kind,proto3,enum=concord.v1.ExecuteRequest_Kind" json:"kind,omitempty"`
+	Database  string                 `protobuf:"bytes,2,opt,name=database,proto3" json:"database,omitempty"`
+	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Statement string                 `protobuf:"bytes,4,opt,name=statement,proto3" json:"statement,omitempty"`
+	ShardId   uint64                 `protobuf:"varint,5,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	// bounds, when set, limits a delete to one shard's policy and time range.
+	Bounds   *DeleteBounds `protobuf:"bytes,6,opt,name=bounds,proto3" json:"bounds,omitempty"`
+	Id       string        `protobuf:"bytes,7,opt,name=id,proto3" json:"id,omitempty"`          // of a delete, the same wherever and however often it arrives
+	Hinted   bool          `protobuf:"varint,8,opt,name=hinted,proto3" json:"hinted,omitempty"` // out of hinted handoff
+	Sender   uint64        `protobuf:"varint,9,opt,name=sender,proto3" json:"sender,omitempty"` // as in WriteShardRequest, with bounds
+	Sequence uint64        `protobuf:"varint,10,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// in_queue_alone, with bounds: it removes points from the writes that wait
+	// before it in a hinted handoff queue, and nothing else.
+	InQueueAlone  bool `protobuf:"varint,11,opt,name=in_queue_alone,json=inQueueAlone,proto3" json:"in_queue_alone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -574,6 +609,108 @@ func (x *ExecuteRequest) GetShardId() uint64 {
 	return 0
 }
 
+func (x *ExecuteRequest) GetBounds() *DeleteBounds {
+	if x != nil {
+		return x.Bounds
+	}
+	return nil
+}
+
+func (x *ExecuteRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ExecuteRequest) GetHinted() bool {
+	if x != nil {
+		return x.Hinted
+	}
+	return false
+}
+
+func (x *ExecuteRequest) GetSender() uint64 {
+	if x != nil {
+		return x.Sender
+	}
+	return 0
+}
+
+func (x *ExecuteRequest) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *ExecuteRequest) GetInQueueAlone() bool {
+	if x != nil {
+		return x.InQueueAlone
+	}
+	return false
+}
+
+type DeleteBounds struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	RetentionPolicy string                 `protobuf:"bytes,1,opt,name=retention_policy,json=retentionPolicy,proto3" json:"retention_policy,omitempty"`
+	Start           int64                  `protobuf:"varint,2,opt,name=start,proto3" json:"start,omitempty"` // nanoseconds, [start, end)
+	End             int64                  `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *DeleteBounds) Reset() {
+	*x = DeleteBounds{}
+	mi := &file_concord_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteBounds) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteBounds) ProtoMessage() {}
+
+func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteBounds.ProtoReflect.Descriptor instead.
+func (*DeleteBounds) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DeleteBounds) GetRetentionPolicy() string {
+	if x != nil {
+		return x.RetentionPolicy
+	}
+	return ""
+}
+
+func (x *DeleteBounds) GetStart() int64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *DeleteBounds) GetEnd() int64 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
 type ExecuteResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Error         string                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
@@ -583,7 +720,7 @@ type ExecuteResponse struct {
 
 func (x *ExecuteResponse) Reset() {
 	*x = ExecuteResponse{}
-	mi := &file_concord_proto_msgTypes[9]
+	mi := &file_concord_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +732,7 @@ func (x *ExecuteResponse) String() string {
 func (*ExecuteResponse) ProtoMessage() {}
 
 func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[9]
+	mi := &file_concord_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +745,7 @@ func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecuteResponse.ProtoReflect.Descriptor instead.
 func (*ExecuteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{9}
+	return file_concord_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ExecuteResponse) GetError() string {
@@ -616,6 +753,94 @@ func (x *ExecuteResponse) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+type HintRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Delete        *ExecuteRequest        `protobuf:"bytes,1,opt,name=delete,proto3" json:"delete,omitempty"`
+	Nodes         []uint64               `protobuf:"varint,2,rep,packed,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HintRequest) Reset() {
+	*x = HintRequest{}
+	mi := &file_concord_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HintRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HintRequest) ProtoMessage() {}
+
+func (x *HintRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HintRequest.ProtoReflect.Descriptor instead.
+func (*HintRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *HintRequest) GetDelete() *ExecuteRequest {
+	if x != nil {
+		return x.Delete
+	}
+	return nil
+}
+
+func (x *HintRequest) GetNodes() []uint64 {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+type HintResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HintResponse) Reset() {
+	*x = HintResponse{}
+	mi := &file_concord_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HintResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HintResponse) ProtoMessage() {}
+
+func (x *HintResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HintResponse.ProtoReflect.Descriptor instead.
+func (*HintResponse) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{12}
 }
 
 type CreateIteratorRequest struct {
@@ -629,7 +854,7 @@ type CreateIteratorRequest struct {
 
 func (x *CreateIteratorRequest) Reset() {
 	*x = CreateIteratorRequest{}
-	mi := &file_concord_proto_msgTypes[10]
+	mi := &file_concord_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -641,7 +866,7 @@ func (x *CreateIteratorRequest) String() string {
 func (*CreateIteratorRequest) ProtoMessage() {}
 
 func (x *CreateIteratorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[10]
+	mi := &file_concord_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -654,7 +879,7 @@ func (x *CreateIteratorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateIteratorRequest.ProtoReflect.Descriptor instead.
 func (*CreateIteratorRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{10}
+	return file_concord_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateIteratorRequest) GetShardIds() []uint64 {
@@ -692,7 +917,7 @@ type CreateIteratorChunk struct {
 
 func (x *CreateIteratorChunk) Reset() {
 	*x = CreateIteratorChunk{}
-	mi := &file_concord_proto_msgTypes[11]
+	mi := &file_concord_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +929,7 @@ func (x *CreateIteratorChunk) String() string {
 func (*CreateIteratorChunk) ProtoMessage() {}
 
 func (x *CreateIteratorChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[11]
+	mi := &file_concord_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,7 +942,7 @@ func (x *CreateIteratorChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateIteratorChunk.ProtoReflect.Descriptor instead.
 func (*CreateIteratorChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{11}
+	return file_concord_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CreateIteratorChunk) GetNone() bool {
@@ -769,7 +994,7 @@ type IteratorCostResponse struct {
 
 func (x *IteratorCostResponse) Reset() {
 	*x = IteratorCostResponse{}
-	mi := &file_concord_proto_msgTypes[12]
+	mi := &file_concord_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -781,7 +1006,7 @@ func (x *IteratorCostResponse) String() string {
 func (*IteratorCostResponse) ProtoMessage() {}
 
 func (x *IteratorCostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[12]
+	mi := &file_concord_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -794,7 +1019,7 @@ func (x *IteratorCostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IteratorCostResponse.ProtoReflect.Descriptor instead.
 func (*IteratorCostResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{12}
+	return file_concord_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *IteratorCostResponse) GetNumShards() int64 {
@@ -849,7 +1074,7 @@ type FieldDimensionsRequest struct {
 
 func (x *FieldDimensionsRequest) Reset() {
 	*x = FieldDimensionsRequest{}
-	mi := &file_concord_proto_msgTypes[13]
+	mi := &file_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -861,7 +1086,7 @@ func (x *FieldDimensionsRequest) String() string {
 func (*FieldDimensionsRequest) ProtoMessage() {}
 
 func (x *FieldDimensionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[13]
+	mi := &file_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -874,7 +1099,7 @@ func (x *FieldDimensionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldDimensionsRequest.ProtoReflect.Descriptor instead.
 func (*FieldDimensionsRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{13}
+	return file_concord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FieldDimensionsRequest) GetShardIds() []uint64 {
@@ -901,7 +1126,7 @@ type FieldDimensionsResponse struct {
 
 func (x *FieldDimensionsResponse) Reset() {
 	*x = FieldDimensionsResponse{}
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -913,7 +1138,7 @@ func (x *FieldDimensionsResponse) String() string {
 func (*FieldDimensionsResponse) ProtoMessage() {}
 
 func (x *FieldDimensionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -926,7 +1151,7 @@ func (x *FieldDimensionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldDimensionsResponse.ProtoReflect.Descriptor instead.
 func (*FieldDimensionsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{14}
+	return file_concord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *FieldDimensionsResponse) GetFields() map[string]int32 {
@@ -954,7 +1179,7 @@ type MapTypeRequest struct {
 
 func (x *MapTypeRequest) Reset() {
 	*x = MapTypeRequest{}
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1191,7 @@ func (x *MapTypeRequest) String() string {
 func (*MapTypeRequest) ProtoMessage() {}
 
 func (x *MapTypeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1204,7 @@ func (x *MapTypeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapTypeRequest.ProtoReflect.Descriptor instead.
 func (*MapTypeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{15}
+	return file_concord_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MapTypeRequest) GetShardIds() []uint64 {
@@ -1012,7 +1237,7 @@ type MapTypeResponse struct {
 
 func (x *MapTypeResponse) Reset() {
 	*x = MapTypeResponse{}
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1024,7 +1249,7 @@ func (x *MapTypeResponse) String() string {
 func (*MapTypeResponse) ProtoMessage() {}
 
 func (x *MapTypeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1037,7 +1262,7 @@ func (x *MapTypeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapTypeResponse.ProtoReflect.Descriptor instead.
 func (*MapTypeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MapTypeResponse) GetDataType() int32 {
@@ -1062,7 +1287,7 @@ type SchemaRequest struct {
 
 func (x *SchemaRequest) Reset() {
 	*x = SchemaRequest{}
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1074,7 +1299,7 @@ func (x *SchemaRequest) String() string {
 func (*SchemaRequest) ProtoMessage() {}
 
 func (x *SchemaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1087,7 +1312,7 @@ func (x *SchemaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchemaRequest.ProtoReflect.Descriptor instead.
 func (*SchemaRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SchemaRequest) GetShardIds() []uint64 {
@@ -1141,7 +1366,7 @@ type MeasurementNamesResponse struct {
 
 func (x *MeasurementNamesResponse) Reset() {
 	*x = MeasurementNamesResponse{}
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1378,7 @@ func (x *MeasurementNamesResponse) String() string {
 func (*MeasurementNamesResponse) ProtoMessage() {}
 
 func (x *MeasurementNamesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1391,7 @@ func (x *MeasurementNamesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeasurementNamesResponse.ProtoReflect.Descriptor instead.
 func (*MeasurementNamesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MeasurementNamesResponse) GetNames() [][]byte {
@@ -1185,7 +1410,7 @@ type TagKeysResponse struct {
 
 func (x *TagKeysResponse) Reset() {
 	*x = TagKeysResponse{}
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1197,7 +1422,7 @@ func (x *TagKeysResponse) String() string {
 func (*TagKeysResponse) ProtoMessage() {}
 
 func (x *TagKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1210,7 +1435,7 @@ func (x *TagKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagKeysResponse.ProtoReflect.Descriptor instead.
 func (*TagKeysResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TagKeysResponse) GetMeasurements() []*TagKeysResponse_Keys {
@@ -1229,7 +1454,7 @@ type TagValuesResponse struct {
 
 func (x *TagValuesResponse) Reset() {
 	*x = TagValuesResponse{}
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1466,7 @@ func (x *TagValuesResponse) String() string {
 func (*TagValuesResponse) ProtoMessage() {}
 
 func (x *TagValuesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1479,7 @@ func (x *TagValuesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagValuesResponse.ProtoReflect.Descriptor instead.
 func (*TagValuesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TagValuesResponse) GetMeasurements() []*TagValuesResponse_Values {
@@ -1274,7 +1499,7 @@ type CardinalityRequest struct {
 
 func (x *CardinalityRequest) Reset() {
 	*x = CardinalityRequest{}
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1286,7 +1511,7 @@ func (x *CardinalityRequest) String() string {
 func (*CardinalityRequest) ProtoMessage() {}
 
 func (x *CardinalityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1299,7 +1524,7 @@ func (x *CardinalityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CardinalityRequest.ProtoReflect.Descriptor instead.
 func (*CardinalityRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CardinalityRequest) GetDatabase() string {
@@ -1327,7 +1552,7 @@ type CardinalityResponse struct {
 
 func (x *CardinalityResponse) Reset() {
 	*x = CardinalityResponse{}
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1564,7 @@ func (x *CardinalityResponse) String() string {
 func (*CardinalityResponse) ProtoMessage() {}
 
 func (x *CardinalityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1577,7 @@ func (x *CardinalityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CardinalityResponse.ProtoReflect.Descriptor instead.
 func (*CardinalityResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CardinalityResponse) GetSketch() []byte {
@@ -1378,7 +1603,7 @@ type ShardStatesRequest struct {
 
 func (x *ShardStatesRequest) Reset() {
 	*x = ShardStatesRequest{}
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1615,7 @@ func (x *ShardStatesRequest) String() string {
 func (*ShardStatesRequest) ProtoMessage() {}
 
 func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1628,7 @@ func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ShardStatesRequest) GetShardIds() []uint64 {
@@ -1419,13 +1644,14 @@ type ShardState struct {
 	Exists        bool                   `protobuf:"varint,2,opt,name=exists,proto3" json:"exists,omitempty"`
 	LastModified  int64                  `protobuf:"varint,3,opt,name=last_modified,json=lastModified,proto3" json:"last_modified,omitempty"` // nanoseconds
 	Size          int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`                                     // bytes on disk
+	Hints         []uint64               `protobuf:"varint,5,rep,packed,name=hints,proto3" json:"hints,omitempty"`                            // nodes for which hinted handoff has entries of the shard
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShardState) Reset() {
 	*x = ShardState{}
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +1663,7 @@ func (x *ShardState) String() string {
 func (*ShardState) ProtoMessage() {}
 
 func (x *ShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +1676,7 @@ func (x *ShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardState.ProtoReflect.Descriptor instead.
 func (*ShardState) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ShardState) GetShardId() uint64 {
@@ -1481,6 +1707,13 @@ func (x *ShardState) GetSize() int64 {
 	return 0
 }
 
+func (x *ShardState) GetHints() []uint64 {
+	if x != nil {
+		return x.Hints
+	}
+	return nil
+}
+
 type ShardStatesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	States        []*ShardState          `protobuf:"bytes,1,rep,name=states,proto3" json:"states,omitempty"`
@@ -1490,7 +1723,7 @@ type ShardStatesResponse struct {
 
 func (x *ShardStatesResponse) Reset() {
 	*x = ShardStatesResponse{}
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +1735,7 @@ func (x *ShardStatesResponse) String() string {
 func (*ShardStatesResponse) ProtoMessage() {}
 
 func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +1748,7 @@ func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesResponse.ProtoReflect.Descriptor instead.
 func (*ShardStatesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ShardStatesResponse) GetStates() []*ShardState {
@@ -1536,7 +1769,7 @@ type Sum struct {
 
 func (x *Sum) Reset() {
 	*x = Sum{}
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1781,7 @@ func (x *Sum) String() string {
 func (*Sum) ProtoMessage() {}
 
 func (x *Sum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1794,7 @@ func (x *Sum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sum.ProtoReflect.Descriptor instead.
 func (*Sum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Sum) GetCount() uint64 {
@@ -1597,7 +1830,7 @@ type RootRequest struct {
 
 func (x *RootRequest) Reset() {
 	*x = RootRequest{}
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +1842,7 @@ func (x *RootRequest) String() string {
 func (*RootRequest) ProtoMessage() {}
 
 func (x *RootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +1855,7 @@ func (x *RootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRequest.ProtoReflect.Descriptor instead.
 func (*RootRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RootRequest) GetShardId() uint64 {
@@ -1662,7 +1895,7 @@ type RootResponse struct {
 
 func (x *RootResponse) Reset() {
 	*x = RootResponse{}
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1907,7 @@ func (x *RootResponse) String() string {
 func (*RootResponse) ProtoMessage() {}
 
 func (x *RootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1920,7 @@ func (x *RootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootResponse.ProtoReflect.Descriptor instead.
 func (*RootResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RootResponse) GetRoot() *Sum {
@@ -1707,7 +1940,7 @@ type WindowSum struct {
 
 func (x *WindowSum) Reset() {
 	*x = WindowSum{}
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +1952,7 @@ func (x *WindowSum) String() string {
 func (*WindowSum) ProtoMessage() {}
 
 func (x *WindowSum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +1965,7 @@ func (x *WindowSum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSum.ProtoReflect.Descriptor instead.
 func (*WindowSum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WindowSum) GetWindow() uint32 {
@@ -1761,7 +1994,7 @@ type SeriesField struct {
 
 func (x *SeriesField) Reset() {
 	*x = SeriesField{}
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +2006,7 @@ func (x *SeriesField) String() string {
 func (*SeriesField) ProtoMessage() {}
 
 func (x *SeriesField) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +2019,7 @@ func (x *SeriesField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesField.ProtoReflect.Descriptor instead.
 func (*SeriesField) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SeriesField) GetSeries() []byte {
@@ -1826,7 +2059,7 @@ type DigestsChunk struct {
 
 func (x *DigestsChunk) Reset() {
 	*x = DigestsChunk{}
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +2071,7 @@ func (x *DigestsChunk) String() string {
 func (*DigestsChunk) ProtoMessage() {}
 
 func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +2084,7 @@ func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsChunk.ProtoReflect.Descriptor instead.
 func (*DigestsChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DigestsChunk) GetFields() []*SeriesField {
@@ -1874,7 +2107,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +2119,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +2132,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Region) GetSeries() []byte {
@@ -1949,7 +2182,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1961,7 +2194,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1974,7 +2207,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Block) GetSeries() []byte {
@@ -2008,7 +2241,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2020,7 +2253,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2033,7 +2266,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *FetchRequest) GetShardId() uint64 {
@@ -2059,7 +2292,7 @@ type FetchChunk struct {
 
 func (x *FetchChunk) Reset() {
 	*x = FetchChunk{}
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2071,7 +2304,7 @@ func (x *FetchChunk) String() string {
 func (*FetchChunk) ProtoMessage() {}
 
 func (x *FetchChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2084,7 +2317,7 @@ func (x *FetchChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
 func (*FetchChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *FetchChunk) GetBlocks() []*Block {
@@ -2106,7 +2339,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +2351,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +2364,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ApplyRequest) GetShardId() uint64 {
@@ -2171,7 +2404,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +2416,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +2429,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ApplyResponse) GetPoints() uint64 {
@@ -2214,7 +2447,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2226,7 +2459,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2239,7 +2472,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_proto_rawDescGZIP(), []int{41}
 }
 
 type StatusResponse struct {
@@ -2254,7 +2487,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2266,7 +2499,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2279,7 +2512,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
@@ -2319,7 +2552,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2331,7 +2564,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +2577,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RepairRequest) GetShardId() uint64 {
@@ -2362,7 +2595,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2374,7 +2607,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2387,7 +2620,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_proto_rawDescGZIP(), []int{44}
 }
 
 type TagKeysResponse_Keys struct {
@@ -2400,7 +2633,7 @@ type TagKeysResponse_Keys struct {
 
 func (x *TagKeysResponse_Keys) Reset() {
 	*x = TagKeysResponse_Keys{}
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2412,7 +2645,7 @@ func (x *TagKeysResponse_Keys) String() string {
 func (*TagKeysResponse_Keys) ProtoMessage() {}
 
 func (x *TagKeysResponse_Keys) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2425,7 +2658,7 @@ func (x *TagKeysResponse_Keys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagKeysResponse_Keys.ProtoReflect.Descriptor instead.
 func (*TagKeysResponse_Keys) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{19, 0}
+	return file_concord_proto_rawDescGZIP(), []int{22, 0}
 }
 
 func (x *TagKeysResponse_Keys) GetMeasurement() string {
@@ -2452,7 +2685,7 @@ type TagValuesResponse_KeyValue struct {
 
 func (x *TagValuesResponse_KeyValue) Reset() {
 	*x = TagValuesResponse_KeyValue{}
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2464,7 +2697,7 @@ func (x *TagValuesResponse_KeyValue) String() string {
 func (*TagValuesResponse_KeyValue) ProtoMessage() {}
 
 func (x *TagValuesResponse_KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2477,7 +2710,7 @@ func (x *TagValuesResponse_KeyValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagValuesResponse_KeyValue.ProtoReflect.Descriptor instead.
 func (*TagValuesResponse_KeyValue) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{20, 0}
+	return file_concord_proto_rawDescGZIP(), []int{23, 0}
 }
 
 func (x *TagValuesResponse_KeyValue) GetKey() string {
@@ -2504,7 +2737,7 @@ type TagValuesResponse_Values struct {
 
 func (x *TagValuesResponse_Values) Reset() {
 	*x = TagValuesResponse_Values{}
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2516,7 +2749,7 @@ func (x *TagValuesResponse_Values) String() string {
 func (*TagValuesResponse_Values) ProtoMessage() {}
 
 func (x *TagValuesResponse_Values) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2529,7 +2762,7 @@ func (x *TagValuesResponse_Values) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagValuesResponse_Values.ProtoReflect.Descriptor instead.
 func (*TagValuesResponse_Values) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{20, 1}
+	return file_concord_proto_rawDescGZIP(), []int{23, 1}
 }
 
 func (x *TagValuesResponse_Values) GetMeasurement() string {
@@ -2557,7 +2790,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2569,7 +2802,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2582,7 +2815,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39, 0}
+	return file_concord_proto_rawDescGZIP(), []int{42, 0}
 }
 
 func (x *StatusResponse_Shard) GetId() uint64 {
@@ -2626,24 +2859,34 @@ const file_concord_proto_rawDesc = "" +
 	"\fmeta_servers\x18\x03 \x03(\tR\vmetaServers\"\x0e\n" +
 	"\fJoinResponse\"\x0e\n" +
 	"\fLeaveRequest\"\x0f\n" +
-	"\rLeaveResponse\"\xa6\x01\n" +
+	"\rLeaveResponse\"\xf2\x01\n" +
 	"\x11WriteShardRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
 	"\x10retention_policy\x18\x03 \x01(\tR\x0fretentionPolicy\x12\x17\n" +
 	"\auser_id\x18\x04 \x01(\tR\x06userId\x12\x16\n" +
-	"\x06points\x18\x05 \x03(\fR\x06points\"|\n" +
+	"\x06points\x18\x05 \x03(\fR\x06points\x12\x16\n" +
+	"\x06sender\x18\x06 \x01(\x04R\x06sender\x12\x1a\n" +
+	"\bsequence\x18\a \x01(\x04R\bsequence\x12\x16\n" +
+	"\x06hinted\x18\b \x01(\bR\x06hinted\"|\n" +
 	"\x12WriteShardResponse\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x18\n" +
 	"\adropped\x18\x02 \x01(\x05R\adropped\x12\x18\n" +
 	"\apartial\x18\x03 \x01(\bR\apartial\x12\x1c\n" +
-	"\tretryable\x18\x04 \x01(\bR\tretryable\"\xaa\x02\n" +
+	"\tretryable\x18\x04 \x01(\bR\tretryable\"\xde\x03\n" +
 	"\x0eExecuteRequest\x123\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1f.concord.v1.ExecuteRequest.KindR\x04kind\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1c\n" +
 	"\tstatement\x18\x04 \x01(\tR\tstatement\x12\x19\n" +
-	"\bshard_id\x18\x05 \x01(\x04R\ashardId\"z\n" +
+	"\bshard_id\x18\x05 \x01(\x04R\ashardId\x120\n" +
+	"\x06bounds\x18\x06 \x01(\v2\x18.concord.v1.DeleteBoundsR\x06bounds\x12\x0e\n" +
+	"\x02id\x18\a \x01(\tR\x02id\x12\x16\n" +
+	"\x06hinted\x18\b \x01(\bR\x06hinted\x12\x16\n" +
+	"\x06sender\x18\t \x01(\x04R\x06sender\x12\x1a\n" +
+	"\bsequence\x18\n" +
+	" \x01(\x04R\bsequence\x12$\n" +
+	"\x0ein_queue_alone\x18\v \x01(\bR\finQueueAlone\"z\n" +
 	"\x04Kind\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\x11\n" +
 	"\rDELETE_SERIES\x10\x01\x12\x14\n" +
@@ -2651,9 +2894,17 @@ const file_concord_proto_rawDesc = "" +
 	"\rDROP_DATABASE\x10\x03\x12\x19\n" +
 	"\x15DROP_RETENTION_POLICY\x10\x04\x12\x0e\n" +
 	"\n" +
-	"DROP_SHARD\x10\x05\"'\n" +
+	"DROP_SHARD\x10\x05\"a\n" +
+	"\fDeleteBounds\x12)\n" +
+	"\x10retention_policy\x18\x01 \x01(\tR\x0fretentionPolicy\x12\x14\n" +
+	"\x05start\x18\x02 \x01(\x03R\x05start\x12\x10\n" +
+	"\x03end\x18\x03 \x01(\x03R\x03end\"'\n" +
 	"\x0fExecuteResponse\x12\x14\n" +
-	"\x05error\x18\x01 \x01(\tR\x05error\"p\n" +
+	"\x05error\x18\x01 \x01(\tR\x05error\"W\n" +
+	"\vHintRequest\x122\n" +
+	"\x06delete\x18\x01 \x01(\v2\x1a.concord.v1.ExecuteRequestR\x06delete\x12\x14\n" +
+	"\x05nodes\x18\x02 \x03(\x04R\x05nodes\"\x0e\n" +
+	"\fHintResponse\"p\n" +
 	"\x15CreateIteratorRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12 \n" +
 	"\vmeasurement\x18\x02 \x01(\fR\vmeasurement\x12\x18\n" +
@@ -2723,13 +2974,14 @@ const file_concord_proto_rawDesc = "" +
 	"\x06sketch\x18\x01 \x01(\fR\x06sketch\x12)\n" +
 	"\x10tombstone_sketch\x18\x02 \x01(\fR\x0ftombstoneSketch\"1\n" +
 	"\x12ShardStatesRequest\x12\x1b\n" +
-	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\"x\n" +
+	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\"\x8e\x01\n" +
 	"\n" +
 	"ShardState\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
 	"\x06exists\x18\x02 \x01(\bR\x06exists\x12#\n" +
 	"\rlast_modified\x18\x03 \x01(\x03R\flastModified\x12\x12\n" +
-	"\x04size\x18\x04 \x01(\x03R\x04size\"E\n" +
+	"\x04size\x18\x04 \x01(\x03R\x04size\x12\x14\n" +
+	"\x05hints\x18\x05 \x03(\x04R\x05hints\"E\n" +
 	"\x13ShardStatesResponse\x12.\n" +
 	"\x06states\x18\x01 \x03(\v2\x16.concord.v1.ShardStateR\x06states\";\n" +
 	"\x03Sum\x12\x14\n" +
@@ -2795,11 +3047,12 @@ const file_concord_proto_rawDesc = "" +
 	"Membership\x12E\n" +
 	"\bIdentify\x12\x1b.concord.v1.IdentifyRequest\x1a\x1c.concord.v1.IdentifyResponse\x129\n" +
 	"\x04Join\x12\x17.concord.v1.JoinRequest\x1a\x18.concord.v1.JoinResponse\x12<\n" +
-	"\x05Leave\x12\x18.concord.v1.LeaveRequest\x1a\x19.concord.v1.LeaveResponse2\x9e\x01\n" +
+	"\x05Leave\x12\x18.concord.v1.LeaveRequest\x1a\x19.concord.v1.LeaveResponse2\xd9\x01\n" +
 	"\vReplication\x12K\n" +
 	"\n" +
 	"WriteShard\x12\x1d.concord.v1.WriteShardRequest\x1a\x1e.concord.v1.WriteShardResponse\x12B\n" +
-	"\aExecute\x12\x1a.concord.v1.ExecuteRequest\x1a\x1b.concord.v1.ExecuteResponse2\x83\x05\n" +
+	"\aExecute\x12\x1a.concord.v1.ExecuteRequest\x1a\x1b.concord.v1.ExecuteResponse\x129\n" +
+	"\x04Hint\x12\x17.concord.v1.HintRequest\x1a\x18.concord.v1.HintResponse2\x83\x05\n" +
 	"\x05Query\x12V\n" +
 	"\x0eCreateIterator\x12!.concord.v1.CreateIteratorRequest\x1a\x1f.concord.v1.CreateIteratorChunk0\x01\x12S\n" +
 	"\fIteratorCost\x12!.concord.v1.CreateIteratorRequest\x1a .concord.v1.IteratorCostResponse\x12Z\n" +
@@ -2832,7 +3085,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),           // 0: concord.v1.ExecuteRequest.Kind
 	(*IdentifyRequest)(nil),            // 1: concord.v1.IdentifyRequest
@@ -2844,107 +3097,114 @@ var file_concord_proto_goTypes = []any{
 	(*WriteShardRequest)(nil),          // 7: concord.v1.WriteShardRequest
 	(*WriteShardResponse)(nil),         // 8: concord.v1.WriteShardResponse
 	(*ExecuteRequest)(nil),             // 9: concord.v1.ExecuteRequest
-	(*ExecuteResponse)(nil),            // 10: concord.v1.ExecuteResponse
-	(*CreateIteratorRequest)(nil),      // 11: concord.v1.CreateIteratorRequest
-	(*CreateIteratorChunk)(nil),        // 12: concord.v1.CreateIteratorChunk
-	(*IteratorCostResponse)(nil),       // 13: concord.v1.IteratorCostResponse
-	(*FieldDimensionsRequest)(nil),     // 14: concord.v1.FieldDimensionsRequest
-	(*FieldDimensionsResponse)(nil),    // 15: concord.v1.FieldDimensionsResponse
-	(*MapTypeRequest)(nil),             // 16: concord.v1.MapTypeRequest
-	(*MapTypeResponse)(nil),            // 17: concord.v1.MapTypeResponse
-	(*SchemaRequest)(nil),              // 18: concord.v1.SchemaRequest
-	(*MeasurementNamesResponse)(nil),   // 19: concord.v1.MeasurementNamesResponse
-	(*TagKeysResponse)(nil),            // 20: concord.v1.TagKeysResponse
-	(*TagValuesResponse)(nil),          // 21: concord.v1.TagValuesResponse
-	(*CardinalityRequest)(nil),         // 22: concord.v1.CardinalityRequest
-	(*CardinalityResponse)(nil),        // 23: concord.v1.CardinalityResponse
-	(*ShardStatesRequest)(nil),         // 24: concord.v1.ShardStatesRequest
-	(*ShardState)(nil),                 // 25: concord.v1.ShardState
-	(*ShardStatesResponse)(nil),        // 26: concord.v1.ShardStatesResponse
-	(*Sum)(nil),                        // 27: concord.v1.Sum
-	(*RootRequest)(nil),                // 28: concord.v1.RootRequest
-	(*RootResponse)(nil),               // 29: concord.v1.RootResponse
-	(*WindowSum)(nil),                  // 30: concord.v1.WindowSum
-	(*SeriesField)(nil),                // 31: concord.v1.SeriesField
-	(*DigestsChunk)(nil),               // 32: concord.v1.DigestsChunk
-	(*Region)(nil),                     // 33: concord.v1.Region
-	(*Block)(nil),                      // 34: concord.v1.Block
-	(*FetchRequest)(nil),               // 35: concord.v1.FetchRequest
-	(*FetchChunk)(nil),                 // 36: concord.v1.FetchChunk
-	(*ApplyRequest)(nil),               // 37: concord.v1.ApplyRequest
-	(*ApplyResponse)(nil),              // 38: concord.v1.ApplyResponse
-	(*StatusRequest)(nil),              // 39: concord.v1.StatusRequest
-	(*StatusResponse)(nil),             // 40: concord.v1.StatusResponse
-	(*RepairRequest)(nil),              // 41: concord.v1.RepairRequest
-	(*RepairResponse)(nil),             // 42: concord.v1.RepairResponse
-	nil,                                // 43: concord.v1.FieldDimensionsResponse.FieldsEntry
-	(*TagKeysResponse_Keys)(nil),       // 44: concord.v1.TagKeysResponse.Keys
-	(*TagValuesResponse_KeyValue)(nil), // 45: concord.v1.TagValuesResponse.KeyValue
-	(*TagValuesResponse_Values)(nil),   // 46: concord.v1.TagValuesResponse.Values
-	(*StatusResponse_Shard)(nil),       // 47: concord.v1.StatusResponse.Shard
+	(*DeleteBounds)(nil),               // 10: concord.v1.DeleteBounds
+	(*ExecuteResponse)(nil),            // 11: concord.v1.ExecuteResponse
+	(*HintRequest)(nil),                // 12: concord.v1.HintRequest
+	(*HintResponse)(nil),               // 13: concord.v1.HintResponse
+	(*CreateIteratorRequest)(nil),      // 14: concord.v1.CreateIteratorRequest
+	(*CreateIteratorChunk)(nil),        // 15: concord.v1.CreateIteratorChunk
+	(*IteratorCostResponse)(nil),       // 16: concord.v1.IteratorCostResponse
+	(*FieldDimensionsRequest)(nil),     // 17: concord.v1.FieldDimensionsRequest
+	(*FieldDimensionsResponse)(nil),    // 18: concord.v1.FieldDimensionsResponse
+	(*MapTypeRequest)(nil),             // 19: concord.v1.MapTypeRequest
+	(*MapTypeResponse)(nil),            // 20: concord.v1.MapTypeResponse
+	(*SchemaRequest)(nil),              // 21: concord.v1.SchemaRequest
+	(*MeasurementNamesResponse)(nil),   // 22: concord.v1.MeasurementNamesResponse
+	(*TagKeysResponse)(nil),            // 23: concord.v1.TagKeysResponse
+	(*TagValuesResponse)(nil),          // 24: concord.v1.TagValuesResponse
+	(*CardinalityRequest)(nil),         // 25: concord.v1.CardinalityRequest
+	(*CardinalityResponse)(nil),        // 26: concord.v1.CardinalityResponse
+	(*ShardStatesRequest)(nil),         // 27: concord.v1.ShardStatesRequest
+	(*ShardState)(nil),                 // 28: concord.v1.ShardState
+	(*ShardStatesResponse)(nil),        // 29: concord.v1.ShardStatesResponse
+	(*Sum)(nil),                        // 30: concord.v1.Sum
+	(*RootRequest)(nil),                // 31: concord.v1.RootRequest
+	(*RootResponse)(nil),               // 32: concord.v1.RootResponse
+	(*WindowSum)(nil),                  // 33: concord.v1.WindowSum
+	(*SeriesField)(nil),                // 34: concord.v1.SeriesField
+	(*DigestsChunk)(nil),               // 35: concord.v1.DigestsChunk
+	(*Region)(nil),                     // 36: concord.v1.Region
+	(*Block)(nil),                      // 37: concord.v1.Block
+	(*FetchRequest)(nil),               // 38: concord.v1.FetchRequest
+	(*FetchChunk)(nil),                 // 39: concord.v1.FetchChunk
+	(*ApplyRequest)(nil),               // 40: concord.v1.ApplyRequest
+	(*ApplyResponse)(nil),              // 41: concord.v1.ApplyResponse
+	(*StatusRequest)(nil),              // 42: concord.v1.StatusRequest
+	(*StatusResponse)(nil),             // 43: concord.v1.StatusResponse
+	(*RepairRequest)(nil),              // 44: concord.v1.RepairRequest
+	(*RepairResponse)(nil),             // 45: concord.v1.RepairResponse
+	nil,                                // 46: concord.v1.FieldDimensionsResponse.FieldsEntry
+	(*TagKeysResponse_Keys)(nil),       // 47: concord.v1.TagKeysResponse.Keys
+	(*TagValuesResponse_KeyValue)(nil), // 48: concord.v1.TagValuesResponse.KeyValue
+	(*TagValuesResponse_Values)(nil),   // 49: concord.v1.TagValuesResponse.Values
+	(*StatusResponse_Shard)(nil),       // 50: concord.v1.StatusResponse.Shard
 }
 var file_concord_proto_depIdxs = []int32{
 	0,  // 0: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
-	43, // 1: concord.v1.FieldDimensionsResponse.fields:type_name -> concord.v1.FieldDimensionsResponse.FieldsEntry
-	44, // 2: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
-	46, // 3: concord.v1.TagValuesResponse.measurements:type_name -> concord.v1.TagValuesResponse.Values
-	25, // 4: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
-	27, // 5: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
-	27, // 6: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
-	30, // 7: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
-	31, // 8: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
-	33, // 9: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
-	34, // 10: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
-	34, // 11: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	47, // 12: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	45, // 13: concord.v1.TagValuesResponse.Values.values:type_name -> concord.v1.TagValuesResponse.KeyValue
-	1,  // 14: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
-	3,  // 15: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
-	5,  // 16: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	7,  // 17: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	9,  // 18: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	11, // 19: concord.v1.Query.CreateIterator:input_type -> concord.v1.CreateIteratorRequest
-	11, // 20: concord.v1.Query.IteratorCost:input_type -> concord.v1.CreateIteratorRequest
-	14, // 21: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
-	16, // 22: concord.v1.Query.MapType:input_type -> concord.v1.MapTypeRequest
-	18, // 23: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
-	18, // 24: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
-	18, // 25: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
-	22, // 26: concord.v1.Query.Cardinality:input_type -> concord.v1.CardinalityRequest
-	24, // 27: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	28, // 28: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	28, // 29: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	35, // 30: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	37, // 31: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	39, // 32: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	41, // 33: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	41, // 34: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	2,  // 35: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	4,  // 36: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	6,  // 37: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	8,  // 38: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	10, // 39: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	12, // 40: concord.v1.Query.CreateIterator:output_type -> concord.v1.CreateIteratorChunk
-	13, // 41: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
-	15, // 42: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
-	17, // 43: concord.v1.Query.MapType:output_type -> concord.v1.MapTypeResponse
-	19, // 44: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
-	20, // 45: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
-	21, // 46: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesResponse
-	23, // 47: concord.v1.Query.Cardinality:output_type -> concord.v1.CardinalityResponse
-	26, // 48: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	29, // 49: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	32, // 50: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	36, // 51: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	38, // 52: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	40, // 53: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	42, // 54: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	42, // 55: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	35, // [35:56] is the sub-list for method output_type
-	14, // [14:35] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	10, // 1: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
+	9,  // 2: concord.v1.HintRequest.delete:type_name -> concord.v1.ExecuteRequest
+	46, // 3: concord.v1.FieldDimensionsResponse.fields:type_name -> concord.v1.FieldDimensionsResponse.FieldsEntry
+	47, // 4: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
+	49, // 5: concord.v1.TagValuesResponse.measurements:type_name -> concord.v1.TagValuesResponse.Values
+	28, // 6: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
+	30, // 7: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
+	30, // 8: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
+	33, // 9: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
+	34, // 10: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
+	36, // 11: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
+	37, // 12: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
+	37, // 13: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
+	50, // 14: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	48, // 15: concord.v1.TagValuesResponse.Values.values:type_name -> concord.v1.TagValuesResponse.KeyValue
+	1,  // 16: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
+	3,  // 17: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
+	5,  // 18: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
+	7,  // 19: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	9,  // 20: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	12, // 21: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
+	14, // 22: concord.v1.Query.CreateIterator:input_type -> concord.v1.CreateIteratorRequest
+	14, // 23: concord.v1.Query.IteratorCost:input_type -> concord.v1.CreateIteratorRequest
+	17, // 24: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
+	19, // 25: concord.v1.Query.MapType:input_type -> concord.v1.MapTypeRequest
+	21, // 26: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
+	21, // 27: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
+	21, // 28: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
+	25, // 29: concord.v1.Query.Cardinality:input_type -> concord.v1.CardinalityRequest
+	27, // 30: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	31, // 31: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	31, // 32: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	38, // 33: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	40, // 34: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	42, // 35: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	44, // 36: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	44, // 37: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	2,  // 38: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	4,  // 39: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	6,  // 40: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	8,  // 41: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	11, // 42: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	13, // 43: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
+	15, // 44: concord.v1.Query.CreateIterator:output_type -> concord.v1.CreateIteratorChunk
+	16, // 45: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
+	18, // 46: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
+	20, // 47: concord.v1.Query.MapType:output_type -> concord.v1.MapTypeResponse
+	22, // 48: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
+	23, // 49: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
+	24, // 50: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesResponse
+	26, // 51: concord.v1.Query.Cardinality:output_type -> concord.v1.CardinalityResponse
+	29, // 52: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	32, // 53: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	35, // 54: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	39, // 55: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	41, // 56: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	43, // 57: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	45, // 58: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	45, // 59: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	38, // [38:60] is the sub-list for method output_type
+	16, // [16:38] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_concord_proto_init() }
@@ -2958,7 +3218,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   47,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -213,6 +213,7 @@ var Membership_ServiceDesc = grpc.ServiceDesc{
 const (
 	Replication_WriteShard_FullMethodName = "/concord.v1.Replication/WriteShard"
 	Replication_Execute_FullMethodName    = "/concord.v1.Replication/Execute"
+	Replication_Hint_FullMethodName       = "/concord.v1.Replication/Hint"
 )
 
 // ReplicationClient is the client API for Replication service.
@@ -224,6 +225,9 @@ type ReplicationClient interface {
 	WriteShard(ctx context.Context, in *WriteShardRequest, opts ...grpc.CallOption) (*WriteShardResponse, error)
 	// Execute runs a statement on this node's store alone.
 	Execute(ctx context.Context, in *ExecuteRequest, opts ...grpc.CallOption) (*ExecuteResponse, error)
+	// Hint makes this node keep a delete for nodes that were not reached: what it
+	// writes to them from now on goes behind the delete.
+	Hint(ctx context.Context, in *HintRequest, opts ...grpc.CallOption) (*HintResponse, error)
 }
 
 type replicationClient struct {
@@ -254,6 +258,16 @@ func (c *replicationClient) Execute(ctx context.Context, in *ExecuteRequest, opt
 	return out, nil
 }
 
+func (c *replicationClient) Hint(ctx context.Context, in *HintRequest, opts ...grpc.CallOption) (*HintResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HintResponse)
+	err := c.cc.Invoke(ctx, Replication_Hint_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ReplicationServer is the server API for Replication service.
 // All implementations must embed UnimplementedReplicationServer
 // for forward compatibility.
@@ -263,6 +277,9 @@ type ReplicationServer interface {
 	WriteShard(context.Context, *WriteShardRequest) (*WriteShardResponse, error)
 	// Execute runs a statement on this node's store alone.
 	Execute(context.Context, *ExecuteRequest) (*ExecuteResponse, error)
+	// Hint makes this node keep a delete for nodes that were not reached: what it
+	// writes to them from now on goes behind the delete.
+	Hint(context.Context, *HintRequest) (*HintResponse, error)
 	mustEmbedUnimplementedReplicationServer()
 }
 
@@ -278,6 +295,9 @@ func (UnimplementedReplicationServer) WriteShard(context.Context, *WriteShardReq
 }
 func (UnimplementedReplicationServer) Execute(context.Context, *ExecuteRequest) (*ExecuteResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Execute not implemented")
+}
+func (UnimplementedReplicationServer) Hint(context.Context, *HintRequest) (*HintResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Hint not implemented")
 }
 func (UnimplementedReplicationServer) mustEmbedUnimplementedReplicationServer() {}
 func (UnimplementedReplicationServer) testEmbeddedByValue()                     {}
@@ -336,6 +356,24 @@ func _Replication_Execute_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Replication_Hint_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HintRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicationServer).Hint(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Replication_Hint_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicationServer).Hint(ctx, req.(*HintRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Replication_ServiceDesc is the grpc.ServiceDesc for Replication service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -350,6 +388,10 @@ var Replication_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Execute",
 			Handler:    _Replication_Execute_Handler,
+		},
+		{
+			MethodName: "Hint",
+			Handler:    _Replication_Hint_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

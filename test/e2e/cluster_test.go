@@ -77,6 +77,8 @@ func startProcesses(t *testing.T, nodes int) *processes {
   log-enabled = false
 [monitor]
   store-enabled = false
+[hinted-handoff]
+  enabled = false
 [anti-entropy]
   check-interval = "2s"
   settle = "1s"

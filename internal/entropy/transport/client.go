@@ -124,7 +124,9 @@ func (p *peer) States(ctx context.Context, ids []uint64) (map[uint64]entropy.Sha
 			return nil, err
 		}
 		for _, s := range resp.States {
-			out[s.ShardId] = entropy.ShardState{Exists: s.Exists, LastModified: s.LastModified, Size: s.Size}
+			out[s.ShardId] = entropy.ShardState{
+				Version: entropy.Version{Exists: s.Exists, LastModified: s.LastModified, Size: s.Size}, Hints: s.Hints,
+			}
 		}
 		for _, id := range ids[:n] {
 			if _, ok := out[id]; !ok {

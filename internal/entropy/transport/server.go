@@ -77,7 +77,7 @@ func (s *Server) ShardStates(ctx context.Context, r *rpc.ShardStatesRequest) (*r
 	}
 	resp := &rpc.ShardStatesResponse{}
 	for id, st := range states {
-		resp.States = append(resp.States, &rpc.ShardState{ShardId: id, Exists: st.Exists, LastModified: st.LastModified, Size: st.Size})
+		resp.States = append(resp.States, &rpc.ShardState{ShardId: id, Exists: st.Exists, LastModified: st.LastModified, Size: st.Size, Hints: st.Hints})
 	}
 	return resp, nil
 }

@@ -1,0 +1,66 @@
+package devcluster_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// TestMissedWritesAndDeletesArrive cuts a node off, writes, deletes and writes
+// again through both others, and asks the node alone after hinted handoff.
+func TestMissedWritesAndDeletesArrive(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStartWith(t, 3, nil)
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 3`)
+	at := yesterday()
+	write := func(node int, line string, n int) {
+		t.Helper()
+		var b []byte
+		for i := range n {
+			b = fmt.Appendf(b, "%s %d\n", line, at.Add(time.Duration(i)*time.Second).UnixNano())
+		}
+		if err := c.Client(node).Write(ctx, "db", "quorum", b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(0, "m,host=a v=1", 100)
+	write(0, "gone v=1", 10)
+	c.Cut(2)
+	write(0, "m,host=a v=2", 50)
+	write(1, "m,host=b v=1", 20)
+	mustQuery(ctx, t, c, 0, "db", fmt.Sprintf("DELETE FROM m WHERE time >= %d", at.Add(90*time.Second).UnixNano()))
+	mustQuery(ctx, t, c, 1, "db", "DROP MEASUREMENT gone")
+	write(1, "gone v=2", 3)
+	c.Heal(2)
+
+	ask := func() string {
+		m := map[string]string{}
+		for _, name := range []string{"m", "gone"} {
+			rows, err := c.Client(2).Query(ctx, "db", "SELECT count(v), sum(v) FROM "+name)
+			if err != nil {
+				return err.Error()
+			}
+			m[name] = fmt.Sprint(rows)
+		}
+		return fmt.Sprint(m)
+	}
+	want := fmt.Sprint(map[string]string{
+		"m": fmt.Sprintf("[[0 %d %d]]", 90+20, 50*2+40+20), "gone": "[[0 3 6]]",
+	})
+	if err := c.Wait(ctx, func() bool {
+		for _, sh := range c.Shards("db") {
+			for _, n := range c.Data {
+				if n.HintsPending(sh.ID) {
+					return false
+				}
+			}
+		}
+		return true
+	}); err != nil {
+		t.Fatal("hinted handoff never ended: ", err)
+	}
+	c.Cut(2) // asked alone
+	if got := ask(); got != want {
+		t.Errorf("node 3 alone has %s, want %s", got, want)
+	}
+}

@@ -1,0 +1,661 @@
+// Package handoff is hinted handoff: what a data node that is away misses is
+// kept in durable queues, one for each (node, shard), and sent in its order
+// when the node is back. It knows neither network nor storage engine: who opens
+// it says how an entry is delivered.
+package handoff
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+)
+
+// WholeDatabase is the shard number of the queue for deletes that concern all
+// of a node's shards of a database. It is sent before the queues of shards.
+const WholeDatabase uint64 = 0
+
+var (
+	// ErrQueueFull means that max-size has no room for an entry.
+	ErrQueueFull = errors.New("hinted handoff queue is full")
+	// ErrClosed is the answer of a service that is not open.
+	ErrClosed = errors.New("hinted handoff is closed")
+)
+
+// PermanentError is an entry that can never succeed: it is dropped, not sent again.
+type PermanentError struct{ Err error }
+
+func (e *PermanentError) Error() string { return e.Err.Error() }
+func (e *PermanentError) Unwrap() error { return e.Err }
+
+// Deps is what the service needs of its surroundings.
+type Deps struct {
+	// Deliver sends entries of one shard to a node, in their order. It returns how many of them the
+	// node has, and why it lacks the next: a *PermanentError drops that one, any other error is tried again.
+	// behind are the deletes that wait behind the entries.
+	Deliver func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error)
+	// Due tells whether a node still is to get a shard's entries; those of a
+	// removed node or a dropped shard are forgotten.
+	Due func(node, shard uint64) bool
+	// Dropped is told of each shard that lost entries, WholeDatabase included.
+	Dropped func(node, shard uint64)
+	Now     func() time.Time // time.Now when nil
+}
+
+// Service holds the queues of all nodes.
+type Service struct {
+	cfg  Config
+	deps Deps
+	log  *zap.Logger
+
+	mu    sync.RWMutex
+	nodes map[uint64]*node
+	open  bool
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// node is one node's queues, and the loop that sends them.
+type node struct {
+	id    uint64
+	s     *Service
+	dir   string
+	wake  chan struct{} // holds one signal
+	limit *rate.Limiter // nil for none
+
+	mu     sync.Mutex
+	queues map[uint64]*queue // by shard
+	bytes  atomic.Int64      // on disk, of all queues
+
+	stats struct {
+		written, read, dropped, blocked, req, reqFail, reqPoints atomic.Int64 // as in Statistics
+	}
+}
+
+// New returns a service that Open starts.
+func New(cfg Config, deps Deps) *Service {
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	return &Service{cfg: cfg, deps: deps, log: zap.NewNop(), nodes: make(map[uint64]*node)}
+}
+
+// WithLogger sets the logger; call it before Open.
+func (s *Service) WithLogger(log *zap.Logger) { s.log = log.With(zap.String("service", "handoff")) }
+
+// Open finds the queues on disk and starts to send them.
+func (s *Service) Open() error {
+	if err := os.MkdirAll(s.cfg.Dir, 0o750); err != nil {
+		return fmt.Errorf("[hinted-handoff] dir: %w", err)
+	}
+	nodes, err := numbered(s.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range nodes {
+		n := s.addNode(id)
+		shards, err := numbered(n.dir)
+		if err != nil {
+			return err
+		}
+		for _, shard := range shards {
+			q, cut, err := openQueue(n.shardDir(shard))
+			if err != nil {
+				return fmt.Errorf("hinted handoff queue of node %d, shard %d: %w", id, shard, err)
+			}
+			if cut > 0 {
+				s.log.Warn("Cut a torn entry off a hinted handoff queue: it was never acknowledged", zap.Uint64("node_id", id), zap.Uint64("db_shard_id", shard), zap.Int64("bytes", cut))
+			}
+			if !q.pending() {
+				q.remove()
+				continue
+			}
+			n.queues[shard] = q
+			n.bytes.Add(q.bytes)
+		}
+	}
+	s.open = true
+	for _, n := range s.nodes {
+		s.start(n)
+	}
+	s.wg.Add(1)
+	go func() { defer s.wg.Done(); s.purgeLoop() }()
+	return nil
+}
+
+// numbered lists the folders of dir whose names are numbers.
+func numbered(dir string) ([]uint64, error) {
+	names, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var out []uint64
+	for _, n := range names {
+		if id, err := strconv.ParseUint(n.Name(), 10, 64); err == nil && n.IsDir() {
+			out = append(out, id)
+		}
+	}
+	return out, nil
+}
+
+// Close stops sending; what is queued stays on disk.
+func (s *Service) Close() error {
+	s.mu.Lock()
+	if !s.open {
+		s.mu.Unlock()
+		return nil
+	}
+	s.open = false
+	s.cancel()
+	s.mu.Unlock()
+	s.wg.Wait()
+	var errs []error
+	for _, n := range s.nodes {
+		for _, q := range n.all() {
+			errs = append(errs, q.q.close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// addNode is called with s.mu held.
+func (s *Service) addNode(id uint64) *node {
+	n := &node{
+		id: id, s: s, dir: filepath.Join(s.cfg.Dir, strconv.FormatUint(id, 10)),
+		wake: make(chan struct{}, 1), queues: make(map[uint64]*queue),
+	}
+	if r := int(s.cfg.RetryRateLimit); r > 0 {
+		n.limit = rate.NewLimiter(rate.Limit(r), max(r, int(s.cfg.BatchSize)))
+	}
+	s.nodes[id] = n
+	return n
+}
+
+// start is called with s.mu held.
+func (s *Service) start(n *node) {
+	s.wg.Add(1)
+	go func() { defer s.wg.Done(); n.loop(s.ctx) }()
+	n.signal()
+}
+
+// node returns a node's queues, nil when there are none and create is false.
+func (s *Service) node(id uint64, create bool) (*node, error) {
+	s.mu.RLock()
+	n, open := s.nodes[id], s.open
+	s.mu.RUnlock()
+	if !open {
+		return nil, ErrClosed
+	}
+	if n != nil || !create {
+		return n, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.open {
+		return nil, ErrClosed
+	}
+	if n = s.nodes[id]; n == nil {
+		n = s.addNode(id)
+		s.start(n)
+	}
+	return n, nil
+}
+
+// Append queues entries for a shard of a node, as one, and returns when they
+// are on disk. ErrQueueFull drops them, and says so to Deps.Dropped.
+func (s *Service) Append(nodeID, shard uint64, entries ...Entry) error {
+	n, err := s.node(nodeID, true)
+	if err != nil {
+		return err
+	}
+	var size int64
+	points := 0
+	for i := range entries {
+		entries[i].Time = s.deps.Now().UnixNano()
+		size += entries[i].size()
+		points += entries[i].Points
+	}
+	if err := n.append(shard, size, entries); err != nil {
+		n.stats.dropped.Add(int64(len(entries)))
+		if errors.Is(err, ErrQueueFull) {
+			n.stats.blocked.Add(1)
+		}
+		s.log.Warn("Dropped what a data node misses: anti-entropy has to repair it",
+			zap.Uint64("node_id", nodeID), zap.Uint64("db_shard_id", shard), zap.Int("points", points), zap.Error(err))
+		s.deps.Dropped(nodeID, shard)
+		return err
+	}
+	n.signal()
+	return nil
+}
+
+func (n *node) append(shard uint64, size int64, entries []Entry) error {
+	n.mu.Lock()
+	q := n.queues[shard]
+	grown := size
+	if q == nil {
+		var err error
+		if q, _, err = openQueue(n.shardDir(shard)); err != nil {
+			n.mu.Unlock()
+			return err
+		}
+		grown += headerSize
+	}
+	if n.bytes.Load()+grown > int64(n.s.cfg.MaxSize) {
+		n.mu.Unlock()
+		return ErrQueueFull
+	}
+	// Under the lock, so that no two appends pass the limit together, and that
+	// a queue that runs empty is not forgotten meanwhile.
+	f, end, added, err := q.write(entries...)
+	n.bytes.Add(added)
+	if err == nil {
+		n.queues[shard] = q
+	}
+	n.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	n.stats.written.Add(size)
+	return q.sync(f, end)
+}
+
+// Pending tells whether entries for a shard of a node wait, or deletes for all of its shards.
+func (s *Service) Pending(nodeID, shard uint64) bool {
+	n, _ := s.node(nodeID, false)
+	if n == nil {
+		return false
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.queues[shard] != nil || n.queues[WholeDatabase] != nil
+}
+
+// Nodes lists the nodes for which entries of a shard, or deletes, wait.
+func (s *Service) Nodes(shard uint64) []uint64 {
+	s.mu.RLock()
+	ids := make([]uint64, 0, len(s.nodes))
+	for id := range s.nodes {
+		ids = append(ids, id)
+	}
+	s.mu.RUnlock()
+	out := ids[:0]
+	for _, id := range ids {
+		if s.Pending(id, shard) {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// Waiting is a queue with entries.
+type Waiting struct{ Node, Shard uint64 }
+
+// Waiting lists the queues of shards that have entries.
+func (s *Service) Waiting() []Waiting {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var out []Waiting
+	for id, n := range s.nodes {
+		n.mu.Lock()
+		for shard := range n.queues {
+			if shard != WholeDatabase {
+				out = append(out, Waiting{id, shard})
+			}
+		}
+		n.mu.Unlock()
+	}
+	return out
+}
+
+// Wake tries a node again at once: it was heard of.
+func (s *Service) Wake(nodeID uint64) {
+	if n, _ := s.node(nodeID, false); n != nil {
+		n.signal()
+	}
+}
+
+func (n *node) signal() {
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (n *node) shardDir(shard uint64) string {
+	return filepath.Join(n.dir, strconv.FormatUint(shard, 10))
+}
+
+type shardQueue struct {
+	shard uint64
+	q     *queue
+}
+
+func (n *node) all() []shardQueue {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := make([]shardQueue, 0, len(n.queues))
+	for shard, q := range n.queues {
+		out = append(out, shardQueue{shard, q})
+	}
+	return out
+}
+
+// loop sends all queues of a node; after a failure it pauses for the whole node.
+func (n *node) loop(ctx context.Context) {
+	pause := time.Duration(n.s.cfg.RetryInterval)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.wake:
+		}
+		for {
+			err := n.drain(ctx)
+			if ctx.Err() != nil {
+				return
+			}
+			if err == nil {
+				pause = time.Duration(n.s.cfg.RetryInterval)
+				break
+			}
+			n.s.log.Debug("Hinted handoff pauses", zap.Uint64("node_id", n.id), zap.Duration("pause", pause), zap.Error(err))
+			timer := time.NewTimer(pause)
+			select {
+			case <-ctx.Done():
+				timer.Stop()
+				return
+			case <-timer.C:
+			}
+			pause = min(2*pause, time.Duration(n.s.cfg.RetryMaxInterval))
+		}
+	}
+}
+
+// drain sends until all queues are empty, or one fails.
+func (n *node) drain(ctx context.Context) error {
+	for {
+		queues := n.all()
+		if len(queues) == 0 {
+			return nil
+		}
+		for _, q := range queues {
+			if q.shard == WholeDatabase {
+				queues = []shardQueue{q} // alone, and first
+				break
+			}
+		}
+		var (
+			wg     sync.WaitGroup
+			once   sync.Once
+			failed error
+			slots  = make(chan struct{}, n.s.cfg.RetryConcurrency)
+		)
+		ctx, cancel := context.WithCancel(ctx)
+		for _, q := range queues {
+			select {
+			case <-ctx.Done():
+			case slots <- struct{}{}:
+				wg.Add(1)
+				go func() {
+					defer wg.Done()
+					defer func() { <-slots }()
+					if err := n.drainQueue(ctx, q); err != nil {
+						once.Do(func() { failed = err; cancel() })
+					}
+				}()
+			}
+		}
+		wg.Wait()
+		cancel()
+		if failed != nil {
+			return failed
+		}
+	}
+}
+
+// drainQueue sends one queue until it is empty, or deletes for the whole
+// database came: these go first.
+func (n *node) drainQueue(ctx context.Context, sq shardQueue) error {
+	sq.q.draining.Lock()
+	defer sq.q.draining.Unlock()
+	if err := sq.q.findDeletes(); err != nil {
+		return err
+	}
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if !n.s.deps.Due(n.id, sq.shard) {
+			return n.forget(sq)
+		}
+		entries, err := sq.q.peek(int64(n.s.cfg.BatchSize))
+		if err != nil {
+			if err := n.skipDamage(sq, err); err != nil {
+				return err
+			}
+			continue
+		}
+		if len(entries) == 0 {
+			return nil
+		}
+		// After peek: an entry behind a delete for the whole database was queued after it.
+		if sq.shard != WholeDatabase && n.queued(WholeDatabase) {
+			return nil
+		}
+		if old := n.expired(entries); old > 0 {
+			if err := n.drop(sq, entries[:old], "older than max-age"); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := n.send(ctx, sq, entries); err != nil {
+			return err
+		}
+	}
+}
+
+func (n *node) send(ctx context.Context, sq shardQueue, entries []Entry) error {
+	var size, points int64
+	for _, e := range entries {
+		size += e.size()
+		points += int64(e.Points)
+	}
+	if n.limit != nil {
+		if err := n.limit.WaitN(ctx, min(int(size), n.limit.Burst())); err != nil {
+			return err
+		}
+	}
+	n.stats.req.Add(1)
+	done, err := n.s.deps.Deliver(ctx, n.id, sq.shard, entries, sq.q.behind(entries))
+	if err == nil {
+		done = len(entries)
+		n.stats.reqPoints.Add(points)
+	} else {
+		n.stats.reqFail.Add(1)
+	}
+	if done > 0 {
+		for _, e := range entries[:done] {
+			n.stats.read.Add(e.size())
+		}
+		if err := n.advance(sq, entries[:done]); err != nil {
+			return err
+		}
+	}
+	var never *PermanentError
+	if errors.As(err, &never) {
+		return n.drop(sq, entries[done:done+1], never.Error())
+	}
+	return err
+}
+
+// advance takes entries off a queue, and forgets the queue when it is empty.
+func (n *node) advance(sq shardQueue, entries []Entry) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	before := sq.q.onDisk()
+	err := sq.q.advance(entries)
+	return errors.Join(err, n.settle(sq, before))
+}
+
+// settle counts what left a queue, and forgets an empty one; n.mu is held.
+func (n *node) settle(sq shardQueue, before int64) error {
+	n.bytes.Add(sq.q.onDisk() - before)
+	if sq.q.pending() || n.queues[sq.shard] != sq.q {
+		return nil
+	}
+	delete(n.queues, sq.shard)
+	return sq.q.remove()
+}
+
+func (n *node) queued(shard uint64) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.queues[shard] != nil
+}
+
+// expired counts the leading entries that are older than max-age.
+func (n *node) expired(entries []Entry) int {
+	oldest := n.s.deps.Now().Add(-time.Duration(n.s.cfg.MaxAge)).UnixNano()
+	for i, e := range entries {
+		if e.Time >= oldest {
+			return i
+		}
+	}
+	return len(entries)
+}
+
+func (n *node) drop(sq shardQueue, entries []Entry, reason string) error {
+	points := 0
+	for _, e := range entries {
+		points += e.Points
+	}
+	n.stats.dropped.Add(int64(len(entries)))
+	n.s.log.Warn("Dropped hinted handoff entries: anti-entropy has to repair the shard", zap.Uint64("node_id", n.id),
+		zap.Uint64("db_shard_id", sq.shard), zap.Int("entries", len(entries)), zap.Int("points", points), zap.String("reason", reason))
+	err := n.advance(sq, entries)
+	n.s.deps.Dropped(n.id, sq.shard)
+	return err
+}
+
+// skipDamage gives up a segment that cannot be read on.
+func (n *node) skipDamage(sq shardQueue, err error) error {
+	var bad *CorruptError
+	if !errors.As(err, &bad) {
+		return err
+	}
+	n.mu.Lock()
+	before := sq.q.onDisk()
+	lost, err := sq.q.skipSegment()
+	err = errors.Join(err, n.settle(sq, before))
+	n.mu.Unlock()
+	n.stats.dropped.Add(1)
+	n.s.log.Error("Gave up the rest of a damaged hinted handoff segment: anti-entropy has to repair the shard",
+		zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard), zap.Int64("bytes", lost), zap.Error(bad))
+	n.s.deps.Dropped(n.id, sq.shard)
+	return err
+}
+
+// forget removes the queue of a node or shard that is gone.
+func (n *node) forget(sq shardQueue) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.queues[sq.shard] != sq.q {
+		return nil
+	}
+	n.s.log.Info("Forgot hinted handoff entries: the node or the shard is gone", zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard))
+	n.bytes.Add(-sq.q.onDisk())
+	delete(n.queues, sq.shard)
+	return sq.q.remove()
+}
+
+func (s *Service) purgeLoop() {
+	t := time.NewTicker(time.Duration(s.cfg.PurgeInterval))
+	defer t.Stop()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-t.C:
+			s.Purge()
+		}
+	}
+}
+
+// Purge drops entries older than max-age, and queues of nodes and shards that are gone.
+func (s *Service) Purge() {
+	s.mu.RLock()
+	nodes := make([]*node, 0, len(s.nodes))
+	for _, n := range s.nodes {
+		nodes = append(nodes, n)
+	}
+	s.mu.RUnlock()
+	for _, n := range nodes {
+		for _, sq := range n.all() {
+			if err := n.purge(sq); err != nil {
+				s.log.Warn("Cannot purge a hinted handoff queue", zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard), zap.Error(err))
+			}
+		}
+	}
+}
+
+// purge must not take entries that are being sent: it holds the queue's drain lock.
+func (n *node) purge(sq shardQueue) error {
+	sq.q.draining.Lock()
+	defer sq.q.draining.Unlock()
+	if !n.s.deps.Due(n.id, sq.shard) {
+		return n.forget(sq)
+	}
+	for {
+		entries, err := sq.q.peek(int64(n.s.cfg.BatchSize))
+		if err != nil || len(entries) == 0 {
+			return err // damage is met when it is sent
+		}
+		old := n.expired(entries)
+		if old == 0 {
+			return nil
+		}
+		if err := n.drop(sq, entries[:old], "older than max-age"); err != nil {
+			return err
+		}
+	}
+}
+
+// Statistics are hh of the service, hh_node of each node, hh_processor of each queue's node.
+func (s *Service) Statistics(tags map[string]string) []models.Statistic {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var points, reqs int64
+	var out []models.Statistic
+	for id, n := range s.nodes {
+		st := &n.stats
+		reqs += st.req.Load()
+		points += st.reqPoints.Load()
+		n.mu.Lock()
+		depth := len(n.queues)
+		n.mu.Unlock()
+		t := models.StatisticTags{"node": strconv.FormatUint(id, 10), "path": n.dir}.Merge(tags)
+		values := map[string]any{
+			"bytesWritten": st.written.Load(), "bytesRead": st.read.Load(), "queueBytes": n.bytes.Load(), "queueDepth": int64(depth),
+			"writeBlocked": st.blocked.Load(), "writeDropped": st.dropped.Load(),
+			"writeNodeReq": st.req.Load(), "writeNodeReqFail": st.reqFail.Load(), "writeNodeReqPoints": st.reqPoints.Load(),
+		}
+		out = append(out, models.Statistic{Name: "hh_processor", Tags: t, Values: values}, models.Statistic{Name: "hh_node", Tags: t, Values: values})
+	}
+	return append(out, models.Statistic{Name: "hh", Tags: tags, Values: map[string]any{"writeShardReq": reqs, "writeShardReqPoints": points}})
+}

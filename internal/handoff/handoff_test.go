@@ -1,0 +1,477 @@
+package handoff
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	itoml "github.com/influxdata/influxdb/toml"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// receiver is the nodes that get entries; it can be away.
+type receiver struct {
+	mu      sync.Mutex
+	away    error
+	got     map[string][]string // by "node/shard"
+	gone    map[uint64]bool     // shards
+	dropped []uint64            // shards
+	behind  int                 // deletes behind the last write
+	refuse  string              // an entry that can never succeed
+	now     time.Time
+	changed chan struct{}
+}
+
+func newReceiver() *receiver {
+	return &receiver{got: map[string][]string{}, gone: map[uint64]bool{}, now: time.Unix(1e9, 0), changed: make(chan struct{}, 1)}
+}
+
+func (r *receiver) deliver(_ context.Context, node, shard uint64, entries, behind []Entry) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	defer r.notify()
+	if r.away != nil {
+		return 0, r.away
+	}
+	for i, e := range entries {
+		if r.refuse != "" && string(e.Data) == r.refuse {
+			return i, &PermanentError{errors.New("refused")}
+		}
+		if e.Kind == Write {
+			r.behind = len(behind)
+		}
+		key := fmt.Sprintf("%d/%d", node, shard)
+		r.got[key] = append(r.got[key], string(e.Data))
+	}
+	return len(entries), nil
+}
+
+func (r *receiver) notify() {
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (r *receiver) set(fn func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fn()
+}
+
+func (r *receiver) deps() Deps {
+	return Deps{
+		Deliver: r.deliver,
+		Due:     func(_, shard uint64) bool { r.mu.Lock(); defer r.mu.Unlock(); return !r.gone[shard] },
+		Dropped: func(_, shard uint64) {
+			r.set(func() { r.dropped = append(r.dropped, shard) })
+			r.notify()
+		},
+		Now: func() time.Time { r.mu.Lock(); defer r.mu.Unlock(); return r.now },
+	}
+}
+
+func testConfig(dir string) Config {
+	c := NewConfig()
+	c.Dir = dir
+	c.RetryInterval, c.RetryMaxInterval = itoml.Duration(time.Millisecond), itoml.Duration(10*time.Millisecond)
+	c.PurgeInterval = itoml.Duration(time.Hour)
+	return c
+}
+
+func mustOpen(t testing.TB, cfg Config, r *receiver) *Service {
+	t.Helper()
+	s := New(cfg, r.deps())
+	if err := s.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func mustAppend(t testing.TB, s *Service, node, shard uint64, data ...string) {
+	t.Helper()
+	for _, d := range data {
+		if err := s.Append(node, shard, Entry{Kind: Write, Points: 1, Data: []byte(d)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// await waits for the receiver until ok, at most ten seconds.
+func (r *receiver) await(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	limit := time.After(10 * time.Second)
+	for {
+		r.mu.Lock()
+		done := ok()
+		r.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-r.changed:
+		case <-time.After(5 * time.Millisecond):
+		case <-limit:
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+func numbers(from, to int) []string {
+	var out []string
+	for i := from; i < to; i++ {
+		out = append(out, fmt.Sprintf("entry-%06d", i))
+	}
+	return out
+}
+
+func TestEntriesComeInOrderWhenTheNodeIsBack(t *testing.T) {
+	t.Parallel()
+	r := newReceiver()
+	r.away = errors.New("away")
+	s := mustOpen(t, testConfig(t.TempDir()), r)
+	want := map[string][]string{"2/7": numbers(0, 200), "2/8": numbers(200, 300), "3/7": numbers(300, 310)}
+	mustAppend(t, s, 2, 7, want["2/7"]...)
+	mustAppend(t, s, 2, 8, want["2/8"]...)
+	mustAppend(t, s, 3, 7, want["3/7"]...)
+	if !s.Pending(2, 7) || s.Pending(2, 9) || s.Pending(4, 7) {
+		t.Error("pending is wrong")
+	}
+	if got := s.Nodes(7); len(got) != 2 {
+		t.Errorf("nodes that wait for shard 7: %v", got)
+	}
+	r.set(func() { r.away = nil })
+	r.await(t, "all came", func() bool { return len(r.got["2/7"])+len(r.got["2/8"])+len(r.got["3/7"]) == 310 })
+	if diff := cmp.Diff(want, r.got); diff != "" {
+		t.Error(diff)
+	}
+	r.await(t, "queues are gone", func() bool { return len(s.Waiting()) == 0 })
+	if names, _ := os.ReadDir(filepath.Join(s.cfg.Dir, "2")); len(names) != 0 {
+		t.Errorf("files are left: %v", names)
+	}
+}
+
+func TestQueuesOutliveARestart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	r := newReceiver()
+	r.away = errors.New("away")
+	s := mustOpen(t, testConfig(dir), r)
+	mustAppend(t, s, 2, 7, numbers(0, 50)...)
+	s.Close()
+	if err := s.Append(2, 7, Entry{Kind: Write}); !errors.Is(err, ErrClosed) {
+		t.Errorf("append after close: %v", err)
+	}
+	r.away = nil
+	s = mustOpen(t, testConfig(dir), r)
+	r.await(t, "all came", func() bool { return len(r.got["2/7"]) == 50 })
+	if diff := cmp.Diff(numbers(0, 50), r.got["2/7"]); diff != "" {
+		t.Error(diff)
+	}
+	s.Close()
+}
+
+// A crash may leave any part of the last append: all before it must come, and nothing else.
+func TestTornTailLosesNothingBeforeIt(t *testing.T) {
+	t.Parallel()
+	base := t.TempDir()
+	q, _, err := openQueue(filepath.Join(base, "2", "7"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries := func(names []string) (out []Entry) {
+		for _, n := range names {
+			out = append(out, Entry{Kind: Write, Points: 1, Data: []byte(n)})
+		}
+		return out
+	}
+	if _, _, _, err := q.write(entries(numbers(0, 3))...); err != nil {
+		t.Fatal(err)
+	}
+	whole := q.bytes
+	q.close()
+	path := q.path(1)
+	full, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := entries(numbers(2, 3))[0].size()
+	for cut := whole - last; cut < whole; cut++ {
+		for _, garbage := range [][]byte{nil, make([]byte, whole-cut), []byte("xyz")} {
+			dir := filepath.Join(t.TempDir(), "2", "7")
+			os.MkdirAll(dir, 0o755)
+			if err := os.WriteFile(filepath.Join(dir, filepath.Base(path)), append(slices.Clone(full[:cut]), garbage...), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			q, _, err := openQueue(dir)
+			if err != nil {
+				t.Fatalf("cut at %d: %v", cut, err)
+			}
+			got, err := q.peek(1 << 20)
+			if err != nil || len(got) != 2 || string(got[1].Data) != "entry-000001" {
+				t.Fatalf("cut at %d with %d bytes behind: %d entries, %v", cut, len(garbage), len(got), err)
+			}
+			// What comes next follows at once.
+			if _, _, _, err := q.write(Entry{Kind: Delete, Data: []byte("next")}); err != nil {
+				t.Fatal(err)
+			}
+			if err := q.advance(got); err != nil {
+				t.Fatal(err)
+			}
+			if got, err = q.peek(1 << 20); err != nil || len(got) != 1 || string(got[0].Data) != "next" || got[0].Kind != Delete {
+				t.Fatalf("cut at %d: then %v, %v", cut, got, err)
+			}
+			q.close()
+		}
+	}
+}
+
+func TestDamagedSegmentIsSkippedAndItsShardChecked(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	r := newReceiver()
+	r.away = errors.New("away")
+	s := mustOpen(t, testConfig(dir), r)
+	mustAppend(t, s, 2, 7, numbers(0, 3)...)
+	s.Close()
+	s = mustOpen(t, testConfig(dir), r) // appends go to a second segment
+	mustAppend(t, s, 2, 7, numbers(3, 5)...)
+	s.Close()
+	path := filepath.Join(dir, "2", "7", "00000001.hh")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)-1] ^= 1 // the third entry
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.away = nil
+	mustOpen(t, testConfig(dir), r)
+	want := append(numbers(0, 2), numbers(3, 5)...)
+	r.await(t, "the rest came", func() bool { return len(r.got["2/7"]) == 4 })
+	if diff := cmp.Diff(want, r.got["2/7"]); diff != "" {
+		t.Error(diff)
+	}
+	if !slices.Equal(r.dropped, []uint64{7}) {
+		t.Errorf("dropped: %v", r.dropped)
+	}
+}
+
+func TestMaxSizeIsExact(t *testing.T) {
+	t.Parallel()
+	r := newReceiver()
+	r.away = errors.New("away")
+	cfg := testConfig(t.TempDir())
+	one := Entry{Data: []byte("entry-000000")}.size()
+	cfg.MaxSize = itoml.Size(2*headerSize + 5*one)
+	s := mustOpen(t, cfg, r)
+	mustAppend(t, s, 2, 7, numbers(0, 4)...)
+	mustAppend(t, s, 2, 8, numbers(4, 5)...)
+	for shard := uint64(7); shard <= 9; shard++ {
+		if err := s.Append(2, shard, Entry{Kind: Write, Data: []byte("x")}); !errors.Is(err, ErrQueueFull) {
+			t.Errorf("shard %d: %v, want a full queue", shard, err)
+		}
+	}
+	if err := s.Append(3, 7, Entry{Kind: Write, Data: []byte("x")}); err != nil {
+		t.Errorf("another node has its own limit: %v", err)
+	}
+	if !slices.Equal(r.dropped, []uint64{7, 8, 9}) || s.Pending(2, 9) {
+		t.Errorf("dropped %v, want shards 7, 8 and 9 checked", r.dropped)
+	}
+	r.set(func() { r.away = nil })
+	r.await(t, "all came", func() bool { return len(r.got["2/7"])+len(r.got["2/8"]) == 5 })
+	r.await(t, "room again", func() bool { return !s.Pending(2, 7) })
+	if err := s.Append(2, 7, Entry{Kind: Write, Data: []byte("x")}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMaxAgeDropsWhatIsOlderAlone(t *testing.T) {
+	t.Parallel()
+	r := newReceiver()
+	r.away = errors.New("away")
+	cfg := testConfig(t.TempDir())
+	cfg.MaxAge = itoml.Duration(time.Hour)
+	s := mustOpen(t, cfg, r)
+	mustAppend(t, s, 2, 7, "old")
+	r.set(func() { r.now = r.now.Add(30 * time.Minute) })
+	mustAppend(t, s, 2, 7, "due")
+	r.set(func() { r.now = r.now.Add(30 * time.Minute) })
+	s.Purge()
+	if r.dropped != nil {
+		t.Fatalf("an entry of exactly max-age was dropped: %v", r.dropped)
+	}
+	r.set(func() { r.now = r.now.Add(time.Nanosecond) })
+	s.Purge()
+	if !slices.Equal(r.dropped, []uint64{7}) {
+		t.Errorf("dropped: %v, want shard 7 once", r.dropped)
+	}
+	r.set(func() { r.away = nil })
+	r.await(t, "the other came", func() bool { return slices.Equal(r.got["2/7"], []string{"due"}) })
+}
+
+func TestHopelessEntryDoesNotBlock(t *testing.T) {
+	t.Parallel()
+	r := newReceiver()
+	r.away, r.refuse = errors.New("away"), "entry-000002"
+	s := mustOpen(t, testConfig(t.TempDir()), r)
+	mustAppend(t, s, 2, 7, numbers(0, 5)...)
+	r.set(func() { r.away = nil })
+	r.await(t, "the others came", func() bool { return len(r.got["2/7"]) == 4 })
+	if !slices.Equal(r.dropped, []uint64{7}) {
+		t.Errorf("dropped: %v", r.dropped)
+	}
+}
+
+func TestDeletesOfADatabaseGoFirst(t *testing.T) {
+	t.Parallel()
+	var order []string
+	r := newReceiver()
+	r.away = errors.New("away")
+	d := r.deps()
+	deliver := d.Deliver
+	d.Deliver = func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error) {
+		n, err := deliver(ctx, node, shard, entries, behind)
+		r.set(func() {
+			for _, e := range entries[:n] {
+				order = append(order, string(e.Data))
+			}
+		})
+		return n, err
+	}
+	s := New(testConfig(t.TempDir()), d)
+	if err := s.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	if err := s.Append(2, WholeDatabase, Entry{Kind: Delete, Data: []byte("delete")}); err != nil {
+		t.Fatal(err)
+	}
+	if !s.Pending(2, 7) {
+		t.Error("a write may overtake the delete")
+	}
+	mustAppend(t, s, 2, 7, "write")
+	r.set(func() { r.away = nil })
+	r.await(t, "both came", func() bool { return len(order) == 2 })
+	if !slices.Equal(order, []string{"delete", "write"}) {
+		t.Error(order)
+	}
+}
+
+// Who sends a write must know of the deletes behind it, also after a restart.
+func TestDeletesBehindAWriteAreTold(t *testing.T) {
+	t.Parallel()
+	for _, restart := range []bool{false, true} {
+		dir, r := t.TempDir(), newReceiver()
+		r.away = errors.New("away")
+		cfg := testConfig(dir)
+		cfg.BatchSize = 1 // one entry each time
+		s := mustOpen(t, cfg, r)
+		mustAppend(t, s, 2, 7, "w1")
+		for _, e := range []Entry{{Kind: Delete, Data: []byte("d1")}, {Kind: Delete, Data: []byte("d2")}} {
+			if err := s.Append(2, 7, e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if restart {
+			s.Close()
+			s = mustOpen(t, cfg, r)
+		}
+		r.set(func() { r.away = nil })
+		r.await(t, "all came", func() bool { return len(r.got["2/7"]) == 3 })
+		r.set(func() {
+			if r.behind != 2 {
+				t.Errorf("restart %v: %d deletes behind the write, want 2", restart, r.behind)
+			}
+			r.away = errors.New("away")
+		})
+		mustAppend(t, s, 2, 7, "w2")
+		r.set(func() { r.away = nil })
+		r.await(t, "the last came", func() bool { return len(r.got["2/7"]) == 4 })
+		if r.behind != 0 {
+			t.Errorf("restart %v: %d deletes behind the last write", restart, r.behind)
+		}
+	}
+}
+
+func TestQueuesOfGoneShardsAreForgotten(t *testing.T) {
+	t.Parallel()
+	r := newReceiver()
+	r.away = errors.New("away")
+	s := mustOpen(t, testConfig(t.TempDir()), r)
+	mustAppend(t, s, 2, 7, "x")
+	mustAppend(t, s, 2, 8, "y")
+	r.set(func() { r.gone[7] = true })
+	s.Purge()
+	if s.Pending(2, 7) || !s.Pending(2, 8) || r.dropped != nil {
+		t.Errorf("pending %v %v, dropped %v", s.Pending(2, 7), s.Pending(2, 8), r.dropped)
+	}
+}
+
+func TestConcurrentAppendsAllCome(t *testing.T) {
+	t.Parallel()
+	r := newReceiver()
+	s := mustOpen(t, testConfig(t.TempDir()), r)
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := range 50 {
+				if err := s.Append(2, 7, Entry{Kind: Write, Points: 1, Data: fmt.Appendf(nil, "%d-%03d", w, i)}); err != nil {
+					t.Error(err)
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	r.await(t, "all came", func() bool { return len(r.got["2/7"]) == 400 })
+	next := map[byte]int{}
+	for _, e := range r.got["2/7"] {
+		if want := fmt.Sprintf("%c-%03d", e[0], next[e[0]]); e != want {
+			t.Fatalf("%s came, want %s", e, want)
+		}
+		next[e[0]]++
+	}
+}
+
+func FuzzOpenQueue(f *testing.F) {
+	good := append([]byte(magic), 0, formatVersion, 0, 0)
+	good = appendRecord(good, Entry{Time: 1, Kind: Write, Points: 2, Data: []byte("abc")})
+	f.Add(good)
+	f.Add(good[:len(good)-1])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "00000001.hh"), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		q, _, err := openQueue(dir)
+		if err != nil {
+			return
+		}
+		for q.pending() {
+			entries, err := q.peek(1 << 20)
+			if err != nil {
+				if _, err := q.skipSegment(); err != nil {
+					t.Fatal(err)
+				}
+				continue
+			}
+			if err := q.advance(entries); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}

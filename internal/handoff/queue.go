@@ -1,0 +1,562 @@
+package handoff
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// The format of a segment is drawn in docs/format/handoff.md.
+const (
+	magic         = "CNHH"
+	formatVersion = 1
+	headerSize    = 8
+	recordHeader  = 4 + 4 + 8 + 1 + 4 // length, checksum, time, kind, points
+
+	segmentSize = 10 << 20  // bytes after which the next segment begins
+	maxBatch    = 32 << 20  // of batch-size
+	maxRecord   = 128 << 20 // bytes of one entry; longer ones are damage
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Kind tells what an entry is. The numbers are on disk.
+type Kind uint8
+
+// The kinds of entries.
+const (
+	Write  Kind = 1
+	Delete Kind = 2
+)
+
+// Entry is one write or delete that a node has to get.
+type Entry struct {
+	Time   int64 // when it was queued, nanoseconds
+	Kind   Kind
+	Points int    // of a write
+	Data   []byte // the request, as its sender encoded it
+}
+
+// size is the entry's bytes on disk.
+func (e Entry) size() int64 { return int64(recordHeader + len(e.Data)) }
+
+// CorruptError says where a queue is damaged.
+type CorruptError struct {
+	Path   string
+	Offset int64
+	Reason string
+}
+
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("hinted handoff queue %s is damaged at byte %d: %s", e.Path, e.Offset, e.Reason)
+}
+
+// queue is the durable, ordered queue of one (node, shard): a folder of
+// segments, each a series of records. An append is one write; appends that wait
+// for the disk share one fsync. What a crash tore
+// off the end is cut away when the queue is opened; nothing before it is touched.
+//
+// The head, the first entry not delivered yet, is stored without fsync: after a
+// crash of the machine some entries may be delivered again, in their order, which
+// leads to the same result.
+type queue struct {
+	dir string
+
+	mu       sync.Mutex
+	segments []segment // ascending; the last one takes appends
+	tail     *os.File  // the last segment, nil until the first append
+	head     int64     // offset of the first entry due in segments[0]
+	bytes    int64     // on disk, delivered ones included
+	end      uint64    // bytes ever appended since it was opened
+	deletes  []placed  // the deletes that wait, in their order, but for those in unread
+	unread   []segment // as they were when the queue was opened, until findDeletes reads them
+
+	draining sync.Mutex // held by who takes entries off the head, from peek to advance
+
+	syncing sync.Mutex // held during fsync; never waited for with mu held
+	synced  uint64     // of end; guarded by syncing
+}
+
+type segment struct {
+	id   uint64
+	size int64
+}
+
+func (q *queue) path(id uint64) string { return filepath.Join(q.dir, fmt.Sprintf("%08d.hh", id)) }
+
+func (q *queue) headPath() string { return filepath.Join(q.dir, "head") }
+
+// placed is an entry with its place.
+type placed struct {
+	segment uint64
+	at      int64
+	entry   Entry
+}
+
+// openQueue opens or prepares the queue in dir, and cuts a torn tail. cut is how many bytes that were.
+func openQueue(dir string) (q *queue, cut int64, err error) {
+	q = &queue{dir: dir}
+	names, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return q, 0, nil
+	} else if err != nil {
+		return nil, 0, err
+	}
+	for _, n := range names {
+		id, err := strconv.ParseUint(strings.TrimSuffix(n.Name(), ".hh"), 10, 64)
+		if err != nil || !strings.HasSuffix(n.Name(), ".hh") {
+			continue
+		}
+		info, err := n.Info()
+		if err != nil {
+			return nil, 0, err
+		}
+		q.segments = append(q.segments, segment{id, info.Size()})
+	}
+	sort.Slice(q.segments, func(i, j int) bool { return q.segments[i].id < q.segments[j].id })
+	if len(q.segments) == 0 {
+		return q, 0, nil
+	}
+	last := &q.segments[len(q.segments)-1]
+	whole, err := wholeRecords(q.path(last.id), last.size)
+	if err != nil {
+		return nil, 0, err
+	}
+	if whole < last.size {
+		cut = last.size - whole
+		if err := truncate(q.path(last.id), whole); err != nil {
+			return nil, 0, err
+		}
+		last.size = whole
+	}
+	for _, s := range q.segments {
+		q.bytes += s.size
+	}
+	q.unread = append(q.unread, q.segments...)
+	q.head = q.loadHead()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q, cut, q.dropDelivered()
+}
+
+// wholeRecords returns the length of the part of a segment that is whole.
+func wholeRecords(path string, size int64) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	var h [headerSize]byte
+	if _, err := f.ReadAt(h[:], 0); err != nil {
+		return 0, nil // torn while it was made
+	} else if err := checkHeader(h[:]); err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	at := int64(headerSize)
+	for at < size {
+		_, n, err := readRecord(f, path, at, size)
+		var bad *CorruptError
+		if errors.As(err, &bad) {
+			break
+		} else if err != nil {
+			return 0, err
+		}
+		at += n
+	}
+	return at, nil
+}
+
+func checkHeader(h []byte) error {
+	if string(h[:4]) != magic {
+		return errors.New("not a hinted handoff segment")
+	}
+	if v := binary.BigEndian.Uint16(h[4:]); v != formatVersion {
+		return fmt.Errorf("hinted handoff format %d is unknown to this version", v)
+	}
+	return nil
+}
+
+// readRecord reads the record at offset at of a segment of the given size.
+func readRecord(f io.ReaderAt, path string, at, size int64) (Entry, int64, error) {
+	bad := func(reason string) (Entry, int64, error) {
+		return Entry{}, 0, &CorruptError{path, at, reason}
+	}
+	if size-at < recordHeader {
+		return bad("a record is cut short")
+	}
+	var h [recordHeader]byte
+	if _, err := f.ReadAt(h[:], at); err != nil {
+		return Entry{}, 0, err
+	}
+	n := int64(binary.BigEndian.Uint32(h[0:]))
+	if n > maxRecord || n > size-at-recordHeader {
+		return bad("a record is longer than the segment")
+	}
+	e := Entry{
+		Time: int64(binary.BigEndian.Uint64(h[8:])), Kind: Kind(h[16]),
+		Points: int(binary.BigEndian.Uint32(h[17:])), Data: make([]byte, n),
+	}
+	if _, err := f.ReadAt(e.Data, at+recordHeader); err != nil {
+		return Entry{}, 0, err
+	}
+	if sum := crc32.Update(crc32.Checksum(h[8:], castagnoli), castagnoli, e.Data); sum != binary.BigEndian.Uint32(h[4:]) {
+		return bad("checksum mismatch")
+	}
+	if e.Kind != Write && e.Kind != Delete {
+		return bad(fmt.Sprintf("unknown kind %d", e.Kind))
+	}
+	return e, recordHeader + n, nil
+}
+
+func appendRecord(b []byte, e Entry) []byte {
+	at := len(b)
+	b = append(b, make([]byte, recordHeader)...)
+	h := b[at:]
+	binary.BigEndian.PutUint32(h[0:], uint32(len(e.Data)))
+	binary.BigEndian.PutUint64(h[8:], uint64(e.Time))
+	h[16] = byte(e.Kind)
+	binary.BigEndian.PutUint32(h[17:], uint32(e.Points))
+	binary.BigEndian.PutUint32(h[4:], crc32.Update(crc32.Checksum(h[8:recordHeader], castagnoli), castagnoli, e.Data))
+	return append(b, e.Data...)
+}
+
+// pending tells whether entries wait.
+func (q *queue) pending() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.segments) > 0
+}
+
+// onDisk is the bytes of all segments.
+func (q *queue) onDisk() int64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.bytes
+}
+
+// write appends entries in one write; they are on disk when sync(f, end)
+// returns. grown is how many bytes the queue has become larger.
+func (q *queue) write(entries ...Entry) (f *os.File, end uint64, grown int64, err error) {
+	var records []byte
+	for _, e := range entries {
+		if len(e.Data) > maxRecord {
+			return nil, 0, 0, fmt.Errorf("an entry of %d bytes is too large for hinted handoff", len(e.Data))
+		}
+		records = appendRecord(records, e)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	before := q.bytes
+	if f, err = q.appendLocked(records); err == nil {
+		last := q.segments[len(q.segments)-1]
+		at := last.size - int64(len(records))
+		for _, e := range entries {
+			if e.Kind == Delete {
+				q.deletes = append(q.deletes, placed{last.id, at, e})
+			}
+			at += e.size()
+		}
+	}
+	return f, q.end, q.bytes - before, err
+}
+
+// findDeletes reads what was in the queue when it was opened, for its deletes.
+func (q *queue) findDeletes() error {
+	q.mu.Lock()
+	unread := q.unread
+	q.mu.Unlock()
+	if unread == nil {
+		return nil
+	}
+	var found []placed
+	for _, s := range unread {
+		f, err := os.Open(q.path(s.id))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // delivered
+		} else if err != nil {
+			return err
+		}
+		for at := int64(headerSize); at < s.size; {
+			e, n, err := readRecord(f, f.Name(), at, s.size)
+			var bad *CorruptError
+			if errors.As(err, &bad) {
+				break // the rest of the segment is given up when it is its turn
+			} else if err != nil {
+				f.Close()
+				return err
+			}
+			if e.Kind == Delete {
+				found = append(found, placed{s.id, at, e})
+			}
+			at += n
+		}
+		f.Close()
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.deletes = append(found, q.deletes...)
+	q.unread = nil
+	return nil
+}
+
+// behind returns the deletes that wait behind the given entries at the head.
+func (q *queue) behind(entries []Entry) []Entry {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.segments) == 0 {
+		return nil
+	}
+	at := q.head
+	for _, e := range entries {
+		at += e.size()
+	}
+	var out []Entry
+	for _, d := range q.deletes {
+		if d.segment > q.segments[0].id || d.segment == q.segments[0].id && d.at >= at {
+			out = append(out, d.entry)
+		}
+	}
+	return out
+}
+
+func (q *queue) appendLocked(b []byte) (*os.File, error) {
+	if q.tail == nil || q.segments[len(q.segments)-1].size >= segmentSize {
+		if err := q.addSegment(); err != nil {
+			return nil, err
+		}
+	}
+	last := &q.segments[len(q.segments)-1]
+	if _, err := q.tail.WriteAt(b, last.size); err != nil {
+		// What was written of it is cut off, or written over by the next append.
+		q.tail.Truncate(last.size)
+		return nil, err
+	}
+	last.size += int64(len(b))
+	q.bytes += int64(len(b))
+	q.end += uint64(len(b))
+	return q.tail, nil
+}
+
+// addSegment makes the segment that takes the next appends.
+func (q *queue) addSegment() error {
+	if q.tail != nil {
+		// Appends of it that still wait for their fsync find it done.
+		if err := errors.Join(q.tail.Sync(), q.tail.Close()); err != nil {
+			return err
+		}
+		q.tail = nil
+	} else if err := os.MkdirAll(q.dir, 0o750); err != nil {
+		return err
+	}
+	id := uint64(1)
+	if n := len(q.segments); n > 0 {
+		id = q.segments[n-1].id + 1
+	}
+	f, err := os.OpenFile(q.path(id), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o640)
+	if err != nil {
+		return err
+	}
+	h := binary.BigEndian.AppendUint16([]byte(magic), formatVersion)
+	h = append(h, 0, 0)
+	if _, err = f.Write(h); err == nil {
+		// The folders are new with the first segment.
+		err = errors.Join(syncDir(q.dir), syncDir(filepath.Dir(q.dir)), syncDir(filepath.Dir(filepath.Dir(q.dir))))
+	}
+	if err != nil {
+		return errors.Join(err, f.Close(), os.Remove(q.path(id)))
+	}
+	if len(q.segments) == 0 {
+		q.head = headerSize
+	}
+	q.segments = append(q.segments, segment{id, headerSize})
+	q.bytes += headerSize
+	q.tail = f
+	return nil
+}
+
+// sync returns when all appends up to end are on disk.
+func (q *queue) sync(f *os.File, end uint64) error {
+	q.syncing.Lock()
+	defer q.syncing.Unlock()
+	if q.synced >= end {
+		return nil
+	}
+	now := end
+	q.mu.Lock()
+	if q.tail == f {
+		now = q.end // segments before the tail are on disk
+	}
+	q.mu.Unlock()
+	// A closed segment was synced before it was closed, or is delivered.
+	if err := f.Sync(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	q.synced = now
+	return nil
+}
+
+// peek returns the entries at the head, at least one if there is one, then as
+// many as fit into max bytes.
+func (q *queue) peek(max int64) ([]Entry, error) {
+	q.mu.Lock()
+	if len(q.segments) == 0 {
+		q.mu.Unlock()
+		return nil, nil
+	}
+	seg, at := q.segments[0], q.head
+	q.mu.Unlock()
+	path := q.path(seg.id)
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var h [headerSize]byte
+	if _, err := f.ReadAt(h[:], 0); err != nil {
+		return nil, &CorruptError{path, 0, "the header is cut short"}
+	} else if err := checkHeader(h[:]); err != nil {
+		return nil, &CorruptError{path, 0, err.Error()}
+	}
+	var out []Entry
+	for total := int64(0); at < seg.size; {
+		e, n, err := readRecord(f, path, at, seg.size)
+		if err != nil {
+			if len(out) > 0 {
+				return out, nil // the damage is met again when these are gone
+			}
+			return nil, err
+		}
+		if len(out) > 0 && total+n > max {
+			break
+		}
+		out = append(out, e)
+		total += n
+		at += n
+	}
+	return out, nil
+}
+
+// advance takes delivered entries off the head, as peek returned them.
+func (q *queue) advance(entries []Entry) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, e := range entries {
+		q.head += e.size()
+	}
+	return q.dropDelivered()
+}
+
+// skipSegment gives up the rest of the first segment, and returns how many bytes that were.
+func (q *queue) skipSegment() (int64, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.segments) == 0 {
+		return 0, nil
+	}
+	lost := q.segments[0].size - q.head
+	q.head = q.segments[0].size
+	return lost, q.dropDelivered()
+}
+
+// dropDelivered removes segments whose entries are all delivered, and stores the head.
+func (q *queue) dropDelivered() error {
+	removed := false
+	for len(q.segments) > 0 && q.head >= q.segments[0].size {
+		s := q.segments[0]
+		if len(q.segments) == 1 && q.tail != nil {
+			q.tail.Close()
+			q.tail = nil
+		}
+		if err := os.Remove(q.path(s.id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		q.bytes -= s.size
+		q.segments = q.segments[1:]
+		q.head = headerSize
+		removed = true
+	}
+	passed := 0
+	for passed < len(q.deletes) && (len(q.segments) == 0 || q.deletes[passed].segment < q.segments[0].id ||
+		q.deletes[passed].segment == q.segments[0].id && q.deletes[passed].at < q.head) {
+		passed++
+	}
+	q.deletes = q.deletes[passed:]
+	if len(q.segments) == 0 {
+		if removed {
+			os.Remove(q.headPath())
+		}
+		return nil
+	}
+	return q.storeHead()
+}
+
+// The head file: segment ID, offset, checksum.
+func (q *queue) storeHead() error {
+	b := binary.BigEndian.AppendUint64(nil, q.segments[0].id)
+	b = binary.BigEndian.AppendUint64(b, uint64(q.head))
+	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return os.WriteFile(q.headPath(), b, 0o640)
+}
+
+// loadHead falls back to the first segment's beginning.
+func (q *queue) loadHead() int64 {
+	b, err := os.ReadFile(q.headPath())
+	if err != nil || len(b) != 20 || crc32.Checksum(b[:16], castagnoli) != binary.BigEndian.Uint32(b[16:]) ||
+		binary.BigEndian.Uint64(b) != q.segments[0].id {
+		return headerSize
+	}
+	at := int64(binary.BigEndian.Uint64(b[8:]))
+	if at < headerSize || at > q.segments[0].size {
+		return headerSize
+	}
+	return at
+}
+
+// close ends appends; entries stay on disk.
+func (q *queue) close() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.tail == nil {
+		return nil
+	}
+	err := errors.Join(q.tail.Sync(), q.tail.Close())
+	q.tail = nil
+	return err
+}
+
+// remove deletes the queue with all its entries.
+func (q *queue) remove() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.tail != nil {
+		q.tail.Close()
+		q.tail = nil
+	}
+	q.segments, q.bytes, q.head, q.deletes, q.unread = nil, 0, headerSize, nil, nil
+	return os.RemoveAll(q.dir)
+}
+
+func truncate(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(size), f.Sync(), f.Close())
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

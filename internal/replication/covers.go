@@ -1,0 +1,105 @@
+package replication
+
+import (
+	"fmt"
+	"regexp"
+
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxql"
+
+	"concord/internal/rpc"
+)
+
+// covering is a delete, ready to tell which points it removes.
+type covering struct {
+	names    map[string]bool
+	regexps  []*regexp.Regexp
+	all      bool          // of every measurement
+	tags     influxql.Expr // nil for every series
+	min, max int64         // nanoseconds, inclusive
+}
+
+// newCovering reads a delete as it concerns one retention policy.
+func newCovering(r *rpc.ExecuteRequest, policy string) (*covering, error) {
+	c := &covering{names: map[string]bool{}, min: influxql.MinTime, max: influxql.MaxTime}
+	if r.Kind == rpc.ExecuteRequest_DROP_MEASUREMENT {
+		c.names[r.Name] = true
+		return c, nil
+	}
+	sources, cond, err := parseDelete(r.Statement)
+	if err != nil {
+		return nil, err
+	}
+	c.all = len(sources) == 0
+	for _, s := range sources {
+		m, ok := s.(*influxql.Measurement)
+		if !ok {
+			return nil, fmt.Errorf("unsupported source %v in a delete", s)
+		}
+		switch {
+		case m.RetentionPolicy != "" && m.RetentionPolicy != policy:
+		case m.Regex != nil:
+			c.regexps = append(c.regexps, m.Regex.Val)
+		default:
+			c.names[m.Name] = true
+		}
+	}
+	tags, in, err := influxql.ConditionExpr(cond, nil)
+	if err != nil {
+		return nil, err
+	}
+	c.tags, c.min, c.max = tags, in.MinTimeNano(), in.MaxTimeNano()
+	return c, nil
+}
+
+// covers tells whether the delete removes the point. A tag that a series lacks
+// is an empty one, as in the engine.
+func (c *covering) covers(p models.Point) bool {
+	if t := p.UnixNano(); t < c.min || t > c.max {
+		return false
+	}
+	name := string(p.Name())
+	found := c.all || c.names[name]
+	for _, re := range c.regexps {
+		found = found || re.MatchString(name)
+	}
+	if !found || c.tags == nil {
+		return found
+	}
+	eval := influxql.ValuerEval{Valuer: tagValuer{p.Tags(), name}}
+	return eval.EvalBool(c.tags)
+}
+
+type tagValuer struct {
+	tags models.Tags
+	name string
+}
+
+func (v tagValuer) Value(key string) (any, bool) {
+	if key == "_name" {
+		return v.name, true
+	}
+	return v.tags.GetString(key), true
+}
+
+// withoutDeleted leaves out the points that one of the deletes removes.
+func withoutDeleted(encoded [][]byte, deletes []*covering) ([][]byte, error) {
+	if len(deletes) == 0 {
+		return encoded, nil
+	}
+	kept := make([][]byte, 0, len(encoded))
+points:
+	for _, b := range encoded {
+		p, err := decodePoint(b)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range deletes {
+			if d.covers(p) {
+				continue points
+			}
+		}
+		kept = append(kept, b)
+	}
+	return kept, nil
+}

@@ -1,0 +1,90 @@
+package replication
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+const (
+	maxFences  = 4096             // kept without looking for old ones
+	fenceKeeps = 10 * time.Minute // how late a message may arrive
+)
+
+// fences keep messages that arrive late, out of the buffers of a node that hung, from undoing what came
+// after them. What comes out of a sender's hinted handoff waits for that
+// sender's direct writes to the shard that are running, and voids those that have
+// not begun: the sender has given them up and queues them anew.
+type fences struct {
+	mu     sync.Mutex
+	shards map[fenceKey]*fence
+	ids    map[string]*fence // of deletes
+}
+
+type fenceKey struct{ sender, shard uint64 }
+
+type fence struct {
+	sync.RWMutex
+	from uint64 // direct writes below it are void
+	used time.Time
+}
+
+// pass admits a message, until release. Hinted ones run alone.
+func (f *fences) pass(ctx context.Context, sender, shard, sequence uint64, hinted bool) (release func(), ok bool) {
+	if sender == 0 {
+		return func() {}, true
+	}
+	f.mu.Lock()
+	if f.shards == nil {
+		f.shards = make(map[fenceKey]*fence)
+	}
+	fe := at(f.shards, fenceKey{sender, shard})
+	f.mu.Unlock()
+	if hinted {
+		fe.Lock()
+		fe.from = max(fe.from, sequence)
+		return fe.Unlock, true
+	}
+	fe.RLock()
+	if sequence < fe.from || ctx.Err() != nil {
+		fe.RUnlock()
+		return nil, false
+	}
+	return fe.RUnlock, true
+}
+
+// once admits a delete that has not run yet; ran tells, and is told by the
+// caller before it releases.
+func (f *fences) once(id string, ran func(string) bool) (release func(), ok bool) {
+	f.mu.Lock()
+	if f.ids == nil {
+		f.ids = make(map[string]*fence)
+	}
+	fe := at(f.ids, id)
+	f.mu.Unlock()
+	fe.Lock()
+	if ran(id) {
+		fe.Unlock()
+		return nil, false
+	}
+	return fe.Unlock, true
+}
+
+// at returns the fence of a key, and forgets old ones when there are many.
+func at[K comparable](m map[K]*fence, key K) *fence {
+	now := time.Now()
+	fe := m[key]
+	if fe == nil {
+		if len(m) >= maxFences {
+			for k, old := range m {
+				if now.Sub(old.used) > fenceKeeps {
+					delete(m, k)
+				}
+			}
+		}
+		fe = &fence{}
+		m[key] = fe
+	}
+	fe.used = now
+	return fe
+}

@@ -1,0 +1,321 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/influxdata/influxdb/tsdb"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"concord/internal/handoff"
+	"concord/internal/rpc"
+)
+
+// errQueueNotEmpty says that a write went behind others in hinted handoff.
+var errQueueNotEmpty = errors.New("hinted handoff queue not empty")
+
+// Handoff keeps what a node misses.
+type Handoff interface {
+	Append(node, shard uint64, entries ...handoff.Entry) error
+	Pending(node, shard uint64) bool
+	Waiting() []handoff.Waiting
+}
+
+// recentDelete is a delete that came while writes may have been under way.
+type recentDelete struct {
+	at  time.Time
+	req *rpc.ExecuteRequest
+}
+
+type recentDeletes struct {
+	mu   sync.Mutex
+	list []recentDelete
+}
+
+func (r *recentDeletes) add(req *rpc.ExecuteRequest, keep time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	r.list = slices.DeleteFunc(r.list, func(d recentDelete) bool { return now.Sub(d.at) > keep })
+	r.list = append(r.list, recentDelete{now, req})
+}
+
+// since lists the deletes of a database that came after t.
+func (r *recentDeletes) since(db string, t time.Time) []*rpc.ExecuteRequest {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []*rpc.ExecuteRequest
+	for _, d := range r.list {
+		if d.req.Database == db && !d.at.Before(t) {
+			out = append(out, d.req)
+		}
+	}
+	return out
+}
+
+// hint queues the messages of a write for an owner. Deletes that came since the
+// write began follow it, so that it cannot bring back what they removed.
+func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, cause error) result {
+	if w.Handoff == nil {
+		return result{err: cause}
+	}
+	var entries []handoff.Entry
+	points := 0
+	for _, r := range reqs {
+		b, err := proto.Marshal(r)
+		if err != nil {
+			return result{err: fmt.Errorf("%w; and hinted handoff: %w", cause, err)}
+		}
+		points += len(r.Points)
+		entries = append(entries, handoff.Entry{Kind: handoff.Write, Points: len(r.Points), Data: b})
+	}
+	for _, del := range w.recent.since(d.db, d.began) {
+		e, err := w.boundedDelete(del, d.shard, false)
+		if err != nil {
+			return result{err: fmt.Errorf("%w; and hinted handoff: %w", cause, err)}
+		}
+		entries = append(entries, e...)
+	}
+	if err := w.Handoff.Append(d.node, d.shard, entries...); err != nil {
+		return result{err: fmt.Errorf("%w; and hinted handoff: %w", cause, err)}
+	}
+	w.stats.hinted.Add(int64(points))
+	return result{err: cause, hinted: true}
+}
+
+// boundedDelete is a delete for one shard alone, none when the shard is gone.
+func (w *Writer) boundedDelete(req *rpc.ExecuteRequest, shard uint64, inQueueAlone bool) ([]handoff.Entry, error) {
+	sh, ok := w.meta.Shard(shard)
+	if !ok || sh.Database != req.Database {
+		return nil, nil
+	}
+	r := proto.Clone(req).(*rpc.ExecuteRequest)
+	r.ShardId, r.InQueueAlone = shard, inQueueAlone
+	r.Bounds = &rpc.DeleteBounds{RetentionPolicy: sh.RetentionPolicy, Start: sh.Start, End: sh.End}
+	b, err := proto.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	return []handoff.Entry{{Kind: handoff.Delete, Data: b}}, nil
+}
+
+// ran and recordRan are the deletes that ran here.
+func (w *Writer) ran(id string) bool { return w.Deletes != nil && w.Deletes.Ran(id) }
+
+func (w *Writer) recordRan(id string) error {
+	if w.Deletes == nil {
+		return nil
+	}
+	return w.Deletes.Record(id)
+}
+
+// NoteDelete is told of every delete before it runs on this node: it goes
+// behind the writes that this node has queued for any owner, or has under way. Points that wait are taken
+// out of their queue; only where a write is under way, and may arrive after
+// the delete, it has to run on the owner once more.
+func (w *Writer) NoteDelete(req *rpc.ExecuteRequest) error {
+	if w.Handoff == nil {
+		return nil
+	}
+	w.recent.add(req, 6*w.WriteTimeout+time.Minute)
+	behind := make(map[lane]bool) // the value: in the queue alone
+	for _, q := range w.Handoff.Waiting() {
+		behind[lane{q.Node, q.Shard}] = true
+	}
+	for _, ln := range w.lanes.busy(req.Database) {
+		behind[ln] = false
+	}
+	for ln, inQueueAlone := range behind {
+		entries, err := w.boundedDelete(req, ln.shard, inQueueAlone)
+		if err != nil {
+			return err
+		}
+		if len(entries) == 0 {
+			continue
+		}
+		// A full queue tells anti-entropy by itself.
+		if err := w.Handoff.Append(ln.node, ln.shard, entries...); err != nil && !errors.Is(err, handoff.ErrQueueFull) {
+			return fmt.Errorf("queue the delete for data node %d: %w", ln.node, err)
+		}
+	}
+	return nil
+}
+
+// HintDelete keeps a delete for nodes that were not reached.
+func (w *Writer) HintDelete(req *rpc.ExecuteRequest, nodes []uint64) error {
+	if w.Handoff == nil {
+		return errors.New("[hinted-handoff] enabled is false")
+	}
+	b, err := proto.Marshal(req)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, n := range nodes {
+		if n != w.meta.NodeID() {
+			errs = append(errs, w.Handoff.Append(n, handoff.WholeDatabase, handoff.Entry{Kind: handoff.Delete, Data: b}))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Deliver sends entries of hinted handoff to a node: handoff.Deps.Deliver.
+func (w *Writer) Deliver(ctx context.Context, node, shard uint64, entries, behind []handoff.Entry) (int, error) {
+	for i := 0; i < len(entries); {
+		if entries[i].Kind == handoff.Delete {
+			if err := w.deliverDelete(ctx, node, entries[i]); err != nil {
+				return i, err
+			}
+			i++
+			continue
+		}
+		end := i
+		for end < len(entries) && entries[end].Kind == handoff.Write {
+			end++
+		}
+		deletes, err := w.coverings(shard, entries[end:], behind)
+		if err != nil {
+			return i, err
+		}
+		n, err := w.deliverWrites(ctx, node, entries[i:end], deletes)
+		if i += n; err != nil {
+			return i, err
+		}
+	}
+	return len(entries), nil
+}
+
+// coverings are the deletes among entries that wait behind writes of a shard.
+func (w *Writer) coverings(shard uint64, lists ...[]handoff.Entry) (out []*covering, err error) {
+	sh, ok := w.meta.Shard(shard)
+	for _, entries := range lists {
+		for _, e := range entries {
+			if e.Kind != handoff.Delete {
+				continue
+			} else if !ok {
+				return nil, fmt.Errorf("shard %d is not in the metadata", shard)
+			}
+			req := &rpc.ExecuteRequest{}
+			err := proto.Unmarshal(e.Data, req)
+			if err == nil {
+				err = check(req)
+			}
+			if err != nil {
+				continue // it is dropped as malformed when it is its turn
+			}
+			c, err := newCovering(req, sh.RetentionPolicy)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, c)
+		}
+	}
+	return out, nil
+}
+
+// deliverWrites sends writes as one, without the points that deletes behind
+// them remove, and returns how many of them the node has. When they cannot be
+// sent as one for what one of them holds, the first is tried alone, to find it.
+func (w *Writer) deliverWrites(ctx context.Context, node uint64, entries []handoff.Entry, deletes []*covering) (int, error) {
+	var req *rpc.WriteShardRequest
+	n := 0
+	for _, e := range entries {
+		next := &rpc.WriteShardRequest{}
+		if err := proto.Unmarshal(e.Data, next); err != nil {
+			if n > 0 {
+				break
+			}
+			return 0, &handoff.PermanentError{Err: fmt.Errorf("malformed entry: %w", err)}
+		}
+		if req == nil {
+			req = next
+		} else {
+			req.Points = append(req.Points, next.Points...)
+		}
+		n++
+	}
+	kept, err := withoutDeleted(req.Points, deletes)
+	if err != nil {
+		err = &handoff.PermanentError{Err: err}
+	} else if len(kept) > 0 || len(req.Points) == 0 {
+		req.Points = kept
+		err = w.deliverRequest(ctx, node, req)
+	}
+	var never *handoff.PermanentError
+	if errors.As(err, &never) && n > 1 {
+		return w.deliverWrites(ctx, node, entries[:1], deletes)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+func (w *Writer) deliverRequest(ctx context.Context, node uint64, req *rpc.WriteShardRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, w.WriteTimeout)
+	defer cancel()
+	var r result
+	if node == w.meta.NodeID() {
+		points, err := decodePoints(req.Points)
+		if err != nil {
+			return &handoff.PermanentError{Err: err}
+		}
+		r = judge(writeStore(w.store, tsdb.WriteContext{UserId: req.UserId}, req.ShardId, req.Database, req.RetentionPolicy, points))
+	} else {
+		r = w.send(ctx, node, req, w.lanes.next(), true)
+	}
+	switch {
+	case r.partial != nil:
+		w.log.Warn("A write out of hinted handoff was partial: the dropped points can never be written",
+			zap.Uint64("node_id", node), zap.Uint64("db_shard_id", req.ShardId), zap.Int("dropped", r.partial.Dropped), zap.String("reason", r.partial.Reason))
+		return nil
+	case r.err != nil && r.never:
+		return &handoff.PermanentError{Err: r.err}
+	}
+	return r.err
+}
+
+func (w *Writer) deliverDelete(ctx context.Context, node uint64, e handoff.Entry) error {
+	req := &rpc.ExecuteRequest{}
+	err := proto.Unmarshal(e.Data, req)
+	if err == nil {
+		err = check(req)
+	}
+	if err != nil {
+		return &handoff.PermanentError{Err: fmt.Errorf("malformed entry: %w", err)}
+	}
+	if req.InQueueAlone {
+		return nil
+	}
+	if node == w.meta.NodeID() {
+		return execute(w.store, req)
+	}
+	n, ok := w.meta.DataNode(node)
+	if !ok {
+		return fmt.Errorf("data node %d is not in the cluster", node)
+	}
+	conn, err := w.pool.Conn(n.TCPAddr)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
+	defer cancel()
+	req.Hinted, req.Sender, req.Sequence = true, w.sender, w.lanes.next()
+	resp, err := rpc.NewReplicationClient(conn).Execute(ctx, req)
+	switch {
+	case status.Code(err) == codes.InvalidArgument:
+		return &handoff.PermanentError{Err: errors.New(rpc.Message(err))}
+	case err != nil:
+		return errors.New(rpc.Message(err))
+	case resp.Error != "":
+		return errors.New(resp.Error)
+	}
+	return nil
+}

@@ -1,0 +1,359 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+	itoml "github.com/influxdata/influxdb/toml"
+	"github.com/influxdata/influxdb/tsdb"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"concord/internal/handoff"
+	"concord/internal/rpc"
+)
+
+// withHandoff gives a cluster's first node a writer with hinted handoff.
+func (c *testCluster) withHandoff(t testing.TB, timeout time.Duration) (*Writer, *handoff.Service) {
+	t.Helper()
+	w := NewWriter(c.meta, c.stores[0], noSubscriber{}, c.pool)
+	w.WriteTimeout = timeout
+	cfg := handoff.NewConfig()
+	cfg.Dir = t.TempDir()
+	cfg.RetryInterval, cfg.RetryMaxInterval = itoml.Duration(5*time.Millisecond), itoml.Duration(20*time.Millisecond)
+	hh := handoff.New(cfg, handoff.Deps{
+		Deliver: w.Deliver, Due: func(uint64, uint64) bool { return true }, Dropped: func(uint64, uint64) {},
+	})
+	w.Handoff, w.MaxPending = hh, cfg.MaxWritesPending
+	if err := hh.Open(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Close(); hh.Close() })
+	return w, hh
+}
+
+// gate is a node that can be away, or hang, and counts.
+type gate struct {
+	*Server
+	away, hang atomic.Bool
+}
+
+func (g *gate) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc.WriteShardResponse, error) {
+	if g.away.Load() {
+		return nil, status.Error(codes.Unavailable, "away")
+	}
+	if g.hang.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return g.Server.WriteShard(ctx, r)
+}
+
+func (g *gate) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
+	if g.away.Load() {
+		return nil, status.Error(codes.Unavailable, "away")
+	}
+	return g.Server.Execute(ctx, r)
+}
+
+// newGatedCluster has this node and a second one behind a gate.
+func newGatedCluster(t *testing.T) (*testCluster, *gate) {
+	t.Helper()
+	c := newTestCluster(t, "ok", "down")
+	s := mustStore(t)
+	g := &gate{Server: NewServer(s, nil, zap.NewNop())}
+	c.stores[1] = s
+	c.meta.nodes[1].TCPAddr = mustServe(t, g)
+	return c, g
+}
+
+func await(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(10 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+func TestLevelsWithHintedHandoff(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		level models.ConsistencyLevel
+		alone bool // this node is no owner: nobody can write
+		want  string
+	}{
+		{models.ConsistencyLevelAny, false, ""},
+		{one, false, ""},
+		{quorum, false, "partial write"},
+		{all, false, "partial write"},
+		{models.ConsistencyLevelAny, true, ""},
+		{one, true, "write failed"},
+	} {
+		t.Run(fmt.Sprint(tt.level, tt.alone), func(t *testing.T) {
+			c, g := newGatedCluster(t)
+			if tt.alone {
+				c.meta.owners = []uint64{2}
+			}
+			w, hh := c.withHandoff(t, 5*time.Second)
+			g.away.Store(true)
+			err := w.WritePoints(db, policy, tt.level, nil, mustPoints(t, "m v=1 1"))
+			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%v, want %q", err, tt.want)
+			}
+			await(t, "the write is queued", func() bool { return hh.Pending(2, shardID) })
+			g.away.Store(false)
+			await(t, "the write arrived", func() bool { return count(t, c.stores[1], "m") == 1 })
+		})
+	}
+}
+
+// A writer overwrites one point again and again; whatever fails, the last value stays.
+func TestOverwritesKeepTheirOrder(t *testing.T) {
+	t.Parallel()
+	c, g := newGatedCluster(t)
+	w, hh := c.withHandoff(t, 500*time.Millisecond)
+	for i := range 120 {
+		g.away.Store(i%7 == 3)
+		g.hang.Store(i%11 == 5)
+		if err := w.WritePoints(db, policy, one, nil, mustPoints(t, fmt.Sprintf("m v=%d 1", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.away.Store(false)
+	g.hang.Store(false)
+	w.Close() // waits for what is under way
+	await(t, "all is delivered", func() bool { return len(hh.Waiting()) == 0 })
+	for i, s := range c.stores {
+		if got := values(t, s, "m"); !slices.Equal(got, []float64{119}) {
+			t.Errorf("node %d has %v, want the last value", i+1, got)
+		}
+	}
+}
+
+func TestDeleteGoesThroughTheQueueInOrder(t *testing.T) {
+	t.Parallel()
+	c, g := newGatedCluster(t)
+	w, hh := c.withHandoff(t, 5*time.Second)
+	d := NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop())
+	write := func(lines string) {
+		t.Helper()
+		if err := w.WritePoints(db, policy, one, nil, mustPoints(t, lines)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("cpu v=1 1000\ncpu v=1 2000\nmem v=1 1000\ngone v=1 1")
+	await(t, "both have it", func() bool { return count(t, c.stores[1], "cpu") == 2 })
+	g.away.Store(true)
+	write("cpu v=2 3000") // queued before the delete
+	for _, text := range []string{"DELETE FROM cpu WHERE time >= 2000"} {
+		if err := deleteOf(text)(d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.DeleteMeasurement(db, "gone"); err != nil {
+		t.Fatal(err)
+	}
+	write("cpu v=3 4000\ngone v=2 5") // after it
+	g.away.Store(false)
+	await(t, "all is delivered", func() bool { return !hh.Pending(2, shardID) })
+	for i, s := range c.stores {
+		if got := values(t, s, "cpu"); !slices.Equal(got, []float64{1, 3}) {
+			t.Errorf("node %d: cpu is %v", i+1, got)
+		}
+		if got := values(t, s, "gone"); !slices.Equal(got, []float64{2}) {
+			t.Errorf("node %d: gone is %v", i+1, got)
+		}
+		if n := count(t, s, "mem"); n != 1 {
+			t.Errorf("node %d: mem has %d points", i+1, n)
+		}
+	}
+}
+
+// A write that is under way to a slow owner when a delete comes must not bring back what that removes.
+func TestWriteUnderWayDoesNotOutliveADelete(t *testing.T) {
+	t.Parallel()
+	c, g := newGatedCluster(t)
+	w, hh := c.withHandoff(t, 200*time.Millisecond)
+	d := NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop())
+	g.hang.Store(true)
+	if err := w.WritePoints(db, policy, one, nil, mustPoints(t, "m v=1 1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.DeleteMeasurement(db, "m"); err != nil {
+		t.Fatal(err)
+	}
+	g.hang.Store(false)
+	w.Close()
+	await(t, "all is delivered", func() bool { return len(hh.Waiting()) == 0 })
+	if n := count(t, c.stores[1], "m"); n > 0 {
+		t.Errorf("%d points are back", n)
+	}
+}
+
+func TestPartialWritesAreNotQueued(t *testing.T) {
+	t.Parallel()
+	c, g := newGatedCluster(t)
+	w, hh := c.withHandoff(t, 5*time.Second)
+	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, `m v="text" 2`)); err == nil || hh.Pending(2, shardID) {
+		t.Errorf("type conflict: %v, pending %v", err, hh.Pending(2, shardID))
+	}
+	// Only seen when it is delivered: it must not block what is behind it.
+	g.away.Store(true)
+	c.meta.owners = []uint64{2}
+	for _, line := range []string{`m v="text" 2`, `m v=2 3`} {
+		if err := w.WritePoints(db, policy, models.ConsistencyLevelAny, nil, mustPoints(t, line)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.away.Store(false)
+	await(t, "the queue is empty", func() bool { return !hh.Pending(2, shardID) })
+	if got := values(t, c.stores[1], "m"); !slices.Equal(got, []float64{1, 2}) {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestFencesVoidWhatComesLate(t *testing.T) {
+	t.Parallel()
+	var f fences
+	ctx := context.Background()
+	pass := func(seq uint64, hinted bool) bool {
+		release, ok := f.pass(ctx, 1, 7, seq, hinted)
+		if ok {
+			release()
+		}
+		return ok
+	}
+	if !pass(1, false) || !pass(5, true) || pass(4, false) || !pass(6, false) {
+		t.Error("a write from before the hinted one passed, or one after it did not")
+	}
+	if release, ok := f.pass(ctx, 2, 7, 1, false); !ok {
+		t.Error("another sender has its own order")
+	} else {
+		release()
+	}
+	ran := map[string]bool{}
+	for i := range 2 {
+		release, ok := f.once("id", func(id string) bool { return ran[id] })
+		if ok != (i == 0) {
+			t.Errorf("attempt %d: %v", i, ok)
+		}
+		ran["id"] = true
+		if ok {
+			release()
+		}
+	}
+}
+
+func TestCoveringIsWhatTheEngineDeletes(t *testing.T) {
+	t.Parallel()
+	lines := []string{
+		"cpu v=1 1000", "cpu,host=a v=1 1000", "cpu,host=b,dc=x v=1 2000", "mem,host=a v=1 1000", "mem v=1 3000",
+		`odd\ name,ta\ g=it\ is v=1 1500`,
+	}
+	for _, text := range []string{
+		"DELETE FROM cpu", "DELETE FROM cpu WHERE host = 'a'", "DELETE FROM cpu WHERE host != 'a'", "DELETE WHERE host = ''",
+		"DELETE WHERE host =~ /a|b/ AND dc = 'x'", "DELETE WHERE host !~ /a/ OR dc = 'x'", "DELETE FROM /c.*/ WHERE time > 1000",
+		"DELETE WHERE time >= 1000 AND time < 2000", `DELETE FROM "odd name" WHERE "ta g" = 'it is'`, "DELETE FROM other.cpu",
+		`DELETE FROM rp0./.*/ WHERE host = 'a' AND time = 1000`, "DELETE FROM cpu WHERE (host = 'a' OR host = 'b') AND time <= 1500",
+	} {
+		s := mustStore(t)
+		if err := s.CreateShard(db, policy, shardID, true); err != nil {
+			t.Fatal(err)
+		}
+		points := mustPoints(t, strings.Join(lines, "\n"))
+		if err := s.WriteToShard(tsdb.WriteContext{}, shardID, points); err != nil {
+			t.Fatal(err)
+		}
+		req := &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: text}
+		c, err := newCovering(req, policy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]int{}
+		for _, p := range mustPoints(t, strings.Join(lines, "\n")) {
+			if !c.covers(p) {
+				want[string(p.Name())]++
+			}
+		}
+		for _, bounded := range []bool{false, true} {
+			if bounded { // the same within the shard's bounds
+				req.Bounds = &rpc.DeleteBounds{RetentionPolicy: policy, Start: 0, End: 1e18}
+				req.ShardId = shardID
+			}
+			if err := execute(s, req); err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{"cpu", "mem", "odd name"} {
+				if got := max(count(t, s, name), 0); got != want[name] {
+					t.Errorf("%s, bounded %v: %s has %d points, want %d", text, bounded, name, got, want[name])
+				}
+			}
+		}
+	}
+}
+
+func TestRanLogOutlivesARestart(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "deletes.db")
+	l, err := OpenRanLog(path, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.Ran("a") {
+		t.Error("ran before it was recorded")
+	}
+	if err := errors.Join(l.Record("a"), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if l, err = OpenRanLog(path, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if !l.Ran("a") || l.Ran("b") {
+		t.Error("the record is lost, or there is one too many")
+	}
+	if err := l.purge(time.Now().Add(2 * time.Hour)); err != nil || l.Ran("a") {
+		t.Errorf("kept for longer than asked: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDeliverDropsWhatIsMalformed(t *testing.T) {
+	t.Parallel()
+	c, _ := newGatedCluster(t)
+	w, _ := c.withHandoff(t, 5*time.Second)
+	for _, e := range []handoff.Entry{
+		{Kind: handoff.Write, Data: []byte("\xff\xff")},
+		{Kind: handoff.Delete, Data: []byte("\xff\xff")},
+		{Kind: handoff.Delete},
+		{Kind: handoff.Write}, // no shard
+	} {
+		n, err := w.Deliver(context.Background(), 2, shardID, []handoff.Entry{e, e}, nil)
+		var never *handoff.PermanentError
+		if n != 0 || !errors.As(err, &never) {
+			t.Errorf("%v: %d, %v", e, n, err)
+		}
+	}
+}

@@ -1,0 +1,158 @@
+package replication
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// maxPendingBytes bounds what writes under way to one node hold in memory.
+const maxPendingBytes = 64 << 20
+
+// lanes keeps the order of writes to each owner's copy of each shard. Writes
+// that run at the same time have no order. But one whose client has its answer,
+// and which is still under way to a slow owner, must not be overtaken by a later
+// one, or that owner would keep the older value: the later one waits for it.
+//
+// A node with too many writes under way counts as slow: all of them are
+// cancelled, which sends them to its hinted handoff queues.
+type lanes struct {
+	maxPending int // writes under way to one node; 0 for no limit
+
+	mu       sync.Mutex
+	sequence uint64 // grows with every delivery
+	lanes    map[lane]map[*delivery]struct{}
+	nodes    map[uint64]*underWay
+}
+
+type lane struct{ node, shard uint64 }
+
+type underWay struct {
+	writes int
+	bytes  int
+}
+
+// delivery is one write on its way to one owner.
+type delivery struct {
+	lane
+	db       string
+	sequence uint64
+	began    time.Time
+	size     int
+	earlier  []*delivery // to wait for
+	answered bool        // its client has the answer; guarded by lanes.mu
+	done     chan struct{}
+	ctx      context.Context
+	cancel   context.CancelFunc
+}
+
+// begin registers a write of size bytes to each owner. They end by finish.
+func (l *lanes) begin(owners []uint64, shard uint64, db string, size int, timeout time.Duration) []*delivery {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lanes == nil {
+		l.lanes, l.nodes = make(map[lane]map[*delivery]struct{}), make(map[uint64]*underWay)
+	}
+	out := make([]*delivery, len(owners))
+	now := time.Now()
+	for i, owner := range owners {
+		l.sequence++
+		d := &delivery{lane: lane{owner, shard}, db: db, sequence: l.sequence, began: now, size: size, done: make(chan struct{})}
+		d.ctx, d.cancel = context.WithTimeout(context.Background(), timeout)
+		set := l.lanes[d.lane]
+		if set == nil {
+			set = make(map[*delivery]struct{})
+			l.lanes[d.lane] = set
+		}
+		for e := range set {
+			if e.answered {
+				d.earlier = append(d.earlier, e)
+			}
+		}
+		set[d] = struct{}{}
+		n := l.nodes[owner]
+		if n == nil {
+			n = &underWay{}
+			l.nodes[owner] = n
+		}
+		n.writes++
+		n.bytes += size
+		if l.maxPending > 0 && (n.writes > l.maxPending || n.bytes > maxPendingBytes) {
+			l.cancelNode(owner)
+		}
+		out[i] = d
+	}
+	return out
+}
+
+// cancelNode is called with l.mu held.
+func (l *lanes) cancelNode(node uint64) {
+	for ln, set := range l.lanes {
+		if ln.node == node {
+			for d := range set {
+				d.cancel()
+			}
+		}
+	}
+}
+
+// answer marks deliveries whose client has its answer.
+func (l *lanes) answer(ds []*delivery) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, d := range ds {
+		d.answered = true
+	}
+}
+
+// finish ends a delivery: the owner has the write, or its queue, or neither.
+func (l *lanes) finish(d *delivery) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	d.cancel()
+	set := l.lanes[d.lane]
+	delete(set, d)
+	if len(set) == 0 {
+		delete(l.lanes, d.lane)
+	}
+	if n := l.nodes[d.node]; n != nil {
+		n.writes--
+		n.bytes -= d.size
+		if n.writes == 0 {
+			delete(l.nodes, d.node)
+		}
+	}
+	close(d.done)
+}
+
+// wait returns when no earlier, answered write is under way any more.
+func (d *delivery) wait() {
+	for _, e := range d.earlier {
+		<-e.done
+	}
+	d.earlier = nil
+}
+
+// next is a number above those of all deliveries begun so far.
+func (l *lanes) next() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sequence++
+	return l.sequence
+}
+
+// busy lists the lanes with writes under way to a database's shards.
+func (l *lanes) busy(db string) []lane {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []lane
+	for ln, set := range l.lanes {
+		for d := range set {
+			if d.db == db {
+				out = append(out, ln)
+				break
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,75 @@
+package replication
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// RanLog remembers, durably, which deletes ran on this node. Several nodes may
+// bring the same delete, each with its own later writes behind it: only the first time counts.
+type RanLog struct {
+	db   *bbolt.DB
+	keep time.Duration
+}
+
+var ranBucket = []byte("ran.v1") // id -> nanoseconds, 8 bytes big endian
+
+// OpenRanLog opens the log at path. A delete is remembered for keep, which must
+// be longer than it can wait in hinted handoff.
+func OpenRanLog(path string, keep time.Duration) (*RanLog, error) {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 2 * time.Second})
+	if errors.Is(err, bbolt.ErrTimeout) {
+		return nil, fmt.Errorf("%s is in use: is another influxd running?", path)
+	} else if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	l := &RanLog{db: db, keep: keep}
+	if err := l.purge(time.Now()); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return l, nil
+}
+
+func (l *RanLog) purge(now time.Time) error {
+	return l.db.Update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(ranBucket)
+		if err != nil {
+			return err
+		}
+		oldest := uint64(now.Add(-l.keep).UnixNano())
+		var old [][]byte
+		err = b.ForEach(func(k, v []byte) error {
+			if len(v) != 8 || binary.BigEndian.Uint64(v) < oldest {
+				old = append(old, k)
+			}
+			return nil
+		})
+		for _, k := range old {
+			err = errors.Join(err, b.Delete(k))
+		}
+		return err
+	})
+}
+
+// Ran tells whether a delete ran.
+func (l *RanLog) Ran(id string) (ran bool) {
+	l.db.View(func(tx *bbolt.Tx) error {
+		ran = tx.Bucket(ranBucket).Get([]byte(id)) != nil
+		return nil
+	})
+	return ran
+}
+
+// Record remembers that a delete ran; it is on disk when Record returns.
+func (l *RanLog) Record(id string) error {
+	return l.db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket(ranBucket).Put([]byte(id), binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano())))
+	})
+}
+
+// Close closes the file.
+func (l *RanLog) Close() error { return l.db.Close() }
