@@ -9,14 +9,10 @@ import (
 	"concord/internal/cli"
 	"concord/internal/meta"
 	"concord/internal/metanode"
-	"concord/internal/rpc"
 )
 
 func main() {
-	var pool rpc.Pool
-	code := cli.Run("influxd-meta", "run", os.Args[1:], func(root *cobra.Command) {
-		root.AddCommand(meta.Commands(func(s *meta.Server) { metanode.Prepare(s, &pool) })...)
-	})
-	pool.Close()
-	os.Exit(code)
+	os.Exit(cli.Run("influxd-meta", "run", os.Args[1:], func(root *cobra.Command) {
+		root.AddCommand(meta.Commands(metanode.Prepare)...)
+	}))
 }

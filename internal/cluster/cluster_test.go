@@ -261,3 +261,61 @@ func FuzzUnmarshalBinary(f *testing.F) {
 		}
 	})
 }
+
+func TestOwnersStandInDifferentZones(t *testing.T) {
+	t.Parallel()
+	for _, zones := range []string{"aab", "aabc", "aabbcc", "aaabbc", "aabbb", "ab c "} {
+		for replicas := 1; replicas <= 3; replicas++ {
+			s := NewState()
+			distinct := map[rune]bool{}
+			for i, z := range zones {
+				n := Node{ID: uint64(i + 1), TCPAddr: fmt.Sprint(i)}
+				if z != ' ' {
+					n.Labels = map[string]string{"az": string(z)}
+				}
+				distinct[z] = true
+				s.DataNodes = append(s.DataNodes, n)
+			}
+			zoneOf := func(id uint64) string { return s.DataNodes[id-1].Labels["az"] }
+			s.Data.Databases = []meta.DatabaseInfo{{Name: "db", RetentionPolicies: []meta.RetentionPolicyInfo{{
+				Name: "rp", ReplicaN: replicas, ShardGroupDuration: time.Hour,
+			}}}}
+			for h := range 12 {
+				if err := s.createShardGroup("db", "rp", time.Unix(0, 0).Add(time.Duration(h)*time.Hour)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, sh := range s.Shards() {
+				seen := map[string]bool{}
+				for _, o := range sh.Owners {
+					if z := zoneOf(o); z != "" {
+						seen[z] = true
+					} else {
+						seen[fmt.Sprint(o)] = true
+					}
+				}
+				if want := min(replicas, len(distinct)); len(seen) < want || len(sh.Owners) != replicas {
+					t.Errorf("zones %s, %d replicas: shard %d is on %v, in %d zones", zones, replicas, sh.ID, sh.Owners, len(seen))
+				}
+			}
+		}
+	}
+}
+
+func TestUpdateDataNodeKeepsIDShardsAndLabels(t *testing.T) {
+	t.Parallel()
+	s := NewState()
+	s.DataNodes = []Node{{ID: 1, TCPAddr: "a:1", Labels: map[string]string{"az": "x"}}, {ID: 2, TCPAddr: "b:1"}}
+	n, err := UpdateDataNode{ID: 1, TCPAddr: "c:1", HTTPAddr: "c:2", Version: "v"}.apply(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Node{ID: 1, TCPAddr: "c:1", HTTPAddr: "c:2", Version: "v", Labels: map[string]string{"az": "x"}}, n); diff != "" {
+		t.Error(diff)
+	}
+	for _, o := range []UpdateDataNode{{ID: 1, TCPAddr: "b:1"}, {ID: 9, TCPAddr: "d:1"}, {ID: 1}} {
+		if _, err := o.apply(s); err == nil {
+			t.Errorf("%+v is no error", o)
+		}
+	}
+}

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/influxdata/influxdb/services/meta"
@@ -56,6 +58,9 @@ var ops = map[string]reflect.Type{
 	"create-data-node":        reflect.TypeFor[CreateDataNode](),
 	"delete-data-node":        reflect.TypeFor[DeleteDataNode](),
 	"create-meta-node":        reflect.TypeFor[CreateMetaNode](),
+	"delete-meta-node":        reflect.TypeFor[DeleteMetaNode](),
+	"update-data-node":        reflect.TypeFor[UpdateDataNode](),
+	"set-node-labels":         reflect.TypeFor[SetNodeLabels](),
 }
 
 var opNames = func() map[reflect.Type]string {
@@ -73,6 +78,16 @@ func NewCommand(op Op) (Command, error) {
 		return Command{}, fmt.Errorf("encode %T: %w", op, err)
 	}
 	return Command{Type: opNames[reflect.TypeOf(op)], Args: b}, nil
+}
+
+// Repeatable tells whether carrying the command out twice does what once does,
+// without an error the second time.
+func (c Command) Repeatable() bool {
+	switch c.Type {
+	case "create-user", "drop-user", "create-subscription", "drop-subscription", "update-retention-policy":
+		return false
+	}
+	return true
 }
 
 func (c Command) op() (Op, error) {
@@ -388,7 +403,7 @@ func (s *State) putNode(nodes *[]Node, n Node) (Node, error) {
 	}
 	for i, old := range *nodes {
 		if old.TCPAddr == n.TCPAddr {
-			n.ID = old.ID
+			n.ID, n.Labels = old.ID, old.Labels
 			(*nodes)[i] = n
 			return n, nil
 		}
@@ -418,4 +433,68 @@ func (o DeleteDataNode) apply(s *State) (any, error) {
 	}
 	s.removeOwner(o.ID, o.Time, func(meta.ShardInfo) bool { return true })
 	return nil, nil
+}
+
+// DeleteMetaNode removes a meta node; a missing one is no error.
+type DeleteMetaNode struct {
+	ID uint64 `json:"id"`
+}
+
+func (o DeleteMetaNode) apply(s *State) (any, error) {
+	s.MetaNodes = slices.DeleteFunc(s.MetaNodes, func(n Node) bool { return n.ID == o.ID })
+	return nil, nil
+}
+
+// UpdateDataNode gives a data node's ID, shards and labels to another address,
+// which may be the same. The result is the Node.
+type UpdateDataNode struct {
+	ID       uint64 `json:"id"`
+	TCPAddr  string `json:"tcp-addr"`
+	HTTPAddr string `json:"http-addr"`
+	Version  string `json:"version"`
+}
+
+func (o UpdateDataNode) apply(s *State) (any, error) {
+	if o.TCPAddr == "" {
+		return nil, errors.New("a node needs an address")
+	}
+	if other, ok := s.DataNodeByAddr(o.TCPAddr); ok && other.ID != o.ID {
+		return nil, fmt.Errorf("%s is the address of data node %d already", o.TCPAddr, other.ID)
+	}
+	for i := range s.DataNodes {
+		if n := &s.DataNodes[i]; n.ID == o.ID {
+			n.TCPAddr, n.HTTPAddr, n.Version = o.TCPAddr, o.HTTPAddr, o.Version
+			return *n, nil
+		}
+	}
+	return nil, fmt.Errorf("data node %d does not exist", o.ID)
+}
+
+// SetNodeLabels sets labels of a node of either kind, and removes those in Delete.
+type SetNodeLabels struct {
+	ID     uint64            `json:"id"`
+	Set    map[string]string `json:"set,omitempty"`
+	Delete []string          `json:"delete,omitempty"`
+}
+
+func (o SetNodeLabels) apply(s *State) (any, error) {
+	for _, nodes := range [][]Node{s.DataNodes, s.MetaNodes} {
+		for i := range nodes {
+			n := &nodes[i]
+			if n.ID != o.ID {
+				continue
+			}
+			labels := make(map[string]string, len(n.Labels)+len(o.Set))
+			maps.Copy(labels, n.Labels)
+			maps.Copy(labels, o.Set)
+			for _, k := range o.Delete {
+				delete(labels, k)
+			}
+			if n.Labels = labels; len(labels) == 0 {
+				n.Labels = nil
+			}
+			return *n, nil
+		}
+	}
+	return nil, fmt.Errorf("node %d does not exist", o.ID)
 }

@@ -53,17 +53,45 @@ func (s *State) createShardGroup(database, policy string, t time.Time) error {
 		s.Data.MaxShardID++
 		g.Shards = append(g.Shards, meta.ShardInfo{ID: s.Data.MaxShardID})
 	}
-	next := int(g.ID % uint64(n))
+	load := map[uint64]int{}
+	start := int(g.ID % uint64(n))
 	for i := range g.Shards {
-		owners := make([]meta.ShardOwner, replicas)
-		for j := range owners {
-			owners[j].NodeID = s.DataNodes[next%n].ID
-			next++
-		}
-		sort.Slice(owners, func(a, b int) bool { return owners[a].NodeID < owners[b].NodeID })
-		g.Shards[i].Owners = owners
+		g.Shards[i].Owners = s.deal(replicas, start+i*replicas, load)
 	}
 	return nil
+}
+
+// zoneLabel names where a node stands: the copies of a shard go to nodes with
+// different values of it where they can.
+const zoneLabel = "az"
+
+// deal picks the owners of one shard: nodes of zones that have no copy yet before others, then
+// those with the fewest shards in load, then the nearest after start.
+func (s *State) deal(replicas, start int, load map[uint64]int) []meta.ShardOwner {
+	n := len(s.DataNodes)
+	taken, zones := map[uint64]bool{}, map[string]bool{}
+	owners := make([]meta.ShardOwner, 0, replicas)
+	for range replicas {
+		var best *Node
+		for i := range n {
+			c := &s.DataNodes[(start+i)%n]
+			if taken[c.ID] {
+				continue
+			}
+			if best == nil || zones[c.Labels[zoneLabel]] != zones[best.Labels[zoneLabel]] && !zones[c.Labels[zoneLabel]] ||
+				zones[c.Labels[zoneLabel]] == zones[best.Labels[zoneLabel]] && load[c.ID] < load[best.ID] {
+				best = c
+			}
+		}
+		taken[best.ID] = true
+		if zone := best.Labels[zoneLabel]; zone != "" {
+			zones[zone] = true
+		}
+		load[best.ID]++
+		owners = append(owners, meta.ShardOwner{NodeID: best.ID})
+	}
+	sort.Slice(owners, func(a, b int) bool { return owners[a].NodeID < owners[b].NodeID })
+	return owners
 }
 
 // DeleteShardGroup marks a shard group as deleted at Time.

@@ -16,6 +16,8 @@ type Node struct {
 	TCPAddr  string `json:"tcpAddr"`  // host:port; data nodes: 8088, meta nodes: Raft, 8089
 	HTTPAddr string `json:"httpAddr"` // host:port; data nodes: 8086, meta nodes: 8091
 	Version  string `json:"version"`
+
+	Labels map[string]string `json:"labels,omitempty"` // never changed, only replaced
 }
 
 // State is everything the meta nodes agree on. Data is the engine's own

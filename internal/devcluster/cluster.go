@@ -21,7 +21,6 @@ import (
 	"concord/internal/datanode"
 	"concord/internal/meta"
 	"concord/internal/metanode"
-	"concord/internal/rpc"
 	"concord/internal/version"
 )
 
@@ -44,7 +43,6 @@ type Cluster struct {
 	Data []*datanode.Node
 
 	opts    Options
-	pool    rpc.Pool // of the meta node
 	configs []*datanode.Config
 	addrs   []string // TCP address of each data node
 
@@ -101,7 +99,7 @@ func (c *Cluster) startMeta(ctx context.Context) error {
 	cfg.Meta.BindAddress, cfg.Meta.HTTPBindAddress = loopback(p.TCP), loopback(p.HTTP)
 	cfg.SingleServer = true
 	s := meta.NewServer(cfg, c.opts.Logger)
-	metanode.Prepare(s, &c.pool)
+	metanode.Prepare(s)
 	if err := s.Open(ctx); err != nil {
 		return fmt.Errorf("meta node: %w", err)
 	}
@@ -217,6 +215,5 @@ func (c *Cluster) Close() error {
 	if c.Meta != nil {
 		errs = append(errs, c.Meta.Close())
 	}
-	errs = append(errs, c.pool.Close())
 	return errors.Join(errs...)
 }

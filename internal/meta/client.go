@@ -8,14 +8,17 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/influxdata/influxdb/pkg/tlsconfig"
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"go.uber.org/zap"
 
 	"concord/internal/cluster"
+	"concord/internal/trust"
 )
 
 // ErrNotJoined is what a data node without a cluster answers to a change.
@@ -45,6 +48,7 @@ type Client struct {
 	auth  authCache
 	state atomic.Pointer[cluster.State]
 	who   atomic.Pointer[identity]
+	lease leaseCache
 
 	mu      sync.Mutex
 	changed chan struct{} // closed when state is replaced
@@ -73,6 +77,11 @@ func NewClient(dir string, log *zap.Logger) *Client {
 	c.state.Store(cluster.NewState())
 	c.who.Store(&identity{})
 	return c
+}
+
+// Secure sets TLS to the meta nodes and the shared secret; call it before Open.
+func (c *Client) Secure(tls *tlsconfig.TLSConfigManager, secret trust.Secret) {
+	c.http.use(tls, secret)
 }
 
 // Open loads identity and state from disk and, in a cluster, starts to follow
@@ -254,8 +263,9 @@ func (c *Client) unfollow() {
 // left for the next one, with a growing pause; one line is logged when the
 // servers are lost and one when they are back.
 func (c *Client) followLoop(ctx context.Context) {
-	who, pause, lost := c.who.Load(), backOff, false
+	pause, lost := backOff, false
 	for i := 0; ctx.Err() == nil; {
+		who := c.who.Load()
 		server := who.MetaServers[i%len(who.MetaServers)]
 		err := c.poll(ctx, server, who.ClusterID)
 		if err == nil {
@@ -300,7 +310,32 @@ func (c *Client) poll(ctx context.Context, server string, clusterID uint64) erro
 	if err := writeFile(filepath.Join(c.dir, stateFile), b); err != nil {
 		return fmt.Errorf("store metadata: %w", err)
 	}
+	if err := c.followNodes(st); err != nil {
+		return fmt.Errorf("store the meta nodes to follow: %w", err)
+	}
 	return c.publish(st)
+}
+
+// followNodes takes over which meta nodes there are.
+func (c *Client) followNodes(st *cluster.State) error {
+	who := *c.who.Load()
+	servers := make([]string, len(st.MetaNodes))
+	for i, n := range st.MetaNodes {
+		servers[i] = n.HTTPAddr
+	}
+	if len(servers) == 0 || slices.Equal(servers, who.MetaServers) {
+		return nil
+	}
+	who.MetaServers = servers
+	b, err := json.Marshal(&who)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(c.dir, identityFile), b); err != nil {
+		return err
+	}
+	c.who.Store(&who)
+	return nil
 }
 
 // Execute commits a change on the meta nodes and waits until this node's copy

@@ -1,11 +1,15 @@
 package meta
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/json"
 	"errors"
-	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
 	"sync"
 	"time"
 
@@ -149,16 +153,58 @@ func (c *Client) SetData(*emeta.Data) error {
 // Load is refused as SetData is.
 func (c *Client) Load() error { return c.SetData(nil) }
 
-// AcquireLease grants every lease to the data node with the lowest ID, so that
-// one node alone runs continuous queries.
+// AcquireLease asks the meta nodes' leader for a lease, so that one node alone
+// runs continuous queries. An answer is used again for half of its time.
 func (c *Client) AcquireLease(name string) (*emeta.Lease, error) {
-	id, nodes := c.NodeID(), c.DataNodes()
-	if id == 0 {
+	who := c.who.Load()
+	if who.NodeID == 0 {
 		return nil, ErrNotJoined
-	} else if len(nodes) == 0 || nodes[0].ID != id {
-		return nil, fmt.Errorf("lease %q belongs to another data node", name)
 	}
-	return &emeta.Lease{Name: name, Expiration: time.Now().Add(emeta.DefaultLeaseDuration), Owner: id}, nil
+	c.lease.Lock()
+	defer c.lease.Unlock()
+	now := time.Now()
+	if have := c.lease.m[name]; now.Before(have.until) {
+		return have.lease, have.err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	err := error(nil)
+	for _, server := range who.MetaServers {
+		var b []byte
+		b, err = c.http.ask(ctx, http.MethodGet, server, "/lease", url.Values{"name": {name}, "node_id": {strconv.FormatUint(who.NodeID, 10)}})
+		l := &emeta.Lease{}
+		if err == nil {
+			err = json.Unmarshal(b, l)
+		}
+		var f *refusal
+		if err == nil {
+			c.lease.keep(name, l, nil, now.Add(l.Expiration.Sub(now)/2))
+			return l, nil
+		} else if errors.As(err, &f) && f.code == http.StatusConflict {
+			c.lease.keep(name, nil, err, now.Add(emeta.DefaultLeaseDuration/12))
+			return nil, err
+		}
+	}
+	return nil, err
+}
+
+// leaseCache has the last answers.
+type leaseCache struct {
+	sync.Mutex
+	m map[string]cachedLease
+}
+
+type cachedLease struct {
+	lease *emeta.Lease
+	err   error
+	until time.Time
+}
+
+func (l *leaseCache) keep(name string, lease *emeta.Lease, err error, until time.Time) {
+	if l.m == nil {
+		l.m = make(map[string]cachedLease)
+	}
+	l.m[name] = cachedLease{lease, err, until}
 }
 
 // CreateUser adds a user; an equal one that exists is returned.

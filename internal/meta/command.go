@@ -75,7 +75,24 @@ func run(path string, prepare func(*Server)) error {
 	}
 	log.Info("Meta node is up", zap.String("version", version.String()),
 		zap.String("raft", s.RaftAddr()), zap.String("http", s.HTTPAddr()), zap.Int("data_nodes", len(s.State().DataNodes)))
-	<-ctx.Done()
-	log.Info("Stopping")
-	return s.Close()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-hup:
+			c, err := LoadConfig(path, os.Getenv)
+			if err == nil {
+				err = s.Reload(c)
+			}
+			if err != nil {
+				log.Error("Kept the certificates: the new ones are bad", zap.Error(err))
+				continue
+			}
+			log.Info("Reloaded the certificates")
+		case <-ctx.Done():
+			log.Info("Stopping")
+			return s.Close()
+		}
+	}
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/BurntSushi/toml"
 	"github.com/influxdata/influxdb/logger"
 	itoml "github.com/influxdata/influxdb/toml"
+
+	"concord/internal/trust"
 )
 
 // Config is influxdb-meta.conf of a meta node. Every setting has an environment
@@ -34,9 +36,20 @@ type NodeConfig struct {
 	BindAddress     string `toml:"bind-address" doc:"Raft, between meta nodes."`
 	HTTPBindAddress string `toml:"http-bind-address" doc:"HTTP, for influxd-ctl and data nodes."`
 
-	HTTPSEnabled         bool   `toml:"https-enabled" doc:"Not supported yet: must be false."`
-	AuthEnabled          bool   `toml:"auth-enabled" doc:"Not supported yet: must be false."`
-	InternalSharedSecret string `toml:"internal-shared-secret" doc:"Not supported yet: must be empty."`
+	trust.TLS
+
+	DataUseTLS      bool `toml:"data-use-tls" doc:"Speak TLS to data nodes: when their [cluster] https-enabled is true."`
+	DataInsecureTLS bool `toml:"data-insecure-tls" doc:"Do not verify the certificates of data nodes."`
+
+	AuthEnabled          bool         `toml:"auth-enabled" doc:"Ask influxd-ctl and other clients for a user, and for an administrator where they change something."`
+	InternalSharedSecret trust.Secret `toml:"internal-shared-secret" doc:"What all nodes of the cluster share: without it nobody joins, reads metadata, writes or repairs."`
+}
+
+// dataTLS is how to reach data nodes.
+func (c NodeConfig) dataTLS() trust.TLS {
+	t := c.TLS
+	t.HTTPSEnabled, t.HTTPSInsecureTLS = c.DataUseTLS, c.DataInsecureTLS
+	return t
 }
 
 // NewConfig returns the defaults.
@@ -93,17 +106,14 @@ func (c *Config) Validate() error {
 	if _, _, err := net.SplitHostPort(c.Meta.HTTPBindAddress); err != nil {
 		return fmt.Errorf("[meta] http-bind-address: %w", err)
 	}
-	for _, s := range []struct {
-		key string
-		set bool
-	}{
-		{"https-enabled", c.Meta.HTTPSEnabled},
-		{"auth-enabled", c.Meta.AuthEnabled},
-		{"internal-shared-secret", c.Meta.InternalSharedSecret != ""},
-	} {
-		if s.set {
-			return fmt.Errorf("[meta] %s: not supported yet; remove it", s.key)
-		}
+	if err := errors.Join(c.Meta.TLS.Validate()); err != nil {
+		return fmt.Errorf("[meta] %w", err)
+	}
+	if c.Meta.DataUseTLS && c.Meta.HTTPSCertificate == "" && c.Meta.HTTPSCA != "" {
+		return errors.New("[meta] https-certificate must be set when data-use-tls and https-ca are")
+	}
+	if c.Meta.AuthEnabled && c.Meta.InternalSharedSecret == "" {
+		return errors.New("[meta] auth-enabled: needs internal-shared-secret, by which nodes know each other")
 	}
 	return nil
 }
@@ -122,6 +132,12 @@ func printTable(w io.Writer, name string, v reflect.Value) error {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
 		key := f.Tag.Get("toml")
+		if f.Anonymous {
+			if err := printTable(w, "", v.Field(i)); err != nil {
+				return err
+			}
+			continue
+		}
 		if key == "" || key == "-" {
 			continue
 		}

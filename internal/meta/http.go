@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -18,45 +19,92 @@ const (
 	maxCommand = 1 << 20          // bytes of a POST /execute
 )
 
+// handler has every route with who may use it; toLeader marks what only the leader can answer.
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /ping", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
-	mux.HandleFunc("GET /status", s.serveStatus)
-	mux.HandleFunc("GET /show-cluster", s.serveCluster)
-	mux.HandleFunc("GET /show-shards", s.serveShards)
-	mux.HandleFunc("GET /state", s.serveState)
-	mux.HandleFunc("POST /execute", s.serveExecute)
-	mux.HandleFunc("POST /add-meta", func(w http.ResponseWriter, r *http.Request) {
+	handle := func(pattern string, need access, fn http.HandlerFunc) { mux.Handle(pattern, s.guard(need, fn)) }
+	onLeader := func(pattern string, need access, fn func(*http.Request) (any, error)) {
+		mux.Handle(pattern, s.guard(need, s.toLeader(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if err := s.st().caughtUp(); err != nil {
+				reply(w, nil, err)
+				return
+			}
+			v, err := fn(r)
+			reply(w, v, err)
+		}))))
+	}
+	handle("GET /ping", open, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	handle("GET /status", read, s.serveStatus)
+	handle("GET /show-cluster", read, s.serveCluster)
+	handle("GET /show-shards", read, s.serveShards)
+	handle("GET /identity", internal, func(w http.ResponseWriter, _ *http.Request) { reply(w, s.identity(), nil) })
+	handle("GET /state", internal, s.serveState)
+	handle("POST /reset", internal, s.serveReset)
+	mux.Handle("POST /execute", s.guard(internal, s.toLeader(http.HandlerFunc(s.serveExecute))))
+	mux.Handle("GET /lease", s.guard(internal, s.toLeader(http.HandlerFunc(s.serveLease))))
+
+	onLeader("POST /add-meta", admin, func(r *http.Request) (any, error) {
 		addr := r.FormValue("addr")
 		if addr == "" {
 			addr = s.httpAddr
 		}
-		n, err := s.AddMeta(r.Context(), addr)
-		reply(w, n, err)
+		return s.AddMeta(r.Context(), addr)
 	})
-	mux.HandleFunc("POST /add-data", func(w http.ResponseWriter, r *http.Request) {
-		n, err := s.AddData(r.Context(), r.FormValue("addr"))
-		reply(w, n, err)
+	mux.Handle("POST /remove-meta", s.guard(admin, s.toLeader(http.HandlerFunc(s.serveRemoveMeta))))
+	onLeader("POST /add-data", admin, func(r *http.Request) (any, error) { return s.AddData(r.Context(), r.FormValue("addr")) })
+	onLeader("POST /remove-data", admin, func(r *http.Request) (any, error) {
+		force, err := boolValue(r, "force")
+		if err != nil {
+			return nil, err
+		}
+		return s.RemoveData(r.Context(), r.FormValue("addr"), force)
 	})
-	mux.HandleFunc("POST /remove-data", func(w http.ResponseWriter, r *http.Request) {
-		force := false
-		if v := r.FormValue("force"); v != "" {
-			var err error
-			if force, err = strconv.ParseBool(v); err != nil {
-				reply(w, nil, errors.New("force: must be true or false"))
-				return
+	onLeader("POST /update-data", admin, func(r *http.Request) (any, error) {
+		return s.UpdateData(r.Context(), r.FormValue("old"), r.FormValue("new"))
+	})
+	onLeader("POST /truncate-shards", admin, func(r *http.Request) (any, error) {
+		delay, err := time.ParseDuration(r.FormValue("delay"))
+		if err != nil {
+			return nil, errors.New("delay: must be a duration such as 1m")
+		}
+		return struct{}{}, s.truncate(delay)
+	})
+	onLeader("POST /node-labels", admin, func(r *http.Request) (any, error) {
+		set := map[string]string{}
+		if v := r.FormValue("set"); v != "" {
+			if err := json.Unmarshal([]byte(v), &set); err != nil {
+				return nil, errors.New("set: must be a JSON object of strings")
 			}
 		}
-		n, err := s.RemoveData(r.Context(), r.FormValue("addr"), force)
-		reply(w, n, err)
+		var remove []string
+		if v := r.FormValue("delete"); v != "" {
+			if err := json.Unmarshal([]byte(v), &remove); err != nil {
+				return nil, errors.New("delete: must be a JSON list of strings")
+			}
+		}
+		return s.labelNode(r.FormValue("node"), set, remove)
 	})
+	s.userRoutes(mux)
 	if s.ShardRepair != nil {
-		mux.Handle("/shard-repair/", s.ShardRepair)
+		mux.Handle("GET /shard-repair/", s.guard(read, s.ShardRepair))
+		mux.Handle("/shard-repair/", s.guard(admin, s.ShardRepair))
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxCommand)
 		mux.ServeHTTP(w, r)
 	})
+}
+
+func boolValue(r *http.Request, key string) (bool, error) {
+	v := r.FormValue(key)
+	if v == "" {
+		return false, nil
+	}
+	b, err := strconv.ParseBool(v)
+	if err != nil {
+		return false, errors.New(key + ": must be true or false")
+	}
+	return b, nil
 }
 
 type errorBody struct {
@@ -71,8 +119,14 @@ func reply(w http.ResponseWriter, v any, err error) {
 		v, code = errorBody{err.Error()}, http.StatusBadRequest
 		if errors.Is(err, errNoLeader) || errors.Is(err, ErrNotInitialised) {
 			code = http.StatusServiceUnavailable
+		} else if errors.Is(err, errUncertain) {
+			code = http.StatusInternalServerError
 		}
 	}
+	replyCode(w, code, v)
+}
+
+func replyCode(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
 	json.NewEncoder(w).Encode(v)
@@ -88,11 +142,11 @@ type Status struct {
 }
 
 func (s *Server) serveStatus(w http.ResponseWriter, _ *http.Request) {
-	leader, _ := s.store.raft.LeaderWithID()
+	leader, _ := s.st().raft.LeaderWithID()
 	st := Status{NodeType: "meta", Leader: string(leader), HTTPAddr: s.httpAddr, RaftAddr: s.raftAddr, Peers: []string{}}
-	if f := s.store.raft.GetConfiguration(); f.Error() == nil {
+	if f := s.st().raft.GetConfiguration(); f.Error() == nil {
 		for _, p := range f.Configuration().Servers {
-			if p.ID == s.store.id {
+			if p.ID == s.st().id {
 				p.Address = raft.ServerAddress(s.raftAddr)
 			}
 			st.Peers = append(st.Peers, string(p.Address))
@@ -172,7 +226,7 @@ func (s *Server) serveState(w http.ResponseWriter, r *http.Request) {
 	timeout := time.NewTimer(pollWait)
 	defer timeout.Stop()
 	for {
-		st, changed := s.store.current()
+		st, changed := s.st().current()
 		if st.Index > after {
 			b, err := st.MarshalBinary()
 			if err != nil {
@@ -215,8 +269,8 @@ func (s *Server) serveExecute(w http.ResponseWriter, r *http.Request) {
 		reply(w, nil, errors.New("command: "+err.Error()))
 		return
 	}
-	result, index, err := s.store.apply(c)
-	if errors.Is(err, ErrNotInitialised) || errors.Is(err, errNoLeader) {
+	result, index, err := s.st().apply(c)
+	if errors.Is(err, ErrNotInitialised) || errors.Is(err, errNoLeader) || errors.Is(err, errUncertain) {
 		reply(w, nil, err)
 		return
 	}
@@ -225,4 +279,54 @@ func (s *Server) serveExecute(w http.ResponseWriter, r *http.Request) {
 		e = execution{Error: err.Error(), Index: index}
 	}
 	reply(w, e, nil)
+}
+
+// serveReset makes this node forget its cluster, once that has removed it.
+func (s *Server) serveReset(w http.ResponseWriter, r *http.Request) {
+	if id := r.FormValue("cluster"); id != strconv.FormatUint(s.State().Data.ClusterID, 10) {
+		reply(w, nil, errors.New("cluster: not the one that this node is in"))
+		return
+	}
+	s.membering.Lock()
+	defer s.membering.Unlock()
+	err := s.reset()
+	if err == nil {
+		s.log.Info("This meta node was removed from its cluster")
+	}
+	reply(w, struct{}{}, err)
+}
+
+// serveRemoveMeta answers from the next leader when this one is to be removed.
+func (s *Server) serveRemoveMeta(w http.ResponseWriter, r *http.Request) {
+	force, err := boolValue(r, "force")
+	if err != nil {
+		reply(w, nil, err)
+		return
+	}
+	n, err := s.RemoveMeta(r.Context(), r.FormValue("addr"), force)
+	if errors.Is(err, errNoLeader) {
+		ctx, cancel := context.WithTimeout(r.Context(), leaderTimeout)
+		defer cancel()
+		until(ctx, func() bool { _, err := s.leaderHTTP(); return err == nil && !s.st().leads() })
+		s.toLeader(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { reply(w, nil, errNoLeader) })).ServeHTTP(w, r)
+		return
+	}
+	reply(w, n, err)
+}
+
+// serveLease answers with 200 and the lease, or 409.
+func (s *Server) serveLease(w http.ResponseWriter, r *http.Request) {
+	id, err := strconv.ParseUint(r.FormValue("node_id"), 10, 64)
+	if name := r.FormValue("name"); err != nil || id == 0 || name == "" {
+		reply(w, nil, errors.New("lease: needs name and node_id"))
+		return
+	}
+	l, err := s.lease(r.FormValue("name"), id)
+	if errors.Is(err, errNoLeader) {
+		reply(w, nil, err)
+	} else if err != nil {
+		replyCode(w, http.StatusConflict, errorBody{err.Error()})
+	} else {
+		replyCode(w, http.StatusOK, l)
+	}
 }

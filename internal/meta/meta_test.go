@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/raft"
 	"github.com/influxdata/influxdb/coordinator"
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/services/retention"
@@ -43,7 +44,9 @@ func testContext(t *testing.T) context.Context {
 // testMeta is a meta node that can be stopped and started on its ports.
 type testMeta struct {
 	*Server
-	cfg *Config
+	cfg         *Config
+	tune        func(*raft.Config)
+	ShardRepair http.Handler
 }
 
 func newMeta(t *testing.T, single bool) *testMeta {
@@ -60,6 +63,7 @@ func newMeta(t *testing.T, single bool) *testMeta {
 func (m *testMeta) start(t *testing.T) {
 	t.Helper()
 	m.Server = NewServer(m.cfg, nil)
+	m.Server.tune, m.Server.ShardRepair = m.tune, m.ShardRepair
 	if err := m.Open(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -136,10 +140,21 @@ func ok(t *testing.T, errs ...error) {
 // call returns status code and body of a request to the meta node's API.
 func call(t *testing.T, method, url string) (int, string) {
 	t.Helper()
+	return do(t, &http.Client{}, method, url)
+}
+
+// callOnly does not follow to the leader.
+func callOnly(t *testing.T, method, url string) (int, string) {
+	t.Helper()
+	return do(t, &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, method, url)
+}
+
+func do(t *testing.T, c *http.Client, method, url string) (int, string) {
+	t.Helper()
 	req, err := http.NewRequestWithContext(testContext(t), method, url, nil)
 	ok(t, err)
-	tr := &http.Transport{DisableKeepAlives: true}
-	resp, err := tr.RoundTrip(req)
+	c.Transport = &http.Transport{DisableKeepAlives: true}
+	resp, err := c.Do(req)
 	ok(t, err)
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
@@ -157,7 +172,7 @@ func TestClusterStartsThroughTheAPI(t *testing.T) {
 	if code, body := call(t, "POST", base+"/add-data?addr="+d.addr); code != 503 || !strings.Contains(body, ErrNotInitialised.Error()) {
 		t.Fatalf("add-data before add-meta: %d %s", code, body)
 	}
-	if code, body := call(t, "POST", base+"/add-meta?addr=192.0.2.1:8091"); code != 400 || !strings.Contains(body, "not supported yet") {
+	if code, body := call(t, "POST", base+"/add-meta?addr=192.0.2.1:8091"); code != 400 || !strings.Contains(body, "is in no cluster yet") {
 		t.Fatalf("add-meta of another node: %d %s", code, body)
 	}
 	var first, again cluster.Node
@@ -167,7 +182,7 @@ func TestClusterStartsThroughTheAPI(t *testing.T) {
 			t.Fatalf("add-meta: %d %s", code, body)
 		}
 	}
-	if first != again || first.HTTPAddr != m.HTTPAddr() || first.TCPAddr != m.RaftAddr() {
+	if first.ID != again.ID || first.HTTPAddr != m.HTTPAddr() || first.TCPAddr != m.RaftAddr() {
 		t.Errorf("add-meta gave %+v, then %+v", first, again)
 	}
 	for range 2 {
@@ -232,7 +247,7 @@ func TestNothingIsLostByARestart(t *testing.T) {
 	_, err := d.CreateDatabase("before")
 	ok(t, err)
 	want, _ := m.State().MarshalBinary()
-	ok(t, m.store.raft.Snapshot().Error())
+	ok(t, m.st().raft.Snapshot().Error())
 	_, err = d.CreateDatabase("after-snapshot")
 	ok(t, err)
 	index := m.State().Index
@@ -443,7 +458,8 @@ func TestConfig(t *testing.T) {
 		t.Errorf("got %+v", c)
 	}
 	for text, want := range map[string]string{
-		"[meta]\nhttps-enabled=true": "[meta] https-enabled: not supported yet",
+		"[meta]\nhttps-enabled=true": "[meta] https-certificate must be set",
+		"[meta]\nauth-enabled=true":  "needs internal-shared-secret",
 		"[meta]\ndri=\"x\"":          "unknown settings: meta.dri",
 		"[meta]\nbind-address=\"x\"": "[meta] bind-address",
 		"[meta]\ndir=3":              `key "meta.dir"`,

@@ -6,22 +6,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/raft"
+	"github.com/influxdata/influxdb/pkg/tlsconfig"
+	emeta "github.com/influxdata/influxdb/services/meta"
 	"go.uber.org/zap"
-	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
 	"concord/internal/rpc"
-	"concord/internal/version"
+	"concord/internal/trust"
 )
-
-// dataNodeTimeout bounds each call to a data node. Join waits there for the
-// first state, which takes up to joinWait.
-const dataNodeTimeout = joinWait + 5*time.Second
 
 // Server is a meta node.
 type Server struct {
@@ -30,14 +31,30 @@ type Server struct {
 
 	cfg   *Config
 	log   *zap.Logger
-	store *store
-	pool  rpc.Pool
-	http  *http.Server
-	ln    net.Listener
-	stop  chan struct{} // closed first of all, ends the long polls
-	done  chan struct{} // closed when the HTTP server has ended
+	store atomic.Pointer[store]
+	pool  *rpc.Pool // to data nodes
+	peers metaHTTP  // to other meta nodes
+	auth  authCache
+
+	leases *emeta.Leases // granted while this node leads
+	leader struct {
+		sync.Mutex
+		term  uint64
+		since time.Time
+	}
+
+	certs     *tlsconfig.TLSCertMonitor
+	tls       *tlsconfig.TLSConfigManager // of 8091 and of Raft
+	dataTLS   *tlsconfig.TLSConfigManager // to data nodes
+	http      *http.Server
+	ln        net.Listener
+	stop      chan struct{} // closed first of all, ends the long polls
+	done      chan struct{} // closed when the HTTP server has ended
+	membering sync.Mutex    // one change of the meta nodes at a time
 
 	httpAddr, raftAddr string
+	raftBind           string // what Raft listens on
+	tune               func(*raft.Config)
 }
 
 // NewServer returns a meta node that Open starts.
@@ -45,22 +62,41 @@ func NewServer(cfg *Config, log *zap.Logger) *Server {
 	if log == nil {
 		log = zap.NewNop()
 	}
-	return &Server{cfg: cfg, log: log.With(zap.String("service", "meta"))}
+	own := *cfg
+	return &Server{
+		cfg: &own, log: log.With(zap.String("service", "meta")), pool: &rpc.Pool{},
+		leases: emeta.NewLeases(emeta.DefaultLeaseDuration),
+	}
 }
 
-// Open starts Raft, then HTTP. A node that is in a cluster has its whole state
-// when Open returns. ctx bounds the start alone.
+// Pool is the server's connections to data nodes, for what serves beside it; Close closes it.
+func (s *Server) Pool() *rpc.Pool { return s.pool }
+
+// st is the store; another one after this node was removed from its cluster.
+func (s *Server) st() *store { return s.store.Load() }
+
+// Open starts Raft, then HTTP. A node that is in a cluster waits for a leader,
+// but not for long: without one it answers reads. ctx bounds the start alone.
 func (s *Server) Open(ctx context.Context) (err error) {
 	if err := s.cfg.Validate(); err != nil {
 		return err
 	}
 	s.stop, s.done = make(chan struct{}), make(chan struct{})
-	raftLn, err := net.Listen("tcp", s.cfg.Meta.BindAddress)
+	if err := s.openTLS(); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			s.closeTLS()
+		}
+	}()
+	raftLn, err := s.tls.Listen("tcp", s.cfg.Meta.BindAddress)
 	if err != nil {
 		return fmt.Errorf("[meta] bind-address: %w", err)
 	}
+	s.raftBind = raftLn.Addr().String()
 	s.raftAddr = s.cfg.advertised(s.cfg.Meta.BindAddress, raftLn.Addr())
-	if s.ln, err = net.Listen("tcp", s.cfg.Meta.HTTPBindAddress); err != nil {
+	if s.ln, err = s.tls.Listen("tcp", s.cfg.Meta.HTTPBindAddress); err != nil {
 		raftLn.Close()
 		return fmt.Errorf("[meta] http-bind-address: %w", err)
 	}
@@ -70,17 +106,19 @@ func (s *Server) Open(ctx context.Context) (err error) {
 			s.ln.Close()
 		}
 	}()
-	if s.store, err = openStore(s.cfg.Meta.Dir, raftLn, s.raftAddr, s.log); err != nil {
+	if err := s.openStore(raftLn); err != nil {
 		return err
 	}
-	if s.store.initialised() {
-		err = s.store.waitReady(ctx)
-	}
-	if err == nil && s.cfg.SingleServer {
-		_, err = s.AddMeta(ctx, s.httpAddr)
-	}
-	if err != nil {
-		return errors.Join(err, s.store.close())
+	if s.st().initialised() {
+		wait, cancel := context.WithTimeout(ctx, leaderTimeout/3)
+		if err := s.st().waitReady(wait); err != nil {
+			s.log.Warn("There is no leader: answering reads until a majority of the meta nodes is up", zap.Error(err))
+		}
+		cancel()
+	} else if s.cfg.SingleServer {
+		if _, err = s.AddMeta(ctx, s.httpAddr); err != nil {
+			return errors.Join(err, s.st().close())
+		}
 	}
 	s.http = &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: zap.NewStdLog(s.log)}
 	go func() {
@@ -89,6 +127,62 @@ func (s *Server) Open(ctx context.Context) (err error) {
 			s.log.Error("HTTP server ended", zap.Error(err))
 		}
 	}()
+	return nil
+}
+
+func (s *Server) openTLS() (err error) {
+	s.certs = tlsconfig.NewTLSCertMonitor()
+	if err := s.certs.Open(); err != nil {
+		return fmt.Errorf("start the certificate monitor: %w", err)
+	}
+	m := s.cfg.Meta
+	if s.tls, err = m.TLS.Manager(s.certs, "meta"); err != nil {
+		return fmt.Errorf("[meta] https: %w", err)
+	}
+	if s.dataTLS, err = m.dataTLS().Manager(s.certs, "meta to data"); err != nil {
+		return fmt.Errorf("[meta] data-use-tls: %w", err)
+	}
+	s.pool.TLS, s.pool.Secret = s.dataTLS, m.InternalSharedSecret
+	s.peers.use(s.tls, m.InternalSharedSecret)
+	return nil
+}
+
+func (s *Server) closeTLS() {
+	s.certs.Close()
+	for _, m := range []*tlsconfig.TLSConfigManager{s.tls, s.dataTLS} {
+		if m != nil {
+			m.Close()
+		}
+	}
+}
+
+// Reload loads the certificates anew.
+func (s *Server) Reload(cfg *Config) error {
+	for _, m := range []struct {
+		manager *tlsconfig.TLSConfigManager
+		tls     trust.TLS
+	}{{s.tls, cfg.Meta.TLS}, {s.dataTLS, cfg.Meta.dataTLS()}} {
+		if !m.manager.UseTLS() {
+			continue
+		}
+		apply, err := m.manager.PrepareReconfigure(m.tls.Options()...)
+		if err == nil {
+			err = apply()
+		}
+		if err != nil {
+			return fmt.Errorf("reload certificates: %w", err)
+		}
+	}
+	return nil
+}
+
+func (s *Server) openStore(ln net.Listener) error {
+	layer := &stream{Listener: ln, advertised: s.raftAddr, tls: s.tls, signer: &trust.Signer{Secret: s.cfg.Meta.InternalSharedSecret}}
+	st, err := openStore(s.cfg.Meta.Dir, layer, s.raftAddr, s.log, s.tune)
+	if err != nil {
+		return err
+	}
+	s.store.Store(st)
 	return nil
 }
 
@@ -105,7 +199,32 @@ func (s *Server) Close() error {
 	}
 	<-s.done
 	s.http = nil
-	return errors.Join(s.pool.Close(), s.store.close())
+	s.peers.close()
+	err := errors.Join(s.pool.Close(), s.st().close())
+	s.closeTLS()
+	return err
+}
+
+// reset makes this node one without a cluster: it was removed from its own.
+func (s *Server) reset() error {
+	old := s.st()
+	if err := old.close(); err != nil {
+		return fmt.Errorf("stop raft: %w", err)
+	}
+	for _, name := range []string{"raft.db", "snapshots", cacheFile} {
+		if err := os.RemoveAll(filepath.Join(s.cfg.Meta.Dir, name)); err != nil {
+			return err
+		}
+	}
+	ln, err := s.tls.Listen("tcp", s.raftBind)
+	if err != nil {
+		return err
+	}
+	if err := s.openStore(ln); err != nil {
+		return err
+	}
+	old.set(cluster.NewState()) // who waits for a change of the old state is told
+	return nil
 }
 
 // HTTPAddr is the host:port of the HTTP API that others use.
@@ -114,159 +233,44 @@ func (s *Server) HTTPAddr() string { return s.httpAddr }
 // RaftAddr is the host:port of Raft that others use.
 func (s *Server) RaftAddr() string { return s.raftAddr }
 
+// Leads tells whether this node leads the meta nodes.
+func (s *Server) Leads() bool { return s.st().leads() }
+
 // State is the cluster's state as this node knows it: shared, read-only.
 func (s *Server) State() *cluster.State {
-	st, _ := s.store.current()
+	st, _ := s.st().current()
 	return st
 }
 
-// AddMeta starts a cluster of this meta node, the only one that there can be
-// for now; repeating it is harmless. addr is what others call this node's HTTP
-// API.
-func (s *Server) AddMeta(ctx context.Context, addr string) (cluster.Node, error) {
-	if !s.isSelf(addr) {
-		return cluster.Node{}, fmt.Errorf("%s is not this meta node (%s): more than one meta node is not supported yet", addr, s.httpAddr)
-	}
-	if nodes := s.State().MetaNodes; len(nodes) > 0 {
-		return nodes[0], nil
-	}
-	if err := s.store.bootstrap(); err != nil {
-		return cluster.Node{}, fmt.Errorf("start cluster: %w", err)
-	}
-	if err := s.store.waitReady(ctx); err != nil {
-		return cluster.Node{}, err
-	}
-	// A loopback name is good for this machine only.
-	if host, _, _ := net.SplitHostPort(addr); host == "localhost" || net.ParseIP(host).IsLoopback() {
-		addr = s.httpAddr
-	}
-	return s.node(cluster.CreateMetaNode{
-		RaftAddr: s.raftAddr, HTTPAddr: addr, Version: version.String(),
-		ClusterID: rand.Uint64()>>1 | 1, // never 0; 63 bits, as the engine's own
-	})
-}
-
-// isSelf tells whether addr leads to this node's HTTP API.
-func (s *Server) isSelf(addr string) bool {
-	host, port, err := net.SplitHostPort(addr)
-	own, ownPort, _ := net.SplitHostPort(s.httpAddr)
-	if err != nil || port != ownPort {
-		return false
-	} else if host == own {
-		return true
-	}
-	ips, err := net.LookupIP(host)
-	if err != nil {
-		return false
-	}
-	local, _ := net.InterfaceAddrs()
-	for _, ip := range ips {
-		if ip.IsLoopback() {
-			return true
-		}
-		for _, a := range local {
-			if n, ok := a.(*net.IPNet); ok && n.IP.Equal(ip) {
-				return true
-			}
-		}
-	}
-	return false
-}
+// Execute commits a change; this node must lead.
+func (s *Server) Execute(op cluster.Op) (any, error) { return s.st().execute(op) }
 
 func (s *Server) node(op cluster.Op) (cluster.Node, error) {
-	r, err := s.store.execute(op)
+	r, err := s.st().execute(op)
 	if err != nil {
 		return cluster.Node{}, err
 	}
 	return r.(cluster.Node), nil
 }
 
-// AddData makes the data node at addr (host:8088) a member. Repeating it is
-// harmless, and finishes what an earlier attempt left undone.
-func (s *Server) AddData(ctx context.Context, addr string) (cluster.Node, error) {
-	var none cluster.Node
-	if _, port, err := net.SplitHostPort(addr); err != nil || port == "" {
-		return none, fmt.Errorf("%q is no address of a data node: give host:8088", addr)
+// lease grants name to a data node for a minute, or says who has it. A new leader does not know
+// what its predecessor granted, and grants nothing until that has ended.
+func (s *Server) lease(name string, node uint64) (*emeta.Lease, error) {
+	if !s.st().leads() {
+		return nil, errNoLeader
 	}
-	if s.State().Data.ClusterID == 0 {
-		return none, ErrNotInitialised
+	term := s.st().raft.CurrentTerm()
+	s.leader.Lock()
+	defer s.leader.Unlock()
+	if s.leader.term != term {
+		s.leader.term, s.leader.since = term, time.Now()
+		s.leases = emeta.NewLeases(emeta.DefaultLeaseDuration)
 	}
-	member, err := s.membership(addr)
-	if err != nil {
-		return none, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, dataNodeTimeout)
-	defer cancel()
-	who, err := member.Identify(ctx, &rpc.IdentifyRequest{})
-	if err != nil {
-		return none, unreachable(addr, err)
-	}
-	st := s.State()
-	if who.ClusterId != 0 && who.ClusterId != st.Data.ClusterID {
-		return none, fmt.Errorf("data node %s belongs to another cluster", addr)
-	}
-	if n, ok := st.DataNode(who.NodeId); ok && n.TCPAddr != addr {
-		return none, fmt.Errorf("data node %s is already a member as %s", addr, n.TCPAddr)
-	}
-	if n, ok := st.DataNodeByAddr(addr); ok && who.NodeId != 0 && n.ID != who.NodeId {
-		return none, fmt.Errorf("data node %s says its ID is %d, but the cluster knows this address as data node %d", addr, who.NodeId, n.ID)
-	}
-	n, err := s.node(cluster.CreateDataNode{TCPAddr: addr, HTTPAddr: who.HttpAddr, Version: who.Version})
-	if err != nil {
-		return none, err
-	}
-	join := &rpc.JoinRequest{NodeId: n.ID, ClusterId: st.Data.ClusterID}
-	for _, m := range st.MetaNodes {
-		join.MetaServers = append(join.MetaServers, m.HTTPAddr)
-	}
-	if _, err := member.Join(ctx, join); err != nil {
-		return none, fmt.Errorf("data node %s is recorded as %d but did not join, run add-data again: %s", addr, n.ID, status.Convert(err).Message())
-	}
-	return n, nil
-}
-
-// RemoveData removes the data node at addr and its ownerships, and tells it.
-// Without force a node that cannot be told stays.
-func (s *Server) RemoveData(ctx context.Context, addr string, force bool) (cluster.Node, error) {
-	var none cluster.Node
-	if s.State().Data.ClusterID == 0 {
-		return none, ErrNotInitialised
-	}
-	st := s.State()
-	n, ok := st.DataNodeByAddr(addr)
-	if !ok {
-		return none, fmt.Errorf("data node %q does not exist", addr)
-	}
-	member, err := s.membership(addr)
-	if err != nil {
-		return none, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, dataNodeTimeout)
-	defer cancel()
-	who, err := member.Identify(ctx, &rpc.IdentifyRequest{})
-	if err != nil && !force {
-		return none, fmt.Errorf("%w; -force removes it all the same", unreachable(addr, err))
-	}
-	if _, err := s.store.execute(cluster.DeleteDataNode{ID: n.ID, Time: time.Now()}); err != nil {
-		return none, err
-	}
-	// Another node may answer at a dead node's address: it must not leave.
-	if err == nil && who.ClusterId == st.Data.ClusterID && who.NodeId == n.ID {
-		if _, err := member.Leave(ctx, &rpc.LeaveRequest{}); err != nil && !force {
-			return none, fmt.Errorf("data node %d at %s is removed, but did not forget the cluster: %s", n.ID, addr, status.Convert(err).Message())
+	// The first term of a cluster has no predecessor.
+	if f := s.st().raft.GetConfiguration(); f.Error() == nil && len(f.Configuration().Servers) > 1 {
+		if wait := emeta.DefaultLeaseDuration - time.Since(s.leader.since); wait > 0 {
+			return nil, fmt.Errorf("lease %q may be held: the new leader grants leases in %s", name, wait.Round(time.Second))
 		}
 	}
-	return n, nil
-}
-
-func (s *Server) membership(addr string) (rpc.MembershipClient, error) {
-	conn, err := s.pool.Conn(addr)
-	if err != nil {
-		return nil, err
-	}
-	return rpc.NewMembershipClient(conn), nil
-}
-
-func unreachable(addr string, err error) error {
-	return fmt.Errorf("data node %s is unreachable: %s", addr, status.Convert(err).Message())
+	return s.leases.Acquire(name, node)
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,7 +27,10 @@ import (
 var ErrNotInitialised = errors.New("this meta node is in no cluster yet: run influxd-ctl add-meta")
 
 // errNoLeader means: try another meta node, or later.
-var errNoLeader = errors.New("the meta nodes have no leader at the moment: try again")
+var errNoLeader = errors.New("the meta nodes have no leader at the moment: try again; without a majority of them there is none")
+
+// errUncertain means: the change may have been made, or not.
+var errUncertain = errors.New("the meta nodes lost their leader while the change was under way, it may have been made: look, then try again")
 
 const (
 	applyTimeout  = 10 * time.Second
@@ -44,16 +46,25 @@ type store struct {
 	trans *raft.NetworkTransport
 	id    raft.ServerID
 	addr  string // what other meta nodes dial
+	dir   string
 	zap   *zap.Logger
 
 	mu      sync.Mutex
 	state   *cluster.State // never changed, only replaced
+	cached  *cluster.State // what the last run had applied, until Raft is as far
 	changed chan struct{}  // closed when state is replaced
+
+	save  chan struct{} // holds one signal: state is to be saved
+	saved chan struct{} // closed when saving has ended
 }
 
-// openStore starts Raft on dir and ln, and closes ln when it fails.
-func openStore(dir string, ln net.Listener, advertised string, log *zap.Logger) (_ *store, err error) {
-	s := &store{addr: advertised, zap: log, state: cluster.NewState(), changed: make(chan struct{})}
+// cacheFile has the state that was applied last. A node that cannot reach a majority after a restart
+// does not know what of its log is committed; it answers reads from this.
+const cacheFile = "cluster.state"
+
+// openStore starts Raft on dir and stream, and closes stream when it fails.
+func openStore(dir string, ln raft.StreamLayer, advertised string, log *zap.Logger, tune func(*raft.Config)) (_ *store, err error) {
+	s := &store{addr: advertised, dir: dir, zap: log, state: cluster.NewState(), changed: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			ln.Close()
@@ -79,15 +90,66 @@ func openStore(dir string, ln net.Listener, advertised string, log *zap.Logger) 
 		return nil, fmt.Errorf("open snapshots in %s: %w", dir, err)
 	}
 	s.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: stream{ln, advertised}, MaxPool: 3, Timeout: 10 * time.Second, Logger: rlog,
+		Stream: ln, MaxPool: 3, Timeout: 10 * time.Second, Logger: rlog,
 	})
 	c := raft.DefaultConfig()
 	c.LocalID, c.Logger = s.id, rlog
-	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = 500*time.Millisecond, 500*time.Millisecond, 250*time.Millisecond
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = time.Second, time.Second, 500*time.Millisecond
+	if tune != nil {
+		tune(c)
+	}
+	s.loadCache()
+	s.save, s.saved = make(chan struct{}, 1), make(chan struct{})
+	go s.saveLoop(s.save)
 	if s.raft, err = raft.NewRaft(c, (*fsm)(s), s.log, s.log, snaps, s.trans); err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
+	if err := s.checkAddr(); err != nil {
+		return nil, err
+	}
 	return s, nil
+}
+
+// checkAddr refuses to run under another Raft address than the cluster knows: nobody would answer.
+func (s *store) checkAddr() error {
+	f := s.raft.GetConfiguration()
+	if f.Error() != nil {
+		return nil
+	}
+	for _, srv := range f.Configuration().Servers {
+		if srv.ID == s.id && string(srv.Address) != s.addr {
+			return fmt.Errorf("the cluster knows this meta node as %s, and its [meta] bind-address with hostname now is %s: change it back, or remove the node and add it again", srv.Address, s.addr)
+		}
+	}
+	return nil
+}
+
+func (s *store) loadCache() {
+	b, err := os.ReadFile(filepath.Join(s.dir, cacheFile))
+	if err != nil {
+		return
+	}
+	st := new(cluster.State)
+	if err := st.UnmarshalBinary(b); err != nil {
+		s.zap.Warn("The saved copy of the state is damaged: waiting for the other meta nodes", zap.Error(err))
+		return
+	}
+	s.cached = st
+}
+
+// saveLoop saves the newest state, as often as the disk allows.
+func (s *store) saveLoop(save <-chan struct{}) {
+	defer close(s.saved)
+	for range save {
+		st, _ := s.current()
+		b, err := st.MarshalBinary()
+		if err == nil {
+			err = writeFile(filepath.Join(s.dir, cacheFile), b)
+		}
+		if err != nil {
+			s.zap.Warn("Cannot save a copy of the state", zap.Error(err))
+		}
+	}
 }
 
 // serverID is this node's name in Raft: random, made once, independent of
@@ -121,20 +183,41 @@ func (s *store) bootstrap() error {
 	return err
 }
 
-// waitReady waits until this node leads and has applied all that was committed.
+// waitReady waits for a leader. One that this node is has applied all that was committed.
 func (s *store) waitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
 	defer cancel()
+	if err := until(ctx, func() bool { a, _ := s.raft.LeaderWithID(); return a != "" }); err != nil {
+		return errNoLeader
+	}
+	return s.caughtUp()
+}
+
+// caughtUp returns when a leader has applied all that was committed before it led.
+func (s *store) caughtUp() error {
+	if !s.leads() {
+		return nil
+	}
+	if err := s.raft.Barrier(leaderTimeout).Error(); err != nil {
+		return errNoLeader
+	}
+	return nil
+}
+
+func (s *store) leads() bool { return s.raft.State() == raft.Leader }
+
+// until polls ok.
+func until(ctx context.Context, ok func() bool) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for s.raft.State() != raft.Leader {
+	for !ok() {
 		select {
 		case <-ctx.Done():
-			return errNoLeader
+			return ctx.Err()
 		case <-tick.C:
 		}
 	}
-	return s.raft.Barrier(leaderTimeout).Error()
+	return nil
 }
 
 // execute commits op and returns its result once it is applied here.
@@ -158,7 +241,9 @@ func (s *store) apply(c cluster.Command) (result any, index uint64, err error) {
 	}
 	f := s.raft.Apply(b, applyTimeout)
 	switch err := f.Error(); {
-	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown),
+	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown):
+		return nil, 0, errUncertain
+	case errors.Is(err, raft.ErrNotLeader),
 		errors.Is(err, raft.ErrEnqueueTimeout), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return nil, 0, errNoLeader
 	case err != nil:
@@ -172,7 +257,18 @@ func (s *store) apply(c cluster.Command) (result any, index uint64, err error) {
 func (s *store) current() (*cluster.State, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.cached != nil && s.cached.Index > s.state.Index {
+		return s.cached, s.changed
+	}
+	s.cached = nil
 	return s.state, s.changed
+}
+
+// applied is the state that Raft has led to.
+func (s *store) applied() *cluster.State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
 }
 
 func (s *store) set(next *cluster.State) {
@@ -181,6 +277,10 @@ func (s *store) set(next *cluster.State) {
 	s.state = next
 	close(s.changed)
 	s.changed = make(chan struct{})
+	select {
+	case s.save <- struct{}{}:
+	default:
+	}
 }
 
 // close stops Raft; what is committed is on disk.
@@ -188,6 +288,14 @@ func (s *store) close() error {
 	var errs []error
 	if s.raft != nil {
 		errs = append(errs, s.raft.Shutdown().Error())
+	}
+	if s.saved != nil {
+		s.mu.Lock()
+		close(s.save)
+		s.save = nil
+		s.mu.Unlock()
+		<-s.saved
+		s.saved = nil
 	}
 	if s.trans != nil {
 		errs = append(errs, s.trans.Close())
@@ -210,7 +318,7 @@ type applied struct {
 // Apply carries out one committed command. A command that fails changes nothing.
 func (f *fsm) Apply(l *raft.Log) any {
 	s := (*store)(f)
-	cur, _ := s.current()
+	cur := s.applied()
 	var c cluster.Command
 	if err := json.Unmarshal(l.Data, &c); err != nil {
 		return applied{index: cur.Index, err: fmt.Errorf("decode command: %w", err)}
@@ -225,8 +333,7 @@ func (f *fsm) Apply(l *raft.Log) any {
 
 // Snapshot hands out the state, which never changes.
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
-	st, _ := (*store)(f).current()
-	return snapshot{st}, nil
+	return snapshot{(*store)(f).applied()}, nil
 }
 
 // Restore replaces the state by a snapshot's.
@@ -258,18 +365,6 @@ func (s snapshot) Persist(sink raft.SnapshotSink) error {
 }
 
 func (snapshot) Release() {}
-
-// stream is Raft's TCP listener under the address that others dial.
-type stream struct {
-	net.Listener
-	advertised string
-}
-
-func (s stream) Addr() net.Addr { return hostPort(s.advertised) }
-
-func (stream) Dial(a raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	return net.DialTimeout("tcp", string(a), timeout)
-}
 
 type hostPort string
 

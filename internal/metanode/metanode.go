@@ -6,11 +6,9 @@ import (
 	"concord/internal/entropy"
 	"concord/internal/entropy/transport"
 	"concord/internal/meta"
-	"concord/internal/rpc"
 )
 
-// Prepare makes a meta node serve /shard-repair by asking the data nodes. pool
-// is the caller's to close, after the server.
-func Prepare(s *meta.Server, pool *rpc.Pool) {
-	s.ShardRepair = entropy.NewHandler(&entropy.View{State: s.State, Transport: transport.New(pool)})
+// Prepare makes a meta node serve /shard-repair by asking the data nodes.
+func Prepare(s *meta.Server) {
+	s.ShardRepair = entropy.NewHandler(&entropy.View{State: s.State, Transport: transport.New(s.Pool())})
 }

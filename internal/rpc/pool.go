@@ -4,15 +4,20 @@
 package rpc
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
+	"github.com/influxdata/influxdb/pkg/tlsconfig"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
+
+	"concord/internal/trust"
 )
 
 // MaxMessage bounds one message in bytes, in both directions.
@@ -24,6 +29,10 @@ type Pool struct {
 	// Blocked, when set, refuses calls to an address: the seam with which
 	// tests and the tour cut links.
 	Blocked func(addr string) bool
+	// Secret, when set before the first call, is proven with every call.
+	Secret trust.Secret
+	// TLS, when set before the first call, makes the connections.
+	TLS *tlsconfig.TLSConfigManager
 
 	mu     sync.Mutex
 	conns  map[string]*grpc.ClientConn
@@ -44,7 +53,16 @@ func (p *Pool) Conn(addr string) (*grpc.ClientConn, error) {
 	if c := p.conns[addr]; c != nil {
 		return c, nil
 	}
-	c, err := grpc.NewClient("passthrough:///"+addr,
+	opts := []grpc.DialOption{}
+	if p.Secret != "" {
+		opts = append(opts, grpc.WithPerRPCCredentials(bearer{&trust.Signer{Secret: p.Secret}}))
+	}
+	if p.TLS != nil && p.TLS.UseTLS() {
+		opts = append(opts, grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			return p.TLS.DialContext(ctx, "tcp", addr)
+		}))
+	}
+	c, err := grpc.NewClient("passthrough:///"+addr, append(opts,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
 		// A peer that hangs is given up after 15 s, whatever it was asked.
@@ -54,7 +72,7 @@ func (p *Pool) Conn(addr string) (*grpc.ClientConn, error) {
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
 			MinConnectTimeout: 5 * time.Second,
 		}),
-	)
+	)...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", addr, err)
 	}

@@ -1,0 +1,164 @@
+package meta
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sort"
+
+	emeta "github.com/influxdata/influxdb/services/meta"
+	"github.com/influxdata/influxql"
+	"golang.org/x/crypto/bcrypt"
+
+	"concord/internal/cluster"
+)
+
+// Permissions as InfluxDB Enterprise names them. The metadata knows
+// administrators, and reading and writing of one database.
+const (
+	readData  = "ReadData"
+	writeData = "WriteData"
+)
+
+// adminPermissions are what an administrator has under the database "".
+var adminPermissions = []string{
+	"ViewAdmin", "ViewChronograf", "CreateDatabase", "CreateUserAndRole", "AddRemoveNode", "DropDatabase", "DropData", readData, writeData,
+	"Rebalance", "ManageShard", "ManageContinuousQuery", "ManageQuery", "ManageSubscription", "Monitor", "CopyShard", "KapacitorAPI", "KapacitorConfigAPI",
+}
+
+// adminPermission makes an administrator.
+const adminPermission = "CreateUserAndRole"
+
+// userBody is a user in the answer of GET /user and in POST /user. There is no hash in it.
+type userBody struct {
+	Name        string              `json:"name"`
+	Password    string              `json:"password,omitempty"`
+	Permissions map[string][]string `json:"permissions,omitempty"` // by database
+}
+
+func (s *Server) userRoutes(mux *http.ServeMux) {
+	mux.Handle("GET /user", s.guard(admin, http.HandlerFunc(s.serveUsers)))
+	mux.Handle("POST /user", s.guard(admin, s.toLeader(http.HandlerFunc(s.serveChangeUser))))
+	mux.Handle("GET /role", s.guard(admin, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, map[string][]string{"roles": {}}, nil)
+	})))
+	mux.Handle("POST /role", s.guard(admin, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		replyCode(w, http.StatusNotImplemented, errorBody{"there are no roles in this version: give permissions to users"})
+	})))
+}
+
+func (s *Server) serveUsers(w http.ResponseWriter, r *http.Request) {
+	name := r.FormValue("name")
+	users := []userBody{}
+	for _, u := range s.State().Data.Users {
+		if name == "" || u.Name == name {
+			users = append(users, userBody{Name: u.Name, Permissions: permissions(u)})
+		}
+	}
+	if name != "" && len(users) == 0 {
+		replyCode(w, http.StatusNotFound, errorBody{emeta.ErrUserNotFound.Error()})
+		return
+	}
+	sort.Slice(users, func(i, j int) bool { return users[i].Name < users[j].Name })
+	reply(w, map[string][]userBody{"users": users}, nil)
+}
+
+func permissions(u emeta.UserInfo) map[string][]string {
+	out := map[string][]string{}
+	if u.Admin {
+		out[""] = adminPermissions
+	}
+	for db, p := range u.Privileges {
+		switch p {
+		case influxql.ReadPrivilege:
+			out[db] = []string{readData}
+		case influxql.WritePrivilege:
+			out[db] = []string{writeData}
+		case influxql.AllPrivileges:
+			out[db] = []string{readData, writeData}
+		}
+	}
+	return out
+}
+
+func (s *Server) serveChangeUser(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Action string   `json:"action"`
+		User   userBody `json:"user"`
+	}
+	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+		reply(w, nil, fmt.Errorf("body: must be JSON with action and user: %w", err))
+		return
+	}
+	reply(w, struct{}{}, s.changeUser(body.Action, body.User))
+}
+
+func (s *Server) changeUser(action string, u userBody) error {
+	if u.Name == "" {
+		return emeta.ErrUsernameRequired
+	}
+	do := func(op cluster.Op) error { _, err := s.st().execute(op); return err }
+	switch action {
+	case "create", "change-password":
+		if u.Password == "" {
+			return errors.New("user: needs a password")
+		}
+		hash, err := bcrypt.GenerateFromPassword([]byte(u.Password), bcrypt.DefaultCost)
+		if err != nil {
+			return err
+		}
+		if action == "create" {
+			return do(cluster.CreateUser{Name: u.Name, Hash: string(hash)})
+		}
+		return do(cluster.UpdateUser{Name: u.Name, Hash: string(hash)})
+	case "delete":
+		return do(cluster.DropUser{Name: u.Name})
+	case "add-permissions", "remove-permissions":
+		return s.changePermissions(u, action == "add-permissions", do)
+	}
+	return fmt.Errorf("action %q is unknown: create, delete, change-password, add-permissions or remove-permissions", action)
+}
+
+func (s *Server) changePermissions(u userBody, add bool, do func(cluster.Op) error) error {
+	info, _ := s.State().Data.User(u.Name).(*emeta.UserInfo)
+	if info == nil {
+		return emeta.ErrUserNotFound
+	}
+	for db, names := range u.Permissions {
+		if db == "" {
+			if !slices.Contains(names, adminPermission) {
+				return fmt.Errorf("permissions without a database are those of an administrator: they need %s", adminPermission)
+			}
+			if err := do(cluster.SetAdminPrivilege{User: u.Name, Admin: add}); err != nil {
+				return err
+			}
+			continue
+		}
+		p := info.Privileges[db]
+		have := map[string]bool{
+			readData:  p == influxql.ReadPrivilege || p == influxql.AllPrivileges,
+			writeData: p == influxql.WritePrivilege || p == influxql.AllPrivileges,
+		}
+		for _, n := range names {
+			if _, known := have[n]; !known {
+				return fmt.Errorf("permission %q of a database is unknown: %s or %s", n, readData, writeData)
+			}
+			have[n] = add
+		}
+		p = influxql.NoPrivileges
+		switch {
+		case have[readData] && have[writeData]:
+			p = influxql.AllPrivileges
+		case have[readData]:
+			p = influxql.ReadPrivilege
+		case have[writeData]:
+			p = influxql.WritePrivilege
+		}
+		if err := do(cluster.SetPrivilege{User: u.Name, Database: db, Privilege: p}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

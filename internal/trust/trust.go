@@ -1,0 +1,136 @@
+// Package trust decides who is let in: TLS between nodes, and the shared secret
+// with which nodes prove to each other that they belong together.
+package trust
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/golang-jwt/jwt/v4"
+	"github.com/influxdata/influxdb/pkg/tlsconfig"
+)
+
+// TLS are the settings of a listener of the cluster, and of the connections that
+// this node makes to its likes.
+type TLS struct {
+	HTTPSEnabled     bool   `toml:"https-enabled" doc:"Speak TLS on this port, and to the same port of other nodes."`
+	HTTPSCertificate string `toml:"https-certificate" doc:"PEM file with the certificate, and the private key unless that has its own file."`
+	HTTPSPrivateKey  string `toml:"https-private-key" doc:"PEM file with the private key; empty when it is in the certificate's file."`
+	HTTPSInsecureTLS bool   `toml:"https-insecure-tls" doc:"Do not verify the certificates of other nodes: for self-signed ones."`
+	HTTPSCA          string `toml:"https-ca" doc:"PEM file with the CA of all nodes: with it, both sides of a connection must have a certificate from it."`
+}
+
+// Validate names the bad setting.
+func (t TLS) Validate() error {
+	if !t.HTTPSEnabled {
+		return nil
+	}
+	if t.HTTPSCertificate == "" {
+		return errors.New("https-certificate must be set when https-enabled is true")
+	}
+	if t.HTTPSCA != "" && t.HTTPSInsecureTLS {
+		return errors.New("https-insecure-tls: https-ca verifies certificates, give one of them")
+	}
+	return nil
+}
+
+// Options are the settings as the engine's TLS manager takes them.
+func (t TLS) Options() []tlsconfig.TLSConfigManagerOpt {
+	opts := []tlsconfig.TLSConfigManagerOpt{
+		tlsconfig.WithUseTLS(t.HTTPSEnabled),
+		tlsconfig.WithServerCertificate(t.HTTPSCertificate, t.HTTPSPrivateKey),
+		tlsconfig.WithAllowInsecure(t.HTTPSInsecureTLS),
+	}
+	if t.HTTPSEnabled && t.HTTPSCA != "" {
+		ca := &tlsconfig.CAConfig{Paths: []string{t.HTTPSCA}}
+		opts = append(opts, tlsconfig.WithRootCA(ca), tlsconfig.WithClientCA(ca), tlsconfig.WithClientAuth(tls.RequireAndVerifyClientCert))
+	}
+	return opts
+}
+
+// Manager listens and dials with these settings; its certificates can be loaded
+// anew. The monitor warns before they expire.
+func (t TLS) Manager(monitor *tlsconfig.TLSCertMonitor, usage string) (*tlsconfig.TLSConfigManager, error) {
+	opts := append(t.Options(), tlsconfig.WithUsage(usage))
+	if !t.HTTPSEnabled {
+		return tlsconfig.NewDisabledTLSConfigManager(), nil
+	}
+	return tlsconfig.NewClientServerTLSConfigManager(monitor, opts...)
+}
+
+// Secret is the secret that the nodes of a cluster share. The empty one lets everybody in.
+type Secret string
+
+// String keeps the secret out of logs and of anything that prints a configuration.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "<secret>"
+}
+
+// GoString is String.
+func (s Secret) GoString() string { return s.String() }
+
+// tokenLife is how long a token of a node is good for.
+const tokenLife = time.Minute
+
+// ErrRefused is the answer to who cannot prove to belong here.
+var ErrRefused = errors.New("the shared secret of the cluster is missing or wrong")
+
+// Token signs a token that is good for life from now.
+func (s Secret) Token(life time.Duration) (string, error) {
+	now := time.Now()
+	t := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.RegisteredClaims{
+		IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(life)),
+	})
+	signed, err := t.SignedString([]byte(s))
+	if err != nil {
+		return "", fmt.Errorf("sign a token: %w", err)
+	}
+	return signed, nil
+}
+
+// Verify returns ErrRefused unless token was signed with the secret and is in time.
+func (s Secret) Verify(token string) error {
+	if s == "" {
+		return nil
+	}
+	var claims jwt.RegisteredClaims
+	p := jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}))
+	t, err := p.ParseWithClaims(token, &claims, func(*jwt.Token) (any, error) { return []byte(s), nil })
+	// A token without an end would be good for ever.
+	if err != nil || !t.Valid || claims.ExpiresAt == nil {
+		return ErrRefused
+	}
+	return nil
+}
+
+// Signer makes tokens, each used for half of its life.
+type Signer struct {
+	Secret Secret
+
+	mu    sync.Mutex
+	token string
+	until time.Time
+}
+
+// Token returns a token, and none without a secret.
+func (s *Signer) Token() (string, error) {
+	if s.Secret == "" {
+		return "", nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := time.Now(); now.After(s.until) {
+		t, err := s.Secret.Token(tokenLife)
+		if err != nil {
+			return "", err
+		}
+		s.token, s.until = t, now.Add(tokenLife/2)
+	}
+	return s.token, nil
+}
