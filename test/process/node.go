@@ -166,6 +166,9 @@ func (n *Node) Stop(sig syscall.Signal) {
 	}
 }
 
+// Reap waits for the end of a process that was sent SIGKILL.
+func (n *Node) Reap() { <-n.process().ended }
+
 // kill ends the process at the end of a test, however it is.
 func (n *Node) kill() {
 	if p := n.process(); p != nil {
