@@ -92,6 +92,7 @@ func TestCampaign(t *testing.T) {
 	c.rec = newRecord(c.seed)
 	c.event("seed %d: %d meta nodes, %d data nodes, %d faults, repairs during the faults: %v", c.seed, c.plan.metaNodes, c.plan.dataNodes, *faultsFlag, c.plan.autoRepair)
 	c.work()
+	c.awaitHandoff()
 	c.settle()
 	c.compareOwners()
 	c.compareQueries()
@@ -256,10 +257,47 @@ func (c *campaign) setBoth(n *process.Node, others []*process.Node, link process
 	}
 }
 
+// awaitHandoff heals all links, waits until hinted handoff is done, and keeps
+// what each owner has then: when the end is wrong, it tells whether the repairs made it so.
+func (c *campaign) awaitHandoff() {
+	c.t.Helper()
+	c.cluster.Links.Heal()
+	var why string
+	done := process.Poll(settleTime, func() bool {
+		for _, n := range c.cluster.Data {
+			waiting, err := handoffWaiting(n)
+			if err != nil {
+				waiting = err.Error()
+			}
+			if why = waiting; why != "" {
+				why = n.Name + " has " + why
+				return false
+			}
+		}
+		return true
+	})
+	if !done {
+		c.t.Fatalf("hinted handoff is not done %v after the last fault: %s", settleTime, why)
+	}
+	c.event("hinted handoff is done")
+	shards := c.shards()
+	for _, sh := range shards {
+		for _, n := range c.owners(sh) {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			got, err := query(ctx, n, between(sh.Start, sh.End))
+			cancel()
+			if err != nil {
+				c.event("%s: %v", n.Name, err)
+				continue
+			}
+			c.rec.keep(n.Name, got)
+		}
+	}
+}
+
 // settle waits until nothing is left to do: no hinted handoff, no entropy.
 func (c *campaign) settle() {
 	c.t.Helper()
-	c.cluster.Links.Heal()
 	var why string
 	calm := time.Time{}
 	done := process.Poll(settleTime, func() bool {
@@ -359,38 +397,55 @@ type shard struct {
 	} `json:"owners"`
 }
 
-// compareOwners asks every owner of every shard, with all links between data nodes
-// cut so that nobody else can answer for it.
-func (c *campaign) compareOwners() {
+// shards are those of the campaign, one in each group, with three owners each.
+func (c *campaign) shards() []shard {
 	c.t.Helper()
-	var shards []shard
-	if err := json.Unmarshal([]byte(c.cluster.Ctl("show-shards", "-json")), &shards); err != nil {
+	var all, out []shard
+	if err := json.Unmarshal([]byte(c.cluster.Ctl("show-shards", "-json")), &all); err != nil {
 		c.t.Fatal(err)
 	}
-	for _, n := range c.cluster.Data {
-		c.setBoth(n, c.cluster.Data, process.Link{Mode: process.Refuse})
-	}
-	defer c.cluster.Links.Heal()
-	seen, groups := 0, make(map[uint64]bool)
-	for _, sh := range shards {
+	groups := make(map[uint64]bool)
+	for _, sh := range all {
 		if sh.Database != database {
 			continue
 		}
 		if groups[sh.Group] || len(sh.Owners) != 3 {
-			c.t.Fatalf("shard %d: want one shard with three owners in a group: %+v", sh.ID, shards)
+			c.t.Fatalf("shard %d: want one shard with three owners in a group: %+v", sh.ID, all)
 		}
 		groups[sh.Group] = true
-		for _, o := range sh.Owners {
-			for _, n := range c.cluster.Data {
-				if n.TCP == o.TCPAddr {
-					c.compare(fmt.Sprintf("shard %d of %s", sh.ID, n.Name), n, sh.Start, sh.End)
-					seen++
-				}
+		out = append(out, sh)
+	}
+	if len(out) < firstDays {
+		c.t.Fatalf("only %d shards", len(out))
+	}
+	return out
+}
+
+// owners are a shard's owners.
+func (c *campaign) owners(sh shard) (out []*process.Node) {
+	for _, o := range sh.Owners {
+		for _, n := range c.cluster.Data {
+			if n.TCP == o.TCPAddr {
+				out = append(out, n)
 			}
 		}
 	}
-	if seen < 3*firstDays {
-		c.t.Errorf("only %d copies of shards were compared", seen)
+	return out
+}
+
+// compareOwners asks every owner of every shard, with all links between data nodes
+// cut so that nobody else can answer for it.
+func (c *campaign) compareOwners() {
+	c.t.Helper()
+	shards := c.shards()
+	for _, n := range c.cluster.Data {
+		c.setBoth(n, c.cluster.Data, process.Link{Mode: process.Refuse})
+	}
+	defer c.cluster.Links.Heal()
+	for _, sh := range shards {
+		for _, n := range c.owners(sh) {
+			c.compare(fmt.Sprintf("shard %d of %s", sh.ID, n.Name), n, sh.Start, sh.End)
+		}
 	}
 }
 
@@ -412,7 +467,7 @@ func (c *campaign) compare(what string, n *process.Node, from, to time.Time) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	got, err := query(ctx, n, fmt.Sprintf("SELECT v, s FROM m WHERE time >= %d AND time < %d", from.UnixNano(), to.UnixNano()))
+	got, err := query(ctx, n, between(from, to))
 	if err != nil {
 		c.t.Errorf("%s: %v", what, err)
 		return
@@ -424,4 +479,8 @@ func (c *campaign) compare(what string, n *process.Node, from, to time.Time) {
 	if wrong > len(problems) {
 		c.t.Errorf("%s: and %d more points are wrong, of %d", what, wrong-len(problems), len(got))
 	}
+}
+
+func between(from, to time.Time) string {
+	return fmt.Sprintf("SELECT v, s FROM m WHERE time >= %d AND time < %d", from.UnixNano(), to.UnixNano())
 }

@@ -2,6 +2,7 @@ package campaign
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -31,6 +32,8 @@ type record struct {
 	points map[key]*point
 	values map[int64]key // each value is written to one key, by one operation
 
+	kept map[string]map[key]int64 // by node: what it had before the last repairs
+
 	acknowledged, limbo, refused int // operations
 	lastAck                      time.Time
 	longestGap                   time.Duration // between acknowledged operations
@@ -52,7 +55,7 @@ func newRecord(seed uint64) *record {
 	now := time.Now()
 	return &record{
 		rng: rand.New(rand.NewPCG(seed, 1)), start: now, lastAck: now,
-		points: make(map[key]*point), values: make(map[int64]key),
+		points: make(map[key]*point), values: make(map[int64]key), kept: make(map[string]map[key]int64),
 	}
 }
 
@@ -172,6 +175,29 @@ func (p *point) check(value int64, present bool) (problem string) {
 	return fmt.Sprintf("STALE: %d is there, not the last acknowledged %d", value, p.value)
 }
 
+// keep takes what a node has at some time, for telling of a failure.
+func (r *record) keep(node string, got map[key]int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.kept[node] == nil {
+		r.kept[node] = make(map[key]int64)
+	}
+	maps.Copy(r.kept[node], got)
+}
+
+// had tells what each node had of a key.
+func (r *record) had(k key) string {
+	var out []string
+	for _, n := range slices.Sorted(maps.Keys(r.kept)) {
+		if v, ok := r.kept[n][k]; ok {
+			out = append(out, fmt.Sprintf("%s %d", n, v))
+		} else {
+			out = append(out, n+" nothing")
+		}
+	}
+	return "before the last repairs: " + strings.Join(out, ", ")
+}
+
 // compare judges all that a node returned for the keys between two times, from
 // included and to not, and returns up to limit problems in full, and how many there are.
 func (r *record) compare(node string, got map[key]int64, from, to int64, limit int) (problems []string, n int) {
@@ -179,7 +205,7 @@ func (r *record) compare(node string, got map[key]int64, from, to int64, limit i
 	defer r.mu.Unlock()
 	add := func(k key, what string, history []string) {
 		if n++; n <= limit {
-			problems = append(problems, fmt.Sprintf("%s: %s at %d: %s\n    %s", node, k.series, k.time, what, strings.Join(history, "\n    ")))
+			problems = append(problems, fmt.Sprintf("%s: %s at %d: %s\n    %s", node, k.series, k.time, what, strings.Join(append(history, r.had(k)), "\n    ")))
 		}
 	}
 	for k, v := range got {
