@@ -95,6 +95,9 @@ type outcome struct {
 	conflicts       int    // points with different values, decided
 	typeConflict    string // why the shard cannot be repaired
 	overflow, equal bool
+
+	open int                 // conflicts of the last round that were left open
+	seen map[uint64]struct{} // conflicts of the last round in a shard that is written to
 }
 
 // run repairs one shard and settles its place in the queue.
@@ -168,8 +171,19 @@ func (s *Service) repair(ctx context.Context, id uint64, out *outcome) error {
 		if out.typeConflict != "" {
 			return nil
 		}
+		if !out.equal && out.open > 0 && missing != nil {
+			return fmt.Errorf("%d points differ, and the owners that are there cannot decide: %w", out.open, missing)
+		}
 		if !out.equal && out.rounds >= maxRounds && !out.overflow {
 			return fmt.Errorf("owners of shard %d still differ after %d rounds", id, out.rounds)
+		}
+		if out.open > 0 {
+			// Writes in flight arrive meanwhile, and the next round sees what is not one.
+			select {
+			case <-s.deps.After(time.Duration(s.config().Settle)):
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
 		}
 	}
 	return missing
@@ -243,6 +257,7 @@ func (s *Service) round(ctx context.Context, st *cluster.State, sh cluster.Shard
 		return err
 	}
 	before := out.points
+	out.open = 0
 	if err := s.patch(ctx, st, sh, copies, diffs, out); err != nil {
 		return err
 	}
@@ -306,6 +321,7 @@ func (s *Service) checkDisk(owner uint64) error {
 // patch fetches the differing windows from all copies, merges, and pushes what each lacks.
 func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, diffs []reconcile.Difference, out *outcome) error {
 	rng := digest.Range{Start: sh.Start, End: sh.End}
+	rules := s.rules(sh, copies, out)
 	pending := make([]pusher, len(copies))
 	for i, c := range copies {
 		pending[i] = pusher{s: s, name: addr(st, c.owner), copyOf: c, shard: sh, out: out}
@@ -325,14 +341,15 @@ func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard
 			for i := range copies {
 				owners[i], blocks[i] = takeBlocks(blocks[i], d)
 			}
-			lacking, _, conflicts, err := patch.Merge(owners)
+			m, err := patch.Merge(owners, rules)
 			if err != nil {
 				return fmt.Errorf("merge %q field %q of shard %d: %w", d.Series, d.Field, sh.ID, err)
 			}
-			out.conflicts += conflicts
-			s.stats.conflicts.Add(int64(conflicts))
-			for i := range lacking {
-				if err := pending[i].add(ctx, lacking[i]); err != nil {
+			out.conflicts += m.Conflicts
+			out.open += m.Open
+			s.stats.conflicts.Add(int64(m.Conflicts))
+			for i := range m.Lacking {
+				if err := pending[i].add(ctx, m.Lacking[i]); err != nil {
 					return err
 				}
 			}
@@ -345,6 +362,24 @@ func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard
 		}
 	}
 	return nil
+}
+
+// rules are those of the next round. In a shard that is written to, two owners may differ by
+// a write in flight, and the copies are not read at the same instant: there a
+// conflict counts when it was the same in the round before.
+func (s *Service) rules(sh cluster.Shard, copies []copyOf, out *outcome) patch.Rules {
+	r := patch.Rules{Absent: len(sh.Owners) - len(copies)}
+	if quiet(copies, s.deps.Now().Add(-time.Duration(s.config().Settle))) {
+		return r
+	}
+	last := out.seen
+	out.seen = make(map[uint64]struct{})
+	r.Settled = func(fingerprint uint64) bool {
+		out.seen[fingerprint] = struct{}{}
+		_, same := last[fingerprint]
+		return same
+	}
+	return r
 }
 
 // region is a run of differing windows of a difference, by its index in the batch.

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"concord/internal/cluster"
 	"concord/internal/rpc"
@@ -91,7 +92,10 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 		return errNotJoined
 	}
 	r.Id = fmt.Sprintf("%x-%x", d.writer.sender, d.writer.lanes.next())
-	if strict {
+	if strict && d.writer.Handoff != nil {
+		if err := d.announce(r); err != nil {
+			return err
+		}
 		if err := d.writer.NoteDelete(r); err != nil {
 			return err
 		}
@@ -135,6 +139,51 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 		return fmt.Errorf("%w; %w", err, failed) // in one line
 	}
 	return cmp.Or(err, failed)
+}
+
+// announce tells all nodes of a delete before any of them runs it. A write
+// whose client has its answer may still be under way from any node to a slow owner.
+// Its sender either knows so when it hears of the delete, and sends the delete
+// after it, or the owner had the write by then, before the delete runs there.
+//
+// A delete that more than half of the nodes do not know of is refused: they
+// take writes meanwhile, which it would remove when it reaches them. Of two
+// nodes one is enough, or there were no deletes while the other is away.
+func (d *Deletes) announce(r *rpc.ExecuteRequest) error {
+	first := proto.Clone(r).(*rpc.ExecuteRequest)
+	first.AnnounceOnly = true
+	ctx, cancel := context.WithTimeout(context.Background(), d.writer.WriteTimeout)
+	defer cancel()
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		away []string
+	)
+	nodes := d.meta.DataNodes()
+	for _, n := range nodes {
+		if n.ID == d.meta.NodeID() {
+			continue
+		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			conn, err := d.pool.Conn(n.TCPAddr)
+			if err == nil {
+				_, err = rpc.NewReplicationClient(conn).Execute(ctx, first)
+			}
+			if err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				away = append(away, n.TCPAddr+": "+rpc.Message(err))
+			}
+		}()
+	}
+	wg.Wait()
+	if know := len(nodes) - len(away); know <= len(nodes)/2 && len(nodes) > 2 {
+		slices.Sort(away)
+		return fmt.Errorf("the delete reaches %d of %d data nodes, and needs more than half: run it again when they are back (%s)", know, len(nodes), strings.Join(away, ", "))
+	}
+	return nil
 }
 
 // keep queues a delete for missed nodes, here and on every node that was

@@ -148,6 +148,12 @@ func (w *Writer) NoteDelete(req *rpc.ExecuteRequest) error {
 	return nil
 }
 
+// holdsDeletes tells whether deletes wait here for a node. Until it has them, what
+// comes out of its own hinted handoff may be points that they remove.
+func (w *Writer) holdsDeletes(node uint64) bool {
+	return w.Handoff != nil && w.Handoff.Pending(node, handoff.WholeDatabase)
+}
+
 // HintDelete keeps a delete for nodes that were not reached.
 func (w *Writer) HintDelete(req *rpc.ExecuteRequest, nodes []uint64) error {
 	if w.Handoff == nil {

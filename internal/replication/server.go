@@ -43,6 +43,9 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
+	if r.Hinted && s.writer != nil && s.writer.holdsDeletes(r.SenderNode) {
+		return nil, status.Error(codes.Unavailable, "deletes wait here for the sender of the write: they come first")
+	}
 	release, ok := s.fences.pass(ctx, r.Sender, r.ShardId, r.Sequence, r.Hinted)
 	if !ok {
 		return nil, status.Error(codes.Canceled, "the write came too late: its sender has given it up")
@@ -117,6 +120,9 @@ func (s *Server) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.Execu
 	}
 	if !isDelete(r.Kind) || r.Id == "" || s.writer == nil {
 		return s.answer(execute(s.store, r)), nil
+	}
+	if r.AnnounceOnly {
+		return s.answer(s.writer.NoteDelete(r)), nil
 	}
 	release, ok := s.fences.once(r.Id, s.writer.ran)
 	if !ok {

@@ -417,7 +417,7 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 	if err == nil {
 		resp, err = rpc.NewReplicationClient(conn).WriteShard(ctx, &rpc.WriteShardRequest{
 			ShardId: req.ShardId, Database: req.Database, RetentionPolicy: req.RetentionPolicy, UserId: req.UserId, Points: req.Points,
-			Sender: w.sender, Sequence: sequence, Hinted: hinted,
+			Sender: w.sender, SenderNode: w.meta.NodeID(), Sequence: sequence, Hinted: hinted,
 		})
 	}
 	if err != nil {

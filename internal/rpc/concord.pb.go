@@ -365,6 +365,7 @@ type WriteShardRequest struct {
 	Sender        uint64 `protobuf:"varint,6,opt,name=sender,proto3" json:"sender,omitempty"` // random for each process
 	Sequence      uint64 `protobuf:"varint,7,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	Hinted        bool   `protobuf:"varint,8,opt,name=hinted,proto3" json:"hinted,omitempty"`
+	SenderNode    uint64 `protobuf:"varint,9,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -455,6 +456,13 @@ func (x *WriteShardRequest) GetHinted() bool {
 	return false
 }
 
+func (x *WriteShardRequest) GetSenderNode() uint64 {
+	if x != nil {
+		return x.SenderNode
+	}
+	return 0
+}
+
 // WriteShardResponse: an error of the write itself is data, not a transport error.
 type WriteShardResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -539,7 +547,10 @@ type ExecuteRequest struct {
 	Sequence uint64        `protobuf:"varint,10,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// in_queue_alone, with bounds: it removes points from the writes that wait
 	// before it in a hinted handoff queue, and nothing else.
-	InQueueAlone  bool `protobuf:"varint,11,opt,name=in_queue_alone,json=inQueueAlone,proto3" json:"in_queue_alone,omitempty"`
+	InQueueAlone bool `protobuf:"varint,11,opt,name=in_queue_alone,json=inQueueAlone,proto3" json:"in_queue_alone,omitempty"`
+	// announce_only: the delete is about to run everywhere. The receiver puts it
+	// behind the writes that it has under way, and does not run it yet.
+	AnnounceOnly  bool `protobuf:"varint,12,opt,name=announce_only,json=announceOnly,proto3" json:"announce_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -647,6 +658,13 @@ func (x *ExecuteRequest) GetSequence() uint64 {
 func (x *ExecuteRequest) GetInQueueAlone() bool {
 	if x != nil {
 		return x.InQueueAlone
+	}
+	return false
+}
+
+func (x *ExecuteRequest) GetAnnounceOnly() bool {
+	if x != nil {
+		return x.AnnounceOnly
 	}
 	return false
 }
@@ -2859,7 +2877,7 @@ const file_concord_proto_rawDesc = "" +
 	"\fmeta_servers\x18\x03 \x03(\tR\vmetaServers\"\x0e\n" +
 	"\fJoinResponse\"\x0e\n" +
 	"\fLeaveRequest\"\x0f\n" +
-	"\rLeaveResponse\"\xf2\x01\n" +
+	"\rLeaveResponse\"\x93\x02\n" +
 	"\x11WriteShardRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
@@ -2868,12 +2886,14 @@ const file_concord_proto_rawDesc = "" +
 	"\x06points\x18\x05 \x03(\fR\x06points\x12\x16\n" +
 	"\x06sender\x18\x06 \x01(\x04R\x06sender\x12\x1a\n" +
 	"\bsequence\x18\a \x01(\x04R\bsequence\x12\x16\n" +
-	"\x06hinted\x18\b \x01(\bR\x06hinted\"|\n" +
+	"\x06hinted\x18\b \x01(\bR\x06hinted\x12\x1f\n" +
+	"\vsender_node\x18\t \x01(\x04R\n" +
+	"senderNode\"|\n" +
 	"\x12WriteShardResponse\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x18\n" +
 	"\adropped\x18\x02 \x01(\x05R\adropped\x12\x18\n" +
 	"\apartial\x18\x03 \x01(\bR\apartial\x12\x1c\n" +
-	"\tretryable\x18\x04 \x01(\bR\tretryable\"\xde\x03\n" +
+	"\tretryable\x18\x04 \x01(\bR\tretryable\"\x83\x04\n" +
 	"\x0eExecuteRequest\x123\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1f.concord.v1.ExecuteRequest.KindR\x04kind\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12\x12\n" +
@@ -2886,7 +2906,8 @@ const file_concord_proto_rawDesc = "" +
 	"\x06sender\x18\t \x01(\x04R\x06sender\x12\x1a\n" +
 	"\bsequence\x18\n" +
 	" \x01(\x04R\bsequence\x12$\n" +
-	"\x0ein_queue_alone\x18\v \x01(\bR\finQueueAlone\"z\n" +
+	"\x0ein_queue_alone\x18\v \x01(\bR\finQueueAlone\x12#\n" +
+	"\rannounce_only\x18\f \x01(\bR\fannounceOnly\"z\n" +
 	"\x04Kind\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\x11\n" +
 	"\rDELETE_SERIES\x10\x01\x12\x14\n" +

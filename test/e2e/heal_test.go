@@ -5,24 +5,29 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"concord/test/process"
 )
 
 const healQuery = "SELECT count(v), mean(v), first(v), last(v), count(n), sum(n) FROM m"
+
+func TestMain(m *testing.M) { process.Main(m) }
 
 // TestKilledReplicaIsHealed is the story that the product exists for: a node
 // is killed, misses writes, comes back, is found to differ, is repaired, and
 // then answers alone as the others did. Then its disk is wiped and comes back unasked.
 func TestKilledReplicaIsHealed(t *testing.T) {
 	ctx := context.Background()
-	p := startProcesses(t, 3)
-	one := p.data[0].client()
+	p := process.Start(t, process.Options{Meta: 1, Data: 3, Settings: map[string]map[string]any{
+		"hinted-handoff": {"enabled": false}, // what a node misses is left to anti-entropy
+	}})
+	one := p.Data[0].Client()
 	if _, err := one.Query(ctx, "", `CREATE DATABASE "e2e" WITH DURATION INF REPLICATION 3 SHARD DURATION 1d NAME "autogen"`); err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +50,7 @@ func TestKilledReplicaIsHealed(t *testing.T) {
 	}
 	answer := func(i int) [][]any {
 		t.Helper()
-		rows, err := p.data[i].client().Query(ctx, "e2e", healQuery)
+		rows, err := p.Data[i].Client().Query(ctx, "e2e", healQuery)
 		if err != nil {
 			t.Fatalf("query node %d: %v", i+1, err)
 		}
@@ -53,17 +58,18 @@ func TestKilledReplicaIsHealed(t *testing.T) {
 	}
 
 	write(0, 1_000_000, "all")
-	p.stop(2, syscall.SIGKILL)
+	p.Data[2].Stop(syscall.SIGKILL)
 	write(1_000_000, 100_000, "one")
 	want := answer(0)
 	if got := fmt.Sprint(want[0][1]); got != "1100000" {
 		t.Fatalf("node 1 counts %s of 1100000 points", got)
 	}
-	p.start(2)
+	p.Data[2].Start()
+	p.Data[2].AwaitUp()
 
 	var shown string
-	p.await("entropy show lists the shards as diff", func() bool {
-		shown = p.ctl("entropy", "show")
+	p.Await("entropy show lists the shards as diff", func() bool {
+		shown = p.Ctl("entropy", "show")
 		return strings.Count(shown, "diff") == 2
 	})
 	t.Logf("entropy show:\n%s", shown)
@@ -72,7 +78,7 @@ func TestKilledReplicaIsHealed(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, sh := range s.Shards {
-		if got, want := p.ctl("entropy", "repair", sh.ID), "Repair Shard "+sh.ID+" queued\n"; got != want {
+		if got, want := p.Ctl("entropy", "repair", sh.ID), "Repair Shard "+sh.ID+" queued\n"; got != want {
 			t.Errorf("entropy repair printed %q, want %q", got, want)
 		}
 	}
@@ -80,31 +86,30 @@ func TestKilledReplicaIsHealed(t *testing.T) {
 		s, _, err := one.EntropyStatus(ctx)
 		return err == nil && s.Clean()
 	}
-	p.await("the repair ends", clean)
+	p.Await("the repair ends", clean)
 
-	p.stop(0, syscall.SIGTERM)
-	p.stop(1, syscall.SIGTERM)
+	p.Data[0].Stop(syscall.SIGTERM)
+	p.Data[1].Stop(syscall.SIGTERM)
 	if d := cmp.Diff(want, answer(2)); d != "" {
 		t.Fatalf("node 3 alone answers otherwise:\n%s", d)
 	}
 
 	// A wiped data folder: all shards come back unasked.
-	p.start(0)
-	p.start(1)
-	p.stop(2, syscall.SIGTERM)
-	for _, dir := range []string{"/data", "/wal"} {
-		if err := os.RemoveAll(p.data[2].dir + dir); err != nil {
-			t.Fatal(err)
-		}
-	}
-	p.start(2)
-	p.await("the wiped shards are seen or already back", func() bool {
-		out := p.ctl("entropy", "show")
+	p.Data[0].Start()
+	p.Data[0].AwaitUp()
+	p.Data[1].Start()
+	p.Data[1].AwaitUp()
+	p.Data[2].Stop(syscall.SIGTERM)
+	p.Data[2].Wipe("data", "wal")
+	p.Data[2].Start()
+	p.Data[2].AwaitUp()
+	p.Await("the wiped shards are seen or already back", func() bool {
+		out := p.Ctl("entropy", "show")
 		return strings.Contains(out, "missing") || strings.Contains(out, "Queued Shards: [1")
 	})
-	p.await("the wiped shards are back", clean)
-	p.stop(0, syscall.SIGTERM)
-	p.stop(1, syscall.SIGTERM)
+	p.Await("the wiped shards are back", clean)
+	p.Data[0].Stop(syscall.SIGTERM)
+	p.Data[1].Stop(syscall.SIGTERM)
 	if d := cmp.Diff(want, answer(2)); d != "" {
 		t.Fatalf("after the wipe node 3 alone answers otherwise:\n%s", d)
 	}

@@ -232,12 +232,12 @@ func heal(t interface{ Fatal(...any) }, shard uint64, stores ...*tsdb.Store) {
 				t.Fatal(err)
 			}
 		}
-		lacking, _, _, err := patch.Merge(owners)
+		m, err := patch.Merge(owners, patch.Rules{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for i, s := range stores {
-			if _, err := patch.Apply(s, s.Shard(shard).Database(), "rp", shard, lacking[i]); err != nil {
+			if _, err := patch.Apply(s, s.Shard(shard).Database(), "rp", shard, m.Lacking[i]); err != nil {
 				t.Fatal(err)
 			}
 		}

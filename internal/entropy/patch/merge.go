@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+	"github.com/zeebo/xxh3"
 )
 
 const (
@@ -83,13 +84,31 @@ type owned struct {
 	owner int
 }
 
+// Rules decide where owners hold different values.
+type Rules struct {
+	// Absent owners do not take part. A value wins only with more votes than any other
+	// could have with theirs: the majority may be with them, and a tie that is
+	// decided without them may undo an acknowledged write.
+	Absent int
+	// Settled tells whether a conflict, by its fingerprint, may be decided
+	// now; nil is always. One that is not may be a write in flight.
+	Settled func(fingerprint uint64) bool
+}
+
+// Merged is what owners lack to be equal.
+type Merged struct {
+	Lacking   [][]Block // by owner: points that it misses or holds otherwise
+	Points    []int     // by owner: their number
+	Conflicts int       // timestamps with different values that were decided
+	Open      int       // and that were not
+}
+
 // Merge joins all owners' points of one series-field. The result has every
 // timestamp that any owner has. Where owners hold different values, the one
-// that most hold wins, and on a tie the greater in the order of encodings.
-// lacking are the points, by owner, that it misses or holds otherwise, points
-// their number, and conflicts the number of timestamps with different values.
-func Merge(owners [][]Block) (lacking [][]Block, points []int, conflicts int, err error) {
-	lacking, points = make([][]Block, len(owners)), make([]int, len(owners))
+// that most hold wins, and on a tie the greater in the order of encodings;
+// what the rules do not let it decide is left as it is.
+func Merge(owners [][]Block, rules Rules) (m Merged, err error) {
+	m.Lacking, m.Points = make([][]Block, len(owners)), make([]int, len(owners))
 	var (
 		all    []owned
 		series []byte
@@ -100,11 +119,11 @@ func Merge(owners [][]Block) (lacking [][]Block, points []int, conflicts int, er
 			if series == nil {
 				series, field = b.Series, b.Field
 			} else if !bytes.Equal(series, b.Series) || field != b.Field {
-				return nil, nil, 0, fmt.Errorf("blocks of %s %s and %s %s do not merge", series, field, b.Series, b.Field)
+				return m, fmt.Errorf("blocks of %s %s and %s %s do not merge", series, field, b.Series, b.Field)
 			}
 			vs, err := b.Decode()
 			if err != nil {
-				return nil, nil, 0, err
+				return m, err
 			}
 			for _, v := range vs {
 				all = append(all, owned{v, i})
@@ -120,9 +139,14 @@ func Merge(owners [][]Block) (lacking [][]Block, points []int, conflicts int, er
 		for to < len(all) && all[to].UnixNano() == all[from].UnixNano() {
 			to++
 		}
-		best, differ := vote(all[from:to])
+		best, differ, won := vote(all[from:to], rules.Absent)
 		if differ {
-			conflicts++
+			if !won || rules.Settled != nil && !rules.Settled(fingerprint(series, field, all[from:to])) {
+				m.Open++
+				from = to
+				continue
+			}
+			m.Conflicts++
 		}
 		clear(same)
 		want := canonical(best)
@@ -137,24 +161,25 @@ func Merge(owners [][]Block) (lacking [][]Block, points []int, conflicts int, er
 		from = to
 	}
 	for i, vs := range need {
-		points[i] = len(vs)
+		m.Points[i] = len(vs)
 		for chunk := range slices.Chunk(vs, blockPoints) {
 			b, err := NewBlock(series, field, chunk)
 			if err != nil {
-				return nil, nil, 0, err
+				return m, err
 			}
-			lacking[i] = append(lacking[i], b)
+			m.Lacking[i] = append(m.Lacking[i], b)
 		}
 	}
-	return lacking, points, conflicts, nil
+	return m, nil
 }
 
-// vote picks among the values of one timestamp.
-func vote(vs []owned) (best tsm1.Value, differ bool) {
+// vote picks among the values of one timestamp. It is won when absent owners
+// could not change it.
+func vote(vs []owned, absent int) (best tsm1.Value, differ, won bool) {
 	if len(vs) == 1 {
-		return vs[0].Value, false
+		return vs[0].Value, false, true
 	}
-	votes := 0
+	votes, second := 0, 0
 	var code []byte
 	for _, v := range vs {
 		c, n := canonical(v.Value), 0
@@ -164,9 +189,30 @@ func vote(vs []owned) (best tsm1.Value, differ bool) {
 			}
 		}
 		differ = differ || n < len(vs)
-		if n > votes || (n == votes && bytes.Compare(c, code) > 0) {
-			best, votes, code = v.Value, n, c
+		switch {
+		case bytes.Equal(c, code):
+		case n > votes || (n == votes && bytes.Compare(c, code) > 0):
+			best, votes, second, code = v.Value, n, votes, c
+		default:
+			second = max(second, n)
 		}
 	}
-	return best, differ
+	return best, differ, absent == 0 || votes > second+absent
+}
+
+// fingerprint is a hash of a conflict: where, and who holds what.
+func fingerprint(series []byte, field string, vs []owned) uint64 {
+	var h xxh3.Hasher
+	number := func(n uint64) { h.Write(binary.BigEndian.AppendUint64(nil, n)) }
+	number(uint64(len(series)))
+	h.Write(series)
+	h.WriteString(field)
+	number(uint64(vs[0].UnixNano()))
+	for _, v := range vs {
+		number(uint64(v.owner))
+		c := canonical(v.Value)
+		number(uint64(len(c)))
+		h.Write(c)
+	}
+	return h.Sum64()
 }

@@ -62,16 +62,16 @@ func TestMergeAgreesWithNaiveModel(t *testing.T) {
 				conflicts++
 			}
 		}
-		lacking, points, n, err := patch.Merge(blocks)
+		m, err := patch.Merge(blocks, patch.Rules{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n != conflicts {
-			t.Errorf("%d conflicts, want %d", n, conflicts)
+		if m.Conflicts != conflicts || m.Open != 0 {
+			t.Errorf("%d conflicts and %d open, want %d", m.Conflicts, m.Open, conflicts)
 		}
 		for i, o := range owners {
 			got := 0
-			for _, b := range lacking[i] {
+			for _, b := range m.Lacking[i] {
 				vs, err := b.Decode()
 				if err != nil {
 					t.Fatal(err)
@@ -84,14 +84,63 @@ func TestMergeAgreesWithNaiveModel(t *testing.T) {
 					got++
 				}
 			}
-			if got != points[i] {
-				t.Errorf("owner %d: %d points announced, %d sent", i, points[i], got)
+			if got != m.Points[i] {
+				t.Errorf("owner %d: %d points announced, %d sent", i, m.Points[i], got)
 			}
 			if d := cmp.Diff(want, o); d != "" {
 				t.Fatalf("owner %d:\n%s", i, d)
 			}
 		}
 	})
+}
+
+// The owners that are there decide only what the absent ones could not turn.
+func TestMergeLeavesWhatAbsentOwnersMayDecide(t *testing.T) {
+	t.Parallel()
+	block := func(v int64) []patch.Block {
+		b, err := patch.NewBlock([]byte("m"), "f", tsm1.Values{tsm1.NewValue(1, v)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []patch.Block{b}
+	}
+	for _, tt := range []struct {
+		name      string
+		values    []int64
+		absent    int
+		settled   bool
+		open      int
+		conflicts int
+	}{
+		{"one of three is absent", []int64{1, 2}, 1, true, 1, 0},
+		{"all are there", []int64{1, 2, 2}, 0, true, 0, 1},
+		{"a tie, and all are there", []int64{1, 2}, 0, true, 0, 1},
+		{"one of four is absent, and could make a tie", []int64{1, 2, 2}, 1, true, 1, 0},
+		{"one of five is absent", []int64{1, 2, 2, 2}, 1, true, 0, 1},
+		{"a write may be in flight", []int64{1, 2, 2}, 0, false, 1, 0},
+	} {
+		var owners [][]patch.Block
+		for _, v := range tt.values {
+			owners = append(owners, block(v))
+		}
+		m, err := patch.Merge(owners, patch.Rules{Absent: tt.absent, Settled: func(uint64) bool { return tt.settled }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Open != tt.open || m.Conflicts != tt.conflicts {
+			t.Errorf("%s: %d open and %d decided, want %d and %d", tt.name, m.Open, m.Conflicts, tt.open, tt.conflicts)
+		}
+		for i, n := range m.Points {
+			if tt.open > 0 && n > 0 {
+				t.Errorf("%s: owner %d is sent %d points", tt.name, i, n)
+			}
+		}
+	}
+	// A point that an owner lacks is not a conflict.
+	m, err := patch.Merge([][]patch.Block{block(1), nil}, patch.Rules{Absent: 1})
+	if err != nil || m.Points[1] != 1 {
+		t.Errorf("a missing point: %+v, %v", m, err)
+	}
 }
 
 func FuzzDecodeBlock(f *testing.F) {

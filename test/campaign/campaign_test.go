@@ -1,0 +1,486 @@
+//go:build campaign
+
+package campaign
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"concord/test/process"
+)
+
+var (
+	seedFlag    = flag.Uint64("seed", 0, "seed of the campaign; 0 takes a new one")
+	faultsFlag  = flag.Int("faults", 500, "faults of the campaign")
+	metaFlag    = flag.Int("meta", 0, "meta nodes; 0 lets the seed choose 1 or 3")
+	dataFlag    = flag.Int("data", 0, "data nodes; 0 lets the seed choose 3 or 4")
+	repairFlag  = flag.String("repair", "", "auto: repairs run during the faults; end: they are asked for at the end; empty lets the seed choose")
+	deletesFlag = flag.Bool("deletes", true, "delete ranges and series, too")
+	keepFlag    = flag.String("keep", "", "folder that keeps all files of the nodes")
+)
+
+const (
+	writers    = 4
+	firstDays  = 2
+	allDays    = 5
+	settleTime = 3 * time.Minute
+	quietLimit = 30 * time.Second // writes at quorum must go on: the longest time without an acknowledged one
+)
+
+func TestMain(m *testing.M) { process.Main(m) }
+
+// campaign is one run.
+type campaign struct {
+	t       *testing.T
+	seed    uint64
+	plan    plan
+	cluster *process.Cluster
+	rec     *record
+	deletes bool
+	start   time.Time
+
+	mu  sync.Mutex
+	log []string // faults and what else happened, with times
+}
+
+func TestCampaign(t *testing.T) {
+	c := &campaign{t: t, seed: *seedFlag}
+	if c.seed == 0 {
+		c.seed = uint64(time.Now().UnixNano() % 1_000_000)
+	}
+	c.plan = newPlan(c.seed, *faultsFlag, *metaFlag, *dataFlag)
+	if *repairFlag != "" {
+		c.plan.autoRepair = *repairFlag == "auto"
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("events:\n%s", strings.Join(c.log, "\n"))
+			t.Logf("replay with: %s", c.replay())
+		}
+	})
+	if *keepFlag != "" {
+		if err := os.MkdirAll(*keepFlag, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.cluster = process.Start(t, process.Options{
+		Meta: c.plan.metaNodes, Data: c.plan.dataNodes, Links: true, Dir: *keepFlag,
+		Settings: map[string]map[string]any{
+			"cluster":      {"write-timeout": "2s"},
+			"anti-entropy": {"auto-repair-diff": c.plan.autoRepair},
+		},
+	})
+	// Without durable queues a delete that misses an owner fails, and what it
+	// leaves behind is defined by nobody.
+	c.deletes = c.cluster.HasSection("hinted-handoff") && *deletesFlag
+	create := fmt.Sprintf(`CREATE DATABASE "%s" WITH DURATION INF REPLICATION 3 SHARD DURATION 1d NAME "autogen"`, database)
+	if _, err := c.cluster.Data[0].Client().Query(t.Context(), "", create); err != nil {
+		t.Fatal(err)
+	}
+	c.start = time.Now()
+	c.rec = newRecord(c.seed)
+	c.event("seed %d: %d meta nodes, %d data nodes, %d faults, repairs during the faults: %v", c.seed, c.plan.metaNodes, c.plan.dataNodes, *faultsFlag, c.plan.autoRepair)
+	c.work()
+	c.awaitHandoff()
+	c.settle()
+	c.compareOwners()
+	c.compareQueries()
+	t.Logf("seed %d: %d faults in %v; %s", c.seed, *faultsFlag, time.Since(c.start).Round(time.Second), c.rec.summary())
+	c.rec.mu.Lock()
+	defer c.rec.mu.Unlock()
+	if c.rec.longestGap > quietLimit {
+		t.Errorf("no operation was acknowledged for %v though a quorum of the owners was there", c.rec.longestGap)
+	}
+}
+
+// replay is the command that runs this campaign again.
+func (c *campaign) replay() string {
+	repair := "end"
+	if c.plan.autoRepair {
+		repair = "auto"
+	}
+	return fmt.Sprintf("make campaign SEED=%d FAULTS=%d CAMPAIGN='-meta %d -data %d -repair %s'", c.seed, *faultsFlag, c.plan.metaNodes, c.plan.dataNodes, repair)
+}
+
+// event notes what happened, with the time since the start.
+func (c *campaign) event(format string, args ...any) {
+	line := fmt.Sprintf("%8.3fs ", time.Since(c.start).Seconds()) + fmt.Sprintf(format, args...)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.log = append(c.log, line)
+	if testing.Verbose() {
+		fmt.Println(line)
+	}
+}
+
+// work runs writers and faults until the plan is done.
+func (c *campaign) work() {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	var days atomic.Int64
+	days.Store(firstDays)
+	var writing sync.WaitGroup
+	begin := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -2-allDays).UnixNano()
+	for i := range writers {
+		w := &writer{
+			id: i + 1, rng: rand.New(rand.NewPCG(c.seed, 100+uint64(i))), rec: c.rec, nodes: c.cluster.Data, begin: begin, days: &days,
+			deletes: c.deletes, shunned: make(map[string]time.Time),
+			report: func(err error) { c.event("%v", err); c.t.Error(err) },
+		}
+		writing.Add(1)
+		go func() { defer writing.Done(); w.run(ctx) }()
+	}
+	var lanes sync.WaitGroup
+	lanes.Add(1)
+	go func() {
+		defer lanes.Done()
+		for _, f := range c.plan.meta {
+			c.inject(ctx, f)
+		}
+	}()
+	for i, f := range c.plan.data {
+		days.Store(int64(firstDays + i*(allDays-firstDays+1)/len(c.plan.data)))
+		c.inject(ctx, f)
+	}
+	lanes.Wait()
+	stop()
+	writing.Wait()
+	c.event("writers are done: %s", c.rec.summary())
+}
+
+// wait lets time pass; it is the only clock of the faults.
+func wait(d time.Duration) {
+	<-time.After(d)
+}
+
+// inject does a fault, holds it, undoes it, and waits until the node answers.
+func (c *campaign) inject(_ context.Context, f fault) {
+	c.event("%v", f)
+	data, links := c.cluster.Data, c.cluster.Links
+	switch f.kind {
+	case kill, restart:
+		sig := syscall.SIGKILL
+		if f.kind == restart {
+			sig = syscall.SIGTERM
+		}
+		data[f.node].Stop(sig)
+		wait(f.hold)
+		data[f.node].Start()
+	case pause:
+		data[f.node].Signal(syscall.SIGSTOP)
+		wait(f.hold)
+		data[f.node].Signal(syscall.SIGCONT)
+	case powerCut:
+		for _, n := range data {
+			n.Signal(syscall.SIGKILL)
+		}
+		for _, n := range data {
+			n.Reap()
+		}
+		wait(f.hold)
+		for _, n := range data {
+			n.Start()
+		}
+	case isolate, slow:
+		link := process.Link{Mode: f.mode}
+		if f.kind == slow {
+			link = process.Link{Delay: f.delay}
+		}
+		others := c.others(data[f.node])
+		c.setBoth(data[f.node], others, link)
+		wait(f.hold)
+		c.setBoth(data[f.node], others, process.Link{})
+	case cutPair:
+		a, b := data[f.node].Name, data[f.peer].Name
+		for _, link := range []process.Link{{Mode: f.mode}, {}} {
+			links.Set(a, b, link)
+			if !f.oneWay {
+				links.Set(b, a, link)
+			}
+			if link.Mode != process.Open {
+				wait(f.hold)
+			}
+		}
+	case cutMeta:
+		c.setBoth(data[f.node], c.cluster.Meta, process.Link{Mode: f.mode})
+		wait(f.hold)
+		c.setBoth(data[f.node], c.cluster.Meta, process.Link{})
+	case metaKill:
+		n := c.cluster.Meta[f.node]
+		n.Stop(syscall.SIGKILL)
+		wait(f.hold)
+		n.Start()
+	case metaPause:
+		n := c.cluster.Meta[f.node]
+		n.Signal(syscall.SIGSTOP)
+		wait(f.hold)
+		n.Signal(syscall.SIGCONT)
+	case metaCut:
+		n := c.cluster.Meta[f.node]
+		c.setBoth(n, c.others(n), process.Link{Mode: f.mode})
+		wait(f.hold)
+		c.setBoth(n, c.others(n), process.Link{})
+	}
+	if f.kind < metaKill {
+		for _, n := range data {
+			n.AwaitUp()
+		}
+	}
+	c.event("undone: %v %d", f.kind, f.node+1)
+	wait(f.gap)
+}
+
+func (c *campaign) others(n *process.Node) (out []*process.Node) {
+	for _, o := range append(append([]*process.Node(nil), c.cluster.Meta...), c.cluster.Data...) {
+		if o != n {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+func (c *campaign) setBoth(n *process.Node, others []*process.Node, link process.Link) {
+	for _, o := range others {
+		c.cluster.Links.Set(n.Name, o.Name, link)
+		c.cluster.Links.Set(o.Name, n.Name, link)
+	}
+}
+
+// awaitHandoff heals all links, waits until hinted handoff is done, and keeps
+// what each owner has then: when the end is wrong, it tells whether the repairs made it so.
+func (c *campaign) awaitHandoff() {
+	c.t.Helper()
+	c.cluster.Links.Heal()
+	var why string
+	done := process.Poll(settleTime, func() bool {
+		for _, n := range c.cluster.Data {
+			waiting, err := handoffWaiting(n)
+			if err != nil {
+				waiting = err.Error()
+			}
+			if why = waiting; why != "" {
+				why = n.Name + " has " + why
+				return false
+			}
+		}
+		return true
+	})
+	if !done {
+		c.t.Fatalf("hinted handoff is not done %v after the last fault: %s", settleTime, why)
+	}
+	c.event("hinted handoff is done")
+	shards := c.shards()
+	for _, sh := range shards {
+		for _, n := range c.owners(sh) {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			got, err := query(ctx, n, between(sh.Start, sh.End))
+			cancel()
+			if err != nil {
+				c.event("%s: %v", n.Name, err)
+				continue
+			}
+			c.rec.keep(n.Name, got)
+		}
+	}
+}
+
+// settle waits until nothing is left to do: no hinted handoff, no entropy.
+func (c *campaign) settle() {
+	c.t.Helper()
+	var why string
+	calm := time.Time{}
+	done := process.Poll(settleTime, func() bool {
+		why = c.unsettled()
+		if why != "" {
+			calm = time.Time{}
+			return false
+		}
+		if calm.IsZero() {
+			calm = time.Now()
+		}
+		// Two checks of every shard, so that none of them is from before.
+		return time.Since(calm) > 6*time.Second
+	})
+	if !done {
+		c.t.Fatalf("not settled %v after the last fault: %s", settleTime, why)
+	}
+	c.event("settled")
+}
+
+// unsettled names something that is still to be done, and asks for repairs
+// where nobody else does.
+func (c *campaign) unsettled() string {
+	for _, n := range c.cluster.Data {
+		if waiting, err := handoffWaiting(n); err != nil {
+			return err.Error()
+		} else if waiting != "" {
+			return n.Name + " has " + waiting
+		}
+	}
+	for _, n := range c.cluster.Data {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		s, raw, err := n.Client().EntropyStatus(ctx)
+		cancel()
+		if err != nil {
+			return fmt.Sprintf("entropy status of %s: %v", n.Name, err)
+		}
+		if s.Clean() {
+			continue
+		}
+		if !c.plan.autoRepair && len(s.Queued) == 0 {
+			for _, sh := range s.Shards {
+				if _, err := c.cluster.TryCtl("entropy", "repair", sh.ID); err != nil {
+					return err.Error()
+				}
+				c.event("entropy repair %s (%s)", sh.ID, sh.Status)
+			}
+		}
+		return n.Name + " says " + strings.TrimSpace(string(raw))
+	}
+	return ""
+}
+
+// handoffWaiting tells what a node's queues hold, "" for nothing.
+func handoffWaiting(n *process.Node) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.HTTP+"/debug/vars", nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	var vars map[string]json.RawMessage
+	if err := json.NewDecoder(resp.Body).Decode(&vars); err != nil {
+		return "", fmt.Errorf("/debug/vars of %s: %w", n.Name, err)
+	}
+	for name, raw := range vars {
+		var stat struct {
+			Name   string
+			Values map[string]any
+		}
+		if !strings.HasPrefix(name, "hh") || json.Unmarshal(raw, &stat) != nil {
+			continue
+		}
+		for _, v := range []string{"queueBytes", "queueDepth"} {
+			if held, _ := stat.Values[v].(float64); held > 0 {
+				return fmt.Sprintf("%s %s %.0f", name, v, held), nil
+			}
+		}
+	}
+	return "", nil
+}
+
+// shard is a shard as show-shards tells it.
+type shard struct {
+	ID       uint64    `json:"id"`
+	Database string    `json:"database"`
+	Group    uint64    `json:"shard-group-id"`
+	Start    time.Time `json:"start-time"`
+	End      time.Time `json:"end-time"`
+	Owners   []struct {
+		TCPAddr string `json:"tcpAddr"`
+	} `json:"owners"`
+}
+
+// shards are those of the campaign, one in each group, with three owners each.
+func (c *campaign) shards() []shard {
+	c.t.Helper()
+	var all, out []shard
+	if err := json.Unmarshal([]byte(c.cluster.Ctl("show-shards", "-json")), &all); err != nil {
+		c.t.Fatal(err)
+	}
+	groups := make(map[uint64]bool)
+	for _, sh := range all {
+		if sh.Database != database {
+			continue
+		}
+		if groups[sh.Group] || len(sh.Owners) != 3 {
+			c.t.Fatalf("shard %d: want one shard with three owners in a group: %+v", sh.ID, all)
+		}
+		groups[sh.Group] = true
+		out = append(out, sh)
+	}
+	if len(out) < firstDays {
+		c.t.Fatalf("only %d shards", len(out))
+	}
+	return out
+}
+
+// owners are a shard's owners.
+func (c *campaign) owners(sh shard) (out []*process.Node) {
+	for _, o := range sh.Owners {
+		for _, n := range c.cluster.Data {
+			if n.TCP == o.TCPAddr {
+				out = append(out, n)
+			}
+		}
+	}
+	return out
+}
+
+// compareOwners asks every owner of every shard, with all links between data nodes
+// cut so that nobody else can answer for it.
+func (c *campaign) compareOwners() {
+	c.t.Helper()
+	shards := c.shards()
+	for _, n := range c.cluster.Data {
+		c.setBoth(n, c.cluster.Data, process.Link{Mode: process.Refuse})
+	}
+	defer c.cluster.Links.Heal()
+	for _, sh := range shards {
+		for _, n := range c.owners(sh) {
+			c.compare(fmt.Sprintf("shard %d of %s", sh.ID, n.Name), n, sh.Start, sh.End)
+		}
+	}
+}
+
+// compareQueries asks every node for everything, as a client would.
+func (c *campaign) compareQueries() {
+	c.t.Helper()
+	for _, n := range c.cluster.Data {
+		c.cluster.Await(n.Name+" reaches the others again", func() bool {
+			ctx, cancel := context.WithTimeout(context.Background(), clientWaits)
+			defer cancel()
+			_, err := n.Client().Query(ctx, database, "SELECT count(v) FROM m")
+			return err == nil
+		})
+		c.compare("all of "+n.Name, n, time.Unix(0, 0), time.Unix(0, 1<<62))
+	}
+}
+
+func (c *campaign) compare(what string, n *process.Node, from, to time.Time) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	got, err := query(ctx, n, between(from, to))
+	if err != nil {
+		c.t.Errorf("%s: %v", what, err)
+		return
+	}
+	problems, wrong := c.rec.compare(what, got, from.UnixNano(), to.UnixNano(), 3)
+	for _, p := range problems {
+		c.t.Error(p)
+	}
+	if wrong > len(problems) {
+		c.t.Errorf("%s: and %d more points are wrong, of %d", what, wrong-len(problems), len(got))
+	}
+}
+
+func between(from, to time.Time) string {
+	return fmt.Sprintf("SELECT v, s FROM m WHERE time >= %d AND time < %d", from.UnixNano(), to.UnixNano())
+}

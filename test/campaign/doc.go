@@ -1,0 +1,13 @@
+// Package campaign breaks a cluster of separate processes in every way that a
+// seed comes up with, while writers write, overwrite, delete and read, and then
+// compares every owner point by point with the record of what was acknowledged:
+//
+//	make campaign                      # 500 faults
+//	make campaign SEED=7 FAULTS=50     # a replay: the same cluster, faults and operations
+//
+// Faults: kill -9, restart, pause (SIGSTOP), cut links (reset, stalled, or with
+// the answers held), slow links, a power cut of all data nodes, and kills,
+// pauses and cuts of a meta node. One data node at a time is in trouble, so a quorum
+// of the owners of every shard stays and writes must go on. Faults follow the seed
+// exactly; how they meet the writers' requests depends on the machine.
+package campaign

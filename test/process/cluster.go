@@ -1,0 +1,299 @@
+// Package process runs a cluster of separate processes for tests: it builds
+// the binaries, writes configuration files, starts, pauses and kills the
+// nodes, and drives them as an operator would, with HTTP and influxd-ctl. With
+// Options.Links every connection between nodes goes through the harness, which
+// can cut or slow each ordered pair of nodes on its own.
+package process
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/BurntSushi/toml"
+)
+
+// Options say which cluster to start.
+type Options struct {
+	Meta, Data int
+	Links      bool                      // connections between nodes go through proxies
+	Dir        string                    // of all files; the test's own when empty
+	Settings   map[string]map[string]any // of the data nodes, by section; sections that the build lacks are left out
+}
+
+// Cluster is a set of node processes.
+type Cluster struct {
+	Dir   string
+	Meta  []*Node
+	Data  []*Node
+	Links *Links // nil without Options.Links
+
+	t   testing.TB
+	opt Options
+	bin binaries
+}
+
+// binaries are built once for each test binary.
+type binaries struct {
+	dir      string
+	sections map[string]any // of influxd's configuration
+	commands string         // what influxd-ctl lists
+}
+
+var built = sync.OnceValues(func() (binaries, error) {
+	dir, err := os.MkdirTemp("", "concord-bin-")
+	if err != nil {
+		return binaries{}, err
+	}
+	binDir = dir
+	build := exec.Command("go", "build", "-o", dir, "concord/cmd/...")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return binaries{}, fmt.Errorf("build: %w\n%s", err, out)
+	}
+	b := binaries{dir: dir}
+	out, err := exec.Command(filepath.Join(dir, "influxd"), "config").Output()
+	if err == nil {
+		_, err = toml.Decode(string(out), &b.sections)
+	}
+	if err != nil {
+		return binaries{}, fmt.Errorf("influxd config: %w", err)
+	}
+	help, err := exec.Command(filepath.Join(dir, "influxd-ctl"), "--help").Output()
+	b.commands = string(help)
+	return b, err
+})
+
+var binDir string // of the binaries once they are built, for Main
+
+// Main runs a package's tests and removes the binaries; call it from TestMain.
+func Main(m *testing.M) {
+	code := m.Run()
+	if binDir != "" {
+		os.RemoveAll(binDir)
+	}
+	os.Exit(code)
+}
+
+// Start starts all nodes and makes them one cluster.
+func Start(t testing.TB, opt Options) *Cluster {
+	t.Helper()
+	bin, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Cluster{Dir: opt.Dir, t: t, opt: opt, bin: bin}
+	if c.Dir == "" {
+		c.Dir = t.TempDir()
+	}
+	if opt.Links {
+		c.Links = newLinks(c.pids)
+		t.Cleanup(c.Links.close)
+	}
+	for range opt.Meta {
+		n := c.newMeta()
+		c.Meta = append(c.Meta, n)
+		n.Start()
+	}
+	for _, n := range c.Meta {
+		c.Await("meta node "+n.Name+" answers", func() bool {
+			conn, err := net.Dial("tcp", n.bindHTTP)
+			if err == nil {
+				conn.Close()
+			}
+			return err == nil
+		})
+		c.Ctl("add-meta", n.HTTP)
+	}
+	for range opt.Data {
+		n := c.AddNode()
+		if out := c.Ctl("add-data", n.TCP); !strings.HasPrefix(out, "Added data node ") || !strings.Contains(out, n.TCP) {
+			t.Fatalf("add-data printed %q", out)
+		}
+	}
+	return c
+}
+
+// HasSection tells whether influxd has a section of the configuration.
+func (c *Cluster) HasSection(name string) bool { _, ok := c.bin.sections[name]; return ok }
+
+// HasCommand tells whether influxd-ctl has a command.
+func (c *Cluster) HasCommand(name string) bool {
+	return strings.Contains(c.bin.commands, "\n  "+name+" ")
+}
+
+// Bin is the path of a binary.
+func (c *Cluster) Bin(name string) string { return filepath.Join(c.bin.dir, name) }
+
+// ports are handed out from below the range that the system takes the ports of
+// outgoing connections from, so that a node finds its own free after a restart.
+var ports = struct {
+	sync.Mutex
+	taken map[int]bool
+}{taken: make(map[int]bool)}
+
+// port returns a port that nobody listens on just now, on any loopback address.
+func (c *Cluster) port() string {
+	ports.Lock()
+	defer ports.Unlock()
+	for range 1000 {
+		p := 12000 + rand.IntN(18000)
+		if ports.taken[p] {
+			continue
+		}
+		ln, err := net.Listen("tcp", fmt.Sprintf(":%d", p))
+		if err != nil {
+			continue
+		}
+		ln.Close()
+		ports.taken[p] = true
+		return fmt.Sprint(p)
+	}
+	c.t.Fatal("no free port")
+	return ""
+}
+
+// listen returns what a node binds to and what the others call: the same, or a
+// proxy's address in between. A node has no setting for the port that others
+// call, so both have the same port, on different loopback addresses.
+func (c *Cluster) listen(name string) (bind, called string) {
+	p := c.port()
+	if c.Links == nil {
+		return "127.0.0.1:" + p, "127.0.0.1:" + p
+	}
+	bind, called = "127.0.0.2:"+p, "127.0.0.1:"+p
+	if err := c.Links.listen(name, called, bind); err != nil {
+		c.t.Fatal(err)
+	}
+	return bind, called
+}
+
+func (c *Cluster) newMeta() *Node {
+	n := c.newNode(fmt.Sprintf("meta%d", len(c.Meta)+1), "influxd-meta")
+	n.bindTCP, n.TCP = c.listen(n.Name)
+	n.bindHTTP, n.HTTP = c.listen(n.Name)
+	n.configure(map[string]any{
+		"hostname": "127.0.0.1",
+		"meta":     map[string]any{"dir": filepath.Join(n.Dir, "meta"), "bind-address": n.bindTCP, "http-bind-address": n.bindHTTP},
+	})
+	return n
+}
+
+// AddNode starts one more data node, which is in no cluster yet.
+func (c *Cluster) AddNode() *Node {
+	c.t.Helper()
+	n := c.newNode(fmt.Sprintf("data%d", len(c.Data)+1), "influxd")
+	n.bindTCP, n.TCP = c.listen(n.Name)
+	n.HTTP = "127.0.0.1:" + c.port()
+	n.bindHTTP = n.HTTP
+	conf := map[string]map[string]any{
+		"meta":         {"dir": filepath.Join(n.Dir, "meta")},
+		"data":         {"dir": filepath.Join(n.Dir, "data"), "wal-dir": filepath.Join(n.Dir, "wal")},
+		"http":         {"bind-address": n.HTTP, "log-enabled": false},
+		"monitor":      {"store-enabled": false},
+		"anti-entropy": {"check-interval": "2s", "settle": "1s"},
+	}
+	if c.HasSection("hinted-handoff") {
+		conf["hinted-handoff"] = map[string]any{"dir": filepath.Join(n.Dir, "hh"), "retry-max-interval": "2s"}
+	}
+	for section, settings := range c.opt.Settings {
+		if !c.HasSection(section) {
+			continue
+		}
+		if conf[section] == nil {
+			conf[section] = make(map[string]any)
+		}
+		for k, v := range settings {
+			conf[section][k] = v
+		}
+	}
+	all := map[string]any{"bind-address": n.bindTCP, "hostname": "127.0.0.1"}
+	for section, settings := range conf {
+		all[section] = settings
+	}
+	n.configure(all)
+	c.Data = append(c.Data, n)
+	n.Start()
+	n.AwaitUp()
+	return n
+}
+
+// nodes are all nodes, meta nodes first.
+func (c *Cluster) nodes() []*Node { return append(append([]*Node(nil), c.Meta...), c.Data...) }
+
+// pids name the nodes that run, by process.
+func (c *Cluster) pids() map[int]string {
+	out := make(map[int]string)
+	for _, n := range c.nodes() {
+		if pid := n.pid(); pid != 0 {
+			out[pid] = n.Name
+		}
+	}
+	return out
+}
+
+// TryCtl runs influxd-ctl against the first meta node that runs.
+func (c *Cluster) TryCtl(args ...string) (string, error) {
+	for _, n := range c.Meta {
+		if n.Running() {
+			return c.CtlAt(n, args...)
+		}
+	}
+	return "", errors.New("no meta node runs")
+}
+
+// CtlAt runs influxd-ctl against one meta node, within a minute.
+func (c *Cluster) CtlAt(n *Node, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, c.Bin("influxd-ctl"), append([]string{"-bind", n.bindHTTP}, args...)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stdout.String(), fmt.Errorf("influxd-ctl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
+}
+
+// Ctl is TryCtl that must succeed.
+func (c *Cluster) Ctl(args ...string) string {
+	c.t.Helper()
+	out, err := c.TryCtl(args...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return out
+}
+
+// Await polls until ok, for a minute at most.
+func (c *Cluster) Await(what string, ok func() bool) {
+	c.t.Helper()
+	if !Poll(time.Minute, ok) {
+		c.t.Fatalf("waited a minute in vain: %s", what)
+	}
+}
+
+// Poll asks until ok or the time is over, and tells which.
+func Poll(limit time.Duration, ok func() bool) bool {
+	deadline := time.After(limit)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline:
+			return false
+		case <-tick.C:
+		}
+	}
+	return true
+}
