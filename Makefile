@@ -34,4 +34,4 @@ fuzz: ## fuzz what parses bytes from outside, FUZZTIME each
 	$(GO) test -run '^$$' -fuzz FuzzUnmarshalBinary -fuzztime $(FUZZTIME) ./internal/cluster
 
 proto: ## generate the gRPC code (needs protoc, protoc-gen-go and protoc-gen-go-grpc)
-	protoc -I internal/rpc --go_out=. --go_opt=module=concord --go-grpc_out=. --go-grpc_opt=module=concord concord.proto
+	protoc -I internal/rpc --go_out=. --go_opt=module=concord --go-grpc_out=. --go-grpc_opt=module=concord $(notdir $(wildcard internal/rpc/*.proto))
