@@ -157,8 +157,6 @@ func (n *Node) onClose(fn func() error) { n.stop = append(n.stop, fn) }
 func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	c := n.cfg.Cluster
 	n.executor = query.NewExecutor()
-	mapper := distquery.NewShardMapper(n.Meta, n.Store, pool)
-	mapper.Logger = n.log
 	n.executor.StatementExecutor = &coordinator.StatementExecutor{
 		MetaClient:  n.Meta,
 		TaskManager: n.executor.TaskManager,
@@ -167,7 +165,7 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 			Schema: distquery.NewSchema(n.Meta, n.Store, pool),
 			delete: replication.NewDeletes(n.Meta, n.Store, pool, n.log),
 		},
-		ShardMapper:         mapper,
+		ShardMapper:         distquery.NewShardMapper(n.Meta, n.Store, pool),
 		Monitor:             mon,
 		PointsWriter:        n.writer,
 		MaxSelectPointN:     c.MaxSelectPointN,
