@@ -80,8 +80,11 @@ func run(ctx context.Context, path string) error {
 				log.Error("Kept the configuration: the new one is bad", zap.Error(err))
 				continue
 			}
-			node.Reload(c)
-			log.Info("Reloaded the [anti-entropy] section")
+			if err := node.Reload(c); err != nil {
+				log.Error("Kept the configuration: the new one is bad", zap.Error(err))
+				continue
+			}
+			log.Info("Reloaded the [anti-entropy] section and the certificates")
 		case <-ctx.Done():
 			log.Info("Stopping")
 			return node.Close()

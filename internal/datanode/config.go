@@ -23,6 +23,7 @@ import (
 
 	"concord/internal/entropy"
 	"concord/internal/handoff"
+	"concord/internal/trust"
 )
 
 // Config is influxdb.conf of a data node. Every setting has an environment
@@ -33,7 +34,7 @@ type Config struct {
 
 	Meta            MetaConfig                `toml:"meta"`
 	Data            tsdb.Config               `toml:"data"`
-	Cluster         coordinator.Config        `toml:"cluster"`
+	Cluster         ClusterConfig             `toml:"cluster"`
 	Retention       retention.Config          `toml:"retention"`
 	Precreator      precreator.Config         `toml:"shard-precreation"`
 	Monitor         monitor.Config            `toml:"monitor"`
@@ -47,7 +48,26 @@ type Config struct {
 
 // MetaConfig is the [meta] section of a data node.
 type MetaConfig struct {
-	Dir string `toml:"dir"` // the node's identity and its cached copy of the metadata
+	Dir string `toml:"dir" doc:"The node's identity, its cached copy of the metadata, and the anti-entropy queue."`
+
+	TLSEnabled           bool         `toml:"meta-tls-enabled" doc:"Speak TLS to the meta nodes: when their [meta] https-enabled is true."`
+	InsecureTLS          bool         `toml:"meta-insecure-tls" doc:"Do not verify the certificates of the meta nodes."`
+	AuthEnabled          bool         `toml:"meta-auth-enabled" doc:"The meta nodes have auth-enabled: then the shared secret must be set."`
+	InternalSharedSecret trust.Secret `toml:"meta-internal-shared-secret" doc:"What all nodes of the cluster share: without it nobody joins, reads metadata, writes or repairs."`
+}
+
+// ClusterConfig is the [cluster] section: what InfluxDB 1.x has under
+// [coordinator], and TLS between data nodes.
+type ClusterConfig struct {
+	coordinator.Config
+	trust.TLS
+}
+
+// metaTLS is how to reach the meta nodes.
+func (c *Config) metaTLS() trust.TLS {
+	t := c.Cluster.TLS
+	t.HTTPSEnabled, t.HTTPSInsecureTLS = c.Meta.TLSEnabled, c.Meta.InsecureTLS
+	return t
 }
 
 // NewConfig returns the defaults.
@@ -56,7 +76,7 @@ func NewConfig() *Config {
 		BindAddress:     ":8088",
 		Meta:            MetaConfig{Dir: "/var/lib/influxdb/meta"},
 		Data:            tsdb.NewConfig(),
-		Cluster:         coordinator.NewConfig(),
+		Cluster:         ClusterConfig{Config: coordinator.NewConfig()},
 		Retention:       retention.NewConfig(),
 		Precreator:      precreator.NewConfig(),
 		Monitor:         monitor.NewConfig(),
@@ -119,6 +139,9 @@ func (c *Config) Validate() error {
 	if _, _, err := net.SplitHostPort(c.HTTPD.BindAddress); err != nil {
 		return fmt.Errorf("[http] bind-address: %w", err)
 	}
+	if c.Meta.AuthEnabled && c.Meta.InternalSharedSecret == "" {
+		return errors.New("[meta] meta-auth-enabled: needs meta-internal-shared-secret, the meta nodes' internal-shared-secret")
+	}
 	if c.HTTPD.FluxEnabled {
 		return errors.New("[http] flux-enabled: Flux is not part of this build; set it to false")
 	}
@@ -126,6 +149,7 @@ func (c *Config) Validate() error {
 		section string
 		err     error
 	}{
+		{"cluster", c.Cluster.TLS.Validate()},
 		{"data", c.Data.Validate()},
 		{"monitor", c.Monitor.Validate()},
 		{"continuous_queries", c.ContinuousQuery.Validate()},

@@ -37,6 +37,7 @@ import (
 	"concord/internal/meta"
 	"concord/internal/replication"
 	"concord/internal/rpc"
+	"concord/internal/trust"
 )
 
 // Node is a data node. Parts start in the order of Open and stop in reverse.
@@ -58,7 +59,11 @@ type Node struct {
 	handoff  *handoff.Service // nil when [hinted-handoff] enabled = false
 	executor *query.Executor
 	sub      *subscriber.Service
-	stop     []func() error // what Close runs, last first
+	api      *httpd.Service
+	certs    *tlsconfig.TLSCertMonitor
+	peerTLS  *tlsconfig.TLSConfigManager // to and from data nodes
+	metaTLS  *tlsconfig.TLSConfigManager // to meta nodes
+	stop     []func() error              // what Close runs, last first
 }
 
 // New returns a data node that Open starts. cfg must be valid.
@@ -88,7 +93,21 @@ func (n *Node) Open() (err error) {
 		return fmt.Errorf("create the meta folder: %w", err)
 	}
 
-	ln, err := net.Listen("tcp", n.cfg.BindAddress)
+	n.certs = tlsconfig.NewTLSCertMonitor()
+	if err := n.certs.Open(); err != nil {
+		return fmt.Errorf("start the certificate monitor: %w", err)
+	}
+	n.onClose(func() error { n.certs.Close(); return nil })
+	if n.peerTLS, err = n.cfg.Cluster.TLS.Manager(n.certs, "cluster"); err != nil {
+		return fmt.Errorf("[cluster] https: %w", err)
+	}
+	n.onClose(n.peerTLS.Close)
+	if n.metaTLS, err = n.cfg.metaTLS().Manager(n.certs, "meta"); err != nil {
+		return fmt.Errorf("[meta] meta-tls: %w", err)
+	}
+	n.onClose(n.metaTLS.Close)
+
+	ln, err := n.peerTLS.Listen("tcp", n.cfg.BindAddress)
 	if err != nil {
 		return fmt.Errorf("listen on bind-address %s: %w", n.cfg.BindAddress, err)
 	}
@@ -105,6 +124,7 @@ func (n *Node) Open() (err error) {
 	httpLn.Close()
 
 	n.Meta = meta.NewClient(n.cfg.Meta.Dir, n.log)
+	n.Meta.Secure(n.metaTLS, n.cfg.Meta.InternalSharedSecret)
 	if err := n.Meta.Open(); err != nil {
 		return fmt.Errorf("open the cached metadata: %w", err)
 	}
@@ -120,20 +140,14 @@ func (n *Node) Open() (err error) {
 	}
 	n.onClose(n.Store.Close)
 
-	pool := &rpc.Pool{Blocked: n.Blocked}
+	pool := &rpc.Pool{Blocked: n.Blocked, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.peerTLS}
 	n.onClose(pool.Close)
-
-	certs := tlsconfig.NewTLSCertMonitor()
-	if err := certs.Open(); err != nil {
-		return fmt.Errorf("start the certificate monitor: %w", err)
-	}
-	n.onClose(func() error { certs.Close(); return nil })
 
 	mon := monitor.New(n, n.cfg.Monitor, &n.cfg.Data)
 	mon.Version, mon.MetaClient = n.version, n.Meta
 	mon.WithLogger(n.log)
 
-	n.sub = subscriber.NewService(n.cfg.Subscriber, certs)
+	n.sub = subscriber.NewService(n.cfg.Subscriber, n.certs)
 	n.sub.MetaClient = n.Meta
 	n.sub.WithLogger(n.log)
 	if err := n.sub.Open(); err != nil {
@@ -160,7 +174,7 @@ func (n *Node) Open() (err error) {
 	if err != nil {
 		return err
 	}
-	return n.openServices(mon, certs, view)
+	return n.openServices(mon, view)
 }
 
 func (n *Node) onClose(fn func() error) { n.stop = append(n.stop, fn) }
@@ -204,8 +218,6 @@ func (n *Node) openHandoff() error {
 func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	c := n.cfg.Cluster
 	n.executor = query.NewExecutor()
-	mapper := distquery.NewShardMapper(n.Meta, n.Store, pool)
-	mapper.Logger = n.log
 	n.executor.StatementExecutor = &coordinator.StatementExecutor{
 		MetaClient:  n.Meta,
 		TaskManager: n.executor.TaskManager,
@@ -214,7 +226,7 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 			Schema: distquery.NewSchema(n.Meta, n.Store, pool),
 			delete: replication.NewDeletes(n.Meta, n.Store, pool, n.writer, n.log),
 		},
-		ShardMapper:         mapper,
+		ShardMapper:         distquery.NewShardMapper(n.Meta, n.Store, pool),
 		Monitor:             mon,
 		PointsWriter:        n.writer,
 		MaxSelectPointN:     c.MaxSelectPointN,
@@ -255,7 +267,7 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 		control, view.Self = n.Entropy, n.Entropy
 	}
 
-	s := rpc.NewServer()
+	s := rpc.NewServer(rpc.Guard(n.cfg.Meta.InternalSharedSecret)...)
 	rpc.RegisterMembershipServer(s, &membership{node: n})
 	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.writer, n.log))
 	rpc.RegisterQueryServer(s, distquery.NewServer(n.Store, n.log))
@@ -271,15 +283,43 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 	return view, nil
 }
 
-// Reload takes over what can change while the node runs: the [anti-entropy] section.
-func (n *Node) Reload(cfg *Config) {
+// Reload takes over what can change while the node runs: the [anti-entropy]
+// section and all certificates. On an error nothing has changed.
+func (n *Node) Reload(cfg *Config) error {
+	var steps []func() error
+	for _, m := range []struct {
+		manager *tlsconfig.TLSConfigManager
+		tls     trust.TLS
+	}{{n.peerTLS, cfg.Cluster.TLS}, {n.metaTLS, cfg.metaTLS()}} {
+		if !m.manager.UseTLS() {
+			continue
+		}
+		apply, err := m.manager.PrepareReconfigure(m.tls.Options()...)
+		if err != nil {
+			return fmt.Errorf("reload certificates: %w", err)
+		}
+		steps = append(steps, apply)
+	}
+	if n.api != nil && n.cfg.HTTPD.HTTPSEnabled {
+		apply, err := n.api.PrepareReloadConfig(cfg.HTTPD)
+		if err != nil {
+			return fmt.Errorf("reload the certificates of [http]: %w", err)
+		}
+		steps = append(steps, apply)
+	}
+	for _, apply := range steps {
+		if err := apply(); err != nil {
+			return fmt.Errorf("reload certificates: %w", err)
+		}
+	}
 	if n.Entropy != nil {
 		n.Entropy.SetConfig(cfg.AntiEntropy)
 	}
+	return nil
 }
 
 // openServices starts the engine's services and, last of all, the HTTP API.
-func (n *Node) openServices(mon *monitor.Monitor, certs *tlsconfig.TLSCertMonitor, view *entropy.View) error {
+func (n *Node) openServices(mon *monitor.Monitor, view *entropy.View) error {
 	start := func(name string, s interface {
 		WithLogger(*zap.Logger)
 		Open() error
@@ -323,7 +363,8 @@ func (n *Node) openServices(mon *monitor.Monitor, certs *tlsconfig.TLSCertMonito
 	if !n.cfg.HTTPD.Enabled {
 		return nil
 	}
-	s := httpd.NewService(n.cfg.HTTPD, certs)
+	s := httpd.NewService(n.cfg.HTTPD, n.certs)
+	n.api = s
 	h := s.Handler
 	h.MetaClient = n.Meta
 	h.QueryAuthorizer = emeta.NewQueryAuthorizer(n.Meta.Client)

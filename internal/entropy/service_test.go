@@ -1,6 +1,7 @@
 package entropy
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"

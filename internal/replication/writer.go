@@ -380,13 +380,9 @@ func writeStore(store *tsdb.Store, ctx tsdb.WriteContext, id uint64, db, policy 
 // writeRemote writes the messages in turn, within WriteTimeout. From the first
 // that fails and may succeed later, they go to hinted handoff.
 func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest) result {
-	if w.Handoff != nil && w.Handoff.Pending(d.node, d.shard) {
-		return w.hint(d, reqs, errQueueNotEmpty)
-	}
-	d.wait()
+	d.wait() // an earlier write may go to the queue yet
 	var all result
 	for i, req := range reqs {
-		// Also after waiting: an earlier write may be in the queue now.
 		if w.Handoff != nil && w.Handoff.Pending(d.node, d.shard) {
 			return w.hint(d, reqs[i:], errQueueNotEmpty)
 		}
