@@ -1,7 +1,6 @@
 package entropy
 
 import (
-	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
