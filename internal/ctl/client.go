@@ -3,6 +3,7 @@
 package ctl
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -12,17 +13,28 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"concord/internal/meta"
+	"concord/internal/trust"
 )
 
-// client asks one meta node.
+// errNoMetaNode is that nobody listens at -bind.
+var errNoMetaNode = errors.New("no meta node answers")
+
+// client asks one meta node, and follows it to the leader.
 type client struct {
 	bind, user, pwd, authType string
+	config                    string
+	secret                    trust.Secret
 	tls, insecure             bool
 	timeout                   time.Duration
+	global                    *pflag.FlagSet
 }
 
 // flags are the global flags of influxd-ctl.
@@ -31,55 +43,74 @@ func (c *client) flags(root *cobra.Command) {
 	f.StringVar(&c.bind, "bind", "localhost:8091", "HTTP address of a meta node")
 	f.BoolVar(&c.tls, "bind-tls", false, "use TLS to the meta node")
 	f.BoolVarP(&c.insecure, "k", "k", false, "with -bind-tls: do not verify the certificate")
-	f.StringVar(&c.authType, "auth-type", "none", "none or basic")
+	f.StringVar(&c.authType, "auth-type", "none", "none, basic or jwt")
 	f.StringVar(&c.user, "user", "", "user name of -auth-type basic")
 	f.StringVar(&c.pwd, "pwd", "", "password of -auth-type basic")
+	f.StringVar((*string)(&c.secret), "secret", "", "shared secret of -auth-type jwt")
+	f.StringVar(&c.config, "config", "", "influxdb-meta.conf, from which address, TLS and the shared secret are taken")
 	f.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to wait for an answer")
+	c.global = f
+}
+
+// slow is a client for what takes longer than an answer from memory.
+func (c *client) slow() *client {
+	s := *c
+	if !c.global.Changed("timeout") {
+		s.timeout = time.Minute
+	}
+	return &s
+}
+
+// configure takes from -config what no flag says, and checks the credentials.
+func (c *client) configure() error {
+	if c.config != "" {
+		cfg, err := meta.LoadConfig(c.config, os.Getenv)
+		if err != nil {
+			return err
+		}
+		if !c.global.Changed("bind") {
+			_, port, _ := net.SplitHostPort(cfg.Meta.HTTPBindAddress)
+			c.bind = net.JoinHostPort(cmp.Or(cfg.Hostname, "localhost"), port)
+		}
+		if !c.global.Changed("bind-tls") {
+			c.tls, c.insecure = cfg.Meta.HTTPSEnabled, c.insecure || cfg.Meta.HTTPSInsecureTLS
+		}
+		if c.secret == "" {
+			c.secret = cfg.Meta.InternalSharedSecret
+		}
+		if !c.global.Changed("auth-type") && cfg.Meta.AuthEnabled {
+			c.authType = "jwt"
+		}
+	}
+	switch c.authType {
+	case "none":
+	case "basic":
+		if c.user == "" {
+			return errors.New("-auth-type basic needs -user and -pwd")
+		}
+	case "jwt":
+		if c.secret == "" {
+			return errors.New("-auth-type jwt needs -secret, or -config")
+		}
+	default:
+		return fmt.Errorf("-auth-type %s is not supported: use none, basic or jwt", c.authType)
+	}
+	return nil
 }
 
 // call sends a request and decodes a JSON answer into out unless that is nil.
 // An error is one line that says what to do.
 func (c *client) call(ctx context.Context, method, path string, params url.Values, out any) error {
-	if c.authType != "none" && c.authType != "basic" {
-		return fmt.Errorf("-auth-type %s is not supported: use none or basic", c.authType)
-	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	u := url.URL{Scheme: "http", Host: c.bind, Path: path, RawQuery: params.Encode()}
-	transport := http.DefaultTransport
-	if c.tls {
-		u.Scheme = "https"
-		transport = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: c.insecure}}
-	}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	resp, err := c.send(ctx, method, path, params, nil)
 	if err != nil {
-		return fmt.Errorf("-bind %s: %w", c.bind, err)
-	}
-	if c.authType == "basic" {
-		req.SetBasicAuth(c.user, c.pwd)
-	}
-	resp, err := (&http.Client{Transport: transport}).Do(req)
-	if err != nil {
-		var dial *net.OpError
-		if errors.As(err, &dial) && dial.Op == "dial" {
-			return fmt.Errorf("no meta node answers at %s: start influxd-meta there, or name another with -bind", c.bind)
-		}
-		if errors.Is(err, context.DeadlineExceeded) {
-			return fmt.Errorf("meta node %s gave no answer within %s: see -timeout", c.bind, c.timeout)
-		}
-		return fmt.Errorf("ask meta node %s: %w", c.bind, err)
+		return err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
 	if err != nil {
 		return fmt.Errorf("answer of meta node %s: %w", c.bind, err)
-	}
-	if resp.StatusCode >= 300 {
-		var e struct{ Error string }
-		if json.Unmarshal(b, &e) == nil && e.Error != "" {
-			return errors.New(e.Error)
-		}
-		return fmt.Errorf("meta node %s: %s %s", c.bind, resp.Status, strings.TrimSpace(string(b)))
 	}
 	if out == nil {
 		return nil
@@ -88,4 +119,80 @@ func (c *client) call(ctx context.Context, method, path string, params url.Value
 		return fmt.Errorf("%s is no meta node of this kind: %w", c.bind, err)
 	}
 	return nil
+}
+
+// send sends a request with a body, which may be nil, and returns the answer, whose body
+// the caller closes, or the error that it says.
+func (c *client) send(ctx context.Context, method, path string, params url.Values, body io.Reader) (*http.Response, error) {
+	if err := c.configure(); err != nil {
+		return nil, err
+	}
+	u := url.URL{Scheme: "http", Host: c.bind, Path: path, RawQuery: params.Encode()}
+	transport := http.DefaultTransport
+	if c.tls {
+		u.Scheme = "https"
+		transport = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: c.insecure}}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
+	if err != nil {
+		return nil, fmt.Errorf("-bind %s: %w", c.bind, err)
+	}
+	switch c.authType {
+	case "basic":
+		req.SetBasicAuth(c.user, c.pwd)
+	case "jwt":
+		token, err := c.secret.Token(c.timeout + time.Minute)
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	leader := ""
+	hc := &http.Client{Transport: transport, CheckRedirect: func(next *http.Request, via []*http.Request) error {
+		if len(via) > 3 {
+			return errors.New("the meta nodes do not agree who leads: try again")
+		}
+		leader = next.URL.Host
+		// Another host: the library leaves the credentials out.
+		if a := via[0].Header.Get("Authorization"); a != "" {
+			next.Header.Set("Authorization", a)
+		}
+		return nil
+	}}
+	resp, err := hc.Do(req)
+	if err != nil {
+		return nil, c.explain(err, leader)
+	}
+	if resp.StatusCode < 300 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	var e struct{ Error string }
+	if json.Unmarshal(b, &e) == nil && e.Error != "" {
+		return nil, errors.New(e.Error)
+	}
+	if !c.tls && strings.Contains(string(b), "HTTP request to an HTTPS server") {
+		return nil, fmt.Errorf("%s speaks TLS: give -bind-tls", c.bind)
+	}
+	return nil, fmt.Errorf("meta node %s: %s %s", c.bind, resp.Status, strings.TrimSpace(string(b)))
+}
+
+// explain says what to do about a request that got no answer.
+func (c *client) explain(err error, leader string) error {
+	var dial *net.OpError
+	var unverified *tls.CertificateVerificationError
+	switch {
+	case errors.As(err, &dial) && dial.Op == "dial" && leader != "":
+		return fmt.Errorf("the leader of the meta nodes, %s, does not answer: try again in a moment", leader)
+	case errors.As(err, &dial) && dial.Op == "dial":
+		return fmt.Errorf("%w at %s: start influxd-meta there, or name another with -bind", errNoMetaNode, c.bind)
+	case errors.As(err, &unverified):
+		return fmt.Errorf("the certificate of %s is not trusted (%w): -k does not verify it", c.bind, unverified.Err)
+	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		return fmt.Errorf("%s does not speak TLS: leave out -bind-tls", c.bind)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("meta node %s gave no answer within %s: see -timeout", c.bind, c.timeout)
+	}
+	return fmt.Errorf("ask meta node %s: %w", c.bind, err)
 }

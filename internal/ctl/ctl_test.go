@@ -25,6 +25,10 @@ var answers = map[string]string{
 	"POST /add-meta":                   `{"id":1,"tcpAddr":"meta1:8089","httpAddr":"meta1:8091"}`,
 	"POST /add-data":                   `{"id":4,"tcpAddr":"data1:8088","httpAddr":"data1:8086"}`,
 	"POST /remove-data":                `{"id":4,"tcpAddr":"data1:8088","httpAddr":"data1:8086"}`,
+	"POST /update-data":                `{"id":4,"tcpAddr":"data5:8088","httpAddr":"data5:8086"}`,
+	"POST /remove-meta":                `{"id":1,"tcpAddr":"meta1:8089","httpAddr":"meta1:8091"}`,
+	"POST /truncate-shards":            `{}`,
+	"POST /node-labels":                `{"id":4,"tcpAddr":"data1:8088","labels":{"az":"eu","rack":"1"}}`,
 	"POST /shard-repair/repair":        ``,
 	"POST /shard-repair/cancel-repair": ``,
 }
@@ -68,6 +72,27 @@ Queued Shards: [21179 25165]
 		{"add-data data1:8088", "Added data node 4 at data1:8088\n"},
 		{"add-meta meta1:8091", "Added meta node 1 at meta1:8091\n"},
 		{"remove-data -force data1:8088", "Removed data node 4 at data1:8088\n"},
+		{"update-data data1:8088 data5:8088", "Updated data node 4 to data5:8088\n"},
+		{"remove-meta meta1:8091", "Removed meta node 1 at meta1:8091\n"},
+		{"truncate-shards -delay 30s", "Truncated shards.\n"},
+		{`node-labels set -nodeid 4 -labels {"az":"eu"}`, `Labels of node 4: {"az":"eu","rack":"1"}` + "\n"},
+		{"join -data data1:8088", `Joining meta node at META
+Searching for meta node on meta1:8091...
+Searching for data node on data1:8088...
+Successfully created cluster
+  * Added meta node 1 at meta1:8091
+  * Added data node 4 at data1:8088
+
+To join further machines to this cluster, run there:
+
+    influxd-ctl join meta1:8091
+`},
+		{"leave -y -data data1:8088", `Removing data node at data1:8088
+Removing meta node at meta1:8091
+Removed data node 4 at data1:8088
+Removed meta node 1 at meta1:8091
+Successfully left cluster
+`},
 		{"show", `Data Nodes
 ==========
 ID  TCP Address  HTTP Address  Version  Labels  Passive
@@ -94,6 +119,7 @@ ID  Database  Retention Policy  Desired Replicas  Shard Group  Start            
 		if err != nil {
 			t.Errorf("%s: %v", tt.args, err)
 		}
+		got = strings.ReplaceAll(got, srv.Listener.Addr().String(), "META")
 		if d := cmp.Diff(tt.want, got); d != "" {
 			t.Errorf("%s:\n%s", tt.args, d)
 		}
@@ -113,7 +139,11 @@ func TestErrorsAreOneLineThatSaysWhatToDo(t *testing.T) {
 		{srv.Listener.Addr().String(), "entropy repair 7", "shard 7 does not exist"},
 		{gone.Listener.Addr().String(), "show", "no meta node answers at " + gone.Listener.Addr().String() + ": start influxd-meta there, or name another with -bind"},
 		{srv.Listener.Addr().String(), "entropy repair", "accepts 1 arg(s), received 0"},
-		{srv.Listener.Addr().String(), "-auth-type jwt show", "-auth-type jwt is not supported: use none or basic"},
+		{srv.Listener.Addr().String(), "-auth-type basic show", "-auth-type basic needs -user and -pwd"},
+		{srv.Listener.Addr().String(), "-auth-type card show", "-auth-type card is not supported: use none, basic or jwt"},
+		{srv.Listener.Addr().String(), "token", "token: only with -auth-type jwt, and -secret or -config"},
+		{srv.Listener.Addr().String(), "-bind-tls show", srv.Listener.Addr().String() + " does not speak TLS: leave out -bind-tls"},
+		{srv.Listener.Addr().String(), "-auth-type jwt show", "-auth-type jwt needs -secret, or -config"},
 	} {
 		_, err := run(t, tt.bind, strings.Fields(tt.args)...)
 		if err == nil || err.Error() != tt.want {

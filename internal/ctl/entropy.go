@@ -1,0 +1,97 @@
+package ctl
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// entropyStatus is the answer of GET /shard-repair/status.
+type entropyStatus struct {
+	Shards []struct {
+		ID              string `json:"id"`
+		Database        string `json:"database"`
+		RetentionPolicy string `json:"retention_policy"`
+		Start           string `json:"start_time"`
+		End             string `json:"end_time"`
+		Expires         string `json:"expires"`
+		Status          string `json:"status"`
+	} `json:"shards"`
+	Queued      []string `json:"queued_shards"`
+	Processing  []string `json:"processing_shards"`
+	Unreachable []string `json:"unreachable_nodes,omitempty"`
+}
+
+func (c *client) entropy() *cobra.Command {
+	cmd := &cobra.Command{Use: "entropy", Short: "Find and repair differences between the replicas of shards"}
+	cmd.AddCommand(c.entropyShow(),
+		c.entropyQueue("repair", "/shard-repair/repair", "Queue the repair of a shard", "Repair Shard %s queued\n"),
+		c.entropyQueue("kill-repair", "/shard-repair/cancel-repair", "Take a shard from the queue and stop its repair", "Repair Shard %s cancelled\n"))
+	return cmd
+}
+
+func (c *client) entropyShow() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "show", Short: "Show shards whose replicas differ, and the repair queue", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var s entropyStatus
+			if err := c.call(cmd.Context(), http.MethodGet, "/shard-repair/status", nil, &s); err != nil {
+				return err
+			}
+			w := cmd.OutOrStdout()
+			if asJSON {
+				return printJSON(w, s)
+			}
+			rows := [][]string{{"ID", "Database", "Retention Policy", "Start", "End", "Expires", "Status"}}
+			for _, sh := range s.Shards {
+				rows = append(rows, []string{sh.ID, sh.Database, sh.RetentionPolicy, stamp(sh.Start), stamp(sh.End), expiry(sh.Expires), sh.Status})
+			}
+			table(w, "Entropy", rows)
+			fmt.Fprintf(w, "\nQueued Shards: %v\n", s.Queued)
+			if len(s.Processing) > 0 {
+				fmt.Fprintf(w, "Processing Shards: %v\n", s.Processing)
+			}
+			if len(s.Unreachable) > 0 {
+				fmt.Fprintf(w, "Unreachable Nodes: %v\n", s.Unreachable)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// stamp writes nanoseconds since the epoch as Go prints a time.
+func stamp(ns string) string {
+	n, err := strconv.ParseInt(ns, 10, 64)
+	if err != nil {
+		return ns
+	}
+	return time.Unix(0, n).UTC().String()
+}
+
+// expiry is stamp, and empty for never.
+func expiry(ns string) string {
+	if ns == "0" {
+		return ""
+	}
+	return stamp(ns)
+}
+
+func (c *client) entropyQueue(use, path, short, done string) *cobra.Command {
+	return &cobra.Command{
+		Use: use + " <shard-id>", Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := c.call(cmd.Context(), http.MethodPost, path, url.Values{"id": args}, nil); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), done, args[0])
+			return nil
+		},
+	}
+}

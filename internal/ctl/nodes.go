@@ -1,0 +1,178 @@
+package ctl
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/spf13/cobra"
+)
+
+// node is a member as the meta node tells it.
+type node struct {
+	ID       uint64 `json:"id"`
+	TCPAddr  string `json:"tcpAddr"`
+	HTTPAddr string `json:"httpAddr"`
+	Version  string `json:"version"`
+
+	Labels map[string]string `json:"labels,omitempty"`
+}
+
+// labels prints labels as JSON.
+func (n node) labels() string {
+	if len(n.Labels) == 0 {
+		return "{}"
+	}
+	b, _ := json.Marshal(n.Labels)
+	return string(b)
+}
+
+func (c *client) show() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "show", Short: "Show the members of the cluster", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var members struct{ Data, Meta []node }
+			var status struct {
+				Leader string   `json:"leader"`
+				Peers  []string `json:"peers"`
+			}
+			if err := c.call(cmd.Context(), http.MethodGet, "/show-cluster", nil, &members); err != nil {
+				return err
+			}
+			if err := c.call(cmd.Context(), http.MethodGet, "/status", nil, &status); err != nil {
+				return err
+			}
+			w := cmd.OutOrStdout()
+			if asJSON {
+				return printJSON(w, map[string]any{"data": members.Data, "meta": members.Meta, "raft": status})
+			}
+			rows := [][]string{{"ID", "TCP Address", "HTTP Address", "Version", "Labels", "Passive"}}
+			for _, n := range members.Data {
+				rows = append(rows, []string{strconv.FormatUint(n.ID, 10), n.TCPAddr, n.HTTPAddr, n.Version, n.labels(), "false"})
+			}
+			table(w, "Data Nodes", rows)
+			fmt.Fprintln(w)
+			rows = [][]string{{"ID", "Raft Address", "HTTP Address", "Version", "Labels"}}
+			for _, n := range members.Meta {
+				rows = append(rows, []string{strconv.FormatUint(n.ID, 10), n.TCPAddr, n.HTTPAddr, n.Version, n.labels()})
+			}
+			table(w, "Meta Nodes", rows)
+			fmt.Fprintln(w)
+			table(w, "Raft Status", [][]string{{"Leader", "Peers"}, {status.Leader, fmt.Sprint(status.Peers)}})
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// change posts to the meta nodes and prints what came of it.
+func (c *client) change(cmd *cobra.Command, path string, params url.Values, done func(node) string) error {
+	var n node
+	if err := c.slow().call(cmd.Context(), http.MethodPost, path, params, &n); err != nil {
+		return err
+	}
+	fmt.Fprintln(cmd.OutOrStdout(), done(n))
+	return nil
+}
+
+func (c *client) addMeta() *cobra.Command {
+	return &cobra.Command{
+		Use: "add-meta <http-addr>", Short: "Add a meta node; the first one begins the cluster", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.change(cmd, "/add-meta", url.Values{"addr": args}, func(n node) string {
+				return fmt.Sprintf("Added meta node %d at %s", n.ID, args[0])
+			})
+		},
+	}
+}
+
+func (c *client) removeMeta() *cobra.Command {
+	var force, tcp, yes bool
+	cmd := &cobra.Command{
+		Use: "remove-meta <addr>", Short: "Remove a meta node", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			params := url.Values{"addr": args, "force": {strconv.FormatBool(force)}}
+			return c.change(cmd, "/remove-meta", params, func(n node) string {
+				return fmt.Sprintf("Removed meta node %d at %s", n.ID, n.HTTPAddr)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "remove it also when it does not answer")
+	cmd.Flags().BoolVar(&tcp, "tcpAddr", false, "the address is that of Raft; it is found either way")
+	cmd.Flags().BoolVarP(&yes, "y", "y", false, "accepted; there is no question to answer")
+	return cmd
+}
+
+func (c *client) addData() *cobra.Command {
+	var passive bool
+	cmd := &cobra.Command{
+		Use: "add-data <tcp-addr>", Short: "Add a data node", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if passive {
+				return errors.New("-p: passive data nodes are not supported")
+			}
+			return c.change(cmd, "/add-data", url.Values{"addr": args}, func(n node) string {
+				return fmt.Sprintf("Added data node %d at %s", n.ID, n.TCPAddr)
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&passive, "p", "p", false, "a passive node; not supported")
+	return cmd
+}
+
+func (c *client) removeData() *cobra.Command {
+	var force, tcp bool
+	cmd := &cobra.Command{
+		Use: "remove-data <tcp-addr>", Short: "Remove a data node and its ownerships", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			params := url.Values{"addr": args, "force": {strconv.FormatBool(force)}}
+			return c.change(cmd, "/remove-data", params, func(n node) string {
+				return fmt.Sprintf("Removed data node %d at %s", n.ID, n.TCPAddr)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "remove it also when it does not answer")
+	cmd.Flags().BoolVar(&tcp, "tcpAddr", false, "the address is the TCP address; it always is")
+	return cmd
+}
+
+func (c *client) updateData() *cobra.Command {
+	return &cobra.Command{
+		Use: "update-data <old-tcp-addr> <new-tcp-addr>", Short: "Give a data node's ID and shards to another address, or to an empty node at the same", Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.change(cmd, "/update-data", url.Values{"old": args[:1], "new": args[1:]}, func(n node) string {
+				return fmt.Sprintf("Updated data node %d to %s", n.ID, n.TCPAddr)
+			})
+		},
+	}
+}
+
+func (c *client) nodeLabels() *cobra.Command {
+	cmd := &cobra.Command{Use: "node-labels", Short: "Set and delete labels of nodes; shards spread over different values of az"}
+	for _, sub := range []struct{ use, short, key, example string }{
+		{"set", "Set labels of a node", "set", `JSON object, such as {"az":"eu-1a"}`},
+		{"delete", "Delete labels of a node", "delete", `JSON list, such as ["az"]`},
+	} {
+		var id, labels string
+		s := &cobra.Command{
+			Use: sub.use, Short: sub.short, Args: cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				if id == "" || labels == "" {
+					return errors.New("node-labels: give -nodeid and -labels")
+				}
+				return c.change(cmd, "/node-labels", url.Values{"node": {id}, sub.key: {labels}}, func(n node) string {
+					return fmt.Sprintf("Labels of node %d: %s", n.ID, n.labels())
+				})
+			},
+		}
+		s.Flags().StringVar(&id, "nodeid", "", "id of the node, or an address of it")
+		s.Flags().StringVar(&labels, "labels", "", sub.example)
+		cmd.AddCommand(s)
+	}
+	return cmd
+}
