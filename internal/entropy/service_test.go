@@ -156,29 +156,30 @@ func TestRepair(t *testing.T) {
 	})
 	bubble("two owners decide nothing that the third could turn", t, func(t *testing.T, c *fakeCluster) {
 		s := mustOpen(t, c, nil)
-		c.writeAll(1, old(), 9.0) // the older value is the greater: a tie would take it
-		c.replicas[2].write(1, "cpu,host=a", "value", old(), 1.0)
-		c.replicas[3].write(1, "cpu,host=a", "value", old(), 1.0)
-		c.replicas[1].write(1, "cpu,host=b", "value", old(), 2.0)
-		c.replicas[3].setDown(errors.New("away"))
+		at := old()
+		c.writeAll(1, at, 9.0) // the older value is the greater: a tie would take it
+		c.replicas[2].write(1, "cpu,host=a", "value", at, 1.0)
+		c.replicas[3].write(1, "cpu,host=a", "value", at, 1.0)
+		c.replicas[1].write(1, "cpu,host=b", "value", at, 2.0)
+		c.replicas[3].setDown(errAway)
 		pass(2 * time.Minute)
 		if err := s.Repair(t.Context(), 1); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
 		for id, want := range map[uint64]any{1: 9.0, 2: 1.0} {
-			if got := c.replicas[id].shards[1].fields[fieldKey{"cpu,host=a", "value"}][old()]; got != want {
+			if got := c.replicas[id].shards[1].fields[fieldKey{"cpu,host=a", "value"}][at]; got != want {
 				t.Errorf("without the third owner, owner %d has %v, want %v", id, got, want)
 			}
 		}
-		if c.replicas[2].shards[1].fields[fieldKey{"cpu,host=b", "value"}][old()] != 2.0 {
+		if c.replicas[2].shards[1].fields[fieldKey{"cpu,host=b", "value"}][at] != 2.0 {
 			t.Error("a point that is not in doubt waits for the third owner")
 		}
 		c.replicas[3].setDown(nil)
 		pass(10 * time.Minute)
 		synctest.Wait()
 		for id, r := range c.replicas {
-			if got := r.shards[1].fields[fieldKey{"cpu,host=a", "value"}][old()]; got != 1.0 {
+			if got := r.shards[1].fields[fieldKey{"cpu,host=a", "value"}][at]; got != 1.0 {
 				t.Errorf("with all owners, owner %d has %v, want what most have, 1", id, got)
 			}
 		}
