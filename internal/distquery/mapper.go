@@ -6,8 +6,6 @@ package distquery
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"sync"
 	"time"
 
@@ -29,9 +27,16 @@ type Metadata interface {
 	ShardGroupsByTimeRange(database, policy string, min, max time.Time) ([]emeta.ShardGroupInfo, error)
 }
 
+// errAuthorizer is returned for grants finer than those of InfluxDB 1.x open source.
+var errAuthorizer = errors.New("authorization by series is not supported across data nodes")
+
 // ShardMapper is the engine's query.ShardMapper over the whole cluster.
 type ShardMapper struct {
 	Logger *zap.Logger
+
+	// Silence is how long a node may give no sign of life before another is
+	// asked, or, after its first point, the query fails.
+	Silence time.Duration
 
 	meta  Metadata
 	store *tsdb.Store
@@ -40,17 +45,19 @@ type ShardMapper struct {
 
 // NewShardMapper returns a mapper for the node that store belongs to.
 func NewShardMapper(meta Metadata, store *tsdb.Store, pool *rpc.Pool) *ShardMapper {
-	return &ShardMapper{Logger: zap.NewNop(), meta: meta, store: store, pool: pool}
+	return &ShardMapper{Logger: zap.NewNop(), Silence: askTimeout, meta: meta, store: store, pool: pool}
 }
 
 // MapShards maps sources to local shards and to owners of all others.
-func (e *ShardMapper) MapShards(sources influxql.Sources, t influxql.TimeRange, _ query.SelectOptions) (query.ShardGroup, error) {
-	m := &mapping{
-		local:  coordinator.LocalShardMapping{ShardMap: make(map[coordinator.Source]tsdb.ShardGroup)},
-		remote: make(map[coordinator.Source]*owned),
-		log:    e.Logger,
+func (e *ShardMapper) MapShards(sources influxql.Sources, t influxql.TimeRange, opt query.SelectOptions) (query.ShardGroup, error) {
+	if !query.AuthorizerIsOpen(opt.Authorizer) {
+		return nil, errAuthorizer
 	}
-	m.local.MinTime, m.local.MaxTime = time.Unix(0, t.MinTimeNano()), time.Unix(0, t.MaxTimeNano())
+	m := &mapping{
+		store: e.store, silence: e.Silence, log: e.Logger,
+		sources: make(map[coordinator.Source]*source), schemas: make(map[schemaKey]*schema),
+		min: time.Unix(0, t.MinTimeNano()), max: time.Unix(0, t.MaxTimeNano()),
+	}
 	if err := e.mapShards(m, sources); err != nil {
 		return nil, err
 	}
@@ -61,20 +68,20 @@ func (e *ShardMapper) mapShards(m *mapping, sources influxql.Sources) error {
 	for _, s := range sources {
 		switch s := s.(type) {
 		case *influxql.Measurement:
-			src := coordinator.Source{Database: s.Database, RetentionPolicy: s.RetentionPolicy}
-			if _, ok := m.local.ShardMap[src]; ok {
-				continue
+			key := sourceOf(s)
+			if _, ok := m.sources[key]; !ok {
+				groups, err := e.meta.ShardGroupsByTimeRange(s.Database, s.RetentionPolicy, m.min, m.max)
+				if err != nil {
+					return err
+				}
+				m.sources[key] = newSource(e.meta, e.store, e.pool, groups)
 			}
-			groups, err := e.meta.ShardGroupsByTimeRange(s.Database, s.RetentionPolicy, m.local.MinTime, m.local.MaxTime)
-			if err != nil {
-				return err
+			// MapType cannot fail, and a field of unknown type is left out of the answer without a word.
+			if s.SystemIterator == "" {
+				if err := m.schema(s).err; err != nil {
+					return err
+				}
 			}
-			local, remote := split(e.meta, e.store, e.pool, groups)
-			m.local.ShardMap[src] = nil
-			if len(local) > 0 {
-				m.local.ShardMap[src] = e.store.ShardGroup(local)
-			}
-			m.remote[src] = remote
 		case *influxql.SubQuery:
 			if err := e.mapShards(m, s.Statement.Sources); err != nil {
 				return err
@@ -84,136 +91,211 @@ func (e *ShardMapper) mapShards(m *mapping, sources influxql.Sources) error {
 	return nil
 }
 
-// split tells the shards that this node has from those that others have.
-func split(meta Metadata, store *tsdb.Store, pool *rpc.Pool, groups []emeta.ShardGroupInfo) (local []uint64, remote *owned) {
-	remote = newOwned(meta, pool)
+func sourceOf(mm *influxql.Measurement) coordinator.Source {
+	return coordinator.Source{Database: mm.Database, RetentionPolicy: mm.RetentionPolicy}
+}
+
+// source is the shards of one retention policy.
+type source struct {
+	groups [][]uint64      // shards by shard group, in the order of time
+	local  map[uint64]bool // shards that this node answers for
+	others *owned          // all others
+}
+
+func newSource(meta Metadata, store *tsdb.Store, pool *rpc.Pool, groups []emeta.ShardGroupInfo) *source {
+	s := &source{local: make(map[uint64]bool), others: newOwned(meta, pool)}
 	for _, g := range groups {
+		ids := make([]uint64, 0, len(g.Shards))
 		for _, sh := range g.Shards {
-			if remote.add(sh, store) {
-				local = append(local, sh.ID)
-			}
+			ids = append(ids, sh.ID)
+			s.local[sh.ID] = s.others.add(sh, store)
+		}
+		s.groups = append(s.groups, ids)
+	}
+	return s
+}
+
+// split tells local shards from those of others.
+func (s *source) split(ids []uint64) (local, remote []uint64) {
+	for _, id := range ids {
+		if s.local[id] {
+			local = append(local, id)
+		} else {
+			remote = append(remote, id)
 		}
 	}
 	return local, remote
 }
 
+func (s *source) shards() []uint64 {
+	var ids []uint64
+	for _, g := range s.groups {
+		ids = append(ids, g...)
+	}
+	return ids
+}
+
 // mapping is a query.ShardGroup: the shards of one statement.
 type mapping struct {
-	local  coordinator.LocalShardMapping
-	remote map[coordinator.Source]*owned
-	log    *zap.Logger
+	store    *tsdb.Store
+	silence  time.Duration
+	log      *zap.Logger
+	sources  map[coordinator.Source]*source
+	min, max time.Time // the statement's time range
+
+	mu      sync.Mutex
+	schemas map[schemaKey]*schema
 }
 
-func (m *mapping) others(mm *influxql.Measurement) *owned {
-	return m.remote[coordinator.Source{Database: mm.Database, RetentionPolicy: mm.RetentionPolicy}]
-}
-
-// FieldDimensions joins the fields and tags of all shards; of two types of a field the engine's order picks.
-func (m *mapping) FieldDimensions(mm *influxql.Measurement) (map[string]influxql.DataType, map[string]struct{}, error) {
-	fields, dims, err := m.local.FieldDimensions(mm)
-	if err != nil {
-		return nil, nil, err
+// source returns the shards of a measurement, nil when there are none.
+func (m *mapping) source(mm *influxql.Measurement) *source {
+	if s := m.sources[sourceOf(mm)]; s != nil && len(s.groups) > 0 {
+		return s
 	}
-	if fields == nil {
-		fields, dims = make(map[string]influxql.DataType), make(map[string]struct{})
+	return nil
+}
+
+type schemaKey struct {
+	coordinator.Source
+	name, regex string
+}
+
+// schema is the fields and tags of a measurement over all shards. It is asked
+// for once in a statement: every field's type comes from it.
+type schema struct {
+	once   sync.Once
+	fields map[string]influxql.DataType
+	dims   map[string]struct{}
+	err    error
+}
+
+func (m *mapping) schema(mm *influxql.Measurement) *schema {
+	key := schemaKey{Source: sourceOf(mm), name: mm.Name}
+	if mm.Regex != nil {
+		key.regex = mm.Regex.Val.String()
+	}
+	m.mu.Lock()
+	s := m.schemas[key]
+	if s == nil {
+		s = &schema{fields: make(map[string]influxql.DataType), dims: make(map[string]struct{})}
+		m.schemas[key] = s
+	}
+	m.mu.Unlock()
+	s.once.Do(func() { s.err = m.ask(mm, s) })
+	return s
+}
+
+// ask fills s; of two types of a field the engine's order picks.
+func (m *mapping) ask(mm *influxql.Measurement, s *schema) error {
+	src := m.source(mm)
+	if src == nil {
+		return nil
+	}
+	req, err := encodeOptions(mm, query.IteratorOptions{})
+	if err != nil {
+		return err
+	}
+	local, remote := src.split(src.shards())
+	fields, dims, err := localShards(m.store, local, mm).FieldDimensions(mm)
+	if err != nil {
+		return err
 	}
 	var mu sync.Mutex
-	err = m.others(mm).each(context.Background(), func(ctx context.Context, c rpc.QueryClient, ids []uint64) error {
-		r, err := c.FieldDimensions(ctx, &rpc.FieldDimensionsRequest{ShardIds: ids, Measurement: encodeMeasurement(mm)})
+	add := func(name string, typ influxql.DataType) {
+		if s.fields[name].LessThan(typ) {
+			s.fields[name] = typ
+		}
+	}
+	for name, typ := range fields {
+		add(name, typ)
+	}
+	for d := range dims {
+		s.dims[d] = struct{}{}
+	}
+	// The engine's interface has no context here: KILL QUERY waits for askTimeout at most.
+	return src.others.each(context.Background(), remote, func(ctx context.Context, p peer, ids []uint64) ([]uint64, error) {
+		r, err := p.FieldDimensions(ctx, &rpc.FieldDimensionsRequest{ShardIds: ids, Measurement: req})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		for k, t := range r.Fields {
-			if typ := influxql.DataType(t); fields[k].LessThan(typ) {
-				fields[k] = typ
-			}
+		for _, f := range r.Fields {
+			add(string(f.Name), influxql.DataType(f.DataType))
 		}
 		for _, d := range r.Dimensions {
-			dims[d] = struct{}{}
+			s.dims[string(d)] = struct{}{}
 		}
-		return nil
+		return r.Missing, nil
 	})
-	return fields, dims, err
 }
 
-// MapType is the type of a field over all shards; Unknown when they cannot be asked.
+// FieldDimensions joins the fields and tags of all shards.
+func (m *mapping) FieldDimensions(mm *influxql.Measurement) (map[string]influxql.DataType, map[string]struct{}, error) {
+	if m.source(mm) == nil {
+		return nil, nil, nil
+	}
+	s := m.schema(mm)
+	if s.err != nil {
+		return nil, nil, s.err
+	}
+	fields, dims := make(map[string]influxql.DataType, len(s.fields)), make(map[string]struct{}, len(s.dims))
+	for k, t := range s.fields { // copies: the engine adds to what it gets
+		fields[k] = t
+	}
+	for d := range s.dims {
+		dims[d] = struct{}{}
+	}
+	return fields, dims, nil
+}
+
+// MapType is the type of a field or tag over all shards, as the engine tells it of one.
 func (m *mapping) MapType(mm *influxql.Measurement, field string) influxql.DataType {
-	typ := m.local.MapType(mm, field)
-	var mu sync.Mutex
-	err := m.others(mm).each(context.Background(), func(ctx context.Context, c rpc.QueryClient, ids []uint64) error {
-		r, err := c.MapType(ctx, &rpc.MapTypeRequest{ShardIds: ids, Measurement: encodeMeasurement(mm), Field: field})
-		if err != nil {
-			return err
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		if t := influxql.DataType(r.DataType); typ.LessThan(t) {
-			typ = t
-		}
-		return nil
-	})
-	if err != nil {
-		m.log.Warn("Asking for the type of a field failed", zap.String("measurement", mm.Name), zap.String("field", field), zap.Error(err))
+	if m.source(mm) == nil {
+		return influxql.Unknown
 	}
-	return typ
-}
-
-// CreateIterator merges the iterators of all shards. Aggregates are pushed
-// down: each node sends its own, and the merge joins them.
-func (m *mapping) CreateIterator(ctx context.Context, mm *influxql.Measurement, opt query.IteratorOptions) (query.Iterator, error) {
-	opt = m.clip(opt)
-	req, err := iteratorRequest(mm, opt)
-	if err != nil {
-		return nil, err
+	switch field {
+	case "_name", "_tagKey", "_tagValue", "_seriesKey":
+		return influxql.String
 	}
-	var (
-		mu     sync.Mutex
-		inputs []query.Iterator
-	)
-	add := func(itr query.Iterator) {
-		mu.Lock()
-		defer mu.Unlock()
-		if itr != nil {
-			inputs = append(inputs, itr)
-		}
+	switch mm.SystemIterator + "." + field {
+	case "_fieldKeys.fieldKey", "_fieldKeys.fieldType", "_series.key", "_tagKeys.tagKey":
+		return influxql.String
 	}
-	itr, err := m.local.CreateIterator(ctx, mm, opt)
-	if err != nil {
-		return nil, err
+	if mm.SystemIterator != "" {
+		return influxql.Unknown
 	}
-	add(itr)
-	err = m.others(mm).open(ctx, func(c rpc.QueryClient, ids []uint64) error {
-		itr, err := openIterator(ctx, c, &rpc.CreateIteratorRequest{ShardIds: ids, Options: req})
-		if err == nil {
-			add(itr)
-		}
-		return err
-	})
-	if err != nil {
-		query.Iterators(inputs).Close()
-		return nil, err
+	s := m.schema(mm)
+	if t, ok := s.fields[field]; ok {
+		return t
 	}
-	return query.Iterators(inputs).Merge(opt)
+	if _, ok := s.dims[field]; ok {
+		return influxql.Tag
+	}
+	return influxql.Unknown
 }
 
 // IteratorCost adds the costs of all shards.
 func (m *mapping) IteratorCost(mm *influxql.Measurement, opt query.IteratorOptions) (query.IteratorCost, error) {
-	opt = m.clip(opt)
-	cost, err := m.local.IteratorCost(mm, opt)
-	if err != nil {
-		return cost, err
+	src := m.source(mm)
+	if src == nil {
+		return query.IteratorCost{}, nil
 	}
-	req, err := iteratorRequest(mm, opt)
+	opt = m.clip(opt)
+	req, err := encodeOptions(mm, opt)
+	if err != nil {
+		return query.IteratorCost{}, err
+	}
+	local, remote := src.split(src.shards())
+	cost, err := localShards(m.store, local, mm).IteratorCost(mm, opt)
 	if err != nil {
 		return cost, err
 	}
 	var mu sync.Mutex
-	err = m.others(mm).each(context.Background(), func(ctx context.Context, c rpc.QueryClient, ids []uint64) error {
-		r, err := c.IteratorCost(ctx, &rpc.CreateIteratorRequest{ShardIds: ids, Options: req})
+	err = src.others.each(context.Background(), remote, func(ctx context.Context, p peer, ids []uint64) ([]uint64, error) {
+		r, err := p.IteratorCost(ctx, &rpc.IteratorRequest{ShardIds: ids, Options: req})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -221,104 +303,22 @@ func (m *mapping) IteratorCost(mm *influxql.Measurement, opt query.IteratorOptio
 			NumShards: r.NumShards, NumSeries: r.NumSeries, CachedValues: r.CachedValues,
 			NumFiles: r.NumFiles, BlocksRead: r.BlocksRead, BlockSize: r.BlockSize,
 		})
-		return nil
+		return r.Missing, nil
 	})
 	return cost, err
 }
 
-// Close drops the map.
-func (m *mapping) Close() error { return m.local.Close() }
+// Close has nothing to free: iterators that were made live on.
+func (m *mapping) Close() error { return nil }
 
 // clip narrows the time range to that of the statement, as the engine does locally.
 func (m *mapping) clip(opt query.IteratorOptions) query.IteratorOptions {
-	opt.StartTime = max(opt.StartTime, m.local.MinTime.UnixNano())
-	opt.EndTime = min(opt.EndTime, m.local.MaxTime.UnixNano())
+	opt.StartTime = max(opt.StartTime, m.min.UnixNano())
+	opt.EndTime = min(opt.EndTime, m.max.UnixNano())
 	return opt
 }
 
-// iteratorRequest encodes a measurement and options: the engine's encoding of
-// options carries measurements as their sources.
-func iteratorRequest(mm *influxql.Measurement, opt query.IteratorOptions) ([]byte, error) {
-	opt.Sources = []influxql.Source{mm}
-	b, err := opt.MarshalBinary()
-	if err != nil {
-		return nil, fmt.Errorf("encode the query for other nodes: %w", err)
-	}
-	return b, nil
-}
-
-func encodeMeasurement(mm *influxql.Measurement) []byte {
-	b, err := iteratorRequest(mm, query.IteratorOptions{})
-	if err != nil {
-		return nil // strings always encode
-	}
-	return b
-}
-
-// decodeRequest is the inverse of iteratorRequest.
-func decodeRequest(b []byte) (*influxql.Measurement, query.IteratorOptions, error) {
-	var opt query.IteratorOptions
-	if err := opt.UnmarshalBinary(b); err != nil {
-		return nil, opt, fmt.Errorf("malformed query: %w", err)
-	}
-	if len(opt.Sources) != 1 {
-		return nil, opt, errors.New("malformed query: not one measurement")
-	}
-	mm, ok := opt.Sources[0].(*influxql.Measurement)
-	if !ok {
-		return nil, opt, errors.New("malformed query: not a measurement")
-	}
-	return mm, opt, nil
-}
-
-// openIterator starts a remote iterator and waits for its type: from then on
-// its node cannot be replaced.
-func openIterator(ctx context.Context, c rpc.QueryClient, req *rpc.CreateIteratorRequest) (query.Iterator, error) {
-	sctx, cancel := context.WithCancel(ctx)
-	stream, err := c.CreateIterator(sctx, req)
-	if err != nil {
-		cancel()
-		return nil, err
-	}
-	first, err := stream.Recv()
-	if err != nil {
-		cancel()
-		return nil, err
-	}
-	if first.None {
-		cancel()
-		return nil, nil
-	}
-	stats := query.IteratorStats{SeriesN: int(first.SeriesN), PointN: int(first.PointN)}
-	return query.NewReaderIterator(ctx, &streamReader{stream: stream, cancel: cancel}, influxql.DataType(first.DataType), stats), nil
-}
-
-// streamReader is a stream of chunks as a reader. Only an end that the sender
-// declared is io.EOF. Close frees the sender.
-type streamReader struct {
-	stream interface {
-		Recv() (*rpc.CreateIteratorChunk, error)
-	}
-	cancel context.CancelFunc
-	held   []byte
-}
-
-func (r *streamReader) Read(p []byte) (int, error) {
-	for len(r.held) == 0 {
-		c, err := r.stream.Recv()
-		if err == io.EOF {
-			return 0, io.EOF
-		} else if err != nil {
-			return 0, fmt.Errorf("a data node failed during the query: %s", rpc.Message(err))
-		}
-		r.held = c.Data
-	}
-	n := copy(p, r.held)
-	r.held = r.held[n:]
-	return n, nil
-}
-
-func (r *streamReader) Close() error {
-	r.cancel()
-	return nil
+// localShards are some shards of this node, with the engine's own code over them.
+func localShards(store *tsdb.Store, ids []uint64, mm *influxql.Measurement) *coordinator.LocalShardMapping {
+	return &coordinator.LocalShardMapping{ShardMap: map[coordinator.Source]tsdb.ShardGroup{sourceOf(mm): store.ShardGroup(ids)}}
 }

@@ -4,12 +4,11 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 
-	"github.com/influxdata/influxdb/pkg/estimator/hll"
 	"github.com/influxdata/influxdb/query"
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb"
@@ -31,69 +30,30 @@ func NewSchema(meta Metadata, store *tsdb.Store, pool *rpc.Pool) *Schema {
 	return &Schema{meta: meta, store: store, pool: pool}
 }
 
-// errAuthorizer is returned for grants finer than those of InfluxDB 1.x open source.
-var errAuthorizer = errors.New("authorization by series is not supported across data nodes")
-
-func conditionText(e influxql.Expr) string {
-	if e == nil {
-		return ""
-	}
-	return e.String()
+// shardsOf lists the shards of a database, or of one policy when rp is not empty.
+func (s *Schema) shardsOf(db, rp string) []uint64 {
+	return s.shards(func(sh cluster.Shard) bool {
+		return sh.Database == db && (rp == "" || sh.RetentionPolicy == rp)
+	})
 }
 
-// everyNode asks all other nodes. Nodes that do not answer are an error only
-// where they are all the owners of a shard of db.
-func (s *Schema) everyNode(ctx context.Context, db string, fn func(context.Context, rpc.QueryClient) error) error {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	var (
-		wg   sync.WaitGroup
-		mu   sync.Mutex
-		down = make(map[uint64]error)
-	)
-	st := s.meta.State()
-	for _, n := range st.DataNodes {
-		if n.ID == s.meta.NodeID() {
-			continue
-		}
-		wg.Add(1)
-		go func(n cluster.Node) {
-			defer wg.Done()
-			conn, err := s.pool.Conn(n.TCPAddr)
-			if err == nil {
-				err = fn(ctx, rpc.NewQueryClient(conn))
-			}
-			if err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				down[n.ID] = fmt.Errorf("%s: %s", n.TCPAddr, rpc.Message(err))
-			}
-		}(n)
-	}
-	wg.Wait()
-	if len(down) == 0 {
-		return nil
-	}
-	for _, sh := range st.Shards() {
-		if sh.Database != db {
-			continue
-		}
-		var why error
-		if !slices.ContainsFunc(sh.Owners, func(id uint64) bool { why = errors.Join(why, down[id]); return down[id] == nil }) && why != nil {
-			return fmt.Errorf("shard %d is on no reachable node: %w", sh.ID, why)
+func (s *Schema) shards(match func(cluster.Shard) bool) (ids []uint64) {
+	for _, sh := range s.meta.State().Shards() {
+		if match(sh) {
+			ids = append(ids, sh.ID)
 		}
 	}
-	return nil
+	return ids
 }
 
-// eachShard asks the local store for the shards that this node has, and owners for the others.
-func (s *Schema) eachShard(ctx context.Context, ids []uint64, local func([]uint64) error, remote func(context.Context, rpc.QueryClient, []uint64) error) error {
+// each asks the local store for the shards that this node has, and owners for the others.
+func (s *Schema) each(ctx context.Context, ids []uint64, local func([]uint64) error, remote question) error {
 	want := make(map[uint64]bool, len(ids))
 	for _, id := range ids {
 		want[id] = true
 	}
 	o := newOwned(s.meta, s.pool)
-	var mine []uint64
+	var mine, theirs []uint64
 	for _, sh := range s.meta.State().Shards() {
 		if !want[sh.ID] {
 			continue
@@ -104,6 +64,8 @@ func (s *Schema) eachShard(ctx context.Context, ids []uint64, local func([]uint6
 		}
 		if o.add(info, s.store) {
 			mine = append(mine, sh.ID)
+		} else {
+			theirs = append(theirs, sh.ID)
 		}
 	}
 	if len(mine) > 0 {
@@ -111,7 +73,7 @@ func (s *Schema) eachShard(ctx context.Context, ids []uint64, local func([]uint6
 			return err
 		}
 	}
-	return o.each(ctx, remote)
+	return o.each(ctx, theirs, remote)
 }
 
 // MeasurementNames lists the measurements of a database, sorted.
@@ -119,20 +81,25 @@ func (s *Schema) MeasurementNames(ctx context.Context, auth query.FineAuthorizer
 	if !query.AuthorizerIsOpen(auth) {
 		return nil, errAuthorizer
 	}
-	names, err := s.store.MeasurementNames(ctx, auth, db, rp, cond)
-	if err != nil {
-		return nil, err
+	if index := s.store.EngineOptions.IndexVersion; rp != "" && index != tsdb.TSI1IndexName {
+		return nil, fmt.Errorf("retention policy filter for measurements not supported for index %s", index)
 	}
-	var mu sync.Mutex
-	err = s.everyNode(ctx, db, func(ctx context.Context, c rpc.QueryClient) error {
-		r, err := c.MeasurementNames(ctx, &rpc.SchemaRequest{Database: db, RetentionPolicy: rp, Condition: conditionText(cond)})
+	var (
+		mu    sync.Mutex
+		names [][]byte
+	)
+	err := s.each(ctx, s.shardsOf(db, rp), func(mine []uint64) (err error) {
+		names, err = measurementNames(s.store, mine, cond)
+		return err
+	}, func(ctx context.Context, p peer, ids []uint64) ([]uint64, error) {
+		r, err := p.MeasurementNames(ctx, &rpc.SchemaRequest{ShardIds: ids, Condition: encodeCondition(cond)})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		mu.Lock()
 		defer mu.Unlock()
 		names = append(names, r.Names...)
-		return nil
+		return r.Missing, nil
 	})
 	if err != nil {
 		return nil, err
@@ -148,26 +115,26 @@ func (s *Schema) TagKeys(ctx context.Context, auth query.FineAuthorizer, ids []u
 	}
 	var mu sync.Mutex
 	all := make(map[string][]string)
-	add := func(m string, keys []string) {
-		mu.Lock()
-		defer mu.Unlock()
-		all[m] = append(all[m], keys...)
-	}
-	err := s.eachShard(ctx, ids, func(mine []uint64) error {
+	err := s.each(ctx, ids, func(mine []uint64) error {
 		list, err := s.store.TagKeys(ctx, auth, mine, cond)
 		for _, m := range list {
-			add(m.Measurement, m.Keys)
+			all[m.Measurement] = append(all[m.Measurement], m.Keys...)
 		}
 		return err
-	}, func(ctx context.Context, c rpc.QueryClient, ids []uint64) error {
-		r, err := c.TagKeys(ctx, &rpc.SchemaRequest{ShardIds: ids, Condition: conditionText(cond)})
+	}, func(ctx context.Context, p peer, ids []uint64) ([]uint64, error) {
+		r, err := p.TagKeys(ctx, &rpc.SchemaRequest{ShardIds: ids, Condition: encodeCondition(cond)})
 		if err != nil {
-			return err
+			return nil, err
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		for _, m := range r.Measurements {
-			add(m.Measurement, m.Keys)
+			name := string(m.Measurement)
+			for _, k := range m.Keys {
+				all[name] = append(all[name], string(k))
+			}
 		}
-		return nil
+		return r.Missing, nil
 	})
 	if err != nil {
 		return nil, err
@@ -188,28 +155,34 @@ func (s *Schema) TagValues(ctx context.Context, auth query.FineAuthorizer, ids [
 	}
 	var mu sync.Mutex
 	all := make(map[string][]tsdb.KeyValue)
-	add := func(m string, values ...tsdb.KeyValue) {
-		mu.Lock()
-		defer mu.Unlock()
-		all[m] = append(all[m], values...)
-	}
-	err := s.eachShard(ctx, ids, func(mine []uint64) error {
+	err := s.each(ctx, ids, func(mine []uint64) error {
 		list, err := s.store.TagValues(ctx, auth, mine, cond)
 		for _, m := range list {
-			add(m.Measurement, m.Values...)
+			all[m.Measurement] = append(all[m.Measurement], m.Values...)
 		}
 		return err
-	}, func(ctx context.Context, c rpc.QueryClient, ids []uint64) error {
-		r, err := c.TagValues(ctx, &rpc.SchemaRequest{ShardIds: ids, Condition: conditionText(cond)})
+	}, func(ctx context.Context, p peer, ids []uint64) (missing []uint64, err error) {
+		chunks, err := p.TagValues(ctx, &rpc.SchemaRequest{ShardIds: ids, Condition: encodeCondition(cond)})
 		if err != nil {
-			return err
+			return nil, err
 		}
-		for _, m := range r.Measurements {
-			for _, kv := range m.Values {
-				add(m.Measurement, tsdb.KeyValue{Key: kv.Key, Value: kv.Value})
+		for {
+			c, err := chunks.Recv()
+			if err == io.EOF {
+				return missing, nil
+			} else if err != nil {
+				return nil, err
 			}
+			missing = append(missing, c.Missing...)
+			mu.Lock()
+			for _, m := range c.Measurements {
+				name := string(m.Measurement)
+				for _, kv := range m.Values {
+					all[name] = append(all[name], tsdb.KeyValue{Key: string(kv.Key), Value: string(kv.Value)})
+				}
+			}
+			mu.Unlock()
 		}
-		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -225,73 +198,44 @@ func (s *Schema) TagValues(ctx context.Context, auth query.FineAuthorizer, ids [
 	return out, nil
 }
 
-// SeriesCardinality estimates the number of series of a database.
+// SeriesCardinality counts the series of a database, each once: by 64-bit
+// hashes of their keys, of which two among a million are equal with a
+// probability of one in 37 million.
 func (s *Schema) SeriesCardinality(ctx context.Context, db string) (int64, error) {
-	return s.cardinality(ctx, db, false)
-}
-
-// MeasurementsCardinality estimates the number of measurements of a database.
-func (s *Schema) MeasurementsCardinality(ctx context.Context, db string) (int64, error) {
-	return s.cardinality(ctx, db, true)
-}
-
-// cardinality joins the nodes' sketches: replicas count once.
-func (s *Schema) cardinality(ctx context.Context, db string, measurements bool) (int64, error) {
-	var mu sync.Mutex
-	has, gone := hll.NewDefaultPlus(), hll.NewDefaultPlus()
-	add := func(sketch, tombstones []byte) error {
-		mu.Lock()
-		defer mu.Unlock()
-		for _, part := range []struct {
-			into *hll.Plus
-			b    []byte
-		}{{has, sketch}, {gone, tombstones}} {
-			if len(part.b) == 0 {
-				continue
-			}
-			p := hll.NewDefaultPlus()
-			if err := p.UnmarshalBinary(part.b); err != nil {
-				return fmt.Errorf("malformed sketch: %w", err)
-			}
-			if err := part.into.Merge(p); err != nil {
-				return err
-			}
+	var (
+		mu     sync.Mutex
+		hashes []uint64
+	)
+	err := s.each(ctx, s.shardsOf(db, ""), func(mine []uint64) (err error) {
+		hashes, err = seriesHashes(ctx, s.store, mine)
+		return err
+	}, func(ctx context.Context, p peer, ids []uint64) (missing []uint64, err error) {
+		chunks, err := p.SeriesHashes(ctx, &rpc.SchemaRequest{ShardIds: ids})
+		if err != nil {
+			return nil, err
 		}
-		return nil
-	}
-	a, b, err := sketches(ctx, s.store, db, measurements)
-	if err == nil {
-		err = add(a, b)
-	}
+		for {
+			c, err := chunks.Recv()
+			if err == io.EOF {
+				return missing, nil
+			} else if err != nil {
+				return nil, err
+			}
+			missing = append(missing, c.Missing...)
+			mu.Lock()
+			hashes = append(hashes, c.Hashes...)
+			mu.Unlock()
+		}
+	})
 	if err != nil {
 		return 0, err
 	}
-	err = s.everyNode(ctx, db, func(ctx context.Context, c rpc.QueryClient) error {
-		r, err := c.Cardinality(ctx, &rpc.CardinalityRequest{Database: db, Measurements: measurements})
-		if err != nil {
-			return err
-		}
-		return add(r.Sketch, r.TombstoneSketch)
-	})
-	return max(int64(has.Count())-int64(gone.Count()), 0), err
+	slices.Sort(hashes)
+	return int64(len(slices.Compact(hashes))), nil
 }
 
-func sketches(ctx context.Context, store *tsdb.Store, db string, measurements bool) (has, gone []byte, err error) {
-	get := store.SeriesSketches
-	if measurements {
-		get = store.MeasurementsSketches
-	}
-	a, b, err := get(ctx, db)
-	if err != nil {
-		return nil, nil, err
-	}
-	if a != nil {
-		if has, err = a.MarshalBinary(); err != nil {
-			return nil, nil, err
-		}
-	}
-	if b != nil {
-		gone, err = b.MarshalBinary()
-	}
-	return has, gone, err
+// MeasurementsCardinality counts the measurements of a database.
+func (s *Schema) MeasurementsCardinality(ctx context.Context, db string) (int64, error) {
+	names, err := s.MeasurementNames(ctx, nil, db, "", nil)
+	return int64(len(names)), err
 }

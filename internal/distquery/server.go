@@ -3,10 +3,14 @@ package distquery
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
+	"sync"
+	"time"
 
-	"github.com/influxdata/influxdb/coordinator"
+	"github.com/influxdata/influxdb/pkg/tracing"
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
@@ -17,18 +21,26 @@ import (
 	"concord/internal/rpc"
 )
 
-// chunkSize is how many bytes of points are sent at once.
-const chunkSize = 64 << 10
+const (
+	chunkSize = 64 << 10 // bytes of points sent at once
+	chunkLen  = 4096     // elements of a list sent at once
+)
 
 // Server answers other nodes' queries from this node's shards.
 type Server struct {
 	rpc.UnimplementedQueryServer
+
+	// Beat is the time between two signs of life of an iterator.
+	Beat time.Duration
+
 	store *tsdb.Store
 	log   *zap.Logger
 }
 
 // NewServer returns the server over store.
-func NewServer(store *tsdb.Store, log *zap.Logger) *Server { return &Server{store: store, log: log} }
+func NewServer(store *tsdb.Store, log *zap.Logger) *Server {
+	return &Server{Beat: time.Second, store: store, log: log}
+}
 
 // guard turns a panic of the engine into an error of one call.
 func (s *Server) guard(err *error) {
@@ -38,58 +50,180 @@ func (s *Server) guard(err *error) {
 	}
 }
 
-// over maps one measurement to the asked shards that this node has.
-func (s *Server) over(ids []uint64, encoded []byte) (*coordinator.LocalShardMapping, *influxql.Measurement, query.IteratorOptions, error) {
-	mm, opt, err := decodeRequest(encoded)
-	if err != nil {
-		return nil, nil, opt, status.Error(codes.InvalidArgument, err.Error())
+// failure tells the asking node whether another owner may do better: not when
+// the query itself is at fault.
+func failure(err error) error {
+	if err == nil || status.Code(err) != codes.Unknown {
+		return err
 	}
-	src := coordinator.Source{Database: mm.Database, RetentionPolicy: mm.RetentionPolicy}
-	return &coordinator.LocalShardMapping{ShardMap: map[coordinator.Source]tsdb.ShardGroup{src: s.store.ShardGroup(ids)}}, mm, opt, nil
+	for _, here := range []error{
+		tsdb.ErrShardDisabled, tsdb.ErrEngineClosed, tsdb.ErrStoreClosed, tsdb.ErrShardNotFound,
+		tsdb.ErrShardDeletion, tsdb.ErrIndexClosing, tsdb.ErrSeriesFileClosed, context.Canceled, context.DeadlineExceeded,
+	} {
+		if errors.Is(err, here) {
+			return status.Error(codes.Unavailable, err.Error())
+		}
+	}
+	if errors.As(err, new(*fs.PathError)) {
+		return status.Error(codes.DataLoss, err.Error())
+	}
+	return status.Error(codes.InvalidArgument, err.Error())
 }
 
-// CreateIterator streams the points of an iterator.
-func (s *Server) CreateIterator(r *rpc.CreateIteratorRequest, stream rpc.Query_CreateIteratorServer) (err error) {
+// decode reads what every question about a measurement has.
+func decode(encoded []byte) (*influxql.Measurement, query.IteratorOptions, error) {
+	mm, opt, err := decodeOptions(encoded)
+	if err != nil {
+		err = status.Error(codes.InvalidArgument, err.Error())
+	}
+	return mm, opt, err
+}
+
+// missing lists the shards that this node does not have.
+func (s *Server) missing(ids []uint64) []uint64 {
+	return slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return s.store.Shard(id) != nil })
+}
+
+// CreateIterator streams the points of an iterator. It ends when its caller
+// does: the stream's context interrupts the engine.
+func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIteratorServer) (err error) {
 	defer s.guard(&err)
-	m, mm, opt, err := s.over(r.ShardIds, r.Options)
+	mm, opt, err := decode(r.Options)
 	if err != nil {
 		return err
 	}
-	ctx := stream.Context()
-	opt.InterruptCh = ctx.Done()
-	itr, err := m.CreateIterator(ctx, mm, opt)
+	ctx, trace, span, err := traced(out.Context(), r.Span)
 	if err != nil {
-		return status.Error(codes.InvalidArgument, err.Error())
+		return err
 	}
+	opt.InterruptCh = ctx.Done()
+	to := &sender{out: out}
+	defer to.beat(s.Beat)()
+
+	in, err := openShards(ctx, s.store, r.ShardIds, mm, opt)
+	if err != nil {
+		return failure(err)
+	}
+	itr, err := in.merge(mm, opt)
+	if err != nil {
+		return failure(err)
+	}
+	open := &rpc.IteratorChunk{Open: true, Missing: in.missing, Series: in.series}
 	if itr == nil {
-		return stream.Send(&rpc.CreateIteratorChunk{None: true})
+		return to.send(open)
 	}
-	defer itr.Close()
+	closeItr := sync.OnceFunc(func() { itr.Close() })
+	defer closeItr()
 	typ, err := typeOf(itr)
 	if err != nil {
 		return err
 	}
-	stats := itr.Stats()
-	if err := stream.Send(&rpc.CreateIteratorChunk{DataType: int32(typ), SeriesN: int64(stats.SeriesN), PointN: int64(stats.PointN)}); err != nil {
+	open.DataType = int32(typ)
+	to.count(itr)
+	defer to.count(nil)
+	if err := to.send(open); err != nil {
 		return err
 	}
-	w := bufio.NewWriterSize(chunkWriter{stream}, chunkSize)
-	if err := query.NewIteratorEncoder(w).EncodeIterator(itr); err != nil {
+	w := bufio.NewWriterSize(to, chunkSize)
+	enc := query.NewIteratorEncoder(w)
+	if u, ok := itr.(query.UnsignedIterator); ok {
+		err = enc.EncodeIterator(signed{u})
+	} else {
+		err = enc.EncodeIterator(itr)
+	}
+	if err == nil {
+		err = ctx.Err() // an interrupted iterator ends as a finished one does
+	}
+	if err != nil {
 		return err
+	}
+	if trace != nil {
+		closeItr() // which completes the engine's spans
+		span.Finish()
+		if err := enc.EncodeTrace(trace); err != nil {
+			return err
+		}
 	}
 	return w.Flush()
 }
 
-type chunkWriter struct {
-	stream rpc.Query_CreateIteratorServer
+// traced continues the trace of the asking node, when there is one.
+func traced(ctx context.Context, parent []byte) (context.Context, *tracing.Trace, *tracing.Span, error) {
+	if len(parent) == 0 {
+		return ctx, nil, nil, nil
+	}
+	var sc tracing.SpanContext
+	if err := sc.UnmarshalBinary(parent); err != nil {
+		return nil, nil, nil, status.Errorf(codes.InvalidArgument, "malformed span: %v", err)
+	}
+	trace, span := tracing.NewTraceFromSpan("remote_iterator", sc)
+	return tracing.NewContextWithSpan(tracing.NewContextWithTrace(ctx, trace), span), trace, span, nil
 }
 
-func (w chunkWriter) Write(p []byte) (int, error) {
+// sender sends points, and signs of life with the counters so far.
+type sender struct {
+	mu   sync.Mutex // a stream takes one Send at a time
+	out  rpc.Query_CreateIteratorServer
+	itr  query.Iterator // counted; nil before it is there and after its end
+	sent bool           // something, since the last beat
+}
+
+func (s *sender) count(itr query.Iterator) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.itr = itr
+}
+
+func (s *sender) send(c *rpc.IteratorChunk) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sendLocked(c)
+}
+
+func (s *sender) sendLocked(c *rpc.IteratorChunk) error {
+	if s.itr != nil {
+		n := s.itr.Stats()
+		c.SeriesN, c.PointN = int64(n.SeriesN), int64(n.PointN)
+	}
+	s.sent = true
+	return s.out.Send(c)
+}
+
+// Write sends points.
+func (s *sender) Write(p []byte) (int, error) {
 	// gRPC may keep the message after Send: it gets its own bytes.
-	if err := w.stream.Send(&rpc.CreateIteratorChunk{Data: slices.Clone(p)}); err != nil {
+	if err := s.send(&rpc.IteratorChunk{Data: slices.Clone(p)}); err != nil {
 		return 0, err
 	}
 	return len(p), nil
+}
+
+// beat sends a sign of life whenever nothing else was sent, until the returned function.
+func (s *sender) beat(every time.Duration) (stop func()) {
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-end:
+				return
+			case <-tick.C:
+			}
+			s.mu.Lock()
+			var err error
+			if !s.sent {
+				err = s.sendLocked(&rpc.IteratorChunk{})
+			}
+			s.sent = false
+			s.mu.Unlock()
+			if err != nil {
+				return // the stream is over, as the iterator will notice
+			}
+		}
+	}()
+	return func() { close(end); <-ended }
 }
 
 func typeOf(itr query.Iterator) (influxql.DataType, error) {
@@ -109,119 +243,63 @@ func typeOf(itr query.Iterator) (influxql.DataType, error) {
 }
 
 // IteratorCost tells what an iterator would read.
-func (s *Server) IteratorCost(_ context.Context, r *rpc.CreateIteratorRequest) (_ *rpc.IteratorCostResponse, err error) {
+func (s *Server) IteratorCost(_ context.Context, r *rpc.IteratorRequest) (_ *rpc.IteratorCostResponse, err error) {
 	defer s.guard(&err)
-	m, mm, opt, err := s.over(r.ShardIds, r.Options)
+	mm, opt, err := decode(r.Options)
 	if err != nil {
 		return nil, err
 	}
-	c, err := m.IteratorCost(mm, opt)
+	missing := s.missing(r.ShardIds)
+	c, err := localShards(s.store, r.ShardIds, mm).IteratorCost(mm, opt)
 	if err != nil {
-		return nil, err
+		return nil, failure(err)
 	}
 	return &rpc.IteratorCostResponse{
 		NumShards: c.NumShards, NumSeries: c.NumSeries, CachedValues: c.CachedValues,
-		NumFiles: c.NumFiles, BlocksRead: c.BlocksRead, BlockSize: c.BlockSize,
+		NumFiles: c.NumFiles, BlocksRead: c.BlocksRead, BlockSize: c.BlockSize, Missing: missing,
 	}, nil
+}
+
+// TagSets streams the groups that an iterator would have.
+func (s *Server) TagSets(r *rpc.IteratorRequest, out rpc.Query_TagSetsServer) (err error) {
+	defer s.guard(&err)
+	mm, opt, err := decode(r.Options)
+	if err != nil {
+		return err
+	}
+	opt.InterruptCh = out.Context().Done()
+	sets, missing, err := shardTagSets(s.store, r.ShardIds, mm, opt)
+	if err != nil {
+		return failure(err)
+	}
+	if err := out.Send(&rpc.TagSetsChunk{Missing: missing}); err != nil {
+		return err
+	}
+	for part := range slices.Chunk(sets, chunkLen) {
+		if err := out.Send(&rpc.TagSetsChunk{TagSets: part}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // FieldDimensions lists a measurement's fields and tags.
 func (s *Server) FieldDimensions(_ context.Context, r *rpc.FieldDimensionsRequest) (_ *rpc.FieldDimensionsResponse, err error) {
 	defer s.guard(&err)
-	m, mm, _, err := s.over(r.ShardIds, r.Measurement)
+	mm, _, err := decode(r.Measurement)
 	if err != nil {
 		return nil, err
 	}
-	fields, dims, err := m.FieldDimensions(mm)
+	resp := &rpc.FieldDimensionsResponse{Missing: s.missing(r.ShardIds)}
+	fields, dims, err := localShards(s.store, r.ShardIds, mm).FieldDimensions(mm)
 	if err != nil {
-		return nil, err
+		return nil, failure(err)
 	}
-	resp := &rpc.FieldDimensionsResponse{Fields: make(map[string]int32, len(fields))}
-	for k, t := range fields {
-		resp.Fields[k] = int32(t)
+	for name, t := range fields {
+		resp.Fields = append(resp.Fields, &rpc.FieldDimensionsResponse_Field{Name: []byte(name), DataType: int32(t)})
 	}
 	for d := range dims {
-		resp.Dimensions = append(resp.Dimensions, d)
+		resp.Dimensions = append(resp.Dimensions, []byte(d))
 	}
 	return resp, nil
-}
-
-// MapType tells a field's type.
-func (s *Server) MapType(_ context.Context, r *rpc.MapTypeRequest) (_ *rpc.MapTypeResponse, err error) {
-	defer s.guard(&err)
-	m, mm, _, err := s.over(r.ShardIds, r.Measurement)
-	if err != nil {
-		return nil, err
-	}
-	return &rpc.MapTypeResponse{DataType: int32(m.MapType(mm, r.Field))}, nil
-}
-
-func condition(text string) (influxql.Expr, error) {
-	if text == "" {
-		return nil, nil
-	}
-	e, err := influxql.ParseExpr(text)
-	if err != nil {
-		return nil, status.Errorf(codes.InvalidArgument, "malformed condition: %v", err)
-	}
-	return e, nil
-}
-
-// MeasurementNames lists the measurements of a database on this node.
-func (s *Server) MeasurementNames(ctx context.Context, r *rpc.SchemaRequest) (_ *rpc.MeasurementNamesResponse, err error) {
-	defer s.guard(&err)
-	cond, err := condition(r.Condition)
-	if err != nil {
-		return nil, err
-	}
-	names, err := s.store.MeasurementNames(ctx, query.OpenAuthorizer, r.Database, r.RetentionPolicy, cond)
-	return &rpc.MeasurementNamesResponse{Names: names}, err
-}
-
-// TagKeys lists tag keys by measurement.
-func (s *Server) TagKeys(ctx context.Context, r *rpc.SchemaRequest) (_ *rpc.TagKeysResponse, err error) {
-	defer s.guard(&err)
-	cond, err := condition(r.Condition)
-	if err != nil {
-		return nil, err
-	}
-	list, err := s.store.TagKeys(ctx, query.OpenAuthorizer, r.ShardIds, cond)
-	if err != nil {
-		return nil, err
-	}
-	resp := &rpc.TagKeysResponse{}
-	for _, m := range list {
-		resp.Measurements = append(resp.Measurements, &rpc.TagKeysResponse_Keys{Measurement: m.Measurement, Keys: m.Keys})
-	}
-	return resp, nil
-}
-
-// TagValues lists tag values by measurement.
-func (s *Server) TagValues(ctx context.Context, r *rpc.SchemaRequest) (_ *rpc.TagValuesResponse, err error) {
-	defer s.guard(&err)
-	cond, err := condition(r.Condition)
-	if err != nil {
-		return nil, err
-	}
-	list, err := s.store.TagValues(ctx, query.OpenAuthorizer, r.ShardIds, cond)
-	if err != nil {
-		return nil, err
-	}
-	resp := &rpc.TagValuesResponse{}
-	for _, m := range list {
-		v := &rpc.TagValuesResponse_Values{Measurement: m.Measurement}
-		for _, kv := range m.Values {
-			v.Values = append(v.Values, &rpc.TagValuesResponse_KeyValue{Key: kv.Key, Value: kv.Value})
-		}
-		resp.Measurements = append(resp.Measurements, v)
-	}
-	return resp, nil
-}
-
-// Cardinality sends this node's sketches of a database.
-func (s *Server) Cardinality(ctx context.Context, r *rpc.CardinalityRequest) (_ *rpc.CardinalityResponse, err error) {
-	defer s.guard(&err)
-	resp := &rpc.CardinalityResponse{}
-	resp.Sketch, resp.TombstoneSketch, err = sketches(ctx, s.store, r.Database, r.Measurements)
-	return resp, err
 }

@@ -843,757 +843,6 @@ func (*HintResponse) Descriptor() ([]byte, []int) {
 	return file_concord_proto_rawDescGZIP(), []int{12}
 }
 
-type CreateIteratorRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
-	Measurement   []byte                 `protobuf:"bytes,2,opt,name=measurement,proto3" json:"measurement,omitempty"` // influxql.Measurement, protobuf of the engine
-	Options       []byte                 `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`         // query.IteratorOptions, protobuf of the engine
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *CreateIteratorRequest) Reset() {
-	*x = CreateIteratorRequest{}
-	mi := &file_concord_proto_msgTypes[13]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *CreateIteratorRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*CreateIteratorRequest) ProtoMessage() {}
-
-func (x *CreateIteratorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[13]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use CreateIteratorRequest.ProtoReflect.Descriptor instead.
-func (*CreateIteratorRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{13}
-}
-
-func (x *CreateIteratorRequest) GetShardIds() []uint64 {
-	if x != nil {
-		return x.ShardIds
-	}
-	return nil
-}
-
-func (x *CreateIteratorRequest) GetMeasurement() []byte {
-	if x != nil {
-		return x.Measurement
-	}
-	return nil
-}
-
-func (x *CreateIteratorRequest) GetOptions() []byte {
-	if x != nil {
-		return x.Options
-	}
-	return nil
-}
-
-// CreateIteratorChunk: the first has the type, the others the data.
-type CreateIteratorChunk struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	None          bool                   `protobuf:"varint,1,opt,name=none,proto3" json:"none,omitempty"`                         // no iterator: nothing matches
-	DataType      int32                  `protobuf:"varint,2,opt,name=data_type,json=dataType,proto3" json:"data_type,omitempty"` // influxql.DataType
-	SeriesN       int64                  `protobuf:"varint,3,opt,name=series_n,json=seriesN,proto3" json:"series_n,omitempty"`
-	PointN        int64                  `protobuf:"varint,4,opt,name=point_n,json=pointN,proto3" json:"point_n,omitempty"`
-	Data          []byte                 `protobuf:"bytes,5,opt,name=data,proto3" json:"data,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *CreateIteratorChunk) Reset() {
-	*x = CreateIteratorChunk{}
-	mi := &file_concord_proto_msgTypes[14]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *CreateIteratorChunk) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*CreateIteratorChunk) ProtoMessage() {}
-
-func (x *CreateIteratorChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[14]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use CreateIteratorChunk.ProtoReflect.Descriptor instead.
-func (*CreateIteratorChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{14}
-}
-
-func (x *CreateIteratorChunk) GetNone() bool {
-	if x != nil {
-		return x.None
-	}
-	return false
-}
-
-func (x *CreateIteratorChunk) GetDataType() int32 {
-	if x != nil {
-		return x.DataType
-	}
-	return 0
-}
-
-func (x *CreateIteratorChunk) GetSeriesN() int64 {
-	if x != nil {
-		return x.SeriesN
-	}
-	return 0
-}
-
-func (x *CreateIteratorChunk) GetPointN() int64 {
-	if x != nil {
-		return x.PointN
-	}
-	return 0
-}
-
-func (x *CreateIteratorChunk) GetData() []byte {
-	if x != nil {
-		return x.Data
-	}
-	return nil
-}
-
-type IteratorCostResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	NumShards     int64                  `protobuf:"varint,1,opt,name=num_shards,json=numShards,proto3" json:"num_shards,omitempty"`
-	NumSeries     int64                  `protobuf:"varint,2,opt,name=num_series,json=numSeries,proto3" json:"num_series,omitempty"`
-	CachedValues  int64                  `protobuf:"varint,3,opt,name=cached_values,json=cachedValues,proto3" json:"cached_values,omitempty"`
-	NumFiles      int64                  `protobuf:"varint,4,opt,name=num_files,json=numFiles,proto3" json:"num_files,omitempty"`
-	BlocksRead    int64                  `protobuf:"varint,5,opt,name=blocks_read,json=blocksRead,proto3" json:"blocks_read,omitempty"`
-	BlockSize     int64                  `protobuf:"varint,6,opt,name=block_size,json=blockSize,proto3" json:"block_size,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *IteratorCostResponse) Reset() {
-	*x = IteratorCostResponse{}
-	mi := &file_concord_proto_msgTypes[15]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *IteratorCostResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*IteratorCostResponse) ProtoMessage() {}
-
-func (x *IteratorCostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[15]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use IteratorCostResponse.ProtoReflect.Descriptor instead.
-func (*IteratorCostResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{15}
-}
-
-func (x *IteratorCostResponse) GetNumShards() int64 {
-	if x != nil {
-		return x.NumShards
-	}
-	return 0
-}
-
-func (x *IteratorCostResponse) GetNumSeries() int64 {
-	if x != nil {
-		return x.NumSeries
-	}
-	return 0
-}
-
-func (x *IteratorCostResponse) GetCachedValues() int64 {
-	if x != nil {
-		return x.CachedValues
-	}
-	return 0
-}
-
-func (x *IteratorCostResponse) GetNumFiles() int64 {
-	if x != nil {
-		return x.NumFiles
-	}
-	return 0
-}
-
-func (x *IteratorCostResponse) GetBlocksRead() int64 {
-	if x != nil {
-		return x.BlocksRead
-	}
-	return 0
-}
-
-func (x *IteratorCostResponse) GetBlockSize() int64 {
-	if x != nil {
-		return x.BlockSize
-	}
-	return 0
-}
-
-type FieldDimensionsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
-	Measurement   []byte                 `protobuf:"bytes,2,opt,name=measurement,proto3" json:"measurement,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *FieldDimensionsRequest) Reset() {
-	*x = FieldDimensionsRequest{}
-	mi := &file_concord_proto_msgTypes[16]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *FieldDimensionsRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*FieldDimensionsRequest) ProtoMessage() {}
-
-func (x *FieldDimensionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[16]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use FieldDimensionsRequest.ProtoReflect.Descriptor instead.
-func (*FieldDimensionsRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{16}
-}
-
-func (x *FieldDimensionsRequest) GetShardIds() []uint64 {
-	if x != nil {
-		return x.ShardIds
-	}
-	return nil
-}
-
-func (x *FieldDimensionsRequest) GetMeasurement() []byte {
-	if x != nil {
-		return x.Measurement
-	}
-	return nil
-}
-
-type FieldDimensionsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Fields        map[string]int32       `protobuf:"bytes,1,rep,name=fields,proto3" json:"fields,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // influxql.DataType
-	Dimensions    []string               `protobuf:"bytes,2,rep,name=dimensions,proto3" json:"dimensions,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *FieldDimensionsResponse) Reset() {
-	*x = FieldDimensionsResponse{}
-	mi := &file_concord_proto_msgTypes[17]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *FieldDimensionsResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*FieldDimensionsResponse) ProtoMessage() {}
-
-func (x *FieldDimensionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[17]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use FieldDimensionsResponse.ProtoReflect.Descriptor instead.
-func (*FieldDimensionsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{17}
-}
-
-func (x *FieldDimensionsResponse) GetFields() map[string]int32 {
-	if x != nil {
-		return x.Fields
-	}
-	return nil
-}
-
-func (x *FieldDimensionsResponse) GetDimensions() []string {
-	if x != nil {
-		return x.Dimensions
-	}
-	return nil
-}
-
-type MapTypeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
-	Measurement   []byte                 `protobuf:"bytes,2,opt,name=measurement,proto3" json:"measurement,omitempty"`
-	Field         string                 `protobuf:"bytes,3,opt,name=field,proto3" json:"field,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *MapTypeRequest) Reset() {
-	*x = MapTypeRequest{}
-	mi := &file_concord_proto_msgTypes[18]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *MapTypeRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*MapTypeRequest) ProtoMessage() {}
-
-func (x *MapTypeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[18]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use MapTypeRequest.ProtoReflect.Descriptor instead.
-func (*MapTypeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{18}
-}
-
-func (x *MapTypeRequest) GetShardIds() []uint64 {
-	if x != nil {
-		return x.ShardIds
-	}
-	return nil
-}
-
-func (x *MapTypeRequest) GetMeasurement() []byte {
-	if x != nil {
-		return x.Measurement
-	}
-	return nil
-}
-
-func (x *MapTypeRequest) GetField() string {
-	if x != nil {
-		return x.Field
-	}
-	return ""
-}
-
-type MapTypeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	DataType      int32                  `protobuf:"varint,1,opt,name=data_type,json=dataType,proto3" json:"data_type,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *MapTypeResponse) Reset() {
-	*x = MapTypeResponse{}
-	mi := &file_concord_proto_msgTypes[19]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *MapTypeResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*MapTypeResponse) ProtoMessage() {}
-
-func (x *MapTypeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[19]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use MapTypeResponse.ProtoReflect.Descriptor instead.
-func (*MapTypeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{19}
-}
-
-func (x *MapTypeResponse) GetDataType() int32 {
-	if x != nil {
-		return x.DataType
-	}
-	return 0
-}
-
-type SchemaRequest struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	ShardIds        []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
-	Database        string                 `protobuf:"bytes,2,opt,name=database,proto3" json:"database,omitempty"`
-	RetentionPolicy string                 `protobuf:"bytes,3,opt,name=retention_policy,json=retentionPolicy,proto3" json:"retention_policy,omitempty"`
-	Condition       string                 `protobuf:"bytes,4,opt,name=condition,proto3" json:"condition,omitempty"` // InfluxQL expression, empty for none
-	// Authorization is applied on the node that took the query: it sends its grants along.
-	Restricted    bool   `protobuf:"varint,5,opt,name=restricted,proto3" json:"restricted,omitempty"`
-	User          string `protobuf:"bytes,6,opt,name=user,proto3" json:"user,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *SchemaRequest) Reset() {
-	*x = SchemaRequest{}
-	mi := &file_concord_proto_msgTypes[20]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *SchemaRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*SchemaRequest) ProtoMessage() {}
-
-func (x *SchemaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[20]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use SchemaRequest.ProtoReflect.Descriptor instead.
-func (*SchemaRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{20}
-}
-
-func (x *SchemaRequest) GetShardIds() []uint64 {
-	if x != nil {
-		return x.ShardIds
-	}
-	return nil
-}
-
-func (x *SchemaRequest) GetDatabase() string {
-	if x != nil {
-		return x.Database
-	}
-	return ""
-}
-
-func (x *SchemaRequest) GetRetentionPolicy() string {
-	if x != nil {
-		return x.RetentionPolicy
-	}
-	return ""
-}
-
-func (x *SchemaRequest) GetCondition() string {
-	if x != nil {
-		return x.Condition
-	}
-	return ""
-}
-
-func (x *SchemaRequest) GetRestricted() bool {
-	if x != nil {
-		return x.Restricted
-	}
-	return false
-}
-
-func (x *SchemaRequest) GetUser() string {
-	if x != nil {
-		return x.User
-	}
-	return ""
-}
-
-type MeasurementNamesResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Names         [][]byte               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *MeasurementNamesResponse) Reset() {
-	*x = MeasurementNamesResponse{}
-	mi := &file_concord_proto_msgTypes[21]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *MeasurementNamesResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*MeasurementNamesResponse) ProtoMessage() {}
-
-func (x *MeasurementNamesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[21]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use MeasurementNamesResponse.ProtoReflect.Descriptor instead.
-func (*MeasurementNamesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{21}
-}
-
-func (x *MeasurementNamesResponse) GetNames() [][]byte {
-	if x != nil {
-		return x.Names
-	}
-	return nil
-}
-
-type TagKeysResponse struct {
-	state         protoimpl.MessageState  `protogen:"open.v1"`
-	Measurements  []*TagKeysResponse_Keys `protobuf:"bytes,1,rep,name=measurements,proto3" json:"measurements,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *TagKeysResponse) Reset() {
-	*x = TagKeysResponse{}
-	mi := &file_concord_proto_msgTypes[22]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *TagKeysResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*TagKeysResponse) ProtoMessage() {}
-
-func (x *TagKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[22]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use TagKeysResponse.ProtoReflect.Descriptor instead.
-func (*TagKeysResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{22}
-}
-
-func (x *TagKeysResponse) GetMeasurements() []*TagKeysResponse_Keys {
-	if x != nil {
-		return x.Measurements
-	}
-	return nil
-}
-
-type TagValuesResponse struct {
-	state         protoimpl.MessageState      `protogen:"open.v1"`
-	Measurements  []*TagValuesResponse_Values `protobuf:"bytes,1,rep,name=measurements,proto3" json:"measurements,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *TagValuesResponse) Reset() {
-	*x = TagValuesResponse{}
-	mi := &file_concord_proto_msgTypes[23]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *TagValuesResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*TagValuesResponse) ProtoMessage() {}
-
-func (x *TagValuesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[23]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use TagValuesResponse.ProtoReflect.Descriptor instead.
-func (*TagValuesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{23}
-}
-
-func (x *TagValuesResponse) GetMeasurements() []*TagValuesResponse_Values {
-	if x != nil {
-		return x.Measurements
-	}
-	return nil
-}
-
-type CardinalityRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Database      string                 `protobuf:"bytes,1,opt,name=database,proto3" json:"database,omitempty"`
-	Measurements  bool                   `protobuf:"varint,2,opt,name=measurements,proto3" json:"measurements,omitempty"` // of measurements instead of series
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *CardinalityRequest) Reset() {
-	*x = CardinalityRequest{}
-	mi := &file_concord_proto_msgTypes[24]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *CardinalityRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*CardinalityRequest) ProtoMessage() {}
-
-func (x *CardinalityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[24]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use CardinalityRequest.ProtoReflect.Descriptor instead.
-func (*CardinalityRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{24}
-}
-
-func (x *CardinalityRequest) GetDatabase() string {
-	if x != nil {
-		return x.Database
-	}
-	return ""
-}
-
-func (x *CardinalityRequest) GetMeasurements() bool {
-	if x != nil {
-		return x.Measurements
-	}
-	return false
-}
-
-// CardinalityResponse has sketches, which merge over nodes.
-type CardinalityResponse struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Sketch          []byte                 `protobuf:"bytes,1,opt,name=sketch,proto3" json:"sketch,omitempty"`
-	TombstoneSketch []byte                 `protobuf:"bytes,2,opt,name=tombstone_sketch,json=tombstoneSketch,proto3" json:"tombstone_sketch,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
-}
-
-func (x *CardinalityResponse) Reset() {
-	*x = CardinalityResponse{}
-	mi := &file_concord_proto_msgTypes[25]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *CardinalityResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*CardinalityResponse) ProtoMessage() {}
-
-func (x *CardinalityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[25]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use CardinalityResponse.ProtoReflect.Descriptor instead.
-func (*CardinalityResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{25}
-}
-
-func (x *CardinalityResponse) GetSketch() []byte {
-	if x != nil {
-		return x.Sketch
-	}
-	return nil
-}
-
-func (x *CardinalityResponse) GetTombstoneSketch() []byte {
-	if x != nil {
-		return x.TombstoneSketch
-	}
-	return nil
-}
-
 type ShardStatesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
@@ -1603,7 +852,7 @@ type ShardStatesRequest struct {
 
 func (x *ShardStatesRequest) Reset() {
 	*x = ShardStatesRequest{}
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +864,7 @@ func (x *ShardStatesRequest) String() string {
 func (*ShardStatesRequest) ProtoMessage() {}
 
 func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +877,7 @@ func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ShardStatesRequest) GetShardIds() []uint64 {
@@ -1651,7 +900,7 @@ type ShardState struct {
 
 func (x *ShardState) Reset() {
 	*x = ShardState{}
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1663,7 +912,7 @@ func (x *ShardState) String() string {
 func (*ShardState) ProtoMessage() {}
 
 func (x *ShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1676,7 +925,7 @@ func (x *ShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardState.ProtoReflect.Descriptor instead.
 func (*ShardState) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ShardState) GetShardId() uint64 {
@@ -1723,7 +972,7 @@ type ShardStatesResponse struct {
 
 func (x *ShardStatesResponse) Reset() {
 	*x = ShardStatesResponse{}
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +984,7 @@ func (x *ShardStatesResponse) String() string {
 func (*ShardStatesResponse) ProtoMessage() {}
 
 func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +997,7 @@ func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesResponse.ProtoReflect.Descriptor instead.
 func (*ShardStatesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ShardStatesResponse) GetStates() []*ShardState {
@@ -1769,7 +1018,7 @@ type Sum struct {
 
 func (x *Sum) Reset() {
 	*x = Sum{}
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1781,7 +1030,7 @@ func (x *Sum) String() string {
 func (*Sum) ProtoMessage() {}
 
 func (x *Sum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1794,7 +1043,7 @@ func (x *Sum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sum.ProtoReflect.Descriptor instead.
 func (*Sum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Sum) GetCount() uint64 {
@@ -1830,7 +1079,7 @@ type RootRequest struct {
 
 func (x *RootRequest) Reset() {
 	*x = RootRequest{}
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1842,7 +1091,7 @@ func (x *RootRequest) String() string {
 func (*RootRequest) ProtoMessage() {}
 
 func (x *RootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1855,7 +1104,7 @@ func (x *RootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRequest.ProtoReflect.Descriptor instead.
 func (*RootRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RootRequest) GetShardId() uint64 {
@@ -1895,7 +1144,7 @@ type RootResponse struct {
 
 func (x *RootResponse) Reset() {
 	*x = RootResponse{}
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +1156,7 @@ func (x *RootResponse) String() string {
 func (*RootResponse) ProtoMessage() {}
 
 func (x *RootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +1169,7 @@ func (x *RootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootResponse.ProtoReflect.Descriptor instead.
 func (*RootResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RootResponse) GetRoot() *Sum {
@@ -1940,7 +1189,7 @@ type WindowSum struct {
 
 func (x *WindowSum) Reset() {
 	*x = WindowSum{}
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1952,7 +1201,7 @@ func (x *WindowSum) String() string {
 func (*WindowSum) ProtoMessage() {}
 
 func (x *WindowSum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1965,7 +1214,7 @@ func (x *WindowSum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSum.ProtoReflect.Descriptor instead.
 func (*WindowSum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WindowSum) GetWindow() uint32 {
@@ -1994,7 +1243,7 @@ type SeriesField struct {
 
 func (x *SeriesField) Reset() {
 	*x = SeriesField{}
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2006,7 +1255,7 @@ func (x *SeriesField) String() string {
 func (*SeriesField) ProtoMessage() {}
 
 func (x *SeriesField) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2019,7 +1268,7 @@ func (x *SeriesField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesField.ProtoReflect.Descriptor instead.
 func (*SeriesField) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SeriesField) GetSeries() []byte {
@@ -2059,7 +1308,7 @@ type DigestsChunk struct {
 
 func (x *DigestsChunk) Reset() {
 	*x = DigestsChunk{}
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2071,7 +1320,7 @@ func (x *DigestsChunk) String() string {
 func (*DigestsChunk) ProtoMessage() {}
 
 func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2084,7 +1333,7 @@ func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsChunk.ProtoReflect.Descriptor instead.
 func (*DigestsChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DigestsChunk) GetFields() []*SeriesField {
@@ -2107,7 +1356,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +1368,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +1381,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Region) GetSeries() []byte {
@@ -2182,7 +1431,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2194,7 +1443,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2207,7 +1456,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Block) GetSeries() []byte {
@@ -2241,7 +1490,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2253,7 +1502,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2266,7 +1515,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FetchRequest) GetShardId() uint64 {
@@ -2292,7 +1541,7 @@ type FetchChunk struct {
 
 func (x *FetchChunk) Reset() {
 	*x = FetchChunk{}
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2304,7 +1553,7 @@ func (x *FetchChunk) String() string {
 func (*FetchChunk) ProtoMessage() {}
 
 func (x *FetchChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2317,7 +1566,7 @@ func (x *FetchChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
 func (*FetchChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FetchChunk) GetBlocks() []*Block {
@@ -2339,7 +1588,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2351,7 +1600,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2364,7 +1613,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ApplyRequest) GetShardId() uint64 {
@@ -2404,7 +1653,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +1665,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +1678,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ApplyResponse) GetPoints() uint64 {
@@ -2447,7 +1696,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2459,7 +1708,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2472,7 +1721,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_proto_rawDescGZIP(), []int{28}
 }
 
 type StatusResponse struct {
@@ -2487,7 +1736,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2499,7 +1748,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2512,7 +1761,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
@@ -2552,7 +1801,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2564,7 +1813,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2577,7 +1826,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RepairRequest) GetShardId() uint64 {
@@ -2595,7 +1844,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2607,7 +1856,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2620,163 +1869,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{44}
-}
-
-type TagKeysResponse_Keys struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Measurement   string                 `protobuf:"bytes,1,opt,name=measurement,proto3" json:"measurement,omitempty"`
-	Keys          []string               `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *TagKeysResponse_Keys) Reset() {
-	*x = TagKeysResponse_Keys{}
-	mi := &file_concord_proto_msgTypes[46]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *TagKeysResponse_Keys) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*TagKeysResponse_Keys) ProtoMessage() {}
-
-func (x *TagKeysResponse_Keys) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[46]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use TagKeysResponse_Keys.ProtoReflect.Descriptor instead.
-func (*TagKeysResponse_Keys) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{22, 0}
-}
-
-func (x *TagKeysResponse_Keys) GetMeasurement() string {
-	if x != nil {
-		return x.Measurement
-	}
-	return ""
-}
-
-func (x *TagKeysResponse_Keys) GetKeys() []string {
-	if x != nil {
-		return x.Keys
-	}
-	return nil
-}
-
-type TagValuesResponse_KeyValue struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *TagValuesResponse_KeyValue) Reset() {
-	*x = TagValuesResponse_KeyValue{}
-	mi := &file_concord_proto_msgTypes[47]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *TagValuesResponse_KeyValue) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*TagValuesResponse_KeyValue) ProtoMessage() {}
-
-func (x *TagValuesResponse_KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[47]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use TagValuesResponse_KeyValue.ProtoReflect.Descriptor instead.
-func (*TagValuesResponse_KeyValue) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{23, 0}
-}
-
-func (x *TagValuesResponse_KeyValue) GetKey() string {
-	if x != nil {
-		return x.Key
-	}
-	return ""
-}
-
-func (x *TagValuesResponse_KeyValue) GetValue() string {
-	if x != nil {
-		return x.Value
-	}
-	return ""
-}
-
-type TagValuesResponse_Values struct {
-	state         protoimpl.MessageState        `protogen:"open.v1"`
-	Measurement   string                        `protobuf:"bytes,1,opt,name=measurement,proto3" json:"measurement,omitempty"`
-	Values        []*TagValuesResponse_KeyValue `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *TagValuesResponse_Values) Reset() {
-	*x = TagValuesResponse_Values{}
-	mi := &file_concord_proto_msgTypes[48]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *TagValuesResponse_Values) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*TagValuesResponse_Values) ProtoMessage() {}
-
-func (x *TagValuesResponse_Values) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[48]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use TagValuesResponse_Values.ProtoReflect.Descriptor instead.
-func (*TagValuesResponse_Values) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{23, 1}
-}
-
-func (x *TagValuesResponse_Values) GetMeasurement() string {
-	if x != nil {
-		return x.Measurement
-	}
-	return ""
-}
-
-func (x *TagValuesResponse_Values) GetValues() []*TagValuesResponse_KeyValue {
-	if x != nil {
-		return x.Values
-	}
-	return nil
+	return file_concord_proto_rawDescGZIP(), []int{31}
 }
 
 type StatusResponse_Shard struct {
@@ -2790,7 +1883,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2802,7 +1895,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2815,7 +1908,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{42, 0}
+	return file_concord_proto_rawDescGZIP(), []int{29, 0}
 }
 
 func (x *StatusResponse_Shard) GetId() uint64 {
@@ -2904,75 +1997,7 @@ const file_concord_proto_rawDesc = "" +
 	"\vHintRequest\x122\n" +
 	"\x06delete\x18\x01 \x01(\v2\x1a.concord.v1.ExecuteRequestR\x06delete\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\x04R\x05nodes\"\x0e\n" +
-	"\fHintResponse\"p\n" +
-	"\x15CreateIteratorRequest\x12\x1b\n" +
-	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12 \n" +
-	"\vmeasurement\x18\x02 \x01(\fR\vmeasurement\x12\x18\n" +
-	"\aoptions\x18\x03 \x01(\fR\aoptions\"\x8e\x01\n" +
-	"\x13CreateIteratorChunk\x12\x12\n" +
-	"\x04none\x18\x01 \x01(\bR\x04none\x12\x1b\n" +
-	"\tdata_type\x18\x02 \x01(\x05R\bdataType\x12\x19\n" +
-	"\bseries_n\x18\x03 \x01(\x03R\aseriesN\x12\x17\n" +
-	"\apoint_n\x18\x04 \x01(\x03R\x06pointN\x12\x12\n" +
-	"\x04data\x18\x05 \x01(\fR\x04data\"\xd6\x01\n" +
-	"\x14IteratorCostResponse\x12\x1d\n" +
-	"\n" +
-	"num_shards\x18\x01 \x01(\x03R\tnumShards\x12\x1d\n" +
-	"\n" +
-	"num_series\x18\x02 \x01(\x03R\tnumSeries\x12#\n" +
-	"\rcached_values\x18\x03 \x01(\x03R\fcachedValues\x12\x1b\n" +
-	"\tnum_files\x18\x04 \x01(\x03R\bnumFiles\x12\x1f\n" +
-	"\vblocks_read\x18\x05 \x01(\x03R\n" +
-	"blocksRead\x12\x1d\n" +
-	"\n" +
-	"block_size\x18\x06 \x01(\x03R\tblockSize\"W\n" +
-	"\x16FieldDimensionsRequest\x12\x1b\n" +
-	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12 \n" +
-	"\vmeasurement\x18\x02 \x01(\fR\vmeasurement\"\xbd\x01\n" +
-	"\x17FieldDimensionsResponse\x12G\n" +
-	"\x06fields\x18\x01 \x03(\v2/.concord.v1.FieldDimensionsResponse.FieldsEntryR\x06fields\x12\x1e\n" +
-	"\n" +
-	"dimensions\x18\x02 \x03(\tR\n" +
-	"dimensions\x1a9\n" +
-	"\vFieldsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"e\n" +
-	"\x0eMapTypeRequest\x12\x1b\n" +
-	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12 \n" +
-	"\vmeasurement\x18\x02 \x01(\fR\vmeasurement\x12\x14\n" +
-	"\x05field\x18\x03 \x01(\tR\x05field\".\n" +
-	"\x0fMapTypeResponse\x12\x1b\n" +
-	"\tdata_type\x18\x01 \x01(\x05R\bdataType\"\xc5\x01\n" +
-	"\rSchemaRequest\x12\x1b\n" +
-	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12\x1a\n" +
-	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
-	"\x10retention_policy\x18\x03 \x01(\tR\x0fretentionPolicy\x12\x1c\n" +
-	"\tcondition\x18\x04 \x01(\tR\tcondition\x12\x1e\n" +
-	"\n" +
-	"restricted\x18\x05 \x01(\bR\n" +
-	"restricted\x12\x12\n" +
-	"\x04user\x18\x06 \x01(\tR\x04user\"0\n" +
-	"\x18MeasurementNamesResponse\x12\x14\n" +
-	"\x05names\x18\x01 \x03(\fR\x05names\"\x95\x01\n" +
-	"\x0fTagKeysResponse\x12D\n" +
-	"\fmeasurements\x18\x01 \x03(\v2 .concord.v1.TagKeysResponse.KeysR\fmeasurements\x1a<\n" +
-	"\x04Keys\x12 \n" +
-	"\vmeasurement\x18\x01 \x01(\tR\vmeasurement\x12\x12\n" +
-	"\x04keys\x18\x02 \x03(\tR\x04keys\"\xfd\x01\n" +
-	"\x11TagValuesResponse\x12H\n" +
-	"\fmeasurements\x18\x01 \x03(\v2$.concord.v1.TagValuesResponse.ValuesR\fmeasurements\x1a2\n" +
-	"\bKeyValue\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\x1aj\n" +
-	"\x06Values\x12 \n" +
-	"\vmeasurement\x18\x01 \x01(\tR\vmeasurement\x12>\n" +
-	"\x06values\x18\x02 \x03(\v2&.concord.v1.TagValuesResponse.KeyValueR\x06values\"T\n" +
-	"\x12CardinalityRequest\x12\x1a\n" +
-	"\bdatabase\x18\x01 \x01(\tR\bdatabase\x12\"\n" +
-	"\fmeasurements\x18\x02 \x01(\bR\fmeasurements\"X\n" +
-	"\x13CardinalityResponse\x12\x16\n" +
-	"\x06sketch\x18\x01 \x01(\fR\x06sketch\x12)\n" +
-	"\x10tombstone_sketch\x18\x02 \x01(\fR\x0ftombstoneSketch\"1\n" +
+	"\fHintResponse\"1\n" +
 	"\x12ShardStatesRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\"\x8e\x01\n" +
 	"\n" +
@@ -3052,16 +2077,7 @@ const file_concord_proto_rawDesc = "" +
 	"\n" +
 	"WriteShard\x12\x1d.concord.v1.WriteShardRequest\x1a\x1e.concord.v1.WriteShardResponse\x12B\n" +
 	"\aExecute\x12\x1a.concord.v1.ExecuteRequest\x1a\x1b.concord.v1.ExecuteResponse\x129\n" +
-	"\x04Hint\x12\x17.concord.v1.HintRequest\x1a\x18.concord.v1.HintResponse2\x83\x05\n" +
-	"\x05Query\x12V\n" +
-	"\x0eCreateIterator\x12!.concord.v1.CreateIteratorRequest\x1a\x1f.concord.v1.CreateIteratorChunk0\x01\x12S\n" +
-	"\fIteratorCost\x12!.concord.v1.CreateIteratorRequest\x1a .concord.v1.IteratorCostResponse\x12Z\n" +
-	"\x0fFieldDimensions\x12\".concord.v1.FieldDimensionsRequest\x1a#.concord.v1.FieldDimensionsResponse\x12B\n" +
-	"\aMapType\x12\x1a.concord.v1.MapTypeRequest\x1a\x1b.concord.v1.MapTypeResponse\x12S\n" +
-	"\x10MeasurementNames\x12\x19.concord.v1.SchemaRequest\x1a$.concord.v1.MeasurementNamesResponse\x12A\n" +
-	"\aTagKeys\x12\x19.concord.v1.SchemaRequest\x1a\x1b.concord.v1.TagKeysResponse\x12E\n" +
-	"\tTagValues\x12\x19.concord.v1.SchemaRequest\x1a\x1d.concord.v1.TagValuesResponse\x12N\n" +
-	"\vCardinality\x12\x1e.concord.v1.CardinalityRequest\x1a\x1f.concord.v1.CardinalityResponse2\x98\x04\n" +
+	"\x04Hint\x12\x17.concord.v1.HintRequest\x1a\x18.concord.v1.HintResponse2\x98\x04\n" +
 	"\aEntropy\x12N\n" +
 	"\vShardStates\x12\x1e.concord.v1.ShardStatesRequest\x1a\x1f.concord.v1.ShardStatesResponse\x129\n" +
 	"\x04Root\x12\x17.concord.v1.RootRequest\x1a\x18.concord.v1.RootResponse\x12>\n" +
@@ -3085,126 +2101,89 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_concord_proto_goTypes = []any{
-	(ExecuteRequest_Kind)(0),           // 0: concord.v1.ExecuteRequest.Kind
-	(*IdentifyRequest)(nil),            // 1: concord.v1.IdentifyRequest
-	(*IdentifyResponse)(nil),           // 2: concord.v1.IdentifyResponse
-	(*JoinRequest)(nil),                // 3: concord.v1.JoinRequest
-	(*JoinResponse)(nil),               // 4: concord.v1.JoinResponse
-	(*LeaveRequest)(nil),               // 5: concord.v1.LeaveRequest
-	(*LeaveResponse)(nil),              // 6: concord.v1.LeaveResponse
-	(*WriteShardRequest)(nil),          // 7: concord.v1.WriteShardRequest
-	(*WriteShardResponse)(nil),         // 8: concord.v1.WriteShardResponse
-	(*ExecuteRequest)(nil),             // 9: concord.v1.ExecuteRequest
-	(*DeleteBounds)(nil),               // 10: concord.v1.DeleteBounds
-	(*ExecuteResponse)(nil),            // 11: concord.v1.ExecuteResponse
-	(*HintRequest)(nil),                // 12: concord.v1.HintRequest
-	(*HintResponse)(nil),               // 13: concord.v1.HintResponse
-	(*CreateIteratorRequest)(nil),      // 14: concord.v1.CreateIteratorRequest
-	(*CreateIteratorChunk)(nil),        // 15: concord.v1.CreateIteratorChunk
-	(*IteratorCostResponse)(nil),       // 16: concord.v1.IteratorCostResponse
-	(*FieldDimensionsRequest)(nil),     // 17: concord.v1.FieldDimensionsRequest
-	(*FieldDimensionsResponse)(nil),    // 18: concord.v1.FieldDimensionsResponse
-	(*MapTypeRequest)(nil),             // 19: concord.v1.MapTypeRequest
-	(*MapTypeResponse)(nil),            // 20: concord.v1.MapTypeResponse
-	(*SchemaRequest)(nil),              // 21: concord.v1.SchemaRequest
-	(*MeasurementNamesResponse)(nil),   // 22: concord.v1.MeasurementNamesResponse
-	(*TagKeysResponse)(nil),            // 23: concord.v1.TagKeysResponse
-	(*TagValuesResponse)(nil),          // 24: concord.v1.TagValuesResponse
-	(*CardinalityRequest)(nil),         // 25: concord.v1.CardinalityRequest
-	(*CardinalityResponse)(nil),        // 26: concord.v1.CardinalityResponse
-	(*ShardStatesRequest)(nil),         // 27: concord.v1.ShardStatesRequest
-	(*ShardState)(nil),                 // 28: concord.v1.ShardState
-	(*ShardStatesResponse)(nil),        // 29: concord.v1.ShardStatesResponse
-	(*Sum)(nil),                        // 30: concord.v1.Sum
-	(*RootRequest)(nil),                // 31: concord.v1.RootRequest
-	(*RootResponse)(nil),               // 32: concord.v1.RootResponse
-	(*WindowSum)(nil),                  // 33: concord.v1.WindowSum
-	(*SeriesField)(nil),                // 34: concord.v1.SeriesField
-	(*DigestsChunk)(nil),               // 35: concord.v1.DigestsChunk
-	(*Region)(nil),                     // 36: concord.v1.Region
-	(*Block)(nil),                      // 37: concord.v1.Block
-	(*FetchRequest)(nil),               // 38: concord.v1.FetchRequest
-	(*FetchChunk)(nil),                 // 39: concord.v1.FetchChunk
-	(*ApplyRequest)(nil),               // 40: concord.v1.ApplyRequest
-	(*ApplyResponse)(nil),              // 41: concord.v1.ApplyResponse
-	(*StatusRequest)(nil),              // 42: concord.v1.StatusRequest
-	(*StatusResponse)(nil),             // 43: concord.v1.StatusResponse
-	(*RepairRequest)(nil),              // 44: concord.v1.RepairRequest
-	(*RepairResponse)(nil),             // 45: concord.v1.RepairResponse
-	nil,                                // 46: concord.v1.FieldDimensionsResponse.FieldsEntry
-	(*TagKeysResponse_Keys)(nil),       // 47: concord.v1.TagKeysResponse.Keys
-	(*TagValuesResponse_KeyValue)(nil), // 48: concord.v1.TagValuesResponse.KeyValue
-	(*TagValuesResponse_Values)(nil),   // 49: concord.v1.TagValuesResponse.Values
-	(*StatusResponse_Shard)(nil),       // 50: concord.v1.StatusResponse.Shard
+	(ExecuteRequest_Kind)(0),     // 0: concord.v1.ExecuteRequest.Kind
+	(*IdentifyRequest)(nil),      // 1: concord.v1.IdentifyRequest
+	(*IdentifyResponse)(nil),     // 2: concord.v1.IdentifyResponse
+	(*JoinRequest)(nil),          // 3: concord.v1.JoinRequest
+	(*JoinResponse)(nil),         // 4: concord.v1.JoinResponse
+	(*LeaveRequest)(nil),         // 5: concord.v1.LeaveRequest
+	(*LeaveResponse)(nil),        // 6: concord.v1.LeaveResponse
+	(*WriteShardRequest)(nil),    // 7: concord.v1.WriteShardRequest
+	(*WriteShardResponse)(nil),   // 8: concord.v1.WriteShardResponse
+	(*ExecuteRequest)(nil),       // 9: concord.v1.ExecuteRequest
+	(*DeleteBounds)(nil),         // 10: concord.v1.DeleteBounds
+	(*ExecuteResponse)(nil),      // 11: concord.v1.ExecuteResponse
+	(*HintRequest)(nil),          // 12: concord.v1.HintRequest
+	(*HintResponse)(nil),         // 13: concord.v1.HintResponse
+	(*ShardStatesRequest)(nil),   // 14: concord.v1.ShardStatesRequest
+	(*ShardState)(nil),           // 15: concord.v1.ShardState
+	(*ShardStatesResponse)(nil),  // 16: concord.v1.ShardStatesResponse
+	(*Sum)(nil),                  // 17: concord.v1.Sum
+	(*RootRequest)(nil),          // 18: concord.v1.RootRequest
+	(*RootResponse)(nil),         // 19: concord.v1.RootResponse
+	(*WindowSum)(nil),            // 20: concord.v1.WindowSum
+	(*SeriesField)(nil),          // 21: concord.v1.SeriesField
+	(*DigestsChunk)(nil),         // 22: concord.v1.DigestsChunk
+	(*Region)(nil),               // 23: concord.v1.Region
+	(*Block)(nil),                // 24: concord.v1.Block
+	(*FetchRequest)(nil),         // 25: concord.v1.FetchRequest
+	(*FetchChunk)(nil),           // 26: concord.v1.FetchChunk
+	(*ApplyRequest)(nil),         // 27: concord.v1.ApplyRequest
+	(*ApplyResponse)(nil),        // 28: concord.v1.ApplyResponse
+	(*StatusRequest)(nil),        // 29: concord.v1.StatusRequest
+	(*StatusResponse)(nil),       // 30: concord.v1.StatusResponse
+	(*RepairRequest)(nil),        // 31: concord.v1.RepairRequest
+	(*RepairResponse)(nil),       // 32: concord.v1.RepairResponse
+	(*StatusResponse_Shard)(nil), // 33: concord.v1.StatusResponse.Shard
 }
 var file_concord_proto_depIdxs = []int32{
 	0,  // 0: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
 	10, // 1: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
 	9,  // 2: concord.v1.HintRequest.delete:type_name -> concord.v1.ExecuteRequest
-	46, // 3: concord.v1.FieldDimensionsResponse.fields:type_name -> concord.v1.FieldDimensionsResponse.FieldsEntry
-	47, // 4: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
-	49, // 5: concord.v1.TagValuesResponse.measurements:type_name -> concord.v1.TagValuesResponse.Values
-	28, // 6: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
-	30, // 7: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
-	30, // 8: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
-	33, // 9: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
-	34, // 10: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
-	36, // 11: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
-	37, // 12: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
-	37, // 13: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	50, // 14: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	48, // 15: concord.v1.TagValuesResponse.Values.values:type_name -> concord.v1.TagValuesResponse.KeyValue
-	1,  // 16: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
-	3,  // 17: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
-	5,  // 18: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	7,  // 19: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	9,  // 20: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	12, // 21: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
-	14, // 22: concord.v1.Query.CreateIterator:input_type -> concord.v1.CreateIteratorRequest
-	14, // 23: concord.v1.Query.IteratorCost:input_type -> concord.v1.CreateIteratorRequest
-	17, // 24: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
-	19, // 25: concord.v1.Query.MapType:input_type -> concord.v1.MapTypeRequest
-	21, // 26: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
-	21, // 27: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
-	21, // 28: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
-	25, // 29: concord.v1.Query.Cardinality:input_type -> concord.v1.CardinalityRequest
-	27, // 30: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	31, // 31: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	31, // 32: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	38, // 33: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	40, // 34: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	42, // 35: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	44, // 36: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	44, // 37: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	2,  // 38: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	4,  // 39: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	6,  // 40: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	8,  // 41: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	11, // 42: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	13, // 43: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
-	15, // 44: concord.v1.Query.CreateIterator:output_type -> concord.v1.CreateIteratorChunk
-	16, // 45: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
-	18, // 46: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
-	20, // 47: concord.v1.Query.MapType:output_type -> concord.v1.MapTypeResponse
-	22, // 48: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
-	23, // 49: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
-	24, // 50: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesResponse
-	26, // 51: concord.v1.Query.Cardinality:output_type -> concord.v1.CardinalityResponse
-	29, // 52: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	32, // 53: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	35, // 54: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	39, // 55: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	41, // 56: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	43, // 57: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	45, // 58: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	45, // 59: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	38, // [38:60] is the sub-list for method output_type
-	16, // [16:38] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	15, // 3: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
+	17, // 4: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
+	17, // 5: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
+	20, // 6: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
+	21, // 7: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
+	23, // 8: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
+	24, // 9: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
+	24, // 10: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
+	33, // 11: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	1,  // 12: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
+	3,  // 13: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
+	5,  // 14: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
+	7,  // 15: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	9,  // 16: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	12, // 17: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
+	14, // 18: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	18, // 19: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	18, // 20: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	25, // 21: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	27, // 22: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	29, // 23: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	31, // 24: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	31, // 25: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	2,  // 26: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	4,  // 27: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	6,  // 28: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	8,  // 29: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	11, // 30: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	13, // 31: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
+	16, // 32: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	19, // 33: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	22, // 34: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	26, // 35: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	28, // 36: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	30, // 37: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	32, // 38: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	32, // 39: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	26, // [26:40] is the sub-list for method output_type
+	12, // [12:26] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_concord_proto_init() }
@@ -3218,9 +2197,9 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   50,
+			NumMessages:   33,
 			NumExtensions: 0,
-			NumServices:   4,
+			NumServices:   3,
 		},
 		GoTypes:           file_concord_proto_goTypes,
 		DependencyIndexes: file_concord_proto_depIdxs,

@@ -1,0 +1,82 @@
+package distquery
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/influxdata/influxdb/query"
+	"github.com/influxdata/influxql"
+)
+
+// encodeOptions encodes a measurement and options: the engine's encoding of
+// options carries measurements as their sources.
+func encodeOptions(mm *influxql.Measurement, opt query.IteratorOptions) ([]byte, error) {
+	opt.Sources = []influxql.Source{mm}
+	opt.Condition = explicit(opt.Condition)
+	b, err := opt.MarshalBinary()
+	if err != nil {
+		return nil, fmt.Errorf("encode the query for other nodes: %w", err)
+	}
+	return b, nil
+}
+
+// decodeOptions is the inverse of encodeOptions.
+func decodeOptions(b []byte) (*influxql.Measurement, query.IteratorOptions, error) {
+	var opt query.IteratorOptions
+	if err := opt.UnmarshalBinary(b); err != nil {
+		return nil, opt, fmt.Errorf("malformed query: %w", err)
+	}
+	if len(opt.Sources) != 1 {
+		return nil, opt, errors.New("malformed query: not one measurement")
+	}
+	mm, ok := opt.Sources[0].(*influxql.Measurement)
+	if !ok {
+		return nil, opt, errors.New("malformed query: not a measurement")
+	}
+	return mm, opt, nil
+}
+
+// explicit returns e with the parentheses that its text needs to be read back
+// as the same tree: the engine prints a tree that it built itself, such as
+// (a OR b) AND c, without them.
+func explicit(e influxql.Expr) influxql.Expr {
+	switch e := e.(type) {
+	case *influxql.ParenExpr:
+		return &influxql.ParenExpr{Expr: explicit(e.Expr)}
+	case *influxql.BinaryExpr:
+		side := func(x influxql.Expr, lowest int) influxql.Expr {
+			x = explicit(x)
+			if b, ok := x.(*influxql.BinaryExpr); ok && b.Op.Precedence() < lowest {
+				return &influxql.ParenExpr{Expr: b}
+			}
+			return x
+		}
+		p := e.Op.Precedence()
+		return &influxql.BinaryExpr{Op: e.Op, LHS: side(e.LHS, p), RHS: side(e.RHS, p+1)}
+	case *influxql.Call:
+		c := &influxql.Call{Name: e.Name}
+		for _, a := range e.Args {
+			c.Args = append(c.Args, explicit(a))
+		}
+		return c
+	}
+	return e
+}
+
+func encodeCondition(e influxql.Expr) []byte {
+	if e == nil {
+		return nil
+	}
+	return []byte(explicit(e).String())
+}
+
+func decodeCondition(text []byte) (influxql.Expr, error) {
+	if len(text) == 0 {
+		return nil, nil
+	}
+	e, err := influxql.ParseExpr(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("malformed condition: %w", err)
+	}
+	return e, nil
+}

@@ -1,0 +1,219 @@
+package distquery
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/query"
+	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxql"
+
+	"concord/internal/rpc"
+)
+
+// limitSeries applies SLIMIT and SOFFSET. The engine applies them to the tag
+// sets of each shard, which on a single node are those of a shard group. So
+// that a cluster answers alike, the tag sets of all shards of a group are
+// joined, cut by the engine's own function, and what is left becomes a
+// condition: other series are neither read nor sent nor counted. A group of
+// one shard is the engine's own business.
+func (m *mapping) limitSeries(ctx context.Context, src *source, mm *influxql.Measurement, opt query.IteratorOptions) (query.Iterator, error) {
+	var whole, several []uint64
+	for _, g := range src.groups {
+		if len(g) == 1 || mm.SystemIterator != "" {
+			whole = append(whole, g...)
+		} else {
+			several = append(several, g...)
+		}
+	}
+	var in inputs
+	add := func(ids []uint64, mm *influxql.Measurement, opt query.IteratorOptions) error {
+		itr, err := m.open(ctx, src, ids, mm, opt)
+		in.add(itr, nil)
+		return err
+	}
+	err := func() error {
+		if len(whole) > 0 {
+			if err := add(whole, mm, opt); err != nil {
+				return err
+			}
+		}
+		every := opt
+		every.SLimit, every.SOffset = 0, 0
+		sets, err := m.tagSets(ctx, src, several, mm, every)
+		if err != nil {
+			return err
+		}
+		for _, g := range src.groups {
+			joined := join(sets, g, opt.Dimensions)
+			for _, name := range slices.Sorted(maps.Keys(joined)) {
+				all := joined[name]
+				kept := query.LimitTagSets(all, opt.SLimit, opt.SOffset)
+				if len(kept) == 0 {
+					continue
+				}
+				one, these := mm.Clone(), every
+				one.Name, one.Regex = name, nil
+				if len(kept) < len(all) {
+					these.Condition = and(every.Condition, oneOf(kept, opt.Dimensions))
+				}
+				if err := add(g, one, these); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}()
+	if err != nil {
+		in.close()
+		return nil, err
+	}
+	return in.merge(mm, opt)
+}
+
+// join is the tag sets of a group of shards by measurement, in the engine's order.
+func join(sets map[uint64][]*rpc.TagSetsChunk_TagSet, shards []uint64, dims []string) map[string][]*query.TagSet {
+	seen := make(map[string]bool)
+	out := make(map[string][]*query.TagSet)
+	for _, id := range shards {
+		for _, s := range sets[id] {
+			name := string(s.Measurement)
+			if k := name + "\x00" + string(s.Key); !seen[k] {
+				seen[k] = true
+				tags := make(map[string]string, len(dims))
+				for i, v := range s.Values[:min(len(s.Values), len(dims))] {
+					tags[dims[i]] = string(v)
+				}
+				out[name] = append(out[name], &query.TagSet{Key: s.Key, Tags: tags})
+			}
+		}
+	}
+	for _, list := range out {
+		slices.SortFunc(list, func(a, b *query.TagSet) int { return bytes.Compare(a.Key, b.Key) })
+	}
+	return out
+}
+
+func and(a, b influxql.Expr) influxql.Expr {
+	if a == nil {
+		return b
+	}
+	return &influxql.BinaryExpr{Op: influxql.AND, LHS: &influxql.ParenExpr{Expr: a}, RHS: &influxql.ParenExpr{Expr: b}}
+}
+
+// oneOf is the condition that the dimensions have the values of one of the sets.
+func oneOf(sets []*query.TagSet, dims []string) influxql.Expr {
+	var any influxql.Expr
+	for _, s := range sets {
+		var all influxql.Expr
+		for _, dim := range dims {
+			var is influxql.Expr = &influxql.BinaryExpr{
+				Op: influxql.EQ, LHS: &influxql.VarRef{Val: dim, Type: influxql.Tag}, RHS: &influxql.StringLiteral{Val: s.Tags[dim]},
+			}
+			if all != nil {
+				is = &influxql.BinaryExpr{Op: influxql.AND, LHS: all, RHS: is}
+			}
+			all = is
+		}
+		if any != nil {
+			all = &influxql.BinaryExpr{Op: influxql.OR, LHS: any, RHS: all}
+		}
+		any = all
+	}
+	return any
+}
+
+// tagSets asks for the tag sets of shards, by shard.
+func (m *mapping) tagSets(ctx context.Context, src *source, ids []uint64, mm *influxql.Measurement, opt query.IteratorOptions) (map[uint64][]*rpc.TagSetsChunk_TagSet, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	req, err := encodeOptions(mm, opt)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[uint64][]*rpc.TagSetsChunk_TagSet)
+	add := func(sets []*rpc.TagSetsChunk_TagSet) {
+		for _, s := range sets {
+			out[s.ShardId] = append(out[s.ShardId], s)
+		}
+	}
+	local, remote := src.split(ids)
+	sets, _, err := shardTagSets(m.store, local, mm, opt)
+	if err != nil {
+		return nil, err
+	}
+	add(sets)
+	var mu sync.Mutex
+	err = src.others.each(ctx, remote, func(ctx context.Context, p peer, ids []uint64) (missing []uint64, err error) {
+		chunks, err := p.TagSets(ctx, &rpc.IteratorRequest{ShardIds: ids, Options: req})
+		if err != nil {
+			return nil, err
+		}
+		var got []*rpc.TagSetsChunk_TagSet
+		for {
+			c, err := chunks.Recv()
+			if err == io.EOF {
+				break
+			} else if err != nil {
+				return nil, err
+			}
+			got, missing = append(got, c.TagSets...), append(missing, c.Missing...)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		add(got)
+		return missing, nil
+	})
+	return out, err
+}
+
+// shardTagSets are the tag sets of shards on this node.
+func shardTagSets(store *tsdb.Store, ids []uint64, mm *influxql.Measurement, opt query.IteratorOptions) (out []*rpc.TagSetsChunk_TagSet, missing []uint64, err error) {
+	for _, id := range ids {
+		sh := store.Shard(id)
+		if sh == nil {
+			missing = append(missing, id)
+			continue
+		}
+		index, err := sh.Index()
+		if err != nil {
+			return nil, nil, err
+		}
+		file, err := sh.SeriesFile()
+		if err != nil {
+			return nil, nil, err
+		}
+		names := []string{mm.Name}
+		if mm.Regex != nil {
+			names = tsdb.Shards{sh}.MeasurementsByRegex(mm.Regex.Val)
+		}
+		for _, name := range names {
+			var sets []*query.TagSet
+			if own, ok := index.(interface {
+				TagSets(name []byte, opt query.IteratorOptions) ([]*query.TagSet, error)
+			}); ok { // the in-memory index, which tells the shard's series from the database's
+				sets, err = own.TagSets([]byte(name), opt)
+			} else {
+				sets, err = tsdb.IndexSet{Indexes: []tsdb.Index{index}, SeriesFile: file}.TagSets(file, []byte(name), opt)
+			}
+			if err != nil {
+				return nil, nil, err
+			}
+			for _, s := range sets {
+				set := &rpc.TagSetsChunk_TagSet{ShardId: id, Measurement: []byte(name), Key: s.Key}
+				_, tags := models.ParseKeyBytes([]byte(s.SeriesKeys[0]))
+				for _, dim := range opt.Dimensions {
+					set.Values = append(set.Values, tags.Get([]byte(dim)))
+				}
+				out = append(out, set)
+			}
+		}
+	}
+	return out, missing, nil
+}

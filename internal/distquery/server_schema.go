@@ -1,0 +1,152 @@
+package distquery
+
+import (
+	"context"
+	"slices"
+
+	"github.com/influxdata/influxdb/query"
+	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxql"
+	"github.com/zeebo/xxh3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"concord/internal/rpc"
+)
+
+func condition(text []byte) (influxql.Expr, error) {
+	e, err := decodeCondition(text)
+	if err != nil {
+		err = status.Error(codes.InvalidArgument, err.Error())
+	}
+	return e, err
+}
+
+// MeasurementNames lists the measurements of shards.
+func (s *Server) MeasurementNames(_ context.Context, r *rpc.SchemaRequest) (_ *rpc.MeasurementNamesResponse, err error) {
+	defer s.guard(&err)
+	cond, err := condition(r.Condition)
+	if err != nil {
+		return nil, err
+	}
+	missing := s.missing(r.ShardIds)
+	names, err := measurementNames(s.store, r.ShardIds, cond)
+	return &rpc.MeasurementNamesResponse{Names: names, Missing: missing}, failure(err)
+}
+
+// TagKeys lists tag keys by measurement.
+func (s *Server) TagKeys(ctx context.Context, r *rpc.SchemaRequest) (_ *rpc.TagKeysResponse, err error) {
+	defer s.guard(&err)
+	cond, err := condition(r.Condition)
+	if err != nil {
+		return nil, err
+	}
+	resp := &rpc.TagKeysResponse{Missing: s.missing(r.ShardIds)}
+	list, err := s.store.TagKeys(ctx, query.OpenAuthorizer, r.ShardIds, cond)
+	if err != nil {
+		return nil, failure(err)
+	}
+	for _, m := range list {
+		k := &rpc.TagKeysResponse_Keys{Measurement: []byte(m.Measurement)}
+		for _, key := range m.Keys {
+			k.Keys = append(k.Keys, []byte(key))
+		}
+		resp.Measurements = append(resp.Measurements, k)
+	}
+	return resp, nil
+}
+
+// TagValues streams tag values by measurement.
+func (s *Server) TagValues(r *rpc.SchemaRequest, out rpc.Query_TagValuesServer) (err error) {
+	defer s.guard(&err)
+	cond, err := condition(r.Condition)
+	if err != nil {
+		return err
+	}
+	if err := out.Send(&rpc.TagValuesChunk{Missing: s.missing(r.ShardIds)}); err != nil {
+		return err
+	}
+	list, err := s.store.TagValues(out.Context(), query.OpenAuthorizer, r.ShardIds, cond)
+	if err != nil {
+		return failure(err)
+	}
+	for _, m := range list {
+		for part := range slices.Chunk(m.Values, chunkLen) {
+			v := &rpc.TagValuesChunk_Values{Measurement: []byte(m.Measurement)}
+			for _, kv := range part {
+				v.Values = append(v.Values, &rpc.TagValuesChunk_KeyValue{Key: []byte(kv.Key), Value: []byte(kv.Value)})
+			}
+			if err := out.Send(&rpc.TagValuesChunk{Measurements: []*rpc.TagValuesChunk_Values{v}}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// SeriesHashes streams the hashes of the series of shards.
+func (s *Server) SeriesHashes(r *rpc.SchemaRequest, out rpc.Query_SeriesHashesServer) (err error) {
+	defer s.guard(&err)
+	if err := out.Send(&rpc.SeriesHashesChunk{Missing: s.missing(r.ShardIds)}); err != nil {
+		return err
+	}
+	hashes, err := seriesHashes(out.Context(), s.store, r.ShardIds)
+	if err != nil {
+		return failure(err)
+	}
+	for part := range slices.Chunk(hashes, chunkLen) {
+		if err := out.Send(&rpc.SeriesHashesChunk{Hashes: part}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// measurementNames lists the measurements of shards on this node, sorted.
+func measurementNames(store *tsdb.Store, ids []uint64, cond influxql.Expr) ([][]byte, error) {
+	var is tsdb.IndexSet
+	for _, sh := range store.Shards(ids) {
+		index, err := sh.Index()
+		if err != nil {
+			return nil, err
+		}
+		if is.SeriesFile, err = sh.SeriesFile(); err != nil {
+			return nil, err
+		}
+		is.Indexes = append(is.Indexes, index)
+	}
+	if len(is.Indexes) == 0 {
+		return nil, nil
+	}
+	return is.DedupeInmemIndexes().MeasurementNamesByExpr(query.OpenAuthorizer, cond)
+}
+
+// seriesHashes hashes the keys of all live series of shards on this node, sorted, each once.
+func seriesHashes(ctx context.Context, store *tsdb.Store, ids []uint64) ([]uint64, error) {
+	all, file := tsdb.NewSeriesIDSet(), (*tsdb.SeriesFile)(nil)
+	for _, sh := range store.Shards(ids) {
+		index, err := sh.Index()
+		if err != nil {
+			return nil, err
+		}
+		if file, err = sh.SeriesFile(); err != nil { // one for all shards of a database
+			return nil, err
+		}
+		all.Merge(index.SeriesIDSet())
+	}
+	if file == nil {
+		return nil, nil
+	}
+	defer file.Retain()()
+	hashes := make([]uint64, 0, all.Cardinality())
+	for i, id := range all.Slice() {
+		if i%chunkLen == 0 && ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if key := file.SeriesKey(id); len(key) > 0 {
+			hashes = append(hashes, xxh3.Hash(key))
+		}
+	}
+	slices.Sort(hashes)
+	return slices.Compact(hashes), nil
+}

@@ -1,0 +1,258 @@
+package distquery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/influxdata/influxdb/pkg/tracing"
+	"github.com/influxdata/influxdb/query"
+	"github.com/influxdata/influxql"
+
+	"concord/internal/rpc"
+)
+
+// stream is the points of a remote iterator as a reader. Its node gives signs
+// of life while it computes; a node that falls silent has failed. Only an end
+// that the node declared is io.EOF. Close frees the node.
+type stream struct {
+	addr    string
+	query   context.Context // of the statement
+	ctx     context.Context // of the stream
+	cancel  context.CancelCauseFunc
+	chunks  rpc.Query_CreateIteratorClient
+	silence time.Duration
+	held    []byte // read from chunks and not yet from here
+
+	seriesN, pointN atomic.Int64 // as the node counts them
+}
+
+// openStream starts a remote iterator and waits for its opening. The stream
+// lives as long as ctx; while it is opened also asking can end it.
+func (m *mapping) openStream(ctx, asking context.Context, p peer, req *rpc.IteratorRequest) (*stream, *rpc.IteratorChunk, error) {
+	if span := tracing.SpanFromContext(ctx); span != nil {
+		b, err := span.Context().MarshalBinary()
+		if err != nil {
+			return nil, nil, err
+		}
+		req.Span = b
+	}
+	sctx, cancel := context.WithCancelCause(ctx)
+	defer context.AfterFunc(asking, func() { cancel(asking.Err()) })()
+	s := &stream{addr: p.addr, query: ctx, ctx: sctx, cancel: cancel, silence: m.silence}
+	var err error
+	if s.chunks, err = p.CreateIterator(sctx, req); err != nil {
+		s.Close()
+		return nil, nil, err
+	}
+	for {
+		c, err := s.next()
+		if err == io.EOF {
+			err = errors.New("it ended before it began")
+		}
+		if err != nil {
+			s.Close()
+			return nil, nil, err
+		}
+		if c.Open {
+			return s, c, nil
+		}
+	}
+}
+
+// next waits for a chunk. The error is the node's, or that of the statement
+// when it was ended here.
+func (s *stream) next() (*rpc.IteratorChunk, error) {
+	silent := fmt.Errorf("no sign of life for %s", s.silence)
+	t := time.AfterFunc(s.silence, func() { s.cancel(silent) })
+	c, err := s.chunks.Recv()
+	t.Stop()
+	if err == nil {
+		s.seriesN.Store(c.SeriesN)
+		s.pointN.Store(c.PointN)
+		return c, nil
+	}
+	defer s.Close()
+	if s.query.Err() != nil {
+		return nil, s.query.Err()
+	}
+	if context.Cause(s.ctx) == silent {
+		return nil, silent
+	}
+	return nil, err
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	for len(s.held) == 0 {
+		c, err := s.next()
+		if err == io.EOF || (err != nil && s.query.Err() != nil) {
+			return 0, err
+		} else if err != nil {
+			return 0, fmt.Errorf("data node %s failed during the query: %s", s.addr, rpc.Message(err))
+		}
+		s.held = c.Data
+	}
+	n := copy(p, s.held)
+	s.held = s.held[n:]
+	return n, nil
+}
+
+func (s *stream) Close() error {
+	s.cancel(context.Canceled)
+	return nil
+}
+
+// points is an iterator of one type of point.
+type points[P any] interface {
+	query.Iterator
+	Next() (*P, error)
+}
+
+// newRemoteIterator reads typed points from a stream. again is asked for
+// another iterator over the same shards when the stream fails before its first point.
+func newRemoteIterator(ctx context.Context, s *stream, typ influxql.DataType, again func(why error) (query.Iterator, error)) (query.Iterator, error) {
+	wire := typ
+	if typ == influxql.Unsigned {
+		wire = influxql.Integer // see signed
+	}
+	switch itr := query.NewReaderIterator(ctx, s, wire, query.IteratorStats{}).(type) {
+	case query.FloatIterator:
+		if typ == influxql.Float {
+			return remote[query.FloatPoint](itr, s, again), nil
+		}
+	case query.IntegerIterator:
+		if typ == influxql.Unsigned {
+			return remote[query.UnsignedPoint](unsigned{itr}, s, again), nil
+		}
+		return remote[query.IntegerPoint](itr, s, again), nil
+	case query.StringIterator:
+		return remote[query.StringPoint](itr, s, again), nil
+	case query.BooleanIterator:
+		return remote[query.BooleanPoint](itr, s, again), nil
+	}
+	return nil, fmt.Errorf("data node %s sends points of unknown type %d", s.addr, typ)
+}
+
+func remote[P any](itr points[P], s *stream, again func(error) (query.Iterator, error)) *remoteIterator[P] {
+	return &remoteIterator[P]{statement: s.query, current: counted[P]{itr, s}, again: again}
+}
+
+// counted is an iterator whose counters are those of its node at this moment,
+// also while the node computes.
+type counted[P any] struct {
+	points[P]
+	stream *stream
+}
+
+func (c counted[P]) Stats() query.IteratorStats {
+	return query.IteratorStats{SeriesN: int(c.stream.seriesN.Load()), PointN: int(c.stream.pointN.Load())}
+}
+
+// remoteIterator moves to other owners when it fails before its first point;
+// after it, points could be lost or doubled, so the query fails.
+type remoteIterator[P any] struct {
+	statement context.Context
+	again     func(why error) (query.Iterator, error)
+	begun     bool
+
+	mu      sync.Mutex // Stats is called by the statement's monitor
+	current points[P]  // nil after a move to where nothing matches
+}
+
+func (r *remoteIterator[P]) Next() (*P, error) {
+	r.mu.Lock()
+	current := r.current
+	r.mu.Unlock()
+	if current == nil {
+		return nil, nil
+	}
+	p, err := current.Next()
+	if err != nil && !r.begun && r.statement.Err() == nil {
+		p, err = r.move(current, err)
+	}
+	r.begun = true
+	if err != nil {
+		return nil, abort(r.statement, err)
+	}
+	return p, nil
+}
+
+// move goes on with other owners.
+func (r *remoteIterator[P]) move(from points[P], why error) (*P, error) {
+	from.Close()
+	itr, err := r.again(why)
+	if err != nil {
+		return nil, err
+	}
+	to, ok := itr.(points[P])
+	if itr != nil && !ok {
+		itr.Close()
+		return nil, fmt.Errorf("two owners of a shard have different types of a field: %T and %T", from, itr)
+	}
+	r.mu.Lock()
+	r.current = to
+	r.mu.Unlock()
+	if to == nil {
+		return nil, nil
+	}
+	return to.Next()
+}
+
+// abort ends the statement with err, and returns when it has ended: a sorted
+// merge of the engine drops an input that fails, and the answer would go on
+// and end well with less than there is.
+func abort(statement context.Context, err error) error {
+	if m := query.MonitorFromContext(statement); m != nil {
+		m.Monitor(func(<-chan struct{}) error { return err })
+		<-statement.Done()
+	}
+	return err
+}
+
+func (r *remoteIterator[P]) Stats() query.IteratorStats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.current == nil {
+		return query.IteratorStats{}
+	}
+	return r.current.Stats()
+}
+
+func (r *remoteIterator[P]) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.current == nil {
+		return nil
+	}
+	return r.current.Close()
+}
+
+// signed and unsigned carry unsigned points as integers of the same bits: the
+// engine's encoding of unsigned points leaves their value out.
+type signed struct{ query.UnsignedIterator }
+
+func (s signed) Next() (*query.IntegerPoint, error) {
+	p, err := s.UnsignedIterator.Next()
+	if p == nil || err != nil {
+		return nil, err
+	}
+	return &query.IntegerPoint{
+		Name: p.Name, Tags: p.Tags, Time: p.Time, Value: int64(p.Value), Aux: p.Aux, Aggregated: p.Aggregated, Nil: p.Nil,
+	}, nil
+}
+
+type unsigned struct{ query.IntegerIterator }
+
+func (u unsigned) Next() (*query.UnsignedPoint, error) {
+	p, err := u.IntegerIterator.Next()
+	if p == nil || err != nil {
+		return nil, err
+	}
+	return &query.UnsignedPoint{
+		Name: p.Name, Tags: p.Tags, Time: p.Time, Value: uint64(p.Value), Aux: p.Aux, Aggregated: p.Aggregated, Nil: p.Nil,
+	}, nil
+}
