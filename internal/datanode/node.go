@@ -204,8 +204,6 @@ func (n *Node) openHandoff() error {
 func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	c := n.cfg.Cluster
 	n.executor = query.NewExecutor()
-	mapper := distquery.NewShardMapper(n.Meta, n.Store, pool)
-	mapper.Logger = n.log
 	n.executor.StatementExecutor = &coordinator.StatementExecutor{
 		MetaClient:  n.Meta,
 		TaskManager: n.executor.TaskManager,
@@ -214,7 +212,7 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 			Schema: distquery.NewSchema(n.Meta, n.Store, pool),
 			delete: replication.NewDeletes(n.Meta, n.Store, pool, n.writer, n.log),
 		},
-		ShardMapper:         mapper,
+		ShardMapper:         distquery.NewShardMapper(n.Meta, n.Store, pool),
 		Monitor:             mon,
 		PointsWriter:        n.writer,
 		MaxSelectPointN:     c.MaxSelectPointN,

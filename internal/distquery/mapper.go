@@ -14,7 +14,6 @@ import (
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
-	"go.uber.org/zap"
 
 	"concord/internal/cluster"
 	"concord/internal/rpc"
@@ -32,8 +31,6 @@ var errAuthorizer = errors.New("authorization by series is not supported across 
 
 // ShardMapper is the engine's query.ShardMapper over the whole cluster.
 type ShardMapper struct {
-	Logger *zap.Logger
-
 	// Silence is how long a node may give no sign of life before another is
 	// asked, or, after its first point, the query fails.
 	Silence time.Duration
@@ -45,7 +42,7 @@ type ShardMapper struct {
 
 // NewShardMapper returns a mapper for the node that store belongs to.
 func NewShardMapper(meta Metadata, store *tsdb.Store, pool *rpc.Pool) *ShardMapper {
-	return &ShardMapper{Logger: zap.NewNop(), Silence: askTimeout, meta: meta, store: store, pool: pool}
+	return &ShardMapper{Silence: askTimeout, meta: meta, store: store, pool: pool}
 }
 
 // MapShards maps sources to local shards and to owners of all others.
@@ -54,7 +51,7 @@ func (e *ShardMapper) MapShards(sources influxql.Sources, t influxql.TimeRange, 
 		return nil, errAuthorizer
 	}
 	m := &mapping{
-		store: e.store, silence: e.Silence, log: e.Logger,
+		e: e, store: e.store, silence: e.Silence,
 		sources: make(map[coordinator.Source]*source), schemas: make(map[schemaKey]*schema),
 		min: time.Unix(0, t.MinTimeNano()), max: time.Unix(0, t.MaxTimeNano()),
 	}
@@ -115,6 +112,25 @@ func newSource(meta Metadata, store *tsdb.Store, pool *rpc.Pool, groups []emeta.
 	return s
 }
 
+// newDatabase is all shards of a database.
+func newDatabase(meta Metadata, store *tsdb.Store, pool *rpc.Pool, db string) *source {
+	var all []emeta.ShardInfo
+	for _, sh := range meta.State().Shards() {
+		if sh.Database == db {
+			all = append(all, infoOf(sh))
+		}
+	}
+	return newSource(meta, store, pool, []emeta.ShardGroupInfo{{Shards: all}})
+}
+
+func infoOf(sh cluster.Shard) emeta.ShardInfo {
+	info := emeta.ShardInfo{ID: sh.ID}
+	for _, id := range sh.Owners {
+		info.Owners = append(info.Owners, emeta.ShardOwner{NodeID: id})
+	}
+	return info
+}
+
 // split tells local shards from those of others.
 func (s *source) split(ids []uint64) (local, remote []uint64) {
 	for _, id := range ids {
@@ -137,9 +153,9 @@ func (s *source) shards() []uint64 {
 
 // mapping is a query.ShardGroup: the shards of one statement.
 type mapping struct {
+	e        *ShardMapper
 	store    *tsdb.Store
 	silence  time.Duration
-	log      *zap.Logger
 	sources  map[coordinator.Source]*source
 	min, max time.Time // the statement's time range
 
@@ -185,12 +201,32 @@ func (m *mapping) schema(mm *influxql.Measurement) *schema {
 	return s
 }
 
-// ask fills s; of two types of a field the engine's order picks.
+// ask fills s; of two types of a field the engine's order picks. The in-memory
+// index is one for all shards of a database, so there the tags are those of
+// the database: a tag is known at times at which no series has it.
 func (m *mapping) ask(mm *influxql.Measurement, s *schema) error {
 	src := m.source(mm)
 	if src == nil {
 		return nil
 	}
+	addField := func(name string, typ influxql.DataType) {
+		if s.fields[name].LessThan(typ) {
+			s.fields[name] = typ
+		}
+	}
+	addDim := func(name string) { s.dims[name] = struct{}{} }
+	if err := m.askSource(mm, src, addField, addDim); err != nil {
+		return err
+	}
+	if m.store.EngineOptions.IndexVersion == tsdb.InmemIndexName {
+		if all := newDatabase(m.e.meta, m.store, m.e.pool, mm.Database); len(all.shards()) > len(src.shards()) {
+			return m.askSource(mm, all, func(string, influxql.DataType) {}, addDim)
+		}
+	}
+	return nil
+}
+
+func (m *mapping) askSource(mm *influxql.Measurement, src *source, addField func(string, influxql.DataType), addDim func(string)) error {
 	req, err := encodeOptions(mm, query.IteratorOptions{})
 	if err != nil {
 		return err
@@ -200,18 +236,13 @@ func (m *mapping) ask(mm *influxql.Measurement, s *schema) error {
 	if err != nil {
 		return err
 	}
-	var mu sync.Mutex
-	add := func(name string, typ influxql.DataType) {
-		if s.fields[name].LessThan(typ) {
-			s.fields[name] = typ
-		}
-	}
 	for name, typ := range fields {
-		add(name, typ)
+		addField(name, typ)
 	}
 	for d := range dims {
-		s.dims[d] = struct{}{}
+		addDim(d)
 	}
+	var mu sync.Mutex
 	// The engine's interface has no context here: KILL QUERY waits for askTimeout at most.
 	return src.others.each(context.Background(), remote, func(ctx context.Context, p peer, ids []uint64) ([]uint64, error) {
 		r, err := p.FieldDimensions(ctx, &rpc.FieldDimensionsRequest{ShardIds: ids, Measurement: req})
@@ -221,10 +252,10 @@ func (m *mapping) ask(mm *influxql.Measurement, s *schema) error {
 		mu.Lock()
 		defer mu.Unlock()
 		for _, f := range r.Fields {
-			add(string(f.Name), influxql.DataType(f.DataType))
+			addField(string(f.Name), influxql.DataType(f.DataType))
 		}
 		for _, d := range r.Dimensions {
-			s.dims[string(d)] = struct{}{}
+			addDim(string(d))
 		}
 		return r.Missing, nil
 	})

@@ -10,7 +10,6 @@ import (
 	"sync"
 
 	"github.com/influxdata/influxdb/query"
-	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 
@@ -46,6 +45,23 @@ func (s *Schema) shards(match func(cluster.Shard) bool) (ids []uint64) {
 	return ids
 }
 
+// indexed widens shards to all those whose tags their index knows: the
+// in-memory index is one for all shards of a database, and on a single node
+// statements bounded by time tell all of it.
+func (s *Schema) indexed(ids []uint64) []uint64 {
+	if s.store.EngineOptions.IndexVersion != tsdb.InmemIndexName {
+		return ids
+	}
+	dbs := make(map[string]bool)
+	s.shards(func(sh cluster.Shard) bool {
+		if slices.Contains(ids, sh.ID) {
+			dbs[sh.Database] = true
+		}
+		return false
+	})
+	return s.shards(func(sh cluster.Shard) bool { return dbs[sh.Database] })
+}
+
 // each asks the local store for the shards that this node has, and owners for the others.
 func (s *Schema) each(ctx context.Context, ids []uint64, local func([]uint64) error, remote question) error {
 	want := make(map[uint64]bool, len(ids))
@@ -58,11 +74,7 @@ func (s *Schema) each(ctx context.Context, ids []uint64, local func([]uint64) er
 		if !want[sh.ID] {
 			continue
 		}
-		info := emeta.ShardInfo{ID: sh.ID}
-		for _, id := range sh.Owners {
-			info.Owners = append(info.Owners, emeta.ShardOwner{NodeID: id})
-		}
-		if o.add(info, s.store) {
+		if o.add(infoOf(sh), s.store) {
 			mine = append(mine, sh.ID)
 		} else {
 			theirs = append(theirs, sh.ID)
@@ -115,7 +127,7 @@ func (s *Schema) TagKeys(ctx context.Context, auth query.FineAuthorizer, ids []u
 	}
 	var mu sync.Mutex
 	all := make(map[string][]string)
-	err := s.each(ctx, ids, func(mine []uint64) error {
+	err := s.each(ctx, s.indexed(ids), func(mine []uint64) error {
 		list, err := s.store.TagKeys(ctx, auth, mine, cond)
 		for _, m := range list {
 			all[m.Measurement] = append(all[m.Measurement], m.Keys...)
@@ -155,7 +167,7 @@ func (s *Schema) TagValues(ctx context.Context, auth query.FineAuthorizer, ids [
 	}
 	var mu sync.Mutex
 	all := make(map[string][]tsdb.KeyValue)
-	err := s.each(ctx, ids, func(mine []uint64) error {
+	err := s.each(ctx, s.indexed(ids), func(mine []uint64) error {
 		list, err := s.store.TagValues(ctx, auth, mine, cond)
 		for _, m := range list {
 			all[m.Measurement] = append(all[m.Measurement], m.Values...)
