@@ -176,6 +176,14 @@ func TestGrants(t *testing.T) {
 		s.both(t, "", statement, s.admin)
 		s.settle(t)
 	}
+	for _, tt := range []struct {
+		f    Form
+		want string
+	}{{s.admin, "count_usage"}, {Forms[0], "401 "}} {
+		if got, err := Ask(s.ctx, s.node(), "one", `SELECT count(*) FROM cpu`, tt.f); err != nil || !strings.Contains(got, tt.want) {
+			t.Fatalf("%s: %s, %v", tt.f.Name, got, err)
+		}
+	}
 	for _, f := range []Form{
 		s.admin, Form{Name: "reader"}.As("reader", "r"), Form{Name: "writer"}.As("writer", "w"), Form{Name: "nobody"}.As("nobody", "n"),
 		Form{Name: "wrong password"}.As("reader", "x"), Form{Name: "unknown user"}.As("who", "x"), {Name: "no user"},
