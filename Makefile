@@ -1,7 +1,7 @@
 GO      ?= go
 export CGO_ENABLED = 0
 
-.PHONY: help build test e2e race lint bench fuzz proto
+.PHONY: help build test e2e compare race lint bench fuzz proto
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,6 +15,10 @@ test: ## run the tests
 e2e: ## run the story of a killed replica on separate processes
 	$(GO) test -tags e2e -count=1 ./test/e2e/
 
+compare: ## compare a cluster's answers with a single node's, through all forms and real clients
+	test/compare/install.sh
+	$(GO) test -tags compare -count=1 -timeout 30m ./test/compare/
+
 race: ## run the tests under the race detector (needs a C compiler)
 	@if command -v cc >/dev/null 2>&1; then CGO_ENABLED=1 $(GO) test -race ./internal/...; \
 	else echo "skipped: the race detector needs a C compiler"; fi
@@ -22,8 +26,8 @@ race: ## run the tests under the race detector (needs a C compiler)
 lint: ## gofmt, go vet and staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); \
 	if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
-	$(GO) vet ./... && $(GO) vet -tags e2e ./test/...
-	$(GO) tool staticcheck -tags e2e ./...
+	$(GO) vet ./... && $(GO) vet -tags e2e,compare ./test/...
+	$(GO) tool staticcheck -tags e2e,compare ./...
 
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/...

@@ -41,11 +41,12 @@ func (f Form) As(user, password string) Form {
 
 // Ask runs a statement and returns the whole answer as text, status first.
 func Ask(ctx context.Context, addr, db, statement string, f Form) (string, error) {
-	v := url.Values{"db": {db}, "q": {statement}}
+	v := url.Values{"db": {db}}
 	for k, p := range f.Params {
 		v[k] = p
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+addr+"/query", strings.NewReader(v.Encode()))
+	body := strings.NewReader(url.Values{"q": {statement}}.Encode())
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+addr+"/query?"+v.Encode(), body)
 	if err != nil {
 		return "", err
 	}

@@ -18,6 +18,7 @@ import (
 type sides struct {
 	ctx     context.Context
 	cluster *devcluster.Cluster
+	nodes   []*datanode.Node // of the cluster, those that are asked
 	plain   *plain.Node
 	admin   Form // how an administrator writes and asks
 	turn    int  // whose turn it is
@@ -47,15 +48,17 @@ func mustStart(t *testing.T, index string, auth bool, dbs ...string) *sides {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.Close() })
-	s := &sides{ctx: ctx, cluster: c, plain: p}
+	s := &sides{ctx: ctx, cluster: c, nodes: c.Data, plain: p}
 	if auth {
 		s.both(t, "", `CREATE USER root WITH PASSWORD 'secret' WITH ALL PRIVILEGES`, Form{})
+		s.settle(t)
 		s.admin = Form{Name: "root"}.As("root", "secret")
 	}
 	for _, db := range dbs {
 		s.both(t, "", fmt.Sprintf(`CREATE DATABASE %s WITH REPLICATION %d NAME "autogen"`, db, databases[db]), s.admin)
+		s.settle(t)
 		for _, lines := range Data() {
-			for _, addr := range []string{s.plain.HTTPAddr(), s.cluster.Data[0].HTTPAddr()} {
+			for _, addr := range []string{s.plain.HTTPAddr(), s.nodes[0].HTTPAddr()} {
 				if err := Write(s.ctx, addr, db, lines, s.admin); err != nil {
 					t.Fatal(err)
 				}
@@ -71,7 +74,7 @@ func (s *sides) settle(t *testing.T) {
 	t.Helper()
 	if err := s.cluster.Wait(s.ctx, func() bool {
 		want := s.cluster.Meta.State().Index
-		for _, n := range s.cluster.Data {
+		for _, n := range s.nodes {
 			if n.Meta.State().Index < want {
 				return false
 			}
@@ -85,11 +88,19 @@ func (s *sides) settle(t *testing.T) {
 // node is the data node whose turn it is.
 func (s *sides) node() string {
 	s.turn++
-	return s.cluster.Data[s.turn%len(s.cluster.Data)].HTTPAddr()
+	return s.nodes[s.turn%len(s.nodes)].HTTPAddr()
 }
 
 // both asks both sides; the answers must be the same.
 func (s *sides) both(t *testing.T, db, statement string, f Form) {
+	t.Helper()
+	if differ := s.ask(t, db, statement, f); differ != "" {
+		t.Error(differ)
+	}
+}
+
+// ask asks both sides and tells how their answers differ.
+func (s *sides) ask(t *testing.T, db, statement string, f Form) (differ string) {
 	t.Helper()
 	want, err := Ask(s.ctx, s.plain.HTTPAddr(), db, statement, f)
 	if err != nil {
@@ -99,9 +110,10 @@ func (s *sides) both(t *testing.T, db, statement string, f Form) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !Same(want, got) {
-		t.Errorf("%s, %s, node %d: %s\n the cluster answers %s\n the single node   %s", db, f.Name, s.turn%len(s.cluster.Data)+1, statement, near(got, want), near(want, got))
+	if Same(want, got) {
+		return ""
 	}
+	return fmt.Sprintf("%s, %s, node %d: %s\n the cluster answers %s\n the single node   %s", db, f.Name, s.turn%len(s.nodes)+1, statement, near(got, want), near(want, got))
 }
 
 // near is the part of a where it begins to differ from b.
@@ -113,16 +125,32 @@ func near(a, b string) string {
 	return fmt.Sprintf("(%d bytes) …%s…", len(a), strings.TrimSpace(a[max(0, i-200):min(len(a), i+200)]))
 }
 
-// changes runs Changes on db, each with the reads that follow it.
+// changes runs Changes on db, each with the reads that follow it. SELECT INTO
+// returns when one owner has the points; the others follow in a moment.
 func (s *sides) changes(t *testing.T, db string) {
 	t.Helper()
 	for _, c := range Changes {
-		for _, statement := range c {
-			if strings.Contains(statement, "%") {
-				statement = fmt.Sprintf(statement, db)
+		change, reads := c[0], c[1:]
+		if strings.Contains(change, "%") {
+			change = fmt.Sprintf(change, db)
+		}
+		s.both(t, db, change, s.admin)
+		s.settle(t)
+		for _, r := range reads {
+			ctx, cancel := context.WithTimeout(s.ctx, 10*time.Second)
+			var differ string
+			err := s.cluster.Wait(ctx, func() bool {
+				for range s.nodes {
+					if differ = s.ask(t, db, r, s.admin); differ != "" {
+						return false
+					}
+				}
+				return true
+			})
+			cancel()
+			if err != nil {
+				t.Errorf("after %s\n%s", change, differ)
 			}
-			s.both(t, db, statement, s.admin)
-			s.settle(t)
 		}
 	}
 }
@@ -140,7 +168,7 @@ func TestClusterAnswersAsASingleNodeDoes(t *testing.T) {
 func TestEveryNodeExplains(t *testing.T) {
 	t.Parallel()
 	s := mustStart(t, "tsi1", false, "one")
-	for _, n := range s.cluster.Data {
+	for _, n := range s.nodes {
 		for statement, want := range map[string][]string{
 			`EXPLAIN SELECT mean(usage) FROM cpu GROUP BY host`:         {"mean(usage::float)", "NUMBER OF SERIES: 33", "CACHED VALUES: 1320"},
 			`EXPLAIN ANALYZE SELECT mean(usage) FROM cpu GROUP BY host`: {"execution_time", "remote_iterator", "float_blocks_decoded"},
