@@ -15,43 +15,13 @@ import (
 
 // Commands are `run` and `config` of influxd.
 func Commands() []*cobra.Command {
-	var path string
-	run := &cobra.Command{
-		Use:   "run",
-		Short: "Run a data node until it is told to stop",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return run(cmd.Context(), path)
-		},
-	}
-	config := &cobra.Command{
-		Use:   "config",
-		Short: "Print the configuration: the defaults, or those of -config with the environment applied",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := LoadConfig(path, os.Getenv)
-			if err != nil {
-				return err
-			}
-			return c.Print(cmd.OutOrStdout())
-		},
-	}
-	for _, c := range []*cobra.Command{run, config} {
-		c.Flags().StringVar(&path, "config", "", "path of influxdb.conf")
-	}
-	return []*cobra.Command{run, config}
+	return Program.Commands("Run a data node until it is told to stop", func(cmd *cobra.Command, load func() (*Config, error)) error {
+		return run(cmd.Context(), load)
+	})
 }
 
-func run(ctx context.Context, path string) error {
-	if path == "" {
-		path = os.Getenv("INFLUXDB_CONFIG_PATH")
-	}
-	if path == "" {
-		if _, err := os.Stat("/etc/influxdb/influxdb.conf"); err == nil {
-			path = "/etc/influxdb/influxdb.conf"
-		}
-	}
-	cfg, err := LoadConfig(path, os.Getenv)
+func run(ctx context.Context, load func() (*Config, error)) error {
+	cfg, err := load()
 	if err != nil {
 		return err
 	}
@@ -75,7 +45,7 @@ func run(ctx context.Context, path string) error {
 	for {
 		select {
 		case <-hup:
-			c, err := LoadConfig(path, os.Getenv)
+			c, err := load()
 			if err != nil {
 				log.Error("Kept the configuration: the new one is bad", zap.Error(err))
 				continue
@@ -87,6 +57,9 @@ func run(ctx context.Context, path string) error {
 			log.Info("Reloaded the [anti-entropy] section and the certificates")
 		case <-ctx.Done():
 			log.Info("Stopping")
+			if cfg.Cluster.TerminationQueryLog {
+				node.LogQueries()
+			}
 			return node.Close()
 		}
 	}

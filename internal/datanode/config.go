@@ -3,13 +3,9 @@ package datanode
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"os"
 	"path/filepath"
-	"strings"
 
-	"github.com/BurntSushi/toml"
 	"github.com/influxdata/influxdb/coordinator"
 	"github.com/influxdata/influxdb/logger"
 	"github.com/influxdata/influxdb/monitor"
@@ -18,32 +14,32 @@ import (
 	"github.com/influxdata/influxdb/services/precreator"
 	"github.com/influxdata/influxdb/services/retention"
 	"github.com/influxdata/influxdb/services/subscriber"
-	itoml "github.com/influxdata/influxdb/toml"
 	"github.com/influxdata/influxdb/tsdb"
 
+	"concord/internal/config"
 	"concord/internal/entropy"
 	"concord/internal/handoff"
 	"concord/internal/trust"
 )
 
-// Config is influxdb.conf of a data node. Every setting has an environment
-// variable INFLUXDB_<SECTION>_<SETTING>, which wins over the file.
+// Config is influxdb.conf of a data node. The doc tags are the comments of the
+// printed sample.
 type Config struct {
-	BindAddress string `toml:"bind-address"` // host:port, other nodes reach it here
-	Hostname    string `toml:"hostname"`     // what others call this node; the machine's name when empty
+	BindAddress string `toml:"bind-address" doc:"Host:port at which other nodes reach this one."`
+	Hostname    string `toml:"hostname" doc:"What other nodes and clients call this one; the machine's name when empty."`
 
-	Meta            MetaConfig                `toml:"meta"`
-	Data            tsdb.Config               `toml:"data"`
-	Cluster         ClusterConfig             `toml:"cluster"`
-	Retention       retention.Config          `toml:"retention"`
-	Precreator      precreator.Config         `toml:"shard-precreation"`
-	Monitor         monitor.Config            `toml:"monitor"`
-	Subscriber      subscriber.Config         `toml:"subscriber"`
-	HTTPD           httpd.Config              `toml:"http"`
-	Logging         logger.Config             `toml:"logging"`
-	ContinuousQuery continuous_querier.Config `toml:"continuous_queries"`
-	HintedHandoff   handoff.Config            `toml:"hinted-handoff"`
-	AntiEntropy     entropy.Config            `toml:"anti-entropy"`
+	Meta            MetaConfig                `toml:"meta" doc:"What this node keeps of the cluster's metadata."`
+	Data            tsdb.Config               `toml:"data" doc:"The storage engine."`
+	Cluster         ClusterConfig             `toml:"cluster" doc:"Writes and queries over the cluster."`
+	Retention       retention.Config          `toml:"retention" doc:"Deletion of old data."`
+	Precreator      precreator.Config         `toml:"shard-precreation" doc:"Creation of shards ahead of time."`
+	Monitor         monitor.Config            `toml:"monitor" doc:"The node's own statistics."`
+	Subscriber      subscriber.Config         `toml:"subscriber" doc:"Copies of writes for subscriptions."`
+	HTTPD           httpd.Config              `toml:"http" doc:"The HTTP API for clients."`
+	Logging         logger.Config             `toml:"logging" doc:"The log, on standard error."`
+	ContinuousQuery continuous_querier.Config `toml:"continuous_queries" doc:"Continuous queries."`
+	HintedHandoff   handoff.Config            `toml:"hinted-handoff" doc:"Durable queues of what other nodes miss."`
+	AntiEntropy     entropy.Config            `toml:"anti-entropy" doc:"Comparison and repair of replicas; SIGHUP loads this section again."`
 }
 
 // MetaConfig is the [meta] section of a data node.
@@ -70,6 +66,14 @@ func (c *Config) metaTLS() trust.TLS {
 	return t
 }
 
+// Program loads and prints it.
+var Program = config.Program[*Config]{
+	Title:        "Concord data node: influxdb.conf",
+	File:         "/etc/influxdb/influxdb.conf",
+	PathVariable: "INFLUXDB_CONFIG_PATH",
+	New:          NewConfig,
+}
+
 // NewConfig returns the defaults.
 func NewConfig() *Config {
 	c := &Config{
@@ -93,45 +97,10 @@ func NewConfig() *Config {
 	return c
 }
 
-// LoadConfig reads the file at path over the defaults, then the environment.
-// An empty path means defaults and environment alone. Unknown keys and bad
-// values are errors that name the key.
-func LoadConfig(path string, getenv func(string) string) (*Config, error) {
-	c := NewConfig()
-	if path != "" {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return nil, fmt.Errorf("read configuration: %w", err)
-		}
-		md, err := toml.Decode(string(b), c)
-		if err != nil {
-			var pe toml.ParseError
-			if errors.As(err, &pe) {
-				return nil, fmt.Errorf("configuration %s: line %d: key %q: %s", path, pe.Position.Line, pe.LastKey, pe.Message)
-			}
-			return nil, fmt.Errorf("configuration %s: %w", path, err)
-		}
-		if un := md.Undecoded(); len(un) > 0 {
-			names := make([]string, len(un))
-			for i, k := range un {
-				names[i] = k.String()
-			}
-			return nil, fmt.Errorf("configuration %s: unknown settings: %s", path, strings.Join(names, ", "))
-		}
-	}
-	if _, err := itoml.ApplyEnvOverrides(getenv, "INFLUXDB", c); err != nil {
-		return nil, fmt.Errorf("environment: %w", err)
-	}
-	if err := c.Validate(); err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
-	}
-	return c, nil
-}
-
 // Validate returns the first bad setting, with its name and the reason.
 func (c *Config) Validate() error {
 	if c.Meta.Dir == "" {
-		return errors.New("[meta] dir must be set")
+		return errors.New("[meta] dir: must be set")
 	}
 	if _, _, err := net.SplitHostPort(c.BindAddress); err != nil {
 		return fmt.Errorf("bind-address: %w", err)
@@ -151,6 +120,7 @@ func (c *Config) Validate() error {
 	}{
 		{"cluster", c.Cluster.TLS.Validate()},
 		{"data", c.Data.Validate()},
+		{"logging", config.CheckLogging(c.Logging)},
 		{"monitor", c.Monitor.Validate()},
 		{"continuous_queries", c.ContinuousQuery.Validate()},
 		{"retention", c.Retention.Validate()},
@@ -166,32 +136,10 @@ func (c *Config) Validate() error {
 	return nil
 }
 
-// Print writes the configuration as TOML that LoadConfig reads back.
-func (c *Config) Print(w io.Writer) error {
-	fmt.Fprintln(w, "# Concord data node. Each setting can be overridden by INFLUXDB_<SECTION>_<SETTING>")
-	fmt.Fprintln(w, "# in the environment, with - as _.")
-	return toml.NewEncoder(w).Encode(c)
-}
-
 // entropyDir is the anti-entropy service's own folder: beside the shard
 // folders, never inside one, so that a wiped data folder does not take the queue along.
 func (c *Config) entropyDir() string { return filepath.Join(c.Meta.Dir, "entropy") }
 
-// advertised is the host:port that others use for a listener bound to bind:
-// an unspecified host becomes the configured or the machine's name.
 func (c *Config) advertised(bind string, actual net.Addr) string {
-	host, port, _ := net.SplitHostPort(bind)
-	if _, p, err := net.SplitHostPort(actual.String()); err == nil && port == "0" {
-		port = p
-	}
-	if c.Hostname != "" {
-		host = c.Hostname
-	} else if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
-		if name, err := os.Hostname(); err == nil {
-			host = name
-		} else {
-			host = "localhost"
-		}
-	}
-	return net.JoinHostPort(host, port)
+	return config.Advertised(c.Hostname, bind, actual)
 }

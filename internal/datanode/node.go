@@ -177,6 +177,9 @@ func (n *Node) Open() (err error) {
 	return n.openServices(mon, view)
 }
 
+// LogQueries logs the queries that run now.
+func (n *Node) LogQueries() { n.executor.TaskManager.LogCurrentQueries(n.log.Info) }
+
 func (n *Node) onClose(fn func() error) { n.stop = append(n.stop, fn) }
 
 // openHandoff opens the hinted handoff queues; the writer fills them and sends what they hold.

@@ -10,15 +10,15 @@ import (
 
 // Config is the [anti-entropy] section of influxdb.conf.
 type Config struct {
-	Enabled           bool          `toml:"enabled"`
-	CheckInterval     toml.Duration `toml:"check-interval"`      // between two status checks
-	MaxFetch          int           `toml:"max-fetch"`           // shards copied or repaired in parallel, an upper bound of max-sync
-	MaxSync           int           `toml:"max-sync"`            // repairs driven by this node at the same time
-	AutoRepairMissing bool          `toml:"auto-repair-missing"` // queue shards that an owner lacks
-	AutoRepairDiff    bool          `toml:"auto-repair-diff"`    // queue shards whose contents differ
-	Settle            toml.Duration `toml:"settle"`              // younger data is not compared
-	MaxRate           toml.Size     `toml:"max-rate"`            // bytes per second sent and read for repair; 0 is no limit
-	ScrubInterval     toml.Duration `toml:"scrub-interval"`      // 0 is never
+	Enabled           bool          `toml:"enabled" doc:"Compare the replicas of each shard, and repair them."`
+	CheckInterval     toml.Duration `toml:"check-interval" doc:"Time between two status checks."`
+	MaxFetch          int           `toml:"max-fetch" doc:"Shards that are copied or repaired at the same time; an upper bound of max-sync."`
+	MaxSync           int           `toml:"max-sync" doc:"Repairs that this node drives at the same time."`
+	AutoRepairMissing bool          `toml:"auto-repair-missing" doc:"Repair shards that an owner lacks, unasked."`
+	AutoRepairDiff    bool          `toml:"auto-repair-diff" doc:"Repair shards whose contents differ, unasked."`
+	Settle            toml.Duration `toml:"settle" doc:"Data that is younger than this is not compared."`
+	MaxRate           toml.Size     `toml:"max-rate" doc:"Bytes a second that are read and sent for repair; 0 is no limit."`
+	ScrubInterval     toml.Duration `toml:"scrub-interval" doc:"Time within which every block is read again from disk; 0s is never."`
 }
 
 // NewConfig returns the defaults.

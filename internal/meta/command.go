@@ -13,51 +13,16 @@ import (
 	"concord/internal/version"
 )
 
-const defaultConfig = "/etc/influxdb/influxdb-meta.conf"
-
 // Commands are `run` and `config` of influxd-meta. prepare may change a server
 // before it opens.
 func Commands(prepare func(*Server)) []*cobra.Command {
-	var path string
-	run := &cobra.Command{
-		Use:   "run",
-		Short: "Run a meta node until it is told to stop",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			if err := run(path, prepare); err != nil {
-				return fmt.Errorf("run: %w", err)
-			}
-			return nil
-		},
-	}
-	config := &cobra.Command{
-		Use:   "config",
-		Short: "Print the configuration: the defaults, or those of -config with the environment applied",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := LoadConfig(path, os.Getenv)
-			if err != nil {
-				return err
-			}
-			return c.Print(cmd.OutOrStdout())
-		},
-	}
-	for _, c := range []*cobra.Command{run, config} {
-		c.Flags().StringVar(&path, "config", "", "path of influxdb-meta.conf")
-	}
-	return []*cobra.Command{run, config}
+	return Program.Commands("Run a meta node until it is told to stop", func(cmd *cobra.Command, load func() (*Config, error)) error {
+		return run(cmd.Context(), load, prepare)
+	})
 }
 
-func run(path string, prepare func(*Server)) error {
-	if path == "" {
-		path = os.Getenv("INFLUXDB_META_CONFIG_PATH")
-	}
-	if path == "" {
-		if _, err := os.Stat(defaultConfig); err == nil {
-			path = defaultConfig
-		}
-	}
-	cfg, err := LoadConfig(path, os.Getenv)
+func run(ctx context.Context, load func() (*Config, error), prepare func(*Server)) error {
+	cfg, err := load()
 	if err != nil {
 		return err
 	}
@@ -65,7 +30,7 @@ func run(path string, prepare func(*Server)) error {
 	if err != nil {
 		return fmt.Errorf("logging: %w", err)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
 	s := NewServer(cfg, log)
@@ -81,7 +46,7 @@ func run(path string, prepare func(*Server)) error {
 	for {
 		select {
 		case <-hup:
-			c, err := LoadConfig(path, os.Getenv)
+			c, err := load()
 			if err == nil {
 				err = s.Reload(c)
 			}

@@ -436,35 +436,24 @@ func TestMemberOfAnotherClusterDoesNotJoin(t *testing.T) {
 
 func TestConfig(t *testing.T) {
 	t.Parallel()
-	none := func(string) string { return "" }
-	file := func(s string) string {
-		p := filepath.Join(t.TempDir(), "c")
-		ok(t, os.WriteFile(p, []byte(s), 0o600))
-		return p
+	path := filepath.Join(t.TempDir(), "c")
+	load := func(text string, env map[string]string) (*Config, error) {
+		ok(t, os.WriteFile(path, []byte(text), 0o600))
+		return Program.Load(path, func(k string) string { return env[k] })
 	}
-	var sample bytes.Buffer
-	ok(t, NewConfig().Print(&sample))
-	c, err := LoadConfig(file(sample.String()), none)
-	if err != nil {
-		t.Fatalf("%v in %s", err, sample.String())
-	}
-	if d := cmp.Diff(NewConfig().Meta, c.Meta); d != "" {
-		t.Error(d)
-	}
-	env := map[string]string{"INFLUXDB_META_DIR": "/x", "INFLUXDB_HOSTNAME": "meta1"}
-	c, err = LoadConfig(file("[meta]\ndir=\"/y\""), func(k string) string { return env[k] })
+	c, err := load("[meta]\ndir=\"/y\"", map[string]string{"INFLUXDB_META_DIR": "/x", "INFLUXDB_HOSTNAME": "meta1"})
 	ok(t, err)
 	if c.Meta.Dir != "/x" || c.advertised(":8091", hostPort("0.0.0.0:8091")) != "meta1:8091" {
 		t.Errorf("got %+v", c)
 	}
 	for text, want := range map[string]string{
-		"[meta]\nhttps-enabled=true": "[meta] https-certificate must be set",
-		"[meta]\nauth-enabled=true":  "needs internal-shared-secret",
-		"[meta]\ndri=\"x\"":          "unknown settings: meta.dri",
-		"[meta]\nbind-address=\"x\"": "[meta] bind-address",
-		"[meta]\ndir=3":              `key "meta.dir"`,
+		"[meta]\nhttps-enabled=true": ":2: [meta] https-enabled: https-certificate must be set",
+		"[meta]\nauth-enabled=true":  ":2: [meta] auth-enabled: needs internal-shared-secret",
+		"[meta]\ndri=\"x\"":          ":2: [meta] dri: unknown setting",
+		"[meta]\nbind-address=\"x\"": ":2: [meta] bind-address: ",
+		"[meta]\ndir=3":              ":2: [meta] dir: ",
 	} {
-		if _, err := LoadConfig(file(text), none); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := load(text, nil); err == nil || !strings.HasPrefix(err.Error(), path+want) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}
 	}

@@ -1,0 +1,121 @@
+// Package config loads and prints the configuration of the data and the meta
+// node: a struct with defaults, over it a TOML file, over that the environment.
+//
+// A setting is a field with a `toml` tag. Its comment in the printed sample is
+// the `doc` tag: one sentence of meaning and unit. The engine's structs have no
+// such tags; engine.go has the comments of theirs. A field that is a struct is
+// a section. To add a setting or a section, add the field: loading, printing
+// and the environment follow from it.
+package config
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"reflect"
+
+	"github.com/influxdata/influxdb/logger"
+	"github.com/spf13/cobra"
+)
+
+// Settings is a pointer to a struct of settings. Validate returns the first bad
+// one as "[section] key: reason"; the loader adds where it was set.
+type Settings interface{ Validate() error }
+
+// Program is how one command gets its configuration.
+type Program[C Settings] struct {
+	Title        string   // of the printed sample
+	File         string   // is read when no path is given and it exists
+	PathVariable string   // environment variable with the path
+	New          func() C // the defaults, a fresh value each time
+}
+
+// Path is the file to read: the given one, that of the environment, or File
+// where it exists. It is empty when there is none.
+func (p Program[C]) Path(given string, getenv func(string) string) string {
+	if given != "" {
+		return given
+	}
+	if path := getenv(p.PathVariable); path != "" {
+		return path
+	}
+	if _, err := os.Stat(p.File); err == nil {
+		return p.File
+	}
+	return ""
+}
+
+// Load reads the file at path over the defaults, then the environment. An
+// empty path means defaults and environment alone. An error names the file,
+// the line and the setting, or the environment variable.
+func (p Program[C]) Load(path string, getenv func(string) string) (C, error) {
+	c, err := p.load(path, getenv)
+	if err != nil {
+		var none C
+		return none, err
+	}
+	return c, nil
+}
+
+// Print writes all settings of c as commented TOML that Load reads back.
+// Secrets are left out.
+func (p Program[C]) Print(w io.Writer, c C) error {
+	return printSample(w, p.Title, reflect.ValueOf(c).Elem(), reflect.ValueOf(p.New()).Elem())
+}
+
+// Commands are `run` and `config`. run may load again, when it is told to reload.
+func (p Program[C]) Commands(short string, run func(cmd *cobra.Command, load func() (C, error)) error) []*cobra.Command {
+	var path string
+	cmds := []*cobra.Command{{
+		Use:   "run",
+		Short: short,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return run(cmd, func() (C, error) { return p.Load(p.Path(path, os.Getenv), os.Getenv) })
+		},
+	}, {
+		Use:   "config",
+		Short: "Print the configuration: the defaults, or those of -config, with the environment applied",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := p.Load(path, os.Getenv)
+			if err != nil {
+				return err
+			}
+			return p.Print(cmd.OutOrStdout(), c)
+		},
+	}}
+	for _, c := range cmds {
+		c.Flags().StringVar(&path, "config", "", "path of the configuration file")
+	}
+	return cmds
+}
+
+// CheckLogging returns what is wrong with a [logging] section.
+func CheckLogging(c logger.Config) error {
+	switch c.Format {
+	case "", "auto", "logfmt", "json":
+		return nil
+	}
+	return fmt.Errorf("format: %q is none of auto, logfmt, json", c.Format)
+}
+
+// Advertised is the host:port that others use for a listener bound to bind: an
+// unspecified host becomes hostname, or the machine's name when that is empty.
+func Advertised(hostname, bind string, actual net.Addr) string {
+	host, port, _ := net.SplitHostPort(bind)
+	if _, p, err := net.SplitHostPort(actual.String()); err == nil {
+		port = p // also for port 0 and for service names
+	}
+	if hostname != "" {
+		host = hostname
+	} else if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
+		if name, err := os.Hostname(); err == nil {
+			host = name
+		} else {
+			host = "localhost"
+		}
+	}
+	return net.JoinHostPort(host, port)
+}

@@ -1,0 +1,178 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+	itoml "github.com/influxdata/influxdb/toml"
+)
+
+func (p Program[C]) load(path string, getenv func(string) string) (C, error) {
+	c := p.New()
+	var file *document
+	if path != "" {
+		var err error
+		if file, err = read(path, c); err != nil {
+			return c, err
+		}
+	}
+	set := make(map[string]bool) // by variable
+	for _, s := range settings(reflect.ValueOf(c).Elem()) {
+		ok, err := fromEnvironment(s, getenv)
+		if err != nil {
+			return c, fmt.Errorf("%s: %w", s.variable(), err)
+		}
+		set[s.variable()] = ok
+	}
+	if err := c.Validate(); err != nil {
+		return c, p.blame(c, err, file, set)
+	}
+	return c, nil
+}
+
+// fromEnvironment gives a setting the value of its environment variable, where
+// it has one.
+func fromEnvironment(s setting, getenv func(string) string) (set bool, err error) {
+	if d, ok := s.value.Addr().Interface().(*time.Duration); ok {
+		// The engine would take a number of nanoseconds only.
+		if text := strings.TrimSpace(getenv(s.variable())); text != "" {
+			set = true
+			*d, err = time.ParseDuration(text)
+		}
+		return set, err
+	}
+	applied, err := itoml.ApplyEnvOverrides(getenv, s.variable(), s.value.Addr().Interface())
+	if inner := errors.Unwrap(err); inner != nil {
+		err = inner // the outer one names Go types
+	}
+	return len(applied) > 0, err
+}
+
+// blame says where the setting was given that Validate refuses: it is the one
+// without which Validate says nothing or something else. That holds whatever
+// the words of err are, and the engine's often do not name the setting.
+func (p Program[C]) blame(c C, err error, file *document, set map[string]bool) error {
+	defaults := settings(reflect.ValueOf(p.New()).Elem())
+	for i, s := range settings(reflect.ValueOf(c).Elem()) {
+		inFile := file != nil && file.defined(s.path)
+		if !set[s.variable()] && !inFile {
+			continue
+		}
+		was := reflect.New(s.value.Type()).Elem()
+		was.Set(s.value)
+		s.value.Set(defaults[i].value)
+		without := c.Validate()
+		s.value.Set(was)
+		if without != nil && without.Error() == err.Error() {
+			continue
+		}
+		reason := reason(s, err)
+		if set[s.variable()] {
+			return fmt.Errorf("%s: %s", s.variable(), reason)
+		}
+		return file.errorf(s.path, "%s", reason)
+	}
+	if file != nil {
+		return fmt.Errorf("%s: %w", file.path, err)
+	}
+	return fmt.Errorf("configuration: %w", err)
+}
+
+// reason is err without the name of the setting before it.
+func reason(s setting, err error) string {
+	text := err.Error()
+	if len(s.path) > 1 {
+		text = strings.TrimPrefix(text, "["+s.path[0]+"] ")
+	}
+	if rest, ok := strings.CutPrefix(text, s.key()); ok && (strings.HasPrefix(rest, " ") || strings.HasPrefix(rest, ":")) {
+		text = strings.TrimLeft(rest, ": ")
+	}
+	return text
+}
+
+// document is a file that was read.
+type document struct {
+	path string
+	text string
+	meta toml.MetaData
+}
+
+func (d *document) defined(path []string) bool { return d.meta.IsDefined(path...) }
+
+// errorf is an error about one key of the file, with its line.
+func (d *document) errorf(path []string, format string, args ...any) error {
+	where := d.path
+	if n := d.line(path); n > 0 {
+		where += ":" + strconv.Itoa(n)
+	}
+	return fmt.Errorf("%s: %s: %s", where, name(path), fmt.Sprintf(format, args...))
+}
+
+// atLine are the library's errors that have a line and a key; not all are toml.ParseError.
+var atLine = regexp.MustCompile(`(?s)^toml: line (\d+)(?: \(last key "(.*?)"\))?: (.*)$`)
+
+// read decodes the file at path over c.
+func read[C Settings](path string, c C) (*document, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	d := &document{path: path, text: string(b)}
+	if _, err := toml.Decode(d.text, new(map[string]any)); err != nil {
+		if m := atLine.FindStringSubmatch(err.Error()); m != nil {
+			return nil, fmt.Errorf("%s:%s: this is not TOML: %s", path, m[1], m[3])
+		}
+		return nil, fmt.Errorf("%s: this is not TOML: %w", path, err)
+	}
+	if d.meta, err = toml.Decode(d.text, c); err != nil {
+		if m := atLine.FindStringSubmatch(err.Error()); m != nil {
+			return nil, fmt.Errorf("%s:%s: %s: %s", path, m[1], name(strings.Split(m[2], ".")), m[3])
+		}
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	var unknown []string
+	reported := make(map[string]bool)
+	for _, key := range d.meta.Undecoded() {
+		if len(key) > 1 && reported[toml.Key(key[:len(key)-1]).String()] {
+			reported[key.String()] = true // in a section that is unknown itself
+			continue
+		}
+		reported[key.String()] = true
+		what := "unknown setting"
+		if strings.HasSuffix(d.meta.Type(key...), "Hash") {
+			what = "unknown section"
+		}
+		unknown = append(unknown, d.errorf(key, "%s", what).Error())
+	}
+	if len(unknown) > 0 {
+		return nil, errors.New(strings.Join(unknown, "; "))
+	}
+	return d, nil
+}
+
+// refuse is a value that nothing can be decoded into.
+type refuse struct{}
+
+func (*refuse) UnmarshalTOML(any) error { return errors.New("refused") }
+
+// line is where the file has a key, or 0. The library keeps the lines to
+// itself, but tells that of a key that cannot be decoded.
+func (d *document) line(path []string) int {
+	t := reflect.TypeFor[refuse]()
+	for i := len(path) - 1; i >= 0; i-- {
+		t = reflect.StructOf([]reflect.StructField{{Name: "K", Type: t, Tag: reflect.StructTag("toml:" + strconv.Quote(path[i]))}})
+	}
+	_, err := toml.Decode(d.text, reflect.New(t).Interface())
+	var at toml.ParseError
+	if !errors.As(err, &at) {
+		return 0
+	}
+	return at.Position.Line
+}
