@@ -47,15 +47,15 @@ func (c Config) Validate() error {
 		bad bool
 		say string
 	}{
-		{c.Dir == "", "dir must be set"},
-		{c.MaxSize == 0, "max-size must be above 0"},
-		{c.MaxAge <= 0, "max-age must be above 0"},
-		{c.BatchSize == 0 || c.BatchSize > maxBatch, "batch-size must be above 0 and at most 32m"},
-		{c.MaxWritesPending < 1, "max-writes-pending must be above 0"},
-		{c.RetryConcurrency < 1, "retry-concurrency must be above 0"},
-		{c.RetryInterval <= 0, "retry-interval must be above 0"},
-		{c.RetryMaxInterval < c.RetryInterval, "retry-max-interval must be at least retry-interval"},
-		{c.PurgeInterval <= 0, "purge-interval must be above 0"},
+		{c.Dir == "", "dir: must be set"},
+		{c.MaxSize == 0, "max-size: must be above 0"},
+		{c.MaxAge <= 0, "max-age: must be above 0"},
+		{c.BatchSize == 0 || c.BatchSize > maxBatch, "batch-size: must be above 0 and at most 32m"},
+		{c.MaxWritesPending < 1, "max-writes-pending: must be above 0"},
+		{c.RetryConcurrency < 1, "retry-concurrency: must be above 0"},
+		{c.RetryInterval <= 0, "retry-interval: must be above 0"},
+		{c.RetryMaxInterval < c.RetryInterval, "retry-max-interval: must be at least retry-interval"},
+		{c.PurgeInterval <= 0, "purge-interval: must be above 0"},
 	} {
 		if check.bad {
 			return errors.New(check.say)

@@ -447,7 +447,7 @@ func TestConfig(t *testing.T) {
 		t.Errorf("got %+v", c)
 	}
 	for text, want := range map[string]string{
-		"[meta]\nhttps-enabled=true": ":2: [meta] https-enabled: https-certificate must be set",
+		"[meta]\nhttps-enabled=true": ":2: [meta] https-enabled: needs https-certificate",
 		"[meta]\nauth-enabled=true":  ":2: [meta] auth-enabled: needs internal-shared-secret",
 		"[meta]\ndri=\"x\"":          ":2: [meta] dri: unknown setting",
 		"[meta]\nbind-address=\"x\"": ":2: [meta] bind-address: ",

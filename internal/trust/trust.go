@@ -29,7 +29,7 @@ func (t TLS) Validate() error {
 		return nil
 	}
 	if t.HTTPSCertificate == "" {
-		return errors.New("https-certificate must be set when https-enabled is true")
+		return errors.New("https-enabled: needs https-certificate")
 	}
 	if t.HTTPSCA != "" && t.HTTPSInsecureTLS {
 		return errors.New("https-insecure-tls: https-ca verifies certificates, give one of them")
