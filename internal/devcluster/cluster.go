@@ -31,6 +31,7 @@ type Options struct {
 	Ports      func(node int) Ports // node 0 is the meta node; nil for free ports
 	Logger     *zap.Logger          // nil for none
 	DataConfig func(*datanode.Config)
+	MetaConfig func(*meta.Config)
 }
 
 // Ports are the two ports of a node: of a data node gRPC and HTTP, of the meta
@@ -42,9 +43,10 @@ type Cluster struct {
 	Meta *meta.Server
 	Data []*datanode.Node
 
-	opts    Options
-	configs []*datanode.Config
-	addrs   []string // TCP address of each data node
+	opts       Options
+	configs    []*datanode.Config
+	metaConfig *meta.Config
+	addrs      []string // TCP address of each data node
 
 	mu  sync.Mutex
 	cut map[string]bool // TCP addresses whose links are cut
@@ -98,6 +100,10 @@ func (c *Cluster) startMeta(ctx context.Context) error {
 	cfg.Meta.Dir = filepath.Join(c.opts.Dir, "meta")
 	cfg.Meta.BindAddress, cfg.Meta.HTTPBindAddress = loopback(p.TCP), loopback(p.HTTP)
 	cfg.SingleServer = true
+	if c.opts.MetaConfig != nil {
+		c.opts.MetaConfig(cfg)
+	}
+	c.metaConfig = cfg
 	s := meta.NewServer(cfg, c.opts.Logger)
 	metanode.Prepare(s)
 	if err := s.Open(ctx); err != nil {
@@ -155,6 +161,17 @@ func (c *Cluster) StopData(i int) error {
 	}
 	c.Data[i] = nil
 	return n.Close()
+}
+
+// Reload makes all nodes load their certificates and settings anew, as SIGHUP does.
+func (c *Cluster) Reload() error {
+	errs := []error{c.Meta.Reload(c.metaConfig)}
+	for i, n := range c.Data {
+		if n != nil {
+			errs = append(errs, n.Reload(c.configs[i]))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Wipe removes the shards of a stopped data node from its disk.

@@ -1,0 +1,350 @@
+package devcluster_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"concord/internal/datanode"
+	"concord/internal/devcluster"
+	"concord/internal/meta"
+	"concord/internal/rpc"
+	"concord/internal/trust"
+)
+
+// authority is a CA for tests.
+type authority struct {
+	t    *testing.T
+	dir  string
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	path string // of its certificate
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	a := &authority{t: t, dir: t.TempDir()}
+	a.cert, a.key, a.path = a.sign("ca", &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, nil, nil)
+	return a
+}
+
+// sign makes a certificate with its key in one file.
+func (a *authority) sign(name string, c, parent *x509.Certificate, signer *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey, string) {
+	a.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	c.SerialNumber = big.NewInt(time.Now().UnixNano())
+	c.Subject = pkix.Name{CommonName: name}
+	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(100*24*time.Hour)
+	if parent == nil {
+		parent, signer = c, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, signer)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	k, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	b := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: k})...)
+	path := filepath.Join(a.dir, name+".pem")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		a.t.Fatal(err)
+	}
+	parsed, err := x509.ParseCertificate(der)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return parsed, key, path
+}
+
+// node makes a certificate for 127.0.0.1.
+func (a *authority) node(name string) string {
+	_, _, path := a.sign(name, &x509.Certificate{
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
+	}, a.cert, a.key)
+	return path
+}
+
+const testSecret = trust.Secret("what all nodes share")
+
+// startSecure starts two data nodes and a meta node with everything on: TLS on
+// all ports, mutual between nodes, the shared secret, and users.
+func startSecure(t *testing.T, ca *authority) (context.Context, *devcluster.Cluster) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	node := trust.TLS{HTTPSEnabled: true, HTTPSCertificate: ca.node("node"), HTTPSCA: ca.path}
+	c, err := devcluster.Start(ctx, devcluster.Options{
+		Dir: t.TempDir(), DataNodes: 2,
+		MetaConfig: func(c *meta.Config) {
+			c.Meta.TLS, c.Meta.DataUseTLS = node, true
+			c.Meta.AuthEnabled, c.Meta.InternalSharedSecret = true, testSecret
+		},
+		DataConfig: func(c *datanode.Config) {
+			c.Cluster.TLS, c.Meta.TLSEnabled = node, true
+			c.Meta.AuthEnabled, c.Meta.InternalSharedSecret = true, testSecret
+			c.HTTPD.HTTPSEnabled, c.HTTPD.HTTPSCertificate = true, node.HTTPSCertificate
+			c.HTTPD.AuthEnabled, c.HTTPD.PingAuthEnabled, c.HTTPD.PprofAuthEnabled = true, true, true
+			c.HTTPD.SharedSecret = "of the clients"
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return ctx, c
+}
+
+func (a *authority) client() *http.Client {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}}
+}
+
+func TestClusterOverTLSWithUsers(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t)
+	ctx, c := startSecure(t, ca)
+	hc := ca.client()
+	ask := func(node int, user, method, path string, form url.Values, body string) (int, string) {
+		t.Helper()
+		u := "https://" + c.Data[node].HTTPAddr() + path + "?" + form.Encode()
+		req, err := http.NewRequestWithContext(ctx, method, u, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if user != "" {
+			req.SetBasicAuth(user, "pw")
+		}
+		resp, err := hc.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, _ := io.ReadAll(resp.Body)
+		return resp.StatusCode, string(b)
+	}
+	q := func(node int, user, text string) (int, string) {
+		return ask(node, user, "POST", "/query", url.Values{"db": {"db"}, "q": {text}}, "")
+	}
+	if code, body := q(0, "", "CREATE USER root WITH PASSWORD 'pw' WITH ALL PRIVILEGES"); code != 200 {
+		t.Fatalf("the first user: %d %s", code, body)
+	}
+	if err := c.Wait(ctx, func() bool { code, _ := q(1, "root", "SHOW DATABASES"); return code == 200 }); err != nil {
+		t.Fatal("the user never reached the other node")
+	}
+	for _, text := range []string{
+		"CREATE USER paul WITH PASSWORD 'pw'", "CREATE DATABASE db WITH REPLICATION 2", "CREATE DATABASE other", "GRANT READ ON db TO paul",
+	} {
+		if code, body := q(1, "root", text); code != 200 || strings.Contains(body, "error") {
+			t.Fatalf("%s: %d %s", text, code, body)
+		}
+	}
+	if code, body := ask(0, "root", "POST", "/write", url.Values{"db": {"db"}, "consistency": {"all"}}, "m,host=a v=1 1000000000\nm,host=b v=2 1000000000"); code != 204 {
+		t.Fatalf("write: %d %s", code, body)
+	}
+	if err := c.Wait(ctx, func() bool {
+		for node := range c.Data {
+			if code, _ := q(node, "paul", "SELECT * FROM m"); code != 200 {
+				return false
+			}
+		}
+		return true
+	}); err != nil {
+		t.Fatal("the user's rights never reached all nodes")
+	}
+	for node := range c.Data {
+		if code, body := q(node, "paul", "SELECT sum(v) FROM m"); code != 200 || !strings.Contains(body, ",3]") {
+			t.Errorf("node %d: %d %s", node+1, code, body)
+		}
+	}
+
+	// Every route, by nobody, a user without rights, and who may.
+	for _, r := range []struct {
+		method, path   string
+		form           url.Values
+		nobody, reader int // codes
+	}{
+		{"GET", "/query", url.Values{"q": {"SHOW DATABASES"}}, 401, 200},
+		{"POST", "/query", url.Values{"q": {"CREATE DATABASE x"}}, 401, 403},
+		{"POST", "/query", url.Values{"q": {"SELECT * FROM m"}, "db": {"other"}}, 401, 403},
+		{"POST", "/query", url.Values{"q": {"SHOW USERS"}}, 401, 403},
+		{"POST", "/query", url.Values{"q": {"DROP MEASUREMENT m"}, "db": {"db"}}, 401, 403},
+		{"POST", "/write", url.Values{"db": {"db"}}, 401, 403},
+		{"POST", "/api/v2/write", url.Values{"bucket": {"db"}}, 401, 403},
+		{"POST", "/api/v1/prom/write", url.Values{"db": {"db"}}, 401, 403},
+		{"GET", "/shard-repair/status", nil, 401, 200},
+		{"POST", "/shard-repair/repair", url.Values{"id": {"1"}}, 401, 403},
+		{"POST", "/shard-repair/cancel-repair", url.Values{"id": {"1"}}, 401, 403},
+		{"GET", "/debug/vars", nil, 401, 403},
+		{"GET", "/debug/requests", nil, 401, 403},
+		{"GET", "/debug/pprof/cmdline", nil, 401, 403},
+		{"GET", "/metrics", nil, 401, 200},
+		{"GET", "/ping", nil, 401, 204},
+	} {
+		code, body := ask(0, "", r.method, r.path, r.form, "m v=1")
+		if code != r.nobody || strings.Contains(body, `"results"`) {
+			t.Errorf("%s %s %v by nobody: %d %.200s, want %d", r.method, r.path, r.form, code, body, r.nobody)
+		}
+		code, body = ask(0, "paul", r.method, r.path, r.form, "m v=1")
+		if r.reader != 0 && code != r.reader && !(r.reader == 403 && strings.Contains(body, "error")) {
+			t.Errorf("%s %s %v by a reader: %d %.200s, want %d", r.method, r.path, r.form, code, body, r.reader)
+		}
+		for _, secret := range []string{string(testSecret), "of the clients", "$2a$"} {
+			if strings.Contains(body, secret) {
+				t.Errorf("%s %s tells a secret", r.method, r.path)
+			}
+		}
+	}
+}
+
+// TestEveryRPCIsGuarded calls every method on 8088 without TLS, without a
+// certificate, without a token and with a wrong one.
+func TestEveryRPCIsGuarded(t *testing.T) {
+	t.Parallel()
+	ca, stranger := newAuthority(t), newAuthority(t)
+	ctx, c := startSecure(t, ca)
+	addr := c.Data[0].TCPAddr()
+	pool := x509.NewCertPool()
+	pool.AddCert(ca.cert)
+	certificate := func(path string) []tls.Certificate {
+		cert, err := tls.LoadX509KeyPair(path, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []tls.Certificate{cert}
+	}
+	wrong, _ := trust.Secret("another").Token(time.Minute)
+	for _, tt := range []struct {
+		name  string
+		tls   *tls.Config
+		token string
+		code  codes.Code
+	}{
+		{"no TLS", nil, "", codes.Unavailable},
+		{"no certificate", &tls.Config{RootCAs: pool}, "", codes.Unavailable},
+		{"a strange certificate", &tls.Config{RootCAs: pool, Certificates: certificate(stranger.node("x"))}, "", codes.Unavailable},
+		{"no token", &tls.Config{RootCAs: pool, Certificates: certificate(ca.node("y"))}, "", codes.Unauthenticated},
+		{"a wrong token", &tls.Config{RootCAs: pool, Certificates: certificate(ca.node("z"))}, wrong, codes.Unauthenticated},
+	} {
+		conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+				if tt.tls == nil {
+					return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+				}
+				return (&tls.Dialer{Config: tt.tls}).DialContext(ctx, "tcp", addr)
+			}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		call := ctx
+		if tt.token != "" {
+			call = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+tt.token)
+		}
+		methods := 0
+		for _, service := range rpc.Services() {
+			for _, m := range service.Methods {
+				methods++
+				err := conn.Invoke(call, "/"+service.ServiceName+"/"+m.MethodName, &rpc.IdentifyRequest{}, &rpc.IdentifyResponse{})
+				if status.Code(err) != tt.code {
+					t.Errorf("%s: %s: %v", tt.name, m.MethodName, err)
+				}
+			}
+			for i := range service.Streams {
+				methods++
+				s, err := conn.NewStream(call, &service.Streams[i], "/"+service.ServiceName+"/"+service.Streams[i].StreamName)
+				if err == nil {
+					s.CloseSend()
+					err = s.RecvMsg(&rpc.IdentifyResponse{})
+				}
+				if status.Code(err) != tt.code {
+					t.Errorf("%s: %s: %v", tt.name, service.Streams[i].StreamName, err)
+				}
+			}
+		}
+		if methods < 15 {
+			t.Errorf("walked %d methods only", methods)
+		}
+	}
+}
+
+func TestCertificatesAreReloaded(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t)
+	_, c := startSecure(t, ca)
+	serial := func(addr string, client *tls.Config) string {
+		t.Helper()
+		conn, err := tls.Dial("tcp", addr, client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		return conn.ConnectionState().PeerCertificates[0].SerialNumber.String()
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(ca.cert)
+	path := ca.node("node") // the same file, another certificate
+	cert, err := tls.LoadX509KeyPair(path, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := cert.Leaf.SerialNumber.String()
+	conf := &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{cert}}
+	addrs := []string{c.Data[0].TCPAddr(), c.Data[0].HTTPAddr(), c.Meta.HTTPAddr()}
+	for _, a := range addrs {
+		if serial(a, conf) == want {
+			t.Errorf("%s has the new certificate before it is told", a)
+		}
+	}
+	if err := c.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if serial(a, conf) != want {
+			t.Errorf("%s has not the new certificate", a)
+		}
+	}
+	if err := os.WriteFile(path, []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Reload(); err == nil {
+		t.Error("a damaged certificate is no error")
+	}
+	for _, a := range addrs {
+		if serial(a, conf) != want {
+			t.Errorf("%s lost its certificate", a)
+		}
+	}
+}
