@@ -60,6 +60,7 @@ type Node struct {
 	executor *query.Executor
 	sub      *subscriber.Service
 	api      *httpd.Service
+	local    *entropy.Local
 	certs    *tlsconfig.TLSCertMonitor
 	peerTLS  *tlsconfig.TLSConfigManager // to and from data nodes
 	metaTLS  *tlsconfig.TLSConfigManager // to meta nodes
@@ -158,6 +159,8 @@ func (n *Node) Open() (err error) {
 	n.writer = replication.NewWriter(n.Meta, n.Store, n.sub, pool)
 	n.writer.WriteTimeout = time.Duration(n.cfg.Cluster.WriteTimeout)
 	n.writer.WithLogger(n.log)
+	n.local = entropy.NewLocal(n.Store, n.Meta.ClusterID, n.cfg.begunDir())
+	n.writer.Begun = n.local.Begin
 	if err := n.openHandoff(); err != nil {
 		return err
 	}
@@ -251,7 +254,7 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 // The view is the whole cluster's anti-entropy, which also answers when the
 // service is off.
 func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, error) {
-	local := entropy.NewLocal(n.Store, n.Meta.ClusterID)
+	local := n.local
 	if n.handoff != nil {
 		local.Pending = n.handoff.Nodes
 	}

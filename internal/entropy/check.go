@@ -319,6 +319,7 @@ func (s *Service) compare(ctx context.Context, st *cluster.State, sh cluster.Sha
 			return err
 		}
 		if equal {
+			s.whole(ctx, sh.ID, copies)
 			s.conclude(sh, nil, &lastCheck{owners: last.owners, states: states})
 			return nil
 		}
@@ -345,6 +346,7 @@ func (s *Service) compare(ctx context.Context, st *cluster.State, sh cluster.Sha
 		return err
 	case equal:
 		// Younger windows may still differ: without states the next check looks again.
+		s.whole(ctx, sh.ID, copies)
 		s.conclude(sh, nil, &lastCheck{owners: last.owners})
 		return nil
 	case second:
@@ -363,11 +365,36 @@ func (s *Service) concludeDiff(ctx context.Context, st *cluster.State, sh cluste
 		return err
 	}
 	result := ShardStatus{ID: sh.ID, Status: Diff}
+	if n := begun(copies); n > 0 && n < len(copies) {
+		result.Status = Missing // an owner has only what was written since it lost the shard
+	}
 	if conflict != "" {
 		result.Status, result.Message = Conflict, conflict
 	}
 	s.conclude(sh, &result, check)
 	return nil
+}
+
+// begun counts the copies that a write began.
+func begun(copies []copyOf) (n int) {
+	for _, c := range copies {
+		if c.state.Begun {
+			n++
+		}
+	}
+	return n
+}
+
+// whole tells owners whose copy a write began that it is equal to the others.
+func (s *Service) whole(ctx context.Context, id uint64, copies []copyOf) {
+	for _, c := range copies {
+		if !c.state.Begun {
+			continue
+		}
+		if err := c.replica.Whole(ctx, id); err != nil {
+			s.fail("Cannot tell an owner that its copy is whole", id, err)
+		}
+	}
 }
 
 // equalRoots computes the roots of all copies at the same time.

@@ -186,6 +186,7 @@ func (s *Service) repair(ctx context.Context, id uint64, out *outcome) error {
 			}
 		}
 	}
+	s.whole(ctx, id, copies)
 	return missing
 }
 

@@ -18,6 +18,9 @@ import (
 type ShardState struct {
 	Version
 	Hints []uint64 // nodes for which it has writes or deletes of the shard in hinted handoff
+	// Begun says that the copy was begun by a write, and was never found equal to the others since: an
+	// owner that lost the shard, or was away when it was made, lacks what came before.
+	Begun bool
 }
 
 // Version changes with a copy's contents.
@@ -43,6 +46,8 @@ type Replica interface {
 	// Apply writes points, creating the shard where it is missing (also when there are
 	// no blocks), and returns how many points it wrote.
 	Apply(ctx context.Context, shard cluster.Shard, blocks []patch.Block) (int, error)
+	// Whole tells that the copy was found equal to those of the other owners: it is no longer Begun.
+	Whole(ctx context.Context, id uint64) error
 }
 
 // Metadata is the cluster's state as this node knows it.

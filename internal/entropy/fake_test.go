@@ -30,6 +30,7 @@ type fieldKey struct{ series, field string }
 type fakeShard struct {
 	modified int64
 	hints    []uint64 // as in ShardState
+	begun    bool     // as in ShardState
 	fields   map[fieldKey]map[int64]any
 }
 
@@ -98,10 +99,22 @@ func (r *fakeReplica) States(_ context.Context, ids []uint64) (map[uint64]ShardS
 	for _, id := range ids {
 		out[id] = ShardState{}
 		if sh := r.shards[id]; sh != nil {
-			out[id] = ShardState{Version: Version{Exists: true, LastModified: sh.modified}, Hints: sh.hints}
+			out[id] = ShardState{Version: Version{Exists: true, LastModified: sh.modified}, Hints: sh.hints, Begun: sh.begun}
 		}
 	}
 	return out, nil
+}
+
+func (r *fakeReplica) Whole(_ context.Context, id uint64) error {
+	unlock, err := r.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if sh := r.shards[id]; sh != nil {
+		sh.begun = false
+	}
+	return nil
 }
 
 func (r *fakeReplica) Root(ctx context.Context, sh cluster.Shard, until int64) (root digest.Sum, err error) {

@@ -26,6 +26,7 @@ type Local struct {
 
 	store *tsdb.Store
 	key   func() uint64
+	begun begunShards
 
 	mu    sync.Mutex
 	roots map[uint64]cachedRoot // the last root of each shard
@@ -42,9 +43,16 @@ type cachedRoot struct {
 }
 
 // NewLocal returns the replica over store. Key returns the cluster's ID, with which hashes are keyed.
-func NewLocal(store *tsdb.Store, key func() uint64) *Local {
-	return &Local{store: store, key: key, roots: make(map[uint64]cachedRoot)}
+// In dir it keeps which shards were begun by a write.
+func NewLocal(store *tsdb.Store, key func() uint64, dir string) *Local {
+	return &Local{store: store, key: key, roots: make(map[uint64]cachedRoot), begun: begunShards{dir: dir}}
 }
+
+// Begin notes, durably, that a write begins this node's copy of a shard.
+func (l *Local) Begin(id uint64) error { return l.begun.add(id) }
+
+// Whole forgets that.
+func (l *Local) Whole(_ context.Context, id uint64) error { return l.begun.remove(id) }
 
 var _ Replica = (*Local)(nil)
 
@@ -56,7 +64,7 @@ func (l *Local) States(_ context.Context, ids []uint64) (map[uint64]ShardState, 
 		if err != nil {
 			return nil, fmt.Errorf("state of shard %d: %w", id, err)
 		}
-		st := ShardState{Version: v}
+		st := ShardState{Version: v, Begun: v.Exists && l.begun.has(id)}
 		if l.Pending != nil {
 			st.Hints = l.Pending(id)
 		}

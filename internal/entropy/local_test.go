@@ -28,7 +28,7 @@ func mustStore(t *testing.T) *tsdb.Store {
 
 func TestLocalStateMovesOnWritesAndDeletes(t *testing.T) {
 	store := mustStore(t)
-	l := NewLocal(store, func() uint64 { return 1 })
+	l := NewLocal(store, func() uint64 { return 1 }, t.TempDir())
 	sh := cluster.Shard{ID: 1, Database: "db", RetentionPolicy: "autogen", End: int64(time.Hour)}
 	state := func() ShardState {
 		t.Helper()
@@ -74,5 +74,21 @@ func TestLocalStateMovesOnWritesAndDeletes(t *testing.T) {
 			t.Errorf("%s: last modified stays at %d", name, st.LastModified)
 		}
 		last = state()
+	}
+}
+
+func TestBegunShardsOutliveARestart(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "begun")
+	l := NewLocal(nil, nil, dir)
+	if err := l.Begin(7); err != nil {
+		t.Fatal(err)
+	}
+	l = NewLocal(nil, nil, dir)
+	if !l.begun.has(7) || l.begun.has(8) {
+		t.Error("the note is lost, or there is one too many")
+	}
+	if err := l.Whole(t.Context(), 7); err != nil || l.begun.has(7) || NewLocal(nil, nil, dir).begun.has(7) {
+		t.Errorf("the note stays: %v", err)
 	}
 }

@@ -154,6 +154,20 @@ func TestRepair(t *testing.T) {
 			t.Error("the reloaded configuration repairs nothing")
 		}
 	})
+	bubble("an owner that has only what was written since it lost the shard", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		c.writeAll(1, old(), 1.0)
+		c.replicas[3].shards[1] = nil
+		c.replicas[3].write(1, "cpu,host=a", "value", old()+1, 2.0)
+		c.replicas[3].shards[1].begun = true
+		mustCheck(t, s)
+		pass(2 * time.Minute)
+		mustCheck(t, s)
+		synctest.Wait()
+		if got, want := c.replicas[3].dump(1), c.replicas[1].dump(1); got != want || c.replicas[3].shards[1].begun {
+			t.Errorf("it was not repaired unasked: %s, want %s; begun %v", got, want, c.replicas[3].shards[1].begun)
+		}
+	})
 	bubble("two owners decide nothing that the third could turn", t, func(t *testing.T, c *fakeCluster) {
 		s := mustOpen(t, c, nil)
 		at := old()

@@ -273,7 +273,7 @@ func (w *Writer) deliverRequest(ctx context.Context, node uint64, req *rpc.Write
 		if err != nil {
 			return &handoff.PermanentError{Err: err}
 		}
-		r = judge(writeStore(w.store, tsdb.WriteContext{UserId: req.UserId}, req.ShardId, req.Database, req.RetentionPolicy, points))
+		r = judge(writeStore(w.store, w.Begun, tsdb.WriteContext{UserId: req.UserId}, req.ShardId, req.Database, req.RetentionPolicy, points))
 	} else {
 		r = w.send(ctx, node, req, w.lanes.next(), true)
 	}

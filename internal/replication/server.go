@@ -51,7 +51,11 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 		return nil, status.Error(codes.Canceled, "the write came too late: its sender has given it up")
 	}
 	defer release()
-	err = writeStore(s.store, tsdb.WriteContext{UserId: r.UserId}, r.ShardId, r.Database, r.RetentionPolicy, points)
+	var begun func(uint64) error
+	if s.writer != nil {
+		begun = s.writer.Begun
+	}
+	err = writeStore(s.store, begun, tsdb.WriteContext{UserId: r.UserId}, r.ShardId, r.Database, r.RetentionPolicy, points)
 	var p tsdb.PartialWriteError
 	switch {
 	case err == nil:

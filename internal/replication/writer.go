@@ -53,6 +53,9 @@ type Writer struct {
 	Handoff      Handoff       // nil when [hinted-handoff] enabled = false
 	MaxPending   int           // writes under way to one node, with Handoff
 	Deletes      *RanLog       // deletes that ran here; nil without Handoff
+	// Begun, when set, is told of a shard that this node begins with a write: other owners
+	// may have more of it.
+	Begun func(shard uint64) error
 
 	meta   Metadata
 	store  *tsdb.Store
@@ -341,7 +344,7 @@ func (w *Writer) writeLocal(ctx tsdb.WriteContext, d *delivery, db, policy strin
 	cause := errQueueNotEmpty
 	if w.Handoff == nil || !w.Handoff.Pending(d.node, d.shard) {
 		w.stats.local.Add(int64(len(points)))
-		r := judge(writeStore(w.store, ctx, d.shard, db, policy, points))
+		r := judge(writeStore(w.store, w.Begun, ctx, d.shard, db, policy, points))
 		if r.err == nil || w.Handoff == nil || influxdb.IsClientError(r.err) {
 			return r
 		}
@@ -364,9 +367,15 @@ func judge(err error) result {
 }
 
 // writeStore writes to the local copy of a shard and creates it where it is missing.
-func writeStore(store *tsdb.Store, ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) error {
+// begun, which may be nil, is told before.
+func writeStore(store *tsdb.Store, begun func(shard uint64) error, ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) error {
 	err := store.WriteToShard(ctx, id, points)
 	if errors.Is(err, tsdb.ErrShardNotFound) {
+		if begun != nil {
+			if err := begun(id); err != nil {
+				return err
+			}
+		}
 		if err = store.CreateShard(db, policy, id, true); err == nil {
 			err = store.WriteToShard(ctx, id, points)
 		}

@@ -912,6 +912,7 @@ type ShardState struct {
 	LastModified  int64                  `protobuf:"varint,3,opt,name=last_modified,json=lastModified,proto3" json:"last_modified,omitempty"` // nanoseconds
 	Size          int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`                                     // bytes on disk
 	Hints         []uint64               `protobuf:"varint,5,rep,packed,name=hints,proto3" json:"hints,omitempty"`                            // nodes for which hinted handoff has entries of the shard
+	Begun         bool                   `protobuf:"varint,6,opt,name=begun,proto3" json:"begun,omitempty"`                                   // by a write, and never found equal to the others since
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -981,6 +982,93 @@ func (x *ShardState) GetHints() []uint64 {
 	return nil
 }
 
+func (x *ShardState) GetBegun() bool {
+	if x != nil {
+		return x.Begun
+	}
+	return false
+}
+
+type WholeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WholeRequest) Reset() {
+	*x = WholeRequest{}
+	mi := &file_concord_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WholeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WholeRequest) ProtoMessage() {}
+
+func (x *WholeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WholeRequest.ProtoReflect.Descriptor instead.
+func (*WholeRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *WholeRequest) GetShardId() uint64 {
+	if x != nil {
+		return x.ShardId
+	}
+	return 0
+}
+
+type WholeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WholeResponse) Reset() {
+	*x = WholeResponse{}
+	mi := &file_concord_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WholeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WholeResponse) ProtoMessage() {}
+
+func (x *WholeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WholeResponse.ProtoReflect.Descriptor instead.
+func (*WholeResponse) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{16}
+}
+
 type ShardStatesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	States        []*ShardState          `protobuf:"bytes,1,rep,name=states,proto3" json:"states,omitempty"`
@@ -990,7 +1078,7 @@ type ShardStatesResponse struct {
 
 func (x *ShardStatesResponse) Reset() {
 	*x = ShardStatesResponse{}
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1002,7 +1090,7 @@ func (x *ShardStatesResponse) String() string {
 func (*ShardStatesResponse) ProtoMessage() {}
 
 func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1015,7 +1103,7 @@ func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesResponse.ProtoReflect.Descriptor instead.
 func (*ShardStatesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{15}
+	return file_concord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ShardStatesResponse) GetStates() []*ShardState {
@@ -1036,7 +1124,7 @@ type Sum struct {
 
 func (x *Sum) Reset() {
 	*x = Sum{}
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1048,7 +1136,7 @@ func (x *Sum) String() string {
 func (*Sum) ProtoMessage() {}
 
 func (x *Sum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1061,7 +1149,7 @@ func (x *Sum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sum.ProtoReflect.Descriptor instead.
 func (*Sum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Sum) GetCount() uint64 {
@@ -1097,7 +1185,7 @@ type RootRequest struct {
 
 func (x *RootRequest) Reset() {
 	*x = RootRequest{}
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1197,7 @@ func (x *RootRequest) String() string {
 func (*RootRequest) ProtoMessage() {}
 
 func (x *RootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1210,7 @@ func (x *RootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRequest.ProtoReflect.Descriptor instead.
 func (*RootRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RootRequest) GetShardId() uint64 {
@@ -1162,7 +1250,7 @@ type RootResponse struct {
 
 func (x *RootResponse) Reset() {
 	*x = RootResponse{}
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1174,7 +1262,7 @@ func (x *RootResponse) String() string {
 func (*RootResponse) ProtoMessage() {}
 
 func (x *RootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1187,7 +1275,7 @@ func (x *RootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootResponse.ProtoReflect.Descriptor instead.
 func (*RootResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RootResponse) GetRoot() *Sum {
@@ -1207,7 +1295,7 @@ type WindowSum struct {
 
 func (x *WindowSum) Reset() {
 	*x = WindowSum{}
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1219,7 +1307,7 @@ func (x *WindowSum) String() string {
 func (*WindowSum) ProtoMessage() {}
 
 func (x *WindowSum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1232,7 +1320,7 @@ func (x *WindowSum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSum.ProtoReflect.Descriptor instead.
 func (*WindowSum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WindowSum) GetWindow() uint32 {
@@ -1261,7 +1349,7 @@ type SeriesField struct {
 
 func (x *SeriesField) Reset() {
 	*x = SeriesField{}
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1361,7 @@ func (x *SeriesField) String() string {
 func (*SeriesField) ProtoMessage() {}
 
 func (x *SeriesField) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1374,7 @@ func (x *SeriesField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesField.ProtoReflect.Descriptor instead.
 func (*SeriesField) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SeriesField) GetSeries() []byte {
@@ -1326,7 +1414,7 @@ type DigestsChunk struct {
 
 func (x *DigestsChunk) Reset() {
 	*x = DigestsChunk{}
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1338,7 +1426,7 @@ func (x *DigestsChunk) String() string {
 func (*DigestsChunk) ProtoMessage() {}
 
 func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1351,7 +1439,7 @@ func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsChunk.ProtoReflect.Descriptor instead.
 func (*DigestsChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DigestsChunk) GetFields() []*SeriesField {
@@ -1374,7 +1462,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1474,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1487,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Region) GetSeries() []byte {
@@ -1449,7 +1537,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1549,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1562,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Block) GetSeries() []byte {
@@ -1508,7 +1596,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1520,7 +1608,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1533,7 +1621,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FetchRequest) GetShardId() uint64 {
@@ -1559,7 +1647,7 @@ type FetchChunk struct {
 
 func (x *FetchChunk) Reset() {
 	*x = FetchChunk{}
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1659,7 @@ func (x *FetchChunk) String() string {
 func (*FetchChunk) ProtoMessage() {}
 
 func (x *FetchChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +1672,7 @@ func (x *FetchChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
 func (*FetchChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *FetchChunk) GetBlocks() []*Block {
@@ -1606,7 +1694,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1618,7 +1706,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1631,7 +1719,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ApplyRequest) GetShardId() uint64 {
@@ -1671,7 +1759,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +1771,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +1784,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ApplyResponse) GetPoints() uint64 {
@@ -1714,7 +1802,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +1814,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +1827,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_proto_rawDescGZIP(), []int{30}
 }
 
 type StatusResponse struct {
@@ -1754,7 +1842,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1766,7 +1854,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1779,7 +1867,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
@@ -1819,7 +1907,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1831,7 +1919,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1844,7 +1932,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RepairRequest) GetShardId() uint64 {
@@ -1862,7 +1950,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1874,7 +1962,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1887,7 +1975,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_proto_rawDescGZIP(), []int{33}
 }
 
 type StatusResponse_Shard struct {
@@ -1901,7 +1989,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +2001,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2014,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{29, 0}
+	return file_concord_proto_rawDescGZIP(), []int{31, 0}
 }
 
 func (x *StatusResponse_Shard) GetId() uint64 {
@@ -2020,14 +2108,18 @@ const file_concord_proto_rawDesc = "" +
 	"\x05nodes\x18\x02 \x03(\x04R\x05nodes\"\x0e\n" +
 	"\fHintResponse\"1\n" +
 	"\x12ShardStatesRequest\x12\x1b\n" +
-	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\"\x8e\x01\n" +
+	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\"\xa4\x01\n" +
 	"\n" +
 	"ShardState\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
 	"\x06exists\x18\x02 \x01(\bR\x06exists\x12#\n" +
 	"\rlast_modified\x18\x03 \x01(\x03R\flastModified\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x03R\x04size\x12\x14\n" +
-	"\x05hints\x18\x05 \x03(\x04R\x05hints\"E\n" +
+	"\x05hints\x18\x05 \x03(\x04R\x05hints\x12\x14\n" +
+	"\x05begun\x18\x06 \x01(\bR\x05begun\")\n" +
+	"\fWholeRequest\x12\x19\n" +
+	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x0f\n" +
+	"\rWholeResponse\"E\n" +
 	"\x13ShardStatesResponse\x12.\n" +
 	"\x06states\x18\x01 \x03(\v2\x16.concord.v1.ShardStateR\x06states\";\n" +
 	"\x03Sum\x12\x14\n" +
@@ -2098,13 +2190,14 @@ const file_concord_proto_rawDesc = "" +
 	"\n" +
 	"WriteShard\x12\x1d.concord.v1.WriteShardRequest\x1a\x1e.concord.v1.WriteShardResponse\x12B\n" +
 	"\aExecute\x12\x1a.concord.v1.ExecuteRequest\x1a\x1b.concord.v1.ExecuteResponse\x129\n" +
-	"\x04Hint\x12\x17.concord.v1.HintRequest\x1a\x18.concord.v1.HintResponse2\x98\x04\n" +
+	"\x04Hint\x12\x17.concord.v1.HintRequest\x1a\x18.concord.v1.HintResponse2\xd6\x04\n" +
 	"\aEntropy\x12N\n" +
 	"\vShardStates\x12\x1e.concord.v1.ShardStatesRequest\x1a\x1f.concord.v1.ShardStatesResponse\x129\n" +
 	"\x04Root\x12\x17.concord.v1.RootRequest\x1a\x18.concord.v1.RootResponse\x12>\n" +
 	"\aDigests\x12\x17.concord.v1.RootRequest\x1a\x18.concord.v1.DigestsChunk0\x01\x12;\n" +
 	"\x05Fetch\x12\x18.concord.v1.FetchRequest\x1a\x16.concord.v1.FetchChunk0\x01\x12<\n" +
-	"\x05Apply\x12\x18.concord.v1.ApplyRequest\x1a\x19.concord.v1.ApplyResponse\x12?\n" +
+	"\x05Apply\x12\x18.concord.v1.ApplyRequest\x1a\x19.concord.v1.ApplyResponse\x12<\n" +
+	"\x05Whole\x12\x18.concord.v1.WholeRequest\x1a\x19.concord.v1.WholeResponse\x12?\n" +
 	"\x06Status\x12\x19.concord.v1.StatusRequest\x1a\x1a.concord.v1.StatusResponse\x12?\n" +
 	"\x06Repair\x12\x19.concord.v1.RepairRequest\x1a\x1a.concord.v1.RepairResponse\x12E\n" +
 	"\fCancelRepair\x12\x19.concord.v1.RepairRequest\x1a\x1a.concord.v1.RepairResponseB\x16Z\x14concord/internal/rpcb\x06proto3"
@@ -2122,7 +2215,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),     // 0: concord.v1.ExecuteRequest.Kind
 	(*IdentifyRequest)(nil),      // 1: concord.v1.IdentifyRequest
@@ -2140,38 +2233,40 @@ var file_concord_proto_goTypes = []any{
 	(*HintResponse)(nil),         // 13: concord.v1.HintResponse
 	(*ShardStatesRequest)(nil),   // 14: concord.v1.ShardStatesRequest
 	(*ShardState)(nil),           // 15: concord.v1.ShardState
-	(*ShardStatesResponse)(nil),  // 16: concord.v1.ShardStatesResponse
-	(*Sum)(nil),                  // 17: concord.v1.Sum
-	(*RootRequest)(nil),          // 18: concord.v1.RootRequest
-	(*RootResponse)(nil),         // 19: concord.v1.RootResponse
-	(*WindowSum)(nil),            // 20: concord.v1.WindowSum
-	(*SeriesField)(nil),          // 21: concord.v1.SeriesField
-	(*DigestsChunk)(nil),         // 22: concord.v1.DigestsChunk
-	(*Region)(nil),               // 23: concord.v1.Region
-	(*Block)(nil),                // 24: concord.v1.Block
-	(*FetchRequest)(nil),         // 25: concord.v1.FetchRequest
-	(*FetchChunk)(nil),           // 26: concord.v1.FetchChunk
-	(*ApplyRequest)(nil),         // 27: concord.v1.ApplyRequest
-	(*ApplyResponse)(nil),        // 28: concord.v1.ApplyResponse
-	(*StatusRequest)(nil),        // 29: concord.v1.StatusRequest
-	(*StatusResponse)(nil),       // 30: concord.v1.StatusResponse
-	(*RepairRequest)(nil),        // 31: concord.v1.RepairRequest
-	(*RepairResponse)(nil),       // 32: concord.v1.RepairResponse
-	(*StatusResponse_Shard)(nil), // 33: concord.v1.StatusResponse.Shard
+	(*WholeRequest)(nil),         // 16: concord.v1.WholeRequest
+	(*WholeResponse)(nil),        // 17: concord.v1.WholeResponse
+	(*ShardStatesResponse)(nil),  // 18: concord.v1.ShardStatesResponse
+	(*Sum)(nil),                  // 19: concord.v1.Sum
+	(*RootRequest)(nil),          // 20: concord.v1.RootRequest
+	(*RootResponse)(nil),         // 21: concord.v1.RootResponse
+	(*WindowSum)(nil),            // 22: concord.v1.WindowSum
+	(*SeriesField)(nil),          // 23: concord.v1.SeriesField
+	(*DigestsChunk)(nil),         // 24: concord.v1.DigestsChunk
+	(*Region)(nil),               // 25: concord.v1.Region
+	(*Block)(nil),                // 26: concord.v1.Block
+	(*FetchRequest)(nil),         // 27: concord.v1.FetchRequest
+	(*FetchChunk)(nil),           // 28: concord.v1.FetchChunk
+	(*ApplyRequest)(nil),         // 29: concord.v1.ApplyRequest
+	(*ApplyResponse)(nil),        // 30: concord.v1.ApplyResponse
+	(*StatusRequest)(nil),        // 31: concord.v1.StatusRequest
+	(*StatusResponse)(nil),       // 32: concord.v1.StatusResponse
+	(*RepairRequest)(nil),        // 33: concord.v1.RepairRequest
+	(*RepairResponse)(nil),       // 34: concord.v1.RepairResponse
+	(*StatusResponse_Shard)(nil), // 35: concord.v1.StatusResponse.Shard
 }
 var file_concord_proto_depIdxs = []int32{
 	0,  // 0: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
 	10, // 1: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
 	9,  // 2: concord.v1.HintRequest.delete:type_name -> concord.v1.ExecuteRequest
 	15, // 3: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
-	17, // 4: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
-	17, // 5: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
-	20, // 6: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
-	21, // 7: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
-	23, // 8: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
-	24, // 9: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
-	24, // 10: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	33, // 11: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	19, // 4: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
+	19, // 5: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
+	22, // 6: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
+	23, // 7: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
+	25, // 8: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
+	26, // 9: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
+	26, // 10: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
+	35, // 11: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
 	1,  // 12: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
 	3,  // 13: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
 	5,  // 14: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
@@ -2179,29 +2274,31 @@ var file_concord_proto_depIdxs = []int32{
 	9,  // 16: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
 	12, // 17: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
 	14, // 18: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	18, // 19: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	18, // 20: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	25, // 21: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	27, // 22: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	29, // 23: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	31, // 24: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	31, // 25: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	2,  // 26: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	4,  // 27: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	6,  // 28: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	8,  // 29: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	11, // 30: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	13, // 31: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
-	16, // 32: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	19, // 33: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	22, // 34: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	26, // 35: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	28, // 36: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	30, // 37: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	32, // 38: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	32, // 39: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	26, // [26:40] is the sub-list for method output_type
-	12, // [12:26] is the sub-list for method input_type
+	20, // 19: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	20, // 20: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	27, // 21: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	29, // 22: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	16, // 23: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	31, // 24: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	33, // 25: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	33, // 26: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	2,  // 27: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	4,  // 28: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	6,  // 29: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	8,  // 30: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	11, // 31: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	13, // 32: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
+	18, // 33: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	21, // 34: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	24, // 35: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	28, // 36: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	30, // 37: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	17, // 38: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	32, // 39: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	34, // 40: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	34, // 41: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	27, // [27:42] is the sub-list for method output_type
+	12, // [12:27] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
 	12, // [12:12] is the sub-list for extension extendee
 	0,  // [0:12] is the sub-list for field type_name
@@ -2218,7 +2315,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   33,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -404,6 +404,7 @@ const (
 	Entropy_Digests_FullMethodName      = "/concord.v1.Entropy/Digests"
 	Entropy_Fetch_FullMethodName        = "/concord.v1.Entropy/Fetch"
 	Entropy_Apply_FullMethodName        = "/concord.v1.Entropy/Apply"
+	Entropy_Whole_FullMethodName        = "/concord.v1.Entropy/Whole"
 	Entropy_Status_FullMethodName       = "/concord.v1.Entropy/Status"
 	Entropy_Repair_FullMethodName       = "/concord.v1.Entropy/Repair"
 	Entropy_CancelRepair_FullMethodName = "/concord.v1.Entropy/CancelRepair"
@@ -423,6 +424,8 @@ type EntropyClient interface {
 	Fetch(ctx context.Context, in *FetchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchChunk], error)
 	// Apply writes points to a shard, creating it where it is missing.
 	Apply(ctx context.Context, in *ApplyRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
+	// Whole tells that the copy was found equal to those of the other owners.
+	Whole(ctx context.Context, in *WholeRequest, opts ...grpc.CallOption) (*WholeResponse, error)
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 	Repair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
 	CancelRepair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
@@ -504,6 +507,16 @@ func (c *entropyClient) Apply(ctx context.Context, in *ApplyRequest, opts ...grp
 	return out, nil
 }
 
+func (c *entropyClient) Whole(ctx context.Context, in *WholeRequest, opts ...grpc.CallOption) (*WholeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WholeResponse)
+	err := c.cc.Invoke(ctx, Entropy_Whole_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *entropyClient) Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StatusResponse)
@@ -548,6 +561,8 @@ type EntropyServer interface {
 	Fetch(*FetchRequest, grpc.ServerStreamingServer[FetchChunk]) error
 	// Apply writes points to a shard, creating it where it is missing.
 	Apply(context.Context, *ApplyRequest) (*ApplyResponse, error)
+	// Whole tells that the copy was found equal to those of the other owners.
+	Whole(context.Context, *WholeRequest) (*WholeResponse, error)
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	Repair(context.Context, *RepairRequest) (*RepairResponse, error)
 	CancelRepair(context.Context, *RepairRequest) (*RepairResponse, error)
@@ -575,6 +590,9 @@ func (UnimplementedEntropyServer) Fetch(*FetchRequest, grpc.ServerStreamingServe
 }
 func (UnimplementedEntropyServer) Apply(context.Context, *ApplyRequest) (*ApplyResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Apply not implemented")
+}
+func (UnimplementedEntropyServer) Whole(context.Context, *WholeRequest) (*WholeResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Whole not implemented")
 }
 func (UnimplementedEntropyServer) Status(context.Context, *StatusRequest) (*StatusResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Status not implemented")
@@ -682,6 +700,24 @@ func _Entropy_Apply_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Entropy_Whole_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WholeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EntropyServer).Whole(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Entropy_Whole_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EntropyServer).Whole(ctx, req.(*WholeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Entropy_Status_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StatusRequest)
 	if err := dec(in); err != nil {
@@ -754,6 +790,10 @@ var Entropy_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Apply",
 			Handler:    _Entropy_Apply_Handler,
+		},
+		{
+			MethodName: "Whole",
+			Handler:    _Entropy_Whole_Handler,
 		},
 		{
 			MethodName: "Status",

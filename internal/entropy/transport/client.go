@@ -115,6 +115,11 @@ func receive[Req, Msg any](ctx context.Context, p *peer, req Req,
 	return p.fail(err)
 }
 
+func (p *peer) Whole(ctx context.Context, id uint64) error {
+	_, err := call(ctx, p, shortTimeout, &rpc.WholeRequest{ShardId: id}, rpc.EntropyClient.Whole)
+	return err
+}
+
 func (p *peer) States(ctx context.Context, ids []uint64) (map[uint64]entropy.ShardState, error) {
 	out := make(map[uint64]entropy.ShardState, len(ids))
 	for len(ids) > 0 {
@@ -125,7 +130,7 @@ func (p *peer) States(ctx context.Context, ids []uint64) (map[uint64]entropy.Sha
 		}
 		for _, s := range resp.States {
 			out[s.ShardId] = entropy.ShardState{
-				Version: entropy.Version{Exists: s.Exists, LastModified: s.LastModified, Size: s.Size}, Hints: s.Hints,
+				Version: entropy.Version{Exists: s.Exists, LastModified: s.LastModified, Size: s.Size}, Hints: s.Hints, Begun: s.Begun,
 			}
 		}
 		for _, id := range ids[:n] {

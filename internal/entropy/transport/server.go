@@ -77,9 +77,21 @@ func (s *Server) ShardStates(ctx context.Context, r *rpc.ShardStatesRequest) (*r
 	}
 	resp := &rpc.ShardStatesResponse{}
 	for id, st := range states {
-		resp.States = append(resp.States, &rpc.ShardState{ShardId: id, Exists: st.Exists, LastModified: st.LastModified, Size: st.Size, Hints: st.Hints})
+		resp.States = append(resp.States, &rpc.ShardState{ShardId: id, Exists: st.Exists, LastModified: st.LastModified, Size: st.Size, Hints: st.Hints, Begun: st.Begun})
 	}
 	return resp, nil
+}
+
+// Whole tells that a copy is equal to those of the other owners.
+func (s *Server) Whole(ctx context.Context, r *rpc.WholeRequest) (*rpc.WholeResponse, error) {
+	rep, err := s.copies()
+	if err == nil {
+		err = rep.Whole(ctx, r.ShardId)
+	}
+	if err != nil {
+		return nil, failure(err)
+	}
+	return &rpc.WholeResponse{}, nil
 }
 
 func rootShard(r *rpc.RootRequest) (cluster.Shard, error) {
