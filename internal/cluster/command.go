@@ -52,6 +52,7 @@ var ops = map[string]reflect.Type{
 	"precreate-shard-groups":  reflect.TypeFor[PrecreateShardGroups](),
 	"prune-shard-groups":      reflect.TypeFor[PruneShardGroups](),
 	"truncate-shard-groups":   reflect.TypeFor[TruncateShardGroups](),
+	"restore-shard-groups":    reflect.TypeFor[RestoreShardGroups](),
 	"drop-shard":              reflect.TypeFor[DropShard](),
 	"add-shard-owner":         reflect.TypeFor[AddShardOwner](),
 	"remove-shard-owner":      reflect.TypeFor[RemoveShardOwner](),
@@ -84,7 +85,7 @@ func NewCommand(op Op) (Command, error) {
 // without an error the second time.
 func (c Command) Repeatable() bool {
 	switch c.Type {
-	case "create-user", "drop-user", "create-subscription", "drop-subscription", "update-retention-policy":
+	case "create-user", "drop-user", "restore-shard-groups", "create-subscription", "drop-subscription", "update-retention-policy":
 		return false
 	}
 	return true

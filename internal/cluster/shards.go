@@ -166,6 +166,64 @@ func (o TruncateShardGroups) apply(s *State) (any, error) {
 	return nil, nil
 }
 
+// RestoreShardGroups makes shard groups as a backup had them, with as many
+// shards each: that number decides which shard a series is in. Groups that overlap one that
+// is there are refused. The result is the new shard IDs, by group.
+type RestoreShardGroups struct {
+	Database        string          `json:"database"`
+	RetentionPolicy string          `json:"retention-policy"`
+	Groups          []RestoredGroup `json:"groups"`
+}
+
+// RestoredGroup is one group of a backup.
+type RestoredGroup struct {
+	Start  time.Time `json:"start"`
+	End    time.Time `json:"end"` // exclusive
+	Shards int       `json:"shards"`
+}
+
+func (o RestoreShardGroups) apply(s *State) (any, error) {
+	rpi, err := s.Data.RetentionPolicy(o.Database, o.RetentionPolicy)
+	if err != nil {
+		return nil, err
+	} else if rpi == nil {
+		return nil, influxdb.ErrRetentionPolicyNotFound(o.RetentionPolicy)
+	}
+	n := len(s.DataNodes)
+	if n == 0 {
+		return nil, ErrNoDataNodes
+	}
+	ids := make([][]uint64, 0, len(o.Groups))
+	for _, want := range o.Groups {
+		if want.Shards < 1 || want.Shards > maxGroupShards || !want.Start.Before(want.End) {
+			return nil, fmt.Errorf("a shard group with %d shards from %s to %s cannot be", want.Shards, want.Start, want.End)
+		}
+		for _, g := range rpi.ShardGroups {
+			if !g.Deleted() && g.Overlaps(want.Start, want.End.Add(-1)) {
+				return nil, fmt.Errorf("%s.%s holds data of %s already: nothing is overwritten", o.Database, o.RetentionPolicy, want.Start.UTC().Format(time.RFC3339))
+			}
+		}
+		s.Data.MaxShardGroupID++
+		g := meta.ShardGroupInfo{ID: s.Data.MaxShardGroupID, StartTime: want.Start.UTC(), EndTime: want.End.UTC()}
+		replicas, load := min(max(1, rpi.ReplicaN), n), map[uint64]int{}
+		var made []uint64
+		for i := range want.Shards {
+			s.Data.MaxShardID++
+			made = append(made, s.Data.MaxShardID)
+			g.Shards = append(g.Shards, meta.ShardInfo{
+				ID: s.Data.MaxShardID, Owners: s.deal(replicas, int(g.ID%uint64(n))+i*replicas, load),
+			})
+		}
+		rpi.ShardGroups = append(rpi.ShardGroups, g)
+		sort.Sort(meta.ShardGroupInfos(rpi.ShardGroups))
+		ids = append(ids, made)
+	}
+	return ids, nil
+}
+
+// maxGroupShards bounds a restored group.
+const maxGroupShards = 1 << 16
+
 // DropShard forgets a shard; a missing one is no error. A group is deleted
 // with its last shard.
 type DropShard struct {

@@ -18,7 +18,8 @@ func Setup(root *cobra.Command) {
 		c.show(), c.showShards(), c.entropy(),
 		c.addData(), c.removeData(), c.updateData(),
 		c.addMeta(), c.removeMeta(), c.join(), c.leave(),
-		c.truncateShards(), c.nodeLabels(), c.token(),
+		c.truncateShards(), c.copyShard(), c.copyShardStatus(), c.killCopyShard(), c.removeShard(),
+		c.nodeLabels(), c.token(), c.backup(), c.restore(),
 	)
 }
 

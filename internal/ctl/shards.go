@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,10 +27,29 @@ type shard struct {
 		ID      uint64 `json:"id"`
 		TCPAddr string `json:"tcpAddr"`
 	} `json:"owners"`
+	Copies []shardCopy `json:"copies,omitempty"` // with -v
+}
+
+// shardCopy is one owner's copy of a shard.
+type shardCopy struct {
+	ID           uint64    `json:"id"`
+	TCPAddr      string    `json:"tcpAddr"`
+	State        string    `json:"state"`
+	LastModified time.Time `json:"last-modified"`
+	Size         int64     `json:"size"`
+}
+
+// String is the copy in the owners' column of show-shards -v.
+func (c shardCopy) String() string {
+	modified := "-"
+	if !c.LastModified.IsZero() {
+		modified = c.LastModified.Format(time.RFC3339)
+	}
+	return fmt.Sprintf("{%d %s %s %s %d}", c.ID, c.TCPAddr, c.State, modified, c.Size)
 }
 
 func (c *client) showShards() *cobra.Command {
-	var asJSON bool
+	var asJSON, verbose, inconsistent bool
 	cmd := &cobra.Command{
 		Use: "show-shards", Short: "Show all shards and their owners", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -37,11 +57,26 @@ func (c *client) showShards() *cobra.Command {
 			if err := c.call(cmd.Context(), http.MethodGet, "/show-shards", nil, &shards); err != nil {
 				return err
 			}
+			if verbose || inconsistent {
+				copies := map[string][]shardCopy{}
+				if err := c.slow().call(cmd.Context(), http.MethodGet, "/shard-copies", nil, &copies); err != nil {
+					return err
+				}
+				for i := range shards {
+					shards[i].Copies = copies[strconv.FormatUint(shards[i].ID, 10)]
+				}
+			}
+			if inconsistent {
+				shards = slices.DeleteFunc(shards, shard.complete)
+			}
 			w := cmd.OutOrStdout()
 			if asJSON {
 				return printJSON(w, shards)
 			}
 			rows := [][]string{{"ID", "Database", "Retention Policy", "Desired Replicas", "Shard Group", "Start", "End", "Expires", "Owners"}}
+			if verbose {
+				rows[0][8] = "Owners (ID, address, state, last modified, bytes)"
+			}
 			for _, s := range shards {
 				end := s.End
 				if s.TruncatedAt != "" {
@@ -51,6 +86,12 @@ func (c *client) showShards() *cobra.Command {
 				for i, o := range s.Owners {
 					owners[i] = fmt.Sprintf("{%d %s}", o.ID, o.TCPAddr)
 				}
+				if verbose {
+					owners = owners[:0]
+					for _, copied := range s.Copies {
+						owners = append(owners, copied.String())
+					}
+				}
 				rows = append(rows, []string{strconv.FormatUint(s.ID, 10), s.Database, s.RetentionPolicy, strconv.Itoa(s.ReplicaN), strconv.FormatUint(s.GroupID, 10),
 					s.Start, end, s.Expires, "[" + strings.Join(owners, " ") + "]"})
 			}
@@ -59,7 +100,20 @@ func (c *client) showShards() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVarP(&verbose, "v", "v", false, "with state, last modification and size of each copy")
+	cmd.Flags().BoolVarP(&inconsistent, "m", "m", false, "only shards with fewer copies than desired, or an owner without its copy")
 	return cmd
+}
+
+// complete tells whether as many owners as desired have the shard.
+func (s shard) complete() bool {
+	have := 0
+	for _, c := range s.Copies {
+		if c.State == "hot" || c.State == "cold" {
+			have++
+		}
+	}
+	return have >= s.ReplicaN && have == len(s.Owners)
 }
 
 func (c *client) truncateShards() *cobra.Command {

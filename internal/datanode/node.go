@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,6 +38,7 @@ import (
 	"concord/internal/meta"
 	"concord/internal/replication"
 	"concord/internal/rpc"
+	"concord/internal/shardcopy"
 	"concord/internal/trust"
 )
 
@@ -278,6 +280,7 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.writer, n.log))
 	rpc.RegisterQueryServer(s, distquery.NewServer(n.Store, n.log))
 	rpc.RegisterEntropyServer(s, transport.NewServer(local, control))
+	rpc.RegisterShardsServer(s, &shardcopy.Server{Store: n.Store, Pool: pool, Begun: local.Copied, Log: n.log})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -381,6 +384,9 @@ func (n *Node) openServices(mon *monitor.Monitor, view *entropy.View) error {
 	h.Store = storage.NewStore(n.Store, n.Meta)
 	h.Version, h.BuildType = n.version, "Concord"
 	h.AddRoutes(entropy.Routes(view)...)
+	h.AddRoutes(httpd.Route{
+		Name: "shard-status", Method: http.MethodGet, Pattern: "/shard-status", LoggingEnabled: true, HandlerFunc: n.serveShardStatus,
+	})
 	return start("the HTTP API", s)
 }
 

@@ -10,12 +10,12 @@ import (
 	"sync"
 )
 
-// begunShards keeps a set of shards as empty files named by their IDs.
+// begunShards keeps a set of shards, each with a time, as files named by their IDs.
 type begunShards struct {
 	dir string
 
 	mu  sync.Mutex
-	ids map[uint64]bool // nil until it is read
+	ids map[uint64]int64 // nanoseconds; nil until it is read
 }
 
 // read is called with mu held.
@@ -30,45 +30,61 @@ func (b *begunShards) read() error {
 	if err != nil {
 		return err
 	}
-	b.ids = make(map[uint64]bool)
+	b.ids = make(map[uint64]int64)
 	for _, n := range names {
-		if id, err := strconv.ParseUint(n.Name(), 10, 64); err == nil {
-			b.ids[id] = true
+		id, err := strconv.ParseUint(n.Name(), 10, 64)
+		if err != nil {
+			continue
 		}
+		text, err := os.ReadFile(b.path(id))
+		if err != nil {
+			return err
+		}
+		// A torn time is one long ago.
+		at, err := strconv.ParseInt(string(text), 10, 64)
+		if err != nil {
+			at = 1
+		}
+		b.ids[id] = at
 	}
 	return nil
 }
 
-func (b *begunShards) has(id uint64) bool {
+// at is when a shard began, 0 when it is not in the set.
+func (b *begunShards) at(id uint64) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.read() == nil && b.ids[id]
+	if b.read() != nil {
+		return 0
+	}
+	return b.ids[id]
 }
 
-func (b *begunShards) add(id uint64) error {
+func (b *begunShards) add(id uint64, at int64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := b.read(); err != nil {
 		return fmt.Errorf("note that shard %d begins: %w", id, err)
 	}
-	if b.ids[id] {
+	if b.ids[id] >= at {
 		return nil
 	}
-	f, err := os.OpenFile(b.path(id), os.O_CREATE|os.O_WRONLY, 0o640)
+	f, err := os.OpenFile(b.path(id), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o640)
 	if err == nil {
-		err = errors.Join(f.Close(), b.sync())
+		_, err = f.WriteString(strconv.FormatInt(at, 10))
+		err = errors.Join(err, f.Sync(), f.Close(), b.sync())
 	}
 	if err != nil {
 		return fmt.Errorf("note that shard %d begins: %w", id, err)
 	}
-	b.ids[id] = true
+	b.ids[id] = at
 	return nil
 }
 
 func (b *begunShards) remove(id uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.read(); err != nil || !b.ids[id] {
+	if err := b.read(); err != nil || b.ids[id] == 0 {
 		return err
 	}
 	// Coming back after a crash does no harm: no fsync.

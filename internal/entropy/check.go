@@ -365,7 +365,7 @@ func (s *Service) concludeDiff(ctx context.Context, st *cluster.State, sh cluste
 		return err
 	}
 	result := ShardStatus{ID: sh.ID, Status: Diff}
-	if n := begun(copies); n > 0 && n < len(copies) {
+	if begunLate(copies) {
 		result.Status = Missing // an owner has only what was written since it lost the shard
 	}
 	if conflict != "" {
@@ -375,20 +375,22 @@ func (s *Service) concludeDiff(ctx context.Context, st *cluster.State, sh cluste
 	return nil
 }
 
-// begun counts the copies that a write began.
-func begun(copies []copyOf) (n int) {
+// begunTogether is within which time the owners of a new shard begin it.
+const begunTogether = 10 * time.Second
+
+// begunLate tells whether a write began a copy long after the others.
+func begunLate(copies []copyOf) bool {
+	first, last := copies[0].state.Begun, copies[0].state.Begun
 	for _, c := range copies {
-		if c.state.Begun {
-			n++
-		}
+		first, last = min(first, c.state.Begun), max(last, c.state.Begun)
 	}
-	return n
+	return last > first && (first == 0 || last == copied || last-first > int64(begunTogether))
 }
 
 // whole tells owners whose copy a write began that it is equal to the others.
 func (s *Service) whole(ctx context.Context, id uint64, copies []copyOf) {
 	for _, c := range copies {
-		if !c.state.Begun {
+		if c.state.Begun == 0 {
 			continue
 		}
 		if err := c.replica.Whole(ctx, id); err != nil {

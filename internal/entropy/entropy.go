@@ -18,9 +18,10 @@ import (
 type ShardState struct {
 	Version
 	Hints []uint64 // nodes for which it has writes or deletes of the shard in hinted handoff
-	// Begun says that the copy was begun by a write, and was never found equal to the others since: an
-	// owner that lost the shard, or was away when it was made, lacks what came before.
-	Begun bool
+	// Begun is when a write began the copy, in nanoseconds, and 0 since it was found equal to
+	// the others: an owner that lost the shard, or was away when it was made, begins later
+	// than the others, and lacks what came before.
+	Begun int64
 }
 
 // Version changes with a copy's contents.

@@ -30,7 +30,7 @@ type fieldKey struct{ series, field string }
 type fakeShard struct {
 	modified int64
 	hints    []uint64 // as in ShardState
-	begun    bool     // as in ShardState
+	begun    int64    // as in ShardState
 	fields   map[fieldKey]map[int64]any
 }
 
@@ -112,7 +112,7 @@ func (r *fakeReplica) Whole(_ context.Context, id uint64) error {
 	}
 	defer unlock()
 	if sh := r.shards[id]; sh != nil {
-		sh.begun = false
+		sh.begun = 0
 	}
 	return nil
 }

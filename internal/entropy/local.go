@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
+	"time"
 
 	"github.com/influxdata/influxdb/tsdb"
 
@@ -49,10 +51,17 @@ func NewLocal(store *tsdb.Store, key func() uint64, dir string) *Local {
 }
 
 // Begin notes, durably, that a write begins this node's copy of a shard.
-func (l *Local) Begin(id uint64) error { return l.begun.add(id) }
+func (l *Local) Begin(id uint64) error { return l.begun.add(id, time.Now().UnixNano()) }
+
+// Copied notes, durably, that this node's copy of a shard is one of another
+// owner's, which may have got writes meanwhile.
+func (l *Local) Copied(id uint64) error { return l.begun.add(id, copied) }
 
 // Whole forgets that.
 func (l *Local) Whole(_ context.Context, id uint64) error { return l.begun.remove(id) }
+
+// copied is later than any time at which a write begins a shard.
+const copied = math.MaxInt64
 
 var _ Replica = (*Local)(nil)
 
@@ -64,7 +73,10 @@ func (l *Local) States(_ context.Context, ids []uint64) (map[uint64]ShardState, 
 		if err != nil {
 			return nil, fmt.Errorf("state of shard %d: %w", id, err)
 		}
-		st := ShardState{Version: v, Begun: v.Exists && l.begun.has(id)}
+		st := ShardState{Version: v}
+		if v.Exists {
+			st.Begun = l.begun.at(id)
+		}
 		if l.Pending != nil {
 			st.Hints = l.Pending(id)
 		}

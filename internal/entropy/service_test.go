@@ -159,12 +159,12 @@ func TestRepair(t *testing.T) {
 		c.writeAll(1, old(), 1.0)
 		c.replicas[3].shards[1] = nil
 		c.replicas[3].write(1, "cpu,host=a", "value", old()+1, 2.0)
-		c.replicas[3].shards[1].begun = true
+		c.replicas[3].shards[1].begun = 1
 		mustCheck(t, s)
 		pass(2 * time.Minute)
 		mustCheck(t, s)
 		synctest.Wait()
-		if got, want := c.replicas[3].dump(1), c.replicas[1].dump(1); got != want || c.replicas[3].shards[1].begun {
+		if got, want := c.replicas[3].dump(1), c.replicas[1].dump(1); got != want || c.replicas[3].shards[1].begun != 0 {
 			t.Errorf("it was not repaired unasked: %s, want %s; begun %v", got, want, c.replicas[3].shards[1].begun)
 		}
 	})

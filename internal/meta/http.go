@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -85,12 +86,22 @@ func (s *Server) handler() http.Handler {
 		return s.labelNode(r.FormValue("node"), set, remove)
 	})
 	s.userRoutes(mux)
+	for _, r := range s.routes {
+		h := r.handler
+		if r.leads {
+			h = s.toLeader(h)
+		}
+		mux.Handle(r.pattern, s.guard(r.need, h))
+	}
 	if s.ShardRepair != nil {
 		mux.Handle("GET /shard-repair/", s.guard(read, s.ShardRepair))
 		mux.Handle("/shard-repair/", s.guard(admin, s.ShardRepair))
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, maxCommand)
+		// The files of a restore are the one large thing that is sent here.
+		if !strings.HasPrefix(r.URL.Path, "/restore/") {
+			r.Body = http.MaxBytesReader(w, r.Body, maxCommand)
+		}
 		mux.ServeHTTP(w, r)
 	})
 }

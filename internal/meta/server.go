@@ -29,12 +29,13 @@ type Server struct {
 	// ShardRepair, when set before Open, answers below /shard-repair/.
 	ShardRepair http.Handler
 
-	cfg   *Config
-	log   *zap.Logger
-	store atomic.Pointer[store]
-	pool  *rpc.Pool // to data nodes
-	peers metaHTTP  // to other meta nodes
-	auth  authCache
+	routes []route // of Handle
+	cfg    *Config
+	log    *zap.Logger
+	store  atomic.Pointer[store]
+	pool   *rpc.Pool // to data nodes
+	peers  metaHTTP  // to other meta nodes
+	auth   authCache
 
 	leases *emeta.Leases // granted while this node leads
 	leader struct {
@@ -68,6 +69,28 @@ func NewServer(cfg *Config, log *zap.Logger) *Server {
 		leases: emeta.NewLeases(emeta.DefaultLeaseDuration),
 	}
 }
+
+// route is what another package adds to the HTTP API.
+type route struct {
+	pattern string
+	need    access
+	leads   bool
+	handler http.Handler
+}
+
+// HandleRead adds a route that every user may use; call it before Open.
+func (s *Server) HandleRead(pattern string, h http.HandlerFunc) {
+	s.routes = append(s.routes, route{pattern, read, false, h})
+}
+
+// HandleAdmin adds a route that only administrators may use, answered by the
+// leader where it changes the metadata; call it before Open.
+func (s *Server) HandleAdmin(pattern string, onLeader bool, h http.HandlerFunc) {
+	s.routes = append(s.routes, route{pattern, admin, onLeader, h})
+}
+
+// Reply answers with v as JSON, or with the one-line error.
+func Reply(w http.ResponseWriter, v any, err error) { reply(w, v, err) }
 
 // Pool is the server's connections to data nodes, for what serves beside it; Close closes it.
 func (s *Server) Pool() *rpc.Pool { return s.pool }

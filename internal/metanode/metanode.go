@@ -1,5 +1,5 @@
-// Package metanode joins the meta server with the view of anti-entropy over
-// all data nodes, which operators reach through it.
+// Package metanode joins the meta server with what it asks of data nodes for
+// operators: the view of anti-entropy, copies of shards, backup and restore.
 package metanode
 
 import (
@@ -8,7 +8,9 @@ import (
 	"concord/internal/meta"
 )
 
-// Prepare makes a meta node serve /shard-repair by asking the data nodes.
+// Prepare adds to a meta node, before it opens, what needs data nodes.
 func Prepare(s *meta.Server) {
 	s.ShardRepair = entropy.NewHandler(&entropy.View{State: s.State, Transport: transport.New(s.Pool())})
+	shards{s}.routes()
+	backups{s}.routes()
 }

@@ -912,7 +912,7 @@ type ShardState struct {
 	LastModified  int64                  `protobuf:"varint,3,opt,name=last_modified,json=lastModified,proto3" json:"last_modified,omitempty"` // nanoseconds
 	Size          int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`                                     // bytes on disk
 	Hints         []uint64               `protobuf:"varint,5,rep,packed,name=hints,proto3" json:"hints,omitempty"`                            // nodes for which hinted handoff has entries of the shard
-	Begun         bool                   `protobuf:"varint,6,opt,name=begun,proto3" json:"begun,omitempty"`                                   // by a write, and never found equal to the others since
+	Begun         int64                  `protobuf:"varint,6,opt,name=begun,proto3" json:"begun,omitempty"`                                   // when a write began it, nanoseconds; 0 since it was found equal to the others
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -982,11 +982,11 @@ func (x *ShardState) GetHints() []uint64 {
 	return nil
 }
 
-func (x *ShardState) GetBegun() bool {
+func (x *ShardState) GetBegun() int64 {
 	if x != nil {
 		return x.Begun
 	}
-	return false
+	return 0
 }
 
 type WholeRequest struct {
@@ -2116,7 +2116,7 @@ const file_concord_proto_rawDesc = "" +
 	"\rlast_modified\x18\x03 \x01(\x03R\flastModified\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x03R\x04size\x12\x14\n" +
 	"\x05hints\x18\x05 \x03(\x04R\x05hints\x12\x14\n" +
-	"\x05begun\x18\x06 \x01(\bR\x05begun\")\n" +
+	"\x05begun\x18\x06 \x01(\x03R\x05begun\")\n" +
 	"\fWholeRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x0f\n" +
 	"\rWholeResponse\"E\n" +

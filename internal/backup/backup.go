@@ -1,0 +1,240 @@
+// Package backup is the format of backups: manifests and the files that they
+// name. It reads those of InfluxDB 1.x (influxd backup -portable), too.
+package backup
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sort"
+	"time"
+
+	"github.com/influxdata/influxdb/cmd/influxd/backup_util"
+	emeta "github.com/influxdata/influxdb/services/meta"
+)
+
+// Stamp names the files of one backup by its time.
+const Stamp = backup_util.PortableFileNamePattern
+
+// version of manifests; those of InfluxDB have none.
+const version = 1
+
+// Manifest lists the files of one backup: <stamp>.manifest. Its fields are those of
+// InfluxDB's portable backups, and a version and checksums.
+type Manifest struct {
+	Version int       `json:"version,omitempty"`
+	Time    time.Time `json:"time,omitzero"`
+	Meta    Meta      `json:"meta"`
+	Limited bool      `json:"limited"` // not the whole cluster
+	Files   []Entry   `json:"files"`
+	// What it is limited to.
+	Database string `json:"database,omitempty"`
+	Policy   string `json:"policy,omitempty"`
+	ShardID  uint64 `json:"shard_id,omitempty"`
+}
+
+// Meta is the file with the metadata.
+type Meta struct {
+	FileName string `json:"fileName"`
+	Size     int64  `json:"size"`
+	SHA256   string `json:"sha256,omitempty"`
+}
+
+// Entry is the file of one shard: a gzipped tar of its TSM files.
+type Entry struct {
+	Database     string `json:"database"`
+	Policy       string `json:"policy"`
+	ShardID      uint64 `json:"shardID"`
+	FileName     string `json:"fileName"`
+	Size         int64  `json:"size"`
+	LastModified int64  `json:"lastModified"` // of the shard, nanoseconds
+	SHA256       string `json:"sha256,omitempty"`
+}
+
+// Write makes a file durable under its name once all of it is there: until then
+// it is called .pending. It returns the size and the checksum.
+func Write(path string, fill func(io.Writer) error) (size int64, sum string, err error) {
+	pending := path + backup_util.Suffix
+	f, err := os.OpenFile(pending, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return 0, "", err
+	}
+	h := sha256.New()
+	w := &backup_util.CountingWriter{Writer: io.MultiWriter(f, h)}
+	err = fill(w)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		os.Remove(pending)
+		return 0, "", err
+	}
+	if err := os.Rename(pending, path); err != nil {
+		return 0, "", err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return 0, "", err
+	}
+	return w.BytesWritten(), hex.EncodeToString(h.Sum(nil)), errors.Join(d.Sync(), d.Close())
+}
+
+// Save writes the manifest, the last file of a backup.
+func (m *Manifest) Save(path string) error {
+	m.Version = version
+	b, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, _, err = Write(path, func(w io.Writer) error { _, err := w.Write(append(b, '\n')); return err })
+	return err
+}
+
+// Load reads one manifest.
+func Load(path string) (*Manifest, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	m := &Manifest{}
+	if err := json.Unmarshal(b, m); err != nil {
+		return nil, fmt.Errorf("%s is no manifest: %w", path, err)
+	}
+	if m.Version > version {
+		return nil, fmt.Errorf("%s has version %d, this build reads %d", path, m.Version, version)
+	}
+	if m.Meta.FileName == "" {
+		return nil, fmt.Errorf("%s names no metadata", path)
+	}
+	for _, e := range append([]string{m.Meta.FileName}, m.names()...) {
+		if filepath.Base(e) != e || e == "." || e == ".." {
+			return nil, fmt.Errorf("%s names a file outside of its folder: %q", path, e)
+		}
+	}
+	return m, nil
+}
+
+func (m *Manifest) names() (out []string) {
+	for _, e := range m.Files {
+		out = append(out, e.FileName)
+	}
+	return out
+}
+
+// Set is what a folder of backups holds, or one manifest: the newest metadata, and the newest file of each shard.
+type Set struct {
+	Dir    string
+	Meta   Meta
+	Shards []Entry // by ascending shard ID
+}
+
+// LoadDir joins all manifests of a folder, full and incremental ones.
+func LoadDir(dir string) (*Set, error) {
+	paths, err := filepath.Glob(filepath.Join(dir, "*.manifest"))
+	if err != nil {
+		return nil, err
+	}
+	sort.Sort(sort.Reverse(sort.StringSlice(paths))) // the newest first
+	s := &Set{Dir: dir}
+	newest := map[uint64]Entry{}
+	for _, p := range paths {
+		m, err := Load(p)
+		if err != nil {
+			return nil, err
+		}
+		if s.Meta.FileName == "" {
+			s.Meta = m.Meta
+		}
+		for _, e := range m.Files {
+			if have, ok := newest[e.ShardID]; !ok || e.LastModified > have.LastModified {
+				newest[e.ShardID] = e
+			}
+		}
+	}
+	s.add(newest)
+	return s, nil
+}
+
+// LoadManifest is one manifest alone.
+func LoadManifest(path string) (*Set, error) {
+	m, err := Load(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &Set{Dir: filepath.Dir(path), Meta: m.Meta}
+	files := map[uint64]Entry{}
+	for _, e := range m.Files {
+		files[e.ShardID] = e
+	}
+	s.add(files)
+	return s, nil
+}
+
+func (s *Set) add(files map[uint64]Entry) {
+	for _, e := range files {
+		s.Shards = append(s.Shards, e)
+	}
+	sort.Slice(s.Shards, func(i, j int) bool { return s.Shards[i].ShardID < s.Shards[j].ShardID })
+}
+
+// Verify reads a file through, and compares size and checksum with the manifest.
+func (s *Set) Verify(name string, size int64, sum string) error {
+	path := filepath.Join(s.Dir, name)
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h := sha256.New()
+	n, err := io.Copy(h, f)
+	if err != nil {
+		return err
+	}
+	if n != size {
+		return fmt.Errorf("%s has %d bytes, its manifest says %d: the backup is damaged", path, n, size)
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); sum != "" && got != sum {
+		return fmt.Errorf("%s does not match its checksum: the backup is damaged", path)
+	}
+	return nil
+}
+
+// Metadata reads the metadata of the set.
+func (s *Set) Metadata() (*emeta.Data, []byte, error) {
+	b, err := os.ReadFile(filepath.Join(s.Dir, s.Meta.FileName))
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := DecodeMeta(b)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", filepath.Join(s.Dir, s.Meta.FileName), err)
+	}
+	return d, b, nil
+}
+
+// EncodeMeta is the metadata as InfluxDB's portable backups have it.
+func EncodeMeta(d *emeta.Data) ([]byte, error) {
+	b, err := d.MarshalBinary()
+	if err != nil {
+		return nil, err
+	}
+	return backup_util.PortablePacker{Data: b, MaxNodeID: 0}.MarshalBinary()
+}
+
+// DecodeMeta reads what EncodeMeta wrote.
+func DecodeMeta(b []byte) (*emeta.Data, error) {
+	var p backup_util.PortablePacker
+	if err := p.UnmarshalBinary(b); err != nil {
+		return nil, fmt.Errorf("this is no metadata: %w", err)
+	}
+	d := &emeta.Data{}
+	if err := d.UnmarshalBinary(p.Data); err != nil {
+		return nil, fmt.Errorf("this is no metadata: %w", err)
+	}
+	return d, nil
+}

@@ -1,0 +1,251 @@
+package ctl
+
+import (
+	"cmp"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"concord/internal/backup"
+)
+
+// backupFlags are those of `backup`, as documented for InfluxDB Enterprise.
+type backupFlags struct {
+	strategy, db, rp, from, start, end, level string
+	full, estimate                            bool
+	shard                                     uint64
+	bufsize                                   int
+}
+
+func (c *client) backup() *cobra.Command {
+	var f backupFlags
+	cmd := &cobra.Command{
+		Use: "backup [flags] <dir>", Short: "Back up the cluster, or a database, policy or shard of it", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			b, err := newBackup(c.patient(), f, args[0], cmd.OutOrStdout())
+			if err != nil {
+				return err
+			}
+			return b.run(cmd.Context())
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.strategy, "strategy", "incremental", "full, incremental (shards that changed since the last backup in <dir>) or only-meta")
+	fl.BoolVar(&f.full, "full", false, "the same as -strategy full")
+	fl.StringVar(&f.db, "db", "", "only this database")
+	fl.StringVar(&f.rp, "rp", "", "only this retention policy of -db")
+	fl.Uint64Var(&f.shard, "shard", 0, "only this shard")
+	fl.StringVar(&f.from, "from", "", "TCP address of the data node to read from, where it has a copy")
+	fl.StringVar(&f.start, "start", "", "only files with points at or after this time (RFC 3339)")
+	fl.StringVar(&f.end, "end", "", "only files with points at or before this time (RFC 3339)")
+	fl.BoolVar(&f.estimate, "estimate", false, "say how much there is to back up, and back up nothing")
+	fl.StringVar(&f.level, "gzipCompressionLevel", "default", "default, full, speedy or none")
+	fl.IntVar(&f.bufsize, "bufsize", 1<<20, "bytes that are written at once")
+	return cmd
+}
+
+// backupRun is one backup.
+type backupRun struct {
+	*client
+	backupFlags
+	dir   string
+	out   io.Writer
+	stamp string
+	gzip  int
+	span  url.Values // start and end
+	bytes int64
+}
+
+func newBackup(c *client, f backupFlags, dir string, out io.Writer) (*backupRun, error) {
+	b := &backupRun{client: c, backupFlags: f, dir: dir, out: out, stamp: time.Now().UTC().Format(backup.Stamp), span: url.Values{}}
+	if f.full {
+		b.strategy = "full"
+	}
+	switch b.strategy {
+	case "full", "incremental", "only-meta":
+	default:
+		return nil, fmt.Errorf("-strategy %s is unknown: full, incremental or only-meta", b.strategy)
+	}
+	if f.rp != "" && f.db == "" {
+		return nil, errors.New("-rp needs -db")
+	}
+	if f.bufsize < 1 {
+		return nil, errors.New("-bufsize: must be above 0")
+	}
+	levels := map[string]int{"default": gzip.DefaultCompression, "full": gzip.BestCompression, "speedy": gzip.BestSpeed, "none": gzip.NoCompression}
+	level, ok := levels[f.level]
+	if !ok {
+		return nil, fmt.Errorf("-gzipCompressionLevel %s is unknown: default, full, speedy or none", f.level)
+	}
+	b.gzip = level
+	if f.start != "" || f.end != "" {
+		start, end := time.Unix(0, -1<<62), time.Unix(0, 1<<62)
+		for _, t := range []struct {
+			name, value string
+			to          *time.Time
+		}{{"-start", f.start, &start}, {"-end", f.end, &end}} {
+			if t.value == "" {
+				continue
+			}
+			at, err := time.Parse(time.RFC3339Nano, t.value)
+			if err != nil {
+				return nil, fmt.Errorf("%s: must be a time such as 2006-01-02T15:04:05Z", t.name)
+			}
+			*t.to = at
+		}
+		if start.After(end) {
+			return nil, errors.New("-start is after -end")
+		}
+		b.span = url.Values{"start": {strconv.FormatInt(start.UnixNano(), 10)}, "end": {strconv.FormatInt(end.UnixNano(), 10)}}
+	}
+	return b, nil
+}
+
+func (b *backupRun) run(ctx context.Context) error {
+	began := time.Now()
+	plan, err := b.plan(ctx)
+	if err != nil {
+		return err
+	}
+	if b.estimate {
+		var size int64
+		for _, s := range plan {
+			fmt.Fprintf(b.out, "Estimated size of db %s, rp %s, shard %d on node %s: %d bytes\n", s.Database, s.Policy, s.ShardID, s.Node, s.Size)
+			size += s.Size
+		}
+		fmt.Fprintf(b.out, "Estimated %d shards, %d bytes before compression\n", len(plan), size)
+		return nil
+	}
+	if err := os.MkdirAll(b.dir, 0o700); err != nil {
+		return err
+	}
+	m := &backup.Manifest{
+		Time: began.UTC(), Limited: b.db != "" || b.rp != "" || b.shard != 0 || len(b.span) > 0,
+		Database: b.db, Policy: b.rp, ShardID: b.shard, Files: []backup.Entry{},
+	}
+	if m.Meta, err = b.metadata(ctx); err != nil {
+		return err
+	}
+	for _, s := range plan {
+		e, err := b.save(ctx, s)
+		if err != nil {
+			return err
+		}
+		m.Files = append(m.Files, e)
+	}
+	if err := m.Save(filepath.Join(b.dir, b.stamp+".manifest")); err != nil {
+		return fmt.Errorf("write the manifest: %w", err)
+	}
+	fmt.Fprintf(b.out, "Backed up to %s in %s, transferred %d bytes\n", b.dir, short(time.Since(began)), b.bytes)
+	return nil
+}
+
+// plan is which shards to read, and from where: for an incremental backup those
+// that changed since the newest file in the folder.
+func (b *backupRun) plan(ctx context.Context) ([]backup.Source, error) {
+	if b.strategy == "only-meta" {
+		return nil, nil
+	}
+	params := url.Values{"db": {b.db}, "rp": {b.rp}, "from": {b.from}}
+	if b.shard != 0 {
+		params.Set("shard", strconv.FormatUint(b.shard, 10))
+	}
+	var plan []backup.Source
+	if err := b.call(ctx, http.MethodGet, "/backup/plan", params, &plan); err != nil {
+		return nil, err
+	}
+	if b.strategy == "full" {
+		return plan, nil
+	}
+	have, err := backup.LoadDir(b.dir)
+	if err != nil {
+		return nil, err
+	}
+	newest := map[uint64]int64{}
+	for _, e := range have.Shards {
+		newest[e.ShardID] = e.LastModified
+	}
+	var changed []backup.Source
+	for _, s := range plan {
+		if s.LastModified > newest[s.ShardID] {
+			changed = append(changed, s)
+		}
+	}
+	return changed, nil
+}
+
+func (b *backupRun) metadata(ctx context.Context) (backup.Meta, error) {
+	began := time.Now()
+	fmt.Fprint(b.out, "Backing up meta data... ")
+	m := backup.Meta{FileName: b.stamp + ".meta"}
+	var err error
+	m.Size, m.SHA256, err = backup.Write(filepath.Join(b.dir, m.FileName), func(w io.Writer) error {
+		return b.fetch(ctx, "/backup/meta", nil, w)
+	})
+	if err != nil {
+		fmt.Fprintln(b.out)
+		return m, fmt.Errorf("back up meta data: %w", err)
+	}
+	b.bytes += m.Size
+	fmt.Fprintf(b.out, "Done. Backed up in %s, %d bytes transferred\n", short(time.Since(began)), m.Size)
+	return m, nil
+}
+
+func (b *backupRun) save(ctx context.Context, s backup.Source) (backup.Entry, error) {
+	began := time.Now()
+	fmt.Fprintf(b.out, "Backing up node %s, db %s, rp %s, shard %d... ", s.Node, s.Database, s.Policy, s.ShardID)
+	e := backup.Entry{
+		Database: s.Database, Policy: s.Policy, ShardID: s.ShardID, LastModified: s.LastModified,
+		FileName: fmt.Sprintf("%s.s%d.tar.gz", b.stamp, s.ShardID),
+	}
+	params := url.Values{"shard": {strconv.FormatUint(s.ShardID, 10)}, "from": {s.Node}}
+	for k, v := range b.span {
+		params[k] = v
+	}
+	var err error
+	e.Size, e.SHA256, err = backup.Write(filepath.Join(b.dir, e.FileName), func(w io.Writer) error {
+		z, err := gzip.NewWriterLevel(w, b.gzip)
+		if err != nil {
+			return err
+		}
+		return cmp.Or(b.fetch(ctx, "/backup/shard", params, z), z.Close())
+	})
+	if err != nil {
+		fmt.Fprintln(b.out)
+		return e, fmt.Errorf("back up shard %d: %w", s.ShardID, err)
+	}
+	b.bytes += e.Size
+	fmt.Fprintf(b.out, "Done. Backed up in %s, %d bytes transferred\n", short(time.Since(began)), e.Size)
+	return e, nil
+}
+
+// fetch copies an answer of the meta node to w.
+func (b *backupRun) fetch(ctx context.Context, path string, params url.Values, w io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	defer cancel()
+	resp, err := b.send(ctx, http.MethodGet, path, params, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{resp.Body}, make([]byte, b.bufsize))
+	return err
+}
+
+// short rounds a duration for people.
+func short(d time.Duration) time.Duration {
+	if d < time.Second {
+		return d.Round(time.Millisecond)
+	}
+	return d.Round(10 * time.Millisecond)
+}

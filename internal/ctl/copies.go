@@ -1,0 +1,100 @@
+package ctl
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// patient is a client for what takes as long as a shard is large.
+func (c *client) patient() *client {
+	s := *c
+	if !c.global.Changed("timeout") {
+		s.timeout = 7 * 24 * time.Hour
+	}
+	return &s
+}
+
+func (c *client) copyShard() *cobra.Command {
+	return &cobra.Command{
+		Use: "copy-shard <src-tcp-addr> <dst-tcp-addr> <shard-id>", Short: "Copy a shard to another data node, which becomes an owner", Args: cobra.ExactArgs(3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			params := url.Values{"src": args[:1], "dest": args[1:2], "shard": args[2:]}
+			if err := c.patient().call(cmd.Context(), http.MethodPost, "/copy-shard", params, nil); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "Copied shard %s from %s to %s\n", args[2], args[0], args[1])
+			return nil
+		},
+	}
+}
+
+func (c *client) killCopyShard() *cobra.Command {
+	return &cobra.Command{
+		Use: "kill-copy-shard <src-tcp-addr> <dst-tcp-addr> <shard-id>", Short: "Stop a running copy and remove what came of it", Args: cobra.ExactArgs(3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			params := url.Values{"src": args[:1], "dest": args[1:2], "shard": args[2:]}
+			if err := c.slow().call(cmd.Context(), http.MethodPost, "/kill-copy-shard", params, nil); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "Killed shard copy %s from %s to %s\n", args[2], args[0], args[1])
+			return nil
+		},
+	}
+}
+
+func (c *client) removeShard() *cobra.Command {
+	return &cobra.Command{
+		Use: "remove-shard <tcp-addr> <shard-id>", Short: "Drop a data node's copy of a shard", Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			params := url.Values{"node": args[:1], "shard": args[1:]}
+			if err := c.slow().call(cmd.Context(), http.MethodPost, "/remove-shard", params, nil); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "Removed shard %s from %s\n", args[1], args[0])
+			return nil
+		},
+	}
+}
+
+// copyStatus is a running copy as the meta node tells it.
+type copyStatus struct {
+	Source      string    `json:"source"`
+	Dest        string    `json:"dest"`
+	Database    string    `json:"database"`
+	Policy      string    `json:"retention-policy"`
+	ShardID     uint64    `json:"shard-id"`
+	TotalSize   int64     `json:"total-size"`
+	CurrentSize int64     `json:"current-size"`
+	StartedAt   time.Time `json:"started-at"`
+}
+
+func (c *client) copyShardStatus() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "copy-shard-status", Short: "Show the copies that are running", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var copies []copyStatus
+			if err := c.call(cmd.Context(), http.MethodGet, "/copy-shard-status", nil, &copies); err != nil {
+				return err
+			}
+			w := cmd.OutOrStdout()
+			if asJSON {
+				return printJSON(w, copies)
+			}
+			rows := [][]string{{"Source", "Dest", "Database", "Policy", "ShardID", "TotalSize", "CurrentSize", "StartedAt"}}
+			for _, s := range copies {
+				rows = append(rows, []string{s.Source, s.Dest, s.Database, s.Policy, strconv.FormatUint(s.ShardID, 10),
+					strconv.FormatInt(s.TotalSize, 10), strconv.FormatInt(s.CurrentSize, 10), s.StartedAt.String()})
+			}
+			table(w, "Copies", rows)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}

@@ -1,0 +1,255 @@
+package metanode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"concord/internal/cluster"
+	"concord/internal/meta"
+	"concord/internal/rpc"
+)
+
+// answerTimeout bounds what a data node answers from memory.
+const answerTimeout = 10 * time.Second
+
+// shards serves the commands that move and remove copies of shards.
+type shards struct{ *meta.Server }
+
+func (s shards) routes() {
+	s.HandleAdmin("POST /copy-shard", true, s.serve(s.copy))
+	s.HandleAdmin("POST /kill-copy-shard", false, s.serve(s.killCopy))
+	s.HandleAdmin("POST /remove-shard", true, s.serve(s.remove))
+	s.HandleRead("GET /copy-shard-status", s.serve(s.copies))
+	s.HandleRead("GET /shard-copies", s.serve(s.describe))
+}
+
+func (s shards) serve(fn func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		v, err := fn(r)
+		meta.Reply(w, v, err)
+	}
+}
+
+func (s shards) client(addr string) (rpc.ShardsClient, error) {
+	conn, err := s.Pool().Conn(addr)
+	if err != nil {
+		return nil, err
+	}
+	return rpc.NewShardsClient(conn), nil
+}
+
+// shard finds the shard of a request, and node the data node with an address.
+func (s shards) shard(r *http.Request) (cluster.Shard, error) {
+	id, err := strconv.ParseUint(r.FormValue("shard"), 10, 64)
+	if err != nil {
+		return cluster.Shard{}, errors.New("shard: must be a number")
+	}
+	sh, ok := s.State().Shard(id)
+	if !ok {
+		return cluster.Shard{}, fmt.Errorf("shard %d does not exist", id)
+	}
+	return sh, nil
+}
+
+func (s shards) node(addr string) (cluster.Node, error) {
+	n, ok := s.State().DataNodeByAddr(addr)
+	if !ok {
+		return n, fmt.Errorf("data node %q does not exist", addr)
+	}
+	return n, nil
+}
+
+// copy makes a data node fetch a shard, and records it as an owner. Its answer comes when that is done.
+func (s shards) copy(r *http.Request) (any, error) {
+	sh, err := s.shard(r)
+	if err != nil {
+		return nil, err
+	}
+	from, err := s.node(r.FormValue("src"))
+	if err != nil {
+		return nil, err
+	}
+	to, err := s.node(r.FormValue("dest"))
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(sh.Owners, from.ID) {
+		return nil, fmt.Errorf("data node %s is no owner of shard %d", from.TCPAddr, sh.ID)
+	} else if slices.Contains(sh.Owners, to.ID) {
+		return nil, fmt.Errorf("data node %s is an owner of shard %d already", to.TCPAddr, sh.ID)
+	}
+	c, err := s.client(to.TCPAddr)
+	if err != nil {
+		return nil, err
+	}
+	// A client that goes away does not stop the copy; kill-copy-shard does.
+	ctx := context.WithoutCancel(r.Context())
+	if _, err := c.Copy(ctx, &rpc.CopyRequest{ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy, Source: from.TCPAddr}); err != nil {
+		return nil, errors.New(rpc.Message(err))
+	}
+	if _, err := s.Execute(cluster.AddShardOwner{ID: sh.ID, NodeID: to.ID}); err != nil {
+		return nil, fmt.Errorf("shard %d is on %s, but was not recorded: %w", sh.ID, to.TCPAddr, err)
+	}
+	return struct{}{}, nil
+}
+
+func (s shards) killCopy(r *http.Request) (any, error) {
+	sh, err := s.shard(r)
+	if err != nil {
+		return nil, err
+	}
+	to, err := s.node(r.FormValue("dest"))
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.client(to.TCPAddr)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), time.Minute)
+	defer cancel()
+	if _, err := c.KillCopy(ctx, &rpc.KillCopyRequest{ShardId: sh.ID, Source: r.FormValue("src")}); err != nil {
+		return nil, errors.New(rpc.Message(err))
+	}
+	return struct{}{}, nil
+}
+
+// remove takes an ownership away, then the copy: in between nobody writes to it.
+func (s shards) remove(r *http.Request) (any, error) {
+	sh, err := s.shard(r)
+	if err != nil {
+		return nil, err
+	}
+	n, err := s.node(r.FormValue("node"))
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(sh.Owners, n.ID) {
+		return nil, fmt.Errorf("data node %s is no owner of shard %d", n.TCPAddr, sh.ID)
+	} else if len(sh.Owners) == 1 {
+		return nil, fmt.Errorf("data node %s has the last copy of shard %d: copy it to another one first, or drop it with DROP SHARD", n.TCPAddr, sh.ID)
+	}
+	if _, err := s.Execute(cluster.RemoveShardOwner{ID: sh.ID, NodeID: n.ID, Time: time.Now()}); err != nil {
+		return nil, err
+	}
+	c, err := s.client(n.TCPAddr)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(r.Context(), time.Minute)
+		defer cancel()
+		_, err = c.Remove(ctx, &rpc.RemoveRequest{ShardId: sh.ID})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("data node %s no longer owns shard %d, but its files are still there: %s", n.TCPAddr, sh.ID, rpc.Message(err))
+	}
+	return struct{}{}, nil
+}
+
+// each asks all data nodes at the same time, and returns the addresses of those that do not answer.
+func (s shards) each(ctx context.Context, fn func(context.Context, cluster.Node, rpc.ShardsClient) error) (away []string) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for _, n := range s.State().DataNodes {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			c, err := s.client(n.TCPAddr)
+			if err == nil {
+				err = fn(ctx, n, c)
+			}
+			if err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				away = append(away, n.TCPAddr)
+			}
+		}()
+	}
+	wg.Wait()
+	slices.Sort(away)
+	return away
+}
+
+// CopyStatus is one running copy in the answer of GET /copy-shard-status.
+type CopyStatus struct {
+	Source      string    `json:"source"`
+	Dest        string    `json:"dest"`
+	Database    string    `json:"database"`
+	Policy      string    `json:"retention-policy"`
+	ShardID     uint64    `json:"shard-id"`
+	TotalSize   int64     `json:"total-size"`
+	CurrentSize int64     `json:"current-size"`
+	StartedAt   time.Time `json:"started-at"`
+}
+
+func (s shards) copies(r *http.Request) (any, error) {
+	out := []CopyStatus{}
+	var mu sync.Mutex
+	s.each(r.Context(), func(ctx context.Context, n cluster.Node, c rpc.ShardsClient) error {
+		resp, err := c.Copies(ctx, &rpc.CopiesRequest{})
+		mu.Lock()
+		defer mu.Unlock()
+		for _, st := range resp.GetCopies() {
+			out = append(out, CopyStatus{
+				Source: st.Source, Dest: n.TCPAddr, Database: st.Database, Policy: st.RetentionPolicy, ShardID: st.ShardId,
+				TotalSize: st.Total, CurrentSize: st.Current, StartedAt: time.Unix(0, st.Started).UTC(),
+			})
+		}
+		return err
+	})
+	slices.SortFunc(out, func(a, b CopyStatus) int { return int(a.ShardID) - int(b.ShardID) })
+	return out, nil
+}
+
+// Copy is one owner's copy in the answer of GET /shard-copies, by shard id.
+type Copy struct {
+	Node         uint64    `json:"id"`
+	TCPAddr      string    `json:"tcpAddr"`
+	State        string    `json:"state"` // hot, cold, missing or unreachable
+	LastModified time.Time `json:"last-modified"`
+	Size         int64     `json:"size"`
+}
+
+func (s shards) describe(r *http.Request) (any, error) { return s.describeCopies(r.Context(), false) }
+
+// describeCopies asks all owners about their copies; with flush they write their caches to files first.
+func (s shards) describeCopies(ctx context.Context, flush bool) (map[uint64][]Copy, error) {
+	st := s.State()
+	ids := map[uint64][]uint64{}
+	out := map[uint64][]Copy{}
+	for _, sh := range st.Shards() {
+		for _, o := range sh.Owners {
+			ids[o] = append(ids[o], sh.ID)
+		}
+	}
+	var mu sync.Mutex
+	s.each(ctx, func(ctx context.Context, n cluster.Node, c rpc.ShardsClient) error {
+		resp, err := c.Describe(ctx, &rpc.DescribeRequest{ShardIds: ids[n.ID], Flush: flush})
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			for _, id := range ids[n.ID] {
+				out[id] = append(out[id], Copy{Node: n.ID, TCPAddr: n.TCPAddr, State: "unreachable"})
+			}
+			return err
+		}
+		for _, d := range resp.Shards {
+			c := Copy{Node: n.ID, TCPAddr: n.TCPAddr, State: "missing"}
+			if d.Exists {
+				c.State, c.LastModified, c.Size = d.State, time.Unix(0, d.LastModified).UTC(), d.Size
+			}
+			out[d.ShardId] = append(out[d.ShardId], c)
+		}
+		return nil
+	})
+	for _, copies := range out {
+		slices.SortFunc(copies, func(a, b Copy) int { return int(a.Node) - int(b.Node) })
+	}
+	return out, nil
+}

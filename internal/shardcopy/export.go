@@ -1,0 +1,200 @@
+// Package shardcopy moves whole shards as files: copies from node to node, and
+// what backups are made of and restored from.
+package shardcopy
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	intar "github.com/influxdata/influxdb/pkg/tar"
+	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+	"go.uber.org/zap"
+)
+
+const (
+	tsmSuffix       = "." + tsm1.TSMFileExtension
+	tombstoneSuffix = "." + tsm1.TombstoneFileExtension
+	snapshotTries   = 5
+	tarBuffer       = 1 << 20
+)
+
+// Range limits an export to files with points in it; the zero value is all.
+type Range struct{ Start, End int64 }
+
+func (r Range) all() bool { return r.Start == 0 && r.End == 0 }
+
+// Export writes a shard as a tar of its TSM files. The write cache is flushed
+// first. The engine restores no tombstones, so deletes are carried out on the
+// files that leave: a file with tombstones is compacted in the snapshot.
+func Export(store *tsdb.Store, id uint64, in Range, w io.Writer) error {
+	if store.Shard(id) == nil {
+		return fmt.Errorf("shard %d: %w", id, tsdb.ErrShardNotFound)
+	}
+	base, err := store.ShardRelativePath(id)
+	if err != nil {
+		return err
+	}
+	dir, err := snapshot(store, id)
+	if err != nil {
+		return fmt.Errorf("snapshot of shard %d: %w", id, err)
+	}
+	defer os.RemoveAll(dir)
+	if err := applyTombstones(dir); err != nil {
+		return fmt.Errorf("apply the tombstones of shard %d: %w", id, err)
+	}
+	err = intar.Stream(w, dir, base, tarBuffer, func(f os.FileInfo, rel, full string, tw *tar.Writer, size uint64) error {
+		if !f.Mode().IsRegular() || !strings.HasSuffix(f.Name(), tsmSuffix) {
+			return nil
+		}
+		if in, err := reaches(full, in); err != nil || !in {
+			return err
+		}
+		return intar.StreamFile(f, rel, full, tw, size)
+	})
+	if err != nil {
+		return fmt.Errorf("export shard %d: %w", id, err)
+	}
+	return nil
+}
+
+// snapshot waits while the engine is busy with another one: without it, what is in the cache would be left out.
+func snapshot(store *tsdb.Store, id uint64) (dir string, err error) {
+	for try := range snapshotTries {
+		if dir, err = store.CreateShardSnapshot(id, false); !errors.Is(err, tsm1.ErrSnapshotInProgress) {
+			return dir, err
+		}
+		time.Sleep(time.Duration(try+1) * 200 * time.Millisecond)
+	}
+	return dir, err
+}
+
+// reaches tells whether a TSM file has points in the range.
+func reaches(file string, in Range) (bool, error) {
+	if in.all() {
+		return true, nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return false, err
+	}
+	r, err := tsm1.NewTSMReader(f)
+	if err != nil {
+		f.Close()
+		return false, err
+	}
+	defer r.Close()
+	return r.OverlapsTimeRange(in.Start, in.End), nil
+}
+
+// applyTombstones compacts each file of dir that has tombstones, by itself, so
+// that the order of files stays.
+func applyTombstones(dir string) error {
+	tombs, err := filepath.Glob(filepath.Join(dir, "*"+tombstoneSuffix))
+	if err != nil || len(tombs) == 0 {
+		return err
+	}
+	fs := tsm1.NewFileStore(dir)
+	if err := fs.Open(); err != nil {
+		return err
+	}
+	defer fs.Close()
+	c := tsm1.NewCompactor()
+	c.Dir, c.FileStore = dir, fs
+	c.Open()
+	defer c.Close()
+	for _, tomb := range tombs {
+		old := strings.TrimSuffix(tomb, tombstoneSuffix) + tsmSuffix
+		if _, err := os.Stat(old); errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		made, err := c.CompactFull([]string{old}, zap.NewNop(), tsdb.DefaultMaxPointsPerBlock)
+		if err != nil {
+			return err
+		}
+		for _, tmp := range made {
+			if err := os.Rename(tmp, strings.TrimSuffix(tmp, "."+tsm1.TmpTSMFileExtension)); err != nil {
+				return err
+			}
+		}
+		if err := errors.Join(os.Remove(old), os.Remove(tomb)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Import restores a tar of TSM files, of any shard, into a shard that is missing
+// or empty. When it fails the shard is dropped, for anti-entropy to make it anew.
+func Import(store *tsdb.Store, database, policy string, id uint64, r io.Reader) (err error) {
+	if sh := store.Shard(id); sh == nil {
+		if err := store.CreateShard(database, policy, id, true); err != nil {
+			return fmt.Errorf("create shard %d: %w", id, err)
+		}
+	} else if sh.SeriesN() > 0 {
+		return fmt.Errorf("shard %d is not empty: nothing is overwritten", id)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, store.DeleteShard(id))
+		}
+	}()
+	base, err := store.ShardRelativePath(id)
+	if err != nil {
+		return err
+	}
+	pr, pw := io.Pipe()
+	renamed := make(chan error, 1)
+	go func() {
+		err := rename(r, pw, base)
+		pw.CloseWithError(err)
+		renamed <- err
+	}()
+	err = store.RestoreShard(id, pr)
+	pr.CloseWithError(errors.New("the restore has ended"))
+	if rerr := <-renamed; err == nil {
+		err = rerr
+	}
+	if err != nil {
+		return fmt.Errorf("restore shard %d: %w", id, err)
+	}
+	return nil
+}
+
+// rename writes the TSM files of a tar under another shard's folder; their names alone count.
+func rename(r io.Reader, w io.Writer, base string) error {
+	tr, tw := tar.NewReader(r), tar.NewWriter(w)
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			if err := tw.Close(); err != nil {
+				return err
+			}
+			_, err = io.Copy(io.Discard, r) // the padding, and the checksum behind it
+			return err
+		} else if err != nil {
+			return err
+		}
+		name := path.Base(path.Clean("/" + filepath.ToSlash(h.Name)))
+		if h.Typeflag != tar.TypeReg || !strings.HasSuffix(name, tsmSuffix) {
+			continue
+		}
+		if _, _, err := tsm1.DefaultParseFileName(name); err != nil {
+			return fmt.Errorf("%q is no name of a TSM file", h.Name)
+		}
+		h.Name = path.Join(filepath.ToSlash(base), name)
+		if err := tw.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := io.Copy(tw, tr); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,307 @@
+package shardcopy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	emeta "github.com/influxdata/influxdb/services/meta"
+	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"concord/internal/rpc"
+)
+
+// silence is how long a source may send nothing.
+const silence = 2 * time.Minute
+
+// errKilled is why a killed copy ends.
+var errKilled = errors.New("the copy was killed")
+
+// Server is a data node's shards as files.
+//
+// A copy is made of the source as it is at its snapshot. Until the node is recorded as an owner,
+// writes go on to the others alone; therefore the copy is noted as one that a
+// write began, and anti-entropy, unasked, gives it what came meanwhile.
+type Server struct {
+	rpc.UnimplementedShardsServer
+
+	Store *tsdb.Store
+	Pool  *rpc.Pool
+	Begun func(shard uint64) error // notes that the copy may lack points; nil for none
+	Log   *zap.Logger
+
+	mu     sync.Mutex
+	copies map[copyKey]*copying
+	stats  struct{ copies, removes atomic.Int64 }
+}
+
+type copyKey struct {
+	source string
+	shard  uint64
+}
+
+type copying struct {
+	status  *rpc.CopyStatus // but for Current
+	current atomic.Int64
+	cancel  context.CancelCauseFunc
+	done    chan struct{}
+}
+
+// Export streams a copy.
+func (s *Server) Export(r *rpc.ExportRequest, stream grpc.ServerStreamingServer[rpc.ExportChunk]) error {
+	if s.Store.Shard(r.ShardId) == nil {
+		return status.Errorf(codes.NotFound, "shard %d is not on this node", r.ShardId)
+	}
+	if r.Start > r.End {
+		return status.Error(codes.InvalidArgument, "start is after end")
+	}
+	w := &writer{send: func(b []byte) error { return stream.Send(&rpc.ExportChunk{Data: b}) }}
+	if err := Export(s.Store, r.ShardId, Range{r.Start, r.End}, w); err != nil {
+		return status.Error(codes.Internal, err.Error())
+	}
+	return stream.Send(&rpc.ExportChunk{Last: true, Bytes: w.bytes, Checksum: w.sum})
+}
+
+// Import takes a stream into a shard that is empty or missing here.
+func (s *Server) Import(stream grpc.ClientStreamingServer[rpc.ImportChunk, rpc.ImportResponse]) error {
+	head, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	if err := checkNames(head.ShardId, head.Database, head.RetentionPolicy); err != nil {
+		return err
+	}
+	r := &reader{recv: func() (chunk, error) { return stream.Recv() }}
+	if err := Import(s.Store, head.Database, head.RetentionPolicy, head.ShardId, r); err != nil {
+		return status.Error(codes.Internal, err.Error())
+	}
+	return stream.SendAndClose(&rpc.ImportResponse{})
+}
+
+// checkNames refuses what would be no shard; the names become folders.
+func checkNames(id uint64, database, policy string) error {
+	if id == 0 || !emeta.ValidName(database) || !emeta.ValidName(policy) {
+		return status.Error(codes.InvalidArgument, "a shard needs an id, a database and a retention policy")
+	}
+	return nil
+}
+
+// Copy fetches a shard from another node.
+func (s *Server) Copy(ctx context.Context, r *rpc.CopyRequest) (*rpc.CopyResponse, error) {
+	if err := checkNames(r.ShardId, r.Database, r.RetentionPolicy); err != nil {
+		return nil, err
+	}
+	c, ctx, err := s.begin(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	defer s.end(c, r)
+	s.stats.copies.Add(1)
+	n, err := s.fetch(ctx, c, r)
+	if cause := context.Cause(ctx); cause != nil && err != nil {
+		err = cause
+	}
+	fields := []zap.Field{zap.Uint64("db_shard_id", r.ShardId), zap.String("source", r.Source), zap.Int64("bytes", n), zap.Duration("duration", time.Since(time.Unix(0, c.status.Started)))}
+	if err != nil {
+		s.Log.Warn("Copy of a shard failed", append(fields, zap.Error(err))...)
+		return nil, status.Errorf(codes.Aborted, "copy shard %d from %s: %s", r.ShardId, r.Source, rpc.Message(err))
+	}
+	s.Log.Info("Copied a shard", fields...)
+	return &rpc.CopyResponse{Bytes: uint64(n)}, nil
+}
+
+func (s *Server) begin(ctx context.Context, r *rpc.CopyRequest) (*copying, context.Context, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k := range s.copies {
+		if k.shard == r.ShardId {
+			return nil, nil, status.Errorf(codes.AlreadyExists, "shard %d is being copied from %s already", r.ShardId, k.source)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	c := &copying{cancel: cancel, done: make(chan struct{}), status: &rpc.CopyStatus{
+		Source: r.Source, Database: r.Database, RetentionPolicy: r.RetentionPolicy, ShardId: r.ShardId, Started: time.Now().UnixNano(),
+	}}
+	if s.copies == nil {
+		s.copies = make(map[copyKey]*copying)
+	}
+	s.copies[copyKey{r.Source, r.ShardId}] = c
+	return c, ctx, nil
+}
+
+func (s *Server) end(c *copying, r *rpc.CopyRequest) {
+	s.mu.Lock()
+	delete(s.copies, copyKey{r.Source, r.ShardId})
+	s.mu.Unlock()
+	c.cancel(nil)
+	close(c.done)
+}
+
+// fetch replaces what this node has of the shard, of which it is no owner.
+func (s *Server) fetch(ctx context.Context, c *copying, r *rpc.CopyRequest) (int64, error) {
+	conn, err := s.Pool.Conn(r.Source)
+	if err != nil {
+		return 0, err
+	}
+	source := rpc.NewShardsClient(conn)
+	about, err := source.Describe(ctx, &rpc.DescribeRequest{ShardIds: []uint64{r.ShardId}})
+	if err != nil {
+		return 0, err
+	}
+	if len(about.Shards) != 1 || !about.Shards[0].Exists {
+		return 0, fmt.Errorf("%s does not have it", r.Source)
+	}
+	s.mu.Lock()
+	c.status.Total = about.Shards[0].Size
+	s.mu.Unlock()
+	if s.Store.Shard(r.ShardId) != nil {
+		if err := s.Store.DeleteShard(r.ShardId); err != nil {
+			return 0, fmt.Errorf("remove what is left of an earlier copy: %w", err)
+		}
+	}
+	if s.Begun != nil {
+		if err := s.Begun(r.ShardId); err != nil {
+			return 0, err
+		}
+	}
+	sctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	idle := time.AfterFunc(silence, func() { stop(fmt.Errorf("%s sent nothing for %s", r.Source, silence)) })
+	defer idle.Stop()
+	stream, err := source.Export(sctx, &rpc.ExportRequest{ShardId: r.ShardId})
+	if err != nil {
+		return 0, err
+	}
+	in := &reader{recv: func() (chunk, error) {
+		m, err := stream.Recv()
+		if err == nil {
+			idle.Reset(silence)
+			c.current.Add(int64(len(m.Data)))
+		}
+		return m, err
+	}}
+	if err := Import(s.Store, r.Database, r.RetentionPolicy, r.ShardId, in); err != nil {
+		if cause := context.Cause(sctx); cause != nil {
+			err = cause
+		}
+		return c.current.Load(), err
+	}
+	if err := ctx.Err(); err != nil { // killed at the very end
+		return c.current.Load(), errors.Join(err, s.Store.DeleteShard(r.ShardId))
+	}
+	return c.current.Load(), nil
+}
+
+// Copies lists what is being copied to this node.
+func (s *Server) Copies(context.Context, *rpc.CopiesRequest) (*rpc.CopiesResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	resp := &rpc.CopiesResponse{}
+	for _, c := range s.copies {
+		st := c.status
+		resp.Copies = append(resp.Copies, &rpc.CopyStatus{
+			Source: st.Source, Database: st.Database, RetentionPolicy: st.RetentionPolicy, ShardId: st.ShardId,
+			Total: st.Total, Current: c.current.Load(), Started: st.Started,
+		})
+	}
+	sort.Slice(resp.Copies, func(i, j int) bool { return resp.Copies[i].ShardId < resp.Copies[j].ShardId })
+	return resp, nil
+}
+
+// KillCopy stops a copy to this node and returns when nothing of it is left.
+func (s *Server) KillCopy(ctx context.Context, r *rpc.KillCopyRequest) (*rpc.KillCopyResponse, error) {
+	s.mu.Lock()
+	c := s.copies[copyKey{r.Source, r.ShardId}]
+	s.mu.Unlock()
+	if c == nil {
+		return nil, status.Errorf(codes.NotFound, "shard %d is not being copied from %s", r.ShardId, r.Source)
+	}
+	c.cancel(errKilled)
+	select {
+	case <-c.done:
+		return &rpc.KillCopyResponse{}, nil
+	case <-ctx.Done():
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
+}
+
+// Remove drops this node's copy.
+func (s *Server) Remove(_ context.Context, r *rpc.RemoveRequest) (*rpc.RemoveResponse, error) {
+	s.stats.removes.Add(1)
+	if err := s.Store.DeleteShard(r.ShardId); err != nil && !errors.Is(err, tsdb.ErrShardNotFound) {
+		return nil, status.Error(codes.Internal, err.Error())
+	}
+	return &rpc.RemoveResponse{}, nil
+}
+
+// Describe tells about this node's copies.
+func (s *Server) Describe(_ context.Context, r *rpc.DescribeRequest) (*rpc.DescribeResponse, error) {
+	resp := &rpc.DescribeResponse{}
+	for _, id := range r.ShardIds {
+		if r.Flush {
+			if err := flush(s.Store, id); err != nil {
+				return nil, status.Error(codes.Internal, err.Error())
+			}
+		}
+		d, err := Describe(s.Store, id)
+		if err != nil {
+			return nil, status.Error(codes.Internal, err.Error())
+		}
+		resp.Shards = append(resp.Shards, d)
+	}
+	return resp, nil
+}
+
+// flush writes a shard's cache to a file; an empty one is left alone.
+func flush(store *tsdb.Store, id uint64) error {
+	sh := store.Shard(id)
+	if sh == nil {
+		return nil
+	}
+	e, err := sh.Engine()
+	if err != nil {
+		return fmt.Errorf("shard %d: %w", id, err)
+	}
+	if tsm, ok := e.(*tsm1.Engine); ok {
+		if err := tsm.WriteSnapshot(); err != nil && !errors.Is(err, tsm1.ErrSnapshotInProgress) {
+			return fmt.Errorf("flush shard %d: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// Describe tells about the copy of a shard in store.
+func Describe(store *tsdb.Store, id uint64) (*rpc.ShardDescription, error) {
+	d := &rpc.ShardDescription{ShardId: id}
+	sh := store.Shard(id)
+	if sh == nil {
+		return d, nil
+	}
+	mod, err := sh.LastModifiedWithErr()
+	if err != nil {
+		return nil, fmt.Errorf("shard %d: %w", id, err)
+	}
+	if d.Size, err = sh.DiskSize(); err != nil {
+		return nil, fmt.Errorf("shard %d: %w", id, err)
+	}
+	idle, _ := sh.IsIdle()
+	d.Exists, d.LastModified, d.Hot, d.State = true, mod.UnixNano(), !idle, "cold"
+	if d.Hot {
+		d.State = "hot"
+	}
+	return d, nil
+}
+
+// Statistics are part of the measurement cluster.
+func (s *Server) Statistics() map[string]any {
+	return map[string]any{"copyShardReq": s.stats.copies.Load(), "removeShardReq": s.stats.removes.Load()}
+}
