@@ -35,7 +35,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 type backups struct{ *meta.Server }
 
 func (b backups) routes() {
-	s := shards{b.Server}
+	s := shards(b)
 	b.HandleAdmin("GET /backup/meta", false, b.serveMeta)
 	b.HandleAdmin("GET /backup/plan", false, s.serve(b.plan))
 	b.HandleAdmin("GET /backup/shard", false, b.serveShard)
@@ -83,7 +83,7 @@ func (b backups) plan(r *http.Request) (any, error) {
 			return nil, fmt.Errorf("shard %d does not exist", shard)
 		}
 	}
-	copies, err := shards{b.Server}.describeCopies(r.Context(), true)
+	copies, err := shards(b).describeCopies(r.Context(), true)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +135,7 @@ func choose(sh cluster.Shard, copies []Copy, from string) (*Copy, error) {
 }
 
 func (b backups) serveShard(w http.ResponseWriter, r *http.Request) {
-	s := shards{b.Server}
+	s := shards(b)
 	stream, err := b.export(r, s)
 	if err != nil {
 		meta.Reply(w, nil, err)
@@ -444,7 +444,7 @@ func (p *restoration) users() error {
 // shard sends the body, a tar, to all owners of a shard. An owner that fails gets the
 // shard by anti-entropy, as long as one has it.
 func (b backups) shard(r *http.Request) (any, error) {
-	s := shards{b.Server}
+	s := shards(b)
 	sh, err := s.shard(r)
 	if err != nil {
 		return nil, err
