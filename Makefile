@@ -37,6 +37,7 @@ FUZZTIME ?= 30s
 fuzz: ## fuzz what parses bytes from outside, FUZZTIME each
 	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/entropy/patch
 	$(GO) test -run '^$$' -fuzz FuzzUnmarshalBinary -fuzztime $(FUZZTIME) ./internal/cluster
+	$(GO) test -run '^$$' -fuzz FuzzDecodePoints -fuzztime $(FUZZTIME) ./internal/distquery
 	$(GO) test -run '^$$' -fuzz FuzzLoad -fuzztime $(FUZZTIME) ./internal/config
 	$(GO) test -run '^$$' -fuzz FuzzOpenQueue -fuzztime $(FUZZTIME) ./internal/handoff
 

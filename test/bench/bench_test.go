@@ -82,7 +82,7 @@ func lines(n int) []byte {
 	for i := range batch {
 		k := n*batch + i
 		b = fmt.Appendf(b, "cpu,host=host-%d,region=eu-%d,service=s%d usage=%d.%d,load=%d.5 %d\n",
-			k%hosts, k%7, k%hosts%20, k%100, k%10, k%13, start.Add(time.Duration(k/hosts)*time.Second).UnixNano())
+			k%hosts, k%hosts%7, k%hosts%20, k%100, k%10, k%13, start.Add(time.Duration(k/hosts)*time.Second).UnixNano())
 	}
 	return b
 }
