@@ -281,9 +281,16 @@ func (s *Server) FieldDimensions(_ context.Context, r *rpc.FieldDimensionsReques
 		return nil, err
 	}
 	resp := &rpc.FieldDimensionsResponse{Missing: s.missing(r.ShardIds)}
-	fields, dims, err := localShards(s.store, r.ShardIds, mm).FieldDimensions(mm)
+	ids := r.ShardIds
+	if r.TagsOnly {
+		ids = tagShards(s.store, ids)
+	}
+	fields, dims, err := localShards(s.store, ids, mm).FieldDimensions(mm)
 	if err != nil {
 		return nil, failure(err)
+	}
+	if r.TagsOnly {
+		fields = nil
 	}
 	for name, t := range fields {
 		resp.Fields = append(resp.Fields, &rpc.FieldDimensionsResponse_Field{Name: []byte(name), DataType: int32(t)})

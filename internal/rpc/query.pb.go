@@ -393,7 +393,8 @@ func (x *TagSetsChunk) GetMissing() []uint64 {
 type FieldDimensionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
-	Measurement   []byte                 `protobuf:"bytes,2,opt,name=measurement,proto3" json:"measurement,omitempty"` // as IteratorRequest.options
+	Measurement   []byte                 `protobuf:"bytes,2,opt,name=measurement,proto3" json:"measurement,omitempty"`            // as IteratorRequest.options
+	TagsOnly      bool                   `protobuf:"varint,3,opt,name=tags_only,json=tagsOnly,proto3" json:"tags_only,omitempty"` // the tags of the database as far as these shards are concerned, and no fields
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -440,6 +441,13 @@ func (x *FieldDimensionsRequest) GetMeasurement() []byte {
 		return x.Measurement
 	}
 	return nil
+}
+
+func (x *FieldDimensionsRequest) GetTagsOnly() bool {
+	if x != nil {
+		return x.TagsOnly
+	}
+	return false
 }
 
 type FieldDimensionsResponse struct {
@@ -1080,10 +1088,11 @@ const file_query_proto_rawDesc = "" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12 \n" +
 	"\vmeasurement\x18\x02 \x01(\fR\vmeasurement\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\fR\x03key\x12\x16\n" +
-	"\x06values\x18\x04 \x03(\fR\x06values\"W\n" +
+	"\x06values\x18\x04 \x03(\fR\x06values\"t\n" +
 	"\x16FieldDimensionsRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12 \n" +
-	"\vmeasurement\x18\x02 \x01(\fR\vmeasurement\"\xd0\x01\n" +
+	"\vmeasurement\x18\x02 \x01(\fR\vmeasurement\x12\x1b\n" +
+	"\ttags_only\x18\x03 \x01(\bR\btagsOnly\"\xd0\x01\n" +
 	"\x17FieldDimensionsResponse\x12A\n" +
 	"\x06fields\x18\x01 \x03(\v2).concord.v1.FieldDimensionsResponse.FieldR\x06fields\x12\x1e\n" +
 	"\n" +

@@ -194,3 +194,38 @@ func TestQueryLatency(t *testing.T) {
 	}
 	w.Flush()
 }
+
+// TestQueryOfManyShards asks for one day of a database that has 200: 600 shards.
+func TestQueryOfManyShards(t *testing.T) {
+	ctx, single, nodes := both(t)
+	systems := []system{{"one plain node", []devcluster.Client{single}, "many", "one"}, {"3 nodes, 1 replica", nodes, "many", "all"}}
+	var body []byte
+	for day := range 200 {
+		for h := range 50 {
+			body = fmt.Appendf(body, "cpu,host=host-%d usage=1 %d\n", h, start.AddDate(0, 0, -day).UnixNano())
+		}
+	}
+	for _, s := range systems {
+		if _, err := s.nodes[0].Query(ctx, "", "CREATE DATABASE many WITH DURATION INF REPLICATION 1 SHARD DURATION 1d"); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.nodes[0].Write(ctx, s.db, s.level, body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	q := fmt.Sprintf(`SELECT usage FROM cpu WHERE host = 'host-3' AND time >= '%s'`, start.Format(time.RFC3339))
+	figures := make([][]float64, len(systems))
+	for r := range *rounds * 20 {
+		for i, s := range systems {
+			begin := time.Now()
+			if rows, err := s.nodes[r%len(s.nodes)].Query(ctx, s.db, q); err != nil || len(rows) != 1 {
+				t.Fatalf("%s: %d rows, %v", s.name, len(rows), err)
+			}
+			figures[i] = append(figures[i], time.Since(begin).Seconds()*1000)
+		}
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', tabwriter.AlignRight)
+	plain, clustered := median(figures[0]), median(figures[1])
+	fmt.Fprintf(w, "one series of one day of 200, ms\t%s %.2f\t%s %.2f\tratio %.2f\t\n", systems[0].name, plain, systems[1].name, clustered, clustered/plain)
+	w.Flush()
+}
