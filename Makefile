@@ -26,16 +26,18 @@ race: ## run the tests under the race detector (needs a C compiler)
 lint: ## gofmt, go vet and staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); \
 	if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
-	$(GO) vet ./... && $(GO) vet -tags e2e,compare ./test/...
-	$(GO) tool staticcheck -tags e2e,compare ./...
+	$(GO) vet ./... && $(GO) vet -tags e2e,compare,bench ./test/...
+	$(GO) tool staticcheck -tags e2e,compare,bench ./...
 
-bench: ## run the benchmarks
+bench: ## run the benchmarks, and compare a cluster with one plain node
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/...
+	$(GO) test -tags bench -count=1 -v ./test/bench/
 
 FUZZTIME ?= 30s
 fuzz: ## fuzz what parses bytes from outside, FUZZTIME each
 	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/entropy/patch
 	$(GO) test -run '^$$' -fuzz FuzzUnmarshalBinary -fuzztime $(FUZZTIME) ./internal/cluster
+	$(GO) test -run '^$$' -fuzz FuzzDecodePoints -fuzztime $(FUZZTIME) ./internal/distquery
 	$(GO) test -run '^$$' -fuzz FuzzLoad -fuzztime $(FUZZTIME) ./internal/config
 	$(GO) test -run '^$$' -fuzz FuzzOpenQueue -fuzztime $(FUZZTIME) ./internal/handoff
 

@@ -31,6 +31,7 @@ func (m *membership) Join(_ context.Context, r *rpc.JoinRequest) (*rpc.JoinRespo
 	if err := m.node.Meta.Join(r.NodeId, r.ClusterId, r.MetaServers); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
+	m.node.tagCluster()
 	return &rpc.JoinResponse{}, nil
 }
 

@@ -66,7 +66,11 @@ type Node struct {
 	certs    *tlsconfig.TLSCertMonitor
 	peerTLS  *tlsconfig.TLSConfigManager // to and from data nodes
 	metaTLS  *tlsconfig.TLSConfigManager // to meta nodes
+	served   rpc.Served                  // what other nodes ask of this one
 	stop     []func() error              // what Close runs, last first
+
+	mon       *monitor.Monitor
+	reporters reporters
 }
 
 // New returns a data node that Open starts. cfg must be valid.
@@ -146,10 +150,6 @@ func (n *Node) Open() (err error) {
 	pool := &rpc.Pool{Blocked: n.Blocked, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.peerTLS}
 	n.onClose(pool.Close)
 
-	mon := monitor.New(n, n.cfg.Monitor, &n.cfg.Data)
-	mon.Version, mon.MetaClient = n.version, n.Meta
-	mon.WithLogger(n.log)
-
 	n.sub = subscriber.NewService(n.cfg.Subscriber, n.certs)
 	n.sub.MetaClient = n.Meta
 	n.sub.WithLogger(n.log)
@@ -170,16 +170,20 @@ func (n *Node) Open() (err error) {
 		return fmt.Errorf("open the points writer: %w", err)
 	}
 	n.onClose(n.writer.Close)
-	mon.PointsWriter = monitorWriter{n.writer}
+	n.mon = n.newMonitor()
 
-	n.openExecutor(pool, mon)
+	n.openExecutor(pool, n.mon)
 	n.onClose(n.executor.Close)
 
+	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served)
+	if n.handoff != nil {
+		n.reporters.add(n.handoff)
+	}
 	view, err := n.openEntropy(ln, pool)
 	if err != nil {
 		return err
 	}
-	return n.openServices(mon, view)
+	return n.openServices(n.mon, view)
 }
 
 // LogQueries logs the queries that run now.
@@ -272,10 +276,11 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 			return nil, fmt.Errorf("open anti-entropy: %w", err)
 		}
 		n.onClose(n.Entropy.Close)
+		n.reporters.add(n.Entropy)
 		control, view.Self = n.Entropy, n.Entropy
 	}
 
-	s := rpc.NewServer(rpc.Guard(n.cfg.Meta.InternalSharedSecret)...)
+	s := rpc.NewServer(append(rpc.Guard(n.cfg.Meta.InternalSharedSecret), n.served.Option())...)
 	rpc.RegisterMembershipServer(s, &membership{node: n})
 	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.writer, n.log))
 	rpc.RegisterQueryServer(s, distquery.NewServer(n.Store, n.log))
@@ -339,12 +344,16 @@ func (n *Node) openServices(mon *monitor.Monitor, view *entropy.View) error {
 			return fmt.Errorf("open %s: %w", name, err)
 		}
 		n.onClose(s.Close)
+		if r, ok := s.(monitor.Reporter); ok {
+			n.reporters.add(r)
+		}
 		return nil
 	}
 
 	if err := start("the monitor", mon); err != nil {
 		return err
 	}
+	n.observe()
 	if n.cfg.Precreator.Enabled {
 		s := precreator.NewService(n.cfg.Precreator)
 		s.MetaClient = n.Meta
@@ -355,6 +364,7 @@ func (n *Node) openServices(mon *monitor.Monitor, view *entropy.View) error {
 	if n.cfg.ContinuousQuery.Enabled {
 		s := continuous_querier.NewService(n.cfg.ContinuousQuery)
 		s.MetaClient, s.QueryExecutor, s.Monitor = n.Meta, n.executor, mon
+		mon.RegisterDiagnosticsClient("cq", s)
 		if err := start("continuous queries", s); err != nil {
 			return err
 		}
@@ -398,21 +408,6 @@ func (n *Node) Close() error {
 	}
 	n.stop = nil
 	return errors.Join(errs...)
-}
-
-// Statistics are those of all parts, for _internal and /debug/vars.
-func (n *Node) Statistics(tags map[string]string) []models.Statistic {
-	stats := n.executor.Statistics(tags)
-	stats = append(stats, n.Store.Statistics(tags)...)
-	stats = append(stats, n.writer.Statistics(tags)...)
-	stats = append(stats, n.sub.Statistics(tags)...)
-	if n.handoff != nil {
-		stats = append(stats, n.handoff.Statistics(tags)...)
-	}
-	if n.Entropy != nil {
-		stats = append(stats, n.Entropy.Statistics(tags)...)
-	}
-	return stats
 }
 
 // monitorWriter lets the monitor write _internal through the cluster.

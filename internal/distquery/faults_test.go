@@ -25,6 +25,7 @@ type faulty struct {
 	rpc.QueryServer
 	id     uint64
 	chunks func(node uint64, n int, c *rpc.IteratorChunk) error // before chunk n of a stream is sent
+	hang   int                                                  // the chunk before which a stream waits for its end; 0 is none
 	open   *atomic.Int64                                        // streams being served
 	serve  func(ctx context.Context, node uint64) error         // before anything
 }
@@ -49,13 +50,17 @@ func (f faulty) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateItera
 }
 
 func (s *faultyStream) Send(c *rpc.IteratorChunk) error {
-	if !c.Open && len(c.Data) == 0 { // a sign of life
+	if !c.Open && len(c.Points) == 0 { // a sign of life
 		return s.Query_CreateIteratorServer.Send(c)
 	}
 	if s.f.chunks != nil {
 		if err := s.f.chunks(s.f.id, s.n, c); err != nil {
 			return err
 		}
+	}
+	if s.f.hang > 0 && s.n >= s.f.hang {
+		<-s.Context().Done()
+		return s.Context().Err()
 	}
 	s.n++
 	return s.Query_CreateIteratorServer.Send(c)
@@ -224,7 +229,7 @@ func slow(t *testing.T, limits func(*coordinator.StatementExecutor)) (*testClust
 	t.Helper()
 	open := new(atomic.Int64)
 	c := newTestCluster(t, testOptions{nodes: 2, replicas: 1, limits: limits, wrap: func(id uint64, s *Server) rpc.QueryServer {
-		return faulty{QueryServer: s, id: id, open: open, chunks: func(_ uint64, n int, _ *rpc.IteratorChunk) error { return nil }}
+		return faulty{QueryServer: s, id: id, open: open, hang: 3}
 	}})
 	c.write(t, many())
 	return c, open
@@ -374,7 +379,7 @@ func TestNodesTellWhatTheyRead(t *testing.T) {
 	var read atomic.Int64
 	c := newTestCluster(t, testOptions{nodes: 2, replicas: 1, wrap: func(id uint64, s *Server) rpc.QueryServer {
 		return faulty{QueryServer: s, id: id, chunks: func(_ uint64, n int, c *rpc.IteratorChunk) error {
-			if len(c.Data) > 0 {
+			if len(c.Points) > 0 {
 				read.Store(c.PointN)
 			}
 			return nil

@@ -102,6 +102,7 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 	for i := range o.nodes {
 		n := &testNode{id: uint64(i + 1), store: mustStore(t, o.index)}
 		n.server = NewServer(n.store, zap.NewNop())
+		n.server.Chunk = 1 << 10 // so that few points need several
 		n.server.Beat = 20 * time.Millisecond
 		var srv rpc.QueryServer = n.server
 		if o.wrap != nil {

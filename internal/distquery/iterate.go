@@ -72,7 +72,7 @@ func (m *mapping) openRemote(ctx context.Context, src *source, ids []uint64, mm 
 		var itr query.Iterator
 		if typ := influxql.DataType(first.DataType); typ == influxql.Unknown {
 			s.Close()
-		} else if itr, err = newRemoteIterator(ctx, s, typ, func(why error) (query.Iterator, error) {
+		} else if itr, err = newRemoteIterator(s, typ, func(why error) (query.Iterator, error) {
 			src.others.fail(p.id, why)
 			held := slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return slices.Contains(first.Missing, id) })
 			var other inputs

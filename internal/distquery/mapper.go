@@ -215,23 +215,26 @@ func (m *mapping) ask(mm *influxql.Measurement, s *schema) error {
 		}
 	}
 	addDim := func(name string) { s.dims[name] = struct{}{} }
-	if err := m.askSource(mm, src, addField, addDim); err != nil {
+	if err := m.askSource(mm, src, false, addField, addDim); err != nil {
 		return err
 	}
 	if m.store.EngineOptions.IndexVersion == tsdb.InmemIndexName {
 		if all := newDatabase(m.e.meta, m.store, m.e.pool, mm.Database); len(all.shards()) > len(src.shards()) {
-			return m.askSource(mm, all, func(string, influxql.DataType) {}, addDim)
+			return m.askSource(mm, all, true, func(string, influxql.DataType) {}, addDim)
 		}
 	}
 	return nil
 }
 
-func (m *mapping) askSource(mm *influxql.Measurement, src *source, addField func(string, influxql.DataType), addDim func(string)) error {
+func (m *mapping) askSource(mm *influxql.Measurement, src *source, tagsOnly bool, addField func(string, influxql.DataType), addDim func(string)) error {
 	req, err := encodeOptions(mm, query.IteratorOptions{})
 	if err != nil {
 		return err
 	}
 	local, remote := src.split(src.shards())
+	if tagsOnly {
+		local = tagShards(m.store, local)
+	}
 	fields, dims, err := localShards(m.store, local, mm).FieldDimensions(mm)
 	if err != nil {
 		return err
@@ -245,7 +248,7 @@ func (m *mapping) askSource(mm *influxql.Measurement, src *source, addField func
 	var mu sync.Mutex
 	// The engine's interface has no context here: KILL QUERY waits for askTimeout at most.
 	return src.others.each(context.Background(), remote, func(ctx context.Context, p peer, ids []uint64) ([]uint64, error) {
-		r, err := p.FieldDimensions(ctx, &rpc.FieldDimensionsRequest{ShardIds: ids, Measurement: req})
+		r, err := p.FieldDimensions(ctx, &rpc.FieldDimensionsRequest{ShardIds: ids, Measurement: req, TagsOnly: tagsOnly})
 		if err != nil {
 			return nil, err
 		}
@@ -259,6 +262,28 @@ func (m *mapping) askSource(mm *influxql.Measurement, src *source, addField func
 		}
 		return r.Missing, nil
 	})
+}
+
+// tagShards are those of a node's shards of one database that are enough to
+// know the tags of all: an index in memory is one for all shards that have it.
+// A database may have thousands of shards, and every statement asks.
+func tagShards(store *tsdb.Store, ids []uint64) []uint64 {
+	var enough []uint64
+	inmem := false
+	for _, id := range ids {
+		sh := store.Shard(id)
+		if sh == nil {
+			continue
+		}
+		if sh.IndexType() == tsdb.InmemIndexName {
+			if inmem {
+				continue
+			}
+			inmem = true
+		}
+		enough = append(enough, id)
+	}
+	return enough
 }
 
 // FieldDimensions joins the fields and tags of all shards.

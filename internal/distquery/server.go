@@ -1,7 +1,6 @@
 package distquery
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +21,7 @@ import (
 )
 
 const (
-	chunkSize = 64 << 10 // bytes of points sent at once
+	chunkSize = 32 << 10 // bytes of points sent at once
 	chunkLen  = 4096     // elements of a list sent at once
 )
 
@@ -32,6 +31,8 @@ type Server struct {
 
 	// Beat is the time between two signs of life of an iterator.
 	Beat time.Duration
+	// Chunk is how many bytes of points are sent at once.
+	Chunk int
 
 	store *tsdb.Store
 	log   *zap.Logger
@@ -39,7 +40,7 @@ type Server struct {
 
 // NewServer returns the server over store.
 func NewServer(store *tsdb.Store, log *zap.Logger) *Server {
-	return &Server{Beat: time.Second, store: store, log: log}
+	return &Server{Beat: time.Second, Chunk: chunkSize, store: store, log: log}
 }
 
 // guard turns a panic of the engine into an error of one call.
@@ -124,27 +125,22 @@ func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIter
 	if err := to.send(open); err != nil {
 		return err
 	}
-	w := bufio.NewWriterSize(to, chunkSize)
-	enc := query.NewIteratorEncoder(w)
-	if u, ok := itr.(query.UnsignedIterator); ok {
-		err = enc.EncodeIterator(signed{u})
-	} else {
-		err = enc.EncodeIterator(itr)
+	if err := (&encoder{size: s.Chunk, send: to.points}).encode(itr); err != nil {
+		return err
 	}
-	if err == nil {
-		err = ctx.Err() // an interrupted iterator ends as a finished one does
+	if err := ctx.Err(); err != nil { // an interrupted iterator ends as a finished one does
+		return err
 	}
+	if trace == nil {
+		return nil
+	}
+	closeItr() // which completes the engine's spans
+	span.Finish()
+	b, err := trace.MarshalBinary()
 	if err != nil {
 		return err
 	}
-	if trace != nil {
-		closeItr() // which completes the engine's spans
-		span.Finish()
-		if err := enc.EncodeTrace(trace); err != nil {
-			return err
-		}
-	}
-	return w.Flush()
+	return to.send(&rpc.IteratorChunk{Trace: b})
 }
 
 // traced continues the trace of the asking node, when there is one.
@@ -189,14 +185,8 @@ func (s *sender) sendLocked(c *rpc.IteratorChunk) error {
 	return s.out.Send(c)
 }
 
-// Write sends points.
-func (s *sender) Write(p []byte) (int, error) {
-	// gRPC may keep the message after Send: it gets its own bytes.
-	if err := s.send(&rpc.IteratorChunk{Data: slices.Clone(p)}); err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
+// points sends a chunk of points, which is gRPC's from then on.
+func (s *sender) points(chunk []byte) error { return s.send(&rpc.IteratorChunk{Points: chunk}) }
 
 // beat sends a sign of life whenever nothing else was sent, until the returned function.
 func (s *sender) beat(every time.Duration) (stop func()) {
@@ -291,9 +281,16 @@ func (s *Server) FieldDimensions(_ context.Context, r *rpc.FieldDimensionsReques
 		return nil, err
 	}
 	resp := &rpc.FieldDimensionsResponse{Missing: s.missing(r.ShardIds)}
-	fields, dims, err := localShards(s.store, r.ShardIds, mm).FieldDimensions(mm)
+	ids := r.ShardIds
+	if r.TagsOnly {
+		ids = tagShards(s.store, ids)
+	}
+	fields, dims, err := localShards(s.store, ids, mm).FieldDimensions(mm)
 	if err != nil {
 		return nil, failure(err)
+	}
+	if r.TagsOnly {
+		fields = nil
 	}
 	for name, t := range fields {
 		resp.Fields = append(resp.Fields, &rpc.FieldDimensionsResponse_Field{Name: []byte(name), DataType: int32(t)})

@@ -16,9 +16,9 @@ import (
 	"concord/internal/rpc"
 )
 
-// stream is the points of a remote iterator as a reader. Its node gives signs
+// stream is the points of a remote iterator. Its node gives signs
 // of life while it computes; a node that falls silent has failed. Only an end
-// that the node declared is io.EOF. Close frees the node.
+// that the node declared is one. Close frees the node.
 type stream struct {
 	addr    string
 	query   context.Context // of the statement
@@ -26,7 +26,6 @@ type stream struct {
 	cancel  context.CancelCauseFunc
 	chunks  rpc.Query_CreateIteratorClient
 	silence time.Duration
-	held    []byte // read from chunks and not yet from here
 
 	seriesN, pointN atomic.Int64 // as the node counts them
 }
@@ -86,19 +85,39 @@ func (s *stream) next() (*rpc.IteratorChunk, error) {
 	return nil, err
 }
 
-func (s *stream) Read(p []byte) (int, error) {
-	for len(s.held) == 0 {
+// more is the next chunk of points, empty after the last one.
+func (s *stream) more() ([]byte, error) {
+	for {
 		c, err := s.next()
-		if err == io.EOF || (err != nil && s.query.Err() != nil) {
-			return 0, err
-		} else if err != nil {
-			return 0, fmt.Errorf("data node %s failed during the query: %s", s.addr, rpc.Message(err))
+		switch {
+		case err == io.EOF:
+			return nil, nil
+		case err != nil && s.query.Err() != nil:
+			return nil, err
+		case err != nil:
+			return nil, fmt.Errorf("data node %s failed during the query: %s", s.addr, rpc.Message(err))
+		case len(c.Trace) > 0:
+			if err := s.merge(c.Trace); err != nil {
+				return nil, fmt.Errorf("trace of data node %s: %w", s.addr, err)
+			}
+		case len(c.Points) > 0:
+			return c.Points, nil
 		}
-		s.held = c.Data
 	}
-	n := copy(p, s.held)
-	s.held = s.held[n:]
-	return n, nil
+}
+
+// merge adds the trace of the node to the statement's.
+func (s *stream) merge(b []byte) error {
+	trace := tracing.TraceFromContext(s.query)
+	if trace == nil {
+		return nil
+	}
+	var t tracing.Trace
+	if err := t.UnmarshalBinary(b); err != nil {
+		return err
+	}
+	trace.Merge(&t)
+	return nil
 }
 
 func (s *stream) Close() error {
@@ -114,43 +133,39 @@ type points[P any] interface {
 
 // newRemoteIterator reads typed points from a stream. again is asked for
 // another iterator over the same shards when the stream fails before its first point.
-func newRemoteIterator(ctx context.Context, s *stream, typ influxql.DataType, again func(why error) (query.Iterator, error)) (query.Iterator, error) {
-	wire := typ
-	if typ == influxql.Unsigned {
-		wire = influxql.Integer // see signed
-	}
-	switch itr := query.NewReaderIterator(ctx, s, wire, query.IteratorStats{}).(type) {
-	case query.FloatIterator:
-		if typ == influxql.Float {
-			return remote[query.FloatPoint](itr, s, again), nil
-		}
-	case query.IntegerIterator:
-		if typ == influxql.Unsigned {
-			return remote[query.UnsignedPoint](unsigned{itr}, s, again), nil
-		}
-		return remote[query.IntegerPoint](itr, s, again), nil
-	case query.StringIterator:
-		return remote[query.StringPoint](itr, s, again), nil
-	case query.BooleanIterator:
-		return remote[query.BooleanPoint](itr, s, again), nil
+func newRemoteIterator(s *stream, typ influxql.DataType, again func(why error) (query.Iterator, error)) (query.Iterator, error) {
+	switch typ {
+	case influxql.Float:
+		return remote(s, fillFloat, again), nil
+	case influxql.Integer:
+		return remote(s, fillInteger, again), nil
+	case influxql.Unsigned:
+		return remote(s, fillUnsigned, again), nil
+	case influxql.String:
+		return remote(s, fillString, again), nil
+	case influxql.Boolean:
+		return remote(s, fillBoolean, again), nil
 	}
 	return nil, fmt.Errorf("data node %s sends points of unknown type %d", s.addr, typ)
 }
 
-func remote[P any](itr points[P], s *stream, again func(error) (query.Iterator, error)) *remoteIterator[P] {
-	return &remoteIterator[P]{statement: s.query, current: counted[P]{itr, s}, again: again}
+func remote[P any](s *stream, fill func(*decoder, *P), again func(error) (query.Iterator, error)) *remoteIterator[P] {
+	itr := &streamed[P]{decoded[P]{decoder: decoder{next: s.more}, fill: fill}, s}
+	return &remoteIterator[P]{statement: s.query, current: itr, again: again}
 }
 
-// counted is an iterator whose counters are those of its node at this moment,
-// also while the node computes.
-type counted[P any] struct {
-	points[P]
+// streamed is an iterator over a stream, whose counters are those of its node
+// at this moment, also while the node computes.
+type streamed[P any] struct {
+	decoded[P]
 	stream *stream
 }
 
-func (c counted[P]) Stats() query.IteratorStats {
-	return query.IteratorStats{SeriesN: int(c.stream.seriesN.Load()), PointN: int(c.stream.pointN.Load())}
+func (i *streamed[P]) Stats() query.IteratorStats {
+	return query.IteratorStats{SeriesN: int(i.stream.seriesN.Load()), PointN: int(i.stream.pointN.Load())}
 }
+
+func (i *streamed[P]) Close() error { return i.stream.Close() }
 
 // remoteIterator moves to other owners when it fails before its first point;
 // after it, points could be lost or doubled, so the query fails.
@@ -229,30 +244,4 @@ func (r *remoteIterator[P]) Close() error {
 		return nil
 	}
 	return r.current.Close()
-}
-
-// signed and unsigned carry unsigned points as integers of the same bits: the
-// engine's encoding of unsigned points leaves their value out.
-type signed struct{ query.UnsignedIterator }
-
-func (s signed) Next() (*query.IntegerPoint, error) {
-	p, err := s.UnsignedIterator.Next()
-	if p == nil || err != nil {
-		return nil, err
-	}
-	return &query.IntegerPoint{
-		Name: p.Name, Tags: p.Tags, Time: p.Time, Value: int64(p.Value), Aux: p.Aux, Aggregated: p.Aggregated, Nil: p.Nil,
-	}, nil
-}
-
-type unsigned struct{ query.IntegerIterator }
-
-func (u unsigned) Next() (*query.UnsignedPoint, error) {
-	p, err := u.IntegerIterator.Next()
-	if p == nil || err != nil {
-		return nil, err
-	}
-	return &query.UnsignedPoint{
-		Name: p.Name, Tags: p.Tags, Time: p.Time, Value: uint64(p.Value), Aux: p.Aux, Aggregated: p.Aggregated, Nil: p.Nil,
-	}, nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/influxdata/influxql"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 
 	"concord/internal/cluster"
 	"concord/internal/rpc"
@@ -102,13 +103,13 @@ func mustStore(t testing.TB) *tsdb.Store {
 	return s
 }
 
-func mustServe(t testing.TB, srv rpc.ReplicationServer) string {
+func mustServe(t testing.TB, srv rpc.ReplicationServer, opts ...grpc.ServerOption) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := rpc.NewServer()
+	s := rpc.NewServer(opts...)
 	rpc.RegisterReplicationServer(s, srv)
 	done := make(chan struct{})
 	go func() { defer close(done); s.Serve(ln) }()
@@ -122,6 +123,7 @@ type testCluster struct {
 	meta   *fakeMeta
 	stores []*tsdb.Store // by node ID - 1; nil unless ok
 	pool   *rpc.Pool
+	served rpc.Served // by all that are ok, together
 }
 
 func newTestCluster(t testing.TB, states ...string) *testCluster {
@@ -134,7 +136,7 @@ func newTestCluster(t testing.TB, states ...string) *testCluster {
 		switch state {
 		case "ok":
 			s = mustStore(t)
-			n.TCPAddr = mustServe(t, NewServer(s, nil, zap.NewNop()))
+			n.TCPAddr = mustServe(t, NewServer(s, nil, zap.NewNop()), c.served.Option())
 		case "hung":
 			n.TCPAddr = mustServe(t, hung{})
 		case "down":

@@ -74,7 +74,6 @@ type Writer struct {
 
 	stats struct {
 		req, points, local, remote, hinted, ok, dropped, timeout, failed, sub atomic.Int64
-		shardReq, shardPoints, shardFail                                      atomic.Int64
 	}
 }
 
@@ -411,8 +410,6 @@ func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest) result 
 
 func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardRequest, sequence uint64, hinted bool) result {
 	w.stats.remote.Add(int64(len(req.Points)))
-	w.stats.shardReq.Add(1)
-	w.stats.shardPoints.Add(int64(len(req.Points)))
 	n, ok := w.meta.DataNode(node)
 	if !ok {
 		return result{err: fmt.Errorf("owner %d of shard %d is not in the cluster", node, req.ShardId), never: true}
@@ -426,7 +423,6 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 		})
 	}
 	if err != nil {
-		w.stats.shardFail.Add(1)
 		if w.Handoff == nil {
 			w.missed.note(w.log, n.TCPAddr, len(req.Points), err)
 		}
@@ -445,7 +441,6 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 			Reason: resp.Error, Dropped: int(resp.Dropped), Database: req.Database, RetentionPolicy: req.RetentionPolicy,
 		}}
 	case resp.Error != "":
-		w.stats.shardFail.Add(1)
 		return result{err: errors.New(resp.Error), never: !resp.Retryable} // as the local store's: callers match its beginning
 	}
 	return result{}
@@ -481,7 +476,7 @@ func (m *missedLog) note(log *zap.Logger, addr string, points int, err error) {
 	by.last, by.points = time.Now(), 0
 }
 
-// Statistics are the engine's of writes, with those of the cluster.
+// Statistics are the engine's of writes, with where the points went.
 func (w *Writer) Statistics(tags map[string]string) []models.Statistic {
 	s := &w.stats
 	return []models.Statistic{{
@@ -490,11 +485,6 @@ func (w *Writer) Statistics(tags map[string]string) []models.Statistic {
 			"req": s.req.Load(), "pointReq": s.points.Load(), "pointReqLocal": s.local.Load(), "pointReqRemote": s.remote.Load(),
 			"pointReqHH": s.hinted.Load(), "writeOk": s.ok.Load(), "writeDrop": s.dropped.Load(),
 			"writeTimeout": s.timeout.Load(), "writeError": s.failed.Load(), "subWriteOk": s.sub.Load(),
-		},
-	}, {
-		Name: "cluster", Tags: tags,
-		Values: map[string]any{
-			"writeShardReq": s.shardReq.Load(), "writeShardPointsReq": s.shardPoints.Load(), "writeShardFail": s.shardFail.Load(),
 		},
 	}}
 }

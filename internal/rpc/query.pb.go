@@ -92,9 +92,10 @@ type IteratorChunk struct {
 	DataType      int32                  `protobuf:"varint,2,opt,name=data_type,json=dataType,proto3" json:"data_type,omitempty"` // influxql.DataType; 0 when no point can match
 	SeriesN       int64                  `protobuf:"varint,3,opt,name=series_n,json=seriesN,proto3" json:"series_n,omitempty"`
 	PointN        int64                  `protobuf:"varint,4,opt,name=point_n,json=pointN,proto3" json:"point_n,omitempty"`
-	Data          []byte                 `protobuf:"bytes,5,opt,name=data,proto3" json:"data,omitempty"`
 	Missing       []uint64               `protobuf:"varint,6,rep,packed,name=missing,proto3" json:"missing,omitempty"` // of the opening
 	Series        []*SeriesCount         `protobuf:"bytes,7,rep,name=series,proto3" json:"series,omitempty"`           // of the opening, when the series are limited
+	Points        []byte                 `protobuf:"bytes,8,opt,name=points,proto3" json:"points,omitempty"`           // whole points, as docs/format/points.md draws them
+	Trace         []byte                 `protobuf:"bytes,9,opt,name=trace,proto3" json:"trace,omitempty"`             // of the engine, after the last point
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -157,13 +158,6 @@ func (x *IteratorChunk) GetPointN() int64 {
 	return 0
 }
 
-func (x *IteratorChunk) GetData() []byte {
-	if x != nil {
-		return x.Data
-	}
-	return nil
-}
-
 func (x *IteratorChunk) GetMissing() []uint64 {
 	if x != nil {
 		return x.Missing
@@ -174,6 +168,20 @@ func (x *IteratorChunk) GetMissing() []uint64 {
 func (x *IteratorChunk) GetSeries() []*SeriesCount {
 	if x != nil {
 		return x.Series
+	}
+	return nil
+}
+
+func (x *IteratorChunk) GetPoints() []byte {
+	if x != nil {
+		return x.Points
+	}
+	return nil
+}
+
+func (x *IteratorChunk) GetTrace() []byte {
+	if x != nil {
+		return x.Trace
 	}
 	return nil
 }
@@ -385,7 +393,8 @@ func (x *TagSetsChunk) GetMissing() []uint64 {
 type FieldDimensionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
-	Measurement   []byte                 `protobuf:"bytes,2,opt,name=measurement,proto3" json:"measurement,omitempty"` // as IteratorRequest.options
+	Measurement   []byte                 `protobuf:"bytes,2,opt,name=measurement,proto3" json:"measurement,omitempty"`            // as IteratorRequest.options
+	TagsOnly      bool                   `protobuf:"varint,3,opt,name=tags_only,json=tagsOnly,proto3" json:"tags_only,omitempty"` // the tags of the database as far as these shards are concerned, and no fields
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -432,6 +441,13 @@ func (x *FieldDimensionsRequest) GetMeasurement() []byte {
 		return x.Measurement
 	}
 	return nil
+}
+
+func (x *FieldDimensionsRequest) GetTagsOnly() bool {
+	if x != nil {
+		return x.TagsOnly
+	}
+	return false
 }
 
 type FieldDimensionsResponse struct {
@@ -1039,15 +1055,16 @@ const file_query_proto_rawDesc = "" +
 	"\x0fIteratorRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12\x18\n" +
 	"\aoptions\x18\x02 \x01(\fR\aoptions\x12\x12\n" +
-	"\x04span\x18\x03 \x01(\fR\x04span\"\xd3\x01\n" +
+	"\x04span\x18\x03 \x01(\fR\x04span\"\xf3\x01\n" +
 	"\rIteratorChunk\x12\x12\n" +
 	"\x04open\x18\x01 \x01(\bR\x04open\x12\x1b\n" +
 	"\tdata_type\x18\x02 \x01(\x05R\bdataType\x12\x19\n" +
 	"\bseries_n\x18\x03 \x01(\x03R\aseriesN\x12\x17\n" +
-	"\apoint_n\x18\x04 \x01(\x03R\x06pointN\x12\x12\n" +
-	"\x04data\x18\x05 \x01(\fR\x04data\x12\x18\n" +
+	"\apoint_n\x18\x04 \x01(\x03R\x06pointN\x12\x18\n" +
 	"\amissing\x18\x06 \x03(\x04R\amissing\x12/\n" +
-	"\x06series\x18\a \x03(\v2\x17.concord.v1.SeriesCountR\x06series\"e\n" +
+	"\x06series\x18\a \x03(\v2\x17.concord.v1.SeriesCountR\x06series\x12\x16\n" +
+	"\x06points\x18\b \x01(\fR\x06points\x12\x14\n" +
+	"\x05trace\x18\t \x01(\fR\x05traceJ\x04\b\x05\x10\x06\"e\n" +
 	"\vSeriesCount\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12 \n" +
 	"\vmeasurement\x18\x02 \x01(\fR\vmeasurement\x12\x19\n" +
@@ -1071,10 +1088,11 @@ const file_query_proto_rawDesc = "" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12 \n" +
 	"\vmeasurement\x18\x02 \x01(\fR\vmeasurement\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\fR\x03key\x12\x16\n" +
-	"\x06values\x18\x04 \x03(\fR\x06values\"W\n" +
+	"\x06values\x18\x04 \x03(\fR\x06values\"t\n" +
 	"\x16FieldDimensionsRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12 \n" +
-	"\vmeasurement\x18\x02 \x01(\fR\vmeasurement\"\xd0\x01\n" +
+	"\vmeasurement\x18\x02 \x01(\fR\vmeasurement\x12\x1b\n" +
+	"\ttags_only\x18\x03 \x01(\bR\btagsOnly\"\xd0\x01\n" +
 	"\x17FieldDimensionsResponse\x12A\n" +
 	"\x06fields\x18\x01 \x03(\v2).concord.v1.FieldDimensionsResponse.FieldR\x06fields\x12\x1e\n" +
 	"\n" +

@@ -1,0 +1,110 @@
+package rpc
+
+import (
+	"context"
+	"path"
+	"sync/atomic"
+
+	"github.com/influxdata/influxdb/models"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/stats"
+)
+
+// Served counts what other nodes ask of this one: the statistic `cluster`. It
+// watches the server's calls and connections, so that the parts that answer
+// them need not count.
+type Served struct {
+	connections                         atomic.Int64
+	writes, writePoints, writesFailed   atomic.Int64
+	iterators, costs, dimensions, names atomic.Int64
+	copies, removals                    atomic.Int64
+}
+
+// requests are the counters by the method's name, whatever its service.
+func (s *Served) requests(method string) *atomic.Int64 {
+	switch path.Base(method) {
+	case "WriteShard":
+		return &s.writes
+	case "CreateIterator":
+		return &s.iterators
+	case "IteratorCost":
+		return &s.costs
+	case "FieldDimensions":
+		return &s.dimensions
+	case "MeasurementNames":
+		return &s.names
+	case "CopyShard":
+		return &s.copies
+	case "RemoveShard":
+		return &s.removals
+	}
+	return nil
+}
+
+// Option makes a server count here.
+func (s *Served) Option() grpc.ServerOption { return grpc.StatsHandler(counting{s}) }
+
+// Statistics is `cluster` with the names of InfluxDB Enterprise.
+func (s *Served) Statistics(tags map[string]string) []models.Statistic {
+	return []models.Statistic{{
+		Name: "cluster", Tags: models.StatisticTags{}.Merge(tags),
+		Values: map[string]any{
+			"openConnections":     s.connections.Load(),
+			"writeShardReq":       s.writes.Load(),
+			"writeShardPointsReq": s.writePoints.Load(),
+			"writeShardFail":      s.writesFailed.Load(),
+			"createIteratorReq":   s.iterators.Load(),
+			"iteratorCostReq":     s.costs.Load(),
+			"fieldDimensionsReq":  s.dimensions.Load(),
+			"expandSourcesReq":    s.names.Load(),
+			"copyShardReq":        s.copies.Load(),
+			"removeShardReq":      s.removals.Load(),
+		},
+	}}
+}
+
+// counting is Served as gRPC calls it.
+type counting struct{ *Served }
+
+type isWrite struct{}
+
+func (c counting) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+
+func (c counting) HandleConn(_ context.Context, s stats.ConnStats) {
+	switch s.(type) {
+	case *stats.ConnBegin:
+		c.connections.Add(1)
+	case *stats.ConnEnd:
+		c.connections.Add(-1)
+	}
+}
+
+func (c counting) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
+	n := c.requests(info.FullMethodName)
+	if n == nil {
+		return ctx
+	}
+	n.Add(1)
+	if n == &c.writes {
+		return context.WithValue(ctx, isWrite{}, true)
+	}
+	return ctx
+}
+
+func (c counting) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	switch s := s.(type) {
+	case *stats.InPayload:
+		if r, ok := s.Payload.(*WriteShardRequest); ok {
+			c.writePoints.Add(int64(len(r.Points)))
+		}
+	case *stats.OutPayload:
+		// A partial write has written the other points.
+		if r, ok := s.Payload.(*WriteShardResponse); ok && r.Error != "" && !r.Partial {
+			c.writesFailed.Add(1)
+		}
+	case *stats.End:
+		if s.Error != nil && ctx.Value(isWrite{}) != nil {
+			c.writesFailed.Add(1)
+		}
+	}
+}
