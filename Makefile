@@ -12,8 +12,13 @@ build: ## build influxd, influxd-meta and influxd-ctl into bin/
 test: ## run the tests
 	$(GO) test ./...
 
-e2e: ## run the story of a killed replica on separate processes
+e2e: ## run the stories of a killed replica and of an operator's day on separate processes
 	$(GO) test -tags e2e -count=1 ./test/e2e/
+
+FAULTS ?= 500
+SEED ?= 0
+campaign: ## break a cluster of processes at random: FAULTS, SEED (0 is a new one), CAMPAIGN has more flags
+	$(GO) test -tags campaign -count=1 -timeout 4h -run TestCampaign -v ./test/campaign -seed $(SEED) -faults $(FAULTS) $(CAMPAIGN)
 
 compare: ## compare a cluster's answers with a single node's, through all forms and real clients
 	test/compare/install.sh

@@ -243,6 +243,7 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 	for _, c := range copies {
 		for _, to := range c.state.Hints {
 			if slices.Contains(owners, to) {
+				s.postpone(sh.ID)
 				return fmt.Sprintf("%s has hinted handoff for %s", addr(st, c.owner), addr(st, to)), nil
 			}
 		}
@@ -269,6 +270,16 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 	}
 	s.conclude(sh, &ShardStatus{ID: sh.ID, Status: Missing}, &lastCheck{owners: owners, states: now})
 	return "", nil
+}
+
+// postpone puts off the second look at a shard that cannot be compared now: one
+// that stays due would have the shard checked without pause.
+func (s *Service) postpone(id uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.checks[id]; c != nil && !c.lookAgain.IsZero() {
+		c.lookAgain = s.deps.Now().Add(max(time.Duration(s.cfg.Settle), time.Second))
+	}
 }
 
 // conclude keeps the result of a check, nil for clean, and queues the shard if that is to be done unasked.
