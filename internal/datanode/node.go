@@ -105,11 +105,11 @@ func (n *Node) Open() (err error) {
 		return fmt.Errorf("start the certificate monitor: %w", err)
 	}
 	n.onClose(func() error { n.certs.Close(); return nil })
-	if n.peerTLS, err = n.cfg.Cluster.TLS.Manager(n.certs, "cluster"); err != nil {
+	if n.peerTLS, err = n.cfg.Cluster.TLS.Manager(n.certs, "cluster", trust.Nodes); err != nil {
 		return fmt.Errorf("[cluster] https: %w", err)
 	}
 	n.onClose(n.peerTLS.Close)
-	if n.metaTLS, err = n.cfg.metaTLS().Manager(n.certs, "meta"); err != nil {
+	if n.metaTLS, err = n.cfg.metaTLS().Manager(n.certs, "meta", trust.Anyone); err != nil {
 		return fmt.Errorf("[meta] meta-tls: %w", err)
 	}
 	n.onClose(n.metaTLS.Close)
@@ -304,11 +304,12 @@ func (n *Node) Reload(cfg *Config) error {
 	for _, m := range []struct {
 		manager *tlsconfig.TLSConfigManager
 		tls     trust.TLS
-	}{{n.peerTLS, cfg.Cluster.TLS}, {n.metaTLS, cfg.metaTLS()}} {
+		peers   trust.Peers
+	}{{n.peerTLS, cfg.Cluster.TLS, trust.Nodes}, {n.metaTLS, cfg.metaTLS(), trust.Anyone}} {
 		if !m.manager.UseTLS() {
 			continue
 		}
-		apply, err := m.manager.PrepareReconfigure(m.tls.Options()...)
+		apply, err := m.manager.PrepareReconfigure(m.tls.Options(m.peers)...)
 		if err != nil {
 			return fmt.Errorf("reload certificates: %w", err)
 		}

@@ -31,8 +31,8 @@ func TestConsistencyLevelDecidesTheAnswer(t *testing.T) {
 			if (err == nil) != want {
 				t.Errorf("%d owners away, %s: %v", away, level, err)
 			}
-			if err != nil && !strings.Contains(err.Error(), "partial write") {
-				t.Errorf("%d owners away, %s: %v, want a partial write", away, level, err)
+			if err != nil && !strings.Contains(err.Error(), "owners have it, the level needs") {
+				t.Errorf("%d owners away, %s: %v, want how many have it", away, level, err)
 			}
 		}
 	}

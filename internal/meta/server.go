@@ -45,7 +45,8 @@ type Server struct {
 	}
 
 	certs     *tlsconfig.TLSCertMonitor
-	tls       *tlsconfig.TLSConfigManager // of 8091 and of Raft
+	tls       *tlsconfig.TLSConfigManager // of 8091
+	raftTLS   *tlsconfig.TLSConfigManager
 	dataTLS   *tlsconfig.TLSConfigManager // to data nodes
 	http      *http.Server
 	ln        net.Listener
@@ -113,7 +114,7 @@ func (s *Server) Open(ctx context.Context) (err error) {
 			s.closeTLS()
 		}
 	}()
-	raftLn, err := s.tls.Listen("tcp", s.cfg.Meta.BindAddress)
+	raftLn, err := s.raftTLS.Listen("tcp", s.cfg.Meta.BindAddress)
 	if err != nil {
 		return fmt.Errorf("[meta] bind-address: %w", err)
 	}
@@ -159,10 +160,13 @@ func (s *Server) openTLS() (err error) {
 		return fmt.Errorf("start the certificate monitor: %w", err)
 	}
 	m := s.cfg.Meta
-	if s.tls, err = m.TLS.Manager(s.certs, "meta"); err != nil {
+	if s.tls, err = m.TLS.Manager(s.certs, "meta", trust.Anyone); err != nil {
 		return fmt.Errorf("[meta] https: %w", err)
 	}
-	if s.dataTLS, err = m.dataTLS().Manager(s.certs, "meta to data"); err != nil {
+	if s.raftTLS, err = m.TLS.Manager(s.certs, "raft", trust.Nodes); err != nil {
+		return fmt.Errorf("[meta] https: %w", err)
+	}
+	if s.dataTLS, err = m.dataTLS().Manager(s.certs, "meta to data", trust.Nodes); err != nil {
 		return fmt.Errorf("[meta] data-use-tls: %w", err)
 	}
 	s.pool.TLS, s.pool.Secret = s.dataTLS, m.InternalSharedSecret
@@ -172,7 +176,7 @@ func (s *Server) openTLS() (err error) {
 
 func (s *Server) closeTLS() {
 	s.certs.Close()
-	for _, m := range []*tlsconfig.TLSConfigManager{s.tls, s.dataTLS} {
+	for _, m := range []*tlsconfig.TLSConfigManager{s.tls, s.raftTLS, s.dataTLS} {
 		if m != nil {
 			m.Close()
 		}
@@ -184,11 +188,12 @@ func (s *Server) Reload(cfg *Config) error {
 	for _, m := range []struct {
 		manager *tlsconfig.TLSConfigManager
 		tls     trust.TLS
-	}{{s.tls, cfg.Meta.TLS}, {s.dataTLS, cfg.Meta.dataTLS()}} {
+		peers   trust.Peers
+	}{{s.tls, cfg.Meta.TLS, trust.Anyone}, {s.raftTLS, cfg.Meta.TLS, trust.Nodes}, {s.dataTLS, cfg.Meta.dataTLS(), trust.Nodes}} {
 		if !m.manager.UseTLS() {
 			continue
 		}
-		apply, err := m.manager.PrepareReconfigure(m.tls.Options()...)
+		apply, err := m.manager.PrepareReconfigure(m.tls.Options(m.peers)...)
 		if err == nil {
 			err = apply()
 		}
@@ -200,7 +205,7 @@ func (s *Server) Reload(cfg *Config) error {
 }
 
 func (s *Server) openStore(ln net.Listener) error {
-	layer := &stream{Listener: ln, advertised: s.raftAddr, tls: s.tls, signer: &trust.Signer{Secret: s.cfg.Meta.InternalSharedSecret}}
+	layer := &stream{Listener: ln, advertised: s.raftAddr, tls: s.raftTLS, signer: &trust.Signer{Secret: s.cfg.Meta.InternalSharedSecret}}
 	st, err := openStore(s.cfg.Meta.Dir, layer, s.raftAddr, s.log, s.tune)
 	if err != nil {
 		return err
@@ -239,7 +244,7 @@ func (s *Server) reset() error {
 			return err
 		}
 	}
-	ln, err := s.tls.Listen("tcp", s.raftBind)
+	ln, err := s.raftTLS.Listen("tcp", s.raftBind)
 	if err != nil {
 		return err
 	}

@@ -253,6 +253,7 @@ func (w *Writer) decide(level models.ConsistencyLevel, results <-chan result, ow
 	need := required(level, owners)
 	var (
 		wrote, failed int
+		missed        int // failed, and not in hinted handoff
 		first         error
 		partial       *tsdb.PartialWriteError
 	)
@@ -268,6 +269,9 @@ func (w *Writer) decide(level models.ConsistencyLevel, results <-chan result, ow
 		}
 		if r.err != nil && !(r.hinted && level == models.ConsistencyLevelAny) {
 			failed++
+			if !r.hinted {
+				missed++
+			}
 			if first == nil || errors.Is(r.err, coordinator.ErrTimeout) {
 				first = r.err
 			}
@@ -290,8 +294,11 @@ func (w *Writer) decide(level models.ConsistencyLevel, results <-chan result, ow
 	case errors.Is(first, coordinator.ErrTimeout):
 		w.stats.timeout.Add(1)
 		return coordinator.ErrTimeout
+	case wrote > 0 && missed == 0:
+		// Clients drop what is a partial write, and may: the others get it.
+		return fmt.Errorf("%w: %d of %d owners have it, hinted handoff brings it to the others", coordinator.ErrPartialWrite, wrote, owners)
 	case wrote > 0:
-		return coordinator.ErrPartialWrite
+		return fmt.Errorf("%w: %d of %d owners have it, the level needs %d: %w", coordinator.ErrWriteFailed, wrote, owners, need, first)
 	case influxdb.IsClientError(first):
 		return first
 	}

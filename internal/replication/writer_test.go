@@ -21,7 +21,7 @@ const (
 )
 
 func TestWriteIsJudgedByItsLevel(t *testing.T) {
-	timeout, partial, failed := coordinator.ErrTimeout, coordinator.ErrPartialWrite, coordinator.ErrWriteFailed
+	timeout, failed := coordinator.ErrTimeout, coordinator.ErrWriteFailed
 	for _, tt := range []struct {
 		nodes  string
 		owners []uint64
@@ -32,12 +32,12 @@ func TestWriteIsJudgedByItsLevel(t *testing.T) {
 		{"ok ok ok", []uint64{1, 2, 3}, all, nil},
 		{"ok ok ok", []uint64{2, 3}, all, nil},
 		{"ok ok down", []uint64{1, 2, 3}, quorum, nil},
-		{"ok ok down", []uint64{1, 2, 3}, all, partial},
+		{"ok ok down", []uint64{1, 2, 3}, all, failed},
 		{"ok down down", []uint64{1, 2, 3}, one, nil},
 		{"ok down down", []uint64{1, 2, 3}, anyLevel, nil},
-		{"ok down down", []uint64{1, 2, 3}, quorum, partial},
+		{"ok down down", []uint64{1, 2, 3}, quorum, failed},
 		{"ok ok down", []uint64{2, 3}, one, nil},
-		{"ok ok down", []uint64{1, 3}, quorum, partial},
+		{"ok ok down", []uint64{1, 3}, quorum, failed},
 		{"ok down down", []uint64{2, 3}, anyLevel, failed},
 		{"ok down down", []uint64{2, 3}, all, failed},
 		{"ok hung hung", []uint64{1, 2, 3}, one, nil},

@@ -20,7 +20,7 @@ type TLS struct {
 	HTTPSCertificate string `toml:"https-certificate" doc:"PEM file with the certificate, and the private key unless that has its own file."`
 	HTTPSPrivateKey  string `toml:"https-private-key" doc:"PEM file with the private key; empty when it is in the certificate's file."`
 	HTTPSInsecureTLS bool   `toml:"https-insecure-tls" doc:"Do not verify the certificates of other nodes: for self-signed ones."`
-	HTTPSCA          string `toml:"https-ca" doc:"PEM file with the CA of all nodes: with it, both sides of a connection must have a certificate from it."`
+	HTTPSCA          string `toml:"https-ca" doc:"PEM file with the CA of all nodes: with it, data nodes, and meta nodes in Raft, let in only who has a certificate from it."`
 }
 
 // Validate names the bad setting.
@@ -37,8 +37,17 @@ func (t TLS) Validate() error {
 	return nil
 }
 
+// Peers says who connects to a listener.
+type Peers bool
+
+// Nodes have certificates, which are asked for when there is a CA. Anyone is operators, too.
+const (
+	Anyone Peers = false
+	Nodes  Peers = true
+)
+
 // Options are the settings as the engine's TLS manager takes them.
-func (t TLS) Options() []tlsconfig.TLSConfigManagerOpt {
+func (t TLS) Options(peers Peers) []tlsconfig.TLSConfigManagerOpt {
 	opts := []tlsconfig.TLSConfigManagerOpt{
 		tlsconfig.WithUseTLS(t.HTTPSEnabled),
 		tlsconfig.WithServerCertificate(t.HTTPSCertificate, t.HTTPSPrivateKey),
@@ -46,15 +55,18 @@ func (t TLS) Options() []tlsconfig.TLSConfigManagerOpt {
 	}
 	if t.HTTPSEnabled && t.HTTPSCA != "" {
 		ca := &tlsconfig.CAConfig{Paths: []string{t.HTTPSCA}}
-		opts = append(opts, tlsconfig.WithRootCA(ca), tlsconfig.WithClientCA(ca), tlsconfig.WithClientAuth(tls.RequireAndVerifyClientCert))
+		opts = append(opts, tlsconfig.WithRootCA(ca))
+		if peers == Nodes {
+			opts = append(opts, tlsconfig.WithClientCA(ca), tlsconfig.WithClientAuth(tls.RequireAndVerifyClientCert))
+		}
 	}
 	return opts
 }
 
 // Manager listens and dials with these settings; its certificates can be loaded
 // anew. The monitor warns before they expire.
-func (t TLS) Manager(monitor *tlsconfig.TLSCertMonitor, usage string) (*tlsconfig.TLSConfigManager, error) {
-	opts := append(t.Options(), tlsconfig.WithUsage(usage))
+func (t TLS) Manager(monitor *tlsconfig.TLSCertMonitor, usage string, peers Peers) (*tlsconfig.TLSConfigManager, error) {
+	opts := append(t.Options(peers), tlsconfig.WithUsage(usage))
 	if !t.HTTPSEnabled {
 		return tlsconfig.NewDisabledTLSConfigManager(), nil
 	}
