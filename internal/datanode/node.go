@@ -147,6 +147,10 @@ func (n *Node) Open() (err error) {
 	}
 	n.onClose(n.Store.Close)
 
+	swept, done := make(chan struct{}), make(chan struct{})
+	go func() { defer close(swept); n.sweep(done) }()
+	n.onClose(func() error { close(done); <-swept; return nil })
+
 	pool := &rpc.Pool{Blocked: n.Blocked, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.peerTLS}
 	n.onClose(pool.Close)
 

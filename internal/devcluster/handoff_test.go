@@ -64,3 +64,35 @@ func TestMissedWritesAndDeletesArrive(t *testing.T) {
 		t.Errorf("node 3 alone has %s, want %s", got, want)
 	}
 }
+
+// TestDroppedWhileAway drops a database while a node is away, and makes it anew.
+func TestDroppedWhileAway(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStartWith(t, 3, nil)
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 3`)
+	at := yesterday()
+	if err := c.Client(0).Write(ctx, "db", "all", lines(10, at, time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	old := c.Shards("db")[0].ID
+	if err := c.StopData(2); err != nil {
+		t.Fatal(err)
+	}
+	mustQuery(ctx, t, c, 0, "", `DROP DATABASE db`)
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 3`)
+	if err := c.Client(0).Write(ctx, "db", "quorum", []byte("fresh v=1 1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.StartData(2); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(ctx, func() bool { return c.Data[2].Store.Shard(old) == nil }); err != nil {
+		t.Fatal("the dropped shard is still there")
+	}
+	if err := c.Wait(ctx, func() bool {
+		rows, err := c.Client(2).Query(ctx, "db", "SHOW MEASUREMENTS")
+		return err == nil && fmt.Sprint(rows) == "[[fresh]]"
+	}); err != nil {
+		t.Fatal("the new database is not as it should be: ", mustQuery(ctx, t, c, 2, "db", "SHOW MEASUREMENTS"))
+	}
+}

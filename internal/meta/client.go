@@ -47,8 +47,10 @@ type Client struct {
 	http  metaHTTP
 	auth  authCache
 	state atomic.Pointer[cluster.State]
-	who   atomic.Pointer[identity]
-	lease leaseCache
+
+	loaded *cluster.State // set by Open
+	who    atomic.Pointer[identity]
+	lease  leaseCache
 
 	mu      sync.Mutex
 	changed chan struct{} // closed when state is replaced
@@ -74,7 +76,8 @@ func NewClient(dir string, log *zap.Logger) *Client {
 		Client: emeta.NewClient(&emeta.Config{Dir: filepath.Join(dir, engineDir), RetentionAutoCreate: true}),
 		dir:    dir, log: log.With(zap.String("service", "metaclient")), changed: make(chan struct{}),
 	}
-	c.state.Store(cluster.NewState())
+	c.loaded = cluster.NewState()
+	c.state.Store(c.loaded)
 	c.who.Store(&identity{})
 	return c
 }
@@ -119,9 +122,13 @@ func (c *Client) Open() error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	c.loaded = c.State()
 	c.follow()
 	return nil
 }
+
+// Loaded is the state as it was on disk at Open: what this node knew when it stopped.
+func (c *Client) Loaded() *cluster.State { return c.loaded }
 
 // Close stops following and waits for it.
 func (c *Client) Close() error {

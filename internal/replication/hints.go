@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/influxdata/influxdb/coordinator"
 	"github.com/influxdata/influxdb/tsdb"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
@@ -39,12 +40,19 @@ type recentDeletes struct {
 	list []recentDelete
 }
 
-func (r *recentDeletes) add(req *rpc.ExecuteRequest, keep time.Duration) {
+// add remembers a delete, and tells whether it is new.
+func (r *recentDeletes) add(req *rpc.ExecuteRequest, keep time.Duration) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
 	r.list = slices.DeleteFunc(r.list, func(d recentDelete) bool { return now.Sub(d.at) > keep })
+	for _, d := range r.list {
+		if d.req.Id == req.Id && req.Id != "" {
+			return false
+		}
+	}
 	r.list = append(r.list, recentDelete{now, req})
+	return true
 }
 
 // since lists the deletes of a database that came after t.
@@ -61,7 +69,8 @@ func (r *recentDeletes) since(db string, t time.Time) []*rpc.ExecuteRequest {
 }
 
 // hint queues the messages of a write for an owner. Deletes that came since the
-// write began follow it, so that it cannot bring back what they removed.
+// write began follow it, and take their points out of it. When it timed out, the owner may
+// have the write all the same, from after a delete: then the delete runs there once more.
 func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, cause error) result {
 	if w.Handoff == nil {
 		return result{err: cause}
@@ -77,7 +86,7 @@ func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, cause error) r
 		entries = append(entries, handoff.Entry{Kind: handoff.Write, Points: len(r.Points), Data: b})
 	}
 	for _, del := range w.recent.since(d.db, d.began) {
-		e, err := w.boundedDelete(del, d.shard, false)
+		e, err := w.boundedDelete(del, d.shard, !errors.Is(cause, coordinator.ErrTimeout))
 		if err != nil {
 			return result{err: fmt.Errorf("%w; and hinted handoff: %w", cause, err)}
 		}
@@ -116,20 +125,25 @@ func (w *Writer) recordRan(id string) error {
 	return w.Deletes.Record(id)
 }
 
-// NoteDelete is told of every delete before it runs on this node: it goes
-// behind the writes that this node has queued for any owner, or has under way. Points that wait are taken
-// out of their queue; only where a write is under way, and may arrive after
-// the delete, it has to run on the owner once more.
+// noteWait is how long a delete waits for writes under way.
+const noteWait = 3 * time.Second
+
+// NoteDelete is told of every delete before it runs anywhere: it goes behind
+// the writes that this node has queued for any owner, and takes its points out of them. Writes that
+// are under way are waited for. Where one stays under way, to an owner that
+// hangs, and may arrive after the delete, the delete has to run there once more,
+// which may take later writes along; anti-entropy brings these back.
+// A delete that was noted before is not noted again.
 func (w *Writer) NoteDelete(req *rpc.ExecuteRequest) error {
-	if w.Handoff == nil {
+	if w.Handoff == nil || !w.recent.add(req, 6*w.WriteTimeout+time.Minute) {
 		return nil
 	}
-	w.recent.add(req, 6*w.WriteTimeout+time.Minute)
+	hung := w.lanes.await(req.Database, noteWait)
 	behind := make(map[lane]bool) // the value: in the queue alone
 	for _, q := range w.Handoff.Waiting() {
 		behind[lane{q.Node, q.Shard}] = true
 	}
-	for _, ln := range w.lanes.busy(req.Database) {
+	for _, ln := range hung {
 		behind[ln] = false
 	}
 	for ln, inQueueAlone := range behind {

@@ -141,18 +141,36 @@ func (l *lanes) next() uint64 {
 	return l.sequence
 }
 
-// busy lists the lanes with writes under way to a database's shards.
-func (l *lanes) busy(db string) []lane {
+// await waits for the writes that are under way to a database's shards, and
+// lists the lanes of those that still are after limit.
+func (l *lanes) await(db string, limit time.Duration) (hung []lane) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	var out []lane
-	for ln, set := range l.lanes {
+	var waits []*delivery
+	for _, set := range l.lanes {
 		for d := range set {
 			if d.db == db {
-				out = append(out, ln)
-				break
+				waits = append(waits, d)
 			}
 		}
 	}
-	return out
+	l.mu.Unlock()
+	timeout := time.NewTimer(limit)
+	defer timeout.Stop()
+	over := false
+	for _, d := range waits {
+		if !over {
+			select {
+			case <-d.done:
+				continue
+			case <-timeout.C:
+				over = true
+			}
+		}
+		select {
+		case <-d.done:
+		default:
+			hung = append(hung, d.lane)
+		}
+	}
+	return hung
 }

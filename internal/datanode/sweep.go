@@ -1,0 +1,62 @@
+package datanode
+
+import (
+	"errors"
+
+	"github.com/influxdata/influxdb/tsdb"
+	"go.uber.org/zap"
+
+	"concord/internal/cluster"
+)
+
+// sweep removes this node's copies of shards that were dropped, with their
+// database or policy perhaps, while it was away. What the metadata never had is
+// left alone: it may be an operator's, from elsewhere.
+func (n *Node) sweep(done <-chan struct{}) {
+	known := n.Meta.Loaded()
+	for {
+		changed := n.Meta.Changed()
+		now := n.Meta.State()
+		if now.Data.ClusterID != 0 && now.Data.ClusterID == known.Data.ClusterID {
+			n.removeDropped(known, now)
+		}
+		if known = now; n.Meta.State() != now {
+			continue
+		}
+		select {
+		case <-changed:
+		case <-done:
+			return
+		}
+	}
+}
+
+func (n *Node) removeDropped(before, now *cluster.State) {
+	left := shardIDs(now)
+	for id := range shardIDs(before) {
+		if left[id] || n.Store.Shard(id) == nil {
+			continue
+		}
+		err := n.Store.DeleteShard(id)
+		if err != nil && !errors.Is(err, tsdb.ErrShardNotFound) {
+			n.log.Warn("Cannot remove a shard that was dropped", zap.Uint64("db_shard_id", id), zap.Error(err))
+			continue
+		}
+		n.log.Info("Removed a shard that was dropped", zap.Uint64("db_shard_id", id))
+	}
+}
+
+// shardIDs are all shards of the metadata, those of deleted groups included: retention removes these.
+func shardIDs(s *cluster.State) map[uint64]bool {
+	out := make(map[uint64]bool)
+	for _, db := range s.Data.Databases {
+		for _, rp := range db.RetentionPolicies {
+			for _, g := range rp.ShardGroups {
+				for _, sh := range g.Shards {
+					out[sh.ID] = true
+				}
+			}
+		}
+	}
+	return out
+}
