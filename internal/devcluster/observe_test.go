@@ -149,6 +149,11 @@ func TestStatisticsCountWhatOtherNodesAsk(t *testing.T) {
 	mustQuery(ctx, t, c, other, "db", `EXPLAIN SELECT f FROM m`)
 	mustQuery(ctx, t, c, other, "db", `SHOW MEASUREMENTS WITH MEASUREMENT =~ /m/`)
 
+	owner := slices.IndexFunc(c.Data, func(n *datanode.Node) bool { return n.Meta.NodeID() == owners[0] })
+	from, to, id := c.Data[owner].TCPAddr(), c.Data[other].TCPAddr(), fmt.Sprint(c.Shards("db")[0].ID)
+	mustCtl(ctx, t, c, "copy-shard", from, to, id)
+	mustCtl(ctx, t, c, "remove-shard", to, id)
+
 	sum := make(map[string]int64)
 	for i := range c.Data {
 		_, body := mustGet(ctx, t, c, i, "/debug/vars")
@@ -162,7 +167,7 @@ func TestStatisticsCountWhatOtherNodesAsk(t *testing.T) {
 			sum[k] += v
 		}
 	}
-	for _, field := range []string{"createIteratorReq", "fieldDimensionsReq", "iteratorCostReq", "expandSourcesReq", "openConnections", "writeShardReq"} {
+	for _, field := range []string{"createIteratorReq", "fieldDimensionsReq", "iteratorCostReq", "expandSourcesReq", "openConnections", "writeShardReq", "copyShardReq", "removeShardReq"} {
 		if sum[field] == 0 {
 			t.Errorf("%s is 0 on all nodes", field)
 		}

@@ -4,6 +4,7 @@
 package distquery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -115,9 +116,13 @@ func newSource(meta Metadata, store *tsdb.Store, pool *rpc.Pool, groups []emeta.
 // newDatabase is all shards of a database.
 func newDatabase(meta Metadata, store *tsdb.Store, pool *rpc.Pool, db string) *source {
 	var all []emeta.ShardInfo
-	for _, sh := range meta.State().Shards() {
-		if sh.Database == db {
-			all = append(all, infoOf(sh))
+	if info := meta.State().Data.Database(db); info != nil {
+		for _, rp := range info.RetentionPolicies {
+			for _, g := range rp.ShardGroups {
+				if !g.Deleted() {
+					all = append(all, g.Shards...)
+				}
+			}
 		}
 	}
 	return newSource(meta, store, pool, []emeta.ShardGroupInfo{{Shards: all}})
@@ -180,9 +185,10 @@ type schemaKey struct {
 // for once in a statement: every field's type comes from it.
 type schema struct {
 	once   sync.Once
+	err    error
+	mu     sync.Mutex // while nodes are asked
 	fields map[string]influxql.DataType
 	dims   map[string]struct{}
-	err    error
 }
 
 func (m *mapping) schema(mm *influxql.Measurement) *schema {
@@ -209,24 +215,34 @@ func (m *mapping) ask(mm *influxql.Measurement, s *schema) error {
 	if src == nil {
 		return nil
 	}
-	addField := func(name string, typ influxql.DataType) {
+	all := src
+	if m.store.EngineOptions.IndexVersion == tsdb.InmemIndexName {
+		all = newDatabase(m.e.meta, m.store, m.e.pool, mm.Database)
+	}
+	if len(all.shards()) <= len(src.shards()) {
+		return m.askSource(mm, src, false, s)
+	}
+	tags := make(chan error, 1)
+	go func() { tags <- m.askSource(mm, all, true, s) }()
+	return cmp.Or(m.askSource(mm, src, false, s), <-tags)
+}
+
+// add takes over what one node knows.
+func (s *schema) add(fields map[string]influxql.DataType, dims map[string]struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, typ := range fields {
 		if s.fields[name].LessThan(typ) {
 			s.fields[name] = typ
 		}
 	}
-	addDim := func(name string) { s.dims[name] = struct{}{} }
-	if err := m.askSource(mm, src, false, addField, addDim); err != nil {
-		return err
+	for d := range dims {
+		s.dims[d] = struct{}{}
 	}
-	if m.store.EngineOptions.IndexVersion == tsdb.InmemIndexName {
-		if all := newDatabase(m.e.meta, m.store, m.e.pool, mm.Database); len(all.shards()) > len(src.shards()) {
-			return m.askSource(mm, all, true, func(string, influxql.DataType) {}, addDim)
-		}
-	}
-	return nil
 }
 
-func (m *mapping) askSource(mm *influxql.Measurement, src *source, tagsOnly bool, addField func(string, influxql.DataType), addDim func(string)) error {
+// askSource adds to s what is known of a measurement on all nodes of a source.
+func (m *mapping) askSource(mm *influxql.Measurement, src *source, tagsOnly bool, s *schema) error {
 	req, err := encodeOptions(mm, query.IteratorOptions{})
 	if err != nil {
 		return err
@@ -239,27 +255,24 @@ func (m *mapping) askSource(mm *influxql.Measurement, src *source, tagsOnly bool
 	if err != nil {
 		return err
 	}
-	for name, typ := range fields {
-		addField(name, typ)
+	if tagsOnly {
+		fields = nil
 	}
-	for d := range dims {
-		addDim(d)
-	}
-	var mu sync.Mutex
+	s.add(fields, dims)
 	// The engine's interface has no context here: KILL QUERY waits for askTimeout at most.
 	return src.others.each(context.Background(), remote, func(ctx context.Context, p peer, ids []uint64) ([]uint64, error) {
 		r, err := p.FieldDimensions(ctx, &rpc.FieldDimensionsRequest{ShardIds: ids, Measurement: req, TagsOnly: tagsOnly})
 		if err != nil {
 			return nil, err
 		}
-		mu.Lock()
-		defer mu.Unlock()
+		fields, dims := make(map[string]influxql.DataType, len(r.Fields)), make(map[string]struct{}, len(r.Dimensions))
 		for _, f := range r.Fields {
-			addField(string(f.Name), influxql.DataType(f.DataType))
+			fields[string(f.Name)] = influxql.DataType(f.DataType)
 		}
 		for _, d := range r.Dimensions {
-			addDim(string(d))
+			dims[string(d)] = struct{}{}
 		}
+		s.add(fields, dims)
 		return r.Missing, nil
 	})
 }

@@ -2,7 +2,6 @@ package rpc
 
 import (
 	"context"
-	"path"
 	"sync/atomic"
 
 	"github.com/influxdata/influxdb/models"
@@ -20,22 +19,22 @@ type Served struct {
 	copies, removals                    atomic.Int64
 }
 
-// requests are the counters by the method's name, whatever its service.
+// requests is the counter of a method, nil for those that are not counted.
 func (s *Served) requests(method string) *atomic.Int64 {
-	switch path.Base(method) {
-	case "WriteShard":
+	switch method {
+	case Replication_WriteShard_FullMethodName:
 		return &s.writes
-	case "CreateIterator":
+	case Query_CreateIterator_FullMethodName:
 		return &s.iterators
-	case "IteratorCost":
+	case Query_IteratorCost_FullMethodName:
 		return &s.costs
-	case "FieldDimensions":
+	case Query_FieldDimensions_FullMethodName:
 		return &s.dimensions
-	case "MeasurementNames":
+	case Query_MeasurementNames_FullMethodName:
 		return &s.names
-	case "CopyShard":
+	case Shards_Copy_FullMethodName:
 		return &s.copies
-	case "RemoveShard":
+	case Shards_Remove_FullMethodName:
 		return &s.removals
 	}
 	return nil

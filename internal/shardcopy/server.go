@@ -41,7 +41,6 @@ type Server struct {
 
 	mu     sync.Mutex
 	copies map[copyKey]*copying
-	stats  struct{ copies, removes atomic.Int64 }
 }
 
 type copyKey struct {
@@ -105,7 +104,6 @@ func (s *Server) Copy(ctx context.Context, r *rpc.CopyRequest) (*rpc.CopyRespons
 		return nil, err
 	}
 	defer s.end(c, r)
-	s.stats.copies.Add(1)
 	n, err := s.fetch(ctx, c, r)
 	if cause := context.Cause(ctx); cause != nil && err != nil {
 		err = cause
@@ -236,7 +234,6 @@ func (s *Server) KillCopy(ctx context.Context, r *rpc.KillCopyRequest) (*rpc.Kil
 
 // Remove drops this node's copy.
 func (s *Server) Remove(_ context.Context, r *rpc.RemoveRequest) (*rpc.RemoveResponse, error) {
-	s.stats.removes.Add(1)
 	if err := s.Store.DeleteShard(r.ShardId); err != nil && !errors.Is(err, tsdb.ErrShardNotFound) {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
@@ -299,9 +296,4 @@ func Describe(store *tsdb.Store, id uint64) (*rpc.ShardDescription, error) {
 		d.State = "hot"
 	}
 	return d, nil
-}
-
-// Statistics are part of the measurement cluster.
-func (s *Server) Statistics() map[string]any {
-	return map[string]any{"copyShardReq": s.stats.copies.Load(), "removeShardReq": s.stats.removes.Load()}
 }
