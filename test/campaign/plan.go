@@ -75,7 +75,7 @@ type plan struct {
 // newPlan makes the plan of a seed. Numbers of nodes other than 0 are given.
 func newPlan(seed uint64, faults, metaNodes, dataNodes int) plan {
 	rng := rand.New(rand.NewPCG(seed, 0))
-	p := plan{metaNodes: 1 + 2*rng.IntN(2), dataNodes: 3 + rng.IntN(2), autoRepair: rng.IntN(2) == 0}
+	p := plan{metaNodes: 1 + 2*rng.IntN(2), dataNodes: 3 + rng.IntN(2)}
 	if metaNodes != 0 {
 		p.metaNodes = metaNodes
 	}

@@ -35,7 +35,9 @@ type writer struct {
 	days    *atomic.Int64 // that are written to; more with time, so that shard groups are made during faults
 	live    []string
 	deletes bool
-	made    int // series so far
+	stays   bool          // writes of a series go through one node
+	home    *process.Node // of a writer that stays
+	made    int           // series so far
 	shunned map[string]time.Time
 	report  func(error) // of what must never be
 }
@@ -71,8 +73,24 @@ func (w *writer) fresh() string {
 	return fmt.Sprintf("w%d-%d", w.id, w.made)
 }
 
-// node picks the node to ask: any that answered of late, as a client with failover does.
+// node picks the node to write through. A writer that stays keeps to one node
+// while that answers, and takes new series to the next one, so that all
+// writes of a point go through one node.
 func (w *writer) node() *process.Node {
+	if !w.stays {
+		return w.any()
+	}
+	if w.home == nil || time.Since(w.shunned[w.home.Name]) < avoid {
+		w.home = w.any()
+		for i := range w.live {
+			w.live[i] = w.fresh()
+		}
+	}
+	return w.home
+}
+
+// any picks a node that answered of late, as a client with failover does.
+func (w *writer) any() *process.Node {
 	var good []*process.Node
 	for _, n := range w.nodes {
 		if time.Since(w.shunned[n.Name]) > avoid {
@@ -99,6 +117,7 @@ func (w *writer) judge(n *process.Node, err error) (fate, string) {
 }
 
 func (w *writer) write() {
+	n := w.node()
 	s := w.live[w.rng.IntN(len(w.live))]
 	days := w.days.Load()
 	batch := make(map[key]int64)
@@ -118,7 +137,6 @@ func (w *writer) write() {
 	for _, k := range slices.SortedFunc(maps.Keys(batch), func(a, b key) int { return int(a.time/int64(time.Second) - b.time/int64(time.Second)) }) {
 		lines = fmt.Appendf(lines, "m,s=%s v=%di %d\n", k.series, batch[k], k.time)
 	}
-	n := w.node()
 	ctx, cancel := context.WithTimeout(context.Background(), clientWaits)
 	defer cancel()
 	f, why := w.judge(n, n.Client().Write(ctx, database, "quorum", lines))
@@ -146,7 +164,7 @@ func (w *writer) dropSeries() {
 }
 
 func (w *writer) delete(s string, from, to int64, statement string) {
-	n := w.node()
+	n := w.any()
 	ctx, cancel := context.WithTimeout(context.Background(), clientWaits)
 	defer cancel()
 	_, err := n.Client().Query(ctx, database, statement)
@@ -158,7 +176,7 @@ func (w *writer) delete(s string, from, to int64, statement string) {
 }
 
 func (w *writer) read() {
-	n := w.node()
+	n := w.any()
 	ctx, cancel := context.WithTimeout(context.Background(), clientWaits)
 	defer cancel()
 	got, err := query(ctx, n, fmt.Sprintf(`SELECT v, s FROM m WHERE s = '%s'`, w.live[w.rng.IntN(len(w.live))]))

@@ -47,7 +47,6 @@ type Cluster struct {
 type binaries struct {
 	dir      string
 	sections map[string]any // of influxd's configuration
-	commands string         // what influxd-ctl lists
 }
 
 var built = sync.OnceValues(func() (binaries, error) {
@@ -69,9 +68,7 @@ var built = sync.OnceValues(func() (binaries, error) {
 	if err != nil {
 		return binaries{}, fmt.Errorf("influxd config: %w", err)
 	}
-	help, err := exec.Command(filepath.Join(dir, "influxd-ctl"), "--help").Output()
-	b.commands = string(help)
-	return b, err
+	return b, nil
 })
 
 var binDir string // of the binaries once they are built, for Main
@@ -126,11 +123,6 @@ func Start(t testing.TB, opt Options) *Cluster {
 
 // HasSection tells whether influxd has a section of the configuration.
 func (c *Cluster) HasSection(name string) bool { _, ok := c.bin.sections[name]; return ok }
-
-// HasCommand tells whether influxd-ctl has a command.
-func (c *Cluster) HasCommand(name string) bool {
-	return strings.Contains(c.bin.commands, "\n  "+name+" ")
-}
 
 // Bin is the path of a binary.
 func (c *Cluster) Bin(name string) string { return filepath.Join(c.bin.dir, name) }
