@@ -319,3 +319,37 @@ func TestUpdateDataNodeKeepsIDShardsAndLabels(t *testing.T) {
 		}
 	}
 }
+
+func TestRestoredGroupsKeepTheirShards(t *testing.T) {
+	t.Parallel()
+	s := NewState()
+	for i := range 3 {
+		mustApply(t, s, CreateDataNode{TCPAddr: fmt.Sprint("n", i)})
+	}
+	mustApply(t, s, CreateDatabase{Name: "db"})
+	at := func(h int) time.Time { return t0.Add(time.Duration(h) * time.Hour) }
+	op := RestoreShardGroups{Database: "db", RetentionPolicy: "autogen", Groups: []RestoredGroup{
+		{Start: at(0), End: at(24), Shards: 3, TruncatedAt: at(10)}, {Start: at(10), End: at(24), Shards: 1},
+	}}
+	ids := mustApply(t, s, op).([][]uint64)
+	if len(ids) != 2 || len(ids[0]) != 3 || len(ids[1]) != 1 {
+		t.Fatalf("got shards %v", ids)
+	}
+	rp, _ := s.Data.RetentionPolicy("db", "autogen")
+	for h, want := range map[int]int{5: 3, 15: 1} {
+		if g := rp.ShardGroupByTimestamp(at(h)); g == nil || len(g.Shards) != want {
+			t.Errorf("hour %d is in %+v, want a group of %d shards", h, g, want)
+		}
+	}
+	for _, g := range []RestoredGroup{
+		{Start: at(9), End: at(10), Shards: 1}, {Start: at(23), End: at(25), Shards: 1}, {Start: at(30), End: at(30), Shards: 1}, {Start: at(30), End: at(31)},
+	} {
+		c, err := NewCommand(RestoreShardGroups{Database: "db", RetentionPolicy: "autogen", Groups: []RestoredGroup{g}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Apply(s.Index+1, c); err == nil {
+			t.Errorf("%+v was restored over others", g)
+		}
+	}
+}

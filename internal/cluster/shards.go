@@ -180,6 +180,8 @@ type RestoredGroup struct {
 	Start  time.Time `json:"start"`
 	End    time.Time `json:"end"` // exclusive
 	Shards int       `json:"shards"`
+	// TruncatedAt is zero unless the group was truncated: another group covers what is later.
+	TruncatedAt time.Time `json:"truncated-at,omitzero"`
 }
 
 func (o RestoreShardGroups) apply(s *State) (any, error) {
@@ -195,16 +197,16 @@ func (o RestoreShardGroups) apply(s *State) (any, error) {
 	}
 	ids := make([][]uint64, 0, len(o.Groups))
 	for _, want := range o.Groups {
-		if want.Shards < 1 || want.Shards > maxGroupShards || !want.Start.Before(want.End) {
+		if want.Shards < 1 || want.Shards > maxGroupShards || !want.Start.Before(want.ends()) || want.ends().After(want.End) {
 			return nil, fmt.Errorf("a shard group with %d shards from %s to %s cannot be", want.Shards, want.Start, want.End)
 		}
 		for _, g := range rpi.ShardGroups {
-			if !g.Deleted() && g.Overlaps(want.Start, want.End.Add(-1)) {
+			if !g.Deleted() && cut(g).Overlaps(want.Start, want.ends().Add(-1)) {
 				return nil, fmt.Errorf("%s.%s holds data of %s already: nothing is overwritten", o.Database, o.RetentionPolicy, want.Start.UTC().Format(time.RFC3339))
 			}
 		}
 		s.Data.MaxShardGroupID++
-		g := meta.ShardGroupInfo{ID: s.Data.MaxShardGroupID, StartTime: want.Start.UTC(), EndTime: want.End.UTC()}
+		g := meta.ShardGroupInfo{ID: s.Data.MaxShardGroupID, StartTime: want.Start.UTC(), EndTime: want.End.UTC(), TruncatedAt: want.TruncatedAt.UTC()}
 		replicas, load := min(max(1, rpi.ReplicaN), n), map[uint64]int{}
 		var made []uint64
 		for i := range want.Shards {
@@ -219,6 +221,22 @@ func (o RestoreShardGroups) apply(s *State) (any, error) {
 		ids = append(ids, made)
 	}
 	return ids, nil
+}
+
+// ends is where the group ends, or was truncated.
+func (g RestoredGroup) ends() time.Time {
+	if !g.TruncatedAt.IsZero() {
+		return g.TruncatedAt
+	}
+	return g.End
+}
+
+// cut is a group that ends where it was truncated.
+func cut(g meta.ShardGroupInfo) *meta.ShardGroupInfo {
+	if g.Truncated() {
+		g.EndTime = g.TruncatedAt
+	}
+	return &g
 }
 
 // maxGroupShards bounds a restored group.

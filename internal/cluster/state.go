@@ -60,6 +60,7 @@ type Shard struct {
 	GroupID         uint64
 	Start, End      int64    // nanoseconds, [Start, End); a truncated group's End is where it was truncated
 	Truncated       bool     // the group was truncated
+	GroupEnd        int64    // End before that: it may hold later points from then
 	Expires         int64    // nanoseconds; 0 for never
 	Owners          []uint64 // node IDs, ascending
 }
@@ -123,7 +124,7 @@ func newShard(db *meta.DatabaseInfo, rp *meta.RetentionPolicyInfo, g *meta.Shard
 	sort.Slice(owners, func(i, j int) bool { return owners[i] < owners[j] })
 	return Shard{
 		ID: sh.ID, Database: db.Name, RetentionPolicy: rp.Name, ReplicaN: rp.ReplicaN,
-		GroupID: g.ID, Start: g.StartTime.UnixNano(), End: end.UnixNano(), Truncated: g.Truncated(),
+		GroupID: g.ID, Start: g.StartTime.UnixNano(), End: end.UnixNano(), Truncated: g.Truncated(), GroupEnd: g.EndTime.UnixNano(),
 		Expires: expires, Owners: owners,
 	}
 }

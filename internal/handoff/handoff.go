@@ -72,7 +72,8 @@ type node struct {
 	id    uint64
 	s     *Service
 	dir   string
-	wake  chan struct{} // holds one signal
+	wake  chan struct{} // holds one signal: there is something to send
+	heard chan struct{} // holds one signal: the node may be back
 	limit *rate.Limiter // nil for none
 
 	mu     sync.Mutex
@@ -177,7 +178,7 @@ func (s *Service) Close() error {
 func (s *Service) addNode(id uint64) *node {
 	n := &node{
 		id: id, s: s, dir: filepath.Join(s.cfg.Dir, strconv.FormatUint(id, 10)),
-		wake: make(chan struct{}, 1), queues: make(map[uint64]*queue),
+		wake: make(chan struct{}, 1), heard: make(chan struct{}, 1), queues: make(map[uint64]*queue),
 	}
 	if r := int(s.cfg.RetryRateLimit); r > 0 {
 		n.limit = rate.NewLimiter(rate.Limit(r), max(r, int(s.cfg.BatchSize)))
@@ -323,10 +324,13 @@ func (s *Service) Waiting() []Waiting {
 	return out
 }
 
-// Wake tries a node again at once: it was heard of.
-func (s *Service) Wake(nodeID uint64) {
+// Heard ends the pause after a failure: the node was heard of.
+func (s *Service) Heard(nodeID uint64) {
 	if n, _ := s.node(nodeID, false); n != nil {
-		n.signal()
+		select {
+		case n.heard <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -380,6 +384,8 @@ func (n *node) loop(ctx context.Context) {
 			case <-ctx.Done():
 				timer.Stop()
 				return
+			case <-n.heard:
+				timer.Stop()
 			case <-timer.C:
 			}
 			pause = min(2*pause, time.Duration(n.s.cfg.RetryMaxInterval))

@@ -475,3 +475,19 @@ func FuzzOpenQueue(f *testing.F) {
 		}
 	})
 }
+
+func TestNodeThatIsHeardOfIsTriedAtOnce(t *testing.T) {
+	t.Parallel()
+	r := newReceiver()
+	r.away = errors.New("away")
+	cfg := testConfig(t.TempDir())
+	cfg.RetryInterval, cfg.RetryMaxInterval = itoml.Duration(time.Hour), itoml.Duration(time.Hour)
+	s := mustOpen(t, cfg, r)
+	mustAppend(t, s, 2, 7, "x")
+	<-r.changed // the first attempt failed
+	r.set(func() { r.away = nil })
+	r.await(t, "it came", func() bool {
+		go s.Heard(2)
+		return len(r.got["2/7"]) == 1
+	})
+}

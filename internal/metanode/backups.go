@@ -395,11 +395,11 @@ func (p *restoration) shards(rp emeta.RetentionPolicyInfo, db, policy string) er
 	}
 	op := cluster.RestoreShardGroups{Database: db, RetentionPolicy: policy}
 	for _, g := range groups {
-		end := g.EndTime
+		r := cluster.RestoredGroup{Start: g.StartTime, End: g.EndTime, Shards: len(g.Shards)}
 		if g.Truncated() {
-			end = g.TruncatedAt
+			r.TruncatedAt = g.TruncatedAt
 		}
-		op.Groups = append(op.Groups, cluster.RestoredGroup{Start: g.StartTime, End: end, Shards: len(g.Shards)})
+		op.Groups = append(op.Groups, r)
 	}
 	made, err := p.Execute(op)
 	if err != nil {

@@ -70,7 +70,7 @@ func (m *fakeMeta) DataNode(id uint64) (cluster.Node, bool) {
 }
 
 func (m *fakeMeta) Shard(id uint64) (cluster.Shard, bool) {
-	sh := cluster.Shard{ID: shardID, Database: db, RetentionPolicy: policy, Owners: m.owners, Start: -1e18, End: 1e18}
+	sh := cluster.Shard{ID: shardID, Database: db, RetentionPolicy: policy, Owners: m.owners, Start: -1e18, End: 1e18, GroupEnd: 1e18}
 	return sh, id == shardID
 }
 

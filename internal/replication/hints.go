@@ -27,6 +27,7 @@ type Handoff interface {
 	Append(node, shard uint64, entries ...handoff.Entry) error
 	Pending(node, shard uint64) bool
 	Waiting() []handoff.Waiting
+	Heard(node uint64)
 }
 
 // recentDelete is a delete that came while writes may have been under way.
@@ -107,7 +108,7 @@ func (w *Writer) boundedDelete(req *rpc.ExecuteRequest, shard uint64, inQueueAlo
 	}
 	r := proto.Clone(req).(*rpc.ExecuteRequest)
 	r.ShardId, r.InQueueAlone = shard, inQueueAlone
-	r.Bounds = &rpc.DeleteBounds{RetentionPolicy: sh.RetentionPolicy, Start: sh.Start, End: sh.End}
+	r.Bounds = &rpc.DeleteBounds{RetentionPolicy: sh.RetentionPolicy, Start: sh.Start, End: sh.GroupEnd}
 	b, err := proto.Marshal(r)
 	if err != nil {
 		return nil, err

@@ -43,6 +43,9 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
+	if s.writer != nil && s.writer.Handoff != nil && r.SenderNode != 0 {
+		s.writer.Handoff.Heard(r.SenderNode)
+	}
 	if r.Hinted && s.writer != nil && s.writer.holdsDeletes(r.SenderNode) {
 		return nil, status.Error(codes.Unavailable, "deletes wait here for the sender of the write: they come first")
 	}
