@@ -50,12 +50,26 @@ func (s shards) shard(r *http.Request) (cluster.Shard, error) {
 	if err != nil {
 		return cluster.Shard{}, errors.New("shard: must be a number")
 	}
-	sh, ok := s.State().Shard(id)
-	if !ok {
-		return cluster.Shard{}, fmt.Errorf("shard %d does not exist", id)
+	// A follower may be a heartbeat behind the leader that has just made the shard, as in a restore.
+	late := time.After(behind)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if sh, ok := s.State().Shard(id); ok {
+			return sh, nil
+		}
+		select {
+		case <-tick.C:
+		case <-late:
+			return cluster.Shard{}, fmt.Errorf("shard %d does not exist", id)
+		case <-r.Context().Done():
+			return cluster.Shard{}, r.Context().Err()
+		}
 	}
-	return sh, nil
 }
+
+// behind is how far a follower's state may be behind the leader's.
+const behind = 2 * time.Second
 
 func (s shards) node(addr string) (cluster.Node, error) {
 	n, ok := s.State().DataNodeByAddr(addr)
