@@ -330,7 +330,7 @@ func (s *Service) compare(ctx context.Context, st *cluster.State, sh cluster.Sha
 			return err
 		}
 		if equal {
-			s.whole(ctx, sh.ID, copies)
+			s.whole(ctx, sh, copies)
 			s.conclude(sh, nil, &lastCheck{owners: last.owners, states: states})
 			return nil
 		}
@@ -357,7 +357,7 @@ func (s *Service) compare(ctx context.Context, st *cluster.State, sh cluster.Sha
 		return err
 	case equal:
 		// Younger windows may still differ: without states the next check looks again.
-		s.whole(ctx, sh.ID, copies)
+		s.whole(ctx, sh, copies)
 		s.conclude(sh, nil, &lastCheck{owners: last.owners})
 		return nil
 	case second:
@@ -399,13 +399,17 @@ func begunLate(copies []copyOf) bool {
 }
 
 // whole tells owners whose copy a write began that it is equal to the others.
-func (s *Service) whole(ctx context.Context, id uint64, copies []copyOf) {
+// While one is away none is told: it would seem to have begun late.
+func (s *Service) whole(ctx context.Context, sh cluster.Shard, copies []copyOf) {
+	if len(copies) < len(sh.Owners) {
+		return
+	}
 	for _, c := range copies {
 		if c.state.Begun == 0 {
 			continue
 		}
-		if err := c.replica.Whole(ctx, id); err != nil {
-			s.fail("Cannot tell an owner that its copy is whole", id, err)
+		if err := c.replica.Whole(ctx, sh.ID); err != nil {
+			s.fail("Cannot tell an owner that its copy is whole", sh.ID, err)
 		}
 	}
 }

@@ -186,7 +186,7 @@ func (s *Service) repair(ctx context.Context, id uint64, out *outcome) error {
 			}
 		}
 	}
-	s.whole(ctx, id, copies)
+	s.whole(ctx, sh, copies)
 	return missing
 }
 

@@ -1,6 +1,7 @@
 package entropy
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -167,6 +168,25 @@ func TestRepair(t *testing.T) {
 		if got, want := c.replicas[3].dump(1), c.replicas[1].dump(1); got != want || c.replicas[3].shards[1].begun != 0 {
 			t.Errorf("it was not repaired unasked: %s, want %s; begun %v", got, want, c.replicas[3].shards[1].begun)
 		}
+	})
+	bubble("an owner that was away since a new shard began is not one that lost it", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		c.writeAll(1, old(), 1.0)
+		for _, r := range c.replicas {
+			r.shards[1].begun = 1
+		}
+		c.replicas[3].setDown(errors.New("away"))
+		pass(2 * time.Minute)
+		mustCheck(t, s)
+		for _, id := range []uint64{1, 2} {
+			c.replicas[id].write(1, "cpu,host=a", "value", old()+1, 2.0)
+		}
+		pass(2 * time.Minute)
+		c.replicas[3].setDown(nil)
+		mustCheck(t, s)
+		pass(2 * time.Minute)
+		mustCheck(t, s)
+		wantStatus(t, s, NodeStatus{Shards: []ShardStatus{{ID: 1, Status: Diff}}})
 	})
 	bubble("two owners decide nothing that the third could turn", t, func(t *testing.T, c *fakeCluster) {
 		s := mustOpen(t, c, nil)
