@@ -112,7 +112,7 @@ func (c *campaign) replay() string {
 	if c.plan.autoRepair {
 		repair = "auto"
 	}
-	return fmt.Sprintf("make campaign SEED=%d FAULTS=%d CAMPAIGN='-meta %d -data %d -repair %s -through %s'", c.seed, *faultsFlag, c.plan.metaNodes, c.plan.dataNodes, repair, *throughFlag)
+	return fmt.Sprintf("make campaign SEED=%d FAULTS=%d CAMPAIGN='-meta %d -data %d -repair %s -through %s -deletes=%t'", c.seed, *faultsFlag, c.plan.metaNodes, c.plan.dataNodes, repair, *throughFlag, *deletesFlag)
 }
 
 // event notes what happened, with the time since the start.
