@@ -166,7 +166,7 @@ func (n *Node) Open() (err error) {
 	n.writer.WriteTimeout = time.Duration(n.cfg.Cluster.WriteTimeout)
 	n.writer.WithLogger(n.log)
 	n.local = entropy.NewLocal(n.Store, n.Meta.ClusterID, n.cfg.begunDir())
-	n.writer.Begun = n.local.Begin
+	n.writer.Begun, n.local.Deletes = n.local.Begin, n.writer
 	if err := n.openHandoff(); err != nil {
 		return err
 	}
@@ -289,7 +289,7 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.writer, n.log))
 	rpc.RegisterQueryServer(s, distquery.NewServer(n.Store, n.log))
 	rpc.RegisterEntropyServer(s, transport.NewServer(local, control))
-	rpc.RegisterShardsServer(s, &shardcopy.Server{Store: n.Store, Pool: pool, Begun: local.Copied, Log: n.log})
+	rpc.RegisterShardsServer(s, &shardcopy.Server{Store: n.Store, Pool: pool, Begun: local.Copied, Deletes: n.writer.DeletesSeen, Log: n.log})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

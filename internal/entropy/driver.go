@@ -19,6 +19,7 @@ import (
 )
 
 const (
+	maxOvertaken   = 20      // comparisons that a delete makes void
 	maxRounds      = 3       // comparisons of a repair that do not end in equal roots
 	maxDifferences = 200_000 // held in memory; the rest is for the next round
 	batchRegions   = 64      // regions of a Fetch, at most
@@ -151,10 +152,24 @@ func (s *Service) repair(ctx context.Context, id uint64, out *outcome) error {
 	if sh.Owners[0] != self {
 		return s.handOver(ctx, st, sh)
 	}
+	var err error
+	for range maxOvertaken {
+		if err = s.repairOwners(ctx, st, sh, out); !errors.Is(err, ErrOvertaken) {
+			return err
+		}
+		// What was fetched may be deleted by now: everything is read anew.
+		s.log.Debug("A delete came during a repair: comparing again", zap.Uint64("db_shard_id", id))
+	}
+	return err
+}
+
+// repairOwners is repair without deletes meanwhile.
+func (s *Service) repairOwners(ctx context.Context, st *cluster.State, sh cluster.Shard, out *outcome) error {
 	copies, missing, err := s.reach(ctx, st, sh)
 	if err != nil {
 		return err
 	}
+	out.owners, out.rounds, out.overflow, out.seen = nil, 0, false, nil
 	for _, c := range copies {
 		out.owners = append(out.owners, addr(st, c.owner))
 	}
@@ -175,7 +190,7 @@ func (s *Service) repair(ctx context.Context, id uint64, out *outcome) error {
 			return fmt.Errorf("%d points differ, and the owners that are there cannot decide: %w", out.open, missing)
 		}
 		if !out.equal && out.rounds >= maxRounds && !out.overflow {
-			return fmt.Errorf("owners of shard %d still differ after %d rounds", id, out.rounds)
+			return fmt.Errorf("owners of shard %d still differ after %d rounds", sh.ID, out.rounds)
 		}
 		if out.open > 0 {
 			// Writes in flight arrive meanwhile, and the next round sees what is not one.
@@ -296,7 +311,7 @@ func (s *Service) create(ctx context.Context, st *cluster.State, sh cluster.Shar
 		if err := s.checkDisk(c.owner); err != nil {
 			return err
 		}
-		if _, err := c.replica.Apply(ctx, sh, nil); err != nil {
+		if _, err := c.replica.Apply(ctx, sh, 0, nil); err != nil {
 			return fmt.Errorf("create shard %d on %s: %w", sh.ID, addr(st, c.owner), err)
 		}
 		copies[i].state.Exists = true
@@ -527,7 +542,7 @@ func (p *pusher) flush(ctx context.Context) error {
 	if err := p.s.throttle(ctx, p.size); err != nil {
 		return err
 	}
-	n, err := p.replica.Apply(ctx, p.shard, p.blocks)
+	n, err := p.replica.Apply(ctx, p.shard, p.state.Deletes, p.blocks)
 	if err != nil {
 		return fmt.Errorf("apply points of shard %d on %s: %w", p.shard.ID, p.name, err)
 	}

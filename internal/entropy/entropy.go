@@ -22,6 +22,8 @@ type ShardState struct {
 	// the others: an owner that lost the shard, or was away when it was made, begins later
 	// than the others, and lacks what came before.
 	Begun int64
+	// Deletes changes with every delete that the node hears of; 0 for not known.
+	Deletes uint64
 }
 
 // Version changes with a copy's contents.
@@ -45,8 +47,9 @@ type Replica interface {
 	// Fetch calls fn with the points of regions in their order; a region without points gives no block.
 	Fetch(ctx context.Context, shard cluster.Shard, regions []patch.Region, fn func(patch.Block) error) error
 	// Apply writes points, creating the shard where it is missing (also when there are
-	// no blocks), and returns how many points it wrote.
-	Apply(ctx context.Context, shard cluster.Shard, blocks []patch.Block) (int, error)
+	// no blocks), and returns how many points it wrote. It fails with ErrOvertaken when Deletes of
+	// the shard's state is not deletes any more; 0 asks for no such thing.
+	Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (int, error)
 	// Whole tells that the copy was found equal to those of the other owners: it is no longer Begun.
 	Whole(ctx context.Context, id uint64) error
 }

@@ -31,15 +31,17 @@ type fakeShard struct {
 	modified int64
 	hints    []uint64 // as in ShardState
 	begun    int64    // as in ShardState
+	deletes  uint64   // as in ShardState
 	fields   map[fieldKey]map[int64]any
 }
 
 // fakeReplica is a node's copies in memory.
 type fakeReplica struct {
-	mu     sync.Mutex
-	shards map[uint64]*fakeShard
-	down   error         // what each call answers
-	block  chan struct{} // Fetch waits for it, when set
+	overtake func() // runs once, before points are applied
+	mu       sync.Mutex
+	shards   map[uint64]*fakeShard
+	down     error         // what each call answers
+	block    chan struct{} // Fetch waits for it, when set
 }
 
 func (r *fakeReplica) lock() (func(), error) {
@@ -99,7 +101,7 @@ func (r *fakeReplica) States(_ context.Context, ids []uint64) (map[uint64]ShardS
 	for _, id := range ids {
 		out[id] = ShardState{}
 		if sh := r.shards[id]; sh != nil {
-			out[id] = ShardState{Version: Version{Exists: true, LastModified: sh.modified}, Hints: sh.hints, Begun: sh.begun}
+			out[id] = ShardState{Version: Version{Exists: true, LastModified: sh.modified}, Hints: sh.hints, Begun: sh.begun, Deletes: sh.deletes}
 		}
 	}
 	return out, nil
@@ -219,12 +221,19 @@ func (r *fakeReplica) Fetch(ctx context.Context, sh cluster.Shard, regions []pat
 	return nil
 }
 
-func (r *fakeReplica) Apply(_ context.Context, sh cluster.Shard, blocks []patch.Block) (int, error) {
+func (r *fakeReplica) Apply(_ context.Context, sh cluster.Shard, deletes uint64, blocks []patch.Block) (int, error) {
 	unlock, err := r.lock()
 	if err != nil {
 		return 0, err
 	}
 	defer unlock()
+	if r.overtake != nil && len(blocks) > 0 {
+		r.overtake()
+		r.overtake = nil
+	}
+	if have := r.shards[sh.ID]; have != nil && len(blocks) > 0 && have.deletes != deletes {
+		return 0, ErrOvertaken
+	}
 	r.put(sh.ID, fieldKey{}, 0, nil)
 	n := 0
 	for _, b := range blocks {

@@ -25,6 +25,8 @@ import (
 type Local struct {
 	// Pending lists the nodes for which hinted handoff has entries of a shard; nil for none.
 	Pending func(shard uint64) []uint64
+	// Deletes orders what a repair writes and deletes; nil for none.
+	Deletes Deletes
 
 	store *tsdb.Store
 	key   func() uint64
@@ -42,6 +44,14 @@ type cachedRoot struct {
 	until      int64 // 0 but for the last window, where the digest decides what ended
 	key        uint64
 	root       digest.Sum
+}
+
+// Deletes is the order of deletes on this node.
+type Deletes interface {
+	// DeletesSeen changes with every delete in the shard's database that the node hears of.
+	DeletesSeen(shard uint64) uint64
+	// HoldDeletes holds deletes back until release, unless one came since DeletesSeen gave seen.
+	HoldDeletes(shard, seen uint64) (release func(), ok bool)
 }
 
 // NewLocal returns the replica over store. Key returns the cluster's ID, with which hashes are keyed.
@@ -76,6 +86,9 @@ func (l *Local) States(_ context.Context, ids []uint64) (map[uint64]ShardState, 
 		st := ShardState{Version: v}
 		if v.Exists {
 			st.Begun = l.begun.at(id)
+		}
+		if l.Deletes != nil {
+			st.Deletes = l.Deletes.DeletesSeen(id)
 		}
 		if l.Pending != nil {
 			st.Hints = l.Pending(id)
@@ -158,7 +171,7 @@ func (l *Local) Fetch(ctx context.Context, shard cluster.Shard, regions []patch.
 }
 
 // Apply writes points, creating the shard where it is missing.
-func (l *Local) Apply(ctx context.Context, shard cluster.Shard, blocks []patch.Block) (int, error) {
+func (l *Local) Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
@@ -172,6 +185,13 @@ func (l *Local) Apply(ctx context.Context, shard cluster.Shard, blocks []patch.B
 	}
 	if len(blocks) == 0 {
 		return 0, nil
+	}
+	if l.Deletes != nil && deletes != 0 {
+		release, ok := l.Deletes.HoldDeletes(shard.ID, deletes)
+		if !ok {
+			return 0, ErrOvertaken
+		}
+		defer release()
 	}
 	return patch.Apply(l.store, shard.Database, shard.RetentionPolicy, shard.ID, blocks)
 }

@@ -18,6 +18,9 @@ import (
 	"concord/internal/entropy/reconcile"
 )
 
+// ErrOvertaken is why points are not applied: a delete came after they were asked for.
+var ErrOvertaken = errors.New("a delete came meanwhile")
+
 // ErrUnknownShard is for an ID that the metadata does not have, or no more.
 var ErrUnknownShard = errors.New("unknown shard")
 

@@ -188,6 +188,33 @@ func TestRepair(t *testing.T) {
 		mustCheck(t, s)
 		wantStatus(t, s, NodeStatus{Shards: []ShardStatus{{ID: 1, Status: Diff}}})
 	})
+	bubble("what a delete removes during a repair does not come back", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		c.writeAll(1, old(), 1.0)
+		c.replicas[3].write(1, "cpu,host=gone", "value", old(), 2.0)
+		target := c.replicas[1]
+		target.overtake = func() { // deleted everywhere after the repair has read it from the third owner
+			for id, r := range c.replicas {
+				if id != 1 {
+					r.mu.Lock()
+					defer r.mu.Unlock()
+				}
+				delete(r.shards[1].fields, fieldKey{"cpu,host=gone", "value"})
+				r.shards[1].deletes++
+			}
+		}
+		pass(2 * time.Minute)
+		if err := s.Repair(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		synctest.Wait()
+		for id, r := range c.replicas {
+			if strings.Contains(r.dump(1), "gone") {
+				t.Errorf("it is back on owner %d", id)
+			}
+		}
+	})
 	bubble("two owners decide nothing that the third could turn", t, func(t *testing.T, c *fakeCluster) {
 		s := mustOpen(t, c, nil)
 		at := old()

@@ -75,35 +75,75 @@ func (d *Deletes) DeleteShard(id uint64) error {
 	return d.everywhere(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_SHARD, ShardId: id}, false)
 }
 
-// everywhere runs a statement on all nodes. When strict, what a node misses
-// that was not reached is kept for it, and cannot be kept only with an error,
-// after all others have it.
+// everywhere runs a statement on all nodes. When strict it is a delete: it is
+// announced first, kept for nodes that do not hear of it, and only then run; a node that is lost in between has it kept then.
 func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
-	var (
-		wg      sync.WaitGroup
-		mu      sync.Mutex
-		failed  error // a node's own error
-		missed  []cluster.Node
-		reasons []string // of missed
-		reached []cluster.Node
-	)
 	self := d.meta.NodeID()
 	if self == 0 {
 		return errNotJoined
 	}
 	r.Id = fmt.Sprintf("%x-%x", d.writer.sender, d.writer.lanes.next())
-	if strict && d.writer.Handoff != nil {
-		if err := d.announce(r); err != nil {
-			return err
-		}
-		if err := d.writer.NoteDelete(r); err != nil {
-			return err
-		}
+	nodes := slices.DeleteFunc(slices.Clone(d.meta.DataNodes()), func(n cluster.Node) bool { return n.ID == self })
+	if !strict {
+		_, missed, err := d.run(nodes, r)
+		d.warn(r, missed)
+		return err
 	}
-	for _, n := range d.meta.DataNodes() {
-		if n.ID == self {
-			continue
+	if d.writer.Handoff == nil {
+		_, missed, err := d.run(nodes, r)
+		d.warn(r, missed)
+		if len(missed) > 0 && err == nil {
+			err = fmt.Errorf("the delete did not reach %s; all other nodes have it: run it again when the node is back", missed)
 		}
+		return err
+	}
+	heard, missed, err := d.announce(nodes, r)
+	if err != nil {
+		return err
+	}
+	if err := d.keep(r, missed, heard); err != nil {
+		return fmt.Errorf("the delete cannot be kept for %s, and was not run: %w", missed, err)
+	}
+	d.warn(r, missed)
+	reached, lost, err := d.run(heard, r)
+	d.warn(r, lost)
+	if kept := d.keep(r, lost, reached); kept != nil && err == nil {
+		err = fmt.Errorf("the delete did not reach %s (%w); all other nodes have it: run it again when the node is back", lost, kept)
+	}
+	return err
+}
+
+// missedNode is a node that was not reached, and why.
+type missedNode struct {
+	cluster.Node
+	err error
+}
+
+type missedNodes []missedNode
+
+func (m missedNodes) String() string {
+	out := make([]string, len(m))
+	for i, n := range m {
+		out[i] = n.TCPAddr + ": " + n.err.Error()
+	}
+	slices.Sort(out)
+	return strings.Join(out, ", ")
+}
+
+func (d *Deletes) warn(r *rpc.ExecuteRequest, missed missedNodes) {
+	if len(missed) > 0 {
+		d.log.Warn("A delete did not reach every node", zap.Stringer("kind", r.Kind), zap.String("database", r.Database), zap.Stringer("missed", missed))
+	}
+}
+
+// run runs a statement here and on other nodes, at the same time.
+func (d *Deletes) run(nodes []cluster.Node, r *rpc.ExecuteRequest) (reached []cluster.Node, missed missedNodes, failed error) {
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex
+		other error // of another node's store
+	)
+	for _, n := range nodes {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
@@ -111,34 +151,21 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 			mu.Lock()
 			defer mu.Unlock()
 			if !ok {
-				missed = append(missed, n)
-				reasons = append(reasons, n.TCPAddr+": "+err.Error())
+				missed = append(missed, missedNode{n, err})
 				return
 			}
 			reached = append(reached, n)
-			if err != nil && failed == nil {
-				failed = fmt.Errorf("data node %s: %w", n.TCPAddr, err)
+			if err != nil && other == nil {
+				other = fmt.Errorf("data node %s: %w", n.TCPAddr, err)
 			}
 		}()
 	}
-	err := execute(d.store, r)
-	if err == nil && strict {
-		err = d.writer.recordRan(r.Id)
-	}
+	err := d.writer.runDelete(d.store, r)
 	wg.Wait()
-	slices.Sort(reasons)
-	if len(missed) > 0 {
-		d.log.Warn("A delete did not reach every node", zap.Stringer("kind", r.Kind), zap.String("database", r.Database), zap.Strings("missed", reasons))
-		if strict {
-			if kept := d.keep(r, missed, reached); kept != nil && err == nil && failed == nil {
-				err = fmt.Errorf("the delete did not reach %s (%w); all other nodes have it: run it again when the node is back", strings.Join(reasons, ", "), kept)
-			}
-		}
+	if err != nil && other != nil {
+		return reached, missed, fmt.Errorf("%w; %w", err, other) // in one line
 	}
-	if err != nil && failed != nil {
-		return fmt.Errorf("%w; %w", err, failed) // in one line
-	}
-	return cmp.Or(err, failed)
+	return reached, missed, cmp.Or(err, other)
 }
 
 // announce tells all nodes of a delete before any of them runs it. A write
@@ -149,47 +176,54 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 // A delete that more than half of the nodes do not know of is refused: they
 // take writes meanwhile, which it would remove when it reaches them. Of two
 // nodes one is enough, or there were no deletes while the other is away.
-func (d *Deletes) announce(r *rpc.ExecuteRequest) error {
+func (d *Deletes) announce(nodes []cluster.Node, r *rpc.ExecuteRequest) (heard []cluster.Node, missed missedNodes, err error) {
 	first := proto.Clone(r).(*rpc.ExecuteRequest)
 	first.AnnounceOnly = true
 	ctx, cancel := context.WithTimeout(context.Background(), d.writer.WriteTimeout)
 	defer cancel()
 	var (
-		wg   sync.WaitGroup
-		mu   sync.Mutex
-		away []string
+		wg sync.WaitGroup
+		mu sync.Mutex
 	)
-	nodes := d.meta.DataNodes()
 	for _, n := range nodes {
-		if n.ID == d.meta.NodeID() {
-			continue
-		}
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
+			var resp *rpc.ExecuteResponse
 			conn, err := d.pool.Conn(n.TCPAddr)
 			if err == nil {
-				_, err = rpc.NewReplicationClient(conn).Execute(ctx, first)
+				resp, err = rpc.NewReplicationClient(conn).Execute(ctx, first)
 			}
+			if err == nil && resp.Error != "" {
+				err = errors.New(resp.Error)
+			}
+			mu.Lock()
+			defer mu.Unlock()
 			if err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				away = append(away, n.TCPAddr+": "+rpc.Message(err))
+				missed = append(missed, missedNode{n, errors.New(rpc.Message(err))})
+				return
 			}
+			heard = append(heard, n)
 		}()
 	}
+	err = d.writer.NoteDelete(r)
 	wg.Wait()
-	if know := len(nodes) - len(away); know <= len(nodes)/2 && len(nodes) > 2 {
-		slices.Sort(away)
-		return fmt.Errorf("the delete reaches %d of %d data nodes, and needs more than half: run it again when they are back (%s)", know, len(nodes), strings.Join(away, ", "))
+	if err != nil {
+		return nil, nil, err
 	}
-	return nil
+	if all, know := len(nodes)+1, len(heard)+1; know <= all/2 && all > 2 {
+		return nil, nil, fmt.Errorf("the delete reaches %d of %d data nodes, and needs more than half: run it again when they are back (%s)", know, all, missed)
+	}
+	return heard, missed, nil
 }
 
 // keep queues a delete for missed nodes, here and on every node that was
 // reached. Here is enough for it not to be lost; a node that does not keep it may
 // send later writes ahead of it.
-func (d *Deletes) keep(r *rpc.ExecuteRequest, missed, reached []cluster.Node) error {
+func (d *Deletes) keep(r *rpc.ExecuteRequest, missed missedNodes, reached []cluster.Node) error {
+	if len(missed) == 0 {
+		return nil
+	}
 	ids := make([]uint64, len(missed))
 	for i, n := range missed {
 		ids[i] = n.ID

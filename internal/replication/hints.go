@@ -36,6 +36,39 @@ type recentDelete struct {
 	req *rpc.ExecuteRequest
 }
 
+// unsureLanes are those where a write timed out: the owner may have it, or get
+// it yet. They are forgotten with their queue.
+type unsureLanes struct {
+	mu sync.Mutex
+	m  map[lane]bool
+}
+
+func (u *unsureLanes) add(ln lane) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.m == nil {
+		u.m = make(map[lane]bool)
+	}
+	u.m[ln] = true
+}
+
+func (u *unsureLanes) has(ln lane) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.m[ln]
+}
+
+// keep forgets all lanes but those that ok is true for.
+func (u *unsureLanes) keep(ok func(lane) bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for ln := range u.m {
+		if !ok(ln) {
+			delete(u.m, ln)
+		}
+	}
+}
+
 type recentDeletes struct {
 	mu   sync.Mutex
 	list []recentDelete
@@ -97,6 +130,9 @@ func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, cause error) r
 		return result{err: fmt.Errorf("%w; and hinted handoff: %w", cause, err)}
 	}
 	w.stats.hinted.Add(int64(points))
+	if errors.Is(cause, coordinator.ErrTimeout) {
+		w.unsure.add(lane{d.node, d.shard})
+	}
 	return result{err: cause, hinted: true}
 }
 
@@ -116,14 +152,69 @@ func (w *Writer) boundedDelete(req *rpc.ExecuteRequest, shard uint64, inQueueAlo
 	return []handoff.Entry{{Kind: handoff.Delete, Data: b}}, nil
 }
 
-// ran and recordRan are the deletes that ran here.
+// ran tells whether a delete ran here.
 func (w *Writer) ran(id string) bool { return w.Deletes != nil && w.Deletes.Ran(id) }
 
-func (w *Writer) recordRan(id string) error {
+// runDelete runs a delete or a drop on this node's store, and remembers a delete.
+func (w *Writer) runDelete(store *tsdb.Store, r *rpc.ExecuteRequest) error {
+	if !isDelete(r.Kind) {
+		return execute(store, r)
+	}
+	w.deletes.next(r.Database)
+	if err := execute(store, r); err != nil {
+		return err
+	}
 	if w.Deletes == nil {
 		return nil
 	}
-	return w.Deletes.Record(id)
+	return w.Deletes.Record(r.Id)
+}
+
+// DeletesSeen is a number for a shard's database that every delete changes which
+// this node hears of or runs; 0 for an unknown shard. It is never the same again after a restart.
+func (w *Writer) DeletesSeen(shard uint64) uint64 {
+	sh, ok := w.meta.Shard(shard)
+	if !ok {
+		return 0
+	}
+	return w.deletes.seen(sh.Database)
+}
+
+// HoldDeletes keeps deletes of a shard's database from being announced or run here until release, unless
+// one was since DeletesSeen gave seen: then ok is false, and what was read
+// elsewhere since may have been deleted.
+func (w *Writer) HoldDeletes(shard, seen uint64) (release func(), ok bool) {
+	sh, known := w.meta.Shard(shard)
+	w.deletes.mu.RLock()
+	if known && w.deletes.count(sh.Database) == seen {
+		return w.deletes.mu.RUnlock, true
+	}
+	w.deletes.mu.RUnlock()
+	return nil, false
+}
+
+// deleteCounts counts the deletes of each database.
+type deleteCounts struct {
+	mu   sync.RWMutex // held for reading by who writes points that a delete must not miss
+	base uint64       // random for each process
+	m    map[string]uint64
+}
+
+func (c *deleteCounts) next(db string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.m == nil {
+		c.m = make(map[string]uint64)
+	}
+	c.m[db]++
+}
+
+func (c *deleteCounts) count(db string) uint64 { return c.base + c.m[db] }
+
+func (c *deleteCounts) seen(db string) uint64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.count(db)
 }
 
 // noteWait is how long a delete waits for writes under way.
@@ -136,17 +227,20 @@ const noteWait = 3 * time.Second
 // which may take later writes along; anti-entropy brings these back.
 // A delete that was noted before is not noted again.
 func (w *Writer) NoteDelete(req *rpc.ExecuteRequest) error {
+	w.deletes.next(req.Database)
 	if w.Handoff == nil || !w.recent.add(req, 6*w.WriteTimeout+time.Minute) {
 		return nil
 	}
 	hung := w.lanes.await(req.Database, noteWait)
 	behind := make(map[lane]bool) // the value: in the queue alone
 	for _, q := range w.Handoff.Waiting() {
-		behind[lane{q.Node, q.Shard}] = true
+		ln := lane{q.Node, q.Shard}
+		behind[ln] = !w.unsure.has(ln)
 	}
 	for _, ln := range hung {
 		behind[ln] = false
 	}
+	w.unsure.keep(func(ln lane) bool { _, waits := behind[ln]; return waits })
 	for ln, inQueueAlone := range behind {
 		entries, err := w.boundedDelete(req, ln.shard, inQueueAlone)
 		if err != nil {
@@ -312,11 +406,11 @@ func (w *Writer) deliverDelete(ctx context.Context, node uint64, e handoff.Entry
 	if err != nil {
 		return &handoff.PermanentError{Err: fmt.Errorf("malformed entry: %w", err)}
 	}
-	if req.InQueueAlone {
-		return nil
-	}
 	if node == w.meta.NodeID() {
-		return execute(w.store, req)
+		if req.InQueueAlone {
+			return nil
+		}
+		return w.runDelete(w.store, req)
 	}
 	n, ok := w.meta.DataNode(node)
 	if !ok {

@@ -357,3 +357,80 @@ func TestDeliverDropsWhatIsMalformed(t *testing.T) {
 		}
 	}
 }
+
+func TestDeleteNeedsAMajorityThatHearsOfIt(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		states []string
+		want   string
+	}{
+		{[]string{"ok", "ok", "down"}, ""},
+		{[]string{"ok", "down", "down"}, "the delete reaches 1 of 3 data nodes, and needs more than half"},
+		{[]string{"ok", "down"}, ""}, // or there were no deletes while the other is away
+	} {
+		c := newTestCluster(t, tt.states...)
+		w, hh := c.withHandoff(t, 5*time.Second)
+		if err := w.WritePoints(db, policy, one, nil, mustPoints(t, "m v=1 1")); err != nil {
+			t.Fatal(err)
+		}
+		err := NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop()).DeleteMeasurement(db, "m")
+		if (err == nil) != (tt.want == "") || err != nil && !strings.HasPrefix(err.Error(), tt.want) {
+			t.Errorf("%v: %v, want %q", tt.states, err, tt.want)
+		}
+		if left := count(t, c.stores[0], "m"); (left == 1) != (tt.want != "") {
+			t.Errorf("%v: %d points are left", tt.states, left)
+		}
+		for i, state := range tt.states {
+			if kept := hh.Pending(uint64(i+1), 999); kept != (state == "down" && tt.want == "") {
+				t.Errorf("%v: kept for node %d: %v", tt.states, i+1, kept)
+			}
+		}
+	}
+}
+
+// A node that has not heard of a delete may send what is from before it: it gets the delete first.
+func TestWritesOfANodeThatMissesADeleteWait(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "down")
+	w, _ := c.withHandoff(t, 5*time.Second)
+	s := NewServer(c.stores[0], w, zap.NewNop())
+	if err := w.HintDelete(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "x"}, []uint64{2}); err != nil {
+		t.Fatal(err)
+	}
+	reqs, _, err := encode(tsdb.WriteContext{}, shardID, db, policy, mustPoints(t, "m v=1 1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for node, want := range map[uint64]codes.Code{2: codes.Unavailable, 3: codes.OK} {
+		reqs[0].SenderNode = node
+		if _, err := s.WriteShard(context.Background(), reqs[0]); status.Code(err) != want {
+			t.Errorf("a write of node %d: %v, want %v", node, err, want)
+		}
+	}
+}
+
+func TestDeletesSeenChangesWithEachDelete(t *testing.T) {
+	t.Parallel()
+	c, _ := newGatedCluster(t)
+	w, _ := c.withHandoff(t, 5*time.Second)
+	d := NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop())
+	seen := w.DeletesSeen(shardID)
+	release, ok := w.HoldDeletes(shardID, seen)
+	if !ok || seen == 0 {
+		t.Fatal("no delete came, and one was seen")
+	}
+	done := make(chan error, 1)
+	go func() { done <- d.DeleteMeasurement(db, "m") }()
+	select {
+	case err := <-done:
+		t.Fatalf("a delete ran while it was held back: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	release()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := w.HoldDeletes(shardID, seen); ok || w.DeletesSeen(shardID) == seen {
+		t.Error("a delete was not seen")
+	}
+}

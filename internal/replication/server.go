@@ -46,7 +46,8 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	if s.writer != nil && s.writer.Handoff != nil && r.SenderNode != 0 {
 		s.writer.Handoff.Heard(r.SenderNode)
 	}
-	if r.Hinted && s.writer != nil && s.writer.holdsDeletes(r.SenderNode) {
+	// A direct one, too: it may be from before a delete that its sender has not heard of.
+	if s.writer != nil && s.writer.holdsDeletes(r.SenderNode) {
 		return nil, status.Error(codes.Unavailable, "deletes wait here for the sender of the write: they come first")
 	}
 	release, ok := s.fences.pass(ctx, r.Sender, r.ShardId, r.Sequence, r.Hinted)
@@ -123,6 +124,12 @@ func (s *Server) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.Execu
 			return nil, status.Error(codes.Canceled, "the delete came too late: its sender has given it up")
 		}
 		defer release()
+		if r.InQueueAlone {
+			return &rpc.ExecuteResponse{}, nil // it was for the fence alone
+		}
+		if s.writer != nil {
+			s.writer.deletes.next(r.Database)
+		}
 		return s.answer(execute(s.store, r)), nil
 	}
 	if !isDelete(r.Kind) || r.Id == "" || s.writer == nil {
@@ -139,10 +146,7 @@ func (s *Server) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.Execu
 	if err := s.writer.NoteDelete(r); err != nil {
 		return s.answer(err), nil
 	}
-	if err := execute(s.store, r); err != nil {
-		return s.answer(err), nil
-	}
-	return s.answer(s.writer.recordRan(r.Id)), nil
+	return s.answer(s.writer.runDelete(s.store, r)), nil
 }
 
 func (s *Server) answer(err error) *rpc.ExecuteResponse {

@@ -57,16 +57,18 @@ type Writer struct {
 	// may have more of it.
 	Begun func(shard uint64) error
 
-	meta   Metadata
-	store  *tsdb.Store
-	sub    Subscriber
-	pool   *rpc.Pool
-	mapper *coordinator.PointsWriter // maps points to shards
-	log    *zap.Logger
-	missed missedLog
-	sender uint64 // this process, to peers
-	lanes  lanes
-	recent recentDeletes
+	meta    Metadata
+	store   *tsdb.Store
+	sub     Subscriber
+	pool    *rpc.Pool
+	mapper  *coordinator.PointsWriter // maps points to shards
+	log     *zap.Logger
+	missed  missedLog
+	sender  uint64 // this process, to peers
+	lanes   lanes
+	recent  recentDeletes
+	unsure  unsureLanes
+	deletes deleteCounts
 
 	mu     sync.RWMutex // held for reading while owners start, so that Close waits for them
 	opened bool
@@ -81,7 +83,7 @@ type Writer struct {
 func NewWriter(meta Metadata, store *tsdb.Store, sub Subscriber, pool *rpc.Pool) *Writer {
 	m := coordinator.NewPointsWriter()
 	m.MetaClient = meta
-	return &Writer{WriteTimeout: coordinator.DefaultWriteTimeout, meta: meta, store: store, sub: sub, pool: pool, mapper: m, log: zap.NewNop(), sender: rand.Uint64() | 1}
+	return &Writer{WriteTimeout: coordinator.DefaultWriteTimeout, meta: meta, store: store, sub: sub, pool: pool, mapper: m, log: zap.NewNop(), sender: rand.Uint64() | 1, deletes: deleteCounts{base: rand.Uint64()>>1 | 1}}
 }
 
 // WithLogger sets the logger; call it before Open.

@@ -912,6 +912,7 @@ type ShardState struct {
 	LastModified  int64                  `protobuf:"varint,3,opt,name=last_modified,json=lastModified,proto3" json:"last_modified,omitempty"` // nanoseconds
 	Size          int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`                                     // bytes on disk
 	Hints         []uint64               `protobuf:"varint,5,rep,packed,name=hints,proto3" json:"hints,omitempty"`                            // nodes for which hinted handoff has entries of the shard
+	Deletes       uint64                 `protobuf:"varint,7,opt,name=deletes,proto3" json:"deletes,omitempty"`                               // changes with every delete in its database
 	Begun         int64                  `protobuf:"varint,6,opt,name=begun,proto3" json:"begun,omitempty"`                                   // when a write began it, nanoseconds; 0 since it was found equal to the others
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -980,6 +981,13 @@ func (x *ShardState) GetHints() []uint64 {
 		return x.Hints
 	}
 	return nil
+}
+
+func (x *ShardState) GetDeletes() uint64 {
+	if x != nil {
+		return x.Deletes
+	}
+	return 0
 }
 
 func (x *ShardState) GetBegun() int64 {
@@ -1684,6 +1692,7 @@ func (x *FetchChunk) GetBlocks() []*Block {
 
 type ApplyRequest struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
+	Deletes         uint64                 `protobuf:"varint,5,opt,name=deletes,proto3" json:"deletes,omitempty"` // as in ShardState when the points were asked for; 0 for whatever it is
 	ShardId         uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
 	Database        string                 `protobuf:"bytes,2,opt,name=database,proto3" json:"database,omitempty"`
 	RetentionPolicy string                 `protobuf:"bytes,3,opt,name=retention_policy,json=retentionPolicy,proto3" json:"retention_policy,omitempty"`
@@ -1720,6 +1729,13 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
 	return file_concord_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ApplyRequest) GetDeletes() uint64 {
+	if x != nil {
+		return x.Deletes
+	}
+	return 0
 }
 
 func (x *ApplyRequest) GetShardId() uint64 {
@@ -2108,14 +2124,15 @@ const file_concord_proto_rawDesc = "" +
 	"\x05nodes\x18\x02 \x03(\x04R\x05nodes\"\x0e\n" +
 	"\fHintResponse\"1\n" +
 	"\x12ShardStatesRequest\x12\x1b\n" +
-	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\"\xa4\x01\n" +
+	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\"\xbe\x01\n" +
 	"\n" +
 	"ShardState\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
 	"\x06exists\x18\x02 \x01(\bR\x06exists\x12#\n" +
 	"\rlast_modified\x18\x03 \x01(\x03R\flastModified\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x03R\x04size\x12\x14\n" +
-	"\x05hints\x18\x05 \x03(\x04R\x05hints\x12\x14\n" +
+	"\x05hints\x18\x05 \x03(\x04R\x05hints\x12\x18\n" +
+	"\adeletes\x18\a \x01(\x04R\adeletes\x12\x14\n" +
 	"\x05begun\x18\x06 \x01(\x03R\x05begun\")\n" +
 	"\fWholeRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x0f\n" +
@@ -2158,8 +2175,9 @@ const file_concord_proto_rawDesc = "" +
 	"\aregions\x18\x02 \x03(\v2\x12.concord.v1.RegionR\aregions\"7\n" +
 	"\n" +
 	"FetchChunk\x12)\n" +
-	"\x06blocks\x18\x01 \x03(\v2\x11.concord.v1.BlockR\x06blocks\"\x9b\x01\n" +
-	"\fApplyRequest\x12\x19\n" +
+	"\x06blocks\x18\x01 \x03(\v2\x11.concord.v1.BlockR\x06blocks\"\xb5\x01\n" +
+	"\fApplyRequest\x12\x18\n" +
+	"\adeletes\x18\x05 \x01(\x04R\adeletes\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
 	"\x10retention_policy\x18\x03 \x01(\tR\x0fretentionPolicy\x12)\n" +

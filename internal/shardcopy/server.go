@@ -37,7 +37,9 @@ type Server struct {
 	Store *tsdb.Store
 	Pool  *rpc.Pool
 	Begun func(shard uint64) error // notes that the copy may lack points; nil for none
-	Log   *zap.Logger
+	// Deletes changes with every delete in a shard's database that this node hears of; nil for none.
+	Deletes func(shard uint64) uint64
+	Log     *zap.Logger
 
 	mu     sync.Mutex
 	copies map[copyKey]*copying
@@ -144,8 +146,27 @@ func (s *Server) end(c *copying, r *rpc.CopyRequest) {
 	close(c.done)
 }
 
-// fetch replaces what this node has of the shard, of which it is no owner.
-func (s *Server) fetch(ctx context.Context, c *copying, r *rpc.CopyRequest) (int64, error) {
+// overtaken is how often a copy is made anew because a delete came meanwhile:
+// what was deleted at the source may be in it.
+const overtaken = 10
+
+// fetch copies until no delete came meanwhile.
+func (s *Server) fetch(ctx context.Context, c *copying, r *rpc.CopyRequest) (n int64, err error) {
+	for range overtaken {
+		var before uint64
+		if s.Deletes != nil {
+			before = s.Deletes(r.ShardId)
+		}
+		if n, err = s.fetchOnce(ctx, c, r); err != nil || s.Deletes == nil || s.Deletes(r.ShardId) == before {
+			return n, err
+		}
+		c.current.Store(0)
+	}
+	return n, errors.Join(errors.New("deletes come all the time: try again later"), s.Store.DeleteShard(r.ShardId))
+}
+
+// fetchOnce replaces what this node has of the shard, of which it is no owner.
+func (s *Server) fetchOnce(ctx context.Context, c *copying, r *rpc.CopyRequest) (int64, error) {
 	conn, err := s.Pool.Conn(r.Source)
 	if err != nil {
 		return 0, err

@@ -62,6 +62,8 @@ func (p *peer) fail(err error) error {
 		return fmt.Errorf("node %s: %w", p.node.TCPAddr, entropy.ErrUnknownShard)
 	case codes.FailedPrecondition:
 		return fmt.Errorf("node %s: %w", p.node.TCPAddr, entropy.ErrDisabled)
+	case codes.Aborted:
+		return fmt.Errorf("node %s: %w", p.node.TCPAddr, entropy.ErrOvertaken)
 	}
 	return fmt.Errorf("node %s: %w", p.node.TCPAddr, err)
 }
@@ -130,7 +132,7 @@ func (p *peer) States(ctx context.Context, ids []uint64) (map[uint64]entropy.Sha
 		}
 		for _, s := range resp.States {
 			out[s.ShardId] = entropy.ShardState{
-				Version: entropy.Version{Exists: s.Exists, LastModified: s.LastModified, Size: s.Size}, Hints: s.Hints, Begun: s.Begun,
+				Version: entropy.Version{Exists: s.Exists, LastModified: s.LastModified, Size: s.Size}, Hints: s.Hints, Begun: s.Begun, Deletes: s.Deletes,
 			}
 		}
 		for _, id := range ids[:n] {
@@ -195,8 +197,8 @@ func (p *peer) Fetch(ctx context.Context, sh cluster.Shard, regions []patch.Regi
 	})
 }
 
-func (p *peer) Apply(ctx context.Context, sh cluster.Shard, blocks []patch.Block) (int, error) {
-	req := &rpc.ApplyRequest{ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy}
+func (p *peer) Apply(ctx context.Context, sh cluster.Shard, deletes uint64, blocks []patch.Block) (int, error) {
+	req := &rpc.ApplyRequest{Deletes: deletes, ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy}
 	for _, b := range blocks {
 		req.Blocks = append(req.Blocks, toBlock(b))
 	}

@@ -56,6 +56,9 @@ func failure(err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return status.Error(codes.DeadlineExceeded, err.Error())
 	}
+	if errors.Is(err, entropy.ErrOvertaken) {
+		return status.Error(codes.Aborted, err.Error())
+	}
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
@@ -77,7 +80,7 @@ func (s *Server) ShardStates(ctx context.Context, r *rpc.ShardStatesRequest) (*r
 	}
 	resp := &rpc.ShardStatesResponse{}
 	for id, st := range states {
-		resp.States = append(resp.States, &rpc.ShardState{ShardId: id, Exists: st.Exists, LastModified: st.LastModified, Size: st.Size, Hints: st.Hints, Begun: st.Begun})
+		resp.States = append(resp.States, &rpc.ShardState{ShardId: id, Exists: st.Exists, LastModified: st.LastModified, Size: st.Size, Hints: st.Hints, Begun: st.Begun, Deletes: st.Deletes})
 	}
 	return resp, nil
 }
@@ -218,7 +221,7 @@ func (s *Server) Apply(ctx context.Context, r *rpc.ApplyRequest) (*rpc.ApplyResp
 	if err != nil {
 		return nil, err
 	}
-	n, err := rep.Apply(ctx, cluster.Shard{ID: r.ShardId, Database: r.Database, RetentionPolicy: r.RetentionPolicy}, blocks)
+	n, err := rep.Apply(ctx, cluster.Shard{ID: r.ShardId, Database: r.Database, RetentionPolicy: r.RetentionPolicy}, r.Deletes, blocks)
 	if err != nil {
 		return nil, failure(err)
 	}

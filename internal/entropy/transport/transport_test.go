@@ -77,8 +77,11 @@ func (c *canned) Fetch(_ context.Context, _ cluster.Shard, regions []patch.Regio
 	return c.err
 }
 
-func (c *canned) Apply(_ context.Context, sh cluster.Shard, blocks []patch.Block) (int, error) {
+func (c *canned) Apply(_ context.Context, sh cluster.Shard, deletes uint64, blocks []patch.Block) (int, error) {
 	c.shard, c.applied = sh, blocks
+	if deletes == 1 {
+		return 0, entropy.ErrOvertaken
+	}
 	return len(blocks), c.err
 }
 
@@ -172,13 +175,16 @@ func TestPointsRoundTripExactly(t *testing.T) {
 	if d := cmp.Diff(regions, c.asked); d != "" {
 		t.Error(d)
 	}
-	if n, err := rep.Apply(t.Context(), shard, got); err != nil || n != len(got) {
+	if n, err := rep.Apply(t.Context(), shard, 9, got); err != nil || n != len(got) {
 		t.Errorf("applied %d, %v", n, err)
 	}
 	if d := cmp.Diff(c.blocks, c.applied); d != "" {
 		t.Error(d)
 	}
-	if n, err := rep.Apply(t.Context(), shard, nil); err != nil || n != 0 || c.shard.Database != "db" {
+	if _, err := rep.Apply(t.Context(), shard, 1, got); !errors.Is(err, entropy.ErrOvertaken) {
+		t.Errorf("overtaken by a delete: %v", err)
+	}
+	if n, err := rep.Apply(t.Context(), shard, 9, nil); err != nil || n != 0 || c.shard.Database != "db" {
 		t.Errorf("applied %d to %+v, %v", n, c.shard, err)
 	}
 	stop := errors.New("enough")
