@@ -158,6 +158,9 @@ func (s *Server) answer(err error) *rpc.ExecuteResponse {
 
 // Hint keeps a delete for nodes that its sender did not reach.
 func (s *Server) Hint(_ context.Context, r *rpc.HintRequest) (*rpc.HintResponse, error) {
+	if s.writer == nil {
+		return nil, status.Error(codes.Unavailable, "this node keeps nothing for others")
+	}
 	if r.Delete == nil || !isDelete(r.Delete.Kind) {
 		return nil, status.Error(codes.InvalidArgument, "a hint needs a delete")
 	} else if err := check(r.Delete); err != nil {
