@@ -310,3 +310,41 @@ func wait30(t *testing.T) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
+
+// TestMetadataAloneRestores backs the metadata up alone, and restores it over what changed since.
+func TestMetadataAloneRestores(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStartWith(t, 2, nil)
+	dir := t.TempDir()
+	for _, q := range []string{
+		`CREATE DATABASE db WITH DURATION 10d REPLICATION 2`, `CREATE USER paul WITH PASSWORD 'pw'`, `GRANT READ ON db TO paul`,
+		`CREATE CONTINUOUS QUERY cq ON db BEGIN SELECT mean(v) INTO x FROM m GROUP BY time(1h) END`,
+	} {
+		mustQuery(ctx, t, c, 0, "", q)
+	}
+	if err := c.Client(0).Write(ctx, "db", "all", lines(10, yesterday(), time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	out := mustCtl(ctx, t, c, "backup", "-strategy", "only-meta", dir)
+	if files, _ := filepath.Glob(filepath.Join(dir, "*.tar.gz")); len(files) != 0 || !strings.Contains(out, "Backing up meta data... Done.") {
+		t.Errorf("files %v\n%s", files, out)
+	}
+	mustQuery(ctx, t, c, 0, "", `ALTER RETENTION POLICY autogen ON db DURATION 20d`)
+	mustQuery(ctx, t, c, 0, "", `DROP USER paul`)
+	mustCtl(ctx, t, c, "restore", "-meta-only-overwrite-force", dir)
+	rp, err := c.Meta.State().Data.RetentionPolicy("db", "autogen")
+	if err != nil || rp == nil || rp.Duration != 10*24*time.Hour || len(rp.ShardGroups) == 0 {
+		t.Errorf("the policy is %+v, %v", rp, err)
+	}
+	if c.Meta.State().Data.User("paul") == nil {
+		t.Error("the user is not back")
+	}
+	mustQuery(ctx, t, c, 0, "", `DROP DATABASE db`)
+	mustCtl(ctx, t, c, "restore", "-meta-only-overwrite-force", dir)
+	if db := c.Meta.State().Data.Database("db"); db == nil || len(db.ContinuousQueries) != 1 || len(db.RetentionPolicies[0].ShardGroups) != 0 {
+		t.Errorf("the database is %+v", db)
+	}
+	if out := mustCtl(ctx, t, c, "show-shards", "-m"); strings.Contains(out, "autogen") {
+		t.Errorf("shards without data:\n%s", out)
+	}
+}
