@@ -47,6 +47,9 @@ var ops = map[string]reflect.Type{
 	"drop-user":               reflect.TypeFor[DropUser](),
 	"set-privilege":           reflect.TypeFor[SetPrivilege](),
 	"set-admin-privilege":     reflect.TypeFor[SetAdminPrivilege](),
+	"create-role":             reflect.TypeFor[CreateRole](),
+	"drop-role":               reflect.TypeFor[DropRole](),
+	"set-role":                reflect.TypeFor[SetRole](),
 	"create-shard-group":      reflect.TypeFor[CreateShardGroup](),
 	"delete-shard-group":      reflect.TypeFor[DeleteShardGroup](),
 	"precreate-shard-groups":  reflect.TypeFor[PrecreateShardGroups](),
@@ -85,7 +88,7 @@ func NewCommand(op Op) (Command, error) {
 // without an error the second time.
 func (c Command) Repeatable() bool {
 	switch c.Type {
-	case "create-user", "drop-user", "restore-shard-groups", "create-subscription", "drop-subscription", "update-retention-policy":
+	case "create-user", "drop-user", "create-role", "drop-role", "restore-shard-groups", "create-subscription", "drop-subscription", "update-retention-policy":
 		return false
 	}
 	return true
@@ -344,7 +347,10 @@ type DropUser struct {
 	Name string `json:"name"`
 }
 
-func (o DropUser) apply(s *State) (any, error) { return nil, s.Data.DropUser(o.Name) }
+func (o DropUser) apply(s *State) (any, error) {
+	s.leaveRoles(o.Name)
+	return nil, s.Data.DropUser(o.Name)
+}
 
 // SetPrivilege sets what a user may do with a database.
 type SetPrivilege struct {

@@ -36,6 +36,7 @@ type head struct {
 	MaxNodeID uint64 `json:"max-node-id"`
 	DataNodes []Node `json:"data-nodes"`
 	MetaNodes []Node `json:"meta-nodes"`
+	Roles     []Role `json:"roles,omitempty"`
 }
 
 // NewState returns the state of a cluster without anything.
@@ -57,7 +58,7 @@ func (s *State) Clone() *State {
 
 // MarshalBinary encodes s with a version and a checksum.
 func (s *State) MarshalBinary() ([]byte, error) {
-	h, err := json.Marshal(head{s.Index, s.MaxNodeID, s.DataNodes, s.MetaNodes})
+	h, err := json.Marshal(head{s.Index, s.MaxNodeID, s.DataNodes, s.MetaNodes, s.Roles})
 	if err != nil {
 		return nil, fmt.Errorf("encode cluster state: %w", err)
 	}
@@ -102,6 +103,6 @@ func (s *State) UnmarshalBinary(b []byte) error {
 	if err := data.UnmarshalBinary(b[headAt+int(hn):]); err != nil {
 		return fmt.Errorf("%w: data: %w", ErrCorrupt, err)
 	}
-	*s = State{Index: h.Index, MaxNodeID: h.MaxNodeID, DataNodes: h.DataNodes, MetaNodes: h.MetaNodes, Data: data}
+	*s = State{Index: h.Index, MaxNodeID: h.MaxNodeID, DataNodes: h.DataNodes, MetaNodes: h.MetaNodes, Roles: h.Roles, Data: data}
 	return nil
 }

@@ -27,6 +27,7 @@ type State struct {
 	MaxNodeID uint64
 	DataNodes []Node // sorted by ID
 	MetaNodes []Node // sorted by ID
+	Roles     []Role // sorted by name; never changed, only replaced
 	Data      *meta.Data
 }
 

@@ -392,7 +392,7 @@ func (n *Node) openServices(mon *monitor.Monitor, view *entropy.View) error {
 	h := s.Handler
 	h.MetaClient = n.Meta
 	h.QueryAuthorizer = emeta.NewQueryAuthorizer(n.Meta.Client)
-	h.WriteAuthorizer = emeta.NewWriteAuthorizer(n.Meta.Client)
+	h.WriteAuthorizer = writeAuthorizer{n.Meta}
 	h.QueryExecutor = n.executor
 	h.Monitor = mon
 	h.PointsWriter = n.writer

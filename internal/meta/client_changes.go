@@ -209,7 +209,7 @@ func (l *leaseCache) keep(name string, lease *emeta.Lease, err error, until time
 
 // CreateUser adds a user; an equal one that exists is returned.
 func (c *Client) CreateUser(name, password string, admin bool) (emeta.User, error) {
-	if u := c.user(name); u != nil {
+	if u := c.UserInfo(name); u != nil {
 		if u.Admin != admin || bcrypt.CompareHashAndPassword([]byte(u.Hash), []byte(password)) != nil {
 			return nil, emeta.ErrUserExists
 		}
@@ -249,7 +249,7 @@ func (c *Client) SetAdminPrivilege(username string, admin bool) error {
 
 // Authenticate checks a password against the user's current hash.
 func (c *Client) Authenticate(username, password string) (emeta.User, error) {
-	u := c.user(username)
+	u := c.UserInfo(username)
 	if u == nil {
 		return nil, emeta.ErrUserNotFound
 	}
@@ -259,10 +259,17 @@ func (c *Client) Authenticate(username, password string) (emeta.User, error) {
 	return u, nil
 }
 
-// user returns nil for an unknown user.
-func (c *Client) user(name string) *emeta.UserInfo {
-	u, _ := c.State().Data.User(name).(*emeta.UserInfo)
-	return u
+// UserInfo returns a user with the privileges of its roles, nil for an unknown one.
+func (c *Client) UserInfo(name string) *emeta.UserInfo {
+	return c.State().User(name)
+}
+
+// User returns a user, with the privileges of its roles.
+func (c *Client) User(name string) (emeta.User, error) {
+	if u := c.UserInfo(name); u != nil {
+		return u, nil
+	}
+	return nil, emeta.ErrUserNotFound
 }
 
 // authCache remembers passwords that were right, salted and hashed, so that

@@ -60,7 +60,7 @@ func (s *Server) admit(need access, r *http.Request) (int, error) {
 	if !ok {
 		return http.StatusUnauthorized, errNeedsUser
 	}
-	u, _ := s.State().Data.User(name).(*emeta.UserInfo)
+	u := s.State().User(name)
 	if u == nil || s.auth.check(u, password) != nil {
 		return http.StatusUnauthorized, emeta.ErrAuthenticate
 	}

@@ -1,6 +1,8 @@
 package meta
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -8,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/influxdata/influxql"
 
 	"concord/internal/cluster"
 	"concord/internal/trust"
@@ -190,5 +194,69 @@ func TestUsersOverHTTP(t *testing.T) {
 	}
 	if err := m.changeUser("delete", u); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestRolesGiveTheirUsersPrivileges(t *testing.T) {
+	t.Parallel()
+	m := newMeta(t, true)
+	d := newData(t)
+	if _, err := m.AddData(testContext(t), d.addr); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.CreateDatabase("db"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.changeUser("create", userBody{Name: "paul", Password: "pw"}); err != nil {
+		t.Fatal(err)
+	}
+	may := func() string {
+		u := d.UserInfo("paul")
+		if u == nil {
+			return "no such user"
+		}
+		return fmt.Sprint(u.AuthorizeDatabase(influxql.ReadPrivilege, "db"), u.AuthorizeDatabase(influxql.WritePrivilege, "db"), u.AuthorizeUnrestricted())
+	}
+	for _, step := range []struct {
+		action string
+		role   roleBody
+		err    string
+		may    string
+	}{
+		{"create", roleBody{Name: "east"}, "", "false false false"},
+		{"create", roleBody{Name: "east"}, "already exists", "false false false"},
+		{"create", roleBody{}, "name required", "false false false"},
+		{"add-users", roleBody{Name: "west", Users: []string{"paul"}}, "role not found", "false false false"},
+		{"add-users", roleBody{Name: "east", Users: []string{"nobody"}}, "user not found", "false false false"},
+		{"add-users", roleBody{Name: "east", Users: []string{"paul", "paul"}}, "", "false false false"},
+		{"add-permissions", roleBody{Name: "east", Permissions: map[string][]string{"nix": {"ReadData"}}}, "database does not exist", "false false false"},
+		{"add-permissions", roleBody{Name: "east", Permissions: map[string][]string{"db": {"ReadData"}}}, "", "true false false"},
+		{"add-permissions", roleBody{Name: "east", Permissions: map[string][]string{"db": {"WriteData"}}}, "", "true true false"},
+		{"remove-permissions", roleBody{Name: "east", Permissions: map[string][]string{"db": {"ReadData"}}}, "", "false true false"},
+		{"add-permissions", roleBody{Name: "east", Permissions: map[string][]string{"": {"CreateUserAndRole"}}}, "", "true true true"},
+		{"change-name", roleBody{Name: "east", NewName: "south"}, "", "true true true"},
+		{"fly", roleBody{Name: "south"}, "unknown", "true true true"},
+		{"remove-users", roleBody{Name: "south", Users: []string{"paul"}}, "", "false false false"},
+		{"add-users", roleBody{Name: "south", Users: []string{"paul"}}, "", "true true true"},
+		{"delete", roleBody{Name: "south"}, "", "false false false"},
+	} {
+		err := m.changeRole(step.action, step.role)
+		if (err == nil) != (step.err == "") || err != nil && !strings.Contains(err.Error(), step.err) {
+			t.Errorf("%s %+v: %v, want %q", step.action, step.role, err, step.err)
+		}
+		if err := until(testContext(t), func() bool { return may() == step.may }); err != nil {
+			t.Errorf("after %s %+v: %s, want %s", step.action, step.role, may(), step.may)
+		}
+	}
+	if err := errors.Join(m.changeRole("create", roleBody{Name: "r"}), m.changeRole("add-users", roleBody{Name: "r", Users: []string{"paul"}}), m.changeUser("delete", userBody{Name: "paul"})); err != nil {
+		t.Fatal(err)
+	}
+	if code, body := call(t, "GET", "http://"+m.HTTPAddr()+"/role"); code != 200 || body != `{"roles":[{"name":"r"}]}`+"\n" {
+		t.Errorf("GET /role: %d %s", code, body)
+	}
+	m.Close()
+	m.start(t)
+	if _, ok := m.State().Role("r"); !ok {
+		t.Error("the role is lost by a restart")
 	}
 }

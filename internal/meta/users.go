@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"sort"
@@ -41,12 +42,8 @@ type userBody struct {
 func (s *Server) userRoutes(mux *http.ServeMux) {
 	mux.Handle("GET /user", s.guard(admin, http.HandlerFunc(s.serveUsers)))
 	mux.Handle("POST /user", s.guard(admin, s.toLeader(http.HandlerFunc(s.serveChangeUser))))
-	mux.Handle("GET /role", s.guard(admin, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		reply(w, map[string][]string{"roles": {}}, nil)
-	})))
-	mux.Handle("POST /role", s.guard(admin, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		replyCode(w, http.StatusNotImplemented, errorBody{"there are no roles in this version: give permissions to users"})
-	})))
+	mux.Handle("GET /role", s.guard(admin, http.HandlerFunc(s.serveRoles)))
+	mux.Handle("POST /role", s.guard(admin, s.toLeader(http.HandlerFunc(s.serveChangeRole))))
 }
 
 func (s *Server) serveUsers(w http.ResponseWriter, r *http.Request) {
@@ -54,7 +51,7 @@ func (s *Server) serveUsers(w http.ResponseWriter, r *http.Request) {
 	users := []userBody{}
 	for _, u := range s.State().Data.Users {
 		if name == "" || u.Name == name {
-			users = append(users, userBody{Name: u.Name, Permissions: permissions(u)})
+			users = append(users, userBody{Name: u.Name, Permissions: permissions(u.Admin, u.Privileges)})
 		}
 	}
 	if name != "" && len(users) == 0 {
@@ -65,12 +62,12 @@ func (s *Server) serveUsers(w http.ResponseWriter, r *http.Request) {
 	reply(w, map[string][]userBody{"users": users}, nil)
 }
 
-func permissions(u emeta.UserInfo) map[string][]string {
+func permissions(admin bool, privileges map[string]influxql.Privilege) map[string][]string {
 	out := map[string][]string{}
-	if u.Admin {
+	if admin {
 		out[""] = adminPermissions
 	}
-	for db, p := range u.Privileges {
+	for db, p := range privileges {
 		switch p {
 		case influxql.ReadPrivilege:
 			out[db] = []string{readData}
@@ -126,17 +123,40 @@ func (s *Server) changePermissions(u userBody, add bool, do func(cluster.Op) err
 	if info == nil {
 		return emeta.ErrUserNotFound
 	}
-	for db, names := range u.Permissions {
+	admin, privileges := info.Admin, maps.Clone(info.Privileges)
+	if privileges == nil {
+		privileges = map[string]influxql.Privilege{}
+	}
+	if err := changePrivileges(&admin, privileges, u.Permissions, add); err != nil {
+		return err
+	}
+	if admin != info.Admin {
+		if err := do(cluster.SetAdminPrivilege{User: u.Name, Admin: admin}); err != nil {
+			return err
+		}
+	}
+	for db := range u.Permissions {
+		if db == "" {
+			continue
+		}
+		if err := do(cluster.SetPrivilege{User: u.Name, Database: db, Privilege: privileges[db]}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// changePrivileges adds named permissions to privileges, or takes them away.
+func changePrivileges(admin *bool, privileges map[string]influxql.Privilege, names map[string][]string, add bool) error {
+	for db, names := range names {
 		if db == "" {
 			if !slices.Contains(names, adminPermission) {
 				return fmt.Errorf("permissions without a database are those of an administrator: they need %s", adminPermission)
 			}
-			if err := do(cluster.SetAdminPrivilege{User: u.Name, Admin: add}); err != nil {
-				return err
-			}
+			*admin = add
 			continue
 		}
-		p := info.Privileges[db]
+		p := privileges[db]
 		have := map[string]bool{
 			readData:  p == influxql.ReadPrivilege || p == influxql.AllPrivileges,
 			writeData: p == influxql.WritePrivilege || p == influxql.AllPrivileges,
@@ -147,18 +167,84 @@ func (s *Server) changePermissions(u userBody, add bool, do func(cluster.Op) err
 			}
 			have[n] = add
 		}
-		p = influxql.NoPrivileges
 		switch {
 		case have[readData] && have[writeData]:
-			p = influxql.AllPrivileges
+			privileges[db] = influxql.AllPrivileges
 		case have[readData]:
-			p = influxql.ReadPrivilege
+			privileges[db] = influxql.ReadPrivilege
 		case have[writeData]:
-			p = influxql.WritePrivilege
-		}
-		if err := do(cluster.SetPrivilege{User: u.Name, Database: db, Privilege: p}); err != nil {
-			return err
+			privileges[db] = influxql.WritePrivilege
+		default:
+			privileges[db] = influxql.NoPrivileges
 		}
 	}
 	return nil
+}
+
+// roleBody is a role in the answer of GET /role and in POST /role.
+type roleBody struct {
+	Name        string              `json:"name"`
+	NewName     string              `json:"newName,omitempty"`
+	Users       []string            `json:"users,omitempty"`
+	Permissions map[string][]string `json:"permissions,omitempty"` // by database
+}
+
+func (s *Server) serveRoles(w http.ResponseWriter, r *http.Request) {
+	name := r.FormValue("name")
+	roles := []roleBody{}
+	for _, role := range s.State().Roles {
+		if name == "" || role.Name == name {
+			roles = append(roles, roleBody{Name: role.Name, Users: role.Users, Permissions: permissions(role.Admin, role.Privileges)})
+		}
+	}
+	if name != "" && len(roles) == 0 {
+		replyCode(w, http.StatusNotFound, errorBody{cluster.ErrRoleNotFound.Error()})
+		return
+	}
+	reply(w, map[string][]roleBody{"roles": roles}, nil)
+}
+
+func (s *Server) serveChangeRole(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Action string   `json:"action"`
+		Role   roleBody `json:"role"`
+	}
+	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+		reply(w, nil, fmt.Errorf("body: must be JSON with action and role: %w", err))
+		return
+	}
+	reply(w, struct{}{}, s.changeRole(body.Action, body.Role))
+}
+
+func (s *Server) changeRole(action string, b roleBody) error {
+	do := func(op cluster.Op) error { _, err := s.st().execute(op); return err }
+	switch action {
+	case "create":
+		return do(cluster.CreateRole{Name: b.Name})
+	case "delete":
+		return do(cluster.DropRole{Name: b.Name})
+	}
+	role, ok := s.State().Role(b.Name)
+	if !ok {
+		return cluster.ErrRoleNotFound
+	}
+	role.Users, role.Privileges = slices.Clone(role.Users), maps.Clone(role.Privileges)
+	if role.Privileges == nil {
+		role.Privileges = map[string]influxql.Privilege{}
+	}
+	switch action {
+	case "change-name":
+		role.Name = b.NewName
+	case "add-users":
+		role.Users = append(role.Users, b.Users...)
+	case "remove-users":
+		role.Users = slices.DeleteFunc(role.Users, func(u string) bool { return slices.Contains(b.Users, u) })
+	case "add-permissions", "remove-permissions":
+		if err := changePrivileges(&role.Admin, role.Privileges, b.Permissions, action == "add-permissions"); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("action %q is unknown: create, delete, change-name, add-users, remove-users, add-permissions or remove-permissions", action)
+	}
+	return do(cluster.SetRole{Name: b.Name, Role: role})
 }
