@@ -5,9 +5,10 @@
 //	make campaign                      # 500 faults
 //	make campaign SEED=7 FAULTS=50     # a replay: the same cluster, faults and operations
 //
-// With CAMPAIGN='-through one' the writes of a point go through one node. By default
-// they go through any: a write out of the hinted handoff of one node can then arrive after a
-// newer one through another, which is found as STALE when it takes the majority with it.
+// The writes of a point go through one node, as long as it answers. With
+// CAMPAIGN='-through any' they go through any: a write out of the hinted handoff of one node can
+// then arrive after a newer one through another, a known limit, which is
+// found as STALE when it takes the majority with it.
 //
 // Faults: kill -9, restart, pause (SIGSTOP), cut links (reset, stalled, or with
 // the answers held), slow links, a power cut of all data nodes, and kills,
