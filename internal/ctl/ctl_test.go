@@ -31,6 +31,10 @@ var answers = map[string]string{
 	"POST /node-labels":                `{"id":4,"tcpAddr":"data1:8088","labels":{"az":"eu","rack":"1"}}`,
 	"POST /shard-repair/repair":        ``,
 	"POST /shard-repair/cancel-repair": ``,
+	"POST /shard-repair/check":         ``,
+	"POST /shard-repair/pause":         ``,
+	"POST /shard-repair/resume":        ``,
+	"GET /shard-repair/repairs":        `{"repairs":[{"id":"21179","database":"statsdb","retention_policy":"1hour","state":"done","node":"data1:8088","owners":["data1:8088","data2:8088"],"added":"1507507200000000000","started":"1507507200000000000","ended":"1507507201500000000","progress":1,"points":4200,"conflicts":1,"bytes_received":123456,"bytes_sent":999}],"paused_nodes":["data3:8088"]}`,
 }
 
 // run executes influxd-ctl against a meta node and returns what it prints and its error.
@@ -69,6 +73,22 @@ Queued Shards: [21179 25165]
 `},
 		{"entropy repair 21179", "Repair Shard 21179 queued\n"},
 		{"entropy kill-repair 21179", "Repair Shard 21179 cancelled\n"},
+		{"entropy check", "Checking all shards: see entropy show\n"},
+		{"entropy check 21179", "Checking shard 21179: see entropy show\n"},
+		{"entropy pause", "Repairs are paused\n"},
+		{"entropy resume", "Repairs go on\n"},
+		{"entropy repairs", `Repairs
+==========
+Shard  Database  Retention Policy  State  Node        Started                        Took  Progress  Points  Conflicts  Received  Sent   Error
+21179  statsdb   1hour             done   data1:8088  2017-10-09 00:00:00 +0000 UTC  1.5s  100%      4200    1          123.5 kB  999 B  
+
+Paused Nodes: [data3:8088]
+`},
+		{"entropy watch", `shard 21179 done on data1:8088: 100%, 4200 points, 123.5 kB received, 999 B sent
+No repair waits or runs.
+
+Paused Nodes: [data3:8088]
+`},
 		{"add-data data1:8088", "Added data node 4 at data1:8088\n"},
 		{"add-meta meta1:8091", "Added meta node 1 at meta1:8091\n"},
 		{"remove-data -force data1:8088", "Removed data node 4 at data1:8088\n"},

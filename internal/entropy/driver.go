@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -29,7 +30,9 @@ const (
 
 // job is a repair of one shard that runs.
 type job struct {
-	cancel context.CancelCauseFunc
+	cancel  context.CancelCauseFunc
+	started time.Time
+	out     *outcome
 }
 
 // dispatchLoop starts repairs of queued shards that are due, the longest waiting first.
@@ -52,7 +55,7 @@ func (s *Service) dispatchLoop(ctx context.Context) {
 func (s *Service) dispatch(ctx context.Context) (wait time.Duration, waiting bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.cfg.Enabled {
+	if !s.cfg.Enabled || s.paused {
 		return 0, false
 	}
 	now := s.deps.Now()
@@ -70,13 +73,14 @@ func (s *Service) dispatch(ctx context.Context) (wait time.Duration, waiting boo
 			continue // the end of a job wakes the loop
 		}
 		jctx, cancel := context.WithCancelCause(ctx)
-		s.running[it.ID] = &job{cancel: cancel}
+		j := &job{cancel: cancel, started: now, out: &outcome{}}
+		s.running[it.ID] = j
 		s.stats.jobs.Add(1)
 		s.stats.jobsActive.Add(1)
 		s.wg.Add(1)
 		go func() {
 			defer s.wg.Done()
-			s.run(jctx, it.ID)
+			s.run(jctx, it, j)
 			cancel(nil)
 			s.mu.Lock()
 			delete(s.running, it.ID)
@@ -90,6 +94,9 @@ func (s *Service) dispatch(ctx context.Context) (wait time.Duration, waiting boo
 
 // outcome is what a repair did; the summary line has it.
 type outcome struct {
+	mu sync.Mutex // for what record reads while the repair runs
+
+	total, fixed    int // differing series-fields of the last comparison
 	owners          []string
 	rounds, points  int
 	rx, tx          int64
@@ -101,11 +108,20 @@ type outcome struct {
 	seen map[uint64]struct{} // conflicts of the last round in a shard that is written to
 }
 
+// change changes what record reads.
+func (o *outcome) change(fn func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	fn()
+}
+
 // run repairs one shard and settles its place in the queue.
-func (s *Service) run(ctx context.Context, id uint64) {
-	start := s.deps.Now()
-	var out outcome
-	err := s.repair(ctx, id, &out)
+func (s *Service) run(ctx context.Context, it queued, j *job) {
+	id, start, out := it.ID, j.started, j.out
+	err := s.repair(ctx, id, out)
+	ended := out.record(id, start, s.deps.Now())
+	ended.Added, ended.Attempts, ended.Ended, ended.ETA = it.Added, it.Attempts, s.deps.Now(), 0
+	defer func() { s.history.add(ended) }()
 	cause := context.Cause(ctx)
 	stopped := cause != nil
 	fields := []zap.Field{
@@ -116,9 +132,11 @@ func (s *Service) run(ctx context.Context, id uint64) {
 	switch {
 	case stopped:
 		// It left the queue if it was canceled; after a restart it goes on otherwise.
+		ended.State, ended.Error = Stopped, cause.Error()
 		s.log.Info("Repair stopped", append(fields, zap.NamedError("reason", cause))...)
 		return
 	case err != nil:
+		ended.State, ended.Error = Failed, err.Error()
 		s.stats.errors.Add(1)
 		s.log.Warn("Repair failed and will be tried again", append(fields, zap.Error(err))...)
 		if err := s.queue.fail(id, s.deps.Now(), err); err != nil {
@@ -126,12 +144,14 @@ func (s *Service) run(ctx context.Context, id uint64) {
 		}
 		return
 	case out.typeConflict != "":
+		ended.State, ended.Error = Refused, out.typeConflict
 		s.stats.conflicts.Add(1)
 		s.log.Warn("Repair needs an operator: a field has different types", append(fields, zap.String("message", out.typeConflict))...)
 		s.mu.Lock()
 		s.results[id] = ShardStatus{ID: id, Status: Conflict, Message: out.typeConflict}
 		s.mu.Unlock()
 	default:
+		ended.State = Done
 		s.log.Info("Repair done", fields...)
 		s.forget(id)
 	}
@@ -169,16 +189,19 @@ func (s *Service) repairOwners(ctx context.Context, st *cluster.State, sh cluste
 	if err != nil {
 		return err
 	}
-	out.owners, out.rounds, out.overflow, out.seen = nil, 0, false, nil
-	for _, c := range copies {
-		out.owners = append(out.owners, addr(st, c.owner))
-	}
+	out.overflow, out.seen = false, nil
+	out.change(func() {
+		out.owners, out.rounds = nil, 0
+		for _, c := range copies {
+			out.owners = append(out.owners, addr(st, c.owner))
+		}
+	})
 	if len(copies) < 2 {
 		return missing
 	}
 	for !out.equal {
 		if !out.overflow {
-			out.rounds++
+			out.change(func() { out.rounds++ })
 		}
 		if err := s.round(ctx, st, sh, copies, out); err != nil {
 			return err
@@ -274,6 +297,7 @@ func (s *Service) round(ctx context.Context, st *cluster.State, sh cluster.Shard
 	}
 	before := out.points
 	out.open = 0
+	out.change(func() { out.total, out.fixed = len(diffs), 0 })
 	if err := s.patch(ctx, st, sh, copies, diffs, out); err != nil {
 		return err
 	}
@@ -361,7 +385,7 @@ func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard
 			if err != nil {
 				return fmt.Errorf("merge %q field %q of shard %d: %w", d.Series, d.Field, sh.ID, err)
 			}
-			out.conflicts += m.Conflicts
+			out.change(func() { out.conflicts += m.Conflicts })
 			out.open += m.Open
 			s.stats.conflicts.Add(int64(m.Conflicts))
 			for i := range m.Lacking {
@@ -371,6 +395,7 @@ func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard
 			}
 		}
 		diffs = diffs[n:]
+		out.change(func() { out.fixed += n })
 	}
 	for i := range pending {
 		if err := pending[i].flush(ctx); err != nil {
@@ -465,7 +490,7 @@ func (s *Service) fetch(ctx context.Context, sh cluster.Shard, c copyOf, diffs [
 		size += len(b.Data)
 		if remote {
 			s.stats.bytesRx.Add(int64(len(b.Data)))
-			out.rx += int64(len(b.Data))
+			out.change(func() { out.rx += int64(len(b.Data)) })
 		}
 		b.Series, b.Data = bytes.Clone(b.Series), bytes.Clone(b.Data)
 		blocks = append(blocks, b)
@@ -546,11 +571,11 @@ func (p *pusher) flush(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("apply points of shard %d on %s: %w", p.shard.ID, p.name, err)
 	}
-	p.out.points += n
+	p.out.change(func() { p.out.points += n })
 	p.s.stats.pointsRepaired.Add(int64(n))
 	if p.owner != p.s.deps.Meta.NodeID() {
 		p.s.stats.bytesTx.Add(int64(p.size))
-		p.out.tx += int64(p.size)
+		p.out.change(func() { p.out.tx += int64(p.size) })
 	}
 	p.blocks, p.size = nil, 0
 	return nil

@@ -92,6 +92,12 @@ type Control interface {
 	Repair(ctx context.Context, id uint64) error
 	// CancelRepair takes a shard from that node's queue and stops a running repair.
 	CancelRepair(ctx context.Context, id uint64) error
+	// Check makes the node compare a shard, or all of its shards for 0, at once.
+	Check(ctx context.Context, id uint64) error
+	// Pause stops the taking of repairs, and running ones, which keep what they did; or resumes.
+	Pause(ctx context.Context, paused bool) error
+	// Repairs lists the node's repairs that wait, run, or ended since it started.
+	Repairs(ctx context.Context) (NodeRepairs, error)
 }
 
 // Transport reaches other nodes by their entry in the cluster's state.

@@ -255,6 +255,27 @@ type fakeControl struct {
 	err      error
 	repairs  []uint64
 	canceled []uint64
+	checked  []uint64
+	paused   bool
+	records  []RepairRecord
+}
+
+func (c *fakeControl) Check(_ context.Context, id uint64) error {
+	if c.err == nil {
+		c.checked = append(c.checked, id)
+	}
+	return c.err
+}
+
+func (c *fakeControl) Pause(_ context.Context, paused bool) error {
+	if c.err == nil {
+		c.paused = paused
+	}
+	return c.err
+}
+
+func (c *fakeControl) Repairs(context.Context) (NodeRepairs, error) {
+	return NodeRepairs{Paused: c.paused, Repairs: c.records}, c.err
 }
 
 func (c *fakeControl) Status(context.Context) (NodeStatus, error) { return c.status, c.err }

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/influxdata/influxdb/services/httpd"
 	"github.com/influxdata/influxdb/services/meta"
@@ -65,6 +66,10 @@ var routes = map[string]route{
 	"/status":        {http.MethodGet, (*handler).status},
 	"/repair":        {http.MethodPost, (*handler).repair},
 	"/cancel-repair": {http.MethodPost, (*handler).cancelRepair},
+	"/check":         {http.MethodPost, (*handler).check},
+	"/repairs":       {http.MethodGet, (*handler).repairs},
+	"/pause":         {http.MethodPost, (*handler).pause},
+	"/resume":        {http.MethodPost, (*handler).resume},
 }
 
 // badRequest is an error that the client made.
@@ -253,4 +258,91 @@ func (h *handler) cancelRepair(w http.ResponseWriter, r *http.Request, params ur
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+func (h *handler) check(w http.ResponseWriter, r *http.Request, params url.Values) error {
+	var id uint64
+	if params.Has("id") {
+		var err error
+		if id, err = shardID(params); err != nil {
+			return err
+		} else if id == 0 {
+			return badRequest{errors.New("parameter id is not the ID of a shard: 0")}
+		}
+	}
+	if err := h.view.Check(r.Context(), id); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusAccepted)
+	return nil
+}
+
+func (h *handler) pause(w http.ResponseWriter, r *http.Request, _ url.Values) error {
+	return h.setPaused(w, r, true)
+}
+
+func (h *handler) resume(w http.ResponseWriter, r *http.Request, _ url.Values) error {
+	return h.setPaused(w, r, false)
+}
+
+func (h *handler) setPaused(w http.ResponseWriter, r *http.Request, paused bool) error {
+	if err := h.view.Pause(r.Context(), paused); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// repairJSON is one repair. Times are nanoseconds since the epoch, "0" for not yet.
+type repairJSON struct {
+	ID              string      `json:"id"`
+	Database        string      `json:"database"`
+	RetentionPolicy string      `json:"retention_policy"`
+	State           RepairState `json:"state"`
+	Node            string      `json:"node"` // that drives it
+	Owners          []string    `json:"owners"`
+	Added           string      `json:"added"`
+	Started         string      `json:"started"`
+	Ended           string      `json:"ended"`
+	Attempts        int         `json:"attempts"`
+	Rounds          int         `json:"rounds"`
+	Progress        float64     `json:"progress"` // 0 to 1
+	Points          int         `json:"points"`
+	Conflicts       int         `json:"conflicts"`
+	BytesReceived   int64       `json:"bytes_received"`
+	BytesSent       int64       `json:"bytes_sent"`
+	Rate            float64     `json:"bytes_per_second"`
+	ETA             float64     `json:"eta_seconds"` // 0 for not known
+	Error           string      `json:"error,omitempty"`
+}
+
+type repairsJSON struct {
+	Repairs     []repairJSON `json:"repairs"`
+	Paused      []string     `json:"paused_nodes,omitempty"`
+	Unreachable []string     `json:"unreachable_nodes,omitempty"`
+}
+
+func (h *handler) repairs(w http.ResponseWriter, r *http.Request, _ url.Values) error {
+	all, err := h.view.Repairs(r.Context())
+	if err != nil {
+		return err
+	}
+	out := repairsJSON{Repairs: make([]repairJSON, len(all.Repairs)), Paused: all.Paused, Unreachable: all.Unreachable}
+	for i, r := range all.Repairs {
+		out.Repairs[i] = repairJSON{
+			ID: strconv.FormatUint(r.ShardID, 10), Database: r.Database, RetentionPolicy: r.RetentionPolicy, State: r.State, Node: r.Node,
+			Owners: append([]string{}, r.RepairRecord.Owners...), Added: nanoseconds(r.Added), Started: nanoseconds(r.Started), Ended: nanoseconds(r.Ended),
+			Attempts: r.Attempts, Rounds: r.Rounds, Progress: r.Progress(), Points: r.Points, Conflicts: r.Conflicts,
+			BytesReceived: r.BytesRx, BytesSent: r.BytesTx, Rate: r.Rate, ETA: r.ETA.Seconds(), Error: r.Error,
+		}
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
+func nanoseconds(t time.Time) string {
+	if t.IsZero() {
+		return "0"
+	}
+	return strconv.FormatInt(t.UnixNano(), 10)
 }

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/services/httpd"
@@ -97,6 +98,9 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		{"bad local to cancel", "POST", "/shard-repair/cancel-repair?id=1&local=2", "", 400, 400},
 		{"local on a meta node", "GET", "/shard-repair/status?local=false", "", 0, 400},
 		{"local cancel on a meta node", "POST", "/shard-repair/cancel-repair?id=1", "local=true", 0, 400},
+		{"malformed id to check", "POST", "/shard-repair/check?id=one", "", 400, 400},
+		{"unknown id to check", "POST", "/shard-repair/check?id=99", "", 400, 400},
+		{"zero id to check", "POST", "/shard-repair/check?id=0", "", 400, 400},
 		{"unknown path", "GET", "/shard-repair/nothing", "", 404, 404},
 		{"path below", "GET", "/shard-repair/status/1", "", 404, 404},
 		{"base", "GET", "/shard-repair", "", 404, 404},
@@ -123,7 +127,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 func TestOtherMethodsAreNotAllowed(t *testing.T) {
 	c, _ := viewCluster()
 	for _, h := range []http.Handler{dataHandler(dataView(c), false), NewHandler(metaView(c))} {
-		for path, allowed := range map[string]string{"status": "GET", "repair": "POST", "cancel-repair": "POST"} {
+		for path, allowed := range map[string]string{"status": "GET", "repair": "POST", "cancel-repair": "POST", "check": "POST", "repairs": "GET", "pause": "POST", "resume": "POST"} {
 			for _, m := range methods {
 				if m == allowed || m == http.MethodOptions {
 					continue
@@ -280,5 +284,49 @@ func TestViewBeforeTheNodeJoined(t *testing.T) {
 	}
 	if err := v.Repair(context.Background(), 1); err == nil {
 		t.Error("an unknown shard was accepted")
+	}
+}
+
+func TestCheckPauseAndRepairsOverHTTP(t *testing.T) {
+	t.Parallel()
+	at := time.Unix(1700000000, 0)
+	for name, view := range map[string]func(*fakeCluster) http.Handler{
+		"data": func(c *fakeCluster) http.Handler { return dataHandler(dataView(c), false) },
+		"meta": func(c *fakeCluster) http.Handler { return NewHandler(metaView(c)) },
+	} {
+		c, controls := viewCluster()
+		h := view(c)
+		for _, step := range []struct {
+			target string
+			code   int
+			ok     func() bool
+		}{
+			{"/shard-repair/check", 202, func() bool { return len(controls[1].checked) == 1 && controls[1].checked[0] == 0 }},
+			{"/shard-repair/check?id=1", 202, func() bool { return len(controls[2].checked) == 2 && controls[2].checked[1] == 1 }},
+			{"/shard-repair/pause", 204, func() bool { return controls[1].paused && controls[2].paused }},
+			{"/shard-repair/resume", 204, func() bool { return !controls[1].paused && !controls[2].paused }},
+		} {
+			if w := do(h, "POST", step.target, ""); w.Code != step.code || !step.ok() {
+				t.Errorf("%s node: %s: %d %s", name, step.target, w.Code, w.Body)
+			}
+		}
+		controls[1].paused = true
+		controls[1].records = []RepairRecord{
+			{ShardID: 1, State: Done, Started: at, Ended: at.Add(time.Second), Points: 5},
+			{ShardID: 2, State: Running, Started: at, Total: 4, Fixed: 1, Rate: 10, ETA: 3 * time.Second, Owners: []string{"a", "b"}},
+		}
+		controls[2].err = errAway
+		w := do(h, "GET", "/shard-repair/repairs", "")
+		var got repairsJSON
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != 200 {
+			t.Fatalf("%s node: %d %s", name, w.Code, w.Body)
+		}
+		if len(got.Repairs) != 2 || got.Repairs[0].ID != "2" || got.Repairs[0].Progress != 0.25 || got.Repairs[0].ETA != 3 || got.Repairs[0].Ended != "0" ||
+			got.Repairs[1].State != Done || got.Repairs[1].Ended != "1700000001000000000" || len(got.Paused) != 1 || len(got.Unreachable) != 1 {
+			t.Errorf("%s node: %s", name, w.Body)
+		}
+		if w := do(h, "POST", "/shard-repair/pause", ""); w.Code != 500 {
+			t.Errorf("%s node: pause with a node away: %d %s", name, w.Code, w.Body)
+		}
 	}
 }

@@ -76,6 +76,38 @@ func openQueue(dir string) (*queue, error) {
 	return q, nil
 }
 
+// settingsBucket has what outlives a restart besides the queue: paused, one byte.
+var settingsBucket = []byte("settings.v1")
+
+func (q *queue) setPaused(paused bool) error {
+	v := []byte{0}
+	if paused {
+		v[0] = 1
+	}
+	err := q.db.Update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(settingsBucket)
+		if err != nil {
+			return err
+		}
+		return b.Put([]byte("paused"), v)
+	})
+	if err != nil {
+		return fmt.Errorf("store that repairs are paused: %w", err)
+	}
+	return nil
+}
+
+func (q *queue) paused() (paused bool, err error) {
+	err = q.db.View(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket(settingsBucket); b != nil {
+			v := b.Get([]byte("paused"))
+			paused = len(v) == 1 && v[0] == 1
+		}
+		return nil
+	})
+	return paused, err
+}
+
 func encodeQueued(it queued) ([]byte, error) {
 	b, err := json.Marshal(it)
 	if err != nil {

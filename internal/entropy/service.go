@@ -67,6 +67,8 @@ type Service struct {
 	checks   map[uint64]*lastCheck
 	running  map[uint64]*job
 	suspects bool // a check is due at once
+	paused   bool // no repair is taken
+	history  history
 }
 
 // lastCheck is what the checker remembers of a shard.
@@ -116,6 +118,9 @@ func (s *Service) Open() error {
 	q, err := openQueue(s.deps.Dir)
 	if err != nil {
 		return err
+	}
+	if s.paused, err = q.paused(); err != nil {
+		return errors.Join(err, q.close())
 	}
 	s.queue = q
 	ctx, cancel := context.WithCancel(context.Background())

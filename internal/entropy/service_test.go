@@ -215,6 +215,39 @@ func TestRepair(t *testing.T) {
 			}
 		}
 	})
+	bubble("paused repairs wait, also over a restart, and are recorded", t, func(t *testing.T, c *fakeCluster) {
+		dir := t.TempDir()
+		open := func() *Service { return mustOpen(t, c, func(_ *Config, d *Deps) { d.Dir = dir }) }
+		s := open()
+		c.writeAll(1, old(), 1.0)
+		c.replicas[2].write(1, "cpu,host=new", "value", old(), 2.0)
+		pass(2 * time.Minute)
+		if err := errors.Join(s.Pause(t.Context(), true), s.Repair(t.Context(), 1)); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Hour)
+		all, err := s.Repairs(t.Context())
+		if err != nil || !all.Paused || len(all.Repairs) != 1 || all.Repairs[0].State != Waiting {
+			t.Fatalf("while paused: %+v, %v", all, err)
+		}
+		s.Close()
+		s = open()
+		pass(time.Hour)
+		if all, err = s.Repairs(t.Context()); err != nil || !all.Paused || len(all.Repairs) != 1 || all.Repairs[0].State != Waiting {
+			t.Fatalf("after a restart: %+v, %v", all, err)
+		}
+		if err := s.Pause(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		all, err = s.Repairs(t.Context())
+		if err != nil || all.Paused || len(all.Repairs) != 1 {
+			t.Fatalf("resumed: %+v, %v", all, err)
+		}
+		if r := all.Repairs[0]; r.State != Done || r.Points != 2 || len(r.Owners) != 3 || r.Progress() != 1 || r.Ended.IsZero() || r.Rounds == 0 {
+			t.Errorf("the record is %+v", r)
+		}
+	})
 	bubble("two owners decide nothing that the third could turn", t, func(t *testing.T, c *fakeCluster) {
 		s := mustOpen(t, c, nil)
 		at := old()

@@ -230,3 +230,105 @@ func (v *View) remote(n cluster.Node, id uint64, err error) error {
 	}
 	return fmt.Errorf("shard %d on node %s: %w", id, n.TCPAddr, err)
 }
+
+// Check makes all nodes check a shard, or all shards for 0, at once.
+func (v *View) Check(ctx context.Context, id uint64) error {
+	if err := v.enabled(ctx); err != nil {
+		return err
+	}
+	if _, ok := v.live()[id]; !ok && id != 0 {
+		return fmt.Errorf("shard %d: %w", id, ErrUnknownShard)
+	}
+	return v.all(ctx, func(ctx context.Context, c Control) error { return c.Check(ctx, id) })
+}
+
+// Pause stops or resumes the repairs of all nodes.
+func (v *View) Pause(ctx context.Context, paused bool) error {
+	if err := v.enabled(ctx); err != nil {
+		return err
+	}
+	return v.all(ctx, func(ctx context.Context, c Control) error { return c.Pause(ctx, paused) })
+}
+
+// all asks every node; those where the service is off have nothing to do.
+func (v *View) all(ctx context.Context, fn func(context.Context, Control) error) error {
+	nodes := v.nodes()
+	off := 0
+	var failed []error
+	for i, err := range each(ctx, nodes, controlTimeout, func(ctx context.Context, _ int, n cluster.Node) error { return fn(ctx, v.control(n)) }) {
+		if errors.Is(err, ErrDisabled) {
+			off++
+		} else if err != nil {
+			failed = append(failed, fmt.Errorf("node %s: %w", nodes[i].TCPAddr, err))
+		}
+	}
+	if off > 0 && off == len(nodes) {
+		return ErrDisabled
+	}
+	return errors.Join(failed...)
+}
+
+// ClusterRepairs are the repairs of all nodes, running ones first, then the newest.
+type ClusterRepairs struct {
+	Paused      []string // TCP addresses of nodes that take no repairs
+	Repairs     []NodeRepair
+	Unreachable []string
+}
+
+// NodeRepair is a repair and the node that drives it.
+type NodeRepair struct {
+	RepairRecord
+	cluster.Shard        // as the metadata has it; zero when it is gone
+	Node          string // TCP address
+}
+
+// Repairs lists the repairs of all nodes.
+func (v *View) Repairs(ctx context.Context) (ClusterRepairs, error) {
+	if err := v.enabled(ctx); err != nil {
+		return ClusterRepairs{}, err
+	}
+	nodes := v.nodes()
+	answers := make([]NodeRepairs, len(nodes))
+	errs := each(ctx, nodes, viewTimeout, func(ctx context.Context, i int, n cluster.Node) (err error) {
+		answers[i], err = v.control(n).Repairs(ctx)
+		return err
+	})
+	var out ClusterRepairs
+	live, off := v.live(), 0
+	for i, n := range nodes {
+		if errors.Is(errs[i], ErrDisabled) {
+			off++
+			continue
+		} else if errs[i] != nil {
+			out.Unreachable = append(out.Unreachable, n.TCPAddr)
+			continue
+		}
+		if answers[i].Paused {
+			out.Paused = append(out.Paused, n.TCPAddr)
+		}
+		for _, r := range answers[i].Repairs {
+			out.Repairs = append(out.Repairs, NodeRepair{r, live[r.ShardID], n.TCPAddr})
+		}
+	}
+	if off > 0 && off == len(nodes) {
+		return ClusterRepairs{}, ErrDisabled
+	}
+	order := func(r NodeRepair) int {
+		switch r.State {
+		case Running:
+			return 0
+		case Waiting, Failed:
+			if r.Ended.IsZero() {
+				return 1
+			}
+		}
+		return 2
+	}
+	slices.SortStableFunc(out.Repairs, func(a, b NodeRepair) int {
+		if x, y := order(a), order(b); x != y {
+			return x - y
+		}
+		return b.Ended.Compare(a.Ended)
+	})
+	return out, nil
+}

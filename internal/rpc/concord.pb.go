@@ -1994,6 +1994,275 @@ func (*RepairResponse) Descriptor() ([]byte, []int) {
 	return file_concord_proto_rawDescGZIP(), []int{33}
 }
 
+type PauseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Paused        bool                   `protobuf:"varint,1,opt,name=paused,proto3" json:"paused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseRequest) Reset() {
+	*x = PauseRequest{}
+	mi := &file_concord_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseRequest) ProtoMessage() {}
+
+func (x *PauseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
+func (*PauseRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *PauseRequest) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
+// RepairRecord: times are nanoseconds since the epoch, 0 for not yet.
+type RepairRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Owners        []string               `protobuf:"bytes,3,rep,name=owners,proto3" json:"owners,omitempty"`
+	Added         int64                  `protobuf:"varint,4,opt,name=added,proto3" json:"added,omitempty"`
+	Started       int64                  `protobuf:"varint,5,opt,name=started,proto3" json:"started,omitempty"`
+	Ended         int64                  `protobuf:"varint,6,opt,name=ended,proto3" json:"ended,omitempty"`
+	Attempts      int64                  `protobuf:"varint,7,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Rounds        int64                  `protobuf:"varint,8,opt,name=rounds,proto3" json:"rounds,omitempty"`
+	Total         int64                  `protobuf:"varint,9,opt,name=total,proto3" json:"total,omitempty"`
+	Fixed         int64                  `protobuf:"varint,10,opt,name=fixed,proto3" json:"fixed,omitempty"`
+	Points        int64                  `protobuf:"varint,11,opt,name=points,proto3" json:"points,omitempty"`
+	Conflicts     int64                  `protobuf:"varint,12,opt,name=conflicts,proto3" json:"conflicts,omitempty"`
+	BytesRx       int64                  `protobuf:"varint,13,opt,name=bytes_rx,json=bytesRx,proto3" json:"bytes_rx,omitempty"`
+	BytesTx       int64                  `protobuf:"varint,14,opt,name=bytes_tx,json=bytesTx,proto3" json:"bytes_tx,omitempty"`
+	Rate          float64                `protobuf:"fixed64,15,opt,name=rate,proto3" json:"rate,omitempty"`
+	Eta           int64                  `protobuf:"varint,16,opt,name=eta,proto3" json:"eta,omitempty"` // nanoseconds
+	Error         string                 `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairRecord) Reset() {
+	*x = RepairRecord{}
+	mi := &file_concord_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairRecord) ProtoMessage() {}
+
+func (x *RepairRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairRecord.ProtoReflect.Descriptor instead.
+func (*RepairRecord) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *RepairRecord) GetShardId() uint64 {
+	if x != nil {
+		return x.ShardId
+	}
+	return 0
+}
+
+func (x *RepairRecord) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *RepairRecord) GetOwners() []string {
+	if x != nil {
+		return x.Owners
+	}
+	return nil
+}
+
+func (x *RepairRecord) GetAdded() int64 {
+	if x != nil {
+		return x.Added
+	}
+	return 0
+}
+
+func (x *RepairRecord) GetStarted() int64 {
+	if x != nil {
+		return x.Started
+	}
+	return 0
+}
+
+func (x *RepairRecord) GetEnded() int64 {
+	if x != nil {
+		return x.Ended
+	}
+	return 0
+}
+
+func (x *RepairRecord) GetAttempts() int64 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *RepairRecord) GetRounds() int64 {
+	if x != nil {
+		return x.Rounds
+	}
+	return 0
+}
+
+func (x *RepairRecord) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *RepairRecord) GetFixed() int64 {
+	if x != nil {
+		return x.Fixed
+	}
+	return 0
+}
+
+func (x *RepairRecord) GetPoints() int64 {
+	if x != nil {
+		return x.Points
+	}
+	return 0
+}
+
+func (x *RepairRecord) GetConflicts() int64 {
+	if x != nil {
+		return x.Conflicts
+	}
+	return 0
+}
+
+func (x *RepairRecord) GetBytesRx() int64 {
+	if x != nil {
+		return x.BytesRx
+	}
+	return 0
+}
+
+func (x *RepairRecord) GetBytesTx() int64 {
+	if x != nil {
+		return x.BytesTx
+	}
+	return 0
+}
+
+func (x *RepairRecord) GetRate() float64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *RepairRecord) GetEta() int64 {
+	if x != nil {
+		return x.Eta
+	}
+	return 0
+}
+
+func (x *RepairRecord) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type RepairsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Paused        bool                   `protobuf:"varint,1,opt,name=paused,proto3" json:"paused,omitempty"`
+	Repairs       []*RepairRecord        `protobuf:"bytes,2,rep,name=repairs,proto3" json:"repairs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairsResponse) Reset() {
+	*x = RepairsResponse{}
+	mi := &file_concord_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairsResponse) ProtoMessage() {}
+
+func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairsResponse.ProtoReflect.Descriptor instead.
+func (*RepairsResponse) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *RepairsResponse) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
+func (x *RepairsResponse) GetRepairs() []*RepairRecord {
+	if x != nil {
+		return x.Repairs
+	}
+	return nil
+}
+
 type StatusResponse_Shard struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2005,7 +2274,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2017,7 +2286,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2198,7 +2467,31 @@ const file_concord_proto_rawDesc = "" +
 	"\amessage\x18\x03 \x01(\tR\amessage\"*\n" +
 	"\rRepairRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x10\n" +
-	"\x0eRepairResponse2\xcc\x01\n" +
+	"\x0eRepairResponse\"&\n" +
+	"\fPauseRequest\x12\x16\n" +
+	"\x06paused\x18\x01 \x01(\bR\x06paused\"\xa5\x03\n" +
+	"\fRepairRecord\x12\x19\n" +
+	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
+	"\x06owners\x18\x03 \x03(\tR\x06owners\x12\x14\n" +
+	"\x05added\x18\x04 \x01(\x03R\x05added\x12\x18\n" +
+	"\astarted\x18\x05 \x01(\x03R\astarted\x12\x14\n" +
+	"\x05ended\x18\x06 \x01(\x03R\x05ended\x12\x1a\n" +
+	"\battempts\x18\a \x01(\x03R\battempts\x12\x16\n" +
+	"\x06rounds\x18\b \x01(\x03R\x06rounds\x12\x14\n" +
+	"\x05total\x18\t \x01(\x03R\x05total\x12\x14\n" +
+	"\x05fixed\x18\n" +
+	" \x01(\x03R\x05fixed\x12\x16\n" +
+	"\x06points\x18\v \x01(\x03R\x06points\x12\x1c\n" +
+	"\tconflicts\x18\f \x01(\x03R\tconflicts\x12\x19\n" +
+	"\bbytes_rx\x18\r \x01(\x03R\abytesRx\x12\x19\n" +
+	"\bbytes_tx\x18\x0e \x01(\x03R\abytesTx\x12\x12\n" +
+	"\x04rate\x18\x0f \x01(\x01R\x04rate\x12\x10\n" +
+	"\x03eta\x18\x10 \x01(\x03R\x03eta\x12\x14\n" +
+	"\x05error\x18\x11 \x01(\tR\x05error\"]\n" +
+	"\x0fRepairsResponse\x12\x16\n" +
+	"\x06paused\x18\x01 \x01(\bR\x06paused\x122\n" +
+	"\arepairs\x18\x02 \x03(\v2\x18.concord.v1.RepairRecordR\arepairs2\xcc\x01\n" +
 	"\n" +
 	"Membership\x12E\n" +
 	"\bIdentify\x12\x1b.concord.v1.IdentifyRequest\x1a\x1c.concord.v1.IdentifyResponse\x129\n" +
@@ -2208,7 +2501,7 @@ const file_concord_proto_rawDesc = "" +
 	"\n" +
 	"WriteShard\x12\x1d.concord.v1.WriteShardRequest\x1a\x1e.concord.v1.WriteShardResponse\x12B\n" +
 	"\aExecute\x12\x1a.concord.v1.ExecuteRequest\x1a\x1b.concord.v1.ExecuteResponse\x129\n" +
-	"\x04Hint\x12\x17.concord.v1.HintRequest\x1a\x18.concord.v1.HintResponse2\xd6\x04\n" +
+	"\x04Hint\x12\x17.concord.v1.HintRequest\x1a\x18.concord.v1.HintResponse2\x98\x06\n" +
 	"\aEntropy\x12N\n" +
 	"\vShardStates\x12\x1e.concord.v1.ShardStatesRequest\x1a\x1f.concord.v1.ShardStatesResponse\x129\n" +
 	"\x04Root\x12\x17.concord.v1.RootRequest\x1a\x18.concord.v1.RootResponse\x12>\n" +
@@ -2218,7 +2511,10 @@ const file_concord_proto_rawDesc = "" +
 	"\x05Whole\x12\x18.concord.v1.WholeRequest\x1a\x19.concord.v1.WholeResponse\x12?\n" +
 	"\x06Status\x12\x19.concord.v1.StatusRequest\x1a\x1a.concord.v1.StatusResponse\x12?\n" +
 	"\x06Repair\x12\x19.concord.v1.RepairRequest\x1a\x1a.concord.v1.RepairResponse\x12E\n" +
-	"\fCancelRepair\x12\x19.concord.v1.RepairRequest\x1a\x1a.concord.v1.RepairResponseB\x16Z\x14concord/internal/rpcb\x06proto3"
+	"\fCancelRepair\x12\x19.concord.v1.RepairRequest\x1a\x1a.concord.v1.RepairResponse\x12>\n" +
+	"\x05Check\x12\x19.concord.v1.RepairRequest\x1a\x1a.concord.v1.RepairResponse\x12=\n" +
+	"\x05Pause\x12\x18.concord.v1.PauseRequest\x1a\x1a.concord.v1.RepairResponse\x12A\n" +
+	"\aRepairs\x12\x19.concord.v1.StatusRequest\x1a\x1b.concord.v1.RepairsResponseB\x16Z\x14concord/internal/rpcb\x06proto3"
 
 var (
 	file_concord_proto_rawDescOnce sync.Once
@@ -2233,7 +2529,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),     // 0: concord.v1.ExecuteRequest.Kind
 	(*IdentifyRequest)(nil),      // 1: concord.v1.IdentifyRequest
@@ -2270,7 +2566,10 @@ var file_concord_proto_goTypes = []any{
 	(*StatusResponse)(nil),       // 32: concord.v1.StatusResponse
 	(*RepairRequest)(nil),        // 33: concord.v1.RepairRequest
 	(*RepairResponse)(nil),       // 34: concord.v1.RepairResponse
-	(*StatusResponse_Shard)(nil), // 35: concord.v1.StatusResponse.Shard
+	(*PauseRequest)(nil),         // 35: concord.v1.PauseRequest
+	(*RepairRecord)(nil),         // 36: concord.v1.RepairRecord
+	(*RepairsResponse)(nil),      // 37: concord.v1.RepairsResponse
+	(*StatusResponse_Shard)(nil), // 38: concord.v1.StatusResponse.Shard
 }
 var file_concord_proto_depIdxs = []int32{
 	0,  // 0: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
@@ -2284,42 +2583,49 @@ var file_concord_proto_depIdxs = []int32{
 	25, // 8: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
 	26, // 9: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
 	26, // 10: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	35, // 11: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	1,  // 12: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
-	3,  // 13: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
-	5,  // 14: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	7,  // 15: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	9,  // 16: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	12, // 17: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
-	14, // 18: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	20, // 19: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	20, // 20: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	27, // 21: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	29, // 22: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	16, // 23: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	31, // 24: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	33, // 25: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	33, // 26: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	2,  // 27: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	4,  // 28: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	6,  // 29: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	8,  // 30: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	11, // 31: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	13, // 32: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
-	18, // 33: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	21, // 34: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	24, // 35: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	28, // 36: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	30, // 37: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	17, // 38: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	32, // 39: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	34, // 40: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	34, // 41: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	27, // [27:42] is the sub-list for method output_type
-	12, // [12:27] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	38, // 11: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	36, // 12: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	1,  // 13: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
+	3,  // 14: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
+	5,  // 15: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
+	7,  // 16: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	9,  // 17: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	12, // 18: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
+	14, // 19: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	20, // 20: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	20, // 21: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	27, // 22: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	29, // 23: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	16, // 24: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	31, // 25: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	33, // 26: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	33, // 27: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	33, // 28: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	35, // 29: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	31, // 30: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	2,  // 31: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	4,  // 32: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	6,  // 33: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	8,  // 34: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	11, // 35: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	13, // 36: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
+	18, // 37: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	21, // 38: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	24, // 39: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	28, // 40: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	30, // 41: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	17, // 42: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	32, // 43: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	34, // 44: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	34, // 45: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	34, // 46: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	34, // 47: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	37, // 48: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	31, // [31:49] is the sub-list for method output_type
+	13, // [13:31] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_concord_proto_init() }
@@ -2333,7 +2639,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   35,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -408,6 +408,9 @@ const (
 	Entropy_Status_FullMethodName       = "/concord.v1.Entropy/Status"
 	Entropy_Repair_FullMethodName       = "/concord.v1.Entropy/Repair"
 	Entropy_CancelRepair_FullMethodName = "/concord.v1.Entropy/CancelRepair"
+	Entropy_Check_FullMethodName        = "/concord.v1.Entropy/Check"
+	Entropy_Pause_FullMethodName        = "/concord.v1.Entropy/Pause"
+	Entropy_Repairs_FullMethodName      = "/concord.v1.Entropy/Repairs"
 )
 
 // EntropyClient is the client API for Entropy service.
@@ -429,6 +432,9 @@ type EntropyClient interface {
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 	Repair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
 	CancelRepair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
+	Check(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
+	Pause(ctx context.Context, in *PauseRequest, opts ...grpc.CallOption) (*RepairResponse, error)
+	Repairs(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*RepairsResponse, error)
 }
 
 type entropyClient struct {
@@ -547,6 +553,36 @@ func (c *entropyClient) CancelRepair(ctx context.Context, in *RepairRequest, opt
 	return out, nil
 }
 
+func (c *entropyClient) Check(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RepairResponse)
+	err := c.cc.Invoke(ctx, Entropy_Check_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *entropyClient) Pause(ctx context.Context, in *PauseRequest, opts ...grpc.CallOption) (*RepairResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RepairResponse)
+	err := c.cc.Invoke(ctx, Entropy_Pause_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *entropyClient) Repairs(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*RepairsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RepairsResponse)
+	err := c.cc.Invoke(ctx, Entropy_Repairs_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // EntropyServer is the server API for Entropy service.
 // All implementations must embed UnimplementedEntropyServer
 // for forward compatibility.
@@ -566,6 +602,9 @@ type EntropyServer interface {
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	Repair(context.Context, *RepairRequest) (*RepairResponse, error)
 	CancelRepair(context.Context, *RepairRequest) (*RepairResponse, error)
+	Check(context.Context, *RepairRequest) (*RepairResponse, error)
+	Pause(context.Context, *PauseRequest) (*RepairResponse, error)
+	Repairs(context.Context, *StatusRequest) (*RepairsResponse, error)
 	mustEmbedUnimplementedEntropyServer()
 }
 
@@ -602,6 +641,15 @@ func (UnimplementedEntropyServer) Repair(context.Context, *RepairRequest) (*Repa
 }
 func (UnimplementedEntropyServer) CancelRepair(context.Context, *RepairRequest) (*RepairResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method CancelRepair not implemented")
+}
+func (UnimplementedEntropyServer) Check(context.Context, *RepairRequest) (*RepairResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Check not implemented")
+}
+func (UnimplementedEntropyServer) Pause(context.Context, *PauseRequest) (*RepairResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Pause not implemented")
+}
+func (UnimplementedEntropyServer) Repairs(context.Context, *StatusRequest) (*RepairsResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Repairs not implemented")
 }
 func (UnimplementedEntropyServer) mustEmbedUnimplementedEntropyServer() {}
 func (UnimplementedEntropyServer) testEmbeddedByValue()                 {}
@@ -772,6 +820,60 @@ func _Entropy_CancelRepair_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Entropy_Check_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RepairRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EntropyServer).Check(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Entropy_Check_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EntropyServer).Check(ctx, req.(*RepairRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Entropy_Pause_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PauseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EntropyServer).Pause(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Entropy_Pause_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EntropyServer).Pause(ctx, req.(*PauseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Entropy_Repairs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StatusRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EntropyServer).Repairs(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Entropy_Repairs_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EntropyServer).Repairs(ctx, req.(*StatusRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Entropy_ServiceDesc is the grpc.ServiceDesc for Entropy service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -806,6 +908,18 @@ var Entropy_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CancelRepair",
 			Handler:    _Entropy_CancelRepair_Handler,
+		},
+		{
+			MethodName: "Check",
+			Handler:    _Entropy_Check_Handler,
+		},
+		{
+			MethodName: "Pause",
+			Handler:    _Entropy_Pause_Handler,
+		},
+		{
+			MethodName: "Repairs",
+			Handler:    _Entropy_Repairs_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

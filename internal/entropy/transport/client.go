@@ -230,3 +230,25 @@ func (p *peer) CancelRepair(ctx context.Context, id uint64) error {
 	_, err := call(ctx, p, shortTimeout, &rpc.RepairRequest{ShardId: id}, rpc.EntropyClient.CancelRepair)
 	return err
 }
+
+func (p *peer) Check(ctx context.Context, id uint64) error {
+	_, err := call(ctx, p, shortTimeout, &rpc.RepairRequest{ShardId: id}, rpc.EntropyClient.Check)
+	return err
+}
+
+func (p *peer) Pause(ctx context.Context, paused bool) error {
+	_, err := call(ctx, p, shortTimeout, &rpc.PauseRequest{Paused: paused}, rpc.EntropyClient.Pause)
+	return err
+}
+
+func (p *peer) Repairs(ctx context.Context) (entropy.NodeRepairs, error) {
+	resp, err := call(ctx, p, shortTimeout, &rpc.StatusRequest{}, rpc.EntropyClient.Repairs)
+	if err != nil {
+		return entropy.NodeRepairs{}, err
+	}
+	out := entropy.NodeRepairs{Paused: resp.Paused}
+	for _, r := range resp.Repairs {
+		out.Repairs = append(out.Repairs, fromRecord(r))
+	}
+	return out, nil
+}

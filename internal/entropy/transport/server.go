@@ -254,10 +254,17 @@ func (s *Server) CancelRepair(ctx context.Context, r *rpc.RepairRequest) (*rpc.R
 	return s.order(r, func(c entropy.Control) error { return c.CancelRepair(ctx, r.ShardId) })
 }
 
-func (s *Server) order(r *rpc.RepairRequest, do func(entropy.Control) error) (*rpc.RepairResponse, error) {
-	if r.ShardId == 0 {
-		return nil, invalid(errors.New("shard 0 is not valid"))
-	}
+// Check makes this node check a shard at once, or all for 0.
+func (s *Server) Check(ctx context.Context, r *rpc.RepairRequest) (*rpc.RepairResponse, error) {
+	return s.ask(func(c entropy.Control) error { return c.Check(ctx, r.ShardId) })
+}
+
+// Pause stops or resumes repairs here.
+func (s *Server) Pause(ctx context.Context, r *rpc.PauseRequest) (*rpc.RepairResponse, error) {
+	return s.ask(func(c entropy.Control) error { return c.Pause(ctx, r.Paused) })
+}
+
+func (s *Server) ask(do func(entropy.Control) error) (*rpc.RepairResponse, error) {
 	if s.control == nil {
 		return nil, failure(entropy.ErrDisabled)
 	}
@@ -265,4 +272,27 @@ func (s *Server) order(r *rpc.RepairRequest, do func(entropy.Control) error) (*r
 		return nil, failure(err)
 	}
 	return &rpc.RepairResponse{}, nil
+}
+
+// Repairs lists the repairs of this node.
+func (s *Server) Repairs(ctx context.Context, _ *rpc.StatusRequest) (*rpc.RepairsResponse, error) {
+	if s.control == nil {
+		return nil, failure(entropy.ErrDisabled)
+	}
+	all, err := s.control.Repairs(ctx)
+	if err != nil {
+		return nil, failure(err)
+	}
+	resp := &rpc.RepairsResponse{Paused: all.Paused}
+	for _, r := range all.Repairs {
+		resp.Repairs = append(resp.Repairs, toRecord(r))
+	}
+	return resp, nil
+}
+
+func (s *Server) order(r *rpc.RepairRequest, do func(entropy.Control) error) (*rpc.RepairResponse, error) {
+	if r.ShardId == 0 {
+		return nil, invalid(errors.New("shard 0 is not valid"))
+	}
+	return s.ask(do)
 }

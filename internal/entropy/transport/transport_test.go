@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
@@ -31,6 +32,9 @@ type canned struct {
 	fields  []digest.SeriesField
 	blocks  []patch.Block
 	status  entropy.NodeStatus
+	checked uint64
+	paused  bool
+	records []entropy.RepairRecord
 	err     error
 	asked   []patch.Region
 	applied []patch.Block
@@ -86,8 +90,22 @@ func (c *canned) Apply(_ context.Context, sh cluster.Shard, deletes uint64, bloc
 }
 
 func (c *canned) Status(context.Context) (entropy.NodeStatus, error) { return c.status, c.err }
-func (c *canned) Repair(context.Context, uint64) error               { return c.err }
-func (c *canned) CancelRepair(context.Context, uint64) error         { return c.err }
+func (c *canned) Check(_ context.Context, id uint64) error {
+	c.checked = id
+	return c.err
+}
+
+func (c *canned) Pause(_ context.Context, paused bool) error {
+	c.paused = paused
+	return c.err
+}
+
+func (c *canned) Repairs(context.Context) (entropy.NodeRepairs, error) {
+	return entropy.NodeRepairs{Paused: c.paused, Repairs: c.records}, c.err
+}
+
+func (c *canned) Repair(context.Context, uint64) error       { return c.err }
+func (c *canned) CancelRepair(context.Context, uint64) error { return c.err }
 
 // mustServe starts a real server and returns both ends of a peer.
 func mustServe(t *testing.T, replica entropy.Replica, control entropy.Control) (entropy.Replica, entropy.Control, *rpc.Pool, cluster.Node) {
@@ -203,8 +221,17 @@ func TestControlKeepsErrorsAndStatus(t *testing.T) {
 	if d := cmp.Diff(c.status, st); err != nil || d != "" {
 		t.Errorf("status: %v %s", err, d)
 	}
-	if err := errors.Join(ctl.Repair(t.Context(), 1), ctl.CancelRepair(t.Context(), 1)); err != nil {
+	if err := errors.Join(ctl.Repair(t.Context(), 1), ctl.CancelRepair(t.Context(), 1), ctl.Check(t.Context(), 7), ctl.Pause(t.Context(), true)); err != nil || c.checked != 7 || !c.paused {
 		t.Error(err)
+	}
+	at := time.Unix(1, 2)
+	c.records = []entropy.RepairRecord{{
+		ShardID: 1, State: entropy.Running, Owners: []string{"a"}, Added: at, Started: at.Add(1), Attempts: 2, Rounds: 3, Total: 4, Fixed: 5,
+		Points: 6, Conflicts: 7, BytesRx: 8, BytesTx: 9, Rate: 10.5, ETA: 11, Error: "12",
+	}}
+	all, err := ctl.Repairs(t.Context())
+	if d := cmp.Diff(entropy.NodeRepairs{Paused: true, Repairs: c.records}, all); err != nil || d != "" {
+		t.Errorf("repairs: %v %s", err, d)
 	}
 	for _, want := range []error{entropy.ErrUnknownShard, entropy.ErrDisabled} {
 		c.err = fmt.Errorf("shard 1: %w", want)

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
+	"concord/internal/entropy"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
 	"concord/internal/rpc"
@@ -85,4 +87,34 @@ func fromBlock(m *rpc.Block) (patch.Block, error) {
 		return patch.Block{}, err
 	}
 	return patch.Block{Series: m.Series, Field: string(m.Field), Data: m.Data}, nil
+}
+
+func stamp(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func fromStamp(ns int64) time.Time {
+	if ns == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, ns)
+}
+
+func toRecord(r entropy.RepairRecord) *rpc.RepairRecord {
+	return &rpc.RepairRecord{
+		ShardId: r.ShardID, State: string(r.State), Owners: r.Owners, Added: stamp(r.Added), Started: stamp(r.Started), Ended: stamp(r.Ended),
+		Attempts: int64(r.Attempts), Rounds: int64(r.Rounds), Total: int64(r.Total), Fixed: int64(r.Fixed), Points: int64(r.Points),
+		Conflicts: int64(r.Conflicts), BytesRx: r.BytesRx, BytesTx: r.BytesTx, Rate: r.Rate, Eta: int64(r.ETA), Error: r.Error,
+	}
+}
+
+func fromRecord(m *rpc.RepairRecord) entropy.RepairRecord {
+	return entropy.RepairRecord{
+		ShardID: m.ShardId, State: entropy.RepairState(m.State), Owners: m.Owners, Added: fromStamp(m.Added), Started: fromStamp(m.Started), Ended: fromStamp(m.Ended),
+		Attempts: int(m.Attempts), Rounds: int(m.Rounds), Total: int(m.Total), Fixed: int(m.Fixed), Points: int(m.Points),
+		Conflicts: int(m.Conflicts), BytesRx: m.BytesRx, BytesTx: m.BytesTx, Rate: m.Rate, ETA: time.Duration(m.Eta), Error: m.Error,
+	}
 }

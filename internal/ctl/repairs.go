@@ -1,0 +1,234 @@
+package ctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// repair is one entry of GET /shard-repair/repairs.
+type repair struct {
+	ID              string   `json:"id"`
+	Database        string   `json:"database"`
+	RetentionPolicy string   `json:"retention_policy"`
+	State           string   `json:"state"`
+	Node            string   `json:"node"`
+	Owners          []string `json:"owners"`
+	Added           string   `json:"added"`
+	Started         string   `json:"started"`
+	Ended           string   `json:"ended"`
+	Attempts        int      `json:"attempts"`
+	Rounds          int      `json:"rounds"`
+	Progress        float64  `json:"progress"`
+	Points          int      `json:"points"`
+	Conflicts       int      `json:"conflicts"`
+	BytesReceived   int64    `json:"bytes_received"`
+	BytesSent       int64    `json:"bytes_sent"`
+	Rate            float64  `json:"bytes_per_second"`
+	ETA             float64  `json:"eta_seconds"`
+	Error           string   `json:"error,omitempty"`
+}
+
+type repairs struct {
+	Repairs     []repair `json:"repairs"`
+	Paused      []string `json:"paused_nodes,omitempty"`
+	Unreachable []string `json:"unreachable_nodes,omitempty"`
+}
+
+func (c *client) entropyCheck() *cobra.Command {
+	return &cobra.Command{
+		Use: "check [shard-id]", Short: "Compare the replicas of a shard, or of all shards, now", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			params, what := url.Values{}, "all shards"
+			if len(args) == 1 {
+				params.Set("id", args[0])
+				what = "shard " + args[0]
+			}
+			if err := c.call(cmd.Context(), http.MethodPost, "/shard-repair/check", params, nil); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "Checking %s: see entropy show\n", what)
+			return nil
+		},
+	}
+}
+
+func (c *client) entropyPause(use, short, done string) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := c.call(cmd.Context(), http.MethodPost, "/shard-repair/"+use, nil, nil); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), done)
+			return nil
+		},
+	}
+}
+
+func (c *client) fetchRepairs(ctx context.Context) (r repairs, err error) {
+	return r, c.call(ctx, http.MethodGet, "/shard-repair/repairs", nil, &r)
+}
+
+func (c *client) entropyRepairs() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "repairs", Short: "Show running, waiting and ended repairs", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			all, err := c.fetchRepairs(cmd.Context())
+			if err != nil {
+				return err
+			}
+			w := cmd.OutOrStdout()
+			if asJSON {
+				return printJSON(w, all)
+			}
+			rows := [][]string{{"Shard", "Database", "Retention Policy", "State", "Node", "Started", "Took", "Progress", "Points", "Conflicts", "Received", "Sent", "Error"}}
+			for _, r := range all.Repairs {
+				rows = append(rows, []string{r.ID, r.Database, r.RetentionPolicy, r.State, r.Node, expiry(r.Started), r.took(), fmt.Sprintf("%.0f%%", 100*r.Progress),
+					strconv.Itoa(r.Points), strconv.Itoa(r.Conflicts), size(r.BytesReceived), size(r.BytesSent), r.Error})
+			}
+			table(w, "Repairs", rows)
+			notes(w, all)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func notes(w io.Writer, all repairs) {
+	if len(all.Paused) > 0 {
+		fmt.Fprintf(w, "\nPaused Nodes: %v\n", all.Paused)
+	}
+	if len(all.Unreachable) > 0 {
+		fmt.Fprintf(w, "\nUnreachable Nodes: %v\n", all.Unreachable)
+	}
+}
+
+func (r repair) took() string {
+	start, err := strconv.ParseInt(r.Started, 10, 64)
+	end, err2 := strconv.ParseInt(r.Ended, 10, 64)
+	if err != nil || err2 != nil || start == 0 || end == 0 {
+		return ""
+	}
+	return short(time.Duration(end - start)).String()
+}
+
+// size writes bytes for people.
+func size(n int64) string {
+	units := []string{"B", "kB", "MB", "GB", "TB"}
+	v, u := float64(n), 0
+	for v >= 1000 && u < len(units)-1 {
+		v, u = v/1000, u+1
+	}
+	if u == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", v, units[u])
+}
+
+func (c *client) entropyWatch() *cobra.Command {
+	var interval time.Duration
+	cmd := &cobra.Command{
+		Use: "watch", Short: "Watch the repairs until none waits or runs", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if interval <= 0 {
+				return errors.New("-interval: must be above 0")
+			}
+			w := cmd.OutOrStdout()
+			f, ok := w.(*os.File)
+			return c.watch(cmd.Context(), w, interval, ok && isTerminal(f))
+		},
+	}
+	cmd.Flags().DurationVar(&interval, "interval", time.Second, "between two looks")
+	return cmd
+}
+
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// watch draws bars over each other on a terminal, and elsewhere prints a line for each change.
+func (c *client) watch(ctx context.Context, w io.Writer, interval time.Duration, terminal bool) error {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	drawn, last := 0, map[string]string{}
+	for {
+		all, err := c.fetchRepairs(ctx)
+		if err != nil {
+			return err
+		}
+		open := false
+		var lines []string
+		for _, r := range all.Repairs {
+			if r.open() {
+				open = true
+				lines = append(lines, r.bar())
+			}
+		}
+		if terminal {
+			if drawn > 0 {
+				fmt.Fprintf(w, "\x1b[%dA\x1b[J", drawn)
+			}
+			if len(lines) > 0 {
+				fmt.Fprintln(w, strings.Join(lines, "\n"))
+			}
+			drawn = len(lines)
+		}
+		for _, r := range all.Repairs {
+			if line := r.line(); !terminal && last[r.key()] != line {
+				last[r.key()] = line
+				fmt.Fprintln(w, line)
+			}
+		}
+		if !open {
+			fmt.Fprintln(w, "No repair waits or runs.")
+			notes(w, all)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+func (r repair) open() bool { return r.Ended == "0" }
+
+func (r repair) key() string { return r.Node + " " + r.ID + " " + r.Added }
+
+const barWidth = 30
+
+// bar is a repair on a terminal.
+func (r repair) bar() string {
+	full := min(int(r.Progress*barWidth), barWidth)
+	line := fmt.Sprintf("shard %-8s %-8s [%s%s] %3.0f%%  %9d points  %8s/s", r.ID, r.State, strings.Repeat("#", full), strings.Repeat(".", barWidth-full), 100*r.Progress, r.Points, size(int64(r.Rate)))
+	if r.ETA > 0 {
+		line += "  " + time.Duration(r.ETA*float64(time.Second)).Round(time.Second).String() + " left"
+	}
+	if r.Error != "" {
+		line += "  " + r.Error
+	}
+	return line
+}
+
+// line is a repair where there is no terminal.
+func (r repair) line() string {
+	line := fmt.Sprintf("shard %s %s on %s: %.0f%%, %d points, %s received, %s sent", r.ID, r.State, r.Node, 100*r.Progress, r.Points, size(r.BytesReceived), size(r.BytesSent))
+	if r.Error != "" {
+		line += ": " + r.Error
+	}
+	return line
+}

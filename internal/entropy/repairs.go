@@ -1,0 +1,158 @@
+package entropy
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+)
+
+// keptRepairs is how many ended repairs a node remembers.
+const keptRepairs = 200
+
+// NodeRepairs are the repairs of one node.
+type NodeRepairs struct {
+	Paused  bool
+	Repairs []RepairRecord
+}
+
+// RepairState is where a repair is.
+type RepairState string
+
+// The states of repairs.
+const (
+	Waiting RepairState = "queued"
+	Running RepairState = "running"
+	Done    RepairState = "done"
+	Failed  RepairState = "failed"   // and waits to be tried again
+	Stopped RepairState = "stopped"  // canceled, paused, or the node went down
+	Refused RepairState = "conflict" // a field has different types
+)
+
+// RepairRecord is one repair of a shard. Times are zero for not yet.
+type RepairRecord struct {
+	ShardID   uint64
+	State     RepairState
+	Owners    []string // TCP addresses of those that took part
+	Added     time.Time
+	Started   time.Time
+	Ended     time.Time
+	Attempts  int // that failed before
+	Rounds    int // comparisons
+	Total     int // differing series-fields that the last comparison found
+	Fixed     int // of Total
+	Points    int // applied
+	Conflicts int
+	BytesRx   int64
+	BytesTx   int64
+	Rate      float64 // bytes per second, both ways
+	ETA       time.Duration
+	Error     string
+}
+
+// Progress is 0 to 1, of the last comparison.
+func (r RepairRecord) Progress() float64 {
+	if r.State == Done {
+		return 1
+	}
+	if r.Total == 0 {
+		return 0
+	}
+	return float64(r.Fixed) / float64(r.Total)
+}
+
+// errPaused is why a running repair stops.
+var errPaused = errors.New("repairs are paused")
+
+// history is the repairs that ended, the newest last.
+type history struct {
+	mu   sync.Mutex
+	list []RepairRecord
+}
+
+func (h *history) add(r RepairRecord) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.list = append(h.list, r); len(h.list) > keptRepairs {
+		h.list = slices.Delete(h.list, 0, len(h.list)-keptRepairs)
+	}
+}
+
+// record is the outcome so far.
+func (o *outcome) record(id uint64, started, now time.Time) RepairRecord {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	r := RepairRecord{
+		ShardID: id, State: Running, Owners: slices.Clone(o.owners), Started: started, Rounds: o.rounds, Total: o.total, Fixed: o.fixed,
+		Points: o.points, Conflicts: o.conflicts, BytesRx: o.rx, BytesTx: o.tx,
+	}
+	if took := now.Sub(started); took > 0 {
+		r.Rate = float64(o.rx+o.tx) / took.Seconds()
+		if left := o.total - o.fixed; o.fixed > 0 && left > 0 {
+			r.ETA = took * time.Duration(left) / time.Duration(o.fixed)
+		}
+	}
+	return r
+}
+
+// Repairs lists what waits and runs, then what ended, the newest first.
+func (s *Service) Repairs(context.Context) (NodeRepairs, error) {
+	if !s.config().Enabled {
+		return NodeRepairs{}, ErrDisabled
+	}
+	now := s.deps.Now()
+	s.mu.Lock()
+	out := NodeRepairs{Paused: s.paused}
+	running := make(map[uint64]RepairRecord, len(s.running))
+	for id, j := range s.running {
+		running[id] = j.out.record(id, j.started, now)
+	}
+	s.mu.Unlock()
+	for _, it := range s.queue.list() {
+		r, ok := running[it.ID]
+		if !ok {
+			r = RepairRecord{ShardID: it.ID, State: Waiting, Error: it.Error}
+			if it.Error != "" {
+				r.State = Failed
+			}
+		}
+		r.Added, r.Attempts = it.Added, it.Attempts
+		out.Repairs = append(out.Repairs, r)
+	}
+	s.history.mu.Lock()
+	defer s.history.mu.Unlock()
+	for _, r := range slices.Backward(s.history.list) {
+		out.Repairs = append(out.Repairs, r)
+	}
+	return out, nil
+}
+
+// Pause stops the taking of repairs, also over a restart, and running ones; or resumes.
+func (s *Service) Pause(_ context.Context, paused bool) error {
+	if !s.config().Enabled {
+		return ErrDisabled
+	}
+	if err := s.queue.setPaused(paused); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.paused = paused
+	if paused {
+		for _, j := range s.running {
+			j.cancel(errPaused)
+		}
+	}
+	s.mu.Unlock()
+	notify(s.wake)
+	return nil
+}
+
+// Check makes the next check, which is due at once, compare a shard again, or all for 0.
+func (s *Service) Check(_ context.Context, id uint64) error {
+	if !s.config().Enabled {
+		return ErrDisabled
+	}
+	s.Suspect(id)
+	return nil
+}
