@@ -31,6 +31,7 @@ var answers = map[string]string{
 	"POST /node-labels":                `{"id":4,"tcpAddr":"data1:8088","labels":{"az":"eu","rack":"1"}}`,
 	"POST /shard-repair/repair":        ``,
 	"POST /shard-repair/cancel-repair": ``,
+	"GET /shard-repair/diff":           `{"id":"21179","owners":["data1:8088","data2:8088"],"pairs":[{"a":"data1:8088","b":"data2:8088","missing_on_a":0,"missing_on_b":42,"conflicts":1}],"bytes":2048,"differing_fields":3,"series":[{"series":"cpu,host=a","field":"v","start_time":"1507507200000000000","end_time":"1507510800000000000"}]}`,
 	"POST /shard-repair/check":         ``,
 	"POST /shard-repair/pause":         ``,
 	"POST /shard-repair/resume":        ``,
@@ -75,6 +76,19 @@ Queued Shards: [21179 25165]
 		{"entropy kill-repair 21179", "Repair Shard 21179 cancelled\n"},
 		{"entropy check", "Checking all shards: see entropy show\n"},
 		{"entropy check 21179", "Checking shard 21179: see entropy show\n"},
+		{"entropy diff 21179", `Points of Shard 21179
+==========
+Owner A     Owner B     Missing on A  Missing on B  Conflicts
+data1:8088  data2:8088  0             42            1
+
+Differing Series
+==========
+Series      Field  Start                          End
+cpu,host=a  v      2017-10-09 00:00:00 +0000 UTC  2017-10-09 01:00:00 +0000 UTC
+and 2 more
+
+A repair would send 2.0 kB.
+`},
 		{"entropy pause", "Repairs are paused\n"},
 		{"entropy resume", "Repairs go on\n"},
 		{"entropy repairs", `Repairs

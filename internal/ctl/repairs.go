@@ -232,3 +232,76 @@ func (r repair) line() string {
 	}
 	return line
 }
+
+// difference is the answer of GET /shard-repair/diff.
+type difference struct {
+	ID     string   `json:"id"`
+	Owners []string `json:"owners"`
+	Pairs  []struct {
+		A         string `json:"a"`
+		B         string `json:"b"`
+		MissingA  int    `json:"missing_on_a"`
+		MissingB  int    `json:"missing_on_b"`
+		Conflicts int    `json:"conflicts"`
+	} `json:"pairs"`
+	Bytes  int64 `json:"bytes"`
+	Count  int   `json:"differing_fields"`
+	Series []struct {
+		Series string `json:"series"`
+		Field  string `json:"field"`
+		Start  string `json:"start_time"`
+		End    string `json:"end_time"`
+	} `json:"series"`
+	Truncated bool   `json:"truncated,omitempty"`
+	Conflict  string `json:"conflict,omitempty"`
+	Away      string `json:"unreachable,omitempty"`
+}
+
+func (c *client) entropyDiff() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "diff <shard-id>", Short: "Show what a repair of a shard would find and send, and change nothing", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var d difference
+			if err := c.patient().call(cmd.Context(), http.MethodGet, "/shard-repair/diff", url.Values{"id": args}, &d); err != nil {
+				return err
+			}
+			w := cmd.OutOrStdout()
+			if asJSON {
+				return printJSON(w, d)
+			}
+			d.print(w)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func (d difference) print(w io.Writer) {
+	rows := [][]string{{"Owner A", "Owner B", "Missing on A", "Missing on B", "Conflicts"}}
+	for _, p := range d.Pairs {
+		rows = append(rows, []string{p.A, p.B, strconv.Itoa(p.MissingA), strconv.Itoa(p.MissingB), strconv.Itoa(p.Conflicts)})
+	}
+	table(w, "Points of Shard "+d.ID, rows)
+	if d.Count > 0 {
+		fmt.Fprintln(w)
+		rows = [][]string{{"Series", "Field", "Start", "End"}}
+		for _, f := range d.Series {
+			rows = append(rows, []string{f.Series, f.Field, stamp(f.Start), stamp(f.End)})
+		}
+		table(w, "Differing Series", rows)
+		if more := d.Count - len(d.Series); more > 0 {
+			fmt.Fprintf(w, "and %d more\n", more)
+		}
+	}
+	fmt.Fprintf(w, "\nA repair would send %s.\n", size(d.Bytes))
+	for _, note := range []struct{ say, what string }{{"No repair is possible: ", d.Conflict}, {"Not compared: ", d.Away}} {
+		if note.what != "" {
+			fmt.Fprintln(w, note.say+note.what)
+		}
+	}
+	if d.Truncated {
+		fmt.Fprintln(w, "There is more: these numbers are of a part.")
+	}
+}

@@ -282,8 +282,7 @@ func (s *Service) round(ctx context.Context, st *cluster.State, sh cluster.Shard
 			out.overflow = true // conflicts are still looked for
 			return nil
 		}
-		d.Series, d.Types = bytes.Clone(d.Series), slices.Clone(d.Types)
-		diffs = append(diffs, d)
+		diffs = append(diffs, d.Clone())
 		return nil
 	})
 	if out.typeConflict != "" {
@@ -360,12 +359,43 @@ func (s *Service) checkDisk(owner uint64) error {
 
 // patch fetches the differing windows from all copies, merges, and pushes what each lacks.
 func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, diffs []reconcile.Difference, out *outcome) error {
-	rng := digest.Range{Start: sh.Start, End: sh.End}
 	rules := s.rules(sh, copies, out)
 	pending := make([]pusher, len(copies))
 	for i, c := range copies {
 		pending[i] = pusher{s: s, name: addr(st, c.owner), copyOf: c, shard: sh, out: out}
 	}
+	err := s.eachDifference(ctx, st, sh, copies, diffs, out, func(d reconcile.Difference, owners [][]patch.Block) error {
+		m, err := patch.Merge(owners, rules)
+		if err != nil {
+			return err
+		}
+		out.change(func() { out.conflicts += m.Conflicts })
+		out.open += m.Open
+		s.stats.conflicts.Add(int64(m.Conflicts))
+		for i := range m.Lacking {
+			if err := pending[i].add(ctx, m.Lacking[i]); err != nil {
+				return err
+			}
+		}
+		out.change(func() { out.fixed++ })
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i := range pending {
+		if err := pending[i].flush(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eachDifference fetches the differing windows from all copies, and calls fn for each difference with
+// its blocks by copy.
+func (s *Service) eachDifference(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, diffs []reconcile.Difference, out *outcome,
+	fn func(d reconcile.Difference, owners [][]patch.Block) error) error {
+	rng := digest.Range{Start: sh.Start, End: sh.End}
 	for len(diffs) > 0 {
 		n, regions := nextBatch(rng, diffs)
 		blocks := make([][]patch.Block, len(copies)) // by copy, of the first n differences
@@ -381,26 +411,11 @@ func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard
 			for i := range copies {
 				owners[i], blocks[i] = takeBlocks(blocks[i], d)
 			}
-			m, err := patch.Merge(owners, rules)
-			if err != nil {
-				return fmt.Errorf("merge %q field %q of shard %d: %w", d.Series, d.Field, sh.ID, err)
-			}
-			out.change(func() { out.conflicts += m.Conflicts })
-			out.open += m.Open
-			s.stats.conflicts.Add(int64(m.Conflicts))
-			for i := range m.Lacking {
-				if err := pending[i].add(ctx, m.Lacking[i]); err != nil {
-					return err
-				}
+			if err := fn(d, owners); err != nil {
+				return fmt.Errorf("%q field %q of shard %d: %w", d.Series, d.Field, sh.ID, err)
 			}
 		}
 		diffs = diffs[n:]
-		out.change(func() { out.fixed += n })
-	}
-	for i := range pending {
-		if err := pending[i].flush(ctx); err != nil {
-			return err
-		}
 	}
 	return nil
 }

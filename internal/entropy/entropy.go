@@ -96,6 +96,8 @@ type Control interface {
 	Check(ctx context.Context, id uint64) error
 	// Pause stops the taking of repairs, and running ones, which keep what they did; or resumes.
 	Pause(ctx context.Context, paused bool) error
+	// Diff compares a shard, of which that node must be the first owner, and changes nothing.
+	Diff(ctx context.Context, id uint64) (DryRun, error)
 	// Repairs lists the node's repairs that wait, run, or ended since it started.
 	Repairs(ctx context.Context) (NodeRepairs, error)
 }

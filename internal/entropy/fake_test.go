@@ -258,6 +258,7 @@ type fakeControl struct {
 	checked  []uint64
 	paused   bool
 	records  []RepairRecord
+	diff     DryRun
 }
 
 func (c *fakeControl) Check(_ context.Context, id uint64) error {
@@ -273,6 +274,8 @@ func (c *fakeControl) Pause(_ context.Context, paused bool) error {
 	}
 	return c.err
 }
+
+func (c *fakeControl) Diff(context.Context, uint64) (DryRun, error) { return c.diff, c.err }
 
 func (c *fakeControl) Repairs(context.Context) (NodeRepairs, error) {
 	return NodeRepairs{Paused: c.paused, Repairs: c.records}, c.err

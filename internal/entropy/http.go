@@ -67,6 +67,7 @@ var routes = map[string]route{
 	"/repair":        {http.MethodPost, (*handler).repair},
 	"/cancel-repair": {http.MethodPost, (*handler).cancelRepair},
 	"/check":         {http.MethodPost, (*handler).check},
+	"/diff":          {http.MethodGet, (*handler).diff},
 	"/repairs":       {http.MethodGet, (*handler).repairs},
 	"/pause":         {http.MethodPost, (*handler).pause},
 	"/resume":        {http.MethodPost, (*handler).resume},
@@ -345,4 +346,55 @@ func nanoseconds(t time.Time) string {
 		return "0"
 	}
 	return strconv.FormatInt(t.UnixNano(), 10)
+}
+
+type pairJSON struct {
+	A         string `json:"a"`
+	B         string `json:"b"`
+	MissingA  int    `json:"missing_on_a"` // points
+	MissingB  int    `json:"missing_on_b"`
+	Conflicts int    `json:"conflicts"`
+}
+
+type fieldJSON struct {
+	Series string `json:"series"`
+	Field  string `json:"field"`
+	Start  string `json:"start_time"`
+	End    string `json:"end_time"`
+}
+
+// diffJSON is a dry run. Series has the first 1,000 differing series-fields.
+type diffJSON struct {
+	ID        string      `json:"id"`
+	Owners    []string    `json:"owners"`
+	Pairs     []pairJSON  `json:"pairs"`
+	Bytes     int64       `json:"bytes"`
+	Count     int         `json:"differing_fields"`
+	Series    []fieldJSON `json:"series"`
+	Truncated bool        `json:"truncated,omitempty"`
+	Conflict  string      `json:"conflict,omitempty"`
+	Away      string      `json:"unreachable,omitempty"`
+}
+
+func (h *handler) diff(w http.ResponseWriter, r *http.Request, params url.Values) error {
+	id, err := shardID(params)
+	if err != nil {
+		return err
+	}
+	d, err := h.view.Diff(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	out := diffJSON{
+		ID: strconv.FormatUint(id, 10), Owners: append([]string{}, d.Owners...), Pairs: make([]pairJSON, len(d.Pairs)), Bytes: d.Bytes,
+		Count: d.Count, Series: make([]fieldJSON, len(d.Fields)), Truncated: d.Truncated, Conflict: d.Conflict, Away: d.Away,
+	}
+	for i, p := range d.Pairs {
+		out.Pairs[i] = pairJSON{p.A, p.B, p.MissingA, p.MissingB, p.Conflicts}
+	}
+	for i, f := range d.Fields {
+		out.Series[i] = fieldJSON{f.Series, f.Field, strconv.FormatInt(f.Start, 10), strconv.FormatInt(f.End, 10)}
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
 }

@@ -101,6 +101,8 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		{"malformed id to check", "POST", "/shard-repair/check?id=one", "", 400, 400},
 		{"unknown id to check", "POST", "/shard-repair/check?id=99", "", 400, 400},
 		{"zero id to check", "POST", "/shard-repair/check?id=0", "", 400, 400},
+		{"missing id to compare", "GET", "/shard-repair/diff", "", 400, 400},
+		{"unknown id to compare", "GET", "/shard-repair/diff?id=99", "", 400, 400},
 		{"unknown path", "GET", "/shard-repair/nothing", "", 404, 404},
 		{"path below", "GET", "/shard-repair/status/1", "", 404, 404},
 		{"base", "GET", "/shard-repair", "", 404, 404},
@@ -127,7 +129,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 func TestOtherMethodsAreNotAllowed(t *testing.T) {
 	c, _ := viewCluster()
 	for _, h := range []http.Handler{dataHandler(dataView(c), false), NewHandler(metaView(c))} {
-		for path, allowed := range map[string]string{"status": "GET", "repair": "POST", "cancel-repair": "POST", "check": "POST", "repairs": "GET", "pause": "POST", "resume": "POST"} {
+		for path, allowed := range map[string]string{"status": "GET", "repair": "POST", "cancel-repair": "POST", "check": "POST", "repairs": "GET", "pause": "POST", "resume": "POST", "diff": "GET"} {
 			for _, m := range methods {
 				if m == allowed || m == http.MethodOptions {
 					continue

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"concord/internal/entropy/patch"
 )
 
 // old is a time in shard 1.
@@ -246,6 +248,38 @@ func TestRepair(t *testing.T) {
 		}
 		if r := all.Repairs[0]; r.State != Done || r.Points != 2 || len(r.Owners) != 3 || r.Progress() != 1 || r.Ended.IsZero() || r.Rounds == 0 {
 			t.Errorf("the record is %+v", r)
+		}
+	})
+	bubble("a dry run counts and changes nothing", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		at := old()
+		c.writeAll(1, at, 1.0)
+		for i := range int64(5) {
+			c.replicas[2].write(1, "cpu,host=new", "value", at+i, 2.0)
+		}
+		c.replicas[3].write(1, "cpu,host=new", "value", at, 3.0)
+		before := c.replicas[1].dump(1) + c.replicas[2].dump(1) + c.replicas[3].dump(1)
+		pass(2 * time.Minute)
+		d, err := s.Diff(t.Context(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var pairs []patch.Compared
+		for _, p := range d.Pairs {
+			pairs = append(pairs, p.Compared)
+		}
+		want := []patch.Compared{{MissingA: 5}, {MissingA: 1}, {MissingB: 4, Conflicts: 1}}
+		if diff := cmp.Diff(want, pairs); diff != "" || d.Count != 1 || len(d.Fields) != 1 || d.Fields[0].Series != "cpu,host=new" || d.Bytes == 0 || len(d.Owners) != 3 {
+			t.Errorf("%s\n%+v", diff, d)
+		}
+		if d.Fields[0].Start > at || d.Fields[0].End <= at+4 {
+			t.Errorf("the range [%d, %d) does not have the points at %d", d.Fields[0].Start, d.Fields[0].End, at)
+		}
+		if before != c.replicas[1].dump(1)+c.replicas[2].dump(1)+c.replicas[3].dump(1) {
+			t.Error("a dry run changed something")
+		}
+		if _, err := s.Diff(t.Context(), 99); !errors.Is(err, ErrUnknownShard) {
+			t.Errorf("an unknown shard: %v", err)
 		}
 	})
 	bubble("two owners decide nothing that the third could turn", t, func(t *testing.T, c *fakeCluster) {

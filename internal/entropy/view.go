@@ -170,18 +170,11 @@ func (v *View) Repair(ctx context.Context, id uint64) error {
 	if err := v.enabled(ctx); err != nil {
 		return err
 	}
-	sh, ok := v.live()[id]
-	if !ok {
-		return fmt.Errorf("shard %d: %w", id, ErrUnknownShard)
+	node, err := v.firstOwner(id)
+	if err != nil {
+		return err
 	}
-	if len(sh.Owners) == 0 {
-		return fmt.Errorf("shard %d has no owners", id)
-	}
-	node, ok := v.State().DataNode(sh.Owners[0])
-	if !ok {
-		return fmt.Errorf("first owner %d of shard %d is not a data node of the cluster", sh.Owners[0], id)
-	}
-	err := each(ctx, []cluster.Node{node}, controlTimeout, func(ctx context.Context, _ int, n cluster.Node) error {
+	err = each(ctx, []cluster.Node{node}, controlTimeout, func(ctx context.Context, _ int, n cluster.Node) error {
 		return v.control(n).Repair(ctx, id)
 	})[0]
 	return v.remote(node, id, err)
@@ -331,4 +324,37 @@ func (v *View) Repairs(ctx context.Context) (ClusterRepairs, error) {
 		return b.Ended.Compare(a.Ended)
 	})
 	return out, nil
+}
+
+// diffTimeout bounds a dry run.
+const diffTimeout = 30 * time.Minute
+
+// DryRun is of a shard's repair, by its first owner.
+func (v *View) Diff(ctx context.Context, id uint64) (DryRun, error) {
+	if err := v.enabled(ctx); err != nil {
+		return DryRun{}, err
+	}
+	node, err := v.firstOwner(id)
+	if err != nil {
+		return DryRun{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, diffTimeout)
+	defer cancel()
+	d, err := v.control(node).Diff(ctx, id)
+	return d, v.remote(node, id, err)
+}
+
+func (v *View) firstOwner(id uint64) (cluster.Node, error) {
+	sh, ok := v.live()[id]
+	if !ok {
+		return cluster.Node{}, fmt.Errorf("shard %d: %w", id, ErrUnknownShard)
+	}
+	if len(sh.Owners) == 0 {
+		return cluster.Node{}, fmt.Errorf("shard %d has no owners", id)
+	}
+	node, ok := v.State().DataNode(sh.Owners[0])
+	if !ok {
+		return cluster.Node{}, fmt.Errorf("first owner %d of shard %d is not a data node of the cluster", sh.Owners[0], id)
+	}
+	return node, nil
 }

@@ -2211,6 +2211,106 @@ func (x *RepairRecord) GetError() string {
 	return ""
 }
 
+type DiffResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Owners        []string               `protobuf:"bytes,1,rep,name=owners,proto3" json:"owners,omitempty"`
+	Away          string                 `protobuf:"bytes,2,opt,name=away,proto3" json:"away,omitempty"`
+	Pairs         []*DiffResponse_Pair   `protobuf:"bytes,3,rep,name=pairs,proto3" json:"pairs,omitempty"`
+	Bytes         int64                  `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Fields        []*DiffResponse_Field  `protobuf:"bytes,5,rep,name=fields,proto3" json:"fields,omitempty"`
+	Count         int64                  `protobuf:"varint,6,opt,name=count,proto3" json:"count,omitempty"`
+	Truncated     bool                   `protobuf:"varint,7,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	Conflict      string                 `protobuf:"bytes,8,opt,name=conflict,proto3" json:"conflict,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffResponse) Reset() {
+	*x = DiffResponse{}
+	mi := &file_concord_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffResponse) ProtoMessage() {}
+
+func (x *DiffResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
+func (*DiffResponse) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *DiffResponse) GetOwners() []string {
+	if x != nil {
+		return x.Owners
+	}
+	return nil
+}
+
+func (x *DiffResponse) GetAway() string {
+	if x != nil {
+		return x.Away
+	}
+	return ""
+}
+
+func (x *DiffResponse) GetPairs() []*DiffResponse_Pair {
+	if x != nil {
+		return x.Pairs
+	}
+	return nil
+}
+
+func (x *DiffResponse) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *DiffResponse) GetFields() []*DiffResponse_Field {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+func (x *DiffResponse) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *DiffResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+func (x *DiffResponse) GetConflict() string {
+	if x != nil {
+		return x.Conflict
+	}
+	return ""
+}
+
 type RepairsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Paused        bool                   `protobuf:"varint,1,opt,name=paused,proto3" json:"paused,omitempty"`
@@ -2221,7 +2321,7 @@ type RepairsResponse struct {
 
 func (x *RepairsResponse) Reset() {
 	*x = RepairsResponse{}
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2233,7 +2333,7 @@ func (x *RepairsResponse) String() string {
 func (*RepairsResponse) ProtoMessage() {}
 
 func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2246,7 +2346,7 @@ func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsResponse.ProtoReflect.Descriptor instead.
 func (*RepairsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RepairsResponse) GetPaused() bool {
@@ -2274,7 +2374,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2286,7 +2386,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,6 +2421,150 @@ func (x *StatusResponse_Shard) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+type DiffResponse_Pair struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	A             string                 `protobuf:"bytes,1,opt,name=a,proto3" json:"a,omitempty"`
+	B             string                 `protobuf:"bytes,2,opt,name=b,proto3" json:"b,omitempty"`
+	MissingA      int64                  `protobuf:"varint,3,opt,name=missing_a,json=missingA,proto3" json:"missing_a,omitempty"` // points
+	MissingB      int64                  `protobuf:"varint,4,opt,name=missing_b,json=missingB,proto3" json:"missing_b,omitempty"`
+	Conflicts     int64                  `protobuf:"varint,5,opt,name=conflicts,proto3" json:"conflicts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffResponse_Pair) Reset() {
+	*x = DiffResponse_Pair{}
+	mi := &file_concord_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffResponse_Pair) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffResponse_Pair) ProtoMessage() {}
+
+func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffResponse_Pair.ProtoReflect.Descriptor instead.
+func (*DiffResponse_Pair) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{36, 0}
+}
+
+func (x *DiffResponse_Pair) GetA() string {
+	if x != nil {
+		return x.A
+	}
+	return ""
+}
+
+func (x *DiffResponse_Pair) GetB() string {
+	if x != nil {
+		return x.B
+	}
+	return ""
+}
+
+func (x *DiffResponse_Pair) GetMissingA() int64 {
+	if x != nil {
+		return x.MissingA
+	}
+	return 0
+}
+
+func (x *DiffResponse_Pair) GetMissingB() int64 {
+	if x != nil {
+		return x.MissingB
+	}
+	return 0
+}
+
+func (x *DiffResponse_Pair) GetConflicts() int64 {
+	if x != nil {
+		return x.Conflicts
+	}
+	return 0
+}
+
+type DiffResponse_Field struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Series        []byte                 `protobuf:"bytes,1,opt,name=series,proto3" json:"series,omitempty"`
+	Field         []byte                 `protobuf:"bytes,2,opt,name=field,proto3" json:"field,omitempty"`
+	Start         int64                  `protobuf:"varint,3,opt,name=start,proto3" json:"start,omitempty"` // nanoseconds, [start, end)
+	End           int64                  `protobuf:"varint,4,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffResponse_Field) Reset() {
+	*x = DiffResponse_Field{}
+	mi := &file_concord_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffResponse_Field) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffResponse_Field) ProtoMessage() {}
+
+func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffResponse_Field.ProtoReflect.Descriptor instead.
+func (*DiffResponse_Field) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{36, 1}
+}
+
+func (x *DiffResponse_Field) GetSeries() []byte {
+	if x != nil {
+		return x.Series
+	}
+	return nil
+}
+
+func (x *DiffResponse_Field) GetField() []byte {
+	if x != nil {
+		return x.Field
+	}
+	return nil
+}
+
+func (x *DiffResponse_Field) GetStart() int64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *DiffResponse_Field) GetEnd() int64 {
+	if x != nil {
+		return x.End
+	}
+	return 0
 }
 
 var File_concord_proto protoreflect.FileDescriptor
@@ -2488,7 +2732,27 @@ const file_concord_proto_rawDesc = "" +
 	"\bbytes_tx\x18\x0e \x01(\x03R\abytesTx\x12\x12\n" +
 	"\x04rate\x18\x0f \x01(\x01R\x04rate\x12\x10\n" +
 	"\x03eta\x18\x10 \x01(\x03R\x03eta\x12\x14\n" +
-	"\x05error\x18\x11 \x01(\tR\x05error\"]\n" +
+	"\x05error\x18\x11 \x01(\tR\x05error\"\xe8\x03\n" +
+	"\fDiffResponse\x12\x16\n" +
+	"\x06owners\x18\x01 \x03(\tR\x06owners\x12\x12\n" +
+	"\x04away\x18\x02 \x01(\tR\x04away\x123\n" +
+	"\x05pairs\x18\x03 \x03(\v2\x1d.concord.v1.DiffResponse.PairR\x05pairs\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\x126\n" +
+	"\x06fields\x18\x05 \x03(\v2\x1e.concord.v1.DiffResponse.FieldR\x06fields\x12\x14\n" +
+	"\x05count\x18\x06 \x01(\x03R\x05count\x12\x1c\n" +
+	"\ttruncated\x18\a \x01(\bR\ttruncated\x12\x1a\n" +
+	"\bconflict\x18\b \x01(\tR\bconflict\x1az\n" +
+	"\x04Pair\x12\f\n" +
+	"\x01a\x18\x01 \x01(\tR\x01a\x12\f\n" +
+	"\x01b\x18\x02 \x01(\tR\x01b\x12\x1b\n" +
+	"\tmissing_a\x18\x03 \x01(\x03R\bmissingA\x12\x1b\n" +
+	"\tmissing_b\x18\x04 \x01(\x03R\bmissingB\x12\x1c\n" +
+	"\tconflicts\x18\x05 \x01(\x03R\tconflicts\x1a]\n" +
+	"\x05Field\x12\x16\n" +
+	"\x06series\x18\x01 \x01(\fR\x06series\x12\x14\n" +
+	"\x05field\x18\x02 \x01(\fR\x05field\x12\x14\n" +
+	"\x05start\x18\x03 \x01(\x03R\x05start\x12\x10\n" +
+	"\x03end\x18\x04 \x01(\x03R\x03end\"]\n" +
 	"\x0fRepairsResponse\x12\x16\n" +
 	"\x06paused\x18\x01 \x01(\bR\x06paused\x122\n" +
 	"\arepairs\x18\x02 \x03(\v2\x18.concord.v1.RepairRecordR\arepairs2\xcc\x01\n" +
@@ -2501,7 +2765,7 @@ const file_concord_proto_rawDesc = "" +
 	"\n" +
 	"WriteShard\x12\x1d.concord.v1.WriteShardRequest\x1a\x1e.concord.v1.WriteShardResponse\x12B\n" +
 	"\aExecute\x12\x1a.concord.v1.ExecuteRequest\x1a\x1b.concord.v1.ExecuteResponse\x129\n" +
-	"\x04Hint\x12\x17.concord.v1.HintRequest\x1a\x18.concord.v1.HintResponse2\x98\x06\n" +
+	"\x04Hint\x12\x17.concord.v1.HintRequest\x1a\x18.concord.v1.HintResponse2\xd5\x06\n" +
 	"\aEntropy\x12N\n" +
 	"\vShardStates\x12\x1e.concord.v1.ShardStatesRequest\x1a\x1f.concord.v1.ShardStatesResponse\x129\n" +
 	"\x04Root\x12\x17.concord.v1.RootRequest\x1a\x18.concord.v1.RootResponse\x12>\n" +
@@ -2513,7 +2777,8 @@ const file_concord_proto_rawDesc = "" +
 	"\x06Repair\x12\x19.concord.v1.RepairRequest\x1a\x1a.concord.v1.RepairResponse\x12E\n" +
 	"\fCancelRepair\x12\x19.concord.v1.RepairRequest\x1a\x1a.concord.v1.RepairResponse\x12>\n" +
 	"\x05Check\x12\x19.concord.v1.RepairRequest\x1a\x1a.concord.v1.RepairResponse\x12=\n" +
-	"\x05Pause\x12\x18.concord.v1.PauseRequest\x1a\x1a.concord.v1.RepairResponse\x12A\n" +
+	"\x05Pause\x12\x18.concord.v1.PauseRequest\x1a\x1a.concord.v1.RepairResponse\x12;\n" +
+	"\x04Diff\x12\x19.concord.v1.RepairRequest\x1a\x18.concord.v1.DiffResponse\x12A\n" +
 	"\aRepairs\x12\x19.concord.v1.StatusRequest\x1a\x1b.concord.v1.RepairsResponseB\x16Z\x14concord/internal/rpcb\x06proto3"
 
 var (
@@ -2529,7 +2794,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),     // 0: concord.v1.ExecuteRequest.Kind
 	(*IdentifyRequest)(nil),      // 1: concord.v1.IdentifyRequest
@@ -2568,8 +2833,11 @@ var file_concord_proto_goTypes = []any{
 	(*RepairResponse)(nil),       // 34: concord.v1.RepairResponse
 	(*PauseRequest)(nil),         // 35: concord.v1.PauseRequest
 	(*RepairRecord)(nil),         // 36: concord.v1.RepairRecord
-	(*RepairsResponse)(nil),      // 37: concord.v1.RepairsResponse
-	(*StatusResponse_Shard)(nil), // 38: concord.v1.StatusResponse.Shard
+	(*DiffResponse)(nil),         // 37: concord.v1.DiffResponse
+	(*RepairsResponse)(nil),      // 38: concord.v1.RepairsResponse
+	(*StatusResponse_Shard)(nil), // 39: concord.v1.StatusResponse.Shard
+	(*DiffResponse_Pair)(nil),    // 40: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),   // 41: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
 	0,  // 0: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
@@ -2583,49 +2851,53 @@ var file_concord_proto_depIdxs = []int32{
 	25, // 8: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
 	26, // 9: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
 	26, // 10: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	38, // 11: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	36, // 12: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
-	1,  // 13: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
-	3,  // 14: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
-	5,  // 15: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	7,  // 16: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	9,  // 17: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	12, // 18: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
-	14, // 19: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	20, // 20: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	20, // 21: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	27, // 22: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	29, // 23: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	16, // 24: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	31, // 25: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	33, // 26: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	33, // 27: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	33, // 28: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	35, // 29: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	31, // 30: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	2,  // 31: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	4,  // 32: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	6,  // 33: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	8,  // 34: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	11, // 35: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	13, // 36: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
-	18, // 37: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	21, // 38: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	24, // 39: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	28, // 40: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	30, // 41: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	17, // 42: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	32, // 43: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	34, // 44: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	34, // 45: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	34, // 46: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	34, // 47: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	37, // 48: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	31, // [31:49] is the sub-list for method output_type
-	13, // [13:31] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	39, // 11: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	40, // 12: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	41, // 13: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	36, // 14: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	1,  // 15: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
+	3,  // 16: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
+	5,  // 17: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
+	7,  // 18: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	9,  // 19: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	12, // 20: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
+	14, // 21: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	20, // 22: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	20, // 23: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	27, // 24: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	29, // 25: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	16, // 26: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	31, // 27: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	33, // 28: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	33, // 29: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	33, // 30: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	35, // 31: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	33, // 32: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	31, // 33: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	2,  // 34: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	4,  // 35: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	6,  // 36: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	8,  // 37: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	11, // 38: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	13, // 39: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
+	18, // 40: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	21, // 41: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	24, // 42: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	28, // 43: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	30, // 44: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	17, // 45: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	32, // 46: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	34, // 47: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	34, // 48: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	34, // 49: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	34, // 50: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	37, // 51: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	38, // 52: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	34, // [34:53] is the sub-list for method output_type
+	15, // [15:34] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_concord_proto_init() }
@@ -2639,7 +2911,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   38,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

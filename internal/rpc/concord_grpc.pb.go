@@ -410,6 +410,7 @@ const (
 	Entropy_CancelRepair_FullMethodName = "/concord.v1.Entropy/CancelRepair"
 	Entropy_Check_FullMethodName        = "/concord.v1.Entropy/Check"
 	Entropy_Pause_FullMethodName        = "/concord.v1.Entropy/Pause"
+	Entropy_Diff_FullMethodName         = "/concord.v1.Entropy/Diff"
 	Entropy_Repairs_FullMethodName      = "/concord.v1.Entropy/Repairs"
 )
 
@@ -434,6 +435,7 @@ type EntropyClient interface {
 	CancelRepair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
 	Check(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
 	Pause(ctx context.Context, in *PauseRequest, opts ...grpc.CallOption) (*RepairResponse, error)
+	Diff(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*DiffResponse, error)
 	Repairs(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*RepairsResponse, error)
 }
 
@@ -573,6 +575,16 @@ func (c *entropyClient) Pause(ctx context.Context, in *PauseRequest, opts ...grp
 	return out, nil
 }
 
+func (c *entropyClient) Diff(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*DiffResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiffResponse)
+	err := c.cc.Invoke(ctx, Entropy_Diff_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *entropyClient) Repairs(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*RepairsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RepairsResponse)
@@ -604,6 +616,7 @@ type EntropyServer interface {
 	CancelRepair(context.Context, *RepairRequest) (*RepairResponse, error)
 	Check(context.Context, *RepairRequest) (*RepairResponse, error)
 	Pause(context.Context, *PauseRequest) (*RepairResponse, error)
+	Diff(context.Context, *RepairRequest) (*DiffResponse, error)
 	Repairs(context.Context, *StatusRequest) (*RepairsResponse, error)
 	mustEmbedUnimplementedEntropyServer()
 }
@@ -647,6 +660,9 @@ func (UnimplementedEntropyServer) Check(context.Context, *RepairRequest) (*Repai
 }
 func (UnimplementedEntropyServer) Pause(context.Context, *PauseRequest) (*RepairResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Pause not implemented")
+}
+func (UnimplementedEntropyServer) Diff(context.Context, *RepairRequest) (*DiffResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Diff not implemented")
 }
 func (UnimplementedEntropyServer) Repairs(context.Context, *StatusRequest) (*RepairsResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Repairs not implemented")
@@ -856,6 +872,24 @@ func _Entropy_Pause_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Entropy_Diff_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RepairRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EntropyServer).Diff(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Entropy_Diff_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EntropyServer).Diff(ctx, req.(*RepairRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Entropy_Repairs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StatusRequest)
 	if err := dec(in); err != nil {
@@ -916,6 +950,10 @@ var Entropy_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Pause",
 			Handler:    _Entropy_Pause_Handler,
+		},
+		{
+			MethodName: "Diff",
+			Handler:    _Entropy_Diff_Handler,
 		},
 		{
 			MethodName: "Repairs",

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -22,6 +23,12 @@ type Difference struct {
 	Field   string
 	Types   []digest.Type // by owner, 0 where the owner has no points
 	Windows uint64        // bit i: window i differs
+}
+
+// Clone is a copy that may be kept.
+func (d Difference) Clone() Difference {
+	d.Series, d.Types = bytes.Clone(d.Series), slices.Clone(d.Types)
+	return d
 }
 
 // Conflict tells whether two owners have the field in different types.

@@ -252,3 +252,11 @@ func (p *peer) Repairs(ctx context.Context) (entropy.NodeRepairs, error) {
 	}
 	return out, nil
 }
+
+func (p *peer) Diff(ctx context.Context, id uint64) (entropy.DryRun, error) {
+	resp, err := call(ctx, p, rootTimeout, &rpc.RepairRequest{ShardId: id}, rpc.EntropyClient.Diff)
+	if err != nil {
+		return entropy.DryRun{}, err
+	}
+	return fromDiff(resp), nil
+}

@@ -274,6 +274,18 @@ func (s *Server) ask(do func(entropy.Control) error) (*rpc.RepairResponse, error
 	return &rpc.RepairResponse{}, nil
 }
 
+// Diff is a dry run of a repair that this node would drive.
+func (s *Server) Diff(ctx context.Context, r *rpc.RepairRequest) (*rpc.DiffResponse, error) {
+	if s.control == nil {
+		return nil, failure(entropy.ErrDisabled)
+	}
+	d, err := s.control.Diff(ctx, r.ShardId)
+	if err != nil {
+		return nil, failure(err)
+	}
+	return toDiff(d), nil
+}
+
 // Repairs lists the repairs of this node.
 func (s *Server) Repairs(ctx context.Context, _ *rpc.StatusRequest) (*rpc.RepairsResponse, error) {
 	if s.control == nil {

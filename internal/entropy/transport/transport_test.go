@@ -35,6 +35,7 @@ type canned struct {
 	checked uint64
 	paused  bool
 	records []entropy.RepairRecord
+	diff    entropy.DryRun
 	err     error
 	asked   []patch.Region
 	applied []patch.Block
@@ -99,6 +100,8 @@ func (c *canned) Pause(_ context.Context, paused bool) error {
 	c.paused = paused
 	return c.err
 }
+
+func (c *canned) Diff(context.Context, uint64) (entropy.DryRun, error) { return c.diff, c.err }
 
 func (c *canned) Repairs(context.Context) (entropy.NodeRepairs, error) {
 	return entropy.NodeRepairs{Paused: c.paused, Repairs: c.records}, c.err
@@ -229,6 +232,15 @@ func TestControlKeepsErrorsAndStatus(t *testing.T) {
 		ShardID: 1, State: entropy.Running, Owners: []string{"a"}, Added: at, Started: at.Add(1), Attempts: 2, Rounds: 3, Total: 4, Fixed: 5,
 		Points: 6, Conflicts: 7, BytesRx: 8, BytesTx: 9, Rate: 10.5, ETA: 11, Error: "12",
 	}}
+	c.diff = entropy.DryRun{
+		Owners: []string{"a", "b"}, Away: "c", Bytes: 1, Count: 2, Truncated: true, Conflict: "d",
+		Pairs:  []entropy.PairDiff{{A: "a", B: "b", Compared: patch.Compared{MissingA: 3, MissingB: 4, Conflicts: 5}}},
+		Fields: []entropy.FieldDiff{{Series: "m,t=\xff", Field: "f", Start: -6, End: 7}},
+	}
+	diff, err := ctl.Diff(t.Context(), 1)
+	if d := cmp.Diff(c.diff, diff); err != nil || d != "" {
+		t.Errorf("diff: %v %s", err, d)
+	}
 	all, err := ctl.Repairs(t.Context())
 	if d := cmp.Diff(entropy.NodeRepairs{Paused: true, Repairs: c.records}, all); err != nil || d != "" {
 		t.Errorf("repairs: %v %s", err, d)

@@ -118,3 +118,27 @@ func fromRecord(m *rpc.RepairRecord) entropy.RepairRecord {
 		Conflicts: int(m.Conflicts), BytesRx: m.BytesRx, BytesTx: m.BytesTx, Rate: m.Rate, ETA: time.Duration(m.Eta), Error: m.Error,
 	}
 }
+
+func toDiff(d entropy.DryRun) *rpc.DiffResponse {
+	m := &rpc.DiffResponse{Owners: d.Owners, Away: d.Away, Bytes: d.Bytes, Count: int64(d.Count), Truncated: d.Truncated, Conflict: d.Conflict}
+	for _, p := range d.Pairs {
+		m.Pairs = append(m.Pairs, &rpc.DiffResponse_Pair{A: p.A, B: p.B, MissingA: int64(p.MissingA), MissingB: int64(p.MissingB), Conflicts: int64(p.Conflicts)})
+	}
+	for _, f := range d.Fields {
+		m.Fields = append(m.Fields, &rpc.DiffResponse_Field{Series: []byte(f.Series), Field: []byte(f.Field), Start: f.Start, End: f.End})
+	}
+	return m
+}
+
+func fromDiff(m *rpc.DiffResponse) entropy.DryRun {
+	d := entropy.DryRun{Owners: m.Owners, Away: m.Away, Bytes: m.Bytes, Count: int(m.Count), Truncated: m.Truncated, Conflict: m.Conflict}
+	for _, p := range m.Pairs {
+		d.Pairs = append(d.Pairs, entropy.PairDiff{A: p.A, B: p.B, Compared: patch.Compared{
+			MissingA: int(p.MissingA), MissingB: int(p.MissingB), Conflicts: int(p.Conflicts),
+		}})
+	}
+	for _, f := range m.Fields {
+		d.Fields = append(d.Fields, entropy.FieldDiff{Series: string(f.Series), Field: string(f.Field), Start: f.Start, End: f.End})
+	}
+	return d
+}

@@ -1,0 +1,122 @@
+package entropy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/bits"
+
+	"concord/internal/cluster"
+	"concord/internal/entropy/digest"
+	"concord/internal/entropy/patch"
+	"concord/internal/entropy/reconcile"
+)
+
+// maxDiffFields is how many differing series-fields a dry run lists.
+const maxDiffFields = 1000
+
+// DryRun is: what a repair would find and send.
+type DryRun struct {
+	Owners    []string // TCP addresses of those that were compared
+	Away      string   // why others were not; empty when all were
+	Pairs     []PairDiff
+	Bytes     int64 // of points that a repair would send, as blocks
+	Fields    []FieldDiff
+	Count     int    // of differing series-fields; Fields has the first 1,000
+	Truncated bool   // there are more differences than fit into one comparison: the numbers are of a part
+	Conflict  string // a field has different types: no repair is possible
+}
+
+// PairDiff is how two owners differ, in points.
+type PairDiff struct {
+	A, B string // TCP addresses
+	patch.Compared
+}
+
+// FieldDiff is a series-field that differs somewhere in a range of time.
+type FieldDiff struct {
+	Series     string
+	Field      string
+	Start, End int64 // nanoseconds, [Start, End): the windows that differ
+}
+
+// Diff compares the owners of a shard, of which this node must be the first, and changes nothing.
+func (s *Service) Diff(ctx context.Context, id uint64) (DryRun, error) {
+	if !s.config().Enabled {
+		return DryRun{}, ErrDisabled
+	}
+	st := s.deps.Meta.State()
+	sh, ok := s.live()[id]
+	if !ok {
+		return DryRun{}, fmt.Errorf("shard %d: %w", id, ErrUnknownShard)
+	}
+	if self := s.deps.Meta.NodeID(); len(sh.Owners) == 0 || sh.Owners[0] != self {
+		return DryRun{}, fmt.Errorf("shard %d is compared by its first owner, which node %d is not", id, self)
+	}
+	copies, missing, err := s.reach(ctx, st, sh)
+	if err != nil {
+		return DryRun{}, err
+	}
+	var out DryRun
+	if missing != nil {
+		out.Away = missing.Error()
+	}
+	for i, a := range copies {
+		out.Owners = append(out.Owners, addr(st, a.owner))
+		for _, b := range copies[i+1:] {
+			out.Pairs = append(out.Pairs, PairDiff{A: addr(st, a.owner), B: addr(st, b.owner)})
+		}
+	}
+	return out, s.diff(ctx, st, sh, copies, &out)
+}
+
+func (s *Service) diff(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, out *DryRun) error {
+	var diffs []reconcile.Difference
+	err := s.deps.Reconciler.Differences(ctx, sources(sh, copies, s.until(sh, copies, 1)), func(d reconcile.Difference) error {
+		if d.Conflict() {
+			out.Conflict = describeConflict(st, copies, d)
+			return errStop
+		}
+		out.Count++
+		if len(diffs) >= maxDifferences {
+			out.Truncated = true
+			return nil
+		}
+		diffs = append(diffs, d.Clone())
+		return nil
+	})
+	if err != nil && !errors.Is(err, errStop) {
+		return fmt.Errorf("compare the owners of shard %d: %w", sh.ID, err)
+	}
+	rng := digest.Range{Start: sh.Start, End: sh.End}
+	for _, d := range diffs[:min(len(diffs), maxDiffFields)] {
+		lo, _ := rng.Bounds(bits.TrailingZeros64(d.Windows))
+		_, hi := rng.Bounds(63 - bits.LeadingZeros64(d.Windows))
+		out.Fields = append(out.Fields, FieldDiff{Series: string(d.Series), Field: d.Field, Start: max(lo, sh.Start), End: min(hi, sh.End-1) + 1})
+	}
+	rules := patch.Rules{Absent: len(sh.Owners) - len(copies)}
+	return s.eachDifference(ctx, st, sh, copies, diffs, &outcome{}, func(d reconcile.Difference, owners [][]patch.Block) error {
+		m, err := patch.Merge(owners, rules)
+		if err != nil {
+			return err
+		}
+		for _, blocks := range m.Lacking {
+			for _, b := range blocks {
+				out.Bytes += int64(len(b.Series) + len(b.Field) + len(b.Data))
+			}
+		}
+		pair := 0
+		for i := range owners {
+			for j := i + 1; j < len(owners); j++ {
+				c, err := patch.Compare(owners[i], owners[j])
+				if err != nil {
+					return err
+				}
+				p := &out.Pairs[pair]
+				p.MissingA, p.MissingB, p.Conflicts = p.MissingA+c.MissingA, p.MissingB+c.MissingB, p.Conflicts+c.Conflicts
+				pair++
+			}
+		}
+		return nil
+	})
+}
