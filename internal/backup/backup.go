@@ -54,6 +54,7 @@ type Entry struct {
 	Size         int64  `json:"size"`
 	LastModified int64  `json:"lastModified"` // of the shard, nanoseconds
 	SHA256       string `json:"sha256,omitempty"`
+	Partial      bool   `json:"partial,omitempty"` // of a backup with -start or -end: not all of the shard's files
 }
 
 // Write makes a file durable under its name once all of it is there: until then
@@ -82,6 +83,29 @@ func Write(path string, fill func(io.Writer) error) (size int64, sum string, err
 		return 0, "", err
 	}
 	return w.BytesWritten(), hex.EncodeToString(h.Sum(nil)), errors.Join(d.Sync(), d.Close())
+}
+
+// Claim finds a name for a backup of the folder that no other one has: the time,
+// or a later second. unclaim gives the name of a backup that failed back.
+func Claim(dir string, at time.Time) (stamp string, unclaim func(), err error) {
+	for ; ; at = at.Add(time.Second) {
+		stamp = at.UTC().Format(Stamp)
+		manifest := filepath.Join(dir, stamp+".manifest")
+		// The pending manifest is there first: whoever is later sees one or the other.
+		f, err := os.OpenFile(manifest+backup_util.Suffix, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if errors.Is(err, os.ErrExist) {
+			continue
+		} else if err != nil {
+			return "", nil, err
+		}
+		unclaim = func() { os.Remove(f.Name()) }
+		f.Close()
+		if _, err := os.Stat(manifest); errors.Is(err, os.ErrNotExist) {
+			return stamp, unclaim, nil
+		} else if unclaim(); err != nil {
+			return "", nil, err
+		}
+	}
 }
 
 // Save writes the manifest, the last file of a backup.
@@ -126,7 +150,8 @@ func (m *Manifest) names() (out []string) {
 	return out
 }
 
-// Set is what a folder of backups holds, or one manifest: the newest metadata, and the newest file of each shard.
+// Set is what a folder of backups holds, or one manifest: the newest metadata,
+// and the newest file of each shard, a partial one only where there is no whole one.
 type Set struct {
 	Dir    string
 	Meta   Meta
@@ -151,7 +176,8 @@ func LoadDir(dir string) (*Set, error) {
 			s.Meta = m.Meta
 		}
 		for _, e := range m.Files {
-			if have, ok := newest[e.ShardID]; !ok || e.LastModified > have.LastModified {
+			have, ok := newest[e.ShardID]
+			if !ok || have.Partial && !e.Partial || have.Partial == e.Partial && e.LastModified > have.LastModified {
 				newest[e.ShardID] = e
 			}
 		}

@@ -67,7 +67,7 @@ type backupRun struct {
 }
 
 func newBackup(c *client, f backupFlags, dir string, out io.Writer) (*backupRun, error) {
-	b := &backupRun{client: c, backupFlags: f, dir: dir, out: out, stamp: time.Now().UTC().Format(backup.Stamp), span: url.Values{}}
+	b := &backupRun{client: c, backupFlags: f, dir: dir, out: out, span: url.Values{}}
 	if f.full {
 		b.strategy = "full"
 	}
@@ -111,7 +111,7 @@ func newBackup(c *client, f backupFlags, dir string, out io.Writer) (*backupRun,
 	return b, nil
 }
 
-func (b *backupRun) run(ctx context.Context) error {
+func (b *backupRun) run(ctx context.Context) (err error) {
 	began := time.Now()
 	plan, err := b.plan(ctx)
 	if err != nil {
@@ -129,6 +129,15 @@ func (b *backupRun) run(ctx context.Context) error {
 	if err := os.MkdirAll(b.dir, 0o700); err != nil {
 		return err
 	}
+	var unclaim func()
+	if b.stamp, unclaim, err = backup.Claim(b.dir, began); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			unclaim()
+		}
+	}()
 	m := &backup.Manifest{
 		Time: began.UTC(), Limited: b.db != "" || b.rp != "" || b.shard != 0 || len(b.span) > 0,
 		Database: b.db, Policy: b.rp, ShardID: b.shard, Files: []backup.Entry{},
@@ -173,7 +182,9 @@ func (b *backupRun) plan(ctx context.Context) ([]backup.Source, error) {
 	}
 	newest := map[uint64]int64{}
 	for _, e := range have.Shards {
-		newest[e.ShardID] = e.LastModified
+		if !e.Partial {
+			newest[e.ShardID] = e.LastModified
+		}
 	}
 	var changed []backup.Source
 	for _, s := range plan {
@@ -206,7 +217,7 @@ func (b *backupRun) save(ctx context.Context, s backup.Source) (backup.Entry, er
 	fmt.Fprintf(b.out, "Backing up node %s, db %s, rp %s, shard %d... ", s.Node, s.Database, s.Policy, s.ShardID)
 	e := backup.Entry{
 		Database: s.Database, Policy: s.Policy, ShardID: s.ShardID, LastModified: s.LastModified,
-		FileName: fmt.Sprintf("%s.s%d.tar.gz", b.stamp, s.ShardID),
+		FileName: fmt.Sprintf("%s.s%d.tar.gz", b.stamp, s.ShardID), Partial: len(b.span) > 0,
 	}
 	params := url.Values{"shard": {strconv.FormatUint(s.ShardID, 10)}, "from": {s.Node}}
 	for k, v := range b.span {

@@ -395,8 +395,17 @@ func begunLate(copies []copyOf) bool {
 	for _, c := range copies {
 		first, last = min(first, c.state.Begun), max(last, c.state.Begun)
 	}
-	return last > first && (first == 0 || last == copied || last-first > int64(begunTogether))
+	return BegunAfter(first, last)
 }
+
+// BegunAfter tells whether a copy that began at last lacks what one that began
+// at first may have; both are as in ShardState.
+func BegunAfter(first, last int64) bool {
+	return last > first && (first == 0 || BegunByCopy(last) || last-first > int64(begunTogether))
+}
+
+// BegunByCopy tells whether that is what a copy begins with, until it is found equal to its source.
+func BegunByCopy(begun int64) bool { return begun == copied }
 
 // whole tells owners whose copy a write began that it is equal to the others.
 // While one is away none is told: it would seem to have begun late.

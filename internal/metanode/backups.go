@@ -83,15 +83,12 @@ func (b backups) plan(r *http.Request) (any, error) {
 			return nil, fmt.Errorf("shard %d does not exist", shard)
 		}
 	}
-	copies, err := shards(b).describeCopies(r.Context(), true)
-	if err != nil {
-		return nil, err
-	}
+	asked := slices.DeleteFunc(st.Shards(), func(sh cluster.Shard) bool {
+		return db != "" && sh.Database != db || rp != "" && sh.RetentionPolicy != rp || shard != 0 && sh.ID != shard
+	})
+	copies := shards(b).describeCopies(r.Context(), asked, true)
 	out := []backup.Source{}
-	for _, sh := range st.Shards() {
-		if db != "" && sh.Database != db || rp != "" && sh.RetentionPolicy != rp || shard != 0 && sh.ID != shard {
-			continue
-		}
+	for _, sh := range asked {
 		c, err := choose(sh, copies[sh.ID], from)
 		if err != nil {
 			return nil, err
@@ -249,6 +246,7 @@ type restoration struct {
 	data     *emeta.Data
 	with     map[uint64]bool // shards of the backup that have a file
 	duration *time.Duration
+	queries  map[string][]emeta.ContinuousQueryInfo // by database that the restore made
 	out      []backup.Mapping
 }
 
@@ -336,8 +334,16 @@ func (p *restoration) check() error {
 }
 
 func (p *restoration) carryOut() ([]backup.Mapping, error) {
+	p.queries = map[string][]emeta.ContinuousQueryInfo{}
 	if err := p.each(p.policy); err != nil {
 		return nil, err
+	}
+	for db, queries := range p.queries {
+		for _, cq := range queries {
+			if _, err := p.Execute(cluster.CreateContinuousQuery{Database: db, Name: cq.Name, Query: cq.Query}); err != nil {
+				return nil, fmt.Errorf("restore continuous query %s of %s: %w", cq.Name, db, err)
+			}
+		}
 	}
 	if t := p.target; t.Database == "" && t.Policy == "" && t.Shard == 0 {
 		if err := p.users(); err != nil {
@@ -362,6 +368,7 @@ func (p *restoration) policy(old emeta.DatabaseInfo, rp emeta.RetentionPolicyInf
 	switch {
 	case st.Data.Database(db) == nil:
 		_, err = p.Execute(cluster.CreateDatabase{Name: db, Spec: &spec})
+		p.queries[db] = nil
 	case have == nil:
 		_, err = p.Execute(cluster.CreateRetentionPolicy{Database: db, Spec: spec, Default: isDefault})
 	case p.target.Overwrite:
@@ -372,12 +379,9 @@ func (p *restoration) policy(old emeta.DatabaseInfo, rp emeta.RetentionPolicyInf
 	if err != nil {
 		return fmt.Errorf("restore policy %s.%s: %w", db, policy, err)
 	}
-	if isDefault && have == nil && st.Data.Database(db) == nil {
-		for _, cq := range old.ContinuousQueries {
-			if _, err := p.Execute(cluster.CreateContinuousQuery{Database: db, Name: cq.Name, Query: cq.Query}); err != nil {
-				return fmt.Errorf("restore continuous query %s of %s: %w", cq.Name, db, err)
-			}
-		}
+	// They go with the default policy, which need not be the first one.
+	if _, made := p.queries[db]; made && isDefault {
+		p.queries[db] = old.ContinuousQueries
 	}
 	for _, sub := range rp.Subscriptions {
 		_, err := p.Execute(cluster.CreateSubscription{Database: db, RetentionPolicy: policy, Name: sub.Name, Mode: sub.Mode, Destinations: sub.Destinations})

@@ -7,16 +7,21 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"concord/internal/cluster"
+	"concord/internal/entropy"
 	"concord/internal/meta"
 	"concord/internal/rpc"
 )
 
 // answerTimeout bounds what a data node answers from memory.
 const answerTimeout = 10 * time.Second
+
+// flushTimeout bounds how long a data node writes the caches of the asked shards to files.
+const flushTimeout = 10 * time.Minute
 
 // shards serves the commands that move and remove copies of shards.
 type shards struct{ *meta.Server }
@@ -135,6 +140,8 @@ func (s shards) killCopy(r *http.Request) (any, error) {
 }
 
 // remove takes an ownership away, then the copy: in between nobody writes to it.
+// Another owner must have all of the shard: a copy lacks what was written while
+// it was made until anti-entropy has brought it.
 func (s shards) remove(r *http.Request) (any, error) {
 	sh, err := s.shard(r)
 	if err != nil {
@@ -148,6 +155,9 @@ func (s shards) remove(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("data node %s is no owner of shard %d", n.TCPAddr, sh.ID)
 	} else if len(sh.Owners) == 1 {
 		return nil, fmt.Errorf("data node %s has the last copy of shard %d: copy it to another one first, or drop it with DROP SHARD", n.TCPAddr, sh.ID)
+	}
+	if err := s.wholeElsewhere(r.Context(), sh, n); err != nil {
+		return nil, err
 	}
 	if _, err := s.Execute(cluster.RemoveShardOwner{ID: sh.ID, NodeID: n.ID, Time: time.Now()}); err != nil {
 		return nil, err
@@ -164,9 +174,54 @@ func (s shards) remove(r *http.Request) (any, error) {
 	return struct{}{}, nil
 }
 
+// wholeElsewhere fails unless an owner other than n answers that it has all that n has.
+func (s shards) wholeElsewhere(ctx context.Context, sh cluster.Shard, n cluster.Node) error {
+	states := map[uint64]*rpc.ShardState{} // by owner that answers
+	var mu sync.Mutex
+	s.each(ctx, answerTimeout, func(ctx context.Context, o cluster.Node, _ rpc.ShardsClient) error {
+		if !slices.Contains(sh.Owners, o.ID) {
+			return nil
+		}
+		conn, err := s.Pool().Conn(o.TCPAddr)
+		if err != nil {
+			return err
+		}
+		resp, err := rpc.NewEntropyClient(conn).ShardStates(ctx, &rpc.ShardStatesRequest{ShardIds: []uint64{sh.ID}})
+		if err != nil || len(resp.States) != 1 {
+			return errors.Join(err, errors.New("no state"))
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		states[o.ID] = resp.States[0]
+		return nil
+	})
+	own := states[n.ID]
+	if own != nil && !own.Exists {
+		return nil // nothing goes
+	}
+	var why []string
+	for _, id := range sh.Owners {
+		o, ok := s.State().DataNode(id)
+		if id == n.ID || !ok {
+			continue
+		}
+		switch st := states[id]; {
+		case st == nil:
+			why = append(why, o.TCPAddr+" does not answer")
+		case !st.Exists:
+			why = append(why, o.TCPAddr+" lacks it")
+		case entropy.BegunAfter(own.GetBegun(), st.Begun) && (own != nil || entropy.BegunByCopy(st.Begun)):
+			why = append(why, o.TCPAddr+" is still catching up")
+		default:
+			return nil
+		}
+	}
+	return fmt.Errorf("the other owners do not have all of shard %d (%s): wait for anti-entropy, which must be enabled, or copy it to another node", sh.ID, strings.Join(why, ", "))
+}
+
 // each asks all data nodes at the same time, and returns the addresses of those that do not answer.
-func (s shards) each(ctx context.Context, fn func(context.Context, cluster.Node, rpc.ShardsClient) error) (away []string) {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+func (s shards) each(ctx context.Context, timeout time.Duration, fn func(context.Context, cluster.Node, rpc.ShardsClient) error) (away []string) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -205,7 +260,7 @@ type CopyStatus struct {
 func (s shards) copies(r *http.Request) (any, error) {
 	out := []CopyStatus{}
 	var mu sync.Mutex
-	s.each(r.Context(), func(ctx context.Context, n cluster.Node, c rpc.ShardsClient) error {
+	s.each(r.Context(), answerTimeout, func(ctx context.Context, n cluster.Node, c rpc.ShardsClient) error {
 		resp, err := c.Copies(ctx, &rpc.CopiesRequest{})
 		mu.Lock()
 		defer mu.Unlock()
@@ -230,20 +285,28 @@ type Copy struct {
 	Size         int64     `json:"size"`
 }
 
-func (s shards) describe(r *http.Request) (any, error) { return s.describeCopies(r.Context(), false) }
+func (s shards) describe(r *http.Request) (any, error) {
+	return s.describeCopies(r.Context(), s.State().Shards(), false), nil
+}
 
-// describeCopies asks all owners about their copies; with flush they write their caches to files first.
-func (s shards) describeCopies(ctx context.Context, flush bool) (map[uint64][]Copy, error) {
-	st := s.State()
+// describeCopies asks the owners of shards about their copies; with flush they write their caches to files first.
+func (s shards) describeCopies(ctx context.Context, of []cluster.Shard, flush bool) map[uint64][]Copy {
 	ids := map[uint64][]uint64{}
 	out := map[uint64][]Copy{}
-	for _, sh := range st.Shards() {
+	timeout := answerTimeout
+	if flush {
+		timeout = flushTimeout
+	}
+	for _, sh := range of {
 		for _, o := range sh.Owners {
 			ids[o] = append(ids[o], sh.ID)
 		}
 	}
 	var mu sync.Mutex
-	s.each(ctx, func(ctx context.Context, n cluster.Node, c rpc.ShardsClient) error {
+	s.each(ctx, timeout, func(ctx context.Context, n cluster.Node, c rpc.ShardsClient) error {
+		if len(ids[n.ID]) == 0 {
+			return nil
+		}
 		resp, err := c.Describe(ctx, &rpc.DescribeRequest{ShardIds: ids[n.ID], Flush: flush})
 		mu.Lock()
 		defer mu.Unlock()
@@ -265,5 +328,5 @@ func (s shards) describeCopies(ctx context.Context, flush bool) (map[uint64][]Co
 	for _, copies := range out {
 		slices.SortFunc(copies, func(a, b Copy) int { return int(a.Node) - int(b.Node) })
 	}
-	return out, nil
+	return out
 }
