@@ -132,8 +132,8 @@ func applyTombstones(dir string) error {
 }
 
 // Import restores a tar of TSM files, of any shard, into a shard that is missing
-// or empty. When it fails the shard is dropped, for anti-entropy to make it anew.
-func Import(store *tsdb.Store, database, policy string, id uint64, r io.Reader) (err error) {
+// or empty. When it fails the shard stays: an owner may have got a write in it meanwhile.
+func Import(store *tsdb.Store, database, policy string, id uint64, r io.Reader) error {
 	if sh := store.Shard(id); sh == nil {
 		if err := store.CreateShard(database, policy, id, true); err != nil {
 			return fmt.Errorf("create shard %d: %w", id, err)
@@ -141,11 +141,6 @@ func Import(store *tsdb.Store, database, policy string, id uint64, r io.Reader) 
 	} else if sh.SeriesN() > 0 {
 		return fmt.Errorf("shard %d is not empty: nothing is overwritten", id)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, store.DeleteShard(id))
-		}
-	}()
 	base, err := store.ShardRelativePath(id)
 	if err != nil {
 		return err

@@ -212,12 +212,21 @@ func (s *Server) fetchOnce(ctx context.Context, c *copying, r *rpc.CopyRequest) 
 		if cause := context.Cause(sctx); cause != nil {
 			err = cause
 		}
-		return c.current.Load(), err
+		// This node is no owner: nobody else has written to it.
+		return c.current.Load(), errors.Join(err, s.drop(r.ShardId))
 	}
 	if err := ctx.Err(); err != nil { // killed at the very end
 		return c.current.Load(), errors.Join(err, s.Store.DeleteShard(r.ShardId))
 	}
 	return c.current.Load(), nil
+}
+
+// drop removes a shard, which may be missing.
+func (s *Server) drop(id uint64) error {
+	if err := s.Store.DeleteShard(id); !errors.Is(err, tsdb.ErrShardNotFound) {
+		return err
+	}
+	return nil
 }
 
 // Copies lists what is being copied to this node.
