@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -60,7 +61,23 @@ func run(ctx context.Context, load func() (*Config, error)) error {
 			if cfg.Cluster.TerminationQueryLog {
 				node.LogQueries()
 			}
-			return node.Close()
+			stop() // a second signal ends the process at once
+			return closeWithin(hardStop, node)
 		}
+	}
+}
+
+// hardStop is how long a node may take to stop, as for InfluxDB.
+const hardStop = 30 * time.Second
+
+// closeWithin closes a node, and gives up after limit: what was acknowledged is on disk.
+func closeWithin(limit time.Duration, node *Node) error {
+	done := make(chan error, 1)
+	go func() { done <- node.Close() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(limit):
+		return fmt.Errorf("not stopped within %s: ending hard, nothing that was acknowledged is lost", limit)
 	}
 }

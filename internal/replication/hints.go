@@ -155,8 +155,18 @@ func (w *Writer) boundedDelete(req *rpc.ExecuteRequest, shard uint64, inQueueAlo
 // ran tells whether a delete ran here.
 func (w *Writer) ran(id string) bool { return w.Deletes != nil && w.Deletes.Ran(id) }
 
-// runDelete runs a delete or a drop on this node's store, and remembers a delete.
+// runDelete runs a delete or a drop on this node's store, and remembers a
+// delete that is not bounded. Close waits for it: the engine's store hangs for ever when it is
+// closed while series are dropped.
 func (w *Writer) runDelete(store *tsdb.Store, r *rpc.ExecuteRequest) error {
+	w.mu.RLock()
+	if !w.opened {
+		w.mu.RUnlock()
+		return errors.New("this node is starting or shutting down")
+	}
+	w.wg.Add(1)
+	w.mu.RUnlock()
+	defer w.wg.Done()
 	if !isDelete(r.Kind) {
 		return execute(store, r)
 	}
@@ -164,7 +174,7 @@ func (w *Writer) runDelete(store *tsdb.Store, r *rpc.ExecuteRequest) error {
 	if err := execute(store, r); err != nil {
 		return err
 	}
-	if w.Deletes == nil {
+	if w.Deletes == nil || r.Bounds != nil {
 		return nil
 	}
 	return w.Deletes.Record(r.Id)

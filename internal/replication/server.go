@@ -127,13 +127,10 @@ func (s *Server) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.Execu
 		if r.InQueueAlone {
 			return &rpc.ExecuteResponse{}, nil // it was for the fence alone
 		}
-		if s.writer != nil {
-			s.writer.deletes.next(r.Database)
-		}
-		return s.answer(execute(s.store, r)), nil
+		return s.answer(s.run(r)), nil
 	}
 	if !isDelete(r.Kind) || r.Id == "" || s.writer == nil {
-		return s.answer(execute(s.store, r)), nil
+		return s.answer(s.run(r)), nil
 	}
 	if r.AnnounceOnly {
 		return s.answer(s.writer.NoteDelete(r)), nil
@@ -147,6 +144,13 @@ func (s *Server) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.Execu
 		return s.answer(err), nil
 	}
 	return s.answer(s.writer.runDelete(s.store, r)), nil
+}
+
+func (s *Server) run(r *rpc.ExecuteRequest) error {
+	if s.writer == nil {
+		return execute(s.store, r)
+	}
+	return s.writer.runDelete(s.store, r)
 }
 
 func (s *Server) answer(err error) *rpc.ExecuteResponse {
