@@ -244,10 +244,9 @@ func (n *testNode) start(t *testing.T, text string, opt query.ExecutionOptions) 
 	}
 	opt.Database, opt.ChunkSize = db, 10
 	results := n.exec.ExecuteQuery(q, opt, nil)
-	if r := <-results; r.Err != nil {
-		t.Fatal(r.Err)
-	}
+	first := <-results
 	return func() (err error) {
+		err = first.Err
 		for r := range results {
 			if r.Err != nil {
 				err = r.Err
@@ -460,6 +459,15 @@ func TestConditionsArriveAsTheyWere(t *testing.T) {
 			t.Errorf("%s: %v", encodeCondition(e), err)
 		} else if plain(got) != plain(e) {
 			t.Errorf("%s arrives as %s", plain(e), plain(got))
+		}
+		b, err := encodeOptions(&influxql.Measurement{Name: "m"}, query.IteratorOptions{Condition: e})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, opt, err := decodeOptions(b); err != nil {
+			t.Errorf("%s: %v", plain(e), err)
+		} else if plain(opt.Condition) != plain(e) {
+			t.Errorf("%s arrives in options as %s", plain(e), plain(opt.Condition))
 		}
 	}
 }
