@@ -106,3 +106,39 @@ func TestSubscriptionGetsEachWriteOnce(t *testing.T) {
 		t.Errorf("a write came twice: %v", got)
 	}
 }
+
+func TestShardStatusTellsThisNodesCopies(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStartWith(t, 2, nil)
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 2`)
+	if err := c.Client(0).Write(ctx, "db", "all", lines(10, yesterday(), time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	id := fmt.Sprint(c.Shards("db")[0].ID)
+	var got struct {
+		Databases []struct {
+			Name     string
+			Policies []struct {
+				Name     string
+				ReplicaN int `json:"replication-factor"`
+				Shards   []struct {
+					ID, Size, State string
+					IsHot           bool `json:"is_hot"`
+				}
+			} `json:"retention-policies"`
+		}
+	}
+	for node := range c.Data {
+		_, body := mustGet(ctx, t, c, node, "/shard-status")
+		if err := json.Unmarshal([]byte(body), &got); err != nil {
+			t.Fatal(err)
+		}
+		if len(got.Databases) != 1 || len(got.Databases[0].Policies) != 1 {
+			t.Fatalf("node %d: %s", node+1, body)
+		}
+		p := got.Databases[0].Policies[0]
+		if got.Databases[0].Name != "db" || p.Name != "autogen" || p.ReplicaN != 2 || len(p.Shards) != 1 || p.Shards[0].ID != id || !p.Shards[0].IsHot || p.Shards[0].State != "hot" {
+			t.Errorf("node %d: %s", node+1, body)
+		}
+	}
+}
