@@ -57,20 +57,56 @@ func NewHandler(view *View) http.Handler { return &handler{view: view} }
 // handler serves the contract under Base.
 type handler struct{ view *View }
 
+// route is one call of the contract; /openapi.json is made of these.
 type route struct {
-	method string
-	serve  func(*handler, http.ResponseWriter, *http.Request, url.Values) error
+	method  string
+	serve   func(*handler, http.ResponseWriter, *http.Request, url.Values) error
+	summary string
+	params  []parameter
+	code    int // of success
+	answer  any // a value of the type that the answer has, nil for none
 }
 
+// parameter is one of a call, in the query string or a form body.
+type parameter struct {
+	name     string
+	kind     string // of OpenAPI
+	required bool
+	doc      string
+}
+
+var (
+	idParameter    = parameter{"id", "integer", true, "ID of a shard"}
+	localParameter = parameter{"local", "boolean", false, "only this node; not on meta nodes"}
+)
+
+// routes has every call but /openapi.json, which describes it.
 var routes = map[string]route{
-	"/status":        {http.MethodGet, (*handler).status},
-	"/repair":        {http.MethodPost, (*handler).repair},
-	"/cancel-repair": {http.MethodPost, (*handler).cancelRepair},
-	"/check":         {http.MethodPost, (*handler).check},
-	"/diff":          {http.MethodGet, (*handler).diff},
-	"/repairs":       {http.MethodGet, (*handler).repairs},
-	"/pause":         {http.MethodPost, (*handler).pause},
-	"/resume":        {http.MethodPost, (*handler).resume},
+	"/status": {http.MethodGet, (*handler).status, "Shards whose replicas differ, and the repair queue",
+		[]parameter{localParameter}, http.StatusOK, statusJSON{}},
+	"/repair": {http.MethodPost, (*handler).repair, "Queue the repair of a shard",
+		[]parameter{idParameter}, http.StatusNoContent, nil},
+	"/cancel-repair": {http.MethodPost, (*handler).cancelRepair, "Take a shard from the queue and stop its repair",
+		[]parameter{idParameter, localParameter}, http.StatusNoContent, nil},
+	"/check": {http.MethodPost, (*handler).check, "Check a shard, or all shards, now",
+		[]parameter{{"id", "integer", false, "ID of a shard; all shards without it"}}, http.StatusAccepted, nil},
+	"/diff": {http.MethodGet, (*handler).diff, "A dry run: what a repair would find and send",
+		[]parameter{idParameter}, http.StatusOK, diffJSON{}},
+	"/repairs": {http.MethodGet, (*handler).repairs, "Running, waiting and ended repairs",
+		nil, http.StatusOK, repairsJSON{}},
+	"/pause": {http.MethodPost, (*handler).pause, "Take no repairs, and stop running ones",
+		nil, http.StatusNoContent, nil},
+	"/resume": {http.MethodPost, (*handler).resume, "Take repairs again",
+		nil, http.StatusNoContent, nil},
+}
+
+// find returns the route of a path below Base.
+func find(path string) (route, bool) {
+	if path == openAPIPath {
+		return route{method: http.MethodGet, serve: (*handler).openAPI}, true
+	}
+	rt, ok := routes[path]
+	return rt, ok
 }
 
 // badRequest is an error that the client made.
@@ -81,7 +117,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeError(w, statusCode(err), err)
 		return
 	}
-	rt, ok := routes[strings.TrimPrefix(r.URL.Path, Base)]
+	rt, ok := find(strings.TrimPrefix(r.URL.Path, Base))
 	if !ok {
 		writeError(w, http.StatusNotFound, fmt.Errorf("%s is not a path of %s", r.URL.Path, Base))
 		return

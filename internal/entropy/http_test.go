@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -329,6 +330,76 @@ func TestCheckPauseAndRepairsOverHTTP(t *testing.T) {
 		}
 		if w := do(h, "POST", "/shard-repair/pause", ""); w.Code != 500 {
 			t.Errorf("%s node: pause with a node away: %d %s", name, w.Code, w.Body)
+		}
+	}
+}
+
+// TestOpenAPIIsTrueToTheCode asks every path of the description, and compares the answers with it.
+func TestOpenAPIIsTrueToTheCode(t *testing.T) {
+	t.Parallel()
+	c, _ := viewCluster()
+	for _, h := range []http.Handler{dataHandler(dataView(c), false), NewHandler(metaView(c))} {
+		w := do(h, "GET", "/shard-repair/openapi.json", "")
+		var doc struct {
+			OpenAPI string
+			Paths   map[string]map[string]struct {
+				Parameters []struct {
+					Name     string
+					Required bool
+				}
+				Responses map[string]struct {
+					Content map[string]struct {
+						Schema struct {
+							Properties map[string]any
+							Required   []string
+						}
+					}
+				}
+			}
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil || w.Code != 200 || !strings.HasPrefix(doc.OpenAPI, "3.") {
+			t.Fatalf("%d %s: %v", w.Code, w.Body, err)
+		}
+		if len(doc.Paths) != len(routes) {
+			t.Errorf("%d paths are described, %d served", len(doc.Paths), len(routes))
+		}
+		for path, methods := range doc.Paths {
+			for method, op := range methods {
+				target := path
+				for _, p := range op.Parameters {
+					if p.Required {
+						target += "?" + p.Name + "=1"
+						wantError(t, do(h, strings.ToUpper(method), path, ""), 400)
+					}
+				}
+				w := do(h, strings.ToUpper(method), target, "")
+				answer, ok := op.Responses[strconv.Itoa(w.Code)]
+				if !ok || w.Code >= 300 {
+					t.Errorf("%s %s answers %d, which is not described", method, target, w.Code)
+					continue
+				}
+				content, ok := answer.Content["application/json"]
+				if ok != (w.Body.Len() > 0) {
+					t.Errorf("%s %s: a body is described: %v, and came: %s", method, target, ok, w.Body)
+				}
+				if !ok {
+					continue
+				}
+				var got map[string]any
+				if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+					t.Fatal(err)
+				}
+				for key := range got {
+					if _, ok := content.Schema.Properties[key]; !ok {
+						t.Errorf("%s %s: %s is not described", method, target, key)
+					}
+				}
+				for _, key := range content.Schema.Required {
+					if _, ok := got[key]; !ok {
+						t.Errorf("%s %s: %s is missing", method, target, key)
+					}
+				}
+			}
 		}
 	}
 }
