@@ -60,6 +60,13 @@ func (r *fakeReplica) setDown(err error) {
 }
 
 // write puts a value, creating the shard.
+// change changes what no method does.
+func (r *fakeReplica) change(fn func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fn()
+}
+
 func (r *fakeReplica) write(id uint64, series, field string, t int64, v any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -160,9 +160,10 @@ func TestRepair(t *testing.T) {
 	bubble("an owner that has only what was written since it lost the shard", t, func(t *testing.T, c *fakeCluster) {
 		s := mustOpen(t, c, nil)
 		c.writeAll(1, old(), 1.0)
-		c.replicas[3].shards[1] = nil
-		c.replicas[3].write(1, "cpu,host=a", "value", old()+1, 2.0)
-		c.replicas[3].shards[1].begun = 1
+		lost := c.replicas[3]
+		lost.change(func() { lost.shards[1] = nil })
+		lost.write(1, "cpu,host=a", "value", old()+1, 2.0)
+		lost.change(func() { lost.shards[1].begun = 1 })
 		mustCheck(t, s)
 		pass(2 * time.Minute)
 		mustCheck(t, s)
@@ -175,7 +176,7 @@ func TestRepair(t *testing.T) {
 		s := mustOpen(t, c, nil)
 		c.writeAll(1, old(), 1.0)
 		for _, r := range c.replicas {
-			r.shards[1].begun = 1
+			r.change(func() { r.shards[1].begun = 1 })
 		}
 		c.replicas[3].setDown(errors.New("away"))
 		pass(2 * time.Minute)
