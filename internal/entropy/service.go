@@ -279,10 +279,15 @@ func (s *Service) Repair(_ context.Context, id uint64) error {
 	if self := s.deps.Meta.NodeID(); len(sh.Owners) == 0 || sh.Owners[0] != self {
 		return fmt.Errorf("shard %d is repaired by its first owner, which node %d is not", id, self)
 	}
-	if err := s.enqueue(id); err != nil {
+	// In this order: an attempt that has failed by the time of hurry would be made again at once.
+	if err := s.queue.put(id, s.deps.Now()); err != nil {
 		return err
 	}
-	return s.queue.hurry(id, s.deps.Now())
+	if err := s.queue.hurry(id, s.deps.Now()); err != nil {
+		return err
+	}
+	notify(s.wake)
+	return nil
 }
 
 // Suspect makes the next check of a shard, or of all shards for 0, compare it
