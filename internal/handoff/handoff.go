@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,10 @@ import (
 // WholeDatabase is the shard number of the queue for deletes that concern all
 // of a node's shards of a database. It is sent before the queues of shards.
 const WholeDatabase uint64 = 0
+
+// deleteRoom is how many bytes deletes may take above max-size: a queue that is
+// full of writes must not bring back what is deleted.
+const deleteRoom = 16 << 20
 
 var (
 	// ErrQueueFull means that max-size has no room for an entry.
@@ -257,7 +262,11 @@ func (n *node) append(shard uint64, size int64, entries []Entry) error {
 		}
 		grown += headerSize
 	}
-	if n.bytes.Load()+grown > int64(n.s.cfg.MaxSize) {
+	limit := int64(n.s.cfg.MaxSize)
+	if !slices.ContainsFunc(entries, func(e Entry) bool { return e.Kind != Delete }) {
+		limit += deleteRoom
+	}
+	if n.bytes.Load()+grown > limit {
 		n.mu.Unlock()
 		return ErrQueueFull
 	}

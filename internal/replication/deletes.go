@@ -97,6 +97,9 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 		}
 		return err
 	}
+	if err := check(r); err != nil {
+		return err
+	}
 	heard, missed, err := d.announce(nodes, r)
 	if err != nil {
 		return err

@@ -14,7 +14,8 @@ const (
 // fences keep messages that arrive late, out of the buffers of a node that hung, from undoing what came
 // after them. What comes out of a sender's hinted handoff waits for that
 // sender's direct writes to the shard that are running, and voids those that have
-// not begun: the sender has given them up and queues them anew.
+// not begun: the sender has given them up and queues them anew. The same goes for what came
+// out of hinted handoff and was sent again since.
 type fences struct {
 	mu     sync.Mutex
 	shards map[fenceKey]*fence
@@ -25,7 +26,7 @@ type fenceKey struct{ sender, shard uint64 }
 
 type fence struct {
 	sync.RWMutex
-	from uint64 // direct writes below it are void
+	from uint64 // what is below it is void
 	used time.Time
 }
 
@@ -42,6 +43,10 @@ func (f *fences) pass(ctx context.Context, sender, shard, sequence uint64, hinte
 	f.mu.Unlock()
 	if hinted {
 		fe.Lock()
+		if sequence < fe.from || ctx.Err() != nil {
+			fe.Unlock()
+			return nil, false
+		}
 		fe.from = max(fe.from, sequence)
 		return fe.Unlock, true
 	}

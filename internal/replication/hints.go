@@ -259,8 +259,8 @@ func (w *Writer) NoteDelete(req *rpc.ExecuteRequest) error {
 		if len(entries) == 0 {
 			continue
 		}
-		// A full queue tells anti-entropy by itself.
-		if err := w.Handoff.Append(ln.node, ln.shard, entries...); err != nil && !errors.Is(err, handoff.ErrQueueFull) {
+		// Without it the writes before it would bring back what it removes.
+		if err := w.Handoff.Append(ln.node, ln.shard, entries...); err != nil {
 			return fmt.Errorf("queue the delete for data node %d: %w", ln.node, err)
 		}
 	}
@@ -420,7 +420,10 @@ func (w *Writer) deliverDelete(ctx context.Context, node uint64, e handoff.Entry
 		if req.InQueueAlone {
 			return nil
 		}
-		return w.runDelete(w.store, req)
+		if err = w.runDelete(w.store, req); neverRuns(err) {
+			err = &handoff.PermanentError{Err: err}
+		}
+		return err
 	}
 	n, ok := w.meta.DataNode(node)
 	if !ok {

@@ -191,7 +191,7 @@ func TestDeleteGoesThroughTheQueueInOrder(t *testing.T) {
 func TestWriteUnderWayDoesNotOutliveADelete(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
-	w, hh := c.withHandoff(t, 200*time.Millisecond)
+	w, hh := c.withHandoff(t, time.Second)
 	d := NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop())
 	g.hang.Store(true)
 	if err := w.WritePoints(db, policy, one, nil, mustPoints(t, "m v=1 1")); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/influxdata/influxdb/models"
@@ -127,10 +128,10 @@ func (s *Server) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.Execu
 		if r.InQueueAlone {
 			return &rpc.ExecuteResponse{}, nil // it was for the fence alone
 		}
-		return s.answer(s.run(r)), nil
+		return s.ran(s.run(r))
 	}
 	if !isDelete(r.Kind) || r.Id == "" || s.writer == nil {
-		return s.answer(s.run(r)), nil
+		return s.ran(s.run(r))
 	}
 	if r.AnnounceOnly {
 		return s.answer(s.writer.NoteDelete(r)), nil
@@ -143,7 +144,15 @@ func (s *Server) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.Execu
 	if err := s.writer.NoteDelete(r); err != nil {
 		return s.answer(err), nil
 	}
-	return s.answer(s.writer.runDelete(s.store, r)), nil
+	return s.ran(s.writer.runDelete(s.store, r))
+}
+
+// ran is the answer to a statement that ran here.
+func (s *Server) ran(err error) (*rpc.ExecuteResponse, error) {
+	if neverRuns(err) {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return s.answer(err), nil
 }
 
 func (s *Server) run(r *rpc.ExecuteRequest) error {
@@ -192,8 +201,7 @@ func check(r *rpc.ExecuteRequest) error {
 	}
 	switch r.Kind {
 	case rpc.ExecuteRequest_DELETE_SERIES:
-		_, _, err := parseDelete(r.Statement)
-		return err
+		return checkDelete(r)
 	case rpc.ExecuteRequest_DROP_RETENTION_POLICY:
 		if !emeta.ValidName(r.Name) {
 			return fmt.Errorf("invalid retention policy %q", r.Name)
@@ -207,6 +215,29 @@ func check(r *rpc.ExecuteRequest) error {
 		return errors.New("unknown statement")
 	}
 	return nil
+}
+
+// checkDelete refuses what every store refuses: such a delete would wait for ever in a queue.
+func checkDelete(r *rpc.ExecuteRequest) error {
+	sources, _, err := parseDelete(r.Statement)
+	if err != nil {
+		return err
+	}
+	if _, err := newCovering(r, ""); err != nil {
+		return err
+	}
+	for _, s := range sources { // of type Measurement, says newCovering
+		if want, got := sources[0].(*influxql.Measurement).RetentionPolicy, s.(*influxql.Measurement).RetentionPolicy; got != want {
+			return fmt.Errorf("mixed retention policies not supported, wanted %q got %q", want, got)
+		}
+	}
+	return nil
+}
+
+// neverRuns tells an error of the engine that a delete meets each time. It depends on what the store has,
+// and so cannot be found before.
+func neverRuns(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "fields not supported in WHERE clause during deletion")
 }
 
 func execute(store *tsdb.Store, r *rpc.ExecuteRequest) error {
