@@ -119,12 +119,16 @@ func applyTombstones(dir string) error {
 		if err != nil {
 			return err
 		}
-		for _, tmp := range made {
-			if err := os.Rename(tmp, strings.TrimSuffix(tmp, "."+tsm1.TmpTSMFileExtension)); err != nil {
-				return err
-			}
+		// Under the name of the old one: the next sequence number may be another file's.
+		switch len(made) {
+		case 0: // all of it was deleted
+			err = os.Remove(old)
+		case 1:
+			err = os.Rename(made[0], old)
+		default:
+			err = fmt.Errorf("%s became %d files without what was deleted", filepath.Base(old), len(made))
 		}
-		if err := errors.Join(os.Remove(old), os.Remove(tomb)); err != nil {
+		if err = errors.Join(err, os.Remove(tomb)); err != nil {
 			return err
 		}
 	}
