@@ -173,11 +173,11 @@ func rename(r io.Reader, w io.Writer, base string) error {
 	for {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
-			if err := tw.Close(); err != nil {
+			// The padding, and the checksum behind it: the files are taken at the end that Close writes.
+			if _, err := io.Copy(io.Discard, r); err != nil {
 				return err
 			}
-			_, err = io.Copy(io.Discard, r) // the padding, and the checksum behind it
-			return err
+			return tw.Close()
 		} else if err != nil {
 			return err
 		}
