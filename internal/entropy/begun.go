@@ -30,7 +30,7 @@ func (b *begunShards) read() error {
 	if err != nil {
 		return err
 	}
-	b.ids = make(map[uint64]int64)
+	ids := make(map[uint64]int64)
 	for _, n := range names {
 		id, err := strconv.ParseUint(n.Name(), 10, 64)
 		if err != nil {
@@ -45,17 +45,19 @@ func (b *begunShards) read() error {
 		if err != nil {
 			at = 1
 		}
-		b.ids[id] = at
+		ids[id] = at
 	}
+	b.ids = ids
 	return nil
 }
 
-// at is when a shard began, 0 when it is not in the set.
+// at is when a shard began, 0 when it is not in the set. When that cannot be
+// read it is long ago: a copy that lacks points must not count as whole.
 func (b *begunShards) at(id uint64) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.read() != nil {
-		return 0
+		return 1
 	}
 	return b.ids[id]
 }

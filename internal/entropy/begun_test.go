@@ -1,0 +1,46 @@
+package entropy
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// A set that could not be read is not an empty one: a copy that lacks points would count as whole.
+func TestBegunShardsThatCannotBeReadAreNotForgotten(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "begun")
+	b := &begunShards{dir: dir}
+	for id := uint64(1); id <= 3; id++ {
+		if err := b.add(id, int64(10*id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// What cannot be read at first: a folder in the place of a file.
+	if err := os.Rename(b.path(2), filepath.Join(dir, "kept")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(b.path(2), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	b = &begunShards{dir: dir}
+	for id := uint64(1); id <= 3; id++ {
+		if b.at(id) == 0 {
+			t.Errorf("shard %d counts as whole", id)
+		}
+	}
+	if err := os.Remove(b.path(2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(dir, "kept"), b.path(2)); err != nil {
+		t.Fatal(err)
+	}
+	for id := uint64(1); id <= 3; id++ {
+		if at := b.at(id); at != int64(10*id) {
+			t.Errorf("shard %d: %d", id, at)
+		}
+	}
+	if b.at(4) != 0 {
+		t.Error("a shard that never began is in the set")
+	}
+}
