@@ -469,24 +469,16 @@ func (b backups) shard(r *http.Request) (any, error) {
 		}
 		owners = append(owners, u)
 	}
-	buf := make([]byte, chunkBytes)
 	var total uint64
 	var sum uint32
-	for {
-		n, err := io.ReadFull(r.Body, buf)
-		if n > 0 {
-			total += uint64(n)
-			sum = crc32.Update(sum, castagnoli, buf[:n])
-			owners = sendAll(owners, failed, &rpc.ImportChunk{Data: buf[:n]})
-		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			break
-		} else if err != nil {
-			return nil, fmt.Errorf("the file did not come whole: %w", err)
-		}
-		if len(owners) == 0 {
-			break
-		}
+	err = eachChunk(r.Body, func(data []byte) bool {
+		total += uint64(len(data))
+		sum = crc32.Update(sum, castagnoli, data)
+		owners = sendAll(owners, failed, &rpc.ImportChunk{Data: data})
+		return len(owners) > 0
+	})
+	if err != nil {
+		return nil, fmt.Errorf("the file did not come whole: %w", err)
 	}
 	owners = sendAll(owners, failed, &rpc.ImportChunk{Last: true, Bytes: total, Checksum: sum})
 	out := backup.Restored{Owners: []string{}, Failed: []string{}}
@@ -508,6 +500,27 @@ func (b backups) shard(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("no owner took shard %d: %s", sh.ID, strings.Join(reasons, "; "))
 	}
 	return out, nil
+}
+
+// eachChunk calls fn with what comes, in chunks, while fn returns true. A body that was
+// cut ends with io.ErrUnexpectedEOF, which is why io.ReadFull, whose last chunk ends so, is not for it.
+func eachChunk(body io.Reader, fn func(data []byte) bool) error {
+	buf := make([]byte, chunkBytes)
+	for {
+		n := 0
+		var err error
+		for n < len(buf) && err == nil {
+			var m int
+			m, err = body.Read(buf[n:])
+			n += m
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if n > 0 && !fn(buf[:n]) || err != nil {
+			return nil
+		}
+	}
 }
 
 // upload is the way to one owner.
