@@ -53,6 +53,7 @@ type copyKey struct {
 type copying struct {
 	status  *rpc.CopyStatus // but for Current
 	current atomic.Int64
+	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	done    chan struct{}
 }
@@ -107,6 +108,9 @@ func (s *Server) Copy(ctx context.Context, r *rpc.CopyRequest) (*rpc.CopyRespons
 	}
 	defer s.end(c, r)
 	n, err := s.fetch(ctx, c, r)
+	if err == nil && !s.done(c, r) {
+		err = errors.Join(ctx.Err(), s.drop(r.ShardId))
+	}
 	if cause := context.Cause(ctx); cause != nil && err != nil {
 		err = cause
 	}
@@ -128,7 +132,7 @@ func (s *Server) begin(ctx context.Context, r *rpc.CopyRequest) (*copying, conte
 		}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	c := &copying{cancel: cancel, done: make(chan struct{}), status: &rpc.CopyStatus{
+	c := &copying{ctx: ctx, cancel: cancel, done: make(chan struct{}), status: &rpc.CopyStatus{
 		Source: r.Source, Database: r.Database, RetentionPolicy: r.RetentionPolicy, ShardId: r.ShardId, Started: time.Now().UnixNano(),
 	}}
 	if s.copies == nil {
@@ -138,9 +142,22 @@ func (s *Server) begin(ctx context.Context, r *rpc.CopyRequest) (*copying, conte
 	return c, ctx, nil
 }
 
+// done ends what a kill can stop, unless one came before.
+func (s *Server) done(c *copying, r *rpc.CopyRequest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.ctx.Err() != nil {
+		return false
+	}
+	delete(s.copies, copyKey{r.Source, r.ShardId})
+	return true
+}
+
 func (s *Server) end(c *copying, r *rpc.CopyRequest) {
 	s.mu.Lock()
-	delete(s.copies, copyKey{r.Source, r.ShardId})
+	if key := (copyKey{r.Source, r.ShardId}); s.copies[key] == c {
+		delete(s.copies, key)
+	}
 	s.mu.Unlock()
 	c.cancel(nil)
 	close(c.done)
@@ -249,11 +266,13 @@ func (s *Server) Copies(context.Context, *rpc.CopiesRequest) (*rpc.CopiesRespons
 func (s *Server) KillCopy(ctx context.Context, r *rpc.KillCopyRequest) (*rpc.KillCopyResponse, error) {
 	s.mu.Lock()
 	c := s.copies[copyKey{r.Source, r.ShardId}]
+	if c != nil {
+		c.cancel(errKilled) // with mu held: the copy is done before, or killed
+	}
 	s.mu.Unlock()
 	if c == nil {
 		return nil, status.Errorf(codes.NotFound, "shard %d is not being copied from %s", r.ShardId, r.Source)
 	}
-	c.cancel(errKilled)
 	select {
 	case <-c.done:
 		return &rpc.KillCopyResponse{}, nil

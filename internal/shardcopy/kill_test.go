@@ -1,0 +1,47 @@
+package shardcopy
+
+import (
+	"bytes"
+	"hash/crc32"
+	"testing"
+
+	"concord/internal/rpc"
+)
+
+// Who kills a copy and is told so must not find its node as an owner: the kill
+// comes here when everything has arrived, and the copy has not answered yet.
+func TestCopyKilledAtTheVeryEndStaysKilled(t *testing.T) {
+	t.Parallel()
+	src := mustStore(t)
+	mustWrite(t, src, 7, "m,host=a v=1 1")
+	var whole bytes.Buffer
+	if err := Export(src, 7, Range{}, &whole); err != nil {
+		t.Fatal(err)
+	}
+	addr := mustServe(t, &source{chunks: []*rpc.ExportChunk{
+		{Data: whole.Bytes()}, {Last: true, Bytes: uint64(whole.Len()), Checksum: crc32.Checksum(whole.Bytes(), castagnoli)},
+	}})
+	s := newServer(t)
+	killed := make(chan error, 1)
+	asked := 0
+	s.Deletes = func(uint64) uint64 {
+		if asked++; asked == 2 { // all has come
+			go func() {
+				_, err := s.KillCopy(t.Context(), &rpc.KillCopyRequest{ShardId: 7, Source: addr})
+				killed <- err
+			}()
+			s.mu.Lock()
+			c := s.copies[copyKey{addr, 7}]
+			s.mu.Unlock()
+			<-c.ctx.Done()
+		}
+		return 1
+	}
+	_, err := s.Copy(t.Context(), &rpc.CopyRequest{ShardId: 7, Database: "db", RetentionPolicy: "rp", Source: addr})
+	if kerr := <-killed; kerr != nil {
+		t.Fatal(kerr)
+	}
+	if err == nil || s.Store.Shard(7) != nil {
+		t.Errorf("the copy answers %v, and its files are left: %v", err, s.Store.Shard(7) != nil)
+	}
+}
