@@ -113,6 +113,7 @@ func (s *Service) Open() error {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var damaged []Waiting
 	for _, id := range nodes {
 		n := s.addNode(id)
 		shards, err := numbered(n.dir)
@@ -125,7 +126,8 @@ func (s *Service) Open() error {
 				return fmt.Errorf("hinted handoff queue of node %d, shard %d: %w", id, shard, err)
 			}
 			if cut > 0 {
-				s.log.Warn("Cut a torn entry off a hinted handoff queue: it was never acknowledged", zap.Uint64("node_id", id), zap.Uint64("db_shard_id", shard), zap.Int64("bytes", cut))
+				damaged = append(damaged, Waiting{id, shard})
+				s.log.Warn("Cut the end off a hinted handoff queue, torn by a crash or damaged: anti-entropy has to repair the shard", zap.Uint64("node_id", id), zap.Uint64("db_shard_id", shard), zap.Int64("bytes", cut))
 			}
 			if !q.pending() {
 				q.remove()
@@ -140,7 +142,13 @@ func (s *Service) Open() error {
 		s.start(n)
 	}
 	s.wg.Add(1)
-	go func() { defer s.wg.Done(); s.purgeLoop() }()
+	go func() {
+		defer s.wg.Done()
+		for _, d := range damaged {
+			s.deps.Dropped(d.Node, d.Shard)
+		}
+		s.purgeLoop()
+	}()
 	return nil
 }
 

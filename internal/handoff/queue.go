@@ -126,6 +126,11 @@ func openQueue(dir string) (q *queue, cut int64, err error) {
 	if len(q.segments) == 0 {
 		return q, 0, nil
 	}
+	for _, s := range q.segments {
+		if err := checkVersion(q.path(s.id)); err != nil {
+			return nil, 0, err
+		}
+	}
 	last := &q.segments[len(q.segments)-1]
 	whole, err := wholeRecords(q.path(last.id), last.size)
 	if err != nil {
@@ -158,8 +163,8 @@ func wholeRecords(path string, size int64) (int64, error) {
 	var h [headerSize]byte
 	if _, err := f.ReadAt(h[:], 0); err != nil {
 		return 0, nil // torn while it was made
-	} else if err := checkHeader(h[:]); err != nil {
-		return 0, fmt.Errorf("%s: %w", path, err)
+	} else if checkHeader(h[:]) != nil {
+		return 0, nil // after a power failure it may be zeros
 	}
 	at := int64(headerSize)
 	for at < size {
@@ -173,6 +178,23 @@ func wholeRecords(path string, size int64) (int64, error) {
 		at += n
 	}
 	return at, nil
+}
+
+// checkVersion refuses a segment of another version: it is no damage, and must not be given up.
+func checkVersion(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var h [headerSize]byte
+	if _, err := f.ReadAt(h[:], 0); err != nil || string(h[:4]) != magic {
+		return nil
+	}
+	if err := checkHeader(h[:]); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
 }
 
 func checkHeader(h []byte) error {
@@ -542,7 +564,14 @@ func (q *queue) remove() error {
 		q.tail = nil
 	}
 	q.segments, q.bytes, q.head, q.deletes, q.unread = nil, 0, headerSize, nil, nil
-	return os.RemoveAll(q.dir)
+	// Later writes go past the queue: what is in it must not be there again after a power failure.
+	if err := os.RemoveAll(q.dir); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(q.dir)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func truncate(path string, size int64) error {
