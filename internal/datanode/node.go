@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/influxdata/influxdb/coordinator"
@@ -63,6 +64,7 @@ type Node struct {
 	sub      *subscriber.Service
 	api      *httpd.Service
 	local    *entropy.Local
+	suspects atomic.Pointer[entropy.Service] // Entropy, for hinted handoff, which runs before it is there
 	certs    *tlsconfig.TLSCertMonitor
 	peerTLS  *tlsconfig.TLSConfigManager // to and from data nodes
 	metaTLS  *tlsconfig.TLSConfigManager // to meta nodes
@@ -210,23 +212,24 @@ func (n *Node) openHandoff() error {
 			return shard == handoff.WholeDatabase || ok && slices.Contains(sh.Owners, node)
 		},
 		Dropped: func(_, shard uint64) {
-			if n.Entropy != nil {
-				n.Entropy.Suspect(shard)
+			if e := n.suspects.Load(); e != nil {
+				e.Suspect(shard)
 			}
 		},
 	})
 	n.handoff.WithLogger(n.log)
 	n.writer.Handoff, n.writer.MaxPending = n.handoff, n.cfg.HintedHandoff.MaxWritesPending
-	if err := n.handoff.Open(); err != nil {
-		return fmt.Errorf("open hinted handoff: %w", err)
-	}
-	n.onClose(n.handoff.Close)
+	// Before the queues are sent: they hold deletes.
 	ran, err := replication.OpenRanLog(filepath.Join(n.cfg.Meta.Dir, "deletes.db"), 2*time.Duration(n.cfg.HintedHandoff.MaxAge))
 	if err != nil {
 		return fmt.Errorf("open the log of deletes: %w", err)
 	}
 	n.onClose(ran.Close)
 	n.writer.Deletes = ran
+	if err := n.handoff.Open(); err != nil {
+		return fmt.Errorf("open hinted handoff: %w", err)
+	}
+	n.onClose(n.handoff.Close)
 	return nil
 }
 
@@ -276,6 +279,7 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 			Dir: n.cfg.entropyDir(), DataDir: n.cfg.Data.Dir, Meta: n.Meta, Local: local, Transport: tr,
 		})
 		n.Entropy.WithLogger(n.log)
+		n.suspects.Store(n.Entropy)
 		if err := n.Entropy.Open(); err != nil {
 			return nil, fmt.Errorf("open anti-entropy: %w", err)
 		}
