@@ -11,7 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	itoml "github.com/influxdata/influxdb/toml"
@@ -145,7 +147,20 @@ func (c *Cluster) StartData(i int) error {
 		defer c.mu.Unlock()
 		return c.cut[addr] || c.cut[c.addrs[i]]
 	}
-	if err := n.Open(); err != nil {
+	free := c.configs[i].HTTPD.BindAddress
+	err := n.Open()
+	// The engine opens its own HTTP listener: a free port may be taken in between.
+	for range 5 {
+		if !errors.Is(err, syscall.EADDRINUSE) || !strings.HasSuffix(free, ":0") {
+			break
+		}
+		c.configs[i].HTTPD.BindAddress = free
+		blocked := n.Blocked
+		n = datanode.New(c.configs[i], version.String(), log)
+		n.Blocked = blocked
+		err = n.Open()
+	}
+	if err != nil {
 		return fmt.Errorf("data node %d: %w", i+1, err)
 	}
 	c.Data[i], c.addrs[i] = n, n.TCPAddr()
