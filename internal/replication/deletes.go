@@ -100,7 +100,9 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 	if err := check(r); err != nil {
 		return err
 	}
+	d.writer.deletes.begin(r.Database, r.Id, time.Now())
 	heard, missed, err := d.announce(nodes, r)
+	defer func() { d.ended(heard, r) }()
 	if err != nil {
 		return err
 	}
@@ -212,12 +214,38 @@ func (d *Deletes) announce(nodes []cluster.Node, r *rpc.ExecuteRequest) (heard [
 	err = d.writer.NoteDelete(r)
 	wg.Wait()
 	if err != nil {
-		return nil, nil, err
+		return heard, nil, err
 	}
 	if all, know := len(nodes)+1, len(heard)+1; know <= all/2 && all > 2 {
-		return nil, nil, fmt.Errorf("the delete reaches %d of %d data nodes, and needs more than half: run it again when they are back (%s)", know, all, missed)
+		return heard, nil, fmt.Errorf("the delete reaches %d of %d data nodes, and needs more than half: run it again when they are back (%s)", know, all, missed)
 	}
 	return heard, missed, nil
+}
+
+// ended tells the nodes that heard of a delete that nothing of it is under way
+// any more: until then, and for no longer than a delete may take, they take no points from others
+// in its database, by repairs or copies.
+func (d *Deletes) ended(heard []cluster.Node, r *rpc.ExecuteRequest) {
+	last := proto.Clone(r).(*rpc.ExecuteRequest)
+	last.AnnounceOnly, last.Ended = true, true
+	ctx, cancel := context.WithTimeout(context.Background(), d.writer.WriteTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, n := range heard {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			conn, err := d.pool.Conn(n.TCPAddr)
+			if err == nil {
+				_, err = rpc.NewReplicationClient(conn).Execute(ctx, last)
+			}
+			if err != nil {
+				d.log.Debug("A data node does not hear that a delete has ended", zap.String("node", n.TCPAddr), zap.String("error", rpc.Message(err)))
+			}
+		}()
+	}
+	wg.Wait()
+	d.writer.deletes.end(r.Database, r.Id)
 }
 
 // keep queues a delete for missed nodes, here and on every node that was

@@ -191,12 +191,12 @@ func (w *Writer) DeletesSeen(shard uint64) uint64 {
 }
 
 // HoldDeletes keeps deletes of a shard's database from being announced or run here until release, unless
-// one was since DeletesSeen gave seen: then ok is false, and what was read
-// elsewhere since may have been deleted.
+// one was since DeletesSeen gave seen, or is under way: then ok is false, and what was read
+// elsewhere since may have been deleted, or be about to be.
 func (w *Writer) HoldDeletes(shard, seen uint64) (release func(), ok bool) {
 	sh, known := w.meta.Shard(shard)
 	w.deletes.mu.RLock()
-	if known && w.deletes.count(sh.Database) == seen {
+	if known && w.deletes.count(sh.Database) == seen && !w.deletes.underWay(sh.Database, time.Now()) {
 		return w.deletes.mu.RUnlock, true
 	}
 	w.deletes.mu.RUnlock()
@@ -208,6 +208,50 @@ type deleteCounts struct {
 	mu   sync.RWMutex // held for reading by who writes points that a delete must not miss
 	base uint64       // random for each process
 	m    map[string]uint64
+	// began are the deletes that were announced and have not ended: some nodes may have run
+	// them, and others not yet. By database and ID.
+	began map[string]map[string]time.Time
+}
+
+// longestDelete is after which time a delete ended whose sender does not say so.
+const longestDelete = 2 * deleteTimeout
+
+func (c *deleteCounts) begin(db, id string, now time.Time) {
+	c.next(db)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.began == nil {
+		c.began = make(map[string]map[string]time.Time)
+	}
+	if c.began[db] == nil {
+		c.began[db] = make(map[string]time.Time)
+	}
+	for id, at := range c.began[db] {
+		if now.Sub(at) > longestDelete {
+			delete(c.began[db], id)
+		}
+	}
+	c.began[db][id] = now
+}
+
+// end counts, too: what was read before may be deleted.
+func (c *deleteCounts) end(db, id string) {
+	c.next(db)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if delete(c.began[db], id); len(c.began[db]) == 0 {
+		delete(c.began, db)
+	}
+}
+
+// underWay is called with mu held.
+func (c *deleteCounts) underWay(db string, now time.Time) bool {
+	for _, at := range c.began[db] {
+		if now.Sub(at) <= longestDelete {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *deleteCounts) next(db string) {
@@ -221,10 +265,15 @@ func (c *deleteCounts) next(db string) {
 
 func (c *deleteCounts) count(db string) uint64 { return c.base + c.m[db] }
 
+// seen is another number each time while a delete is under way.
 func (c *deleteCounts) seen(db string) uint64 {
 	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return c.count(db)
+	n, under := c.count(db), c.underWay(db, time.Now())
+	c.mu.RUnlock()
+	if under {
+		c.next(db)
+	}
+	return n
 }
 
 // noteWait is how long a delete waits for writes under way.

@@ -133,7 +133,12 @@ func (s *Server) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.Execu
 	if !isDelete(r.Kind) || r.Id == "" || s.writer == nil {
 		return s.ran(s.run(r))
 	}
+	if r.AnnounceOnly && r.Ended {
+		s.writer.deletes.end(r.Database, r.Id)
+		return &rpc.ExecuteResponse{}, nil
+	}
 	if r.AnnounceOnly {
+		s.writer.deletes.begin(r.Database, r.Id, time.Now())
 		return s.answer(s.writer.NoteDelete(r)), nil
 	}
 	release, ok := s.fences.once(r.Id, s.writer.ran)

@@ -550,7 +550,9 @@ type ExecuteRequest struct {
 	InQueueAlone bool `protobuf:"varint,11,opt,name=in_queue_alone,json=inQueueAlone,proto3" json:"in_queue_alone,omitempty"`
 	// announce_only: the delete is about to run everywhere. The receiver puts it
 	// behind the writes that it has under way, and does not run it yet.
-	AnnounceOnly  bool `protobuf:"varint,12,opt,name=announce_only,json=announceOnly,proto3" json:"announce_only,omitempty"`
+	AnnounceOnly bool `protobuf:"varint,12,opt,name=announce_only,json=announceOnly,proto3" json:"announce_only,omitempty"`
+	// ended, with announce_only: the delete ran wherever it was to run, or will not.
+	Ended         bool `protobuf:"varint,13,opt,name=ended,proto3" json:"ended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -665,6 +667,13 @@ func (x *ExecuteRequest) GetInQueueAlone() bool {
 func (x *ExecuteRequest) GetAnnounceOnly() bool {
 	if x != nil {
 		return x.AnnounceOnly
+	}
+	return false
+}
+
+func (x *ExecuteRequest) GetEnded() bool {
+	if x != nil {
+		return x.Ended
 	}
 	return false
 }
@@ -2603,7 +2612,7 @@ const file_concord_proto_rawDesc = "" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x18\n" +
 	"\adropped\x18\x02 \x01(\x05R\adropped\x12\x18\n" +
 	"\apartial\x18\x03 \x01(\bR\apartial\x12\x1c\n" +
-	"\tretryable\x18\x04 \x01(\bR\tretryable\"\x83\x04\n" +
+	"\tretryable\x18\x04 \x01(\bR\tretryable\"\x99\x04\n" +
 	"\x0eExecuteRequest\x123\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1f.concord.v1.ExecuteRequest.KindR\x04kind\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12\x12\n" +
@@ -2617,7 +2626,8 @@ const file_concord_proto_rawDesc = "" +
 	"\bsequence\x18\n" +
 	" \x01(\x04R\bsequence\x12$\n" +
 	"\x0ein_queue_alone\x18\v \x01(\bR\finQueueAlone\x12#\n" +
-	"\rannounce_only\x18\f \x01(\bR\fannounceOnly\"z\n" +
+	"\rannounce_only\x18\f \x01(\bR\fannounceOnly\x12\x14\n" +
+	"\x05ended\x18\r \x01(\bR\x05ended\"z\n" +
 	"\x04Kind\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\x11\n" +
 	"\rDELETE_SERIES\x10\x01\x12\x14\n" +
