@@ -190,7 +190,7 @@ func vote(vs []owned, absent int) (best tsm1.Value, differ, won bool) {
 		}
 		differ = differ || n < len(vs)
 		switch {
-		case bytes.Equal(c, code):
+		case best != nil && bytes.Equal(c, code): // the code of the empty string is empty, too
 		case n > votes || (n == votes && bytes.Compare(c, code) > 0):
 			best, votes, second, code = v.Value, n, votes, c
 		default:
