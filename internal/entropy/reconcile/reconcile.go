@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/bits"
 	"slices"
 	"strings"
 
@@ -23,12 +24,23 @@ type Difference struct {
 	Field   string
 	Types   []digest.Type // by owner, 0 where the owner has no points
 	Windows uint64        // bit i: window i differs
+	Marks   []uint64      // for each differing window, ascending: what all owners hold in it, folded to 64 bits
 }
 
 // Clone is a copy that may be kept.
 func (d Difference) Clone() Difference {
-	d.Series, d.Types = bytes.Clone(d.Series), slices.Clone(d.Types)
+	d.Series, d.Types, d.Marks = bytes.Clone(d.Series), slices.Clone(d.Types), slices.Clone(d.Marks)
 	return d
+}
+
+// Mark folds what each owner holds in a window, 0 for nothing, to 64 bits. Two
+// looks at a window with the same mark saw the same difference.
+func Mark(folds []uint64) uint64 {
+	var m uint64
+	for _, f := range folds {
+		m = (bits.RotateLeft64(m, 5) ^ f) * 0x9E3779B97F4A7C15
+	}
+	return m
 }
 
 // Conflict tells whether two owners have the field in different types.
@@ -142,9 +154,13 @@ func compare(a, b *digest.SeriesField) int {
 	return strings.Compare(a.Field, b.Field)
 }
 
+// nothing is what an owner holds of a series-field that it does not have.
+var nothing digest.SeriesField
+
 // merge walks all owners at once.
 func merge(ctx context.Context, streams []*stream, fn func(Difference) error) error {
 	heads := make([]*digest.SeriesField, len(streams))
+	folds := make([]uint64, len(streams))
 	for ctx.Err() == nil {
 		var least *digest.SeriesField
 		for i, s := range streams {
@@ -161,19 +177,23 @@ func merge(ctx context.Context, streams []*stream, fn func(Difference) error) er
 			return nil
 		}
 		d := Difference{Series: least.Series, Field: least.Field, Types: make([]digest.Type, len(streams))}
-		var present []*digest.SeriesField
 		for i, h := range heads {
 			if h != nil && compare(h, least) == 0 {
 				d.Types[i] = h.Type
-				present = append(present, h)
 				streams[i].held = streams[i].held[1:]
+			} else {
+				heads[i] = &nothing
 			}
 		}
 		for w := range digest.Windows {
-			for _, h := range present {
-				if h.Windows[w] != present[0].Windows[w] || (len(present) < len(streams) && h.Windows[w].Count > 0) {
-					d.Windows |= 1 << w
-				}
+			differs := false
+			for i, h := range heads {
+				folds[i] = h.Windows[w].Fold()
+				differs = differs || h.Windows[w] != heads[0].Windows[w]
+			}
+			if differs {
+				d.Windows |= 1 << w
+				d.Marks = append(d.Marks, Mark(folds))
 			}
 		}
 		if d.Windows != 0 || d.Conflict() {
