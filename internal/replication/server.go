@@ -252,15 +252,19 @@ func execute(store *tsdb.Store, r *rpc.ExecuteRequest) error {
 		if err != nil {
 			return err
 		}
-		if r.Bounds != nil {
-			return deleteBounded(store, r, sources, cond)
-		}
-		return store.DeleteSeries(r.Database, sources, cond)
+		return betweenSnapshots(store, r.Database, func() error {
+			if r.Bounds != nil {
+				return deleteBounded(store, r, sources, cond)
+			}
+			return store.DeleteSeries(r.Database, sources, influxql.CloneExpr(cond))
+		})
 	case rpc.ExecuteRequest_DROP_MEASUREMENT:
-		if r.Bounds != nil {
-			return deleteBounded(store, r, []influxql.Source{&influxql.Measurement{Name: r.Name}}, nil)
-		}
-		return store.DeleteMeasurement(r.Database, r.Name)
+		return betweenSnapshots(store, r.Database, func() error {
+			if r.Bounds != nil {
+				return deleteBounded(store, r, []influxql.Source{&influxql.Measurement{Name: r.Name}}, nil)
+			}
+			return store.DeleteMeasurement(r.Database, r.Name)
+		})
 	case rpc.ExecuteRequest_DROP_DATABASE:
 		return store.DeleteDatabase(r.Database)
 	case rpc.ExecuteRequest_DROP_RETENTION_POLICY:

@@ -1,0 +1,108 @@
+package replication
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+)
+
+const (
+	snapshotWait = time.Minute // for a cache snapshot to end
+	snapshotPoll = 5 * time.Millisecond
+	maxReruns    = 20 // of a delete that a snapshot began under
+)
+
+// betweenSnapshots runs a delete while no cache snapshot of the database's shards
+// is being written. The engine removes points from its TSM files and from the
+// live cache, and forgets those in a snapshot on its way from one to the other:
+// they would be back as soon as it is a file.
+//
+// When a snapshot begins under the delete, it runs again. That removes no write
+// which follows the delete, for the delete has no answer yet.
+func betweenSnapshots(store *tsdb.Store, db string, run func() error) error {
+	for range maxReruns {
+		caches, err := cachesOf(store, db)
+		if err != nil {
+			return err
+		}
+		if err := run(); err != nil {
+			return err
+		}
+		again := false
+		for _, c := range caches {
+			again = again || c.taken() != c.before
+		}
+		if !again {
+			return nil
+		}
+	}
+	return errors.New("a cache snapshot began each time the delete ran: run it again when fewer writes come in")
+}
+
+// shardCache is the cache of a shard with no snapshot out.
+type shardCache struct {
+	engine *tsm1.Engine
+	before int64
+}
+
+// taken grows with every snapshot, when it is taken.
+func (c shardCache) taken() int64 { return c.stat("cachedBytes") }
+
+// out tells whether a snapshot is being written, or waits to be tried again.
+func (c shardCache) out() bool { return c.stat("snapshotCount") > 0 }
+
+func (c shardCache) stat(name string) int64 {
+	for _, s := range c.engine.Cache.Statistics(nil) {
+		if n, ok := s.Values[name].(int64); ok {
+			return n
+		}
+	}
+	return 0
+}
+
+// cachesOf returns the caches of a database's open shards, each without a
+// snapshot. A commit that has yet to remove its WAL segments is waited for by the
+// delete itself, which takes the engine's lock.
+func cachesOf(store *tsdb.Store, db string) ([]shardCache, error) {
+	var out []shardCache
+	for _, sh := range store.Shards(store.ShardIDs()) {
+		if sh.Database() != db {
+			continue
+		}
+		e, err := sh.Engine()
+		if err != nil {
+			continue // closed or disabled: the delete says so
+		}
+		engine, ok := e.(*tsm1.Engine)
+		if !ok {
+			continue
+		}
+		c := shardCache{engine: engine}
+		if err := c.settle(); err != nil {
+			return nil, fmt.Errorf("shard %d: %w", sh.ID(), err)
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// settle waits for the end of a snapshot. One that failed is written now.
+func (c *shardCache) settle() error {
+	for end := time.Now().Add(snapshotWait); ; {
+		c.before = c.taken()
+		if !c.out() {
+			return nil
+		}
+		err := c.engine.WriteSnapshot()
+		switch {
+		case err == nil:
+		case time.Now().After(end):
+			return fmt.Errorf("a cache snapshot does not end, and a delete cannot run before: %w", err)
+		default:
+			time.Sleep(snapshotPoll)
+		}
+	}
+}

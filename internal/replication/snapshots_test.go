@@ -1,0 +1,105 @@
+package replication
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+
+	"concord/internal/rpc"
+)
+
+func engineOf(t *testing.T, s *tsdb.Store) *tsm1.Engine {
+	t.Helper()
+	e, err := s.Shard(shardID).Engine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e.(*tsm1.Engine)
+}
+
+func storeWith(t *testing.T, points string) *tsdb.Store {
+	t.Helper()
+	s := mustStore(t)
+	if err := writeStore(s, nil, tsdb.WriteContext{}, shardID, db, policy, mustPoints(t, points)); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// What is on its way from the cache into a file when a delete comes is deleted, too: now, in the file,
+// and after a restart.
+func TestDeleteWaitsForCacheSnapshot(t *testing.T) {
+	t.Parallel()
+	for name, req := range map[string]*rpc.ExecuteRequest{
+		"delete": {Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: "DELETE FROM cpu WHERE time >= 0"},
+		"series": {Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: "DELETE FROM cpu"},
+		"bounded": {Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: "DELETE FROM cpu", ShardId: shardID,
+			Bounds: &rpc.DeleteBounds{RetentionPolicy: policy, Start: 0, End: 1 << 60}},
+		"measurement": {Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "cpu"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := storeWith(t, "cpu v=1 1000\ncpu v=2 2000\nmem v=1 1000")
+			e := engineOf(t, s)
+			if _, err := e.Cache.Snapshot(); err != nil {
+				t.Fatal(err)
+			}
+			if err := writeStore(s, nil, tsdb.WriteContext{}, shardID, db, policy, mustPoints(t, "cpu v=3 2000")); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			go func() { done <- execute(s, req) }()
+			select {
+			case err := <-done:
+				t.Errorf("the delete ran (%v) while a snapshot was being written", err)
+			default:
+			}
+			e.Cache.ClearSnapshot(false) // it failed, and waits to be tried again
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			for _, when := range []string{"at once", "after another snapshot"} {
+				if n, m := count(t, s, "cpu"), count(t, s, "mem"); n != 0 || m != 1 {
+					t.Errorf("%s: %d deleted points are there, and %d of 1 others", when, n, m)
+				}
+				if err := e.WriteSnapshot(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// A snapshot that begins while the delete runs makes it run again.
+func TestDeleteRunsAgainAfterSnapshotBeganUnderIt(t *testing.T) {
+	t.Parallel()
+	s := storeWith(t, "cpu v=1 1000")
+	e := engineOf(t, s)
+	runs := 0
+	err := betweenSnapshots(s, db, func() error {
+		if runs++; runs == 1 {
+			return e.WriteSnapshot()
+		}
+		return nil
+	})
+	if err != nil || runs != 2 {
+		t.Errorf("%d runs, %v", runs, err)
+	}
+	failed := errors.New("refused")
+	if err := betweenSnapshots(s, db, func() error { return failed }); err != failed {
+		t.Errorf("got %v", err)
+	}
+	runs = 0
+	err = betweenSnapshots(s, db, func() error {
+		runs++
+		if err := writeStore(s, nil, tsdb.WriteContext{}, shardID, db, policy, mustPoints(t, "cpu v=1 1000")); err != nil {
+			return err
+		}
+		return e.WriteSnapshot()
+	})
+	if err == nil || runs != maxReruns {
+		t.Errorf("%d runs under endless snapshots, %v", runs, err)
+	}
+}
