@@ -292,7 +292,7 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 	rpc.RegisterMembershipServer(s, &membership{node: n})
 	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.writer, n.log))
 	rpc.RegisterQueryServer(s, distquery.NewServer(n.Store, n.log))
-	rpc.RegisterEntropyServer(s, transport.NewServer(local, control))
+	transport.NewServer(local, control, n.cfg.entropyDir()).Register(s)
 	rpc.RegisterShardsServer(s, &shardcopy.Server{Store: n.Store, Pool: pool, Begun: local.Copied, Deletes: n.writer.DeletesSeen, Log: n.log})
 	done := make(chan struct{})
 	go func() {

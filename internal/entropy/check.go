@@ -461,11 +461,17 @@ func unchanged(ctx context.Context, sh cluster.Shard, copies []copyOf) (bool, er
 	return true, nil
 }
 
-func sources(sh cluster.Shard, copies []copyOf, until int64) []reconcile.Source {
-	out := make([]reconcile.Source, len(copies))
+// owners are the copies as a Reconciler takes them.
+func (s *Service) owners(sh cluster.Shard, copies []copyOf, until int64) []reconcile.Owner {
+	out := make([]reconcile.Owner, len(copies))
 	for i, c := range copies {
-		out[i] = func(ctx context.Context, fn func(*digest.SeriesField) error) error {
+		out[i].List = func(ctx context.Context, fn func(*digest.SeriesField) error) error {
 			return c.replica.Digests(ctx, sh, until, fn)
+		}
+		if far, ok := c.replica.(Summarizer); ok && c.owner != s.deps.Meta.NodeID() {
+			out[i].Summarize = func(ctx context.Context, key uint64) (reconcile.Summary, error) {
+				return far.Summarize(ctx, sh, until, key)
+			}
 		}
 	}
 	return out
@@ -476,7 +482,7 @@ var errStop = errors.New("stop")
 // findConflict describes the first field that has different types on two owners, or returns "".
 func (s *Service) findConflict(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, until int64) (string, error) {
 	var message string
-	err := s.deps.Reconciler.Differences(ctx, sources(sh, copies, until), func(d reconcile.Difference) error {
+	err := s.deps.Reconciler.Differences(ctx, s.owners(sh, copies, until), func(d reconcile.Difference) error {
 		if !d.Conflict() {
 			return nil
 		}

@@ -72,7 +72,7 @@ func (s *Service) Diff(ctx context.Context, id uint64) (DryRun, error) {
 
 func (s *Service) diff(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, out *DryRun) error {
 	var diffs []reconcile.Difference
-	err := s.deps.Reconciler.Differences(ctx, sources(sh, copies, s.until(sh, copies, 1)), func(d reconcile.Difference) error {
+	err := s.deps.Reconciler.Differences(ctx, s.owners(sh, copies, s.until(sh, copies, 1)), func(d reconcile.Difference) error {
 		if d.Conflict() {
 			out.Conflict = describeConflict(st, copies, d)
 			return errStop

@@ -12,6 +12,7 @@ import (
 	"concord/internal/cluster"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
+	"concord/internal/entropy/reconcile"
 )
 
 // ShardState is what one owner says of its copy of a shard.
@@ -52,6 +53,12 @@ type Replica interface {
 	Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (int, error)
 	// Whole tells that the copy was found equal to those of the other owners: it is no longer Begun.
 	Whole(ctx context.Context, id uint64) error
+}
+
+// Summarizer is a Replica that can tell a difference for less than a list. The
+// summary, of the windows that end at or before until, lasts until it is closed or ctx ends.
+type Summarizer interface {
+	Summarize(ctx context.Context, shard cluster.Shard, until int64, key uint64) (reconcile.Summary, error)
 }
 
 // Metadata is the cluster's state as this node knows it.

@@ -20,6 +20,7 @@ import (
 	"concord/internal/cluster"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
+	"concord/internal/entropy/reconcile"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -144,6 +145,12 @@ func typeOf(v any) digest.Type {
 		return digest.Integer
 	}
 	return digest.String
+}
+
+func (r *fakeReplica) Summarize(ctx context.Context, sh cluster.Shard, until int64, key uint64) (reconcile.Summary, error) {
+	return reconcile.NewSpool(ctx, "", key, func(ctx context.Context, fn func(*digest.SeriesField) error) error {
+		return r.Digests(ctx, sh, until, fn)
+	})
 }
 
 func (r *fakeReplica) Digests(_ context.Context, sh cluster.Shard, until int64, fn func(*digest.SeriesField) error) error {

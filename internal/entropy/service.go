@@ -35,7 +35,7 @@ type Deps struct {
 	Local     Replica
 	Transport Transport
 
-	Reconciler reconcile.Reconciler                             // reconcile.Flat when nil
+	Reconciler reconcile.Reconciler                             // reconcile.Rateless when nil
 	Now        func() time.Time                                 // time.Now when nil
 	After      func(time.Duration) <-chan time.Time             // time.After when nil
 	DiskFree   func(dir string) (free, total uint64, err error) // of the file system when nil
@@ -89,7 +89,7 @@ type statistics struct {
 // New returns a service that Open starts. cfg must be valid and enabled.
 func New(cfg Config, deps Deps) *Service {
 	if deps.Reconciler == nil {
-		deps.Reconciler = reconcile.Flat{}
+		deps.Reconciler = reconcile.Rateless{Dir: deps.Dir}
 	}
 	if deps.Now == nil {
 		deps.Now = time.Now

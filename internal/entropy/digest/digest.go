@@ -41,7 +41,7 @@ func (s *Sum) Add(o Sum) {
 	s.Hi, _ = bits.Add64(s.Hi, o.Hi, carry)
 }
 
-// Fold is the sum in 64 bits, for comparisons of which a wrong one costs little
+// Fold is the sum in 48 bits, for comparisons of which a wrong one costs little
 // and is found out: it is 0 for the empty set alone.
 func (s Sum) Fold() uint64 {
 	if s == (Sum{}) {
@@ -49,7 +49,7 @@ func (s Sum) Fold() uint64 {
 	}
 	h := bits.RotateLeft64(s.Hi, 32) ^ s.Lo ^ s.Count*0x9E3779B97F4A7C15
 	h ^= h >> 32
-	return max(h*0xD6E8FEB86659FD93, 1)
+	return max(h*0xD6E8FEB86659FD93>>16, 1)
 }
 
 // Range is a shard's time range in nanoseconds, [Start, End).

@@ -207,14 +207,14 @@ func TestEqualDataHasEqualDigests(t *testing.T) {
 // heal reconciles the copies of a shard and gives each what it lacks.
 func heal(t interface{ Fatal(...any) }, shard uint64, stores ...*tsdb.Store) {
 	ctx := context.Background()
-	sources := make([]reconcile.Source, len(stores))
+	owners := make([]reconcile.Owner, len(stores))
 	for i, s := range stores {
-		sources[i] = func(ctx context.Context, fn func(*digest.SeriesField) error) error {
+		owners[i].List = func(ctx context.Context, fn func(*digest.SeriesField) error) error {
 			return digest.Compute(ctx, s.Shard(shard), key, shardRange, math.MaxInt64, fn)
 		}
 	}
 	var diffs []reconcile.Difference
-	err := reconcile.Flat{}.Differences(ctx, sources, func(d reconcile.Difference) error { diffs = append(diffs, d); return nil })
+	err := reconcile.Flat{}.Differences(ctx, owners, func(d reconcile.Difference) error { diffs = append(diffs, d); return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

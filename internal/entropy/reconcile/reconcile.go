@@ -18,6 +18,13 @@ import (
 // The argument of fn is valid during the call only.
 type Source func(ctx context.Context, fn func(*digest.SeriesField) error) error
 
+// Owner is one copy of a shard. Summarize opens its summary, and is nil for
+// this node's own copy; key is that of the hashes.
+type Owner struct {
+	List      Source
+	Summarize func(ctx context.Context, key uint64) (Summary, error)
+}
+
 // Difference is one series-field in which at least two owners differ.
 type Difference struct {
 	Series  []byte
@@ -58,27 +65,26 @@ func (d Difference) Conflict() bool {
 // Reconciler compares any number of owners. fn gets the differences in
 // ascending order of (series, field) and may keep them.
 type Reconciler interface {
-	Differences(ctx context.Context, owners []Source, fn func(Difference) error) error
+	Differences(ctx context.Context, owners []Owner, fn func(Difference) error) error
 }
 
 // Flat is the Reconciler that reads every owner's whole list and merges them.
-// It costs as much as there are series-fields, however few differ; set
-// reconciliation will take its place behind the same interface.
+// It costs as much as there are series-fields, however few differ.
 type Flat struct{}
 
 // batch bounds what is held of each owner: two batches of digests.
 const batch = 64
 
 // Differences implements Reconciler.
-func (Flat) Differences(ctx context.Context, owners []Source, fn func(Difference) error) error {
+func (Flat) Differences(ctx context.Context, owners []Owner, fn func(Difference) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	streams := make([]*stream, len(owners))
-	for i, src := range owners {
+	for i, o := range owners {
 		s := &stream{ch: make(chan []digest.SeriesField, 1), ctx: ctx}
 		streams[i] = s
 		g.Go(func() error {
 			defer close(s.ch)
-			if err := s.read(src); err != nil {
+			if err := s.read(o.List); err != nil {
 				return fmt.Errorf("owner %d: %w", i, err)
 			}
 			s.whole = true

@@ -8,15 +8,15 @@ import (
 	"concord/internal/entropy/digest"
 )
 
-func list(fields ...digest.SeriesField) Source {
-	return func(_ context.Context, fn func(*digest.SeriesField) error) error {
+func list(fields ...digest.SeriesField) Owner {
+	return Owner{List: func(_ context.Context, fn func(*digest.SeriesField) error) error {
 		for i := range fields {
 			if err := fn(&fields[i]); err != nil {
 				return err
 			}
 		}
 		return nil
-	}
+	}}
 }
 
 func field(name string, sums map[int]digest.Sum) digest.SeriesField {
@@ -31,7 +31,7 @@ func field(name string, sums map[int]digest.Sum) digest.SeriesField {
 func TestMarksNameTheDifference(t *testing.T) {
 	t.Parallel()
 	one, two, three := digest.Sum{Count: 1, Lo: 7}, digest.Sum{Count: 2, Lo: 9}, digest.Sum{Count: 2, Hi: 9}
-	look := func(owners ...Source) Difference {
+	look := func(owners ...Owner) Difference {
 		var got []Difference
 		if err := (Flat{}).Differences(t.Context(), owners, func(d Difference) error {
 			got = append(got, d)

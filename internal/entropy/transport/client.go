@@ -16,6 +16,7 @@ import (
 	"concord/internal/entropy"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
+	"concord/internal/entropy/reconcile"
 	"concord/internal/rpc"
 )
 
@@ -62,6 +63,8 @@ func (p *peer) fail(err error) error {
 		return fmt.Errorf("node %s: %w", p.node.TCPAddr, entropy.ErrUnknownShard)
 	case codes.FailedPrecondition:
 		return fmt.Errorf("node %s: %w", p.node.TCPAddr, entropy.ErrDisabled)
+	case codes.OutOfRange:
+		return fmt.Errorf("node %s: %w", p.node.TCPAddr, reconcile.ErrTooLarge)
 	case codes.Aborted:
 		return fmt.Errorf("node %s: %w", p.node.TCPAddr, entropy.ErrOvertaken)
 	}

@@ -21,17 +21,25 @@ import (
 // Server answers other nodes. It trusts none of what they send.
 type Server struct {
 	rpc.UnimplementedEntropyServer
-	replica entropy.Replica
-	control entropy.Control // nil when the service is off
+	rpc.UnimplementedReconcileServer
+	replica   entropy.Replica
+	control   entropy.Control // nil when the service is off
+	dir       string          // of temporary files
+	summaries chan struct{}   // one for each that is open
 }
 
 // NewServer returns a server over this node's copies and its service, which
 // is nil when it is off: the copies can be compared and repaired by others all the same.
-func NewServer(replica entropy.Replica, control entropy.Control) *Server {
-	return &Server{replica: replica, control: control}
+// Temporary files are in dir.
+func NewServer(replica entropy.Replica, control entropy.Control, dir string) *Server {
+	return &Server{replica: replica, control: control, dir: dir, summaries: make(chan struct{}, maxSummaries)}
 }
 
-var _ rpc.EntropyServer = (*Server)(nil)
+// Register adds both services to a gRPC server.
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	rpc.RegisterEntropyServer(r, s)
+	rpc.RegisterReconcileServer(r, s)
+}
 
 func invalid(err error) error { return status.Error(codes.InvalidArgument, err.Error()) }
 

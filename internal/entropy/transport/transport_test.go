@@ -111,14 +111,19 @@ func (c *canned) Repair(context.Context, uint64) error       { return c.err }
 func (c *canned) CancelRepair(context.Context, uint64) error { return c.err }
 
 // mustServe starts a real server and returns both ends of a peer.
-func mustServe(t *testing.T, replica entropy.Replica, control entropy.Control) (entropy.Replica, entropy.Control, *rpc.Pool, cluster.Node) {
+func mustServe(t testing.TB, replica entropy.Replica, control entropy.Control) (entropy.Replica, entropy.Control, *rpc.Pool, cluster.Node) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	return mustServeOn(t, ln, replica, control)
+}
+
+func mustServeOn(t testing.TB, ln net.Listener, replica entropy.Replica, control entropy.Control) (entropy.Replica, entropy.Control, *rpc.Pool, cluster.Node) {
+	t.Helper()
 	s := rpc.NewServer()
-	rpc.RegisterEntropyServer(s, NewServer(replica, control))
+	NewServer(replica, control, t.TempDir()).Register(s)
 	done := make(chan struct{})
 	go func() { defer close(done); s.Serve(ln) }()
 	pool := &rpc.Pool{}

@@ -43,6 +43,10 @@ func (s *Symbol) add(e Element, check uint64, n int64) {
 
 func (s *Symbol) empty() bool { return *s == Symbol{} }
 
+// checkBits is the size of a checksum: a symbol of several elements passes for
+// one of a single element once in 2^40 times, and then the rest does not decode.
+const checkBits = 40
+
 // checksum also seeds the element's mapping. key keeps others from choosing
 // elements whose checksums collide.
 func checksum(key uint64, e Element) uint64 {
@@ -52,7 +56,7 @@ func checksum(key uint64, e Element) uint64 {
 			b[8*i+j] = byte(w >> (8 * j))
 		}
 	}
-	return xxh3.HashSeed(b[:], key)
+	return xxh3.HashSeed(b[:], key) >> (64 - checkBits)
 }
 
 // maxIndex bounds the symbols of a sequence, so that walks end.

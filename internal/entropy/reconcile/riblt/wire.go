@@ -8,7 +8,7 @@ import (
 
 // AppendSymbols appends symbols in the form in which they travel. Each has two
 // bytes with the lengths of four numbers (0 to 8, four bits each), the numbers, which are the
-// three words of Sum and Count in zigzag form, least byte first, and 8 bytes of Check.
+// three words of Sum and Count in zigzag form, least byte first, and 5 bytes of Check.
 func AppendSymbols(b []byte, symbols []Symbol) []byte {
 	for i := range symbols {
 		s := &symbols[i]
@@ -23,7 +23,9 @@ func AppendSymbols(b []byte, symbols []Symbol) []byte {
 				b = append(b, byte(n))
 			}
 		}
-		b = binary.LittleEndian.AppendUint64(b, s.Check)
+		for i := range checkBits / 8 {
+			b = append(b, byte(s.Check>>(8*i)))
+		}
 	}
 	return b
 }
@@ -53,16 +55,20 @@ func DecodeSymbols(b []byte, n int) ([]Symbol, error) {
 			}
 			b = b[l:]
 		}
-		if len(b) < 8 {
+		if len(b) < checkBits/8 {
 			return nil, errMalformed
+		}
+		var check uint64
+		for i := range checkBits / 8 {
+			check |= uint64(b[i]) << (8 * i)
 		}
 		c := numbers[3]
 		out = append(out, Symbol{
 			Sum:   Element{numbers[0], numbers[1], numbers[2]},
 			Count: int64(c>>1) ^ -int64(c&1),
-			Check: binary.LittleEndian.Uint64(b),
+			Check: check,
 		})
-		b = b[8:]
+		b = b[checkBits/8:]
 	}
 	return out, nil
 }
