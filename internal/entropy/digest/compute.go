@@ -1,7 +1,6 @@
 package digest
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"math"
@@ -72,31 +71,6 @@ func (t Type) String() string {
 	return "unknown"
 }
 
-// SeriesKeys lists the keys of a shard's series, ascending. It holds all of
-// them: the order over measurements is that of whole keys, which no index keeps.
-func SeriesKeys(shard *tsdb.Shard) ([][]byte, error) {
-	index, err := shard.Index()
-	if err != nil {
-		return nil, err
-	}
-	sfile, err := shard.SeriesFile()
-	if err != nil {
-		return nil, err
-	}
-	set := tsdb.IndexSet{Indexes: []tsdb.Index{index}, SeriesFile: sfile}
-	var keys [][]byte
-	err = shard.ForEachMeasurementName(func(name []byte) error {
-		k, err := set.MeasurementSeriesKeysByExpr(name, nil)
-		keys = append(keys, k...)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	slices.SortFunc(keys, bytes.Compare)
-	return slices.CompactFunc(keys, bytes.Equal), nil
-}
-
 // Compute calls fn with the digest of each series-field that has points in
 // windows that end at or before until (math.MaxInt64: in all), in ascending
 // order of (series, field). fn must not keep its argument. key is the
@@ -105,69 +79,87 @@ func SeriesKeys(shard *tsdb.Shard) ([][]byte, error) {
 // Points are read through the engine's array cursors, which merge files and
 // the cache, let the newest write win and leave out what was deleted.
 func Compute(ctx context.Context, shard *tsdb.Shard, key uint64, rng Range, until int64, fn func(*SeriesField) error) error {
-	keys, err := SeriesKeys(shard)
-	if err != nil {
-		return fmt.Errorf("list the series of shard %d: %w", shard.ID(), err)
-	}
 	cursors, err := shard.CreateCursorIterator(ctx)
 	if err != nil {
 		return fmt.Errorf("read shard %d: %w", shard.ID(), err)
 	}
-	var (
-		sf  SeriesField
-		buf []byte
-	)
-	for _, series := range keys {
-		name, tags := models.ParseKeyBytes(series)
-		fields := shard.MeasurementFields(name)
-		if fields == nil {
-			continue
-		}
-		names := fields.FieldKeys()
-		slices.Sort(names)
-		for _, field := range names {
-			if err := ctx.Err(); err != nil {
-				return err
+	r := reader{shard: shard, cursors: cursors, key: key, rng: rng}
+	err = EachSeries(ctx, shard, func(series []byte) error {
+		return r.series(ctx, series, func(f *SeriesField) error {
+			if !f.keep(rng, until) {
+				return nil
 			}
-			f := fields.Field(field)
-			if f == nil {
-				continue
-			}
-			typ, ok := TypeOf(f.Type)
-			if !ok {
-				return fmt.Errorf("shard %d: field %q of %q has the unknown type %v", shard.ID(), field, name, f.Type)
-			}
-			cur, err := cursors.Next(ctx, &tsdb.CursorRequest{
-				Name: name, Tags: tags, Field: field, Ascending: true,
-				StartTime: models.MinNanoTime, EndTime: models.MaxNanoTime,
-			})
-			if err != nil {
-				return fmt.Errorf("shard %d: read %s of %s: %w", shard.ID(), field, series, err)
-			}
-			if cur == nil {
-				continue
-			}
-			sf = SeriesField{Series: series, Field: field, Type: typ}
-			var s seed
-			s, buf = newSeed(key, series, field, typ, buf)
-			err = sf.add(cur, s, rng)
-			cur.Close()
-			if err != nil {
-				return fmt.Errorf("shard %d: read %s of %s: %w", shard.ID(), field, series, err)
-			}
-			if !sf.keep(rng, until) {
-				continue
-			}
-			if err := fn(&sf); err != nil {
-				return err
-			}
-		}
+			return fn(f)
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("digest of shard %d: %w", shard.ID(), err)
 	}
 	// An engine that was closed meanwhile gives empty cursors: that is no digest.
 	if _, err := shard.Engine(); err != nil {
 		return fmt.Errorf("read shard %d: %w", shard.ID(), err)
 	}
 	return nil
+}
+
+// reader digests series of one shard.
+type reader struct {
+	shard   *tsdb.Shard
+	cursors tsdb.CursorIterator
+	key     uint64
+	rng     Range
+
+	sf  SeriesField
+	buf []byte
+}
+
+// series calls fn with the digest of each field of a series, in their order,
+// with all windows. fn must not keep its argument.
+func (r *reader) series(ctx context.Context, series []byte, fn func(*SeriesField) error) error {
+	name, tags := models.ParseKeyBytes(series)
+	fields := r.shard.MeasurementFields(name)
+	if fields == nil {
+		return nil
+	}
+	names := fields.FieldKeys()
+	slices.Sort(names)
+	for _, field := range names {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		f := fields.Field(field)
+		if f == nil {
+			continue
+		}
+		typ, ok := TypeOf(f.Type)
+		if !ok {
+			return fmt.Errorf("field %q of %q has the unknown type %v", field, name, f.Type)
+		}
+		if err := r.field(ctx, series, name, tags, field, typ); err != nil {
+			return fmt.Errorf("read %s of %s: %w", field, series, err)
+		}
+		if err := fn(&r.sf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// field fills sf.
+func (r *reader) field(ctx context.Context, series, name []byte, tags models.Tags, field string, typ Type) error {
+	r.sf = SeriesField{Series: series, Field: field, Type: typ}
+	cur, err := r.cursors.Next(ctx, &tsdb.CursorRequest{
+		Name: name, Tags: tags, Field: field, Ascending: true,
+		StartTime: models.MinNanoTime, EndTime: models.MaxNanoTime,
+	})
+	if err != nil || cur == nil {
+		return err
+	}
+	var s seed
+	s, r.buf = newSeed(r.key, series, field, typ, r.buf)
+	err = r.sf.add(cur, s, r.rng)
+	cur.Close()
+	return err
 }
 
 // Root is the sum over all series-fields that Compute gives.
@@ -200,42 +192,23 @@ func (f *SeriesField) add(cur tsdb.Cursor, s seed, rng Range) error {
 	switch c := cur.(type) {
 	case tsdb.FloatArrayCursor:
 		for a := c.Next(); a.Len() > 0; a = c.Next() {
-			w := walk{rng: rng}
-			for i, t := range a.Timestamps {
-				f.at(&w, t).addPoint(s.fixed(t, math.Float64bits(a.Values[i])))
-			}
+			addRuns(f, rng, a.Timestamps, a.Values, s.floats)
 		}
 	case tsdb.IntegerArrayCursor:
 		for a := c.Next(); a.Len() > 0; a = c.Next() {
-			w := walk{rng: rng}
-			for i, t := range a.Timestamps {
-				f.at(&w, t).addPoint(s.fixed(t, uint64(a.Values[i])))
-			}
+			addRuns(f, rng, a.Timestamps, a.Values, s.integers)
 		}
 	case tsdb.UnsignedArrayCursor:
 		for a := c.Next(); a.Len() > 0; a = c.Next() {
-			w := walk{rng: rng}
-			for i, t := range a.Timestamps {
-				f.at(&w, t).addPoint(s.fixed(t, a.Values[i]))
-			}
+			addRuns(f, rng, a.Timestamps, a.Values, s.unsigned)
 		}
 	case tsdb.BooleanArrayCursor:
 		for a := c.Next(); a.Len() > 0; a = c.Next() {
-			w := walk{rng: rng}
-			for i, t := range a.Timestamps {
-				var v uint64
-				if a.Values[i] {
-					v = 1
-				}
-				f.at(&w, t).addPoint(s.fixed(t, v))
-			}
+			addRuns(f, rng, a.Timestamps, a.Values, s.booleans)
 		}
 	case tsdb.StringArrayCursor:
 		for a := c.Next(); a.Len() > 0; a = c.Next() {
-			w := walk{rng: rng}
-			for i, t := range a.Timestamps {
-				f.at(&w, t).addPoint(s.text(t, a.Values[i]))
-			}
+			addRuns(f, rng, a.Timestamps, a.Values, s.strings)
 		}
 	default:
 		return fmt.Errorf("unknown cursor %T", cur)
@@ -243,17 +216,16 @@ func (f *SeriesField) add(cur tsdb.Cursor, s seed, rng Range) error {
 	return cur.Err()
 }
 
-// walk remembers the window of the last point: most points are in the same.
-type walk struct {
-	rng      Range
-	window   int
-	min, max int64 // of the window; both 0 before the first point
-}
-
-func (f *SeriesField) at(w *walk, t int64) *Sum {
-	if t < w.min || t > w.max || w.min == w.max {
-		w.window = w.rng.Window(t)
-		w.min, w.max = w.rng.Bounds(w.window)
+// addRuns adds ascending points, a run of those in one window at a time.
+func addRuns[V any](f *SeriesField, rng Range, times []int64, values []V, sum func([]int64, []V) Sum) {
+	for len(times) > 0 {
+		w := rng.Window(times[0])
+		_, last := rng.Bounds(w)
+		n := len(times)
+		if times[n-1] > last {
+			n, _ = slices.BinarySearch(times, last+1)
+		}
+		f.Windows[w].Add(sum(times[:n], values[:n]))
+		times, values = times[n:], values[n:]
 	}
-	return &f.Windows[w.window]
 }

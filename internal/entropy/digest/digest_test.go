@@ -305,31 +305,3 @@ func TestWindowsCoverAllTime(t *testing.T) {
 		}
 	})
 }
-
-func BenchmarkCompute(b *testing.B) {
-	s := openStore(b)
-	if err := s.CreateShard("db", "rp", 1, true); err != nil {
-		b.Fatal(err)
-	}
-	const series, perSeries = 100, 10_000
-	for h := range series {
-		points := make([]models.Point, perSeries)
-		tags := models.NewTags(map[string]string{"host": fmt.Sprint(h)})
-		for i := range points {
-			points[i] = models.MustNewPoint("cpu", tags, models.Fields{"v": float64(i%1000) / 4}, time.Unix(0, int64(i)*6))
-		}
-		if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
-			b.Fatal(err)
-		}
-	}
-	if err := engineOf(b, s, 1).WriteSnapshot(); err != nil {
-		b.Fatal(err)
-	}
-	b.ResetTimer()
-	for b.Loop() {
-		if root, err := digest.Root(context.Background(), s.Shard(1), key, shardRange, math.MaxInt64); err != nil || root.Count != series*perSeries {
-			b.Fatal(root, err)
-		}
-	}
-	b.ReportMetric(float64(b.N)*series*perSeries/b.Elapsed().Seconds()/1e6, "Mpoints/s")
-}
