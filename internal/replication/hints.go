@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/influxdata/influxdb/coordinator"
 	"github.com/influxdata/influxdb/tsdb"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
@@ -27,6 +26,7 @@ type Handoff interface {
 	Append(node, shard uint64, entries ...handoff.Entry) error
 	Pending(node, shard uint64) bool
 	Waiting() []handoff.Waiting
+	Arrived(ctx context.Context, node, shard uint64) bool
 	Heard(node uint64)
 }
 
@@ -36,8 +36,8 @@ type recentDelete struct {
 	req *rpc.ExecuteRequest
 }
 
-// unsureLanes are those where a write timed out: the owner may have it, or get
-// it yet. They are forgotten with their queue.
+// unsureLanes are those where a write went out and was not answered: the owner may
+// have it, or get it yet. They are forgotten with their queue.
 type unsureLanes struct {
 	mu sync.Mutex
 	m  map[lane]bool
@@ -103,9 +103,10 @@ func (r *recentDeletes) since(db string, t time.Time) []*rpc.ExecuteRequest {
 }
 
 // hint queues the messages of a write for an owner. Deletes that came since the
-// write began follow it, and take their points out of it. When it timed out, the owner may
+// write began follow it, and take their points out of it. When it went out and was not answered, the owner may
 // have the write all the same, from after a delete: then the delete runs there once more.
-func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, cause error) result {
+func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed result) result {
+	cause := failed.err
 	if w.Handoff == nil {
 		return result{err: cause}
 	}
@@ -120,7 +121,7 @@ func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, cause error) r
 		entries = append(entries, handoff.Entry{Kind: handoff.Write, Points: len(r.Points), Data: b})
 	}
 	for _, del := range w.recent.since(d.db, d.began) {
-		e, err := w.boundedDelete(del, d.shard, !errors.Is(cause, coordinator.ErrTimeout))
+		e, err := w.boundedDelete(del, d.shard, !failed.unsure)
 		if err != nil {
 			return result{err: fmt.Errorf("%w; and hinted handoff: %w", cause, err)}
 		}
@@ -130,7 +131,7 @@ func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, cause error) r
 		return result{err: fmt.Errorf("%w; and hinted handoff: %w", cause, err)}
 	}
 	w.stats.hinted.Add(int64(points))
-	if errors.Is(cause, coordinator.ErrTimeout) {
+	if failed.unsure {
 		w.unsure.add(lane{d.node, d.shard})
 	}
 	return result{err: cause, hinted: true}
@@ -300,17 +301,30 @@ func (w *Writer) NoteDelete(req *rpc.ExecuteRequest) error {
 		behind[ln] = false
 	}
 	w.unsure.keep(func(ln lane) bool { _, waits := behind[ln]; return waits })
-	for ln, inQueueAlone := range behind {
+	queue := func(ln lane, inQueueAlone bool) error {
 		entries, err := w.boundedDelete(req, ln.shard, inQueueAlone)
+		if err == nil && len(entries) > 0 {
+			err = w.Handoff.Append(ln.node, ln.shard, entries...)
+		}
 		if err != nil {
+			// Without it the writes before it would bring back what it removes.
+			return fmt.Errorf("queue the delete for data node %d: %w", ln.node, err)
+		}
+		return nil
+	}
+	for ln, inQueueAlone := range behind {
+		if err := queue(ln, inQueueAlone); err != nil {
 			return err
 		}
-		if len(entries) == 0 {
-			continue
-		}
-		// Without it the writes before it would bring back what it removes.
-		if err := w.Handoff.Append(ln.node, ln.shard, entries...); err != nil {
-			return fmt.Errorf("queue the delete for data node %d: %w", ln.node, err)
+	}
+	// What left a queue before the delete was in it still has the points of the delete.
+	ctx, cancel := context.WithTimeout(context.Background(), noteWait)
+	defer cancel()
+	for ln, inQueueAlone := range behind {
+		if inQueueAlone && !w.Handoff.Arrived(ctx, ln.node, ln.shard) {
+			if err := queue(ln, false); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -333,11 +347,41 @@ func (w *Writer) HintDelete(req *rpc.ExecuteRequest, nodes []uint64) error {
 	}
 	var errs []error
 	for _, n := range nodes {
-		if n != w.meta.NodeID() {
-			errs = append(errs, w.Handoff.Append(n, handoff.WholeDatabase, handoff.Entry{Kind: handoff.Delete, Data: b}))
+		if n == w.meta.NodeID() {
+			continue
 		}
+		errs = append(errs, w.Handoff.Append(n, handoff.WholeDatabase, handoff.Entry{Kind: handoff.Delete, Data: b}))
+		// Writes of that node which were let in before must not end after the delete.
+		w.arrivals.wait(n)
 	}
 	return errors.Join(errs...)
+}
+
+// arrivals are held for reading while a write of another node is checked and written here.
+type arrivals struct {
+	mu sync.Mutex
+	m  map[uint64]*sync.RWMutex
+}
+
+// wait returns when the writes of a node that run now have ended.
+func (a *arrivals) wait(node uint64) {
+	l := a.of(node)
+	l.Lock()
+	defer l.Unlock()
+}
+
+func (a *arrivals) of(node uint64) *sync.RWMutex {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.m == nil {
+		a.m = make(map[uint64]*sync.RWMutex)
+	}
+	l := a.m[node]
+	if l == nil {
+		l = &sync.RWMutex{}
+		a.m[node] = l
+	}
+	return l
 }
 
 // Deliver sends entries of hinted handoff to a node: handoff.Deps.Deliver.
@@ -444,6 +488,9 @@ func (w *Writer) deliverRequest(ctx context.Context, node uint64, req *rpc.Write
 		r = judge(writeStore(w.store, w.Begun, tsdb.WriteContext{UserId: req.UserId}, req.ShardId, req.Database, req.RetentionPolicy, points))
 	} else {
 		r = w.send(ctx, node, req, w.lanes.next(), true)
+		if r.unsure {
+			w.unsure.add(lane{node, req.ShardId})
+		}
 	}
 	switch {
 	case r.partial != nil:

@@ -52,7 +52,7 @@ type gate struct {
 
 func (g *gate) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc.WriteShardResponse, error) {
 	if g.away.Load() {
-		return nil, status.Error(codes.Unavailable, "away")
+		return nil, status.Error(codes.Unavailable, "error while dialing: away")
 	}
 	if g.hang.Load() {
 		<-ctx.Done()
@@ -63,7 +63,7 @@ func (g *gate) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc.W
 
 func (g *gate) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
 	if g.away.Load() {
-		return nil, status.Error(codes.Unavailable, "away")
+		return nil, status.Error(codes.Unavailable, "error while dialing: away")
 	}
 	return g.Server.Execute(ctx, r)
 }
@@ -401,7 +401,7 @@ func TestWritesOfANodeThatMissesADeleteWait(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for node, want := range map[uint64]codes.Code{2: codes.Unavailable, 3: codes.OK} {
+	for node, want := range map[uint64]codes.Code{2: codes.FailedPrecondition, 3: codes.OK} {
 		reqs[0].SenderNode = node
 		if _, err := s.WriteShard(context.Background(), reqs[0]); status.Code(err) != want {
 			t.Errorf("a write of node %d: %v, want %v", node, err, want)

@@ -47,9 +47,14 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	if s.writer != nil && s.writer.Handoff != nil && r.SenderNode != 0 {
 		s.writer.Handoff.Heard(r.SenderNode)
 	}
+	if s.writer != nil && r.SenderNode != 0 {
+		from := s.writer.arrivals.of(r.SenderNode)
+		from.RLock()
+		defer from.RUnlock()
+	}
 	// A direct one, too: it may be from before a delete that its sender has not heard of.
 	if s.writer != nil && s.writer.holdsDeletes(r.SenderNode) {
-		return nil, status.Error(codes.Unavailable, "deletes wait here for the sender of the write: they come first")
+		return nil, status.Error(codes.FailedPrecondition, "deletes wait here for the sender of the write: they come first")
 	}
 	release, ok := s.fences.pass(ctx, r.Sender, r.ShardId, r.Sequence, r.Hinted)
 	if !ok {

@@ -57,18 +57,19 @@ type Writer struct {
 	// may have more of it.
 	Begun func(shard uint64) error
 
-	meta    Metadata
-	store   *tsdb.Store
-	sub     Subscriber
-	pool    *rpc.Pool
-	mapper  *coordinator.PointsWriter // maps points to shards
-	log     *zap.Logger
-	missed  missedLog
-	sender  uint64 // this process, to peers
-	lanes   lanes
-	recent  recentDeletes
-	unsure  unsureLanes
-	deletes deleteCounts
+	meta     Metadata
+	store    *tsdb.Store
+	sub      Subscriber
+	pool     *rpc.Pool
+	mapper   *coordinator.PointsWriter // maps points to shards
+	log      *zap.Logger
+	missed   missedLog
+	sender   uint64 // this process, to peers
+	lanes    lanes
+	recent   recentDeletes
+	unsure   unsureLanes
+	arrivals arrivals
+	deletes  deleteCounts
 
 	mu     sync.RWMutex // held for reading while owners start, so that Close waits for them
 	opened bool
@@ -185,6 +186,7 @@ type result struct {
 	partial *tsdb.PartialWriteError
 	hinted  bool // with err: the write is in hinted handoff
 	never   bool // with err: the same write can never succeed
+	unsure  bool // with err: the owner may have it, or get it yet
 }
 
 // required is how many of n owners must have written.
@@ -349,20 +351,20 @@ func encode(ctx tsdb.WriteContext, id uint64, db, policy string, points []models
 // goes to hinted handoff, as for any other owner.
 func (w *Writer) writeLocal(ctx tsdb.WriteContext, d *delivery, db, policy string, points []models.Point) result {
 	d.wait()
-	cause := errQueueNotEmpty
+	failed := result{err: errQueueNotEmpty}
 	if w.Handoff == nil || !w.Handoff.Pending(d.node, d.shard) {
 		w.stats.local.Add(int64(len(points)))
 		r := judge(writeStore(w.store, w.Begun, ctx, d.shard, db, policy, points))
 		if r.err == nil || w.Handoff == nil || influxdb.IsClientError(r.err) {
 			return r
 		}
-		cause = r.err
+		failed = r
 	}
 	reqs, _, err := encode(ctx, d.shard, db, policy, points)
 	if err != nil {
 		return result{err: err}
 	}
-	return w.hint(d, reqs, cause)
+	return w.hint(d, reqs, failed)
 }
 
 // judge tells a partial write, after which the owner has the other points, from a failure.
@@ -401,14 +403,14 @@ func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest) result 
 	var all result
 	for i, req := range reqs {
 		if w.Handoff != nil && w.Handoff.Pending(d.node, d.shard) {
-			return w.hint(d, reqs[i:], errQueueNotEmpty)
+			return w.hint(d, reqs[i:], result{err: errQueueNotEmpty})
 		}
 		r := w.send(d.ctx, d.node, req, d.sequence, false)
 		if r.err != nil {
 			if r.never {
 				return r
 			}
-			return w.hint(d, reqs[i:], r.err)
+			return w.hint(d, reqs[i:], r)
 		}
 		if r.partial != nil {
 			all.partial = merge(all.partial, *r.partial)
@@ -438,11 +440,11 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 		// Canceled: the peer saw the deadline first.
 		switch c := status.Code(err); {
 		case c == codes.DeadlineExceeded, c == codes.Canceled, ctx.Err() != nil:
-			return result{err: coordinator.ErrTimeout}
+			return result{err: coordinator.ErrTimeout, unsure: true}
 		case c == codes.InvalidArgument, c == codes.ResourceExhausted:
 			return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err)), never: true}
 		}
-		return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err))}
+		return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err)), unsure: rpc.MayHaveArrived(err)}
 	}
 	switch {
 	case resp.Partial:

@@ -7,12 +7,14 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/influxdata/influxdb/pkg/tlsconfig"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
@@ -110,4 +112,10 @@ func Message(err error) string {
 		return s.Message()
 	}
 	return err.Error()
+}
+
+// MayHaveArrived tells of a failed call whether the other node may have begun it.
+// It has not when there was no connection to it.
+func MayHaveArrived(err error) bool {
+	return status.Code(err) == codes.Unavailable && !strings.Contains(err.Error(), "while dialing")
 }
