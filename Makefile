@@ -46,6 +46,7 @@ fuzz: ## fuzz what parses bytes from outside, FUZZTIME each
 	$(GO) test -run '^$$' -fuzz FuzzLoad -fuzztime $(FUZZTIME) ./internal/config
 	$(GO) test -run '^$$' -fuzz FuzzOpenQueue -fuzztime $(FUZZTIME) ./internal/handoff
 	$(GO) test -run '^$$' -fuzz FuzzDecodeSymbols -fuzztime $(FUZZTIME) ./internal/entropy/reconcile/riblt
+	$(GO) test -run '^$$' -fuzz FuzzDecodeRecord -fuzztime $(FUZZTIME) ./internal/entropy/digest
 
 proto: ## generate the gRPC code (needs protoc, protoc-gen-go and protoc-gen-go-grpc)
 	protoc -I internal/rpc --go_out=. --go_opt=module=concord --go-grpc_out=. --go-grpc_opt=module=concord $(notdir $(wildcard internal/rpc/*.proto))

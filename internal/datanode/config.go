@@ -140,8 +140,6 @@ func (c *Config) Validate() error {
 // folders, never inside one, so that a wiped data folder does not take the queue along.
 func (c *Config) entropyDir() string { return filepath.Join(c.Meta.Dir, "entropy") }
 
-func (c *Config) begunDir() string { return filepath.Join(c.entropyDir(), "begun") }
-
 func (c *Config) advertised(bind string, actual net.Addr) string {
 	return config.Advertised(c.Hostname, bind, actual)
 }

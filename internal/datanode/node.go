@@ -167,7 +167,7 @@ func (n *Node) Open() (err error) {
 	n.writer = replication.NewWriter(n.Meta, n.Store, n.sub, pool)
 	n.writer.WriteTimeout = time.Duration(n.cfg.Cluster.WriteTimeout)
 	n.writer.WithLogger(n.log)
-	n.local = entropy.NewLocal(n.Store, n.Meta.ClusterID, n.cfg.begunDir())
+	n.local = entropy.NewLocal(n.Store, n.Meta.ClusterID, n.cfg.entropyDir())
 	n.writer.Begun, n.local.Deletes = n.local.Begin, n.writer
 	if err := n.openHandoff(); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -31,19 +32,7 @@ type Local struct {
 	store *tsdb.Store
 	key   func() uint64
 	begun begunShards
-
-	mu    sync.Mutex
-	roots map[uint64]cachedRoot // the last root of each shard
-}
-
-type cachedRoot struct {
-	version    Version
-	shard      *tsdb.Shard // another one after the shard was dropped and made again
-	start, end int64
-	window     int   // that holds until
-	until      int64 // 0 but for the last window, where the digest decides what ended
-	key        uint64
-	root       digest.Sum
+	cache func() (*digest.Cache, error) // opened with the first use
 }
 
 // Deletes is the order of deletes on this node.
@@ -55,9 +44,12 @@ type Deletes interface {
 }
 
 // NewLocal returns the replica over store. Key returns the cluster's ID, with which hashes are keyed.
-// In dir it keeps which shards were begun by a write.
+// In dir it keeps which shards were begun by a write, and the digests of shards.
 func NewLocal(store *tsdb.Store, key func() uint64, dir string) *Local {
-	return &Local{store: store, key: key, roots: make(map[uint64]cachedRoot), begun: begunShards{dir: dir}}
+	return &Local{
+		store: store, key: key, begun: begunShards{dir: filepath.Join(dir, "begun")},
+		cache: sync.OnceValues(func() (*digest.Cache, error) { return digest.OpenCache(filepath.Join(dir, "digests")) }),
+	}
 }
 
 // Begin notes, durably, that a write begins this node's copy of a shard.
@@ -113,52 +105,48 @@ func version(sh *tsdb.Shard) (Version, error) {
 	return Version{Exists: true, LastModified: mod.UnixNano(), Size: size}, nil
 }
 
-// Root is the sum over all windows that end at or before until. The last
-// answer for each shard is kept and used again while the shard does not change.
-func (l *Local) Root(ctx context.Context, shard cluster.Shard, until int64) (digest.Sum, error) {
-	sh := l.store.Shard(shard.ID)
-	if sh == nil {
-		return digest.Sum{}, nil
-	}
-	// The version is read first: a write during the computation makes the kept root
-	// newer than its version, and the next call computes again.
-	v, err := version(sh)
-	if err != nil {
-		return digest.Sum{}, fmt.Errorf("root of shard %d: %w", shard.ID, err)
-	}
-	rng := digest.Range{Start: shard.Start, End: shard.End}
-	want := cachedRoot{version: v, shard: sh, start: rng.Start, end: rng.End, window: rng.Window(until), key: l.key()}
-	if want.window == digest.Windows-1 || until < rng.Start {
-		want.until = until
-	}
-	l.mu.Lock()
-	have := l.roots[shard.ID]
-	l.mu.Unlock()
-	want.root = have.root
-	if have == want {
-		return have.root, nil
-	}
-	if want.root, err = digest.Root(ctx, sh, want.key, rng, until); err != nil {
-		return digest.Sum{}, fmt.Errorf("root of shard %d: %w", shard.ID, err)
-	}
-	l.mu.Lock()
-	l.roots[shard.ID] = want
-	for id := range l.roots {
-		if l.store.Shard(id) == nil {
-			delete(l.roots, id)
-		}
-	}
-	l.mu.Unlock()
-	return want.root, nil
+// Root is the sum over all windows that end at or before until.
+func (l *Local) Root(ctx context.Context, shard cluster.Shard, until int64) (root digest.Sum, err error) {
+	err = l.view(ctx, shard, func(v *digest.View) error {
+		root = v.Root(until)
+		return nil
+	})
+	return root, err
 }
 
 // Digests calls fn for each series-field with points in windows that end at or before until.
 func (l *Local) Digests(ctx context.Context, shard cluster.Shard, until int64, fn func(*digest.SeriesField) error) error {
+	return l.view(ctx, shard, func(v *digest.View) error { return v.Each(ctx, until, fn) })
+}
+
+// view calls fn with the digests of a shard, unless the node lacks it.
+func (l *Local) view(ctx context.Context, shard cluster.Shard, fn func(*digest.View) error) error {
 	sh := l.store.Shard(shard.ID)
 	if sh == nil {
 		return nil
 	}
-	return digest.Compute(ctx, sh, l.key(), digest.Range{Start: shard.Start, End: shard.End}, until, fn)
+	cache, err := l.cache()
+	if err != nil {
+		return fmt.Errorf("open the digest cache: %w", err)
+	}
+	v, err := cache.View(ctx, sh, l.key(), digest.Range{Start: shard.Start, End: shard.End}, func() (digest.Stamp, error) {
+		v, err := version(sh)
+		stamp := digest.Stamp{LastModified: v.LastModified, Size: v.Size}
+		if l.Deletes != nil {
+			stamp.Deletes = l.Deletes.DeletesSeen(shard.ID)
+		}
+		return stamp, err
+	})
+	if err != nil {
+		return fmt.Errorf("digests of shard %d: %w", shard.ID, err)
+	}
+	defer v.Close()
+	if v.Read > 0 {
+		if err := cache.Keep(func(id uint64) bool { return l.store.Shard(id) != nil }); err != nil {
+			return fmt.Errorf("digest cache: %w", err)
+		}
+	}
+	return fn(v)
 }
 
 // Fetch calls fn with the points of regions in their order.

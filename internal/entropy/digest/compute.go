@@ -85,11 +85,14 @@ func Compute(ctx context.Context, shard *tsdb.Shard, key uint64, rng Range, unti
 	}
 	r := reader{shard: shard, cursors: cursors, key: key, rng: rng}
 	err = EachSeries(ctx, shard, func(series []byte) error {
-		return r.series(ctx, series, func(f *SeriesField) error {
-			if !f.keep(rng, until) {
+		return r.fields(ctx, series, func(field string, typ Type) error {
+			if err := r.read(ctx, field, typ); err != nil {
+				return err
+			}
+			if !r.sf.keep(rng, until) {
 				return nil
 			}
-			return fn(f)
+			return fn(&r.sf)
 		})
 	})
 	if err != nil {
@@ -109,15 +112,18 @@ type reader struct {
 	key     uint64
 	rng     Range
 
+	series, name []byte // of the last call of fields
+	tags         models.Tags
+
 	sf  SeriesField
 	buf []byte
 }
 
-// series calls fn with the digest of each field of a series, in their order,
-// with all windows. fn must not keep its argument.
-func (r *reader) series(ctx context.Context, series []byte, fn func(*SeriesField) error) error {
-	name, tags := models.ParseKeyBytes(series)
-	fields := r.shard.MeasurementFields(name)
+// fields calls fn with the fields that the measurement of a series has, in their order.
+func (r *reader) fields(ctx context.Context, series []byte, fn func(field string, typ Type) error) error {
+	r.series = series
+	r.name, r.tags = models.ParseKeyBytes(series)
+	fields := r.shard.MeasurementFields(r.name)
 	if fields == nil {
 		return nil
 	}
@@ -125,7 +131,7 @@ func (r *reader) series(ctx context.Context, series []byte, fn func(*SeriesField
 	slices.Sort(names)
 	for _, field := range names {
 		if err := ctx.Err(); err != nil {
-			return err
+			return context.Cause(ctx)
 		}
 		f := fields.Field(field)
 		if f == nil {
@@ -133,33 +139,32 @@ func (r *reader) series(ctx context.Context, series []byte, fn func(*SeriesField
 		}
 		typ, ok := TypeOf(f.Type)
 		if !ok {
-			return fmt.Errorf("field %q of %q has the unknown type %v", field, name, f.Type)
+			return fmt.Errorf("field %q of %q has the unknown type %v", field, r.name, f.Type)
 		}
-		if err := r.field(ctx, series, name, tags, field, typ); err != nil {
-			return fmt.Errorf("read %s of %s: %w", field, series, err)
-		}
-		if err := fn(&r.sf); err != nil {
+		if err := fn(field, typ); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// field fills sf.
-func (r *reader) field(ctx context.Context, series, name []byte, tags models.Tags, field string, typ Type) error {
-	r.sf = SeriesField{Series: series, Field: field, Type: typ}
+// read fills sf with the digest of a field of the series, in all windows.
+func (r *reader) read(ctx context.Context, field string, typ Type) error {
+	r.sf = SeriesField{Series: r.series, Field: field, Type: typ}
 	cur, err := r.cursors.Next(ctx, &tsdb.CursorRequest{
-		Name: name, Tags: tags, Field: field, Ascending: true,
+		Name: r.name, Tags: r.tags, Field: field, Ascending: true,
 		StartTime: models.MinNanoTime, EndTime: models.MaxNanoTime,
 	})
-	if err != nil || cur == nil {
-		return err
+	if err == nil && cur != nil {
+		var s seed
+		s, r.buf = newSeed(r.key, r.series, field, typ, r.buf)
+		err = r.sf.add(cur, s, r.rng)
+		cur.Close()
 	}
-	var s seed
-	s, r.buf = newSeed(r.key, series, field, typ, r.buf)
-	err = r.sf.add(cur, s, r.rng)
-	cur.Close()
-	return err
+	if err != nil {
+		return fmt.Errorf("read %s of %s: %w", field, r.series, err)
+	}
+	return nil
 }
 
 // Root is the sum over all series-fields that Compute gives.

@@ -1,0 +1,320 @@
+package digest_test
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxql"
+	"pgregory.net/rapid"
+
+	"concord/internal/entropy/digest"
+)
+
+type fataler interface{ Fatal(...any) }
+
+// cached is a shard with a cache of its digests.
+type cached struct {
+	store   *tsdb.Store
+	cache   *digest.Cache
+	deletes uint64
+	dir     string
+}
+
+func newCached(t *testing.T) *cached {
+	t.Helper()
+	c := &cached{store: openStore(t), dir: t.TempDir()}
+	if err := c.store.CreateShard("db", "rp", 1, true); err != nil {
+		t.Fatal(err)
+	}
+	c.reopen(t)
+	return c
+}
+
+func (c *cached) reopen(t fataler) {
+	var err error
+	if c.cache, err = digest.OpenCache(c.dir); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *cached) file() string { return filepath.Join(c.dir, "1.digests") }
+
+func (c *cached) write(t fataler, lines string) {
+	points, err := models.ParsePointsString(lines)
+	if err == nil {
+		err = c.store.WriteToShard(tsdb.WriteContext{}, 1, points)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *cached) delete(t fataler, name string, min, max int64) {
+	cond := influxql.MustParseExpr(fmt.Sprintf("time >= %d AND time <= %d", min, max))
+	c.deletes++
+	if err := c.store.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: name}}, cond); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *cached) view(t fataler) *digest.View {
+	sh := c.store.Shard(1)
+	v, err := c.cache.View(context.Background(), sh, key, shardRange, func() (digest.Stamp, error) {
+		mod, err := sh.LastModifiedWithErr()
+		if err != nil {
+			return digest.Stamp{}, err
+		}
+		size, err := sh.DiskSize()
+		return digest.Stamp{LastModified: mod.UnixNano(), Size: size, Deletes: c.deletes}, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+type line struct {
+	Series, Field string
+	Type          digest.Type
+	Windows       [digest.Windows]digest.Sum
+}
+
+func lines(out *[]line) func(*digest.SeriesField) error {
+	return func(f *digest.SeriesField) error {
+		*out = append(*out, line{string(f.Series), f.Field, f.Type, f.Windows})
+		return nil
+	}
+}
+
+// same fails unless a view has what the shard has.
+func (c *cached) same(t fataler) (read, reused int) {
+	v := c.view(t)
+	defer v.Close()
+	for _, until := range []int64{math.MaxInt64, shardRange.Start + (shardRange.End-shardRange.Start)/3} {
+		var want, got []line
+		if err := digest.Compute(context.Background(), c.store.Shard(1), key, shardRange, until, lines(&want)); err != nil {
+			t.Fatal(err)
+		}
+		if err := v.Each(context.Background(), until, lines(&got)); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Fatal("until ", until, ": the cache differs from the shard:\n", d)
+		}
+		root, err := digest.Root(context.Background(), c.store.Shard(1), key, shardRange, until)
+		if err != nil || root != v.Root(until) {
+			t.Fatal("until ", until, ": root ", v.Root(until), " want ", root, err)
+		}
+	}
+	return v.Read, v.Reused
+}
+
+func TestCacheIsWhatTheShardHolds(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		c := newCached(t)
+		defer c.store.Close()
+		for range rapid.IntRange(1, 12).Draw(rt, "steps") {
+			name := rapid.SampledFrom([]string{"a", "a\\ b", "m"}).Draw(rt, "measurement")
+			switch rapid.SampledFrom([]string{"write", "write", "write", "flush", "compact", "delete", "drop", "reopen", "look", "tear"}).Draw(rt, "step") {
+			case "write":
+				for range rapid.IntRange(1, 5).Draw(rt, "points") {
+					c.write(rt, fmt.Sprintf("%s,h=%d f%d=%d %d", name, rapid.IntRange(0, 2).Draw(rt, "host"), rapid.IntRange(0, 1).Draw(rt, "field"),
+						rapid.IntRange(0, 3).Draw(rt, "value"), shardRange.Start+rapid.Int64Range(0, 200).Draw(rt, "time")))
+				}
+			case "flush":
+				if err := engineOf(t, c.store, 1).WriteSnapshot(); err != nil {
+					rt.Fatal(err)
+				}
+			case "compact":
+				if err := engineOf(t, c.store, 1).ScheduleFullCompaction(); err != nil {
+					rt.Fatal(err)
+				}
+			case "delete":
+				from := shardRange.Start + rapid.Int64Range(0, 200).Draw(rt, "from")
+				c.delete(rt, name, from, from+rapid.Int64Range(0, 100).Draw(rt, "width"))
+			case "drop":
+				c.deletes++
+				if err := c.store.DeleteMeasurement("db", name); err != nil {
+					rt.Fatal(err)
+				}
+			case "reopen":
+				c.reopen(rt)
+			case "look":
+				c.same(rt)
+			case "tear":
+				if b, err := os.ReadFile(c.file()); err == nil && len(b) > 0 {
+					i := rapid.IntRange(0, len(b)-1).Draw(rt, "at")
+					if rapid.Bool().Draw(rt, "cut") {
+						b = b[:i]
+					} else {
+						b[i] ^= 1 << rapid.IntRange(0, 7).Draw(rt, "bit")
+					}
+					if err := os.WriteFile(c.file(), b, 0o600); err != nil {
+						rt.Fatal(err)
+					}
+					c.write(rt, fmt.Sprintf("a f0=1 %d", shardRange.Start)) // or a Stamp says that nothing changed
+					c.reopen(rt)
+				}
+			}
+		}
+		c.same(rt)
+	})
+}
+
+// After a small write the series-fields that it touched are read again, and nothing when nothing changed.
+func TestCacheReadsWhatChanged(t *testing.T) {
+	t.Parallel()
+	c := newCached(t)
+	for h := range 50 {
+		c.write(t, fmt.Sprintf("cpu,host=%02d usage=1,idle=2 %d\ncpu,host=%02d usage=3 %d", h, shardRange.Start, h, shardRange.End-1))
+	}
+	check := func(what string, read, reused int) {
+		t.Helper()
+		if r, u := c.same(t); r != read || u != reused {
+			t.Errorf("%s: read %d series-fields and reused %d, want %d and %d", what, r, u, read, reused)
+		}
+	}
+	flush := func() {
+		t.Helper()
+		if err := engineOf(t, c.store, 1).WriteSnapshot(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check("first", 100, 0)
+	flush()
+	check("flushed", 100, 0)
+	check("unchanged", 0, 100)
+	c.reopen(t)
+	check("unchanged, after a restart", 0, 100)
+	c.write(t, fmt.Sprintf("cpu,host=07 idle=5 %d", shardRange.Start+1))
+	check("a write", 1, 99)
+	flush()
+	check("its flush", 1, 99)
+	c.reopen(t)
+	check("after another restart", 0, 100)
+	c.delete(t, "cpu", shardRange.End-1, shardRange.End-1)
+	check("a delete", 50, 50)
+	c.write(t, fmt.Sprintf("mem,host=1 free=1i %d", shardRange.Start))
+	check("another measurement", 1, 100)
+}
+
+func TestCacheKeepsNoFileOfGoneShards(t *testing.T) {
+	t.Parallel()
+	c := newCached(t)
+	c.write(t, "m f=1 1")
+	c.view(t).Close()
+	for _, name := range []string{"7.digests", "x.digests", "1.digests.tmp"} {
+		if err := os.WriteFile(filepath.Join(c.dir, name), []byte("CNDG"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.reopen(t)
+	if err := c.cache.Keep(func(id uint64) bool { return id == 1 }); err != nil {
+		t.Fatal(err)
+	}
+	names, err := filepath.Glob(filepath.Join(c.dir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{c.file(), filepath.Join(c.dir, "x.digests")}, names); d != "" {
+		t.Error(d)
+	}
+}
+
+// A view stays as it is while the shard and the cache go on.
+func TestViewIsPinned(t *testing.T) {
+	t.Parallel()
+	c := newCached(t)
+	c.write(t, fmt.Sprintf("m f=1 %d", shardRange.Start))
+	v := c.view(t)
+	defer v.Close()
+	before := v.Root(math.MaxInt64)
+	c.write(t, fmt.Sprintf("m f=2 %d\nn f=2 %d", shardRange.Start, shardRange.Start))
+	c.same(t)
+	var got []line
+	if err := v.Each(t.Context(), math.MaxInt64, lines(&got)); err != nil || len(got) != 1 || v.Root(math.MaxInt64) != before {
+		t.Errorf("%d series-fields, %v", len(got), err)
+	}
+}
+
+// Deletes that never end make the cache do without what it knows, and nothing else.
+func TestCacheUnderDeletes(t *testing.T) {
+	t.Parallel()
+	c := newCached(t)
+	c.write(t, fmt.Sprintf("m f=1 %d", shardRange.Start))
+	c.view(t).Close()
+	var n uint64
+	v, err := c.cache.View(t.Context(), c.store.Shard(1), key, shardRange, func() (digest.Stamp, error) {
+		n++
+		return digest.Stamp{LastModified: 1, Size: 1, Deletes: n}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.Read != 1 || v.Reused != 0 || v.Root(math.MaxInt64).Count != 1 {
+		t.Errorf("read %d, reused %d, %d points", v.Read, v.Reused, v.Root(math.MaxInt64).Count)
+	}
+	v.Close()
+	if names, err := os.ReadDir(c.dir); err != nil || len(names) != 1 {
+		t.Errorf("files %v, %v: want the one of before", names, err)
+	}
+}
+
+func BenchmarkCache(b *testing.B) {
+	s := openStore(b)
+	if err := s.CreateShard("db", "rp", 1, true); err != nil {
+		b.Fatal(err)
+	}
+	const series, perSeries = 100, 100_000
+	for h := range series {
+		points := make([]models.Point, perSeries)
+		tags := models.NewTags(map[string]string{"host": fmt.Sprint(h)})
+		for i := range points {
+			points[i] = models.MustNewPoint("cpu", tags, models.Fields{"v": float64(i%1000) / 4}, time.Unix(0, int64(i)))
+		}
+		if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := engineOf(b, s, 1).WriteSnapshot(); err != nil {
+		b.Fatal(err)
+	}
+	c := &cached{store: s, dir: b.TempDir()}
+	c.reopen(b)
+	c.view(b).Close()
+	b.Run("unchanged", func(b *testing.B) {
+		for b.Loop() {
+			v := c.view(b)
+			if v.Read != 0 || v.Root(math.MaxInt64).Count != series*perSeries {
+				b.Fatal(v.Read)
+			}
+			v.Close()
+		}
+	})
+	b.Run("after a small write", func(b *testing.B) {
+		for i := 0; b.Loop(); i++ {
+			c.write(b, fmt.Sprintf("cpu,host=7 v=%d 5", i))
+			v := c.view(b)
+			if v.Read != 1 {
+				b.Fatal(v.Read)
+			}
+			v.Close()
+		}
+	})
+	b.Run("without", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := digest.Root(context.Background(), s.Shard(1), key, shardRange, math.MaxInt64); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
