@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/bits"
 	"slices"
 	"sort"
 	"strings"
@@ -232,7 +233,7 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 	s.mu.Lock()
 	var last *lastCheck
 	if c := s.checks[sh.ID]; c != nil {
-		last = &lastCheck{owners: c.owners, states: c.states, until: c.until, lookAgain: c.lookAgain}
+		last = &lastCheck{owners: c.owners, states: c.states, until: c.until, lookAgain: c.lookAgain, seen: c.seen}
 	}
 	_, busy := s.running[sh.ID]
 	s.mu.Unlock()
@@ -319,8 +320,8 @@ func quiet(copies []copyOf, before time.Time) bool {
 }
 
 // compare compares the roots of copies that all exist. Of a shard that is
-// being written only windows that ended before settle count, and a mismatch
-// has to be seen twice: a write in flight is not entropy.
+// being written only windows that ended before settle count, and a window has to
+// differ twice in the same way: a write in flight is not entropy.
 func (s *Service) compare(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, last *lastCheck, states []Version) error {
 	now := s.deps.Now()
 	settle := time.Duration(s.config().Settle)
@@ -360,30 +361,40 @@ func (s *Service) compare(ctx context.Context, st *cluster.State, sh cluster.Sha
 		s.whole(ctx, sh, copies)
 		s.conclude(sh, nil, &lastCheck{owners: last.owners})
 		return nil
-	case second:
-		return s.concludeDiff(ctx, st, sh, copies, until, &lastCheck{owners: last.owners})
+	}
+	found, err := s.findDifferences(ctx, st, sh, copies, until)
+	if err != nil {
+		return err
+	}
+	if second && found.again(last.seen) {
+		s.concludeFound(sh, copies, found, &lastCheck{owners: last.owners})
+		return nil
 	}
 	s.mu.Lock()
-	s.checks[sh.ID] = &lastCheck{owners: last.owners, until: until, lookAgain: now.Add(max(settle, time.Second))}
+	s.checks[sh.ID] = &lastCheck{owners: last.owners, until: now.Add(-settle).UnixNano(), lookAgain: now.Add(max(settle, time.Second)), seen: found}
 	s.mu.Unlock()
 	notify(s.reload)
 	return nil
 }
 
 func (s *Service) concludeDiff(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, until int64, check *lastCheck) error {
-	conflict, err := s.findConflict(ctx, st, sh, copies, until)
+	found, err := s.findDifferences(ctx, st, sh, copies, until)
 	if err != nil {
 		return err
 	}
+	s.concludeFound(sh, copies, found, check)
+	return nil
+}
+
+func (s *Service) concludeFound(sh cluster.Shard, copies []copyOf, found *differences, check *lastCheck) {
 	result := ShardStatus{ID: sh.ID, Status: Diff}
 	if begunLate(copies) {
 		result.Status = Missing // an owner has only what was written since it lost the shard
 	}
-	if conflict != "" {
-		result.Status, result.Message = Conflict, conflict
+	if found.conflict != "" {
+		result.Status, result.Message = Conflict, found.conflict
 	}
 	s.conclude(sh, &result, check)
-	return nil
 }
 
 // begunTogether is within which time the owners of a new shard begin it.
@@ -479,20 +490,52 @@ func (s *Service) owners(sh cluster.Shard, copies []copyOf, until int64) []recon
 
 var errStop = errors.New("stop")
 
-// findConflict describes the first field that has different types on two owners, or returns "".
-func (s *Service) findConflict(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, until int64) (string, error) {
-	var message string
-	err := s.deps.Reconciler.Differences(ctx, s.owners(sh, copies, until), func(d reconcile.Difference) error {
-		if !d.Conflict() {
-			return nil
+// differences are what a look at the owners of a shard found.
+type differences struct {
+	conflict string              // describes the first field that has different types on two owners
+	windows  map[uint64]struct{} // which differ, and how, hashed
+	more     bool                // than are in windows
+}
+
+// maxSeen bounds the windows that are remembered for the second look.
+const maxSeen = 1 << 16
+
+// again tells whether a window differs as it did in the look before.
+func (d *differences) again(before *differences) bool {
+	if before == nil || d.conflict != "" || d.more && before.more {
+		return true
+	}
+	for w := range d.windows {
+		if _, ok := before.windows[w]; ok {
+			return true
 		}
-		message = describeConflict(st, copies, d)
-		return errStop
+	}
+	return false
+}
+
+// findDifferences compares the owners, to their first conflict of types.
+func (s *Service) findDifferences(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, until int64) (*differences, error) {
+	found := &differences{windows: make(map[uint64]struct{})}
+	err := s.deps.Reconciler.Differences(ctx, s.owners(sh, copies, until), func(d reconcile.Difference) error {
+		if d.Conflict() {
+			found.conflict = describeConflict(st, copies, d)
+			return errStop
+		}
+		field := reconcile.HashOf(0, d.Series, d.Field)
+		i := 0
+		for set := d.Windows; set != 0; set &= set - 1 {
+			if found.more = len(found.windows) >= maxSeen; found.more {
+				break
+			}
+			found.windows[reconcile.Mark([]uint64{field, uint64(bits.TrailingZeros64(set)), d.Marks[i]})] = struct{}{}
+			i++
+		}
+		return nil
 	})
 	if errors.Is(err, errStop) {
 		err = nil
 	}
-	return message, err
+	return found, err
 }
 
 var typeNames = [...]string{"nothing", "float", "integer", "boolean", "string", "unsigned"}

@@ -75,10 +75,11 @@ type Service struct {
 type lastCheck struct {
 	owners []uint64  // the reachable ones
 	states []Version // at the last conclusive check, for owners; nil if there was none
-	// A mismatch of a shard that is being written counts when it is still there
+	// A window of a shard that is being written counts when it differs in the same way
 	// at lookAgain, up to the same time.
 	until     int64
-	lookAgain time.Time // zero when there is no mismatch to look at again
+	lookAgain time.Time    // zero when there is no mismatch to look at again
+	seen      *differences // with lookAgain: what was found
 }
 
 // statistics are the values of the measurement ae.

@@ -59,6 +59,21 @@ func TestCheck(t *testing.T) {
 		pass(31 * time.Second) // the checker looks again by itself
 		wantStatus(t, s, NodeStatus{Shards: []ShardStatus{{ID: 1, Status: Diff}}})
 	})
+	bubble("under writes, a window that differs in another way each time is not entropy", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		at := old()
+		c.writeAll(1, at, 0.0)
+		for i := range 10 { // owner 2 has each write before the others
+			c.replicas[2].write(1, "cpu,host=b", "value", at, float64(i))
+			if i == 0 {
+				mustCheck(t, s)
+			}
+			pass(31 * time.Second) // the checker looks again by itself
+			wantStatus(t, s, NodeStatus{})
+			c.replicas[1].write(1, "cpu,host=b", "value", at, float64(i))
+			c.replicas[3].write(1, "cpu,host=b", "value", at, float64(i))
+		}
+	})
 	bubble("a write in flight is not entropy", t, func(t *testing.T, c *fakeCluster) {
 		s := mustOpen(t, c, nil)
 		at := old()

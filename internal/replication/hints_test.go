@@ -172,6 +172,7 @@ func TestDeleteGoesThroughTheQueueInOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	write("cpu v=3 4000\ngone v=2 5") // after it
+	w.Close()                         // waits for what is under way
 	g.away.Store(false)
 	await(t, "all is delivered", func() bool { return !hh.Pending(2, shardID) })
 	for i, s := range c.stores {

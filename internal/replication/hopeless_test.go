@@ -28,6 +28,7 @@ func TestDeleteThatCannotRunIsNotKept(t *testing.T) {
 	if err := w.WritePoints(db, policy, one, nil, mustPoints(t, "m v=1 1")); err != nil {
 		t.Fatal(err)
 	}
+	await(t, "the write is queued", func() bool { return hh.Pending(2, shardID) })
 	for _, text := range []string{`DELETE FROM m WHERE time = 'abc'`, `DELETE FROM rp0.m, rp1.m`} {
 		if err := deleteOf(text)(d); err == nil {
 			t.Errorf("%s ran", text)
@@ -65,6 +66,7 @@ func TestDeleteByAFieldDoesNotStopTheQueue(t *testing.T) {
 	if err := w.WritePoints(db, policy, one, nil, mustPoints(t, "m v=2 2")); err != nil {
 		t.Fatal(err)
 	}
+	await(t, "the write is queued", func() bool { return hh.Pending(2, shardID) })
 	g.away.Store(false)
 	hh.Heard(2)
 	await(t, "the queue is empty", func() bool { return !hh.Pending(2, shardID) })
