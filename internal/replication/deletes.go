@@ -100,9 +100,9 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 	if err := check(r); err != nil {
 		return err
 	}
-	d.writer.deletes.begin(r.Database, r.Id, time.Now())
+	d.writer.deletes.begin(r.Database, r.Id, announced{at: time.Now()})
 	heard, missed, err := d.announce(nodes, r)
-	defer func() { d.ended(heard, r) }()
+	defer d.ended(nodes, r) // those that are not known to have heard of it may have, too
 	if err != nil {
 		return err
 	}
@@ -183,7 +183,7 @@ func (d *Deletes) run(nodes []cluster.Node, r *rpc.ExecuteRequest) (reached []cl
 // nodes one is enough, or there were no deletes while the other is away.
 func (d *Deletes) announce(nodes []cluster.Node, r *rpc.ExecuteRequest) (heard []cluster.Node, missed missedNodes, err error) {
 	first := proto.Clone(r).(*rpc.ExecuteRequest)
-	first.AnnounceOnly = true
+	first.AnnounceOnly, first.SenderNode, first.Sequence = true, d.meta.NodeID(), d.writer.started
 	ctx, cancel := context.WithTimeout(context.Background(), d.writer.WriteTimeout)
 	defer cancel()
 	var (
@@ -222,30 +222,27 @@ func (d *Deletes) announce(nodes []cluster.Node, r *rpc.ExecuteRequest) (heard [
 	return heard, missed, nil
 }
 
-// ended tells the nodes that heard of a delete that nothing of it is under way
+// ended tells the nodes that nothing of a delete is under way
 // any more: until then, and for no longer than a delete may take, they take no points from others
-// in its database, by repairs or copies.
-func (d *Deletes) ended(heard []cluster.Node, r *rpc.ExecuteRequest) {
+// in its database, by repairs or copies. A node that does not answer is told later.
+func (d *Deletes) ended(nodes []cluster.Node, r *rpc.ExecuteRequest) {
 	last := proto.Clone(r).(*rpc.ExecuteRequest)
 	last.AnnounceOnly, last.Ended = true, true
 	ctx, cancel := context.WithTimeout(context.Background(), d.writer.WriteTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
-	for _, n := range heard {
+	for _, n := range nodes {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			conn, err := d.pool.Conn(n.TCPAddr)
-			if err == nil {
-				_, err = rpc.NewReplicationClient(conn).Execute(ctx, last)
-			}
-			if err != nil {
-				d.log.Debug("A data node does not hear that a delete has ended", zap.String("node", n.TCPAddr), zap.String("error", rpc.Message(err)))
+			if err := d.writer.tell(ctx, n, last); err != nil {
+				d.log.Debug("A data node does not hear yet that a delete has ended", zap.String("node", n.TCPAddr), zap.String("error", rpc.Message(err)))
+				d.writer.tellLater(n, last)
 			}
 		}()
 	}
 	wg.Wait()
-	d.writer.deletes.end(r.Database, r.Id)
+	d.writer.deletes.end(r.Database, r.Id, time.Now())
 }
 
 // keep queues a delete for missed nodes, here and on every node that was

@@ -121,6 +121,12 @@ func decodePoint(b []byte) (p models.Point, err error) {
 
 // Execute runs a statement on this node's store alone.
 func (s *Server) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
+	if r.AnnounceOnly && r.Ended && r.Id == "" && r.SenderNode != 0 {
+		if s.writer != nil {
+			s.writer.deletes.endBefore(r.SenderNode, r.Sequence)
+		}
+		return &rpc.ExecuteResponse{}, nil
+	}
 	if err := check(r); err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "%v: %v", r.Kind, err)
 	}
@@ -139,11 +145,11 @@ func (s *Server) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.Execu
 		return s.ran(s.run(r))
 	}
 	if r.AnnounceOnly && r.Ended {
-		s.writer.deletes.end(r.Database, r.Id)
+		s.writer.deletes.end(r.Database, r.Id, time.Now())
 		return &rpc.ExecuteResponse{}, nil
 	}
 	if r.AnnounceOnly {
-		s.writer.deletes.begin(r.Database, r.Id, time.Now())
+		s.writer.deletes.begin(r.Database, r.Id, announced{time.Now(), r.SenderNode, r.Sequence})
 		return s.answer(s.writer.NoteDelete(r)), nil
 	}
 	release, ok := s.fences.once(r.Id, s.writer.ran)

@@ -90,8 +90,72 @@ func TestDeleteThatIsGivenUpHoldsNothingUp(t *testing.T) {
 	release()
 	var counts deleteCounts
 	now := time.Now()
-	counts.begin(db, "lost", now)
+	counts.begin(db, "lost", announced{at: now})
 	if !counts.underWay(db, now) || counts.underWay("other", now) || counts.underWay(db, now.Add(2*deleteTimeout+time.Second)) {
 		t.Error("a delete whose sender is lost is under way for another time than it may take")
+	}
+}
+
+// A node that does not answer when a delete ends, or whose answer to the announcement is lost, hears of the end later.
+func TestEndOfADeleteIsToldUntilItIsHeard(t *testing.T) {
+	t.Parallel()
+	c, g := newGatedCluster(t)
+	other := NewWriter(c.meta, c.stores[1], noSubscriber{}, c.pool)
+	if err := other.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { other.Close() })
+	g.writer = other
+	w, _ := c.withHandoff(t, 5*time.Second)
+	d := NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop())
+	r := &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"}
+	if _, _, err := d.announce(c.meta.DataNodes()[1:], r); err != nil {
+		t.Fatal(err)
+	}
+	free := func() bool {
+		release, ok := other.HoldDeletes(shardID, other.DeletesSeen(shardID))
+		if ok {
+			release()
+		}
+		return ok
+	}
+	if free() {
+		t.Fatal("the delete is not under way")
+	}
+	g.away.Store(true)
+	d.ended(c.meta.DataNodes()[1:], r)
+	if free() {
+		t.Fatal("it ended for a node that is away")
+	}
+	g.away.Store(false)
+	await(t, "the end is heard", free)
+	other.deletes.begin(db, "1", announced{at: time.Now()})
+	if !free() {
+		t.Error("an announcement that comes after the end begins it anew")
+	}
+}
+
+// What a node announced and did not end before it was killed has ended when it is back.
+func TestRestartEndsDeletes(t *testing.T) {
+	t.Parallel()
+	c, g := newGatedCluster(t)
+	other := NewWriter(c.meta, c.stores[1], noSubscriber{}, c.pool)
+	if err := other.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { other.Close() })
+	g.writer = other
+	before := NewWriter(c.meta, c.stores[0], noSubscriber{}, c.pool).started
+	other.deletes.begin(db, "killed", announced{time.Now(), 1, before})
+	other.deletes.begin(db, "another node's", announced{time.Now(), 3, before})
+	c.withHandoff(t, 5*time.Second) // node 1 starts
+	left := func() (n int) {
+		other.deletes.mu.RLock()
+		defer other.deletes.mu.RUnlock()
+		return len(other.deletes.began[db])
+	}
+	await(t, "the delete has ended", func() bool { return left() < 2 })
+	if left() != 1 {
+		t.Error("a delete of another node has ended, too")
 	}
 }

@@ -65,6 +65,7 @@ type Writer struct {
 	log      *zap.Logger
 	missed   missedLog
 	sender   uint64 // this process, to peers
+	started  uint64 // when it did, in nanoseconds
 	lanes    lanes
 	recent   recentDeletes
 	unsure   unsureLanes
@@ -74,6 +75,8 @@ type Writer struct {
 	mu     sync.RWMutex // held for reading while owners start, so that Close waits for them
 	opened bool
 	wg     sync.WaitGroup
+	open   context.Context // from Open to Close
+	close  context.CancelFunc
 
 	stats struct {
 		req, points, local, remote, hinted, ok, dropped, timeout, failed, sub atomic.Int64
@@ -84,7 +87,7 @@ type Writer struct {
 func NewWriter(meta Metadata, store *tsdb.Store, sub Subscriber, pool *rpc.Pool) *Writer {
 	m := coordinator.NewPointsWriter()
 	m.MetaClient = meta
-	return &Writer{WriteTimeout: coordinator.DefaultWriteTimeout, meta: meta, store: store, sub: sub, pool: pool, mapper: m, log: zap.NewNop(), sender: rand.Uint64() | 1, deletes: deleteCounts{base: rand.Uint64()>>1 | 1}}
+	return &Writer{WriteTimeout: coordinator.DefaultWriteTimeout, meta: meta, store: store, sub: sub, pool: pool, mapper: m, log: zap.NewNop(), sender: rand.Uint64() | 1, started: uint64(time.Now().UnixNano()), deletes: deleteCounts{base: rand.Uint64()>>1 | 1}}
 }
 
 // WithLogger sets the logger; call it before Open.
@@ -95,8 +98,11 @@ func (w *Writer) Open() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.opened = true
+	w.open, w.close = context.WithCancel(context.Background())
 	if w.Handoff != nil {
 		w.lanes.maxPending = w.MaxPending
+		w.wg.Add(1)
+		go w.tellRestart()
 	}
 	return nil
 }
@@ -105,6 +111,9 @@ func (w *Writer) Open() error {
 // WriteTimeout at most.
 func (w *Writer) Close() error {
 	w.mu.Lock()
+	if w.opened {
+		w.close()
+	}
 	w.opened = false
 	w.mu.Unlock()
 	w.wg.Wait()

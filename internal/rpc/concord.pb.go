@@ -551,8 +551,10 @@ type ExecuteRequest struct {
 	// announce_only: the delete is about to run everywhere. The receiver puts it
 	// behind the writes that it has under way, and does not run it yet.
 	AnnounceOnly bool `protobuf:"varint,12,opt,name=announce_only,json=announceOnly,proto3" json:"announce_only,omitempty"`
-	// ended, with announce_only: the delete ran wherever it was to run, or will not.
-	Ended         bool `protobuf:"varint,13,opt,name=ended,proto3" json:"ended,omitempty"`
+	// ended, with announce_only: the delete ran wherever it was to run, or will not. Without an id it is
+	// for all deletes that sender_node announced before it started anew.
+	Ended         bool   `protobuf:"varint,13,opt,name=ended,proto3" json:"ended,omitempty"`
+	SenderNode    uint64 `protobuf:"varint,14,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"` // with announce_only; sequence is when its process started, nanoseconds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -676,6 +678,13 @@ func (x *ExecuteRequest) GetEnded() bool {
 		return x.Ended
 	}
 	return false
+}
+
+func (x *ExecuteRequest) GetSenderNode() uint64 {
+	if x != nil {
+		return x.SenderNode
+	}
+	return 0
 }
 
 type DeleteBounds struct {
@@ -2612,7 +2621,7 @@ const file_concord_proto_rawDesc = "" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x18\n" +
 	"\adropped\x18\x02 \x01(\x05R\adropped\x12\x18\n" +
 	"\apartial\x18\x03 \x01(\bR\apartial\x12\x1c\n" +
-	"\tretryable\x18\x04 \x01(\bR\tretryable\"\x99\x04\n" +
+	"\tretryable\x18\x04 \x01(\bR\tretryable\"\xba\x04\n" +
 	"\x0eExecuteRequest\x123\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1f.concord.v1.ExecuteRequest.KindR\x04kind\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12\x12\n" +
@@ -2627,7 +2636,9 @@ const file_concord_proto_rawDesc = "" +
 	" \x01(\x04R\bsequence\x12$\n" +
 	"\x0ein_queue_alone\x18\v \x01(\bR\finQueueAlone\x12#\n" +
 	"\rannounce_only\x18\f \x01(\bR\fannounceOnly\x12\x14\n" +
-	"\x05ended\x18\r \x01(\bR\x05ended\"z\n" +
+	"\x05ended\x18\r \x01(\bR\x05ended\x12\x1f\n" +
+	"\vsender_node\x18\x0e \x01(\x04R\n" +
+	"senderNode\"z\n" +
 	"\x04Kind\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\x11\n" +
 	"\rDELETE_SERIES\x10\x01\x12\x14\n" +
