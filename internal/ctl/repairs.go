@@ -31,11 +31,17 @@ type repair struct {
 	Progress        float64  `json:"progress"`
 	Points          int      `json:"points"`
 	Conflicts       int      `json:"conflicts"`
-	BytesReceived   int64    `json:"bytes_received"`
-	BytesSent       int64    `json:"bytes_sent"`
-	Rate            float64  `json:"bytes_per_second"`
-	ETA             float64  `json:"eta_seconds"`
-	Error           string   `json:"error,omitempty"`
+	Decided         []struct {
+		Series string `json:"series"`
+		Field  string `json:"field"`
+		Time   string `json:"time"`
+		Value  string `json:"value"`
+	} `json:"decided,omitempty"`
+	BytesReceived int64   `json:"bytes_received"`
+	BytesSent     int64   `json:"bytes_sent"`
+	Rate          float64 `json:"bytes_per_second"`
+	ETA           float64 `json:"eta_seconds"`
+	Error         string  `json:"error,omitempty"`
 }
 
 type repairs struct {
@@ -98,12 +104,27 @@ func (c *client) entropyRepairs() *cobra.Command {
 					strconv.Itoa(r.Points), strconv.Itoa(r.Conflicts), size(r.BytesReceived), size(r.BytesSent), r.Error})
 			}
 			table(w, "Repairs", rows)
+			decided(w, all)
 			notes(w, all)
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// decided lists points that owners held with different values.
+func decided(w io.Writer, all repairs) {
+	rows := [][]string{{"Shard", "Series", "Field", "Time", "Value Now"}}
+	for _, r := range all.Repairs {
+		for _, d := range r.Decided {
+			rows = append(rows, []string{r.ID, d.Series, d.Field, expiry(d.Time), d.Value})
+		}
+	}
+	if len(rows) > 1 {
+		fmt.Fprintln(w)
+		table(w, "Conflicts Decided", rows)
+	}
 }
 
 func notes(w io.Writer, all repairs) {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/bits"
 
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+
 	"concord/internal/cluster"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
@@ -95,8 +97,8 @@ func (s *Service) diff(ctx context.Context, st *cluster.State, sh cluster.Shard,
 		out.Fields = append(out.Fields, FieldDiff{Series: string(d.Series), Field: d.Field, Start: max(lo, sh.Start), End: min(hi, sh.End-1) + 1})
 	}
 	rules := patch.Rules{Absent: len(sh.Owners) - len(copies)}
-	return s.eachDifference(ctx, st, sh, copies, diffs, &outcome{}, func(d reconcile.Difference, owners [][]patch.Block) error {
-		m, err := patch.Merge(owners, rules)
+	return s.eachDifference(ctx, st, sh, copies, diffs, &outcome{}, func(r patch.Region, owners []tsm1.Values) error {
+		m, err := patch.MergeValues(r.Series, r.Field, owners, rules)
 		if err != nil {
 			return err
 		}
@@ -107,11 +109,8 @@ func (s *Service) diff(ctx context.Context, st *cluster.State, sh cluster.Shard,
 		}
 		pair := 0
 		for i := range owners {
-			for j := i + 1; j < len(owners); j++ {
-				c, err := patch.Compare(owners[i], owners[j])
-				if err != nil {
-					return err
-				}
+			for _, other := range owners[i+1:] {
+				c := patch.Compare(owners[i], other)
 				p := &out.Pairs[pair]
 				p.MissingA, p.MissingB, p.Conflicts = p.MissingA+c.MissingA, p.MissingB+c.MissingB, p.Conflicts+c.Conflicts
 				pair++

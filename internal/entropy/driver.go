@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/cluster"
+	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile"
 )
 
@@ -18,8 +19,10 @@ const (
 	maxOvertaken   = 20      // comparisons that a delete makes void
 	maxRounds      = 3       // comparisons of a repair that do not end in equal roots
 	maxDifferences = 200_000 // held in memory; the rest is for the next round
-	batchRegions   = 64      // regions of a Fetch, at most
-	batchBytes     = 1 << 20 // after which a Fetch or an Apply takes no more series-fields
+	batchRegions   = 64      // that are worked on at once, about
+	batchBytes     = 1 << 20 // after which a Fetch or an Apply takes no more blocks
+	batchPoints    = 1 << 18 // the same
+	maxDecisions   = 100     // that a record lists
 	minFree        = 20      // of the disk must be free: 1/20
 )
 
@@ -95,8 +98,9 @@ type outcome struct {
 	owners          []string
 	rounds, points  int
 	rx, tx          int64
-	conflicts       int    // points with different values, decided
-	typeConflict    string // why the shard cannot be repaired
+	conflicts       int              // points with different values, decided
+	decided         []patch.Decision // the first of them
+	typeConflict    string           // why the shard cannot be repaired
 	overflow, equal bool
 
 	open int                 // conflicts of the last round that were left open

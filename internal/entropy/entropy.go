@@ -13,6 +13,7 @@ import (
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile"
+	"concord/internal/entropy/reconcile/riblt"
 )
 
 // ShardState is what one owner says of its copy of a shard.
@@ -45,8 +46,8 @@ type Replica interface {
 	// Digests calls fn for each series-field with points in windows that end at or
 	// before until, in ascending order of (series, field). fn must not keep its argument.
 	Digests(ctx context.Context, shard cluster.Shard, until int64, fn func(*digest.SeriesField) error) error
-	// Fetch calls fn with the points of regions in their order; a region without points gives no block.
-	Fetch(ctx context.Context, shard cluster.Shard, regions []patch.Region, fn func(patch.Block) error) error
+	// Fetch calls fn with the points of regions in their order, within limits; a region without points gives no block.
+	Fetch(ctx context.Context, shard cluster.Shard, regions []patch.Region, limits patch.Limits, fn func(patch.Block) error) error
 	// Apply writes points, creating the shard where it is missing (also when there are
 	// no blocks), and returns how many points it wrote. It fails with ErrOvertaken when Deletes of
 	// the shard's state is not deletes any more; 0 asks for no such thing.
@@ -59,6 +60,14 @@ type Replica interface {
 // summary, of the windows that end at or before until, lasts until it is closed or ctx ends.
 type Summarizer interface {
 	Summarize(ctx context.Context, shard cluster.Shard, until int64, key uint64) (reconcile.Summary, error)
+}
+
+// PointTeller is a Replica that can tell which points differ for less than the points.
+type PointTeller interface {
+	// Symbols are the coded symbols [from, to) of the points of all regions.
+	Symbols(ctx context.Context, shard cluster.Shard, regions []patch.Region, key uint64, from, to int) ([]riblt.Symbol, error)
+	// Slices are what the parts of each region hold.
+	Slices(ctx context.Context, shard cluster.Shard, regions []patch.Region, key uint64) ([][patch.Slices]patch.Slice, error)
 }
 
 // Metadata is the cluster's state as this node knows it.

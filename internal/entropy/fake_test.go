@@ -192,7 +192,7 @@ func (r *fakeReplica) Digests(_ context.Context, sh cluster.Shard, until int64, 
 	return nil
 }
 
-func (r *fakeReplica) Fetch(ctx context.Context, sh cluster.Shard, regions []patch.Region, fn func(patch.Block) error) error {
+func (r *fakeReplica) Fetch(ctx context.Context, sh cluster.Shard, regions []patch.Region, limits patch.Limits, fn func(patch.Block) error) error {
 	unlock, err := r.lock()
 	if err != nil {
 		return err
@@ -227,9 +227,17 @@ func (r *fakeReplica) Fetch(ctx context.Context, sh cluster.Shard, regions []pat
 			return ctx.Err()
 		}
 	}
+	var bytes, points int
 	for _, b := range out {
 		if err := fn(b); err != nil {
 			return err
+		}
+		n, err := tsm1.BlockCount(b.Data)
+		if err != nil {
+			return err
+		}
+		if bytes, points = bytes+len(b.Data), points+n; limits.Reached(bytes, points) {
+			break
 		}
 	}
 	return nil

@@ -332,25 +332,34 @@ func (h *handler) setPaused(w http.ResponseWriter, r *http.Request, paused bool)
 
 // repairJSON is one repair. Times are nanoseconds since the epoch, "0" for not yet.
 type repairJSON struct {
-	ID              string      `json:"id"`
-	Database        string      `json:"database"`
-	RetentionPolicy string      `json:"retention_policy"`
-	State           RepairState `json:"state"`
-	Node            string      `json:"node"` // that drives it
-	Owners          []string    `json:"owners"`
-	Added           string      `json:"added"`
-	Started         string      `json:"started"`
-	Ended           string      `json:"ended"`
-	Attempts        int         `json:"attempts"`
-	Rounds          int         `json:"rounds"`
-	Progress        float64     `json:"progress"` // 0 to 1
-	Points          int         `json:"points"`
-	Conflicts       int         `json:"conflicts"`
-	BytesReceived   int64       `json:"bytes_received"`
-	BytesSent       int64       `json:"bytes_sent"`
-	Rate            float64     `json:"bytes_per_second"`
-	ETA             float64     `json:"eta_seconds"` // 0 for not known
-	Error           string      `json:"error,omitempty"`
+	ID              string        `json:"id"`
+	Database        string        `json:"database"`
+	RetentionPolicy string        `json:"retention_policy"`
+	State           RepairState   `json:"state"`
+	Node            string        `json:"node"` // that drives it
+	Owners          []string      `json:"owners"`
+	Added           string        `json:"added"`
+	Started         string        `json:"started"`
+	Ended           string        `json:"ended"`
+	Attempts        int           `json:"attempts"`
+	Rounds          int           `json:"rounds"`
+	Progress        float64       `json:"progress"` // 0 to 1
+	Points          int           `json:"points"`
+	Conflicts       int           `json:"conflicts"`         // points with different values, decided
+	Decided         []decidedJSON `json:"decided,omitempty"` // the first 100 of them
+	BytesReceived   int64         `json:"bytes_received"`
+	BytesSent       int64         `json:"bytes_sent"`
+	Rate            float64       `json:"bytes_per_second"`
+	ETA             float64       `json:"eta_seconds"` // 0 for not known
+	Error           string        `json:"error,omitempty"`
+}
+
+// decidedJSON is a point that owners held with different values.
+type decidedJSON struct {
+	Series string `json:"series"`
+	Field  string `json:"field"`
+	Time   string `json:"time"`  // nanoseconds since the epoch
+	Value  string `json:"value"` // that all owners have now
 }
 
 type repairsJSON struct {
@@ -371,6 +380,9 @@ func (h *handler) repairs(w http.ResponseWriter, r *http.Request, _ url.Values) 
 			Owners: append([]string{}, r.RepairRecord.Owners...), Added: nanoseconds(r.Added), Started: nanoseconds(r.Started), Ended: nanoseconds(r.Ended),
 			Attempts: r.Attempts, Rounds: r.Rounds, Progress: r.Progress(), Points: r.Points, Conflicts: r.Conflicts,
 			BytesReceived: r.BytesRx, BytesSent: r.BytesTx, Rate: r.Rate, ETA: r.ETA.Seconds(), Error: r.Error,
+		}
+		for _, d := range r.Decided {
+			out.Repairs[i].Decided = append(out.Repairs[i].Decided, decidedJSON{d.Series, d.Field, strconv.FormatInt(d.Time, 10), d.Value})
 		}
 	}
 	writeJSON(w, http.StatusOK, out)

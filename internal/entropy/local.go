@@ -14,6 +14,7 @@ import (
 	"concord/internal/cluster"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
+	"concord/internal/entropy/reconcile/riblt"
 )
 
 // Local is this node's copies of shards in its storage engine.
@@ -149,13 +150,31 @@ func (l *Local) view(ctx context.Context, shard cluster.Shard, fn func(*digest.V
 	return fn(v)
 }
 
-// Fetch calls fn with the points of regions in their order.
-func (l *Local) Fetch(ctx context.Context, shard cluster.Shard, regions []patch.Region, fn func(patch.Block) error) error {
+// Fetch calls fn with the points of regions in their order, within limits.
+func (l *Local) Fetch(ctx context.Context, shard cluster.Shard, regions []patch.Region, limits patch.Limits, fn func(patch.Block) error) error {
 	sh := l.store.Shard(shard.ID)
 	if sh == nil {
 		return nil
 	}
-	return patch.Read(ctx, sh, regions, fn)
+	return patch.Read(ctx, sh, regions, limits, fn)
+}
+
+// Symbols are the coded symbols [from, to) of the points of all regions.
+func (l *Local) Symbols(ctx context.Context, shard cluster.Shard, regions []patch.Region, key uint64, from, to int) ([]riblt.Symbol, error) {
+	sh := l.store.Shard(shard.ID)
+	if sh == nil {
+		return make([]riblt.Symbol, to-from), nil
+	}
+	return patch.Symbols(ctx, sh, regions, key, from, to)
+}
+
+// Slices are what the parts of each region hold.
+func (l *Local) Slices(ctx context.Context, shard cluster.Shard, regions []patch.Region, key uint64) ([][patch.Slices]patch.Slice, error) {
+	sh := l.store.Shard(shard.ID)
+	if sh == nil {
+		return make([][patch.Slices]patch.Slice, len(regions)), nil
+	}
+	return patch.SliceSums(ctx, sh, regions, key)
 }
 
 // Apply writes points, creating the shard where it is missing.

@@ -1,14 +1,13 @@
 package entropy
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"math/bits"
 	"slices"
 	"time"
 
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"golang.org/x/time/rate"
 
 	"concord/internal/cluster"
@@ -17,19 +16,22 @@ import (
 	"concord/internal/entropy/reconcile"
 )
 
-// patch fetches the differing windows from all copies, merges, and pushes what each lacks.
+// patch finds which points differ, merges those of all copies, and pushes what each lacks.
 func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, diffs []reconcile.Difference, out *outcome) error {
 	rules := s.rules(sh, copies, out)
 	pending := make([]pusher, len(copies))
 	for i, c := range copies {
 		pending[i] = pusher{s: s, name: addr(st, c.owner), copyOf: c, shard: sh, out: out}
 	}
-	err := s.eachDifference(ctx, st, sh, copies, diffs, out, func(d reconcile.Difference, owners [][]patch.Block) error {
-		m, err := patch.Merge(owners, rules)
+	err := s.eachDifference(ctx, st, sh, copies, diffs, out, func(r patch.Region, owners []tsm1.Values) error {
+		m, err := patch.MergeValues(r.Series, r.Field, owners, rules)
 		if err != nil {
 			return err
 		}
-		out.change(func() { out.conflicts += m.Conflicts })
+		out.change(func() {
+			out.conflicts += m.Conflicts
+			out.decided = append(out.decided, m.Decided[:min(len(m.Decided), maxDecisions-len(out.decided))]...)
+		})
 		out.open += m.Open
 		s.stats.conflicts.Add(int64(m.Conflicts))
 		for i := range m.Lacking {
@@ -37,7 +39,6 @@ func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard
 				return err
 			}
 		}
-		out.change(func() { out.fixed++ })
 		return nil
 	})
 	if err != nil {
@@ -51,30 +52,30 @@ func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard
 	return nil
 }
 
-// eachDifference fetches the differing windows from all copies, and calls fn for each difference with
-// its blocks by copy.
+// eachDifference calls fn for parts of the differing windows, of one series-field each, with the points by
+// copy: all in the part that are not the same on all copies, and some that are.
 func (s *Service) eachDifference(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, diffs []reconcile.Difference, out *outcome,
-	fn func(d reconcile.Difference, owners [][]patch.Block) error) error {
+	fn func(r patch.Region, owners []tsm1.Values) error) error {
 	rng := digest.Range{Start: sh.Start, End: sh.End}
 	for len(diffs) > 0 {
-		n, regions := nextBatch(rng, diffs)
-		blocks := make([][]patch.Block, len(copies)) // by copy, of the first n differences
-		for i, c := range copies {
-			var err error
-			if blocks[i], n, err = s.fetch(ctx, sh, c, diffs[:n], regions, out); err != nil {
-				return fmt.Errorf("fetch points of shard %d from %s: %w", sh.ID, addr(st, c.owner), err)
-			}
-			regions = slices.DeleteFunc(regions, func(r region) bool { return r.diff >= n })
+		n, regions := nextBatch(rng, diffs, len(copies))
+		p := parts{s: s, st: st, sh: sh, copies: copies, out: out}
+		told, rest, err := p.tell(ctx, regions)
+		if err == nil {
+			rest, err = p.split(ctx, rest)
 		}
-		for _, d := range diffs[:n] {
-			owners := make([][]patch.Block, len(copies))
-			for i := range copies {
-				owners[i], blocks[i] = takeBlocks(blocks[i], d)
-			}
-			if err := fn(d, owners); err != nil {
-				return fmt.Errorf("%q field %q of shard %d: %w", d.Series, d.Field, sh.ID, err)
+		if err != nil {
+			return err
+		}
+		for _, t := range told {
+			if err := fn(t.Region, t.owners); err != nil {
+				return err
 			}
 		}
+		if err := p.fetch(ctx, rest, fn); err != nil {
+			return err
+		}
+		out.change(func() { out.fixed += n })
 		diffs = diffs[n:]
 	}
 	return nil
@@ -98,96 +99,54 @@ func (s *Service) rules(sh cluster.Shard, copies []copyOf, out *outcome) patch.R
 	return r
 }
 
-// region is a run of differing windows of a difference, by its index in the batch.
+// region is a part of a differing series-field.
 type region struct {
 	patch.Region
-	diff int
+	groups []uint8 // by copy, as reconcile.GroupsOf
+	points int     // that a copy has in it, about; -1 is not known
 }
 
-// nextBatch returns the regions of as many differences as one Fetch takes, one at least.
-func nextBatch(rng digest.Range, diffs []reconcile.Difference) (n int, regions []region) {
+// source tells whether the points of copy i are those of its group.
+func (r region) source(i int) bool { return int(r.groups[i]) == i+1 }
+
+// mixed tells whether two copies have points in it, and not the same.
+func (r region) mixed() bool {
+	var group uint8
+	for _, g := range r.groups {
+		if g != 0 && group != 0 && g != group {
+			return true
+		}
+		group = max(group, g)
+	}
+	return false
+}
+
+// nextBatch returns the regions of as many differences as are worked on at once, one at least.
+func nextBatch(rng digest.Range, diffs []reconcile.Difference, copies int) (n int, regions []region) {
 	for i, d := range diffs {
+		if i > 0 && len(regions)+bits.OnesCount64(d.Windows) > batchRegions {
+			break
+		}
 		var typ digest.Type
 		for _, t := range d.Types {
 			typ = max(typ, t)
 		}
-		runs := windowRuns(d.Windows)
-		if i > 0 && len(regions)+len(runs) > batchRegions {
-			break
-		}
-		for _, r := range runs {
-			lo, _ := rng.Bounds(r[0])
-			_, hi := rng.Bounds(r[1])
-			regions = append(regions, region{patch.Region{Series: d.Series, Field: d.Field, Type: typ, Min: lo, Max: hi}, i})
+		groups, last := d.Groups, -2
+		for set := d.Windows; set != 0; set &= set - 1 {
+			w := bits.TrailingZeros64(set)
+			g := groups[:copies]
+			groups = groups[copies:]
+			lo, hi := rng.Bounds(w)
+			if last == w-1 && slices.Equal(g, regions[len(regions)-1].groups) {
+				regions[len(regions)-1].Max = hi
+			} else {
+				regions = append(regions, region{patch.Region{Series: d.Series, Field: d.Field, Type: typ, Min: lo, Max: hi}, g, -1})
+			}
+			last = w
 		}
 		n = i + 1
 	}
 	return n, regions
-}
-
-// windowRuns returns the first and last bit of each run of ones.
-func windowRuns(set uint64) (runs [][2]int) {
-	for set != 0 {
-		first := bits.TrailingZeros64(set)
-		n := bits.TrailingZeros64(^(set >> first))
-		runs = append(runs, [2]int{first, first + n - 1})
-		if first+n >= 64 {
-			break
-		}
-		set &^= (1<<n - 1) << first
-	}
-	return runs
-}
-
-// fetch reads the regions from one copy. When they have more than batchBytes it
-// stops, and returns how many of the differences it has completely.
-func (s *Service) fetch(ctx context.Context, sh cluster.Shard, c copyOf, diffs []reconcile.Difference, regions []region, out *outcome) ([]patch.Block, int, error) {
-	asked := make([]patch.Region, len(regions))
-	for i, r := range regions {
-		asked[i] = r.Region
-	}
-	remote := c.owner != s.deps.Meta.NodeID()
-	var blocks []patch.Block
-	size, at, n := 0, 0, len(diffs)
-	err := c.replica.Fetch(ctx, sh, asked, func(b patch.Block) error {
-		i := at
-		for i < len(diffs) && !sameField(diffs[i], b) {
-			i++
-		}
-		if i == len(diffs) {
-			return fmt.Errorf("got points of %q field %q, which were not asked for", b.Series, b.Field)
-		}
-		if i > at && size >= batchBytes {
-			n = i
-			return errStop
-		}
-		at = i
-		size += len(b.Data)
-		if remote {
-			s.stats.bytesRx.Add(int64(len(b.Data)))
-			out.change(func() { out.rx += int64(len(b.Data)) })
-		}
-		b.Series, b.Data = bytes.Clone(b.Series), bytes.Clone(b.Data)
-		blocks = append(blocks, b)
-		return s.throttle(ctx, len(b.Data))
-	})
-	if errors.Is(err, errStop) {
-		err = nil
-	}
-	return blocks, n, err
-}
-
-func sameField(d reconcile.Difference, b patch.Block) bool {
-	return d.Field == b.Field && bytes.Equal(d.Series, b.Series)
-}
-
-// takeBlocks splits off the leading blocks of a difference.
-func takeBlocks(blocks []patch.Block, d reconcile.Difference) (taken, rest []patch.Block) {
-	n := 0
-	for n < len(blocks) && sameField(d, blocks[n]) {
-		n++
-	}
-	return blocks[:n], blocks[n:]
 }
 
 // throttle waits until n bytes may be sent or read.

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"concord/internal/entropy/patch"
 )
 
 // keptRepairs is how many ended repairs a node remembers.
@@ -38,12 +40,13 @@ type RepairRecord struct {
 	Added     time.Time
 	Started   time.Time
 	Ended     time.Time
-	Attempts  int // that failed before
-	Rounds    int // comparisons
-	Total     int // differing series-fields that the last comparison found
-	Fixed     int // of Total
-	Points    int // applied
-	Conflicts int
+	Attempts  int              // that failed before
+	Rounds    int              // comparisons
+	Total     int              // differing series-fields that the last comparison found
+	Fixed     int              // of Total
+	Points    int              // applied
+	Conflicts int              // points with different values, decided
+	Decided   []patch.Decision // the first of them
 	BytesRx   int64
 	BytesTx   int64
 	Rate      float64 // bytes per second, both ways
@@ -85,7 +88,7 @@ func (o *outcome) record(id uint64, started, now time.Time) RepairRecord {
 	defer o.mu.Unlock()
 	r := RepairRecord{
 		ShardID: id, State: Running, Owners: slices.Clone(o.owners), Started: started, Rounds: o.rounds, Total: o.total, Fixed: o.fixed,
-		Points: o.points, Conflicts: o.conflicts, BytesRx: o.rx, BytesTx: o.tx,
+		Points: o.points, Conflicts: o.conflicts, Decided: slices.Clone(o.decided), BytesRx: o.rx, BytesTx: o.tx,
 	}
 	if took := now.Sub(started); took > 0 {
 		r.Rate = float64(o.rx+o.tx) / took.Seconds()

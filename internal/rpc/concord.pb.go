@@ -1613,9 +1613,12 @@ func (x *Block) GetData() []byte {
 }
 
 type FetchRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
-	Regions       []*Region              `protobuf:"bytes,2,rep,name=regions,proto3" json:"regions,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	ShardId uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	Regions []*Region              `protobuf:"bytes,2,rep,name=regions,proto3" json:"regions,omitempty"` // a series and a field that are both empty are those of the region before
+	// It ends after the block with which a limit is reached; 0 is none.
+	LimitBytes    uint64 `protobuf:"varint,3,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
+	LimitPoints   uint64 `protobuf:"varint,4,opt,name=limit_points,json=limitPoints,proto3" json:"limit_points,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1662,6 +1665,20 @@ func (x *FetchRequest) GetRegions() []*Region {
 		return x.Regions
 	}
 	return nil
+}
+
+func (x *FetchRequest) GetLimitBytes() uint64 {
+	if x != nil {
+		return x.LimitBytes
+	}
+	return 0
+}
+
+func (x *FetchRequest) GetLimitPoints() uint64 {
+	if x != nil {
+		return x.LimitPoints
+	}
+	return 0
 }
 
 type FetchChunk struct {
@@ -2058,24 +2075,25 @@ func (x *PauseRequest) GetPaused() bool {
 
 // RepairRecord: times are nanoseconds since the epoch, 0 for not yet.
 type RepairRecord struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
-	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
-	Owners        []string               `protobuf:"bytes,3,rep,name=owners,proto3" json:"owners,omitempty"`
-	Added         int64                  `protobuf:"varint,4,opt,name=added,proto3" json:"added,omitempty"`
-	Started       int64                  `protobuf:"varint,5,opt,name=started,proto3" json:"started,omitempty"`
-	Ended         int64                  `protobuf:"varint,6,opt,name=ended,proto3" json:"ended,omitempty"`
-	Attempts      int64                  `protobuf:"varint,7,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	Rounds        int64                  `protobuf:"varint,8,opt,name=rounds,proto3" json:"rounds,omitempty"`
-	Total         int64                  `protobuf:"varint,9,opt,name=total,proto3" json:"total,omitempty"`
-	Fixed         int64                  `protobuf:"varint,10,opt,name=fixed,proto3" json:"fixed,omitempty"`
-	Points        int64                  `protobuf:"varint,11,opt,name=points,proto3" json:"points,omitempty"`
-	Conflicts     int64                  `protobuf:"varint,12,opt,name=conflicts,proto3" json:"conflicts,omitempty"`
-	BytesRx       int64                  `protobuf:"varint,13,opt,name=bytes_rx,json=bytesRx,proto3" json:"bytes_rx,omitempty"`
-	BytesTx       int64                  `protobuf:"varint,14,opt,name=bytes_tx,json=bytesTx,proto3" json:"bytes_tx,omitempty"`
-	Rate          float64                `protobuf:"fixed64,15,opt,name=rate,proto3" json:"rate,omitempty"`
-	Eta           int64                  `protobuf:"varint,16,opt,name=eta,proto3" json:"eta,omitempty"` // nanoseconds
-	Error         string                 `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	ShardId       uint64                   `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	State         string                   `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Owners        []string                 `protobuf:"bytes,3,rep,name=owners,proto3" json:"owners,omitempty"`
+	Added         int64                    `protobuf:"varint,4,opt,name=added,proto3" json:"added,omitempty"`
+	Started       int64                    `protobuf:"varint,5,opt,name=started,proto3" json:"started,omitempty"`
+	Ended         int64                    `protobuf:"varint,6,opt,name=ended,proto3" json:"ended,omitempty"`
+	Attempts      int64                    `protobuf:"varint,7,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Rounds        int64                    `protobuf:"varint,8,opt,name=rounds,proto3" json:"rounds,omitempty"`
+	Total         int64                    `protobuf:"varint,9,opt,name=total,proto3" json:"total,omitempty"`
+	Fixed         int64                    `protobuf:"varint,10,opt,name=fixed,proto3" json:"fixed,omitempty"`
+	Points        int64                    `protobuf:"varint,11,opt,name=points,proto3" json:"points,omitempty"`
+	Conflicts     int64                    `protobuf:"varint,12,opt,name=conflicts,proto3" json:"conflicts,omitempty"`
+	BytesRx       int64                    `protobuf:"varint,13,opt,name=bytes_rx,json=bytesRx,proto3" json:"bytes_rx,omitempty"`
+	BytesTx       int64                    `protobuf:"varint,14,opt,name=bytes_tx,json=bytesTx,proto3" json:"bytes_tx,omitempty"`
+	Rate          float64                  `protobuf:"fixed64,15,opt,name=rate,proto3" json:"rate,omitempty"`
+	Eta           int64                    `protobuf:"varint,16,opt,name=eta,proto3" json:"eta,omitempty"` // nanoseconds
+	Error         string                   `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`
+	Decided       []*RepairRecord_Decision `protobuf:"bytes,18,rep,name=decided,proto3" json:"decided,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2227,6 +2245,13 @@ func (x *RepairRecord) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *RepairRecord) GetDecided() []*RepairRecord_Decision {
+	if x != nil {
+		return x.Decided
+	}
+	return nil
 }
 
 type DiffResponse struct {
@@ -2441,6 +2466,74 @@ func (x *StatusResponse_Shard) GetMessage() string {
 	return ""
 }
 
+type RepairRecord_Decision struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Series        []byte                 `protobuf:"bytes,1,opt,name=series,proto3" json:"series,omitempty"`
+	Field         []byte                 `protobuf:"bytes,2,opt,name=field,proto3" json:"field,omitempty"`
+	Time          int64                  `protobuf:"varint,3,opt,name=time,proto3" json:"time,omitempty"`
+	Value         []byte                 `protobuf:"bytes,4,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairRecord_Decision) Reset() {
+	*x = RepairRecord_Decision{}
+	mi := &file_concord_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairRecord_Decision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairRecord_Decision) ProtoMessage() {}
+
+func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairRecord_Decision.ProtoReflect.Descriptor instead.
+func (*RepairRecord_Decision) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{35, 0}
+}
+
+func (x *RepairRecord_Decision) GetSeries() []byte {
+	if x != nil {
+		return x.Series
+	}
+	return nil
+}
+
+func (x *RepairRecord_Decision) GetField() []byte {
+	if x != nil {
+		return x.Field
+	}
+	return nil
+}
+
+func (x *RepairRecord_Decision) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *RepairRecord_Decision) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
 type DiffResponse_Pair struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	A             string                 `protobuf:"bytes,1,opt,name=a,proto3" json:"a,omitempty"`
@@ -2454,7 +2547,7 @@ type DiffResponse_Pair struct {
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2466,7 +2559,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2529,7 +2622,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2541,7 +2634,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2703,10 +2796,13 @@ const file_concord_proto_rawDesc = "" +
 	"\x05Block\x12\x16\n" +
 	"\x06series\x18\x01 \x01(\fR\x06series\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\fR\x05field\x12\x12\n" +
-	"\x04data\x18\x03 \x01(\fR\x04data\"W\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"\x9b\x01\n" +
 	"\fFetchRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12,\n" +
-	"\aregions\x18\x02 \x03(\v2\x12.concord.v1.RegionR\aregions\"7\n" +
+	"\aregions\x18\x02 \x03(\v2\x12.concord.v1.RegionR\aregions\x12\x1f\n" +
+	"\vlimit_bytes\x18\x03 \x01(\x04R\n" +
+	"limitBytes\x12!\n" +
+	"\flimit_points\x18\x04 \x01(\x04R\vlimitPoints\"7\n" +
 	"\n" +
 	"FetchChunk\x12)\n" +
 	"\x06blocks\x18\x01 \x03(\v2\x11.concord.v1.BlockR\x06blocks\"\xb5\x01\n" +
@@ -2734,7 +2830,7 @@ const file_concord_proto_rawDesc = "" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x10\n" +
 	"\x0eRepairResponse\"&\n" +
 	"\fPauseRequest\x12\x16\n" +
-	"\x06paused\x18\x01 \x01(\bR\x06paused\"\xa5\x03\n" +
+	"\x06paused\x18\x01 \x01(\bR\x06paused\"\xc6\x04\n" +
 	"\fRepairRecord\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
@@ -2753,7 +2849,13 @@ const file_concord_proto_rawDesc = "" +
 	"\bbytes_tx\x18\x0e \x01(\x03R\abytesTx\x12\x12\n" +
 	"\x04rate\x18\x0f \x01(\x01R\x04rate\x12\x10\n" +
 	"\x03eta\x18\x10 \x01(\x03R\x03eta\x12\x14\n" +
-	"\x05error\x18\x11 \x01(\tR\x05error\"\xe8\x03\n" +
+	"\x05error\x18\x11 \x01(\tR\x05error\x12;\n" +
+	"\adecided\x18\x12 \x03(\v2!.concord.v1.RepairRecord.DecisionR\adecided\x1ab\n" +
+	"\bDecision\x12\x16\n" +
+	"\x06series\x18\x01 \x01(\fR\x06series\x12\x14\n" +
+	"\x05field\x18\x02 \x01(\fR\x05field\x12\x12\n" +
+	"\x04time\x18\x03 \x01(\x03R\x04time\x12\x14\n" +
+	"\x05value\x18\x04 \x01(\fR\x05value\"\xe8\x03\n" +
 	"\fDiffResponse\x12\x16\n" +
 	"\x06owners\x18\x01 \x03(\tR\x06owners\x12\x12\n" +
 	"\x04away\x18\x02 \x01(\tR\x04away\x123\n" +
@@ -2815,50 +2917,51 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_concord_proto_goTypes = []any{
-	(ExecuteRequest_Kind)(0),     // 0: concord.v1.ExecuteRequest.Kind
-	(*IdentifyRequest)(nil),      // 1: concord.v1.IdentifyRequest
-	(*IdentifyResponse)(nil),     // 2: concord.v1.IdentifyResponse
-	(*JoinRequest)(nil),          // 3: concord.v1.JoinRequest
-	(*JoinResponse)(nil),         // 4: concord.v1.JoinResponse
-	(*LeaveRequest)(nil),         // 5: concord.v1.LeaveRequest
-	(*LeaveResponse)(nil),        // 6: concord.v1.LeaveResponse
-	(*WriteShardRequest)(nil),    // 7: concord.v1.WriteShardRequest
-	(*WriteShardResponse)(nil),   // 8: concord.v1.WriteShardResponse
-	(*ExecuteRequest)(nil),       // 9: concord.v1.ExecuteRequest
-	(*DeleteBounds)(nil),         // 10: concord.v1.DeleteBounds
-	(*ExecuteResponse)(nil),      // 11: concord.v1.ExecuteResponse
-	(*HintRequest)(nil),          // 12: concord.v1.HintRequest
-	(*HintResponse)(nil),         // 13: concord.v1.HintResponse
-	(*ShardStatesRequest)(nil),   // 14: concord.v1.ShardStatesRequest
-	(*ShardState)(nil),           // 15: concord.v1.ShardState
-	(*WholeRequest)(nil),         // 16: concord.v1.WholeRequest
-	(*WholeResponse)(nil),        // 17: concord.v1.WholeResponse
-	(*ShardStatesResponse)(nil),  // 18: concord.v1.ShardStatesResponse
-	(*Sum)(nil),                  // 19: concord.v1.Sum
-	(*RootRequest)(nil),          // 20: concord.v1.RootRequest
-	(*RootResponse)(nil),         // 21: concord.v1.RootResponse
-	(*WindowSum)(nil),            // 22: concord.v1.WindowSum
-	(*SeriesField)(nil),          // 23: concord.v1.SeriesField
-	(*DigestsChunk)(nil),         // 24: concord.v1.DigestsChunk
-	(*Region)(nil),               // 25: concord.v1.Region
-	(*Block)(nil),                // 26: concord.v1.Block
-	(*FetchRequest)(nil),         // 27: concord.v1.FetchRequest
-	(*FetchChunk)(nil),           // 28: concord.v1.FetchChunk
-	(*ApplyRequest)(nil),         // 29: concord.v1.ApplyRequest
-	(*ApplyResponse)(nil),        // 30: concord.v1.ApplyResponse
-	(*StatusRequest)(nil),        // 31: concord.v1.StatusRequest
-	(*StatusResponse)(nil),       // 32: concord.v1.StatusResponse
-	(*RepairRequest)(nil),        // 33: concord.v1.RepairRequest
-	(*RepairResponse)(nil),       // 34: concord.v1.RepairResponse
-	(*PauseRequest)(nil),         // 35: concord.v1.PauseRequest
-	(*RepairRecord)(nil),         // 36: concord.v1.RepairRecord
-	(*DiffResponse)(nil),         // 37: concord.v1.DiffResponse
-	(*RepairsResponse)(nil),      // 38: concord.v1.RepairsResponse
-	(*StatusResponse_Shard)(nil), // 39: concord.v1.StatusResponse.Shard
-	(*DiffResponse_Pair)(nil),    // 40: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),   // 41: concord.v1.DiffResponse.Field
+	(ExecuteRequest_Kind)(0),      // 0: concord.v1.ExecuteRequest.Kind
+	(*IdentifyRequest)(nil),       // 1: concord.v1.IdentifyRequest
+	(*IdentifyResponse)(nil),      // 2: concord.v1.IdentifyResponse
+	(*JoinRequest)(nil),           // 3: concord.v1.JoinRequest
+	(*JoinResponse)(nil),          // 4: concord.v1.JoinResponse
+	(*LeaveRequest)(nil),          // 5: concord.v1.LeaveRequest
+	(*LeaveResponse)(nil),         // 6: concord.v1.LeaveResponse
+	(*WriteShardRequest)(nil),     // 7: concord.v1.WriteShardRequest
+	(*WriteShardResponse)(nil),    // 8: concord.v1.WriteShardResponse
+	(*ExecuteRequest)(nil),        // 9: concord.v1.ExecuteRequest
+	(*DeleteBounds)(nil),          // 10: concord.v1.DeleteBounds
+	(*ExecuteResponse)(nil),       // 11: concord.v1.ExecuteResponse
+	(*HintRequest)(nil),           // 12: concord.v1.HintRequest
+	(*HintResponse)(nil),          // 13: concord.v1.HintResponse
+	(*ShardStatesRequest)(nil),    // 14: concord.v1.ShardStatesRequest
+	(*ShardState)(nil),            // 15: concord.v1.ShardState
+	(*WholeRequest)(nil),          // 16: concord.v1.WholeRequest
+	(*WholeResponse)(nil),         // 17: concord.v1.WholeResponse
+	(*ShardStatesResponse)(nil),   // 18: concord.v1.ShardStatesResponse
+	(*Sum)(nil),                   // 19: concord.v1.Sum
+	(*RootRequest)(nil),           // 20: concord.v1.RootRequest
+	(*RootResponse)(nil),          // 21: concord.v1.RootResponse
+	(*WindowSum)(nil),             // 22: concord.v1.WindowSum
+	(*SeriesField)(nil),           // 23: concord.v1.SeriesField
+	(*DigestsChunk)(nil),          // 24: concord.v1.DigestsChunk
+	(*Region)(nil),                // 25: concord.v1.Region
+	(*Block)(nil),                 // 26: concord.v1.Block
+	(*FetchRequest)(nil),          // 27: concord.v1.FetchRequest
+	(*FetchChunk)(nil),            // 28: concord.v1.FetchChunk
+	(*ApplyRequest)(nil),          // 29: concord.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 30: concord.v1.ApplyResponse
+	(*StatusRequest)(nil),         // 31: concord.v1.StatusRequest
+	(*StatusResponse)(nil),        // 32: concord.v1.StatusResponse
+	(*RepairRequest)(nil),         // 33: concord.v1.RepairRequest
+	(*RepairResponse)(nil),        // 34: concord.v1.RepairResponse
+	(*PauseRequest)(nil),          // 35: concord.v1.PauseRequest
+	(*RepairRecord)(nil),          // 36: concord.v1.RepairRecord
+	(*DiffResponse)(nil),          // 37: concord.v1.DiffResponse
+	(*RepairsResponse)(nil),       // 38: concord.v1.RepairsResponse
+	(*StatusResponse_Shard)(nil),  // 39: concord.v1.StatusResponse.Shard
+	(*RepairRecord_Decision)(nil), // 40: concord.v1.RepairRecord.Decision
+	(*DiffResponse_Pair)(nil),     // 41: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),    // 42: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
 	0,  // 0: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
@@ -2873,52 +2976,53 @@ var file_concord_proto_depIdxs = []int32{
 	26, // 9: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
 	26, // 10: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
 	39, // 11: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	40, // 12: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	41, // 13: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	36, // 14: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
-	1,  // 15: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
-	3,  // 16: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
-	5,  // 17: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	7,  // 18: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	9,  // 19: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	12, // 20: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
-	14, // 21: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	20, // 22: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	20, // 23: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	27, // 24: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	29, // 25: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	16, // 26: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	31, // 27: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	33, // 28: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	33, // 29: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	33, // 30: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	35, // 31: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	33, // 32: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	31, // 33: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	2,  // 34: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	4,  // 35: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	6,  // 36: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	8,  // 37: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	11, // 38: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	13, // 39: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
-	18, // 40: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	21, // 41: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	24, // 42: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	28, // 43: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	30, // 44: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	17, // 45: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	32, // 46: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	34, // 47: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	34, // 48: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	34, // 49: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	34, // 50: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	37, // 51: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	38, // 52: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	34, // [34:53] is the sub-list for method output_type
-	15, // [15:34] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	40, // 12: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
+	41, // 13: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	42, // 14: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	36, // 15: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	1,  // 16: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
+	3,  // 17: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
+	5,  // 18: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
+	7,  // 19: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	9,  // 20: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	12, // 21: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
+	14, // 22: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	20, // 23: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	20, // 24: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	27, // 25: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	29, // 26: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	16, // 27: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	31, // 28: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	33, // 29: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	33, // 30: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	33, // 31: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	35, // 32: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	33, // 33: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	31, // 34: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	2,  // 35: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	4,  // 36: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	6,  // 37: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	8,  // 38: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	11, // 39: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	13, // 40: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
+	18, // 41: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	21, // 42: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	24, // 43: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	28, // 44: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	30, // 45: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	17, // 46: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	32, // 47: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	34, // 48: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	34, // 49: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	34, // 50: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	34, // 51: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	37, // 52: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	38, // 53: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	35, // [35:54] is the sub-list for method output_type
+	16, // [16:35] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_concord_proto_init() }
@@ -2932,7 +3036,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   41,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -228,7 +228,7 @@ func heal(t interface{ Fatal(...any) }, shard uint64, stores ...*tsdb.Store) {
 		}
 		owners := make([][]patch.Block, len(stores))
 		for i, s := range stores {
-			if err := patch.Read(ctx, s.Shard(shard), regions, func(b patch.Block) error { owners[i] = append(owners[i], b); return nil }); err != nil {
+			if err := patch.Read(ctx, s.Shard(shard), regions, patch.Limits{}, func(b patch.Block) error { owners[i] = append(owners[i], b); return nil }); err != nil {
 				t.Fatal(err)
 			}
 		}

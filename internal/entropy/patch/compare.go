@@ -2,7 +2,6 @@ package patch
 
 import (
 	"bytes"
-	"fmt"
 
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 )
@@ -13,16 +12,8 @@ type Compared struct {
 	Conflicts          int // that both have, with different values
 }
 
-// Compare compares two owners' points of one series-field. Values compare by their bits.
-func Compare(a, b []Block) (c Compared, err error) {
-	va, err := decodeAll(a)
-	if err != nil {
-		return c, err
-	}
-	vb, err := decodeAll(b)
-	if err != nil {
-		return c, err
-	}
+// Compare compares two owners' points of one series-field, each ascending by time. Values compare by their bits.
+func Compare(va, vb tsm1.Values) (c Compared) {
 	i, j := 0, 0
 	for i < len(va) || j < len(vb) {
 		switch {
@@ -39,22 +30,5 @@ func Compare(a, b []Block) (c Compared, err error) {
 			i, j = i+1, j+1
 		}
 	}
-	return c, nil
-}
-
-// decodeAll returns the points of blocks, which must ascend by time.
-func decodeAll(blocks []Block) (out tsm1.Values, err error) {
-	for _, b := range blocks {
-		vs, err := b.Decode()
-		if err != nil {
-			return nil, err
-		}
-		for _, v := range vs {
-			if n := len(out); n > 0 && v.UnixNano() <= out[n-1].UnixNano() {
-				return nil, fmt.Errorf("points of %s %s are out of order", b.Series, b.Field)
-			}
-			out = append(out, v)
-		}
-	}
-	return out, nil
+	return c
 }

@@ -95,24 +95,37 @@ type Rules struct {
 	Settled func(fingerprint uint64) bool
 }
 
-// Merged is what owners lack to be equal.
-type Merged struct {
-	Lacking   [][]Block // by owner: points that it misses or holds otherwise
-	Points    []int     // by owner: their number
-	Conflicts int       // timestamps with different values that were decided
-	Open      int       // and that were not
+// Decision is a point that owners held with different values.
+type Decision struct {
+	Series, Field string
+	Time          int64  // nanoseconds
+	Value         string // that all have now
 }
 
-// Merge joins all owners' points of one series-field. The result has every
-// timestamp that any owner has. Where owners hold different values, the one
-// that most hold wins, and on a tie the greater in the order of encodings;
-// what the rules do not let it decide is left as it is.
+// shown is a value for people, cut when it is long.
+func shown(v tsm1.Value) string {
+	s := fmt.Sprint(v.Value())
+	return s[:min(len(s), 200)]
+}
+
+// maxDecisions is how many a Merged lists.
+const maxDecisions = 20
+
+// Merged is what owners lack to be equal.
+type Merged struct {
+	Lacking   [][]Block  // by owner: points that it misses or holds otherwise
+	Points    []int      // by owner: their number
+	Conflicts int        // timestamps with different values that were decided
+	Decided   []Decision // the first of them
+	Open      int        // and that were not
+}
+
+// Merge is MergeValues of blocks.
 func Merge(owners [][]Block, rules Rules) (m Merged, err error) {
-	m.Lacking, m.Points = make([][]Block, len(owners)), make([]int, len(owners))
 	var (
-		all    []owned
 		series []byte
 		field  string
+		all    = make([]tsm1.Values, len(owners))
 	)
 	for i, list := range owners {
 		for _, b := range list {
@@ -125,9 +138,22 @@ func Merge(owners [][]Block, rules Rules) (m Merged, err error) {
 			if err != nil {
 				return m, err
 			}
-			for _, v := range vs {
-				all = append(all, owned{v, i})
-			}
+			all[i] = append(all[i], vs...)
+		}
+	}
+	return MergeValues(series, field, all, rules)
+}
+
+// MergeValues joins all owners' points of one series-field, each ascending by time. The result has every
+// timestamp that any owner has. Where owners hold different values, the one
+// that most hold wins, and on a tie the greater in the order of encodings;
+// what the rules do not let it decide is left as it is.
+func MergeValues(series []byte, field string, owners []tsm1.Values, rules Rules) (m Merged, err error) {
+	m.Lacking, m.Points = make([][]Block, len(owners)), make([]int, len(owners))
+	var all []owned
+	for i, vs := range owners {
+		for _, v := range vs {
+			all = append(all, owned{v, i})
 		}
 	}
 	slices.SortStableFunc(all, func(a, b owned) int { return cmp.Compare(a.UnixNano(), b.UnixNano()) })
@@ -146,7 +172,9 @@ func Merge(owners [][]Block, rules Rules) (m Merged, err error) {
 				from = to
 				continue
 			}
-			m.Conflicts++
+			if m.Conflicts++; len(m.Decided) < maxDecisions {
+				m.Decided = append(m.Decided, Decision{string(series), field, best.UnixNano(), shown(best)})
+			}
 		}
 		clear(same)
 		want := canonical(best)

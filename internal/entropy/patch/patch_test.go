@@ -2,6 +2,7 @@ package patch_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -65,6 +66,14 @@ func TestMergeAgreesWithNaiveModel(t *testing.T) {
 		m, err := patch.Merge(blocks, patch.Rules{})
 		if err != nil {
 			t.Fatal(err)
+		}
+		for _, d := range m.Decided {
+			if fmt.Sprint(want[d.Time]) != d.Value {
+				t.Errorf("%+v is listed, and the owners get %v", d, want[d.Time])
+			}
+		}
+		if len(m.Decided) != min(conflicts, 20) {
+			t.Errorf("%d of %d decisions are listed", len(m.Decided), conflicts)
 		}
 		if m.Conflicts != conflicts || m.Open != 0 {
 			t.Errorf("%d conflicts and %d open, want %d", m.Conflicts, m.Open, conflicts)

@@ -2,6 +2,7 @@ package patch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/influxdata/influxdb/models"
@@ -11,15 +12,47 @@ import (
 	"concord/internal/entropy/digest"
 )
 
+// Limits bound what Read returns: it stops after the block with which one of them is
+// reached. 0 is no limit.
+type Limits struct{ Bytes, Points int }
+
+// Reached tells whether what was read, in bytes of blocks and points, reaches a limit.
+func (l Limits) Reached(bytes, points int) bool {
+	return l.Bytes > 0 && bytes >= l.Bytes || l.Points > 0 && points >= l.Points
+}
+
 // Read calls fn with the points of each region, in blocks of at most a
-// thousand points. A region whose field has another type here, or no points,
+// thousand points, within limits. A region whose field has another type here, or no points,
 // gives no block.
-func Read(ctx context.Context, shard *tsdb.Shard, regions []Region, fn func(Block) error) error {
+func Read(ctx context.Context, shard *tsdb.Shard, regions []Region, limits Limits, fn func(Block) error) error {
+	var bytes, points int
+	err := each(ctx, shard, regions, func(i int, cur tsdb.Cursor) error {
+		return blocks(ctx, cur, regions[i], func(n int, b Block) error {
+			if err := fn(b); err != nil {
+				return err
+			}
+			bytes, points = bytes+len(b.Data), points+n
+			if limits.Reached(bytes, points) {
+				return errLimit
+			}
+			return nil
+		})
+	})
+	if errors.Is(err, errLimit) {
+		return nil
+	}
+	return err
+}
+
+var errLimit = errors.New("limit reached")
+
+// each calls fn with a cursor over each region that has points of its type.
+func each(ctx context.Context, shard *tsdb.Shard, regions []Region, fn func(i int, cur tsdb.Cursor) error) error {
 	cursors, err := shard.CreateCursorIterator(ctx)
 	if err != nil {
 		return fmt.Errorf("read shard %d: %w", shard.ID(), err)
 	}
-	for _, r := range regions {
+	for i, r := range regions {
 		name, tags := models.ParseKeyBytes(r.Series)
 		fields := shard.MeasurementFields(name)
 		if fields == nil {
@@ -32,11 +65,16 @@ func Read(ctx context.Context, shard *tsdb.Shard, regions []Region, fn func(Bloc
 		if t, _ := digest.TypeOf(f.Type); t != r.Type {
 			continue
 		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		cur, err := cursors.Next(ctx, &tsdb.CursorRequest{
 			Name: name, Tags: tags, Field: r.Field, Ascending: true, StartTime: r.Min, EndTime: r.Max,
 		})
 		if err == nil && cur != nil {
-			err = blocks(ctx, cur, r, fn)
+			if err = fn(i, cur); err == nil {
+				err = cur.Err()
+			}
 			cur.Close()
 		}
 		if err != nil {
@@ -49,7 +87,7 @@ func Read(ctx context.Context, shard *tsdb.Shard, regions []Region, fn func(Bloc
 	return nil
 }
 
-func blocks(ctx context.Context, cur tsdb.Cursor, r Region, fn func(Block) error) error {
+func blocks(ctx context.Context, cur tsdb.Cursor, r Region, fn func(points int, b Block) error) error {
 	var held tsm1.Values
 	flush := func() error {
 		if len(held) == 0 {
@@ -59,11 +97,12 @@ func blocks(ctx context.Context, cur tsdb.Cursor, r Region, fn func(Block) error
 		if err != nil {
 			return err
 		}
+		n := len(held)
 		held = held[:0]
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		return fn(b)
+		return fn(n, b)
 	}
 	add := func(n int, t []int64, v func(int) any) error {
 		for i := range n {
@@ -102,9 +141,6 @@ func blocks(ctx context.Context, cur tsdb.Cursor, r Region, fn func(Block) error
 		err = fmt.Errorf("unknown cursor %T", cur)
 	}
 	if err != nil {
-		return err
-	}
-	if err := cur.Err(); err != nil {
 		return err
 	}
 	return flush()

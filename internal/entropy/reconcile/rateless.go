@@ -288,6 +288,7 @@ func (c *comparison) differences() ([]Difference, error) {
 			if differs {
 				d.Windows |= 1 << w
 				d.Marks = append(d.Marks, Mark(at))
+				d.Groups = GroupsOf(d.Groups, at)
 			}
 		}
 		out = append(out, d)

@@ -32,11 +32,12 @@ type Difference struct {
 	Types   []digest.Type // by owner, 0 where the owner has no points
 	Windows uint64        // bit i: window i differs
 	Marks   []uint64      // for each differing window, ascending: what all owners hold in it, folded to 64 bits
+	Groups  []uint8       // for each differing window, and in it for each owner: see GroupsOf
 }
 
 // Clone is a copy that may be kept.
 func (d Difference) Clone() Difference {
-	d.Series, d.Types, d.Marks = bytes.Clone(d.Series), slices.Clone(d.Types), slices.Clone(d.Marks)
+	d.Series, d.Types, d.Marks, d.Groups = bytes.Clone(d.Series), slices.Clone(d.Types), slices.Clone(d.Marks), slices.Clone(d.Groups)
 	return d
 }
 
@@ -48,6 +49,19 @@ func Mark(folds []uint64) uint64 {
 		m = (bits.RotateLeft64(m, 5) ^ f) * 0x9E3779B97F4A7C15
 	}
 	return m
+}
+
+// GroupsOf appends a number for each owner to g, from what each holds, 0 for nothing: 0 for
+// nothing, too, and otherwise 1 and the place of the first owner that holds the same.
+func GroupsOf(g []uint8, folds []uint64) []uint8 {
+	for _, f := range folds {
+		if f == 0 {
+			g = append(g, 0)
+		} else {
+			g = append(g, uint8(1+slices.Index(folds, f)))
+		}
+	}
+	return g
 }
 
 // Conflict tells whether two owners have the field in different types.
@@ -200,6 +214,7 @@ func merge(ctx context.Context, streams []*stream, fn func(Difference) error) er
 			if differs {
 				d.Windows |= 1 << w
 				d.Marks = append(d.Marks, Mark(folds))
+				d.Groups = GroupsOf(d.Groups, folds)
 			}
 		}
 		if d.Windows != 0 || d.Conflict() {

@@ -178,14 +178,11 @@ func (p *peer) Digests(ctx context.Context, sh cluster.Shard, until int64, fn fu
 	})
 }
 
-func (p *peer) Fetch(ctx context.Context, sh cluster.Shard, regions []patch.Region, fn func(patch.Block) error) error {
+func (p *peer) Fetch(ctx context.Context, sh cluster.Shard, regions []patch.Region, limits patch.Limits, fn func(patch.Block) error) error {
 	if len(regions) == 0 {
 		return nil
 	}
-	req := &rpc.FetchRequest{ShardId: sh.ID, Regions: make([]*rpc.Region, len(regions))}
-	for i, r := range regions {
-		req.Regions[i] = &rpc.Region{Series: r.Series, Field: []byte(r.Field), Type: uint32(r.Type), Min: r.Min, Max: r.Max}
-	}
+	req := &rpc.FetchRequest{ShardId: sh.ID, Regions: toRegions(regions), LimitBytes: uint64(limits.Bytes), LimitPoints: uint64(limits.Points)}
 	return receive(ctx, p, req, rpc.EntropyClient.Fetch, func(c *rpc.FetchChunk) error {
 		for _, m := range c.Blocks {
 			b, err := fromBlock(m)

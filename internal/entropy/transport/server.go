@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -22,6 +23,7 @@ import (
 type Server struct {
 	rpc.UnimplementedEntropyServer
 	rpc.UnimplementedReconcileServer
+	rpc.UnimplementedPointsServer
 	replica   entropy.Replica
 	control   entropy.Control // nil when the service is off
 	dir       string          // of temporary files
@@ -35,10 +37,11 @@ func NewServer(replica entropy.Replica, control entropy.Control, dir string) *Se
 	return &Server{replica: replica, control: control, dir: dir, summaries: make(chan struct{}, maxSummaries)}
 }
 
-// Register adds both services to a gRPC server.
+// Register adds the services to a gRPC server.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	rpc.RegisterEntropyServer(r, s)
 	rpc.RegisterReconcileServer(r, s)
+	rpc.RegisterPointsServer(r, s)
 }
 
 func invalid(err error) error { return status.Error(codes.InvalidArgument, err.Error()) }
@@ -178,26 +181,17 @@ func (s *Server) Digests(r *rpc.RootRequest, stream grpc.ServerStreamingServer[r
 
 // Fetch streams the points of regions.
 func (s *Server) Fetch(r *rpc.FetchRequest, stream grpc.ServerStreamingServer[rpc.FetchChunk]) error {
-	if r.ShardId == 0 || len(r.Regions) > maxRegions {
-		return invalid(fmt.Errorf("%d regions of shard %d are not valid", len(r.Regions), r.ShardId))
+	regions, err := fromRegions(r.ShardId, r.Regions)
+	if err != nil {
+		return invalid(err)
 	}
-	regions := make([]patch.Region, len(r.Regions))
-	for i, m := range r.Regions {
-		err := errors.Join(checkKey(m.Series, m.Field), checkType(m.Type))
-		if m.Min > m.Max {
-			err = errors.Join(err, fmt.Errorf("region [%d, %d] is empty", m.Min, m.Max))
-		}
-		if err != nil {
-			return invalid(err)
-		}
-		regions[i] = patch.Region{Series: m.Series, Field: string(m.Field), Type: digest.Type(m.Type), Min: m.Min, Max: m.Max}
-	}
+	limits := patch.Limits{Bytes: int(min(r.LimitBytes, math.MaxInt)), Points: int(min(r.LimitPoints, math.MaxInt))}
 	rep, err := s.copies()
 	if err != nil {
 		return err
 	}
 	out := chunker[*rpc.Block]{send: func(b []*rpc.Block) error { return stream.Send(&rpc.FetchChunk{Blocks: b}) }}
-	err = rep.Fetch(stream.Context(), cluster.Shard{ID: r.ShardId}, regions, func(b patch.Block) error {
+	err = rep.Fetch(stream.Context(), cluster.Shard{ID: r.ShardId}, regions, limits, func(b patch.Block) error {
 		b.Series, b.Data = append([]byte(nil), b.Series...), append([]byte(nil), b.Data...)
 		return out.add(toBlock(b))
 	})

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -72,7 +73,7 @@ func (c *canned) Digests(_ context.Context, _ cluster.Shard, _ int64, fn func(*d
 	return c.err
 }
 
-func (c *canned) Fetch(_ context.Context, _ cluster.Shard, regions []patch.Region, fn func(patch.Block) error) error {
+func (c *canned) Fetch(_ context.Context, _ cluster.Shard, regions []patch.Region, _ patch.Limits, fn func(patch.Block) error) error {
 	c.asked = regions
 	for _, b := range c.blocks {
 		if err := fn(b); err != nil {
@@ -120,9 +121,9 @@ func mustServe(t testing.TB, replica entropy.Replica, control entropy.Control) (
 	return mustServeOn(t, ln, replica, control)
 }
 
-func mustServeOn(t testing.TB, ln net.Listener, replica entropy.Replica, control entropy.Control) (entropy.Replica, entropy.Control, *rpc.Pool, cluster.Node) {
+func mustServeOn(t testing.TB, ln net.Listener, replica entropy.Replica, control entropy.Control, opts ...grpc.ServerOption) (entropy.Replica, entropy.Control, *rpc.Pool, cluster.Node) {
 	t.Helper()
-	s := rpc.NewServer()
+	s := rpc.NewServer(opts...)
 	NewServer(replica, control, t.TempDir()).Register(s)
 	done := make(chan struct{})
 	go func() { defer close(done); s.Serve(ln) }()
@@ -192,7 +193,7 @@ func TestPointsRoundTripExactly(t *testing.T) {
 	rep, _, _, _ := mustServe(t, c, nil)
 	regions := []patch.Region{{Series: []byte("cpu"), Field: "value", Type: digest.String, Min: math.MinInt64, Max: math.MaxInt64}}
 	var got []patch.Block
-	if err := rep.Fetch(t.Context(), shard, regions, func(b patch.Block) error { got = append(got, b); return nil }); err != nil {
+	if err := rep.Fetch(t.Context(), shard, regions, patch.Limits{}, func(b patch.Block) error { got = append(got, b); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(c.blocks, got); d != "" {
@@ -214,7 +215,7 @@ func TestPointsRoundTripExactly(t *testing.T) {
 		t.Errorf("applied %d to %+v, %v", n, c.shard, err)
 	}
 	stop := errors.New("enough")
-	if err := rep.Fetch(t.Context(), shard, regions, func(patch.Block) error { return stop }); !errors.Is(err, stop) {
+	if err := rep.Fetch(t.Context(), shard, regions, patch.Limits{}, func(patch.Block) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("error is %v, want that of the callback", err)
 	}
 }
@@ -235,7 +236,7 @@ func TestControlKeepsErrorsAndStatus(t *testing.T) {
 	at := time.Unix(1, 2)
 	c.records = []entropy.RepairRecord{{
 		ShardID: 1, State: entropy.Running, Owners: []string{"a"}, Added: at, Started: at.Add(1), Attempts: 2, Rounds: 3, Total: 4, Fixed: 5,
-		Points: 6, Conflicts: 7, BytesRx: 8, BytesTx: 9, Rate: 10.5, ETA: 11, Error: "12",
+		Points: 6, Conflicts: 7, Decided: []patch.Decision{{Series: "m,t=\xff", Field: "f", Time: -1, Value: "2"}}, BytesRx: 8, BytesTx: 9, Rate: 10.5, ETA: 11, Error: "12",
 	}}
 	c.diff = entropy.DryRun{
 		Owners: []string{"a", "b"}, Away: "c", Bytes: 1, Count: 2, Truncated: true, Conflict: "d",

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -68,6 +69,41 @@ func fromSeriesField(f *digest.SeriesField, m *rpc.SeriesField) error {
 	return nil
 }
 
+func toRegions(regions []patch.Region) []*rpc.Region {
+	out := make([]*rpc.Region, len(regions))
+	for i, r := range regions {
+		out[i] = &rpc.Region{Type: uint32(r.Type), Min: r.Min, Max: r.Max}
+		if i == 0 || r.Field != regions[i-1].Field || !bytes.Equal(r.Series, regions[i-1].Series) {
+			out[i].Series, out[i].Field = r.Series, []byte(r.Field)
+		}
+	}
+	return out
+}
+
+// fromRegions returns what a question asks for.
+func fromRegions(shard uint64, in []*rpc.Region) ([]patch.Region, error) {
+	if shard == 0 || len(in) > maxRegions {
+		return nil, fmt.Errorf("%d regions of shard %d are not valid", len(in), shard)
+	}
+	out := make([]patch.Region, len(in))
+	for i, m := range in {
+		r := &out[i]
+		*r = patch.Region{Series: m.Series, Field: string(m.Field), Type: digest.Type(m.Type), Min: m.Min, Max: m.Max}
+		if i > 0 && len(m.Series) == 0 && len(m.Field) == 0 {
+			r.Series, r.Field = out[i-1].Series, out[i-1].Field
+		} else if err := checkKey(m.Series, m.Field); err != nil {
+			return nil, err
+		}
+		if err := checkType(m.Type); err != nil {
+			return nil, err
+		}
+		if m.Min > m.Max {
+			return nil, fmt.Errorf("region [%d, %d] is empty", m.Min, m.Max)
+		}
+	}
+	return out, nil
+}
+
 func toBlock(b patch.Block) *rpc.Block {
 	return &rpc.Block{Series: b.Series, Field: []byte(b.Field), Data: b.Data}
 }
@@ -104,19 +140,27 @@ func fromStamp(ns int64) time.Time {
 }
 
 func toRecord(r entropy.RepairRecord) *rpc.RepairRecord {
-	return &rpc.RepairRecord{
+	m := &rpc.RepairRecord{
 		ShardId: r.ShardID, State: string(r.State), Owners: r.Owners, Added: stamp(r.Added), Started: stamp(r.Started), Ended: stamp(r.Ended),
 		Attempts: int64(r.Attempts), Rounds: int64(r.Rounds), Total: int64(r.Total), Fixed: int64(r.Fixed), Points: int64(r.Points),
 		Conflicts: int64(r.Conflicts), BytesRx: r.BytesRx, BytesTx: r.BytesTx, Rate: r.Rate, Eta: int64(r.ETA), Error: r.Error,
 	}
+	for _, d := range r.Decided {
+		m.Decided = append(m.Decided, &rpc.RepairRecord_Decision{Series: []byte(d.Series), Field: []byte(d.Field), Time: d.Time, Value: []byte(d.Value)})
+	}
+	return m
 }
 
 func fromRecord(m *rpc.RepairRecord) entropy.RepairRecord {
-	return entropy.RepairRecord{
+	r := entropy.RepairRecord{
 		ShardID: m.ShardId, State: entropy.RepairState(m.State), Owners: m.Owners, Added: fromStamp(m.Added), Started: fromStamp(m.Started), Ended: fromStamp(m.Ended),
 		Attempts: int(m.Attempts), Rounds: int(m.Rounds), Total: int(m.Total), Fixed: int(m.Fixed), Points: int(m.Points),
 		Conflicts: int(m.Conflicts), BytesRx: m.BytesRx, BytesTx: m.BytesTx, Rate: m.Rate, ETA: time.Duration(m.Eta), Error: m.Error,
 	}
+	for _, d := range m.Decided {
+		r.Decided = append(r.Decided, patch.Decision{Series: string(d.Series), Field: string(d.Field), Time: d.Time, Value: string(d.Value)})
+	}
+	return r
 }
 
 func toDiff(d entropy.DryRun) *rpc.DiffResponse {

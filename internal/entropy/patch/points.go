@@ -1,0 +1,111 @@
+package patch
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math"
+
+	"github.com/influxdata/influxdb/tsdb"
+	"github.com/zeebo/xxh3"
+
+	"concord/internal/entropy/reconcile/riblt"
+)
+
+// Slices is into how many parts of equal length a region is cut.
+const Slices = 16
+
+// Slice is what an owner holds in a part of a region: the number of points, and the sum
+// of their keyed hashes.
+type Slice struct{ Count, Sum uint64 }
+
+// Element is a point as a member of a set: the region's place in the question,
+// the time since the region's Min, and the value: its bits, or a string's keyed hash.
+func Element(region int, since, value uint64) riblt.Element {
+	return riblt.Element{uint64(region), since, value}
+}
+
+// HashString stands for a string in an Element.
+func HashString(key uint64, s string) uint64 { return xxh3.HashStringSeed(s, key) }
+
+// Symbols returns the coded symbols [from, to) of the points of all regions.
+func Symbols(ctx context.Context, shard *tsdb.Shard, regions []Region, key uint64, from, to int) ([]riblt.Symbol, error) {
+	return riblt.Encode(key, from, to, func(add func(riblt.Element)) error {
+		return points(ctx, shard, regions, key, func(i int, since, value uint64) { add(Element(i, since, value)) })
+	})
+}
+
+// SliceSums returns the slices of each region.
+func SliceSums(ctx context.Context, shard *tsdb.Shard, regions []Region, key uint64) ([][Slices]Slice, error) {
+	out := make([][Slices]Slice, len(regions))
+	var b [16]byte
+	err := points(ctx, shard, regions, key, func(i int, since, value uint64) {
+		binary.LittleEndian.PutUint64(b[:], since)
+		binary.LittleEndian.PutUint64(b[8:], value)
+		s := &out[i][since/regions[i].sliceWidth()]
+		s.Count++
+		s.Sum += xxh3.HashSeed(b[:], key)
+	})
+	return out, err
+}
+
+// sliceWidth is the length of a slice in nanoseconds; the last one may be shorter.
+func (r Region) sliceWidth() uint64 { return uint64(r.Max-r.Min)/Slices + 1 }
+
+// Slice returns the region of the slices [first, last], as far as it is not empty.
+func (r Region) Slice(first, last int) (part Region, ok bool) {
+	w, length := r.sliceWidth(), uint64(r.Max-r.Min)
+	if uint64(first)*w > length {
+		return Region{}, false
+	}
+	part = r
+	part.Min = r.Min + int64(uint64(first)*w)
+	part.Max = r.Min + int64(min(uint64(last)*w+w-1, length))
+	return part, true
+}
+
+// points calls fn with the points of each region.
+func points(ctx context.Context, shard *tsdb.Shard, regions []Region, key uint64, fn func(region int, since, value uint64)) error {
+	return each(ctx, shard, regions, func(i int, cur tsdb.Cursor) error {
+		from := regions[i].Min
+		switch c := cur.(type) {
+		case tsdb.FloatArrayCursor:
+			for a := c.Next(); a.Len() > 0; a = c.Next() {
+				for j, t := range a.Timestamps {
+					fn(i, uint64(t-from), math.Float64bits(a.Values[j]))
+				}
+			}
+		case tsdb.IntegerArrayCursor:
+			for a := c.Next(); a.Len() > 0; a = c.Next() {
+				for j, t := range a.Timestamps {
+					fn(i, uint64(t-from), uint64(a.Values[j]))
+				}
+			}
+		case tsdb.UnsignedArrayCursor:
+			for a := c.Next(); a.Len() > 0; a = c.Next() {
+				for j, t := range a.Timestamps {
+					fn(i, uint64(t-from), a.Values[j])
+				}
+			}
+		case tsdb.BooleanArrayCursor:
+			for a := c.Next(); a.Len() > 0; a = c.Next() {
+				for j, t := range a.Timestamps {
+					var v uint64
+					if a.Values[j] {
+						v = 1
+					}
+					fn(i, uint64(t-from), v)
+				}
+			}
+		case tsdb.StringArrayCursor:
+			for a := c.Next(); a.Len() > 0; a = c.Next() {
+				for j, t := range a.Timestamps {
+					fn(i, uint64(t-from), HashString(key, a.Values[j]))
+				}
+			}
+		default:
+			return fmt.Errorf("unknown cursor %T", cur)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,251 @@
+package transport
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+
+	"concord/internal/entropy"
+	"concord/internal/entropy/digest"
+)
+
+var (
+	divergences = flag.Int("divergences", 40, "shards of TestDivergence, for each number of owners")
+	divergeSeed = flag.Uint64("diverge.seed", 0, "of TestDivergence; 0 is a new one")
+)
+
+type fieldName struct{ series, field string }
+
+// naive is a shard as a map.
+type naive map[fieldName]map[int64]any
+
+func (n naive) set(f fieldName, at int64, v any) {
+	if n[f] == nil {
+		n[f] = make(map[int64]any)
+	}
+	n[f][at] = v
+}
+
+// fieldTypes: each field has one type everywhere.
+var fieldTypes = map[string]digest.Type{"f": digest.Float, "i": digest.Integer, "b": digest.Boolean, "s": digest.String}
+
+func randomValue(rng *rand.Rand, field string) any {
+	switch field {
+	case "f":
+		return []float64{0, math.Copysign(0, -1), 1.5, rng.NormFloat64(), math.MaxFloat64}[rng.IntN(5)]
+	case "i":
+		return rng.Int64N(5) - 2
+	case "b":
+		return rng.IntN(2) == 0
+	}
+	return []string{"", "a", "ü, \"x\"", strings.Repeat("long ", rng.IntN(30))}[rng.IntN(4)]
+}
+
+// rank orders values as the fixed order of a tie does.
+func rank(v any) string {
+	switch x := v.(type) {
+	case float64:
+		return fmt.Sprintf("%020d", math.Float64bits(x))
+	case int64:
+		return fmt.Sprintf("%020d", uint64(x))
+	case bool:
+		return fmt.Sprint(x) // "false" < "true"
+	}
+	return v.(string)
+}
+
+func same(a, b any) bool { return rank(a) == rank(b) }
+
+// different names the first point in which two copies differ.
+func different(want, got map[int64]any) string {
+	times := slices.AppendSeq(slices.Collect(maps.Keys(want)), maps.Keys(got))
+	slices.Sort(times)
+	for _, at := range times {
+		if w, g := want[at], got[at]; w == nil || g == nil || !same(w, g) {
+			return fmt.Sprintf("at %d %v, want %v", at, g, w)
+		}
+	}
+	return ""
+}
+
+// merged is what a repair makes of copies: the union, by majority, and by rank on a tie.
+func merged(copies []naive) naive {
+	out := make(naive)
+	for _, c := range copies {
+		for f, points := range c {
+			for at := range points {
+				if _, done := out[f][at]; done {
+					continue
+				}
+				votes := make(map[string]int)
+				value := make(map[string]any)
+				for _, o := range copies {
+					if v, ok := o[f][at]; ok {
+						votes[rank(v)]++
+						value[rank(v)] = v
+					}
+				}
+				best := ""
+				for r, n := range votes {
+					if value[best] == nil || n > votes[best] || n == votes[best] && r > best {
+						best = r
+					}
+				}
+				out.set(f, at, value[best])
+			}
+		}
+	}
+	return out
+}
+
+// diverge draws a shard that all owners have, and what happened to it on some.
+func diverge(rng *rand.Rand, o *owners, n int) []naive {
+	base := make(naive)
+	step := []time.Duration{time.Second, 10 * time.Second, 10 * time.Minute}[rng.IntN(3)]
+	for range 1 + rng.IntN(6) {
+		f := fieldName{fmt.Sprintf("m%d,host=%d", rng.IntN(2), rng.IntN(5)), []string{"f", "i", "b", "s"}[rng.IntN(4)]}
+		from := time.Duration(rng.Int64N(int64(shardDays * 24 * time.Hour)))
+		for j := range 1 + rng.IntN([]int{3, 300, 3000}[rng.IntN(3)]) {
+			if at := from + time.Duration(j)*step; at < shardDays*24*time.Hour {
+				base.set(f, o.at(at), randomValue(rng, f.field))
+			}
+		}
+	}
+	copies := make([]naive, n)
+	for i := range copies {
+		copies[i] = make(naive)
+		for f, points := range base {
+			copies[i][f] = maps.Clone(points)
+		}
+	}
+	names := slices.SortedFunc(maps.Keys(base), func(a, b fieldName) int { return strings.Compare(a.series+a.field, b.series+b.field) })
+	for range rng.IntN(6) {
+		c := copies[rng.IntN(n)]
+		f := names[rng.IntN(len(names))]
+		times := slices.Sorted(maps.Keys(c[f]))
+		switch kind := rng.IntN(8); {
+		case kind == 0: // a new field or series
+			g := fieldName{fmt.Sprintf("new,host=%d", rng.IntN(3)), "f"}
+			for range 1 + rng.IntN(50) {
+				c.set(g, o.at(time.Duration(rng.Int64N(int64(shardDays*24*time.Hour)))), randomValue(rng, "f"))
+			}
+		case kind == 1: // all of it
+			clear(c)
+		case len(times) == 0:
+		case kind == 2:
+			delete(c, f)
+		case kind == 3: // a point
+			delete(c[f], times[rng.IntN(len(times))])
+		case kind == 4: // a run
+			from := rng.IntN(len(times))
+			for _, at := range times[from : from+rng.IntN(len(times)-from)] {
+				delete(c[f], at)
+			}
+		case kind == 5: // scattered points
+			for _, at := range times {
+				if rng.IntN(10) == 0 {
+					delete(c[f], at)
+				}
+			}
+		case kind == 6: // another value
+			c[f][times[rng.IntN(len(times))]] = randomValue(rng, f.field)
+		default: // another time
+			c[f][times[rng.IntN(len(times))]+1] = randomValue(rng, f.field)
+		}
+	}
+	return copies
+}
+
+// write makes a copy real, in a random order, with files and a cache.
+func (c naive) write(rng *rand.Rand, o *owners, owner int, id uint64) {
+	var points []models.Point
+	for f, values := range c {
+		for at, v := range values {
+			points = append(points, o.point(f.series, f.field, at, v))
+		}
+	}
+	if len(points) == 0 && rng.IntN(2) == 0 {
+		return // no shard
+	}
+	o.create(owner, id)
+	rng.Shuffle(len(points), func(i, j int) { points[i], points[j] = points[j], points[i] })
+	for len(points) > 0 {
+		n := 1 + rng.IntN(len(points))
+		o.write(owner, id, points[:n]...)
+		points = points[n:]
+		if rng.IntN(3) == 0 {
+			o.snapshot(owner, id)
+		}
+		if n < 10 {
+			o.write(owner, id, points...)
+			return
+		}
+	}
+}
+
+// Whatever happened to the owners' copies, a repair makes of them what a naive model says.
+func TestDivergence(t *testing.T) {
+	t.Parallel()
+	seed := *divergeSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	for _, n := range []int{2, 3, 5} {
+		t.Run(fmt.Sprint(n, " owners"), func(t *testing.T) {
+			t.Parallel()
+			o := newOwners(t, n, *divergences)
+			for id := uint64(1); id <= uint64(*divergences); id++ {
+				rng := rand.New(rand.NewPCG(seed, id))
+				copies := diverge(rng, o, n)
+				for i, c := range copies {
+					c.write(rng, o, i, id)
+				}
+				want := merged(copies)
+				r := o.repair(id)
+				if r.State != entropy.Done {
+					t.Fatalf("seed %d, shard %d: %+v", seed, id, r)
+				}
+				for i := range n {
+					for f, points := range want {
+						got := o.read(i, id, f.series, f.field, fieldTypes[f.field])
+						if !maps.EqualFunc(points, got, same) {
+							t.Fatalf("seed %d, shard %d, owner %d, %v: %d points, want %d: %s", seed, id, i+1, f, len(got), len(points), different(points, got))
+						}
+					}
+					if a, b := o.root(0, id), o.root(i, id); a != b {
+						t.Fatalf("seed %d, shard %d: owner %d has root %v, the first %v", seed, id, i+1, b, a)
+					}
+				}
+			}
+		})
+	}
+}
+
+// A field with two types is left to an operator, and nothing is changed.
+func TestTypesThatDivergeAreLeftAlone(t *testing.T) {
+	t.Parallel()
+	o := newOwners(t, 3, 1)
+	for i, v := range []any{1.5, int64(1), 1.5} {
+		o.create(i, 1)
+		o.write(i, 1, o.point("m,host=a", "v", o.at(time.Hour), v), o.point("m,host=a", "w", o.at(time.Duration(i)*time.Minute), 1.0))
+	}
+	before := []digest.Sum{o.root(0, 1), o.root(1, 1), o.root(2, 1)}
+	r := o.repair(1)
+	node := o.state.DataNodes[1].TCPAddr
+	if r.State != entropy.Refused || !strings.Contains(r.Error, `measurement "m" field "v" is float on `) || !strings.Contains(r.Error, "integer on "+node) {
+		t.Errorf("%+v", r)
+	}
+	for i, b := range before {
+		if o.root(i, 1) != b {
+			t.Errorf("owner %d was changed", i+1)
+		}
+	}
+}

@@ -1,0 +1,226 @@
+package transport
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/services/meta"
+	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/stats"
+
+	"concord/internal/cluster"
+	"concord/internal/entropy"
+	"concord/internal/entropy/digest"
+	"concord/internal/entropy/patch"
+	"concord/internal/rpc"
+)
+
+// owners are data nodes with real stores, of which the first drives repairs over real connections.
+type owners struct {
+	t       testing.TB
+	stores  []*tsdb.Store
+	copies  []*entropy.Local
+	wire    []*counted // by owner; the first one's stays unused
+	sent    *messages
+	service *entropy.Service
+	state   *cluster.State
+	start   time.Time // of every shard
+}
+
+// messages counts the bytes of messages both ways by method, with the five that gRPC puts before each.
+type messages struct {
+	mu    sync.Mutex
+	bytes map[string]int64
+}
+
+type methodKey struct{}
+
+func (m *messages) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
+	return context.WithValue(ctx, methodKey{}, path.Base(info.FullMethodName))
+}
+
+func (m *messages) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch p := s.(type) {
+	case *stats.InPayload:
+		m.bytes[ctx.Value(methodKey{}).(string)] += int64(p.WireLength)
+	case *stats.OutPayload:
+		m.bytes[ctx.Value(methodKey{}).(string)] += int64(p.WireLength)
+	}
+}
+
+func (m *messages) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (m *messages) HandleConn(context.Context, stats.ConnStats)                       {}
+
+// of returns the bytes of methods since it was called last.
+func (m *messages) of(methods ...string) (n int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, name := range methods {
+		n += m.bytes[name]
+	}
+	clear(m.bytes)
+	return n
+}
+
+const shardDays = 7
+
+func (o *owners) NodeID() uint64        { return 1 }
+func (o *owners) State() *cluster.State { return o.state }
+
+// newOwners starts n owners of the shards 1 to shards of the database db1, db2, ...
+func newOwners(t testing.TB, n, shards int) *owners {
+	t.Helper()
+	o := &owners{t: t, sent: &messages{bytes: make(map[string]int64)}, start: time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -30)}
+	st := &cluster.State{Index: 1, Data: &meta.Data{}}
+	var ids []meta.ShardOwner
+	pool := &rpc.Pool{}
+	t.Cleanup(func() { pool.Close() })
+	for i := range n {
+		ids = append(ids, meta.ShardOwner{NodeID: uint64(i + 1)})
+		s := tsdb.NewStore(t.TempDir())
+		s.EngineOptions.Config.WALDir = filepath.Join(t.TempDir(), "wal")
+		s.EngineOptions.IndexVersion = tsdb.TSI1IndexName
+		if err := s.Open(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		local := entropy.NewLocal(s, func() uint64 { return 42 }, t.TempDir())
+		ln := mustCount(t)
+		mustServeOn(t, ln, local, nil, grpc.StatsHandler(o.sent))
+		o.stores, o.copies, o.wire = append(o.stores, s), append(o.copies, local), append(o.wire, ln)
+		st.DataNodes = append(st.DataNodes, cluster.Node{ID: uint64(i + 1), TCPAddr: ln.Addr().String()})
+	}
+	for id := uint64(1); id <= uint64(shards); id++ {
+		st.Data.Databases = append(st.Data.Databases, meta.DatabaseInfo{Name: fmt.Sprint("db", id), RetentionPolicies: []meta.RetentionPolicyInfo{{
+			Name: "autogen", ReplicaN: n, ShardGroups: []meta.ShardGroupInfo{{
+				ID: id, StartTime: o.start, EndTime: o.start.AddDate(0, 0, shardDays), Shards: []meta.ShardInfo{{ID: id, Owners: ids}},
+			}},
+		}}})
+	}
+	o.state = st
+	cfg := entropy.NewConfig()
+	cfg.Settle, cfg.MaxRate, cfg.MaxSync, cfg.AutoRepairMissing = 0, 0, 2, false
+	cfg.CheckInterval *= 1000
+	o.service = entropy.New(cfg, entropy.Deps{Dir: t.TempDir(), Meta: o, Local: o.copies[0], Transport: New(pool)})
+	if err := o.service.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { o.service.Close() })
+	return o
+}
+
+func (o *owners) shard(id uint64) cluster.Shard {
+	return cluster.Shard{ID: id, Database: fmt.Sprint("db", id), RetentionPolicy: "autogen", Start: o.start.UnixNano(), End: o.start.AddDate(0, 0, shardDays).UnixNano()}
+}
+
+// at is a time in every shard.
+func (o *owners) at(d time.Duration) int64 { return o.start.Add(d).UnixNano() }
+
+func (o *owners) create(owner int, id uint64) {
+	if err := o.stores[owner].CreateShard(fmt.Sprint("db", id), "autogen", id, true); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+// point is a value of a field.
+func (o *owners) point(series, field string, at int64, v any) models.Point {
+	name, tags := models.ParseKeyBytes([]byte(series))
+	p, err := models.NewPoint(string(name), tags, models.Fields{field: v}, time.Unix(0, at))
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return p
+}
+
+func (o *owners) write(owner int, id uint64, points ...models.Point) {
+	o.t.Helper()
+	for len(points) > 0 {
+		n := min(len(points), 10_000)
+		if err := o.stores[owner].WriteToShard(tsdb.WriteContext{}, id, points[:n:n]); err != nil {
+			o.t.Fatal(err)
+		}
+		points = points[n:]
+	}
+}
+
+func (o *owners) snapshot(owner int, id uint64) {
+	e, err := o.stores[owner].Shard(id).Engine()
+	if err == nil {
+		err = e.(*tsm1.Engine).WriteSnapshot()
+	}
+	if err != nil && err.Error() != "snapshots disabled" { // the store does so with a shard that it finds idle
+		o.t.Fatal(err)
+	}
+}
+
+// repair repairs a shard and returns its record.
+func (o *owners) repair(id uint64) entropy.RepairRecord {
+	o.t.Helper()
+	if err := o.service.Repair(o.t.Context(), id); err != nil {
+		o.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(o.t.Context(), 2*time.Minute)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		all, err := o.service.Repairs(ctx)
+		if err != nil {
+			o.t.Fatal(err)
+		}
+		for _, r := range all.Repairs {
+			if r.ShardID == id && !r.Ended.IsZero() {
+				return r
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			o.t.Fatalf("shard %d is not repaired: %+v", id, all)
+		}
+	}
+}
+
+// root is the sum over an owner's shard, read anew.
+func (o *owners) root(owner int, id uint64) digest.Sum {
+	sh := o.shard(id)
+	if o.stores[owner].Shard(id) == nil {
+		return digest.Sum{}
+	}
+	sum, err := digest.Root(context.Background(), o.stores[owner].Shard(id), 42, digest.Range{Start: sh.Start, End: sh.End}, 1<<63-1)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return sum
+}
+
+// read returns the points of a field on one owner.
+func (o *owners) read(owner int, id uint64, series, field string, typ digest.Type) map[int64]any {
+	out := make(map[int64]any)
+	sh := o.stores[owner].Shard(id)
+	if sh == nil {
+		return out
+	}
+	all := []patch.Region{{Series: []byte(series), Field: field, Type: typ, Min: models.MinNanoTime, Max: models.MaxNanoTime}}
+	err := patch.Read(context.Background(), sh, all, patch.Limits{}, func(b patch.Block) error {
+		vs, err := b.Decode()
+		for _, v := range vs {
+			out[v.UnixNano()] = v.Value()
+		}
+		return err
+	})
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return out
+}
