@@ -341,33 +341,6 @@ func (s *Service) Waiting() []Waiting {
 	return out
 }
 
-// Arrived waits, until ctx ends, for what is on its way out of a queue now, and tells
-// whether the node has it. Otherwise it may get it yet.
-func (s *Service) Arrived(ctx context.Context, nodeID, shard uint64) bool {
-	n, _ := s.node(nodeID, false)
-	if n == nil {
-		return true
-	}
-	n.mu.Lock()
-	q := n.queues[shard]
-	n.mu.Unlock()
-	if q == nil {
-		return true
-	}
-	q.mu.Lock()
-	f := q.flight
-	q.mu.Unlock()
-	if f == nil {
-		return true
-	}
-	select {
-	case <-f.done:
-		return f.ok
-	case <-ctx.Done():
-		return false
-	}
-}
-
 // Heard ends the pause after a failure: the node was heard of.
 func (s *Service) Heard(nodeID uint64) {
 	if n, _ := s.node(nodeID, false); n != nil {
@@ -533,7 +506,6 @@ func (n *node) send(ctx context.Context, sq shardQueue, entries []Entry) error {
 	}
 	n.stats.req.Add(1)
 	done, err := n.s.deps.Deliver(ctx, n.id, sq.shard, entries, sq.q.depart(entries))
-	sq.q.arrive(err == nil)
 	if err == nil {
 		done = len(entries)
 		n.stats.reqPoints.Add(points)

@@ -81,7 +81,6 @@ type queue struct {
 	unread   []segment // as they were when the queue was opened, until findDeletes reads them
 
 	draining sync.Mutex // held by who takes entries off the head, from peek to advance
-	flight   *flight    // entries on their way to the node; guarded by mu
 
 	syncing sync.Mutex // held during fsync; never waited for with mu held
 	synced  uint64     // of end; guarded by syncing
@@ -331,27 +330,11 @@ func (q *queue) findDeletes() error {
 	return nil
 }
 
-// flight is a delivery of entries that were taken before a later append.
-type flight struct {
-	done chan struct{}
-	ok   bool // all of them were delivered; valid once done is closed
-}
-
-// depart begins the delivery of entries at the head, and returns the deletes that wait behind them.
+// depart returns the deletes that wait behind entries at the head, which are to be delivered.
 func (q *queue) depart(entries []Entry) []Entry {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.flight = &flight{done: make(chan struct{})}
 	return q.behind(entries)
-}
-
-// arrive ends it.
-func (q *queue) arrive(ok bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.flight.ok = ok
-	close(q.flight.done)
-	q.flight = nil
 }
 
 // behind is called with mu held.

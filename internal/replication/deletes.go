@@ -175,13 +175,13 @@ func (d *Deletes) run(nodes []cluster.Node, r *rpc.ExecuteRequest) (reached []cl
 
 // announce tells all nodes of a delete before any of them runs it. A write
 // whose client has its answer may still be under way from any node to a slow owner.
-// Its sender either knows so when it hears of the delete, and sends the delete
-// after it, or the owner had the write by then, before the delete runs there.
+// Each node answers with a barrier, which the delete gets: an owner that runs it takes nothing from before it afterwards.
 //
 // A delete that more than half of the nodes do not know of is refused: they
 // take writes meanwhile, which it would remove when it reaches them. Of two
 // nodes one is enough, or there were no deletes while the other is away.
 func (d *Deletes) announce(nodes []cluster.Node, r *rpc.ExecuteRequest) (heard []cluster.Node, missed missedNodes, err error) {
+	var barriers []*rpc.Barrier
 	first := proto.Clone(r).(*rpc.ExecuteRequest)
 	first.AnnounceOnly, first.SenderNode, first.Sequence = true, d.meta.NodeID(), d.writer.started
 	ctx, cancel := context.WithTimeout(context.Background(), d.writer.WriteTimeout)
@@ -209,13 +209,17 @@ func (d *Deletes) announce(nodes []cluster.Node, r *rpc.ExecuteRequest) (heard [
 				return
 			}
 			heard = append(heard, n)
+			if resp.Barrier != nil {
+				barriers = append(barriers, resp.Barrier)
+			}
 		}()
 	}
-	err = d.writer.NoteDelete(r)
+	own, err := d.writer.NoteDelete(r)
 	wg.Wait()
 	if err != nil {
 		return heard, nil, err
 	}
+	r.Barriers = append(barriers, own)
 	if all, know := len(nodes)+1, len(heard)+1; know <= all/2 && all > 2 {
 		return heard, nil, fmt.Errorf("the delete reaches %d of %d data nodes, and needs more than half: run it again when they are back (%s)", know, all, missed)
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"concord/internal/rpc"
 )
 
 const (
@@ -20,6 +22,13 @@ type fences struct {
 	mu     sync.Mutex
 	shards map[fenceKey]*fence
 	ids    map[string]*fence // of deletes
+	bars   map[barKey]*fence
+}
+
+// barKey is a sender and a database.
+type barKey struct {
+	sender uint64
+	db     string
 }
 
 type fenceKey struct{ sender, shard uint64 }
@@ -30,8 +39,40 @@ type fence struct {
 	used time.Time
 }
 
+// bar voids what senders sent to a database before a delete and what has not begun here, and waits for what
+// has: nothing from before the delete arrives after it.
+func (f *fences) bar(db string, barriers []*rpc.Barrier) {
+	f.mu.Lock()
+	if f.bars == nil {
+		f.bars = make(map[barKey]*fence)
+	}
+	var running []*fence
+	for _, b := range barriers {
+		fe := at(f.bars, barKey{b.Sender, db})
+		fe.from = max(fe.from, b.Sequence)
+		for key, fe := range f.shards {
+			if key.sender == b.Sender {
+				running = append(running, fe)
+			}
+		}
+	}
+	f.mu.Unlock()
+	for _, fe := range running {
+		fe.Lock()
+		fe.Unlock() //nolint:staticcheck // those that hold it are waited for
+	}
+}
+
+// barred tells whether a message is from before a delete that ran.
+func (f *fences) barred(sender, sequence uint64, db string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fe := f.bars[barKey{sender, db}]
+	return fe != nil && sequence < fe.from
+}
+
 // pass admits a message, until release. Hinted ones run alone.
-func (f *fences) pass(ctx context.Context, sender, shard, sequence uint64, hinted bool) (release func(), ok bool) {
+func (f *fences) pass(ctx context.Context, sender, shard, sequence uint64, hinted bool, db string) (release func(), ok bool) {
 	if sender == 0 {
 		return func() {}, true
 	}
@@ -43,7 +84,7 @@ func (f *fences) pass(ctx context.Context, sender, shard, sequence uint64, hinte
 	f.mu.Unlock()
 	if hinted {
 		fe.Lock()
-		if sequence < fe.from || ctx.Err() != nil {
+		if sequence < fe.from || ctx.Err() != nil || f.barred(sender, sequence, db) {
 			fe.Unlock()
 			return nil, false
 		}
@@ -51,7 +92,7 @@ func (f *fences) pass(ctx context.Context, sender, shard, sequence uint64, hinte
 		return fe.Unlock, true
 	}
 	fe.RLock()
-	if sequence < fe.from || ctx.Err() != nil {
+	if sequence < fe.from || ctx.Err() != nil || f.barred(sender, sequence, db) {
 		fe.RUnlock()
 		return nil, false
 	}

@@ -2,6 +2,8 @@ package replication
 
 import (
 	"context"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,11 +14,12 @@ import (
 	"concord/internal/rpc"
 )
 
-// heldNode holds writes out of hinted handoff up on their way, and tells when a delete runs.
+// heldNode holds a write out of hinted handoff up on its way.
 type heldNode struct {
 	*gate
-	entered, let, announced, ran chan struct{}
-	lose                         bool // the write is answered with an error, and arrives all the same, later
+	entered, let chan struct{}
+	lose         bool // the write is answered with an error, and arrives all the same, later
+	late         sync.WaitGroup
 }
 
 func (h *heldNode) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc.WriteShardResponse, error) {
@@ -29,31 +32,18 @@ func (h *heldNode) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*r
 		return h.gate.WriteShard(ctx, r)
 	}
 	if h.lose {
-		go func() {
+		h.late.Go(func() {
 			<-h.let
 			h.gate.WriteShard(context.Background(), r)
-		}()
+		})
 		return nil, status.Error(codes.Unavailable, "connection reset")
 	}
 	<-h.let
 	return h.gate.WriteShard(context.Background(), r)
 }
 
-func (h *heldNode) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
-	resp, err := h.gate.Execute(ctx, r)
-	to := h.ran
-	if r.AnnounceOnly {
-		to = h.announced
-	}
-	select {
-	case to <- struct{}{}:
-	default:
-	}
-	return resp, err
-}
-
 // A delete that comes while a write is on its way out of hinted handoff removes its points, whether the
-// write is answered late, or not at all.
+// write is answered late, or not at all; and it takes no point of a later write.
 func TestDeleteMeetsWriteOutOfHandoff(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]bool{"late": false, "not answered": true} {
@@ -66,7 +56,7 @@ func TestDeleteMeetsWriteOutOfHandoff(t *testing.T) {
 			}
 			t.Cleanup(func() { other.Close() })
 			g.Server = NewServer(c.stores[1], other, zap.NewNop())
-			h := &heldNode{gate: g, entered: make(chan struct{}, 1), let: make(chan struct{}), announced: make(chan struct{}, 1), ran: make(chan struct{}, 1), lose: lose}
+			h := &heldNode{gate: g, entered: make(chan struct{}, 1), let: make(chan struct{}), lose: lose}
 			c.meta.nodes[1].TCPAddr = mustServe(t, h)
 			w, hh := c.withHandoff(t, 5*time.Second)
 			g.away.Store(true)
@@ -77,32 +67,60 @@ func TestDeleteMeetsWriteOutOfHandoff(t *testing.T) {
 			g.away.Store(false)
 			hh.Heard(2)
 			<-h.entered
-			if lose {
-				await(t, "the write failed", func() bool { return w.unsure.has(lane{2, shardID}) })
-			}
-			done := make(chan error, 1)
-			go func() { done <- NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop()).DeleteMeasurement(db, "m") }()
-			<-h.announced
-			if !lose {
-				select {
-				case <-h.ran:
-					t.Error("the delete ran while a write from before it was on its way")
-				case <-time.After(100 * time.Millisecond):
-				}
-				close(h.let)
-			} else if err := <-done; err != nil {
-				t.Fatal(err)
-			} else {
-				close(h.let)
-				done <- nil
-			}
-			if err := <-done; err != nil {
+			if err := NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop()).DeleteMeasurement(db, "m"); err != nil {
 				t.Fatal(err)
 			}
+			third := NewWriter(c.meta, c.stores[0], noSubscriber{}, c.pool) // as on another node
+			if err := third.Open(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { third.Close() })
+			if err := third.WritePoints(db, policy, all, nil, mustPoints(t, "m v=2 2")); err != nil {
+				t.Fatal(err)
+			}
+			close(h.let)
 			await(t, "the queue is empty", func() bool { return !hh.Pending(2, shardID) })
-			if n := count(t, c.stores[1], "m"); n != 0 && n != -1 {
-				t.Errorf("%d deleted points are there", n)
+			h.late.Wait()
+			if got := values(t, c.stores[1], "m"); !slices.Equal(got, []float64{2}) {
+				t.Errorf("the node has %v, want the later write alone", got)
 			}
 		})
+	}
+}
+
+// A barrier voids what comes late, of its sender and database alone, and waits for what runs.
+func TestBarrierIsBetweenBeforeAndAfter(t *testing.T) {
+	t.Parallel()
+	var f fences
+	ctx := t.Context()
+	release, ok := f.pass(ctx, 1, shardID, 5, false, db)
+	if !ok {
+		t.Fatal("a write did not pass")
+	}
+	up := make(chan struct{})
+	go func() {
+		f.bar(db, []*rpc.Barrier{{Sender: 1, Sequence: 10}})
+		close(up)
+	}()
+	await(t, "the barrier stands", func() bool { return f.barred(1, 9, db) })
+	select {
+	case <-up:
+		t.Error("a write that runs was not waited for")
+	default:
+	}
+	release()
+	<-up
+	for _, m := range []struct {
+		sender, sequence uint64
+		db               string
+		want             bool
+	}{{1, 9, db, false}, {1, 10, db, true}, {1, 9, "other", true}, {2, 1, db, true}} {
+		release, ok := f.pass(ctx, m.sender, shardID+1, m.sequence, false, m.db)
+		if ok != m.want {
+			t.Errorf("%+v passed: %v", m, ok)
+		}
+		if ok {
+			release()
+		}
 	}
 }

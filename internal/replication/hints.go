@@ -26,7 +26,6 @@ type Handoff interface {
 	Append(node, shard uint64, entries ...handoff.Entry) error
 	Pending(node, shard uint64) bool
 	Waiting() []handoff.Waiting
-	Arrived(ctx context.Context, node, shard uint64) bool
 	Heard(node uint64)
 }
 
@@ -34,39 +33,6 @@ type Handoff interface {
 type recentDelete struct {
 	at  time.Time
 	req *rpc.ExecuteRequest
-}
-
-// unsureLanes are those where a write went out and was not answered: the owner may
-// have it, or get it yet. They are forgotten with their queue.
-type unsureLanes struct {
-	mu sync.Mutex
-	m  map[lane]bool
-}
-
-func (u *unsureLanes) add(ln lane) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.m == nil {
-		u.m = make(map[lane]bool)
-	}
-	u.m[ln] = true
-}
-
-func (u *unsureLanes) has(ln lane) bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.m[ln]
-}
-
-// keep forgets all lanes but those that ok is true for.
-func (u *unsureLanes) keep(ok func(lane) bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for ln := range u.m {
-		if !ok(ln) {
-			delete(u.m, ln)
-		}
-	}
 }
 
 type recentDeletes struct {
@@ -103,8 +69,7 @@ func (r *recentDeletes) since(db string, t time.Time) []*rpc.ExecuteRequest {
 }
 
 // hint queues the messages of a write for an owner. Deletes that came since the
-// write began follow it, and take their points out of it. When it went out and was not answered, the owner may
-// have the write all the same, from after a delete: then the delete runs there once more.
+// write began follow it, and take their points out of it.
 func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed result) result {
 	cause := failed.err
 	if w.Handoff == nil {
@@ -121,7 +86,7 @@ func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed result)
 		entries = append(entries, handoff.Entry{Kind: handoff.Write, Points: len(r.Points), Data: b})
 	}
 	for _, del := range w.recent.since(d.db, d.began) {
-		e, err := w.boundedDelete(del, d.shard, !failed.unsure)
+		e, err := w.boundedDelete(del, d.shard)
 		if err != nil {
 			return result{err: fmt.Errorf("%w; and hinted handoff: %w", cause, err)}
 		}
@@ -131,20 +96,17 @@ func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed result)
 		return result{err: fmt.Errorf("%w; and hinted handoff: %w", cause, err)}
 	}
 	w.stats.hinted.Add(int64(points))
-	if failed.unsure {
-		w.unsure.add(lane{d.node, d.shard})
-	}
 	return result{err: cause, hinted: true}
 }
 
-// boundedDelete is a delete for one shard alone, none when the shard is gone.
-func (w *Writer) boundedDelete(req *rpc.ExecuteRequest, shard uint64, inQueueAlone bool) ([]handoff.Entry, error) {
+// boundedDelete is a delete of what waits before it in the queue of one shard, none when the shard is gone.
+func (w *Writer) boundedDelete(req *rpc.ExecuteRequest, shard uint64) ([]handoff.Entry, error) {
 	sh, ok := w.meta.Shard(shard)
 	if !ok || sh.Database != req.Database {
 		return nil, nil
 	}
 	r := proto.Clone(req).(*rpc.ExecuteRequest)
-	r.ShardId, r.InQueueAlone = shard, inQueueAlone
+	r.ShardId, r.InQueueAlone = shard, true
 	r.Bounds = &rpc.DeleteBounds{RetentionPolicy: sh.RetentionPolicy, Start: sh.Start, End: sh.GroupEnd}
 	b, err := proto.Marshal(r)
 	if err != nil {
@@ -172,6 +134,13 @@ func (w *Writer) runDelete(store *tsdb.Store, r *rpc.ExecuteRequest) error {
 		return execute(store, r)
 	}
 	w.deletes.next(r.Database)
+	if r.Bounds == nil {
+		// What was sent before the delete, by this node or others, must not end after it.
+		if hung := w.lanes.await(r.Database, w.meta.NodeID(), deleteTimeout); len(hung) > 0 {
+			return fmt.Errorf("writes from before the delete do not end: run it again")
+		}
+		w.fences.bar(r.Database, r.Barriers)
+	}
 	if err := execute(store, r); err != nil {
 		return err
 	}
@@ -208,53 +177,38 @@ func (w *Writer) HoldDeletes(shard, seen uint64) (release func(), ok bool) {
 const noteWait = 3 * time.Second
 
 // NoteDelete is told of every delete before it runs anywhere: it goes behind
-// the writes that this node has queued for any owner, and takes its points out of them. Writes that
-// are under way are waited for. Where one stays under way, to an owner that
-// hangs, and may arrive after the delete, the delete has to run there once more,
-// which may take later writes along; anti-entropy brings these back.
+// the writes that this node has queued for any owner, and takes its points out of them. What this node
+// sent before the barrier that it returns, and what is still under way after noteWait, is void for owners that
+// ran the delete, and comes back into the queue, before the delete.
 // A delete that was noted before is not noted again.
-func (w *Writer) NoteDelete(req *rpc.ExecuteRequest) error {
+func (w *Writer) NoteDelete(req *rpc.ExecuteRequest) (*rpc.Barrier, error) {
 	w.deletes.next(req.Database)
-	if w.Handoff == nil || !w.recent.add(req, 6*w.WriteTimeout+time.Minute) {
-		return nil
+	if w.Handoff == nil {
+		return nil, nil
 	}
-	hung := w.lanes.await(req.Database, noteWait)
-	behind := make(map[lane]bool) // the value: in the queue alone
+	// In this order: a write that is void and not followed by the delete began after it.
+	isNew := w.recent.add(req, 6*w.WriteTimeout+time.Minute)
+	barrier := w.barrier()
+	if !isNew {
+		return barrier, nil
+	}
 	for _, q := range w.Handoff.Waiting() {
-		ln := lane{q.Node, q.Shard}
-		behind[ln] = !w.unsure.has(ln)
-	}
-	for _, ln := range hung {
-		behind[ln] = false
-	}
-	w.unsure.keep(func(ln lane) bool { _, waits := behind[ln]; return waits })
-	queue := func(ln lane, inQueueAlone bool) error {
-		entries, err := w.boundedDelete(req, ln.shard, inQueueAlone)
+		entries, err := w.boundedDelete(req, q.Shard)
 		if err == nil && len(entries) > 0 {
-			err = w.Handoff.Append(ln.node, ln.shard, entries...)
+			err = w.Handoff.Append(q.Node, q.Shard, entries...)
 		}
 		if err != nil {
 			// Without it the writes before it would bring back what it removes.
-			return fmt.Errorf("queue the delete for data node %d: %w", ln.node, err)
-		}
-		return nil
-	}
-	for ln, inQueueAlone := range behind {
-		if err := queue(ln, inQueueAlone); err != nil {
-			return err
+			return nil, fmt.Errorf("queue the delete for data node %d: %w", q.Node, err)
 		}
 	}
-	// What left a queue before the delete was in it still has the points of the delete.
-	ctx, cancel := context.WithTimeout(context.Background(), noteWait)
-	defer cancel()
-	for ln, inQueueAlone := range behind {
-		if inQueueAlone && !w.Handoff.Arrived(ctx, ln.node, ln.shard) {
-			if err := queue(ln, false); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	w.lanes.await(req.Database, 0, noteWait)
+	return barrier, nil
+}
+
+// barrier is between what this node has sent and what it will send.
+func (w *Writer) barrier() *rpc.Barrier {
+	return &rpc.Barrier{Sender: w.sender, Sequence: w.lanes.next()}
 }
 
 // holdsDeletes tells whether deletes wait here for a node. Until it has them, what
@@ -415,9 +369,6 @@ func (w *Writer) deliverRequest(ctx context.Context, node uint64, req *rpc.Write
 		r = judge(writeStore(w.store, w.Begun, tsdb.WriteContext{UserId: req.UserId}, req.ShardId, req.Database, req.RetentionPolicy, points))
 	} else {
 		r = w.send(ctx, node, req, w.lanes.next(), true)
-		if r.unsure {
-			w.unsure.add(lane{node, req.ShardId})
-		}
 	}
 	switch {
 	case r.partial != nil:
@@ -467,6 +418,10 @@ func (w *Writer) deliverDelete(ctx context.Context, node uint64, e handoff.Entry
 		return errors.New(rpc.Message(err))
 	case resp.Error != "":
 		return errors.New(resp.Error)
+	}
+	if resp.Barrier != nil {
+		// The node missed the delete, and no write of its is taken until now.
+		w.fences.bar(req.Database, []*rpc.Barrier{resp.Barrier})
 	}
 	return nil
 }

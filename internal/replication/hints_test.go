@@ -239,7 +239,7 @@ func TestFencesVoidWhatComesLate(t *testing.T) {
 	var f fences
 	ctx := context.Background()
 	pass := func(seq uint64, hinted bool) bool {
-		release, ok := f.pass(ctx, 1, 7, seq, hinted)
+		release, ok := f.pass(ctx, 1, 7, seq, hinted, db)
 		if ok {
 			release()
 		}
@@ -248,7 +248,7 @@ func TestFencesVoidWhatComesLate(t *testing.T) {
 	if !pass(1, false) || !pass(5, true) || pass(4, false) || !pass(6, false) {
 		t.Error("a write from before the hinted one passed, or one after it did not")
 	}
-	if release, ok := f.pass(ctx, 2, 7, 1, false); !ok {
+	if release, ok := f.pass(ctx, 2, 7, 1, false, db); !ok {
 		t.Error("another sender has its own order")
 	} else {
 		release()

@@ -140,7 +140,7 @@ func TestFencesVoidHintedMessagesThatComeLate(t *testing.T) {
 		{given, 14, true, false},
 		{context.Background(), 15, true, true},
 	} {
-		release, ok := f.pass(m.ctx, 1, shardID, m.sequence, m.hinted)
+		release, ok := f.pass(m.ctx, 1, shardID, m.sequence, m.hinted, db)
 		if ok != m.want {
 			t.Errorf("%d: %v", m.sequence, ok)
 		}

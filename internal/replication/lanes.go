@@ -141,14 +141,14 @@ func (l *lanes) next() uint64 {
 	return l.sequence
 }
 
-// await waits for the writes that are under way to a database's shards, and
+// await waits for the writes that are under way to a database's shards on a node, 0 for all nodes, and
 // lists the lanes of those that still are after limit.
-func (l *lanes) await(db string, limit time.Duration) (hung []lane) {
+func (l *lanes) await(db string, node uint64, limit time.Duration) (hung []lane) {
 	l.mu.Lock()
 	var waits []*delivery
 	for _, set := range l.lanes {
 		for d := range set {
-			if d.db == db {
+			if d.db == db && (node == 0 || d.node == node) {
 				waits = append(waits, d)
 			}
 		}

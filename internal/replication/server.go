@@ -26,12 +26,16 @@ type Server struct {
 	store  *tsdb.Store
 	writer *Writer // of this node; nil in tests of the server alone
 	log    *zap.Logger
-	fences fences
+	fences *fences
 }
 
 // NewServer returns the server over store. The writer is told of deletes.
 func NewServer(store *tsdb.Store, writer *Writer, log *zap.Logger) *Server {
-	return &Server{store: store, writer: writer, log: log}
+	s := &Server{store: store, writer: writer, log: log, fences: &fences{}}
+	if writer != nil {
+		s.fences = &writer.fences
+	}
+	return s
 }
 
 // WriteShard writes points to one shard.
@@ -56,7 +60,7 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	if s.writer != nil && s.writer.holdsDeletes(r.SenderNode) {
 		return nil, status.Error(codes.FailedPrecondition, "deletes wait here for the sender of the write: they come first")
 	}
-	release, ok := s.fences.pass(ctx, r.Sender, r.ShardId, r.Sequence, r.Hinted)
+	release, ok := s.fences.pass(ctx, r.Sender, r.ShardId, r.Sequence, r.Hinted, r.Database)
 	if !ok {
 		return nil, status.Error(codes.Canceled, "the write came too late: its sender has given it up")
 	}
@@ -131,7 +135,7 @@ func (s *Server) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.Execu
 		return nil, status.Errorf(codes.InvalidArgument, "%v: %v", r.Kind, err)
 	}
 	if r.Bounds != nil {
-		release, ok := s.fences.pass(ctx, r.Sender, r.ShardId, r.Sequence, r.Hinted)
+		release, ok := s.fences.pass(ctx, r.Sender, r.ShardId, r.Sequence, r.Hinted, r.Database)
 		if !ok {
 			return nil, status.Error(codes.Canceled, "the delete came too late: its sender has given it up")
 		}
@@ -142,6 +146,9 @@ func (s *Server) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.Execu
 		return s.ran(s.run(r))
 	}
 	if !isDelete(r.Kind) || r.Id == "" || s.writer == nil {
+		if r.AnnounceOnly {
+			return &rpc.ExecuteResponse{}, nil
+		}
 		return s.ran(s.run(r))
 	}
 	if r.AnnounceOnly && r.Ended {
@@ -150,17 +157,28 @@ func (s *Server) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.Execu
 	}
 	if r.AnnounceOnly {
 		s.writer.deletes.begin(r.Database, r.Id, announced{time.Now(), r.SenderNode, r.Sequence})
-		return s.answer(s.writer.NoteDelete(r)), nil
+		barrier, err := s.writer.NoteDelete(r)
+		return s.noted(s.answer(err), barrier), nil
 	}
 	release, ok := s.fences.once(r.Id, s.writer.ran)
 	if !ok {
-		return &rpc.ExecuteResponse{}, nil // and later writes may be here
+		return s.noted(&rpc.ExecuteResponse{}, s.writer.barrier()), nil // and later writes may be here
 	}
 	defer release()
-	if err := s.writer.NoteDelete(r); err != nil {
+	barrier, err := s.writer.NoteDelete(r)
+	if err != nil {
 		return s.answer(err), nil
 	}
-	return s.ran(s.writer.runDelete(s.store, r))
+	resp, err := s.ran(s.writer.runDelete(s.store, r))
+	return s.noted(resp, barrier), err
+}
+
+// noted is an answer with the barrier of this node.
+func (s *Server) noted(resp *rpc.ExecuteResponse, b *rpc.Barrier) *rpc.ExecuteResponse {
+	if resp != nil {
+		resp.Barrier = b
+	}
+	return resp
 }
 
 // ran is the answer to a statement that ran here.
@@ -173,6 +191,7 @@ func (s *Server) ran(err error) (*rpc.ExecuteResponse, error) {
 
 func (s *Server) run(r *rpc.ExecuteRequest) error {
 	if s.writer == nil {
+		s.fences.bar(r.Database, r.Barriers)
 		return execute(s.store, r)
 	}
 	return s.writer.runDelete(s.store, r)
@@ -201,6 +220,9 @@ func (s *Server) Hint(_ context.Context, r *rpc.HintRequest) (*rpc.HintResponse,
 	return &rpc.HintResponse{}, nil
 }
 
+// maxBarriers of a delete: one is of a node.
+const maxBarriers = 10_000
+
 // isDelete tells statements that remove points from those that remove shards
 // together with their metadata.
 func isDelete(k rpc.ExecuteRequest_Kind) bool {
@@ -214,6 +236,9 @@ func check(r *rpc.ExecuteRequest) error {
 	}
 	if b := r.Bounds; b != nil && (!isDelete(r.Kind) || b.RetentionPolicy == "" || b.Start >= b.End || r.ShardId == 0) {
 		return errors.New("invalid bounds")
+	}
+	if len(r.Barriers) > maxBarriers {
+		return fmt.Errorf("%d barriers are too many", len(r.Barriers))
 	}
 	switch r.Kind {
 	case rpc.ExecuteRequest_DELETE_SERIES:

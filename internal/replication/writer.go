@@ -68,7 +68,7 @@ type Writer struct {
 	started  uint64 // when it did, in nanoseconds
 	lanes    lanes
 	recent   recentDeletes
-	unsure   unsureLanes
+	fences   fences
 	arrivals arrivals
 	deletes  deleteCounts
 
@@ -195,7 +195,6 @@ type result struct {
 	partial *tsdb.PartialWriteError
 	hinted  bool // with err: the write is in hinted handoff
 	never   bool // with err: the same write can never succeed
-	unsure  bool // with err: the owner may have it, or get it yet
 }
 
 // required is how many of n owners must have written.
@@ -449,11 +448,11 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 		// Canceled: the peer saw the deadline first.
 		switch c := status.Code(err); {
 		case c == codes.DeadlineExceeded, c == codes.Canceled, ctx.Err() != nil:
-			return result{err: coordinator.ErrTimeout, unsure: true}
+			return result{err: coordinator.ErrTimeout}
 		case c == codes.InvalidArgument, c == codes.ResourceExhausted:
 			return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err)), never: true}
 		}
-		return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err)), unsure: rpc.MayHaveArrived(err)}
+		return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err))}
 	}
 	switch {
 	case resp.Partial:

@@ -553,8 +553,10 @@ type ExecuteRequest struct {
 	AnnounceOnly bool `protobuf:"varint,12,opt,name=announce_only,json=announceOnly,proto3" json:"announce_only,omitempty"`
 	// ended, with announce_only: the delete ran wherever it was to run, or will not. Without an id it is
 	// for all deletes that sender_node announced before it started anew.
-	Ended         bool   `protobuf:"varint,13,opt,name=ended,proto3" json:"ended,omitempty"`
-	SenderNode    uint64 `protobuf:"varint,14,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"` // with announce_only; sequence is when its process started, nanoseconds
+	Ended bool `protobuf:"varint,13,opt,name=ended,proto3" json:"ended,omitempty"`
+	// barriers, of a delete that runs: what these senders sent to the database before is void when it arrives later.
+	Barriers      []*Barrier `protobuf:"bytes,15,rep,name=barriers,proto3" json:"barriers,omitempty"`
+	SenderNode    uint64     `protobuf:"varint,14,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"` // with announce_only; sequence is when its process started, nanoseconds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -680,9 +682,69 @@ func (x *ExecuteRequest) GetEnded() bool {
 	return false
 }
 
+func (x *ExecuteRequest) GetBarriers() []*Barrier {
+	if x != nil {
+		return x.Barriers
+	}
+	return nil
+}
+
 func (x *ExecuteRequest) GetSenderNode() uint64 {
 	if x != nil {
 		return x.SenderNode
+	}
+	return 0
+}
+
+// Barrier is between what a sender sent before and after it heard of a delete.
+type Barrier struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sender        uint64                 `protobuf:"varint,1,opt,name=sender,proto3" json:"sender,omitempty"`     // as in WriteShardRequest
+	Sequence      uint64                 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"` // of the first message after it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Barrier) Reset() {
+	*x = Barrier{}
+	mi := &file_concord_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Barrier) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Barrier) ProtoMessage() {}
+
+func (x *Barrier) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Barrier.ProtoReflect.Descriptor instead.
+func (*Barrier) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Barrier) GetSender() uint64 {
+	if x != nil {
+		return x.Sender
+	}
+	return 0
+}
+
+func (x *Barrier) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
 	}
 	return 0
 }
@@ -698,7 +760,7 @@ type DeleteBounds struct {
 
 func (x *DeleteBounds) Reset() {
 	*x = DeleteBounds{}
-	mi := &file_concord_proto_msgTypes[9]
+	mi := &file_concord_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -710,7 +772,7 @@ func (x *DeleteBounds) String() string {
 func (*DeleteBounds) ProtoMessage() {}
 
 func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[9]
+	mi := &file_concord_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -723,7 +785,7 @@ func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBounds.ProtoReflect.Descriptor instead.
 func (*DeleteBounds) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{9}
+	return file_concord_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeleteBounds) GetRetentionPolicy() string {
@@ -750,13 +812,14 @@ func (x *DeleteBounds) GetEnd() int64 {
 type ExecuteResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Error         string                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
+	Barrier       *Barrier               `protobuf:"bytes,2,opt,name=barrier,proto3" json:"barrier,omitempty"` // of the answering node, which has heard of the delete
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExecuteResponse) Reset() {
 	*x = ExecuteResponse{}
-	mi := &file_concord_proto_msgTypes[10]
+	mi := &file_concord_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +831,7 @@ func (x *ExecuteResponse) String() string {
 func (*ExecuteResponse) ProtoMessage() {}
 
 func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[10]
+	mi := &file_concord_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +844,7 @@ func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecuteResponse.ProtoReflect.Descriptor instead.
 func (*ExecuteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{10}
+	return file_concord_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ExecuteResponse) GetError() string {
@@ -789,6 +852,13 @@ func (x *ExecuteResponse) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *ExecuteResponse) GetBarrier() *Barrier {
+	if x != nil {
+		return x.Barrier
+	}
+	return nil
 }
 
 type HintRequest struct {
@@ -801,7 +871,7 @@ type HintRequest struct {
 
 func (x *HintRequest) Reset() {
 	*x = HintRequest{}
-	mi := &file_concord_proto_msgTypes[11]
+	mi := &file_concord_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +883,7 @@ func (x *HintRequest) String() string {
 func (*HintRequest) ProtoMessage() {}
 
 func (x *HintRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[11]
+	mi := &file_concord_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +896,7 @@ func (x *HintRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintRequest.ProtoReflect.Descriptor instead.
 func (*HintRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{11}
+	return file_concord_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *HintRequest) GetDelete() *ExecuteRequest {
@@ -851,7 +921,7 @@ type HintResponse struct {
 
 func (x *HintResponse) Reset() {
 	*x = HintResponse{}
-	mi := &file_concord_proto_msgTypes[12]
+	mi := &file_concord_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +933,7 @@ func (x *HintResponse) String() string {
 func (*HintResponse) ProtoMessage() {}
 
 func (x *HintResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[12]
+	mi := &file_concord_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +946,7 @@ func (x *HintResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintResponse.ProtoReflect.Descriptor instead.
 func (*HintResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{12}
+	return file_concord_proto_rawDescGZIP(), []int{13}
 }
 
 type ShardStatesRequest struct {
@@ -888,7 +958,7 @@ type ShardStatesRequest struct {
 
 func (x *ShardStatesRequest) Reset() {
 	*x = ShardStatesRequest{}
-	mi := &file_concord_proto_msgTypes[13]
+	mi := &file_concord_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +970,7 @@ func (x *ShardStatesRequest) String() string {
 func (*ShardStatesRequest) ProtoMessage() {}
 
 func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[13]
+	mi := &file_concord_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +983,7 @@ func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{13}
+	return file_concord_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ShardStatesRequest) GetShardIds() []uint64 {
@@ -938,7 +1008,7 @@ type ShardState struct {
 
 func (x *ShardState) Reset() {
 	*x = ShardState{}
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1020,7 @@ func (x *ShardState) String() string {
 func (*ShardState) ProtoMessage() {}
 
 func (x *ShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1033,7 @@ func (x *ShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardState.ProtoReflect.Descriptor instead.
 func (*ShardState) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{14}
+	return file_concord_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ShardState) GetShardId() uint64 {
@@ -1024,7 +1094,7 @@ type WholeRequest struct {
 
 func (x *WholeRequest) Reset() {
 	*x = WholeRequest{}
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1106,7 @@ func (x *WholeRequest) String() string {
 func (*WholeRequest) ProtoMessage() {}
 
 func (x *WholeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1119,7 @@ func (x *WholeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeRequest.ProtoReflect.Descriptor instead.
 func (*WholeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{15}
+	return file_concord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WholeRequest) GetShardId() uint64 {
@@ -1067,7 +1137,7 @@ type WholeResponse struct {
 
 func (x *WholeResponse) Reset() {
 	*x = WholeResponse{}
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +1149,7 @@ func (x *WholeResponse) String() string {
 func (*WholeResponse) ProtoMessage() {}
 
 func (x *WholeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +1162,7 @@ func (x *WholeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeResponse.ProtoReflect.Descriptor instead.
 func (*WholeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_proto_rawDescGZIP(), []int{17}
 }
 
 type ShardStatesResponse struct {
@@ -1104,7 +1174,7 @@ type ShardStatesResponse struct {
 
 func (x *ShardStatesResponse) Reset() {
 	*x = ShardStatesResponse{}
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1116,7 +1186,7 @@ func (x *ShardStatesResponse) String() string {
 func (*ShardStatesResponse) ProtoMessage() {}
 
 func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1129,7 +1199,7 @@ func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesResponse.ProtoReflect.Descriptor instead.
 func (*ShardStatesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ShardStatesResponse) GetStates() []*ShardState {
@@ -1150,7 +1220,7 @@ type Sum struct {
 
 func (x *Sum) Reset() {
 	*x = Sum{}
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1232,7 @@ func (x *Sum) String() string {
 func (*Sum) ProtoMessage() {}
 
 func (x *Sum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1245,7 @@ func (x *Sum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sum.ProtoReflect.Descriptor instead.
 func (*Sum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Sum) GetCount() uint64 {
@@ -1211,7 +1281,7 @@ type RootRequest struct {
 
 func (x *RootRequest) Reset() {
 	*x = RootRequest{}
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1293,7 @@ func (x *RootRequest) String() string {
 func (*RootRequest) ProtoMessage() {}
 
 func (x *RootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1306,7 @@ func (x *RootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRequest.ProtoReflect.Descriptor instead.
 func (*RootRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RootRequest) GetShardId() uint64 {
@@ -1276,7 +1346,7 @@ type RootResponse struct {
 
 func (x *RootResponse) Reset() {
 	*x = RootResponse{}
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1358,7 @@ func (x *RootResponse) String() string {
 func (*RootResponse) ProtoMessage() {}
 
 func (x *RootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1371,7 @@ func (x *RootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootResponse.ProtoReflect.Descriptor instead.
 func (*RootResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RootResponse) GetRoot() *Sum {
@@ -1321,7 +1391,7 @@ type WindowSum struct {
 
 func (x *WindowSum) Reset() {
 	*x = WindowSum{}
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +1403,7 @@ func (x *WindowSum) String() string {
 func (*WindowSum) ProtoMessage() {}
 
 func (x *WindowSum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +1416,7 @@ func (x *WindowSum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSum.ProtoReflect.Descriptor instead.
 func (*WindowSum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WindowSum) GetWindow() uint32 {
@@ -1375,7 +1445,7 @@ type SeriesField struct {
 
 func (x *SeriesField) Reset() {
 	*x = SeriesField{}
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1387,7 +1457,7 @@ func (x *SeriesField) String() string {
 func (*SeriesField) ProtoMessage() {}
 
 func (x *SeriesField) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1400,7 +1470,7 @@ func (x *SeriesField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesField.ProtoReflect.Descriptor instead.
 func (*SeriesField) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SeriesField) GetSeries() []byte {
@@ -1440,7 +1510,7 @@ type DigestsChunk struct {
 
 func (x *DigestsChunk) Reset() {
 	*x = DigestsChunk{}
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1452,7 +1522,7 @@ func (x *DigestsChunk) String() string {
 func (*DigestsChunk) ProtoMessage() {}
 
 func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1465,7 +1535,7 @@ func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsChunk.ProtoReflect.Descriptor instead.
 func (*DigestsChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DigestsChunk) GetFields() []*SeriesField {
@@ -1488,7 +1558,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1500,7 +1570,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1513,7 +1583,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Region) GetSeries() []byte {
@@ -1563,7 +1633,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1645,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1658,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Block) GetSeries() []byte {
@@ -1625,7 +1695,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1637,7 +1707,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1650,7 +1720,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *FetchRequest) GetShardId() uint64 {
@@ -1690,7 +1760,7 @@ type FetchChunk struct {
 
 func (x *FetchChunk) Reset() {
 	*x = FetchChunk{}
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +1772,7 @@ func (x *FetchChunk) String() string {
 func (*FetchChunk) ProtoMessage() {}
 
 func (x *FetchChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +1785,7 @@ func (x *FetchChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
 func (*FetchChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *FetchChunk) GetBlocks() []*Block {
@@ -1738,7 +1808,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1750,7 +1820,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1763,7 +1833,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ApplyRequest) GetDeletes() uint64 {
@@ -1810,7 +1880,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1822,7 +1892,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1835,7 +1905,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ApplyResponse) GetPoints() uint64 {
@@ -1853,7 +1923,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +1935,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +1948,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_proto_rawDescGZIP(), []int{31}
 }
 
 type StatusResponse struct {
@@ -1893,7 +1963,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1905,7 +1975,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1918,7 +1988,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
@@ -1958,7 +2028,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2040,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2053,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RepairRequest) GetShardId() uint64 {
@@ -2001,7 +2071,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2013,7 +2083,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2026,7 +2096,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_proto_rawDescGZIP(), []int{34}
 }
 
 type PauseRequest struct {
@@ -2038,7 +2108,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2050,7 +2120,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2063,7 +2133,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PauseRequest) GetPaused() bool {
@@ -2100,7 +2170,7 @@ type RepairRecord struct {
 
 func (x *RepairRecord) Reset() {
 	*x = RepairRecord{}
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2182,7 @@ func (x *RepairRecord) String() string {
 func (*RepairRecord) ProtoMessage() {}
 
 func (x *RepairRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2195,7 @@ func (x *RepairRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord.ProtoReflect.Descriptor instead.
 func (*RepairRecord) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RepairRecord) GetShardId() uint64 {
@@ -2270,7 +2340,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2282,7 +2352,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2295,7 +2365,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DiffResponse) GetOwners() []string {
@@ -2364,7 +2434,7 @@ type RepairsResponse struct {
 
 func (x *RepairsResponse) Reset() {
 	*x = RepairsResponse{}
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2376,7 +2446,7 @@ func (x *RepairsResponse) String() string {
 func (*RepairsResponse) ProtoMessage() {}
 
 func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2389,7 +2459,7 @@ func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsResponse.ProtoReflect.Descriptor instead.
 func (*RepairsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RepairsResponse) GetPaused() bool {
@@ -2417,7 +2487,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2429,7 +2499,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2442,7 +2512,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{31, 0}
+	return file_concord_proto_rawDescGZIP(), []int{32, 0}
 }
 
 func (x *StatusResponse_Shard) GetId() uint64 {
@@ -2478,7 +2548,7 @@ type RepairRecord_Decision struct {
 
 func (x *RepairRecord_Decision) Reset() {
 	*x = RepairRecord_Decision{}
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2490,7 +2560,7 @@ func (x *RepairRecord_Decision) String() string {
 func (*RepairRecord_Decision) ProtoMessage() {}
 
 func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2503,7 +2573,7 @@ func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Decision.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Decision) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35, 0}
+	return file_concord_proto_rawDescGZIP(), []int{36, 0}
 }
 
 func (x *RepairRecord_Decision) GetSeries() []byte {
@@ -2547,7 +2617,7 @@ type DiffResponse_Pair struct {
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2559,7 +2629,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2572,7 +2642,7 @@ func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Pair.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Pair) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36, 0}
+	return file_concord_proto_rawDescGZIP(), []int{37, 0}
 }
 
 func (x *DiffResponse_Pair) GetA() string {
@@ -2622,7 +2692,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2634,7 +2704,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2647,7 +2717,7 @@ func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Field.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Field) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36, 1}
+	return file_concord_proto_rawDescGZIP(), []int{37, 1}
 }
 
 func (x *DiffResponse_Field) GetSeries() []byte {
@@ -2714,7 +2784,7 @@ const file_concord_proto_rawDesc = "" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x18\n" +
 	"\adropped\x18\x02 \x01(\x05R\adropped\x12\x18\n" +
 	"\apartial\x18\x03 \x01(\bR\apartial\x12\x1c\n" +
-	"\tretryable\x18\x04 \x01(\bR\tretryable\"\xba\x04\n" +
+	"\tretryable\x18\x04 \x01(\bR\tretryable\"\xeb\x04\n" +
 	"\x0eExecuteRequest\x123\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1f.concord.v1.ExecuteRequest.KindR\x04kind\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12\x12\n" +
@@ -2729,7 +2799,8 @@ const file_concord_proto_rawDesc = "" +
 	" \x01(\x04R\bsequence\x12$\n" +
 	"\x0ein_queue_alone\x18\v \x01(\bR\finQueueAlone\x12#\n" +
 	"\rannounce_only\x18\f \x01(\bR\fannounceOnly\x12\x14\n" +
-	"\x05ended\x18\r \x01(\bR\x05ended\x12\x1f\n" +
+	"\x05ended\x18\r \x01(\bR\x05ended\x12/\n" +
+	"\bbarriers\x18\x0f \x03(\v2\x13.concord.v1.BarrierR\bbarriers\x12\x1f\n" +
 	"\vsender_node\x18\x0e \x01(\x04R\n" +
 	"senderNode\"z\n" +
 	"\x04Kind\x12\v\n" +
@@ -2739,13 +2810,17 @@ const file_concord_proto_rawDesc = "" +
 	"\rDROP_DATABASE\x10\x03\x12\x19\n" +
 	"\x15DROP_RETENTION_POLICY\x10\x04\x12\x0e\n" +
 	"\n" +
-	"DROP_SHARD\x10\x05\"a\n" +
+	"DROP_SHARD\x10\x05\"=\n" +
+	"\aBarrier\x12\x16\n" +
+	"\x06sender\x18\x01 \x01(\x04R\x06sender\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\"a\n" +
 	"\fDeleteBounds\x12)\n" +
 	"\x10retention_policy\x18\x01 \x01(\tR\x0fretentionPolicy\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\x03R\x05start\x12\x10\n" +
-	"\x03end\x18\x03 \x01(\x03R\x03end\"'\n" +
+	"\x03end\x18\x03 \x01(\x03R\x03end\"V\n" +
 	"\x0fExecuteResponse\x12\x14\n" +
-	"\x05error\x18\x01 \x01(\tR\x05error\"W\n" +
+	"\x05error\x18\x01 \x01(\tR\x05error\x12-\n" +
+	"\abarrier\x18\x02 \x01(\v2\x13.concord.v1.BarrierR\abarrier\"W\n" +
 	"\vHintRequest\x122\n" +
 	"\x06delete\x18\x01 \x01(\v2\x1a.concord.v1.ExecuteRequestR\x06delete\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\x04R\x05nodes\"\x0e\n" +
@@ -2917,7 +2992,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),      // 0: concord.v1.ExecuteRequest.Kind
 	(*IdentifyRequest)(nil),       // 1: concord.v1.IdentifyRequest
@@ -2929,100 +3004,103 @@ var file_concord_proto_goTypes = []any{
 	(*WriteShardRequest)(nil),     // 7: concord.v1.WriteShardRequest
 	(*WriteShardResponse)(nil),    // 8: concord.v1.WriteShardResponse
 	(*ExecuteRequest)(nil),        // 9: concord.v1.ExecuteRequest
-	(*DeleteBounds)(nil),          // 10: concord.v1.DeleteBounds
-	(*ExecuteResponse)(nil),       // 11: concord.v1.ExecuteResponse
-	(*HintRequest)(nil),           // 12: concord.v1.HintRequest
-	(*HintResponse)(nil),          // 13: concord.v1.HintResponse
-	(*ShardStatesRequest)(nil),    // 14: concord.v1.ShardStatesRequest
-	(*ShardState)(nil),            // 15: concord.v1.ShardState
-	(*WholeRequest)(nil),          // 16: concord.v1.WholeRequest
-	(*WholeResponse)(nil),         // 17: concord.v1.WholeResponse
-	(*ShardStatesResponse)(nil),   // 18: concord.v1.ShardStatesResponse
-	(*Sum)(nil),                   // 19: concord.v1.Sum
-	(*RootRequest)(nil),           // 20: concord.v1.RootRequest
-	(*RootResponse)(nil),          // 21: concord.v1.RootResponse
-	(*WindowSum)(nil),             // 22: concord.v1.WindowSum
-	(*SeriesField)(nil),           // 23: concord.v1.SeriesField
-	(*DigestsChunk)(nil),          // 24: concord.v1.DigestsChunk
-	(*Region)(nil),                // 25: concord.v1.Region
-	(*Block)(nil),                 // 26: concord.v1.Block
-	(*FetchRequest)(nil),          // 27: concord.v1.FetchRequest
-	(*FetchChunk)(nil),            // 28: concord.v1.FetchChunk
-	(*ApplyRequest)(nil),          // 29: concord.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 30: concord.v1.ApplyResponse
-	(*StatusRequest)(nil),         // 31: concord.v1.StatusRequest
-	(*StatusResponse)(nil),        // 32: concord.v1.StatusResponse
-	(*RepairRequest)(nil),         // 33: concord.v1.RepairRequest
-	(*RepairResponse)(nil),        // 34: concord.v1.RepairResponse
-	(*PauseRequest)(nil),          // 35: concord.v1.PauseRequest
-	(*RepairRecord)(nil),          // 36: concord.v1.RepairRecord
-	(*DiffResponse)(nil),          // 37: concord.v1.DiffResponse
-	(*RepairsResponse)(nil),       // 38: concord.v1.RepairsResponse
-	(*StatusResponse_Shard)(nil),  // 39: concord.v1.StatusResponse.Shard
-	(*RepairRecord_Decision)(nil), // 40: concord.v1.RepairRecord.Decision
-	(*DiffResponse_Pair)(nil),     // 41: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),    // 42: concord.v1.DiffResponse.Field
+	(*Barrier)(nil),               // 10: concord.v1.Barrier
+	(*DeleteBounds)(nil),          // 11: concord.v1.DeleteBounds
+	(*ExecuteResponse)(nil),       // 12: concord.v1.ExecuteResponse
+	(*HintRequest)(nil),           // 13: concord.v1.HintRequest
+	(*HintResponse)(nil),          // 14: concord.v1.HintResponse
+	(*ShardStatesRequest)(nil),    // 15: concord.v1.ShardStatesRequest
+	(*ShardState)(nil),            // 16: concord.v1.ShardState
+	(*WholeRequest)(nil),          // 17: concord.v1.WholeRequest
+	(*WholeResponse)(nil),         // 18: concord.v1.WholeResponse
+	(*ShardStatesResponse)(nil),   // 19: concord.v1.ShardStatesResponse
+	(*Sum)(nil),                   // 20: concord.v1.Sum
+	(*RootRequest)(nil),           // 21: concord.v1.RootRequest
+	(*RootResponse)(nil),          // 22: concord.v1.RootResponse
+	(*WindowSum)(nil),             // 23: concord.v1.WindowSum
+	(*SeriesField)(nil),           // 24: concord.v1.SeriesField
+	(*DigestsChunk)(nil),          // 25: concord.v1.DigestsChunk
+	(*Region)(nil),                // 26: concord.v1.Region
+	(*Block)(nil),                 // 27: concord.v1.Block
+	(*FetchRequest)(nil),          // 28: concord.v1.FetchRequest
+	(*FetchChunk)(nil),            // 29: concord.v1.FetchChunk
+	(*ApplyRequest)(nil),          // 30: concord.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 31: concord.v1.ApplyResponse
+	(*StatusRequest)(nil),         // 32: concord.v1.StatusRequest
+	(*StatusResponse)(nil),        // 33: concord.v1.StatusResponse
+	(*RepairRequest)(nil),         // 34: concord.v1.RepairRequest
+	(*RepairResponse)(nil),        // 35: concord.v1.RepairResponse
+	(*PauseRequest)(nil),          // 36: concord.v1.PauseRequest
+	(*RepairRecord)(nil),          // 37: concord.v1.RepairRecord
+	(*DiffResponse)(nil),          // 38: concord.v1.DiffResponse
+	(*RepairsResponse)(nil),       // 39: concord.v1.RepairsResponse
+	(*StatusResponse_Shard)(nil),  // 40: concord.v1.StatusResponse.Shard
+	(*RepairRecord_Decision)(nil), // 41: concord.v1.RepairRecord.Decision
+	(*DiffResponse_Pair)(nil),     // 42: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),    // 43: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
 	0,  // 0: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
-	10, // 1: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
-	9,  // 2: concord.v1.HintRequest.delete:type_name -> concord.v1.ExecuteRequest
-	15, // 3: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
-	19, // 4: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
-	19, // 5: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
-	22, // 6: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
-	23, // 7: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
-	25, // 8: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
-	26, // 9: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
-	26, // 10: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	39, // 11: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	40, // 12: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
-	41, // 13: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	42, // 14: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	36, // 15: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
-	1,  // 16: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
-	3,  // 17: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
-	5,  // 18: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	7,  // 19: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	9,  // 20: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	12, // 21: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
-	14, // 22: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	20, // 23: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	20, // 24: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	27, // 25: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	29, // 26: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	16, // 27: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	31, // 28: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	33, // 29: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	33, // 30: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	33, // 31: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	35, // 32: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	33, // 33: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	31, // 34: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	2,  // 35: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	4,  // 36: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	6,  // 37: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	8,  // 38: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	11, // 39: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	13, // 40: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
-	18, // 41: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	21, // 42: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	24, // 43: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	28, // 44: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	30, // 45: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	17, // 46: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	32, // 47: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	34, // 48: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	34, // 49: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	34, // 50: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	34, // 51: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	37, // 52: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	38, // 53: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	35, // [35:54] is the sub-list for method output_type
-	16, // [16:35] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	11, // 1: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
+	10, // 2: concord.v1.ExecuteRequest.barriers:type_name -> concord.v1.Barrier
+	10, // 3: concord.v1.ExecuteResponse.barrier:type_name -> concord.v1.Barrier
+	9,  // 4: concord.v1.HintRequest.delete:type_name -> concord.v1.ExecuteRequest
+	16, // 5: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
+	20, // 6: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
+	20, // 7: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
+	23, // 8: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
+	24, // 9: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
+	26, // 10: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
+	27, // 11: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
+	27, // 12: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
+	40, // 13: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	41, // 14: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
+	42, // 15: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	43, // 16: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	37, // 17: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	1,  // 18: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
+	3,  // 19: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
+	5,  // 20: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
+	7,  // 21: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	9,  // 22: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	13, // 23: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
+	15, // 24: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	21, // 25: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	21, // 26: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	28, // 27: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	30, // 28: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	17, // 29: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	32, // 30: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	34, // 31: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	34, // 32: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	34, // 33: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	36, // 34: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	34, // 35: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	32, // 36: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	2,  // 37: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	4,  // 38: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	6,  // 39: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	8,  // 40: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	12, // 41: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	14, // 42: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
+	19, // 43: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	22, // 44: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	25, // 45: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	29, // 46: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	31, // 47: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	18, // 48: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	33, // 49: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	35, // 50: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	35, // 51: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	35, // 52: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	35, // 53: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	38, // 54: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	39, // 55: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	37, // [37:56] is the sub-list for method output_type
+	18, // [18:37] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_concord_proto_init() }
@@ -3036,7 +3114,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   42,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"strings"
 	"sync"
 	"time"
 
@@ -112,10 +111,4 @@ func Message(err error) string {
 		return s.Message()
 	}
 	return err.Error()
-}
-
-// MayHaveArrived tells of a failed call whether the other node may have begun it.
-// It has not when there was no connection to it.
-func MayHaveArrived(err error) bool {
-	return status.Code(err) == codes.Unavailable && !strings.Contains(err.Error(), "while dialing")
 }
