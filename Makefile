@@ -1,7 +1,7 @@
 GO      ?= go
 export CGO_ENABLED = 0
 
-.PHONY: help build test e2e compare race lint bench fuzz proto
+.PHONY: help build test e2e campaign compare race lint bench fuzz nightly proto
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,14 +39,17 @@ bench: ## run the benchmarks, and compare a cluster with one plain node
 	$(GO) test -tags bench -count=1 -v ./test/bench/
 
 FUZZTIME ?= 30s
-fuzz: ## fuzz what parses bytes from outside, FUZZTIME each
-	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/entropy/patch
-	$(GO) test -run '^$$' -fuzz FuzzUnmarshalBinary -fuzztime $(FUZZTIME) ./internal/cluster
-	$(GO) test -run '^$$' -fuzz FuzzDecodePoints -fuzztime $(FUZZTIME) ./internal/distquery
-	$(GO) test -run '^$$' -fuzz FuzzLoad -fuzztime $(FUZZTIME) ./internal/config
-	$(GO) test -run '^$$' -fuzz FuzzOpenQueue -fuzztime $(FUZZTIME) ./internal/handoff
-	$(GO) test -run '^$$' -fuzz FuzzDecodeSymbols -fuzztime $(FUZZTIME) ./internal/entropy/reconcile/riblt
-	$(GO) test -run '^$$' -fuzz FuzzDecodeRecord -fuzztime $(FUZZTIME) ./internal/entropy/digest
+fuzz: ## fuzz all that parses bytes from outside, FUZZTIME each
+	@for p in $$($(GO) list ./internal/...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+			echo "$$f in $$p"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; \
+		done; \
+	done
+
+CHECKS ?= 1000000
+nightly: ## equal data in CHECKS random layouts has equal digests, and a thousand diverged shards are repaired
+	$(GO) test -count=1 -timeout 10h -run 'TestEqualDataHasEqualDigests|TestCacheIsWhatTheShardHolds' ./internal/entropy/digest -rapid.checks=$(CHECKS)
+	$(GO) test -count=1 -timeout 10h -run 'TestDivergence' ./internal/entropy/transport -divergences=1000
 
 proto: ## generate the gRPC code (needs protoc, protoc-gen-go and protoc-gen-go-grpc)
 	protoc -I internal/rpc --go_out=. --go_opt=module=concord --go-grpc_out=. --go-grpc_opt=module=concord $(notdir $(wildcard internal/rpc/*.proto))

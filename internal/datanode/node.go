@@ -34,6 +34,7 @@ import (
 
 	"concord/internal/distquery"
 	"concord/internal/entropy"
+	"concord/internal/entropy/scrub"
 	"concord/internal/entropy/transport"
 	"concord/internal/handoff"
 	"concord/internal/meta"
@@ -169,6 +170,9 @@ func (n *Node) Open() (err error) {
 	n.writer.WithLogger(n.log)
 	n.local = entropy.NewLocal(n.Store, n.Meta.ClusterID, n.cfg.entropyDir())
 	n.writer.Begun, n.local.Deletes = n.local.Begin, n.writer
+	n.local.OnDamage = func(shard uint64, d *scrub.Damage) {
+		n.log.Error("A file of a shard is damaged", zap.Uint64("db_shard_id", shard), zap.String("file", d.File), zap.Int64("offset", d.Offset), zap.String("key", d.Key), zap.String("reason", d.Reason))
+	}
 	if err := n.openHandoff(); err != nil {
 		return err
 	}

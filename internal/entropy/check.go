@@ -230,6 +230,9 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 	if len(copies) < 2 {
 		return "no other owner is reachable", nil
 	}
+	if len(healthy(copies)) < len(copies) && slices.ContainsFunc(copies, func(c copyOf) bool { return c.state.Corrupt != "" }) {
+		return s.heal(sh, copies)
+	}
 	s.mu.Lock()
 	var last *lastCheck
 	if c := s.checks[sh.ID]; c != nil {

@@ -103,8 +103,9 @@ type outcome struct {
 	typeConflict    string           // why the shard cannot be repaired
 	overflow, equal bool
 
-	open int                 // conflicts of the last round that were left open
-	seen map[uint64]struct{} // conflicts of the last round in a shard that is written to
+	until int64               // of the last round
+	open  int                 // conflicts of the last round that were left open
+	seen  map[uint64]struct{} // conflicts of the last round in a shard that is written to
 }
 
 // change changes what record reads.
@@ -198,6 +199,13 @@ func (s *Service) repairOwners(ctx context.Context, st *cluster.State, sh cluste
 	if len(copies) < 2 {
 		return missing
 	}
+	if aside, err := s.setAside(ctx, st, sh, copies); err != nil {
+		return err
+	} else if aside { // the copies are others now
+		if copies, missing, err = s.reach(ctx, st, sh); err != nil {
+			return err
+		}
+	}
 	for !out.equal {
 		if !out.overflow {
 			out.change(func() { out.rounds++ })
@@ -224,6 +232,11 @@ func (s *Service) repairOwners(ctx context.Context, st *cluster.State, sh cluste
 		}
 	}
 	s.whole(ctx, sh, copies)
+	if out.until == everything { // what is not settled may be damaged, too
+		if err := s.healed(ctx, st, sh, copies); err != nil {
+			return err
+		}
+	}
 	return missing
 }
 
@@ -270,6 +283,7 @@ func (s *Service) reach(ctx context.Context, st *cluster.State, sh cluster.Shard
 // round compares once, applies what it found and compares the roots.
 func (s *Service) round(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, out *outcome) error {
 	until := s.until(sh, copies, out.rounds)
+	out.until = until
 	var diffs []reconcile.Difference
 	out.overflow = false
 	how := s.deps.Reconciler

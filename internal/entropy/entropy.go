@@ -26,6 +26,8 @@ type ShardState struct {
 	Begun int64
 	// Deletes changes with every delete that the node hears of; 0 for not known.
 	Deletes uint64
+	// Corrupt says what is damaged in the copy. It is empty when nothing is known to be.
+	Corrupt string
 }
 
 // Version changes with a copy's contents.
@@ -60,6 +62,14 @@ type Replica interface {
 // summary, of the windows that end at or before until, lasts until it is closed or ctx ends.
 type Summarizer interface {
 	Summarize(ctx context.Context, shard cluster.Shard, until int64, key uint64) (reconcile.Summary, error)
+}
+
+// Healer is a Replica whose damaged files can be set aside.
+type Healer interface {
+	// SetAside replaces damaged files by ones with what is good in them, and keeps the damaged ones.
+	SetAside(ctx context.Context, id uint64) error
+	// Healed tells that a copy, of which files were set aside, was found equal to another.
+	Healed(ctx context.Context, id uint64) error
 }
 
 // PointTeller is a Replica that can tell which points differ for less than the points.
@@ -99,6 +109,7 @@ const (
 	Diff     Status = "diff"     // contents differ
 	Missing  Status = "missing"  // an owner lacks the shard entirely
 	Conflict Status = "conflict" // a field has different types on two owners
+	Corrupt  Status = "corrupt"  // files of an owner cannot be read back as they were written
 )
 
 // Control is a node's anti-entropy service, its own or over the network.

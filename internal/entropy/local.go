@@ -15,6 +15,7 @@ import (
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile/riblt"
+	"concord/internal/entropy/scrub"
 )
 
 // Local is this node's copies of shards in its storage engine.
@@ -33,6 +34,12 @@ type Local struct {
 	store *tsdb.Store
 	key   func() uint64
 	begun begunShards
+	dir   string // of this package's files
+
+	damaged damagedShards
+	// OnDamage, when set, is told of damage that a read or a scrub found. Set it before the first use.
+	OnDamage func(shard uint64, d *scrub.Damage)
+
 	cache func() (*digest.Cache, error) // opened with the first use
 }
 
@@ -48,7 +55,7 @@ type Deletes interface {
 // In dir it keeps which shards were begun by a write, and the digests of shards.
 func NewLocal(store *tsdb.Store, key func() uint64, dir string) *Local {
 	return &Local{
-		store: store, key: key, begun: begunShards{dir: filepath.Join(dir, "begun")},
+		store: store, key: key, dir: dir, begun: begunShards{dir: filepath.Join(dir, "begun")}, damaged: damagedShards{dir: filepath.Join(dir, "damaged")},
 		cache: sync.OnceValues(func() (*digest.Cache, error) { return digest.OpenCache(filepath.Join(dir, "digests")) }),
 	}
 }
@@ -82,6 +89,13 @@ func (l *Local) States(_ context.Context, ids []uint64) (map[uint64]ShardState, 
 		}
 		if l.Deletes != nil {
 			st.Deletes = l.Deletes.DeletesSeen(id)
+		}
+		d, ok, err := l.damaged.of(id)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			st.Corrupt = d.Message
 		}
 		if l.Pending != nil {
 			st.Hints = l.Pending(id)
@@ -139,7 +153,7 @@ func (l *Local) view(ctx context.Context, shard cluster.Shard, fn func(*digest.V
 		return stamp, err
 	})
 	if err != nil {
-		return fmt.Errorf("digests of shard %d: %w", shard.ID, err)
+		return fmt.Errorf("digests of shard %d: %w", shard.ID, l.met(shard.ID, err))
 	}
 	defer v.Close()
 	if v.Read > 0 {
@@ -156,7 +170,7 @@ func (l *Local) Fetch(ctx context.Context, shard cluster.Shard, regions []patch.
 	if sh == nil {
 		return nil
 	}
-	return patch.Read(ctx, sh, regions, limits, fn)
+	return l.met(shard.ID, patch.Read(ctx, sh, regions, limits, fn))
 }
 
 // Symbols are the coded symbols [from, to) of the points of all regions.
@@ -165,7 +179,8 @@ func (l *Local) Symbols(ctx context.Context, shard cluster.Shard, regions []patc
 	if sh == nil {
 		return make([]riblt.Symbol, to-from), nil
 	}
-	return patch.Symbols(ctx, sh, regions, key, from, to)
+	symbols, err := patch.Symbols(ctx, sh, regions, key, from, to)
+	return symbols, l.met(shard.ID, err)
 }
 
 // Slices are what the parts of each region hold.
@@ -174,7 +189,8 @@ func (l *Local) Slices(ctx context.Context, shard cluster.Shard, regions []patch
 	if sh == nil {
 		return make([][patch.Slices]patch.Slice, len(regions)), nil
 	}
-	return patch.SliceSums(ctx, sh, regions, key)
+	sums, err := patch.SliceSums(ctx, sh, regions, key)
+	return sums, l.met(shard.ID, err)
 }
 
 // Apply writes points, creating the shard where it is missing.

@@ -85,7 +85,10 @@ func (s *Service) eachDifference(ctx context.Context, st *cluster.State, sh clus
 // a write in flight, and the copies are not read at the same instant: there a
 // conflict counts when it was the same in the round before.
 func (s *Service) rules(sh cluster.Shard, copies []copyOf, out *outcome) patch.Rules {
-	r := patch.Rules{Absent: len(sh.Owners) - len(copies)}
+	r := patch.Rules{Absent: len(sh.Owners) - len(copies), Doubtful: make([]bool, len(copies))}
+	for i, c := range copies {
+		r.Doubtful[i] = c.state.Corrupt != ""
+	}
 	if quiet(copies, s.deps.Now().Add(-time.Duration(s.config().Settle))) {
 		return r
 	}

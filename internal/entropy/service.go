@@ -55,11 +55,12 @@ type Service struct {
 	queue   *queue
 	stats   statistics
 
-	reload   chan struct{} // tells the checker of a new interval
-	wake     chan struct{} // tells the dispatcher of a new or finished shard
-	cancel   context.CancelFunc
-	wg       sync.WaitGroup
-	checking sync.Mutex // held by a check
+	reload    chan struct{} // tells the checker of a new interval
+	wake      chan struct{} // tells the dispatcher of a new or finished shard
+	scrubbing chan struct{} // tells the scrubber of a new interval
+	cancel    context.CancelFunc
+	wg        sync.WaitGroup
+	checking  sync.Mutex // held by a check
 
 	mu       sync.Mutex
 	cfg      Config
@@ -103,7 +104,7 @@ func New(cfg Config, deps Deps) *Service {
 	}
 	s := &Service{
 		deps: deps, cfg: cfg, log: zap.NewNop(), limiter: rate.NewLimiter(rateOf(cfg.MaxRate)),
-		reload: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		reload: make(chan struct{}, 1), wake: make(chan struct{}, 1), scrubbing: make(chan struct{}, 1),
 		results: make(map[uint64]ShardStatus), checks: make(map[uint64]*lastCheck), running: make(map[uint64]*job),
 	}
 	return s
@@ -126,7 +127,8 @@ func (s *Service) Open() error {
 	s.queue = q
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
-	s.wg.Add(2)
+	s.wg.Add(3)
+	go func() { defer s.wg.Done(); s.scrubLoop(ctx) }()
 	go func() { defer s.wg.Done(); s.checkLoop(ctx) }()
 	go func() { defer s.wg.Done(); s.dispatchLoop(ctx) }()
 	return nil
@@ -162,6 +164,7 @@ func (s *Service) SetConfig(cfg Config) {
 	s.limiter.SetLimit(limit)
 	notify(s.reload)
 	notify(s.wake)
+	notify(s.scrubbing)
 }
 
 func (s *Service) config() Config {
@@ -234,6 +237,10 @@ func (s *Service) Status(context.Context) (NodeStatus, error) {
 		if _, ok := live[id]; ok && s.queue.has(id) {
 			out.Processing = append(out.Processing, id)
 		}
+	}
+	var err error
+	if out.Shards, err = s.damagedHere(live, out.Shards); err != nil {
+		return NodeStatus{}, err
 	}
 	slices.SortFunc(out.Shards, func(a, b ShardStatus) int { return compareIDs(a.ID, b.ID) })
 	slices.Sort(out.Queued)

@@ -136,7 +136,13 @@ func (v *View) Status(ctx context.Context, local bool) (ClusterStatus, error) {
 				continue
 			}
 			first := len(live[r.ID].Owners) > 0 && live[r.ID].Owners[0] == n.ID
-			if old, ok := shards[r.ID]; !ok || first && !old.first {
+			old, ok := shards[r.ID]
+			switch {
+			case ok && old.Status == Corrupt && r.Status == Corrupt:
+				old.Message += "; " + r.Message
+				shards[r.ID] = old
+			case ok && old.Status == Corrupt: // the owner knows
+			case !ok || r.Status == Corrupt || first && !old.first:
 				shards[r.ID] = found{r, first}
 			}
 		}

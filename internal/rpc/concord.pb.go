@@ -1001,6 +1001,7 @@ type ShardState struct {
 	Size          int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`                                     // bytes on disk
 	Hints         []uint64               `protobuf:"varint,5,rep,packed,name=hints,proto3" json:"hints,omitempty"`                            // nodes for which hinted handoff has entries of the shard
 	Deletes       uint64                 `protobuf:"varint,7,opt,name=deletes,proto3" json:"deletes,omitempty"`                               // changes with every delete in its database
+	Corrupt       string                 `protobuf:"bytes,8,opt,name=corrupt,proto3" json:"corrupt,omitempty"`                                // what is damaged in it; empty when nothing is known to be
 	Begun         int64                  `protobuf:"varint,6,opt,name=begun,proto3" json:"begun,omitempty"`                                   // when a write began it, nanoseconds; 0 since it was found equal to the others
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1076,6 +1077,13 @@ func (x *ShardState) GetDeletes() uint64 {
 		return x.Deletes
 	}
 	return 0
+}
+
+func (x *ShardState) GetCorrupt() string {
+	if x != nil {
+		return x.Corrupt
+	}
+	return ""
 }
 
 func (x *ShardState) GetBegun() int64 {
@@ -2826,7 +2834,7 @@ const file_concord_proto_rawDesc = "" +
 	"\x05nodes\x18\x02 \x03(\x04R\x05nodes\"\x0e\n" +
 	"\fHintResponse\"1\n" +
 	"\x12ShardStatesRequest\x12\x1b\n" +
-	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\"\xbe\x01\n" +
+	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\"\xd8\x01\n" +
 	"\n" +
 	"ShardState\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
@@ -2834,7 +2842,8 @@ const file_concord_proto_rawDesc = "" +
 	"\rlast_modified\x18\x03 \x01(\x03R\flastModified\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x03R\x04size\x12\x14\n" +
 	"\x05hints\x18\x05 \x03(\x04R\x05hints\x12\x18\n" +
-	"\adeletes\x18\a \x01(\x04R\adeletes\x12\x14\n" +
+	"\adeletes\x18\a \x01(\x04R\adeletes\x12\x18\n" +
+	"\acorrupt\x18\b \x01(\tR\acorrupt\x12\x14\n" +
 	"\x05begun\x18\x06 \x01(\x03R\x05begun\")\n" +
 	"\fWholeRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x0f\n" +

@@ -18,6 +18,8 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"github.com/zeebo/xxh3"
+
+	"concord/internal/entropy/scrub"
 )
 
 // Cache keeps the digests of shards in files of its own, one for each shard.
@@ -185,7 +187,7 @@ func (c *Cache) refresh(ctx context.Context, shard *tsdb.Shard, id cacheID, old 
 		if err != nil {
 			return nil, err
 		}
-		if old != nil && old.state == files.state && files.cache.Size() == 0 {
+		if old != nil && old.state != written && old.state == files.state && files.cache.Size() == 0 {
 			files.close()
 			old.Reused = int(old.count)
 			return old, nil
@@ -222,7 +224,12 @@ func (c *Cache) write(ctx context.Context, shard *tsdb.Shard, files *engineFiles
 	if old != nil {
 		from.in = newCacheReader(old.file, old.count)
 	}
-	r := reader{shard: shard, cursors: cursors, key: id.key, rng: id.rng}
+	blocks, err := scrub.NewChecker(shard)
+	if err != nil {
+		return nil, fmt.Errorf("read shard %d: %w", shard.ID(), err)
+	}
+	defer blocks.Close()
+	r := reader{shard: shard, cursors: cursors, blocks: blocks, key: id.key, rng: id.rng}
 	err = EachSeries(ctx, shard, func(series []byte) error {
 		return r.fields(ctx, series, func(field string, typ Type) error {
 			print := files.print(series, field)
@@ -254,10 +261,10 @@ func (c *Cache) write(ctx context.Context, shard *tsdb.Shard, files *engineFiles
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("digest of shard %d: %w", shard.ID(), err), w.drop())
 	}
-	if err := w.finish(files.state); err != nil {
+	if v.state, err = w.finish(files.state); err != nil {
 		return nil, errors.Join(fmt.Errorf("digest cache: %w", err), w.drop())
 	}
-	v.state, v.count, v.totals = files.state, w.count, w.totals
+	v.count, v.totals = w.count, w.totals
 	return v, nil
 }
 

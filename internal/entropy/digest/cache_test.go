@@ -117,6 +117,19 @@ func (c *cached) same(t fataler) (read, reused int) {
 	return v.Read, v.Reused
 }
 
+// A delete takes points out of the write cache, and no file changes.
+func TestCacheSeesWhatLeavesTheWriteCache(t *testing.T) {
+	t.Parallel()
+	c := newCached(t)
+	c.write(t, fmt.Sprintf("a f0=1 %d", shardRange.Start))
+	c.same(t)
+	c.deletes++
+	if err := c.store.DeleteMeasurement("db", "a"); err != nil {
+		t.Fatal(err)
+	}
+	c.same(t)
+}
+
 func TestCacheIsWhatTheShardHolds(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {

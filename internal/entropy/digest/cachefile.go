@@ -127,6 +127,7 @@ type cacheWriter struct {
 	records []byte
 	count   uint64
 	totals  [Windows]Sum
+	cached  bool // a record has points of the write cache
 }
 
 func createCache(dir string, id cacheID) (*cacheWriter, error) {
@@ -152,6 +153,7 @@ func (c *cacheWriter) frame(kind byte, payload []byte) {
 func (c *cacheWriter) add(r *record) {
 	c.records = appendRecord(c.records, r)
 	c.count++
+	c.cached = c.cached || r.files == written
 	for w := range r.Windows {
 		c.totals[w].Add(r.Windows[w])
 	}
@@ -161,8 +163,11 @@ func (c *cacheWriter) add(r *record) {
 	}
 }
 
-// finish ends the file. state is what it was read from.
-func (c *cacheWriter) finish(state uint64) error {
+// finish ends the file. state is what it was read from; it returns what the end has.
+func (c *cacheWriter) finish(state uint64) (uint64, error) {
+	if c.cached {
+		state = written // a delete takes points out of the write cache, and the files stay as they are
+	}
 	if len(c.records) > 0 {
 		c.frame(recordFrame, c.records)
 	}
@@ -172,7 +177,7 @@ func (c *cacheWriter) finish(state uint64) error {
 		b = appendSum(b, s)
 	}
 	c.frame(endFrame, b)
-	return errors.Join(c.w.Flush(), c.file.Sync())
+	return state, errors.Join(c.w.Flush(), c.file.Sync())
 }
 
 func (c *cacheWriter) drop() error { return errors.Join(c.file.Close(), os.Remove(c.file.Name())) }

@@ -9,6 +9,8 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
+
+	"concord/internal/entropy/scrub"
 )
 
 // Bounds are the first and the last nanosecond of a window. The first and the
@@ -83,7 +85,12 @@ func Compute(ctx context.Context, shard *tsdb.Shard, key uint64, rng Range, unti
 	if err != nil {
 		return fmt.Errorf("read shard %d: %w", shard.ID(), err)
 	}
-	r := reader{shard: shard, cursors: cursors, key: key, rng: rng}
+	blocks, err := scrub.NewChecker(shard)
+	if err != nil {
+		return fmt.Errorf("read shard %d: %w", shard.ID(), err)
+	}
+	defer blocks.Close()
+	r := reader{shard: shard, cursors: cursors, blocks: blocks, key: key, rng: rng}
 	err = EachSeries(ctx, shard, func(series []byte) error {
 		return r.fields(ctx, series, func(field string, typ Type) error {
 			if err := r.read(ctx, field, typ); err != nil {
@@ -109,6 +116,7 @@ func Compute(ctx context.Context, shard *tsdb.Shard, key uint64, rng Range, unti
 type reader struct {
 	shard   *tsdb.Shard
 	cursors tsdb.CursorIterator
+	blocks  *scrub.Checker
 	key     uint64
 	rng     Range
 
@@ -151,6 +159,9 @@ func (r *reader) fields(ctx context.Context, series []byte, fn func(field string
 // read fills sf with the digest of a field of the series, in all windows.
 func (r *reader) read(ctx context.Context, field string, typ Type) error {
 	r.sf = SeriesField{Series: r.series, Field: field, Type: typ}
+	if err := r.blocks.Check(r.series, field, models.MinNanoTime, models.MaxNanoTime); err != nil {
+		return err
+	}
 	cur, err := r.cursors.Next(ctx, &tsdb.CursorRequest{
 		Name: r.name, Tags: r.tags, Field: field, Ascending: true,
 		StartTime: models.MinNanoTime, EndTime: models.MaxNanoTime,

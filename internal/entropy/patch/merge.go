@@ -90,6 +90,8 @@ type Rules struct {
 	// could have with theirs: the majority may be with them, and a tie that is
 	// decided without them may undo an acknowledged write.
 	Absent int
+	// Doubtful owners, by owner, have lost newer values: theirs count where no other owner has one. nil is none.
+	Doubtful []bool
 	// Settled tells whether a conflict, by its fingerprint, may be decided
 	// now; nil is always. One that is not may be a write in flight.
 	Settled func(fingerprint uint64) bool
@@ -165,7 +167,7 @@ func MergeValues(series []byte, field string, owners []tsm1.Values, rules Rules)
 		for to < len(all) && all[to].UnixNano() == all[from].UnixNano() {
 			to++
 		}
-		best, differ, won := vote(all[from:to], rules.Absent)
+		best, differ, won := vote(trusted(all[from:to], rules.Doubtful), rules.Absent)
 		if differ {
 			if !won || rules.Settled != nil && !rules.Settled(fingerprint(series, field, all[from:to])) {
 				m.Open++
@@ -199,6 +201,20 @@ func MergeValues(series []byte, field string, owners []tsm1.Values, rules Rules)
 		}
 	}
 	return m, nil
+}
+
+// trusted are the values of owners that are not doubtful, or all when there are no others.
+func trusted(vs []owned, doubtful []bool) []owned {
+	var out []owned
+	for _, v := range vs {
+		if doubtful == nil || !doubtful[v.owner] {
+			out = append(out, v)
+		}
+	}
+	if len(out) == 0 {
+		return vs
+	}
+	return out
 }
 
 // vote picks among the values of one timestamp. It is won when absent owners

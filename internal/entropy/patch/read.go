@@ -10,6 +10,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
 	"concord/internal/entropy/digest"
+	"concord/internal/entropy/scrub"
 )
 
 // Limits bound what Read returns: it stops after the block with which one of them is
@@ -52,6 +53,11 @@ func each(ctx context.Context, shard *tsdb.Shard, regions []Region, fn func(i in
 	if err != nil {
 		return fmt.Errorf("read shard %d: %w", shard.ID(), err)
 	}
+	blocks, err := scrub.NewChecker(shard)
+	if err != nil {
+		return fmt.Errorf("read shard %d: %w", shard.ID(), err)
+	}
+	defer blocks.Close()
 	for i, r := range regions {
 		name, tags := models.ParseKeyBytes(r.Series)
 		fields := shard.MeasurementFields(name)
@@ -67,6 +73,9 @@ func each(ctx context.Context, shard *tsdb.Shard, regions []Region, fn func(i in
 		}
 		if err := ctx.Err(); err != nil {
 			return err
+		}
+		if err := blocks.Check(r.Series, r.Field, r.Min, r.Max); err != nil {
+			return fmt.Errorf("shard %d: %w", shard.ID(), err)
 		}
 		cur, err := cursors.Next(ctx, &tsdb.CursorRequest{
 			Name: name, Tags: tags, Field: r.Field, Ascending: true, StartTime: r.Min, EndTime: r.Max,

@@ -135,7 +135,7 @@ func (p *peer) States(ctx context.Context, ids []uint64) (map[uint64]entropy.Sha
 		}
 		for _, s := range resp.States {
 			out[s.ShardId] = entropy.ShardState{
-				Version: entropy.Version{Exists: s.Exists, LastModified: s.LastModified, Size: s.Size}, Hints: s.Hints, Begun: s.Begun, Deletes: s.Deletes,
+				Version: entropy.Version{Exists: s.Exists, LastModified: s.LastModified, Size: s.Size}, Hints: s.Hints, Begun: s.Begun, Deletes: s.Deletes, Corrupt: s.Corrupt,
 			}
 		}
 		for _, id := range ids[:n] {

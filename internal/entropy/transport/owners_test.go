@@ -28,9 +28,11 @@ type owners struct {
 	t       testing.TB
 	stores  []*tsdb.Store
 	copies  []*entropy.Local
+	dirs    []string   // of the copies' own files
 	wire    []*counted // by owner; the first one's stays unused
 	sent    *messages
 	service *entropy.Service
+	config  entropy.Config
 	state   *cluster.State
 	start   time.Time // of every shard
 }
@@ -94,7 +96,9 @@ func newOwners(t testing.TB, n, shards int) *owners {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { s.Close() })
-		local := entropy.NewLocal(s, func() uint64 { return 42 }, t.TempDir())
+		dir := t.TempDir()
+		o.dirs = append(o.dirs, dir)
+		local := entropy.NewLocal(s, func() uint64 { return 42 }, dir)
 		ln := mustCount(t)
 		mustServeOn(t, ln, local, nil, grpc.StatsHandler(o.sent))
 		o.stores, o.copies, o.wire = append(o.stores, s), append(o.copies, local), append(o.wire, ln)
@@ -111,6 +115,7 @@ func newOwners(t testing.TB, n, shards int) *owners {
 	cfg := entropy.NewConfig()
 	cfg.Settle, cfg.MaxRate, cfg.MaxSync, cfg.AutoRepairMissing = 0, 0, 2, false
 	cfg.CheckInterval *= 1000
+	o.config = cfg
 	o.service = entropy.New(cfg, entropy.Deps{Dir: t.TempDir(), Meta: o, Local: o.copies[0], Transport: New(pool)})
 	if err := o.service.Open(); err != nil {
 		t.Fatal(err)
@@ -169,6 +174,17 @@ func (o *owners) repair(id uint64) entropy.RepairRecord {
 	if err := o.service.Repair(o.t.Context(), id); err != nil {
 		o.t.Fatal(err)
 	}
+	return o.record(id, func(r entropy.RepairRecord) bool { return !r.Ended.IsZero() && r.State != entropy.Failed })
+}
+
+// failed returns the record of a repair that fails.
+func (o *owners) failed(id uint64) entropy.RepairRecord {
+	o.t.Helper()
+	return o.record(id, func(r entropy.RepairRecord) bool { return r.State == entropy.Failed })
+}
+
+func (o *owners) record(id uint64, ok func(entropy.RepairRecord) bool) entropy.RepairRecord {
+	o.t.Helper()
 	ctx, cancel := context.WithTimeout(o.t.Context(), 2*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(time.Millisecond)
@@ -179,7 +195,7 @@ func (o *owners) repair(id uint64) entropy.RepairRecord {
 			o.t.Fatal(err)
 		}
 		for _, r := range all.Repairs {
-			if r.ShardID == id && !r.Ended.IsZero() {
+			if r.ShardID == id && ok(r) {
 				return r
 			}
 		}

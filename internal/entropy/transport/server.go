@@ -24,6 +24,7 @@ type Server struct {
 	rpc.UnimplementedEntropyServer
 	rpc.UnimplementedReconcileServer
 	rpc.UnimplementedPointsServer
+	rpc.UnimplementedScrubServer
 	replica   entropy.Replica
 	control   entropy.Control // nil when the service is off
 	dir       string          // of temporary files
@@ -42,6 +43,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	rpc.RegisterEntropyServer(r, s)
 	rpc.RegisterReconcileServer(r, s)
 	rpc.RegisterPointsServer(r, s)
+	rpc.RegisterScrubServer(r, s)
 }
 
 func invalid(err error) error { return status.Error(codes.InvalidArgument, err.Error()) }
@@ -91,7 +93,7 @@ func (s *Server) ShardStates(ctx context.Context, r *rpc.ShardStatesRequest) (*r
 	}
 	resp := &rpc.ShardStatesResponse{}
 	for id, st := range states {
-		resp.States = append(resp.States, &rpc.ShardState{ShardId: id, Exists: st.Exists, LastModified: st.LastModified, Size: st.Size, Hints: st.Hints, Begun: st.Begun, Deletes: st.Deletes})
+		resp.States = append(resp.States, &rpc.ShardState{ShardId: id, Exists: st.Exists, LastModified: st.LastModified, Size: st.Size, Hints: st.Hints, Begun: st.Begun, Deletes: st.Deletes, Corrupt: st.Corrupt})
 	}
 	return resp, nil
 }

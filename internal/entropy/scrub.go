@@ -1,0 +1,309 @@
+package entropy
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/bbolt"
+	"go.uber.org/zap"
+
+	"concord/internal/cluster"
+	"concord/internal/entropy/scrub"
+)
+
+// met notes damage that a read met, and returns its error.
+func (l *Local) met(id uint64, err error) error {
+	var d *scrub.Damage
+	if !errors.As(err, &d) {
+		return err
+	}
+	return errors.Join(err, l.found(id, d))
+}
+
+func (l *Local) found(id uint64, d *scrub.Damage) error {
+	if l.OnDamage != nil {
+		l.OnDamage(id, d)
+	}
+	return l.damaged.set(id, damage{Message: d.Error()})
+}
+
+// Scrub reads all files of a copy from disk, and notes what is damaged; wait is called before each read.
+func (l *Local) Scrub(ctx context.Context, id uint64, wait func(context.Context, int) error) ([]*scrub.Damage, error) {
+	sh := l.store.Shard(id)
+	if sh == nil {
+		return nil, nil
+	}
+	found, err := scrub.Verify(ctx, sh.Path(), wait)
+	for _, d := range found {
+		if l.OnDamage != nil {
+			l.OnDamage(id, d)
+		}
+	}
+	if len(found) > 0 {
+		message := found[0].Error()
+		if n := len(found) - 1; n > 0 {
+			message += fmt.Sprintf("; and %d more", n)
+		}
+		err = errors.Join(err, l.damaged.set(id, damage{Message: message}))
+	}
+	return found, err
+}
+
+// Damaged returns what is damaged, by shard.
+func (l *Local) Damaged() (map[uint64]string, error) { return l.damaged.all() }
+
+var _ Healer = (*Local)(nil)
+
+// SetAside replaces the damaged files of a copy by ones with what is good in them; the damaged
+// ones are kept in the folder aside.
+func (l *Local) SetAside(ctx context.Context, id uint64) error {
+	d, ok, err := l.damaged.of(id)
+	if err != nil || !ok || d.Aside {
+		return err
+	}
+	if sh := l.store.Shard(id); sh != nil {
+		if _, _, err := scrub.SetAside(ctx, sh, filepath.Join(l.dir, "aside"), func(ctx context.Context, _ int) error { return ctx.Err() }); err != nil {
+			return fmt.Errorf("shard %d: %w", id, err)
+		}
+	}
+	d.Aside = true
+	return l.damaged.set(id, d)
+}
+
+// Healed forgets that a copy was damaged, when its damaged files were set aside.
+func (l *Local) Healed(_ context.Context, id uint64) error {
+	if d, ok, err := l.damaged.of(id); err != nil || !ok || !d.Aside {
+		return err
+	}
+	return l.damaged.remove(id)
+}
+
+// scrubber is a Replica of this node whose files can be verified.
+type scrubber interface {
+	Scrub(ctx context.Context, id uint64, wait func(context.Context, int) error) ([]*scrub.Damage, error)
+	Damaged() (map[uint64]string, error)
+}
+
+// scrubPause is how long the loop waits at most before it looks which shards there are.
+const scrubPause = time.Minute
+
+// scrubLoop verifies each copy of this node once in a scrub-interval, counted from when it was seen first.
+func (s *Service) scrubLoop(ctx context.Context) {
+	local, ok := s.deps.Local.(scrubber)
+	if !ok {
+		return
+	}
+	for {
+		wait, err := s.scrubDue(ctx, local)
+		if err != nil && ctx.Err() == nil {
+			s.stats.errors.Add(1)
+			s.log.Warn("Cannot verify the files of shards", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.scrubbing:
+		case <-s.deps.After(wait):
+		}
+	}
+}
+
+// scrubDue verifies what is due, and returns when to look again.
+func (s *Service) scrubDue(ctx context.Context, local scrubber) (time.Duration, error) {
+	cfg := s.config()
+	interval := time.Duration(cfg.ScrubInterval)
+	self := s.deps.Meta.NodeID()
+	if !cfg.Enabled || interval == 0 || self == 0 {
+		return scrubPause, nil
+	}
+	shards := s.live()
+	last, err := s.queue.scrubbed(s.deps.Now(), func(id uint64) bool { return shards[id].ID != 0 && owns(shards[id], self) }, shards)
+	if err != nil {
+		return scrubPause, err
+	}
+	next := scrubPause
+	for id, at := range last {
+		if due := at.Add(interval).Sub(s.deps.Now()); due > 0 {
+			next = min(next, due)
+			continue
+		}
+		start := s.deps.Now()
+		found, err := local.Scrub(ctx, id, s.throttle)
+		if err != nil {
+			return scrubPause, fmt.Errorf("shard %d: %w", id, err)
+		}
+		s.log.Info("Verified a shard", zap.Uint64("db_shard_id", id), zap.Int("damaged", len(found)), zap.Duration("duration", s.deps.Now().Sub(start)))
+		if len(found) > 0 {
+			s.Suspect(id)
+		}
+		if err := s.queue.setScrubbed(id, s.deps.Now()); err != nil {
+			return scrubPause, err
+		}
+	}
+	return max(next, time.Second), nil
+}
+
+func owns(sh cluster.Shard, node uint64) bool {
+	for _, o := range sh.Owners {
+		if o == node {
+			return true
+		}
+	}
+	return false
+}
+
+// scrubBucket has when a shard's files were verified, or seen first: nanoseconds in
+// 8 bytes, big endian, by shard ID in the same form.
+var scrubBucket = []byte("scrubbed.v1")
+
+// scrubbed returns when each shard that mine is true for was verified last, or seen first, which may be now. It
+// forgets the others.
+func (q *queue) scrubbed(now time.Time, mine func(uint64) bool, shards map[uint64]cluster.Shard) (map[uint64]time.Time, error) {
+	out := make(map[uint64]time.Time)
+	err := q.db.Update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(scrubBucket)
+		if err != nil {
+			return err
+		}
+		var gone [][]byte
+		err = b.ForEach(func(k, v []byte) error {
+			if len(k) != 8 || len(v) != 8 || !mine(binary.BigEndian.Uint64(k)) {
+				gone = append(gone, append([]byte(nil), k...))
+				return nil
+			}
+			// A time to come is of a clock that was wrong.
+			at := time.Unix(0, int64(binary.BigEndian.Uint64(v)))
+			if at.After(now) {
+				at = time.Time{}
+			}
+			out[binary.BigEndian.Uint64(k)] = at
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, k := range gone {
+			if err := b.Delete(k); err != nil {
+				return err
+			}
+		}
+		for id := range shards {
+			if _, ok := out[id]; ok || !mine(id) {
+				continue
+			}
+			if err := putTime(b, id, now); err != nil {
+				return err
+			}
+			out[id] = now
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read when shards were verified: %w", err)
+	}
+	return out, nil
+}
+
+func putTime(b *bbolt.Bucket, id uint64, at time.Time) error {
+	return b.Put(binary.BigEndian.AppendUint64(nil, id), binary.BigEndian.AppendUint64(nil, uint64(at.UnixNano())))
+}
+
+func (q *queue) setScrubbed(id uint64, at time.Time) error {
+	err := q.db.Update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(scrubBucket)
+		if err != nil {
+			return err
+		}
+		return putTime(b, id, at)
+	})
+	if err != nil {
+		return fmt.Errorf("store when shard %d was verified: %w", id, err)
+	}
+	return nil
+}
+
+// damagedHere adds to out what this node knows to be damaged of its own copies: other statuses of the shard do not count then.
+func (s *Service) damagedHere(live map[uint64]cluster.Shard, out []ShardStatus) ([]ShardStatus, error) {
+	local, ok := s.deps.Local.(scrubber)
+	if !ok {
+		return out, nil
+	}
+	damaged, err := local.Damaged()
+	if err != nil {
+		return nil, err
+	}
+	self := s.deps.Meta.NodeID()
+	kept := out[:0]
+	for _, r := range out {
+		if _, ok := damaged[r.ID]; !ok {
+			kept = append(kept, r)
+		}
+	}
+	for id, message := range damaged {
+		if sh, ok := live[id]; ok && owns(sh, self) {
+			kept = append(kept, ShardStatus{ID: id, Status: Corrupt, Message: addr(s.deps.Meta.State(), self) + ": " + message})
+		}
+	}
+	return kept, nil
+}
+
+// heal queues the repair of a shard with damaged copies, when another copy is sound.
+func (s *Service) heal(sh cluster.Shard, copies []copyOf) (reason string, err error) {
+	if len(healthy(copies)) == 0 {
+		return "no owner that is reachable has an undamaged copy", nil
+	}
+	s.forget(sh.ID) // the damaged owner says what is wrong
+	if sh.Owners[0] != s.deps.Meta.NodeID() {
+		return "a copy is damaged, and the first owner is away", nil
+	}
+	return "a copy is damaged: its repair is queued", s.enqueue(sh.ID)
+}
+
+// healthy are the copies that exist and are not damaged.
+func healthy(copies []copyOf) (out []copyOf) {
+	for _, c := range copies {
+		if c.state.Exists && c.state.Corrupt == "" {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// setAside sets the damaged files of copies aside, and tells whether there were any.
+func (s *Service) setAside(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf) (bool, error) {
+	any := false
+	for _, c := range copies {
+		if c.state.Corrupt == "" {
+			continue
+		}
+		if len(healthy(copies)) == 0 {
+			return false, fmt.Errorf("no owner that is reachable has an undamaged copy of shard %d: %s: %s", sh.ID, addr(st, c.owner), c.state.Corrupt)
+		}
+		h, ok := c.replica.(Healer)
+		if !ok {
+			return false, fmt.Errorf("the copy of shard %d on %s cannot be healed", sh.ID, addr(st, c.owner))
+		}
+		if err := h.SetAside(ctx, sh.ID); err != nil {
+			return false, fmt.Errorf("set the damaged files of shard %d on %s aside: %w", sh.ID, addr(st, c.owner), err)
+		}
+		any = true
+	}
+	return any, nil
+}
+
+// healed tells the owners of copies that were damaged that they are equal to the others now.
+func (s *Service) healed(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf) error {
+	for _, c := range copies {
+		if h, ok := c.replica.(Healer); ok && c.state.Corrupt != "" {
+			if err := h.Healed(ctx, sh.ID); err != nil {
+				return fmt.Errorf("tell %s that its copy of shard %d is healed: %w", addr(st, c.owner), sh.ID, err)
+			}
+			s.log.Info("A damaged copy is healed", zap.Uint64("db_shard_id", sh.ID), zap.String("node", addr(st, c.owner)), zap.String("message", c.state.Corrupt))
+		}
+	}
+	return nil
+}

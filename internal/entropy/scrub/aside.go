@@ -1,0 +1,201 @@
+package scrub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+)
+
+// SetAside replaces each damaged file of a shard by one with its good blocks, without what was deleted from
+// them, and keeps the damaged one in a new folder under dir. It returns that
+// folder, and what was damaged; nothing is changed when nothing is.
+//
+// A file can be damaged in its tombstones alone: the engine still knows what they say, and
+// the new file needs none.
+func SetAside(ctx context.Context, shard *tsdb.Shard, dir string, wait func(context.Context, int) error) (kept string, found []*Damage, err error) {
+	engine, err := engineOf(shard)
+	if err != nil {
+		return "", nil, err
+	}
+	// A compaction would write damaged blocks with a new checksum.
+	engine.SetCompactionsEnabled(false)
+	defer engine.SetCompactionsEnabled(true)
+	if found, err = Verify(ctx, shard.Path(), wait); err != nil || len(found) == 0 {
+		return "", found, err
+	}
+	kept = filepath.Join(dir, fmt.Sprintf("%d-%s", shard.ID(), time.Now().UTC().Format("20060102T150405.000000000Z")))
+	if err := os.MkdirAll(kept, 0o750); err != nil {
+		return "", found, err
+	}
+	done := make(map[string]bool)
+	for _, d := range found {
+		name := strings.TrimSuffix(d.File, filepath.Ext(d.File))
+		if done[name] {
+			continue
+		}
+		done[name] = true
+		if filepath.Ext(d.File) == badExt {
+			err = keep(filepath.Join(shard.Path(), d.File), kept, true)
+		} else {
+			err = replace(ctx, engine, filepath.Join(shard.Path(), name), kept, wait)
+		}
+		if err != nil {
+			return kept, found, fmt.Errorf("set %s aside: %w", d.File, err)
+		}
+	}
+	return kept, found, syncDir(dir)
+}
+
+// keep links a file into a folder, or moves it there.
+func keep(path, dir string, move bool) error {
+	to := filepath.Join(dir, filepath.Base(path))
+	err := os.Link(path, to)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := syncDir(dir); err != nil || !move {
+		return err
+	}
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// replace puts a file with the good blocks in the place of the one at path, which has no extension.
+func replace(ctx context.Context, engine *tsm1.Engine, path, kept string, wait func(context.Context, int) error) error {
+	tsm := path + tsmExt
+	if err := keep(tsm, kept, false); err != nil {
+		return err
+	}
+	if err := keep(path+tombstoneExt, kept, false); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	r, err := engine.FileStore.TSMReader(tsm)
+	if err != nil {
+		return err
+	}
+	if r == nil {
+		return errors.New("the engine does not have it")
+	}
+	generation, sequence, err := engine.FileStore.ParseFileName(tsm)
+	var files []string
+	if err == nil {
+		var to string
+		for taken := true; taken; {
+			sequence++
+			to = filepath.Join(filepath.Dir(path), tsm1.DefaultFormatFileName(generation, sequence)+tsmExt)
+			_, err := os.Stat(to)
+			taken = !errors.Is(err, fs.ErrNotExist)
+		}
+		to += "." + tsm1.TmpTSMFileExtension
+		var blocks int
+		if blocks, err = copyGood(ctx, tsm, to, r, wait); err != nil {
+			err = errors.Join(err, os.RemoveAll(to))
+		} else if blocks > 0 {
+			files = []string{to}
+		}
+	}
+	r.Unref()
+	if err != nil {
+		return err
+	}
+	return engine.FileStore.Replace([]string{tsm}, files)
+}
+
+// copyGood writes the good blocks of a file to another, and returns how many there are; with none there is no file.
+// deleted tells what tombstones take out of them.
+func copyGood(ctx context.Context, from, to string, deleted *tsm1.TSMReader, wait func(context.Context, int) error) (blocks int, err error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return 0, err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o640)
+	if err != nil {
+		return 0, err
+	}
+	w, err := tsm1.NewTSMWriter(out)
+	if err != nil {
+		return 0, errors.Join(err, out.Close())
+	}
+	var buf []byte
+	_, err = eachBlock(in, func(b block) error {
+		if err := wait(ctx, int(b.Size)); err != nil {
+			return err
+		}
+		var d *Damage
+		if buf, d, err = readBlock(in, b, buf); err != nil || d != nil {
+			return err
+		}
+		n, err := writeLeft(w, b, buf[checksumSize:], deleted)
+		blocks += n
+		return err
+	})
+	if err == nil && blocks > 0 {
+		err = w.WriteIndex()
+	}
+	if err == nil && blocks > 0 {
+		err = w.Flush() // syncs
+	}
+	if err = errors.Join(err, w.Close()); err == nil && blocks == 0 {
+		err = os.Remove(to)
+	}
+	return blocks, err
+}
+
+// writeLeft writes what tombstones leave of a block, and returns how many blocks that is.
+func writeLeft(w tsm1.TSMWriter, b block, data []byte, deleted *tsm1.TSMReader) (int, error) {
+	if !contains(deleted, b.key) {
+		return 0, nil
+	}
+	var ranges []tsm1.TimeRange
+	for _, r := range deleted.TombstoneRange(b.key) {
+		if r.Min <= b.MaxTime && r.Max >= b.MinTime {
+			ranges = append(ranges, r)
+		}
+	}
+	if len(ranges) == 0 {
+		return 1, w.WriteBlock(b.key, b.MinTime, b.MaxTime, data)
+	}
+	values, err := tsm1.DecodeBlock(data, nil)
+	if err != nil {
+		return 0, err
+	}
+	left := tsm1.Values(values)
+	for _, r := range ranges {
+		left = left.Exclude(r.Min, r.Max)
+	}
+	if len(left) == 0 {
+		return 0, nil
+	}
+	return 1, w.Write(b.key, left)
+}
+
+// contains tells whether the engine still has a key. The index that it asks may be the damaged part: then it does.
+func contains(r *tsm1.TSMReader, key []byte) (has bool) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // the file may have become shorter
+	defer func() {
+		if recover() != nil {
+			has = true
+		}
+	}()
+	return r.Contains(key)
+}

@@ -1,0 +1,284 @@
+package scrub
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb"
+	_ "github.com/influxdata/influxdb/tsdb/index"
+	"github.com/influxdata/influxql"
+)
+
+func noWait(ctx context.Context, _ int) error { return ctx.Err() }
+
+// newShard has series a and b with 5000 points each in one file, of which a's from 1000 to 1999 are deleted.
+func newShard(t testing.TB) (*tsdb.Store, *tsdb.Shard) {
+	t.Helper()
+	s := tsdb.NewStore(t.TempDir())
+	s.EngineOptions.Config.WALDir = t.TempDir()
+	if err := s.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	if err := s.CreateShard("db", "rp", 1, true); err != nil {
+		t.Fatal(err)
+	}
+	var points []models.Point
+	for i := range 5000 {
+		for _, name := range []string{"a", "b"} {
+			points = append(points, models.MustNewPoint("m", models.NewTags(map[string]string{"s": name}), models.Fields{"v": float64(i)}, time.Unix(0, int64(i))))
+		}
+	}
+	if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
+		t.Fatal(err)
+	}
+	e, err := engineOf(s.Shard(1))
+	if err == nil {
+		err = e.WriteSnapshot()
+	}
+	if err == nil {
+		err = s.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "m"}}, influxql.MustParseExpr("s = 'a' AND time >= 1000 AND time < 2000"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, s.Shard(1)
+}
+
+// file is the path of the only file with an extension.
+func file(t testing.TB, sh *tsdb.Shard, ext string) string {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(sh.Path(), "*"+ext))
+	if err != nil || len(names) != 1 {
+		t.Fatalf("%v %v", names, err)
+	}
+	return names[0]
+}
+
+// count returns the points of each series as queries see them, or the error of the read.
+func count(t testing.TB, sh *tsdb.Shard) map[string]int {
+	t.Helper()
+	cursors, err := sh.CreateCursorIterator(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := make(map[string]int)
+	for _, name := range []string{"a", "b"} {
+		cur, err := cursors.Next(t.Context(), &tsdb.CursorRequest{Name: []byte("m"), Tags: models.NewTags(map[string]string{"s": name}), Field: "v", Ascending: true, StartTime: 0, EndTime: 1 << 40})
+		if err != nil || cur == nil {
+			continue
+		}
+		for a := cur.(tsdb.FloatArrayCursor).Next(); a.Len() > 0; a = cur.(tsdb.FloatArrayCursor).Next() {
+			out[name] += a.Len()
+		}
+		cur.Close()
+	}
+	return out
+}
+
+// change writes to the file in place, as a disk that goes bad does: the engine has it mapped.
+func change(t testing.TB, path string, at int64, b []byte) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if at < 0 {
+		info, err := f.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		at += info.Size()
+	}
+	if _, err := f.WriteAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// indexOf is the offset of the index of a file.
+func indexOf(t testing.TB, path string) int64 {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int64(binary.BigEndian.Uint64(b[len(b)-footerSize:]))
+}
+
+func TestDamageIsFoundAndSetAside(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		damage func(t *testing.T, sh *tsdb.Shard)
+		found  []string       // parts of the messages
+		left   map[string]int // points after setting aside
+	}{
+		{"none", func(*testing.T, *tsdb.Shard) {}, nil, map[string]int{"a": 4000, "b": 5000}},
+		{"a flipped bit in the first block", func(t *testing.T, sh *tsdb.Shard) {
+			b, err := os.ReadFile(file(t, sh, ".tsm"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			change(t, file(t, sh, ".tsm"), 200, []byte{b[200] ^ 4})
+		}, []string{`block of "m,s=a v" at byte 5: its checksum is wrong`}, map[string]int{"a": 3000, "b": 5000}},
+		{"a zeroed page of blocks", func(t *testing.T, sh *tsdb.Shard) {
+			change(t, file(t, sh, ".tsm"), 4096, make([]byte, 4096))
+		}, []string{"its checksum is wrong", "its checksum is wrong", "its checksum is wrong"}, nil},
+		{"a wrong version", func(t *testing.T, sh *tsdb.Shard) {
+			change(t, file(t, sh, ".tsm"), 4, []byte{9})
+		}, []string{"it does not begin as a file of version 1 does"}, map[string]int{}},
+		{"a wrong end", func(t *testing.T, sh *tsdb.Shard) {
+			change(t, file(t, sh, ".tsm"), -8, []byte{1})
+		}, []string{"there is no index where the end of the file says"}, map[string]int{}},
+		{"an index without its first key", func(t *testing.T, sh *tsdb.Shard) {
+			change(t, file(t, sh, ".tsm"), indexOf(t, file(t, sh, ".tsm")), []byte{0, 0})
+		}, []string{"the index is not in order"}, map[string]int{}},
+		{"an index entry of no block", func(t *testing.T, sh *tsdb.Shard) {
+			// the second entry of the first key
+			change(t, file(t, sh, ".tsm"), indexOf(t, file(t, sh, ".tsm"))+2+int64(len("m,s=a#!~#v"))+3+indexEntrySize+16, []byte{9})
+		}, []string{`the entry 1 of "m,s=a#!~#v" is none of a block`}, map[string]int{"a": 1000}},
+		{"a damaged tombstone", func(t *testing.T, sh *tsdb.Shard) {
+			change(t, file(t, sh, ".tombstone"), 12, []byte{1, 2, 3, 4, 5, 6})
+		}, []string{".tombstone is damaged"}, map[string]int{"a": 4000, "b": 5000}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s, sh := newShard(t)
+			tt.damage(t, sh)
+			found, err := Verify(t.Context(), sh.Path(), noWait)
+			if err != nil || len(found) != len(tt.found) {
+				t.Fatalf("found %v, %v", found, err)
+			}
+			for i, want := range tt.found {
+				if !strings.Contains(found[i].Error(), want) {
+					t.Errorf("%v, want %s", found[i], want)
+				}
+			}
+			dir := t.TempDir()
+			before := names(t, sh.Path())
+			kept, _, err := SetAside(t.Context(), sh, dir, noWait)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.found == nil {
+				if kept != "" || !slices.Equal(before, names(t, sh.Path())) {
+					t.Error("a sound shard was changed")
+				}
+			} else if aside := names(t, kept); len(aside) != 2 { // the file and its tombstones
+				t.Errorf("%v is kept", aside)
+			}
+			for _, open := range []bool{true, false} {
+				if !open { // what is on disk is what the engine has
+					if err := s.Close(); err != nil {
+						t.Fatal(err)
+					}
+					s = tsdb.NewStore(s.Path())
+					s.EngineOptions.Config.WALDir = t.TempDir()
+					if err := s.Open(); err != nil {
+						t.Fatal(err)
+					}
+					defer s.Close()
+					sh = s.Shard(1)
+				}
+				if found, err := Verify(t.Context(), sh.Path(), noWait); err != nil || len(found) > 0 {
+					t.Errorf("after setting aside: %v, %v", found, err)
+				}
+				got := count(t, sh)
+				if tt.left != nil && fmt.Sprint(got) != fmt.Sprint(tt.left) {
+					t.Errorf("%v are left, want %v", got, tt.left)
+				}
+				if tt.left == nil && (got["a"]+got["b"] > 7000 || got["b"] == 0) {
+					t.Errorf("%v are left", got)
+				}
+			}
+		})
+	}
+}
+
+func names(t testing.TB, dir string) (out []string) {
+	t.Helper()
+	all, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range all {
+		out = append(out, n.Name())
+	}
+	return out
+}
+
+// A block that a read is about to use is checked, and the others are not.
+func TestCheckerChecksWhatIsRead(t *testing.T) {
+	t.Parallel()
+	_, sh := newShard(t)
+	change(t, file(t, sh, ".tsm"), 100, []byte{0xff, 0, 0xff, 0})
+	c, err := NewChecker(sh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var d *Damage
+	if err := c.Check([]byte("m,s=a"), "v", 10, 20); !errors.As(err, &d) || d.Key != "m,s=a#!~#v" {
+		t.Errorf("the damaged block: %v", err)
+	}
+	for _, ok := range []error{c.Check([]byte("m,s=a"), "v", 2500, 9999), c.Check([]byte("m,s=b"), "v", 0, 1<<40), c.Check([]byte("m,s=c"), "v", 0, 1<<40)} {
+		if ok != nil {
+			t.Error(ok)
+		}
+	}
+}
+
+// A file that became shorter is damage and no fault.
+func TestTruncatedFileIsDamage(t *testing.T) {
+	t.Parallel()
+	_, sh := newShard(t)
+	path := file(t, sh, ".tsm")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for n := range len(b) {
+		if n > 64 && n%97 != 0 {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(dir, "000000001-000000001.tsm"), b[:n], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if found, err := Verify(t.Context(), dir, noWait); err != nil || len(found) == 0 {
+			t.Fatalf("cut at %d: %v, %v", n, found, err)
+		}
+	}
+}
+
+func FuzzVerify(f *testing.F) {
+	_, sh := newShard(f)
+	b, err := os.ReadFile(file(f, sh, ".tsm"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add(b[:100])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		path := filepath.Join(t.TempDir(), "000000001-000000001.tsm")
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Verify(t.Context(), filepath.Dir(path), noWait); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

@@ -1,0 +1,232 @@
+// Package scrub finds blocks of the engine's files that cannot be read back as
+// they were written, and sets them aside.
+package scrub
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+)
+
+// Damage is what is wrong with a file of a shard. It is an error of a read that meets it.
+type Damage struct {
+	File   string // its name
+	Offset int64  // of the damaged part in the file
+	Key    string // the engine's key of the series-field whose block it is; empty when it is not a block
+	Reason string
+}
+
+func (d *Damage) Error() string {
+	what := "byte"
+	if d.Key != "" {
+		what = fmt.Sprintf("block of %q at byte", strings.Replace(d.Key, keyFieldSeparator, " ", 1))
+	}
+	return fmt.Sprintf("%s is damaged: %s %d: %s", d.File, what, d.Offset, d.Reason)
+}
+
+// The engine's file format, see tsdb/engine/tsm1/writer.go.
+const (
+	magic             = 0x16D116D1
+	headerSize        = 5 // magic and version
+	footerSize        = 8 // offset of the index
+	indexEntrySize    = 28
+	checksumSize      = 4
+	keyFieldSeparator = "#!~#"
+
+	tombstoneExt = "." + tsm1.TombstoneFileExtension
+	tsmExt       = "." + tsm1.TSMFileExtension
+	badExt       = "." + tsm1.BadTSMFileExtension
+)
+
+// Verify reads all files of a shard's folder from disk, and returns what is damaged. It maps
+// nothing into memory: a file that is too short is damage, and no fault. wait is called before
+// each read with its size. Files that are removed meanwhile are left out.
+func Verify(ctx context.Context, dir string, wait func(context.Context, int) error) ([]*Damage, error) {
+	names, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []*Damage
+	for _, n := range names {
+		path := filepath.Join(dir, n.Name())
+		var found []*Damage
+		switch filepath.Ext(n.Name()) {
+		case tsmExt:
+			found, err = verifyFile(ctx, path, wait)
+		case tombstoneExt:
+			found, err = verifyTombstones(path)
+		case badExt:
+			found = []*Damage{{File: n.Name(), Reason: "the engine could not open it"}}
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return out, err
+		}
+		out = append(out, found...)
+	}
+	return out, nil
+}
+
+// block is one that the index of a file names.
+type block struct {
+	key []byte
+	typ byte
+	tsm1.IndexEntry
+}
+
+// verifyFile returns the damage of a file, of the index up to the first.
+func verifyFile(ctx context.Context, path string, wait func(context.Context, int) error) (found []*Damage, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var buf []byte
+	damage, err := eachBlock(f, func(b block) error {
+		if err := wait(ctx, int(b.Size)); err != nil {
+			return err
+		}
+		var d *Damage
+		if buf, d, err = readBlock(f, b, buf); err != nil {
+			return err
+		}
+		if d != nil {
+			found = append(found, d)
+		}
+		return nil
+	})
+	if damage != nil {
+		found = append(found, damage)
+	}
+	return found, err
+}
+
+// readBlock reads a block into buf, without its checksum, and checks it.
+func readBlock(f *os.File, b block, buf []byte) ([]byte, *Damage, error) {
+	damaged := func(reason string, args ...any) *Damage {
+		return &Damage{File: filepath.Base(f.Name()), Offset: b.Offset, Key: string(b.key), Reason: fmt.Sprintf(reason, args...)}
+	}
+	if cap(buf) < int(b.Size) {
+		buf = make([]byte, b.Size)
+	}
+	buf = buf[:b.Size]
+	if _, err := f.ReadAt(buf, b.Offset); errors.Is(err, io.EOF) {
+		return buf, damaged("the file ends in it"), nil
+	} else if err != nil {
+		return buf, damaged("%v", err), nil // the disk cannot read it
+	}
+	sum, data := binary.BigEndian.Uint32(buf), buf[checksumSize:]
+	if crc32.ChecksumIEEE(data) != sum {
+		return buf, damaged("its checksum is wrong"), nil
+	}
+	if typ, err := tsm1.BlockType(data); err != nil || typ != b.typ {
+		return buf, damaged("it has type %d, and the index says %d", data[0], b.typ), nil
+	}
+	return buf, nil, nil
+}
+
+// eachBlock calls fn for each block that the index of a file names, until fn fails or the index is damaged.
+func eachBlock(f *os.File, fn func(block) error) (*Damage, error) {
+	damaged := func(at int64, reason string, args ...any) *Damage {
+		return &Damage{File: filepath.Base(f.Name()), Offset: at, Reason: fmt.Sprintf(reason, args...)}
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	size := info.Size()
+	if size < headerSize+footerSize {
+		return damaged(size, "the file ends in its header"), nil
+	}
+	var fixed [footerSize]byte
+	if _, err := f.ReadAt(fixed[:headerSize], 0); err != nil {
+		return damaged(0, "%v", err), nil
+	}
+	if binary.BigEndian.Uint32(fixed[:]) != magic || fixed[4] != tsm1.Version {
+		return damaged(0, "it does not begin as a file of version %d does", tsm1.Version), nil
+	}
+	if _, err := f.ReadAt(fixed[:], size-footerSize); err != nil {
+		return damaged(size-footerSize, "%v", err), nil
+	}
+	start, end := int64(binary.BigEndian.Uint64(fixed[:])), size-footerSize
+	if start < headerSize || start >= end {
+		return damaged(end, "there is no index where the end of the file says"), nil
+	}
+	r := bufio.NewReaderSize(io.NewSectionReader(f, start, end-start), 64<<10)
+	at := start
+	read := func(b []byte) bool {
+		n, err := io.ReadFull(r, b)
+		at += int64(n)
+		return err == nil
+	}
+	var last []byte
+	next := int64(headerSize) // where the block after the last one begins
+	for at < end {
+		begin := at
+		if !read(fixed[:2]) {
+			return damaged(begin, "the index ends in a key"), nil
+		}
+		key := make([]byte, binary.BigEndian.Uint16(fixed[:]))
+		if !read(key) || !read(fixed[:3]) {
+			return damaged(begin, "the index ends in a key"), nil
+		}
+		typ, count := fixed[0], int(binary.BigEndian.Uint16(fixed[1:]))
+		if len(key) == 0 || last != nil && bytes.Compare(key, last) <= 0 || typ > tsm1.BlockUnsigned || count == 0 {
+			return damaged(begin, "the index is not in order"), nil
+		}
+		last = key
+		newest := int64(-1 << 63)
+		for i := range count {
+			var b [indexEntrySize]byte
+			place := at
+			if !read(b[:]) {
+				return damaged(place, "the index ends in an entry"), nil
+			}
+			e := tsm1.IndexEntry{
+				MinTime: int64(binary.BigEndian.Uint64(b[:])), MaxTime: int64(binary.BigEndian.Uint64(b[8:])),
+				Offset: int64(binary.BigEndian.Uint64(b[16:])), Size: binary.BigEndian.Uint32(b[24:]),
+			}
+			if e.MinTime > e.MaxTime || i > 0 && e.MinTime < newest || e.Offset != next || e.Size <= checksumSize || e.Offset+int64(e.Size) > start {
+				return damaged(place, "the entry %d of %q is none of a block", i, key), nil
+			}
+			next, newest = e.Offset+int64(e.Size), e.MaxTime
+			if err := fn(block{key, typ, e}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return nil, nil
+}
+
+// verifyTombstones reads a file of tombstones as the engine does.
+func verifyTombstones(path string) (found []*Damage, err error) {
+	if _, err := os.Stat(path); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if r := recover(); r != nil { // the engine trusts what it reads
+			found, err = []*Damage{{File: filepath.Base(path), Reason: fmt.Sprint(r)}}, nil
+		}
+	}()
+	t := tsm1.NewTombstoner(strings.TrimSuffix(path, tombstoneExt)+tsmExt, nil)
+	if err := t.Walk(func(tsm1.Tombstone) error { return nil }); err != nil {
+		return []*Damage{{File: filepath.Base(path), Reason: err.Error()}}, nil
+	}
+	return nil, nil
+}

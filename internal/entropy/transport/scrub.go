@@ -1,0 +1,68 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"concord/internal/entropy"
+	"concord/internal/rpc"
+)
+
+var _ entropy.Healer = (*peer)(nil)
+
+// heal runs a call of the Scrub service with a deadline.
+func (p *peer) heal(ctx context.Context, fn func(context.Context, rpc.ScrubClient) error) error {
+	conn, err := p.pool.Conn(p.node.TCPAddr)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, rootTimeout) // the whole shard is read
+	defer cancel()
+	if err := fn(ctx, rpc.NewScrubClient(conn)); err != nil {
+		return p.fail(err)
+	}
+	return nil
+}
+
+func (p *peer) SetAside(ctx context.Context, id uint64) error {
+	return p.heal(ctx, func(ctx context.Context, c rpc.ScrubClient) error {
+		_, err := c.SetAside(ctx, &rpc.ScrubRequest{ShardId: id})
+		return err
+	})
+}
+
+func (p *peer) Healed(ctx context.Context, id uint64) error {
+	return p.heal(ctx, func(ctx context.Context, c rpc.ScrubClient) error {
+		_, err := c.Healed(ctx, &rpc.ScrubRequest{ShardId: id})
+		return err
+	})
+}
+
+// SetAside sets the damaged files of a copy aside.
+func (s *Server) SetAside(ctx context.Context, r *rpc.ScrubRequest) (*rpc.ScrubResponse, error) {
+	return s.heal(r, func(h entropy.Healer) error { return h.SetAside(ctx, r.ShardId) })
+}
+
+// Healed forgets that a copy was damaged.
+func (s *Server) Healed(ctx context.Context, r *rpc.ScrubRequest) (*rpc.ScrubResponse, error) {
+	return s.heal(r, func(h entropy.Healer) error { return h.Healed(ctx, r.ShardId) })
+}
+
+func (s *Server) heal(r *rpc.ScrubRequest, fn func(entropy.Healer) error) (*rpc.ScrubResponse, error) {
+	if r.ShardId == 0 {
+		return nil, invalid(errors.New("shard 0 is not valid"))
+	}
+	rep, err := s.copies()
+	if err != nil {
+		return nil, err
+	}
+	h, ok := rep.(entropy.Healer)
+	if !ok {
+		return nil, invalid(fmt.Errorf("shard %d cannot be healed here", r.ShardId))
+	}
+	if err := fn(h); err != nil {
+		return nil, failure(err)
+	}
+	return &rpc.ScrubResponse{}, nil
+}
