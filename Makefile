@@ -1,7 +1,7 @@
 GO      ?= go
 export CGO_ENABLED = 0
 
-.PHONY: help build test e2e campaign compare race lint bench fuzz nightly proto
+.PHONY: help build test e2e campaign campaign-entropy trial compare race lint bench bench-entropy fuzz nightly proto
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,15 @@ SEED ?= 0
 campaign: ## break a cluster of processes at random: FAULTS, SEED (0 is a new one), CAMPAIGN has more flags
 	$(GO) test -tags campaign -count=1 -timeout 4h -run TestCampaign -v ./test/campaign -seed $(SEED) -faults $(FAULTS) $(CAMPAIGN)
 
+ENTROPY_FAULTS ?= 60
+campaign-entropy: ## break a cluster while anti-entropy repairs it: ENTROPY_FAULTS, SEED
+	$(GO) test -tags campaign -count=1 -timeout 4h -run TestCampaign -v ./test/campaign -seed $(SEED) -faults $(ENTROPY_FAULTS) -repair auto $(CAMPAIGN)
+
+POINTS ?= 50000000
+SHARDS ?= 20
+trial: ## load POINTS in SHARDS into a cluster of processes, take a node away without hinted handoff, and watch it come back
+	$(GO) test -tags trial -count=1 -timeout 4h -run TestTrial -v ./test/trial -points $(POINTS) -shards $(SHARDS)
+
 compare: ## compare a cluster's answers with a single node's, through all forms and real clients
 	test/compare/install.sh
 	$(GO) test -tags compare -count=1 -timeout 30m ./test/compare/
@@ -31,12 +40,16 @@ race: ## run the tests under the race detector (needs a C compiler)
 lint: ## gofmt, go vet and staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); \
 	if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
-	$(GO) vet ./... && $(GO) vet -tags e2e,compare,bench,campaign ./test/...
-	$(GO) tool staticcheck -tags e2e,compare,bench,campaign ./...
+	$(GO) vet ./... && $(GO) vet -tags e2e,compare,bench,campaign,trial ./test/... ./internal/entropy/...
+	$(GO) tool staticcheck -tags e2e,compare,bench,campaign,trial ./...
 
 bench: ## run the benchmarks, and compare a cluster with one plain node
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/...
 	$(GO) test -tags bench -count=1 -v ./test/bench/
+	$(MAKE) bench-entropy
+
+bench-entropy: ## measure anti-entropy, as a table
+	$(GO) test -tags bench -count=1 -timeout 30m -run TestEntropyTable -v ./internal/entropy/transport
 
 FUZZTIME ?= 30s
 fuzz: ## fuzz all that parses bytes from outside, FUZZTIME each

@@ -59,7 +59,8 @@ func (f *fences) bar(db string, barriers []*rpc.Barrier) {
 	f.mu.Unlock()
 	for _, fe := range running {
 		fe.Lock()
-		fe.Unlock() //nolint:staticcheck // those that hold it are waited for
+		//lint:ignore SA2001 those that hold it are waited for
+		fe.Unlock()
 	}
 }
 

@@ -227,7 +227,7 @@ func (c *Cluster) nodes() []*Node { return append(append([]*Node(nil), c.Meta...
 func (c *Cluster) pids() map[int]string {
 	out := make(map[int]string)
 	for _, n := range c.nodes() {
-		if pid := n.pid(); pid != 0 {
+		if pid := n.PID(); pid != 0 {
 			out[pid] = n.Name
 		}
 	}

@@ -116,7 +116,8 @@ func (n *Node) process() *running {
 	return n.proc
 }
 
-func (n *Node) pid() int {
+// PID is that of the node's process, 0 while it is down.
+func (n *Node) PID() int {
 	if p := n.process(); p != nil {
 		return p.cmd.Process.Pid
 	}

@@ -41,6 +41,7 @@ type owners struct {
 type messages struct {
 	mu    sync.Mutex
 	bytes map[string]int64
+	calls int // since of was called last
 }
 
 type methodKey struct{}
@@ -53,6 +54,8 @@ func (m *messages) HandleRPC(ctx context.Context, s stats.RPCStats) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch p := s.(type) {
+	case *stats.Begin:
+		m.calls++
 	case *stats.InPayload:
 		m.bytes[ctx.Value(methodKey{}).(string)] += int64(p.WireLength)
 	case *stats.OutPayload:
@@ -71,7 +74,15 @@ func (m *messages) of(methods ...string) (n int64) {
 		n += m.bytes[name]
 	}
 	clear(m.bytes)
+	m.calls = 0
 	return n
+}
+
+// count returns the calls since of was called last.
+func (m *messages) count() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.calls
 }
 
 const shardDays = 7
@@ -82,16 +93,26 @@ func (o *owners) State() *cluster.State { return o.state }
 // newOwners starts n owners of the shards 1 to shards of the database db1, db2, ...
 func newOwners(t testing.TB, n, shards int) *owners {
 	t.Helper()
+	return newOwnersWith(t, n, shards, func(*owners, []string) {})
+}
+
+// newOwnersWith calls prepare with the folders of the stores before they open.
+func newOwnersWith(t testing.TB, n, shards int, prepare func(o *owners, dirs []string)) *owners {
+	t.Helper()
 	o := &owners{t: t, sent: &messages{bytes: make(map[string]int64)}, start: time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -30)}
 	st := &cluster.State{Index: 1, Data: &meta.Data{}}
 	var ids []meta.ShardOwner
 	pool := &rpc.Pool{}
 	t.Cleanup(func() { pool.Close() })
+	var dirs []string
+	for range n {
+		dirs = append(dirs, t.TempDir())
+	}
+	prepare(o, dirs)
 	for i := range n {
 		ids = append(ids, meta.ShardOwner{NodeID: uint64(i + 1)})
-		s := tsdb.NewStore(t.TempDir())
+		s := tsdb.NewStore(dirs[i])
 		s.EngineOptions.Config.WALDir = filepath.Join(t.TempDir(), "wal")
-		s.EngineOptions.IndexVersion = tsdb.TSI1IndexName
 		if err := s.Open(); err != nil {
 			t.Fatal(err)
 		}
