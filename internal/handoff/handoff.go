@@ -47,8 +47,8 @@ func (e *PermanentError) Unwrap() error { return e.Err }
 type Deps struct {
 	// Deliver sends entries of one shard to a node, in their order. It returns how many of them the
 	// node has, and why it lacks the next: a *PermanentError drops that one, any other error is tried again.
-	// behind are the deletes that wait behind the entries.
-	Deliver func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error)
+	// behind returns the deletes that wait behind the entries now.
+	Deliver func(ctx context.Context, node, shard uint64, entries []Entry, behind func() []Entry) (int, error)
 	// Due tells whether a node still is to get a shard's entries; those of a
 	// removed node or a dropped shard are forgotten.
 	Due func(node, shard uint64) bool
@@ -505,7 +505,7 @@ func (n *node) send(ctx context.Context, sq shardQueue, entries []Entry) error {
 		}
 	}
 	n.stats.req.Add(1)
-	done, err := n.s.deps.Deliver(ctx, n.id, sq.shard, entries, sq.q.depart(entries))
+	done, err := n.s.deps.Deliver(ctx, n.id, sq.shard, entries, func() []Entry { return sq.q.deletesBehind(entries) })
 	if err == nil {
 		done = len(entries)
 		n.stats.reqPoints.Add(points)

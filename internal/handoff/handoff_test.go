@@ -35,7 +35,7 @@ func newReceiver() *receiver {
 	return &receiver{got: map[string][]string{}, gone: map[uint64]bool{}, now: time.Unix(1e9, 0), changed: make(chan struct{}, 1)}
 }
 
-func (r *receiver) deliver(_ context.Context, node, shard uint64, entries, behind []Entry) (int, error) {
+func (r *receiver) deliver(_ context.Context, node, shard uint64, entries []Entry, behind func() []Entry) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer r.notify()
@@ -47,7 +47,7 @@ func (r *receiver) deliver(_ context.Context, node, shard uint64, entries, behin
 			return i, &PermanentError{errors.New("refused")}
 		}
 		if e.Kind == Write {
-			r.behind = len(behind)
+			r.behind = len(behind())
 		}
 		key := fmt.Sprintf("%d/%d", node, shard)
 		r.got[key] = append(r.got[key], string(e.Data))
@@ -341,7 +341,7 @@ func TestDeletesOfADatabaseGoFirst(t *testing.T) {
 	r.away = errors.New("away")
 	d := r.deps()
 	deliver := d.Deliver
-	d.Deliver = func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error) {
+	d.Deliver = func(ctx context.Context, node, shard uint64, entries []Entry, behind func() []Entry) (int, error) {
 		n, err := deliver(ctx, node, shard, entries, behind)
 		r.set(func() {
 			for _, e := range entries[:n] {

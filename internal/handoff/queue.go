@@ -330,8 +330,8 @@ func (q *queue) findDeletes() error {
 	return nil
 }
 
-// depart returns the deletes that wait behind entries at the head, which are to be delivered.
-func (q *queue) depart(entries []Entry) []Entry {
+// deletesBehind returns the deletes that wait behind entries at the head.
+func (q *queue) deletesBehind(entries []Entry) []Entry {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.behind(entries)

@@ -7,10 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/influxdata/influxdb/tsdb"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
+	"concord/internal/handoff"
 	"concord/internal/rpc"
 )
 
@@ -85,6 +88,42 @@ func TestDeleteMeetsWriteOutOfHandoff(t *testing.T) {
 				t.Errorf("the node has %v, want the later write alone", got)
 			}
 		})
+	}
+}
+
+// A delete that comes after the deletes behind a hinted write were looked up, and before that is sent.
+func TestDeleteMeetsWriteThatLeavesHandoff(t *testing.T) {
+	t.Parallel()
+	for _, node := range []uint64{1, 2} {
+		c, g := newGatedCluster(t)
+		other := NewWriter(c.meta, c.stores[1], noSubscriber{}, c.pool)
+		if err := other.Open(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { other.Close() })
+		g.Server = NewServer(c.stores[1], other, zap.NewNop())
+		c.meta.nodes[1].TCPAddr = mustServe(t, g)
+		w, _ := c.withHandoff(t, 5*time.Second)
+		reqs, _, err := encode(tsdb.WriteContext{}, shardID, db, policy, mustPoints(t, "m v=1 1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := proto.Marshal(reqs[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := w.Deliver(t.Context(), node, shardID, []handoff.Entry{{Kind: handoff.Write, Points: 1, Data: b}}, func() []handoff.Entry {
+			if err := NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop()).DeleteMeasurement(db, "m"); err != nil {
+				t.Error(err)
+			}
+			return nil
+		})
+		if n != 0 || err == nil {
+			t.Errorf("node %d: %d entries are delivered, %v", node, n, err)
+		}
+		if n := count(t, c.stores[node-1], "m"); n > 0 {
+			t.Errorf("node %d has %d deleted points", node, n)
+		}
 	}
 }
 

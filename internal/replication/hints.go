@@ -31,28 +31,31 @@ type Handoff interface {
 
 // recentDelete is a delete that came while writes may have been under way.
 type recentDelete struct {
-	at  time.Time
-	req *rpc.ExecuteRequest
+	at    time.Time
+	req   *rpc.ExecuteRequest
+	noted chan struct{} // closed when it is behind all that was queued before it
+	err   error         // valid then: why it is not
 }
 
 type recentDeletes struct {
 	mu   sync.Mutex
-	list []recentDelete
+	list []*recentDelete
 }
 
 // add remembers a delete, and tells whether it is new.
-func (r *recentDeletes) add(req *rpc.ExecuteRequest, keep time.Duration) bool {
+func (r *recentDeletes) add(req *rpc.ExecuteRequest, keep time.Duration) (*recentDelete, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
-	r.list = slices.DeleteFunc(r.list, func(d recentDelete) bool { return now.Sub(d.at) > keep })
+	r.list = slices.DeleteFunc(r.list, func(d *recentDelete) bool { return now.Sub(d.at) > keep })
 	for _, d := range r.list {
 		if d.req.Id == req.Id && req.Id != "" {
-			return false
+			return d, false
 		}
 	}
-	r.list = append(r.list, recentDelete{now, req})
-	return true
+	d := &recentDelete{at: now, req: req, noted: make(chan struct{})}
+	r.list = append(r.list, d)
+	return d, true
 }
 
 // since lists the deletes of a database that came after t.
@@ -178,7 +181,7 @@ const noteWait = 3 * time.Second
 
 // NoteDelete is told of every delete before it runs anywhere: it goes behind
 // the writes that this node has queued for any owner, and takes its points out of them. What this node
-// sent before the barrier that it returns, and what is still under way after noteWait, is void for owners that
+// sent before the barrier that it returns, and what is still under way, is void for owners that
 // ran the delete, and comes back into the queue, before the delete.
 // A delete that was noted before is not noted again.
 func (w *Writer) NoteDelete(req *rpc.ExecuteRequest) (*rpc.Barrier, error) {
@@ -186,12 +189,19 @@ func (w *Writer) NoteDelete(req *rpc.ExecuteRequest) (*rpc.Barrier, error) {
 	if w.Handoff == nil {
 		return nil, nil
 	}
-	// In this order: a write that is void and not followed by the delete began after it.
-	isNew := w.recent.add(req, 6*w.WriteTimeout+time.Minute)
-	barrier := w.barrier()
-	if !isNew {
-		return barrier, nil
+	d, isNew := w.recent.add(req, 6*w.WriteTimeout+time.Minute)
+	if isNew {
+		d.err = w.noteBehind(req)
+		close(d.noted)
 	}
+	<-d.noted
+	return w.barrier(), d.err
+}
+
+// noteBehind queues a delete behind all that was queued before it. A write that is under way is either in a queue
+// by then, or finds the delete among the recent ones when it gets there.
+func (w *Writer) noteBehind(req *rpc.ExecuteRequest) error {
+	w.lanes.await(req.Database, 0, noteWait)
 	for _, q := range w.Handoff.Waiting() {
 		entries, err := w.boundedDelete(req, q.Shard)
 		if err == nil && len(entries) > 0 {
@@ -199,11 +209,10 @@ func (w *Writer) NoteDelete(req *rpc.ExecuteRequest) (*rpc.Barrier, error) {
 		}
 		if err != nil {
 			// Without it the writes before it would bring back what it removes.
-			return nil, fmt.Errorf("queue the delete for data node %d: %w", q.Node, err)
+			return fmt.Errorf("queue the delete for data node %d: %w", q.Node, err)
 		}
 	}
-	w.lanes.await(req.Database, 0, noteWait)
-	return barrier, nil
+	return nil
 }
 
 // barrier is between what this node has sent and what it will send.
@@ -266,7 +275,10 @@ func (a *arrivals) of(node uint64) *sync.RWMutex {
 }
 
 // Deliver sends entries of hinted handoff to a node: handoff.Deps.Deliver.
-func (w *Writer) Deliver(ctx context.Context, node, shard uint64, entries, behind []handoff.Entry) (int, error) {
+func (w *Writer) Deliver(ctx context.Context, node, shard uint64, entries []handoff.Entry, behind func() []handoff.Entry) (int, error) {
+	// In this order: a delete that is not behind the entries yet has a barrier above the sequence.
+	sequence := w.lanes.next()
+	waiting := behind()
 	for i := 0; i < len(entries); {
 		if entries[i].Kind == handoff.Delete {
 			if err := w.deliverDelete(ctx, node, entries[i]); err != nil {
@@ -279,11 +291,11 @@ func (w *Writer) Deliver(ctx context.Context, node, shard uint64, entries, behin
 		for end < len(entries) && entries[end].Kind == handoff.Write {
 			end++
 		}
-		deletes, err := w.coverings(shard, entries[end:], behind)
+		deletes, err := w.coverings(shard, entries[end:], waiting)
 		if err != nil {
 			return i, err
 		}
-		n, err := w.deliverWrites(ctx, node, entries[i:end], deletes)
+		n, err := w.deliverWrites(ctx, node, sequence, entries[i:end], deletes)
 		if i += n; err != nil {
 			return i, err
 		}
@@ -322,7 +334,7 @@ func (w *Writer) coverings(shard uint64, lists ...[]handoff.Entry) (out []*cover
 // deliverWrites sends writes as one, without the points that deletes behind
 // them remove, and returns how many of them the node has. When they cannot be
 // sent as one for what one of them holds, the first is tried alone, to find it.
-func (w *Writer) deliverWrites(ctx context.Context, node uint64, entries []handoff.Entry, deletes []*covering) (int, error) {
+func (w *Writer) deliverWrites(ctx context.Context, node, sequence uint64, entries []handoff.Entry, deletes []*covering) (int, error) {
 	var req *rpc.WriteShardRequest
 	n := 0
 	for _, e := range entries {
@@ -345,11 +357,11 @@ func (w *Writer) deliverWrites(ctx context.Context, node uint64, entries []hando
 		err = &handoff.PermanentError{Err: err}
 	} else if len(kept) > 0 || len(req.Points) == 0 {
 		req.Points = kept
-		err = w.deliverRequest(ctx, node, req)
+		err = w.deliverRequest(ctx, node, sequence, req)
 	}
 	var never *handoff.PermanentError
 	if errors.As(err, &never) && n > 1 {
-		return w.deliverWrites(ctx, node, entries[:1], deletes)
+		return w.deliverWrites(ctx, node, sequence, entries[:1], deletes)
 	}
 	if err != nil {
 		return 0, err
@@ -357,7 +369,7 @@ func (w *Writer) deliverWrites(ctx context.Context, node uint64, entries []hando
 	return n, nil
 }
 
-func (w *Writer) deliverRequest(ctx context.Context, node uint64, req *rpc.WriteShardRequest) error {
+func (w *Writer) deliverRequest(ctx context.Context, node, sequence uint64, req *rpc.WriteShardRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, w.WriteTimeout)
 	defer cancel()
 	var r result
@@ -366,9 +378,14 @@ func (w *Writer) deliverRequest(ctx context.Context, node uint64, req *rpc.Write
 		if err != nil {
 			return &handoff.PermanentError{Err: err}
 		}
+		release, ok := w.fences.pass(ctx, w.sender, req.ShardId, sequence, true, req.Database)
+		if !ok {
+			return errors.New("a delete came meanwhile")
+		}
+		defer release()
 		r = judge(writeStore(w.store, w.Begun, tsdb.WriteContext{UserId: req.UserId}, req.ShardId, req.Database, req.RetentionPolicy, points))
 	} else {
-		r = w.send(ctx, node, req, w.lanes.next(), true)
+		r = w.send(ctx, node, req, sequence, true)
 	}
 	switch {
 	case r.partial != nil:

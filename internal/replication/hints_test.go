@@ -345,13 +345,14 @@ func TestDeliverDropsWhatIsMalformed(t *testing.T) {
 	t.Parallel()
 	c, _ := newGatedCluster(t)
 	w, _ := c.withHandoff(t, 5*time.Second)
+	none := func() []handoff.Entry { return nil }
 	for _, e := range []handoff.Entry{
 		{Kind: handoff.Write, Data: []byte("\xff\xff")},
 		{Kind: handoff.Delete, Data: []byte("\xff\xff")},
 		{Kind: handoff.Delete},
 		{Kind: handoff.Write}, // no shard
 	} {
-		n, err := w.Deliver(context.Background(), 2, shardID, []handoff.Entry{e, e}, nil)
+		n, err := w.Deliver(context.Background(), 2, shardID, []handoff.Entry{e, e}, none)
 		var never *handoff.PermanentError
 		if n != 0 || !errors.As(err, &never) {
 			t.Errorf("%v: %d, %v", e, n, err)
