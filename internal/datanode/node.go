@@ -201,6 +201,9 @@ func (n *Node) LogQueries() { n.executor.TaskManager.LogCurrentQueries(n.log.Inf
 
 func (n *Node) onClose(fn func() error) { n.stop = append(n.stop, fn) }
 
+// rememberDeletes is for how long a node knows which deletes it ran: a holder that was away as long may send one again.
+const rememberDeletes = 365 * 24 * time.Hour
+
 // openHandoff opens the hinted handoff queues; the writer fills them and sends what they hold.
 func (n *Node) openHandoff() error {
 	if !n.cfg.HintedHandoff.Enabled {
@@ -224,7 +227,7 @@ func (n *Node) openHandoff() error {
 	n.handoff.WithLogger(n.log)
 	n.writer.Handoff, n.writer.MaxPending = n.handoff, n.cfg.HintedHandoff.MaxWritesPending
 	// Before the queues are sent: they hold deletes.
-	ran, err := replication.OpenRanLog(filepath.Join(n.cfg.Meta.Dir, "deletes.db"), 2*time.Duration(n.cfg.HintedHandoff.MaxAge))
+	ran, err := replication.OpenRanLog(filepath.Join(n.cfg.Meta.Dir, "deletes.db"), max(2*time.Duration(n.cfg.HintedHandoff.MaxAge), rememberDeletes))
 	if err != nil {
 		return fmt.Errorf("open the log of deletes: %w", err)
 	}

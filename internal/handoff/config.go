@@ -12,7 +12,7 @@ type Config struct {
 	Enabled          bool           `toml:"enabled" doc:"Keep the writes and deletes that another data node misses, and send them when it is back."`
 	Dir              string         `toml:"dir" doc:"Where the queues are: a folder for each node, with one for each shard."`
 	MaxSize          itoml.Size     `toml:"max-size" doc:"Bytes on disk for one node; what does not fit is dropped, and its shard checked by anti-entropy at once."`
-	MaxAge           itoml.Duration `toml:"max-age" doc:"Entries that are older are dropped, and their shards checked by anti-entropy at once."`
+	MaxAge           itoml.Duration `toml:"max-age" doc:"Writes that are older are dropped, and their shards checked by anti-entropy at once."`
 	BatchSize        itoml.Size     `toml:"batch-size" doc:"Bytes that are sent in one request."`
 	MaxWritesPending int            `toml:"max-writes-pending" doc:"Writes in memory for one node; with more of them, all that are still under way go to its queues."`
 	RetryConcurrency int            `toml:"retry-concurrency" doc:"Shards that are sent to one node at the same time."`

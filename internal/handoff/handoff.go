@@ -481,7 +481,7 @@ func (n *node) drainQueue(ctx context.Context, sq shardQueue) error {
 		if sq.shard != WholeDatabase && n.queued(WholeDatabase) {
 			return nil
 		}
-		if old := n.expired(entries); old > 0 {
+		if old := n.expired(sq.shard, entries); old > 0 {
 			if err := n.drop(sq, entries[:old], "older than max-age"); err != nil {
 				return err
 			}
@@ -552,8 +552,12 @@ func (n *node) queued(shard uint64) bool {
 	return n.queues[shard] != nil
 }
 
-// expired counts the leading entries that are older than max-age.
-func (n *node) expired(entries []Entry) int {
+// expired counts the leading entries that are older than max-age. Deletes of a whole database do not age: a node that
+// comes back without them would bring back what they removed.
+func (n *node) expired(shard uint64, entries []Entry) int {
+	if shard == WholeDatabase {
+		return 0
+	}
 	oldest := n.s.deps.Now().Add(-time.Duration(n.s.cfg.MaxAge)).UnixNano()
 	for i, e := range entries {
 		if e.Time >= oldest {
@@ -649,7 +653,7 @@ func (n *node) purge(sq shardQueue) error {
 		if err != nil || len(entries) == 0 {
 			return err // damage is met when it is sent
 		}
-		old := n.expired(entries)
+		old := n.expired(sq.shard, entries)
 		if old == 0 {
 			return nil
 		}

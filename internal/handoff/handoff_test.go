@@ -321,6 +321,27 @@ func TestMaxAgeDropsWhatIsOlderAlone(t *testing.T) {
 	r.await(t, "the other came", func() bool { return slices.Equal(r.got["2/7"], []string{"due"}) })
 }
 
+// Deletes wait for a node however long it is away.
+func TestDeletesDoNotAge(t *testing.T) {
+	t.Parallel()
+	r := newReceiver()
+	r.away = errors.New("away")
+	cfg := testConfig(t.TempDir())
+	cfg.MaxAge = itoml.Duration(time.Hour)
+	s := mustOpen(t, cfg, r)
+	if err := s.Append(2, WholeDatabase, Entry{Kind: Delete, Data: []byte("all")}); err != nil {
+		t.Fatal(err)
+	}
+	mustAppend(t, s, 2, 7, "old")
+	r.set(func() { r.now = r.now.AddDate(1, 0, 0) })
+	s.Purge()
+	if !slices.Equal(r.dropped, []uint64{7}) {
+		t.Errorf("dropped: %v, want the write of shard 7", r.dropped)
+	}
+	r.set(func() { r.away = nil })
+	r.await(t, "the delete came", func() bool { return slices.Equal(r.got["2/0"], []string{"all"}) })
+}
+
 func TestHopelessEntryDoesNotBlock(t *testing.T) {
 	t.Parallel()
 	r := newReceiver()
