@@ -198,6 +198,9 @@ func (p *pusher) flush(ctx context.Context) error {
 	if len(p.blocks) == 0 {
 		return nil
 	}
+	if sh, ok := p.s.live()[p.shard.ID]; !ok || !owns(sh, p.owner) {
+		return fmt.Errorf("shard %d was dropped, expired, or moved away from %s meanwhile", p.shard.ID, p.name) // writing would create it anew
+	}
 	if err := p.s.checkDisk(p.owner); err != nil {
 		return err
 	}

@@ -435,6 +435,32 @@ func TestRepair(t *testing.T) {
 			t.Errorf("queue is %+v", q)
 		}
 	})
+	bubble("a shard that is dropped during its repair is not made anew", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		c.writeAll(1, old(), 1.0)
+		c.replicas[3].write(1, "cpu,host=b", "value", old(), 1.0)
+		let := make(chan struct{})
+		c.replicas[3].change(func() { c.replicas[3].block = let })
+		pass(2 * time.Minute)
+		if err := s.Repair(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // it fetches
+		c.setGroups(0)
+		for id := uint64(1); id <= 3; id++ {
+			c.replicas[id].change(func() { delete(c.replicas[id].shards, 1) })
+		}
+		close(let)
+		pass(time.Minute)
+		for id, r := range c.replicas {
+			if got := r.dump(1); got != "missing" {
+				t.Errorf("owner %d has %s", id, got)
+			}
+		}
+		if n := s.queue.len(); n != 0 {
+			t.Errorf("%d shards are queued", n)
+		}
+	})
 	bubble("expired and dropped shards leave", t, func(t *testing.T, c *fakeCluster) {
 		s := mustOpen(t, c, nil)
 		c.writeAll(1, old(), 1.0)
