@@ -60,9 +60,10 @@ fuzz: ## fuzz all that parses bytes from outside, FUZZTIME each
 	done
 
 CHECKS ?= 1000000
-nightly: ## equal data in CHECKS random layouts has equal digests, and a thousand diverged shards are repaired
+nightly: ## equal data in CHECKS random layouts has equal digests, a thousand diverged shards are repaired, ten minutes of writes raise no alarm
 	$(GO) test -count=1 -timeout 10h -run 'TestEqualDataHasEqualDigests|TestCacheIsWhatTheShardHolds' ./internal/entropy/digest -rapid.checks=$(CHECKS)
 	$(GO) test -count=1 -timeout 10h -run 'TestDivergence' ./internal/entropy/transport -divergences=1000
+	$(GO) test -count=1 -timeout 10h -run 'TestHotShardIsNeverListed' -v ./internal/devcluster -hot=10m
 
 proto: ## generate the gRPC code (needs protoc, protoc-gen-go and protoc-gen-go-grpc)
 	protoc -I internal/rpc --go_out=. --go_opt=module=concord --go-grpc_out=. --go-grpc_opt=module=concord $(notdir $(wildcard internal/rpc/*.proto))

@@ -503,6 +503,18 @@ type differences struct {
 // maxSeen bounds the windows that are remembered for the second look.
 const maxSeen = 1 << 16
 
+func (d *differences) add(diff reconcile.Difference) {
+	field := reconcile.HashOf(0, diff.Series, diff.Field)
+	i := 0
+	for set := diff.Windows; set != 0; set &= set - 1 {
+		if d.more = len(d.windows) >= maxSeen; d.more {
+			return
+		}
+		d.windows[reconcile.Mark([]uint64{field, uint64(bits.TrailingZeros64(set)), diff.Marks[i]})] = struct{}{}
+		i++
+	}
+}
+
 // again tells whether a window differs as it did in the look before.
 func (d *differences) again(before *differences) bool {
 	if before == nil || d.conflict != "" || d.more && before.more {
@@ -524,15 +536,7 @@ func (s *Service) findDifferences(ctx context.Context, st *cluster.State, sh clu
 			found.conflict = describeConflict(st, copies, d)
 			return errStop
 		}
-		field := reconcile.HashOf(0, d.Series, d.Field)
-		i := 0
-		for set := d.Windows; set != 0; set &= set - 1 {
-			if found.more = len(found.windows) >= maxSeen; found.more {
-				break
-			}
-			found.windows[reconcile.Mark([]uint64{field, uint64(bits.TrailingZeros64(set)), d.Marks[i]})] = struct{}{}
-			i++
-		}
+		found.add(d)
 		return nil
 	})
 	if errors.Is(err, errStop) {
