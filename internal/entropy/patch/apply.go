@@ -3,7 +3,6 @@ package patch
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
@@ -48,16 +47,14 @@ func Apply(store Store, database, policy string, shardID uint64, blocks []Block)
 		if err != nil {
 			return written, fmt.Errorf("repair shard %d: %w", shardID, err)
 		}
-		name, tags := models.ParseKeyBytes(b.Series)
-		if len(name) == 0 || b.Field == "" {
-			return written, fmt.Errorf("repair shard %d: %w: no measurement or no field", shardID, ErrMalformed)
+		points, err := pointsOf(b, vs)
+		if err != nil {
+			return written, fmt.Errorf("repair shard %d: %w", shardID, err)
 		}
-		for _, v := range vs {
-			p, err := models.NewPoint(string(name), tags, models.Fields{b.Field: v.Value()}, time.Unix(0, v.UnixNano()))
-			if err != nil {
-				return written, fmt.Errorf("repair shard %d: point of %s: %w", shardID, b.Series, err)
-			}
-			if batch = append(batch, p); len(batch) == applyBatch {
+		for len(points) > 0 {
+			n := min(len(points), applyBatch-len(batch))
+			batch, points = append(batch, points[:n]...), points[n:]
+			if len(batch) == applyBatch {
 				if err := flush(); err != nil {
 					return written, err
 				}

@@ -12,9 +12,11 @@ import (
 	"time"
 
 	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
 	"concord/internal/entropy"
 	"concord/internal/entropy/digest"
+	"concord/internal/entropy/patch"
 )
 
 var (
@@ -246,6 +248,37 @@ func TestTypesThatDivergeAreLeftAlone(t *testing.T) {
 	for i, b := range before {
 		if o.root(i, 1) != b {
 			t.Errorf("owner %d was changed", i+1)
+		}
+	}
+}
+
+// Values that no line protocol can write (and the engine can store: NaN is none) are compared, sent and written by their bits.
+func TestOddFloatsAreRepaired(t *testing.T) {
+	t.Parallel()
+	o := newOwners(t, 2, 1)
+	want := []uint64{1, math.Float64bits(math.Inf(1)), math.Float64bits(math.Inf(-1)), math.Float64bits(math.Copysign(0, -1))}
+	var values tsm1.Values
+	for i, bits := range want {
+		values = append(values, tsm1.NewValue(o.at(time.Duration(i)*time.Hour), math.Float64frombits(bits)))
+	}
+	b, err := patch.NewBlock([]byte("m,host=a"), "f", values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := o.copies[0].Apply(t.Context(), o.shard(1), 0, []patch.Block{b}); err != nil || n != len(want) {
+		t.Fatal(n, err)
+	}
+	o.create(1, 1)
+	if r := o.repair(1); r.State != entropy.Done {
+		t.Fatalf("%+v", r)
+	}
+	for i := range 2 {
+		got := o.read(i, 1, "m,host=a", "f", digest.Float)
+		for j, bits := range want {
+			v, ok := got[o.at(time.Duration(j)*time.Hour)].(float64)
+			if !ok || math.Float64bits(v) != bits {
+				t.Errorf("owner %d has %x, want %x", i+1, math.Float64bits(v), bits)
+			}
 		}
 	}
 }
