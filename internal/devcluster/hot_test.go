@@ -18,7 +18,7 @@ import (
 	"concord/internal/devcluster"
 )
 
-var hotFor = flag.Duration("hot", 4*time.Second, "for how long TestHotShardIsNeverListed writes")
+var hotFor = flag.Duration("hot", 6*time.Second, "for how long TestHotShardIsNeverListed writes")
 
 // Under heavy writes, out of order and over each other, nothing is reported that is not entropy; what is, is found and repaired under
 // the same writes.
@@ -27,7 +27,8 @@ func TestHotShardIsNeverListed(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), *hotFor+2*time.Minute)
 	defer cancel()
 	c, err := devcluster.Start(ctx, devcluster.Options{Dir: t.TempDir(), DataNodes: 3, DataConfig: func(cfg *datanode.Config) {
-		cfg.AntiEntropy.Settle, cfg.AntiEntropy.CheckInterval = itoml.Duration(time.Second), itoml.Duration(200*time.Millisecond)
+		// Settle is longer than a write is on its way, also on a machine that runs all other tests beside this one.
+		cfg.AntiEntropy.Settle, cfg.AntiEntropy.CheckInterval = itoml.Duration(4*time.Second), itoml.Duration(500*time.Millisecond)
 		cfg.HintedHandoff.Enabled = false
 	}})
 	if err != nil {
@@ -41,8 +42,14 @@ func TestHotShardIsNeverListed(t *testing.T) {
 	}
 	stop := make(chan struct{})
 	var writers sync.WaitGroup
+	end := sync.OnceFunc(func() { close(stop); writers.Wait() })
+	defer end()
 	var written atomic.Int64
-	for w := range 4 {
+	n := 2
+	if *hotFor > time.Minute {
+		n = 4 // the machine is for this test alone
+	}
+	for w := range n {
 		writers.Go(func() {
 			rng := rand.New(rand.NewPCG(1, uint64(w)))
 			var b []byte
@@ -76,7 +83,7 @@ func TestHotShardIsNeverListed(t *testing.T) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	looks := 0
-	for end := time.Now().Add(*hotFor); time.Now().Before(end); looks++ {
+	for begun := time.Now(); time.Since(begun) < *hotFor; looks++ {
 		<-tick.C
 		if s := status(); len(s.Shards) > 0 {
 			t.Fatalf("after %d points: %+v", written.Load(), s)
@@ -103,11 +110,10 @@ func TestHotShardIsNeverListed(t *testing.T) {
 	if err := c.Wait(ctx, func() bool { return status().Clean() }); err != nil {
 		t.Fatal("the repair does not end:", err)
 	}
-	close(stop)
-	writers.Wait()
+	end()
 	t.Logf("%d points, %d looks", written.Load(), looks)
 	for i := range 3 {
-		if n := c.Data[i].Store.Shard(id).SeriesN(); n < 21 {
+		if n := c.Data[i].Store.Shard(id).SeriesN(); n < 11 {
 			t.Errorf("node %d has %d series", i+1, n)
 		}
 	}
