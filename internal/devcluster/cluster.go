@@ -163,7 +163,9 @@ func (c *Cluster) StartData(i int) error {
 	if err != nil {
 		return fmt.Errorf("data node %d: %w", i+1, err)
 	}
+	c.mu.Lock() // Blocked is asked already
 	c.Data[i], c.addrs[i] = n, n.TCPAddr()
+	c.mu.Unlock()
 	c.configs[i].BindAddress = n.TCPAddr() // the same port after a restart
 	return nil
 }
