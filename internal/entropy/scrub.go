@@ -66,7 +66,21 @@ func (l *Local) SetAside(ctx context.Context, id uint64) error {
 		return err
 	}
 	if sh := l.store.Shard(id); sh != nil {
-		if _, _, err := scrub.SetAside(ctx, sh, filepath.Join(l.dir, "aside"), func(ctx context.Context, _ int) error { return ctx.Err() }); err != nil {
+		var seen uint64
+		if l.Deletes != nil {
+			seen = l.Deletes.DeletesSeen(id)
+		}
+		hold := func() (func(), error) {
+			if l.Deletes == nil {
+				return func() {}, nil
+			}
+			release, ok := l.Deletes.HoldDeletes(id, seen)
+			if !ok {
+				return nil, ErrOvertaken
+			}
+			return release, nil
+		}
+		if _, _, err := scrub.SetAside(ctx, sh, filepath.Join(l.dir, "aside"), func(ctx context.Context, _ int) error { return ctx.Err() }, hold); err != nil {
 			return fmt.Errorf("shard %d: %w", id, err)
 		}
 	}

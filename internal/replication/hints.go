@@ -136,7 +136,10 @@ func (w *Writer) runDelete(store *tsdb.Store, r *rpc.ExecuteRequest) error {
 	if !isDelete(r.Kind) {
 		return execute(store, r)
 	}
-	w.deletes.next(r.Database)
+	// While it runs a copy has the points in some files and not in others.
+	running := fmt.Sprintf("run %x", w.lanes.next())
+	w.deletes.begin(r.Database, running, announced{at: time.Now()})
+	defer func() { w.deletes.end(r.Database, running, time.Now()) }()
 	if r.Bounds == nil {
 		// What was sent before the delete, by this node or others, must not end after it.
 		if hung := w.lanes.await(r.Database, w.meta.NodeID(), deleteTimeout); len(hung) > 0 {

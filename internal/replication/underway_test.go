@@ -159,3 +159,33 @@ func TestRestartEndsDeletes(t *testing.T) {
 		t.Error("a delete of another node has ended, too")
 	}
 }
+
+// A delete that runs is under way, also one that nobody announced.
+func TestRunningDeleteIsUnderWay(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok")
+	w := c.writer(t)
+	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1")); err != nil {
+		t.Fatal(err)
+	}
+	write := w.lanes.begin([]uint64{1}, shardID, db, 1, time.Minute) // which the delete waits for
+	done := make(chan error, 1)
+	go func() {
+		done <- w.runDelete(c.stores[0], &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"})
+	}()
+	held := func() bool {
+		release, ok := w.HoldDeletes(shardID, w.DeletesSeen(shardID))
+		if ok {
+			release()
+		}
+		return ok
+	}
+	await(t, "the delete runs", func() bool { return !held() })
+	w.lanes.finish(write[0])
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if !held() {
+		t.Error("a delete that has run is under way")
+	}
+}

@@ -21,7 +21,9 @@ import (
 //
 // A file can be damaged in its tombstones alone: the engine still knows what they say, and
 // the new file needs none.
-func SetAside(ctx context.Context, shard *tsdb.Shard, dir string, wait func(context.Context, int) error) (kept string, found []*Damage, err error) {
+//
+// hold keeps deletes back while a file is replaced, or fails when one came since SetAside was called: its tombstones would go with the old file.
+func SetAside(ctx context.Context, shard *tsdb.Shard, dir string, wait func(context.Context, int) error, hold func() (release func(), err error)) (kept string, found []*Damage, err error) {
 	engine, err := engineOf(shard)
 	if err != nil {
 		return "", nil, err
@@ -46,7 +48,7 @@ func SetAside(ctx context.Context, shard *tsdb.Shard, dir string, wait func(cont
 		if filepath.Ext(d.File) == badExt {
 			err = keep(filepath.Join(shard.Path(), d.File), kept, true)
 		} else {
-			err = replace(ctx, engine, filepath.Join(shard.Path(), name), kept, wait)
+			err = replace(ctx, engine, filepath.Join(shard.Path(), name), kept, wait, hold)
 		}
 		if err != nil {
 			return kept, found, fmt.Errorf("set %s aside: %w", d.File, err)
@@ -80,7 +82,7 @@ func syncDir(dir string) error {
 }
 
 // replace puts a file with the good blocks in the place of the one at path, which has no extension.
-func replace(ctx context.Context, engine *tsm1.Engine, path, kept string, wait func(context.Context, int) error) error {
+func replace(ctx context.Context, engine *tsm1.Engine, path, kept string, wait func(context.Context, int) error, hold func() (release func(), err error)) error {
 	tsm := path + tsmExt
 	if err := keep(tsm, kept, false); err != nil {
 		return err
@@ -117,6 +119,14 @@ func replace(ctx context.Context, engine *tsm1.Engine, path, kept string, wait f
 	if err != nil {
 		return err
 	}
+	release, err := hold()
+	if err != nil {
+		for _, f := range files {
+			err = errors.Join(err, os.Remove(f))
+		}
+		return err
+	}
+	defer release()
 	return engine.FileStore.Replace([]string{tsm}, files)
 }
 

@@ -20,6 +20,8 @@ import (
 
 func noWait(ctx context.Context, _ int) error { return ctx.Err() }
 
+func noDelete() (func(), error) { return func() {}, nil }
+
 // newShard has series a and b with 5000 points each in one file, of which a's from 1000 to 1999 are deleted.
 func newShard(t testing.TB) (*tsdb.Store, *tsdb.Shard) {
 	t.Helper()
@@ -168,7 +170,7 @@ func TestDamageIsFoundAndSetAside(t *testing.T) {
 			}
 			dir := t.TempDir()
 			before := names(t, sh.Path())
-			kept, _, err := SetAside(t.Context(), sh, dir, noWait)
+			kept, _, err := SetAside(t.Context(), sh, dir, noWait, noDelete)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -217,6 +219,31 @@ func names(t testing.TB, dir string) (out []string) {
 		out = append(out, n.Name())
 	}
 	return out
+}
+
+// A delete that comes while the good blocks are copied is not lost with the old file's tombstones.
+func TestDeleteOvertakesSettingAside(t *testing.T) {
+	t.Parallel()
+	s, sh := newShard(t)
+	change(t, file(t, sh, ".tsm"), 200, []byte{0xff, 0, 0xff, 0})
+	overtaken := errors.New("a delete came")
+	deleted := false
+	_, _, err := SetAside(t.Context(), sh, t.TempDir(), noWait, func() (func(), error) {
+		if err := s.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "m"}}, influxql.MustParseExpr("s = 'b' AND time < 1000")); err != nil {
+			t.Error(err)
+		}
+		deleted = true
+		return nil, overtaken
+	})
+	if !errors.Is(err, overtaken) || !deleted {
+		t.Fatal(err)
+	}
+	if _, _, err := SetAside(t.Context(), sh, t.TempDir(), noWait, noDelete); err != nil {
+		t.Fatal(err)
+	}
+	if got := count(t, sh); got["b"] != 4000 || len(names(t, sh.Path())) > 3 {
+		t.Errorf("%v are left in %v", got, names(t, sh.Path()))
+	}
 }
 
 // A block that a read is about to use is checked, and the others are not.
