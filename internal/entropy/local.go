@@ -31,6 +31,8 @@ type Local struct {
 	// Deletes orders what a repair writes and deletes; nil for none.
 	Deletes Deletes
 
+	FilePoints int // that a repair writes as a file of the engine; fewer take its write path
+
 	store *tsdb.Store
 	key   func() uint64
 	begun begunShards
@@ -55,7 +57,8 @@ type Deletes interface {
 // In dir it keeps which shards were begun by a write, and the digests of shards.
 func NewLocal(store *tsdb.Store, key func() uint64, dir string) *Local {
 	return &Local{
-		store: store, key: key, dir: dir, begun: begunShards{dir: filepath.Join(dir, "begun")}, damaged: damagedShards{dir: filepath.Join(dir, "damaged")},
+		FilePoints: patch.DefaultFilePoints,
+		store:      store, key: key, dir: dir, begun: begunShards{dir: filepath.Join(dir, "begun")}, damaged: damagedShards{dir: filepath.Join(dir, "damaged")},
 		cache: sync.OnceValues(func() (*digest.Cache, error) { return digest.OpenCache(filepath.Join(dir, "digests")) }),
 	}
 }
@@ -216,5 +219,5 @@ func (l *Local) Apply(ctx context.Context, shard cluster.Shard, deletes uint64, 
 		}
 		defer release()
 	}
-	return patch.Apply(l.store, shard.Database, shard.RetentionPolicy, shard.ID, blocks)
+	return patch.Apply(l.store, shard.Database, shard.RetentionPolicy, shard.ID, blocks, l.FilePoints)
 }

@@ -1,42 +1,56 @@
 package patch
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 )
 
-// applyBatch is how many points are written at once.
-const applyBatch = 5000
+const applyBatch = 5000 // points that are written at once
 
-// Store is what Apply needs of the engine's store.
-type Store interface {
-	CreateShard(database, retentionPolicy string, shardID uint64, enabled bool) error
-	WriteToShard(ctx tsdb.WriteContext, shardID uint64, points []models.Point) error
-}
+// DefaultFilePoints is how many points are worth a file.
+const DefaultFilePoints = 10_000
 
 // Apply writes the points of blocks to a shard, creating it where it is
 // missing, and returns how many it wrote. It is idempotent. A point that the
 // engine refuses, as a field of another type, is an error.
-func Apply(store Store, database, policy string, shardID uint64, blocks []Block) (int, error) {
-	var (
-		batch   []models.Point
-		written int
-	)
+//
+// Fewer than filePoints go through the engine's write path, into its log and its cache. More become
+// a file of the engine, as the blocks are; see install.
+func Apply(store *tsdb.Store, database, policy string, shardID uint64, blocks []Block, filePoints int) (int, error) {
+	fail := func(n int, err error) (int, error) { return n, fmt.Errorf("repair shard %d: %w", shardID, err) }
+	if store.Shard(shardID) == nil {
+		if err := store.CreateShard(database, policy, shardID, true); err != nil {
+			return fail(0, err)
+		}
+	}
+	parsed, points, err := parse(blocks)
+	if err != nil {
+		return fail(0, err)
+	}
+	installed := 0
+	if points >= filePoints {
+		if blocks, installed, err = install(store, shardID, parsed); err != nil {
+			return fail(0, err)
+		}
+	}
+	n, err := write(store, shardID, blocks)
+	if err != nil {
+		return fail(installed+n, err)
+	}
+	return installed + n, nil
+}
+
+// write takes points through the engine's write path, and returns how many.
+func write(store *tsdb.Store, shardID uint64, blocks []Block) (written int, err error) {
+	var batch []models.Point
 	flush := func() error {
 		if len(batch) == 0 {
 			return nil
 		}
-		err := store.WriteToShard(tsdb.WriteContext{UserId: tsdb.UnknownUser}, shardID, batch)
-		if errors.Is(err, tsdb.ErrShardNotFound) {
-			if err = store.CreateShard(database, policy, shardID, true); err == nil {
-				err = store.WriteToShard(tsdb.WriteContext{UserId: tsdb.UnknownUser}, shardID, batch)
-			}
-		}
-		if err != nil {
-			return fmt.Errorf("repair shard %d: %w", shardID, err)
+		if err := store.WriteToShard(tsdb.WriteContext{UserId: tsdb.UnknownUser}, shardID, batch); err != nil {
+			return err
 		}
 		written += len(batch)
 		batch = nil // the engine may keep the points
@@ -45,11 +59,11 @@ func Apply(store Store, database, policy string, shardID uint64, blocks []Block)
 	for _, b := range blocks {
 		vs, err := b.Decode()
 		if err != nil {
-			return written, fmt.Errorf("repair shard %d: %w", shardID, err)
+			return written, err
 		}
 		points, err := pointsOf(b, vs)
 		if err != nil {
-			return written, fmt.Errorf("repair shard %d: %w", shardID, err)
+			return written, err
 		}
 		for len(points) > 0 {
 			n := min(len(points), applyBatch-len(batch))

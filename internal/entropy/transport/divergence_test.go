@@ -204,6 +204,9 @@ func TestDivergence(t *testing.T) {
 		t.Run(fmt.Sprint(n, " owners"), func(t *testing.T) {
 			t.Parallel()
 			o := newOwners(t, n, *divergences)
+			for i := range n { // files on some, the write path on others
+				o.copies[i].FilePoints = []int{1, 500, entropy.NewLocal(nil, nil, "").FilePoints}[i%3]
+			}
 			for id := uint64(1); id <= uint64(*divergences); id++ {
 				rng := rand.New(rand.NewPCG(seed, id))
 				copies := diverge(rng, o, n)
