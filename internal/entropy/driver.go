@@ -20,10 +20,11 @@ const (
 	maxRounds      = 3       // comparisons of a repair that do not end in equal roots
 	maxDifferences = 200_000 // held in memory; the rest is for the next round
 	batchRegions   = 64      // that are worked on at once, about
-	batchBytes     = 1 << 20 // after which a Fetch or an Apply takes no more blocks
+	batchBytes     = 1 << 20 // after which a Fetch gives no more blocks
 	batchPoints    = 1 << 18 // the same
-	maxDecisions   = 100     // that a record lists
-	minFree        = 20      // of the disk must be free: 1/20
+	pushBytes      = 8 << 20 // after which an Apply takes no more blocks
+	pushAge        = 2 * time.Second
+	maxDecisions   = 100 // that a record lists
 )
 
 // job is a repair of one shard that runs.
@@ -360,28 +361,10 @@ func (s *Service) create(ctx context.Context, st *cluster.State, sh cluster.Shar
 		if c.state.Exists {
 			continue
 		}
-		if err := s.checkDisk(c.owner); err != nil {
-			return err
-		}
 		if _, err := c.replica.Apply(ctx, sh, 0, nil); err != nil {
 			return fmt.Errorf("create shard %d on %s: %w", sh.ID, addr(st, c.owner), err)
 		}
 		copies[i].state.Exists = true
-	}
-	return nil
-}
-
-// checkDisk refuses to write to a full disk of this node.
-func (s *Service) checkDisk(owner uint64) error {
-	if owner != s.deps.Meta.NodeID() || s.deps.DataDir == "" {
-		return nil
-	}
-	free, total, err := s.deps.DiskFree(s.deps.DataDir)
-	if err != nil {
-		return err
-	}
-	if free < total/minFree {
-		return fmt.Errorf("less than 5 %% of the disk of %s is free: make space, the repair goes on by itself", s.deps.DataDir)
 	}
 	return nil
 }

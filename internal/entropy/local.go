@@ -32,6 +32,8 @@ type Local struct {
 	Deletes Deletes
 
 	FilePoints int // that a repair writes as a file of the engine; fewer take its write path
+	// DiskFree tells how much of the file system of a folder is free.
+	DiskFree func(dir string) (free, total uint64, err error)
 
 	store *tsdb.Store
 	key   func() uint64
@@ -57,8 +59,8 @@ type Deletes interface {
 // In dir it keeps which shards were begun by a write, and the digests of shards.
 func NewLocal(store *tsdb.Store, key func() uint64, dir string) *Local {
 	return &Local{
-		FilePoints: patch.DefaultFilePoints,
-		store:      store, key: key, dir: dir, begun: begunShards{dir: filepath.Join(dir, "begun")}, damaged: damagedShards{dir: filepath.Join(dir, "damaged")},
+		FilePoints: patch.DefaultFilePoints, DiskFree: diskFree,
+		store: store, key: key, dir: dir, begun: begunShards{dir: filepath.Join(dir, "begun")}, damaged: damagedShards{dir: filepath.Join(dir, "damaged")},
 		cache: sync.OnceValues(func() (*digest.Cache, error) { return digest.OpenCache(filepath.Join(dir, "digests")) }),
 	}
 }
@@ -196,6 +198,21 @@ func (l *Local) Slices(ctx context.Context, shard cluster.Shard, regions []patch
 	return sums, l.met(shard.ID, err)
 }
 
+// checkDisk refuses to write to a full disk. It is asked for each batch: what a repair brings is not known before.
+func (l *Local) checkDisk() error {
+	free, total, err := l.DiskFree(l.store.Path())
+	if err != nil {
+		return err
+	}
+	if free < total/minFree {
+		return fmt.Errorf("less than 5 %% of the disk of %s is free: make space, the repair goes on by itself", l.store.Path())
+	}
+	return nil
+}
+
+// minFree is the part of the disk that must be free: 1/20.
+const minFree = 20
+
 // Apply writes points, creating the shard where it is missing.
 func (l *Local) Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (int, error) {
 	if err := ctx.Err(); err != nil {
@@ -203,6 +220,9 @@ func (l *Local) Apply(ctx context.Context, shard cluster.Shard, deletes uint64, 
 	}
 	if shard.ID == 0 || shard.Database == "" || shard.RetentionPolicy == "" {
 		return 0, errors.New("apply needs a shard id, a database and a retention policy")
+	}
+	if err := l.checkDisk(); err != nil {
+		return 0, err
 	}
 	if l.store.Shard(shard.ID) == nil {
 		if err := l.store.CreateShard(shard.Database, shard.RetentionPolicy, shard.ID, true); err != nil {

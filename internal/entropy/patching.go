@@ -170,7 +170,8 @@ func (s *Service) throttle(ctx context.Context, n int) error {
 	return ctx.Err()
 }
 
-// pusher gathers what one copy lacks and applies it in batches.
+// pusher gathers what one copy lacks and applies it in batches: large ones, as each becomes a file there,
+// but none waits for longer than pushAge, which is what a crash loses.
 type pusher struct {
 	copyOf
 	s      *Service
@@ -179,13 +180,17 @@ type pusher struct {
 	out    *outcome
 	blocks []patch.Block
 	size   int
+	since  time.Time // of the first block
 }
 
 func (p *pusher) add(ctx context.Context, blocks []patch.Block) error {
 	for _, b := range blocks {
+		if len(p.blocks) == 0 {
+			p.since = p.s.deps.Now()
+		}
 		p.blocks = append(p.blocks, b)
 		p.size += len(b.Series) + len(b.Field) + len(b.Data)
-		if p.size >= batchBytes {
+		if p.size >= pushBytes || p.s.deps.Now().Sub(p.since) > pushAge {
 			if err := p.flush(ctx); err != nil {
 				return err
 			}
@@ -200,9 +205,6 @@ func (p *pusher) flush(ctx context.Context) error {
 	}
 	if sh, ok := p.s.live()[p.shard.ID]; !ok || !owns(sh, p.owner) {
 		return fmt.Errorf("shard %d was dropped, expired, or moved away from %s meanwhile", p.shard.ID, p.name) // writing would create it anew
-	}
-	if err := p.s.checkDisk(p.owner); err != nil {
-		return err
 	}
 	if err := p.s.throttle(ctx, p.size); err != nil {
 		return err

@@ -30,15 +30,13 @@ var ErrDisabled = errors.New("anti-entropy is off: set [anti-entropy] enabled = 
 // Deps is what the service needs from its node. Fields without a remark must be set.
 type Deps struct {
 	Dir       string // of the service's own files
-	DataDir   string // whose disk must keep space; no check when empty
 	Meta      Metadata
 	Local     Replica
 	Transport Transport
 
-	Reconciler reconcile.Reconciler                             // reconcile.Rateless when nil
-	Now        func() time.Time                                 // time.Now when nil
-	After      func(time.Duration) <-chan time.Time             // time.After when nil
-	DiskFree   func(dir string) (free, total uint64, err error) // of the file system when nil
+	Reconciler reconcile.Reconciler                 // reconcile.Rateless when nil
+	Now        func() time.Time                     // time.Now when nil
+	After      func(time.Duration) <-chan time.Time // time.After when nil
 }
 
 // Service runs the status checks and the repairs of one node.
@@ -98,9 +96,6 @@ func New(cfg Config, deps Deps) *Service {
 	}
 	if deps.After == nil {
 		deps.After = time.After
-	}
-	if deps.DiskFree == nil {
-		deps.DiskFree = diskFree
 	}
 	s := &Service{
 		deps: deps, cfg: cfg, log: zap.NewNop(), limiter: rate.NewLimiter(rateOf(cfg.MaxRate)),

@@ -421,20 +421,6 @@ func TestRepair(t *testing.T) {
 			t.Error("owners differ")
 		}
 	})
-	bubble("a full disk refuses", t, func(t *testing.T, c *fakeCluster) {
-		s := mustOpen(t, c, func(_ *Config, d *Deps) {
-			d.DataDir, d.DiskFree = "/data", func(string) (uint64, uint64, error) { return 4, 100, nil }
-		})
-		c.writeAll(1, old(), 1.0)
-		c.replicas[2].write(1, "cpu,host=b", "value", old(), 1.0)
-		if err := s.Repair(t.Context(), 1); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
-		if q := s.queue.list(); len(q) != 1 || !strings.Contains(q[0].Error, "disk of /data") {
-			t.Errorf("queue is %+v", q)
-		}
-	})
 	bubble("a shard that is dropped during its repair is not made anew", t, func(t *testing.T, c *fakeCluster) {
 		s := mustOpen(t, c, nil)
 		c.writeAll(1, old(), 1.0)

@@ -68,6 +68,9 @@ func (p *peer) fail(err error) error {
 	case codes.Aborted:
 		return fmt.Errorf("node %s: %w", p.node.TCPAddr, entropy.ErrOvertaken)
 	}
+	if s, ok := status.FromError(err); ok && s.Code() == codes.Internal { // what the node itself says
+		return fmt.Errorf("node %s: %s", p.node.TCPAddr, s.Message())
+	}
 	return fmt.Errorf("node %s: %w", p.node.TCPAddr, err)
 }
 

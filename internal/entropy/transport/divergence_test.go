@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -283,5 +284,40 @@ func TestOddFloatsAreRepaired(t *testing.T) {
 				t.Errorf("owner %d has %x, want %x", i+1, math.Float64bits(v), bits)
 			}
 		}
+	}
+}
+
+// Whichever owner's disk is full, a repair refuses to write there, says so, and goes on when there is space.
+func TestFullDiskRefuses(t *testing.T) {
+	t.Parallel()
+	for owner := range 2 {
+		t.Run(fmt.Sprint("owner ", owner+1), func(t *testing.T) {
+			t.Parallel()
+			o := newOwners(t, 2, 1)
+			var full atomic.Bool
+			full.Store(true)
+			o.copies[owner].DiskFree = func(string) (uint64, uint64, error) {
+				if full.Load() {
+					return 4, 100, nil
+				}
+				return 5, 100, nil
+			}
+			o.create(1-owner, 1)
+			o.write(1-owner, 1, o.point("m", "f", o.at(time.Hour), 1.0))
+			if err := o.service.Repair(t.Context(), 1); err != nil {
+				t.Fatal(err)
+			}
+			r := o.failed(1)
+			if !strings.Contains(r.Error, "less than 5 % of the disk of "+o.stores[owner].Path()) || strings.Contains(r.Error, "rpc error") {
+				t.Errorf("%q", r.Error)
+			}
+			if got := o.read(owner, 1, "m", "f", digest.Float); len(got) > 0 {
+				t.Errorf("wrote %v to a full disk", got)
+			}
+			full.Store(false)
+			if r := o.repair(1); r.State != entropy.Done || r.Points != 1 {
+				t.Errorf("%+v", r)
+			}
+		})
 	}
 }
