@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"math/bits"
 
-	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
-
 	"concord/internal/cluster"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
@@ -97,25 +95,50 @@ func (s *Service) diff(ctx context.Context, st *cluster.State, sh cluster.Shard,
 		out.Fields = append(out.Fields, FieldDiff{Series: string(d.Series), Field: d.Field, Start: max(lo, sh.Start), End: min(hi, sh.End-1) + 1})
 	}
 	rules := patch.Rules{Absent: len(sh.Owners) - len(copies)}
-	return s.eachDifference(ctx, st, sh, copies, diffs, &outcome{}, func(r patch.Region, owners []tsm1.Values) error {
-		m, err := patch.MergeValues(r.Series, r.Field, owners, rules)
+	return s.eachDifference(ctx, st, sh, copies, diffs, &outcome{}, func(c piece) error {
+		if c.owners == nil {
+			out.addWhole(c)
+			return nil
+		}
+		m, err := patch.MergeValues(c.Series, c.Field, c.owners, rules)
 		if err != nil {
 			return err
 		}
 		for _, blocks := range m.Lacking {
 			for _, b := range blocks {
-				out.Bytes += int64(len(b.Series) + len(b.Field) + len(b.Data))
+				out.Bytes += b.Size()
 			}
 		}
 		pair := 0
-		for i := range owners {
-			for _, other := range owners[i+1:] {
-				c := patch.Compare(owners[i], other)
-				p := &out.Pairs[pair]
-				p.MissingA, p.MissingB, p.Conflicts = p.MissingA+c.MissingA, p.MissingB+c.MissingB, p.Conflicts+c.Conflicts
+		for i := range c.owners {
+			for _, other := range c.owners[i+1:] {
+				out.Pairs[pair].add(patch.Compare(c.owners[i], other))
 				pair++
 			}
 		}
 		return nil
 	})
+}
+
+// addWhole counts a block that some copies have and the others have nothing of.
+func (d *DryRun) addWhole(c piece) {
+	pair := 0
+	for i, a := range c.groups {
+		if a == 0 {
+			d.Bytes += c.whole.Size()
+		}
+		for _, b := range c.groups[i+1:] {
+			switch {
+			case a == 0 && b != 0:
+				d.Pairs[pair].add(patch.Compared{MissingA: c.count})
+			case a != 0 && b == 0:
+				d.Pairs[pair].add(patch.Compared{MissingB: c.count})
+			}
+			pair++
+		}
+	}
+}
+
+func (p *PairDiff) add(c patch.Compared) {
+	p.MissingA, p.MissingB, p.Conflicts = p.MissingA+c.MissingA, p.MissingB+c.MissingB, p.Conflicts+c.Conflicts
 }

@@ -434,8 +434,89 @@ type mark struct {
 	time   int64
 }
 
-// fetch reads regions from the source of each group, a bounded number of points at a time.
-func (p *parts) fetch(ctx context.Context, regions []region, fn func(r patch.Region, owners []tsm1.Values) error) error {
+// piece is points of one series-field.
+type piece struct {
+	region
+	owners []tsm1.Values // by copy: what it has
+	// whole, when set, is what copies with a group have and the others have nothing of; owners is nil then.
+	whole patch.Block
+	count int // of its points
+}
+
+// forward reads regions that the copies with a group hold alike and the others have nothing in, from the source
+// of the group. Their blocks need no merge, and go on as they are.
+func (p *parts) forward(ctx context.Context, regions []region, fn func(piece) error) error {
+	var spans patch.Spans
+	for k, c := range p.copies {
+		var of []region
+		var ask []patch.Region
+		for _, r := range regions {
+			if r.source(k) {
+				of, ask = append(of, r), append(ask, r.Region)
+			}
+		}
+		if len(ask) == 0 {
+			continue
+		}
+		at := &cursor{regions: ask}
+		err := c.replica.Fetch(ctx, p.sh, ask, patch.Limits{}, func(b patch.Block) error {
+			span, err := spans.Of(b)
+			if err != nil {
+				return err
+			}
+			i, err := at.place(b, span.First, span.Last)
+			if err != nil {
+				return err
+			}
+			if err := p.spent(ctx, c, len(b.Data)); err != nil {
+				return err
+			}
+			return fn(piece{region: of[i], whole: b, count: span.Points})
+		})
+		if err != nil {
+			return p.fail(c, err)
+		}
+	}
+	return nil
+}
+
+// cursor finds the regions that blocks belong to, which come in their order.
+type cursor struct {
+	regions []patch.Region
+	at      int
+	last    int64 // time of the region's last point
+	any     bool  // there is one
+}
+
+func (c *cursor) place(b patch.Block, first, last int64) (int, error) {
+	for at := c.at; at < len(c.regions); at++ {
+		r := &c.regions[at]
+		if b.Field != r.Field || !bytes.Equal(b.Series, r.Series) || first < r.Min || last > r.Max {
+			continue
+		}
+		if at == c.at && c.any && c.last >= first {
+			return 0, fmt.Errorf("points of %q field %q are out of order", b.Series, b.Field)
+		}
+		c.at, c.last, c.any = at, last, true
+		return at, nil
+	}
+	return 0, fmt.Errorf("got points of %q field %q, which were not asked for", b.Series, b.Field)
+}
+
+// fetch reads regions, those that have to be merged from the source of each group, a bounded number of points at a time.
+func (p *parts) fetch(ctx context.Context, regions []region, fn func(piece) error) error {
+	var whole, mixed []region
+	for _, r := range regions {
+		if r.mixed() {
+			mixed = append(mixed, r)
+		} else {
+			whole = append(whole, r)
+		}
+	}
+	if err := p.forward(ctx, whole, fn); err != nil {
+		return err
+	}
+	regions = mixed
 	for len(regions) > 0 {
 		end := mark{len(regions), 0}
 		got := make([]map[int]tsm1.Values, len(p.copies)) // by copy, by region
@@ -483,7 +564,7 @@ func (p *parts) fetch(ctx context.Context, regions []region, fn func(r patch.Reg
 			if !any {
 				continue
 			}
-			if err := fn(r.Region, owners); err != nil {
+			if err := fn(piece{region: r, owners: owners}); err != nil {
 				return fmt.Errorf("%q field %q of shard %d: %w", r.Series, r.Field, p.sh.ID, err)
 			}
 		}
@@ -505,7 +586,7 @@ func (p *parts) read(ctx context.Context, c copyOf, regions []patch.Region, limi
 	if len(regions) == 0 {
 		return values, mark{}, nil
 	}
-	at, size, points := 0, 0, 0
+	at, size, points := &cursor{regions: regions}, 0, 0
 	err := c.replica.Fetch(ctx, p.sh, regions, limits, func(b patch.Block) error {
 		if limits.Reached(size, points) {
 			return errors.New("got more points than were asked for")
@@ -514,17 +595,11 @@ func (p *parts) read(ctx context.Context, c copyOf, regions []patch.Region, limi
 		if err != nil {
 			return err
 		}
-		first, last := v[0].UnixNano(), v[len(v)-1].UnixNano()
-		for at < len(regions) && !(b.Field == regions[at].Field && bytes.Equal(b.Series, regions[at].Series) && first >= regions[at].Min && last <= regions[at].Max) {
-			at++
+		i, err := at.place(b, v[0].UnixNano(), v[len(v)-1].UnixNano())
+		if err != nil {
+			return err
 		}
-		if at == len(regions) {
-			return fmt.Errorf("got points of %q field %q, which were not asked for", b.Series, b.Field)
-		}
-		if n := len(values[at]); n > 0 && values[at][n-1].UnixNano() >= first {
-			return fmt.Errorf("points of %q field %q are out of order", b.Series, b.Field)
-		}
-		values[at] = append(values[at], v...)
+		values[i] = append(values[i], v...)
 		size, points = size+len(b.Data), points+len(v)
 		return p.spent(ctx, c, len(b.Data))
 	})
@@ -532,8 +607,8 @@ func (p *parts) read(ctx context.Context, c copyOf, regions []patch.Region, limi
 		return nil, mark{}, p.fail(c, err)
 	}
 	if limits.Reached(size, points) {
-		v := values[at]
-		return values, mark{at, v[len(v)-1].UnixNano()}, nil
+		v := values[at.at]
+		return values, mark{at.at, v[len(v)-1].UnixNano()}, nil
 	}
 	return values, mark{len(regions), 0}, nil
 }

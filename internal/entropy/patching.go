@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"golang.org/x/time/rate"
 
 	"concord/internal/cluster"
@@ -23,8 +22,18 @@ func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard
 	for i, c := range copies {
 		pending[i] = pusher{s: s, name: addr(st, c.owner), copyOf: c, shard: sh, out: out}
 	}
-	err := s.eachDifference(ctx, st, sh, copies, diffs, out, func(r patch.Region, owners []tsm1.Values) error {
-		m, err := patch.MergeValues(r.Series, r.Field, owners, rules)
+	err := s.eachDifference(ctx, st, sh, copies, diffs, out, func(c piece) error {
+		if c.owners == nil {
+			for i, g := range c.groups {
+				if g == 0 {
+					if err := pending[i].add(ctx, []patch.Block{c.whole}); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		}
+		m, err := patch.MergeValues(c.Series, c.Field, c.owners, rules)
 		if err != nil {
 			return err
 		}
@@ -52,10 +61,9 @@ func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard
 	return nil
 }
 
-// eachDifference calls fn for parts of the differing windows, of one series-field each, with the points by
-// copy: all in the part that are not the same on all copies, and some that are.
+// eachDifference calls fn with pieces of the differing windows: all points that are not the same on all copies, and some that are.
 func (s *Service) eachDifference(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, diffs []reconcile.Difference, out *outcome,
-	fn func(r patch.Region, owners []tsm1.Values) error) error {
+	fn func(piece) error) error {
 	rng := digest.Range{Start: sh.Start, End: sh.End}
 	for len(diffs) > 0 {
 		n, regions := nextBatch(rng, diffs, len(copies))
@@ -68,7 +76,7 @@ func (s *Service) eachDifference(ctx context.Context, st *cluster.State, sh clus
 			return err
 		}
 		for _, t := range told {
-			if err := fn(t.Region, t.owners); err != nil {
+			if err := fn(piece{region: t.region, owners: t.owners}); err != nil {
 				return err
 			}
 		}
@@ -189,7 +197,7 @@ func (p *pusher) add(ctx context.Context, blocks []patch.Block) error {
 			p.since = p.s.deps.Now()
 		}
 		p.blocks = append(p.blocks, b)
-		p.size += len(b.Series) + len(b.Field) + len(b.Data)
+		p.size += int(b.Size())
 		if p.size >= pushBytes || p.s.deps.Now().Sub(p.since) > pushAge {
 			if err := p.flush(ctx); err != nil {
 				return err

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 )
@@ -23,26 +22,24 @@ const maxFileBlock = 10_000
 // parsed is a block that was found to decode.
 type parsed struct {
 	Block
-	key      []byte // the engine's
-	typ      models.FieldType
-	min, max int64
-	points   int
+	Span
+	key []byte // the engine's
 }
 
 // parse checks blocks, and counts their points.
 func parse(blocks []Block) (out []parsed, points int, err error) {
-	var d arrays
+	var spans Spans
 	out = make([]parsed, len(blocks))
 	for i, b := range blocks {
 		p := parsed{Block: b}
 		if len(b.Series) == 0 || b.Field == "" {
 			return nil, 0, fmt.Errorf("%w: no measurement or no field", ErrMalformed)
 		}
-		if p.typ, p.min, p.max, p.points, err = d.decode(b); err != nil {
+		if p.Span, err = spans.Of(b); err != nil {
 			return nil, 0, err
 		}
 		p.key = append(append(append(make([]byte, 0, len(b.Series)+len(keyFieldSeparator)+len(b.Field)), b.Series...), keyFieldSeparator...), b.Field...)
-		out[i], points = p, points+p.points
+		out[i], points = p, points+p.Points
 	}
 	return out, points, nil
 }
@@ -70,7 +67,7 @@ func install(store *tsdb.Store, shardID uint64, blocks []parsed) (rest []Block, 
 	if !ok {
 		return nil, 0, fmt.Errorf("unknown engine %T", e)
 	}
-	slices.SortFunc(blocks, func(a, b parsed) int { return cmp.Or(bytes.Compare(a.key, b.key), cmp.Compare(a.min, b.min)) })
+	slices.SortFunc(blocks, func(a, b parsed) int { return cmp.Or(bytes.Compare(a.key, b.key), cmp.Compare(a.First, b.First)) })
 	var file []parsed
 	var begin []Block // the first points of what the shard does not have
 	for len(blocks) > 0 {
@@ -86,7 +83,7 @@ func install(store *tsdb.Store, shardID uint64, blocks []parsed) (rest []Block, 
 			}
 			continue
 		}
-		if typ, err := engine.Type(field[0].key); err != nil || typ != field[0].typ {
+		if typ, err := engine.Type(field[0].key); err != nil || typ != field[0].Type {
 			b, err := field[0].first()
 			if err != nil {
 				return nil, 0, err
@@ -113,7 +110,7 @@ func install(store *tsdb.Store, shardID uint64, blocks []parsed) (rest []Block, 
 		return nil, 0, errors.Join(err, os.Remove(path))
 	}
 	for _, p := range file {
-		points += p.points
+		points += p.Points
 	}
 	return rest, points, nil
 }
@@ -121,7 +118,7 @@ func install(store *tsdb.Store, shardID uint64, blocks []parsed) (rest []Block, 
 // fits tells whether blocks of one series-field, ascending, can be in a file.
 func fits(engine *tsm1.Engine, blocks []parsed) bool {
 	for i, b := range blocks {
-		if b.points > maxFileBlock || b.typ != blocks[0].typ || i > 0 && b.min <= blocks[i-1].max {
+		if b.Points > maxFileBlock || b.Type != blocks[0].Type || i > 0 && b.First <= blocks[i-1].Last {
 			return false
 		}
 	}
@@ -130,8 +127,8 @@ func fits(engine *tsm1.Engine, blocks []parsed) bool {
 	}
 	for _, v := range engine.Cache.Values(blocks[0].key) {
 		t := v.UnixNano()
-		i, found := slices.BinarySearchFunc(blocks, t, func(b parsed, t int64) int { return cmp.Compare(b.min, t) })
-		if found || i > 0 && t <= blocks[i-1].max {
+		i, found := slices.BinarySearchFunc(blocks, t, func(b parsed, t int64) int { return cmp.Compare(b.First, t) })
+		if found || i > 0 && t <= blocks[i-1].Last {
 			return false
 		}
 	}
@@ -165,7 +162,7 @@ func writeFile(path string, blocks []parsed) error {
 		return errors.Join(err, f.Close(), os.Remove(path))
 	}
 	for _, b := range blocks {
-		if err = w.WriteBlock(b.key, b.min, b.max, b.Data); err != nil {
+		if err = w.WriteBlock(b.key, b.First, b.Last, b.Data); err != nil {
 			break
 		}
 	}
@@ -176,64 +173,4 @@ func writeFile(path string, blocks []parsed) error {
 		return errors.Join(err, os.Remove(path))
 	}
 	return nil
-}
-
-// arrays decode blocks without keeping the points.
-type arrays struct {
-	floats   tsdb.FloatArray
-	integers tsdb.IntegerArray
-	unsigned tsdb.UnsignedArray
-	booleans tsdb.BooleanArray
-	strings  tsdb.StringArray
-}
-
-// decode returns what a block has, or ErrMalformed.
-func (d *arrays) decode(b Block) (typ models.FieldType, first, last int64, n int, err error) {
-	malformed := func(reason any) error {
-		return fmt.Errorf("%w of %s %s: %v", ErrMalformed, b.Series, b.Field, reason)
-	}
-	// The engine's decoders trust their input: bytes from the network may make them panic.
-	defer func() {
-		if r := recover(); r != nil {
-			err = malformed(r)
-		}
-	}()
-	if len(b.Data) == 0 {
-		return 0, 0, 0, 0, malformed("empty")
-	}
-	if n, err = tsm1.BlockCount(b.Data); err != nil || n < 1 || n > maxPoints {
-		return 0, 0, 0, 0, malformed(fmt.Sprintf("%d points", n))
-	}
-	var times []int64
-	switch b.Data[0] {
-	case tsm1.BlockFloat64:
-		err = tsm1.DecodeFloatArrayBlock(b.Data, &d.floats)
-		typ, times, n = models.Float, d.floats.Timestamps, len(d.floats.Values)
-	case tsm1.BlockInteger:
-		err = tsm1.DecodeIntegerArrayBlock(b.Data, &d.integers)
-		typ, times, n = models.Integer, d.integers.Timestamps, len(d.integers.Values)
-	case tsm1.BlockUnsigned:
-		err = tsm1.DecodeUnsignedArrayBlock(b.Data, &d.unsigned)
-		typ, times, n = models.Unsigned, d.unsigned.Timestamps, len(d.unsigned.Values)
-	case tsm1.BlockBoolean:
-		err = tsm1.DecodeBooleanArrayBlock(b.Data, &d.booleans)
-		typ, times, n = models.Boolean, d.booleans.Timestamps, len(d.booleans.Values)
-	case tsm1.BlockString:
-		err = tsm1.DecodeStringArrayBlock(b.Data, &d.strings)
-		typ, times, n = models.String, d.strings.Timestamps, len(d.strings.Values)
-	default:
-		return 0, 0, 0, 0, malformed(fmt.Sprintf("type %d", b.Data[0]))
-	}
-	if err != nil {
-		return 0, 0, 0, 0, malformed(err)
-	}
-	if len(times) == 0 || len(times) != n {
-		return 0, 0, 0, 0, malformed(fmt.Sprintf("%d times of %d values", len(times), n))
-	}
-	for i := 1; i < len(times); i++ {
-		if times[i] <= times[i-1] {
-			return 0, 0, 0, 0, malformed("times do not ascend")
-		}
-	}
-	return typ, times[0], times[n-1], n, nil
 }

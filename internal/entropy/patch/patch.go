@@ -20,3 +20,6 @@ type Block struct {
 	Field  string
 	Data   []byte
 }
+
+// Size is what the block costs on its way, about, in bytes.
+func (b Block) Size() int64 { return int64(len(b.Series) + len(b.Field) + len(b.Data)) }

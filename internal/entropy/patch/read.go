@@ -96,61 +96,76 @@ func each(ctx context.Context, shard *tsdb.Shard, regions []Region, fn func(i in
 	return nil
 }
 
+// blocks calls fn with the points of a cursor, in blocks of the engine's encoding.
 func blocks(ctx context.Context, cur tsdb.Cursor, r Region, fn func(points int, b Block) error) error {
-	var held tsm1.Values
-	flush := func() error {
-		if len(held) == 0 {
-			return nil
-		}
-		b, err := NewBlock(r.Series, r.Field, held)
+	emit := func(points int, data []byte, err error) error {
 		if err != nil {
-			return err
+			return fmt.Errorf("encode %d points: %w", points, err)
 		}
-		n := len(held)
-		held = held[:0]
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		return fn(n, b)
+		return fn(points, Block{Series: r.Series, Field: r.Field, Data: data})
 	}
-	add := func(n int, t []int64, v func(int) any) error {
-		for i := range n {
-			held = append(held, tsm1.NewValue(t[i], v(i)))
-			if len(held) == blockPoints {
+	switch c := cur.(type) {
+	case tsdb.FloatArrayCursor:
+		return chunks(func() ([]int64, []float64) { a := c.Next(); return a.Timestamps, a.Values }, func(t []int64, v []float64) error {
+			data, err := tsm1.EncodeFloatArrayBlock(&tsdb.FloatArray{Timestamps: t, Values: v}, nil)
+			if err != nil { // it takes the infinities, when there are both, for NaN
+				values := make(tsm1.Values, len(v))
+				for i := range v {
+					values[i] = tsm1.NewValue(t[i], v[i])
+				}
+				data, err = values.Encode(nil)
+			}
+			return emit(len(v), data, err)
+		})
+	case tsdb.IntegerArrayCursor:
+		return chunks(func() ([]int64, []int64) { a := c.Next(); return a.Timestamps, a.Values }, func(t []int64, v []int64) error {
+			data, err := tsm1.EncodeIntegerArrayBlock(&tsdb.IntegerArray{Timestamps: t, Values: v}, nil)
+			return emit(len(v), data, err)
+		})
+	case tsdb.UnsignedArrayCursor:
+		return chunks(func() ([]int64, []uint64) { a := c.Next(); return a.Timestamps, a.Values }, func(t []int64, v []uint64) error {
+			data, err := tsm1.EncodeUnsignedArrayBlock(&tsdb.UnsignedArray{Timestamps: t, Values: v}, nil)
+			return emit(len(v), data, err)
+		})
+	case tsdb.BooleanArrayCursor:
+		return chunks(func() ([]int64, []bool) { a := c.Next(); return a.Timestamps, a.Values }, func(t []int64, v []bool) error {
+			data, err := tsm1.EncodeBooleanArrayBlock(&tsdb.BooleanArray{Timestamps: t, Values: v}, nil)
+			return emit(len(v), data, err)
+		})
+	case tsdb.StringArrayCursor:
+		return chunks(func() ([]int64, []string) { a := c.Next(); return a.Timestamps, a.Values }, func(t []int64, v []string) error {
+			data, err := tsm1.EncodeStringArrayBlock(&tsdb.StringArray{Timestamps: t, Values: v}, nil)
+			return emit(len(v), data, err)
+		})
+	}
+	return fmt.Errorf("unknown cursor %T", cur)
+}
+
+// chunks calls fn with blockPoints points at a time. The encoders change what they are given: it is fn's until it returns.
+func chunks[V any](next func() ([]int64, []V), fn func([]int64, []V) error) error {
+	times, values := make([]int64, 0, blockPoints), make([]V, 0, blockPoints)
+	flush := func() error {
+		if len(times) == 0 {
+			return nil
+		}
+		err := fn(times, values)
+		times, values = times[:0], values[:0]
+		return err
+	}
+	for t, v := next(); len(t) > 0; t, v = next() {
+		for len(t) > 0 {
+			n := min(len(t), blockPoints-len(times))
+			times, values = append(times, t[:n]...), append(values, v[:n]...)
+			t, v = t[n:], v[n:]
+			if len(times) == blockPoints {
 				if err := flush(); err != nil {
 					return err
 				}
 			}
 		}
-		return nil
-	}
-	var err error
-	switch c := cur.(type) {
-	case tsdb.FloatArrayCursor:
-		for a := c.Next(); a.Len() > 0 && err == nil; a = c.Next() {
-			err = add(a.Len(), a.Timestamps, func(i int) any { return a.Values[i] })
-		}
-	case tsdb.IntegerArrayCursor:
-		for a := c.Next(); a.Len() > 0 && err == nil; a = c.Next() {
-			err = add(a.Len(), a.Timestamps, func(i int) any { return a.Values[i] })
-		}
-	case tsdb.UnsignedArrayCursor:
-		for a := c.Next(); a.Len() > 0 && err == nil; a = c.Next() {
-			err = add(a.Len(), a.Timestamps, func(i int) any { return a.Values[i] })
-		}
-	case tsdb.BooleanArrayCursor:
-		for a := c.Next(); a.Len() > 0 && err == nil; a = c.Next() {
-			err = add(a.Len(), a.Timestamps, func(i int) any { return a.Values[i] })
-		}
-	case tsdb.StringArrayCursor:
-		for a := c.Next(); a.Len() > 0 && err == nil; a = c.Next() {
-			err = add(a.Len(), a.Timestamps, func(i int) any { return a.Values[i] })
-		}
-	default:
-		err = fmt.Errorf("unknown cursor %T", cur)
-	}
-	if err != nil {
-		return err
 	}
 	return flush()
 }
