@@ -278,6 +278,14 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 	if n.handoff != nil {
 		local.Pending = n.handoff.Nodes
 	}
+	shards := &shardcopy.Server{
+		Store: n.Store, Pool: pool, Begun: local.Copied, Deletes: n.writer.DeletesSeen, Hold: n.writer.HoldDeletes,
+		Dir: filepath.Join(n.cfg.entropyDir(), "incoming"), CheckDisk: local.CheckDisk, Log: n.log,
+	}
+	local.Files = shards.FillFrom
+	if err := shards.Discard(func(id uint64) bool { _, ok := n.Meta.Shard(id); return ok }); err != nil {
+		return nil, fmt.Errorf("remove files of shards that are gone: %w", err)
+	}
 	tr := transport.New(pool)
 	view := &entropy.View{State: n.Meta.State, Transport: tr, NodeID: n.Meta.NodeID}
 	var control entropy.Control // stays nil when the service is off
@@ -286,6 +294,7 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 			Dir: n.cfg.entropyDir(), Meta: n.Meta, Local: local, Transport: tr,
 		})
 		n.Entropy.WithLogger(n.log)
+		shards.Wait = n.Entropy.Throttle
 		n.suspects.Store(n.Entropy)
 		if err := n.Entropy.Open(); err != nil {
 			return nil, fmt.Errorf("open anti-entropy: %w", err)
@@ -300,7 +309,7 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.writer, n.log))
 	rpc.RegisterQueryServer(s, distquery.NewServer(n.Store, n.log))
 	transport.NewServer(local, control, n.cfg.entropyDir()).Register(s)
-	rpc.RegisterShardsServer(s, &shardcopy.Server{Store: n.Store, Pool: pool, Begun: local.Copied, Deletes: n.writer.DeletesSeen, Log: n.log})
+	rpc.RegisterShardsServer(s, shards)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -12,8 +12,8 @@ import (
 type Config struct {
 	Enabled           bool          `toml:"enabled" doc:"Compare the replicas of each shard, and repair them."`
 	CheckInterval     toml.Duration `toml:"check-interval" doc:"Time between two status checks."`
-	MaxFetch          int           `toml:"max-fetch" doc:"Shards that are copied or repaired at the same time; an upper bound of max-sync."`
-	MaxSync           int           `toml:"max-sync" doc:"Repairs that this node drives at the same time."`
+	MaxFetch          int           `toml:"max-fetch" doc:"Shards that this node copies or repairs at the same time."`
+	MaxSync           int           `toml:"max-sync" doc:"How many of these compare and merge points; the others copy the files of missing shards."`
 	AutoRepairMissing bool          `toml:"auto-repair-missing" doc:"Repair shards that an owner lacks, unasked."`
 	AutoRepairDiff    bool          `toml:"auto-repair-diff" doc:"Repair shards whose contents differ, unasked."`
 	Settle            toml.Duration `toml:"settle" doc:"Data that is younger than this is not compared."`

@@ -32,6 +32,7 @@ type job struct {
 	cancel  context.CancelCauseFunc
 	started time.Time
 	out     *outcome
+	syncs   bool // it compares and patches, and does not just copy files; under Service.mu
 }
 
 // dispatchLoop starts repairs of queued shards that are due, the longest waiting first.
@@ -68,11 +69,12 @@ func (s *Service) dispatch(ctx context.Context) (wait time.Duration, waiting boo
 			}
 			continue
 		}
-		if len(s.running) >= min(s.cfg.MaxSync, s.cfg.MaxFetch) {
+		copies := s.results[it.ID].Status == Missing
+		if len(s.running) >= s.cfg.MaxFetch || !copies && s.syncs() >= s.cfg.MaxSync {
 			continue // the end of a job wakes the loop
 		}
 		jctx, cancel := context.WithCancelCause(ctx)
-		j := &job{cancel: cancel, started: now, out: &outcome{}}
+		j := &job{cancel: cancel, started: now, out: &outcome{attempts: it.Attempts}, syncs: !copies}
 		s.running[it.ID] = j
 		s.stats.jobs.Add(1)
 		s.stats.jobsActive.Add(1)
@@ -83,6 +85,7 @@ func (s *Service) dispatch(ctx context.Context) (wait time.Duration, waiting boo
 			cancel(nil)
 			s.mu.Lock()
 			delete(s.running, it.ID)
+			s.free()
 			s.mu.Unlock()
 			s.stats.jobsActive.Add(-1)
 			notify(s.wake)
@@ -95,7 +98,9 @@ func (s *Service) dispatch(ctx context.Context) (wait time.Duration, waiting boo
 type outcome struct {
 	mu sync.Mutex // for what record reads while the repair runs
 
-	total, fixed    int // differing series-fields of the last comparison
+	attempts        int   // that failed before
+	copied, copying int64 // bytes of files, while a missing copy is made of them
+	total, fixed    int   // differing series-fields of the last comparison
 	owners          []string
 	rounds, points  int
 	rx, tx          int64
@@ -122,7 +127,7 @@ func (o *outcome) change(fn func()) {
 // run repairs one shard and settles its place in the queue.
 func (s *Service) run(ctx context.Context, it queued, j *job) {
 	id, start, out := it.ID, j.started, j.out
-	err := s.repair(ctx, id, out)
+	err := s.repair(ctx, id, j)
 	ended := out.record(id, start, s.deps.Now())
 	ended.Added, ended.Attempts, ended.Ended, ended.ETA = it.Added, it.Attempts, s.deps.Now(), 0
 	defer func() { s.history.add(ended) }()
@@ -166,7 +171,7 @@ func (s *Service) run(ctx context.Context, it queued, j *job) {
 
 // repair compares all reachable owners of a shard and gives each what it
 // lacks, until they are equal. It returns an error when trying again later may help.
-func (s *Service) repair(ctx context.Context, id uint64, out *outcome) error {
+func (s *Service) repair(ctx context.Context, id uint64, j *job) error {
 	st := s.deps.Meta.State()
 	sh, ok := s.live()[id]
 	if !ok || len(sh.Owners) < 2 {
@@ -178,7 +183,7 @@ func (s *Service) repair(ctx context.Context, id uint64, out *outcome) error {
 	}
 	var err error
 	for range maxOvertaken {
-		if err = s.repairOwners(ctx, st, sh, out); !errors.Is(err, ErrOvertaken) {
+		if err = s.repairOwners(ctx, st, sh, j); !errors.Is(err, ErrOvertaken) {
 			return err
 		}
 		// What was fetched may be deleted by now: everything is read anew.
@@ -188,7 +193,8 @@ func (s *Service) repair(ctx context.Context, id uint64, out *outcome) error {
 }
 
 // repairOwners is repair without deletes meanwhile.
-func (s *Service) repairOwners(ctx context.Context, st *cluster.State, sh cluster.Shard, out *outcome) error {
+func (s *Service) repairOwners(ctx context.Context, st *cluster.State, sh cluster.Shard, j *job) error {
+	out := j.out
 	copies, missing, err := s.reach(ctx, st, sh)
 	if err != nil {
 		return err
@@ -210,6 +216,12 @@ func (s *Service) repairOwners(ctx context.Context, st *cluster.State, sh cluste
 		if copies, missing, err = s.reach(ctx, st, sh); err != nil {
 			return err
 		}
+	}
+	if err := s.fill(ctx, st, sh, copies, out); err != nil {
+		return err
+	}
+	if err := s.syncing(ctx, j); err != nil {
+		return err
 	}
 	for !out.equal {
 		if !out.overflow {

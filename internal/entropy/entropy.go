@@ -72,6 +72,15 @@ type Healer interface {
 	Healed(ctx context.Context, id uint64) error
 }
 
+// Filler is a Replica that can be made out of another owner's files where it is missing.
+type Filler interface {
+	// Fill makes the shard out of the files of source, whole or not at all. It goes on where an
+	// earlier call ended. It fails with ErrOvertaken when Deletes of the shard's state is not
+	// deletes any more, and with ErrNoFiles when there is no way. progress is called with the
+	// bytes that are there, and that will be.
+	Fill(ctx context.Context, shard cluster.Shard, source cluster.Node, deletes uint64, progress func(done, total int64)) error
+}
+
 // PointTeller is a Replica that can tell which points differ for less than the points.
 type PointTeller interface {
 	// Symbols are the coded symbols [from, to) of the points of all regions.

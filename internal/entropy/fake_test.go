@@ -41,8 +41,17 @@ type fakeReplica struct {
 	overtake func() // runs once, before points are applied
 	mu       sync.Mutex
 	shards   map[uint64]*fakeShard
-	down     error         // what each call answers
-	block    chan struct{} // Fetch waits for it, when set
+	down     error                                      // what each call answers
+	block    chan struct{}                              // Fetch waits for it, when set
+	files    func(ctx context.Context, id uint64) error // makes a missing shard out of files, when set
+}
+
+func (r *fakeReplica) Fill(ctx context.Context, sh cluster.Shard, _ cluster.Node, _ uint64, progress func(done, total int64)) error {
+	if r.files == nil {
+		return ErrNoFiles
+	}
+	progress(1, 4)
+	return r.files(ctx, sh.ID)
 }
 
 func (r *fakeReplica) lock() (func(), error) {

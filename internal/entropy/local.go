@@ -34,6 +34,8 @@ type Local struct {
 	FilePoints int // that a repair writes as a file of the engine; fewer take its write path
 	// DiskFree tells how much of the file system of a folder is free.
 	DiskFree func(dir string) (free, total uint64, err error)
+	// Files makes a missing shard out of another node's files, as Filler has it; nil when there is no way.
+	Files func(ctx context.Context, shard cluster.Shard, source cluster.Node, deletes uint64, progress func(done, total int64)) error
 
 	store *tsdb.Store
 	key   func() uint64
@@ -198,14 +200,22 @@ func (l *Local) Slices(ctx context.Context, shard cluster.Shard, regions []patch
 	return sums, l.met(shard.ID, err)
 }
 
-// checkDisk refuses to write to a full disk. It is asked for each batch: what a repair brings is not known before.
-func (l *Local) checkDisk() error {
+// Fill makes a missing shard out of the files of another owner.
+func (l *Local) Fill(ctx context.Context, shard cluster.Shard, source cluster.Node, deletes uint64, progress func(done, total int64)) error {
+	if l.Files == nil {
+		return ErrNoFiles
+	}
+	return l.Files(ctx, shard, source, deletes, progress)
+}
+
+// CheckDisk refuses to write so many bytes to a disk that would be full then.
+func (l *Local) CheckDisk(bytes int64) error {
 	free, total, err := l.DiskFree(l.store.Path())
 	if err != nil {
 		return err
 	}
-	if free < total/minFree {
-		return fmt.Errorf("less than 5 %% of the disk of %s is free: make space, the repair goes on by itself", l.store.Path())
+	if free < total/minFree || free-total/minFree < uint64(bytes) {
+		return fmt.Errorf("less than 5 %% of the disk of %s would be free: make space, the repair goes on by itself", l.store.Path())
 	}
 	return nil
 }
@@ -221,7 +231,11 @@ func (l *Local) Apply(ctx context.Context, shard cluster.Shard, deletes uint64, 
 	if shard.ID == 0 || shard.Database == "" || shard.RetentionPolicy == "" {
 		return 0, errors.New("apply needs a shard id, a database and a retention policy")
 	}
-	if err := l.checkDisk(); err != nil {
+	size := int64(0)
+	for _, b := range blocks {
+		size += b.Size()
+	}
+	if err := l.CheckDisk(size); err != nil {
 		return 0, err
 	}
 	if l.store.Shard(shard.ID) == nil {

@@ -53,7 +53,7 @@ func (p *parts) spent(ctx context.Context, c copyOf, n int) error {
 		p.s.stats.bytesRx.Add(int64(n))
 		p.out.change(func() { p.out.rx += int64(n) })
 	}
-	return p.s.throttle(ctx, n)
+	return p.s.Throttle(ctx, n)
 }
 
 func (p *parts) fail(c copyOf, err error) error {

@@ -160,8 +160,8 @@ func nextBatch(rng digest.Range, diffs []reconcile.Difference, copies int) (n in
 	return n, regions
 }
 
-// throttle waits until n bytes may be sent or read.
-func (s *Service) throttle(ctx context.Context, n int) error {
+// Throttle waits until n bytes may be sent or read for repair.
+func (s *Service) Throttle(ctx context.Context, n int) error {
 	for n > 0 {
 		if s.limiter.Limit() == rate.Inf {
 			return ctx.Err()
@@ -214,7 +214,7 @@ func (p *pusher) flush(ctx context.Context) error {
 	if sh, ok := p.s.live()[p.shard.ID]; !ok || !owns(sh, p.owner) {
 		return fmt.Errorf("shard %d was dropped, expired, or moved away from %s meanwhile", p.shard.ID, p.name) // writing would create it anew
 	}
-	if err := p.s.throttle(ctx, p.size); err != nil {
+	if err := p.s.Throttle(ctx, p.size); err != nil {
 		return err
 	}
 	n, err := p.replica.Apply(ctx, p.shard, p.state.Deletes, p.blocks)

@@ -44,6 +44,8 @@ type RepairRecord struct {
 	Rounds    int              // comparisons
 	Total     int              // differing series-fields that the last comparison found
 	Fixed     int              // of Total
+	Copied    int64            // bytes of the files that a missing copy is made of, while they come
+	Copying   int64            // of so many
 	Points    int              // applied
 	Conflicts int              // points with different values, decided
 	Decided   []patch.Decision // the first of them
@@ -54,10 +56,13 @@ type RepairRecord struct {
 	Error     string
 }
 
-// Progress is 0 to 1, of the last comparison.
+// Progress is 0 to 1, of the files that come, and then of the last comparison.
 func (r RepairRecord) Progress() float64 {
 	if r.State == Done {
 		return 1
+	}
+	if r.Copying > 0 {
+		return float64(r.Copied) / float64(r.Copying)
 	}
 	if r.Total == 0 {
 		return 0
@@ -87,13 +92,13 @@ func (o *outcome) record(id uint64, started, now time.Time) RepairRecord {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	r := RepairRecord{
-		ShardID: id, State: Running, Owners: slices.Clone(o.owners), Started: started, Rounds: o.rounds, Total: o.total, Fixed: o.fixed,
+		ShardID: id, State: Running, Owners: slices.Clone(o.owners), Started: started, Rounds: o.rounds, Total: o.total, Fixed: o.fixed, Copied: o.copied, Copying: o.copying,
 		Points: o.points, Conflicts: o.conflicts, Decided: slices.Clone(o.decided), BytesRx: o.rx, BytesTx: o.tx,
 	}
 	if took := now.Sub(started); took > 0 {
 		r.Rate = float64(o.rx+o.tx) / took.Seconds()
-		if left := o.total - o.fixed; o.fixed > 0 && left > 0 {
-			r.ETA = took * time.Duration(left) / time.Duration(o.fixed)
+		if p := r.Progress(); p > 0 {
+			r.ETA = time.Duration(float64(took) * (1 - p) / p)
 		}
 	}
 	return r

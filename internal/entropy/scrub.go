@@ -146,7 +146,7 @@ func (s *Service) scrubDue(ctx context.Context, local scrubber) (time.Duration, 
 			continue
 		}
 		start := s.deps.Now()
-		found, err := local.Scrub(ctx, id, s.throttle)
+		found, err := local.Scrub(ctx, id, s.Throttle)
 		if err != nil {
 			return scrubPause, fmt.Errorf("shard %d: %w", id, err)
 		}

@@ -21,6 +21,9 @@ import (
 // ErrOvertaken is why points are not applied: a delete came after they were asked for.
 var ErrOvertaken = errors.New("a delete came meanwhile")
 
+// ErrNoFiles is why a missing shard is not made out of files: a write began it meanwhile, or the files of the source are damaged.
+var ErrNoFiles = errors.New("no copy of files")
+
 // ErrUnknownShard is for an ID that the metadata does not have, or no more.
 var ErrUnknownShard = errors.New("unknown shard")
 
@@ -43,8 +46,8 @@ type Deps struct {
 //
 // Two loops do the work. The checker compares every shard that this node is
 // the first reachable owner of and keeps what it finds, so that Status answers
-// at once. The dispatcher takes due shards from the durable queue and starts at
-// most max-sync repairs. A shard is queued on its first owner alone, so no two
+// at once. The dispatcher takes due shards from the durable queue: at most max-fetch at
+// a time, of which max-sync compare and patch while the others copy the files of missing shards. A shard is queued on its first owner alone, so no two
 // nodes drive the repair of one shard.
 type Service struct {
 	deps    Deps
@@ -65,8 +68,9 @@ type Service struct {
 	results  map[uint64]ShardStatus
 	checks   map[uint64]*lastCheck
 	running  map[uint64]*job
-	suspects bool // a check is due at once
-	paused   bool // no repair is taken
+	freed    chan struct{} // closed and replaced when a job may sync
+	suspects bool          // a check is due at once
+	paused   bool          // no repair is taken
 	history  history
 }
 
@@ -100,7 +104,7 @@ func New(cfg Config, deps Deps) *Service {
 	s := &Service{
 		deps: deps, cfg: cfg, log: zap.NewNop(), limiter: rate.NewLimiter(rateOf(cfg.MaxRate)),
 		reload: make(chan struct{}, 1), wake: make(chan struct{}, 1), scrubbing: make(chan struct{}, 1),
-		results: make(map[uint64]ShardStatus), checks: make(map[uint64]*lastCheck), running: make(map[uint64]*job),
+		results: make(map[uint64]ShardStatus), checks: make(map[uint64]*lastCheck), running: make(map[uint64]*job), freed: make(chan struct{}),
 	}
 	return s
 }
@@ -145,6 +149,7 @@ func (s *Service) Close() error {
 func (s *Service) SetConfig(cfg Config) {
 	s.mu.Lock()
 	s.cfg = cfg
+	s.free()
 	for _, c := range s.checks {
 		c.states = nil // what is to be queued unasked may be other shards now
 	}

@@ -1,6 +1,7 @@
 package entropy
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -419,6 +420,62 @@ func TestRepair(t *testing.T) {
 		wantStatus(t, s, NodeStatus{})
 		if c.replicas[1].dump(1) != c.replicas[2].dump(1) {
 			t.Error("owners differ")
+		}
+	})
+	bubble("files of missing shards are copied beside a repair", t, func(t *testing.T, c *fakeCluster) {
+		now := time.Now()
+		c.setGroups(0, now.Add(-9*week), now.Add(-8*week), now.Add(-7*week), now.Add(-6*week), now.Add(-5*week))
+		s := mustOpen(t, c, func(cfg *Config, _ *Deps) { cfg.MaxFetch = 3 })
+		var most, now3 int
+		let := make(chan struct{})
+		c.replicas[3].files = func(ctx context.Context, id uint64) error {
+			c.replicas[3].change(func() { now3++; most = max(most, now3) })
+			<-let
+			c.replicas[3].change(func() {
+				now3--
+				c.replicas[3].shards[id] = &fakeShard{fields: map[fieldKey]map[int64]any{{"cpu,host=a", "value"}: {old(): 1.0}}}
+			})
+			return nil
+		}
+		for id := uint64(1); id <= 5; id++ {
+			c.replicas[1].write(id, "cpu,host=a", "value", old(), 1.0)
+			c.replicas[2].write(id, "cpu,host=a", "value", old(), 1.0)
+		}
+		pass(2 * time.Minute)
+		mustCheck(t, s)
+		st := mustStatus(t, s)
+		if d := cmp.Diff([]uint64{1, 2, 3}, st.Processing); d != "" {
+			t.Error(d)
+		}
+		all, err := s.Repairs(t.Context())
+		if err != nil || all.Repairs[0].State != Running || all.Repairs[0].Progress() != 0.25 {
+			t.Errorf("%v, %+v", err, all)
+		}
+		close(let)
+		pass(time.Minute)
+		wantStatus(t, s, NodeStatus{})
+		if most != 3 {
+			t.Errorf("%d shards were copied at a time, want max-fetch, which is 3", most)
+		}
+		for id := uint64(1); id <= 5; id++ {
+			if a, b := c.replicas[1].dump(id), c.replicas[3].dump(id); a != b {
+				t.Errorf("shard %d: %s and %s", id, a, b)
+			}
+		}
+	})
+	bubble("a shard whose files do not come gets its points at last", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		c.replicas[1].write(1, "cpu,host=a", "value", old(), 1.0)
+		c.replicas[2].write(1, "cpu,host=a", "value", old(), 1.0)
+		tries := 0
+		c.replicas[3].files = func(context.Context, uint64) error { tries++; return errAway }
+		if err := s.Repair(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		wantStatus(t, s, NodeStatus{})
+		if a, b := c.replicas[1].dump(1), c.replicas[3].dump(1); a != b || tries != fillTries {
+			t.Errorf("after %d tries: %s and %s", tries, a, b)
 		}
 	})
 	bubble("a shard that is dropped during its repair is not made anew", t, func(t *testing.T, c *fakeCluster) {

@@ -2172,6 +2172,8 @@ type RepairRecord struct {
 	Eta           int64                    `protobuf:"varint,16,opt,name=eta,proto3" json:"eta,omitempty"` // nanoseconds
 	Error         string                   `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`
 	Decided       []*RepairRecord_Decision `protobuf:"bytes,18,rep,name=decided,proto3" json:"decided,omitempty"`
+	Copied        int64                    `protobuf:"varint,19,opt,name=copied,proto3" json:"copied,omitempty"`   // bytes of files that came to an owner that lacked the shard
+	Copying       int64                    `protobuf:"varint,20,opt,name=copying,proto3" json:"copying,omitempty"` // of so many
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2330,6 +2332,20 @@ func (x *RepairRecord) GetDecided() []*RepairRecord_Decision {
 		return x.Decided
 	}
 	return nil
+}
+
+func (x *RepairRecord) GetCopied() int64 {
+	if x != nil {
+		return x.Copied
+	}
+	return 0
+}
+
+func (x *RepairRecord) GetCopying() int64 {
+	if x != nil {
+		return x.Copying
+	}
+	return 0
 }
 
 type DiffResponse struct {
@@ -2914,7 +2930,7 @@ const file_concord_proto_rawDesc = "" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x10\n" +
 	"\x0eRepairResponse\"&\n" +
 	"\fPauseRequest\x12\x16\n" +
-	"\x06paused\x18\x01 \x01(\bR\x06paused\"\xc6\x04\n" +
+	"\x06paused\x18\x01 \x01(\bR\x06paused\"\xf8\x04\n" +
 	"\fRepairRecord\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
@@ -2934,7 +2950,9 @@ const file_concord_proto_rawDesc = "" +
 	"\x04rate\x18\x0f \x01(\x01R\x04rate\x12\x10\n" +
 	"\x03eta\x18\x10 \x01(\x03R\x03eta\x12\x14\n" +
 	"\x05error\x18\x11 \x01(\tR\x05error\x12;\n" +
-	"\adecided\x18\x12 \x03(\v2!.concord.v1.RepairRecord.DecisionR\adecided\x1ab\n" +
+	"\adecided\x18\x12 \x03(\v2!.concord.v1.RepairRecord.DecisionR\adecided\x12\x16\n" +
+	"\x06copied\x18\x13 \x01(\x03R\x06copied\x12\x18\n" +
+	"\acopying\x18\x14 \x01(\x03R\acopying\x1ab\n" +
 	"\bDecision\x12\x16\n" +
 	"\x06series\x18\x01 \x01(\fR\x06series\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\fR\x05field\x12\x12\n" +

@@ -393,6 +393,264 @@ func (x *CopyResponse) GetBytes() uint64 {
 	return 0
 }
 
+type FilesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	Have          []*FilesRequest_Have   `protobuf:"bytes,2,rep,name=have,proto3" json:"have,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FilesRequest) Reset() {
+	*x = FilesRequest{}
+	mi := &file_shards_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FilesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FilesRequest) ProtoMessage() {}
+
+func (x *FilesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shards_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FilesRequest.ProtoReflect.Descriptor instead.
+func (*FilesRequest) Descriptor() ([]byte, []int) {
+	return file_shards_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *FilesRequest) GetShardId() uint64 {
+	if x != nil {
+		return x.ShardId
+	}
+	return 0
+}
+
+func (x *FilesRequest) GetHave() []*FilesRequest_Have {
+	if x != nil {
+		return x.Have
+	}
+	return nil
+}
+
+type FilesChunk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the first message alone.
+	Files []*FilesChunk_File `protobuf:"bytes,1,rep,name=files,proto3" json:"files,omitempty"`
+	// In all others: the next bytes of a file, which come in the order of files.
+	File          uint32 `protobuf:"varint,2,opt,name=file,proto3" json:"file,omitempty"`
+	Data          []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	Last          bool   `protobuf:"varint,4,opt,name=last,proto3" json:"last,omitempty"`          // of the file
+	Checksum      uint32 `protobuf:"fixed32,5,opt,name=checksum,proto3" json:"checksum,omitempty"` // with last: CRC-32C of the whole file
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FilesChunk) Reset() {
+	*x = FilesChunk{}
+	mi := &file_shards_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FilesChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FilesChunk) ProtoMessage() {}
+
+func (x *FilesChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_shards_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FilesChunk.ProtoReflect.Descriptor instead.
+func (*FilesChunk) Descriptor() ([]byte, []int) {
+	return file_shards_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *FilesChunk) GetFiles() []*FilesChunk_File {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *FilesChunk) GetFile() uint32 {
+	if x != nil {
+		return x.File
+	}
+	return 0
+}
+
+func (x *FilesChunk) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *FilesChunk) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
+func (x *FilesChunk) GetChecksum() uint32 {
+	if x != nil {
+		return x.Checksum
+	}
+	return 0
+}
+
+type FillRequest struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	ShardId         uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	Database        string                 `protobuf:"bytes,2,opt,name=database,proto3" json:"database,omitempty"`
+	RetentionPolicy string                 `protobuf:"bytes,3,opt,name=retention_policy,json=retentionPolicy,proto3" json:"retention_policy,omitempty"`
+	Source          string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`    // TCP address
+	Deletes         uint64                 `protobuf:"varint,5,opt,name=deletes,proto3" json:"deletes,omitempty"` // as in ShardState: the files are void when it is another one by the time they are here
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *FillRequest) Reset() {
+	*x = FillRequest{}
+	mi := &file_shards_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FillRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FillRequest) ProtoMessage() {}
+
+func (x *FillRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shards_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FillRequest.ProtoReflect.Descriptor instead.
+func (*FillRequest) Descriptor() ([]byte, []int) {
+	return file_shards_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *FillRequest) GetShardId() uint64 {
+	if x != nil {
+		return x.ShardId
+	}
+	return 0
+}
+
+func (x *FillRequest) GetDatabase() string {
+	if x != nil {
+		return x.Database
+	}
+	return ""
+}
+
+func (x *FillRequest) GetRetentionPolicy() string {
+	if x != nil {
+		return x.RetentionPolicy
+	}
+	return ""
+}
+
+func (x *FillRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *FillRequest) GetDeletes() uint64 {
+	if x != nil {
+		return x.Deletes
+	}
+	return 0
+}
+
+type FillProgress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         int64                  `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"` // that are here
+	Total         int64                  `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FillProgress) Reset() {
+	*x = FillProgress{}
+	mi := &file_shards_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FillProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FillProgress) ProtoMessage() {}
+
+func (x *FillProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_shards_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FillProgress.ProtoReflect.Descriptor instead.
+func (*FillProgress) Descriptor() ([]byte, []int) {
+	return file_shards_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *FillProgress) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *FillProgress) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
 type CopiesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -401,7 +659,7 @@ type CopiesRequest struct {
 
 func (x *CopiesRequest) Reset() {
 	*x = CopiesRequest{}
-	mi := &file_shards_proto_msgTypes[6]
+	mi := &file_shards_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -413,7 +671,7 @@ func (x *CopiesRequest) String() string {
 func (*CopiesRequest) ProtoMessage() {}
 
 func (x *CopiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[6]
+	mi := &file_shards_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -426,7 +684,7 @@ func (x *CopiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopiesRequest.ProtoReflect.Descriptor instead.
 func (*CopiesRequest) Descriptor() ([]byte, []int) {
-	return file_shards_proto_rawDescGZIP(), []int{6}
+	return file_shards_proto_rawDescGZIP(), []int{10}
 }
 
 type CopyStatus struct {
@@ -444,7 +702,7 @@ type CopyStatus struct {
 
 func (x *CopyStatus) Reset() {
 	*x = CopyStatus{}
-	mi := &file_shards_proto_msgTypes[7]
+	mi := &file_shards_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -456,7 +714,7 @@ func (x *CopyStatus) String() string {
 func (*CopyStatus) ProtoMessage() {}
 
 func (x *CopyStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[7]
+	mi := &file_shards_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -469,7 +727,7 @@ func (x *CopyStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyStatus.ProtoReflect.Descriptor instead.
 func (*CopyStatus) Descriptor() ([]byte, []int) {
-	return file_shards_proto_rawDescGZIP(), []int{7}
+	return file_shards_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CopyStatus) GetSource() string {
@@ -530,7 +788,7 @@ type CopiesResponse struct {
 
 func (x *CopiesResponse) Reset() {
 	*x = CopiesResponse{}
-	mi := &file_shards_proto_msgTypes[8]
+	mi := &file_shards_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +800,7 @@ func (x *CopiesResponse) String() string {
 func (*CopiesResponse) ProtoMessage() {}
 
 func (x *CopiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[8]
+	mi := &file_shards_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +813,7 @@ func (x *CopiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopiesResponse.ProtoReflect.Descriptor instead.
 func (*CopiesResponse) Descriptor() ([]byte, []int) {
-	return file_shards_proto_rawDescGZIP(), []int{8}
+	return file_shards_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CopiesResponse) GetCopies() []*CopyStatus {
@@ -575,7 +833,7 @@ type KillCopyRequest struct {
 
 func (x *KillCopyRequest) Reset() {
 	*x = KillCopyRequest{}
-	mi := &file_shards_proto_msgTypes[9]
+	mi := &file_shards_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -587,7 +845,7 @@ func (x *KillCopyRequest) String() string {
 func (*KillCopyRequest) ProtoMessage() {}
 
 func (x *KillCopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[9]
+	mi := &file_shards_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -600,7 +858,7 @@ func (x *KillCopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillCopyRequest.ProtoReflect.Descriptor instead.
 func (*KillCopyRequest) Descriptor() ([]byte, []int) {
-	return file_shards_proto_rawDescGZIP(), []int{9}
+	return file_shards_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *KillCopyRequest) GetShardId() uint64 {
@@ -625,7 +883,7 @@ type KillCopyResponse struct {
 
 func (x *KillCopyResponse) Reset() {
 	*x = KillCopyResponse{}
-	mi := &file_shards_proto_msgTypes[10]
+	mi := &file_shards_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -637,7 +895,7 @@ func (x *KillCopyResponse) String() string {
 func (*KillCopyResponse) ProtoMessage() {}
 
 func (x *KillCopyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[10]
+	mi := &file_shards_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -650,7 +908,7 @@ func (x *KillCopyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillCopyResponse.ProtoReflect.Descriptor instead.
 func (*KillCopyResponse) Descriptor() ([]byte, []int) {
-	return file_shards_proto_rawDescGZIP(), []int{10}
+	return file_shards_proto_rawDescGZIP(), []int{14}
 }
 
 type RemoveRequest struct {
@@ -662,7 +920,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_shards_proto_msgTypes[11]
+	mi := &file_shards_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +932,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[11]
+	mi := &file_shards_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +945,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_shards_proto_rawDescGZIP(), []int{11}
+	return file_shards_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RemoveRequest) GetShardId() uint64 {
@@ -705,7 +963,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_shards_proto_msgTypes[12]
+	mi := &file_shards_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +975,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[12]
+	mi := &file_shards_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +988,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_shards_proto_rawDescGZIP(), []int{12}
+	return file_shards_proto_rawDescGZIP(), []int{16}
 }
 
 type DescribeRequest struct {
@@ -744,7 +1002,7 @@ type DescribeRequest struct {
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_shards_proto_msgTypes[13]
+	mi := &file_shards_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -756,7 +1014,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[13]
+	mi := &file_shards_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -769,7 +1027,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_shards_proto_rawDescGZIP(), []int{13}
+	return file_shards_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DescribeRequest) GetShardIds() []uint64 {
@@ -800,7 +1058,7 @@ type ShardDescription struct {
 
 func (x *ShardDescription) Reset() {
 	*x = ShardDescription{}
-	mi := &file_shards_proto_msgTypes[14]
+	mi := &file_shards_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -812,7 +1070,7 @@ func (x *ShardDescription) String() string {
 func (*ShardDescription) ProtoMessage() {}
 
 func (x *ShardDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[14]
+	mi := &file_shards_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -825,7 +1083,7 @@ func (x *ShardDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardDescription.ProtoReflect.Descriptor instead.
 func (*ShardDescription) Descriptor() ([]byte, []int) {
-	return file_shards_proto_rawDescGZIP(), []int{14}
+	return file_shards_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ShardDescription) GetShardId() uint64 {
@@ -879,7 +1137,7 @@ type DescribeResponse struct {
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_shards_proto_msgTypes[15]
+	mi := &file_shards_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +1149,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[15]
+	mi := &file_shards_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +1162,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_shards_proto_rawDescGZIP(), []int{15}
+	return file_shards_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DescribeResponse) GetShards() []*ShardDescription {
@@ -912,6 +1170,126 @@ func (x *DescribeResponse) GetShards() []*ShardDescription {
 		return x.Shards
 	}
 	return nil
+}
+
+type FilesRequest_Have struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Bytes         int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Checksum      uint32                 `protobuf:"fixed32,3,opt,name=checksum,proto3" json:"checksum,omitempty"` // CRC-32C of them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FilesRequest_Have) Reset() {
+	*x = FilesRequest_Have{}
+	mi := &file_shards_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FilesRequest_Have) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FilesRequest_Have) ProtoMessage() {}
+
+func (x *FilesRequest_Have) ProtoReflect() protoreflect.Message {
+	mi := &file_shards_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FilesRequest_Have.ProtoReflect.Descriptor instead.
+func (*FilesRequest_Have) Descriptor() ([]byte, []int) {
+	return file_shards_proto_rawDescGZIP(), []int{6, 0}
+}
+
+func (x *FilesRequest_Have) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FilesRequest_Have) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *FilesRequest_Have) GetChecksum() uint32 {
+	if x != nil {
+		return x.Checksum
+	}
+	return 0
+}
+
+type FilesChunk_File struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	From          int64                  `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"` // of what the caller has, these bytes are the same
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FilesChunk_File) Reset() {
+	*x = FilesChunk_File{}
+	mi := &file_shards_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FilesChunk_File) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FilesChunk_File) ProtoMessage() {}
+
+func (x *FilesChunk_File) ProtoReflect() protoreflect.Message {
+	mi := &file_shards_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FilesChunk_File.ProtoReflect.Descriptor instead.
+func (*FilesChunk_File) Descriptor() ([]byte, []int) {
+	return file_shards_proto_rawDescGZIP(), []int{7, 0}
+}
+
+func (x *FilesChunk_File) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FilesChunk_File) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *FilesChunk_File) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
 }
 
 var File_shards_proto protoreflect.FileDescriptor
@@ -944,7 +1322,34 @@ const file_shards_proto_rawDesc = "" +
 	"\x10retention_policy\x18\x03 \x01(\tR\x0fretentionPolicy\x12\x16\n" +
 	"\x06source\x18\x04 \x01(\tR\x06source\"$\n" +
 	"\fCopyResponse\x12\x14\n" +
-	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"\x0f\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"\xaa\x01\n" +
+	"\fFilesRequest\x12\x19\n" +
+	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x121\n" +
+	"\x04have\x18\x02 \x03(\v2\x1d.concord.v1.FilesRequest.HaveR\x04have\x1aL\n" +
+	"\x04Have\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x1a\n" +
+	"\bchecksum\x18\x03 \x01(\aR\bchecksum\"\xdb\x01\n" +
+	"\n" +
+	"FilesChunk\x121\n" +
+	"\x05files\x18\x01 \x03(\v2\x1b.concord.v1.FilesChunk.FileR\x05files\x12\x12\n" +
+	"\x04file\x18\x02 \x01(\rR\x04file\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\x12\x12\n" +
+	"\x04last\x18\x04 \x01(\bR\x04last\x12\x1a\n" +
+	"\bchecksum\x18\x05 \x01(\aR\bchecksum\x1aB\n" +
+	"\x04File\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\x03R\x04from\"\xa1\x01\n" +
+	"\vFillRequest\x12\x19\n" +
+	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
+	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
+	"\x10retention_policy\x18\x03 \x01(\tR\x0fretentionPolicy\x12\x16\n" +
+	"\x06source\x18\x04 \x01(\tR\x06source\x12\x18\n" +
+	"\adeletes\x18\x05 \x01(\x04R\adeletes\":\n" +
+	"\fFillProgress\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\x03R\x05total\"\x0f\n" +
 	"\rCopiesRequest\"\xd0\x01\n" +
 	"\n" +
 	"CopyStatus\x12\x16\n" +
@@ -975,11 +1380,13 @@ const file_shards_proto_rawDesc = "" +
 	"\x03hot\x18\x05 \x01(\bR\x03hot\x12\x14\n" +
 	"\x05state\x18\x06 \x01(\tR\x05state\"H\n" +
 	"\x10DescribeResponse\x124\n" +
-	"\x06shards\x18\x01 \x03(\v2\x1c.concord.v1.ShardDescriptionR\x06shards2\xd4\x03\n" +
+	"\x06shards\x18\x01 \x03(\v2\x1c.concord.v1.ShardDescriptionR\x06shards2\xce\x04\n" +
 	"\x06Shards\x12>\n" +
 	"\x06Export\x12\x19.concord.v1.ExportRequest\x1a\x17.concord.v1.ExportChunk0\x01\x12?\n" +
 	"\x06Import\x12\x17.concord.v1.ImportChunk\x1a\x1a.concord.v1.ImportResponse(\x01\x129\n" +
-	"\x04Copy\x12\x17.concord.v1.CopyRequest\x1a\x18.concord.v1.CopyResponse\x12?\n" +
+	"\x04Copy\x12\x17.concord.v1.CopyRequest\x1a\x18.concord.v1.CopyResponse\x12;\n" +
+	"\x05Files\x12\x18.concord.v1.FilesRequest\x1a\x16.concord.v1.FilesChunk0\x01\x12;\n" +
+	"\x04Fill\x12\x17.concord.v1.FillRequest\x1a\x18.concord.v1.FillProgress0\x01\x12?\n" +
 	"\x06Copies\x12\x19.concord.v1.CopiesRequest\x1a\x1a.concord.v1.CopiesResponse\x12E\n" +
 	"\bKillCopy\x12\x1b.concord.v1.KillCopyRequest\x1a\x1c.concord.v1.KillCopyResponse\x12?\n" +
 	"\x06Remove\x12\x19.concord.v1.RemoveRequest\x1a\x1a.concord.v1.RemoveResponse\x12E\n" +
@@ -997,47 +1404,59 @@ func file_shards_proto_rawDescGZIP() []byte {
 	return file_shards_proto_rawDescData
 }
 
-var file_shards_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_shards_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_shards_proto_goTypes = []any{
-	(*ExportRequest)(nil),    // 0: concord.v1.ExportRequest
-	(*ExportChunk)(nil),      // 1: concord.v1.ExportChunk
-	(*ImportChunk)(nil),      // 2: concord.v1.ImportChunk
-	(*ImportResponse)(nil),   // 3: concord.v1.ImportResponse
-	(*CopyRequest)(nil),      // 4: concord.v1.CopyRequest
-	(*CopyResponse)(nil),     // 5: concord.v1.CopyResponse
-	(*CopiesRequest)(nil),    // 6: concord.v1.CopiesRequest
-	(*CopyStatus)(nil),       // 7: concord.v1.CopyStatus
-	(*CopiesResponse)(nil),   // 8: concord.v1.CopiesResponse
-	(*KillCopyRequest)(nil),  // 9: concord.v1.KillCopyRequest
-	(*KillCopyResponse)(nil), // 10: concord.v1.KillCopyResponse
-	(*RemoveRequest)(nil),    // 11: concord.v1.RemoveRequest
-	(*RemoveResponse)(nil),   // 12: concord.v1.RemoveResponse
-	(*DescribeRequest)(nil),  // 13: concord.v1.DescribeRequest
-	(*ShardDescription)(nil), // 14: concord.v1.ShardDescription
-	(*DescribeResponse)(nil), // 15: concord.v1.DescribeResponse
+	(*ExportRequest)(nil),     // 0: concord.v1.ExportRequest
+	(*ExportChunk)(nil),       // 1: concord.v1.ExportChunk
+	(*ImportChunk)(nil),       // 2: concord.v1.ImportChunk
+	(*ImportResponse)(nil),    // 3: concord.v1.ImportResponse
+	(*CopyRequest)(nil),       // 4: concord.v1.CopyRequest
+	(*CopyResponse)(nil),      // 5: concord.v1.CopyResponse
+	(*FilesRequest)(nil),      // 6: concord.v1.FilesRequest
+	(*FilesChunk)(nil),        // 7: concord.v1.FilesChunk
+	(*FillRequest)(nil),       // 8: concord.v1.FillRequest
+	(*FillProgress)(nil),      // 9: concord.v1.FillProgress
+	(*CopiesRequest)(nil),     // 10: concord.v1.CopiesRequest
+	(*CopyStatus)(nil),        // 11: concord.v1.CopyStatus
+	(*CopiesResponse)(nil),    // 12: concord.v1.CopiesResponse
+	(*KillCopyRequest)(nil),   // 13: concord.v1.KillCopyRequest
+	(*KillCopyResponse)(nil),  // 14: concord.v1.KillCopyResponse
+	(*RemoveRequest)(nil),     // 15: concord.v1.RemoveRequest
+	(*RemoveResponse)(nil),    // 16: concord.v1.RemoveResponse
+	(*DescribeRequest)(nil),   // 17: concord.v1.DescribeRequest
+	(*ShardDescription)(nil),  // 18: concord.v1.ShardDescription
+	(*DescribeResponse)(nil),  // 19: concord.v1.DescribeResponse
+	(*FilesRequest_Have)(nil), // 20: concord.v1.FilesRequest.Have
+	(*FilesChunk_File)(nil),   // 21: concord.v1.FilesChunk.File
 }
 var file_shards_proto_depIdxs = []int32{
-	7,  // 0: concord.v1.CopiesResponse.copies:type_name -> concord.v1.CopyStatus
-	14, // 1: concord.v1.DescribeResponse.shards:type_name -> concord.v1.ShardDescription
-	0,  // 2: concord.v1.Shards.Export:input_type -> concord.v1.ExportRequest
-	2,  // 3: concord.v1.Shards.Import:input_type -> concord.v1.ImportChunk
-	4,  // 4: concord.v1.Shards.Copy:input_type -> concord.v1.CopyRequest
-	6,  // 5: concord.v1.Shards.Copies:input_type -> concord.v1.CopiesRequest
-	9,  // 6: concord.v1.Shards.KillCopy:input_type -> concord.v1.KillCopyRequest
-	11, // 7: concord.v1.Shards.Remove:input_type -> concord.v1.RemoveRequest
-	13, // 8: concord.v1.Shards.Describe:input_type -> concord.v1.DescribeRequest
-	1,  // 9: concord.v1.Shards.Export:output_type -> concord.v1.ExportChunk
-	3,  // 10: concord.v1.Shards.Import:output_type -> concord.v1.ImportResponse
-	5,  // 11: concord.v1.Shards.Copy:output_type -> concord.v1.CopyResponse
-	8,  // 12: concord.v1.Shards.Copies:output_type -> concord.v1.CopiesResponse
-	10, // 13: concord.v1.Shards.KillCopy:output_type -> concord.v1.KillCopyResponse
-	12, // 14: concord.v1.Shards.Remove:output_type -> concord.v1.RemoveResponse
-	15, // 15: concord.v1.Shards.Describe:output_type -> concord.v1.DescribeResponse
-	9,  // [9:16] is the sub-list for method output_type
-	2,  // [2:9] is the sub-list for method input_type
-	2,  // [2:2] is the sub-list for extension type_name
-	2,  // [2:2] is the sub-list for extension extendee
-	0,  // [0:2] is the sub-list for field type_name
+	20, // 0: concord.v1.FilesRequest.have:type_name -> concord.v1.FilesRequest.Have
+	21, // 1: concord.v1.FilesChunk.files:type_name -> concord.v1.FilesChunk.File
+	11, // 2: concord.v1.CopiesResponse.copies:type_name -> concord.v1.CopyStatus
+	18, // 3: concord.v1.DescribeResponse.shards:type_name -> concord.v1.ShardDescription
+	0,  // 4: concord.v1.Shards.Export:input_type -> concord.v1.ExportRequest
+	2,  // 5: concord.v1.Shards.Import:input_type -> concord.v1.ImportChunk
+	4,  // 6: concord.v1.Shards.Copy:input_type -> concord.v1.CopyRequest
+	6,  // 7: concord.v1.Shards.Files:input_type -> concord.v1.FilesRequest
+	8,  // 8: concord.v1.Shards.Fill:input_type -> concord.v1.FillRequest
+	10, // 9: concord.v1.Shards.Copies:input_type -> concord.v1.CopiesRequest
+	13, // 10: concord.v1.Shards.KillCopy:input_type -> concord.v1.KillCopyRequest
+	15, // 11: concord.v1.Shards.Remove:input_type -> concord.v1.RemoveRequest
+	17, // 12: concord.v1.Shards.Describe:input_type -> concord.v1.DescribeRequest
+	1,  // 13: concord.v1.Shards.Export:output_type -> concord.v1.ExportChunk
+	3,  // 14: concord.v1.Shards.Import:output_type -> concord.v1.ImportResponse
+	5,  // 15: concord.v1.Shards.Copy:output_type -> concord.v1.CopyResponse
+	7,  // 16: concord.v1.Shards.Files:output_type -> concord.v1.FilesChunk
+	9,  // 17: concord.v1.Shards.Fill:output_type -> concord.v1.FillProgress
+	12, // 18: concord.v1.Shards.Copies:output_type -> concord.v1.CopiesResponse
+	14, // 19: concord.v1.Shards.KillCopy:output_type -> concord.v1.KillCopyResponse
+	16, // 20: concord.v1.Shards.Remove:output_type -> concord.v1.RemoveResponse
+	19, // 21: concord.v1.Shards.Describe:output_type -> concord.v1.DescribeResponse
+	13, // [13:22] is the sub-list for method output_type
+	4,  // [4:13] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_shards_proto_init() }
@@ -1051,7 +1470,7 @@ func file_shards_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shards_proto_rawDesc), len(file_shards_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

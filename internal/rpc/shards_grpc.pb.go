@@ -24,6 +24,8 @@ const (
 	Shards_Export_FullMethodName   = "/concord.v1.Shards/Export"
 	Shards_Import_FullMethodName   = "/concord.v1.Shards/Import"
 	Shards_Copy_FullMethodName     = "/concord.v1.Shards/Copy"
+	Shards_Files_FullMethodName    = "/concord.v1.Shards/Files"
+	Shards_Fill_FullMethodName     = "/concord.v1.Shards/Fill"
 	Shards_Copies_FullMethodName   = "/concord.v1.Shards/Copies"
 	Shards_KillCopy_FullMethodName = "/concord.v1.Shards/KillCopy"
 	Shards_Remove_FullMethodName   = "/concord.v1.Shards/Remove"
@@ -42,6 +44,10 @@ type ShardsClient interface {
 	Import(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportChunk, ImportResponse], error)
 	// Copy makes this node fetch a shard from another one, and returns when it has it.
 	Copy(ctx context.Context, in *CopyRequest, opts ...grpc.CallOption) (*CopyResponse, error)
+	// Files streams a copy's files as they are, each from where the caller's ends.
+	Files(ctx context.Context, in *FilesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FilesChunk], error)
+	// Fill makes this node, an owner that lacks the shard, fetch the files of another one. It tells how far it is.
+	Fill(ctx context.Context, in *FillRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FillProgress], error)
 	Copies(ctx context.Context, in *CopiesRequest, opts ...grpc.CallOption) (*CopiesResponse, error)
 	KillCopy(ctx context.Context, in *KillCopyRequest, opts ...grpc.CallOption) (*KillCopyResponse, error)
 	// Remove drops this node's copy.
@@ -99,6 +105,44 @@ func (c *shardsClient) Copy(ctx context.Context, in *CopyRequest, opts ...grpc.C
 	return out, nil
 }
 
+func (c *shardsClient) Files(ctx context.Context, in *FilesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FilesChunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Shards_ServiceDesc.Streams[2], Shards_Files_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FilesRequest, FilesChunk]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Shards_FilesClient = grpc.ServerStreamingClient[FilesChunk]
+
+func (c *shardsClient) Fill(ctx context.Context, in *FillRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FillProgress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Shards_ServiceDesc.Streams[3], Shards_Fill_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FillRequest, FillProgress]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Shards_FillClient = grpc.ServerStreamingClient[FillProgress]
+
 func (c *shardsClient) Copies(ctx context.Context, in *CopiesRequest, opts ...grpc.CallOption) (*CopiesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CopiesResponse)
@@ -151,6 +195,10 @@ type ShardsServer interface {
 	Import(grpc.ClientStreamingServer[ImportChunk, ImportResponse]) error
 	// Copy makes this node fetch a shard from another one, and returns when it has it.
 	Copy(context.Context, *CopyRequest) (*CopyResponse, error)
+	// Files streams a copy's files as they are, each from where the caller's ends.
+	Files(*FilesRequest, grpc.ServerStreamingServer[FilesChunk]) error
+	// Fill makes this node, an owner that lacks the shard, fetch the files of another one. It tells how far it is.
+	Fill(*FillRequest, grpc.ServerStreamingServer[FillProgress]) error
 	Copies(context.Context, *CopiesRequest) (*CopiesResponse, error)
 	KillCopy(context.Context, *KillCopyRequest) (*KillCopyResponse, error)
 	// Remove drops this node's copy.
@@ -174,6 +222,12 @@ func (UnimplementedShardsServer) Import(grpc.ClientStreamingServer[ImportChunk, 
 }
 func (UnimplementedShardsServer) Copy(context.Context, *CopyRequest) (*CopyResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Copy not implemented")
+}
+func (UnimplementedShardsServer) Files(*FilesRequest, grpc.ServerStreamingServer[FilesChunk]) error {
+	return status.Errorf(codes.Unimplemented, "method Files not implemented")
+}
+func (UnimplementedShardsServer) Fill(*FillRequest, grpc.ServerStreamingServer[FillProgress]) error {
+	return status.Errorf(codes.Unimplemented, "method Fill not implemented")
 }
 func (UnimplementedShardsServer) Copies(context.Context, *CopiesRequest) (*CopiesResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Copies not implemented")
@@ -243,6 +297,28 @@ func _Shards_Copy_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _Shards_Files_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(FilesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ShardsServer).Files(m, &grpc.GenericServerStream[FilesRequest, FilesChunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Shards_FilesServer = grpc.ServerStreamingServer[FilesChunk]
+
+func _Shards_Fill_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(FillRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ShardsServer).Fill(m, &grpc.GenericServerStream[FillRequest, FillProgress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Shards_FillServer = grpc.ServerStreamingServer[FillProgress]
 
 func _Shards_Copies_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CopiesRequest)
@@ -354,6 +430,16 @@ var Shards_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Import",
 			Handler:       _Shards_Import_Handler,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Files",
+			Handler:       _Shards_Files_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Fill",
+			Handler:       _Shards_Fill_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "shards.proto",

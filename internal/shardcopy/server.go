@@ -39,7 +39,12 @@ type Server struct {
 	Begun func(shard uint64) error // notes that the copy may lack points; nil for none
 	// Deletes changes with every delete in a shard's database that this node hears of; nil for none.
 	Deletes func(shard uint64) uint64
-	Log     *zap.Logger
+	// Hold holds deletes back until release, unless one came since Deletes gave seen; nil for none.
+	Hold      func(shard, seen uint64) (release func(), ok bool)
+	Dir       string                           // where the files of missing shards gather
+	Wait      func(context.Context, int) error // until so many bytes of files may be sent or taken; nil for no limit
+	CheckDisk func(bytes int64) error          // refuses what would fill the disk; nil for none
+	Log       *zap.Logger
 
 	mu     sync.Mutex
 	copies map[copyKey]*copying

@@ -298,9 +298,9 @@ func TestFullDiskRefuses(t *testing.T) {
 			full.Store(true)
 			o.copies[owner].DiskFree = func(string) (uint64, uint64, error) {
 				if full.Load() {
-					return 4, 100, nil
+					return 49_000, 1_000_000, nil
 				}
-				return 5, 100, nil
+				return 100_000, 1_000_000, nil
 			}
 			o.create(1-owner, 1)
 			o.write(1-owner, 1, o.point("m", "f", o.at(time.Hour), 1.0))
@@ -315,7 +315,7 @@ func TestFullDiskRefuses(t *testing.T) {
 				t.Errorf("wrote %v to a full disk", got)
 			}
 			full.Store(false)
-			if r := o.repair(1); r.State != entropy.Done || r.Points != 1 {
+			if r := o.repair(1); r.State != entropy.Done || len(o.read(owner, 1, "m", "f", digest.Float)) != 1 {
 				t.Errorf("%+v", r)
 			}
 		})

@@ -13,6 +13,7 @@ import (
 	"github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/stats"
 
@@ -21,6 +22,7 @@ import (
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
 	"concord/internal/rpc"
+	"concord/internal/shardcopy"
 )
 
 // owners are data nodes with real stores, of which the first drives repairs over real connections.
@@ -121,7 +123,9 @@ func newOwnersWith(t testing.TB, n, shards int, prepare func(o *owners, dirs []s
 		o.dirs = append(o.dirs, dir)
 		local := entropy.NewLocal(s, func() uint64 { return 42 }, dir)
 		ln := mustCount(t)
-		mustServeOn(t, ln, local, nil, grpc.StatsHandler(o.sent))
+		shards := &shardcopy.Server{Store: s, Pool: pool, Begun: local.Copied, Dir: filepath.Join(dir, "incoming"), CheckDisk: local.CheckDisk, Log: zap.NewNop()}
+		local.Files = shards.FillFrom
+		mustServeWith(t, ln, local, nil, shards, grpc.StatsHandler(o.sent))
 		o.stores, o.copies, o.wire = append(o.stores, s), append(o.copies, local), append(o.wire, ln)
 		st.DataNodes = append(st.DataNodes, cluster.Node{ID: uint64(i + 1), TCPAddr: ln.Addr().String()})
 	}

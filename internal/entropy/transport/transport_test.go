@@ -123,8 +123,17 @@ func mustServe(t testing.TB, replica entropy.Replica, control entropy.Control) (
 
 func mustServeOn(t testing.TB, ln net.Listener, replica entropy.Replica, control entropy.Control, opts ...grpc.ServerOption) (entropy.Replica, entropy.Control, *rpc.Pool, cluster.Node) {
 	t.Helper()
+	return mustServeWith(t, ln, replica, control, nil, opts...)
+}
+
+// mustServeWith serves shards, too, when it is not nil.
+func mustServeWith(t testing.TB, ln net.Listener, replica entropy.Replica, control entropy.Control, shards rpc.ShardsServer, opts ...grpc.ServerOption) (entropy.Replica, entropy.Control, *rpc.Pool, cluster.Node) {
+	t.Helper()
 	s := rpc.NewServer(opts...)
 	NewServer(replica, control, t.TempDir()).Register(s)
+	if shards != nil {
+		rpc.RegisterShardsServer(s, shards)
+	}
 	done := make(chan struct{})
 	go func() { defer close(done); s.Serve(ln) }()
 	pool := &rpc.Pool{}

@@ -142,7 +142,7 @@ func fromStamp(ns int64) time.Time {
 func toRecord(r entropy.RepairRecord) *rpc.RepairRecord {
 	m := &rpc.RepairRecord{
 		ShardId: r.ShardID, State: string(r.State), Owners: r.Owners, Added: stamp(r.Added), Started: stamp(r.Started), Ended: stamp(r.Ended),
-		Attempts: int64(r.Attempts), Rounds: int64(r.Rounds), Total: int64(r.Total), Fixed: int64(r.Fixed), Points: int64(r.Points),
+		Attempts: int64(r.Attempts), Rounds: int64(r.Rounds), Total: int64(r.Total), Fixed: int64(r.Fixed), Copied: r.Copied, Copying: r.Copying, Points: int64(r.Points),
 		Conflicts: int64(r.Conflicts), BytesRx: r.BytesRx, BytesTx: r.BytesTx, Rate: r.Rate, Eta: int64(r.ETA), Error: r.Error,
 	}
 	for _, d := range r.Decided {
@@ -154,7 +154,7 @@ func toRecord(r entropy.RepairRecord) *rpc.RepairRecord {
 func fromRecord(m *rpc.RepairRecord) entropy.RepairRecord {
 	r := entropy.RepairRecord{
 		ShardID: m.ShardId, State: entropy.RepairState(m.State), Owners: m.Owners, Added: fromStamp(m.Added), Started: fromStamp(m.Started), Ended: fromStamp(m.Ended),
-		Attempts: int(m.Attempts), Rounds: int(m.Rounds), Total: int(m.Total), Fixed: int(m.Fixed), Points: int(m.Points),
+		Attempts: int(m.Attempts), Rounds: int(m.Rounds), Total: int(m.Total), Fixed: int(m.Fixed), Copied: m.Copied, Copying: m.Copying, Points: int(m.Points),
 		Conflicts: int(m.Conflicts), BytesRx: m.BytesRx, BytesTx: m.BytesTx, Rate: m.Rate, ETA: time.Duration(m.Eta), Error: m.Error,
 	}
 	for _, d := range m.Decided {

@@ -1,0 +1,108 @@
+package transport
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"concord/internal/entropy"
+)
+
+// bytesOnDisk are those of the files of an owner's copy.
+func (o *owners) bytesOnDisk(owner int, id uint64) (n int64) {
+	files, err := filepath.Glob(filepath.Join(o.stores[owner].Shard(id).Path(), "*.tsm"))
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	for _, f := range files {
+		info, err := os.Stat(f)
+		if err != nil {
+			o.t.Fatal(err)
+		}
+		n += info.Size()
+	}
+	return n
+}
+
+// Whichever owner lacks the shard gets the files of another one, and not its points.
+func TestMissingShardsAreCopiedAsFiles(t *testing.T) {
+	t.Parallel()
+	for _, lacks := range []int{0, 1, 2} {
+		t.Run(fmt.Sprint("owner ", lacks+1), func(t *testing.T) {
+			t.Parallel()
+			o := newOwners(t, 3, 1)
+			o.series(1, randomFloat, func(owner int, _ time.Duration) bool { return owner == lacks })
+			if err := o.stores[lacks].DeleteShard(1); err != nil {
+				t.Fatal(err)
+			}
+			other := (lacks + 1) % 3
+			o.snapshot(other, 1)
+			size := o.bytesOnDisk(other, 1)
+			o.sent.of()
+			r := o.repair(1)
+			if r.State != entropy.Done || r.Points != 0 {
+				t.Errorf("%+v", r)
+			}
+			if bytes := o.sent.of("Files"); bytes < size || float64(bytes) > 1.02*float64(size) {
+				t.Errorf("%d bytes for files of %d", bytes, size)
+			}
+			for i := range 3 {
+				if a, b := o.root(0, 1), o.root(i, 1); a != b || a.Count == 0 {
+					t.Errorf("owner %d has root %v, the first %v", i+1, b, a)
+				}
+			}
+			if left, _ := os.ReadDir(filepath.Join(o.dirs[lacks], "incoming")); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+// Files of an owner that turn out to be damaged are not taken: the points are, as far as they are sound.
+func TestDamagedFilesAreNotCopied(t *testing.T) {
+	t.Parallel()
+	o := newOwners(t, 3, 1)
+	for i := range 2 {
+		o.create(i, 1)
+		o.minutes(i, 1, 3000, func(i int) float64 { return float64(i) })
+		o.snapshot(i, 1)
+	}
+	want := o.root(0, 1)
+	o.damage(1, 1, 100) // which is the source of shard 1
+	if r := o.repair(1); r.State != entropy.Done {
+		t.Errorf("%+v", r)
+	}
+	for i := range 3 {
+		if got := o.root(i, 1); got != want {
+			t.Errorf("owner %d has root %v, want %v", i+1, got, want)
+		}
+	}
+}
+
+// A fetch that breaks off leaves the shard missing, and the repair says of what.
+func TestFillThatFailsIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	o := newOwners(t, 2, 1)
+	o.create(0, 1)
+	o.minutes(0, 1, 3000, func(i int) float64 { return float64(i) })
+	blocked := filepath.Join(o.dirs[1], "incoming")
+	if err := os.WriteFile(blocked, nil, 0o600); err != nil { // where a folder is to be
+		t.Fatal(err)
+	}
+	if err := o.service.Repair(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	r := o.failed(1)
+	if !strings.Contains(r.Error, "copy the files of shard 1 from") || o.stores[1].Shard(1) != nil {
+		t.Errorf("%q; the shard is there: %v", r.Error, o.stores[1].Shard(1) != nil)
+	}
+	if err := os.Remove(blocked); err != nil {
+		t.Fatal(err)
+	}
+	if r := o.repair(1); r.State != entropy.Done || r.Points != 0 || o.root(0, 1) != o.root(1, 1) {
+		t.Errorf("%+v", r)
+	}
+}

@@ -1,0 +1,223 @@
+package shardcopy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/influxdata/influxdb/tsdb"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"concord/internal/cluster"
+	"concord/internal/entropy"
+	"concord/internal/entropy/scrub"
+	"concord/internal/rpc"
+)
+
+// errBegun is of a shard that is there: a write began it, perhaps meanwhile.
+var errBegun = fmt.Errorf("%w: the shard is there", entropy.ErrNoFiles)
+
+// progressEvery is how often Fill tells how far it is.
+const progressEvery = 500 * time.Millisecond
+
+// Fill makes a shard, which this node owns and lacks, out of the files of another node.
+//
+// The files gather in a folder of their own, where they stay when the fetch breaks: the next one
+// goes on where it ended. When all are there and every block is whole, the shard
+// is made, closed, gets the files and is opened again. Until then it does not exist here, so that queries
+// ask another owner; while it is closed, writes fail and wait in hinted handoff.
+// A shard that a write has begun meanwhile is left as it is. Deletes are held back while the files move; if one
+// came since deletes was asked for, the files are void.
+func (s *Server) Fill(r *rpc.FillRequest, stream grpc.ServerStreamingServer[rpc.FillProgress]) error {
+	err := s.fill(stream.Context(), r, func(done, total int64) error {
+		return stream.Send(&rpc.FillProgress{Bytes: done, Total: total})
+	})
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, entropy.ErrNoFiles):
+		return status.Error(codes.AlreadyExists, err.Error())
+	case errors.Is(err, entropy.ErrOvertaken):
+		return status.Error(codes.Aborted, err.Error())
+	case status.Code(err) == codes.InvalidArgument || errors.Is(err, context.Canceled):
+		return err
+	}
+	return status.Error(codes.Internal, rpc.Message(err))
+}
+
+// FillFrom is Fill for this node itself, as entropy.Local has it.
+func (s *Server) FillFrom(ctx context.Context, sh cluster.Shard, source cluster.Node, deletes uint64, progress func(done, total int64)) error {
+	r := &rpc.FillRequest{ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy, Source: source.TCPAddr, Deletes: deletes}
+	return s.fill(ctx, r, func(done, total int64) error { progress(done, total); return nil })
+}
+
+func (s *Server) fill(ctx context.Context, r *rpc.FillRequest, progress func(done, total int64) error) error {
+	if err := checkNames(r.ShardId, r.Database, r.RetentionPolicy); err != nil {
+		return err
+	}
+	if s.Store.Shard(r.ShardId) != nil {
+		return errBegun
+	}
+	c, ctx, err := s.begin(ctx, &rpc.CopyRequest{ShardId: r.ShardId, Database: r.Database, RetentionPolicy: r.RetentionPolicy, Source: r.Source})
+	if err != nil {
+		return err
+	}
+	defer s.end(c, &rpc.CopyRequest{ShardId: r.ShardId, Source: r.Source})
+	g := stage{filepath.Join(s.Dir, strconv.FormatUint(r.ShardId, 10))}
+	started := time.Now()
+	err = s.gather(ctx, c, g, r, progress)
+	if err == nil {
+		err = s.install(g, r)
+	}
+	if cause := context.Cause(ctx); cause != nil && err != nil {
+		err = cause
+	}
+	fields := []zap.Field{zap.Uint64("db_shard_id", r.ShardId), zap.String("source", r.Source), zap.Int64("bytes", c.current.Load()), zap.Duration("duration", time.Since(started))}
+	if err != nil {
+		s.Log.Info("Files of a missing shard did not come", append(fields, zap.Error(err))...)
+		return fmt.Errorf("files of shard %d from %s: %w", r.ShardId, r.Source, err)
+	}
+	s.Log.Info("Made a missing shard out of another owner's files", fields...)
+	return nil
+}
+
+// gather fetches the files, and verifies them.
+func (s *Server) gather(ctx context.Context, c *copying, g stage, r *rpc.FillRequest, progress func(done, total int64) error) error {
+	conn, err := s.Pool.Conn(r.Source)
+	if err != nil {
+		return err
+	}
+	have, err := g.have()
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	idle := time.AfterFunc(silence, func() { stop(fmt.Errorf("%s sent nothing for %s", r.Source, silence)) })
+	defer idle.Stop()
+	stream, err := rpc.NewShardsClient(conn).Files(ctx, &rpc.FilesRequest{ShardId: r.ShardId, Have: have})
+	if err != nil {
+		return err
+	}
+	head, err := stream.Recv()
+	if err != nil {
+		return errors.Join(context.Cause(ctx), err)
+	}
+	done, total, err := g.begin(head.Files)
+	if err != nil {
+		return err
+	}
+	if s.CheckDisk != nil {
+		if err := s.CheckDisk(total - done); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	c.status.Total = total
+	s.mu.Unlock()
+	c.current.Store(done)
+	told := time.Now()
+	for i, f := range head.Files {
+		err := g.take(f, func() (*rpc.FilesChunk, error) {
+			idle.Reset(silence)
+			m, err := stream.Recv()
+			idle.Stop() // what follows may wait
+			if err != nil {
+				return nil, errors.Join(context.Cause(ctx), err)
+			}
+			if int(m.File) != i {
+				return nil, fmt.Errorf("%s sent file %d, and not %d", r.Source, m.File, i)
+			}
+			done := c.current.Add(int64(len(m.Data)))
+			if now := time.Now(); now.Sub(told) > progressEvery {
+				told = now
+				if err := progress(done, total); err != nil {
+					return nil, err
+				}
+			}
+			return m, s.wait(ctx, len(m.Data))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := syncDir(g.dir); err != nil {
+		return err
+	}
+	damage, err := scrub.Verify(ctx, g.dir, func(ctx context.Context, _ int) error { return ctx.Err() })
+	if err != nil {
+		return err
+	}
+	if len(damage) > 0 {
+		return errors.Join(fmt.Errorf("%w: at the source %w", entropy.ErrNoFiles, damage[0]), os.RemoveAll(g.dir))
+	}
+	return progress(total, total)
+}
+
+// install makes the shard.
+func (s *Server) install(g stage, r *rpc.FillRequest) error {
+	if s.Hold != nil && r.Deletes != 0 {
+		release, ok := s.Hold(r.ShardId, r.Deletes)
+		if !ok {
+			return entropy.ErrOvertaken // the files stay: what did not change is not sent again
+		}
+		defer release()
+	}
+	if s.Begun != nil {
+		if err := s.Begun(r.ShardId); err != nil {
+			return err
+		}
+	}
+	if err := s.Store.CreateShard(r.Database, r.RetentionPolicy, r.ShardId, false); err != nil {
+		return err
+	}
+	sh := s.Store.Shard(r.ShardId)
+	if sh == nil {
+		return tsdb.ErrShardNotFound
+	}
+	if _, err := sh.Engine(); !errors.Is(err, tsdb.ErrShardDisabled) {
+		return errors.Join(errBegun, err) // somebody else made it, for it is open
+	}
+	err := sh.Close()
+	if err == nil {
+		err = g.moveTo(sh.Path())
+	}
+	if err == nil {
+		sh.EnableOnOpen = true
+		err = sh.Open()
+	}
+	if err != nil { // nobody could write to it
+		return errors.Join(err, s.drop(r.ShardId), os.RemoveAll(g.dir))
+	}
+	return os.RemoveAll(g.dir)
+}
+
+// Discard removes what is gathered of shards that are not to be filled any more.
+func (s *Server) Discard(due func(shard uint64) bool) error {
+	names, err := os.ReadDir(s.Dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for _, n := range names {
+		id, perr := strconv.ParseUint(n.Name(), 10, 64)
+		if perr == nil && due(id) && s.Store.Shard(id) == nil {
+			continue
+		}
+		err = errors.Join(err, os.RemoveAll(filepath.Join(s.Dir, n.Name())))
+	}
+	return err
+}
+
+func (s *Server) wait(ctx context.Context, n int) error {
+	if s.Wait == nil {
+		return ctx.Err()
+	}
+	return s.Wait(ctx, n)
+}
