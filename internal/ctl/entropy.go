@@ -20,6 +20,7 @@ type entropyStatus struct {
 		End             string `json:"end_time"`
 		Expires         string `json:"expires"`
 		Status          string `json:"status"`
+		Message         string `json:"message,omitempty"`
 	} `json:"shards"`
 	Queued      []string `json:"queued_shards"`
 	Processing  []string `json:"processing_shards"`
@@ -55,6 +56,17 @@ func (c *client) entropyShow() *cobra.Command {
 				rows = append(rows, []string{sh.ID, sh.Database, sh.RetentionPolicy, stamp(sh.Start), stamp(sh.End), expiry(sh.Expires), sh.Status})
 			}
 			table(w, "Entropy", rows)
+			said := false
+			for _, sh := range s.Shards {
+				if sh.Message == "" {
+					continue
+				}
+				if !said {
+					fmt.Fprintln(w)
+				}
+				said = true
+				fmt.Fprintf(w, "Shard %s %s: %s\n", sh.ID, sh.Status, sh.Message)
+			}
 			fmt.Fprintf(w, "\nQueued Shards: %v\n", s.Queued)
 			if len(s.Processing) > 0 {
 				fmt.Fprintf(w, "Processing Shards: %v\n", s.Processing)

@@ -145,6 +145,10 @@ func (n *Node) Open() (err error) {
 	n.Store.EngineOptions.EngineVersion = n.cfg.Data.Engine
 	n.Store.EngineOptions.IndexVersion = n.cfg.Data.Index
 	n.Store.WithLogger(n.log)
+	damaged, err := scrub.BeforeOpen(n.cfg.Data.Dir)
+	if err != nil {
+		return fmt.Errorf("look for files in %s that cannot be opened: %w", n.cfg.Data.Dir, err)
+	}
 	if err := n.Store.Open(); err != nil {
 		return fmt.Errorf("open the storage engine in %s: %w", n.cfg.Data.Dir, err)
 	}
@@ -172,6 +176,14 @@ func (n *Node) Open() (err error) {
 	n.writer.Begun, n.local.Deletes = n.local.Begin, n.writer
 	n.local.OnDamage = func(shard uint64, d *scrub.Damage) {
 		n.log.Error("A file of a shard is damaged", zap.Uint64("db_shard_id", shard), zap.String("file", d.File), zap.Int64("offset", d.Offset), zap.String("key", d.Key), zap.String("reason", d.Reason))
+	}
+	n.local.OnAside = func(shard uint64, dir string) {
+		n.log.Info("Damaged files were set aside", zap.Uint64("db_shard_id", shard), zap.String("kept", dir))
+	}
+	for shard, found := range damaged {
+		if err := n.local.Found(shard, found...); err != nil {
+			return err
+		}
 	}
 	if err := n.openHandoff(); err != nil {
 		return err

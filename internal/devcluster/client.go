@@ -64,7 +64,7 @@ func (c Client) Write(ctx context.Context, db, consistency string, lines []byte)
 // EntropyStatus is the answer of GET /shard-repair/status.
 type EntropyStatus struct {
 	Shards []struct {
-		ID, Database, Status string
+		ID, Database, Status, Message string
 	} `json:"shards"`
 	Queued      []string `json:"queued_shards"`
 	Processing  []string `json:"processing_shards"`

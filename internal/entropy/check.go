@@ -213,7 +213,7 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 	var now []Version
 	for _, o := range sh.Owners {
 		m, ok := states[o]
-		if !ok {
+		if !ok || !m[sh.ID].usable() { // the others are compared without it
 			continue
 		}
 		rep, err := s.replica(st, o)

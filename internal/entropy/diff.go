@@ -58,6 +58,9 @@ func (s *Service) Diff(ctx context.Context, id uint64) (DryRun, error) {
 		return DryRun{}, err
 	}
 	var out DryRun
+	if copies, missing, err = sound(st, sh, copies, missing); err != nil {
+		return DryRun{}, err
+	}
 	if missing != nil {
 		out.Away = missing.Error()
 	}
@@ -68,6 +71,21 @@ func (s *Service) Diff(ctx context.Context, id uint64) (DryRun, error) {
 		}
 	}
 	return out, s.diff(ctx, st, sh, copies, &out)
+}
+
+// sound leaves damaged copies out: what a repair would bring to them shows when their damaged files are set aside.
+func sound(st *cluster.State, sh cluster.Shard, copies []copyOf, missing error) (left []copyOf, away, err error) {
+	for _, c := range copies {
+		if c.state.Corrupt == "" {
+			left = append(left, c)
+		} else {
+			missing = errors.Join(missing, fmt.Errorf("the copy on %s is damaged: %s", addr(st, c.owner), c.state.Corrupt))
+		}
+	}
+	if len(left) < len(copies) && len(left) < 2 {
+		return nil, nil, fmt.Errorf("shard %d has no two sound copies to compare: %w", sh.ID, missing)
+	}
+	return left, missing, nil
 }
 
 func (s *Service) diff(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, out *DryRun) error {

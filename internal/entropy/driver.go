@@ -277,8 +277,11 @@ func (s *Service) reach(ctx context.Context, st *cluster.State, sh cluster.Shard
 	}
 	var away []error
 	for _, o := range sh.Owners {
+		if c := states[o][sh.ID]; !c.usable() {
+			failed[o] = errors.New(c.Corrupt)
+		}
 		if err := failed[o]; err != nil {
-			away = append(away, fmt.Errorf("owner %s of shard %d is unreachable: %w", addr(st, o), sh.ID, err))
+			away = append(away, fmt.Errorf("owner %s of shard %d cannot take part: %w", addr(st, o), sh.ID, err))
 			continue
 		}
 		rep, err := s.replica(st, o)

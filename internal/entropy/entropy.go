@@ -26,9 +26,13 @@ type ShardState struct {
 	Begun int64
 	// Deletes changes with every delete that the node hears of; 0 for not known.
 	Deletes uint64
-	// Corrupt says what is damaged in the copy. It is empty when nothing is known to be.
+	// Corrupt says what is damaged in the copy. It is empty when nothing is known to be. A
+	// copy that is Corrupt and does not exist is one that the engine could not open.
 	Corrupt string
 }
+
+// usable tells whether the copy can be read and written, or made when the owner lacks it.
+func (s ShardState) usable() bool { return s.Exists || s.Corrupt == "" }
 
 // Version changes with a copy's contents.
 type Version struct {

@@ -228,6 +228,7 @@ type shardJSON struct {
 	EndTime         string `json:"end_time"`
 	Expires         string `json:"expires"`
 	Status          Status `json:"status"`
+	Message         string `json:"message,omitempty"` // of conflict and corrupt: what and where
 }
 
 type statusJSON struct {
@@ -254,7 +255,7 @@ func (h *handler) status(w http.ResponseWriter, r *http.Request, params url.Valu
 		out.Shards[i] = shardJSON{
 			ID: strconv.FormatUint(s.ID, 10), Database: s.Database, RetentionPolicy: s.RetentionPolicy,
 			StartTime: strconv.FormatInt(s.Start, 10), EndTime: strconv.FormatInt(s.End, 10),
-			Expires: strconv.FormatInt(s.Expires, 10), Status: s.Status,
+			Expires: strconv.FormatInt(s.Expires, 10), Status: s.Status, Message: s.Message,
 		}
 	}
 	writeJSON(w, http.StatusOK, out)

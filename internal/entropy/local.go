@@ -42,9 +42,12 @@ type Local struct {
 	begun begunShards
 	dir   string // of this package's files
 
-	damaged damagedShards
+	damaged  damagedShards
+	throttle func(context.Context, int) error // is called before each read that is no answer
 	// OnDamage, when set, is told of damage that a read or a scrub found. Set it before the first use.
 	OnDamage func(shard uint64, d *scrub.Damage)
+	// OnAside, when set, is told of the folder in which damaged files are kept. Set it before the first use.
+	OnAside func(shard uint64, dir string)
 
 	cache func() (*digest.Cache, error) // opened with the first use
 }
@@ -62,7 +65,8 @@ type Deletes interface {
 func NewLocal(store *tsdb.Store, key func() uint64, dir string) *Local {
 	return &Local{
 		FilePoints: patch.DefaultFilePoints, DiskFree: diskFree,
-		store: store, key: key, dir: dir, begun: begunShards{dir: filepath.Join(dir, "begun")}, damaged: damagedShards{dir: filepath.Join(dir, "damaged")},
+		throttle: func(ctx context.Context, _ int) error { return ctx.Err() },
+		store:    store, key: key, dir: dir, begun: begunShards{dir: filepath.Join(dir, "begun")}, damaged: damagedShards{dir: filepath.Join(dir, "damaged")},
 		cache: sync.OnceValues(func() (*digest.Cache, error) { return digest.OpenCache(filepath.Join(dir, "digests")) }),
 	}
 }
@@ -85,7 +89,12 @@ var _ Replica = (*Local)(nil)
 // States tells about shards; the map has an entry for each asked ID.
 func (l *Local) States(_ context.Context, ids []uint64) (map[uint64]ShardState, error) {
 	out := make(map[uint64]ShardState, len(ids))
+	unopened := l.unopened()
 	for _, id := range ids {
+		if message, ok := unopened[id]; ok {
+			out[id] = ShardState{Corrupt: message}
+			continue
+		}
 		v, err := version(l.store.Shard(id))
 		if err != nil {
 			return nil, fmt.Errorf("state of shard %d: %w", id, err)

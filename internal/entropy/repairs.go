@@ -156,11 +156,11 @@ func (s *Service) Pause(_ context.Context, paused bool) error {
 	return nil
 }
 
-// Check makes the next check, which is due at once, compare a shard again, or all for 0.
+// Check makes the next check, which is due at once, compare a shard again, or all for 0. Damaged copies are verified again.
 func (s *Service) Check(_ context.Context, id uint64) error {
 	if !s.config().Enabled {
 		return ErrDisabled
 	}
 	s.Suspect(id)
-	return nil
+	return s.verifyAgain(id)
 }

@@ -5,9 +5,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"github.com/influxdata/influxdb/tsdb"
 	"go.etcd.io/bbolt"
 	"go.uber.org/zap"
 
@@ -21,40 +24,65 @@ func (l *Local) met(id uint64, err error) error {
 	if !errors.As(err, &d) {
 		return err
 	}
-	return errors.Join(err, l.found(id, d))
+	return errors.Join(err, l.Found(id, d))
 }
 
-func (l *Local) found(id uint64, d *scrub.Damage) error {
-	if l.OnDamage != nil {
-		l.OnDamage(id, d)
+// Found notes, durably, what is damaged in a copy.
+func (l *Local) Found(id uint64, found ...*scrub.Damage) error {
+	if len(found) == 0 {
+		return nil
 	}
-	return l.damaged.set(id, damage{Message: d.Error()})
-}
-
-// Scrub reads all files of a copy from disk, and notes what is damaged; wait is called before each read.
-func (l *Local) Scrub(ctx context.Context, id uint64, wait func(context.Context, int) error) ([]*scrub.Damage, error) {
-	sh := l.store.Shard(id)
-	if sh == nil {
-		return nil, nil
-	}
-	found, err := scrub.Verify(ctx, sh.Path(), wait)
 	for _, d := range found {
 		if l.OnDamage != nil {
 			l.OnDamage(id, d)
 		}
 	}
-	if len(found) > 0 {
-		message := found[0].Error()
-		if n := len(found) - 1; n > 0 {
-			message += fmt.Sprintf("; and %d more", n)
-		}
-		err = errors.Join(err, l.damaged.set(id, damage{Message: message}))
+	message := found[0].Error()
+	if n := len(found) - 1; n > 0 {
+		message += fmt.Sprintf("; and %d more", n)
 	}
-	return found, err
+	return l.damaged.set(id, damage{Message: message})
+}
+
+// errNoCopy is why a copy is not verified.
+var errNoCopy = errors.New("the node has no copy of the shard")
+
+// Scrub reads all files of a copy from disk, and notes what is damaged; wait is called before each read. It fails with errNoCopy when
+// the engine does not have the shard. One that it could not open is damaged, whatever its files are.
+func (l *Local) Scrub(ctx context.Context, id uint64, wait func(context.Context, int) error) ([]*scrub.Damage, error) {
+	sh := l.store.Shard(id)
+	if sh == nil {
+		return nil, errNoCopy
+	}
+	found, err := scrub.Verify(ctx, sh.Path(), wait)
+	return found, errors.Join(err, l.Found(id, found...))
+}
+
+// unopened returns the engine's error for each shard that it could not open: their files are there, and nobody reads or writes them.
+func (l *Local) unopened() map[uint64]string {
+	out := make(map[uint64]string)
+	for id, err := range l.store.GetBadShardList() {
+		if l.store.Shard(id) != nil { // opened since
+			continue
+		}
+		var cause tsdb.ShardError
+		if errors.As(err, &cause) {
+			err = cause.Err // without what the engine says of its attempts
+		}
+		out[id] = "the engine could not open the shard: " + err.Error()
+	}
+	return out
 }
 
 // Damaged returns what is damaged, by shard.
-func (l *Local) Damaged() (map[uint64]string, error) { return l.damaged.all() }
+func (l *Local) Damaged() (map[uint64]string, error) {
+	out, err := l.damaged.all()
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(out, l.unopened())
+	return out, nil
+}
 
 var _ Healer = (*Local)(nil)
 
@@ -80,9 +108,16 @@ func (l *Local) SetAside(ctx context.Context, id uint64) error {
 			}
 			return release, nil
 		}
-		if _, _, err := scrub.SetAside(ctx, sh, filepath.Join(l.dir, "aside"), func(ctx context.Context, _ int) error { return ctx.Err() }, hold); err != nil {
+		aside := scrub.Aside{Shard: sh, Dir: filepath.Join(l.dir, "aside"), Wait: l.throttle, Hold: hold}
+		kept, _, err := aside.Run(ctx)
+		if err != nil {
 			return fmt.Errorf("shard %d: %w", id, err)
 		}
+		if l.OnAside != nil && kept != "" {
+			l.OnAside(id, kept)
+		}
+	} else if message, ok := l.unopened()[id]; ok {
+		return fmt.Errorf("shard %d: %s", id, message)
 	}
 	d.Aside = true
 	return l.damaged.set(id, d)
@@ -96,26 +131,34 @@ func (l *Local) Healed(_ context.Context, id uint64) error {
 	return l.damaged.remove(id)
 }
 
+// Sound forgets that a copy was damaged: all its files are verified.
+func (l *Local) Sound(id uint64) error { return l.damaged.remove(id) }
+
 // scrubber is a Replica of this node whose files can be verified.
 type scrubber interface {
 	Scrub(ctx context.Context, id uint64, wait func(context.Context, int) error) ([]*scrub.Damage, error)
 	Damaged() (map[uint64]string, error)
+	Sound(id uint64) error
 }
 
-// scrubPause is how long the loop waits at most before it looks which shards there are.
-const scrubPause = time.Minute
+const (
+	scrubPause = time.Minute      // how long the loop waits at most before it looks which shards there are
+	scrubRetry = 10 * time.Minute // after which a copy that could not be verified is tried again
+)
 
-// scrubLoop verifies each copy of this node once in a scrub-interval, counted from when it was seen first.
+// scrubLoop verifies each copy of this node once in a scrub-interval, counted from when it was seen first. When that
+// was outlives a restart: a node that restarts daily gets through all its shards like another.
 func (s *Service) scrubLoop(ctx context.Context) {
 	local, ok := s.deps.Local.(scrubber)
 	if !ok {
 		return
 	}
+	retry := make(map[uint64]time.Time)
 	for {
-		wait, err := s.scrubDue(ctx, local)
+		wait, err := s.scrubDue(ctx, local, retry)
 		if err != nil && ctx.Err() == nil {
 			s.stats.errors.Add(1)
-			s.log.Warn("Cannot verify the files of shards", zap.Error(err))
+			s.log.Warn("Cannot tell which shards are to be verified", zap.Error(err))
 		}
 		select {
 		case <-ctx.Done():
@@ -126,12 +169,13 @@ func (s *Service) scrubLoop(ctx context.Context) {
 	}
 }
 
-// scrubDue verifies what is due, and returns when to look again.
-func (s *Service) scrubDue(ctx context.Context, local scrubber) (time.Duration, error) {
+// scrubDue verifies what is due, the longest due first, and returns when to look again. A copy that cannot be
+// verified waits until its time in retry, and the others do not wait for it.
+func (s *Service) scrubDue(ctx context.Context, local scrubber, retry map[uint64]time.Time) (time.Duration, error) {
 	cfg := s.config()
 	interval := time.Duration(cfg.ScrubInterval)
 	self := s.deps.Meta.NodeID()
-	if !cfg.Enabled || interval == 0 || self == 0 {
+	if !cfg.Enabled || self == 0 {
 		return scrubPause, nil
 	}
 	shards := s.live()
@@ -139,26 +183,96 @@ func (s *Service) scrubDue(ctx context.Context, local scrubber) (time.Duration, 
 	if err != nil {
 		return scrubPause, err
 	}
+	maps.DeleteFunc(retry, func(id uint64, _ time.Time) bool { _, ok := last[id]; return !ok })
+	ids := slices.SortedFunc(maps.Keys(last), func(a, b uint64) int { return last[a].Compare(last[b]) })
 	next := scrubPause
-	for id, at := range last {
-		if due := at.Add(interval).Sub(s.deps.Now()); due > 0 {
-			next = min(next, due)
+	for _, id := range ids {
+		due := last[id].Add(interval)
+		if last[id].Equal(asked) {
+			due = asked
+		} else if interval == 0 {
 			continue
 		}
-		start := s.deps.Now()
-		found, err := local.Scrub(ctx, id, s.Throttle)
-		if err != nil {
-			return scrubPause, fmt.Errorf("shard %d: %w", id, err)
+		if at := retry[id]; at.After(due) {
+			due = at
 		}
-		s.log.Info("Verified a shard", zap.Uint64("db_shard_id", id), zap.Int("damaged", len(found)), zap.Duration("duration", s.deps.Now().Sub(start)))
-		if len(found) > 0 {
-			s.Suspect(id)
+		if wait := due.Sub(s.deps.Now()); wait > 0 {
+			next = min(next, wait)
+			continue
 		}
-		if err := s.queue.setScrubbed(id, s.deps.Now()); err != nil {
-			return scrubPause, err
+		err := s.scrub(ctx, local, shards[id])
+		switch {
+		case ctx.Err() != nil:
+			return scrubPause, nil
+		case err != nil:
+			retry[id] = s.deps.Now().Add(scrubRetry)
+			if !errors.Is(err, errNoCopy) { // that one has a status
+				s.fail("Cannot verify the files of a shard", id, err)
+			}
+		default:
+			delete(retry, id)
 		}
 	}
 	return max(next, time.Second), nil
+}
+
+// scrub verifies one copy.
+func (s *Service) scrub(ctx context.Context, local scrubber, sh cluster.Shard) error {
+	start := s.deps.Now()
+	found, err := local.Scrub(ctx, sh.ID, s.Throttle)
+	if err != nil {
+		return err
+	}
+	s.log.Info("Verified a shard", zap.Uint64("db_shard_id", sh.ID), zap.Int("damaged", len(found)), zap.Duration("duration", s.deps.Now().Sub(start)))
+	if len(found) > 0 {
+		s.Suspect(sh.ID)
+	} else if len(sh.Owners) == 1 {
+		// Nobody heals it: an operator put the damage right, or gave the damaged files up.
+		if err := local.Sound(sh.ID); err != nil {
+			return err
+		}
+	}
+	return s.queue.setScrubbed(sh.ID, s.deps.Now())
+}
+
+// asked as the time at which a copy was verified makes it due at once, also when none is due by itself.
+var asked = time.Unix(0, 0)
+
+// verifyAgain verifies a damaged copy of this node, or all for 0, soon: it may have been put right.
+func (s *Service) verifyAgain(id uint64) error {
+	local, ok := s.deps.Local.(scrubber)
+	if !ok {
+		return nil
+	}
+	damaged, err := local.Damaged()
+	if err != nil {
+		return err
+	}
+	for d := range damaged {
+		if id == 0 || id == d {
+			if err := s.queue.setScrubbed(d, asked); err != nil {
+				return err
+			}
+		}
+	}
+	notify(s.scrubbing)
+	return nil
+}
+
+// hopeless is why a repair of a shard cannot help: its only copy is damaged.
+func (s *Service) hopeless(sh cluster.Shard) error {
+	local, ok := s.deps.Local.(scrubber)
+	if !ok || len(sh.Owners) > 1 {
+		return nil
+	}
+	damaged, err := local.Damaged()
+	if err != nil {
+		return err
+	}
+	if message, ok := damaged[sh.ID]; ok {
+		return fmt.Errorf("the only copy of shard %d is damaged, and no other owner has what is lost: %s: restore it from a backup, or remove the file and check the shard", sh.ID, message)
+	}
+	return nil
 }
 
 func owns(sh cluster.Shard, node uint64) bool {
@@ -259,6 +373,9 @@ func (s *Service) damagedHere(live map[uint64]cluster.Shard, out []ShardStatus) 
 	}
 	for id, message := range damaged {
 		if sh, ok := live[id]; ok && owns(sh, self) {
+			if len(sh.Owners) == 1 {
+				message += "; no other owner has the shard"
+			}
 			kept = append(kept, ShardStatus{ID: id, Status: Corrupt, Message: addr(s.deps.Meta.State(), self) + ": " + message})
 		}
 	}

@@ -106,6 +106,9 @@ func New(cfg Config, deps Deps) *Service {
 		reload: make(chan struct{}, 1), wake: make(chan struct{}, 1), scrubbing: make(chan struct{}, 1),
 		results: make(map[uint64]ShardStatus), checks: make(map[uint64]*lastCheck), running: make(map[uint64]*job), freed: make(chan struct{}),
 	}
+	if l, ok := deps.Local.(*Local); ok {
+		l.throttle = s.Throttle
+	}
 	return s
 }
 
@@ -286,6 +289,9 @@ func (s *Service) Repair(_ context.Context, id uint64) error {
 	}
 	if self := s.deps.Meta.NodeID(); len(sh.Owners) == 0 || sh.Owners[0] != self {
 		return fmt.Errorf("shard %d is repaired by its first owner, which node %d is not", id, self)
+	}
+	if err := s.hopeless(sh); err != nil {
+		return err
 	}
 	// In this order: an attempt that has failed by the time of hurry would be made again at once.
 	if err := s.queue.put(id, s.deps.Now()); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"strings"
 	"sync"
 	"time"
 
@@ -226,6 +227,8 @@ func (v *View) remote(n cluster.Node, id uint64, err error) error {
 		return nil
 	case errors.Is(err, ErrDisabled) && v.NodeID != nil && v.NodeID() != n.ID:
 		return fmt.Errorf("shard %d on node %s: %v", id, n.TCPAddr, err)
+	case strings.HasPrefix(err.Error(), "node "+n.TCPAddr+": "): // the transport says so
+		return fmt.Errorf("shard %d on %w", id, err)
 	}
 	return fmt.Errorf("shard %d on node %s: %w", id, n.TCPAddr, err)
 }

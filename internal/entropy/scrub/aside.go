@@ -15,26 +15,34 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 )
 
-// SetAside replaces each damaged file of a shard by one with its good blocks, without what was deleted from
-// them, and keeps the damaged one in a new folder under dir. It returns that
+// Aside sets damaged files of one shard aside.
+type Aside struct {
+	Shard *tsdb.Shard
+	Dir   string // in which a folder is made for the damaged files
+	// Wait is called before each read with its size.
+	Wait func(context.Context, int) error
+	// Hold keeps deletes back while a file is replaced, or fails when one came since the work began: its tombstones would go with
+	// the old file.
+	Hold func() (release func(), err error)
+
+	link func(from, to string) error // os.Link when nil
+}
+
+// Run replaces each damaged file by one with its good blocks, without what was deleted from
+// them, and keeps the damaged one in a new folder. It returns that
 // folder, and what was damaged; nothing is changed when nothing is.
 //
 // A file can be damaged in its tombstones alone: the engine still knows what they say, and
 // the new file needs none.
-//
-// hold keeps deletes back while a file is replaced, or fails when one came since SetAside was called: its tombstones would go with the old file.
-func SetAside(ctx context.Context, shard *tsdb.Shard, dir string, wait func(context.Context, int) error, hold func() (release func(), err error)) (kept string, found []*Damage, err error) {
-	engine, err := engineOf(shard)
+func (a *Aside) Run(ctx context.Context) (kept string, found []*Damage, err error) {
+	engine, err := engineOf(a.Shard)
 	if err != nil {
 		return "", nil, err
 	}
-	// A compaction would write damaged blocks with a new checksum.
-	engine.SetCompactionsEnabled(false)
-	defer engine.SetCompactionsEnabled(true)
-	if found, err = Verify(ctx, shard.Path(), wait); err != nil || len(found) == 0 {
+	if found, err = Verify(ctx, a.Shard.Path(), a.Wait); err != nil || len(found) == 0 {
 		return "", found, err
 	}
-	kept = filepath.Join(dir, fmt.Sprintf("%d-%s", shard.ID(), time.Now().UTC().Format("20060102T150405.000000000Z")))
+	kept = filepath.Join(a.Dir, fmt.Sprintf("%d-%s", a.Shard.ID(), time.Now().UTC().Format("20060102T150405.000000000Z")))
 	if err := os.MkdirAll(kept, 0o750); err != nil {
 		return "", found, err
 	}
@@ -44,23 +52,33 @@ func SetAside(ctx context.Context, shard *tsdb.Shard, dir string, wait func(cont
 		if done[name] {
 			continue
 		}
-		done[name] = true
 		if filepath.Ext(d.File) == badExt {
-			err = keep(filepath.Join(shard.Path(), d.File), kept, true)
+			err = a.keep(ctx, filepath.Join(a.Shard.Path(), d.File), kept, true)
 		} else {
-			err = replace(ctx, engine, filepath.Join(shard.Path(), name), kept, wait, hold)
+			err = a.replace(ctx, engine, filepath.Join(a.Shard.Path(), name), kept)
 		}
 		if err != nil {
+			if len(done) == 0 { // nothing was changed, and the next attempt makes a folder of its own
+				err = errors.Join(err, os.RemoveAll(kept))
+			}
 			return kept, found, fmt.Errorf("set %s aside: %w", d.File, err)
 		}
+		done[name] = true
 	}
-	return kept, found, syncDir(dir)
+	return kept, found, syncDir(a.Dir)
 }
 
-// keep links a file into a folder, or moves it there.
-func keep(path, dir string, move bool) error {
+// keep links a file into a folder, or moves it there. Where the folder is on another file system the file is copied.
+func (a *Aside) keep(ctx context.Context, path, dir string, move bool) error {
+	link := a.link
+	if link == nil {
+		link = os.Link
+	}
 	to := filepath.Join(dir, filepath.Base(path))
-	err := os.Link(path, to)
+	err := link(path, to)
+	if err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) {
+		err = a.copyFile(ctx, path, to) // another file system, or one without links
+	}
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -73,6 +91,54 @@ func keep(path, dir string, move bool) error {
 	return syncDir(filepath.Dir(path))
 }
 
+// copyFile copies a file as it is. What the disk cannot read of it is zeroes in the copy.
+func (a *Aside) copyFile(ctx context.Context, from, to string) (err error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(to))
+		}
+	}()
+	err = a.copyBytes(ctx, in, out)
+	if err == nil {
+		err = out.Sync()
+	}
+	return errors.Join(err, out.Close())
+}
+
+// copyStep is what is copied at once; it is also how much a sector that cannot be read takes with it at most.
+const copyStep = 64 << 10
+
+func (a *Aside) copyBytes(ctx context.Context, in, out *os.File) error {
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, copyStep)
+	for at := int64(0); at < info.Size(); {
+		b := buf[:min(copyStep, info.Size()-at)]
+		if err := a.Wait(ctx, len(b)); err != nil {
+			return err
+		}
+		if n, err := in.ReadAt(b, at); err != nil {
+			clear(b[n:])
+		}
+		if _, err := out.WriteAt(b, at); err != nil {
+			return err
+		}
+		at += int64(len(b))
+	}
+	return nil
+}
+
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -82,12 +148,18 @@ func syncDir(dir string) error {
 }
 
 // replace puts a file with the good blocks in the place of the one at path, which has no extension.
-func replace(ctx context.Context, engine *tsm1.Engine, path, kept string, wait func(context.Context, int) error, hold func() (release func(), err error)) error {
+func (a *Aside) replace(ctx context.Context, engine *tsm1.Engine, path, kept string) error {
+	// A compaction would write damaged blocks with a new checksum. It is kept away for one file and no
+	// longer: the cache is not written to disk meanwhile.
+	engine.SetCompactionsEnabled(false)
+	defer engine.SetCompactionsEnabled(true)
 	tsm := path + tsmExt
-	if err := keep(tsm, kept, false); err != nil {
+	if err := a.keep(ctx, tsm, kept, false); errors.Is(err, fs.ErrNotExist) {
+		return nil // compacted or dropped meanwhile; the mark of the damage stays until the copy equals another
+	} else if err != nil {
 		return err
 	}
-	if err := keep(path+tombstoneExt, kept, false); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := a.keep(ctx, path+tombstoneExt, kept, false); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	r, err := engine.FileStore.TSMReader(tsm)
@@ -109,7 +181,7 @@ func replace(ctx context.Context, engine *tsm1.Engine, path, kept string, wait f
 		}
 		to += "." + tsm1.TmpTSMFileExtension
 		var blocks int
-		if blocks, err = copyGood(ctx, tsm, to, r, wait); err != nil {
+		if blocks, err = copyGood(ctx, tsm, to, r, a.Wait); err != nil {
 			err = errors.Join(err, os.RemoveAll(to))
 		} else if blocks > 0 {
 			files = []string{to}
@@ -119,7 +191,7 @@ func replace(ctx context.Context, engine *tsm1.Engine, path, kept string, wait f
 	if err != nil {
 		return err
 	}
-	release, err := hold()
+	release, err := a.Hold()
 	if err != nil {
 		for _, f := range files {
 			err = errors.Join(err, os.Remove(f))

@@ -22,6 +22,11 @@ func noWait(ctx context.Context, _ int) error { return ctx.Err() }
 
 func noDelete() (func(), error) { return func() {}, nil }
 
+// setAside sets what is damaged aside, as it is done while no delete comes.
+func setAside(t *testing.T, sh *tsdb.Shard, dir string) (string, []*Damage, error) {
+	return (&Aside{Shard: sh, Dir: dir, Wait: noWait, Hold: noDelete}).Run(t.Context())
+}
+
 // newShard has series a and b with 5000 points each in one file, of which a's from 1000 to 1999 are deleted.
 func newShard(t testing.TB) (*tsdb.Store, *tsdb.Shard) {
 	t.Helper()
@@ -54,6 +59,27 @@ func newShard(t testing.TB) (*tsdb.Store, *tsdb.Shard) {
 		t.Fatal(err)
 	}
 	return s, s.Shard(1)
+}
+
+// more writes n files, each with a point of both series after those that there are.
+func more(t testing.TB, s *tsdb.Store, n int) {
+	t.Helper()
+	for i := range n {
+		var points []models.Point
+		for _, name := range []string{"a", "b"} {
+			points = append(points, models.MustNewPoint("m", models.NewTags(map[string]string{"s": name}), models.Fields{"v": 1.0}, time.Unix(0, int64(10_000+i))))
+		}
+		if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
+			t.Fatal(err)
+		}
+		e, err := engineOf(s.Shard(1))
+		if err == nil {
+			err = e.WriteSnapshot()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // file is the path of the only file with an extension.
@@ -170,7 +196,7 @@ func TestDamageIsFoundAndSetAside(t *testing.T) {
 			}
 			dir := t.TempDir()
 			before := names(t, sh.Path())
-			kept, _, err := SetAside(t.Context(), sh, dir, noWait, noDelete)
+			kept, _, err := setAside(t, sh, dir)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -228,17 +254,21 @@ func TestDeleteOvertakesSettingAside(t *testing.T) {
 	change(t, file(t, sh, ".tsm"), 200, []byte{0xff, 0, 0xff, 0})
 	overtaken := errors.New("a delete came")
 	deleted := false
-	_, _, err := SetAside(t.Context(), sh, t.TempDir(), noWait, func() (func(), error) {
+	dir := t.TempDir()
+	a := Aside{Shard: sh, Dir: dir, Wait: noWait, Hold: func() (func(), error) {
 		if err := s.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "m"}}, influxql.MustParseExpr("s = 'b' AND time < 1000")); err != nil {
 			t.Error(err)
 		}
 		deleted = true
 		return nil, overtaken
-	})
-	if !errors.Is(err, overtaken) || !deleted {
+	}}
+	if _, _, err := a.Run(t.Context()); !errors.Is(err, overtaken) || !deleted {
 		t.Fatal(err)
 	}
-	if _, _, err := SetAside(t.Context(), sh, t.TempDir(), noWait, noDelete); err != nil {
+	if left := names(t, dir); len(left) > 0 {
+		t.Errorf("an attempt that changed nothing leaves %v", left)
+	}
+	if _, _, err := setAside(t, sh, t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
 	if got := count(t, sh); got["b"] != 4000 || len(names(t, sh.Path())) > 3 {

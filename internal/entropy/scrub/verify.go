@@ -22,12 +22,15 @@ import (
 // Damage is what is wrong with a file of a shard. It is an error of a read that meets it.
 type Damage struct {
 	File   string // its name
-	Offset int64  // of the damaged part in the file
+	Offset int64  // of the damaged part in the file, -1 when it is the file
 	Key    string // the engine's key of the series-field whose block it is; empty when it is not a block
 	Reason string
 }
 
 func (d *Damage) Error() string {
+	if d.Offset < 0 {
+		return fmt.Sprintf("%s is damaged: %s", d.File, d.Reason)
+	}
 	what := "byte"
 	if d.Key != "" {
 		what = fmt.Sprintf("block of %q at byte", strings.Replace(d.Key, keyFieldSeparator, " ", 1))
@@ -70,7 +73,7 @@ func Verify(ctx context.Context, dir string, wait func(context.Context, int) err
 		case tombstoneExt:
 			found, err = verifyTombstones(path)
 		case badExt:
-			found = []*Damage{{File: n.Name(), Reason: "the engine could not open it"}}
+			found = []*Damage{unopened(path)}
 		}
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -221,12 +224,12 @@ func verifyTombstones(path string) (found []*Damage, err error) {
 	}
 	defer func() {
 		if r := recover(); r != nil { // the engine trusts what it reads
-			found, err = []*Damage{{File: filepath.Base(path), Reason: fmt.Sprint(r)}}, nil
+			found, err = []*Damage{{File: filepath.Base(path), Offset: -1, Reason: fmt.Sprint(r)}}, nil
 		}
 	}()
 	t := tsm1.NewTombstoner(strings.TrimSuffix(path, tombstoneExt)+tsmExt, nil)
 	if err := t.Walk(func(tsm1.Tombstone) error { return nil }); err != nil {
-		return []*Damage{{File: filepath.Base(path), Reason: err.Error()}}, nil
+		return []*Damage{{File: filepath.Base(path), Offset: -1, Reason: err.Error()}}, nil
 	}
 	return nil, nil
 }
