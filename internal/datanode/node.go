@@ -145,6 +145,18 @@ func (n *Node) Open() (err error) {
 	n.Store.EngineOptions.EngineVersion = n.cfg.Data.Engine
 	n.Store.EngineOptions.IndexVersion = n.cfg.Data.Index
 	n.Store.WithLogger(n.log)
+	// The engine may compact as soon as it opens.
+	n.local = entropy.NewLocal(n.Store, n.Meta.ClusterID, n.cfg.entropyDir())
+	n.local.OnDamage = func(shard uint64, d *scrub.Damage) {
+		n.log.Error("A file of a shard is damaged", zap.Uint64("db_shard_id", shard), zap.String("file", d.File), zap.Int64("offset", d.Offset), zap.String("key", d.Key), zap.String("reason", d.Reason))
+	}
+	n.local.OnAside = func(shard uint64, dir string) {
+		n.log.Info("Damaged files were set aside", zap.Uint64("db_shard_id", shard), zap.String("kept", dir))
+	}
+	gate := scrub.NewGate(n.cfg.Data)
+	gate.OnDamage = n.foundByGate
+	n.onClose(gate.Close)
+	n.Store.EngineOptions.CompactionPlannerCreator = gate.Planner
 	damaged, err := scrub.BeforeOpen(n.cfg.Data.Dir)
 	if err != nil {
 		return fmt.Errorf("look for files in %s that cannot be opened: %w", n.cfg.Data.Dir, err)
@@ -172,14 +184,7 @@ func (n *Node) Open() (err error) {
 	n.writer = replication.NewWriter(n.Meta, n.Store, n.sub, pool)
 	n.writer.WriteTimeout = time.Duration(n.cfg.Cluster.WriteTimeout)
 	n.writer.WithLogger(n.log)
-	n.local = entropy.NewLocal(n.Store, n.Meta.ClusterID, n.cfg.entropyDir())
 	n.writer.Begun, n.local.Deletes = n.local.Begin, n.writer
-	n.local.OnDamage = func(shard uint64, d *scrub.Damage) {
-		n.log.Error("A file of a shard is damaged", zap.Uint64("db_shard_id", shard), zap.String("file", d.File), zap.Int64("offset", d.Offset), zap.String("key", d.Key), zap.String("reason", d.Reason))
-	}
-	n.local.OnAside = func(shard uint64, dir string) {
-		n.log.Info("Damaged files were set aside", zap.Uint64("db_shard_id", shard), zap.String("kept", dir))
-	}
 	for shard, found := range damaged {
 		if err := n.local.Found(shard, found...); err != nil {
 			return err
@@ -206,6 +211,16 @@ func (n *Node) Open() (err error) {
 		return err
 	}
 	return n.openServices(n.mon, view)
+}
+
+// foundByGate notes damage that a compaction would have met, and has it healed.
+func (n *Node) foundByGate(shard uint64, found []*scrub.Damage) {
+	if err := n.local.Found(shard, found...); err != nil {
+		n.log.Error("Cannot note damage", zap.Uint64("db_shard_id", shard), zap.Error(err))
+	}
+	if e := n.suspects.Load(); e != nil {
+		e.Suspect(shard)
+	}
 }
 
 // LogQueries logs the queries that run now.
