@@ -50,6 +50,21 @@ func run(t *testing.T, bind string, args ...string) (string, error) {
 	return out.String(), err
 }
 
+// What is damaged and where stands below the table, whose form scripts know.
+func TestShowSaysWhatIsDamaged(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, `{"shards":[{"id":"1","database":"db","retention_policy":"rp","start_time":"0","end_time":"0","expires":"0","status":"diff"},`+
+			`{"id":"2","database":"db","retention_policy":"rp","start_time":"0","end_time":"0","expires":"0","status":"corrupt","message":"data1:8088: 01.tsm is damaged: why"}],`+
+			`"queued_shards":[],"processing_shards":[]}`)
+	}))
+	t.Cleanup(srv.Close)
+	got, err := run(t, strings.TrimPrefix(srv.URL, "http://"), "entropy", "show")
+	if want := "  corrupt\n\nShard 2 corrupt: data1:8088: 01.tsm is damaged: why\n\nQueued Shards: []\n"; err != nil || !strings.HasSuffix(got, want) {
+		t.Errorf("%v\n%s", err, got)
+	}
+}
+
 func TestOutputIsAsDocumented(t *testing.T) {
 	t.Parallel()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

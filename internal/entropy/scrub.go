@@ -289,16 +289,16 @@ func owns(sh cluster.Shard, node uint64) bool {
 var scrubBucket = []byte("scrubbed.v1")
 
 // scrubbed returns when each shard that mine is true for was verified last, or seen first, which may be now. It
-// forgets the others.
+// forgets the others. It is asked every minute, and writes only what changed.
 func (q *queue) scrubbed(now time.Time, mine func(uint64) bool, shards map[uint64]cluster.Shard) (map[uint64]time.Time, error) {
 	out := make(map[uint64]time.Time)
-	err := q.db.Update(func(tx *bbolt.Tx) error {
-		b, err := tx.CreateBucketIfNotExists(scrubBucket)
-		if err != nil {
-			return err
+	var gone [][]byte
+	err := q.db.View(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(scrubBucket)
+		if b == nil {
+			return nil
 		}
-		var gone [][]byte
-		err = b.ForEach(func(k, v []byte) error {
+		return b.ForEach(func(k, v []byte) error {
 			if len(k) != 8 || len(v) != 8 || !mine(binary.BigEndian.Uint64(k)) {
 				gone = append(gone, append([]byte(nil), k...))
 				return nil
@@ -311,25 +311,33 @@ func (q *queue) scrubbed(now time.Time, mine func(uint64) bool, shards map[uint6
 			out[binary.BigEndian.Uint64(k)] = at
 			return nil
 		})
-		if err != nil {
-			return err
-		}
-		for _, k := range gone {
-			if err := b.Delete(k); err != nil {
-				return err
-			}
-		}
-		for id := range shards {
-			if _, ok := out[id]; ok || !mine(id) {
-				continue
-			}
-			if err := putTime(b, id, now); err != nil {
-				return err
-			}
+	})
+	var fresh []uint64
+	for id := range shards {
+		if _, ok := out[id]; !ok && mine(id) {
+			fresh = append(fresh, id)
 			out[id] = now
 		}
-		return nil
-	})
+	}
+	if err == nil && len(gone)+len(fresh) > 0 {
+		err = q.db.Update(func(tx *bbolt.Tx) error {
+			b, err := tx.CreateBucketIfNotExists(scrubBucket)
+			if err != nil {
+				return err
+			}
+			for _, k := range gone {
+				if err := b.Delete(k); err != nil {
+					return err
+				}
+			}
+			for _, id := range fresh {
+				if err := putTime(b, id, now); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read when shards were verified: %w", err)
 	}

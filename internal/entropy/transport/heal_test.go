@@ -3,6 +3,7 @@ package transport
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/toml"
+	"github.com/influxdata/influxdb/tsdb"
 
 	"concord/internal/entropy"
 	"concord/internal/entropy/digest"
@@ -218,5 +220,89 @@ func TestScrubFindsDamage(t *testing.T) {
 	}
 	if got := o.root(0, 1); got != want {
 		t.Error("the copy is not what it was")
+	}
+}
+
+// A shard that the engine cannot open is corrupt, and not missing: the others are repaired without it, and its files stay as they are.
+func TestUnopenedShardIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	o := newOwners(t, 3, 1)
+	kept := filepath.Join(o.stores[1].Path(), "db1", "autogen", "1", "000000001-000000001.tsm")
+	err := os.MkdirAll(filepath.Dir(kept), 0o755)
+	if err == nil {
+		err = os.WriteFile(kept, []byte("its files"), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.stores[1].SetShardOpenErrorForTest(1, tsdb.NewShardError(1, errors.New("its index is broken"))) // as the engine does when it opens
+	for _, i := range []int{0, 2} {
+		o.create(i, 1)
+		o.minutes(i, 1, 1000, func(j int) float64 { return float64(j) })
+	}
+	o.write(2, 1, o.point("m,host=b", "f", o.at(0), 1.0))
+	cfg := o.config
+	cfg.AutoRepairMissing, cfg.AutoRepairDiff = true, true
+	o.service.SetConfig(cfg)
+	if err := o.service.CheckNow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	st, err := o.service.Status(t.Context())
+	if err != nil || len(st.Shards) != 1 || st.Shards[0].Status != entropy.Diff {
+		t.Errorf("status %+v, %v", st, err)
+	}
+	r := o.failed(1)
+	if !strings.Contains(r.Error, "cannot take part: the engine could not open the shard: ") || !strings.Contains(r.Error, "its index is broken") {
+		t.Errorf("%+v", r)
+	}
+	if o.root(0, 1) != o.root(2, 1) {
+		t.Error("the other owners were not repaired")
+	}
+	d, err := o.service.Diff(t.Context(), 1)
+	if err != nil || len(d.Owners) != 2 || !strings.Contains(d.Away, "its index is broken") {
+		t.Errorf("diff: %+v, %v", d, err)
+	}
+	damaged, err := o.copies[1].Damaged()
+	if err != nil || damaged[1] != "the engine could not open the shard: its index is broken" {
+		t.Errorf("damaged: %v, %v", damaged, err)
+	}
+	if err := o.copies[1].SetAside(t.Context(), 1); err != nil {
+		t.Error(err) // nothing was noted
+	}
+	if _, err := o.copies[1].Scrub(t.Context(), 1, func(context.Context, int) error { return nil }); err == nil {
+		t.Error("a shard that is not open passes as verified")
+	}
+	files, err := os.ReadDir(filepath.Dir(kept))
+	if b, rerr := os.ReadFile(kept); err != nil || rerr != nil || string(b) != "its files" || len(files) != 1 {
+		t.Errorf("%v, %v, %v, %q", err, rerr, files, b)
+	}
+}
+
+// A dry run leaves damaged copies out, and says so; with fewer than two sound ones there is nothing to compare.
+func TestDiffLeavesDamagedCopiesOut(t *testing.T) {
+	t.Parallel()
+	o := newOwners(t, 3, 1)
+	for i := range 3 {
+		o.create(i, 1)
+		o.minutes(i, 1, 1000, func(j int) float64 { return float64(j) })
+		o.snapshot(i, 1)
+	}
+	o.write(2, 1, o.point("m,host=b", "f", o.at(0), 1.0))
+	verify := func(i int) {
+		t.Helper()
+		o.damage(i, 1, 100)
+		if _, err := o.copies[i].Scrub(t.Context(), 1, func(context.Context, int) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	verify(1)
+	d, err := o.service.Diff(t.Context(), 1)
+	if err != nil || len(d.Owners) != 2 || len(d.Pairs) != 1 || d.Pairs[0].MissingA != 1 ||
+		!strings.Contains(d.Away, "the copy on "+o.state.DataNodes[1].TCPAddr+" is damaged: 000000001-000000001.tsm") {
+		t.Errorf("%+v, %v", d, err)
+	}
+	verify(0)
+	if d, err := o.service.Diff(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "shard 1 has no two sound copies to compare: ") {
+		t.Errorf("%+v, %v", d, err)
 	}
 }
