@@ -143,7 +143,7 @@ func cannotOpen(path string) (reason string) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // the disk may not be able to read it
 	defer func() {
 		if r := recover(); r != nil {
-			reason = fmt.Sprint(r)
+			reason = plain(path, fmt.Sprint(r))
 			f.Close()
 		}
 	}()
@@ -156,7 +156,20 @@ func cannotOpen(path string) (reason string) {
 	if errors.Is(err, tsm1.MmapError{}) || errors.Is(err, syscall.ENOMEM) {
 		return ""
 	}
-	return err.Error()
+	return plain(path, err.Error())
+}
+
+// plain says in our words why a file cannot be opened, where its index is why: the engine speaks of its own code.
+func plain(path, reason string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return reason
+	}
+	defer f.Close()
+	if d, err := eachBlock(f, func(block) error { return nil }); err == nil && d != nil {
+		return d.Reason
+	}
+	return reason
 }
 
 // escapeGlob makes a pattern that matches path alone.

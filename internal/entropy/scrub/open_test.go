@@ -50,14 +50,14 @@ func TestUnopenableFileCostsNoMoreThanItself(t *testing.T) {
 			if err := os.Truncate(path, info.Size()/2); err != nil {
 				t.Fatal(err)
 			}
-		}, "invalid indexStart"},
+		}, "there is no index where the end of the file says"},
 		{"empty", func(t *testing.T, path string) {
 			if err := os.Truncate(path, 0); err != nil {
 				t.Fatal(err)
 			}
-		}, "EOF"},
-		{"the first page is zero", func(t *testing.T, path string) { change(t, path, 0, make([]byte, 4096)) }, "can only read from tsm file"},
-		{"the index begins with zeroes", func(t *testing.T, path string) { change(t, path, indexOf(t, path), make([]byte, 64)) }, "out of range"},
+		}, "the file ends in its header"},
+		{"the first page is zero", func(t *testing.T, path string) { change(t, path, 0, make([]byte, 4096)) }, "it does not begin as a file of version 1 does"},
+		{"the index begins with zeroes", func(t *testing.T, path string) { change(t, path, indexOf(t, path), make([]byte, 64)) }, "the index is not in order"},
 		{"damaged tombstones", func(t *testing.T, path string) {
 			change(t, strings.TrimSuffix(path, ".tsm")+".tombstone", 12, []byte{1, 2, 3, 4, 5, 6})
 		}, "gzip"},
