@@ -158,13 +158,13 @@ func (c *Cluster) port() string {
 // listen returns what a node binds to and what the others call: the same, or a
 // proxy's address in between. A node has no setting for the port that others
 // call, so both have the same port, on different loopback addresses.
-func (c *Cluster) listen(name string) (bind, called string) {
+func (c *Cluster) listen(name string, speaks protocol) (bind, called string) {
 	p := c.port()
 	if c.Links == nil {
 		return "127.0.0.1:" + p, "127.0.0.1:" + p
 	}
 	bind, called = "127.0.0.2:"+p, "127.0.0.1:"+p
-	if err := c.Links.listen(name, called, bind); err != nil {
+	if err := c.Links.listen(name, called, bind, speaks); err != nil {
 		c.t.Fatal(err)
 	}
 	return bind, called
@@ -172,8 +172,8 @@ func (c *Cluster) listen(name string) (bind, called string) {
 
 func (c *Cluster) newMeta() *Node {
 	n := c.newNode(fmt.Sprintf("meta%d", len(c.Meta)+1), "influxd-meta")
-	n.bindTCP, n.TCP = c.listen(n.Name)
-	n.bindHTTP, n.HTTP = c.listen(n.Name)
+	n.bindTCP, n.TCP = c.listen(n.Name, bytesAlone)
+	n.bindHTTP, n.HTTP = c.listen(n.Name, bytesAlone)
 	n.configure(map[string]any{
 		"hostname": "127.0.0.1",
 		"meta":     map[string]any{"dir": filepath.Join(n.Dir, "meta"), "bind-address": n.bindTCP, "http-bind-address": n.bindHTTP},
@@ -185,7 +185,7 @@ func (c *Cluster) newMeta() *Node {
 func (c *Cluster) AddNode() *Node {
 	c.t.Helper()
 	n := c.newNode(fmt.Sprintf("data%d", len(c.Data)+1), "influxd")
-	n.bindTCP, n.TCP = c.listen(n.Name)
+	n.bindTCP, n.TCP = c.listen(n.Name, calls)
 	n.HTTP = "127.0.0.1:" + c.port()
 	n.bindHTTP = n.HTTP
 	conf := map[string]map[string]any{

@@ -17,14 +17,17 @@ const (
 	Refuse      // connections are reset, new ones too: a firewall that rejects
 	Stall       // nothing passes and nobody is told; what was sent arrives after the cut, as from TCP
 	Deaf        // requests pass, answers do not until the cut ends
+	Repeat      // calls between data nodes arrive twice; see repeater
 )
 
-func (m Mode) String() string { return [...]string{"open", "refuse", "stall", "deaf"}[m] }
+func (m Mode) String() string { return [...]string{"open", "refuse", "stall", "deaf", "repeat"}[m] }
 
 // Link is the state of the connections that one node makes to another.
 type Link struct {
 	Mode  Mode
 	Delay time.Duration // of each piece of up to 32 KiB, both ways
+	Late  time.Duration // of Repeat: a call arrives again after up to this long
+	Seed  uint64        // of Repeat: of the times by which calls are late
 }
 
 type pair struct{ from, to string }
@@ -35,7 +38,8 @@ type pair struct{ from, to string }
 // (Linux, no privileges needed). So each ordered pair of nodes, "connections that
 // from makes to to", can be cut on its own: 8088 between data nodes and from meta
 // nodes, 8091 from data nodes, and Raft. Bytes of one connection that go in one
-// direction alone can be held with Deaf. Callers that are no node, such as
+// direction alone can be held with Deaf. Calls on 8088 can arrive twice with
+// Repeat: connections made before are reset, and those made in it when it ends. Callers that are no node, such as
 // influxd-ctl, always pass.
 type Links struct {
 	pids func() map[int]string
@@ -53,12 +57,23 @@ type Links struct {
 // while the node runs, so that callers of a dead node are refused at once.
 type gate struct {
 	node, called, bind string
+	speaks             protocol
 	ln                 net.Listener
 }
+
+// protocol is what an address speaks.
+type protocol int
+
+const (
+	bytesAlone protocol = iota // nothing that a link would know
+	calls                      // gRPC without TLS: Repeat can tell calls apart
+)
 
 // carried is one connection.
 type carried struct {
 	pair
+	speaks         protocol
+	repeats        bool // it was made in Repeat
 	client, server net.Conn
 }
 
@@ -71,15 +86,7 @@ func (l *Links) Set(from, to string, link Link) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.state[pair{from, to}] = link
-	close(l.change)
-	l.change = make(chan struct{})
-	if link.Mode == Refuse {
-		for c := range l.conns {
-			if c.pair == (pair{from, to}) {
-				c.reset()
-			}
-		}
-	}
+	l.changed()
 }
 
 // Heal opens all links.
@@ -87,13 +94,24 @@ func (l *Links) Heal() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	clear(l.state)
+	l.changed()
+}
+
+// changed tells the connections of a new state, with mu held.
+func (l *Links) changed() {
 	close(l.change)
 	l.change = make(chan struct{})
+	for c := range l.conns {
+		mode := l.state[c.pair].Mode
+		if mode == Refuse || c.speaks == calls && c.repeats != (mode == Repeat) {
+			c.reset()
+		}
+	}
 }
 
 // listen puts a gate in front of an address of a node.
-func (l *Links) listen(node, called, bind string) error {
-	g := &gate{node: node, called: called, bind: bind}
+func (l *Links) listen(node, called, bind string, speaks protocol) error {
+	g := &gate{node: node, called: called, bind: bind, speaks: speaks}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.gates = append(l.gates, g)
@@ -191,7 +209,7 @@ func (l *Links) accept(g *gate, ln net.Listener) {
 
 // carry takes one connection from its first byte to its last.
 func (l *Links) carry(g *gate, client net.Conn) {
-	c := &carried{pair: pair{caller(client, l.pids()), g.node}, client: client}
+	c := &carried{pair: pair{caller(client, l.pids()), g.node}, speaks: g.speaks, client: client}
 	defer client.Close()
 	if l.wait(c.pair, false) != nil {
 		c.reset()
@@ -206,7 +224,9 @@ func (l *Links) carry(g *gate, client net.Conn) {
 	l.mu.Lock()
 	c.server = server
 	l.conns[c] = struct{}{}
-	if l.closed {
+	link := l.state[c.pair]
+	c.repeats = c.speaks == calls && link.Mode == Repeat
+	if l.closed || link.Mode == Refuse {
 		c.reset()
 	}
 	l.mu.Unlock()
@@ -215,6 +235,10 @@ func (l *Links) carry(g *gate, client net.Conn) {
 		delete(l.conns, c)
 		l.mu.Unlock()
 	}()
+	if c.repeats {
+		repeat(c, link)
+		return
+	}
 	var both sync.WaitGroup
 	both.Add(2)
 	go func() { defer both.Done(); l.pass(c, server, client, false) }()

@@ -62,8 +62,14 @@ func (c line) hear(d time.Duration) (string, error) {
 	return strings.TrimSpace(s), err
 }
 
-// gated puts a link in front of an echo; this test's process is node "a".
+// gated puts a link in front of an echo.
 func gated(t *testing.T) (l *Links, addr string) {
+	t.Helper()
+	return gateway(t, echo(t), bytesAlone)
+}
+
+// gateway puts a link in front of node "b"; this test's process is node "a".
+func gateway(t *testing.T, bind string, speaks protocol) (l *Links, addr string) {
 	t.Helper()
 	if _, err := os.Stat("/proc/net/tcp"); err != nil {
 		t.Skip("needs /proc/net/tcp")
@@ -76,7 +82,7 @@ func gated(t *testing.T) (l *Links, addr string) {
 	}
 	addr = free.Addr().String()
 	free.Close()
-	if err := l.listen("b", addr, echo(t)); err != nil {
+	if err := l.listen("b", addr, bind, speaks); err != nil {
 		t.Fatal(err)
 	}
 	return l, addr
