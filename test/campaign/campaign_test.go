@@ -74,7 +74,7 @@ func TestCampaign(t *testing.T) {
 		}
 	}
 	c.cluster = process.Start(t, process.Options{
-		Meta: c.plan.metaNodes, Data: c.plan.dataNodes, Links: true, Dir: *keepFlag,
+		Meta: c.plan.metaNodes, Data: c.plan.dataNodes, Links: true, Disk: diskSize, Dir: *keepFlag,
 		Settings: map[string]map[string]any{
 			"cluster": {"write-timeout": "2s"},
 			// With the inmem index a query asks for the tags of all shards, also
@@ -203,6 +203,12 @@ func (c *campaign) inject(_ context.Context, f fault) {
 		c.setBoth(data[f.node], others, link)
 		wait(f.hold)
 		c.setBoth(data[f.node], others, process.Link{})
+	case repeat:
+		c.setBoth(data[f.node], data, process.Link{Mode: process.Repeat, Late: f.late, Seed: f.seed})
+		wait(f.hold)
+		c.setBoth(data[f.node], data, process.Link{})
+	case full:
+		c.fillDisk(data[f.node], f)
 	case cutPair:
 		a, b := data[f.node].Name, data[f.peer].Name
 		for _, link := range []process.Link{{Mode: f.mode}, {}} {
@@ -241,6 +247,29 @@ func (c *campaign) inject(_ context.Context, f fault) {
 	}
 	c.event("undone: %v %d", f.kind, f.node+1)
 	wait(f.gap)
+}
+
+// fillDisk holds a full disk. A node may end for it, and must start once there is space.
+func (c *campaign) fillDisk(n *process.Node, f fault) {
+	if _, _, err := n.Disk(); err != nil {
+		c.event("skipped: %s has no disk that could be full: %v", n.Name, err)
+		return
+	}
+	filled := make(chan struct{})
+	go func() { defer close(filled); n.FillDisk(f.leave, f.hold) }()
+	if f.killed {
+		wait(f.hold / 3)
+		if n.Running() {
+			n.Signal(syscall.SIGKILL)
+			n.Reap()
+		}
+		n.Start()
+	}
+	<-filled
+	if !n.Running() {
+		c.event("%s ended while its disk was full: %v", n.Name, n.End())
+		n.Start()
+	}
 }
 
 func (c *campaign) others(n *process.Node) (out []*process.Node) {

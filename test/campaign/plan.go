@@ -19,6 +19,8 @@ const (
 	cutPair              // links between two data nodes, one way or both
 	cutMeta              // the data node's links to all meta nodes
 	slow                 // all links of the node
+	repeat               // calls between the node and the other data nodes, both ways, arrive twice
+	full                 // the node's disk
 	powerCut             // SIGKILL of all data nodes at once
 	metaKill             // of one meta node, and so on
 	metaPause
@@ -26,7 +28,7 @@ const (
 )
 
 func (k kind) String() string {
-	return [...]string{"kill", "restart", "pause", "isolate", "cut", "cut from meta", "slow", "power cut", "kill meta", "pause meta", "isolate meta"}[k]
+	return [...]string{"kill", "restart", "pause", "isolate", "cut", "cut from meta", "slow", "repeat", "full disk", "power cut", "kill meta", "pause meta", "isolate meta"}[k]
 }
 
 // fault is one step of a plan. It is undone before the next one of its lane begins.
@@ -37,6 +39,10 @@ type fault struct {
 	mode   process.Mode // of cuts
 	oneWay bool         // of cutPair: only connections that node makes to peer
 	delay  time.Duration
+	late   time.Duration // of repeat: how much later a call may come again
+	seed   uint64        // of repeat
+	leave  int64         // of full: bytes
+	killed bool          // of full: the node is killed and started while its disk is full
 	hold   time.Duration
 	gap    time.Duration // after it is undone
 }
@@ -56,6 +62,13 @@ func (f fault) String() string {
 		s = fmt.Sprintf("cut data%d%sdata%d", f.node+1, arrow, f.peer+1)
 	case slow:
 		s += fmt.Sprintf(" by %v", f.delay)
+	case repeat:
+		s += fmt.Sprintf(" up to %v late", f.late)
+	case full:
+		s += fmt.Sprintf(" but for %d bytes", f.leave)
+		if f.killed {
+			s += ", and a kill"
+		}
 	}
 	switch f.kind {
 	case isolate, cutPair, cutMeta, metaCut:
@@ -63,6 +76,12 @@ func (f fault) String() string {
 	}
 	return s + fmt.Sprintf(" for %v", f.hold)
 }
+
+// diskSize is that of each data node: what a campaign writes fits in many times.
+const diskSize = 256 << 20
+
+// leaves are what a full disk leaves free: nothing to speak of, or less than the 5 % below which repairs are refused.
+var leaves = []int64{4 << 10, 24 << 10, 100 << 10, diskSize / 25}
 
 // plan is a campaign as a seed makes it. The two lanes run side by side; each
 // has one node in trouble at a time.
@@ -85,25 +104,29 @@ func newPlan(seed uint64, faults, metaNodes, dataNodes int) plan {
 	for range faults {
 		f := fault{hold: hold(rng), gap: time.Duration(rng.IntN(1500)) * time.Millisecond, mode: process.Mode(1 + rng.IntN(3))}
 		switch n := rng.IntN(100); {
-		case n < 20:
+		case n < 16:
 			f.kind = kill
-		case n < 28:
+		case n < 22:
 			f.kind = restart
-		case n < 42:
+		case n < 34:
 			f.kind = pause
-		case n < 54:
+		case n < 44:
 			f.kind = isolate
-		case n < 68:
+		case n < 56:
 			f.kind, f.oneWay = cutPair, rng.IntN(2) == 0
-		case n < 72:
+		case n < 60:
 			f.kind = cutMeta
-		case n < 80:
+		case n < 66:
 			f.kind, f.delay = slow, time.Duration(5+rng.IntN(300))*time.Millisecond
+		case n < 75:
+			f.kind, f.late, f.seed = repeat, time.Duration(rng.IntN(1500))*time.Millisecond, rng.Uint64()
 		case n < 84:
+			f.kind, f.leave, f.killed = full, leaves[rng.IntN(len(leaves))], rng.IntN(4) == 0
+		case n < 88:
 			f.kind, f.hold = powerCut, f.hold/4
-		case n < 91:
+		case n < 93:
 			f.kind = metaKill
-		case n < 96:
+		case n < 97:
 			f.kind = metaPause
 		default:
 			f.kind = metaCut

@@ -27,6 +27,7 @@ import (
 type Options struct {
 	Meta, Data int
 	Links      bool                      // connections between nodes go through proxies
+	Disk       int64                     // bytes of a disk of its own for each data node, where this machine lets us; 0 for none
 	Dir        string                    // of all files; the test's own when empty
 	Settings   map[string]map[string]any // of the data nodes, by section; sections that the build lacks are left out
 }
@@ -185,6 +186,10 @@ func (c *Cluster) newMeta() *Node {
 func (c *Cluster) AddNode() *Node {
 	c.t.Helper()
 	n := c.newNode(fmt.Sprintf("data%d", len(c.Data)+1), "influxd")
+	n.noDisk = errors.New("none was asked for")
+	if c.opt.Disk > 0 {
+		n.disk, n.noDisk = newDisk(n.Dir, c.opt.Disk)
+	}
 	n.bindTCP, n.TCP = c.listen(n.Name, calls)
 	n.HTTP = "127.0.0.1:" + c.port()
 	n.bindHTTP = n.HTTP

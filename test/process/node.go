@@ -28,6 +28,8 @@ type Node struct {
 	binary, conf, log string
 	bindTCP, bindHTTP string
 	links             *Links
+	disk              *disk // nil when the node has none of its own
+	noDisk            error // why it has none
 
 	mu   sync.Mutex
 	proc *running // nil while the node is down
@@ -45,6 +47,11 @@ func (c *Cluster) newNode(name, binary string) *Node {
 	n.conf, n.log = n.Dir+".conf", n.Dir+".log"
 	c.t.Cleanup(func() {
 		n.kill()
+		if n.disk != nil {
+			if err := n.disk.unmount(c.opt.Dir != ""); err != nil {
+				c.t.Errorf("unmount the disk of %s: %v", name, err)
+			}
+		}
 		if c.t.Failed() {
 			text := n.Log()
 			c.t.Logf("log of %s:\n%s", name, text[max(0, len(text)-6000):])
@@ -124,6 +131,14 @@ func (n *Node) PID() int {
 	return 0
 }
 
+// End is how the process ended, when it has.
+func (n *Node) End() error {
+	if n.Running() {
+		return nil
+	}
+	return n.process().err
+}
+
 // Running tells whether the process was started and has not ended.
 func (n *Node) Running() bool {
 	p := n.process()
@@ -185,6 +200,23 @@ func (n *Node) Wipe(folders ...string) {
 		if err := os.RemoveAll(filepath.Join(n.Dir, f)); err != nil {
 			n.t.Fatal(fmt.Errorf("wipe %s: %w", n.Name, err))
 		}
+	}
+}
+
+// Disk tells how many bytes are free on the node's own disk and how many it
+// has, or why it has no such disk.
+func (n *Node) Disk() (free, all int64, err error) {
+	if n.disk == nil {
+		return 0, 0, n.noDisk
+	}
+	return n.disk.free()
+}
+
+// FillDisk keeps the node's own disk full for a time, but for some bytes.
+func (n *Node) FillDisk(leave int64, hold time.Duration) {
+	n.t.Helper()
+	if err := n.disk.fill(leave, hold); err != nil {
+		n.t.Errorf("fill the disk of %s: %v", n.Name, err)
 	}
 }
 
