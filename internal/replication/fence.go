@@ -37,6 +37,9 @@ type fence struct {
 	sync.RWMutex
 	from uint64 // what is below it is void
 	used time.Time
+
+	settled uint64            // what is below it is void, too; guarded by fences.mu
+	seen    map[uint64]uint64 // sequences, by message, of those that came and are not below settled; guarded by fences.mu
 }
 
 // bar voids what senders sent to a database before a delete and what has not begun here, and waits for what
@@ -70,6 +73,36 @@ func (f *fences) barred(sender, sequence uint64, db string) bool {
 	defer f.mu.Unlock()
 	fe := f.bars[barKey{sender, db}]
 	return fe != nil && sequence < fe.from
+}
+
+// first tells whether a write comes for the first time, and not so late that its
+// sender has done with it: a second one could undo what was written since.
+func (f *fences) first(r *rpc.WriteShardRequest) bool {
+	if r.Sender == 0 || r.Message == 0 {
+		return true
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.shards == nil {
+		f.shards = make(map[fenceKey]*fence)
+	}
+	fe := at(f.shards, fenceKey{r.Sender, r.ShardId})
+	if _, again := fe.seen[r.Message]; again || r.Sequence < fe.settled {
+		return false
+	}
+	if r.Settled > fe.settled {
+		fe.settled = r.Settled
+		for message, sequence := range fe.seen {
+			if sequence < fe.settled {
+				delete(fe.seen, message)
+			}
+		}
+	}
+	if fe.seen == nil {
+		fe.seen = make(map[uint64]uint64)
+	}
+	fe.seen[r.Message] = r.Sequence
+	return true
 }
 
 // pass admits a message, until release. Hinted ones run alone.

@@ -133,6 +133,17 @@ func (d *delivery) wait() {
 	d.earlier = nil
 }
 
+// settled is a number that no delivery to a node's copy of a shard which is under way is below.
+func (l *lanes) settled(ln lane) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	least := l.sequence + 1
+	for d := range l.lanes[ln] {
+		least = min(least, d.sequence)
+	}
+	return least
+}
+
 // next is a number above those of all deliveries begun so far.
 func (l *lanes) next() uint64 {
 	l.mu.Lock()

@@ -60,6 +60,9 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	if s.writer != nil && s.writer.holdsDeletes(r.SenderNode) {
 		return nil, status.Error(codes.FailedPrecondition, "deletes wait here for the sender of the write: they come first")
 	}
+	if !s.fences.first(r) {
+		return nil, status.Error(codes.Canceled, "the write came a second time, or too late")
+	}
 	release, ok := s.fences.pass(ctx, r.Sender, r.ShardId, r.Sequence, r.Hinted, r.Database)
 	if !ok {
 		return nil, status.Error(codes.Canceled, "the write came too late: its sender has given it up")

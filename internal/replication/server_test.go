@@ -93,3 +93,49 @@ func FuzzDecodePoint(f *testing.F) {
 		}
 	})
 }
+
+// A write that arrives again, at once or late, undoes nothing that came after it.
+func TestRepeatedWritesAreVoid(t *testing.T) {
+	s := mustStore(t)
+	srv := NewServer(s, nil, nil)
+	at := time.Unix(1, 0)
+	for i, m := range []struct {
+		name                       string
+		message, sequence, settled uint64
+		hinted                     bool
+		value                      string
+		void                       bool
+	}{
+		{"a write", 1, 10, 10, false, "1", false},
+		{"the same at once", 1, 10, 10, false, "1", true},
+		{"another with it", 2, 11, 10, false, "2", false},
+		{"the first after that", 1, 10, 10, false, "1", true},
+		{"a second part", 3, 11, 10, false, "3", false},
+		{"one when these have ended", 4, 12, 12, false, "4", false},
+		{"the first after that one", 1, 10, 10, false, "1", true},
+		{"one that had not come before", 5, 11, 10, false, "5", true},
+		{"out of the queue", 6, 20, 20, true, "6", false},
+		{"a second batch", 7, 20, 20, true, "7", false},
+		{"a direct one behind it", 8, 21, 13, false, "8", false},
+		{"the batch again", 7, 20, 20, true, "7", true},
+		{"of an older version", 0, 22, 0, false, "9", false},
+	} {
+		_, err := srv.WriteShard(t.Context(), &rpc.WriteShardRequest{
+			ShardId: shardID, Database: db, RetentionPolicy: policy, Sender: 1, Points: [][]byte{rawPoint("cpu", "v="+m.value, at.Add(time.Duration(i)))},
+			Message: m.message, Sequence: m.sequence, Settled: m.settled, Hinted: m.hinted,
+		})
+		if void := status.Code(err) == codes.Canceled; void != m.void || err != nil && !void {
+			t.Errorf("%s: %v", m.name, err)
+		}
+	}
+	if n := len(values(t, s, "cpu")); n != 8 {
+		t.Errorf("%d points", n)
+	}
+	kept := 0
+	for _, fe := range srv.fences.shards {
+		kept += len(fe.seen)
+	}
+	if kept > 3 {
+		t.Errorf("%d messages are remembered", kept)
+	}
+}

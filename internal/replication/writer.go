@@ -77,6 +77,7 @@ type Writer struct {
 	wg     sync.WaitGroup
 	open   context.Context // from Open to Close
 	close  context.CancelFunc
+	messages atomic.Uint64 // with points, sent to peers
 
 	stats struct {
 		req, points, local, remote, hinted, ok, dropped, timeout, failed, sub atomic.Int64
@@ -438,12 +439,16 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 	if err == nil {
 		resp, err = rpc.NewReplicationClient(conn).WriteShard(ctx, &rpc.WriteShardRequest{
 			ShardId: req.ShardId, Database: req.Database, RetentionPolicy: req.RetentionPolicy, UserId: req.UserId, Points: req.Points,
-			Sender: w.sender, SenderNode: w.meta.NodeID(), Sequence: sequence, Hinted: hinted,
+			Sender: w.sender, SenderNode: w.meta.NodeID(), Sequence: sequence, Hinted: hinted, Message: w.messages.Add(1), Settled: settled,
 		})
 	}
 	if err != nil {
 		if w.Handoff == nil {
 			w.missed.note(w.log, n.TCPAddr, len(req.Points), err)
+	settled := sequence // a hinted one voids all before it
+	if !hinted {
+		settled = min(sequence, w.lanes.settled(lane{node, req.ShardId}))
+	}
 		}
 		// Canceled: the peer saw the deadline first.
 		switch c := status.Code(err); {

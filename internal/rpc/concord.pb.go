@@ -362,10 +362,14 @@ type WriteShardRequest struct {
 	Points          [][]byte               `protobuf:"bytes,5,rep,name=points,proto3" json:"points,omitempty"` // each the engine's binary form of a point
 	// Sender and order: a write out of hinted handoff voids all writes that the
 	// same process had sent for the shard before sequence and that arrive late.
-	Sender        uint64 `protobuf:"varint,6,opt,name=sender,proto3" json:"sender,omitempty"` // random for each process
-	Sequence      uint64 `protobuf:"varint,7,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	Hinted        bool   `protobuf:"varint,8,opt,name=hinted,proto3" json:"hinted,omitempty"`
-	SenderNode    uint64 `protobuf:"varint,9,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
+	Sender     uint64 `protobuf:"varint,6,opt,name=sender,proto3" json:"sender,omitempty"` // random for each process
+	Sequence   uint64 `protobuf:"varint,7,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Hinted     bool   `protobuf:"varint,8,opt,name=hinted,proto3" json:"hinted,omitempty"`
+	SenderNode uint64 `protobuf:"varint,9,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
+	// A message that arrives a second time is void, and so is one with a sequence below settled:
+	// its sender has none of these under way any more.
+	Message       uint64 `protobuf:"varint,10,opt,name=message,proto3" json:"message,omitempty"` // of the sender, another for each
+	Settled       uint64 `protobuf:"varint,11,opt,name=settled,proto3" json:"settled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -459,6 +463,20 @@ func (x *WriteShardRequest) GetHinted() bool {
 func (x *WriteShardRequest) GetSenderNode() uint64 {
 	if x != nil {
 		return x.SenderNode
+	}
+	return 0
+}
+
+func (x *WriteShardRequest) GetMessage() uint64 {
+	if x != nil {
+		return x.Message
+	}
+	return 0
+}
+
+func (x *WriteShardRequest) GetSettled() uint64 {
+	if x != nil {
+		return x.Settled
 	}
 	return 0
 }
@@ -2792,7 +2810,7 @@ const file_concord_proto_rawDesc = "" +
 	"\fmeta_servers\x18\x03 \x03(\tR\vmetaServers\"\x0e\n" +
 	"\fJoinResponse\"\x0e\n" +
 	"\fLeaveRequest\"\x0f\n" +
-	"\rLeaveResponse\"\x93\x02\n" +
+	"\rLeaveResponse\"\xc7\x02\n" +
 	"\x11WriteShardRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
@@ -2803,7 +2821,10 @@ const file_concord_proto_rawDesc = "" +
 	"\bsequence\x18\a \x01(\x04R\bsequence\x12\x16\n" +
 	"\x06hinted\x18\b \x01(\bR\x06hinted\x12\x1f\n" +
 	"\vsender_node\x18\t \x01(\x04R\n" +
-	"senderNode\"|\n" +
+	"senderNode\x12\x18\n" +
+	"\amessage\x18\n" +
+	" \x01(\x04R\amessage\x12\x18\n" +
+	"\asettled\x18\v \x01(\x04R\asettled\"|\n" +
 	"\x12WriteShardResponse\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x18\n" +
 	"\adropped\x18\x02 \x01(\x05R\adropped\x12\x18\n" +
