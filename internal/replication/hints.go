@@ -35,6 +35,8 @@ type recentDelete struct {
 	req   *rpc.ExecuteRequest
 	noted chan struct{} // closed when it is behind all that was queued before it
 	err   error         // valid then: why it is not
+
+	failed bool // err is not nil; guarded by recentDeletes.mu
 }
 
 type recentDeletes struct {
@@ -42,7 +44,7 @@ type recentDeletes struct {
 	list []*recentDelete
 }
 
-// add remembers a delete, and tells whether it is new.
+// add remembers a delete, and tells whether it has to be noted: it is new, or could not be noted before.
 func (r *recentDeletes) add(req *rpc.ExecuteRequest, keep time.Duration) (*recentDelete, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -52,10 +54,24 @@ func (r *recentDeletes) add(req *rpc.ExecuteRequest, keep time.Duration) (*recen
 		if d.req.Id == req.Id && req.Id != "" {
 			return d, false
 		}
+		if d.failed {
+			d = &recentDelete{at: d.at, req: req, noted: make(chan struct{})}
+			r.list[i] = d
+			return d, true
+		}
+		return d, false
 	}
 	d := &recentDelete{at: now, req: req, noted: make(chan struct{})}
 	r.list = append(r.list, d)
 	return d, true
+}
+
+// done tells that a delete was noted, or could not be.
+func (r *recentDeletes) done(d *recentDelete, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d.err, d.failed = err, err != nil
+	close(d.noted)
 }
 
 // since lists the deletes of a database that came after t.
@@ -194,8 +210,7 @@ func (w *Writer) NoteDelete(req *rpc.ExecuteRequest) (*rpc.Barrier, error) {
 	}
 	d, isNew := w.recent.add(req, 6*w.WriteTimeout+time.Minute)
 	if isNew {
-		d.err = w.noteBehind(req)
-		close(d.noted)
+		w.recent.done(d, w.noteBehind(req))
 	}
 	<-d.noted
 	return w.barrier(), d.err

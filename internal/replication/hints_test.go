@@ -436,3 +436,75 @@ func TestDeletesSeenChangesWithEachDelete(t *testing.T) {
 		t.Error("a delete was not seen")
 	}
 }
+
+// fullDisk is hinted handoff that keeps nothing while it is set.
+type fullDisk struct {
+	err  error
+	kept int
+}
+
+func (f *fullDisk) Append(uint64, uint64, ...handoff.Entry) error {
+	if f.err == nil {
+		f.kept++
+	}
+	return f.err
+}
+func (*fullDisk) Pending(uint64, uint64) bool { return false }
+func (*fullDisk) Waiting() []handoff.Waiting  { return []handoff.Waiting{{Node: 2, Shard: shardID}} }
+func (*fullDisk) Heard(uint64)                {}
+
+func TestDeleteThatCouldNotBeNotedIsNotedOnceThereIsSpace(t *testing.T) {
+	t.Parallel()
+	w := newTestCluster(t, "ok").writer(t)
+	hh := &fullDisk{err: errors.New("no space left on device")}
+	w.Handoff = hh
+	req := &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "d"}
+	for range 2 {
+		if _, err := w.NoteDelete(req); err == nil {
+			t.Error("a delete that is not behind what waits was noted")
+		}
+	}
+	hh.err = nil
+	for range 2 {
+		if _, err := w.NoteDelete(req); err != nil {
+			t.Error(err)
+		}
+	}
+	if hh.kept != 1 {
+		t.Errorf("it is in the queue %d times", hh.kept)
+	}
+	if n := len(w.recent.since(db, time.Time{})); n != 1 {
+		t.Errorf("%d deletes are remembered", n)
+	}
+}
+
+func TestWritesTellWhichOfTheirSenderHaveEnded(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "ok")
+	got := make(chan *rpc.WriteShardRequest, 2)
+	c.meta.nodes[1].TCPAddr = mustServe(t, recorder{got: got})
+	w := c.writer(t)
+	for _, line := range []string{"m v=1 1", "m v=2 1"} {
+		if err := w.WritePoints(db, policy, models.ConsistencyLevelAll, nil, mustPoints(t, line)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, second := <-got, <-got
+	if first.Message == 0 || first.Message == second.Message {
+		t.Errorf("messages %d and %d", first.Message, second.Message)
+	}
+	if first.Settled > first.Sequence || second.Settled <= first.Sequence || second.Settled > second.Sequence {
+		t.Errorf("settled %d of sequence %d, then %d of %d", first.Settled, first.Sequence, second.Settled, second.Sequence)
+	}
+}
+
+// recorder is a node that tells what it was sent.
+type recorder struct {
+	rpc.UnimplementedReplicationServer
+	got chan<- *rpc.WriteShardRequest
+}
+
+func (r recorder) WriteShard(_ context.Context, req *rpc.WriteShardRequest) (*rpc.WriteShardResponse, error) {
+	r.got <- req
+	return &rpc.WriteShardResponse{}, nil
+}
