@@ -36,6 +36,7 @@ import (
 	"concord/internal/entropy"
 	"concord/internal/entropy/scrub"
 	"concord/internal/entropy/transport"
+	"concord/internal/fulldisk"
 	"concord/internal/handoff"
 	"concord/internal/meta"
 	"concord/internal/replication"
@@ -165,6 +166,8 @@ func (n *Node) Open() (err error) {
 		return fmt.Errorf("open the storage engine in %s: %w", n.cfg.Data.Dir, err)
 	}
 	n.onClose(n.Store.Close)
+	shards := fulldisk.New(n.Store, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.log)
+	n.onClose(shards.Close)
 
 	swept, done := make(chan struct{}), make(chan struct{})
 	go func() { defer close(swept); n.sweep(done) }()
@@ -185,6 +188,7 @@ func (n *Node) Open() (err error) {
 	n.writer.WriteTimeout = time.Duration(n.cfg.Cluster.WriteTimeout)
 	n.writer.WithLogger(n.log)
 	n.writer.Begun, n.local.Deletes = n.local.Begin, n.writer
+	n.writer.Shards, n.writer.Failed, n.local.Shards = shards, shards.StallAll, shards
 	for shard, found := range damaged {
 		if err := n.local.Found(shard, found...); err != nil {
 			return err

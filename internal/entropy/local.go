@@ -30,6 +30,8 @@ type Local struct {
 	Pending func(shard uint64) []uint64
 	// Deletes orders what a repair writes and deletes; nil for none.
 	Deletes Deletes
+	// Shards takes the points of repairs; NewLocal sets the store.
+	Shards patch.Store
 
 	FilePoints int // that a repair writes as a file of the engine; fewer take its write path
 	// DiskFree tells how much of the file system of a folder is free.
@@ -66,7 +68,7 @@ func NewLocal(store *tsdb.Store, key func() uint64, dir string) *Local {
 	return &Local{
 		FilePoints: patch.DefaultFilePoints, DiskFree: diskFree,
 		throttle: func(ctx context.Context, _ int) error { return ctx.Err() },
-		store:    store, key: key, dir: dir, begun: begunShards{dir: filepath.Join(dir, "begun")}, damaged: damagedShards{dir: filepath.Join(dir, "damaged")},
+		Shards:   store, store: store, key: key, dir: dir, begun: begunShards{dir: filepath.Join(dir, "begun")}, damaged: damagedShards{dir: filepath.Join(dir, "damaged")},
 		cache: sync.OnceValues(func() (*digest.Cache, error) { return digest.OpenCache(filepath.Join(dir, "digests")) }),
 	}
 }
@@ -262,5 +264,5 @@ func (l *Local) Apply(ctx context.Context, shard cluster.Shard, deletes uint64, 
 		}
 		defer release()
 	}
-	return patch.Apply(l.store, shard.Database, shard.RetentionPolicy, shard.ID, blocks, l.FilePoints)
+	return patch.Apply(l.Shards, shard.Database, shard.RetentionPolicy, shard.ID, blocks, l.FilePoints)
 }

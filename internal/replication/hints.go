@@ -50,9 +50,9 @@ func (r *recentDeletes) add(req *rpc.ExecuteRequest, keep time.Duration) (*recen
 	defer r.mu.Unlock()
 	now := time.Now()
 	r.list = slices.DeleteFunc(r.list, func(d *recentDelete) bool { return now.Sub(d.at) > keep })
-	for _, d := range r.list {
-		if d.req.Id == req.Id && req.Id != "" {
-			return d, false
+	for i, d := range r.list {
+		if d.req.Id != req.Id || req.Id == "" {
+			continue
 		}
 		if d.failed {
 			d = &recentDelete{at: d.at, req: req, noted: make(chan struct{})}
@@ -140,7 +140,7 @@ func (w *Writer) ran(id string) bool { return w.Deletes != nil && w.Deletes.Ran(
 // runDelete runs a delete or a drop on this node's store, and remembers a
 // delete that is not bounded. Close waits for it: the engine's store hangs for ever when it is
 // closed while series are dropped.
-func (w *Writer) runDelete(store *tsdb.Store, r *rpc.ExecuteRequest) error {
+func (w *Writer) runDelete(store *tsdb.Store, r *rpc.ExecuteRequest) (err error) {
 	w.mu.RLock()
 	if !w.opened {
 		w.mu.RUnlock()
@@ -152,6 +152,11 @@ func (w *Writer) runDelete(store *tsdb.Store, r *rpc.ExecuteRequest) error {
 	if !isDelete(r.Kind) {
 		return execute(store, r)
 	}
+	defer func() {
+		if err != nil && w.Failed != nil {
+			w.Failed(r.Database, err)
+		}
+	}()
 	// While it runs a copy has the points in some files and not in others.
 	running := fmt.Sprintf("run %x", w.lanes.next())
 	w.deletes.begin(r.Database, running, announced{at: time.Now()})
@@ -401,7 +406,7 @@ func (w *Writer) deliverRequest(ctx context.Context, node, sequence uint64, req 
 			return errors.New("a delete came meanwhile")
 		}
 		defer release()
-		r = judge(writeStore(w.store, w.Begun, tsdb.WriteContext{UserId: req.UserId}, req.ShardId, req.Database, req.RetentionPolicy, points))
+		r = judge(writeStore(w.Shards, w.Begun, tsdb.WriteContext{UserId: req.UserId}, req.ShardId, req.Database, req.RetentionPolicy, points))
 	} else {
 		r = w.send(ctx, node, req, sequence, true)
 	}

@@ -69,10 +69,11 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	}
 	defer release()
 	var begun func(uint64) error
+	shards := Shards(s.store)
 	if s.writer != nil {
-		begun = s.writer.Begun
+		begun, shards = s.writer.Begun, s.writer.Shards
 	}
-	err = writeStore(s.store, begun, tsdb.WriteContext{UserId: r.UserId}, r.ShardId, r.Database, r.RetentionPolicy, points)
+	err = writeStore(shards, begun, tsdb.WriteContext{UserId: r.UserId}, r.ShardId, r.Database, r.RetentionPolicy, points)
 	var p tsdb.PartialWriteError
 	switch {
 	case err == nil:

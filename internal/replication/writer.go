@@ -38,6 +38,12 @@ type Metadata interface {
 	Shard(id uint64) (cluster.Shard, bool)
 }
 
+// Shards takes writes to this node's copies of shards.
+type Shards interface {
+	WriteToShard(ctx tsdb.WriteContext, shard uint64, points []models.Point) error
+	CreateShard(database, policy string, shard uint64, enabled bool) error
+}
+
 // Subscriber gets a copy of every write.
 type Subscriber interface {
 	Send(*coordinator.WritePointsRequest)
@@ -56,6 +62,10 @@ type Writer struct {
 	// Begun, when set, is told of a shard that this node begins with a write: other owners
 	// may have more of it.
 	Begun func(shard uint64) error
+	// Shards takes the points; NewWriter sets the store.
+	Shards Shards
+	// Failed, when set, is told why a delete could not run on the store.
+	Failed func(db string, err error)
 
 	meta     Metadata
 	store    *tsdb.Store
@@ -67,6 +77,7 @@ type Writer struct {
 	sender   uint64 // this process, to peers
 	started  uint64 // when it did, in nanoseconds
 	lanes    lanes
+	messages atomic.Uint64 // with points, sent to peers
 	recent   recentDeletes
 	fences   fences
 	arrivals arrivals
@@ -77,7 +88,6 @@ type Writer struct {
 	wg     sync.WaitGroup
 	open   context.Context // from Open to Close
 	close  context.CancelFunc
-	messages atomic.Uint64 // with points, sent to peers
 
 	stats struct {
 		req, points, local, remote, hinted, ok, dropped, timeout, failed, sub atomic.Int64
@@ -88,7 +98,7 @@ type Writer struct {
 func NewWriter(meta Metadata, store *tsdb.Store, sub Subscriber, pool *rpc.Pool) *Writer {
 	m := coordinator.NewPointsWriter()
 	m.MetaClient = meta
-	return &Writer{WriteTimeout: coordinator.DefaultWriteTimeout, meta: meta, store: store, sub: sub, pool: pool, mapper: m, log: zap.NewNop(), sender: rand.Uint64() | 1, started: uint64(time.Now().UnixNano()), deletes: deleteCounts{base: rand.Uint64()>>1 | 1}}
+	return &Writer{WriteTimeout: coordinator.DefaultWriteTimeout, meta: meta, store: store, sub: sub, pool: pool, Shards: store, mapper: m, log: zap.NewNop(), sender: rand.Uint64() | 1, started: uint64(time.Now().UnixNano()), deletes: deleteCounts{base: rand.Uint64()>>1 | 1}}
 }
 
 // WithLogger sets the logger; call it before Open.
@@ -363,7 +373,7 @@ func (w *Writer) writeLocal(ctx tsdb.WriteContext, d *delivery, db, policy strin
 	failed := result{err: errQueueNotEmpty}
 	if w.Handoff == nil || !w.Handoff.Pending(d.node, d.shard) {
 		w.stats.local.Add(int64(len(points)))
-		r := judge(writeStore(w.store, w.Begun, ctx, d.shard, db, policy, points))
+		r := judge(writeStore(w.Shards, w.Begun, ctx, d.shard, db, policy, points))
 		if r.err == nil || w.Handoff == nil || influxdb.IsClientError(r.err) {
 			return r
 		}
@@ -387,7 +397,7 @@ func judge(err error) result {
 
 // writeStore writes to the local copy of a shard and creates it where it is missing.
 // begun, which may be nil, is told before.
-func writeStore(store *tsdb.Store, begun func(shard uint64) error, ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) error {
+func writeStore(store Shards, begun func(shard uint64) error, ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) error {
 	err := store.WriteToShard(ctx, id, points)
 	if errors.Is(err, tsdb.ErrShardNotFound) {
 		if begun != nil {
@@ -435,6 +445,10 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 		return result{err: fmt.Errorf("owner %d of shard %d is not in the cluster", node, req.ShardId), never: true}
 	}
 	var resp *rpc.WriteShardResponse
+	settled := sequence // a hinted one voids all before it
+	if !hinted {
+		settled = min(sequence, w.lanes.settled(lane{node, req.ShardId}))
+	}
 	conn, err := w.pool.Conn(n.TCPAddr)
 	if err == nil {
 		resp, err = rpc.NewReplicationClient(conn).WriteShard(ctx, &rpc.WriteShardRequest{
@@ -445,10 +459,6 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 	if err != nil {
 		if w.Handoff == nil {
 			w.missed.note(w.log, n.TCPAddr, len(req.Points), err)
-	settled := sequence // a hinted one voids all before it
-	if !hinted {
-		settled = min(sequence, w.lanes.settled(lane{node, req.ShardId}))
-	}
 		}
 		// Canceled: the peer saw the deadline first.
 		switch c := status.Code(err); {

@@ -12,13 +12,20 @@ const applyBatch = 5000 // points that are written at once
 // DefaultFilePoints is how many points are worth a file.
 const DefaultFilePoints = 10_000
 
+// Store is what Apply needs of the engine's store.
+type Store interface {
+	Shard(id uint64) *tsdb.Shard
+	CreateShard(database, retentionPolicy string, shardID uint64, enabled bool) error
+	WriteToShard(ctx tsdb.WriteContext, shardID uint64, points []models.Point) error
+}
+
 // Apply writes the points of blocks to a shard, creating it where it is
 // missing, and returns how many it wrote. It is idempotent. A point that the
 // engine refuses, as a field of another type, is an error.
 //
 // Fewer than filePoints go through the engine's write path, into its log and its cache. More become
 // a file of the engine, as the blocks are; see install.
-func Apply(store *tsdb.Store, database, policy string, shardID uint64, blocks []Block, filePoints int) (int, error) {
+func Apply(store Store, database, policy string, shardID uint64, blocks []Block, filePoints int) (int, error) {
 	fail := func(n int, err error) (int, error) { return n, fmt.Errorf("repair shard %d: %w", shardID, err) }
 	if store.Shard(shardID) == nil {
 		if err := store.CreateShard(database, policy, shardID, true); err != nil {
@@ -43,7 +50,7 @@ func Apply(store *tsdb.Store, database, policy string, shardID uint64, blocks []
 }
 
 // write takes points through the engine's write path, and returns how many.
-func write(store *tsdb.Store, shardID uint64, blocks []Block) (written int, err error) {
+func write(store Store, shardID uint64, blocks []Block) (written int, err error) {
 	var batch []models.Point
 	flush := func() error {
 		if len(batch) == 0 {

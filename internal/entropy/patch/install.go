@@ -54,7 +54,7 @@ func parse(blocks []Block) (out []parsed, points int, err error) {
 //
 // The file is whole and on disk before the engine sees it. A crash before leaves a
 // temporary file, which the engine removes when it starts.
-func install(store *tsdb.Store, shardID uint64, blocks []parsed) (rest []Block, points int, err error) {
+func install(store Store, shardID uint64, blocks []parsed) (rest []Block, points int, err error) {
 	shard := store.Shard(shardID)
 	if shard == nil {
 		return nil, 0, tsdb.ErrShardNotFound

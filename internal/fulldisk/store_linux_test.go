@@ -1,0 +1,223 @@
+package fulldisk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/query"
+	"github.com/influxdata/influxdb/tsdb"
+	_ "github.com/influxdata/influxdb/tsdb/engine"
+	_ "github.com/influxdata/influxdb/tsdb/index"
+	"github.com/influxdata/influxql"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+)
+
+const shard = 7
+
+// mustOpen opens the engine's store in dir, with ours over it.
+func mustOpen(t *testing.T, dir string) *Store {
+	t.Helper()
+	e := tsdb.NewStore(filepath.Join(dir, "data"))
+	e.EngineOptions.Config = tsdb.NewConfig()
+	e.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
+	e.EngineOptions.IndexVersion = "tsi1"
+	if err := e.Open(); err != nil {
+		t.Fatal(err)
+	}
+	s := New(e, []string{filepath.Join(dir, "data"), filepath.Join(dir, "wal")}, zap.NewNop())
+	t.Cleanup(func() { mustClose(t, s) })
+	return s
+}
+
+// mustClose closes both; a second time does nothing.
+func mustClose(t *testing.T, s *Store) {
+	t.Helper()
+	if err := errors.Join(s.Close(), s.Store.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+// write writes the points [from, to) of a series.
+func write(t *testing.T, s *Store, series string, from, to int) error {
+	t.Helper()
+	var lines []byte
+	for i := from; i < to; i++ {
+		lines = fmt.Appendf(lines, "m,s=%s v=%d %d\n", series, i*7919%1000, i)
+	}
+	points, err := models.ParsePoints(lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.WriteToShard(tsdb.WriteContext{}, shard, points)
+}
+
+// count is how many points a query finds.
+func count(t *testing.T, s *Store) (n int) {
+	t.Helper()
+	itr, err := s.Shard(shard).CreateIterator(context.Background(), &influxql.Measurement{Name: "m"}, query.IteratorOptions{
+		Expr: &influxql.VarRef{Val: "v"}, StartTime: influxql.MinTime, EndTime: influxql.MaxTime, Ascending: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if itr == nil {
+		return 0
+	}
+	defer itr.Close()
+	for {
+		p, err := itr.(query.FloatIterator).Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p == nil {
+			return n
+		}
+		n++
+	}
+}
+
+// await waits until ok, for half a minute.
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.After(30 * time.Second); !ok(); {
+		select {
+		case <-end:
+			t.Fatalf("waited in vain: %s", what)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func TestWritesBehindATornWALSegmentOutliveTheNextStart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := mustOpen(t, dir)
+	if err := s.CreateShard("db", "rp", shard, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(t, s, "a", 0, 10); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	segments, err := filepath.Glob(filepath.Join(dir, "wal", "db", "rp", "7", "*.wal"))
+	if err != nil || len(segments) != 1 {
+		t.Fatalf("segments %v, %v", segments, err)
+	}
+	whole, err := os.ReadFile(segments[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	torn := append(whole, whole[:len(whole)/2]...) // the beginning of one more entry
+	if err := os.WriteFile(segments[0], torn, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, dir)
+	if err := write(t, s, "a", 10, 20); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	if n := count(t, mustOpen(t, dir)); n != 20 {
+		t.Errorf("%d points of 20", n)
+	}
+}
+
+func TestWritesAreRefusedBeforeTheDiskIsFull(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		free, total uint64
+		full        bool
+	}{
+		{100 << 20, 1 << 40, false},
+		{63 << 20, 1 << 40, true},
+		{2 << 20, 100 << 20, false}, // a small disk
+		{1<<20 - 1, 100 << 20, true},
+	} {
+		s := mustOpen(t, t.TempDir())
+		if err := s.CreateShard("db", "rp", shard, true); err != nil {
+			t.Fatal(err)
+		}
+		s.free = func(string) (uint64, uint64, error) { return tt.free, tt.total, nil }
+		if err := write(t, s, "a", 0, 1); errors.Is(err, ErrFull) != tt.full || (err != nil) != tt.full {
+			t.Errorf("%d of %d bytes are free: %v", tt.free, tt.total, err)
+		}
+		if n := count(t, s); (n == 0) != tt.full {
+			t.Errorf("%d of %d bytes are free: %d points", tt.free, tt.total, n)
+		}
+		if err := s.CreateShard("db", "rp", shard+1, true); errors.Is(err, ErrFull) != tt.full || (err != nil) != tt.full {
+			t.Errorf("%d of %d bytes are free: shard: %v", tt.free, tt.total, err)
+		}
+	}
+}
+
+// small mounts a file system in memory, and returns what fills it and makes space again.
+func small(t *testing.T) (dir string, fill, empty func()) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=16m"); err != nil {
+		t.Skipf("needs a file system of its own: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	ballast := filepath.Join(dir, "ballast")
+	fill = func() {
+		free, _, err := diskFree(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Create(ballast)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(free)-8<<10); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir, fill, func() { os.Remove(ballast) }
+}
+
+// The disk becomes full under the engine, faster than the reserve tells.
+func TestShardGoesOnOnceThereIsSpace(t *testing.T) {
+	t.Parallel()
+	dir, fill, empty := small(t)
+	s := mustOpen(t, dir)
+	if err := s.CreateShard("db", "rp", shard, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(t, s, "a", 0, 10); err != nil {
+		t.Fatal(err)
+	}
+	s.free = func(string) (uint64, uint64, error) { return 1 << 40, 1 << 40, nil }
+	fill()
+	var err error
+	for i := 10; err == nil && i < 1_000_000; i += 1000 {
+		err = write(t, s, "a", i, i+1000)
+	}
+	if !full(err) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	known := count(t, s)
+	if err := write(t, s, "a", 0, 1); !errors.Is(err, ErrFull) {
+		t.Errorf("write to a shard that waits for space: %v", err)
+	}
+	empty()
+	await(t, "a write succeeds", func() bool { return write(t, s, "b", 0, 10) == nil })
+	n := count(t, s)
+	if n < 20 || n > known+10 {
+		t.Errorf("%d points", n)
+	}
+	mustClose(t, s)
+	if got := count(t, mustOpen(t, dir)); got != n {
+		t.Errorf("%d points of %d after a start", got, n)
+	}
+}
