@@ -28,6 +28,7 @@ var (
 	repairFlag  = flag.String("repair", "", "auto: repairs run during the faults; end: they are asked for at the end; empty lets the seed choose")
 	deletesFlag = flag.Bool("deletes", true, "delete ranges and series, too")
 	throughFlag = flag.String("through", "one", "any: the writes of a point go through any node; one: through one, as long as it answers")
+	disksFlag   = flag.Bool("disks", true, "give data nodes disks that can be full; without them these faults are skipped")
 	keepFlag    = flag.String("keep", "", "folder that keeps all files of the nodes")
 )
 
@@ -73,8 +74,12 @@ func TestCampaign(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	disk := int64(0)
+	if *disksFlag {
+		disk = diskSize
+	}
 	c.cluster = process.Start(t, process.Options{
-		Meta: c.plan.metaNodes, Data: c.plan.dataNodes, Links: true, Disk: diskSize, Dir: *keepFlag,
+		Meta: c.plan.metaNodes, Data: c.plan.dataNodes, Links: true, Disk: disk, Dir: *keepFlag,
 		Settings: map[string]map[string]any{
 			"cluster": {"write-timeout": "2s"},
 			// With the inmem index a query asks for the tags of all shards, also
@@ -112,7 +117,7 @@ func (c *campaign) replay() string {
 	if c.plan.autoRepair {
 		repair = "auto"
 	}
-	return fmt.Sprintf("make campaign SEED=%d FAULTS=%d CAMPAIGN='-meta %d -data %d -repair %s -through %s -deletes=%t'", c.seed, *faultsFlag, c.plan.metaNodes, c.plan.dataNodes, repair, *throughFlag, *deletesFlag)
+	return fmt.Sprintf("make campaign SEED=%d FAULTS=%d CAMPAIGN='-meta %d -data %d -repair %s -through %s -deletes=%t -disks=%t'", c.seed, *faultsFlag, c.plan.metaNodes, c.plan.dataNodes, repair, *throughFlag, *deletesFlag, *disksFlag)
 }
 
 // event notes what happened, with the time since the start.
