@@ -124,11 +124,11 @@ func all(t interface {
 // names sort differently by measurement than by whole key: + is less than the comma.
 var names = []string{"cpu,host=a", "cpu,host=b", "cpu+x,host=a", "mem"}
 
-// TestEqualDataHasEqualDigests draws writes, overwrites and deletes, applies
+// TestUnequalShardsAreHealed draws writes, overwrites and deletes, applies
 // them to one shard as they come, with flushes and compactions in between, and to
-// another only as their outcome, in another order; both must have the digests
-// of a naive model, and must change when any point does.
-func TestEqualDataHasEqualDigests(t *testing.T) {
+// another only as their outcome, in another order. Both have equal digests; after another
+// point on one of them they have not, until reconcile, merge and apply made them equal.
+func TestUnequalShardsAreHealed(t *testing.T) {
 	t.Parallel()
 	dirty, clean := openStore(t), openStore(t)
 	var shard uint64
