@@ -253,7 +253,7 @@ func (idlePlanner) PlanOptimize(tsm1.TsmGenerations, time.Time) ([]tsm1.Compacti
 	return nil, 0, 0
 }
 func (idlePlanner) Release([]tsm1.CompactionGroup)            {}
-func (idlePlanner) FullyCompacted() (bool, string)            { return true, "" }
+func (idlePlanner) FullyCompacted() (bool, string)            { return false, "or the store disables compactions" }
 func (idlePlanner) ForceFull()                                {}
 func (idlePlanner) SetFileStore(*tsm1.FileStore)              {}
 func (idlePlanner) SetAggressiveCompactionPointsPerBlock(int) {}
