@@ -40,9 +40,9 @@ func (b *begunShards) read() error {
 		if err != nil {
 			return err
 		}
-		// A torn time is one long ago.
+		// A torn time is one long ago. 0 would be none: the shard would count as whole.
 		at, err := strconv.ParseInt(string(text), 10, 64)
-		if err != nil {
+		if err != nil || at < 1 {
 			at = 1
 		}
 		ids[id] = at

@@ -3,6 +3,7 @@ package entropy
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"concord/internal/bolt"
 )
 
 // queueBucket names the version of the records: 4 bytes CRC-32C, big endian,
@@ -44,18 +47,38 @@ type queue struct {
 }
 
 // openQueue opens or creates entropy.db in dir. A record that does not match
-// its checksum keeps its place, as its key says which shard it is, and loses its history.
-func openQueue(dir string) (*queue, error) {
+// its checksum keeps its place, as its key says which shard it is, and loses its history. A file that is damaged
+// is renamed to aside, and an empty queue begins: what was in it were intentions, and checks find anew what differs.
+func openQueue(dir string) (q *queue, aside string, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("create the folder of the repair queue: %w", err)
+		return nil, "", fmt.Errorf("create the folder of the repair queue: %w", err)
 	}
 	path := filepath.Join(dir, "entropy.db")
-	db, err := bbolt.Open(path, 0o644, &bbolt.Options{Timeout: 5 * time.Second})
+	q, err = readQueue(path)
+	var damaged *bolt.DamagedError
+	if errors.As(err, &damaged) {
+		if aside, err = bolt.SetAside(path); err == nil {
+			q, err = readQueue(path)
+		}
+	}
 	if err != nil {
-		return nil, fmt.Errorf("open the repair queue %s: %w", path, err)
+		return nil, aside, fmt.Errorf("open the repair queue: %w", err)
+	}
+	return q, aside, nil
+}
+
+func readQueue(path string) (*queue, error) {
+	db, err := bolt.Open(path, 0o644, 5*time.Second)
+	if errors.Is(err, bbolt.ErrTimeout) {
+		return nil, fmt.Errorf("%s is in use: is another influxd running?", path)
+	} else if err != nil {
+		return nil, err
 	}
 	q := &queue{db: db, items: make(map[uint64]queued)}
 	err = db.Update(func(tx *bbolt.Tx) error {
+		if _, err := tx.CreateBucketIfNotExists(settingsBucket); err != nil {
+			return err
+		}
 		b, err := tx.CreateBucketIfNotExists(queueBucket)
 		if err != nil {
 			return err
@@ -64,14 +87,19 @@ func openQueue(dir string) (*queue, error) {
 			if len(k) != 8 {
 				return nil
 			}
+			if v == nil {
+				return bbolt.ErrIncompatibleValue
+			}
 			id := binary.BigEndian.Uint64(k)
 			q.items[id] = decodeQueued(id, v)
 			return nil
 		})
 	})
+	if errors.Is(err, bbolt.ErrIncompatibleValue) { // a bucket where a value should be, or the other way round
+		err = &bolt.DamagedError{Path: path, Reason: err.Error()}
+	}
 	if err != nil {
-		db.Close()
-		return nil, fmt.Errorf("read the repair queue %s: %w", path, err)
+		return nil, errors.Join(err, db.Close())
 	}
 	return q, nil
 }

@@ -119,9 +119,15 @@ func (s *Service) WithLogger(log *zap.Logger) {
 
 // Open reads the queue and starts the loops.
 func (s *Service) Open() error {
-	q, err := openQueue(s.deps.Dir)
+	q, aside, err := openQueue(s.deps.Dir)
 	if err != nil {
 		return err
+	}
+	if aside != "" {
+		s.stats.errors.Add(1)
+		s.log.Error("The repair queue was damaged and begins empty, not paused: all shards are checked, and repairs that were asked for have to be asked for again",
+			zap.String("damaged_file", aside))
+		s.Suspect(0)
 	}
 	if s.paused, err = q.paused(); err != nil {
 		return errors.Join(err, q.close())

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"concord/internal/bolt"
 )
 
 // RanLog remembers, durably, which deletes ran on this node. Several nodes may
@@ -18,18 +20,26 @@ type RanLog struct {
 
 var ranBucket = []byte("ran.v1") // id -> nanoseconds, 8 bytes big endian
 
+// withoutRanLog is why a damaged log is not set aside unasked: what it says cannot be found out again.
+const withoutRanLog = "to start without, move it away; a delete that other nodes still keep for this one then runs once more, and takes later writes of its time range with it"
+
 // OpenRanLog opens the log at path. A delete is remembered for keep, which must
 // be longer than it can wait in hinted handoff.
 func OpenRanLog(path string, keep time.Duration) (*RanLog, error) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 2 * time.Second})
+	db, err := bolt.Open(path, 0o600, 2*time.Second)
+	var damaged *bolt.DamagedError
 	if errors.Is(err, bbolt.ErrTimeout) {
 		return nil, fmt.Errorf("%s is in use: is another influxd running?", path)
+	} else if errors.As(err, &damaged) {
+		return nil, fmt.Errorf("%w: %s", err, withoutRanLog)
 	} else if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	l := &RanLog{db: db, keep: keep}
-	if err := l.purge(time.Now()); err != nil {
-		return nil, errors.Join(err, db.Close())
+	if err := l.purge(time.Now()); errors.Is(err, bbolt.ErrIncompatibleValue) {
+		return nil, errors.Join(fmt.Errorf("%s is damaged: %w: %s", path, err, withoutRanLog), db.Close())
+	} else if err != nil {
+		return nil, errors.Join(fmt.Errorf("read %s: %w", path, err), db.Close())
 	}
 	return l, nil
 }

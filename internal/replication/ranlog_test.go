@@ -1,0 +1,102 @@
+package replication
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"concord/internal/bolt"
+	"concord/internal/bolt/bolttest"
+)
+
+// ranFile makes a log with n deletes.
+func ranFile(t testing.TB, n int) []byte {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "deletes.db")
+	l, err := OpenRanLog(path, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.db.NoSync = true
+	for i := range n {
+		if err := l.Record(fmt.Sprintf("%x-%x", 1<<40, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// Without the log a delete may run twice, and nothing tells: it is not begun anew unasked, and the error says what to do.
+func TestDamagedRanLogIsAnError(t *testing.T) {
+	t.Parallel()
+	whole := ranFile(t, 5)
+	path := filepath.Join(t.TempDir(), "deletes.db")
+	if err := os.WriteFile(path, bolttest.Damage(whole, uint32(2*os.Getpagesize()), make([]byte, len(whole)-2*os.Getpagesize()), uint32(len(whole)), false), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := OpenRanLog(path, time.Hour)
+	var damaged *bolt.DamagedError
+	if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "move it away") || !strings.Contains(err.Error(), path) {
+		t.Errorf("got %v", err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	l, err := OpenRanLog(path, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+}
+
+// FuzzOpenRanLog damages a log: it is refused, or remembers what runs from now on.
+func FuzzOpenRanLog(f *testing.F) {
+	files := [][]byte{ranFile(f, 2), ranFile(f, 300)}
+	dir := f.TempDir()
+	f.Add(uint8(0), uint32(0), []byte(nil), uint32(1<<31), true)
+	for page := range uint32(10) {
+		f.Add(uint8(1), page*4096+8, []byte{2, 0, 255}, uint32(1<<31), true)
+		f.Add(uint8(1), page*4096+16, []byte{1}, uint32(1<<31), false)
+	}
+	f.Add(uint8(1), uint32(9), []byte{1}, uint32(3*4096), true)
+	f.Fuzz(func(t *testing.T, which uint8, at uint32, patch []byte, end uint32, seal bool) {
+		path := filepath.Join(dir, "deletes.db")
+		if err := os.WriteFile(path, bolttest.Damage(files[int(which)%len(files)], at, patch, end, seal), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l, err := OpenRanLog(path, time.Hour)
+		if err != nil {
+			if !strings.Contains(err.Error(), path) {
+				t.Fatalf("the error names no file: %v", err)
+			}
+			return
+		}
+		l.db.NoSync = true
+		if err := l.Record("new"); err != nil && !errors.Is(err, bbolt.ErrIncompatibleValue) {
+			t.Fatal(err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if l, err = OpenRanLog(path, time.Hour); err != nil {
+			t.Fatalf("the second time: %v", err)
+		}
+		defer l.Close()
+		if !l.Ran("new") {
+			t.Fatal("the record is lost")
+		}
+	})
+}
