@@ -1,6 +1,7 @@
 package scrub
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/influxdata/influxql"
 )
@@ -320,21 +322,82 @@ func TestTruncatedFileIsDamage(t *testing.T) {
 	}
 }
 
+// FuzzVerify damages a file of the engine: Verify ends without a fault, and of what it finds nothing wrong with the
+// engine reads every block.
 func FuzzVerify(f *testing.F) {
 	_, sh := newShard(f)
-	b, err := os.ReadFile(file(f, sh, ".tsm"))
+	whole, err := os.ReadFile(file(f, sh, ".tsm"))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(b)
-	f.Add(b[:100])
-	f.Add([]byte{})
-	f.Fuzz(func(t *testing.T, data []byte) {
-		path := filepath.Join(t.TempDir(), "000000001-000000001.tsm")
+	dir := f.TempDir()
+	path := filepath.Join(dir, "000000001-000000001.tsm")
+	f.Add(uint32(0), []byte(nil), uint32(1<<31))
+	f.Add(uint32(0), []byte(nil), uint32(100))
+	f.Add(uint32(0), []byte(nil), uint32(0))
+	index := uint32(binary.BigEndian.Uint64(whole[len(whole)-8:]))
+	for at := index; at < uint32(len(whole)); at += 5 {
+		f.Add(at, []byte{1}, uint32(1<<31))
+		f.Add(at, []byte{255, 255, 255, 255}, uint32(1<<31))
+	}
+	f.Fuzz(func(t *testing.T, at uint32, patch []byte, end uint32) {
+		data := slices.Clone(whole)
+		copy(data[int(at)%len(data):], patch)
+		data = data[:min(int(end), len(data))]
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Verify(t.Context(), filepath.Dir(path), noWait); err != nil {
+		found, err := Verify(t.Context(), dir, noWait)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(found) > 0 {
+			return
+		}
+		in, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := tsm1.NewTSMReader(in)
+		if err != nil {
+			t.Fatalf("no damage, and the engine cannot open it: %v", err)
+		}
+		defer r.Close()
+		for i := range r.KeyCount() {
+			key, _ := r.KeyAt(i)
+			if _, err := r.ReadAll(bytes.Clone(key)); err != nil {
+				t.Fatalf("no damage, and the engine cannot read %q: %v", key, err)
+			}
+		}
+	})
+}
+
+// FuzzVerifyTombstones does so with a file of tombstones.
+func FuzzVerifyTombstones(f *testing.F) {
+	dir := f.TempDir()
+	t := tsm1.NewTombstoner(filepath.Join(dir, "000000001-000000001.tsm"), nil)
+	if err := t.AddRange([][]byte{[]byte("m,s=a#!~#v"), []byte("m,s=b#!~#v")}, 10, 20); err != nil {
+		f.Fatal(err)
+	}
+	if err := t.Flush(); err != nil {
+		f.Fatal(err)
+	}
+	path := filepath.Join(dir, "000000001-000000001.tombstone")
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole)
+	f.Add(whole[:len(whole)/2])
+	f.Add([]byte{})
+	f.Add([]byte{0, 0, 0x15, 0x02, 0, 0, 0, 1, 'x'})
+	f.Add([]byte{0, 0, 0x15, 0x03, 0, 0, 0, 1, 'x'})
+	f.Add([]byte("m,s=a#!~#v\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Verify(t.Context(), dir, noWait); err != nil {
 			t.Fatal(err)
 		}
 	})
