@@ -116,33 +116,49 @@ func TestDamagedFilesAreFound(t *testing.T) {
 	t.Parallel()
 	whole := sample(t, 500)
 	size := os.Getpagesize()
-	root := int(binary.NativeEndian.Uint64(whole[pageHeader+16:])) * size
-	for name, change := range map[string]func([]byte) []byte{
-		"whole":           nil,
+	m, err := readMeta(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if other, err := readMeta(whole[size:]); err != nil {
+		t.Fatal(err)
+	} else if other.tx > m.tx {
+		m = other
+	}
+	root, free := int(m.root)*size, int(m.freelist)*size
+	// bucket returns where the root page of the bucket i is stored.
+	bucket := func(b []byte, i int) []byte {
+		e := root + pageHeader + i*elementSize
+		return b[e+int(order.Uint32(b[e+4:]))+int(order.Uint32(b[e+8:])):]
+	}
+	for name, change := range map[string]func(b []byte) []byte{
+		"whole":           func(b []byte) []byte { return b },
 		"no bolt file":    func([]byte) []byte { return []byte("something else\n") },
 		"zeros":           func(b []byte) []byte { return make([]byte, len(b)) },
 		"cut short":       func(b []byte) []byte { return b[:3*size] },
 		"a page of zeros": func(b []byte) []byte { clear(b[root : root+size]); return b },
-		"a wrong count":   func(b []byte) []byte { binary.NativeEndian.PutUint16(b[root+10:], 60_000); return b },
+		"a wrong count":   func(b []byte) []byte { order.PutUint16(b[root+10:], 60_000); return b },
+		"a page in use by two buckets": func(b []byte) []byte {
+			order.PutUint64(bucket(b, 1), order.Uint64(bucket(b, 0)))
+			return b
+		},
+		"a bucket in a circle": func(b []byte) []byte {
+			order.PutUint64(bucket(b, 0), m.root)
+			return b
+		},
+		"a free page in use":   func(b []byte) []byte { order.PutUint64(b[free+pageHeader:], m.root); return b },
+		"no free list":         func(b []byte) []byte { clear(b[free : free+size]); return b },
+		"a page out of bounds": func(b []byte) []byte { order.PutUint64(bucket(b, 0), 1<<40); return b },
 	} {
 		path := filepath.Join(t.TempDir(), "x.db")
-		b := append([]byte(nil), whole...)
-		if change != nil {
-			b = change(b)
-			// The root that counts is that of the newer meta page: damage both.
-			if other := int(binary.NativeEndian.Uint64(whole[size+pageHeader+16:])) * size; other != root && len(b) > other+size {
-				if name == "a page of zeros" || name == "a wrong count" {
-					clear(b[other : other+size])
-				}
-			}
-		}
+		b := change(append([]byte(nil), whole...))
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		db, err := Open(path, 0o600, time.Second)
-		if change == nil {
+		if name == "whole" {
 			if err != nil {
-				t.Fatalf("%s: %v", name, err)
+				t.Fatal(err)
 			}
 			db.Close()
 			continue
