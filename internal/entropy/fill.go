@@ -48,7 +48,7 @@ func (s *Service) fill(ctx context.Context, st *cluster.State, sh cluster.Shard,
 		case err != nil:
 			return fmt.Errorf("copy the files of shard %d from %s to %s: %w", sh.ID, source.TCPAddr, addr(st, c.owner), err)
 		default:
-			copies[i].state.Exists = true
+			copies[i].state.Exists, copies[i].state.Begun = true, copied
 			s.log.Info("Copied the files of a missing shard", zap.Uint64("db_shard_id", sh.ID), zap.String("source", source.TCPAddr), zap.String("node", addr(st, c.owner)))
 		}
 	}

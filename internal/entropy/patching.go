@@ -91,11 +91,12 @@ func (s *Service) eachDifference(ctx context.Context, st *cluster.State, sh clus
 
 // rules are those of the next round. In a shard that is written to, two owners may differ by
 // a write in flight, and the copies are not read at the same instant: there a
-// conflict counts when it was the same in the round before.
+// conflict counts when it was the same in the round before. A copy of another owner's files has no vote
+// of its own: what a minority holds would become the majority.
 func (s *Service) rules(sh cluster.Shard, copies []copyOf, out *outcome) patch.Rules {
 	r := patch.Rules{Absent: len(sh.Owners) - len(copies), Doubtful: make([]bool, len(copies))}
 	for i, c := range copies {
-		r.Doubtful[i] = c.state.Corrupt != ""
+		r.Doubtful[i] = c.state.Corrupt != "" || BegunByCopy(c.state.Begun)
 	}
 	if quiet(copies, s.deps.Now().Add(-time.Duration(s.config().Settle))) {
 		return r

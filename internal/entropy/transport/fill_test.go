@@ -8,7 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"concord/internal/entropy"
+	"concord/internal/entropy/digest"
 )
 
 // bytesOnDisk are those of the files of an owner's copy.
@@ -58,6 +61,27 @@ func TestMissingShardsAreCopiedAsFiles(t *testing.T) {
 				t.Errorf("left behind: %v", left)
 			}
 		})
+	}
+}
+
+// What an owner got as files of another one is no second voice for its values.
+func TestCopiedFilesHaveNoVote(t *testing.T) {
+	t.Parallel()
+	o := newOwners(t, 3, 2)
+	for id := uint64(1); id <= 2; id++ { // of which the source is another owner each
+		for i, v := range []float64{1, 2} {
+			o.create(i, id)
+			o.write(i, id, o.point("m,host=a", "f", o.at(time.Hour), v), o.point("m,host=a", "f", o.at(2*time.Hour), 3-v))
+		}
+		if r := o.repair(id); r.State != entropy.Done || r.Conflicts != 2 {
+			t.Errorf("%+v", r)
+		}
+		for i := range 3 {
+			want := map[int64]any{o.at(time.Hour): 2.0, o.at(2 * time.Hour): 2.0} // the greater, as it is a tie
+			if d := cmp.Diff(want, o.read(i, id, "m,host=a", "f", digest.Float)); d != "" {
+				t.Errorf("shard %d, owner %d:\n%s", id, i+1, d)
+			}
+		}
 	}
 }
 
