@@ -68,6 +68,13 @@ func startObserved(t *testing.T) (context.Context, *devcluster.Cluster) {
 	if err := c.Client(0).Write(ctx, "db", "any", lines(100, yesterday(), time.Second)); err != nil {
 		t.Fatal(err)
 	}
+	// The answer does not wait for the owner that is cut off.
+	if err := c.Wait(ctx, func() bool {
+		_, body := mustGet(ctx, t, c, 0, "/debug/vars")
+		return strings.Contains(body, `"hh_processor"`)
+	}); err != nil {
+		t.Fatal("nothing is in hinted handoff")
+	}
 	c.Heal(1)
 	return ctx, c
 }

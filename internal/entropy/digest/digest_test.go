@@ -31,6 +31,7 @@ var shardRange = digest.Range{Start: 0, End: 64_000}
 func openStore(t testing.TB) *tsdb.Store {
 	t.Helper()
 	s := tsdb.NewStore(t.TempDir())
+	s.EngineOptions.MonitorDisabled = true // it disables the snapshots of a shard that it finds idle
 	s.EngineOptions.Config = tsdb.NewConfig()
 	s.EngineOptions.Config.WALDir = t.TempDir()
 	s.EngineOptions.Config.WALFsyncDelay = 0
