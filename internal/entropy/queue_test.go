@@ -45,7 +45,7 @@ func queueFile(t testing.TB, n int) []byte {
 	return b
 }
 
-// A damaged queue file is kept aside, and the service starts with an empty queue and checks at once.
+// A damaged queue file is kept aside, and an empty queue begins that works and lasts.
 func TestDamagedQueueIsSetAside(t *testing.T) {
 	t.Parallel()
 	whole := queueFile(t, 5)

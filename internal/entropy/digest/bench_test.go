@@ -24,6 +24,7 @@ func BenchmarkDigest(b *testing.B) {
 	}{
 		{"float", func(i int) any { return math.Round(100*(20+8*math.Sin(float64(i)/700)+rnd.Float64())) / 100 }}, // a thermometer
 		{"integer", func(i int) any { return int64(i % 1000) }},
+		{"unsigned", func(i int) any { return uint64(i % 1000) }},
 		{"boolean", func(i int) any { return i%3 == 0 }},
 		{"string", func(i int) any { return fmt.Sprint("state ", i%10) }},
 	} {
@@ -87,6 +88,10 @@ func decode(b *testing.B, sh *tsdb.Shard) (n int) {
 				n += a.Len()
 			}
 		case tsdb.IntegerArrayCursor:
+			for a := c.Next(); a.Len() > 0; a = c.Next() {
+				n += a.Len()
+			}
+		case tsdb.UnsignedArrayCursor:
 			for a := c.Next(); a.Len() > 0; a = c.Next() {
 				n += a.Len()
 			}

@@ -16,8 +16,11 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 )
 
-// runBytes is how many bytes of series keys are held; more are sorted by way of a temporary file.
+// runBytes is how many bytes of series keys, with what it takes to sort them, are held; more are sorted by way of a temporary file.
 const runBytes = 16 << 20
+
+// keyOverhead is the end of a key and, while they are sorted, a slice.
+const keyOverhead = 8 + 24
 
 // EachSeries calls fn with the keys of a shard's series, ascending, each once. No index keeps
 // the order of whole keys. What does not fit into runBytes is sorted in runs, which
@@ -86,7 +89,7 @@ func (s *keySorter) add(sfile *tsdb.SeriesFile, id uint64) error {
 	}
 	s.data = models.AppendMakeKey(s.data, name, tags)
 	s.ends = append(s.ends, len(s.data))
-	if len(s.data)+8*len(s.ends) >= s.limit {
+	if len(s.data)+keyOverhead*len(s.ends) >= s.limit {
 		return s.spill()
 	}
 	return nil
