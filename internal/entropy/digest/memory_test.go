@@ -22,7 +22,7 @@ import (
 	"concord/internal/entropy/digest"
 )
 
-var manySeries = flag.Int("series", 100_000, "series of the shard in TestMemoryDoesNotGrowWithSeries")
+var manySeries = flag.Int("series", defaultSeries, "series of the shard in TestMemoryDoesNotGrowWithSeries")
 
 // TestMemoryDoesNotGrowWithSeries digests a shard of very many series with few points, and writes and reads its
 // cache: what that holds in memory at any moment is the same for any number of series. It is not parallel: it measures the heap.

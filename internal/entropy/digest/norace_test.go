@@ -1,0 +1,5 @@
+//go:build !race
+
+package digest_test
+
+const defaultLayouts, defaultSeries = 10_000, 100_000
