@@ -299,9 +299,6 @@ func (a *arrivals) of(node uint64) *sync.RWMutex {
 
 // Deliver sends entries of hinted handoff to a node: handoff.Deps.Deliver.
 func (w *Writer) Deliver(ctx context.Context, node, shard uint64, entries []handoff.Entry, behind func() []handoff.Entry) (int, error) {
-	// In this order: a delete that is not behind the entries yet has a barrier above the sequence.
-	sequence := w.lanes.next()
-	waiting := behind()
 	for i := 0; i < len(entries); {
 		if entries[i].Kind == handoff.Delete {
 			if err := w.deliverDelete(ctx, node, entries[i]); err != nil {
@@ -314,6 +311,10 @@ func (w *Writer) Deliver(ctx context.Context, node, shard uint64, entries []hand
 		for end < len(entries) && entries[end].Kind == handoff.Write {
 			end++
 		}
+		// Anew behind each delete, which voids what has a sequence below its own. And in this order: a
+		// delete that is not behind the entries yet has a barrier above the sequence.
+		sequence := w.lanes.next()
+		waiting := behind()
 		deletes, err := w.coverings(shard, entries[end:], waiting)
 		if err != nil {
 			return i, err

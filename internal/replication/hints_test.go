@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"concord/internal/handoff"
 	"concord/internal/rpc"
@@ -507,4 +508,35 @@ type recorder struct {
 func (r recorder) WriteShard(_ context.Context, req *rpc.WriteShardRequest) (*rpc.WriteShardResponse, error) {
 	r.got <- req
 	return &rpc.WriteShardResponse{}, nil
+}
+
+// What waits behind a delete in a queue need not wait for the next attempt.
+func TestWritesBehindADeleteInTheQueueAreDeliveredWithIt(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "ok")
+	w := c.writer(t)
+	w.Handoff = &fullDisk{}
+	var entries []handoff.Entry
+	for _, line := range []string{"m v=1 1", "m v=2 2"} {
+		reqs, _, err := encode(tsdb.WriteContext{}, shardID, db, policy, mustPoints(t, line))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := proto.Marshal(reqs[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		deletes, err := w.boundedDelete(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "other"}, shardID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries = append(append(entries, handoff.Entry{Kind: handoff.Write, Points: 1, Data: b}), deletes...)
+	}
+	n, err := w.Deliver(t.Context(), 2, shardID, entries, func() []handoff.Entry { return nil })
+	if n != 4 || err != nil {
+		t.Errorf("%d entries of 4 are delivered: %v", n, err)
+	}
+	if got := values(t, c.stores[1], "m"); !slices.Equal(got, []float64{1, 2}) {
+		t.Errorf("got %v", got)
+	}
 }
