@@ -16,7 +16,7 @@ import (
 
 // quickRaft makes elections quick and snapshots frequent.
 func quickRaft(c *raft.Config) {
-	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = 200*time.Millisecond, 200*time.Millisecond, 100*time.Millisecond
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = 500*time.Millisecond, 500*time.Millisecond, 400*time.Millisecond
 	c.CommitTimeout = 5 * time.Millisecond
 	c.SnapshotThreshold, c.TrailingLogs, c.SnapshotInterval = 20, 5, 50*time.Millisecond
 }
