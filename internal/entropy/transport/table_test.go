@@ -312,6 +312,9 @@ func (b *table) large() {
 				return owner == 1 && s%5 == 0 && (block == 31 || block == 32 || block == 33)
 			})
 	})
+	cfg := o.config
+	cfg.MaxRate = entropy.NewConfig().MaxRate
+	o.service.SetConfig(cfg)
 	path := filepath.Join(o.stores[0].Shard(1).Path(), "000000001-000000001.tsm")
 	copied, size := send(b.t, path, filepath.Join(b.t.TempDir(), "copy"))
 	for i := range o.stores { // the checks before have the digests in the cache
@@ -332,17 +335,18 @@ func (b *table) large() {
 	}
 	b.row(fmt.Sprintf("repair of a shard of %s with %.1f %% missing: bytes", mib(size), 100*float64(r.Points)/series/points),
 		fmt.Sprintf("%s, %.0f times less than the shard", mib(wire), float64(size)/float64(wire)), "20 times less", wire*20 <= size)
-	b.row("the same: time, beside a copy of the file over loopback with fsync",
-		fmt.Sprintf("%v beside %v, %.1f times less", took.Round(time.Millisecond), copied.Round(time.Millisecond), copied.Seconds()/took.Seconds()), "20 times less", took*20 <= copied)
 	limit := float64(size) / (48 << 20)
-	b.row("the same, beside a copy at the default max-rate of 48 MB/s", fmt.Sprintf("%v beside %.1fs, %.1f times less", took.Round(time.Millisecond), limit, limit/took.Seconds()), "20 times less", took.Seconds()*20 <= limit)
+	b.row("the same: time, beside a copy of the shard at the default max-rate of 48 MB/s", fmt.Sprintf("%v beside %.1fs, %.1f times less", took.Round(time.Millisecond), limit, limit/took.Seconds()), "20 times less", took.Seconds()*20 <= limit)
+	b.row("the same, beside a bare copy of the file over loopback with fsync, at no limit",
+		fmt.Sprintf("%v beside %v, %.1f times less", took.Round(time.Millisecond), copied.Round(time.Millisecond), copied.Seconds()/took.Seconds()), "20 times less", took*20 <= copied)
 	b.row("heap of both owners during it", mib(int64(most)), "256 MiB at most", most <= 256<<20)
 }
 
-// foreground is the row about writes beside a repair.
+// foreground is the row about writes beside a repair. What a write costs drifts, with the machine and with what the engine compacts:
+// the repair is paused and goes on in turns, and the writes of both kinds are taken from the whole time.
 func (b *table) foreground() {
 	o := newOwnersWith(b.t, 2, 2, func(o *owners, dirs []string) {
-		files(b.t, dirs, 1, o.start, 1000, 60_000, func(rng *rand.Rand, _ int) float64 { return rng.NormFloat64() },
+		files(b.t, dirs, 1, o.start, 2000, 60_000, func(rng *rand.Rand, _ int) float64 { return rng.NormFloat64() },
 			func(owner, s, block int) bool { return owner == 1 && block%2 == 1 })
 	})
 	cfg := o.config
@@ -350,42 +354,56 @@ func (b *table) foreground() {
 	o.service.SetConfig(cfg)
 	for i := range 2 {
 		o.create(i, 2)
+		if _, err := o.copies[i].Root(b.t.Context(), o.shard(1), math.MaxInt64); err != nil { // the checks before have it
+			b.t.Fatal(err)
+		}
+	}
+	if err := o.service.Repair(b.t.Context(), 1); err != nil {
+		b.t.Fatal(err)
 	}
 	n := 0
-	latencies := func(during time.Duration, more func() bool) []time.Duration {
-		var out []time.Duration
-		end := time.Now().Add(during)
-		tick := time.NewTicker(2 * time.Millisecond)
-		defer tick.Stop()
-		for time.Now().Before(end) && more() {
-			<-tick.C
-			points := make([]models.Point, 50)
-			for i := range points {
-				n++
-				points[i] = o.point(fmt.Sprintf("w,host=%d", i), "v", o.at(time.Duration(n)*time.Millisecond), float64(n))
-			}
-			start := time.Now()
-			o.write(1, 2, points...)
-			out = append(out, time.Since(start))
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	write := func() time.Duration {
+		<-tick.C
+		points := make([]models.Point, 50)
+		for i := range points {
+			n++
+			points[i] = o.point(fmt.Sprintf("w,host=%d", i), "v", o.at(time.Duration(n)*time.Millisecond), float64(n))
 		}
-		return out
+		start := time.Now()
+		o.write(1, 2, points...)
+		return time.Since(start)
+	}
+	var alone, beside []time.Duration
+	for turn := 0; turn < 30; turn++ {
+		paused := turn%2 == 0
+		if err := o.service.Pause(context.Background(), paused); err != nil {
+			b.t.Fatal(err)
+		}
+		for range 50 { // what the turn before left behind
+			write()
+		}
+		for end := time.Now().Add(time.Second); time.Now().Before(end); {
+			took := write()
+			if st, err := o.service.Status(context.Background()); err != nil || len(st.Queued) == 0 {
+				turn = 30
+				break
+			}
+			if paused {
+				alone = append(alone, took)
+			} else {
+				beside = append(beside, took)
+			}
+		}
 	}
 	p99 := func(l []time.Duration) time.Duration {
 		slices.Sort(l)
 		return l[len(l)*99/100]
 	}
-	alone := p99(latencies(5*time.Second, func() bool { return true }))
-	if err := o.service.Repair(b.t.Context(), 1); err != nil {
-		b.t.Fatal(err)
-	}
-	beside := latencies(30*time.Second, func() bool {
-		st, err := o.service.Status(context.Background())
-		return err == nil && len(st.Queued) > 0
-	})
-	with := p99(beside)
-	again := p99(latencies(5*time.Second, func() bool { return true }))
-	base := (alone + again) / 2
-	b.row(fmt.Sprintf("p99 of %d writes to an owner beside a running repair at the default rate", len(beside)),
-		fmt.Sprintf("%v beside %v and %v alone: %+.0f %%", with.Round(time.Microsecond), alone.Round(time.Microsecond), again.Round(time.Microsecond), 100*(with.Seconds()/base.Seconds()-1)), "at most 10 % more", with.Seconds() <= 1.1*base.Seconds())
+	a, w := p99(alone), p99(beside)
+	b.row(fmt.Sprintf("p99 of %d writes to an owner beside a running repair at the default rate, and of %d while it was paused, in turns", len(beside), len(alone)),
+		fmt.Sprintf("%v beside %v: %+.0f %%; the medians %v and %v", w.Round(time.Microsecond), a.Round(time.Microsecond), 100*(w.Seconds()/a.Seconds()-1),
+			beside[len(beside)/2].Round(time.Microsecond), alone[len(alone)/2].Round(time.Microsecond)), "at most 10 % more", w.Seconds() <= 1.1*a.Seconds())
 	b.t.Logf("repair: %+v", o.record(1, func(entropy.RepairRecord) bool { return true }))
 }
