@@ -16,6 +16,7 @@ import (
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile/riblt"
 	"concord/internal/entropy/scrub"
+	"concord/internal/fulldisk"
 )
 
 // Local is this node's copies of shards in its storage engine.
@@ -66,7 +67,7 @@ type Deletes interface {
 // In dir it keeps which shards were begun by a write, and the digests of shards.
 func NewLocal(store *tsdb.Store, key func() uint64, dir string) *Local {
 	return &Local{
-		FilePoints: patch.DefaultFilePoints, DiskFree: diskFree,
+		FilePoints: patch.DefaultFilePoints, DiskFree: fulldisk.Free,
 		throttle: func(ctx context.Context, _ int) error { return ctx.Err() },
 		Shards:   store, store: store, key: key, dir: dir, begun: begunShards{dir: filepath.Join(dir, "begun")}, damaged: damagedShards{dir: filepath.Join(dir, "damaged")},
 		cache: sync.OnceValues(func() (*digest.Cache, error) { return digest.OpenCache(filepath.Join(dir, "digests")) }),

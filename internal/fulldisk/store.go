@@ -54,7 +54,7 @@ type Store struct {
 
 // New returns a store over an engine's store that is open.
 func New(store *tsdb.Store, dirs []string, log *zap.Logger) *Store {
-	s := &Store{Store: store, dirs: dirs, log: log.With(zap.String("service", "store")), free: diskFree, stalled: make(map[uint64]bool)}
+	s := &Store{Store: store, dirs: dirs, log: log.With(zap.String("service", "store")), free: Free, stalled: make(map[uint64]bool)}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	for _, sh := range store.Shards(store.ShardIDs()) {
 		if err := newSegment(sh); err != nil {
@@ -122,7 +122,8 @@ func (s *Store) room() error {
 	return nil
 }
 
-func diskFree(dir string) (free, total uint64, err error) {
+// Free tells the bytes that are free for unprivileged users, and all bytes, of the file system of dir.
+func Free(dir string) (free, total uint64, err error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return 0, 0, fmt.Errorf("free space of %s: %w", dir, err)

@@ -170,7 +170,7 @@ func small(t *testing.T) (dir string, fill, empty func()) {
 	})
 	ballast := filepath.Join(dir, "ballast")
 	fill = func() {
-		free, _, err := diskFree(dir)
+		free, _, err := Free(dir)
 		if err != nil {
 			t.Fatal(err)
 		}

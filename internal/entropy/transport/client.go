@@ -65,6 +65,8 @@ func (p *peer) fail(err error) error {
 		return fmt.Errorf("node %s: %w", p.node.TCPAddr, entropy.ErrDisabled)
 	case codes.OutOfRange:
 		return fmt.Errorf("node %s: %w", p.node.TCPAddr, reconcile.ErrTooLarge)
+	case codes.AlreadyExists, codes.Unimplemented: // a node of an older version
+		return fmt.Errorf("node %s: %w: %s", p.node.TCPAddr, entropy.ErrNoFiles, rpc.Message(err))
 	case codes.Aborted:
 		return fmt.Errorf("node %s: %w", p.node.TCPAddr, entropy.ErrOvertaken)
 	case codes.Internal: // the other node's own words
@@ -99,12 +101,17 @@ func receive[Req, Msg any](ctx context.Context, p *peer, req Req,
 	if err != nil {
 		return err
 	}
+	return receiveFrom(ctx, p, func(ctx context.Context) (grpc.ServerStreamingClient[Msg], error) { return method(c, ctx, req) }, fn)
+}
+
+// receiveFrom is receive of the stream that open opens.
+func receiveFrom[Msg any](ctx context.Context, p *peer, open func(context.Context) (grpc.ServerStreamingClient[Msg], error), fn func(*Msg) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silent := fmt.Errorf("node %s sent nothing for %s", p.node.TCPAddr, idleTimeout)
 	idle := time.AfterFunc(idleTimeout, func() { cancel(silent) })
 	defer idle.Stop()
-	stream, err := method(c, ctx, req)
+	stream, err := open(ctx)
 	for err == nil {
 		var m *Msg
 		idle.Reset(idleTimeout)
