@@ -32,8 +32,8 @@ func (b *begunShards) read() error {
 	}
 	ids := make(map[uint64]int64)
 	for _, n := range names {
-		id, err := strconv.ParseUint(n.Name(), 10, 64)
-		if err != nil {
+		id, ok := noteID(n.Name())
+		if !ok {
 			continue
 		}
 		text, err := os.ReadFile(b.path(id))

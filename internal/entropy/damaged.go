@@ -45,6 +45,12 @@ func decodeDamage(b []byte) damage {
 	return d
 }
 
+// noteID is the shard that a file is about, false for a name that no note has.
+func noteID(name string) (uint64, bool) {
+	id, err := strconv.ParseUint(name, 10, 64)
+	return id, err == nil && strconv.FormatUint(id, 10) == name
+}
+
 // read is called with mu held.
 func (s *damagedShards) read() error {
 	if s.m != nil {
@@ -59,8 +65,8 @@ func (s *damagedShards) read() error {
 	}
 	m := make(map[uint64]damage)
 	for _, n := range names {
-		id, err := strconv.ParseUint(n.Name(), 10, 64)
-		if err != nil {
+		id, ok := noteID(n.Name())
+		if !ok {
 			continue // one that was not finished
 		}
 		b, err := os.ReadFile(s.path(id))

@@ -2,6 +2,7 @@ package scrub
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -318,6 +319,45 @@ func TestTruncatedFileIsDamage(t *testing.T) {
 		}
 		if found, err := Verify(t.Context(), dir, noWait); err != nil || len(found) == 0 {
 			t.Fatalf("cut at %d: %v, %v", n, found, err)
+		}
+	}
+}
+
+// The engine would take as much memory as a damaged length says.
+func TestTombstoneWithAnImpossibleKeyIsDamage(t *testing.T) {
+	t.Parallel()
+	good, bad := []byte("\x00\x00\x00\x01k0123456701234567"), []byte("\xff\x00\x00\x00k")
+	zip := func(b ...[]byte) []byte {
+		var out bytes.Buffer
+		w := gzip.NewWriter(&out)
+		for _, b := range b {
+			if _, err := w.Write(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return out.Bytes()
+	}
+	for name, tt := range map[string]struct {
+		body []byte
+		want int
+	}{
+		"plain":              {slices.Concat([]byte{0, 0, 0x15, 2}, good, bad), 1},
+		"plain, whole":       {slices.Concat([]byte{0, 0, 0x15, 2}, good, good), 0},
+		"zipped":             {slices.Concat([]byte{0, 0, 0x15, 3}, zip(good, bad)), 1},
+		"zipped, whole":      {slices.Concat([]byte{0, 0, 0x15, 3}, zip(good, good)), 0},
+		"second stream":      {slices.Concat([]byte{0, 0, 0x15, 4}, zip(good), zip(bad)), 1},
+		"two streams, whole": {slices.Concat([]byte{0, 0, 0x15, 4}, zip(good), zip(good)), 0},
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "000000001-000000001.tombstone"), tt.body, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		found, err := Verify(t.Context(), dir, noWait)
+		if err != nil || len(found) != tt.want || tt.want > 0 && !strings.Contains(found[0].Reason, "a key has 4278190080 bytes") {
+			t.Errorf("%s: %v, %v", name, found, err)
 		}
 	}
 }

@@ -5,6 +5,7 @@ package scrub
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -227,9 +229,67 @@ func verifyTombstones(path string) (found []*Damage, err error) {
 			found, err = []*Damage{{File: filepath.Base(path), Offset: -1, Reason: fmt.Sprint(r)}}, nil
 		}
 	}()
+	if reason, err := longKey(path); err != nil {
+		return nil, err
+	} else if reason != "" {
+		return []*Damage{{File: filepath.Base(path), Reason: reason}}, nil
+	}
 	t := tsm1.NewTombstoner(strings.TrimSuffix(path, tombstoneExt)+tsmExt, nil)
 	if err := t.Walk(func(tsm1.Tombstone) error { return nil }); err != nil {
 		return []*Damage{{File: filepath.Base(path), Offset: -1, Reason: err.Error()}}, nil
 	}
 	return nil, nil
+}
+
+// The versions of files of tombstones that have lengths in them, see tsdb/engine/tsm1/tombstone.go.
+const (
+	tombstonesPlain  = 0x1502
+	tombstonesZipped = 0x1503 // one gzip stream
+	tombstonesMany   = 0x1504 // gzip streams behind each other
+)
+
+// longKey tells of a key in a file of tombstones that is longer than keys can be: the engine would take as much
+// memory, up to 4 GB. All else that is wrong is for the engine to find.
+func longKey(path string) (reason string, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var version [4]byte
+	if _, err := io.ReadFull(f, version[:]); err != nil {
+		return "", nil
+	}
+	in := bufio.NewReader(f)
+	switch binary.BigEndian.Uint32(version[:]) {
+	case tombstonesPlain:
+		return longKeyIn(in), nil
+	case tombstonesZipped, tombstonesMany:
+		z, err := gzip.NewReader(in)
+		for err == nil {
+			z.Multistream(false)
+			if reason = longKeyIn(z); reason != "" {
+				return reason, nil
+			}
+			err = z.Reset(in)
+		}
+	}
+	return "", nil
+}
+
+// longKeyIn reads tombstones: the length of a key, the key, two times.
+func longKeyIn(in io.Reader) string {
+	var length [4]byte
+	for {
+		if _, err := io.ReadFull(in, length[:]); err != nil {
+			return ""
+		}
+		n := binary.BigEndian.Uint32(length[:])
+		if n > math.MaxUint16 {
+			return fmt.Sprintf("a key has %d bytes", n)
+		}
+		if _, err := io.CopyN(io.Discard, in, int64(n)+16); err != nil {
+			return ""
+		}
+	}
 }
