@@ -71,10 +71,10 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if err := c.startMeta(ctx); err != nil {
 		return nil, err
 	}
+	// In full before the first node starts, which asks for what is cut.
+	c.Data, c.addrs = make([]*datanode.Node, o.DataNodes), make([]string, o.DataNodes)
 	for i := range o.DataNodes {
 		c.configs = append(c.configs, c.dataConfig(i))
-		c.Data = append(c.Data, nil)
-		c.addrs = append(c.addrs, "")
 		if err := c.StartData(i); err != nil {
 			return nil, err
 		}
