@@ -4,30 +4,26 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/influxdata/influxdb/tsdb"
-	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
-	"github.com/zeebo/xxh3"
 
-	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/scan"
 )
 
 // Cache keeps the digests of shards in files of its own, one for each shard.
 //
-// A series-field is read again unless every file of the engine that has it,
-// with its tombstones, is one that it was read from before, and nothing of it is
-// in the write cache. So what a write, a delete or a compaction touched is
-// read again, and nothing else. A cache file that is torn, damaged, foreign or of
+// A window of a series-field is read again unless the files of the engine that have the series-field,
+// with their tombstones, are those that it was read from before, or newer ones without a block there, and the write cache had
+// and has nothing of it. So what a write, a delete or a compaction touched is read again, and nothing else. A cache file that is torn, damaged, foreign or of
 // another version is dropped, and what was in it is read again.
 type Cache struct {
 	dir string
@@ -104,7 +100,8 @@ type View struct {
 	rng  Range
 	kept bool // the file is the cache file; otherwise it is a temporary one
 
-	Read, Reused int // series-fields that were read from the shard, and from the cache
+	Read, Reused int    // series-fields of which something was read from the shard, and that are from the cache alone
+	Points       uint64 // that were read from the shard
 }
 
 // View returns the digests of a shard: from its file when stamp says that
@@ -176,44 +173,18 @@ func (c *Cache) view(ctx context.Context, s *cachedShard, shard *tsdb.Shard, id 
 	return v, err
 }
 
-// flushTries bounds how often a refresh is done again because the write cache was flushed under it.
-const flushTries = 3
-
 // refresh writes the file anew, with the records of old that are as they were.
 // It does not close old, which it may return.
-func (c *Cache) refresh(ctx context.Context, shard *tsdb.Shard, id cacheID, old *View) (v *View, err error) {
-	for try := 1; ; try++ {
-		files, err := openFiles(shard)
-		if err != nil {
-			return nil, err
-		}
-		if old != nil && old.state != written && old.state == files.state && files.cache.Size() == 0 {
-			files.close()
-			old.Reused = int(old.count)
-			return old, nil
-		}
-		next, err := c.write(ctx, shard, files, id, old)
-		flushed := err == nil && try < flushTries && files.flushed(shard)
-		files.close()
-		if try > 1 { // old is of this loop
-			old.Close()
-		}
-		if err != nil {
-			return nil, err
-		}
-		// What went from the write cache into a file under it was taken for unwritten.
-		if !flushed {
-			return next, nil
-		}
-		old = next
-	}
-}
-
-// write is one pass of refresh.
-func (c *Cache) write(ctx context.Context, shard *tsdb.Shard, files *engineFiles, id cacheID, old *View) (*View, error) {
-	cursors, err := shard.CreateCursorIterator(ctx)
+func (c *Cache) refresh(ctx context.Context, shard *tsdb.Shard, id cacheID, old *View) (*View, error) {
+	points, err := scan.NewReader(shard)
 	if err != nil {
 		return nil, err
+	}
+	defer points.Close()
+	state := points.State()
+	if old != nil && old.state == state && points.Flushed() {
+		old.Reused = int(old.count)
+		return old, nil
 	}
 	w, err := createCache(c.dir, id)
 	if err != nil {
@@ -224,48 +195,75 @@ func (c *Cache) write(ctx context.Context, shard *tsdb.Shard, files *engineFiles
 	if old != nil {
 		from.in = newCacheReader(old.file, old.count)
 	}
-	blocks, err := scrub.NewChecker(shard)
-	if err != nil {
-		return nil, fmt.Errorf("read shard %d: %w", shard.ID(), err)
-	}
-	defer blocks.Close()
-	r := reader{shard: shard, cursors: cursors, blocks: blocks, key: id.key, rng: id.rng}
+	r := reader{shard: shard, points: points, key: id.key, rng: id.rng}
 	err = EachSeries(ctx, shard, func(series []byte) error {
 		return r.fields(ctx, series, func(field string, typ Type) error {
-			print := files.print(series, field)
-			if print == nowhere {
-				return nil
-			}
-			if rec := from.find(series, field); rec != nil && print != written && rec.files == print && rec.Type == typ {
-				v.Reused++
-				w.add(rec)
-				return nil
-			}
-			if err := r.read(ctx, field, typ); err != nil {
+			if ok, err := points.Seek(series, field); err != nil || !ok {
 				return err
 			}
-			v.Read++
-			// A write that came since is in what was read, and may be gone by a delete before it is in a file.
-			if files.written(series, field) {
-				print = written
+			rec, changed, err := r.renew(from.find(series, field), series, field, typ)
+			if err != nil {
+				return err
 			}
-			if r.sf.Sum().Count > 0 {
-				w.add(&record{r.sf, print})
+			if changed == 0 {
+				v.Reused++
+			} else {
+				v.Read++
+			}
+			for w := range rec.Windows {
+				if changed.has(w) {
+					v.Points += rec.Windows[w].Count
+				}
+			}
+			if rec.Sum().Count > 0 {
+				w.add(rec)
 			}
 			return nil
 		})
 	})
 	if err == nil {
-		_, err = shard.Engine() // one that was closed meanwhile gives empty cursors
+		err = points.Open()
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("digest of shard %d: %w", shard.ID(), err), w.drop())
 	}
-	if v.state, err = w.finish(files.state); err != nil {
+	if v.state, err = w.finish(state); err != nil {
 		return nil, errors.Join(fmt.Errorf("digest cache: %w", err), w.drop())
 	}
 	v.count, v.totals = w.count, w.totals
 	return v, nil
+}
+
+// renew returns the record of the series-field that the reader is at: the windows of old, which may be nil, as far as nothing in them
+// can have changed, and the others as they are read.
+func (r *reader) renew(old *record, series []byte, field string, typ Type) (rec *record, changed windows, err error) {
+	var unflushed windows
+	last := int64(math.MinInt64)
+	r.points.Cached(func(t int64) {
+		if t > last {
+			unflushed.add(r.rng, t, t)
+			_, last = r.rng.Bounds(r.rng.Window(t))
+		}
+	})
+	before := uint64(scan.Unknown)
+	if old != nil && old.Type == typ {
+		before = old.files
+	}
+	files, known, err := r.points.Since(before, func(min, max int64) { changed.add(r.rng, min, max) })
+	if err != nil {
+		return nil, 0, err
+	}
+	r.sf = SeriesField{Series: series, Field: field, Type: typ}
+	if known {
+		r.sf.Windows = old.Windows
+		changed |= unflushed | old.unflushed
+	} else {
+		changed = allWindows
+	}
+	if err := r.read(changed); err != nil {
+		return nil, 0, err
+	}
+	return &record{r.sf, files, unflushed}, changed, nil
 }
 
 // oldRecords finds records of the file before, which are asked for in ascending order.
@@ -343,164 +341,4 @@ func (v *View) Close() error {
 		err = errors.Join(err, os.Remove(v.file.Name()))
 	}
 	return err
-}
-
-// engineFiles are a shard's files at one moment, held open.
-type engineFiles struct {
-	cache *tsm1.Cache
-	files []engineFile // in a fixed order
-	state uint64       // fingerprint of all of them with their tombstones
-	key   []byte
-	buf   []byte
-}
-
-type engineFile struct {
-	*tsm1.TSMReader
-	id  uint64 // fingerprint
-	at  int    // place in the index of the key that was looked up last
-	end int
-}
-
-// keyFieldSeparator is the engine's, between the series key and the field of its own keys.
-const keyFieldSeparator = "#!~#"
-
-func openFiles(shard *tsdb.Shard) (_ *engineFiles, err error) {
-	e, err := shard.Engine()
-	if err != nil {
-		return nil, err
-	}
-	engine, ok := e.(*tsm1.Engine)
-	if !ok {
-		return nil, fmt.Errorf("shard %d has the unknown engine %T", shard.ID(), e)
-	}
-	f := &engineFiles{cache: engine.Cache}
-	defer func() {
-		if err != nil {
-			f.close()
-		}
-	}()
-	for _, file := range engine.FileStore.Files() {
-		path := file.Path()
-		r, err := engine.FileStore.TSMReader(path) // holds it open
-		if err != nil {
-			return nil, err
-		}
-		if r == nil {
-			return nil, fmt.Errorf("the files of shard %d change: try again", shard.ID())
-		}
-		f.files = append(f.files, engineFile{TSMReader: r, end: r.KeyCount()})
-		info, err := os.Stat(path)
-		if err != nil {
-			return nil, err
-		}
-		b := append([]byte(nil), filepath.Base(path)...)
-		b = binary.BigEndian.AppendUint64(append(b, 0), uint64(info.Size()))
-		b = binary.BigEndian.AppendUint64(b, uint64(info.ModTime().UnixNano()))
-		f.files[len(f.files)-1].id = xxh3.Hash(b)
-	}
-	slices.SortFunc(f.files, func(a, b engineFile) int { return cmp.Compare(a.id, b.id) })
-	var b []byte
-	for _, file := range f.files {
-		t := file.TombstoneStats()
-		b = binary.BigEndian.AppendUint64(b, file.id)
-		b = binary.BigEndian.AppendUint64(b, uint64(t.LastModified))
-		b = binary.BigEndian.AppendUint32(b, t.Size)
-	}
-	f.state = xxh3.Hash(b)
-	return f, nil
-}
-
-func (f *engineFiles) close() {
-	for _, file := range f.files {
-		file.Unref()
-	}
-}
-
-// written tells whether the write cache, or its snapshot, has points of a series-field.
-func (f *engineFiles) written(series []byte, field string) bool {
-	_, err := f.cache.Type(f.compose(series, field))
-	return err == nil
-}
-
-func (f *engineFiles) compose(series []byte, field string) []byte {
-	f.key = append(append(append(f.key[:0], series...), keyFieldSeparator...), field...)
-	return f.key
-}
-
-// Fingerprints that no files have.
-const (
-	written = 0 // the write cache has points, too
-	nowhere = 1 // there are no points
-)
-
-// print is the fingerprint of the files that have a series-field, with its tombstones in them.
-func (f *engineFiles) print(series []byte, field string) uint64 {
-	if f.written(series, field) {
-		return written
-	}
-	f.buf = f.buf[:0]
-	for i := range f.files {
-		file := &f.files[i]
-		if !file.has(f.key) {
-			continue
-		}
-		f.buf = binary.BigEndian.AppendUint64(f.buf, file.id)
-		for _, t := range file.TombstoneRange(f.key) {
-			f.buf = binary.BigEndian.AppendUint64(f.buf, uint64(t.Min))
-			f.buf = binary.BigEndian.AppendUint64(f.buf, uint64(t.Max))
-		}
-	}
-	if len(f.buf) == 0 {
-		return nowhere
-	}
-	return max(xxh3.Hash(f.buf), nowhere+1)
-}
-
-// flushed tells whether the shard has a file by now that was written from the
-// write cache: such files begin a generation, and compactions do not.
-func (f *engineFiles) flushed(shard *tsdb.Shard) bool {
-	newest := 0
-	for _, file := range f.files {
-		newest = max(newest, generation(file.Path()))
-	}
-	e, err := shard.Engine()
-	if err != nil {
-		return false // the next use says so
-	}
-	engine, ok := e.(*tsm1.Engine)
-	return ok && slices.ContainsFunc(engine.FileStore.Files(), func(file tsm1.TSMFile) bool { return generation(file.Path()) > newest })
-}
-
-func generation(path string) int {
-	n, _, err := tsm1.DefaultParseFileName(strings.TrimSuffix(path, "."+tsm1.TmpTSMFileExtension))
-	if err != nil {
-		return 0
-	}
-	return n
-}
-
-// has looks a key up. Keys come nearly in the order of the index: the next one is tried first.
-func (f *engineFile) has(key []byte) bool {
-	for range 2 {
-		if f.at < f.end {
-			switch k, _ := f.KeyAt(f.at); bytes.Compare(k, key) {
-			case 0:
-				f.at++
-				return true
-			case 1:
-				if f.at == 0 {
-					return false
-				}
-				if before, _ := f.KeyAt(f.at - 1); bytes.Compare(before, key) < 0 {
-					return false
-				}
-			}
-		} else if f.at > 0 && f.at == f.end {
-			if before, _ := f.KeyAt(f.at - 1); bytes.Compare(before, key) < 0 {
-				return false
-			}
-		}
-		f.at = f.Seek(key)
-	}
-	return false
 }

@@ -220,6 +220,54 @@ func TestCacheReadsWhatChanged(t *testing.T) {
 	check("another measurement", 1, 100)
 }
 
+// Of a series-field that a write, its flush or a file of a repair touched, the windows in which they have points are read again.
+func TestCacheReadsWindowsThatChanged(t *testing.T) {
+	t.Parallel()
+	c := newCached(t)
+	width := (shardRange.End - shardRange.Start) / digest.Windows
+	for w := range int64(digest.Windows) {
+		c.write(t, fmt.Sprintf("m f=1 %d\nm f=2 %d", shardRange.Start+w*width, shardRange.Start+w*width+1))
+	}
+	flush := func() {
+		t.Helper()
+		if err := engineOf(t, c.store, 1).WriteSnapshot(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(what string, points uint64) {
+		t.Helper()
+		v := c.view(t)
+		if v.Points != points {
+			t.Errorf("%s: read %d points, want %d", what, v.Points, points)
+		}
+		v.Close()
+		c.same(t)
+	}
+	check("first, in the write cache", 2*digest.Windows)
+	flush()
+	check("flushed", 2*digest.Windows)
+	c.write(t, fmt.Sprintf("m f=5 %d", shardRange.Start+7*width+5))
+	check("a write", 3)
+	c.write(t, fmt.Sprintf("m f=5 %d", shardRange.Start+9*width))
+	check("another one", 3+2)
+	flush()
+	check("their flush: one block that reaches over three windows", 3+2+2)
+	c.reopen(t)
+	check("unchanged, after a restart", 0)
+	c.delete(t, "m", shardRange.Start+9*width, shardRange.Start+9*width)
+	check("a delete", 2*digest.Windows)
+	if err := engineOf(t, c.store, 1).ScheduleFullCompaction(); err != nil {
+		t.Fatal(err)
+	}
+	c.write(t, fmt.Sprintf("m f=5 %d", shardRange.Start+9*width))
+	c.deletes++
+	if err := c.store.DeleteMeasurement("db", "m"); err != nil {
+		t.Fatal(err)
+	}
+	c.write(t, fmt.Sprintf("m f=5 %d", shardRange.Start+9*width))
+	c.same(t)
+}
+
 func TestCacheKeepsNoFileOfGoneShards(t *testing.T) {
 	t.Parallel()
 	c := newCached(t)

@@ -14,7 +14,7 @@ import (
 // The format of a digest cache file is drawn in docs/format/digest-cache.md.
 const (
 	cacheMagic   = "CNDG"
-	cacheVersion = 1
+	cacheVersion = 2
 	hashVersion  = 2 // grows with every change of what a point's hash is
 
 	frameHeader   = 1 + 4 + 4 // kind, length, checksum
@@ -22,6 +22,7 @@ const (
 	maxFrame      = 1 << 20
 	headerPayload = 4 + 2 + 2 + 8 + 8 + 8 + 8
 	endPayload    = 8 + 8 + Windows*24
+	recordNumbers = 1 + 8 + 8 + 8
 )
 
 // The kinds of frames.
@@ -53,7 +54,8 @@ func (id cacheID) payload() []byte {
 // record is a series-field with what it was read from.
 type record struct {
 	SeriesField
-	files uint64 // fingerprint of the files that it was read from, written when there was more
+	files     uint64  // fingerprint of the files that it was read from
+	unflushed windows // of which the write cache had points
 }
 
 func appendRecord(b []byte, r *record) []byte {
@@ -63,6 +65,7 @@ func appendRecord(b []byte, r *record) []byte {
 	b = append(b, r.Field...)
 	b = append(b, byte(r.Type))
 	b = binary.BigEndian.AppendUint64(b, r.files)
+	b = binary.BigEndian.AppendUint64(b, uint64(r.unflushed))
 	var mask uint64
 	for w := range r.Windows {
 		if r.Windows[w].Count > 0 {
@@ -101,12 +104,12 @@ func decodeRecord(b []byte, r *record) (rest []byte, err error) {
 	*r = record{}
 	r.Series = text()
 	r.Field = string(text())
-	if err != nil || len(r.Series) == 0 || len(b) < 17 {
+	if err != nil || len(r.Series) == 0 || len(b) < recordNumbers {
 		return nil, errDamaged
 	}
-	r.Type, r.files = Type(b[0]), binary.BigEndian.Uint64(b[1:])
-	mask := binary.BigEndian.Uint64(b[9:])
-	b = b[17:]
+	r.Type, r.files, r.unflushed = Type(b[0]), binary.BigEndian.Uint64(b[1:]), windows(binary.BigEndian.Uint64(b[9:]))
+	mask := binary.BigEndian.Uint64(b[17:])
+	b = b[recordNumbers:]
 	if r.Type < Float || r.Type > Unsigned || len(b) < 24*bits.OnesCount64(mask) {
 		return nil, errDamaged
 	}
@@ -153,7 +156,7 @@ func (c *cacheWriter) frame(kind byte, payload []byte) {
 func (c *cacheWriter) add(r *record) {
 	c.records = appendRecord(c.records, r)
 	c.count++
-	c.cached = c.cached || r.files == written
+	c.cached = c.cached || r.unflushed != 0
 	for w := range r.Windows {
 		c.totals[w].Add(r.Windows[w])
 	}
@@ -166,7 +169,7 @@ func (c *cacheWriter) add(r *record) {
 // finish ends the file. state is what it was read from; it returns what the end has.
 func (c *cacheWriter) finish(state uint64) (uint64, error) {
 	if c.cached {
-		state = written // a delete takes points out of the write cache, and the files stay as they are
+		state = 0 // a delete takes points out of the write cache, and the files stay as they are
 	}
 	if len(c.records) > 0 {
 		c.frame(recordFrame, c.records)

@@ -4,13 +4,14 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"math/bits"
 	"slices"
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 
-	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/scan"
 )
 
 // Bounds are the first and the last nanosecond of a window. The first and the
@@ -77,23 +78,20 @@ func (t Type) String() string {
 // windows that end at or before until (math.MaxInt64: in all), in ascending
 // order of (series, field). fn must not keep its argument. key is the
 // cluster's id.
-//
-// Points are read through the engine's array cursors, which merge files and
-// the cache, let the newest write win and leave out what was deleted.
 func Compute(ctx context.Context, shard *tsdb.Shard, key uint64, rng Range, until int64, fn func(*SeriesField) error) error {
-	cursors, err := shard.CreateCursorIterator(ctx)
+	points, err := scan.NewReader(shard)
 	if err != nil {
-		return fmt.Errorf("read shard %d: %w", shard.ID(), err)
+		return err
 	}
-	blocks, err := scrub.NewChecker(shard)
-	if err != nil {
-		return fmt.Errorf("read shard %d: %w", shard.ID(), err)
-	}
-	defer blocks.Close()
-	r := reader{shard: shard, cursors: cursors, blocks: blocks, key: key, rng: rng}
+	defer points.Close()
+	r := reader{shard: shard, points: points, key: key, rng: rng}
 	err = EachSeries(ctx, shard, func(series []byte) error {
 		return r.fields(ctx, series, func(field string, typ Type) error {
-			if err := r.read(ctx, field, typ); err != nil {
+			if ok, err := points.Seek(series, field); err != nil || !ok {
+				return err
+			}
+			r.sf = SeriesField{Series: series, Field: field, Type: typ}
+			if err := r.read(allWindows); err != nil {
 				return err
 			}
 			if !r.sf.keep(rng, until) {
@@ -105,23 +103,15 @@ func Compute(ctx context.Context, shard *tsdb.Shard, key uint64, rng Range, unti
 	if err != nil {
 		return fmt.Errorf("digest of shard %d: %w", shard.ID(), err)
 	}
-	// An engine that was closed meanwhile gives empty cursors: that is no digest.
-	if _, err := shard.Engine(); err != nil {
-		return fmt.Errorf("read shard %d: %w", shard.ID(), err)
-	}
-	return nil
+	return points.Open()
 }
 
 // reader digests series of one shard.
 type reader struct {
-	shard   *tsdb.Shard
-	cursors tsdb.CursorIterator
-	blocks  *scrub.Checker
-	key     uint64
-	rng     Range
-
-	series, name []byte // of the last call of fields
-	tags         models.Tags
+	shard  *tsdb.Shard
+	points *scan.Reader
+	key    uint64
+	rng    Range
 
 	sf  SeriesField
 	buf []byte
@@ -129,9 +119,8 @@ type reader struct {
 
 // fields calls fn with the fields that the measurement of a series has, in their order.
 func (r *reader) fields(ctx context.Context, series []byte, fn func(field string, typ Type) error) error {
-	r.series = series
-	r.name, r.tags = models.ParseKeyBytes(series)
-	fields := r.shard.MeasurementFields(r.name)
+	name := models.ParseName(series)
+	fields := r.shard.MeasurementFields(name)
 	if fields == nil {
 		return nil
 	}
@@ -147,7 +136,7 @@ func (r *reader) fields(ctx context.Context, series []byte, fn func(field string
 		}
 		typ, ok := TypeOf(f.Type)
 		if !ok {
-			return fmt.Errorf("field %q of %q has the unknown type %v", field, r.name, f.Type)
+			return fmt.Errorf("field %q of %q has the unknown type %v", field, name, f.Type)
 		}
 		if err := fn(field, typ); err != nil {
 			return err
@@ -156,26 +145,69 @@ func (r *reader) fields(ctx context.Context, series []byte, fn func(field string
 	return nil
 }
 
-// read fills sf with the digest of a field of the series, in all windows.
-func (r *reader) read(ctx context.Context, field string, typ Type) error {
-	r.sf = SeriesField{Series: r.series, Field: field, Type: typ}
-	if err := r.blocks.Check(r.series, field, models.MinNanoTime, models.MaxNanoTime); err != nil {
-		return err
-	}
-	cur, err := r.cursors.Next(ctx, &tsdb.CursorRequest{
-		Name: r.name, Tags: r.tags, Field: field, Ascending: true,
-		StartTime: models.MinNanoTime, EndTime: models.MaxNanoTime,
-	})
-	if err == nil && cur != nil {
-		var s seed
-		s, r.buf = newSeed(r.key, r.series, field, typ, r.buf)
-		err = r.sf.add(cur, s, r.rng)
-		cur.Close()
-	}
-	if err != nil {
-		return fmt.Errorf("read %s of %s: %w", field, r.series, err)
+// windows is a set of windows, one bit each.
+type windows uint64
+
+const allWindows = ^windows(0)
+
+func (w windows) has(window int) bool { return w>>window&1 != 0 }
+
+// add adds those that [min, max] touches.
+func (w *windows) add(rng Range, min, max int64) {
+	from, to := rng.Window(min), rng.Window(max)
+	*w |= allWindows << from & (allWindows >> (Windows - 1 - to))
+}
+
+// read makes the digests in sf of some windows those of the points that the reader is at.
+func (r *reader) read(which windows) error {
+	var s seed
+	s, r.buf = newSeed(r.key, r.sf.Series, r.sf.Field, r.sf.Type, r.buf)
+	for which != 0 {
+		from := bits.TrailingZeros64(uint64(which))
+		n := bits.TrailingZeros64(^uint64(which >> from))
+		clear(r.sf.Windows[from : from+n])
+		which &^= allWindows >> (Windows - n) << from
+		first, _ := r.rng.Bounds(from)
+		_, last := r.rng.Bounds(from + n - 1)
+		if err := r.add(s, first, last); err != nil {
+			return fmt.Errorf("read %s of %s: %w", r.sf.Field, r.sf.Series, err)
+		}
 	}
 	return nil
+}
+
+// add adds the points in [first, last] to sf.
+func (r *reader) add(s seed, first, last int64) error {
+	switch r.sf.Type {
+	case Float:
+		return addRuns(r, first, last, s.floats)
+	case Integer:
+		return addRuns(r, first, last, s.integers)
+	case Unsigned:
+		return addRuns(r, first, last, s.unsigned)
+	case Boolean:
+		return addRuns(r, first, last, s.booleans)
+	case String:
+		return addRuns(r, first, last, s.strings)
+	}
+	return fmt.Errorf("unknown type %v", r.sf.Type)
+}
+
+// addRuns adds points, a run of those in one window at a time.
+func addRuns[V scan.Value](r *reader, first, last int64, sum func([]int64, []V) Sum) error {
+	return scan.Each(r.points, first, last, func(times []int64, values []V) error {
+		for len(times) > 0 {
+			w := r.rng.Window(times[0])
+			_, end := r.rng.Bounds(w)
+			n := len(times)
+			if times[n-1] > end {
+				n, _ = slices.BinarySearch(times, end+1)
+			}
+			r.sf.Windows[w].Add(sum(times[:n], values[:n]))
+			times, values = times[n:], values[n:]
+		}
+		return nil
+	})
 }
 
 // Root is the sum over all series-fields that Compute gives.
@@ -201,47 +233,4 @@ func (f *SeriesField) keep(rng Range, until int64) bool {
 		}
 	}
 	return any
-}
-
-// add reads a cursor to its end.
-func (f *SeriesField) add(cur tsdb.Cursor, s seed, rng Range) error {
-	switch c := cur.(type) {
-	case tsdb.FloatArrayCursor:
-		for a := c.Next(); a.Len() > 0; a = c.Next() {
-			addRuns(f, rng, a.Timestamps, a.Values, s.floats)
-		}
-	case tsdb.IntegerArrayCursor:
-		for a := c.Next(); a.Len() > 0; a = c.Next() {
-			addRuns(f, rng, a.Timestamps, a.Values, s.integers)
-		}
-	case tsdb.UnsignedArrayCursor:
-		for a := c.Next(); a.Len() > 0; a = c.Next() {
-			addRuns(f, rng, a.Timestamps, a.Values, s.unsigned)
-		}
-	case tsdb.BooleanArrayCursor:
-		for a := c.Next(); a.Len() > 0; a = c.Next() {
-			addRuns(f, rng, a.Timestamps, a.Values, s.booleans)
-		}
-	case tsdb.StringArrayCursor:
-		for a := c.Next(); a.Len() > 0; a = c.Next() {
-			addRuns(f, rng, a.Timestamps, a.Values, s.strings)
-		}
-	default:
-		return fmt.Errorf("unknown cursor %T", cur)
-	}
-	return cur.Err()
-}
-
-// addRuns adds ascending points, a run of those in one window at a time.
-func addRuns[V any](f *SeriesField, rng Range, times []int64, values []V, sum func([]int64, []V) Sum) {
-	for len(times) > 0 {
-		w := rng.Window(times[0])
-		_, last := rng.Bounds(w)
-		n := len(times)
-		if times[n-1] > last {
-			n, _ = slices.BinarySearch(times, last+1)
-		}
-		f.Windows[w].Add(sum(times[:n], values[:n]))
-		times, values = times[n:], values[n:]
-	}
 }

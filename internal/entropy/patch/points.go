@@ -9,7 +9,9 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/zeebo/xxh3"
 
+	"concord/internal/entropy/digest"
 	"concord/internal/entropy/reconcile/riblt"
+	"concord/internal/entropy/scan"
 )
 
 // Slices is into how many parts of equal length a region is cut.
@@ -66,45 +68,34 @@ func (r Region) Slice(first, last int) (part Region, ok bool) {
 
 // points calls fn with the points of each region.
 func points(ctx context.Context, shard *tsdb.Shard, regions []Region, key uint64, fn func(region int, since, value uint64)) error {
-	return each(ctx, shard, regions, func(i int, cur tsdb.Cursor) error {
-		from := regions[i].Min
-		switch c := cur.(type) {
-		case tsdb.FloatArrayCursor:
-			for a := c.Next(); a.Len() > 0; a = c.Next() {
-				for j, t := range a.Timestamps {
-					fn(i, uint64(t-from), math.Float64bits(a.Values[j]))
+	return each(ctx, shard, regions, func(i int, r *scan.Reader) error {
+		switch regions[i].Type {
+		case digest.Float:
+			return elements(r, regions, i, math.Float64bits, fn)
+		case digest.Integer:
+			return elements(r, regions, i, func(v int64) uint64 { return uint64(v) }, fn)
+		case digest.Unsigned:
+			return elements(r, regions, i, func(v uint64) uint64 { return v }, fn)
+		case digest.Boolean:
+			return elements(r, regions, i, func(v bool) uint64 {
+				if v {
+					return 1
 				}
-			}
-		case tsdb.IntegerArrayCursor:
-			for a := c.Next(); a.Len() > 0; a = c.Next() {
-				for j, t := range a.Timestamps {
-					fn(i, uint64(t-from), uint64(a.Values[j]))
-				}
-			}
-		case tsdb.UnsignedArrayCursor:
-			for a := c.Next(); a.Len() > 0; a = c.Next() {
-				for j, t := range a.Timestamps {
-					fn(i, uint64(t-from), a.Values[j])
-				}
-			}
-		case tsdb.BooleanArrayCursor:
-			for a := c.Next(); a.Len() > 0; a = c.Next() {
-				for j, t := range a.Timestamps {
-					var v uint64
-					if a.Values[j] {
-						v = 1
-					}
-					fn(i, uint64(t-from), v)
-				}
-			}
-		case tsdb.StringArrayCursor:
-			for a := c.Next(); a.Len() > 0; a = c.Next() {
-				for j, t := range a.Timestamps {
-					fn(i, uint64(t-from), HashString(key, a.Values[j]))
-				}
-			}
-		default:
-			return fmt.Errorf("unknown cursor %T", cur)
+				return 0
+			}, fn)
+		case digest.String:
+			return elements(r, regions, i, func(v string) uint64 { return HashString(key, v) }, fn)
+		}
+		return fmt.Errorf("unknown type %v", regions[i].Type)
+	})
+}
+
+// elements calls fn with the points of a region.
+func elements[V scan.Value](in *scan.Reader, regions []Region, i int, bits func(V) uint64, fn func(region int, since, value uint64)) error {
+	r := regions[i]
+	return scan.Each(in, r.Min, r.Max, func(times []int64, values []V) error {
+		for j, t := range times {
+			fn(i, uint64(t-r.Min), bits(values[j]))
 		}
 		return nil
 	})

@@ -10,7 +10,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
 	"concord/internal/entropy/digest"
-	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/scan"
 )
 
 // Limits bound what Read returns: it stops after the block with which one of them is
@@ -27,8 +27,8 @@ func (l Limits) Reached(bytes, points int) bool {
 // gives no block.
 func Read(ctx context.Context, shard *tsdb.Shard, regions []Region, limits Limits, fn func(Block) error) error {
 	var bytes, points int
-	err := each(ctx, shard, regions, func(i int, cur tsdb.Cursor) error {
-		return blocks(ctx, cur, regions[i], func(n int, b Block) error {
+	err := each(ctx, shard, regions, func(i int, r *scan.Reader) error {
+		return blocks(ctx, r, regions[i], func(n int, b Block) error {
 			if err := fn(b); err != nil {
 				return err
 			}
@@ -47,20 +47,15 @@ func Read(ctx context.Context, shard *tsdb.Shard, regions []Region, limits Limit
 
 var errLimit = errors.New("limit reached")
 
-// each calls fn with a cursor over each region that has points of its type.
-func each(ctx context.Context, shard *tsdb.Shard, regions []Region, fn func(i int, cur tsdb.Cursor) error) error {
-	cursors, err := shard.CreateCursorIterator(ctx)
+// each calls fn with a reader that is at each region that has points of its type.
+func each(ctx context.Context, shard *tsdb.Shard, regions []Region, fn func(i int, r *scan.Reader) error) error {
+	reader, err := scan.NewReader(shard)
 	if err != nil {
-		return fmt.Errorf("read shard %d: %w", shard.ID(), err)
+		return err
 	}
-	blocks, err := scrub.NewChecker(shard)
-	if err != nil {
-		return fmt.Errorf("read shard %d: %w", shard.ID(), err)
-	}
-	defer blocks.Close()
+	defer reader.Close()
 	for i, r := range regions {
-		name, tags := models.ParseKeyBytes(r.Series)
-		fields := shard.MeasurementFields(name)
+		fields := shard.MeasurementFields(models.ParseName(r.Series))
 		if fields == nil {
 			continue
 		}
@@ -74,30 +69,19 @@ func each(ctx context.Context, shard *tsdb.Shard, regions []Region, fn func(i in
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := blocks.Check(r.Series, r.Field, r.Min, r.Max); err != nil {
-			return fmt.Errorf("shard %d: %w", shard.ID(), err)
-		}
-		cur, err := cursors.Next(ctx, &tsdb.CursorRequest{
-			Name: name, Tags: tags, Field: r.Field, Ascending: true, StartTime: r.Min, EndTime: r.Max,
-		})
-		if err == nil && cur != nil {
-			if err = fn(i, cur); err == nil {
-				err = cur.Err()
-			}
-			cur.Close()
+		ok, err := reader.Seek(r.Series, r.Field)
+		if ok && err == nil {
+			err = fn(i, reader)
 		}
 		if err != nil {
 			return fmt.Errorf("shard %d: read %s of %s: %w", shard.ID(), r.Field, r.Series, err)
 		}
 	}
-	if _, err := shard.Engine(); err != nil {
-		return fmt.Errorf("read shard %d: %w", shard.ID(), err)
-	}
-	return nil
+	return reader.Open()
 }
 
-// blocks calls fn with the points of a cursor, in blocks of the engine's encoding.
-func blocks(ctx context.Context, cur tsdb.Cursor, r Region, fn func(points int, b Block) error) error {
+// blocks calls fn with the points of a region, in blocks of the engine's encoding.
+func blocks(ctx context.Context, in *scan.Reader, r Region, fn func(points int, b Block) error) error {
 	emit := func(points int, data []byte, err error) error {
 		if err != nil {
 			return fmt.Errorf("encode %d points: %w", points, err)
@@ -107,9 +91,9 @@ func blocks(ctx context.Context, cur tsdb.Cursor, r Region, fn func(points int, 
 		}
 		return fn(points, Block{Series: r.Series, Field: r.Field, Data: data})
 	}
-	switch c := cur.(type) {
-	case tsdb.FloatArrayCursor:
-		return chunks(func() ([]int64, []float64) { a := c.Next(); return a.Timestamps, a.Values }, func(t []int64, v []float64) error {
+	switch r.Type {
+	case digest.Float:
+		return chunks(in, r, func(t []int64, v []float64) error {
 			data, err := tsm1.EncodeFloatArrayBlock(&tsdb.FloatArray{Timestamps: t, Values: v}, nil)
 			if err != nil { // it takes the infinities, when there are both, for NaN
 				values := make(tsm1.Values, len(v))
@@ -120,32 +104,32 @@ func blocks(ctx context.Context, cur tsdb.Cursor, r Region, fn func(points int, 
 			}
 			return emit(len(v), data, err)
 		})
-	case tsdb.IntegerArrayCursor:
-		return chunks(func() ([]int64, []int64) { a := c.Next(); return a.Timestamps, a.Values }, func(t []int64, v []int64) error {
+	case digest.Integer:
+		return chunks(in, r, func(t []int64, v []int64) error {
 			data, err := tsm1.EncodeIntegerArrayBlock(&tsdb.IntegerArray{Timestamps: t, Values: v}, nil)
 			return emit(len(v), data, err)
 		})
-	case tsdb.UnsignedArrayCursor:
-		return chunks(func() ([]int64, []uint64) { a := c.Next(); return a.Timestamps, a.Values }, func(t []int64, v []uint64) error {
+	case digest.Unsigned:
+		return chunks(in, r, func(t []int64, v []uint64) error {
 			data, err := tsm1.EncodeUnsignedArrayBlock(&tsdb.UnsignedArray{Timestamps: t, Values: v}, nil)
 			return emit(len(v), data, err)
 		})
-	case tsdb.BooleanArrayCursor:
-		return chunks(func() ([]int64, []bool) { a := c.Next(); return a.Timestamps, a.Values }, func(t []int64, v []bool) error {
+	case digest.Boolean:
+		return chunks(in, r, func(t []int64, v []bool) error {
 			data, err := tsm1.EncodeBooleanArrayBlock(&tsdb.BooleanArray{Timestamps: t, Values: v}, nil)
 			return emit(len(v), data, err)
 		})
-	case tsdb.StringArrayCursor:
-		return chunks(func() ([]int64, []string) { a := c.Next(); return a.Timestamps, a.Values }, func(t []int64, v []string) error {
+	case digest.String:
+		return chunks(in, r, func(t []int64, v []string) error {
 			data, err := tsm1.EncodeStringArrayBlock(&tsdb.StringArray{Timestamps: t, Values: v}, nil)
 			return emit(len(v), data, err)
 		})
 	}
-	return fmt.Errorf("unknown cursor %T", cur)
+	return fmt.Errorf("unknown type %v", r.Type)
 }
 
-// chunks calls fn with blockPoints points at a time. The encoders change what they are given: it is fn's until it returns.
-func chunks[V any](next func() ([]int64, []V), fn func([]int64, []V) error) error {
+// chunks calls fn with blockPoints points of a region at a time. The encoders change what they are given: it is fn's until it returns.
+func chunks[V scan.Value](in *scan.Reader, r Region, fn func([]int64, []V) error) error {
 	times, values := make([]int64, 0, blockPoints), make([]V, 0, blockPoints)
 	flush := func() error {
 		if len(times) == 0 {
@@ -155,7 +139,7 @@ func chunks[V any](next func() ([]int64, []V), fn func([]int64, []V) error) erro
 		times, values = times[:0], values[:0]
 		return err
 	}
-	for t, v := next(); len(t) > 0; t, v = next() {
+	err := scan.Each(in, r.Min, r.Max, func(t []int64, v []V) error {
 		for len(t) > 0 {
 			n := min(len(t), blockPoints-len(times))
 			times, values = append(times, t[:n]...), append(values, v[:n]...)
@@ -166,6 +150,10 @@ func chunks[V any](next func() ([]int64, []V), fn func([]int64, []V) error) erro
 				}
 			}
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	return flush()
 }

@@ -281,3 +281,16 @@ func contains(r *tsm1.TSMReader, key []byte) (has bool) {
 	}()
 	return r.Contains(key)
 }
+
+// engineOf returns the shard's engine.
+func engineOf(shard *tsdb.Shard) (*tsm1.Engine, error) {
+	e, err := shard.Engine()
+	if err != nil {
+		return nil, err
+	}
+	engine, ok := e.(*tsm1.Engine)
+	if !ok {
+		return nil, fmt.Errorf("shard %d has the unknown engine %T", shard.ID(), e)
+	}
+	return engine, nil
+}

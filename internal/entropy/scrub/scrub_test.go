@@ -279,27 +279,6 @@ func TestDeleteOvertakesSettingAside(t *testing.T) {
 	}
 }
 
-// A block that a read is about to use is checked, and the others are not.
-func TestCheckerChecksWhatIsRead(t *testing.T) {
-	t.Parallel()
-	_, sh := newShard(t)
-	change(t, file(t, sh, ".tsm"), 100, []byte{0xff, 0, 0xff, 0})
-	c, err := NewChecker(sh)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	var d *Damage
-	if err := c.Check([]byte("m,s=a"), "v", 10, 20); !errors.As(err, &d) || d.Key != "m,s=a#!~#v" {
-		t.Errorf("the damaged block: %v", err)
-	}
-	for _, ok := range []error{c.Check([]byte("m,s=a"), "v", 2500, 9999), c.Check([]byte("m,s=b"), "v", 0, 1<<40), c.Check([]byte("m,s=c"), "v", 0, 1<<40)} {
-		if ok != nil {
-			t.Error(ok)
-		}
-	}
-}
-
 // A file that became shorter is damage and no fault.
 func TestTruncatedFileIsDamage(t *testing.T) {
 	t.Parallel()
