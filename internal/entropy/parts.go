@@ -29,6 +29,7 @@ type parts struct {
 	sh     cluster.Shard
 	copies []copyOf
 	out    *outcome
+	untold []untold // by copy
 }
 
 // spent counts what was read from a copy, and waits for it to be allowed.
@@ -65,38 +66,41 @@ func (p *parts) within(regions []region) (out []region) {
 	return out
 }
 
-// split cuts regions that copies have in part, and leaves out the slices that all have.
-func (p *parts) split(ctx context.Context, regions []region) ([]region, error) {
-	regions = p.within(regions)
-	for range maxSplits {
-		big := make([]bool, len(regions))
-		n := 0
-		for i, r := range regions {
-			if big[i] = r.mixed() && (r.points < 0 || r.points > splitPoints) && r.Max > r.Min; big[i] {
-				n++
-			}
+// narrow cuts regions that copies have in part into slices, cut times so far, leaves out the slices that all have, and fetches
+// the rest. Regions that would become too many are worked on in halves.
+func (p *parts) narrow(ctx context.Context, regions []region, cut int, fn func(piece) error) error {
+	big := make([]bool, len(regions))
+	n := 0
+	for i, r := range regions {
+		if big[i] = cut < maxSplits && r.mixed() && (r.points < 0 || r.points > splitPoints) && r.Max > r.Min; big[i] {
+			n++
 		}
-		if n == 0 || len(regions)+n*patch.Slices > maxParts {
-			break
-		}
-		sums, err := p.slices(ctx, regions, big)
-		if err != nil {
-			return nil, err
-		}
-		if sums == nil {
-			break
-		}
-		var parts []region
-		for i, r := range regions {
-			if big[i] {
-				parts = appendSlices(parts, r, sums[i])
-			} else {
-				parts = append(parts, r)
-			}
-		}
-		regions = parts
 	}
-	return regions, nil
+	if n == 0 {
+		return p.fetch(ctx, regions, fn)
+	}
+	if half := len(regions) / 2; len(regions)+n*patch.Slices > maxParts && half > 0 {
+		if err := p.narrow(ctx, regions[:half], cut, fn); err != nil {
+			return err
+		}
+		return p.narrow(ctx, regions[half:], cut, fn)
+	}
+	sums, err := p.slices(ctx, regions, big)
+	if err != nil {
+		return err
+	}
+	if sums == nil { // a copy cannot tell
+		return p.fetch(ctx, regions, fn)
+	}
+	var parts []region
+	for i, r := range regions {
+		if big[i] {
+			parts = appendSlices(parts, r, sums[i])
+		} else {
+			parts = append(parts, r)
+		}
+	}
+	return p.narrow(ctx, parts, cut+1, fn)
 }
 
 // slices returns what each copy that is the source of a group has in the slices of the marked regions; nil

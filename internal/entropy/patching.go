@@ -65,13 +65,10 @@ func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard
 func (s *Service) eachDifference(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, diffs []reconcile.Difference, out *outcome,
 	fn func(piece) error) error {
 	rng := digest.Range{Start: sh.Start, End: sh.End}
+	p := parts{s: s, st: st, sh: sh, copies: copies, out: out, untold: make([]untold, len(copies))}
 	for len(diffs) > 0 {
 		n, regions := nextBatch(rng, diffs, len(copies))
-		p := parts{s: s, st: st, sh: sh, copies: copies, out: out}
 		told, rest, err := p.tell(ctx, regions)
-		if err == nil {
-			rest, err = p.split(ctx, rest)
-		}
 		if err != nil {
 			return err
 		}
@@ -80,7 +77,7 @@ func (s *Service) eachDifference(ctx context.Context, st *cluster.State, sh clus
 				return err
 			}
 		}
-		if err := p.fetch(ctx, rest, fn); err != nil {
+		if err := p.narrow(ctx, p.within(rest), 0, fn); err != nil {
 			return err
 		}
 		out.change(func() { out.fixed += n })

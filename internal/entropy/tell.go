@@ -22,6 +22,29 @@ type told struct {
 	owners []tsm1.Values // by copy
 }
 
+// untold is how symbols fared with a copy. Where they were in vain, because too much differs, they most likely are for
+// the regions that follow: those are not asked about, in twice as many batches each time.
+type untold struct{ wait, next int }
+
+const maxUntold = 16 // batches
+
+func (u *untold) asks() bool {
+	if u.wait == 0 {
+		return true
+	}
+	u.wait--
+	return false
+}
+
+func (u *untold) met(dearer bool) {
+	if dearer {
+		u.next = min(max(1, 2*u.next), maxUntold)
+		u.wait = u.next
+	} else {
+		*u = untold{}
+	}
+}
+
 var errDearer = errors.New("fetching the points is cheaper")
 
 // tell asks for coded symbols of regions that this node and others have in part, and
@@ -45,8 +68,9 @@ func (p *parts) tell(ctx context.Context, regions []region) (known []told, rest 
 			continue
 		}
 		err := errDearer
-		if ok {
+		if ok && p.untold[k].asks() {
 			err = p.symbols(ctx, c, mine, theirs, regions, asked, found)
+			p.untold[k].met(errors.Is(err, errDearer))
 		}
 		if errors.Is(err, errDearer) {
 			for _, i := range asked {
