@@ -34,6 +34,7 @@ import (
 
 	"concord/internal/distquery"
 	"concord/internal/entropy"
+	"concord/internal/entropy/pace"
 	"concord/internal/entropy/scrub"
 	"concord/internal/entropy/transport"
 	"concord/internal/fulldisk"
@@ -314,6 +315,7 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 		Dir: filepath.Join(n.cfg.entropyDir(), "incoming"), CheckDisk: local.CheckDisk, Log: n.log,
 	}
 	local.Files = shards.FillFrom
+	local.Pace = pace.New(n.requests)
 	if err := shards.Discard(func(id uint64) bool { _, ok := n.Meta.Shard(id); return ok }); err != nil {
 		return nil, fmt.Errorf("remove files of shards that are gone: %w", err)
 	}
@@ -350,6 +352,12 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 	}()
 	n.onClose(func() error { s.Stop(); <-done; return nil })
 	return view, nil
+}
+
+// requests is how many writes and queries of clients this node has served.
+func (n *Node) requests() int64 {
+	queries, _ := n.executor.Statistics(nil)[0].Values["queriesExecuted"].(int64)
+	return n.served.Requests() + n.writer.Requests() + queries
 }
 
 // Reload takes over what can change while the node runs: the [anti-entropy]

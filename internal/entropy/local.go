@@ -13,6 +13,7 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/entropy/digest"
+	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile/riblt"
 	"concord/internal/entropy/scrub"
@@ -33,6 +34,9 @@ type Local struct {
 	Deletes Deletes
 	// Shards takes the points of repairs; NewLocal sets the store.
 	Shards patch.Store
+
+	// Pace is that of this node's background work; nil for none.
+	Pace *pace.Pace
 
 	FilePoints int // that a repair writes as a file of the engine; fewer take its write path
 	// DiskFree tells how much of the file system of a folder is free.
@@ -155,6 +159,7 @@ func (l *Local) Digests(ctx context.Context, shard cluster.Shard, until int64, f
 
 // view calls fn with the digests of a shard, unless the node lacks it.
 func (l *Local) view(ctx context.Context, shard cluster.Shard, fn func(*digest.View) error) error {
+	ctx = pace.With(ctx, l.Pace)
 	sh := l.store.Shard(shard.ID)
 	if sh == nil {
 		return nil
@@ -185,6 +190,7 @@ func (l *Local) view(ctx context.Context, shard cluster.Shard, fn func(*digest.V
 
 // Fetch calls fn with the points of regions in their order, within limits.
 func (l *Local) Fetch(ctx context.Context, shard cluster.Shard, regions []patch.Region, limits patch.Limits, fn func(patch.Block) error) error {
+	ctx = pace.With(ctx, l.Pace)
 	sh := l.store.Shard(shard.ID)
 	if sh == nil {
 		return nil
@@ -194,6 +200,7 @@ func (l *Local) Fetch(ctx context.Context, shard cluster.Shard, regions []patch.
 
 // Symbols are the coded symbols [from, to) of the points of all regions.
 func (l *Local) Symbols(ctx context.Context, shard cluster.Shard, regions []patch.Region, key uint64, from, to int) ([]riblt.Symbol, error) {
+	ctx = pace.With(ctx, l.Pace)
 	sh := l.store.Shard(shard.ID)
 	if sh == nil {
 		return make([]riblt.Symbol, to-from), nil
@@ -204,6 +211,7 @@ func (l *Local) Symbols(ctx context.Context, shard cluster.Shard, regions []patc
 
 // Slices are what the parts of each region hold.
 func (l *Local) Slices(ctx context.Context, shard cluster.Shard, regions []patch.Region, key uint64) ([][patch.Slices]patch.Slice, error) {
+	ctx = pace.With(ctx, l.Pace)
 	sh := l.store.Shard(shard.ID)
 	if sh == nil {
 		return make([][patch.Slices]patch.Slice, len(regions)), nil
@@ -236,7 +244,7 @@ func (l *Local) CheckDisk(bytes int64) error {
 const minFree = 20
 
 // Apply writes points, creating the shard where it is missing.
-func (l *Local) Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (int, error) {
+func (l *Local) Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (n int, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
@@ -258,6 +266,7 @@ func (l *Local) Apply(ctx context.Context, shard cluster.Shard, deletes uint64, 
 	if len(blocks) == 0 {
 		return 0, nil
 	}
+	ctx = pace.With(ctx, l.Pace)
 	if l.Deletes != nil && deletes != 0 {
 		release, ok := l.Deletes.HoldDeletes(shard.ID, deletes)
 		if !ok {
@@ -265,5 +274,5 @@ func (l *Local) Apply(ctx context.Context, shard cluster.Shard, deletes uint64, 
 		}
 		defer release()
 	}
-	return patch.Apply(l.Shards, shard.Database, shard.RetentionPolicy, shard.ID, blocks, l.FilePoints)
+	return patch.Apply(ctx, l.Shards, shard.Database, shard.RetentionPolicy, shard.ID, blocks, l.FilePoints)
 }

@@ -11,6 +11,7 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/entropy/digest"
+	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile"
 )
@@ -33,7 +34,11 @@ func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard
 			}
 			return nil
 		}
+		work := pace.Begin(ctx)
 		m, err := patch.MergeValues(c.Series, c.Field, c.owners, rules)
+		if err == nil {
+			err = work.Rest()
+		}
 		if err != nil {
 			return err
 		}

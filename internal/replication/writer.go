@@ -510,6 +510,9 @@ func (m *missedLog) note(log *zap.Logger, addr string, points int, err error) {
 	by.last, by.points = time.Now(), 0
 }
 
+// Requests is how many writes this node coordinated.
+func (w *Writer) Requests() int64 { return w.stats.req.Load() }
+
 // Statistics are the engine's of writes, with where the points went.
 func (w *Writer) Statistics(tags map[string]string) []models.Statistic {
 	s := &w.stats

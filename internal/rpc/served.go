@@ -43,6 +43,9 @@ func (s *Served) requests(method string) *atomic.Int64 {
 // Option makes a server count here.
 func (s *Served) Option() grpc.ServerOption { return grpc.StatsHandler(counting{s}) }
 
+// Requests is how many writes and queries of clients other nodes sent here.
+func (s *Served) Requests() int64 { return s.writes.Load() + s.iterators.Load() }
+
 // Statistics is `cluster` with the names of InfluxDB Enterprise.
 func (s *Served) Statistics(tags map[string]string) []models.Statistic {
 	return []models.Statistic{{

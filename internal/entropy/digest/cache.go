@@ -176,7 +176,7 @@ func (c *Cache) view(ctx context.Context, s *cachedShard, shard *tsdb.Shard, id 
 // refresh writes the file anew, with the records of old that are as they were.
 // It does not close old, which it may return.
 func (c *Cache) refresh(ctx context.Context, shard *tsdb.Shard, id cacheID, old *View) (*View, error) {
-	points, err := scan.NewReader(shard)
+	points, err := scan.NewReader(ctx, shard)
 	if err != nil {
 		return nil, err
 	}

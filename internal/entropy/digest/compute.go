@@ -79,7 +79,7 @@ func (t Type) String() string {
 // order of (series, field). fn must not keep its argument. key is the
 // cluster's id.
 func Compute(ctx context.Context, shard *tsdb.Shard, key uint64, rng Range, until int64, fn func(*SeriesField) error) error {
-	points, err := scan.NewReader(shard)
+	points, err := scan.NewReader(ctx, shard)
 	if err != nil {
 		return err
 	}

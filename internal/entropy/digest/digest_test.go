@@ -238,7 +238,7 @@ func heal(t interface{ Fatal(...any) }, shard uint64, stores ...*tsdb.Store) {
 			t.Fatal(err)
 		}
 		for i, s := range stores {
-			if _, err := patch.Apply(s, s.Shard(shard).Database(), "rp", shard, m.Lacking[i], []int{1, patch.DefaultFilePoints}[i%2]); err != nil {
+			if _, err := patch.Apply(ctx, s, s.Shard(shard).Database(), "rp", shard, m.Lacking[i], []int{1, patch.DefaultFilePoints}[i%2]); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -1,10 +1,13 @@
 package patch
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
+
+	"concord/internal/entropy/pace"
 )
 
 const applyBatch = 5000 // points that are written at once
@@ -25,24 +28,24 @@ type Store interface {
 //
 // Fewer than filePoints go through the engine's write path, into its log and its cache. More become
 // a file of the engine, as the blocks are; see install.
-func Apply(store Store, database, policy string, shardID uint64, blocks []Block, filePoints int) (int, error) {
+func Apply(ctx context.Context, store Store, database, policy string, shardID uint64, blocks []Block, filePoints int) (int, error) {
 	fail := func(n int, err error) (int, error) { return n, fmt.Errorf("repair shard %d: %w", shardID, err) }
 	if store.Shard(shardID) == nil {
 		if err := store.CreateShard(database, policy, shardID, true); err != nil {
 			return fail(0, err)
 		}
 	}
-	parsed, points, err := parse(blocks)
+	parsed, points, err := parse(ctx, blocks)
 	if err != nil {
 		return fail(0, err)
 	}
 	installed := 0
 	if points >= filePoints {
-		if blocks, installed, err = install(store, shardID, parsed); err != nil {
+		if blocks, installed, err = install(ctx, store, shardID, parsed); err != nil {
 			return fail(0, err)
 		}
 	}
-	n, err := write(store, shardID, blocks)
+	n, err := write(ctx, store, shardID, blocks)
 	if err != nil {
 		return fail(installed+n, err)
 	}
@@ -50,7 +53,7 @@ func Apply(store Store, database, policy string, shardID uint64, blocks []Block,
 }
 
 // write takes points through the engine's write path, and returns how many.
-func write(store Store, shardID uint64, blocks []Block) (written int, err error) {
+func write(ctx context.Context, store Store, shardID uint64, blocks []Block) (written int, err error) {
 	var batch []models.Point
 	flush := func() error {
 		if len(batch) == 0 {
@@ -63,7 +66,11 @@ func write(store Store, shardID uint64, blocks []Block) (written int, err error)
 		batch = nil // the engine may keep the points
 		return nil
 	}
+	work := pace.Begin(ctx)
 	for _, b := range blocks {
+		if err := work.Rest(); err != nil {
+			return written, err
+		}
 		vs, err := b.Decode()
 		if err != nil {
 			return written, err

@@ -84,7 +84,7 @@ func (n *node) flush() {
 }
 
 func (n *node) apply(filePoints int, blocks ...patch.Block) (int, error) {
-	return patch.Apply(n.store, "db", "rp", shardID, blocks, filePoints)
+	return patch.Apply(context.Background(), n.store, "db", "rp", shardID, blocks, filePoints)
 }
 
 // floats are the points of a series-field as the engine's queries see them.

@@ -3,6 +3,7 @@ package patch
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+
+	"concord/internal/entropy/pace"
 )
 
 // keyFieldSeparator is the engine's, between the series key and the field of its own keys.
@@ -27,10 +30,14 @@ type parsed struct {
 }
 
 // parse checks blocks, and counts their points.
-func parse(blocks []Block) (out []parsed, points int, err error) {
+func parse(ctx context.Context, blocks []Block) (out []parsed, points int, err error) {
 	var spans Spans
 	out = make([]parsed, len(blocks))
+	work := pace.Begin(ctx)
 	for i, b := range blocks {
+		if err := work.Rest(); err != nil {
+			return nil, 0, err
+		}
 		p := parsed{Block: b}
 		if len(b.Series) == 0 || b.Field == "" {
 			return nil, 0, fmt.Errorf("%w: no measurement or no field", ErrMalformed)
@@ -54,7 +61,7 @@ func parse(blocks []Block) (out []parsed, points int, err error) {
 //
 // The file is whole and on disk before the engine sees it. A crash before leaves a
 // temporary file, which the engine removes when it starts.
-func install(store Store, shardID uint64, blocks []parsed) (rest []Block, points int, err error) {
+func install(ctx context.Context, store Store, shardID uint64, blocks []parsed) (rest []Block, points int, err error) {
 	shard := store.Shard(shardID)
 	if shard == nil {
 		return nil, 0, tsdb.ErrShardNotFound
@@ -95,12 +102,12 @@ func install(store Store, shardID uint64, blocks []parsed) (rest []Block, points
 	if len(file) == 0 {
 		return rest, 0, nil
 	}
-	if _, err := write(store, shardID, begin); err != nil {
+	if _, err := write(ctx, store, shardID, begin); err != nil {
 		return nil, 0, err
 	}
 	// From here on a snapshot of the write cache is of a later generation, and newer.
 	path := filepath.Join(shard.Path(), tsm1.DefaultFormatFileName(engine.FileStore.NextGeneration(), 1)+"."+tsm1.TSMFileExtension+"."+tsm1.TmpTSMFileExtension)
-	if err := writeFile(path, file); err != nil {
+	if err := writeFile(ctx, path, file); err != nil {
 		return nil, 0, err
 	}
 	if _, err := shard.Engine(); err != nil {
@@ -152,7 +159,7 @@ func (p parsed) first() (Block, error) {
 }
 
 // writeFile writes a file of blocks, which are in order, and syncs it. When it fails there is none.
-func writeFile(path string, blocks []parsed) error {
+func writeFile(ctx context.Context, path string, blocks []parsed) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o666) // as the engine's
 	if err != nil {
 		return err
@@ -161,8 +168,9 @@ func writeFile(path string, blocks []parsed) error {
 	if err != nil {
 		return errors.Join(err, f.Close(), os.Remove(path))
 	}
+	work := pace.Begin(ctx)
 	for _, b := range blocks {
-		if err = w.WriteBlock(b.key, b.First, b.Last, b.Data); err != nil {
+		if err = errors.Join(w.WriteBlock(b.key, b.First, b.Last, b.Data), work.Rest()); err != nil {
 			break
 		}
 	}

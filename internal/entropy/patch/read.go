@@ -49,7 +49,7 @@ var errLimit = errors.New("limit reached")
 
 // each calls fn with a reader that is at each region that has points of its type.
 func each(ctx context.Context, shard *tsdb.Shard, regions []Region, fn func(i int, r *scan.Reader) error) error {
-	reader, err := scan.NewReader(shard)
+	reader, err := scan.NewReader(ctx, shard)
 	if err != nil {
 		return err
 	}

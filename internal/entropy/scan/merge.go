@@ -10,6 +10,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
+	"concord/internal/entropy/pace"
 	"concord/internal/entropy/scrub"
 )
 
@@ -123,13 +124,17 @@ func Each[V Value](r *Reader, min, max int64, fn func(times []int64, values []V)
 	if err := m.reset(r, min, max); err != nil {
 		return err
 	}
+	work := pace.Begin(r.ctx)
 	for {
 		times, values, err := m.next()
 		if err != nil {
 			return err
 		}
 		if len(times) == 0 {
-			return nil
+			return work.Rest()
+		}
+		if err := work.Rest(); err != nil {
+			return err
 		}
 		if err := fn(times, values); err != nil {
 			return err

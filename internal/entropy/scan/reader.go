@@ -7,6 +7,7 @@ package scan
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ const keyFieldSeparator = "#!~#"
 // Reader reads one series-field of a shard after another. It holds the files that it reads open; Close lets them go.
 // It is for one goroutine.
 type Reader struct {
+	ctx    context.Context // of all that is read
 	shard  *tsdb.Shard
 	engine *tsm1.Engine
 	listed []tsm1.TSMFile // the engine's list that files is of
@@ -58,8 +60,8 @@ type file struct {
 	entries []tsm1.IndexEntry
 }
 
-// NewReader opens the files of a shard.
-func NewReader(shard *tsdb.Shard) (*Reader, error) {
+// NewReader opens the files of a shard. What is read ends with ctx, and keeps to its pace.
+func NewReader(ctx context.Context, shard *tsdb.Shard) (*Reader, error) {
 	e, err := shard.Engine()
 	if err != nil {
 		return nil, fmt.Errorf("read shard %d: %w", shard.ID(), err)
@@ -68,7 +70,7 @@ func NewReader(shard *tsdb.Shard) (*Reader, error) {
 	if !ok {
 		return nil, fmt.Errorf("shard %d has the unknown engine %T", shard.ID(), e)
 	}
-	r := &Reader{shard: shard, engine: engine}
+	r := &Reader{ctx: ctx, shard: shard, engine: engine}
 	if err := r.follow(); err != nil {
 		r.Close()
 		return nil, err

@@ -154,7 +154,7 @@ func TestReaderReturnsWhatTheShardHolds(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		s := newShard(t)
 		defer s.store.Close()
-		r, err := scan.NewReader(s.Shard())
+		r, err := scan.NewReader(t.Context(), s.Shard())
 		if err != nil {
 			rt.Fatal(err)
 		}
@@ -200,7 +200,7 @@ func TestReaderIsRightWhereTheEngineIsNot(t *testing.T) {
 		s.write(t, "f", values)
 		s.flush(t)
 	}
-	r, err := scan.NewReader(s.Shard())
+	r, err := scan.NewReader(t.Context(), s.Shard())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +263,7 @@ func TestDamageIsMet(t *testing.T) {
 		t.Fatal(names, err)
 	}
 	slices.Sort(names)
-	r, err := scan.NewReader(s.Shard())
+	r, err := scan.NewReader(t.Context(), s.Shard())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +287,7 @@ func TestDamageIsMet(t *testing.T) {
 func TestBlockOfAnotherType(t *testing.T) {
 	t.Parallel()
 	s := filled(t, 1)
-	r, err := scan.NewReader(s.Shard())
+	r, err := scan.NewReader(t.Context(), s.Shard())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,7 +311,7 @@ func TestShardIsClosedMeanwhile(t *testing.T) {
 	t.Parallel()
 	s := newShard(t)
 	s.write(t, "f", map[int64]any{1: 1.0})
-	r, err := scan.NewReader(s.Shard())
+	r, err := scan.NewReader(t.Context(), s.Shard())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,7 +323,7 @@ func TestShardIsClosedMeanwhile(t *testing.T) {
 	if got, err := read[float64](t, r, "f", 0, 5000); err == nil && r.Open() == nil {
 		t.Error(len(got), " points of a closed shard")
 	}
-	if _, err := scan.NewReader(s.Shard()); err == nil {
+	if _, err := scan.NewReader(t.Context(), s.Shard()); err == nil {
 		t.Error("a reader of a closed shard")
 	}
 	if err := s.Shard().Open(); err != nil {
@@ -350,7 +350,7 @@ func since(t testing.TB, r *scan.Reader, print uint64) (now uint64, known bool, 
 func TestFingerprintTellsWhatIsNew(t *testing.T) {
 	t.Parallel()
 	s := filled(t, 1)
-	r, err := scan.NewReader(s.Shard())
+	r, err := scan.NewReader(t.Context(), s.Shard())
 	if err != nil {
 		t.Fatal(err)
 	}
