@@ -11,10 +11,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/influxdata/influxdb/models"
@@ -25,10 +23,6 @@ import (
 // WholeDatabase is the shard number of the queue for deletes that concern all
 // of a node's shards of a database. It is sent before the queues of shards.
 const WholeDatabase uint64 = 0
-
-// deleteRoom is how many bytes deletes may take above max-size: a queue that is
-// full of writes must not bring back what is deleted.
-const deleteRoom = 16 << 20
 
 var (
 	// ErrQueueFull means that max-size has no room for an entry.
@@ -70,24 +64,6 @@ type Service struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
-}
-
-// node is one node's queues, and the loop that sends them.
-type node struct {
-	id    uint64
-	s     *Service
-	dir   string
-	wake  chan struct{} // holds one signal: there is something to send
-	heard chan struct{} // holds one signal: the node may be back
-	limit *rate.Limiter // nil for none
-
-	mu     sync.Mutex
-	queues map[uint64]*queue // by shard
-	bytes  atomic.Int64      // on disk, of all queues
-
-	stats struct {
-		written, read, dropped, blocked, req, reqFail, reqPoints atomic.Int64 // as in Statistics
-	}
 }
 
 // New returns a service that Open starts.
@@ -258,41 +234,6 @@ func (s *Service) Append(nodeID, shard uint64, entries ...Entry) error {
 	return nil
 }
 
-func (n *node) append(shard uint64, size int64, entries []Entry) error {
-	n.mu.Lock()
-	q := n.queues[shard]
-	grown := size
-	if q == nil {
-		var err error
-		if q, _, err = openQueue(n.shardDir(shard)); err != nil {
-			n.mu.Unlock()
-			return err
-		}
-		grown += headerSize
-	}
-	limit := int64(n.s.cfg.MaxSize)
-	if !slices.ContainsFunc(entries, func(e Entry) bool { return e.Kind != Delete }) {
-		limit += deleteRoom
-	}
-	if n.bytes.Load()+grown > limit {
-		n.mu.Unlock()
-		return ErrQueueFull
-	}
-	// Under the lock, so that no two appends pass the limit together, and that
-	// a queue that runs empty is not forgotten meanwhile.
-	f, end, added, err := q.write(entries...)
-	n.bytes.Add(added)
-	if err == nil {
-		n.queues[shard] = q
-	}
-	n.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	n.stats.written.Add(size)
-	return q.sync(f, end)
-}
-
 // Pending tells whether entries for a shard of a node wait, or deletes for all of its shards.
 func (s *Service) Pending(nodeID, shard uint64) bool {
 	n, _ := s.node(nodeID, false)
@@ -351,266 +292,6 @@ func (s *Service) Heard(nodeID uint64) {
 	}
 }
 
-func (n *node) signal() {
-	select {
-	case n.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (n *node) shardDir(shard uint64) string {
-	return filepath.Join(n.dir, strconv.FormatUint(shard, 10))
-}
-
-type shardQueue struct {
-	shard uint64
-	q     *queue
-}
-
-func (n *node) all() []shardQueue {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	out := make([]shardQueue, 0, len(n.queues))
-	for shard, q := range n.queues {
-		out = append(out, shardQueue{shard, q})
-	}
-	return out
-}
-
-// loop sends all queues of a node; after a failure it pauses for the whole node.
-func (n *node) loop(ctx context.Context) {
-	pause := time.Duration(n.s.cfg.RetryInterval)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-n.wake:
-		}
-		for {
-			err := n.drain(ctx)
-			if ctx.Err() != nil {
-				return
-			}
-			if err == nil {
-				pause = time.Duration(n.s.cfg.RetryInterval)
-				break
-			}
-			n.s.log.Debug("Hinted handoff pauses", zap.Uint64("node_id", n.id), zap.Duration("pause", pause), zap.Error(err))
-			timer := time.NewTimer(pause)
-			select {
-			case <-ctx.Done():
-				timer.Stop()
-				return
-			case <-n.heard:
-				timer.Stop()
-			case <-timer.C:
-			}
-			pause = min(2*pause, time.Duration(n.s.cfg.RetryMaxInterval))
-		}
-	}
-}
-
-// drain sends until all queues are empty, or one fails.
-func (n *node) drain(ctx context.Context) error {
-	for {
-		queues := n.all()
-		if len(queues) == 0 {
-			return nil
-		}
-		for _, q := range queues {
-			if q.shard == WholeDatabase {
-				queues = []shardQueue{q} // alone, and first
-				break
-			}
-		}
-		var (
-			wg     sync.WaitGroup
-			once   sync.Once
-			failed error
-			slots  = make(chan struct{}, n.s.cfg.RetryConcurrency)
-		)
-		ctx, cancel := context.WithCancel(ctx)
-		for _, q := range queues {
-			select {
-			case <-ctx.Done():
-			case slots <- struct{}{}:
-				wg.Add(1)
-				go func() {
-					defer wg.Done()
-					defer func() { <-slots }()
-					if err := n.drainQueue(ctx, q); err != nil {
-						once.Do(func() { failed = err; cancel() })
-					}
-				}()
-			}
-		}
-		wg.Wait()
-		cancel()
-		if failed != nil {
-			return failed
-		}
-	}
-}
-
-// drainQueue sends one queue until it is empty, or deletes for the whole
-// database came: these go first.
-func (n *node) drainQueue(ctx context.Context, sq shardQueue) error {
-	sq.q.draining.Lock()
-	defer sq.q.draining.Unlock()
-	if err := sq.q.findDeletes(); err != nil {
-		return err
-	}
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if !n.s.deps.Due(n.id, sq.shard) {
-			return n.forget(sq)
-		}
-		entries, err := sq.q.peek(int64(n.s.cfg.BatchSize))
-		if err != nil {
-			if err := n.skipDamage(sq, err); err != nil {
-				return err
-			}
-			continue
-		}
-		if len(entries) == 0 {
-			return nil
-		}
-		// After peek: an entry behind a delete for the whole database was queued after it.
-		if sq.shard != WholeDatabase && n.queued(WholeDatabase) {
-			return nil
-		}
-		if old := n.expired(sq.shard, entries); old > 0 {
-			if err := n.drop(sq, entries[:old], "older than max-age"); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := n.send(ctx, sq, entries); err != nil {
-			return err
-		}
-	}
-}
-
-func (n *node) send(ctx context.Context, sq shardQueue, entries []Entry) error {
-	var size, points int64
-	for _, e := range entries {
-		size += e.size()
-		points += int64(e.Points)
-	}
-	if n.limit != nil {
-		if err := n.limit.WaitN(ctx, min(int(size), n.limit.Burst())); err != nil {
-			return err
-		}
-	}
-	n.stats.req.Add(1)
-	done, err := n.s.deps.Deliver(ctx, n.id, sq.shard, entries, func() []Entry { return sq.q.deletesBehind(entries) })
-	if err == nil {
-		done = len(entries)
-		n.stats.reqPoints.Add(points)
-	} else {
-		n.stats.reqFail.Add(1)
-	}
-	if done > 0 {
-		for _, e := range entries[:done] {
-			n.stats.read.Add(e.size())
-		}
-		if err := n.advance(sq, entries[:done]); err != nil {
-			return err
-		}
-	}
-	var never *PermanentError
-	if errors.As(err, &never) {
-		return n.drop(sq, entries[done:done+1], never.Error())
-	}
-	return err
-}
-
-// advance takes entries off a queue, and forgets the queue when it is empty.
-func (n *node) advance(sq shardQueue, entries []Entry) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	before := sq.q.onDisk()
-	err := sq.q.advance(entries)
-	return errors.Join(err, n.settle(sq, before))
-}
-
-// settle counts what left a queue, and forgets an empty one; n.mu is held.
-func (n *node) settle(sq shardQueue, before int64) error {
-	n.bytes.Add(sq.q.onDisk() - before)
-	if sq.q.pending() || n.queues[sq.shard] != sq.q {
-		return nil
-	}
-	delete(n.queues, sq.shard)
-	return sq.q.remove()
-}
-
-func (n *node) queued(shard uint64) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.queues[shard] != nil
-}
-
-// expired counts the leading entries that are older than max-age. Deletes of a whole database do not age: a node that
-// comes back without them would bring back what they removed.
-func (n *node) expired(shard uint64, entries []Entry) int {
-	if shard == WholeDatabase {
-		return 0
-	}
-	oldest := n.s.deps.Now().Add(-time.Duration(n.s.cfg.MaxAge)).UnixNano()
-	for i, e := range entries {
-		if e.Time >= oldest {
-			return i
-		}
-	}
-	return len(entries)
-}
-
-func (n *node) drop(sq shardQueue, entries []Entry, reason string) error {
-	points := 0
-	for _, e := range entries {
-		points += e.Points
-	}
-	n.stats.dropped.Add(int64(len(entries)))
-	n.s.log.Warn("Dropped hinted handoff entries: anti-entropy has to repair the shard", zap.Uint64("node_id", n.id),
-		zap.Uint64("db_shard_id", sq.shard), zap.Int("entries", len(entries)), zap.Int("points", points), zap.String("reason", reason))
-	err := n.advance(sq, entries)
-	n.s.deps.Dropped(n.id, sq.shard)
-	return err
-}
-
-// skipDamage gives up a segment that cannot be read on.
-func (n *node) skipDamage(sq shardQueue, err error) error {
-	var bad *CorruptError
-	if !errors.As(err, &bad) {
-		return err
-	}
-	n.mu.Lock()
-	before := sq.q.onDisk()
-	lost, err := sq.q.skipSegment()
-	err = errors.Join(err, n.settle(sq, before))
-	n.mu.Unlock()
-	n.stats.dropped.Add(1)
-	n.s.log.Error("Gave up the rest of a damaged hinted handoff segment: anti-entropy has to repair the shard",
-		zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard), zap.Int64("bytes", lost), zap.Error(bad))
-	n.s.deps.Dropped(n.id, sq.shard)
-	return err
-}
-
-// forget removes the queue of a node or shard that is gone.
-func (n *node) forget(sq shardQueue) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.queues[sq.shard] != sq.q {
-		return nil
-	}
-	n.s.log.Info("Forgot hinted handoff entries: the node or the shard is gone", zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard))
-	n.bytes.Add(-sq.q.onDisk())
-	delete(n.queues, sq.shard)
-	return sq.q.remove()
-}
-
 func (s *Service) purgeLoop() {
 	t := time.NewTicker(time.Duration(s.cfg.PurgeInterval))
 	defer t.Stop()
@@ -637,28 +318,6 @@ func (s *Service) Purge() {
 			if err := n.purge(sq); err != nil {
 				s.log.Warn("Cannot purge a hinted handoff queue", zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard), zap.Error(err))
 			}
-		}
-	}
-}
-
-// purge must not take entries that are being sent: it holds the queue's drain lock.
-func (n *node) purge(sq shardQueue) error {
-	sq.q.draining.Lock()
-	defer sq.q.draining.Unlock()
-	if !n.s.deps.Due(n.id, sq.shard) {
-		return n.forget(sq)
-	}
-	for {
-		entries, err := sq.q.peek(int64(n.s.cfg.BatchSize))
-		if err != nil || len(entries) == 0 {
-			return err // damage is met when it is sent
-		}
-		old := n.expired(sq.shard, entries)
-		if old == 0 {
-			return nil
-		}
-		if err := n.drop(sq, entries[:old], "older than max-age"); err != nil {
-			return err
 		}
 	}
 }
