@@ -9,15 +9,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/influxdata/influxdb/models"
 	"go.uber.org/zap"
-	"golang.org/x/time/rate"
 )
 
 // WholeDatabase is the shard number of the queue for deletes that concern all
@@ -91,26 +91,12 @@ func (s *Service) Open() error {
 	defer s.mu.Unlock()
 	var damaged []Waiting
 	for _, id := range nodes {
-		n := s.addNode(id)
-		shards, err := numbered(n.dir)
+		cut, err := s.addNode(id).load()
 		if err != nil {
 			return err
 		}
-		for _, shard := range shards {
-			q, cut, err := openQueue(n.shardDir(shard))
-			if err != nil {
-				return fmt.Errorf("hinted handoff queue of node %d, shard %d: %w", id, shard, err)
-			}
-			if cut > 0 {
-				damaged = append(damaged, Waiting{id, shard})
-				s.log.Warn("Cut the end off a hinted handoff queue, torn by a crash or damaged: anti-entropy has to repair the shard", zap.Uint64("node_id", id), zap.Uint64("db_shard_id", shard), zap.Int64("bytes", cut))
-			}
-			if !q.pending() {
-				q.remove()
-				continue
-			}
-			n.queues[shard] = q
-			n.bytes.Add(q.bytes)
+		for _, shard := range cut {
+			damaged = append(damaged, Waiting{id, shard})
 		}
 	}
 	s.open = true
@@ -155,9 +141,9 @@ func (s *Service) Close() error {
 	s.mu.Unlock()
 	s.wg.Wait()
 	var errs []error
-	for _, n := range s.nodes {
-		for _, q := range n.all() {
-			errs = append(errs, q.q.close())
+	for _, n := range s.all() {
+		for _, sq := range n.all() {
+			errs = append(errs, sq.q.close())
 		}
 	}
 	return errors.Join(errs...)
@@ -165,13 +151,7 @@ func (s *Service) Close() error {
 
 // addNode is called with s.mu held.
 func (s *Service) addNode(id uint64) *node {
-	n := &node{
-		id: id, s: s, dir: filepath.Join(s.cfg.Dir, strconv.FormatUint(id, 10)),
-		wake: make(chan struct{}, 1), heard: make(chan struct{}, 1), queues: make(map[uint64]*queue),
-	}
-	if r := int(s.cfg.RetryRateLimit); r > 0 {
-		n.limit = rate.NewLimiter(rate.Limit(r), max(r, int(s.cfg.BatchSize)))
-	}
+	n := newNode(id, s)
 	s.nodes[id] = n
 	return n
 }
@@ -180,18 +160,29 @@ func (s *Service) addNode(id uint64) *node {
 func (s *Service) start(n *node) {
 	s.wg.Add(1)
 	go func() { defer s.wg.Done(); n.loop(s.ctx) }()
-	n.signal()
+	notify(n.wake)
 }
 
-// node returns a node's queues, nil when there are none and create is false.
-func (s *Service) node(id uint64, create bool) (*node, error) {
+// all lists the nodes that have queues, or had some.
+func (s *Service) all() []*node {
 	s.mu.RLock()
-	n, open := s.nodes[id], s.open
-	s.mu.RUnlock()
-	if !open {
-		return nil, ErrClosed
+	defer s.mu.RUnlock()
+	return slices.Collect(maps.Values(s.nodes))
+}
+
+// known returns a node's queues, nil when it never had any or the service is not open.
+func (s *Service) known(id uint64) *node {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if !s.open {
+		return nil
 	}
-	if n != nil || !create {
+	return s.nodes[id]
+}
+
+// node returns a node's queues, new ones when it had none.
+func (s *Service) node(id uint64) (*node, error) {
+	if n := s.known(id); n != nil {
 		return n, nil
 	}
 	s.mu.Lock()
@@ -199,7 +190,8 @@ func (s *Service) node(id uint64, create bool) (*node, error) {
 	if !s.open {
 		return nil, ErrClosed
 	}
-	if n = s.nodes[id]; n == nil {
+	n := s.nodes[id]
+	if n == nil {
 		n = s.addNode(id)
 		s.start(n)
 	}
@@ -209,18 +201,15 @@ func (s *Service) node(id uint64, create bool) (*node, error) {
 // Append queues entries for a shard of a node, as one, and returns when they
 // are on disk. ErrQueueFull drops them, and says so to Deps.Dropped.
 func (s *Service) Append(nodeID, shard uint64, entries ...Entry) error {
-	n, err := s.node(nodeID, true)
+	n, err := s.node(nodeID)
 	if err != nil {
 		return err
 	}
-	var size int64
-	points := 0
 	for i := range entries {
 		entries[i].Time = s.deps.Now().UnixNano()
-		size += entries[i].size()
-		points += entries[i].Points
 	}
-	if err := n.append(shard, size, entries); err != nil {
+	if err := n.append(shard, entries); err != nil {
+		_, points := measure(entries)
 		n.stats.dropped.Add(int64(len(entries)))
 		if errors.Is(err, ErrQueueFull) {
 			n.stats.blocked.Add(1)
@@ -230,33 +219,22 @@ func (s *Service) Append(nodeID, shard uint64, entries ...Entry) error {
 		s.deps.Dropped(nodeID, shard)
 		return err
 	}
-	n.signal()
+	notify(n.wake)
 	return nil
 }
 
 // Pending tells whether entries for a shard of a node wait, or deletes for all of its shards.
 func (s *Service) Pending(nodeID, shard uint64) bool {
-	n, _ := s.node(nodeID, false)
-	if n == nil {
-		return false
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.queues[shard] != nil || n.queues[WholeDatabase] != nil
+	n := s.known(nodeID)
+	return n != nil && n.queued(shard, WholeDatabase)
 }
 
 // Nodes lists the nodes for which entries of a shard, or deletes, wait.
 func (s *Service) Nodes(shard uint64) []uint64 {
-	s.mu.RLock()
-	ids := make([]uint64, 0, len(s.nodes))
-	for id := range s.nodes {
-		ids = append(ids, id)
-	}
-	s.mu.RUnlock()
-	out := ids[:0]
-	for _, id := range ids {
-		if s.Pending(id, shard) {
-			out = append(out, id)
+	var out []uint64
+	for _, n := range s.all() {
+		if s.Pending(n.id, shard) {
+			out = append(out, n.id)
 		}
 	}
 	return out
@@ -267,28 +245,21 @@ type Waiting struct{ Node, Shard uint64 }
 
 // Waiting lists the queues of shards that have entries.
 func (s *Service) Waiting() []Waiting {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
 	var out []Waiting
-	for id, n := range s.nodes {
-		n.mu.Lock()
-		for shard := range n.queues {
-			if shard != WholeDatabase {
-				out = append(out, Waiting{id, shard})
+	for _, n := range s.all() {
+		for _, sq := range n.all() {
+			if sq.shard != WholeDatabase {
+				out = append(out, Waiting{n.id, sq.shard})
 			}
 		}
-		n.mu.Unlock()
 	}
 	return out
 }
 
 // Heard ends the pause after a failure: the node was heard of.
 func (s *Service) Heard(nodeID uint64) {
-	if n, _ := s.node(nodeID, false); n != nil {
-		select {
-		case n.heard <- struct{}{}:
-		default:
-		}
+	if n := s.known(nodeID); n != nil {
+		notify(n.heard)
 	}
 }
 
@@ -307,13 +278,7 @@ func (s *Service) purgeLoop() {
 
 // Purge drops entries older than max-age, and queues of nodes and shards that are gone.
 func (s *Service) Purge() {
-	s.mu.RLock()
-	nodes := make([]*node, 0, len(s.nodes))
-	for _, n := range s.nodes {
-		nodes = append(nodes, n)
-	}
-	s.mu.RUnlock()
-	for _, n := range nodes {
+	for _, n := range s.all() {
 		for _, sq := range n.all() {
 			if err := n.purge(sq); err != nil {
 				s.log.Warn("Cannot purge a hinted handoff queue", zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard), zap.Error(err))
@@ -324,20 +289,15 @@ func (s *Service) Purge() {
 
 // Statistics are hh of the service, hh_node of each node, hh_processor of each queue's node.
 func (s *Service) Statistics(tags map[string]string) []models.Statistic {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
 	var points, reqs int64
 	var out []models.Statistic
-	for id, n := range s.nodes {
+	for _, n := range s.all() {
 		st := &n.stats
 		reqs += st.req.Load()
 		points += st.reqPoints.Load()
-		n.mu.Lock()
-		depth := len(n.queues)
-		n.mu.Unlock()
-		t := models.StatisticTags{"node": strconv.FormatUint(id, 10), "path": n.dir}.Merge(tags)
+		t := models.StatisticTags{"node": strconv.FormatUint(n.id, 10), "path": n.dir}.Merge(tags)
 		values := map[string]any{
-			"bytesWritten": st.written.Load(), "bytesRead": st.read.Load(), "queueBytes": n.bytes.Load(), "queueDepth": int64(depth),
+			"bytesWritten": st.written.Load(), "bytesRead": st.read.Load(), "queueBytes": n.bytes.Load(), "queueDepth": int64(len(n.all())),
 			"writeBlocked": st.blocked.Load(), "writeDropped": st.dropped.Load(),
 			"writeNodeReq": st.req.Load(), "writeNodeReqFail": st.reqFail.Load(), "writeNodeReqPoints": st.reqPoints.Load(),
 		}

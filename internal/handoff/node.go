@@ -2,6 +2,7 @@ package handoff
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -35,7 +36,45 @@ type node struct {
 	}
 }
 
-func (n *node) append(shard uint64, size int64, entries []Entry) error {
+func newNode(id uint64, s *Service) *node {
+	n := &node{
+		id: id, s: s, dir: filepath.Join(s.cfg.Dir, strconv.FormatUint(id, 10)),
+		wake: make(chan struct{}, 1), heard: make(chan struct{}, 1), queues: make(map[uint64]*queue),
+	}
+	if r := int(s.cfg.RetryRateLimit); r > 0 {
+		n.limit = rate.NewLimiter(rate.Limit(r), max(r, int(s.cfg.BatchSize)))
+	}
+	return n
+}
+
+// load opens the queues that are on disk, and returns the shards of those whose end was cut off.
+func (n *node) load() (cut []uint64, err error) {
+	shards, err := numbered(n.dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, shard := range shards {
+		q, lost, err := openQueue(n.shardDir(shard))
+		if err != nil {
+			return nil, fmt.Errorf("hinted handoff queue of node %d, shard %d: %w", n.id, shard, err)
+		}
+		if lost > 0 {
+			cut = append(cut, shard)
+			n.s.log.Warn("Cut the end off a hinted handoff queue, torn by a crash or damaged: anti-entropy has to repair the shard", zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", shard), zap.Int64("bytes", lost))
+		}
+		if !q.pending() {
+			q.remove()
+			continue
+		}
+		n.queues[shard] = q
+		n.bytes.Add(q.bytes)
+	}
+	return cut, nil
+}
+
+// append queues entries as one, and returns when they are on disk.
+func (n *node) append(shard uint64, entries []Entry) error {
+	size, _ := measure(entries)
 	n.mu.Lock()
 	q := n.queues[shard]
 	grown := size
@@ -74,6 +113,7 @@ func (n *node) shardDir(shard uint64) string {
 	return filepath.Join(n.dir, strconv.FormatUint(shard, 10))
 }
 
+// shardQueue is a queue as it was listed: it may have been forgotten since.
 type shardQueue struct {
 	shard uint64
 	q     *queue
@@ -89,29 +129,36 @@ func (n *node) all() []shardQueue {
 	return out
 }
 
-// advance takes entries off a queue, and forgets the queue when it is empty.
+// queued tells whether one of the shards has entries.
+func (n *node) queued(shards ...uint64) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.ContainsFunc(shards, func(shard uint64) bool { return n.queues[shard] != nil })
+}
+
+// advance takes entries off a queue.
 func (n *node) advance(sq shardQueue, entries []Entry) error {
+	return n.take(sq, func() error { return sq.q.advance(entries) })
+}
+
+// take runs what takes entries off a queue, counts the room that it made, and removes the queue when it is empty.
+func (n *node) take(sq shardQueue, off func() error) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	before := sq.q.onDisk()
-	err := sq.q.advance(entries)
-	return errors.Join(err, n.settle(sq, before))
-}
-
-// settle counts what left a queue, and forgets an empty one; n.mu is held.
-func (n *node) settle(sq shardQueue, before int64) error {
+	err := off()
 	n.bytes.Add(sq.q.onDisk() - before)
 	if sq.q.pending() || n.queues[sq.shard] != sq.q {
-		return nil
+		return err
 	}
-	delete(n.queues, sq.shard)
-	return sq.q.remove()
+	return errors.Join(err, n.remove(sq))
 }
 
-func (n *node) queued(shard uint64) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.queues[shard] != nil
+// remove is called with n.mu held.
+func (n *node) remove(sq shardQueue) error {
+	n.bytes.Add(-sq.q.onDisk())
+	delete(n.queues, sq.shard)
+	return sq.q.remove()
 }
 
 // expired counts the leading entries that are older than max-age. Deletes of a whole database do not age: a node that
@@ -129,11 +176,18 @@ func (n *node) expired(shard uint64, entries []Entry) int {
 	return len(entries)
 }
 
-func (n *node) drop(sq shardQueue, entries []Entry, reason string) error {
-	points := 0
-	for _, e := range entries {
-		points += e.Points
+// dropExpired drops the leading entries that are older than max-age, and returns how many those were.
+func (n *node) dropExpired(sq shardQueue, entries []Entry) (int, error) {
+	old := n.expired(sq.shard, entries)
+	if old == 0 {
+		return 0, nil
 	}
+	return old, n.drop(sq, entries[:old], "older than max-age")
+}
+
+// drop gives entries at the head up.
+func (n *node) drop(sq shardQueue, entries []Entry, reason string) error {
+	_, points := measure(entries)
 	n.stats.dropped.Add(int64(len(entries)))
 	n.s.log.Warn("Dropped hinted handoff entries: anti-entropy has to repair the shard", zap.Uint64("node_id", n.id),
 		zap.Uint64("db_shard_id", sq.shard), zap.Int("entries", len(entries)), zap.Int("points", points), zap.String("reason", reason))
@@ -148,11 +202,8 @@ func (n *node) skipDamage(sq shardQueue, err error) error {
 	if !errors.As(err, &bad) {
 		return err
 	}
-	n.mu.Lock()
-	before := sq.q.onDisk()
-	lost, err := sq.q.skipSegment()
-	err = errors.Join(err, n.settle(sq, before))
-	n.mu.Unlock()
+	var lost int64
+	err = n.take(sq, func() (err error) { lost, err = sq.q.skipSegment(); return err })
 	n.stats.dropped.Add(1)
 	n.s.log.Error("Gave up the rest of a damaged hinted handoff segment: anti-entropy has to repair the shard",
 		zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard), zap.Int64("bytes", lost), zap.Error(bad))
@@ -168,12 +219,10 @@ func (n *node) forget(sq shardQueue) error {
 		return nil
 	}
 	n.s.log.Info("Forgot hinted handoff entries: the node or the shard is gone", zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard))
-	n.bytes.Add(-sq.q.onDisk())
-	delete(n.queues, sq.shard)
-	return sq.q.remove()
+	return n.remove(sq)
 }
 
-// purge must not take entries that are being sent: it holds the queue's drain lock.
+// purge drops what is older than max-age, and the queue of a node or shard that is gone. It must not take entries that are being sent: it holds the queue's drain lock.
 func (n *node) purge(sq shardQueue) error {
 	sq.q.draining.Lock()
 	defer sq.q.draining.Unlock()
@@ -185,11 +234,7 @@ func (n *node) purge(sq shardQueue) error {
 		if err != nil || len(entries) == 0 {
 			return err // damage is met when it is sent
 		}
-		old := n.expired(sq.shard, entries)
-		if old == 0 {
-			return nil
-		}
-		if err := n.drop(sq, entries[:old], "older than max-age"); err != nil {
+		if old, err := n.dropExpired(sq, entries); err != nil || old == 0 {
 			return err
 		}
 	}

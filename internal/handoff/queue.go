@@ -49,6 +49,15 @@ type Entry struct {
 // size is the entry's bytes on disk.
 func (e Entry) size() int64 { return int64(recordHeader + len(e.Data)) }
 
+// measure returns what entries take on disk, in bytes, and how many points they hold.
+func measure(entries []Entry) (size int64, points int) {
+	for _, e := range entries {
+		size += e.size()
+		points += e.Points
+	}
+	return size, points
+}
+
 // CorruptError says where a queue is damaged.
 type CorruptError struct {
 	Path   string
@@ -334,18 +343,11 @@ func (q *queue) findDeletes() error {
 func (q *queue) deletesBehind(entries []Entry) []Entry {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.behind(entries)
-}
-
-// behind is called with mu held.
-func (q *queue) behind(entries []Entry) []Entry {
 	if len(q.segments) == 0 {
 		return nil
 	}
-	at := q.head
-	for _, e := range entries {
-		at += e.size()
-	}
+	size, _ := measure(entries)
+	at := q.head + size
 	var out []Entry
 	for _, d := range q.deletes {
 		if d.segment > q.segments[0].id || d.segment == q.segments[0].id && d.at >= at {
@@ -476,9 +478,8 @@ func (q *queue) peek(max int64) ([]Entry, error) {
 func (q *queue) advance(entries []Entry) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, e := range entries {
-		q.head += e.size()
-	}
+	size, _ := measure(entries)
+	q.head += size
 	return q.dropDelivered()
 }
 

@@ -9,9 +9,10 @@ import (
 	"go.uber.org/zap"
 )
 
-func (n *node) signal() {
+// notify leaves a signal in a channel that holds one.
+func notify(signal chan<- struct{}) {
 	select {
-	case n.wake <- struct{}{}:
+	case signal <- struct{}{}:
 	default:
 	}
 }
@@ -120,10 +121,9 @@ func (n *node) drainQueue(ctx context.Context, sq shardQueue) error {
 		if sq.shard != WholeDatabase && n.queued(WholeDatabase) {
 			return nil
 		}
-		if old := n.expired(sq.shard, entries); old > 0 {
-			if err := n.drop(sq, entries[:old], "older than max-age"); err != nil {
-				return err
-			}
+		if old, err := n.dropExpired(sq, entries); err != nil {
+			return err
+		} else if old > 0 {
 			continue
 		}
 		if err := n.send(ctx, sq, entries); err != nil {
@@ -132,12 +132,9 @@ func (n *node) drainQueue(ctx context.Context, sq shardQueue) error {
 	}
 }
 
+// send delivers entries at the head, and takes those off that the node has or never can have.
 func (n *node) send(ctx context.Context, sq shardQueue, entries []Entry) error {
-	var size, points int64
-	for _, e := range entries {
-		size += e.size()
-		points += int64(e.Points)
-	}
+	size, points := measure(entries)
 	if n.limit != nil {
 		if err := n.limit.WaitN(ctx, min(int(size), n.limit.Burst())); err != nil {
 			return err
@@ -147,14 +144,13 @@ func (n *node) send(ctx context.Context, sq shardQueue, entries []Entry) error {
 	done, err := n.s.deps.Deliver(ctx, n.id, sq.shard, entries, func() []Entry { return sq.q.deletesBehind(entries) })
 	if err == nil {
 		done = len(entries)
-		n.stats.reqPoints.Add(points)
+		n.stats.reqPoints.Add(int64(points))
 	} else {
 		n.stats.reqFail.Add(1)
 	}
 	if done > 0 {
-		for _, e := range entries[:done] {
-			n.stats.read.Add(e.size())
-		}
+		size, _ := measure(entries[:done])
+		n.stats.read.Add(size)
 		if err := n.advance(sq, entries[:done]); err != nil {
 			return err
 		}
