@@ -1,8 +1,6 @@
 package handoff
 
 import (
-	"errors"
-	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -18,22 +16,13 @@ func TestDamagedNewestSegmentDoesNotKeepTheNodeFromStarting(t *testing.T) {
 		"a first record": func(b []byte) { b[headerSize+recordHeader] ^= 1 },
 	} {
 		dir := t.TempDir()
-		r := newReceiver()
-		r.away = errors.New("away")
+		r := newAway()
 		s := mustOpen(t, testConfig(dir), r)
 		mustAppend(t, s, 2, 7, numbers(0, 3)...)
 		mustAppend(t, s, 2, 8, numbers(3, 5)...)
 		s.Close()
-		path := filepath.Join(dir, "2", "7", "00000001.hh")
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		damage(b)
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		r.away = nil
+		mustChange(t, filepath.Join(dir, "2", "7", "00000001.hh"), damage)
+		r.back()
 		s = New(testConfig(dir), r.deps())
 		if err := s.Open(); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -51,8 +40,7 @@ func TestDamagedNewestSegmentDoesNotKeepTheNodeFromStarting(t *testing.T) {
 func TestQueueOfAnotherVersionIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	r := newReceiver()
-	r.away = errors.New("away")
+	r := newAway()
 	s := mustOpen(t, testConfig(dir), r)
 	mustAppend(t, s, 2, 7, numbers(0, 3)...)
 	s.Close()
@@ -61,20 +49,10 @@ func TestQueueOfAnotherVersionIsLeftAlone(t *testing.T) {
 	s.Close()
 	for _, segment := range []string{"00000001.hh", "00000002.hh"} {
 		path := filepath.Join(dir, "2", "7", segment)
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b[5]++
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		mustChange(t, path, func(b []byte) { b[5]++ })
 		if err := New(testConfig(dir), r.deps()).Open(); err == nil {
 			t.Errorf("%s was opened", segment)
 		}
-		b[5]--
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		mustChange(t, path, func(b []byte) { b[5]-- })
 	}
 }

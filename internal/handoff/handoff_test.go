@@ -35,6 +35,17 @@ func newReceiver() *receiver {
 	return &receiver{got: map[string][]string{}, gone: map[uint64]bool{}, now: time.Unix(1e9, 0), changed: make(chan struct{}, 1)}
 }
 
+var errAway = errors.New("away")
+
+// newAway is a receiver that gets nothing until it is back.
+func newAway() *receiver {
+	r := newReceiver()
+	r.away = errAway
+	return r
+}
+
+func (r *receiver) back() { r.set(func() { r.away = nil }) }
+
 func (r *receiver) deliver(_ context.Context, node, shard uint64, entries []Entry, behind func() []Entry) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -107,6 +118,28 @@ func mustAppend(t testing.TB, s *Service, node, shard uint64, data ...string) {
 	}
 }
 
+func mustDelete(t testing.TB, s *Service, node, shard uint64, data ...string) {
+	t.Helper()
+	for _, d := range data {
+		if err := s.Append(node, shard, Entry{Kind: Delete, Data: []byte(d)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// mustChange changes the bytes of a file.
+func mustChange(t testing.TB, path string, change func([]byte)) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(b)
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // await waits for the receiver until ok, at most ten seconds.
 func (r *receiver) await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
@@ -137,8 +170,7 @@ func numbers(from, to int) []string {
 
 func TestEntriesComeInOrderWhenTheNodeIsBack(t *testing.T) {
 	t.Parallel()
-	r := newReceiver()
-	r.away = errors.New("away")
+	r := newAway()
 	s := mustOpen(t, testConfig(t.TempDir()), r)
 	want := map[string][]string{"2/7": numbers(0, 200), "2/8": numbers(200, 300), "3/7": numbers(300, 310)}
 	mustAppend(t, s, 2, 7, want["2/7"]...)
@@ -150,7 +182,7 @@ func TestEntriesComeInOrderWhenTheNodeIsBack(t *testing.T) {
 	if got := s.Nodes(7); len(got) != 2 {
 		t.Errorf("nodes that wait for shard 7: %v", got)
 	}
-	r.set(func() { r.away = nil })
+	r.back()
 	r.await(t, "all came", func() bool { return len(r.got["2/7"])+len(r.got["2/8"])+len(r.got["3/7"]) == 310 })
 	if diff := cmp.Diff(want, r.got); diff != "" {
 		t.Error(diff)
@@ -164,15 +196,14 @@ func TestEntriesComeInOrderWhenTheNodeIsBack(t *testing.T) {
 func TestQueuesOutliveARestart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	r := newReceiver()
-	r.away = errors.New("away")
+	r := newAway()
 	s := mustOpen(t, testConfig(dir), r)
 	mustAppend(t, s, 2, 7, numbers(0, 50)...)
 	s.Close()
 	if err := s.Append(2, 7, Entry{Kind: Write}); !errors.Is(err, ErrClosed) {
 		t.Errorf("append after close: %v", err)
 	}
-	r.away = nil
+	r.back()
 	s = mustOpen(t, testConfig(dir), r)
 	r.await(t, "all came", func() bool { return len(r.got["2/7"]) == 50 })
 	if diff := cmp.Diff(numbers(0, 50), r.got["2/7"]); diff != "" {
@@ -239,24 +270,15 @@ func TestTornTailLosesNothingBeforeIt(t *testing.T) {
 func TestDamagedSegmentIsSkippedAndItsShardChecked(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	r := newReceiver()
-	r.away = errors.New("away")
+	r := newAway()
 	s := mustOpen(t, testConfig(dir), r)
 	mustAppend(t, s, 2, 7, numbers(0, 3)...)
 	s.Close()
 	s = mustOpen(t, testConfig(dir), r) // appends go to a second segment
 	mustAppend(t, s, 2, 7, numbers(3, 5)...)
 	s.Close()
-	path := filepath.Join(dir, "2", "7", "00000001.hh")
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b[len(b)-1] ^= 1 // the third entry
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r.away = nil
+	mustChange(t, filepath.Join(dir, "2", "7", "00000001.hh"), func(b []byte) { b[len(b)-1] ^= 1 }) // the third entry
+	r.back()
 	mustOpen(t, testConfig(dir), r)
 	want := append(numbers(0, 2), numbers(3, 5)...)
 	r.await(t, "the rest came", func() bool { return len(r.got["2/7"]) == 4 })
@@ -270,8 +292,7 @@ func TestDamagedSegmentIsSkippedAndItsShardChecked(t *testing.T) {
 
 func TestMaxSizeIsExact(t *testing.T) {
 	t.Parallel()
-	r := newReceiver()
-	r.away = errors.New("away")
+	r := newAway()
 	cfg := testConfig(t.TempDir())
 	one := Entry{Data: []byte("entry-000000")}.size()
 	cfg.MaxSize = itoml.Size(2*headerSize + 5*one)
@@ -289,7 +310,7 @@ func TestMaxSizeIsExact(t *testing.T) {
 	if !slices.Equal(r.dropped, []uint64{7, 8, 9}) || s.Pending(2, 9) {
 		t.Errorf("dropped %v, want shards 7, 8 and 9 checked", r.dropped)
 	}
-	r.set(func() { r.away = nil })
+	r.back()
 	r.await(t, "all came", func() bool { return len(r.got["2/7"])+len(r.got["2/8"]) == 5 })
 	r.await(t, "room again", func() bool { return !s.Pending(2, 7) })
 	if err := s.Append(2, 7, Entry{Kind: Write, Data: []byte("x")}); err != nil {
@@ -299,8 +320,7 @@ func TestMaxSizeIsExact(t *testing.T) {
 
 func TestMaxAgeDropsWhatIsOlderAlone(t *testing.T) {
 	t.Parallel()
-	r := newReceiver()
-	r.away = errors.New("away")
+	r := newAway()
 	cfg := testConfig(t.TempDir())
 	cfg.MaxAge = itoml.Duration(time.Hour)
 	s := mustOpen(t, cfg, r)
@@ -317,38 +337,35 @@ func TestMaxAgeDropsWhatIsOlderAlone(t *testing.T) {
 	if !slices.Equal(r.dropped, []uint64{7}) {
 		t.Errorf("dropped: %v, want shard 7 once", r.dropped)
 	}
-	r.set(func() { r.away = nil })
+	r.back()
 	r.await(t, "the other came", func() bool { return slices.Equal(r.got["2/7"], []string{"due"}) })
 }
 
 // Deletes wait for a node however long it is away.
 func TestDeletesDoNotAge(t *testing.T) {
 	t.Parallel()
-	r := newReceiver()
-	r.away = errors.New("away")
+	r := newAway()
 	cfg := testConfig(t.TempDir())
 	cfg.MaxAge = itoml.Duration(time.Hour)
 	s := mustOpen(t, cfg, r)
-	if err := s.Append(2, WholeDatabase, Entry{Kind: Delete, Data: []byte("all")}); err != nil {
-		t.Fatal(err)
-	}
+	mustDelete(t, s, 2, WholeDatabase, "all")
 	mustAppend(t, s, 2, 7, "old")
 	r.set(func() { r.now = r.now.AddDate(1, 0, 0) })
 	s.Purge()
 	if !slices.Equal(r.dropped, []uint64{7}) {
 		t.Errorf("dropped: %v, want the write of shard 7", r.dropped)
 	}
-	r.set(func() { r.away = nil })
+	r.back()
 	r.await(t, "the delete came", func() bool { return slices.Equal(r.got["2/0"], []string{"all"}) })
 }
 
 func TestHopelessEntryDoesNotBlock(t *testing.T) {
 	t.Parallel()
-	r := newReceiver()
-	r.away, r.refuse = errors.New("away"), "entry-000002"
+	r := newAway()
+	r.refuse = "entry-000002"
 	s := mustOpen(t, testConfig(t.TempDir()), r)
 	mustAppend(t, s, 2, 7, numbers(0, 5)...)
-	r.set(func() { r.away = nil })
+	r.back()
 	r.await(t, "the others came", func() bool { return len(r.got["2/7"]) == 4 })
 	if !slices.Equal(r.dropped, []uint64{7}) {
 		t.Errorf("dropped: %v", r.dropped)
@@ -358,8 +375,7 @@ func TestHopelessEntryDoesNotBlock(t *testing.T) {
 func TestDeletesOfADatabaseGoFirst(t *testing.T) {
 	t.Parallel()
 	var order []string
-	r := newReceiver()
-	r.away = errors.New("away")
+	r := newAway()
 	d := r.deps()
 	deliver := d.Deliver
 	d.Deliver = func(ctx context.Context, node, shard uint64, entries []Entry, behind func() []Entry) (int, error) {
@@ -376,14 +392,12 @@ func TestDeletesOfADatabaseGoFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	if err := s.Append(2, WholeDatabase, Entry{Kind: Delete, Data: []byte("delete")}); err != nil {
-		t.Fatal(err)
-	}
+	mustDelete(t, s, 2, WholeDatabase, "delete")
 	if !s.Pending(2, 7) {
 		t.Error("a write may overtake the delete")
 	}
 	mustAppend(t, s, 2, 7, "write")
-	r.set(func() { r.away = nil })
+	r.back()
 	r.await(t, "both came", func() bool { return len(order) == 2 })
 	if !slices.Equal(order, []string{"delete", "write"}) {
 		t.Error(order)
@@ -394,31 +408,26 @@ func TestDeletesOfADatabaseGoFirst(t *testing.T) {
 func TestDeletesBehindAWriteAreTold(t *testing.T) {
 	t.Parallel()
 	for _, restart := range []bool{false, true} {
-		dir, r := t.TempDir(), newReceiver()
-		r.away = errors.New("away")
+		dir, r := t.TempDir(), newAway()
 		cfg := testConfig(dir)
 		cfg.BatchSize = 1 // one entry each time
 		s := mustOpen(t, cfg, r)
 		mustAppend(t, s, 2, 7, "w1")
-		for _, e := range []Entry{{Kind: Delete, Data: []byte("d1")}, {Kind: Delete, Data: []byte("d2")}} {
-			if err := s.Append(2, 7, e); err != nil {
-				t.Fatal(err)
-			}
-		}
+		mustDelete(t, s, 2, 7, "d1", "d2")
 		if restart {
 			s.Close()
 			s = mustOpen(t, cfg, r)
 		}
-		r.set(func() { r.away = nil })
+		r.back()
 		r.await(t, "all came", func() bool { return len(r.got["2/7"]) == 3 })
 		r.set(func() {
 			if r.behind != 2 {
 				t.Errorf("restart %v: %d deletes behind the write, want 2", restart, r.behind)
 			}
-			r.away = errors.New("away")
+			r.away = errAway
 		})
 		mustAppend(t, s, 2, 7, "w2")
-		r.set(func() { r.away = nil })
+		r.back()
 		r.await(t, "the last came", func() bool { return len(r.got["2/7"]) == 4 })
 		if r.behind != 0 {
 			t.Errorf("restart %v: %d deletes behind the last write", restart, r.behind)
@@ -428,8 +437,7 @@ func TestDeletesBehindAWriteAreTold(t *testing.T) {
 
 func TestQueuesOfGoneShardsAreForgotten(t *testing.T) {
 	t.Parallel()
-	r := newReceiver()
-	r.away = errors.New("away")
+	r := newAway()
 	s := mustOpen(t, testConfig(t.TempDir()), r)
 	mustAppend(t, s, 2, 7, "x")
 	mustAppend(t, s, 2, 8, "y")
@@ -499,14 +507,13 @@ func FuzzOpenQueue(f *testing.F) {
 
 func TestNodeThatIsHeardOfIsTriedAtOnce(t *testing.T) {
 	t.Parallel()
-	r := newReceiver()
-	r.away = errors.New("away")
+	r := newAway()
 	cfg := testConfig(t.TempDir())
 	cfg.RetryInterval, cfg.RetryMaxInterval = itoml.Duration(time.Hour), itoml.Duration(time.Hour)
 	s := mustOpen(t, cfg, r)
 	mustAppend(t, s, 2, 7, "x")
 	<-r.changed // the first attempt failed
-	r.set(func() { r.away = nil })
+	r.back()
 	r.await(t, "it came", func() bool {
 		go s.Heard(2)
 		return len(r.got["2/7"]) == 1
