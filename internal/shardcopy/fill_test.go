@@ -15,7 +15,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/tsdb"
-	"github.com/influxdata/influxql"
 	"google.golang.org/grpc"
 
 	"concord/internal/cluster"
@@ -66,10 +65,7 @@ func filled(t *testing.T) *flaky {
 			t.Fatal(err)
 		}
 	}
-	cond := influxql.MustParseExpr("host = '3' AND time < 4000")
-	if err := src.Store.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "m"}}, cond); err != nil {
-		t.Fatal(err)
-	}
+	mustDelete(t, src.Store, "host = '3' AND time < 4000")
 	mustWrite(t, src.Store, 7, "m,host=new s=\"cache\" 1")
 	return &flaky{Server: src, messages: -1}
 }
@@ -272,10 +268,7 @@ func TestDeleteOvertakesFill(t *testing.T) {
 		t.Fatalf("%v; the shard is there: %v", err, dst.Store.Shard(7) != nil)
 	}
 	size := src.bytes.Swap(0)
-	cond := influxql.MustParseExpr("host = '1'")
-	if err := src.Store.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "m"}}, cond); err != nil {
-		t.Fatal(err)
-	}
+	mustDelete(t, src.Store, "host = '1'")
 	if err := fillFrom(t.Context(), dst, addr, 5); err != nil || released != 1 {
 		t.Fatal(err, released)
 	}

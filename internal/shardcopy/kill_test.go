@@ -1,7 +1,6 @@
 package shardcopy
 
 import (
-	"bytes"
 	"hash/crc32"
 	"testing"
 
@@ -12,14 +11,9 @@ import (
 // comes here when everything has arrived, and the copy has not answered yet.
 func TestCopyKilledAtTheVeryEndStaysKilled(t *testing.T) {
 	t.Parallel()
-	src := mustStore(t)
-	mustWrite(t, src, 7, "m,host=a v=1 1")
-	var whole bytes.Buffer
-	if err := Export(src, 7, Range{}, &whole); err != nil {
-		t.Fatal(err)
-	}
+	whole := onePoint(t)
 	addr := mustServe(t, &source{chunks: []*rpc.ExportChunk{
-		{Data: whole.Bytes()}, {Last: true, Bytes: uint64(whole.Len()), Checksum: crc32.Checksum(whole.Bytes(), castagnoli)},
+		{Data: whole}, {Last: true, Bytes: uint64(len(whole)), Checksum: crc32.Checksum(whole, castagnoli)},
 	}})
 	s := newServer(t)
 	killed := make(chan error, 1)

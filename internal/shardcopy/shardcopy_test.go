@@ -52,6 +52,26 @@ func mustWrite(t *testing.T, s *tsdb.Store, id uint64, lines string) {
 	}
 }
 
+// mustDelete deletes the points of measurement m that a condition names.
+func mustDelete(t *testing.T, s *tsdb.Store, cond string) {
+	t.Helper()
+	if err := s.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "m"}}, influxql.MustParseExpr(cond)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// onePoint is a shard with one point, as it is exported.
+func onePoint(t *testing.T) []byte {
+	t.Helper()
+	s := mustStore(t)
+	mustWrite(t, s, 7, "m,host=a v=1 1")
+	var b bytes.Buffer
+	if err := Export(s, 7, Range{}, &b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
 func series(t *testing.T, s *tsdb.Store, id uint64) int64 {
 	t.Helper()
 	sh := s.Shard(id)
@@ -71,10 +91,7 @@ func TestDeletesAreCarriedOutOnTheFilesThatLeave(t *testing.T) {
 	}
 	mustWrite(t, src, 7, "m,host=d v=1 1")
 	for _, host := range []string{"b", "d"} {
-		cond := influxql.MustParseExpr("host = '" + host + "'")
-		if err := src.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "m"}}, cond); err != nil {
-			t.Fatal(err)
-		}
+		mustDelete(t, src, "host = '"+host+"'")
 	}
 	var b bytes.Buffer
 	if err := Export(src, 7, Range{}, &b); err != nil {
@@ -218,16 +235,11 @@ func TestKilledCopyStaysKilled(t *testing.T) {
 
 func TestTornAndDamagedStreamsLeaveNothing(t *testing.T) {
 	t.Parallel()
-	src := mustStore(t)
-	mustWrite(t, src, 7, "m,host=a v=1 1")
-	var whole bytes.Buffer
-	if err := Export(src, 7, Range{}, &whole); err != nil {
-		t.Fatal(err)
-	}
+	whole := onePoint(t)
 	for name, chunks := range map[string][]*rpc.ExportChunk{
-		"no checksum":      {{Data: whole.Bytes()}},
-		"a wrong checksum": {{Data: whole.Bytes()}, {Last: true, Bytes: uint64(whole.Len()), Checksum: 1}},
-		"half":             {{Data: whole.Bytes()[:whole.Len()/2]}},
+		"no checksum":      {{Data: whole}},
+		"a wrong checksum": {{Data: whole}, {Last: true, Bytes: uint64(len(whole)), Checksum: 1}},
+		"half":             {{Data: whole[:len(whole)/2]}},
 	} {
 		s := newServer(t)
 		_, err := s.Copy(t.Context(), &rpc.CopyRequest{ShardId: 7, Database: "db", RetentionPolicy: "rp", Source: mustServe(t, &source{chunks: chunks})})
