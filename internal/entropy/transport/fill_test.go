@@ -16,11 +16,7 @@ import (
 
 // bytesOnDisk are those of the files of an owner's copy.
 func (o *owners) bytesOnDisk(owner int, id uint64) (n int64) {
-	files, err := filepath.Glob(filepath.Join(o.stores[owner].Shard(id).Path(), "*.tsm"))
-	if err != nil {
-		o.t.Fatal(err)
-	}
-	for _, f := range files {
+	for _, f := range o.files(owner, id) {
 		info, err := os.Stat(f)
 		if err != nil {
 			o.t.Fatal(err)
@@ -89,11 +85,7 @@ func TestCopiedFilesHaveNoVote(t *testing.T) {
 func TestDamagedFilesAreNotCopied(t *testing.T) {
 	t.Parallel()
 	o := newOwners(t, 3, 1)
-	for i := range 2 {
-		o.create(i, 1)
-		o.minutes(i, 1, 3000, func(i int) float64 { return float64(i) })
-		o.snapshot(i, 1)
-	}
+	o.rising(1, 3000, 0, 1)
 	want := o.root(0, 1)
 	o.damage(1, 1, 100) // which is the source of shard 1
 	if r := o.repair(1); r.State != entropy.Done {
@@ -110,8 +102,7 @@ func TestDamagedFilesAreNotCopied(t *testing.T) {
 func TestFillThatFailsIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	o := newOwners(t, 2, 1)
-	o.create(0, 1)
-	o.minutes(0, 1, 3000, func(i int) float64 { return float64(i) })
+	o.rising(1, 3000, 0)
 	blocked := filepath.Join(o.dirs[1], "incoming")
 	if err := os.WriteFile(blocked, nil, 0o600); err != nil { // where a folder is to be
 		t.Fatal(err)

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/toml"
 	"github.com/influxdata/influxdb/tsdb"
 
@@ -22,9 +21,9 @@ import (
 // damage flips a bit in a block of each TSM file of an owner's shard.
 func (o *owners) damage(owner int, id uint64, at int64) {
 	o.t.Helper()
-	paths, err := filepath.Glob(filepath.Join(o.stores[owner].Shard(id).Path(), "*.tsm"))
-	if err != nil || len(paths) == 0 {
-		o.t.Fatal(paths, err)
+	paths := o.files(owner, id)
+	if len(paths) == 0 {
+		o.t.Fatal("there is no file to damage")
 	}
 	for _, path := range paths {
 		b, err := os.ReadFile(path)
@@ -44,15 +43,6 @@ func (o *owners) damage(owner int, id uint64, at int64) {
 	}
 }
 
-// minutes writes n values, one each minute.
-func (o *owners) minutes(owner int, id uint64, n int, value func(int) float64) {
-	var points []models.Point
-	for j := range n {
-		points = append(points, o.point("m,host=a", "f", o.at(time.Duration(j)*time.Minute), value(j)))
-	}
-	o.write(owner, id, points...)
-}
-
 // status is what the first owner and the others know of a shard.
 func (o *owners) status(id uint64) string {
 	var out []string
@@ -65,6 +55,9 @@ func (o *owners) status(id uint64) string {
 	}
 	return strings.Join(out, "|")
 }
+
+// unthrottled lets a scrub go as fast as it can.
+func unthrottled(context.Context, int) error { return nil }
 
 // Damage is healed from another owner: nothing that was acknowledged is lost, what the damaged owner alone has
 // stays, an older value that the damage bares does not win, and what was deleted stays deleted.
@@ -82,12 +75,12 @@ func TestDamageIsHealed(t *testing.T) {
 						o.write(i, 1, o.point("m,host=z", "f", o.at(time.Hour), 7.0)) // this owner alone has it
 					}
 					o.snapshot(i, 1)
-					o.minutes(i, 1, 3000, func(j int) float64 { return float64(j) })
+					o.minutes(i, 1, 3000, ordinal)
 					o.snapshot(i, 1)
 				}
-				newest, err := filepath.Glob(filepath.Join(o.stores[damaged].Shard(1).Path(), "*.tsm"))
-				if err != nil || len(newest) != 2 {
-					t.Fatal(newest, err)
+				newest := o.files(damaged, 1)
+				if len(newest) != 2 {
+					t.Fatal(newest)
 				}
 				kept := filepath.Join(t.TempDir(), "kept")
 				if err := os.Rename(newest[0], kept); err != nil { // the older one stays sound
@@ -101,7 +94,7 @@ func TestDamageIsHealed(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				found, err := o.copies[damaged].Scrub(t.Context(), 1, func(context.Context, int) error { return nil })
+				found, err := o.copies[damaged].Scrub(t.Context(), 1, unthrottled)
 				if err != nil || len(found) != 1 || !strings.Contains(o.status(1), `block of "m,host=a f"`) {
 					t.Fatalf("found %v, %v, status %s", found, err, o.status(1))
 				}
@@ -138,14 +131,8 @@ func TestDamageIsHealed(t *testing.T) {
 func TestRepairMeetsDamage(t *testing.T) {
 	t.Parallel()
 	o := newOwners(t, 2, 1)
-	for i := range 2 {
-		o.create(i, 1)
-		o.minutes(i, 1, 1000, func(j int) float64 { return float64(j) })
-		if i == 0 {
-			o.write(0, 1, o.point("m,host=b", "f", o.at(0), 1.0))
-		}
-		o.snapshot(i, 1)
-	}
+	o.rising(1, 1000, 0, 1)
+	o.write(0, 1, o.point("m,host=b", "f", o.at(0), 1.0))
 	o.damage(1, 1, 100)
 	ctx := t.Context()
 	if _, err := o.copies[1].Root(ctx, o.shard(1), 1<<63-1); err == nil || !strings.Contains(err.Error(), "is damaged") {
@@ -174,7 +161,7 @@ func TestDamageWithoutASoundCopyIsLeft(t *testing.T) {
 		o.write(i, 1, o.point("m,host=a", "f", o.at(0), 1.0), o.point("m,host=a", "f", o.at(time.Hour), 2.0))
 		o.snapshot(i, 1)
 		o.damage(i, 1, 20)
-		if _, err := o.copies[i].Scrub(t.Context(), 1, func(context.Context, int) error { return nil }); err != nil {
+		if _, err := o.copies[i].Scrub(t.Context(), 1, unthrottled); err != nil {
 			t.Fatal(err)
 		}
 		b, err := os.ReadFile(filepath.Join(o.stores[i].Shard(1).Path(), "000000001-000000001.tsm"))
@@ -205,11 +192,7 @@ func TestDamageWithoutASoundCopyIsLeft(t *testing.T) {
 func TestScrubFindsDamage(t *testing.T) {
 	t.Parallel()
 	o := newOwners(t, 2, 1)
-	for i := range 2 {
-		o.create(i, 1)
-		o.minutes(i, 1, 1000, func(j int) float64 { return float64(j) })
-		o.snapshot(i, 1)
-	}
+	o.rising(1, 1000, 0, 1)
 	want := o.root(1, 1)
 	o.damage(0, 1, 100)
 	cfg := o.config
@@ -236,10 +219,7 @@ func TestUnopenedShardIsLeftAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.stores[1].SetShardOpenErrorForTest(1, tsdb.NewShardError(1, errors.New("its index is broken"))) // as the engine does when it opens
-	for _, i := range []int{0, 2} {
-		o.create(i, 1)
-		o.minutes(i, 1, 1000, func(j int) float64 { return float64(j) })
-	}
+	o.rising(1, 1000, 0, 2)
 	o.write(2, 1, o.point("m,host=b", "f", o.at(0), 1.0))
 	cfg := o.config
 	cfg.AutoRepairMissing, cfg.AutoRepairDiff = true, true
@@ -269,7 +249,7 @@ func TestUnopenedShardIsLeftAlone(t *testing.T) {
 	if err := o.copies[1].SetAside(t.Context(), 1); err != nil {
 		t.Error(err) // nothing was noted
 	}
-	if _, err := o.copies[1].Scrub(t.Context(), 1, func(context.Context, int) error { return nil }); err == nil {
+	if _, err := o.copies[1].Scrub(t.Context(), 1, unthrottled); err == nil {
 		t.Error("a shard that is not open passes as verified")
 	}
 	files, err := os.ReadDir(filepath.Dir(kept))
@@ -282,16 +262,12 @@ func TestUnopenedShardIsLeftAlone(t *testing.T) {
 func TestDiffLeavesDamagedCopiesOut(t *testing.T) {
 	t.Parallel()
 	o := newOwners(t, 3, 1)
-	for i := range 3 {
-		o.create(i, 1)
-		o.minutes(i, 1, 1000, func(j int) float64 { return float64(j) })
-		o.snapshot(i, 1)
-	}
+	o.rising(1, 1000, 0, 1, 2)
 	o.write(2, 1, o.point("m,host=b", "f", o.at(0), 1.0))
 	verify := func(i int) {
 		t.Helper()
 		o.damage(i, 1, 100)
-		if _, err := o.copies[i].Scrub(t.Context(), 1, func(context.Context, int) error { return nil }); err != nil {
+		if _, err := o.copies[i].Scrub(t.Context(), 1, unthrottled); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -193,6 +193,37 @@ func (o *owners) snapshot(owner int, id uint64) {
 	}
 }
 
+// minutes writes n values, one each minute.
+func (o *owners) minutes(owner int, id uint64, n int, value func(int) float64) {
+	var points []models.Point
+	for j := range n {
+		points = append(points, o.point("m,host=a", "f", o.at(time.Duration(j)*time.Minute), value(j)))
+	}
+	o.write(owner, id, points...)
+}
+
+func ordinal(j int) float64 { return float64(j) }
+
+// rising gives owners a shard whose values, one each minute, rise from 0 below n, in one file.
+func (o *owners) rising(id uint64, n int, owners ...int) {
+	o.t.Helper()
+	for _, i := range owners {
+		o.create(i, id)
+		o.minutes(i, id, n, ordinal)
+		o.snapshot(i, id)
+	}
+}
+
+// files are the paths of an owner's TSM files of a shard.
+func (o *owners) files(owner int, id uint64) []string {
+	o.t.Helper()
+	paths, err := filepath.Glob(filepath.Join(o.stores[owner].Shard(id).Path(), "*.tsm"))
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return paths
+}
+
 // repair repairs a shard and returns its record.
 func (o *owners) repair(id uint64) entropy.RepairRecord {
 	o.t.Helper()
