@@ -429,6 +429,14 @@ func mustCheck(t *testing.T, s *Service) {
 	synctest.Wait()
 }
 
+func mustRepair(t *testing.T, s *Service, id uint64) {
+	t.Helper()
+	if err := s.Repair(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Wait()
+}
+
 func mustStatus(t *testing.T, s Control) NodeStatus {
 	t.Helper()
 	st, err := s.Status(t.Context())

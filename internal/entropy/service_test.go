@@ -135,10 +135,7 @@ func TestCheck(t *testing.T) {
 		wantStatus(t, s, NodeStatus{Shards: conflict})
 
 		before := c.replicas[1].dump(1)
-		if err := s.Repair(t.Context(), 1); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
+		mustRepair(t, s, 1)
 		wantStatus(t, s, NodeStatus{Shards: conflict})
 		if after := c.replicas[1].dump(1); after != before {
 			t.Errorf("a conflicting shard was changed: %s, before %s", after, before)
@@ -226,9 +223,7 @@ func TestRepair(t *testing.T) {
 			}
 		}
 		pass(2 * time.Minute)
-		if err := s.Repair(t.Context(), 1); err != nil {
-			t.Fatal(err)
-		}
+		mustRepair(t, s, 1)
 		pass(time.Minute)
 		synctest.Wait()
 		for id, r := range c.replicas {
@@ -311,10 +306,7 @@ func TestRepair(t *testing.T) {
 		c.replicas[1].write(1, "cpu,host=b", "value", at, 2.0)
 		c.replicas[3].setDown(errAway)
 		pass(2 * time.Minute)
-		if err := s.Repair(t.Context(), 1); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
+		mustRepair(t, s, 1)
 		for id, want := range map[uint64]any{1: 9.0, 2: 1.0} {
 			if got := c.replicas[id].shards[1].fields[fieldKey{"cpu,host=a", "value"}][at]; got != want {
 				t.Errorf("without the third owner, owner %d has %v, want %v", id, got, want)
@@ -342,10 +334,7 @@ func TestRepair(t *testing.T) {
 		pass(2 * time.Minute)
 		mustCheck(t, s)
 		wantStatus(t, s, NodeStatus{Shards: []ShardStatus{{ID: 1, Status: Diff}}})
-		if err := s.Repair(t.Context(), 1); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
+		mustRepair(t, s, 1)
 		wantStatus(t, s, NodeStatus{})
 		if c.replicas[1].dump(1) != c.replicas[2].dump(1) || c.replicas[1].dump(1) != c.replicas[3].dump(1) {
 			t.Error("owners differ after the repair")
@@ -360,10 +349,7 @@ func TestRepair(t *testing.T) {
 		c.replicas[2].write(1, "cpu,host=b", "value", old(), 1.0)
 		c.replicas[3].setDown(errAway)
 		pass(2 * time.Minute)
-		if err := s.Repair(t.Context(), 1); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
+		mustRepair(t, s, 1)
 		wantStatus(t, s, NodeStatus{Shards: []ShardStatus{{ID: 1, Status: Diff}}, Queued: []uint64{1}})
 		if c.replicas[1].dump(1) != c.replicas[2].dump(1) {
 			t.Error("reachable owners differ")
@@ -385,10 +371,7 @@ func TestRepair(t *testing.T) {
 		c.replicas[2].write(1, "cpu,host=b", "value", old(), 1.0)
 		c.replicas[2].block = make(chan struct{})
 		pass(2 * time.Minute)
-		if err := s.Repair(t.Context(), 1); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
+		mustRepair(t, s, 1)
 		diff := []ShardStatus{{ID: 1, Status: Diff}}
 		wantStatus(t, s, NodeStatus{Shards: diff, Queued: []uint64{1}, Processing: []uint64{1}})
 		if err := s.CancelRepair(t.Context(), 1); err != nil {
@@ -407,10 +390,7 @@ func TestRepair(t *testing.T) {
 		c.replicas[2].write(1, "cpu,host=b", "value", old(), 1.0)
 		c.replicas[2].block = make(chan struct{})
 		s := mustOpen(t, c, same)
-		if err := s.Repair(t.Context(), 1); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
+		mustRepair(t, s, 1)
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -469,9 +449,7 @@ func TestRepair(t *testing.T) {
 		c.replicas[2].write(1, "cpu,host=a", "value", old(), 1.0)
 		tries := 0
 		c.replicas[3].files = func(context.Context, uint64) error { tries++; return errAway }
-		if err := s.Repair(t.Context(), 1); err != nil {
-			t.Fatal(err)
-		}
+		mustRepair(t, s, 1)
 		pass(time.Minute)
 		wantStatus(t, s, NodeStatus{})
 		if a, b := c.replicas[1].dump(1), c.replicas[3].dump(1); a != b || tries != fillTries {
@@ -485,10 +463,7 @@ func TestRepair(t *testing.T) {
 		let := make(chan struct{})
 		c.replicas[3].change(func() { c.replicas[3].block = let })
 		pass(2 * time.Minute)
-		if err := s.Repair(t.Context(), 1); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait() // it fetches
+		mustRepair(t, s, 1) // it fetches
 		c.setGroups(0)
 		for id := uint64(1); id <= 3; id++ {
 			c.replicas[id].change(func() { delete(c.replicas[id].shards, 1) })
@@ -511,10 +486,7 @@ func TestRepair(t *testing.T) {
 		c.replicas[3].setDown(errAway)
 		pass(2 * time.Minute)
 		mustCheck(t, s)
-		if err := s.Repair(t.Context(), 1); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
+		mustRepair(t, s, 1)
 		c.setGroups(time.Hour, time.Now().Add(-3*week), time.Now())
 		wantStatus(t, s, NodeStatus{})
 		mustCheck(t, s)
