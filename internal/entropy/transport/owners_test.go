@@ -80,13 +80,6 @@ func (m *messages) of(methods ...string) (n int64) {
 	return n
 }
 
-// count returns the calls since of was called last.
-func (m *messages) count() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.calls
-}
-
 const shardDays = 7
 
 func (o *owners) NodeID() uint64        { return 1 }
