@@ -40,5 +40,11 @@ func (m *membership) Leave(context.Context, *rpc.LeaveRequest) (*rpc.LeaveRespon
 	if err := m.node.Meta.Leave(); err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
+	// It is for nodes of a cluster that is not this one's any more: another may have the same numbers.
+	if h := m.node.handoff; h != nil {
+		if err := h.Forget(); err != nil {
+			return nil, status.Errorf(codes.Internal, "left the cluster, but hinted handoff keeps some of its queues: %v", err)
+		}
+	}
 	return &rpc.LeaveResponse{}, nil
 }

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -232,45 +231,6 @@ func (n *Node) foundByGate(shard uint64, found []*scrub.Damage) {
 func (n *Node) LogQueries() { n.executor.TaskManager.LogCurrentQueries(n.log.Info) }
 
 func (n *Node) onClose(fn func() error) { n.stop = append(n.stop, fn) }
-
-// rememberDeletes is for how long a node knows which deletes it ran: a holder that was away as long may send one again.
-const rememberDeletes = 365 * 24 * time.Hour
-
-// openHandoff opens the hinted handoff queues; the writer fills them and sends what they hold.
-func (n *Node) openHandoff() error {
-	if !n.cfg.HintedHandoff.Enabled {
-		return nil
-	}
-	n.handoff = handoff.New(n.cfg.HintedHandoff, handoff.Deps{
-		Deliver: n.writer.Deliver,
-		Due: func(node, shard uint64) bool {
-			if _, ok := n.Meta.DataNode(node); !ok {
-				return false
-			}
-			sh, ok := n.Meta.Shard(shard)
-			return shard == handoff.WholeDatabase || ok && slices.Contains(sh.Owners, node)
-		},
-		Dropped: func(_, shard uint64) {
-			if e := n.suspects.Load(); e != nil {
-				e.Suspect(shard)
-			}
-		},
-	})
-	n.handoff.WithLogger(n.log)
-	n.writer.Handoff, n.writer.MaxPending = n.handoff, n.cfg.HintedHandoff.MaxWritesPending
-	// Before the queues are sent: they hold deletes.
-	ran, err := replication.OpenRanLog(filepath.Join(n.cfg.Meta.Dir, "deletes.db"), max(2*time.Duration(n.cfg.HintedHandoff.MaxAge), rememberDeletes))
-	if err != nil {
-		return fmt.Errorf("open the log of deletes: %w", err)
-	}
-	n.onClose(ran.Close)
-	n.writer.Deletes = ran
-	if err := n.handoff.Open(); err != nil {
-		return fmt.Errorf("open hinted handoff: %w", err)
-	}
-	n.onClose(n.handoff.Close)
-	return nil
-}
 
 // openExecutor makes the InfluxQL executor over the whole cluster.
 func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {

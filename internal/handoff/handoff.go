@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -44,8 +45,9 @@ type Deps struct {
 	// behind returns the deletes that wait behind the entries now.
 	Deliver func(ctx context.Context, node, shard uint64, entries []Entry, behind func() []Entry) (int, error)
 	// Due tells whether a node still is to get a shard's entries; those of a
-	// removed node or a dropped shard are forgotten.
-	Due func(node, shard uint64) bool
+	// removed node or a dropped shard are forgotten. known is false while there is no
+	// metadata to tell it from: then nothing is sent, and nothing is forgotten.
+	Due func(node, shard uint64) (due, known bool)
 	// Dropped is told of each shard that lost entries, WholeDatabase included.
 	Dropped func(node, shard uint64)
 	Now     func() time.Time // time.Now when nil
@@ -256,6 +258,42 @@ func (s *Service) Waiting() []Waiting {
 	return out
 }
 
+// Forget removes all queues: this node has left its cluster.
+func (s *Service) Forget() error {
+	var errs []error
+	for _, n := range s.all() {
+		for _, sq := range n.all() {
+			errs = append(errs, n.forget(sq, "this node left the cluster"))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Kept lists the queues with entries in a folder whose service is not open.
+func Kept(dir string) (kept []Waiting, err error) {
+	nodes, err := numbered(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, node := range nodes {
+		path := filepath.Join(dir, strconv.FormatUint(node, 10))
+		shards, err := numbered(path)
+		if err != nil {
+			return nil, err
+		}
+		for _, shard := range shards {
+			segments, err := listSegments(filepath.Join(path, strconv.FormatUint(shard, 10)))
+			if err != nil {
+				return nil, err
+			}
+			if len(segments) > 0 {
+				kept = append(kept, Waiting{node, shard})
+			}
+		}
+	}
+	return kept, nil
+}
+
 // Heard ends the pause after a failure: the node was heard of.
 func (s *Service) Heard(nodeID uint64) {
 	if n := s.known(nodeID); n != nil {
@@ -280,7 +318,7 @@ func (s *Service) purgeLoop() {
 func (s *Service) Purge() {
 	for _, n := range s.all() {
 		for _, sq := range n.all() {
-			if err := n.purge(sq); err != nil {
+			if err := n.purge(sq); err != nil && !errors.Is(err, errNoMetadata) {
 				s.log.Warn("Cannot purge a hinted handoff queue", zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard), zap.Error(err))
 			}
 		}

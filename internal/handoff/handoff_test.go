@@ -24,6 +24,8 @@ type receiver struct {
 	away    error
 	got     map[string][]string // by "node/shard"
 	gone    map[uint64]bool     // shards
+	lost    bool                // the metadata
+	asked   int                 // what is due
 	dropped []uint64            // shards
 	behind  int                 // deletes behind the last write
 	refuse  string              // an entry that can never succeed
@@ -82,7 +84,12 @@ func (r *receiver) set(fn func()) {
 func (r *receiver) deps() Deps {
 	return Deps{
 		Deliver: r.deliver,
-		Due:     func(_, shard uint64) bool { r.mu.Lock(); defer r.mu.Unlock(); return !r.gone[shard] },
+		Due: func(_, shard uint64) (bool, bool) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.asked++
+			return !r.lost && !r.gone[shard], !r.lost
+		},
 		Dropped: func(_, shard uint64) {
 			r.set(func() { r.dropped = append(r.dropped, shard) })
 			r.notify()
@@ -445,6 +452,46 @@ func TestQueuesOfGoneShardsAreForgotten(t *testing.T) {
 	s.Purge()
 	if s.Pending(2, 7) || !s.Pending(2, 8) || r.dropped != nil {
 		t.Errorf("pending %v %v, dropped %v", s.Pending(2, 7), s.Pending(2, 8), r.dropped)
+	}
+}
+
+// An empty copy of the metadata, as after damage to it, knows of no node and of no shard. That is not knowledge.
+func TestNothingIsForgottenOrSentWithoutMetadata(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	r := newAway()
+	s := mustOpen(t, testConfig(dir), r)
+	mustDelete(t, s, 2, WholeDatabase, "d")
+	mustAppend(t, s, 2, 7, "x")
+	s.Close()
+	r.back()
+	r.set(func() { r.lost, r.asked = true, 0 })
+	s = mustOpen(t, testConfig(dir), r)
+	r.await(t, "the loop looked three times", func() bool { return r.asked >= 3 })
+	r.set(func() { r.now = r.now.AddDate(1, 0, 0) }) // and older than max-age
+	s.Purge()
+	if !s.Pending(2, 7) || len(s.Waiting()) != 1 || !s.Pending(2, 8) || len(r.got) > 0 || r.dropped != nil {
+		t.Fatalf("waiting %v, sent %v, dropped %v", s.Waiting(), r.got, r.dropped)
+	}
+	r.set(func() { r.lost, r.now = false, time.Unix(1e9, 0) })
+	r.await(t, "both came", func() bool { return len(r.got["2/0"]) == 1 && len(r.got["2/7"]) == 1 })
+}
+
+func TestForgetRemovesAllQueues(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := mustOpen(t, testConfig(dir), newAway())
+	mustDelete(t, s, 2, WholeDatabase, "d")
+	mustAppend(t, s, 3, 7, "x")
+	kept, err := Kept(dir)
+	if diff := cmp.Diff([]Waiting{{2, WholeDatabase}, {3, 7}}, kept); err != nil || diff != "" {
+		t.Fatal(err, diff)
+	}
+	if err := s.Forget(); err != nil {
+		t.Fatal(err)
+	}
+	if kept, err := Kept(dir); err != nil || kept != nil || s.Pending(2, 7) || s.Pending(3, 7) {
+		t.Errorf("left: %v, %v", kept, err)
 	}
 }
 

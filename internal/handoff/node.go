@@ -211,23 +211,36 @@ func (n *node) skipDamage(sq shardQueue, err error) error {
 	return err
 }
 
-// forget removes the queue of a node or shard that is gone.
-func (n *node) forget(sq shardQueue) error {
+// forget removes a queue that nobody is to get any more.
+func (n *node) forget(sq shardQueue, reason string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.queues[sq.shard] != sq.q {
 		return nil
 	}
-	n.s.log.Info("Forgot hinted handoff entries: the node or the shard is gone", zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard))
+	n.s.log.Info("Forgot hinted handoff entries", zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard), zap.String("reason", reason))
 	return n.remove(sq)
+}
+
+// over tells whether a queue needs no more attention: it is forgotten when its node or shard is gone. The error is
+// errNoMetadata while nobody knows.
+func (n *node) over(sq shardQueue) (bool, error) {
+	due, known := n.s.deps.Due(n.id, sq.shard)
+	switch {
+	case !known:
+		return false, errNoMetadata
+	case due:
+		return false, nil
+	}
+	return true, n.forget(sq, "the node or the shard is gone")
 }
 
 // purge drops what is older than max-age, and the queue of a node or shard that is gone. It must not take entries that are being sent: it holds the queue's drain lock.
 func (n *node) purge(sq shardQueue) error {
 	sq.q.draining.Lock()
 	defer sq.q.draining.Unlock()
-	if !n.s.deps.Due(n.id, sq.shard) {
-		return n.forget(sq)
+	if over, err := n.over(sq); over || err != nil {
+		return err
 	}
 	for {
 		entries, err := sq.q.peek(int64(n.s.cfg.BatchSize))

@@ -114,26 +114,8 @@ type placed struct {
 // openQueue opens or prepares the queue in dir, and cuts a torn tail. cut is how many bytes that were.
 func openQueue(dir string) (q *queue, cut int64, err error) {
 	q = &queue{dir: dir}
-	names, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return q, 0, nil
-	} else if err != nil {
-		return nil, 0, err
-	}
-	for _, n := range names {
-		id, err := strconv.ParseUint(strings.TrimSuffix(n.Name(), ".hh"), 10, 64)
-		if err != nil || !strings.HasSuffix(n.Name(), ".hh") {
-			continue
-		}
-		info, err := n.Info()
-		if err != nil {
-			return nil, 0, err
-		}
-		q.segments = append(q.segments, segment{id, info.Size()})
-	}
-	sort.Slice(q.segments, func(i, j int) bool { return q.segments[i].id < q.segments[j].id })
-	if len(q.segments) == 0 {
-		return q, 0, nil
+	if q.segments, err = listSegments(dir); err != nil || len(q.segments) == 0 {
+		return q, 0, err
 	}
 	for _, s := range q.segments {
 		if err := checkVersion(q.path(s.id)); err != nil {
@@ -160,6 +142,27 @@ func openQueue(dir string) (q *queue, cut int64, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q, cut, q.dropDelivered()
+}
+
+// listSegments lists the segments in a queue's folder, ascending.
+func listSegments(dir string) (out []segment, err error) {
+	names, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, n := range names {
+		id, err := strconv.ParseUint(strings.TrimSuffix(n.Name(), ".hh"), 10, 64)
+		if err != nil || !strings.HasSuffix(n.Name(), ".hh") {
+			continue
+		}
+		info, err := n.Info()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, segment{id, info.Size()})
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].id < out[j].id })
+	return out, nil
 }
 
 // wholeRecords returns the length of the part of a segment that is whole.

@@ -9,6 +9,9 @@ import (
 	"go.uber.org/zap"
 )
 
+// errNoMetadata means that nobody knows yet which nodes and shards there are.
+var errNoMetadata = errors.New("the cluster's metadata is not here yet")
+
 // notify leaves a signal in a channel that holds one.
 func notify(signal chan<- struct{}) {
 	select {
@@ -45,7 +48,9 @@ func (n *node) loop(ctx context.Context) {
 				timer.Stop()
 			case <-timer.C:
 			}
-			pause = min(2*pause, time.Duration(n.s.cfg.RetryMaxInterval))
+			if !errors.Is(err, errNoMetadata) { // which says nothing of the node
+				pause = min(2*pause, time.Duration(n.s.cfg.RetryMaxInterval))
+			}
 		}
 	}
 }
@@ -104,8 +109,8 @@ func (n *node) drainQueue(ctx context.Context, sq shardQueue) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if !n.s.deps.Due(n.id, sq.shard) {
-			return n.forget(sq)
+		if over, err := n.over(sq); over || err != nil {
+			return err
 		}
 		entries, err := sq.q.peek(int64(n.s.cfg.BatchSize))
 		if err != nil {

@@ -37,6 +37,7 @@ type fakeMeta struct {
 	nodes    []cluster.Node
 	owners   []uint64
 	duration time.Duration
+	lost     bool // no node and no shard is known
 }
 
 func (m *fakeMeta) Database(name string) *emeta.DatabaseInfo {
@@ -59,9 +60,14 @@ func (m *fakeMeta) CreateShardGroup(_, _ string, t time.Time) (*emeta.ShardGroup
 }
 
 func (m *fakeMeta) NodeID() uint64            { return m.self }
-func (m *fakeMeta) DataNodes() []cluster.Node { return m.nodes }
+func (m *fakeMeta) DataNodes() []cluster.Node {
+	if m.lost {
+		return nil
+	}
+	return m.nodes
+}
 func (m *fakeMeta) DataNode(id uint64) (cluster.Node, bool) {
-	for _, n := range m.nodes {
+	for _, n := range m.DataNodes() {
 		if n.ID == id {
 			return n, true
 		}
@@ -71,7 +77,7 @@ func (m *fakeMeta) DataNode(id uint64) (cluster.Node, bool) {
 
 func (m *fakeMeta) Shard(id uint64) (cluster.Shard, bool) {
 	sh := cluster.Shard{ID: shardID, Database: db, RetentionPolicy: policy, Owners: m.owners, Start: -1e18, End: 1e18, GroupEnd: 1e18}
-	return sh, id == shardID
+	return sh, id == shardID && !m.lost
 }
 
 // hung is a node that takes requests and never answers them.

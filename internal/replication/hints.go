@@ -121,6 +121,9 @@ func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed result)
 // boundedDelete is a delete of what waits before it in the queue of one shard, none when the shard is gone.
 func (w *Writer) boundedDelete(req *rpc.ExecuteRequest, shard uint64) ([]handoff.Entry, error) {
 	sh, ok := w.meta.Shard(shard)
+	if !ok && len(w.meta.DataNodes()) == 0 {
+		return nil, errors.New("the cluster's metadata is not here yet") // which says nothing of the shard
+	}
 	if !ok || sh.Database != req.Database {
 		return nil, nil
 	}

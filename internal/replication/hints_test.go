@@ -32,7 +32,7 @@ func (c *testCluster) withHandoff(t testing.TB, timeout time.Duration) (*Writer,
 	cfg.Dir = t.TempDir()
 	cfg.RetryInterval, cfg.RetryMaxInterval = itoml.Duration(5*time.Millisecond), itoml.Duration(20*time.Millisecond)
 	hh := handoff.New(cfg, handoff.Deps{
-		Deliver: w.Deliver, Due: func(uint64, uint64) bool { return true }, Dropped: func(uint64, uint64) {},
+		Deliver: w.Deliver, Due: func(uint64, uint64) (bool, bool) { return true, true }, Dropped: func(uint64, uint64) {},
 	})
 	w.Handoff, w.MaxPending = hh, cfg.MaxWritesPending
 	if err := hh.Open(); err != nil {

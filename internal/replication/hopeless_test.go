@@ -99,7 +99,7 @@ func TestDeleteGoesIntoAFullQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.MaxSize = itoml.Size(8 + 21 + len(b)) // one entry
-	hh := handoff.New(cfg, handoff.Deps{Deliver: w.Deliver, Due: func(uint64, uint64) bool { return true }, Dropped: func(uint64, uint64) {}})
+	hh := handoff.New(cfg, handoff.Deps{Deliver: w.Deliver, Due: func(uint64, uint64) (bool, bool) { return true, true }, Dropped: func(uint64, uint64) {}})
 	w.Handoff = hh
 	if err := errors.Join(hh.Open(), w.Open()); err != nil {
 		t.Fatal(err)
@@ -119,6 +119,38 @@ func TestDeleteGoesIntoAFullQueue(t *testing.T) {
 	await(t, "the queue is empty", func() bool { return !hh.Pending(2, shardID) })
 	if n := count(t, c.stores[1], "m"); n > 0 {
 		t.Errorf("%d deleted points came back", n)
+	}
+}
+
+// A node that begins with an empty copy of the metadata knows of no shard. A delete that it hears of then must
+// not miss the writes that it has queued: it refuses to have heard of it.
+func TestDeleteIsNotHeardOfWithoutMetadata(t *testing.T) {
+	t.Parallel()
+	cold := NewWriter(&fakeMeta{self: 1, lost: true}, nil, noSubscriber{}, nil)
+	cold.Handoff = waiting{handoff.Waiting{Node: 2, Shard: shardID}}
+	req := &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "d"}
+	if _, err := cold.NoteDelete(req); err == nil {
+		t.Error("a delete was noted that is behind no queue")
+	}
+}
+
+// What is queued for a node that is not known at the moment is kept.
+func TestHintForAnUnknownNodeIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "ok")
+	w := c.writer(t)
+	reqs, _, err := encode(tsdb.WriteContext{}, shardID, db, policy, mustPoints(t, "m v=1 1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := proto.Marshal(reqs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.meta.lost = true
+	var never *handoff.PermanentError
+	if n, err := w.Deliver(t.Context(), 2, shardID, []handoff.Entry{{Kind: handoff.Write, Points: 1, Data: b}}, func() []handoff.Entry { return nil }); n != 0 || err == nil || errors.As(err, &never) {
+		t.Errorf("%d sent, %v", n, err)
 	}
 }
 
@@ -149,3 +181,11 @@ func TestFencesVoidHintedMessagesThatComeLate(t *testing.T) {
 		}
 	}
 }
+
+// waiting is hinted handoff that has these queues and takes nothing.
+type waiting []handoff.Waiting
+
+func (w waiting) Append(uint64, uint64, ...handoff.Entry) error { return handoff.ErrQueueFull }
+func (w waiting) Pending(uint64, uint64) bool                   { return true }
+func (w waiting) Waiting() []handoff.Waiting                    { return w }
+func (w waiting) Heard(uint64)                                  {}

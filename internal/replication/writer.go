@@ -442,7 +442,8 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 	w.stats.remote.Add(int64(len(req.Points)))
 	n, ok := w.meta.DataNode(node)
 	if !ok {
-		return result{err: fmt.Errorf("owner %d of shard %d is not in the cluster", node, req.ShardId), never: true}
+		// What was queued is kept until it is clear that the node is gone: then its queue goes, and not an entry.
+		return result{err: fmt.Errorf("owner %d of shard %d is not in the cluster", node, req.ShardId), never: !hinted}
 	}
 	var resp *rpc.WriteShardResponse
 	settled := sequence // a hinted one voids all before it

@@ -1,0 +1,90 @@
+package datanode
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"concord/internal/handoff"
+	"concord/internal/replication"
+)
+
+// rememberDeletes is for how long a node knows which deletes it ran: a holder that was away as long may send one again.
+const rememberDeletes = 365 * 24 * time.Hour
+
+// openHandoff opens the hinted handoff queues; the writer fills them and sends what they hold.
+func (n *Node) openHandoff() error {
+	if err := n.checkKept(); err != nil || !n.cfg.HintedHandoff.Enabled {
+		return err
+	}
+	n.handoff = handoff.New(n.cfg.HintedHandoff, handoff.Deps{
+		Deliver: n.writer.Deliver,
+		Due:     n.due,
+		Dropped: func(_, shard uint64) {
+			if e := n.suspects.Load(); e != nil {
+				e.Suspect(shard)
+			}
+		},
+	})
+	n.handoff.WithLogger(n.log)
+	n.writer.Handoff, n.writer.MaxPending = n.handoff, n.cfg.HintedHandoff.MaxWritesPending
+	// Before the queues are sent: they hold deletes.
+	ran, err := replication.OpenRanLog(filepath.Join(n.cfg.Meta.Dir, "deletes.db"), max(2*time.Duration(n.cfg.HintedHandoff.MaxAge), rememberDeletes))
+	if err != nil {
+		return fmt.Errorf("open the log of deletes: %w", err)
+	}
+	n.onClose(ran.Close)
+	n.writer.Deletes = ran
+	if err := n.handoff.Open(); err != nil {
+		return fmt.Errorf("open hinted handoff: %w", err)
+	}
+	n.onClose(n.handoff.Close)
+	return nil
+}
+
+// due tells whether a node still is to get what hinted handoff has of a shard. Nothing is known before
+// the first metadata: a node whose copy of it is damaged begins with none.
+func (n *Node) due(node, shard uint64) (due, known bool) {
+	st := n.Meta.State()
+	if st.Data.ClusterID == 0 {
+		return false, false
+	}
+	if _, ok := st.DataNode(node); !ok {
+		return false, true
+	}
+	sh, ok := st.Shard(shard)
+	return shard == handoff.WholeDatabase || ok && slices.Contains(sh.Owners, node), true
+}
+
+// checkKept refuses to start over queues that nobody would send now. Kept until somebody does, they would put old
+// writes over newer ones, and their deletes would take later points along; given up, the writes and deletes in
+// them would be lost. Only an operator knows which it is to be.
+func (n *Node) checkKept() error {
+	cfg := n.cfg.HintedHandoff
+	var why string
+	switch {
+	case !cfg.Enabled:
+		why = "[hinted-handoff] enabled is false"
+	case n.Meta.NodeID() == 0:
+		why = "this node is in no cluster"
+	default:
+		return nil
+	}
+	if cfg.Dir == "" {
+		return nil
+	}
+	kept, err := handoff.Kept(cfg.Dir)
+	if errors.Is(err, fs.ErrPermission) && !cfg.Enabled {
+		return nil // no folder of this node's
+	} else if err != nil {
+		return fmt.Errorf("[hinted-handoff] dir: %w", err)
+	}
+	if len(kept) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s, and %s still holds what other nodes miss (%d queues): start with it enabled and in its cluster until they have it, or move the folder away to give it up",
+		why, cfg.Dir, len(kept))
+}

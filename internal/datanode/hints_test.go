@@ -1,0 +1,135 @@
+package datanode
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/influxdata/influxdb/services/meta"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	"concord/internal/cluster"
+	"concord/internal/handoff"
+	cmeta "concord/internal/meta"
+	"concord/internal/replication"
+	"concord/internal/rpc"
+)
+
+// mustNode is a node with the metadata client alone, whose copy of the metadata is what state says. No
+// meta node answers it.
+func mustNode(t *testing.T, identity string, state []byte) *Node {
+	t.Helper()
+	cfg := NewConfig()
+	cfg.Meta.Dir, cfg.HintedHandoff.Dir = t.TempDir(), t.TempDir()
+	for name, b := range map[string][]byte{"node.json": []byte(identity), "cluster.state": state} {
+		if len(b) == 0 {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(cfg.Meta.Dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := New(cfg, "", zap.NewNop())
+	n.Meta = cmeta.NewClient(cfg.Meta.Dir, nil)
+	if err := n.Meta.Open(); err != nil {
+		t.Fatal(err)
+	}
+	n.onClose(n.Meta.Close)
+	pool := &rpc.Pool{}
+	n.onClose(pool.Close)
+	n.writer = replication.NewWriter(n.Meta, nil, nil, pool)
+	t.Cleanup(func() { n.Close() })
+	return n
+}
+
+const identity = `{"node-id":1,"cluster-id":42,"meta-servers":["127.0.0.1:1"]}`
+
+func mustState(t *testing.T) []byte {
+	t.Helper()
+	st := cluster.NewState()
+	st.Index, st.Data = 1, &meta.Data{ClusterID: 42}
+	st.DataNodes = []cluster.Node{{ID: 1, TCPAddr: "127.0.0.1:1"}, {ID: 2, TCPAddr: "127.0.0.1:2"}}
+	b, err := st.MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestOnlyRealMetadataTellsThatANodeIsGone(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		state      []byte
+		due, known bool
+	}{
+		"a missing copy": {},
+		"a damaged copy": {state: []byte("damaged")},
+		"a whole copy":   {state: mustState(t), due: true, known: true},
+	} {
+		n := mustNode(t, identity, tc.state)
+		if due, known := n.due(2, handoff.WholeDatabase); due != tc.due || known != tc.known {
+			t.Errorf("%s: due %v, known %v", name, due, known)
+		}
+		if due, known := n.due(3, handoff.WholeDatabase); due || known != tc.known {
+			t.Errorf("%s: a node that is not in it: due %v, known %v", name, due, known)
+		}
+	}
+}
+
+// keep leaves a queue on disk.
+func (n *Node) keep(t *testing.T) {
+	t.Helper()
+	s := handoff.New(n.cfg.HintedHandoff, handoff.Deps{Due: func(uint64, uint64) (bool, bool) { return false, false }})
+	if err := s.Open(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Append(2, 7, handoff.Entry{Kind: handoff.Write, Data: []byte("x")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestQueuesThatNobodySendsStopTheStart(t *testing.T) {
+	t.Parallel()
+	off := mustNode(t, identity, mustState(t))
+	off.cfg.HintedHandoff.Enabled = false
+	for say, n := range map[string]*Node{"enabled is false": off, "in no cluster": mustNode(t, "", nil)} {
+		if err := n.checkKept(); err != nil {
+			t.Errorf("%s, without queues: %v", say, err)
+		}
+		n.keep(t)
+		if err := n.openHandoff(); err == nil || !strings.Contains(err.Error(), say) || !strings.Contains(err.Error(), n.cfg.HintedHandoff.Dir) {
+			t.Errorf("%s: %v", say, err)
+		}
+	}
+	n := mustNode(t, identity, nil)
+	n.keep(t)
+	if err := n.openHandoff(); err != nil || !n.HintsPending(7) {
+		t.Error("a member that sends them does not start with them:", err)
+	}
+}
+
+func TestNodeThatLeavesForgetsItsHints(t *testing.T) {
+	t.Parallel()
+	n := mustNode(t, identity, mustState(t))
+	if err := n.openHandoff(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := proto.Marshal(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: "db", Name: "m", Id: "d"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.handoff.Append(2, handoff.WholeDatabase, handoff.Entry{Kind: handoff.Delete, Data: b}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (&membership{node: n}).Leave(t.Context(), &rpc.LeaveRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if kept, err := handoff.Kept(n.cfg.HintedHandoff.Dir); err != nil || len(kept) > 0 {
+		t.Errorf("kept: %v, %v", kept, err)
+	}
+}
