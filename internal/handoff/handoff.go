@@ -58,6 +58,7 @@ type Service struct {
 	cfg  Config
 	deps Deps
 	log  *zap.Logger
+	disk disk
 
 	mu    sync.RWMutex
 	nodes map[uint64]*node
@@ -73,7 +74,7 @@ func New(cfg Config, deps Deps) *Service {
 	if deps.Now == nil {
 		deps.Now = time.Now
 	}
-	return &Service{cfg: cfg, deps: deps, log: zap.NewNop(), nodes: make(map[uint64]*node)}
+	return &Service{cfg: cfg, deps: deps, log: zap.NewNop(), disk: realDisk, nodes: make(map[uint64]*node)}
 }
 
 // WithLogger sets the logger; call it before Open.
@@ -319,7 +320,7 @@ func (s *Service) Purge() {
 	for _, n := range s.all() {
 		for _, sq := range n.all() {
 			if err := n.purge(sq); err != nil && !errors.Is(err, errNoMetadata) {
-				s.log.Warn("Cannot purge a hinted handoff queue", zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard), zap.Error(err))
+				n.setback(sq, own(err))
 			}
 		}
 	}

@@ -223,7 +223,7 @@ func TestQueuesOutliveARestart(t *testing.T) {
 func TestTornTailLosesNothingBeforeIt(t *testing.T) {
 	t.Parallel()
 	base := t.TempDir()
-	q, _, err := openQueue(filepath.Join(base, "2", "7"))
+	q, _, err := openQueue(filepath.Join(base, "2", "7"), realDisk)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +251,7 @@ func TestTornTailLosesNothingBeforeIt(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, filepath.Base(path)), append(slices.Clone(full[:cut]), garbage...), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			q, _, err := openQueue(dir)
+			q, _, err := openQueue(dir, realDisk)
 			if err != nil {
 				t.Fatalf("cut at %d: %v", cut, err)
 			}
@@ -529,18 +529,21 @@ func FuzzOpenQueue(f *testing.F) {
 	f.Add(good[:len(good)-1])
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		dir := t.TempDir()
+		dir := filepath.Join(t.TempDir(), "2", "7")
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.WriteFile(filepath.Join(dir, "00000001.hh"), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		q, _, err := openQueue(dir)
+		q, _, err := openQueue(dir, realDisk)
 		if err != nil {
 			return
 		}
 		for q.pending() {
 			entries, err := q.peek(1 << 20)
 			if err != nil {
-				if _, err := q.skipSegment(); err != nil {
+				if _, _, err := q.setAside(1); err != nil {
 					t.Fatal(err)
 				}
 				continue

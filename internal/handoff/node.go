@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -26,6 +27,8 @@ type node struct {
 	wake  chan struct{} // holds one signal: there is something to send
 	heard chan struct{} // holds one signal: the node may be back
 	limit *rate.Limiter // nil for none
+
+	progress atomic.Int64 // entries taken off the queues
 
 	mu     sync.Mutex
 	queues map[uint64]*queue // by shard
@@ -54,7 +57,7 @@ func (n *node) load() (cut []uint64, err error) {
 		return nil, err
 	}
 	for _, shard := range shards {
-		q, lost, err := openQueue(n.shardDir(shard))
+		q, lost, err := openQueue(n.shardDir(shard), n.s.disk)
 		if err != nil {
 			return nil, fmt.Errorf("hinted handoff queue of node %d, shard %d: %w", n.id, shard, err)
 		}
@@ -80,7 +83,7 @@ func (n *node) append(shard uint64, entries []Entry) error {
 	grown := size
 	if q == nil {
 		var err error
-		if q, _, err = openQueue(n.shardDir(shard)); err != nil {
+		if q, _, err = openQueue(n.shardDir(shard), n.s.disk); err != nil {
 			n.mu.Unlock()
 			return err
 		}
@@ -148,17 +151,26 @@ func (n *node) take(sq shardQueue, off func() error) error {
 	before := sq.q.onDisk()
 	err := off()
 	n.bytes.Add(sq.q.onDisk() - before)
-	if sq.q.pending() || n.queues[sq.shard] != sq.q {
-		return err
+	if err == nil && !sq.q.pending() && n.queues[sq.shard] == sq.q {
+		err = n.remove(sq)
 	}
-	return errors.Join(err, n.remove(sq))
+	if err == nil {
+		sq.q.recovered()
+		n.progress.Add(1)
+	}
+	return err
 }
 
-// remove is called with n.mu held.
+// remove is called with n.mu held. A queue that cannot be removed stays: later writes go behind it, since
+// what is left of it on disk would be sent over them after a restart.
 func (n *node) remove(sq shardQueue) error {
-	n.bytes.Add(-sq.q.onDisk())
+	before := sq.q.onDisk()
+	if err := sq.q.remove(); err != nil {
+		return err
+	}
+	n.bytes.Add(-before)
 	delete(n.queues, sq.shard)
-	return sq.q.remove()
+	return nil
 }
 
 // expired counts the leading entries that are older than max-age. Deletes of a whole database do not age: a node that
@@ -196,17 +208,41 @@ func (n *node) drop(sq shardQueue, entries []Entry, reason string) error {
 	return err
 }
 
-// skipDamage gives up a segment that cannot be read on.
-func (n *node) skipDamage(sq shardQueue, err error) error {
-	var bad *CorruptError
-	if !errors.As(err, &bad) {
+// readTries is how often a segment is read in vain before it counts as damaged, with a pause after each that grows from
+// retry-interval: with the defaults that is two minutes.
+const readTries = 8
+
+// unreadable is called when a segment cannot be read on. Damage is given up at once; what may pass is an error until it
+// was tried often enough.
+func (n *node) unreadable(sq shardQueue, err error) error {
+	var at *segmentError
+	if !errors.As(err, &at) {
 		return err
 	}
+	var bad *CorruptError
+	if !errors.As(err, &bad) {
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM) {
+			return err // says nothing of the file
+		}
+		if sq.q.tries++; sq.q.tries < readTries {
+			return err
+		}
+	}
+	sq.q.tries = 0
+	return n.giveUp(sq, at)
+}
+
+// giveUp sets a damaged segment aside, and what is before it.
+func (n *node) giveUp(sq shardQueue, at *segmentError) error {
 	var lost int64
-	err = n.take(sq, func() (err error) { lost, err = sq.q.skipSegment(); return err })
+	var files []string
+	err := n.take(sq, func() (err error) { lost, files, err = sq.q.setAside(at.id); return err })
+	if lost == 0 && len(files) == 0 {
+		return err
+	}
 	n.stats.dropped.Add(1)
-	n.s.log.Error("Gave up the rest of a damaged hinted handoff segment: anti-entropy has to repair the shard",
-		zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard), zap.Int64("bytes", lost), zap.Error(bad))
+	n.s.log.Error("Gave up what is left of a damaged hinted handoff queue: anti-entropy has to repair the shard",
+		zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard), zap.Int64("bytes", lost), zap.Strings("kept", files), zap.Error(at))
 	n.s.deps.Dropped(n.id, sq.shard)
 	return err
 }
@@ -239,16 +275,55 @@ func (n *node) over(sq shardQueue) (bool, error) {
 func (n *node) purge(sq shardQueue) error {
 	sq.q.draining.Lock()
 	defer sq.q.draining.Unlock()
-	if over, err := n.over(sq); over || err != nil {
-		return err
-	}
 	for {
+		if over, err := n.over(sq); over || err != nil {
+			return err
+		}
+		if sq.q.delivered() {
+			return n.take(sq, sq.q.dropDelivered)
+		}
 		entries, err := sq.q.peek(int64(n.s.cfg.BatchSize))
-		if err != nil || len(entries) == 0 {
-			return err // damage is met when it is sent
+		if err != nil {
+			// Not only when it is sent: a node may be away for longer than max-age.
+			if err := n.unreadable(sq, err); err != nil {
+				return err
+			}
+			continue
 		}
 		if old, err := n.dropExpired(sq, entries); err != nil || old == 0 {
 			return err
 		}
 	}
+}
+
+// setback lets a queue rest that cannot get on, for its files or its shard and not for its node. The others go on meanwhile.
+func (n *node) setback(sq shardQueue, err error) {
+	pause := sq.q.setback(time.Duration(n.s.cfg.RetryInterval), time.Duration(n.s.cfg.RetryMaxInterval))
+	say := n.s.log.Debug
+	var own *ownError
+	if errors.As(err, &own) && sq.q.tell() {
+		say = n.s.log.Error
+	}
+	say("A hinted handoff queue does not get on, and is tried again: the others go on", zap.Uint64("node_id", n.id),
+		zap.Uint64("db_shard_id", sq.shard), zap.Duration("pause", pause), zap.Error(err))
+}
+
+// ready lists the queues to send now: that of deletes for the whole database alone, and first. Without one,
+// rest is how long the first of those that rest does so, 0 when there are none.
+func (n *node) ready() (ready []shardQueue, rest time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	queues := n.queues
+	if q := queues[WholeDatabase]; q != nil {
+		queues = map[uint64]*queue{WholeDatabase: q}
+	}
+	for shard, q := range queues {
+		wait := q.resting()
+		if wait <= 0 {
+			ready = append(ready, shardQueue{shard, q})
+		} else if rest == 0 || wait < rest {
+			rest = wait
+		}
+	}
+	return ready, rest
 }

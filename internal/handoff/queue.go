@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // The format of a segment is drawn in docs/format/handoff.md.
@@ -25,6 +26,8 @@ const (
 	segmentSize = 10 << 20  // bytes after which the next segment begins
 	maxBatch    = 32 << 20  // of batch-size
 	maxRecord   = 128 << 20 // bytes of one entry; longer ones are damage
+
+	asideDir = "damaged" // beside the folders of nodes: segments that were given up
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -65,6 +68,15 @@ type CorruptError struct {
 	Reason string
 }
 
+// segmentError is a segment that cannot be read on. The error is a *CorruptError when what was read is wrong.
+type segmentError struct {
+	id  uint64
+	err error
+}
+
+func (e *segmentError) Error() string { return e.err.Error() }
+func (e *segmentError) Unwrap() error { return e.err }
+
 func (e *CorruptError) Error() string {
 	return fmt.Sprintf("hinted handoff queue %s is damaged at byte %d: %s", e.Path, e.Offset, e.Reason)
 }
@@ -78,7 +90,8 @@ func (e *CorruptError) Error() string {
 // crash of the machine some entries may be delivered again, in their order, which
 // leads to the same result.
 type queue struct {
-	dir string
+	dir  string
+	disk disk
 
 	mu       sync.Mutex
 	segments []segment // ascending; the last one takes appends
@@ -88,12 +101,24 @@ type queue struct {
 	end      uint64    // bytes ever appended since it was opened
 	deletes  []placed  // the deletes that wait, in their order, but for those in unread
 	unread   []segment // as they were when the queue was opened, until findDeletes reads them
+	setbacks int       // failures in a row to get on
+	rest     time.Time // no attempt before this
+	told     bool      // somebody of the setbacks
 
 	draining sync.Mutex // held by who takes entries off the head, from peek to advance
+	tries    int        // to read a segment, all of them failed; guarded by draining
 
 	syncing sync.Mutex // held during fsync; never waited for with mu held
 	synced  uint64     // of end; guarded by syncing
 }
+
+// disk is what a queue does that tests make fail.
+type disk struct {
+	writeAt   func(f *os.File, b []byte, at int64) (int, error)
+	removeAll func(dir string) error
+}
+
+var realDisk = disk{(*os.File).WriteAt, os.RemoveAll}
 
 type segment struct {
 	id   uint64
@@ -112,8 +137,9 @@ type placed struct {
 }
 
 // openQueue opens or prepares the queue in dir, and cuts a torn tail. cut is how many bytes that were.
-func openQueue(dir string) (q *queue, cut int64, err error) {
-	q = &queue{dir: dir}
+// What cannot be read or cut now is left as it is, and met again when it is its turn: appends begin a new segment.
+func openQueue(dir string, d disk) (q *queue, cut int64, err error) {
+	q = &queue{dir: dir, disk: d}
 	if q.segments, err = listSegments(dir); err != nil || len(q.segments) == 0 {
 		return q, 0, err
 	}
@@ -124,14 +150,8 @@ func openQueue(dir string) (q *queue, cut int64, err error) {
 	}
 	last := &q.segments[len(q.segments)-1]
 	whole, err := wholeRecords(q.path(last.id), last.size)
-	if err != nil {
-		return nil, 0, err
-	}
-	if whole < last.size {
+	if err == nil && whole < last.size && truncate(q.path(last.id), whole) == nil {
 		cut = last.size - whole
-		if err := truncate(q.path(last.id), whole); err != nil {
-			return nil, 0, err
-		}
 		last.size = whole
 	}
 	for _, s := range q.segments {
@@ -139,9 +159,8 @@ func openQueue(dir string) (q *queue, cut int64, err error) {
 	}
 	q.unread = append(q.unread, q.segments...)
 	q.head = q.loadHead()
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q, cut, q.dropDelivered()
+	_ = q.dropDelivered() // tried again when it is sent
+	return q, cut, nil
 }
 
 // listSegments lists the segments in a queue's folder, ascending.
@@ -172,16 +191,15 @@ func wholeRecords(path string, size int64) (int64, error) {
 		return 0, err
 	}
 	defer f.Close()
-	var h [headerSize]byte
-	if _, err := f.ReadAt(h[:], 0); err != nil {
-		return 0, nil // torn while it was made
-	} else if checkHeader(h[:]) != nil {
-		return 0, nil // after a power failure it may be zeros
+	var bad *CorruptError
+	if err := readHeader(f, path); errors.As(err, &bad) {
+		return 0, nil // torn while it was made; after a power failure it may be zeros
+	} else if err != nil {
+		return 0, err
 	}
 	at := int64(headerSize)
 	for at < size {
 		_, n, err := readRecord(f, path, at, size)
-		var bad *CorruptError
 		if errors.As(err, &bad) {
 			break
 		} else if err != nil {
@@ -192,11 +210,12 @@ func wholeRecords(path string, size int64) (int64, error) {
 	return at, nil
 }
 
-// checkVersion refuses a segment of another version: it is no damage, and must not be given up.
+// checkVersion refuses a segment of another version: it is no damage, and must not be given up. One that cannot
+// be read is met again when it is its turn.
 func checkVersion(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return nil
 	}
 	defer f.Close()
 	var h [headerSize]byte
@@ -219,6 +238,20 @@ func checkHeader(h []byte) error {
 	return nil
 }
 
+// readHeader reads and checks a segment's header.
+func readHeader(f io.ReaderAt, path string) error {
+	var h [headerSize]byte
+	if _, err := f.ReadAt(h[:], 0); errors.Is(err, io.EOF) {
+		return &CorruptError{path, 0, "the header is cut short"}
+	} else if err != nil {
+		return err
+	}
+	if err := checkHeader(h[:]); err != nil {
+		return &CorruptError{path, 0, err.Error()}
+	}
+	return nil
+}
+
 // readRecord reads the record at offset at of a segment of the given size.
 func readRecord(f io.ReaderAt, path string, at, size int64) (Entry, int64, error) {
 	bad := func(reason string) (Entry, int64, error) {
@@ -227,8 +260,15 @@ func readRecord(f io.ReaderAt, path string, at, size int64) (Entry, int64, error
 	if size-at < recordHeader {
 		return bad("a record is cut short")
 	}
+	read := func(b []byte, at int64) error {
+		_, err := f.ReadAt(b, at)
+		if errors.Is(err, io.EOF) {
+			return &CorruptError{path, at, "the segment is shorter than it was"}
+		}
+		return err
+	}
 	var h [recordHeader]byte
-	if _, err := f.ReadAt(h[:], at); err != nil {
+	if err := read(h[:], at); err != nil {
 		return Entry{}, 0, err
 	}
 	n := int64(binary.BigEndian.Uint32(h[0:]))
@@ -239,7 +279,7 @@ func readRecord(f io.ReaderAt, path string, at, size int64) (Entry, int64, error
 		Time: int64(binary.BigEndian.Uint64(h[8:])), Kind: Kind(h[16]),
 		Points: int(binary.BigEndian.Uint32(h[17:])), Data: make([]byte, n),
 	}
-	if _, err := f.ReadAt(e.Data, at+recordHeader); err != nil {
+	if err := read(e.Data, at+recordHeader); err != nil {
 		return Entry{}, 0, err
 	}
 	if sum := crc32.Update(crc32.Checksum(h[8:], castagnoli), castagnoli, e.Data); sum != binary.BigEndian.Uint32(h[4:]) {
@@ -277,6 +317,42 @@ func (q *queue) onDisk() int64 {
 	return q.bytes
 }
 
+// setback makes the queue rest, and returns for how long.
+func (q *queue) setback(least, most time.Duration) time.Duration {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	pause := least
+	for range q.setbacks {
+		pause = min(2*pause, most)
+	}
+	q.setbacks++
+	q.rest = time.Now().Add(pause)
+	return pause
+}
+
+// tell tells whether a setback is news: the first since the queue got on.
+func (q *queue) tell() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	news := !q.told
+	q.told = true
+	return news
+}
+
+// recovered ends the rest: the queue got on.
+func (q *queue) recovered() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.setbacks, q.rest, q.told = 0, time.Time{}, false
+}
+
+// resting is how long the queue rests yet.
+func (q *queue) resting() time.Duration {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return time.Until(q.rest)
+}
+
 // write appends entries in one write; they are on disk when sync(f, end)
 // returns. grown is how many bytes the queue has become larger.
 func (q *queue) write(entries ...Entry) (f *os.File, end uint64, grown int64, err error) {
@@ -303,7 +379,7 @@ func (q *queue) write(entries ...Entry) (f *os.File, end uint64, grown int64, er
 	return f, q.end, q.bytes - before, err
 }
 
-// findDeletes reads what was in the queue when it was opened, for its deletes.
+// findDeletes reads what was in the queue when it was opened, for its deletes. The error is a *segmentError.
 func (q *queue) findDeletes() error {
 	q.mu.Lock()
 	unread := q.unread
@@ -313,33 +389,58 @@ func (q *queue) findDeletes() error {
 	}
 	var found []placed
 	for _, s := range unread {
-		f, err := os.Open(q.path(s.id))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // delivered
-		} else if err != nil {
-			return err
+		at, due := q.due(s.id)
+		if !due {
+			continue
 		}
-		for at := int64(headerSize); at < s.size; {
-			e, n, err := readRecord(f, f.Name(), at, s.size)
-			var bad *CorruptError
-			if errors.As(err, &bad) {
-				break // the rest of the segment is given up when it is its turn
-			} else if err != nil {
-				f.Close()
-				return err
-			}
-			if e.Kind == Delete {
-				found = append(found, placed{s.id, at, e})
-			}
-			at += n
+		deletes, err := q.deletesOf(s, at)
+		var bad *CorruptError
+		if err != nil && !errors.As(err, &bad) { // the rest of a damaged segment is given up when it is its turn
+			return &segmentError{s.id, err}
 		}
-		f.Close()
+		found = append(found, deletes...)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.deletes = append(found, q.deletes...)
 	q.unread = nil
 	return nil
+}
+
+// due returns where the entries of a segment begin that are not delivered, if there may be some.
+func (q *queue) due(id uint64) (at int64, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case len(q.segments) == 0 || id < q.segments[0].id:
+		return 0, false
+	case id == q.segments[0].id:
+		return q.head, true
+	}
+	return headerSize, true
+}
+
+// deletesOf reads the deletes of a segment from offset at on: those before the error, when there is one.
+func (q *queue) deletesOf(s segment, at int64) (found []placed, err error) {
+	f, err := os.Open(q.path(s.id))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := readHeader(f, f.Name()); err != nil {
+		return nil, err
+	}
+	for at < s.size {
+		e, n, err := readRecord(f, f.Name(), at, s.size)
+		if err != nil {
+			return found, err
+		}
+		if e.Kind == Delete {
+			found = append(found, placed{s.id, at, e})
+		}
+		at += n
+	}
+	return found, nil
 }
 
 // deletesBehind returns the deletes that wait behind entries at the head.
@@ -367,7 +468,7 @@ func (q *queue) appendLocked(b []byte) (*os.File, error) {
 		}
 	}
 	last := &q.segments[len(q.segments)-1]
-	if _, err := q.tail.WriteAt(b, last.size); err != nil {
+	if _, err := q.disk.writeAt(q.tail, b, last.size); err != nil {
 		// What was written of it is cut off, or written over by the next append.
 		q.tail.Truncate(last.size)
 		return nil, err
@@ -436,8 +537,16 @@ func (q *queue) sync(f *os.File, end uint64) error {
 	return nil
 }
 
+// next is peek once the deletes are known that wait behind the entries.
+func (q *queue) next(max int64) ([]Entry, error) {
+	if err := q.findDeletes(); err != nil {
+		return nil, err
+	}
+	return q.peek(max)
+}
+
 // peek returns the entries at the head, at least one if there is one, then as
-// many as fit into max bytes.
+// many as fit into max bytes. The error is a *segmentError.
 func (q *queue) peek(max int64) ([]Entry, error) {
 	q.mu.Lock()
 	if len(q.segments) == 0 {
@@ -449,23 +558,20 @@ func (q *queue) peek(max int64) ([]Entry, error) {
 	path := q.path(seg.id)
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, &segmentError{seg.id, err}
 	}
 	defer f.Close()
-	var h [headerSize]byte
-	if _, err := f.ReadAt(h[:], 0); err != nil {
-		return nil, &CorruptError{path, 0, "the header is cut short"}
-	} else if err := checkHeader(h[:]); err != nil {
-		return nil, &CorruptError{path, 0, err.Error()}
+	if err := readHeader(f, path); err != nil {
+		return nil, &segmentError{seg.id, err}
 	}
 	var out []Entry
 	for total := int64(0); at < seg.size; {
 		e, n, err := readRecord(f, path, at, seg.size)
 		if err != nil {
 			if len(out) > 0 {
-				return out, nil // the damage is met again when these are gone
+				return out, nil // it is met again when these are gone
 			}
-			return nil, err
+			return nil, &segmentError{seg.id, err}
 		}
 		if len(out) > 0 && total+n > max {
 			break
@@ -480,41 +586,95 @@ func (q *queue) peek(max int64) ([]Entry, error) {
 // advance takes delivered entries off the head, as peek returned them.
 func (q *queue) advance(entries []Entry) error {
 	q.mu.Lock()
-	defer q.mu.Unlock()
 	size, _ := measure(entries)
 	q.head += size
+	q.mu.Unlock()
 	return q.dropDelivered()
 }
 
-// skipSegment gives up the rest of the first segment, and returns how many bytes that were.
-func (q *queue) skipSegment() (int64, error) {
+// delivered tells whether there is nothing to send at the head, but something to remove.
+func (q *queue) delivered() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.segments) == 0 {
-		return 0, nil
-	}
-	lost := q.segments[0].size - q.head
-	q.head = q.segments[0].size
-	return lost, q.dropDelivered()
+	return len(q.segments) == 0 || q.head >= q.segments[0].size
 }
 
 // dropDelivered removes segments whose entries are all delivered, and stores the head.
 func (q *queue) dropDelivered() error {
-	removed := false
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	for len(q.segments) > 0 && q.head >= q.segments[0].size {
-		s := q.segments[0]
-		if len(q.segments) == 1 && q.tail != nil {
-			q.tail.Close()
-			q.tail = nil
-		}
-		if err := os.Remove(q.path(s.id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := q.shift(os.Remove); err != nil {
 			return err
 		}
-		q.bytes -= s.size
-		q.segments = q.segments[1:]
-		q.head = headerSize
-		removed = true
 	}
+	q.moved()
+	return nil
+}
+
+// setAside gives up all segments up to last, and moves their files out of the queue. It returns
+// how many bytes were not delivered, and where the files are now.
+func (q *queue) setAside(last uint64) (lost int64, files []string, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for err == nil && len(q.segments) > 0 && q.segments[0].id <= last {
+		due := q.segments[0].size - q.head
+		if err = q.shift(func(path string) error {
+			to, err := q.asidePath(path)
+			if err == nil {
+				err = os.Rename(path, to)
+			}
+			if err == nil {
+				files = append(files, to)
+			}
+			return err
+		}); err == nil {
+			lost += due
+		}
+	}
+	q.moved()
+	if len(files) > 0 {
+		err = errors.Join(err, syncDir(filepath.Dir(files[0])), syncDir(q.dir))
+	}
+	return lost, files, err
+}
+
+// asidePath returns a new name beside the queues of all nodes: with its last entry a queue's own folder goes.
+func (q *queue) asidePath(path string) (string, error) {
+	node, shard := filepath.Base(filepath.Dir(q.dir)), filepath.Base(q.dir)
+	dir := filepath.Join(filepath.Dir(filepath.Dir(q.dir)), asideDir)
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return "", err
+	}
+	for n := 1; ; n++ {
+		to := filepath.Join(dir, fmt.Sprintf("node%s-shard%s-%d-%s", node, shard, n, filepath.Base(path)))
+		if _, err := os.Lstat(to); errors.Is(err, fs.ErrNotExist) {
+			return to, nil
+		} else if err != nil {
+			return "", err
+		}
+	}
+}
+
+// shift takes the first segment off the queue, and its file away.
+func (q *queue) shift(away func(path string) error) error {
+	s := q.segments[0]
+	if len(q.segments) == 1 && q.tail != nil {
+		q.tail.Close()
+		q.tail = nil
+	}
+	if err := away(q.path(s.id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	q.bytes -= s.size
+	q.segments = q.segments[1:]
+	q.head = headerSize
+	return nil
+}
+
+// moved follows the head: it stores it, and forgets the deletes before it. That the head is not stored is no error:
+// entries are sent twice after a restart, which leads to the same result, and on a full disk they make room.
+func (q *queue) moved() {
 	passed := 0
 	for passed < len(q.deletes) && (len(q.segments) == 0 || q.deletes[passed].segment < q.segments[0].id ||
 		q.deletes[passed].segment == q.segments[0].id && q.deletes[passed].at < q.head) {
@@ -522,23 +682,16 @@ func (q *queue) dropDelivered() error {
 	}
 	q.deletes = q.deletes[passed:]
 	if len(q.segments) == 0 {
-		if removed {
-			os.Remove(q.headPath())
-		}
-		return nil
+		os.Remove(q.headPath())
+		return
 	}
-	return q.storeHead()
-}
-
-// The head file: segment ID, offset, checksum.
-func (q *queue) storeHead() error {
 	b := binary.BigEndian.AppendUint64(nil, q.segments[0].id)
 	b = binary.BigEndian.AppendUint64(b, uint64(q.head))
 	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
-	return os.WriteFile(q.headPath(), b, 0o640)
+	_ = os.WriteFile(q.headPath(), b, 0o640)
 }
 
-// loadHead falls back to the first segment's beginning.
+// loadHead reads the head file: segment ID, offset, checksum. It falls back to the first segment's beginning.
 func (q *queue) loadHead() int64 {
 	b, err := os.ReadFile(q.headPath())
 	if err != nil || len(b) != 20 || crc32.Checksum(b[:16], castagnoli) != binary.BigEndian.Uint32(b[16:]) ||
@@ -564,7 +717,7 @@ func (q *queue) close() error {
 	return err
 }
 
-// remove deletes the queue with all its entries.
+// remove deletes the queue with all its entries. On an error it still is what it was, to be removed again.
 func (q *queue) remove() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -572,14 +725,14 @@ func (q *queue) remove() error {
 		q.tail.Close()
 		q.tail = nil
 	}
-	q.segments, q.bytes, q.head, q.deletes, q.unread = nil, 0, headerSize, nil, nil
 	// Later writes go past the queue: what is in it must not be there again after a power failure.
-	if err := os.RemoveAll(q.dir); err != nil {
+	if err := q.disk.removeAll(q.dir); err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(q.dir)); !errors.Is(err, fs.ErrNotExist) {
+	if err := syncDir(filepath.Dir(q.dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	q.segments, q.bytes, q.head, q.deletes, q.unread = nil, 0, headerSize, nil, nil
 	return nil
 }
 

@@ -20,22 +20,32 @@ func notify(signal chan<- struct{}) {
 	}
 }
 
-// loop sends all queues of a node; after a failure it pauses for the whole node.
+// loop sends all queues of a node. When none of them gets on the node is away, and all pause; a queue that does not
+// get on while others do rests alone.
 func (n *node) loop(ctx context.Context) {
 	pause := time.Duration(n.s.cfg.RetryInterval)
+	var rested <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-n.wake:
+		case <-rested:
 		}
+		rested = nil
 		for {
-			err := n.drain(ctx)
+			before := n.progress.Load()
+			rest, err := n.drain(ctx)
 			if ctx.Err() != nil {
 				return
 			}
-			if err == nil {
+			if err == nil || n.progress.Load() != before {
 				pause = time.Duration(n.s.cfg.RetryInterval)
+			}
+			if err == nil {
+				if rest > 0 {
+					rested = time.After(rest)
+				}
 				break
 			}
 			n.s.log.Debug("Hinted handoff pauses", zap.Uint64("node_id", n.id), zap.Duration("pause", pause), zap.Error(err))
@@ -55,46 +65,82 @@ func (n *node) loop(ctx context.Context) {
 	}
 }
 
-// drain sends until all queues are empty, or one fails.
-func (n *node) drain(ctx context.Context) error {
-	for {
-		queues := n.all()
+// drain sends until all queues are empty or rest, and returns when the first of these is to be tried again.
+// The error is why none gets on.
+func (n *node) drain(ctx context.Context) (rest time.Duration, err error) {
+	for ctx.Err() == nil {
+		queues, rest := n.ready()
 		if len(queues) == 0 {
-			return nil
+			return rest, nil
 		}
-		for _, q := range queues {
-			if q.shard == WholeDatabase {
-				queues = []shardQueue{q} // alone, and first
-				break
+		before := n.progress.Load()
+		failed := n.drainAll(ctx, queues)
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		for sq, err := range failed {
+			if n.progress.Load() == before || errors.Is(err, errNoMetadata) {
+				return 0, err
 			}
-		}
-		var (
-			wg     sync.WaitGroup
-			once   sync.Once
-			failed error
-			slots  = make(chan struct{}, n.s.cfg.RetryConcurrency)
-		)
-		ctx, cancel := context.WithCancel(ctx)
-		for _, q := range queues {
-			select {
-			case <-ctx.Done():
-			case slots <- struct{}{}:
-				wg.Add(1)
-				go func() {
-					defer wg.Done()
-					defer func() { <-slots }()
-					if err := n.drainQueue(ctx, q); err != nil {
-						once.Do(func() { failed = err; cancel() })
-					}
-				}()
-			}
-		}
-		wg.Wait()
-		cancel()
-		if failed != nil {
-			return failed
+			n.setback(sq, err)
 		}
 	}
+	return 0, ctx.Err()
+}
+
+// drainAll sends queues at the same time, and returns why those stopped that the node did not take. The first of
+// these ends the round, unless the node takes others.
+func (n *node) drainAll(ctx context.Context, queues []shardQueue) map[shardQueue]error {
+	var (
+		wg     sync.WaitGroup
+		mu     sync.Mutex
+		failed = make(map[shardQueue]error)
+		slots  = make(chan struct{}, n.s.cfg.RetryConcurrency)
+		before = n.progress.Load()
+	)
+	defer wg.Wait()
+	for _, sq := range queues {
+		select {
+		case <-ctx.Done():
+			return failed
+		case slots <- struct{}{}:
+		}
+		mu.Lock()
+		away := len(failed) > 0 && n.progress.Load() == before
+		mu.Unlock()
+		if away {
+			return failed
+		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			defer func() { <-slots }()
+			err := n.drainQueue(ctx, sq)
+			var own *ownError
+			switch {
+			case errors.As(err, &own):
+				n.setback(sq, err)
+			case err != nil:
+				mu.Lock()
+				failed[sq] = err
+				mu.Unlock()
+			}
+		}()
+	}
+	return failed
+}
+
+// ownError is a failure of a queue's files: the node has no part in it.
+type ownError struct{ error }
+
+func (e *ownError) Unwrap() error { return e.error }
+
+// own marks err, if there is one.
+func own(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &ownError{err}
 }
 
 // drainQueue sends one queue until it is empty, or deletes for the whole
@@ -102,32 +148,32 @@ func (n *node) drain(ctx context.Context) error {
 func (n *node) drainQueue(ctx context.Context, sq shardQueue) error {
 	sq.q.draining.Lock()
 	defer sq.q.draining.Unlock()
-	if err := sq.q.findDeletes(); err != nil {
-		return err
-	}
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if over, err := n.over(sq); over || err != nil {
+		if over, err := n.over(sq); errors.Is(err, errNoMetadata) {
 			return err
+		} else if over || err != nil {
+			return own(err)
 		}
-		entries, err := sq.q.peek(int64(n.s.cfg.BatchSize))
+		if sq.q.delivered() {
+			return own(n.take(sq, sq.q.dropDelivered))
+		}
+		entries, err := sq.q.next(int64(n.s.cfg.BatchSize))
 		if err != nil {
-			if err := n.skipDamage(sq, err); err != nil {
-				return err
+			if err := n.unreadable(sq, err); err != nil {
+				return own(err)
 			}
 			continue
 		}
-		if len(entries) == 0 {
-			return nil
-		}
+		sq.q.tries = 0
 		// After peek: an entry behind a delete for the whole database was queued after it.
 		if sq.shard != WholeDatabase && n.queued(WholeDatabase) {
 			return nil
 		}
 		if old, err := n.dropExpired(sq, entries); err != nil {
-			return err
+			return own(err)
 		} else if old > 0 {
 			continue
 		}
@@ -157,12 +203,12 @@ func (n *node) send(ctx context.Context, sq shardQueue, entries []Entry) error {
 		size, _ := measure(entries[:done])
 		n.stats.read.Add(size)
 		if err := n.advance(sq, entries[:done]); err != nil {
-			return err
+			return own(err)
 		}
 	}
 	var never *PermanentError
 	if errors.As(err, &never) {
-		return n.drop(sq, entries[done:done+1], never.Error())
+		return own(n.drop(sq, entries[done:done+1], never.Error()))
 	}
 	return err
 }
