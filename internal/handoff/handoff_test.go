@@ -223,7 +223,7 @@ func TestQueuesOutliveARestart(t *testing.T) {
 func TestTornTailLosesNothingBeforeIt(t *testing.T) {
 	t.Parallel()
 	base := t.TempDir()
-	q, _, err := openQueue(filepath.Join(base, "2", "7"), realDisk)
+	q, _, err := openQueue(filepath.Join(base, "2"), 7, realDisk)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +233,7 @@ func TestTornTailLosesNothingBeforeIt(t *testing.T) {
 		}
 		return out
 	}
-	if _, _, _, err := q.write(entries(numbers(0, 3))...); err != nil {
+	if _, err := q.write(entries(numbers(0, 3))...); err != nil {
 		t.Fatal(err)
 	}
 	whole := q.bytes
@@ -251,7 +251,7 @@ func TestTornTailLosesNothingBeforeIt(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, filepath.Base(path)), append(slices.Clone(full[:cut]), garbage...), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			q, _, err := openQueue(dir, realDisk)
+			q, _, err := openQueue(filepath.Dir(dir), 7, realDisk)
 			if err != nil {
 				t.Fatalf("cut at %d: %v", cut, err)
 			}
@@ -260,7 +260,7 @@ func TestTornTailLosesNothingBeforeIt(t *testing.T) {
 				t.Fatalf("cut at %d with %d bytes behind: %d entries, %v", cut, len(garbage), len(got), err)
 			}
 			// What comes next follows at once.
-			if _, _, _, err := q.write(Entry{Kind: Delete, Data: []byte("next")}); err != nil {
+			if _, err := q.write(Entry{Kind: Delete, Data: []byte("next")}); err != nil {
 				t.Fatal(err)
 			}
 			if err := q.advance(got); err != nil {
@@ -536,7 +536,7 @@ func FuzzOpenQueue(f *testing.F) {
 		if err := os.WriteFile(filepath.Join(dir, "00000001.hh"), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		q, _, err := openQueue(dir, realDisk)
+		q, _, err := openQueue(filepath.Dir(dir), 7, realDisk)
 		if err != nil {
 			return
 		}

@@ -57,7 +57,7 @@ func (n *node) load() (cut []uint64, err error) {
 		return nil, err
 	}
 	for _, shard := range shards {
-		q, lost, err := openQueue(n.shardDir(shard), n.s.disk)
+		q, lost, err := openQueue(n.dir, shard, n.s.disk)
 		if err != nil {
 			return nil, fmt.Errorf("hinted handoff queue of node %d, shard %d: %w", n.id, shard, err)
 		}
@@ -83,7 +83,7 @@ func (n *node) append(shard uint64, entries []Entry) error {
 	grown := size
 	if q == nil {
 		var err error
-		if q, _, err = openQueue(n.shardDir(shard), n.s.disk); err != nil {
+		if q, _, err = openQueue(n.dir, shard, n.s.disk); err != nil {
 			n.mu.Unlock()
 			return err
 		}
@@ -99,8 +99,8 @@ func (n *node) append(shard uint64, entries []Entry) error {
 	}
 	// Under the lock, so that no two appends pass the limit together, and that
 	// a queue that runs empty is not forgotten meanwhile.
-	f, end, added, err := q.write(entries...)
-	n.bytes.Add(added)
+	a, err := q.write(entries...)
+	n.bytes.Add(a.grown)
 	if err == nil {
 		n.queues[shard] = q
 	}
@@ -109,11 +109,7 @@ func (n *node) append(shard uint64, entries []Entry) error {
 		return err
 	}
 	n.stats.written.Add(size)
-	return q.sync(f, end)
-}
-
-func (n *node) shardDir(shard uint64) string {
-	return filepath.Join(n.dir, strconv.FormatUint(shard, 10))
+	return q.sync(a)
 }
 
 // shardQueue is a queue as it was listed: it may have been forgotten since.

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"sort"
@@ -89,14 +90,21 @@ func (e *CorruptError) Error() string {
 // The head, the first entry not delivered yet, is stored without fsync: after a
 // crash of the machine some entries may be delivered again, in their order, which
 // leads to the same result.
+//
+// A delete takes its points out of the writes before it. It is not acknowledged before its place is stored too, apart
+// from its segment: so damage that may have taken deletes along is known from damage that cannot, such as a
+// torn tail, and the writes before it are given up instead of sent.
 type queue struct {
-	dir  string
-	disk disk
+	dir   string
+	shard uint64
+	disk  disk
+	last  place // behind the last delete, as stored when the queue was opened
 
 	mu       sync.Mutex
 	segments []segment // ascending; the last one takes appends
 	tail     *os.File  // the last segment, nil until the first append
 	head     int64     // offset of the first entry due in segments[0]
+	newest   uint64    // ID of the newest segment that there ever was
 	bytes    int64     // on disk, delivered ones included
 	end      uint64    // bytes ever appended since it was opened
 	deletes  []placed  // the deletes that wait, in their order, but for those in unread
@@ -110,6 +118,7 @@ type queue struct {
 
 	syncing sync.Mutex // held during fsync; never waited for with mu held
 	synced  uint64     // of end; guarded by syncing
+	marked  place      // behind the last delete, as stored; guarded by syncing
 }
 
 // disk is what a queue does that tests make fail.
@@ -120,12 +129,57 @@ type disk struct {
 
 var realDisk = disk{(*os.File).WriteAt, os.RemoveAll}
 
+// place is an offset in a segment; the zero value is before all of them.
+type place struct {
+	segment uint64
+	at      int64
+}
+
+// unknown is the place of the last delete when what is stored of it is damaged: behind everything.
+var unknown = place{segment: math.MaxUint64}
+
+// behind tells whether the place is behind an offset of a segment.
+func (p place) behind(segment uint64, at int64) bool {
+	return p.segment > segment || p.segment == segment && p.at > at
+}
+
+// A place on disk: segment ID, offset, checksum.
+const placeSize = 8 + 8 + 4
+
+func (p place) encode() []byte {
+	b := binary.BigEndian.AppendUint64(nil, p.segment)
+	b = binary.BigEndian.AppendUint64(b, uint64(p.at))
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+}
+
+func decodePlace(b []byte) (place, error) {
+	if len(b) != placeSize || crc32.Checksum(b[:16], castagnoli) != binary.BigEndian.Uint32(b[16:]) {
+		return place{}, errors.New("damaged")
+	}
+	return place{binary.BigEndian.Uint64(b), int64(binary.BigEndian.Uint64(b[8:]))}, nil
+}
+
+// loadLast reads the place behind the last delete.
+func loadLast(path string) place {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return place{}
+	}
+	p, bad := decodePlace(b)
+	if err != nil || bad != nil {
+		return unknown
+	}
+	return p
+}
+
 type segment struct {
 	id   uint64
 	size int64
 }
 
 func (q *queue) path(id uint64) string { return filepath.Join(q.dir, fmt.Sprintf("%08d.hh", id)) }
+
+func (q *queue) lastPath() string { return filepath.Join(q.dir, "deletes") }
 
 func (q *queue) headPath() string { return filepath.Join(q.dir, "head") }
 
@@ -136,12 +190,18 @@ type placed struct {
 	entry   Entry
 }
 
-// openQueue opens or prepares the queue in dir, and cuts a torn tail. cut is how many bytes that were.
+// openQueue opens or prepares the queue of a shard in a node's folder, and cuts a torn tail. cut is how many bytes that were.
 // What cannot be read or cut now is left as it is, and met again when it is its turn: appends begin a new segment.
-func openQueue(dir string, d disk) (q *queue, cut int64, err error) {
-	q = &queue{dir: dir, disk: d}
-	if q.segments, err = listSegments(dir); err != nil || len(q.segments) == 0 {
+func openQueue(nodeDir string, shard uint64, d disk) (q *queue, cut int64, err error) {
+	q = &queue{dir: filepath.Join(nodeDir, strconv.FormatUint(shard, 10)), shard: shard, disk: d}
+	if q.segments, err = listSegments(q.dir); err != nil || len(q.segments) == 0 {
 		return q, 0, err
+	}
+	if q.shard != WholeDatabase {
+		q.last = loadLast(q.lastPath())
+		if q.last != unknown {
+			q.marked = q.last
+		}
 	}
 	for _, s := range q.segments {
 		if err := checkVersion(q.path(s.id)); err != nil {
@@ -149,8 +209,9 @@ func openQueue(dir string, d disk) (q *queue, cut int64, err error) {
 		}
 	}
 	last := &q.segments[len(q.segments)-1]
+	q.newest = last.id
 	whole, err := wholeRecords(q.path(last.id), last.size)
-	if err == nil && whole < last.size && truncate(q.path(last.id), whole) == nil {
+	if err == nil && whole < last.size && !q.last.behind(last.id, whole) && truncate(q.path(last.id), whole) == nil {
 		cut = last.size - whole
 		last.size = whole
 	}
@@ -353,30 +414,41 @@ func (q *queue) resting() time.Duration {
 	return time.Until(q.rest)
 }
 
-// write appends entries in one write; they are on disk when sync(f, end)
-// returns. grown is how many bytes the queue has become larger.
-func (q *queue) write(entries ...Entry) (f *os.File, end uint64, grown int64, err error) {
+// appended is an append that is not on disk yet.
+type appended struct {
+	file    *os.File
+	end     uint64 // of all that was ever appended
+	grown   int64  // bytes by which the queue became larger, valid with an error too
+	deletes place  // behind it, when there are deletes in it that concern the writes before them
+}
+
+// write appends entries in one write; they are on disk when sync returns.
+func (q *queue) write(entries ...Entry) (a appended, err error) {
 	var records []byte
 	for _, e := range entries {
 		if len(e.Data) > maxRecord {
-			return nil, 0, 0, fmt.Errorf("an entry of %d bytes is too large for hinted handoff", len(e.Data))
+			return a, fmt.Errorf("an entry of %d bytes is too large for hinted handoff", len(e.Data))
 		}
 		records = appendRecord(records, e)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	before := q.bytes
-	if f, err = q.appendLocked(records); err == nil {
+	if a.file, err = q.appendLocked(records); err == nil {
 		last := q.segments[len(q.segments)-1]
 		at := last.size - int64(len(records))
 		for _, e := range entries {
 			if e.Kind == Delete {
 				q.deletes = append(q.deletes, placed{last.id, at, e})
+				if q.shard != WholeDatabase {
+					a.deletes = place{last.id, last.size}
+				}
 			}
 			at += e.size()
 		}
 	}
-	return f, q.end, q.bytes - before, err
+	a.end, a.grown = q.end, q.bytes-before
+	return a, err
 }
 
 // findDeletes reads what was in the queue when it was opened, for its deletes. The error is a *segmentError.
@@ -388,23 +460,39 @@ func (q *queue) findDeletes() error {
 		return nil
 	}
 	var found []placed
+	var before segment // the one before, 0 for none
 	for _, s := range unread {
 		at, due := q.due(s.id)
 		if !due {
 			continue
 		}
-		deletes, err := q.deletesOf(s, at)
-		var bad *CorruptError
-		if err != nil && !errors.As(err, &bad) { // the rest of a damaged segment is given up when it is its turn
-			return &segmentError{s.id, err}
+		if before.id != 0 && s.id != before.id+1 && q.last.segment > before.id {
+			return lostDeletes(before.id, &CorruptError{q.path(before.id + 1), 0, "the segment is missing"})
+		}
+		deletes, at, err := q.deletesOf(s, at)
+		if err == nil && q.last.segment == s.id && q.last.at > s.size {
+			err = &CorruptError{q.path(s.id), s.size, "the segment is shorter than it was"}
+		}
+		// Without deletes behind it, it is met when it is its turn.
+		if err != nil && q.last.behind(s.id, at) {
+			return lostDeletes(s.id, err)
 		}
 		found = append(found, deletes...)
+		before = s
+	}
+	if before.id != 0 && q.last != unknown && q.last.segment > before.id {
+		return lostDeletes(before.id, &CorruptError{q.path(before.id + 1), 0, "the segment is missing"})
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.deletes = append(found, q.deletes...)
 	q.unread = nil
 	return nil
+}
+
+// lostDeletes says that deletes may be lost behind writes that are in the segment or before it.
+func lostDeletes(segment uint64, err error) error {
+	return &segmentError{segment, fmt.Errorf("%w; deletes may have been behind it", err)}
 }
 
 // due returns where the entries of a segment begin that are not delivered, if there may be some.
@@ -420,27 +508,27 @@ func (q *queue) due(id uint64) (at int64, ok bool) {
 	return headerSize, true
 }
 
-// deletesOf reads the deletes of a segment from offset at on: those before the error, when there is one.
-func (q *queue) deletesOf(s segment, at int64) (found []placed, err error) {
+// deletesOf reads the deletes of a segment from offset at on. With an error they are those before it, and end is its offset.
+func (q *queue) deletesOf(s segment, at int64) (found []placed, end int64, err error) {
 	f, err := os.Open(q.path(s.id))
 	if err != nil {
-		return nil, err
+		return nil, at, err
 	}
 	defer f.Close()
 	if err := readHeader(f, f.Name()); err != nil {
-		return nil, err
+		return nil, at, err
 	}
 	for at < s.size {
 		e, n, err := readRecord(f, f.Name(), at, s.size)
 		if err != nil {
-			return found, err
+			return found, at, err
 		}
 		if e.Kind == Delete {
 			found = append(found, placed{s.id, at, e})
 		}
 		at += n
 	}
-	return found, nil
+	return found, at, nil
 }
 
 // deletesBehind returns the deletes that wait behind entries at the head.
@@ -490,10 +578,7 @@ func (q *queue) addSegment() error {
 	} else if err := os.MkdirAll(q.dir, 0o750); err != nil {
 		return err
 	}
-	id := uint64(1)
-	if n := len(q.segments); n > 0 {
-		id = q.segments[n-1].id + 1
-	}
+	id := q.newest + 1
 	f, err := os.OpenFile(q.path(id), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o640)
 	if err != nil {
 		return err
@@ -511,30 +596,65 @@ func (q *queue) addSegment() error {
 		q.head = headerSize
 	}
 	q.segments = append(q.segments, segment{id, headerSize})
+	q.newest = id
 	q.bytes += headerSize
 	q.tail = f
 	return nil
 }
 
-// sync returns when all appends up to end are on disk.
-func (q *queue) sync(f *os.File, end uint64) error {
+// sync returns when an append and all before it are on disk.
+func (q *queue) sync(a appended) error {
 	q.syncing.Lock()
 	defer q.syncing.Unlock()
-	if q.synced >= end {
+	if q.synced < a.end {
+		now := a.end
+		q.mu.Lock()
+		if q.tail == a.file {
+			now = q.end // segments before the tail are on disk
+		}
+		q.mu.Unlock()
+		// A closed segment was synced before it was closed, or is delivered.
+		if err := a.file.Sync(); err != nil && !errors.Is(err, os.ErrClosed) {
+			return err
+		}
+		q.synced = now
+	}
+	if !a.deletes.behind(q.marked.segment, q.marked.at) {
 		return nil
 	}
-	now := end
+	// After the entries: of a delete that a crash tears off nothing is known.
+	if err := q.mark(a.deletes); err != nil {
+		return fmt.Errorf("store the place of a delete: %w", err)
+	}
+	q.marked = a.deletes
+	return nil
+}
+
+// mark stores the place behind the last delete, in one piece.
+func (q *queue) mark(p place) error {
+	f, err := os.CreateTemp(q.dir, "deletes.*")
+	if err == nil {
+		_, err = f.Write(p.encode())
+		err = errors.Join(err, f.Sync(), f.Close())
+	}
 	q.mu.Lock()
-	if q.tail == f {
-		now = q.end // segments before the tail are on disk
+	delivered := len(q.segments) == 0 || q.segments[0].id > p.segment
+	if err == nil && !delivered { // else the folder may be that of a new queue by now
+		err = os.Rename(f.Name(), q.lastPath())
 	}
 	q.mu.Unlock()
-	// A closed segment was synced before it was closed, or is delivered.
-	if err := f.Sync(); err != nil && !errors.Is(err, os.ErrClosed) {
-		return err
+	if f != nil && (err != nil || delivered) {
+		os.Remove(f.Name())
 	}
-	q.synced = now
-	return nil
+	if err == nil && !delivered {
+		err = syncDir(q.dir)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, due := q.due(p.segment); !due {
+			return nil // delivered
+		}
+	}
+	return err
 }
 
 // next is peek once the deletes are known that wait behind the entries.
@@ -685,24 +805,20 @@ func (q *queue) moved() {
 		os.Remove(q.headPath())
 		return
 	}
-	b := binary.BigEndian.AppendUint64(nil, q.segments[0].id)
-	b = binary.BigEndian.AppendUint64(b, uint64(q.head))
-	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
-	_ = os.WriteFile(q.headPath(), b, 0o640)
+	_ = os.WriteFile(q.headPath(), place{q.segments[0].id, q.head}.encode(), 0o640)
 }
 
-// loadHead reads the head file: segment ID, offset, checksum. It falls back to the first segment's beginning.
+// loadHead falls back to the first segment's beginning.
 func (q *queue) loadHead() int64 {
 	b, err := os.ReadFile(q.headPath())
-	if err != nil || len(b) != 20 || crc32.Checksum(b[:16], castagnoli) != binary.BigEndian.Uint32(b[16:]) ||
-		binary.BigEndian.Uint64(b) != q.segments[0].id {
+	if err != nil {
 		return headerSize
 	}
-	at := int64(binary.BigEndian.Uint64(b[8:]))
-	if at < headerSize || at > q.segments[0].size {
+	p, err := decodePlace(b)
+	if err != nil || p.segment != q.segments[0].id || p.at < headerSize || p.at > q.segments[0].size {
 		return headerSize
 	}
-	return at
+	return p.at
 }
 
 // close ends appends; entries stay on disk.

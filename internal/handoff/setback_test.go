@@ -109,7 +109,7 @@ func TestSegmentThatCannotBeReadIsGivenUp(t *testing.T) {
 		"the first is removed":    {segment: "1", harm: func(p string) { os.Remove(p) }, running: true, left: []string{"b"}},
 		"the newest is removed":   {segment: "2", harm: func(p string) { os.Remove(p) }, running: true, left: []string{"a"}},
 		"the first is unreadable": {segment: "1", harm: func(p string) { mustBlock(t, p) }, left: []string{"b", "c"}, kept: 1},
-		"the newest one is":       {segment: "2", harm: func(p string) { mustBlock(t, p) }, left: []string{"c"}, kept: 2},
+		"the newest one is":       {segment: "2", harm: func(p string) { mustBlock(t, p) }, left: []string{"a", "c"}, kept: 1},
 		"the first is, later":     {segment: "1", harm: func(p string) { mustBlock(t, p) }, running: true, left: []string{"b"}, kept: 1},
 		"the first is cut short":  {segment: "1", harm: func(p string) { os.Truncate(p, headerSize+3) }, running: true, left: []string{"b"}, kept: 1},
 	} {
