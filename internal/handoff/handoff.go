@@ -145,9 +145,7 @@ func (s *Service) Close() error {
 	s.wg.Wait()
 	var errs []error
 	for _, n := range s.all() {
-		for _, sq := range n.all() {
-			errs = append(errs, sq.q.close())
-		}
+		errs = append(errs, n.close())
 	}
 	return errors.Join(errs...)
 }

@@ -2,10 +2,8 @@ package handoff
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -181,19 +179,9 @@ func TestPlaceOfALaterDeleteIsStored(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	r := newReceiver()
-	s := New(testConfig(dir), r.deps())
-	var stuck atomic.Bool
-	stuck.Store(true)
-	s.disk.removeAll = func(path string) error {
-		if stuck.Load() {
-			return errors.New("stuck")
-		}
-		return os.RemoveAll(path)
-	}
-	if err := s.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
+	var f faulty
+	f.remove.Store(true)
+	s := mustOpenOn(t, &f, dir, r)
 	mustDelete(t, s, 2, 7, "d1")
 	r.await(t, "the queue cannot be removed", func() bool { return setbacks(s, 2, 7) > 1 })
 	r.set(func() { r.away = errAway })
@@ -202,7 +190,7 @@ func TestPlaceOfALaterDeleteIsStored(t *testing.T) {
 	if got := loadLast(filepath.Join(dir, "2", "7", "deletes")); !got.behind(1, segmentSize) {
 		t.Errorf("the last delete is at %v", got)
 	}
-	stuck.Store(false)
+	f.remove.Store(false)
 	r.back()
 	r.await(t, "all came", func() bool { return len(r.got["2/7"]) == 3 && !s.Pending(2, 7) })
 }

@@ -32,6 +32,7 @@ type node struct {
 
 	mu     sync.Mutex
 	queues map[uint64]*queue // by shard
+	closed bool              // no appends any more
 	bytes  atomic.Int64      // on disk, of all queues
 
 	stats struct {
@@ -79,8 +80,12 @@ func (n *node) load() (cut []uint64, err error) {
 func (n *node) append(shard uint64, entries []Entry) error {
 	size, _ := measure(entries)
 	n.mu.Lock()
+	if n.closed {
+		n.mu.Unlock()
+		return ErrClosed
+	}
 	q := n.queues[shard]
-	grown := size
+	grown, begun := size, q == nil
 	if q == nil {
 		var err error
 		if q, _, err = openQueue(n.dir, shard, n.s.disk); err != nil {
@@ -101,8 +106,11 @@ func (n *node) append(shard uint64, entries []Entry) error {
 	// a queue that runs empty is not forgotten meanwhile.
 	a, err := q.write(entries...)
 	n.bytes.Add(a.grown)
-	if err == nil {
+	if q.pending() {
 		n.queues[shard] = q
+	}
+	if err != nil && begun && q.pending() { // of a segment without an entry
+		err = errors.Join(err, n.remove(shardQueue{shard, q}))
 	}
 	n.mu.Unlock()
 	if err != nil {
@@ -110,6 +118,18 @@ func (n *node) append(shard uint64, entries []Entry) error {
 	}
 	n.stats.written.Add(size)
 	return q.sync(a)
+}
+
+// close ends appends; what is queued stays on disk.
+func (n *node) close() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.closed = true
+	var errs []error
+	for _, q := range n.queues {
+		errs = append(errs, q.close())
+	}
+	return errors.Join(errs...)
 }
 
 // shardQueue is a queue as it was listed: it may have been forgotten since.

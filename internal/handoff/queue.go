@@ -105,6 +105,7 @@ type queue struct {
 	tail     *os.File  // the last segment, nil until the first append
 	head     int64     // offset of the first entry due in segments[0]
 	newest   uint64    // ID of the newest segment that there ever was
+	unsynced error     // why a segment was closed whose entries may not be on disk
 	bytes    int64     // on disk, delivered ones included
 	end      uint64    // bytes ever appended since it was opened
 	deletes  []placed  // the deletes that wait, in their order, but for those in unread
@@ -124,10 +125,11 @@ type queue struct {
 // disk is what a queue does that tests make fail.
 type disk struct {
 	writeAt   func(f *os.File, b []byte, at int64) (int, error)
+	sync      func(f *os.File) error
 	removeAll func(dir string) error
 }
 
-var realDisk = disk{(*os.File).WriteAt, os.RemoveAll}
+var realDisk = disk{(*os.File).WriteAt, (*os.File).Sync, os.RemoveAll}
 
 // place is an offset in a segment; the zero value is before all of them.
 type place struct {
@@ -570,11 +572,9 @@ func (q *queue) appendLocked(b []byte) (*os.File, error) {
 // addSegment makes the segment that takes the next appends.
 func (q *queue) addSegment() error {
 	if q.tail != nil {
-		// Appends of it that still wait for their fsync find it done.
-		if err := errors.Join(q.tail.Sync(), q.tail.Close()); err != nil {
+		if err := q.closeTail(); err != nil {
 			return err
 		}
-		q.tail = nil
 	} else if err := os.MkdirAll(q.dir, 0o750); err != nil {
 		return err
 	}
@@ -613,8 +613,13 @@ func (q *queue) sync(a appended) error {
 			now = q.end // segments before the tail are on disk
 		}
 		q.mu.Unlock()
-		// A closed segment was synced before it was closed, or is delivered.
-		if err := a.file.Sync(); err != nil && !errors.Is(err, os.ErrClosed) {
+		err := q.disk.sync(a.file)
+		if errors.Is(err, os.ErrClosed) { // by closeTail, or it is delivered
+			q.mu.Lock()
+			err = q.unsynced
+			q.mu.Unlock()
+		}
+		if err != nil {
 			return err
 		}
 		q.synced = now
@@ -828,8 +833,16 @@ func (q *queue) close() error {
 	if q.tail == nil {
 		return nil
 	}
-	err := errors.Join(q.tail.Sync(), q.tail.Close())
+	return q.closeTail()
+}
+
+// closeTail syncs the last segment and closes it: appends that still wait for their fsync find it done, or failed.
+func (q *queue) closeTail() error {
+	err := errors.Join(q.disk.sync(q.tail), q.tail.Close())
 	q.tail = nil
+	if err != nil {
+		q.unsynced = err
+	}
 	return err
 }
 
