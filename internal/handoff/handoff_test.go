@@ -325,6 +325,21 @@ func TestMaxSizeIsExact(t *testing.T) {
 	}
 }
 
+// A queue full of writes refuses no delete; but deletes do not fill the disk either.
+func TestDeletesHaveRoomOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t.TempDir())
+	cfg.MaxSize = 1 << 10
+	s := mustOpen(t, cfg, newAway())
+	mustAppend(t, s, 2, 7, string(make([]byte, 1000-recordHeader)))
+	big := Entry{Kind: Delete, Data: make([]byte, deleteRoom/2-100)}
+	for i := range 3 {
+		if err := s.Append(2, WholeDatabase, big); errors.Is(err, ErrQueueFull) != (i == 2) {
+			t.Errorf("delete %d: %v", i, err)
+		}
+	}
+}
+
 func TestMaxAgeDropsWhatIsOlderAlone(t *testing.T) {
 	t.Parallel()
 	r := newAway()

@@ -15,8 +15,9 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// deleteRoom is how many bytes deletes may take above max-size: a queue that is
-// full of writes must not bring back what is deleted.
+// deleteRoom is how many bytes deletes may take above max-size: a queue that is full of writes must not refuse
+// them. What does not fit even so is refused before it runs anywhere: without a limit, the deletes for a node that never
+// comes back would fill the disk.
 const deleteRoom = 16 << 20
 
 // node is one node's queues, and the loop that sends them.
