@@ -152,6 +152,34 @@ func TestDeleteWhosePlaceCannotBeStoredIsNotAcknowledged(t *testing.T) {
 	}
 }
 
+// The segment that a delete was in may be gone. Another one with its number would seem to lack it.
+func TestNewSegmentsAreBehindALostDelete(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	r := newAway()
+	s := mustOpen(t, testConfig(dir), r)
+	mustAppend(t, s, 2, 7, "w1")
+	s.Close()
+	s = mustOpen(t, testConfig(dir), r)
+	mustDelete(t, s, 2, 7, "a delete that is long")
+	s.Close()
+	if err := os.Remove(segmentPath(dir, "2", "7", "2")); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range []string{"w2", "w3"} {
+		s = mustOpen(t, testConfig(dir), r)
+		mustAppend(t, s, 2, 7, e)
+		s.Close()
+	}
+	r.back()
+	s = mustOpen(t, testConfig(dir), r)
+	r.await(t, "the queue is empty", func() bool { return !s.Pending(2, 7) })
+	s.Close()
+	if diff := cmp.Diff([]string{"w2", "w3"}, r.got["2/7"]); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestPlaceOnDisk(t *testing.T) {
 	t.Parallel()
 	p := place{3, 0x1234}

@@ -4,70 +4,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
-	"io"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
-	"sort"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 )
-
-// The format of a segment is drawn in docs/format/handoff.md.
-const (
-	magic         = "CNHH"
-	formatVersion = 1
-	headerSize    = 8
-	recordHeader  = 4 + 4 + 8 + 1 + 4 // length, checksum, time, kind, points
-
-	segmentSize = 10 << 20  // bytes after which the next segment begins
-	maxBatch    = 32 << 20  // of batch-size
-	maxRecord   = 128 << 20 // bytes of one entry; longer ones are damage
-
-	asideDir = "damaged" // beside the folders of nodes: segments that were given up
-)
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// Kind tells what an entry is. The numbers are on disk.
-type Kind uint8
-
-// The kinds of entries.
-const (
-	Write  Kind = 1
-	Delete Kind = 2
-)
-
-// Entry is one write or delete that a node has to get.
-type Entry struct {
-	Time   int64 // when it was queued, nanoseconds
-	Kind   Kind
-	Points int    // of a write
-	Data   []byte // the request, as its sender encoded it
-}
-
-// size is the entry's bytes on disk.
-func (e Entry) size() int64 { return int64(recordHeader + len(e.Data)) }
-
-// measure returns what entries take on disk, in bytes, and how many points they hold.
-func measure(entries []Entry) (size int64, points int) {
-	for _, e := range entries {
-		size += e.size()
-		points += e.Points
-	}
-	return size, points
-}
-
-// CorruptError says where a queue is damaged.
-type CorruptError struct {
-	Path   string
-	Offset int64
-	Reason string
-}
 
 // segmentError is a segment that cannot be read on. The error is a *CorruptError when what was read is wrong.
 type segmentError struct {
@@ -77,10 +20,6 @@ type segmentError struct {
 
 func (e *segmentError) Error() string { return e.err.Error() }
 func (e *segmentError) Unwrap() error { return e.err }
-
-func (e *CorruptError) Error() string {
-	return fmt.Sprintf("hinted handoff queue %s is damaged at byte %d: %s", e.Path, e.Offset, e.Reason)
-}
 
 // queue is the durable, ordered queue of one (node, shard): a folder of
 // segments, each a series of records. An append is one write; appends that wait
@@ -131,49 +70,6 @@ type disk struct {
 
 var realDisk = disk{(*os.File).WriteAt, (*os.File).Sync, os.RemoveAll}
 
-// place is an offset in a segment; the zero value is before all of them.
-type place struct {
-	segment uint64
-	at      int64
-}
-
-// unknown is the place of the last delete when what is stored of it is damaged: behind everything.
-var unknown = place{segment: math.MaxUint64}
-
-// behind tells whether the place is behind an offset of a segment.
-func (p place) behind(segment uint64, at int64) bool {
-	return p.segment > segment || p.segment == segment && p.at > at
-}
-
-// A place on disk: segment ID, offset, checksum.
-const placeSize = 8 + 8 + 4
-
-func (p place) encode() []byte {
-	b := binary.BigEndian.AppendUint64(nil, p.segment)
-	b = binary.BigEndian.AppendUint64(b, uint64(p.at))
-	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
-}
-
-func decodePlace(b []byte) (place, error) {
-	if len(b) != placeSize || crc32.Checksum(b[:16], castagnoli) != binary.BigEndian.Uint32(b[16:]) {
-		return place{}, errors.New("damaged")
-	}
-	return place{binary.BigEndian.Uint64(b), int64(binary.BigEndian.Uint64(b[8:]))}, nil
-}
-
-// loadLast reads the place behind the last delete.
-func loadLast(path string) place {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return place{}
-	}
-	p, bad := decodePlace(b)
-	if err != nil || bad != nil {
-		return unknown
-	}
-	return p
-}
-
 type segment struct {
 	id   uint64
 	size int64
@@ -181,29 +77,23 @@ type segment struct {
 
 func (q *queue) path(id uint64) string { return filepath.Join(q.dir, fmt.Sprintf("%08d.hh", id)) }
 
-func (q *queue) lastPath() string { return filepath.Join(q.dir, "deletes") }
-
 func (q *queue) headPath() string { return filepath.Join(q.dir, "head") }
-
-// placed is an entry with its place.
-type placed struct {
-	segment uint64
-	at      int64
-	entry   Entry
-}
 
 // openQueue opens or prepares the queue of a shard in a node's folder, and cuts a torn tail. cut is how many bytes that were.
 // What cannot be read or cut now is left as it is, and met again when it is its turn: appends begin a new segment.
 func openQueue(nodeDir string, shard uint64, d disk) (q *queue, cut int64, err error) {
 	q = &queue{dir: filepath.Join(nodeDir, strconv.FormatUint(shard, 10)), shard: shard, disk: d}
-	if q.segments, err = listSegments(q.dir); err != nil || len(q.segments) == 0 {
-		return q, 0, err
+	if q.segments, err = listSegments(q.dir); err != nil {
+		return nil, 0, err
 	}
 	if q.shard != WholeDatabase {
 		q.last = loadLast(q.lastPath())
 		if q.last != unknown {
-			q.marked = q.last
+			q.marked, q.newest = q.last, q.last.segment
 		}
+	}
+	if len(q.segments) == 0 {
+		return q, 0, nil
 	}
 	for _, s := range q.segments {
 		if err := checkVersion(q.path(s.id)); err != nil {
@@ -211,7 +101,7 @@ func openQueue(nodeDir string, shard uint64, d disk) (q *queue, cut int64, err e
 		}
 	}
 	last := &q.segments[len(q.segments)-1]
-	q.newest = last.id
+	q.newest = max(q.newest, last.id)
 	whole, err := wholeRecords(q.path(last.id), last.size)
 	if err == nil && whole < last.size && !q.last.behind(last.id, whole) && truncate(q.path(last.id), whole) == nil {
 		cut = last.size - whole
@@ -224,146 +114,6 @@ func openQueue(nodeDir string, shard uint64, d disk) (q *queue, cut int64, err e
 	q.head = q.loadHead()
 	_ = q.dropDelivered() // tried again when it is sent
 	return q, cut, nil
-}
-
-// listSegments lists the segments in a queue's folder, ascending.
-func listSegments(dir string) (out []segment, err error) {
-	names, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	for _, n := range names {
-		id, err := strconv.ParseUint(strings.TrimSuffix(n.Name(), ".hh"), 10, 64)
-		if err != nil || !strings.HasSuffix(n.Name(), ".hh") {
-			continue
-		}
-		info, err := n.Info()
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, segment{id, info.Size()})
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].id < out[j].id })
-	return out, nil
-}
-
-// wholeRecords returns the length of the part of a segment that is whole.
-func wholeRecords(path string, size int64) (int64, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	var bad *CorruptError
-	if err := readHeader(f, path); errors.As(err, &bad) {
-		return 0, nil // torn while it was made; after a power failure it may be zeros
-	} else if err != nil {
-		return 0, err
-	}
-	at := int64(headerSize)
-	for at < size {
-		_, n, err := readRecord(f, path, at, size)
-		if errors.As(err, &bad) {
-			break
-		} else if err != nil {
-			return 0, err
-		}
-		at += n
-	}
-	return at, nil
-}
-
-// checkVersion refuses a segment of another version: it is no damage, and must not be given up. One that cannot
-// be read is met again when it is its turn.
-func checkVersion(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	var h [headerSize]byte
-	if _, err := f.ReadAt(h[:], 0); err != nil || string(h[:4]) != magic {
-		return nil
-	}
-	if err := checkHeader(h[:]); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return nil
-}
-
-func checkHeader(h []byte) error {
-	if string(h[:4]) != magic {
-		return errors.New("not a hinted handoff segment")
-	}
-	if v := binary.BigEndian.Uint16(h[4:]); v != formatVersion {
-		return fmt.Errorf("hinted handoff format %d is unknown to this version", v)
-	}
-	return nil
-}
-
-// readHeader reads and checks a segment's header.
-func readHeader(f io.ReaderAt, path string) error {
-	var h [headerSize]byte
-	if _, err := f.ReadAt(h[:], 0); errors.Is(err, io.EOF) {
-		return &CorruptError{path, 0, "the header is cut short"}
-	} else if err != nil {
-		return err
-	}
-	if err := checkHeader(h[:]); err != nil {
-		return &CorruptError{path, 0, err.Error()}
-	}
-	return nil
-}
-
-// readRecord reads the record at offset at of a segment of the given size.
-func readRecord(f io.ReaderAt, path string, at, size int64) (Entry, int64, error) {
-	bad := func(reason string) (Entry, int64, error) {
-		return Entry{}, 0, &CorruptError{path, at, reason}
-	}
-	if size-at < recordHeader {
-		return bad("a record is cut short")
-	}
-	read := func(b []byte, at int64) error {
-		_, err := f.ReadAt(b, at)
-		if errors.Is(err, io.EOF) {
-			return &CorruptError{path, at, "the segment is shorter than it was"}
-		}
-		return err
-	}
-	var h [recordHeader]byte
-	if err := read(h[:], at); err != nil {
-		return Entry{}, 0, err
-	}
-	n := int64(binary.BigEndian.Uint32(h[0:]))
-	if n > maxRecord || n > size-at-recordHeader {
-		return bad("a record is longer than the segment")
-	}
-	e := Entry{
-		Time: int64(binary.BigEndian.Uint64(h[8:])), Kind: Kind(h[16]),
-		Points: int(binary.BigEndian.Uint32(h[17:])), Data: make([]byte, n),
-	}
-	if err := read(e.Data, at+recordHeader); err != nil {
-		return Entry{}, 0, err
-	}
-	if sum := crc32.Update(crc32.Checksum(h[8:], castagnoli), castagnoli, e.Data); sum != binary.BigEndian.Uint32(h[4:]) {
-		return bad("checksum mismatch")
-	}
-	if e.Kind != Write && e.Kind != Delete {
-		return bad(fmt.Sprintf("unknown kind %d", e.Kind))
-	}
-	return e, recordHeader + n, nil
-}
-
-func appendRecord(b []byte, e Entry) []byte {
-	at := len(b)
-	b = append(b, make([]byte, recordHeader)...)
-	h := b[at:]
-	binary.BigEndian.PutUint32(h[0:], uint32(len(e.Data)))
-	binary.BigEndian.PutUint64(h[8:], uint64(e.Time))
-	h[16] = byte(e.Kind)
-	binary.BigEndian.PutUint32(h[17:], uint32(e.Points))
-	binary.BigEndian.PutUint32(h[4:], crc32.Update(crc32.Checksum(h[8:recordHeader], castagnoli), castagnoli, e.Data))
-	return append(b, e.Data...)
 }
 
 // pending tells whether entries wait.
@@ -453,50 +203,6 @@ func (q *queue) write(entries ...Entry) (a appended, err error) {
 	return a, err
 }
 
-// findDeletes reads what was in the queue when it was opened, for its deletes. The error is a *segmentError.
-func (q *queue) findDeletes() error {
-	q.mu.Lock()
-	unread := q.unread
-	q.mu.Unlock()
-	if unread == nil {
-		return nil
-	}
-	var found []placed
-	var before segment // the one before, 0 for none
-	for _, s := range unread {
-		at, due := q.due(s.id)
-		if !due {
-			continue
-		}
-		if before.id != 0 && s.id != before.id+1 && q.last.segment > before.id {
-			return lostDeletes(before.id, &CorruptError{q.path(before.id + 1), 0, "the segment is missing"})
-		}
-		deletes, at, err := q.deletesOf(s, at)
-		if err == nil && q.last.segment == s.id && q.last.at > s.size {
-			err = &CorruptError{q.path(s.id), s.size, "the segment is shorter than it was"}
-		}
-		// Without deletes behind it, it is met when it is its turn.
-		if err != nil && q.last.behind(s.id, at) {
-			return lostDeletes(s.id, err)
-		}
-		found = append(found, deletes...)
-		before = s
-	}
-	if before.id != 0 && q.last != unknown && q.last.segment > before.id {
-		return lostDeletes(before.id, &CorruptError{q.path(before.id + 1), 0, "the segment is missing"})
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.deletes = append(found, q.deletes...)
-	q.unread = nil
-	return nil
-}
-
-// lostDeletes says that deletes may be lost behind writes that are in the segment or before it.
-func lostDeletes(segment uint64, err error) error {
-	return &segmentError{segment, fmt.Errorf("%w; deletes may have been behind it", err)}
-}
-
 // due returns where the entries of a segment begin that are not delivered, if there may be some.
 func (q *queue) due(id uint64) (at int64, ok bool) {
 	q.mu.Lock()
@@ -508,47 +214,6 @@ func (q *queue) due(id uint64) (at int64, ok bool) {
 		return q.head, true
 	}
 	return headerSize, true
-}
-
-// deletesOf reads the deletes of a segment from offset at on. With an error they are those before it, and end is its offset.
-func (q *queue) deletesOf(s segment, at int64) (found []placed, end int64, err error) {
-	f, err := os.Open(q.path(s.id))
-	if err != nil {
-		return nil, at, err
-	}
-	defer f.Close()
-	if err := readHeader(f, f.Name()); err != nil {
-		return nil, at, err
-	}
-	for at < s.size {
-		e, n, err := readRecord(f, f.Name(), at, s.size)
-		if err != nil {
-			return found, at, err
-		}
-		if e.Kind == Delete {
-			found = append(found, placed{s.id, at, e})
-		}
-		at += n
-	}
-	return found, at, nil
-}
-
-// deletesBehind returns the deletes that wait behind entries at the head.
-func (q *queue) deletesBehind(entries []Entry) []Entry {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if len(q.segments) == 0 {
-		return nil
-	}
-	size, _ := measure(entries)
-	at := q.head + size
-	var out []Entry
-	for _, d := range q.deletes {
-		if d.segment > q.segments[0].id || d.segment == q.segments[0].id && d.at >= at {
-			out = append(out, d.entry)
-		}
-	}
-	return out
 }
 
 func (q *queue) appendLocked(b []byte) (*os.File, error) {
@@ -633,33 +298,6 @@ func (q *queue) sync(a appended) error {
 	}
 	q.marked = a.deletes
 	return nil
-}
-
-// mark stores the place behind the last delete, in one piece.
-func (q *queue) mark(p place) error {
-	f, err := os.CreateTemp(q.dir, "deletes.*")
-	if err == nil {
-		_, err = f.Write(p.encode())
-		err = errors.Join(err, f.Sync(), f.Close())
-	}
-	q.mu.Lock()
-	delivered := len(q.segments) == 0 || q.segments[0].id > p.segment
-	if err == nil && !delivered { // else the folder may be that of a new queue by now
-		err = os.Rename(f.Name(), q.lastPath())
-	}
-	q.mu.Unlock()
-	if f != nil && (err != nil || delivered) {
-		os.Remove(f.Name())
-	}
-	if err == nil && !delivered {
-		err = syncDir(q.dir)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, due := q.due(p.segment); !due {
-			return nil // delivered
-		}
-	}
-	return err
 }
 
 // next is peek once the deletes are known that wait behind the entries.
