@@ -45,11 +45,12 @@ lint: ## gofmt, go vet and staticcheck
 
 bench: ## run the benchmarks, and compare a cluster with one plain node
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/...
-	$(GO) test -tags bench -count=1 -v ./test/bench/
+	$(GO) test -tags bench -count=1 -v -skip TestForeground ./test/bench/
 	$(MAKE) bench-entropy
 
 bench-entropy: ## measure anti-entropy, as a table
 	$(GO) test -tags bench -count=1 -timeout 30m -run TestEntropyTable -v ./internal/entropy/transport
+	$(GO) test -tags bench -count=1 -timeout 30m -run TestForeground -v ./test/bench
 
 FUZZTIME ?= 30s
 fuzz: ## fuzz all that parses bytes from outside, FUZZTIME each; inputs are made smaller for a second only, or that takes most of the time

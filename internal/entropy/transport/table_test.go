@@ -3,7 +3,6 @@
 package transport
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"math"
@@ -222,7 +221,6 @@ func TestEntropyTable(t *testing.T) {
 	b.windows()
 	b.points()
 	b.large()
-	b.foreground()
 }
 
 // digests are the rows about 10 million points.
@@ -340,70 +338,4 @@ func (b *table) large() {
 	b.row("the same, beside a bare copy of the file over loopback with fsync, at no limit",
 		fmt.Sprintf("%v beside %v, %.1f times less", took.Round(time.Millisecond), copied.Round(time.Millisecond), copied.Seconds()/took.Seconds()), "20 times less", took*20 <= copied)
 	b.row("heap of both owners during it", mib(int64(most)), "256 MiB at most", most <= 256<<20)
-}
-
-// foreground is the row about writes beside a repair. What a write costs drifts, with the machine and with what the engine compacts:
-// the repair is paused and goes on in turns, and the writes of both kinds are taken from the whole time.
-func (b *table) foreground() {
-	o := newOwnersWith(b.t, 2, 2, func(o *owners, dirs []string) {
-		files(b.t, dirs, 1, o.start, 2000, 60_000, func(rng *rand.Rand, _ int) float64 { return rng.NormFloat64() },
-			func(owner, s, block int) bool { return owner == 1 && block%2 == 1 })
-	})
-	cfg := o.config
-	cfg.MaxRate = entropy.NewConfig().MaxRate
-	o.service.SetConfig(cfg)
-	for i := range 2 {
-		o.create(i, 2)
-		if _, err := o.copies[i].Root(b.t.Context(), o.shard(1), math.MaxInt64); err != nil { // the checks before have it
-			b.t.Fatal(err)
-		}
-	}
-	if err := o.service.Repair(b.t.Context(), 1); err != nil {
-		b.t.Fatal(err)
-	}
-	n := 0
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	write := func() time.Duration {
-		<-tick.C
-		points := make([]models.Point, 50)
-		for i := range points {
-			n++
-			points[i] = o.point(fmt.Sprintf("w,host=%d", i), "v", o.at(time.Duration(n)*time.Millisecond), float64(n))
-		}
-		start := time.Now()
-		o.write(1, 2, points...)
-		return time.Since(start)
-	}
-	var alone, beside []time.Duration
-	for turn := 0; turn < 30; turn++ {
-		paused := turn%2 == 0
-		if err := o.service.Pause(context.Background(), paused); err != nil {
-			b.t.Fatal(err)
-		}
-		for range 50 { // what the turn before left behind
-			write()
-		}
-		for end := time.Now().Add(time.Second); time.Now().Before(end); {
-			took := write()
-			if st, err := o.service.Status(context.Background()); err != nil || len(st.Queued) == 0 {
-				turn = 30
-				break
-			}
-			if paused {
-				alone = append(alone, took)
-			} else {
-				beside = append(beside, took)
-			}
-		}
-	}
-	p99 := func(l []time.Duration) time.Duration {
-		slices.Sort(l)
-		return l[len(l)*99/100]
-	}
-	a, w := p99(alone), p99(beside)
-	b.row(fmt.Sprintf("p99 of %d writes to an owner beside a running repair at the default rate, and of %d while it was paused, in turns", len(beside), len(alone)),
-		fmt.Sprintf("%v beside %v: %+.0f %%; the medians %v and %v", w.Round(time.Microsecond), a.Round(time.Microsecond), 100*(w.Seconds()/a.Seconds()-1),
-			beside[len(beside)/2].Round(time.Microsecond), alone[len(alone)/2].Round(time.Microsecond)), "at most 10 % more", w.Seconds() <= 1.1*a.Seconds())
-	b.t.Logf("repair: %+v", o.record(1, func(entropy.RepairRecord) bool { return true }))
 }
