@@ -59,7 +59,7 @@ func (m *fakeMeta) CreateShardGroup(_, _ string, t time.Time) (*emeta.ShardGroup
 	return &emeta.ShardGroupInfo{ID: 1, StartTime: t.Add(-time.Hour * 1e5), EndTime: t.Add(time.Hour * 1e5), Shards: []emeta.ShardInfo{sh}}, nil
 }
 
-func (m *fakeMeta) NodeID() uint64            { return m.self }
+func (m *fakeMeta) NodeID() uint64 { return m.self }
 func (m *fakeMeta) DataNodes() []cluster.Node {
 	if m.lost {
 		return nil

@@ -98,5 +98,8 @@ func (s *Stint) Rest() error {
 	}
 	err := s.pace.Rest(s.ctx, time.Since(s.since))
 	s.since = time.Now()
+	if s.ctx.Err() != nil {
+		return context.Cause(s.ctx)
+	}
 	return err
 }

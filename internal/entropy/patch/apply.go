@@ -6,8 +6,6 @@ import (
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
-
-	"concord/internal/entropy/pace"
 )
 
 const applyBatch = 5000 // points that are written at once
@@ -66,10 +64,9 @@ func write(ctx context.Context, store Store, shardID uint64, blocks []Block) (wr
 		batch = nil // the engine may keep the points
 		return nil
 	}
-	work := pace.Begin(ctx)
 	for _, b := range blocks {
-		if err := work.Rest(); err != nil {
-			return written, err
+		if ctx.Err() != nil {
+			return written, context.Cause(ctx)
 		}
 		vs, err := b.Decode()
 		if err != nil {

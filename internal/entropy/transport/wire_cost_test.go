@@ -130,3 +130,42 @@ func TestMissingBlocksCostTheirSize(t *testing.T) {
 		}
 	}
 }
+
+// Half of the blocks of several series are missing, every other one, and no block ends with a window: what both have of such windows is
+// left out, however many of them are worked on at once.
+func TestScatteredGapsCostLittle(t *testing.T) {
+	t.Parallel()
+	o := newOwners(t, 2, 1)
+	const series, blocks = 6, 40
+	sizes := make([]int64, 2)
+	for owner := range o.stores {
+		o.create(owner, 1)
+		rng := rand.New(rand.NewPCG(5, 1))
+		for s := range series {
+			name := fmt.Sprintf("cpu,host=server-%03d", s)
+			var points []models.Point
+			for i := range blocks * 1000 {
+				v := rng.NormFloat64()
+				if owner == 0 || i/1000%2 == 0 {
+					points = append(points, o.point(name, wireField, o.at(time.Hour+time.Duration(i)*10*time.Second), v))
+				}
+			}
+			o.write(owner, 1, points...)
+			whole := patch.Region{Series: []byte(name), Field: wireField, Type: digest.Float, Min: models.MinNanoTime, Max: models.MaxNanoTime}
+			err := patch.Read(t.Context(), o.stores[owner].Shard(1), []patch.Region{whole}, patch.Limits{}, func(b patch.Block) error {
+				sizes[owner] += int64(len(b.Data))
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		o.snapshot(owner, 1)
+	}
+	bytes, r := o.repaired(1)
+	ratio := float64(bytes) / float64(sizes[0]-sizes[1])
+	t.Logf("%d bytes for %d that are missing: %.3f", bytes, sizes[0]-sizes[1], ratio)
+	if r.Points != series*blocks/2*1000 || ratio > 1.2 {
+		t.Errorf("%d points for %.2f times the size of what was missing, want 1.2 times at most", r.Points, ratio)
+	}
+}
