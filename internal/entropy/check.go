@@ -272,8 +272,31 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 		s.conclude(sh, nil, &lastCheck{owners: owners, states: now})
 		return "", nil
 	}
+	settle := time.Duration(s.config().Settle)
+	// A clock that is far ahead is not believed.
+	if until := youngUntil(copies, settle); until.After(s.deps.Now()) && until.Sub(s.deps.Now()) <= 2*settle {
+		s.conclude(sh, nil, &lastCheck{owners: owners, lookAgain: until})
+		notify(s.reload)
+		return "its first write may be on its way to the owners that lack it", nil
+	}
 	s.conclude(sh, &ShardStatus{ID: sh.ID, Status: Missing}, &lastCheck{owners: owners, states: now})
 	return "", nil
+}
+
+// youngUntil is when settle is over since a write began the last of the copies that there are. It is the zero time when one is none that a write began.
+func youngUntil(copies []copyOf, settle time.Duration) (until time.Time) {
+	for _, c := range copies {
+		if !c.state.Exists {
+			continue
+		}
+		if c.state.Begun == 0 || BegunByCopy(c.state.Begun) {
+			return time.Time{}
+		}
+		if at := time.Unix(0, c.state.Begun).Add(settle); at.After(until) {
+			until = at
+		}
+	}
+	return until
 }
 
 // postpone puts off the second look at a shard that cannot be compared now: one
@@ -348,7 +371,7 @@ func (s *Service) compare(ctx context.Context, st *cluster.State, sh cluster.Sha
 	}
 
 	until := now.Add(-settle).UnixNano()
-	second := !last.lookAgain.IsZero()
+	second := last.seen != nil
 	if second {
 		if now.Before(last.lookAgain) {
 			return nil

@@ -89,6 +89,32 @@ func TestCheck(t *testing.T) {
 		pass(2 * time.Minute)
 		wantStatus(t, s, NodeStatus{})
 	})
+	bubble("a shard whose first write is on its way to an owner is not missing there", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		begin := func(owners ...uint64) {
+			for _, o := range owners {
+				c.replicas[o].write(1, "cpu,host=a", "value", old(), 1.0)
+				c.replicas[o].change(func() { c.replicas[o].shards[1].begun = time.Now().UnixNano() })
+			}
+		}
+		begin(1, 2)
+		mustCheck(t, s)
+		wantStatus(t, s, NodeStatus{})
+		begin(3)
+		pass(61 * time.Second) // the checker looks again by itself
+		wantStatus(t, s, NodeStatus{})
+	})
+	bubble("a shard that an owner still lacks after settle is missing", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, func(cfg *Config, _ *Deps) { cfg.AutoRepairMissing = false })
+		for _, o := range []uint64{1, 2} {
+			c.replicas[o].write(1, "cpu,host=a", "value", old(), 1.0)
+			c.replicas[o].change(func() { c.replicas[o].shards[1].begun = time.Now().UnixNano() })
+		}
+		mustCheck(t, s)
+		wantStatus(t, s, NodeStatus{})
+		pass(61 * time.Second) // the checker looks again by itself
+		wantStatus(t, s, NodeStatus{Shards: []ShardStatus{{ID: 1, Status: Missing}}})
+	})
 	bubble("young windows of a hot shard are not compared", t, func(t *testing.T, c *fakeCluster) {
 		s := mustOpen(t, c, nil)
 		c.writeAll(2, time.Now().Add(-week/4).UnixNano(), 1.0)
