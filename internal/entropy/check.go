@@ -259,6 +259,7 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 		return "not modified since the last check", nil
 	}
 
+	s.aware(ctx, sh, copies)
 	have := 0
 	for _, c := range copies {
 		if c.state.Exists {
@@ -456,7 +457,36 @@ func (s *Service) whole(ctx context.Context, sh cluster.Shard, copies []copyOf) 
 		}
 		if err := c.replica.Whole(ctx, sh.ID); err != nil {
 			s.fail("Cannot tell an owner that its copy is whole", sh.ID, err)
+			s.mu.Lock()
+			if s.unaware[sh.ID] == nil {
+				s.unaware[sh.ID] = make(map[uint64]int64)
+			}
+			s.unaware[sh.ID][c.owner] = c.state.Begun
+			s.mu.Unlock()
 		}
+	}
+}
+
+// aware tells the owners of which whole could not. Beside the others, who were told, they would seem to have begun late.
+func (s *Service) aware(ctx context.Context, sh cluster.Shard, copies []copyOf) {
+	for i := range copies {
+		c := &copies[i]
+		s.mu.Lock()
+		begun, ok := s.unaware[sh.ID][c.owner]
+		s.mu.Unlock()
+		if !ok {
+			continue
+		}
+		if c.state.Begun == begun { // else it lost the shard since, or a write began it again
+			c.state.Begun = 0
+			if err := c.replica.Whole(ctx, sh.ID); err != nil {
+				s.fail("Cannot tell an owner that its copy is whole", sh.ID, err)
+				continue
+			}
+		}
+		s.mu.Lock()
+		delete(s.unaware[sh.ID], c.owner)
+		s.mu.Unlock()
 	}
 }
 

@@ -42,6 +42,7 @@ type fakeReplica struct {
 	mu       sync.Mutex
 	shards   map[uint64]*fakeShard
 	down     error                                      // what each call answers
+	deaf     bool                                       // to Whole
 	block    chan struct{}                              // Fetch waits for it, when set
 	files    func(ctx context.Context, id uint64) error // makes a missing shard out of files, when set
 }
@@ -130,6 +131,9 @@ func (r *fakeReplica) Whole(_ context.Context, id uint64) error {
 		return err
 	}
 	defer unlock()
+	if r.deaf {
+		return errAway
+	}
 	if sh := r.shards[id]; sh != nil {
 		sh.begun = 0
 	}

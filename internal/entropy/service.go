@@ -67,6 +67,7 @@ type Service struct {
 	cfg      Config
 	results  map[uint64]ShardStatus
 	checks   map[uint64]*lastCheck
+	unaware  map[uint64]map[uint64]int64 // by shard, by owner: ShardState.Begun of copies that were found equal and could not be told
 	running  map[uint64]*job
 	freed    chan struct{} // closed and replaced when a job may sync
 	suspects bool          // a check is due at once
@@ -104,7 +105,7 @@ func New(cfg Config, deps Deps) *Service {
 	s := &Service{
 		deps: deps, cfg: cfg, log: zap.NewNop(), limiter: rate.NewLimiter(rateOf(cfg.MaxRate)),
 		reload: make(chan struct{}, 1), wake: make(chan struct{}, 1), scrubbing: make(chan struct{}, 1),
-		results: make(map[uint64]ShardStatus), checks: make(map[uint64]*lastCheck), running: make(map[uint64]*job), freed: make(chan struct{}),
+		results: make(map[uint64]ShardStatus), checks: make(map[uint64]*lastCheck), unaware: make(map[uint64]map[uint64]int64), running: make(map[uint64]*job), freed: make(chan struct{}),
 	}
 	if l, ok := deps.Local.(*Local); ok {
 		l.throttle = s.Throttle
@@ -372,6 +373,11 @@ func (s *Service) purge() {
 	for id := range s.results {
 		if _, ok := live[id]; !ok {
 			delete(s.results, id)
+		}
+	}
+	for id := range s.unaware {
+		if _, ok := live[id]; !ok {
+			delete(s.unaware, id)
 		}
 	}
 	for id := range s.checks {

@@ -115,6 +115,30 @@ func TestCheck(t *testing.T) {
 		pass(61 * time.Second) // the checker looks again by itself
 		wantStatus(t, s, NodeStatus{Shards: []ShardStatus{{ID: 1, Status: Missing}}})
 	})
+	bubble("an owner that could not be told that its copy is whole does not seem to have lost it", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		c.writeAll(1, old(), 1.0)
+		for _, r := range c.replicas {
+			r.change(func() { r.shards[1].begun = 1 })
+		}
+		c.replicas[2].change(func() { c.replicas[2].deaf = true })
+		pass(2 * time.Minute)
+		mustCheck(t, s)
+		if c.replicas[1].shards[1].begun != 0 || c.replicas[2].shards[1].begun != 1 {
+			t.Fatal("it is not as it was to be")
+		}
+		c.replicas[3].write(1, "cpu,host=b", "value", old(), 1.0)
+		for _, deaf := range []bool{true, false} {
+			c.replicas[2].change(func() { c.replicas[2].deaf = deaf })
+			pass(2 * time.Minute)
+			mustCheck(t, s)
+			wantStatus(t, s, NodeStatus{Shards: []ShardStatus{{ID: 1, Status: Diff}}})
+			c.replicas[3].write(1, "cpu,host=b", "value", old()+1, 1.0)
+		}
+		if c.replicas[2].shards[1].begun != 0 {
+			t.Error("it was never told")
+		}
+	})
 	bubble("young windows of a hot shard are not compared", t, func(t *testing.T, c *fakeCluster) {
 		s := mustOpen(t, c, nil)
 		c.writeAll(2, time.Now().Add(-week/4).UnixNano(), 1.0)
