@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { process.Main(m) }
 // second one without half of the blocks of some shards. What a write costs drifts with the machine: repairs and pauses of the same
 // length take turns.
 func TestForeground(t *testing.T) {
-	const shards, series, blocks = 4, 1000, 40
+	const shards, series, blocks = 2, 1000, 40
 	c := process.Start(t, process.Options{Meta: 1, Data: 2, Settings: map[string]map[string]any{
 		"hinted-handoff": {"enabled": false},
 		"anti-entropy":   {"settle": "1s", "check-interval": "1h"},
