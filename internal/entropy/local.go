@@ -244,7 +244,7 @@ func (l *Local) CheckDisk(bytes int64) error {
 const minFree = 20
 
 // Apply writes points, creating the shard where it is missing.
-func (l *Local) Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (n int, err error) {
+func (l *Local) Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
