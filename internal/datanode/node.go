@@ -284,7 +284,7 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 	var control entropy.Control // stays nil when the service is off
 	if n.cfg.AntiEntropy.Enabled {
 		n.Entropy = entropy.New(n.cfg.AntiEntropy, entropy.Deps{
-			Dir: n.cfg.entropyDir(), Meta: n.Meta, Local: local, Transport: tr,
+			Dir: n.cfg.entropyDir(), Meta: n.Meta, Local: local, Transport: tr, Pace: local.Pace,
 		})
 		n.Entropy.WithLogger(n.log)
 		shards.Wait = n.Entropy.Throttle

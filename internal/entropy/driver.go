@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/cluster"
+	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile"
 )
@@ -127,6 +128,7 @@ func (o *outcome) change(fn func()) {
 // run repairs one shard and settles its place in the queue.
 func (s *Service) run(ctx context.Context, it queued, j *job) {
 	id, start, out := it.ID, j.started, j.out
+	ctx = pace.With(ctx, s.deps.Pace)
 	err := s.repair(ctx, id, j)
 	ended := out.record(id, start, s.deps.Now())
 	ended.Added, ended.Attempts, ended.Ended, ended.ETA = it.Added, it.Attempts, s.deps.Now(), 0

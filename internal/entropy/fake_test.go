@@ -9,6 +9,7 @@ import (
 	"hash/fnv"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +20,7 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/entropy/digest"
+	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile"
 )
@@ -42,6 +44,7 @@ type fakeReplica struct {
 	mu       sync.Mutex
 	shards   map[uint64]*fakeShard
 	down     error                                      // what each call answers
+	paced    atomic.Bool                                // Fetch was called with a pace
 	deaf     bool                                       // to Whole
 	block    chan struct{}                              // Fetch waits for it, when set
 	files    func(ctx context.Context, id uint64) error // makes a missing shard out of files, when set
@@ -206,6 +209,9 @@ func (r *fakeReplica) Digests(_ context.Context, sh cluster.Shard, until int64, 
 }
 
 func (r *fakeReplica) Fetch(ctx context.Context, sh cluster.Shard, regions []patch.Region, limits patch.Limits, fn func(patch.Block) error) error {
+	if pace.Of(ctx) != nil {
+		r.paced.Store(true)
+	}
 	unlock, err := r.lock()
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"concord/internal/cluster"
+	"concord/internal/entropy/pace"
 	"concord/internal/entropy/reconcile"
 )
 
@@ -36,6 +37,7 @@ type Deps struct {
 	Meta      Metadata
 	Local     Replica
 	Transport Transport
+	Pace      *pace.Pace // that of this node's background work; nil for none
 
 	Reconciler reconcile.Reconciler                 // reconcile.Rateless when nil
 	Now        func() time.Time                     // time.Now when nil

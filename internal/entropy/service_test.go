@@ -12,6 +12,7 @@ import (
 	"github.com/influxdata/influxdb/models"
 
 	"concord/internal/entropy/digest"
+	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile"
 )
@@ -208,6 +209,16 @@ func TestRepair(t *testing.T) {
 		}
 		if got := c.replicas[1].dump(2); got != "map[]" {
 			t.Errorf("the empty shard is %s", got)
+		}
+	})
+	bubble("a repair keeps to the pace of the node that drives it", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, func(_ *Config, d *Deps) { d.Pace = pace.New(func() int64 { return 0 }) })
+		c.writeAll(1, old(), 1.0)
+		c.replicas[2].write(1, "cpu,host=b", "value", old(), 1.0)
+		pass(2 * time.Minute)
+		mustRepair(t, s, 1)
+		if !c.replicas[2].paced.Load() {
+			t.Error("its points were read without")
 		}
 	})
 	bubble("missing shards wait for the operator when told so", t, func(t *testing.T, c *fakeCluster) {

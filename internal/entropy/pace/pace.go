@@ -89,13 +89,6 @@ func Begin(ctx context.Context) Stint { return Stint{ctx, Of(ctx), time.Now()} }
 
 // Rest is to be called every hundred microseconds of work or so. It returns the cause when ctx is done.
 func (s *Stint) Rest() error {
-	if s.ctx.Err() != nil {
-		return context.Cause(s.ctx)
-	}
-	if !s.pace.Busy() {
-		s.since = time.Now()
-		return nil
-	}
 	err := s.pace.Rest(s.ctx, time.Since(s.since))
 	s.since = time.Now()
 	if s.ctx.Err() != nil {

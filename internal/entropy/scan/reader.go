@@ -62,13 +62,9 @@ type file struct {
 
 // NewReader opens the files of a shard. What is read ends with ctx, and keeps to its pace.
 func NewReader(ctx context.Context, shard *tsdb.Shard) (*Reader, error) {
-	e, err := shard.Engine()
+	engine, err := scrub.EngineOf(shard)
 	if err != nil {
 		return nil, fmt.Errorf("read shard %d: %w", shard.ID(), err)
-	}
-	engine, ok := e.(*tsm1.Engine)
-	if !ok {
-		return nil, fmt.Errorf("shard %d has the unknown engine %T", shard.ID(), e)
 	}
 	r := &Reader{ctx: ctx, shard: shard, engine: engine}
 	if err := r.follow(); err != nil {

@@ -35,7 +35,7 @@ type Aside struct {
 // A file can be damaged in its tombstones alone: the engine still knows what they say, and
 // the new file needs none.
 func (a *Aside) Run(ctx context.Context) (kept string, found []*Damage, err error) {
-	engine, err := engineOf(a.Shard)
+	engine, err := EngineOf(a.Shard)
 	if err != nil {
 		return "", nil, err
 	}
@@ -282,8 +282,8 @@ func contains(r *tsm1.TSMReader, key []byte) (has bool) {
 	return r.Contains(key)
 }
 
-// engineOf returns the shard's engine.
-func engineOf(shard *tsdb.Shard) (*tsm1.Engine, error) {
+// EngineOf returns the shard's engine.
+func EngineOf(shard *tsdb.Shard) (*tsm1.Engine, error) {
 	e, err := shard.Engine()
 	if err != nil {
 		return nil, err

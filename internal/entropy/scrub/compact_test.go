@@ -18,7 +18,7 @@ func gated(t *testing.T, damage func(path string)) (*tsdb.Store, chan []*Damage)
 	if err := os.WriteFile(not, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	e, err := engineOf(sh)
+	e, err := EngineOf(sh)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func gated(t *testing.T, damage func(path string)) (*tsdb.Store, chan []*Damage)
 // fewer waits until a shard has that few files.
 func fewer(t *testing.T, s *tsdb.Store, n int) {
 	t.Helper()
-	e, err := engineOf(s.Shard(1))
+	e, err := EngineOf(s.Shard(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func TestGateHoldsDamagedFilesBack(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("nothing was found")
 	}
-	e, err := engineOf(s.Shard(1))
+	e, err := EngineOf(s.Shard(1))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,7 +51,7 @@ func newShard(t testing.TB) (*tsdb.Store, *tsdb.Shard) {
 	if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
 		t.Fatal(err)
 	}
-	e, err := engineOf(s.Shard(1))
+	e, err := EngineOf(s.Shard(1))
 	if err == nil {
 		err = e.WriteSnapshot()
 	}
@@ -75,7 +75,7 @@ func more(t testing.TB, s *tsdb.Store, n int) {
 		if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
 			t.Fatal(err)
 		}
-		e, err := engineOf(s.Shard(1))
+		e, err := EngineOf(s.Shard(1))
 		if err == nil {
 			err = e.WriteSnapshot()
 		}
