@@ -169,6 +169,7 @@ func (n *Node) Open() (err error) {
 		return fmt.Errorf("open the storage engine in %s: %w", n.cfg.Data.Dir, err)
 	}
 	n.onClose(n.Store.Close)
+	stopped := written(n.Store) // before anything is written
 	shards := fulldisk.New(n.Store, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.log)
 	n.onClose(shards.Close)
 
@@ -179,7 +180,7 @@ func (n *Node) Open() (err error) {
 	pool := &rpc.Pool{Blocked: n.Blocked, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.peerTLS}
 	n.onClose(pool.Close)
 
-	if err := n.openCopies(pool); err != nil {
+	if err := n.openCopies(pool, stopped); err != nil {
 		return err
 	}
 
@@ -196,7 +197,7 @@ func (n *Node) Open() (err error) {
 	n.writer.WithLogger(n.log)
 	n.writer.Begun, n.local.Deletes = n.local.Begin, n.writer
 	n.writer.Shards, n.writer.Failed, n.local.Shards = shards, shards.StallAll, shards
-	n.writer.Missed = n.missed
+	n.writer.Missed, n.writer.Lacks = n.missed, n.copies.Missed
 	for shard, found := range damaged {
 		if err := n.local.Found(shard, found...); err != nil {
 			return err
@@ -209,7 +210,7 @@ func (n *Node) Open() (err error) {
 		return fmt.Errorf("open the points writer: %w", err)
 	}
 	n.onClose(n.writer.Close)
-	n.queues.slow.Store(n.writer)
+	n.queues.writer.Store(n.writer)
 	n.mon = n.newMonitor()
 
 	n.openExecutor(pool, n.mon)

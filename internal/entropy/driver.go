@@ -262,6 +262,9 @@ func (s *Service) repairOwners(ctx context.Context, st *cluster.State, sh cluste
 		}
 	}
 	s.whole(ctx, sh, copies)
+	if _, any := lacking(copies); any { // more may have been missed meanwhile
+		s.Suspect(sh.ID)
+	}
 	if out.until == everything && out.verified { // what is not settled may be damaged, too
 		if err := s.healed(ctx, st, sh, copies); err != nil {
 			return err

@@ -75,6 +75,9 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	}
 	err = writeStore(shards, begun, tsdb.WriteContext{UserId: r.UserId}, r.ShardId, r.Database, r.RetentionPolicy, points)
 	var p tsdb.PartialWriteError
+	if s.writer != nil && (err == nil || errors.As(err, &p)) {
+		s.writer.received.add(r)
+	}
 	switch {
 	case err == nil:
 		return &rpc.WriteShardResponse{}, nil
@@ -222,6 +225,17 @@ func (s *Server) Hint(_ context.Context, r *rpc.HintRequest) (*rpc.HintResponse,
 		return nil, status.Error(codes.ResourceExhausted, err.Error())
 	}
 	return &rpc.HintResponse{}, nil
+}
+
+// Received compares what another owner got of a node that went down with what this node got.
+func (s *Server) Received(ctx context.Context, r *rpc.ReceivedRequest) (*rpc.ReceivedResponse, error) {
+	if s.writer == nil {
+		return nil, status.Error(codes.Unavailable, "this node takes no writes")
+	}
+	if err := s.writer.compareReceived(ctx, r); err != nil {
+		return nil, err
+	}
+	return &rpc.ReceivedResponse{}, nil
 }
 
 // maxBarriers of a delete: one is of a node.

@@ -368,8 +368,11 @@ type WriteShardRequest struct {
 	SenderNode uint64 `protobuf:"varint,9,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
 	// A message that arrives a second time is void, and so is one with a sequence below settled:
 	// its sender has none of these under way any more.
-	Message       uint64 `protobuf:"varint,10,opt,name=message,proto3" json:"message,omitempty"` // of the sender, another for each
-	Settled       uint64 `protobuf:"varint,11,opt,name=settled,proto3" json:"settled,omitempty"`
+	Message uint64 `protobuf:"varint,10,opt,name=message,proto3" json:"message,omitempty"` // of the sender, another for each
+	Settled uint64 `protobuf:"varint,11,opt,name=settled,proto3" json:"settled,omitempty"`
+	// The same for all owners of the shard: what was on its way when the sender went down may have reached some of them only.
+	Write         uint64 `protobuf:"varint,12,opt,name=write,proto3" json:"write,omitempty"`                                   // 0 for one out of hinted handoff
+	SettledWrite  uint64 `protobuf:"varint,13,opt,name=settled_write,json=settledWrite,proto3" json:"settled_write,omitempty"` // all writes to the shard below it have reached their owners, or wait for them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -477,6 +480,20 @@ func (x *WriteShardRequest) GetMessage() uint64 {
 func (x *WriteShardRequest) GetSettled() uint64 {
 	if x != nil {
 		return x.Settled
+	}
+	return 0
+}
+
+func (x *WriteShardRequest) GetWrite() uint64 {
+	if x != nil {
+		return x.Write
+	}
+	return 0
+}
+
+func (x *WriteShardRequest) GetSettledWrite() uint64 {
+	if x != nil {
+		return x.SettledWrite
 	}
 	return 0
 }
@@ -967,6 +984,102 @@ func (*HintResponse) Descriptor() ([]byte, []int) {
 	return file_concord_proto_rawDescGZIP(), []int{13}
 }
 
+type ReceivedRequest struct {
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Sender        uint64                   `protobuf:"varint,1,opt,name=sender,proto3" json:"sender,omitempty"` // the process, as in WriteShardRequest
+	SenderNode    uint64                   `protobuf:"varint,2,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
+	Shards        []*ReceivedRequest_Shard `protobuf:"bytes,3,rep,name=shards,proto3" json:"shards,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReceivedRequest) Reset() {
+	*x = ReceivedRequest{}
+	mi := &file_concord_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReceivedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReceivedRequest) ProtoMessage() {}
+
+func (x *ReceivedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReceivedRequest.ProtoReflect.Descriptor instead.
+func (*ReceivedRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ReceivedRequest) GetSender() uint64 {
+	if x != nil {
+		return x.Sender
+	}
+	return 0
+}
+
+func (x *ReceivedRequest) GetSenderNode() uint64 {
+	if x != nil {
+		return x.SenderNode
+	}
+	return 0
+}
+
+func (x *ReceivedRequest) GetShards() []*ReceivedRequest_Shard {
+	if x != nil {
+		return x.Shards
+	}
+	return nil
+}
+
+type ReceivedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReceivedResponse) Reset() {
+	*x = ReceivedResponse{}
+	mi := &file_concord_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReceivedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReceivedResponse) ProtoMessage() {}
+
+func (x *ReceivedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReceivedResponse.ProtoReflect.Descriptor instead.
+func (*ReceivedResponse) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{15}
+}
+
 type ShardStatesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
@@ -976,7 +1089,7 @@ type ShardStatesRequest struct {
 
 func (x *ShardStatesRequest) Reset() {
 	*x = ShardStatesRequest{}
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1101,7 @@ func (x *ShardStatesRequest) String() string {
 func (*ShardStatesRequest) ProtoMessage() {}
 
 func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1114,7 @@ func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{14}
+	return file_concord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ShardStatesRequest) GetShardIds() []uint64 {
@@ -1031,7 +1144,7 @@ type ShardState struct {
 
 func (x *ShardState) Reset() {
 	*x = ShardState{}
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1043,7 +1156,7 @@ func (x *ShardState) String() string {
 func (*ShardState) ProtoMessage() {}
 
 func (x *ShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1056,7 +1169,7 @@ func (x *ShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardState.ProtoReflect.Descriptor instead.
 func (*ShardState) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{15}
+	return file_concord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ShardState) GetShardId() uint64 {
@@ -1153,7 +1266,7 @@ type WholeRequest struct {
 
 func (x *WholeRequest) Reset() {
 	*x = WholeRequest{}
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +1278,7 @@ func (x *WholeRequest) String() string {
 func (*WholeRequest) ProtoMessage() {}
 
 func (x *WholeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +1291,7 @@ func (x *WholeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeRequest.ProtoReflect.Descriptor instead.
 func (*WholeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WholeRequest) GetShardId() uint64 {
@@ -1203,7 +1316,7 @@ type WholeResponse struct {
 
 func (x *WholeResponse) Reset() {
 	*x = WholeResponse{}
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1328,7 @@ func (x *WholeResponse) String() string {
 func (*WholeResponse) ProtoMessage() {}
 
 func (x *WholeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1341,7 @@ func (x *WholeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeResponse.ProtoReflect.Descriptor instead.
 func (*WholeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_proto_rawDescGZIP(), []int{19}
 }
 
 type ShardStatesResponse struct {
@@ -1240,7 +1353,7 @@ type ShardStatesResponse struct {
 
 func (x *ShardStatesResponse) Reset() {
 	*x = ShardStatesResponse{}
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1365,7 @@ func (x *ShardStatesResponse) String() string {
 func (*ShardStatesResponse) ProtoMessage() {}
 
 func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1378,7 @@ func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesResponse.ProtoReflect.Descriptor instead.
 func (*ShardStatesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ShardStatesResponse) GetStates() []*ShardState {
@@ -1286,7 +1399,7 @@ type Sum struct {
 
 func (x *Sum) Reset() {
 	*x = Sum{}
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1298,7 +1411,7 @@ func (x *Sum) String() string {
 func (*Sum) ProtoMessage() {}
 
 func (x *Sum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1311,7 +1424,7 @@ func (x *Sum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sum.ProtoReflect.Descriptor instead.
 func (*Sum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Sum) GetCount() uint64 {
@@ -1347,7 +1460,7 @@ type RootRequest struct {
 
 func (x *RootRequest) Reset() {
 	*x = RootRequest{}
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1359,7 +1472,7 @@ func (x *RootRequest) String() string {
 func (*RootRequest) ProtoMessage() {}
 
 func (x *RootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1372,7 +1485,7 @@ func (x *RootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRequest.ProtoReflect.Descriptor instead.
 func (*RootRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RootRequest) GetShardId() uint64 {
@@ -1412,7 +1525,7 @@ type RootResponse struct {
 
 func (x *RootResponse) Reset() {
 	*x = RootResponse{}
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1424,7 +1537,7 @@ func (x *RootResponse) String() string {
 func (*RootResponse) ProtoMessage() {}
 
 func (x *RootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1437,7 +1550,7 @@ func (x *RootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootResponse.ProtoReflect.Descriptor instead.
 func (*RootResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RootResponse) GetRoot() *Sum {
@@ -1457,7 +1570,7 @@ type WindowSum struct {
 
 func (x *WindowSum) Reset() {
 	*x = WindowSum{}
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1582,7 @@ func (x *WindowSum) String() string {
 func (*WindowSum) ProtoMessage() {}
 
 func (x *WindowSum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +1595,7 @@ func (x *WindowSum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSum.ProtoReflect.Descriptor instead.
 func (*WindowSum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WindowSum) GetWindow() uint32 {
@@ -1511,7 +1624,7 @@ type SeriesField struct {
 
 func (x *SeriesField) Reset() {
 	*x = SeriesField{}
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1636,7 @@ func (x *SeriesField) String() string {
 func (*SeriesField) ProtoMessage() {}
 
 func (x *SeriesField) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1649,7 @@ func (x *SeriesField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesField.ProtoReflect.Descriptor instead.
 func (*SeriesField) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SeriesField) GetSeries() []byte {
@@ -1576,7 +1689,7 @@ type DigestsChunk struct {
 
 func (x *DigestsChunk) Reset() {
 	*x = DigestsChunk{}
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1588,7 +1701,7 @@ func (x *DigestsChunk) String() string {
 func (*DigestsChunk) ProtoMessage() {}
 
 func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1601,7 +1714,7 @@ func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsChunk.ProtoReflect.Descriptor instead.
 func (*DigestsChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DigestsChunk) GetFields() []*SeriesField {
@@ -1624,7 +1737,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +1749,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +1762,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Region) GetSeries() []byte {
@@ -1699,7 +1812,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1711,7 +1824,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1724,7 +1837,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Block) GetSeries() []byte {
@@ -1761,7 +1874,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1886,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1899,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *FetchRequest) GetShardId() uint64 {
@@ -1826,7 +1939,7 @@ type FetchChunk struct {
 
 func (x *FetchChunk) Reset() {
 	*x = FetchChunk{}
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +1951,7 @@ func (x *FetchChunk) String() string {
 func (*FetchChunk) ProtoMessage() {}
 
 func (x *FetchChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +1964,7 @@ func (x *FetchChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
 func (*FetchChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *FetchChunk) GetBlocks() []*Block {
@@ -1874,7 +1987,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +1999,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +2012,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ApplyRequest) GetDeletes() uint64 {
@@ -1946,7 +2059,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2071,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2084,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ApplyResponse) GetPoints() uint64 {
@@ -1989,7 +2102,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2114,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2127,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_proto_rawDescGZIP(), []int{33}
 }
 
 type StatusResponse struct {
@@ -2029,7 +2142,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2154,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2167,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
@@ -2094,7 +2207,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2106,7 +2219,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2119,7 +2232,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RepairRequest) GetShardId() uint64 {
@@ -2137,7 +2250,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2262,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2275,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_proto_rawDescGZIP(), []int{36}
 }
 
 type PauseRequest struct {
@@ -2174,7 +2287,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2299,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2312,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PauseRequest) GetPaused() bool {
@@ -2238,7 +2351,7 @@ type RepairRecord struct {
 
 func (x *RepairRecord) Reset() {
 	*x = RepairRecord{}
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2250,7 +2363,7 @@ func (x *RepairRecord) String() string {
 func (*RepairRecord) ProtoMessage() {}
 
 func (x *RepairRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2263,7 +2376,7 @@ func (x *RepairRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord.ProtoReflect.Descriptor instead.
 func (*RepairRecord) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RepairRecord) GetShardId() uint64 {
@@ -2422,7 +2535,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2434,7 +2547,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2447,7 +2560,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DiffResponse) GetOwners() []string {
@@ -2516,7 +2629,7 @@ type RepairsResponse struct {
 
 func (x *RepairsResponse) Reset() {
 	*x = RepairsResponse{}
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2528,7 +2641,7 @@ func (x *RepairsResponse) String() string {
 func (*RepairsResponse) ProtoMessage() {}
 
 func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2541,7 +2654,7 @@ func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsResponse.ProtoReflect.Descriptor instead.
 func (*RepairsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RepairsResponse) GetPaused() bool {
@@ -2558,6 +2671,58 @@ func (x *RepairsResponse) GetRepairs() []*RepairRecord {
 	return nil
 }
 
+type ReceivedRequest_Shard struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	Writes        []uint64               `protobuf:"varint,2,rep,packed,name=writes,proto3" json:"writes,omitempty"` // as WriteShardRequest.write
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReceivedRequest_Shard) Reset() {
+	*x = ReceivedRequest_Shard{}
+	mi := &file_concord_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReceivedRequest_Shard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReceivedRequest_Shard) ProtoMessage() {}
+
+func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReceivedRequest_Shard.ProtoReflect.Descriptor instead.
+func (*ReceivedRequest_Shard) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{14, 0}
+}
+
+func (x *ReceivedRequest_Shard) GetShardId() uint64 {
+	if x != nil {
+		return x.ShardId
+	}
+	return 0
+}
+
+func (x *ReceivedRequest_Shard) GetWrites() []uint64 {
+	if x != nil {
+		return x.Writes
+	}
+	return nil
+}
+
 type StatusResponse_Shard struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2569,7 +2734,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2746,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2759,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32, 0}
+	return file_concord_proto_rawDescGZIP(), []int{34, 0}
 }
 
 func (x *StatusResponse_Shard) GetId() uint64 {
@@ -2630,7 +2795,7 @@ type RepairRecord_Decision struct {
 
 func (x *RepairRecord_Decision) Reset() {
 	*x = RepairRecord_Decision{}
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2642,7 +2807,7 @@ func (x *RepairRecord_Decision) String() string {
 func (*RepairRecord_Decision) ProtoMessage() {}
 
 func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2655,7 +2820,7 @@ func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Decision.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Decision) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36, 0}
+	return file_concord_proto_rawDescGZIP(), []int{38, 0}
 }
 
 func (x *RepairRecord_Decision) GetSeries() []byte {
@@ -2699,7 +2864,7 @@ type DiffResponse_Pair struct {
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2711,7 +2876,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2724,7 +2889,7 @@ func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Pair.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Pair) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37, 0}
+	return file_concord_proto_rawDescGZIP(), []int{39, 0}
 }
 
 func (x *DiffResponse_Pair) GetA() string {
@@ -2774,7 +2939,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2786,7 +2951,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2799,7 +2964,7 @@ func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Field.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Field) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37, 1}
+	return file_concord_proto_rawDescGZIP(), []int{39, 1}
 }
 
 func (x *DiffResponse_Field) GetSeries() []byte {
@@ -2850,7 +3015,7 @@ const file_concord_proto_rawDesc = "" +
 	"\fmeta_servers\x18\x03 \x03(\tR\vmetaServers\"\x0e\n" +
 	"\fJoinResponse\"\x0e\n" +
 	"\fLeaveRequest\"\x0f\n" +
-	"\rLeaveResponse\"\xc7\x02\n" +
+	"\rLeaveResponse\"\x82\x03\n" +
 	"\x11WriteShardRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
@@ -2864,7 +3029,9 @@ const file_concord_proto_rawDesc = "" +
 	"senderNode\x12\x18\n" +
 	"\amessage\x18\n" +
 	" \x01(\x04R\amessage\x12\x18\n" +
-	"\asettled\x18\v \x01(\x04R\asettled\"|\n" +
+	"\asettled\x18\v \x01(\x04R\asettled\x12\x14\n" +
+	"\x05write\x18\f \x01(\x04R\x05write\x12#\n" +
+	"\rsettled_write\x18\r \x01(\x04R\fsettledWrite\"|\n" +
 	"\x12WriteShardResponse\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x18\n" +
 	"\adropped\x18\x02 \x01(\x05R\adropped\x12\x18\n" +
@@ -2909,7 +3076,16 @@ const file_concord_proto_rawDesc = "" +
 	"\vHintRequest\x122\n" +
 	"\x06delete\x18\x01 \x01(\v2\x1a.concord.v1.ExecuteRequestR\x06delete\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\x04R\x05nodes\"\x0e\n" +
-	"\fHintResponse\"1\n" +
+	"\fHintResponse\"\xc1\x01\n" +
+	"\x0fReceivedRequest\x12\x16\n" +
+	"\x06sender\x18\x01 \x01(\x04R\x06sender\x12\x1f\n" +
+	"\vsender_node\x18\x02 \x01(\x04R\n" +
+	"senderNode\x129\n" +
+	"\x06shards\x18\x03 \x03(\v2!.concord.v1.ReceivedRequest.ShardR\x06shards\x1a:\n" +
+	"\x05Shard\x12\x19\n" +
+	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
+	"\x06writes\x18\x02 \x03(\x04R\x06writes\"\x12\n" +
+	"\x10ReceivedResponse\"1\n" +
 	"\x12ShardStatesRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\"\xc5\x02\n" +
 	"\n" +
@@ -3052,12 +3228,13 @@ const file_concord_proto_rawDesc = "" +
 	"Membership\x12E\n" +
 	"\bIdentify\x12\x1b.concord.v1.IdentifyRequest\x1a\x1c.concord.v1.IdentifyResponse\x129\n" +
 	"\x04Join\x12\x17.concord.v1.JoinRequest\x1a\x18.concord.v1.JoinResponse\x12<\n" +
-	"\x05Leave\x12\x18.concord.v1.LeaveRequest\x1a\x19.concord.v1.LeaveResponse2\xd9\x01\n" +
+	"\x05Leave\x12\x18.concord.v1.LeaveRequest\x1a\x19.concord.v1.LeaveResponse2\xa0\x02\n" +
 	"\vReplication\x12K\n" +
 	"\n" +
 	"WriteShard\x12\x1d.concord.v1.WriteShardRequest\x1a\x1e.concord.v1.WriteShardResponse\x12B\n" +
 	"\aExecute\x12\x1a.concord.v1.ExecuteRequest\x1a\x1b.concord.v1.ExecuteResponse\x129\n" +
-	"\x04Hint\x12\x17.concord.v1.HintRequest\x1a\x18.concord.v1.HintResponse2\x95\a\n" +
+	"\x04Hint\x12\x17.concord.v1.HintRequest\x1a\x18.concord.v1.HintResponse\x12E\n" +
+	"\bReceived\x12\x1b.concord.v1.ReceivedRequest\x1a\x1c.concord.v1.ReceivedResponse2\x95\a\n" +
 	"\aEntropy\x12N\n" +
 	"\vShardStates\x12\x1e.concord.v1.ShardStatesRequest\x1a\x1f.concord.v1.ShardStatesResponse\x129\n" +
 	"\x04Root\x12\x17.concord.v1.RootRequest\x1a\x18.concord.v1.RootResponse\x12>\n" +
@@ -3087,7 +3264,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),      // 0: concord.v1.ExecuteRequest.Kind
 	(*IdentifyRequest)(nil),       // 1: concord.v1.IdentifyRequest
@@ -3104,35 +3281,38 @@ var file_concord_proto_goTypes = []any{
 	(*ExecuteResponse)(nil),       // 12: concord.v1.ExecuteResponse
 	(*HintRequest)(nil),           // 13: concord.v1.HintRequest
 	(*HintResponse)(nil),          // 14: concord.v1.HintResponse
-	(*ShardStatesRequest)(nil),    // 15: concord.v1.ShardStatesRequest
-	(*ShardState)(nil),            // 16: concord.v1.ShardState
-	(*WholeRequest)(nil),          // 17: concord.v1.WholeRequest
-	(*WholeResponse)(nil),         // 18: concord.v1.WholeResponse
-	(*ShardStatesResponse)(nil),   // 19: concord.v1.ShardStatesResponse
-	(*Sum)(nil),                   // 20: concord.v1.Sum
-	(*RootRequest)(nil),           // 21: concord.v1.RootRequest
-	(*RootResponse)(nil),          // 22: concord.v1.RootResponse
-	(*WindowSum)(nil),             // 23: concord.v1.WindowSum
-	(*SeriesField)(nil),           // 24: concord.v1.SeriesField
-	(*DigestsChunk)(nil),          // 25: concord.v1.DigestsChunk
-	(*Region)(nil),                // 26: concord.v1.Region
-	(*Block)(nil),                 // 27: concord.v1.Block
-	(*FetchRequest)(nil),          // 28: concord.v1.FetchRequest
-	(*FetchChunk)(nil),            // 29: concord.v1.FetchChunk
-	(*ApplyRequest)(nil),          // 30: concord.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 31: concord.v1.ApplyResponse
-	(*StatusRequest)(nil),         // 32: concord.v1.StatusRequest
-	(*StatusResponse)(nil),        // 33: concord.v1.StatusResponse
-	(*RepairRequest)(nil),         // 34: concord.v1.RepairRequest
-	(*RepairResponse)(nil),        // 35: concord.v1.RepairResponse
-	(*PauseRequest)(nil),          // 36: concord.v1.PauseRequest
-	(*RepairRecord)(nil),          // 37: concord.v1.RepairRecord
-	(*DiffResponse)(nil),          // 38: concord.v1.DiffResponse
-	(*RepairsResponse)(nil),       // 39: concord.v1.RepairsResponse
-	(*StatusResponse_Shard)(nil),  // 40: concord.v1.StatusResponse.Shard
-	(*RepairRecord_Decision)(nil), // 41: concord.v1.RepairRecord.Decision
-	(*DiffResponse_Pair)(nil),     // 42: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),    // 43: concord.v1.DiffResponse.Field
+	(*ReceivedRequest)(nil),       // 15: concord.v1.ReceivedRequest
+	(*ReceivedResponse)(nil),      // 16: concord.v1.ReceivedResponse
+	(*ShardStatesRequest)(nil),    // 17: concord.v1.ShardStatesRequest
+	(*ShardState)(nil),            // 18: concord.v1.ShardState
+	(*WholeRequest)(nil),          // 19: concord.v1.WholeRequest
+	(*WholeResponse)(nil),         // 20: concord.v1.WholeResponse
+	(*ShardStatesResponse)(nil),   // 21: concord.v1.ShardStatesResponse
+	(*Sum)(nil),                   // 22: concord.v1.Sum
+	(*RootRequest)(nil),           // 23: concord.v1.RootRequest
+	(*RootResponse)(nil),          // 24: concord.v1.RootResponse
+	(*WindowSum)(nil),             // 25: concord.v1.WindowSum
+	(*SeriesField)(nil),           // 26: concord.v1.SeriesField
+	(*DigestsChunk)(nil),          // 27: concord.v1.DigestsChunk
+	(*Region)(nil),                // 28: concord.v1.Region
+	(*Block)(nil),                 // 29: concord.v1.Block
+	(*FetchRequest)(nil),          // 30: concord.v1.FetchRequest
+	(*FetchChunk)(nil),            // 31: concord.v1.FetchChunk
+	(*ApplyRequest)(nil),          // 32: concord.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 33: concord.v1.ApplyResponse
+	(*StatusRequest)(nil),         // 34: concord.v1.StatusRequest
+	(*StatusResponse)(nil),        // 35: concord.v1.StatusResponse
+	(*RepairRequest)(nil),         // 36: concord.v1.RepairRequest
+	(*RepairResponse)(nil),        // 37: concord.v1.RepairResponse
+	(*PauseRequest)(nil),          // 38: concord.v1.PauseRequest
+	(*RepairRecord)(nil),          // 39: concord.v1.RepairRecord
+	(*DiffResponse)(nil),          // 40: concord.v1.DiffResponse
+	(*RepairsResponse)(nil),       // 41: concord.v1.RepairsResponse
+	(*ReceivedRequest_Shard)(nil), // 42: concord.v1.ReceivedRequest.Shard
+	(*StatusResponse_Shard)(nil),  // 43: concord.v1.StatusResponse.Shard
+	(*RepairRecord_Decision)(nil), // 44: concord.v1.RepairRecord.Decision
+	(*DiffResponse_Pair)(nil),     // 45: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),    // 46: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
 	0,  // 0: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
@@ -3140,64 +3320,67 @@ var file_concord_proto_depIdxs = []int32{
 	10, // 2: concord.v1.ExecuteRequest.barriers:type_name -> concord.v1.Barrier
 	10, // 3: concord.v1.ExecuteResponse.barrier:type_name -> concord.v1.Barrier
 	9,  // 4: concord.v1.HintRequest.delete:type_name -> concord.v1.ExecuteRequest
-	16, // 5: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
-	20, // 6: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
-	20, // 7: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
-	23, // 8: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
-	24, // 9: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
-	26, // 10: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
-	27, // 11: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
-	27, // 12: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	40, // 13: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	41, // 14: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
-	42, // 15: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	43, // 16: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	37, // 17: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
-	1,  // 18: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
-	3,  // 19: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
-	5,  // 20: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	7,  // 21: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	9,  // 22: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	13, // 23: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
-	15, // 24: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	21, // 25: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	21, // 26: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	28, // 27: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	30, // 28: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	17, // 29: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	17, // 30: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
-	32, // 31: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	34, // 32: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	34, // 33: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	34, // 34: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	36, // 35: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	34, // 36: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	32, // 37: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	2,  // 38: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	4,  // 39: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	6,  // 40: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	8,  // 41: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	12, // 42: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	14, // 43: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
-	19, // 44: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	22, // 45: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	25, // 46: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	29, // 47: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	31, // 48: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	18, // 49: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	18, // 50: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
-	33, // 51: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	35, // 52: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	35, // 53: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	35, // 54: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	35, // 55: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	38, // 56: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	39, // 57: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	38, // [38:58] is the sub-list for method output_type
-	18, // [18:38] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	42, // 5: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
+	18, // 6: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
+	22, // 7: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
+	22, // 8: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
+	25, // 9: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
+	26, // 10: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
+	28, // 11: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
+	29, // 12: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
+	29, // 13: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
+	43, // 14: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	44, // 15: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
+	45, // 16: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	46, // 17: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	39, // 18: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	1,  // 19: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
+	3,  // 20: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
+	5,  // 21: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
+	7,  // 22: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	9,  // 23: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	13, // 24: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
+	15, // 25: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
+	17, // 26: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	23, // 27: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	23, // 28: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	30, // 29: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	32, // 30: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	19, // 31: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	19, // 32: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
+	34, // 33: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	36, // 34: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	36, // 35: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	36, // 36: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	38, // 37: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	36, // 38: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	34, // 39: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	2,  // 40: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	4,  // 41: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	6,  // 42: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	8,  // 43: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	12, // 44: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	14, // 45: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
+	16, // 46: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
+	21, // 47: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	24, // 48: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	27, // 49: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	31, // 50: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	33, // 51: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	20, // 52: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	20, // 53: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
+	35, // 54: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	37, // 55: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	37, // 56: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	37, // 57: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	37, // 58: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	40, // 59: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	41, // 60: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	40, // [40:61] is the sub-list for method output_type
+	19, // [19:40] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_concord_proto_init() }
@@ -3211,7 +3394,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   43,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
