@@ -54,6 +54,9 @@ func (l *Local) Scrub(ctx context.Context, id uint64, wait func(context.Context,
 	if sh == nil {
 		return nil, errNoCopy
 	}
+	if err := l.checkFields(ctx, sh); err != nil {
+		return nil, err
+	}
 	found, err := scrub.Verify(ctx, sh.Path(), wait)
 	return found, errors.Join(err, l.Found(id, found...))
 }
@@ -84,6 +87,9 @@ func (l *Local) Damaged() (map[uint64]string, error) {
 	return out, nil
 }
 
+// Aside is the folder in which what is replaced in damaged copies is kept.
+func (l *Local) Aside() string { return filepath.Join(l.dir, "aside") }
+
 var _ Healer = (*Local)(nil)
 
 // SetAside replaces the damaged files of a copy by ones with what is good in them; the damaged
@@ -94,6 +100,9 @@ func (l *Local) SetAside(ctx context.Context, id uint64) error {
 		return err
 	}
 	if sh := l.store.Shard(id); sh != nil {
+		if err := l.checkFields(ctx, sh); err != nil {
+			return err
+		}
 		var seen uint64
 		if l.Deletes != nil {
 			seen = l.Deletes.DeletesSeen(id)
@@ -108,7 +117,7 @@ func (l *Local) SetAside(ctx context.Context, id uint64) error {
 			}
 			return release, nil
 		}
-		aside := scrub.Aside{Shard: sh, Dir: filepath.Join(l.dir, "aside"), Wait: l.throttle, Hold: hold}
+		aside := scrub.Aside{Shard: sh, Dir: l.Aside(), Wait: l.throttle, Hold: hold}
 		kept, _, err := aside.Run(ctx)
 		if err != nil {
 			return fmt.Errorf("shard %d: %w", id, err)
