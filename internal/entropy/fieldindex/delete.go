@@ -3,6 +3,8 @@ package fieldindex
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"sync"
 
 	"github.com/influxdata/influxdb/tsdb"
@@ -127,7 +129,7 @@ func Flush(sh *tsdb.Shard) (err error) {
 	for range flushTries {
 		again, changed, err := flush(sh, set)
 		if err != nil {
-			return err
+			return fmt.Errorf("%w%s", err, relog(set))
 		}
 		if changed {
 			continue
@@ -141,6 +143,33 @@ func Flush(sh *tsdb.Shard) (err error) {
 }
 
 const flushTries = 100
+
+// relog logs all fields again when the log is gone: the engine removes it also when it could not write the index. Where the log then
+// contradicts the index, the next start rebuilds both. It returns what to add to the error.
+func relog(set *tsdb.MeasurementFieldSet) string {
+	if _, err := os.Lstat(set.ChangesPath()); !errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	if err := set.Save(additions(fieldsOf(set), nil)); err != nil {
+		return "; and log its fields: " + err.Error()
+	}
+	return ""
+}
+
+// additions are the fields that are not in have, to be logged.
+func additions(fields, have map[string]map[string]influxql.DataType) (out tsdb.FieldChanges) {
+	for name, fields := range fields {
+		for field, typ := range fields {
+			if _, ok := have[name][field]; !ok {
+				out = append(out, &tsdb.FieldChange{
+					FieldCreate: tsdb.FieldCreate{Measurement: []byte(name), Field: &tsdb.Field{Name: field, Type: typ}},
+					ChangeType:  tsdb.AddMeasurementField,
+				})
+			}
+		}
+	}
+	return out
+}
 
 // flush writes the index once. The engine writes fields.idx and then removes the log. What writes add to the log in between would be
 // gone with it, and a crash would hide these fields. So flush returns the fields that were made meanwhile, to be logged
@@ -160,17 +189,7 @@ func flush(sh *tsdb.Shard, set *tsdb.MeasurementFieldSet) (again tsdb.FieldChang
 			changed = changed || now[name][field] != typ
 		}
 	}
-	for name, fields := range now {
-		for field, typ := range fields {
-			if _, written := have[name][field]; !written {
-				again = append(again, &tsdb.FieldChange{
-					FieldCreate: tsdb.FieldCreate{Measurement: []byte(name), Field: &tsdb.Field{Name: field, Type: typ}},
-					ChangeType:  tsdb.AddMeasurementField,
-				})
-			}
-		}
-	}
-	return again, changed, nil
+	return additions(now, have), changed, nil
 }
 
 func fieldsOf(set *tsdb.MeasurementFieldSet) map[string]map[string]influxql.DataType {

@@ -58,7 +58,8 @@ func replay(dir string) (empty bool, reason string, err error) {
 	return load(tmp)
 }
 
-// sizes verifies the lengths in the log: the engine trusts them. One that reaches past the end is of a write that was torn.
+// sizes verifies the lengths in the log: the engine trusts them. It takes an end within a record for a write that was torn, and forgets it.
+// But when the disk was full the engine may have written on behind a torn record, and what came after it counts.
 func sizes(path string) (reason string, err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -72,7 +73,8 @@ func sizes(path string) (reason string, err error) {
 		return "", err
 	}
 	var size [8]byte
-	for at := int64(0); at+8 <= info.Size(); {
+	at := int64(0)
+	for at+8 <= info.Size() {
 		if _, err := f.ReadAt(size[:], at); err != nil {
 			return "", err
 		}
@@ -81,6 +83,9 @@ func sizes(path string) (reason string, err error) {
 			return fmt.Sprintf("%s has a record of %d bytes", logName, n), nil
 		}
 		at += 8 + int64(n)
+	}
+	if at != info.Size() {
+		return logName + " ends within a record", nil
 	}
 	return "", nil
 }
