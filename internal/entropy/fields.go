@@ -28,6 +28,12 @@ func (l *Local) checkFields(ctx context.Context, sh *tsdb.Shard) error {
 	if len(hidden) == 0 {
 		return nil
 	}
+	// The key in a damaged file may be one that was never written.
+	if found, err := scrub.Verify(ctx, sh.Path(), l.throttle); err != nil {
+		return err
+	} else if len(found) > 0 {
+		return l.met(id, found[0])
+	}
 	if l.Deletes != nil {
 		release, ok := l.Deletes.HoldDeletes(id, deletes)
 		if !ok {

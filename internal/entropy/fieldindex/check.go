@@ -77,7 +77,7 @@ func (c *Checker) Check(ctx context.Context, sh *tsdb.Shard, deletes uint64) ([]
 	if written == s.written {
 		return nil, nil
 	}
-	w := walker{ctx: ctx, engine: engine, hidden: make(map[string]string), work: pace.Begin(ctx)}
+	w := newWalker(ctx, engine)
 	files := make(map[string]bool)
 	// The cache first: what leaves it meanwhile is in a file then.
 	for _, key := range engine.Cache.Keys() {
@@ -95,15 +95,15 @@ func (c *Checker) Check(ctx context.Context, sh *tsdb.Shard, deletes uint64) ([]
 		files[path] = true
 	}
 	var out []Hidden
-	for _, name := range slices.Sorted(maps.Keys(w.hidden)) {
-		m, err := readMeasurement(ctx, sh, name)
+	for _, h := range w.found() {
+		m, err := readMeasurement(ctx, sh, h.Measurement)
 		if err != nil {
 			return nil, err
 		}
 		if right, err := m.right(); err != nil {
 			return nil, err
 		} else if !right {
-			out = append(out, Hidden{name, w.hidden[name]})
+			out = append(out, h)
 		}
 	}
 	if len(out) == 0 {
@@ -124,7 +124,6 @@ const restKeys = 1024
 
 // walker compares keys with the indexes.
 type walker struct {
-	ctx    context.Context
 	engine *tsm1.Engine
 	hidden map[string]string // reasons by measurement
 	work   pace.Stint
@@ -134,6 +133,18 @@ type walker struct {
 	at     string // the same, as it is in indexes
 	fields map[string]influxql.DataType
 	known  bool // to the index of series
+}
+
+func newWalker(ctx context.Context, engine *tsm1.Engine) *walker {
+	return &walker{engine: engine, hidden: make(map[string]string), work: pace.Begin(ctx)}
+}
+
+// found are the measurements that seem to be hidden, in their order.
+func (w *walker) found() (out []Hidden) {
+	for _, m := range slices.Sorted(maps.Keys(w.hidden)) {
+		out = append(out, Hidden{m, w.hidden[m]})
+	}
+	return out
 }
 
 // file walks the keys of a file. One that was compacted away meanwhile is in another, which the list has or the next check.

@@ -271,20 +271,31 @@ func Reasons(hidden []Hidden) string {
 	return strings.Join(out, "; ")
 }
 
-// hiddenAtOpen returns the measurements of a shard that its index of series has, and its index of fields does not. It reads no data
-// file, and so finds only whole measurements. An index with inmem was made from the files as the shard was opened.
+// hiddenAtOpen returns the measurements of a shard that its index of series has, and its index of fields does not, and those of which the
+// cache has fields that the index has not, or as another type. A query of such a field could end the process. It reads no
+// data file. An index with inmem was made from the files as the shard was opened.
 func hiddenAtOpen(sh *tsdb.Shard) (out []Hidden, err error) {
 	set := fieldSet(sh)
 	if set == nil || sh.IndexType() == tsdb.InmemIndexName {
 		return nil, nil
 	}
+	engine, err := scrub.EngineOf(sh)
+	if err != nil {
+		return nil, err
+	}
+	w := newWalker(context.Background(), engine)
+	for _, key := range engine.Cache.Keys() {
+		if err := w.key(key, cachedType(engine.Cache, key)); err != nil {
+			return nil, err
+		}
+	}
 	err = sh.ForEachMeasurementName(func(name []byte) error {
 		if f := set.Fields(name); f == nil || f.FieldN() == 0 {
-			out = append(out, Hidden{string(name), "the index of fields does not have it"})
+			w.hidden[string(name)] = "the index of fields does not have it"
 		}
 		return nil
 	})
-	return out, err
+	return w.found(), err
 }
 
 // forgetDropped removes measurements from the index of fields of which the shard has no series and no value: a crash came between a
