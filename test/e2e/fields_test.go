@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -134,6 +135,68 @@ func dropAndKill(t *testing.T, index string) {
 	}
 	write("m", `"text"`)
 	answers()
+}
+
+// TestKillWhileMeasurementsAreDropped kills a node at random moments while measurements are dropped and made again with another type:
+// all that was acknowledged is there after each start, and no type from before a drop is.
+func TestKillWhileMeasurementsAreDropped(t *testing.T) {
+	for _, index := range []string{tsdb.InmemIndexName, tsdb.TSI1IndexName} {
+		t.Run(index, func(t *testing.T) { killWhileDropping(t, index) })
+	}
+}
+
+func killWhileDropping(t *testing.T, index string) {
+	const kills = 20
+	ctx := context.Background()
+	p := process.Start(t, process.Options{Meta: 1, Data: 1, Settings: map[string]map[string]any{
+		"data": {"index-version": index},
+	}})
+	n := p.Data[0]
+	if _, err := n.Client().Query(ctx, "", `CREATE DATABASE "fields" WITH DURATION INF SHARD DURATION 1d NAME "autogen"`); err != nil {
+		t.Fatal(err)
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	at := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -3).UnixNano()
+	kept := 0 // measurements whose write was acknowledged
+	// step gives the field another type, and adds a measurement.
+	step := func(i int) error {
+		if _, err := n.Client().Query(ctx, "fields", `DROP MEASUREMENT m`); err != nil {
+			return err
+		}
+		if err := n.Client().Write(ctx, "fields", "all", fmt.Appendf(nil, "m f=%s %d", []string{"1", `"x"`, "1i", "true"}[i%4], at)); err != nil {
+			return err
+		}
+		if err := n.Client().Write(ctx, "fields", "all", fmt.Appendf(nil, "kept%d f=1 %d", kept, at)); err != nil {
+			return err
+		}
+		kept++
+		return nil
+	}
+	for round := range kills {
+		ended := make(chan int)
+		go func() {
+			i := 4 * round
+			for step(i) == nil {
+				i++
+			}
+			ended <- i
+		}()
+		process.Poll(time.Duration(100+random.IntN(400))*time.Millisecond, func() bool { return false })
+		n.Stop(syscall.SIGKILL)
+		i := <-ended
+		n.Start()
+		n.AwaitUp()
+		if err := step(i + 1); err != nil {
+			t.Fatalf("after kill %d: %v\n%s", round+1, err, n.Log())
+		}
+		rows, err := n.Client().Query(ctx, "fields", `SELECT count(f) FROM /^kept/`)
+		if err != nil || len(rows) < kept {
+			t.Fatalf("after kill %d: %d of %d measurements are there, %v\n%s", round+1, len(rows), kept, err, n.Log())
+		}
+	}
+	t.Logf("%d measurements; %d indexes were made anew", kept, strings.Count(n.Log(), "made anew from its data files"))
 }
 
 type field struct {
