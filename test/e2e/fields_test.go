@@ -74,7 +74,7 @@ func dropAndKill(t *testing.T, index string) {
 		t.Helper()
 		for _, n := range p.Data {
 			got := fmt.Sprint(query(n, `SELECT count(f) FROM a`), query(n, `SELECT count(f) FROM later`), query(n, `SELECT count(f), last(f) FROM m`), query(n, `SHOW FIELD KEYS`))
-			want := fmt.Sprintf(`[[0 100]] [[0 100]] [[0 100 text]] [[f float] [f float] [f string]]`)
+			want := `[[0 100]] [[0 100]] [[0 100 text]] [[f float] [f float] [f string]]`
 			if d := cmp.Diff(want, got); d != "" {
 				t.Errorf("%s answers otherwise:\n%s", n.Name, d)
 			}

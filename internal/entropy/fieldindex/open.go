@@ -30,7 +30,7 @@ type Rebuilt struct {
 	Reason    string   // why the engine could not use it
 	Kept      string   // folder with the files that it replaces
 	Conflicts []string // fields whose values have several types; which type each has now
-	Err       error    // the index could not be rebuilt: then the shard is as it was
+	Err       error    // the index could not be rebuilt
 }
 
 // Folders are where the shards of a node are.
@@ -48,7 +48,8 @@ type Start struct {
 }
 
 // BeforeOpen rebuilds the index of fields of each shard whose index the engine would not load as a whole. Call it before the
-// store opens, and after scrub.BeforeOpen. In a shard that was closed properly it reads one small file.
+// store opens, and after scrub.BeforeOpen. In a shard that was closed properly it reads one small file, and the headers of the entries
+// in the log of writes.
 func BeforeOpen(f Folders) (*Start, error) {
 	dirs, err := f.shards("*")
 	if err != nil {
@@ -121,8 +122,13 @@ func (f Folders) beforeOpen(id uint64, dir string) (Rebuilt, bool) {
 
 // reason is why the engine would not load the index of fields of a shard, empty when it would.
 func (f Folders) reason(dir string) (string, error) {
-	empty, reason, err := replay(dir)
 	shard := f.shard(dir)
+	if other, err := shard.otherWrites(); err != nil {
+		return "", err
+	} else if len(other) > 0 {
+		return "the log of writes has values of two types of one field of a series", nil
+	}
+	empty, reason, err := replay(dir)
 	if reason != "" || err != nil || !empty || shard.inmem() {
 		return reason, err
 	}
@@ -144,12 +150,19 @@ func (f Folders) rebuild(id uint64, dir string) (kept string, conflicts []string
 		return kept, conflicts, fmt.Errorf("rebuild the index of fields of shard %d: %w", id, err)
 	}
 	shard := f.shard(dir)
-	have, err := shard.types()
+	kept = filepath.Join(f.Aside, fmt.Sprintf("%d-%s", id, time.Now().UTC().Format("20060102T150405.000000000Z")))
+	if err := os.MkdirAll(kept, 0o750); err != nil {
+		return fail(err)
+	}
+	other, err := shard.otherWrites()
+	if err == nil && len(other) > 0 {
+		err = shard.repairWAL(other, kept)
+	}
 	if err != nil {
 		return fail(err)
 	}
-	kept = filepath.Join(f.Aside, fmt.Sprintf("%d-%s", id, time.Now().UTC().Format("20060102T150405.000000000Z")))
-	if err := os.MkdirAll(kept, 0o750); err != nil {
+	have, err := shard.types()
+	if err != nil {
 		return fail(err)
 	}
 	for _, name := range []string{indexName, logName} {

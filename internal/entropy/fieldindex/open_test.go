@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"github.com/influxdata/influxql"
 )
 
@@ -229,6 +230,49 @@ func TestOldTypeInTheIndex(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A write that ran beside the drop of its measurement came behind it in the log of writes, and another type followed: the engine does
+// not read such a log. The later value stays, and the log is kept.
+func TestTwoTypesInTheLogOfWrites(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, n *node) {
+		n.write("m f=1 1", "a f=1 1")
+		if err := AfterDelete(n.Store, db, func() error { return n.DeleteMeasurement(db, "m") }); err != nil {
+			t.Fatal(err)
+		}
+		c := n.copied()
+		wal := tsm1.NewWAL(c.shard(c.dir()).walDir)
+		if err := wal.Open(); err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range []any{1.5, "x"} {
+			values := map[string][]tsm1.Value{"m#!~#f": {tsm1.NewValue(2, v)}, "b#!~#f": {tsm1.NewValue(2, 1.0)}}
+			if _, err := wal.WriteMulti(values); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := wal.Close(); err != nil {
+			t.Fatal(err)
+		}
+		c.open()
+		c.want("a", "f", "1")
+		for _, r := range c.start.Rebuilt {
+			if r.Err != nil {
+				t.Fatal(r.Err)
+			}
+		}
+		old := closedShard{walDir: c.start.Rebuilt[0].Kept}
+		if other, err := old.otherWrites(); err != nil || len(other) != 1 {
+			t.Errorf("the log is not kept: %v, %v", other, err)
+		}
+		healAll(t, c) // the log above has a series that no index was told of
+		c.want("m", "f", `"x"`)
+		c.want("b", "f", "1")
+		if next := c.crashed(); len(next.start.Rebuilt) > 0 {
+			t.Errorf("rebuilt again: %+v", next.start.Rebuilt)
+		}
+	})
 }
 
 // Other shards that cannot be opened stay known as such when one is opened again.
