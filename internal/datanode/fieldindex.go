@@ -23,11 +23,12 @@ func (n *Node) fieldsRebuilt(all []fieldindex.Rebuilt) error {
 			log.Warn("The index of fields of a shard was made anew from its data files", zap.String("kept", r.Kept))
 			continue
 		}
-		log.Error("Cannot put the index of fields of a shard right", zap.Error(r.Err))
-		d := &scrub.Damage{File: fieldindex.File, Offset: -1, Reason: r.Err.Error()}
-		if r.Reason != "" {
-			d.Reason = r.Reason + ": " + d.Reason
+		if r.Reason == "" {
+			log.Warn("Cannot verify the index of fields of a shard", zap.Error(r.Err))
+			continue
 		}
+		log.Error("Cannot put the index of fields of a shard right", zap.Error(r.Err))
+		d := &scrub.Damage{File: fieldindex.File, Offset: -1, Reason: r.Reason + ": " + r.Err.Error()}
 		if err := n.local.Found(r.Shard, d); err != nil {
 			return err
 		}

@@ -30,7 +30,7 @@ type Rebuilt struct {
 	Reason    string   // why the engine could not use it
 	Kept      string   // folder with the files that it replaces
 	Conflicts []string // fields whose values have several types; which type each has now
-	Err       error    // the index could not be rebuilt
+	Err       error    // the index could not be rebuilt or, without a reason, not verified
 }
 
 // Folders are where the shards of a node are.
@@ -350,10 +350,18 @@ func (s *Start) reopen(store *tsdb.Store, id uint64, cause error) Rebuilt {
 	r := Rebuilt{Shard: id, Reason: cause.Error()}
 	dirs, err := f.shards(strconv.FormatUint(id, 10))
 	dir, ok := dirs[id]
-	if r.Err = err; err != nil || !ok {
+	if err == nil && !ok {
+		err = fmt.Errorf("its folder is not in %s", f.Data)
+	}
+	if r.Err = err; err != nil {
 		return r
 	}
 	if r.Kept, r.Conflicts, r.Err = f.rebuild(id, dir); r.Err != nil {
+		return r
+	}
+	if !f.shard(dir).inmem() {
+		// The engine left the index of series open, and may compact it: a second one over the same files would damage it.
+		r.Err = errors.New("the index was made anew: restart the node to open the shard")
 		return r
 	}
 	// The store attempts no shard that it could not open before, until it forgets all such shards.
@@ -369,11 +377,9 @@ func (s *Start) reopen(store *tsdb.Store, id uint64, cause error) Rebuilt {
 		}
 	}
 	policy := filepath.Dir(dir)
-	if f.shard(dir).inmem() { // as when the store opened it
-		index := store.EngineOptions.IndexVersion
-		store.EngineOptions.IndexVersion = tsdb.InmemIndexName
-		defer func() { store.EngineOptions.IndexVersion = index }()
-	}
+	index := store.EngineOptions.IndexVersion
+	store.EngineOptions.IndexVersion = tsdb.InmemIndexName // as when the store opened it
+	defer func() { store.EngineOptions.IndexVersion = index }()
 	r.Err = store.CreateShard(filepath.Base(filepath.Dir(policy)), filepath.Base(policy), id, true)
 	return r
 }
