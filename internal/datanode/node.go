@@ -34,6 +34,7 @@ import (
 	"concord/internal/copystate"
 	"concord/internal/distquery"
 	"concord/internal/entropy"
+	"concord/internal/entropy/fieldindex"
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/scrub"
 	"concord/internal/entropy/transport"
@@ -157,6 +158,7 @@ func (n *Node) Open() (err error) {
 	n.local.OnAside = func(shard uint64, dir string) {
 		n.log.Info("Damaged files were set aside", zap.Uint64("db_shard_id", shard), zap.String("kept", dir))
 	}
+	n.local.OnHidden = n.hiddenFound
 	gate := scrub.NewGate(n.cfg.Data)
 	gate.OnDamage = n.foundByGate
 	n.onClose(gate.Close)
@@ -165,11 +167,19 @@ func (n *Node) Open() (err error) {
 	if err != nil {
 		return fmt.Errorf("look for files in %s that cannot be opened: %w", n.cfg.Data.Dir, err)
 	}
+	fields, err := fieldindex.BeforeOpen(n.fieldFolders())
+	if err != nil {
+		return fmt.Errorf("look for indexes of fields in %s that cannot be loaded: %w", n.cfg.Data.Dir, err)
+	}
 	if err := n.Store.Open(); err != nil {
 		return fmt.Errorf("open the storage engine in %s: %w", n.cfg.Data.Dir, err)
 	}
 	n.onClose(n.Store.Close)
 	stopped := written(n.Store) // before anything is written
+	fields.AfterOpen(n.Store)
+	if err := n.fieldsRebuilt(fields.Rebuilt); err != nil {
+		return err
+	}
 	shards := fulldisk.New(n.Store, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.log)
 	n.onClose(shards.Close)
 

@@ -14,6 +14,7 @@ import (
 	"concord/internal/cluster"
 	"concord/internal/copystate"
 	"concord/internal/entropy/digest"
+	"concord/internal/entropy/fieldindex"
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile/riblt"
@@ -60,6 +61,10 @@ type Local struct {
 	OnAside func(shard uint64, dir string)
 
 	cache func() (*digest.Cache, error) // opened with the first use
+
+	fields fieldindex.Checker
+	// OnHidden, when set, is told of measurements that queries did not see, and see again. Set it before the first use.
+	OnHidden func(shard uint64, measurements []fieldindex.Hidden, conflicts []string)
 }
 
 // Deletes is the order of deletes on this node.
@@ -233,6 +238,9 @@ func (l *Local) view(ctx context.Context, shard cluster.Shard, fn func(*digest.V
 	cache, err := l.cache()
 	if err != nil {
 		return fmt.Errorf("open the digest cache: %w", err)
+	}
+	if err := l.checkFields(ctx, sh); err != nil {
+		return err
 	}
 	v, err := cache.View(ctx, sh, l.key(), digest.Range{Start: shard.Start, End: shard.End}, func() (digest.Stamp, error) {
 		v, err := version(sh)

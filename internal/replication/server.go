@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/entropy/fieldindex"
 	"concord/internal/rpc"
 )
 
@@ -306,14 +307,14 @@ func execute(store *tsdb.Store, r *rpc.ExecuteRequest) error {
 		if err != nil {
 			return err
 		}
-		return betweenSnapshots(store, r.Database, func() error {
+		return durably(store, r.Database, func() error {
 			if r.Bounds != nil {
 				return deleteBounded(store, r, sources, cond)
 			}
 			return store.DeleteSeries(r.Database, sources, influxql.CloneExpr(cond))
 		})
 	case rpc.ExecuteRequest_DROP_MEASUREMENT:
-		return betweenSnapshots(store, r.Database, func() error {
+		return durably(store, r.Database, func() error {
 			if r.Bounds != nil {
 				return deleteBounded(store, r, []influxql.Source{&influxql.Measurement{Name: r.Name}}, nil)
 			}
@@ -331,6 +332,12 @@ func execute(store *tsdb.Store, r *rpc.ExecuteRequest) error {
 		return nil
 	}
 	return fmt.Errorf("unknown statement %v", r.Kind)
+}
+
+// durably runs a delete of points so that nothing of it comes back: neither points from a cache snapshot, nor, after a crash, the
+// types of fields of measurements that it dropped.
+func durably(store *tsdb.Store, db string, run func() error) error {
+	return fieldindex.AfterDelete(store, db, func() error { return betweenSnapshots(store, db, run) })
 }
 
 // deleteBounded deletes within one shard's policy and time range.
