@@ -55,6 +55,11 @@ type Node struct {
 	// Blocked, when set before Open, tells which peers (by TCP address) this node
 	// must not call: with it tests and the tour cut links.
 	Blocked func(addr string) bool
+	// NotWhole, when set before Open, is why this node's copy of a shard cannot be trusted, instead of what the
+	// node knows: with it tests make a copy incomplete.
+	NotWhole func(shard uint64) string
+	// Now, when set before Open, is the clock that this node tells others: with it tests move it.
+	Now func() time.Time
 
 	cfg      *Config
 	version  string
@@ -287,7 +292,8 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 	}
 	shards := &shardcopy.Server{
 		Store: n.Store, Pool: pool, Begun: local.Copied, Deletes: n.writer.DeletesSeen, Hold: n.writer.HoldDeletes,
-		Dir: filepath.Join(n.cfg.entropyDir(), "incoming"), CheckDisk: local.CheckDisk, Log: n.log,
+		NotWhole: n.notWhole,
+		Dir:      filepath.Join(n.cfg.entropyDir(), "incoming"), CheckDisk: local.CheckDisk, Log: n.log,
 	}
 	local.Files = shards.FillFrom
 	local.Pace = pace.New(n.requests)
