@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -19,6 +20,7 @@ type node struct {
 	Version  string `json:"version"`
 
 	Labels map[string]string `json:"labels,omitempty"`
+	Lost   []string          `json:"lost,omitempty"` // with a data node that was removed
 }
 
 // labels prints labels as JSON.
@@ -132,13 +134,22 @@ func (c *client) removeData() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			params := url.Values{"addr": args, "force": {strconv.FormatBool(force)}}
 			return c.change(cmd, "/remove-data", params, func(n node) string {
-				return fmt.Sprintf("Removed data node %d at %s", n.ID, n.TCPAddr)
+				return removed(n)
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "remove it also when it does not answer")
+	cmd.Flags().BoolVar(&force, "force", false, "remove it also when it does not answer, or holds what no other node has: that is lost")
 	cmd.Flags().BoolVar(&tcp, "tcpAddr", false, "the address is the TCP address; it always is")
 	return cmd
+}
+
+// removed says that a data node is removed, and what the cluster lost with it.
+func removed(n node) string {
+	say := fmt.Sprintf("Removed data node %d at %s", n.ID, n.TCPAddr)
+	if len(n.Lost) == 0 {
+		return say
+	}
+	return say + "\nThe cluster has lost:\n  " + strings.Join(n.Lost, "\n  ") + "\nTheir files are still on the disk of that node."
 }
 
 func (c *client) updateData() *cobra.Command {

@@ -28,6 +28,8 @@ import (
 type Server struct {
 	// ShardRepair, when set before Open, answers below /shard-repair/.
 	ShardRepair http.Handler
+	// Losses, when set before Open, lists what the cluster would lose with a data node, a phrase for each shard.
+	Losses func(ctx context.Context, n cluster.Node) ([]string, error)
 
 	routes []route // of Handle
 	cfg    *Config

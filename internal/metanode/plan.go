@@ -1,0 +1,119 @@
+package metanode
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+
+	"concord/internal/backup"
+	"concord/internal/cluster"
+)
+
+// plan lists the asked shards that have points, each with the copy to read. A shard of which no whole copy can be read
+// is listed with the reason, and with the best copy that there is.
+func (b backups) plan(r *http.Request) (any, error) {
+	from := r.FormValue("from")
+	if from != "" {
+		if _, ok := b.State().DataNodeByAddr(from); !ok {
+			return nil, fmt.Errorf("data node %q does not exist", from)
+		}
+	}
+	asked, err := b.asked(r)
+	if err != nil {
+		return nil, err
+	}
+	copies := shards(b).describeCopies(r.Context(), asked, true)
+	if err := r.Context().Err(); err != nil {
+		return nil, err // who did not answer may well be there
+	}
+	out := []backup.Source{}
+	for _, sh := range asked {
+		c, problem := choose(copies[sh.ID], from)
+		if c == nil && problem == "" {
+			continue
+		}
+		source := backup.Source{ShardID: sh.ID, Database: sh.Database, Policy: sh.RetentionPolicy, Problem: problem}
+		if c != nil {
+			source.Node, source.LastModified, source.Size = c.TCPAddr, c.LastModified.UnixNano(), c.Size
+		}
+		out = append(out, source)
+	}
+	return out, nil
+}
+
+// asked are the shards that a request names by db, rp and shard; without these, all.
+func (b backups) asked(r *http.Request) ([]cluster.Shard, error) {
+	db, rp := r.FormValue("db"), r.FormValue("rp")
+	var shard uint64
+	if v := r.FormValue("shard"); v != "" {
+		var err error
+		if shard, err = strconv.ParseUint(v, 10, 64); err != nil {
+			return nil, errors.New("shard: must be a number")
+		}
+	}
+	st := b.State()
+	if db != "" {
+		d := st.Data.Database(db)
+		if d == nil {
+			return nil, fmt.Errorf("database %q does not exist", db)
+		} else if rp != "" && d.RetentionPolicy(rp) == nil {
+			return nil, fmt.Errorf("retention policy %q of database %q does not exist", rp, db)
+		}
+	}
+	if shard != 0 {
+		if _, ok := st.Shard(shard); !ok {
+			return nil, fmt.Errorf("shard %d does not exist", shard)
+		}
+	}
+	return slices.DeleteFunc(st.Shards(), func(sh cluster.Shard) bool {
+		return db != "" && sh.Database != db || rp != "" && sh.RetentionPolicy != rp || shard != 0 && sh.ID != shard
+	}), nil
+}
+
+// choose picks the copy of a shard to read. That is a whole one: of the node from where it has one, else with the
+// newest write. problem is empty then. Where no whole copy can be read, problem says why, and the copy is the largest
+// that can be, nil when none can. A shard that is empty has neither a copy nor a problem.
+func choose(copies []Copy, from string) (best *Copy, problem string) {
+	whole, empty := false, true
+	for i := range copies {
+		c := &copies[i]
+		if c.State != missing || c.NotWhole != "" {
+			empty = false
+		}
+		if !c.readable() {
+			continue
+		}
+		if isWhole := c.problem() == ""; isWhole && !whole {
+			whole, best = true, nil // what is not whole does not count any more
+		} else if whole && !isWhole {
+			continue
+		}
+		if c.Size > 0 && (best == nil || better(c, best, from, whole)) {
+			best = c
+		}
+	}
+	switch {
+	case whole:
+		return best, ""
+	case len(copies) == 0:
+		return nil, "it has no owners: its data was lost with a node that was removed"
+	case empty:
+		return nil, "" // it was never written to
+	case best == nil:
+		return nil, "no copy can be read: " + problems(copies)
+	}
+	return best, "no whole copy can be read: " + problems(copies)
+}
+
+// better reports whether copy a is to be read rather than b. Both are whole, or both are not.
+func better(a, b *Copy, from string, whole bool) bool {
+	if (a.TCPAddr == from) != (b.TCPAddr == from) {
+		return a.TCPAddr == from
+	}
+	if !whole && a.Size != b.Size {
+		return a.Size > b.Size
+	}
+	return a.LastModified.After(b.LastModified)
+}
