@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -20,7 +22,12 @@ type node struct {
 	Version  string `json:"version"`
 
 	Labels map[string]string `json:"labels,omitempty"`
-	Lost   []string          `json:"lost,omitempty"` // with a data node that was removed
+
+	// Of the answer of GET /show-cluster.
+	ClockSkewMs *int64 `json:"clockSkewMs,omitempty"` // ahead of the clock in the middle of all
+	ClockOff    bool   `json:"clockOff,omitempty"`    // by more than a second
+
+	Lost []string `json:"lost,omitempty"` // with a data node that was removed
 }
 
 // labels prints labels as JSON.
@@ -65,11 +72,27 @@ func (c *client) show() *cobra.Command {
 			table(w, "Meta Nodes", rows)
 			fmt.Fprintln(w)
 			table(w, "Raft Status", [][]string{{"Leader", "Peers"}, {status.Leader, fmt.Sprint(status.Peers)}})
+			printClocks(w, "data", members.Data)
+			printClocks(w, "meta", members.Meta)
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// printClocks names the nodes whose clocks are wrong.
+func printClocks(w io.Writer, kind string, nodes []node) {
+	for _, n := range nodes {
+		if !n.ClockOff || n.ClockSkewMs == nil {
+			continue
+		}
+		by, way := time.Duration(*n.ClockSkewMs)*time.Millisecond, "ahead of"
+		if by < 0 {
+			by, way = -by, "behind"
+		}
+		fmt.Fprintf(w, "\nThe clock of %s node %d, %s, is %s %s those of the other nodes: set it, with NTP for example.\n", kind, n.ID, n.TCPAddr, short(by), way)
+	}
 }
 
 // change posts to the meta nodes and prints what came of it.

@@ -31,6 +31,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"concord/internal/clocks"
 	"concord/internal/copystate"
 	"concord/internal/distquery"
 	"concord/internal/entropy"
@@ -74,6 +75,7 @@ type Node struct {
 	local    *entropy.Local
 	copies   *copystate.Service // which copies are whole
 	queues   queues
+	clocks   *clocks.Watch                   // of the other data nodes
 	suspects atomic.Pointer[entropy.Service] // Entropy, for hinted handoff, which runs before it is there
 	certs    *tlsconfig.TLSCertMonitor
 	peerTLS  *tlsconfig.TLSConfigManager // to and from data nodes
@@ -87,7 +89,7 @@ type Node struct {
 
 // New returns a data node that Open starts. cfg must be valid.
 func New(cfg *Config, version string, log *zap.Logger) *Node {
-	return &Node{cfg: cfg, version: version, log: log}
+	return &Node{cfg: cfg, version: version, log: log, clocks: clocks.NewWatch(log)}
 }
 
 // TCPAddr is the host:port at which other nodes reach this one, after Open.
@@ -183,6 +185,7 @@ func (n *Node) Open() (err error) {
 
 	pool := &rpc.Pool{Blocked: n.Blocked, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.peerTLS}
 	n.onClose(pool.Close)
+	n.onClose(n.watchClocks(pool))
 
 	if err := n.openCopies(pool); err != nil {
 		return err
@@ -220,7 +223,7 @@ func (n *Node) Open() (err error) {
 	n.openExecutor(pool, n.mon)
 	n.onClose(n.executor.Close)
 
-	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served, n.copies)
+	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served, n.copies, n.clocks)
 	if n.handoff != nil {
 		n.reporters.add(n.handoff)
 	}

@@ -158,19 +158,6 @@ func (s *Server) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	reply(w, st, nil)
 }
 
-// Members is the answer of GET /show-cluster.
-type Members struct {
-	Data []cluster.Node `json:"data"`
-	Meta []cluster.Node `json:"meta"`
-}
-
-func (s *Server) serveCluster(w http.ResponseWriter, _ *http.Request) {
-	st := s.State()
-	reply(w, Members{
-		Data: append([]cluster.Node{}, st.DataNodes...), Meta: append([]cluster.Node{}, st.MetaNodes...),
-	}, nil)
-}
-
 // ShardInfo is one entry of the answer of GET /show-shards.
 type ShardInfo struct {
 	ID              uint64       `json:"id"`

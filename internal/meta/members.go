@@ -34,6 +34,7 @@ type identityBody struct {
 	Version   string `json:"version"`
 	ClusterID uint64 `json:"clusterID,string"` // 0 without a cluster
 	Applied   uint64 `json:"applied"`          // index in the log
+	Clock     int64  `json:"clock,string"`     // its time as it answers, nanoseconds since the epoch
 }
 
 func (s *Server) identity() identityBody {
@@ -41,6 +42,7 @@ func (s *Server) identity() identityBody {
 	return identityBody{
 		RaftID: string(st.id), RaftAddr: s.raftAddr, HTTPAddr: s.httpAddr, Version: version.String(),
 		ClusterID: s.State().Data.ClusterID, Applied: st.raft.AppliedIndex(),
+		Clock: time.Now().UnixNano(),
 	}
 }
 

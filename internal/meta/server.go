@@ -19,6 +19,7 @@ import (
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"go.uber.org/zap"
 
+	"concord/internal/clocks"
 	"concord/internal/cluster"
 	"concord/internal/rpc"
 	"concord/internal/trust"
@@ -38,6 +39,7 @@ type Server struct {
 	pool   *rpc.Pool // to data nodes
 	peers  metaHTTP  // to other meta nodes
 	auth   authCache
+	clocks *clocks.Watch
 
 	leases *emeta.Leases // granted while this node leads
 	leader struct {
@@ -70,6 +72,7 @@ func NewServer(cfg *Config, log *zap.Logger) *Server {
 	return &Server{
 		cfg: &own, log: log.With(zap.String("service", "meta")), pool: &rpc.Pool{},
 		leases: emeta.NewLeases(emeta.DefaultLeaseDuration),
+		clocks: clocks.NewWatch(log.With(zap.String("service", "meta"))),
 	}
 }
 
