@@ -25,6 +25,7 @@ type backupFlags struct {
 	full, estimate                            bool
 	shard                                     uint64
 	bufsize                                   int
+	wait                                      time.Duration
 }
 
 func (c *client) backup() *cobra.Command {
@@ -53,6 +54,7 @@ func (c *client) backup() *cobra.Command {
 	fl.StringVar(&f.end, "end", "", "only files with points at or before this time (RFC 3339)")
 	fl.BoolVar(&f.estimate, "estimate", false, "say how much there is to back up, and back up nothing")
 	fl.StringVar(&f.level, "gzipCompressionLevel", "default", "default, full, speedy or none")
+	fl.DurationVar(&f.wait, "wait", 10*time.Second, "how long to wait for a whole copy of each shard")
 	fl.IntVar(&f.bufsize, "bufsize", 1<<20, "bytes that are written at once")
 	return cmd
 }
@@ -262,7 +264,7 @@ func (b *backupRun) plan(ctx context.Context) ([]backup.Source, error) {
 
 // ask asks the meta node which copies to read, of one shard or, with 0, of all that the flags name.
 func (b *backupRun) ask(ctx context.Context, shard uint64) (plan []backup.Source, err error) {
-	params := url.Values{"db": {b.db}, "rp": {b.rp}, "from": {b.from}}
+	params := url.Values{"db": {b.db}, "rp": {b.rp}, "from": {b.from}, "wait": {b.wait.String()}}
 	if shard != 0 {
 		params.Set("shard", strconv.FormatUint(shard, 10))
 	}

@@ -27,8 +27,9 @@ import (
 
 // copies is which copies of a cluster are not whole, as a test decides.
 type copies struct {
-	mu  sync.Mutex
-	why map[int]string // by data node, for all its shards
+	mu   sync.Mutex
+	why  map[int]string // by data node, for all its shards
+	then map[int]string // what why is after the next answer
 }
 
 func (c *copies) set(node int, why string) {
@@ -40,7 +41,18 @@ func (c *copies) set(node int, why string) {
 func (c *copies) notWhole(node int, _ uint64) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.why[node]
+	why := c.why[node]
+	if then, ok := c.then[node]; ok {
+		c.why[node] = then
+	}
+	return why
+}
+
+// after makes a node say why once it has answered again.
+func (c *copies) after(node int, why string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.then[node] = why
 }
 
 // mustStartCopies returns a cluster whose copies are what a test says, and are repaired by nobody.
@@ -48,7 +60,7 @@ func mustStartCopies(t *testing.T, nodes int) (context.Context, *devcluster.Clus
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
-	said := &copies{why: map[int]string{}}
+	said := &copies{why: map[int]string{}, then: map[int]string{}}
 	c, err := devcluster.Start(ctx, devcluster.Options{
 		Dir: t.TempDir(), DataNodes: nodes, NotWhole: said.notWhole,
 		DataConfig: func(cfg *datanode.Config) { cfg.AntiEntropy.Enabled = false },
@@ -172,7 +184,7 @@ func TestBackupSaysThatNoCopyIsWhole(t *testing.T) {
 	said.set(0, "it waits for hints")
 	said.set(1, "a write began it anew")
 
-	_, errs, code := exit(c, "backup", dir)
+	_, errs, code := exit(c, "backup", "-wait", "0s", dir)
 	want := fmt.Sprintf("Not whole, read from %s all the same: shard %d of db.autogen: no whole copy can be read: %[1]s: it waits for hints; %[3]s: a write began it anew\n",
 		addr(t, c, 0), sh.ID, addr(t, c, 1))
 	if code != cli.Partial || errs != want {
@@ -200,6 +212,48 @@ func TestBackupSaysThatNoCopyIsWhole(t *testing.T) {
 	}
 }
 
+// A copy that hints are on their way to is whole in a moment.
+func TestBackupWaitsForAWholeCopy(t *testing.T) {
+	t.Parallel()
+	ctx, c, said := mustStartCopies(t, 2)
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 2`)
+	mustWriteAll(ctx, t, c, "db", lines(100, yesterday(), time.Second))
+	for node := range 2 {
+		said.set(node, "it waits for hints")
+		said.after(node, "")
+	}
+	if out, errs, code := exit(c, "backup", "-full", t.TempDir()); code != 0 || errs != "" {
+		t.Errorf("exit code %d\n%s%s", code, out, errs)
+	}
+}
+
+// The chosen copy is lost between the plan and the read.
+func TestBackupTakesAnotherCopyWhenOneFails(t *testing.T) {
+	t.Parallel()
+	ctx, c, said := mustStartCopies(t, 2)
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 2`)
+	mustWriteAll(ctx, t, c, "db", lines(100, yesterday(), time.Second))
+	said.after(1, "it was lost")
+	dir := t.TempDir()
+	out, errs, code := exit(c, "backup", "-full", "-from", addr(t, c, 1), dir)
+	if code != 0 || errs != "" || !strings.Contains(out, "Backing up node "+addr(t, c, 1)) || !strings.Contains(out, "Backing up node "+addr(t, c, 0)) {
+		t.Errorf("exit code %d\n%s%s", code, out, errs)
+	}
+	if m := manifest(t, dir); len(m.Files) != 1 || !m.Files[0].Whole() || len(m.Missing) != 0 {
+		t.Errorf("%+v", m)
+	}
+
+	// There is no other one.
+	if err := c.StopData(0); err != nil {
+		t.Fatal(err)
+	}
+	said.set(1, "")
+	_, errs, code = exit(c, "backup", "-full", "-wait", "0s", dir)
+	if code != cli.Partial || !strings.Contains(errs, addr(t, c, 1)+": it was lost") {
+		t.Errorf("exit code %d, %q", code, errs)
+	}
+}
+
 // The owner of a single copy is away.
 func TestBackupGoesOnWithoutWhatItCannotRead(t *testing.T) {
 	t.Parallel()
@@ -220,7 +274,7 @@ func TestBackupGoesOnWithoutWhatItCannotRead(t *testing.T) {
 	if err := c.StopData(1); err != nil {
 		t.Fatal(err)
 	}
-	out, errs, code := exit(c, "backup", "-full", dir)
+	out, errs, code := exit(c, "backup", "-full", "-wait", "0s", dir)
 	want := fmt.Sprintf("Not backed up: shard %d of spread.autogen: no copy can be read: %s does not answer\n", lost.ID, away.TCPAddr)
 	if code != cli.Partial || errs != want {
 		t.Errorf("exit code %d, %q, want %q\n%s", code, errs, want, out)
@@ -229,7 +283,7 @@ func TestBackupGoesOnWithoutWhatItCannotRead(t *testing.T) {
 	if len(m.Missing) != 1 || m.Missing[0].ShardID != lost.ID || len(m.Files) != 2 {
 		t.Errorf("%+v", m)
 	}
-	if _, errs, code := exit(c, "backup", "-full", "-estimate", dir); code != cli.Partial || errs != want {
+	if _, errs, code := exit(c, "backup", "-full", "-estimate", "-wait", "0s", dir); code != cli.Partial || errs != want {
 		t.Errorf("-estimate: exit code %d, %q", code, errs)
 	}
 
@@ -243,9 +297,6 @@ func TestBackupGoesOnWithoutWhatItCannotRead(t *testing.T) {
 
 	if err := c.StartData(1); err != nil {
 		t.Fatal(err)
-	}
-	if err := c.Wait(ctx, func() bool { _, _, code := exit(c, "backup", "-db", "spread", "-estimate", dir); return code == 0 }); err != nil {
-		t.Fatal("the node is back, and cannot be read")
 	}
 	if out, errs, code := exit(c, "backup", "-db", "spread", dir); code != 0 || errs != "" || !strings.Contains(out, fmt.Sprintf("shard %d...", lost.ID)) {
 		t.Errorf("once it is back: exit code %d\n%s%s", code, out, errs)

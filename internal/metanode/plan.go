@@ -1,18 +1,21 @@
 package metanode
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
+	"time"
 
 	"concord/internal/backup"
 	"concord/internal/cluster"
 )
 
 // plan lists the asked shards that have points, each with the copy to read. A shard of which no whole copy can be read
-// is listed with the reason, and with the best copy that there is.
+// is asked for again until the time to wait is over, and then listed with the reason and the best copy that there is.
 func (b backups) plan(r *http.Request) (any, error) {
 	from := r.FormValue("from")
 	if from != "" {
@@ -24,21 +27,71 @@ func (b backups) plan(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	copies := shards(b).describeCopies(r.Context(), asked, true)
-	if err := r.Context().Err(); err != nil {
+	wait, err := waitValue(r)
+	if err != nil {
+		return nil, err
+	}
+	ctx, until := r.Context(), time.Now().Add(wait)
+	out := []backup.Source{}
+	for {
+		sources, err := b.sources(ctx, asked, from)
+		if err != nil {
+			return nil, err
+		}
+		again := []cluster.Shard{}
+		for i, sh := range asked {
+			switch s := sources[i]; {
+			case s.Problem != "" && time.Now().Before(until):
+				again = append(again, sh)
+			case s.Problem != "" || s.Node != "":
+				out = append(out, s)
+			}
+		}
+		if asked = again; len(asked) == 0 {
+			break
+		}
+		select {
+		case <-time.After(askAgain):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	slices.SortFunc(out, func(a, b backup.Source) int { return cmp.Compare(a.ShardID, b.ShardID) })
+	return out, nil
+}
+
+const (
+	askAgain = 500 * time.Millisecond // after which shards of which no whole copy can be read are asked for again
+	maxWait  = 24 * time.Hour
+)
+
+// waitValue is for how long a plan waits for whole copies.
+func waitValue(r *http.Request) (time.Duration, error) {
+	v := r.FormValue("wait")
+	if v == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil || d < 0 || d > maxWait {
+		return 0, fmt.Errorf("wait: must be a duration of at most %s", maxWait)
+	}
+	return d, nil
+}
+
+// sources has, for each of the asked shards, the copy to read as choose picks it: without a node and a problem for a
+// shard that is empty.
+func (b backups) sources(ctx context.Context, asked []cluster.Shard, from string) ([]backup.Source, error) {
+	copies := shards(b).describeCopies(ctx, asked, true)
+	if err := ctx.Err(); err != nil {
 		return nil, err // who did not answer may well be there
 	}
-	out := []backup.Source{}
-	for _, sh := range asked {
+	out := make([]backup.Source, len(asked))
+	for i, sh := range asked {
 		c, problem := choose(copies[sh.ID], from)
-		if c == nil && problem == "" {
-			continue
-		}
-		source := backup.Source{ShardID: sh.ID, Database: sh.Database, Policy: sh.RetentionPolicy, Problem: problem}
+		out[i] = backup.Source{ShardID: sh.ID, Database: sh.Database, Policy: sh.RetentionPolicy, Problem: problem}
 		if c != nil {
-			source.Node, source.LastModified, source.Size = c.TCPAddr, c.LastModified.UnixNano(), c.Size
+			out[i].Node, out[i].LastModified, out[i].Size = c.TCPAddr, c.LastModified.UnixNano(), c.Size
 		}
-		out = append(out, source)
 	}
 	return out, nil
 }
