@@ -14,7 +14,9 @@ func TestFolderSaysWhatItsNewestBackupsLack(t *testing.T) {
 	file := func(shard uint64, modified int64, incomplete string) Entry {
 		return Entry{Database: "db", Policy: "rp", ShardID: shard, LastModified: modified, FileName: "f", Incomplete: incomplete}
 	}
-	gap := func(shard uint64, reason string) Gap { return Gap{Database: "db", Policy: "rp", ShardID: shard, Reason: reason} }
+	gap := func(shard uint64, reason string) Gap {
+		return Gap{Database: "db", Policy: "rp", ShardID: shard, Reason: reason}
+	}
 	inRange := file(6, 3, "")
 	inRange.Partial = true
 	for name, m := range map[string]*Manifest{

@@ -95,13 +95,20 @@ func mustWriteAll(ctx context.Context, t *testing.T, c *devcluster.Cluster, db s
 	}
 }
 
-func count(ctx context.Context, t *testing.T, c *devcluster.Cluster, node int, db string) string {
+// waitCount waits until the first node answers that a database has so many points: it hears of a restore a moment later.
+func waitCount(ctx context.Context, t *testing.T, c *devcluster.Cluster, db, want string) {
 	t.Helper()
-	rows := mustQuery(ctx, t, c, node, db, "SELECT count(i) FROM m")
-	if len(rows) == 0 {
-		return "0"
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	got := "no"
+	if err := c.Wait(ctx, func() bool {
+		if rows, err := c.Client(0).Query(ctx, db, "SELECT count(i) FROM m"); err == nil && len(rows) > 0 {
+			got = fmt.Sprint(rows[0][1])
+		}
+		return got == want
+	}); err != nil {
+		t.Errorf("%s has %s points, want %s", db, got, want)
 	}
-	return fmt.Sprint(rows[0][1])
 }
 
 // lose makes a node lose its copy of a shard. Then n writes begin it anew, on this node alone: it has the newest
@@ -165,9 +172,7 @@ func TestBackupTakesAWholeCopy(t *testing.T) {
 			mustQuery(ctx, t, c, 0, "", `DROP DATABASE db`)
 			said.set(node, "")
 			mustCtl(ctx, t, c, "restore", dir)
-			if n := count(ctx, t, c, 0, "db"); n != "2000" {
-				t.Errorf("%s of 2000 points were restored", n)
-			}
+			waitCount(ctx, t, c, "db", "2000")
 		})
 	}
 }
@@ -197,9 +202,7 @@ func TestBackupSaysThatNoCopyIsWhole(t *testing.T) {
 	if _, errs, code := exit(c, "restore", "-db", "db", "-newdb", "part", dir); code != cli.Partial || !strings.Contains(errs, fmt.Sprintf("Not whole in the backup: shard %d of db.autogen", sh.ID)) {
 		t.Errorf("restore: exit code %d, %q", code, errs)
 	}
-	if n := count(ctx, t, c, 0, "part"); n != "2000" {
-		t.Errorf("the largest copy has 2000 points, %s were restored", n)
-	}
+	waitCount(ctx, t, c, "part", "2000") // of the largest copy
 
 	// Nothing was written since, but what was read was not whole.
 	said.set(0, "")
@@ -406,9 +409,7 @@ func TestRemoveDataKeepsWhatNoOtherNodeHas(t *testing.T) {
 	}); err != nil {
 		t.Fatal("writes to the group of the lost shard never work again")
 	}
-	if n := count(ctx, t, c, 0, "spread"); n != "100" {
-		t.Errorf("%s of 100 points", n)
-	}
+	waitCount(ctx, t, c, "spread", "100")
 }
 
 // A node whose only copies are the last of their groups: its groups go with it, and its files stay.

@@ -323,6 +323,7 @@ func flush(store *tsdb.Store, id uint64) error {
 		return fmt.Errorf("shard %d: %w", id, err)
 	}
 	if tsm, ok := e.(*tsm1.Engine); ok {
+		wake(sh)
 		if err := tsm.WriteSnapshot(); err != nil && !errors.Is(err, tsm1.ErrSnapshotInProgress) {
 			return fmt.Errorf("flush shard %d: %w", id, err)
 		}
