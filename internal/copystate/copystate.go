@@ -47,9 +47,9 @@ type Deps struct {
 	Owed    func() map[uint64][]uint64                        // shards by node: what this node keeps for others now
 	GiveUp  func() error                                      // sets aside what this node keeps for others
 
-	Heard func(node uint64)                            // is told each time that a node answers after a silence
-	Found func(shard uint64)                           // is told of a copy here that was found to lack something, 0 for several
-	Clock func(node cluster.Node, ahead time.Duration) // is told how far the clock of another node is ahead
+	Heard func(node uint64)                                    // is told each time that a node answers after a silence
+	Found func(shard uint64)                                   // is told of a copy here that was found to lack something, 0 for several
+	Clock func(node cluster.Node, ahead, margin time.Duration) // is told how far the clock of another node is ahead
 
 	Log *zap.Logger
 	Now func() time.Time // the time that this node tells others; time.Now when nil

@@ -49,6 +49,7 @@ func (n *Node) openCopies(pool *rpc.Pool) (err error) {
 				e.Lacks(shard)
 			}
 		},
+		Clock: n.compareClock, Now: n.now,
 		Log: n.log,
 	})
 	if err != nil {

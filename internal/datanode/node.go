@@ -185,7 +185,6 @@ func (n *Node) Open() (err error) {
 
 	pool := &rpc.Pool{Blocked: n.Blocked, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.peerTLS}
 	n.onClose(pool.Close)
-	n.onClose(n.watchClocks(pool))
 
 	if err := n.openCopies(pool); err != nil {
 		return err

@@ -1,26 +1,21 @@
 package datanode
 
-import (
-	"context"
+import "context"
 
-	"concord/internal/entropy"
-)
-
-// notWhole is why this node's copy of a shard may lack acknowledged writes or deletes, in one clause; empty when
-// it has them all. It is what a backup, a copy and a removal ask before they trust the copy.
-func (n *Node) notWhole(shard uint64) string {
+// notWhole is why copies of this node may lack acknowledged writes or deletes, in one clause each, by shard. A copy
+// that has them all is not in it. It is what a backup, a copy and a removal ask before they trust a copy.
+func (n *Node) notWhole(ctx context.Context, shards ...uint64) map[uint64]string {
+	why := make(map[uint64]string)
 	if n.NotWhole != nil {
-		return n.NotWhole(shard)
+		for _, id := range shards {
+			if reason := n.NotWhole(id); reason != "" {
+				why[id] = reason
+			}
+		}
+		return why
 	}
-	states, err := n.local.States(context.Background(), []uint64{shard})
-	st := states[shard]
-	switch {
-	case err != nil:
-		return "its state cannot be read: " + err.Error()
-	case st.Corrupt != "":
-		return "it is damaged: " + st.Corrupt
-	case entropy.BegunByCopy(st.Begun):
-		return "it is a copy that was not yet compared with the other owners'"
+	for id, unfit := range n.copies.Unfit(ctx, shards...) {
+		why[id] = unfit.Reason
 	}
-	return ""
+	return why
 }

@@ -177,6 +177,43 @@ func TestBackupTakesAWholeCopy(t *testing.T) {
 	}
 }
 
+// What the nodes know by themselves of an owner that lost its disk while writes went on.
+func TestWipedOwnerIsNoSourceOfABackup(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStartWith(t, 2, func(cfg *datanode.Config) { cfg.AntiEntropy.Enabled = false })
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 2`)
+	mustWriteAll(ctx, t, c, "db", lines(2000, yesterday(), time.Second))
+	if err := c.StopData(1); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wipe(1); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.StartData(1); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(ctx, func() bool { return c.Client(0).Write(ctx, "db", "all", lines(10, yesterday(), time.Second)) == nil }); err != nil {
+		t.Fatal(err)
+	}
+	sh := c.Shards("db")[0]
+	if c.Data[1].Store.Shard(sh.ID) == nil {
+		t.Fatal("the write did not begin the shard anew")
+	}
+	dir := t.TempDir()
+	if out, errs, code := exit(c, "backup", "-full", "-from", addr(t, c, 1), dir); code != 0 || errs != "" || !strings.Contains(out, "node "+addr(t, c, 0)) {
+		t.Errorf("exit code %d\n%s%s", code, out, errs)
+	}
+	for _, args := range [][]string{{"remove-shard", addr(t, c, 0), fmt.Sprint(sh.ID)}, {"remove-data", addr(t, c, 0)}} {
+		if _, err := runCtl(ctx, c, args...); err == nil || !strings.Contains(err.Error(), addr(t, c, 1)+": ") {
+			t.Errorf("%v: %v", args, err)
+		} else {
+			t.Log(err)
+		}
+	}
+	mustCtl(ctx, t, c, "restore", "-db", "db", "-newdb", "again", dir)
+	waitCount(ctx, t, c, "again", "2000")
+}
+
 // Where no copy is whole the largest is backed up. The backup says so, and does not count as one of that shard.
 func TestBackupSaysThatNoCopyIsWhole(t *testing.T) {
 	t.Parallel()

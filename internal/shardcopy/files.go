@@ -42,7 +42,7 @@ func (s *Server) Files(r *rpc.FilesRequest, stream grpc.ServerStreamingServer[rp
 	if len(r.Have) > 2*maxFiles {
 		return status.Errorf(codes.InvalidArgument, "%d files are too many", len(r.Have))
 	}
-	if err := s.checkWhole(r.ShardId, r.Incomplete); err != nil {
+	if err := s.checkWhole(stream.Context(), r.ShardId, r.Incomplete); err != nil {
 		return err
 	}
 	dir, err := snapshot(s.Store, r.ShardId)

@@ -373,7 +373,13 @@ func TestDiscardKeepsWhatIsDue(t *testing.T) {
 func TestOnlyWholeCopiesAreSources(t *testing.T) {
 	t.Parallel()
 	src := filled(t)
-	src.NotWhole = func(shard uint64) string { return fmt.Sprintf("shard %d waits for hints", shard) }
+	src.NotWhole = func(_ context.Context, shards ...uint64) map[uint64]string {
+		why := map[uint64]string{}
+		for _, id := range shards {
+			why[id] = fmt.Sprintf("shard %d waits for hints", id)
+		}
+		return why
+	}
 	addr := mustServe(t, src)
 	const why = "its copy of shard 7 is not whole: shard 7 waits for hints"
 

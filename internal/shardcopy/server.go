@@ -1,6 +1,7 @@
 package shardcopy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,9 +38,9 @@ type Server struct {
 	Store *tsdb.Store
 	Pool  *rpc.Pool
 	Begun func(shard uint64) error // notes that the copy may lack points; nil for none
-	// NotWhole is why this node's copy of a shard may lack acknowledged writes or deletes, in one clause. It is
-	// empty for a copy that has them all. nil is for a server whose copies all have.
-	NotWhole func(shard uint64) string
+	// NotWhole is why this node's copies may lack acknowledged writes or deletes, in one clause each, by shard. A copy that
+	// has them all is not in it. nil is for a server whose copies all have.
+	NotWhole func(ctx context.Context, shards ...uint64) map[uint64]string
 	// Deletes changes with every delete in a shard's database that this node hears of; nil for none.
 	Deletes func(shard uint64) uint64
 	// Hold holds deletes back until release, unless one came since Deletes gave seen; nil for none.
@@ -74,7 +75,7 @@ func (s *Server) Export(r *rpc.ExportRequest, stream grpc.ServerStreamingServer[
 	if r.Start > r.End {
 		return status.Error(codes.InvalidArgument, "start is after end")
 	}
-	if err := s.checkWhole(r.ShardId, r.Incomplete); err != nil {
+	if err := s.checkWhole(stream.Context(), r.ShardId, r.Incomplete); err != nil {
 		return err
 	}
 	w := &writer{send: func(b []byte) error { return stream.Send(&rpc.ExportChunk{Data: b}) }}
@@ -304,10 +305,14 @@ func (s *Server) Remove(_ context.Context, r *rpc.RemoveRequest) (*rpc.RemoveRes
 }
 
 // Describe tells about this node's copies. One that cannot be read does not hide the others.
-func (s *Server) Describe(_ context.Context, r *rpc.DescribeRequest) (*rpc.DescribeResponse, error) {
+func (s *Server) Describe(ctx context.Context, r *rpc.DescribeRequest) (*rpc.DescribeResponse, error) {
 	resp := &rpc.DescribeResponse{}
 	for _, id := range r.ShardIds {
 		resp.Shards = append(resp.Shards, s.describe(id, r.Flush))
+	}
+	why := s.notWhole(ctx, r.ShardIds...)
+	for _, d := range resp.Shards {
+		d.NotWhole = cmp.Or(d.NotWhole, why[d.ShardId])
 	}
 	return resp, nil
 }

@@ -1,27 +1,29 @@
 package shardcopy
 
 import (
+	"context"
+
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"concord/internal/rpc"
 )
 
-// notWhole is why this node's copy of a shard may lack acknowledged writes or deletes; empty when it has them all.
-func (s *Server) notWhole(shard uint64) string {
+// notWhole is NotWhole, which may be nil.
+func (s *Server) notWhole(ctx context.Context, shards ...uint64) map[uint64]string {
 	if s.NotWhole == nil {
-		return ""
+		return nil
 	}
-	return s.NotWhole(shard)
+	return s.NotWhole(ctx, shards...)
 }
 
 // checkWhole refuses to send a copy that is not whole, unless the caller asks for what there is. The answer is
 // DataLoss, so that the caller can take another owner's.
-func (s *Server) checkWhole(shard uint64, incomplete bool) error {
+func (s *Server) checkWhole(ctx context.Context, shard uint64, incomplete bool) error {
 	if incomplete {
 		return nil
 	}
-	if why := s.notWhole(shard); why != "" {
+	if why := s.notWhole(ctx, shard)[shard]; why != "" {
 		return refuse(shard, why)
 	}
 	return nil
@@ -47,6 +49,5 @@ func (s *Server) describe(id uint64, flushFirst bool) *rpc.ShardDescription {
 	if err != nil {
 		return &rpc.ShardDescription{ShardId: id, Exists: true, State: Unreadable, NotWhole: err.Error()}
 	}
-	d.NotWhole = s.notWhole(id)
 	return d
 }

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -135,7 +136,10 @@ func TestFilesComeFromAWholeCopy(t *testing.T) {
 			want := o.root(0, 1)
 			var asked atomic.Int64
 			for _, i := range notWhole { // the second owner is the first source of shard 1
-				o.servers[i].NotWhole = func(uint64) string { asked.Add(1); return "it waits for hints" }
+				o.servers[i].NotWhole = func(context.Context, ...uint64) map[uint64]string {
+					asked.Add(1)
+					return map[uint64]string{1: "it waits for hints"}
+				}
 			}
 			o.sent.of()
 			r := o.repair(1)
