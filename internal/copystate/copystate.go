@@ -51,10 +51,10 @@ type Deps struct {
 
 	Process func() uint64 // names this process among those of its node
 
-	Heard func(node uint64)                            // is told each time that a node answers after a silence
-	Gone  func(node, process uint64)                   // is told that all processes of a node are gone but this one, 0 for all
-	Found func(shard uint64)                           // is told of a copy here that was found to lack something, 0 for several
-	Clock func(node cluster.Node, ahead time.Duration) // is told how far the clock of another node is ahead
+	Heard func(node uint64)                                    // is told each time that a node answers after a silence
+	Gone  func(node, process uint64)                           // is told that all processes of a node are gone but this one, 0 for all
+	Found func(shard uint64)                                   // is told of a copy here that was found to lack something, 0 for several
+	Clock func(node cluster.Node, ahead, margin time.Duration) // is told how far the clock of another node is ahead
 
 	Log *zap.Logger
 	Now func() time.Time // the time that this node tells others; time.Now when nil

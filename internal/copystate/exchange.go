@@ -111,7 +111,7 @@ func (s *Service) exchange(ctx context.Context, p *peer) (again bool) {
 		sent := s.deps.Now()
 		reply, err = client.Exchange(ctx, m)
 		if took := s.deps.Now().Sub(sent); err == nil && s.deps.Clock != nil {
-			s.deps.Clock(p.node, time.Unix(0, reply.Clock).Sub(sent.Add(took/2)))
+			s.deps.Clock(p.node, time.Unix(0, reply.Clock).Sub(sent.Add(took/2)), took/2)
 		}
 	}
 	if err == nil && reply.Node != p.node.ID {

@@ -25,6 +25,8 @@ var answers = map[string]string{
 	"POST /add-meta":                   `{"id":1,"tcpAddr":"meta1:8089","httpAddr":"meta1:8091"}`,
 	"POST /add-data":                   `{"id":4,"tcpAddr":"data1:8088","httpAddr":"data1:8086"}`,
 	"POST /remove-data":                `{"id":4,"tcpAddr":"data1:8088","httpAddr":"data1:8086"}`,
+	"GET /remove-data":                 `{"id":4,"tcpAddr":"data1:8088","httpAddr":"data1:8086"}`,
+	"GET /remove-meta":                 `{"id":1,"tcpAddr":"meta1:8089","httpAddr":"meta1:8091"}`,
 	"POST /update-data":                `{"id":4,"tcpAddr":"data5:8088","httpAddr":"data5:8086"}`,
 	"POST /remove-meta":                `{"id":1,"tcpAddr":"meta1:8089","httpAddr":"meta1:8091"}`,
 	"POST /truncate-shards":            `{}`,

@@ -63,6 +63,7 @@ func (n *Node) openCopies(pool *rpc.Pool, written map[uint64]time.Time) (err err
 				e.Lacks(shard)
 			}
 		},
+		Clock: n.compareClock, Now: n.now,
 		Log: n.log,
 	})
 	if err != nil {

@@ -31,6 +31,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"concord/internal/clocks"
 	"concord/internal/copystate"
 	"concord/internal/distquery"
 	"concord/internal/entropy"
@@ -56,6 +57,11 @@ type Node struct {
 	// Blocked, when set before Open, tells which peers (by TCP address) this node
 	// must not call: with it tests and the tour cut links.
 	Blocked func(addr string) bool
+	// NotWhole, when set before Open, is why this node's copy of a shard cannot be trusted, instead of what the
+	// node knows: with it tests make a copy incomplete.
+	NotWhole func(shard uint64) string
+	// Now, when set before Open, is the clock that this node tells others: with it tests move it.
+	Now func() time.Time
 
 	cfg      *Config
 	version  string
@@ -70,6 +76,7 @@ type Node struct {
 	local    *entropy.Local
 	copies   *copystate.Service // which copies are whole
 	queues   queues
+	clocks   *clocks.Watch                   // of the other data nodes
 	suspects atomic.Pointer[entropy.Service] // Entropy, for hinted handoff, which runs before it is there
 	certs    *tlsconfig.TLSCertMonitor
 	peerTLS  *tlsconfig.TLSConfigManager // to and from data nodes
@@ -83,7 +90,7 @@ type Node struct {
 
 // New returns a data node that Open starts. cfg must be valid.
 func New(cfg *Config, version string, log *zap.Logger) *Node {
-	return &Node{cfg: cfg, version: version, log: log}
+	return &Node{cfg: cfg, version: version, log: log, clocks: clocks.NewWatch(log)}
 }
 
 // TCPAddr is the host:port at which other nodes reach this one, after Open.
@@ -226,7 +233,7 @@ func (n *Node) Open() (err error) {
 	n.openExecutor(pool, n.mon)
 	n.onClose(n.executor.Close)
 
-	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served, n.copies)
+	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served, n.copies, n.clocks)
 	if n.handoff != nil {
 		n.reporters.add(n.handoff)
 	}
@@ -298,7 +305,8 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 	}
 	shards := &shardcopy.Server{
 		Store: n.Store, Pool: pool, Begun: local.Copied, Deletes: n.writer.DeletesSeen, Hold: n.writer.HoldDeletes,
-		Dir: filepath.Join(n.cfg.entropyDir(), "incoming"), CheckDisk: local.CheckDisk, Log: n.log,
+		NotWhole: n.notWhole,
+		Dir:      filepath.Join(n.cfg.entropyDir(), "incoming"), CheckDisk: local.CheckDisk, Log: n.log,
 	}
 	local.Files = shards.FillFrom
 	local.Pace = pace.New(n.requests)

@@ -86,11 +86,18 @@ type Healer interface {
 
 // Filler is a Replica that can be made out of another owner's files where it is missing.
 type Filler interface {
-	// Fill makes the shard out of the files of source, whole or not at all. It goes on where an
-	// earlier call ended. It fails with ErrOvertaken when Deletes of the shard's state is not
-	// deletes any more, and with ErrNoFiles when there is no way. progress is called with the
-	// bytes that are there, and that will be.
-	Fill(ctx context.Context, shard cluster.Shard, source cluster.Node, deletes uint64, progress func(done, total int64)) error
+	// Fill makes the shard out of the files of a source, all of them or none. It goes on where an
+	// earlier call ended. It fails with ErrOvertaken when Deletes of the shard's state is not that of the
+	// source any more, with ErrSourceNotWhole when the source says that its copy is not whole, and with ErrNoFiles
+	// when there is no way. progress is called with the bytes that are there, and that will be.
+	Fill(ctx context.Context, shard cluster.Shard, from Source, progress func(done, total int64)) error
+}
+
+// Source is an owner whose files a missing copy is made of.
+type Source struct {
+	cluster.Node
+	Deletes    uint64 // of the missing copy's ShardState when it was decided
+	Incomplete bool   // take the files also when the source's copy is not whole
 }
 
 // PointTeller is a Replica that can tell which points differ for less than the points.

@@ -50,7 +50,7 @@ type fakeReplica struct {
 	files    func(ctx context.Context, id uint64) error // makes a missing shard out of files, when set
 }
 
-func (r *fakeReplica) Fill(ctx context.Context, sh cluster.Shard, _ cluster.Node, _ uint64, progress func(done, total int64)) error {
+func (r *fakeReplica) Fill(ctx context.Context, sh cluster.Shard, _ Source, progress func(done, total int64)) error {
 	if r.files == nil {
 		return ErrNoFiles
 	}

@@ -46,7 +46,7 @@ type Local struct {
 	// DiskFree tells how much of the file system of a folder is free.
 	DiskFree func(dir string) (free, total uint64, err error)
 	// Files makes a missing shard out of another node's files, as Filler has it; nil when there is no way.
-	Files func(ctx context.Context, shard cluster.Shard, source cluster.Node, deletes uint64, progress func(done, total int64)) error
+	Files func(ctx context.Context, shard cluster.Shard, from Source, progress func(done, total int64)) error
 
 	store *tsdb.Store
 	key   func() uint64
@@ -295,11 +295,11 @@ func (l *Local) Slices(ctx context.Context, shard cluster.Shard, regions []patch
 }
 
 // Fill makes a missing shard out of the files of another owner.
-func (l *Local) Fill(ctx context.Context, shard cluster.Shard, source cluster.Node, deletes uint64, progress func(done, total int64)) error {
+func (l *Local) Fill(ctx context.Context, shard cluster.Shard, from Source, progress func(done, total int64)) error {
 	if l.Files == nil {
 		return ErrNoFiles
 	}
-	return l.Files(ctx, shard, source, deletes, progress)
+	return l.Files(ctx, shard, from, progress)
 }
 
 // CheckDisk refuses to write so many bytes to a disk that would be full then.

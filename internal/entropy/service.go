@@ -25,6 +25,9 @@ var ErrOvertaken = errors.New("a delete came meanwhile")
 // ErrNoFiles is why a missing shard is not made out of files: a write began it meanwhile, or the files of the source are damaged.
 var ErrNoFiles = errors.New("no copy of files")
 
+// ErrSourceNotWhole is why a missing shard is not made out of a source's files: that copy lacks something itself.
+var ErrSourceNotWhole = errors.New("the source's copy is not whole")
+
 // ErrUnknownShard is for an ID that the metadata does not have, or no more.
 var ErrUnknownShard = errors.New("unknown shard")
 

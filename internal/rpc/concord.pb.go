@@ -123,6 +123,7 @@ type IdentifyResponse struct {
 	ClusterId     uint64                 `protobuf:"varint,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"` // 0 before it joined
 	HttpAddr      string                 `protobuf:"bytes,3,opt,name=http_addr,json=httpAddr,proto3" json:"http_addr,omitempty"`     // host:port that clients reach
 	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	Clock         int64                  `protobuf:"varint,5,opt,name=clock,proto3" json:"clock,omitempty"` // the node's time as it answers, nanoseconds since the epoch
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -183,6 +184,13 @@ func (x *IdentifyResponse) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *IdentifyResponse) GetClock() int64 {
+	if x != nil {
+		return x.Clock
+	}
+	return 0
 }
 
 type JoinRequest struct {
@@ -3001,13 +3009,14 @@ const file_concord_proto_rawDesc = "" +
 	"\n" +
 	"\rconcord.proto\x12\n" +
 	"concord.v1\"\x11\n" +
-	"\x0fIdentifyRequest\"\x81\x01\n" +
+	"\x0fIdentifyRequest\"\x97\x01\n" +
 	"\x10IdentifyResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\x04R\tclusterId\x12\x1b\n" +
 	"\thttp_addr\x18\x03 \x01(\tR\bhttpAddr\x12\x18\n" +
-	"\aversion\x18\x04 \x01(\tR\aversion\"h\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12\x14\n" +
+	"\x05clock\x18\x05 \x01(\x03R\x05clock\"h\n" +
 	"\vJoinRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1d\n" +
 	"\n" +

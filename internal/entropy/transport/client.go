@@ -68,6 +68,8 @@ func (p *peer) fail(err error) error {
 		return fmt.Errorf("node %s: %w", p.node.TCPAddr, reconcile.ErrTooLarge)
 	case codes.AlreadyExists, codes.Unimplemented: // a node of an older version
 		return fmt.Errorf("node %s: %w: %s", p.node.TCPAddr, entropy.ErrNoFiles, rpc.Message(err))
+	case codes.DataLoss:
+		return fmt.Errorf("node %s: %w: %s", p.node.TCPAddr, entropy.ErrSourceNotWhole, rpc.Message(err))
 	case codes.Aborted:
 		return fmt.Errorf("node %s: %w", p.node.TCPAddr, entropy.ErrOvertaken)
 	case codes.Internal: // the other node's own words
