@@ -35,7 +35,7 @@ var answers = map[string]string{
 	"POST /shard-repair/check":         ``,
 	"POST /shard-repair/pause":         ``,
 	"POST /shard-repair/resume":        ``,
-	"GET /shard-repair/repairs":        `{"repairs":[{"id":"21179","database":"statsdb","retention_policy":"1hour","state":"done","node":"data1:8088","owners":["data1:8088","data2:8088"],"added":"1507507200000000000","started":"1507507200000000000","ended":"1507507201500000000","progress":1,"points":4200,"conflicts":1,"bytes_received":123456,"bytes_sent":999}],"paused_nodes":["data3:8088"]}`,
+	"GET /shard-repair/repairs":        `{"repairs":[{"id":"21179","database":"statsdb","retention_policy":"1hour","state":"done","node":"data1:8088","owners":["data1:8088","data2:8088"],"added":"1507507200000000000","started":"1507507200000000000","ended":"1507507201500000000","progress":1,"points":4200,"conflicts":1,"refused":3,"refusals":[{"node":"data2:8088","series":"m,host=a","field":"v","reason":"the field is integer there, and not float"}],"bytes_received":123456,"bytes_sent":999}],"paused_nodes":["data3:8088"]}`,
 }
 
 // run executes influxd-ctl against a meta node and returns what it prints and its error.
@@ -110,6 +110,12 @@ A repair would send 2.0 kB.
 ==========
 Shard  Database  Retention Policy  State  Node        Started                        Took  Progress  Points  Conflicts  Received  Sent   Error
 21179  statsdb   1hour             done   data1:8088  2017-10-09 00:00:00 +0000 UTC  1.5s  100%      4200    1          123.5 kB  999 B  
+
+Points Refused
+==========
+Shard  Node        Series    Field  Reason
+21179  data2:8088  m,host=a  v      the field is integer there, and not float
+and 2 more
 
 Paused Nodes: [data3:8088]
 `},

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"go.uber.org/goleak"
@@ -272,10 +273,10 @@ func (r *fakeReplica) Fetch(ctx context.Context, sh cluster.Shard, regions []pat
 	return nil
 }
 
-func (r *fakeReplica) Apply(_ context.Context, sh cluster.Shard, deletes uint64, blocks []patch.Block) (int, error) {
+func (r *fakeReplica) Apply(_ context.Context, sh cluster.Shard, deletes uint64, blocks []patch.Block) (patch.Applied, error) {
 	unlock, err := r.lock()
 	if err != nil {
-		return 0, err
+		return patch.Applied{}, err
 	}
 	defer unlock()
 	if r.overtake != nil && len(blocks) > 0 {
@@ -283,21 +284,37 @@ func (r *fakeReplica) Apply(_ context.Context, sh cluster.Shard, deletes uint64,
 		r.overtake = nil
 	}
 	if have := r.shards[sh.ID]; have != nil && len(blocks) > 0 && have.deletes != deletes {
-		return 0, ErrOvertaken
+		return patch.Applied{}, ErrOvertaken
 	}
 	r.put(sh.ID, fieldKey{}, 0, nil)
-	n := 0
-	for _, b := range blocks {
+	var out patch.Applied
+	for i, b := range blocks {
 		vs, err := tsm1.DecodeBlock(b.Data, nil)
 		if err != nil {
-			return n, err
+			return out, err
+		}
+		if have := r.typeOf(sh.ID, b); have != 0 && have != typeOf(vs[0].Value()) {
+			out.Refused = append(out.Refused, patch.Refused{Block: i, Points: len(vs), Type: have, Reason: "field type conflict"})
+			continue
 		}
 		for _, v := range vs {
 			r.put(sh.ID, fieldKey{string(b.Series), b.Field}, v.UnixNano(), v.Value())
-			n++
+			out.Points++
 		}
 	}
-	return n, nil
+	return out, nil
+}
+
+// typeOf is the type that a block's field has in its measurement; 0 when there is none.
+func (r *fakeReplica) typeOf(id uint64, b patch.Block) digest.Type {
+	for k, points := range r.shards[id].fields {
+		if k.field == b.Field && bytes.Equal(models.ParseName([]byte(k.series)), models.ParseName(b.Series)) {
+			for _, v := range points {
+				return typeOf(v)
+			}
+		}
+	}
+	return 0
 }
 
 // fakeControl is another node's service.

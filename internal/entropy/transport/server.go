@@ -240,11 +240,11 @@ func (s *Server) Apply(ctx context.Context, r *rpc.ApplyRequest) (*rpc.ApplyResp
 	if err != nil {
 		return nil, err
 	}
-	n, err := rep.Apply(ctx, cluster.Shard{ID: r.ShardId, Database: r.Database, RetentionPolicy: r.RetentionPolicy}, r.Deletes, blocks)
+	done, err := rep.Apply(ctx, cluster.Shard{ID: r.ShardId, Database: r.Database, RetentionPolicy: r.RetentionPolicy}, r.Deletes, blocks)
 	if err != nil {
 		return nil, failure(err)
 	}
-	return &rpc.ApplyResponse{Points: uint64(n)}, nil
+	return toApplied(done), nil
 }
 
 // Status tells what this node's service knows.
