@@ -35,6 +35,7 @@ import (
 	"concord/internal/distquery"
 	"concord/internal/entropy"
 	"concord/internal/entropy/pace"
+	"concord/internal/entropy/retype"
 	"concord/internal/entropy/scrub"
 	"concord/internal/entropy/transport"
 	"concord/internal/fulldisk"
@@ -157,6 +158,9 @@ func (n *Node) Open() (err error) {
 	n.local.OnAside = func(shard uint64, dir string) {
 		n.log.Info("Damaged files were set aside", zap.Uint64("db_shard_id", shard), zap.String("kept", dir))
 	}
+	n.local.OnRetype = func(shard uint64, kept retype.Kept) {
+		n.log.Warn("Values of another type were set aside", zap.Uint64("db_shard_id", shard), zap.Int("points", kept.Points), zap.String("kept", kept.Path))
+	}
 	gate := scrub.NewGate(n.cfg.Data)
 	gate.OnDamage = n.foundByGate
 	n.onClose(gate.Close)
@@ -195,7 +199,8 @@ func (n *Node) Open() (err error) {
 	n.writer.WriteTimeout = time.Duration(n.cfg.Cluster.WriteTimeout)
 	n.writer.WithLogger(n.log)
 	n.writer.Begun, n.local.Deletes = n.local.Begin, n.writer
-	n.writer.Shards, n.writer.Failed, n.local.Shards = shards, shards.StallAll, shards
+	writes := &retype.Gate{Store: shards}
+	n.writer.Shards, n.writer.Failed, n.local.Shards, n.local.HoldWrites = writes, shards.StallAll, writes, writes.Hold
 	n.writer.Missed = n.missed
 	for shard, found := range damaged {
 		if err := n.local.Found(shard, found...); err != nil {

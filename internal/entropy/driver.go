@@ -34,6 +34,8 @@ type job struct {
 	started time.Time
 	out     *outcome
 	syncs   bool // it compares and patches, and does not just copy files; under Service.mu
+
+	resolves bool // it is none: it has the place of one while a type conflict is resolved
 }
 
 // dispatchLoop starts repairs of queued shards that are due, the longest waiting first.

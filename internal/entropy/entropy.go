@@ -15,6 +15,7 @@ import (
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile"
 	"concord/internal/entropy/reconcile/riblt"
+	"concord/internal/entropy/retype"
 )
 
 // ShardState is what one owner says of its copy of a shard.
@@ -146,6 +147,8 @@ type Control interface {
 	Pause(ctx context.Context, paused bool) error
 	// Diff compares a shard, of which that node must be the first owner, and changes nothing.
 	Diff(ctx context.Context, id uint64) (DryRun, error)
+	// Resolve gives a field one type on all owners of a shard, of which that node must be the first owner.
+	Resolve(ctx context.Context, id uint64, f retype.Field) ([]Resolved, error)
 	// Repairs lists the node's repairs that wait, run, or ended since it started.
 	Repairs(ctx context.Context) (NodeRepairs, error)
 }

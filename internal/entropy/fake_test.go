@@ -24,6 +24,7 @@ import (
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile"
+	"concord/internal/entropy/retype"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -327,6 +328,7 @@ type fakeControl struct {
 	paused   bool
 	records  []RepairRecord
 	diff     DryRun
+	resolved []retype.Field
 }
 
 func (c *fakeControl) Check(_ context.Context, id uint64) error {
@@ -341,6 +343,11 @@ func (c *fakeControl) Pause(_ context.Context, paused bool) error {
 		c.paused = paused
 	}
 	return c.err
+}
+
+func (c *fakeControl) Resolve(_ context.Context, id uint64, f retype.Field) ([]Resolved, error) {
+	c.resolved = append(c.resolved, f)
+	return []Resolved{{Node: "data1:8088"}, {Node: "data2:8088", Kept: retype.Kept{Path: "/x/values.lp", Points: 3}}}, c.err
 }
 
 func (c *fakeControl) Diff(context.Context, uint64) (DryRun, error) { return c.diff, c.err }

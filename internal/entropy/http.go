@@ -92,6 +92,8 @@ var routes = map[string]route{
 		[]parameter{{"id", "integer", false, "ID of a shard; all shards without it"}}, http.StatusAccepted, nil},
 	"/diff": {http.MethodGet, (*handler).diff, "A dry run: what a repair would find and send",
 		[]parameter{idParameter}, http.StatusOK, diffJSON{}},
+	"/resolve": {http.MethodPost, (*handler).resolve, "Give a field one type on all owners of a shard, and set its values of other types aside",
+		resolveParameters, http.StatusOK, resolveJSON{}},
 	"/repairs": {http.MethodGet, (*handler).repairs, "Running, waiting and ended repairs",
 		nil, http.StatusOK, repairsJSON{}},
 	"/pause": {http.MethodPost, (*handler).pause, "Take no repairs, and stop running ones",
@@ -158,7 +160,7 @@ func parameters(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 
 func statusCode(err error) int {
 	switch {
-	case errors.As(err, &badRequest{}), errors.Is(err, ErrUnknownShard):
+	case errors.As(err, &badRequest{}), errors.As(err, &UnresolvableError{}), errors.Is(err, ErrUnknownShard):
 		return http.StatusBadRequest
 	case errors.Is(err, ErrDisabled):
 		return http.StatusNotFound

@@ -17,6 +17,7 @@ import (
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile/riblt"
+	"concord/internal/entropy/retype"
 	"concord/internal/entropy/scrub"
 	"concord/internal/fulldisk"
 )
@@ -56,6 +57,10 @@ type Local struct {
 	throttle func(context.Context, int) error // is called before each read that is no answer
 	// OnDamage, when set, is told of damage that a read or a scrub found. Set it before the first use.
 	OnDamage func(shard uint64, d *scrub.Damage)
+	// HoldWrites holds the writes to a shard back until release; nil for none. Set it before the first use.
+	HoldWrites func(shard uint64) (release func())
+	// OnRetype, when set, is told of values that were set aside because their field has another type. Set it before the first use.
+	OnRetype func(shard uint64, kept retype.Kept)
 	// OnAside, when set, is told of the folder in which damaged files are kept. Set it before the first use.
 	OnAside func(shard uint64, dir string)
 

@@ -25,6 +25,7 @@ type Server struct {
 	rpc.UnimplementedReconcileServer
 	rpc.UnimplementedPointsServer
 	rpc.UnimplementedScrubServer
+	rpc.UnimplementedResolveServer
 	replica   entropy.Replica
 	control   entropy.Control // nil when the service is off
 	dir       string          // of temporary files
@@ -44,6 +45,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	rpc.RegisterReconcileServer(r, s)
 	rpc.RegisterPointsServer(r, s)
 	rpc.RegisterScrubServer(r, s)
+	rpc.RegisterResolveServer(r, s)
 }
 
 func invalid(err error) error { return status.Error(codes.InvalidArgument, err.Error()) }

@@ -21,6 +21,7 @@ import (
 	"concord/internal/entropy"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
+	"concord/internal/entropy/retype"
 	"concord/internal/rpc"
 )
 
@@ -30,18 +31,19 @@ var shard = cluster.Shard{ID: 7, Database: "db", RetentionPolicy: "autogen", Sta
 
 // canned answers with what it has and keeps what it was given.
 type canned struct {
-	fields  []digest.SeriesField
-	blocks  []patch.Block
-	status  entropy.NodeStatus
-	checked uint64
-	paused  bool
-	records []entropy.RepairRecord
-	diff    entropy.DryRun
-	err     error
-	asked   []patch.Region
-	applied []patch.Block
-	refused []patch.Refused
-	shard   cluster.Shard
+	fields   []digest.SeriesField
+	blocks   []patch.Block
+	status   entropy.NodeStatus
+	checked  uint64
+	paused   bool
+	records  []entropy.RepairRecord
+	diff     entropy.DryRun
+	err      error
+	asked    []patch.Region
+	applied  []patch.Block
+	refused  []patch.Refused
+	resolved retype.Field
+	shard    cluster.Shard
 }
 
 func (c *canned) Discard(ctx context.Context, id, gen uint64) error { return c.Whole(ctx, id, gen) }
@@ -106,6 +108,11 @@ func (c *canned) Pause(_ context.Context, paused bool) error {
 }
 
 func (c *canned) Diff(context.Context, uint64) (entropy.DryRun, error) { return c.diff, c.err }
+
+func (c *canned) Resolve(_ context.Context, _ uint64, f retype.Field) ([]entropy.Resolved, error) {
+	c.resolved = f
+	return []entropy.Resolved{{Node: "a"}, {Node: "b", Kept: retype.Kept{Path: "/x", Points: 1}}}, c.err
+}
 
 func (c *canned) Repairs(context.Context) (entropy.NodeRepairs, error) {
 	return entropy.NodeRepairs{Paused: c.paused, Repairs: c.records}, c.err
