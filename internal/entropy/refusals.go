@@ -60,13 +60,13 @@ func fieldOf(series []byte, field string) typedField {
 	return typedField{string(models.ParseName(series)), field}
 }
 
-// learn takes in which type copies have a field.
-func (r *refusals) learn(series []byte, field string, types []digest.Type) {
+// learn takes in which type copies have a field. It is false when that is too much to remember.
+func (r *refusals) learn(series []byte, field string, types []digest.Type) bool {
 	at := fieldOf(series, field)
 	known := r.types[at]
 	if known == nil {
 		if len(r.types) >= maxTypedFields {
-			return
+			return false
 		}
 		known = make([]digest.Type, len(types))
 		r.types[at] = known
@@ -76,6 +76,7 @@ func (r *refusals) learn(series []byte, field string, types []digest.Type) {
 			known[i] = t
 		}
 	}
+	return true
 }
 
 // add takes in what one of so many copies refused.
@@ -83,8 +84,9 @@ func (r *refusals) add(copy, copies int, b patch.Block, what patch.Refused) {
 	if what.Type != 0 {
 		types := make([]digest.Type, copies)
 		types[copy] = what.Type
-		r.learn(b.Series, b.Field, types)
-		return
+		if r.learn(b.Series, b.Field, types) {
+			return
+		}
 	}
 	if len(r.others) < maxRefused {
 		r.others[refusedField{copy, reconcile.HashOf(0, b.Series, b.Field)}] = what.Reason

@@ -63,7 +63,7 @@ func (l *Local) Retype(ctx context.Context, id uint64, f retype.Field) (retype.K
 		if l.Deletes != nil {
 			var ok bool
 			if deletes, ok = l.Deletes.HoldDeletes(id, l.Deletes.DeletesSeen(id)); !ok {
-				return nil, fmt.Errorf("shard %d: %w: try again", id, ErrOvertaken)
+				return nil, ErrOvertaken
 			}
 		}
 		if l.HoldWrites != nil {

@@ -110,6 +110,45 @@ func TestTypeConflictIsResolved(t *testing.T) {
 	}
 }
 
+// busyDeletes lets nobody hold deletes back, so many times.
+type busyDeletes struct{ times int }
+
+func (d *busyDeletes) DeletesSeen(uint64) uint64 { return 1 }
+func (d *busyDeletes) HoldDeletes(uint64, uint64) (func(), bool) {
+	d.times--
+	return func() {}, d.times < 0
+}
+
+// What an owner did stays when another one fails, and the next run finishes.
+func TestResolvingGoesOnWhereItEnded(t *testing.T) {
+	t.Parallel()
+	o := newOwners(t, 3, 1)
+	for i, v := range []any{int64(1), 1.5, int64(1)} {
+		o.create(i, 1)
+		o.write(i, 1, o.point("m,host=a", "v", o.at(0), v))
+	}
+	o.copies[2].Deletes = &busyDeletes{times: 1}
+	f := retype.Field{Measurement: "m", Name: "v", Type: digest.Float}
+	if _, err := o.service.Resolve(t.Context(), 1, f); err == nil || !strings.Contains(err.Error(), "a delete came meanwhile: resolve it again") {
+		t.Fatal(err)
+	}
+	if len(o.asideOf(0)) != 1 || len(o.asideOf(2)) != 0 {
+		t.Errorf("set aside: %q and %q", o.asideOf(0), o.asideOf(2))
+	}
+	if _, err := o.service.Resolve(t.Context(), 1, f); err != nil {
+		t.Fatal(err)
+	}
+	o.record(1, func(r entropy.RepairRecord) bool { return r.State == entropy.Done })
+	if len(o.asideOf(0)) != 1 || len(o.asideOf(2)) != 1 || len(o.asideOf(1)) != 0 {
+		t.Errorf("set aside: %q, %q and %q", o.asideOf(0), o.asideOf(1), o.asideOf(2))
+	}
+	for i := range 3 {
+		if got := o.read(i, 1, "m,host=a", "v", digest.Float); len(got) != 1 || o.root(i, 1) != o.root(0, 1) {
+			t.Errorf("owner %d has %v", i+1, got)
+		}
+	}
+}
+
 func TestTypeConflictIsNotResolvedWithout(t *testing.T) {
 	t.Parallel()
 	o := newOwners(t, 2, 1)
