@@ -253,6 +253,9 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 		}
 	}
 	// What a copy is known to lack is repaired at once, whatever is being written.
+	if known, ok := s.knownRefusals(sh, copies); lacks && ok && known.brought(copies) { // its repair ended so, and would again
+		lacks = false
+	}
 	if lacks {
 		s.conclude(sh, lackStatus(st, sh, worst), &lastCheck{owners: owners, lacks: true})
 		return "", nil

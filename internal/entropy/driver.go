@@ -118,6 +118,7 @@ type outcome struct {
 
 	refusals *refusals           // that are known
 	copies   []uint64            // owners of the copies that refusals is about
+	lacks    []uint64            // what was known of what these copies lacked, by ShardState.Lack.Gen
 	found    *differences        // of the last round
 	until    int64               // of the last round
 	open     int                 // conflicts of the last round that were left open
@@ -267,6 +268,7 @@ func (s *Service) repairOwners(ctx context.Context, st *cluster.State, sh cluste
 		}
 	}
 	if out.typeConflict = out.refusals.message(st, copies, out.listed); out.typeConflict != "" {
+		out.lacks = lacksOf(copies)
 		return missing // a copy that refuses points of others is not told that it is whole
 	}
 	s.whole(ctx, sh, copies)

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"concord/internal/cluster"
+	"concord/internal/copystate"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
@@ -37,6 +38,7 @@ type fakeShard struct {
 	hints    []uint64 // as in ShardState
 	begun    int64    // as in ShardState
 	deletes  uint64   // as in ShardState
+	lack     copystate.Lack
 	fields   map[fieldKey]map[int64]any
 }
 
@@ -124,7 +126,7 @@ func (r *fakeReplica) States(_ context.Context, ids []uint64) (map[uint64]ShardS
 	for _, id := range ids {
 		out[id] = ShardState{}
 		if sh := r.shards[id]; sh != nil {
-			out[id] = ShardState{Version: Version{Exists: true, LastModified: sh.modified}, Hints: sh.hints, Begun: sh.begun, Deletes: sh.deletes}
+			out[id] = ShardState{Version: Version{Exists: true, LastModified: sh.modified}, Hints: sh.hints, Begun: sh.begun, Deletes: sh.deletes, Lack: sh.lack}
 		}
 	}
 	return out, nil

@@ -298,8 +298,20 @@ func (s *Service) repairBeside(sh cluster.Shard, late bool) {
 type keptRefusals struct {
 	*refusals
 	owners  []uint64
+	lacks   []uint64 // as in outcome
 	until   time.Time
 	message string
+}
+
+// brought tells whether the repair brought all that the copies lack and do not refuse: they lost nothing since.
+func (k keptRefusals) brought(copies []copyOf) bool { return slices.Equal(k.lacks, lacksOf(copies)) }
+
+func lacksOf(copies []copyOf) []uint64 {
+	out := make([]uint64, len(copies))
+	for i, c := range copies {
+		out[i] = c.state.Lack.Gen
+	}
+	return out
 }
 
 // keepRefusals remembers what owners refused in a repair, for the checks that follow.
@@ -310,7 +322,7 @@ func (s *Service) keepRefusals(id uint64, out *outcome) {
 		delete(s.refused, id)
 		return
 	}
-	s.refused[id] = keptRefusals{out.refusals, out.copies, s.deps.Now().Add(refusedFor), out.typeConflict}
+	s.refused[id] = keptRefusals{out.refusals, out.copies, out.lacks, s.deps.Now().Add(refusedFor), out.typeConflict}
 }
 
 // knownRefusals is what the copies are known to refuse.

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/models"
 
+	"concord/internal/copystate"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
@@ -174,6 +175,34 @@ func TestCheck(t *testing.T) {
 		c.replicas[1].setDown(nil)
 		mustCheck(t, s)
 		wantStatus(t, s, NodeStatus{})
+	})
+	bubble("a copy that lacks points, and refuses some of them, is repaired once for each time that it lost some", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		c.writeAll(1, old(), 1.0)
+		c.replicas[2].write(1, "mem,host=a", "used", old(), 1.0)
+		c.replicas[3].write(1, "mem,host=b", "used", old(), int64(1))
+		pass(2 * time.Minute)
+		for gen := range 2 {
+			at := old() + 1 + int64(gen)
+			c.replicas[2].write(1, "cpu,host=a", "value", at, 1.0)
+			c.replicas[3].change(func() {
+				c.replicas[3].shards[1].lack = copystate.Lack{Kind: copystate.Missed, Why: "it lost a write", Gen: uint64(gen + 1)}
+			})
+			for range 3 {
+				pass(2 * time.Minute)
+				mustCheck(t, s)
+				all, err := s.Repairs(t.Context())
+				if err != nil || len(all.Repairs) != gen+1 {
+					t.Fatalf("%+v, %v, want %d repairs", all, err, gen+1)
+				}
+			}
+			if st := mustStatus(t, s); len(st.Shards) != 1 || st.Shards[0].Status != Conflict {
+				t.Errorf("%+v", st)
+			}
+			if got := c.replicas[3].dump(1); !strings.Contains(got, strconv.FormatInt(at, 10)+":1") {
+				t.Errorf("it still lacks the point: %s", got)
+			}
+		}
 	})
 	bubble("types in conflict are named, and everything else is repaired", t, func(t *testing.T, c *fakeCluster) {
 		s := mustOpen(t, c, func(cfg *Config, _ *Deps) { cfg.AutoRepairDiff = true })
