@@ -37,6 +37,7 @@ import (
 	"concord/internal/entropy"
 	"concord/internal/entropy/fieldindex"
 	"concord/internal/entropy/pace"
+	"concord/internal/entropy/retype"
 	"concord/internal/entropy/scrub"
 	"concord/internal/entropy/transport"
 	"concord/internal/fulldisk"
@@ -166,6 +167,9 @@ func (n *Node) Open() (err error) {
 		n.log.Info("Damaged files were set aside", zap.Uint64("db_shard_id", shard), zap.String("kept", dir))
 	}
 	n.local.OnHidden = n.hiddenFound
+	n.local.OnRetype = func(shard uint64, kept retype.Kept) {
+		n.log.Warn("Values of another type were set aside", zap.Uint64("db_shard_id", shard), zap.Int("points", kept.Points), zap.String("kept", kept.Path))
+	}
 	gate := scrub.NewGate(n.cfg.Data)
 	gate.OnDamage = n.foundByGate
 	n.onClose(gate.Close)
@@ -213,7 +217,8 @@ func (n *Node) Open() (err error) {
 	n.writer.WriteTimeout = time.Duration(n.cfg.Cluster.WriteTimeout)
 	n.writer.WithLogger(n.log)
 	n.writer.Begun, n.local.Deletes = n.local.Begin, n.writer
-	n.writer.Shards, n.writer.Failed, n.local.Shards = shards, shards.StallAll, shards
+	writes := &retype.Gate{Store: shards}
+	n.writer.Shards, n.writer.Failed, n.local.Shards, n.local.HoldWrites = writes, shards.StallAll, writes, writes.Hold
 	n.writer.Missed, n.writer.Lacks = n.missed, n.copies.Missed
 	for shard, found := range damaged {
 		if err := n.local.Found(shard, found...); err != nil {

@@ -254,6 +254,9 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 			return "", nil
 		}
 	}
+	if known, ok := s.knownRefusals(sh, copies); lacks && ok && known.brought(copies) { // its repair ended so, and would again
+		lacks = false
+	}
 	if lacks {
 		s.conclude(sh, lackStatus(st, sh, worst), &lastCheck{owners: owners, lacks: true})
 		return "", nil

@@ -18,6 +18,7 @@ import (
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile/riblt"
+	"concord/internal/entropy/retype"
 	"concord/internal/entropy/scrub"
 	"concord/internal/fulldisk"
 )
@@ -57,6 +58,10 @@ type Local struct {
 	throttle func(context.Context, int) error // is called before each read that is no answer
 	// OnDamage, when set, is told of damage that a read or a scrub found. Set it before the first use.
 	OnDamage func(shard uint64, d *scrub.Damage)
+	// HoldWrites holds the writes to a shard back until release; nil for none. Set it before the first use.
+	HoldWrites func(shard uint64) (release func())
+	// OnRetype, when set, is told of values that were set aside because their field has another type. Set it before the first use.
+	OnRetype func(shard uint64, kept retype.Kept)
 	// OnAside, when set, is told of the folder in which damaged files are kept. Set it before the first use.
 	OnAside func(shard uint64, dir string)
 
@@ -318,33 +323,33 @@ func (l *Local) CheckDisk(bytes int64) error {
 const minFree = 20
 
 // Apply writes points, creating the shard where it is missing.
-func (l *Local) Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (int, error) {
+func (l *Local) Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (patch.Applied, error) {
 	if err := ctx.Err(); err != nil {
-		return 0, err
+		return patch.Applied{}, err
 	}
 	if shard.ID == 0 || shard.Database == "" || shard.RetentionPolicy == "" {
-		return 0, errors.New("apply needs a shard id, a database and a retention policy")
+		return patch.Applied{}, errors.New("apply needs a shard id, a database and a retention policy")
 	}
 	size := int64(0)
 	for _, b := range blocks {
 		size += b.Size()
 	}
 	if err := l.CheckDisk(size); err != nil {
-		return 0, err
+		return patch.Applied{}, err
 	}
 	if l.store.Shard(shard.ID) == nil {
 		if err := l.store.CreateShard(shard.Database, shard.RetentionPolicy, shard.ID, true); err != nil {
-			return 0, fmt.Errorf("create shard %d: %w", shard.ID, err)
+			return patch.Applied{}, fmt.Errorf("create shard %d: %w", shard.ID, err)
 		}
 	}
 	if len(blocks) == 0 {
-		return 0, nil
+		return patch.Applied{}, nil
 	}
 	ctx = pace.With(ctx, l.Pace)
 	if l.Deletes != nil && deletes != 0 {
 		release, ok := l.Deletes.HoldDeletes(shard.ID, deletes)
 		if !ok {
-			return 0, ErrOvertaken
+			return patch.Applied{}, ErrOvertaken
 		}
 		defer release()
 	}

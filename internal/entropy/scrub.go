@@ -409,6 +409,9 @@ func (s *Service) heal(sh cluster.Shard, copies []copyOf) (reason string, err er
 	if sh.Owners[0] != s.deps.Meta.NodeID() {
 		return "a copy is damaged, and the first owner is away", nil
 	}
+	if known, ok := s.knownRefusals(sh, copies); ok { // its repair ended so, and would again
+		return "a copy is damaged, and lacks points that it refuses: " + known.message, nil
+	}
 	return "a copy is damaged: its repair is queued", s.enqueue(sh.ID)
 }
 

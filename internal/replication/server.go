@@ -88,6 +88,7 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	return &rpc.WriteShardResponse{Error: err.Error(), Retryable: true}, nil
 }
 
+// decodePoints reads points that another node sent, or that hinted handoff kept.
 func decodePoints(encoded [][]byte) ([]models.Point, error) {
 	points := make([]models.Point, len(encoded))
 	for i, b := range encoded {
@@ -97,7 +98,9 @@ func decodePoints(encoded [][]byte) ([]models.Point, error) {
 		}
 		points[i] = p
 	}
-	return points, nil
+	// Those of a node of an older version, or of an old queue; this version strips them before.
+	points, _, err := withoutTime(points)
+	return points, err
 }
 
 // decodePoint reads the engine's binary form, whose reader trusts its input.

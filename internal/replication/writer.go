@@ -170,6 +170,10 @@ func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string,
 		}
 		policy = info.DefaultRetentionPolicy
 	}
+	points, reason, err := withoutTime(points)
+	if err != nil {
+		return err
+	}
 	mapping, err := w.mapper.MapShards(&coordinator.WritePointsRequest{Database: db, RetentionPolicy: policy, Points: points})
 	if err != nil {
 		return err
@@ -182,9 +186,12 @@ func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string,
 	w.stats.sub.Add(1)
 
 	var partial *tsdb.PartialWriteError
+	if reason != "" {
+		partial = &tsdb.PartialWriteError{Reason: reason, Database: db, RetentionPolicy: policy}
+	}
 	if n := mapping.Dropped(); n > 0 {
 		w.stats.dropped.Add(int64(n))
-		partial = &tsdb.PartialWriteError{Reason: mapping.SummariseDropped(), Dropped: n, Database: db, RetentionPolicy: policy}
+		partial = merge(partial, tsdb.PartialWriteError{Reason: mapping.SummariseDropped(), Dropped: n, Database: db, RetentionPolicy: policy})
 	}
 	var failed error
 	for range mapping.Points {

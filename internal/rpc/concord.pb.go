@@ -2058,9 +2058,12 @@ func (x *ApplyRequest) GetBlocks() []*Block {
 	return nil
 }
 
+// ApplyResponse: what the engine refuses is data, not an error: the other blocks were written.
 type ApplyResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Points        uint64                 `protobuf:"varint,1,opt,name=points,proto3" json:"points,omitempty"`
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Points        uint64                   `protobuf:"varint,1,opt,name=points,proto3" json:"points,omitempty"`  // that were written
+	Refused       []*ApplyResponse_Refused `protobuf:"bytes,2,rep,name=refused,proto3" json:"refused,omitempty"` // ascending
+	Reasons       [][]byte                 `protobuf:"bytes,3,rep,name=reasons,proto3" json:"reasons,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2100,6 +2103,20 @@ func (x *ApplyResponse) GetPoints() uint64 {
 		return x.Points
 	}
 	return 0
+}
+
+func (x *ApplyResponse) GetRefused() []*ApplyResponse_Refused {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *ApplyResponse) GetReasons() [][]byte {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
 }
 
 type StatusRequest struct {
@@ -2351,8 +2368,10 @@ type RepairRecord struct {
 	Eta           int64                    `protobuf:"varint,16,opt,name=eta,proto3" json:"eta,omitempty"` // nanoseconds
 	Error         string                   `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`
 	Decided       []*RepairRecord_Decision `protobuf:"bytes,18,rep,name=decided,proto3" json:"decided,omitempty"`
-	Copied        int64                    `protobuf:"varint,19,opt,name=copied,proto3" json:"copied,omitempty"`   // bytes of files that came to an owner that lacked the shard
-	Copying       int64                    `protobuf:"varint,20,opt,name=copying,proto3" json:"copying,omitempty"` // of so many
+	Copied        int64                    `protobuf:"varint,19,opt,name=copied,proto3" json:"copied,omitempty"`    // bytes of files that came to an owner that lacked the shard
+	Copying       int64                    `protobuf:"varint,20,opt,name=copying,proto3" json:"copying,omitempty"`  // of so many
+	Refused       int64                    `protobuf:"varint,21,opt,name=refused,proto3" json:"refused,omitempty"`  // series-fields of which an owner refuses points
+	Refusals      []*RepairRecord_Refusal  `protobuf:"bytes,22,rep,name=refusals,proto3" json:"refusals,omitempty"` // the first of them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2525,6 +2544,20 @@ func (x *RepairRecord) GetCopying() int64 {
 		return x.Copying
 	}
 	return 0
+}
+
+func (x *RepairRecord) GetRefused() int64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *RepairRecord) GetRefusals() []*RepairRecord_Refusal {
+	if x != nil {
+		return x.Refusals
+	}
+	return nil
 }
 
 type DiffResponse struct {
@@ -2731,6 +2764,74 @@ func (x *ReceivedRequest_Shard) GetWrites() []uint64 {
 	return nil
 }
 
+type ApplyResponse_Refused struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Block         uint32                 `protobuf:"varint,1,opt,name=block,proto3" json:"block,omitempty"` // place in the request
+	Points        uint64                 `protobuf:"varint,2,opt,name=points,proto3" json:"points,omitempty"`
+	Type          uint32                 `protobuf:"varint,3,opt,name=type,proto3" json:"type,omitempty"`     // of the field there, when it is not the block's; 0 for another reason
+	Reason        uint32                 `protobuf:"varint,4,opt,name=reason,proto3" json:"reason,omitempty"` // place in reasons
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyResponse_Refused) Reset() {
+	*x = ApplyResponse_Refused{}
+	mi := &file_concord_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyResponse_Refused) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyResponse_Refused) ProtoMessage() {}
+
+func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyResponse_Refused.ProtoReflect.Descriptor instead.
+func (*ApplyResponse_Refused) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{32, 0}
+}
+
+func (x *ApplyResponse_Refused) GetBlock() uint32 {
+	if x != nil {
+		return x.Block
+	}
+	return 0
+}
+
+func (x *ApplyResponse_Refused) GetPoints() uint64 {
+	if x != nil {
+		return x.Points
+	}
+	return 0
+}
+
+func (x *ApplyResponse_Refused) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *ApplyResponse_Refused) GetReason() uint32 {
+	if x != nil {
+		return x.Reason
+	}
+	return 0
+}
+
 type StatusResponse_Shard struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2742,7 +2843,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2754,7 +2855,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2803,7 +2904,7 @@ type RepairRecord_Decision struct {
 
 func (x *RepairRecord_Decision) Reset() {
 	*x = RepairRecord_Decision{}
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2815,7 +2916,7 @@ func (x *RepairRecord_Decision) String() string {
 func (*RepairRecord_Decision) ProtoMessage() {}
 
 func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2859,6 +2960,74 @@ func (x *RepairRecord_Decision) GetValue() []byte {
 	return nil
 }
 
+type RepairRecord_Refusal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Series        []byte                 `protobuf:"bytes,2,opt,name=series,proto3" json:"series,omitempty"`
+	Field         []byte                 `protobuf:"bytes,3,opt,name=field,proto3" json:"field,omitempty"`
+	Reason        []byte                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairRecord_Refusal) Reset() {
+	*x = RepairRecord_Refusal{}
+	mi := &file_concord_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairRecord_Refusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairRecord_Refusal) ProtoMessage() {}
+
+func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairRecord_Refusal.ProtoReflect.Descriptor instead.
+func (*RepairRecord_Refusal) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{38, 1}
+}
+
+func (x *RepairRecord_Refusal) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RepairRecord_Refusal) GetSeries() []byte {
+	if x != nil {
+		return x.Series
+	}
+	return nil
+}
+
+func (x *RepairRecord_Refusal) GetField() []byte {
+	if x != nil {
+		return x.Field
+	}
+	return nil
+}
+
+func (x *RepairRecord_Refusal) GetReason() []byte {
+	if x != nil {
+		return x.Reason
+	}
+	return nil
+}
+
 type DiffResponse_Pair struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	A             string                 `protobuf:"bytes,1,opt,name=a,proto3" json:"a,omitempty"`
@@ -2872,7 +3041,7 @@ type DiffResponse_Pair struct {
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2884,7 +3053,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2947,7 +3116,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2959,7 +3128,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3163,9 +3332,16 @@ const file_concord_proto_rawDesc = "" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
 	"\x10retention_policy\x18\x03 \x01(\tR\x0fretentionPolicy\x12)\n" +
-	"\x06blocks\x18\x04 \x03(\v2\x11.concord.v1.BlockR\x06blocks\"'\n" +
+	"\x06blocks\x18\x04 \x03(\v2\x11.concord.v1.BlockR\x06blocks\"\xe3\x01\n" +
 	"\rApplyResponse\x12\x16\n" +
-	"\x06points\x18\x01 \x01(\x04R\x06points\"\x0f\n" +
+	"\x06points\x18\x01 \x01(\x04R\x06points\x12;\n" +
+	"\arefused\x18\x02 \x03(\v2!.concord.v1.ApplyResponse.RefusedR\arefused\x12\x18\n" +
+	"\areasons\x18\x03 \x03(\fR\areasons\x1ac\n" +
+	"\aRefused\x12\x14\n" +
+	"\x05block\x18\x01 \x01(\rR\x05block\x12\x16\n" +
+	"\x06points\x18\x02 \x01(\x04R\x06points\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\rR\x04type\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\rR\x06reason\"\x0f\n" +
 	"\rStatusRequest\"\xe7\x01\n" +
 	"\x0eStatusResponse\x128\n" +
 	"\x06shards\x18\x01 \x03(\v2 .concord.v1.StatusResponse.ShardR\x06shards\x12\x16\n" +
@@ -3182,7 +3358,7 @@ const file_concord_proto_rawDesc = "" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x10\n" +
 	"\x0eRepairResponse\"&\n" +
 	"\fPauseRequest\x12\x16\n" +
-	"\x06paused\x18\x01 \x01(\bR\x06paused\"\xf8\x04\n" +
+	"\x06paused\x18\x01 \x01(\bR\x06paused\"\xb5\x06\n" +
 	"\fRepairRecord\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
@@ -3204,12 +3380,19 @@ const file_concord_proto_rawDesc = "" +
 	"\x05error\x18\x11 \x01(\tR\x05error\x12;\n" +
 	"\adecided\x18\x12 \x03(\v2!.concord.v1.RepairRecord.DecisionR\adecided\x12\x16\n" +
 	"\x06copied\x18\x13 \x01(\x03R\x06copied\x12\x18\n" +
-	"\acopying\x18\x14 \x01(\x03R\acopying\x1ab\n" +
+	"\acopying\x18\x14 \x01(\x03R\acopying\x12\x18\n" +
+	"\arefused\x18\x15 \x01(\x03R\arefused\x12<\n" +
+	"\brefusals\x18\x16 \x03(\v2 .concord.v1.RepairRecord.RefusalR\brefusals\x1ab\n" +
 	"\bDecision\x12\x16\n" +
 	"\x06series\x18\x01 \x01(\fR\x06series\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\fR\x05field\x12\x12\n" +
 	"\x04time\x18\x03 \x01(\x03R\x04time\x12\x14\n" +
-	"\x05value\x18\x04 \x01(\fR\x05value\"\xe8\x03\n" +
+	"\x05value\x18\x04 \x01(\fR\x05value\x1ac\n" +
+	"\aRefusal\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
+	"\x06series\x18\x02 \x01(\fR\x06series\x12\x14\n" +
+	"\x05field\x18\x03 \x01(\fR\x05field\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\fR\x06reason\"\xe8\x03\n" +
 	"\fDiffResponse\x12\x16\n" +
 	"\x06owners\x18\x01 \x03(\tR\x06owners\x12\x12\n" +
 	"\x04away\x18\x02 \x01(\tR\x04away\x123\n" +
@@ -3273,7 +3456,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),      // 0: concord.v1.ExecuteRequest.Kind
 	(*IdentifyRequest)(nil),       // 1: concord.v1.IdentifyRequest
@@ -3318,10 +3501,12 @@ var file_concord_proto_goTypes = []any{
 	(*DiffResponse)(nil),          // 40: concord.v1.DiffResponse
 	(*RepairsResponse)(nil),       // 41: concord.v1.RepairsResponse
 	(*ReceivedRequest_Shard)(nil), // 42: concord.v1.ReceivedRequest.Shard
-	(*StatusResponse_Shard)(nil),  // 43: concord.v1.StatusResponse.Shard
-	(*RepairRecord_Decision)(nil), // 44: concord.v1.RepairRecord.Decision
-	(*DiffResponse_Pair)(nil),     // 45: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),    // 46: concord.v1.DiffResponse.Field
+	(*ApplyResponse_Refused)(nil), // 43: concord.v1.ApplyResponse.Refused
+	(*StatusResponse_Shard)(nil),  // 44: concord.v1.StatusResponse.Shard
+	(*RepairRecord_Decision)(nil), // 45: concord.v1.RepairRecord.Decision
+	(*RepairRecord_Refusal)(nil),  // 46: concord.v1.RepairRecord.Refusal
+	(*DiffResponse_Pair)(nil),     // 47: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),    // 48: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
 	0,  // 0: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
@@ -3338,58 +3523,60 @@ var file_concord_proto_depIdxs = []int32{
 	28, // 11: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
 	29, // 12: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
 	29, // 13: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	43, // 14: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	44, // 15: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
-	45, // 16: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	46, // 17: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	39, // 18: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
-	1,  // 19: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
-	3,  // 20: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
-	5,  // 21: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	7,  // 22: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	9,  // 23: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	13, // 24: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
-	15, // 25: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
-	17, // 26: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	23, // 27: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	23, // 28: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	30, // 29: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	32, // 30: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	19, // 31: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	19, // 32: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
-	34, // 33: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	36, // 34: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	36, // 35: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	36, // 36: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	38, // 37: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	36, // 38: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	34, // 39: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	2,  // 40: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	4,  // 41: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	6,  // 42: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	8,  // 43: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	12, // 44: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	14, // 45: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
-	16, // 46: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
-	21, // 47: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	24, // 48: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	27, // 49: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	31, // 50: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	33, // 51: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	20, // 52: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	20, // 53: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
-	35, // 54: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	37, // 55: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	37, // 56: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	37, // 57: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	37, // 58: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	40, // 59: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	41, // 60: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	40, // [40:61] is the sub-list for method output_type
-	19, // [19:40] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	43, // 14: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
+	44, // 15: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	45, // 16: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
+	46, // 17: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
+	47, // 18: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	48, // 19: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	39, // 20: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	1,  // 21: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
+	3,  // 22: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
+	5,  // 23: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
+	7,  // 24: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	9,  // 25: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	13, // 26: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
+	15, // 27: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
+	17, // 28: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	23, // 29: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	23, // 30: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	30, // 31: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	32, // 32: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	19, // 33: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	19, // 34: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
+	34, // 35: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	36, // 36: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	36, // 37: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	36, // 38: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	38, // 39: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	36, // 40: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	34, // 41: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	2,  // 42: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	4,  // 43: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	6,  // 44: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	8,  // 45: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	12, // 46: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	14, // 47: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
+	16, // 48: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
+	21, // 49: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	24, // 50: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	27, // 51: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	31, // 52: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	33, // 53: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	20, // 54: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	20, // 55: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
+	35, // 56: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	37, // 57: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	37, // 58: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	37, // 59: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	37, // 60: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	40, // 61: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	41, // 62: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	42, // [42:63] is the sub-list for method output_type
+	21, // [21:42] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_concord_proto_init() }
@@ -3403,7 +3590,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   46,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
