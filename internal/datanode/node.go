@@ -23,7 +23,6 @@ import (
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/services/precreator"
 	"github.com/influxdata/influxdb/services/retention"
-	"github.com/influxdata/influxdb/services/storage"
 	"github.com/influxdata/influxdb/services/subscriber"
 	"github.com/influxdata/influxdb/tsdb"
 	_ "github.com/influxdata/influxdb/tsdb/engine" // registers the tsm1 engine
@@ -65,6 +64,7 @@ type Node struct {
 	executor *query.Executor
 	sub      *subscriber.Service
 	api      *httpd.Service
+	http     httpStore // the cluster, for api
 	local    *entropy.Local
 	suspects atomic.Pointer[entropy.Service] // Entropy, for hinted handoff, which runs before it is there
 	certs    *tlsconfig.TLSCertMonitor
@@ -235,6 +235,8 @@ func (n *Node) onClose(fn func() error) { n.stop = append(n.stop, fn) }
 // openExecutor makes the InfluxQL executor over the whole cluster.
 func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	c := n.cfg.Cluster
+	deletes := replication.NewDeletes(n.Meta, n.Store, pool, n.writer, n.log)
+	n.http = n.newHTTPStore(pool, deletes)
 	n.executor = query.NewExecutor()
 	n.executor.StatementExecutor = &coordinator.StatementExecutor{
 		MetaClient:  n.Meta,
@@ -242,7 +244,7 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 		TSDBStore: clusterStore{
 			Store:  n.Store,
 			Schema: distquery.NewSchema(n.Meta, n.Store, pool),
-			delete: replication.NewDeletes(n.Meta, n.Store, pool, n.writer, n.log),
+			delete: deletes,
 		},
 		ShardMapper:         distquery.NewShardMapper(n.Meta, n.Store, pool),
 		Monitor:             mon,
@@ -317,7 +319,7 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 // requests is how many writes and queries of clients this node has served.
 func (n *Node) requests() int64 {
 	queries, _ := n.executor.Statistics(nil)[0].Values["queriesExecuted"].(int64)
-	return n.served.Requests() + n.writer.Requests() + queries
+	return n.served.Requests() + n.writer.Requests() + n.http.Requests() + queries
 }
 
 // Reload takes over what can change while the node runs: the [anti-entropy]
@@ -409,13 +411,13 @@ func (n *Node) openServices(mon *monitor.Monitor, view *entropy.View) error {
 	s := httpd.NewService(n.cfg.HTTPD, n.certs)
 	n.api = s
 	h := s.Handler
-	h.MetaClient = n.Meta
+	h.MetaClient = httpMeta{n.Meta}
 	h.QueryAuthorizer = emeta.NewQueryAuthorizer(n.Meta.Client)
 	h.WriteAuthorizer = writeAuthorizer{n.Meta}
 	h.QueryExecutor = n.executor
 	h.Monitor = mon
 	h.PointsWriter = n.writer
-	h.Store = storage.NewStore(n.Store, n.Meta)
+	h.Store = n.http
 	h.Version, h.BuildType = n.version, "Concord"
 	h.AddRoutes(entropy.Routes(view)...)
 	h.AddRoutes(httpd.Route{
