@@ -293,7 +293,7 @@ func TestSeriesOfAShardThatIsClosedAreAnError(t *testing.T) {
 // discard is a stream that goes nowhere.
 type discard struct{ rpc.Query_ReadSeriesServer }
 
-func (discard) Context() context.Context         { return context.Background() }
+func (discard) Context() context.Context        { return context.Background() }
 func (discard) Send(*rpc.ReadSeriesChunk) error { return nil }
 
 // TestShardThatIsClosedWhileItIsReadIsAnError closes it between two series: its cursors end as after the last point.
