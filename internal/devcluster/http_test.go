@@ -224,6 +224,38 @@ func TestPrometheusReadsTheSameThroughEveryNode(t *testing.T) {
 	}
 }
 
+// TestPrometheusReadsAllOrGetsAnError has a node down, which has half of the data, or a replica of it.
+func TestPrometheusReadsAllOrGetsAnError(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStartWith(t, 3, nil)
+	from := yesterday()
+	for replicas := 1; replicas <= 2; replicas++ {
+		mustQuery(ctx, t, c, 0, "", fmt.Sprintf(`CREATE DATABASE db%d WITH REPLICATION %[1]d SHARD DURATION 1d`, replicas))
+		promWrite(ctx, t, c.Data[0].HTTPAddr(), fmt.Sprintf("db%d", replicas), samples(from, 20))
+	}
+	q := &prompb.Query{
+		Matchers:         []*prompb.LabelMatcher{match(prompb.LabelMatcher_RE, "__name__", ".+")},
+		StartTimestampMs: from.UnixMilli(), EndTimestampMs: from.AddDate(0, 0, 1).UnixMilli(),
+	}
+	mustKnow(ctx, t, c)
+	want := promRead(ctx, t, c.Data[0].HTTPAddr(), "db2", q)
+	if strings.Count(want, "\n") != len(samples(from, 1)) {
+		t.Fatal(want)
+	}
+	if err := c.StopData(2); err != nil {
+		t.Fatal(err)
+	}
+	for node := range 2 {
+		if got := promRead(ctx, t, c.Data[node].HTTPAddr(), "db2", q); got != want {
+			t.Errorf("node %d: %s", node+1, cmp.Diff(want, got))
+		}
+		got := promRead(ctx, t, c.Data[node].HTTPAddr(), "db1", q)
+		if !strings.HasPrefix(got, `400 {"error":"no owner of shard `) {
+			t.Errorf("node %d answers without all data: %s", node+1, got)
+		}
+	}
+}
+
 // mustKnow waits until every node knows all of the metadata.
 func mustKnow(ctx context.Context, t *testing.T, c *devcluster.Cluster) {
 	t.Helper()

@@ -126,6 +126,7 @@ type part struct {
 	gathering *gathering
 	series    []*seriesBlocks
 	points    int64
+	scratch   cursors.FloatArray
 }
 
 // seriesBlocks are the samples of one field of a series.
@@ -218,7 +219,7 @@ func (g *gathering) ask(ctx context.Context, from peer, ids []uint64) (missing [
 		}
 		missing = append(missing, c.Missing...)
 		for _, b := range c.Blocks {
-			if err := p.add(b); err != nil {
+			if err := p.check(b); err != nil {
 				return nil, err
 			}
 		}
@@ -238,8 +239,37 @@ func tooMuch(what string, n, limit int64) error {
 
 var errBlock = errors.New("malformed block of points")
 
-// add checks a block and takes it over.
-func (p *part) add(b *rpc.ReadSeriesChunk_Block) error {
+// check takes over a block of another node when it can be decoded.
+func (p *part) check(b *rpc.ReadSeriesChunk_Block) error {
+	if len(b.Points) == 0 {
+		return p.add(b, nil)
+	}
+	if err := decodePoints(b.Points, &p.scratch); err != nil {
+		return err
+	}
+	return p.add(b, &p.scratch)
+}
+
+// decodePoints decodes a block from outside into a, of which it uses the memory.
+func decodePoints(points []byte, a *cursors.FloatArray) (err error) {
+	defer func() {
+		if r := recover(); r != nil { // the engine trusts what it decodes
+			err = errBlock
+		}
+	}()
+	n, err := tsm1.BlockCount(points)
+	if err != nil || n < 1 || n > tsdb.DefaultMaxPointsPerBlock {
+		return errBlock
+	}
+	err = tsm1.DecodeFloatArrayBlock(points, a)
+	if err != nil || a.Len() != n || len(a.Values) != n || !slices.IsSorted(a.Timestamps) {
+		return errBlock
+	}
+	return nil
+}
+
+// add takes over a block, whose points are those of a.
+func (p *part) add(b *rpc.ReadSeriesChunk_Block, a *cursors.FloatArray) error {
 	if b.Series != nil {
 		s := &seriesBlocks{name: b.Series.Measurement, field: string(b.Series.Field), typ: influxql.DataType(b.DataType)}
 		for _, t := range b.Series.Tags {
@@ -254,22 +284,15 @@ func (p *part) add(b *rpc.ReadSeriesChunk_Block) error {
 	if len(p.series) == 0 {
 		return errBlock
 	}
-	s := p.series[len(p.series)-1]
-	if len(b.Points) == 0 {
+	if a == nil {
 		return nil
 	}
-	n, err := tsm1.BlockCount(b.Points)
-	if err != nil || n < 1 || n > tsdb.DefaultMaxPointsPerBlock {
-		return errBlock
-	}
-	var a cursors.FloatArray
-	if err := tsm1.DecodeFloatArrayBlock(b.Points, &a); err != nil || a.Len() != n || len(a.Values) != n || !slices.IsSorted(a.Timestamps) {
-		return errBlock
-	}
+	s := p.series[len(p.series)-1]
 	s.typ = influxql.Float
 	s.blocks = append(s.blocks, block{shard: b.ShardId, first: a.MinTime(), last: a.MaxTime(), points: b.Points})
-	p.points += int64(n)
-	if limit := int64(cmp.Or(p.gathering.reader.MaxPoints, maxReadPoints)); p.gathering.points.Add(int64(n)) > limit {
+	n := int64(a.Len())
+	p.points += n
+	if limit := int64(cmp.Or(p.gathering.reader.MaxPoints, maxReadPoints)); p.gathering.points.Add(n) > limit {
 		return tooMuch("max-select-point", p.gathering.points.Load(), limit)
 	}
 	return nil
@@ -314,6 +337,7 @@ func (g *gathering) join(order []uint64) ([]*seriesBlocks, error) {
 type seriesSet struct {
 	current *seriesBlocks
 	rest    []*seriesBlocks
+	floats  floatBlocks
 }
 
 func (s *seriesSet) Next() bool {
@@ -327,7 +351,8 @@ func (s *seriesSet) Next() bool {
 func (s *seriesSet) Cursor() cursors.Cursor {
 	switch s.current.typ {
 	case influxql.Float:
-		return newFloatBlocks(s.current.blocks)
+		s.floats.reset(s.current.blocks)
+		return &s.floats
 	case influxql.Integer:
 		return reads.IntegerEmptyArrayCursor
 	case influxql.Unsigned:
@@ -353,54 +378,58 @@ func (s *seriesSet) Close()                     { s.current, s.rest = nil, nil }
 func (s *seriesSet) Err() error                 { return nil }
 func (s *seriesSet) Stats() cursors.CursorStats { return cursors.CursorStats{} }
 
-// floatBlocks is a cursor over blocks, which it decodes one by one.
+// floatBlocks is a cursor over blocks, which it decodes one by one into the
+// same memory.
 type floatBlocks struct {
-	blocks []block
-	merged *cursors.FloatArray // instead, when blocks overlap
-	out    cursors.FloatArray
+	blocks  []block
+	overlap bool
+	out     cursors.FloatArray
 }
 
-// newFloatBlocks returns a cursor over blocks in the order of their shard
-// groups. Groups follow each other in time; those that do not, because of
-// truncate-shards, are merged, and the later group has the later value.
-func newFloatBlocks(blocks []block) *floatBlocks {
-	overlap := false
-	for i := range blocks[min(1, len(blocks)):] {
-		overlap = overlap || blocks[i+1].first <= blocks[i].last
+// reset begins with blocks in the order of their shard groups. Groups follow
+// each other in time; those that do not, because of truncate-shards, are
+// merged, and the later group has the later value.
+func (c *floatBlocks) reset(blocks []block) {
+	c.blocks, c.overlap = blocks, false
+	for i := 1; i < len(blocks); i++ {
+		c.overlap = c.overlap || blocks[i].first <= blocks[i-1].last
 	}
-	if !overlap {
-		return &floatBlocks{blocks: blocks}
-	}
-	all := &cursors.FloatArray{}
-	for len(blocks) > 0 {
-		var one cursors.FloatArray
-		for shard := blocks[0].shard; len(blocks) > 0 && blocks[0].shard == shard; blocks = blocks[1:] {
-			a := decodeBlock(blocks[0])
-			one.Timestamps, one.Values = append(one.Timestamps, a.Timestamps...), append(one.Values, a.Values...)
-		}
-		all.Merge(&one)
-	}
-	return &floatBlocks{merged: all}
 }
 
 func (c *floatBlocks) Next() *cursors.FloatArray {
-	c.out = cursors.FloatArray{}
-	if c.merged != nil {
-		c.out, c.merged = *c.merged, nil
-	} else if len(c.blocks) > 0 {
-		c.out, c.blocks = decodeBlock(c.blocks[0]), c.blocks[1:]
+	switch {
+	case len(c.blocks) == 0:
+		c.out.Timestamps, c.out.Values = c.out.Timestamps[:0], c.out.Values[:0]
+	case c.overlap:
+		c.out, c.blocks = mergeBlocks(c.blocks), nil
+	default:
+		mustDecode(c.blocks[0], &c.out)
+		c.blocks = c.blocks[1:]
 	}
 	return &c.out
 }
 
-func (c *floatBlocks) Close()                     {}
+func (c *floatBlocks) Close()                     { c.blocks = nil }
 func (c *floatBlocks) Err() error                 { return nil }
 func (c *floatBlocks) Stats() cursors.CursorStats { return cursors.CursorStats{} }
 
-// decodeBlock decodes a block that could be decoded when it came.
-func decodeBlock(b block) (a cursors.FloatArray) {
-	if err := tsm1.DecodeFloatArrayBlock(b.points, &a); err != nil {
+// mergeBlocks merges the blocks of each shard into those of the shards before.
+func mergeBlocks(blocks []block) (all cursors.FloatArray) {
+	for len(blocks) > 0 {
+		var one cursors.FloatArray
+		for shard := blocks[0].shard; len(blocks) > 0 && blocks[0].shard == shard; blocks = blocks[1:] {
+			var a cursors.FloatArray
+			mustDecode(blocks[0], &a)
+			one.Timestamps, one.Values = append(one.Timestamps, a.Timestamps...), append(one.Values, a.Values...)
+		}
+		all.Merge(&one)
+	}
+	return all
+}
+
+// mustDecode decodes a block that could be decoded when it came.
+func mustDecode(b block, a *cursors.FloatArray) {
+	if err := tsm1.DecodeFloatArrayBlock(b.points, a); err != nil {
 		panic(fmt.Sprintf("a block of shard %d that was sound: %v", b.shard, err))
 	}
-	return a
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/query"
+	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/services/storage"
 	"github.com/influxdata/influxdb/storage/reads"
 	"github.com/influxdata/influxdb/storage/reads/datatypes"
@@ -373,7 +374,8 @@ func encodeBlock(t testing.TB, shard uint64, times []int64, value float64) block
 // TestShardGroupsThatOverlapAreMerged is about truncate-shards, which leaves points after the cut in the old group.
 func TestShardGroupsThatOverlapAreMerged(t *testing.T) {
 	t.Parallel()
-	cur := newFloatBlocks([]block{
+	cur := &floatBlocks{}
+	cur.reset([]block{
 		encodeBlock(t, 1, []int64{10, 20}, 1), encodeBlock(t, 1, []int64{30, 50}, 1),
 		encodeBlock(t, 2, []int64{25, 30, 40}, 2), encodeBlock(t, 2, []int64{60}, 2),
 	})
@@ -395,10 +397,60 @@ func FuzzSeriesBlock(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, points []byte) {
 		p := &part{gathering: &gathering{reader: &SeriesReader{}}}
-		if err := p.add(&rpc.ReadSeriesChunk_Block{Series: &rpc.ReadSeriesChunk_Series{}, ShardId: 1, Points: points}); err != nil {
+		if err := p.check(&rpc.ReadSeriesChunk_Block{Series: &rpc.ReadSeriesChunk_Series{}, ShardId: 1, Points: points}); err != nil {
 			return
 		}
-		for cur := newFloatBlocks(p.series[0].blocks); cur.Next().Len() > 0; {
+		cur := &floatBlocks{}
+		for cur.reset(p.series[0].blocks); cur.Next().Len() > 0; {
 		}
 	})
+}
+
+// BenchmarkReadSeries reads a million points of a hundred series: as the engine does on a plain node, from this node's
+// own shards, and from another node. A point is read once more than the engine does, to check it.
+func BenchmarkReadSeries(b *testing.B) {
+	c := newTestCluster(b, testOptions{nodes: 3, replicas: 2})
+	for part := range 10 {
+		var text strings.Builder
+		for i := part * 1000; i < (part+1)*1000; i++ {
+			for host := range 100 {
+				fmt.Fprintf(&text, "cpu,host=h%03d value=%d.5 %d\n", host, i%97, int64(i)*int64(time.Second))
+			}
+		}
+		c.write(b, text.String())
+	}
+	shard := c.shardGroups(b)[0].Shards[0]
+	owns := func(n *testNode) bool {
+		return slices.ContainsFunc(shard.Owners, func(o emeta.ShardOwner) bool { return o.NodeID == n.id })
+	}
+	own := slices.IndexFunc(c.nodes, owns)
+	other := slices.IndexFunc(c.nodes, func(n *testNode) bool { return !owns(n) })
+	for _, from := range []struct {
+		name string
+		filterReader
+	}{
+		{"plain", c.plainReader()}, {"own", c.seriesReader(b, c.nodes[own])}, {"other", c.seriesReader(b, c.nodes[other])},
+	} {
+		b.Run(from.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				rs, err := from.ReadFilter(context.Background(), readRequest(b, compares(datatypes.Node_ComparisonEqual, "_field", "value"), 0, everything))
+				if err != nil {
+					b.Fatal(err)
+				}
+				n := 0
+				for rs.Next() {
+					cur := rs.Cursor().(cursors.FloatArrayCursor)
+					for a := cur.Next(); a.Len() > 0; a = cur.Next() {
+						n += a.Len()
+					}
+					cur.Close()
+				}
+				rs.Close()
+				if n != 1_000_000 {
+					b.Fatalf("%d points", n)
+				}
+			}
+		})
+	}
 }

@@ -47,7 +47,7 @@ func (s *Server) ReadSeries(r *rpc.ReadSeriesRequest, out rpc.Query_ReadSeriesSe
 // packer makes blocks of samples. A block names its series when it is not that
 // of the block before.
 type packer struct {
-	emit func(*rpc.ReadSeriesChunk_Block) error
+	emit func(b *rpc.ReadSeriesChunk_Block, a *cursors.FloatArray) error // a is what is in b, or nil
 
 	row   *seriesRow
 	field string
@@ -70,7 +70,7 @@ func (p *packer) add(s samples) error {
 			return err
 		}
 	}
-	return p.emit(b)
+	return p.emit(b, s.values)
 }
 
 // blockSender sends blocks, many in a chunk, and signs of life.
@@ -103,7 +103,7 @@ func (s *blockSender) sign() (err error) {
 }
 
 // block is called by one goroutine, and so is flush.
-func (s *blockSender) block(b *rpc.ReadSeriesChunk_Block) error {
+func (s *blockSender) block(b *rpc.ReadSeriesChunk_Block, _ *cursors.FloatArray) error {
 	s.chunk.Blocks = append(s.chunk.Blocks, b)
 	if s.bytes += proto.Size(b); s.bytes < s.size {
 		return nil
