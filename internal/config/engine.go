@@ -57,7 +57,7 @@ var engineDocs = map[reflect.Type]map[string]string{
 		"log-queries-after":      "Time after which a query is logged as slow; 0s is never.",
 		"log-timedout-queries":   "Log the queries that query-timeout kills.",
 		"max-select-point":       "Points that a SELECT may process, or one read of Prometheus return; 0 is no limit, and 50 million for Prometheus.",
-		"max-select-series":      "Series that a SELECT, or one read of Prometheus, may read; 0 is no limit.",
+		"max-select-series":      "Series that a SELECT may read, or one read of Prometheus return; 0 is no limit, and 5 million for Prometheus.",
 		"max-select-buckets":     "GROUP BY time() intervals that a SELECT may make; 0 is no limit.",
 		"termination-query-log":  "Log the running queries when the node is told to stop.",
 	},

@@ -395,7 +395,7 @@ func TestV2BucketsAreThoseOfTheCluster(t *testing.T) {
 		t.Errorf("the changed bucket of three copies has %s", got)
 	}
 
-	if status, answer := post(ctx, t, http.MethodPost, c.Data[0].HTTPAddr(), "/api/v2/write?bucket=db/second&precision=ns", lines(50, yesterday(), time.Second)); status != http.StatusNoContent {
+	if status, answer := post(ctx, t, http.MethodPost, c.Data[0].HTTPAddr(), "/api/v2/write?bucket=db/second&precision=ns&consistency=all", lines(50, yesterday(), time.Second)); status != http.StatusNoContent {
 		t.Fatalf("%d %s", status, answer)
 	}
 	held := func(want int) func() bool {

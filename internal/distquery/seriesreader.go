@@ -30,9 +30,12 @@ import (
 	"concord/internal/rpc"
 )
 
-// maxReadPoints is how many points one read may return when there is no
-// max-select-point. It is Prometheus' own default for the same limit.
-const maxReadPoints = 50_000_000
+// What one read may return when there is no max-select-point and no
+// max-select-series. The first is Prometheus' own default for the same limit.
+const (
+	maxReadPoints = 50_000_000
+	maxReadSeries = 5_000_000
+)
 
 // SeriesReader is the storage API of the engine over the whole cluster, as far
 // as the HTTP API uses it: Prometheus reads through it.
@@ -44,7 +47,7 @@ const maxReadPoints = 50_000_000
 // and the limits bound both.
 type SeriesReader struct {
 	MaxPoints int           // of one read; 0 is maxReadPoints
-	MaxSeries int           // of one read; 0 is no limit
+	MaxSeries int           // of one read, each field counts; 0 is maxReadSeries
 	Timeout   time.Duration // of one read; 0 is no limit
 	Silence   time.Duration // after which a node that gives no sign of life is passed over
 
@@ -237,6 +240,13 @@ func tooMuch(what string, n, limit int64) error {
 	return status.Errorf(codes.InvalidArgument, "%s limit exceeded: (%d/%d)", what, n, limit)
 }
 
+func (g *gathering) limitSeries(n int) error {
+	if limit := cmp.Or(g.reader.MaxSeries, maxReadSeries); n > limit {
+		return tooMuch("max-select-series", int64(n), int64(limit))
+	}
+	return nil
+}
+
 var errBlock = errors.New("malformed block of points")
 
 // check takes over a block of another node when it can be decoded.
@@ -277,8 +287,8 @@ func (p *part) add(b *rpc.ReadSeriesChunk_Block, a *cursors.FloatArray) error {
 		}
 		s.key = tsdb.AppendSeriesKey(nil, s.name, s.tags)
 		p.series = append(p.series, s)
-		if n, limit := len(p.series), p.gathering.reader.MaxSeries; limit > 0 && n > limit {
-			return tooMuch("max-select-series", int64(n), int64(limit))
+		if err := p.gathering.limitSeries(len(p.series)); err != nil {
+			return err
 		}
 	}
 	if len(p.series) == 0 {
@@ -323,8 +333,8 @@ func (g *gathering) join(order []uint64) ([]*seriesBlocks, error) {
 		}
 		out = append(out, s)
 	}
-	if limit := g.reader.MaxSeries; limit > 0 && len(out) > limit {
-		return nil, errors.New(rpc.Message(tooMuch("max-select-series", int64(len(out)), int64(limit))))
+	if err := g.limitSeries(len(out)); err != nil {
+		return nil, errors.New(rpc.Message(err))
 	}
 	for _, s := range out {
 		slices.SortStableFunc(s.blocks, func(a, b block) int { return cmp.Compare(place[a.shard], place[b.shard]) })
