@@ -23,7 +23,6 @@ import (
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/services/precreator"
 	"github.com/influxdata/influxdb/services/retention"
-	"github.com/influxdata/influxdb/services/storage"
 	"github.com/influxdata/influxdb/services/subscriber"
 	"github.com/influxdata/influxdb/tsdb"
 	_ "github.com/influxdata/influxdb/tsdb/engine" // registers the tsm1 engine
@@ -74,6 +73,7 @@ type Node struct {
 	executor *query.Executor
 	sub      *subscriber.Service
 	api      *httpd.Service
+	http     httpStore // the cluster, for api
 	local    *entropy.Local
 	copies   *copystate.Service // which copies are whole
 	queues   queues
@@ -267,10 +267,11 @@ func (n *Node) onClose(fn func() error) { n.stop = append(n.stop, fn) }
 // openExecutor makes the InfluxQL executor over the whole cluster.
 func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	c := n.cfg.Cluster
+	deletes := replication.NewDeletes(n.Meta, n.Store, pool, n.writer, n.log)
+	n.http = n.newHTTPStore(pool, deletes)
 	n.executor = query.NewExecutor()
 	mapper, schema := distquery.NewShardMapper(n.Meta, n.Store, pool), distquery.NewSchema(n.Meta, n.Store, pool)
 	mapper.Whole, schema.Whole = n.whole(), n.whole()
-	deletes := replication.NewDeletes(n.Meta, n.Store, pool, n.writer, n.log)
 	n.executor.StatementExecutor = &distquery.Executor{
 		Base: coordinator.StatementExecutor{
 			MetaClient:          n.Meta,
@@ -362,7 +363,7 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 // requests is how many writes and queries of clients this node has served.
 func (n *Node) requests() int64 {
 	queries, _ := n.executor.Statistics(nil)[0].Values["queriesExecuted"].(int64)
-	return n.served.Requests() + n.writer.Requests() + queries
+	return n.served.Requests() + n.writer.Requests() + n.http.Requests() + queries
 }
 
 // Reload takes over what can change while the node runs: the [anti-entropy]
@@ -454,13 +455,13 @@ func (n *Node) openServices(mon *monitor.Monitor, view *entropy.View) error {
 	s := httpd.NewService(n.cfg.HTTPD, n.certs)
 	n.api = s
 	h := s.Handler
-	h.MetaClient = n.Meta
+	h.MetaClient = httpMeta{n.Meta}
 	h.QueryAuthorizer = emeta.NewQueryAuthorizer(n.Meta.Client)
 	h.WriteAuthorizer = writeAuthorizer{n.Meta}
 	h.QueryExecutor = n.executor
 	h.Monitor = mon
 	h.PointsWriter = n.writer
-	h.Store = storage.NewStore(n.Store, n.Meta)
+	h.Store = n.http
 	h.Version, h.BuildType = n.version, "Concord"
 	h.AddRoutes(entropy.Routes(view)...)
 	h.AddRoutes(httpd.Route{

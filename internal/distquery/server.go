@@ -209,6 +209,19 @@ func (s *sender) points(chunk []byte) error { return s.send(&rpc.IteratorChunk{P
 
 // beat sends a sign of life whenever nothing else was sent, until the returned function.
 func (s *sender) beat(every time.Duration) (stop func()) {
+	return beat(every, func() (err error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !s.sent {
+			err = s.sendLocked(&rpc.IteratorChunk{})
+		}
+		s.sent = false
+		return err
+	})
+}
+
+// beat calls sign again and again until it fails or the returned function is called.
+func beat(every time.Duration, sign func() error) (stop func()) {
 	end, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -220,15 +233,8 @@ func (s *sender) beat(every time.Duration) (stop func()) {
 				return
 			case <-tick.C:
 			}
-			s.mu.Lock()
-			var err error
-			if !s.sent {
-				err = s.sendLocked(&rpc.IteratorChunk{})
-			}
-			s.sent = false
-			s.mu.Unlock()
-			if err != nil {
-				return // the stream is over, as the iterator will notice
+			if err := sign(); err != nil {
+				return // the stream is over, as whoever sends on it will notice
 			}
 		}
 	}()

@@ -927,6 +927,135 @@ func (x *SeriesHashesChunk) GetUnfit() []*Unfit {
 	return nil
 }
 
+type ReadSeriesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"` // all of one database
+	Predicate     []byte                 `protobuf:"bytes,2,opt,name=predicate,proto3" json:"predicate,omitempty"`                       // the engine's storage/reads/datatypes.Predicate
+	MinTime       int64                  `protobuf:"varint,3,opt,name=min_time,json=minTime,proto3" json:"min_time,omitempty"`           // ns, inclusive
+	MaxTime       int64                  `protobuf:"varint,4,opt,name=max_time,json=maxTime,proto3" json:"max_time,omitempty"`           // ns, inclusive
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadSeriesRequest) Reset() {
+	*x = ReadSeriesRequest{}
+	mi := &file_query_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadSeriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadSeriesRequest) ProtoMessage() {}
+
+func (x *ReadSeriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_query_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadSeriesRequest.ProtoReflect.Descriptor instead.
+func (*ReadSeriesRequest) Descriptor() ([]byte, []int) {
+	return file_query_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ReadSeriesRequest) GetShardIds() []uint64 {
+	if x != nil {
+		return x.ShardIds
+	}
+	return nil
+}
+
+func (x *ReadSeriesRequest) GetPredicate() []byte {
+	if x != nil {
+		return x.Predicate
+	}
+	return nil
+}
+
+func (x *ReadSeriesRequest) GetMinTime() int64 {
+	if x != nil {
+		return x.MinTime
+	}
+	return 0
+}
+
+func (x *ReadSeriesRequest) GetMaxTime() int64 {
+	if x != nil {
+		return x.MaxTime
+	}
+	return 0
+}
+
+// ReadSeriesChunk: the first carries missing. One with nothing is a sign of life.
+type ReadSeriesChunk struct {
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Blocks        []*ReadSeriesChunk_Block `protobuf:"bytes,1,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	Missing       []uint64                 `protobuf:"varint,2,rep,packed,name=missing,proto3" json:"missing,omitempty"`
+	Unfit         []*Unfit                 `protobuf:"bytes,3,rep,name=unfit,proto3" json:"unfit,omitempty"` // with missing
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadSeriesChunk) Reset() {
+	*x = ReadSeriesChunk{}
+	mi := &file_query_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadSeriesChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadSeriesChunk) ProtoMessage() {}
+
+func (x *ReadSeriesChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_query_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadSeriesChunk.ProtoReflect.Descriptor instead.
+func (*ReadSeriesChunk) Descriptor() ([]byte, []int) {
+	return file_query_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ReadSeriesChunk) GetBlocks() []*ReadSeriesChunk_Block {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
+func (x *ReadSeriesChunk) GetMissing() []uint64 {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *ReadSeriesChunk) GetUnfit() []*Unfit {
+	if x != nil {
+		return x.Unfit
+	}
+	return nil
+}
+
 type TagSetsChunk_TagSet struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
@@ -939,7 +1068,7 @@ type TagSetsChunk_TagSet struct {
 
 func (x *TagSetsChunk_TagSet) Reset() {
 	*x = TagSetsChunk_TagSet{}
-	mi := &file_query_proto_msgTypes[13]
+	mi := &file_query_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -951,7 +1080,7 @@ func (x *TagSetsChunk_TagSet) String() string {
 func (*TagSetsChunk_TagSet) ProtoMessage() {}
 
 func (x *TagSetsChunk_TagSet) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[13]
+	mi := &file_query_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1134,7 @@ type FieldDimensionsResponse_Field struct {
 
 func (x *FieldDimensionsResponse_Field) Reset() {
 	*x = FieldDimensionsResponse_Field{}
-	mi := &file_query_proto_msgTypes[14]
+	mi := &file_query_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +1146,7 @@ func (x *FieldDimensionsResponse_Field) String() string {
 func (*FieldDimensionsResponse_Field) ProtoMessage() {}
 
 func (x *FieldDimensionsResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[14]
+	mi := &file_query_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1186,7 @@ type TagKeysResponse_Keys struct {
 
 func (x *TagKeysResponse_Keys) Reset() {
 	*x = TagKeysResponse_Keys{}
-	mi := &file_query_proto_msgTypes[15]
+	mi := &file_query_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1198,7 @@ func (x *TagKeysResponse_Keys) String() string {
 func (*TagKeysResponse_Keys) ProtoMessage() {}
 
 func (x *TagKeysResponse_Keys) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[15]
+	mi := &file_query_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1238,7 @@ type TagValuesChunk_KeyValue struct {
 
 func (x *TagValuesChunk_KeyValue) Reset() {
 	*x = TagValuesChunk_KeyValue{}
-	mi := &file_query_proto_msgTypes[16]
+	mi := &file_query_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1121,7 +1250,7 @@ func (x *TagValuesChunk_KeyValue) String() string {
 func (*TagValuesChunk_KeyValue) ProtoMessage() {}
 
 func (x *TagValuesChunk_KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[16]
+	mi := &file_query_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1161,7 +1290,7 @@ type TagValuesChunk_Values struct {
 
 func (x *TagValuesChunk_Values) Reset() {
 	*x = TagValuesChunk_Values{}
-	mi := &file_query_proto_msgTypes[17]
+	mi := &file_query_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1302,7 @@ func (x *TagValuesChunk_Values) String() string {
 func (*TagValuesChunk_Values) ProtoMessage() {}
 
 func (x *TagValuesChunk_Values) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[17]
+	mi := &file_query_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1199,6 +1328,186 @@ func (x *TagValuesChunk_Values) GetMeasurement() []byte {
 func (x *TagValuesChunk_Values) GetValues() []*TagValuesChunk_KeyValue {
 	if x != nil {
 		return x.Values
+	}
+	return nil
+}
+
+type ReadSeriesChunk_Tag struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadSeriesChunk_Tag) Reset() {
+	*x = ReadSeriesChunk_Tag{}
+	mi := &file_query_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadSeriesChunk_Tag) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadSeriesChunk_Tag) ProtoMessage() {}
+
+func (x *ReadSeriesChunk_Tag) ProtoReflect() protoreflect.Message {
+	mi := &file_query_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadSeriesChunk_Tag.ProtoReflect.Descriptor instead.
+func (*ReadSeriesChunk_Tag) Descriptor() ([]byte, []int) {
+	return file_query_proto_rawDescGZIP(), []int{14, 0}
+}
+
+func (x *ReadSeriesChunk_Tag) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *ReadSeriesChunk_Tag) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+type ReadSeriesChunk_Series struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Measurement   []byte                 `protobuf:"bytes,1,opt,name=measurement,proto3" json:"measurement,omitempty"`
+	Tags          []*ReadSeriesChunk_Tag `protobuf:"bytes,2,rep,name=tags,proto3" json:"tags,omitempty"` // sorted by key
+	Field         []byte                 `protobuf:"bytes,3,opt,name=field,proto3" json:"field,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadSeriesChunk_Series) Reset() {
+	*x = ReadSeriesChunk_Series{}
+	mi := &file_query_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadSeriesChunk_Series) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadSeriesChunk_Series) ProtoMessage() {}
+
+func (x *ReadSeriesChunk_Series) ProtoReflect() protoreflect.Message {
+	mi := &file_query_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadSeriesChunk_Series.ProtoReflect.Descriptor instead.
+func (*ReadSeriesChunk_Series) Descriptor() ([]byte, []int) {
+	return file_query_proto_rawDescGZIP(), []int{14, 1}
+}
+
+func (x *ReadSeriesChunk_Series) GetMeasurement() []byte {
+	if x != nil {
+		return x.Measurement
+	}
+	return nil
+}
+
+func (x *ReadSeriesChunk_Series) GetTags() []*ReadSeriesChunk_Tag {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *ReadSeriesChunk_Series) GetField() []byte {
+	if x != nil {
+		return x.Field
+	}
+	return nil
+}
+
+type ReadSeriesChunk_Block struct {
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Series        *ReadSeriesChunk_Series `protobuf:"bytes,1,opt,name=series,proto3" json:"series,omitempty"` // absent: that of the block before, also over the end of a chunk
+	ShardId       uint64                  `protobuf:"varint,2,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	DataType      int32                   `protobuf:"varint,3,opt,name=data_type,json=dataType,proto3" json:"data_type,omitempty"` // influxql.DataType
+	Points        []byte                  `protobuf:"bytes,4,opt,name=points,proto3" json:"points,omitempty"`                      // of a float field: a TSM block of 1 to 1,000 points; empty for other types
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadSeriesChunk_Block) Reset() {
+	*x = ReadSeriesChunk_Block{}
+	mi := &file_query_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadSeriesChunk_Block) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadSeriesChunk_Block) ProtoMessage() {}
+
+func (x *ReadSeriesChunk_Block) ProtoReflect() protoreflect.Message {
+	mi := &file_query_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadSeriesChunk_Block.ProtoReflect.Descriptor instead.
+func (*ReadSeriesChunk_Block) Descriptor() ([]byte, []int) {
+	return file_query_proto_rawDescGZIP(), []int{14, 2}
+}
+
+func (x *ReadSeriesChunk_Block) GetSeries() *ReadSeriesChunk_Series {
+	if x != nil {
+		return x.Series
+	}
+	return nil
+}
+
+func (x *ReadSeriesChunk_Block) GetShardId() uint64 {
+	if x != nil {
+		return x.ShardId
+	}
+	return 0
+}
+
+func (x *ReadSeriesChunk_Block) GetDataType() int32 {
+	if x != nil {
+		return x.DataType
+	}
+	return 0
+}
+
+func (x *ReadSeriesChunk_Block) GetPoints() []byte {
+	if x != nil {
+		return x.Points
 	}
 	return nil
 }
@@ -1305,7 +1614,28 @@ const file_query_proto_rawDesc = "" +
 	"\x11SeriesHashesChunk\x12\x16\n" +
 	"\x06hashes\x18\x01 \x03(\x06R\x06hashes\x12\x18\n" +
 	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +
-	"\x05unfit\x18\x03 \x03(\v2\x11.concord.v1.UnfitR\x05unfit2\xec\x04\n" +
+	"\x05unfit\x18\x03 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\"\x84\x01\n" +
+	"\x11ReadSeriesRequest\x12\x1b\n" +
+	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12\x1c\n" +
+	"\tpredicate\x18\x02 \x01(\fR\tpredicate\x12\x19\n" +
+	"\bmin_time\x18\x03 \x01(\x03R\aminTime\x12\x19\n" +
+	"\bmax_time\x18\x04 \x01(\x03R\amaxTime\"\xcb\x03\n" +
+	"\x0fReadSeriesChunk\x129\n" +
+	"\x06blocks\x18\x01 \x03(\v2!.concord.v1.ReadSeriesChunk.BlockR\x06blocks\x12\x18\n" +
+	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +
+	"\x05unfit\x18\x03 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\x1a-\n" +
+	"\x03Tag\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x1au\n" +
+	"\x06Series\x12 \n" +
+	"\vmeasurement\x18\x01 \x01(\fR\vmeasurement\x123\n" +
+	"\x04tags\x18\x02 \x03(\v2\x1f.concord.v1.ReadSeriesChunk.TagR\x04tags\x12\x14\n" +
+	"\x05field\x18\x03 \x01(\fR\x05field\x1a\x93\x01\n" +
+	"\x05Block\x12:\n" +
+	"\x06series\x18\x01 \x01(\v2\".concord.v1.ReadSeriesChunk.SeriesR\x06series\x12\x19\n" +
+	"\bshard_id\x18\x02 \x01(\x04R\ashardId\x12\x1b\n" +
+	"\tdata_type\x18\x03 \x01(\x05R\bdataType\x12\x16\n" +
+	"\x06points\x18\x04 \x01(\fR\x06points2\xb8\x05\n" +
 	"\x05Query\x12J\n" +
 	"\x0eCreateIterator\x12\x1b.concord.v1.IteratorRequest\x1a\x19.concord.v1.IteratorChunk0\x01\x12M\n" +
 	"\fIteratorCost\x12\x1b.concord.v1.IteratorRequest\x1a .concord.v1.IteratorCostResponse\x12B\n" +
@@ -1314,7 +1644,9 @@ const file_query_proto_rawDesc = "" +
 	"\x10MeasurementNames\x12\x19.concord.v1.SchemaRequest\x1a$.concord.v1.MeasurementNamesResponse\x12A\n" +
 	"\aTagKeys\x12\x19.concord.v1.SchemaRequest\x1a\x1b.concord.v1.TagKeysResponse\x12D\n" +
 	"\tTagValues\x12\x19.concord.v1.SchemaRequest\x1a\x1a.concord.v1.TagValuesChunk0\x01\x12J\n" +
-	"\fSeriesHashes\x12\x19.concord.v1.SchemaRequest\x1a\x1d.concord.v1.SeriesHashesChunk0\x01B\x16Z\x14concord/internal/rpcb\x06proto3"
+	"\fSeriesHashes\x12\x19.concord.v1.SchemaRequest\x1a\x1d.concord.v1.SeriesHashesChunk0\x01\x12J\n" +
+	"\n" +
+	"ReadSeries\x12\x1d.concord.v1.ReadSeriesRequest\x1a\x1b.concord.v1.ReadSeriesChunk0\x01B\x16Z\x14concord/internal/rpcb\x06proto3"
 
 var (
 	file_query_proto_rawDescOnce sync.Once
@@ -1328,7 +1660,7 @@ func file_query_proto_rawDescGZIP() []byte {
 	return file_query_proto_rawDescData
 }
 
-var file_query_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_query_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_query_proto_goTypes = []any{
 	(*IteratorRequest)(nil),               // 0: concord.v1.IteratorRequest
 	(*Unfit)(nil),                         // 1: concord.v1.Unfit
@@ -1343,48 +1675,59 @@ var file_query_proto_goTypes = []any{
 	(*TagKeysResponse)(nil),               // 10: concord.v1.TagKeysResponse
 	(*TagValuesChunk)(nil),                // 11: concord.v1.TagValuesChunk
 	(*SeriesHashesChunk)(nil),             // 12: concord.v1.SeriesHashesChunk
-	(*TagSetsChunk_TagSet)(nil),           // 13: concord.v1.TagSetsChunk.TagSet
-	(*FieldDimensionsResponse_Field)(nil), // 14: concord.v1.FieldDimensionsResponse.Field
-	(*TagKeysResponse_Keys)(nil),          // 15: concord.v1.TagKeysResponse.Keys
-	(*TagValuesChunk_KeyValue)(nil),       // 16: concord.v1.TagValuesChunk.KeyValue
-	(*TagValuesChunk_Values)(nil),         // 17: concord.v1.TagValuesChunk.Values
+	(*ReadSeriesRequest)(nil),             // 13: concord.v1.ReadSeriesRequest
+	(*ReadSeriesChunk)(nil),               // 14: concord.v1.ReadSeriesChunk
+	(*TagSetsChunk_TagSet)(nil),           // 15: concord.v1.TagSetsChunk.TagSet
+	(*FieldDimensionsResponse_Field)(nil), // 16: concord.v1.FieldDimensionsResponse.Field
+	(*TagKeysResponse_Keys)(nil),          // 17: concord.v1.TagKeysResponse.Keys
+	(*TagValuesChunk_KeyValue)(nil),       // 18: concord.v1.TagValuesChunk.KeyValue
+	(*TagValuesChunk_Values)(nil),         // 19: concord.v1.TagValuesChunk.Values
+	(*ReadSeriesChunk_Tag)(nil),           // 20: concord.v1.ReadSeriesChunk.Tag
+	(*ReadSeriesChunk_Series)(nil),        // 21: concord.v1.ReadSeriesChunk.Series
+	(*ReadSeriesChunk_Block)(nil),         // 22: concord.v1.ReadSeriesChunk.Block
 }
 var file_query_proto_depIdxs = []int32{
 	3,  // 0: concord.v1.IteratorChunk.series:type_name -> concord.v1.SeriesCount
 	1,  // 1: concord.v1.IteratorChunk.unfit:type_name -> concord.v1.Unfit
 	1,  // 2: concord.v1.IteratorCostResponse.unfit:type_name -> concord.v1.Unfit
-	13, // 3: concord.v1.TagSetsChunk.tag_sets:type_name -> concord.v1.TagSetsChunk.TagSet
+	15, // 3: concord.v1.TagSetsChunk.tag_sets:type_name -> concord.v1.TagSetsChunk.TagSet
 	1,  // 4: concord.v1.TagSetsChunk.unfit:type_name -> concord.v1.Unfit
-	14, // 5: concord.v1.FieldDimensionsResponse.fields:type_name -> concord.v1.FieldDimensionsResponse.Field
+	16, // 5: concord.v1.FieldDimensionsResponse.fields:type_name -> concord.v1.FieldDimensionsResponse.Field
 	1,  // 6: concord.v1.FieldDimensionsResponse.unfit:type_name -> concord.v1.Unfit
 	1,  // 7: concord.v1.MeasurementNamesResponse.unfit:type_name -> concord.v1.Unfit
-	15, // 8: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
+	17, // 8: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
 	1,  // 9: concord.v1.TagKeysResponse.unfit:type_name -> concord.v1.Unfit
-	17, // 10: concord.v1.TagValuesChunk.measurements:type_name -> concord.v1.TagValuesChunk.Values
+	19, // 10: concord.v1.TagValuesChunk.measurements:type_name -> concord.v1.TagValuesChunk.Values
 	1,  // 11: concord.v1.TagValuesChunk.unfit:type_name -> concord.v1.Unfit
 	1,  // 12: concord.v1.SeriesHashesChunk.unfit:type_name -> concord.v1.Unfit
-	16, // 13: concord.v1.TagValuesChunk.Values.values:type_name -> concord.v1.TagValuesChunk.KeyValue
-	0,  // 14: concord.v1.Query.CreateIterator:input_type -> concord.v1.IteratorRequest
-	0,  // 15: concord.v1.Query.IteratorCost:input_type -> concord.v1.IteratorRequest
-	0,  // 16: concord.v1.Query.TagSets:input_type -> concord.v1.IteratorRequest
-	6,  // 17: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
-	8,  // 18: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
-	8,  // 19: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
-	8,  // 20: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
-	8,  // 21: concord.v1.Query.SeriesHashes:input_type -> concord.v1.SchemaRequest
-	2,  // 22: concord.v1.Query.CreateIterator:output_type -> concord.v1.IteratorChunk
-	4,  // 23: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
-	5,  // 24: concord.v1.Query.TagSets:output_type -> concord.v1.TagSetsChunk
-	7,  // 25: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
-	9,  // 26: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
-	10, // 27: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
-	11, // 28: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesChunk
-	12, // 29: concord.v1.Query.SeriesHashes:output_type -> concord.v1.SeriesHashesChunk
-	22, // [22:30] is the sub-list for method output_type
-	14, // [14:22] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	22, // 13: concord.v1.ReadSeriesChunk.blocks:type_name -> concord.v1.ReadSeriesChunk.Block
+	1,  // 14: concord.v1.ReadSeriesChunk.unfit:type_name -> concord.v1.Unfit
+	18, // 15: concord.v1.TagValuesChunk.Values.values:type_name -> concord.v1.TagValuesChunk.KeyValue
+	20, // 16: concord.v1.ReadSeriesChunk.Series.tags:type_name -> concord.v1.ReadSeriesChunk.Tag
+	21, // 17: concord.v1.ReadSeriesChunk.Block.series:type_name -> concord.v1.ReadSeriesChunk.Series
+	0,  // 18: concord.v1.Query.CreateIterator:input_type -> concord.v1.IteratorRequest
+	0,  // 19: concord.v1.Query.IteratorCost:input_type -> concord.v1.IteratorRequest
+	0,  // 20: concord.v1.Query.TagSets:input_type -> concord.v1.IteratorRequest
+	6,  // 21: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
+	8,  // 22: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
+	8,  // 23: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
+	8,  // 24: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
+	8,  // 25: concord.v1.Query.SeriesHashes:input_type -> concord.v1.SchemaRequest
+	13, // 26: concord.v1.Query.ReadSeries:input_type -> concord.v1.ReadSeriesRequest
+	2,  // 27: concord.v1.Query.CreateIterator:output_type -> concord.v1.IteratorChunk
+	4,  // 28: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
+	5,  // 29: concord.v1.Query.TagSets:output_type -> concord.v1.TagSetsChunk
+	7,  // 30: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
+	9,  // 31: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
+	10, // 32: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
+	11, // 33: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesChunk
+	12, // 34: concord.v1.Query.SeriesHashes:output_type -> concord.v1.SeriesHashesChunk
+	14, // 35: concord.v1.Query.ReadSeries:output_type -> concord.v1.ReadSeriesChunk
+	27, // [27:36] is the sub-list for method output_type
+	18, // [18:27] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_query_proto_init() }
@@ -1398,7 +1741,7 @@ func file_query_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_query_proto_rawDesc), len(file_query_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

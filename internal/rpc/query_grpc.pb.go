@@ -30,6 +30,7 @@ const (
 	Query_TagKeys_FullMethodName          = "/concord.v1.Query/TagKeys"
 	Query_TagValues_FullMethodName        = "/concord.v1.Query/TagValues"
 	Query_SeriesHashes_FullMethodName     = "/concord.v1.Query/SeriesHashes"
+	Query_ReadSeries_FullMethodName       = "/concord.v1.Query/ReadSeries"
 )
 
 // QueryClient is the client API for Query service.
@@ -51,6 +52,9 @@ type QueryClient interface {
 	TagValues(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TagValuesChunk], error)
 	// SeriesHashes streams the hashes of all series of the shards, ascending, each once.
 	SeriesHashes(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SeriesHashesChunk], error)
+	// ReadSeries streams whole series in the engine's order of series, for the
+	// storage API that Prometheus reads through.
+	ReadSeries(ctx context.Context, in *ReadSeriesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadSeriesChunk], error)
 }
 
 type queryClient struct {
@@ -177,6 +181,25 @@ func (c *queryClient) SeriesHashes(ctx context.Context, in *SchemaRequest, opts 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Query_SeriesHashesClient = grpc.ServerStreamingClient[SeriesHashesChunk]
 
+func (c *queryClient) ReadSeries(ctx context.Context, in *ReadSeriesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadSeriesChunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[4], Query_ReadSeries_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ReadSeriesRequest, ReadSeriesChunk]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Query_ReadSeriesClient = grpc.ServerStreamingClient[ReadSeriesChunk]
+
 // QueryServer is the server API for Query service.
 // All implementations must embed UnimplementedQueryServer
 // for forward compatibility.
@@ -196,6 +219,9 @@ type QueryServer interface {
 	TagValues(*SchemaRequest, grpc.ServerStreamingServer[TagValuesChunk]) error
 	// SeriesHashes streams the hashes of all series of the shards, ascending, each once.
 	SeriesHashes(*SchemaRequest, grpc.ServerStreamingServer[SeriesHashesChunk]) error
+	// ReadSeries streams whole series in the engine's order of series, for the
+	// storage API that Prometheus reads through.
+	ReadSeries(*ReadSeriesRequest, grpc.ServerStreamingServer[ReadSeriesChunk]) error
 	mustEmbedUnimplementedQueryServer()
 }
 
@@ -229,6 +255,9 @@ func (UnimplementedQueryServer) TagValues(*SchemaRequest, grpc.ServerStreamingSe
 }
 func (UnimplementedQueryServer) SeriesHashes(*SchemaRequest, grpc.ServerStreamingServer[SeriesHashesChunk]) error {
 	return status.Errorf(codes.Unimplemented, "method SeriesHashes not implemented")
+}
+func (UnimplementedQueryServer) ReadSeries(*ReadSeriesRequest, grpc.ServerStreamingServer[ReadSeriesChunk]) error {
+	return status.Errorf(codes.Unimplemented, "method ReadSeries not implemented")
 }
 func (UnimplementedQueryServer) mustEmbedUnimplementedQueryServer() {}
 func (UnimplementedQueryServer) testEmbeddedByValue()               {}
@@ -367,6 +396,17 @@ func _Query_SeriesHashes_Handler(srv interface{}, stream grpc.ServerStream) erro
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Query_SeriesHashesServer = grpc.ServerStreamingServer[SeriesHashesChunk]
 
+func _Query_ReadSeries_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ReadSeriesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(QueryServer).ReadSeries(m, &grpc.GenericServerStream[ReadSeriesRequest, ReadSeriesChunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Query_ReadSeriesServer = grpc.ServerStreamingServer[ReadSeriesChunk]
+
 // Query_ServiceDesc is the grpc.ServiceDesc for Query service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -410,6 +450,11 @@ var Query_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "SeriesHashes",
 			Handler:       _Query_SeriesHashes_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ReadSeries",
+			Handler:       _Query_ReadSeries_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -24,7 +24,7 @@ func (s *Served) requests(method string) *atomic.Int64 {
 	switch method {
 	case Replication_WriteShard_FullMethodName:
 		return &s.writes
-	case Query_CreateIterator_FullMethodName:
+	case Query_CreateIterator_FullMethodName, Query_ReadSeries_FullMethodName:
 		return &s.iterators
 	case Query_IteratorCost_FullMethodName:
 		return &s.costs
