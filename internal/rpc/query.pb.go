@@ -27,9 +27,10 @@ const (
 type IteratorRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
-	Options       []byte                 `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`        // query.IteratorOptions in the engine's encoding, its one source is the measurement
-	Span          []byte                 `protobuf:"bytes,3,opt,name=span,proto3" json:"span,omitempty"`              // tracing.SpanContext of EXPLAIN ANALYZE; empty when not traced
-	Incomplete    bool                   `protobuf:"varint,4,opt,name=incomplete,proto3" json:"incomplete,omitempty"` // read copies that are not whole, too: no whole one can be reached
+	Options       []byte                 `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`                 // query.IteratorOptions in the engine's encoding, its one source is the measurement
+	Span          []byte                 `protobuf:"bytes,3,opt,name=span,proto3" json:"span,omitempty"`                       // tracing.SpanContext of EXPLAIN ANALYZE; empty when not traced
+	Incomplete    bool                   `protobuf:"varint,4,opt,name=incomplete,proto3" json:"incomplete,omitempty"`          // read copies that are not whole, too: no whole one can be reached
+	ByShard       bool                   `protobuf:"varint,5,opt,name=by_shard,json=byShard,proto3" json:"by_shard,omitempty"` // of several shards: aggregates of each, not of all, and each point with its shard
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -88,6 +89,13 @@ func (x *IteratorRequest) GetSpan() []byte {
 func (x *IteratorRequest) GetIncomplete() bool {
 	if x != nil {
 		return x.Incomplete
+	}
+	return false
+}
+
+func (x *IteratorRequest) GetByShard() bool {
+	if x != nil {
+		return x.ByShard
 	}
 	return false
 }
@@ -1208,14 +1216,15 @@ var File_query_proto protoreflect.FileDescriptor
 const file_query_proto_rawDesc = "" +
 	"\n" +
 	"\vquery.proto\x12\n" +
-	"concord.v1\"|\n" +
+	"concord.v1\"\x97\x01\n" +
 	"\x0fIteratorRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12\x18\n" +
 	"\aoptions\x18\x02 \x01(\fR\aoptions\x12\x12\n" +
 	"\x04span\x18\x03 \x01(\fR\x04span\x12\x1e\n" +
 	"\n" +
 	"incomplete\x18\x04 \x01(\bR\n" +
-	"incomplete\"j\n" +
+	"incomplete\x12\x19\n" +
+	"\bby_shard\x18\x05 \x01(\bR\abyShard\"j\n" +
 	"\x05Unfit\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1a\n" +
