@@ -640,6 +640,7 @@ type SchemaRequest struct {
 	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
 	Condition     []byte                 `protobuf:"bytes,2,opt,name=condition,proto3" json:"condition,omitempty"`    // InfluxQL expression, empty for none
 	Incomplete    bool                   `protobuf:"varint,3,opt,name=incomplete,proto3" json:"incomplete,omitempty"` // as in IteratorRequest
+	More          [][]byte               `protobuf:"bytes,4,rep,name=more,proto3" json:"more,omitempty"`              // further conditions, of MeasurementNames only
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -695,11 +696,19 @@ func (x *SchemaRequest) GetIncomplete() bool {
 	return false
 }
 
+func (x *SchemaRequest) GetMore() [][]byte {
+	if x != nil {
+		return x.More
+	}
+	return nil
+}
+
 type MeasurementNamesResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Names         [][]byte               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
-	Missing       []uint64               `protobuf:"varint,2,rep,packed,name=missing,proto3" json:"missing,omitempty"`
-	Unfit         []*Unfit               `protobuf:"bytes,3,rep,name=unfit,proto3" json:"unfit,omitempty"`
+	state         protoimpl.MessageState            `protogen:"open.v1"`
+	Names         [][]byte                          `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	Missing       []uint64                          `protobuf:"varint,2,rep,packed,name=missing,proto3" json:"missing,omitempty"`
+	Unfit         []*Unfit                          `protobuf:"bytes,3,rep,name=unfit,proto3" json:"unfit,omitempty"`
+	More          []*MeasurementNamesResponse_Names `protobuf:"bytes,4,rep,name=more,proto3" json:"more,omitempty"` // the answers to the further conditions
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -751,6 +760,13 @@ func (x *MeasurementNamesResponse) GetMissing() []uint64 {
 func (x *MeasurementNamesResponse) GetUnfit() []*Unfit {
 	if x != nil {
 		return x.Unfit
+	}
+	return nil
+}
+
+func (x *MeasurementNamesResponse) GetMore() []*MeasurementNamesResponse_Names {
+	if x != nil {
+		return x.More
 	}
 	return nil
 }
@@ -1055,6 +1071,50 @@ func (x *FieldDimensionsResponse_Field) GetDataType() int32 {
 	return 0
 }
 
+type MeasurementNamesResponse_Names struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Names         [][]byte               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MeasurementNamesResponse_Names) Reset() {
+	*x = MeasurementNamesResponse_Names{}
+	mi := &file_query_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MeasurementNamesResponse_Names) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MeasurementNamesResponse_Names) ProtoMessage() {}
+
+func (x *MeasurementNamesResponse_Names) ProtoReflect() protoreflect.Message {
+	mi := &file_query_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MeasurementNamesResponse_Names.ProtoReflect.Descriptor instead.
+func (*MeasurementNamesResponse_Names) Descriptor() ([]byte, []int) {
+	return file_query_proto_rawDescGZIP(), []int{9, 0}
+}
+
+func (x *MeasurementNamesResponse_Names) GetNames() [][]byte {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
 type TagKeysResponse_Keys struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Measurement   []byte                 `protobuf:"bytes,1,opt,name=measurement,proto3" json:"measurement,omitempty"`
@@ -1065,7 +1125,7 @@ type TagKeysResponse_Keys struct {
 
 func (x *TagKeysResponse_Keys) Reset() {
 	*x = TagKeysResponse_Keys{}
-	mi := &file_query_proto_msgTypes[15]
+	mi := &file_query_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1077,7 +1137,7 @@ func (x *TagKeysResponse_Keys) String() string {
 func (*TagKeysResponse_Keys) ProtoMessage() {}
 
 func (x *TagKeysResponse_Keys) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[15]
+	mi := &file_query_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1117,7 +1177,7 @@ type TagValuesChunk_KeyValue struct {
 
 func (x *TagValuesChunk_KeyValue) Reset() {
 	*x = TagValuesChunk_KeyValue{}
-	mi := &file_query_proto_msgTypes[16]
+	mi := &file_query_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +1189,7 @@ func (x *TagValuesChunk_KeyValue) String() string {
 func (*TagValuesChunk_KeyValue) ProtoMessage() {}
 
 func (x *TagValuesChunk_KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[16]
+	mi := &file_query_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1229,7 @@ type TagValuesChunk_Values struct {
 
 func (x *TagValuesChunk_Values) Reset() {
 	*x = TagValuesChunk_Values{}
-	mi := &file_query_proto_msgTypes[17]
+	mi := &file_query_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1241,7 @@ func (x *TagValuesChunk_Values) String() string {
 func (*TagValuesChunk_Values) ProtoMessage() {}
 
 func (x *TagValuesChunk_Values) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[17]
+	mi := &file_query_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,17 +1343,21 @@ const file_query_proto_rawDesc = "" +
 	"\x05unfit\x18\x04 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\x1a8\n" +
 	"\x05Field\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x1b\n" +
-	"\tdata_type\x18\x02 \x01(\x05R\bdataType\"j\n" +
+	"\tdata_type\x18\x02 \x01(\x05R\bdataType\"~\n" +
 	"\rSchemaRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12\x1c\n" +
 	"\tcondition\x18\x02 \x01(\fR\tcondition\x12\x1e\n" +
 	"\n" +
 	"incomplete\x18\x03 \x01(\bR\n" +
-	"incomplete\"s\n" +
+	"incomplete\x12\x12\n" +
+	"\x04more\x18\x04 \x03(\fR\x04more\"\xd2\x01\n" +
 	"\x18MeasurementNamesResponse\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\fR\x05names\x12\x18\n" +
 	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +
-	"\x05unfit\x18\x03 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\"\xd8\x01\n" +
+	"\x05unfit\x18\x03 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\x12>\n" +
+	"\x04more\x18\x04 \x03(\v2*.concord.v1.MeasurementNamesResponse.NamesR\x04more\x1a\x1d\n" +
+	"\x05Names\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\fR\x05names\"\xd8\x01\n" +
 	"\x0fTagKeysResponse\x12D\n" +
 	"\fmeasurements\x18\x01 \x03(\v2 .concord.v1.TagKeysResponse.KeysR\fmeasurements\x12\x18\n" +
 	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +
@@ -1337,26 +1401,27 @@ func file_query_proto_rawDescGZIP() []byte {
 	return file_query_proto_rawDescData
 }
 
-var file_query_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_query_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_query_proto_goTypes = []any{
-	(*IteratorRequest)(nil),               // 0: concord.v1.IteratorRequest
-	(*Unfit)(nil),                         // 1: concord.v1.Unfit
-	(*IteratorChunk)(nil),                 // 2: concord.v1.IteratorChunk
-	(*SeriesCount)(nil),                   // 3: concord.v1.SeriesCount
-	(*IteratorCostResponse)(nil),          // 4: concord.v1.IteratorCostResponse
-	(*TagSetsChunk)(nil),                  // 5: concord.v1.TagSetsChunk
-	(*FieldDimensionsRequest)(nil),        // 6: concord.v1.FieldDimensionsRequest
-	(*FieldDimensionsResponse)(nil),       // 7: concord.v1.FieldDimensionsResponse
-	(*SchemaRequest)(nil),                 // 8: concord.v1.SchemaRequest
-	(*MeasurementNamesResponse)(nil),      // 9: concord.v1.MeasurementNamesResponse
-	(*TagKeysResponse)(nil),               // 10: concord.v1.TagKeysResponse
-	(*TagValuesChunk)(nil),                // 11: concord.v1.TagValuesChunk
-	(*SeriesHashesChunk)(nil),             // 12: concord.v1.SeriesHashesChunk
-	(*TagSetsChunk_TagSet)(nil),           // 13: concord.v1.TagSetsChunk.TagSet
-	(*FieldDimensionsResponse_Field)(nil), // 14: concord.v1.FieldDimensionsResponse.Field
-	(*TagKeysResponse_Keys)(nil),          // 15: concord.v1.TagKeysResponse.Keys
-	(*TagValuesChunk_KeyValue)(nil),       // 16: concord.v1.TagValuesChunk.KeyValue
-	(*TagValuesChunk_Values)(nil),         // 17: concord.v1.TagValuesChunk.Values
+	(*IteratorRequest)(nil),                // 0: concord.v1.IteratorRequest
+	(*Unfit)(nil),                          // 1: concord.v1.Unfit
+	(*IteratorChunk)(nil),                  // 2: concord.v1.IteratorChunk
+	(*SeriesCount)(nil),                    // 3: concord.v1.SeriesCount
+	(*IteratorCostResponse)(nil),           // 4: concord.v1.IteratorCostResponse
+	(*TagSetsChunk)(nil),                   // 5: concord.v1.TagSetsChunk
+	(*FieldDimensionsRequest)(nil),         // 6: concord.v1.FieldDimensionsRequest
+	(*FieldDimensionsResponse)(nil),        // 7: concord.v1.FieldDimensionsResponse
+	(*SchemaRequest)(nil),                  // 8: concord.v1.SchemaRequest
+	(*MeasurementNamesResponse)(nil),       // 9: concord.v1.MeasurementNamesResponse
+	(*TagKeysResponse)(nil),                // 10: concord.v1.TagKeysResponse
+	(*TagValuesChunk)(nil),                 // 11: concord.v1.TagValuesChunk
+	(*SeriesHashesChunk)(nil),              // 12: concord.v1.SeriesHashesChunk
+	(*TagSetsChunk_TagSet)(nil),            // 13: concord.v1.TagSetsChunk.TagSet
+	(*FieldDimensionsResponse_Field)(nil),  // 14: concord.v1.FieldDimensionsResponse.Field
+	(*MeasurementNamesResponse_Names)(nil), // 15: concord.v1.MeasurementNamesResponse.Names
+	(*TagKeysResponse_Keys)(nil),           // 16: concord.v1.TagKeysResponse.Keys
+	(*TagValuesChunk_KeyValue)(nil),        // 17: concord.v1.TagValuesChunk.KeyValue
+	(*TagValuesChunk_Values)(nil),          // 18: concord.v1.TagValuesChunk.Values
 }
 var file_query_proto_depIdxs = []int32{
 	3,  // 0: concord.v1.IteratorChunk.series:type_name -> concord.v1.SeriesCount
@@ -1367,33 +1432,34 @@ var file_query_proto_depIdxs = []int32{
 	14, // 5: concord.v1.FieldDimensionsResponse.fields:type_name -> concord.v1.FieldDimensionsResponse.Field
 	1,  // 6: concord.v1.FieldDimensionsResponse.unfit:type_name -> concord.v1.Unfit
 	1,  // 7: concord.v1.MeasurementNamesResponse.unfit:type_name -> concord.v1.Unfit
-	15, // 8: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
-	1,  // 9: concord.v1.TagKeysResponse.unfit:type_name -> concord.v1.Unfit
-	17, // 10: concord.v1.TagValuesChunk.measurements:type_name -> concord.v1.TagValuesChunk.Values
-	1,  // 11: concord.v1.TagValuesChunk.unfit:type_name -> concord.v1.Unfit
-	1,  // 12: concord.v1.SeriesHashesChunk.unfit:type_name -> concord.v1.Unfit
-	16, // 13: concord.v1.TagValuesChunk.Values.values:type_name -> concord.v1.TagValuesChunk.KeyValue
-	0,  // 14: concord.v1.Query.CreateIterator:input_type -> concord.v1.IteratorRequest
-	0,  // 15: concord.v1.Query.IteratorCost:input_type -> concord.v1.IteratorRequest
-	0,  // 16: concord.v1.Query.TagSets:input_type -> concord.v1.IteratorRequest
-	6,  // 17: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
-	8,  // 18: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
-	8,  // 19: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
-	8,  // 20: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
-	8,  // 21: concord.v1.Query.SeriesHashes:input_type -> concord.v1.SchemaRequest
-	2,  // 22: concord.v1.Query.CreateIterator:output_type -> concord.v1.IteratorChunk
-	4,  // 23: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
-	5,  // 24: concord.v1.Query.TagSets:output_type -> concord.v1.TagSetsChunk
-	7,  // 25: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
-	9,  // 26: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
-	10, // 27: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
-	11, // 28: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesChunk
-	12, // 29: concord.v1.Query.SeriesHashes:output_type -> concord.v1.SeriesHashesChunk
-	22, // [22:30] is the sub-list for method output_type
-	14, // [14:22] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	15, // 8: concord.v1.MeasurementNamesResponse.more:type_name -> concord.v1.MeasurementNamesResponse.Names
+	16, // 9: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
+	1,  // 10: concord.v1.TagKeysResponse.unfit:type_name -> concord.v1.Unfit
+	18, // 11: concord.v1.TagValuesChunk.measurements:type_name -> concord.v1.TagValuesChunk.Values
+	1,  // 12: concord.v1.TagValuesChunk.unfit:type_name -> concord.v1.Unfit
+	1,  // 13: concord.v1.SeriesHashesChunk.unfit:type_name -> concord.v1.Unfit
+	17, // 14: concord.v1.TagValuesChunk.Values.values:type_name -> concord.v1.TagValuesChunk.KeyValue
+	0,  // 15: concord.v1.Query.CreateIterator:input_type -> concord.v1.IteratorRequest
+	0,  // 16: concord.v1.Query.IteratorCost:input_type -> concord.v1.IteratorRequest
+	0,  // 17: concord.v1.Query.TagSets:input_type -> concord.v1.IteratorRequest
+	6,  // 18: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
+	8,  // 19: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
+	8,  // 20: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
+	8,  // 21: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
+	8,  // 22: concord.v1.Query.SeriesHashes:input_type -> concord.v1.SchemaRequest
+	2,  // 23: concord.v1.Query.CreateIterator:output_type -> concord.v1.IteratorChunk
+	4,  // 24: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
+	5,  // 25: concord.v1.Query.TagSets:output_type -> concord.v1.TagSetsChunk
+	7,  // 26: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
+	9,  // 27: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
+	10, // 28: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
+	11, // 29: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesChunk
+	12, // 30: concord.v1.Query.SeriesHashes:output_type -> concord.v1.SeriesHashesChunk
+	23, // [23:31] is the sub-list for method output_type
+	15, // [15:23] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_query_proto_init() }
@@ -1407,7 +1473,7 @@ func file_query_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_query_proto_rawDesc), len(file_query_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
