@@ -1,15 +1,19 @@
 package distquery
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxql"
 	"pgregory.net/rapid"
+
+	"concord/internal/rpc"
 )
 
 // tied are points of which many have the same time and many the same value, in
@@ -174,6 +178,33 @@ func TestTiesKeepTheirOrderWhenAnotherOwnerAnswers(t *testing.T) {
 			c.sameAnswer(t, c.nodes[0], q, want)
 			delete(c.Blocked, away.TCPAddr)
 		}
+	}
+}
+
+// TestTiesKeepTheirOrderWhenAnOwnerFails after it had opened its shards, which then come from several others.
+func TestTiesKeepTheirOrderWhenAnOwnerFails(t *testing.T) {
+	t.Parallel()
+	var failing, failed atomic.Int64
+	c := newTestCluster(t, testOptions{nodes: 5, replicas: 2, wrap: func(id uint64, s *Server) rpc.QueryServer {
+		return faulty{QueryServer: s, id: id, chunks: func(node uint64, n int, _ *rpc.IteratorChunk) error {
+			if n == 0 || int64(node) != failing.Load() {
+				return nil
+			}
+			failed.Add(1)
+			return errors.New("disk on fire")
+		}}
+	}})
+	c.write(t, tied(16))
+	for _, q := range tiedStatements[:22] {
+		failing.Store(0)
+		want := c.nodes[0].run(t, q, query.ExecutionOptions{})
+		for _, n := range c.nodes[1:] {
+			failing.Store(int64(n.id))
+			c.sameAnswer(t, c.nodes[0], q, want)
+		}
+	}
+	if failed.Load() == 0 {
+		t.Error("no iterator failed")
 	}
 }
 
