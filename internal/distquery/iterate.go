@@ -15,7 +15,8 @@ import (
 )
 
 // CreateIterator merges the iterators of all shards. Aggregates are pushed
-// down: each node sends its own, and the merge joins them.
+// down: each node sends its own, and the merge joins them. See order.go for
+// the order of what it merges.
 func (m *mapping) CreateIterator(ctx context.Context, mm *influxql.Measurement, opt query.IteratorOptions) (query.Iterator, error) {
 	src := m.source(mm)
 	if src == nil {
@@ -25,11 +26,16 @@ func (m *mapping) CreateIterator(ctx context.Context, mm *influxql.Measurement, 
 	if opt.SLimit != 0 || opt.SOffset != 0 {
 		return m.limitSeries(ctx, src, mm, opt)
 	}
-	return m.open(ctx, src, src.shards(), mm, opt)
+	var in inputs
+	if err := m.open(ctx, src, src.shards(), mm, opt, &in); err != nil {
+		in.close()
+		return nil, err
+	}
+	return in.merge(mm, opt, src.ties(mm))
 }
 
-// open merges the iterators of some shards of a source.
-func (m *mapping) open(ctx context.Context, src *source, ids []uint64, mm *influxql.Measurement, opt query.IteratorOptions) (query.Iterator, error) {
+// open adds the iterators of some shards of a source to all.
+func (m *mapping) open(ctx context.Context, src *source, ids []uint64, mm *influxql.Measurement, opt query.IteratorOptions, all *inputs) error {
 	local, remote := src.split(ids)
 	var (
 		in  inputs
@@ -45,14 +51,17 @@ func (m *mapping) open(ctx context.Context, src *source, ids []uint64, mm *influ
 	wg.Wait()
 	in.list = append(in.list, mine.list...)
 	in.series = append(in.series, mine.series...)
+	all.list = append(all.list, in.list...)
 	if err = cmp.Or(lerr, err); err == nil {
 		err = in.limit(src, opt.MaxSeriesN)
 	}
-	if err != nil {
-		in.close()
-		return nil, err
-	}
-	return in.merge(mm, opt)
+	return err
+}
+
+// ties reports whether two shards may have points of one time: shards of one group
+// have, and names of fields have no time.
+func (s *source) ties(mm *influxql.Measurement) bool {
+	return mm.SystemIterator != "" || slices.ContainsFunc(s.groups, func(g []uint64) bool { return len(g) > 1 })
 }
 
 // openRemote adds the iterators of other nodes' shards to in.
@@ -64,8 +73,11 @@ func (m *mapping) openRemote(ctx context.Context, src *source, ids []uint64, mm 
 	if err != nil {
 		return err
 	}
+	ordered := orderMatters(opt) && mm.SystemIterator != "_series"
 	return src.others.open(ctx, ids, func(asking context.Context, p peer, ids []uint64) (passed, error) {
-		s, first, err := m.openStream(ctx, asking, p, &rpc.IteratorRequest{ShardIds: ids, Options: req, Incomplete: p.incomplete})
+		s, first, err := m.openStream(ctx, asking, p, &rpc.IteratorRequest{
+			ShardIds: ids, Options: req, Incomplete: p.incomplete, ByShard: ordered,
+		})
 		if err != nil {
 			return passed{}, err
 		}
@@ -81,12 +93,15 @@ func (m *mapping) openRemote(ctx context.Context, src *source, ids []uint64, mm 
 				other.close()
 				return nil, err
 			}
-			return other.merge(mm, opt)
+			if ordered {
+				return byShard(other.list, opt, false), nil
+			}
+			return other.merge(mm, opt, false)
 		}); err != nil {
 			s.Close()
 			return passed{}, err
 		}
-		in.add(itr, first.Series)
+		in.add(opened{Iterator: itr, lowest: slices.Min(ids), only: len(ids) == 1, remote: true}, first.Series)
 		return not, nil
 	})
 }
@@ -94,21 +109,29 @@ func (m *mapping) openRemote(ctx context.Context, src *source, ids []uint64, mm 
 // inputs are what a merge is made of.
 type inputs struct {
 	mu      sync.Mutex
-	list    []query.Iterator
+	list    []opened
 	series  []*rpc.SeriesCount
 	missing []uint64
 }
 
-func (in *inputs) add(itr query.Iterator, series []*rpc.SeriesCount) {
+func (in *inputs) add(itr opened, series []*rpc.SeriesCount) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if itr != nil {
+	if itr.Iterator != nil {
 		in.list = append(in.list, itr)
 	}
 	in.series = append(in.series, series...)
 }
 
-func (in *inputs) close() { query.Iterators(in.list).Close() }
+func (in *inputs) close() { in.iterators().Close() }
+
+func (in *inputs) iterators() query.Iterators {
+	list := make(query.Iterators, 0, len(in.list))
+	for _, o := range in.list {
+		list = append(list, o.Iterator)
+	}
+	return list
+}
 
 // limit enforces max-select-series as the engine does for one shard of each
 // group: the series of a group's shards add up.
@@ -136,12 +159,20 @@ func (in *inputs) limit(src *source, maxSeriesN int) error {
 	return nil
 }
 
-// merge joins the inputs, and closes them when it cannot.
-func (in *inputs) merge(mm *influxql.Measurement, opt query.IteratorOptions) (query.Iterator, error) {
-	if mm.SystemIterator == "_series" && len(in.list) > 1 {
-		return newSeriesMerge(in.list), nil
+// merge joins the inputs, and closes them when it cannot. ties is whether
+// their shards may have points of the same time.
+func (in *inputs) merge(mm *influxql.Measurement, opt query.IteratorOptions, ties bool) (query.Iterator, error) {
+	list := in.iterators()
+	switch {
+	case len(list) == 0 || len(list) == 1 && in.list[0].only:
+	case mm.SystemIterator == "_series":
+		if len(list) > 1 {
+			return newSeriesMerge(list), nil
+		}
+	case orderMatters(opt):
+		list = query.Iterators{byShard(in.list, opt, ties)}
 	}
-	itr, err := query.Iterators(in.list).Merge(opt)
+	itr, err := list.Merge(opt)
 	if err != nil {
 		in.close()
 	}
@@ -191,7 +222,7 @@ func openShards(ctx context.Context, store *tsdb.Store, ids []uint64, mm *influx
 			if itr == nil {
 				continue
 			}
-			in.list = append(in.list, itr)
+			in.list = append(in.list, opened{Iterator: itr, lowest: part[0].ID(), only: len(part) == 1})
 			if opt.MaxSeriesN > 0 && len(part) == 1 {
 				in.series = append(in.series, &rpc.SeriesCount{
 					ShardId: part[0].ID(), Measurement: []byte(mm.Name), SeriesN: int64(itr.Stats().SeriesN),

@@ -1,7 +1,6 @@
 package distquery
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -9,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/influxdata/influxdb/pkg/bytesutil"
 	"github.com/influxdata/influxdb/query"
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb"
@@ -113,28 +113,40 @@ func (s *Schema) MeasurementNames(ctx context.Context, auth query.FineAuthorizer
 	if index := s.store.EngineOptions.IndexVersion; rp != "" && index != tsdb.TSI1IndexName {
 		return nil, fmt.Errorf("retention policy filter for measurements not supported for index %s", index)
 	}
-	var (
-		mu    sync.Mutex
-		names [][]byte
-	)
-	err := s.each(ctx, s.shardsOf(db, rp), func(mine []uint64) (err error) {
-		names, err = measurementNames(s.store, mine, cond)
-		return err
+	plan, result, err := newNamesPlan(cond)
+	if err != nil {
+		return nil, err
+	}
+	var mu sync.Mutex
+	answers := make([][][]byte, len(plan.questions))
+	err = s.each(ctx, s.shardsOf(db, rp), func(mine []uint64) error {
+		for i, q := range plan.questions {
+			names, err := measurementNames(s.store, mine, q)
+			if err != nil {
+				return err
+			}
+			answers[i] = names
+		}
+		return nil
 	}, func(ctx context.Context, p peer, ids []uint64) (passed, error) {
-		r, err := p.MeasurementNames(ctx, &rpc.SchemaRequest{ShardIds: ids, Condition: encodeCondition(cond), Incomplete: p.incomplete})
+		r, lists, err := plan.askNode(ctx, p, ids)
 		if err != nil {
 			return passed{}, err
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		names = append(names, r.Names...)
-		return passed{r.Missing, r.Unfit}, nil
+		for i, names := range lists {
+			answers[i] = append(answers[i], names...)
+		}
+		return passed{r.GetMissing(), r.GetUnfit()}, nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(names, bytes.Compare)
-	return slices.CompactFunc(names, bytes.Equal), nil
+	for i := range answers {
+		answers[i] = bytesutil.SortDedup(answers[i])
+	}
+	return result(answers), nil
 }
 
 // TagKeys lists the tag keys of shards by measurement, both sorted.

@@ -32,14 +32,9 @@ func (m *mapping) limitSeries(ctx context.Context, src *source, mm *influxql.Mea
 		}
 	}
 	var in inputs
-	add := func(ids []uint64, mm *influxql.Measurement, opt query.IteratorOptions) error {
-		itr, err := m.open(ctx, src, ids, mm, opt)
-		in.add(itr, nil)
-		return err
-	}
 	err := func() error {
 		if len(whole) > 0 {
-			if err := add(whole, mm, opt); err != nil {
+			if err := m.open(ctx, src, whole, mm, opt, &in); err != nil {
 				return err
 			}
 		}
@@ -62,7 +57,7 @@ func (m *mapping) limitSeries(ctx context.Context, src *source, mm *influxql.Mea
 				if len(kept) < len(all) {
 					these.Condition = and(every.Condition, oneOf(kept, opt.Dimensions))
 				}
-				if err := add(g, one, these); err != nil {
+				if err := m.open(ctx, src, g, one, these, &in); err != nil {
 					return err
 				}
 			}
@@ -73,7 +68,7 @@ func (m *mapping) limitSeries(ctx context.Context, src *source, mm *influxql.Mea
 		in.close()
 		return nil, err
 	}
-	return in.merge(mm, opt)
+	return in.merge(mm, opt, src.ties(mm))
 }
 
 // join is the tag sets of a group of shards by measurement, in the engine's order.

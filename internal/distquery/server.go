@@ -124,9 +124,15 @@ func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIter
 	if err != nil {
 		return failure(err)
 	}
-	itr, err := in.merge(mm, opt)
-	if err != nil {
-		return failure(err)
+	var itr query.Iterator
+	if !r.ByShard {
+		if itr, err = in.merge(mm, opt, false); err != nil {
+			return failure(err)
+		}
+	} else if len(in.list) == 1 && len(r.ShardIds) == 1 {
+		itr = in.list[0].Iterator
+	} else {
+		itr = byShard(in.list, opt, false)
 	}
 	open := &rpc.IteratorChunk{Open: true, Missing: append(not.missing, in.missing...), Unfit: not.unfit, Series: in.series}
 	if itr == nil {

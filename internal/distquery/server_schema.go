@@ -30,8 +30,21 @@ func (s *Server) MeasurementNames(ctx context.Context, r *rpc.SchemaRequest) (_ 
 		return nil, err
 	}
 	ids, not := s.readable(ctx, r.ShardIds, r.Incomplete)
-	names, err := measurementNames(s.store, ids, cond)
-	return &rpc.MeasurementNamesResponse{Names: names, Missing: not.missing, Unfit: not.unfit}, failure(err)
+	resp := &rpc.MeasurementNamesResponse{Missing: not.missing, Unfit: not.unfit}
+	if resp.Names, err = measurementNames(s.store, ids, cond); err != nil {
+		return nil, failure(err)
+	}
+	for _, text := range r.More {
+		if cond, err = condition(text); err != nil {
+			return nil, err
+		}
+		names, err := measurementNames(s.store, ids, cond)
+		if err != nil {
+			return nil, failure(err)
+		}
+		resp.More = append(resp.More, &rpc.MeasurementNamesResponse_Names{Names: names})
+	}
+	return resp, nil
 }
 
 // TagKeys lists tag keys by measurement.

@@ -167,6 +167,9 @@ func (i *streamed[P]) Stats() query.IteratorStats {
 
 func (i *streamed[P]) Close() error { return i.stream.Close() }
 
+// shard is that of the last point, 0 when the node does not tell.
+func (i *streamed[P]) shard() uint64 { return i.decoder.shard }
+
 // remoteIterator moves to other owners when it fails before its first point;
 // after it, points could be lost or doubled, so the query fails.
 type remoteIterator[P any] struct {
@@ -226,6 +229,14 @@ func abort(statement context.Context, err error) error {
 		<-statement.Done()
 	}
 	return err
+}
+
+// shard is called between calls of Next, the only one that changes current.
+func (r *remoteIterator[P]) shard() uint64 {
+	if s, ok := r.current.(sharded); ok {
+		return s.shard()
+	}
+	return 0
 }
 
 func (r *remoteIterator[P]) Stats() query.IteratorStats {

@@ -21,6 +21,7 @@ const (
 	isNil                  // and no value
 	aggregated             // how many points it was made of
 	hasAux
+	newShard // which is not that of the point before
 )
 
 // Kinds of an auxiliary value. A nil of a type is its kind with auxNil.
@@ -45,11 +46,15 @@ type encoder struct {
 	buf        []byte
 	name, tags string
 	time       int64
+	shard      uint64
 	begun      bool
+
+	from sharded // nil when the points are sent without their shards
 }
 
-// encode sends all points of an iterator.
+// encode sends all points of an iterator, with their shards when it knows them.
 func (e *encoder) encode(itr query.Iterator) error {
+	e.from, _ = itr.(sharded)
 	switch itr := itr.(type) {
 	case query.FloatIterator:
 		return encodeAll(e, itr, func(p *query.FloatPoint) {
@@ -133,7 +138,16 @@ func (e *encoder) head(name string, tags query.Tags, at int64, aux []any, n uint
 	if len(aux) > 0 {
 		flags |= hasAux
 	}
+	if e.from != nil {
+		if shard := e.from.shard(); shard != e.shard {
+			flags |= newShard
+			e.shard = shard
+		}
+	}
 	e.buf = append(e.buf, flags)
+	if flags&newShard != 0 {
+		e.buf = binary.AppendUvarint(e.buf, e.shard)
+	}
 	if flags&newSeries != 0 {
 		e.string(e.name)
 		e.string(e.tags)
@@ -199,7 +213,8 @@ type decoder struct {
 	data []byte
 	bad  bool // data was not what it should be
 
-	// Of the point that is being read; series and time are also those to which the next one refers.
+	// Of the point that is being read; shard, series and time are also those to which the next one refers.
+	shard      uint64
 	name       string
 	tags       query.Tags
 	time       int64
@@ -218,6 +233,9 @@ func (d *decoder) head() (more bool, err error) {
 		}
 	}
 	flags := d.byte()
+	if flags&newShard != 0 {
+		d.shard = d.uvarint()
+	}
 	if flags&newSeries != 0 {
 		d.name = d.string()
 		d.tags = tagsOf(d.string())

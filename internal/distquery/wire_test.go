@@ -173,8 +173,30 @@ func TestPointsHaveTheDocumentedBytes(t *testing.T) {
 	}
 }
 
+// goldenShards is two points of one time and of two shards, as docs/format/points.md has them.
+var goldenShards = []byte{
+	0x11, 7, 3, 'm', 'e', 'm', 0, 2, 0, 0, 0, 0, 0, 0, 0xf8, 0x3f,
+	0x10, 0xac, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x40,
+}
+
+func TestPointsOfSeveralShardsHaveTheDocumentedBytes(t *testing.T) {
+	t.Parallel()
+	opt := query.IteratorOptions{Ascending: true, Ordered: true}
+	itr := byShard([]opened{
+		counted([]*query.FloatPoint{{Name: "mem", Time: 1, Value: 2}}, 300), counted([]*query.FloatPoint{{Name: "mem", Time: 1, Value: 1.5}}, 7),
+	}, opt, false)
+	var got []byte
+	if err := (&encoder{size: 1 << 10, send: func(b []byte) error { got = append(got, b...); return nil }}).encode(itr); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(goldenShards, got); d != "" {
+		t.Error(d)
+	}
+}
+
 func FuzzDecodePoints(f *testing.F) {
 	f.Add(golden)
+	f.Add(goldenShards)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, err := range []error{
 			second(receiveAll([][]byte{b}, fillFloat)), second(receiveAll([][]byte{b}, fillInteger)), second(receiveAll([][]byte{b}, fillUnsigned)),

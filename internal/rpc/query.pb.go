@@ -27,9 +27,10 @@ const (
 type IteratorRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
-	Options       []byte                 `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`        // query.IteratorOptions in the engine's encoding, its one source is the measurement
-	Span          []byte                 `protobuf:"bytes,3,opt,name=span,proto3" json:"span,omitempty"`              // tracing.SpanContext of EXPLAIN ANALYZE; empty when not traced
-	Incomplete    bool                   `protobuf:"varint,4,opt,name=incomplete,proto3" json:"incomplete,omitempty"` // read copies that are not whole, too: no whole one can be reached
+	Options       []byte                 `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`                 // query.IteratorOptions in the engine's encoding, its one source is the measurement
+	Span          []byte                 `protobuf:"bytes,3,opt,name=span,proto3" json:"span,omitempty"`                       // tracing.SpanContext of EXPLAIN ANALYZE; empty when not traced
+	Incomplete    bool                   `protobuf:"varint,4,opt,name=incomplete,proto3" json:"incomplete,omitempty"`          // read copies that are not whole, too: no whole one can be reached
+	ByShard       bool                   `protobuf:"varint,5,opt,name=by_shard,json=byShard,proto3" json:"by_shard,omitempty"` // of several shards: aggregates of each, not of all, and each point with its shard
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -88,6 +89,13 @@ func (x *IteratorRequest) GetSpan() []byte {
 func (x *IteratorRequest) GetIncomplete() bool {
 	if x != nil {
 		return x.Incomplete
+	}
+	return false
+}
+
+func (x *IteratorRequest) GetByShard() bool {
+	if x != nil {
+		return x.ByShard
 	}
 	return false
 }
@@ -632,6 +640,7 @@ type SchemaRequest struct {
 	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
 	Condition     []byte                 `protobuf:"bytes,2,opt,name=condition,proto3" json:"condition,omitempty"`    // InfluxQL expression, empty for none
 	Incomplete    bool                   `protobuf:"varint,3,opt,name=incomplete,proto3" json:"incomplete,omitempty"` // as in IteratorRequest
+	More          [][]byte               `protobuf:"bytes,4,rep,name=more,proto3" json:"more,omitempty"`              // further conditions, of MeasurementNames only
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -687,11 +696,19 @@ func (x *SchemaRequest) GetIncomplete() bool {
 	return false
 }
 
+func (x *SchemaRequest) GetMore() [][]byte {
+	if x != nil {
+		return x.More
+	}
+	return nil
+}
+
 type MeasurementNamesResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Names         [][]byte               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
-	Missing       []uint64               `protobuf:"varint,2,rep,packed,name=missing,proto3" json:"missing,omitempty"`
-	Unfit         []*Unfit               `protobuf:"bytes,3,rep,name=unfit,proto3" json:"unfit,omitempty"`
+	state         protoimpl.MessageState            `protogen:"open.v1"`
+	Names         [][]byte                          `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	Missing       []uint64                          `protobuf:"varint,2,rep,packed,name=missing,proto3" json:"missing,omitempty"`
+	Unfit         []*Unfit                          `protobuf:"bytes,3,rep,name=unfit,proto3" json:"unfit,omitempty"`
+	More          []*MeasurementNamesResponse_Names `protobuf:"bytes,4,rep,name=more,proto3" json:"more,omitempty"` // the answers to the further conditions
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -743,6 +760,13 @@ func (x *MeasurementNamesResponse) GetMissing() []uint64 {
 func (x *MeasurementNamesResponse) GetUnfit() []*Unfit {
 	if x != nil {
 		return x.Unfit
+	}
+	return nil
+}
+
+func (x *MeasurementNamesResponse) GetMore() []*MeasurementNamesResponse_Names {
+	if x != nil {
+		return x.More
 	}
 	return nil
 }
@@ -1176,6 +1200,50 @@ func (x *FieldDimensionsResponse_Field) GetDataType() int32 {
 	return 0
 }
 
+type MeasurementNamesResponse_Names struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Names         [][]byte               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MeasurementNamesResponse_Names) Reset() {
+	*x = MeasurementNamesResponse_Names{}
+	mi := &file_query_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MeasurementNamesResponse_Names) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MeasurementNamesResponse_Names) ProtoMessage() {}
+
+func (x *MeasurementNamesResponse_Names) ProtoReflect() protoreflect.Message {
+	mi := &file_query_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MeasurementNamesResponse_Names.ProtoReflect.Descriptor instead.
+func (*MeasurementNamesResponse_Names) Descriptor() ([]byte, []int) {
+	return file_query_proto_rawDescGZIP(), []int{9, 0}
+}
+
+func (x *MeasurementNamesResponse_Names) GetNames() [][]byte {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
 type TagKeysResponse_Keys struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Measurement   []byte                 `protobuf:"bytes,1,opt,name=measurement,proto3" json:"measurement,omitempty"`
@@ -1186,7 +1254,7 @@ type TagKeysResponse_Keys struct {
 
 func (x *TagKeysResponse_Keys) Reset() {
 	*x = TagKeysResponse_Keys{}
-	mi := &file_query_proto_msgTypes[17]
+	mi := &file_query_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1266,7 @@ func (x *TagKeysResponse_Keys) String() string {
 func (*TagKeysResponse_Keys) ProtoMessage() {}
 
 func (x *TagKeysResponse_Keys) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[17]
+	mi := &file_query_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1238,7 +1306,7 @@ type TagValuesChunk_KeyValue struct {
 
 func (x *TagValuesChunk_KeyValue) Reset() {
 	*x = TagValuesChunk_KeyValue{}
-	mi := &file_query_proto_msgTypes[18]
+	mi := &file_query_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1318,7 @@ func (x *TagValuesChunk_KeyValue) String() string {
 func (*TagValuesChunk_KeyValue) ProtoMessage() {}
 
 func (x *TagValuesChunk_KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[18]
+	mi := &file_query_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +1358,7 @@ type TagValuesChunk_Values struct {
 
 func (x *TagValuesChunk_Values) Reset() {
 	*x = TagValuesChunk_Values{}
-	mi := &file_query_proto_msgTypes[19]
+	mi := &file_query_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1370,7 @@ func (x *TagValuesChunk_Values) String() string {
 func (*TagValuesChunk_Values) ProtoMessage() {}
 
 func (x *TagValuesChunk_Values) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[19]
+	mi := &file_query_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1342,7 +1410,7 @@ type ReadSeriesChunk_Tag struct {
 
 func (x *ReadSeriesChunk_Tag) Reset() {
 	*x = ReadSeriesChunk_Tag{}
-	mi := &file_query_proto_msgTypes[20]
+	mi := &file_query_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1354,7 +1422,7 @@ func (x *ReadSeriesChunk_Tag) String() string {
 func (*ReadSeriesChunk_Tag) ProtoMessage() {}
 
 func (x *ReadSeriesChunk_Tag) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[20]
+	mi := &file_query_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1463,7 @@ type ReadSeriesChunk_Series struct {
 
 func (x *ReadSeriesChunk_Series) Reset() {
 	*x = ReadSeriesChunk_Series{}
-	mi := &file_query_proto_msgTypes[21]
+	mi := &file_query_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1475,7 @@ func (x *ReadSeriesChunk_Series) String() string {
 func (*ReadSeriesChunk_Series) ProtoMessage() {}
 
 func (x *ReadSeriesChunk_Series) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[21]
+	mi := &file_query_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1524,7 @@ type ReadSeriesChunk_Block struct {
 
 func (x *ReadSeriesChunk_Block) Reset() {
 	*x = ReadSeriesChunk_Block{}
-	mi := &file_query_proto_msgTypes[22]
+	mi := &file_query_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1536,7 @@ func (x *ReadSeriesChunk_Block) String() string {
 func (*ReadSeriesChunk_Block) ProtoMessage() {}
 
 func (x *ReadSeriesChunk_Block) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[22]
+	mi := &file_query_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,14 +1585,15 @@ var File_query_proto protoreflect.FileDescriptor
 const file_query_proto_rawDesc = "" +
 	"\n" +
 	"\vquery.proto\x12\n" +
-	"concord.v1\"|\n" +
+	"concord.v1\"\x97\x01\n" +
 	"\x0fIteratorRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12\x18\n" +
 	"\aoptions\x18\x02 \x01(\fR\aoptions\x12\x12\n" +
 	"\x04span\x18\x03 \x01(\fR\x04span\x12\x1e\n" +
 	"\n" +
 	"incomplete\x18\x04 \x01(\bR\n" +
-	"incomplete\"j\n" +
+	"incomplete\x12\x19\n" +
+	"\bby_shard\x18\x05 \x01(\bR\abyShard\"j\n" +
 	"\x05Unfit\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1a\n" +
@@ -1583,17 +1652,21 @@ const file_query_proto_rawDesc = "" +
 	"\x05unfit\x18\x04 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\x1a8\n" +
 	"\x05Field\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x1b\n" +
-	"\tdata_type\x18\x02 \x01(\x05R\bdataType\"j\n" +
+	"\tdata_type\x18\x02 \x01(\x05R\bdataType\"~\n" +
 	"\rSchemaRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12\x1c\n" +
 	"\tcondition\x18\x02 \x01(\fR\tcondition\x12\x1e\n" +
 	"\n" +
 	"incomplete\x18\x03 \x01(\bR\n" +
-	"incomplete\"s\n" +
+	"incomplete\x12\x12\n" +
+	"\x04more\x18\x04 \x03(\fR\x04more\"\xd2\x01\n" +
 	"\x18MeasurementNamesResponse\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\fR\x05names\x12\x18\n" +
 	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +
-	"\x05unfit\x18\x03 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\"\xd8\x01\n" +
+	"\x05unfit\x18\x03 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\x12>\n" +
+	"\x04more\x18\x04 \x03(\v2*.concord.v1.MeasurementNamesResponse.NamesR\x04more\x1a\x1d\n" +
+	"\x05Names\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\fR\x05names\"\xd8\x01\n" +
 	"\x0fTagKeysResponse\x12D\n" +
 	"\fmeasurements\x18\x01 \x03(\v2 .concord.v1.TagKeysResponse.KeysR\fmeasurements\x12\x18\n" +
 	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +
@@ -1660,31 +1733,32 @@ func file_query_proto_rawDescGZIP() []byte {
 	return file_query_proto_rawDescData
 }
 
-var file_query_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_query_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_query_proto_goTypes = []any{
-	(*IteratorRequest)(nil),               // 0: concord.v1.IteratorRequest
-	(*Unfit)(nil),                         // 1: concord.v1.Unfit
-	(*IteratorChunk)(nil),                 // 2: concord.v1.IteratorChunk
-	(*SeriesCount)(nil),                   // 3: concord.v1.SeriesCount
-	(*IteratorCostResponse)(nil),          // 4: concord.v1.IteratorCostResponse
-	(*TagSetsChunk)(nil),                  // 5: concord.v1.TagSetsChunk
-	(*FieldDimensionsRequest)(nil),        // 6: concord.v1.FieldDimensionsRequest
-	(*FieldDimensionsResponse)(nil),       // 7: concord.v1.FieldDimensionsResponse
-	(*SchemaRequest)(nil),                 // 8: concord.v1.SchemaRequest
-	(*MeasurementNamesResponse)(nil),      // 9: concord.v1.MeasurementNamesResponse
-	(*TagKeysResponse)(nil),               // 10: concord.v1.TagKeysResponse
-	(*TagValuesChunk)(nil),                // 11: concord.v1.TagValuesChunk
-	(*SeriesHashesChunk)(nil),             // 12: concord.v1.SeriesHashesChunk
-	(*ReadSeriesRequest)(nil),             // 13: concord.v1.ReadSeriesRequest
-	(*ReadSeriesChunk)(nil),               // 14: concord.v1.ReadSeriesChunk
-	(*TagSetsChunk_TagSet)(nil),           // 15: concord.v1.TagSetsChunk.TagSet
-	(*FieldDimensionsResponse_Field)(nil), // 16: concord.v1.FieldDimensionsResponse.Field
-	(*TagKeysResponse_Keys)(nil),          // 17: concord.v1.TagKeysResponse.Keys
-	(*TagValuesChunk_KeyValue)(nil),       // 18: concord.v1.TagValuesChunk.KeyValue
-	(*TagValuesChunk_Values)(nil),         // 19: concord.v1.TagValuesChunk.Values
-	(*ReadSeriesChunk_Tag)(nil),           // 20: concord.v1.ReadSeriesChunk.Tag
-	(*ReadSeriesChunk_Series)(nil),        // 21: concord.v1.ReadSeriesChunk.Series
-	(*ReadSeriesChunk_Block)(nil),         // 22: concord.v1.ReadSeriesChunk.Block
+	(*IteratorRequest)(nil),                // 0: concord.v1.IteratorRequest
+	(*Unfit)(nil),                          // 1: concord.v1.Unfit
+	(*IteratorChunk)(nil),                  // 2: concord.v1.IteratorChunk
+	(*SeriesCount)(nil),                    // 3: concord.v1.SeriesCount
+	(*IteratorCostResponse)(nil),           // 4: concord.v1.IteratorCostResponse
+	(*TagSetsChunk)(nil),                   // 5: concord.v1.TagSetsChunk
+	(*FieldDimensionsRequest)(nil),         // 6: concord.v1.FieldDimensionsRequest
+	(*FieldDimensionsResponse)(nil),        // 7: concord.v1.FieldDimensionsResponse
+	(*SchemaRequest)(nil),                  // 8: concord.v1.SchemaRequest
+	(*MeasurementNamesResponse)(nil),       // 9: concord.v1.MeasurementNamesResponse
+	(*TagKeysResponse)(nil),                // 10: concord.v1.TagKeysResponse
+	(*TagValuesChunk)(nil),                 // 11: concord.v1.TagValuesChunk
+	(*SeriesHashesChunk)(nil),              // 12: concord.v1.SeriesHashesChunk
+	(*ReadSeriesRequest)(nil),              // 13: concord.v1.ReadSeriesRequest
+	(*ReadSeriesChunk)(nil),                // 14: concord.v1.ReadSeriesChunk
+	(*TagSetsChunk_TagSet)(nil),            // 15: concord.v1.TagSetsChunk.TagSet
+	(*FieldDimensionsResponse_Field)(nil),  // 16: concord.v1.FieldDimensionsResponse.Field
+	(*MeasurementNamesResponse_Names)(nil), // 17: concord.v1.MeasurementNamesResponse.Names
+	(*TagKeysResponse_Keys)(nil),           // 18: concord.v1.TagKeysResponse.Keys
+	(*TagValuesChunk_KeyValue)(nil),        // 19: concord.v1.TagValuesChunk.KeyValue
+	(*TagValuesChunk_Values)(nil),          // 20: concord.v1.TagValuesChunk.Values
+	(*ReadSeriesChunk_Tag)(nil),            // 21: concord.v1.ReadSeriesChunk.Tag
+	(*ReadSeriesChunk_Series)(nil),         // 22: concord.v1.ReadSeriesChunk.Series
+	(*ReadSeriesChunk_Block)(nil),          // 23: concord.v1.ReadSeriesChunk.Block
 }
 var file_query_proto_depIdxs = []int32{
 	3,  // 0: concord.v1.IteratorChunk.series:type_name -> concord.v1.SeriesCount
@@ -1695,39 +1769,40 @@ var file_query_proto_depIdxs = []int32{
 	16, // 5: concord.v1.FieldDimensionsResponse.fields:type_name -> concord.v1.FieldDimensionsResponse.Field
 	1,  // 6: concord.v1.FieldDimensionsResponse.unfit:type_name -> concord.v1.Unfit
 	1,  // 7: concord.v1.MeasurementNamesResponse.unfit:type_name -> concord.v1.Unfit
-	17, // 8: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
-	1,  // 9: concord.v1.TagKeysResponse.unfit:type_name -> concord.v1.Unfit
-	19, // 10: concord.v1.TagValuesChunk.measurements:type_name -> concord.v1.TagValuesChunk.Values
-	1,  // 11: concord.v1.TagValuesChunk.unfit:type_name -> concord.v1.Unfit
-	1,  // 12: concord.v1.SeriesHashesChunk.unfit:type_name -> concord.v1.Unfit
-	22, // 13: concord.v1.ReadSeriesChunk.blocks:type_name -> concord.v1.ReadSeriesChunk.Block
-	1,  // 14: concord.v1.ReadSeriesChunk.unfit:type_name -> concord.v1.Unfit
-	18, // 15: concord.v1.TagValuesChunk.Values.values:type_name -> concord.v1.TagValuesChunk.KeyValue
-	20, // 16: concord.v1.ReadSeriesChunk.Series.tags:type_name -> concord.v1.ReadSeriesChunk.Tag
-	21, // 17: concord.v1.ReadSeriesChunk.Block.series:type_name -> concord.v1.ReadSeriesChunk.Series
-	0,  // 18: concord.v1.Query.CreateIterator:input_type -> concord.v1.IteratorRequest
-	0,  // 19: concord.v1.Query.IteratorCost:input_type -> concord.v1.IteratorRequest
-	0,  // 20: concord.v1.Query.TagSets:input_type -> concord.v1.IteratorRequest
-	6,  // 21: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
-	8,  // 22: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
-	8,  // 23: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
-	8,  // 24: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
-	8,  // 25: concord.v1.Query.SeriesHashes:input_type -> concord.v1.SchemaRequest
-	13, // 26: concord.v1.Query.ReadSeries:input_type -> concord.v1.ReadSeriesRequest
-	2,  // 27: concord.v1.Query.CreateIterator:output_type -> concord.v1.IteratorChunk
-	4,  // 28: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
-	5,  // 29: concord.v1.Query.TagSets:output_type -> concord.v1.TagSetsChunk
-	7,  // 30: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
-	9,  // 31: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
-	10, // 32: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
-	11, // 33: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesChunk
-	12, // 34: concord.v1.Query.SeriesHashes:output_type -> concord.v1.SeriesHashesChunk
-	14, // 35: concord.v1.Query.ReadSeries:output_type -> concord.v1.ReadSeriesChunk
-	27, // [27:36] is the sub-list for method output_type
-	18, // [18:27] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	17, // 8: concord.v1.MeasurementNamesResponse.more:type_name -> concord.v1.MeasurementNamesResponse.Names
+	18, // 9: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
+	1,  // 10: concord.v1.TagKeysResponse.unfit:type_name -> concord.v1.Unfit
+	20, // 11: concord.v1.TagValuesChunk.measurements:type_name -> concord.v1.TagValuesChunk.Values
+	1,  // 12: concord.v1.TagValuesChunk.unfit:type_name -> concord.v1.Unfit
+	1,  // 13: concord.v1.SeriesHashesChunk.unfit:type_name -> concord.v1.Unfit
+	23, // 14: concord.v1.ReadSeriesChunk.blocks:type_name -> concord.v1.ReadSeriesChunk.Block
+	1,  // 15: concord.v1.ReadSeriesChunk.unfit:type_name -> concord.v1.Unfit
+	19, // 16: concord.v1.TagValuesChunk.Values.values:type_name -> concord.v1.TagValuesChunk.KeyValue
+	21, // 17: concord.v1.ReadSeriesChunk.Series.tags:type_name -> concord.v1.ReadSeriesChunk.Tag
+	22, // 18: concord.v1.ReadSeriesChunk.Block.series:type_name -> concord.v1.ReadSeriesChunk.Series
+	0,  // 19: concord.v1.Query.CreateIterator:input_type -> concord.v1.IteratorRequest
+	0,  // 20: concord.v1.Query.IteratorCost:input_type -> concord.v1.IteratorRequest
+	0,  // 21: concord.v1.Query.TagSets:input_type -> concord.v1.IteratorRequest
+	6,  // 22: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
+	8,  // 23: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
+	8,  // 24: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
+	8,  // 25: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
+	8,  // 26: concord.v1.Query.SeriesHashes:input_type -> concord.v1.SchemaRequest
+	13, // 27: concord.v1.Query.ReadSeries:input_type -> concord.v1.ReadSeriesRequest
+	2,  // 28: concord.v1.Query.CreateIterator:output_type -> concord.v1.IteratorChunk
+	4,  // 29: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
+	5,  // 30: concord.v1.Query.TagSets:output_type -> concord.v1.TagSetsChunk
+	7,  // 31: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
+	9,  // 32: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
+	10, // 33: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
+	11, // 34: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesChunk
+	12, // 35: concord.v1.Query.SeriesHashes:output_type -> concord.v1.SeriesHashesChunk
+	14, // 36: concord.v1.Query.ReadSeries:output_type -> concord.v1.ReadSeriesChunk
+	28, // [28:37] is the sub-list for method output_type
+	19, // [19:28] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_query_proto_init() }
@@ -1741,7 +1816,7 @@ func file_query_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_query_proto_rawDesc), len(file_query_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
