@@ -57,7 +57,7 @@ func init() {
 `
 )
 
-// clockOverlay writes the files that are laid over others, and returns the one that names them.
+// clockOverlay writes to dir the files that are laid over others, and the list that names them, which it returns.
 func clockOverlay(dir string) (string, error) {
 	ask := func(args ...string) (string, error) {
 		out, err := exec.Command("go", args...).Output()
@@ -87,14 +87,9 @@ func clockOverlay(dir string) (string, error) {
 		filepath.Join(library, "testclock.go"): testClock,
 		filepath.Join(command, "testclock.go"): readClock,
 	}
-	over := dir + "-overlay"
-	if err := os.Mkdir(over, 0o755); err != nil {
-		return "", err
-	}
-	binDirs = append(binDirs, over)
 	replace := make(map[string]string)
 	for path, text := range laid {
-		file := filepath.Join(over, fmt.Sprintf("%d.go", len(replace)))
+		file := filepath.Join(dir, fmt.Sprintf("%d.go", len(replace)))
 		replace[path] = file
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			return "", err
@@ -104,7 +99,7 @@ func clockOverlay(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	list := filepath.Join(over, "overlay.json")
+	list := filepath.Join(dir, "overlay.json")
 	return list, os.WriteFile(list, b, 0o644)
 }
 

@@ -68,7 +68,12 @@ func build(clocks bool) (binaries, error) {
 	binDirs = append(binDirs, dir)
 	args := []string{"build", "-o", dir}
 	if clocks {
-		overlay, err := clockOverlay(dir)
+		over, err := os.MkdirTemp("", "concord-clock-")
+		if err != nil {
+			return binaries{}, err
+		}
+		defer os.RemoveAll(over)
+		overlay, err := clockOverlay(over)
 		if err != nil {
 			return binaries{}, err
 		}

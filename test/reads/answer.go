@@ -189,6 +189,7 @@ var (
 
 // sort of a warning or an error: its text without what differs from one to the next.
 func sortOf(text string) string {
+	text = strings.Join(strings.Fields(text), " ")
 	text = digits.ReplaceAllString(addresses.ReplaceAllString(text, "ADDR"), "N")
 	return fmt.Sprintf("%.160s", text)
 }

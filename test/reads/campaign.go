@@ -61,15 +61,21 @@ type imageOf struct {
 	made time.Time
 }
 
-// event notes what happened, with the time since the start.
+// event notes what happened, with the time since the start, and prints it.
 func (c *campaign) event(format string, args ...any) {
+	line := c.note(format, args...)
+	if testing.Verbose() {
+		fmt.Println(line)
+	}
+}
+
+// note notes what happened, for those who read of a violation later.
+func (c *campaign) note(format string, args ...any) string {
 	line := fmt.Sprintf("%8.3fs ", time.Since(c.start).Seconds()) + fmt.Sprintf(format, args...)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.events = append(c.events, line)
-	if testing.Verbose() {
-		fmt.Println(line)
-	}
+	return line
 }
 
 // nodes are the data nodes of the cluster.
@@ -140,7 +146,7 @@ func (c *campaign) violation(q asked, found string) {
 	key := fmt.Sprint(q.node.node, " ", q.db, " during fault ", c.fault)
 	c.told[key]++
 	full := c.told[key] == 1 && len(c.told) <= toldInFull
-	around := slices.Clone(c.events[max(0, len(c.events)-8):])
+	around := slices.Clone(c.events[max(0, len(c.events)-10):])
 	c.mu.Unlock()
 	if !full {
 		c.t.Fail()
@@ -152,7 +158,7 @@ func (c *campaign) violation(q asked, found string) {
 	}
 	text := fmt.Sprintf("VIOLATION: %v, asked at %.3fs and answering at %.3fs without a warning: %q%s\n  now the nodes say, of the same:%s\n  around it:\n    %s\n  shards of that hour:\n%s",
 		q.node, q.sent.Sub(c.start).Seconds(), q.got.Sub(c.start).Seconds(), q.statement, found, c.others(q), strings.Join(around, "\n    "), c.ownersOf(q, owners))
-	c.event("%s", text)
+	c.note("VIOLATION by %v: %q", q.node, q.statement)
 	c.t.Error(text)
 }
 

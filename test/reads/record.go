@@ -25,6 +25,8 @@ type record struct {
 	recent []*point           // acknowledged last
 	oldest int                // index in recent of the oldest
 
+	excused map[verdict]map[*point]bool // that an answer that tells each point lacked, or had
+
 	acknowledged, limbo, refused int // operations
 	lastAck                      time.Time
 	longestGap                   time.Duration // between acknowledged operations
@@ -90,6 +92,7 @@ func newRecord(seed uint64, t *trouble, grace time.Duration) *record {
 	return &record{
 		trouble: t, grace: grace, rng: rand.New(rand.NewPCG(seed, 1)), lastAck: time.Now(),
 		series: make(map[place][]*point), placed: make(map[window][]place),
+		excused: map[verdict]map[*point]bool{young: {}, cutOff: {}, diskLost: {}, deleteNew: {}},
 	}
 }
 
@@ -307,6 +310,7 @@ func (r *record) judge(q asked, a answer) (findings []finding, excused map[verdi
 				findings = append(findings, finding{"LACKING", "", p, 1})
 			case !there && (v == young || v == cutOff || v == diskLost), there && v == deleteNew:
 				excused[v]++
+				r.excused[v][p] = true
 			}
 		}
 	}
@@ -468,8 +472,14 @@ func (r *record) hours(db string) []int {
 func (r *record) summary() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return fmt.Sprintf("%d operations acknowledged, %d in limbo, %d refused, on %d points; longest time without an acknowledgement %v",
+	s := fmt.Sprintf("%d operations acknowledged, %d in limbo, %d refused, on %d points; longest time without an acknowledgement %v",
 		r.acknowledged, r.limbo, r.refused, r.points, r.longestGap.Round(10*time.Millisecond))
+	for v := range r.excused {
+		if n := len(r.excused[v]); n > 0 {
+			s += fmt.Sprintf("; %d points %v were lacked or there, and excused", n, v)
+		}
+	}
+	return s
 }
 
 // tell joins what findings say, up to limit of them.
