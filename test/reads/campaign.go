@@ -49,7 +49,8 @@ type campaign struct {
 	ids        map[string]uint64 // of data nodes, by name
 	hurt       map[string]bool   // nodes that lost data, until all is repaired
 	events     []string
-	told       map[string]int // violations by node and fault
+	told       map[string]int // violations by node, database and fault
+	during     map[string]int // violations by the kind of the fault that was on, or was the last
 	complained map[string]int // the same of warnings and errors while all must be well
 	fault      int            // that is done just now
 	data       []*process.Node
@@ -146,6 +147,11 @@ func (c *campaign) violation(q asked, found string) {
 	key := fmt.Sprint(q.node.node, " ", q.db, " during fault ", c.fault)
 	c.told[key]++
 	full := c.told[key] == 1 && len(c.told) <= toldInFull
+	during := "the time after the last fault"
+	if c.fault <= len(c.plan) {
+		during = c.plan[c.fault-1].kind.String()
+	}
+	c.during[during]++
 	around := slices.Clone(c.events[max(0, len(c.events)-10):])
 	c.mu.Unlock()
 	if !full {
@@ -248,6 +254,11 @@ func wait(d time.Duration) { <-time.After(d) }
 
 // inject does a fault, holds it, undoes it, and waits until the node answers.
 func (c *campaign) inject(i int, f fault) {
+	for _, n := range c.nodes() {
+		if !n.Running() {
+			c.t.Fatalf("%s ended by itself: %v", n.Name, n.End())
+		}
+	}
 	if f.kind.destroys() && !c.awaitWhole() {
 		c.event("not all copies are whole after %v: %v have not recovered; no data is destroyed now", c.healLimit, c.trouble.unrecovered())
 		c.t.Errorf("fault %d: not all copies are whole after %v", i, c.healLimit)

@@ -35,7 +35,7 @@ func TestReads(t *testing.T) {
 	c := &campaign{
 		t: t, seed: *seedFlag, deletes: *deletesFlag, grace: *graceFlag, healLimit: *healFlag,
 		trouble: newTrouble(), figures: newFigures(), images: make(map[string]imageOf),
-		ids: make(map[string]uint64), hurt: make(map[string]bool), told: make(map[string]int), complained: make(map[string]int),
+		ids: make(map[string]uint64), hurt: make(map[string]bool), told: make(map[string]int), during: make(map[string]int), complained: make(map[string]int),
 	}
 	if c.seed == 0 {
 		c.seed = uint64(time.Now().UnixNano() % 1_000_000)
@@ -108,7 +108,7 @@ func (c *campaign) end() {
 		told += n
 	}
 	if told > 0 {
-		c.t.Errorf("%d answers lacked acknowledged points, or had deleted or unknown ones, and said nothing, in %d times and places", told, len(c.told))
+		c.t.Errorf("%d answers lacked acknowledged points, or had deleted or unknown ones, and said nothing, in %d times and places; by the last fault:\n    %s", told, len(c.told), strings.Join(sorted(c.during), "\n    "))
 	}
 	if bad, all := c.figures.ratio(); bad*goodIn > all {
 		c.t.Errorf("%d of %d answers carried a warning or an error while an owner of each shard was well: more than 1 in %d", bad, all, goodIn)
