@@ -56,8 +56,15 @@ type MetaConfig struct {
 // [coordinator], and TLS between data nodes.
 type ClusterConfig struct {
 	coordinator.Config
+	IncompleteReads string `toml:"incomplete-reads" doc:"What becomes of a query when no whole copy of a shard can be read: \"warn\" answers from what there is, with a warning that names the shards; \"error\" fails."`
 	trust.TLS
 }
+
+// The values of incomplete-reads.
+const (
+	warnIncomplete = "warn"
+	failIncomplete = "error"
+)
 
 // metaTLS is how to reach the meta nodes.
 func (c *Config) metaTLS() trust.TLS {
@@ -80,7 +87,7 @@ func NewConfig() *Config {
 		BindAddress:     ":8088",
 		Meta:            MetaConfig{Dir: "/var/lib/influxdb/meta"},
 		Data:            tsdb.NewConfig(),
-		Cluster:         ClusterConfig{Config: coordinator.NewConfig()},
+		Cluster:         ClusterConfig{Config: coordinator.NewConfig(), IncompleteReads: warnIncomplete},
 		Retention:       retention.NewConfig(),
 		Precreator:      precreator.NewConfig(),
 		Monitor:         monitor.NewConfig(),
@@ -113,6 +120,9 @@ func (c *Config) Validate() error {
 	}
 	if c.HTTPD.FluxEnabled {
 		return errors.New("[http] flux-enabled: Flux is not part of this build; set it to false")
+	}
+	if v := c.Cluster.IncompleteReads; v != warnIncomplete && v != failIncomplete {
+		return fmt.Errorf("[cluster] incomplete-reads: %q is neither %q nor %q", v, warnIncomplete, failIncomplete)
 	}
 	for _, check := range []struct {
 		section string

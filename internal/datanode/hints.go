@@ -23,7 +23,8 @@ func (n *Node) openHandoff() error {
 	n.handoff = handoff.New(n.cfg.HintedHandoff, handoff.Deps{
 		Deliver: n.writer.Deliver,
 		Due:     n.due,
-		Dropped: func(_, shard uint64) {
+		Dropped: func(node, shard uint64) {
+			n.copies.Lose(node, shard)
 			if e := n.suspects.Load(); e != nil {
 				e.Suspect(shard)
 			}
@@ -37,19 +38,20 @@ func (n *Node) openHandoff() error {
 		return fmt.Errorf("open the log of deletes: %w", err)
 	}
 	n.onClose(ran.Close)
+	ran.Recorded = n.copies.Mark
 	n.writer.Deletes = ran
 	if err := n.handoff.Open(); err != nil {
 		return fmt.Errorf("open hinted handoff: %w", err)
 	}
 	n.onClose(n.handoff.Close)
-	return nil
+	return n.queuesOpen()
 }
 
 // due tells whether a node still is to get what hinted handoff has of a shard. Nothing is known before
 // the first metadata: a node whose copy of it is damaged begins with none.
 func (n *Node) due(node, shard uint64) (due, known bool) {
 	st := n.Meta.State()
-	if st.Data.ClusterID == 0 {
+	if st.Data.ClusterID == 0 || !n.copies.Ready() { // it may turn out that the queues are older than they were
 		return false, false
 	}
 	if _, ok := st.DataNode(node); !ok {

@@ -5,12 +5,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/influxdata/influxdb/services/meta"
+	"github.com/influxdata/influxdb/tsdb"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
 	"concord/internal/cluster"
+	"concord/internal/entropy"
 	"concord/internal/handoff"
 	cmeta "concord/internal/meta"
 	"concord/internal/replication"
@@ -40,6 +43,20 @@ func mustNode(t *testing.T, identity string, state []byte) *Node {
 	pool := &rpc.Pool{}
 	n.onClose(pool.Close)
 	n.writer = replication.NewWriter(n.Meta, nil, nil, pool)
+	n.Store = tsdb.NewStore(t.TempDir())
+	n.local = entropy.NewLocal(n.Store, n.Meta.ClusterID, t.TempDir())
+	n.cfg.Data.Dir = t.TempDir()
+	if err := n.openCopies(pool); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.After(10 * time.Second)
+	for n.Meta.State().Data.ClusterID != 0 && !n.copies.Ready() {
+		select {
+		case <-deadline:
+			t.Fatal("the other node, which is away, was not asked")
+		case <-time.After(time.Millisecond):
+		}
+	}
 	t.Cleanup(func() { n.Close() })
 	return n
 }

@@ -40,6 +40,9 @@ func (m *membership) Leave(context.Context, *rpc.LeaveRequest) (*rpc.LeaveRespon
 	if err := m.node.Meta.Leave(); err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
+	if err := m.node.copies.Forget(); err != nil {
+		return nil, status.Errorf(codes.Internal, "left the cluster, but what copies lack is still noted: %v", err)
+	}
 	// It is for nodes of a cluster that is not this one's any more: another may have the same numbers.
 	if h := m.node.handoff; h != nil {
 		if err := h.Forget(); err != nil {

@@ -31,6 +31,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"concord/internal/copystate"
 	"concord/internal/distquery"
 	"concord/internal/entropy"
 	"concord/internal/entropy/pace"
@@ -66,6 +67,8 @@ type Node struct {
 	sub      *subscriber.Service
 	api      *httpd.Service
 	local    *entropy.Local
+	copies   *copystate.Service // which copies are whole
+	queues   queues
 	suspects atomic.Pointer[entropy.Service] // Entropy, for hinted handoff, which runs before it is there
 	certs    *tlsconfig.TLSCertMonitor
 	peerTLS  *tlsconfig.TLSConfigManager // to and from data nodes
@@ -176,6 +179,10 @@ func (n *Node) Open() (err error) {
 	pool := &rpc.Pool{Blocked: n.Blocked, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.peerTLS}
 	n.onClose(pool.Close)
 
+	if err := n.openCopies(pool); err != nil {
+		return err
+	}
+
 	n.sub = subscriber.NewService(n.cfg.Subscriber, n.certs)
 	n.sub.MetaClient = n.Meta
 	n.sub.WithLogger(n.log)
@@ -189,6 +196,7 @@ func (n *Node) Open() (err error) {
 	n.writer.WithLogger(n.log)
 	n.writer.Begun, n.local.Deletes = n.local.Begin, n.writer
 	n.writer.Shards, n.writer.Failed, n.local.Shards = shards, shards.StallAll, shards
+	n.writer.Missed = n.missed
 	for shard, found := range damaged {
 		if err := n.local.Found(shard, found...); err != nil {
 			return err
@@ -201,12 +209,13 @@ func (n *Node) Open() (err error) {
 		return fmt.Errorf("open the points writer: %w", err)
 	}
 	n.onClose(n.writer.Close)
+	n.queues.slow.Store(n.writer)
 	n.mon = n.newMonitor()
 
 	n.openExecutor(pool, n.mon)
 	n.onClose(n.executor.Close)
 
-	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served)
+	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served, n.copies)
 	if n.handoff != nil {
 		n.reporters.add(n.handoff)
 	}
@@ -236,21 +245,27 @@ func (n *Node) onClose(fn func() error) { n.stop = append(n.stop, fn) }
 func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	c := n.cfg.Cluster
 	n.executor = query.NewExecutor()
-	n.executor.StatementExecutor = &coordinator.StatementExecutor{
-		MetaClient:  n.Meta,
-		TaskManager: n.executor.TaskManager,
-		TSDBStore: clusterStore{
-			Store:  n.Store,
-			Schema: distquery.NewSchema(n.Meta, n.Store, pool),
-			delete: replication.NewDeletes(n.Meta, n.Store, pool, n.writer, n.log),
+	mapper, schema := distquery.NewShardMapper(n.Meta, n.Store, pool), distquery.NewSchema(n.Meta, n.Store, pool)
+	mapper.Whole, schema.Whole = n.whole(), n.whole()
+	deletes := replication.NewDeletes(n.Meta, n.Store, pool, n.writer, n.log)
+	n.executor.StatementExecutor = &distquery.Executor{
+		Base: coordinator.StatementExecutor{
+			MetaClient:          n.Meta,
+			TaskManager:         n.executor.TaskManager,
+			Monitor:             mon,
+			PointsWriter:        n.writer,
+			MaxSelectPointN:     c.MaxSelectPointN,
+			MaxSelectSeriesN:    c.MaxSelectSeriesN,
+			MaxSelectBucketsN:   c.MaxSelectBucketsN,
+			StrictErrorHandling: n.cfg.Data.StrictErrorHandling,
 		},
-		ShardMapper:         distquery.NewShardMapper(n.Meta, n.Store, pool),
-		Monitor:             mon,
-		PointsWriter:        n.writer,
-		MaxSelectPointN:     c.MaxSelectPointN,
-		MaxSelectSeriesN:    c.MaxSelectSeriesN,
-		MaxSelectBucketsN:   c.MaxSelectBucketsN,
-		StrictErrorHandling: n.cfg.Data.StrictErrorHandling,
+		Mapper: mapper,
+		Store: func(r *distquery.Report) coordinator.TSDBStore {
+			return clusterStore{Store: n.Store, Schema: schema.For(r), delete: deletes}
+		},
+		Strict: c.IncompleteReads == failIncomplete,
+		State:  n.Meta.State,
+		Log:    n.log,
 	}
 	tm := n.executor.TaskManager
 	tm.QueryTimeout = time.Duration(c.QueryTimeout)
@@ -294,13 +309,19 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 		}
 		n.onClose(n.Entropy.Close)
 		n.reporters.add(n.Entropy)
+		if n.copies.Lacking() {
+			n.Entropy.Lacks(0)
+		}
 		control, view.Self = n.Entropy, n.Entropy
 	}
 
 	s := rpc.NewServer(append(rpc.Guard(n.cfg.Meta.InternalSharedSecret), n.served.Option())...)
 	rpc.RegisterMembershipServer(s, &membership{node: n})
 	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.writer, n.log))
-	rpc.RegisterQueryServer(s, distquery.NewServer(n.Store, n.log))
+	queries := distquery.NewServer(n.Store, n.log)
+	queries.Whole = n.whole()
+	rpc.RegisterQueryServer(s, queries)
+	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
 	transport.NewServer(local, control, n.cfg.entropyDir()).Register(s)
 	rpc.RegisterShardsServer(s, shards)
 	done := make(chan struct{})

@@ -145,7 +145,7 @@ func (c *Cluster) StartData(i int) error {
 	n.Blocked = func(addr string) bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return c.cut[addr] || c.cut[c.addrs[i]]
+		return addr != c.addrs[i] && (c.cut[addr] || c.cut[c.addrs[i]])
 	}
 	free := c.configs[i].HTTPD.BindAddress
 	err := n.Open()

@@ -64,17 +64,18 @@ func (m *mapping) openRemote(ctx context.Context, src *source, ids []uint64, mm 
 	if err != nil {
 		return err
 	}
-	return src.others.open(ctx, ids, func(asking context.Context, p peer, ids []uint64) ([]uint64, error) {
-		s, first, err := m.openStream(ctx, asking, p, &rpc.IteratorRequest{ShardIds: ids, Options: req})
+	return src.others.open(ctx, ids, func(asking context.Context, p peer, ids []uint64) (passed, error) {
+		s, first, err := m.openStream(ctx, asking, p, &rpc.IteratorRequest{ShardIds: ids, Options: req, Incomplete: p.incomplete})
 		if err != nil {
-			return nil, err
+			return passed{}, err
 		}
+		not := passed{first.Missing, first.Unfit}
 		var itr query.Iterator
 		if typ := influxql.DataType(first.DataType); typ == influxql.Unknown {
 			s.Close()
 		} else if itr, err = newRemoteIterator(s, typ, func(why error) (query.Iterator, error) {
 			src.others.fail(p.id, why)
-			held := slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return slices.Contains(first.Missing, id) })
+			held := slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return not.has(id) })
 			var other inputs
 			if err := m.openRemote(ctx, src, held, mm, opt, &other); err != nil {
 				other.close()
@@ -83,10 +84,10 @@ func (m *mapping) openRemote(ctx context.Context, src *source, ids []uint64, mm 
 			return other.merge(mm, opt)
 		}); err != nil {
 			s.Close()
-			return nil, err
+			return passed{}, err
 		}
 		in.add(itr, first.Series)
-		return first.Missing, nil
+		return not, nil
 	})
 }
 

@@ -35,16 +35,28 @@ type ShardMapper struct {
 	// Silence is how long a node may give no sign of life before another is
 	// asked, or, after its first point, the query fails.
 	Silence time.Duration
+	// Whole says which copies may be read.
+	Whole Whole
 
-	meta  Metadata
-	store *tsdb.Store
-	pool  *rpc.Pool
+	report *Report // of the statement; nil for none
+	meta   Metadata
+	store  *tsdb.Store
+	pool   *rpc.Pool
 }
 
 // NewShardMapper returns a mapper for the node that store belongs to.
 func NewShardMapper(meta Metadata, store *tsdb.Store, pool *rpc.Pool) *ShardMapper {
 	return &ShardMapper{Silence: askTimeout, meta: meta, store: store, pool: pool}
 }
+
+// For returns the mapper for one statement, which notes in the report what it could not read whole.
+func (e *ShardMapper) For(report *Report) *ShardMapper {
+	one := *e
+	one.report = report
+	return &one
+}
+
+func (e *ShardMapper) newOwned() *owned { return newOwned(e.meta, e.pool, e.Whole, e.report) }
 
 // MapShards maps sources to local shards and to owners of all others.
 func (e *ShardMapper) MapShards(sources influxql.Sources, t influxql.TimeRange, opt query.SelectOptions) (query.ShardGroup, error) {
@@ -72,7 +84,7 @@ func (e *ShardMapper) mapShards(m *mapping, sources influxql.Sources) error {
 				if err != nil {
 					return err
 				}
-				m.sources[key] = newSource(e.meta, e.store, e.pool, groups)
+				m.sources[key] = newSource(e.newOwned(), e.store, groups)
 			}
 			// MapType cannot fail, and a field of unknown type is left out of the answer without a word.
 			if s.SystemIterator == "" {
@@ -100,23 +112,27 @@ type source struct {
 	others *owned          // all others
 }
 
-func newSource(meta Metadata, store *tsdb.Store, pool *rpc.Pool, groups []emeta.ShardGroupInfo) *source {
-	s := &source{local: make(map[uint64]bool), others: newOwned(meta, pool)}
+func newSource(others *owned, store *tsdb.Store, groups []emeta.ShardGroupInfo) *source {
+	s := &source{local: make(map[uint64]bool), others: others}
+	var all []emeta.ShardInfo
 	for _, g := range groups {
 		ids := make([]uint64, 0, len(g.Shards))
 		for _, sh := range g.Shards {
 			ids = append(ids, sh.ID)
-			s.local[sh.ID] = s.others.add(sh, store)
 		}
 		s.groups = append(s.groups, ids)
+		all = append(all, g.Shards...)
+	}
+	for _, id := range others.add(all, store) {
+		s.local[id] = true
 	}
 	return s
 }
 
 // newDatabase is all shards of a database.
-func newDatabase(meta Metadata, store *tsdb.Store, pool *rpc.Pool, db string) *source {
+func newDatabase(others *owned, store *tsdb.Store, db string) *source {
 	var all []emeta.ShardInfo
-	if info := meta.State().Data.Database(db); info != nil {
+	if info := others.state.Data.Database(db); info != nil {
 		for _, rp := range info.RetentionPolicies {
 			for _, g := range rp.ShardGroups {
 				if !g.Deleted() {
@@ -125,7 +141,7 @@ func newDatabase(meta Metadata, store *tsdb.Store, pool *rpc.Pool, db string) *s
 			}
 		}
 	}
-	return newSource(meta, store, pool, []emeta.ShardGroupInfo{{Shards: all}})
+	return newSource(others, store, []emeta.ShardGroupInfo{{Shards: all}})
 }
 
 func infoOf(sh cluster.Shard) emeta.ShardInfo {
@@ -217,7 +233,7 @@ func (m *mapping) ask(mm *influxql.Measurement, s *schema) error {
 	}
 	all := src
 	if m.store.EngineOptions.IndexVersion == tsdb.InmemIndexName {
-		all = newDatabase(m.e.meta, m.store, m.e.pool, mm.Database)
+		all = newDatabase(m.e.newOwned(), m.store, mm.Database)
 	}
 	if len(all.shards()) <= len(src.shards()) {
 		return m.askSource(mm, src, false, s)
@@ -260,10 +276,10 @@ func (m *mapping) askSource(mm *influxql.Measurement, src *source, tagsOnly bool
 	}
 	s.add(fields, dims)
 	// The engine's interface has no context here: KILL QUERY waits for askTimeout at most.
-	return src.others.each(context.Background(), remote, func(ctx context.Context, p peer, ids []uint64) ([]uint64, error) {
-		r, err := p.FieldDimensions(ctx, &rpc.FieldDimensionsRequest{ShardIds: ids, Measurement: req, TagsOnly: tagsOnly})
+	return src.others.each(context.Background(), remote, func(ctx context.Context, p peer, ids []uint64) (passed, error) {
+		r, err := p.FieldDimensions(ctx, &rpc.FieldDimensionsRequest{ShardIds: ids, Measurement: req, TagsOnly: tagsOnly, Incomplete: p.incomplete})
 		if err != nil {
-			return nil, err
+			return passed{}, err
 		}
 		fields, dims := make(map[string]influxql.DataType, len(r.Fields)), make(map[string]struct{}, len(r.Dimensions))
 		for _, f := range r.Fields {
@@ -273,7 +289,7 @@ func (m *mapping) askSource(mm *influxql.Measurement, src *source, tagsOnly bool
 			dims[string(d)] = struct{}{}
 		}
 		s.add(fields, dims)
-		return r.Missing, nil
+		return passed{r.Missing, r.Unfit}, nil
 	})
 }
 
@@ -361,10 +377,10 @@ func (m *mapping) IteratorCost(mm *influxql.Measurement, opt query.IteratorOptio
 		return cost, err
 	}
 	var mu sync.Mutex
-	err = src.others.each(context.Background(), remote, func(ctx context.Context, p peer, ids []uint64) ([]uint64, error) {
-		r, err := p.IteratorCost(ctx, &rpc.IteratorRequest{ShardIds: ids, Options: req})
+	err = src.others.each(context.Background(), remote, func(ctx context.Context, p peer, ids []uint64) (passed, error) {
+		r, err := p.IteratorCost(ctx, &rpc.IteratorRequest{ShardIds: ids, Options: req, Incomplete: p.incomplete})
 		if err != nil {
-			return nil, err
+			return passed{}, err
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -372,7 +388,7 @@ func (m *mapping) IteratorCost(mm *influxql.Measurement, opt query.IteratorOptio
 			NumShards: r.NumShards, NumSeries: r.NumSeries, CachedValues: r.CachedValues,
 			NumFiles: r.NumFiles, BlocksRead: r.BlocksRead, BlockSize: r.BlockSize,
 		})
-		return r.Missing, nil
+		return passed{r.Missing, r.Unfit}, nil
 	})
 	return cost, err
 }

@@ -15,87 +15,192 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
+	"concord/internal/copystate"
 	"concord/internal/rpc"
 )
 
 // askTimeout bounds one question to one node, and the silence of a stream.
 const askTimeout = 30 * time.Second
 
+// Whole says which copies may be read. Its zero value says that all may.
+type Whole struct {
+	// Unfit returns for each of the shards whose copy on this node is not whole why that is so.
+	Unfit func(ctx context.Context, ids ...uint64) map[uint64]copystate.Unfit
+	// Settle waits until the writes that this node has acknowledged have arrived at a node's copies of shards, and returns
+	// those shards of which some are still under way: a client sees what it wrote.
+	Settle func(ctx context.Context, node uint64, ids []uint64) []uint64
+}
+
+func (w Whole) unfit(ctx context.Context, ids []uint64) map[uint64]copystate.Unfit {
+	if w.Unfit == nil {
+		return nil
+	}
+	return w.Unfit(ctx, ids...)
+}
+
+// How long a query waits for acknowledged writes to arrive at a copy: while other owners can be asked, and when there is none.
+const (
+	settleSoon = 250 * time.Millisecond
+	settleLast = 2 * time.Second
+)
+
+// settle returns the shards of which acknowledged writes do not arrive at a node soon.
+func (o *owned) settle(ctx context.Context, node uint64, ids []uint64) []uint64 {
+	if o.whole.Settle == nil {
+		return nil
+	}
+	limit := settleSoon
+	if slices.ContainsFunc(ids, func(id uint64) bool { return len(o.owners[id]) == 1 }) {
+		limit = settleLast
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return o.whole.Settle(ctx, node, ids)
+}
+
+// underWay is why a copy is not read that acknowledged writes have not reached.
+var underWay = copystate.Unfit{Reason: "writes that were acknowledged are still on their way to it", Readable: true, Rank: 1}
+
 // owned are shards that other nodes have, and who can be asked for them. A
 // node that failed once is not asked again by the same statement. A node that
 // answers but does not have a shard is passed over for it; a shard that no
 // owner has was never written to.
+//
+// A copy that is not whole is passed over, too. Only when no owner that can be
+// reached has a whole one, the best of the others is read, and the report says so.
 type owned struct {
 	self   uint64
 	state  *cluster.State
 	pool   *rpc.Pool
+	whole  Whole
+	report *Report
 	owners map[uint64][]uint64 // shard: nodes
 
 	mu    sync.Mutex
-	down  map[uint64]error // nodes that failed
-	lacks map[placed]bool  // shards that are not where they should be
+	down  map[uint64]error           // nodes that failed
+	lacks map[placed]bool            // shards that are not where they should be
+	unfit map[placed]copystate.Unfit // copies that are not whole
 }
 
 type placed struct{ node, shard uint64 }
 
-// peer is another node.
+// peer is a node that is asked: another one, or this one for a copy that is not whole.
 type peer struct {
 	rpc.QueryClient
-	id   uint64
-	addr string
+	id         uint64
+	addr       string
+	incomplete bool // it is to read copies that are not whole
 }
 
-// question asks a node for shards and tells those that it does not have.
-type question func(ctx context.Context, p peer, ids []uint64) (missing []uint64, err error)
+// passed are the shards that a node was asked for and did not read.
+type passed struct {
+	missing []uint64     // it does not have them
+	unfit   []*rpc.Unfit // its copies are not whole
+}
 
-func newOwned(meta Metadata, pool *rpc.Pool) *owned {
+func (p *passed) add(missing []uint64, unfit []*rpc.Unfit) {
+	p.missing, p.unfit = append(p.missing, missing...), append(p.unfit, unfit...)
+}
+
+// has reports whether a shard was not read.
+func (p *passed) has(id uint64) bool {
+	return slices.Contains(p.missing, id) || slices.ContainsFunc(p.unfit, func(u *rpc.Unfit) bool { return u.ShardId == id })
+}
+
+// question asks a node for shards and tells those that it did not read.
+type question func(ctx context.Context, p peer, ids []uint64) (passed, error)
+
+func newOwned(meta Metadata, pool *rpc.Pool, whole Whole, report *Report) *owned {
 	return &owned{
-		self: meta.NodeID(), state: meta.State(), pool: pool,
-		owners: make(map[uint64][]uint64), down: make(map[uint64]error), lacks: make(map[placed]bool),
+		self: meta.NodeID(), state: meta.State(), pool: pool, whole: whole, report: report,
+		owners: make(map[uint64][]uint64), down: make(map[uint64]error), lacks: make(map[placed]bool), unfit: make(map[placed]copystate.Unfit),
 	}
 }
 
-// add takes a shard, or returns true when this node itself has it: it is an
-// owner, and its copy exists or is the only one there can be.
-func (o *owned) add(sh emeta.ShardInfo, store *tsdb.Store) (local bool) {
-	var others []uint64
-	mine := false
-	for _, ow := range sh.Owners {
-		if ow.NodeID == o.self {
-			mine = true
-		} else {
-			others = append(others, ow.NodeID)
+// add takes shards, and returns those that this node itself reads: it is an
+// owner, and its copy is whole and exists, or is the only one there can be.
+func (o *owned) add(shards []emeta.ShardInfo, store *tsdb.Store) (local []uint64) {
+	var mine []uint64
+	for _, sh := range shards {
+		owners := make([]uint64, len(sh.Owners))
+		for i, ow := range sh.Owners {
+			owners[i] = ow.NodeID
+		}
+		o.owners[sh.ID] = owners
+		if slices.Contains(owners, o.self) {
+			mine = append(mine, sh.ID)
 		}
 	}
-	if mine && (len(others) == 0 || store.Shard(sh.ID) != nil) {
-		return true
+	if len(mine) == 0 {
+		return nil
 	}
-	o.owners[sh.ID] = others
-	return false
+	ctx := context.Background() // the engine's interface has none here
+	late := o.settle(ctx, o.self, mine)
+	unfit := o.whole.unfit(ctx, mine)
+	for _, id := range mine {
+		u, bad := unfit[id]
+		if !bad && slices.Contains(late, id) {
+			u, bad = underWay, true
+		}
+		switch exists := store.Shard(id) != nil; {
+		case bad:
+			u.Readable = u.Readable && exists
+			o.unfit[placed{o.self, id}] = u
+		case exists || len(o.owners[id]) == 1:
+			local = append(local, id)
+		default:
+			o.lacks[placed{o.self, id}] = true
+		}
+	}
+	return local
 }
 
-// assign gives each shard to one owner that is up: the one that has most to do
-// already, so that few nodes are asked.
-func (o *owned) assign(ids []uint64) (map[uint64][]uint64, error) {
+// target is whom to ask, and for what.
+type target struct {
+	node       uint64
+	incomplete bool
+}
+
+// assign gives each shard to one owner that is up and has a whole copy: the one that has most to do
+// already, so that few nodes are asked. Without one, it is the one whose copy is the best to read.
+func (o *owned) assign(ids []uint64) (map[target][]uint64, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	out := make(map[uint64][]uint64)
+	out := make(map[target][]uint64)
 	for _, id := range ids {
 		if len(o.owners[id]) == 0 {
 			return nil, fmt.Errorf("shard %d is on no data node: all its owners left the cluster; DROP SHARD %d gives it up", id, id)
 		}
-		var best uint64
+		var best, second uint64
+		var rank int // of second
 		var why []string
+		never := false // a whole copy is empty: nothing was ever written to the shard
 		for _, n := range o.owners[id] {
-			if err := o.down[n]; err != nil {
+			u, unfit := o.unfit[placed{n, id}]
+			switch err := o.down[n]; {
+			case err != nil:
 				why = append(why, err.Error())
-			} else if !o.lacks[placed{n, id}] && (best == 0 || len(out[n]) > len(out[best])) {
+			case unfit:
+				why = append(why, o.name(n)+": "+u.Reason)
+				if u.Readable && (second == 0 || u.Rank < rank) {
+					second, rank = n, u.Rank
+				}
+			case o.lacks[placed{n, id}]:
+				never = true
+			case best == 0 || len(out[target{n, false}]) > len(out[target{best, false}]):
 				best = n
 			}
 		}
-		if best != 0 {
-			out[best] = append(out[best], id)
-		} else if len(why) > 0 {
+		switch {
+		case best != 0:
+			out[target{best, false}] = append(out[target{best, false}], id)
+		case never && (len(why) == 0 || o.whole.Unfit != nil):
+		case second != 0:
+			if err := o.report.add(id, why); err != nil {
+				return nil, err
+			}
+			out[target{second, true}] = append(out[target{second, true}], id)
+		default:
 			return nil, fmt.Errorf("no owner of shard %d can answer: %s", id, strings.Join(why, "; "))
 		}
 	}
@@ -119,20 +224,20 @@ func (o *owned) open(ctx context.Context, ids []uint64, ask question) error {
 			mu    sync.Mutex
 			final error
 		)
-		for node, ids := range nodes {
+		for to, ids := range nodes {
 			wg.Add(1)
 			go func() {
 				defer wg.Done()
-				missing, err := o.ask(asking, node, ids, ask)
+				not, err := o.ask(asking, to, ids, ask)
 				mu.Lock()
 				defer mu.Unlock()
 				switch {
 				case err == nil:
-					todo = append(todo, o.lack(node, ids, missing)...)
+					todo = append(todo, o.pass(to, ids, not)...)
 				case ctx.Err() != nil:
 					final = ctx.Err()
 				case retryable(err):
-					o.fail(node, err)
+					o.fail(to.node, err)
 					todo = append(todo, ids...)
 				case final == nil:
 					final = errors.New(rpc.Message(err))
@@ -151,45 +256,74 @@ func (o *owned) open(ctx context.Context, ids []uint64, ask question) error {
 
 // each is open for questions with one answer.
 func (o *owned) each(ctx context.Context, ids []uint64, ask question) error {
-	return o.open(ctx, ids, func(ctx context.Context, p peer, ids []uint64) ([]uint64, error) {
+	return o.open(ctx, ids, func(ctx context.Context, p peer, ids []uint64) (passed, error) {
 		ctx, cancel := context.WithTimeout(ctx, askTimeout)
 		defer cancel()
 		return ask(ctx, p, ids)
 	})
 }
 
-func (o *owned) ask(ctx context.Context, node uint64, ids []uint64, ask question) ([]uint64, error) {
-	n, ok := o.state.DataNode(node)
+func (o *owned) ask(ctx context.Context, to target, ids []uint64, ask question) (passed, error) {
+	n, ok := o.state.DataNode(to.node)
 	if !ok {
-		return nil, errors.New("it left the cluster")
+		return passed{}, errors.New("it left the cluster")
 	}
 	conn, err := o.pool.Conn(n.TCPAddr)
 	if err != nil {
-		return nil, err
+		return passed{}, err
 	}
-	return ask(ctx, peer{QueryClient: rpc.NewQueryClient(conn), id: node, addr: n.TCPAddr}, ids)
+	var late []*rpc.Unfit
+	if !to.incomplete {
+		for _, id := range o.settle(ctx, to.node, ids) {
+			late = append(late, &rpc.Unfit{ShardId: id, Reason: underWay.Reason, Readable: true, Rank: uint32(underWay.Rank)})
+		}
+	}
+	if len(late) > 0 {
+		ids = slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return (&passed{unfit: late}).has(id) })
+	}
+	var not passed
+	if len(ids) > 0 {
+		not, err = ask(ctx, peer{QueryClient: rpc.NewQueryClient(conn), id: to.node, addr: n.TCPAddr, incomplete: to.incomplete}, ids)
+	}
+	not.unfit = append(not.unfit, late...)
+	return not, err
+}
+
+func (o *owned) name(node uint64) string {
+	if n, ok := o.state.DataNode(node); ok {
+		return n.TCPAddr
+	}
+	return fmt.Sprintf("node %d", node)
 }
 
 // fail passes a node over from now on.
 func (o *owned) fail(node uint64, err error) {
-	name := fmt.Sprintf("node %d", node)
-	if n, ok := o.state.DataNode(node); ok {
-		name = n.TCPAddr
-	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.down[node] = fmt.Errorf("%s: %s", name, rpc.Message(err))
+	o.down[node] = fmt.Errorf("%s: %s", o.name(node), rpc.Message(err))
 }
 
-// lack notes what a node does not have and returns what others must be asked for.
-func (o *owned) lack(node uint64, asked, missing []uint64) []uint64 {
+// pass notes what a node did not read and returns what others must be asked for.
+func (o *owned) pass(to target, asked []uint64, not passed) []uint64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var todo []uint64
-	for _, id := range missing {
-		if slices.Contains(asked, id) {
-			o.lacks[placed{node, id}] = true
-			todo = append(todo, id)
+	for _, id := range not.missing {
+		if !slices.Contains(asked, id) {
+			continue
+		}
+		if to.incomplete { // it went meanwhile
+			o.unfit[placed{to.node, id}] = copystate.Unfit{Reason: "its copy is gone"}
+		} else {
+			o.lacks[placed{to.node, id}] = true
+		}
+		todo = append(todo, id)
+	}
+	for _, u := range not.unfit {
+		if slices.Contains(asked, u.ShardId) {
+			readable := u.Readable && !to.incomplete // else it is not, whatever it says
+			o.unfit[placed{to.node, u.ShardId}] = copystate.Unfit{Reason: u.Reason, Readable: readable, Rank: int(u.Rank)}
+			todo = append(todo, u.ShardId)
 		}
 	}
 	return todo

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/influxdata/influxdb/query"
+	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 
@@ -19,14 +20,25 @@ import (
 
 // Schema answers what SHOW statements ask the store, over the whole cluster.
 type Schema struct {
-	meta  Metadata
-	store *tsdb.Store
-	pool  *rpc.Pool
+	// Whole says which copies may be read.
+	Whole Whole
+
+	report *Report // of the statement; nil for none
+	meta   Metadata
+	store  *tsdb.Store
+	pool   *rpc.Pool
 }
 
 // NewSchema returns the schema of the cluster as seen from one node.
 func NewSchema(meta Metadata, store *tsdb.Store, pool *rpc.Pool) *Schema {
 	return &Schema{meta: meta, store: store, pool: pool}
+}
+
+// For returns the schema for one statement, which notes in the report what it could not read whole.
+func (s *Schema) For(report *Report) *Schema {
+	one := *s
+	one.report = report
+	return &one
 }
 
 // shardsOf lists the shards of a database, or of one policy when rp is not empty.
@@ -68,15 +80,20 @@ func (s *Schema) each(ctx context.Context, ids []uint64, local func([]uint64) er
 	for _, id := range ids {
 		want[id] = true
 	}
-	o := newOwned(s.meta, s.pool)
-	var mine, theirs []uint64
-	for _, sh := range s.meta.State().Shards() {
-		if !want[sh.ID] {
-			continue
+	o := newOwned(s.meta, s.pool, s.Whole, s.report)
+	var shards []emeta.ShardInfo
+	for _, sh := range o.state.Shards() {
+		if want[sh.ID] {
+			shards = append(shards, infoOf(sh))
 		}
-		if o.add(infoOf(sh), s.store) {
-			mine = append(mine, sh.ID)
-		} else {
+	}
+	mine := o.add(shards, s.store)
+	for _, id := range mine {
+		delete(want, id)
+	}
+	var theirs []uint64
+	for _, sh := range shards {
+		if want[sh.ID] {
 			theirs = append(theirs, sh.ID)
 		}
 	}
@@ -103,15 +120,15 @@ func (s *Schema) MeasurementNames(ctx context.Context, auth query.FineAuthorizer
 	err := s.each(ctx, s.shardsOf(db, rp), func(mine []uint64) (err error) {
 		names, err = measurementNames(s.store, mine, cond)
 		return err
-	}, func(ctx context.Context, p peer, ids []uint64) ([]uint64, error) {
-		r, err := p.MeasurementNames(ctx, &rpc.SchemaRequest{ShardIds: ids, Condition: encodeCondition(cond)})
+	}, func(ctx context.Context, p peer, ids []uint64) (passed, error) {
+		r, err := p.MeasurementNames(ctx, &rpc.SchemaRequest{ShardIds: ids, Condition: encodeCondition(cond), Incomplete: p.incomplete})
 		if err != nil {
-			return nil, err
+			return passed{}, err
 		}
 		mu.Lock()
 		defer mu.Unlock()
 		names = append(names, r.Names...)
-		return r.Missing, nil
+		return passed{r.Missing, r.Unfit}, nil
 	})
 	if err != nil {
 		return nil, err
@@ -133,10 +150,10 @@ func (s *Schema) TagKeys(ctx context.Context, auth query.FineAuthorizer, ids []u
 			all[m.Measurement] = append(all[m.Measurement], m.Keys...)
 		}
 		return err
-	}, func(ctx context.Context, p peer, ids []uint64) ([]uint64, error) {
-		r, err := p.TagKeys(ctx, &rpc.SchemaRequest{ShardIds: ids, Condition: encodeCondition(cond)})
+	}, func(ctx context.Context, p peer, ids []uint64) (passed, error) {
+		r, err := p.TagKeys(ctx, &rpc.SchemaRequest{ShardIds: ids, Condition: encodeCondition(cond), Incomplete: p.incomplete})
 		if err != nil {
-			return nil, err
+			return passed{}, err
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -146,7 +163,7 @@ func (s *Schema) TagKeys(ctx context.Context, auth query.FineAuthorizer, ids []u
 				all[name] = append(all[name], string(k))
 			}
 		}
-		return r.Missing, nil
+		return passed{r.Missing, r.Unfit}, nil
 	})
 	if err != nil {
 		return nil, err
@@ -173,19 +190,19 @@ func (s *Schema) TagValues(ctx context.Context, auth query.FineAuthorizer, ids [
 			all[m.Measurement] = append(all[m.Measurement], m.Values...)
 		}
 		return err
-	}, func(ctx context.Context, p peer, ids []uint64) (missing []uint64, err error) {
-		chunks, err := p.TagValues(ctx, &rpc.SchemaRequest{ShardIds: ids, Condition: encodeCondition(cond)})
+	}, func(ctx context.Context, p peer, ids []uint64) (not passed, err error) {
+		chunks, err := p.TagValues(ctx, &rpc.SchemaRequest{ShardIds: ids, Condition: encodeCondition(cond), Incomplete: p.incomplete})
 		if err != nil {
-			return nil, err
+			return passed{}, err
 		}
 		for {
 			c, err := chunks.Recv()
 			if err == io.EOF {
-				return missing, nil
+				return not, nil
 			} else if err != nil {
-				return nil, err
+				return passed{}, err
 			}
-			missing = append(missing, c.Missing...)
+			not.add(c.Missing, c.Unfit)
 			mu.Lock()
 			for _, m := range c.Measurements {
 				name := string(m.Measurement)
@@ -221,19 +238,19 @@ func (s *Schema) SeriesCardinality(ctx context.Context, db string) (int64, error
 	err := s.each(ctx, s.shardsOf(db, ""), func(mine []uint64) (err error) {
 		hashes, err = seriesHashes(ctx, s.store, mine)
 		return err
-	}, func(ctx context.Context, p peer, ids []uint64) (missing []uint64, err error) {
-		chunks, err := p.SeriesHashes(ctx, &rpc.SchemaRequest{ShardIds: ids})
+	}, func(ctx context.Context, p peer, ids []uint64) (not passed, err error) {
+		chunks, err := p.SeriesHashes(ctx, &rpc.SchemaRequest{ShardIds: ids, Incomplete: p.incomplete})
 		if err != nil {
-			return nil, err
+			return passed{}, err
 		}
 		for {
 			c, err := chunks.Recv()
 			if err == io.EOF {
-				return missing, nil
+				return not, nil
 			} else if err != nil {
-				return nil, err
+				return passed{}, err
 			}
-			missing = append(missing, c.Missing...)
+			not.add(c.Missing, c.Unfit)
 			mu.Lock()
 			hashes = append(hashes, c.Hashes...)
 			mu.Unlock()

@@ -150,10 +150,10 @@ func (m *mapping) tagSets(ctx context.Context, src *source, ids []uint64, mm *in
 	}
 	add(sets)
 	var mu sync.Mutex
-	err = src.others.each(ctx, remote, func(ctx context.Context, p peer, ids []uint64) (missing []uint64, err error) {
-		chunks, err := p.TagSets(ctx, &rpc.IteratorRequest{ShardIds: ids, Options: req})
+	err = src.others.each(ctx, remote, func(ctx context.Context, p peer, ids []uint64) (not passed, err error) {
+		chunks, err := p.TagSets(ctx, &rpc.IteratorRequest{ShardIds: ids, Options: req, Incomplete: p.incomplete})
 		if err != nil {
-			return nil, err
+			return passed{}, err
 		}
 		var got []*rpc.TagSetsChunk_TagSet
 		for {
@@ -161,14 +161,15 @@ func (m *mapping) tagSets(ctx context.Context, src *source, ids []uint64, mm *in
 			if err == io.EOF {
 				break
 			} else if err != nil {
-				return nil, err
+				return passed{}, err
 			}
-			got, missing = append(got, c.TagSets...), append(missing, c.Missing...)
+			got = append(got, c.TagSets...)
+			not.add(c.Missing, c.Unfit)
 		}
 		mu.Lock()
 		defer mu.Unlock()
 		add(got)
-		return missing, nil
+		return not, nil
 	})
 	return out, err
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/copystate"
 	"concord/internal/rpc"
 )
 
@@ -33,6 +34,8 @@ type Server struct {
 	Beat time.Duration
 	// Chunk is how many bytes of points are sent at once.
 	Chunk int
+	// Whole says which copies may be read.
+	Whole Whole
 
 	store *tsdb.Store
 	log   *zap.Logger
@@ -80,9 +83,24 @@ func decode(encoded []byte) (*influxql.Measurement, query.IteratorOptions, error
 	return mm, opt, err
 }
 
-// missing lists the shards that this node does not have.
-func (s *Server) missing(ids []uint64) []uint64 {
-	return slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return s.store.Shard(id) != nil })
+// readable tells which of the asked shards this node reads, and which it does not: it does not have them, or its copies are not
+// whole. When the answer may be incomplete it reads all that it has.
+func (s *Server) readable(ctx context.Context, asked []uint64, incomplete bool) (ids []uint64, not passed) {
+	var unfit map[uint64]copystate.Unfit
+	if !incomplete {
+		unfit = s.Whole.unfit(ctx, asked)
+	}
+	for _, id := range asked {
+		exists := s.store.Shard(id) != nil
+		if u, bad := unfit[id]; bad {
+			not.unfit = append(not.unfit, &rpc.Unfit{ShardId: id, Reason: u.Reason, Readable: u.Readable && exists, Rank: uint32(u.Rank)})
+		} else if exists {
+			ids = append(ids, id)
+		} else {
+			not.missing = append(not.missing, id)
+		}
+	}
+	return ids, not
 }
 
 // CreateIterator streams the points of an iterator. It ends when its caller
@@ -101,7 +119,8 @@ func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIter
 	to := &sender{out: out}
 	defer to.beat(s.Beat)()
 
-	in, err := openShards(ctx, s.store, r.ShardIds, mm, opt)
+	ids, not := s.readable(ctx, r.ShardIds, r.Incomplete)
+	in, err := openShards(ctx, s.store, ids, mm, opt)
 	if err != nil {
 		return failure(err)
 	}
@@ -109,7 +128,7 @@ func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIter
 	if err != nil {
 		return failure(err)
 	}
-	open := &rpc.IteratorChunk{Open: true, Missing: in.missing, Series: in.series}
+	open := &rpc.IteratorChunk{Open: true, Missing: append(not.missing, in.missing...), Unfit: not.unfit, Series: in.series}
 	if itr == nil {
 		return to.send(open)
 	}
@@ -233,20 +252,20 @@ func typeOf(itr query.Iterator) (influxql.DataType, error) {
 }
 
 // IteratorCost tells what an iterator would read.
-func (s *Server) IteratorCost(_ context.Context, r *rpc.IteratorRequest) (_ *rpc.IteratorCostResponse, err error) {
+func (s *Server) IteratorCost(ctx context.Context, r *rpc.IteratorRequest) (_ *rpc.IteratorCostResponse, err error) {
 	defer s.guard(&err)
 	mm, opt, err := decode(r.Options)
 	if err != nil {
 		return nil, err
 	}
-	missing := s.missing(r.ShardIds)
-	c, err := localShards(s.store, r.ShardIds, mm).IteratorCost(mm, opt)
+	ids, not := s.readable(ctx, r.ShardIds, r.Incomplete)
+	c, err := localShards(s.store, ids, mm).IteratorCost(mm, opt)
 	if err != nil {
 		return nil, failure(err)
 	}
 	return &rpc.IteratorCostResponse{
 		NumShards: c.NumShards, NumSeries: c.NumSeries, CachedValues: c.CachedValues,
-		NumFiles: c.NumFiles, BlocksRead: c.BlocksRead, BlockSize: c.BlockSize, Missing: missing,
+		NumFiles: c.NumFiles, BlocksRead: c.BlocksRead, BlockSize: c.BlockSize, Missing: not.missing, Unfit: not.unfit,
 	}, nil
 }
 
@@ -258,11 +277,12 @@ func (s *Server) TagSets(r *rpc.IteratorRequest, out rpc.Query_TagSetsServer) (e
 		return err
 	}
 	opt.InterruptCh = out.Context().Done()
-	sets, missing, err := shardTagSets(s.store, r.ShardIds, mm, opt)
+	ids, not := s.readable(out.Context(), r.ShardIds, r.Incomplete)
+	sets, missing, err := shardTagSets(s.store, ids, mm, opt)
 	if err != nil {
 		return failure(err)
 	}
-	if err := out.Send(&rpc.TagSetsChunk{Missing: missing}); err != nil {
+	if err := out.Send(&rpc.TagSetsChunk{Missing: append(not.missing, missing...), Unfit: not.unfit}); err != nil {
 		return err
 	}
 	for part := range slices.Chunk(sets, chunkLen) {
@@ -274,14 +294,14 @@ func (s *Server) TagSets(r *rpc.IteratorRequest, out rpc.Query_TagSetsServer) (e
 }
 
 // FieldDimensions lists a measurement's fields and tags.
-func (s *Server) FieldDimensions(_ context.Context, r *rpc.FieldDimensionsRequest) (_ *rpc.FieldDimensionsResponse, err error) {
+func (s *Server) FieldDimensions(ctx context.Context, r *rpc.FieldDimensionsRequest) (_ *rpc.FieldDimensionsResponse, err error) {
 	defer s.guard(&err)
 	mm, _, err := decode(r.Measurement)
 	if err != nil {
 		return nil, err
 	}
-	resp := &rpc.FieldDimensionsResponse{Missing: s.missing(r.ShardIds)}
-	ids := r.ShardIds
+	ids, not := s.readable(ctx, r.ShardIds, r.Incomplete)
+	resp := &rpc.FieldDimensionsResponse{Missing: not.missing, Unfit: not.unfit}
 	if r.TagsOnly {
 		ids = tagShards(s.store, ids)
 	}

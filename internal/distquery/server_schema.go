@@ -23,15 +23,15 @@ func condition(text []byte) (influxql.Expr, error) {
 }
 
 // MeasurementNames lists the measurements of shards.
-func (s *Server) MeasurementNames(_ context.Context, r *rpc.SchemaRequest) (_ *rpc.MeasurementNamesResponse, err error) {
+func (s *Server) MeasurementNames(ctx context.Context, r *rpc.SchemaRequest) (_ *rpc.MeasurementNamesResponse, err error) {
 	defer s.guard(&err)
 	cond, err := condition(r.Condition)
 	if err != nil {
 		return nil, err
 	}
-	missing := s.missing(r.ShardIds)
-	names, err := measurementNames(s.store, r.ShardIds, cond)
-	return &rpc.MeasurementNamesResponse{Names: names, Missing: missing}, failure(err)
+	ids, not := s.readable(ctx, r.ShardIds, r.Incomplete)
+	names, err := measurementNames(s.store, ids, cond)
+	return &rpc.MeasurementNamesResponse{Names: names, Missing: not.missing, Unfit: not.unfit}, failure(err)
 }
 
 // TagKeys lists tag keys by measurement.
@@ -41,8 +41,9 @@ func (s *Server) TagKeys(ctx context.Context, r *rpc.SchemaRequest) (_ *rpc.TagK
 	if err != nil {
 		return nil, err
 	}
-	resp := &rpc.TagKeysResponse{Missing: s.missing(r.ShardIds)}
-	list, err := s.store.TagKeys(ctx, query.OpenAuthorizer, r.ShardIds, cond)
+	ids, not := s.readable(ctx, r.ShardIds, r.Incomplete)
+	resp := &rpc.TagKeysResponse{Missing: not.missing, Unfit: not.unfit}
+	list, err := s.store.TagKeys(ctx, query.OpenAuthorizer, ids, cond)
 	if err != nil {
 		return nil, failure(err)
 	}
@@ -63,10 +64,11 @@ func (s *Server) TagValues(r *rpc.SchemaRequest, out rpc.Query_TagValuesServer) 
 	if err != nil {
 		return err
 	}
-	if err := out.Send(&rpc.TagValuesChunk{Missing: s.missing(r.ShardIds)}); err != nil {
+	ids, not := s.readable(out.Context(), r.ShardIds, r.Incomplete)
+	if err := out.Send(&rpc.TagValuesChunk{Missing: not.missing, Unfit: not.unfit}); err != nil {
 		return err
 	}
-	list, err := s.store.TagValues(out.Context(), query.OpenAuthorizer, r.ShardIds, cond)
+	list, err := s.store.TagValues(out.Context(), query.OpenAuthorizer, ids, cond)
 	if err != nil {
 		return failure(err)
 	}
@@ -87,10 +89,11 @@ func (s *Server) TagValues(r *rpc.SchemaRequest, out rpc.Query_TagValuesServer) 
 // SeriesHashes streams the hashes of the series of shards.
 func (s *Server) SeriesHashes(r *rpc.SchemaRequest, out rpc.Query_SeriesHashesServer) (err error) {
 	defer s.guard(&err)
-	if err := out.Send(&rpc.SeriesHashesChunk{Missing: s.missing(r.ShardIds)}); err != nil {
+	ids, not := s.readable(out.Context(), r.ShardIds, r.Incomplete)
+	if err := out.Send(&rpc.SeriesHashesChunk{Missing: not.missing, Unfit: not.unfit}); err != nil {
 		return err
 	}
-	hashes, err := seriesHashes(out.Context(), s.store, r.ShardIds)
+	hashes, err := seriesHashes(out.Context(), s.store, ids)
 	if err != nil {
 		return failure(err)
 	}

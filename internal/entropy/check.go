@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/cluster"
+	"concord/internal/copystate"
 )
 
 // firstCheck is how long after its start a node checks at the latest, so that
@@ -242,6 +243,20 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 			}
 		}
 	}
+	worst, lacks := lacking(copies)
+	for _, c := range copies {
+		for _, from := range c.state.Waiting {
+			if s.postpone(sh.ID); lacks {
+				s.lookSoon(sh.ID, owners)
+			}
+			return fmt.Sprintf("%s has hinted handoff for %s", addr(st, from), addr(st, c.owner)), nil
+		}
+	}
+	// What a copy is known to lack is repaired at once, whatever is being written.
+	if lacks {
+		s.conclude(sh, lackStatus(st, sh, worst), &lastCheck{owners: owners, lacks: true})
+		return "", nil
+	}
 	if last == nil || !slices.Equal(last.owners, owners) {
 		last = &lastCheck{owners: owners}
 	}
@@ -274,6 +289,23 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 	return "", nil
 }
 
+// lackStatus is the status of a shard of which a copy is known to lack something.
+func lackStatus(st *cluster.State, sh cluster.Shard, c copyOf) *ShardStatus {
+	status := Missing
+	if c.state.Exists && c.state.Lack.Kind == copystate.Missed {
+		status = Diff
+	}
+	return &ShardStatus{ID: sh.ID, Status: status, Message: addr(st, c.owner) + ": " + c.state.Lack.Why}
+}
+
+// lookSoon has a shard checked again soon.
+func (s *Service) lookSoon(id uint64, owners []uint64) {
+	s.mu.Lock()
+	s.checks[id] = &lastCheck{owners: owners, lookAgain: s.deps.Now().Add(time.Second)}
+	s.mu.Unlock()
+	notify(s.reload)
+}
+
 // postpone puts off the second look at a shard that cannot be compared now: one
 // that stays due would have the shard checked without pause.
 func (s *Service) postpone(id uint64) {
@@ -303,7 +335,7 @@ func (s *Service) conclude(sh cluster.Shard, result *ShardStatus, check *lastChe
 		s.log.Info("Found entropy", zap.Uint64("db_shard_id", sh.ID), zap.String("db_instance", sh.Database),
 			zap.String("db_rp", sh.RetentionPolicy), zap.String("status", string(result.Status)), zap.String("message", result.Message))
 	}
-	auto := result.Status == Missing && cfg.AutoRepairMissing || result.Status == Diff && cfg.AutoRepairDiff
+	auto := (result.Status == Missing || check.lacks) && cfg.AutoRepairMissing || result.Status == Diff && cfg.AutoRepairDiff
 	if auto && sh.Owners[0] == s.deps.Meta.NodeID() {
 		if err := s.enqueue(sh.ID); err != nil {
 			s.fail("Cannot queue shard", sh.ID, err)

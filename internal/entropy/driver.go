@@ -219,8 +219,19 @@ func (s *Service) repairOwners(ctx context.Context, st *cluster.State, sh cluste
 			return err
 		}
 	}
-	if err := s.fill(ctx, st, sh, copies, out); err != nil {
+	if removed, err := s.makeAnew(ctx, st, sh, copies); err != nil {
 		return err
+	} else if removed {
+		if copies, missing, err = s.reach(ctx, st, sh); err != nil {
+			return err
+		}
+	}
+	if filled, err := s.fill(ctx, st, sh, copies, out); err != nil {
+		return err
+	} else if filled { // the copies remember that they were filled
+		if copies, missing, err = s.reach(ctx, st, sh); err != nil {
+			return err
+		}
 	}
 	if err := s.syncing(ctx, j); err != nil {
 		return err
@@ -298,6 +309,9 @@ func (s *Service) reach(ctx context.Context, st *cluster.State, sh cluster.Shard
 				return nil, nil, fmt.Errorf("%s still has hinted handoff of shard %d for %s", addr(st, c.owner), sh.ID, addr(st, to))
 			}
 		}
+		for _, from := range c.state.Waiting {
+			return nil, nil, fmt.Errorf("%s still has hinted handoff of shard %d for %s", addr(st, from), sh.ID, addr(st, c.owner))
+		}
 	}
 	return copies, errors.Join(away...), nil
 }
@@ -363,6 +377,9 @@ func (s *Service) round(ctx context.Context, st *cluster.State, sh cluster.Shard
 // In later rounds the copies were written by the repair itself; there the shard's end decides.
 func (s *Service) until(sh cluster.Shard, copies []copyOf, round int) int64 {
 	before := s.deps.Now().Add(-time.Duration(s.config().Settle))
+	if _, any := lacking(copies); any {
+		return everything // also what is written to: the copy may lack all of it
+	}
 	if round == 1 && quiet(copies, before) || round > 1 && sh.End <= before.UnixNano() {
 		return everything
 	}

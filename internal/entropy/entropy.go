@@ -10,6 +10,7 @@ import (
 	"context"
 
 	"concord/internal/cluster"
+	"concord/internal/copystate"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile"
@@ -26,6 +27,10 @@ type ShardState struct {
 	Begun int64
 	// Deletes changes with every delete that the node hears of; 0 for not known.
 	Deletes uint64
+	// Lack is what the copy lacks for good, as far as its node knows: such a copy has no vote, and is repaired at once.
+	Lack copystate.Lack
+	// Waiting are the nodes that keep writes or deletes for the copy, as far as its node knows.
+	Waiting []uint64
 	// Corrupt says what is damaged in the copy. It is empty when nothing is known to be. A
 	// copy that is Corrupt and does not exist is one that the engine could not open.
 	Corrupt string
@@ -58,8 +63,11 @@ type Replica interface {
 	// no blocks), and returns how many points it wrote. It fails with ErrOvertaken when Deletes of
 	// the shard's state is not deletes any more; 0 asks for no such thing.
 	Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (int, error)
-	// Whole tells that the copy was found equal to those of the other owners: it is no longer Begun.
-	Whole(ctx context.Context, id uint64) error
+	// Whole tells that the copy was found equal to those of the other owners: it is no longer Begun, and lacks nothing, unless
+	// the Gen of its Lack has changed since.
+	Whole(ctx context.Context, id, gen uint64) error
+	// Discard removes a copy whose Lack is copystate.Stale and has that Gen: it is made anew of another one.
+	Discard(ctx context.Context, id, gen uint64) error
 }
 
 // Summarizer is a Replica that can tell a difference for less than a list. The
@@ -111,7 +119,7 @@ type NodeStatus struct {
 type ShardStatus struct {
 	ID      uint64
 	Status  Status
-	Message string // for conflict and corrupt: what and where
+	Message string // for conflict and corrupt, and for copies that are known to lack something: what and where
 }
 
 // Status says how the replicas of a shard differ.

@@ -128,7 +128,17 @@ func (r *fakeReplica) States(_ context.Context, ids []uint64) (map[uint64]ShardS
 	return out, nil
 }
 
-func (r *fakeReplica) Whole(_ context.Context, id uint64) error {
+func (r *fakeReplica) Discard(_ context.Context, id, _ uint64) error {
+	unlock, err := r.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	delete(r.shards, id)
+	return nil
+}
+
+func (r *fakeReplica) Whole(_ context.Context, id, _ uint64) error {
 	unlock, err := r.lock()
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.uber.org/zap"
 
@@ -16,15 +17,15 @@ const fillTries = 3
 // fill makes copies that are missing out of the files of an owner that has the shard. What is still
 // missing then, or came meanwhile, is for the comparison that follows. A copy that cannot be
 // filled stays missing, and gets its points one by one.
-func (s *Service) fill(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, out *outcome) error {
-	for i, c := range copies {
+func (s *Service) fill(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, out *outcome) (filled bool, err error) {
+	for _, c := range copies {
 		filler, ok := c.replica.(Filler)
 		if !ok || c.state.Exists || out.attempts >= fillTries {
 			continue
 		}
 		from, ok := sourceOf(sh, copies)
 		if !ok {
-			return nil // there are no points
+			return filled, nil // there are no points
 		}
 		source, ok := st.DataNode(from)
 		if !ok {
@@ -46,13 +47,13 @@ func (s *Service) fill(ctx context.Context, st *cluster.State, sh cluster.Shard,
 		case errors.Is(err, ErrNoFiles):
 			s.log.Info("A missing shard gets its points one by one", zap.Uint64("db_shard_id", sh.ID), zap.String("node", addr(st, c.owner)), zap.Error(err))
 		case err != nil:
-			return fmt.Errorf("copy the files of shard %d from %s to %s: %w", sh.ID, source.TCPAddr, addr(st, c.owner), err)
+			return filled, fmt.Errorf("copy the files of shard %d from %s to %s: %w", sh.ID, source.TCPAddr, addr(st, c.owner), err)
 		default:
-			copies[i].state.Exists, copies[i].state.Begun = true, copied
+			filled = true
 			s.log.Info("Copied the files of a missing shard", zap.Uint64("db_shard_id", sh.ID), zap.String("source", source.TCPAddr), zap.String("node", addr(st, c.owner)))
 		}
 	}
-	return nil
+	return filled, nil
 }
 
 // count counts n bytes from one owner to another, with out.mu held.
@@ -69,8 +70,12 @@ func (s *Service) count(out *outcome, to, from uint64, n int64) {
 	}
 }
 
-// sourceOf is the owner whose files a missing copy is made of: one of those that have the most, not always the same one.
+// sourceOf is the owner whose files a missing copy is made of: a whole copy if there is one, of those that have the most, and not
+// always the same one.
 func sourceOf(sh cluster.Shard, copies []copyOf) (owner uint64, ok bool) {
+	if slices.ContainsFunc(copies, func(c copyOf) bool { return c.state.whole() }) {
+		copies = slices.DeleteFunc(slices.Clone(copies), func(c copyOf) bool { return !c.state.whole() })
+	}
 	most := int64(0)
 	for _, c := range copies {
 		if c.state.Exists && c.state.Corrupt == "" {

@@ -12,6 +12,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 
 	"concord/internal/cluster"
+	"concord/internal/copystate"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
@@ -32,6 +33,8 @@ type Local struct {
 	Pending func(shard uint64) []uint64
 	// Deletes orders what a repair writes and deletes; nil for none.
 	Deletes Deletes
+	// Copies remembers what copies lack; nil for none.
+	Copies Copies
 	// Shards takes the points of repairs; NewLocal sets the store.
 	Shards patch.Store
 
@@ -78,15 +81,73 @@ func NewLocal(store *tsdb.Store, key func() uint64, dir string) *Local {
 	}
 }
 
+// Copies remembers, durably, which of this node's copies lack something.
+type Copies interface {
+	Begin(shard uint64) error
+	Copied(shard uint64) error
+	Whole(shard, gen uint64) error
+	Lacks(shard uint64) copystate.Lack
+	Waiting(shard uint64) []uint64
+}
+
 // Begin notes, durably, that a write begins this node's copy of a shard.
-func (l *Local) Begin(id uint64) error { return l.begun.add(id, time.Now().UnixNano()) }
+func (l *Local) Begin(id uint64) error {
+	if l.Copies != nil {
+		if err := l.Copies.Begin(id); err != nil {
+			return err
+		}
+	}
+	return l.begun.add(id, time.Now().UnixNano())
+}
 
 // Copied notes, durably, that this node's copy of a shard is one of another
 // owner's, which may have got writes meanwhile.
-func (l *Local) Copied(id uint64) error { return l.begun.add(id, copied) }
+func (l *Local) Copied(id uint64) error {
+	if l.Copies != nil {
+		if err := l.Copies.Copied(id); err != nil {
+			return err
+		}
+	}
+	return l.begun.add(id, copied)
+}
 
-// Whole forgets that.
-func (l *Local) Whole(_ context.Context, id uint64) error { return l.begun.remove(id) }
+// Whole forgets that. What the copy lacked stays noted when it is not what it lacked before the comparison.
+func (l *Local) Whole(_ context.Context, id, gen uint64) error {
+	if l.Copies != nil {
+		if err := l.Copies.Whole(id, gen); err != nil {
+			return err
+		}
+	}
+	return l.begun.remove(id)
+}
+
+// Discard removes a copy that may hold deleted points, so that it is made anew of another one.
+func (l *Local) Discard(_ context.Context, id, gen uint64) error {
+	if l.Copies == nil || l.Copies.Lacks(id).Kind != copystate.Stale || l.Copies.Lacks(id).Gen != gen {
+		return errors.New("the copy is not one that has to be made anew")
+	}
+	if err := l.store.DeleteShard(id); !errors.Is(err, tsdb.ErrShardNotFound) {
+		return err
+	}
+	return nil
+}
+
+// Damage says what is damaged in this node's copy of a shard, empty for nothing, and whether the copy can be read all the same.
+func (l *Local) Damage(id uint64) (reason string, readable bool) {
+	d, ok, err := l.damaged.of(id)
+	switch {
+	case err != nil:
+		return err.Error(), true
+	case ok:
+		return "it is damaged: " + d.Message, true
+	case l.store.Shard(id) != nil:
+		return "", true
+	}
+	return l.unopened()[id], false
+}
+
+// Has reports whether there is a copy on disk, be it one that cannot be opened.
+func (l *Local) Has(id uint64) bool { return l.store.Shard(id) != nil || l.unopened()[id] != "" }
 
 // copied is later than any time at which a write begins a shard.
 const copied = math.MaxInt64
@@ -98,15 +159,20 @@ func (l *Local) States(_ context.Context, ids []uint64) (map[uint64]ShardState, 
 	out := make(map[uint64]ShardState, len(ids))
 	unopened := l.unopened()
 	for _, id := range ids {
+		var lack copystate.Lack
+		var waiting []uint64
+		if l.Copies != nil {
+			lack, waiting = l.Copies.Lacks(id), l.Copies.Waiting(id)
+		}
 		if message, ok := unopened[id]; ok {
-			out[id] = ShardState{Corrupt: message}
+			out[id] = ShardState{Corrupt: message, Lack: lack, Waiting: waiting}
 			continue
 		}
 		v, err := version(l.store.Shard(id))
 		if err != nil {
 			return nil, fmt.Errorf("state of shard %d: %w", id, err)
 		}
-		st := ShardState{Version: v}
+		st := ShardState{Version: v, Lack: lack, Waiting: waiting}
 		if v.Exists {
 			st.Begun = l.begun.at(id)
 		}

@@ -88,7 +88,7 @@ func TestBegunShardsOutliveARestart(t *testing.T) {
 	if l.begun.at(7) == 0 || l.begun.at(8) != 0 {
 		t.Error("the note is lost, or there is one too many")
 	}
-	if err := l.Whole(t.Context(), 7); err != nil || l.begun.at(7) != 0 || NewLocal(nil, nil, dir).begun.at(7) != 0 {
+	if err := l.Whole(t.Context(), 7, 0); err != nil || l.begun.at(7) != 0 || NewLocal(nil, nil, dir).begun.at(7) != 0 {
 		t.Errorf("the note stays: %v", err)
 	}
 }

@@ -98,7 +98,7 @@ func (s *Service) eachDifference(ctx context.Context, st *cluster.State, sh clus
 func (s *Service) rules(sh cluster.Shard, copies []copyOf, out *outcome) patch.Rules {
 	r := patch.Rules{Absent: len(sh.Owners) - len(copies), Doubtful: make([]bool, len(copies))}
 	for i, c := range copies {
-		r.Doubtful[i] = c.state.Corrupt != "" || BegunByCopy(c.state.Begun)
+		r.Doubtful[i] = c.state.Corrupt != "" || BegunByCopy(c.state.Begun) || c.state.Lack.Kind != ""
 	}
 	if quiet(copies, s.deps.Now().Add(-time.Duration(s.config().Settle))) {
 		return r

@@ -74,12 +74,14 @@ type Service struct {
 	freed    chan struct{} // closed and replaced when a job may sync
 	suspects bool          // a check is due at once
 	paused   bool          // no repair is taken
+	closed   bool          // no goroutine starts any more
 	history  history
 }
 
 // lastCheck is what the checker remembers of a shard.
 type lastCheck struct {
 	owners []uint64  // the reachable ones
+	lacks  bool      // a copy is known to lack something, and is repaired at once
 	states []Version // at the last conclusive check, for owners; nil if there was none
 	// A window of a shard that is being written counts when it differs in the same way
 	// at lookAgain, up to the same time.
@@ -150,6 +152,9 @@ func (s *Service) Close() error {
 	if s.cancel == nil {
 		return nil
 	}
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
 	s.cancel()
 	s.wg.Wait()
 	s.cancel = nil
@@ -325,6 +330,46 @@ func (s *Service) Suspect(id uint64) {
 	s.suspects = true
 	s.mu.Unlock()
 	notify(s.reload)
+}
+
+// tellTimeout bounds how long another owner is told that a copy lacks something.
+const tellTimeout = 5 * time.Second
+
+// Lacks has a shard of which this node's copy lacks something, 0 for several, checked at once: here, and on the owners that come
+// before this node and drive its repair.
+func (s *Service) Lacks(id uint64) {
+	s.Suspect(id)
+	st, self := s.deps.Meta.State(), s.deps.Meta.NodeID()
+	if !s.config().Enabled || st == nil || st.Data == nil {
+		return
+	}
+	first := make(map[uint64]bool)
+	for _, sh := range s.live() {
+		if (id == 0 || sh.ID == id) && owns(sh, self) && sh.Owners[0] != self {
+			first[sh.Owners[0]] = true
+		}
+	}
+	for node := range first {
+		n, ok := st.DataNode(node)
+		if !ok {
+			continue
+		}
+		s.mu.Lock()
+		if s.closed {
+			s.mu.Unlock()
+			return
+		}
+		s.wg.Add(1)
+		s.mu.Unlock()
+		go func() {
+			defer s.wg.Done()
+			ctx, cancel := context.WithTimeout(context.Background(), tellTimeout)
+			defer cancel()
+			if err := s.deps.Transport.Control(n).Check(ctx, id); err != nil {
+				s.log.Debug("Cannot tell the first owner that a copy lacks something: its next check finds out", zap.String("node", n.TCPAddr), zap.Error(err))
+			}
+		}()
+	}
 }
 
 func (s *Service) enqueue(id uint64) error {

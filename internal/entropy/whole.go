@@ -2,9 +2,14 @@ package entropy
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"time"
 
+	"go.uber.org/zap"
+
 	"concord/internal/cluster"
+	"concord/internal/copystate"
 )
 
 // begunTogether is within which time the owners of a new shard begin it.
@@ -28,17 +33,17 @@ func BegunAfter(first, last int64) bool {
 // BegunByCopy tells whether that is what a copy begins with, until it is found equal to its source.
 func BegunByCopy(begun int64) bool { return begun == copied }
 
-// whole tells owners whose copy a write began that it is equal to the others.
-// While one is away none is told: it would seem to have begun late.
+// whole tells owners whose copy a write began, or lacked something, that it is equal to the others.
+// While an owner is away none is told of its beginning: it would seem to have begun late. Of what it lacked it is told when one
+// of the equal copies is whole, or when there is no other.
 func (s *Service) whole(ctx context.Context, sh cluster.Shard, copies []copyOf) {
-	if len(copies) < len(sh.Owners) {
-		return
-	}
+	all := len(copies) == len(sh.Owners)
+	anyWhole := slices.ContainsFunc(copies, func(c copyOf) bool { return c.state.whole() })
 	for _, c := range copies {
-		if c.state.Begun == 0 {
+		if lacks := c.state.Lack.Kind != ""; !(all && (c.state.Begun != 0 || lacks) || lacks && anyWhole) {
 			continue
 		}
-		if err := c.replica.Whole(ctx, sh.ID); err != nil {
+		if err := c.replica.Whole(ctx, sh.ID, c.state.Lack.Gen); err != nil {
 			s.fail("Cannot tell an owner that its copy is whole", sh.ID, err)
 			s.mu.Lock()
 			if s.unaware[sh.ID] == nil {
@@ -48,6 +53,44 @@ func (s *Service) whole(ctx context.Context, sh cluster.Shard, copies []copyOf) 
 			s.mu.Unlock()
 		}
 	}
+}
+
+// whole tells whether a copy has all that the others may lack.
+func (s ShardState) whole() bool {
+	return s.Exists && s.Corrupt == "" && s.Lack.Kind == "" && len(s.Waiting) == 0 && !BegunByCopy(s.Begun)
+}
+
+// lacking is the copy that lacks the most, false when none lacks anything.
+func lacking(copies []copyOf) (worst copyOf, any bool) {
+	for _, c := range copies {
+		if c.state.Lack.Kind.Worse(worst.state.Lack.Kind) {
+			worst, any = c, true
+		}
+	}
+	return worst, any
+}
+
+// makeAnew removes copies that may hold deleted points, when they differ from the others and another copy is whole: a merge would
+// bring these points back everywhere. They are then missing, and filled.
+func (s *Service) makeAnew(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf) (bool, error) {
+	stale := func(c copyOf) bool { return c.state.Exists && c.state.Lack.Kind == copystate.Stale }
+	if !slices.ContainsFunc(copies, stale) || !slices.ContainsFunc(copies, func(c copyOf) bool { return c.state.whole() }) {
+		return false, nil
+	}
+	equal, err := equalRoots(ctx, sh, copies, everything)
+	if err != nil || equal {
+		return false, err
+	}
+	for _, c := range copies {
+		if !stale(c) {
+			continue
+		}
+		if err := c.replica.Discard(ctx, sh.ID, c.state.Lack.Gen); err != nil {
+			return false, fmt.Errorf("remove the copy of shard %d on %s, to make it anew: %w", sh.ID, addr(st, c.owner), err)
+		}
+		s.log.Info("Removed a copy that may hold deleted points: it is made anew", zap.Uint64("db_shard_id", sh.ID), zap.String("node", addr(st, c.owner)), zap.String("reason", c.state.Lack.Why))
+	}
+	return true, nil
 }
 
 // aware tells the owners of which whole could not. Beside the others, who were told, they would seem to have begun late.
@@ -62,7 +105,7 @@ func (s *Service) aware(ctx context.Context, sh cluster.Shard, copies []copyOf) 
 		}
 		if c.state.Begun == begun { // else it lost the shard since, or a write began it again
 			c.state.Begun = 0
-			if err := c.replica.Whole(ctx, sh.ID); err != nil {
+			if err := c.replica.Whole(ctx, sh.ID, c.state.Lack.Gen); err != nil {
 				s.fail("Cannot tell an owner that its copy is whole", sh.ID, err)
 				continue
 			}

@@ -257,6 +257,29 @@ func (s *Service) Waiting() []Waiting {
 	return out
 }
 
+// Owed lists the shards of all queues by node, with WholeDatabase where deletes wait for a node.
+func (s *Service) Owed() map[uint64][]uint64 {
+	out := make(map[uint64][]uint64)
+	for _, n := range s.all() {
+		for _, sq := range n.all() {
+			out[n.id] = append(out[n.id], sq.shard)
+		}
+	}
+	return out
+}
+
+// SetAside takes everything off the queues and keeps their files beside them: the folder is older than it was, and what is in it was
+// delivered since or is lost.
+func (s *Service) SetAside() error {
+	var errs []error
+	for _, n := range s.all() {
+		for _, sq := range n.all() {
+			errs = append(errs, n.setAside(sq))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Forget removes all queues: this node has left its cluster.
 func (s *Service) Forget() error {
 	var errs []error
@@ -298,6 +321,19 @@ func (s *Service) Heard(nodeID uint64) {
 	if n := s.known(nodeID); n != nil {
 		notify(n.heard)
 	}
+}
+
+// Back is Heard of a node that did not answer before: every queue is tried at once, also those that rest alone.
+func (s *Service) Back(nodeID uint64) {
+	n := s.known(nodeID)
+	if n == nil {
+		return
+	}
+	for _, sq := range n.all() {
+		sq.q.retry()
+	}
+	notify(n.heard)
+	notify(n.wake)
 }
 
 func (s *Service) purgeLoop() {

@@ -3,6 +3,7 @@ package handoff
 import (
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -261,6 +262,16 @@ func (n *node) giveUp(sq shardQueue, at *segmentError) error {
 	n.s.log.Error("Gave up what is left of a damaged hinted handoff queue: anti-entropy has to repair the shard",
 		zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard), zap.Int64("bytes", lost), zap.Strings("kept", files), zap.Error(at))
 	n.s.deps.Dropped(n.id, sq.shard)
+	return err
+}
+
+// setAside gives a queue up, and keeps its files.
+func (n *node) setAside(sq shardQueue) error {
+	sq.q.draining.Lock()
+	defer sq.q.draining.Unlock()
+	var files []string
+	err := n.take(sq, func() (err error) { _, files, err = sq.q.setAside(math.MaxUint64); return err })
+	n.s.log.Warn("Set a hinted handoff queue aside", zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard), zap.Strings("kept", files), zap.Error(err))
 	return err
 }
 

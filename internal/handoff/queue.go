@@ -159,6 +159,15 @@ func (q *queue) recovered() {
 	q.setbacks, q.rest, q.told = 0, time.Time{}, false
 }
 
+// retry ends the rest, unless the queue rests for a fault of its own files.
+func (q *queue) retry() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.told {
+		q.setbacks, q.rest = 0, time.Time{}
+	}
+}
+
 // resting is how long the queue rests yet.
 func (q *queue) resting() time.Duration {
 	q.mu.Lock()

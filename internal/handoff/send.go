@@ -56,6 +56,8 @@ func (n *node) loop(ctx context.Context) {
 				return
 			case <-n.heard:
 				timer.Stop()
+				pause = time.Duration(n.s.cfg.RetryInterval)
+				continue
 			case <-timer.C:
 			}
 			if !errors.Is(err, errNoMetadata) { // which says nothing of the node

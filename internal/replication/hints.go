@@ -92,6 +92,7 @@ func (r *recentDeletes) since(db string, t time.Time) []*rpc.ExecuteRequest {
 func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed result) result {
 	cause := failed.err
 	if w.Handoff == nil {
+		w.missedBy(d.node, d.shard, false)
 		return result{err: cause}
 	}
 	var entries []handoff.Entry
@@ -115,6 +116,7 @@ func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed result)
 		return result{err: fmt.Errorf("%w; and hinted handoff: %w", cause, err)}
 	}
 	w.stats.hinted.Add(int64(points))
+	w.missedBy(d.node, d.shard, true)
 	return result{err: cause, hinted: true}
 }
 
@@ -267,6 +269,7 @@ func (w *Writer) HintDelete(req *rpc.ExecuteRequest, nodes []uint64) error {
 			continue
 		}
 		errs = append(errs, w.Handoff.Append(n, handoff.WholeDatabase, handoff.Entry{Kind: handoff.Delete, Data: b}))
+		w.missedBy(n, handoff.WholeDatabase, true)
 		// Writes of that node which were let in before must not end after the delete.
 		w.arrivals.wait(n)
 	}

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -103,6 +104,57 @@ func (l *lanes) answer(ds []*delivery) {
 	for _, d := range ds {
 		d.answered = true
 	}
+}
+
+// slow lists the lanes, shards by node, in which a write whose client has its answer has been under way for longer than limit.
+func (l *lanes) slow(limit time.Duration) map[uint64][]uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out map[uint64][]uint64
+	for ln, set := range l.lanes {
+		for d := range set {
+			if d.answered && time.Since(d.began) > limit {
+				if out == nil {
+					out = make(map[uint64][]uint64)
+				}
+				out[ln.node] = append(out[ln.node], ln.shard)
+				break
+			}
+		}
+	}
+	return out
+}
+
+// settle waits until the writes whose clients have their answer have reached a node's copies of shards, and returns those of
+// which some have not by the end of ctx.
+func (l *lanes) settle(ctx context.Context, node uint64, shards []uint64) (late []uint64) {
+	var waits []*delivery
+	l.mu.Lock()
+	if len(l.lanes) > 0 {
+		for _, id := range shards {
+			for d := range l.lanes[lane{node, id}] {
+				if d.answered {
+					waits = append(waits, d)
+				}
+			}
+		}
+	}
+	l.mu.Unlock()
+	for _, d := range waits {
+		select {
+		case <-d.done:
+			continue
+		default:
+		}
+		select {
+		case <-d.done:
+		case <-ctx.Done():
+			if !slices.Contains(late, d.shard) {
+				late = append(late, d.shard)
+			}
+		}
+	}
+	return late
 }
 
 // finish ends a delivery: the owner has the write, or its queue, or neither.

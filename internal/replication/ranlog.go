@@ -14,6 +14,9 @@ import (
 // RanLog remembers, durably, which deletes ran on this node. Several nodes may
 // bring the same delete, each with its own later writes behind it: only the first time counts.
 type RanLog struct {
+	// Recorded, when set, is called when a delete was recorded: an older copy of this node's disk lacks it.
+	Recorded func() error
+
 	db   *bbolt.DB
 	keep time.Duration
 }
@@ -76,9 +79,13 @@ func (l *RanLog) Ran(id string) (ran bool) {
 
 // Record remembers that a delete ran; it is on disk when Record returns.
 func (l *RanLog) Record(id string) error {
-	return l.db.Update(func(tx *bbolt.Tx) error {
+	err := l.db.Update(func(tx *bbolt.Tx) error {
 		return tx.Bucket(ranBucket).Put([]byte(id), binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano())))
 	})
+	if err == nil && l.Recorded != nil {
+		err = l.Recorded()
+	}
+	return err
 }
 
 // Close closes the file.

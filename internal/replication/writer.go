@@ -62,6 +62,9 @@ type Writer struct {
 	// Begun, when set, is told of a shard that this node begins with a write: other owners
 	// may have more of it.
 	Begun func(shard uint64) error
+	// Missed is told, before the write is acknowledged, that a node's copy of a shard lacks a write which this node keeps for it
+	// (kept), or which nobody keeps; nil for none.
+	Missed func(node, shard uint64, kept bool)
 	// Shards takes the points; NewWriter sets the store.
 	Shards Shards
 	// Failed, when set, is told why a delete could not run on the store.
@@ -374,7 +377,11 @@ func (w *Writer) writeLocal(ctx tsdb.WriteContext, d *delivery, db, policy strin
 	if w.Handoff == nil || !w.Handoff.Pending(d.node, d.shard) {
 		w.stats.local.Add(int64(len(points)))
 		r := judge(writeStore(w.Shards, w.Begun, ctx, d.shard, db, policy, points))
-		if r.err == nil || w.Handoff == nil || influxdb.IsClientError(r.err) {
+		if r.err == nil || influxdb.IsClientError(r.err) {
+			return r
+		}
+		if w.Handoff == nil {
+			w.missedBy(d.node, d.shard, false)
 			return r
 		}
 		failed = r
@@ -509,6 +516,24 @@ func (m *missedLog) note(log *zap.Logger, addr string, points int, err error) {
 	}
 	log.Warn("A data node misses writes; anti-entropy will repair it", zap.String("node", addr), zap.Int("points", by.points), zap.Error(err))
 	by.last, by.points = time.Now(), 0
+}
+
+// slowAfter is how long a write may be under way before it counts as missing where it is to arrive.
+const slowAfter = 500 * time.Millisecond
+
+// Slow lists the shards, by node, of acknowledged writes that have been under way to the node for a while.
+func (w *Writer) Slow() map[uint64][]uint64 { return w.lanes.slow(slowAfter) }
+
+// Settle waits until the writes that this node acknowledged have arrived at a node's copies of shards, and returns the shards of
+// which some have not by the end of ctx.
+func (w *Writer) Settle(ctx context.Context, node uint64, shards []uint64) []uint64 {
+	return w.lanes.settle(ctx, node, shards)
+}
+
+func (w *Writer) missedBy(node, shard uint64, kept bool) {
+	if w.Missed != nil {
+		w.Missed(node, shard, kept)
+	}
 }
 
 // Requests is how many writes this node coordinated.

@@ -1021,6 +1021,10 @@ type ShardState struct {
 	Deletes       uint64                 `protobuf:"varint,7,opt,name=deletes,proto3" json:"deletes,omitempty"`                               // changes with every delete in its database
 	Corrupt       string                 `protobuf:"bytes,8,opt,name=corrupt,proto3" json:"corrupt,omitempty"`                                // what is damaged in it; empty when nothing is known to be
 	Begun         int64                  `protobuf:"varint,6,opt,name=begun,proto3" json:"begun,omitempty"`                                   // when a write began it, nanoseconds; 0 since it was found equal to the others
+	LackKind      string                 `protobuf:"bytes,9,opt,name=lack_kind,json=lackKind,proto3" json:"lack_kind,omitempty"`              // what it lacks for good: missed, lost or stale; empty for nothing
+	LackWhy       string                 `protobuf:"bytes,10,opt,name=lack_why,json=lackWhy,proto3" json:"lack_why,omitempty"`                // for people
+	LackGen       uint64                 `protobuf:"varint,11,opt,name=lack_gen,json=lackGen,proto3" json:"lack_gen,omitempty"`               // another for each time that something was missed
+	Waiting       []uint64               `protobuf:"varint,12,rep,packed,name=waiting,proto3" json:"waiting,omitempty"`                       // nodes that keep writes or deletes for it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1111,9 +1115,38 @@ func (x *ShardState) GetBegun() int64 {
 	return 0
 }
 
+func (x *ShardState) GetLackKind() string {
+	if x != nil {
+		return x.LackKind
+	}
+	return ""
+}
+
+func (x *ShardState) GetLackWhy() string {
+	if x != nil {
+		return x.LackWhy
+	}
+	return ""
+}
+
+func (x *ShardState) GetLackGen() uint64 {
+	if x != nil {
+		return x.LackGen
+	}
+	return 0
+}
+
+func (x *ShardState) GetWaiting() []uint64 {
+	if x != nil {
+		return x.Waiting
+	}
+	return nil
+}
+
 type WholeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	LackGen       uint64                 `protobuf:"varint,2,opt,name=lack_gen,json=lackGen,proto3" json:"lack_gen,omitempty"` // as in ShardState when the copies were compared
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1151,6 +1184,13 @@ func (*WholeRequest) Descriptor() ([]byte, []int) {
 func (x *WholeRequest) GetShardId() uint64 {
 	if x != nil {
 		return x.ShardId
+	}
+	return 0
+}
+
+func (x *WholeRequest) GetLackGen() uint64 {
+	if x != nil {
+		return x.LackGen
 	}
 	return 0
 }
@@ -2871,7 +2911,7 @@ const file_concord_proto_rawDesc = "" +
 	"\x05nodes\x18\x02 \x03(\x04R\x05nodes\"\x0e\n" +
 	"\fHintResponse\"1\n" +
 	"\x12ShardStatesRequest\x12\x1b\n" +
-	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\"\xd8\x01\n" +
+	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\"\xc5\x02\n" +
 	"\n" +
 	"ShardState\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
@@ -2881,9 +2921,15 @@ const file_concord_proto_rawDesc = "" +
 	"\x05hints\x18\x05 \x03(\x04R\x05hints\x12\x18\n" +
 	"\adeletes\x18\a \x01(\x04R\adeletes\x12\x18\n" +
 	"\acorrupt\x18\b \x01(\tR\acorrupt\x12\x14\n" +
-	"\x05begun\x18\x06 \x01(\x03R\x05begun\")\n" +
+	"\x05begun\x18\x06 \x01(\x03R\x05begun\x12\x1b\n" +
+	"\tlack_kind\x18\t \x01(\tR\blackKind\x12\x19\n" +
+	"\black_why\x18\n" +
+	" \x01(\tR\alackWhy\x12\x19\n" +
+	"\black_gen\x18\v \x01(\x04R\alackGen\x12\x18\n" +
+	"\awaiting\x18\f \x03(\x04R\awaiting\"D\n" +
 	"\fWholeRequest\x12\x19\n" +
-	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x0f\n" +
+	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x19\n" +
+	"\black_gen\x18\x02 \x01(\x04R\alackGen\"\x0f\n" +
 	"\rWholeResponse\"E\n" +
 	"\x13ShardStatesResponse\x12.\n" +
 	"\x06states\x18\x01 \x03(\v2\x16.concord.v1.ShardStateR\x06states\";\n" +
@@ -3011,14 +3057,15 @@ const file_concord_proto_rawDesc = "" +
 	"\n" +
 	"WriteShard\x12\x1d.concord.v1.WriteShardRequest\x1a\x1e.concord.v1.WriteShardResponse\x12B\n" +
 	"\aExecute\x12\x1a.concord.v1.ExecuteRequest\x1a\x1b.concord.v1.ExecuteResponse\x129\n" +
-	"\x04Hint\x12\x17.concord.v1.HintRequest\x1a\x18.concord.v1.HintResponse2\xd5\x06\n" +
+	"\x04Hint\x12\x17.concord.v1.HintRequest\x1a\x18.concord.v1.HintResponse2\x95\a\n" +
 	"\aEntropy\x12N\n" +
 	"\vShardStates\x12\x1e.concord.v1.ShardStatesRequest\x1a\x1f.concord.v1.ShardStatesResponse\x129\n" +
 	"\x04Root\x12\x17.concord.v1.RootRequest\x1a\x18.concord.v1.RootResponse\x12>\n" +
 	"\aDigests\x12\x17.concord.v1.RootRequest\x1a\x18.concord.v1.DigestsChunk0\x01\x12;\n" +
 	"\x05Fetch\x12\x18.concord.v1.FetchRequest\x1a\x16.concord.v1.FetchChunk0\x01\x12<\n" +
 	"\x05Apply\x12\x18.concord.v1.ApplyRequest\x1a\x19.concord.v1.ApplyResponse\x12<\n" +
-	"\x05Whole\x12\x18.concord.v1.WholeRequest\x1a\x19.concord.v1.WholeResponse\x12?\n" +
+	"\x05Whole\x12\x18.concord.v1.WholeRequest\x1a\x19.concord.v1.WholeResponse\x12>\n" +
+	"\aDiscard\x12\x18.concord.v1.WholeRequest\x1a\x19.concord.v1.WholeResponse\x12?\n" +
 	"\x06Status\x12\x19.concord.v1.StatusRequest\x1a\x1a.concord.v1.StatusResponse\x12?\n" +
 	"\x06Repair\x12\x19.concord.v1.RepairRequest\x1a\x1a.concord.v1.RepairResponse\x12E\n" +
 	"\fCancelRepair\x12\x19.concord.v1.RepairRequest\x1a\x1a.concord.v1.RepairResponse\x12>\n" +
@@ -3118,34 +3165,36 @@ var file_concord_proto_depIdxs = []int32{
 	28, // 27: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
 	30, // 28: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
 	17, // 29: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	32, // 30: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	34, // 31: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	34, // 32: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	34, // 33: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	36, // 34: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	34, // 35: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	32, // 36: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	2,  // 37: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	4,  // 38: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	6,  // 39: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	8,  // 40: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	12, // 41: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	14, // 42: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
-	19, // 43: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	22, // 44: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	25, // 45: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	29, // 46: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	31, // 47: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	18, // 48: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	33, // 49: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	35, // 50: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	35, // 51: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	35, // 52: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	35, // 53: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	38, // 54: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	39, // 55: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	37, // [37:56] is the sub-list for method output_type
-	18, // [18:37] is the sub-list for method input_type
+	17, // 30: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
+	32, // 31: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	34, // 32: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	34, // 33: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	34, // 34: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	36, // 35: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	34, // 36: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	32, // 37: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	2,  // 38: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	4,  // 39: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	6,  // 40: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	8,  // 41: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	12, // 42: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	14, // 43: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
+	19, // 44: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	22, // 45: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	25, // 46: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	29, // 47: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	31, // 48: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	18, // 49: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	18, // 50: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
+	33, // 51: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	35, // 52: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	35, // 53: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	35, // 54: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	35, // 55: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	38, // 56: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	39, // 57: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	38, // [38:58] is the sub-list for method output_type
+	18, // [18:38] is the sub-list for method input_type
 	18, // [18:18] is the sub-list for extension type_name
 	18, // [18:18] is the sub-list for extension extendee
 	0,  // [0:18] is the sub-list for field type_name

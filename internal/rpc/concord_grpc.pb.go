@@ -405,6 +405,7 @@ const (
 	Entropy_Fetch_FullMethodName        = "/concord.v1.Entropy/Fetch"
 	Entropy_Apply_FullMethodName        = "/concord.v1.Entropy/Apply"
 	Entropy_Whole_FullMethodName        = "/concord.v1.Entropy/Whole"
+	Entropy_Discard_FullMethodName      = "/concord.v1.Entropy/Discard"
 	Entropy_Status_FullMethodName       = "/concord.v1.Entropy/Status"
 	Entropy_Repair_FullMethodName       = "/concord.v1.Entropy/Repair"
 	Entropy_CancelRepair_FullMethodName = "/concord.v1.Entropy/CancelRepair"
@@ -430,6 +431,8 @@ type EntropyClient interface {
 	Apply(ctx context.Context, in *ApplyRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
 	// Whole tells that the copy was found equal to those of the other owners.
 	Whole(ctx context.Context, in *WholeRequest, opts ...grpc.CallOption) (*WholeResponse, error)
+	// Discard removes a copy that may hold deleted points: it is made anew of another one.
+	Discard(ctx context.Context, in *WholeRequest, opts ...grpc.CallOption) (*WholeResponse, error)
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 	Repair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
 	CancelRepair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
@@ -525,6 +528,16 @@ func (c *entropyClient) Whole(ctx context.Context, in *WholeRequest, opts ...grp
 	return out, nil
 }
 
+func (c *entropyClient) Discard(ctx context.Context, in *WholeRequest, opts ...grpc.CallOption) (*WholeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WholeResponse)
+	err := c.cc.Invoke(ctx, Entropy_Discard_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *entropyClient) Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StatusResponse)
@@ -611,6 +624,8 @@ type EntropyServer interface {
 	Apply(context.Context, *ApplyRequest) (*ApplyResponse, error)
 	// Whole tells that the copy was found equal to those of the other owners.
 	Whole(context.Context, *WholeRequest) (*WholeResponse, error)
+	// Discard removes a copy that may hold deleted points: it is made anew of another one.
+	Discard(context.Context, *WholeRequest) (*WholeResponse, error)
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	Repair(context.Context, *RepairRequest) (*RepairResponse, error)
 	CancelRepair(context.Context, *RepairRequest) (*RepairResponse, error)
@@ -645,6 +660,9 @@ func (UnimplementedEntropyServer) Apply(context.Context, *ApplyRequest) (*ApplyR
 }
 func (UnimplementedEntropyServer) Whole(context.Context, *WholeRequest) (*WholeResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Whole not implemented")
+}
+func (UnimplementedEntropyServer) Discard(context.Context, *WholeRequest) (*WholeResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Discard not implemented")
 }
 func (UnimplementedEntropyServer) Status(context.Context, *StatusRequest) (*StatusResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Status not implemented")
@@ -778,6 +796,24 @@ func _Entropy_Whole_Handler(srv interface{}, ctx context.Context, dec func(inter
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(EntropyServer).Whole(ctx, req.(*WholeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Entropy_Discard_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WholeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EntropyServer).Discard(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Entropy_Discard_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EntropyServer).Discard(ctx, req.(*WholeRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -930,6 +966,10 @@ var Entropy_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Whole",
 			Handler:    _Entropy_Whole_Handler,
+		},
+		{
+			MethodName: "Discard",
+			Handler:    _Entropy_Discard_Handler,
 		},
 		{
 			MethodName: "Status",

@@ -27,8 +27,9 @@ const (
 type IteratorRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
-	Options       []byte                 `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"` // query.IteratorOptions in the engine's encoding, its one source is the measurement
-	Span          []byte                 `protobuf:"bytes,3,opt,name=span,proto3" json:"span,omitempty"`       // tracing.SpanContext of EXPLAIN ANALYZE; empty when not traced
+	Options       []byte                 `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`        // query.IteratorOptions in the engine's encoding, its one source is the measurement
+	Span          []byte                 `protobuf:"bytes,3,opt,name=span,proto3" json:"span,omitempty"`              // tracing.SpanContext of EXPLAIN ANALYZE; empty when not traced
+	Incomplete    bool                   `protobuf:"varint,4,opt,name=incomplete,proto3" json:"incomplete,omitempty"` // read copies that are not whole, too: no whole one can be reached
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -84,6 +85,82 @@ func (x *IteratorRequest) GetSpan() []byte {
 	return nil
 }
 
+func (x *IteratorRequest) GetIncomplete() bool {
+	if x != nil {
+		return x.Incomplete
+	}
+	return false
+}
+
+// Unfit is a copy that is not whole, and was not read.
+type Unfit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`      // for people
+	Readable      bool                   `protobuf:"varint,3,opt,name=readable,proto3" json:"readable,omitempty"` // incomplete would read it
+	Rank          uint32                 `protobuf:"varint,4,opt,name=rank,proto3" json:"rank,omitempty"`         // of several such copies, the one with the lowest rank is the best to read
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unfit) Reset() {
+	*x = Unfit{}
+	mi := &file_query_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unfit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unfit) ProtoMessage() {}
+
+func (x *Unfit) ProtoReflect() protoreflect.Message {
+	mi := &file_query_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unfit.ProtoReflect.Descriptor instead.
+func (*Unfit) Descriptor() ([]byte, []int) {
+	return file_query_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Unfit) GetShardId() uint64 {
+	if x != nil {
+		return x.ShardId
+	}
+	return 0
+}
+
+func (x *Unfit) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Unfit) GetReadable() bool {
+	if x != nil {
+		return x.Readable
+	}
+	return false
+}
+
+func (x *Unfit) GetRank() uint32 {
+	if x != nil {
+		return x.Rank
+	}
+	return 0
+}
+
 // IteratorChunk: the first after signs of life is the opening, which has data_type or none.
 // Each carries the counters so far. A chunk with nothing else is a sign of life.
 type IteratorChunk struct {
@@ -96,13 +173,14 @@ type IteratorChunk struct {
 	Series        []*SeriesCount         `protobuf:"bytes,7,rep,name=series,proto3" json:"series,omitempty"`           // of the opening, when the series are limited
 	Points        []byte                 `protobuf:"bytes,8,opt,name=points,proto3" json:"points,omitempty"`           // whole points, as docs/format/points.md draws them
 	Trace         []byte                 `protobuf:"bytes,9,opt,name=trace,proto3" json:"trace,omitempty"`             // of the engine, after the last point
+	Unfit         []*Unfit               `protobuf:"bytes,10,rep,name=unfit,proto3" json:"unfit,omitempty"`            // of the opening
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IteratorChunk) Reset() {
 	*x = IteratorChunk{}
-	mi := &file_query_proto_msgTypes[1]
+	mi := &file_query_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -114,7 +192,7 @@ func (x *IteratorChunk) String() string {
 func (*IteratorChunk) ProtoMessage() {}
 
 func (x *IteratorChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[1]
+	mi := &file_query_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -127,7 +205,7 @@ func (x *IteratorChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IteratorChunk.ProtoReflect.Descriptor instead.
 func (*IteratorChunk) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{1}
+	return file_query_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *IteratorChunk) GetOpen() bool {
@@ -186,6 +264,13 @@ func (x *IteratorChunk) GetTrace() []byte {
 	return nil
 }
 
+func (x *IteratorChunk) GetUnfit() []*Unfit {
+	if x != nil {
+		return x.Unfit
+	}
+	return nil
+}
+
 type SeriesCount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
@@ -197,7 +282,7 @@ type SeriesCount struct {
 
 func (x *SeriesCount) Reset() {
 	*x = SeriesCount{}
-	mi := &file_query_proto_msgTypes[2]
+	mi := &file_query_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -209,7 +294,7 @@ func (x *SeriesCount) String() string {
 func (*SeriesCount) ProtoMessage() {}
 
 func (x *SeriesCount) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[2]
+	mi := &file_query_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -222,7 +307,7 @@ func (x *SeriesCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesCount.ProtoReflect.Descriptor instead.
 func (*SeriesCount) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{2}
+	return file_query_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SeriesCount) GetShardId() uint64 {
@@ -255,13 +340,14 @@ type IteratorCostResponse struct {
 	BlocksRead    int64                  `protobuf:"varint,5,opt,name=blocks_read,json=blocksRead,proto3" json:"blocks_read,omitempty"`
 	BlockSize     int64                  `protobuf:"varint,6,opt,name=block_size,json=blockSize,proto3" json:"block_size,omitempty"`
 	Missing       []uint64               `protobuf:"varint,7,rep,packed,name=missing,proto3" json:"missing,omitempty"`
+	Unfit         []*Unfit               `protobuf:"bytes,8,rep,name=unfit,proto3" json:"unfit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IteratorCostResponse) Reset() {
 	*x = IteratorCostResponse{}
-	mi := &file_query_proto_msgTypes[3]
+	mi := &file_query_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -273,7 +359,7 @@ func (x *IteratorCostResponse) String() string {
 func (*IteratorCostResponse) ProtoMessage() {}
 
 func (x *IteratorCostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[3]
+	mi := &file_query_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -286,7 +372,7 @@ func (x *IteratorCostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IteratorCostResponse.ProtoReflect.Descriptor instead.
 func (*IteratorCostResponse) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{3}
+	return file_query_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *IteratorCostResponse) GetNumShards() int64 {
@@ -338,17 +424,25 @@ func (x *IteratorCostResponse) GetMissing() []uint64 {
 	return nil
 }
 
+func (x *IteratorCostResponse) GetUnfit() []*Unfit {
+	if x != nil {
+		return x.Unfit
+	}
+	return nil
+}
+
 type TagSetsChunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TagSets       []*TagSetsChunk_TagSet `protobuf:"bytes,1,rep,name=tag_sets,json=tagSets,proto3" json:"tag_sets,omitempty"`
 	Missing       []uint64               `protobuf:"varint,2,rep,packed,name=missing,proto3" json:"missing,omitempty"`
+	Unfit         []*Unfit               `protobuf:"bytes,3,rep,name=unfit,proto3" json:"unfit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TagSetsChunk) Reset() {
 	*x = TagSetsChunk{}
-	mi := &file_query_proto_msgTypes[4]
+	mi := &file_query_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -360,7 +454,7 @@ func (x *TagSetsChunk) String() string {
 func (*TagSetsChunk) ProtoMessage() {}
 
 func (x *TagSetsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[4]
+	mi := &file_query_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -373,7 +467,7 @@ func (x *TagSetsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagSetsChunk.ProtoReflect.Descriptor instead.
 func (*TagSetsChunk) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{4}
+	return file_query_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TagSetsChunk) GetTagSets() []*TagSetsChunk_TagSet {
@@ -390,18 +484,26 @@ func (x *TagSetsChunk) GetMissing() []uint64 {
 	return nil
 }
 
+func (x *TagSetsChunk) GetUnfit() []*Unfit {
+	if x != nil {
+		return x.Unfit
+	}
+	return nil
+}
+
 type FieldDimensionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
 	Measurement   []byte                 `protobuf:"bytes,2,opt,name=measurement,proto3" json:"measurement,omitempty"`            // as IteratorRequest.options
 	TagsOnly      bool                   `protobuf:"varint,3,opt,name=tags_only,json=tagsOnly,proto3" json:"tags_only,omitempty"` // the tags of the database as far as these shards are concerned, and no fields
+	Incomplete    bool                   `protobuf:"varint,4,opt,name=incomplete,proto3" json:"incomplete,omitempty"`             // as in IteratorRequest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FieldDimensionsRequest) Reset() {
 	*x = FieldDimensionsRequest{}
-	mi := &file_query_proto_msgTypes[5]
+	mi := &file_query_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -413,7 +515,7 @@ func (x *FieldDimensionsRequest) String() string {
 func (*FieldDimensionsRequest) ProtoMessage() {}
 
 func (x *FieldDimensionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[5]
+	mi := &file_query_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -426,7 +528,7 @@ func (x *FieldDimensionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldDimensionsRequest.ProtoReflect.Descriptor instead.
 func (*FieldDimensionsRequest) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{5}
+	return file_query_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FieldDimensionsRequest) GetShardIds() []uint64 {
@@ -450,18 +552,26 @@ func (x *FieldDimensionsRequest) GetTagsOnly() bool {
 	return false
 }
 
+func (x *FieldDimensionsRequest) GetIncomplete() bool {
+	if x != nil {
+		return x.Incomplete
+	}
+	return false
+}
+
 type FieldDimensionsResponse struct {
 	state         protoimpl.MessageState           `protogen:"open.v1"`
 	Fields        []*FieldDimensionsResponse_Field `protobuf:"bytes,1,rep,name=fields,proto3" json:"fields,omitempty"`
 	Dimensions    [][]byte                         `protobuf:"bytes,2,rep,name=dimensions,proto3" json:"dimensions,omitempty"`
 	Missing       []uint64                         `protobuf:"varint,3,rep,packed,name=missing,proto3" json:"missing,omitempty"`
+	Unfit         []*Unfit                         `protobuf:"bytes,4,rep,name=unfit,proto3" json:"unfit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FieldDimensionsResponse) Reset() {
 	*x = FieldDimensionsResponse{}
-	mi := &file_query_proto_msgTypes[6]
+	mi := &file_query_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +583,7 @@ func (x *FieldDimensionsResponse) String() string {
 func (*FieldDimensionsResponse) ProtoMessage() {}
 
 func (x *FieldDimensionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[6]
+	mi := &file_query_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +596,7 @@ func (x *FieldDimensionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldDimensionsResponse.ProtoReflect.Descriptor instead.
 func (*FieldDimensionsResponse) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{6}
+	return file_query_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FieldDimensionsResponse) GetFields() []*FieldDimensionsResponse_Field {
@@ -510,17 +620,25 @@ func (x *FieldDimensionsResponse) GetMissing() []uint64 {
 	return nil
 }
 
+func (x *FieldDimensionsResponse) GetUnfit() []*Unfit {
+	if x != nil {
+		return x.Unfit
+	}
+	return nil
+}
+
 type SchemaRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
-	Condition     []byte                 `protobuf:"bytes,2,opt,name=condition,proto3" json:"condition,omitempty"` // InfluxQL expression, empty for none
+	Condition     []byte                 `protobuf:"bytes,2,opt,name=condition,proto3" json:"condition,omitempty"`    // InfluxQL expression, empty for none
+	Incomplete    bool                   `protobuf:"varint,3,opt,name=incomplete,proto3" json:"incomplete,omitempty"` // as in IteratorRequest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SchemaRequest) Reset() {
 	*x = SchemaRequest{}
-	mi := &file_query_proto_msgTypes[7]
+	mi := &file_query_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -532,7 +650,7 @@ func (x *SchemaRequest) String() string {
 func (*SchemaRequest) ProtoMessage() {}
 
 func (x *SchemaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[7]
+	mi := &file_query_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -545,7 +663,7 @@ func (x *SchemaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchemaRequest.ProtoReflect.Descriptor instead.
 func (*SchemaRequest) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{7}
+	return file_query_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SchemaRequest) GetShardIds() []uint64 {
@@ -562,17 +680,25 @@ func (x *SchemaRequest) GetCondition() []byte {
 	return nil
 }
 
+func (x *SchemaRequest) GetIncomplete() bool {
+	if x != nil {
+		return x.Incomplete
+	}
+	return false
+}
+
 type MeasurementNamesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Names         [][]byte               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
 	Missing       []uint64               `protobuf:"varint,2,rep,packed,name=missing,proto3" json:"missing,omitempty"`
+	Unfit         []*Unfit               `protobuf:"bytes,3,rep,name=unfit,proto3" json:"unfit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MeasurementNamesResponse) Reset() {
 	*x = MeasurementNamesResponse{}
-	mi := &file_query_proto_msgTypes[8]
+	mi := &file_query_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -584,7 +710,7 @@ func (x *MeasurementNamesResponse) String() string {
 func (*MeasurementNamesResponse) ProtoMessage() {}
 
 func (x *MeasurementNamesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[8]
+	mi := &file_query_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -597,7 +723,7 @@ func (x *MeasurementNamesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeasurementNamesResponse.ProtoReflect.Descriptor instead.
 func (*MeasurementNamesResponse) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{8}
+	return file_query_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MeasurementNamesResponse) GetNames() [][]byte {
@@ -614,17 +740,25 @@ func (x *MeasurementNamesResponse) GetMissing() []uint64 {
 	return nil
 }
 
+func (x *MeasurementNamesResponse) GetUnfit() []*Unfit {
+	if x != nil {
+		return x.Unfit
+	}
+	return nil
+}
+
 type TagKeysResponse struct {
 	state         protoimpl.MessageState  `protogen:"open.v1"`
 	Measurements  []*TagKeysResponse_Keys `protobuf:"bytes,1,rep,name=measurements,proto3" json:"measurements,omitempty"`
 	Missing       []uint64                `protobuf:"varint,2,rep,packed,name=missing,proto3" json:"missing,omitempty"`
+	Unfit         []*Unfit                `protobuf:"bytes,3,rep,name=unfit,proto3" json:"unfit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TagKeysResponse) Reset() {
 	*x = TagKeysResponse{}
-	mi := &file_query_proto_msgTypes[9]
+	mi := &file_query_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -636,7 +770,7 @@ func (x *TagKeysResponse) String() string {
 func (*TagKeysResponse) ProtoMessage() {}
 
 func (x *TagKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[9]
+	mi := &file_query_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -649,7 +783,7 @@ func (x *TagKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagKeysResponse.ProtoReflect.Descriptor instead.
 func (*TagKeysResponse) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{9}
+	return file_query_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TagKeysResponse) GetMeasurements() []*TagKeysResponse_Keys {
@@ -666,17 +800,25 @@ func (x *TagKeysResponse) GetMissing() []uint64 {
 	return nil
 }
 
+func (x *TagKeysResponse) GetUnfit() []*Unfit {
+	if x != nil {
+		return x.Unfit
+	}
+	return nil
+}
+
 type TagValuesChunk struct {
 	state         protoimpl.MessageState   `protogen:"open.v1"`
 	Measurements  []*TagValuesChunk_Values `protobuf:"bytes,1,rep,name=measurements,proto3" json:"measurements,omitempty"`
 	Missing       []uint64                 `protobuf:"varint,2,rep,packed,name=missing,proto3" json:"missing,omitempty"`
+	Unfit         []*Unfit                 `protobuf:"bytes,3,rep,name=unfit,proto3" json:"unfit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TagValuesChunk) Reset() {
 	*x = TagValuesChunk{}
-	mi := &file_query_proto_msgTypes[10]
+	mi := &file_query_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +830,7 @@ func (x *TagValuesChunk) String() string {
 func (*TagValuesChunk) ProtoMessage() {}
 
 func (x *TagValuesChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[10]
+	mi := &file_query_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +843,7 @@ func (x *TagValuesChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagValuesChunk.ProtoReflect.Descriptor instead.
 func (*TagValuesChunk) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{10}
+	return file_query_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TagValuesChunk) GetMeasurements() []*TagValuesChunk_Values {
@@ -718,17 +860,25 @@ func (x *TagValuesChunk) GetMissing() []uint64 {
 	return nil
 }
 
+func (x *TagValuesChunk) GetUnfit() []*Unfit {
+	if x != nil {
+		return x.Unfit
+	}
+	return nil
+}
+
 type SeriesHashesChunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Hashes        []uint64               `protobuf:"fixed64,1,rep,packed,name=hashes,proto3" json:"hashes,omitempty"`
 	Missing       []uint64               `protobuf:"varint,2,rep,packed,name=missing,proto3" json:"missing,omitempty"`
+	Unfit         []*Unfit               `protobuf:"bytes,3,rep,name=unfit,proto3" json:"unfit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SeriesHashesChunk) Reset() {
 	*x = SeriesHashesChunk{}
-	mi := &file_query_proto_msgTypes[11]
+	mi := &file_query_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +890,7 @@ func (x *SeriesHashesChunk) String() string {
 func (*SeriesHashesChunk) ProtoMessage() {}
 
 func (x *SeriesHashesChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[11]
+	mi := &file_query_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +903,7 @@ func (x *SeriesHashesChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesHashesChunk.ProtoReflect.Descriptor instead.
 func (*SeriesHashesChunk) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{11}
+	return file_query_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SeriesHashesChunk) GetHashes() []uint64 {
@@ -770,6 +920,13 @@ func (x *SeriesHashesChunk) GetMissing() []uint64 {
 	return nil
 }
 
+func (x *SeriesHashesChunk) GetUnfit() []*Unfit {
+	if x != nil {
+		return x.Unfit
+	}
+	return nil
+}
+
 type TagSetsChunk_TagSet struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
@@ -782,7 +939,7 @@ type TagSetsChunk_TagSet struct {
 
 func (x *TagSetsChunk_TagSet) Reset() {
 	*x = TagSetsChunk_TagSet{}
-	mi := &file_query_proto_msgTypes[12]
+	mi := &file_query_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -794,7 +951,7 @@ func (x *TagSetsChunk_TagSet) String() string {
 func (*TagSetsChunk_TagSet) ProtoMessage() {}
 
 func (x *TagSetsChunk_TagSet) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[12]
+	mi := &file_query_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -807,7 +964,7 @@ func (x *TagSetsChunk_TagSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagSetsChunk_TagSet.ProtoReflect.Descriptor instead.
 func (*TagSetsChunk_TagSet) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{4, 0}
+	return file_query_proto_rawDescGZIP(), []int{5, 0}
 }
 
 func (x *TagSetsChunk_TagSet) GetShardId() uint64 {
@@ -848,7 +1005,7 @@ type FieldDimensionsResponse_Field struct {
 
 func (x *FieldDimensionsResponse_Field) Reset() {
 	*x = FieldDimensionsResponse_Field{}
-	mi := &file_query_proto_msgTypes[13]
+	mi := &file_query_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -860,7 +1017,7 @@ func (x *FieldDimensionsResponse_Field) String() string {
 func (*FieldDimensionsResponse_Field) ProtoMessage() {}
 
 func (x *FieldDimensionsResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[13]
+	mi := &file_query_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -873,7 +1030,7 @@ func (x *FieldDimensionsResponse_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldDimensionsResponse_Field.ProtoReflect.Descriptor instead.
 func (*FieldDimensionsResponse_Field) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{6, 0}
+	return file_query_proto_rawDescGZIP(), []int{7, 0}
 }
 
 func (x *FieldDimensionsResponse_Field) GetName() []byte {
@@ -900,7 +1057,7 @@ type TagKeysResponse_Keys struct {
 
 func (x *TagKeysResponse_Keys) Reset() {
 	*x = TagKeysResponse_Keys{}
-	mi := &file_query_proto_msgTypes[14]
+	mi := &file_query_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -912,7 +1069,7 @@ func (x *TagKeysResponse_Keys) String() string {
 func (*TagKeysResponse_Keys) ProtoMessage() {}
 
 func (x *TagKeysResponse_Keys) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[14]
+	mi := &file_query_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -925,7 +1082,7 @@ func (x *TagKeysResponse_Keys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagKeysResponse_Keys.ProtoReflect.Descriptor instead.
 func (*TagKeysResponse_Keys) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{9, 0}
+	return file_query_proto_rawDescGZIP(), []int{10, 0}
 }
 
 func (x *TagKeysResponse_Keys) GetMeasurement() []byte {
@@ -952,7 +1109,7 @@ type TagValuesChunk_KeyValue struct {
 
 func (x *TagValuesChunk_KeyValue) Reset() {
 	*x = TagValuesChunk_KeyValue{}
-	mi := &file_query_proto_msgTypes[15]
+	mi := &file_query_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -964,7 +1121,7 @@ func (x *TagValuesChunk_KeyValue) String() string {
 func (*TagValuesChunk_KeyValue) ProtoMessage() {}
 
 func (x *TagValuesChunk_KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[15]
+	mi := &file_query_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -977,7 +1134,7 @@ func (x *TagValuesChunk_KeyValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagValuesChunk_KeyValue.ProtoReflect.Descriptor instead.
 func (*TagValuesChunk_KeyValue) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{10, 0}
+	return file_query_proto_rawDescGZIP(), []int{11, 0}
 }
 
 func (x *TagValuesChunk_KeyValue) GetKey() []byte {
@@ -1004,7 +1161,7 @@ type TagValuesChunk_Values struct {
 
 func (x *TagValuesChunk_Values) Reset() {
 	*x = TagValuesChunk_Values{}
-	mi := &file_query_proto_msgTypes[16]
+	mi := &file_query_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1173,7 @@ func (x *TagValuesChunk_Values) String() string {
 func (*TagValuesChunk_Values) ProtoMessage() {}
 
 func (x *TagValuesChunk_Values) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[16]
+	mi := &file_query_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1186,7 @@ func (x *TagValuesChunk_Values) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagValuesChunk_Values.ProtoReflect.Descriptor instead.
 func (*TagValuesChunk_Values) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{10, 1}
+	return file_query_proto_rawDescGZIP(), []int{11, 1}
 }
 
 func (x *TagValuesChunk_Values) GetMeasurement() []byte {
@@ -1051,11 +1208,19 @@ var File_query_proto protoreflect.FileDescriptor
 const file_query_proto_rawDesc = "" +
 	"\n" +
 	"\vquery.proto\x12\n" +
-	"concord.v1\"\\\n" +
+	"concord.v1\"|\n" +
 	"\x0fIteratorRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12\x18\n" +
 	"\aoptions\x18\x02 \x01(\fR\aoptions\x12\x12\n" +
-	"\x04span\x18\x03 \x01(\fR\x04span\"\xf3\x01\n" +
+	"\x04span\x18\x03 \x01(\fR\x04span\x12\x1e\n" +
+	"\n" +
+	"incomplete\x18\x04 \x01(\bR\n" +
+	"incomplete\"j\n" +
+	"\x05Unfit\x12\x19\n" +
+	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1a\n" +
+	"\breadable\x18\x03 \x01(\bR\breadable\x12\x12\n" +
+	"\x04rank\x18\x04 \x01(\rR\x04rank\"\x9c\x02\n" +
 	"\rIteratorChunk\x12\x12\n" +
 	"\x04open\x18\x01 \x01(\bR\x04open\x12\x1b\n" +
 	"\tdata_type\x18\x02 \x01(\x05R\bdataType\x12\x19\n" +
@@ -1064,11 +1229,13 @@ const file_query_proto_rawDesc = "" +
 	"\amissing\x18\x06 \x03(\x04R\amissing\x12/\n" +
 	"\x06series\x18\a \x03(\v2\x17.concord.v1.SeriesCountR\x06series\x12\x16\n" +
 	"\x06points\x18\b \x01(\fR\x06points\x12\x14\n" +
-	"\x05trace\x18\t \x01(\fR\x05traceJ\x04\b\x05\x10\x06\"e\n" +
+	"\x05trace\x18\t \x01(\fR\x05trace\x12'\n" +
+	"\x05unfit\x18\n" +
+	" \x03(\v2\x11.concord.v1.UnfitR\x05unfitJ\x04\b\x05\x10\x06\"e\n" +
 	"\vSeriesCount\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12 \n" +
 	"\vmeasurement\x18\x02 \x01(\fR\vmeasurement\x12\x19\n" +
-	"\bseries_n\x18\x03 \x01(\x03R\aseriesN\"\xf0\x01\n" +
+	"\bseries_n\x18\x03 \x01(\x03R\aseriesN\"\x99\x02\n" +
 	"\x14IteratorCostResponse\x12\x1d\n" +
 	"\n" +
 	"num_shards\x18\x01 \x01(\x03R\tnumShards\x12\x1d\n" +
@@ -1080,52 +1247,65 @@ const file_query_proto_rawDesc = "" +
 	"blocksRead\x12\x1d\n" +
 	"\n" +
 	"block_size\x18\x06 \x01(\x03R\tblockSize\x12\x18\n" +
-	"\amissing\x18\a \x03(\x04R\amissing\"\xd5\x01\n" +
+	"\amissing\x18\a \x03(\x04R\amissing\x12'\n" +
+	"\x05unfit\x18\b \x03(\v2\x11.concord.v1.UnfitR\x05unfit\"\xfe\x01\n" +
 	"\fTagSetsChunk\x12:\n" +
 	"\btag_sets\x18\x01 \x03(\v2\x1f.concord.v1.TagSetsChunk.TagSetR\atagSets\x12\x18\n" +
-	"\amissing\x18\x02 \x03(\x04R\amissing\x1ao\n" +
+	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +
+	"\x05unfit\x18\x03 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\x1ao\n" +
 	"\x06TagSet\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12 \n" +
 	"\vmeasurement\x18\x02 \x01(\fR\vmeasurement\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\fR\x03key\x12\x16\n" +
-	"\x06values\x18\x04 \x03(\fR\x06values\"t\n" +
+	"\x06values\x18\x04 \x03(\fR\x06values\"\x94\x01\n" +
 	"\x16FieldDimensionsRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12 \n" +
 	"\vmeasurement\x18\x02 \x01(\fR\vmeasurement\x12\x1b\n" +
-	"\ttags_only\x18\x03 \x01(\bR\btagsOnly\"\xd0\x01\n" +
+	"\ttags_only\x18\x03 \x01(\bR\btagsOnly\x12\x1e\n" +
+	"\n" +
+	"incomplete\x18\x04 \x01(\bR\n" +
+	"incomplete\"\xf9\x01\n" +
 	"\x17FieldDimensionsResponse\x12A\n" +
 	"\x06fields\x18\x01 \x03(\v2).concord.v1.FieldDimensionsResponse.FieldR\x06fields\x12\x1e\n" +
 	"\n" +
 	"dimensions\x18\x02 \x03(\fR\n" +
 	"dimensions\x12\x18\n" +
-	"\amissing\x18\x03 \x03(\x04R\amissing\x1a8\n" +
+	"\amissing\x18\x03 \x03(\x04R\amissing\x12'\n" +
+	"\x05unfit\x18\x04 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\x1a8\n" +
 	"\x05Field\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x1b\n" +
-	"\tdata_type\x18\x02 \x01(\x05R\bdataType\"J\n" +
+	"\tdata_type\x18\x02 \x01(\x05R\bdataType\"j\n" +
 	"\rSchemaRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12\x1c\n" +
-	"\tcondition\x18\x02 \x01(\fR\tcondition\"J\n" +
+	"\tcondition\x18\x02 \x01(\fR\tcondition\x12\x1e\n" +
+	"\n" +
+	"incomplete\x18\x03 \x01(\bR\n" +
+	"incomplete\"s\n" +
 	"\x18MeasurementNamesResponse\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\fR\x05names\x12\x18\n" +
-	"\amissing\x18\x02 \x03(\x04R\amissing\"\xaf\x01\n" +
+	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +
+	"\x05unfit\x18\x03 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\"\xd8\x01\n" +
 	"\x0fTagKeysResponse\x12D\n" +
 	"\fmeasurements\x18\x01 \x03(\v2 .concord.v1.TagKeysResponse.KeysR\fmeasurements\x12\x18\n" +
-	"\amissing\x18\x02 \x03(\x04R\amissing\x1a<\n" +
+	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +
+	"\x05unfit\x18\x03 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\x1a<\n" +
 	"\x04Keys\x12 \n" +
 	"\vmeasurement\x18\x01 \x01(\fR\vmeasurement\x12\x12\n" +
-	"\x04keys\x18\x02 \x03(\fR\x04keys\"\x8e\x02\n" +
+	"\x04keys\x18\x02 \x03(\fR\x04keys\"\xb7\x02\n" +
 	"\x0eTagValuesChunk\x12E\n" +
 	"\fmeasurements\x18\x01 \x03(\v2!.concord.v1.TagValuesChunk.ValuesR\fmeasurements\x12\x18\n" +
-	"\amissing\x18\x02 \x03(\x04R\amissing\x1a2\n" +
+	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +
+	"\x05unfit\x18\x03 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\x1a2\n" +
 	"\bKeyValue\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x1ag\n" +
 	"\x06Values\x12 \n" +
 	"\vmeasurement\x18\x01 \x01(\fR\vmeasurement\x12;\n" +
-	"\x06values\x18\x02 \x03(\v2#.concord.v1.TagValuesChunk.KeyValueR\x06values\"E\n" +
+	"\x06values\x18\x02 \x03(\v2#.concord.v1.TagValuesChunk.KeyValueR\x06values\"n\n" +
 	"\x11SeriesHashesChunk\x12\x16\n" +
 	"\x06hashes\x18\x01 \x03(\x06R\x06hashes\x12\x18\n" +
-	"\amissing\x18\x02 \x03(\x04R\amissing2\xec\x04\n" +
+	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +
+	"\x05unfit\x18\x03 \x03(\v2\x11.concord.v1.UnfitR\x05unfit2\xec\x04\n" +
 	"\x05Query\x12J\n" +
 	"\x0eCreateIterator\x12\x1b.concord.v1.IteratorRequest\x1a\x19.concord.v1.IteratorChunk0\x01\x12M\n" +
 	"\fIteratorCost\x12\x1b.concord.v1.IteratorRequest\x1a .concord.v1.IteratorCostResponse\x12B\n" +
@@ -1148,54 +1328,63 @@ func file_query_proto_rawDescGZIP() []byte {
 	return file_query_proto_rawDescData
 }
 
-var file_query_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_query_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_query_proto_goTypes = []any{
 	(*IteratorRequest)(nil),               // 0: concord.v1.IteratorRequest
-	(*IteratorChunk)(nil),                 // 1: concord.v1.IteratorChunk
-	(*SeriesCount)(nil),                   // 2: concord.v1.SeriesCount
-	(*IteratorCostResponse)(nil),          // 3: concord.v1.IteratorCostResponse
-	(*TagSetsChunk)(nil),                  // 4: concord.v1.TagSetsChunk
-	(*FieldDimensionsRequest)(nil),        // 5: concord.v1.FieldDimensionsRequest
-	(*FieldDimensionsResponse)(nil),       // 6: concord.v1.FieldDimensionsResponse
-	(*SchemaRequest)(nil),                 // 7: concord.v1.SchemaRequest
-	(*MeasurementNamesResponse)(nil),      // 8: concord.v1.MeasurementNamesResponse
-	(*TagKeysResponse)(nil),               // 9: concord.v1.TagKeysResponse
-	(*TagValuesChunk)(nil),                // 10: concord.v1.TagValuesChunk
-	(*SeriesHashesChunk)(nil),             // 11: concord.v1.SeriesHashesChunk
-	(*TagSetsChunk_TagSet)(nil),           // 12: concord.v1.TagSetsChunk.TagSet
-	(*FieldDimensionsResponse_Field)(nil), // 13: concord.v1.FieldDimensionsResponse.Field
-	(*TagKeysResponse_Keys)(nil),          // 14: concord.v1.TagKeysResponse.Keys
-	(*TagValuesChunk_KeyValue)(nil),       // 15: concord.v1.TagValuesChunk.KeyValue
-	(*TagValuesChunk_Values)(nil),         // 16: concord.v1.TagValuesChunk.Values
+	(*Unfit)(nil),                         // 1: concord.v1.Unfit
+	(*IteratorChunk)(nil),                 // 2: concord.v1.IteratorChunk
+	(*SeriesCount)(nil),                   // 3: concord.v1.SeriesCount
+	(*IteratorCostResponse)(nil),          // 4: concord.v1.IteratorCostResponse
+	(*TagSetsChunk)(nil),                  // 5: concord.v1.TagSetsChunk
+	(*FieldDimensionsRequest)(nil),        // 6: concord.v1.FieldDimensionsRequest
+	(*FieldDimensionsResponse)(nil),       // 7: concord.v1.FieldDimensionsResponse
+	(*SchemaRequest)(nil),                 // 8: concord.v1.SchemaRequest
+	(*MeasurementNamesResponse)(nil),      // 9: concord.v1.MeasurementNamesResponse
+	(*TagKeysResponse)(nil),               // 10: concord.v1.TagKeysResponse
+	(*TagValuesChunk)(nil),                // 11: concord.v1.TagValuesChunk
+	(*SeriesHashesChunk)(nil),             // 12: concord.v1.SeriesHashesChunk
+	(*TagSetsChunk_TagSet)(nil),           // 13: concord.v1.TagSetsChunk.TagSet
+	(*FieldDimensionsResponse_Field)(nil), // 14: concord.v1.FieldDimensionsResponse.Field
+	(*TagKeysResponse_Keys)(nil),          // 15: concord.v1.TagKeysResponse.Keys
+	(*TagValuesChunk_KeyValue)(nil),       // 16: concord.v1.TagValuesChunk.KeyValue
+	(*TagValuesChunk_Values)(nil),         // 17: concord.v1.TagValuesChunk.Values
 }
 var file_query_proto_depIdxs = []int32{
-	2,  // 0: concord.v1.IteratorChunk.series:type_name -> concord.v1.SeriesCount
-	12, // 1: concord.v1.TagSetsChunk.tag_sets:type_name -> concord.v1.TagSetsChunk.TagSet
-	13, // 2: concord.v1.FieldDimensionsResponse.fields:type_name -> concord.v1.FieldDimensionsResponse.Field
-	14, // 3: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
-	16, // 4: concord.v1.TagValuesChunk.measurements:type_name -> concord.v1.TagValuesChunk.Values
-	15, // 5: concord.v1.TagValuesChunk.Values.values:type_name -> concord.v1.TagValuesChunk.KeyValue
-	0,  // 6: concord.v1.Query.CreateIterator:input_type -> concord.v1.IteratorRequest
-	0,  // 7: concord.v1.Query.IteratorCost:input_type -> concord.v1.IteratorRequest
-	0,  // 8: concord.v1.Query.TagSets:input_type -> concord.v1.IteratorRequest
-	5,  // 9: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
-	7,  // 10: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
-	7,  // 11: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
-	7,  // 12: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
-	7,  // 13: concord.v1.Query.SeriesHashes:input_type -> concord.v1.SchemaRequest
-	1,  // 14: concord.v1.Query.CreateIterator:output_type -> concord.v1.IteratorChunk
-	3,  // 15: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
-	4,  // 16: concord.v1.Query.TagSets:output_type -> concord.v1.TagSetsChunk
-	6,  // 17: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
-	8,  // 18: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
-	9,  // 19: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
-	10, // 20: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesChunk
-	11, // 21: concord.v1.Query.SeriesHashes:output_type -> concord.v1.SeriesHashesChunk
-	14, // [14:22] is the sub-list for method output_type
-	6,  // [6:14] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	3,  // 0: concord.v1.IteratorChunk.series:type_name -> concord.v1.SeriesCount
+	1,  // 1: concord.v1.IteratorChunk.unfit:type_name -> concord.v1.Unfit
+	1,  // 2: concord.v1.IteratorCostResponse.unfit:type_name -> concord.v1.Unfit
+	13, // 3: concord.v1.TagSetsChunk.tag_sets:type_name -> concord.v1.TagSetsChunk.TagSet
+	1,  // 4: concord.v1.TagSetsChunk.unfit:type_name -> concord.v1.Unfit
+	14, // 5: concord.v1.FieldDimensionsResponse.fields:type_name -> concord.v1.FieldDimensionsResponse.Field
+	1,  // 6: concord.v1.FieldDimensionsResponse.unfit:type_name -> concord.v1.Unfit
+	1,  // 7: concord.v1.MeasurementNamesResponse.unfit:type_name -> concord.v1.Unfit
+	15, // 8: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
+	1,  // 9: concord.v1.TagKeysResponse.unfit:type_name -> concord.v1.Unfit
+	17, // 10: concord.v1.TagValuesChunk.measurements:type_name -> concord.v1.TagValuesChunk.Values
+	1,  // 11: concord.v1.TagValuesChunk.unfit:type_name -> concord.v1.Unfit
+	1,  // 12: concord.v1.SeriesHashesChunk.unfit:type_name -> concord.v1.Unfit
+	16, // 13: concord.v1.TagValuesChunk.Values.values:type_name -> concord.v1.TagValuesChunk.KeyValue
+	0,  // 14: concord.v1.Query.CreateIterator:input_type -> concord.v1.IteratorRequest
+	0,  // 15: concord.v1.Query.IteratorCost:input_type -> concord.v1.IteratorRequest
+	0,  // 16: concord.v1.Query.TagSets:input_type -> concord.v1.IteratorRequest
+	6,  // 17: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
+	8,  // 18: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
+	8,  // 19: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
+	8,  // 20: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
+	8,  // 21: concord.v1.Query.SeriesHashes:input_type -> concord.v1.SchemaRequest
+	2,  // 22: concord.v1.Query.CreateIterator:output_type -> concord.v1.IteratorChunk
+	4,  // 23: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
+	5,  // 24: concord.v1.Query.TagSets:output_type -> concord.v1.TagSetsChunk
+	7,  // 25: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
+	9,  // 26: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
+	10, // 27: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
+	11, // 28: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesChunk
+	12, // 29: concord.v1.Query.SeriesHashes:output_type -> concord.v1.SeriesHashesChunk
+	22, // [22:30] is the sub-list for method output_type
+	14, // [14:22] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_query_proto_init() }
@@ -1209,7 +1398,7 @@ func file_query_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_query_proto_rawDesc), len(file_query_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

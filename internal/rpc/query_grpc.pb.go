@@ -37,7 +37,8 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Query: reading one node's shards. Every answer names the asked shards that
-// the node does not have, so that another owner can be asked for them.
+// the node does not have, and those whose copy there is not whole, so that another
+// owner can be asked for them. An answer has nothing of these.
 type QueryClient interface {
 	// CreateIterator streams points in the engine's iterator encoding.
 	CreateIterator(ctx context.Context, in *IteratorRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[IteratorChunk], error)
@@ -181,7 +182,8 @@ type Query_SeriesHashesClient = grpc.ServerStreamingClient[SeriesHashesChunk]
 // for forward compatibility.
 //
 // Query: reading one node's shards. Every answer names the asked shards that
-// the node does not have, so that another owner can be asked for them.
+// the node does not have, and those whose copy there is not whole, so that another
+// owner can be asked for them. An answer has nothing of these.
 type QueryServer interface {
 	// CreateIterator streams points in the engine's iterator encoding.
 	CreateIterator(*IteratorRequest, grpc.ServerStreamingServer[IteratorChunk]) error

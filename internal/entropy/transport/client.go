@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
+	"concord/internal/copystate"
 	"concord/internal/entropy"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
@@ -132,8 +133,13 @@ func receiveFrom[Msg any](ctx context.Context, p *peer, open func(context.Contex
 	return p.fail(err)
 }
 
-func (p *peer) Whole(ctx context.Context, id uint64) error {
-	_, err := call(ctx, p, shortTimeout, &rpc.WholeRequest{ShardId: id}, rpc.EntropyClient.Whole)
+func (p *peer) Whole(ctx context.Context, id, gen uint64) error {
+	_, err := call(ctx, p, shortTimeout, &rpc.WholeRequest{ShardId: id, LackGen: gen}, rpc.EntropyClient.Whole)
+	return err
+}
+
+func (p *peer) Discard(ctx context.Context, id, gen uint64) error {
+	_, err := call(ctx, p, applyTimeout, &rpc.WholeRequest{ShardId: id, LackGen: gen}, rpc.EntropyClient.Discard)
 	return err
 }
 
@@ -148,6 +154,7 @@ func (p *peer) States(ctx context.Context, ids []uint64) (map[uint64]entropy.Sha
 		for _, s := range resp.States {
 			out[s.ShardId] = entropy.ShardState{
 				Version: entropy.Version{Exists: s.Exists, LastModified: s.LastModified, Size: s.Size}, Hints: s.Hints, Begun: s.Begun, Deletes: s.Deletes, Corrupt: s.Corrupt,
+				Lack: copystate.Lack{Kind: copystate.Kind(s.LackKind), Why: s.LackWhy, Gen: s.LackGen}, Waiting: s.Waiting,
 			}
 		}
 		for _, id := range ids[:n] {

@@ -93,7 +93,10 @@ func (s *Server) ShardStates(ctx context.Context, r *rpc.ShardStatesRequest) (*r
 	}
 	resp := &rpc.ShardStatesResponse{}
 	for id, st := range states {
-		resp.States = append(resp.States, &rpc.ShardState{ShardId: id, Exists: st.Exists, LastModified: st.LastModified, Size: st.Size, Hints: st.Hints, Begun: st.Begun, Deletes: st.Deletes, Corrupt: st.Corrupt})
+		resp.States = append(resp.States, &rpc.ShardState{
+			ShardId: id, Exists: st.Exists, LastModified: st.LastModified, Size: st.Size, Hints: st.Hints, Begun: st.Begun, Deletes: st.Deletes,
+			Corrupt: st.Corrupt, LackKind: string(st.Lack.Kind), LackWhy: st.Lack.Why, LackGen: st.Lack.Gen, Waiting: st.Waiting,
+		})
 	}
 	return resp, nil
 }
@@ -102,7 +105,19 @@ func (s *Server) ShardStates(ctx context.Context, r *rpc.ShardStatesRequest) (*r
 func (s *Server) Whole(ctx context.Context, r *rpc.WholeRequest) (*rpc.WholeResponse, error) {
 	rep, err := s.copies()
 	if err == nil {
-		err = rep.Whole(ctx, r.ShardId)
+		err = rep.Whole(ctx, r.ShardId, r.LackGen)
+	}
+	if err != nil {
+		return nil, failure(err)
+	}
+	return &rpc.WholeResponse{}, nil
+}
+
+// Discard removes a copy that is to be made anew.
+func (s *Server) Discard(ctx context.Context, r *rpc.WholeRequest) (*rpc.WholeResponse, error) {
+	rep, err := s.copies()
+	if err == nil {
+		err = rep.Discard(ctx, r.ShardId, r.LackGen)
 	}
 	if err != nil {
 		return nil, failure(err)

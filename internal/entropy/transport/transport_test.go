@@ -43,7 +43,9 @@ type canned struct {
 	shard   cluster.Shard
 }
 
-func (c *canned) Whole(_ context.Context, id uint64) error {
+func (c *canned) Discard(ctx context.Context, id, gen uint64) error { return c.Whole(ctx, id, gen) }
+
+func (c *canned) Whole(_ context.Context, id, gen uint64) error {
 	if id != 7 {
 		return errors.New("no such shard")
 	}

@@ -1,0 +1,515 @@
+package copystate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+	"go.uber.org/zap"
+
+	"concord/internal/cluster"
+	"concord/internal/rpc"
+)
+
+const (
+	exchangeEvery   = time.Second            // between two exchanges with a node
+	owingEvery      = 250 * time.Millisecond // the same, with a node that this one owes something
+	exchangeTimeout = time.Second
+	freshFor        = 3 * time.Second  // how long an exchange counts
+	awayFor         = 5 * time.Second  // after which what a node that is away keeps has to come from other copies
+	markEvery       = 10 * time.Second // between two marks on disk
+	saveEvery       = time.Second      // between two times that tables of others are stored
+)
+
+// Metadata is the cluster's state as this node knows it.
+type Metadata interface {
+	NodeID() uint64 // 0 before the node joined
+	State() *cluster.State
+	Changed() <-chan struct{}
+}
+
+// Deps is what the service needs of its node. Fields without a remark must be set.
+type Deps struct {
+	Path    string // of copies.db
+	DataDir string // of the storage engine
+	Meta    Metadata
+	Peer    func(cluster.Node) (rpc.CopyStateClient, error)
+
+	Has     func(shard uint64) bool                           // whether this node has a copy, be it one that cannot be opened
+	Damaged func(shard uint64) (reason string, readable bool) // reason is empty for a sound copy
+	Owed    func() map[uint64][]uint64                        // shards by node: what this node keeps for others now
+	GiveUp  func() error                                      // sets aside what this node keeps for others
+
+	Heard func(node uint64)                            // is told each time that a node answers after a silence
+	Found func(shard uint64)                           // is told of a copy here that was found to lack something, 0 for several
+	Clock func(node cluster.Node, ahead time.Duration) // is told how far the clock of another node is ahead
+
+	Log *zap.Logger
+	Now func() time.Time // the time that this node tells others; time.Now when nil
+}
+
+// Unfit is why a copy must not be read as if it were whole.
+type Unfit struct {
+	Reason   string // for people: "data node 127.0.0.1:8088 keeps writes for it"
+	Readable bool   // the copy can be read where an incomplete answer is welcome
+	Rank     int    // of several copies that are not whole, the one with the lowest rank is the best to read
+}
+
+// The ranks of copies that are not whole.
+const (
+	rankUnsure  = iota + 1 // it may be whole
+	rankWaiting            // writes are on their way to it
+	rankMissed             // it lacks some writes
+	rankDamaged            // it lacks what was in damaged files
+	rankLost               // it lacks most of what was written
+)
+
+// Service keeps what a node knows of which copies are whole, and exchanges it with the other data nodes.
+//
+// Each other data node has a goroutine of its own, so that one that hangs does
+// not hold up what the others are told. What copies lack for good is on disk
+// before anything depends on it. Tables of other nodes are stored within a
+// second; they matter only when several nodes fail together.
+type Service struct {
+	deps  Deps
+	log   *zap.Logger
+	store *store
+
+	facts      atomic.Pointer[facts]  // what Unfit looks up
+	freshUntil atomic.Int64           // nanoseconds since base, by the monotonic clock
+	unsure     atomic.Pointer[string] // why this node cannot know; nil when it can
+	ready      atomic.Bool            // the others were asked once since the start
+	base       time.Time
+
+	saving sync.Mutex // held while records are changed and stored; taken before mu
+
+	mu         sync.Mutex
+	self       self
+	loadedMark uint64 // as it was on disk when the node started
+	wentBack   bool   // the folders of this node are older than they were
+	records    map[uint64]record
+	lacking    shardSet // those of records that lack something
+	gen        uint64
+	own        table
+	tables     map[uint64]table   // of other holders, the newest known
+	voided     map[uint64]version // by holder: a table of which this node counts nothing
+	lost       map[uint64]shardSet
+	marks      map[uint64]uint64 // of other nodes, the greatest known
+	dirty      map[uint64]bool   // holders whose tables are not stored
+	dirtyMarks map[uint64]bool
+	peers      map[uint64]*peer
+	changed    chan struct{} // closed and replaced when an exchange ended
+
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	stats  struct{ exchanges, failed, announced atomic.Int64 }
+}
+
+// Open reads copies.db, finds out whether the folders are those of the last start, and begins to talk to the others. The
+// engine's store must be open.
+func Open(deps Deps) (*Service, error) {
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	db, st, err := openStore(deps.Path)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{
+		deps: deps, log: deps.Log.With(zap.String("service", "copystate")), store: db, base: time.Now(),
+		self: st.self, records: st.shards, tables: st.tables, lost: st.lost, marks: st.marks,
+		voided: make(map[uint64]version), dirty: make(map[uint64]bool), dirtyMarks: make(map[uint64]bool),
+		peers: make(map[uint64]*peer), changed: make(chan struct{}), gen: uint64(time.Now().UnixNano()), lacking: make(shardSet),
+	}
+	for id, r := range s.records {
+		s.gen = max(s.gen, r.Gen)
+		s.setRecord(id, r)
+	}
+	if err := s.start(); err != nil {
+		return nil, errors.Join(err, db.close())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	s.follow(ctx)
+	s.wg.Add(1)
+	go func() { defer s.wg.Done(); s.loop(ctx) }()
+	return s, nil
+}
+
+// Close ends the exchanges.
+func (s *Service) Close() error {
+	s.cancel()
+	s.wg.Wait()
+	s.tick(true)
+	return s.store.close()
+}
+
+// start compares the names of the folders with those of the last start.
+func (s *Service) start() error {
+	name, err := readFolder(s.deps.DataDir)
+	if err != nil {
+		return err
+	}
+	s.loadedMark = s.self.Mark
+	first := s.self.Folder == "" // of this program on this meta folder
+	same := name != "" && name == s.self.Folder
+	if !same {
+		s.self.Folder = newFolder()
+		if err := writeFolder(s.deps.DataDir, s.self.Folder); err != nil {
+			return err
+		}
+	}
+	s.self.Start++
+	me := s.deps.Meta.NodeID()
+	kept := s.owed()
+	for node, shards := range s.tables[me].owed { // as it was when the node stopped
+		for id := range shards {
+			if node != me && !kept[node].has(id) {
+				s.addLost(node, id)
+			}
+		}
+	}
+	s.own.owed, s.own.sequence = s.owed(), 1
+	if me != 0 {
+		s.tables[me] = s.own
+		s.dirty[me] = true
+	}
+	if err := s.store.save(change{self: &s.self, lost: s.lostChange()}); err != nil {
+		return err
+	}
+	at := look{starting: true, newDisk: !first && !same}
+	if first && name == "" && s.deps.Meta.NodeID() != 0 {
+		// What is on disk is believed, when there is something.
+		at.adopt = slices.ContainsFunc(s.deps.Meta.State().Shards(), func(sh cluster.Shard) bool { return s.deps.Has(sh.ID) })
+	}
+	return s.review(at)
+}
+
+// loop follows the metadata and the time.
+func (s *Service) loop(ctx context.Context) {
+	tick := time.NewTicker(saveEvery)
+	defer tick.Stop()
+	for {
+		changed := s.deps.Meta.Changed()
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+			s.follow(ctx)
+			if err := s.review(look{}); err != nil {
+				s.log.Error("Cannot store which shards are new", zap.Error(err))
+			}
+		case <-tick.C:
+			s.tick(false)
+		}
+	}
+}
+
+// tick does what time asks for: marks, tables to store, and holders that stay away.
+func (s *Service) tick(last bool) {
+	s.takeOverRemoved()
+	s.replaceAway()
+	s.saving.Lock()
+	defer s.saving.Unlock()
+	s.mu.Lock()
+	c := change{tables: make(map[uint64]*table), marks: make(map[uint64]*uint64)}
+	if m := uint64(time.Since(s.base) / markEvery); s.loadedMark+1+m > s.self.Mark {
+		next := s.self
+		next.Mark = s.loadedMark + 1 + m
+		c.self = &next
+		for id := range s.dirtyMarks {
+			mark := s.marks[id]
+			c.marks[id] = &mark
+		}
+		clear(s.dirtyMarks)
+	}
+	for id := range s.dirty {
+		c.tables[id] = nil
+		if t, ok := s.tables[id]; ok {
+			c.tables[id] = &t
+		}
+	}
+	clear(s.dirty)
+	s.mu.Unlock()
+	if c.self == nil && len(c.tables) == 0 && !last {
+		return
+	}
+	if err := s.store.save(c); err != nil {
+		s.log.Error("Cannot store what nodes keep for each other", zap.Error(err))
+		return
+	}
+	if c.self != nil {
+		s.mu.Lock()
+		s.self.Mark = c.self.Mark
+		s.mu.Unlock()
+	}
+}
+
+// Mark makes the others remember this moment: after it something is on this node's disk that an older copy of its folders lacks.
+func (s *Service) Mark() error {
+	s.saving.Lock()
+	defer s.saving.Unlock()
+	s.mu.Lock()
+	next := s.self
+	next.Mark++
+	s.mu.Unlock()
+	if err := s.store.save(change{self: &next}); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.self.Mark = next.Mark
+	s.loadedMark++ // the marks of time go on from here
+	s.mu.Unlock()
+	return nil
+}
+
+// Ready reports whether the others were asked since the start: until then this node sends nothing that it kept.
+func (s *Service) Ready() bool { return s.ready.Load() }
+
+// facts are what Unfit looks up; a facts is never changed.
+type facts struct {
+	shards map[uint64]Unfit
+	all    *Unfit // deletes wait for all copies
+}
+
+// Unfit returns for each of the shards whose copy on this node is not whole why that is so; a copy that this node does not have is
+// whole when nothing was ever written to it. It asks the other nodes when they were silent, for a second at most.
+func (s *Service) Unfit(ctx context.Context, ids ...uint64) map[uint64]Unfit {
+	if len(ids) == 0 || s.deps.Meta.NodeID() == 0 {
+		return nil
+	}
+	if int64(time.Since(s.base)) > s.freshUntil.Load() {
+		s.ask(ctx)
+	}
+	f, unsure := s.facts.Load(), s.unsure.Load()
+	var out map[uint64]Unfit
+	for _, id := range ids {
+		u, bad := f.shards[id]
+		if f.all != nil && (!bad || u.Rank < f.all.Rank) {
+			u, bad = *f.all, true
+		}
+		if reason, readable := s.deps.Damaged(id); reason != "" && (!bad || !readable || u.Rank < rankDamaged) {
+			u, bad = Unfit{Reason: reason, Readable: readable, Rank: rankDamaged}, true
+		}
+		if !bad && unsure != nil && s.othersOwn(id) {
+			u, bad = Unfit{Reason: *unsure, Readable: true, Rank: rankUnsure}, true
+		}
+		if bad {
+			if out == nil {
+				out = make(map[uint64]Unfit)
+			}
+			out[id] = u
+		}
+	}
+	return out
+}
+
+func (s *Service) othersOwn(id uint64) bool {
+	sh, ok := s.deps.Meta.State().Shard(id)
+	return !ok || len(sh.Owners) > 1
+}
+
+// refresh makes the facts anew. mu must be held.
+func (s *Service) refresh() {
+	f := &facts{shards: make(map[uint64]Unfit)}
+	self := s.deps.Meta.NodeID()
+	for id := range s.lacking {
+		rank := rankLost
+		if s.records[id].Lacks == Missed {
+			rank = rankMissed
+		}
+		f.shards[id] = Unfit{Reason: s.records[id].Why, Readable: true, Rank: rank}
+	}
+	for holder, t := range s.tables {
+		if holder == self || s.voided[holder] == t.version {
+			continue
+		}
+		s.addFacts(f, holder, t.owed[self])
+	}
+	s.addFacts(f, self, s.own.owed[self])
+	s.facts.Store(f)
+}
+
+func (s *Service) addFacts(f *facts, holder uint64, shards shardSet) {
+	if len(shards) == 0 {
+		return
+	}
+	where := "this node itself"
+	if holder != s.deps.Meta.NodeID() {
+		where = "data node " + s.addr(holder)
+	}
+	for id := range shards {
+		if id == allShards {
+			f.all = &Unfit{Reason: where + " keeps deletes for it", Readable: true, Rank: rankWaiting}
+		} else if f.shards[id].Rank < rankWaiting {
+			f.shards[id] = Unfit{Reason: where + " keeps writes for it", Readable: true, Rank: rankWaiting}
+		}
+	}
+}
+
+func (s *Service) addr(node uint64) string {
+	if n, ok := s.deps.Meta.State().DataNode(node); ok {
+		return n.TCPAddr
+	}
+	return fmt.Sprintf("%d, which left the cluster,", node)
+}
+
+// Waiting lists the nodes that keep writes or deletes for this node's copy of a shard, as far as this node knows.
+func (s *Service) Waiting(id uint64) []uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	self := s.deps.Meta.NodeID()
+	var out []uint64
+	for holder, t := range s.tables {
+		if holder != self && s.voided[holder] != t.version && t.owed[self].has(id) {
+			out = append(out, holder)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Announce returns when the other nodes that can be reached know that a copy on a node lacks a write or a delete which this node keeps,
+// or did not bring there. It is called before such a write is acknowledged, and costs nothing while they know.
+func (s *Service) Announce(node, shard uint64) {
+	s.mu.Lock()
+	if s.own.owed[node].has(shard) && s.told() {
+		s.mu.Unlock()
+		return
+	}
+	s.refreshOwn()
+	due := s.own.sequence
+	for _, p := range s.peers {
+		notify(p.kick)
+	}
+	s.mu.Unlock()
+	s.stats.announced.Add(1)
+	ctx, cancel := context.WithTimeout(context.Background(), exchangeTimeout)
+	defer cancel()
+	s.await(ctx, func() bool {
+		for _, p := range s.peers {
+			if !p.away() && p.told < due {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// told reports whether all nodes that can be reached have this node's table. mu must be held.
+func (s *Service) told() bool {
+	for _, p := range s.peers {
+		if !p.away() && p.told < s.own.sequence {
+			return false
+		}
+	}
+	return true
+}
+
+// await waits for exchanges to end until ok, which is called with mu held, or until ctx ends.
+func (s *Service) await(ctx context.Context, ok func() bool) bool {
+	for {
+		s.mu.Lock()
+		done, changed := ok(), s.changed
+		s.mu.Unlock()
+		if done {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// ask exchanges with all nodes now.
+func (s *Service) ask(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout+200*time.Millisecond)
+	defer cancel()
+	s.mu.Lock()
+	due := make(map[*peer]uint64, len(s.peers))
+	for _, p := range s.peers {
+		due[p] = p.begun + 1
+		notify(p.kick)
+	}
+	s.mu.Unlock()
+	if s.await(ctx, func() bool {
+		for p, n := range due {
+			if p.ended < n && s.peers[p.node.ID] == p {
+				return false
+			}
+		}
+		return true
+	}) {
+		return
+	}
+	why := "its node has not heard of the other data nodes for a while"
+	s.unsure.Store(&why)
+}
+
+// owed is what this node keeps for others now. It includes what was lost for good and not told yet.
+func (s *Service) owed() map[uint64]shardSet {
+	out := make(map[uint64]shardSet)
+	for node, ids := range s.deps.Owed() {
+		if len(ids) > 0 {
+			out[node] = newShardSet(ids)
+		}
+	}
+	for node, shards := range s.lost {
+		if out[node] == nil {
+			out[node] = make(shardSet)
+		}
+		maps.Copy(out[node], shards)
+	}
+	return out
+}
+
+// refreshOwn takes over what this node owes to others now. mu must be held.
+func (s *Service) refreshOwn() {
+	owed := s.owed()
+	if s.own.equal(owed) {
+		return
+	}
+	self := s.deps.Meta.NodeID()
+	mine := !maps.Equal(s.own.owed[self], owed[self])
+	s.own.owed = owed
+	s.own.sequence++
+	if self != 0 {
+		s.tables[self] = s.own // stored, to be compared with what is left after a restart
+		s.dirty[self] = true
+	}
+	if mine {
+		s.refresh()
+	}
+}
+
+// Statistics are those of the measurement copies.
+func (s *Service) Statistics(tags map[string]string) []models.Statistic {
+	s.mu.Lock()
+	lacking, owing := len(s.lacking), 0
+	for _, shards := range s.own.owed {
+		owing += len(shards)
+	}
+	s.mu.Unlock()
+	return []models.Statistic{{
+		Name: "copies", Tags: models.StatisticTags{}.Merge(tags),
+		Values: map[string]any{
+			"lacking": int64(lacking), "notWhole": int64(len(s.facts.Load().shards)), "owed": int64(owing),
+			"exchanges": s.stats.exchanges.Load(), "exchangesFailed": s.stats.failed.Load(), "announcements": s.stats.announced.Load(),
+		},
+	}}
+}
+
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,40 @@
+// Package copystate knows which copies of shards are whole.
+//
+// A copy is whole when it has every acknowledged write and delete that the
+// cluster knows of and that is not in flight. Whoever reads a copy asks this
+// package first: queries, backups, copies of shards, removals, and repairs.
+//
+// A copy is not whole while one of these holds:
+//
+//   - Another node still keeps writes or deletes for it (hinted handoff).
+//     Each node has a table of what it owes to others. Once a second, and
+//     before a write is acknowledged that a copy missed, every node tells
+//     every other node its own table and the tables that it heard of. So an
+//     owner that comes back learns what it missed even when the node that
+//     keeps it is away.
+//
+//   - It lacks something for good: its disk is new or older than it was, the
+//     shard was lost, hints for it were dropped, or it was copied and not
+//     compared since. Such marks are on disk. A repair removes them.
+//
+//   - Some of its files are damaged, or the engine cannot open it.
+//
+//   - Its node has just started, or was silent, and has not heard of the
+//     others since; or it can reach less than half of the data nodes.
+//
+//     write                  hint                     ack
+//     client ─────► coordinator ──────────► its own queue ─ ─ ─ ─► client
+//     │  table: "node 2 lacks writes of shard 7"
+//     ├─────────────► node 1 ─────► node 2
+//     └─────────────► node 3 ─────► node 2  (passed on at once)
+//
+// What survives a restart is in one bbolt file, copies.db, which
+// docs/format/copies.md describes. A name in the data folder and in that file
+// ties the two together: when one of them is lost or replaced, every copy
+// that other nodes have too counts as lost.
+//
+// A node whose folders were rolled back to an older state finds out from the
+// others: they remember a later mark of it. Its copies may then hold deleted
+// points, so they are made anew from whole copies, and what it kept for
+// others is set aside.
+package copystate

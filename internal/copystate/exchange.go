@@ -1,0 +1,496 @@
+package copystate
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"concord/internal/cluster"
+	"concord/internal/rpc"
+)
+
+// peer is another data node. Its fields are guarded by Service.mu.
+type peer struct {
+	node   cluster.Node
+	kick   chan struct{} // holds one signal: exchange now
+	cancel context.CancelFunc
+
+	begun   uint64    // number of the last exchange that began
+	ended   uint64    // and of the last one that ended
+	at      time.Time // when the last one that ended began
+	reached bool      // it was answered
+	refused bool      // nothing listens there: the node is down, and takes no writes
+	since   time.Time // when it was first not answered, after it was
+	told    uint64    // sequence of this node's table that it has
+	have    map[uint64]version
+}
+
+// away reports whether the last exchange failed. mu must be held.
+func (p *peer) away() bool { return p.ended > 0 && !p.reached }
+
+// follow starts and ends exchanges as nodes come and go.
+func (s *Service) follow(ctx context.Context) {
+	st := s.deps.Meta.State()
+	me := s.deps.Meta.NodeID()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	live := make(map[uint64]cluster.Node)
+	if me != 0 {
+		for _, n := range st.DataNodes {
+			if n.ID != me {
+				live[n.ID] = n
+			}
+		}
+	}
+	for id, p := range s.peers {
+		if n, ok := live[id]; !ok || n.TCPAddr != p.node.TCPAddr {
+			p.cancel()
+			delete(s.peers, id)
+		}
+	}
+	for id, n := range live {
+		if s.peers[id] != nil {
+			continue
+		}
+		p := &peer{node: n, kick: make(chan struct{}, 1), since: time.Now()}
+		var pctx context.Context
+		pctx, p.cancel = context.WithCancel(ctx)
+		s.peers[id] = p
+		s.wg.Add(1)
+		go func() { defer s.wg.Done(); s.talk(pctx, p) }()
+	}
+	s.settle()
+}
+
+// talk exchanges with one node until ctx ends.
+func (s *Service) talk(ctx context.Context, p *peer) {
+	again := false
+	for ctx.Err() == nil {
+		// Once: a node that does not take a table does not get it without pause.
+		if again = s.exchange(ctx, p) && !again; again {
+			continue
+		}
+		pause := exchangeEvery
+		s.mu.Lock()
+		if len(s.own.owed[p.node.ID]) > 0 {
+			pause = owingEvery
+		}
+		s.mu.Unlock()
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+		case <-p.kick:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// exchange tells a node what this one knows, and takes over what it answers. again is true when the node lacks a table that came meanwhile.
+func (s *Service) exchange(ctx context.Context, p *peer) (again bool) {
+	s.mu.Lock()
+	p.begun++
+	number, began := p.begun, time.Now()
+	s.refreshOwn()
+	m := s.message(p.node.ID, p.have)
+	sequence, ready := s.own.sequence, !m.Starting
+	s.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	defer cancel()
+	var reply *rpc.CopyStates
+	client, err := s.deps.Peer(p.node)
+	if err == nil {
+		sent := s.deps.Now()
+		reply, err = client.Exchange(ctx, m)
+		if took := s.deps.Now().Sub(sent); err == nil && s.deps.Clock != nil {
+			s.deps.Clock(p.node, time.Unix(0, reply.Clock).Sub(sent.Add(took/2)))
+		}
+	}
+	if err == nil && reply.Node != p.node.ID {
+		err = fmt.Errorf("%s is data node %d, and not %d", p.node.TCPAddr, reply.Node, p.node.ID)
+	}
+	if err == nil {
+		s.learn(reply)
+		s.toldLost(p.node.ID, m.Lost)
+	}
+
+	s.stats.exchanges.Add(1)
+	if err != nil {
+		s.stats.failed.Add(1)
+	}
+	s.mu.Lock()
+	heard := err == nil && !p.reached
+	if err != nil && p.reached {
+		p.since = time.Now()
+	}
+	p.ended, p.at = number, began
+	p.reached = err == nil
+	p.refused = err != nil && strings.Contains(err.Error(), "connection refused")
+	if err == nil {
+		if ready {
+			p.told = sequence
+		}
+		p.have = make(map[uint64]version, len(reply.Have))
+		for _, v := range reply.Have {
+			p.have[v.Holder] = decodeVersion(v)
+		}
+		again = !reply.Starting && s.lacksTables(p)
+	}
+	s.settle()
+	close(s.changed)
+	s.changed = make(chan struct{})
+	s.mu.Unlock()
+	if heard {
+		s.deps.Heard(p.node.ID)
+	}
+	return again
+}
+
+// lacksTables reports whether a node was not told of a table. mu must be held.
+func (s *Service) lacksTables(p *peer) bool {
+	for holder, t := range s.tables {
+		if holder != p.node.ID && s.ready.Load() && t.version.newer(p.have[holder]) {
+			return true
+		}
+	}
+	return false
+}
+
+// settle works out from the exchanges what this node can know. mu must be held.
+func (s *Service) settle() {
+	fresh, all := time.Duration(1<<62), true
+	reached, total := 1, 1
+	for _, p := range s.peers {
+		if p.ended == 0 {
+			all = false
+		} else {
+			fresh = min(fresh, p.at.Add(freshFor).Sub(s.base))
+		}
+		if p.reached {
+			reached++
+		}
+		if !p.refused {
+			total++
+		}
+	}
+	if !all {
+		fresh = 0
+	}
+	s.freshUntil.Store(int64(fresh))
+	var unsure *string
+	if 2*reached < total {
+		why := fmt.Sprintf("its node can reach %d of %d data nodes", reached, len(s.peers)+1)
+		unsure = &why
+	}
+	s.unsure.Store(unsure)
+	if all && s.deps.Meta.State().Data.ClusterID != 0 && !s.ready.Load() {
+		s.own = table{version: version{s.self.Folder, s.self.Start, s.own.sequence + 1}, owed: s.own.owed}
+		s.ready.Store(true)
+		for _, p := range s.peers {
+			notify(p.kick)
+		}
+	}
+}
+
+// message is what a node is told that has these tables. mu must be held.
+func (s *Service) message(to uint64, have map[uint64]version) *rpc.CopyStates {
+	me := s.deps.Meta.NodeID()
+	m := &rpc.CopyStates{
+		Node: me, Folder: s.self.Folder, Start: s.self.Start, Mark: s.self.Mark, Clock: s.deps.Now().UnixNano(), Starting: !s.ready.Load(),
+		Lost: s.lost[to].sorted(),
+	}
+	if m.Starting {
+		return m
+	}
+	tables := maps.Clone(s.tables)
+	tables[me] = s.own
+	for holder, t := range tables {
+		m.Have = append(m.Have, t.version.encode(holder))
+		if holder != to && t.version.newer(have[holder]) {
+			m.Tables = append(m.Tables, t.encode(holder))
+		}
+	}
+	if t, ok := s.tables[to]; ok {
+		m.You = t.version.encode(to)
+	}
+	m.YourMark = s.marks[to]
+	return m
+}
+
+// learn takes over what another node says.
+func (s *Service) learn(m *rpc.CopyStates) {
+	me := s.deps.Meta.NodeID()
+	if len(m.Lost) > 0 {
+		s.missed(m.Lost, "data node "+s.addr(m.Node)+" lost what it kept for it")
+	}
+	s.learnSelf(m)
+	if m.Starting {
+		return
+	}
+	var mine []uint64 // what a holder that lost its files kept for this node
+	s.mu.Lock()
+	for _, encoded := range m.Tables {
+		t, err := decodeTable(encoded)
+		holder := encoded.GetVersion().GetHolder()
+		old, known := s.tables[holder]
+		if err != nil || holder == me || known && !t.version.newer(old.version) {
+			continue
+		}
+		if known && old.folder != t.folder {
+			mine = append(mine, s.takeOver(old)...)
+			delete(s.marks, holder) // they go with the folder
+		}
+		s.tables[holder] = t
+		s.dirty[holder] = true
+	}
+	if m.Mark > s.marks[m.Node] {
+		s.marks[m.Node] = m.Mark
+		s.dirtyMarks[m.Node] = true
+	}
+	s.refresh()
+	c := change{lost: s.lostChange()}
+	s.mu.Unlock()
+	if len(mine) > 0 {
+		s.missed(mine, "data node "+s.addr(m.Node)+" lost its files, and what it kept for it")
+	}
+	if len(c.lost) > 0 {
+		s.saveLost()
+	}
+}
+
+// takeOver makes this node tell others what a holder kept for them that lost it. It returns what it kept for this node. mu must be held.
+func (s *Service) takeOver(old table) (mine []uint64) {
+	me := s.deps.Meta.NodeID()
+	for node, shards := range old.owed {
+		for id := range shards {
+			if node == me {
+				mine = append(mine, id)
+			} else {
+				s.addLost(node, id)
+			}
+		}
+	}
+	return mine
+}
+
+func (s *Service) saveLost() {
+	s.saving.Lock()
+	defer s.saving.Unlock()
+	s.mu.Lock()
+	c := change{lost: s.lostChange()}
+	s.mu.Unlock()
+	if err := s.store.save(c); err != nil {
+		s.log.Error("Cannot store that copies on other nodes lack writes", zap.Error(err))
+	}
+}
+
+// toldLost forgets what a node has noted itself.
+func (s *Service) toldLost(node uint64, shards []uint64) {
+	if len(shards) == 0 {
+		return
+	}
+	s.mu.Lock()
+	for _, id := range shards {
+		delete(s.lost[node], id)
+	}
+	s.mu.Unlock()
+	s.saveLost()
+	s.mu.Lock()
+	if len(s.lost[node]) == 0 {
+		delete(s.lost, node)
+	}
+	s.mu.Unlock()
+}
+
+// learnSelf compares what another node remembers of this one with what this one remembers.
+func (s *Service) learnSelf(m *rpc.CopyStates) {
+	you := decodeVersion(m.You)
+	s.mu.Lock()
+	if you.start == 0 || you.start == s.self.Start && you.folder == s.self.Folder {
+		s.mu.Unlock()
+		return
+	}
+	back := you.folder == s.self.Folder && !s.wentBack && (m.YourMark > s.loadedMark || you.start > s.self.Start)
+	if you.start >= s.self.Start {
+		s.self.Start = you.start + 1
+	}
+	if back {
+		s.wentBack = true
+		s.self.Folder = newFolder()
+	}
+	s.own.version = version{s.self.Folder, s.self.Start, s.own.sequence + 1}
+	next := s.self
+	s.mu.Unlock()
+	s.saving.Lock()
+	err := s.store.save(change{self: &next})
+	s.saving.Unlock()
+	if err != nil {
+		s.log.Error("Cannot store the place of this node among its starts", zap.Error(err))
+	}
+	if back {
+		s.goneBack(m)
+	}
+}
+
+// goneBack is called once when the folders of this node turn out to be older than they were.
+func (s *Service) goneBack(m *rpc.CopyStates) {
+	s.log.Error("The folders of this node are older than they were: its copies are made anew from the other nodes, and what it kept for others is set aside",
+		zap.String("told_by", s.addr(m.Node)))
+	if err := writeFolder(s.deps.DataDir, s.self.Folder); err != nil {
+		s.log.Error("Cannot name the data folder anew", zap.Error(err))
+	}
+	s.mu.Lock()
+	for node, shards := range s.deps.Owed() {
+		for _, id := range shards {
+			s.addLost(node, id)
+		}
+	}
+	s.mu.Unlock()
+	s.saveLost()
+	if err := s.deps.GiveUp(); err != nil {
+		s.log.Error("Cannot set aside what this node kept for others", zap.Error(err))
+	}
+	s.missed([]uint64{allShards}, "the folders of its node are older than they were")
+}
+
+// takeOverRemoved tells others what nodes kept for them that are no data nodes any more.
+func (s *Service) takeOverRemoved() {
+	st := s.deps.Meta.State()
+	me := s.deps.Meta.NodeID()
+	if st.Data.ClusterID == 0 || me == 0 {
+		return
+	}
+	var mine []uint64
+	lost := false
+	s.mu.Lock()
+	for holder, t := range s.tables {
+		if _, ok := st.DataNode(holder); ok || holder == me {
+			continue
+		}
+		mine = append(mine, s.takeOver(t)...)
+		lost = lost || len(t.owed) > 0
+		delete(s.tables, holder)
+		delete(s.voided, holder)
+		s.dirty[holder] = true
+	}
+	for node := range s.lost {
+		if _, ok := st.DataNode(node); !ok {
+			lost = true
+			clear(s.lost[node])
+		}
+	}
+	s.refresh()
+	s.mu.Unlock()
+	if len(mine) > 0 {
+		s.missed(mine, "a data node that kept writes for it was removed")
+	}
+	if lost {
+		s.saveLost()
+	}
+}
+
+// replaceAway has copies repaired for which only nodes keep writes that stay away.
+func (s *Service) replaceAway() {
+	me := s.deps.Meta.NodeID()
+	var mine []uint64
+	var away uint64
+	s.mu.Lock()
+	for holder, t := range s.tables {
+		p := s.peers[holder]
+		if holder == me || p == nil || !p.away() || time.Since(p.since) < awayFor || s.voided[holder] == t.version || len(t.owed[me]) == 0 {
+			continue
+		}
+		mine = append(mine, t.owed[me].sorted()...)
+		s.voided[holder] = t.version
+		away = holder
+	}
+	s.mu.Unlock()
+	if len(mine) > 0 {
+		slices.Sort(mine)
+		s.missed(slices.Compact(mine), "data node "+s.addr(away)+", which keeps writes for it, is away")
+	}
+}
+
+// Server answers the other data nodes.
+type Server struct {
+	rpc.UnimplementedCopyStateServer
+	*Service
+}
+
+// forwardTimeout bounds how long a node waits for those that it passes a table on to.
+const forwardTimeout = 600 * time.Millisecond
+
+// Exchange takes over what another node knows, and answers with what this node knows.
+func (s Server) Exchange(ctx context.Context, m *rpc.CopyStates) (*rpc.CopyStates, error) {
+	if s.deps.Meta.NodeID() == 0 {
+		return nil, status.Error(codes.FailedPrecondition, "this data node is in no cluster")
+	}
+	if _, ok := s.deps.Meta.State().DataNode(m.Node); !ok || m.Node == s.deps.Meta.NodeID() {
+		return nil, status.Errorf(codes.FailedPrecondition, "data node %d is not one of this cluster that this node knows", m.Node)
+	}
+	s.mu.Lock()
+	var you *rpc.TableVersion
+	if t, ok := s.tables[m.Node]; ok {
+		you = t.version.encode(m.Node)
+	}
+	mark := s.marks[m.Node]
+	before := s.tables[m.Node].owed
+	s.mu.Unlock()
+	s.learn(m)
+	s.passOn(ctx, m.Node, before)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	have := make(map[uint64]version, len(m.Have))
+	for _, v := range m.Have {
+		have[v.Holder] = decodeVersion(v)
+	}
+	s.refreshOwn()
+	reply := s.message(m.Node, have)
+	reply.Lost = nil // it is told in a request, whose answer shows that it was stored
+	reply.You, reply.YourMark = you, mark
+	if p := s.peers[m.Node]; p != nil && p.away() {
+		notify(p.kick) // it is back
+	}
+	return reply, nil
+}
+
+// passOn tells nodes at once what waits for them on a node that may not reach them itself.
+func (s Server) passOn(ctx context.Context, holder uint64, before map[uint64]shardSet) {
+	s.mu.Lock()
+	due := make(map[*peer]uint64)
+	for node, shards := range s.tables[holder].owed {
+		p := s.peers[node]
+		if p == nil || node == holder || p.away() {
+			continue
+		}
+		for id := range shards {
+			if !before[node].has(id) {
+				due[p] = p.begun + 1
+				notify(p.kick)
+				break
+			}
+		}
+	}
+	s.mu.Unlock()
+	if len(due) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
+	defer cancel()
+	s.await(ctx, func() bool {
+		for p, n := range due {
+			if p.ended < n {
+				return false
+			}
+		}
+		return true
+	})
+}

@@ -1,0 +1,248 @@
+package copystate
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"time"
+
+	"go.etcd.io/bbolt"
+	"google.golang.org/protobuf/proto"
+
+	"concord/internal/bolt"
+	"concord/internal/rpc"
+)
+
+// The buckets of copies.db, which docs/format/copies.md draws. Every value begins with the CRC-32C of what follows it.
+var (
+	selfBucket   = []byte("self.v1")   // "self" -> JSON of self
+	shardsBucket = []byte("shards.v1") // shard ID -> JSON of record
+	tablesBucket = []byte("tables.v1") // holder -> rpc.OwedTable
+	lostBucket   = []byte("lost.v1")   // node ID -> rpc.Owed
+	marksBucket  = []byte("marks.v1")  // node ID -> mark, 8 bytes big endian
+)
+
+var selfKey = []byte("self")
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// self is what a node remembers of itself.
+type self struct {
+	Folder string `json:"folder"` // names the files of this node, as the file in the data folder does
+	Start  uint64 `json:"start"`  // grows with each start
+	Mark   uint64 `json:"mark"`   // grows while the node runs
+	Newest uint64 `json:"newest"` // the greatest shard ID of the metadata that was looked through for new shards
+
+	Reviewed bool `json:"reviewed"` // the metadata was looked through once
+}
+
+// Kind says what a copy lacks that nobody keeps for it.
+type Kind string
+
+// The kinds, from the least to the worst.
+const (
+	Missed Kind = "missed" // writes: what the copy has is right, and merged with the others
+	Lost   Kind = "lost"   // all that was written before the disk or the shard was lost
+	Stale  Kind = "stale"  // writes and deletes: what the copy has may be deleted, so that it is made anew
+)
+
+// Worse reports whether a copy of this kind lacks more than one of the other.
+func (k Kind) Worse(than Kind) bool { return severity[k] > severity[than] }
+
+var severity = map[Kind]int{"": 0, Missed: 1, Lost: 2, Stale: 3}
+
+// record is what a node remembers of a shard that it owns.
+type record struct {
+	Had   bool   `json:"had,omitempty"`   // the copy exists, or did
+	Lacks Kind   `json:"lacks,omitempty"` // empty when nothing is known to be missing
+	Why   string `json:"why,omitempty"`   // for people
+	Gen   uint64 `json:"gen,omitempty"`   // of Lacks: another for each time that something was missed
+}
+
+// state is all that is on disk.
+type state struct {
+	self   self
+	shards map[uint64]record
+	tables map[uint64]table
+	lost   map[uint64]shardSet
+	marks  map[uint64]uint64
+}
+
+// store is copies.db.
+type store struct{ db *bbolt.DB }
+
+const withoutStore = "move it away to start without it: every copy that other nodes have too is then compared before it is read"
+
+// openStore opens the file at path and reads it.
+func openStore(path string) (*store, *state, error) {
+	db, err := bolt.Open(path, 0o600, 2*time.Second)
+	var damaged *bolt.DamagedError
+	switch {
+	case errors.Is(err, bbolt.ErrTimeout):
+		return nil, nil, fmt.Errorf("%s is in use: is another influxd running?", path)
+	case errors.As(err, &damaged):
+		return nil, nil, fmt.Errorf("%w: %s", err, withoutStore)
+	case err != nil:
+		return nil, nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	st, err := load(db)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("%s is damaged: %w: %s", path, err, withoutStore), db.Close())
+	}
+	return &store{db}, st, nil
+}
+
+func load(db *bbolt.DB) (*state, error) {
+	st := &state{
+		shards: make(map[uint64]record), tables: make(map[uint64]table), lost: make(map[uint64]shardSet), marks: make(map[uint64]uint64),
+	}
+	err := db.Update(func(tx *bbolt.Tx) error {
+		each := func(name []byte, fn func(id uint64, value []byte) error) error {
+			b, err := tx.CreateBucketIfNotExists(name)
+			if err != nil {
+				return err
+			}
+			return b.ForEach(func(k, v []byte) error {
+				if len(k) != 8 {
+					return fmt.Errorf("%s has a key of %d bytes", name, len(k))
+				}
+				value, err := unseal(v)
+				if err == nil {
+					err = fn(binary.BigEndian.Uint64(k), value)
+				}
+				if err != nil {
+					return fmt.Errorf("%s, entry %d: %w", name, binary.BigEndian.Uint64(k), err)
+				}
+				return nil
+			})
+		}
+		b, err := tx.CreateBucketIfNotExists(selfBucket)
+		if err != nil {
+			return err
+		}
+		if v := b.Get(selfKey); v != nil {
+			value, err := unseal(v)
+			if err == nil {
+				err = json.Unmarshal(value, &st.self)
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", selfBucket, err)
+			}
+		}
+		return errors.Join(
+			each(shardsBucket, func(id uint64, v []byte) error {
+				var r record
+				if err := json.Unmarshal(v, &r); err != nil {
+					return err
+				}
+				if _, ok := severity[r.Lacks]; !ok {
+					return fmt.Errorf("unknown kind %q", r.Lacks)
+				}
+				st.shards[id] = r
+				return nil
+			}),
+			each(tablesBucket, func(id uint64, v []byte) error {
+				m := new(rpc.OwedTable)
+				if err := proto.Unmarshal(v, m); err != nil {
+					return err
+				}
+				t, err := decodeTable(m)
+				st.tables[id] = t
+				return err
+			}),
+			each(lostBucket, func(id uint64, v []byte) error {
+				m := new(rpc.Owed)
+				if err := proto.Unmarshal(v, m); err != nil {
+					return err
+				}
+				st.lost[id] = newShardSet(m.Shards)
+				return nil
+			}),
+			each(marksBucket, func(id uint64, v []byte) error {
+				if len(v) != 8 {
+					return fmt.Errorf("a mark of %d bytes", len(v))
+				}
+				st.marks[id] = binary.BigEndian.Uint64(v)
+				return nil
+			}),
+		)
+	})
+	return st, err
+}
+
+// seal puts a checksum before a value.
+func seal(v []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, crc32.Checksum(v, castagnoli)), v...)
+}
+
+func unseal(b []byte) ([]byte, error) {
+	if len(b) < 4 || binary.BigEndian.Uint32(b) != crc32.Checksum(b[4:], castagnoli) {
+		return nil, errors.New("wrong checksum")
+	}
+	return b[4:], nil
+}
+
+func key(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
+
+// change is what one transaction stores. A nil value in a map removes the entry.
+type change struct {
+	self   *self
+	shards map[uint64]*record
+	tables map[uint64]*table
+	lost   map[uint64]*shardSet
+	marks  map[uint64]*uint64
+}
+
+// save stores a change; it is on disk when save returns.
+func (s *store) save(c change) error {
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		if c.self != nil {
+			if err := putJSON(tx.Bucket(selfBucket), selfKey, c.self); err != nil {
+				return err
+			}
+		}
+		return errors.Join(
+			put(tx.Bucket(shardsBucket), c.shards, func(_ uint64, r record) ([]byte, error) { return json.Marshal(r) }),
+			put(tx.Bucket(tablesBucket), c.tables, func(id uint64, t table) ([]byte, error) { return proto.Marshal(t.encode(id)) }),
+			put(tx.Bucket(lostBucket), c.lost, func(id uint64, l shardSet) ([]byte, error) {
+				return proto.Marshal(&rpc.Owed{Node: id, Shards: l.sorted()})
+			}),
+			put(tx.Bucket(marksBucket), c.marks, func(_, m uint64) ([]byte, error) { return key(m), nil }),
+		)
+	})
+	if err != nil {
+		return fmt.Errorf("store what copies of shards lack in %s: %w", s.db.Path(), err)
+	}
+	return nil
+}
+
+func put[V any](b *bbolt.Bucket, changes map[uint64]*V, encode func(uint64, V) ([]byte, error)) error {
+	for id, v := range changes {
+		if v == nil {
+			if err := b.Delete(key(id)); err != nil {
+				return err
+			}
+			continue
+		}
+		text, err := encode(id, *v)
+		if err == nil {
+			err = b.Put(key(id), seal(text))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func putJSON(b *bbolt.Bucket, k []byte, v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return b.Put(k, seal(text))
+}
+
+func (s *store) close() error { return s.db.Close() }

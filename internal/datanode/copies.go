@@ -1,0 +1,116 @@
+package datanode
+
+import (
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"concord/internal/cluster"
+	"concord/internal/copystate"
+	"concord/internal/distquery"
+	"concord/internal/handoff"
+	"concord/internal/replication"
+	"concord/internal/rpc"
+)
+
+// queues are where this node keeps what others miss, as far as they are open. Other nodes are told of it before.
+type queues struct {
+	handoff atomic.Pointer[handoff.Service]
+	slow    atomic.Pointer[replication.Writer]
+
+	mu     sync.Mutex
+	giveUp bool // what is kept is to be set aside
+}
+
+// openCopies opens the knowledge of which copies are whole, and begins to exchange it with other nodes.
+func (n *Node) openCopies(pool *rpc.Pool) (err error) {
+	n.copies, err = copystate.Open(copystate.Deps{
+		Path: filepath.Join(n.cfg.Meta.Dir, "copies.db"), DataDir: n.cfg.Data.Dir, Meta: n.Meta,
+		Peer: func(node cluster.Node) (rpc.CopyStateClient, error) {
+			conn, err := pool.Conn(node.TCPAddr)
+			if err != nil {
+				return nil, err
+			}
+			return rpc.NewCopyStateClient(conn), nil
+		},
+		Has: n.local.Has, Damaged: n.local.Damage, Owed: n.owed, GiveUp: n.giveUpQueues,
+		Heard: func(node uint64) {
+			if h := n.queues.handoff.Load(); h != nil {
+				h.Back(node)
+			}
+		},
+		Found: func(shard uint64) {
+			if e := n.suspects.Load(); e != nil {
+				e.Lacks(shard)
+			}
+		},
+		Log: n.log,
+	})
+	if err != nil {
+		return fmt.Errorf("open what is known of copies: %w", err)
+	}
+	n.onClose(n.copies.Close)
+	n.local.Copies = n.copies
+	return nil
+}
+
+// whole says which copies queries may read.
+func (n *Node) whole() distquery.Whole {
+	return distquery.Whole{Unfit: n.copies.Unfit, Settle: n.writer.Settle}
+}
+
+// missed is told of each write and delete that a copy misses, before it is acknowledged.
+func (n *Node) missed(node, shard uint64, kept bool) {
+	if kept {
+		n.copies.Announce(node, shard)
+	} else {
+		n.copies.Lose(node, shard)
+	}
+}
+
+// owed lists the shards, by node, for whose copies this node keeps writes or deletes, or has some under way for long.
+func (n *Node) owed() map[uint64][]uint64 {
+	var out map[uint64][]uint64
+	if h := n.queues.handoff.Load(); h != nil {
+		out = h.Owed()
+	} else if n.cfg.HintedHandoff.Enabled {
+		kept, _ := handoff.Kept(n.cfg.HintedHandoff.Dir) // an error is met when it is opened
+		out = make(map[uint64][]uint64)
+		for _, k := range kept {
+			out[k.Node] = append(out[k.Node], k.Shard)
+		}
+	}
+	if w := n.queues.slow.Load(); w != nil {
+		for node, shards := range w.Slow() {
+			if out == nil {
+				out = make(map[uint64][]uint64)
+			}
+			out[node] = append(out[node], shards...)
+		}
+	}
+	return out
+}
+
+// giveUpQueues sets aside what this node keeps for others, at once or when it is open.
+func (n *Node) giveUpQueues() error {
+	n.queues.mu.Lock()
+	defer n.queues.mu.Unlock()
+	h := n.queues.handoff.Load()
+	if h == nil {
+		n.queues.giveUp = true
+		return nil
+	}
+	return h.SetAside()
+}
+
+// queuesOpen is called when hinted handoff is open. Nothing was sent until then.
+func (n *Node) queuesOpen() error {
+	n.queues.mu.Lock()
+	defer n.queues.mu.Unlock()
+	n.queues.handoff.Store(n.handoff)
+	if n.queues.giveUp {
+		return n.handoff.SetAside()
+	}
+	return nil
+}

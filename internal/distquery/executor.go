@@ -1,0 +1,100 @@
+package distquery
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/influxdata/influxdb/coordinator"
+	"github.com/influxdata/influxdb/query"
+	"github.com/influxdata/influxql"
+	"go.uber.org/zap"
+
+	"concord/internal/cluster"
+)
+
+// Between two attempts at a statement that stores its answer, and for how long it is tried.
+const (
+	intoPause    = 200 * time.Millisecond
+	maxIntoPause = 2 * time.Second
+	intoWait     = 5 * time.Minute
+)
+
+// Executor runs the engine's statements over the cluster. Each answer is complete, or says that it is not: it carries
+// a warning that names the shards of which no whole copy could be read, or fails.
+type Executor struct {
+	Base   coordinator.StatementExecutor // without ShardMapper and TSDBStore
+	Mapper *ShardMapper
+	Store  func(*Report) coordinator.TSDBStore // answers schema questions and runs deletes
+	Strict bool                                // an incomplete answer is an error
+	State  func() *cluster.State
+	Log    *zap.Logger
+}
+
+// ExecuteStatement runs a statement. One that stores its answer, SELECT INTO and so every continuous query, never stores an incomplete
+// one: it waits until whole copies can be read, for five minutes at most.
+func (e *Executor) ExecuteStatement(ctx *query.ExecutionContext, stmt influxql.Statement) error {
+	if sel, ok := stmt.(*influxql.SelectStatement); ok && sel.Target != nil {
+		return e.executeInto(ctx, sel)
+	}
+	return e.execute(ctx, stmt, e.Strict)
+}
+
+// NormalizeStatement fills in the database and policy where a statement does not name them.
+func (e *Executor) NormalizeStatement(stmt influxql.Statement, database, policy string) error {
+	return e.Base.NormalizeStatement(stmt, database, policy)
+}
+
+var (
+	_ query.StatementExecutor   = (*Executor)(nil)
+	_ query.StatementNormalizer = (*Executor)(nil)
+)
+
+func (e *Executor) executeInto(ctx *query.ExecutionContext, stmt *influxql.SelectStatement) error {
+	limit, pause := time.Now().Add(intoWait), intoPause
+	for first := true; ; first = false {
+		one := stmt.Clone() // the engine rewrites what it runs
+		err := e.execute(ctx, one, true)
+		if !errors.Is(err, ErrIncomplete) || time.Now().After(limit) {
+			return err
+		}
+		if first {
+			e.Log.Warn("A statement that stores its answer waits for whole copies", zap.Stringer("statement", stmt), zap.Error(err))
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return fmt.Errorf("%w; ended while it waited: %w", err, ctx.Err())
+		}
+		pause = min(2*pause, maxIntoPause)
+	}
+}
+
+func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement, strict bool) error {
+	report := &Report{strict: strict, state: e.State}
+	base := e.Base
+	base.ShardMapper = e.Mapper.For(report)
+	base.TSDBStore = e.Store(report)
+	out := ctx.Results
+	results, ended := make(chan *query.Result), make(chan struct{})
+	ctx.Results = results
+	go func() {
+		defer close(ended)
+		for r := range results {
+			r.Messages = append(r.Messages, report.warning()...)
+			select {
+			case out <- r:
+			case <-ctx.Done(): // nobody takes it
+			}
+		}
+	}()
+	err := base.ExecuteStatement(ctx, stmt)
+	close(results)
+	<-ended
+	ctx.Results = out
+	// What came to light after the last result.
+	if late := report.warning(); err == nil && late != nil {
+		return ctx.Send(&query.Result{Messages: late})
+	}
+	return err
+}

@@ -1,0 +1,78 @@
+package distquery
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/influxdata/influxdb/query"
+
+	"concord/internal/cluster"
+)
+
+// ErrIncomplete is why a statement fails that must not be answered out of copies that are not whole.
+var ErrIncomplete = errors.New("the answer would be incomplete")
+
+// maxNamed is how many shards one warning names.
+const maxNamed = 20
+
+// Report gathers the shards of which a statement read no whole copy. A nil Report takes everything, and says nothing.
+type Report struct {
+	strict bool // such a statement fails
+	state  func() *cluster.State
+
+	mu     sync.Mutex
+	shards map[uint64]string // why, for people
+	said   int               // of shards, how many were in a warning
+}
+
+// add notes that no whole copy of a shard can be read; why says so for each owner. The error is ErrIncomplete when the statement
+// is to fail then.
+func (r *Report) add(shard uint64, why []string) error {
+	if r == nil {
+		return nil
+	}
+	text := r.describe(shard) + " (" + strings.Join(why, "; ") + ")"
+	if r.strict {
+		return fmt.Errorf("%w: no whole copy can be read of %s", ErrIncomplete, text)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.shards == nil {
+		r.shards = make(map[uint64]string)
+	}
+	r.shards[shard] = text
+	return nil
+}
+
+func (r *Report) describe(shard uint64) string {
+	if sh, ok := r.state().Shard(shard); ok {
+		return fmt.Sprintf("shard %d of %s.%s", shard, sh.Database, sh.RetentionPolicy)
+	}
+	return fmt.Sprintf("shard %d", shard)
+}
+
+// warning is what there is to say since the last warning, nil for nothing.
+func (r *Report) warning() []*query.Message {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.shards) == r.said {
+		return nil
+	}
+	r.said = len(r.shards)
+	var texts []string
+	for _, text := range r.shards {
+		texts = append(texts, text)
+	}
+	slices.Sort(texts)
+	more := ""
+	if n := len(texts) - maxNamed; n > 0 {
+		texts, more = texts[:maxNamed], fmt.Sprintf(", and %d more", n)
+	}
+	return []*query.Message{{
+		Level: query.WarningLevel,
+		Text:  "this answer may be incomplete: no whole copy can be read of " + strings.Join(texts, ", ") + more,
+	}}
+}
