@@ -301,6 +301,10 @@ func (c *campaign) inject(i int, f fault) {
 			}
 			if link.Mode != process.Open {
 				wait(f.hold)
+				// What the node took alone the others lack; they hear of it now.
+				for _, o := range c.nodes() {
+					c.trouble.touch(o.Name)
+				}
 			}
 		}
 		n.AwaitUp()
@@ -418,7 +422,7 @@ func (c *campaign) forgetImage(n *process.Node) {
 
 // awaitWhole waits until every node has recovered from every fault.
 func (c *campaign) awaitWhole() bool {
-	return process.Poll(c.healLimit, func() bool { return len(c.trouble.unrecovered()) == 0 })
+	return process.Poll(c.healLimit, func() bool { return len(c.trouble.unwell()) == 0 })
 }
 
 // watch finds out which nodes have recovered: nobody has hints for them, and when they lost data, all

@@ -1,6 +1,7 @@
 package reads
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -61,13 +62,19 @@ func (t *trouble) recovered(node string, asked, now time.Time) {
 }
 
 // unrecovered are the nodes that were touched and have not recovered.
-func (t *trouble) unrecovered() (out []string) {
+func (t *trouble) unrecovered() []string { return t.since(func(s *span) bool { return s.open }) }
+
+// unwell are those, and the nodes of which the others may not have heard yet that they have recovered.
+func (t *trouble) unwell() []string {
+	now := time.Now()
+	return t.since(func(s *span) bool { return s.open || s.to.After(now) })
+}
+
+func (t *trouble) since(which func(*span) bool) (out []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	seen := make(map[string]bool)
 	for _, s := range t.touched {
-		if s.open && !seen[s.a] {
-			seen[s.a] = true
+		if which(s) && !slices.Contains(out, s.a) {
 			out = append(out, s.a)
 		}
 	}
