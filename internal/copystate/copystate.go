@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -91,8 +92,9 @@ type Service struct {
 
 	mu         sync.Mutex
 	self       self
-	loadedMark uint64 // as it was on disk when the node started
-	wentBack   bool   // the folders of this node are older than they were
+	loadedMark uint64          // as it was on disk when the node started
+	starts     map[uint64]bool // those of this process
+	wentBack   bool            // the folders of this node are older than they were
 	records    map[uint64]record
 	lacking    shardSet // those of records that lack something
 	gen        uint64
@@ -124,7 +126,7 @@ func Open(deps Deps) (*Service, error) {
 	s := &Service{
 		deps: deps, log: deps.Log.With(zap.String("service", "copystate")), store: db, base: time.Now(),
 		self: st.self, records: st.shards, tables: st.tables, lost: st.lost, marks: st.marks,
-		voided: make(map[uint64]version), dirty: make(map[uint64]bool), dirtyMarks: make(map[uint64]bool),
+		voided: make(map[uint64]version), starts: make(map[uint64]bool), dirty: make(map[uint64]bool), dirtyMarks: make(map[uint64]bool),
 		peers: make(map[uint64]*peer), changed: make(chan struct{}), gen: uint64(time.Now().UnixNano()), lacking: make(shardSet),
 	}
 	for id, r := range s.records {
@@ -165,7 +167,8 @@ func (s *Service) start() error {
 			return err
 		}
 	}
-	s.self.Start++
+	s.self.Start = nextStart(s.self.Start)
+	s.starts[s.self.Start] = true
 	me := s.deps.Meta.NodeID()
 	kept := s.owed()
 	for node, shards := range s.tables[me].owed { // as it was when the node stopped
@@ -191,20 +194,29 @@ func (s *Service) start() error {
 	return s.review(at)
 }
 
+// nextStart is greater than all starts before it. Half of it is random: a node whose folders were rolled back counts its starts again
+// from an older one, and the others must be able to tell the two apart.
+func nextStart(last uint64) uint64 { return (last>>16+1)<<16 | uint64(rand.Uint32N(1<<16)) }
+
 // loop follows the metadata and the time.
 func (s *Service) loop(ctx context.Context) {
 	tick := time.NewTicker(saveEvery)
 	defer tick.Stop()
+	var seen *cluster.State
 	for {
 		changed := s.deps.Meta.Changed()
-		select {
-		case <-ctx.Done():
-			return
-		case <-changed:
+		if now := s.deps.Meta.State(); now != seen {
 			s.follow(ctx)
 			if err := s.review(look{}); err != nil {
 				s.log.Error("Cannot store which shards are new", zap.Error(err))
 			}
+			seen = now
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
 		case <-tick.C:
 			s.tick(false)
 		}
@@ -385,7 +397,11 @@ func (s *Service) Announce(node, shard uint64) {
 	}
 	s.refreshOwn()
 	due := s.own.sequence
+	attempt := make(map[*peer]uint64, len(s.peers))
 	for _, p := range s.peers {
+		if !p.away() || p.refused { // one that was down may be up again, and is asked at no cost
+			attempt[p] = p.begun + 1
+		}
 		notify(p.kick)
 	}
 	s.mu.Unlock()
@@ -393,8 +409,8 @@ func (s *Service) Announce(node, shard uint64) {
 	ctx, cancel := context.WithTimeout(context.Background(), exchangeTimeout)
 	defer cancel()
 	s.await(ctx, func() bool {
-		for _, p := range s.peers {
-			if !p.away() && p.told < due {
+		for p, n := range attempt {
+			if p.told < due && (p.ended < n || p.reached) && s.peers[p.node.ID] == p {
 				return false
 			}
 		}

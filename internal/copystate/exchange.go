@@ -314,13 +314,14 @@ func (s *Service) toldLost(node uint64, shards []uint64) {
 func (s *Service) learnSelf(m *rpc.CopyStates) {
 	you := decodeVersion(m.You)
 	s.mu.Lock()
-	if you.start == 0 || you.start == s.self.Start && you.folder == s.self.Folder {
+	if you.start == 0 || s.starts[you.start] {
 		s.mu.Unlock()
 		return
 	}
-	back := you.folder == s.self.Folder && !s.wentBack && (m.YourMark > s.loadedMark || you.start > s.self.Start)
-	if you.start >= s.self.Start {
-		s.self.Start = you.start + 1
+	back := you.folder == s.self.Folder && !s.wentBack && (m.YourMark > s.loadedMark || you.start>>16 >= s.self.Start>>16)
+	if you.start>>16 >= s.self.Start>>16 {
+		s.self.Start = nextStart(you.start)
+		s.starts[s.self.Start] = true
 	}
 	if back {
 		s.wentBack = true
@@ -442,10 +443,9 @@ func (s Server) Exchange(ctx context.Context, m *rpc.CopyStates) (*rpc.CopyState
 		you = t.version.encode(m.Node)
 	}
 	mark := s.marks[m.Node]
-	before := s.tables[m.Node].owed
 	s.mu.Unlock()
 	s.learn(m)
-	s.passOn(ctx, m.Node, before)
+	s.passOn(ctx, m.Node)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	have := make(map[uint64]version, len(m.Have))
@@ -463,20 +463,14 @@ func (s Server) Exchange(ctx context.Context, m *rpc.CopyStates) (*rpc.CopyState
 }
 
 // passOn tells nodes at once what waits for them on a node that may not reach them itself.
-func (s Server) passOn(ctx context.Context, holder uint64, before map[uint64]shardSet) {
+func (s Server) passOn(ctx context.Context, holder uint64) {
 	s.mu.Lock()
-	due := make(map[*peer]uint64)
-	for node, shards := range s.tables[holder].owed {
-		p := s.peers[node]
-		if p == nil || node == holder || p.away() {
-			continue
-		}
-		for id := range shards {
-			if !before[node].has(id) {
-				due[p] = p.begun + 1
-				notify(p.kick)
-				break
-			}
+	t := s.tables[holder]
+	var due []*peer
+	for node := range t.owed {
+		if p := s.peers[node]; p != nil && node != holder && !p.away() && t.version.newer(p.have[holder]) {
+			due = append(due, p)
+			notify(p.kick)
 		}
 	}
 	s.mu.Unlock()
@@ -486,11 +480,6 @@ func (s Server) passOn(ctx context.Context, holder uint64, before map[uint64]sha
 	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
 	defer cancel()
 	s.await(ctx, func() bool {
-		for p, n := range due {
-			if p.ended < n {
-				return false
-			}
-		}
-		return true
+		return !slices.ContainsFunc(due, func(p *peer) bool { return !p.away() && t.version.newer(p.have[holder]) })
 	})
 }

@@ -1,0 +1,432 @@
+package copystate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/influxdata/influxdb/services/meta"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"concord/internal/cluster"
+	"concord/internal/rpc"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// world is some data nodes that talk to each other without a network.
+type world struct {
+	t     *testing.T
+	mu    sync.Mutex
+	state *cluster.State
+	news  chan struct{} // closed and replaced when the state changed
+	nodes map[uint64]*node
+	cut   map[[2]uint64]bool // links that lead nowhere
+}
+
+// node is one data node and what its other parts would say.
+type node struct {
+	w      *world
+	id     uint64
+	dir    string
+	s      *Service
+	has    map[uint64]bool
+	owed   map[uint64][]uint64
+	back   []uint64 // nodes that were heard of again
+	gaveUp bool
+	up     bool
+}
+
+func newWorld(t *testing.T, nodes int) *world {
+	w := &world{t: t, state: cluster.NewState(), news: make(chan struct{}), nodes: make(map[uint64]*node), cut: make(map[[2]uint64]bool)}
+	w.state.Data.ClusterID = 42
+	for i := range nodes {
+		id := uint64(i + 1)
+		w.state.DataNodes = append(w.state.DataNodes, cluster.Node{ID: id, TCPAddr: fmt.Sprintf("node%d:8088", id)})
+		w.nodes[id] = &node{w: w, id: id, dir: t.TempDir(), has: make(map[uint64]bool), owed: make(map[uint64][]uint64)}
+	}
+	for id := range w.nodes {
+		w.start(id)
+	}
+	return w
+}
+
+func (w *world) start(id uint64) {
+	w.t.Helper()
+	n := w.nodes[id]
+	s, err := Open(Deps{
+		Path: filepath.Join(n.dir, "copies.db"), DataDir: filepath.Join(n.dir, "data"), Meta: n,
+		Peer:    func(to cluster.Node) (rpc.CopyStateClient, error) { return link{w, id, to.ID}, nil },
+		Has:     func(shard uint64) bool { return n.get(func() bool { return n.has[shard] }) },
+		Damaged: func(uint64) (string, bool) { return "", true },
+		Owed: func() map[uint64][]uint64 {
+			out := make(map[uint64][]uint64)
+			n.get(func() bool {
+				for to, shards := range n.owed {
+					out[to] = append([]uint64(nil), shards...)
+				}
+				return true
+			})
+			return out
+		},
+		GiveUp: func() error {
+			n.get(func() bool { n.gaveUp, n.owed = true, map[uint64][]uint64{}; return true })
+			return nil
+		},
+		Heard: func(id uint64) { n.get(func() bool { n.back = append(n.back, id); return true }) },
+		Found: func(uint64) {},
+		Log:   zap.NewNop(),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.mu.Lock()
+	n.s, n.up = s, true
+	w.mu.Unlock()
+	w.t.Cleanup(func() { w.stop(id) })
+}
+
+func (w *world) stop(id uint64) {
+	n := w.nodes[id]
+	w.mu.Lock()
+	up := n.up
+	n.up = false
+	w.mu.Unlock()
+	if up {
+		n.s.Close()
+	}
+}
+
+// setCut cuts the link between two nodes, or mends it.
+func (w *world) setCut(a, b uint64, cut bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cut[[2]uint64{a, b}], w.cut[[2]uint64{b, a}] = cut, cut
+}
+
+// addShard adds a shard with owners to the metadata.
+func (w *world) addShard(owners ...uint64) uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	next := *w.state
+	data := w.state.Data.Clone()
+	data.MaxShardID++
+	sh := meta.ShardInfo{ID: data.MaxShardID}
+	for _, o := range owners {
+		sh.Owners = append(sh.Owners, meta.ShardOwner{NodeID: o})
+	}
+	at := time.Unix(0, 0).Add(time.Duration(sh.ID) * time.Hour)
+	group := meta.ShardGroupInfo{ID: sh.ID, StartTime: at, EndTime: at.Add(time.Hour), Shards: []meta.ShardInfo{sh}}
+	if len(data.Databases) == 0 {
+		data.Databases = []meta.DatabaseInfo{{Name: "db", RetentionPolicies: []meta.RetentionPolicyInfo{{Name: "rp"}}}}
+	}
+	rp := &data.Databases[0].RetentionPolicies[0]
+	rp.ShardGroups = append(rp.ShardGroups, group)
+	next.Data = data
+	w.publish(&next)
+	return sh.ID
+}
+
+// publish is called with mu held.
+func (w *world) publish(st *cluster.State) {
+	w.state = st
+	close(w.news)
+	w.news = make(chan struct{})
+}
+
+func (n *node) get(fn func() bool) bool {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	return fn()
+}
+
+func (n *node) NodeID() uint64 { return n.id }
+func (n *node) State() *cluster.State {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	return n.w.state
+}
+func (n *node) Changed() <-chan struct{} {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	return n.w.news
+}
+
+// owe makes a node keep writes of shards for another one.
+func (n *node) owe(to uint64, shards ...uint64) {
+	n.get(func() bool { n.owed[to] = shards; return true })
+}
+
+// link is the way from one node to another.
+type link struct {
+	w        *world
+	from, to uint64
+}
+
+func (l link) Exchange(ctx context.Context, m *rpc.CopyStates, _ ...grpc.CallOption) (*rpc.CopyStates, error) {
+	l.w.mu.Lock()
+	n, cut := l.w.nodes[l.to], l.w.cut[[2]uint64{l.from, l.to}]
+	up, s := n.up, n.s
+	l.w.mu.Unlock()
+	if !up {
+		return nil, errors.New("connection refused")
+	}
+	if cut {
+		return nil, errors.New("the link is cut")
+	}
+	return Server{Service: s}.Exchange(ctx, m)
+}
+
+// unfit returns why a node's copy is not whole.
+func (w *world) unfit(id, shard uint64) string {
+	return w.nodes[id].s.Unfit(w.t.Context(), shard)[shard].Reason
+}
+
+// await waits until ok.
+func (w *world) await(what string, ok func() bool) {
+	w.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("never: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// knows waits until a node has looked through the metadata up to a shard.
+func (w *world) knows(id, shard uint64) {
+	w.t.Helper()
+	w.await("the node knows the shard", func() bool {
+		s := w.nodes[id].s
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.self.Newest >= shard
+	})
+}
+
+func TestNewShardIsWhole(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3)
+	id := w.addShard(1, 2)
+	w.knows(1, id)
+	if why := w.unfit(1, id); why != "" {
+		t.Error("before the first write:", why)
+	}
+	if err := w.nodes[1].s.Begin(id); err != nil {
+		t.Fatal(err)
+	}
+	if why := w.unfit(1, id); why != "" {
+		t.Error("after it:", why)
+	}
+}
+
+// A write is acknowledged only when the owner that missed it knows, be it through a third node.
+func TestMissedWriteIsKnownBeforeItIsAcknowledged(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3)
+	id := w.addShard(1, 2)
+	w.await("node 2 is sure", func() bool { return w.unfit(2, id) == "" })
+	w.setCut(1, 2, true)
+	w.nodes[1].owe(2, id)
+	w.nodes[1].s.Announce(2, id)
+	if why := w.unfit(2, id); !strings.Contains(why, "node1:8088 keeps writes") {
+		t.Errorf("node 2 thinks %q", why)
+	}
+	w.setCut(1, 2, false)
+	w.nodes[1].owe(2)
+	w.await("node 2 is whole again", func() bool { return w.unfit(2, id) == "" })
+}
+
+// A node that was down learns what it missed from a third node, while the one that keeps it is down.
+func TestHolderThatIsDownIsRemembered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3)
+	id := w.addShard(1, 2)
+	w.knows(2, id)
+	w.stop(2)
+	w.nodes[1].owe(2, id)
+	w.nodes[1].s.Announce(2, id)
+	w.stop(1)
+	w.start(2)
+	if why := w.unfit(2, id); !strings.Contains(why, "node1:8088 keeps writes") {
+		t.Errorf("node 2 thinks %q", why)
+	}
+	// It does not come back: a repair has to bring the writes.
+	w.await("node 2 asks for a repair", func() bool { return w.nodes[2].s.Lacks(id).Kind == Missed })
+	gen := w.nodes[2].s.Lacks(id).Gen
+	if err := w.nodes[2].s.Whole(id, gen-1); err != nil || w.unfit(2, id) == "" {
+		t.Error("an older comparison made the copy whole", err)
+	}
+	if err := w.nodes[2].s.Whole(id, gen); err != nil || w.unfit(2, id) != "" {
+		t.Error("a repair did not make the copy whole:", err, w.unfit(2, id))
+	}
+}
+
+func TestLostDiskMakesCopiesUnfitUntilTheyAreRepaired(t *testing.T) {
+	t.Parallel()
+	for name, wipe := range map[string]func(t *testing.T, n *node){
+		"the data folder": func(t *testing.T, n *node) { n.remove(t, "data") },
+		"the meta folder": func(t *testing.T, n *node) { n.remove(t, "copies.db") },
+		"both":            func(t *testing.T, n *node) { n.remove(t, "data"); n.remove(t, "copies.db") },
+		"one shard":       func(t *testing.T, n *node) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, 2)
+			id := w.addShard(1, 2)
+			w.knows(2, id)
+			if err := w.nodes[2].s.Begin(id); err != nil {
+				t.Fatal(err)
+			}
+			w.nodes[2].get(func() bool { w.nodes[2].has[id] = true; return true })
+			w.stop(2)
+			w.start(2)
+			if why := w.unfit(2, id); why != "" {
+				t.Fatal("after a restart:", why)
+			}
+			w.stop(2)
+			w.nodes[2].get(func() bool { w.nodes[2].has[id] = name == "the meta folder"; return true })
+			wipe(t, w.nodes[2])
+			w.start(2)
+			if why := w.unfit(2, id); why == "" {
+				t.Fatal("the copy counts as whole")
+			}
+			later := w.addShard(1, 2)
+			w.knows(2, later)
+			if why := w.unfit(2, later); why != "" {
+				t.Error("a shard that is newer than the loss:", why)
+			}
+			if err := w.nodes[2].s.Whole(id, w.nodes[2].s.Lacks(id).Gen); err != nil {
+				t.Fatal(err)
+			}
+			w.nodes[2].get(func() bool { w.nodes[2].has[id] = true; return true })
+			w.stop(2)
+			w.start(2)
+			if why := w.unfit(2, id); why != "" {
+				t.Error("after the repair and a restart:", why)
+			}
+		})
+	}
+}
+
+func (n *node) remove(t *testing.T, name string) {
+	t.Helper()
+	if err := removeAll(filepath.Join(n.dir, name)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestShardThatALostNodeBeginsAgainLacksWhatWasBefore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	id := w.addShard(1, 2)
+	w.knows(2, id)
+	for range 2 { // the second time the shard was lost meanwhile
+		if err := w.nodes[2].s.Begin(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if kind := w.nodes[2].s.Lacks(id).Kind; kind != Lost {
+		t.Errorf("it lacks %q", kind)
+	}
+}
+
+// What a node kept for others and lost with its files is lost for them, and they find out.
+func TestLostHintsAreTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3)
+	id := w.addShard(2, 3)
+	w.knows(2, id)
+	w.stop(2)
+	w.nodes[1].owe(2, id)
+	w.nodes[1].s.Announce(2, id)
+	w.stop(1)
+	w.nodes[1].owe(2)
+	w.nodes[1].remove(t, "copies.db")
+	w.nodes[1].remove(t, "data")
+	w.start(1)
+	w.start(2)
+	w.await("node 2 knows that it lacks writes for good", func() bool { return w.nodes[2].s.Lacks(id).Kind == Missed })
+
+	other := w.addShard(2, 3)
+	w.knows(2, other)
+	w.nodes[1].s.Lose(2, other)
+	w.await("node 2 knows of the dropped hints", func() bool { return w.nodes[2].s.Lacks(other).Kind == Missed })
+	w.await("node 1 forgets what node 2 knows", func() bool {
+		s := w.nodes[1].s
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.lost[2]) == 0
+	})
+}
+
+func TestRolledBackNodeFindsOut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3)
+	id := w.addShard(1, 2)
+	alone := w.addShard(2)
+	w.knows(2, alone)
+	w.nodes[2].get(func() bool { w.nodes[2].has[id], w.nodes[2].has[alone] = true, true; return true })
+	w.stop(2)
+	old := t.TempDir()
+	mustCopy(t, w.nodes[2].dir, old)
+	w.start(2)
+	if err := w.nodes[2].s.Mark(); err != nil { // a delete ran
+		t.Fatal(err)
+	}
+	mark := w.nodes[2].s.self.Mark
+	w.await("node 1 has heard of it", func() bool {
+		s := w.nodes[1].s
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.marks[2] >= mark
+	})
+	w.stop(2)
+	w.nodes[2].dir = old
+	w.nodes[2].owe(1, id)
+	w.start(2)
+	w.await("node 2 finds out", func() bool { return w.nodes[2].s.Lacks(id).Kind == Stale })
+	if w.nodes[2].s.Lacks(alone).Kind != "" {
+		t.Error("a copy that no other node has is to be made anew")
+	}
+	if !w.nodes[2].get(func() bool { return w.nodes[2].gaveUp }) {
+		t.Error("what it kept for others is not set aside")
+	}
+	w.await("node 1 knows that node 2 lost what it kept for it", func() bool { return w.nodes[1].s.Lacks(id).Kind == Missed })
+	w.stop(2)
+	w.start(2)
+	if w.nodes[2].s.wentBack || w.nodes[2].s.Lacks(id).Kind != Stale {
+		t.Error("after one more start it is not what it was")
+	}
+}
+
+func TestNodeThatReachesFewOthersIsUnsure(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3)
+	id, alone := w.addShard(1, 2), w.addShard(1)
+	w.knows(1, alone)
+	w.setCut(1, 2, true)
+	w.setCut(1, 3, true)
+	w.await("node 1 is unsure", func() bool { return strings.Contains(w.unfit(1, id), "can reach 1 of 3") })
+	if why := w.unfit(1, alone); why != "" {
+		t.Error("of a shard that only it has:", why)
+	}
+	w.setCut(1, 3, false)
+	w.await("node 1 is sure", func() bool { return w.unfit(1, id) == "" })
+	// Nodes that are down take no writes.
+	w.stop(2)
+	w.stop(3)
+	w.await("node 1 is sure beside nodes that are down", func() bool { return w.unfit(1, id) == "" })
+	w.start(3)
+	w.await("node 1 hears of node 3 again", func() bool {
+		return w.nodes[1].get(func() bool { return len(w.nodes[1].back) > 0 && w.nodes[1].back[len(w.nodes[1].back)-1] == 3 })
+	})
+}
