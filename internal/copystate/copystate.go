@@ -288,6 +288,8 @@ func (s *Service) Ready() bool { return s.ready.Load() }
 type facts struct {
 	shards map[uint64]Unfit
 	all    *Unfit // deletes wait for all copies
+
+	deletes time.Time // since when other nodes keep deletes for this one; zero when they do not
 }
 
 // Unfit returns for each of the shards whose copy on this node is not whole why that is so; a copy that this node does not have is
@@ -343,6 +345,11 @@ func (s *Service) refresh() {
 			continue
 		}
 		s.addFacts(f, holder, t.owed[self])
+	}
+	if f.all != nil {
+		if f.deletes = time.Now(); s.facts.Load() != nil && !s.facts.Load().deletes.IsZero() {
+			f.deletes = s.facts.Load().deletes
+		}
 	}
 	s.addFacts(f, self, s.own.owed[self])
 	s.facts.Store(f)

@@ -196,7 +196,7 @@ func (n *Node) Open() (err error) {
 	n.writer.WithLogger(n.log)
 	n.writer.Begun, n.local.Deletes = n.local.Begin, n.writer
 	n.writer.Shards, n.writer.Failed, n.local.Shards = shards, shards.StallAll, shards
-	n.writer.Missed = n.missed
+	n.writer.Missed, n.writer.Admit = n.missed, n.copies.Admit
 	for shard, found := range damaged {
 		if err := n.local.Found(shard, found...); err != nil {
 			return err

@@ -65,6 +65,8 @@ type Writer struct {
 	// Missed is told, before the write is acknowledged, that a node's copy of a shard lacks a write which this node keeps for it
 	// (kept), or which nobody keeps; nil for none.
 	Missed func(node, shard uint64, kept bool)
+	// Admit returns when the other nodes take writes from this one; nil when they always do.
+	Admit func(ctx context.Context)
 	// Shards takes the points; NewWriter sets the store.
 	Shards Shards
 	// Failed, when set, is told why a delete could not run on the store.
@@ -166,6 +168,9 @@ func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string,
 			return influxdb.ErrDatabaseNotFound(db)
 		}
 		policy = info.DefaultRetentionPolicy
+	}
+	if w.Admit != nil {
+		w.Admit(context.Background())
 	}
 	mapping, err := w.mapper.MapShards(&coordinator.WritePointsRequest{Database: db, RetentionPolicy: policy, Points: points})
 	if err != nil {
