@@ -281,6 +281,20 @@ func (s *Service) Mark() error {
 	return nil
 }
 
+// Marked is this node's mark as it is on its disk.
+func (s *Service) Marked() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.self.Mark
+}
+
+// HeardMark is the greatest mark that this node has heard of another one.
+func (s *Service) HeardMark(node uint64) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.marks[node]
+}
+
 // Ready reports whether the others were asked since the start: until then this node sends nothing that it kept.
 func (s *Service) Ready() bool { return s.ready.Load() }
 

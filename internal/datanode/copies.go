@@ -1,6 +1,7 @@
 package datanode
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -39,6 +40,9 @@ func (n *Node) openCopies(pool *rpc.Pool) (err error) {
 			if h := n.queues.handoff.Load(); h != nil {
 				h.Back(node)
 			}
+			if e := n.suspects.Load(); e != nil {
+				e.CheckSoon()
+			}
 		},
 		Found: func(shard uint64) {
 			if e := n.suspects.Load(); e != nil {
@@ -54,6 +58,17 @@ func (n *Node) openCopies(pool *rpc.Pool) (err error) {
 	n.local.Copies = n.copies
 	return nil
 }
+
+// Unfit says why this node's copy of a shard is not whole; it is empty when it is.
+func (n *Node) Unfit(ctx context.Context, shard uint64) string {
+	return n.copies.Unfit(ctx, shard)[shard].Reason
+}
+
+// Marked is this node's mark, and Heard reports whether it has heard of such a mark of another node, as package copystate has them.
+func (n *Node) Marked() uint64 { return n.copies.Marked() }
+
+// Heard reports whether this node has heard of a mark of another one.
+func (n *Node) Heard(node, mark uint64) bool { return n.copies.HeardMark(node) >= mark }
 
 // whole says which copies queries may read.
 func (n *Node) whole() distquery.Whole {

@@ -22,36 +22,45 @@ func (c *Cluster) Client(i int) Client { return Client{Base: "http://" + c.Data[
 // Query runs an InfluxQL statement and returns the answer's values, row by row
 // over all series, or the error that the answer carries.
 func (c Client) Query(ctx context.Context, db, q string) ([][]any, error) {
+	rows, _, err := c.Ask(ctx, db, q)
+	return rows, err
+}
+
+// Ask is Query, with the warnings of the answer.
+func (c Client) Ask(ctx context.Context, db, q string) (rows [][]any, warnings []string, err error) {
 	form := url.Values{"db": {db}, "q": {q}, "epoch": {"ns"}}
 	b, err := c.do(ctx, http.MethodPost, "/query", "application/x-www-form-urlencoded", strings.NewReader(form.Encode()))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var out struct {
 		Results []struct {
-			Error  string
-			Series []struct{ Values [][]any }
+			Error    string
+			Series   []struct{ Values [][]any }
+			Messages []struct{ Level, Text string }
 		}
 		Error string
 	}
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.UseNumber()
 	if err := dec.Decode(&out); err != nil {
-		return nil, fmt.Errorf("answer of %s: %w", c.Base, err)
+		return nil, nil, fmt.Errorf("answer of %s: %w", c.Base, err)
 	}
 	if out.Error != "" {
-		return nil, fmt.Errorf("%s: %s", q, out.Error)
+		return nil, nil, fmt.Errorf("%s: %s", q, out.Error)
 	}
-	var rows [][]any
 	for _, r := range out.Results {
 		if r.Error != "" {
-			return nil, fmt.Errorf("%s: %s", q, r.Error)
+			return nil, nil, fmt.Errorf("%s: %s", q, r.Error)
+		}
+		for _, m := range r.Messages {
+			warnings = append(warnings, m.Level+": "+m.Text)
 		}
 		for _, s := range r.Series {
 			rows = append(rows, s.Values...)
 		}
 	}
-	return rows, nil
+	return rows, warnings, nil
 }
 
 // Write sends line protocol with nanosecond times.

@@ -235,22 +235,12 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 		return "a repair is running", nil
 	}
 	// What is on its way is not entropy, and a delete on its way must not meet its points again.
-	for _, c := range copies {
-		for _, to := range c.state.Hints {
-			if slices.Contains(owners, to) {
-				s.postpone(sh.ID)
-				return fmt.Sprintf("%s has hinted handoff for %s", addr(st, c.owner), addr(st, to)), nil
-			}
-		}
-	}
 	worst, lacks := lacking(copies)
-	for _, c := range copies {
-		for _, from := range c.state.Waiting {
-			if s.postpone(sh.ID); lacks {
-				s.lookSoon(sh.ID, owners)
-			}
-			return fmt.Sprintf("%s has hinted handoff for %s", addr(st, from), addr(st, c.owner)), nil
+	if from, to, any := onItsWay(copies, owners); any {
+		if s.postpone(sh.ID); lacks {
+			s.lookSoon(sh.ID, owners)
 		}
+		return fmt.Sprintf("%s has hinted handoff for %s", addr(st, from), addr(st, to)), nil
 	}
 	// What a copy is known to lack is repaired at once, whatever is being written.
 	if lacks {
@@ -287,6 +277,21 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 	}
 	s.conclude(sh, &ShardStatus{ID: sh.ID, Status: Missing}, &lastCheck{owners: owners, states: now})
 	return "", nil
+}
+
+// onItsWay finds a copy for which some node keeps writes or deletes, and that node.
+func onItsWay(copies []copyOf, owners []uint64) (from, to uint64, any bool) {
+	for _, c := range copies {
+		for _, to := range c.state.Hints {
+			if slices.Contains(owners, to) {
+				return c.owner, to, true
+			}
+		}
+		for _, from := range c.state.Waiting {
+			return from, c.owner, true
+		}
+	}
+	return 0, 0, false
 }
 
 // lackStatus is the status of a shard of which a copy is known to lack something.

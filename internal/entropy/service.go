@@ -332,6 +332,14 @@ func (s *Service) Suspect(id uint64) {
 	notify(s.reload)
 }
 
+// CheckSoon makes the next check due at once: an owner that could not be reached may be back.
+func (s *Service) CheckSoon() {
+	s.mu.Lock()
+	s.suspects = true
+	s.mu.Unlock()
+	notify(s.reload)
+}
+
 // tellTimeout bounds how long another owner is told that a copy lacks something.
 const tellTimeout = 5 * time.Second
 
