@@ -242,9 +242,13 @@ func (s *Service) tick(last bool) {
 		clear(s.dirtyMarks)
 	}
 	for id := range s.dirty {
-		c.tables[id] = nil
+		c.tables[id], c.marks[id] = nil, nil
 		if t, ok := s.tables[id]; ok {
 			c.tables[id] = &t
+		}
+		// With the table: a mark of the folder that a node had before would tell it that this one went back.
+		if mark, ok := s.marks[id]; ok {
+			c.marks[id] = &mark
 		}
 	}
 	clear(s.dirty)
