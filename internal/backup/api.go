@@ -7,9 +7,11 @@ type Source struct {
 	ShardID      uint64 `json:"shard"`
 	Database     string `json:"database"`
 	Policy       string `json:"policy"`
-	Node         string `json:"node"`         // TCP address of the owner
+	Node         string `json:"node"`         // TCP address of the owner; empty when no copy can be read
 	LastModified int64  `json:"lastModified"` // nanoseconds
 	Size         int64  `json:"size"`         // bytes on disk
+	// Problem is why no whole copy can be read. The copy at Node, if there is one, may lack points then.
+	Problem string `json:"problem,omitempty"`
 }
 
 // Target is the body of POST /restore/begin: what of a backup is to be restored, and as what.

@@ -36,6 +36,20 @@ type Manifest struct {
 	Database string `json:"database,omitempty"`
 	Policy   string `json:"policy,omitempty"`
 	ShardID  uint64 `json:"shard_id,omitempty"`
+	// Missing are the shards of which nothing could be read.
+	Missing []Gap `json:"missing,omitempty"`
+}
+
+// Gap is a shard that a backup lacks, or has a part of.
+type Gap struct {
+	Database string `json:"database"`
+	Policy   string `json:"policy"`
+	ShardID  uint64 `json:"shardID"`
+	Reason   string `json:"reason"`
+}
+
+func (g Gap) String() string {
+	return fmt.Sprintf("shard %d of %s.%s: %s", g.ShardID, g.Database, g.Policy, g.Reason)
 }
 
 // Meta is the file with the metadata.
@@ -55,7 +69,12 @@ type Entry struct {
 	LastModified int64  `json:"lastModified"` // of the shard, nanoseconds
 	SHA256       string `json:"sha256,omitempty"`
 	Partial      bool   `json:"partial,omitempty"` // of a backup with -start or -end: not all of the shard's files
+	// Incomplete is why the copy that was read may lack points; empty for a whole one.
+	Incomplete string `json:"incomplete,omitempty"`
 }
+
+// Whole reports whether the file has all of the shard, as it was when it was read.
+func (e Entry) Whole() bool { return !e.Partial && e.Incomplete == "" }
 
 // Write makes a file durable under its name once all of it is there: until then
 // it is called .pending. It returns the size and the checksum.
@@ -151,11 +170,12 @@ func (m *Manifest) names() (out []string) {
 }
 
 // Set is what a folder of backups holds, or one manifest: the newest metadata,
-// and the newest file of each shard, a partial one only where there is no whole one.
+// and the newest file of each shard, one that is not whole only where no whole one is.
 type Set struct {
 	Dir    string
 	Meta   Meta
 	Shards []Entry // by ascending shard ID
+	Gaps   []Gap   // what the newest backup of a shard could not read; by ascending shard ID
 }
 
 // LoadDir joins all manifests of a folder, full and incremental ones.
@@ -167,6 +187,7 @@ func LoadDir(dir string) (*Set, error) {
 	sort.Sort(sort.Reverse(sort.StringSlice(paths))) // the newest first
 	s := &Set{Dir: dir}
 	newest := map[uint64]Entry{}
+	gaps := gapsByShard{}
 	for _, p := range paths {
 		m, err := Load(p)
 		if err != nil {
@@ -177,13 +198,35 @@ func LoadDir(dir string) (*Set, error) {
 		}
 		for _, e := range m.Files {
 			have, ok := newest[e.ShardID]
-			if !ok || have.Partial && !e.Partial || have.Partial == e.Partial && e.LastModified > have.LastModified {
+			if !ok || !have.Whole() && e.Whole() || have.Whole() == e.Whole() && e.LastModified > have.LastModified {
 				newest[e.ShardID] = e
 			}
 		}
+		gaps.add(m)
 	}
-	s.add(newest)
+	s.add(newest, gaps)
 	return s, nil
+}
+
+// gapsByShard are the gaps of the newest manifest that says something of a shard; nil for one that had all of it.
+type gapsByShard map[uint64]*Gap
+
+// add adds what an older manifest says of other shards.
+func (g gapsByShard) add(m *Manifest) {
+	for _, e := range m.Files {
+		if _, ok := g[e.ShardID]; ok || e.Partial && e.Incomplete == "" {
+			continue
+		}
+		g[e.ShardID] = nil
+		if e.Incomplete != "" {
+			g[e.ShardID] = &Gap{Database: e.Database, Policy: e.Policy, ShardID: e.ShardID, Reason: e.Incomplete}
+		}
+	}
+	for _, gap := range m.Missing {
+		if _, ok := g[gap.ShardID]; !ok {
+			g[gap.ShardID] = &gap
+		}
+	}
 }
 
 // LoadManifest is one manifest alone.
@@ -197,15 +240,23 @@ func LoadManifest(path string) (*Set, error) {
 	for _, e := range m.Files {
 		files[e.ShardID] = e
 	}
-	s.add(files)
+	gaps := gapsByShard{}
+	gaps.add(m)
+	s.add(files, gaps)
 	return s, nil
 }
 
-func (s *Set) add(files map[uint64]Entry) {
+func (s *Set) add(files map[uint64]Entry, gaps gapsByShard) {
 	for _, e := range files {
 		s.Shards = append(s.Shards, e)
 	}
+	for _, g := range gaps {
+		if g != nil {
+			s.Gaps = append(s.Gaps, *g)
+		}
+	}
 	sort.Slice(s.Shards, func(i, j int) bool { return s.Shards[i].ShardID < s.Shards[j].ShardID })
+	sort.Slice(s.Gaps, func(i, j int) bool { return s.Gaps[i].ShardID < s.Gaps[j].ShardID })
 }
 
 // Verify reads a file through, and compares size and checksum with the manifest.

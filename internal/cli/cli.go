@@ -4,6 +4,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -13,8 +14,19 @@ import (
 	"concord/internal/version"
 )
 
-// Run executes the command name with args and returns the exit code: 0, or 1
-// after one line on standard error. setup adds subcommands and flags; without a
+// Partial is the exit code of a command that did what it could, and not all that it was asked for.
+const Partial = 3
+
+// partial is an error with that exit code.
+type partial struct{ error }
+
+func (p partial) Unwrap() error { return p.error }
+
+// AsPartial makes err end the process with Partial.
+func AsPartial(err error) error { return partial{err} }
+
+// Run executes the command name with args and returns the exit code: 0, or after one
+// line on standard error Partial for an error of AsPartial and 1 for all others. setup adds subcommands and flags; without a
 // subcommand def runs, where it is not empty.
 func Run(name, def string, args []string, setup func(root *cobra.Command)) int {
 	root := &cobra.Command{Use: name, SilenceUsage: true, SilenceErrors: true}
@@ -33,6 +45,9 @@ func Run(name, def string, args []string, setup func(root *cobra.Command)) int {
 	root.SetArgs(DoubleDash(args))
 	if err := root.ExecuteContext(context.Background()); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", " "))
+		if errors.As(err, &partial{}) {
+			return Partial
+		}
 		return 1
 	}
 	return 0

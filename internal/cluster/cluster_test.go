@@ -183,6 +183,25 @@ func TestRemovedNodeOwnsNothing(t *testing.T) {
 	}
 }
 
+// Without an owner, the shard of a live group would fail writes for as long as the group lives.
+func TestShardsOfARemovedNodeAreAdopted(t *testing.T) {
+	t.Parallel()
+	s, one := withNodes(t, 3), 1
+	mustApply(t, s, CreateDatabase{Name: "db", Spec: &meta.RetentionPolicySpec{ReplicaN: &one}})
+	mustApply(t, s, CreateShardGroup{Database: "db", RetentionPolicy: "autogen", Time: t0})
+	for removed := range uint64(3) {
+		mustApply(t, s, DeleteDataNode{ID: removed + 2, Time: t0, Adopt: true})
+		for _, sh := range s.Shards() {
+			if len(sh.Owners) != 1 || sh.Owners[0] <= removed+2 {
+				t.Errorf("without node %d, shard %d is owned by %v", removed+2, sh.ID, sh.Owners)
+			}
+		}
+		if n := len(s.Shards()); n != map[bool]int{true: 3, false: 0}[removed < 2] { // the number of shards says where a series is
+			t.Errorf("without node %d, %d shards are left", removed+2, n)
+		}
+	}
+}
+
 func TestSuccessorGroupsDoNotOverlap(t *testing.T) {
 	t.Parallel()
 	s := withNodes(t, 3)

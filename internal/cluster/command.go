@@ -421,11 +421,13 @@ func (s *State) putNode(nodes *[]Node, n Node) (Node, error) {
 	return n, nil
 }
 
-// DeleteDataNode removes a data node and its ownerships. Its shards go to
-// nobody else.
+// DeleteDataNode removes a data node and its ownerships. With Adopt, the shards
+// that have no owner then go to other nodes, without their data: otherwise
+// writes to them would fail for as long as their group lives.
 type DeleteDataNode struct {
-	ID   uint64    `json:"id"`
-	Time time.Time `json:"time"`
+	ID    uint64    `json:"id"`
+	Time  time.Time `json:"time"`
+	Adopt bool      `json:"adopt,omitempty"` // false in logs of earlier versions
 }
 
 func (o DeleteDataNode) apply(s *State) (any, error) {
@@ -439,6 +441,9 @@ func (o DeleteDataNode) apply(s *State) (any, error) {
 		}
 	}
 	s.removeOwner(o.ID, o.Time, func(meta.ShardInfo) bool { return true })
+	if o.Adopt {
+		s.adopt()
+	}
 	return nil, nil
 }
 

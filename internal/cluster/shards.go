@@ -347,6 +347,24 @@ func (s *State) removeOwner(node uint64, at time.Time, match func(meta.ShardInfo
 	})
 }
 
+// adopt gives the shards of live groups that have no owner as many as their policy asks for.
+func (s *State) adopt() {
+	n := len(s.DataNodes)
+	for i := range s.Data.Databases {
+		for j := range s.Data.Databases[i].RetentionPolicies {
+			rp := &s.Data.Databases[i].RetentionPolicies[j]
+			for k := range rp.ShardGroups {
+				g, load := &rp.ShardGroups[k], map[uint64]int{}
+				for l := range g.Shards {
+					if sh := &g.Shards[l]; len(sh.Owners) == 0 && !g.Deleted() && n > 0 {
+						sh.Owners = s.deal(min(max(1, rp.ReplicaN), n), int(g.ID%uint64(n))+l, load)
+					}
+				}
+			}
+		}
+	}
+}
+
 func (s *State) eachGroup(f func(*meta.ShardGroupInfo)) {
 	for i := range s.Data.Databases {
 		db := &s.Data.Databases[i]

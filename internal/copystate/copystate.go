@@ -42,14 +42,19 @@ type Deps struct {
 	Meta    Metadata
 	Peer    func(cluster.Node) (rpc.CopyStateClient, error)
 
+	// Written is when each shard was last written to, as it was when the node started.
+	Written map[uint64]time.Time
 	Has     func(shard uint64) bool                           // whether this node has a copy, be it one that cannot be opened
 	Damaged func(shard uint64) (reason string, readable bool) // reason is empty for a sound copy
 	Owed    func() map[uint64][]uint64                        // shards by node: what this node keeps for others now
 	GiveUp  func() error                                      // sets aside what this node keeps for others
 
-	Heard func(node uint64)                            // is told each time that a node answers after a silence
-	Found func(shard uint64)                           // is told of a copy here that was found to lack something, 0 for several
-	Clock func(node cluster.Node, ahead time.Duration) // is told how far the clock of another node is ahead
+	Process func() uint64 // names this process among those of its node
+
+	Heard func(node uint64)                                    // is told each time that a node answers after a silence
+	Gone  func(node, process uint64)                           // is told that all processes of a node are gone but this one, 0 for all
+	Found func(shard uint64)                                   // is told of a copy here that was found to lack something, 0 for several
+	Clock func(node cluster.Node, ahead, margin time.Duration) // is told how far the clock of another node is ahead
 
 	Log *zap.Logger
 	Now func() time.Time // the time that this node tells others; time.Now when nil
@@ -103,6 +108,7 @@ type Service struct {
 	voided     map[uint64]version // by holder: a table of which this node counts nothing
 	lost       map[uint64]shardSet
 	marks      map[uint64]uint64 // of other nodes, the greatest known
+	processes  map[uint64]uint64 // of other nodes, the newest known
 	dirty      map[uint64]bool   // holders whose tables are not stored
 	dirtyMarks map[uint64]bool
 	peers      map[uint64]*peer
@@ -126,7 +132,7 @@ func Open(deps Deps) (*Service, error) {
 	s := &Service{
 		deps: deps, log: deps.Log.With(zap.String("service", "copystate")), store: db, base: time.Now(),
 		self: st.self, records: st.shards, tables: st.tables, lost: st.lost, marks: st.marks,
-		voided: make(map[uint64]version), starts: make(map[uint64]bool), dirty: make(map[uint64]bool), dirtyMarks: make(map[uint64]bool),
+		voided: make(map[uint64]version), starts: make(map[uint64]bool), processes: make(map[uint64]uint64), dirty: make(map[uint64]bool), dirtyMarks: make(map[uint64]bool),
 		peers: make(map[uint64]*peer), changed: make(chan struct{}), gen: uint64(time.Now().UnixNano()), lacking: make(shardSet),
 	}
 	for id, r := range s.records {
@@ -149,7 +155,8 @@ func (s *Service) Close() error {
 	s.cancel()
 	s.wg.Wait()
 	s.tick(true)
-	return s.store.close()
+	s.self.Clean = true
+	return errors.Join(s.store.save(change{self: &s.self}), s.store.close())
 }
 
 // start compares the names of the folders with those of the last start.
@@ -159,6 +166,8 @@ func (s *Service) start() error {
 		return err
 	}
 	s.loadedMark = s.self.Mark
+	crashed := !s.self.Clean
+	s.self.Clean = false
 	first := s.self.Folder == "" // of this program on this meta folder
 	same := name != "" && name == s.self.Folder
 	if !same {
@@ -186,7 +195,7 @@ func (s *Service) start() error {
 	if err := s.store.save(change{self: &s.self, lost: s.lostChange()}); err != nil {
 		return err
 	}
-	at := look{starting: true, newDisk: !first && !same}
+	at := look{starting: true, newDisk: !first && !same, crashed: crashed && !first && same}
 	if first && name == "" && s.deps.Meta.NodeID() != 0 {
 		// What is on disk is believed, when there is something.
 		at.adopt = slices.ContainsFunc(s.deps.Meta.State().Shards(), func(sh cluster.Shard) bool { return s.deps.Has(sh.ID) })

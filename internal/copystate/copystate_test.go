@@ -80,9 +80,11 @@ func (w *world) start(id uint64) {
 			n.get(func() bool { n.gaveUp, n.owed = true, map[uint64][]uint64{}; return true })
 			return nil
 		},
-		Heard: func(id uint64) { n.get(func() bool { n.back = append(n.back, id); return true }) },
-		Found: func(uint64) {},
-		Log:   zap.NewNop(),
+		Heard:   func(id uint64) { n.get(func() bool { n.back = append(n.back, id); return true }) },
+		Found:   func(uint64) {},
+		Gone:    func(uint64, uint64) {},
+		Process: func() uint64 { return 1 },
+		Log:     zap.NewNop(),
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -111,7 +111,7 @@ func (s *Service) exchange(ctx context.Context, p *peer) (again bool) {
 		sent := s.deps.Now()
 		reply, err = client.Exchange(ctx, m)
 		if took := s.deps.Now().Sub(sent); err == nil && s.deps.Clock != nil {
-			s.deps.Clock(p.node, time.Unix(0, reply.Clock).Sub(sent.Add(took/2)))
+			s.deps.Clock(p.node, time.Unix(0, reply.Clock).Sub(sent.Add(took/2)), took/2)
 		}
 	}
 	if err == nil && reply.Node != p.node.ID {
@@ -133,7 +133,9 @@ func (s *Service) exchange(ctx context.Context, p *peer) (again bool) {
 	}
 	p.ended, p.at = number, began
 	p.reached = err == nil
+	gone := err != nil && !p.refused
 	p.refused = err != nil && strings.Contains(err.Error(), "connection refused")
+	gone = gone && p.refused
 	if err == nil {
 		if ready {
 			p.told = sequence
@@ -150,6 +152,9 @@ func (s *Service) exchange(ctx context.Context, p *peer) (again bool) {
 	s.mu.Unlock()
 	if heard {
 		s.deps.Heard(p.node.ID)
+	}
+	if gone {
+		s.deps.Gone(p.node.ID, 0)
 	}
 	return again
 }
@@ -204,7 +209,7 @@ func (s *Service) settle() {
 func (s *Service) message(to uint64, have map[uint64]version) *rpc.CopyStates {
 	me := s.deps.Meta.NodeID()
 	m := &rpc.CopyStates{
-		Node: me, Folder: s.self.Folder, Start: s.self.Start, Mark: s.self.Mark, Clock: s.deps.Now().UnixNano(), Starting: !s.ready.Load(),
+		Node: me, Folder: s.self.Folder, Start: s.self.Start, Mark: s.self.Mark, Clock: s.deps.Now().UnixNano(), Process: s.deps.Process(), Starting: !s.ready.Load(),
 		Lost: s.lost[to].sorted(),
 	}
 	if m.Starting {
@@ -232,6 +237,13 @@ func (s *Service) learn(m *rpc.CopyStates) {
 		s.missed(m.Lost, "data node "+s.addr(m.Node)+" lost what it kept for it")
 	}
 	s.learnSelf(m)
+	s.mu.Lock()
+	another := s.processes[m.Node] != m.Process && m.Process != 0
+	s.processes[m.Node] = m.Process
+	s.mu.Unlock()
+	if another {
+		s.deps.Gone(m.Node, m.Process)
+	}
 	if m.Starting {
 		return
 	}

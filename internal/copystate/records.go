@@ -2,6 +2,7 @@ package copystate
 
 import (
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -28,7 +29,8 @@ func (s *Service) Lacks(id uint64) Lack {
 func (s *Service) Begin(id uint64) error {
 	return s.update(func(set func(uint64, record)) {
 		r, known := s.records[id]
-		if r.Had || !known && id <= s.self.Newest {
+		// Once: a repair that runs brings what was lost, and begins the copy, too.
+		if lost := r.Had || !known && id <= s.self.Newest; lost && Lost.Worse(r.Lacks) {
 			s.lack(&r, Lost, "its node lost it, and has only what was written since")
 		}
 		r.Had = true
@@ -107,6 +109,9 @@ func (s *Service) lostChange() map[uint64]*shardSet {
 	}
 	return out
 }
+
+// Missed is called when this node's copy of a shard turns out to lack writes that nobody keeps for it.
+func (s *Service) Missed(shard uint64, why string) { s.missed([]uint64{shard}, why) }
 
 // missed marks copies of this node that lack what nobody keeps for them; 0 is for all that other nodes have too, of
 // which deletes are lost.
@@ -243,6 +248,23 @@ type look struct {
 	starting bool // it is the first one since the start: the store has what is on disk, and no more
 	newDisk  bool // the data folder is not the one of the last start
 	adopt    bool // the data is from a version that did not keep copies.db
+	crashed  bool // the node did not stop by itself
+}
+
+// crashWindow is how long before a crash a shard must have been written to for writes to have been on their way from its node.
+const crashWindow = 30 * time.Second
+
+// underWay reports whether writes to a shard may have been on their way when the node crashed: other owners may lack some that are
+// here, and this copy some that are there.
+func (s *Service) underWay(id uint64) bool {
+	var newest time.Time
+	for _, at := range s.deps.Written {
+		if at.After(newest) {
+			newest = at
+		}
+	}
+	at, ok := s.deps.Written[id]
+	return ok && newest.Sub(at) < crashWindow
 }
 
 // review looks through the metadata for shards that this node owns since its last look. A shard that is newer than the last look is
@@ -278,6 +300,8 @@ func (s *Service) review(at look) error {
 				s.lack(&r, Lost, "its node is new")
 			case at.starting && r.Had && !has:
 				s.lack(&r, Lost, "its node lost it")
+			case at.crashed && s.underWay(sh.ID) && r.Lacks == "":
+				s.lack(&r, Missed, "its node went down while writes were on their way, and it is not compared with the other copies yet")
 			case !known:
 				s.lack(&r, Lost, "its node became an owner later, and does not have all of it yet")
 			}

@@ -36,6 +36,7 @@ type self struct {
 	Newest uint64 `json:"newest"` // the greatest shard ID of the metadata that was looked through for new shards
 
 	Reviewed bool `json:"reviewed"` // the metadata was looked through once
+	Clean    bool `json:"clean"`    // the node stopped by itself, and left no write on its way
 }
 
 // Kind says what a copy lacks that nobody keeps for it.

@@ -1,7 +1,6 @@
 package ctl
 
 import (
-	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -17,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"concord/internal/backup"
+	"concord/internal/cli"
 )
 
 // backupFlags are those of `backup`, as documented for InfluxDB Enterprise.
@@ -25,14 +25,18 @@ type backupFlags struct {
 	full, estimate                            bool
 	shard                                     uint64
 	bufsize                                   int
+	wait                                      time.Duration
 }
 
 func (c *client) backup() *cobra.Command {
 	var f backupFlags
 	cmd := &cobra.Command{
 		Use: "backup [flags] <dir>", Short: "Back up the cluster, or a database, policy or shard of it", Args: cobra.ExactArgs(1),
+		Long: "Back up the cluster, or a database, policy or shard of it.\n\n" +
+			"A shard that cannot be read, or of which only copies that lack something can be, is named on standard error and in the\n" +
+			"manifest. The backup then goes on with the others, and ends with exit code 3.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			b, err := newBackup(c.patient(), f, args[0], cmd.OutOrStdout())
+			b, err := newBackup(c.patient(), f, args[0], cmd)
 			if err != nil {
 				return err
 			}
@@ -50,6 +54,7 @@ func (c *client) backup() *cobra.Command {
 	fl.StringVar(&f.end, "end", "", "only files with points at or before this time (RFC 3339)")
 	fl.BoolVar(&f.estimate, "estimate", false, "say how much there is to back up, and back up nothing")
 	fl.StringVar(&f.level, "gzipCompressionLevel", "default", "default, full, speedy or none")
+	fl.DurationVar(&f.wait, "wait", 10*time.Second, "how long to wait for a whole copy of each shard")
 	fl.IntVar(&f.bufsize, "bufsize", 1<<20, "bytes that are written at once")
 	return cmd
 }
@@ -60,14 +65,16 @@ type backupRun struct {
 	backupFlags
 	dir   string
 	out   io.Writer
+	errs  io.Writer // what is not in the backup
 	stamp string
 	gzip  int
 	span  url.Values // start and end
 	bytes int64
+	gaps  int // shards that are not in it, or not whole
 }
 
-func newBackup(c *client, f backupFlags, dir string, out io.Writer) (*backupRun, error) {
-	b := &backupRun{client: c, backupFlags: f, dir: dir, out: out, span: url.Values{}}
+func newBackup(c *client, f backupFlags, dir string, cmd *cobra.Command) (*backupRun, error) {
+	b := &backupRun{client: c, backupFlags: f, dir: dir, out: cmd.OutOrStdout(), errs: cmd.ErrOrStderr(), span: url.Values{}}
 	if f.full {
 		b.strategy = "full"
 	}
@@ -118,13 +125,7 @@ func (b *backupRun) run(ctx context.Context) (err error) {
 		return err
 	}
 	if b.estimate {
-		var size int64
-		for _, s := range plan {
-			fmt.Fprintf(b.out, "Estimated size of db %s, rp %s, shard %d on node %s: %d bytes\n", s.Database, s.Policy, s.ShardID, s.Node, s.Size)
-			size += s.Size
-		}
-		fmt.Fprintf(b.out, "Estimated %d shards, %d bytes before compression\n", len(plan), size)
-		return nil
+		return b.printEstimate(plan)
 	}
 	if err := os.MkdirAll(b.dir, 0o700); err != nil {
 		return err
@@ -146,18 +147,91 @@ func (b *backupRun) run(ctx context.Context) (err error) {
 		return err
 	}
 	for _, s := range plan {
-		e, err := b.save(ctx, s)
-		if err != nil {
+		if err := b.add(ctx, m, s); err != nil {
 			return err
 		}
-		m.Files = append(m.Files, e)
 	}
 	if err := m.Save(filepath.Join(b.dir, b.stamp+".manifest")); err != nil {
 		return fmt.Errorf("write the manifest: %w", err)
 	}
 	fmt.Fprintf(b.out, "Backed up to %s in %s, transferred %d bytes\n", b.dir, short(time.Since(began)), b.bytes)
-	return nil
+	return b.partial("the backup")
 }
+
+func (b *backupRun) printEstimate(plan []backup.Source) error {
+	var size int64
+	for _, s := range plan {
+		if s.Problem != "" {
+			b.lack(s, s.Problem)
+		}
+		if s.Node == "" {
+			continue
+		}
+		fmt.Fprintf(b.out, "Estimated size of db %s, rp %s, shard %d on node %s: %d bytes\n", s.Database, s.Policy, s.ShardID, s.Node, s.Size)
+		size += s.Size
+	}
+	fmt.Fprintf(b.out, "Estimated %d shards, %d bytes before compression\n", len(plan), size)
+	return b.partial("a backup")
+}
+
+// lack says what of a shard is not in the backup.
+func (b *backupRun) lack(s backup.Source, why string) backup.Gap {
+	b.gaps++
+	g := backup.Gap{Database: s.Database, Policy: s.Policy, ShardID: s.ShardID, Reason: why}
+	part := "Not backed up"
+	if s.Node != "" {
+		part = "Not whole, read from " + s.Node + " all the same"
+	}
+	fmt.Fprintf(b.errs, "%s: %s\n", part, g)
+	return g
+}
+
+// partial is the error of a backup with gaps.
+func (b *backupRun) partial(what string) error {
+	if b.gaps == 0 {
+		return nil
+	}
+	return cli.AsPartial(fmt.Errorf("%s is partial, see the shards named above (%d): run it again when their owners are up and have caught up", what, b.gaps))
+}
+
+// add backs up a shard. When its source fails, another owner is tried once; what cannot be read then becomes a gap of
+// the manifest. An error is one of this machine's or of the meta node, with which nothing else would work either.
+func (b *backupRun) add(ctx context.Context, m *backup.Manifest, s backup.Source) error {
+	for try := 0; ; try++ {
+		if s.Node == "" {
+			m.Missing = append(m.Missing, b.lack(s, s.Problem))
+			return nil
+		}
+		e, err := b.save(ctx, s)
+		var source sourceError
+		switch {
+		case err == nil:
+			if s.Problem != "" {
+				b.lack(s, s.Problem)
+			}
+			m.Files = append(m.Files, e)
+			return nil
+		case !errors.As(err, &source) || ctx.Err() != nil:
+			return err
+		case try > 0:
+			s.Node, s.Problem = "", fmt.Sprintf("%s cannot be read: %v", s.Node, source)
+			continue
+		}
+		again, err := b.ask(ctx, s.ShardID)
+		if err != nil {
+			return err
+		}
+		if len(again) == 0 {
+			return nil // it was dropped, or became empty, meanwhile
+		}
+		s = again[0]
+	}
+}
+
+// sourceError is one of the copy that is read, not of this machine.
+type sourceError struct{ error }
+
+func (e sourceError) Unwrap() error { return e.error }
 
 // plan is which shards to read, and from where: for an incremental backup those
 // that changed since the newest file in the folder.
@@ -165,16 +239,9 @@ func (b *backupRun) plan(ctx context.Context) ([]backup.Source, error) {
 	if b.strategy == "only-meta" {
 		return nil, nil
 	}
-	params := url.Values{"db": {b.db}, "rp": {b.rp}, "from": {b.from}}
-	if b.shard != 0 {
-		params.Set("shard", strconv.FormatUint(b.shard, 10))
-	}
-	var plan []backup.Source
-	if err := b.call(ctx, http.MethodGet, "/backup/plan", params, &plan); err != nil {
-		return nil, err
-	}
-	if b.strategy == "full" {
-		return plan, nil
+	plan, err := b.ask(ctx, b.shard)
+	if err != nil || b.strategy == "full" {
+		return plan, err
 	}
 	have, err := backup.LoadDir(b.dir)
 	if err != nil {
@@ -182,17 +249,26 @@ func (b *backupRun) plan(ctx context.Context) ([]backup.Source, error) {
 	}
 	newest := map[uint64]int64{}
 	for _, e := range have.Shards {
-		if !e.Partial {
+		if e.Whole() {
 			newest[e.ShardID] = e.LastModified
 		}
 	}
 	var changed []backup.Source
 	for _, s := range plan {
-		if s.LastModified > newest[s.ShardID] {
+		if s.Problem != "" || s.LastModified > newest[s.ShardID] { // what cannot be read may have changed
 			changed = append(changed, s)
 		}
 	}
 	return changed, nil
+}
+
+// ask asks the meta node which copies to read, of one shard or, with 0, of all that the flags name.
+func (b *backupRun) ask(ctx context.Context, shard uint64) (plan []backup.Source, err error) {
+	params := url.Values{"db": {b.db}, "rp": {b.rp}, "from": {b.from}, "wait": {b.wait.String()}}
+	if shard != 0 {
+		params.Set("shard", strconv.FormatUint(shard, 10))
+	}
+	return plan, b.call(ctx, http.MethodGet, "/backup/plan", params, &plan)
 }
 
 func (b *backupRun) metadata(ctx context.Context) (backup.Meta, error) {
@@ -217,9 +293,12 @@ func (b *backupRun) save(ctx context.Context, s backup.Source) (backup.Entry, er
 	fmt.Fprintf(b.out, "Backing up node %s, db %s, rp %s, shard %d... ", s.Node, s.Database, s.Policy, s.ShardID)
 	e := backup.Entry{
 		Database: s.Database, Policy: s.Policy, ShardID: s.ShardID, LastModified: s.LastModified,
-		FileName: fmt.Sprintf("%s.s%d.tar.gz", b.stamp, s.ShardID), Partial: len(b.span) > 0,
+		FileName: fmt.Sprintf("%s.s%d.tar.gz", b.stamp, s.ShardID), Partial: len(b.span) > 0, Incomplete: s.Problem,
 	}
 	params := url.Values{"shard": {strconv.FormatUint(s.ShardID, 10)}, "from": {s.Node}}
+	if s.Problem != "" {
+		params.Set("incomplete", "true")
+	}
 	for k, v := range b.span {
 		params[k] = v
 	}
@@ -229,7 +308,13 @@ func (b *backupRun) save(ctx context.Context, s backup.Source) (backup.Entry, er
 		if err != nil {
 			return err
 		}
-		return cmp.Or(b.fetch(ctx, "/backup/shard", params, z), z.Close())
+		to := &noted{w: z}
+		if err := b.fetch(ctx, "/backup/shard", params, to); err != nil && to.err == nil {
+			return sourceError{err}
+		} else if err != nil {
+			return err
+		}
+		return z.Close()
 	})
 	if err != nil {
 		fmt.Fprintln(b.out)
@@ -238,6 +323,18 @@ func (b *backupRun) save(ctx context.Context, s backup.Source) (backup.Entry, er
 	b.bytes += e.Size
 	fmt.Fprintf(b.out, "Done. Backed up in %s, %d bytes transferred\n", short(time.Since(began)), e.Size)
 	return e, nil
+}
+
+// noted is a writer that remembers its error.
+type noted struct {
+	w   io.Writer
+	err error
+}
+
+func (n *noted) Write(b []byte) (int, error) {
+	m, err := n.w.Write(b)
+	n.err = err
+	return m, err
 }
 
 // fetch copies an answer of the meta node to w.

@@ -20,10 +20,11 @@ func (c *client) patient() *client {
 }
 
 func (c *client) copyShard() *cobra.Command {
-	return &cobra.Command{
+	var force bool
+	cmd := &cobra.Command{
 		Use: "copy-shard <src-tcp-addr> <dst-tcp-addr> <shard-id>", Short: "Copy a shard to another data node, which becomes an owner", Args: cobra.ExactArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			params := url.Values{"src": args[:1], "dest": args[1:2], "shard": args[2:]}
+			params := url.Values{"src": args[:1], "dest": args[1:2], "shard": args[2:], "force": {strconv.FormatBool(force)}}
 			if err := c.patient().call(cmd.Context(), http.MethodPost, "/copy-shard", params, nil); err != nil {
 				return err
 			}
@@ -31,6 +32,8 @@ func (c *client) copyShard() *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&force, "force", false, "copy it also when the source is not known to have all of it")
+	return cmd
 }
 
 func (c *client) killCopyShard() *cobra.Command {

@@ -25,17 +25,20 @@ var answers = map[string]string{
 	"POST /add-meta":                   `{"id":1,"tcpAddr":"meta1:8089","httpAddr":"meta1:8091"}`,
 	"POST /add-data":                   `{"id":4,"tcpAddr":"data1:8088","httpAddr":"data1:8086"}`,
 	"POST /remove-data":                `{"id":4,"tcpAddr":"data1:8088","httpAddr":"data1:8086"}`,
+	"GET /remove-data":                 `{"id":4,"tcpAddr":"data1:8088","httpAddr":"data1:8086"}`,
+	"GET /remove-meta":                 `{"id":1,"tcpAddr":"meta1:8089","httpAddr":"meta1:8091"}`,
 	"POST /update-data":                `{"id":4,"tcpAddr":"data5:8088","httpAddr":"data5:8086"}`,
 	"POST /remove-meta":                `{"id":1,"tcpAddr":"meta1:8089","httpAddr":"meta1:8091"}`,
 	"POST /truncate-shards":            `{}`,
 	"POST /node-labels":                `{"id":4,"tcpAddr":"data1:8088","labels":{"az":"eu","rack":"1"}}`,
 	"POST /shard-repair/repair":        ``,
 	"POST /shard-repair/cancel-repair": ``,
+	"POST /shard-repair/resolve":       `{"id":"21179","owners":[{"node":"data1:8088","points":0},{"node":"data2:8088","points":3,"kept":"/var/lib/influxdb/meta/anti-entropy/aside/21179-20171009T000000.000000000Z/values.lp"}]}`,
 	"GET /shard-repair/diff":           `{"id":"21179","owners":["data1:8088","data2:8088"],"pairs":[{"a":"data1:8088","b":"data2:8088","missing_on_a":0,"missing_on_b":42,"conflicts":1}],"bytes":2048,"differing_fields":3,"series":[{"series":"cpu,host=a","field":"v","start_time":"1507507200000000000","end_time":"1507510800000000000"}]}`,
 	"POST /shard-repair/check":         ``,
 	"POST /shard-repair/pause":         ``,
 	"POST /shard-repair/resume":        ``,
-	"GET /shard-repair/repairs":        `{"repairs":[{"id":"21179","database":"statsdb","retention_policy":"1hour","state":"done","node":"data1:8088","owners":["data1:8088","data2:8088"],"added":"1507507200000000000","started":"1507507200000000000","ended":"1507507201500000000","progress":1,"points":4200,"conflicts":1,"bytes_received":123456,"bytes_sent":999}],"paused_nodes":["data3:8088"]}`,
+	"GET /shard-repair/repairs":        `{"repairs":[{"id":"21179","database":"statsdb","retention_policy":"1hour","state":"done","node":"data1:8088","owners":["data1:8088","data2:8088"],"added":"1507507200000000000","started":"1507507200000000000","ended":"1507507201500000000","progress":1,"points":4200,"conflicts":1,"refused":3,"refusals":[{"node":"data2:8088","series":"m,host=a","field":"v","reason":"the field is integer there, and not float"}],"bytes_received":123456,"bytes_sent":999}],"paused_nodes":["data3:8088"]}`,
 }
 
 // run executes influxd-ctl against a meta node and returns what it prints and its error.
@@ -104,12 +107,22 @@ and 2 more
 
 A repair would send 2.0 kB.
 `},
+		{"entropy resolve 21179 -measurement m -field v -type float", `data1:8088: nothing to set aside
+data2:8088: set 3 points aside in /var/lib/influxdb/meta/anti-entropy/aside/21179-20171009T000000.000000000Z/values.lp
+Field "v" of "m" is float in shard 21179; its repair is queued: see entropy show
+`},
 		{"entropy pause", "Repairs are paused\n"},
 		{"entropy resume", "Repairs go on\n"},
 		{"entropy repairs", `Repairs
 ==========
 Shard  Database  Retention Policy  State  Node        Started                        Took  Progress  Points  Conflicts  Received  Sent   Error
 21179  statsdb   1hour             done   data1:8088  2017-10-09 00:00:00 +0000 UTC  1.5s  100%      4200    1          123.5 kB  999 B  
+
+Points Refused
+==========
+Shard  Node        Series    Field  Reason
+21179  data2:8088  m,host=a  v      the field is integer there, and not float
+and 2 more
 
 Paused Nodes: [data3:8088]
 `},
@@ -188,6 +201,7 @@ func TestErrorsAreOneLineThatSaysWhatToDo(t *testing.T) {
 		{srv.Listener.Addr().String(), "entropy repair 7", "shard 7 does not exist"},
 		{gone.Listener.Addr().String(), "show", "no meta node answers at " + gone.Listener.Addr().String() + ": start influxd-meta there, or name another with -bind"},
 		{srv.Listener.Addr().String(), "entropy repair", "accepts 1 arg(s), received 0"},
+		{srv.Listener.Addr().String(), "entropy resolve 7 -measurement m -type float", "-field: must be given"},
 		{srv.Listener.Addr().String(), "-auth-type basic show", "-auth-type basic needs -user and -pwd"},
 		{srv.Listener.Addr().String(), "-auth-type card show", "-auth-type card is not supported: use none, basic or jwt"},
 		{srv.Listener.Addr().String(), "token", "token: only with -auth-type jwt, and -secret or -config"},

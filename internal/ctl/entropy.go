@@ -32,7 +32,7 @@ func (c *client) entropy() *cobra.Command {
 	cmd.AddCommand(c.entropyShow(),
 		c.entropyQueue("repair", "/shard-repair/repair", "Queue the repair of a shard", "Repair Shard %s queued\n"),
 		c.entropyQueue("kill-repair", "/shard-repair/cancel-repair", "Take a shard from the queue and stop its repair", "Repair Shard %s cancelled\n"),
-		c.entropyCheck(), c.entropyDiff(), c.entropyRepairs(), c.entropyWatch(),
+		c.entropyCheck(), c.entropyDiff(), c.entropyResolve(), c.entropyRepairs(), c.entropyWatch(),
 		c.entropyPause("pause", "Take no repairs, and stop those that run", "Repairs are paused"),
 		c.entropyPause("resume", "Take repairs again", "Repairs go on"))
 	return cmd

@@ -125,6 +125,24 @@ func (c *client) leave() *cobra.Command {
 	return cmd
 }
 
+// step is the removal of a node.
+type step struct{ kind, path, addr string }
+
+// checkSteps asks whether each node could be removed, before any is: a data node that has gone cannot be brought back
+// when it turns out that the meta node cannot go.
+func (c *client) checkSteps(ctx context.Context, steps []step) error {
+	var why []string
+	for _, s := range steps {
+		if err := c.slow().call(ctx, http.MethodGet, s.path, url.Values{"addr": {s.addr}}, nil); err != nil {
+			why = append(why, err.Error())
+		}
+	}
+	if len(why) > 0 {
+		return fmt.Errorf("nothing was removed: %s", strings.Join(why, "; and "))
+	}
+	return nil
+}
+
 func (c *client) leaveNodes(ctx context.Context, in io.Reader, w io.Writer, data string, yes bool) error {
 	h, err := c.look(ctx, data)
 	if err != nil {
@@ -137,7 +155,6 @@ func (c *client) leaveNodes(ctx context.Context, in io.Reader, w io.Writer, data
 	if err := c.call(ctx, http.MethodGet, "/show-cluster", nil, &members); err != nil {
 		return err
 	}
-	type step struct{ kind, path, addr string }
 	var steps []step
 	for _, n := range members.Data {
 		if n.TCPAddr == h.data {
@@ -151,6 +168,9 @@ func (c *client) leaveNodes(ctx context.Context, in io.Reader, w io.Writer, data
 	}
 	if len(steps) == 0 {
 		return errors.New("this machine's nodes are in no cluster")
+	}
+	if err := c.checkSteps(ctx, steps); err != nil {
+		return err
 	}
 	for _, s := range steps {
 		fmt.Fprintf(w, "Removing %s node at %s\n", s.kind, s.addr)

@@ -4,9 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -19,6 +22,12 @@ type node struct {
 	Version  string `json:"version"`
 
 	Labels map[string]string `json:"labels,omitempty"`
+
+	// Of the answer of GET /show-cluster.
+	ClockSkewMs *int64 `json:"clockSkewMs,omitempty"` // ahead of the clock in the middle of all
+	ClockOff    bool   `json:"clockOff,omitempty"`    // by more than a second
+
+	Lost []string `json:"lost,omitempty"` // with a data node that was removed
 }
 
 // labels prints labels as JSON.
@@ -63,11 +72,27 @@ func (c *client) show() *cobra.Command {
 			table(w, "Meta Nodes", rows)
 			fmt.Fprintln(w)
 			table(w, "Raft Status", [][]string{{"Leader", "Peers"}, {status.Leader, fmt.Sprint(status.Peers)}})
+			printClocks(w, "data", members.Data)
+			printClocks(w, "meta", members.Meta)
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// printClocks names the nodes whose clocks are wrong.
+func printClocks(w io.Writer, kind string, nodes []node) {
+	for _, n := range nodes {
+		if !n.ClockOff || n.ClockSkewMs == nil {
+			continue
+		}
+		by, way := time.Duration(*n.ClockSkewMs)*time.Millisecond, "ahead of"
+		if by < 0 {
+			by, way = -by, "behind"
+		}
+		fmt.Fprintf(w, "\nThe clock of %s node %d, %s, is %s %s those of the other nodes: set it, with NTP for example.\n", kind, n.ID, n.TCPAddr, short(by), way)
+	}
 }
 
 // change posts to the meta nodes and prints what came of it.
@@ -132,13 +157,22 @@ func (c *client) removeData() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			params := url.Values{"addr": args, "force": {strconv.FormatBool(force)}}
 			return c.change(cmd, "/remove-data", params, func(n node) string {
-				return fmt.Sprintf("Removed data node %d at %s", n.ID, n.TCPAddr)
+				return removed(n)
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "remove it also when it does not answer")
+	cmd.Flags().BoolVar(&force, "force", false, "remove it also when it does not answer, or holds what no other node has: that is lost")
 	cmd.Flags().BoolVar(&tcp, "tcpAddr", false, "the address is the TCP address; it always is")
 	return cmd
+}
+
+// removed says that a data node is removed, and what the cluster lost with it.
+func removed(n node) string {
+	say := fmt.Sprintf("Removed data node %d at %s", n.ID, n.TCPAddr)
+	if len(n.Lost) == 0 {
+		return say
+	}
+	return say + "\nThe cluster has lost:\n  " + strings.Join(n.Lost, "\n  ") + "\nTheir files are still on the disk of that node."
 }
 
 func (c *client) updateData() *cobra.Command {

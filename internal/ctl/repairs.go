@@ -37,6 +37,13 @@ type repair struct {
 		Time   string `json:"time"`
 		Value  string `json:"value"`
 	} `json:"decided,omitempty"`
+	Refused  int `json:"refused"`
+	Refusals []struct {
+		Node   string `json:"node"`
+		Series string `json:"series"`
+		Field  string `json:"field"`
+		Reason string `json:"reason"`
+	} `json:"refusals,omitempty"`
 	BytesReceived int64   `json:"bytes_received"`
 	BytesSent     int64   `json:"bytes_sent"`
 	Rate          float64 `json:"bytes_per_second"`
@@ -105,6 +112,7 @@ func (c *client) entropyRepairs() *cobra.Command {
 			}
 			table(w, "Repairs", rows)
 			decided(w, all)
+			refused(w, all)
 			notes(w, all)
 			return nil
 		},
@@ -124,6 +132,26 @@ func decided(w io.Writer, all repairs) {
 	if len(rows) > 1 {
 		fmt.Fprintln(w)
 		table(w, "Conflicts Decided", rows)
+	}
+}
+
+// refused lists what owners refuse of each other's points.
+func refused(w io.Writer, all repairs) {
+	rows := [][]string{{"Shard", "Node", "Series", "Field", "Reason"}}
+	more := 0
+	for _, r := range all.Repairs {
+		for _, f := range r.Refusals {
+			rows = append(rows, []string{r.ID, f.Node, f.Series, f.Field, f.Reason})
+		}
+		more += max(r.Refused-len(r.Refusals), 0)
+	}
+	if len(rows) == 1 {
+		return
+	}
+	fmt.Fprintln(w)
+	table(w, "Points Refused", rows)
+	if more > 0 {
+		fmt.Fprintf(w, "and %d more\n", more)
 	}
 }
 
@@ -317,7 +345,7 @@ func (d difference) print(w io.Writer) {
 		}
 	}
 	fmt.Fprintf(w, "\nA repair would send %s.\n", size(d.Bytes))
-	for _, note := range []struct{ say, what string }{{"No repair is possible: ", d.Conflict}, {"Not compared: ", d.Away}} {
+	for _, note := range []struct{ say, what string }{{"Not to be repaired: ", d.Conflict}, {"Not compared: ", d.Away}} {
 		if note.what != "" {
 			fmt.Fprintln(w, note.say+note.what)
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"concord/internal/backup"
+	"concord/internal/cli"
 )
 
 // restoreFlags are those of `restore`, as documented for InfluxDB Enterprise.
@@ -32,7 +33,7 @@ func (c *client) restore() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "restore [flags] <dir> | restore -full [flags] <manifest>", Short: "Restore a backup, also one of InfluxDB 1.x (influxd backup -portable)", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return (&restoreRun{client: c.patient(), restoreFlags: f, path: args[0], out: cmd.OutOrStdout()}).run(cmd.Context())
+			return (&restoreRun{client: c.patient(), restoreFlags: f, path: args[0], out: cmd.OutOrStdout(), errs: cmd.ErrOrStderr()}).run(cmd.Context())
 		},
 	}
 	fl := cmd.Flags()
@@ -56,6 +57,7 @@ type restoreRun struct {
 	restoreFlags
 	path  string
 	out   io.Writer
+	errs  io.Writer // what the backup lacks
 	set   *backup.Set
 	bytes int64
 }
@@ -91,7 +93,42 @@ func (r *restoreRun) run(ctx context.Context) (err error) {
 		}
 	}
 	fmt.Fprintf(r.out, "Restored from %s in %s, transferred %d bytes\n", r.path, short(time.Since(began)), r.bytes)
+	if n := r.printGaps(); n > 0 {
+		return cli.AsPartial(fmt.Errorf("the backup is partial, see the shards named above (%d): everything else is restored", n))
+	}
 	return nil
+}
+
+// asked reports whether a shard of the backup is to be restored.
+func (r *restoreRun) asked(database, policy string, shard uint64) bool {
+	return (r.Database == "" || database == r.Database) && (r.Policy == "" || policy == r.Policy) && (r.Shard == 0 || shard == r.Shard)
+}
+
+// printGaps says what the backup could not read of the asked shards, and returns of how many.
+func (r *restoreRun) printGaps() (n int) {
+	if r.overwrite {
+		return 0
+	}
+	files := map[uint64]backup.Entry{}
+	for _, e := range r.set.Shards {
+		files[e.ShardID] = e
+	}
+	for _, g := range r.set.Gaps {
+		if !r.asked(g.Database, g.Policy, g.ShardID) {
+			continue
+		}
+		n++
+		e, ok := files[g.ShardID]
+		switch {
+		case !ok:
+			fmt.Fprintf(r.errs, "Not in the backup: %s\n", g)
+		case e.Incomplete != "":
+			fmt.Fprintf(r.errs, "Not whole in the backup: %s\n", g)
+		default:
+			fmt.Fprintf(r.errs, "In the backup as of %s, because a later one could not read it: %s\n", time.Unix(0, e.LastModified).UTC().Format(time.RFC3339), g)
+		}
+	}
+	return n
 }
 
 func (r *restoreRun) print() error {
@@ -101,6 +138,7 @@ func (r *restoreRun) print() error {
 			time.Unix(0, e.LastModified).UTC().Format(time.RFC3339), e.FileName})
 	}
 	table(r.out, "Backup", rows)
+	r.printGaps()
 	return nil
 }
 
@@ -114,7 +152,7 @@ func (r *restoreRun) verify() (map[uint64]backup.Entry, error) {
 		return files, nil
 	}
 	for _, e := range r.set.Shards {
-		if r.Database != "" && e.Database != r.Database || r.Policy != "" && e.Policy != r.Policy || r.Shard != 0 && e.ShardID != r.Shard {
+		if !r.asked(e.Database, e.Policy, e.ShardID) {
 			continue
 		}
 		if err := r.set.Verify(e.FileName, e.Size, e.SHA256); err != nil {

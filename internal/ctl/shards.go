@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -37,6 +38,7 @@ type shardCopy struct {
 	State        string    `json:"state"`
 	LastModified time.Time `json:"last-modified"`
 	Size         int64     `json:"size"`
+	NotWhole     string    `json:"not-whole,omitempty"` // why it may lack something
 }
 
 // String is the copy in the owners' column of show-shards -v.
@@ -96,20 +98,38 @@ func (c *client) showShards() *cobra.Command {
 					s.Start, end, s.Expires, "[" + strings.Join(owners, " ") + "]"})
 			}
 			table(w, "Shards", rows)
+			printNotWhole(w, shards)
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().BoolVarP(&verbose, "v", "v", false, "with state, last modification and size of each copy")
-	cmd.Flags().BoolVarP(&inconsistent, "m", "m", false, "only shards with fewer copies than desired, or an owner without its copy")
+	cmd.Flags().BoolVarP(&inconsistent, "m", "m", false, "only shards with fewer copies than desired, or an owner without its copy or without all of it")
 	return cmd
 }
 
-// complete tells whether as many owners as desired have the shard.
+// printNotWhole says below the table which copies may lack something, and why.
+func printNotWhole(w io.Writer, shards []shard) {
+	first := true
+	for _, s := range shards {
+		for _, c := range s.Copies {
+			if c.NotWhole == "" {
+				continue
+			}
+			if first {
+				fmt.Fprintln(w)
+				first = false
+			}
+			fmt.Fprintf(w, "Shard %d on %s is not whole: %s\n", s.ID, c.TCPAddr, c.NotWhole)
+		}
+	}
+}
+
+// complete reports whether as many owners as desired have all of the shard.
 func (s shard) complete() bool {
 	have := 0
 	for _, c := range s.Copies {
-		if c.State == "hot" || c.State == "cold" {
+		if (c.State == "hot" || c.State == "cold") && c.NotWhole == "" {
 			have++
 		}
 	}

@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"github.com/influxdata/influxdb/tsdb"
 
 	"concord/internal/cluster"
 	"concord/internal/copystate"
@@ -18,14 +21,14 @@ import (
 // queues are where this node keeps what others miss, as far as they are open. Other nodes are told of it before.
 type queues struct {
 	handoff atomic.Pointer[handoff.Service]
-	slow    atomic.Pointer[replication.Writer]
+	writer  atomic.Pointer[replication.Writer]
 
 	mu     sync.Mutex
 	giveUp bool // what is kept is to be set aside
 }
 
 // openCopies opens the knowledge of which copies are whole, and begins to exchange it with other nodes.
-func (n *Node) openCopies(pool *rpc.Pool) (err error) {
+func (n *Node) openCopies(pool *rpc.Pool, written map[uint64]time.Time) (err error) {
 	n.copies, err = copystate.Open(copystate.Deps{
 		Path: filepath.Join(n.cfg.Meta.Dir, "copies.db"), DataDir: n.cfg.Data.Dir, Meta: n.Meta,
 		Peer: func(node cluster.Node) (rpc.CopyStateClient, error) {
@@ -35,7 +38,7 @@ func (n *Node) openCopies(pool *rpc.Pool) (err error) {
 			}
 			return rpc.NewCopyStateClient(conn), nil
 		},
-		Has: n.local.Has, Damaged: n.local.Damage, Owed: n.owed, GiveUp: n.giveUpQueues,
+		Written: written, Has: n.local.Has, Damaged: n.local.Damage, Owed: n.owed, GiveUp: n.giveUpQueues,
 		Heard: func(node uint64) {
 			if h := n.queues.handoff.Load(); h != nil {
 				h.Back(node)
@@ -44,11 +47,23 @@ func (n *Node) openCopies(pool *rpc.Pool) (err error) {
 				e.CheckSoon()
 			}
 		},
+		Process: func() uint64 {
+			if w := n.queues.writer.Load(); w != nil {
+				return w.Sender()
+			}
+			return 0
+		},
+		Gone: func(node, process uint64) {
+			if w := n.queues.writer.Load(); w != nil {
+				w.SenderGone(node, process)
+			}
+		},
 		Found: func(shard uint64) {
 			if e := n.suspects.Load(); e != nil {
 				e.Lacks(shard)
 			}
 		},
+		Clock: n.compareClock, Now: n.now,
 		Log: n.log,
 	})
 	if err != nil {
@@ -69,6 +84,17 @@ func (n *Node) Marked() uint64 { return n.copies.Marked() }
 
 // Heard reports whether this node has heard of a mark of another one.
 func (n *Node) Heard(node, mark uint64) bool { return n.copies.HeardMark(node) >= mark }
+
+// written tells when each shard of a store was last written to.
+func written(store *tsdb.Store) map[uint64]time.Time {
+	out := make(map[uint64]time.Time)
+	for _, sh := range store.Shards(store.ShardIDs()) {
+		if at, err := sh.LastModifiedWithErr(); err == nil {
+			out[sh.ID()] = at
+		}
+	}
+	return out
+}
 
 // whole says which copies queries may read.
 func (n *Node) whole() distquery.Whole {
@@ -96,7 +122,7 @@ func (n *Node) owed() map[uint64][]uint64 {
 			out[k.Node] = append(out[k.Node], k.Shard)
 		}
 	}
-	if w := n.queues.slow.Load(); w != nil {
+	if w := n.queues.writer.Load(); w != nil {
 		for node, shards := range w.Slow() {
 			if out == nil {
 				out = make(map[uint64][]uint64)

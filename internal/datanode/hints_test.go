@@ -46,7 +46,7 @@ func mustNode(t *testing.T, identity string, state []byte) *Node {
 	n.Store = tsdb.NewStore(t.TempDir())
 	n.local = entropy.NewLocal(n.Store, n.Meta.ClusterID, t.TempDir())
 	n.cfg.Data.Dir = t.TempDir()
-	if err := n.openCopies(pool); err != nil {
+	if err := n.openCopies(pool, nil); err != nil {
 		t.Fatal(err)
 	}
 	deadline := time.After(10 * time.Second)

@@ -19,7 +19,7 @@ type membership struct {
 func (m *membership) Identify(context.Context, *rpc.IdentifyRequest) (*rpc.IdentifyResponse, error) {
 	return &rpc.IdentifyResponse{
 		NodeId: m.node.Meta.NodeID(), ClusterId: m.node.Meta.ClusterID(),
-		HttpAddr: m.node.httpAddr, Version: m.node.version,
+		HttpAddr: m.node.httpAddr, Version: m.node.version, Clock: m.node.now().UnixNano(),
 	}, nil
 }
 

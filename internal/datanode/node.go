@@ -31,10 +31,13 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"concord/internal/clocks"
 	"concord/internal/copystate"
 	"concord/internal/distquery"
 	"concord/internal/entropy"
+	"concord/internal/entropy/fieldindex"
 	"concord/internal/entropy/pace"
+	"concord/internal/entropy/retype"
 	"concord/internal/entropy/scrub"
 	"concord/internal/entropy/transport"
 	"concord/internal/fulldisk"
@@ -55,6 +58,11 @@ type Node struct {
 	// Blocked, when set before Open, tells which peers (by TCP address) this node
 	// must not call: with it tests and the tour cut links.
 	Blocked func(addr string) bool
+	// NotWhole, when set before Open, is why this node's copy of a shard cannot be trusted, instead of what the
+	// node knows: with it tests make a copy incomplete.
+	NotWhole func(shard uint64) string
+	// Now, when set before Open, is the clock that this node tells others: with it tests move it.
+	Now func() time.Time
 
 	cfg      *Config
 	version  string
@@ -69,6 +77,7 @@ type Node struct {
 	local    *entropy.Local
 	copies   *copystate.Service // which copies are whole
 	queues   queues
+	clocks   *clocks.Watch                   // of the other data nodes
 	suspects atomic.Pointer[entropy.Service] // Entropy, for hinted handoff, which runs before it is there
 	certs    *tlsconfig.TLSCertMonitor
 	peerTLS  *tlsconfig.TLSConfigManager // to and from data nodes
@@ -82,7 +91,7 @@ type Node struct {
 
 // New returns a data node that Open starts. cfg must be valid.
 func New(cfg *Config, version string, log *zap.Logger) *Node {
-	return &Node{cfg: cfg, version: version, log: log}
+	return &Node{cfg: cfg, version: version, log: log, clocks: clocks.NewWatch(log)}
 }
 
 // TCPAddr is the host:port at which other nodes reach this one, after Open.
@@ -157,6 +166,10 @@ func (n *Node) Open() (err error) {
 	n.local.OnAside = func(shard uint64, dir string) {
 		n.log.Info("Damaged files were set aside", zap.Uint64("db_shard_id", shard), zap.String("kept", dir))
 	}
+	n.local.OnHidden = n.hiddenFound
+	n.local.OnRetype = func(shard uint64, kept retype.Kept) {
+		n.log.Warn("Values of another type were set aside", zap.Uint64("db_shard_id", shard), zap.Int("points", kept.Points), zap.String("kept", kept.Path))
+	}
 	gate := scrub.NewGate(n.cfg.Data)
 	gate.OnDamage = n.foundByGate
 	n.onClose(gate.Close)
@@ -165,10 +178,19 @@ func (n *Node) Open() (err error) {
 	if err != nil {
 		return fmt.Errorf("look for files in %s that cannot be opened: %w", n.cfg.Data.Dir, err)
 	}
+	fields, err := fieldindex.BeforeOpen(n.fieldFolders())
+	if err != nil {
+		return fmt.Errorf("look for indexes of fields in %s that cannot be loaded: %w", n.cfg.Data.Dir, err)
+	}
 	if err := n.Store.Open(); err != nil {
 		return fmt.Errorf("open the storage engine in %s: %w", n.cfg.Data.Dir, err)
 	}
 	n.onClose(n.Store.Close)
+	stopped := written(n.Store) // before anything is written
+	fields.AfterOpen(n.Store)
+	if err := n.fieldsRebuilt(fields.Rebuilt); err != nil {
+		return err
+	}
 	shards := fulldisk.New(n.Store, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.log)
 	n.onClose(shards.Close)
 
@@ -179,7 +201,7 @@ func (n *Node) Open() (err error) {
 	pool := &rpc.Pool{Blocked: n.Blocked, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.peerTLS}
 	n.onClose(pool.Close)
 
-	if err := n.openCopies(pool); err != nil {
+	if err := n.openCopies(pool, stopped); err != nil {
 		return err
 	}
 
@@ -195,8 +217,9 @@ func (n *Node) Open() (err error) {
 	n.writer.WriteTimeout = time.Duration(n.cfg.Cluster.WriteTimeout)
 	n.writer.WithLogger(n.log)
 	n.writer.Begun, n.local.Deletes = n.local.Begin, n.writer
-	n.writer.Shards, n.writer.Failed, n.local.Shards = shards, shards.StallAll, shards
-	n.writer.Missed, n.writer.Admit = n.missed, n.copies.Admit
+	writes := &retype.Gate{Store: shards}
+	n.writer.Shards, n.writer.Failed, n.local.Shards, n.local.HoldWrites = writes, shards.StallAll, writes, writes.Hold
+	n.writer.Missed, n.writer.Lacks, n.writer.Admit = n.missed, n.copies.Missed, n.copies.Admit
 	for shard, found := range damaged {
 		if err := n.local.Found(shard, found...); err != nil {
 			return err
@@ -209,13 +232,13 @@ func (n *Node) Open() (err error) {
 		return fmt.Errorf("open the points writer: %w", err)
 	}
 	n.onClose(n.writer.Close)
-	n.queues.slow.Store(n.writer)
+	n.queues.writer.Store(n.writer)
 	n.mon = n.newMonitor()
 
 	n.openExecutor(pool, n.mon)
 	n.onClose(n.executor.Close)
 
-	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served, n.copies)
+	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served, n.copies, n.clocks)
 	if n.handoff != nil {
 		n.reporters.add(n.handoff)
 	}
@@ -287,7 +310,8 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 	}
 	shards := &shardcopy.Server{
 		Store: n.Store, Pool: pool, Begun: local.Copied, Deletes: n.writer.DeletesSeen, Hold: n.writer.HoldDeletes,
-		Dir: filepath.Join(n.cfg.entropyDir(), "incoming"), CheckDisk: local.CheckDisk, Log: n.log,
+		NotWhole: n.notWhole,
+		Dir:      filepath.Join(n.cfg.entropyDir(), "incoming"), CheckDisk: local.CheckDisk, Log: n.log,
 	}
 	local.Files = shards.FillFrom
 	local.Pace = pace.New(n.requests)

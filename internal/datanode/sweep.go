@@ -17,7 +17,8 @@ func (n *Node) sweep(done <-chan struct{}) {
 	for {
 		changed := n.Meta.Changed()
 		now := n.Meta.State()
-		if now.Data.ClusterID != 0 && now.Data.ClusterID == known.Data.ClusterID {
+		// A node that was removed from the cluster keeps its files: its shards may be dropped only because it has gone.
+		if _, member := now.DataNode(n.Meta.NodeID()); member && now.Data.ClusterID == known.Data.ClusterID {
 			n.removeDropped(known, now)
 		}
 		if known = now; n.Meta.State() != now {

@@ -28,6 +28,7 @@ func runCtl(ctx context.Context, c *devcluster.Cluster, args ...string) (string,
 	ctl.Setup(root)
 	var out bytes.Buffer
 	root.SetOut(&out)
+	root.SetErr(&out)
 	root.SetArgs(cli.DoubleDash(append([]string{"-bind", c.Meta.HTTPAddr()}, args...)))
 	err := root.ExecuteContext(ctx)
 	return out.String(), err

@@ -34,6 +34,9 @@ type Options struct {
 	Logger     *zap.Logger          // nil for none
 	DataConfig func(*datanode.Config)
 	MetaConfig func(*meta.Config)
+	// NotWhole is why a data node's copy of a shard cannot be trusted, instead of what the node knows; nil for that.
+	NotWhole func(node int, shard uint64) string
+	Now      func(node int) time.Time // the clock that a data node tells others; nil for time.Now
 }
 
 // Ports are the two ports of a node: of a data node gRPC and HTTP, of the meta
@@ -140,13 +143,7 @@ func (c *Cluster) DataDir(i int) string {
 
 // StartData starts a data node, also again after StopData.
 func (c *Cluster) StartData(i int) error {
-	log := c.opts.Logger.With(zap.Int("data_node", i+1))
-	n := datanode.New(c.configs[i], version.String(), log)
-	n.Blocked = func(addr string) bool {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return addr != c.addrs[i] && (c.cut[addr] || c.cut[c.addrs[i]])
-	}
+	n := c.newData(i)
 	free := c.configs[i].HTTPD.BindAddress
 	err := n.Open()
 	// The engine opens its own HTTP listener: a free port may be taken in between.
@@ -155,9 +152,7 @@ func (c *Cluster) StartData(i int) error {
 			break
 		}
 		c.configs[i].HTTPD.BindAddress = free
-		blocked := n.Blocked
-		n = datanode.New(c.configs[i], version.String(), log)
-		n.Blocked = blocked
+		n = c.newData(i)
 		err = n.Open()
 	}
 	if err != nil {
@@ -168,6 +163,23 @@ func (c *Cluster) StartData(i int) error {
 	c.mu.Unlock()
 	c.configs[i].BindAddress = n.TCPAddr() // the same port after a restart
 	return nil
+}
+
+// newData makes a data node with the seams of this cluster.
+func (c *Cluster) newData(i int) *datanode.Node {
+	n := datanode.New(c.configs[i], version.String(), c.opts.Logger.With(zap.Int("data_node", i+1)))
+	n.Blocked = func(addr string) bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return addr != c.addrs[i] && (c.cut[addr] || c.cut[c.addrs[i]])
+	}
+	if f := c.opts.NotWhole; f != nil {
+		n.NotWhole = func(shard uint64) string { return f(i, shard) }
+	}
+	if f := c.opts.Now; f != nil {
+		n.Now = func() time.Time { return f(i) }
+	}
+	return n
 }
 
 // StopData stops a data node; its files stay.

@@ -243,6 +243,20 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 		return fmt.Sprintf("%s has hinted handoff for %s", addr(st, from), addr(st, to)), nil
 	}
 	// What a copy is known to lack is repaired at once, whatever is being written.
+	if lacks && !slices.ContainsFunc(copies, func(c copyOf) bool { return !c.state.Exists }) {
+		equal, err := equalRoots(ctx, sh, copies, everything)
+		if err != nil {
+			return "", err
+		}
+		if equal {
+			s.whole(ctx, sh, copies)
+			s.conclude(sh, nil, &lastCheck{owners: owners})
+			return "", nil
+		}
+	}
+	if known, ok := s.knownRefusals(sh, copies); lacks && ok && known.brought(copies) { // its repair ended so, and would again
+		lacks = false
+	}
 	if lacks {
 		s.conclude(sh, lackStatus(st, sh, worst), &lastCheck{owners: owners, lacks: true})
 		return "", nil

@@ -6,11 +6,8 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
-	"strings"
 	"sync"
 	"time"
-
-	"github.com/influxdata/influxdb/models"
 
 	"concord/internal/cluster"
 	"concord/internal/entropy/digest"
@@ -76,7 +73,8 @@ func (s *Service) compare(ctx context.Context, st *cluster.State, sh cluster.Sha
 	if err != nil {
 		return err
 	}
-	if second && found.again(last.seen) {
+	if again := found.again(last.seen); second && (again || found.conflict != "") {
+		found.repairable = found.repairable && again
 		s.concludeFound(sh, copies, found, &lastCheck{owners: last.owners})
 		return nil
 	}
@@ -101,10 +99,14 @@ func (s *Service) concludeFound(sh cluster.Shard, copies []copyOf, found *differ
 	if begunLate(copies) {
 		result.Status = Missing // an owner has only what was written since it lost the shard
 	}
+	late := result.Status == Missing
 	if found.conflict != "" {
 		result.Status, result.Message = Conflict, found.conflict
 	}
 	s.conclude(sh, &result, check)
+	if found.conflict != "" && found.repairable {
+		s.repairBeside(sh, late)
+	}
 }
 
 // equalRoots computes the roots of all copies at the same time.
@@ -161,13 +163,12 @@ func (s *Service) owners(sh cluster.Shard, copies []copyOf, until int64) []recon
 	return out
 }
 
-var errStop = errors.New("stop")
-
 // differences are what a look at the owners of a shard found.
 type differences struct {
-	conflict string              // describes the first field that has different types on two owners
-	windows  map[uint64]struct{} // which differ, and how, hashed
-	more     bool                // than are in windows
+	conflict   string              // describes what owners refuse: fields that have different types on two owners
+	repairable bool                // beside a conflict there is something that they do not refuse
+	windows    map[uint64]struct{} // which differ, and how, hashed
+	more       bool                // than are in windows
 }
 
 // maxSeen bounds the windows that are remembered for the second look.
@@ -187,7 +188,7 @@ func (d *differences) add(diff reconcile.Difference) {
 
 // again tells whether a window differs as it did in the look before.
 func (d *differences) again(before *differences) bool {
-	if before == nil || d.conflict != "" || d.more && before.more {
+	if before == nil || d.more && before.more {
 		return true
 	}
 	for w := range d.windows {
@@ -198,31 +199,28 @@ func (d *differences) again(before *differences) bool {
 	return false
 }
 
-// findDifferences compares the owners, to their first conflict of types.
+// findDifferences compares the owners.
 func (s *Service) findDifferences(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, until int64) (*differences, error) {
 	found := &differences{windows: make(map[uint64]struct{})}
+	look, refused := newTypedLook(), 0
+	known, ok := s.knownRefusals(sh, copies)
 	err := s.deps.Reconciler.Differences(ctx, s.owners(sh, copies, until), func(d reconcile.Difference) error {
-		if d.Conflict() {
-			found.conflict = describeConflict(st, copies, d)
-			return errStop
+		for _, of := range byType(d) {
+			if ok {
+				if _, explained := known.explain(of); explained {
+					refused++
+					continue
+				}
+			}
+			look.add(of)
+			found.add(of)
 		}
-		found.add(d)
 		return nil
 	})
-	if errors.Is(err, errStop) {
-		err = nil
+	found.conflict = conflictMessage(look.conflicts(st, copies))
+	if refused > 0 {
+		found.conflict = known.message
 	}
+	found.repairable = look.repairable()
 	return found, err
-}
-
-var typeNames = [...]string{"nothing", "float", "integer", "boolean", "string", "unsigned"}
-
-func describeConflict(st *cluster.State, copies []copyOf, d reconcile.Difference) string {
-	var types []string
-	for i, t := range d.Types {
-		if t != 0 && i < len(copies) && int(t) < len(typeNames) {
-			types = append(types, typeNames[t]+" on "+addr(st, copies[i].owner))
-		}
-	}
-	return fmt.Sprintf("measurement %q field %q is %s", models.ParseName(d.Series), d.Field, strings.Join(types, ", "))
 }

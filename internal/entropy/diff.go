@@ -1,6 +1,7 @@
 package entropy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ type DryRun struct {
 	Fields    []FieldDiff
 	Count     int    // of differing series-fields; Fields has the first 1,000
 	Truncated bool   // there are more differences than fit into one comparison: the numbers are of a part
-	Conflict  string // a field has different types: no repair is possible
+	Conflict  string // what no repair brings: a field has different types
 }
 
 // PairDiff is how two owners differ, in points.
@@ -90,24 +91,28 @@ func sound(st *cluster.State, sh cluster.Shard, copies []copyOf, missing error) 
 
 func (s *Service) diff(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, out *DryRun) error {
 	var diffs []reconcile.Difference
+	known := newRefusals()
 	err := s.deps.Reconciler.Differences(ctx, s.owners(sh, copies, s.until(sh, copies, 1)), func(d reconcile.Difference) error {
-		if d.Conflict() {
-			out.Conflict = describeConflict(st, copies, d)
-			return errStop
-		}
+		known.learn(d.Series, d.Field, d.Types)
 		out.Count++
-		if len(diffs) >= maxDifferences {
-			out.Truncated = true
-			return nil
+		for _, d := range byType(d) {
+			if len(diffs) >= maxDifferences {
+				out.Truncated = true
+				return nil
+			}
+			diffs = append(diffs, d.Clone())
 		}
-		diffs = append(diffs, d.Clone())
 		return nil
 	})
-	if err != nil && !errors.Is(err, errStop) {
+	if err != nil {
 		return fmt.Errorf("compare the owners of shard %d: %w", sh.ID, err)
 	}
+	out.Conflict = conflictMessage(known.conflicts(st, copies))
 	rng := digest.Range{Start: sh.Start, End: sh.End}
-	for _, d := range diffs[:min(len(diffs), maxDiffFields)] {
+	for i, d := range diffs[:min(len(diffs), maxDiffFields)] {
+		if i > 0 && d.Field == diffs[i-1].Field && bytes.Equal(d.Series, diffs[i-1].Series) {
+			continue // of another type
+		}
 		lo, _ := rng.Bounds(bits.TrailingZeros64(d.Windows))
 		_, hi := rng.Bounds(63 - bits.LeadingZeros64(d.Windows))
 		out.Fields = append(out.Fields, FieldDiff{Series: string(d.Series), Field: d.Field, Start: max(lo, sh.Start), End: min(hi, sh.End-1) + 1})
@@ -115,16 +120,18 @@ func (s *Service) diff(ctx context.Context, st *cluster.State, sh cluster.Shard,
 	rules := patch.Rules{Absent: len(sh.Owners) - len(copies)}
 	return s.eachDifference(ctx, st, sh, copies, diffs, &outcome{}, func(c piece) error {
 		if c.owners == nil {
-			out.addWhole(c)
+			out.addWhole(c, known)
 			return nil
 		}
 		m, err := patch.MergeValues(c.Series, c.Field, c.owners, rules)
 		if err != nil {
 			return err
 		}
-		for _, blocks := range m.Lacking {
+		for i, blocks := range m.Lacking {
 			for _, b := range blocks {
-				out.Bytes += b.Size()
+				if _, refused := known.refused(i, c.Series, c.Field, c.Type); !refused {
+					out.Bytes += b.Size()
+				}
 			}
 		}
 		pair := 0
@@ -138,11 +145,11 @@ func (s *Service) diff(ctx context.Context, st *cluster.State, sh cluster.Shard,
 	})
 }
 
-// addWhole counts a block that some copies have and the others have nothing of.
-func (d *DryRun) addWhole(c piece) {
+// addWhole counts a block that some copies have and the others have nothing of; known is what they refuse.
+func (d *DryRun) addWhole(c piece, known *refusals) {
 	pair := 0
 	for i, a := range c.groups {
-		if a == 0 {
+		if _, refused := known.refused(i, c.Series, c.Field, c.Type); a == 0 && !refused {
 			d.Bytes += c.whole.Size()
 		}
 		for _, b := range c.groups[i+1:] {

@@ -34,6 +34,8 @@ type job struct {
 	started time.Time
 	out     *outcome
 	syncs   bool // it compares and patches, and does not just copy files; under Service.mu
+
+	resolves bool // it is none: it has the place of one while a type conflict is resolved
 }
 
 // dispatchLoop starts repairs of queued shards that are due, the longest waiting first.
@@ -107,15 +109,20 @@ type outcome struct {
 	rx, tx          int64
 	conflicts       int              // points with different values, decided
 	decided         []patch.Decision // the first of them
-	typeConflict    string           // why the shard cannot be repaired
+	typeConflict    string           // why owners still differ: what they refuse
+	refused         int              // series-fields of which an owner refuses points, in the last comparison
+	listed          []Refusal        // the first of them
 	overflow, equal bool
 	verified        bool // the roots were equal
 	hot             bool // the shard was written to when the repair began
 
-	found *differences        // of the last round
-	until int64               // of the last round
-	open  int                 // conflicts of the last round that were left open
-	seen  map[uint64]struct{} // conflicts of the last round in a shard that is written to
+	refusals *refusals           // that are known
+	copies   []uint64            // owners of the copies that refusals is about
+	lacks    []uint64            // what was known of what these copies lacked, by ShardState.Lack.Gen
+	found    *differences        // of the last round
+	until    int64               // of the last round
+	open     int                 // conflicts of the last round that were left open
+	seen     map[uint64]struct{} // conflicts of the last round in a shard that is written to
 }
 
 // change changes what record reads.
@@ -157,7 +164,7 @@ func (s *Service) run(ctx context.Context, it queued, j *job) {
 	case out.typeConflict != "":
 		ended.State, ended.Error = Refused, out.typeConflict
 		s.stats.conflicts.Add(1)
-		s.log.Warn("Repair needs an operator: a field has different types", append(fields, zap.String("message", out.typeConflict))...)
+		s.log.Warn("Repair needs an operator: owners refuse points that others have", append(fields, zap.Int("refused_fields", out.refused), zap.String("message", out.typeConflict))...)
 		s.mu.Lock()
 		s.results[id] = ShardStatus{ID: id, Status: Conflict, Message: out.typeConflict}
 		s.mu.Unlock()
@@ -166,6 +173,7 @@ func (s *Service) run(ctx context.Context, it queued, j *job) {
 		s.log.Info("Repair done", fields...)
 		s.forget(id)
 	}
+	s.keepRefusals(id, out)
 	if err := s.queue.remove(id); err != nil {
 		s.fail("Cannot take a repaired shard from the queue", id, err)
 	}
@@ -202,6 +210,7 @@ func (s *Service) repairOwners(ctx context.Context, st *cluster.State, sh cluste
 		return err
 	}
 	out.overflow, out.seen, out.found = false, nil, nil
+	out.typeConflict, out.refusals, out.copies = "", newRefusals(), ownersOf(copies)
 	out.hot = !quiet(copies, s.deps.Now().Add(-time.Duration(s.config().Settle)))
 	out.change(func() {
 		out.owners, out.rounds = nil, 0
@@ -243,9 +252,6 @@ func (s *Service) repairOwners(ctx context.Context, st *cluster.State, sh cluste
 		if err := s.round(ctx, st, sh, copies, out); err != nil {
 			return err
 		}
-		if out.typeConflict != "" {
-			return nil
-		}
 		if !out.equal && out.open > 0 && missing != nil {
 			return fmt.Errorf("%d points differ, and the owners that are there cannot decide: %w", out.open, missing)
 		}
@@ -261,7 +267,14 @@ func (s *Service) repairOwners(ctx context.Context, st *cluster.State, sh cluste
 			}
 		}
 	}
+	if out.typeConflict = out.refusals.message(st, copies, out.listed); out.typeConflict != "" {
+		out.lacks = lacksOf(copies)
+		return missing // a copy that refuses points of others is not told that it is whole
+	}
 	s.whole(ctx, sh, copies)
+	if _, any := lacking(copies); any { // more may have been missed meanwhile
+		s.Suspect(sh.ID)
+	}
 	if out.until == everything && out.verified { // what is not settled may be damaged, too
 		if err := s.healed(ctx, st, sh, copies); err != nil {
 			return err
@@ -322,6 +335,7 @@ func (s *Service) round(ctx context.Context, st *cluster.State, sh cluster.Shard
 	out.until = until
 	var diffs []reconcile.Difference
 	last := out.found
+	out.change(func() { out.refused, out.listed = 0, nil })
 	out.found = &differences{windows: make(map[uint64]struct{})}
 	out.overflow = false
 	how := s.deps.Reconciler
@@ -329,37 +343,42 @@ func (s *Service) round(ctx context.Context, st *cluster.State, sh cluster.Shard
 		how = reconcile.Flat{} // a difference that hides behind two equal hashes is none in the lists
 	}
 	err := how.Differences(ctx, s.owners(sh, copies, until), func(d reconcile.Difference) error {
-		if d.Conflict() {
-			out.typeConflict = describeConflict(st, copies, d)
-			return errStop
+		out.refusals.learn(d.Series, d.Field, d.Types)
+		for _, d := range byType(d) {
+			if out.explained(st, copies, d) {
+				continue
+			}
+			out.found.add(d)
+			if len(diffs) >= maxDifferences {
+				out.overflow = true // conflicts are still looked for
+				continue
+			}
+			diffs = append(diffs, d.Clone())
 		}
-		out.found.add(d)
-		if len(diffs) >= maxDifferences {
-			out.overflow = true // conflicts are still looked for
-			return nil
-		}
-		diffs = append(diffs, d.Clone())
 		return nil
 	})
-	if out.typeConflict != "" {
-		return nil
-	}
 	if err != nil {
 		return fmt.Errorf("compare the owners of shard %d: %w", sh.ID, err)
 	}
+	// The types that a field has in series that come later are known now.
+	diffs = slices.DeleteFunc(diffs, func(d reconcile.Difference) bool { return out.explained(st, copies, d) })
 	if err := s.create(ctx, st, sh, copies); err != nil {
 		return err
 	}
-	before := out.points
+	before, known := out.points, out.refusals.size()
 	out.open = 0
 	out.change(func() { out.total, out.fixed = len(diffs), 0 })
 	if err := s.patch(ctx, st, sh, copies, diffs, out); err != nil {
 		return err
 	}
 	if out.overflow {
-		if out.points == before {
+		if out.points == before && out.refusals.size() == known && len(diffs) > 0 {
 			return fmt.Errorf("repair of shard %d makes no progress", sh.ID)
 		}
+		return nil
+	}
+	if len(diffs) == 0 && out.refused > 0 {
+		out.equal = true // but for what is refused
 		return nil
 	}
 	if out.equal, err = equalRoots(ctx, sh, copies, until); err != nil {

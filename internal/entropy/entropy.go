@@ -15,6 +15,7 @@ import (
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile"
 	"concord/internal/entropy/reconcile/riblt"
+	"concord/internal/entropy/retype"
 )
 
 // ShardState is what one owner says of its copy of a shard.
@@ -60,9 +61,9 @@ type Replica interface {
 	// Fetch calls fn with the points of regions in their order, within limits; a region without points gives no block.
 	Fetch(ctx context.Context, shard cluster.Shard, regions []patch.Region, limits patch.Limits, fn func(patch.Block) error) error
 	// Apply writes points, creating the shard where it is missing (also when there are
-	// no blocks), and returns how many points it wrote. It fails with ErrOvertaken when Deletes of
+	// no blocks), and returns what became of them. It fails with ErrOvertaken when Deletes of
 	// the shard's state is not deletes any more; 0 asks for no such thing.
-	Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (int, error)
+	Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (patch.Applied, error)
 	// Whole tells that the copy was found equal to those of the other owners: it is no longer Begun, and lacks nothing, unless
 	// the Gen of its Lack has changed since.
 	Whole(ctx context.Context, id, gen uint64) error
@@ -86,11 +87,18 @@ type Healer interface {
 
 // Filler is a Replica that can be made out of another owner's files where it is missing.
 type Filler interface {
-	// Fill makes the shard out of the files of source, whole or not at all. It goes on where an
-	// earlier call ended. It fails with ErrOvertaken when Deletes of the shard's state is not
-	// deletes any more, and with ErrNoFiles when there is no way. progress is called with the
-	// bytes that are there, and that will be.
-	Fill(ctx context.Context, shard cluster.Shard, source cluster.Node, deletes uint64, progress func(done, total int64)) error
+	// Fill makes the shard out of the files of a source, all of them or none. It goes on where an
+	// earlier call ended. It fails with ErrOvertaken when Deletes of the shard's state is not that of the
+	// source any more, with ErrSourceNotWhole when the source says that its copy is not whole, and with ErrNoFiles
+	// when there is no way. progress is called with the bytes that are there, and that will be.
+	Fill(ctx context.Context, shard cluster.Shard, from Source, progress func(done, total int64)) error
+}
+
+// Source is an owner whose files a missing copy is made of.
+type Source struct {
+	cluster.Node
+	Deletes    uint64 // of the missing copy's ShardState when it was decided
+	Incomplete bool   // take the files also when the source's copy is not whole
 }
 
 // PointTeller is a Replica that can tell which points differ for less than the points.
@@ -146,6 +154,8 @@ type Control interface {
 	Pause(ctx context.Context, paused bool) error
 	// Diff compares a shard, of which that node must be the first owner, and changes nothing.
 	Diff(ctx context.Context, id uint64) (DryRun, error)
+	// Resolve gives a field one type on all owners of a shard, of which that node must be the first owner.
+	Resolve(ctx context.Context, id uint64, f retype.Field) ([]Resolved, error)
 	// Repairs lists the node's repairs that wait, run, or ended since it started.
 	Repairs(ctx context.Context) (NodeRepairs, error)
 }

@@ -14,15 +14,18 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"go.uber.org/goleak"
 
 	"concord/internal/cluster"
+	"concord/internal/copystate"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile"
+	"concord/internal/entropy/retype"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -35,6 +38,7 @@ type fakeShard struct {
 	hints    []uint64 // as in ShardState
 	begun    int64    // as in ShardState
 	deletes  uint64   // as in ShardState
+	lack     copystate.Lack
 	fields   map[fieldKey]map[int64]any
 }
 
@@ -50,7 +54,7 @@ type fakeReplica struct {
 	files    func(ctx context.Context, id uint64) error // makes a missing shard out of files, when set
 }
 
-func (r *fakeReplica) Fill(ctx context.Context, sh cluster.Shard, _ cluster.Node, _ uint64, progress func(done, total int64)) error {
+func (r *fakeReplica) Fill(ctx context.Context, sh cluster.Shard, _ Source, progress func(done, total int64)) error {
 	if r.files == nil {
 		return ErrNoFiles
 	}
@@ -122,7 +126,7 @@ func (r *fakeReplica) States(_ context.Context, ids []uint64) (map[uint64]ShardS
 	for _, id := range ids {
 		out[id] = ShardState{}
 		if sh := r.shards[id]; sh != nil {
-			out[id] = ShardState{Version: Version{Exists: true, LastModified: sh.modified}, Hints: sh.hints, Begun: sh.begun, Deletes: sh.deletes}
+			out[id] = ShardState{Version: Version{Exists: true, LastModified: sh.modified}, Hints: sh.hints, Begun: sh.begun, Deletes: sh.deletes, Lack: sh.lack}
 		}
 	}
 	return out, nil
@@ -272,10 +276,10 @@ func (r *fakeReplica) Fetch(ctx context.Context, sh cluster.Shard, regions []pat
 	return nil
 }
 
-func (r *fakeReplica) Apply(_ context.Context, sh cluster.Shard, deletes uint64, blocks []patch.Block) (int, error) {
+func (r *fakeReplica) Apply(_ context.Context, sh cluster.Shard, deletes uint64, blocks []patch.Block) (patch.Applied, error) {
 	unlock, err := r.lock()
 	if err != nil {
-		return 0, err
+		return patch.Applied{}, err
 	}
 	defer unlock()
 	if r.overtake != nil && len(blocks) > 0 {
@@ -283,21 +287,37 @@ func (r *fakeReplica) Apply(_ context.Context, sh cluster.Shard, deletes uint64,
 		r.overtake = nil
 	}
 	if have := r.shards[sh.ID]; have != nil && len(blocks) > 0 && have.deletes != deletes {
-		return 0, ErrOvertaken
+		return patch.Applied{}, ErrOvertaken
 	}
 	r.put(sh.ID, fieldKey{}, 0, nil)
-	n := 0
-	for _, b := range blocks {
+	var out patch.Applied
+	for i, b := range blocks {
 		vs, err := tsm1.DecodeBlock(b.Data, nil)
 		if err != nil {
-			return n, err
+			return out, err
+		}
+		if have := r.typeOf(sh.ID, b); have != 0 && have != typeOf(vs[0].Value()) {
+			out.Refused = append(out.Refused, patch.Refused{Block: i, Points: len(vs), Type: have, Reason: "field type conflict"})
+			continue
 		}
 		for _, v := range vs {
 			r.put(sh.ID, fieldKey{string(b.Series), b.Field}, v.UnixNano(), v.Value())
-			n++
+			out.Points++
 		}
 	}
-	return n, nil
+	return out, nil
+}
+
+// typeOf is the type that a block's field has in its measurement; 0 when there is none.
+func (r *fakeReplica) typeOf(id uint64, b patch.Block) digest.Type {
+	for k, points := range r.shards[id].fields {
+		if k.field == b.Field && bytes.Equal(models.ParseName([]byte(k.series)), models.ParseName(b.Series)) {
+			for _, v := range points {
+				return typeOf(v)
+			}
+		}
+	}
+	return 0
 }
 
 // fakeControl is another node's service.
@@ -310,6 +330,7 @@ type fakeControl struct {
 	paused   bool
 	records  []RepairRecord
 	diff     DryRun
+	resolved []retype.Field
 }
 
 func (c *fakeControl) Check(_ context.Context, id uint64) error {
@@ -324,6 +345,11 @@ func (c *fakeControl) Pause(_ context.Context, paused bool) error {
 		c.paused = paused
 	}
 	return c.err
+}
+
+func (c *fakeControl) Resolve(_ context.Context, id uint64, f retype.Field) ([]Resolved, error) {
+	c.resolved = append(c.resolved, f)
+	return []Resolved{{Node: "data1:8088"}, {Node: "data2:8088", Kept: retype.Kept{Path: "/x/values.lp", Points: 3}}}, c.err
 }
 
 func (c *fakeControl) Diff(context.Context, uint64) (DryRun, error) { return c.diff, c.err }

@@ -1,6 +1,7 @@
 package entropy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,26 +24,11 @@ func (s *Service) fill(ctx context.Context, st *cluster.State, sh cluster.Shard,
 		if !ok || c.state.Exists || out.attempts >= fillTries {
 			continue
 		}
-		from, ok := sourceOf(sh, copies)
-		if !ok {
+		sources := sourcesOf(st, sh, copies)
+		if len(sources) == 0 {
 			return filled, nil // there are no points
 		}
-		source, ok := st.DataNode(from)
-		if !ok {
-			continue
-		}
-		sent := int64(0)
-		err := filler.Fill(ctx, sh, source, c.state.Deletes, func(done, total int64) {
-			if out.copying == 0 { // what was there of an earlier attempt is not sent again
-				sent = done
-			}
-			out.change(func() {
-				out.copied, out.copying = done, total
-				s.count(out, c.owner, from, done-sent)
-			})
-			sent = done
-		})
-		out.change(func() { out.copied, out.copying = 0, 0 })
+		source, err := s.fillFromFirstWhole(ctx, sh, filler, c, sources, out)
 		switch {
 		case errors.Is(err, ErrNoFiles):
 			s.log.Info("A missing shard gets its points one by one", zap.Uint64("db_shard_id", sh.ID), zap.String("node", addr(st, c.owner)), zap.Error(err))
@@ -54,6 +40,35 @@ func (s *Service) fill(ctx context.Context, st *cluster.State, sh cluster.Shard,
 		}
 	}
 	return filled, nil
+}
+
+// fillFromFirstWhole makes a missing copy out of the files of the first source whose copy is whole. Where none is, it
+// takes the first source all the same: the comparison that follows brings what the files lack.
+func (s *Service) fillFromFirstWhole(ctx context.Context, sh cluster.Shard, to Filler, c copyOf, sources []cluster.Node, out *outcome) (cluster.Node, error) {
+	for _, source := range sources {
+		err := s.fillFrom(ctx, sh, to, c, Source{Node: source, Deletes: c.state.Deletes}, out)
+		if !errors.Is(err, ErrSourceNotWhole) {
+			return source, err
+		}
+		s.log.Info("Not copying the files of a copy that is not whole", zap.Uint64("db_shard_id", sh.ID), zap.String("source", source.TCPAddr), zap.Error(err))
+	}
+	return sources[0], s.fillFrom(ctx, sh, to, c, Source{Node: sources[0], Deletes: c.state.Deletes, Incomplete: true}, out)
+}
+
+func (s *Service) fillFrom(ctx context.Context, sh cluster.Shard, to Filler, c copyOf, from Source, out *outcome) error {
+	sent := int64(0)
+	err := to.Fill(ctx, sh, from, func(done, total int64) {
+		if out.copying == 0 { // what was there of an earlier attempt is not sent again
+			sent = done
+		}
+		out.change(func() {
+			out.copied, out.copying = done, total
+			s.count(out, c.owner, from.ID, done-sent)
+		})
+		sent = done
+	})
+	out.change(func() { out.copied, out.copying = 0, 0 })
+	return err
 }
 
 // count counts n bytes from one owner to another, with out.mu held.
@@ -70,28 +85,38 @@ func (s *Service) count(out *outcome, to, from uint64, n int64) {
 	}
 }
 
-// sourceOf is the owner whose files a missing copy is made of: a whole copy if there is one, of those that have the most, and not
-// always the same one.
-func sourceOf(sh cluster.Shard, copies []copyOf) (owner uint64, ok bool) {
-	if slices.ContainsFunc(copies, func(c copyOf) bool { return c.state.whole() }) {
-		copies = slices.DeleteFunc(slices.Clone(copies), func(c copyOf) bool { return !c.state.whole() })
-	}
-	most := int64(0)
+// sourcesOf are the owners whose files a missing copy can be made of: those whose copies are whole, then the others.
+func sourcesOf(st *cluster.State, sh cluster.Shard, copies []copyOf) (out []cluster.Node) {
+	var whole, rest []copyOf
 	for _, c := range copies {
-		if c.state.Exists && c.state.Corrupt == "" {
-			most = max(most, c.state.Size)
+		switch {
+		case c.state.whole():
+			whole = append(whole, c)
+		case c.state.Exists && c.state.Corrupt == "":
+			rest = append(rest, c)
 		}
 	}
-	var equal []uint64
-	for _, c := range copies {
-		if c.state.Exists && c.state.Corrupt == "" && c.state.Size >= most-most/10 {
-			equal = append(equal, c.owner)
+	for _, c := range slices.Concat(largestFirst(sh, whole), largestFirst(sh, rest)) {
+		if n, ok := st.DataNode(c.owner); ok {
+			out = append(out, n)
 		}
 	}
-	if len(equal) == 0 {
-		return 0, false
+	return out
+}
+
+// largestFirst orders copies by size. Of those that are about as large as the largest, not always the same one is first.
+func largestFirst(sh cluster.Shard, copies []copyOf) []copyOf {
+	if len(copies) == 0 {
+		return nil
 	}
-	return equal[sh.ID%uint64(len(equal))], true
+	slices.SortStableFunc(copies, func(a, b copyOf) int { return cmp.Compare(b.state.Size, a.state.Size) })
+	most, equal := copies[0].state.Size, 0
+	for equal < len(copies) && copies[equal].state.Size >= most-most/10 {
+		equal++
+	}
+	slices.SortFunc(copies[:equal], func(a, b copyOf) int { return cmp.Compare(a.owner, b.owner) })
+	first := sh.ID % uint64(equal)
+	return slices.Concat(copies[first:equal], copies[:first], copies[equal:])
 }
 
 // syncing waits until the job may compare and patch: it is one of max-sync.

@@ -92,6 +92,8 @@ var routes = map[string]route{
 		[]parameter{{"id", "integer", false, "ID of a shard; all shards without it"}}, http.StatusAccepted, nil},
 	"/diff": {http.MethodGet, (*handler).diff, "A dry run: what a repair would find and send",
 		[]parameter{idParameter}, http.StatusOK, diffJSON{}},
+	"/resolve": {http.MethodPost, (*handler).resolve, "Give a field one type on all owners of a shard, and set its values of other types aside",
+		resolveParameters, http.StatusOK, resolveJSON{}},
 	"/repairs": {http.MethodGet, (*handler).repairs, "Running, waiting and ended repairs",
 		nil, http.StatusOK, repairsJSON{}},
 	"/pause": {http.MethodPost, (*handler).pause, "Take no repairs, and stop running ones",
@@ -158,7 +160,7 @@ func parameters(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 
 func statusCode(err error) int {
 	switch {
-	case errors.As(err, &badRequest{}), errors.Is(err, ErrUnknownShard):
+	case errors.As(err, &badRequest{}), errors.As(err, &UnresolvableError{}), errors.Is(err, ErrUnknownShard):
 		return http.StatusBadRequest
 	case errors.Is(err, ErrDisabled):
 		return http.StatusNotFound
@@ -346,8 +348,10 @@ type repairJSON struct {
 	Rounds          int           `json:"rounds"`
 	Progress        float64       `json:"progress"` // 0 to 1
 	Points          int           `json:"points"`
-	Conflicts       int           `json:"conflicts"`         // points with different values, decided
-	Decided         []decidedJSON `json:"decided,omitempty"` // the first 100 of them
+	Conflicts       int           `json:"conflicts"`          // points with different values, decided
+	Decided         []decidedJSON `json:"decided,omitempty"`  // the first 100 of them
+	Refused         int           `json:"refused"`            // series-fields of which an owner refuses points that others have
+	Refusals        []refusalJSON `json:"refusals,omitempty"` // the first 100 of them
 	BytesReceived   int64         `json:"bytes_received"`
 	BytesSent       int64         `json:"bytes_sent"`
 	Rate            float64       `json:"bytes_per_second"`
@@ -361,6 +365,14 @@ type decidedJSON struct {
 	Field  string `json:"field"`
 	Time   string `json:"time"`  // nanoseconds since the epoch
 	Value  string `json:"value"` // that all owners have now
+}
+
+// refusalJSON is a series-field of which an owner refuses the points that others have.
+type refusalJSON struct {
+	Node   string `json:"node"` // TCP address of the owner
+	Series string `json:"series"`
+	Field  string `json:"field"`
+	Reason string `json:"reason"`
 }
 
 type repairsJSON struct {
@@ -379,11 +391,14 @@ func (h *handler) repairs(w http.ResponseWriter, r *http.Request, _ url.Values) 
 		out.Repairs[i] = repairJSON{
 			ID: strconv.FormatUint(r.ShardID, 10), Database: r.Database, RetentionPolicy: r.RetentionPolicy, State: r.State, Node: r.Node,
 			Owners: append([]string{}, r.RepairRecord.Owners...), Added: nanoseconds(r.Added), Started: nanoseconds(r.Started), Ended: nanoseconds(r.Ended),
-			Attempts: r.Attempts, Rounds: r.Rounds, Progress: r.Progress(), Points: r.Points, Conflicts: r.Conflicts,
+			Attempts: r.Attempts, Rounds: r.Rounds, Progress: r.Progress(), Points: r.Points, Conflicts: r.Conflicts, Refused: r.Refused,
 			BytesReceived: r.BytesRx, BytesSent: r.BytesTx, Rate: r.Rate, ETA: r.ETA.Seconds(), Error: r.Error,
 		}
 		for _, d := range r.Decided {
 			out.Repairs[i].Decided = append(out.Repairs[i].Decided, decidedJSON{d.Series, d.Field, strconv.FormatInt(d.Time, 10), d.Value})
+		}
+		for _, f := range r.Refusals {
+			out.Repairs[i].Refusals = append(out.Repairs[i].Refusals, refusalJSON(f))
 		}
 	}
 	writeJSON(w, http.StatusOK, out)

@@ -16,6 +16,8 @@ import (
 	"github.com/influxdata/influxdb/services/meta"
 
 	"concord/internal/cluster"
+	"concord/internal/entropy/digest"
+	"concord/internal/entropy/retype"
 )
 
 // users are those that the engine's handler asks for: admin and reader, with any password.
@@ -104,6 +106,12 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		{"zero id to check", "POST", "/shard-repair/check?id=0", "", 400, 400},
 		{"missing id to compare", "GET", "/shard-repair/diff", "", 400, 400},
 		{"unknown id to compare", "GET", "/shard-repair/diff?id=99", "", 400, 400},
+		{"missing id to resolve", "POST", "/shard-repair/resolve?measurement=m&field=f&type=float", "", 400, 400},
+		{"unknown id to resolve", "POST", "/shard-repair/resolve?id=99&measurement=m&field=f&type=float", "", 400, 400},
+		{"missing measurement to resolve", "POST", "/shard-repair/resolve?id=1&field=f&type=float", "", 400, 400},
+		{"empty field to resolve", "POST", "/shard-repair/resolve?id=1&measurement=m&field=&type=float", "", 400, 400},
+		{"two types to resolve", "POST", "/shard-repair/resolve?id=1&measurement=m&field=f&type=float&type=integer", "", 400, 400},
+		{"unknown type to resolve", "POST", "/shard-repair/resolve?id=1&measurement=m&field=f&type=number", "", 400, 400},
 		{"unknown path", "GET", "/shard-repair/nothing", "", 404, 404},
 		{"path below", "GET", "/shard-repair/status/1", "", 404, 404},
 		{"base", "GET", "/shard-repair", "", 404, 404},
@@ -130,7 +138,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 func TestOtherMethodsAreNotAllowed(t *testing.T) {
 	c, _ := viewCluster()
 	for _, h := range []http.Handler{dataHandler(dataView(c), false), NewHandler(metaView(c))} {
-		for path, allowed := range map[string]string{"status": "GET", "repair": "POST", "cancel-repair": "POST", "check": "POST", "repairs": "GET", "pause": "POST", "resume": "POST", "diff": "GET"} {
+		for path, allowed := range map[string]string{"status": "GET", "repair": "POST", "cancel-repair": "POST", "check": "POST", "repairs": "GET", "pause": "POST", "resume": "POST", "diff": "GET", "resolve": "POST"} {
 			for _, m := range methods {
 				if m == allowed || m == http.MethodOptions {
 					continue
@@ -263,7 +271,7 @@ func TestAuthentication(t *testing.T) {
 	}{
 		{"GET", "/status", "", 401}, {"POST", "/repair?id=1", "", 401}, {"GET", "/nothing", "", 401},
 		{"GET", "/status", "nobody", 401}, {"GET", "/status", "reader", 200}, {"POST", "/repair?id=1", "reader", 403},
-		{"POST", "/cancel-repair?id=1", "reader", 403}, {"GET", "/status", "admin", 200}, {"POST", "/repair?id=1", "admin", 204},
+		{"POST", "/resolve?id=1&measurement=m&field=f&type=float", "reader", 403}, {"POST", "/cancel-repair?id=1", "reader", 403}, {"GET", "/status", "admin", 200}, {"POST", "/repair?id=1", "admin", 204},
 	} {
 		r := httptest.NewRequest(tc.method, Base+tc.path, nil)
 		if tc.user != "" {
@@ -334,6 +342,39 @@ func TestCheckPauseAndRepairsOverHTTP(t *testing.T) {
 	}
 }
 
+func TestResolveOverHTTP(t *testing.T) {
+	t.Parallel()
+	for name, view := range map[string]func(*fakeCluster) http.Handler{
+		"data": func(c *fakeCluster) http.Handler { return dataHandler(dataView(c), false) },
+		"meta": func(c *fakeCluster) http.Handler { return NewHandler(metaView(c)) },
+	} {
+		c, controls := viewCluster()
+		h := view(c)
+		w := do(h, "POST", "/shard-repair/resolve", "id=1&measurement=m%20x&field=f&type=unsigned")
+		want := `{"id":"1","owners":[{"node":"data1:8088","points":0},{"node":"data2:8088","points":3,"kept":"/x/values.lp"}]}`
+		if w.Code != 200 || strings.TrimSpace(w.Body.String()) != want {
+			t.Errorf("%s node: %d %s", name, w.Code, w.Body)
+		}
+		asked := 0
+		for _, ctl := range controls {
+			for _, f := range ctl.resolved {
+				if asked++; f != (retype.Field{Measurement: "m x", Name: "f", Type: digest.Unsigned}) {
+					t.Errorf("%s node: asked for %+v", name, f)
+				}
+			}
+		}
+		if asked != 1 {
+			t.Errorf("%s node: %d nodes were asked, want the first owner alone", name, asked)
+		}
+		for _, ctl := range controls {
+			ctl.err = UnresolvableError{"there is no such field"}
+		}
+		if got := wantError(t, do(h, "POST", "/shard-repair/resolve", "id=1&measurement=m&field=f&type=float"), 400); got != "there is no such field" {
+			t.Errorf("%s node: %s", name, got)
+		}
+	}
+}
+
 // TestOpenAPIIsTrueToTheCode asks every path of the description, and compares the answers with it.
 func TestOpenAPIIsTrueToTheCode(t *testing.T) {
 	t.Parallel()
@@ -365,10 +406,14 @@ func TestOpenAPIIsTrueToTheCode(t *testing.T) {
 		}
 		for path, methods := range doc.Paths {
 			for method, op := range methods {
-				target := path
+				target, next := path, "?"
 				for _, p := range op.Parameters {
 					if p.Required {
-						target += "?" + p.Name + "=1"
+						value := "1"
+						if p.Name == "type" {
+							value = "float"
+						}
+						target, next = target+next+p.Name+"="+value, "&"
 						wantError(t, do(h, strings.ToUpper(method), path, ""), 400)
 					}
 				}

@@ -14,9 +14,11 @@ import (
 	"concord/internal/cluster"
 	"concord/internal/copystate"
 	"concord/internal/entropy/digest"
+	"concord/internal/entropy/fieldindex"
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile/riblt"
+	"concord/internal/entropy/retype"
 	"concord/internal/entropy/scrub"
 	"concord/internal/fulldisk"
 )
@@ -45,7 +47,7 @@ type Local struct {
 	// DiskFree tells how much of the file system of a folder is free.
 	DiskFree func(dir string) (free, total uint64, err error)
 	// Files makes a missing shard out of another node's files, as Filler has it; nil when there is no way.
-	Files func(ctx context.Context, shard cluster.Shard, source cluster.Node, deletes uint64, progress func(done, total int64)) error
+	Files func(ctx context.Context, shard cluster.Shard, from Source, progress func(done, total int64)) error
 
 	store *tsdb.Store
 	key   func() uint64
@@ -56,10 +58,18 @@ type Local struct {
 	throttle func(context.Context, int) error // is called before each read that is no answer
 	// OnDamage, when set, is told of damage that a read or a scrub found. Set it before the first use.
 	OnDamage func(shard uint64, d *scrub.Damage)
+	// HoldWrites holds the writes to a shard back until release; nil for none. Set it before the first use.
+	HoldWrites func(shard uint64) (release func())
+	// OnRetype, when set, is told of values that were set aside because their field has another type. Set it before the first use.
+	OnRetype func(shard uint64, kept retype.Kept)
 	// OnAside, when set, is told of the folder in which damaged files are kept. Set it before the first use.
 	OnAside func(shard uint64, dir string)
 
 	cache func() (*digest.Cache, error) // opened with the first use
+
+	fields fieldindex.Checker
+	// OnHidden, when set, is told of measurements that queries did not see, and see again. Set it before the first use.
+	OnHidden func(shard uint64, measurements []fieldindex.Hidden, conflicts []string)
 }
 
 // Deletes is the order of deletes on this node.
@@ -234,6 +244,9 @@ func (l *Local) view(ctx context.Context, shard cluster.Shard, fn func(*digest.V
 	if err != nil {
 		return fmt.Errorf("open the digest cache: %w", err)
 	}
+	if err := l.checkFields(ctx, sh); err != nil {
+		return err
+	}
 	v, err := cache.View(ctx, sh, l.key(), digest.Range{Start: shard.Start, End: shard.End}, func() (digest.Stamp, error) {
 		v, err := version(sh)
 		stamp := digest.Stamp{LastModified: v.LastModified, Size: v.Size}
@@ -287,11 +300,11 @@ func (l *Local) Slices(ctx context.Context, shard cluster.Shard, regions []patch
 }
 
 // Fill makes a missing shard out of the files of another owner.
-func (l *Local) Fill(ctx context.Context, shard cluster.Shard, source cluster.Node, deletes uint64, progress func(done, total int64)) error {
+func (l *Local) Fill(ctx context.Context, shard cluster.Shard, from Source, progress func(done, total int64)) error {
 	if l.Files == nil {
 		return ErrNoFiles
 	}
-	return l.Files(ctx, shard, source, deletes, progress)
+	return l.Files(ctx, shard, from, progress)
 }
 
 // CheckDisk refuses to write so many bytes to a disk that would be full then.
@@ -310,33 +323,33 @@ func (l *Local) CheckDisk(bytes int64) error {
 const minFree = 20
 
 // Apply writes points, creating the shard where it is missing.
-func (l *Local) Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (int, error) {
+func (l *Local) Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (patch.Applied, error) {
 	if err := ctx.Err(); err != nil {
-		return 0, err
+		return patch.Applied{}, err
 	}
 	if shard.ID == 0 || shard.Database == "" || shard.RetentionPolicy == "" {
-		return 0, errors.New("apply needs a shard id, a database and a retention policy")
+		return patch.Applied{}, errors.New("apply needs a shard id, a database and a retention policy")
 	}
 	size := int64(0)
 	for _, b := range blocks {
 		size += b.Size()
 	}
 	if err := l.CheckDisk(size); err != nil {
-		return 0, err
+		return patch.Applied{}, err
 	}
 	if l.store.Shard(shard.ID) == nil {
 		if err := l.store.CreateShard(shard.Database, shard.RetentionPolicy, shard.ID, true); err != nil {
-			return 0, fmt.Errorf("create shard %d: %w", shard.ID, err)
+			return patch.Applied{}, fmt.Errorf("create shard %d: %w", shard.ID, err)
 		}
 	}
 	if len(blocks) == 0 {
-		return 0, nil
+		return patch.Applied{}, nil
 	}
 	ctx = pace.With(ctx, l.Pace)
 	if l.Deletes != nil && deletes != 0 {
 		release, ok := l.Deletes.HoldDeletes(shard.ID, deletes)
 		if !ok {
-			return 0, ErrOvertaken
+			return patch.Applied{}, ErrOvertaken
 		}
 		defer release()
 	}

@@ -21,7 +21,7 @@ func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard
 	rules := s.rules(sh, copies, out)
 	pending := make([]pusher, len(copies))
 	for i, c := range copies {
-		pending[i] = pusher{s: s, name: addr(st, c.owner), copyOf: c, shard: sh, out: out}
+		pending[i] = pusher{s: s, name: addr(st, c.owner), copyOf: c, at: i, shard: sh, out: out}
 	}
 	err := s.eachDifference(ctx, st, sh, copies, diffs, out, func(c piece) error {
 		if c.owners == nil {
@@ -187,6 +187,7 @@ type pusher struct {
 	copyOf
 	s      *Service
 	name   string
+	at     int // its place among the copies
 	shard  cluster.Shard
 	out    *outcome
 	blocks []patch.Block
@@ -196,6 +197,9 @@ type pusher struct {
 
 func (p *pusher) add(ctx context.Context, blocks []patch.Block) error {
 	for _, b := range blocks {
+		if _, refused := p.out.refusals.refused(p.at, b.Series, b.Field, digest.Type(b.Data[0]+1)); refused {
+			continue
+		}
 		if len(p.blocks) == 0 {
 			p.since = p.s.deps.Now()
 		}
@@ -220,12 +224,15 @@ func (p *pusher) flush(ctx context.Context) error {
 	if err := p.s.Throttle(ctx, p.size); err != nil {
 		return err
 	}
-	n, err := p.replica.Apply(ctx, p.shard, p.state.Deletes, p.blocks)
+	done, err := p.replica.Apply(ctx, p.shard, p.state.Deletes, p.blocks)
 	if err != nil {
 		return fmt.Errorf("apply points of shard %d on %s: %w", p.shard.ID, p.name, err)
 	}
-	p.out.change(func() { p.out.points += n })
-	p.s.stats.pointsRepaired.Add(int64(n))
+	for _, r := range done.Refused {
+		p.out.refusals.add(p.at, len(p.out.copies), p.blocks[r.Block], r)
+	}
+	p.out.change(func() { p.out.points += done.Points })
+	p.s.stats.pointsRepaired.Add(int64(done.Points))
 	if p.owner != p.s.deps.Meta.NodeID() {
 		p.s.stats.bytesTx.Add(int64(p.size))
 		p.out.change(func() { p.out.tx += int64(p.size) })

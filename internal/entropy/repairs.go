@@ -29,7 +29,7 @@ const (
 	Done    RepairState = "done"
 	Failed  RepairState = "failed"   // and waits to be tried again
 	Stopped RepairState = "stopped"  // canceled, paused, or the node went down
-	Refused RepairState = "conflict" // a field has different types
+	Refused RepairState = "conflict" // all is repaired but for what owners refuse: a field has different types
 )
 
 // RepairRecord is one repair of a shard. Times are zero for not yet.
@@ -49,6 +49,8 @@ type RepairRecord struct {
 	Points    int              // applied
 	Conflicts int              // points with different values, decided
 	Decided   []patch.Decision // the first of them
+	Refused   int              // series-fields of which an owner refuses points that others have
+	Refusals  []Refusal        // the first of them
 	BytesRx   int64
 	BytesTx   int64
 	Rate      float64 // bytes per second, both ways
@@ -93,7 +95,7 @@ func (o *outcome) record(id uint64, started, now time.Time) RepairRecord {
 	defer o.mu.Unlock()
 	r := RepairRecord{
 		ShardID: id, State: Running, Owners: slices.Clone(o.owners), Started: started, Rounds: o.rounds, Total: o.total, Fixed: o.fixed, Copied: o.copied, Copying: o.copying,
-		Points: o.points, Conflicts: o.conflicts, Decided: slices.Clone(o.decided), BytesRx: o.rx, BytesTx: o.tx,
+		Points: o.points, Conflicts: o.conflicts, Decided: slices.Clone(o.decided), Refused: o.refused, Refusals: slices.Clone(o.listed), BytesRx: o.rx, BytesTx: o.tx,
 	}
 	if took := now.Sub(started); took > 0 {
 		r.Rate = float64(o.rx+o.tx) / took.Seconds()

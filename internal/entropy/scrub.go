@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/cluster"
+	"concord/internal/entropy/pace"
 	"concord/internal/entropy/scrub"
 )
 
@@ -47,14 +48,17 @@ func (l *Local) Found(id uint64, found ...*scrub.Damage) error {
 // errNoCopy is why a copy is not verified.
 var errNoCopy = errors.New("the node has no copy of the shard")
 
-// Scrub reads all files of a copy from disk, and notes what is damaged; wait is called before each read. It fails with errNoCopy when
-// the engine does not have the shard. One that it could not open is damaged, whatever its files are.
+// Scrub reads all files of a copy from disk, and notes what is damaged; wait is called before each read. What queries do not see of
+// sound files it makes visible. It fails with errNoCopy when the engine does not have the shard. One that it could not open is damaged, whatever its files are.
 func (l *Local) Scrub(ctx context.Context, id uint64, wait func(context.Context, int) error) ([]*scrub.Damage, error) {
 	sh := l.store.Shard(id)
 	if sh == nil {
 		return nil, errNoCopy
 	}
 	found, err := scrub.Verify(ctx, sh.Path(), wait)
+	if err == nil && len(found) == 0 {
+		err = l.checkFields(pace.With(ctx, l.Pace), sh)
+	}
 	return found, errors.Join(err, l.Found(id, found...))
 }
 
@@ -84,6 +88,9 @@ func (l *Local) Damaged() (map[uint64]string, error) {
 	return out, nil
 }
 
+// Aside is the folder in which what is replaced in damaged copies is kept.
+func (l *Local) Aside() string { return filepath.Join(l.dir, "aside") }
+
 var _ Healer = (*Local)(nil)
 
 // SetAside replaces the damaged files of a copy by ones with what is good in them; the damaged
@@ -108,13 +115,16 @@ func (l *Local) SetAside(ctx context.Context, id uint64) error {
 			}
 			return release, nil
 		}
-		aside := scrub.Aside{Shard: sh, Dir: filepath.Join(l.dir, "aside"), Wait: l.throttle, Hold: hold}
+		aside := scrub.Aside{Shard: sh, Dir: l.Aside(), Wait: l.throttle, Hold: hold}
 		kept, _, err := aside.Run(ctx)
 		if err != nil {
 			return fmt.Errorf("shard %d: %w", id, err)
 		}
 		if l.OnAside != nil && kept != "" {
 			l.OnAside(id, kept)
+		}
+		if err := l.checkFields(ctx, sh); err != nil {
+			return err
 		}
 	} else if message, ok := l.unopened()[id]; ok {
 		return fmt.Errorf("shard %d: %s", id, message)
@@ -398,6 +408,9 @@ func (s *Service) heal(sh cluster.Shard, copies []copyOf) (reason string, err er
 	s.forget(sh.ID) // the damaged owner says what is wrong
 	if sh.Owners[0] != s.deps.Meta.NodeID() {
 		return "a copy is damaged, and the first owner is away", nil
+	}
+	if known, ok := s.knownRefusals(sh, copies); ok { // its repair ended so, and would again
+		return "a copy is damaged, and lacks points that it refuses: " + known.message, nil
 	}
 	return "a copy is damaged: its repair is queued", s.enqueue(sh.ID)
 }

@@ -25,6 +25,9 @@ var ErrOvertaken = errors.New("a delete came meanwhile")
 // ErrNoFiles is why a missing shard is not made out of files: a write began it meanwhile, or the files of the source are damaged.
 var ErrNoFiles = errors.New("no copy of files")
 
+// ErrSourceNotWhole is why a missing shard is not made out of a source's files: that copy lacks something itself.
+var ErrSourceNotWhole = errors.New("the source's copy is not whole")
+
 // ErrUnknownShard is for an ID that the metadata does not have, or no more.
 var ErrUnknownShard = errors.New("unknown shard")
 
@@ -70,6 +73,7 @@ type Service struct {
 	results  map[uint64]ShardStatus
 	checks   map[uint64]*lastCheck
 	unaware  map[uint64]map[uint64]int64 // by shard, by owner: ShardState.Begun of copies that were found equal and could not be told
+	refused  map[uint64]keptRefusals     // by shard: what its last repair could not write
 	running  map[uint64]*job
 	freed    chan struct{} // closed and replaced when a job may sync
 	suspects bool          // a check is due at once
@@ -109,7 +113,7 @@ func New(cfg Config, deps Deps) *Service {
 	s := &Service{
 		deps: deps, cfg: cfg, log: zap.NewNop(), limiter: rate.NewLimiter(rateOf(cfg.MaxRate)),
 		reload: make(chan struct{}, 1), wake: make(chan struct{}, 1), scrubbing: make(chan struct{}, 1),
-		results: make(map[uint64]ShardStatus), checks: make(map[uint64]*lastCheck), unaware: make(map[uint64]map[uint64]int64), running: make(map[uint64]*job), freed: make(chan struct{}),
+		results: make(map[uint64]ShardStatus), checks: make(map[uint64]*lastCheck), unaware: make(map[uint64]map[uint64]int64), refused: make(map[uint64]keptRefusals), running: make(map[uint64]*job), freed: make(chan struct{}),
 	}
 	if l, ok := deps.Local.(*Local); ok {
 		l.throttle = s.Throttle
@@ -327,6 +331,11 @@ func (s *Service) Suspect(id uint64) {
 			c.states = nil
 		}
 	}
+	for shard := range s.refused { // what is refused may be accepted now
+		if id == 0 || id == shard {
+			delete(s.refused, shard)
+		}
+	}
 	s.suspects = true
 	s.mu.Unlock()
 	notify(s.reload)
@@ -438,6 +447,11 @@ func (s *Service) purge() {
 	for id := range s.checks {
 		if _, ok := live[id]; !ok {
 			delete(s.checks, id)
+		}
+	}
+	for id := range s.refused {
+		if _, ok := live[id]; !ok {
+			delete(s.refused, id)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package entropy
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/models"
 
+	"concord/internal/copystate"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
@@ -174,22 +176,82 @@ func TestCheck(t *testing.T) {
 		mustCheck(t, s)
 		wantStatus(t, s, NodeStatus{})
 	})
-	bubble("types in conflict are named", t, func(t *testing.T, c *fakeCluster) {
+	bubble("a copy that lacks points, and refuses some of them, is repaired once for each time that it lost some", t, func(t *testing.T, c *fakeCluster) {
 		s := mustOpen(t, c, nil)
 		c.writeAll(1, old(), 1.0)
 		c.replicas[2].write(1, "mem,host=a", "used", old(), 1.0)
-		c.replicas[3].write(1, "mem,host=a", "used", old(), int64(1))
+		c.replicas[3].write(1, "mem,host=b", "used", old(), int64(1))
+		pass(2 * time.Minute)
+		for gen := range 2 {
+			at := old() + 1 + int64(gen)
+			c.replicas[2].write(1, "cpu,host=a", "value", at, 1.0)
+			c.replicas[3].change(func() {
+				c.replicas[3].shards[1].lack = copystate.Lack{Kind: copystate.Missed, Why: "it lost a write", Gen: uint64(gen + 1)}
+			})
+			for range 3 {
+				pass(2 * time.Minute)
+				mustCheck(t, s)
+				all, err := s.Repairs(t.Context())
+				if err != nil || len(all.Repairs) != gen+1 {
+					t.Fatalf("%+v, %v, want %d repairs", all, err, gen+1)
+				}
+			}
+			if st := mustStatus(t, s); len(st.Shards) != 1 || st.Shards[0].Status != Conflict {
+				t.Errorf("%+v", st)
+			}
+			if got := c.replicas[3].dump(1); !strings.Contains(got, strconv.FormatInt(at, 10)+":1") {
+				t.Errorf("it still lacks the point: %s", got)
+			}
+		}
+	})
+	bubble("types in conflict are named, and everything else is repaired", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, func(cfg *Config, _ *Deps) { cfg.AutoRepairDiff = true })
+		c.writeAll(1, old(), 1.0)
+		c.replicas[2].write(1, "mem,host=a", "used", old(), 1.0)
+		c.replicas[3].write(1, "mem,host=b", "used", old(), int64(1)) // in another series
+		c.replicas[3].write(1, "mem,host=b", "free", old(), int64(1))
+		pass(2 * time.Minute)
+		mustCheck(t, s) // and the repair of what can be
+		conflict := func(on string) []ShardStatus {
+			return []ShardStatus{{ID: 1, Status: Conflict, Message: `measurement "mem" field "used" is ` + on + ": choose a type with influxd-ctl entropy resolve"}}
+		}
+		all := conflict("float on data1:8088, float on data2:8088, integer on data3:8088")
+		wantStatus(t, s, NodeStatus{Shards: all})
+		for id, want := range map[uint64]string{
+			1: "map[{cpu,host=a value}:map[945172800000000000:1] {mem,host=a used}:map[945172800000000000:1] {mem,host=b free}:map[945172800000000000:1]]",
+			2: "map[{cpu,host=a value}:map[945172800000000000:1] {mem,host=a used}:map[945172800000000000:1] {mem,host=b free}:map[945172800000000000:1]]",
+			3: "map[{cpu,host=a value}:map[945172800000000000:1] {mem,host=b free}:map[945172800000000000:1] {mem,host=b used}:map[945172800000000000:1]]",
+		} {
+			if got := c.replicas[id].dump(1); got != want {
+				t.Errorf("node %d has %s, want %s", id, got, want)
+			}
+		}
+		repairs := func() int {
+			all, err := s.Repairs(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(all.Repairs)
+		}
+		if n := repairs(); n != 1 {
+			t.Errorf("%d repairs, want 1", n)
+		}
+		// What is left does not keep the node busy.
+		for range 3 {
+			mustCheck(t, s)
+			wantStatus(t, s, NodeStatus{Shards: all})
+		}
+		if n := repairs(); n != 1 {
+			t.Errorf("%d repairs after the checks, want 1", n)
+		}
+		// Another difference beside it is repaired, too.
+		at := old() + 1
+		c.replicas[1].write(1, "cpu,host=a", "value", at, 1.0)
 		pass(2 * time.Minute)
 		mustCheck(t, s)
-		conflict := []ShardStatus{{ID: 1, Status: Conflict,
-			Message: `measurement "mem" field "used" is float on data2:8088, integer on data3:8088`}}
-		wantStatus(t, s, NodeStatus{Shards: conflict})
-
-		before := c.replicas[1].dump(1)
-		mustRepair(t, s, 1)
-		wantStatus(t, s, NodeStatus{Shards: conflict})
-		if after := c.replicas[1].dump(1); after != before {
-			t.Errorf("a conflicting shard was changed: %s, before %s", after, before)
+		wantStatus(t, s, NodeStatus{Shards: all})
+		if got := c.replicas[2].dump(1); !strings.Contains(got, strconv.FormatInt(at, 10)+":1") || repairs() != 2 {
+			t.Errorf("after %d repairs: %s", repairs(), got)
 		}
 	})
 }

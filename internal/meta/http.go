@@ -1,7 +1,6 @@
 package meta
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -51,15 +50,8 @@ func (s *Server) handler() http.Handler {
 		}
 		return s.AddMeta(r.Context(), addr)
 	})
-	mux.Handle("POST /remove-meta", s.guard(admin, s.toLeader(http.HandlerFunc(s.serveRemoveMeta))))
 	onLeader("POST /add-data", admin, func(r *http.Request) (any, error) { return s.AddData(r.Context(), r.FormValue("addr")) })
-	onLeader("POST /remove-data", admin, func(r *http.Request) (any, error) {
-		force, err := boolValue(r, "force")
-		if err != nil {
-			return nil, err
-		}
-		return s.RemoveData(r.Context(), r.FormValue("addr"), force)
-	})
+	s.removalRoutes(mux, onLeader)
 	onLeader("POST /update-data", admin, func(r *http.Request) (any, error) {
 		return s.UpdateData(r.Context(), r.FormValue("old"), r.FormValue("new"))
 	})
@@ -164,19 +156,6 @@ func (s *Server) serveStatus(w http.ResponseWriter, _ *http.Request) {
 		}
 	}
 	reply(w, st, nil)
-}
-
-// Members is the answer of GET /show-cluster.
-type Members struct {
-	Data []cluster.Node `json:"data"`
-	Meta []cluster.Node `json:"meta"`
-}
-
-func (s *Server) serveCluster(w http.ResponseWriter, _ *http.Request) {
-	st := s.State()
-	reply(w, Members{
-		Data: append([]cluster.Node{}, st.DataNodes...), Meta: append([]cluster.Node{}, st.MetaNodes...),
-	}, nil)
 }
 
 // ShardInfo is one entry of the answer of GET /show-shards.
@@ -305,24 +284,6 @@ func (s *Server) serveReset(w http.ResponseWriter, r *http.Request) {
 		s.log.Info("This meta node was removed from its cluster")
 	}
 	reply(w, struct{}{}, err)
-}
-
-// serveRemoveMeta answers from the next leader when this one is to be removed.
-func (s *Server) serveRemoveMeta(w http.ResponseWriter, r *http.Request) {
-	force, err := boolValue(r, "force")
-	if err != nil {
-		reply(w, nil, err)
-		return
-	}
-	n, err := s.RemoveMeta(r.Context(), r.FormValue("addr"), force)
-	if errors.Is(err, errNoLeader) {
-		ctx, cancel := context.WithTimeout(r.Context(), leaderTimeout)
-		defer cancel()
-		until(ctx, func() bool { _, err := s.leaderHTTP(); return err == nil && !s.st().leads() })
-		s.toLeader(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { reply(w, nil, errNoLeader) })).ServeHTTP(w, r)
-		return
-	}
-	reply(w, n, err)
 }
 
 // serveLease answers with 200 and the lease, or 409.

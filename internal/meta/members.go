@@ -34,6 +34,7 @@ type identityBody struct {
 	Version   string `json:"version"`
 	ClusterID uint64 `json:"clusterID,string"` // 0 without a cluster
 	Applied   uint64 `json:"applied"`          // index in the log
+	Clock     int64  `json:"clock,string"`     // its time as it answers, nanoseconds since the epoch
 }
 
 func (s *Server) identity() identityBody {
@@ -41,6 +42,7 @@ func (s *Server) identity() identityBody {
 	return identityBody{
 		RaftID: string(st.id), RaftAddr: s.raftAddr, HTTPAddr: s.httpAddr, Version: version.String(),
 		ClusterID: s.State().Data.ClusterID, Applied: st.raft.AppliedIndex(),
+		Clock: time.Now().UnixNano(),
 	}
 }
 
@@ -145,20 +147,9 @@ func (s *Server) RemoveMeta(ctx context.Context, addr string, force bool) (clust
 	defer s.membering.Unlock()
 	var none cluster.Node
 	st := s.State()
-	if st.Data.ClusterID == 0 {
-		return none, ErrNotInitialised
-	}
-	var n cluster.Node
-	for _, m := range st.MetaNodes {
-		if m.HTTPAddr == addr || m.TCPAddr == addr {
-			n = m
-		}
-	}
-	if n.ID == 0 {
-		return none, fmt.Errorf("meta node %q does not exist", addr)
-	}
-	if len(st.MetaNodes) == 1 {
-		return none, fmt.Errorf("%s is the last meta node: without it there is no cluster", addr)
+	n, err := s.removableMeta(addr)
+	if err != nil {
+		return none, err
 	}
 	r := s.st().raft
 	if n.TCPAddr == s.raftAddr {
@@ -167,7 +158,7 @@ func (s *Server) RemoveMeta(ctx context.Context, addr string, force bool) (clust
 		}
 		return none, errNoLeader
 	}
-	_, err := s.identityOf(ctx, n.HTTPAddr)
+	_, err = s.identityOf(ctx, n.HTTPAddr)
 	if err != nil && !force {
 		return none, fmt.Errorf("%w; -force removes it all the same", err)
 	}
@@ -190,6 +181,26 @@ func (s *Server) RemoveMeta(ctx context.Context, addr string, force bool) (clust
 		if _, err := s.peers.ask(ctx, http.MethodPost, n.HTTPAddr, "/reset", form); err != nil && !force {
 			return none, fmt.Errorf("meta node %d at %s is removed, but did not forget the cluster: %w", n.ID, addr, err)
 		}
+	}
+	return n, nil
+}
+
+// removableMeta finds the meta node at addr, and refuses it when the cluster would end with it.
+func (s *Server) removableMeta(addr string) (n cluster.Node, err error) {
+	st := s.State()
+	if st.Data.ClusterID == 0 {
+		return n, ErrNotInitialised
+	}
+	for _, m := range st.MetaNodes {
+		if m.HTTPAddr == addr || m.TCPAddr == addr {
+			n = m
+		}
+	}
+	if n.ID == 0 {
+		return n, fmt.Errorf("meta node %q does not exist", addr)
+	}
+	if len(st.MetaNodes) == 1 {
+		return n, fmt.Errorf("%s is the last meta node: without it there is no cluster", addr)
 	}
 	return n, nil
 }
@@ -317,36 +328,6 @@ func (s *Server) UpdateData(ctx context.Context, old, addr string) (cluster.Node
 		return none, err
 	}
 	return n, s.join(ctx, member, n, "update-data")
-}
-
-// RemoveData removes the data node at addr and its ownerships, and tells it.
-// Without force a node that cannot be told stays.
-func (s *Server) RemoveData(ctx context.Context, addr string, force bool) (cluster.Node, error) {
-	var none cluster.Node
-	st := s.State()
-	if st.Data.ClusterID == 0 {
-		return none, ErrNotInitialised
-	}
-	n, ok := st.DataNodeByAddr(addr)
-	if !ok {
-		return none, fmt.Errorf("data node %q does not exist", addr)
-	}
-	member, who, err := s.identify(ctx, addr)
-	if err != nil && !force {
-		return none, fmt.Errorf("%w; -force removes it all the same", err)
-	}
-	if _, err := s.st().execute(cluster.DeleteDataNode{ID: n.ID, Time: time.Now()}); err != nil {
-		return none, err
-	}
-	// Another node may answer at a dead node's address: it must not leave.
-	if err == nil && who.ClusterId == st.Data.ClusterID && who.NodeId == n.ID {
-		ctx, cancel := context.WithTimeout(ctx, dataNodeTimeout)
-		defer cancel()
-		if _, err := member.Leave(ctx, &rpc.LeaveRequest{}); err != nil && !force {
-			return none, fmt.Errorf("data node %d at %s is removed, but did not forget the cluster: %s", n.ID, addr, status.Convert(err).Message())
-		}
-	}
-	return n, nil
 }
 
 // identify asks the data node at addr who it is.

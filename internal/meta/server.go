@@ -19,6 +19,7 @@ import (
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"go.uber.org/zap"
 
+	"concord/internal/clocks"
 	"concord/internal/cluster"
 	"concord/internal/rpc"
 	"concord/internal/trust"
@@ -28,6 +29,8 @@ import (
 type Server struct {
 	// ShardRepair, when set before Open, answers below /shard-repair/.
 	ShardRepair http.Handler
+	// Losses, when set before Open, lists what the cluster would lose with a data node, a phrase for each shard.
+	Losses func(ctx context.Context, n cluster.Node) ([]string, error)
 
 	routes []route // of Handle
 	cfg    *Config
@@ -36,6 +39,7 @@ type Server struct {
 	pool   *rpc.Pool // to data nodes
 	peers  metaHTTP  // to other meta nodes
 	auth   authCache
+	clocks *clocks.Watch
 
 	leases *emeta.Leases // granted while this node leads
 	leader struct {
@@ -68,6 +72,7 @@ func NewServer(cfg *Config, log *zap.Logger) *Server {
 	return &Server{
 		cfg: &own, log: log.With(zap.String("service", "meta")), pool: &rpc.Pool{},
 		leases: emeta.NewLeases(emeta.DefaultLeaseDuration),
+		clocks: clocks.NewWatch(log.With(zap.String("service", "meta"))),
 	}
 }
 

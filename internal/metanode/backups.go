@@ -53,84 +53,6 @@ func (b backups) serveMeta(w http.ResponseWriter, _ *http.Request) {
 	w.Write(d)
 }
 
-// plan lists the asked shards with the copy to read: not an empty one, the
-// newest write first, the asked node preferred.
-func (b backups) plan(r *http.Request) (any, error) {
-	db, rp, from := r.FormValue("db"), r.FormValue("rp"), r.FormValue("from")
-	var shard uint64
-	if v := r.FormValue("shard"); v != "" {
-		var err error
-		if shard, err = strconv.ParseUint(v, 10, 64); err != nil {
-			return nil, errors.New("shard: must be a number")
-		}
-	}
-	st := b.State()
-	if from != "" {
-		if _, ok := st.DataNodeByAddr(from); !ok {
-			return nil, fmt.Errorf("data node %q does not exist", from)
-		}
-	}
-	if db != "" {
-		d := st.Data.Database(db)
-		if d == nil {
-			return nil, fmt.Errorf("database %q does not exist", db)
-		} else if rp != "" && d.RetentionPolicy(rp) == nil {
-			return nil, fmt.Errorf("retention policy %q of database %q does not exist", rp, db)
-		}
-	}
-	if shard != 0 {
-		if _, ok := st.Shard(shard); !ok {
-			return nil, fmt.Errorf("shard %d does not exist", shard)
-		}
-	}
-	asked := slices.DeleteFunc(st.Shards(), func(sh cluster.Shard) bool {
-		return db != "" && sh.Database != db || rp != "" && sh.RetentionPolicy != rp || shard != 0 && sh.ID != shard
-	})
-	copies := shards(b).describeCopies(r.Context(), asked, true)
-	out := []backup.Source{}
-	for _, sh := range asked {
-		c, err := choose(sh, copies[sh.ID], from)
-		if err != nil {
-			return nil, err
-		}
-		if c == nil {
-			continue // no owner has points
-		}
-		out = append(out, backup.Source{
-			ShardID: sh.ID, Database: sh.Database, Policy: sh.RetentionPolicy, Node: c.TCPAddr, LastModified: c.LastModified.UnixNano(), Size: c.Size,
-		})
-	}
-	return out, nil
-}
-
-// choose picks the copy to read, none when no owner has the shard, and fails
-// when an owner that may have it cannot be asked and no other one has it.
-func choose(sh cluster.Shard, copies []Copy, from string) (*Copy, error) {
-	var best *Copy
-	away := ""
-	for i := range copies {
-		c := &copies[i]
-		switch c.State {
-		case "unreachable":
-			away = c.TCPAddr
-			continue
-		case "missing":
-			continue
-		}
-		if c.Size == 0 {
-			continue
-		}
-		if best == nil || (c.TCPAddr == from) != (best.TCPAddr == from) && c.TCPAddr == from ||
-			(c.TCPAddr == from) == (best.TCPAddr == from) && c.LastModified.After(best.LastModified) {
-			best = c
-		}
-	}
-	if best == nil && away != "" {
-		return nil, fmt.Errorf("no owner of shard %d that has it can be reached: %s does not answer", sh.ID, away)
-	}
-	return best, nil
-}
-
 func (b backups) serveShard(w http.ResponseWriter, r *http.Request) {
 	s := shards(b)
 	stream, err := b.export(r, s)
@@ -179,6 +101,11 @@ func (b backups) export(r *http.Request, s shards) (exportStream, error) {
 		return nil, err
 	}
 	req := &rpc.ExportRequest{ShardId: sh.ID}
+	if v := r.FormValue("incomplete"); v != "" {
+		if req.Incomplete, err = strconv.ParseBool(v); err != nil {
+			return nil, errors.New("incomplete: must be true or false")
+		}
+	}
 	for key, to := range map[string]*int64{"start": &req.Start, "end": &req.End} {
 		if v := r.FormValue(key); v != "" {
 			if *to, err = strconv.ParseInt(v, 10, 64); err != nil {

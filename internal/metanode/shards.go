@@ -7,21 +7,16 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"concord/internal/cluster"
-	"concord/internal/entropy"
 	"concord/internal/meta"
 	"concord/internal/rpc"
 )
 
 // answerTimeout bounds what a data node answers from memory.
 const answerTimeout = 10 * time.Second
-
-// flushTimeout bounds how long a data node writes the caches of the asked shards to files.
-const flushTimeout = 10 * time.Minute
 
 // shards serves the commands that move and remove copies of shards.
 type shards struct{ *meta.Server }
@@ -103,13 +98,26 @@ func (s shards) copy(r *http.Request) (any, error) {
 	} else if slices.Contains(sh.Owners, to.ID) {
 		return nil, fmt.Errorf("data node %s is an owner of shard %d already", to.TCPAddr, sh.ID)
 	}
+	incomplete := false
+	if v := r.FormValue("force"); v != "" {
+		if incomplete, err = strconv.ParseBool(v); err != nil {
+			return nil, errors.New("force: must be true or false")
+		}
+	}
+	if !incomplete {
+		if err := s.checkSource(r.Context(), sh, from); err != nil {
+			return nil, err
+		}
+	}
 	c, err := s.client(to.TCPAddr)
 	if err != nil {
 		return nil, err
 	}
 	// A client that goes away does not stop the copy; kill-copy-shard does.
 	ctx := context.WithoutCancel(r.Context())
-	if _, err := c.Copy(ctx, &rpc.CopyRequest{ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy, Source: from.TCPAddr}); err != nil {
+	if _, err := c.Copy(ctx, &rpc.CopyRequest{
+		ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy, Source: from.TCPAddr, Incomplete: incomplete,
+	}); err != nil {
 		return nil, errors.New(rpc.Message(err))
 	}
 	if _, err := s.Execute(cluster.AddShardOwner{ID: sh.ID, NodeID: to.ID}); err != nil {
@@ -156,8 +164,8 @@ func (s shards) remove(r *http.Request) (any, error) {
 	} else if len(sh.Owners) == 1 {
 		return nil, fmt.Errorf("data node %s has the last copy of shard %d: copy it to another one first, or drop it with DROP SHARD", n.TCPAddr, sh.ID)
 	}
-	if err := s.wholeElsewhere(r.Context(), sh, n); err != nil {
-		return nil, err
+	if why := s.heldAlone(r.Context(), []cluster.Shard{sh}, n)[sh.ID]; why != "" {
+		return nil, fmt.Errorf("the other owners do not have all of shard %d (%s): wait for anti-entropy, which must be enabled, or copy it to another node", sh.ID, why)
 	}
 	if _, err := s.Execute(cluster.RemoveShardOwner{ID: sh.ID, NodeID: n.ID, Time: time.Now()}); err != nil {
 		return nil, err
@@ -172,51 +180,6 @@ func (s shards) remove(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("data node %s no longer owns shard %d, but its files are still there: %s", n.TCPAddr, sh.ID, rpc.Message(err))
 	}
 	return struct{}{}, nil
-}
-
-// wholeElsewhere fails unless an owner other than n answers that it has all that n has.
-func (s shards) wholeElsewhere(ctx context.Context, sh cluster.Shard, n cluster.Node) error {
-	states := map[uint64]*rpc.ShardState{} // by owner that answers
-	var mu sync.Mutex
-	s.each(ctx, answerTimeout, func(ctx context.Context, o cluster.Node, _ rpc.ShardsClient) error {
-		if !slices.Contains(sh.Owners, o.ID) {
-			return nil
-		}
-		conn, err := s.Pool().Conn(o.TCPAddr)
-		if err != nil {
-			return err
-		}
-		resp, err := rpc.NewEntropyClient(conn).ShardStates(ctx, &rpc.ShardStatesRequest{ShardIds: []uint64{sh.ID}})
-		if err != nil || len(resp.States) != 1 {
-			return errors.Join(err, errors.New("no state"))
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		states[o.ID] = resp.States[0]
-		return nil
-	})
-	own := states[n.ID]
-	if own != nil && !own.Exists {
-		return nil // nothing goes
-	}
-	var why []string
-	for _, id := range sh.Owners {
-		o, ok := s.State().DataNode(id)
-		if id == n.ID || !ok {
-			continue
-		}
-		switch st := states[id]; {
-		case st == nil:
-			why = append(why, o.TCPAddr+" does not answer")
-		case !st.Exists:
-			why = append(why, o.TCPAddr+" lacks it")
-		case entropy.BegunAfter(own.GetBegun(), st.Begun) && (own != nil || entropy.BegunByCopy(st.Begun)):
-			why = append(why, o.TCPAddr+" is still catching up")
-		default:
-			return nil
-		}
-	}
-	return fmt.Errorf("the other owners do not have all of shard %d (%s): wait for anti-entropy, which must be enabled, or copy it to another node", sh.ID, strings.Join(why, ", "))
 }
 
 // each asks all data nodes at the same time, and returns the addresses of those that do not answer.
@@ -274,59 +237,4 @@ func (s shards) copies(r *http.Request) (any, error) {
 	})
 	slices.SortFunc(out, func(a, b CopyStatus) int { return int(a.ShardID) - int(b.ShardID) })
 	return out, nil
-}
-
-// Copy is one owner's copy in the answer of GET /shard-copies, by shard id.
-type Copy struct {
-	Node         uint64    `json:"id"`
-	TCPAddr      string    `json:"tcpAddr"`
-	State        string    `json:"state"` // hot, cold, missing or unreachable
-	LastModified time.Time `json:"last-modified"`
-	Size         int64     `json:"size"`
-}
-
-func (s shards) describe(r *http.Request) (any, error) {
-	return s.describeCopies(r.Context(), s.State().Shards(), false), nil
-}
-
-// describeCopies asks the owners of shards about their copies; with flush they write their caches to files first.
-func (s shards) describeCopies(ctx context.Context, of []cluster.Shard, flush bool) map[uint64][]Copy {
-	ids := map[uint64][]uint64{}
-	out := map[uint64][]Copy{}
-	timeout := answerTimeout
-	if flush {
-		timeout = flushTimeout
-	}
-	for _, sh := range of {
-		for _, o := range sh.Owners {
-			ids[o] = append(ids[o], sh.ID)
-		}
-	}
-	var mu sync.Mutex
-	s.each(ctx, timeout, func(ctx context.Context, n cluster.Node, c rpc.ShardsClient) error {
-		if len(ids[n.ID]) == 0 {
-			return nil
-		}
-		resp, err := c.Describe(ctx, &rpc.DescribeRequest{ShardIds: ids[n.ID], Flush: flush})
-		mu.Lock()
-		defer mu.Unlock()
-		if err != nil {
-			for _, id := range ids[n.ID] {
-				out[id] = append(out[id], Copy{Node: n.ID, TCPAddr: n.TCPAddr, State: "unreachable"})
-			}
-			return err
-		}
-		for _, d := range resp.Shards {
-			c := Copy{Node: n.ID, TCPAddr: n.TCPAddr, State: "missing"}
-			if d.Exists {
-				c.State, c.LastModified, c.Size = d.State, time.Unix(0, d.LastModified).UTC(), d.Size
-			}
-			out[d.ShardId] = append(out[d.ShardId], c)
-		}
-		return nil
-	})
-	for _, copies := range out {
-		slices.SortFunc(copies, func(a, b Copy) int { return int(a.Node) - int(b.Node) })
-	}
-	return out
 }

@@ -415,7 +415,7 @@ func (w *Writer) deliverRequest(ctx context.Context, node, sequence uint64, req 
 		defer release()
 		r = judge(writeStore(w.Shards, w.Begun, tsdb.WriteContext{UserId: req.UserId}, req.ShardId, req.Database, req.RetentionPolicy, points))
 	} else {
-		r = w.send(ctx, node, req, sequence, true)
+		r = w.send(ctx, node, req, order{sequence: sequence, hinted: true})
 	}
 	switch {
 	case r.partial != nil:

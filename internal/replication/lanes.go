@@ -21,7 +21,9 @@ type lanes struct {
 	maxPending int // writes under way to one node; 0 for no limit
 
 	mu       sync.Mutex
-	sequence uint64 // grows with every delivery
+	sequence uint64                    // grows with every delivery
+	write    uint64                    // grows with every write
+	writes   map[uint64]map[uint64]int // by shard: writes, and how many owners they are under way to
 	lanes    map[lane]map[*delivery]struct{}
 	nodes    map[uint64]*underWay
 }
@@ -38,6 +40,7 @@ type delivery struct {
 	lane
 	db       string
 	sequence uint64
+	write    uint64 // the same for all owners
 	began    time.Time
 	size     int
 	earlier  []*delivery // to wait for
@@ -52,13 +55,18 @@ func (l *lanes) begin(owners []uint64, shard uint64, db string, size int, timeou
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lanes == nil {
-		l.lanes, l.nodes = make(map[lane]map[*delivery]struct{}), make(map[uint64]*underWay)
+		l.lanes, l.nodes, l.writes = make(map[lane]map[*delivery]struct{}), make(map[uint64]*underWay), make(map[uint64]map[uint64]int)
 	}
+	l.write++
+	if l.writes[shard] == nil {
+		l.writes[shard] = make(map[uint64]int)
+	}
+	l.writes[shard][l.write] = len(owners)
 	out := make([]*delivery, len(owners))
 	now := time.Now()
 	for i, owner := range owners {
 		l.sequence++
-		d := &delivery{lane: lane{owner, shard}, db: db, sequence: l.sequence, began: now, size: size, done: make(chan struct{})}
+		d := &delivery{lane: lane{owner, shard}, db: db, sequence: l.sequence, write: l.write, began: now, size: size, done: make(chan struct{})}
 		d.ctx, d.cancel = context.WithTimeout(context.Background(), timeout)
 		set := l.lanes[d.lane]
 		if set == nil {
@@ -167,6 +175,11 @@ func (l *lanes) finish(d *delivery) {
 	if len(set) == 0 {
 		delete(l.lanes, d.lane)
 	}
+	if l.writes[d.shard][d.write]--; l.writes[d.shard][d.write] == 0 {
+		if delete(l.writes[d.shard], d.write); len(l.writes[d.shard]) == 0 {
+			delete(l.writes, d.shard)
+		}
+	}
 	if n := l.nodes[d.node]; n != nil {
 		n.writes--
 		n.bytes -= d.size
@@ -192,6 +205,17 @@ func (l *lanes) settled(ln lane) uint64 {
 	least := l.sequence + 1
 	for d := range l.lanes[ln] {
 		least = min(least, d.sequence)
+	}
+	return least
+}
+
+// settledWrite is a number that no write to a shard which is under way to any owner is below.
+func (l *lanes) settledWrite(shard uint64) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	least := l.write + 1
+	for w := range l.writes[shard] {
+		least = min(least, w)
 	}
 	return least
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/entropy/fieldindex"
 	"concord/internal/rpc"
 )
 
@@ -75,6 +76,9 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	}
 	err = writeStore(shards, begun, tsdb.WriteContext{UserId: r.UserId}, r.ShardId, r.Database, r.RetentionPolicy, points)
 	var p tsdb.PartialWriteError
+	if s.writer != nil && (err == nil || errors.As(err, &p)) {
+		s.writer.received.add(r)
+	}
 	switch {
 	case err == nil:
 		return &rpc.WriteShardResponse{}, nil
@@ -84,6 +88,7 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	return &rpc.WriteShardResponse{Error: err.Error(), Retryable: true}, nil
 }
 
+// decodePoints reads points that another node sent, or that hinted handoff kept.
 func decodePoints(encoded [][]byte) ([]models.Point, error) {
 	points := make([]models.Point, len(encoded))
 	for i, b := range encoded {
@@ -93,7 +98,9 @@ func decodePoints(encoded [][]byte) ([]models.Point, error) {
 		}
 		points[i] = p
 	}
-	return points, nil
+	// Those of a node of an older version, or of an old queue; this version strips them before.
+	points, _, err := withoutTime(points)
+	return points, err
 }
 
 // decodePoint reads the engine's binary form, whose reader trusts its input.
@@ -224,6 +231,17 @@ func (s *Server) Hint(_ context.Context, r *rpc.HintRequest) (*rpc.HintResponse,
 	return &rpc.HintResponse{}, nil
 }
 
+// Received compares what another owner got of a node that went down with what this node got.
+func (s *Server) Received(ctx context.Context, r *rpc.ReceivedRequest) (*rpc.ReceivedResponse, error) {
+	if s.writer == nil {
+		return nil, status.Error(codes.Unavailable, "this node takes no writes")
+	}
+	if err := s.writer.compareReceived(ctx, r); err != nil {
+		return nil, err
+	}
+	return &rpc.ReceivedResponse{}, nil
+}
+
 // maxBarriers of a delete: one is of a node.
 const maxBarriers = 10_000
 
@@ -292,14 +310,14 @@ func execute(store *tsdb.Store, r *rpc.ExecuteRequest) error {
 		if err != nil {
 			return err
 		}
-		return betweenSnapshots(store, r.Database, func() error {
+		return durably(store, r.Database, func() error {
 			if r.Bounds != nil {
 				return deleteBounded(store, r, sources, cond)
 			}
 			return store.DeleteSeries(r.Database, sources, influxql.CloneExpr(cond))
 		})
 	case rpc.ExecuteRequest_DROP_MEASUREMENT:
-		return betweenSnapshots(store, r.Database, func() error {
+		return durably(store, r.Database, func() error {
 			if r.Bounds != nil {
 				return deleteBounded(store, r, []influxql.Source{&influxql.Measurement{Name: r.Name}}, nil)
 			}
@@ -317,6 +335,12 @@ func execute(store *tsdb.Store, r *rpc.ExecuteRequest) error {
 		return nil
 	}
 	return fmt.Errorf("unknown statement %v", r.Kind)
+}
+
+// durably runs a delete of points so that nothing of it comes back: neither points from a cache snapshot, nor, after a crash, the
+// types of fields of measurements that it dropped.
+func durably(store *tsdb.Store, db string, run func() error) error {
+	return fieldindex.AfterDelete(store, db, func() error { return betweenSnapshots(store, db, run) })
 }
 
 // deleteBounded deletes within one shard's policy and time range.

@@ -65,6 +65,8 @@ type Writer struct {
 	// Missed is told, before the write is acknowledged, that a node's copy of a shard lacks a write which this node keeps for it
 	// (kept), or which nobody keeps; nil for none.
 	Missed func(node, shard uint64, kept bool)
+	// Lacks is told of a shard of which this node's copy lacks writes that other owners have; nil for none.
+	Lacks func(shard uint64, why string)
 	// Admit returns when the other nodes take writes from this one; nil when they always do.
 	Admit func(ctx context.Context)
 	// Shards takes the points; NewWriter sets the store.
@@ -87,6 +89,7 @@ type Writer struct {
 	fences   fences
 	arrivals arrivals
 	deletes  deleteCounts
+	received received
 
 	mu     sync.RWMutex // held for reading while owners start, so that Close waits for them
 	opened bool
@@ -172,6 +175,10 @@ func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string,
 	if w.Admit != nil {
 		w.Admit(context.Background())
 	}
+	points, reason, err := withoutTime(points)
+	if err != nil {
+		return err
+	}
 	mapping, err := w.mapper.MapShards(&coordinator.WritePointsRequest{Database: db, RetentionPolicy: policy, Points: points})
 	if err != nil {
 		return err
@@ -184,9 +191,12 @@ func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string,
 	w.stats.sub.Add(1)
 
 	var partial *tsdb.PartialWriteError
+	if reason != "" {
+		partial = &tsdb.PartialWriteError{Reason: reason, Database: db, RetentionPolicy: policy}
+	}
 	if n := mapping.Dropped(); n > 0 {
 		w.stats.dropped.Add(int64(n))
-		partial = &tsdb.PartialWriteError{Reason: mapping.SummariseDropped(), Dropped: n, Database: db, RetentionPolicy: policy}
+		partial = merge(partial, tsdb.PartialWriteError{Reason: mapping.SummariseDropped(), Dropped: n, Database: db, RetentionPolicy: policy})
 	}
 	var failed error
 	for range mapping.Points {
@@ -451,7 +461,7 @@ func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest) result 
 		if w.Handoff != nil && w.Handoff.Pending(d.node, d.shard) {
 			return w.hint(d, reqs[i:], result{err: errQueueNotEmpty})
 		}
-		r := w.send(d.ctx, d.node, req, d.sequence, false)
+		r := w.send(d.ctx, d.node, req, order{sequence: d.sequence, write: partOf(d.write, i), settledWrite: partOf(w.lanes.settledWrite(d.shard), 0)})
 		if r.err != nil {
 			if r.never {
 				return r
@@ -465,7 +475,18 @@ func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest) result 
 	return all
 }
 
-func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardRequest, sequence uint64, hinted bool) result {
+// order is the place of a message among those of this process.
+type order struct {
+	sequence            uint64
+	hinted              bool
+	write, settledWrite uint64 // as in WriteShardRequest
+}
+
+// partOf is the number of one message of a write.
+func partOf(write uint64, part int) uint64 { return write<<8 | uint64(min(part, 255)) }
+
+func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardRequest, at order) result {
+	sequence, hinted := at.sequence, at.hinted
 	w.stats.remote.Add(int64(len(req.Points)))
 	n, ok := w.meta.DataNode(node)
 	if !ok {
@@ -482,6 +503,7 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 		resp, err = rpc.NewReplicationClient(conn).WriteShard(ctx, &rpc.WriteShardRequest{
 			ShardId: req.ShardId, Database: req.Database, RetentionPolicy: req.RetentionPolicy, UserId: req.UserId, Points: req.Points,
 			Sender: w.sender, SenderNode: w.meta.NodeID(), Sequence: sequence, Hinted: hinted, Message: w.messages.Add(1), Settled: settled,
+			Write: at.write, SettledWrite: at.settledWrite,
 		})
 	}
 	if err != nil {

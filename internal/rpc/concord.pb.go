@@ -123,6 +123,7 @@ type IdentifyResponse struct {
 	ClusterId     uint64                 `protobuf:"varint,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"` // 0 before it joined
 	HttpAddr      string                 `protobuf:"bytes,3,opt,name=http_addr,json=httpAddr,proto3" json:"http_addr,omitempty"`     // host:port that clients reach
 	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	Clock         int64                  `protobuf:"varint,5,opt,name=clock,proto3" json:"clock,omitempty"` // the node's time as it answers, nanoseconds since the epoch
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -183,6 +184,13 @@ func (x *IdentifyResponse) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *IdentifyResponse) GetClock() int64 {
+	if x != nil {
+		return x.Clock
+	}
+	return 0
 }
 
 type JoinRequest struct {
@@ -368,8 +376,11 @@ type WriteShardRequest struct {
 	SenderNode uint64 `protobuf:"varint,9,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
 	// A message that arrives a second time is void, and so is one with a sequence below settled:
 	// its sender has none of these under way any more.
-	Message       uint64 `protobuf:"varint,10,opt,name=message,proto3" json:"message,omitempty"` // of the sender, another for each
-	Settled       uint64 `protobuf:"varint,11,opt,name=settled,proto3" json:"settled,omitempty"`
+	Message uint64 `protobuf:"varint,10,opt,name=message,proto3" json:"message,omitempty"` // of the sender, another for each
+	Settled uint64 `protobuf:"varint,11,opt,name=settled,proto3" json:"settled,omitempty"`
+	// The same for all owners of the shard: what was on its way when the sender went down may have reached some of them only.
+	Write         uint64 `protobuf:"varint,12,opt,name=write,proto3" json:"write,omitempty"`                                   // 0 for one out of hinted handoff
+	SettledWrite  uint64 `protobuf:"varint,13,opt,name=settled_write,json=settledWrite,proto3" json:"settled_write,omitempty"` // all writes to the shard below it have reached their owners, or wait for them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -477,6 +488,20 @@ func (x *WriteShardRequest) GetMessage() uint64 {
 func (x *WriteShardRequest) GetSettled() uint64 {
 	if x != nil {
 		return x.Settled
+	}
+	return 0
+}
+
+func (x *WriteShardRequest) GetWrite() uint64 {
+	if x != nil {
+		return x.Write
+	}
+	return 0
+}
+
+func (x *WriteShardRequest) GetSettledWrite() uint64 {
+	if x != nil {
+		return x.SettledWrite
 	}
 	return 0
 }
@@ -967,6 +992,102 @@ func (*HintResponse) Descriptor() ([]byte, []int) {
 	return file_concord_proto_rawDescGZIP(), []int{13}
 }
 
+type ReceivedRequest struct {
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Sender        uint64                   `protobuf:"varint,1,opt,name=sender,proto3" json:"sender,omitempty"` // the process, as in WriteShardRequest
+	SenderNode    uint64                   `protobuf:"varint,2,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
+	Shards        []*ReceivedRequest_Shard `protobuf:"bytes,3,rep,name=shards,proto3" json:"shards,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReceivedRequest) Reset() {
+	*x = ReceivedRequest{}
+	mi := &file_concord_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReceivedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReceivedRequest) ProtoMessage() {}
+
+func (x *ReceivedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReceivedRequest.ProtoReflect.Descriptor instead.
+func (*ReceivedRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ReceivedRequest) GetSender() uint64 {
+	if x != nil {
+		return x.Sender
+	}
+	return 0
+}
+
+func (x *ReceivedRequest) GetSenderNode() uint64 {
+	if x != nil {
+		return x.SenderNode
+	}
+	return 0
+}
+
+func (x *ReceivedRequest) GetShards() []*ReceivedRequest_Shard {
+	if x != nil {
+		return x.Shards
+	}
+	return nil
+}
+
+type ReceivedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReceivedResponse) Reset() {
+	*x = ReceivedResponse{}
+	mi := &file_concord_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReceivedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReceivedResponse) ProtoMessage() {}
+
+func (x *ReceivedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReceivedResponse.ProtoReflect.Descriptor instead.
+func (*ReceivedResponse) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{15}
+}
+
 type ShardStatesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
@@ -976,7 +1097,7 @@ type ShardStatesRequest struct {
 
 func (x *ShardStatesRequest) Reset() {
 	*x = ShardStatesRequest{}
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1109,7 @@ func (x *ShardStatesRequest) String() string {
 func (*ShardStatesRequest) ProtoMessage() {}
 
 func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1122,7 @@ func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{14}
+	return file_concord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ShardStatesRequest) GetShardIds() []uint64 {
@@ -1031,7 +1152,7 @@ type ShardState struct {
 
 func (x *ShardState) Reset() {
 	*x = ShardState{}
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1043,7 +1164,7 @@ func (x *ShardState) String() string {
 func (*ShardState) ProtoMessage() {}
 
 func (x *ShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1056,7 +1177,7 @@ func (x *ShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardState.ProtoReflect.Descriptor instead.
 func (*ShardState) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{15}
+	return file_concord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ShardState) GetShardId() uint64 {
@@ -1153,7 +1274,7 @@ type WholeRequest struct {
 
 func (x *WholeRequest) Reset() {
 	*x = WholeRequest{}
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +1286,7 @@ func (x *WholeRequest) String() string {
 func (*WholeRequest) ProtoMessage() {}
 
 func (x *WholeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +1299,7 @@ func (x *WholeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeRequest.ProtoReflect.Descriptor instead.
 func (*WholeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WholeRequest) GetShardId() uint64 {
@@ -1203,7 +1324,7 @@ type WholeResponse struct {
 
 func (x *WholeResponse) Reset() {
 	*x = WholeResponse{}
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1336,7 @@ func (x *WholeResponse) String() string {
 func (*WholeResponse) ProtoMessage() {}
 
 func (x *WholeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1349,7 @@ func (x *WholeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeResponse.ProtoReflect.Descriptor instead.
 func (*WholeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_proto_rawDescGZIP(), []int{19}
 }
 
 type ShardStatesResponse struct {
@@ -1240,7 +1361,7 @@ type ShardStatesResponse struct {
 
 func (x *ShardStatesResponse) Reset() {
 	*x = ShardStatesResponse{}
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1373,7 @@ func (x *ShardStatesResponse) String() string {
 func (*ShardStatesResponse) ProtoMessage() {}
 
 func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1386,7 @@ func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesResponse.ProtoReflect.Descriptor instead.
 func (*ShardStatesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ShardStatesResponse) GetStates() []*ShardState {
@@ -1286,7 +1407,7 @@ type Sum struct {
 
 func (x *Sum) Reset() {
 	*x = Sum{}
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1298,7 +1419,7 @@ func (x *Sum) String() string {
 func (*Sum) ProtoMessage() {}
 
 func (x *Sum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1311,7 +1432,7 @@ func (x *Sum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sum.ProtoReflect.Descriptor instead.
 func (*Sum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Sum) GetCount() uint64 {
@@ -1347,7 +1468,7 @@ type RootRequest struct {
 
 func (x *RootRequest) Reset() {
 	*x = RootRequest{}
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1359,7 +1480,7 @@ func (x *RootRequest) String() string {
 func (*RootRequest) ProtoMessage() {}
 
 func (x *RootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1372,7 +1493,7 @@ func (x *RootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRequest.ProtoReflect.Descriptor instead.
 func (*RootRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RootRequest) GetShardId() uint64 {
@@ -1412,7 +1533,7 @@ type RootResponse struct {
 
 func (x *RootResponse) Reset() {
 	*x = RootResponse{}
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1424,7 +1545,7 @@ func (x *RootResponse) String() string {
 func (*RootResponse) ProtoMessage() {}
 
 func (x *RootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1437,7 +1558,7 @@ func (x *RootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootResponse.ProtoReflect.Descriptor instead.
 func (*RootResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RootResponse) GetRoot() *Sum {
@@ -1457,7 +1578,7 @@ type WindowSum struct {
 
 func (x *WindowSum) Reset() {
 	*x = WindowSum{}
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1590,7 @@ func (x *WindowSum) String() string {
 func (*WindowSum) ProtoMessage() {}
 
 func (x *WindowSum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +1603,7 @@ func (x *WindowSum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSum.ProtoReflect.Descriptor instead.
 func (*WindowSum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WindowSum) GetWindow() uint32 {
@@ -1511,7 +1632,7 @@ type SeriesField struct {
 
 func (x *SeriesField) Reset() {
 	*x = SeriesField{}
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1644,7 @@ func (x *SeriesField) String() string {
 func (*SeriesField) ProtoMessage() {}
 
 func (x *SeriesField) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1657,7 @@ func (x *SeriesField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesField.ProtoReflect.Descriptor instead.
 func (*SeriesField) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SeriesField) GetSeries() []byte {
@@ -1576,7 +1697,7 @@ type DigestsChunk struct {
 
 func (x *DigestsChunk) Reset() {
 	*x = DigestsChunk{}
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1588,7 +1709,7 @@ func (x *DigestsChunk) String() string {
 func (*DigestsChunk) ProtoMessage() {}
 
 func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1601,7 +1722,7 @@ func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsChunk.ProtoReflect.Descriptor instead.
 func (*DigestsChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DigestsChunk) GetFields() []*SeriesField {
@@ -1624,7 +1745,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +1757,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +1770,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Region) GetSeries() []byte {
@@ -1699,7 +1820,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1711,7 +1832,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1724,7 +1845,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Block) GetSeries() []byte {
@@ -1761,7 +1882,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1894,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1907,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *FetchRequest) GetShardId() uint64 {
@@ -1826,7 +1947,7 @@ type FetchChunk struct {
 
 func (x *FetchChunk) Reset() {
 	*x = FetchChunk{}
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +1959,7 @@ func (x *FetchChunk) String() string {
 func (*FetchChunk) ProtoMessage() {}
 
 func (x *FetchChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +1972,7 @@ func (x *FetchChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
 func (*FetchChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *FetchChunk) GetBlocks() []*Block {
@@ -1874,7 +1995,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +2007,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +2020,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ApplyRequest) GetDeletes() uint64 {
@@ -1937,16 +2058,19 @@ func (x *ApplyRequest) GetBlocks() []*Block {
 	return nil
 }
 
+// ApplyResponse: what the engine refuses is data, not an error: the other blocks were written.
 type ApplyResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Points        uint64                 `protobuf:"varint,1,opt,name=points,proto3" json:"points,omitempty"`
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Points        uint64                   `protobuf:"varint,1,opt,name=points,proto3" json:"points,omitempty"`  // that were written
+	Refused       []*ApplyResponse_Refused `protobuf:"bytes,2,rep,name=refused,proto3" json:"refused,omitempty"` // ascending
+	Reasons       [][]byte                 `protobuf:"bytes,3,rep,name=reasons,proto3" json:"reasons,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2082,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2095,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ApplyResponse) GetPoints() uint64 {
@@ -1979,6 +2103,20 @@ func (x *ApplyResponse) GetPoints() uint64 {
 		return x.Points
 	}
 	return 0
+}
+
+func (x *ApplyResponse) GetRefused() []*ApplyResponse_Refused {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *ApplyResponse) GetReasons() [][]byte {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
 }
 
 type StatusRequest struct {
@@ -1989,7 +2127,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2139,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2152,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_proto_rawDescGZIP(), []int{33}
 }
 
 type StatusResponse struct {
@@ -2029,7 +2167,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2179,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2192,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
@@ -2094,7 +2232,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2106,7 +2244,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2119,7 +2257,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RepairRequest) GetShardId() uint64 {
@@ -2137,7 +2275,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2287,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2300,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_proto_rawDescGZIP(), []int{36}
 }
 
 type PauseRequest struct {
@@ -2174,7 +2312,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2324,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2337,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PauseRequest) GetPaused() bool {
@@ -2230,15 +2368,17 @@ type RepairRecord struct {
 	Eta           int64                    `protobuf:"varint,16,opt,name=eta,proto3" json:"eta,omitempty"` // nanoseconds
 	Error         string                   `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`
 	Decided       []*RepairRecord_Decision `protobuf:"bytes,18,rep,name=decided,proto3" json:"decided,omitempty"`
-	Copied        int64                    `protobuf:"varint,19,opt,name=copied,proto3" json:"copied,omitempty"`   // bytes of files that came to an owner that lacked the shard
-	Copying       int64                    `protobuf:"varint,20,opt,name=copying,proto3" json:"copying,omitempty"` // of so many
+	Copied        int64                    `protobuf:"varint,19,opt,name=copied,proto3" json:"copied,omitempty"`    // bytes of files that came to an owner that lacked the shard
+	Copying       int64                    `protobuf:"varint,20,opt,name=copying,proto3" json:"copying,omitempty"`  // of so many
+	Refused       int64                    `protobuf:"varint,21,opt,name=refused,proto3" json:"refused,omitempty"`  // series-fields of which an owner refuses points
+	Refusals      []*RepairRecord_Refusal  `protobuf:"bytes,22,rep,name=refusals,proto3" json:"refusals,omitempty"` // the first of them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RepairRecord) Reset() {
 	*x = RepairRecord{}
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2250,7 +2390,7 @@ func (x *RepairRecord) String() string {
 func (*RepairRecord) ProtoMessage() {}
 
 func (x *RepairRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2263,7 +2403,7 @@ func (x *RepairRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord.ProtoReflect.Descriptor instead.
 func (*RepairRecord) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RepairRecord) GetShardId() uint64 {
@@ -2406,6 +2546,20 @@ func (x *RepairRecord) GetCopying() int64 {
 	return 0
 }
 
+func (x *RepairRecord) GetRefused() int64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *RepairRecord) GetRefusals() []*RepairRecord_Refusal {
+	if x != nil {
+		return x.Refusals
+	}
+	return nil
+}
+
 type DiffResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Owners        []string               `protobuf:"bytes,1,rep,name=owners,proto3" json:"owners,omitempty"`
@@ -2422,7 +2576,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2434,7 +2588,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2447,7 +2601,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DiffResponse) GetOwners() []string {
@@ -2516,7 +2670,7 @@ type RepairsResponse struct {
 
 func (x *RepairsResponse) Reset() {
 	*x = RepairsResponse{}
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2528,7 +2682,7 @@ func (x *RepairsResponse) String() string {
 func (*RepairsResponse) ProtoMessage() {}
 
 func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2541,7 +2695,7 @@ func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsResponse.ProtoReflect.Descriptor instead.
 func (*RepairsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RepairsResponse) GetPaused() bool {
@@ -2558,6 +2712,126 @@ func (x *RepairsResponse) GetRepairs() []*RepairRecord {
 	return nil
 }
 
+type ReceivedRequest_Shard struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	Writes        []uint64               `protobuf:"varint,2,rep,packed,name=writes,proto3" json:"writes,omitempty"` // as WriteShardRequest.write
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReceivedRequest_Shard) Reset() {
+	*x = ReceivedRequest_Shard{}
+	mi := &file_concord_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReceivedRequest_Shard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReceivedRequest_Shard) ProtoMessage() {}
+
+func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReceivedRequest_Shard.ProtoReflect.Descriptor instead.
+func (*ReceivedRequest_Shard) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{14, 0}
+}
+
+func (x *ReceivedRequest_Shard) GetShardId() uint64 {
+	if x != nil {
+		return x.ShardId
+	}
+	return 0
+}
+
+func (x *ReceivedRequest_Shard) GetWrites() []uint64 {
+	if x != nil {
+		return x.Writes
+	}
+	return nil
+}
+
+type ApplyResponse_Refused struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Block         uint32                 `protobuf:"varint,1,opt,name=block,proto3" json:"block,omitempty"` // place in the request
+	Points        uint64                 `protobuf:"varint,2,opt,name=points,proto3" json:"points,omitempty"`
+	Type          uint32                 `protobuf:"varint,3,opt,name=type,proto3" json:"type,omitempty"`     // of the field there, when it is not the block's; 0 for another reason
+	Reason        uint32                 `protobuf:"varint,4,opt,name=reason,proto3" json:"reason,omitempty"` // place in reasons
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyResponse_Refused) Reset() {
+	*x = ApplyResponse_Refused{}
+	mi := &file_concord_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyResponse_Refused) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyResponse_Refused) ProtoMessage() {}
+
+func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyResponse_Refused.ProtoReflect.Descriptor instead.
+func (*ApplyResponse_Refused) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{32, 0}
+}
+
+func (x *ApplyResponse_Refused) GetBlock() uint32 {
+	if x != nil {
+		return x.Block
+	}
+	return 0
+}
+
+func (x *ApplyResponse_Refused) GetPoints() uint64 {
+	if x != nil {
+		return x.Points
+	}
+	return 0
+}
+
+func (x *ApplyResponse_Refused) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *ApplyResponse_Refused) GetReason() uint32 {
+	if x != nil {
+		return x.Reason
+	}
+	return 0
+}
+
 type StatusResponse_Shard struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2569,7 +2843,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2855,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2868,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32, 0}
+	return file_concord_proto_rawDescGZIP(), []int{34, 0}
 }
 
 func (x *StatusResponse_Shard) GetId() uint64 {
@@ -2630,7 +2904,7 @@ type RepairRecord_Decision struct {
 
 func (x *RepairRecord_Decision) Reset() {
 	*x = RepairRecord_Decision{}
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2642,7 +2916,7 @@ func (x *RepairRecord_Decision) String() string {
 func (*RepairRecord_Decision) ProtoMessage() {}
 
 func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2655,7 +2929,7 @@ func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Decision.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Decision) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36, 0}
+	return file_concord_proto_rawDescGZIP(), []int{38, 0}
 }
 
 func (x *RepairRecord_Decision) GetSeries() []byte {
@@ -2686,6 +2960,74 @@ func (x *RepairRecord_Decision) GetValue() []byte {
 	return nil
 }
 
+type RepairRecord_Refusal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Series        []byte                 `protobuf:"bytes,2,opt,name=series,proto3" json:"series,omitempty"`
+	Field         []byte                 `protobuf:"bytes,3,opt,name=field,proto3" json:"field,omitempty"`
+	Reason        []byte                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairRecord_Refusal) Reset() {
+	*x = RepairRecord_Refusal{}
+	mi := &file_concord_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairRecord_Refusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairRecord_Refusal) ProtoMessage() {}
+
+func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairRecord_Refusal.ProtoReflect.Descriptor instead.
+func (*RepairRecord_Refusal) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{38, 1}
+}
+
+func (x *RepairRecord_Refusal) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RepairRecord_Refusal) GetSeries() []byte {
+	if x != nil {
+		return x.Series
+	}
+	return nil
+}
+
+func (x *RepairRecord_Refusal) GetField() []byte {
+	if x != nil {
+		return x.Field
+	}
+	return nil
+}
+
+func (x *RepairRecord_Refusal) GetReason() []byte {
+	if x != nil {
+		return x.Reason
+	}
+	return nil
+}
+
 type DiffResponse_Pair struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	A             string                 `protobuf:"bytes,1,opt,name=a,proto3" json:"a,omitempty"`
@@ -2699,7 +3041,7 @@ type DiffResponse_Pair struct {
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2711,7 +3053,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2724,7 +3066,7 @@ func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Pair.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Pair) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37, 0}
+	return file_concord_proto_rawDescGZIP(), []int{39, 0}
 }
 
 func (x *DiffResponse_Pair) GetA() string {
@@ -2774,7 +3116,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2786,7 +3128,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2799,7 +3141,7 @@ func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Field.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Field) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37, 1}
+	return file_concord_proto_rawDescGZIP(), []int{39, 1}
 }
 
 func (x *DiffResponse_Field) GetSeries() []byte {
@@ -2836,13 +3178,14 @@ const file_concord_proto_rawDesc = "" +
 	"\n" +
 	"\rconcord.proto\x12\n" +
 	"concord.v1\"\x11\n" +
-	"\x0fIdentifyRequest\"\x81\x01\n" +
+	"\x0fIdentifyRequest\"\x97\x01\n" +
 	"\x10IdentifyResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\x04R\tclusterId\x12\x1b\n" +
 	"\thttp_addr\x18\x03 \x01(\tR\bhttpAddr\x12\x18\n" +
-	"\aversion\x18\x04 \x01(\tR\aversion\"h\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12\x14\n" +
+	"\x05clock\x18\x05 \x01(\x03R\x05clock\"h\n" +
 	"\vJoinRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -2850,7 +3193,7 @@ const file_concord_proto_rawDesc = "" +
 	"\fmeta_servers\x18\x03 \x03(\tR\vmetaServers\"\x0e\n" +
 	"\fJoinResponse\"\x0e\n" +
 	"\fLeaveRequest\"\x0f\n" +
-	"\rLeaveResponse\"\xc7\x02\n" +
+	"\rLeaveResponse\"\x82\x03\n" +
 	"\x11WriteShardRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
@@ -2864,7 +3207,9 @@ const file_concord_proto_rawDesc = "" +
 	"senderNode\x12\x18\n" +
 	"\amessage\x18\n" +
 	" \x01(\x04R\amessage\x12\x18\n" +
-	"\asettled\x18\v \x01(\x04R\asettled\"|\n" +
+	"\asettled\x18\v \x01(\x04R\asettled\x12\x14\n" +
+	"\x05write\x18\f \x01(\x04R\x05write\x12#\n" +
+	"\rsettled_write\x18\r \x01(\x04R\fsettledWrite\"|\n" +
 	"\x12WriteShardResponse\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x18\n" +
 	"\adropped\x18\x02 \x01(\x05R\adropped\x12\x18\n" +
@@ -2909,7 +3254,16 @@ const file_concord_proto_rawDesc = "" +
 	"\vHintRequest\x122\n" +
 	"\x06delete\x18\x01 \x01(\v2\x1a.concord.v1.ExecuteRequestR\x06delete\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\x04R\x05nodes\"\x0e\n" +
-	"\fHintResponse\"1\n" +
+	"\fHintResponse\"\xc1\x01\n" +
+	"\x0fReceivedRequest\x12\x16\n" +
+	"\x06sender\x18\x01 \x01(\x04R\x06sender\x12\x1f\n" +
+	"\vsender_node\x18\x02 \x01(\x04R\n" +
+	"senderNode\x129\n" +
+	"\x06shards\x18\x03 \x03(\v2!.concord.v1.ReceivedRequest.ShardR\x06shards\x1a:\n" +
+	"\x05Shard\x12\x19\n" +
+	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
+	"\x06writes\x18\x02 \x03(\x04R\x06writes\"\x12\n" +
+	"\x10ReceivedResponse\"1\n" +
 	"\x12ShardStatesRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\"\xc5\x02\n" +
 	"\n" +
@@ -2978,9 +3332,16 @@ const file_concord_proto_rawDesc = "" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
 	"\x10retention_policy\x18\x03 \x01(\tR\x0fretentionPolicy\x12)\n" +
-	"\x06blocks\x18\x04 \x03(\v2\x11.concord.v1.BlockR\x06blocks\"'\n" +
+	"\x06blocks\x18\x04 \x03(\v2\x11.concord.v1.BlockR\x06blocks\"\xe3\x01\n" +
 	"\rApplyResponse\x12\x16\n" +
-	"\x06points\x18\x01 \x01(\x04R\x06points\"\x0f\n" +
+	"\x06points\x18\x01 \x01(\x04R\x06points\x12;\n" +
+	"\arefused\x18\x02 \x03(\v2!.concord.v1.ApplyResponse.RefusedR\arefused\x12\x18\n" +
+	"\areasons\x18\x03 \x03(\fR\areasons\x1ac\n" +
+	"\aRefused\x12\x14\n" +
+	"\x05block\x18\x01 \x01(\rR\x05block\x12\x16\n" +
+	"\x06points\x18\x02 \x01(\x04R\x06points\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\rR\x04type\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\rR\x06reason\"\x0f\n" +
 	"\rStatusRequest\"\xe7\x01\n" +
 	"\x0eStatusResponse\x128\n" +
 	"\x06shards\x18\x01 \x03(\v2 .concord.v1.StatusResponse.ShardR\x06shards\x12\x16\n" +
@@ -2997,7 +3358,7 @@ const file_concord_proto_rawDesc = "" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x10\n" +
 	"\x0eRepairResponse\"&\n" +
 	"\fPauseRequest\x12\x16\n" +
-	"\x06paused\x18\x01 \x01(\bR\x06paused\"\xf8\x04\n" +
+	"\x06paused\x18\x01 \x01(\bR\x06paused\"\xb5\x06\n" +
 	"\fRepairRecord\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
@@ -3019,12 +3380,19 @@ const file_concord_proto_rawDesc = "" +
 	"\x05error\x18\x11 \x01(\tR\x05error\x12;\n" +
 	"\adecided\x18\x12 \x03(\v2!.concord.v1.RepairRecord.DecisionR\adecided\x12\x16\n" +
 	"\x06copied\x18\x13 \x01(\x03R\x06copied\x12\x18\n" +
-	"\acopying\x18\x14 \x01(\x03R\acopying\x1ab\n" +
+	"\acopying\x18\x14 \x01(\x03R\acopying\x12\x18\n" +
+	"\arefused\x18\x15 \x01(\x03R\arefused\x12<\n" +
+	"\brefusals\x18\x16 \x03(\v2 .concord.v1.RepairRecord.RefusalR\brefusals\x1ab\n" +
 	"\bDecision\x12\x16\n" +
 	"\x06series\x18\x01 \x01(\fR\x06series\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\fR\x05field\x12\x12\n" +
 	"\x04time\x18\x03 \x01(\x03R\x04time\x12\x14\n" +
-	"\x05value\x18\x04 \x01(\fR\x05value\"\xe8\x03\n" +
+	"\x05value\x18\x04 \x01(\fR\x05value\x1ac\n" +
+	"\aRefusal\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
+	"\x06series\x18\x02 \x01(\fR\x06series\x12\x14\n" +
+	"\x05field\x18\x03 \x01(\fR\x05field\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\fR\x06reason\"\xe8\x03\n" +
 	"\fDiffResponse\x12\x16\n" +
 	"\x06owners\x18\x01 \x03(\tR\x06owners\x12\x12\n" +
 	"\x04away\x18\x02 \x01(\tR\x04away\x123\n" +
@@ -3052,12 +3420,13 @@ const file_concord_proto_rawDesc = "" +
 	"Membership\x12E\n" +
 	"\bIdentify\x12\x1b.concord.v1.IdentifyRequest\x1a\x1c.concord.v1.IdentifyResponse\x129\n" +
 	"\x04Join\x12\x17.concord.v1.JoinRequest\x1a\x18.concord.v1.JoinResponse\x12<\n" +
-	"\x05Leave\x12\x18.concord.v1.LeaveRequest\x1a\x19.concord.v1.LeaveResponse2\xd9\x01\n" +
+	"\x05Leave\x12\x18.concord.v1.LeaveRequest\x1a\x19.concord.v1.LeaveResponse2\xa0\x02\n" +
 	"\vReplication\x12K\n" +
 	"\n" +
 	"WriteShard\x12\x1d.concord.v1.WriteShardRequest\x1a\x1e.concord.v1.WriteShardResponse\x12B\n" +
 	"\aExecute\x12\x1a.concord.v1.ExecuteRequest\x1a\x1b.concord.v1.ExecuteResponse\x129\n" +
-	"\x04Hint\x12\x17.concord.v1.HintRequest\x1a\x18.concord.v1.HintResponse2\x95\a\n" +
+	"\x04Hint\x12\x17.concord.v1.HintRequest\x1a\x18.concord.v1.HintResponse\x12E\n" +
+	"\bReceived\x12\x1b.concord.v1.ReceivedRequest\x1a\x1c.concord.v1.ReceivedResponse2\x95\a\n" +
 	"\aEntropy\x12N\n" +
 	"\vShardStates\x12\x1e.concord.v1.ShardStatesRequest\x1a\x1f.concord.v1.ShardStatesResponse\x129\n" +
 	"\x04Root\x12\x17.concord.v1.RootRequest\x1a\x18.concord.v1.RootResponse\x12>\n" +
@@ -3087,7 +3456,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),      // 0: concord.v1.ExecuteRequest.Kind
 	(*IdentifyRequest)(nil),       // 1: concord.v1.IdentifyRequest
@@ -3104,35 +3473,40 @@ var file_concord_proto_goTypes = []any{
 	(*ExecuteResponse)(nil),       // 12: concord.v1.ExecuteResponse
 	(*HintRequest)(nil),           // 13: concord.v1.HintRequest
 	(*HintResponse)(nil),          // 14: concord.v1.HintResponse
-	(*ShardStatesRequest)(nil),    // 15: concord.v1.ShardStatesRequest
-	(*ShardState)(nil),            // 16: concord.v1.ShardState
-	(*WholeRequest)(nil),          // 17: concord.v1.WholeRequest
-	(*WholeResponse)(nil),         // 18: concord.v1.WholeResponse
-	(*ShardStatesResponse)(nil),   // 19: concord.v1.ShardStatesResponse
-	(*Sum)(nil),                   // 20: concord.v1.Sum
-	(*RootRequest)(nil),           // 21: concord.v1.RootRequest
-	(*RootResponse)(nil),          // 22: concord.v1.RootResponse
-	(*WindowSum)(nil),             // 23: concord.v1.WindowSum
-	(*SeriesField)(nil),           // 24: concord.v1.SeriesField
-	(*DigestsChunk)(nil),          // 25: concord.v1.DigestsChunk
-	(*Region)(nil),                // 26: concord.v1.Region
-	(*Block)(nil),                 // 27: concord.v1.Block
-	(*FetchRequest)(nil),          // 28: concord.v1.FetchRequest
-	(*FetchChunk)(nil),            // 29: concord.v1.FetchChunk
-	(*ApplyRequest)(nil),          // 30: concord.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 31: concord.v1.ApplyResponse
-	(*StatusRequest)(nil),         // 32: concord.v1.StatusRequest
-	(*StatusResponse)(nil),        // 33: concord.v1.StatusResponse
-	(*RepairRequest)(nil),         // 34: concord.v1.RepairRequest
-	(*RepairResponse)(nil),        // 35: concord.v1.RepairResponse
-	(*PauseRequest)(nil),          // 36: concord.v1.PauseRequest
-	(*RepairRecord)(nil),          // 37: concord.v1.RepairRecord
-	(*DiffResponse)(nil),          // 38: concord.v1.DiffResponse
-	(*RepairsResponse)(nil),       // 39: concord.v1.RepairsResponse
-	(*StatusResponse_Shard)(nil),  // 40: concord.v1.StatusResponse.Shard
-	(*RepairRecord_Decision)(nil), // 41: concord.v1.RepairRecord.Decision
-	(*DiffResponse_Pair)(nil),     // 42: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),    // 43: concord.v1.DiffResponse.Field
+	(*ReceivedRequest)(nil),       // 15: concord.v1.ReceivedRequest
+	(*ReceivedResponse)(nil),      // 16: concord.v1.ReceivedResponse
+	(*ShardStatesRequest)(nil),    // 17: concord.v1.ShardStatesRequest
+	(*ShardState)(nil),            // 18: concord.v1.ShardState
+	(*WholeRequest)(nil),          // 19: concord.v1.WholeRequest
+	(*WholeResponse)(nil),         // 20: concord.v1.WholeResponse
+	(*ShardStatesResponse)(nil),   // 21: concord.v1.ShardStatesResponse
+	(*Sum)(nil),                   // 22: concord.v1.Sum
+	(*RootRequest)(nil),           // 23: concord.v1.RootRequest
+	(*RootResponse)(nil),          // 24: concord.v1.RootResponse
+	(*WindowSum)(nil),             // 25: concord.v1.WindowSum
+	(*SeriesField)(nil),           // 26: concord.v1.SeriesField
+	(*DigestsChunk)(nil),          // 27: concord.v1.DigestsChunk
+	(*Region)(nil),                // 28: concord.v1.Region
+	(*Block)(nil),                 // 29: concord.v1.Block
+	(*FetchRequest)(nil),          // 30: concord.v1.FetchRequest
+	(*FetchChunk)(nil),            // 31: concord.v1.FetchChunk
+	(*ApplyRequest)(nil),          // 32: concord.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 33: concord.v1.ApplyResponse
+	(*StatusRequest)(nil),         // 34: concord.v1.StatusRequest
+	(*StatusResponse)(nil),        // 35: concord.v1.StatusResponse
+	(*RepairRequest)(nil),         // 36: concord.v1.RepairRequest
+	(*RepairResponse)(nil),        // 37: concord.v1.RepairResponse
+	(*PauseRequest)(nil),          // 38: concord.v1.PauseRequest
+	(*RepairRecord)(nil),          // 39: concord.v1.RepairRecord
+	(*DiffResponse)(nil),          // 40: concord.v1.DiffResponse
+	(*RepairsResponse)(nil),       // 41: concord.v1.RepairsResponse
+	(*ReceivedRequest_Shard)(nil), // 42: concord.v1.ReceivedRequest.Shard
+	(*ApplyResponse_Refused)(nil), // 43: concord.v1.ApplyResponse.Refused
+	(*StatusResponse_Shard)(nil),  // 44: concord.v1.StatusResponse.Shard
+	(*RepairRecord_Decision)(nil), // 45: concord.v1.RepairRecord.Decision
+	(*RepairRecord_Refusal)(nil),  // 46: concord.v1.RepairRecord.Refusal
+	(*DiffResponse_Pair)(nil),     // 47: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),    // 48: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
 	0,  // 0: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
@@ -3140,64 +3514,69 @@ var file_concord_proto_depIdxs = []int32{
 	10, // 2: concord.v1.ExecuteRequest.barriers:type_name -> concord.v1.Barrier
 	10, // 3: concord.v1.ExecuteResponse.barrier:type_name -> concord.v1.Barrier
 	9,  // 4: concord.v1.HintRequest.delete:type_name -> concord.v1.ExecuteRequest
-	16, // 5: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
-	20, // 6: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
-	20, // 7: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
-	23, // 8: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
-	24, // 9: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
-	26, // 10: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
-	27, // 11: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
-	27, // 12: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	40, // 13: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	41, // 14: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
-	42, // 15: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	43, // 16: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	37, // 17: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
-	1,  // 18: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
-	3,  // 19: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
-	5,  // 20: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	7,  // 21: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	9,  // 22: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	13, // 23: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
-	15, // 24: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	21, // 25: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	21, // 26: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	28, // 27: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	30, // 28: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	17, // 29: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	17, // 30: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
-	32, // 31: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	34, // 32: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	34, // 33: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	34, // 34: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	36, // 35: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	34, // 36: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	32, // 37: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	2,  // 38: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	4,  // 39: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	6,  // 40: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	8,  // 41: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	12, // 42: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	14, // 43: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
-	19, // 44: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	22, // 45: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	25, // 46: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	29, // 47: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	31, // 48: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	18, // 49: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	18, // 50: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
-	33, // 51: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	35, // 52: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	35, // 53: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	35, // 54: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	35, // 55: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	38, // 56: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	39, // 57: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	38, // [38:58] is the sub-list for method output_type
-	18, // [18:38] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	42, // 5: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
+	18, // 6: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
+	22, // 7: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
+	22, // 8: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
+	25, // 9: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
+	26, // 10: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
+	28, // 11: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
+	29, // 12: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
+	29, // 13: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
+	43, // 14: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
+	44, // 15: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	45, // 16: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
+	46, // 17: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
+	47, // 18: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	48, // 19: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	39, // 20: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	1,  // 21: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
+	3,  // 22: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
+	5,  // 23: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
+	7,  // 24: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	9,  // 25: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	13, // 26: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
+	15, // 27: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
+	17, // 28: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	23, // 29: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	23, // 30: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	30, // 31: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	32, // 32: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	19, // 33: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	19, // 34: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
+	34, // 35: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	36, // 36: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	36, // 37: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	36, // 38: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	38, // 39: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	36, // 40: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	34, // 41: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	2,  // 42: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	4,  // 43: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	6,  // 44: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	8,  // 45: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	12, // 46: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	14, // 47: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
+	16, // 48: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
+	21, // 49: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	24, // 50: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	27, // 51: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	31, // 52: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	33, // 53: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	20, // 54: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	20, // 55: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
+	35, // 56: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	37, // 57: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	37, // 58: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	37, // 59: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	37, // 60: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	40, // 61: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	41, // 62: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	42, // [42:63] is the sub-list for method output_type
+	21, // [21:42] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_concord_proto_init() }
@@ -3211,7 +3590,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   43,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -214,6 +214,7 @@ const (
 	Replication_WriteShard_FullMethodName = "/concord.v1.Replication/WriteShard"
 	Replication_Execute_FullMethodName    = "/concord.v1.Replication/Execute"
 	Replication_Hint_FullMethodName       = "/concord.v1.Replication/Hint"
+	Replication_Received_FullMethodName   = "/concord.v1.Replication/Received"
 )
 
 // ReplicationClient is the client API for Replication service.
@@ -228,6 +229,8 @@ type ReplicationClient interface {
 	// Hint makes this node keep a delete for nodes that were not reached: what it
 	// writes to them from now on goes behind the delete.
 	Hint(ctx context.Context, in *HintRequest, opts ...grpc.CallOption) (*HintResponse, error)
+	// Received tells another owner which writes of a node that went down reached the sender: those that it lacks were on their way.
+	Received(ctx context.Context, in *ReceivedRequest, opts ...grpc.CallOption) (*ReceivedResponse, error)
 }
 
 type replicationClient struct {
@@ -268,6 +271,16 @@ func (c *replicationClient) Hint(ctx context.Context, in *HintRequest, opts ...g
 	return out, nil
 }
 
+func (c *replicationClient) Received(ctx context.Context, in *ReceivedRequest, opts ...grpc.CallOption) (*ReceivedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReceivedResponse)
+	err := c.cc.Invoke(ctx, Replication_Received_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ReplicationServer is the server API for Replication service.
 // All implementations must embed UnimplementedReplicationServer
 // for forward compatibility.
@@ -280,6 +293,8 @@ type ReplicationServer interface {
 	// Hint makes this node keep a delete for nodes that were not reached: what it
 	// writes to them from now on goes behind the delete.
 	Hint(context.Context, *HintRequest) (*HintResponse, error)
+	// Received tells another owner which writes of a node that went down reached the sender: those that it lacks were on their way.
+	Received(context.Context, *ReceivedRequest) (*ReceivedResponse, error)
 	mustEmbedUnimplementedReplicationServer()
 }
 
@@ -298,6 +313,9 @@ func (UnimplementedReplicationServer) Execute(context.Context, *ExecuteRequest) 
 }
 func (UnimplementedReplicationServer) Hint(context.Context, *HintRequest) (*HintResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Hint not implemented")
+}
+func (UnimplementedReplicationServer) Received(context.Context, *ReceivedRequest) (*ReceivedResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Received not implemented")
 }
 func (UnimplementedReplicationServer) mustEmbedUnimplementedReplicationServer() {}
 func (UnimplementedReplicationServer) testEmbeddedByValue()                     {}
@@ -374,6 +392,24 @@ func _Replication_Hint_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Replication_Received_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReceivedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicationServer).Received(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Replication_Received_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicationServer).Received(ctx, req.(*ReceivedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Replication_ServiceDesc is the grpc.ServiceDesc for Replication service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -392,6 +428,10 @@ var Replication_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Hint",
 			Handler:    _Replication_Hint_Handler,
+		},
+		{
+			MethodName: "Received",
+			Handler:    _Replication_Received_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

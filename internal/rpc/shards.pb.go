@@ -28,6 +28,7 @@ type ExportRequest struct {
 	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
 	Start         int64                  `protobuf:"varint,2,opt,name=start,proto3" json:"start,omitempty"` // with end: only blocks that reach into [start, end], nanoseconds; both 0 for all
 	End           int64                  `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
+	Incomplete    bool                   `protobuf:"varint,4,opt,name=incomplete,proto3" json:"incomplete,omitempty"` // send the copy also when it is not whole
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -81,6 +82,13 @@ func (x *ExportRequest) GetEnd() int64 {
 		return x.End
 	}
 	return 0
+}
+
+func (x *ExportRequest) GetIncomplete() bool {
+	if x != nil {
+		return x.Incomplete
+	}
+	return false
 }
 
 type ExportChunk struct {
@@ -286,7 +294,8 @@ type CopyRequest struct {
 	ShardId         uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
 	Database        string                 `protobuf:"bytes,2,opt,name=database,proto3" json:"database,omitempty"`
 	RetentionPolicy string                 `protobuf:"bytes,3,opt,name=retention_policy,json=retentionPolicy,proto3" json:"retention_policy,omitempty"`
-	Source          string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"` // TCP address
+	Source          string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`          // TCP address
+	Incomplete      bool                   `protobuf:"varint,5,opt,name=incomplete,proto3" json:"incomplete,omitempty"` // copy it also when the source's copy is not whole
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -349,6 +358,13 @@ func (x *CopyRequest) GetSource() string {
 	return ""
 }
 
+func (x *CopyRequest) GetIncomplete() bool {
+	if x != nil {
+		return x.Incomplete
+	}
+	return false
+}
+
 type CopyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
@@ -397,6 +413,7 @@ type FilesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
 	Have          []*FilesRequest_Have   `protobuf:"bytes,2,rep,name=have,proto3" json:"have,omitempty"`
+	Incomplete    bool                   `protobuf:"varint,3,opt,name=incomplete,proto3" json:"incomplete,omitempty"` // send the files also when the copy is not whole
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -443,6 +460,13 @@ func (x *FilesRequest) GetHave() []*FilesRequest_Have {
 		return x.Have
 	}
 	return nil
+}
+
+func (x *FilesRequest) GetIncomplete() bool {
+	if x != nil {
+		return x.Incomplete
+	}
+	return false
 }
 
 type FilesChunk struct {
@@ -528,8 +552,9 @@ type FillRequest struct {
 	ShardId         uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
 	Database        string                 `protobuf:"bytes,2,opt,name=database,proto3" json:"database,omitempty"`
 	RetentionPolicy string                 `protobuf:"bytes,3,opt,name=retention_policy,json=retentionPolicy,proto3" json:"retention_policy,omitempty"`
-	Source          string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`    // TCP address
-	Deletes         uint64                 `protobuf:"varint,5,opt,name=deletes,proto3" json:"deletes,omitempty"` // as in ShardState: the files are void when it is another one by the time they are here
+	Source          string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`          // TCP address
+	Deletes         uint64                 `protobuf:"varint,5,opt,name=deletes,proto3" json:"deletes,omitempty"`       // as in ShardState: the files are void when it is another one by the time they are here
+	Incomplete      bool                   `protobuf:"varint,6,opt,name=incomplete,proto3" json:"incomplete,omitempty"` // take the files also when the source's copy is not whole
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -597,6 +622,13 @@ func (x *FillRequest) GetDeletes() uint64 {
 		return x.Deletes
 	}
 	return 0
+}
+
+func (x *FillRequest) GetIncomplete() bool {
+	if x != nil {
+		return x.Incomplete
+	}
+	return false
 }
 
 type FillProgress struct {
@@ -1052,6 +1084,7 @@ type ShardDescription struct {
 	LastModified  int64                  `protobuf:"varint,4,opt,name=last_modified,json=lastModified,proto3" json:"last_modified,omitempty"` // nanoseconds
 	Hot           bool                   `protobuf:"varint,5,opt,name=hot,proto3" json:"hot,omitempty"`                                       // written to, or not compacted yet
 	State         string                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`                                    // hot or cold
+	NotWhole      string                 `protobuf:"bytes,7,opt,name=not_whole,json=notWhole,proto3" json:"not_whole,omitempty"`              // why the copy may lack acknowledged writes or deletes; empty when it has them all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1124,6 +1157,13 @@ func (x *ShardDescription) GetHot() bool {
 func (x *ShardDescription) GetState() string {
 	if x != nil {
 		return x.State
+	}
+	return ""
+}
+
+func (x *ShardDescription) GetNotWhole() string {
+	if x != nil {
+		return x.NotWhole
 	}
 	return ""
 }
@@ -1297,11 +1337,14 @@ var File_shards_proto protoreflect.FileDescriptor
 const file_shards_proto_rawDesc = "" +
 	"\n" +
 	"\fshards.proto\x12\n" +
-	"concord.v1\"R\n" +
+	"concord.v1\"r\n" +
 	"\rExportRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\x03R\x05start\x12\x10\n" +
-	"\x03end\x18\x03 \x01(\x03R\x03end\"g\n" +
+	"\x03end\x18\x03 \x01(\x03R\x03end\x12\x1e\n" +
+	"\n" +
+	"incomplete\x18\x04 \x01(\bR\n" +
+	"incomplete\"g\n" +
 	"\vExportChunk\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\bR\x04last\x12\x14\n" +
@@ -1315,17 +1358,23 @@ const file_shards_proto_rawDesc = "" +
 	"\x04last\x18\x05 \x01(\bR\x04last\x12\x14\n" +
 	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\x12\x1a\n" +
 	"\bchecksum\x18\a \x01(\aR\bchecksum\"\x10\n" +
-	"\x0eImportResponse\"\x87\x01\n" +
+	"\x0eImportResponse\"\xa7\x01\n" +
 	"\vCopyRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
 	"\x10retention_policy\x18\x03 \x01(\tR\x0fretentionPolicy\x12\x16\n" +
-	"\x06source\x18\x04 \x01(\tR\x06source\"$\n" +
+	"\x06source\x18\x04 \x01(\tR\x06source\x12\x1e\n" +
+	"\n" +
+	"incomplete\x18\x05 \x01(\bR\n" +
+	"incomplete\"$\n" +
 	"\fCopyResponse\x12\x14\n" +
-	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"\xaa\x01\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"\xca\x01\n" +
 	"\fFilesRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x121\n" +
-	"\x04have\x18\x02 \x03(\v2\x1d.concord.v1.FilesRequest.HaveR\x04have\x1aL\n" +
+	"\x04have\x18\x02 \x03(\v2\x1d.concord.v1.FilesRequest.HaveR\x04have\x12\x1e\n" +
+	"\n" +
+	"incomplete\x18\x03 \x01(\bR\n" +
+	"incomplete\x1aL\n" +
 	"\x04Have\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x1a\n" +
@@ -1340,13 +1389,16 @@ const file_shards_proto_rawDesc = "" +
 	"\x04File\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x12\n" +
-	"\x04from\x18\x03 \x01(\x03R\x04from\"\xa1\x01\n" +
+	"\x04from\x18\x03 \x01(\x03R\x04from\"\xc1\x01\n" +
 	"\vFillRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
 	"\x10retention_policy\x18\x03 \x01(\tR\x0fretentionPolicy\x12\x16\n" +
 	"\x06source\x18\x04 \x01(\tR\x06source\x12\x18\n" +
-	"\adeletes\x18\x05 \x01(\x04R\adeletes\":\n" +
+	"\adeletes\x18\x05 \x01(\x04R\adeletes\x12\x1e\n" +
+	"\n" +
+	"incomplete\x18\x06 \x01(\bR\n" +
+	"incomplete\":\n" +
 	"\fFillProgress\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x03R\x05total\"\x0f\n" +
@@ -1371,14 +1423,15 @@ const file_shards_proto_rawDesc = "" +
 	"\x0eRemoveResponse\"D\n" +
 	"\x0fDescribeRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12\x14\n" +
-	"\x05flush\x18\x02 \x01(\bR\x05flush\"\xa6\x01\n" +
+	"\x05flush\x18\x02 \x01(\bR\x05flush\"\xc3\x01\n" +
 	"\x10ShardDescription\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
 	"\x06exists\x18\x02 \x01(\bR\x06exists\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x12#\n" +
 	"\rlast_modified\x18\x04 \x01(\x03R\flastModified\x12\x10\n" +
 	"\x03hot\x18\x05 \x01(\bR\x03hot\x12\x14\n" +
-	"\x05state\x18\x06 \x01(\tR\x05state\"H\n" +
+	"\x05state\x18\x06 \x01(\tR\x05state\x12\x1b\n" +
+	"\tnot_whole\x18\a \x01(\tR\bnotWhole\"H\n" +
 	"\x10DescribeResponse\x124\n" +
 	"\x06shards\x18\x01 \x03(\v2\x1c.concord.v1.ShardDescriptionR\x06shards2\xce\x04\n" +
 	"\x06Shards\x12>\n" +

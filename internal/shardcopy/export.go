@@ -67,6 +67,9 @@ func Export(store *tsdb.Store, id uint64, in Range, w io.Writer) error {
 
 // snapshot waits while the engine is busy with another one: without it, what is in the cache would be left out.
 func snapshot(store *tsdb.Store, id uint64) (dir string, err error) {
+	if sh := store.Shard(id); sh != nil {
+		wake(sh)
+	}
 	for try := range snapshotTries {
 		if dir, err = store.CreateShardSnapshot(id, false); !errors.Is(err, tsm1.ErrSnapshotInProgress) {
 			return dir, err
@@ -74,6 +77,18 @@ func snapshot(store *tsdb.Store, id uint64) (dir string, err error) {
 		time.Sleep(time.Duration(try+1) * 200 * time.Millisecond)
 	}
 	return dir, err
+}
+
+// wake lets a shard write its cache to a file. The store forbids that to a shard that it finds idle. A write that comes
+// just then does not allow it again, and any snapshot would fail for up to ten seconds.
+func wake(sh *tsdb.Shard) {
+	e, err := sh.Engine()
+	if err != nil {
+		return // who asks for the snapshot meets it
+	}
+	if tsm, ok := e.(*tsm1.Engine); ok && tsm.Cache.Size() > 0 {
+		sh.SetCompactionsEnabled(true)
+	}
 }
 
 // reaches tells whether a TSM file has points in the range.

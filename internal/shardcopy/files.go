@@ -42,6 +42,9 @@ func (s *Server) Files(r *rpc.FilesRequest, stream grpc.ServerStreamingServer[rp
 	if len(r.Have) > 2*maxFiles {
 		return status.Errorf(codes.InvalidArgument, "%d files are too many", len(r.Have))
 	}
+	if err := s.checkWhole(stream.Context(), r.ShardId, r.Incomplete); err != nil {
+		return err
+	}
 	dir, err := snapshot(s.Store, r.ShardId)
 	if err != nil {
 		return status.Errorf(codes.Internal, "snapshot of shard %d: %s", r.ShardId, err)

@@ -44,6 +44,8 @@ func (s *Server) Fill(r *rpc.FillRequest, stream grpc.ServerStreamingServer[rpc.
 		return nil
 	case errors.Is(err, entropy.ErrNoFiles):
 		return status.Error(codes.AlreadyExists, err.Error())
+	case errors.Is(err, entropy.ErrSourceNotWhole):
+		return status.Error(codes.DataLoss, err.Error())
 	case errors.Is(err, entropy.ErrOvertaken):
 		return status.Error(codes.Aborted, err.Error())
 	case status.Code(err) == codes.InvalidArgument || errors.Is(err, context.Canceled):
@@ -53,8 +55,11 @@ func (s *Server) Fill(r *rpc.FillRequest, stream grpc.ServerStreamingServer[rpc.
 }
 
 // FillFrom is Fill for this node itself, as entropy.Local has it.
-func (s *Server) FillFrom(ctx context.Context, sh cluster.Shard, source cluster.Node, deletes uint64, progress func(done, total int64)) error {
-	r := &rpc.FillRequest{ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy, Source: source.TCPAddr, Deletes: deletes}
+func (s *Server) FillFrom(ctx context.Context, sh cluster.Shard, from entropy.Source, progress func(done, total int64)) error {
+	r := &rpc.FillRequest{
+		ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy,
+		Source: from.TCPAddr, Deletes: from.Deletes, Incomplete: from.Incomplete,
+	}
 	return s.fill(ctx, r, func(done, total int64) error { progress(done, total); return nil })
 }
 
@@ -102,12 +107,14 @@ func (s *Server) gather(ctx context.Context, c *copying, g stage, r *rpc.FillReq
 	defer stop(nil)
 	idle := time.AfterFunc(silence, func() { stop(fmt.Errorf("%s sent nothing for %s", r.Source, silence)) })
 	defer idle.Stop()
-	stream, err := rpc.NewShardsClient(conn).Files(ctx, &rpc.FilesRequest{ShardId: r.ShardId, Have: have})
+	stream, err := rpc.NewShardsClient(conn).Files(ctx, &rpc.FilesRequest{ShardId: r.ShardId, Have: have, Incomplete: r.Incomplete})
 	if err != nil {
 		return err
 	}
 	head, err := stream.Recv()
-	if err != nil {
+	if status.Code(err) == codes.DataLoss {
+		return fmt.Errorf("%w: %s", entropy.ErrSourceNotWhole, rpc.Message(err))
+	} else if err != nil {
 		return errors.Join(context.Cause(ctx), err)
 	}
 	done, total, err := g.begin(head.Files)

@@ -99,7 +99,7 @@ func contents(t *testing.T, s *tsdb.Store, id uint64) map[string]string {
 }
 
 func fillFrom(ctx context.Context, dst *Server, addr string, deletes uint64) error {
-	return dst.FillFrom(ctx, shard7, cluster.Node{TCPAddr: addr}, deletes, func(int64, int64) {})
+	return dst.FillFrom(ctx, shard7, entropy.Source{Node: cluster.Node{TCPAddr: addr}, Deletes: deletes}, func(int64, int64) {})
 }
 
 func newFilled(t *testing.T) *Server {
@@ -366,5 +366,45 @@ func TestDiscardKeepsWhatIsDue(t *testing.T) {
 	left, err := os.ReadDir(s.Dir)
 	if err != nil || len(left) != 1 || left[0].Name() != "7" {
 		t.Errorf("%v, %v", left, err)
+	}
+}
+
+// A source that lacks something itself sends its files only to who asks for what there is.
+func TestOnlyWholeCopiesAreSources(t *testing.T) {
+	t.Parallel()
+	src := filled(t)
+	src.NotWhole = func(_ context.Context, shards ...uint64) map[uint64]string {
+		why := map[uint64]string{}
+		for _, id := range shards {
+			why[id] = fmt.Sprintf("shard %d waits for hints", id)
+		}
+		return why
+	}
+	addr := mustServe(t, src)
+	const why = "its copy of shard 7 is not whole: shard 7 waits for hints"
+
+	dst := newFilled(t)
+	if err := fillFrom(t.Context(), dst, addr, 0); !errors.Is(err, entropy.ErrSourceNotWhole) || !strings.Contains(err.Error(), why) || dst.Store.Shard(7) != nil {
+		t.Errorf("Fill: %v", err)
+	}
+	copyReq := &rpc.CopyRequest{ShardId: 7, Database: "db", RetentionPolicy: "rp", Source: addr}
+	if _, err := dst.Copy(t.Context(), copyReq); err == nil || !strings.Contains(err.Error(), why) || dst.Store.Shard(7) != nil {
+		t.Errorf("Copy: %v", err)
+	}
+	about, err := src.Describe(t.Context(), &rpc.DescribeRequest{ShardIds: []uint64{7, 8}})
+	if err != nil || about.Shards[0].NotWhole != "shard 7 waits for hints" || about.Shards[1].NotWhole != "shard 8 waits for hints" || about.Shards[1].Exists {
+		t.Errorf("Describe: %v, %v", about, err)
+	}
+
+	from := entropy.Source{Node: cluster.Node{TCPAddr: addr}, Incomplete: true}
+	if err := dst.FillFrom(t.Context(), shard7, from, func(int64, int64) {}); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(contents(t, src.Store, 7), contents(t, dst.Store, 7)); d != "" {
+		t.Error(d)
+	}
+	copyReq.Incomplete = true
+	if _, err := dst.Copy(t.Context(), copyReq); err != nil {
+		t.Error(err)
 	}
 }

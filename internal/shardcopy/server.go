@@ -1,6 +1,7 @@
 package shardcopy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,9 @@ type Server struct {
 	Store *tsdb.Store
 	Pool  *rpc.Pool
 	Begun func(shard uint64) error // notes that the copy may lack points; nil for none
+	// NotWhole is why this node's copies may lack acknowledged writes or deletes, in one clause each, by shard. A copy that
+	// has them all is not in it. nil is for a server whose copies all have.
+	NotWhole func(ctx context.Context, shards ...uint64) map[uint64]string
 	// Deletes changes with every delete in a shard's database that this node hears of; nil for none.
 	Deletes func(shard uint64) uint64
 	// Hold holds deletes back until release, unless one came since Deletes gave seen; nil for none.
@@ -70,6 +74,9 @@ func (s *Server) Export(r *rpc.ExportRequest, stream grpc.ServerStreamingServer[
 	}
 	if r.Start > r.End {
 		return status.Error(codes.InvalidArgument, "start is after end")
+	}
+	if err := s.checkWhole(stream.Context(), r.ShardId, r.Incomplete); err != nil {
+		return err
 	}
 	w := &writer{send: func(b []byte) error { return stream.Send(&rpc.ExportChunk{Data: b}) }}
 	if err := Export(s.Store, r.ShardId, Range{r.Start, r.End}, w); err != nil {
@@ -201,6 +208,9 @@ func (s *Server) fetchOnce(ctx context.Context, c *copying, r *rpc.CopyRequest) 
 	if len(about.Shards) != 1 || !about.Shards[0].Exists {
 		return 0, fmt.Errorf("%s does not have it", r.Source)
 	}
+	if why := about.Shards[0].NotWhole; why != "" && !r.Incomplete { // before anything is replaced
+		return 0, refuse(r.ShardId, why)
+	}
 	s.mu.Lock()
 	c.status.Total = about.Shards[0].Size
 	s.mu.Unlock()
@@ -218,7 +228,7 @@ func (s *Server) fetchOnce(ctx context.Context, c *copying, r *rpc.CopyRequest) 
 	defer stop(nil)
 	idle := time.AfterFunc(silence, func() { stop(fmt.Errorf("%s sent nothing for %s", r.Source, silence)) })
 	defer idle.Stop()
-	stream, err := source.Export(sctx, &rpc.ExportRequest{ShardId: r.ShardId})
+	stream, err := source.Export(sctx, &rpc.ExportRequest{ShardId: r.ShardId, Incomplete: r.Incomplete})
 	if err != nil {
 		return 0, err
 	}
@@ -294,20 +304,15 @@ func (s *Server) Remove(_ context.Context, r *rpc.RemoveRequest) (*rpc.RemoveRes
 	return &rpc.RemoveResponse{}, nil
 }
 
-// Describe tells about this node's copies.
-func (s *Server) Describe(_ context.Context, r *rpc.DescribeRequest) (*rpc.DescribeResponse, error) {
+// Describe tells about this node's copies. One that cannot be read does not hide the others.
+func (s *Server) Describe(ctx context.Context, r *rpc.DescribeRequest) (*rpc.DescribeResponse, error) {
 	resp := &rpc.DescribeResponse{}
 	for _, id := range r.ShardIds {
-		if r.Flush {
-			if err := flush(s.Store, id); err != nil {
-				return nil, status.Error(codes.Internal, err.Error())
-			}
-		}
-		d, err := Describe(s.Store, id)
-		if err != nil {
-			return nil, status.Error(codes.Internal, err.Error())
-		}
-		resp.Shards = append(resp.Shards, d)
+		resp.Shards = append(resp.Shards, s.describe(id, r.Flush))
+	}
+	why := s.notWhole(ctx, r.ShardIds...)
+	for _, d := range resp.Shards {
+		d.NotWhole = cmp.Or(d.NotWhole, why[d.ShardId])
 	}
 	return resp, nil
 }
@@ -323,6 +328,7 @@ func flush(store *tsdb.Store, id uint64) error {
 		return fmt.Errorf("shard %d: %w", id, err)
 	}
 	if tsm, ok := e.(*tsm1.Engine); ok {
+		wake(sh)
 		if err := tsm.WriteSnapshot(); err != nil && !errors.Is(err, tsm1.ErrSnapshotInProgress) {
 			return fmt.Errorf("flush shard %d: %w", id, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"path/filepath"
@@ -105,6 +106,34 @@ func TestDeletesAreCarriedOutOnTheFilesThatLeave(t *testing.T) {
 	}
 	if n := series(t, src, 7); n != 2 {
 		t.Errorf("the source has %d series, want 2", n)
+	}
+}
+
+// The store takes the right to write its cache to a file from a shard that it finds idle.
+func TestShardThatWasIdleCanBeRead(t *testing.T) {
+	t.Parallel()
+	for name, read := range map[string]func(*Server) error{
+		"export": func(s *Server) error { return Export(s.Store, 7, Range{}, io.Discard) },
+		"describe": func(s *Server) error {
+			about, err := s.Describe(t.Context(), &rpc.DescribeRequest{ShardIds: []uint64{7}, Flush: true})
+			if err == nil && about.Shards[0].NotWhole != "" {
+				err = errors.New(about.Shards[0].NotWhole)
+			}
+			return err
+		},
+	} {
+		s := newServer(t)
+		mustWrite(t, s.Store, 7, "m v=1 1")
+		if err := flush(s.Store, 7); err != nil {
+			t.Fatal(err)
+		}
+		mustWrite(t, s.Store, 7, "m v=1 2")
+		if err := s.Store.Shard(7).Free(); err != nil { // the store had found it idle just before the write
+			t.Fatal(err)
+		}
+		if err := read(s); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

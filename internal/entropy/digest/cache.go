@@ -92,6 +92,22 @@ func (c *Cache) Keep(live func(shard uint64) bool) error {
 	return nil
 }
 
+// Drop forgets the digests of a shard, after its indexes changed without its files.
+func (c *Cache) Drop(shard uint64) error {
+	c.mu.Lock()
+	s := c.shards[shard]
+	c.mu.Unlock()
+	if s != nil {
+		s.Lock()
+		defer s.Unlock()
+		s.of = nil
+	}
+	if err := os.Remove(c.path(shard)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 // View is the digests of a shard as they were at one moment: later changes do not show.
 type View struct {
 	cacheEnd

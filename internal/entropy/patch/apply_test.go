@@ -26,10 +26,16 @@ type node struct {
 	store *tsdb.Store
 	path  string
 	wal   string
+
+	index     string
+	tagValues int
 }
 
-func newNode(t testing.TB) *node {
-	n := &node{t: t, path: t.TempDir(), wal: filepath.Join(t.TempDir(), "wal")}
+func newNode(t testing.TB) *node { return newNodeWith(t, "tsi1", 0) }
+
+// newNodeWith has an index, which with inmem takes so many values of a tag; 0 is no limit.
+func newNodeWith(t testing.TB, index string, tagValues int) *node {
+	n := &node{t: t, path: t.TempDir(), wal: filepath.Join(t.TempDir(), "wal"), index: index, tagValues: tagValues}
 	n.open()
 	t.Cleanup(func() { n.store.Close() })
 	return n
@@ -38,8 +44,9 @@ func newNode(t testing.TB) *node {
 func (n *node) open() {
 	n.store = tsdb.NewStore(n.path)
 	n.store.EngineOptions.Config.WALDir = n.wal
-	n.store.EngineOptions.IndexVersion = "tsi1"
-	n.store.EngineOptions.Config.Index = "tsi1"
+	n.store.EngineOptions.IndexVersion = n.index
+	n.store.EngineOptions.Config.Index = n.index
+	n.store.EngineOptions.Config.MaxValuesPerTag = n.tagValues
 	if err := n.store.Open(); err != nil {
 		n.t.Fatal(err)
 	}
@@ -84,7 +91,11 @@ func (n *node) flush() {
 }
 
 func (n *node) apply(filePoints int, blocks ...patch.Block) (int, error) {
-	return patch.Apply(context.Background(), n.store, "db", "rp", shardID, blocks, filePoints)
+	out, err := patch.Apply(context.Background(), n.store, "db", "rp", shardID, blocks, filePoints)
+	if err == nil && len(out.Refused) > 0 {
+		err = fmt.Errorf("refused: %+v", out.Refused)
+	}
+	return out.Points, err
 }
 
 // floats are the points of a series-field as the engine's queries see them.
@@ -219,40 +230,103 @@ func TestBlocksThatOverlapAreApplied(t *testing.T) {
 	}
 }
 
-func TestApplyRefuses(t *testing.T) {
+// A block that does not decode is an error, and nothing is applied: it may come whole the next time.
+func TestApplyFailsOnAMalformedBlock(t *testing.T) {
 	t.Parallel()
 	bad := of(t, "m", "g", 1, 200, 1.0)
 	bad.Data = bad.Data[:len(bad.Data)/2]
-	for _, tt := range []struct {
-		name  string
+	for name, tt := range map[string]struct {
 		block patch.Block
 		want  string
 	}{
-		{"a field of another type", of(t, "m", "f", 1, 200, int64(1)), "field type conflict"},
-		{"a block that is torn", bad, "malformed"},
-		{"what is no key of a series", of(t, "m,a=,b=1", "g", 1, 200, 1.0), "not the key of a series"},
-		{"no field", of(t, "m", "", 1, 200, 1.0), "no field"},
+		"torn":     {bad, "malformed"},
+		"no field": {of(t, "m", "", 1, 200, 1.0), "no field"},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			n := newNode(t)
 			n.write("m f=1 1")
 			n.flush()
 			files := n.engine().FileStore.Count()
 			_, err := n.apply(100, of(t, "m", "f", 1000, 200, 1.0), tt.block)
-			if err == nil || !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("got %v, want %q", err, tt.want)
-			}
-			if strings.Contains(tt.want, "malformed") && !errors.Is(err, patch.ErrMalformed) {
-				t.Errorf("%v is not ErrMalformed", err)
+			if !errors.Is(err, patch.ErrMalformed) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want ErrMalformed and %q", err, tt.want)
 			}
 			if got := n.engine().FileStore.Count(); got != files {
 				t.Errorf("%d files, want %d", got, files)
 			}
-			if left, _ := filepath.Glob(filepath.Join(n.store.Shard(shardID).Path(), "*.tmp")); len(left) > 0 {
-				t.Errorf("left behind: %v", left)
-			}
 		})
+	}
+}
+
+// What the engine refuses is told, and everything else is written, as a file and through the write path.
+func TestApplyWritesAllThatTheEngineTakes(t *testing.T) {
+	t.Parallel()
+	good := []patch.Block{of(t, "m,host=a", "f", 1000, 200, 1.0), of(t, "m,host=z", "f", 1000, 200, 1.0), of(t, "o", "f", 1, 50, int64(1))}
+	typed := func(points int) patch.Refused {
+		return patch.Refused{
+			Points: points, Type: digest.Float,
+			Reason: `field type conflict: input field "f" on measurement "m" is type integer, already exists as type float`,
+		}
+	}
+	for _, tt := range []struct {
+		name  string
+		index string
+		block patch.Block
+		want  patch.Refused
+	}{
+		{"a field of another type", "tsi1", of(t, "m,host=a", "f", 1, 200, int64(1)), typed(200)},
+		{"a field that another series has in another type", "tsi1", of(t, "m,host=b", "f", 1, 200, int64(1)), typed(200)},
+		{"a field called time", "tsi1", of(t, "m,host=a", "time", 1, 200, 1.0), patch.Refused{
+			Points: 200, Reason: `invalid field name: input field "time" on measurement "m" is invalid`,
+		}},
+		{"a tag called time", "tsi1", of(t, "m,time=a", "f", 1, 200, 1.0), patch.Refused{
+			Points: 200, Reason: `invalid tag key: input tag "time" on measurement "m" is invalid`,
+		}},
+		{"a tag with too many values", "inmem", of(t, "m,host=c", "f", 1, 6000, 1.0), patch.Refused{
+			Points: 6000, Reason: `max-values-per-tag limit exceeded (2/2): measurement="m" tag="host" value="c"`,
+		}},
+		{"what is no key of a series", "tsi1", of(t, "m,a=,b=1", "g", 1, 200, 1.0), patch.Refused{
+			Points: 200, Reason: `"m,a=,b=1" is not the key of a series`,
+		}},
+	} {
+		for path, filePoints := range map[string]int{"file": 100, "write path": 1 << 30} {
+			t.Run(tt.name+" through the "+path, func(t *testing.T) {
+				t.Parallel()
+				n := newNodeWith(t, tt.index, 2)
+				n.write("m,host=a f=1 1", "m,host=z f=1 1")
+				n.flush()
+				blocks := []patch.Block{good[0], tt.block, good[1], good[2], of(t, "o", "f", 60, 10, 1.0)} // the last one is of the other type, too
+				tt.want.Block = 1
+				want := patch.Applied{Points: 450, Refused: []patch.Refused{tt.want, {
+					Block: 4, Points: 10, Type: digest.Integer,
+					Reason: `field type conflict: input field "f" on measurement "o" is type float, already exists as type integer`,
+				}}}
+				for range 2 { // it is idempotent
+					got, err := patch.Apply(t.Context(), n.store, "db", "rp", shardID, blocks, filePoints)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if d := cmp.Diff(want, got); d != "" {
+						t.Error(d)
+					}
+				}
+				for range 2 { // and lasts
+					have := values(1000, 200, 1)
+					have[1] = 1
+					if d := cmp.Diff(have, n.floats("m,host=a", "f")); d != "" {
+						t.Error(d)
+					}
+					if got := n.floats("m,host=z", "f"); len(got) != 201 {
+						t.Errorf("%d points of m,host=z", len(got))
+					}
+					if got := n.store.Shard(shardID).SeriesN(); got != 3 {
+						t.Errorf("%d series, want 3", got)
+					}
+					n.reopen()
+				}
+			})
+		}
 	}
 }
 

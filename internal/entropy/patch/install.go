@@ -13,7 +13,9 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
+	"concord/internal/entropy/digest"
 	"concord/internal/entropy/pace"
+	"concord/internal/entropy/scrub"
 )
 
 // keyFieldSeparator is the engine's, between the series key and the field of its own keys.
@@ -26,29 +28,34 @@ const maxFileBlock = 10_000
 type parsed struct {
 	Block
 	Span
+	at  int    // place among the blocks to apply
 	key []byte // the engine's
 }
 
-// parse checks blocks, and counts their points.
-func parse(ctx context.Context, blocks []Block) (out []parsed, points int, err error) {
+// typ is the type of the points.
+func (p parsed) typ() digest.Type { return digest.Type(p.Data[0] + 1) }
+
+// parse checks that blocks decode.
+func parse(ctx context.Context, blocks []Block) ([]parsed, error) {
 	var spans Spans
-	out = make([]parsed, len(blocks))
+	var err error
+	out := make([]parsed, len(blocks))
 	work := pace.Begin(ctx)
 	for i, b := range blocks {
 		if err := work.Rest(); err != nil {
-			return nil, 0, err
+			return nil, err
 		}
-		p := parsed{Block: b}
+		p := parsed{Block: b, at: i}
 		if len(b.Series) == 0 || b.Field == "" {
-			return nil, 0, fmt.Errorf("%w: no measurement or no field", ErrMalformed)
+			return nil, fmt.Errorf("%w: no measurement or no field", ErrMalformed)
 		}
 		if p.Span, err = spans.Of(b); err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 		p.key = append(append(append(make([]byte, 0, len(b.Series)+len(keyFieldSeparator)+len(b.Field)), b.Series...), keyFieldSeparator...), b.Field...)
-		out[i], points = p, points+p.Points
+		out[i] = p
 	}
-	return out, points, nil
+	return out, nil
 }
 
 // install makes blocks a file of the shard, and returns those that have to take the write path, and how many
@@ -57,26 +64,22 @@ func parse(ctx context.Context, blocks []Block) (out []parsed, points int, err e
 // In a file a point loses against one in the write cache, which counts as newer: blocks
 // with points there are left over. So are blocks that overlap. The first point of a
 // series-field that the shard does not have takes the write path, too, which makes the
-// series and the field, and refuses one of another type.
+// series and the field. Where the engine refuses it, refuse is called for all blocks of the series-field.
 //
 // The file is whole and on disk before the engine sees it. A crash before leaves a
 // temporary file, which the engine removes when it starts.
-func install(ctx context.Context, store Store, shardID uint64, blocks []parsed) (rest []Block, points int, err error) {
+func install(ctx context.Context, store Store, shardID uint64, blocks []parsed, refuse func(p parsed, reason string)) (rest []parsed, points int, err error) {
 	shard := store.Shard(shardID)
 	if shard == nil {
 		return nil, 0, tsdb.ErrShardNotFound
 	}
-	e, err := shard.Engine()
+	engine, err := scrub.EngineOf(shard)
 	if err != nil {
 		return nil, 0, err
 	}
-	engine, ok := e.(*tsm1.Engine)
-	if !ok {
-		return nil, 0, fmt.Errorf("unknown engine %T", e)
-	}
 	slices.SortFunc(blocks, func(a, b parsed) int { return cmp.Or(bytes.Compare(a.key, b.key), cmp.Compare(a.First, b.First)) })
-	var file []parsed
-	var begin []Block // the first points of what the shard does not have
+	var file [][]parsed // by series-field
+	var begin []parsed  // the first points of what the shard does not have; at is the place in file
 	for len(blocks) > 0 {
 		n := 1
 		for n < len(blocks) && bytes.Equal(blocks[n].key, blocks[0].key) {
@@ -85,9 +88,7 @@ func install(ctx context.Context, store Store, shardID uint64, blocks []parsed) 
 		field := blocks[:n]
 		blocks = blocks[n:]
 		if !fits(engine, field) {
-			for _, p := range field {
-				rest = append(rest, p.Block)
-			}
+			rest = append(rest, field...)
 			continue
 		}
 		if typ, err := engine.Type(field[0].key); err != nil || typ != field[0].Type {
@@ -95,19 +96,26 @@ func install(ctx context.Context, store Store, shardID uint64, blocks []parsed) 
 			if err != nil {
 				return nil, 0, err
 			}
-			begin = append(begin, b)
+			begin = append(begin, parsed{Block: b, Span: Span{Type: field[0].Type, First: field[0].First, Last: field[0].First, Points: 1}, at: len(file)})
 		}
-		file = append(file, field...)
+		file = append(file, field)
 	}
 	if len(file) == 0 {
 		return rest, 0, nil
 	}
-	if _, err := write(ctx, store, shardID, begin); err != nil {
-		return nil, 0, err
+	_, err = write(ctx, store, shardID, begin, func(p parsed, reason string) {
+		for _, of := range file[p.at] {
+			refuse(of, reason)
+		}
+		file[p.at] = nil
+	})
+	all := slices.Concat(file...)
+	if err != nil || len(all) == 0 {
+		return rest, 0, err
 	}
 	// From here on a snapshot of the write cache is of a later generation, and newer.
 	path := filepath.Join(shard.Path(), tsm1.DefaultFormatFileName(engine.FileStore.NextGeneration(), 1)+"."+tsm1.TSMFileExtension+"."+tsm1.TmpTSMFileExtension)
-	if err := writeFile(ctx, path, file); err != nil {
+	if err := writeFile(ctx, path, all); err != nil {
 		return nil, 0, err
 	}
 	if _, err := shard.Engine(); err != nil {
@@ -116,7 +124,7 @@ func install(ctx context.Context, store Store, shardID uint64, blocks []parsed) 
 	if err := engine.FileStore.Replace(nil, []string{path}); err != nil {
 		return nil, 0, errors.Join(err, os.Remove(path))
 	}
-	for _, p := range file {
+	for _, p := range all {
 		points += p.Points
 	}
 	return rest, points, nil
@@ -142,18 +150,11 @@ func fits(engine *tsm1.Engine, blocks []parsed) bool {
 	return true
 }
 
-// first is a block of the first point. The engine has to know the series by this very key.
+// first is a block of the first point.
 func (p parsed) first() (Block, error) {
 	v, err := p.Decode()
 	if err != nil {
 		return Block{}, err
-	}
-	points, err := pointsOf(p.Block, v[:1])
-	if err != nil {
-		return Block{}, err
-	}
-	if !bytes.Equal(points[0].Key(), p.Series) {
-		return Block{}, fmt.Errorf("%w: %q is not the key of a series", ErrMalformed, p.Series)
 	}
 	return NewBlock(p.Series, p.Field, v[:1])
 }

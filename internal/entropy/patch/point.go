@@ -1,6 +1,7 @@
 package patch
 
 import (
+	"bytes"
 	"fmt"
 	"time"
 
@@ -17,7 +18,7 @@ type point struct {
 	value        tsm1.Value
 }
 
-// pointsOf returns the points of a block.
+// pointsOf returns the points of a block. An error is one that the block meets each time.
 func pointsOf(b Block, values tsm1.Values) ([]models.Point, error) {
 	name, tags := models.ParseKeyBytes(b.Series)
 	if len(name) == 0 || b.Field == "" {
@@ -26,6 +27,9 @@ func pointsOf(b Block, values tsm1.Values) ([]models.Point, error) {
 	first, err := models.NewPoint(string(name), tags, models.Fields{b.Field: true}, time.Unix(0, 0))
 	if err != nil {
 		return nil, fmt.Errorf("point of %s: %w", b.Series, err)
+	}
+	if !bytes.Equal(first.Key(), b.Series) { // the engine would put them into another series
+		return nil, fmt.Errorf("%q is not the key of a series", b.Series)
 	}
 	all, out, field := make([]point, len(values)), make([]models.Point, len(values)), []byte(b.Field)
 	for i, v := range values {

@@ -68,6 +68,8 @@ func (p *peer) fail(err error) error {
 		return fmt.Errorf("node %s: %w", p.node.TCPAddr, reconcile.ErrTooLarge)
 	case codes.AlreadyExists, codes.Unimplemented: // a node of an older version
 		return fmt.Errorf("node %s: %w: %s", p.node.TCPAddr, entropy.ErrNoFiles, rpc.Message(err))
+	case codes.DataLoss:
+		return fmt.Errorf("node %s: %w: %s", p.node.TCPAddr, entropy.ErrSourceNotWhole, rpc.Message(err))
 	case codes.Aborted:
 		return fmt.Errorf("node %s: %w", p.node.TCPAddr, entropy.ErrOvertaken)
 	case codes.Internal: // the other node's own words
@@ -216,16 +218,20 @@ func (p *peer) Fetch(ctx context.Context, sh cluster.Shard, regions []patch.Regi
 	})
 }
 
-func (p *peer) Apply(ctx context.Context, sh cluster.Shard, deletes uint64, blocks []patch.Block) (int, error) {
+func (p *peer) Apply(ctx context.Context, sh cluster.Shard, deletes uint64, blocks []patch.Block) (patch.Applied, error) {
 	req := &rpc.ApplyRequest{Deletes: deletes, ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy}
 	for _, b := range blocks {
 		req.Blocks = append(req.Blocks, toBlock(b))
 	}
 	resp, err := call(ctx, p, applyTimeout, req, rpc.EntropyClient.Apply)
 	if err != nil {
-		return 0, err
+		return patch.Applied{}, err
 	}
-	return int(resp.Points), nil
+	out, err := fromApplied(resp, len(blocks))
+	if err != nil {
+		return patch.Applied{}, fmt.Errorf("node %s: %w", p.node.TCPAddr, err)
+	}
+	return out, nil
 }
 
 func (p *peer) Status(ctx context.Context) (entropy.NodeStatus, error) {

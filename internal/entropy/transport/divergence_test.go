@@ -235,27 +235,6 @@ func TestDivergence(t *testing.T) {
 	}
 }
 
-// A field with two types is left to an operator, and nothing is changed.
-func TestTypesThatDivergeAreLeftAlone(t *testing.T) {
-	t.Parallel()
-	o := newOwners(t, 3, 1)
-	for i, v := range []any{1.5, int64(1), 1.5} {
-		o.create(i, 1)
-		o.write(i, 1, o.point("m,host=a", "v", o.at(time.Hour), v), o.point("m,host=a", "w", o.at(time.Duration(i)*time.Minute), 1.0))
-	}
-	before := []digest.Sum{o.root(0, 1), o.root(1, 1), o.root(2, 1)}
-	r := o.repair(1)
-	node := o.state.DataNodes[1].TCPAddr
-	if r.State != entropy.Refused || !strings.Contains(r.Error, `measurement "m" field "v" is float on `) || !strings.Contains(r.Error, "integer on "+node) {
-		t.Errorf("%+v", r)
-	}
-	for i, b := range before {
-		if o.root(i, 1) != b {
-			t.Errorf("owner %d was changed", i+1)
-		}
-	}
-}
-
 // Values that no line protocol can write (and the engine can store: NaN is none) are compared, sent and written by their bits.
 func TestOddFloatsAreRepaired(t *testing.T) {
 	t.Parallel()
@@ -269,7 +248,7 @@ func TestOddFloatsAreRepaired(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := o.copies[0].Apply(t.Context(), o.shard(1), 0, []patch.Block{b}); err != nil || n != len(want) {
+	if n, err := o.copies[0].Apply(t.Context(), o.shard(1), 0, []patch.Block{b}); err != nil || n.Points != len(want) {
 		t.Fatal(n, err)
 	}
 	o.create(1, 1)

@@ -1,10 +1,12 @@
 package transport
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -119,5 +121,36 @@ func TestFillThatFailsIsTriedAgain(t *testing.T) {
 	}
 	if r := o.repair(1); r.State != entropy.Done || r.Points != 0 || o.root(0, 1) != o.root(1, 1) {
 		t.Errorf("%+v", r)
+	}
+}
+
+// Files come from an owner whose copy is whole. Where no copy is, they come from one that is not, and the comparison
+// brings the rest.
+func TestFilesComeFromAWholeCopy(t *testing.T) {
+	t.Parallel()
+	for name, notWhole := range map[string][]int{"one is whole": {1}, "none is whole": {0, 1}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := newOwners(t, 3, 1)
+			o.rising(1, 3000, 0, 1)
+			want := o.root(0, 1)
+			var asked atomic.Int64
+			for _, i := range notWhole { // the second owner is the first source of shard 1
+				o.servers[i].NotWhole = func(context.Context, ...uint64) map[uint64]string {
+					asked.Add(1)
+					return map[uint64]string{1: "it waits for hints"}
+				}
+			}
+			o.sent.of()
+			r := o.repair(1)
+			if r.State != entropy.Done || r.Points != 0 || o.sent.of("Files") < 3000 || int(asked.Load()) != len(notWhole) {
+				t.Errorf("asked %d times: %+v", asked.Load(), r)
+			}
+			for i := range 3 {
+				if got := o.root(i, 1); got != want {
+					t.Errorf("owner %d has root %v, want %v", i+1, got, want)
+				}
+			}
+		})
 	}
 }

@@ -29,6 +29,7 @@ import (
 type owners struct {
 	t       testing.TB
 	stores  []*tsdb.Store
+	servers []*shardcopy.Server
 	copies  []*entropy.Local
 	dirs    []string   // of the copies' own files
 	wire    []*counted // by owner; the first one's stays unused
@@ -120,6 +121,7 @@ func newOwnersWith(t testing.TB, n, shards int, prepare func(o *owners, dirs []s
 		local.Files = shards.FillFrom
 		mustServeWith(t, ln, local, nil, shards, grpc.StatsHandler(o.sent))
 		o.stores, o.copies, o.wire = append(o.stores, s), append(o.copies, local), append(o.wire, ln)
+		o.servers = append(o.servers, shards)
 		st.DataNodes = append(st.DataNodes, cluster.Node{ID: uint64(i + 1), TCPAddr: ln.Addr().String()})
 	}
 	for id := uint64(1); id <= uint64(shards); id++ {

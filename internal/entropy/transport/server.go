@@ -25,6 +25,7 @@ type Server struct {
 	rpc.UnimplementedReconcileServer
 	rpc.UnimplementedPointsServer
 	rpc.UnimplementedScrubServer
+	rpc.UnimplementedResolveServer
 	replica   entropy.Replica
 	control   entropy.Control // nil when the service is off
 	dir       string          // of temporary files
@@ -44,6 +45,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	rpc.RegisterReconcileServer(r, s)
 	rpc.RegisterPointsServer(r, s)
 	rpc.RegisterScrubServer(r, s)
+	rpc.RegisterResolveServer(r, s)
 }
 
 func invalid(err error) error { return status.Error(codes.InvalidArgument, err.Error()) }
@@ -240,11 +242,11 @@ func (s *Server) Apply(ctx context.Context, r *rpc.ApplyRequest) (*rpc.ApplyResp
 	if err != nil {
 		return nil, err
 	}
-	n, err := rep.Apply(ctx, cluster.Shard{ID: r.ShardId, Database: r.Database, RetentionPolicy: r.RetentionPolicy}, r.Deletes, blocks)
+	done, err := rep.Apply(ctx, cluster.Shard{ID: r.ShardId, Database: r.Database, RetentionPolicy: r.RetentionPolicy}, r.Deletes, blocks)
 	if err != nil {
 		return nil, failure(err)
 	}
-	return &rpc.ApplyResponse{Points: uint64(n)}, nil
+	return toApplied(done), nil
 }
 
 // Status tells what this node's service knows.

@@ -21,6 +21,7 @@ import (
 	"concord/internal/entropy"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
+	"concord/internal/entropy/retype"
 	"concord/internal/rpc"
 )
 
@@ -30,17 +31,19 @@ var shard = cluster.Shard{ID: 7, Database: "db", RetentionPolicy: "autogen", Sta
 
 // canned answers with what it has and keeps what it was given.
 type canned struct {
-	fields  []digest.SeriesField
-	blocks  []patch.Block
-	status  entropy.NodeStatus
-	checked uint64
-	paused  bool
-	records []entropy.RepairRecord
-	diff    entropy.DryRun
-	err     error
-	asked   []patch.Region
-	applied []patch.Block
-	shard   cluster.Shard
+	fields   []digest.SeriesField
+	blocks   []patch.Block
+	status   entropy.NodeStatus
+	checked  uint64
+	paused   bool
+	records  []entropy.RepairRecord
+	diff     entropy.DryRun
+	err      error
+	asked    []patch.Region
+	applied  []patch.Block
+	refused  []patch.Refused
+	resolved retype.Field
+	shard    cluster.Shard
 }
 
 func (c *canned) Discard(ctx context.Context, id, gen uint64) error { return c.Whole(ctx, id, gen) }
@@ -85,12 +88,12 @@ func (c *canned) Fetch(_ context.Context, _ cluster.Shard, regions []patch.Regio
 	return c.err
 }
 
-func (c *canned) Apply(_ context.Context, sh cluster.Shard, deletes uint64, blocks []patch.Block) (int, error) {
+func (c *canned) Apply(_ context.Context, sh cluster.Shard, deletes uint64, blocks []patch.Block) (patch.Applied, error) {
 	c.shard, c.applied = sh, blocks
 	if deletes == 1 {
-		return 0, entropy.ErrOvertaken
+		return patch.Applied{}, entropy.ErrOvertaken
 	}
-	return len(blocks), c.err
+	return patch.Applied{Points: len(blocks), Refused: c.refused}, c.err
 }
 
 func (c *canned) Status(context.Context) (entropy.NodeStatus, error) { return c.status, c.err }
@@ -105,6 +108,11 @@ func (c *canned) Pause(_ context.Context, paused bool) error {
 }
 
 func (c *canned) Diff(context.Context, uint64) (entropy.DryRun, error) { return c.diff, c.err }
+
+func (c *canned) Resolve(_ context.Context, _ uint64, f retype.Field) ([]entropy.Resolved, error) {
+	c.resolved = f
+	return []entropy.Resolved{{Node: "a"}, {Node: "b", Kept: retype.Kept{Path: "/x", Points: 1}}}, c.err
+}
 
 func (c *canned) Repairs(context.Context) (entropy.NodeRepairs, error) {
 	return entropy.NodeRepairs{Paused: c.paused, Repairs: c.records}, c.err
@@ -213,17 +221,24 @@ func TestPointsRoundTripExactly(t *testing.T) {
 	if d := cmp.Diff(regions, c.asked); d != "" {
 		t.Error(d)
 	}
-	if n, err := rep.Apply(t.Context(), shard, 9, got); err != nil || n != len(got) {
-		t.Errorf("applied %d, %v", n, err)
+	c.refused = []patch.Refused{{Block: 1, Points: 3, Type: digest.Integer, Reason: "\xff one"}, {Block: 99, Points: 2, Reason: "two"}}
+	done, err := rep.Apply(t.Context(), shard, 9, got)
+	if d := cmp.Diff(patch.Applied{Points: len(got), Refused: c.refused}, done); err != nil || d != "" {
+		t.Errorf("applied: %v %s", err, d)
 	}
+	c.refused = []patch.Refused{{Block: 100, Reason: "there is no such block"}}
+	if _, err := rep.Apply(t.Context(), shard, 9, got); err == nil {
+		t.Error("a refused block that was not sent is believed")
+	}
+	c.refused = nil
 	if d := cmp.Diff(c.blocks, c.applied); d != "" {
 		t.Error(d)
 	}
 	if _, err := rep.Apply(t.Context(), shard, 1, got); !errors.Is(err, entropy.ErrOvertaken) {
 		t.Errorf("overtaken by a delete: %v", err)
 	}
-	if n, err := rep.Apply(t.Context(), shard, 9, nil); err != nil || n != 0 || c.shard.Database != "db" {
-		t.Errorf("applied %d to %+v, %v", n, c.shard, err)
+	if n, err := rep.Apply(t.Context(), shard, 9, nil); err != nil || n.Points != 0 || c.shard.Database != "db" {
+		t.Errorf("applied %+v to %+v, %v", n, c.shard, err)
 	}
 	stop := errors.New("enough")
 	if err := rep.Fetch(t.Context(), shard, regions, patch.Limits{}, func(patch.Block) error { return stop }); !errors.Is(err, stop) {
@@ -248,6 +263,7 @@ func TestControlKeepsErrorsAndStatus(t *testing.T) {
 	c.records = []entropy.RepairRecord{{
 		ShardID: 1, State: entropy.Running, Owners: []string{"a"}, Added: at, Started: at.Add(1), Attempts: 2, Rounds: 3, Total: 4, Fixed: 5,
 		Points: 6, Conflicts: 7, Decided: []patch.Decision{{Series: "m,t=\xff", Field: "f", Time: -1, Value: "2"}}, BytesRx: 8, BytesTx: 9, Rate: 10.5, ETA: 11, Error: "12",
+		Refused: 13, Refusals: []entropy.Refusal{{Node: "a", Series: "m,t=\xff", Field: "f", Reason: "\xff"}},
 	}}
 	c.diff = entropy.DryRun{
 		Owners: []string{"a", "b"}, Away: "c", Bytes: 1, Count: 2, Truncated: true, Conflict: "d",

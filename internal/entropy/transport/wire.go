@@ -21,6 +21,7 @@ const (
 	maxRegions = 4096           // of one Fetch
 	maxBlocks  = 1 << 20        // of one message
 	maxKey     = math.MaxUint16 // bytes of a series key with its field, as in the engine's files
+	maxPoints  = 1 << 20        // of one block
 	chunkBytes = 256 << 10      // of a streamed message; a single larger block is sent alone
 )
 
@@ -125,6 +126,45 @@ func fromBlock(m *rpc.Block) (patch.Block, error) {
 	return patch.Block{Series: m.Series, Field: string(m.Field), Data: m.Data}, nil
 }
 
+// maxReason bounds why a block is refused, in bytes.
+const maxReason = 1000
+
+func toApplied(a patch.Applied) *rpc.ApplyResponse {
+	m := &rpc.ApplyResponse{Points: uint64(a.Points)}
+	places := make(map[string]uint32)
+	for _, r := range a.Refused {
+		reason := r.Reason[:min(len(r.Reason), maxReason)]
+		at, ok := places[reason]
+		if !ok {
+			at = uint32(len(m.Reasons))
+			places[reason], m.Reasons = at, append(m.Reasons, []byte(reason))
+		}
+		m.Refused = append(m.Refused, &rpc.ApplyResponse_Refused{Block: uint32(r.Block), Points: uint64(r.Points), Type: uint32(r.Type), Reason: at})
+	}
+	return m
+}
+
+// fromApplied returns what became of so many blocks.
+func fromApplied(m *rpc.ApplyResponse, blocks int) (patch.Applied, error) {
+	out := patch.Applied{Points: int(min(m.Points, math.MaxInt64))}
+	for i, r := range m.Refused {
+		if uint64(r.Block) >= uint64(blocks) || i > 0 && r.Block <= m.Refused[i-1].Block || uint64(r.Reason) >= uint64(len(m.Reasons)) || r.Points > maxPoints {
+			return out, fmt.Errorf("refused block %d of %d is out of order or of bounds", r.Block, blocks)
+		}
+		reason := m.Reasons[r.Reason]
+		if len(reason) == 0 || len(reason) > maxReason {
+			return out, fmt.Errorf("a reason of %d bytes is out of bounds", len(reason))
+		}
+		if r.Type != 0 {
+			if err := checkType(r.Type); err != nil {
+				return out, err
+			}
+		}
+		out.Refused = append(out.Refused, patch.Refused{Block: int(r.Block), Points: int(r.Points), Type: digest.Type(r.Type), Reason: string(reason)})
+	}
+	return out, nil
+}
+
 func stamp(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
@@ -144,6 +184,10 @@ func toRecord(r entropy.RepairRecord) *rpc.RepairRecord {
 		ShardId: r.ShardID, State: string(r.State), Owners: r.Owners, Added: stamp(r.Added), Started: stamp(r.Started), Ended: stamp(r.Ended),
 		Attempts: int64(r.Attempts), Rounds: int64(r.Rounds), Total: int64(r.Total), Fixed: int64(r.Fixed), Copied: r.Copied, Copying: r.Copying, Points: int64(r.Points),
 		Conflicts: int64(r.Conflicts), BytesRx: r.BytesRx, BytesTx: r.BytesTx, Rate: r.Rate, Eta: int64(r.ETA), Error: r.Error,
+		Refused: int64(r.Refused),
+	}
+	for _, d := range r.Refusals {
+		m.Refusals = append(m.Refusals, &rpc.RepairRecord_Refusal{Node: d.Node, Series: []byte(d.Series), Field: []byte(d.Field), Reason: []byte(d.Reason)})
 	}
 	for _, d := range r.Decided {
 		m.Decided = append(m.Decided, &rpc.RepairRecord_Decision{Series: []byte(d.Series), Field: []byte(d.Field), Time: d.Time, Value: []byte(d.Value)})
@@ -156,6 +200,10 @@ func fromRecord(m *rpc.RepairRecord) entropy.RepairRecord {
 		ShardID: m.ShardId, State: entropy.RepairState(m.State), Owners: m.Owners, Added: fromStamp(m.Added), Started: fromStamp(m.Started), Ended: fromStamp(m.Ended),
 		Attempts: int(m.Attempts), Rounds: int(m.Rounds), Total: int(m.Total), Fixed: int(m.Fixed), Copied: m.Copied, Copying: m.Copying, Points: int(m.Points),
 		Conflicts: int(m.Conflicts), BytesRx: m.BytesRx, BytesTx: m.BytesTx, Rate: m.Rate, ETA: time.Duration(m.Eta), Error: m.Error,
+		Refused: int(m.Refused),
+	}
+	for _, d := range m.Refusals {
+		r.Refusals = append(r.Refusals, entropy.Refusal{Node: d.Node, Series: string(d.Series), Field: string(d.Field), Reason: string(d.Reason)})
 	}
 	for _, d := range m.Decided {
 		r.Decided = append(r.Decided, patch.Decision{Series: string(d.Series), Field: string(d.Field), Time: d.Time, Value: string(d.Value)})

@@ -1,0 +1,101 @@
+package meta
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"concord/internal/clocks"
+	"concord/internal/cluster"
+)
+
+// clockTimeout bounds how long GET /show-cluster waits for the clocks of nodes.
+const clockTimeout = 2 * time.Second
+
+// Members is the answer of GET /show-cluster.
+type Members struct {
+	Data []Member `json:"data"`
+	Meta []Member `json:"meta"`
+}
+
+// Member is a node with its clock.
+type Member struct {
+	cluster.Node
+	// ClockSkewMs is how far the node's clock is ahead of the clock in the middle of all; nil when it did not answer.
+	ClockSkewMs *int64 `json:"clockSkewMs,omitempty"`
+	ClockOff    bool   `json:"clockOff,omitempty"` // by more than a second for certain
+}
+
+func (s *Server) serveCluster(w http.ResponseWriter, r *http.Request) {
+	st := s.State()
+	m := Members{Data: members(st.DataNodes), Meta: members(st.MetaNodes)}
+	s.readClocks(r.Context(), m)
+	reply(w, m, nil)
+}
+
+func members(nodes []cluster.Node) []Member {
+	out := make([]Member, len(nodes))
+	for i, n := range nodes {
+		out[i].Node = n
+	}
+	return out
+}
+
+// readClocks asks all members at the same time what time they have.
+func (s *Server) readClocks(ctx context.Context, m Members) {
+	ctx, cancel := context.WithTimeout(ctx, clockTimeout)
+	defer cancel()
+	type reading struct {
+		*Member
+		clocks.Skew
+	}
+	var read []reading
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	ask := func(member *Member, addr string, clock func() (int64, error)) {
+		wg.Go(func() {
+			sent := time.Now()
+			at, err := clock()
+			skew, ok := clocks.Measure(sent, at)
+			if err != nil || !ok {
+				return
+			}
+			s.clocks.Observe(addr, skew)
+			mu.Lock()
+			defer mu.Unlock()
+			read = append(read, reading{member, skew})
+		})
+	}
+	for i := range m.Data {
+		n := &m.Data[i]
+		ask(n, n.TCPAddr, func() (int64, error) {
+			_, who, err := s.identify(ctx, n.TCPAddr)
+			return who.GetClock(), err
+		})
+	}
+	for i := range m.Meta {
+		n := &m.Meta[i]
+		if n.TCPAddr == s.raftAddr {
+			mu.Lock()
+			read = append(read, reading{Member: n})
+			mu.Unlock()
+			continue
+		}
+		ask(n, n.HTTPAddr, func() (int64, error) {
+			who, err := s.identityOf(ctx, n.HTTPAddr)
+			return who.Clock, err
+		})
+	}
+	wg.Wait()
+	all := make([]time.Duration, len(read))
+	for i, r := range read {
+		all[i] = r.By
+	}
+	reference := clocks.Reference(all)
+	for _, r := range read {
+		r.By -= reference
+		ms := r.By.Milliseconds()
+		r.ClockSkewMs, r.ClockOff = &ms, r.Off()
+	}
+}

@@ -1,0 +1,141 @@
+package meta
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/status"
+
+	"concord/internal/cluster"
+	"concord/internal/rpc"
+)
+
+// Removed is the answer of POST /remove-data: the node, and what the cluster lost with it.
+type Removed struct {
+	cluster.Node
+	Lost []string `json:"lost,omitempty"` // a phrase for each shard; its files are still on the node
+}
+
+// maxNamed bounds how many shards an error names.
+const maxNamed = 20
+
+// RemoveData removes the data node at addr and its ownerships, and tells it; its files stay on its disk. Without force a
+// node that cannot be told stays, and so does one that holds what no other node has.
+func (s *Server) RemoveData(ctx context.Context, addr string, force bool) (Removed, error) {
+	r, member, err := s.removableData(ctx, addr, force)
+	if err != nil {
+		return Removed{}, err
+	}
+	if _, err := s.st().execute(cluster.DeleteDataNode{ID: r.ID, Time: time.Now(), Adopt: true}); err != nil {
+		return Removed{}, err
+	}
+	if member != nil {
+		ctx, cancel := context.WithTimeout(ctx, dataNodeTimeout)
+		defer cancel()
+		if _, err := member.Leave(ctx, &rpc.LeaveRequest{}); err != nil && !force {
+			return Removed{}, fmt.Errorf("data node %d at %s is removed, but did not forget the cluster: %s", r.ID, addr, status.Convert(err).Message())
+		}
+	}
+	return r, nil
+}
+
+// removableData finds the data node at addr, with what would be lost with it, and refuses what RemoveData refuses.
+// It returns no client when nobody is to be told: the node does not answer, or another one does at its address.
+func (s *Server) removableData(ctx context.Context, addr string, force bool) (r Removed, _ rpc.MembershipClient, err error) {
+	st := s.State()
+	if st.Data.ClusterID == 0 {
+		return r, nil, ErrNotInitialised
+	}
+	n, ok := st.DataNodeByAddr(addr)
+	if !ok {
+		return r, nil, fmt.Errorf("data node %q does not exist", addr)
+	}
+	member, who, err := s.identify(ctx, addr)
+	if err != nil && !force {
+		return r, nil, fmt.Errorf("%w; -force removes it all the same", err)
+	}
+	// Another node may answer at a dead node's address: it must not leave.
+	if err != nil || who.ClusterId != st.Data.ClusterID || who.NodeId != n.ID {
+		member = nil
+	}
+	r.Node = n
+	if s.Losses != nil {
+		if r.Lost, err = s.Losses(ctx, n); err != nil {
+			return r, nil, fmt.Errorf("find out what would be lost with data node %s: %w", addr, err)
+		}
+	}
+	if len(r.Lost) > 0 && !force {
+		return r, nil, fmt.Errorf("data node %s holds what no other node has: %s; give each shard another owner with influxd-ctl copy-shard %s <other-node> <shard-id>, "+
+			"or wait until anti-entropy has completed the other copies, or lose it with influxd-ctl remove-data -force %s", addr, named(r.Lost), addr, addr)
+	}
+	return r, member, nil
+}
+
+// named joins what would be lost, the first of many.
+func named(lost []string) string {
+	if more := len(lost) - maxNamed; more > 0 {
+		return fmt.Sprintf("%s and %d more shards", strings.Join(lost[:maxNamed], ", "), more)
+	}
+	return strings.Join(lost, ", ")
+}
+
+// removalRoutes are those that remove nodes. With GET each says whether the node could be removed, and changes nothing.
+func (s *Server) removalRoutes(mux *http.ServeMux, onLeader func(pattern string, need access, fn func(*http.Request) (any, error))) {
+	onLeader("GET /remove-data", admin, func(r *http.Request) (any, error) {
+		force, err := boolValue(r, "force")
+		if err != nil {
+			return nil, err
+		}
+		could, _, err := s.removableData(r.Context(), r.FormValue("addr"), force)
+		return could, err
+	})
+	onLeader("POST /remove-data", admin, func(r *http.Request) (any, error) {
+		force, err := boolValue(r, "force")
+		if err != nil {
+			return nil, err
+		}
+		return s.RemoveData(r.Context(), r.FormValue("addr"), force)
+	})
+	onLeader("GET /remove-meta", admin, func(r *http.Request) (any, error) {
+		force, err := boolValue(r, "force")
+		if err != nil {
+			return nil, err
+		}
+		return s.checkRemoveMeta(r.Context(), r.FormValue("addr"), force)
+	})
+	mux.Handle("POST /remove-meta", s.guard(admin, s.toLeader(http.HandlerFunc(s.serveRemoveMeta))))
+}
+
+// serveRemoveMeta answers from the next leader when this one is to be removed.
+func (s *Server) serveRemoveMeta(w http.ResponseWriter, r *http.Request) {
+	force, err := boolValue(r, "force")
+	if err != nil {
+		reply(w, nil, err)
+		return
+	}
+	n, err := s.RemoveMeta(r.Context(), r.FormValue("addr"), force)
+	if errors.Is(err, errNoLeader) {
+		ctx, cancel := context.WithTimeout(r.Context(), leaderTimeout)
+		defer cancel()
+		until(ctx, func() bool { _, err := s.leaderHTTP(); return err == nil && !s.st().leads() })
+		s.toLeader(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { reply(w, nil, errNoLeader) })).ServeHTTP(w, r)
+		return
+	}
+	reply(w, n, err)
+}
+
+// checkRemoveMeta refuses what RemoveMeta refuses.
+func (s *Server) checkRemoveMeta(ctx context.Context, addr string, force bool) (cluster.Node, error) {
+	n, err := s.removableMeta(addr)
+	if err != nil || force {
+		return n, err
+	}
+	if _, err := s.identityOf(ctx, n.HTTPAddr); err != nil {
+		return n, fmt.Errorf("%w; -force removes it all the same", err)
+	}
+	return n, nil
+}

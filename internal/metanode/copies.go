@@ -1,0 +1,153 @@
+package metanode
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"concord/internal/cluster"
+	"concord/internal/rpc"
+	"concord/internal/shardcopy"
+)
+
+// flushTimeout bounds how long a data node writes the caches of the asked shards to files.
+const flushTimeout = 10 * time.Minute
+
+// The states of a Copy besides hot, cold and shardcopy.Unreadable, which data nodes say.
+const (
+	missing     = "missing"
+	unreachable = "unreachable"
+)
+
+// Copy is one owner's copy in the answer of GET /shard-copies, by shard id.
+type Copy struct {
+	Node         uint64    `json:"id"`
+	TCPAddr      string    `json:"tcpAddr"`
+	State        string    `json:"state"` // hot, cold, missing, unreadable or unreachable
+	LastModified time.Time `json:"last-modified"`
+	Size         int64     `json:"size"`
+	// NotWhole is why the copy may lack acknowledged writes or deletes, as its node says.
+	NotWhole string `json:"not-whole,omitempty"`
+}
+
+// readable reports whether the node answers and has the shard.
+func (c Copy) readable() bool {
+	return c.State != missing && c.State != unreachable && c.State != shardcopy.Unreadable
+}
+
+// problem is why the copy is not a whole one, in a clause that names the node; empty when it is.
+func (c Copy) problem() string {
+	switch {
+	case c.State == unreachable:
+		return c.TCPAddr + " does not answer"
+	case c.NotWhole != "":
+		return c.TCPAddr + ": " + c.NotWhole
+	case c.State == missing:
+		return c.TCPAddr + " lacks it"
+	}
+	return ""
+}
+
+// problems joins those of copies.
+func problems(copies []Copy) string {
+	var out []string
+	for _, c := range copies {
+		if p := c.problem(); p != "" {
+			out = append(out, p)
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
+func (s shards) describe(r *http.Request) (any, error) {
+	return s.describeCopies(r.Context(), s.State().Shards(), false), nil
+}
+
+// describeCopies asks the owners of shards about their copies; with flush they write their caches to files first.
+// The answer has a Copy for each owner of each shard.
+func (s shards) describeCopies(ctx context.Context, of []cluster.Shard, flush bool) map[uint64][]Copy {
+	ids := map[uint64][]uint64{}
+	timeout := answerTimeout
+	if flush {
+		timeout = flushTimeout
+	}
+	for _, sh := range of {
+		for _, o := range sh.Owners {
+			ids[o] = append(ids[o], sh.ID)
+		}
+	}
+	answers := map[uint64]map[uint64]*rpc.ShardDescription{} // by node and shard
+	var mu sync.Mutex
+	s.each(ctx, timeout, func(ctx context.Context, n cluster.Node, c rpc.ShardsClient) error {
+		if len(ids[n.ID]) == 0 {
+			return nil
+		}
+		resp, err := c.Describe(ctx, &rpc.DescribeRequest{ShardIds: ids[n.ID], Flush: flush})
+		if err != nil {
+			return err
+		}
+		said := make(map[uint64]*rpc.ShardDescription, len(resp.Shards))
+		for _, d := range resp.Shards {
+			said[d.ShardId] = d
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		answers[n.ID] = said
+		return nil
+	})
+	out := make(map[uint64][]Copy, len(of))
+	for _, sh := range of {
+		for _, o := range sh.Owners {
+			n, _ := s.State().DataNode(o)
+			out[sh.ID] = append(out[sh.ID], newCopy(o, n.TCPAddr, answers[o][sh.ID]))
+		}
+		slices.SortFunc(out[sh.ID], func(a, b Copy) int { return cmp.Compare(a.Node, b.Node) })
+	}
+	return out
+}
+
+// maxClause bounds in bytes what a node says of a copy: it stands in tables and errors.
+const maxClause = 300
+
+// newCopy is what a node said of its copy; nil for no answer.
+func newCopy(node uint64, addr string, d *rpc.ShardDescription) Copy {
+	c := Copy{Node: node, TCPAddr: addr, State: missing}
+	if d == nil {
+		c.State = unreachable
+		return c
+	}
+	if d.Exists {
+		c.State, c.LastModified, c.Size = d.State, time.Unix(0, d.LastModified).UTC(), d.Size
+	}
+	c.NotWhole = strings.Join(strings.Fields(d.NotWhole), " ")
+	if len(c.NotWhole) > maxClause {
+		c.NotWhole = strings.ToValidUTF8(c.NotWhole[:maxClause], "") + "..."
+	}
+	return c
+}
+
+// checkSource refuses to copy a shard from a node whose copy is not whole, and names one whose copy is.
+func (s shards) checkSource(ctx context.Context, sh cluster.Shard, from cluster.Node) error {
+	copies := s.describeCopies(ctx, []cluster.Shard{sh}, false)[sh.ID]
+	why, whole := "", []string{}
+	for _, c := range copies {
+		switch p := c.problem(); {
+		case c.Node == from.ID && p != "":
+			why = p
+		case p == "":
+			whole = append(whole, c.TCPAddr)
+		}
+	}
+	if why == "" {
+		return nil
+	}
+	if len(whole) > 0 {
+		return fmt.Errorf("data node %s does not have all of shard %d (%s): copy it from %s, which has", from.TCPAddr, sh.ID, why, strings.Join(whole, " or "))
+	}
+	return fmt.Errorf("no owner is known to have all of shard %d (%s): wait for anti-entropy, or copy what there is with -force", sh.ID, problems(copies))
+}

@@ -1,0 +1,157 @@
+package metanode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"concord/internal/cluster"
+	"concord/internal/entropy"
+	"concord/internal/rpc"
+)
+
+// losses lists what would be lost with a data node, each in a phrase that names the shard: copies that no other
+// node has in full, and writes that wait in its hinted handoff.
+func (s shards) losses(ctx context.Context, n cluster.Node) ([]string, error) {
+	all := s.State().Shards()
+	held := s.heldAlone(ctx, all, n)
+	var out []string
+	for _, sh := range all {
+		if why := held[sh.ID]; why != "" {
+			out = append(out, fmt.Sprintf("shard %d of %s.%s (%s)", sh.ID, sh.Database, sh.RetentionPolicy, why))
+		}
+	}
+	return out, ctx.Err()
+}
+
+// heldAlone is, by shard, why no other owner is known to have all that n has of it. A shard of which n has nothing,
+// or another owner has everything, is not in it.
+func (s shards) heldAlone(ctx context.Context, of []cluster.Shard, n cluster.Node) map[uint64]string {
+	ids := make([]uint64, 0, len(of))
+	var owned []cluster.Shard
+	for _, sh := range of {
+		ids = append(ids, sh.ID)
+		if slices.Contains(sh.Owners, n.ID) {
+			owned = append(owned, sh)
+		}
+	}
+	var copies map[uint64][]Copy
+	done := make(chan struct{})
+	go func() { defer close(done); copies = s.describeCopies(ctx, owned, false) }()
+	states := s.states(ctx, ids)
+	<-done
+	out := map[uint64]string{}
+	for _, sh := range of {
+		h := holder{node: n, shard: sh, states: states}
+		for _, c := range copies[sh.ID] {
+			if c.Node != n.ID {
+				h.others = append(h.others, c)
+			}
+		}
+		if why := h.alone(s.addr); why != "" {
+			out[sh.ID] = why
+		}
+	}
+	return out
+}
+
+// states asks every data node for the states of shards, by node and shard. A node that does not answer is not in it.
+func (s shards) states(ctx context.Context, ids []uint64) map[uint64]map[uint64]*rpc.ShardState {
+	out := map[uint64]map[uint64]*rpc.ShardState{}
+	var mu sync.Mutex
+	s.each(ctx, answerTimeout, func(ctx context.Context, o cluster.Node, _ rpc.ShardsClient) error {
+		conn, err := s.Pool().Conn(o.TCPAddr)
+		if err != nil {
+			return err
+		}
+		resp, err := rpc.NewEntropyClient(conn).ShardStates(ctx, &rpc.ShardStatesRequest{ShardIds: ids})
+		if err != nil {
+			return err
+		} else if len(resp.States) != len(ids) {
+			return errors.New("not a state for each shard")
+		}
+		said := make(map[uint64]*rpc.ShardState, len(ids))
+		for _, st := range resp.States {
+			said[st.ShardId] = st
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		out[o.ID] = said
+		return nil
+	})
+	return out
+}
+
+func (s shards) addr(node uint64) string {
+	n, _ := s.State().DataNode(node)
+	return n.TCPAddr
+}
+
+// holder is a node that is about to give up what it has of a shard.
+type holder struct {
+	node   cluster.Node
+	shard  cluster.Shard
+	others []Copy                                // of the other owners, when node is one
+	states map[uint64]map[uint64]*rpc.ShardState // by node and shard
+}
+
+// alone is why no other owner is known to have all that the node has; empty when one has, or the node has nothing.
+func (h holder) alone(addr func(uint64) string) string {
+	own := h.states[h.node.ID][h.shard.ID] // nil when the node does not answer
+	if !slices.Contains(h.shard.Owners, h.node.ID) {
+		return h.waiting(own, addr)
+	}
+	if own != nil && !own.Exists && own.Corrupt == "" {
+		return h.waiting(own, addr)
+	}
+	if len(h.others) == 0 {
+		return "the last copy"
+	}
+	var why []string
+	for _, c := range h.others {
+		p := h.lacks(own, c)
+		if p == "" {
+			return ""
+		}
+		why = append(why, p)
+	}
+	return strings.Join(why, "; ")
+}
+
+// waiting says for which owners writes to the shard wait in the node's hinted handoff.
+func (h holder) waiting(own *rpc.ShardState, addr func(uint64) string) string {
+	var waits []string
+	for _, id := range own.GetHints() {
+		if a := addr(id); a != "" && id != h.node.ID && slices.Contains(h.shard.Owners, id) {
+			waits = append(waits, a)
+		}
+	}
+	if len(waits) == 0 {
+		return ""
+	}
+	return "writes for " + strings.Join(waits, " and ") + " wait in its hinted handoff"
+}
+
+// lacks is why another owner's copy is not known to have all that the node has.
+func (h holder) lacks(own *rpc.ShardState, c Copy) string {
+	if p := c.problem(); p != "" {
+		return p
+	}
+	st := h.states[c.Node][h.shard.ID]
+	switch {
+	case st == nil:
+		return c.TCPAddr + " does not answer"
+	case !c.readable() || !st.Exists:
+		return c.TCPAddr + " lacks it"
+	case st.Corrupt != "":
+		return c.TCPAddr + " is damaged"
+	case slices.Contains(own.GetHints(), c.Node):
+		return "writes for " + c.TCPAddr + " wait in hinted handoff"
+	case entropy.BegunAfter(own.GetBegun(), st.Begun) && (own != nil || entropy.BegunByCopy(st.Begun)):
+		return c.TCPAddr + " is still catching up"
+	}
+	return ""
+}

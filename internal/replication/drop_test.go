@@ -1,0 +1,60 @@
+package replication
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"concord/internal/entropy/fieldindex"
+	"concord/internal/rpc"
+)
+
+// A delete of a whole measurement has its fields out of the index on disk when it is answered: after a crash the shard opens,
+// although the fields have other types since.
+func TestDeleteOfAMeasurementIsOnDisk(t *testing.T) {
+	t.Parallel()
+	bounds := &rpc.DeleteBounds{RetentionPolicy: policy, Start: 0, End: 100e9}
+	for name, r := range map[string]*rpc.ExecuteRequest{
+		"DROP MEASUREMENT":         {Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Name: "m"},
+		"DROP SERIES":              {Kind: rpc.ExecuteRequest_DELETE_SERIES, Statement: "DELETE FROM m"},
+		"DELETE WHERE":             {Kind: rpc.ExecuteRequest_DELETE_SERIES, Statement: "DELETE FROM m WHERE time < 50s"},
+		"DROP MEASUREMENT, queued": {Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Name: "m", ShardId: shardID, Bounds: bounds},
+		"DELETE, queued":           {Kind: rpc.ExecuteRequest_DELETE_SERIES, Statement: "DELETE FROM m", ShardId: shardID, Bounds: bounds},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store := mustStore(t)
+			srv := NewServer(store, nil, nil)
+			write := func(fields string) {
+				t.Helper()
+				resp, err := srv.WriteShard(context.Background(), &rpc.WriteShardRequest{
+					ShardId: shardID, Database: db, RetentionPolicy: policy, Points: [][]byte{rawPoint("m,h=a", fields, time.Unix(1, 0))},
+				})
+				if err != nil || resp.Error != "" {
+					t.Fatal(resp, err)
+				}
+			}
+			write("f=1")
+			r.Database = db
+			if resp, err := srv.Execute(context.Background(), r); err != nil || resp.Error != "" {
+				t.Fatal(resp, err)
+			}
+			write(`f="x"`)
+			copied := fieldindex.Folders{Data: filepath.Join(t.TempDir(), "data"), WAL: t.TempDir(), Aside: t.TempDir()}
+			from := filepath.Join(store.Path(), db, policy, strconv.Itoa(shardID))
+			if err := os.CopyFS(filepath.Join(copied.Data, db, policy, strconv.Itoa(shardID)), os.DirFS(from)); err != nil {
+				t.Fatal(err)
+			}
+			start, err := fieldindex.BeforeOpen(copied)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range start.Rebuilt {
+				t.Errorf("after a crash the engine could not load the index of fields: %s", r.Reason)
+			}
+		})
+	}
+}

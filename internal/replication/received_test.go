@@ -1,0 +1,44 @@
+package replication
+
+import (
+	"testing"
+
+	"concord/internal/rpc"
+)
+
+func TestReceivedTellsWhatAnotherOwnerGotAlone(t *testing.T) {
+	t.Parallel()
+	const sender, node, shard = 77, 3, 5
+	write := func(to *received, write, settled uint64) {
+		to.add(&rpc.WriteShardRequest{Sender: sender, SenderNode: node, ShardId: shard, Write: write, SettledWrite: settled})
+	}
+	var a, b received
+	for w := range uint64(4) {
+		write(&a, 10+w, 10)
+		write(&b, 10+w, 10)
+	}
+	write(&a, 14, 12) // on its way to b when the sender went down
+	gone := a.take(node, 0)[fenceKey{sender, shard}]
+	if len(gone) != 3 {
+		t.Errorf("a has %v", gone)
+	}
+	if !b.lacks(sender, shard, gone) {
+		t.Error("b lacks nothing")
+	}
+	if back := b.take(node, 0)[fenceKey{sender, shard}]; a.lacks(sender, shard, back) {
+		t.Error("a lacks something of", back)
+	}
+	write(&b, 14, 12)
+	if b.lacks(sender, shard, gone) {
+		t.Error("b lacks what came late")
+	}
+	if got := a.take(node, sender); len(got) > 0 {
+		t.Error("the process is not gone, and told as such:", got)
+	}
+	if got := a.take(node+1, 0); len(got) > 0 {
+		t.Error("of another node:", got)
+	}
+	if !new(received).lacks(sender, shard, gone) {
+		t.Error("an owner that got nothing lacks nothing")
+	}
+}
