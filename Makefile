@@ -1,7 +1,7 @@
 GO      ?= go
 export CGO_ENABLED = 0
 
-.PHONY: help build test e2e campaign campaign-entropy trial compare race lint bench bench-entropy fuzz nightly proto
+.PHONY: help build test e2e campaign campaign-entropy campaign-reads trial compare race lint bench bench-entropy fuzz nightly proto
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,10 @@ campaign: ## break a cluster of processes at random: FAULTS, SEED (0 is a new on
 ENTROPY_FAULTS ?= 60
 campaign-entropy: ## break a cluster while anti-entropy repairs it: ENTROPY_FAULTS, SEED
 	$(GO) test -tags campaign -count=1 -timeout 4h -run TestCampaign -v ./test/campaign -seed $(SEED) -faults $(ENTROPY_FAULTS) -repair auto $(CAMPAIGN)
+
+READS_FAULTS ?= 2000
+campaign-reads: ## break a cluster while clients read back what was acknowledged: READS_FAULTS, SEED
+	$(GO) test -tags campaign -count=1 -timeout 12h -run TestReads -v ./test/reads -seed $(SEED) -faults $(READS_FAULTS) $(CAMPAIGN)
 
 POINTS ?= 50000000
 SHARDS ?= 20

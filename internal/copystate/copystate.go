@@ -251,9 +251,13 @@ func (s *Service) tick(last bool) {
 		clear(s.dirtyMarks)
 	}
 	for id := range s.dirty {
-		c.tables[id] = nil
+		c.tables[id], c.marks[id] = nil, nil
 		if t, ok := s.tables[id]; ok {
 			c.tables[id] = &t
+		}
+		// With the table: a mark of the folder that a node had before would tell it that this one went back.
+		if mark, ok := s.marks[id]; ok {
+			c.marks[id] = &mark
 		}
 	}
 	clear(s.dirty)
@@ -311,6 +315,8 @@ func (s *Service) Ready() bool { return s.ready.Load() }
 type facts struct {
 	shards map[uint64]Unfit
 	all    *Unfit // deletes wait for all copies
+
+	deletes time.Time // since when other nodes keep deletes for this one; zero when they do not
 }
 
 // Unfit returns for each of the shards whose copy on this node is not whole why that is so; a copy that this node does not have is
@@ -366,6 +372,11 @@ func (s *Service) refresh() {
 			continue
 		}
 		s.addFacts(f, holder, t.owed[self])
+	}
+	if f.all != nil {
+		if f.deletes = time.Now(); s.facts.Load() != nil && !s.facts.Load().deletes.IsZero() {
+			f.deletes = s.facts.Load().deletes
+		}
 	}
 	s.addFacts(f, self, s.own.owed[self])
 	s.facts.Store(f)

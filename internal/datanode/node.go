@@ -219,7 +219,7 @@ func (n *Node) Open() (err error) {
 	n.writer.Begun, n.local.Deletes = n.local.Begin, n.writer
 	writes := &retype.Gate{Store: shards}
 	n.writer.Shards, n.writer.Failed, n.local.Shards, n.local.HoldWrites = writes, shards.StallAll, writes, writes.Hold
-	n.writer.Missed, n.writer.Lacks = n.missed, n.copies.Missed
+	n.writer.Missed, n.writer.Lacks, n.writer.Admit = n.missed, n.copies.Missed, n.copies.Admit
 	for shard, found := range damaged {
 		if err := n.local.Found(shard, found...); err != nil {
 			return err

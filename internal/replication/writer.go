@@ -67,6 +67,8 @@ type Writer struct {
 	Missed func(node, shard uint64, kept bool)
 	// Lacks is told of a shard of which this node's copy lacks writes that other owners have; nil for none.
 	Lacks func(shard uint64, why string)
+	// Admit returns when the other nodes take writes from this one; nil when they always do.
+	Admit func(ctx context.Context)
 	// Shards takes the points; NewWriter sets the store.
 	Shards Shards
 	// Failed, when set, is told why a delete could not run on the store.
@@ -169,6 +171,9 @@ func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string,
 			return influxdb.ErrDatabaseNotFound(db)
 		}
 		policy = info.DefaultRetentionPolicy
+	}
+	if w.Admit != nil {
+		w.Admit(context.Background())
 	}
 	points, reason, err := withoutTime(points)
 	if err != nil {
@@ -417,19 +422,34 @@ func judge(err error) result {
 func writeStore(store Shards, begun func(shard uint64) error, ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) error {
 	err := store.WriteToShard(ctx, id, points)
 	if errors.Is(err, tsdb.ErrShardNotFound) {
-		if begun != nil {
-			if err := begun(id); err != nil {
-				return err
-			}
-		}
-		if err = store.CreateShard(db, policy, id, true); err == nil {
-			err = store.WriteToShard(ctx, id, points)
-		}
+		err = beginShard(store, begun, ctx, id, db, policy, points)
 	}
 	if errors.Is(err, tsdb.ErrShardDeletion) {
 		return tsdb.PartialWriteError{Reason: fmt.Sprintf("shard %d is pending deletion", id), Dropped: len(points), Database: db, RetentionPolicy: policy}
 	}
 	return err
+}
+
+// beginning is held while a write creates a copy.
+var beginning sync.Mutex
+
+// beginShard creates the copy of a shard, unless another write did so meanwhile, and writes to it. Of two first writes at the same time one
+// alone tells begun: of the second it would seem that the copy was lost between them.
+func beginShard(store Shards, begun func(shard uint64) error, ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) error {
+	beginning.Lock()
+	defer beginning.Unlock()
+	if err := store.WriteToShard(ctx, id, points); !errors.Is(err, tsdb.ErrShardNotFound) {
+		return err
+	}
+	if begun != nil {
+		if err := begun(id); err != nil {
+			return err
+		}
+	}
+	if err := store.CreateShard(db, policy, id, true); err != nil {
+		return err
+	}
+	return store.WriteToShard(ctx, id, points)
 }
 
 // writeRemote writes the messages in turn, within WriteTimeout. From the first

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,6 +29,7 @@ type Options struct {
 	Meta, Data int
 	Links      bool                      // connections between nodes go through proxies
 	Disk       int64                     // bytes of a disk of its own for each data node, where this machine lets us; 0 for none
+	Clocks     bool                      // clocks of data nodes can be moved, with SetClock
 	Dir        string                    // of all files; the test's own when empty
 	Settings   map[string]map[string]any // of the data nodes, by section; sections that the build lacks are left out
 }
@@ -42,6 +44,9 @@ type Cluster struct {
 	t   testing.TB
 	opt Options
 	bin binaries
+
+	mu   sync.Mutex // guards Data against links, which look for callers
+	made int        // data nodes so far
 }
 
 // binaries are built once for each test binary.
@@ -50,13 +55,31 @@ type binaries struct {
 	sections map[string]any // of influxd's configuration
 }
 
-var built = sync.OnceValues(func() (binaries, error) {
+var (
+	built           = sync.OnceValues(func() (binaries, error) { return build(false) })
+	builtWithClocks = sync.OnceValues(func() (binaries, error) { return build(true) })
+)
+
+func build(clocks bool) (binaries, error) {
 	dir, err := os.MkdirTemp("", "concord-bin-")
 	if err != nil {
 		return binaries{}, err
 	}
-	binDir = dir
-	build := exec.Command("go", "build", "-o", dir, "concord/cmd/...")
+	binDirs = append(binDirs, dir)
+	args := []string{"build", "-o", dir}
+	if clocks {
+		over, err := os.MkdirTemp("", "concord-clock-")
+		if err != nil {
+			return binaries{}, err
+		}
+		defer os.RemoveAll(over)
+		overlay, err := clockOverlay(over)
+		if err != nil {
+			return binaries{}, err
+		}
+		args = append(args, "-overlay", overlay)
+	}
+	build := exec.Command("go", append(args, "concord/cmd/...")...)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return binaries{}, fmt.Errorf("build: %w\n%s", err, out)
@@ -70,15 +93,15 @@ var built = sync.OnceValues(func() (binaries, error) {
 		return binaries{}, fmt.Errorf("influxd config: %w", err)
 	}
 	return b, nil
-})
+}
 
-var binDir string // of the binaries once they are built, for Main
+var binDirs []string // of the binaries once they are built, for Main
 
 // Main runs a package's tests and removes the binaries; call it from TestMain.
 func Main(m *testing.M) {
 	code := m.Run()
-	if binDir != "" {
-		os.RemoveAll(binDir)
+	for _, dir := range binDirs {
+		os.RemoveAll(dir)
 	}
 	os.Exit(code)
 }
@@ -86,7 +109,11 @@ func Main(m *testing.M) {
 // Start starts all nodes and makes them one cluster.
 func Start(t testing.TB, opt Options) *Cluster {
 	t.Helper()
-	bin, err := built()
+	binaries := built
+	if opt.Clocks {
+		binaries = builtWithClocks
+	}
+	bin, err := binaries()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +212,8 @@ func (c *Cluster) newMeta() *Node {
 // AddNode starts one more data node, which is in no cluster yet.
 func (c *Cluster) AddNode() *Node {
 	c.t.Helper()
-	n := c.newNode(fmt.Sprintf("data%d", len(c.Data)+1), "influxd")
+	c.made++
+	n := c.newNode(fmt.Sprintf("data%d", c.made), "influxd")
 	n.noDisk = errors.New("none was asked for")
 	if c.opt.Disk > 0 {
 		n.disk, n.noDisk = newDisk(n.Dir, c.opt.Disk)
@@ -219,14 +247,27 @@ func (c *Cluster) AddNode() *Node {
 		all[section] = settings
 	}
 	n.configure(all)
-	c.Data = append(c.Data, n)
+	c.mu.Lock()
+	c.Data = append(slices.Clone(c.Data), n)
+	c.mu.Unlock()
 	n.Start()
 	n.AwaitUp()
 	return n
 }
 
+// Forget takes a data node that is down for good off the list, when another one has taken its place.
+func (c *Cluster) Forget(n *Node) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.Data = slices.DeleteFunc(slices.Clone(c.Data), func(o *Node) bool { return o == n })
+}
+
 // nodes are all nodes, meta nodes first.
-func (c *Cluster) nodes() []*Node { return append(append([]*Node(nil), c.Meta...), c.Data...) }
+func (c *Cluster) nodes() []*Node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append(append([]*Node(nil), c.Meta...), c.Data...)
+}
 
 // pids name the nodes that run, by process.
 func (c *Cluster) pids() map[int]string {

@@ -83,6 +83,7 @@ func (n *Node) Start() {
 	cmd := exec.Command(n.binary, "run", "-config", n.conf)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = endWithParent()
+	cmd.Env = append(os.Environ(), clockEnv+"="+n.clock())
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err := cmd.Start(); err != nil {

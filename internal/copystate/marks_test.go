@@ -1,0 +1,50 @@
+package copystate
+
+import "testing"
+
+// A new node in the place of an old one has fewer marks. Who remembers those of the old one over a restart must not tell the new one that
+// its folders went back.
+func TestMarksOfAReplacedNodeAreForgotten(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	id := w.addShard(1, 2)
+	w.knows(2, id)
+	heard := func(ok func(mark uint64) bool) (mark uint64) {
+		w.await("node 1 has heard of the mark", func() bool {
+			s := w.nodes[1].s
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			mark = s.marks[2]
+			return ok(mark)
+		})
+		return mark
+	}
+	for range 50 {
+		if err := w.nodes[2].s.Mark(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := heard(func(mark uint64) bool { return mark >= 50 })
+	if err := w.nodes[1].s.store.save(change{marks: map[uint64]*uint64{2: &old}}); err != nil { // as after ten seconds
+		t.Fatal(err)
+	}
+	w.stop(2)
+	w.nodes[2].dir = t.TempDir()
+	w.start(2)
+	heard(func(mark uint64) bool { return mark > 0 && mark < 50 })
+	w.stop(1)
+	w.start(1)
+	w.stop(2)
+	w.start(2)
+	s := w.nodes[2].s
+	w.await("node 1 has the table of node 2", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.peers[1].told == s.own.sequence
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wentBack {
+		t.Error("a node that was restarted takes its folders for older ones")
+	}
+}
