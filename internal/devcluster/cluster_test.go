@@ -29,7 +29,7 @@ func mustStartWith(t *testing.T, nodes int, config func(*datanode.Config)) (cont
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
-	c, err := devcluster.Start(ctx, devcluster.Options{Dir: t.TempDir(), DataNodes: nodes, DataConfig: config, Logger: dbgLog()})
+	c, err := devcluster.Start(ctx, devcluster.Options{Dir: t.TempDir(), DataNodes: nodes, DataConfig: config})
 	if err != nil {
 		t.Fatal(err)
 	}
