@@ -336,6 +336,7 @@ func (s *Service) round(ctx context.Context, st *cluster.State, sh cluster.Shard
 	var diffs []reconcile.Difference
 	last := out.found
 	out.change(func() { out.refused, out.listed = 0, nil })
+	out.refusals.chosen = false
 	out.found = &differences{windows: make(map[uint64]struct{})}
 	out.overflow = false
 	how := s.deps.Reconciler
@@ -361,6 +362,7 @@ func (s *Service) round(ctx context.Context, st *cluster.State, sh cluster.Shard
 		return fmt.Errorf("compare the owners of shard %d: %w", sh.ID, err)
 	}
 	// The types that a field has in series that come later are known now.
+	out.refusals.chosen = true
 	diffs = slices.DeleteFunc(diffs, func(d reconcile.Difference) bool { return out.explained(st, copies, d) })
 	if err := s.create(ctx, st, sh, copies); err != nil {
 		return err

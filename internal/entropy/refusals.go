@@ -45,6 +45,9 @@ type typedField struct{ measurement, field string }
 type refusals struct {
 	types  map[typedField][]digest.Type // by copy; 0 is not known
 	others map[refusedField]string      // the reason
+	// chosen makes a copy that does not have a field take it in the type that most copies have, whichever points come first. It is set
+	// when all types are known.
+	chosen bool
 }
 
 type refusedField struct {
@@ -98,14 +101,36 @@ func (r *refusals) size() int { return len(r.types) + len(r.others) }
 
 // refused tells why a copy refuses points of a type.
 func (r *refusals) refused(copy int, series []byte, field string, typ digest.Type) (reason string, ok bool) {
-	if types := r.types[fieldOf(series, field)]; types != nil && types[copy] != 0 && types[copy] != typ {
-		return fmt.Sprintf("the field is %s there, and not %s", types[copy], typ), true
+	if types := r.types[fieldOf(series, field)]; types != nil {
+		have, is := types[copy], "is"
+		if have == 0 && r.chosen {
+			have, is = mostHave(types), "is to be"
+		}
+		if have != 0 && have != typ {
+			return fmt.Sprintf("the field %s %s there, and not %s", is, have, typ), true
+		}
 	}
 	if len(r.others) == 0 {
 		return "", false
 	}
 	reason, ok = r.others[refusedField{copy, reconcile.HashOf(0, series, field)}]
 	return reason, ok
+}
+
+// mostHave is the type that most copies have, of two the lesser.
+func mostHave(types []digest.Type) (most digest.Type) {
+	var votes [digest.Unsigned + 1]int
+	for _, t := range types {
+		if t > 0 && t <= digest.Unsigned {
+			votes[t]++
+		}
+	}
+	for t := digest.Float; t <= digest.Unsigned; t++ {
+		if votes[t] > votes[most] {
+			most = t
+		}
+	}
+	return most
 }
 
 // explain returns what keeps copies from being equal in a series-field, by copy: the reasons. ok is false
