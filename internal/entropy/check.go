@@ -301,8 +301,8 @@ func onItsWay(copies []copyOf, owners []uint64) (from, to uint64, any bool) {
 				return c.owner, to, true
 			}
 		}
-		for _, from := range c.state.Waiting {
-			return from, c.owner, true
+		if len(c.state.Waiting) > 0 {
+			return c.state.Waiting[0], c.owner, true
 		}
 	}
 	return 0, 0, false

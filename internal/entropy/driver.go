@@ -322,8 +322,8 @@ func (s *Service) reach(ctx context.Context, st *cluster.State, sh cluster.Shard
 				return nil, nil, fmt.Errorf("%s still has hinted handoff of shard %d for %s", addr(st, c.owner), sh.ID, addr(st, to))
 			}
 		}
-		for _, from := range c.state.Waiting {
-			return nil, nil, fmt.Errorf("%s still has hinted handoff of shard %d for %s", addr(st, from), sh.ID, addr(st, c.owner))
+		if len(c.state.Waiting) > 0 {
+			return nil, nil, fmt.Errorf("%s still has hinted handoff of shard %d for %s", addr(st, c.state.Waiting[0]), sh.ID, addr(st, c.owner))
 		}
 	}
 	return copies, errors.Join(away...), nil
