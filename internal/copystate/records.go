@@ -63,6 +63,16 @@ func (s *Service) Whole(id, gen uint64) error {
 	})
 }
 
+// Discarded is called when a copy that may have held deleted points was removed: from now on it lacks what it had, and no more.
+func (s *Service) Discarded(id, gen uint64) error {
+	return s.update(func(set func(uint64, record)) {
+		if r := s.records[id]; r.Lacks == Stale && r.Gen == gen {
+			r.Lacks = Lost
+			set(id, r)
+		}
+	})
+}
+
 // Lose notes that a write or delete for a copy on another node, or on this one, is lost: nobody keeps it. Shard 0 is for all
 // shards of the node.
 func (s *Service) Lose(node, shard uint64) {

@@ -85,18 +85,21 @@ func (s *Service) count(out *outcome, to, from uint64, n int64) {
 	}
 }
 
-// sourcesOf are the owners whose files a missing copy can be made of: those whose copies are whole, then the others.
+// sourcesOf are the owners whose files a missing copy can be made of: those whose copies are whole, then those that lack some
+// writes, then the others.
 func sourcesOf(st *cluster.State, sh cluster.Shard, copies []copyOf) (out []cluster.Node) {
-	var whole, rest []copyOf
+	var whole, right, rest []copyOf
 	for _, c := range copies {
 		switch {
 		case c.state.whole():
 			whole = append(whole, c)
+		case c.state.right():
+			right = append(right, c)
 		case c.state.Exists && c.state.Corrupt == "":
 			rest = append(rest, c)
 		}
 	}
-	for _, c := range slices.Concat(largestFirst(sh, whole), largestFirst(sh, rest)) {
+	for _, c := range slices.Concat(largestFirst(sh, whole), largestFirst(sh, right), largestFirst(sh, rest)) {
 		if n, ok := st.DataNode(c.owner); ok {
 			out = append(out, n)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/copystate"
+	"concord/internal/durable"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/fieldindex"
 	"concord/internal/entropy/pace"
@@ -98,6 +100,7 @@ type Copies interface {
 	Whole(shard, gen uint64) error
 	Lacks(shard uint64) copystate.Lack
 	Waiting(shard uint64) []uint64
+	Discarded(shard, gen uint64) error
 }
 
 // Begin notes, durably, that a write begins this node's copy of a shard.
@@ -131,15 +134,44 @@ func (l *Local) Whole(_ context.Context, id, gen uint64) error {
 	return l.begun.remove(id)
 }
 
-// Discard removes a copy that may hold deleted points, so that it is made anew of another one.
+// Discard removes a copy that may hold deleted points, so that it is made anew of another one. Its files are kept aside: a write
+// that reached no other copy would be lost with them.
 func (l *Local) Discard(_ context.Context, id, gen uint64) error {
 	if l.Copies == nil || l.Copies.Lacks(id).Kind != copystate.Stale || l.Copies.Lacks(id).Gen != gen {
 		return errors.New("the copy is not one that has to be made anew")
 	}
-	if err := l.store.DeleteShard(id); !errors.Is(err, tsdb.ErrShardNotFound) {
+	if l.store.Shard(id) == nil {
+		return nil
+	}
+	kept, err := l.keepFiles(id)
+	if err != nil {
+		return fmt.Errorf("keep the files of shard %d: %w", id, err)
+	}
+	if l.OnAside != nil {
+		l.OnAside(id, kept)
+	}
+	if err := l.store.DeleteShard(id); err != nil && !errors.Is(err, tsdb.ErrShardNotFound) {
 		return err
 	}
-	return nil
+	return l.Copies.Discarded(id, gen)
+}
+
+// keepFiles moves a snapshot of a shard's files aside.
+func (l *Local) keepFiles(id uint64) (kept string, err error) {
+	dir, err := l.store.CreateShardSnapshot(id, false)
+	if err != nil {
+		return "", err
+	}
+	kept = filepath.Join(l.Aside(), fmt.Sprintf("%d-%s", id, time.Now().UTC().Format("20060102T150405.000000000Z")))
+	if err := os.MkdirAll(l.Aside(), 0o750); err != nil {
+		return "", err
+	}
+	if err := os.Rename(dir, kept); err != nil { // another file system
+		if err := errors.Join(os.CopyFS(kept, os.DirFS(dir)), os.RemoveAll(dir)); err != nil {
+			return "", err
+		}
+	}
+	return kept, durable.SyncDir(l.Aside())
 }
 
 // Damage says what is damaged in this node's copy of a shard, empty for nothing, and whether the copy can be read all the same.

@@ -60,6 +60,11 @@ func (s ShardState) whole() bool {
 	return s.Exists && s.Corrupt == "" && s.Lack.Kind == "" && len(s.Waiting) == 0 && !BegunByCopy(s.Begun)
 }
 
+// right tells whether what a copy has is what it should have, although it may lack some writes.
+func (s ShardState) right() bool {
+	return s.Exists && s.Corrupt == "" && !s.Lack.Kind.Worse(copystate.Missed)
+}
+
 // lacking is the copy that lacks the most, false when none lacks anything.
 func lacking(copies []copyOf) (worst copyOf, any bool) {
 	for _, c := range copies {
@@ -70,11 +75,11 @@ func lacking(copies []copyOf) (worst copyOf, any bool) {
 	return worst, any
 }
 
-// makeAnew removes copies that may hold deleted points, when they differ from the others and another copy is whole: a merge would
-// bring these points back everywhere. They are then missing, and filled.
+// makeAnew removes copies that may hold deleted points, when they differ from the others and another copy holds none: a merge would
+// bring these points back everywhere. They are then missing, and filled. The other copy may lack some writes: what it has is right.
 func (s *Service) makeAnew(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf) (bool, error) {
 	stale := func(c copyOf) bool { return c.state.Exists && c.state.Lack.Kind == copystate.Stale }
-	if !slices.ContainsFunc(copies, stale) || !slices.ContainsFunc(copies, func(c copyOf) bool { return c.state.whole() }) {
+	if !slices.ContainsFunc(copies, stale) || !slices.ContainsFunc(copies, func(c copyOf) bool { return c.state.right() }) {
 		return false, nil
 	}
 	equal, err := equalRoots(ctx, sh, copies, everything)
