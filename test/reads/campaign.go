@@ -425,8 +425,8 @@ func (c *campaign) awaitWhole() bool {
 	return process.Poll(c.healLimit, func() bool { return len(c.trouble.unwell()) == 0 })
 }
 
-// watch finds out which nodes have recovered: nobody has hints for them, and when they lost data, all
-// is repaired.
+// watch finds out which nodes have recovered: nobody has hints for them, all their copies are whole, and when they
+// lost data, all is repaired.
 func (c *campaign) watch() {
 	waiting := c.trouble.unrecovered()
 	if len(waiting) == 0 {
@@ -434,15 +434,17 @@ func (c *campaign) watch() {
 	}
 	asked := time.Now()
 	hints := make(map[uint64]int)
+	notWhole := make(map[string]int)
 	nodes := c.nodes()
 	for _, n := range nodes {
 		if !c.trouble.reaches(n.Name) {
 			return
 		}
-		of, err := hintsAt(n)
+		of, lacking, err := heldBy(n)
 		if err != nil {
 			return // what it holds nobody knows
 		}
+		notWhole[n.Name] = lacking
 		for id, bytes := range of {
 			hints[id] += bytes
 		}
@@ -451,7 +453,7 @@ func (c *campaign) watch() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, name := range waiting {
-		if hints[c.ids[name]] > 0 || c.hurt[name] && !repaired {
+		if hints[c.ids[name]] > 0 || notWhole[name] > 0 || c.hurt[name] && !repaired {
 			continue
 		}
 		delete(c.hurt, name)
@@ -484,40 +486,45 @@ func (c *campaign) repaired(nodes []*process.Node) bool {
 	return time.Since(c.calm) > calmTime
 }
 
-// hintsAt are the bytes of hints that a node has, by the node they are for.
-func hintsAt(n *process.Node) (map[uint64]int, error) {
+// heldBy are the bytes of hints that a node has, by the node they are for, and how many of its copies it knows not to be whole.
+func heldBy(n *process.Node) (hints map[uint64]int, notWhole int, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.HTTP+"/debug/vars", nil)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer resp.Body.Close()
 	var vars map[string]json.RawMessage
 	if err := json.NewDecoder(resp.Body).Decode(&vars); err != nil {
-		return nil, fmt.Errorf("/debug/vars of %s: %w", n.Name, err)
+		return nil, 0, fmt.Errorf("/debug/vars of %s: %w", n.Name, err)
 	}
-	out := make(map[uint64]int)
-	for name, value := range vars {
+	hints = make(map[uint64]int)
+	for _, value := range vars {
 		var stat struct {
 			Name   string
 			Tags   struct{ Node string }
-			Values struct{ QueueBytes, QueueDepth float64 }
+			Values struct{ QueueBytes, QueueDepth, NotWhole float64 }
 		}
-		if !strings.HasPrefix(name, "hh_node") || json.Unmarshal(value, &stat) != nil {
-			continue
+		if json.Unmarshal(value, &stat) != nil {
+			continue // not a statistic
 		}
-		id, err := strconv.ParseUint(stat.Tags.Node, 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("/debug/vars of %s: %s has no node", n.Name, name)
+		switch stat.Name {
+		case "copies":
+			notWhole += int(stat.Values.NotWhole)
+		case "hh_node":
+			id, err := strconv.ParseUint(stat.Tags.Node, 10, 64)
+			if err != nil {
+				return nil, 0, fmt.Errorf("/debug/vars of %s: hh_node has no node", n.Name)
+			}
+			hints[id] += int(stat.Values.QueueBytes + stat.Values.QueueDepth)
 		}
-		out[id] += int(stat.Values.QueueBytes + stat.Values.QueueDepth)
 	}
-	return out, nil
+	return hints, notWhole, nil
 }
 
 // identify asks the cluster for the IDs of its data nodes.

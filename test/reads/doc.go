@@ -18,8 +18,8 @@
 //   - Nothing is in it that was never written, and values, counts and sums are right.
 //
 // While each shard has an owner that no fault touched, at most one in a thousand answers carries a warning or an
-// error. A node is touched from a fault on until hinted handoff has nothing for it and, when it lost data, until
-// anti-entropy has had nothing to do for a while. When a node is no longer cut off, it may have taken writes
+// error. A node is touched from a fault on until hinted handoff has nothing for it, it knows that its copies are whole and,
+// when it lost data, anti-entropy has had nothing to do for a while. When a node is no longer cut off, it may have taken writes
 // that the others lack, and so the others are touched, too. Questions to a node that is down, hangs or is cut off are not counted.
 //
 // # What is excused
