@@ -381,3 +381,71 @@ func TestRolledBackNodeBringsNothingBack(t *testing.T) {
 		c.Heal(i)
 	}
 }
+
+// The same with two copies, of which the other one lacks what the node kept for it: there is no whole copy, and what was deleted
+// stays deleted all the same.
+func TestRolledBackNodeBringsNothingBackToACopyThatLacksWrites(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStartWith(t, 3, nil)
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 2`)
+	at := yesterday()
+	if err := c.Client(0).Write(ctx, "db", "all", points(at, 0, 100)); err != nil {
+		t.Fatal(err)
+	}
+	sh := c.Shards("db")[0]
+	away, rolled := place(c, sh.Owners[0]), place(c, sh.Owners[1])
+	if err := c.StopData(away); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Client(rolled).Write(ctx, "db", "one", points(at, 100, 20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.StopData(rolled); err != nil {
+		t.Fatal(err)
+	}
+	old := t.TempDir() // with writes that wait for the other owner
+	if err := os.CopyFS(old, os.DirFS(c.DataDir(rolled))); err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range []int{rolled, away} {
+		if err := c.StartData(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	whole := func() bool { return c.Data[away].Unfit(ctx, sh.ID)+c.Data[rolled].Unfit(ctx, sh.ID) == "" }
+	if err := c.Wait(ctx, whole); err != nil {
+		t.Fatal("the owners never became whole")
+	}
+	mustQuery(ctx, t, c, away, "db", fmt.Sprintf("DELETE FROM m WHERE time < %d", at.Add(50*time.Second).UnixNano()))
+	if err := c.Wait(ctx, func() bool { return c.Data[away].Heard(c.Data[rolled].Meta.NodeID(), c.Data[rolled].Marked()) }); err != nil {
+		t.Fatal("the other owner does not hear of the delete")
+	}
+	if err := c.StopData(rolled); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(c.DataDir(rolled)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(c.DataDir(rolled), os.DirFS(old)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.StartData(rolled); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(ctx, func() bool { return c.Data[rolled].Unfit(ctx, sh.ID) != "" }); err != nil {
+		t.Fatal("the node does not find out")
+	}
+	if err := c.Wait(ctx, whole); err != nil {
+		t.Fatalf("the owners never became whole: %q, %q", c.Data[away].Unfit(ctx, sh.ID), c.Data[rolled].Unfit(ctx, sh.ID))
+	}
+	for _, i := range []int{away, rolled} {
+		c.Cut(i) // asked alone
+		if rows, _ := c.Client(i).Query(ctx, "db", "SELECT count(v) FROM m"); fmt.Sprint(rows) != "[[0 70]]" {
+			t.Errorf("node %d alone has %v", i+1, rows)
+		}
+		c.Heal(i)
+	}
+	if kept, err := filepath.Glob(filepath.Join(c.DataDir(rolled), "meta", "entropy", "aside", fmt.Sprint(sh.ID)+"-*")); err != nil || len(kept) == 0 {
+		t.Error("the files of the copy that was made anew are not kept:", err)
+	}
+}
