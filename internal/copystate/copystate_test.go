@@ -14,6 +14,8 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
 	"concord/internal/rpc"
@@ -29,6 +31,7 @@ type world struct {
 	news  chan struct{} // closed and replaced when the state changed
 	nodes map[uint64]*node
 	cut   map[[2]uint64]bool // links that lead nowhere
+	older map[uint64]bool    // nodes of a version without the exchange
 }
 
 // node is one data node and what its other parts would say.
@@ -45,7 +48,7 @@ type node struct {
 }
 
 func newWorld(t *testing.T, nodes int) *world {
-	w := &world{t: t, state: cluster.NewState(), news: make(chan struct{}), nodes: make(map[uint64]*node), cut: make(map[[2]uint64]bool)}
+	w := &world{t: t, state: cluster.NewState(), news: make(chan struct{}), nodes: make(map[uint64]*node), cut: make(map[[2]uint64]bool), older: make(map[uint64]bool)}
 	w.state.Data.ClusterID = 42
 	for i := range nodes {
 		id := uint64(i + 1)
@@ -175,8 +178,11 @@ type link struct {
 func (l link) Exchange(ctx context.Context, m *rpc.CopyStates, _ ...grpc.CallOption) (*rpc.CopyStates, error) {
 	l.w.mu.Lock()
 	n, cut := l.w.nodes[l.to], l.w.cut[[2]uint64{l.from, l.to}]
-	up, s := n.up, n.s
+	up, s, older := n.up, n.s, l.w.older[l.to]
 	l.w.mu.Unlock()
+	if older {
+		return nil, status.Error(codes.Unimplemented, "unknown service")
+	}
 	if !up {
 		return nil, errors.New("connection refused")
 	}
@@ -407,6 +413,30 @@ func TestRolledBackNodeFindsOut(t *testing.T) {
 	w.start(2)
 	if w.nodes[2].s.wentBack || w.nodes[2].s.Lacks(id).Kind != Stale {
 		t.Error("after one more start it is not what it was")
+	}
+}
+
+// While a cluster is upgraded node by node, the new nodes answer as before.
+func TestNodesOfAnOlderVersionAreThere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3)
+	id := w.addShard(1, 2)
+	w.knows(1, id)
+	w.mu.Lock()
+	w.older[2], w.older[3] = true, true
+	w.mu.Unlock()
+	w.stop(1)
+	w.start(1)
+	if why := w.unfit(1, id); why != "" {
+		t.Error("node 1 is unsure:", why)
+	}
+	w.nodes[1].owe(2, id)
+	w.nodes[1].s.Announce(2, id)
+	s := w.nodes[1].s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.told() {
+		t.Error("writes wait for nodes that do not listen")
 	}
 }
 

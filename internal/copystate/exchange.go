@@ -114,6 +114,10 @@ func (s *Service) exchange(ctx context.Context, p *peer) (again bool) {
 			s.deps.Clock(p.node, time.Unix(0, reply.Clock).Sub(sent.Add(took/2)), took/2)
 		}
 	}
+	// A node of a version that does not know the exchange is there, and has nothing to say.
+	if status.Code(err) == codes.Unimplemented {
+		reply, err = &rpc.CopyStates{Node: p.node.ID, Starting: true}, nil
+	}
 	if err == nil && reply.Node != p.node.ID {
 		err = fmt.Errorf("%s is data node %d, and not %d", p.node.TCPAddr, reply.Node, p.node.ID)
 	}
