@@ -482,20 +482,27 @@ func (s Server) Exchange(ctx context.Context, m *rpc.CopyStates) (*rpc.CopyState
 func (s Server) passOn(ctx context.Context, holder uint64) {
 	s.mu.Lock()
 	t := s.tables[holder]
-	var due []*peer
+	attempt := make(map[*peer]uint64)
 	for node := range t.owed {
-		if p := s.peers[node]; p != nil && node != holder && !p.away() && t.version.newer(p.have[holder]) {
-			due = append(due, p)
-			notify(p.kick)
+		p := s.peers[node]
+		if p == nil || node == holder || p.away() && !p.refused || !t.version.newer(p.have[holder]) {
+			continue
 		}
+		attempt[p] = p.begun + 1 // also of one that was down: it may be up again
+		notify(p.kick)
 	}
 	s.mu.Unlock()
-	if len(due) == 0 {
+	if len(attempt) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
 	defer cancel()
 	s.await(ctx, func() bool {
-		return !slices.ContainsFunc(due, func(p *peer) bool { return !p.away() && t.version.newer(p.have[holder]) })
+		for p, n := range attempt {
+			if t.version.newer(p.have[holder]) && (p.ended < n || p.reached) {
+				return false
+			}
+		}
+		return true
 	})
 }
