@@ -22,10 +22,13 @@ import (
 
 // mustNode is a node with the metadata client alone, whose copy of the metadata is what state says. No
 // meta node answers it.
-func mustNode(t *testing.T, identity string, state []byte) *Node {
+func mustNode(t *testing.T, identity string, state []byte, change ...func(*Config)) *Node {
 	t.Helper()
 	cfg := NewConfig()
 	cfg.Meta.Dir, cfg.HintedHandoff.Dir = t.TempDir(), t.TempDir()
+	for _, fn := range change {
+		fn(cfg)
+	}
 	for name, b := range map[string][]byte{"node.json": []byte(identity), "cluster.state": state} {
 		if len(b) == 0 {
 			continue
@@ -112,8 +115,7 @@ func (n *Node) keep(t *testing.T) {
 
 func TestQueuesThatNobodySendsStopTheStart(t *testing.T) {
 	t.Parallel()
-	off := mustNode(t, identity, mustState(t))
-	off.cfg.HintedHandoff.Enabled = false
+	off := mustNode(t, identity, mustState(t), func(cfg *Config) { cfg.HintedHandoff.Enabled = false })
 	for say, n := range map[string]*Node{"enabled is false": off, "in no cluster": mustNode(t, "", nil)} {
 		if err := n.checkKept(); err != nil {
 			t.Errorf("%s, without queues: %v", say, err)
