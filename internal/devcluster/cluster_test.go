@@ -27,7 +27,7 @@ func mustStart(t *testing.T, nodes int) (context.Context, *devcluster.Cluster) {
 
 func mustStartWith(t *testing.T, nodes int, config func(*datanode.Config)) (context.Context, *devcluster.Cluster) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	t.Cleanup(cancel)
 	c, err := devcluster.Start(ctx, devcluster.Options{Dir: t.TempDir(), DataNodes: nodes, DataConfig: config})
 	if err != nil {
