@@ -24,7 +24,7 @@ var hotFor = flag.Duration("hot", 6*time.Second, "for how long TestHotShardIsNev
 // the same writes.
 func TestHotShardIsNeverListed(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(context.Background(), *hotFor+2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), *hotFor+4*time.Minute)
 	defer cancel()
 	c, err := devcluster.Start(ctx, devcluster.Options{Dir: t.TempDir(), DataNodes: 3, DataConfig: func(cfg *datanode.Config) {
 		// Settle is longer than a write is on its way, also on a machine that runs all other tests beside this one.

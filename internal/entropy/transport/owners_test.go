@@ -108,6 +108,7 @@ func newOwnersWith(t testing.TB, n, shards int, prepare func(o *owners, dirs []s
 	for i := range n {
 		ids = append(ids, meta.ShardOwner{NodeID: uint64(i + 1)})
 		s := tsdb.NewStore(dirs[i])
+		s.EngineOptions.MonitorDisabled = true // it outlives Close, and races with another Open
 		s.EngineOptions.Config.WALDir = filepath.Join(t.TempDir(), "wal")
 		if err := s.Open(); err != nil {
 			t.Fatal(err)
