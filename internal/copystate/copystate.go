@@ -98,6 +98,7 @@ type Service struct {
 	mu         sync.Mutex
 	self       self
 	loadedMark uint64          // as it was on disk when the node started
+	firstMark  uint64          // from which the marks of this process grow with time
 	starts     map[uint64]bool // those of this process
 	wentBack   bool            // the folders of this node are older than they were
 	records    map[uint64]record
@@ -165,7 +166,7 @@ func (s *Service) start() error {
 	if err != nil {
 		return err
 	}
-	s.loadedMark = s.self.Mark
+	s.loadedMark, s.firstMark = s.self.Mark, s.self.Mark+1
 	crashed := !s.self.Clean
 	s.self.Clean = false
 	first := s.self.Folder == "" // of this program on this meta folder
@@ -240,9 +241,9 @@ func (s *Service) tick(last bool) {
 	defer s.saving.Unlock()
 	s.mu.Lock()
 	c := change{tables: make(map[uint64]*table), marks: make(map[uint64]*uint64)}
-	if m := uint64(time.Since(s.base) / markEvery); s.loadedMark+1+m > s.self.Mark {
+	if m := uint64(time.Since(s.base) / markEvery); s.firstMark+m > s.self.Mark {
 		next := s.self
-		next.Mark = s.loadedMark + 1 + m
+		next.Mark = s.firstMark + m
 		c.self = &next
 		for id := range s.dirtyMarks {
 			mark := s.marks[id]
@@ -289,7 +290,7 @@ func (s *Service) Mark() error {
 	}
 	s.mu.Lock()
 	s.self.Mark = next.Mark
-	s.loadedMark++ // the marks of time go on from here
+	s.firstMark++ // the marks of time go on from here
 	s.mu.Unlock()
 	return nil
 }
