@@ -12,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
+	itoml "github.com/influxdata/influxdb/toml"
+
 	"concord/internal/datanode"
 	"concord/internal/devcluster"
 )
@@ -29,7 +31,12 @@ func mustStartWith(t *testing.T, nodes int, config func(*datanode.Config)) (cont
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	t.Cleanup(cancel)
-	c, err := devcluster.Start(ctx, devcluster.Options{Dir: t.TempDir(), DataNodes: nodes, DataConfig: config})
+	c, err := devcluster.Start(ctx, devcluster.Options{Dir: t.TempDir(), DataNodes: nodes, DataConfig: func(cfg *datanode.Config) {
+		cfg.Cluster.WriteTimeout = itoml.Duration(30 * time.Second) // a busy machine is not a node that is away
+		if config != nil {
+			config(cfg)
+		}
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
