@@ -10,9 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
-
 	itoml "github.com/influxdata/influxdb/toml"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
 	"concord/internal/datanode"
 	"concord/internal/devcluster"
