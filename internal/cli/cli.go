@@ -25,9 +25,9 @@ func (p partial) Unwrap() error { return p.error }
 // AsPartial makes err end the process with Partial.
 func AsPartial(err error) error { return partial{err} }
 
-// Run executes the command name with args and returns the exit code: 0, or after one
-// line on standard error Partial for an error of AsPartial and 1 for all others. setup adds subcommands and flags; without a
-// subcommand def runs, where it is not empty.
+// Run executes the command name with args and returns the exit code: 0, or after one line on standard error Partial
+// for an error of AsPartial and 1 for all others. setup adds subcommands and flags; without a subcommand def runs,
+// where it is not empty.
 func Run(name, def string, args []string, setup func(root *cobra.Command)) int {
 	root := &cobra.Command{Use: name, SilenceUsage: true, SilenceErrors: true}
 	root.CompletionOptions.DisableDefaultCmd = true

@@ -46,7 +46,8 @@ func Reference(by []time.Duration) time.Duration {
 	return slices.MinFunc(by[(len(by)-1)/2:len(by)/2+1], func(a, b time.Duration) int { return cmp.Compare(a.Abs(), b.Abs()) })
 }
 
-// Watch keeps the skews of other nodes. It logs once when the clock of a node goes off, and once when it is right again.
+// Watch keeps the skews of other nodes. It logs once when the clock of a node goes off, and once when it is right
+// again.
 type Watch struct {
 	log *zap.Logger
 	now func() time.Time

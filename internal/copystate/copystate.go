@@ -120,8 +120,8 @@ type Service struct {
 	stats  struct{ exchanges, failed, announced atomic.Int64 }
 }
 
-// Open reads copies.db, finds out whether the folders are those of the last start, and begins to talk to the others. The
-// engine's store must be open.
+// Open reads copies.db, finds out whether the folders are those of the last start, and begins to talk to the others.
+// The engine's store must be open.
 func Open(deps Deps) (*Service, error) {
 	if deps.Now == nil {
 		deps.Now = time.Now
@@ -204,8 +204,8 @@ func (s *Service) start() error {
 	return s.review(at)
 }
 
-// nextStart is greater than all starts before it. Half of it is random: a node whose folders were rolled back counts its starts again
-// from an older one, and the others must be able to tell the two apart.
+// nextStart is greater than all starts before it. Half of it is random: a node whose folders were rolled back counts
+// its starts again from an older one, and the others must be able to tell the two apart.
 func nextStart(last uint64) uint64 { return (last>>16+1)<<16 | uint64(rand.Uint32N(1<<16)) }
 
 // loop follows the metadata and the time.
@@ -277,7 +277,8 @@ func (s *Service) tick(last bool) {
 	}
 }
 
-// Mark makes the others remember this moment: after it something is on this node's disk that an older copy of its folders lacks.
+// Mark makes the others remember this moment: after it something is on this node's disk that an older copy of its
+// folders lacks.
 func (s *Service) Mark() error {
 	s.saving.Lock()
 	defer s.saving.Unlock()
@@ -320,8 +321,9 @@ type facts struct {
 	deletes time.Time // since when other nodes keep deletes for this one; zero when they do not
 }
 
-// Unfit returns for each of the shards whose copy on this node is not whole why that is so; a copy that this node does not have is
-// whole when nothing was ever written to it. It asks the other nodes when they were silent, for a second at most.
+// Unfit returns for each of the shards whose copy on this node is not whole why that is so; a copy that this node
+// does not have is whole when nothing was ever written to it. It asks the other nodes when they were silent, for a
+// second at most.
 func (s *Service) Unfit(ctx context.Context, ids ...uint64) map[uint64]Unfit {
 	if len(ids) == 0 || s.deps.Meta.NodeID() == 0 {
 		return nil
@@ -422,8 +424,9 @@ func (s *Service) Waiting(id uint64) []uint64 {
 	return out
 }
 
-// Announce returns when the other nodes that can be reached know that a copy on a node lacks a write or a delete which this node keeps,
-// or did not bring there. It is called before such a write is acknowledged, and costs nothing while they know.
+// Announce returns when the other nodes that can be reached know that a copy on a node lacks a write or a delete
+// which this node keeps, or did not bring there. It is called before such a write is acknowledged, and costs nothing
+// while they know.
 func (s *Service) Announce(node, shard uint64) {
 	s.mu.Lock()
 	if s.own.owed[node].has(shard) && s.told() {

@@ -93,7 +93,8 @@ func (s *Service) talk(ctx context.Context, p *peer) {
 	}
 }
 
-// exchange tells a node what this one knows, and takes over what it answers. again is true when the node lacks a table that came meanwhile.
+// exchange tells a node what this one knows, and takes over what it answers. again is true when the node lacks a
+// table that came meanwhile.
 func (s *Service) exchange(ctx context.Context, p *peer) (again bool) {
 	s.mu.Lock()
 	p.begun++
@@ -282,7 +283,8 @@ func (s *Service) learn(m *rpc.CopyStates) {
 	}
 }
 
-// takeOver makes this node tell others what a holder kept for them that lost it. It returns what it kept for this node. mu must be held.
+// takeOver makes this node tell others what a holder kept for them that lost it. It returns what it kept for this
+// node. mu must be held.
 func (s *Service) takeOver(old table) (mine []uint64) {
 	me := s.deps.Meta.NodeID()
 	for node, shards := range old.owed {

@@ -2,8 +2,8 @@ package copystate
 
 import "testing"
 
-// A new node in the place of an old one has fewer marks. Who remembers those of the old one over a restart must not tell the new one that
-// its folders went back.
+// A new node in the place of an old one has fewer marks. Who remembers those of the old one over a restart must not
+// tell the new one that its folders went back.
 func TestMarksOfAReplacedNodeAreForgotten(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 2)

@@ -24,8 +24,8 @@ func (s *Service) Lacks(id uint64) Lack {
 	return Lack{r.Lacks, r.Why, r.Gen}
 }
 
-// Begin is called before a write makes this node's copy of a shard. A copy that the node had before, or that others may have had
-// before this node's disk was new, lacks what was written earlier. It is on disk when Begin returns.
+// Begin is called before a write makes this node's copy of a shard. A copy that the node had before, or that others
+// may have had before this node's disk was new, lacks what was written earlier. It is on disk when Begin returns.
 func (s *Service) Begin(id uint64) error {
 	return s.update(func(set func(uint64, record)) {
 		r, known := s.records[id]
@@ -50,8 +50,8 @@ func (s *Service) Copied(id uint64) error {
 	})
 }
 
-// Whole is called when a copy was found to have what a whole copy has. gen is Lack.Gen as it was before the two were compared: what
-// was missed since stays missing.
+// Whole is called when a copy was found to have what a whole copy has. gen is Lack.Gen as it was before the two were
+// compared: what was missed since stays missing.
 func (s *Service) Whole(id, gen uint64) error {
 	return s.update(func(set func(uint64, record)) {
 		r := s.records[id]
@@ -63,7 +63,8 @@ func (s *Service) Whole(id, gen uint64) error {
 	})
 }
 
-// Discarded is called when a copy that may have held deleted points was removed: from now on it lacks what it had, and no more.
+// Discarded is called when a copy that may have held deleted points was removed: from now on it lacks what it had,
+// and no more.
 func (s *Service) Discarded(id, gen uint64) error {
 	return s.update(func(set func(uint64, record)) {
 		if r := s.records[id]; r.Lacks == Stale && r.Gen == gen {
@@ -73,8 +74,8 @@ func (s *Service) Discarded(id, gen uint64) error {
 	})
 }
 
-// Lose notes that a write or delete for a copy on another node, or on this one, is lost: nobody keeps it. Shard 0 is for all
-// shards of the node.
+// Lose notes that a write or delete for a copy on another node, or on this one, is lost: nobody keeps it. Shard 0 is
+// for all shards of the node.
 func (s *Service) Lose(node, shard uint64) {
 	if node == s.deps.Meta.NodeID() {
 		s.missed([]uint64{shard}, "this node lost what it kept for it")
@@ -261,11 +262,12 @@ type look struct {
 	crashed  bool // the node did not stop by itself
 }
 
-// crashWindow is how long before a crash a shard must have been written to for writes to have been on their way from its node.
+// crashWindow is how long before a crash a shard must have been written to for writes to have been on their way from
+// its node.
 const crashWindow = 30 * time.Second
 
-// underWay reports whether writes to a shard may have been on their way when the node crashed: other owners may lack some that are
-// here, and this copy some that are there.
+// underWay reports whether writes to a shard may have been on their way when the node crashed: other owners may lack
+// some that are here, and this copy some that are there.
 func (s *Service) underWay(id uint64) bool {
 	var newest time.Time
 	for _, at := range s.deps.Written {
@@ -277,8 +279,9 @@ func (s *Service) underWay(id uint64) bool {
 	return ok && newest.Sub(at) < crashWindow
 }
 
-// review looks through the metadata for shards that this node owns since its last look. A shard that is newer than the last look is
-// whole, and empty: this node hears of every write to it. One that is older was given to it later, or its disk is new.
+// review looks through the metadata for shards that this node owns since its last look. A shard that is newer than
+// the last look is whole, and empty: this node hears of every write to it. One that is older was given to it later,
+// or its disk is new.
 func (s *Service) review(at look) error {
 	st := s.deps.Meta.State()
 	me := s.deps.Meta.NodeID()

@@ -79,7 +79,8 @@ func (n *Node) Unfit(ctx context.Context, shard uint64) string {
 	return n.copies.Unfit(ctx, shard)[shard].Reason
 }
 
-// Marked is this node's mark, and Heard reports whether it has heard of such a mark of another node, as package copystate has them.
+// Marked is this node's mark, and Heard reports whether it has heard of such a mark of another node, as package
+// copystate has them.
 func (n *Node) Marked() uint64 { return n.copies.Marked() }
 
 // Heard reports whether this node has heard of a mark of another one.

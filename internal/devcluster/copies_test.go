@@ -95,7 +95,8 @@ func mustWriteAll(ctx context.Context, t *testing.T, c *devcluster.Cluster, db s
 	}
 }
 
-// waitCount waits until the first node answers that a database has so many points: it hears of a restore a moment later.
+// waitCount waits until the first node answers that a database has so many points: it hears of a restore a moment
+// later.
 func waitCount(ctx context.Context, t *testing.T, c *devcluster.Cluster, db, want string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)

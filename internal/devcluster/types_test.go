@@ -47,7 +47,8 @@ func resolve(ctx context.Context, c *devcluster.Cluster, node int, shard, typ st
 	return kept, nil
 }
 
-// conflict gives the owners of a shard another type of the same field each, in different series, and node 0 good points that node 1 lacks.
+// conflict gives the owners of a shard another type of the same field each, in different series, and node 0 good
+// points that node 1 lacks.
 func conflict(ctx context.Context, t *testing.T, c *devcluster.Cluster, good int) (shard string, at time.Time) {
 	t.Helper()
 	at = yesterday()

@@ -382,8 +382,8 @@ func TestRolledBackNodeBringsNothingBack(t *testing.T) {
 	}
 }
 
-// The same with two copies, of which the other one lacks what the node kept for it: there is no whole copy, and what was deleted
-// stays deleted all the same.
+// The same with two copies, of which the other one lacks what the node kept for it: there is no whole copy, and what
+// was deleted stays deleted all the same.
 func TestRolledBackNodeBringsNothingBackToACopyThatLacksWrites(t *testing.T) {
 	t.Parallel()
 	ctx, c := mustStartWith(t, 3, nil)

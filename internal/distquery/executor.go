@@ -31,8 +31,8 @@ type Executor struct {
 	Log    *zap.Logger
 }
 
-// ExecuteStatement runs a statement. One that stores its answer, SELECT INTO and so every continuous query, never stores an incomplete
-// one: it waits until whole copies can be read, for five minutes at most.
+// ExecuteStatement runs a statement. One that stores its answer, SELECT INTO and so every continuous query, never
+// stores an incomplete one: it waits until whole copies can be read, for five minutes at most.
 func (e *Executor) ExecuteStatement(ctx *query.ExecutionContext, stmt influxql.Statement) error {
 	if sel, ok := stmt.(*influxql.SelectStatement); ok && sel.Target != nil {
 		return e.executeInto(ctx, sel)

@@ -26,8 +26,8 @@ const askTimeout = 30 * time.Second
 type Whole struct {
 	// Unfit returns for each of the shards whose copy on this node is not whole why that is so.
 	Unfit func(ctx context.Context, ids ...uint64) map[uint64]copystate.Unfit
-	// Settle waits until the writes that this node has acknowledged have arrived at a node's copies of shards, and returns
-	// those shards of which some are still under way: a client sees what it wrote.
+	// Settle waits until the writes that this node has acknowledged have arrived at a node's copies of shards, and
+	// returns those shards of which some are still under way: a client sees what it wrote.
 	Settle func(ctx context.Context, node uint64, ids []uint64) []uint64
 }
 
@@ -38,7 +38,8 @@ func (w Whole) unfit(ctx context.Context, ids []uint64) map[uint64]copystate.Unf
 	return w.Unfit(ctx, ids...)
 }
 
-// How long a query waits for acknowledged writes to arrive at a copy: while other owners can be asked, and when there is none.
+// How long a query waits for acknowledged writes to arrive at a copy: while other owners can be asked, and when there
+// is none.
 const (
 	settleSoon = 250 * time.Millisecond
 	settleLast = 2 * time.Second

@@ -28,8 +28,8 @@ type Report struct {
 	said   int               // of shards, how many were in a warning
 }
 
-// add notes that no whole copy of a shard can be read; why says so for each owner. The error is ErrIncomplete when the statement
-// is to fail then.
+// add notes that no whole copy of a shard can be read; why says so for each owner. The error is ErrIncomplete when
+// the statement is to fail then.
 func (r *Report) add(shard uint64, why []string) error {
 	if r == nil {
 		return nil

@@ -83,8 +83,8 @@ func decode(encoded []byte) (*influxql.Measurement, query.IteratorOptions, error
 	return mm, opt, err
 }
 
-// readable tells which of the asked shards this node reads, and which it does not: it does not have them, or its copies are not
-// whole. When the answer may be incomplete it reads all that it has.
+// readable tells which of the asked shards this node reads, and which it does not: it does not have them, or its
+// copies are not whole. When the answer may be incomplete it reads all that it has.
 func (s *Server) readable(ctx context.Context, asked []uint64, incomplete bool) (ids []uint64, not passed) {
 	var unfit map[uint64]copystate.Unfit
 	if !incomplete {

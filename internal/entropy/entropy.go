@@ -64,8 +64,8 @@ type Replica interface {
 	// no blocks), and returns what became of them. It fails with ErrOvertaken when Deletes of
 	// the shard's state is not deletes any more; 0 asks for no such thing.
 	Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (patch.Applied, error)
-	// Whole tells that the copy was found equal to those of the other owners: it is no longer Begun, and lacks nothing, unless
-	// the Gen of its Lack has changed since.
+	// Whole tells that the copy was found equal to those of the other owners: it is no longer Begun, and lacks
+	// nothing, unless the Gen of its Lack has changed since.
 	Whole(ctx context.Context, id, gen uint64) error
 	// Discard removes a copy whose Lack is copystate.Stale and has that Gen: it is made anew of another one.
 	Discard(ctx context.Context, id, gen uint64) error

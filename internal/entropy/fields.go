@@ -10,9 +10,9 @@ import (
 	"concord/internal/entropy/scrub"
 )
 
-// checkFields compares what the files of a copy hold with what its indexes show to queries, and makes what is hidden visible. The
-// digests read the series and fields that the indexes have, and the same may be hidden at all owners. So no comparison of copies
-// finds this. A copy that cannot be healed is damaged from then on, and repaired as such.
+// checkFields compares what the files of a copy hold with what its indexes show to queries, and makes what is hidden
+// visible. The digests read the series and fields that the indexes have, and the same may be hidden at all owners. So
+// no comparison of copies finds this. A copy that cannot be healed is damaged from then on, and repaired as such.
 //
 // While a delete is under way nothing is checked: what it drops leaves the files and the indexes at different times.
 func (l *Local) checkFields(ctx context.Context, sh *tsdb.Shard) error {

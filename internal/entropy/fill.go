@@ -85,8 +85,8 @@ func (s *Service) count(out *outcome, to, from uint64, n int64) {
 	}
 }
 
-// sourcesOf are the owners whose files a missing copy can be made of: those whose copies are whole, then those that lack some
-// writes, then the others.
+// sourcesOf are the owners whose files a missing copy can be made of: those whose copies are whole, then those that
+// lack some writes, then the others.
 func sourcesOf(st *cluster.State, sh cluster.Shard, copies []copyOf) (out []cluster.Node) {
 	var whole, right, rest []copyOf
 	for _, c := range copies {
@@ -107,7 +107,8 @@ func sourcesOf(st *cluster.State, sh cluster.Shard, copies []copyOf) (out []clus
 	return out
 }
 
-// largestFirst orders copies by size. Of those that are about as large as the largest, not always the same one is first.
+// largestFirst orders copies by size. Of those that are about as large as the largest, not always the same one is
+// first.
 func largestFirst(sh cluster.Shard, copies []copyOf) []copyOf {
 	if len(copies) == 0 {
 		return nil

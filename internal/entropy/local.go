@@ -62,7 +62,8 @@ type Local struct {
 	OnDamage func(shard uint64, d *scrub.Damage)
 	// HoldWrites holds the writes to a shard back until release; nil for none. Set it before the first use.
 	HoldWrites func(shard uint64) (release func())
-	// OnRetype, when set, is told of values that were set aside because their field has another type. Set it before the first use.
+	// OnRetype, when set, is told of values that were set aside because their field has another type. Set it before
+	// the first use.
 	OnRetype func(shard uint64, kept retype.Kept)
 	// OnAside, when set, is told of the folder in which damaged files are kept. Set it before the first use.
 	OnAside func(shard uint64, dir string)
@@ -134,8 +135,8 @@ func (l *Local) Whole(_ context.Context, id, gen uint64) error {
 	return l.begun.remove(id)
 }
 
-// Discard removes a copy that may hold deleted points, so that it is made anew of another one. Its files are kept aside: a write
-// that reached no other copy would be lost with them.
+// Discard removes a copy that may hold deleted points, so that it is made anew of another one. Its files are kept
+// aside: a write that reached no other copy would be lost with them.
 func (l *Local) Discard(_ context.Context, id, gen uint64) error {
 	if l.Copies == nil || l.Copies.Lacks(id).Kind != copystate.Stale || l.Copies.Lacks(id).Gen != gen {
 		return errors.New("the copy is not one that has to be made anew")
@@ -174,7 +175,8 @@ func (l *Local) keepFiles(id uint64) (kept string, err error) {
 	return kept, durable.SyncDir(l.Aside())
 }
 
-// Damage says what is damaged in this node's copy of a shard, empty for nothing, and whether the copy can be read all the same.
+// Damage says what is damaged in this node's copy of a shard, empty for nothing, and whether the copy can be read all
+// the same.
 func (l *Local) Damage(id uint64) (reason string, readable bool) {
 	d, ok, err := l.damaged.of(id)
 	switch {

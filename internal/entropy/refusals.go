@@ -23,7 +23,8 @@ const (
 	maxRefusals    = 100     // that a record lists
 	maxMessage     = 5       // that a message lists
 
-	// refusedFor is how long checks believe that an owner refuses what it refused in a repair: its settings may be others now.
+	// refusedFor is how long checks believe that an owner refuses what it refused in a repair: its settings may be
+	// others now.
 	refusedFor = time.Hour
 )
 
@@ -45,8 +46,8 @@ type typedField struct{ measurement, field string }
 type refusals struct {
 	types  map[typedField][]digest.Type // by copy; 0 is not known
 	others map[refusedField]string      // the reason
-	// chosen makes a copy that does not have a field take it in the type that most copies have, whichever points come first. It is set
-	// when all types are known.
+	// chosen makes a copy that does not have a field take it in the type that most copies have, whichever points come
+	// first. It is set when all types are known.
 	chosen bool
 }
 
@@ -205,8 +206,8 @@ func (o *outcome) explained(st *cluster.State, copies []copyOf, d reconcile.Diff
 	return true
 }
 
-// byType returns a difference for each type in which copies have a field, the type that most have first. In each, the copies that have
-// the field in another type hold nothing; they refuse what it is about.
+// byType returns a difference for each type in which copies have a field, the type that most have first. In each, the
+// copies that have the field in another type hold nothing; they refuse what it is about.
 func byType(d reconcile.Difference) []reconcile.Difference {
 	if !d.Conflict() {
 		return []reconcile.Difference{d}
@@ -307,8 +308,8 @@ func (r *refusals) message(st *cluster.State, copies []copyOf, listed []Refusal)
 	return strings.Join(all, "; ")
 }
 
-// repairBeside queues a shard that a check found in conflict, and of which owners can be repaired of something else. late
-// tells that an owner has only what was written since it lost the shard.
+// repairBeside queues a shard that a check found in conflict, and of which owners can be repaired of something else.
+// late tells that an owner has only what was written since it lost the shard.
 func (s *Service) repairBeside(sh cluster.Shard, late bool) {
 	cfg := s.config()
 	if auto := cfg.AutoRepairDiff || late && cfg.AutoRepairMissing; !auto || sh.Owners[0] != s.deps.Meta.NodeID() {
@@ -370,7 +371,8 @@ func ownersOf(copies []copyOf) []uint64 {
 	return out
 }
 
-// typedLook finds fields that have different types on two owners, also in different series, in a look at all differences.
+// typedLook finds fields that have different types on two owners, also in different series, in a look at all
+// differences.
 type typedLook struct {
 	*refusals
 	shapes map[typedField]map[shape]struct{}

@@ -16,9 +16,11 @@ import (
 
 // Retyper is a Replica in which a field can get another type.
 type Retyper interface {
-	// FieldType returns the type that a field has in a copy; 0 when it does not have the field. known tells whether it has the measurement.
+	// FieldType returns the type that a field has in a copy; 0 when it does not have the field. known tells whether
+	// it has the measurement.
 	FieldType(ctx context.Context, id uint64, measurement, field string) (typ digest.Type, known bool, err error)
-	// Retype sets the values of other types aside, durably, removes them, and gives the field its type. It may be repeated.
+	// Retype sets the values of other types aside, durably, removes them, and gives the field its type. It may be
+	// repeated.
 	Retype(ctx context.Context, id uint64, f retype.Field) (retype.Kept, error)
 }
 
@@ -83,7 +85,8 @@ var (
 	errResolved  = errors.New("a type conflict of the shard is being resolved already: see the log of its first owner")
 )
 
-// takePlace waits until no repair of a shard runs, and lets none begin until release. What runs stops, and stays in the queue.
+// takePlace waits until no repair of a shard runs, and lets none begin until release. What runs stops, and stays in
+// the queue.
 func (s *Service) takePlace(ctx context.Context, id uint64, j *job) (release func(), err error) {
 	for {
 		s.mu.Lock()
@@ -113,8 +116,9 @@ func (s *Service) takePlace(ctx context.Context, id uint64, j *job) (release fun
 	}
 }
 
-// Resolve ends a conflict of types in a shard, of which this node must be the first owner: on each owner the values of other types are set
-// aside and removed, and a repair brings each the others' values. It may be repeated; what an owner did stays.
+// Resolve ends a conflict of types in a shard, of which this node must be the first owner: on each owner the values
+// of other types are set aside and removed, and a repair brings each the others' values. It may be repeated; what an
+// owner did stays.
 func (s *Service) Resolve(ctx context.Context, id uint64, f retype.Field) ([]Resolved, error) {
 	if !s.config().Enabled {
 		return nil, ErrDisabled
@@ -196,7 +200,8 @@ func (s *Service) retypers(ctx context.Context, st *cluster.State, sh cluster.Sh
 	return out, nil
 }
 
-// resolvable tells whether an owner has the field in the type that all are to have. Otherwise all values would be set aside.
+// resolvable tells whether an owner has the field in the type that all are to have. Otherwise all values would be set
+// aside.
 func resolvable(ctx context.Context, sh cluster.Shard, owners []retyper, f retype.Field) error {
 	known := false
 	var have []string

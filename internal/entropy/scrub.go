@@ -48,8 +48,9 @@ func (l *Local) Found(id uint64, found ...*scrub.Damage) error {
 // errNoCopy is why a copy is not verified.
 var errNoCopy = errors.New("the node has no copy of the shard")
 
-// Scrub reads all files of a copy from disk, and notes what is damaged; wait is called before each read. What queries do not see of
-// sound files it makes visible. It fails with errNoCopy when the engine does not have the shard. One that it could not open is damaged, whatever its files are.
+// Scrub reads all files of a copy from disk, and notes what is damaged; wait is called before each read. What queries
+// do not see of sound files it makes visible. It fails with errNoCopy when the engine does not have the shard. One
+// that it could not open is damaged, whatever its files are.
 func (l *Local) Scrub(ctx context.Context, id uint64, wait func(context.Context, int) error) ([]*scrub.Damage, error) {
 	sh := l.store.Shard(id)
 	if sh == nil {

@@ -352,8 +352,8 @@ func (s *Service) CheckSoon() {
 // tellTimeout bounds how long another owner is told that a copy lacks something.
 const tellTimeout = 5 * time.Second
 
-// Lacks has a shard of which this node's copy lacks something, 0 for several, checked at once: here, and on the owners that come
-// before this node and drive its repair.
+// Lacks has a shard of which this node's copy lacks something, 0 for several, checked at once: here, and on the
+// owners that come before this node and drive its repair.
 func (s *Service) Lacks(id uint64) {
 	s.Suspect(id)
 	st, self := s.deps.Meta.State(), s.deps.Meta.NodeID()

@@ -33,9 +33,9 @@ func BegunAfter(first, last int64) bool {
 // BegunByCopy tells whether that is what a copy begins with, until it is found equal to its source.
 func BegunByCopy(begun int64) bool { return begun == copied }
 
-// whole tells owners whose copy a write began, or lacked something, that it is equal to the others.
-// While an owner is away none is told of its beginning: it would seem to have begun late. Of what it lacked it is told when one
-// of the equal copies is whole, or when there is no other.
+// whole tells owners whose copy a write began, or lacked something, that it is equal to the others. While an owner is
+// away none is told of its beginning: it would seem to have begun late. Of what it lacked it is told when one of the
+// equal copies is whole, or when there is no other.
 func (s *Service) whole(ctx context.Context, sh cluster.Shard, copies []copyOf) {
 	all := len(copies) == len(sh.Owners)
 	anyWhole := slices.ContainsFunc(copies, func(c copyOf) bool { return c.state.whole() })
@@ -75,8 +75,9 @@ func lacking(copies []copyOf) (worst copyOf, any bool) {
 	return worst, any
 }
 
-// makeAnew removes copies that may hold deleted points, when they differ from the others and another copy holds none: a merge would
-// bring these points back everywhere. They are then missing, and filled. The other copy may lack some writes: what it has is right.
+// makeAnew removes copies that may hold deleted points, when they differ from the others and another copy holds none:
+// a merge would bring these points back everywhere. They are then missing, and filled. The other copy may lack some
+// writes: what it has is right.
 func (s *Service) makeAnew(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf) (bool, error) {
 	stale := func(c copyOf) bool { return c.state.Exists && c.state.Lack.Kind == copystate.Stale }
 	if !slices.ContainsFunc(copies, stale) || !slices.ContainsFunc(copies, func(c copyOf) bool { return c.state.right() }) {

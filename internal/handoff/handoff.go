@@ -268,8 +268,8 @@ func (s *Service) Owed() map[uint64][]uint64 {
 	return out
 }
 
-// SetAside takes everything off the queues and keeps their files beside them: the folder is older than it was, and what is in it was
-// delivered since or is lost.
+// SetAside takes everything off the queues and keeps their files beside them: the folder is older than it was, and
+// what is in it was delivered since or is lost.
 func (s *Service) SetAside() error {
 	var errs []error
 	for _, n := range s.all() {

@@ -23,8 +23,8 @@ type Removed struct {
 // maxNamed bounds how many shards an error names.
 const maxNamed = 20
 
-// RemoveData removes the data node at addr and its ownerships, and tells it; its files stay on its disk. Without force a
-// node that cannot be told stays, and so does one that holds what no other node has.
+// RemoveData removes the data node at addr and its ownerships, and tells it; its files stay on its disk. Without
+// force a node that cannot be told stays, and so does one that holds what no other node has.
 func (s *Server) RemoveData(ctx context.Context, addr string, force bool) (Removed, error) {
 	r, member, err := s.removableData(ctx, addr, force)
 	if err != nil {

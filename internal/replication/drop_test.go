@@ -12,8 +12,8 @@ import (
 	"concord/internal/rpc"
 )
 
-// A delete of a whole measurement has its fields out of the index on disk when it is answered: after a crash the shard opens,
-// although the fields have other types since.
+// A delete of a whole measurement has its fields out of the index on disk when it is answered: after a crash the
+// shard opens, although the fields have other types since.
 func TestDeleteOfAMeasurementIsOnDisk(t *testing.T) {
 	t.Parallel()
 	bounds := &rpc.DeleteBounds{RetentionPolicy: policy, Start: 0, End: 100e9}

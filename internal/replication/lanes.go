@@ -114,7 +114,8 @@ func (l *lanes) answer(ds []*delivery) {
 	}
 }
 
-// slow lists the lanes, shards by node, in which a write whose client has its answer has been under way for longer than limit.
+// slow lists the lanes, shards by node, in which a write whose client has its answer has been under way for longer
+// than limit.
 func (l *lanes) slow(limit time.Duration) map[uint64][]uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -133,8 +134,8 @@ func (l *lanes) slow(limit time.Duration) map[uint64][]uint64 {
 	return out
 }
 
-// settle waits until the writes whose clients have their answer have reached a node's copies of shards, and returns those of
-// which some have not by the end of ctx.
+// settle waits until the writes whose clients have their answer have reached a node's copies of shards, and returns
+// those of which some have not by the end of ctx.
 func (l *lanes) settle(ctx context.Context, node uint64, shards []uint64) (late []uint64) {
 	var waits []*delivery
 	l.mu.Lock()

@@ -16,9 +16,9 @@ import (
 // maxReceived bounds the writes of one sender to one shard that are remembered.
 const maxReceived = 1 << 16
 
-// received is which writes of other nodes have reached this one and may not have reached all other owners. A node that goes down
-// takes what was on its way with it: some owners have it, others do not, and nobody keeps it. The owners then tell each other what
-// they received; one that lacks a write knows that its copy is not whole.
+// received is which writes of other nodes have reached this one and may not have reached all other owners. A node
+// that goes down takes what was on its way with it: some owners have it, others do not, and nobody keeps it. The
+// owners then tell each other what they received; one that lacks a write knows that its copy is not whole.
 type received struct {
 	mu sync.Mutex
 	m  map[fenceKey]*receivedFrom // by the sender's process and shard
@@ -107,8 +107,8 @@ func (r *received) drop(keys map[fenceKey][]uint64) {
 // Sender names this process in its messages.
 func (w *Writer) Sender() uint64 { return w.sender }
 
-// SenderGone is told that processes of a node are gone, all but current when that is not 0. The other owners are told which of
-// their writes came here.
+// SenderGone is told that processes of a node are gone, all but current when that is not 0. The other owners are told
+// which of their writes came here.
 func (w *Writer) SenderGone(node, current uint64) {
 	w.mu.RLock()
 	defer w.mu.RUnlock()

@@ -337,8 +337,8 @@ func execute(store *tsdb.Store, r *rpc.ExecuteRequest) error {
 	return fmt.Errorf("unknown statement %v", r.Kind)
 }
 
-// durably runs a delete of points so that nothing of it comes back: neither points from a cache snapshot, nor, after a crash, the
-// types of fields of measurements that it dropped.
+// durably runs a delete of points so that nothing of it comes back: neither points from a cache snapshot, nor, after
+// a crash, the types of fields of measurements that it dropped.
 func durably(store *tsdb.Store, db string, run func() error) error {
 	return fieldindex.AfterDelete(store, db, func() error { return betweenSnapshots(store, db, run) })
 }

@@ -8,11 +8,12 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 )
 
-// withoutTime returns points without the fields that are called time, and why, in the engine's words; empty when none is.
+// withoutTime returns points without the fields that are called time, and why, in the engine's words; empty when none
+// is.
 //
-// The engine (v1.13.2) says that it strips such a field from a point, and stores it all the same (shard.go and WritePoints of
-// engine.go): it shows on the owners that open their files anew, and on no other, and cannot be repaired. A point that has no other field is
-// left to the engine, which drops it.
+// The engine (v1.13.2) says that it strips such a field from a point, and stores it all the same (shard.go and
+// WritePoints of engine.go): it shows on the owners that open their files anew, and on no other, and cannot be
+// repaired. A point that has no other field is left to the engine, which drops it.
 func withoutTime(points []models.Point) (left []models.Point, reason string, err error) {
 	left = points
 	for i, p := range points {

@@ -62,8 +62,8 @@ type Writer struct {
 	// Begun, when set, is told of a shard that this node begins with a write: other owners
 	// may have more of it.
 	Begun func(shard uint64) error
-	// Missed is told, before the write is acknowledged, that a node's copy of a shard lacks a write which this node keeps for it
-	// (kept), or which nobody keeps; nil for none.
+	// Missed is told, before the write is acknowledged, that a node's copy of a shard lacks a write which this node
+	// keeps for it (kept), or which nobody keeps; nil for none.
 	Missed func(node, shard uint64, kept bool)
 	// Lacks is told of a shard of which this node's copy lacks writes that other owners have; nil for none.
 	Lacks func(shard uint64, why string)
@@ -433,8 +433,8 @@ func writeStore(store Shards, begun func(shard uint64) error, ctx tsdb.WriteCont
 // beginning is held while a write creates a copy.
 var beginning sync.Mutex
 
-// beginShard creates the copy of a shard, unless another write did so meanwhile, and writes to it. Of two first writes at the same time one
-// alone tells begun: of the second it would seem that the copy was lost between them.
+// beginShard creates the copy of a shard, unless another write did so meanwhile, and writes to it. Of two first
+// writes at the same time one alone tells begun: of the second it would seem that the copy was lost between them.
 func beginShard(store Shards, begun func(shard uint64) error, ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) error {
 	beginning.Lock()
 	defer beginning.Unlock()
@@ -566,8 +566,8 @@ const slowAfter = 500 * time.Millisecond
 // Slow lists the shards, by node, of acknowledged writes that have been under way to the node for a while.
 func (w *Writer) Slow() map[uint64][]uint64 { return w.lanes.slow(slowAfter) }
 
-// Settle waits until the writes that this node acknowledged have arrived at a node's copies of shards, and returns the shards of
-// which some have not by the end of ctx.
+// Settle waits until the writes that this node acknowledged have arrived at a node's copies of shards, and returns
+// the shards of which some have not by the end of ctx.
 func (w *Writer) Settle(ctx context.Context, node uint64, shards []uint64) []uint64 {
 	return w.lanes.settle(ctx, node, shards)
 }

@@ -38,8 +38,8 @@ type Server struct {
 	Store *tsdb.Store
 	Pool  *rpc.Pool
 	Begun func(shard uint64) error // notes that the copy may lack points; nil for none
-	// NotWhole is why this node's copies may lack acknowledged writes or deletes, in one clause each, by shard. A copy that
-	// has them all is not in it. nil is for a server whose copies all have.
+	// NotWhole is why this node's copies may lack acknowledged writes or deletes, in one clause each, by shard. A
+	// copy that has them all is not in it. nil is for a server whose copies all have.
 	NotWhole func(ctx context.Context, shards ...uint64) map[uint64]string
 	// Deletes changes with every delete in a shard's database that this node hears of; nil for none.
 	Deletes func(shard uint64) uint64

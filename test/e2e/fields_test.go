@@ -20,8 +20,9 @@ import (
 	"concord/test/process"
 )
 
-// TestDroppedFieldGetsAnotherType drops a measurement, gives one of its fields another type, and kills all nodes: the shard opens
-// on each owner with all that was acknowledged. So does one that earlier versions left with the log of both types.
+// TestDroppedFieldGetsAnotherType drops a measurement, gives one of its fields another type, and kills all nodes: the
+// shard opens on each owner with all that was acknowledged. So does one that earlier versions left with the log of
+// both types.
 func TestDroppedFieldGetsAnotherType(t *testing.T) {
 	for _, index := range []string{tsdb.InmemIndexName, tsdb.TSI1IndexName} {
 		t.Run(index, func(t *testing.T) { dropAndKill(t, index) })
@@ -137,8 +138,8 @@ func dropAndKill(t *testing.T, index string) {
 	answers()
 }
 
-// TestKillWhileMeasurementsAreDropped kills a node at random moments while measurements are dropped and made again with another type:
-// all that was acknowledged is there after each start, and no type from before a drop is.
+// TestKillWhileMeasurementsAreDropped kills a node at random moments while measurements are dropped and made again
+// with another type: all that was acknowledged is there after each start, and no type from before a drop is.
 func TestKillWhileMeasurementsAreDropped(t *testing.T) {
 	for _, index := range []string{tsdb.InmemIndexName, tsdb.TSI1IndexName} {
 		t.Run(index, func(t *testing.T) { killWhileDropping(t, index) })

@@ -15,8 +15,9 @@ import (
 	"concord/test/process"
 )
 
-// TestHungOwnerIsNotReadAndIsCaughtUpAtOnce stops the process of an owner for longer than it takes to give it up, while others
-// write. When it goes on it answers nothing from before; and nobody waits out a pause before it gets what it missed.
+// TestHungOwnerIsNotReadAndIsCaughtUpAtOnce stops the process of an owner for longer than it takes to give it up,
+// while others write. When it goes on it answers nothing from before; and nobody waits out a pause before it gets
+// what it missed.
 func TestHungOwnerIsNotReadAndIsCaughtUpAtOnce(t *testing.T) {
 	ctx := context.Background()
 	p := process.Start(t, process.Options{Meta: 1, Data: 3, Settings: map[string]map[string]any{

@@ -10,9 +10,10 @@ import (
 	"time"
 )
 
-// Binaries that are built for Options.Clocks have a wall clock that tests can move, each process its own. Neither
-// the system's clock nor the product's code changes: the build lays another time.Now over that of Go's library, and one more file into
-// cmd/influxd, which reads by how much the clock is off. As on a machine whose wall clock is set, timers and the time between two calls of time.Now stay right.
+// Binaries that are built for Options.Clocks have a wall clock that tests can move, each process its own. Neither the
+// system's clock nor the product's code changes: the build lays another time.Now over that of Go's library, and one
+// more file into cmd/influxd, which reads by how much the clock is off. As on a machine whose wall clock is set,
+// timers and the time between two calls of time.Now stay right.
 
 // clockEnv names the file that says by how many nanoseconds a node's clock is off.
 const clockEnv = "CONCORD_TEST_CLOCK"

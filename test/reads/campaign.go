@@ -486,7 +486,8 @@ func (c *campaign) repaired(nodes []*process.Node) bool {
 	return time.Since(c.calm) > calmTime
 }
 
-// heldBy are the bytes of hints that a node has, by the node they are for, and how many of its copies it knows not to be whole.
+// heldBy are the bytes of hints that a node has, by the node they are for, and how many of its copies it knows not to
+// be whole.
 func heldBy(n *process.Node) (hints map[uint64]int, notWhole int, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()

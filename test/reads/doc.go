@@ -18,9 +18,10 @@
 //   - Nothing is in it that was never written, and values, counts and sums are right.
 //
 // While each shard has an owner that no fault touched, at most one in a thousand answers carries a warning or an
-// error. A node is touched from a fault on until hinted handoff has nothing for it, it knows that its copies are whole and,
-// when it lost data, anti-entropy has had nothing to do for a while. When a node is no longer cut off, it may have taken writes
-// that the others lack, and so the others are touched, too. Questions to a node that is down, hangs or is cut off are not counted.
+// error. A node is touched from a fault on until hinted handoff has nothing for it, it knows that its copies are
+// whole and, when it lost data, anti-entropy has had nothing to do for a while. When a node is no longer cut off, it
+// may have taken writes that the others lack, and so the others are touched, too. Questions to a node that is down,
+// hangs or is cut off are not counted.
 //
 // # What is excused
 //
@@ -37,10 +38,12 @@
 //
 // Kills (SIGKILL), hangs (SIGSTOP for 1 to 20 s), all links of a node or those of a pair cut (reset, stalled, or with
 // the answers held; one way or both), wiped disks (data, wal and hh, or everything and then update-data to the same
-// address), nodes that are replaced (update-data to an empty one), nodes that are rolled back (all folders are as they were seconds or
-// minutes ago, as by a snapshot of a virtual machine), and clocks that are up to five minutes off. One fault is on at a
-// time, but the next one comes before the cluster has recovered from it, unless it destroys data: then all copies must be
-// whole. Faults follow the seed exactly; how they meet the clients' requests depends on the machine.
+// address), nodes that are replaced (update-data to an empty one), nodes that are rolled back (all folders are as
+// they were seconds or minutes ago, as by a snapshot of a virtual machine), and clocks that are up to five minutes
+// off. One fault is on at a time, but the next one comes before the cluster has recovered from it, unless it destroys
+// data: then all copies must be whole. Faults follow the seed exactly; how they meet the clients' requests depends on
+// the machine.
 //
-// One database keeps two copies, the other three, on four data nodes; writes go through all nodes, at one, quorum and all.
+// One database keeps two copies, the other three, on four data nodes; writes go through all nodes, at one, quorum and
+// all.
 package reads

@@ -339,7 +339,8 @@ type judged struct {
 	verdict verdict
 }
 
-// judgeCell judges a count and a sum. Which points it lacks they do not say; excused points are counted only as far as they are lacked.
+// judgeCell judges a count and a sum. Which points it lacks they do not say; excused points are counted only as far
+// as they are lacked.
 func judgeCell(c cell, points []judged, got tally, excused map[verdict]int) (finding, bool) {
 	var least, most tally
 	var first *point // one that must be there

@@ -22,8 +22,8 @@ import (
 
 // Checker finds what the data files of open shards hold and their indexes do not show. The zero value is ready.
 //
-// The engine's files do not change. So the keys of each are walked once, and again after a delete, which may have taken measurements out of
-// the index. A check of a shard that did not change costs nothing.
+// The engine's files do not change. So the keys of each are walked once, and again after a delete, which may have
+// taken measurements out of the index. A check of a shard that did not change costs nothing.
 type Checker struct {
 	mu     sync.Mutex
 	shards map[uint64]*checked
@@ -38,7 +38,8 @@ type checked struct {
 	files   map[string]bool // by path
 }
 
-// Hidden is a measurement of which the index of fields, or that of series, does not show everything that is in the files.
+// Hidden is a measurement of which the index of fields, or that of series, does not show everything that is in the
+// files.
 type Hidden struct {
 	Measurement string
 	Reason      string
@@ -46,8 +47,8 @@ type Hidden struct {
 
 func (h Hidden) String() string { return fmt.Sprintf("measurement %q: %s", h.Measurement, h.Reason) }
 
-// Check returns the measurements of a shard that seem to be hidden. Deletes is a number that changes with each delete; a
-// measurement that is dropped during the check may be named. Heal looks again.
+// Check returns the measurements of a shard that seem to be hidden. Deletes is a number that changes with each
+// delete; a measurement that is dropped during the check may be named. Heal looks again.
 func (c *Checker) Check(ctx context.Context, sh *tsdb.Shard, deletes uint64) ([]Hidden, error) {
 	if isUnflushed(sh) { // what was healed could not be written
 		if err := Flush(sh); err != nil {
@@ -147,7 +148,8 @@ func (w *walker) found() (out []Hidden) {
 	return out
 }
 
-// file walks the keys of a file. One that was compacted away meanwhile is in another, which the list has or the next check.
+// file walks the keys of a file. One that was compacted away meanwhile is in another, which the list has or the next
+// check.
 func (w *walker) file(path string) (err error) {
 	r, err := w.engine.FileStore.TSMReader(path)
 	if err != nil || r == nil {
@@ -212,9 +214,9 @@ func (w *walker) measurement(series []byte) (err error) {
 	return err
 }
 
-// Heal puts measurements into the indexes of an open shard as the files have them, and returns those that were hidden, and
-// their fields with values of several types. Deletes must be kept back while it runs. Queries see the fields as soon as it is
-// done; the shard is not closed.
+// Heal puts measurements into the indexes of an open shard as the files have them, and returns those that were
+// hidden, and their fields with values of several types. Deletes must be kept back while it runs. Queries see the
+// fields as soon as it is done; the shard is not closed.
 func Heal(ctx context.Context, sh *tsdb.Shard, found []Hidden) (healed []Hidden, conflicts []string, err error) {
 	for _, h := range found {
 		m, err := readMeasurement(ctx, sh, h.Measurement)

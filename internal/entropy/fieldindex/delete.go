@@ -12,8 +12,8 @@ import (
 )
 
 // AfterDelete runs a delete in a database, and writes the index of fields of each shard in which the delete dropped a
-// measurement to disk: the engine does not log that. When it returns nothing that was dropped comes back after a crash. It
-// does so as well when the delete failed, as a part of it may have run.
+// measurement to disk: the engine does not log that. When it returns nothing that was dropped comes back after a
+// crash. It does so as well when the delete failed, as a part of it may have run.
 func AfterDelete(store *tsdb.Store, database string, run func() error) error {
 	before := measurements(store, database)
 	failed := run()
@@ -144,8 +144,8 @@ func Flush(sh *tsdb.Shard) (err error) {
 
 const flushTries = 100
 
-// relog logs all fields again when the log is gone: the engine removes it also when it could not write the index. Where the log then
-// contradicts the index, the next start rebuilds both. It returns what to add to the error.
+// relog logs all fields again when the log is gone: the engine removes it also when it could not write the index.
+// Where the log then contradicts the index, the next start rebuilds both. It returns what to add to the error.
 func relog(set *tsdb.MeasurementFieldSet) string {
 	if _, err := os.Lstat(set.ChangesPath()); !errors.Is(err, fs.ErrNotExist) {
 		return ""
@@ -171,9 +171,9 @@ func additions(fields, have map[string]map[string]influxql.DataType) (out tsdb.F
 	return out
 }
 
-// flush writes the index once. The engine writes fields.idx and then removes the log. What writes add to the log in between would be
-// gone with it, and a crash would hide these fields. So flush returns the fields that were made meanwhile, to be logged
-// again. It is changed when a field got another type meanwhile: the file may have either.
+// flush writes the index once. The engine writes fields.idx and then removes the log. What writes add to the log in
+// between would be gone with it, and a crash would hide these fields. So flush returns the fields that were made
+// meanwhile, to be logged again. It is changed when a field got another type meanwhile: the file may have either.
 func flush(sh *tsdb.Shard, set *tsdb.MeasurementFieldSet) (again tsdb.FieldChanges, changed bool, err error) {
 	have := fieldsOf(set)
 	if err := set.WriteToFile(); err != nil {

@@ -56,7 +56,8 @@ func TestDeleteOfPointsWritesNoIndex(t *testing.T) {
 	})
 }
 
-// An index that could not be written is written by the next delete, which itself drops nothing: a delete that failed runs again.
+// An index that could not be written is written by the next delete, which itself drops nothing: a delete that failed
+// runs again.
 func TestDeleteThatCouldNotWriteTheIndexFails(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, n *node) {

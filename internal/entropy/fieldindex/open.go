@@ -47,9 +47,9 @@ type Start struct {
 	logged map[uint64]bool // shards that had a log, as those that were not closed have
 }
 
-// BeforeOpen rebuilds the index of fields of each shard whose index the engine would not load as a whole. Call it before the
-// store opens, and after scrub.BeforeOpen. In a shard that was closed properly it reads one small file, and the headers of the entries
-// in the log of writes.
+// BeforeOpen rebuilds the index of fields of each shard whose index the engine would not load as a whole. Call it
+// before the store opens, and after scrub.BeforeOpen. In a shard that was closed properly it reads one small file,
+// and the headers of the entries in the log of writes.
 func BeforeOpen(f Folders) (*Start, error) {
 	dirs, err := f.shards("*")
 	if err != nil {
@@ -132,8 +132,8 @@ func (f Folders) reason(dir string) (string, error) {
 	if reason != "" || err != nil || !empty || shard.inmem() {
 		return reason, err
 	}
-	// The engine makes an index with tsi1 from the data files then, and cannot when a field has values of two types. An index with
-	// inmem is made from them each time; AfterOpen sees to it.
+	// The engine makes an index with tsi1 from the data files then, and cannot when a field has values of two types.
+	// An index with inmem is made from them each time; AfterOpen sees to it.
 	have, err := shard.types()
 	if err != nil {
 		return "", err
@@ -143,8 +143,8 @@ func (f Folders) reason(dir string) (string, error) {
 
 // rebuild writes fields.idx from the data files. What it replaces is kept first.
 //
-// A crash at any point leaves files with which the next start rebuilds the index again, or that hide nothing: fields.idx
-// is complete before the log is removed.
+// A crash at any point leaves files with which the next start rebuilds the index again, or that hide nothing:
+// fields.idx is complete before the log is removed.
 func (f Folders) rebuild(id uint64, dir string) (kept string, conflicts []string, err error) {
 	fail := func(err error) (string, []string, error) {
 		return kept, conflicts, fmt.Errorf("rebuild the index of fields of shard %d: %w", id, err)
@@ -190,7 +190,8 @@ func (f Folders) rebuild(id uint64, dir string) (kept string, conflicts []string
 	return kept, conflicts, nil
 }
 
-// removeOthers deletes the values whose type is not the one that their field gets, and keeps the files that they are in.
+// removeOthers deletes the values whose type is not the one that their field gets, and keeps the files that they are
+// in.
 func (s closedShard) removeOthers(have types, kept string) error {
 	err := s.eachTSM(func(r *tsm1.TSMReader) error {
 		var keys [][]byte
@@ -246,8 +247,9 @@ func (s closedShard) removeOthers(have types, kept string) error {
 	return errors.Join(err, wal.Close())
 }
 
-// AfterOpen opens the shards that the engine could not open because a field has two types, after it rebuilt their index.
-// In open shards it makes visible what earlier versions left hidden. Call it when the store is open, and before anything else uses it.
+// AfterOpen opens the shards that the engine could not open because a field has two types, after it rebuilt their
+// index. In open shards it makes visible what earlier versions left hidden. Call it when the store is open, and
+// before anything else uses it.
 func (s *Start) AfterOpen(store *tsdb.Store) {
 	bad := store.GetBadShardList()
 	for _, id := range slices.Sorted(maps.Keys(bad)) {
@@ -284,9 +286,9 @@ func Reasons(hidden []Hidden) string {
 	return strings.Join(out, "; ")
 }
 
-// hiddenAtOpen returns the measurements of a shard that its index of series has, and its index of fields does not, and those of which the
-// cache has fields that the index has not, or as another type. A query of such a field could end the process. It reads no
-// data file. An index with inmem was made from the files as the shard was opened.
+// hiddenAtOpen returns the measurements of a shard that its index of series has, and its index of fields does not,
+// and those of which the cache has fields that the index has not, or as another type. A query of such a field could
+// end the process. It reads no data file. An index with inmem was made from the files as the shard was opened.
 func hiddenAtOpen(sh *tsdb.Shard) (out []Hidden, err error) {
 	set := fieldSet(sh)
 	if set == nil || sh.IndexType() == tsdb.InmemIndexName {
@@ -311,8 +313,8 @@ func hiddenAtOpen(sh *tsdb.Shard) (out []Hidden, err error) {
 	return w.found(), err
 }
 
-// forgetDropped removes measurements from the index of fields of which the shard has no series and no value: a crash came between a
-// delete and the write of the index. A write of another type to one of their fields would be refused.
+// forgetDropped removes measurements from the index of fields of which the shard has no series and no value: a crash
+// came between a delete and the write of the index. A write of another type to one of their fields would be refused.
 func forgetDropped(sh *tsdb.Shard) error {
 	set := fieldSet(sh)
 	if set == nil {
@@ -360,7 +362,8 @@ func (s *Start) reopen(store *tsdb.Store, id uint64, cause error) Rebuilt {
 		return r
 	}
 	if !f.shard(dir).inmem() {
-		// The engine left the index of series open, and may compact it: a second one over the same files would damage it.
+		// The engine left the index of series open, and may compact it: a second one over the same files would damage
+		// it.
 		r.Err = errors.New("the index was made anew: restart the node to open the shard")
 		return r
 	}

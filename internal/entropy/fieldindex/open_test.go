@@ -194,8 +194,8 @@ func TestTwoTypesInTheFiles(t *testing.T) {
 	}
 }
 
-// An index with the type from before a drop, which no log contradicts: with inmem the engine does not open the shard. With tsi1
-// a start finds this where the values are in the cache, and a check where they are in files.
+// An index with the type from before a drop, which no log contradicts: with inmem the engine does not open the shard.
+// With tsi1 a start finds this where the values are in the cache, and a check where they are in files.
 func TestOldTypeInTheIndex(t *testing.T) {
 	t.Parallel()
 	for _, where := range []string{"files", "log of writes"} {
@@ -232,8 +232,8 @@ func TestOldTypeInTheIndex(t *testing.T) {
 	}
 }
 
-// A write that ran beside the drop of its measurement came behind it in the log of writes, and another type followed: the engine does
-// not read such a log. The later value stays, and the log is kept.
+// A write that ran beside the drop of its measurement came behind it in the log of writes, and another type followed:
+// the engine does not read such a log. The later value stays, and the log is kept.
 func TestTwoTypesInTheLogOfWrites(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, n *node) {
@@ -305,7 +305,8 @@ func TestOtherBadShardsStayKnown(t *testing.T) {
 	}
 }
 
-// A shard of an earlier version, whose log is gone with the measurements that it had: those without any field are healed at the start.
+// A shard of an earlier version, whose log is gone with the measurements that it had: those without any field are
+// healed at the start.
 func TestHiddenMeasurementIsHealedAtOpen(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, n *node) {
@@ -329,7 +330,8 @@ func TestHiddenMeasurementIsHealedAtOpen(t *testing.T) {
 	})
 }
 
-// A crash between a delete and the write of the index leaves a measurement that has nothing, and must not refuse another type.
+// A crash between a delete and the write of the index leaves a measurement that has nothing, and must not refuse
+// another type.
 func TestDroppedMeasurementDoesNotComeBack(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, n *node) {

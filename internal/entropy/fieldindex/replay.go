@@ -30,9 +30,9 @@ const (
 	maxRecord = 64 << 20 // of the log; the engine makes room for what the length says, whatever that is
 )
 
-// replay loads the index of fields of a shard as the engine does. The reason is what keeps the engine from that, empty when nothing does.
-// It is empty when it has no fields.
-// The engine's own code decides, over copies of the files, as it would change them.
+// replay loads the index of fields of a shard as the engine does. The reason is what keeps the engine from that,
+// empty when nothing does. It is empty when it has no fields. The engine's own code decides, over copies of the
+// files, as it would change them.
 func replay(dir string) (empty bool, reason string, err error) {
 	_, err = os.Stat(filepath.Join(dir, indexName))
 	_, logErr := os.Stat(filepath.Join(dir, logName))
@@ -58,8 +58,9 @@ func replay(dir string) (empty bool, reason string, err error) {
 	return load(tmp)
 }
 
-// sizes verifies the lengths in the log: the engine trusts them. It takes an end within a record for a write that was torn, and forgets it.
-// But when the disk was full the engine may have written on behind a torn record, and what came after it counts.
+// sizes verifies the lengths in the log: the engine trusts them. It takes an end within a record for a write that was
+// torn, and forgets it. But when the disk was full the engine may have written on behind a torn record, and what came
+// after it counts.
 func sizes(path string) (reason string, err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -16,7 +16,8 @@ import (
 	"github.com/influxdata/influxql"
 )
 
-// types are the types that the values of a shard's fields have: by measurement, field and type, the time of the newest value.
+// types are the types that the values of a shard's fields have: by measurement, field and type, the time of the
+// newest value.
 type types map[string]map[string]map[influxql.DataType]int64
 
 func (t types) add(measurement, field string, typ influxql.DataType, newest int64) {
@@ -35,7 +36,8 @@ func (t types) add(measurement, field string, typ influxql.DataType, newest int6
 	}
 }
 
-// newest is the type with the newest value. Of types that are equally new it is the lowest, so that all owners decide alike.
+// newest is the type with the newest value. Of types that are equally new it is the lowest, so that all owners decide
+// alike.
 func newest(have map[influxql.DataType]int64) influxql.DataType {
 	best := influxql.Unknown
 	for _, typ := range slices.Sorted(maps.Keys(have)) {
@@ -124,7 +126,8 @@ func names(dir string, match func(string) bool) (out []string, err error) {
 	return out, err
 }
 
-// eachTSM opens the TSM files one after the other with their tombstones. A file that the engine cannot open has to be renamed before.
+// eachTSM opens the TSM files one after the other with their tombstones. A file that the engine cannot open has to be
+// renamed before.
 func (s closedShard) eachTSM(fn func(*tsm1.TSMReader) error) error {
 	files, err := s.tsmFiles()
 	if err != nil {
@@ -158,8 +161,8 @@ func withTSM(path string, fn func(*tsm1.TSMReader) error) (err error) {
 	return fn(r)
 }
 
-// cache returns what the engine's cache is after it read the log of writes, or nil when there is no such log. Like the engine it
-// cuts off what is torn at the end of a file.
+// cache returns what the engine's cache is after it read the log of writes, or nil when there is no such log. Like
+// the engine it cuts off what is torn at the end of a file.
 func (s closedShard) cache() (*tsm1.Cache, error) {
 	files, err := s.walFiles()
 	if err != nil || len(files) == 0 {

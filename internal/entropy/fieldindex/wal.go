@@ -17,11 +17,12 @@ import (
 	"concord/internal/entropy/scrub"
 )
 
-// otherWrites returns the fields of series of which the log of writes has values of two types with no delete between them, and the
-// type of the last value of each. The engine cannot read such a log: it opens no shard with it.
+// otherWrites returns the fields of series of which the log of writes has values of two types with no delete between
+// them, and the type of the last value of each. The engine cannot read such a log: it opens no shard with it.
 //
-// The engine changes its cache first and then its log. A write that runs beside a delete of its measurement may come behind it in
-// the log, while the cache has forgotten it; then another type may follow. So only logs with deletes are read as a whole.
+// The engine changes its cache first and then its log. A write that runs beside a delete of its measurement may come
+// behind it in the log, while the cache has forgotten it; then another type may follow. So only logs with deletes are
+// read as a whole.
 func (s closedShard) otherWrites() (map[string]influxql.DataType, error) {
 	files, err := s.walFiles()
 	if err != nil {
@@ -48,7 +49,8 @@ func (s closedShard) otherWrites() (map[string]influxql.DataType, error) {
 	return out, nil
 }
 
-// replayEntry does to the cache what the engine does. A value of another type replaces those of its key, and is noted in changed.
+// replayEntry does to the cache what the engine does. A value of another type replaces those of its key, and is noted
+// in changed.
 func replayEntry(cache *tsm1.Cache, e tsm1.WALEntry, changed map[string]influxql.DataType) error {
 	switch e := e.(type) {
 	case *tsm1.DeleteRangeWALEntry:
@@ -116,8 +118,8 @@ func eachEntry(path string, fn func(tsm1.WALEntry) error) error {
 	return nil
 }
 
-// repairWAL removes from the log of writes the values whose type is not that of the last value of their key. The segments are kept. Each
-// is replaced as a whole: after a crash between two of them the next start goes on.
+// repairWAL removes from the log of writes the values whose type is not that of the last value of their key. The
+// segments are kept. Each is replaced as a whole: after a crash between two of them the next start goes on.
 func (s closedShard) repairWAL(last map[string]influxql.DataType, kept string) error {
 	files, err := s.walFiles()
 	if err != nil {

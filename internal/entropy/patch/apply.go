@@ -63,7 +63,8 @@ func Apply(ctx context.Context, store Store, database, policy string, shardID ui
 	return out, nil
 }
 
-// write takes points through the engine's write path, and returns how many. It calls refuse for each block that the engine refuses.
+// write takes points through the engine's write path, and returns how many. It calls refuse for each block that the
+// engine refuses.
 func write(ctx context.Context, store Store, shardID uint64, blocks []parsed, refuse func(p parsed, reason string)) (written int, err error) {
 	for len(blocks) > 0 {
 		n, points := 1, blocks[0].Points

@@ -78,10 +78,12 @@ func (r *refuser) check() ([]parsed, error) {
 	return r.series(engine, left)
 }
 
-// series makes the series of blocks in an index that limits their number, and refuses the blocks of those that are too many.
+// series makes the series of blocks in an index that limits their number, and refuses the blocks of those that are
+// too many.
 //
-// In a write with a refused series the engine mixes the series up (inmem.go of v1.13.2 moves the keys by which shard.go then knows which
-// points to leave out): it stores points that it refuses, which show after a restart, and leaves out others.
+// In a write with a refused series the engine mixes the series up (inmem.go of v1.13.2 moves the keys by which
+// shard.go then knows which points to leave out): it stores points that it refuses, which show after a restart, and
+// leaves out others.
 func (r *refuser) series(engine *tsm1.Engine, blocks []parsed) ([]parsed, error) {
 	reasons := make(map[string]string) // by series; empty for one that is taken
 	var left []parsed

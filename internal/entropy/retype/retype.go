@@ -1,4 +1,5 @@
-// Package retype gives a field of one copy of a shard another type. The values that have another type are set aside first.
+// Package retype gives a field of one copy of a shard another type. The values that have another type are set aside
+// first.
 package retype
 
 import (
@@ -38,9 +39,9 @@ type Kept struct {
 
 // Copy is a copy of a shard.
 //
-// The steps of Run are in an order in which a crash between any two of them loses nothing, and after which the next Run finishes:
-// the values are in a file that is on disk before the first of them is removed, and the field gets its type in the index when
-// no value of another type is left.
+// The steps of Run are in an order in which a crash between any two of them loses nothing, and after which the next
+// Run finishes: the values are in a file that is on disk before the first of them is removed, and the field gets its
+// type in the index when no value of another type is left.
 type Copy struct {
 	Shard *tsdb.Shard
 	Dir   string // in which a folder is made for what is set aside
@@ -50,7 +51,8 @@ type Copy struct {
 	step func(name string) error // seam: is called before each step
 }
 
-// TypeOf returns the type of a field in the index of a copy; 0 when it does not have the field. known tells whether it has the measurement.
+// TypeOf returns the type of a field in the index of a copy; 0 when it does not have the field. known tells whether
+// it has the measurement.
 func TypeOf(shard *tsdb.Shard, measurement, field string) (typ digest.Type, known bool, err error) {
 	engine, err := scrub.EngineOf(shard)
 	if err != nil {
@@ -71,8 +73,8 @@ func TypeOf(shard *tsdb.Shard, measurement, field string) (typ digest.Type, know
 	return typ, true, nil
 }
 
-// Run sets the values of other types aside, removes them, and gives the field its type in the index. It changes nothing where
-// no value has another type, and the field has its type or is not there. It may be repeated.
+// Run sets the values of other types aside, removes them, and gives the field its type in the index. It changes
+// nothing where no value has another type, and the field has its type or is not there. It may be repeated.
 func (c *Copy) Run(ctx context.Context, f Field) (Kept, error) {
 	if c.step == nil {
 		c.step = func(string) error { return nil }
@@ -177,7 +179,8 @@ func (c *Copy) others(engine *tsm1.Engine, f Field) []otherKey {
 // FileName is that of a file with values that were set aside.
 const FileName = "values.lp"
 
-// setAside writes the values of series to a file of line protocol, durably. The file begins as `influx -import` wants it.
+// setAside writes the values of series to a file of line protocol, durably. The file begins as `influx -import` wants
+// it.
 func (c *Copy) setAside(ctx context.Context, f Field, keys []otherKey) (kept Kept, err error) {
 	dir := filepath.Join(c.Dir, fmt.Sprintf("%d-%s", c.Shard.ID(), time.Now().UTC().Format("20060102T150405.000000000Z")))
 	if err := os.MkdirAll(dir, 0o750); err != nil {
@@ -274,8 +277,8 @@ func values[V scan.Value](w *lines, r *scan.Reader, series []byte) error {
 	})
 }
 
-// index gives the field its type in the index of the copy, on disk, too. The engine has no way to change a type: all fields of the
-// measurement are made anew, while the copy answers nobody.
+// index gives the field its type in the index of the copy, on disk, too. The engine has no way to change a type: all
+// fields of the measurement are made anew, while the copy answers nobody.
 func (c *Copy) index(engine *tsm1.Engine, f Field) error {
 	typ, known, err := TypeOf(c.Shard, f.Measurement, f.Name)
 	if err != nil || !known || typ == f.Type {

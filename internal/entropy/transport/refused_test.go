@@ -14,8 +14,8 @@ import (
 	"concord/internal/entropy/digest"
 )
 
-// What an owner refuses keeps nothing else from being repaired. It is listed with its reason, and the checks that follow say the
-// same and queue nothing.
+// What an owner refuses keeps nothing else from being repaired. It is listed with its reason, and the checks that
+// follow say the same and queue nothing.
 func TestRefusedPointsKeepNothingElseFromBeingRepaired(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

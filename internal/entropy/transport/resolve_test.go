@@ -38,7 +38,8 @@ func (o *owners) asideOf(owners ...int) (out []string) {
 	return out
 }
 
-// A type that an operator chooses holds on all owners. The values of the other types are set aside, and the owners agree in all the rest.
+// A type that an operator chooses holds on all owners. The values of the other types are set aside, and the owners
+// agree in all the rest.
 func TestTypeConflictIsResolved(t *testing.T) {
 	t.Parallel()
 	for typ, want := range map[digest.Type]struct {
