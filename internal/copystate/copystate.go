@@ -103,6 +103,8 @@ type Service struct {
 	wentBack   bool            // the folders of this node are older than they were
 	records    map[uint64]record
 	lacking    shardSet // those of records that lack something
+	expecting  shardSet // those of lacking for which writes wait as well: these come first
+	arrived    shardSet // those of lacking for which none wait any more: they can be repaired now
 	gen        uint64
 	own        table
 	tables     map[uint64]table   // of other holders, the newest known
@@ -134,7 +136,7 @@ func Open(deps Deps) (*Service, error) {
 		deps: deps, log: deps.Log.With(zap.String("service", "copystate")), store: db, base: time.Now(),
 		self: st.self, records: st.shards, tables: st.tables, lost: st.lost, marks: st.marks,
 		voided: make(map[uint64]version), starts: make(map[uint64]bool), processes: make(map[uint64]uint64), dirty: make(map[uint64]bool), dirtyMarks: make(map[uint64]bool),
-		peers: make(map[uint64]*peer), changed: make(chan struct{}), gen: uint64(time.Now().UnixNano()), lacking: make(shardSet),
+		peers: make(map[uint64]*peer), changed: make(chan struct{}), gen: uint64(time.Now().UnixNano()), lacking: make(shardSet), arrived: make(shardSet),
 	}
 	for id, r := range s.records {
 		s.gen = max(s.gen, r.Gen)
@@ -237,6 +239,13 @@ func (s *Service) loop(ctx context.Context) {
 func (s *Service) tick(last bool) {
 	s.takeOverRemoved()
 	s.replaceAway()
+	s.mu.Lock()
+	arrived := s.arrived.sorted()
+	clear(s.arrived)
+	s.mu.Unlock()
+	for _, id := range arrived {
+		s.deps.Found(id)
+	}
 	s.saving.Lock()
 	defer s.saving.Unlock()
 	s.mu.Lock()
@@ -318,6 +327,7 @@ type facts struct {
 	shards map[uint64]Unfit
 	all    *Unfit // deletes wait for all copies
 
+	waiting shardSet  // for which writes or deletes wait
 	deletes time.Time // since when other nodes keep deletes for this one; zero when they do not
 }
 
@@ -361,7 +371,7 @@ func (s *Service) othersOwn(id uint64) bool {
 
 // refresh makes the facts anew. mu must be held.
 func (s *Service) refresh() {
-	f := &facts{shards: make(map[uint64]Unfit)}
+	f := &facts{shards: make(map[uint64]Unfit), waiting: make(shardSet)}
 	self := s.deps.Meta.NodeID()
 	for id := range s.lacking {
 		rank := rankLost
@@ -382,6 +392,15 @@ func (s *Service) refresh() {
 		}
 	}
 	s.addFacts(f, self, s.own.owed[self])
+	expecting := make(shardSet)
+	for id := range s.lacking {
+		if f.waiting.has(id) {
+			expecting[id] = struct{}{}
+		} else if s.expecting.has(id) {
+			s.arrived[id] = struct{}{}
+		}
+	}
+	s.expecting = expecting
 	s.facts.Store(f)
 }
 
@@ -393,6 +412,7 @@ func (s *Service) addFacts(f *facts, holder uint64, shards shardSet) {
 	if holder != s.deps.Meta.NodeID() {
 		where = "data node " + s.addr(holder)
 	}
+	maps.Copy(f.waiting, shards)
 	for id := range shards {
 		if id == allShards {
 			f.all = &Unfit{Reason: where + " keeps deletes for it", Readable: true, Rank: rankWaiting}

@@ -44,6 +44,7 @@ type node struct {
 	owed   map[uint64][]uint64
 	back   []uint64 // nodes that were heard of again
 	gaveUp bool
+	found  map[uint64]int // how often a copy was found to lack something
 	up     bool
 }
 
@@ -53,7 +54,7 @@ func newWorld(t *testing.T, nodes int) *world {
 	for i := range nodes {
 		id := uint64(i + 1)
 		w.state.DataNodes = append(w.state.DataNodes, cluster.Node{ID: id, TCPAddr: fmt.Sprintf("node%d:8088", id)})
-		w.nodes[id] = &node{w: w, id: id, dir: t.TempDir(), has: make(map[uint64]bool), owed: make(map[uint64][]uint64)}
+		w.nodes[id] = &node{w: w, id: id, dir: t.TempDir(), has: make(map[uint64]bool), found: make(map[uint64]int), owed: make(map[uint64][]uint64)}
 	}
 	for id := range w.nodes {
 		w.start(id)
@@ -84,7 +85,7 @@ func (w *world) start(id uint64) {
 			return nil
 		},
 		Heard:   func(id uint64) { n.get(func() bool { n.back = append(n.back, id); return true }) },
-		Found:   func(uint64) {},
+		Found:   func(shard uint64) { n.get(func() bool { n.found[shard]++; return true }) },
 		Gone:    func(uint64, uint64) {},
 		Process: func() uint64 { return 1 },
 		Log:     zap.NewNop(),
@@ -414,6 +415,23 @@ func TestRolledBackNodeFindsOut(t *testing.T) {
 	if w.nodes[2].s.wentBack || w.nodes[2].s.Lacks(id).Kind != Stale {
 		t.Error("after one more start it is not what it was")
 	}
+}
+
+// A repair waits for what is kept for a copy, and for no longer.
+func TestCopyIsRepairedOnceWhatWaitedHasArrived(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	id := w.addShard(1, 2)
+	w.knows(2, id)
+	w.nodes[1].owe(2, id)
+	w.nodes[1].s.Announce(2, id)
+	w.nodes[2].s.Missed(id, "of a test")
+	before := 0
+	w.nodes[2].get(func() bool { before = w.nodes[2].found[id]; return true })
+	w.nodes[1].owe(2)
+	w.await("node 2 asks for the repair again", func() bool {
+		return w.nodes[2].get(func() bool { return w.nodes[2].found[id] > before })
+	})
 }
 
 // While a cluster is upgraded node by node, the new nodes answer as before.

@@ -239,7 +239,7 @@ func (s *Service) message(to uint64, have map[uint64]version) *rpc.CopyStates {
 func (s *Service) learn(m *rpc.CopyStates) {
 	me := s.deps.Meta.NodeID()
 	if len(m.Lost) > 0 {
-		s.missed(m.Lost, "data node "+s.addr(m.Node)+" lost what it kept for it")
+		s.missed(m.Lost, "writes of data node "+s.addr(m.Node)+" did not reach it, and are not kept for it")
 	}
 	s.learnSelf(m)
 	s.mu.Lock()

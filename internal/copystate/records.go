@@ -78,7 +78,7 @@ func (s *Service) Discarded(id, gen uint64) error {
 // for all shards of the node.
 func (s *Service) Lose(node, shard uint64) {
 	if node == s.deps.Meta.NodeID() {
-		s.missed([]uint64{shard}, "this node lost what it kept for it")
+		s.missed([]uint64{shard}, "writes did not reach it, and are not kept for it")
 		return
 	}
 	s.mu.Lock()

@@ -238,7 +238,7 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 	worst, lacks := lacking(copies)
 	if from, to, any := onItsWay(copies, owners); any {
 		if s.postpone(sh.ID); lacks {
-			s.lookSoon(sh.ID, owners)
+			s.lookAgain(sh.ID, owners)
 		}
 		return fmt.Sprintf("%s has hinted handoff for %s", addr(st, from), addr(st, to)), nil
 	}
@@ -317,10 +317,14 @@ func lackStatus(st *cluster.State, sh cluster.Shard, c copyOf) *ShardStatus {
 	return &ShardStatus{ID: sh.ID, Status: status, Message: addr(st, c.owner) + ": " + c.state.Lack.Why}
 }
 
-// lookSoon has a shard checked again soon.
-func (s *Service) lookSoon(id uint64, owners []uint64) {
+// lookLater is after which time a shard is looked at again whose repair waits for hinted handoff. The owner of the copy
+// that lacks something says so earlier, when all that waited has arrived.
+const lookLater = 30 * time.Second
+
+// lookAgain has a shard checked again in a while.
+func (s *Service) lookAgain(id uint64, owners []uint64) {
 	s.mu.Lock()
-	s.checks[id] = &lastCheck{owners: owners, lookAgain: s.deps.Now().Add(time.Second)}
+	s.checks[id] = &lastCheck{owners: owners, lookAgain: s.deps.Now().Add(lookLater)}
 	s.mu.Unlock()
 	notify(s.reload)
 }
