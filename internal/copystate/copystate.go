@@ -277,6 +277,11 @@ func (s *Service) tick(last bool) {
 	}
 	if err := s.store.save(c); err != nil {
 		s.log.Error("Cannot store what nodes keep for each other", zap.Error(err))
+		s.mu.Lock()
+		for id := range c.tables {
+			s.dirty[id] = true
+		}
+		s.mu.Unlock()
 		return
 	}
 	if c.self != nil {

@@ -417,6 +417,27 @@ func TestRolledBackNodeFindsOut(t *testing.T) {
 	}
 }
 
+// What a node is told to lack is on its disk before it says so: the one that tells it forgets it then.
+func TestWhatCannotBeStoredIsNotTakenOver(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	id := w.addShard(1, 2)
+	w.knows(2, id)
+	s := w.nodes[2].s
+	if err := s.store.close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (Server{Service: s}).Exchange(t.Context(), &rpc.CopyStates{Node: 1, Starting: true, Lost: []uint64{id}}); err == nil {
+		t.Error("it was taken over")
+	}
+	if w.unfit(2, id) == "" {
+		t.Error("the copy counts as whole")
+	}
+	if err := s.Begin(id); err == nil || s.records[id].Had {
+		t.Error("a copy begins that is not remembered:", err)
+	}
+}
+
 // A repair waits for what is kept for a copy, and for no longer.
 func TestCopyIsRepairedOnceWhatWaitedHasArrived(t *testing.T) {
 	t.Parallel()

@@ -123,7 +123,9 @@ func (s *Service) exchange(ctx context.Context, p *peer) (again bool) {
 		err = fmt.Errorf("%s is data node %d, and not %d", p.node.TCPAddr, reply.Node, p.node.ID)
 	}
 	if err == nil {
-		s.learn(reply)
+		err = s.learn(reply)
+	}
+	if err == nil {
 		s.toldLost(p.node.ID, m.Lost)
 	}
 
@@ -138,9 +140,9 @@ func (s *Service) exchange(ctx context.Context, p *peer) (again bool) {
 	}
 	p.ended, p.at = number, began
 	p.reached = err == nil
-	gone := err != nil && !p.refused
-	p.refused = err != nil && strings.Contains(err.Error(), "connection refused")
-	gone = gone && p.refused
+	refused := err != nil && strings.Contains(err.Error(), "connection refused")
+	gone := refused && !p.refused
+	p.refused = refused
 	if err == nil {
 		if ready {
 			p.told = sequence
@@ -235,11 +237,13 @@ func (s *Service) message(to uint64, have map[uint64]version) *rpc.CopyStates {
 	return m
 }
 
-// learn takes over what another node says.
-func (s *Service) learn(m *rpc.CopyStates) {
+// learn takes over what another node says. The error is that what this node lacks for good could not be stored.
+func (s *Service) learn(m *rpc.CopyStates) error {
 	me := s.deps.Meta.NodeID()
 	if len(m.Lost) > 0 {
-		s.missed(m.Lost, "writes of data node "+s.addr(m.Node)+" did not reach it, and are not kept for it")
+		if err := s.missed(m.Lost, "writes of data node "+s.addr(m.Node)+" did not reach it, and are not kept for it"); err != nil {
+			return err
+		}
 	}
 	s.learnSelf(m)
 	s.mu.Lock()
@@ -250,7 +254,7 @@ func (s *Service) learn(m *rpc.CopyStates) {
 		s.deps.Gone(m.Node, m.Process)
 	}
 	if m.Starting {
-		return
+		return nil
 	}
 	var mine []uint64 // what a holder that lost its files kept for this node
 	s.mu.Lock()
@@ -281,6 +285,7 @@ func (s *Service) learn(m *rpc.CopyStates) {
 	if len(c.lost) > 0 {
 		s.saveLost()
 	}
+	return nil
 }
 
 // takeOver makes this node tell others what a holder kept for them that lost it. It returns what it kept for this
@@ -462,7 +467,9 @@ func (s Server) Exchange(ctx context.Context, m *rpc.CopyStates) (*rpc.CopyState
 	}
 	mark := s.marks[m.Node]
 	s.mu.Unlock()
-	s.learn(m)
+	if err := s.learn(m); err != nil {
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
 	s.passOn(ctx, m.Node)
 	s.mu.Lock()
 	defer s.mu.Unlock()

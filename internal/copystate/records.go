@@ -126,7 +126,7 @@ func (s *Service) Missed(shard uint64, why string) { s.missed([]uint64{shard}, w
 
 // missed marks copies of this node that lack what nobody keeps for them; 0 is for all that other nodes have too, of
 // which deletes are lost.
-func (s *Service) missed(shards []uint64, why string) {
+func (s *Service) missed(shards []uint64, why string) error {
 	err := s.update(func(set func(uint64, record)) {
 		mark := func(id uint64, kind Kind) {
 			r := s.records[id]
@@ -147,6 +147,7 @@ func (s *Service) missed(shards []uint64, why string) {
 	if err != nil {
 		s.log.Error("Cannot store that copies lack writes", zap.Error(err))
 	}
+	return err
 }
 
 // lack adds to what a copy lacks. mu must be held.
@@ -208,14 +209,19 @@ func (s *Service) owned(st *cluster.State) map[uint64]bool {
 	return out
 }
 
-// update changes records by set with mu held, and stores them.
+// update changes records by set with mu held, and stores them. When they cannot be stored, what copies lack is remembered
+// until the node stops, and nothing else has changed.
 func (s *Service) update(fn func(set func(id uint64, r record))) error {
 	s.saving.Lock()
 	defer s.saving.Unlock()
 	c := change{shards: make(map[uint64]*record)}
 	var found, news []uint64
+	before := make(map[uint64]record)
 	s.mu.Lock()
 	fn(func(id uint64, r record) {
+		if _, again := before[id]; !again {
+			before[id] = s.records[id]
+		}
 		if r.Lacks != "" {
 			if found = append(found, id); s.records[id].Lacks == "" {
 				news = append(news, id)
@@ -230,6 +236,14 @@ func (s *Service) update(fn func(set func(id uint64, r record))) error {
 		return nil
 	}
 	if err := s.store.save(c); err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for id, r := range before {
+			if s.records[id].Lacks == "" {
+				s.setRecord(id, r)
+			}
+		}
+		s.refresh()
 		return err
 	}
 	if len(news) > 0 {

@@ -155,7 +155,7 @@ func (t *tour) find(ctx context.Context) error {
 
 // heal queues the repair on a node that need not be the one to drive it.
 func (t *tour) heal(ctx context.Context) error {
-	t.say("\n4. Queue the repair on any node, and wait.")
+	t.say("\n4. What a copy is known to miss is repaired at once. Ask for it on any node, as for any other difference, and wait.")
 	s, _, err := t.c.Client(1).EntropyStatus(ctx)
 	if err != nil {
 		return err
