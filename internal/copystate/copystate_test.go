@@ -421,8 +421,8 @@ func TestRolledBackNodeFindsOut(t *testing.T) {
 func TestWhatCannotBeStoredIsNotTakenOver(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 2)
-	id := w.addShard(1, 2)
-	w.knows(2, id)
+	id, other := w.addShard(1, 2), w.addShard(1, 2)
+	w.knows(2, other)
 	s := w.nodes[2].s
 	if err := s.store.close(); err != nil {
 		t.Fatal(err)
@@ -433,7 +433,7 @@ func TestWhatCannotBeStoredIsNotTakenOver(t *testing.T) {
 	if w.unfit(2, id) == "" {
 		t.Error("the copy counts as whole")
 	}
-	if err := s.Begin(id); err == nil || s.records[id].Had {
+	if err := s.Begin(other); err == nil || s.records[other].Had {
 		t.Error("a copy begins that is not remembered:", err)
 	}
 }
