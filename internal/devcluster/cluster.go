@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -189,7 +190,10 @@ func (c *Cluster) StopData(i int) error {
 		return nil
 	}
 	c.Data[i] = nil
-	return n.Close()
+	err := n.Close()
+	// One that is kept would fail the first request to the next node on the same port.
+	http.DefaultClient.CloseIdleConnections()
+	return err
 }
 
 // Reload makes all nodes load their certificates and settings anew, as SIGHUP does.

@@ -229,13 +229,16 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 	if c := s.checks[sh.ID]; c != nil {
 		last = &lastCheck{owners: c.owners, states: c.states, until: c.until, lookAgain: c.lookAgain, seen: c.seen}
 	}
-	_, busy := s.running[sh.ID]
+	worst, lacks := lacking(copies)
+	j := s.running[sh.ID]
+	if j != nil && lacks {
+		j.again = true // what it lacks may be lost since the repair began
+	}
 	s.mu.Unlock()
-	if busy {
+	if j != nil {
 		return "a repair is running", nil
 	}
 	// What is on its way is not entropy, and a delete on its way must not meet its points again.
-	worst, lacks := lacking(copies)
 	if from, to, any := onItsWay(copies, owners); any {
 		if s.postpone(sh.ID); lacks {
 			s.lookAgain(sh.ID, owners)
@@ -258,7 +261,7 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 		lacks = false
 	}
 	if lacks {
-		s.conclude(sh, lackStatus(st, sh, worst), &lastCheck{owners: owners, lacks: true})
+		s.conclude(sh, lackStatus(st, sh, worst), &lastCheck{owners: owners, lacks: lacksOf(copies)})
 		return "", nil
 	}
 	if last == nil || !slices.Equal(last.owners, owners) {
@@ -343,6 +346,7 @@ func (s *Service) postpone(id uint64) {
 func (s *Service) conclude(sh cluster.Shard, result *ShardStatus, check *lastCheck) {
 	s.mu.Lock()
 	old, had := s.results[sh.ID]
+	before := s.checks[sh.ID]
 	s.checks[sh.ID] = check
 	if result == nil {
 		delete(s.results, sh.ID)
@@ -358,10 +362,19 @@ func (s *Service) conclude(sh cluster.Shard, result *ShardStatus, check *lastChe
 		s.log.Info("Found entropy", zap.Uint64("db_shard_id", sh.ID), zap.String("db_instance", sh.Database),
 			zap.String("db_rp", sh.RetentionPolicy), zap.String("status", string(result.Status)), zap.String("message", result.Message))
 	}
-	auto := (result.Status == Missing || check.lacks) && cfg.AutoRepairMissing || result.Status == Diff && cfg.AutoRepairDiff
-	if auto && sh.Owners[0] == s.deps.Meta.NodeID() {
-		if err := s.enqueue(sh.ID); err != nil {
-			s.fail("Cannot queue shard", sh.ID, err)
+	auto := (result.Status == Missing || check.lacks != nil) && cfg.AutoRepairMissing || result.Status == Diff && cfg.AutoRepairDiff
+	if !auto || sh.Owners[0] != s.deps.Meta.NodeID() {
+		return
+	}
+	if err := s.enqueue(sh.ID); err != nil {
+		s.fail("Cannot queue shard", sh.ID, err)
+		return
+	}
+	// An earlier attempt that failed, because an owner was away, says nothing of what was lost, or who came, since.
+	if before == nil || !slices.Equal(before.owners, check.owners) || !slices.Equal(before.lacks, check.lacks) {
+		if err := s.queue.hurry(sh.ID, s.deps.Now()); err != nil {
+			s.fail("Cannot hurry the repair of a shard", sh.ID, err)
 		}
+		notify(s.wake)
 	}
 }

@@ -34,6 +34,7 @@ type job struct {
 	started time.Time
 	out     *outcome
 	syncs   bool // it compares and patches, and does not just copy files; under Service.mu
+	again   bool // the shard is checked once more when the repair has ended; under Service.mu
 
 	resolves bool // it is none: it has the place of one while a type conflict is resolved
 }
@@ -89,7 +90,11 @@ func (s *Service) dispatch(ctx context.Context) (wait time.Duration, waiting boo
 			s.mu.Lock()
 			delete(s.running, it.ID)
 			s.free()
+			again := j.again
 			s.mu.Unlock()
+			if again {
+				s.CheckSoon()
+			}
 			s.stats.jobsActive.Add(-1)
 			notify(s.wake)
 		}()

@@ -85,7 +85,7 @@ type Service struct {
 // lastCheck is what the checker remembers of a shard.
 type lastCheck struct {
 	owners []uint64  // the reachable ones
-	lacks  bool      // a copy is known to lack something, and is repaired at once
+	lacks  []uint64  // what the owners' copies are known to lack, by Lack.Gen; nil when none lacks anything
 	states []Version // at the last conclusive check, for owners; nil if there was none
 	// A window of a shard that is being written counts when it differs in the same way
 	// at lookAgain, up to the same time.

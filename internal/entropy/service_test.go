@@ -488,6 +488,34 @@ func TestRepair(t *testing.T) {
 			t.Error("the owner that came back differs")
 		}
 	})
+	bubble("what a copy lost is repaired at once, although an owner that is away had earlier attempts fail", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		c.writeAll(1, old(), 1.0)
+		c.replicas[2].write(1, "cpu,host=b", "value", old(), 1.0)
+		c.replicas[3].setDown(errAway)
+		pass(2 * time.Minute)
+		mustRepair(t, s, 1)
+		pass(3 * time.Minute)
+		it := s.queue.list()[0]
+		if wait := it.Next.Sub(time.Now()); wait < 30*time.Second {
+			t.Fatalf("the next attempt is in %v: this shows nothing", wait)
+		}
+		c.replicas[2].change(func() {
+			c.replicas[2].shards[1].lack = copystate.Lack{Kind: copystate.Missed, Why: "it lost a write", Gen: 1}
+		})
+		c.replicas[1].write(1, "cpu,host=b", "value", old()+1, 2.0)
+		mustCheck(t, s)
+		pass(time.Second)
+		if c.replicas[1].dump(1) != c.replicas[2].dump(1) {
+			t.Error("the copy still lacks what it lost")
+		}
+		attempts := s.queue.list()[0].Attempts
+		mustCheck(t, s)
+		pass(time.Second)
+		if got := s.queue.list()[0].Attempts; got != attempts || attempts != it.Attempts+1 {
+			t.Errorf("%d attempts, then %d, then %d: want one more, once", it.Attempts, attempts, got)
+		}
+	})
 	bubble("a running repair is canceled", t, func(t *testing.T, c *fakeCluster) {
 		s := mustOpen(t, c, nil)
 		c.writeAll(1, old(), 1.0)
