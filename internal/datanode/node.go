@@ -4,6 +4,7 @@
 package datanode
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -220,6 +221,7 @@ func (n *Node) Open() (err error) {
 	writes := &retype.Gate{Store: shards}
 	n.writer.Shards, n.writer.Failed, n.local.Shards, n.local.HoldWrites = writes, shards.StallAll, writes, writes.Hold
 	n.writer.Missed, n.writer.Lacks, n.writer.Admit = n.missed, n.copies.Missed, n.copies.Admit
+	n.writer.NotWhole = func(ctx context.Context, shard uint64) bool { return len(n.copies.Unfit(ctx, shard)) > 0 }
 	for shard, found := range damaged {
 		if err := n.local.Found(shard, found...); err != nil {
 			return err
