@@ -342,7 +342,8 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 		control, view.Self = n.Entropy, n.Entropy
 	}
 
-	s := rpc.NewServer(append(rpc.Guard(n.cfg.Meta.InternalSharedSecret), n.served.Option())...)
+	guard := rpc.NewGuard(n.cfg.Meta.InternalSharedSecret)
+	s := rpc.NewServer(guard.Option(), n.served.Option())
 	rpc.RegisterMembershipServer(s, &membership{node: n})
 	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.writer, n.log))
 	queries := distquery.NewServer(n.Store, n.log)
@@ -354,7 +355,7 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := s.Serve(ln); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		if err := s.Serve(guard.Listener(ln)); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 			n.log.Error("Serving other nodes ended", zap.Error(err))
 		}
 	}()
