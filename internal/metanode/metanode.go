@@ -13,5 +13,5 @@ func Prepare(s *meta.Server) {
 	s.ShardRepair = entropy.NewHandler(&entropy.View{State: s.State, Transport: transport.New(s.Pool())}, meta.UserOf)
 	s.Losses = shards{s}.losses
 	shards{s}.routes()
-	backups{s}.routes()
+	newBackups(s).routes()
 }
