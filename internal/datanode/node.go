@@ -155,7 +155,7 @@ func (n *Node) Open() (err error) {
 	n.onClose(n.Meta.Close)
 
 	n.Store = tsdb.NewStore(n.cfg.Data.Dir)
-	n.Store.EngineOptions.Config = n.cfg.Data
+	n.Store.EngineOptions.Config = n.cfg.engine()
 	n.Store.EngineOptions.EngineVersion = n.cfg.Data.Engine
 	n.Store.EngineOptions.IndexVersion = n.cfg.Data.Index
 	n.Store.WithLogger(n.log)
