@@ -41,6 +41,15 @@ func (s *State) User(name string) *meta.UserInfo {
 	return &u
 }
 
+// MayRead reports whether a user may read a database. Without authentication there is no user, and everybody may.
+func MayRead(user meta.User, database string) bool {
+	if user == nil {
+		return true
+	}
+	info, ok := user.(*meta.UserInfo)
+	return ok && info.AuthorizeDatabase(influxql.ReadPrivilege, database)
+}
+
 func union(a, b influxql.Privilege) influxql.Privilege {
 	switch {
 	case a == b || b == influxql.NoPrivileges:

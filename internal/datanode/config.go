@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"runtime"
 
 	"github.com/influxdata/influxdb/coordinator"
 	"github.com/influxdata/influxdb/logger"
@@ -100,6 +101,7 @@ func NewConfig() *Config {
 	}
 	c.Data.Dir = "/var/lib/influxdb/data"
 	c.Data.WALDir = "/var/lib/influxdb/wal"
+	c.Data.MaxConcurrentDeletes = 0 // the engine's is one shard at a time
 	c.HTTPD.BindAddress = ":8086"
 	return c
 }
@@ -124,12 +126,13 @@ func (c *Config) Validate() error {
 	if v := c.Cluster.IncompleteReads; v != warnIncomplete && v != failIncomplete {
 		return fmt.Errorf("[cluster] incomplete-reads: %q is neither %q nor %q", v, warnIncomplete, failIncomplete)
 	}
+	engine := c.engine()
 	for _, check := range []struct {
 		section string
 		err     error
 	}{
 		{"cluster", c.Cluster.TLS.Validate()},
-		{"data", c.Data.Validate()},
+		{"data", engine.Validate()},
 		{"logging", config.CheckLogging(c.Logging)},
 		{"monitor", c.Monitor.Validate()},
 		{"continuous_queries", c.ContinuousQuery.Validate()},
@@ -144,6 +147,15 @@ func (c *Config) Validate() error {
 		}
 	}
 	return nil
+}
+
+// engine is [data] as the storage engine takes it.
+func (c *Config) engine() tsdb.Config {
+	e := c.Data
+	if e.MaxConcurrentDeletes == 0 {
+		e.MaxConcurrentDeletes = runtime.GOMAXPROCS(0)
+	}
+	return e
 }
 
 // entropyDir is the anti-entropy service's own folder: beside the shard

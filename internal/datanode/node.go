@@ -4,6 +4,7 @@
 package datanode
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -154,7 +155,7 @@ func (n *Node) Open() (err error) {
 	n.onClose(n.Meta.Close)
 
 	n.Store = tsdb.NewStore(n.cfg.Data.Dir)
-	n.Store.EngineOptions.Config = n.cfg.Data
+	n.Store.EngineOptions.Config = n.cfg.engine()
 	n.Store.EngineOptions.EngineVersion = n.cfg.Data.Engine
 	n.Store.EngineOptions.IndexVersion = n.cfg.Data.Index
 	n.Store.WithLogger(n.log)
@@ -220,6 +221,7 @@ func (n *Node) Open() (err error) {
 	writes := &retype.Gate{Store: shards}
 	n.writer.Shards, n.writer.Failed, n.local.Shards, n.local.HoldWrites = writes, shards.StallAll, writes, writes.Hold
 	n.writer.Missed, n.writer.Lacks, n.writer.Admit = n.missed, n.copies.Missed, n.copies.Admit
+	n.writer.NotWhole = func(ctx context.Context, shard uint64) bool { return len(n.copies.Unfit(ctx, shard)) > 0 }
 	for shard, found := range damaged {
 		if err := n.local.Found(shard, found...); err != nil {
 			return err
@@ -340,7 +342,8 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 		control, view.Self = n.Entropy, n.Entropy
 	}
 
-	s := rpc.NewServer(append(rpc.Guard(n.cfg.Meta.InternalSharedSecret), n.served.Option())...)
+	guard := rpc.NewGuard(n.cfg.Meta.InternalSharedSecret)
+	s := rpc.NewServer(guard.Option(), n.served.Option())
 	rpc.RegisterMembershipServer(s, &membership{node: n})
 	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.writer, n.log))
 	queries := distquery.NewServer(n.Store, n.log)
@@ -352,7 +355,7 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := s.Serve(ln); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		if err := s.Serve(guard.Listener(ln)); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 			n.log.Error("Serving other nodes ended", zap.Error(err))
 		}
 	}()

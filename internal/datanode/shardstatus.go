@@ -7,6 +7,7 @@ import (
 
 	emeta "github.com/influxdata/influxdb/services/meta"
 
+	"concord/internal/cluster"
 	"concord/internal/shardcopy"
 )
 
@@ -33,7 +34,8 @@ type copyStatus struct {
 	State string `json:"state"` // hot, cold or missing
 }
 
-func (n *Node) serveShardStatus(w http.ResponseWriter, _ *http.Request, _ emeta.User) {
+// serveShardStatus leaves out the databases that the user may not read; it is nil without authentication.
+func (n *Node) serveShardStatus(w http.ResponseWriter, _ *http.Request, user emeta.User) {
 	out := shardStatus{Databases: []databaseStatus{}}
 	status, body := http.StatusOK, any(&out)
 	owned := map[[2]string][]uint64{} // by database and policy
@@ -43,6 +45,9 @@ func (n *Node) serveShardStatus(w http.ResponseWriter, _ *http.Request, _ emeta.
 		}
 	}
 	for _, db := range n.Meta.State().Data.Databases {
+		if !cluster.MayRead(user, db.Name) {
+			continue
+		}
 		d := databaseStatus{Name: db.Name, Policies: []policyStatus{}}
 		for _, rp := range db.RetentionPolicies {
 			p := policyStatus{Name: rp.Name, ReplicaN: rp.ReplicaN, Shards: []copyStatus{}}

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"io"
 	"math/big"
@@ -16,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -137,10 +139,9 @@ func TestClusterOverTLSWithUsers(t *testing.T) {
 	ca := newAuthority(t)
 	ctx, c := startSecure(t, ca)
 	hc := ca.client()
-	ask := func(node int, user, method, path string, form url.Values, body string) (int, string) {
+	askAt := func(addr, user, method, path string, form url.Values, body string) (int, string) {
 		t.Helper()
-		u := "https://" + c.Data[node].HTTPAddr() + path + "?" + form.Encode()
-		req, err := http.NewRequestWithContext(ctx, method, u, strings.NewReader(body))
+		req, err := http.NewRequestWithContext(ctx, method, "https://"+addr+path+"?"+form.Encode(), strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -154,6 +155,10 @@ func TestClusterOverTLSWithUsers(t *testing.T) {
 		defer resp.Body.Close()
 		b, _ := io.ReadAll(resp.Body)
 		return resp.StatusCode, string(b)
+	}
+	ask := func(node int, user, method, path string, form url.Values, body string) (int, string) {
+		t.Helper()
+		return askAt(c.Data[node].HTTPAddr(), user, method, path, form, body)
 	}
 	q := func(node int, user, text string) (int, string) {
 		return ask(node, user, "POST", "/query", url.Values{"db": {"db"}, "q": {text}}, "")
@@ -205,6 +210,8 @@ func TestClusterOverTLSWithUsers(t *testing.T) {
 		{"POST", "/api/v2/write", url.Values{"bucket": {"db"}}, 401, 403},
 		{"POST", "/api/v1/prom/write", url.Values{"db": {"db"}}, 401, 403},
 		{"GET", "/shard-repair/status", nil, 401, 200},
+		{"GET", "/shard-repair/diff", url.Values{"id": {"1"}}, 401, 403},
+		{"GET", "/shard-repair/repairs", nil, 401, 403},
 		{"POST", "/shard-repair/repair", url.Values{"id": {"1"}}, 401, 403},
 		{"POST", "/shard-repair/cancel-repair", url.Values{"id": {"1"}}, 401, 403},
 		{"GET", "/debug/vars", nil, 401, 403},
@@ -224,6 +231,32 @@ func TestClusterOverTLSWithUsers(t *testing.T) {
 		for _, secret := range []string{string(testSecret), "of the clients", "$2a$"} {
 			if strings.Contains(body, secret) {
 				t.Errorf("%s %s tells a secret", r.method, r.path)
+			}
+		}
+	}
+
+	// Where databases are named, a reader sees its own.
+	for user, want := range map[string][]string{"root": {"db", "other"}, "paul": {"db"}} {
+		var got struct{ Databases []struct{ Name string } }
+		_, body := ask(0, user, "GET", "/shard-status", nil, "")
+		if err := json.Unmarshal([]byte(body), &got); err != nil {
+			t.Fatalf("%s: %s", err, body)
+		}
+		var names []string
+		for _, d := range got.Databases {
+			names = append(names, d.Name)
+		}
+		if !slices.Equal(names, want) {
+			t.Errorf("/shard-status by %s has the databases %v, want %v", user, names, want)
+		}
+	}
+	for path, want := range map[string]int{
+		"/status": 200, "/shard-repair/status": 200, "/show-cluster": 403, "/show-shards": 403, "/shard-copies": 403, "/copy-shard-status": 403,
+		"/backup/meta": 403, "/shard-repair/diff": 403, "/shard-repair/repairs": 403, "/user": 403,
+	} {
+		for user, want := range map[string]int{"": 401, "paul": want, "root": 200} {
+			if code, body := askAt(c.Meta.HTTPAddr(), user, "GET", path, url.Values{"id": {"1"}}, ""); code != want {
+				t.Errorf("%s of a meta node by %q: %d %.200s, want %d", path, user, code, body, want)
 			}
 		}
 	}

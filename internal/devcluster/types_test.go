@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/influxdata/influxql"
 
 	"concord/internal/datanode"
 	"concord/internal/devcluster"
@@ -201,4 +204,55 @@ func TestWritesGoOnWhileATypeConflictIsResolved(t *testing.T) {
 			t.Errorf("node %d: fields %s", node+1, got)
 		}
 	}
+}
+
+// Two nodes that write a new field with different types at the same time end with one type on all owners, and with one
+// client that is told so.
+func TestTypesOfNewFieldsAreDecidedOnce(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStartWith(t, 3, nil)
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 3`)
+	at := yesterday().UnixNano()
+	if err := c.Client(0).Write(ctx, "db", "all", fmt.Appendf(nil, "m g=1 %d", at)); err != nil {
+		t.Fatal(err)
+	}
+	const tries = 40
+	for _, level := range []string{"all", "one", "quorum"} {
+		for i := range tries {
+			field := fmt.Sprintf("%s%d", level, i)
+			results := make(chan error, 2)
+			for node, value := range []string{"1.5", "7i"} {
+				go func() {
+					results <- c.Client((i+node)%3).Write(ctx, "db", level, fmt.Appendf(nil, "m %s=%s %d", field, value, at))
+				}()
+			}
+			refused := 0
+			for range 2 {
+				if err := <-results; err != nil && strings.Contains(err.Error(), "400 Bad Request") && strings.Contains(err.Error(), "partial write: field type conflict") {
+					refused++
+				} else if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if refused != 1 {
+				t.Fatalf("%s: %d writes were refused, want 1", field, refused)
+			}
+		}
+	}
+	id := c.Shards("db")[0].ID
+	types := func(node int) map[string]influxql.DataType {
+		return c.Data[node].Store.Shard(id).MeasurementFields([]byte("m")).FieldSet()
+	}
+	mustWait(ctx, t, c, "all owners have the same types", func() bool {
+		return len(types(0)) == 3*tries+1 && maps.Equal(types(0), types(1)) && maps.Equal(types(0), types(2))
+	})
+	resp, err := http.Post(c.Client(0).Base+"/shard-repair/check", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	mustWait(ctx, t, c, "the owners agree", func() bool {
+		s, _, err := c.Client(0).EntropyStatus(ctx)
+		return err == nil && s.Clean()
+	})
 }

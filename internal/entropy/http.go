@@ -13,6 +13,8 @@ import (
 
 	"github.com/influxdata/influxdb/services/httpd"
 	"github.com/influxdata/influxdb/services/meta"
+
+	"concord/internal/cluster"
 )
 
 // Base is the path below which all routes are.
@@ -29,13 +31,8 @@ var methods = []string{
 // Routes are those of a data node, for the engine's HTTP handler, which
 // authenticates. Every method is ours, so that 404 and 405 are JSON as well.
 func Routes(view *View) []httpd.Route {
-	h := &handler{view: view}
 	serve := func(w http.ResponseWriter, r *http.Request, user meta.User) {
-		if r.Method == http.MethodPost && user != nil && !user.AuthorizeUnrestricted() {
-			writeError(w, http.StatusForbidden, errors.New("only an admin may do this"))
-			return
-		}
-		h.ServeHTTP(w, r)
+		(&handler{view, func(*http.Request) meta.User { return user }}).ServeHTTP(w, r)
 	}
 	var routes []httpd.Route
 	for _, m := range methods {
@@ -51,21 +48,36 @@ func Routes(view *View) []httpd.Route {
 	return routes
 }
 
-// NewHandler returns the routes of a meta node, without authentication.
-func NewHandler(view *View) http.Handler { return &handler{view: view} }
+// NewHandler returns the routes of a meta node, without authentication. userOf returns the user of a request, nil for
+// one that may do everything.
+func NewHandler(view *View, userOf func(*http.Request) meta.User) http.Handler {
+	return &handler{view, userOf}
+}
 
 // handler serves the contract under Base.
-type handler struct{ view *View }
+type handler struct {
+	view   *View
+	userOf func(*http.Request) meta.User // nil for one that may do everything
+}
 
 // route is one call of the contract; /openapi.json is made of these.
 type route struct {
 	method  string
+	access  access
 	serve   func(*handler, http.ResponseWriter, *http.Request, url.Values) error
 	summary string
 	params  []parameter
 	code    int // of success
 	answer  any // a value of the type that the answer has, nil for none
 }
+
+// access is who may use a call when authentication is on.
+type access int
+
+const (
+	everyUser access = iota // what is of databases that the user may not read is left out
+	admins                  // the call changes something, or names series and values
+)
 
 // parameter is one of a call, in the query string or a form body.
 type parameter struct {
@@ -82,23 +94,23 @@ var (
 
 // routes has every call but /openapi.json, which describes it.
 var routes = map[string]route{
-	"/status": {http.MethodGet, (*handler).status, "Shards whose replicas differ, and the repair queue",
+	"/status": {http.MethodGet, everyUser, (*handler).status, "Shards whose replicas differ, and the repair queue",
 		[]parameter{localParameter}, http.StatusOK, statusJSON{}},
-	"/repair": {http.MethodPost, (*handler).repair, "Queue the repair of a shard",
+	"/repair": {http.MethodPost, admins, (*handler).repair, "Queue the repair of a shard",
 		[]parameter{idParameter}, http.StatusNoContent, nil},
-	"/cancel-repair": {http.MethodPost, (*handler).cancelRepair, "Take a shard from the queue and stop its repair",
+	"/cancel-repair": {http.MethodPost, admins, (*handler).cancelRepair, "Take a shard from the queue and stop its repair",
 		[]parameter{idParameter, localParameter}, http.StatusNoContent, nil},
-	"/check": {http.MethodPost, (*handler).check, "Check a shard, or all shards, now",
+	"/check": {http.MethodPost, admins, (*handler).check, "Check a shard, or all shards, now",
 		[]parameter{{"id", "integer", false, "ID of a shard; all shards without it"}}, http.StatusAccepted, nil},
-	"/diff": {http.MethodGet, (*handler).diff, "A dry run: what a repair would find and send",
+	"/diff": {http.MethodGet, admins, (*handler).diff, "A dry run: what a repair would find and send",
 		[]parameter{idParameter}, http.StatusOK, diffJSON{}},
-	"/resolve": {http.MethodPost, (*handler).resolve, "Give a field one type on all owners of a shard, and set its values of other types aside",
+	"/resolve": {http.MethodPost, admins, (*handler).resolve, "Give a field one type on all owners of a shard, and set its values of other types aside",
 		resolveParameters, http.StatusOK, resolveJSON{}},
-	"/repairs": {http.MethodGet, (*handler).repairs, "Running, waiting and ended repairs",
+	"/repairs": {http.MethodGet, admins, (*handler).repairs, "Running, waiting and ended repairs",
 		nil, http.StatusOK, repairsJSON{}},
-	"/pause": {http.MethodPost, (*handler).pause, "Take no repairs, and stop running ones",
+	"/pause": {http.MethodPost, admins, (*handler).pause, "Take no repairs, and stop running ones",
 		nil, http.StatusNoContent, nil},
-	"/resume": {http.MethodPost, (*handler).resume, "Take repairs again",
+	"/resume": {http.MethodPost, admins, (*handler).resume, "Take repairs again",
 		nil, http.StatusNoContent, nil},
 }
 
@@ -127,6 +139,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != rt.method {
 		w.Header().Set("Allow", rt.method)
 		writeError(w, http.StatusMethodNotAllowed, fmt.Errorf("%s is for %s", r.URL.Path, rt.method))
+		return
+	}
+	if user := h.userOf(r); rt.access == admins && user != nil && !user.AuthorizeUnrestricted() {
+		writeError(w, http.StatusForbidden, errors.New("only an admin may do this"))
 		return
 	}
 	params, err := parameters(w, r)
@@ -249,25 +265,42 @@ func (h *handler) status(w http.ResponseWriter, r *http.Request, params url.Valu
 	if err != nil {
 		return err
 	}
+	visible := h.visible(h.userOf(r))
 	out := statusJSON{
-		Shards: make([]shardJSON, len(st.Shards)), Queued: idStrings(st.Queued),
-		Processing: idStrings(st.Processing), Unreachable: st.Unreachable,
+		Shards: []shardJSON{}, Queued: idStrings(st.Queued, visible), Processing: idStrings(st.Processing, visible), Unreachable: st.Unreachable,
 	}
-	for i, s := range st.Shards {
-		out.Shards[i] = shardJSON{
+	for _, s := range st.Shards {
+		if !visible(s.ID) {
+			continue
+		}
+		out.Shards = append(out.Shards, shardJSON{
 			ID: strconv.FormatUint(s.ID, 10), Database: s.Database, RetentionPolicy: s.RetentionPolicy,
 			StartTime: strconv.FormatInt(s.Start, 10), EndTime: strconv.FormatInt(s.End, 10),
 			Expires: strconv.FormatInt(s.Expires, 10), Status: s.Status, Message: s.Message,
-		}
+		})
 	}
 	writeJSON(w, http.StatusOK, out)
 	return nil
 }
 
-func idStrings(ids []uint64) []string {
-	out := make([]string, len(ids))
-	for i, id := range ids {
-		out[i] = strconv.FormatUint(id, 10)
+// visible returns whether a user may see what is said of a shard: it may read the database.
+func (h *handler) visible(user meta.User) func(shard uint64) bool {
+	if user == nil {
+		return func(uint64) bool { return true }
+	}
+	live := h.view.live()
+	return func(shard uint64) bool {
+		sh, ok := live[shard]
+		return ok && cluster.MayRead(user, sh.Database)
+	}
+}
+
+func idStrings(ids []uint64, visible func(uint64) bool) []string {
+	out := []string{}
+	for _, id := range ids {
+		if visible(id) {
+			out = append(out, strconv.FormatUint(id, 10))
+		}
 	}
 	return out
 }

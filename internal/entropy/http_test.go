@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/services/httpd"
 	"github.com/influxdata/influxdb/services/meta"
+	"github.com/influxdata/influxql"
 
 	"concord/internal/cluster"
 	"concord/internal/entropy/digest"
@@ -47,6 +48,10 @@ func dataView(c *fakeCluster) *View {
 }
 
 func metaView(c *fakeCluster) *View { return &View{State: c.State, Transport: c} }
+
+func metaHandler(c *fakeCluster) http.Handler {
+	return NewHandler(metaView(c), func(*http.Request) meta.User { return nil })
+}
 
 func dataHandler(v *View, auth bool) http.Handler {
 	cfg := httpd.NewConfig()
@@ -119,7 +124,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c, controls := viewCluster()
-			for h, code := range map[http.Handler]int{dataHandler(dataView(c), false): tc.data, NewHandler(metaView(c)): tc.meta} {
+			for h, code := range map[http.Handler]int{dataHandler(dataView(c), false): tc.data, metaHandler(c): tc.meta} {
 				if w := do(h, tc.method, tc.target, tc.form); code != 0 {
 					wantError(t, w, code)
 				} else if w.Code/100 != 2 {
@@ -137,7 +142,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 
 func TestOtherMethodsAreNotAllowed(t *testing.T) {
 	c, _ := viewCluster()
-	for _, h := range []http.Handler{dataHandler(dataView(c), false), NewHandler(metaView(c))} {
+	for _, h := range []http.Handler{dataHandler(dataView(c), false), metaHandler(c)} {
 		for path, allowed := range map[string]string{"status": "GET", "repair": "POST", "cancel-repair": "POST", "check": "POST", "repairs": "GET", "pause": "POST", "resume": "POST", "diff": "GET", "resolve": "POST"} {
 			for _, m := range methods {
 				if m == allowed || m == http.MethodOptions {
@@ -155,7 +160,7 @@ func TestOtherMethodsAreNotAllowed(t *testing.T) {
 
 func TestStatusAnswer(t *testing.T) {
 	c, controls := viewCluster()
-	for _, h := range []http.Handler{dataHandler(dataView(c), false), NewHandler(metaView(c))} {
+	for _, h := range []http.Handler{dataHandler(dataView(c), false), metaHandler(c)} {
 		if got, want := do(h, "GET", "/shard-repair/status", "").Body.String(),
 			`{"shards":[],"queued_shards":[],"processing_shards":[]}`+"\n"; got != want {
 			t.Errorf("status is %s, want %s", got, want)
@@ -164,7 +169,7 @@ func TestStatusAnswer(t *testing.T) {
 	controls[1].status = NodeStatus{Enabled: true, Shards: []ShardStatus{{ID: 2, Status: Diff}}, Queued: []uint64{2}, Processing: []uint64{2}}
 	controls[0].status = NodeStatus{Enabled: true, Shards: []ShardStatus{{ID: 1, Status: Missing}, {ID: 2, Status: Conflict}}, Queued: []uint64{1, 2, 77}}
 	controls[2].err = errAway
-	w := do(NewHandler(metaView(c)), "GET", "/shard-repair/status", "")
+	w := do(metaHandler(c), "GET", "/shard-repair/status", "")
 	var got map[string]any
 	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
 		t.Fatal(err)
@@ -214,7 +219,7 @@ func TestRepairGoesToTheFirstOwner(t *testing.T) {
 		if form {
 			target, body = "/shard-repair/repair", url.Values{"id": {"1"}}.Encode()
 		}
-		for _, h := range []http.Handler{dataHandler(dataView(c), false), NewHandler(metaView(c))} {
+		for _, h := range []http.Handler{dataHandler(dataView(c), false), metaHandler(c)} {
 			if w := do(h, "POST", target, body); w.Code != 204 || w.Body.Len() != 0 {
 				t.Errorf("answer is %d %s", w.Code, w.Body)
 			}
@@ -223,7 +228,7 @@ func TestRepairGoesToTheFirstOwner(t *testing.T) {
 			t.Errorf("queued on %v %v %v", controls[0].repairs, controls[1].repairs, controls[2].repairs)
 		}
 		controls[0].err = errAway
-		if msg := wantError(t, do(NewHandler(metaView(c)), "POST", target, body), 500); !strings.Contains(msg, "data1:8088") {
+		if msg := wantError(t, do(metaHandler(c), "POST", target, body), 500); !strings.Contains(msg, "data1:8088") {
 			t.Errorf("error is %q", msg)
 		}
 	}
@@ -257,7 +262,7 @@ func TestDisabledServiceAnswers404OnEveryPath(t *testing.T) {
 			}
 		}
 	}
-	if msg := wantError(t, do(NewHandler(metaView(c)), "GET", "/shard-repair/status", ""), 404); !strings.Contains(msg, "[anti-entropy] enabled") {
+	if msg := wantError(t, do(metaHandler(c), "GET", "/shard-repair/status", ""), 404); !strings.Contains(msg, "[anti-entropy] enabled") {
 		t.Errorf("error of a meta node is %q", msg)
 	}
 }
@@ -271,6 +276,8 @@ func TestAuthentication(t *testing.T) {
 	}{
 		{"GET", "/status", "", 401}, {"POST", "/repair?id=1", "", 401}, {"GET", "/nothing", "", 401},
 		{"GET", "/status", "nobody", 401}, {"GET", "/status", "reader", 200}, {"POST", "/repair?id=1", "reader", 403},
+		{"GET", "/diff?id=1", "reader", 403}, {"GET", "/diff?id=1", "admin", 200}, {"GET", "/repairs", "reader", 403}, {"GET", "/repairs", "admin", 200},
+		{"POST", "/check", "reader", 403}, {"POST", "/pause", "reader", 403}, {"POST", "/resume", "reader", 403}, {"GET", "/openapi.json", "reader", 200},
 		{"POST", "/resolve?id=1&measurement=m&field=f&type=float", "reader", 403}, {"POST", "/cancel-repair?id=1", "reader", 403}, {"GET", "/status", "admin", 200}, {"POST", "/repair?id=1", "admin", 204},
 	} {
 		r := httptest.NewRequest(tc.method, Base+tc.path, nil)
@@ -285,6 +292,38 @@ func TestAuthentication(t *testing.T) {
 	}
 	if len(controls[0].repairs) != 1 {
 		t.Errorf("queued %v", controls[0].repairs)
+	}
+}
+
+// The status says nothing of databases that a user may not read, and no more of those that are gone.
+func TestStatusIsOfWhatTheUserMayRead(t *testing.T) {
+	c, controls := viewCluster()
+	controls[0].status = NodeStatus{Enabled: true, Shards: []ShardStatus{{ID: 1, Status: Diff}}, Queued: []uint64{1, 77}, Processing: []uint64{1}}
+	empty, all := `{"shards":[],"queued_shards":[],"processing_shards":[]}`, ""
+	for _, tt := range []struct {
+		name string
+		user meta.User
+		sees bool
+	}{
+		{"without authentication", nil, true},
+		{"an administrator", &meta.UserInfo{Admin: true}, true},
+		{"a reader", &meta.UserInfo{Privileges: map[string]influxql.Privilege{"db": influxql.ReadPrivilege}}, true},
+		{"who may do all with it", &meta.UserInfo{Privileges: map[string]influxql.Privilege{"db": influxql.AllPrivileges}}, true},
+		{"a writer", &meta.UserInfo{Privileges: map[string]influxql.Privilege{"db": influxql.WritePrivilege}}, false},
+		{"a reader of another", &meta.UserInfo{Privileges: map[string]influxql.Privilege{"other": influxql.ReadPrivilege}}, false},
+		{"a user without privileges", &meta.UserInfo{}, false},
+	} {
+		h := NewHandler(metaView(c), func(*http.Request) meta.User { return tt.user })
+		got := strings.TrimSpace(do(h, "GET", "/shard-repair/status", "").Body.String())
+		if all == "" {
+			all = got
+		}
+		if want := map[bool]string{true: all, false: empty}[tt.sees]; got != want {
+			t.Errorf("%s: %s, want %s", tt.name, got, want)
+		}
+	}
+	if !strings.Contains(all, `"queued_shards":["1"],"processing_shards":["1"]`) {
+		t.Errorf("status: %s", all)
 	}
 }
 
@@ -303,7 +342,7 @@ func TestCheckPauseAndRepairsOverHTTP(t *testing.T) {
 	at := time.Unix(1700000000, 0)
 	for name, view := range map[string]func(*fakeCluster) http.Handler{
 		"data": func(c *fakeCluster) http.Handler { return dataHandler(dataView(c), false) },
-		"meta": func(c *fakeCluster) http.Handler { return NewHandler(metaView(c)) },
+		"meta": func(c *fakeCluster) http.Handler { return metaHandler(c) },
 	} {
 		c, controls := viewCluster()
 		h := view(c)
@@ -346,7 +385,7 @@ func TestResolveOverHTTP(t *testing.T) {
 	t.Parallel()
 	for name, view := range map[string]func(*fakeCluster) http.Handler{
 		"data": func(c *fakeCluster) http.Handler { return dataHandler(dataView(c), false) },
-		"meta": func(c *fakeCluster) http.Handler { return NewHandler(metaView(c)) },
+		"meta": func(c *fakeCluster) http.Handler { return metaHandler(c) },
 	} {
 		c, controls := viewCluster()
 		h := view(c)
@@ -379,7 +418,7 @@ func TestResolveOverHTTP(t *testing.T) {
 func TestOpenAPIIsTrueToTheCode(t *testing.T) {
 	t.Parallel()
 	c, _ := viewCluster()
-	for _, h := range []http.Handler{dataHandler(dataView(c), false), NewHandler(metaView(c))} {
+	for _, h := range []http.Handler{dataHandler(dataView(c), false), metaHandler(c)} {
 		w := do(h, "GET", "/shard-repair/openapi.json", "")
 		var doc struct {
 			OpenAPI string

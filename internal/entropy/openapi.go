@@ -28,6 +28,7 @@ func openAPI() object {
 	for path, r := range routes {
 		op := object{
 			"summary":     r.summary,
+			"description": accessDoc[r.access],
 			"operationId": strings.ReplaceAll(strings.TrimPrefix(path, "/"), "-", "_"),
 			"responses": object{
 				strconv.Itoa(r.code): success(r),
@@ -52,6 +53,11 @@ func openAPI() object {
 		"info":    object{"title": "Anti-entropy", "version": "1", "description": "Finds and repairs differences between the replicas of shards."},
 		"paths":   paths,
 	}
+}
+
+var accessDoc = map[access]string{
+	everyUser: "With authentication on, for every user. What is of databases that the user may not read is left out.",
+	admins:    "With authentication on, for administrators.",
 }
 
 func success(r route) object {

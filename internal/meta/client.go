@@ -45,7 +45,7 @@ type Client struct {
 	dir   string
 	log   *zap.Logger
 	http  metaHTTP
-	auth  authCache
+	auth  *authCache
 	state atomic.Pointer[cluster.State]
 
 	loaded *cluster.State // set by Open
@@ -74,7 +74,7 @@ func NewClient(dir string, log *zap.Logger) *Client {
 	}
 	c := &Client{
 		Client: emeta.NewClient(&emeta.Config{Dir: filepath.Join(dir, engineDir), RetentionAutoCreate: true}),
-		dir:    dir, log: log.With(zap.String("service", "metaclient")), changed: make(chan struct{}),
+		dir:    dir, log: log.With(zap.String("service", "metaclient")), changed: make(chan struct{}), auth: newAuthCache(),
 	}
 	c.loaded = cluster.NewState()
 	c.state.Store(c.loaded)

@@ -2,9 +2,6 @@ package meta
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -250,9 +247,6 @@ func (c *Client) SetAdminPrivilege(username string, admin bool) error {
 // Authenticate checks a password against the user's current hash.
 func (c *Client) Authenticate(username, password string) (emeta.User, error) {
 	u := c.UserInfo(username)
-	if u == nil {
-		return nil, emeta.ErrUserNotFound
-	}
 	if err := c.auth.check(u, password); err != nil {
 		return nil, err
 	}
@@ -270,47 +264,4 @@ func (c *Client) User(name string) (emeta.User, error) {
 		return u, nil
 	}
 	return nil, emeta.ErrUserNotFound
-}
-
-// authCache remembers passwords that were right, salted and hashed, so that
-// only the first request of a user pays for bcrypt. An entry counts for one
-// bcrypt hash alone: a password that was changed on any node, or a user that
-// was dropped, is refused at once.
-type authCache struct {
-	mu sync.Mutex
-	m  map[string]authEntry // by user
-}
-
-type authEntry struct {
-	bcrypt string
-	salt   [16]byte
-	sum    [sha256.Size]byte
-}
-
-func saltedSum(salt [16]byte, password string) [sha256.Size]byte {
-	return sha256.Sum256(append(salt[:], password...))
-}
-
-func (a *authCache) check(u *emeta.UserInfo, password string) error {
-	a.mu.Lock()
-	e, ok := a.m[u.Name]
-	a.mu.Unlock()
-	if ok && e.bcrypt == u.Hash {
-		if sum := saltedSum(e.salt, password); subtle.ConstantTimeCompare(sum[:], e.sum[:]) == 1 {
-			return nil
-		}
-	}
-	if bcrypt.CompareHashAndPassword([]byte(u.Hash), []byte(password)) != nil {
-		return emeta.ErrAuthenticate
-	}
-	e = authEntry{bcrypt: u.Hash}
-	rand.Read(e.salt[:])
-	e.sum = saltedSum(e.salt, password)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.m == nil {
-		a.m = make(map[string]authEntry)
-	}
-	a.m[u.Name] = e
-	return nil
 }

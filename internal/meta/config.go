@@ -35,7 +35,7 @@ type NodeConfig struct {
 	DataUseTLS      bool `toml:"data-use-tls" doc:"Speak TLS to data nodes: when their [cluster] https-enabled is true."`
 	DataInsecureTLS bool `toml:"data-insecure-tls" doc:"Do not verify the certificates of data nodes."`
 
-	AuthEnabled          bool         `toml:"auth-enabled" doc:"Ask influxd-ctl and other clients for a user, and for an administrator where they change something."`
+	AuthEnabled          bool         `toml:"auth-enabled" doc:"Ask influxd-ctl and other clients for an administrator, and for a user where they read a status."`
 	InternalSharedSecret trust.Secret `toml:"internal-shared-secret" doc:"What all nodes of the cluster share: without it nobody joins, reads metadata, writes or repairs."`
 }
 

@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/url"
@@ -17,7 +18,7 @@ type access int
 const (
 	open     access = iota // everybody
 	internal               // nodes of the cluster, by the shared secret
-	read                   // with auth-enabled: every user
+	read                   // with auth-enabled: every user; the route itself looks at what the user may read
 	admin                  // with auth-enabled: administrators
 )
 
@@ -26,48 +27,69 @@ var (
 	errNeedsAdmin = errors.New("this needs an administrator")
 )
 
+// userKey is the user of a request in its context.
+type userKey struct{}
+
+// UserOf returns the user of a request to a route, nil for one that may do everything: authentication is off, or the
+// request has a token of the shared secret.
+func UserOf(r *http.Request) emeta.User {
+	if u, ok := r.Context().Value(userKey{}).(*emeta.UserInfo); ok {
+		return u
+	}
+	return nil
+}
+
 // guard lets a request through to next if its credentials allow that. A token
 // of the shared secret allows everything.
 func (s *Server) guard(need access, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		code, err := s.admit(need, r)
+		u, code, err := s.admit(need, r)
 		if err != nil {
-			if code == http.StatusUnauthorized {
+			switch code {
+			case http.StatusUnauthorized:
 				w.Header().Set("WWW-Authenticate", `Basic realm="InfluxDB"`)
+			case http.StatusServiceUnavailable:
+				w.Header().Set("Retry-After", "5")
 			}
 			replyCode(w, code, errorBody{err.Error()})
 			return
+		}
+		if u != nil {
+			r = r.WithContext(context.WithValue(r.Context(), userKey{}, u))
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-func (s *Server) admit(need access, r *http.Request) (int, error) {
+// admit returns the user of a request that is let through, nil for one that may do everything.
+func (s *Server) admit(need access, r *http.Request) (*emeta.UserInfo, int, error) {
 	m := s.cfg.Meta
 	if need == open || need == internal && m.InternalSharedSecret == "" || need >= read && !m.AuthEnabled {
-		return 0, nil
+		return nil, 0, nil
 	}
 	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
 		if m.InternalSharedSecret.Verify(token) == nil {
-			return 0, nil
+			return nil, 0, nil
 		}
-		return http.StatusUnauthorized, trust.ErrRefused
+		return nil, http.StatusUnauthorized, trust.ErrRefused
 	}
 	if need == internal {
-		return http.StatusUnauthorized, trust.ErrRefused
+		return nil, http.StatusUnauthorized, trust.ErrRefused
 	}
 	name, password, ok := r.BasicAuth()
 	if !ok {
-		return http.StatusUnauthorized, errNeedsUser
+		return nil, http.StatusUnauthorized, errNeedsUser
 	}
 	u := s.State().User(name)
-	if u == nil || s.auth.check(u, password) != nil {
-		return http.StatusUnauthorized, emeta.ErrAuthenticate
+	if err := s.auth.check(u, password); errors.Is(err, errBusy) {
+		return nil, http.StatusServiceUnavailable, err
+	} else if err != nil {
+		return nil, http.StatusUnauthorized, emeta.ErrAuthenticate
 	}
 	if need == admin && !u.Admin {
-		return http.StatusForbidden, errNeedsAdmin
+		return nil, http.StatusForbidden, errNeedsAdmin
 	}
-	return 0, nil
+	return u, 0, nil
 }
 
 // toLeader answers on the leader, and elsewhere with 307 and where that is.

@@ -59,8 +59,8 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 	for _, route := range []struct{ method, path, who string }{
 		{"GET", "/ping", anybody},
 		{"GET", "/status", users},
-		{"GET", "/show-cluster", users},
-		{"GET", "/show-shards", users},
+		{"GET", "/show-cluster", admins},
+		{"GET", "/show-shards", admins},
 		{"GET", "/identity", nodes},
 		{"GET", "/state", nodes},
 		{"GET", "/lease", nodes},

@@ -35,8 +35,8 @@ func (s *Server) handler() http.Handler {
 	}
 	handle("GET /ping", open, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	handle("GET /status", read, s.serveStatus)
-	handle("GET /show-cluster", read, s.serveCluster)
-	handle("GET /show-shards", read, s.serveShards)
+	handle("GET /show-cluster", admin, s.serveCluster)
+	handle("GET /show-shards", admin, s.serveShards)
 	handle("GET /identity", internal, func(w http.ResponseWriter, _ *http.Request) { reply(w, s.identity(), nil) })
 	handle("GET /state", internal, s.serveState)
 	handle("POST /reset", internal, s.serveReset)
@@ -83,7 +83,7 @@ func (s *Server) handler() http.Handler {
 		if r.leads {
 			h = s.toLeader(h)
 		}
-		mux.Handle(r.pattern, s.guard(r.need, h))
+		mux.Handle(r.pattern, s.guard(admin, h))
 	}
 	if s.ShardRepair != nil {
 		mux.Handle("GET /shard-repair/", s.guard(read, s.ShardRepair))

@@ -38,7 +38,7 @@ type Server struct {
 	store  atomic.Pointer[store]
 	pool   *rpc.Pool // to data nodes
 	peers  metaHTTP  // to other meta nodes
-	auth   authCache
+	auth   *authCache
 	clocks *clocks.Watch
 
 	leases *emeta.Leases // granted while this node leads
@@ -70,7 +70,7 @@ func NewServer(cfg *Config, log *zap.Logger) *Server {
 	}
 	own := *cfg
 	return &Server{
-		cfg: &own, log: log.With(zap.String("service", "meta")), pool: &rpc.Pool{},
+		cfg: &own, log: log.With(zap.String("service", "meta")), pool: &rpc.Pool{}, auth: newAuthCache(),
 		leases: emeta.NewLeases(emeta.DefaultLeaseDuration),
 		clocks: clocks.NewWatch(log.With(zap.String("service", "meta"))),
 	}
@@ -79,20 +79,14 @@ func NewServer(cfg *Config, log *zap.Logger) *Server {
 // route is what another package adds to the HTTP API.
 type route struct {
 	pattern string
-	need    access
 	leads   bool
 	handler http.Handler
-}
-
-// HandleRead adds a route that every user may use; call it before Open.
-func (s *Server) HandleRead(pattern string, h http.HandlerFunc) {
-	s.routes = append(s.routes, route{pattern, read, false, h})
 }
 
 // HandleAdmin adds a route that only administrators may use, answered by the
 // leader where it changes the metadata; call it before Open.
 func (s *Server) HandleAdmin(pattern string, onLeader bool, h http.HandlerFunc) {
-	s.routes = append(s.routes, route{pattern, admin, onLeader, h})
+	s.routes = append(s.routes, route{pattern, onLeader, h})
 }
 
 // Reply answers with v as JSON, or with the one-line error.

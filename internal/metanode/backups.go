@@ -24,7 +24,8 @@ import (
 )
 
 const (
-	maxTarget  = 512 << 20 // bytes of POST /restore/begin, which has all metadata
+	maxTarget  = 16 << 20    // bytes of POST /restore/begin, which has all metadata: more than 100,000 shards
+	targetTime = time.Minute // for it to come
 	chunkBytes = 256 << 10
 )
 
@@ -32,14 +33,19 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // backups serves what influxd-ctl backup and restore ask: the metadata, which
 // copy to read, and the files of shards in both directions.
-type backups struct{ *meta.Server }
+type backups struct {
+	*meta.Server
+	begins *sync.Mutex // held while one restore begins: its metadata is in memory several times
+}
+
+func newBackups(s *meta.Server) backups { return backups{s, &sync.Mutex{}} }
 
 func (b backups) routes() {
-	s := shards(b)
+	s := shards{b.Server}
 	b.HandleAdmin("GET /backup/meta", false, b.serveMeta)
 	b.HandleAdmin("GET /backup/plan", false, s.serve(b.plan))
 	b.HandleAdmin("GET /backup/shard", false, b.serveShard)
-	b.HandleAdmin("POST /restore/begin", true, s.serve(b.begin))
+	b.HandleAdmin("POST /restore/begin", true, b.serveBegin)
 	b.HandleAdmin("POST /restore/shard", false, s.serve(b.shard))
 }
 
@@ -54,7 +60,7 @@ func (b backups) serveMeta(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (b backups) serveShard(w http.ResponseWriter, r *http.Request) {
-	s := shards(b)
+	s := shards{b.Server}
 	stream, err := b.export(r, s)
 	if err != nil {
 		meta.Reply(w, nil, err)
@@ -120,13 +126,32 @@ func (b backups) export(r *http.Request, s shards) (exportStream, error) {
 	return c.Export(r.Context(), req)
 }
 
+// serveBegin begins one restore at a time.
+func (b backups) serveBegin(w http.ResponseWriter, r *http.Request) {
+	if !b.begins.TryLock() {
+		meta.Reply(w, nil, errors.New("another restore is just beginning: try again"))
+		return
+	}
+	defer b.begins.Unlock()
+	control := http.NewResponseController(w)
+	control.SetReadDeadline(time.Now().Add(targetTime))
+	var t backup.Target
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxTarget)).Decode(&t)
+	if large := (*http.MaxBytesError)(nil); errors.As(err, &large) {
+		err = fmt.Errorf("the metadata of the backup is larger than %d bytes", large.Limit)
+	}
+	control.SetReadDeadline(time.Time{})
+	if err != nil {
+		meta.Reply(w, nil, fmt.Errorf("restore: %w", err))
+		return
+	}
+	out, err := b.begin(t)
+	meta.Reply(w, out, err)
+}
+
 // begin makes databases, policies and shard groups for what is to be restored,
 // and tells where each shard goes. It checks everything first.
-func (b backups) begin(r *http.Request) (any, error) {
-	var t backup.Target
-	if err := json.NewDecoder(io.LimitReader(r.Body, maxTarget)).Decode(&t); err != nil {
-		return nil, fmt.Errorf("restore: %w", err)
-	}
+func (b backups) begin(t backup.Target) (any, error) {
 	data, err := backup.DecodeMeta(t.Meta)
 	if err != nil {
 		return nil, err
@@ -375,7 +400,8 @@ func (p *restoration) users() error {
 // shard sends the body, a tar, to all owners of a shard. An owner that fails gets the
 // shard by anti-entropy, as long as one has it.
 func (b backups) shard(r *http.Request) (any, error) {
-	s := shards(b)
+	r.Form = r.URL.Query() // the body is the tar, and no form, whatever its type says
+	s := shards{b.Server}
 	sh, err := s.shard(r)
 	if err != nil {
 		return nil, err

@@ -10,8 +10,8 @@ import (
 
 // Prepare adds to a meta node, before it opens, what needs data nodes.
 func Prepare(s *meta.Server) {
-	s.ShardRepair = entropy.NewHandler(&entropy.View{State: s.State, Transport: transport.New(s.Pool())})
+	s.ShardRepair = entropy.NewHandler(&entropy.View{State: s.State, Transport: transport.New(s.Pool())}, meta.UserOf)
 	s.Losses = shards{s}.losses
 	shards{s}.routes()
-	backups{s}.routes()
+	newBackups(s).routes()
 }

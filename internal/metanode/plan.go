@@ -81,7 +81,7 @@ func waitValue(r *http.Request) (time.Duration, error) {
 // sources has, for each of the asked shards, the copy to read as choose picks it: without a node and a problem for a
 // shard that is empty.
 func (b backups) sources(ctx context.Context, asked []cluster.Shard, from string) ([]backup.Source, error) {
-	copies := shards(b).describeCopies(ctx, asked, true)
+	copies := shards{b.Server}.describeCopies(ctx, asked, true)
 	if err := ctx.Err(); err != nil {
 		return nil, err // who did not answer may well be there
 	}

@@ -25,8 +25,8 @@ func (s shards) routes() {
 	s.HandleAdmin("POST /copy-shard", true, s.serve(s.copy))
 	s.HandleAdmin("POST /kill-copy-shard", false, s.serve(s.killCopy))
 	s.HandleAdmin("POST /remove-shard", true, s.serve(s.remove))
-	s.HandleRead("GET /copy-shard-status", s.serve(s.copies))
-	s.HandleRead("GET /shard-copies", s.serve(s.describe))
+	s.HandleAdmin("GET /copy-shard-status", false, s.serve(s.copies))
+	s.HandleAdmin("GET /shard-copies", false, s.serve(s.describe))
 }
 
 func (s shards) serve(fn func(*http.Request) (any, error)) http.HandlerFunc {

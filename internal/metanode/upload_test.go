@@ -3,9 +3,11 @@ package metanode
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 )
@@ -45,6 +47,65 @@ func TestUploadThatIsCutIsNotWhole(t *testing.T) {
 		conn.Close()
 		if (got.err == nil) != tt.whole || got.bytes != tt.bytes && tt.whole {
 			t.Errorf("%d bytes, then %q: %d bytes, %v", tt.bytes, tt.end, got.bytes, got.err)
+		}
+	}
+}
+
+// endless is a body without an end; n is how much of it was read.
+type endless struct{ n int64 }
+
+func (e *endless) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = 'A'
+	}
+	e.n += int64(len(b))
+	return len(b), nil
+}
+
+// What begins a restore is bounded, and there is one at a time.
+func TestRestoreBeginsWithABoundedBody(t *testing.T) {
+	t.Parallel()
+	b := newBackups(nil)
+	begin := func(body io.Reader) string {
+		w := httptest.NewRecorder()
+		b.serveBegin(w, httptest.NewRequest("POST", "/restore/begin", body))
+		return fmt.Sprint(w.Code, w.Body)
+	}
+	var body endless
+	if got := begin(io.MultiReader(strings.NewReader(`{"meta":"`), &body)); !strings.Contains(got, `400 {"error":"restore: the metadata of the backup is larger than 16777216 bytes"}`) {
+		t.Error(got)
+	}
+	if body.n > 2*maxTarget {
+		t.Errorf("%d bytes were read", body.n)
+	}
+	slow, writer := io.Pipe()
+	first := make(chan string)
+	go func() { first <- begin(slow) }()
+	fmt.Fprint(writer, `{"db`) // it is being read
+	if got := begin(strings.NewReader(`{}`)); !strings.Contains(got, `400 {"error":"another restore is just beginning`) {
+		t.Error(got)
+	}
+	writer.CloseWithError(io.ErrUnexpectedEOF)
+	if got := <-first; !strings.Contains(got, `400 {"error":"restore: unexpected EOF"}`) {
+		t.Error(got)
+	}
+	if got := begin(strings.NewReader(`{}`)); !strings.Contains(got, `no metadata`) {
+		t.Error(got)
+	}
+}
+
+// The body of a restored shard is a tar: it is never read as a form, which would be kept whole.
+func TestRestoredShardIsNoForm(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"application/x-www-form-urlencoded", "multipart/form-data; boundary=x"} {
+		var body endless
+		r := httptest.NewRequest("POST", "/restore/shard?shard=none", &body)
+		r.Header.Set("Content-Type", kind)
+		if _, err := newBackups(nil).shard(r); err == nil || err.Error() != "shard: must be a number" {
+			t.Error(err)
+		}
+		if body.n > 0 {
+			t.Errorf("%s: %d bytes were read", kind, body.n)
 		}
 	}
 }

@@ -61,6 +61,9 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	if s.writer != nil && s.writer.holdsDeletes(r.SenderNode) {
 		return nil, status.Error(codes.FailedPrecondition, "deletes wait here for the sender of the write: they come first")
 	}
+	if r.Decides && r.OnlyWhole && s.writer != nil && s.writer.notWhole(ctx, r.ShardId) {
+		return &rpc.WriteShardResponse{Undecided: true}, nil
+	}
 	if !s.fences.first(r) {
 		return nil, status.Error(codes.Canceled, "the write came a second time, or too late")
 	}
@@ -83,7 +86,14 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	case err == nil:
 		return &rpc.WriteShardResponse{}, nil
 	case errors.As(err, &p):
-		return &rpc.WriteShardResponse{Error: p.Reason, Dropped: int32(p.Dropped), Partial: true}, nil
+		resp := &rpc.WriteShardResponse{Error: p.Reason, Dropped: int32(p.Dropped), Partial: true}
+		if r.Decides {
+			resp.Conflicts, err = conflicts(s.store.Shard(r.ShardId), r.Points)
+			if err != nil {
+				return nil, status.Error(codes.Internal, err.Error())
+			}
+		}
+		return resp, nil
 	}
 	return &rpc.WriteShardResponse{Error: err.Error(), Retryable: true}, nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/influxdata/influxdb/models"
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -69,6 +70,8 @@ type Writer struct {
 	Lacks func(shard uint64, why string)
 	// Admit returns when the other nodes take writes from this one; nil when they always do.
 	Admit func(ctx context.Context)
+	// NotWhole reports whether this node's copy of a shard may lack acknowledged writes; nil when it never does.
+	NotWhole func(ctx context.Context, shard uint64) bool
 	// Shards takes the points; NewWriter sets the store.
 	Shards Shards
 	// Failed, when set, is told why a delete could not run on the store.
@@ -90,6 +93,7 @@ type Writer struct {
 	arrivals arrivals
 	deletes  deleteCounts
 	received received
+	types    fieldTypes
 
 	mu     sync.RWMutex // held for reading while owners start, so that Close waits for them
 	opened bool
@@ -224,6 +228,9 @@ type result struct {
 	partial *tsdb.PartialWriteError
 	hinted  bool // with err: the write is in hinted handoff
 	never   bool // with err: the same write can never succeed
+
+	undecided bool             // nothing was written: the owner's copy is not whole, and another one decides
+	conflicts []*rpc.FieldType // with partial, of an owner that decides: the types that it has
 }
 
 // required is how many of n owners must have written.
@@ -237,7 +244,8 @@ func required(level models.ConsistencyLevel, n int) int {
 	return 1
 }
 
-// writeShard writes to all owners and returns when the level is decided.
+// writeShard writes to all owners and returns when the level is decided. A write with fields that the shard is not
+// known to have goes to one owner first, which decides their types.
 func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, policy string, level models.ConsistencyLevel, points []models.Point) error {
 	owners := shard.Owners
 	if len(owners) == 0 {
@@ -255,6 +263,11 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 	var requests []*rpc.WriteShardRequest
 	size := 0
 	self := w.meta.NodeID()
+	deletes := w.deletes.seen(db)
+	var newFields map[fieldKey]influxql.DataType
+	if len(owners) > 1 {
+		newFields = w.types.unknown(shard.ID, deletes, points)
+	}
 	nodes := make([]uint64, len(owners))
 	for i, o := range owners {
 		nodes[i] = o.NodeID
@@ -269,15 +282,22 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 	results := make(chan result, len(owners))
 	deliveries := w.lanes.begin(nodes, shard.ID, db, size, w.WriteTimeout)
 	defer w.lanes.answer(deliveries)
+	done := func(d *delivery, r result) {
+		results <- r
+		w.lanes.finish(d)
+		w.wg.Done()
+	}
+	if len(newFields) > 0 {
+		go w.decideTypes(&undecidedWrite{ctx, db, policy, deletes, newFields, requests, deliveries, done})
+		return w.decide(level, results, len(owners))
+	}
 	for _, d := range deliveries {
 		go func() {
-			defer w.wg.Done()
-			defer w.lanes.finish(d)
 			if d.node == self {
-				results <- w.writeLocal(ctx, d, db, policy, points)
+				done(d, w.writeLocal(ctx, d, db, policy, points))
 				return
 			}
-			results <- w.writeRemote(d, requests)
+			done(d, w.writeRemote(d, requests, order{}))
 		}()
 	}
 	err := w.decide(level, results, len(owners))
@@ -457,15 +477,20 @@ func beginShard(store Shards, begun func(shard uint64) error, ctx tsdb.WriteCont
 }
 
 // writeRemote writes the messages in turn, within WriteTimeout. From the first
-// that fails and may succeed later, they go to hinted handoff.
-func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest) result {
+// that fails and may succeed later, they go to hinted handoff. Of the order, it sets what depends on the message.
+func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at order) result {
 	d.wait() // an earlier write may go to the queue yet
 	var all result
 	for i, req := range reqs {
 		if w.Handoff != nil && w.Handoff.Pending(d.node, d.shard) {
 			return w.hint(d, reqs[i:], result{err: errQueueNotEmpty})
 		}
-		r := w.send(d.ctx, d.node, req, order{sequence: d.sequence, write: partOf(d.write, i), settledWrite: partOf(w.lanes.settledWrite(d.shard), 0)})
+		at.sequence, at.write, at.settledWrite = d.sequence, partOf(d.write, i), partOf(w.lanes.settledWrite(d.shard), 0)
+		r := w.send(d.ctx, d.node, req, at)
+		at.onlyWhole = false // it has a part of the write
+		if r.undecided {
+			return r
+		}
 		if r.err != nil {
 			if r.never {
 				return r
@@ -474,6 +499,7 @@ func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest) result 
 		}
 		if r.partial != nil {
 			all.partial = merge(all.partial, *r.partial)
+			all.conflicts = append(all.conflicts, r.conflicts...)
 		}
 	}
 	return all
@@ -484,6 +510,7 @@ type order struct {
 	sequence            uint64
 	hinted              bool
 	write, settledWrite uint64 // as in WriteShardRequest
+	decides, onlyWhole  bool   // as there
 }
 
 // partOf is the number of one message of a write.
@@ -507,7 +534,7 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 		resp, err = rpc.NewReplicationClient(conn).WriteShard(ctx, &rpc.WriteShardRequest{
 			ShardId: req.ShardId, Database: req.Database, RetentionPolicy: req.RetentionPolicy, UserId: req.UserId, Points: req.Points,
 			Sender: w.sender, SenderNode: w.meta.NodeID(), Sequence: sequence, Hinted: hinted, Message: w.messages.Add(1), Settled: settled,
-			Write: at.write, SettledWrite: at.settledWrite,
+			Write: at.write, SettledWrite: at.settledWrite, Decides: at.decides, OnlyWhole: at.onlyWhole,
 		})
 	}
 	if err != nil {
@@ -524,8 +551,10 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 		return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err))}
 	}
 	switch {
+	case resp.Undecided:
+		return result{undecided: true}
 	case resp.Partial:
-		return result{partial: &tsdb.PartialWriteError{
+		return result{conflicts: resp.Conflicts, partial: &tsdb.PartialWriteError{
 			Reason: resp.Error, Dropped: int(resp.Dropped), Database: req.Database, RetentionPolicy: req.RetentionPolicy,
 		}}
 	case resp.Error != "":

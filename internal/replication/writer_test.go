@@ -46,6 +46,8 @@ func TestWriteIsJudgedByItsLevel(t *testing.T) {
 		{"ok ok hung", []uint64{1, 2, 3}, all, timeout},
 		{"ok hung", []uint64{2}, one, timeout},
 		{"ok down hung", []uint64{2, 3}, one, timeout},
+		{"ok hung hung", []uint64{2, 3, 1}, one, nil},
+		{"ok down ok", []uint64{2, 3, 1}, quorum, nil},
 		{"ok", []uint64{9}, one, failed},
 		{"ok", nil, one, failed},
 		{"ok", []uint64{1}, models.ConsistencyLevel(9), models.ErrInvalidConsistencyLevel},

@@ -24,6 +24,11 @@ import (
 // MaxMessage bounds one message in bytes, in both directions.
 const MaxMessage = 64 << 20
 
+const (
+	maxHeader  = 64 << 10 // bytes of the headers of one call
+	maxStreams = 1 << 14  // calls at the same time on one connection
+)
+
 // Pool keeps one connection for each address. Connections are made when first
 // used, shared by all callers, and re-made by gRPC when they break.
 type Pool struct {
@@ -116,7 +121,8 @@ func (p *Pool) Close() error {
 // NewServer returns a gRPC server with the limits that all nodes share.
 func NewServer(opts ...grpc.ServerOption) *grpc.Server {
 	return grpc.NewServer(append([]grpc.ServerOption{
-		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage),
+		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage), grpc.MaxHeaderListSize(maxHeader),
+		grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(strangerTime),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 	}, opts...)...)

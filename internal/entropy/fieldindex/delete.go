@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"sync"
 
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
+	"golang.org/x/sync/errgroup"
 )
 
 // AfterDelete runs a delete in a database, and writes the index of fields of each shard in which the delete dropped a
@@ -17,19 +19,23 @@ import (
 func AfterDelete(store *tsdb.Store, database string, run func() error) error {
 	before := measurements(store, database)
 	failed := run()
-	var unwritten error
+	var flushes errgroup.Group
+	flushes.SetLimit(runtime.GOMAXPROCS(0))
 	for _, sh := range shardsOf(store, database) {
 		set := fieldSet(sh)
 		if had, known := before[sh]; set == nil || known && !dropped(set, had) && !isUnflushed(sh) {
 			continue
 		}
-		err := Flush(sh)
-		if store.Shard(sh.ID()) != sh { // it was removed meanwhile
-			setUnflushed(sh, false)
-		} else if err != nil && unwritten == nil {
-			unwritten = err
-		}
+		flushes.Go(func() error {
+			err := Flush(sh)
+			if store.Shard(sh.ID()) != sh { // it was removed meanwhile
+				setUnflushed(sh, false)
+				return nil
+			}
+			return err
+		})
 	}
+	unwritten := flushes.Wait()
 	if failed != nil && unwritten != nil {
 		return fmt.Errorf("%w; %w", failed, unwritten) // in one line
 	}
@@ -106,13 +112,15 @@ func setUnflushed(sh *tsdb.Shard, is bool) {
 	unflushed.m[sh] = true
 }
 
-// flushing is held while an index is written: the engine's temporary file has one name.
-var flushing sync.Mutex
+// flushing are held while the index of a shard is written: the engine's temporary file has one name. Several shards
+// share one.
+var flushing [64]sync.Mutex
 
 // Flush writes the index of fields of an open shard to disk, durably.
 func Flush(sh *tsdb.Shard) (err error) {
-	flushing.Lock()
-	defer flushing.Unlock()
+	lock := &flushing[sh.ID()%uint64(len(flushing))]
+	lock.Lock()
+	defer lock.Unlock()
 	defer func() {
 		if p := recover(); p != nil { // the shard was closed meanwhile
 			err = fmt.Errorf("%v", p)

@@ -74,8 +74,8 @@ func splitKey(key []byte) (series []byte, measurement, field string, ok bool) {
 	return series, string(name), string(f), len(name) > 0
 }
 
-// dataTypeOf is the type of an engine's value, Unknown for what no value has.
-func dataTypeOf(t models.FieldType) influxql.DataType {
+// DataTypeOf is the type of an engine's value, Unknown for what no value has.
+func DataTypeOf(t models.FieldType) influxql.DataType {
 	switch t {
 	case models.Float:
 		return influxql.Float
@@ -220,7 +220,7 @@ func cachedType(c *tsm1.Cache, key []byte) influxql.DataType {
 	if err != nil {
 		return influxql.Unknown
 	}
-	return dataTypeOf(t)
+	return DataTypeOf(t)
 }
 
 // others calls fn with the keys whose values are not of the type that their field gets.

@@ -1,0 +1,23 @@
+package datanode
+
+import (
+	"runtime"
+	"testing"
+)
+
+// Deletes run on as many shards as there are processors, unless the configuration says how many.
+func TestDeletesRunOnSeveralShards(t *testing.T) {
+	t.Parallel()
+	for setting, want := range map[int]int{0: runtime.GOMAXPROCS(0), 1: 1, 7: 7, -1: 0} {
+		c := NewConfig()
+		if c.Data.MaxConcurrentDeletes != 0 {
+			t.Errorf("the default is %d", c.Data.MaxConcurrentDeletes)
+		}
+		c.Data.MaxConcurrentDeletes = setting
+		if err := c.Validate(); (err == nil) != (want > 0) {
+			t.Errorf("%d: %v", setting, err)
+		} else if got := c.engine().MaxConcurrentDeletes; err == nil && got != want {
+			t.Errorf("%d: the engine gets %d, want %d", setting, got, want)
+		}
+	}
+}

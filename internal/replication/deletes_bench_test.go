@@ -1,0 +1,60 @@
+package replication
+
+import (
+	"fmt"
+	"runtime"
+	"testing"
+
+	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+
+	"concord/internal/rpc"
+)
+
+// BenchmarkDelete is what deletes cost a store with many small shards, on one shard at a time and on as many as there
+// are processors. Half of the series in each shard go, and then their measurement.
+func BenchmarkDelete(b *testing.B) {
+	const shards = 1500
+	s := mustStore(b)
+	fill := func(b *testing.B) {
+		for id := uint64(1); id <= shards; id++ {
+			if s.Shard(id) == nil {
+				if err := s.CreateShard(db, policy, id, true); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if err := s.WriteToShard(tsdb.WriteContext{}, id, mustPoints(b, fmt.Sprintf("m,host=a v=1 %d\nm,host=b v=1 %[1]d\nother v=1 1", id))); err != nil {
+				b.Fatal(err)
+			}
+			s.Shard(id).SetCompactionsEnabled(true) // the store stops those of a shard that rests
+			if err := must(s.Shard(id).Engine()).(*tsm1.Engine).WriteSnapshot(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	for _, r := range []*rpc.ExecuteRequest{
+		{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: "DELETE FROM m WHERE host = 'a'"},
+		{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m"},
+	} {
+		for _, n := range []int{1, runtime.GOMAXPROCS(0)} {
+			b.Run(fmt.Sprintf("%v/parallel=%d", r.Kind, n), func(b *testing.B) {
+				s.EngineOptions.Config.MaxConcurrentDeletes = n
+				for b.Loop() {
+					b.StopTimer()
+					fill(b)
+					b.StartTimer()
+					if err := execute(s, r); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}

@@ -1,0 +1,295 @@
+package replication
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/influxdata/influxdb/coordinator"
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxql"
+
+	"concord/internal/entropy/fieldindex"
+	"concord/internal/rpc"
+)
+
+// maxTypes bounds the fields, over all shards, whose types are remembered. It is some 50 MB.
+const maxTypes = 1 << 19
+
+// fieldTypes remembers which types the fields of shards are known to have.
+//
+// The first value of a field gives it its type, at each owner of a shard for itself. When two nodes write a new field
+// with different types at the same time, the owners could end with different types, and could never agree again. So
+// the types of new fields are decided in one place: a write with a field that is not remembered goes to one owner
+// first, the first in the order of owners whose copy is whole and which answers. The others get what that owner took.
+// All nodes ask in the same order. Later writes with these fields go to all owners at the same time.
+//
+// A delete may remove fields. What was learnt before it, or while it was under way, is void.
+type fieldTypes struct {
+	mu     sync.RWMutex
+	shards map[uint64]*shardTypes
+	n      int // fields of all shards
+}
+
+type shardTypes struct {
+	deletes      uint64 // Writer.deletes.seen before the write that the types were learnt from
+	measurements map[string]map[string]influxql.DataType
+	n            int
+}
+
+type fieldKey struct{ measurement, field string }
+
+// unknown returns the fields of points that the shard is not known to have, or has with another type.
+func (t *fieldTypes) unknown(shard, deletes uint64, points []models.Point) map[fieldKey]influxql.DataType {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	var (
+		known  map[string]map[string]influxql.DataType
+		name   []byte
+		fields map[string]influxql.DataType // of the measurement called name
+		out    map[fieldKey]influxql.DataType
+	)
+	if s := t.shards[shard]; s != nil && s.deletes == deletes {
+		known = s.measurements
+	}
+	for _, p := range points {
+		if !bytes.Equal(p.Name(), name) {
+			name = p.Name()
+			fields = known[string(name)]
+		}
+		for f := p.FieldIterator(); f.Next(); {
+			typ := fieldindex.DataTypeOf(f.Type())
+			if fields[string(f.FieldKey())] == typ || bytes.Equal(f.FieldKey(), tsdb.TimeBytes) {
+				continue
+			}
+			if out == nil {
+				out = make(map[fieldKey]influxql.DataType)
+			}
+			out[fieldKey{string(name), string(f.FieldKey())}] = typ
+		}
+	}
+	return out
+}
+
+// learn remembers the types of fields that an owner of the shard has.
+func (t *fieldTypes) learn(shard, deletes uint64, fields map[fieldKey]influxql.DataType) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.n+len(fields) > maxTypes {
+		t.shards, t.n = nil, 0
+	}
+	if t.shards == nil {
+		t.shards = make(map[uint64]*shardTypes)
+	}
+	s := t.shards[shard]
+	if s == nil || s.deletes != deletes {
+		if s != nil {
+			t.n -= s.n
+		}
+		s = &shardTypes{deletes: deletes, measurements: make(map[string]map[string]influxql.DataType)}
+		t.shards[shard] = s
+	}
+	for key, typ := range fields {
+		m := s.measurements[key.measurement]
+		if m == nil {
+			m = make(map[string]influxql.DataType)
+			s.measurements[key.measurement] = m
+		}
+		if _, has := m[key.field]; !has {
+			s.n++
+			t.n++
+		}
+		m[key.field] = typ
+	}
+}
+
+// undecidedWrite is a write with fields whose types are not decided yet.
+type undecidedWrite struct {
+	ctx        tsdb.WriteContext
+	db, policy string
+	deletes    uint64 // as in shardTypes
+	fields     map[fieldKey]influxql.DataType
+	requests   []*rpc.WriteShardRequest
+	owners     []*delivery // in the shard's order
+	done       func(*delivery, result)
+}
+
+// decideTypes brings a write to one owner after the other until one has decided. The others get what it took, at the
+// same time. Owners whose copies are not whole decide when no other owner answers.
+func (w *Writer) decideTypes(u *undecidedWrite) {
+	owners := u.owners
+	for _, onlyWhole := range []bool{true, false} {
+		var undecided []*delivery
+		for i, d := range owners {
+			others := slices.Concat(undecided, owners[i+1:])
+			r := w.writeFirst(u, d, onlyWhole, len(others) == 0)
+			if r.undecided {
+				undecided = append(undecided, d)
+				continue
+			}
+			if r.err != nil {
+				continue
+			}
+			requests := u.requests
+			if r.partial == nil {
+				w.types.learn(d.shard, u.deletes, u.fields)
+			} else if len(r.conflicts) > 0 {
+				requests = withoutConflicts(requests, r.conflicts)
+			}
+			for _, o := range others {
+				go func() { u.done(o, w.writeRest(u, o, requests)) }()
+			}
+			return
+		}
+		owners = undecided
+	}
+}
+
+// writeFirst lets an owner decide. It is done with the owner unless the result is undecided. An owner other than the
+// last one has half of the time that is left, or its answer would be too late for the others.
+func (w *Writer) writeFirst(u *undecidedWrite, d *delivery, onlyWhole, last bool) result {
+	deadline, _ := d.ctx.Deadline()
+	limit := time.Until(deadline)
+	if !last {
+		limit /= 2
+	}
+	if d.node != w.meta.NodeID() {
+		defer time.AfterFunc(limit, d.cancel).Stop()
+		r := w.writeRemote(d, u.requests, order{decides: true, onlyWhole: onlyWhole})
+		if !r.undecided {
+			u.done(d, r)
+		}
+		return r
+	}
+	if onlyWhole && w.notWhole(d.ctx, d.shard) {
+		return result{undecided: true}
+	}
+	answer := make(chan result, 1)
+	go func() {
+		r := w.writeRest(u, d, u.requests)
+		if r.partial != nil {
+			var err error
+			if r.conflicts, err = conflictsOf(w.store.Shard(d.shard), u.requests); err != nil {
+				r = result{err: err}
+			}
+		}
+		u.done(d, r)
+		answer <- r
+	}()
+	timeout := time.NewTimer(limit)
+	defer timeout.Stop()
+	select {
+	case r := <-answer:
+		return r
+	case <-timeout.C:
+		return result{err: coordinator.ErrTimeout} // its disk hangs
+	}
+}
+
+// writeRest writes the requests to one owner. This node's store reorders the points that it is given: it gets copies.
+func (w *Writer) writeRest(u *undecidedWrite, d *delivery, requests []*rpc.WriteShardRequest) result {
+	if d.node != w.meta.NodeID() {
+		return w.writeRemote(d, requests, order{})
+	}
+	var points []models.Point
+	for _, r := range requests {
+		some, err := decodePoints(r.Points)
+		if err != nil {
+			return result{err: err, never: true}
+		}
+		points = append(points, some...)
+	}
+	if len(points) == 0 {
+		return result{}
+	}
+	return w.writeLocal(u.ctx, d, u.db, u.policy, points)
+}
+
+// notWhole reports whether this node's copy of a shard may lack fields that other owners have.
+func (w *Writer) notWhole(ctx context.Context, shard uint64) bool {
+	return w.NotWhole != nil && w.NotWhole(ctx, shard)
+}
+
+// conflictsOf is conflicts of all points of a write.
+func conflictsOf(shard *tsdb.Shard, requests []*rpc.WriteShardRequest) (out []*rpc.FieldType, err error) {
+	for _, r := range requests {
+		some, err := conflicts(shard, r.Points)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, some...)
+	}
+	return out, nil
+}
+
+// conflicts lists the fields of encoded points that have another type in a copy of a shard, with the type there: the
+// copy refuses each point that has one of them.
+func conflicts(shard *tsdb.Shard, encoded [][]byte) ([]*rpc.FieldType, error) {
+	if shard == nil {
+		return nil, tsdb.ErrShardNotFound
+	}
+	engine, err := shard.Engine()
+	if err != nil {
+		return nil, fmt.Errorf("types of fields in shard %d: %w", shard.ID(), err)
+	}
+	points, err := decodePoints(encoded)
+	if err != nil {
+		return nil, err
+	}
+	set := engine.MeasurementFieldSet()
+	found := make(map[fieldKey]influxql.DataType)
+	for _, p := range points {
+		fields := set.Fields(p.Name())
+		if fields == nil {
+			continue
+		}
+		for f := p.FieldIterator(); f.Next(); {
+			have := fields.Field(string(f.FieldKey()))
+			if typ := fieldindex.DataTypeOf(f.Type()); have != nil && typ != influxql.Unknown && typ != have.Type {
+				found[fieldKey{string(p.Name()), have.Name}] = have.Type
+			}
+		}
+	}
+	out := make([]*rpc.FieldType, 0, len(found))
+	for key, typ := range found {
+		out = append(out, &rpc.FieldType{Measurement: []byte(key.measurement), Field: []byte(key.field), Type: int32(typ)})
+	}
+	return out, nil
+}
+
+// withoutConflicts returns the requests without the points that an owner refused, and without those that are empty
+// then. The requests that it is given are not changed.
+func withoutConflicts(requests []*rpc.WriteShardRequest, conflicts []*rpc.FieldType) []*rpc.WriteShardRequest {
+	types := make(map[fieldKey]influxql.DataType)
+	for _, c := range conflicts {
+		types[fieldKey{string(c.Measurement), string(c.Field)}] = influxql.DataType(c.Type)
+	}
+	refused := func(b []byte) bool {
+		p, err := decodePoint(b)
+		if err != nil {
+			return false // no owner takes it
+		}
+		for f := p.FieldIterator(); f.Next(); {
+			typ := fieldindex.DataTypeOf(f.Type())
+			have, ok := types[fieldKey{string(p.Name()), string(f.FieldKey())}]
+			if ok && typ != influxql.Unknown && typ != have {
+				return true
+			}
+		}
+		return false
+	}
+	var out []*rpc.WriteShardRequest
+	for _, r := range requests {
+		kept := slices.DeleteFunc(slices.Clone(r.Points), refused)
+		if len(kept) > 0 {
+			out = append(out, &rpc.WriteShardRequest{
+				ShardId: r.ShardId, Database: r.Database, RetentionPolicy: r.RetentionPolicy, UserId: r.UserId, Points: kept,
+			})
+		}
+	}
+	return out
+}
