@@ -46,6 +46,10 @@ type node struct {
 	gaveUp bool
 	found  map[uint64]int // how often a copy was found to lack something
 	up     bool
+
+	process  uint64
+	identity string
+	doubted  int // how often another node did not take it for what it says
 }
 
 func newWorld(t *testing.T, nodes int) *world {
@@ -54,7 +58,7 @@ func newWorld(t *testing.T, nodes int) *world {
 	for i := range nodes {
 		id := uint64(i + 1)
 		w.state.DataNodes = append(w.state.DataNodes, cluster.Node{ID: id, TCPAddr: fmt.Sprintf("node%d:8088", id)})
-		w.nodes[id] = &node{w: w, id: id, dir: t.TempDir(), has: make(map[uint64]bool), found: make(map[uint64]int), owed: make(map[uint64][]uint64)}
+		w.nodes[id] = &node{w: w, id: id, dir: t.TempDir(), has: make(map[uint64]bool), found: make(map[uint64]int), owed: make(map[uint64][]uint64), process: 1}
 	}
 	for id := range w.nodes {
 		w.start(id)
@@ -84,11 +88,13 @@ func (w *world) start(id uint64) {
 			n.get(func() bool { n.gaveUp, n.owed = true, map[uint64][]uint64{}; return true })
 			return nil
 		},
-		Heard:   func(id uint64) { n.get(func() bool { n.back = append(n.back, id); return true }) },
-		Found:   func(shard uint64) { n.get(func() bool { n.found[shard]++; return true }) },
-		Gone:    func(uint64, uint64) {},
-		Process: func() uint64 { return 1 },
-		Log:     zap.NewNop(),
+		Heard:    func(id uint64) { n.get(func() bool { n.back = append(n.back, id); return true }) },
+		Found:    func(shard uint64) { n.get(func() bool { n.found[shard]++; return true }) },
+		Gone:     func(uint64, uint64) {},
+		Process:  func() uint64 { return n.process },
+		Identity: func() string { return n.identity },
+		Doubt:    func() { n.get(func() bool { n.doubted++; return true }) },
+		Log:      zap.NewNop(),
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -14,6 +14,9 @@ import (
 // left alone: it may be an operator's, from elsewhere.
 func (n *Node) sweep(done <-chan struct{}) {
 	known := n.Meta.Loaded()
+	if _, member := known.DataNode(n.Meta.NodeID()); !member {
+		known = n.Meta.State() // what was dropped while it was no member may be dropped only because it had gone
+	}
 	for {
 		changed := n.Meta.Changed()
 		now := n.Meta.State()
