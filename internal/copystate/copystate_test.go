@@ -91,8 +91,8 @@ func (w *world) start(id uint64) {
 		Heard:    func(id uint64) { n.get(func() bool { n.back = append(n.back, id); return true }) },
 		Found:    func(shard uint64) { n.get(func() bool { n.found[shard]++; return true }) },
 		Gone:     func(uint64, uint64) {},
-		Process:  func() uint64 { return n.process },
-		Identity: func() string { return n.identity },
+		Process:  func() (p uint64) { n.get(func() bool { p = n.process; return true }); return p },
+		Identity: func() (i string) { n.get(func() bool { i = n.identity; return true }); return i },
 		Doubt:    func() { n.get(func() bool { n.doubted++; return true }) },
 		Log:      zap.NewNop(),
 	})
@@ -157,6 +157,13 @@ func (n *node) get(fn func() bool) bool {
 	n.w.mu.Lock()
 	defer n.w.mu.Unlock()
 	return fn()
+}
+
+// change changes what a node says.
+func (w *world) change(id uint64, change func(*node)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change(w.nodes[id])
 }
 
 func (n *node) NodeID() uint64 { return n.id }

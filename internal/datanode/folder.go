@@ -86,7 +86,7 @@ func (n *Node) keepFolder() error {
 	case mark != 0 && mark == cluster, mark != 0 && cluster == 0:
 		return n.Meta.Name()
 	}
-	if !earlier {
+	if !earlier || mark != 0 {
 		if err := n.foreignShards(mark); err != nil {
 			return err
 		}

@@ -7,8 +7,8 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/cluster"
-	"concord/internal/vouch"
 	"concord/internal/rpc"
+	"concord/internal/vouch"
 )
 
 const (

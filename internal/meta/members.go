@@ -75,11 +75,42 @@ func (s *Server) AddMeta(ctx context.Context, addr string) (cluster.Node, error)
 		return s.begin(ctx, addr)
 	}
 	for _, n := range s.State().MetaNodes {
-		if n.HTTPAddr == addr || s.isSelf(addr) && n.TCPAddr == s.raftAddr {
+		if s.isSelf(addr) && n.TCPAddr == s.raftAddr {
 			return n, nil
+		} else if n.HTTPAddr == addr {
+			return s.addAgain(ctx, n)
 		}
 	}
 	return s.addPeer(ctx, addr)
+}
+
+// addAgain makes a node a member again that lost its folder, and changes nothing for any other. It has no vote until it
+// has the log.
+func (s *Server) addAgain(ctx context.Context, n cluster.Node) (cluster.Node, error) {
+	who, err := s.identityOf(ctx, n.HTTPAddr)
+	if err != nil {
+		return n, nil // a member that is away
+	}
+	f := s.st().raft.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return n, err
+	}
+	for _, srv := range f.Configuration().Servers {
+		if string(srv.ID) == who.RaftID {
+			return n, nil
+		}
+	}
+	if who.RaftAddr != n.TCPAddr {
+		return n, fmt.Errorf("the cluster knows meta node %s with Raft at %s, and it says %s: remove it first, with influxd-ctl remove-meta -force %s", n.HTTPAddr, n.TCPAddr, who.RaftAddr, n.HTTPAddr)
+	}
+	for _, srv := range f.Configuration().Servers {
+		if string(srv.Address) == n.TCPAddr {
+			if err := s.st().raft.RemoveServer(srv.ID, 0, applyTimeout).Error(); err != nil {
+				return n, fmt.Errorf("remove what meta node %s was before it lost its folder: %w", n.HTTPAddr, err)
+			}
+		}
+	}
+	return s.addPeer(ctx, n.HTTPAddr)
 }
 
 // begin starts a cluster of this meta node alone.

@@ -21,6 +21,7 @@ import (
 	"github.com/influxdata/influxdb/services/retention"
 	"github.com/influxdata/influxql"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -46,6 +47,7 @@ type testMeta struct {
 	*Server
 	cfg         *Config
 	tune        func(*raft.Config)
+	log         *zap.Logger
 	ShardRepair http.Handler
 }
 
@@ -62,7 +64,7 @@ func newMeta(t *testing.T, single bool) *testMeta {
 
 func (m *testMeta) start(t *testing.T) {
 	t.Helper()
-	m.Server = NewServer(m.cfg, nil)
+	m.Server = NewServer(m.cfg, m.log)
 	m.Server.tune, m.Server.ShardRepair = m.tune, m.ShardRepair
 	if err := m.Open(testContext(t)); err != nil {
 		t.Fatal(err)
