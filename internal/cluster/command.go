@@ -89,7 +89,7 @@ func NewCommand(op Op) (Command, error) {
 // without an error the second time.
 func (c Command) Repeatable() bool {
 	switch c.Type {
-	case "create-user", "drop-user", "create-role", "drop-role", "restore-shard-groups", "create-subscription", "drop-subscription", "update-retention-policy":
+	case "create-user", "drop-user", "create-role", "drop-role", "restore-shard-groups", "drop-shard", "create-subscription", "drop-subscription", "update-retention-policy":
 		return false
 	}
 	return true
@@ -107,6 +107,23 @@ func (c Command) op() (Op, error) {
 		return nil, fmt.Errorf("arguments of %s: %w", c.Type, err)
 	}
 	return v.Elem().Interface().(Op), nil
+}
+
+// checker is an Op with a rule that logs of earlier versions may break: apply must do the same with them everywhere.
+type checker interface {
+	check(s *State) error
+}
+
+// Check returns why a command must not be logged. The leader calls it before it logs one.
+func (s *State) Check(c Command) error {
+	op, err := c.op()
+	if err != nil {
+		return err
+	}
+	if o, ok := op.(checker); ok {
+		return o.check(s)
+	}
+	return nil
 }
 
 // Apply carries out c as the change with the given index. On an error s is as

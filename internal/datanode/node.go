@@ -217,10 +217,6 @@ func (n *Node) openParts() error {
 	shards := fulldisk.New(n.Store, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.log)
 	n.onClose(shards.Close)
 
-	swept, done := make(chan struct{}), make(chan struct{})
-	go func() { defer close(swept); n.sweep(done) }()
-	n.onClose(func() error { close(done); <-swept; return nil })
-
 	if err := n.openCopies(stopped); err != nil {
 		return err
 	}
@@ -350,6 +346,9 @@ func (n *Node) openEntropy(pool *rpc.Pool) (*entropy.View, error) {
 	if err := shards.Discard(func(id uint64) bool { _, ok := n.Meta.Shard(id); return ok }); err != nil {
 		return nil, fmt.Errorf("remove files of shards that are gone: %w", err)
 	}
+	swept, stop := make(chan struct{}), make(chan struct{})
+	go func() { defer close(swept); n.sweep(shards, stop) }()
+	n.onClose(func() error { close(stop); <-swept; return nil })
 	tr := transport.New(pool)
 	view := &entropy.View{State: n.Meta.State, Transport: tr, NodeID: n.Meta.NodeID}
 	var control entropy.Control // stays nil when the service is off

@@ -404,13 +404,16 @@ func TestEveryChangeAndItsErrors(t *testing.T) {
 		t.Errorf("subscription: %v", err)
 	}
 	ok(t, d.DropSubscription("db", "rp", "s"), d.DropContinuousQuery("db", "cq"),
-		d.DeleteShardGroup("db", "rp", g.ID), d.RemoveShardOwner(g.Shards[0].ID, d.NodeID()),
-		d.DropShard(g.Shards[0].ID), d.DropUser("ann"), d.DropRetentionPolicy("db", "rp"), d.DropDatabase("db"))
+		d.DeleteShardGroup("db", "rp", g.ID), d.DropShard(g.Shards[0].ID), d.RemoveShardOwner(g.Shards[0].ID, d.NodeID()),
+		d.DropUser("ann"), d.DropRetentionPolicy("db", "rp"), d.DropDatabase("db"))
 	if len(d.Databases()) != 0 || len(d.Users()) != 0 {
 		t.Error("something is left")
 	}
 	if err := d.DropUser("ann"); err != emeta.ErrUserNotFound {
 		t.Errorf("user: %v", err)
+	}
+	if err := d.DropShard(g.Shards[0].ID); err == nil || err.Error() != "shard not found" {
+		t.Errorf("shard: %v", err)
 	}
 }
 

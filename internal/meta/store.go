@@ -280,10 +280,25 @@ func (s *store) execute(op cluster.Op) (any, error) {
 	return result, err
 }
 
+// check refuses a command that must not be logged. Another node than the leader logs none.
+func (s *store) check(c cluster.Command) error {
+	if !s.leads() || s.applied().Check(c) == nil {
+		return nil
+	}
+	// A new leader may not have applied all that was committed.
+	if err := s.caughtUp(); err != nil {
+		return err
+	}
+	return s.applied().Check(c)
+}
+
 // apply also tells the index at which the command's effect is visible.
 func (s *store) apply(c cluster.Command) (result any, index uint64, err error) {
 	if !s.initialised() {
 		return nil, 0, ErrNotInitialised
+	}
+	if err := s.check(c); err != nil {
+		return nil, s.applied().Index, err
 	}
 	b, err := json.Marshal(c)
 	if err != nil {
