@@ -26,14 +26,16 @@ func (e *DamagedError) Error() string { return fmt.Sprintf("%s is damaged: %s", 
 // has it open for that long.
 func Open(path string, mode os.FileMode, timeout time.Duration) (*bbolt.DB, error) {
 	deadline := time.Now().Add(timeout)
-	if err := check(path, deadline); err != nil {
+	if err := Check(path, timeout); err != nil {
 		return nil, err
 	}
 	return bbolt.Open(path, mode, &bbolt.Options{Timeout: max(time.Until(deadline), time.Millisecond)})
 }
 
-// check reads a file under bbolt's own lock: nobody writes to it meanwhile.
-func check(path string, deadline time.Time) error {
+// Check returns what Open would, and leaves the file closed: for those that open it themselves. A missing file is no
+// error. It reads the file under bbolt's own lock: nobody writes to it meanwhile.
+func Check(path string, timeout time.Duration) error {
+	deadline := time.Now().Add(timeout)
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -372,3 +372,95 @@ func TestRestoredGroupsKeepTheirShards(t *testing.T) {
 		}
 	}
 }
+
+func TestLeaderRefusesNamesThatAreFolders(t *testing.T) {
+	t.Parallel()
+	s := NewState()
+	mustApply := func(op Op) {
+		t.Helper()
+		c, err := NewCommand(op)
+		if err == nil {
+			_, err = s.Apply(s.Index+1, c)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustApply(CreateDataNode{TCPAddr: "a:1"})
+	mustApply(CreateDatabase{Name: "db"})
+	name := func(n string) meta.RetentionPolicyUpdate { return meta.RetentionPolicyUpdate{Name: &n} }
+	for want, ops := range map[string][]Op{
+		"name of a folder of the storage engine": {
+			CreateRetentionPolicy{Database: "db", Spec: meta.RetentionPolicySpec{Name: "_series"}},
+			CreateRetentionPolicy{Database: "db", Spec: meta.RetentionPolicySpec{Name: "index"}},
+			CreateDatabase{Name: "new", Spec: &meta.RetentionPolicySpec{Name: "_series"}},
+			UpdateRetentionPolicy{Database: "db", Name: "autogen", Update: name("index")},
+		},
+		"files of the data folder": {CreateDatabase{Name: "concord-cluster"}},
+		"shard not found":          {DropShard{ID: 99999}},
+		"": {
+			CreateRetentionPolicy{Database: "db", Spec: meta.RetentionPolicySpec{Name: "_Series"}},
+			CreateDatabase{Name: "_series"}, CreateDatabase{Name: "index"}, CreateDatabase{Name: "concord"},
+			UpdateRetentionPolicy{Database: "db", Name: "autogen", Update: name("year")},
+		},
+	} {
+		for _, op := range ops {
+			c, err := NewCommand(op)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Check(c); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+				t.Errorf("%+v: %v, want %q", op, err, want)
+			}
+		}
+	}
+	// Logs of earlier versions have them.
+	mustApply(CreateRetentionPolicy{Database: "db", Spec: meta.RetentionPolicySpec{Name: "index"}})
+	mustApply(DropShard{ID: 99999})
+	mustApply(CreateShardGroup{Database: "db", RetentionPolicy: "index", Time: time.Unix(0, 0)})
+	c, err := NewCommand(DropShard{ID: s.Shards()[0].ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Check(c); err != nil {
+		t.Errorf("a shard that is there: %v", err)
+	}
+	// A policy that has such a name can get another one, and be changed.
+	c, err = NewCommand(UpdateRetentionPolicy{Database: "db", Name: "index", Update: name("index")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Check(c); err != nil {
+		t.Errorf("the name that it has: %v", err)
+	}
+}
+
+func TestPlaceIsTheFirstClaimants(t *testing.T) {
+	t.Parallel()
+	s := NewState()
+	s.DataNodes = []Node{{ID: 1, TCPAddr: "a:1"}} // of an earlier version
+	for _, tt := range []struct {
+		op   Op
+		want string // the identity afterwards
+		fail bool
+	}{
+		{ClaimDataNode{ID: 1, Identity: "x"}, "x", false},
+		{ClaimDataNode{ID: 1, Identity: "x"}, "x", false},
+		{ClaimDataNode{ID: 1, Identity: "y"}, "x", true},
+		{ClaimDataNode{ID: 2, Identity: "y"}, "x", true},
+		{UpdateDataNode{ID: 1, TCPAddr: "b:1", Identity: "y"}, "y", false},
+		{CreateDataNode{TCPAddr: "b:1", Identity: "z"}, "z", false},
+	} {
+		if _, err := tt.op.apply(s); (err != nil) != tt.fail || s.DataNodes[0].Identity != tt.want {
+			t.Errorf("%+v: %v, and the place is %q's", tt.op, err, s.DataNodes[0].Identity)
+		}
+	}
+	b, err := s.MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	back := NewState()
+	if err := back.UnmarshalBinary(b); err != nil || back.DataNodes[0].Identity != "z" {
+		t.Errorf("%v, %+v", err, back.DataNodes)
+	}
+}

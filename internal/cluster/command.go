@@ -64,6 +64,7 @@ var ops = map[string]reflect.Type{
 	"create-meta-node":        reflect.TypeFor[CreateMetaNode](),
 	"delete-meta-node":        reflect.TypeFor[DeleteMetaNode](),
 	"update-data-node":        reflect.TypeFor[UpdateDataNode](),
+	"claim-data-node":         reflect.TypeFor[ClaimDataNode](),
 	"set-node-labels":         reflect.TypeFor[SetNodeLabels](),
 }
 
@@ -88,7 +89,7 @@ func NewCommand(op Op) (Command, error) {
 // without an error the second time.
 func (c Command) Repeatable() bool {
 	switch c.Type {
-	case "create-user", "drop-user", "create-role", "drop-role", "restore-shard-groups", "create-subscription", "drop-subscription", "update-retention-policy":
+	case "create-user", "drop-user", "create-role", "drop-role", "restore-shard-groups", "drop-shard", "create-subscription", "drop-subscription", "update-retention-policy":
 		return false
 	}
 	return true
@@ -106,6 +107,23 @@ func (c Command) op() (Op, error) {
 		return nil, fmt.Errorf("arguments of %s: %w", c.Type, err)
 	}
 	return v.Elem().Interface().(Op), nil
+}
+
+// checker is an Op with a rule that logs of earlier versions may break: apply must do the same with them everywhere.
+type checker interface {
+	check(s *State) error
+}
+
+// Check returns why a command must not be logged. The leader calls it before it logs one.
+func (s *State) Check(c Command) error {
+	op, err := c.op()
+	if err != nil {
+		return err
+	}
+	if o, ok := op.(checker); ok {
+		return o.check(s)
+	}
+	return nil
 }
 
 // Apply carries out c as the change with the given index. On an error s is as
@@ -379,10 +397,11 @@ type CreateDataNode struct {
 	TCPAddr  string `json:"tcp-addr"`
 	HTTPAddr string `json:"http-addr"`
 	Version  string `json:"version"`
+	Identity string `json:"identity,omitempty"` // empty in logs of earlier versions
 }
 
 func (o CreateDataNode) apply(s *State) (any, error) {
-	return s.putNode(&s.DataNodes, Node{TCPAddr: o.TCPAddr, HTTPAddr: o.HTTPAddr, Version: o.Version})
+	return s.putNode(&s.DataNodes, Node{TCPAddr: o.TCPAddr, HTTPAddr: o.HTTPAddr, Version: o.Version, Identity: o.Identity})
 }
 
 // CreateMetaNode adds a meta node as CreateDataNode does a data node, and
@@ -464,6 +483,7 @@ type UpdateDataNode struct {
 	TCPAddr  string `json:"tcp-addr"`
 	HTTPAddr string `json:"http-addr"`
 	Version  string `json:"version"`
+	Identity string `json:"identity,omitempty"` // empty in logs of earlier versions
 }
 
 func (o UpdateDataNode) apply(s *State) (any, error) {
@@ -475,9 +495,31 @@ func (o UpdateDataNode) apply(s *State) (any, error) {
 	}
 	for i := range s.DataNodes {
 		if n := &s.DataNodes[i]; n.ID == o.ID {
-			n.TCPAddr, n.HTTPAddr, n.Version = o.TCPAddr, o.HTTPAddr, o.Version
+			n.TCPAddr, n.HTTPAddr, n.Version, n.Identity = o.TCPAddr, o.HTTPAddr, o.Version, o.Identity
 			return *n, nil
 		}
+	}
+	return nil, fmt.Errorf("data node %d does not exist", o.ID)
+}
+
+// ClaimDataNode gives the place of a data node that joined with an earlier version to the folders that claim it first.
+// Repeating it is no error.
+type ClaimDataNode struct {
+	ID       uint64 `json:"id"`
+	Identity string `json:"identity"`
+}
+
+func (o ClaimDataNode) apply(s *State) (any, error) {
+	for i := range s.DataNodes {
+		n := &s.DataNodes[i]
+		if n.ID != o.ID {
+			continue
+		}
+		if n.Identity != "" && n.Identity != o.Identity {
+			return nil, fmt.Errorf("other folders are data node %d already", o.ID)
+		}
+		n.Identity = o.Identity
+		return nil, nil
 	}
 	return nil, fmt.Errorf("data node %d does not exist", o.ID)
 }

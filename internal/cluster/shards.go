@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -12,6 +13,9 @@ import (
 
 // ErrNoDataNodes is why a cluster cannot place a shard.
 var ErrNoDataNodes = errors.New("the cluster has no data nodes to hold a shard: run influxd-ctl add-data")
+
+// ErrShardNotFound says of a missing shard what the engine says.
+var ErrShardNotFound = errors.New("shard not found")
 
 // CreateShardGroup makes sure that a shard group covers Time.
 type CreateShardGroup struct {
@@ -242,11 +246,22 @@ func cut(g meta.ShardGroupInfo) *meta.ShardGroupInfo {
 // maxGroupShards bounds a restored group.
 const maxGroupShards = 1 << 16
 
-// DropShard forgets a shard; a missing one is no error. A group is deleted
+// DropShard forgets a shard. The leader refuses a missing one. A group is deleted
 // with its last shard.
 type DropShard struct {
 	ID   uint64    `json:"id"`
 	Time time.Time `json:"time"`
+}
+
+func (o DropShard) check(s *State) error {
+	found := false
+	s.eachGroup(func(g *meta.ShardGroupInfo) {
+		found = found || slices.ContainsFunc(g.Shards, func(sh meta.ShardInfo) bool { return sh.ID == o.ID })
+	})
+	if !found {
+		return ErrShardNotFound
+	}
+	return nil
 }
 
 func (o DropShard) apply(s *State) (any, error) {

@@ -17,6 +17,10 @@ type Node struct {
 	HTTPAddr string `json:"httpAddr"` // host:port; data nodes: 8086, meta nodes: 8091
 	Version  string `json:"version"`
 
+	// Identity names the folders of the data node that holds this place: random, made when it joins. It is empty for
+	// meta nodes, and for a data node that joined with an earlier version, until that node claims its place.
+	Identity string `json:"identity,omitempty"`
+
 	Labels map[string]string `json:"labels,omitempty"` // never changed, only replaced
 }
 

@@ -50,7 +50,9 @@ type Deps struct {
 	Owed    func() map[uint64][]uint64                        // shards by node: what this node keeps for others now
 	GiveUp  func() error                                      // sets aside what this node keeps for others
 
-	Process func() uint64 // names this process among those of its node
+	Process  func() uint64 // names this process among those of its node
+	Identity func() string // of this node, as the cluster knows it
+	Doubt    func()        // is told that another node does not take this one for what it says
 
 	Heard func(node uint64)                                    // is told each time that a node answers after a silence
 	Gone  func(node, process uint64)                           // is told that all processes of a node are gone but this one, 0 for all

@@ -47,6 +47,10 @@ type node struct {
 	gaveUp bool
 	found  map[uint64]int // how often a copy was found to lack something
 	up     bool
+
+	process  uint64
+	identity string
+	doubted  int // how often another node did not take it for what it says
 }
 
 func newWorld(t *testing.T, nodes int) *world {
@@ -55,7 +59,7 @@ func newWorld(t *testing.T, nodes int) *world {
 	for i := range nodes {
 		id := uint64(i + 1)
 		w.state.DataNodes = append(w.state.DataNodes, cluster.Node{ID: id, TCPAddr: fmt.Sprintf("node%d:8088", id)})
-		w.nodes[id] = &node{w: w, id: id, dir: t.TempDir(), has: make(map[uint64]bool), found: make(map[uint64]int), owed: make(map[uint64][]uint64)}
+		w.nodes[id] = &node{w: w, id: id, dir: t.TempDir(), has: make(map[uint64]bool), found: make(map[uint64]int), owed: make(map[uint64][]uint64), process: 1}
 	}
 	for id := range w.nodes {
 		w.start(id)
@@ -85,11 +89,13 @@ func (w *world) start(id uint64) {
 			n.get(func() bool { n.gaveUp, n.owed = true, map[uint64][]uint64{}; return true })
 			return nil
 		},
-		Heard:   func(id uint64) { n.get(func() bool { n.back = append(n.back, id); return true }) },
-		Found:   func(shard uint64) { n.get(func() bool { n.found[shard]++; return true }) },
-		Gone:    func(uint64, uint64) {},
-		Process: func() uint64 { return 1 },
-		Log:     zap.NewNop(),
+		Heard:    func(id uint64) { n.get(func() bool { n.back = append(n.back, id); return true }) },
+		Found:    func(shard uint64) { n.get(func() bool { n.found[shard]++; return true }) },
+		Gone:     func(uint64, uint64) {},
+		Process:  func() (p uint64) { n.get(func() bool { p = n.process; return true }); return p },
+		Identity: func() (i string) { n.get(func() bool { i = n.identity; return true }); return i },
+		Doubt:    func() { n.get(func() bool { n.doubted++; return true }) },
+		Log:      zap.NewNop(),
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -152,6 +158,13 @@ func (n *node) get(fn func() bool) bool {
 	n.w.mu.Lock()
 	defer n.w.mu.Unlock()
 	return fn()
+}
+
+// change changes what a node says.
+func (w *world) change(id uint64, change func(*node)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change(w.nodes[id])
 }
 
 func (n *node) NodeID() uint64 { return n.id }

@@ -26,9 +26,10 @@ type peer struct {
 	ended   uint64    // and of the last one that ended
 	at      time.Time // when the last one that ended began
 	reached bool      // it was answered
-	refused bool      // nothing listens there: the node is down, and takes no writes
+	refused bool      // nothing listens there, or it serves nothing: the node is down, and takes no writes
 	since   time.Time // when it was first not answered, after it was
 	told    uint64    // sequence of this node's table that it has
+	process uint64    // that answered the last exchange, 0 for none
 	have    map[uint64]version
 }
 
@@ -138,8 +139,14 @@ func (s *Service) exchange(ctx context.Context, p *peer) (again bool) {
 	if status.Code(err) == codes.Unimplemented {
 		reply, err = &rpc.CopyStates{Node: p.node.ID, Starting: true}, nil
 	}
+	if status.Code(err) == codes.FailedPrecondition {
+		s.deps.Doubt()
+	}
 	if err == nil && reply.Node != p.node.ID {
 		err = fmt.Errorf("%s is data node %d, and not %d", p.node.TCPAddr, reply.Node, p.node.ID)
+	}
+	if err == nil && !s.holdsPlace(reply) {
+		err = fmt.Errorf("%s was data node %d, whose place another one has now", p.node.TCPAddr, p.node.ID)
 	}
 	if err == nil {
 		err = s.learn(reply)
@@ -159,10 +166,12 @@ func (s *Service) exchange(ctx context.Context, p *peer) (again bool) {
 	}
 	p.ended, p.at = number, began
 	p.reached = err == nil
-	refused := err != nil && strings.Contains(err.Error(), "connection refused")
+	refused := err != nil && (strings.Contains(err.Error(), "connection refused") || strings.Contains(err.Error(), rpc.ServesNothing))
 	gone := refused && !p.refused
 	p.refused = refused
+	p.process = 0
 	if err == nil {
+		p.process = reply.Process
 		if ready {
 			p.told = sequence
 		}
@@ -235,7 +244,7 @@ func (s *Service) settle() {
 func (s *Service) message(to uint64, have map[uint64]version) *rpc.CopyStates {
 	me := s.deps.Meta.NodeID()
 	m := &rpc.CopyStates{
-		Node: me, Folder: s.self.Folder, Start: s.self.Start, Mark: s.self.Mark, Clock: s.deps.Now().UnixNano(), Process: s.deps.Process(), Starting: !s.ready.Load(),
+		Node: me, Folder: s.self.Folder, Start: s.self.Start, Mark: s.self.Mark, Clock: s.deps.Now().UnixNano(), Process: s.deps.Process(), Starting: !s.ready.Load(), Identity: s.deps.Identity(),
 		Lost: s.lost[to].sorted(),
 	}
 	if m.Starting {
@@ -479,6 +488,12 @@ func (s Server) Exchange(ctx context.Context, m *rpc.CopyStates) (*rpc.CopyState
 	if _, ok := s.deps.Meta.State().DataNode(m.Node); !ok || m.Node == s.deps.Meta.NodeID() {
 		return nil, status.Errorf(codes.FailedPrecondition, "data node %d is not one of this cluster that this node knows", m.Node)
 	}
+	if !s.holdsPlace(m) {
+		return nil, status.Errorf(codes.FailedPrecondition, "another node has the place of data node %d now", m.Node)
+	}
+	if s.answersElsewhere(ctx, m) {
+		return nil, status.Errorf(codes.FailedPrecondition, "another process than this one answers at the address of data node %d", m.Node)
+	}
 	s.mu.Lock()
 	var you *rpc.TableVersion
 	if t, ok := s.tables[m.Node]; ok {
@@ -504,6 +519,38 @@ func (s Server) Exchange(ctx context.Context, m *rpc.CopyStates) (*rpc.CopyState
 		notify(p.kick) // it is back
 	}
 	return reply, nil
+}
+
+// holdsPlace reports whether the cluster has given the place of a message's sender to its folders, as far as this node
+// knows.
+func (s *Service) holdsPlace(m *rpc.CopyStates) bool {
+	n, _ := s.deps.Meta.State().DataNode(m.Node)
+	return n.Identity == "" || m.Identity == "" || n.Identity == m.Identity
+}
+
+// answersElsewhere reports whether the address of a message's sender leads to another process than the one that sent
+// it: two processes have copies of the same folders. A node that was restarted is asked again first.
+func (s Server) answersElsewhere(ctx context.Context, m *rpc.CopyStates) bool {
+	s.mu.Lock()
+	p := s.peers[m.Node]
+	if p == nil || m.Process == 0 || p.process == 0 || p.process == m.Process {
+		s.mu.Unlock()
+		return false
+	}
+	attempt := p.begun + 1
+	notify(p.kick)
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
+	defer cancel()
+	other := false
+	s.await(ctx, func() bool {
+		if p.ended < attempt {
+			return false
+		}
+		other = p.process != 0 && p.process != m.Process
+		return true
+	})
+	return other
 }
 
 // passOn tells nodes at once what waits for them on a node that may not reach them itself.

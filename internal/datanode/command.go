@@ -37,8 +37,10 @@ func run(ctx context.Context, load func() (*Config, error)) error {
 	if err := node.Open(); err != nil {
 		return err
 	}
-	log.Info("Data node is up", zap.String("version", version.String()),
-		zap.String("tcp", node.TCPAddr()), zap.String("http", node.HTTPAddr()), zap.Uint64("node_id", node.Meta.NodeID()))
+	if node.Refusal() == "" {
+		log.Info("Data node is up", zap.String("version", version.String()),
+			zap.String("tcp", node.TCPAddr()), zap.String("http", node.HTTPAddr()), zap.Uint64("node_id", node.Meta.NodeID()))
+	}
 
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)

@@ -27,12 +27,21 @@ type queues struct {
 	giveUp bool // what is kept is to be set aside
 }
 
+// close forgets the queues when they are closed.
+func (q *queues) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.handoff.Store(nil)
+	q.writer.Store(nil)
+	q.giveUp = false
+}
+
 // openCopies opens the knowledge of which copies are whole, and begins to exchange it with other nodes.
-func (n *Node) openCopies(pool *rpc.Pool, written map[uint64]time.Time) (err error) {
+func (n *Node) openCopies(written map[uint64]time.Time) (err error) {
 	n.copies, err = copystate.Open(copystate.Deps{
 		Path: filepath.Join(n.cfg.Meta.Dir, "copies.db"), DataDir: n.cfg.Data.Dir, Meta: n.Meta,
 		Peer: func(node cluster.Node) (rpc.CopyStateClient, error) {
-			conn, err := pool.Conn(node.TCPAddr)
+			conn, err := n.pool.Conn(node.TCPAddr)
 			if err != nil {
 				return nil, err
 			}
@@ -65,6 +74,7 @@ func (n *Node) openCopies(pool *rpc.Pool, written map[uint64]time.Time) (err err
 			}
 		},
 		Clock: n.compareClock, Now: n.now,
+		Identity: n.Meta.Identity, Doubt: n.Doubt,
 		Log: n.log,
 	})
 	if err != nil {

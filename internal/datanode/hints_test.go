@@ -43,13 +43,13 @@ func mustNode(t *testing.T, identity string, state []byte, change ...func(*Confi
 		t.Fatal(err)
 	}
 	n.onClose(n.Meta.Close)
-	pool := &rpc.Pool{}
-	n.onClose(pool.Close)
-	n.writer = replication.NewWriter(n.Meta, nil, nil, pool)
+	n.pool = &rpc.Pool{}
+	n.onClose(n.pool.Close)
+	n.writer = replication.NewWriter(n.Meta, nil, nil, n.pool)
 	n.Store = tsdb.NewStore(t.TempDir())
 	n.local = entropy.NewLocal(n.Store, n.Meta.ClusterID, t.TempDir())
 	n.cfg.Data.Dir = t.TempDir()
-	if err := n.openCopies(pool, nil); err != nil {
+	if err := n.openCopies(nil); err != nil {
 		t.Fatal(err)
 	}
 	deadline := time.After(10 * time.Second)

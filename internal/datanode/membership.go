@@ -12,15 +12,32 @@ import (
 // membership answers the meta nodes about this node's place in the cluster.
 type membership struct {
 	rpc.UnimplementedMembershipServer
-	node *Node
+	node  *Node
+	lobby bool // the parts of the node do not run
 }
 
 // Identify tells who this node is.
-func (m *membership) Identify(context.Context, *rpc.IdentifyRequest) (*rpc.IdentifyResponse, error) {
+func (m *membership) Identify(_ context.Context, r *rpc.IdentifyRequest) (*rpc.IdentifyResponse, error) {
+	unfit := ""
+	if r.JoinCluster != 0 {
+		if err := m.node.checkFolder(r.JoinCluster); err != nil {
+			unfit = err.Error()
+		}
+	}
 	return &rpc.IdentifyResponse{
 		NodeId: m.node.Meta.NodeID(), ClusterId: m.node.Meta.ClusterID(),
 		HttpAddr: m.node.httpAddr, Version: m.node.version, Clock: m.node.now().UnixNano(),
+		Identity: m.node.Meta.Identity(), Process: m.node.place.process, Unfit: unfit,
 	}, nil
+}
+
+// Vouch tells what this node knows of another one's place.
+func (m *membership) Vouch(ctx context.Context, r *rpc.VouchRequest) (*rpc.VouchResponse, error) {
+	if r.ClusterId != m.node.Meta.ClusterID() {
+		return nil, status.Error(codes.FailedPrecondition, "this data node is not in that cluster")
+	}
+	w := m.node.vouch(ctx, r.NodeId)
+	return &rpc.VouchResponse{Index: w.Index, Member: w.Member, Identity: w.Identity, TcpAddr: w.Addr, Process: w.Process}, nil
 }
 
 // Join stores this node's ID and the meta nodes that it follows from now on.
@@ -28,15 +45,28 @@ func (m *membership) Join(_ context.Context, r *rpc.JoinRequest) (*rpc.JoinRespo
 	if r.NodeId == 0 || r.ClusterId == 0 || len(r.MetaServers) == 0 {
 		return nil, status.Error(codes.InvalidArgument, "join needs a node id, a cluster id and meta servers")
 	}
+	if r.Identity != "" && r.Identity != m.node.Meta.Identity() {
+		return nil, status.Error(codes.FailedPrecondition, "another process answered at this address a moment ago")
+	}
+	if err := m.node.joinFolder(r.ClusterId); err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
 	if err := m.node.Meta.Join(r.NodeId, r.ClusterId, r.MetaServers); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
-	m.node.tagCluster()
+	if m.lobby {
+		m.node.Doubt()
+	} else {
+		m.node.tagCluster()
+	}
 	return &rpc.JoinResponse{}, nil
 }
 
 // Leave makes this node forget its cluster; its data stays on disk.
 func (m *membership) Leave(context.Context, *rpc.LeaveRequest) (*rpc.LeaveResponse, error) {
+	if m.lobby {
+		return nil, status.Error(codes.Unavailable, m.node.Refusal())
+	}
 	if err := m.node.Meta.Leave(); err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}

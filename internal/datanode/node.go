@@ -7,10 +7,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -86,13 +88,21 @@ type Node struct {
 	served   rpc.Served                  // what other nodes ask of this one
 	stop     []func() error              // what Close runs, last first
 
+	door    *door                  // other nodes come in
+	pool    *rpc.Pool              // to other data nodes
+	refusal atomic.Pointer[string] // why this node serves nothing; nil while it serves
+	place   place
+	life    sync.Mutex // held while parts are opened, closed or reloaded
+
 	mon       *monitor.Monitor
 	reporters reporters
 }
 
 // New returns a data node that Open starts. cfg must be valid.
 func New(cfg *Config, version string, log *zap.Logger) *Node {
-	return &Node{cfg: cfg, version: version, log: log, clocks: clocks.NewWatch(log)}
+	n := &Node{cfg: cfg, version: version, log: log, clocks: clocks.NewWatch(log)}
+	n.place = place{process: rand.Uint64() | 1, doubt: make(chan struct{}, 1)}
+	return n
 }
 
 // TCPAddr is the host:port at which other nodes reach this one, after Open.
@@ -106,7 +116,8 @@ func (n *Node) HintsPending(shard uint64) bool {
 	return n.handoff != nil && len(n.handoff.Nodes(shard)) > 0
 }
 
-// Open starts all parts. When it fails, what had started is stopped.
+// Open starts all parts, unless other members have to confirm first who this node is. When it fails, what had started
+// is stopped.
 func (n *Node) Open() (err error) {
 	defer func() {
 		if err != nil {
@@ -135,7 +146,8 @@ func (n *Node) Open() (err error) {
 	if err != nil {
 		return fmt.Errorf("listen on bind-address %s: %w", n.cfg.BindAddress, err)
 	}
-	n.stop = append(n.stop, func() error { ln.Close(); return nil })
+	n.door = newDoor(ln)
+	n.onClose(func() error { n.door.Close(); return nil })
 	n.tcpAddr = n.cfg.advertised(n.cfg.BindAddress, ln.Addr())
 	httpLn, err := net.Listen("tcp", n.cfg.HTTPD.BindAddress)
 	if err != nil {
@@ -153,7 +165,18 @@ func (n *Node) Open() (err error) {
 		return fmt.Errorf("open the cached metadata: %w", err)
 	}
 	n.onClose(n.Meta.Close)
+	n.pool = &rpc.Pool{Blocked: n.Blocked, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.peerTLS}
+	n.onClose(n.pool.Close)
+	if err := n.keepFolder(); err != nil {
+		return err
+	}
+	return n.takePlace()
+}
 
+// openParts starts what serves, and what works on the shards.
+func (n *Node) openParts() error {
+	n.life.Lock()
+	defer n.life.Unlock()
 	n.Store = tsdb.NewStore(n.cfg.Data.Dir)
 	n.Store.EngineOptions.Config = n.cfg.engine()
 	n.Store.EngineOptions.EngineVersion = n.cfg.Data.Engine
@@ -195,14 +218,7 @@ func (n *Node) Open() (err error) {
 	shards := fulldisk.New(n.Store, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.log)
 	n.onClose(shards.Close)
 
-	swept, done := make(chan struct{}), make(chan struct{})
-	go func() { defer close(swept); n.sweep(done) }()
-	n.onClose(func() error { close(done); <-swept; return nil })
-
-	pool := &rpc.Pool{Blocked: n.Blocked, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.peerTLS}
-	n.onClose(pool.Close)
-
-	if err := n.openCopies(pool, stopped); err != nil {
+	if err := n.openCopies(stopped); err != nil {
 		return err
 	}
 
@@ -214,7 +230,7 @@ func (n *Node) Open() (err error) {
 	}
 	n.onClose(n.sub.Close)
 
-	n.writer = replication.NewWriter(n.Meta, n.Store, n.sub, pool)
+	n.writer = replication.NewWriter(n.Meta, n.Store, n.sub, n.pool)
 	n.writer.WriteTimeout = time.Duration(n.cfg.Cluster.WriteTimeout)
 	n.writer.WithLogger(n.log)
 	n.writer.Begun, n.local.Deletes = n.local.Begin, n.writer
@@ -237,18 +253,23 @@ func (n *Node) Open() (err error) {
 	n.queues.writer.Store(n.writer)
 	n.mon = n.newMonitor()
 
-	n.openExecutor(pool, n.mon)
+	n.openExecutor(n.pool, n.mon)
 	n.onClose(n.executor.Close)
 
 	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served, n.copies, n.clocks)
 	if n.handoff != nil {
 		n.reporters.add(n.handoff)
 	}
-	view, err := n.openEntropy(ln, pool)
+	view, err := n.openEntropy(n.pool)
 	if err != nil {
 		return err
 	}
-	return n.openServices(n.mon, view)
+	n.closeLobby()
+	if err := n.openServices(n.mon, view); err != nil {
+		return err
+	}
+	n.refusal.Store(nil)
+	return nil
 }
 
 // foundByGate notes damage that a compaction would have met, and has it healed.
@@ -262,7 +283,13 @@ func (n *Node) foundByGate(shard uint64, found []*scrub.Damage) {
 }
 
 // LogQueries logs the queries that run now.
-func (n *Node) LogQueries() { n.executor.TaskManager.LogCurrentQueries(n.log.Info) }
+func (n *Node) LogQueries() {
+	n.life.Lock()
+	defer n.life.Unlock()
+	if n.executor != nil {
+		n.executor.TaskManager.LogCurrentQueries(n.log.Info)
+	}
+}
 
 func (n *Node) onClose(fn func() error) { n.stop = append(n.stop, fn) }
 
@@ -303,10 +330,10 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	}
 }
 
-// openEntropy starts the anti-entropy service and answers other nodes on ln.
+// openEntropy starts the anti-entropy service and answers other nodes.
 // The view is the whole cluster's anti-entropy, which also answers when the
 // service is off.
-func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, error) {
+func (n *Node) openEntropy(pool *rpc.Pool) (*entropy.View, error) {
 	local := n.local
 	if n.handoff != nil {
 		local.Pending = n.handoff.Nodes
@@ -321,6 +348,9 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 	if err := shards.Discard(func(id uint64) bool { _, ok := n.Meta.Shard(id); return ok }); err != nil {
 		return nil, fmt.Errorf("remove files of shards that are gone: %w", err)
 	}
+	swept, stop := make(chan struct{}), make(chan struct{})
+	go func() { defer close(swept); n.sweep(shards, stop) }()
+	n.onClose(func() error { close(stop); <-swept; return nil })
 	tr := transport.New(pool)
 	view := &entropy.View{State: n.Meta.State, Transport: tr, NodeID: n.Meta.NodeID}
 	var control entropy.Control // stays nil when the service is off
@@ -352,7 +382,7 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
 	transport.NewServer(local, control, n.cfg.entropyDir()).Register(s)
 	rpc.RegisterShardsServer(s, shards)
-	done := make(chan struct{})
+	ln, done := n.door.turn(), make(chan struct{})
 	go func() {
 		defer close(done)
 		if err := s.Serve(guard.Listener(ln)); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
@@ -372,6 +402,8 @@ func (n *Node) requests() int64 {
 // Reload takes over what can change while the node runs: the [anti-entropy]
 // section and all certificates. On an error nothing has changed.
 func (n *Node) Reload(cfg *Config) error {
+	n.life.Lock()
+	defer n.life.Unlock()
 	var steps []func() error
 	for _, m := range []struct {
 		manager *tlsconfig.TLSConfigManager
@@ -475,11 +507,24 @@ func (n *Node) openServices(mon *monitor.Monitor, view *entropy.View) error {
 
 // Close stops all parts, the last started first, and returns their errors.
 func (n *Node) Close() error {
+	err := n.leavePlace()
+	n.life.Lock()
+	defer n.life.Unlock()
+	return errors.Join(err, n.unwind(0))
+}
+
+// unwind stops what was started after the first parts, the last started first.
+func (n *Node) unwind(first int) error {
 	var errs []error
-	for i := len(n.stop) - 1; i >= 0; i-- {
-		errs = append(errs, n.stop[i]())
+	for len(n.stop) > first {
+		last := len(n.stop) - 1
+		errs = append(errs, n.stop[last]())
+		n.stop = n.stop[:last]
 	}
-	n.stop = nil
+	n.suspects.Store(nil)
+	n.queues.close()
+	n.reporters.clear()
+	n.Entropy, n.handoff, n.executor, n.api = nil, nil, nil, nil
 	return errors.Join(errs...)
 }
 

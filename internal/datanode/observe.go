@@ -24,6 +24,13 @@ func (r *reporters) add(parts ...monitor.Reporter) {
 	r.list = append(r.list, parts...)
 }
 
+// clear takes all parts out.
+func (r *reporters) clear() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.list = nil
+}
+
 // Statistics are those of all parts, for _internal, /debug/vars, SHOW STATS and /metrics.
 func (r *reporters) Statistics(tags map[string]string) []models.Statistic {
 	r.mu.Lock()

@@ -53,6 +53,7 @@ type Cluster struct {
 	configs    []*datanode.Config
 	metaConfig *meta.Config
 	addrs      []string // TCP address of each data node
+	extra      []*datanode.Node
 
 	mu  sync.Mutex
 	cut map[string]bool // TCP addresses whose links are cut
@@ -78,7 +79,7 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	// In full before the first node starts, which asks for what is cut.
 	c.Data, c.addrs = make([]*datanode.Node, o.DataNodes), make([]string, o.DataNodes)
 	for i := range o.DataNodes {
-		c.configs = append(c.configs, c.dataConfig(i))
+		c.configs = append(c.configs, c.dataConfig(c.DataDir(i), o.Ports(i+1)))
 		if err := c.StartData(i); err != nil {
 			return nil, err
 		}
@@ -119,8 +120,7 @@ func (c *Cluster) startMeta(ctx context.Context) error {
 	return nil
 }
 
-func (c *Cluster) dataConfig(i int) *datanode.Config {
-	p, dir := c.opts.Ports(i+1), c.DataDir(i)
+func (c *Cluster) dataConfig(dir string, p Ports) *datanode.Config {
 	cfg := datanode.NewConfig()
 	cfg.BindAddress, cfg.HTTPD.BindAddress = loopback(p.TCP), loopback(p.HTTP)
 	cfg.Meta.Dir = filepath.Join(dir, "meta")
@@ -164,6 +164,17 @@ func (c *Cluster) StartData(i int) error {
 	c.mu.Unlock()
 	c.configs[i].BindAddress = n.TCPAddr() // the same port after a restart
 	return nil
+}
+
+// Extra starts one more data node on the folders in dir, as another process would. It is in no cluster unless its
+// folders say so. It stops with the cluster at the latest.
+func (c *Cluster) Extra(dir string) (*datanode.Node, error) {
+	n := datanode.New(c.dataConfig(dir, Ports{}), version.String(), c.opts.Logger.With(zap.String("extra_data_node", dir)))
+	if err := n.Open(); err != nil {
+		return nil, err
+	}
+	c.extra = append(c.extra, n)
+	return n, nil
 }
 
 // newData makes a data node with the seams of this cluster.
@@ -259,6 +270,9 @@ func (c *Cluster) Wait(ctx context.Context, ok func() bool) error {
 // Close stops all nodes, data nodes first.
 func (c *Cluster) Close() error {
 	var errs []error
+	for _, n := range c.extra {
+		errs = append(errs, n.Close())
+	}
 	for i := range c.Data {
 		errs = append(errs, c.StopData(i))
 	}

@@ -243,6 +243,16 @@ func TestStatementsActOnTheCluster(t *testing.T) {
 	if got := len(c.Shards("db")); got != before-1 {
 		t.Errorf("%d shards after DROP SHARD, want %d", got, before-1)
 	}
+	for q, want := range map[string]string{
+		"DROP SHARD 99999": "shard not found",
+		`CREATE RETENTION POLICY "_series" ON db DURATION 1d REPLICATION 1`: "folder of the storage engine",
+		`CREATE DATABASE other WITH NAME "index"`:                           "folder of the storage engine",
+		`CREATE DATABASE "concord-cluster"`:                                 "files of the data folder",
+	} {
+		if _, err := c.Client(1).Query(ctx, "", q); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", q, err, want)
+		}
+	}
 	mustQuery(ctx, t, c, 2, "", "DROP DATABASE db")
 	for i, n := range c.Data {
 		if err := c.Wait(ctx, func() bool { return len(n.Store.ShardIDs()) == 0 }); err != nil {

@@ -2,6 +2,7 @@ package meta
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,7 +49,8 @@ type Client struct {
 	auth  *authCache
 	state atomic.Pointer[cluster.State]
 
-	loaded *cluster.State // set by Open
+	loaded *cluster.State         // set by Open
+	fresh  atomic.Pointer[string] // the identity that this node gets when it joins
 	who    atomic.Pointer[identity]
 	lease  leaseCache
 
@@ -65,6 +67,7 @@ type identity struct {
 	NodeID      uint64   `json:"node-id"`
 	ClusterID   uint64   `json:"cluster-id"`
 	MetaServers []string `json:"meta-servers"`
+	Identity    string   `json:"identity,omitempty"` // names this node's folders; empty when it joined with an earlier version
 }
 
 // NewClient returns a client that keeps its files in dir.
@@ -77,6 +80,7 @@ func NewClient(dir string, log *zap.Logger) *Client {
 		dir:    dir, log: log.With(zap.String("service", "metaclient")), changed: make(chan struct{}), auth: newAuthCache(),
 	}
 	c.loaded = cluster.NewState()
+	c.renew()
 	c.state.Store(c.loaded)
 	c.who.Store(&identity{})
 	return c
@@ -145,6 +149,49 @@ func (c *Client) NodeID() uint64 { return c.who.Load().NodeID }
 // ClusterID is the cluster's ID, 0 before this node joined.
 func (c *Client) ClusterID() uint64 { return c.who.Load().ClusterID }
 
+// Identity names this node's folders among all that ever were in a cluster: the one that it joined with, or will. It is
+// empty for a node that joined with an earlier version, before Name.
+func (c *Client) Identity() string {
+	if who := c.who.Load(); who.NodeID != 0 {
+		return who.Identity
+	}
+	return *c.fresh.Load()
+}
+
+// Name gives a node that joined with an earlier version its identity, durably.
+func (c *Client) Name() error {
+	c.life.Lock()
+	defer c.life.Unlock()
+	who := *c.who.Load()
+	if who.NodeID == 0 || who.Identity != "" {
+		return nil
+	}
+	c.unfollow() // it stores who, too
+	defer c.follow()
+	who = *c.who.Load()
+	who.Identity = *c.fresh.Load()
+	return c.store(&who)
+}
+
+// store keeps who this node is.
+func (c *Client) store(who *identity) error {
+	b, err := json.Marshal(who)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(c.dir, identityFile), b); err != nil {
+		return fmt.Errorf("store identity: %w", err)
+	}
+	c.who.Store(who)
+	return nil
+}
+
+// renew makes the identity for the next time that this node joins.
+func (c *Client) renew() {
+	fresh := rand.Text()
+	c.fresh.Store(&fresh)
+}
+
 // MetaServers are the meta nodes' HTTP addresses.
 func (c *Client) MetaServers() []string { return c.who.Load().MetaServers }
 
@@ -178,17 +225,13 @@ func (c *Client) Join(nodeID, clusterID uint64, servers []string) error {
 	if old := c.ClusterID(); old != 0 && old != clusterID {
 		return fmt.Errorf("this data node belongs to another cluster (%x)", old)
 	}
-	who := &identity{NodeID: nodeID, ClusterID: clusterID, MetaServers: servers}
-	b, err := json.Marshal(who)
+	who := &identity{NodeID: nodeID, ClusterID: clusterID, MetaServers: servers, Identity: c.Identity()}
+	c.unfollow()
+	err := c.store(who)
+	c.follow()
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(c.dir, identityFile), b); err != nil {
-		return fmt.Errorf("store identity: %w", err)
-	}
-	c.unfollow()
-	c.who.Store(who)
-	c.follow()
 	ctx, cancel := context.WithTimeout(context.Background(), joinWait)
 	defer cancel()
 	err = c.wait(ctx, func(s *cluster.State) bool { _, ok := s.DataNode(nodeID); return ok })
@@ -213,6 +256,7 @@ func (c *Client) Leave() error {
 		c.follow()
 		return err
 	}
+	c.renew()
 	c.who.Store(&identity{})
 	return c.publish(cluster.NewState())
 }
@@ -334,15 +378,7 @@ func (c *Client) followNodes(st *cluster.State) error {
 		return nil
 	}
 	who.MetaServers = servers
-	b, err := json.Marshal(&who)
-	if err != nil {
-		return err
-	}
-	if err := writeFile(filepath.Join(c.dir, identityFile), b); err != nil {
-		return err
-	}
-	c.who.Store(&who)
-	return nil
+	return c.store(&who)
 }
 
 // Execute commits a change on the meta nodes and waits until this node's copy

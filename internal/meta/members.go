@@ -75,11 +75,42 @@ func (s *Server) AddMeta(ctx context.Context, addr string) (cluster.Node, error)
 		return s.begin(ctx, addr)
 	}
 	for _, n := range s.State().MetaNodes {
-		if n.HTTPAddr == addr || s.isSelf(addr) && n.TCPAddr == s.raftAddr {
+		if s.isSelf(addr) && n.TCPAddr == s.raftAddr {
 			return n, nil
+		} else if n.HTTPAddr == addr {
+			return s.addAgain(ctx, n)
 		}
 	}
 	return s.addPeer(ctx, addr)
+}
+
+// addAgain makes a node a member again that lost its folder, and changes nothing for any other. It has no vote until it
+// has the log.
+func (s *Server) addAgain(ctx context.Context, n cluster.Node) (cluster.Node, error) {
+	who, err := s.identityOf(ctx, n.HTTPAddr)
+	if err != nil {
+		return n, nil // a member that is away
+	}
+	f := s.st().raft.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return n, err
+	}
+	for _, srv := range f.Configuration().Servers {
+		if string(srv.ID) == who.RaftID {
+			return n, nil
+		}
+	}
+	if who.RaftAddr != n.TCPAddr {
+		return n, fmt.Errorf("the cluster knows meta node %s with Raft at %s, and it says %s: remove it first, with influxd-ctl remove-meta -force %s", n.HTTPAddr, n.TCPAddr, who.RaftAddr, n.HTTPAddr)
+	}
+	for _, srv := range f.Configuration().Servers {
+		if string(srv.Address) == n.TCPAddr {
+			if err := s.st().raft.RemoveServer(srv.ID, 0, applyTimeout).Error(); err != nil {
+				return n, fmt.Errorf("remove what meta node %s was before it lost its folder: %w", n.HTTPAddr, err)
+			}
+		}
+	}
+	return s.addPeer(ctx, n.HTTPAddr)
 }
 
 // begin starts a cluster of this meta node alone.
@@ -253,12 +284,9 @@ func (s *Server) AddData(ctx context.Context, addr string) (cluster.Node, error)
 	if st.Data.ClusterID == 0 {
 		return none, ErrNotInitialised
 	}
-	member, who, err := s.identify(ctx, addr)
+	member, who, err := s.candidate(ctx, addr)
 	if err != nil {
 		return none, err
-	}
-	if who.ClusterId != 0 && who.ClusterId != st.Data.ClusterID {
-		return none, fmt.Errorf("data node %s belongs to another cluster", addr)
 	}
 	if n, ok := st.DataNode(who.NodeId); ok && n.TCPAddr != addr {
 		return none, fmt.Errorf("data node %s is already a member as %s", addr, n.TCPAddr)
@@ -266,11 +294,23 @@ func (s *Server) AddData(ctx context.Context, addr string) (cluster.Node, error)
 	if n, ok := st.DataNodeByAddr(addr); ok && who.NodeId != 0 && n.ID != who.NodeId {
 		return none, fmt.Errorf("data node %s says its ID is %d, but the cluster knows this address as data node %d", addr, who.NodeId, n.ID)
 	}
-	n, err := s.node(cluster.CreateDataNode{TCPAddr: addr, HTTPAddr: who.HttpAddr, Version: who.Version})
+	if n, ok := st.DataNode(who.NodeId); ok && replaced(n, who) {
+		return none, errReplaced(addr, n)
+	}
+	n, err := s.node(cluster.CreateDataNode{TCPAddr: addr, HTTPAddr: who.HttpAddr, Version: who.Version, Identity: who.Identity})
 	if err != nil {
 		return none, err
 	}
 	return n, s.join(ctx, member, n, "add-data")
+}
+
+// replaced reports whether other folders than those of the node that answered hold its place.
+func replaced(n cluster.Node, who *rpc.IdentifyResponse) bool {
+	return n.Identity != "" && who.Identity != "" && n.Identity != who.Identity
+}
+
+func errReplaced(addr string, n cluster.Node) error {
+	return fmt.Errorf("data node %s was data node %d, whose place another one has now: start it with empty folders to use it again", addr, n.ID)
 }
 
 func checkTCPAddr(addr string) error {
@@ -285,7 +325,7 @@ func (s *Server) join(ctx context.Context, member rpc.MembershipClient, n cluste
 	ctx, cancel := context.WithTimeout(ctx, dataNodeTimeout)
 	defer cancel()
 	st := s.State()
-	req := &rpc.JoinRequest{NodeId: n.ID, ClusterId: st.Data.ClusterID}
+	req := &rpc.JoinRequest{NodeId: n.ID, ClusterId: st.Data.ClusterID, Identity: n.Identity}
 	for _, m := range st.MetaNodes {
 		req.MetaServers = append(req.MetaServers, m.HTTPAddr)
 	}
@@ -314,24 +354,43 @@ func (s *Server) UpdateData(ctx context.Context, old, addr string) (cluster.Node
 	if other, ok := st.DataNodeByAddr(addr); ok && other.ID != n.ID {
 		return none, fmt.Errorf("%s is data node %d of this cluster already", addr, other.ID)
 	}
-	member, who, err := s.identify(ctx, addr)
+	member, who, err := s.candidate(ctx, addr)
 	if err != nil {
 		return none, err
 	}
 	switch {
-	case who.ClusterId != 0 && who.ClusterId != st.Data.ClusterID:
-		return none, fmt.Errorf("data node %s belongs to another cluster", addr)
 	case who.NodeId != 0 && who.NodeId != n.ID:
 		return none, fmt.Errorf("data node %s says its ID is %d: only a node without a cluster can take over data node %d", addr, who.NodeId, n.ID)
+	case who.NodeId == n.ID && replaced(n, who):
+		return none, errReplaced(addr, n)
 	}
-	if n, err = s.node(cluster.UpdateDataNode{ID: n.ID, TCPAddr: addr, HTTPAddr: who.HttpAddr, Version: who.Version}); err != nil {
+	op := cluster.UpdateDataNode{ID: n.ID, TCPAddr: addr, HTTPAddr: who.HttpAddr, Version: who.Version, Identity: who.Identity}
+	if n, err = s.node(op); err != nil {
 		return none, err
 	}
 	return n, s.join(ctx, member, n, "update-data")
 }
 
+// candidate asks the data node at addr who it is, and refuses one that cannot join this cluster.
+func (s *Server) candidate(ctx context.Context, addr string) (rpc.MembershipClient, *rpc.IdentifyResponse, error) {
+	own := s.State().Data.ClusterID
+	member, who, err := s.identifyFor(ctx, addr, own)
+	switch {
+	case err != nil:
+	case who.ClusterId != 0 && who.ClusterId != own:
+		err = fmt.Errorf("data node %s belongs to another cluster", addr)
+	case who.Unfit != "":
+		err = fmt.Errorf("data node %s cannot join: %s", addr, who.Unfit)
+	}
+	return member, who, err
+}
+
 // identify asks the data node at addr who it is.
 func (s *Server) identify(ctx context.Context, addr string) (rpc.MembershipClient, *rpc.IdentifyResponse, error) {
+	return s.identifyFor(ctx, addr, 0)
+}
+
+func (s *Server) identifyFor(ctx context.Context, addr string, join uint64) (rpc.MembershipClient, *rpc.IdentifyResponse, error) {
 	conn, err := s.pool.Conn(addr)
 	if err != nil {
 		return nil, nil, err
@@ -339,7 +398,7 @@ func (s *Server) identify(ctx context.Context, addr string) (rpc.MembershipClien
 	ctx, cancel := context.WithTimeout(ctx, dataNodeTimeout)
 	defer cancel()
 	member := rpc.NewMembershipClient(conn)
-	who, err := member.Identify(ctx, &rpc.IdentifyRequest{})
+	who, err := member.Identify(ctx, &rpc.IdentifyRequest{JoinCluster: join})
 	if err != nil {
 		return nil, nil, fmt.Errorf("data node %s is unreachable: %s", addr, status.Convert(err).Message())
 	}

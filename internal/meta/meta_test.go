@@ -21,6 +21,7 @@ import (
 	"github.com/influxdata/influxdb/services/retention"
 	"github.com/influxdata/influxql"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -46,6 +47,7 @@ type testMeta struct {
 	*Server
 	cfg         *Config
 	tune        func(*raft.Config)
+	log         *zap.Logger
 	ShardRepair http.Handler
 }
 
@@ -62,7 +64,7 @@ func newMeta(t *testing.T, single bool) *testMeta {
 
 func (m *testMeta) start(t *testing.T) {
 	t.Helper()
-	m.Server = NewServer(m.cfg, nil)
+	m.Server = NewServer(m.cfg, m.log)
 	m.Server.tune, m.Server.ShardRepair = m.tune, m.ShardRepair
 	if err := m.Open(testContext(t)); err != nil {
 		t.Fatal(err)
@@ -402,13 +404,16 @@ func TestEveryChangeAndItsErrors(t *testing.T) {
 		t.Errorf("subscription: %v", err)
 	}
 	ok(t, d.DropSubscription("db", "rp", "s"), d.DropContinuousQuery("db", "cq"),
-		d.DeleteShardGroup("db", "rp", g.ID), d.RemoveShardOwner(g.Shards[0].ID, d.NodeID()),
-		d.DropShard(g.Shards[0].ID), d.DropUser("ann"), d.DropRetentionPolicy("db", "rp"), d.DropDatabase("db"))
+		d.DeleteShardGroup("db", "rp", g.ID), d.DropShard(g.Shards[0].ID), d.RemoveShardOwner(g.Shards[0].ID, d.NodeID()),
+		d.DropUser("ann"), d.DropRetentionPolicy("db", "rp"), d.DropDatabase("db"))
 	if len(d.Databases()) != 0 || len(d.Users()) != 0 {
 		t.Error("something is left")
 	}
 	if err := d.DropUser("ann"); err != emeta.ErrUserNotFound {
 		t.Errorf("user: %v", err)
+	}
+	if err := d.DropShard(g.Shards[0].ID); err == nil || err.Error() != "shard not found" {
+		t.Errorf("shard: %v", err)
 	}
 }
 

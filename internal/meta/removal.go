@@ -59,7 +59,7 @@ func (s *Server) removableData(ctx context.Context, addr string, force bool) (r 
 		return r, nil, fmt.Errorf("%w; -force removes it all the same", err)
 	}
 	// Another node may answer at a dead node's address: it must not leave.
-	if err != nil || who.ClusterId != st.Data.ClusterID || who.NodeId != n.ID {
+	if err != nil || who.ClusterId != st.Data.ClusterID || who.NodeId != n.ID || replaced(n, who) {
 		member = nil
 	}
 	r.Node = n

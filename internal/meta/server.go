@@ -238,7 +238,8 @@ func (s *Server) reset() error {
 	if err := old.close(); err != nil {
 		return fmt.Errorf("stop raft: %w", err)
 	}
-	for _, name := range []string{"raft.db", "snapshots", cacheFile} {
+	// The cached state first: without raft.db it would say that this node lost its log.
+	for _, name := range []string{cacheFile, "raft.db", "snapshots"} {
 		if err := os.RemoveAll(filepath.Join(s.cfg.Meta.Dir, name)); err != nil {
 			return err
 		}

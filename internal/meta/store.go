@@ -20,6 +20,7 @@ import (
 	"go.etcd.io/bbolt"
 	"go.uber.org/zap"
 
+	"concord/internal/bolt"
 	"concord/internal/cluster"
 )
 
@@ -35,6 +36,7 @@ var errUncertain = errors.New("the meta nodes lost their leader while the change
 const (
 	applyTimeout  = 10 * time.Second
 	leaderTimeout = 15 * time.Second
+	openTimeout   = 2 * time.Second // for another process to close raft.db
 	keepSnapshots = 2
 )
 
@@ -42,7 +44,7 @@ const (
 // every committed one is applied to an immutable State that replaces the last.
 type store struct {
 	raft  *raft.Raft
-	log   *raftboltdb.BoltStore
+	log   *raftLog
 	trans *raft.NetworkTransport
 	id    raft.ServerID
 	addr  string // what other meta nodes dial
@@ -63,7 +65,7 @@ type store struct {
 const cacheFile = "cluster.state"
 
 // openStore starts Raft on dir and stream, and closes stream when it fails.
-func openStore(dir string, ln raft.StreamLayer, advertised string, log *zap.Logger, tune func(*raft.Config)) (_ *store, err error) {
+func openStore(dir string, ln *stream, advertised string, log *zap.Logger, tune func(*raft.Config)) (_ *store, err error) {
 	s := &store{addr: advertised, dir: dir, zap: log, state: cluster.NewState(), changed: make(chan struct{})}
 	defer func() {
 		if err != nil {
@@ -74,16 +76,10 @@ func openStore(dir string, ln raft.StreamLayer, advertised string, log *zap.Logg
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, "raft.db")
-	s.log, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: 2 * time.Second}})
-	if errors.Is(err, bbolt.ErrTimeout) {
-		return nil, fmt.Errorf("%s is in use: is another influxd-meta running?", path)
-	} else if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+	if err := s.openLog(filepath.Join(dir, "raft.db")); err != nil {
+		return nil, err
 	}
-	if s.id, err = serverID(s.log); err != nil {
-		return nil, fmt.Errorf("identity in %s: %w", path, err)
-	}
+	ln.id = s.id
 	rlog := hclog.New(&hclog.LoggerOptions{Name: "raft", Level: hclog.Warn, Output: logWriter{log}, DisableTime: true})
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnapshots, rlog)
 	if err != nil {
@@ -101,13 +97,64 @@ func openStore(dir string, ln raft.StreamLayer, advertised string, log *zap.Logg
 	s.loadCache()
 	s.save, s.saved = make(chan struct{}, 1), make(chan struct{})
 	go s.saveLoop(s.save)
-	if s.raft, err = raft.NewRaft(c, (*fsm)(s), s.log, s.log, snaps, s.trans); err != nil {
-		return nil, fmt.Errorf("start raft: %w", err)
+	if s.raft, err = startRaft(c, (*fsm)(s), s.log, snaps, transport{s.trans}); err != nil {
+		return nil, fmt.Errorf("start raft on %s: %w: %s", dir, err, s.comeBack())
 	}
 	if err := s.checkAddr(); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// openLog opens raft.db and reads all of it: Raft panics over what it does not understand.
+func (s *store) openLog(path string) error {
+	err := bolt.Check(path, openTimeout)
+	if err == nil {
+		var db *raftboltdb.BoltStore
+		if db, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: openTimeout}}); err == nil {
+			s.log = &raftLog{db}
+		}
+	}
+	var damaged *bolt.DamagedError
+	switch {
+	case errors.Is(err, bbolt.ErrTimeout):
+		return fmt.Errorf("%s is in use: is another influxd-meta running?", path)
+	case errors.As(err, &damaged):
+		return fmt.Errorf("%w: %s", err, s.comeBack())
+	case err != nil:
+		return fmt.Errorf("open %s: %w", path, err)
+	}
+	if err := s.log.verify(); err != nil {
+		return fmt.Errorf("%s is damaged: %w: %s", path, err, s.comeBack())
+	}
+	term, err := s.log.GetUint64([]byte("CurrentTerm"))
+	if err != nil && !errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		return fmt.Errorf("%s is damaged: %w: %s", path, err, s.comeBack())
+	}
+	// The cached state is apart from the log, and is there once a node is a member.
+	if _, err := os.Stat(filepath.Join(s.dir, cacheFile)); err == nil && term == 0 {
+		return fmt.Errorf("%s is missing or empty, and this meta node was in a cluster: %s", path, s.comeBack())
+	}
+	if s.id, err = serverID(s.log.BoltStore); err != nil {
+		return fmt.Errorf("%s is damaged: the node's ID: %w: %s", path, err, s.comeBack())
+	}
+	return nil
+}
+
+// comeBack says how a member that lost its log comes back: with a full copy, before it votes.
+func (s *store) comeBack() string {
+	return fmt.Sprintf("with other meta nodes, move %s away, start with an empty one, and add this node again at another meta node (influxd-ctl -bind <other>:8091 add-meta); "+
+		"alone, bring the folder back from a copy", s.dir)
+}
+
+// startRaft turns a panic over what is on disk into an error.
+func startRaft(c *raft.Config, f *fsm, log *raftLog, snaps raft.SnapshotStore, trans raft.Transport) (r *raft.Raft, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%v", p)
+		}
+	}()
+	return raft.NewRaft(c, f, log, log, snaps, trans)
 }
 
 // checkAddr refuses to run under another Raft address than the cluster knows: nobody would answer.
@@ -162,6 +209,9 @@ func serverID(log *raftboltdb.BoltStore) (raft.ServerID, error) {
 		crand.Read(b)
 		id = []byte(hex.EncodeToString(b))
 		err = log.Set(key, id)
+	}
+	if b, e := hex.DecodeString(string(id)); err == nil && (e != nil || len(b) != 8) {
+		err = fmt.Errorf("%q is not one", id)
 	}
 	return raft.ServerID(id), err
 }
@@ -230,10 +280,25 @@ func (s *store) execute(op cluster.Op) (any, error) {
 	return result, err
 }
 
+// check refuses a command that must not be logged. Another node than the leader logs none.
+func (s *store) check(c cluster.Command) error {
+	if !s.leads() || s.applied().Check(c) == nil {
+		return nil
+	}
+	// A new leader may not have applied all that was committed.
+	if err := s.caughtUp(); err != nil {
+		return err
+	}
+	return s.applied().Check(c)
+}
+
 // apply also tells the index at which the command's effect is visible.
 func (s *store) apply(c cluster.Command) (result any, index uint64, err error) {
 	if !s.initialised() {
 		return nil, 0, ErrNotInitialised
+	}
+	if err := s.check(c); err != nil {
+		return nil, s.applied().Index, err
 	}
 	b, err := json.Marshal(c)
 	if err != nil {

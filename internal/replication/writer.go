@@ -289,16 +289,16 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 	}
 	if len(newFields) > 0 {
 		go w.decideTypes(&undecidedWrite{ctx, db, policy, deletes, newFields, requests, deliveries, done})
-		return w.decide(level, results, len(owners))
-	}
-	for _, d := range deliveries {
-		go func() {
-			if d.node == self {
-				done(d, w.writeLocal(ctx, d, db, policy, points))
-				return
-			}
-			done(d, w.writeRemote(d, requests, order{}))
-		}()
+	} else {
+		for _, d := range deliveries {
+			go func() {
+				if d.node == self {
+					done(d, w.writeLocal(ctx, d, db, policy, points))
+					return
+				}
+				done(d, w.writeRemote(d, requests, order{}))
+			}()
+		}
 	}
 	err := w.decide(level, results, len(owners))
 	for _, ln := range deliveries[0].verdict.pass(err) {

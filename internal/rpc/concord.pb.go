@@ -78,11 +78,12 @@ func (x ExecuteRequest_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExecuteRequest_Kind.Descriptor instead.
 func (ExecuteRequest_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{9, 0}
+	return file_concord_proto_rawDescGZIP(), []int{11, 0}
 }
 
 type IdentifyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	JoinCluster   uint64                 `protobuf:"varint,1,opt,name=join_cluster,json=joinCluster,proto3" json:"join_cluster,omitempty"` // the cluster that the node is to join, 0 for none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -117,13 +118,23 @@ func (*IdentifyRequest) Descriptor() ([]byte, []int) {
 	return file_concord_proto_rawDescGZIP(), []int{0}
 }
 
+func (x *IdentifyRequest) GetJoinCluster() uint64 {
+	if x != nil {
+		return x.JoinCluster
+	}
+	return 0
+}
+
 type IdentifyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`          // 0 before it joined
 	ClusterId     uint64                 `protobuf:"varint,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"` // 0 before it joined
 	HttpAddr      string                 `protobuf:"bytes,3,opt,name=http_addr,json=httpAddr,proto3" json:"http_addr,omitempty"`     // host:port that clients reach
 	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
-	Clock         int64                  `protobuf:"varint,5,opt,name=clock,proto3" json:"clock,omitempty"` // the node's time as it answers, nanoseconds since the epoch
+	Clock         int64                  `protobuf:"varint,5,opt,name=clock,proto3" json:"clock,omitempty"`      // the node's time as it answers, nanoseconds since the epoch
+	Identity      string                 `protobuf:"bytes,6,opt,name=identity,proto3" json:"identity,omitempty"` // names its folders; the one that it will have when it is in no cluster
+	Process       uint64                 `protobuf:"varint,7,opt,name=process,proto3" json:"process,omitempty"`  // random for each process
+	Unfit         string                 `protobuf:"bytes,8,opt,name=unfit,proto3" json:"unfit,omitempty"`       // why it cannot join join_cluster; empty when it can
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -193,11 +204,33 @@ func (x *IdentifyResponse) GetClock() int64 {
 	return 0
 }
 
+func (x *IdentifyResponse) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+func (x *IdentifyResponse) GetProcess() uint64 {
+	if x != nil {
+		return x.Process
+	}
+	return 0
+}
+
+func (x *IdentifyResponse) GetUnfit() string {
+	if x != nil {
+		return x.Unfit
+	}
+	return ""
+}
+
 type JoinRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	ClusterId     uint64                 `protobuf:"varint,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	MetaServers   []string               `protobuf:"bytes,3,rep,name=meta_servers,json=metaServers,proto3" json:"meta_servers,omitempty"` // host:port of the meta nodes' HTTP API
+	Identity      string                 `protobuf:"bytes,4,opt,name=identity,proto3" json:"identity,omitempty"`                          // as the node told it; another process may answer by now
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -251,6 +284,13 @@ func (x *JoinRequest) GetMetaServers() []string {
 		return x.MetaServers
 	}
 	return nil
+}
+
+func (x *JoinRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
 }
 
 type JoinResponse struct {
@@ -361,6 +401,134 @@ func (*LeaveResponse) Descriptor() ([]byte, []int) {
 	return file_concord_proto_rawDescGZIP(), []int{5}
 }
 
+type VouchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	ClusterId     uint64                 `protobuf:"varint,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VouchRequest) Reset() {
+	*x = VouchRequest{}
+	mi := &file_concord_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VouchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VouchRequest) ProtoMessage() {}
+
+func (x *VouchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VouchRequest.ProtoReflect.Descriptor instead.
+func (*VouchRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *VouchRequest) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *VouchRequest) GetClusterId() uint64 {
+	if x != nil {
+		return x.ClusterId
+	}
+	return 0
+}
+
+type VouchResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`                   // of the state that the rest is from
+	Member        bool                   `protobuf:"varint,2,opt,name=member,proto3" json:"member,omitempty"`                 // the cluster has such a data node
+	Identity      string                 `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`              // of the data node; empty when it joined with an earlier version
+	TcpAddr       string                 `protobuf:"bytes,4,opt,name=tcp_addr,json=tcpAddr,proto3" json:"tcp_addr,omitempty"` // its address
+	Process       uint64                 `protobuf:"varint,5,opt,name=process,proto3" json:"process,omitempty"`               // that answers there, 0 when none does
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VouchResponse) Reset() {
+	*x = VouchResponse{}
+	mi := &file_concord_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VouchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VouchResponse) ProtoMessage() {}
+
+func (x *VouchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VouchResponse.ProtoReflect.Descriptor instead.
+func (*VouchResponse) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *VouchResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *VouchResponse) GetMember() bool {
+	if x != nil {
+		return x.Member
+	}
+	return false
+}
+
+func (x *VouchResponse) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+func (x *VouchResponse) GetTcpAddr() string {
+	if x != nil {
+		return x.TcpAddr
+	}
+	return ""
+}
+
+func (x *VouchResponse) GetProcess() uint64 {
+	if x != nil {
+		return x.Process
+	}
+	return 0
+}
+
 type WriteShardRequest struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	ShardId         uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
@@ -389,7 +557,7 @@ type WriteShardRequest struct {
 
 func (x *WriteShardRequest) Reset() {
 	*x = WriteShardRequest{}
-	mi := &file_concord_proto_msgTypes[6]
+	mi := &file_concord_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -401,7 +569,7 @@ func (x *WriteShardRequest) String() string {
 func (*WriteShardRequest) ProtoMessage() {}
 
 func (x *WriteShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[6]
+	mi := &file_concord_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -414,7 +582,7 @@ func (x *WriteShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteShardRequest.ProtoReflect.Descriptor instead.
 func (*WriteShardRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{6}
+	return file_concord_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WriteShardRequest) GetShardId() uint64 {
@@ -538,7 +706,7 @@ type WriteShardResponse struct {
 
 func (x *WriteShardResponse) Reset() {
 	*x = WriteShardResponse{}
-	mi := &file_concord_proto_msgTypes[7]
+	mi := &file_concord_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -550,7 +718,7 @@ func (x *WriteShardResponse) String() string {
 func (*WriteShardResponse) ProtoMessage() {}
 
 func (x *WriteShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[7]
+	mi := &file_concord_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -563,7 +731,7 @@ func (x *WriteShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteShardResponse.ProtoReflect.Descriptor instead.
 func (*WriteShardResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{7}
+	return file_concord_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WriteShardResponse) GetError() string {
@@ -619,7 +787,7 @@ type FieldType struct {
 
 func (x *FieldType) Reset() {
 	*x = FieldType{}
-	mi := &file_concord_proto_msgTypes[8]
+	mi := &file_concord_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -631,7 +799,7 @@ func (x *FieldType) String() string {
 func (*FieldType) ProtoMessage() {}
 
 func (x *FieldType) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[8]
+	mi := &file_concord_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -644,7 +812,7 @@ func (x *FieldType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldType.ProtoReflect.Descriptor instead.
 func (*FieldType) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{8}
+	return file_concord_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *FieldType) GetMeasurement() []byte {
@@ -699,7 +867,7 @@ type ExecuteRequest struct {
 
 func (x *ExecuteRequest) Reset() {
 	*x = ExecuteRequest{}
-	mi := &file_concord_proto_msgTypes[9]
+	mi := &file_concord_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -711,7 +879,7 @@ func (x *ExecuteRequest) String() string {
 func (*ExecuteRequest) ProtoMessage() {}
 
 func (x *ExecuteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[9]
+	mi := &file_concord_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -724,7 +892,7 @@ func (x *ExecuteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecuteRequest.ProtoReflect.Descriptor instead.
 func (*ExecuteRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{9}
+	return file_concord_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ExecuteRequest) GetKind() ExecuteRequest_Kind {
@@ -843,7 +1011,7 @@ type Barrier struct {
 
 func (x *Barrier) Reset() {
 	*x = Barrier{}
-	mi := &file_concord_proto_msgTypes[10]
+	mi := &file_concord_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -855,7 +1023,7 @@ func (x *Barrier) String() string {
 func (*Barrier) ProtoMessage() {}
 
 func (x *Barrier) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[10]
+	mi := &file_concord_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -868,7 +1036,7 @@ func (x *Barrier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Barrier.ProtoReflect.Descriptor instead.
 func (*Barrier) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{10}
+	return file_concord_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Barrier) GetSender() uint64 {
@@ -896,7 +1064,7 @@ type DeleteBounds struct {
 
 func (x *DeleteBounds) Reset() {
 	*x = DeleteBounds{}
-	mi := &file_concord_proto_msgTypes[11]
+	mi := &file_concord_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -908,7 +1076,7 @@ func (x *DeleteBounds) String() string {
 func (*DeleteBounds) ProtoMessage() {}
 
 func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[11]
+	mi := &file_concord_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -921,7 +1089,7 @@ func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBounds.ProtoReflect.Descriptor instead.
 func (*DeleteBounds) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{11}
+	return file_concord_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeleteBounds) GetRetentionPolicy() string {
@@ -955,7 +1123,7 @@ type ExecuteResponse struct {
 
 func (x *ExecuteResponse) Reset() {
 	*x = ExecuteResponse{}
-	mi := &file_concord_proto_msgTypes[12]
+	mi := &file_concord_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -967,7 +1135,7 @@ func (x *ExecuteResponse) String() string {
 func (*ExecuteResponse) ProtoMessage() {}
 
 func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[12]
+	mi := &file_concord_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -980,7 +1148,7 @@ func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecuteResponse.ProtoReflect.Descriptor instead.
 func (*ExecuteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{12}
+	return file_concord_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ExecuteResponse) GetError() string {
@@ -1007,7 +1175,7 @@ type HintRequest struct {
 
 func (x *HintRequest) Reset() {
 	*x = HintRequest{}
-	mi := &file_concord_proto_msgTypes[13]
+	mi := &file_concord_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1019,7 +1187,7 @@ func (x *HintRequest) String() string {
 func (*HintRequest) ProtoMessage() {}
 
 func (x *HintRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[13]
+	mi := &file_concord_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1032,7 +1200,7 @@ func (x *HintRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintRequest.ProtoReflect.Descriptor instead.
 func (*HintRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{13}
+	return file_concord_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HintRequest) GetDelete() *ExecuteRequest {
@@ -1057,7 +1225,7 @@ type HintResponse struct {
 
 func (x *HintResponse) Reset() {
 	*x = HintResponse{}
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1237,7 @@ func (x *HintResponse) String() string {
 func (*HintResponse) ProtoMessage() {}
 
 func (x *HintResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1250,7 @@ func (x *HintResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintResponse.ProtoReflect.Descriptor instead.
 func (*HintResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{14}
+	return file_concord_proto_rawDescGZIP(), []int{16}
 }
 
 type ReceivedRequest struct {
@@ -1096,7 +1264,7 @@ type ReceivedRequest struct {
 
 func (x *ReceivedRequest) Reset() {
 	*x = ReceivedRequest{}
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1276,7 @@ func (x *ReceivedRequest) String() string {
 func (*ReceivedRequest) ProtoMessage() {}
 
 func (x *ReceivedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1289,7 @@ func (x *ReceivedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedRequest.ProtoReflect.Descriptor instead.
 func (*ReceivedRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{15}
+	return file_concord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ReceivedRequest) GetSender() uint64 {
@@ -1153,7 +1321,7 @@ type ReceivedResponse struct {
 
 func (x *ReceivedResponse) Reset() {
 	*x = ReceivedResponse{}
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +1333,7 @@ func (x *ReceivedResponse) String() string {
 func (*ReceivedResponse) ProtoMessage() {}
 
 func (x *ReceivedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +1346,7 @@ func (x *ReceivedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedResponse.ProtoReflect.Descriptor instead.
 func (*ReceivedResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_proto_rawDescGZIP(), []int{18}
 }
 
 type ShardStatesRequest struct {
@@ -1190,7 +1358,7 @@ type ShardStatesRequest struct {
 
 func (x *ShardStatesRequest) Reset() {
 	*x = ShardStatesRequest{}
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1370,7 @@ func (x *ShardStatesRequest) String() string {
 func (*ShardStatesRequest) ProtoMessage() {}
 
 func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1383,7 @@ func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ShardStatesRequest) GetShardIds() []uint64 {
@@ -1245,7 +1413,7 @@ type ShardState struct {
 
 func (x *ShardState) Reset() {
 	*x = ShardState{}
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +1425,7 @@ func (x *ShardState) String() string {
 func (*ShardState) ProtoMessage() {}
 
 func (x *ShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +1438,7 @@ func (x *ShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardState.ProtoReflect.Descriptor instead.
 func (*ShardState) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ShardState) GetShardId() uint64 {
@@ -1367,7 +1535,7 @@ type WholeRequest struct {
 
 func (x *WholeRequest) Reset() {
 	*x = WholeRequest{}
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1379,7 +1547,7 @@ func (x *WholeRequest) String() string {
 func (*WholeRequest) ProtoMessage() {}
 
 func (x *WholeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1392,7 +1560,7 @@ func (x *WholeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeRequest.ProtoReflect.Descriptor instead.
 func (*WholeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WholeRequest) GetShardId() uint64 {
@@ -1417,7 +1585,7 @@ type WholeResponse struct {
 
 func (x *WholeResponse) Reset() {
 	*x = WholeResponse{}
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +1597,7 @@ func (x *WholeResponse) String() string {
 func (*WholeResponse) ProtoMessage() {}
 
 func (x *WholeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +1610,7 @@ func (x *WholeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeResponse.ProtoReflect.Descriptor instead.
 func (*WholeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_proto_rawDescGZIP(), []int{22}
 }
 
 type ShardStatesResponse struct {
@@ -1454,7 +1622,7 @@ type ShardStatesResponse struct {
 
 func (x *ShardStatesResponse) Reset() {
 	*x = ShardStatesResponse{}
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1466,7 +1634,7 @@ func (x *ShardStatesResponse) String() string {
 func (*ShardStatesResponse) ProtoMessage() {}
 
 func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1479,7 +1647,7 @@ func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesResponse.ProtoReflect.Descriptor instead.
 func (*ShardStatesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ShardStatesResponse) GetStates() []*ShardState {
@@ -1500,7 +1668,7 @@ type Sum struct {
 
 func (x *Sum) Reset() {
 	*x = Sum{}
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1680,7 @@ func (x *Sum) String() string {
 func (*Sum) ProtoMessage() {}
 
 func (x *Sum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1693,7 @@ func (x *Sum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sum.ProtoReflect.Descriptor instead.
 func (*Sum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Sum) GetCount() uint64 {
@@ -1561,7 +1729,7 @@ type RootRequest struct {
 
 func (x *RootRequest) Reset() {
 	*x = RootRequest{}
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1573,7 +1741,7 @@ func (x *RootRequest) String() string {
 func (*RootRequest) ProtoMessage() {}
 
 func (x *RootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1586,7 +1754,7 @@ func (x *RootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRequest.ProtoReflect.Descriptor instead.
 func (*RootRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RootRequest) GetShardId() uint64 {
@@ -1626,7 +1794,7 @@ type RootResponse struct {
 
 func (x *RootResponse) Reset() {
 	*x = RootResponse{}
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1638,7 +1806,7 @@ func (x *RootResponse) String() string {
 func (*RootResponse) ProtoMessage() {}
 
 func (x *RootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1651,7 +1819,7 @@ func (x *RootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootResponse.ProtoReflect.Descriptor instead.
 func (*RootResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RootResponse) GetRoot() *Sum {
@@ -1671,7 +1839,7 @@ type WindowSum struct {
 
 func (x *WindowSum) Reset() {
 	*x = WindowSum{}
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +1851,7 @@ func (x *WindowSum) String() string {
 func (*WindowSum) ProtoMessage() {}
 
 func (x *WindowSum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +1864,7 @@ func (x *WindowSum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSum.ProtoReflect.Descriptor instead.
 func (*WindowSum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WindowSum) GetWindow() uint32 {
@@ -1725,7 +1893,7 @@ type SeriesField struct {
 
 func (x *SeriesField) Reset() {
 	*x = SeriesField{}
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1737,7 +1905,7 @@ func (x *SeriesField) String() string {
 func (*SeriesField) ProtoMessage() {}
 
 func (x *SeriesField) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1750,7 +1918,7 @@ func (x *SeriesField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesField.ProtoReflect.Descriptor instead.
 func (*SeriesField) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SeriesField) GetSeries() []byte {
@@ -1790,7 +1958,7 @@ type DigestsChunk struct {
 
 func (x *DigestsChunk) Reset() {
 	*x = DigestsChunk{}
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1802,7 +1970,7 @@ func (x *DigestsChunk) String() string {
 func (*DigestsChunk) ProtoMessage() {}
 
 func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1815,7 +1983,7 @@ func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsChunk.ProtoReflect.Descriptor instead.
 func (*DigestsChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DigestsChunk) GetFields() []*SeriesField {
@@ -1838,7 +2006,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1850,7 +2018,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1863,7 +2031,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Region) GetSeries() []byte {
@@ -1913,7 +2081,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2093,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2106,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Block) GetSeries() []byte {
@@ -1975,7 +2143,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1987,7 +2155,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2000,7 +2168,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FetchRequest) GetShardId() uint64 {
@@ -2040,7 +2208,7 @@ type FetchChunk struct {
 
 func (x *FetchChunk) Reset() {
 	*x = FetchChunk{}
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2220,7 @@ func (x *FetchChunk) String() string {
 func (*FetchChunk) ProtoMessage() {}
 
 func (x *FetchChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2233,7 @@ func (x *FetchChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
 func (*FetchChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *FetchChunk) GetBlocks() []*Block {
@@ -2088,7 +2256,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2100,7 +2268,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2113,7 +2281,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ApplyRequest) GetDeletes() uint64 {
@@ -2163,7 +2331,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2343,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2356,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ApplyResponse) GetPoints() uint64 {
@@ -2220,7 +2388,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2232,7 +2400,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2245,7 +2413,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_proto_rawDescGZIP(), []int{36}
 }
 
 type StatusResponse struct {
@@ -2260,7 +2428,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2272,7 +2440,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2285,7 +2453,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
@@ -2325,7 +2493,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2337,7 +2505,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2350,7 +2518,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RepairRequest) GetShardId() uint64 {
@@ -2368,7 +2536,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2380,7 +2548,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2393,7 +2561,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_proto_rawDescGZIP(), []int{39}
 }
 
 type PauseRequest struct {
@@ -2405,7 +2573,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2417,7 +2585,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2430,7 +2598,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PauseRequest) GetPaused() bool {
@@ -2471,7 +2639,7 @@ type RepairRecord struct {
 
 func (x *RepairRecord) Reset() {
 	*x = RepairRecord{}
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2483,7 +2651,7 @@ func (x *RepairRecord) String() string {
 func (*RepairRecord) ProtoMessage() {}
 
 func (x *RepairRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2496,7 +2664,7 @@ func (x *RepairRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord.ProtoReflect.Descriptor instead.
 func (*RepairRecord) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RepairRecord) GetShardId() uint64 {
@@ -2669,7 +2837,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2681,7 +2849,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2694,7 +2862,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DiffResponse) GetOwners() []string {
@@ -2763,7 +2931,7 @@ type RepairsResponse struct {
 
 func (x *RepairsResponse) Reset() {
 	*x = RepairsResponse{}
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2775,7 +2943,7 @@ func (x *RepairsResponse) String() string {
 func (*RepairsResponse) ProtoMessage() {}
 
 func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2788,7 +2956,7 @@ func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsResponse.ProtoReflect.Descriptor instead.
 func (*RepairsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RepairsResponse) GetPaused() bool {
@@ -2815,7 +2983,7 @@ type ReceivedRequest_Shard struct {
 
 func (x *ReceivedRequest_Shard) Reset() {
 	*x = ReceivedRequest_Shard{}
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2827,7 +2995,7 @@ func (x *ReceivedRequest_Shard) String() string {
 func (*ReceivedRequest_Shard) ProtoMessage() {}
 
 func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2840,7 +3008,7 @@ func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedRequest_Shard.ProtoReflect.Descriptor instead.
 func (*ReceivedRequest_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{15, 0}
+	return file_concord_proto_rawDescGZIP(), []int{17, 0}
 }
 
 func (x *ReceivedRequest_Shard) GetShardId() uint64 {
@@ -2869,7 +3037,7 @@ type ApplyResponse_Refused struct {
 
 func (x *ApplyResponse_Refused) Reset() {
 	*x = ApplyResponse_Refused{}
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2881,7 +3049,7 @@ func (x *ApplyResponse_Refused) String() string {
 func (*ApplyResponse_Refused) ProtoMessage() {}
 
 func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2894,7 +3062,7 @@ func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse_Refused.ProtoReflect.Descriptor instead.
 func (*ApplyResponse_Refused) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{33, 0}
+	return file_concord_proto_rawDescGZIP(), []int{35, 0}
 }
 
 func (x *ApplyResponse_Refused) GetBlock() uint32 {
@@ -2936,7 +3104,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2948,7 +3116,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2961,7 +3129,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35, 0}
+	return file_concord_proto_rawDescGZIP(), []int{37, 0}
 }
 
 func (x *StatusResponse_Shard) GetId() uint64 {
@@ -2997,7 +3165,7 @@ type RepairRecord_Decision struct {
 
 func (x *RepairRecord_Decision) Reset() {
 	*x = RepairRecord_Decision{}
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3009,7 +3177,7 @@ func (x *RepairRecord_Decision) String() string {
 func (*RepairRecord_Decision) ProtoMessage() {}
 
 func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3022,7 +3190,7 @@ func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Decision.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Decision) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39, 0}
+	return file_concord_proto_rawDescGZIP(), []int{41, 0}
 }
 
 func (x *RepairRecord_Decision) GetSeries() []byte {
@@ -3065,7 +3233,7 @@ type RepairRecord_Refusal struct {
 
 func (x *RepairRecord_Refusal) Reset() {
 	*x = RepairRecord_Refusal{}
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3077,7 +3245,7 @@ func (x *RepairRecord_Refusal) String() string {
 func (*RepairRecord_Refusal) ProtoMessage() {}
 
 func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3090,7 +3258,7 @@ func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Refusal.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Refusal) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39, 1}
+	return file_concord_proto_rawDescGZIP(), []int{41, 1}
 }
 
 func (x *RepairRecord_Refusal) GetNode() string {
@@ -3134,7 +3302,7 @@ type DiffResponse_Pair struct {
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3146,7 +3314,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3159,7 +3327,7 @@ func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Pair.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Pair) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{40, 0}
+	return file_concord_proto_rawDescGZIP(), []int{42, 0}
 }
 
 func (x *DiffResponse_Pair) GetA() string {
@@ -3209,7 +3377,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3221,7 +3389,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3234,7 +3402,7 @@ func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Field.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Field) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{40, 1}
+	return file_concord_proto_rawDescGZIP(), []int{42, 1}
 }
 
 func (x *DiffResponse_Field) GetSeries() []byte {
@@ -3270,23 +3438,38 @@ var File_concord_proto protoreflect.FileDescriptor
 const file_concord_proto_rawDesc = "" +
 	"\n" +
 	"\rconcord.proto\x12\n" +
-	"concord.v1\"\x11\n" +
-	"\x0fIdentifyRequest\"\x97\x01\n" +
+	"concord.v1\"4\n" +
+	"\x0fIdentifyRequest\x12!\n" +
+	"\fjoin_cluster\x18\x01 \x01(\x04R\vjoinCluster\"\xe3\x01\n" +
 	"\x10IdentifyResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\x04R\tclusterId\x12\x1b\n" +
 	"\thttp_addr\x18\x03 \x01(\tR\bhttpAddr\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x12\x14\n" +
-	"\x05clock\x18\x05 \x01(\x03R\x05clock\"h\n" +
+	"\x05clock\x18\x05 \x01(\x03R\x05clock\x12\x1a\n" +
+	"\bidentity\x18\x06 \x01(\tR\bidentity\x12\x18\n" +
+	"\aprocess\x18\a \x01(\x04R\aprocess\x12\x14\n" +
+	"\x05unfit\x18\b \x01(\tR\x05unfit\"\x84\x01\n" +
 	"\vJoinRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\x04R\tclusterId\x12!\n" +
-	"\fmeta_servers\x18\x03 \x03(\tR\vmetaServers\"\x0e\n" +
+	"\fmeta_servers\x18\x03 \x03(\tR\vmetaServers\x12\x1a\n" +
+	"\bidentity\x18\x04 \x01(\tR\bidentity\"\x0e\n" +
 	"\fJoinResponse\"\x0e\n" +
 	"\fLeaveRequest\"\x0f\n" +
-	"\rLeaveResponse\"\xbb\x03\n" +
+	"\rLeaveResponse\"F\n" +
+	"\fVouchRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\x04R\tclusterId\"\x8e\x01\n" +
+	"\rVouchResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x16\n" +
+	"\x06member\x18\x02 \x01(\bR\x06member\x12\x1a\n" +
+	"\bidentity\x18\x03 \x01(\tR\bidentity\x12\x19\n" +
+	"\btcp_addr\x18\x04 \x01(\tR\atcpAddr\x12\x18\n" +
+	"\aprocess\x18\x05 \x01(\x04R\aprocess\"\xbb\x03\n" +
 	"\x11WriteShardRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
@@ -3517,12 +3700,13 @@ const file_concord_proto_rawDesc = "" +
 	"\x03end\x18\x04 \x01(\x03R\x03end\"]\n" +
 	"\x0fRepairsResponse\x12\x16\n" +
 	"\x06paused\x18\x01 \x01(\bR\x06paused\x122\n" +
-	"\arepairs\x18\x02 \x03(\v2\x18.concord.v1.RepairRecordR\arepairs2\xcc\x01\n" +
+	"\arepairs\x18\x02 \x03(\v2\x18.concord.v1.RepairRecordR\arepairs2\x8a\x02\n" +
 	"\n" +
 	"Membership\x12E\n" +
 	"\bIdentify\x12\x1b.concord.v1.IdentifyRequest\x1a\x1c.concord.v1.IdentifyResponse\x129\n" +
 	"\x04Join\x12\x17.concord.v1.JoinRequest\x1a\x18.concord.v1.JoinResponse\x12<\n" +
-	"\x05Leave\x12\x18.concord.v1.LeaveRequest\x1a\x19.concord.v1.LeaveResponse2\xa0\x02\n" +
+	"\x05Leave\x12\x18.concord.v1.LeaveRequest\x1a\x19.concord.v1.LeaveResponse\x12<\n" +
+	"\x05Vouch\x12\x18.concord.v1.VouchRequest\x1a\x19.concord.v1.VouchResponse2\xa0\x02\n" +
 	"\vReplication\x12K\n" +
 	"\n" +
 	"WriteShard\x12\x1d.concord.v1.WriteShardRequest\x1a\x1e.concord.v1.WriteShardResponse\x12B\n" +
@@ -3558,7 +3742,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),      // 0: concord.v1.ExecuteRequest.Kind
 	(*IdentifyRequest)(nil),       // 1: concord.v1.IdentifyRequest
@@ -3567,117 +3751,121 @@ var file_concord_proto_goTypes = []any{
 	(*JoinResponse)(nil),          // 4: concord.v1.JoinResponse
 	(*LeaveRequest)(nil),          // 5: concord.v1.LeaveRequest
 	(*LeaveResponse)(nil),         // 6: concord.v1.LeaveResponse
-	(*WriteShardRequest)(nil),     // 7: concord.v1.WriteShardRequest
-	(*WriteShardResponse)(nil),    // 8: concord.v1.WriteShardResponse
-	(*FieldType)(nil),             // 9: concord.v1.FieldType
-	(*ExecuteRequest)(nil),        // 10: concord.v1.ExecuteRequest
-	(*Barrier)(nil),               // 11: concord.v1.Barrier
-	(*DeleteBounds)(nil),          // 12: concord.v1.DeleteBounds
-	(*ExecuteResponse)(nil),       // 13: concord.v1.ExecuteResponse
-	(*HintRequest)(nil),           // 14: concord.v1.HintRequest
-	(*HintResponse)(nil),          // 15: concord.v1.HintResponse
-	(*ReceivedRequest)(nil),       // 16: concord.v1.ReceivedRequest
-	(*ReceivedResponse)(nil),      // 17: concord.v1.ReceivedResponse
-	(*ShardStatesRequest)(nil),    // 18: concord.v1.ShardStatesRequest
-	(*ShardState)(nil),            // 19: concord.v1.ShardState
-	(*WholeRequest)(nil),          // 20: concord.v1.WholeRequest
-	(*WholeResponse)(nil),         // 21: concord.v1.WholeResponse
-	(*ShardStatesResponse)(nil),   // 22: concord.v1.ShardStatesResponse
-	(*Sum)(nil),                   // 23: concord.v1.Sum
-	(*RootRequest)(nil),           // 24: concord.v1.RootRequest
-	(*RootResponse)(nil),          // 25: concord.v1.RootResponse
-	(*WindowSum)(nil),             // 26: concord.v1.WindowSum
-	(*SeriesField)(nil),           // 27: concord.v1.SeriesField
-	(*DigestsChunk)(nil),          // 28: concord.v1.DigestsChunk
-	(*Region)(nil),                // 29: concord.v1.Region
-	(*Block)(nil),                 // 30: concord.v1.Block
-	(*FetchRequest)(nil),          // 31: concord.v1.FetchRequest
-	(*FetchChunk)(nil),            // 32: concord.v1.FetchChunk
-	(*ApplyRequest)(nil),          // 33: concord.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 34: concord.v1.ApplyResponse
-	(*StatusRequest)(nil),         // 35: concord.v1.StatusRequest
-	(*StatusResponse)(nil),        // 36: concord.v1.StatusResponse
-	(*RepairRequest)(nil),         // 37: concord.v1.RepairRequest
-	(*RepairResponse)(nil),        // 38: concord.v1.RepairResponse
-	(*PauseRequest)(nil),          // 39: concord.v1.PauseRequest
-	(*RepairRecord)(nil),          // 40: concord.v1.RepairRecord
-	(*DiffResponse)(nil),          // 41: concord.v1.DiffResponse
-	(*RepairsResponse)(nil),       // 42: concord.v1.RepairsResponse
-	(*ReceivedRequest_Shard)(nil), // 43: concord.v1.ReceivedRequest.Shard
-	(*ApplyResponse_Refused)(nil), // 44: concord.v1.ApplyResponse.Refused
-	(*StatusResponse_Shard)(nil),  // 45: concord.v1.StatusResponse.Shard
-	(*RepairRecord_Decision)(nil), // 46: concord.v1.RepairRecord.Decision
-	(*RepairRecord_Refusal)(nil),  // 47: concord.v1.RepairRecord.Refusal
-	(*DiffResponse_Pair)(nil),     // 48: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),    // 49: concord.v1.DiffResponse.Field
+	(*VouchRequest)(nil),          // 7: concord.v1.VouchRequest
+	(*VouchResponse)(nil),         // 8: concord.v1.VouchResponse
+	(*WriteShardRequest)(nil),     // 9: concord.v1.WriteShardRequest
+	(*WriteShardResponse)(nil),    // 10: concord.v1.WriteShardResponse
+	(*FieldType)(nil),             // 11: concord.v1.FieldType
+	(*ExecuteRequest)(nil),        // 12: concord.v1.ExecuteRequest
+	(*Barrier)(nil),               // 13: concord.v1.Barrier
+	(*DeleteBounds)(nil),          // 14: concord.v1.DeleteBounds
+	(*ExecuteResponse)(nil),       // 15: concord.v1.ExecuteResponse
+	(*HintRequest)(nil),           // 16: concord.v1.HintRequest
+	(*HintResponse)(nil),          // 17: concord.v1.HintResponse
+	(*ReceivedRequest)(nil),       // 18: concord.v1.ReceivedRequest
+	(*ReceivedResponse)(nil),      // 19: concord.v1.ReceivedResponse
+	(*ShardStatesRequest)(nil),    // 20: concord.v1.ShardStatesRequest
+	(*ShardState)(nil),            // 21: concord.v1.ShardState
+	(*WholeRequest)(nil),          // 22: concord.v1.WholeRequest
+	(*WholeResponse)(nil),         // 23: concord.v1.WholeResponse
+	(*ShardStatesResponse)(nil),   // 24: concord.v1.ShardStatesResponse
+	(*Sum)(nil),                   // 25: concord.v1.Sum
+	(*RootRequest)(nil),           // 26: concord.v1.RootRequest
+	(*RootResponse)(nil),          // 27: concord.v1.RootResponse
+	(*WindowSum)(nil),             // 28: concord.v1.WindowSum
+	(*SeriesField)(nil),           // 29: concord.v1.SeriesField
+	(*DigestsChunk)(nil),          // 30: concord.v1.DigestsChunk
+	(*Region)(nil),                // 31: concord.v1.Region
+	(*Block)(nil),                 // 32: concord.v1.Block
+	(*FetchRequest)(nil),          // 33: concord.v1.FetchRequest
+	(*FetchChunk)(nil),            // 34: concord.v1.FetchChunk
+	(*ApplyRequest)(nil),          // 35: concord.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 36: concord.v1.ApplyResponse
+	(*StatusRequest)(nil),         // 37: concord.v1.StatusRequest
+	(*StatusResponse)(nil),        // 38: concord.v1.StatusResponse
+	(*RepairRequest)(nil),         // 39: concord.v1.RepairRequest
+	(*RepairResponse)(nil),        // 40: concord.v1.RepairResponse
+	(*PauseRequest)(nil),          // 41: concord.v1.PauseRequest
+	(*RepairRecord)(nil),          // 42: concord.v1.RepairRecord
+	(*DiffResponse)(nil),          // 43: concord.v1.DiffResponse
+	(*RepairsResponse)(nil),       // 44: concord.v1.RepairsResponse
+	(*ReceivedRequest_Shard)(nil), // 45: concord.v1.ReceivedRequest.Shard
+	(*ApplyResponse_Refused)(nil), // 46: concord.v1.ApplyResponse.Refused
+	(*StatusResponse_Shard)(nil),  // 47: concord.v1.StatusResponse.Shard
+	(*RepairRecord_Decision)(nil), // 48: concord.v1.RepairRecord.Decision
+	(*RepairRecord_Refusal)(nil),  // 49: concord.v1.RepairRecord.Refusal
+	(*DiffResponse_Pair)(nil),     // 50: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),    // 51: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
-	9,  // 0: concord.v1.WriteShardResponse.conflicts:type_name -> concord.v1.FieldType
+	11, // 0: concord.v1.WriteShardResponse.conflicts:type_name -> concord.v1.FieldType
 	0,  // 1: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
-	12, // 2: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
-	11, // 3: concord.v1.ExecuteRequest.barriers:type_name -> concord.v1.Barrier
-	11, // 4: concord.v1.ExecuteResponse.barrier:type_name -> concord.v1.Barrier
-	10, // 5: concord.v1.HintRequest.delete:type_name -> concord.v1.ExecuteRequest
-	43, // 6: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
-	19, // 7: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
-	23, // 8: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
-	23, // 9: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
-	26, // 10: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
-	27, // 11: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
-	29, // 12: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
-	30, // 13: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
-	30, // 14: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	44, // 15: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
-	45, // 16: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	46, // 17: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
-	47, // 18: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
-	48, // 19: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	49, // 20: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	40, // 21: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	14, // 2: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
+	13, // 3: concord.v1.ExecuteRequest.barriers:type_name -> concord.v1.Barrier
+	13, // 4: concord.v1.ExecuteResponse.barrier:type_name -> concord.v1.Barrier
+	12, // 5: concord.v1.HintRequest.delete:type_name -> concord.v1.ExecuteRequest
+	45, // 6: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
+	21, // 7: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
+	25, // 8: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
+	25, // 9: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
+	28, // 10: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
+	29, // 11: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
+	31, // 12: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
+	32, // 13: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
+	32, // 14: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
+	46, // 15: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
+	47, // 16: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	48, // 17: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
+	49, // 18: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
+	50, // 19: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	51, // 20: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	42, // 21: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
 	1,  // 22: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
 	3,  // 23: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
 	5,  // 24: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	7,  // 25: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	10, // 26: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	14, // 27: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
-	16, // 28: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
-	18, // 29: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	24, // 30: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	24, // 31: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	31, // 32: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	33, // 33: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	20, // 34: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	20, // 35: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
-	35, // 36: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	37, // 37: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	37, // 38: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	37, // 39: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	39, // 40: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	37, // 41: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	35, // 42: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	2,  // 43: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	4,  // 44: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	6,  // 45: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	8,  // 46: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	13, // 47: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	15, // 48: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
-	17, // 49: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
-	22, // 50: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	25, // 51: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	28, // 52: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	32, // 53: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	34, // 54: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	21, // 55: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	21, // 56: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
-	36, // 57: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	38, // 58: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	38, // 59: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	38, // 60: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	38, // 61: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	41, // 62: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	42, // 63: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	43, // [43:64] is the sub-list for method output_type
-	22, // [22:43] is the sub-list for method input_type
+	7,  // 25: concord.v1.Membership.Vouch:input_type -> concord.v1.VouchRequest
+	9,  // 26: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	12, // 27: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	16, // 28: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
+	18, // 29: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
+	20, // 30: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	26, // 31: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	26, // 32: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	33, // 33: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	35, // 34: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	22, // 35: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	22, // 36: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
+	37, // 37: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	39, // 38: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	39, // 39: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	39, // 40: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	41, // 41: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	39, // 42: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	37, // 43: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	2,  // 44: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	4,  // 45: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	6,  // 46: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	8,  // 47: concord.v1.Membership.Vouch:output_type -> concord.v1.VouchResponse
+	10, // 48: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	15, // 49: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	17, // 50: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
+	19, // 51: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
+	24, // 52: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	27, // 53: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	30, // 54: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	34, // 55: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	36, // 56: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	23, // 57: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	23, // 58: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
+	38, // 59: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	40, // 60: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	40, // 61: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	40, // 62: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	40, // 63: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	43, // 64: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	44, // 65: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	44, // [44:66] is the sub-list for method output_type
+	22, // [22:44] is the sub-list for method input_type
 	22, // [22:22] is the sub-list for extension type_name
 	22, // [22:22] is the sub-list for extension extendee
 	0,  // [0:22] is the sub-list for field type_name
@@ -3694,7 +3882,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   49,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

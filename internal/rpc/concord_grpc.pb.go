@@ -24,6 +24,7 @@ const (
 	Membership_Identify_FullMethodName = "/concord.v1.Membership/Identify"
 	Membership_Join_FullMethodName     = "/concord.v1.Membership/Join"
 	Membership_Leave_FullMethodName    = "/concord.v1.Membership/Leave"
+	Membership_Vouch_FullMethodName    = "/concord.v1.Membership/Vouch"
 )
 
 // MembershipClient is the client API for Membership service.
@@ -39,6 +40,8 @@ type MembershipClient interface {
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error)
 	// Leave makes a data node forget its cluster.
 	Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveResponse, error)
+	// Vouch tells what this node knows of a data node, and which process answers at that node's address.
+	Vouch(ctx context.Context, in *VouchRequest, opts ...grpc.CallOption) (*VouchResponse, error)
 }
 
 type membershipClient struct {
@@ -79,6 +82,16 @@ func (c *membershipClient) Leave(ctx context.Context, in *LeaveRequest, opts ...
 	return out, nil
 }
 
+func (c *membershipClient) Vouch(ctx context.Context, in *VouchRequest, opts ...grpc.CallOption) (*VouchResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VouchResponse)
+	err := c.cc.Invoke(ctx, Membership_Vouch_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MembershipServer is the server API for Membership service.
 // All implementations must embed UnimplementedMembershipServer
 // for forward compatibility.
@@ -92,6 +105,8 @@ type MembershipServer interface {
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
 	// Leave makes a data node forget its cluster.
 	Leave(context.Context, *LeaveRequest) (*LeaveResponse, error)
+	// Vouch tells what this node knows of a data node, and which process answers at that node's address.
+	Vouch(context.Context, *VouchRequest) (*VouchResponse, error)
 	mustEmbedUnimplementedMembershipServer()
 }
 
@@ -110,6 +125,9 @@ func (UnimplementedMembershipServer) Join(context.Context, *JoinRequest) (*JoinR
 }
 func (UnimplementedMembershipServer) Leave(context.Context, *LeaveRequest) (*LeaveResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Leave not implemented")
+}
+func (UnimplementedMembershipServer) Vouch(context.Context, *VouchRequest) (*VouchResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Vouch not implemented")
 }
 func (UnimplementedMembershipServer) mustEmbedUnimplementedMembershipServer() {}
 func (UnimplementedMembershipServer) testEmbeddedByValue()                    {}
@@ -186,6 +204,24 @@ func _Membership_Leave_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Membership_Vouch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VouchRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembershipServer).Vouch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Membership_Vouch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembershipServer).Vouch(ctx, req.(*VouchRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Membership_ServiceDesc is the grpc.ServiceDesc for Membership service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -204,6 +240,10 @@ var Membership_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Leave",
 			Handler:    _Membership_Leave_Handler,
+		},
+		{
+			MethodName: "Vouch",
+			Handler:    _Membership_Vouch_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

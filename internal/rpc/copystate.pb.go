@@ -38,6 +38,7 @@ type CopyStates struct {
 	You           *TableVersion          `protobuf:"bytes,10,opt,name=you,proto3" json:"you,omitempty"`                            // what the sender knew of the receiver before this exchange
 	YourMark      uint64                 `protobuf:"varint,11,opt,name=your_mark,json=yourMark,proto3" json:"your_mark,omitempty"` // and its mark
 	Process       uint64                 `protobuf:"varint,12,opt,name=process,proto3" json:"process,omitempty"`                   // the sender's process, as WriteShardRequest.sender
+	Identity      string                 `protobuf:"bytes,13,opt,name=identity,proto3" json:"identity,omitempty"`                  // the sender's, as in IdentifyResponse
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -154,6 +155,13 @@ func (x *CopyStates) GetProcess() uint64 {
 		return x.Process
 	}
 	return 0
+}
+
+func (x *CopyStates) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
 }
 
 // OwedTable is what one node, the holder, keeps for others.
@@ -334,7 +342,7 @@ var File_copystate_proto protoreflect.FileDescriptor
 const file_copystate_proto_rawDesc = "" +
 	"\n" +
 	"\x0fcopystate.proto\x12\n" +
-	"concord.v1\"\xe8\x02\n" +
+	"concord.v1\"\x84\x03\n" +
 	"\n" +
 	"CopyStates\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x16\n" +
@@ -349,7 +357,8 @@ const file_copystate_proto_rawDesc = "" +
 	"\x03you\x18\n" +
 	" \x01(\v2\x18.concord.v1.TableVersionR\x03you\x12\x1b\n" +
 	"\tyour_mark\x18\v \x01(\x04R\byourMark\x12\x18\n" +
-	"\aprocess\x18\f \x01(\x04R\aprocess\"e\n" +
+	"\aprocess\x18\f \x01(\x04R\aprocess\x12\x1a\n" +
+	"\bidentity\x18\r \x01(\tR\bidentity\"e\n" +
 	"\tOwedTable\x122\n" +
 	"\aversion\x18\x01 \x01(\v2\x18.concord.v1.TableVersionR\aversion\x12$\n" +
 	"\x04owed\x18\x02 \x03(\v2\x10.concord.v1.OwedR\x04owed\"p\n" +

@@ -21,6 +21,9 @@ import (
 	"concord/internal/trust"
 )
 
+// ServesNothing is in the error of a node that refuses all calls, because it is not proven who it is.
+const ServesNothing = "serves nothing"
+
 // MaxMessage bounds one message in bytes, in both directions.
 const MaxMessage = 64 << 20
 

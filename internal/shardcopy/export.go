@@ -4,6 +4,7 @@ package shardcopy
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,8 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"go.uber.org/zap"
+
+	"concord/internal/entropy/scrub"
 )
 
 const (
@@ -164,10 +167,16 @@ func Import(store *tsdb.Store, database, policy string, id uint64, r io.Reader) 
 	if err != nil {
 		return err
 	}
+	// The engine removes it when it opens the shard, should this process end now.
+	dir, err := os.MkdirTemp(store.Shard(id).Path(), "import-*."+tsm1.TmpTSMFileExtension)
+	if err != nil {
+		return fmt.Errorf("restore shard %d: %w", id, err)
+	}
+	defer os.RemoveAll(dir)
 	pr, pw := io.Pipe()
 	renamed := make(chan error, 1)
 	go func() {
-		err := rename(r, pw, base)
+		err := rename(r, pw, base, dir)
 		pw.CloseWithError(err)
 		renamed <- err
 	}()
@@ -182,8 +191,9 @@ func Import(store *tsdb.Store, database, policy string, id uint64, r io.Reader) 
 	return nil
 }
 
-// rename writes the TSM files of a tar under another shard's folder; their names alone count.
-func rename(r io.Reader, w io.Writer, base string) error {
+// rename writes the TSM files of a tar under another shard's folder; their names alone count. Each file is in dir first,
+// where its blocks are verified: the checksum of a backup may be of a file that was damaged before.
+func rename(r io.Reader, w io.Writer, base, dir string) error {
 	tr, tw := tar.NewReader(r), tar.NewWriter(w)
 	for {
 		h, err := tr.Next()
@@ -197,7 +207,12 @@ func rename(r io.Reader, w io.Writer, base string) error {
 			return err
 		}
 		name := path.Base(path.Clean("/" + filepath.ToSlash(h.Name)))
-		if h.Typeflag != tar.TypeReg || !strings.HasSuffix(name, tsmSuffix) {
+		switch {
+		case h.Typeflag == tar.TypeDir:
+			continue
+		case h.Typeflag != tar.TypeReg:
+			return fmt.Errorf("%q is neither a file nor a folder", h.Name)
+		case !strings.HasSuffix(name, tsmSuffix):
 			continue
 		}
 		if _, _, err := tsm1.DefaultParseFileName(name); err != nil {
@@ -207,8 +222,32 @@ func rename(r io.Reader, w io.Writer, base string) error {
 		if err := tw.WriteHeader(h); err != nil {
 			return err
 		}
-		if _, err := io.Copy(tw, tr); err != nil {
+		if err := verified(tr, tw, filepath.Join(dir, name)); err != nil {
 			return err
 		}
 	}
+}
+
+// verified copies a TSM file by way of path, which is alone in its folder. It writes nothing of a damaged one.
+func verified(r io.Reader, w io.Writer, path string) (err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close(), os.Remove(path)) }()
+	if _, err := io.Copy(f, r); err != nil {
+		return err
+	}
+	damage, err := scrub.Verify(context.Background(), filepath.Dir(path), func(context.Context, int) error { return nil })
+	if err != nil {
+		return err
+	}
+	if len(damage) > 0 {
+		return damage[0]
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	_, err = io.Copy(w, f)
+	return err
 }

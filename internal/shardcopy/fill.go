@@ -84,6 +84,13 @@ func (s *Server) fill(ctx context.Context, r *rpc.FillRequest, progress func(don
 	if cause := context.Cause(ctx); cause != nil && err != nil {
 		err = cause
 	}
+	s.mu.Lock()
+	delete(s.copies, copyKey{r.Source, r.ShardId}) // from now on Dropped removes the files itself
+	dropped := errors.Is(context.Cause(ctx), errDropped)
+	s.mu.Unlock()
+	if dropped { // nobody else removes what was made after the drop
+		err = errors.Join(errDropped, os.RemoveAll(g.dir), s.drop(r.ShardId))
+	}
 	fields := []zap.Field{zap.Uint64("db_shard_id", r.ShardId), zap.String("source", r.Source), zap.Int64("bytes", c.current.Load()), zap.Duration("duration", time.Since(started))}
 	if err != nil {
 		s.Log.Info("Files of a missing shard did not come", append(fields, zap.Error(err))...)
@@ -220,6 +227,19 @@ func (s *Server) Discard(due func(shard uint64) bool) error {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(s.Dir, n.Name())))
 	}
 	return err
+}
+
+// Dropped removes what is gathered of a shard that was dropped, and ends a copy of it.
+func (s *Server) Dropped(shard uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock() // no copy begins meanwhile
+	for key, c := range s.copies {
+		if key.shard == shard {
+			c.cancel(errDropped)
+			return nil // the copy removes its files
+		}
+	}
+	return os.RemoveAll(filepath.Join(s.Dir, strconv.FormatUint(shard, 10)))
 }
 
 func (s *Server) wait(ctx context.Context, n int) error {

@@ -352,6 +352,38 @@ func TestFullDiskRefusesFiles(t *testing.T) {
 	}
 }
 
+// Nothing is left of a shard that is dropped while its files come, nor of one whose files wait for the next attempt.
+func TestDroppedShardLeavesNoFiles(t *testing.T) {
+	t.Parallel()
+	src := filled(t)
+	addr := mustServe(t, src)
+	dst := newFilled(t)
+	dst.Wait = func(ctx context.Context, _ int) error {
+		if err := dst.Dropped(7); err != nil {
+			t.Error(err)
+		}
+		return ctx.Err()
+	}
+	if err := fillFrom(t.Context(), dst, addr, 0); !errors.Is(err, errDropped) {
+		t.Errorf("the fill ends with %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dst.Dir, "7")); !errors.Is(err, os.ErrNotExist) || dst.Store.Shard(7) != nil {
+		t.Errorf("the fill left %v, %v", gathered(t, dst), err)
+	}
+
+	dst.Wait = nil
+	src.messages = 2
+	if err := fillFrom(t.Context(), dst, addr, 0); err == nil || len(gathered(t, dst)) == 0 {
+		t.Fatalf("%v, and %v is there", err, gathered(t, dst))
+	}
+	if err := dst.Dropped(7); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dst.Dir, "7")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the drop left %v, %v", gathered(t, dst), err)
+	}
+}
+
 func TestDiscardKeepsWhatIsDue(t *testing.T) {
 	t.Parallel()
 	s := newFilled(t)

@@ -24,8 +24,11 @@ import (
 // silence is how long a source may send nothing.
 const silence = 2 * time.Minute
 
-// errKilled is why a killed copy ends.
-var errKilled = errors.New("the copy was killed")
+// errKilled and errDropped are why a copy ends early.
+var (
+	errKilled  = errors.New("the copy was killed")
+	errDropped = errors.New("the shard was dropped")
+)
 
 // Server is a data node's shards as files.
 //

@@ -1,0 +1,38 @@
+package cluster
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Databases and policies are folders. Some names are taken: a database called like a file of the data folder cannot be
+// written to, and the engine does not look for the shards of a policy called like one of its own folders.
+
+// reservedPrefix is what the names of Concord's files in the data folder begin with.
+const reservedPrefix = "concord-"
+
+func checkPolicyFolder(name string) error {
+	if name == "_series" || name == "index" {
+		return fmt.Errorf("%q cannot be the name of a retention policy: it is the name of a folder of the storage engine", name)
+	}
+	return nil
+}
+
+func (o CreateDatabase) check(s *State) error {
+	if s.Data.Database(o.Name) == nil && strings.HasPrefix(o.Name, reservedPrefix) {
+		return fmt.Errorf("%q cannot be the name of a database: files of the data folder have names with %s", o.Name, reservedPrefix)
+	}
+	if o.Spec != nil {
+		return checkPolicyFolder(o.Spec.Name)
+	}
+	return nil
+}
+
+func (o CreateRetentionPolicy) check(s *State) error { return checkPolicyFolder(o.Spec.Name) }
+
+func (o UpdateRetentionPolicy) check(s *State) error {
+	if o.Update.Name == nil || *o.Update.Name == o.Name {
+		return nil
+	}
+	return checkPolicyFolder(*o.Update.Name)
+}

@@ -1,0 +1,157 @@
+package datanode
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"concord/internal/durable"
+)
+
+// The mark is a file in the data folder, beside the databases. It says of which cluster the shards in the folder are.
+// Shards without it are another server's: their IDs mean something else, and this cluster would write into them
+// and drop them. docs/format/mark.md describes the file.
+const (
+	markFile   = "concord-cluster"
+	markFormat = "concord 1 cluster %016x"
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// errDamagedMark is wrapped by the errors of readMark for a file that is not a mark.
+var errDamagedMark = errors.New("its checksum is wrong")
+
+func encodeMark(cluster uint64) []byte {
+	text := fmt.Sprintf(markFormat, cluster)
+	return fmt.Appendf(nil, "%s %08x\n", text, crc32.Checksum([]byte(text), castagnoli))
+}
+
+func decodeMark(b []byte) (cluster uint64, err error) {
+	if _, err := fmt.Sscanf(string(b), markFormat, &cluster); err != nil || string(encodeMark(cluster)) != string(b) {
+		return 0, errDamagedMark
+	}
+	return cluster, nil
+}
+
+// readMark returns the cluster whose shards are in a data folder, 0 when it has no mark.
+func readMark(dir string) (cluster uint64, err error) {
+	path := filepath.Join(dir, markFile)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err == nil {
+		cluster, err = decodeMark(b)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", path, err)
+	}
+	return cluster, nil
+}
+
+func (n *Node) writeMark(cluster uint64) error {
+	dir := n.cfg.Data.Dir
+	err := os.MkdirAll(dir, 0o755)
+	if err == nil {
+		err = durable.WriteFile(filepath.Join(dir, markFile), encodeMark(cluster), 0o640)
+	}
+	if err != nil {
+		return fmt.Errorf("mark the data folder %s: %w", dir, err)
+	}
+	return nil
+}
+
+// keepFolder refuses to start on shards that are not of this node's cluster, before anything touches them. A node that
+// joined with a version that had no mark gets one.
+func (n *Node) keepFolder() error {
+	cluster, earlier := n.Meta.ClusterID(), n.Meta.NodeID() != 0 && n.Meta.Identity() == ""
+	mark, err := readMark(n.cfg.Data.Dir)
+	switch {
+	case errors.Is(err, errDamagedMark) && cluster != 0:
+		n.log.Warn("The mark of the data folder is written anew", zap.Error(err)) // node.json has the cluster, too
+		earlier = true
+	case errors.Is(err, errDamagedMark): // joinFolder refuses shards that it finds
+		return nil
+	case err != nil:
+		return err
+	case mark != 0 && mark == cluster, mark != 0 && cluster == 0:
+		return n.Meta.Name()
+	}
+	if !earlier || mark != 0 {
+		if err := n.foreignShards(mark); err != nil {
+			return err
+		}
+	}
+	if cluster == 0 {
+		return nil
+	}
+	if err := n.writeMark(cluster); err != nil {
+		return err
+	}
+	return n.Meta.Name()
+}
+
+// checkFolder refuses shards that are not of a cluster.
+func (n *Node) checkFolder(cluster uint64) error {
+	mark, err := readMark(n.cfg.Data.Dir)
+	if err != nil && !errors.Is(err, errDamagedMark) {
+		return err
+	}
+	if mark == cluster {
+		return nil
+	}
+	return n.foreignShards(mark)
+}
+
+// joinFolder marks the data folder for the cluster that this node joins.
+func (n *Node) joinFolder(cluster uint64) error {
+	if err := n.checkFolder(cluster); err != nil {
+		return err
+	}
+	return n.writeMark(cluster)
+}
+
+// foreignShards returns an error when there are shards on disk. mark is the cluster whose they are, 0 for none.
+func (n *Node) foreignShards(mark uint64) error {
+	found, databases := 0, make(map[string]bool)
+	for _, dir := range []string{n.cfg.Data.Dir, n.cfg.Data.WALDir} {
+		paths, err := filepath.Glob(filepath.Join(escapeGlob(dir), "*", "*", "*"))
+		if err != nil {
+			return fmt.Errorf("look for shards in %s: %w", dir, err)
+		}
+		for _, p := range paths {
+			if _, err := strconv.ParseUint(filepath.Base(p), 10, 64); err == nil {
+				found++
+				databases[filepath.Base(filepath.Dir(filepath.Dir(p)))] = true
+			}
+		}
+	}
+	if found == 0 {
+		return nil
+	}
+	whose := "that no cluster of Concord created"
+	if mark != 0 {
+		whose = fmt.Sprintf("of another cluster (%x)", mark)
+	}
+	names := slices.Sorted(maps.Keys(databases))
+	const few = 5
+	if more := len(names) - few; more > 0 {
+		names = append(names[:few], fmt.Sprintf("and %d more", more))
+	}
+	return fmt.Errorf("%s and %s hold shards %s (databases: %s): nothing was changed; set [data] dir and wal-dir to empty folders, "+
+		"then bring the data in with influxd-ctl restore from a portable backup", n.cfg.Data.Dir, n.cfg.Data.WALDir, whose, strings.Join(names, ", "))
+}
+
+// escapeGlob makes a path match itself.
+func escapeGlob(path string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+}

@@ -1,0 +1,185 @@
+package datanode
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/influxdata/influxdb/pkg/tlsconfig"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"concord/internal/rpc"
+)
+
+// lobby answers while the parts of a node do not run. Meta nodes and other data nodes can ask who the node is, and it
+// can join. All else is refused with the reason.
+type lobby struct {
+	node *Node
+	grpc *grpc.Server
+	http *http.Server                // nil before openHTTP: a node that only starts has its port closed
+	tls  *tlsconfig.TLSConfigManager // of http
+	done []chan struct{}
+}
+
+// openLobby begins to answer other nodes.
+func (n *Node) openLobby() *lobby {
+	l := &lobby{node: n}
+	l.grpc = rpc.NewServer(append(rpc.Guard(n.cfg.Meta.InternalSharedSecret), grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
+		return status.Error(codes.Unavailable, l.why())
+	}))...)
+	rpc.RegisterMembershipServer(l.grpc, &membership{node: n, lobby: true})
+	l.run(func() error { return l.grpc.Serve(n.door.turn()) })
+	return l
+}
+
+func (l *lobby) run(serve func() error) {
+	done := make(chan struct{})
+	l.done = append(l.done, done)
+	go func() {
+		defer close(done)
+		if err := serve(); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, grpc.ErrServerStopped) {
+			l.node.log.Error("Answering why this node serves nothing ended", zap.Error(err))
+		}
+	}()
+}
+
+func (l *lobby) why() string {
+	reason := l.node.Refusal()
+	if reason == "" {
+		reason = "it starts"
+	}
+	return fmt.Sprintf("data node %s %s: %s", l.node.tcpAddr, rpc.ServesNothing, reason)
+}
+
+// openHTTP begins to answer clients.
+func (l *lobby) openHTTP() error {
+	if l.http != nil || !l.node.cfg.HTTPD.Enabled {
+		return nil
+	}
+	c := l.node.cfg.HTTPD
+	manager, err := tlsconfig.NewServerTLSConfigManager(l.node.certs, c.TLSManagerOpts()...)
+	if err != nil {
+		return fmt.Errorf("[http] https: %w", err)
+	}
+	ln, err := manager.Listen("tcp", c.BindAddress)
+	if err != nil {
+		return errors.Join(fmt.Errorf("listen on [http] bind-address %s: %w", c.BindAddress, err), manager.Close())
+	}
+	l.http, l.tls = &http.Server{Handler: l, ReadHeaderTimeout: 10 * time.Second, ErrorLog: zap.NewStdLog(l.node.log)}, manager
+	l.run(func() error { return l.http.Serve(ln) })
+	return nil
+}
+
+// ServeHTTP answers as the engine does when a request fails.
+func (l *lobby) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("X-Influxdb-Version", l.node.version)
+	if r.URL.Path == "/ping" {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	why := l.why()
+	w.Header().Set("X-Influxdb-Error", why)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusServiceUnavailable)
+	json.NewEncoder(w).Encode(map[string]string{"error": why})
+}
+
+// closeLobby ends the answers. Those that are on their way get a moment.
+func (n *Node) closeLobby() {
+	l := n.place.lobby
+	if l == nil {
+		return
+	}
+	n.place.lobby = nil
+	if l.http != nil {
+		l.http.Close()
+		l.tls.Close()
+	}
+	hard := time.AfterFunc(time.Second, l.grpc.Stop)
+	l.grpc.GracefulStop()
+	hard.Stop()
+	for _, done := range l.done {
+		<-done
+	}
+}
+
+// door hands the connections of one listener to one server after another.
+type door struct {
+	net.Listener
+	conns  chan net.Conn
+	closed chan struct{} // the listener is
+	done   chan struct{} // accept has ended
+}
+
+func newDoor(ln net.Listener) *door {
+	d := &door{Listener: ln, conns: make(chan net.Conn), closed: make(chan struct{}), done: make(chan struct{})}
+	go d.accept()
+	return d
+}
+
+func (d *door) accept() {
+	defer close(d.done)
+	for {
+		c, err := d.Listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // too many open files, perhaps
+			select {
+			case <-time.After(50 * time.Millisecond):
+				continue
+			case <-d.closed:
+				return
+			}
+		}
+		select {
+		case d.conns <- c:
+		case <-d.closed:
+			c.Close()
+		}
+	}
+}
+
+// Close ends all servers' turns.
+func (d *door) Close() error {
+	close(d.closed)
+	err := d.Listener.Close()
+	<-d.done
+	return err
+}
+
+// turn is a listener whose Close leaves the door open.
+func (d *door) turn() net.Listener { return &turn{door: d, over: make(chan struct{})} }
+
+type turn struct {
+	*door
+	over chan struct{}
+	end  sync.Once
+}
+
+func (t *turn) Accept() (net.Conn, error) {
+	select { // a turn that is over takes nothing from the next one
+	case <-t.over:
+		return nil, net.ErrClosed
+	default:
+	}
+	select {
+	case c := <-t.conns:
+		return c, nil
+	case <-t.over:
+	case <-t.closed:
+	}
+	return nil, net.ErrClosed
+}
+
+func (t *turn) Close() error {
+	t.end.Do(func() { close(t.over) })
+	return nil
+}

@@ -1,0 +1,229 @@
+package datanode
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"concord/internal/cluster"
+	"concord/internal/rpc"
+	"concord/internal/vouch"
+)
+
+const (
+	startWait  = 5 * time.Second // for another member to vouch, before Open returns with a node that serves nothing
+	proveAgain = time.Second     // between two attempts of a node that serves nothing
+	claimAgain = 30 * time.Second
+	dialWithin = time.Second // for the process at the address of another node to answer
+)
+
+// place is this node's hold on its place in the cluster. All parts run while it is proven, and only a lobby otherwise.
+type place struct {
+	process uint64        // names this process
+	doubt   chan struct{} // holds one signal: look again whether the place is still this node's
+	cancel  context.CancelFunc
+	kept    chan struct{} // closed when keepPlace has ended
+	lobby   *lobby        // nil while the parts serve
+	base    int           // how much of Node.stop is not of the parts
+}
+
+// Refusal is why this node serves nothing; it is empty while it serves.
+func (n *Node) Refusal() string {
+	if r := n.refusal.Load(); r != nil {
+		return *r
+	}
+	return ""
+}
+
+// takePlace opens the parts once this node is proven to be the data node that its folders say, or a lobby when that
+// takes long. From then on it follows who holds the place.
+func (n *Node) takePlace() error {
+	n.place.base = len(n.stop)
+	if n.Meta.NodeID() != 0 {
+		n.place.lobby = n.openLobby()
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	n.place.cancel, n.place.kept = cancel, make(chan struct{})
+	reason, ok := n.awaitProof(ctx)
+	if ok {
+		if err := n.openParts(); err != nil {
+			close(n.place.kept)
+			return err
+		}
+	} else if err := n.refuse(reason); err != nil {
+		close(n.place.kept)
+		return err
+	}
+	go func() { defer close(n.place.kept); n.keepPlace(ctx) }()
+	return nil
+}
+
+// leavePlace ends what takePlace began.
+func (n *Node) leavePlace() error {
+	if n.place.cancel != nil {
+		n.place.cancel()
+		<-n.place.kept
+		n.place.cancel = nil
+	}
+	err := n.closeParts()
+	n.closeLobby()
+	return err
+}
+
+func (n *Node) awaitProof(ctx context.Context) (reason string, ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, startWait)
+	defer cancel()
+	for {
+		verdict, why := n.prove(ctx)
+		if verdict != vouch.Unproven {
+			return why, verdict == vouch.Proven
+		}
+		reason = why
+		select {
+		case <-ctx.Done():
+			return reason, false
+		case <-n.Meta.Changed():
+		case <-time.After(proveAgain / 4):
+		}
+	}
+}
+
+// prove asks the other members whether this process is the data node that its folders say.
+func (n *Node) prove(ctx context.Context) (vouch.Verdict, string) {
+	id := n.Meta.NodeID()
+	if id == 0 {
+		return vouch.Proven, ""
+	}
+	st := n.Meta.State()
+	var members []vouch.Member
+	for _, server := range n.Meta.MetaServers() {
+		members = append(members, func(ctx context.Context) (vouch.Word, error) { return n.Meta.AskPlace(ctx, server) })
+	}
+	others := 0
+	for _, other := range st.DataNodes {
+		if other.ID != id {
+			others++
+			members = append(members, func(ctx context.Context) (vouch.Word, error) { return n.askVouch(ctx, other) })
+		}
+	}
+	self := vouch.Self{Node: id, Identity: n.Meta.Identity(), Process: n.place.process}
+	verdict, reason := self.Prove(ctx, vouch.Record(st, id), members)
+	// Nobody but the meta nodes could say more.
+	if _, member := st.DataNode(id); verdict == vouch.Unproven && member && others == 0 {
+		return vouch.Proven, ""
+	}
+	return verdict, reason
+}
+
+func (n *Node) askVouch(ctx context.Context, other cluster.Node) (w vouch.Word, err error) {
+	conn, err := n.pool.Conn(other.TCPAddr)
+	if err != nil {
+		return w, err
+	}
+	r, err := rpc.NewMembershipClient(conn).Vouch(ctx, &rpc.VouchRequest{NodeId: n.Meta.NodeID(), ClusterId: n.Meta.ClusterID()})
+	if err != nil {
+		return w, err
+	}
+	return vouch.Word{Index: r.Index, Member: r.Member, Identity: r.Identity, Addr: r.TcpAddr, Process: r.Process}, nil
+}
+
+// vouch is what this node knows of another one's place, and the process that answers there.
+func (n *Node) vouch(ctx context.Context, node uint64) vouch.Word {
+	w := vouch.Record(n.Meta.State(), node)
+	conn, err := n.pool.Conn(w.Addr)
+	if !w.Member || err != nil {
+		return w
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialWithin)
+	defer cancel()
+	if who, err := rpc.NewMembershipClient(conn).Identify(ctx, &rpc.IdentifyRequest{}); err == nil {
+		w.Process = who.Process
+	}
+	return w
+}
+
+// Doubt makes this node look again whether its place is still its own.
+func (n *Node) Doubt() {
+	select {
+	case n.place.doubt <- struct{}{}:
+	default:
+	}
+}
+
+// keepPlace follows who holds this node's place until ctx ends.
+func (n *Node) keepPlace(ctx context.Context) {
+	again := time.NewTicker(proveAgain)
+	defer again.Stop()
+	var claimed time.Time
+	for ctx.Err() == nil {
+		serving := n.Refusal() == ""
+		own := vouch.Record(n.Meta.State(), n.Meta.NodeID())
+		if own.Member && own.Identity == "" && serving && time.Since(claimed) > claimAgain {
+			n.claim()
+			claimed = time.Now()
+		}
+		changed := n.Meta.Changed()
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+			own := vouch.Record(n.Meta.State(), n.Meta.NodeID())
+			if serving && own.Member && (own.Identity == "" || own.Identity == n.Meta.Identity()) {
+				continue
+			}
+		case <-n.place.doubt:
+		case <-again.C:
+			if serving {
+				continue
+			}
+		}
+		verdict, reason := n.prove(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		var err error
+		switch {
+		case serving && verdict == vouch.Refuted, !serving && verdict != vouch.Proven:
+			err = n.refuse(reason)
+		case !serving:
+			if err = n.openParts(); err == nil {
+				n.log.Info("This node serves", zap.Uint64("node_id", n.Meta.NodeID()))
+			}
+		}
+		if err != nil {
+			n.log.Error("This node serves nothing until it is started again", zap.Error(err))
+			n.refuse(err.Error())
+			return
+		}
+	}
+}
+
+// claim tells the cluster the identity of a node that joined with an earlier version.
+func (n *Node) claim() {
+	if err := n.Meta.Execute(cluster.ClaimDataNode{ID: n.Meta.NodeID(), Identity: n.Meta.Identity()}); err != nil {
+		n.log.Warn("Cannot record the identity of this node", zap.Error(err))
+		n.Doubt()
+	}
+}
+
+// refuse makes this node serve nothing, and say why.
+func (n *Node) refuse(reason string) error {
+	if n.Refusal() == reason {
+		return nil
+	}
+	n.log.Error("This node serves nothing", zap.String("reason", reason))
+	n.refusal.Store(&reason)
+	n.closeParts()
+	if n.place.lobby == nil {
+		n.place.lobby = n.openLobby()
+	}
+	return n.place.lobby.openHTTP()
+}
+
+// closeParts stops all that serves and all that works on the shards.
+func (n *Node) closeParts() error {
+	n.life.Lock()
+	defer n.life.Unlock()
+	return n.unwind(n.place.base)
+}

@@ -1,0 +1,297 @@
+package devcluster_test
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"concord/internal/cluster"
+	"concord/internal/datanode"
+	"concord/internal/devcluster"
+	"concord/internal/rpc"
+)
+
+const countAll = "SELECT count(f) FROM m"
+
+// startWritten returns three data nodes with a database whose points all of them have.
+func startWritten(t *testing.T) (context.Context, *devcluster.Cluster, cluster.Shard) {
+	t.Helper()
+	ctx, c := mustStartWith(t, 3, nil)
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db`)
+	mustWriteAll(ctx, t, c, "db", lines(100, yesterday(), 1e9))
+	return ctx, c, c.Shards("db")[0]
+}
+
+func mustExtra(t *testing.T, c *devcluster.Cluster, dir string) *datanode.Node {
+	t.Helper()
+	n, err := c.Extra(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// files are the sizes and times of all files below the shards' folders of a data node.
+func files(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	out := make(map[string]string)
+	for _, sub := range []string{"data", "wal", "hh"} {
+		err := filepath.WalkDir(filepath.Join(dir, sub), func(path string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return err
+			}
+			info, err := e.Info()
+			out[path] = fmt.Sprint(info.Size(), info.ModTime())
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
+}
+
+// mustServeNothing checks each way in.
+func mustServeNothing(ctx context.Context, t *testing.T, n *datanode.Node, shard cluster.Shard, why string) {
+	t.Helper()
+	if got := n.Refusal(); !strings.Contains(got, why) {
+		t.Fatalf("the node serves, or says %q and not %q", got, why)
+	}
+	client := devcluster.Client{Base: "http://" + n.HTTPAddr()}
+	if rows, err := client.Query(ctx, "db", countAll); err == nil || !strings.Contains(err.Error(), why) {
+		t.Errorf("a query is answered with %v, %v", rows, err)
+	}
+	if err := client.Write(ctx, "db", "any", lines(1, yesterday(), 1)); err == nil || !strings.Contains(err.Error(), why) {
+		t.Errorf("a write is answered with %v", err)
+	}
+	resp, err := http.Get(client.Base + "/ping")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusNoContent {
+		t.Errorf("ping: %s", resp.Status)
+	}
+	conn, err := grpc.NewClient(n.TCPAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, err = rpc.NewReplicationClient(conn).WriteShard(ctx, &rpc.WriteShardRequest{ShardId: shard.ID, Database: "db"})
+	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), why) {
+		t.Errorf("a write of another node is answered with %v", err)
+	}
+}
+
+// awaitCount waits until a node alone has all points in its own copy.
+func awaitCount(ctx context.Context, t *testing.T, c *devcluster.Cluster, n *datanode.Node, want string) {
+	t.Helper()
+	got := ""
+	if err := c.Wait(ctx, func() bool {
+		rows, err := devcluster.Client{Base: "http://" + n.HTTPAddr()}.Query(ctx, "db", countAll)
+		got = fmt.Sprint(rows, err)
+		return err == nil && len(rows) == 1 && fmt.Sprint(rows[0][1]) == want
+	}); err != nil {
+		t.Fatalf("the answer is %s, want %s points", got, want)
+	}
+}
+
+// TestReplacedNodeServesNothing: the place of a node that was away was given to another one. It comes back on its old
+// folders.
+func TestReplacedNodeServesNothing(t *testing.T) {
+	t.Parallel()
+	ctx, c, shard := startWritten(t)
+	old := addr(t, c, 2)
+	if err := c.StopData(2); err != nil {
+		t.Fatal(err)
+	}
+	before := files(t, c.DataDir(2))
+	fresh := mustExtra(t, c, t.TempDir())
+	if _, err := c.Meta.UpdateData(ctx, old, fresh.TCPAddr()); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.StartData(2); err != nil {
+		t.Fatal(err)
+	}
+	mustServeNothing(ctx, t, c.Data[2], shard, "whose place another one at "+fresh.TCPAddr()+" has now")
+	if d := cmp.Diff(before, files(t, c.DataDir(2))); d != "" {
+		t.Errorf("its files changed:\n%s", d)
+	}
+	if _, err := c.Meta.UpdateData(ctx, fresh.TCPAddr(), old); err == nil || !strings.Contains(err.Error(), "empty folders") {
+		t.Errorf("the place was given back to old folders: %v", err)
+	}
+	mustWriteAll(ctx, t, c, "db", lines(200, yesterday(), 1e9))
+	awaitCount(ctx, t, c, fresh, "200")
+}
+
+// TestNodeThatIsReplacedWhileItRunsStops: it is not told, and sees it in the metadata.
+func TestNodeThatIsReplacedWhileItRunsStops(t *testing.T) {
+	t.Parallel()
+	ctx, c, shard := startWritten(t)
+	fresh := mustExtra(t, c, t.TempDir())
+	if _, err := c.Meta.UpdateData(ctx, addr(t, c, 2), fresh.TCPAddr()); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(ctx, func() bool { return c.Data[2].Refusal() != "" }); err != nil {
+		t.Fatal("the node that was replaced goes on")
+	}
+	// The HTTP API opens again a moment later.
+	if err := c.Wait(ctx, func() bool {
+		_, err := http.Get("http://" + c.Data[2].HTTPAddr() + "/ping")
+		return err == nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	mustServeNothing(ctx, t, c.Data[2], shard, "whose place another one at "+fresh.TCPAddr()+" has now")
+	awaitCount(ctx, t, c, fresh, "100")
+}
+
+// TestCopyOfFoldersServesNothing: two processes have the folders of one node. The address leads to one of them.
+func TestCopyOfFoldersServesNothing(t *testing.T) {
+	t.Parallel()
+	ctx, c, shard := startWritten(t)
+	if err := c.StopData(2); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(c.DataDir(2))); err != nil {
+		t.Fatal(err)
+	}
+	early := mustExtra(t, c, dir) // before the node itself is back
+	mustServeNothing(ctx, t, early, shard, "where no other member reaches it")
+	if err := c.StartData(2); err != nil {
+		t.Fatal(err)
+	}
+	if why := c.Data[2].Refusal(); why != "" {
+		t.Fatalf("the node itself serves nothing: %s", why)
+	}
+	if err := c.Wait(ctx, func() bool { return strings.Contains(early.Refusal(), "two processes") }); err != nil {
+		t.Fatal("the copy says", early.Refusal())
+	}
+	mustServeNothing(ctx, t, early, shard, "another process answers at "+addr(t, c, 2))
+	if err := c.Wait(ctx, func() bool { return c.Client(0).Write(ctx, "db", "all", lines(200, yesterday(), 1e9)) == nil }); err != nil {
+		t.Fatal("the node itself does not get a write")
+	}
+	awaitCount(ctx, t, c, c.Data[2], "200")
+}
+
+// TestDataNodesConfirmEachOther: after a power cut the meta nodes come last.
+func TestDataNodesConfirmEachOther(t *testing.T) {
+	t.Parallel()
+	ctx, c, shard := startWritten(t)
+	for i := range c.Data {
+		if err := c.StopData(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Meta.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.StartData(0); err != nil {
+		t.Fatal(err)
+	}
+	mustServeNothing(ctx, t, c.Data[0], shard, "waits until another member")
+	if err := c.StartData(1); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		if err := c.Wait(ctx, func() bool { return c.Data[i].Refusal() == "" }); err != nil {
+			t.Fatalf("node %d: %s", i+1, c.Data[i].Refusal())
+		}
+		awaitCount(ctx, t, c, c.Data[i], "100")
+	}
+}
+
+// TestOnlyDataNodeServesWithoutTheMetaNodes: there is nobody else to ask.
+func TestOnlyDataNodeServesWithoutTheMetaNodes(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStartWith(t, 1, nil)
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db`)
+	mustWriteAll(ctx, t, c, "db", lines(100, yesterday(), 1e9))
+	if err := c.StopData(0); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Meta.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.StartData(0); err != nil {
+		t.Fatal(err)
+	}
+	awaitCount(ctx, t, c, c.Data[0], "100")
+}
+
+// TestRemovedNodeJoinsAgainOnItsFolders: it was removed while it was away.
+func TestRemovedNodeJoinsAgainOnItsFolders(t *testing.T) {
+	t.Parallel()
+	ctx, c, shard := startWritten(t)
+	gone := addr(t, c, 2)
+	if err := c.StopData(2); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Meta.RemoveData(ctx, gone, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.StartData(2); err != nil {
+		t.Fatal(err)
+	}
+	mustServeNothing(ctx, t, c.Data[2], shard, "was removed from the cluster")
+	var err error
+	if c.Wait(ctx, func() bool { _, err = c.Meta.AddData(ctx, gone); return err == nil }) != nil { // it was down a moment ago
+		t.Fatal(err)
+	}
+	if err := c.Wait(ctx, func() bool { return c.Data[2].Refusal() == "" }); err != nil {
+		t.Fatal("it joined again, and says", c.Data[2].Refusal())
+	}
+	awaitCount(ctx, t, c, c.Data[2], "100")
+	if c.Data[2].Store.Shard(shard.ID) == nil {
+		t.Error("its files of the shard are gone")
+	}
+}
+
+// TestShardsOfAnotherServerAreRefused: their IDs mean something else in this cluster.
+func TestShardsOfAnotherServerAreRefused(t *testing.T) {
+	t.Parallel()
+	ctx, c, _ := startWritten(t)
+	dir := t.TempDir()
+	for _, sub := range []string{"data", "wal"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub, "telegraf", "autogen", "1"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.Extra(dir); err == nil || !strings.Contains(err.Error(), "no cluster of Concord created (databases: telegraf)") {
+		t.Errorf("a node starts on them: %v", err)
+	}
+	if found, err := filepath.Glob(filepath.Join(dir, "data", "*")); err != nil || len(found) != 1 {
+		t.Errorf("the start touched the folder: %v, %v", found, err)
+	}
+
+	// A node that left its own cluster has a mark of that.
+	_, other, _ := startWritten(t)
+	if _, err := other.Meta.RemoveData(ctx, addr(t, other, 2), true); err != nil {
+		t.Fatal(err)
+	}
+	stranger := other.Data[2]
+	if _, err := c.Meta.AddData(ctx, stranger.TCPAddr()); err == nil || !strings.Contains(err.Error(), "hold shards of another cluster") {
+		t.Errorf("it joins another cluster: %v", err)
+	}
+	if _, err := c.Meta.UpdateData(ctx, addr(t, c, 2), stranger.TCPAddr()); err == nil || !strings.Contains(err.Error(), "hold shards of another cluster") {
+		t.Errorf("it takes a place in another cluster: %v", err)
+	}
+	if got := len(c.Meta.State().DataNodes); got != 3 {
+		t.Errorf("the cluster has %d data nodes, want 3", got)
+	}
+	if _, err := other.Meta.AddData(ctx, stranger.TCPAddr()); err != nil {
+		t.Errorf("it cannot join its own cluster again: %v", err)
+	}
+}

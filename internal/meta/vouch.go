@@ -1,0 +1,59 @@
+package meta
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"concord/internal/vouch"
+)
+
+// vouchTimeout bounds how long a meta node looks for the process at a data node's address.
+const vouchTimeout = time.Second
+
+// serveVouch tells a data node what this meta node knows of its place, and which process answers there.
+func (s *Server) serveVouch(w http.ResponseWriter, r *http.Request) {
+	id, err := strconv.ParseUint(r.FormValue("node"), 10, 64)
+	if err != nil {
+		reply(w, nil, errors.New("node: must be a number"))
+		return
+	}
+	st := s.State()
+	if st.Data.ClusterID == 0 {
+		reply(w, nil, ErrNotInitialised)
+		return
+	}
+	if c := r.FormValue("cluster"); c != strconv.FormatUint(st.Data.ClusterID, 10) {
+		reply(w, nil, errors.New("cluster: not the one that this node is in"))
+		return
+	}
+	word := vouch.Record(st, id)
+	if word.Member {
+		ctx, cancel := context.WithTimeout(r.Context(), vouchTimeout)
+		defer cancel()
+		if _, who, err := s.identify(ctx, word.Addr); err == nil {
+			word.Process = who.Process
+		}
+	}
+	reply(w, word, nil)
+}
+
+// AskPlace asks a meta node what it knows of this data node's place.
+func (c *Client) AskPlace(ctx context.Context, server string) (word vouch.Word, err error) {
+	who := c.who.Load()
+	b, err := c.http.ask(ctx, http.MethodGet, server, "/vouch", url.Values{
+		"node": {strconv.FormatUint(who.NodeID, 10)}, "cluster": {strconv.FormatUint(who.ClusterID, 10)},
+	})
+	if err != nil {
+		return word, err
+	}
+	if err := json.Unmarshal(b, &word); err != nil {
+		return word, fmt.Errorf("answer of meta node %s: %w", server, err)
+	}
+	return word, nil
+}

@@ -1,0 +1,105 @@
+package shardcopy
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// changed is a tar whose entries fn changes.
+func changed(t *testing.T, archive []byte, fn func(h *tar.Header, data []byte) []byte) *bytes.Buffer {
+	t.Helper()
+	var out bytes.Buffer
+	r, w := tar.NewReader(bytes.NewReader(archive)), tar.NewWriter(&out)
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		data, rerr := io.ReadAll(r)
+		if err = errors.Join(err, rerr); err != nil {
+			t.Fatal(err)
+		}
+		data = fn(h, data)
+		h.Size = int64(len(data))
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return &out
+}
+
+// TestImportRefusesDamagedFiles flips each byte of the blocks of a file. The sum of the whole tar is not looked at here.
+func TestImportRefusesDamagedFiles(t *testing.T) {
+	t.Parallel()
+	whole := onePoint(t)
+	dst := mustStore(t)
+	size := 0
+	changed(t, whole, func(_ *tar.Header, data []byte) []byte { size = len(data); return data })
+	// The index of one key ends the file: its length, the key, type and count, an entry and the footer.
+	blocks := size - (2 + len("m,host=a#!~#v") + 3 + 28 + 8)
+	for at := range blocks {
+		err := Import(dst, "db", "rp", 9, changed(t, whole, func(_ *tar.Header, data []byte) []byte {
+			data[at] ^= 1
+			return data
+		}))
+		if err == nil || !strings.Contains(err.Error(), "is damaged") {
+			t.Errorf("byte %d: %v", at, err)
+		}
+	}
+	if n := series(t, dst, 9); n != 0 {
+		t.Errorf("the shard has %d series of damaged files", n)
+	}
+	if err := Import(dst, "db", "rp", 9, bytes.NewReader(whole)); err != nil || series(t, dst, 9) != 1 {
+		t.Errorf("the whole file: %v, %d series", err, series(t, dst, 9))
+	}
+	if left, err := filepath.Glob(filepath.Join(dst.Shard(9).Path(), "import-*")); err != nil || len(left) > 0 {
+		t.Errorf("the import left %v, %v", left, err)
+	}
+}
+
+func TestImportRefusesOddEntries(t *testing.T) {
+	t.Parallel()
+	whole := onePoint(t)
+	for name, kind := range map[string]byte{
+		"a symbolic link": tar.TypeSymlink, "a link": tar.TypeLink, "a fifo": tar.TypeFifo, "a device": tar.TypeChar,
+	} {
+		dst := mustStore(t)
+		err := Import(dst, "db", "rp", 9, changed(t, whole, func(h *tar.Header, _ []byte) []byte {
+			h.Typeflag, h.Linkname = kind, "/etc/passwd"
+			return nil
+		}))
+		if err == nil || !strings.Contains(err.Error(), "neither a file nor a folder") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// What the engine itself puts beside the files of points, or a copy of its folder has.
+	dst := mustStore(t)
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for _, h := range []*tar.Header{{Name: "db/rp/7/index/", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "db/rp/7/fields.idx", Typeflag: tar.TypeReg, Mode: 0o644}} {
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := Import(dst, "db", "rp", 9, &out); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dst.Shard(9).Path()); err != nil {
+		t.Error(err)
+	}
+}

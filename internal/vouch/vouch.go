@@ -1,0 +1,132 @@
+// Package vouch finds out whether a process is the data node that its folders say it is.
+//
+// Folders can be older than the cluster: another machine got their node's place meanwhile. And they can be a copy of
+// those of a process that runs. A node that answers from such folders gives stale answers and takes writes that no
+// other node ever gets. So each node has an identity, a random text that it makes when it joins. The cluster's state has the
+// identity that holds each place. Before a node serves anything, another member must vouch for it:
+//
+//   - The newest state among those that answer has this node's identity at its place.
+//   - A member that calls the address of the place reaches this process.
+//
+// A single data node has nobody but the meta nodes to ask. It serves when none of them answers.
+package vouch
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"concord/internal/cluster"
+)
+
+const (
+	askTimeout = 2 * time.Second        // for a member to answer
+	grace      = 300 * time.Millisecond // for the others, once one has vouched: they may know a newer state
+)
+
+// Self is what a process takes itself for.
+type Self struct {
+	Node     uint64
+	Identity string
+	Process  uint64
+}
+
+// Word is what a member says about the place of a data node.
+type Word struct {
+	Index    uint64 `json:"index"`          // of the state that it is from
+	Member   bool   `json:"member"`         // the cluster has such a data node
+	Identity string `json:"identity"`       // that holds the place; empty when its node joined with an earlier version
+	Addr     string `json:"addr"`           // TCP address of the place
+	Process  uint64 `json:"process,string"` // that answers there, 0 when none does
+}
+
+// Record is the word of a node from its copy of the state alone.
+func Record(st *cluster.State, node uint64) Word {
+	n, ok := st.DataNode(node)
+	return Word{Index: st.Index, Member: ok, Identity: n.Identity, Addr: n.TCPAddr}
+}
+
+// Verdict is what the words of the members come to.
+type Verdict int
+
+// The verdicts.
+const (
+	Unproven Verdict = iota // nobody knows better, and nobody vouches
+	Proven
+	Refuted
+)
+
+// Member asks another member for its word.
+type Member func(context.Context) (Word, error)
+
+// Prove asks all members at the same time. own is the word of this node's own copy of the state, which is believed
+// when it is the newest. The reason, for people, is empty for Proven.
+func (s Self) Prove(ctx context.Context, own Word, members []Member) (Verdict, string) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	answers := make(chan *Word, len(members)) // nil from one that does not answer
+	for _, ask := range members {
+		go func() {
+			if w, err := ask(ctx); err == nil {
+				answers <- &w
+			} else {
+				answers <- nil
+			}
+		}()
+	}
+	words := []Word{own}
+	var settled <-chan time.Time
+	for waiting := len(members); waiting > 0; waiting-- {
+		select {
+		case w := <-answers:
+			if w == nil {
+				continue
+			}
+			words = append(words, *w)
+			if v, _ := s.judge(words); v == Proven && settled == nil {
+				timer := time.NewTimer(grace)
+				defer timer.Stop()
+				settled = timer.C
+			}
+			continue
+		case <-settled:
+		case <-ctx.Done():
+		}
+		break
+	}
+	return s.judge(words)
+}
+
+// judge believes the newest of the words. The first is this node's own.
+func (s Self) judge(words []Word) (Verdict, string) {
+	newest := words[0]
+	for _, w := range words {
+		if w.Index > newest.Index {
+			newest = w
+		}
+	}
+	switch {
+	case newest.Index == 0: // no copy of the state is there
+	case !newest.Member:
+		return Refuted, fmt.Sprintf("this node was data node %d, which was removed from the cluster: add it again with influxd-ctl add-data, or stop it", s.Node)
+	case newest.Identity != "" && newest.Identity != s.Identity:
+		return Refuted, fmt.Sprintf("this node was data node %d, whose place another one at %s has now: stop it, or start it with empty folders to use it again", s.Node, newest.Addr)
+	}
+	reached := false
+	for _, w := range words[1:] {
+		if w.Addr != newest.Addr || w.Process == 0 {
+			continue
+		}
+		if w.Process != s.Process {
+			return Refuted, fmt.Sprintf("this node has the folders of data node %d, but another process answers at %s: two processes have copies of the same folders, stop one of them", s.Node, newest.Addr)
+		}
+		reached = true
+	}
+	switch {
+	case reached:
+		return Proven, ""
+	case len(words) > 1:
+		return Unproven, fmt.Sprintf("the cluster knows this node as data node %d at %s, where no other member reaches it: set hostname and bind-address as they were, or run influxd-ctl update-data", s.Node, newest.Addr)
+	}
+	return Unproven, fmt.Sprintf("this node waits until another member of the cluster answers and confirms that it is data node %d", s.Node)
+}
