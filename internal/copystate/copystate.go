@@ -89,6 +89,7 @@ type Service struct {
 	store *store
 
 	facts      atomic.Pointer[facts]  // what Unfit looks up
+	owing      atomic.Pointer[table]  // own, for Owes
 	freshUntil atomic.Int64           // nanoseconds since base, by the monotonic clock
 	unsure     atomic.Pointer[string] // why this node cannot know; nil when it can
 	ready      atomic.Bool            // the others were asked once since the start
@@ -192,6 +193,7 @@ func (s *Service) start() error {
 		}
 	}
 	s.own.owed, s.own.sequence = s.owed(), 1
+	s.owing.Store(&table{owed: s.own.owed})
 	if me != 0 {
 		s.tables[me] = s.own
 		s.dirty[me] = true
@@ -450,6 +452,16 @@ func (s *Service) Waiting(id uint64) []uint64 {
 	return out
 }
 
+// Owes returns those of the shards for whose copies on a node this node keeps writes or deletes. What it keeps counts
+// from before it is acknowledged until about a second after it was brought there.
+func (s *Service) Owes(node uint64, ids []uint64) []uint64 {
+	owed := s.owing.Load().owed[node]
+	if len(owed) == 0 {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return !owed.has(id) })
+}
+
 // Announce returns when the other nodes that can be reached know that a copy on a node lacks a write or a delete
 // which this node keeps, or did not bring there. It is called before such a write is acknowledged, and costs nothing
 // while they know.
@@ -561,6 +573,7 @@ func (s *Service) refreshOwn() {
 	mine := !maps.Equal(s.own.owed[self], owed[self])
 	s.own.owed = owed
 	s.own.sequence++
+	s.owing.Store(&table{owed: owed})
 	if self != 0 {
 		s.tables[self] = s.own // stored, to be compared with what is left after a restart
 		s.dirty[self] = true

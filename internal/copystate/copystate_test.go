@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -252,6 +253,27 @@ func TestMissedWriteIsKnownBeforeItIsAcknowledged(t *testing.T) {
 	w.setCut(1, 2, false)
 	w.nodes[1].owe(2)
 	w.await("node 2 is whole again", func() bool { return w.unfit(2, id) == "" })
+}
+
+// A node that reaches nobody knows itself what it keeps for others.
+func TestNodeKnowsWhatItOwes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3)
+	id, other := w.addShard(1, 2), w.addShard(1, 2)
+	w.await("node 2 is sure", func() bool { return w.unfit(2, id) == "" })
+	w.setCut(1, 2, true)
+	w.setCut(1, 3, true)
+	n := w.nodes[1]
+	n.owe(2, id)
+	n.s.Announce(2, id)
+	if got := n.s.Owes(2, []uint64{other, id}); !slices.Equal(got, []uint64{id}) {
+		t.Errorf("it owes node 2 writes of %d", got)
+	}
+	if got := n.s.Owes(3, []uint64{other, id}); len(got) > 0 {
+		t.Errorf("it owes node 3 writes of %d", got)
+	}
+	n.owe(2)
+	w.await("node 1 owes nothing", func() bool { return len(n.s.Owes(2, []uint64{id})) == 0 })
 }
 
 // A node that was down learns what it missed from a third node, while the one that keeps it is down.

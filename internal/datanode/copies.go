@@ -100,12 +100,16 @@ func written(store *tsdb.Store) map[uint64]time.Time {
 
 // whole says which copies queries may read.
 func (n *Node) whole() distquery.Whole {
-	return distquery.Whole{Unfit: n.copies.Unfit, Settle: n.writer.Settle}
+	return distquery.Whole{Unfit: n.copies.Unfit, Settle: func(ctx context.Context, node uint64, shards []uint64) []uint64 {
+		// A node that could not be told of a write lately does not know itself that its copy lacks it.
+		return append(n.writer.Settle(ctx, node, shards), n.copies.Owes(node, shards)...)
+	}}
 }
 
 // missed is told of each write and delete that a copy misses, before it is acknowledged.
 func (n *Node) missed(node, shard uint64, kept bool) {
 	if kept {
+		n.handoff.Owe(node, shard)
 		n.copies.Announce(node, shard)
 	} else {
 		n.copies.Lose(node, shard)

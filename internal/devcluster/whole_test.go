@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -256,6 +257,34 @@ func TestNodeShowsWhatItAcknowledged(t *testing.T) {
 		rows, err := c.Client(node).Query(ctx, "db", fmt.Sprintf("SELECT v FROM m WHERE time = %d", when.UnixNano()))
 		if err != nil || len(rows) != 1 {
 			t.Errorf("write %d at %s through node %d: the next query has %v, %v", i, level, node+1, rows, err)
+		}
+	}
+}
+
+// What a node keeps for owners that it could not tell is in its next answer, or the answer says that it is not.
+func TestNodeKnowsWhatItKeepsForOthers(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStartWith(t, 3, nil)
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 2 SHARD DURATION 1h`)
+	at := yesterday()
+	if err := c.Client(0).Write(ctx, "db", "all", points(at, 0, 1)); err != nil {
+		t.Fatal(err)
+	}
+	owners := c.Shards("db")[0].Owners
+	node := slices.IndexFunc([]int{0, 1, 2}, func(i int) bool {
+		return !slices.ContainsFunc(owners, func(id uint64) bool { return place(c, id) == i })
+	})
+	for i := range 20 {
+		when := at.Add(time.Second * time.Duration(i+1)).UnixNano()
+		c.Cut(node)
+		err := c.Client(node).Write(ctx, "db", "any", fmt.Appendf(nil, "m v=%d %d", i, when))
+		c.Heal(node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows, warnings, err := c.Client(node).Ask(ctx, "db", fmt.Sprintf("SELECT v FROM m WHERE time = %d", when))
+		if err != nil || len(rows) != 1 && len(warnings) == 0 {
+			t.Errorf("write %d: the next query has %v, without a warning, %v", i, rows, err)
 		}
 	}
 }

@@ -27,7 +27,7 @@ type Whole struct {
 	// Unfit returns for each of the shards whose copy on this node is not whole why that is so.
 	Unfit func(ctx context.Context, ids ...uint64) map[uint64]copystate.Unfit
 	// Settle waits until the writes that this node has acknowledged have arrived at a node's copies of shards, and
-	// returns those shards of which some are still under way: a client sees what it wrote.
+	// returns those shards of which some are still under way, or wait here for the node: a client sees what it wrote.
 	Settle func(ctx context.Context, node uint64, ids []uint64) []uint64
 }
 

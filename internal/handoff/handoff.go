@@ -257,12 +257,22 @@ func (s *Service) Waiting() []Waiting {
 	return out
 }
 
-// Owed lists the shards of all queues by node, with WholeDatabase where deletes wait for a node.
+// Owe makes everything count as acknowledged to clients that waits for a node's copy of a shard.
+func (s *Service) Owe(nodeID, shard uint64) {
+	if n := s.known(nodeID); n != nil {
+		n.owe(shard)
+	}
+}
+
+// Owed lists the shards, by node, for which something acknowledged waits, with WholeDatabase where it is a delete. After
+// a start all that waits counts as acknowledged.
 func (s *Service) Owed() map[uint64][]uint64 {
 	out := make(map[uint64][]uint64)
 	for _, n := range s.all() {
 		for _, sq := range n.all() {
-			out[n.id] = append(out[n.id], sq.shard)
+			if sq.q.owes() {
+				out[n.id] = append(out[n.id], sq.shard)
+			}
 		}
 	}
 	return out

@@ -219,6 +219,52 @@ func TestQueuesOutliveARestart(t *testing.T) {
 	s.Close()
 }
 
+func TestWhatIsNotAcknowledgedIsNotOwed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	q, _, err := openQueue(dir, 7, realDisk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := Entry{Kind: Write, Data: []byte("a")}, Entry{Kind: Write, Data: []byte("b")}
+	write := func(e Entry) {
+		t.Helper()
+		at, err := q.write(e)
+		if err == nil {
+			err = q.sync(at)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(want bool, what string) {
+		t.Helper()
+		if got := q.owes(); got != want {
+			t.Errorf("%s: the queue owes something: %v", what, got)
+		}
+	}
+	want(false, "empty")
+	write(a)
+	want(false, "a is not acknowledged")
+	q.owe()
+	write(b)
+	want(true, "a is acknowledged, b is not")
+	if err := q.advance([]Entry{a}); err != nil {
+		t.Fatal(err)
+	}
+	want(false, "a is delivered")
+	if err := q.close(); err != nil {
+		t.Fatal(err)
+	}
+	if q, _, err = openQueue(dir, 7, realDisk); err != nil {
+		t.Fatal(err)
+	}
+	want(true, "after a start nobody knows")
+	if err := q.close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A crash may leave any part of the last append: all before it must come, and nothing else.
 func TestTornTailLosesNothingBeforeIt(t *testing.T) {
 	t.Parallel()

@@ -157,6 +157,15 @@ func (n *node) queued(shards ...uint64) bool {
 	return slices.ContainsFunc(shards, func(shard uint64) bool { return n.queues[shard] != nil })
 }
 
+// owe makes everything count as acknowledged that waits for a shard.
+func (n *node) owe(shard uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if q := n.queues[shard]; q != nil {
+		q.owe()
+	}
+}
+
 // advance takes entries off a queue.
 func (n *node) advance(sq shardQueue, entries []Entry) error {
 	return n.take(sq, func() error { return sq.q.advance(entries) })

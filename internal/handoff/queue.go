@@ -52,6 +52,7 @@ type queue struct {
 	setbacks int       // failures in a row to get on
 	rest     time.Time // no attempt before this
 	told     bool      // somebody of the setbacks
+	owed     place     // behind the last entry that counts as acknowledged
 
 	draining sync.Mutex // held by who takes entries off the head, from peek to advance
 	tries    int        // to read a segment, all of them failed; guarded by draining
@@ -112,8 +113,26 @@ func openQueue(nodeDir string, shard uint64, d disk) (q *queue, cut int64, err e
 	}
 	q.unread = append(q.unread, q.segments...)
 	q.head = q.loadHead()
-	_ = q.dropDelivered() // tried again when it is sent
+	q.owed = place{last.id, last.size} // whether they were acknowledged is not on disk
+	_ = q.dropDelivered()              // tried again when it is sent
 	return q, cut, nil
+}
+
+// owe makes all entries count as acknowledged.
+func (q *queue) owe() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.segments) > 0 {
+		last := q.segments[len(q.segments)-1]
+		q.owed = place{last.id, last.size}
+	}
+}
+
+// owes tells whether an entry waits that counts as acknowledged.
+func (q *queue) owes() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.segments) > 0 && q.owed.behind(q.segments[0].id, q.head)
 }
 
 // pending tells whether entries wait.

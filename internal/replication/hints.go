@@ -116,7 +116,9 @@ func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed result)
 		return result{err: fmt.Errorf("%w; and hinted handoff: %w", cause, err)}
 	}
 	w.stats.hinted.Add(int64(points))
-	w.missedBy(d.node, d.shard, true)
+	if d.verdict.keep(d.lane) {
+		w.missedBy(d.node, d.shard, true)
+	}
 	return result{err: cause, hinted: true}
 }
 

@@ -45,6 +45,7 @@ type delivery struct {
 	size     int
 	earlier  []*delivery // to wait for
 	answered bool        // its client has the answer; guarded by lanes.mu
+	verdict  *verdict    // of the write, for all owners
 	done     chan struct{}
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -63,10 +64,11 @@ func (l *lanes) begin(owners []uint64, shard uint64, db string, size int, timeou
 	}
 	l.writes[shard][l.write] = len(owners)
 	out := make([]*delivery, len(owners))
+	v := &verdict{}
 	now := time.Now()
 	for i, owner := range owners {
 		l.sequence++
-		d := &delivery{lane: lane{owner, shard}, db: db, sequence: l.sequence, write: l.write, began: now, size: size, done: make(chan struct{})}
+		d := &delivery{lane: lane{owner, shard}, db: db, sequence: l.sequence, write: l.write, began: now, size: size, verdict: v, done: make(chan struct{})}
 		d.ctx, d.cancel = context.WithTimeout(context.Background(), timeout)
 		set := l.lanes[d.lane]
 		if set == nil {
@@ -114,15 +116,14 @@ func (l *lanes) answer(ds []*delivery) {
 	}
 }
 
-// slow lists the lanes, shards by node, in which a write whose client has its answer has been under way for longer
-// than limit.
+// slow lists the lanes, shards by node, in which an acknowledged write has been under way for longer than limit.
 func (l *lanes) slow(limit time.Duration) map[uint64][]uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var out map[uint64][]uint64
 	for ln, set := range l.lanes {
 		for d := range set {
-			if d.answered && time.Since(d.began) > limit {
+			if time.Since(d.began) > limit && d.verdict.acknowledged() {
 				if out == nil {
 					out = make(map[uint64][]uint64)
 				}

@@ -280,7 +280,11 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 			results <- w.writeRemote(d, requests)
 		}()
 	}
-	return w.decide(level, results, len(owners))
+	err := w.decide(level, results, len(owners))
+	for _, ln := range deliveries[0].verdict.pass(err) {
+		w.missedBy(ln.node, ln.shard, true)
+	}
+	return err
 }
 
 // decide waits until the owners' results decide the level, or WriteTimeout passes.
