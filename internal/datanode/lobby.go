@@ -31,11 +31,12 @@ type lobby struct {
 // openLobby begins to answer other nodes.
 func (n *Node) openLobby() *lobby {
 	l := &lobby{node: n}
-	l.grpc = rpc.NewServer(append(rpc.Guard(n.cfg.Meta.InternalSharedSecret), grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
+	guard := rpc.NewGuard(n.cfg.Meta.InternalSharedSecret)
+	l.grpc = rpc.NewServer(guard.Option(), grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
 		return status.Error(codes.Unavailable, l.why())
-	}))...)
+	}))
 	rpc.RegisterMembershipServer(l.grpc, &membership{node: n, lobby: true})
-	l.run(func() error { return l.grpc.Serve(n.door.turn()) })
+	l.run(func() error { return l.grpc.Serve(guard.Listener(n.door.turn())) })
 	return l
 }
 

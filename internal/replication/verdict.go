@@ -1,0 +1,48 @@
+package replication
+
+import (
+	"errors"
+	"sync"
+
+	"github.com/influxdata/influxdb/tsdb"
+)
+
+// verdict is whether the client gets the acknowledgement of a write. A copy lacks a write that hinted handoff keeps
+// for it only once the write is acknowledged: after a node hung, its queues for all owners may have writes whose
+// clients were told that they failed, and all copies are whole.
+type verdict struct {
+	mu     sync.Mutex
+	passed bool // it is acknowledged
+	failed bool
+	kept   []lane // while it is neither: what hinted handoff keeps of it
+}
+
+// keep notes that hinted handoff keeps the write for an owner, and reports whether it was acknowledged before.
+func (v *verdict) keep(l lane) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.passed && !v.failed {
+		v.kept = append(v.kept, l)
+	}
+	return v.passed
+}
+
+// pass takes what the client is about to be told. When that is an acknowledgement, be it of a part of the points, the
+// lanes are returned for which hinted handoff keeps the write.
+func (v *verdict) pass(err error) []lane {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var partial tsdb.PartialWriteError
+	v.passed = err == nil || errors.As(err, &partial)
+	v.failed = !v.passed
+	if v.failed {
+		return nil
+	}
+	return v.kept
+}
+
+func (v *verdict) acknowledged() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.passed
+}
