@@ -497,7 +497,7 @@ func TestRepair(t *testing.T) {
 		mustRepair(t, s, 1)
 		pass(3 * time.Minute)
 		it := s.queue.list()[0]
-		if wait := it.Next.Sub(time.Now()); wait < 30*time.Second {
+		if wait := time.Until(it.Next); wait < 30*time.Second {
 			t.Fatalf("the next attempt is in %v: this shows nothing", wait)
 		}
 		c.replicas[2].change(func() {
