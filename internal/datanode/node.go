@@ -4,12 +4,14 @@
 package datanode
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -60,6 +62,9 @@ type Node struct {
 	// NotWhole, when set before Open, is why this node's copy of a shard cannot be trusted, instead of what the
 	// node knows: with it tests make a copy incomplete.
 	NotWhole func(shard uint64) string
+	// Late, when set before Open, holds up what the long poll of the metadata brings until it returns: with it tests
+	// make a node late.
+	Late func(ctx context.Context)
 	// Now, when set before Open, is the clock that this node tells others: with it tests move it.
 	Now func() time.Time
 
@@ -147,6 +152,7 @@ func (n *Node) Open() (err error) {
 	httpLn.Close()
 
 	n.Meta = meta.NewClient(n.cfg.Meta.Dir, n.log)
+	n.Meta.Late = n.Late
 	n.Meta.Secure(n.metaTLS, n.cfg.Meta.InternalSharedSecret)
 	if err := n.Meta.Open(); err != nil {
 		return fmt.Errorf("open the cached metadata: %w", err)
@@ -198,7 +204,7 @@ func (n *Node) Open() (err error) {
 	go func() { defer close(swept); n.sweep(done) }()
 	n.onClose(func() error { close(done); <-swept; return nil })
 
-	pool := &rpc.Pool{Blocked: n.Blocked, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.peerTLS}
+	pool := &rpc.Pool{Blocked: n.Blocked, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.peerTLS, Index: n.Meta.Index}
 	n.onClose(pool.Close)
 
 	if err := n.openCopies(pool, stopped); err != nil {
@@ -220,6 +226,7 @@ func (n *Node) Open() (err error) {
 	writes := &retype.Gate{Store: shards}
 	n.writer.Shards, n.writer.Failed, n.local.Shards, n.local.HoldWrites = writes, shards.StallAll, writes, writes.Hold
 	n.writer.Missed, n.writer.Lacks, n.writer.Admit = n.missed, n.copies.Missed, n.copies.Admit
+	n.writer.Deleted, n.writer.Refresh = n.Meta.Deleted, n.Meta.Refresh
 	for shard, found := range damaged {
 		if err := n.local.Found(shard, found...); err != nil {
 			return err
@@ -246,7 +253,18 @@ func (n *Node) Open() (err error) {
 	if err != nil {
 		return err
 	}
+	// Clients are served from now on: what was confirmed to others while this node was down is to be true here.
+	if err := n.Meta.Refresh(); err != nil && n.Meta.NodeID() != 0 {
+		n.log.Warn("No meta node says what changed while this node was down: serving the copy of the metadata", zap.Error(err))
+	}
 	return n.openServices(n.mon, view)
+}
+
+// catchUp makes this node's copy of the metadata as new as a request of another node relies on.
+func (n *Node) catchUp(ctx context.Context, index uint64) {
+	if err := n.Meta.CatchUp(ctx, index, ""); err != nil {
+		n.log.Debug("Serving a request that relies on newer metadata", zap.Error(err))
+	}
 }
 
 // foundByGate notes damage that a compaction would have met, and has it healed.
@@ -287,9 +305,10 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 		Store: func(r *distquery.Report) coordinator.TSDBStore {
 			return clusterStore{Store: n.Store, Schema: schema.For(r), delete: deletes}
 		},
-		Strict: c.IncompleteReads == failIncomplete,
-		State:  n.Meta.State,
-		Log:    n.log,
+		Strict:  c.IncompleteReads == failIncomplete,
+		State:   n.Meta.State,
+		Refresh: n.Meta.Refresh,
+		Log:     n.log,
 	}
 	tm := n.executor.TaskManager
 	tm.QueryTimeout = time.Duration(c.QueryTimeout)
@@ -340,7 +359,8 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 		control, view.Self = n.Entropy, n.Entropy
 	}
 
-	s := rpc.NewServer(append(rpc.Guard(n.cfg.Meta.InternalSharedSecret), n.served.Option())...)
+	opts := slices.Concat(rpc.Guard(n.cfg.Meta.InternalSharedSecret), rpc.CatchingUp(n.catchUp), []grpc.ServerOption{n.served.Option()})
+	s := rpc.NewServer(opts...)
 	rpc.RegisterMembershipServer(s, &membership{node: n})
 	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.writer, n.log))
 	queries := distquery.NewServer(n.Store, n.log)

@@ -38,7 +38,8 @@ const (
 // Client is a data node's view of the metadata: a copy on disk and in memory
 // that follows the meta nodes by long poll. Reads come from the copy, through
 // the embedded engine client, and so work with the meta nodes down. Changes go
-// to the meta nodes, and return once the copy shows them.
+// to the leader of the meta nodes, whatever the copy says, and return once the copy shows them. What the copy lacks is
+// asked of the leader before it counts as unknown.
 type Client struct {
 	*emeta.Client // read cache; every method that changes something is overridden
 
@@ -48,9 +49,18 @@ type Client struct {
 	auth  authCache
 	state atomic.Pointer[cluster.State]
 
+	// Late, when set before Open, holds up what the long poll brings until it returns: with it tests make a node late.
+	Late func(ctx context.Context)
+
 	loaded *cluster.State // set by Open
 	who    atomic.Pointer[identity]
 	lease  leaseCache
+	ids    atomic.Pointer[shardIDs]
+
+	taking   sync.Mutex    // one newer state is taken over at a time
+	fetching chan struct{} // holds one token while the meta nodes are asked for a state
+	behind   failedCatchUp
+	asks     refresher
 
 	mu      sync.Mutex
 	changed chan struct{} // closed when state is replaced
@@ -75,6 +85,7 @@ func NewClient(dir string, log *zap.Logger) *Client {
 	c := &Client{
 		Client: emeta.NewClient(&emeta.Config{Dir: filepath.Join(dir, engineDir), RetentionAutoCreate: true}),
 		dir:    dir, log: log.With(zap.String("service", "metaclient")), changed: make(chan struct{}),
+		fetching: make(chan struct{}, 1),
 	}
 	c.loaded = cluster.NewState()
 	c.state.Store(c.loaded)
@@ -187,7 +198,9 @@ func (c *Client) Join(nodeID, clusterID uint64, servers []string) error {
 		return fmt.Errorf("store identity: %w", err)
 	}
 	c.unfollow()
+	c.taking.Lock()
 	c.who.Store(who)
+	c.taking.Unlock()
 	c.follow()
 	ctx, cancel := context.WithTimeout(context.Background(), joinWait)
 	defer cancel()
@@ -213,6 +226,8 @@ func (c *Client) Leave() error {
 		c.follow()
 		return err
 	}
+	c.taking.Lock()
+	defer c.taking.Unlock()
 	c.who.Store(&identity{})
 	return c.publish(cluster.NewState())
 }
@@ -271,9 +286,9 @@ func (c *Client) unfollow() {
 // servers are lost and one when they are back.
 func (c *Client) followLoop(ctx context.Context) {
 	pause, lost := backOff, false
-	for i := 0; ctx.Err() == nil; {
+	for ctx.Err() == nil {
 		who := c.who.Load()
-		server := who.MetaServers[i%len(who.MetaServers)]
+		server := c.http.order(who.MetaServers)[0]
 		err := c.poll(ctx, server, who.ClusterID)
 		if err == nil {
 			if lost {
@@ -289,7 +304,7 @@ func (c *Client) followLoop(ctx context.Context) {
 			c.log.Warn("Cannot follow the metadata: serving the copy", zap.String("meta", server), zap.Error(err))
 		}
 		lost = true
-		i++
+		c.http.pass(who.MetaServers, server)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -304,14 +319,24 @@ func (c *Client) poll(ctx context.Context, server string, clusterID uint64) erro
 	if err != nil || b == nil {
 		return err
 	}
+	if c.Late != nil {
+		c.Late(ctx)
+	}
+	return c.take(b, clusterID)
+}
+
+// take makes an encoded state the copy, unless that is as new already.
+func (c *Client) take(b []byte, clusterID uint64) error {
 	st := new(cluster.State)
 	if err := st.UnmarshalBinary(b); err != nil {
 		return err
 	}
 	if st.Data.ClusterID != clusterID {
-		return fmt.Errorf("%s is a meta node of another cluster (%x)", server, st.Data.ClusterID)
+		return fmt.Errorf("the answer is of a meta node of another cluster (%x)", st.Data.ClusterID)
 	}
-	if st.Index <= c.State().Index {
+	c.taking.Lock()
+	defer c.taking.Unlock()
+	if st.Index <= c.State().Index || c.ClusterID() != clusterID {
 		return nil
 	}
 	if err := writeFile(filepath.Join(c.dir, stateFile), b); err != nil {
@@ -346,7 +371,7 @@ func (c *Client) followNodes(st *cluster.State) error {
 }
 
 // Execute commits a change on the meta nodes and waits until this node's copy
-// shows it. The engine's errors come back as its own sentinels.
+// shows it. The engine's errors come back as its own sentinels, once the copy shows why.
 func (c *Client) Execute(op cluster.Op) error {
 	who := c.who.Load()
 	if who.NodeID == 0 {
@@ -357,15 +382,15 @@ func (c *Client) Execute(op cluster.Op) error {
 		return err
 	}
 	index, err := c.http.execute(who.MetaServers, cmd)
-	if err != nil {
+	if index == 0 {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), catchUp)
 	defer cancel()
-	if err := c.wait(ctx, func(s *cluster.State) bool { return s.Index >= index }); err != nil {
+	if late := c.fetchTo(ctx, index); late != nil && err == nil {
 		return fmt.Errorf("%s is committed, but this node has not seen it within %s", cmd.Type, catchUp)
 	}
-	return nil
+	return err
 }
 
 // writeFile replaces path as one durable step.

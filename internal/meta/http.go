@@ -41,6 +41,7 @@ func (s *Server) handler() http.Handler {
 	handle("GET /state", internal, s.serveState)
 	handle("POST /reset", internal, s.serveReset)
 	mux.Handle("POST /execute", s.guard(internal, s.toLeader(http.HandlerFunc(s.serveExecute))))
+	mux.Handle("GET /latest", s.guard(internal, s.toLeader(http.HandlerFunc(s.serveLatest))))
 	mux.Handle("GET /lease", s.guard(internal, s.toLeader(http.HandlerFunc(s.serveLease))))
 
 	onLeader("POST /add-meta", admin, func(r *http.Request) (any, error) {
@@ -202,34 +203,40 @@ func (s *Server) serveShards(w http.ResponseWriter, _ *http.Request) {
 	reply(w, out, nil)
 }
 
-// serveState answers with the state as soon as it is newer than the asked
-// index, or with 204 when that takes too long.
+// serveState answers with the state as soon as it is newer than the asked index. When that takes longer than the asked
+// time it answers with 204, if this node follows a leader and so would know.
 func (s *Server) serveState(w http.ResponseWriter, r *http.Request) {
-	var after uint64
-	if v := r.FormValue("index"); v != "" {
-		var err error
-		if after, err = strconv.ParseUint(v, 10, 64); err != nil {
-			reply(w, nil, errors.New("index: must be a number"))
+	after, err := indexValue(r)
+	if err != nil {
+		reply(w, nil, err)
+		return
+	}
+	wait := pollWait
+	if v := r.FormValue("wait"); v != "" {
+		if wait, err = time.ParseDuration(v); err != nil {
+			reply(w, nil, errors.New("wait: must be a duration"))
 			return
 		}
 	}
-	timeout := time.NewTimer(pollWait)
+	timeout := time.NewTimer(min(wait, pollWait))
 	defer timeout.Stop()
 	for {
 		st, changed := s.st().current()
+		if st.Data.ClusterID == 0 {
+			reply(w, nil, ErrNotInitialised)
+			return
+		}
 		if st.Index > after {
-			b, err := st.MarshalBinary()
-			if err != nil {
-				reply(w, nil, err)
-				return
-			}
-			w.Header().Set("Content-Type", "application/octet-stream")
-			w.Write(b)
+			replyState(w, st)
 			return
 		}
 		select {
 		case <-changed:
 		case <-timeout.C:
+			if _, err := s.leaderHTTP(); err != nil {
+				reply(w, nil, err)
+				return
+			}
 			w.WriteHeader(http.StatusNoContent)
 			return
 		case <-s.stop:
@@ -239,6 +246,46 @@ func (s *Server) serveState(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// serveLatest answers with the state that has all that was confirmed before the request, or with 204 when its index is
+// not above the asked one. Only the leader can: it makes sure that it still leads.
+func (s *Server) serveLatest(w http.ResponseWriter, r *http.Request) {
+	after, err := indexValue(r)
+	if err == nil {
+		err = s.st().confirmLead()
+	}
+	st := s.State()
+	switch {
+	case err != nil:
+		reply(w, nil, err)
+	case st.Index > after:
+		replyState(w, st)
+	default:
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+func indexValue(r *http.Request) (uint64, error) {
+	v := r.FormValue("index")
+	if v == "" {
+		return 0, nil
+	}
+	index, err := strconv.ParseUint(v, 10, 64)
+	if err != nil {
+		return 0, errors.New("index: must be a number")
+	}
+	return index, nil
+}
+
+func replyState(w http.ResponseWriter, st *cluster.State) {
+	b, err := st.MarshalBinary()
+	if err != nil {
+		reply(w, nil, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Write(b)
 }
 
 // execution is the answer of POST /execute. Error is the command's own error;
@@ -259,7 +306,7 @@ func (s *Server) serveExecute(w http.ResponseWriter, r *http.Request) {
 		reply(w, nil, errors.New("command: "+err.Error()))
 		return
 	}
-	result, index, err := s.st().apply(c)
+	result, index, err := s.apply(c)
 	if errors.Is(err, ErrNotInitialised) || errors.Is(err, errNoLeader) || errors.Is(err, errUncertain) {
 		reply(w, nil, err)
 		return

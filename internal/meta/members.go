@@ -173,7 +173,7 @@ func (s *Server) RemoveMeta(ctx context.Context, addr string, force bool) (clust
 			}
 		}
 	}
-	if _, err := s.st().execute(cluster.DeleteMetaNode{ID: n.ID}); err != nil {
+	if _, err := s.Execute(cluster.DeleteMetaNode{ID: n.ID}); err != nil {
 		return none, err
 	}
 	if err == nil {
@@ -368,6 +368,6 @@ func (s *Server) truncate(delay time.Duration) error {
 	if s.State().Data.ClusterID == 0 {
 		return ErrNotInitialised
 	}
-	_, err := s.st().execute(cluster.TruncateShardGroups{Time: time.Now().Add(delay)})
+	_, err := s.Execute(cluster.TruncateShardGroups{Time: time.Now().Add(delay)})
 	return err
 }

@@ -92,6 +92,13 @@ func (d *dataNode) Leave(context.Context, *rpc.LeaveRequest) (*rpc.LeaveResponse
 	return &rpc.LeaveResponse{}, d.Client.Leave()
 }
 
+func (d *dataNode) CatchUp(ctx context.Context, r *rpc.CatchUpRequest) (*rpc.CatchUpResponse, error) {
+	if err := d.Client.CatchUp(ctx, r.Index, r.Leader); err != nil {
+		return nil, status.Error(codes.DeadlineExceeded, err.Error())
+	}
+	return &rpc.CatchUpResponse{}, nil
+}
+
 func newClient(t *testing.T, dir string) *Client {
 	t.Helper()
 	c := NewClient(dir, nil)

@@ -40,6 +40,7 @@ type Server struct {
 	peers  metaHTTP  // to other meta nodes
 	auth   authCache
 	clocks *clocks.Watch
+	spread spread
 
 	leases *emeta.Leases // granted while this node leads
 	leader struct {
@@ -232,6 +233,7 @@ func (s *Server) Close() error {
 	}
 	<-s.done
 	s.http = nil
+	s.spread.close()
 	s.peers.close()
 	err := errors.Join(s.pool.Close(), s.st().close())
 	s.closeTLS()
@@ -275,11 +277,27 @@ func (s *Server) State() *cluster.State {
 	return st
 }
 
-// Execute commits a change; this node must lead.
-func (s *Server) Execute(op cluster.Op) (any, error) { return s.st().execute(op) }
+// Execute commits a change; this node must lead. It returns when every data node that can be reached has it.
+func (s *Server) Execute(op cluster.Op) (any, error) {
+	c, err := cluster.NewCommand(op)
+	if err != nil {
+		return nil, err
+	}
+	result, _, err := s.apply(c)
+	return result, err
+}
+
+// apply is Execute of an encoded change. index is that of the state that shows the effect, or why there is none.
+func (s *Server) apply(c cluster.Command) (result any, index uint64, err error) {
+	result, index, err = s.st().apply(c)
+	if err == nil {
+		s.tellDataNodes(index)
+	}
+	return result, index, err
+}
 
 func (s *Server) node(op cluster.Op) (cluster.Node, error) {
-	r, err := s.st().execute(op)
+	r, err := s.Execute(op)
 	if err != nil {
 		return cluster.Node{}, err
 	}

@@ -78,7 +78,7 @@ func (x ExecuteRequest_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExecuteRequest_Kind.Descriptor instead.
 func (ExecuteRequest_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{8, 0}
+	return file_concord_proto_rawDescGZIP(), []int{10, 0}
 }
 
 type IdentifyRequest struct {
@@ -361,6 +361,102 @@ func (*LeaveResponse) Descriptor() ([]byte, []int) {
 	return file_concord_proto_rawDescGZIP(), []int{5}
 }
 
+type CatchUpRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     uint64                 `protobuf:"varint,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`  // of the change in the metadata
+	Leader        string                 `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"` // host:port of the HTTP API of the meta node that has it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CatchUpRequest) Reset() {
+	*x = CatchUpRequest{}
+	mi := &file_concord_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CatchUpRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CatchUpRequest) ProtoMessage() {}
+
+func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CatchUpRequest.ProtoReflect.Descriptor instead.
+func (*CatchUpRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *CatchUpRequest) GetClusterId() uint64 {
+	if x != nil {
+		return x.ClusterId
+	}
+	return 0
+}
+
+func (x *CatchUpRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *CatchUpRequest) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
+}
+
+type CatchUpResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CatchUpResponse) Reset() {
+	*x = CatchUpResponse{}
+	mi := &file_concord_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CatchUpResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CatchUpResponse) ProtoMessage() {}
+
+func (x *CatchUpResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CatchUpResponse.ProtoReflect.Descriptor instead.
+func (*CatchUpResponse) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{7}
+}
+
 type WriteShardRequest struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	ShardId         uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
@@ -387,7 +483,7 @@ type WriteShardRequest struct {
 
 func (x *WriteShardRequest) Reset() {
 	*x = WriteShardRequest{}
-	mi := &file_concord_proto_msgTypes[6]
+	mi := &file_concord_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -399,7 +495,7 @@ func (x *WriteShardRequest) String() string {
 func (*WriteShardRequest) ProtoMessage() {}
 
 func (x *WriteShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[6]
+	mi := &file_concord_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -412,7 +508,7 @@ func (x *WriteShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteShardRequest.ProtoReflect.Descriptor instead.
 func (*WriteShardRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{6}
+	return file_concord_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WriteShardRequest) GetShardId() uint64 {
@@ -519,7 +615,7 @@ type WriteShardResponse struct {
 
 func (x *WriteShardResponse) Reset() {
 	*x = WriteShardResponse{}
-	mi := &file_concord_proto_msgTypes[7]
+	mi := &file_concord_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +627,7 @@ func (x *WriteShardResponse) String() string {
 func (*WriteShardResponse) ProtoMessage() {}
 
 func (x *WriteShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[7]
+	mi := &file_concord_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +640,7 @@ func (x *WriteShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteShardResponse.ProtoReflect.Descriptor instead.
 func (*WriteShardResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{7}
+	return file_concord_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WriteShardResponse) GetError() string {
@@ -606,7 +702,7 @@ type ExecuteRequest struct {
 
 func (x *ExecuteRequest) Reset() {
 	*x = ExecuteRequest{}
-	mi := &file_concord_proto_msgTypes[8]
+	mi := &file_concord_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +714,7 @@ func (x *ExecuteRequest) String() string {
 func (*ExecuteRequest) ProtoMessage() {}
 
 func (x *ExecuteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[8]
+	mi := &file_concord_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +727,7 @@ func (x *ExecuteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecuteRequest.ProtoReflect.Descriptor instead.
 func (*ExecuteRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{8}
+	return file_concord_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ExecuteRequest) GetKind() ExecuteRequest_Kind {
@@ -750,7 +846,7 @@ type Barrier struct {
 
 func (x *Barrier) Reset() {
 	*x = Barrier{}
-	mi := &file_concord_proto_msgTypes[9]
+	mi := &file_concord_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +858,7 @@ func (x *Barrier) String() string {
 func (*Barrier) ProtoMessage() {}
 
 func (x *Barrier) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[9]
+	mi := &file_concord_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +871,7 @@ func (x *Barrier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Barrier.ProtoReflect.Descriptor instead.
 func (*Barrier) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{9}
+	return file_concord_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Barrier) GetSender() uint64 {
@@ -803,7 +899,7 @@ type DeleteBounds struct {
 
 func (x *DeleteBounds) Reset() {
 	*x = DeleteBounds{}
-	mi := &file_concord_proto_msgTypes[10]
+	mi := &file_concord_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -815,7 +911,7 @@ func (x *DeleteBounds) String() string {
 func (*DeleteBounds) ProtoMessage() {}
 
 func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[10]
+	mi := &file_concord_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -828,7 +924,7 @@ func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBounds.ProtoReflect.Descriptor instead.
 func (*DeleteBounds) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{10}
+	return file_concord_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteBounds) GetRetentionPolicy() string {
@@ -862,7 +958,7 @@ type ExecuteResponse struct {
 
 func (x *ExecuteResponse) Reset() {
 	*x = ExecuteResponse{}
-	mi := &file_concord_proto_msgTypes[11]
+	mi := &file_concord_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +970,7 @@ func (x *ExecuteResponse) String() string {
 func (*ExecuteResponse) ProtoMessage() {}
 
 func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[11]
+	mi := &file_concord_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +983,7 @@ func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecuteResponse.ProtoReflect.Descriptor instead.
 func (*ExecuteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{11}
+	return file_concord_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ExecuteResponse) GetError() string {
@@ -914,7 +1010,7 @@ type HintRequest struct {
 
 func (x *HintRequest) Reset() {
 	*x = HintRequest{}
-	mi := &file_concord_proto_msgTypes[12]
+	mi := &file_concord_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +1022,7 @@ func (x *HintRequest) String() string {
 func (*HintRequest) ProtoMessage() {}
 
 func (x *HintRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[12]
+	mi := &file_concord_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1035,7 @@ func (x *HintRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintRequest.ProtoReflect.Descriptor instead.
 func (*HintRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{12}
+	return file_concord_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *HintRequest) GetDelete() *ExecuteRequest {
@@ -964,7 +1060,7 @@ type HintResponse struct {
 
 func (x *HintResponse) Reset() {
 	*x = HintResponse{}
-	mi := &file_concord_proto_msgTypes[13]
+	mi := &file_concord_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1072,7 @@ func (x *HintResponse) String() string {
 func (*HintResponse) ProtoMessage() {}
 
 func (x *HintResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[13]
+	mi := &file_concord_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1085,7 @@ func (x *HintResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintResponse.ProtoReflect.Descriptor instead.
 func (*HintResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{13}
+	return file_concord_proto_rawDescGZIP(), []int{15}
 }
 
 type ReceivedRequest struct {
@@ -1003,7 +1099,7 @@ type ReceivedRequest struct {
 
 func (x *ReceivedRequest) Reset() {
 	*x = ReceivedRequest{}
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1015,7 +1111,7 @@ func (x *ReceivedRequest) String() string {
 func (*ReceivedRequest) ProtoMessage() {}
 
 func (x *ReceivedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1028,7 +1124,7 @@ func (x *ReceivedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedRequest.ProtoReflect.Descriptor instead.
 func (*ReceivedRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{14}
+	return file_concord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReceivedRequest) GetSender() uint64 {
@@ -1060,7 +1156,7 @@ type ReceivedResponse struct {
 
 func (x *ReceivedResponse) Reset() {
 	*x = ReceivedResponse{}
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1168,7 @@ func (x *ReceivedResponse) String() string {
 func (*ReceivedResponse) ProtoMessage() {}
 
 func (x *ReceivedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1181,7 @@ func (x *ReceivedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedResponse.ProtoReflect.Descriptor instead.
 func (*ReceivedResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{15}
+	return file_concord_proto_rawDescGZIP(), []int{17}
 }
 
 type ShardStatesRequest struct {
@@ -1097,7 +1193,7 @@ type ShardStatesRequest struct {
 
 func (x *ShardStatesRequest) Reset() {
 	*x = ShardStatesRequest{}
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1205,7 @@ func (x *ShardStatesRequest) String() string {
 func (*ShardStatesRequest) ProtoMessage() {}
 
 func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1218,7 @@ func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ShardStatesRequest) GetShardIds() []uint64 {
@@ -1152,7 +1248,7 @@ type ShardState struct {
 
 func (x *ShardState) Reset() {
 	*x = ShardState{}
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1164,7 +1260,7 @@ func (x *ShardState) String() string {
 func (*ShardState) ProtoMessage() {}
 
 func (x *ShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1177,7 +1273,7 @@ func (x *ShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardState.ProtoReflect.Descriptor instead.
 func (*ShardState) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ShardState) GetShardId() uint64 {
@@ -1274,7 +1370,7 @@ type WholeRequest struct {
 
 func (x *WholeRequest) Reset() {
 	*x = WholeRequest{}
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1286,7 +1382,7 @@ func (x *WholeRequest) String() string {
 func (*WholeRequest) ProtoMessage() {}
 
 func (x *WholeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1299,7 +1395,7 @@ func (x *WholeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeRequest.ProtoReflect.Descriptor instead.
 func (*WholeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WholeRequest) GetShardId() uint64 {
@@ -1324,7 +1420,7 @@ type WholeResponse struct {
 
 func (x *WholeResponse) Reset() {
 	*x = WholeResponse{}
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1336,7 +1432,7 @@ func (x *WholeResponse) String() string {
 func (*WholeResponse) ProtoMessage() {}
 
 func (x *WholeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1349,7 +1445,7 @@ func (x *WholeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeResponse.ProtoReflect.Descriptor instead.
 func (*WholeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_proto_rawDescGZIP(), []int{21}
 }
 
 type ShardStatesResponse struct {
@@ -1361,7 +1457,7 @@ type ShardStatesResponse struct {
 
 func (x *ShardStatesResponse) Reset() {
 	*x = ShardStatesResponse{}
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1373,7 +1469,7 @@ func (x *ShardStatesResponse) String() string {
 func (*ShardStatesResponse) ProtoMessage() {}
 
 func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1386,7 +1482,7 @@ func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesResponse.ProtoReflect.Descriptor instead.
 func (*ShardStatesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ShardStatesResponse) GetStates() []*ShardState {
@@ -1407,7 +1503,7 @@ type Sum struct {
 
 func (x *Sum) Reset() {
 	*x = Sum{}
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1419,7 +1515,7 @@ func (x *Sum) String() string {
 func (*Sum) ProtoMessage() {}
 
 func (x *Sum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1432,7 +1528,7 @@ func (x *Sum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sum.ProtoReflect.Descriptor instead.
 func (*Sum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Sum) GetCount() uint64 {
@@ -1468,7 +1564,7 @@ type RootRequest struct {
 
 func (x *RootRequest) Reset() {
 	*x = RootRequest{}
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1480,7 +1576,7 @@ func (x *RootRequest) String() string {
 func (*RootRequest) ProtoMessage() {}
 
 func (x *RootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,7 +1589,7 @@ func (x *RootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRequest.ProtoReflect.Descriptor instead.
 func (*RootRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RootRequest) GetShardId() uint64 {
@@ -1533,7 +1629,7 @@ type RootResponse struct {
 
 func (x *RootResponse) Reset() {
 	*x = RootResponse{}
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1545,7 +1641,7 @@ func (x *RootResponse) String() string {
 func (*RootResponse) ProtoMessage() {}
 
 func (x *RootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1558,7 +1654,7 @@ func (x *RootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootResponse.ProtoReflect.Descriptor instead.
 func (*RootResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RootResponse) GetRoot() *Sum {
@@ -1578,7 +1674,7 @@ type WindowSum struct {
 
 func (x *WindowSum) Reset() {
 	*x = WindowSum{}
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1590,7 +1686,7 @@ func (x *WindowSum) String() string {
 func (*WindowSum) ProtoMessage() {}
 
 func (x *WindowSum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1603,7 +1699,7 @@ func (x *WindowSum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSum.ProtoReflect.Descriptor instead.
 func (*WindowSum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WindowSum) GetWindow() uint32 {
@@ -1632,7 +1728,7 @@ type SeriesField struct {
 
 func (x *SeriesField) Reset() {
 	*x = SeriesField{}
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1644,7 +1740,7 @@ func (x *SeriesField) String() string {
 func (*SeriesField) ProtoMessage() {}
 
 func (x *SeriesField) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1657,7 +1753,7 @@ func (x *SeriesField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesField.ProtoReflect.Descriptor instead.
 func (*SeriesField) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SeriesField) GetSeries() []byte {
@@ -1697,7 +1793,7 @@ type DigestsChunk struct {
 
 func (x *DigestsChunk) Reset() {
 	*x = DigestsChunk{}
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1709,7 +1805,7 @@ func (x *DigestsChunk) String() string {
 func (*DigestsChunk) ProtoMessage() {}
 
 func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1722,7 +1818,7 @@ func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsChunk.ProtoReflect.Descriptor instead.
 func (*DigestsChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DigestsChunk) GetFields() []*SeriesField {
@@ -1745,7 +1841,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1853,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1866,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Region) GetSeries() []byte {
@@ -1820,7 +1916,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1832,7 +1928,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1845,7 +1941,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Block) GetSeries() []byte {
@@ -1882,7 +1978,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +1990,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +2003,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *FetchRequest) GetShardId() uint64 {
@@ -1947,7 +2043,7 @@ type FetchChunk struct {
 
 func (x *FetchChunk) Reset() {
 	*x = FetchChunk{}
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2055,7 @@ func (x *FetchChunk) String() string {
 func (*FetchChunk) ProtoMessage() {}
 
 func (x *FetchChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2068,7 @@ func (x *FetchChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
 func (*FetchChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FetchChunk) GetBlocks() []*Block {
@@ -1995,7 +2091,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2103,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2116,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ApplyRequest) GetDeletes() uint64 {
@@ -2070,7 +2166,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2082,7 +2178,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2095,7 +2191,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ApplyResponse) GetPoints() uint64 {
@@ -2127,7 +2223,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2139,7 +2235,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2152,7 +2248,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_proto_rawDescGZIP(), []int{35}
 }
 
 type StatusResponse struct {
@@ -2167,7 +2263,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2179,7 +2275,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2192,7 +2288,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
@@ -2232,7 +2328,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2244,7 +2340,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2257,7 +2353,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RepairRequest) GetShardId() uint64 {
@@ -2275,7 +2371,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2287,7 +2383,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2300,7 +2396,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_proto_rawDescGZIP(), []int{38}
 }
 
 type PauseRequest struct {
@@ -2312,7 +2408,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2324,7 +2420,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2337,7 +2433,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PauseRequest) GetPaused() bool {
@@ -2378,7 +2474,7 @@ type RepairRecord struct {
 
 func (x *RepairRecord) Reset() {
 	*x = RepairRecord{}
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2486,7 @@ func (x *RepairRecord) String() string {
 func (*RepairRecord) ProtoMessage() {}
 
 func (x *RepairRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2499,7 @@ func (x *RepairRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord.ProtoReflect.Descriptor instead.
 func (*RepairRecord) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RepairRecord) GetShardId() uint64 {
@@ -2576,7 +2672,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2588,7 +2684,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2601,7 +2697,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DiffResponse) GetOwners() []string {
@@ -2670,7 +2766,7 @@ type RepairsResponse struct {
 
 func (x *RepairsResponse) Reset() {
 	*x = RepairsResponse{}
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2682,7 +2778,7 @@ func (x *RepairsResponse) String() string {
 func (*RepairsResponse) ProtoMessage() {}
 
 func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2695,7 +2791,7 @@ func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsResponse.ProtoReflect.Descriptor instead.
 func (*RepairsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RepairsResponse) GetPaused() bool {
@@ -2722,7 +2818,7 @@ type ReceivedRequest_Shard struct {
 
 func (x *ReceivedRequest_Shard) Reset() {
 	*x = ReceivedRequest_Shard{}
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2734,7 +2830,7 @@ func (x *ReceivedRequest_Shard) String() string {
 func (*ReceivedRequest_Shard) ProtoMessage() {}
 
 func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2747,7 +2843,7 @@ func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedRequest_Shard.ProtoReflect.Descriptor instead.
 func (*ReceivedRequest_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{14, 0}
+	return file_concord_proto_rawDescGZIP(), []int{16, 0}
 }
 
 func (x *ReceivedRequest_Shard) GetShardId() uint64 {
@@ -2776,7 +2872,7 @@ type ApplyResponse_Refused struct {
 
 func (x *ApplyResponse_Refused) Reset() {
 	*x = ApplyResponse_Refused{}
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2788,7 +2884,7 @@ func (x *ApplyResponse_Refused) String() string {
 func (*ApplyResponse_Refused) ProtoMessage() {}
 
 func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2801,7 +2897,7 @@ func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse_Refused.ProtoReflect.Descriptor instead.
 func (*ApplyResponse_Refused) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32, 0}
+	return file_concord_proto_rawDescGZIP(), []int{34, 0}
 }
 
 func (x *ApplyResponse_Refused) GetBlock() uint32 {
@@ -2843,7 +2939,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2855,7 +2951,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2868,7 +2964,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{34, 0}
+	return file_concord_proto_rawDescGZIP(), []int{36, 0}
 }
 
 func (x *StatusResponse_Shard) GetId() uint64 {
@@ -2904,7 +3000,7 @@ type RepairRecord_Decision struct {
 
 func (x *RepairRecord_Decision) Reset() {
 	*x = RepairRecord_Decision{}
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2916,7 +3012,7 @@ func (x *RepairRecord_Decision) String() string {
 func (*RepairRecord_Decision) ProtoMessage() {}
 
 func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2929,7 +3025,7 @@ func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Decision.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Decision) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{38, 0}
+	return file_concord_proto_rawDescGZIP(), []int{40, 0}
 }
 
 func (x *RepairRecord_Decision) GetSeries() []byte {
@@ -2972,7 +3068,7 @@ type RepairRecord_Refusal struct {
 
 func (x *RepairRecord_Refusal) Reset() {
 	*x = RepairRecord_Refusal{}
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2984,7 +3080,7 @@ func (x *RepairRecord_Refusal) String() string {
 func (*RepairRecord_Refusal) ProtoMessage() {}
 
 func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2997,7 +3093,7 @@ func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Refusal.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Refusal) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{38, 1}
+	return file_concord_proto_rawDescGZIP(), []int{40, 1}
 }
 
 func (x *RepairRecord_Refusal) GetNode() string {
@@ -3041,7 +3137,7 @@ type DiffResponse_Pair struct {
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3053,7 +3149,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3066,7 +3162,7 @@ func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Pair.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Pair) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39, 0}
+	return file_concord_proto_rawDescGZIP(), []int{41, 0}
 }
 
 func (x *DiffResponse_Pair) GetA() string {
@@ -3116,7 +3212,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3128,7 +3224,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3141,7 +3237,7 @@ func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Field.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Field) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39, 1}
+	return file_concord_proto_rawDescGZIP(), []int{41, 1}
 }
 
 func (x *DiffResponse_Field) GetSeries() []byte {
@@ -3193,7 +3289,13 @@ const file_concord_proto_rawDesc = "" +
 	"\fmeta_servers\x18\x03 \x03(\tR\vmetaServers\"\x0e\n" +
 	"\fJoinResponse\"\x0e\n" +
 	"\fLeaveRequest\"\x0f\n" +
-	"\rLeaveResponse\"\x82\x03\n" +
+	"\rLeaveResponse\"]\n" +
+	"\x0eCatchUpRequest\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x16\n" +
+	"\x06leader\x18\x03 \x01(\tR\x06leader\"\x11\n" +
+	"\x0fCatchUpResponse\"\x82\x03\n" +
 	"\x11WriteShardRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
@@ -3415,12 +3517,13 @@ const file_concord_proto_rawDesc = "" +
 	"\x03end\x18\x04 \x01(\x03R\x03end\"]\n" +
 	"\x0fRepairsResponse\x12\x16\n" +
 	"\x06paused\x18\x01 \x01(\bR\x06paused\x122\n" +
-	"\arepairs\x18\x02 \x03(\v2\x18.concord.v1.RepairRecordR\arepairs2\xcc\x01\n" +
+	"\arepairs\x18\x02 \x03(\v2\x18.concord.v1.RepairRecordR\arepairs2\x90\x02\n" +
 	"\n" +
 	"Membership\x12E\n" +
 	"\bIdentify\x12\x1b.concord.v1.IdentifyRequest\x1a\x1c.concord.v1.IdentifyResponse\x129\n" +
 	"\x04Join\x12\x17.concord.v1.JoinRequest\x1a\x18.concord.v1.JoinResponse\x12<\n" +
-	"\x05Leave\x12\x18.concord.v1.LeaveRequest\x1a\x19.concord.v1.LeaveResponse2\xa0\x02\n" +
+	"\x05Leave\x12\x18.concord.v1.LeaveRequest\x1a\x19.concord.v1.LeaveResponse\x12B\n" +
+	"\aCatchUp\x12\x1a.concord.v1.CatchUpRequest\x1a\x1b.concord.v1.CatchUpResponse2\xa0\x02\n" +
 	"\vReplication\x12K\n" +
 	"\n" +
 	"WriteShard\x12\x1d.concord.v1.WriteShardRequest\x1a\x1e.concord.v1.WriteShardResponse\x12B\n" +
@@ -3456,7 +3559,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),      // 0: concord.v1.ExecuteRequest.Kind
 	(*IdentifyRequest)(nil),       // 1: concord.v1.IdentifyRequest
@@ -3465,115 +3568,119 @@ var file_concord_proto_goTypes = []any{
 	(*JoinResponse)(nil),          // 4: concord.v1.JoinResponse
 	(*LeaveRequest)(nil),          // 5: concord.v1.LeaveRequest
 	(*LeaveResponse)(nil),         // 6: concord.v1.LeaveResponse
-	(*WriteShardRequest)(nil),     // 7: concord.v1.WriteShardRequest
-	(*WriteShardResponse)(nil),    // 8: concord.v1.WriteShardResponse
-	(*ExecuteRequest)(nil),        // 9: concord.v1.ExecuteRequest
-	(*Barrier)(nil),               // 10: concord.v1.Barrier
-	(*DeleteBounds)(nil),          // 11: concord.v1.DeleteBounds
-	(*ExecuteResponse)(nil),       // 12: concord.v1.ExecuteResponse
-	(*HintRequest)(nil),           // 13: concord.v1.HintRequest
-	(*HintResponse)(nil),          // 14: concord.v1.HintResponse
-	(*ReceivedRequest)(nil),       // 15: concord.v1.ReceivedRequest
-	(*ReceivedResponse)(nil),      // 16: concord.v1.ReceivedResponse
-	(*ShardStatesRequest)(nil),    // 17: concord.v1.ShardStatesRequest
-	(*ShardState)(nil),            // 18: concord.v1.ShardState
-	(*WholeRequest)(nil),          // 19: concord.v1.WholeRequest
-	(*WholeResponse)(nil),         // 20: concord.v1.WholeResponse
-	(*ShardStatesResponse)(nil),   // 21: concord.v1.ShardStatesResponse
-	(*Sum)(nil),                   // 22: concord.v1.Sum
-	(*RootRequest)(nil),           // 23: concord.v1.RootRequest
-	(*RootResponse)(nil),          // 24: concord.v1.RootResponse
-	(*WindowSum)(nil),             // 25: concord.v1.WindowSum
-	(*SeriesField)(nil),           // 26: concord.v1.SeriesField
-	(*DigestsChunk)(nil),          // 27: concord.v1.DigestsChunk
-	(*Region)(nil),                // 28: concord.v1.Region
-	(*Block)(nil),                 // 29: concord.v1.Block
-	(*FetchRequest)(nil),          // 30: concord.v1.FetchRequest
-	(*FetchChunk)(nil),            // 31: concord.v1.FetchChunk
-	(*ApplyRequest)(nil),          // 32: concord.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 33: concord.v1.ApplyResponse
-	(*StatusRequest)(nil),         // 34: concord.v1.StatusRequest
-	(*StatusResponse)(nil),        // 35: concord.v1.StatusResponse
-	(*RepairRequest)(nil),         // 36: concord.v1.RepairRequest
-	(*RepairResponse)(nil),        // 37: concord.v1.RepairResponse
-	(*PauseRequest)(nil),          // 38: concord.v1.PauseRequest
-	(*RepairRecord)(nil),          // 39: concord.v1.RepairRecord
-	(*DiffResponse)(nil),          // 40: concord.v1.DiffResponse
-	(*RepairsResponse)(nil),       // 41: concord.v1.RepairsResponse
-	(*ReceivedRequest_Shard)(nil), // 42: concord.v1.ReceivedRequest.Shard
-	(*ApplyResponse_Refused)(nil), // 43: concord.v1.ApplyResponse.Refused
-	(*StatusResponse_Shard)(nil),  // 44: concord.v1.StatusResponse.Shard
-	(*RepairRecord_Decision)(nil), // 45: concord.v1.RepairRecord.Decision
-	(*RepairRecord_Refusal)(nil),  // 46: concord.v1.RepairRecord.Refusal
-	(*DiffResponse_Pair)(nil),     // 47: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),    // 48: concord.v1.DiffResponse.Field
+	(*CatchUpRequest)(nil),        // 7: concord.v1.CatchUpRequest
+	(*CatchUpResponse)(nil),       // 8: concord.v1.CatchUpResponse
+	(*WriteShardRequest)(nil),     // 9: concord.v1.WriteShardRequest
+	(*WriteShardResponse)(nil),    // 10: concord.v1.WriteShardResponse
+	(*ExecuteRequest)(nil),        // 11: concord.v1.ExecuteRequest
+	(*Barrier)(nil),               // 12: concord.v1.Barrier
+	(*DeleteBounds)(nil),          // 13: concord.v1.DeleteBounds
+	(*ExecuteResponse)(nil),       // 14: concord.v1.ExecuteResponse
+	(*HintRequest)(nil),           // 15: concord.v1.HintRequest
+	(*HintResponse)(nil),          // 16: concord.v1.HintResponse
+	(*ReceivedRequest)(nil),       // 17: concord.v1.ReceivedRequest
+	(*ReceivedResponse)(nil),      // 18: concord.v1.ReceivedResponse
+	(*ShardStatesRequest)(nil),    // 19: concord.v1.ShardStatesRequest
+	(*ShardState)(nil),            // 20: concord.v1.ShardState
+	(*WholeRequest)(nil),          // 21: concord.v1.WholeRequest
+	(*WholeResponse)(nil),         // 22: concord.v1.WholeResponse
+	(*ShardStatesResponse)(nil),   // 23: concord.v1.ShardStatesResponse
+	(*Sum)(nil),                   // 24: concord.v1.Sum
+	(*RootRequest)(nil),           // 25: concord.v1.RootRequest
+	(*RootResponse)(nil),          // 26: concord.v1.RootResponse
+	(*WindowSum)(nil),             // 27: concord.v1.WindowSum
+	(*SeriesField)(nil),           // 28: concord.v1.SeriesField
+	(*DigestsChunk)(nil),          // 29: concord.v1.DigestsChunk
+	(*Region)(nil),                // 30: concord.v1.Region
+	(*Block)(nil),                 // 31: concord.v1.Block
+	(*FetchRequest)(nil),          // 32: concord.v1.FetchRequest
+	(*FetchChunk)(nil),            // 33: concord.v1.FetchChunk
+	(*ApplyRequest)(nil),          // 34: concord.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 35: concord.v1.ApplyResponse
+	(*StatusRequest)(nil),         // 36: concord.v1.StatusRequest
+	(*StatusResponse)(nil),        // 37: concord.v1.StatusResponse
+	(*RepairRequest)(nil),         // 38: concord.v1.RepairRequest
+	(*RepairResponse)(nil),        // 39: concord.v1.RepairResponse
+	(*PauseRequest)(nil),          // 40: concord.v1.PauseRequest
+	(*RepairRecord)(nil),          // 41: concord.v1.RepairRecord
+	(*DiffResponse)(nil),          // 42: concord.v1.DiffResponse
+	(*RepairsResponse)(nil),       // 43: concord.v1.RepairsResponse
+	(*ReceivedRequest_Shard)(nil), // 44: concord.v1.ReceivedRequest.Shard
+	(*ApplyResponse_Refused)(nil), // 45: concord.v1.ApplyResponse.Refused
+	(*StatusResponse_Shard)(nil),  // 46: concord.v1.StatusResponse.Shard
+	(*RepairRecord_Decision)(nil), // 47: concord.v1.RepairRecord.Decision
+	(*RepairRecord_Refusal)(nil),  // 48: concord.v1.RepairRecord.Refusal
+	(*DiffResponse_Pair)(nil),     // 49: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),    // 50: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
 	0,  // 0: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
-	11, // 1: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
-	10, // 2: concord.v1.ExecuteRequest.barriers:type_name -> concord.v1.Barrier
-	10, // 3: concord.v1.ExecuteResponse.barrier:type_name -> concord.v1.Barrier
-	9,  // 4: concord.v1.HintRequest.delete:type_name -> concord.v1.ExecuteRequest
-	42, // 5: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
-	18, // 6: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
-	22, // 7: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
-	22, // 8: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
-	25, // 9: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
-	26, // 10: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
-	28, // 11: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
-	29, // 12: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
-	29, // 13: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	43, // 14: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
-	44, // 15: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	45, // 16: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
-	46, // 17: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
-	47, // 18: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	48, // 19: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	39, // 20: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	13, // 1: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
+	12, // 2: concord.v1.ExecuteRequest.barriers:type_name -> concord.v1.Barrier
+	12, // 3: concord.v1.ExecuteResponse.barrier:type_name -> concord.v1.Barrier
+	11, // 4: concord.v1.HintRequest.delete:type_name -> concord.v1.ExecuteRequest
+	44, // 5: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
+	20, // 6: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
+	24, // 7: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
+	24, // 8: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
+	27, // 9: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
+	28, // 10: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
+	30, // 11: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
+	31, // 12: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
+	31, // 13: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
+	45, // 14: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
+	46, // 15: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	47, // 16: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
+	48, // 17: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
+	49, // 18: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	50, // 19: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	41, // 20: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
 	1,  // 21: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
 	3,  // 22: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
 	5,  // 23: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	7,  // 24: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	9,  // 25: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	13, // 26: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
-	15, // 27: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
-	17, // 28: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	23, // 29: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	23, // 30: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	30, // 31: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	32, // 32: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	19, // 33: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	19, // 34: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
-	34, // 35: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	36, // 36: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	36, // 37: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	36, // 38: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	38, // 39: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	36, // 40: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	34, // 41: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	2,  // 42: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	4,  // 43: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	6,  // 44: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	8,  // 45: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	12, // 46: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	14, // 47: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
-	16, // 48: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
-	21, // 49: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	24, // 50: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	27, // 51: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	31, // 52: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	33, // 53: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	20, // 54: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	20, // 55: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
-	35, // 56: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	37, // 57: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	37, // 58: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	37, // 59: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	37, // 60: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	40, // 61: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	41, // 62: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	42, // [42:63] is the sub-list for method output_type
-	21, // [21:42] is the sub-list for method input_type
+	7,  // 24: concord.v1.Membership.CatchUp:input_type -> concord.v1.CatchUpRequest
+	9,  // 25: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	11, // 26: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	15, // 27: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
+	17, // 28: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
+	19, // 29: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	25, // 30: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	25, // 31: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	32, // 32: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	34, // 33: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	21, // 34: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	21, // 35: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
+	36, // 36: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	38, // 37: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	38, // 38: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	38, // 39: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	40, // 40: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	38, // 41: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	36, // 42: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	2,  // 43: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	4,  // 44: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	6,  // 45: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	8,  // 46: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
+	10, // 47: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	14, // 48: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	16, // 49: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
+	18, // 50: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
+	23, // 51: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	26, // 52: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	29, // 53: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	33, // 54: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	35, // 55: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	22, // 56: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	22, // 57: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
+	37, // 58: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	39, // 59: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	39, // 60: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	39, // 61: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	39, // 62: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	42, // 63: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	43, // 64: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	43, // [43:65] is the sub-list for method output_type
+	21, // [21:43] is the sub-list for method input_type
 	21, // [21:21] is the sub-list for extension type_name
 	21, // [21:21] is the sub-list for extension extendee
 	0,  // [0:21] is the sub-list for field type_name
@@ -3590,7 +3697,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   48,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -24,6 +24,7 @@ const (
 	Membership_Identify_FullMethodName = "/concord.v1.Membership/Identify"
 	Membership_Join_FullMethodName     = "/concord.v1.Membership/Join"
 	Membership_Leave_FullMethodName    = "/concord.v1.Membership/Leave"
+	Membership_CatchUp_FullMethodName  = "/concord.v1.Membership/CatchUp"
 )
 
 // MembershipClient is the client API for Membership service.
@@ -39,6 +40,9 @@ type MembershipClient interface {
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error)
 	// Leave makes a data node forget its cluster.
 	Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveResponse, error)
+	// CatchUp returns when the data node's copy of the metadata has a change, or fails when the call ends before.
+	// A node of another cluster, or of none, refuses with FAILED_PRECONDITION.
+	CatchUp(ctx context.Context, in *CatchUpRequest, opts ...grpc.CallOption) (*CatchUpResponse, error)
 }
 
 type membershipClient struct {
@@ -79,6 +83,16 @@ func (c *membershipClient) Leave(ctx context.Context, in *LeaveRequest, opts ...
 	return out, nil
 }
 
+func (c *membershipClient) CatchUp(ctx context.Context, in *CatchUpRequest, opts ...grpc.CallOption) (*CatchUpResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CatchUpResponse)
+	err := c.cc.Invoke(ctx, Membership_CatchUp_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MembershipServer is the server API for Membership service.
 // All implementations must embed UnimplementedMembershipServer
 // for forward compatibility.
@@ -92,6 +106,9 @@ type MembershipServer interface {
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
 	// Leave makes a data node forget its cluster.
 	Leave(context.Context, *LeaveRequest) (*LeaveResponse, error)
+	// CatchUp returns when the data node's copy of the metadata has a change, or fails when the call ends before.
+	// A node of another cluster, or of none, refuses with FAILED_PRECONDITION.
+	CatchUp(context.Context, *CatchUpRequest) (*CatchUpResponse, error)
 	mustEmbedUnimplementedMembershipServer()
 }
 
@@ -110,6 +127,9 @@ func (UnimplementedMembershipServer) Join(context.Context, *JoinRequest) (*JoinR
 }
 func (UnimplementedMembershipServer) Leave(context.Context, *LeaveRequest) (*LeaveResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Leave not implemented")
+}
+func (UnimplementedMembershipServer) CatchUp(context.Context, *CatchUpRequest) (*CatchUpResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method CatchUp not implemented")
 }
 func (UnimplementedMembershipServer) mustEmbedUnimplementedMembershipServer() {}
 func (UnimplementedMembershipServer) testEmbeddedByValue()                    {}
@@ -186,6 +206,24 @@ func _Membership_Leave_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Membership_CatchUp_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CatchUpRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembershipServer).CatchUp(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Membership_CatchUp_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembershipServer).CatchUp(ctx, req.(*CatchUpRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Membership_ServiceDesc is the grpc.ServiceDesc for Membership service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -204,6 +242,10 @@ var Membership_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Leave",
 			Handler:    _Membership_Leave_Handler,
+		},
+		{
+			MethodName: "CatchUp",
+			Handler:    _Membership_CatchUp_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
