@@ -108,6 +108,29 @@ func (c Command) op() (Op, error) {
 	return v.Elem().Interface().(Op), nil
 }
 
+// dated is an op that means now.
+type dated interface {
+	// at returns the op as of now, for the given state, or why now is not the time for it.
+	at(s *State, now time.Time) (Op, error)
+}
+
+// At returns c with what it says of the present replaced by now, the clock of the node that decides. It refuses to
+// delete shard groups that have not expired by that clock.
+func (s *State) At(c Command, now time.Time) (Command, error) {
+	op, err := c.op()
+	if err != nil {
+		return c, err
+	}
+	d, ok := op.(dated)
+	if !ok {
+		return c, nil
+	}
+	if op, err = d.at(s, now); err != nil {
+		return c, err
+	}
+	return NewCommand(op)
+}
+
 // Apply carries out c as the change with the given index. On an error s is as
 // it was.
 func (s *State) Apply(index uint64, c Command) (result any, err error) {
@@ -428,6 +451,11 @@ type DeleteDataNode struct {
 	ID    uint64    `json:"id"`
 	Time  time.Time `json:"time"`
 	Adopt bool      `json:"adopt,omitempty"` // false in logs of earlier versions
+}
+
+func (o DeleteDataNode) at(_ *State, now time.Time) (Op, error) {
+	o.Time = now
+	return o, nil
 }
 
 func (o DeleteDataNode) apply(s *State) (any, error) {

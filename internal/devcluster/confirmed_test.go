@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/influxdata/influxdb/tsdb"
+
 	"concord/internal/datanode"
 	"concord/internal/devcluster"
 	"concord/test/compare"
@@ -53,6 +55,7 @@ const (
 )
 
 // corpus is what clients do with a server, one after the other: what the next one asks for is what the one before changed.
+// SELECT INTO writes at the level one, so its target has one owner.
 var corpus = []step{
 	{"", `CREATE DATABASE d WITH REPLICATION 3 NAME autogen`, ""},
 	{"d", `write cpu,host=a v=1 1700000000000000000`, ""},
@@ -66,7 +69,7 @@ var corpus = []step{
 	{"", everything, ""},
 	{"d", "write cpu,host=a v=2 1700000000000000000\ncpu,host=b v=3 1700000000000000001", ""},
 	{"d", `SELECT v, host FROM cpu`, ""},
-	{"", `CREATE RETENTION POLICY rp ON d DURATION INF REPLICATION 3`, ""},
+	{"", `CREATE RETENTION POLICY rp ON d DURATION INF REPLICATION 1`, ""},
 	{"d", `SELECT v INTO rp.copied FROM cpu GROUP BY *`, ""},
 	{"d", `SELECT * FROM rp.copied`, ""},
 	{"", `SHOW RETENTION POLICIES ON d`, ""},
@@ -141,7 +144,7 @@ var corpus = []step{
 	{"d", `write mem,host=a free="now a string" 1400000000000000000`, ""},
 	{"d", `SHOW FIELD KEYS; SELECT * FROM mem`, ""},
 
-	{"", `CREATE DATABASE e WITH REPLICATION 3 NAME autogen`, ""},
+	{"", `CREATE DATABASE e WITH REPLICATION 1 NAME autogen`, ""},
 	{"e", `SELECT v INTO e.autogen.cpu FROM d.autogen.cpu GROUP BY *`, ""},
 	{"e", `SELECT * FROM cpu; SHOW TAG VALUES ON d WITH KEY = host`, ""},
 	{"", `SHOW MEASUREMENTS ON e; SHOW MEASUREMENTS ON f`, ""},
@@ -175,9 +178,10 @@ func TestNodesAnswerOneAfterTheOtherAsOneServer(t *testing.T) {
 	t.Parallel()
 	ctx, c := mustStartLate(t, func(cfg *datanode.Config) {
 		cfg.HTTPD.AuthEnabled = true
+		cfg.Data.Index = tsdb.TSI1IndexName // the other index keeps series of policies that were dropped
 		cfg.ContinuousQuery.Enabled = false // the single server runs none, either
 	})
-	single, err := plain.Start(plain.Options{Dir: t.TempDir(), Index: "inmem", Auth: true})
+	single, err := plain.Start(plain.Options{Dir: t.TempDir(), Index: tsdb.TSI1IndexName, Auth: true})
 	if err != nil {
 		t.Fatal(err)
 	}

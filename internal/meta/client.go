@@ -159,6 +159,10 @@ func (c *Client) ClusterID() uint64 { return c.who.Load().ClusterID }
 // MetaServers are the meta nodes' HTTP addresses.
 func (c *Client) MetaServers() []string { return c.who.Load().MetaServers }
 
+// Now is what time it is for the leader of the meta nodes, which decides for the cluster. known is false until this node
+// has heard of a leader; it is this node's own time then.
+func (c *Client) Now() (now time.Time, known bool) { return c.http.now() }
+
 // State is the copy of the cluster's state: never nil, shared, read-only.
 func (c *Client) State() *cluster.State { return c.state.Load() }
 
@@ -204,6 +208,7 @@ func (c *Client) Join(nodeID, clusterID uint64, servers []string) error {
 	c.follow()
 	ctx, cancel := context.WithTimeout(context.Background(), joinWait)
 	defer cancel()
+	_ = c.Refresh() // one of the meta nodes may hang, and be the one that is followed
 	err = c.wait(ctx, func(s *cluster.State) bool { _, ok := s.DataNode(nodeID); return ok })
 	if err != nil {
 		return fmt.Errorf("no metadata from %v within %s", servers, joinWait)

@@ -40,6 +40,9 @@ func (c *Client) CatchUp(ctx context.Context, index uint64, leader string) error
 	if c.State().Index >= index {
 		return nil
 	}
+	if c.NodeID() == 0 {
+		return ErrNotJoined
+	}
 	if err := c.behind.check(index); err != nil {
 		return err
 	}

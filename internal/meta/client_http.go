@@ -46,6 +46,30 @@ type metaHTTP struct {
 	transport http.Transport
 	dialer    sync.Once              // sets how transport dials
 	first     atomic.Pointer[string] // the server to begin with
+	clock     atomic.Pointer[leaderClock]
+}
+
+// leaderClock is what time it was for the leader of the meta nodes when it last answered.
+type leaderClock struct {
+	leader time.Time
+	own    time.Time // with a monotonic reading
+}
+
+// hear notes what time an answer says it is, when it is the leader's.
+func (m *metaHTTP) hear(h http.Header) {
+	at, err := strconv.ParseInt(h.Get(clockHeader), 10, 64)
+	if err == nil && h.Get(leaderHeader) != "" {
+		m.clock.Store(&leaderClock{leader: time.Unix(0, at), own: time.Now()})
+	}
+}
+
+// now is the time of the leader of the meta nodes. known is false when none has answered yet: now is this node's then.
+// It does not jump with this node's clock.
+func (m *metaHTTP) now() (now time.Time, known bool) {
+	if c := m.clock.Load(); c != nil {
+		return c.leader.Add(time.Since(c.own)), true
+	}
+	return time.Now(), false
 }
 
 // use sets TLS and the shared secret; call it before the first request.
@@ -199,7 +223,7 @@ func (m *metaHTTP) ask(ctx context.Context, method, server, path string, params 
 	}
 	b, _, err := m.do(ctx, method, server, path, "application/x-www-form-urlencoded", body, maxCommand)
 	var f *refusal
-	if errors.As(err, &f) && f.code == http.StatusUnauthorized {
+	if errors.As(err, &f) && f.code == http.StatusUnauthorized && !strings.Contains(err.Error(), trust.ErrClocks.Error()) {
 		return nil, fmt.Errorf("%w: [meta] internal-shared-secret must be the same on all nodes", err)
 	}
 	return b, err
@@ -327,6 +351,7 @@ func (m *metaHTTP) do(ctx context.Context, method, server, path, kind string, bo
 		return nil, 0, err
 	}
 	defer resp.Body.Close()
+	m.hear(resp.Header)
 	if b, err = io.ReadAll(io.LimitReader(resp.Body, limit)); err != nil {
 		return nil, 0, fmt.Errorf("answer of meta node %s: %w", server, err)
 	}

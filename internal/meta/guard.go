@@ -48,10 +48,10 @@ func (s *Server) admit(need access, r *http.Request) (int, error) {
 		return 0, nil
 	}
 	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
-		if m.InternalSharedSecret.Verify(token) == nil {
-			return 0, nil
+		if err := m.InternalSharedSecret.Verify(token); err != nil {
+			return http.StatusUnauthorized, err
 		}
-		return http.StatusUnauthorized, trust.ErrRefused
+		return 0, nil
 	}
 	if need == internal {
 		return http.StatusUnauthorized, trust.ErrRefused

@@ -95,9 +95,42 @@ func (s *Server) handler() http.Handler {
 		if !strings.HasPrefix(r.URL.Path, "/restore/") {
 			r.Body = http.MaxBytesReader(w, r.Body, maxCommand)
 		}
-		mux.ServeHTTP(w, r)
+		mux.ServeHTTP(&timed{ResponseWriter: w, server: s}, r)
 	})
 }
+
+const (
+	clockHeader  = "Concord-Clock"  // the node's time as it answers, nanoseconds since the epoch
+	leaderHeader = "Concord-Leader" // true when the node leads the meta nodes
+)
+
+// timed is an answer that says what time it is.
+type timed struct {
+	http.ResponseWriter
+	server *Server
+	begun  bool
+}
+
+func (t *timed) WriteHeader(code int) {
+	if !t.begun {
+		t.begun = true
+		t.Header().Set(clockHeader, strconv.FormatInt(t.server.now().UnixNano(), 10))
+		if t.server.Leads() {
+			t.Header().Set(leaderHeader, "true")
+		}
+	}
+	t.ResponseWriter.WriteHeader(code)
+}
+
+func (t *timed) Write(b []byte) (int, error) {
+	if !t.begun {
+		t.WriteHeader(http.StatusOK)
+	}
+	return t.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (t *timed) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
 func boolValue(r *http.Request, key string) (bool, error) {
 	v := r.FormValue(key)

@@ -42,7 +42,7 @@ func (s *Server) identity() identityBody {
 	return identityBody{
 		RaftID: string(st.id), RaftAddr: s.raftAddr, HTTPAddr: s.httpAddr, Version: version.String(),
 		ClusterID: s.State().Data.ClusterID, Applied: st.raft.AppliedIndex(),
-		Clock: time.Now().UnixNano(),
+		Clock: s.now().UnixNano(),
 	}
 }
 
@@ -368,6 +368,6 @@ func (s *Server) truncate(delay time.Duration) error {
 	if s.State().Data.ClusterID == 0 {
 		return ErrNotInitialised
 	}
-	_, err := s.Execute(cluster.TruncateShardGroups{Time: time.Now().Add(delay)})
+	_, err := s.Execute(cluster.TruncateShardGroups{Time: s.now().Add(delay)})
 	return err
 }

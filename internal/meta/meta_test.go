@@ -93,6 +93,9 @@ func (d *dataNode) Leave(context.Context, *rpc.LeaveRequest) (*rpc.LeaveResponse
 }
 
 func (d *dataNode) CatchUp(ctx context.Context, r *rpc.CatchUpRequest) (*rpc.CatchUpResponse, error) {
+	if d.ClusterID() != r.ClusterId {
+		return nil, status.Error(codes.FailedPrecondition, "another cluster")
+	}
 	if err := d.Client.CatchUp(ctx, r.Index, r.Leader); err != nil {
 		return nil, status.Error(codes.DeadlineExceeded, err.Error())
 	}
@@ -409,7 +412,7 @@ func TestEveryChangeAndItsErrors(t *testing.T) {
 		t.Errorf("subscription: %v", err)
 	}
 	ok(t, d.DropSubscription("db", "rp", "s"), d.DropContinuousQuery("db", "cq"),
-		d.DeleteShardGroup("db", "rp", g.ID), d.RemoveShardOwner(g.Shards[0].ID, d.NodeID()),
+		d.RemoveShardOwner(g.Shards[0].ID, d.NodeID()),
 		d.DropShard(g.Shards[0].ID), d.DropUser("ann"), d.DropRetentionPolicy("db", "rp"), d.DropDatabase("db"))
 	if len(d.Databases()) != 0 || len(d.Users()) != 0 {
 		t.Error("something is left")

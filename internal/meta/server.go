@@ -29,6 +29,8 @@ import (
 type Server struct {
 	// ShardRepair, when set before Open, answers below /shard-repair/.
 	ShardRepair http.Handler
+	// Now, when set before Open, is this node's clock: with it tests move it.
+	Now func() time.Time
 	// Losses, when set before Open, lists what the cluster would lose with a data node, a phrase for each shard.
 	Losses func(ctx context.Context, n cluster.Node) ([]string, error)
 
@@ -287,8 +289,21 @@ func (s *Server) Execute(op cluster.Op) (any, error) {
 	return result, err
 }
 
-// apply is Execute of an encoded change. index is that of the state that shows the effect, or why there is none.
+// now is this node's clock.
+func (s *Server) now() time.Time {
+	if s.Now != nil {
+		return s.Now()
+	}
+	return time.Now()
+}
+
+// apply is Execute of an encoded change. index is that of the state that shows the effect, or why there is none. Where
+// the change means now, it is the leader's: the clock of the data node that sent it may be any.
 func (s *Server) apply(c cluster.Command) (result any, index uint64, err error) {
+	st := s.State()
+	if c, err = st.At(c, s.now()); err != nil {
+		return nil, st.Index, err
+	}
 	result, index, err = s.st().apply(c)
 	if err == nil {
 		s.tellDataNodes(index)

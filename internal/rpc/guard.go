@@ -19,12 +19,17 @@ func Guard(secret trust.Secret) []grpc.ServerOption {
 	}
 	check := func(ctx context.Context) error {
 		md, _ := metadata.FromIncomingContext(ctx)
+		refused := trust.ErrRefused
 		for _, v := range md.Get("authorization") {
-			if token, ok := strings.CutPrefix(v, "Bearer "); ok && secret.Verify(token) == nil {
+			token, ok := strings.CutPrefix(v, "Bearer ")
+			if !ok {
+				continue
+			}
+			if refused = secret.Verify(token); refused == nil {
 				return nil
 			}
 		}
-		return status.Error(codes.Unauthenticated, trust.ErrRefused.Error())
+		return status.Error(codes.Unauthenticated, refused.Error())
 	}
 	return []grpc.ServerOption{
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
