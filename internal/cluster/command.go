@@ -40,6 +40,7 @@ var ops = map[string]reflect.Type{
 	"drop-retention-policy":   reflect.TypeFor[DropRetentionPolicy](),
 	"create-continuous-query": reflect.TypeFor[CreateContinuousQuery](),
 	"drop-continuous-query":   reflect.TypeFor[DropContinuousQuery](),
+	"note-continuous-queries": reflect.TypeFor[NoteContinuousQueries](),
 	"create-subscription":     reflect.TypeFor[CreateSubscription](),
 	"drop-subscription":       reflect.TypeFor[DropSubscription](),
 	"create-user":             reflect.TypeFor[CreateUser](),
@@ -309,6 +310,7 @@ type CreateContinuousQuery struct {
 }
 
 func (o CreateContinuousQuery) apply(s *State) (any, error) {
+	s.beginsAnew(ContinuousQuery{o.Database, o.Name})
 	return nil, s.Data.CreateContinuousQuery(o.Database, o.Name, o.Query)
 }
 

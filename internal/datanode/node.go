@@ -20,7 +20,6 @@ import (
 	"github.com/influxdata/influxdb/monitor"
 	"github.com/influxdata/influxdb/pkg/tlsconfig"
 	"github.com/influxdata/influxdb/query"
-	"github.com/influxdata/influxdb/services/continuous_querier"
 	"github.com/influxdata/influxdb/services/httpd"
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/services/precreator"
@@ -33,6 +32,7 @@ import (
 	"google.golang.org/grpc"
 
 	"concord/internal/clocks"
+	"concord/internal/continuous"
 	"concord/internal/copystate"
 	"concord/internal/distquery"
 	"concord/internal/entropy"
@@ -452,8 +452,7 @@ func (n *Node) openServices(mon *monitor.Monitor, view *entropy.View) error {
 		}
 	}
 	if n.cfg.ContinuousQuery.Enabled {
-		s := continuous_querier.NewService(n.cfg.ContinuousQuery)
-		s.MetaClient, s.QueryExecutor, s.Monitor = n.Meta, n.executor, mon
+		s := continuous.New(n.cfg.ContinuousQuery, n.Meta, n.executor, mon)
 		mon.RegisterDiagnosticsClient("cq", s)
 		if err := start("continuous queries", s); err != nil {
 			return err
