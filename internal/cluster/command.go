@@ -109,6 +109,16 @@ func (c Command) op() (Op, error) {
 	return v.Elem().Interface().(Op), nil
 }
 
+// Done reports whether c is known to change nothing: some clients create their database before each write.
+func (s *State) Done(c Command) bool {
+	if c.Type != opNames[reflect.TypeFor[CreateDatabase]()] {
+		return false
+	}
+	op, err := c.op()
+	create, ok := op.(CreateDatabase)
+	return err == nil && ok && create.Spec == nil && s.Data.Database(create.Name) != nil
+}
+
 // dated is an op that means now.
 type dated interface {
 	// at returns the op as of now, for the given state, or why now is not the time for it.

@@ -95,6 +95,10 @@ func TestOldCopyDoesNotAnswerChanges(t *testing.T) {
 	if m.State().Data.Database("db") == nil || m.State().User("ann") == nil {
 		t.Error("what was created again is not there")
 	}
+	index := m.State().Index
+	if _, err := c.CreateDatabase("db"); err != nil || m.State().Index != index {
+		t.Errorf("a database that is there: %v, and the metadata is at %d, not %d", err, m.State().Index, index)
+	}
 	if _, err := c.CreateUser("ann", "p", false); err != nil {
 		t.Errorf("an equal user: %v", err)
 	}
@@ -172,7 +176,8 @@ func TestFloodOfUnknownNamesIsFewQuestions(t *testing.T) {
 	}
 	wg.Wait()
 	if limit := int64(time.Since(start)/refreshEvery) + 2; asked.Load() > limit || most.Load() > 1 {
-		t.Errorf("200 requests in %s were %d questions, %d at once; want at most %d, one at once", time.Since(start), asked.Load(), most.Load(), limit)
+		t.Errorf("200 requests in %s were %d questions, %d at once; want at most %d, one at once",
+			time.Since(start), asked.Load(), most.Load(), limit)
 	}
 }
 
@@ -184,14 +189,13 @@ func TestMetadataThatNobodyHasIsNotWaitedForAgain(t *testing.T) {
 	if err := c.CatchUp(ctx, 7, ""); err == nil {
 		t.Fatal("caught up with what nobody has")
 	}
-	c.behind.note(7, errors.New("not there")) // from now
 	start := time.Now()
 	for range 20 {
 		if err := c.CatchUp(ctx, 8, ""); err == nil {
 			t.Error("caught up with what nobody has")
 		}
 	}
-	if took := time.Since(start); took > relyAgain {
+	if took := time.Since(start); took > relyTimeout/2 {
 		t.Errorf("20 requests waited for %s", took)
 	}
 }
@@ -300,7 +304,8 @@ func TestRemovedMetaNodeIsNotFollowed(t *testing.T) {
 	if _, err := leader.RemoveMeta(testContext(t), gone.HTTPAddr(), false); err != nil {
 		t.Fatal(err)
 	}
-	if code, body := call(t, "GET", "http://"+gone.HTTPAddr()+"/state?index=99999"); code != http.StatusServiceUnavailable || !strings.Contains(body, ErrNotInitialised.Error()) {
+	code, body := call(t, "GET", "http://"+gone.HTTPAddr()+"/state?index=99999")
+	if code != http.StatusServiceUnavailable || !strings.Contains(body, ErrNotInitialised.Error()) {
 		t.Errorf("the removed node: %d %s", code, body)
 	}
 	_, err = leaderOf(t, others(nodes, gone)).Execute(cluster.CreateDatabase{Name: "db"})
@@ -336,7 +341,8 @@ func TestClockOfTheLeaderDecides(t *testing.T) {
 	m.Now = func() time.Time { return now.Add(time.Duration(ahead.Load())) }
 	d := joined(t, m)
 	hour := time.Hour
-	_, err := d.CreateDatabaseWithRetentionPolicy("db", &emeta.RetentionPolicySpec{Name: "rp", Duration: &hour, ShardGroupDuration: hour})
+	spec := &emeta.RetentionPolicySpec{Name: "rp", Duration: &hour, ShardGroupDuration: hour}
+	_, err := d.CreateDatabaseWithRetentionPolicy("db", spec)
 	ok(t, err)
 	g, err := d.CreateShardGroup("db", "rp", now)
 	ok(t, err)

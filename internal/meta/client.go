@@ -159,8 +159,8 @@ func (c *Client) ClusterID() uint64 { return c.who.Load().ClusterID }
 // MetaServers are the meta nodes' HTTP addresses.
 func (c *Client) MetaServers() []string { return c.who.Load().MetaServers }
 
-// Now is what time it is for the leader of the meta nodes, which decides for the cluster. known is false until this node
-// has heard of a leader; it is this node's own time then.
+// Now is what time it is for the leader of the meta nodes, which decides for the cluster. known is false until this
+// node has heard of a leader; it is this node's own time then.
 func (c *Client) Now() (now time.Time, known bool) { return c.http.now() }
 
 // State is the copy of the cluster's state: never nil, shared, read-only.
@@ -392,7 +392,11 @@ func (c *Client) Execute(op cluster.Op) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), catchUp)
 	defer cancel()
-	if late := c.fetchTo(ctx, index); late != nil && err == nil {
+	late := c.fetchTo(ctx, index)
+	if late != nil {
+		late = c.wait(ctx, func(s *cluster.State) bool { return s.Index >= index })
+	}
+	if late != nil && err == nil {
 		return fmt.Errorf("%s is committed, but this node has not seen it within %s", cmd.Type, catchUp)
 	}
 	return err

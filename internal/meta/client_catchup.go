@@ -18,7 +18,7 @@ import (
 const (
 	pollUsually    = 20 * time.Millisecond  // in which the long poll has usually brought a change
 	relyTimeout    = 2 * time.Second        // to catch up with what another node relies on
-	relyAgain      = time.Second            // after a failure to do so, for which nobody waits again
+	relyAgain      = 5 * time.Second        // after a failure to do so, in which nobody waits for it again
 	refreshTimeout = 2 * time.Second        // for the leader's answer
 	refreshEvery   = 250 * time.Millisecond // a flood of unknown names must not become a load on the leader
 )
@@ -79,8 +79,8 @@ func (f *failedCatchUp) note(index uint64, err error) {
 	f.index, f.err, f.at = index, err, time.Now()
 }
 
-// fetchTo returns when the copy has index. The long poll usually brings it; when that does not, whatever the reason, the
-// meta nodes are asked.
+// fetchTo returns when the copy has index. The long poll usually brings it; when that does not, whatever the reason,
+// the meta nodes are asked.
 func (c *Client) fetchTo(ctx context.Context, index uint64) error {
 	has := func(s *cluster.State) bool { return s.Index >= index }
 	brief, cancel := context.WithTimeout(ctx, pollUsually)
@@ -90,11 +90,11 @@ func (c *Client) fetchTo(ctx context.Context, index uint64) error {
 		return nil
 	}
 	ctx, cancel = context.WithCancel(ctx)
-	arrived := make(chan error, 1)
+	arrived := make(chan struct{})
 	go func() {
-		err := c.wait(ctx, has)
+		defer close(arrived)
+		c.wait(ctx, has)
 		cancel() // ends the question, which is not needed any more
-		arrived <- err
 	}()
 	failed := c.ask(ctx, func(ctx context.Context, servers []string) ([]byte, error) {
 		if has(c.State()) {
@@ -108,19 +108,15 @@ func (c *Client) fetchTo(ctx context.Context, index uint64) error {
 			return b, err
 		})
 	})
-	if failed != nil {
-		// Somebody else may bring it yet.
-		if err := <-arrived; err == nil {
-			return nil
-		}
-		return failed
-	}
 	cancel()
 	<-arrived
-	if !has(c.State()) {
+	switch {
+	case has(c.State()):
+		return nil
+	case failed == nil:
 		return errors.New("this node left the cluster")
 	}
-	return nil
+	return failed
 }
 
 // ask takes over the state that fetch returns, if any. One node has one such question under way.
@@ -154,8 +150,8 @@ type refresh struct {
 	err  error // valid when done is closed
 }
 
-// Refresh makes the copy as new as the leader's state was when Refresh was called, or returns why it cannot. Callers that
-// come at the same time share one question, and there are a few of those in a second at most.
+// Refresh makes the copy as new as the leader's state was when Refresh was called, or returns why it cannot. Callers
+// that come at the same time share one question, and there are a few of those in a second at most.
 func (c *Client) Refresh() error {
 	if c.NodeID() == 0 {
 		return ErrNotJoined

@@ -113,9 +113,12 @@ func (m *metaHTTP) pass(servers []string, failed string) {
 	}
 }
 
+// question asks one server.
+type question[T any] func(ctx context.Context, server string) (T, error)
+
 // anyOf asks the servers in turn until one answers, the next one when one fails, and also when one takes longer than
 // hedgeAfter: a meta node that hangs holds nobody up. The request may so be carried out by several of them.
-func anyOf[T any](ctx context.Context, m *metaHTTP, servers []string, ask func(context.Context, string) (T, error)) (none T, _ error) {
+func anyOf[T any](ctx context.Context, m *metaHTTP, servers []string, ask question[T]) (none T, _ error) {
 	type answer struct {
 		v   T
 		err error
@@ -192,7 +195,9 @@ func (m *metaHTTP) state(ctx context.Context, server string, after uint64) ([]by
 	defer cancel()
 	silent := time.AfterFunc(quietWait+quietGrace, cancel)
 	defer silent.Stop()
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotFirstResponseByte: func() { silent.Reset(bodyTimeout) }})
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotFirstResponseByte: func() { silent.Reset(bodyTimeout) },
+	})
 	params := url.Values{"index": {strconv.FormatUint(after, 10)}, "wait": {quietWait.String()}}
 	b, code, err := m.do(ctx, http.MethodGet, server, "/state?"+params.Encode(), "", nil, maxState)
 	if err != nil || code == http.StatusNoContent {
@@ -239,8 +244,8 @@ type refusal struct {
 func (r *refusal) Unwrap() error { return r.error }
 
 // execute sends cmd to the leader, and returns the index of the state that shows its effect, also with an error of the
-// command itself. While the meta nodes elect a leader it waits and tries again; after a failure on the way only commands
-// that may be repeated are sent again.
+// command itself. While the meta nodes elect a leader it waits and tries again; after a failure on the way only
+// commands that may be repeated are sent again.
 func (m *metaHTTP) execute(servers []string, cmd cluster.Command) (index uint64, err error) {
 	body, err := json.Marshal(cmd)
 	if err != nil {
@@ -265,7 +270,9 @@ func (m *metaHTTP) execute(servers []string, cmd cluster.Command) (index uint64,
 			return executed(b)
 		}
 		var f *refusal
-		if known := errors.As(err, &f); !known && !cmd.Repeatable() || known && (!f.answered || f.code == http.StatusUnauthorized) {
+		if !errors.As(err, &f) && !cmd.Repeatable() {
+			return 0, err // it may have been carried out
+		} else if f != nil && (!f.answered || f.code == http.StatusUnauthorized) {
 			return 0, err
 		}
 		select {
@@ -277,7 +284,7 @@ func (m *metaHTTP) execute(servers []string, cmd cluster.Command) (index uint64,
 }
 
 // postOnce finds the leader, and sends a request that must not be carried out twice to it alone.
-func (m *metaHTTP) postOnce(ctx context.Context, servers []string, post func(context.Context, string) ([]byte, error)) ([]byte, error) {
+func (m *metaHTTP) postOnce(ctx context.Context, servers []string, post question[[]byte]) ([]byte, error) {
 	round, cancel := context.WithTimeout(ctx, roundTimeout)
 	_, err := m.latest(round, servers, math.MaxUint64) // the server that answers is the one to begin with from then on
 	cancel()
