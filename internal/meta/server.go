@@ -301,8 +301,10 @@ func (s *Server) now() time.Time {
 // the change means now, it is the leader's: the clock of the data node that sent it may be any.
 func (s *Server) apply(c cluster.Command) (result any, index uint64, err error) {
 	st := s.State()
-	if c, err = st.At(c, s.now()); err != nil {
-		return nil, st.Index, err
+	if s.Leads() {
+		if c, err = st.At(c, s.now()); err != nil {
+			return nil, st.Index, err
+		}
 	}
 	if st.Done(c) && s.st().confirmLead() == nil && s.State().Done(c) {
 		index = s.State().Index
