@@ -40,6 +40,7 @@ var ops = map[string]reflect.Type{
 	"drop-retention-policy":   reflect.TypeFor[DropRetentionPolicy](),
 	"create-continuous-query": reflect.TypeFor[CreateContinuousQuery](),
 	"drop-continuous-query":   reflect.TypeFor[DropContinuousQuery](),
+	"note-continuous-queries": reflect.TypeFor[NoteContinuousQueries](),
 	"create-subscription":     reflect.TypeFor[CreateSubscription](),
 	"drop-subscription":       reflect.TypeFor[DropSubscription](),
 	"create-user":             reflect.TypeFor[CreateUser](),
@@ -124,6 +125,39 @@ func (s *State) Check(c Command) error {
 		return o.check(s)
 	}
 	return nil
+}
+
+// Done reports whether c is known to change nothing: some clients create their database before each write.
+func (s *State) Done(c Command) bool {
+	if c.Type != opNames[reflect.TypeFor[CreateDatabase]()] {
+		return false
+	}
+	op, err := c.op()
+	create, ok := op.(CreateDatabase)
+	return err == nil && ok && create.Spec == nil && s.Data.Database(create.Name) != nil
+}
+
+// dated is an op that means now.
+type dated interface {
+	// at returns the op as of now, for the given state, or why now is not the time for it.
+	at(s *State, now time.Time) (Op, error)
+}
+
+// At returns c with what it says of the present replaced by now, the clock of the node that decides. It refuses to
+// delete shard groups that have not expired by that clock.
+func (s *State) At(c Command, now time.Time) (Command, error) {
+	op, err := c.op()
+	if err != nil {
+		return c, err
+	}
+	d, ok := op.(dated)
+	if !ok {
+		return c, nil
+	}
+	if op, err = d.at(s, now); err != nil {
+		return c, err
+	}
+	return NewCommand(op)
 }
 
 // Apply carries out c as the change with the given index. On an error s is as
@@ -304,6 +338,7 @@ type CreateContinuousQuery struct {
 }
 
 func (o CreateContinuousQuery) apply(s *State) (any, error) {
+	s.beginsAnew(ContinuousQuery{o.Database, o.Name})
 	return nil, s.Data.CreateContinuousQuery(o.Database, o.Name, o.Query)
 }
 
@@ -447,6 +482,11 @@ type DeleteDataNode struct {
 	ID    uint64    `json:"id"`
 	Time  time.Time `json:"time"`
 	Adopt bool      `json:"adopt,omitempty"` // false in logs of earlier versions
+}
+
+func (o DeleteDataNode) at(_ *State, now time.Time) (Op, error) {
+	o.Time = now
+	return o, nil
 }
 
 func (o DeleteDataNode) apply(s *State) (any, error) {

@@ -37,6 +37,8 @@ type head struct {
 	DataNodes []Node `json:"data-nodes"`
 	MetaNodes []Node `json:"meta-nodes"`
 	Roles     []Role `json:"roles,omitempty"`
+
+	ContinuousRuns []ContinuousRun `json:"continuous-runs,omitempty"`
 }
 
 // NewState returns the state of a cluster without anything.
@@ -58,7 +60,7 @@ func (s *State) Clone() *State {
 
 // MarshalBinary encodes s with a version and a checksum.
 func (s *State) MarshalBinary() ([]byte, error) {
-	h, err := json.Marshal(head{s.Index, s.MaxNodeID, s.DataNodes, s.MetaNodes, s.Roles})
+	h, err := json.Marshal(head{s.Index, s.MaxNodeID, s.DataNodes, s.MetaNodes, s.Roles, s.ContinuousRuns})
 	if err != nil {
 		return nil, fmt.Errorf("encode cluster state: %w", err)
 	}
@@ -103,6 +105,9 @@ func (s *State) UnmarshalBinary(b []byte) error {
 	if err := data.UnmarshalBinary(b[headAt+int(hn):]); err != nil {
 		return fmt.Errorf("%w: data: %w", ErrCorrupt, err)
 	}
-	*s = State{Index: h.Index, MaxNodeID: h.MaxNodeID, DataNodes: h.DataNodes, MetaNodes: h.MetaNodes, Roles: h.Roles, Data: data}
+	*s = State{
+		Index: h.Index, MaxNodeID: h.MaxNodeID, DataNodes: h.DataNodes, MetaNodes: h.MetaNodes, Roles: h.Roles, Data: data,
+		ContinuousRuns: h.ContinuousRuns,
+	}
 	return nil
 }

@@ -106,6 +106,24 @@ type DeleteShardGroup struct {
 	Time            time.Time `json:"time"`
 }
 
+// ErrNotExpired is for a shard group that a node wants to delete before its time.
+var ErrNotExpired = errors.New("the shard group has not expired by the clock of the meta nodes' leader: compare the clocks with influxd-ctl show")
+
+func (o DeleteShardGroup) at(s *State, now time.Time) (Op, error) {
+	rpi, err := s.Data.RetentionPolicy(o.Database, o.RetentionPolicy)
+	if err != nil || rpi == nil {
+		return o, err // apply says what is missing
+	}
+	for i := range rpi.ShardGroups {
+		g := &rpi.ShardGroups[i]
+		if g.ID == o.ID && !g.Deleted() && (rpi.Duration == 0 || !g.EndTime.Add(rpi.Duration).Before(now)) {
+			return nil, ErrNotExpired
+		}
+	}
+	o.Time = now
+	return o, nil
+}
+
 func (o DeleteShardGroup) apply(s *State) (any, error) {
 	rpi, err := s.Data.RetentionPolicy(o.Database, o.RetentionPolicy)
 	if err != nil {
@@ -131,6 +149,11 @@ type PrecreateShardGroups struct {
 	To   time.Time `json:"to"`
 }
 
+func (o PrecreateShardGroups) at(_ *State, now time.Time) (Op, error) {
+	o.From, o.To = now, now.Add(o.To.Sub(o.From))
+	return o, nil
+}
+
 func (o PrecreateShardGroups) apply(s *State) (any, error) {
 	var errs []error
 	for _, db := range s.Data.Databases {
@@ -153,6 +176,11 @@ func (o PrecreateShardGroups) apply(s *State) (any, error) {
 // deleted before Before.
 type PruneShardGroups struct {
 	Before time.Time `json:"before"`
+}
+
+func (o PruneShardGroups) at(_ *State, now time.Time) (Op, error) {
+	o.Before = now.Add(meta.ShardGroupDeletedExpiration)
+	return o, nil
 }
 
 func (o PruneShardGroups) apply(s *State) (any, error) {
@@ -264,6 +292,11 @@ func (o DropShard) check(s *State) error {
 	return nil
 }
 
+func (o DropShard) at(_ *State, now time.Time) (Op, error) {
+	o.Time = now
+	return o, nil
+}
+
 func (o DropShard) apply(s *State) (any, error) {
 	s.eachGroup(func(g *meta.ShardGroupInfo) {
 		for i := range g.Shards {
@@ -315,6 +348,11 @@ type RemoveShardOwner struct {
 	ID     uint64    `json:"id"`
 	NodeID uint64    `json:"node-id"`
 	Time   time.Time `json:"time"`
+}
+
+func (o RemoveShardOwner) at(_ *State, now time.Time) (Op, error) {
+	o.Time = now
+	return o, nil
 }
 
 func (o RemoveShardOwner) apply(s *State) (any, error) {

@@ -33,6 +33,8 @@ type State struct {
 	MetaNodes []Node // sorted by ID
 	Roles     []Role // sorted by name; never changed, only replaced
 	Data      *meta.Data
+
+	ContinuousRuns []ContinuousRun // sorted by database and name; never changed, only replaced
 }
 
 // DataNode returns the data node with the given ID.

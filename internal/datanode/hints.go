@@ -23,6 +23,7 @@ func (n *Node) openHandoff() error {
 	n.handoff = handoff.New(n.cfg.HintedHandoff, handoff.Deps{
 		Deliver: n.writer.Deliver,
 		Due:     n.due,
+		Now:     n.timeBounds,
 		Dropped: func(node, shard uint64) {
 			n.copies.Lose(node, shard)
 			if e := n.suspects.Load(); e != nil {

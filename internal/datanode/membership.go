@@ -81,3 +81,14 @@ func (m *membership) Leave(context.Context, *rpc.LeaveRequest) (*rpc.LeaveRespon
 	}
 	return &rpc.LeaveResponse{}, nil
 }
+
+// CatchUp returns when this node's copy of the metadata has a change that is about to be confirmed to a client.
+func (m *membership) CatchUp(ctx context.Context, r *rpc.CatchUpRequest) (*rpc.CatchUpResponse, error) {
+	if id := m.node.Meta.ClusterID(); id == 0 || id != r.ClusterId {
+		return nil, status.Error(codes.FailedPrecondition, "this data node is not in that cluster")
+	}
+	if err := m.node.Meta.CatchUp(ctx, r.Index, r.Leader); err != nil {
+		return nil, status.Error(codes.DeadlineExceeded, err.Error())
+	}
+	return &rpc.CatchUpResponse{}, nil
+}

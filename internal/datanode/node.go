@@ -21,7 +21,6 @@ import (
 	"github.com/influxdata/influxdb/monitor"
 	"github.com/influxdata/influxdb/pkg/tlsconfig"
 	"github.com/influxdata/influxdb/query"
-	"github.com/influxdata/influxdb/services/continuous_querier"
 	"github.com/influxdata/influxdb/services/httpd"
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/services/precreator"
@@ -34,6 +33,7 @@ import (
 	"google.golang.org/grpc"
 
 	"concord/internal/clocks"
+	"concord/internal/continuous"
 	"concord/internal/copystate"
 	"concord/internal/distquery"
 	"concord/internal/entropy"
@@ -63,6 +63,9 @@ type Node struct {
 	// NotWhole, when set before Open, is why this node's copy of a shard cannot be trusted, instead of what the
 	// node knows: with it tests make a copy incomplete.
 	NotWhole func(shard uint64) string
+	// Late, when set before Open, holds up what the long poll of the metadata brings until it returns: with it tests
+	// make a node late.
+	Late func(ctx context.Context)
 	// Now, when set before Open, is the clock that this node tells others: with it tests move it.
 	Now func() time.Time
 
@@ -160,12 +163,13 @@ func (n *Node) Open() (err error) {
 	httpLn.Close()
 
 	n.Meta = meta.NewClient(n.cfg.Meta.Dir, n.log)
+	n.Meta.Late = n.Late
 	n.Meta.Secure(n.metaTLS, n.cfg.Meta.InternalSharedSecret)
 	if err := n.Meta.Open(); err != nil {
 		return fmt.Errorf("open the cached metadata: %w", err)
 	}
 	n.onClose(n.Meta.Close)
-	n.pool = &rpc.Pool{Blocked: n.Blocked, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.peerTLS}
+	n.pool = &rpc.Pool{Blocked: n.Blocked, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.peerTLS, Index: n.Meta.Index}
 	n.onClose(n.pool.Close)
 	if err := n.keepFolder(); err != nil {
 		return err
@@ -238,6 +242,7 @@ func (n *Node) openParts() error {
 	n.writer.Shards, n.writer.Failed, n.local.Shards, n.local.HoldWrites = writes, shards.StallAll, writes, writes.Hold
 	n.writer.Missed, n.writer.Lacks, n.writer.Admit = n.missed, n.copies.Missed, n.copies.Admit
 	n.writer.NotWhole = func(ctx context.Context, shard uint64) bool { return len(n.copies.Unfit(ctx, shard)) > 0 }
+	n.writer.Deleted, n.writer.Refresh = n.Meta.Deleted, n.Meta.Refresh
 	for shard, found := range damaged {
 		if err := n.local.Found(shard, found...); err != nil {
 			return err
@@ -265,11 +270,22 @@ func (n *Node) openParts() error {
 		return err
 	}
 	n.closeLobby()
+	// Clients are served from now on: what was confirmed to others while this node was down is to be true here.
+	if err := n.Meta.Refresh(); err != nil && n.Meta.NodeID() != 0 {
+		n.log.Warn("No meta node says what changed while this node was down: serving the copy of the metadata", zap.Error(err))
+	}
 	if err := n.openServices(n.mon, view); err != nil {
 		return err
 	}
 	n.refusal.Store(nil)
 	return nil
+}
+
+// catchUp makes this node's copy of the metadata as new as a request of another node relies on.
+func (n *Node) catchUp(ctx context.Context, index uint64) {
+	if err := n.Meta.CatchUp(ctx, index, ""); err != nil {
+		n.log.Debug("Serving a request that relies on newer metadata", zap.Error(err))
+	}
 }
 
 // foundByGate notes damage that a compaction would have met, and has it healed.
@@ -316,9 +332,10 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 		Store: func(r *distquery.Report) coordinator.TSDBStore {
 			return clusterStore{Store: n.Store, Schema: schema.For(r), delete: deletes}
 		},
-		Strict: c.IncompleteReads == failIncomplete,
-		State:  n.Meta.State,
-		Log:    n.log,
+		Strict:  c.IncompleteReads == failIncomplete,
+		State:   n.Meta.State,
+		Refresh: n.Meta.Refresh,
+		Log:     n.log,
 	}
 	tm := n.executor.TaskManager
 	tm.QueryTimeout = time.Duration(c.QueryTimeout)
@@ -373,7 +390,7 @@ func (n *Node) openEntropy(pool *rpc.Pool) (*entropy.View, error) {
 	}
 
 	guard := rpc.NewGuard(n.cfg.Meta.InternalSharedSecret)
-	s := rpc.NewServer(guard.Option(), n.served.Option())
+	s := rpc.NewServer(append(rpc.CatchingUp(n.catchUp), guard.Option(), n.served.Option())...)
 	rpc.RegisterMembershipServer(s, &membership{node: n})
 	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.writer, n.log))
 	queries := distquery.NewServer(n.Store, n.log)
@@ -467,8 +484,7 @@ func (n *Node) openServices(mon *monitor.Monitor, view *entropy.View) error {
 		}
 	}
 	if n.cfg.ContinuousQuery.Enabled {
-		s := continuous_querier.NewService(n.cfg.ContinuousQuery)
-		s.MetaClient, s.QueryExecutor, s.Monitor = n.Meta, n.executor, mon
+		s := continuous.New(n.cfg.ContinuousQuery, n.Meta, n.executor, mon)
 		mon.RegisterDiagnosticsClient("cq", s)
 		if err := start("continuous queries", s); err != nil {
 			return err

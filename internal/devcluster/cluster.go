@@ -37,7 +37,9 @@ type Options struct {
 	MetaConfig func(*meta.Config)
 	// NotWhole is why a data node's copy of a shard cannot be trusted, instead of what the node knows; nil for that.
 	NotWhole func(node int, shard uint64) string
-	Now      func(node int) time.Time // the clock that a data node tells others; nil for time.Now
+	// Late holds up what the long poll of the metadata brings to a data node, until it returns; nil for not at all.
+	Late func(ctx context.Context, node int)
+	Now  func(node int) time.Time // the clock that a data node tells others; nil for time.Now
 }
 
 // Ports are the two ports of a node: of a data node gRPC and HTTP, of the meta
@@ -187,6 +189,9 @@ func (c *Cluster) newData(i int) *datanode.Node {
 	}
 	if f := c.opts.NotWhole; f != nil {
 		n.NotWhole = func(shard uint64) string { return f(i, shard) }
+	}
+	if f := c.opts.Late; f != nil {
+		n.Late = func(ctx context.Context) { f(ctx, i) }
 	}
 	if f := c.opts.Now; f != nil {
 		n.Now = func() time.Time { return f(i) }

@@ -28,7 +28,9 @@ type Executor struct {
 	Store  func(*Report) coordinator.TSDBStore // answers schema questions and runs deletes
 	Strict bool                                // an incomplete answer is an error
 	State  func() *cluster.State
-	Log    *zap.Logger
+	// Refresh makes the node's metadata as new as the leader's, for statements that decide by it what they change.
+	Refresh func() error
+	Log     *zap.Logger
 }
 
 // ExecuteStatement runs a statement. One that stores its answer, SELECT INTO and so every continuous query, never
@@ -36,6 +38,11 @@ type Executor struct {
 func (e *Executor) ExecuteStatement(ctx *query.ExecutionContext, stmt influxql.Statement) error {
 	if sel, ok := stmt.(*influxql.SelectStatement); ok && sel.Target != nil {
 		return e.executeInto(ctx, sel)
+	}
+	switch stmt.(type) {
+	case *influxql.DropRetentionPolicyStatement, *influxql.DropShardStatement, *influxql.RevokeStatement:
+		// Without a leader the change itself fails with an error that says so.
+		_ = e.Refresh()
 	}
 	return e.execute(ctx, stmt, e.Strict)
 }

@@ -50,7 +50,9 @@ type Deps struct {
 	Due func(node, shard uint64) (due, known bool)
 	// Dropped is told of each shard that lost entries, WholeDatabase included.
 	Dropped func(node, shard uint64)
-	Now     func() time.Time // time.Now when nil
+	// Now is what time it is at the earliest and at the latest, when clocks disagree; time.Now when nil. An entry is kept
+	// until it is older than max-age by all of them.
+	Now func() (earliest, latest time.Time)
 }
 
 // Service holds the queues of all nodes.
@@ -72,7 +74,7 @@ type Service struct {
 // New returns a service that Open starts.
 func New(cfg Config, deps Deps) *Service {
 	if deps.Now == nil {
-		deps.Now = time.Now
+		deps.Now = func() (_, _ time.Time) { now := time.Now(); return now, now }
 	}
 	return &Service{cfg: cfg, deps: deps, log: zap.NewNop(), disk: realDisk, nodes: make(map[uint64]*node)}
 }
@@ -206,8 +208,9 @@ func (s *Service) Append(nodeID, shard uint64, entries ...Entry) error {
 	if err != nil {
 		return err
 	}
+	_, now := s.deps.Now()
 	for i := range entries {
-		entries[i].Time = s.deps.Now().UnixNano()
+		entries[i].Time = now.UnixNano()
 	}
 	if err := n.append(shard, entries); err != nil {
 		_, points := measure(entries)

@@ -30,6 +30,7 @@ type receiver struct {
 	behind  int                 // deletes behind the last write
 	refuse  string              // an entry that can never succeed
 	now     time.Time
+	apart   time.Duration // how far another clock is ahead of now
 	changed chan struct{}
 }
 
@@ -94,7 +95,11 @@ func (r *receiver) deps() Deps {
 			r.set(func() { r.dropped = append(r.dropped, shard) })
 			r.notify()
 		},
-		Now: func() time.Time { r.mu.Lock(); defer r.mu.Unlock(); return r.now },
+		Now: func() (earliest, latest time.Time) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.now, r.now.Add(r.apart)
+		},
 	}
 }
 
@@ -407,6 +412,29 @@ func TestMaxAgeDropsWhatIsOlderAlone(t *testing.T) {
 	}
 	r.back()
 	r.await(t, "the other came", func() bool { return slices.Equal(r.got["2/7"], []string{"due"}) })
+}
+
+// A clock that is wrong drops nothing: neither one that is ahead now, nor one that was behind when an entry came.
+func TestClocksThatDisagreeDropNothing(t *testing.T) {
+	t.Parallel()
+	r := newAway()
+	cfg := testConfig(t.TempDir())
+	cfg.MaxAge = itoml.Duration(time.Hour)
+	s := mustOpen(t, cfg, r)
+	r.set(func() { r.apart = 100 * time.Hour })
+	mustAppend(t, s, 2, 7, "a")
+	r.set(func() { r.now, r.apart = r.now.Add(100*time.Hour+time.Minute), 0 })
+	s.Purge()
+	r.set(func() { r.apart = 100 * time.Hour })
+	s.Purge()
+	if r.dropped != nil {
+		t.Errorf("dropped: %v", r.dropped)
+	}
+	r.set(func() { r.now = r.now.Add(time.Hour) })
+	s.Purge()
+	if !slices.Equal(r.dropped, []uint64{7}) {
+		t.Errorf("dropped: %v, want shard 7: it is too old by all clocks", r.dropped)
+	}
 }
 
 // Deletes wait for a node however long it is away.

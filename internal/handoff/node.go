@@ -206,7 +206,8 @@ func (n *node) expired(shard uint64, entries []Entry) int {
 	if shard == WholeDatabase {
 		return 0
 	}
-	oldest := n.s.deps.Now().Add(-time.Duration(n.s.cfg.MaxAge)).UnixNano()
+	now, _ := n.s.deps.Now()
+	oldest := now.Add(-time.Duration(n.s.cfg.MaxAge)).UnixNano()
 	for i, e := range entries {
 		if e.Time >= oldest {
 			return i

@@ -39,7 +39,8 @@ const (
 // Client is a data node's view of the metadata: a copy on disk and in memory
 // that follows the meta nodes by long poll. Reads come from the copy, through
 // the embedded engine client, and so work with the meta nodes down. Changes go
-// to the meta nodes, and return once the copy shows them.
+// to the leader of the meta nodes, whatever the copy says, and return once the copy shows them. What the copy lacks is
+// asked of the leader before it counts as unknown.
 type Client struct {
 	*emeta.Client // read cache; every method that changes something is overridden
 
@@ -49,10 +50,19 @@ type Client struct {
 	auth  *authCache
 	state atomic.Pointer[cluster.State]
 
+	// Late, when set before Open, holds up what the long poll brings until it returns: with it tests make a node late.
+	Late func(ctx context.Context)
+
 	loaded *cluster.State         // set by Open
 	fresh  atomic.Pointer[string] // the identity that this node gets when it joins
 	who    atomic.Pointer[identity]
 	lease  leaseCache
+	ids    atomic.Pointer[shardIDs]
+
+	taking   sync.Mutex    // one newer state is taken over at a time
+	fetching chan struct{} // holds one token while the meta nodes are asked for a state
+	behind   failedCatchUp
+	asks     refresher
 
 	mu      sync.Mutex
 	changed chan struct{} // closed when state is replaced
@@ -78,6 +88,7 @@ func NewClient(dir string, log *zap.Logger) *Client {
 	c := &Client{
 		Client: emeta.NewClient(&emeta.Config{Dir: filepath.Join(dir, engineDir), RetentionAutoCreate: true}),
 		dir:    dir, log: log.With(zap.String("service", "metaclient")), changed: make(chan struct{}), auth: newAuthCache(),
+		fetching: make(chan struct{}, 1),
 	}
 	c.loaded = cluster.NewState()
 	c.renew()
@@ -166,8 +177,8 @@ func (c *Client) Name() error {
 	if who.NodeID == 0 || who.Identity != "" {
 		return nil
 	}
-	c.unfollow() // it stores who, too
-	defer c.follow()
+	c.taking.Lock() // who takes a state over stores who, too
+	defer c.taking.Unlock()
 	who = *c.who.Load()
 	who.Identity = *c.fresh.Load()
 	return c.store(&who)
@@ -194,6 +205,10 @@ func (c *Client) renew() {
 
 // MetaServers are the meta nodes' HTTP addresses.
 func (c *Client) MetaServers() []string { return c.who.Load().MetaServers }
+
+// Now is what time it is for the leader of the meta nodes, which decides for the cluster. known is false until this
+// node has heard of a leader; it is this node's own time then.
+func (c *Client) Now() (now time.Time, known bool) { return c.http.now() }
 
 // State is the copy of the cluster's state: never nil, shared, read-only.
 func (c *Client) State() *cluster.State { return c.state.Load() }
@@ -227,13 +242,16 @@ func (c *Client) Join(nodeID, clusterID uint64, servers []string) error {
 	}
 	who := &identity{NodeID: nodeID, ClusterID: clusterID, MetaServers: servers, Identity: c.Identity()}
 	c.unfollow()
+	c.taking.Lock()
 	err := c.store(who)
+	c.taking.Unlock()
 	c.follow()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), joinWait)
 	defer cancel()
+	_ = c.Refresh() // one of the meta nodes may hang, and be the one that is followed
 	err = c.wait(ctx, func(s *cluster.State) bool { _, ok := s.DataNode(nodeID); return ok })
 	if err != nil {
 		return fmt.Errorf("no metadata from %v within %s", servers, joinWait)
@@ -257,6 +275,8 @@ func (c *Client) Leave() error {
 		return err
 	}
 	c.renew()
+	c.taking.Lock()
+	defer c.taking.Unlock()
 	c.who.Store(&identity{})
 	return c.publish(cluster.NewState())
 }
@@ -315,9 +335,9 @@ func (c *Client) unfollow() {
 // servers are lost and one when they are back.
 func (c *Client) followLoop(ctx context.Context) {
 	pause, lost := backOff, false
-	for i := 0; ctx.Err() == nil; {
+	for ctx.Err() == nil {
 		who := c.who.Load()
-		server := who.MetaServers[i%len(who.MetaServers)]
+		server := c.http.order(who.MetaServers)[0]
 		err := c.poll(ctx, server, who.ClusterID)
 		if err == nil {
 			if lost {
@@ -333,7 +353,7 @@ func (c *Client) followLoop(ctx context.Context) {
 			c.log.Warn("Cannot follow the metadata: serving the copy", zap.String("meta", server), zap.Error(err))
 		}
 		lost = true
-		i++
+		c.http.pass(who.MetaServers, server)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -348,14 +368,24 @@ func (c *Client) poll(ctx context.Context, server string, clusterID uint64) erro
 	if err != nil || b == nil {
 		return err
 	}
+	if c.Late != nil {
+		c.Late(ctx)
+	}
+	return c.take(b, clusterID)
+}
+
+// take makes an encoded state the copy, unless that is as new already.
+func (c *Client) take(b []byte, clusterID uint64) error {
 	st := new(cluster.State)
 	if err := st.UnmarshalBinary(b); err != nil {
 		return err
 	}
 	if st.Data.ClusterID != clusterID {
-		return fmt.Errorf("%s is a meta node of another cluster (%x)", server, st.Data.ClusterID)
+		return fmt.Errorf("the answer is of a meta node of another cluster (%x)", st.Data.ClusterID)
 	}
-	if st.Index <= c.State().Index {
+	c.taking.Lock()
+	defer c.taking.Unlock()
+	if st.Index <= c.State().Index || c.ClusterID() != clusterID {
 		return nil
 	}
 	if err := writeFile(filepath.Join(c.dir, stateFile), b); err != nil {
@@ -382,7 +412,7 @@ func (c *Client) followNodes(st *cluster.State) error {
 }
 
 // Execute commits a change on the meta nodes and waits until this node's copy
-// shows it. The engine's errors come back as its own sentinels.
+// shows it. The engine's errors come back as its own sentinels, once the copy shows why.
 func (c *Client) Execute(op cluster.Op) error {
 	who := c.who.Load()
 	if who.NodeID == 0 {
@@ -393,15 +423,19 @@ func (c *Client) Execute(op cluster.Op) error {
 		return err
 	}
 	index, err := c.http.execute(who.MetaServers, cmd)
-	if err != nil {
+	if index == 0 {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), catchUp)
 	defer cancel()
-	if err := c.wait(ctx, func(s *cluster.State) bool { return s.Index >= index }); err != nil {
+	late := c.fetchTo(ctx, index)
+	if late != nil {
+		late = c.wait(ctx, func(s *cluster.State) bool { return s.Index >= index })
+	}
+	if late != nil && err == nil {
 		return fmt.Errorf("%s is committed, but this node has not seen it within %s", cmd.Type, catchUp)
 	}
-	return nil
+	return err
 }
 
 // writeFile replaces path as one durable step.

@@ -22,9 +22,6 @@ import (
 
 // CreateDatabase creates a database with the default policy, or returns the one that exists.
 func (c *Client) CreateDatabase(name string) (*emeta.DatabaseInfo, error) {
-	if db := c.Database(name); db != nil {
-		return db, nil
-	}
 	return c.database(name, c.Execute(cluster.CreateDatabase{Name: name}))
 }
 
@@ -40,7 +37,7 @@ func (c *Client) database(name string, err error) (*emeta.DatabaseInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	if db := c.Database(name); db != nil {
+	if db := c.Client.Database(name); db != nil {
 		return db, nil
 	}
 	return nil, influxdb.ErrDatabaseNotFound(name) // dropped again meanwhile
@@ -55,7 +52,7 @@ func (c *Client) CreateRetentionPolicy(database string, spec *emeta.RetentionPol
 		return nil, err
 	}
 	name := spec.NewRetentionPolicyInfo().Name
-	rpi, err := c.RetentionPolicy(database, name)
+	rpi, err := c.Client.RetentionPolicy(database, name)
 	if err == nil && rpi == nil {
 		err = influxdb.ErrRetentionPolicyNotFound(name)
 	}
@@ -163,24 +160,24 @@ func (c *Client) AcquireLease(name string) (*emeta.Lease, error) {
 	if have := c.lease.m[name]; now.Before(have.until) {
 		return have.lease, have.err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), roundTimeout)
 	defer cancel()
-	err := error(nil)
-	for _, server := range who.MetaServers {
-		var b []byte
-		b, err = c.http.ask(ctx, http.MethodGet, server, "/lease", url.Values{"name": {name}, "node_id": {strconv.FormatUint(who.NodeID, 10)}})
-		l := &emeta.Lease{}
-		if err == nil {
-			err = json.Unmarshal(b, l)
-		}
-		var f *refusal
-		if err == nil {
-			c.lease.keep(name, l, nil, now.Add(l.Expiration.Sub(now)/2))
-			return l, nil
-		} else if errors.As(err, &f) && f.code == http.StatusConflict {
-			c.lease.keep(name, nil, err, now.Add(emeta.DefaultLeaseDuration/12))
-			return nil, err
-		}
+	params := url.Values{"name": {name}, "node_id": {strconv.FormatUint(who.NodeID, 10)}}
+	b, err := anyOf(ctx, &c.http, who.MetaServers, func(ctx context.Context, server string) ([]byte, error) {
+		return c.http.ask(ctx, http.MethodGet, server, "/lease", params)
+	})
+	l := &emeta.Lease{}
+	if err == nil {
+		err = json.Unmarshal(b, l)
+	}
+	if err == nil {
+		// Counted from before the request, and by this node's clock alone: that of the leader may be another one.
+		c.lease.keep(name, l, nil, now.Add(emeta.DefaultLeaseDuration/2))
+		return l, nil
+	}
+	var f *refusal
+	if errors.As(err, &f) && f.code == http.StatusConflict {
+		c.lease.keep(name, nil, err, now.Add(emeta.DefaultLeaseDuration/12))
 	}
 	return nil, err
 }
@@ -206,20 +203,22 @@ func (l *leaseCache) keep(name string, lease *emeta.Lease, err error, until time
 
 // CreateUser adds a user; an equal one that exists is returned.
 func (c *Client) CreateUser(name, password string, admin bool) (emeta.User, error) {
-	if u := c.UserInfo(name); u != nil {
-		if u.Admin != admin || bcrypt.CompareHashAndPassword([]byte(u.Hash), []byte(password)) != nil {
-			return nil, emeta.ErrUserExists
-		}
-		return u, nil
-	}
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Execute(cluster.CreateUser{Name: name, Hash: string(hash), Admin: admin}); err != nil {
+	err = c.Execute(cluster.CreateUser{Name: name, Hash: string(hash), Admin: admin})
+	if err != nil && !errors.Is(err, emeta.ErrUserExists) {
 		return nil, err
 	}
-	return c.User(name)
+	u := c.State().User(name)
+	switch {
+	case u == nil:
+		return nil, emeta.ErrUserNotFound // dropped again meanwhile
+	case err != nil && (u.Admin != admin || bcrypt.CompareHashAndPassword([]byte(u.Hash), []byte(password)) != nil):
+		return nil, err
+	}
+	return u, nil
 }
 
 // UpdateUser changes a password.
@@ -251,11 +250,6 @@ func (c *Client) Authenticate(username, password string) (emeta.User, error) {
 		return nil, err
 	}
 	return u, nil
-}
-
-// UserInfo returns a user with the privileges of its roles, nil for an unknown one.
-func (c *Client) UserInfo(name string) *emeta.UserInfo {
-	return c.State().User(name)
 }
 
 // User returns a user, with the privileges of its roles.

@@ -68,10 +68,10 @@ func (s *Server) admit(need access, r *http.Request) (*emeta.UserInfo, int, erro
 		return nil, 0, nil
 	}
 	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
-		if m.InternalSharedSecret.Verify(token) == nil {
-			return nil, 0, nil
+		if err := m.InternalSharedSecret.Verify(token); err != nil {
+			return nil, http.StatusUnauthorized, err
 		}
-		return nil, http.StatusUnauthorized, trust.ErrRefused
+		return nil, 0, nil
 	}
 	if need == internal {
 		return nil, http.StatusUnauthorized, trust.ErrRefused

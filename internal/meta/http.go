@@ -42,6 +42,7 @@ func (s *Server) handler() http.Handler {
 	handle("GET /vouch", internal, s.serveVouch)
 	handle("POST /reset", internal, s.serveReset)
 	mux.Handle("POST /execute", s.guard(internal, s.toLeader(http.HandlerFunc(s.serveExecute))))
+	mux.Handle("GET /latest", s.guard(internal, s.toLeader(http.HandlerFunc(s.serveLatest))))
 	mux.Handle("GET /lease", s.guard(internal, s.toLeader(http.HandlerFunc(s.serveLease))))
 
 	onLeader("POST /add-meta", admin, func(r *http.Request) (any, error) {
@@ -95,9 +96,42 @@ func (s *Server) handler() http.Handler {
 		if !strings.HasPrefix(r.URL.Path, "/restore/") {
 			r.Body = http.MaxBytesReader(w, r.Body, maxCommand)
 		}
-		mux.ServeHTTP(w, r)
+		mux.ServeHTTP(&timed{ResponseWriter: w, server: s}, r)
 	})
 }
+
+const (
+	clockHeader  = "Concord-Clock"  // the node's time as it answers, nanoseconds since the epoch
+	leaderHeader = "Concord-Leader" // true when the node leads the meta nodes
+)
+
+// timed is an answer that says what time it is.
+type timed struct {
+	http.ResponseWriter
+	server *Server
+	begun  bool
+}
+
+func (t *timed) WriteHeader(code int) {
+	if !t.begun {
+		t.begun = true
+		t.Header().Set(clockHeader, strconv.FormatInt(t.server.now().UnixNano(), 10))
+		if t.server.Leads() {
+			t.Header().Set(leaderHeader, "true")
+		}
+	}
+	t.ResponseWriter.WriteHeader(code)
+}
+
+func (t *timed) Write(b []byte) (int, error) {
+	if !t.begun {
+		t.WriteHeader(http.StatusOK)
+	}
+	return t.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (t *timed) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
 func boolValue(r *http.Request, key string) (bool, error) {
 	v := r.FormValue(key)
@@ -203,34 +237,40 @@ func (s *Server) serveShards(w http.ResponseWriter, _ *http.Request) {
 	reply(w, out, nil)
 }
 
-// serveState answers with the state as soon as it is newer than the asked
-// index, or with 204 when that takes too long.
+// serveState answers with the state as soon as it is newer than the asked index. When that takes longer than the asked
+// time it answers with 204, if this node follows a leader and so would know.
 func (s *Server) serveState(w http.ResponseWriter, r *http.Request) {
-	var after uint64
-	if v := r.FormValue("index"); v != "" {
-		var err error
-		if after, err = strconv.ParseUint(v, 10, 64); err != nil {
-			reply(w, nil, errors.New("index: must be a number"))
+	after, err := indexValue(r)
+	if err != nil {
+		reply(w, nil, err)
+		return
+	}
+	wait := pollWait
+	if v := r.FormValue("wait"); v != "" {
+		if wait, err = time.ParseDuration(v); err != nil {
+			reply(w, nil, errors.New("wait: must be a duration"))
 			return
 		}
 	}
-	timeout := time.NewTimer(pollWait)
+	timeout := time.NewTimer(min(wait, pollWait))
 	defer timeout.Stop()
 	for {
 		st, changed := s.st().current()
+		if st.Data.ClusterID == 0 {
+			reply(w, nil, ErrNotInitialised)
+			return
+		}
 		if st.Index > after {
-			b, err := st.MarshalBinary()
-			if err != nil {
-				reply(w, nil, err)
-				return
-			}
-			w.Header().Set("Content-Type", "application/octet-stream")
-			w.Write(b)
+			replyState(w, st)
 			return
 		}
 		select {
 		case <-changed:
 		case <-timeout.C:
+			if _, err := s.leaderHTTP(); err != nil {
+				reply(w, nil, err)
+				return
+			}
 			w.WriteHeader(http.StatusNoContent)
 			return
 		case <-s.stop:
@@ -240,6 +280,46 @@ func (s *Server) serveState(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// serveLatest answers with the state that has all that was confirmed before the request, or with 204 when its index is
+// not above the asked one. Only the leader can: it makes sure that it still leads.
+func (s *Server) serveLatest(w http.ResponseWriter, r *http.Request) {
+	after, err := indexValue(r)
+	if err == nil {
+		err = s.st().confirmLead()
+	}
+	st := s.State()
+	switch {
+	case err != nil:
+		reply(w, nil, err)
+	case st.Index > after:
+		replyState(w, st)
+	default:
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+func indexValue(r *http.Request) (uint64, error) {
+	v := r.FormValue("index")
+	if v == "" {
+		return 0, nil
+	}
+	index, err := strconv.ParseUint(v, 10, 64)
+	if err != nil {
+		return 0, errors.New("index: must be a number")
+	}
+	return index, nil
+}
+
+func replyState(w http.ResponseWriter, st *cluster.State) {
+	b, err := st.MarshalBinary()
+	if err != nil {
+		reply(w, nil, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Write(b)
 }
 
 // execution is the answer of POST /execute. Error is the command's own error;
@@ -260,7 +340,7 @@ func (s *Server) serveExecute(w http.ResponseWriter, r *http.Request) {
 		reply(w, nil, errors.New("command: "+err.Error()))
 		return
 	}
-	result, index, err := s.st().apply(c)
+	result, index, err := s.apply(c)
 	if errors.Is(err, ErrNotInitialised) || errors.Is(err, errNoLeader) || errors.Is(err, errUncertain) {
 		reply(w, nil, err)
 		return

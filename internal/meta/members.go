@@ -42,7 +42,7 @@ func (s *Server) identity() identityBody {
 	return identityBody{
 		RaftID: string(st.id), RaftAddr: s.raftAddr, HTTPAddr: s.httpAddr, Version: version.String(),
 		ClusterID: s.State().Data.ClusterID, Applied: st.raft.AppliedIndex(),
-		Clock: time.Now().UnixNano(),
+		Clock: s.now().UnixNano(),
 	}
 }
 
@@ -204,7 +204,7 @@ func (s *Server) RemoveMeta(ctx context.Context, addr string, force bool) (clust
 			}
 		}
 	}
-	if _, err := s.st().execute(cluster.DeleteMetaNode{ID: n.ID}); err != nil {
+	if _, err := s.Execute(cluster.DeleteMetaNode{ID: n.ID}); err != nil {
 		return none, err
 	}
 	if err == nil {
@@ -427,6 +427,6 @@ func (s *Server) truncate(delay time.Duration) error {
 	if s.State().Data.ClusterID == 0 {
 		return ErrNotInitialised
 	}
-	_, err := s.st().execute(cluster.TruncateShardGroups{Time: time.Now().Add(delay)})
+	_, err := s.Execute(cluster.TruncateShardGroups{Time: s.now().Add(delay)})
 	return err
 }

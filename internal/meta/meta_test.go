@@ -94,6 +94,16 @@ func (d *dataNode) Leave(context.Context, *rpc.LeaveRequest) (*rpc.LeaveResponse
 	return &rpc.LeaveResponse{}, d.Client.Leave()
 }
 
+func (d *dataNode) CatchUp(ctx context.Context, r *rpc.CatchUpRequest) (*rpc.CatchUpResponse, error) {
+	if d.ClusterID() != r.ClusterId {
+		return nil, status.Error(codes.FailedPrecondition, "another cluster")
+	}
+	if err := d.Client.CatchUp(ctx, r.Index, r.Leader); err != nil {
+		return nil, status.Error(codes.DeadlineExceeded, err.Error())
+	}
+	return &rpc.CatchUpResponse{}, nil
+}
+
 func newClient(t *testing.T, dir string) *Client {
 	t.Helper()
 	c := NewClient(dir, nil)
@@ -404,8 +414,8 @@ func TestEveryChangeAndItsErrors(t *testing.T) {
 		t.Errorf("subscription: %v", err)
 	}
 	ok(t, d.DropSubscription("db", "rp", "s"), d.DropContinuousQuery("db", "cq"),
-		d.DeleteShardGroup("db", "rp", g.ID), d.DropShard(g.Shards[0].ID), d.RemoveShardOwner(g.Shards[0].ID, d.NodeID()),
-		d.DropUser("ann"), d.DropRetentionPolicy("db", "rp"), d.DropDatabase("db"))
+		d.RemoveShardOwner(g.Shards[0].ID, d.NodeID()),
+		d.DropShard(g.Shards[0].ID), d.DropUser("ann"), d.DropRetentionPolicy("db", "rp"), d.DropDatabase("db"))
 	if len(d.Databases()) != 0 || len(d.Users()) != 0 {
 		t.Error("something is left")
 	}

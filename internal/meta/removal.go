@@ -30,7 +30,7 @@ func (s *Server) RemoveData(ctx context.Context, addr string, force bool) (Remov
 	if err != nil {
 		return Removed{}, err
 	}
-	if _, err := s.st().execute(cluster.DeleteDataNode{ID: r.ID, Time: time.Now(), Adopt: true}); err != nil {
+	if _, err := s.Execute(cluster.DeleteDataNode{ID: r.ID, Time: time.Now(), Adopt: true}); err != nil {
 		return Removed{}, err
 	}
 	if member != nil {

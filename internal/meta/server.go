@@ -29,6 +29,8 @@ import (
 type Server struct {
 	// ShardRepair, when set before Open, answers below /shard-repair/.
 	ShardRepair http.Handler
+	// Now, when set before Open, is this node's clock: with it tests move it.
+	Now func() time.Time
 	// Losses, when set before Open, lists what the cluster would lose with a data node, a phrase for each shard.
 	Losses func(ctx context.Context, n cluster.Node) ([]string, error)
 
@@ -40,6 +42,7 @@ type Server struct {
 	peers  metaHTTP  // to other meta nodes
 	auth   *authCache
 	clocks *clocks.Watch
+	spread spread
 
 	leases *emeta.Leases // granted while this node leads
 	leader struct {
@@ -226,6 +229,7 @@ func (s *Server) Close() error {
 	}
 	<-s.done
 	s.http = nil
+	s.spread.close()
 	s.peers.close()
 	err := errors.Join(s.pool.Close(), s.st().close())
 	s.closeTLS()
@@ -270,11 +274,46 @@ func (s *Server) State() *cluster.State {
 	return st
 }
 
-// Execute commits a change; this node must lead.
-func (s *Server) Execute(op cluster.Op) (any, error) { return s.st().execute(op) }
+// Execute commits a change; this node must lead. It returns when every data node that can be reached has it.
+func (s *Server) Execute(op cluster.Op) (any, error) {
+	c, err := cluster.NewCommand(op)
+	if err != nil {
+		return nil, err
+	}
+	result, _, err := s.apply(c)
+	return result, err
+}
+
+// now is this node's clock.
+func (s *Server) now() time.Time {
+	if s.Now != nil {
+		return s.Now()
+	}
+	return time.Now()
+}
+
+// apply is Execute of an encoded change. index is that of the state that shows the effect, or why there is none. Where
+// the change means now, it is the leader's: the clock of the data node that sent it may be any.
+func (s *Server) apply(c cluster.Command) (result any, index uint64, err error) {
+	st := s.State()
+	if s.Leads() {
+		if c, err = st.At(c, s.now()); err != nil {
+			return nil, st.Index, err
+		}
+	}
+	if st.Done(c) && s.st().confirmLead() == nil && s.State().Done(c) {
+		index = s.State().Index
+	} else {
+		result, index, err = s.st().apply(c)
+	}
+	if err == nil {
+		s.tellDataNodes(index)
+	}
+	return result, index, err
+}
 
 func (s *Server) node(op cluster.Op) (cluster.Node, error) {
-	r, err := s.st().execute(op)
+	r, err := s.Execute(op)
 	if err != nil {
 		return cluster.Node{}, err
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -55,6 +56,8 @@ type store struct {
 	state   *cluster.State // never changed, only replaced
 	cached  *cluster.State // what the last run had applied, until Raft is as far
 	changed chan struct{}  // closed when state is replaced
+
+	caughtUpIn atomic.Uint64 // the last term at whose begin all that was committed before is known to be applied
 
 	save  chan struct{} // holds one signal: state is to be saved
 	saved chan struct{} // closed when saving has ended
@@ -249,6 +252,25 @@ func (s *store) caughtUp() error {
 		return nil
 	}
 	if err := s.raft.Barrier(leaderTimeout).Error(); err != nil {
+		return errNoLeader
+	}
+	return nil
+}
+
+// confirmLead returns nil when this node leads, as a majority says, and its state has all that was confirmed. What is
+// confirmed in this term is applied here before.
+func (s *store) confirmLead() error {
+	if !s.initialised() {
+		return ErrNotInitialised
+	}
+	term := s.raft.CurrentTerm()
+	if s.caughtUpIn.Load() != term {
+		if err := s.raft.Barrier(leaderTimeout).Error(); err != nil {
+			return errNoLeader
+		}
+		s.caughtUpIn.Store(term)
+	}
+	if s.raft.VerifyLeader().Error() != nil {
 		return errNoLeader
 	}
 	return nil

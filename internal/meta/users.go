@@ -96,7 +96,7 @@ func (s *Server) changeUser(action string, u userBody) error {
 	if u.Name == "" {
 		return emeta.ErrUsernameRequired
 	}
-	do := func(op cluster.Op) error { _, err := s.st().execute(op); return err }
+	do := func(op cluster.Op) error { _, err := s.Execute(op); return err }
 	switch action {
 	case "create", "change-password":
 		if u.Password == "" {
@@ -217,7 +217,7 @@ func (s *Server) serveChangeRole(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) changeRole(action string, b roleBody) error {
-	do := func(op cluster.Op) error { _, err := s.st().execute(op); return err }
+	do := func(op cluster.Op) error { _, err := s.Execute(op); return err }
 	switch action {
 	case "create":
 		return do(cluster.CreateRole{Name: b.Name})

@@ -45,6 +45,10 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	if r.ShardId == 0 || !emeta.ValidName(r.Database) || !emeta.ValidName(r.RetentionPolicy) {
 		return nil, status.Error(codes.InvalidArgument, "a write needs a shard, a database and a retention policy")
 	}
+	// Its copy would be one that no query reads, and nothing removes.
+	if s.writer != nil && s.writer.deleted(r.ShardId, rpc.Relied(ctx)) {
+		return nil, status.Error(codes.NotFound, errShardDeleted.Error())
+	}
 	points, err := decodePoints(r.Points)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())

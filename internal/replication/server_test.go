@@ -3,12 +3,18 @@ package replication
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb"
+	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/cluster"
 	"concord/internal/rpc"
 )
 
@@ -137,5 +143,39 @@ func TestRepeatedWritesAreVoid(t *testing.T) {
 	}
 	if kept > 3 {
 		t.Errorf("%d messages are remembered", kept)
+	}
+}
+
+// An owner that knows that a shard was dropped takes no writes to it, and the sender looks again where the points belong.
+func TestWriteToADroppedShardIsPlacedAgain(t *testing.T) {
+	t.Parallel()
+	c := &testCluster{meta: &fakeMeta{self: 1}}
+	var index atomic.Uint64
+	index.Store(3)
+	c.pool = &rpc.Pool{Index: index.Load}
+	t.Cleanup(func() { c.pool.Close() })
+	store, other := mustStore(t), mustStore(t)
+	owner := NewWriter(c.meta, other, noSubscriber{}, c.pool)
+	dropped := func(_, at uint64) bool { return at > 0 && at <= 5 }
+	owner.Deleted = dropped
+	c.stores = []*tsdb.Store{store, other}
+	c.meta.nodes = []cluster.Node{{ID: 1}, {ID: 2, TCPAddr: mustServe(t, NewServer(other, owner, zap.NewNop()))}}
+	c.meta.owners = []uint64{2}
+	w := c.writer(t)
+	refreshed := 0
+	w.Refresh = func() error { refreshed++; return nil }
+	points := mustPoints(t, "cpu v=1 1")
+	if err := w.WritePoints(db, policy, models.ConsistencyLevelAll, nil, points); !errors.Is(err, errShardDeleted) || other.Shard(shardID) != nil || refreshed != 1 {
+		t.Errorf("%v after looking %d times", err, refreshed)
+	}
+	w.Refresh = func() error { index.Store(6); return nil } // now the metadata has a shard that is there
+	if err := w.WritePoints(db, policy, models.ConsistencyLevelAll, nil, points); err != nil || count(t, other, "cpu") != 1 {
+		t.Errorf("%v, %d points", err, count(t, other, "cpu"))
+	}
+	// This node's own copy is no other.
+	c.meta.owners = []uint64{1}
+	w.Refresh, w.Deleted = nil, func(_, at uint64) bool { return at == 1 }
+	if err := w.WritePoints(db, policy, models.ConsistencyLevelAll, nil, points); !errors.Is(err, errShardDeleted) || store.Shard(shardID) != nil {
+		t.Errorf("its own: %v", err)
 	}
 }

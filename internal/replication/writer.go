@@ -72,6 +72,10 @@ type Writer struct {
 	Admit func(ctx context.Context)
 	// NotWhole reports whether this node's copy of a shard may lack acknowledged writes; nil when it never does.
 	NotWhole func(ctx context.Context, shard uint64) bool
+	// Deleted reports whether a shard that was in the metadata at index was deleted since; nil when that is not known.
+	Deleted func(shard, index uint64) bool
+	// Refresh makes the metadata as new as the leader's; nil when it always is.
+	Refresh func() error
 	// Shards takes the points; NewWriter sets the store.
 	Shards Shards
 	// Failed, when set, is told why a delete could not run on the store.
@@ -169,19 +173,28 @@ func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string,
 	if level < models.ConsistencyLevelAny || level > models.ConsistencyLevelAll {
 		return models.ErrInvalidConsistencyLevel
 	}
-	if policy == "" {
-		info := w.meta.Database(db)
-		if info == nil {
-			return influxdb.ErrDatabaseNotFound(db)
-		}
-		policy = info.DefaultRetentionPolicy
-	}
 	if w.Admit != nil {
 		w.Admit(context.Background())
 	}
 	points, reason, err := withoutTime(points)
 	if err != nil {
 		return err
+	}
+	err = w.place(ctx, db, policy, level, points, reason)
+	if errors.Is(err, errShardDeleted) && w.Refresh != nil && w.Refresh() == nil {
+		err = w.place(ctx, db, policy, level, points, reason) // it was dropped, and this node did not know
+	}
+	return err
+}
+
+// place sends points to the shards that this node's metadata says. reason is why some were left out before, if any.
+func (w *Writer) place(ctx tsdb.WriteContext, db, policy string, level models.ConsistencyLevel, points []models.Point, reason string) error {
+	if policy == "" {
+		info := w.meta.Database(db)
+		if info == nil {
+			return influxdb.ErrDatabaseNotFound(db)
+		}
+		policy = info.DefaultRetentionPolicy
 	}
 	mapping, err := w.mapper.MapShards(&coordinator.WritePointsRequest{Database: db, RetentionPolicy: policy, Points: points})
 	if err != nil {
@@ -220,6 +233,14 @@ func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string,
 		return *partial
 	}
 	return nil
+}
+
+// errShardDeleted is for a write to a shard that is not in the metadata any more.
+var errShardDeleted = errors.New("the shard was dropped")
+
+// deleted reports whether a shard that was in the metadata at index was deleted since.
+func (w *Writer) deleted(shard, index uint64) bool {
+	return w.Deleted != nil && w.Deleted(shard, index)
 }
 
 // result is what one owner made of a write.
@@ -412,6 +433,9 @@ func encode(ctx tsdb.WriteContext, id uint64, db, policy string, points []models
 // goes to hinted handoff, as for any other owner.
 func (w *Writer) writeLocal(ctx tsdb.WriteContext, d *delivery, db, policy string, points []models.Point) result {
 	d.wait()
+	if w.deleted(d.shard, 1) {
+		return result{err: errShardDeleted, never: true}
+	}
 	failed := result{err: errQueueNotEmpty}
 	if w.Handoff == nil || !w.Handoff.Pending(d.node, d.shard) {
 		w.stats.local.Add(int64(len(points)))
@@ -545,6 +569,8 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 		switch c := status.Code(err); {
 		case c == codes.DeadlineExceeded, c == codes.Canceled, ctx.Err() != nil:
 			return result{err: coordinator.ErrTimeout}
+		case c == codes.NotFound:
+			return result{err: errShardDeleted, never: !hinted} // its queue goes when the metadata says so here, too
 		case c == codes.InvalidArgument, c == codes.ResourceExhausted:
 			return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err)), never: true}
 		}

@@ -78,7 +78,7 @@ func (x ExecuteRequest_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExecuteRequest_Kind.Descriptor instead.
 func (ExecuteRequest_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{11, 0}
+	return file_concord_proto_rawDescGZIP(), []int{13, 0}
 }
 
 type IdentifyRequest struct {
@@ -529,6 +529,102 @@ func (x *VouchResponse) GetProcess() uint64 {
 	return 0
 }
 
+type CatchUpRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     uint64                 `protobuf:"varint,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`  // of the change in the metadata
+	Leader        string                 `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"` // host:port of the HTTP API of the meta node that has it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CatchUpRequest) Reset() {
+	*x = CatchUpRequest{}
+	mi := &file_concord_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CatchUpRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CatchUpRequest) ProtoMessage() {}
+
+func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CatchUpRequest.ProtoReflect.Descriptor instead.
+func (*CatchUpRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CatchUpRequest) GetClusterId() uint64 {
+	if x != nil {
+		return x.ClusterId
+	}
+	return 0
+}
+
+func (x *CatchUpRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *CatchUpRequest) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
+}
+
+type CatchUpResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CatchUpResponse) Reset() {
+	*x = CatchUpResponse{}
+	mi := &file_concord_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CatchUpResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CatchUpResponse) ProtoMessage() {}
+
+func (x *CatchUpResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CatchUpResponse.ProtoReflect.Descriptor instead.
+func (*CatchUpResponse) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{9}
+}
+
 type WriteShardRequest struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	ShardId         uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
@@ -557,7 +653,7 @@ type WriteShardRequest struct {
 
 func (x *WriteShardRequest) Reset() {
 	*x = WriteShardRequest{}
-	mi := &file_concord_proto_msgTypes[8]
+	mi := &file_concord_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +665,7 @@ func (x *WriteShardRequest) String() string {
 func (*WriteShardRequest) ProtoMessage() {}
 
 func (x *WriteShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[8]
+	mi := &file_concord_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +678,7 @@ func (x *WriteShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteShardRequest.ProtoReflect.Descriptor instead.
 func (*WriteShardRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{8}
+	return file_concord_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WriteShardRequest) GetShardId() uint64 {
@@ -706,7 +802,7 @@ type WriteShardResponse struct {
 
 func (x *WriteShardResponse) Reset() {
 	*x = WriteShardResponse{}
-	mi := &file_concord_proto_msgTypes[9]
+	mi := &file_concord_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -718,7 +814,7 @@ func (x *WriteShardResponse) String() string {
 func (*WriteShardResponse) ProtoMessage() {}
 
 func (x *WriteShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[9]
+	mi := &file_concord_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -731,7 +827,7 @@ func (x *WriteShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteShardResponse.ProtoReflect.Descriptor instead.
 func (*WriteShardResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{9}
+	return file_concord_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WriteShardResponse) GetError() string {
@@ -787,7 +883,7 @@ type FieldType struct {
 
 func (x *FieldType) Reset() {
 	*x = FieldType{}
-	mi := &file_concord_proto_msgTypes[10]
+	mi := &file_concord_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +895,7 @@ func (x *FieldType) String() string {
 func (*FieldType) ProtoMessage() {}
 
 func (x *FieldType) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[10]
+	mi := &file_concord_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +908,7 @@ func (x *FieldType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldType.ProtoReflect.Descriptor instead.
 func (*FieldType) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{10}
+	return file_concord_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FieldType) GetMeasurement() []byte {
@@ -867,7 +963,7 @@ type ExecuteRequest struct {
 
 func (x *ExecuteRequest) Reset() {
 	*x = ExecuteRequest{}
-	mi := &file_concord_proto_msgTypes[11]
+	mi := &file_concord_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -879,7 +975,7 @@ func (x *ExecuteRequest) String() string {
 func (*ExecuteRequest) ProtoMessage() {}
 
 func (x *ExecuteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[11]
+	mi := &file_concord_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +988,7 @@ func (x *ExecuteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecuteRequest.ProtoReflect.Descriptor instead.
 func (*ExecuteRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{11}
+	return file_concord_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ExecuteRequest) GetKind() ExecuteRequest_Kind {
@@ -1011,7 +1107,7 @@ type Barrier struct {
 
 func (x *Barrier) Reset() {
 	*x = Barrier{}
-	mi := &file_concord_proto_msgTypes[12]
+	mi := &file_concord_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1023,7 +1119,7 @@ func (x *Barrier) String() string {
 func (*Barrier) ProtoMessage() {}
 
 func (x *Barrier) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[12]
+	mi := &file_concord_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1036,7 +1132,7 @@ func (x *Barrier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Barrier.ProtoReflect.Descriptor instead.
 func (*Barrier) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{12}
+	return file_concord_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Barrier) GetSender() uint64 {
@@ -1064,7 +1160,7 @@ type DeleteBounds struct {
 
 func (x *DeleteBounds) Reset() {
 	*x = DeleteBounds{}
-	mi := &file_concord_proto_msgTypes[13]
+	mi := &file_concord_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1172,7 @@ func (x *DeleteBounds) String() string {
 func (*DeleteBounds) ProtoMessage() {}
 
 func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[13]
+	mi := &file_concord_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1185,7 @@ func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBounds.ProtoReflect.Descriptor instead.
 func (*DeleteBounds) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{13}
+	return file_concord_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteBounds) GetRetentionPolicy() string {
@@ -1123,7 +1219,7 @@ type ExecuteResponse struct {
 
 func (x *ExecuteResponse) Reset() {
 	*x = ExecuteResponse{}
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1135,7 +1231,7 @@ func (x *ExecuteResponse) String() string {
 func (*ExecuteResponse) ProtoMessage() {}
 
 func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1148,7 +1244,7 @@ func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecuteResponse.ProtoReflect.Descriptor instead.
 func (*ExecuteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{14}
+	return file_concord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExecuteResponse) GetError() string {
@@ -1175,7 +1271,7 @@ type HintRequest struct {
 
 func (x *HintRequest) Reset() {
 	*x = HintRequest{}
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1187,7 +1283,7 @@ func (x *HintRequest) String() string {
 func (*HintRequest) ProtoMessage() {}
 
 func (x *HintRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1200,7 +1296,7 @@ func (x *HintRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintRequest.ProtoReflect.Descriptor instead.
 func (*HintRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{15}
+	return file_concord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HintRequest) GetDelete() *ExecuteRequest {
@@ -1225,7 +1321,7 @@ type HintResponse struct {
 
 func (x *HintResponse) Reset() {
 	*x = HintResponse{}
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1237,7 +1333,7 @@ func (x *HintResponse) String() string {
 func (*HintResponse) ProtoMessage() {}
 
 func (x *HintResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1250,7 +1346,7 @@ func (x *HintResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintResponse.ProtoReflect.Descriptor instead.
 func (*HintResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_proto_rawDescGZIP(), []int{18}
 }
 
 type ReceivedRequest struct {
@@ -1264,7 +1360,7 @@ type ReceivedRequest struct {
 
 func (x *ReceivedRequest) Reset() {
 	*x = ReceivedRequest{}
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1276,7 +1372,7 @@ func (x *ReceivedRequest) String() string {
 func (*ReceivedRequest) ProtoMessage() {}
 
 func (x *ReceivedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1289,7 +1385,7 @@ func (x *ReceivedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedRequest.ProtoReflect.Descriptor instead.
 func (*ReceivedRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReceivedRequest) GetSender() uint64 {
@@ -1321,7 +1417,7 @@ type ReceivedResponse struct {
 
 func (x *ReceivedResponse) Reset() {
 	*x = ReceivedResponse{}
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +1429,7 @@ func (x *ReceivedResponse) String() string {
 func (*ReceivedResponse) ProtoMessage() {}
 
 func (x *ReceivedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +1442,7 @@ func (x *ReceivedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedResponse.ProtoReflect.Descriptor instead.
 func (*ReceivedResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_proto_rawDescGZIP(), []int{20}
 }
 
 type ShardStatesRequest struct {
@@ -1358,7 +1454,7 @@ type ShardStatesRequest struct {
 
 func (x *ShardStatesRequest) Reset() {
 	*x = ShardStatesRequest{}
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1466,7 @@ func (x *ShardStatesRequest) String() string {
 func (*ShardStatesRequest) ProtoMessage() {}
 
 func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1479,7 @@ func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ShardStatesRequest) GetShardIds() []uint64 {
@@ -1413,7 +1509,7 @@ type ShardState struct {
 
 func (x *ShardState) Reset() {
 	*x = ShardState{}
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1521,7 @@ func (x *ShardState) String() string {
 func (*ShardState) ProtoMessage() {}
 
 func (x *ShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1534,7 @@ func (x *ShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardState.ProtoReflect.Descriptor instead.
 func (*ShardState) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ShardState) GetShardId() uint64 {
@@ -1535,7 +1631,7 @@ type WholeRequest struct {
 
 func (x *WholeRequest) Reset() {
 	*x = WholeRequest{}
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1547,7 +1643,7 @@ func (x *WholeRequest) String() string {
 func (*WholeRequest) ProtoMessage() {}
 
 func (x *WholeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1560,7 +1656,7 @@ func (x *WholeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeRequest.ProtoReflect.Descriptor instead.
 func (*WholeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WholeRequest) GetShardId() uint64 {
@@ -1585,7 +1681,7 @@ type WholeResponse struct {
 
 func (x *WholeResponse) Reset() {
 	*x = WholeResponse{}
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1597,7 +1693,7 @@ func (x *WholeResponse) String() string {
 func (*WholeResponse) ProtoMessage() {}
 
 func (x *WholeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1610,7 +1706,7 @@ func (x *WholeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeResponse.ProtoReflect.Descriptor instead.
 func (*WholeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_proto_rawDescGZIP(), []int{24}
 }
 
 type ShardStatesResponse struct {
@@ -1622,7 +1718,7 @@ type ShardStatesResponse struct {
 
 func (x *ShardStatesResponse) Reset() {
 	*x = ShardStatesResponse{}
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1634,7 +1730,7 @@ func (x *ShardStatesResponse) String() string {
 func (*ShardStatesResponse) ProtoMessage() {}
 
 func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1647,7 +1743,7 @@ func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesResponse.ProtoReflect.Descriptor instead.
 func (*ShardStatesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ShardStatesResponse) GetStates() []*ShardState {
@@ -1668,7 +1764,7 @@ type Sum struct {
 
 func (x *Sum) Reset() {
 	*x = Sum{}
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1776,7 @@ func (x *Sum) String() string {
 func (*Sum) ProtoMessage() {}
 
 func (x *Sum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1789,7 @@ func (x *Sum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sum.ProtoReflect.Descriptor instead.
 func (*Sum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Sum) GetCount() uint64 {
@@ -1729,7 +1825,7 @@ type RootRequest struct {
 
 func (x *RootRequest) Reset() {
 	*x = RootRequest{}
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1837,7 @@ func (x *RootRequest) String() string {
 func (*RootRequest) ProtoMessage() {}
 
 func (x *RootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +1850,7 @@ func (x *RootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRequest.ProtoReflect.Descriptor instead.
 func (*RootRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RootRequest) GetShardId() uint64 {
@@ -1794,7 +1890,7 @@ type RootResponse struct {
 
 func (x *RootResponse) Reset() {
 	*x = RootResponse{}
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1806,7 +1902,7 @@ func (x *RootResponse) String() string {
 func (*RootResponse) ProtoMessage() {}
 
 func (x *RootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1819,7 +1915,7 @@ func (x *RootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootResponse.ProtoReflect.Descriptor instead.
 func (*RootResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RootResponse) GetRoot() *Sum {
@@ -1839,7 +1935,7 @@ type WindowSum struct {
 
 func (x *WindowSum) Reset() {
 	*x = WindowSum{}
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1851,7 +1947,7 @@ func (x *WindowSum) String() string {
 func (*WindowSum) ProtoMessage() {}
 
 func (x *WindowSum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1864,7 +1960,7 @@ func (x *WindowSum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSum.ProtoReflect.Descriptor instead.
 func (*WindowSum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WindowSum) GetWindow() uint32 {
@@ -1893,7 +1989,7 @@ type SeriesField struct {
 
 func (x *SeriesField) Reset() {
 	*x = SeriesField{}
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1905,7 +2001,7 @@ func (x *SeriesField) String() string {
 func (*SeriesField) ProtoMessage() {}
 
 func (x *SeriesField) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1918,7 +2014,7 @@ func (x *SeriesField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesField.ProtoReflect.Descriptor instead.
 func (*SeriesField) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SeriesField) GetSeries() []byte {
@@ -1958,7 +2054,7 @@ type DigestsChunk struct {
 
 func (x *DigestsChunk) Reset() {
 	*x = DigestsChunk{}
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2066,7 @@ func (x *DigestsChunk) String() string {
 func (*DigestsChunk) ProtoMessage() {}
 
 func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2079,7 @@ func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsChunk.ProtoReflect.Descriptor instead.
 func (*DigestsChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DigestsChunk) GetFields() []*SeriesField {
@@ -2006,7 +2102,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2018,7 +2114,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2031,7 +2127,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Region) GetSeries() []byte {
@@ -2081,7 +2177,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2093,7 +2189,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2106,7 +2202,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Block) GetSeries() []byte {
@@ -2143,7 +2239,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2155,7 +2251,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2168,7 +2264,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *FetchRequest) GetShardId() uint64 {
@@ -2208,7 +2304,7 @@ type FetchChunk struct {
 
 func (x *FetchChunk) Reset() {
 	*x = FetchChunk{}
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2220,7 +2316,7 @@ func (x *FetchChunk) String() string {
 func (*FetchChunk) ProtoMessage() {}
 
 func (x *FetchChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2233,7 +2329,7 @@ func (x *FetchChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
 func (*FetchChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *FetchChunk) GetBlocks() []*Block {
@@ -2256,7 +2352,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2268,7 +2364,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2281,7 +2377,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ApplyRequest) GetDeletes() uint64 {
@@ -2331,7 +2427,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2343,7 +2439,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2356,7 +2452,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ApplyResponse) GetPoints() uint64 {
@@ -2388,7 +2484,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2400,7 +2496,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2413,7 +2509,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_proto_rawDescGZIP(), []int{38}
 }
 
 type StatusResponse struct {
@@ -2428,7 +2524,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2440,7 +2536,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2453,7 +2549,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
@@ -2493,7 +2589,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2505,7 +2601,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2518,7 +2614,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RepairRequest) GetShardId() uint64 {
@@ -2536,7 +2632,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +2644,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2657,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_proto_rawDescGZIP(), []int{41}
 }
 
 type PauseRequest struct {
@@ -2573,7 +2669,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2681,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2694,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PauseRequest) GetPaused() bool {
@@ -2639,7 +2735,7 @@ type RepairRecord struct {
 
 func (x *RepairRecord) Reset() {
 	*x = RepairRecord{}
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2651,7 +2747,7 @@ func (x *RepairRecord) String() string {
 func (*RepairRecord) ProtoMessage() {}
 
 func (x *RepairRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2664,7 +2760,7 @@ func (x *RepairRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord.ProtoReflect.Descriptor instead.
 func (*RepairRecord) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RepairRecord) GetShardId() uint64 {
@@ -2837,7 +2933,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2849,7 +2945,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2862,7 +2958,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DiffResponse) GetOwners() []string {
@@ -2931,7 +3027,7 @@ type RepairsResponse struct {
 
 func (x *RepairsResponse) Reset() {
 	*x = RepairsResponse{}
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2943,7 +3039,7 @@ func (x *RepairsResponse) String() string {
 func (*RepairsResponse) ProtoMessage() {}
 
 func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2956,7 +3052,7 @@ func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsResponse.ProtoReflect.Descriptor instead.
 func (*RepairsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RepairsResponse) GetPaused() bool {
@@ -2983,7 +3079,7 @@ type ReceivedRequest_Shard struct {
 
 func (x *ReceivedRequest_Shard) Reset() {
 	*x = ReceivedRequest_Shard{}
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2995,7 +3091,7 @@ func (x *ReceivedRequest_Shard) String() string {
 func (*ReceivedRequest_Shard) ProtoMessage() {}
 
 func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3008,7 +3104,7 @@ func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedRequest_Shard.ProtoReflect.Descriptor instead.
 func (*ReceivedRequest_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{17, 0}
+	return file_concord_proto_rawDescGZIP(), []int{19, 0}
 }
 
 func (x *ReceivedRequest_Shard) GetShardId() uint64 {
@@ -3037,7 +3133,7 @@ type ApplyResponse_Refused struct {
 
 func (x *ApplyResponse_Refused) Reset() {
 	*x = ApplyResponse_Refused{}
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3049,7 +3145,7 @@ func (x *ApplyResponse_Refused) String() string {
 func (*ApplyResponse_Refused) ProtoMessage() {}
 
 func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3062,7 +3158,7 @@ func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse_Refused.ProtoReflect.Descriptor instead.
 func (*ApplyResponse_Refused) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35, 0}
+	return file_concord_proto_rawDescGZIP(), []int{37, 0}
 }
 
 func (x *ApplyResponse_Refused) GetBlock() uint32 {
@@ -3104,7 +3200,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3116,7 +3212,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3129,7 +3225,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37, 0}
+	return file_concord_proto_rawDescGZIP(), []int{39, 0}
 }
 
 func (x *StatusResponse_Shard) GetId() uint64 {
@@ -3165,7 +3261,7 @@ type RepairRecord_Decision struct {
 
 func (x *RepairRecord_Decision) Reset() {
 	*x = RepairRecord_Decision{}
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3177,7 +3273,7 @@ func (x *RepairRecord_Decision) String() string {
 func (*RepairRecord_Decision) ProtoMessage() {}
 
 func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3190,7 +3286,7 @@ func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Decision.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Decision) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{41, 0}
+	return file_concord_proto_rawDescGZIP(), []int{43, 0}
 }
 
 func (x *RepairRecord_Decision) GetSeries() []byte {
@@ -3233,7 +3329,7 @@ type RepairRecord_Refusal struct {
 
 func (x *RepairRecord_Refusal) Reset() {
 	*x = RepairRecord_Refusal{}
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3245,7 +3341,7 @@ func (x *RepairRecord_Refusal) String() string {
 func (*RepairRecord_Refusal) ProtoMessage() {}
 
 func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3258,7 +3354,7 @@ func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Refusal.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Refusal) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{41, 1}
+	return file_concord_proto_rawDescGZIP(), []int{43, 1}
 }
 
 func (x *RepairRecord_Refusal) GetNode() string {
@@ -3302,7 +3398,7 @@ type DiffResponse_Pair struct {
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3314,7 +3410,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3327,7 +3423,7 @@ func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Pair.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Pair) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{42, 0}
+	return file_concord_proto_rawDescGZIP(), []int{44, 0}
 }
 
 func (x *DiffResponse_Pair) GetA() string {
@@ -3377,7 +3473,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[50]
+	mi := &file_concord_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3389,7 +3485,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[50]
+	mi := &file_concord_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3402,7 +3498,7 @@ func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Field.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Field) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{42, 1}
+	return file_concord_proto_rawDescGZIP(), []int{44, 1}
 }
 
 func (x *DiffResponse_Field) GetSeries() []byte {
@@ -3469,7 +3565,13 @@ const file_concord_proto_rawDesc = "" +
 	"\x06member\x18\x02 \x01(\bR\x06member\x12\x1a\n" +
 	"\bidentity\x18\x03 \x01(\tR\bidentity\x12\x19\n" +
 	"\btcp_addr\x18\x04 \x01(\tR\atcpAddr\x12\x18\n" +
-	"\aprocess\x18\x05 \x01(\x04R\aprocess\"\xbb\x03\n" +
+	"\aprocess\x18\x05 \x01(\x04R\aprocess\"]\n" +
+	"\x0eCatchUpRequest\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x16\n" +
+	"\x06leader\x18\x03 \x01(\tR\x06leader\"\x11\n" +
+	"\x0fCatchUpResponse\"\xbb\x03\n" +
 	"\x11WriteShardRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
@@ -3700,13 +3802,14 @@ const file_concord_proto_rawDesc = "" +
 	"\x03end\x18\x04 \x01(\x03R\x03end\"]\n" +
 	"\x0fRepairsResponse\x12\x16\n" +
 	"\x06paused\x18\x01 \x01(\bR\x06paused\x122\n" +
-	"\arepairs\x18\x02 \x03(\v2\x18.concord.v1.RepairRecordR\arepairs2\x8a\x02\n" +
+	"\arepairs\x18\x02 \x03(\v2\x18.concord.v1.RepairRecordR\arepairs2\xce\x02\n" +
 	"\n" +
 	"Membership\x12E\n" +
 	"\bIdentify\x12\x1b.concord.v1.IdentifyRequest\x1a\x1c.concord.v1.IdentifyResponse\x129\n" +
 	"\x04Join\x12\x17.concord.v1.JoinRequest\x1a\x18.concord.v1.JoinResponse\x12<\n" +
 	"\x05Leave\x12\x18.concord.v1.LeaveRequest\x1a\x19.concord.v1.LeaveResponse\x12<\n" +
-	"\x05Vouch\x12\x18.concord.v1.VouchRequest\x1a\x19.concord.v1.VouchResponse2\xa0\x02\n" +
+	"\x05Vouch\x12\x18.concord.v1.VouchRequest\x1a\x19.concord.v1.VouchResponse\x12B\n" +
+	"\aCatchUp\x12\x1a.concord.v1.CatchUpRequest\x1a\x1b.concord.v1.CatchUpResponse2\xa0\x02\n" +
 	"\vReplication\x12K\n" +
 	"\n" +
 	"WriteShard\x12\x1d.concord.v1.WriteShardRequest\x1a\x1e.concord.v1.WriteShardResponse\x12B\n" +
@@ -3742,7 +3845,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),      // 0: concord.v1.ExecuteRequest.Kind
 	(*IdentifyRequest)(nil),       // 1: concord.v1.IdentifyRequest
@@ -3753,119 +3856,123 @@ var file_concord_proto_goTypes = []any{
 	(*LeaveResponse)(nil),         // 6: concord.v1.LeaveResponse
 	(*VouchRequest)(nil),          // 7: concord.v1.VouchRequest
 	(*VouchResponse)(nil),         // 8: concord.v1.VouchResponse
-	(*WriteShardRequest)(nil),     // 9: concord.v1.WriteShardRequest
-	(*WriteShardResponse)(nil),    // 10: concord.v1.WriteShardResponse
-	(*FieldType)(nil),             // 11: concord.v1.FieldType
-	(*ExecuteRequest)(nil),        // 12: concord.v1.ExecuteRequest
-	(*Barrier)(nil),               // 13: concord.v1.Barrier
-	(*DeleteBounds)(nil),          // 14: concord.v1.DeleteBounds
-	(*ExecuteResponse)(nil),       // 15: concord.v1.ExecuteResponse
-	(*HintRequest)(nil),           // 16: concord.v1.HintRequest
-	(*HintResponse)(nil),          // 17: concord.v1.HintResponse
-	(*ReceivedRequest)(nil),       // 18: concord.v1.ReceivedRequest
-	(*ReceivedResponse)(nil),      // 19: concord.v1.ReceivedResponse
-	(*ShardStatesRequest)(nil),    // 20: concord.v1.ShardStatesRequest
-	(*ShardState)(nil),            // 21: concord.v1.ShardState
-	(*WholeRequest)(nil),          // 22: concord.v1.WholeRequest
-	(*WholeResponse)(nil),         // 23: concord.v1.WholeResponse
-	(*ShardStatesResponse)(nil),   // 24: concord.v1.ShardStatesResponse
-	(*Sum)(nil),                   // 25: concord.v1.Sum
-	(*RootRequest)(nil),           // 26: concord.v1.RootRequest
-	(*RootResponse)(nil),          // 27: concord.v1.RootResponse
-	(*WindowSum)(nil),             // 28: concord.v1.WindowSum
-	(*SeriesField)(nil),           // 29: concord.v1.SeriesField
-	(*DigestsChunk)(nil),          // 30: concord.v1.DigestsChunk
-	(*Region)(nil),                // 31: concord.v1.Region
-	(*Block)(nil),                 // 32: concord.v1.Block
-	(*FetchRequest)(nil),          // 33: concord.v1.FetchRequest
-	(*FetchChunk)(nil),            // 34: concord.v1.FetchChunk
-	(*ApplyRequest)(nil),          // 35: concord.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 36: concord.v1.ApplyResponse
-	(*StatusRequest)(nil),         // 37: concord.v1.StatusRequest
-	(*StatusResponse)(nil),        // 38: concord.v1.StatusResponse
-	(*RepairRequest)(nil),         // 39: concord.v1.RepairRequest
-	(*RepairResponse)(nil),        // 40: concord.v1.RepairResponse
-	(*PauseRequest)(nil),          // 41: concord.v1.PauseRequest
-	(*RepairRecord)(nil),          // 42: concord.v1.RepairRecord
-	(*DiffResponse)(nil),          // 43: concord.v1.DiffResponse
-	(*RepairsResponse)(nil),       // 44: concord.v1.RepairsResponse
-	(*ReceivedRequest_Shard)(nil), // 45: concord.v1.ReceivedRequest.Shard
-	(*ApplyResponse_Refused)(nil), // 46: concord.v1.ApplyResponse.Refused
-	(*StatusResponse_Shard)(nil),  // 47: concord.v1.StatusResponse.Shard
-	(*RepairRecord_Decision)(nil), // 48: concord.v1.RepairRecord.Decision
-	(*RepairRecord_Refusal)(nil),  // 49: concord.v1.RepairRecord.Refusal
-	(*DiffResponse_Pair)(nil),     // 50: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),    // 51: concord.v1.DiffResponse.Field
+	(*CatchUpRequest)(nil),        // 9: concord.v1.CatchUpRequest
+	(*CatchUpResponse)(nil),       // 10: concord.v1.CatchUpResponse
+	(*WriteShardRequest)(nil),     // 11: concord.v1.WriteShardRequest
+	(*WriteShardResponse)(nil),    // 12: concord.v1.WriteShardResponse
+	(*FieldType)(nil),             // 13: concord.v1.FieldType
+	(*ExecuteRequest)(nil),        // 14: concord.v1.ExecuteRequest
+	(*Barrier)(nil),               // 15: concord.v1.Barrier
+	(*DeleteBounds)(nil),          // 16: concord.v1.DeleteBounds
+	(*ExecuteResponse)(nil),       // 17: concord.v1.ExecuteResponse
+	(*HintRequest)(nil),           // 18: concord.v1.HintRequest
+	(*HintResponse)(nil),          // 19: concord.v1.HintResponse
+	(*ReceivedRequest)(nil),       // 20: concord.v1.ReceivedRequest
+	(*ReceivedResponse)(nil),      // 21: concord.v1.ReceivedResponse
+	(*ShardStatesRequest)(nil),    // 22: concord.v1.ShardStatesRequest
+	(*ShardState)(nil),            // 23: concord.v1.ShardState
+	(*WholeRequest)(nil),          // 24: concord.v1.WholeRequest
+	(*WholeResponse)(nil),         // 25: concord.v1.WholeResponse
+	(*ShardStatesResponse)(nil),   // 26: concord.v1.ShardStatesResponse
+	(*Sum)(nil),                   // 27: concord.v1.Sum
+	(*RootRequest)(nil),           // 28: concord.v1.RootRequest
+	(*RootResponse)(nil),          // 29: concord.v1.RootResponse
+	(*WindowSum)(nil),             // 30: concord.v1.WindowSum
+	(*SeriesField)(nil),           // 31: concord.v1.SeriesField
+	(*DigestsChunk)(nil),          // 32: concord.v1.DigestsChunk
+	(*Region)(nil),                // 33: concord.v1.Region
+	(*Block)(nil),                 // 34: concord.v1.Block
+	(*FetchRequest)(nil),          // 35: concord.v1.FetchRequest
+	(*FetchChunk)(nil),            // 36: concord.v1.FetchChunk
+	(*ApplyRequest)(nil),          // 37: concord.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 38: concord.v1.ApplyResponse
+	(*StatusRequest)(nil),         // 39: concord.v1.StatusRequest
+	(*StatusResponse)(nil),        // 40: concord.v1.StatusResponse
+	(*RepairRequest)(nil),         // 41: concord.v1.RepairRequest
+	(*RepairResponse)(nil),        // 42: concord.v1.RepairResponse
+	(*PauseRequest)(nil),          // 43: concord.v1.PauseRequest
+	(*RepairRecord)(nil),          // 44: concord.v1.RepairRecord
+	(*DiffResponse)(nil),          // 45: concord.v1.DiffResponse
+	(*RepairsResponse)(nil),       // 46: concord.v1.RepairsResponse
+	(*ReceivedRequest_Shard)(nil), // 47: concord.v1.ReceivedRequest.Shard
+	(*ApplyResponse_Refused)(nil), // 48: concord.v1.ApplyResponse.Refused
+	(*StatusResponse_Shard)(nil),  // 49: concord.v1.StatusResponse.Shard
+	(*RepairRecord_Decision)(nil), // 50: concord.v1.RepairRecord.Decision
+	(*RepairRecord_Refusal)(nil),  // 51: concord.v1.RepairRecord.Refusal
+	(*DiffResponse_Pair)(nil),     // 52: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),    // 53: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
-	11, // 0: concord.v1.WriteShardResponse.conflicts:type_name -> concord.v1.FieldType
+	13, // 0: concord.v1.WriteShardResponse.conflicts:type_name -> concord.v1.FieldType
 	0,  // 1: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
-	14, // 2: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
-	13, // 3: concord.v1.ExecuteRequest.barriers:type_name -> concord.v1.Barrier
-	13, // 4: concord.v1.ExecuteResponse.barrier:type_name -> concord.v1.Barrier
-	12, // 5: concord.v1.HintRequest.delete:type_name -> concord.v1.ExecuteRequest
-	45, // 6: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
-	21, // 7: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
-	25, // 8: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
-	25, // 9: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
-	28, // 10: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
-	29, // 11: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
-	31, // 12: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
-	32, // 13: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
-	32, // 14: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	46, // 15: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
-	47, // 16: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	48, // 17: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
-	49, // 18: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
-	50, // 19: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	51, // 20: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	42, // 21: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	16, // 2: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
+	15, // 3: concord.v1.ExecuteRequest.barriers:type_name -> concord.v1.Barrier
+	15, // 4: concord.v1.ExecuteResponse.barrier:type_name -> concord.v1.Barrier
+	14, // 5: concord.v1.HintRequest.delete:type_name -> concord.v1.ExecuteRequest
+	47, // 6: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
+	23, // 7: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
+	27, // 8: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
+	27, // 9: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
+	30, // 10: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
+	31, // 11: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
+	33, // 12: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
+	34, // 13: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
+	34, // 14: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
+	48, // 15: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
+	49, // 16: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	50, // 17: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
+	51, // 18: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
+	52, // 19: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	53, // 20: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	44, // 21: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
 	1,  // 22: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
 	3,  // 23: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
 	5,  // 24: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
 	7,  // 25: concord.v1.Membership.Vouch:input_type -> concord.v1.VouchRequest
-	9,  // 26: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	12, // 27: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	16, // 28: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
-	18, // 29: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
-	20, // 30: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	26, // 31: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	26, // 32: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	33, // 33: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	35, // 34: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	22, // 35: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	22, // 36: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
-	37, // 37: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	39, // 38: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	39, // 39: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	39, // 40: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	41, // 41: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	39, // 42: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	37, // 43: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	2,  // 44: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	4,  // 45: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	6,  // 46: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	8,  // 47: concord.v1.Membership.Vouch:output_type -> concord.v1.VouchResponse
-	10, // 48: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	15, // 49: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	17, // 50: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
-	19, // 51: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
-	24, // 52: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	27, // 53: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	30, // 54: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	34, // 55: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	36, // 56: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	23, // 57: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	23, // 58: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
-	38, // 59: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	40, // 60: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	40, // 61: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	40, // 62: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	40, // 63: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	43, // 64: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	44, // 65: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	44, // [44:66] is the sub-list for method output_type
-	22, // [22:44] is the sub-list for method input_type
+	9,  // 26: concord.v1.Membership.CatchUp:input_type -> concord.v1.CatchUpRequest
+	11, // 27: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	14, // 28: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	18, // 29: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
+	20, // 30: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
+	22, // 31: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	28, // 32: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	28, // 33: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	35, // 34: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	37, // 35: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	24, // 36: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	24, // 37: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
+	39, // 38: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	41, // 39: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	41, // 40: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	41, // 41: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	43, // 42: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	41, // 43: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	39, // 44: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	2,  // 45: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	4,  // 46: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	6,  // 47: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	8,  // 48: concord.v1.Membership.Vouch:output_type -> concord.v1.VouchResponse
+	10, // 49: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
+	12, // 50: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	17, // 51: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	19, // 52: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
+	21, // 53: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
+	26, // 54: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	29, // 55: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	32, // 56: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	36, // 57: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	38, // 58: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	25, // 59: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	25, // 60: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
+	40, // 61: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	42, // 62: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	42, // 63: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	42, // 64: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	42, // 65: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	45, // 66: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	46, // 67: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	45, // [45:68] is the sub-list for method output_type
+	22, // [22:45] is the sub-list for method input_type
 	22, // [22:22] is the sub-list for extension type_name
 	22, // [22:22] is the sub-list for extension extendee
 	0,  // [0:22] is the sub-list for field type_name
@@ -3882,7 +3989,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   51,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

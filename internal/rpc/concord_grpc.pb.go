@@ -25,6 +25,7 @@ const (
 	Membership_Join_FullMethodName     = "/concord.v1.Membership/Join"
 	Membership_Leave_FullMethodName    = "/concord.v1.Membership/Leave"
 	Membership_Vouch_FullMethodName    = "/concord.v1.Membership/Vouch"
+	Membership_CatchUp_FullMethodName  = "/concord.v1.Membership/CatchUp"
 )
 
 // MembershipClient is the client API for Membership service.
@@ -42,6 +43,9 @@ type MembershipClient interface {
 	Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveResponse, error)
 	// Vouch tells what this node knows of a data node, and which process answers at that node's address.
 	Vouch(ctx context.Context, in *VouchRequest, opts ...grpc.CallOption) (*VouchResponse, error)
+	// CatchUp returns when the data node's copy of the metadata has a change, or fails when the call ends before.
+	// A node of another cluster, or of none, refuses with FAILED_PRECONDITION.
+	CatchUp(ctx context.Context, in *CatchUpRequest, opts ...grpc.CallOption) (*CatchUpResponse, error)
 }
 
 type membershipClient struct {
@@ -92,6 +96,16 @@ func (c *membershipClient) Vouch(ctx context.Context, in *VouchRequest, opts ...
 	return out, nil
 }
 
+func (c *membershipClient) CatchUp(ctx context.Context, in *CatchUpRequest, opts ...grpc.CallOption) (*CatchUpResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CatchUpResponse)
+	err := c.cc.Invoke(ctx, Membership_CatchUp_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MembershipServer is the server API for Membership service.
 // All implementations must embed UnimplementedMembershipServer
 // for forward compatibility.
@@ -107,6 +121,9 @@ type MembershipServer interface {
 	Leave(context.Context, *LeaveRequest) (*LeaveResponse, error)
 	// Vouch tells what this node knows of a data node, and which process answers at that node's address.
 	Vouch(context.Context, *VouchRequest) (*VouchResponse, error)
+	// CatchUp returns when the data node's copy of the metadata has a change, or fails when the call ends before.
+	// A node of another cluster, or of none, refuses with FAILED_PRECONDITION.
+	CatchUp(context.Context, *CatchUpRequest) (*CatchUpResponse, error)
 	mustEmbedUnimplementedMembershipServer()
 }
 
@@ -128,6 +145,9 @@ func (UnimplementedMembershipServer) Leave(context.Context, *LeaveRequest) (*Lea
 }
 func (UnimplementedMembershipServer) Vouch(context.Context, *VouchRequest) (*VouchResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Vouch not implemented")
+}
+func (UnimplementedMembershipServer) CatchUp(context.Context, *CatchUpRequest) (*CatchUpResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method CatchUp not implemented")
 }
 func (UnimplementedMembershipServer) mustEmbedUnimplementedMembershipServer() {}
 func (UnimplementedMembershipServer) testEmbeddedByValue()                    {}
@@ -222,6 +242,24 @@ func _Membership_Vouch_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Membership_CatchUp_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CatchUpRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembershipServer).CatchUp(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Membership_CatchUp_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembershipServer).CatchUp(ctx, req.(*CatchUpRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Membership_ServiceDesc is the grpc.ServiceDesc for Membership service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -244,6 +282,10 @@ var Membership_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Vouch",
 			Handler:    _Membership_Vouch_Handler,
+		},
+		{
+			MethodName: "CatchUp",
+			Handler:    _Membership_CatchUp_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -45,8 +45,8 @@ func (g *Guard) Option() grpc.ServerOption {
 		return grpc.EmptyServerOption{}
 	}
 	return grpc.InTapHandle(func(ctx context.Context, call *tap.Info) (context.Context, error) {
-		if !g.proven(call.Header) {
-			return ctx, status.Error(codes.Unauthenticated, trust.ErrRefused.Error())
+		if err := g.proven(call.Header); err != nil {
+			return ctx, status.Error(codes.Unauthenticated, err.Error())
 		}
 		if p, ok := peer.FromContext(ctx); ok {
 			g.admit(p.Addr.String())
@@ -55,13 +55,19 @@ func (g *Guard) Option() grpc.ServerOption {
 	})
 }
 
-func (g *Guard) proven(header metadata.MD) bool {
+// proven returns why the headers of a call do not prove the secret.
+func (g *Guard) proven(header metadata.MD) error {
+	refused := trust.ErrRefused
 	for _, v := range header.Get("authorization") {
-		if token, ok := strings.CutPrefix(v, "Bearer "); ok && g.secret.Verify(token) == nil {
-			return true
+		token, ok := strings.CutPrefix(v, "Bearer ")
+		if !ok {
+			continue
+		}
+		if refused = g.secret.Verify(token); refused == nil {
+			return nil
 		}
 	}
-	return false
+	return refused
 }
 
 // Listener is the listener of the server.

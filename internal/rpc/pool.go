@@ -42,6 +42,8 @@ type Pool struct {
 	Secret trust.Secret
 	// TLS, when set before the first call, makes the connections.
 	TLS *tlsconfig.TLSConfigManager
+	// Index, when set before the first call, is the index of the metadata that calls rely on.
+	Index func() uint64
 
 	mu     sync.Mutex
 	conns  map[string]*grpc.ClientConn
@@ -65,6 +67,9 @@ func (p *Pool) Conn(addr string) (*grpc.ClientConn, error) {
 	opts := []grpc.DialOption{}
 	if p.Secret != "" {
 		opts = append(opts, grpc.WithPerRPCCredentials(bearer{&trust.Signer{Secret: p.Secret}}))
+	}
+	if p.Index != nil {
+		opts = append(opts, relying(p.Index)...)
 	}
 	if p.TLS != nil && p.TLS.UseTLS() {
 		opts = append(opts, grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {

@@ -93,6 +93,9 @@ const tokenLife = time.Minute
 // ErrRefused is the answer to who cannot prove to belong here.
 var ErrRefused = errors.New("the shared secret of the cluster is missing or wrong")
 
+// ErrClocks is the answer to who has the secret and another time: a token is good for a minute, and used for half of it.
+var ErrClocks = errors.New("the clocks of the two nodes differ by more than half a minute: set both, with NTP for example")
+
 // Token signs a token that is good for life from now.
 func (s Secret) Token(life time.Duration) (string, error) {
 	now := time.Now()
@@ -106,7 +109,7 @@ func (s Secret) Token(life time.Duration) (string, error) {
 	return signed, nil
 }
 
-// Verify returns ErrRefused unless token was signed with the secret and is in time.
+// Verify returns ErrRefused unless token was signed with the secret, and ErrClocks when it was but is out of time.
 func (s Secret) Verify(token string) error {
 	if s == "" {
 		return nil
@@ -117,8 +120,11 @@ func (s Secret) Verify(token string) error {
 	t, err := p.ParseWithClaims(token, &claims, func(*jwt.Token) (any, error) { return []byte(s), nil })
 	now := time.Now()
 	// A token without an end would be good for ever.
-	if err != nil || !t.Valid || !claims.VerifyExpiresAt(now, true) || !claims.VerifyNotBefore(now, false) {
+	if err != nil || !t.Valid || claims.ExpiresAt == nil || !claims.VerifyNotBefore(now, false) {
 		return ErrRefused
+	}
+	if late := now.Sub(claims.ExpiresAt.Time); late >= 0 {
+		return fmt.Errorf("%w (the token ended %s ago by this node's clock)", ErrClocks, late.Round(time.Second))
 	}
 	return nil
 }

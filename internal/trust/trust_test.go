@@ -1,6 +1,8 @@
 package trust
 
 import (
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,5 +38,21 @@ func TestVerify(t *testing.T) {
 		if err := secret.Verify(token); (err == nil) != tt.ok {
 			t.Errorf("%s: %v", tt.name, err)
 		}
+	}
+}
+
+// Who has the secret and another time is told so: nobody looks for a wrong secret then.
+func TestWrongClockIsNotAWrongSecret(t *testing.T) {
+	t.Parallel()
+	const secret = Secret("s3cret")
+	late, err := secret.Token(-3 * time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := secret.Verify(late); !errors.Is(err, ErrClocks) || !strings.Contains(err.Error(), "3m0s ago") {
+		t.Errorf("a token that ended: %v", err)
+	}
+	if err := Secret("other").Verify(late); !errors.Is(err, ErrRefused) {
+		t.Errorf("of another secret: %v", err)
 	}
 }

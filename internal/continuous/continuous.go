@@ -1,0 +1,194 @@
+// Package continuous runs the continuous queries of the cluster on one of its data nodes, by the engine's own rules of
+// when each of them is due. Until when they have run is in the cluster's metadata, a minute late at most: when the node
+// dies, the next one goes on from there. A window that is computed again has the same points, and perhaps more of them.
+package continuous
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/monitor/diagnostics"
+	"github.com/influxdata/influxdb/query"
+	"github.com/influxdata/influxdb/services/continuous_querier"
+	emeta "github.com/influxdata/influxdb/services/meta"
+	"go.uber.org/zap"
+
+	"concord/internal/cluster"
+)
+
+const (
+	leaseName = "continuous_querier"
+	noteEvery = time.Minute
+	// resumeWithin is how long ago a query may have run for another node to go on from there: one query covers it all.
+	resumeWithin = 24 * time.Hour
+)
+
+// Meta is the metadata of the cluster.
+type Meta interface {
+	AcquireLease(name string) (*emeta.Lease, error)
+	Databases() []emeta.DatabaseInfo
+	State() *cluster.State
+	Refresh() error
+	Execute(op cluster.Op) error
+	// Now is the time by which the cluster decides; known is false while it is this node's own.
+	Now() (now time.Time, known bool)
+}
+
+// Service runs continuous queries while this node has the lease.
+type Service struct {
+	cfg      continuous_querier.Config
+	meta     Meta
+	executor *query.Executor
+	monitor  continuous_querier.Monitor
+	log      *zap.Logger
+
+	engine *continuous_querier.Service // knows when each query is due; nil without the lease
+	ran    map[cluster.ContinuousQuery]time.Time
+	noted  time.Time // when ran was last recorded
+
+	ok, failed atomic.Int64
+	stop, done chan struct{}
+}
+
+// New returns a service that Open starts. The monitor gets the statistics of each query.
+func New(cfg continuous_querier.Config, meta Meta, executor *query.Executor, mon continuous_querier.Monitor) *Service {
+	return &Service{cfg: cfg, meta: meta, executor: executor, monitor: mon, log: zap.NewNop()}
+}
+
+// WithLogger sets the logger; call it before Open.
+func (s *Service) WithLogger(log *zap.Logger) {
+	s.log = log.With(zap.String("service", "continuous_querier"))
+}
+
+// Open starts to look for queries that are due, every run-interval.
+func (s *Service) Open() error {
+	s.stop, s.done = make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(s.done)
+		t := time.NewTimer(time.Duration(s.cfg.RunInterval))
+		defer t.Stop()
+		for {
+			select {
+			case <-s.stop:
+				return
+			case <-t.C:
+				s.run()
+				t.Reset(time.Duration(s.cfg.RunInterval))
+			}
+		}
+	}()
+	return nil
+}
+
+// Close waits for a query that runs.
+func (s *Service) Close() error {
+	close(s.stop)
+	<-s.done
+	return nil
+}
+
+// Statistics are the engine's.
+func (s *Service) Statistics(tags map[string]string) []models.Statistic {
+	return []models.Statistic{{Name: "cq", Tags: tags, Values: map[string]any{"queryOk": s.ok.Load(), "queryFail": s.failed.Load()}}}
+}
+
+// Diagnostics are the engine's: none.
+func (s *Service) Diagnostics() (*diagnostics.Diagnostics, error) {
+	return &diagnostics.Diagnostics{}, nil
+}
+
+// run executes the queries that are due, if this node has the lease.
+func (s *Service) run() {
+	queries := s.queries()
+	if len(queries) == 0 {
+		return
+	}
+	if _, err := s.meta.AcquireLease(leaseName); err != nil {
+		s.engine = nil // whoever has it goes on from what was noted
+		return
+	}
+	now, _ := s.meta.Now()
+	if s.engine == nil {
+		s.resume(queries, now)
+	}
+	for _, q := range queries {
+		if s.execute(q, now) {
+			s.ran[q.name()] = now
+		}
+	}
+	s.note(now)
+}
+
+// continuousQuery is a query with its database.
+type continuousQuery struct {
+	db *emeta.DatabaseInfo
+	cq *emeta.ContinuousQueryInfo
+}
+
+func (q continuousQuery) name() cluster.ContinuousQuery {
+	return cluster.ContinuousQuery{Database: q.db.Name, Name: q.cq.Name}
+}
+
+func (s *Service) queries() (out []continuousQuery) {
+	dbs := s.meta.Databases()
+	for i := range dbs {
+		for j := range dbs[i].ContinuousQueries {
+			out = append(out, continuousQuery{&dbs[i], &dbs[i].ContinuousQueries[j]})
+		}
+	}
+	return out
+}
+
+// resume begins as the engine does, and makes it know until when queries ran elsewhere: it computes their last windows
+// again, and all that came since when it runs the next time.
+func (s *Service) resume(queries []continuousQuery, now time.Time) {
+	s.engine = continuous_querier.NewService(s.cfg)
+	s.engine.QueryExecutor, s.engine.Logger = s.executor, s.log
+	if s.monitor != nil {
+		s.engine.Monitor = s.monitor
+	}
+	s.ran, s.noted = make(map[cluster.ContinuousQuery]time.Time), time.Time{}
+	if err := s.meta.Refresh(); err != nil {
+		s.log.Warn("Going on with continuous queries from what this node knows", zap.Error(err))
+	}
+	until := make(map[cluster.ContinuousQuery]time.Time)
+	for _, r := range s.meta.State().ContinuousRuns {
+		until[r.ContinuousQuery] = r.Until
+	}
+	for _, q := range queries {
+		// A time that is yet to come was noted by a leader whose clock was wrong.
+		if at, ok := until[q.name()]; ok && at.Before(now) && now.Sub(at) < resumeWithin {
+			s.execute(q, at)
+		}
+	}
+}
+
+// execute runs a query if it is due at now, and reports whether it did.
+func (s *Service) execute(q continuousQuery, now time.Time) bool {
+	ran, err := s.engine.ExecuteContinuousQuery(q.db, q.cq, now)
+	if err != nil {
+		s.log.Info("A continuous query failed", zap.String("query", q.cq.Query), zap.Error(err))
+		s.failed.Add(1)
+	} else if ran {
+		s.ok.Add(1)
+	}
+	return ran && err == nil
+}
+
+// note records once a minute until when queries have run.
+func (s *Service) note(now time.Time) {
+	if len(s.ran) == 0 || now.Sub(s.noted).Abs() < noteEvery {
+		return
+	}
+	s.noted = now
+	var op cluster.NoteContinuousQueries
+	for q, until := range s.ran {
+		op.Runs = append(op.Runs, cluster.ContinuousRun{ContinuousQuery: q, Until: until})
+	}
+	if err := s.meta.Execute(op); err != nil {
+		s.log.Warn("Cannot record until when continuous queries have run: another node would compute more of them again", zap.Error(err))
+		return
+	}
+	clear(s.ran)
+}
