@@ -414,6 +414,19 @@ func TestLostHintsAreTold(t *testing.T) {
 
 func TestRolledBackNodeFindsOut(t *testing.T) {
 	t.Parallel()
+	for _, kept := range []bool{true, false} {
+		t.Run(fmt.Sprintf("and kept something for another until it went back: %v", kept), func(t *testing.T) { rollBack(t, kept) })
+	}
+}
+
+// folderOf is the folder of a node's newest table.
+func (s *Service) folderOf(node uint64) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tables[node].folder
+}
+
+func rollBack(t *testing.T, kept bool) {
 	w := newWorld(t, 3)
 	id := w.addShard(1, 2)
 	alone := w.addShard(2)
@@ -427,6 +440,10 @@ func TestRolledBackNodeFindsOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	mark := w.nodes[2].s.self.Mark
+	if kept {
+		w.nodes[2].owe(1, id)
+		w.nodes[2].s.Announce(1, id)
+	}
 	w.await("node 1 has heard of it", func() bool {
 		s := w.nodes[1].s
 		s.mu.Lock()
@@ -434,8 +451,9 @@ func TestRolledBackNodeFindsOut(t *testing.T) {
 		return s.marks[2] >= mark
 	})
 	w.stop(2)
+	before := w.nodes[1].s.folderOf(2)
 	w.nodes[2].dir = old
-	w.nodes[2].owe(1, id)
+	w.nodes[2].owe(1, id) // as when the copy was made
 	w.start(2)
 	w.await("node 2 finds out", func() bool { return w.nodes[2].s.Lacks(id).Kind == Stale })
 	if w.nodes[2].s.Lacks(alone).Kind != "" {
@@ -444,7 +462,15 @@ func TestRolledBackNodeFindsOut(t *testing.T) {
 	if !w.nodes[2].get(func() bool { return w.nodes[2].gaveUp }) {
 		t.Error("what it kept for others is not set aside")
 	}
-	w.await("node 1 knows that node 2 lost what it kept for it", func() bool { return w.nodes[1].s.Lacks(id).Kind == Missed })
+	if kept {
+		w.await("node 1 knows that node 2 lost what it kept for it", func() bool { return w.nodes[1].s.Lacks(id).Kind == Missed })
+	} else {
+		// It has brought all to node 1, as node 1 and 3 know.
+		w.await("node 1 has heard of the new folder", func() bool { return w.nodes[1].s.folderOf(2) != before })
+		if why := w.nodes[1].s.Lacks(id).Why; why != "" {
+			t.Errorf("node 1 thinks that its copy lacks something: %s", why)
+		}
+	}
 	w.stop(2)
 	w.start(2)
 	if w.nodes[2].s.wentBack || w.nodes[2].s.Lacks(id).Kind != Stale {

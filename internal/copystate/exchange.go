@@ -399,14 +399,17 @@ func (s *Service) goneBack(m *rpc.CopyStates) {
 	if err := writeFolder(s.deps.DataDir, s.self.Folder); err != nil {
 		s.log.Error("Cannot name the data folder anew", zap.Error(err))
 	}
-	s.mu.Lock()
-	for node, shards := range s.deps.Owed() {
-		for _, id := range shards {
-			s.addLost(node, id)
+	// Who heard a later mark knows what this node kept for others since: the rest was brought there. It takes that over.
+	if m.YourMark <= s.loadedMark {
+		s.mu.Lock()
+		for node, shards := range s.deps.Owed() {
+			for _, id := range shards {
+				s.addLost(node, id)
+			}
 		}
+		s.mu.Unlock()
+		s.saveLost()
 	}
-	s.mu.Unlock()
-	s.saveLost()
 	if err := s.deps.GiveUp(); err != nil {
 		s.log.Error("Cannot set aside what this node kept for others", zap.Error(err))
 	}
