@@ -414,8 +414,8 @@ func TestEveryChangeAndItsErrors(t *testing.T) {
 		t.Errorf("subscription: %v", err)
 	}
 	ok(t, d.DropSubscription("db", "rp", "s"), d.DropContinuousQuery("db", "cq"),
-		d.RemoveShardOwner(g.Shards[0].ID, d.NodeID()),
-		d.DropShard(g.Shards[0].ID), d.DropUser("ann"), d.DropRetentionPolicy("db", "rp"), d.DropDatabase("db"))
+		d.DropShard(g.Shards[0].ID), d.RemoveShardOwner(g.Shards[0].ID, d.NodeID()),
+		d.DropUser("ann"), d.DropRetentionPolicy("db", "rp"), d.DropDatabase("db"))
 	if len(d.Databases()) != 0 || len(d.Users()) != 0 {
 		t.Error("something is left")
 	}
