@@ -179,10 +179,6 @@ func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string,
 	if w.Admit != nil {
 		w.Admit(context.Background())
 	}
-	points, reason, err := withoutTime(points)
-	if err != nil {
-		return err
-	}
 	mapping, err := w.mapper.MapShards(&coordinator.WritePointsRequest{Database: db, RetentionPolicy: policy, Points: points})
 	if err != nil {
 		return err
@@ -195,12 +191,9 @@ func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string,
 	w.stats.sub.Add(1)
 
 	var partial *tsdb.PartialWriteError
-	if reason != "" {
-		partial = &tsdb.PartialWriteError{Reason: reason, Database: db, RetentionPolicy: policy}
-	}
 	if n := mapping.Dropped(); n > 0 {
 		w.stats.dropped.Add(int64(n))
-		partial = merge(partial, tsdb.PartialWriteError{Reason: mapping.SummariseDropped(), Dropped: n, Database: db, RetentionPolicy: policy})
+		partial = &tsdb.PartialWriteError{Reason: mapping.SummariseDropped(), Dropped: n, Database: db, RetentionPolicy: policy}
 	}
 	var failed error
 	for range mapping.Points {
@@ -251,6 +244,22 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 	if len(owners) == 0 {
 		return fmt.Errorf("%w: shard %d has no owners", coordinator.ErrWriteFailed, shard.ID)
 	}
+	deletes := w.deletes.seen(db)
+	var newFields map[fieldKey]influxql.DataType
+	mayHaveTime := true
+	if len(owners) > 1 {
+		newFields, mayHaveTime = w.types.unknown(shard.ID, deletes, points)
+	}
+	if mayHaveTime {
+		left, reason, err := withoutTime(points)
+		if err != nil {
+			return err
+		}
+		if reason != "" {
+			err := w.writeShard(ctx, shard, db, policy, level, left)
+			return alsoStripped(err, tsdb.PartialWriteError{Reason: reason, Database: db, RetentionPolicy: policy})
+		}
+	}
 	w.mu.RLock()
 	if !w.opened {
 		w.mu.RUnlock()
@@ -263,11 +272,6 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 	var requests []*rpc.WriteShardRequest
 	size := 0
 	self := w.meta.NodeID()
-	deletes := w.deletes.seen(db)
-	var newFields map[fieldKey]influxql.DataType
-	if len(owners) > 1 {
-		newFields = w.types.unknown(shard.ID, deletes, points)
-	}
 	nodes := make([]uint64, len(owners))
 	for i, o := range owners {
 		nodes[i] = o.NodeID
