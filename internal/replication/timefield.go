@@ -2,6 +2,7 @@ package replication
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 
 	"github.com/influxdata/influxdb/models"
@@ -36,6 +37,18 @@ func withoutTime(points []models.Point) (left []models.Point, reason string, err
 		left[i] = without
 	}
 	return left, reason, nil
+}
+
+// alsoStripped is the outcome of a write when fields were stripped from its points before.
+func alsoStripped(err error, stripped tsdb.PartialWriteError) error {
+	var p tsdb.PartialWriteError
+	switch {
+	case err == nil:
+		return stripped
+	case errors.As(err, &p):
+		return *merge(&stripped, p)
+	}
+	return err
 }
 
 // stripped tells whether a point has a field called time and another one.

@@ -43,15 +43,15 @@ type shardTypes struct {
 
 type fieldKey struct{ measurement, field string }
 
-// unknown returns the fields of points that the shard is not known to have, or has with another type.
-func (t *fieldTypes) unknown(shard, deletes uint64, points []models.Point) map[fieldKey]influxql.DataType {
+// unknown returns the fields of points that the shard is not known to have, or has with another type, and whether
+// points have a field called time, which is not one of them.
+func (t *fieldTypes) unknown(shard, deletes uint64, points []models.Point) (out map[fieldKey]influxql.DataType, hasTime bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	var (
 		known  map[string]map[string]influxql.DataType
 		name   []byte
 		fields map[string]influxql.DataType // of the measurement called name
-		out    map[fieldKey]influxql.DataType
 	)
 	if s := t.shards[shard]; s != nil && s.deletes == deletes {
 		known = s.measurements
@@ -63,7 +63,11 @@ func (t *fieldTypes) unknown(shard, deletes uint64, points []models.Point) map[f
 		}
 		for f := p.FieldIterator(); f.Next(); {
 			typ := fieldindex.DataTypeOf(f.Type())
-			if fields[string(f.FieldKey())] == typ || bytes.Equal(f.FieldKey(), tsdb.TimeBytes) {
+			if fields[string(f.FieldKey())] == typ {
+				continue
+			}
+			if bytes.Equal(f.FieldKey(), tsdb.TimeBytes) {
+				hasTime = true
 				continue
 			}
 			if out == nil {
@@ -72,7 +76,7 @@ func (t *fieldTypes) unknown(shard, deletes uint64, points []models.Point) map[f
 			out[fieldKey{string(name), string(f.FieldKey())}] = typ
 		}
 	}
-	return out
+	return out, hasTime
 }
 
 // learn remembers the types of fields that an owner of the shard has.

@@ -156,27 +156,38 @@ func TestOwnersThatAreNotWholeDoNotDecide(t *testing.T) {
 func TestTypesAreForgottenWithDeletes(t *testing.T) {
 	t.Parallel()
 	var types fieldTypes
+	unknown := func(shard, deletes uint64, points []models.Point) map[fieldKey]influxql.DataType {
+		out, hasTime := types.unknown(shard, deletes, points)
+		if hasTime {
+			t.Error("it is said to have a field called time")
+		}
+		return out
+	}
 	points := mustPoints(t, "m f=1.5,g=1i 1\nm f=2.5 2\nn f=true 3")
 	all := map[fieldKey]influxql.DataType{{"m", "f"}: influxql.Float, {"m", "g"}: influxql.Integer, {"n", "f"}: influxql.Boolean}
-	if diff := cmp.Diff(all, types.unknown(1, 5, points), cmp.AllowUnexported(fieldKey{})); diff != "" {
+	if diff := cmp.Diff(all, unknown(1, 5, points), cmp.AllowUnexported(fieldKey{})); diff != "" {
 		t.Error(diff)
 	}
 	types.learn(1, 5, all)
-	if got := types.unknown(1, 5, points); got != nil {
+	if got := unknown(1, 5, points); got != nil {
 		t.Errorf("unknown: %v", got)
 	}
-	if got := types.unknown(1, 5, mustPoints(t, "m f=1i,g=2i 1")); len(got) != 1 || got[fieldKey{"m", "f"}] != influxql.Integer {
+	if got := unknown(1, 5, mustPoints(t, "m f=1i,g=2i 1")); len(got) != 1 || got[fieldKey{"m", "f"}] != influxql.Integer {
 		t.Errorf("another type: %v", got)
 	}
-	if got := types.unknown(2, 5, points); len(got) != 3 {
+	if got := unknown(2, 5, points); len(got) != 3 {
 		t.Errorf("another shard: %v", got)
 	}
-	if got := types.unknown(1, 6, points); len(got) != 3 {
+	if got := unknown(1, 6, points); len(got) != 3 {
 		t.Errorf("after a delete: %v", got)
 	}
 	types.learn(1, 6, map[fieldKey]influxql.DataType{{"m", "f"}: influxql.Float})
-	if got := types.unknown(1, 6, points); len(got) != 2 || types.n != 1 {
+	if got := unknown(1, 6, points); len(got) != 2 || types.n != 1 {
 		t.Errorf("learnt again: %v, %d", got, types.n)
+	}
+	types.learn(1, 6, all)
+	if got, hasTime := types.unknown(1, 6, mustPoints(t, "m f=1.5,time=5 1")); got != nil || !hasTime {
+		t.Errorf("a field called time: %v, %v", got, hasTime)
 	}
 }
 
@@ -219,10 +230,11 @@ func BenchmarkKnownTypes(b *testing.B) {
 			}
 			points := mustPoints(b, lines.String())
 			var types fieldTypes
-			types.learn(1, 0, types.unknown(1, 0, points))
+			fields, _ := types.unknown(1, 0, points)
+			types.learn(1, 0, fields)
 			b.ReportAllocs()
 			for b.Loop() {
-				if types.unknown(1, 0, points) != nil {
+				if fields, _ := types.unknown(1, 0, points); fields != nil {
 					b.Fatal("unknown")
 				}
 			}

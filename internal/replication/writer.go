@@ -176,19 +176,15 @@ func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string,
 	if w.Admit != nil {
 		w.Admit(context.Background())
 	}
-	points, reason, err := withoutTime(points)
-	if err != nil {
-		return err
-	}
-	err = w.place(ctx, db, policy, level, points, reason)
+	err := w.place(ctx, db, policy, level, points)
 	if errors.Is(err, errShardDeleted) && w.Refresh != nil && w.Refresh() == nil {
-		err = w.place(ctx, db, policy, level, points, reason) // it was dropped, and this node did not know
+		err = w.place(ctx, db, policy, level, points) // it was dropped, and this node did not know
 	}
 	return err
 }
 
-// place sends points to the shards that this node's metadata says. reason is why some were left out before, if any.
-func (w *Writer) place(ctx tsdb.WriteContext, db, policy string, level models.ConsistencyLevel, points []models.Point, reason string) error {
+// place sends points to the shards that this node's metadata says.
+func (w *Writer) place(ctx tsdb.WriteContext, db, policy string, level models.ConsistencyLevel, points []models.Point) error {
 	if policy == "" {
 		info := w.meta.Database(db)
 		if info == nil {
@@ -208,12 +204,9 @@ func (w *Writer) place(ctx tsdb.WriteContext, db, policy string, level models.Co
 	w.stats.sub.Add(1)
 
 	var partial *tsdb.PartialWriteError
-	if reason != "" {
-		partial = &tsdb.PartialWriteError{Reason: reason, Database: db, RetentionPolicy: policy}
-	}
 	if n := mapping.Dropped(); n > 0 {
 		w.stats.dropped.Add(int64(n))
-		partial = merge(partial, tsdb.PartialWriteError{Reason: mapping.SummariseDropped(), Dropped: n, Database: db, RetentionPolicy: policy})
+		partial = &tsdb.PartialWriteError{Reason: mapping.SummariseDropped(), Dropped: n, Database: db, RetentionPolicy: policy}
 	}
 	var failed error
 	for range mapping.Points {
@@ -272,6 +265,22 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 	if len(owners) == 0 {
 		return fmt.Errorf("%w: shard %d has no owners", coordinator.ErrWriteFailed, shard.ID)
 	}
+	deletes := w.deletes.seen(db)
+	var newFields map[fieldKey]influxql.DataType
+	mayHaveTime := true
+	if len(owners) > 1 {
+		newFields, mayHaveTime = w.types.unknown(shard.ID, deletes, points)
+	}
+	if mayHaveTime {
+		left, reason, err := withoutTime(points)
+		if err != nil {
+			return err
+		}
+		if reason != "" {
+			err := w.writeShard(ctx, shard, db, policy, level, left)
+			return alsoStripped(err, tsdb.PartialWriteError{Reason: reason, Database: db, RetentionPolicy: policy})
+		}
+	}
 	w.mu.RLock()
 	if !w.opened {
 		w.mu.RUnlock()
@@ -284,11 +293,6 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 	var requests []*rpc.WriteShardRequest
 	size := 0
 	self := w.meta.NodeID()
-	deletes := w.deletes.seen(db)
-	var newFields map[fieldKey]influxql.DataType
-	if len(owners) > 1 {
-		newFields = w.types.unknown(shard.ID, deletes, points)
-	}
 	nodes := make([]uint64, len(owners))
 	for i, o := range owners {
 		nodes[i] = o.NodeID
