@@ -31,9 +31,10 @@ type lobby struct {
 // openLobby begins to answer other nodes.
 func (n *Node) openLobby() *lobby {
 	l := &lobby{node: n}
-	l.grpc = rpc.NewServer(append(rpc.Guard(n.cfg.Meta.InternalSharedSecret), grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
+	refuse := grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
 		return status.Error(codes.Unavailable, l.why())
-	}))...)
+	})
+	l.grpc = rpc.NewServer(append(rpc.Guard(n.cfg.Meta.InternalSharedSecret), refuse)...)
 	rpc.RegisterMembershipServer(l.grpc, &membership{node: n, lobby: true})
 	l.run(func() error { return l.grpc.Serve(n.door.turn()) })
 	return l
@@ -72,7 +73,8 @@ func (l *lobby) openHTTP() error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("listen on [http] bind-address %s: %w", c.BindAddress, err), manager.Close())
 	}
-	l.http, l.tls = &http.Server{Handler: l, ReadHeaderTimeout: 10 * time.Second, ErrorLog: zap.NewStdLog(l.node.log)}, manager
+	l.http = &http.Server{Handler: l, ReadHeaderTimeout: 10 * time.Second, ErrorLog: zap.NewStdLog(l.node.log)}
+	l.tls = manager
 	l.run(func() error { return l.http.Serve(ln) })
 	return nil
 }

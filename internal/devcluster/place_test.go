@@ -72,7 +72,8 @@ func mustServeNothing(ctx context.Context, t *testing.T, n *datanode.Node, shard
 	if rows, err := client.Query(ctx, "db", countAll); err == nil || !strings.Contains(err.Error(), why) {
 		t.Errorf("a query is answered with %v, %v", rows, err)
 	}
-	if err := client.Write(ctx, "db", "any", lines(1, yesterday(), 1)); err == nil || !strings.Contains(err.Error(), why) {
+	err := client.Write(ctx, "db", "any", lines(1, yesterday(), 1))
+	if err == nil || !strings.Contains(err.Error(), why) {
 		t.Errorf("a write is answered with %v", err)
 	}
 	resp, err := http.Get(client.Base + "/ping")
@@ -128,7 +129,8 @@ func TestReplacedNodeServesNothing(t *testing.T) {
 	if d := cmp.Diff(before, files(t, c.DataDir(2))); d != "" {
 		t.Errorf("its files changed:\n%s", d)
 	}
-	if _, err := c.Meta.UpdateData(ctx, fresh.TCPAddr(), old); err == nil || !strings.Contains(err.Error(), "empty folders") {
+	_, err := c.Meta.UpdateData(ctx, fresh.TCPAddr(), old)
+	if err == nil || !strings.Contains(err.Error(), "empty folders") {
 		t.Errorf("the place was given back to old folders: %v", err)
 	}
 	mustWriteAll(ctx, t, c, "db", lines(200, yesterday(), 1e9))
@@ -180,7 +182,9 @@ func TestCopyOfFoldersServesNothing(t *testing.T) {
 		t.Fatal("the copy says", early.Refusal())
 	}
 	mustServeNothing(ctx, t, early, shard, "another process answers at "+addr(t, c, 2))
-	if err := c.Wait(ctx, func() bool { return c.Client(0).Write(ctx, "db", "all", lines(200, yesterday(), 1e9)) == nil }); err != nil {
+	if err := c.Wait(ctx, func() bool {
+		return c.Client(0).Write(ctx, "db", "all", lines(200, yesterday(), 1e9)) == nil
+	}); err != nil {
 		t.Fatal("the node itself does not get a write")
 	}
 	awaitCount(ctx, t, c, c.Data[2], "200")
@@ -247,7 +251,10 @@ func TestRemovedNodeJoinsAgainOnItsFolders(t *testing.T) {
 	}
 	mustServeNothing(ctx, t, c.Data[2], shard, "was removed from the cluster")
 	var err error
-	if c.Wait(ctx, func() bool { _, err = c.Meta.AddData(ctx, gone); return err == nil }) != nil { // it was down a moment ago
+	if c.Wait(ctx, func() bool { // it was down a moment ago
+		_, err = c.Meta.AddData(ctx, gone)
+		return err == nil
+	}) != nil {
 		t.Fatal(err)
 	}
 	if err := c.Wait(ctx, func() bool { return c.Data[2].Refusal() == "" }); err != nil {
@@ -269,7 +276,8 @@ func TestShardsOfAnotherServerAreRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := c.Extra(dir); err == nil || !strings.Contains(err.Error(), "no cluster of Concord created (databases: telegraf)") {
+	const want = "no cluster of Concord created (databases: telegraf)"
+	if _, err := c.Extra(dir); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("a node starts on them: %v", err)
 	}
 	if found, err := filepath.Glob(filepath.Join(dir, "data", "*")); err != nil || len(found) != 1 {
@@ -282,10 +290,12 @@ func TestShardsOfAnotherServerAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	stranger := other.Data[2]
-	if _, err := c.Meta.AddData(ctx, stranger.TCPAddr()); err == nil || !strings.Contains(err.Error(), "hold shards of another cluster") {
+	const wantStranger = "hold shards of another cluster"
+	if _, err := c.Meta.AddData(ctx, stranger.TCPAddr()); err == nil || !strings.Contains(err.Error(), wantStranger) {
 		t.Errorf("it joins another cluster: %v", err)
 	}
-	if _, err := c.Meta.UpdateData(ctx, addr(t, c, 2), stranger.TCPAddr()); err == nil || !strings.Contains(err.Error(), "hold shards of another cluster") {
+	_, err := c.Meta.UpdateData(ctx, addr(t, c, 2), stranger.TCPAddr())
+	if err == nil || !strings.Contains(err.Error(), wantStranger) {
 		t.Errorf("it takes a place in another cluster: %v", err)
 	}
 	if got := len(c.Meta.State().DataNodes); got != 3 {
