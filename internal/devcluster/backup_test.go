@@ -319,20 +319,19 @@ func TestPortableBackupOfInfluxDBRestores(t *testing.T) {
 		}},
 	} {
 		bad := t.TempDir()
-		for _, e := range theirs.Files {
-			rewriteTar(t, filepath.Join(dir, e.FileName), filepath.Join(bad, e.FileName), tt.change)
-		}
-		for _, name := range []string{ours.Meta.FileName, filepath.Base(paths[0])} {
-			b, err := os.ReadFile(filepath.Join(dir, name))
-			if err == nil {
-				err = os.WriteFile(filepath.Join(bad, name), b, 0o600)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
+		changed := theirs
+		changed.Files = slices.Clone(theirs.Files)
+		for i := range changed.Files {
+			e := &changed.Files[i]
+			e.Size = rewriteTar(t, filepath.Join(dir, e.FileName), filepath.Join(bad, e.FileName), tt.change)
 		}
 		manifest := filepath.Join(bad, filepath.Base(paths[0]))
-		_, err := runCtl(ctx, c, "restore", "-full", "-newrf", "2", "-db", "db", "-newdb", "bad", manifest)
+		b, err := os.ReadFile(filepath.Join(dir, ours.Meta.FileName))
+		err = errors.Join(err, os.WriteFile(filepath.Join(bad, ours.Meta.FileName), b, 0o600), changed.Save(manifest))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = runCtl(ctx, c, "restore", "-full", "-newrf", "2", "-db", "db", "-newdb", "bad", manifest)
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("the restore says %v, want %q", err, tt.want)
 		}
@@ -340,8 +339,8 @@ func TestPortableBackupOfInfluxDBRestores(t *testing.T) {
 	}
 }
 
-// rewriteTar copies a tar.gz with changed entries.
-func rewriteTar(t *testing.T, from, to string, change func(h *tar.Header, data []byte)) {
+// rewriteTar copies a tar.gz with changed entries, and returns the size of the copy.
+func rewriteTar(t *testing.T, from, to string, change func(h *tar.Header, data []byte)) int64 {
 	t.Helper()
 	in, err := os.Open(from)
 	if err != nil {
@@ -374,9 +373,13 @@ func rewriteTar(t *testing.T, from, to string, change func(h *tar.Header, data [
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(w.Close(), zip.Close(), os.WriteFile(to, out.Bytes(), 0o600)); err != nil {
+	if err := errors.Join(w.Close(), zip.Close()); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(to, out.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return int64(out.Len())
 }
 
 func wait30(t *testing.T) context.Context {

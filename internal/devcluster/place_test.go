@@ -95,6 +95,19 @@ func mustServeNothing(ctx context.Context, t *testing.T, n *datanode.Node, shard
 	}
 }
 
+// awaitWritten waits until all owners have 200 points: the others connect to an owner that is back, or is another one
+// now, a moment later.
+func awaitWritten(ctx context.Context, t *testing.T, c *devcluster.Cluster) {
+	t.Helper()
+	var err error
+	if c.Wait(ctx, func() bool {
+		err = c.Client(0).Write(ctx, "db", "all", lines(200, yesterday(), 1e9))
+		return err == nil
+	}) != nil {
+		t.Fatal(err)
+	}
+}
+
 // awaitCount waits until a node alone has all points in its own copy.
 func awaitCount(ctx context.Context, t *testing.T, c *devcluster.Cluster, n *datanode.Node, want string) {
 	t.Helper()
@@ -133,7 +146,7 @@ func TestReplacedNodeServesNothing(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "empty folders") {
 		t.Errorf("the place was given back to old folders: %v", err)
 	}
-	mustWriteAll(ctx, t, c, "db", lines(200, yesterday(), 1e9))
+	awaitWritten(ctx, t, c)
 	awaitCount(ctx, t, c, fresh, "200")
 }
 
@@ -182,11 +195,7 @@ func TestCopyOfFoldersServesNothing(t *testing.T) {
 		t.Fatal("the copy says", early.Refusal())
 	}
 	mustServeNothing(ctx, t, early, shard, "another process answers at "+addr(t, c, 2))
-	if err := c.Wait(ctx, func() bool {
-		return c.Client(0).Write(ctx, "db", "all", lines(200, yesterday(), 1e9)) == nil
-	}); err != nil {
-		t.Fatal("the node itself does not get a write")
-	}
+	awaitWritten(ctx, t, c)
 	awaitCount(ctx, t, c, c.Data[2], "200")
 }
 
