@@ -390,7 +390,7 @@ func TestLeaderRefusesNamesThatAreFolders(t *testing.T) {
 	mustApply(CreateDatabase{Name: "db"})
 	name := func(n string) meta.RetentionPolicyUpdate { return meta.RetentionPolicyUpdate{Name: &n} }
 	for want, ops := range map[string][]Op{
-		"name of a folder of the storage engine": {
+		"a folder of the storage engine": {
 			CreateRetentionPolicy{Database: "db", Spec: meta.RetentionPolicySpec{Name: "_series"}},
 			CreateRetentionPolicy{Database: "db", Spec: meta.RetentionPolicySpec{Name: "index"}},
 			CreateDatabase{Name: "new", Spec: &meta.RetentionPolicySpec{Name: "_series"}},

@@ -90,7 +90,8 @@ func NewCommand(op Op) (Command, error) {
 // without an error the second time.
 func (c Command) Repeatable() bool {
 	switch c.Type {
-	case "create-user", "drop-user", "create-role", "drop-role", "restore-shard-groups", "drop-shard", "create-subscription", "drop-subscription", "update-retention-policy":
+	case "create-user", "drop-user", "create-role", "drop-role", "restore-shard-groups", "drop-shard",
+		"create-subscription", "drop-subscription", "update-retention-policy":
 		return false
 	}
 	return true
@@ -436,7 +437,8 @@ type CreateDataNode struct {
 }
 
 func (o CreateDataNode) apply(s *State) (any, error) {
-	return s.putNode(&s.DataNodes, Node{TCPAddr: o.TCPAddr, HTTPAddr: o.HTTPAddr, Version: o.Version, Identity: o.Identity})
+	n := Node{TCPAddr: o.TCPAddr, HTTPAddr: o.HTTPAddr, Version: o.Version, Identity: o.Identity}
+	return s.putNode(&s.DataNodes, n)
 }
 
 // CreateMetaNode adds a meta node as CreateDataNode does a data node, and

@@ -13,14 +13,15 @@ const reservedPrefix = "concord-"
 
 func checkPolicyFolder(name string) error {
 	if name == "_series" || name == "index" {
-		return fmt.Errorf("%q cannot be the name of a retention policy: it is the name of a folder of the storage engine", name)
+		return fmt.Errorf("%q cannot be the name of a retention policy: a folder of the storage engine has it", name)
 	}
 	return nil
 }
 
 func (o CreateDatabase) check(s *State) error {
 	if s.Data.Database(o.Name) == nil && strings.HasPrefix(o.Name, reservedPrefix) {
-		return fmt.Errorf("%q cannot be the name of a database: files of the data folder have names with %s", o.Name, reservedPrefix)
+		return fmt.Errorf("%q cannot be the name of a database: files of the data folder begin with %s",
+			o.Name, reservedPrefix)
 	}
 	if o.Spec != nil {
 		return checkPolicyFolder(o.Spec.Name)

@@ -59,7 +59,8 @@ func newWorld(t *testing.T, nodes int) *world {
 	for i := range nodes {
 		id := uint64(i + 1)
 		w.state.DataNodes = append(w.state.DataNodes, cluster.Node{ID: id, TCPAddr: fmt.Sprintf("node%d:8088", id)})
-		w.nodes[id] = &node{w: w, id: id, dir: t.TempDir(), has: make(map[uint64]bool), found: make(map[uint64]int), owed: make(map[uint64][]uint64), process: 1}
+		w.nodes[id] = &node{w: w, id: id, dir: t.TempDir(), has: make(map[uint64]bool), found: make(map[uint64]int), owed: make(map[uint64][]uint64)}
+		w.nodes[id].process = 1
 	}
 	for id := range w.nodes {
 		w.start(id)

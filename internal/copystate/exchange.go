@@ -166,7 +166,8 @@ func (s *Service) exchange(ctx context.Context, p *peer) (again bool) {
 	}
 	p.ended, p.at = number, began
 	p.reached = err == nil
-	refused := err != nil && (strings.Contains(err.Error(), "connection refused") || strings.Contains(err.Error(), rpc.ServesNothing))
+	refused := err != nil &&
+		(strings.Contains(err.Error(), "connection refused") || strings.Contains(err.Error(), rpc.ServesNothing))
 	gone := refused && !p.refused
 	p.refused = refused
 	p.process = 0
@@ -244,7 +245,8 @@ func (s *Service) settle() {
 func (s *Service) message(to uint64, have map[uint64]version) *rpc.CopyStates {
 	me := s.deps.Meta.NodeID()
 	m := &rpc.CopyStates{
-		Node: me, Folder: s.self.Folder, Start: s.self.Start, Mark: s.self.Mark, Clock: s.deps.Now().UnixNano(), Process: s.deps.Process(), Starting: !s.ready.Load(), Identity: s.deps.Identity(),
+		Node: me, Folder: s.self.Folder, Start: s.self.Start, Mark: s.self.Mark, Clock: s.deps.Now().UnixNano(),
+		Process: s.deps.Process(), Starting: !s.ready.Load(), Identity: s.deps.Identity(),
 		Lost: s.lost[to].sorted(),
 	}
 	if m.Starting {
@@ -495,7 +497,7 @@ func (s Server) Exchange(ctx context.Context, m *rpc.CopyStates) (*rpc.CopyState
 		return nil, status.Errorf(codes.FailedPrecondition, "another node has the place of data node %d now", m.Node)
 	}
 	if s.answersElsewhere(ctx, m) {
-		return nil, status.Errorf(codes.FailedPrecondition, "another process than this one answers at the address of data node %d", m.Node)
+		return nil, status.Errorf(codes.FailedPrecondition, "another process answers at the address of data node %d", m.Node)
 	}
 	s.mu.Lock()
 	var you *rpc.TableVersion

@@ -147,8 +147,9 @@ func (n *Node) foreignShards(mark uint64) error {
 	if more := len(names) - few; more > 0 {
 		names = append(names[:few], fmt.Sprintf("and %d more", more))
 	}
-	return fmt.Errorf("%s and %s hold shards %s (databases: %s): nothing was changed; set [data] dir and wal-dir to empty folders, "+
-		"then bring the data in with influxd-ctl restore from a portable backup", n.cfg.Data.Dir, n.cfg.Data.WALDir, whose, strings.Join(names, ", "))
+	return fmt.Errorf("%s and %s hold shards %s (databases: %s): nothing was changed; "+
+		"set [data] dir and wal-dir to empty folders, and bring the data in with influxd-ctl restore of a portable backup",
+		n.cfg.Data.Dir, n.cfg.Data.WALDir, whose, strings.Join(names, ", "))
 }
 
 // escapeGlob makes a path match itself.

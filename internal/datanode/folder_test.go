@@ -39,6 +39,7 @@ func TestStartChecksWhoseShardsThereAre(t *testing.T) {
 		earlier = `{"node-id":1,"cluster-id":42,"meta-servers":["127.0.0.1:1"]}`
 		named   = `{"node-id":1,"cluster-id":42,"meta-servers":["127.0.0.1:1"],"identity":"x"}`
 	)
+	ours, theirs := string(encodeMark(42)), string(encodeMark(41))
 	for name, tc := range map[string]struct {
 		identity, mark string
 		shards         bool
@@ -47,22 +48,23 @@ func TestStartChecksWhoseShardsThereAre(t *testing.T) {
 	}{
 		"nothing":                              {},
 		"shards of nobody":                     {shards: true, refuses: "no cluster of Concord"},
-		"shards of a cluster that it left":     {shards: true, mark: string(encodeMark(42)), marked: 42},
+		"shards of a cluster that it left":     {shards: true, mark: ours, marked: 42},
 		"a damaged mark":                       {shards: true, mark: "concord?"},
 		"a member with an empty disk":          {identity: named, marked: 42},
-		"a member":                             {identity: named, shards: true, mark: string(encodeMark(42)), marked: 42},
+		"a member":                             {identity: named, shards: true, mark: ours, marked: 42},
 		"a member with a damaged mark":         {identity: named, shards: true, mark: "concord?", marked: 42},
-		"a member on another server's shards":  {identity: named, shards: true, refuses: "no cluster of Concord"},
-		"a member on another cluster's shards": {identity: named, shards: true, mark: string(encodeMark(41)), refuses: "another cluster (29)", marked: 41},
+		"a member on a server's shards":        {identity: named, shards: true, refuses: "no cluster of Concord"},
+		"a member on another's shards":         {identity: named, shards: true, mark: theirs, refuses: "another", marked: 41},
 		"a member of an earlier version":       {identity: earlier, shards: true, marked: 42},
-		"the same on another cluster's shards": {identity: earlier, shards: true, mark: string(encodeMark(41)), refuses: "another cluster (29)", marked: 41},
-		"a member with another cluster's mark": {identity: named, mark: string(encodeMark(41)), marked: 42},
+		"the same on another's shards":         {identity: earlier, shards: true, mark: theirs, refuses: "another", marked: 41},
+		"a member with another cluster's mark": {identity: named, mark: theirs, marked: 42},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := filepath.Join(t.TempDir(), "[data]") // must not be taken for a pattern
 			cfg := NewConfig()
-			cfg.Meta.Dir, cfg.Data.Dir, cfg.Data.WALDir = filepath.Join(dir, "meta"), filepath.Join(dir, "data"), filepath.Join(dir, "wal")
+			cfg.Meta.Dir = filepath.Join(dir, "meta")
+			cfg.Data.Dir, cfg.Data.WALDir = filepath.Join(dir, "data"), filepath.Join(dir, "wal")
 			put := func(path, text string) {
 				t.Helper()
 				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

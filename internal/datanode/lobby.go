@@ -73,7 +73,8 @@ func (l *lobby) openHTTP() error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("listen on [http] bind-address %s: %w", c.BindAddress, err), manager.Close())
 	}
-	l.http, l.tls = &http.Server{Handler: l, ReadHeaderTimeout: 10 * time.Second, ErrorLog: zap.NewStdLog(l.node.log)}, manager
+	l.http = &http.Server{Handler: l, ReadHeaderTimeout: 10 * time.Second, ErrorLog: zap.NewStdLog(l.node.log)}
+	l.tls = manager
 	l.run(func() error { return l.http.Serve(ln) })
 	return nil
 }

@@ -37,7 +37,9 @@ func (m *membership) Vouch(ctx context.Context, r *rpc.VouchRequest) (*rpc.Vouch
 		return nil, status.Error(codes.FailedPrecondition, "this data node is not in that cluster")
 	}
 	w := m.node.vouch(ctx, r.NodeId)
-	return &rpc.VouchResponse{Index: w.Index, Member: w.Member, Identity: w.Identity, TcpAddr: w.Addr, Process: w.Process}, nil
+	return &rpc.VouchResponse{
+		Index: w.Index, Member: w.Member, Identity: w.Identity, TcpAddr: w.Addr, Process: w.Process,
+	}, nil
 }
 
 // Join stores this node's ID and the meta nodes that it follows from now on.

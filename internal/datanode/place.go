@@ -121,7 +121,8 @@ func (n *Node) askVouch(ctx context.Context, other cluster.Node) (w vouch.Word, 
 	if err != nil {
 		return w, err
 	}
-	r, err := rpc.NewMembershipClient(conn).Vouch(ctx, &rpc.VouchRequest{NodeId: n.Meta.NodeID(), ClusterId: n.Meta.ClusterID()})
+	about := &rpc.VouchRequest{NodeId: n.Meta.NodeID(), ClusterId: n.Meta.ClusterID()}
+	r, err := rpc.NewMembershipClient(conn).Vouch(ctx, about)
 	if err != nil {
 		return w, err
 	}

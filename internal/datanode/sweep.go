@@ -43,7 +43,8 @@ func (n *Node) removeDropped(shards *shardcopy.Server, before, now *cluster.Stat
 			continue
 		}
 		if err := shards.Dropped(id); err != nil {
-			n.log.Warn("Cannot remove the gathered files of a shard that was dropped", zap.Uint64("db_shard_id", id), zap.Error(err))
+			n.log.Warn("Cannot remove the gathered files of a shard that was dropped",
+				zap.Uint64("db_shard_id", id), zap.Error(err))
 		}
 		if n.Store.Shard(id) == nil {
 			continue

@@ -1,9 +1,13 @@
 package devcluster_test
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -303,6 +307,79 @@ func TestPortableBackupOfInfluxDBRestores(t *testing.T) {
 			t.Errorf("node %d: %s", node+1, d)
 		}
 	}
+
+	// Without a checksum of its own: the blocks of points have some.
+	for _, tt := range []struct {
+		want   string
+		change func(h *tar.Header, data []byte)
+	}{
+		{"is damaged: block of", func(_ *tar.Header, data []byte) { data[20] ^= 1 }},
+		{"neither a file nor a folder", func(h *tar.Header, _ []byte) {
+			h.Typeflag, h.Linkname, h.Size = tar.TypeSymlink, "/etc/passwd", 0
+		}},
+	} {
+		bad := t.TempDir()
+		changed := theirs
+		changed.Files = slices.Clone(theirs.Files)
+		for i := range changed.Files {
+			e := &changed.Files[i]
+			e.Size = rewriteTar(t, filepath.Join(dir, e.FileName), filepath.Join(bad, e.FileName), tt.change)
+		}
+		manifest := filepath.Join(bad, filepath.Base(paths[0]))
+		b, err := os.ReadFile(filepath.Join(dir, ours.Meta.FileName))
+		err = errors.Join(err, os.WriteFile(filepath.Join(bad, ours.Meta.FileName), b, 0o600), changed.Save(manifest))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = runCtl(ctx, c, "restore", "-full", "-newrf", "2", "-db", "db", "-newdb", "bad", manifest)
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("the restore says %v, want %q", err, tt.want)
+		}
+		mustQuery(ctx, t, c, 0, "", `DROP DATABASE bad`)
+	}
+}
+
+// rewriteTar copies a tar.gz with changed entries, and returns the size of the copy.
+func rewriteTar(t *testing.T, from, to string, change func(h *tar.Header, data []byte)) int64 {
+	t.Helper()
+	in, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	unzip, err := gzip.NewReader(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	zip := gzip.NewWriter(&out)
+	r, w := tar.NewReader(unzip), tar.NewWriter(zip)
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(h, data)
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(data[:h.Size]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Close(), zip.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, out.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return int64(out.Len())
 }
 
 func wait30(t *testing.T) context.Context {

@@ -171,7 +171,8 @@ func (c *Cluster) StartData(i int) error {
 // Extra starts one more data node on the folders in dir, as another process would. It is in no cluster unless its
 // folders say so. It stops with the cluster at the latest.
 func (c *Cluster) Extra(dir string) (*datanode.Node, error) {
-	n := datanode.New(c.dataConfig(dir, Ports{}), version.String(), c.opts.Logger.With(zap.String("extra_data_node", dir)))
+	log := c.opts.Logger.With(zap.String("extra_data_node", dir))
+	n := datanode.New(c.dataConfig(dir, Ports{}), version.String(), log)
 	if err := n.Open(); err != nil {
 		return nil, err
 	}

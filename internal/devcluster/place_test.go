@@ -72,7 +72,8 @@ func mustServeNothing(ctx context.Context, t *testing.T, n *datanode.Node, shard
 	if rows, err := client.Query(ctx, "db", countAll); err == nil || !strings.Contains(err.Error(), why) {
 		t.Errorf("a query is answered with %v, %v", rows, err)
 	}
-	if err := client.Write(ctx, "db", "any", lines(1, yesterday(), 1)); err == nil || !strings.Contains(err.Error(), why) {
+	err := client.Write(ctx, "db", "any", lines(1, yesterday(), 1))
+	if err == nil || !strings.Contains(err.Error(), why) {
 		t.Errorf("a write is answered with %v", err)
 	}
 	resp, err := http.Get(client.Base + "/ping")
@@ -91,6 +92,19 @@ func mustServeNothing(ctx context.Context, t *testing.T, n *datanode.Node, shard
 	_, err = rpc.NewReplicationClient(conn).WriteShard(ctx, &rpc.WriteShardRequest{ShardId: shard.ID, Database: "db"})
 	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), why) {
 		t.Errorf("a write of another node is answered with %v", err)
+	}
+}
+
+// awaitWritten waits until all owners have 200 points: the others connect to an owner that is back, or is another one
+// now, a moment later.
+func awaitWritten(ctx context.Context, t *testing.T, c *devcluster.Cluster) {
+	t.Helper()
+	var err error
+	if c.Wait(ctx, func() bool {
+		err = c.Client(0).Write(ctx, "db", "all", lines(200, yesterday(), 1e9))
+		return err == nil
+	}) != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -128,10 +142,11 @@ func TestReplacedNodeServesNothing(t *testing.T) {
 	if d := cmp.Diff(before, files(t, c.DataDir(2))); d != "" {
 		t.Errorf("its files changed:\n%s", d)
 	}
-	if _, err := c.Meta.UpdateData(ctx, fresh.TCPAddr(), old); err == nil || !strings.Contains(err.Error(), "empty folders") {
+	_, err := c.Meta.UpdateData(ctx, fresh.TCPAddr(), old)
+	if err == nil || !strings.Contains(err.Error(), "empty folders") {
 		t.Errorf("the place was given back to old folders: %v", err)
 	}
-	mustWriteAll(ctx, t, c, "db", lines(200, yesterday(), 1e9))
+	awaitWritten(ctx, t, c)
 	awaitCount(ctx, t, c, fresh, "200")
 }
 
@@ -180,9 +195,7 @@ func TestCopyOfFoldersServesNothing(t *testing.T) {
 		t.Fatal("the copy says", early.Refusal())
 	}
 	mustServeNothing(ctx, t, early, shard, "another process answers at "+addr(t, c, 2))
-	if err := c.Wait(ctx, func() bool { return c.Client(0).Write(ctx, "db", "all", lines(200, yesterday(), 1e9)) == nil }); err != nil {
-		t.Fatal("the node itself does not get a write")
-	}
+	awaitWritten(ctx, t, c)
 	awaitCount(ctx, t, c, c.Data[2], "200")
 }
 
@@ -247,7 +260,10 @@ func TestRemovedNodeJoinsAgainOnItsFolders(t *testing.T) {
 	}
 	mustServeNothing(ctx, t, c.Data[2], shard, "was removed from the cluster")
 	var err error
-	if c.Wait(ctx, func() bool { _, err = c.Meta.AddData(ctx, gone); return err == nil }) != nil { // it was down a moment ago
+	if c.Wait(ctx, func() bool { // it was down a moment ago
+		_, err = c.Meta.AddData(ctx, gone)
+		return err == nil
+	}) != nil {
 		t.Fatal(err)
 	}
 	if err := c.Wait(ctx, func() bool { return c.Data[2].Refusal() == "" }); err != nil {
@@ -269,7 +285,8 @@ func TestShardsOfAnotherServerAreRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := c.Extra(dir); err == nil || !strings.Contains(err.Error(), "no cluster of Concord created (databases: telegraf)") {
+	const want = "no cluster of Concord created (databases: telegraf)"
+	if _, err := c.Extra(dir); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("a node starts on them: %v", err)
 	}
 	if found, err := filepath.Glob(filepath.Join(dir, "data", "*")); err != nil || len(found) != 1 {
@@ -282,10 +299,12 @@ func TestShardsOfAnotherServerAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	stranger := other.Data[2]
-	if _, err := c.Meta.AddData(ctx, stranger.TCPAddr()); err == nil || !strings.Contains(err.Error(), "hold shards of another cluster") {
+	const wantStranger = "hold shards of another cluster"
+	if _, err := c.Meta.AddData(ctx, stranger.TCPAddr()); err == nil || !strings.Contains(err.Error(), wantStranger) {
 		t.Errorf("it joins another cluster: %v", err)
 	}
-	if _, err := c.Meta.UpdateData(ctx, addr(t, c, 2), stranger.TCPAddr()); err == nil || !strings.Contains(err.Error(), "hold shards of another cluster") {
+	_, err := c.Meta.UpdateData(ctx, addr(t, c, 2), stranger.TCPAddr())
+	if err == nil || !strings.Contains(err.Error(), wantStranger) {
 		t.Errorf("it takes a place in another cluster: %v", err)
 	}
 	if got := len(c.Meta.State().DataNodes); got != 3 {

@@ -77,7 +77,7 @@ type identity struct {
 	NodeID      uint64   `json:"node-id"`
 	ClusterID   uint64   `json:"cluster-id"`
 	MetaServers []string `json:"meta-servers"`
-	Identity    string   `json:"identity,omitempty"` // names this node's folders; empty when it joined with an earlier version
+	Identity    string   `json:"identity,omitempty"` // names its folders; empty when it joined with an earlier version
 }
 
 // NewClient returns a client that keeps its files in dir.
@@ -160,8 +160,8 @@ func (c *Client) NodeID() uint64 { return c.who.Load().NodeID }
 // ClusterID is the cluster's ID, 0 before this node joined.
 func (c *Client) ClusterID() uint64 { return c.who.Load().ClusterID }
 
-// Identity names this node's folders among all that ever were in a cluster: the one that it joined with, or will. It is
-// empty for a node that joined with an earlier version, before Name.
+// Identity names this node's folders among all that ever were in a cluster: the one that it joined with, or will. It
+// is empty for a node that joined with an earlier version, before Name.
 func (c *Client) Identity() string {
 	if who := c.who.Load(); who.NodeID != 0 {
 		return who.Identity

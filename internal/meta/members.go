@@ -84,8 +84,8 @@ func (s *Server) AddMeta(ctx context.Context, addr string) (cluster.Node, error)
 	return s.addPeer(ctx, addr)
 }
 
-// addAgain makes a node a member again that lost its folder, and changes nothing for any other. It has no vote until it
-// has the log.
+// addAgain makes a node a member again that lost its folder, and changes nothing for any other. It has no vote until
+// it has the log.
 func (s *Server) addAgain(ctx context.Context, n cluster.Node) (cluster.Node, error) {
 	who, err := s.identityOf(ctx, n.HTTPAddr)
 	if err != nil {
@@ -101,7 +101,8 @@ func (s *Server) addAgain(ctx context.Context, n cluster.Node) (cluster.Node, er
 		}
 	}
 	if who.RaftAddr != n.TCPAddr {
-		return n, fmt.Errorf("the cluster knows meta node %s with Raft at %s, and it says %s: remove it first, with influxd-ctl remove-meta -force %s", n.HTTPAddr, n.TCPAddr, who.RaftAddr, n.HTTPAddr)
+		return n, fmt.Errorf("the cluster knows meta node %s with Raft at %s, and it says %s: "+
+			"remove it first, with influxd-ctl remove-meta -force %s", n.HTTPAddr, n.TCPAddr, who.RaftAddr, n.HTTPAddr)
 	}
 	for _, srv := range f.Configuration().Servers {
 		if string(srv.Address) == n.TCPAddr {
@@ -297,7 +298,8 @@ func (s *Server) AddData(ctx context.Context, addr string) (cluster.Node, error)
 	if n, ok := st.DataNode(who.NodeId); ok && replaced(n, who) {
 		return none, errReplaced(addr, n)
 	}
-	n, err := s.node(cluster.CreateDataNode{TCPAddr: addr, HTTPAddr: who.HttpAddr, Version: who.Version, Identity: who.Identity})
+	op := cluster.CreateDataNode{TCPAddr: addr, HTTPAddr: who.HttpAddr, Version: who.Version, Identity: who.Identity}
+	n, err := s.node(op)
 	if err != nil {
 		return none, err
 	}
@@ -310,7 +312,8 @@ func replaced(n cluster.Node, who *rpc.IdentifyResponse) bool {
 }
 
 func errReplaced(addr string, n cluster.Node) error {
-	return fmt.Errorf("data node %s was data node %d, whose place another one has now: start it with empty folders to use it again", addr, n.ID)
+	return fmt.Errorf("data node %s was data node %d, whose place another one has now: "+
+		"start it with empty folders to use it again", addr, n.ID)
 }
 
 func checkTCPAddr(addr string) error {
@@ -364,7 +367,9 @@ func (s *Server) UpdateData(ctx context.Context, old, addr string) (cluster.Node
 	case who.NodeId == n.ID && replaced(n, who):
 		return none, errReplaced(addr, n)
 	}
-	op := cluster.UpdateDataNode{ID: n.ID, TCPAddr: addr, HTTPAddr: who.HttpAddr, Version: who.Version, Identity: who.Identity}
+	op := cluster.UpdateDataNode{
+		ID: n.ID, TCPAddr: addr, HTTPAddr: who.HttpAddr, Version: who.Version, Identity: who.Identity,
+	}
 	if n, err = s.node(op); err != nil {
 		return none, err
 	}
@@ -390,7 +395,9 @@ func (s *Server) identify(ctx context.Context, addr string) (rpc.MembershipClien
 	return s.identifyFor(ctx, addr, 0)
 }
 
-func (s *Server) identifyFor(ctx context.Context, addr string, join uint64) (rpc.MembershipClient, *rpc.IdentifyResponse, error) {
+func (s *Server) identifyFor(
+	ctx context.Context, addr string, join uint64,
+) (rpc.MembershipClient, *rpc.IdentifyResponse, error) {
 	conn, err := s.pool.Conn(addr)
 	if err != nil {
 		return nil, nil, err

@@ -21,7 +21,8 @@ var errDamagedLog = errors.New("its checksum is wrong")
 // version stored has no checksum, and an earlier version can read what is stored here.
 type raftLog struct{ *raftboltdb.BoltStore }
 
-// sum covers what a log entry does. Raft leaves Extensions to the store; they travel to other nodes, which replace them.
+// sum covers what a log entry does. Raft leaves Extensions to the store. They travel to other nodes, which replace
+// them.
 func sum(e *raft.Log) []byte {
 	h := crc32.New(castagnoli)
 	var head [17]byte

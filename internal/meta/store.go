@@ -68,7 +68,9 @@ type store struct {
 const cacheFile = "cluster.state"
 
 // openStore starts Raft on dir and stream, and closes stream when it fails.
-func openStore(dir string, ln *stream, advertised string, log *zap.Logger, tune func(*raft.Config)) (_ *store, err error) {
+func openStore(
+	dir string, ln *stream, advertised string, log *zap.Logger, tune func(*raft.Config),
+) (_ *store, err error) {
 	s := &store{addr: advertised, dir: dir, zap: log, state: cluster.NewState(), changed: make(chan struct{})}
 	defer func() {
 		if err != nil {
@@ -113,8 +115,9 @@ func openStore(dir string, ln *stream, advertised string, log *zap.Logger, tune 
 func (s *store) openLog(path string) error {
 	err := bolt.Check(path, openTimeout)
 	if err == nil {
+		options := raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: openTimeout}}
 		var db *raftboltdb.BoltStore
-		if db, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: openTimeout}}); err == nil {
+		if db, err = raftboltdb.New(options); err == nil {
 			s.log = &raftLog{db}
 		}
 	}
@@ -146,12 +149,14 @@ func (s *store) openLog(path string) error {
 
 // comeBack says how a member that lost its log comes back: with a full copy, before it votes.
 func (s *store) comeBack() string {
-	return fmt.Sprintf("with other meta nodes, move %s away, start with an empty one, and add this node again at another meta node (influxd-ctl -bind <other>:8091 add-meta); "+
-		"alone, bring the folder back from a copy", s.dir)
+	return fmt.Sprintf("with other meta nodes, move %s away, start with an empty one, and add this node again "+
+		"at another meta node (influxd-ctl -bind <other>:8091 add-meta); alone, bring the folder back from a copy", s.dir)
 }
 
 // startRaft turns a panic over what is on disk into an error.
-func startRaft(c *raft.Config, f *fsm, log *raftLog, snaps raft.SnapshotStore, trans raft.Transport) (r *raft.Raft, err error) {
+func startRaft(
+	c *raft.Config, f *fsm, log *raftLog, snaps raft.SnapshotStore, trans raft.Transport,
+) (r *raft.Raft, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%v", p)

@@ -79,8 +79,8 @@ func (t *tracked) Close() error {
 	return t.Conn.Close()
 }
 
-// A connection begins with a greeting, which docs/format/raft.md draws. The one that dialled says whom it wants to reach.
-// An earlier version sends none: its first byte is less.
+// A connection begins with a greeting, which docs/format/raft.md draws. The one that dialled says whom it wants to
+// reach. An earlier version sends none: its first byte is less.
 const (
 	greeting        = 0xC5
 	greetingVersion = 1
@@ -120,10 +120,12 @@ func (s *stream) greet(c net.Conn, id, addr string, timeout time.Duration) error
 	}
 	var answer [1]byte
 	if _, err := io.ReadFull(c, answer[:]); err != nil {
-		return fmt.Errorf("meta node %s does not greet back, it may refuse the shared secret or be of an earlier version: %w", addr, err)
+		return fmt.Errorf("meta node %s does not greet back: it may refuse the shared secret, "+
+			"or be of an earlier version: %w", addr, err)
 	}
 	if answer[0] != welcome {
-		return fmt.Errorf("the meta node at %s is not the member that the cluster knows there: it lost its folder, and takes part again after influxd-ctl add-meta", addr)
+		return fmt.Errorf("the meta node at %s is not the member that the cluster knows there: it lost its folder, "+
+			"and takes part again after influxd-ctl add-meta", addr)
 	}
 	return nil
 }

@@ -191,8 +191,8 @@ func Import(store *tsdb.Store, database, policy string, id uint64, r io.Reader) 
 	return nil
 }
 
-// rename writes the TSM files of a tar under another shard's folder; their names alone count. Each file is in dir first,
-// where its blocks are verified: the checksum of a backup may be of a file that was damaged before.
+// rename writes the TSM files of a tar under another shard's folder; their names alone count. Each file is in dir
+// first, where its blocks are verified: the checksum of a backup may be of a file that was damaged before.
 func rename(r io.Reader, w io.Writer, base, dir string) error {
 	tr, tw := tar.NewReader(r), tar.NewWriter(w)
 	for {

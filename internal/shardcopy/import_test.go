@@ -40,7 +40,7 @@ func changed(t *testing.T, archive []byte, fn func(h *tar.Header, data []byte) [
 	return &out
 }
 
-// TestImportRefusesDamagedFiles flips each byte of the blocks of a file. The sum of the whole tar is not looked at here.
+// TestImportRefusesDamagedFiles flips each byte of the blocks of a file. No checksum of the whole tar is looked at.
 func TestImportRefusesDamagedFiles(t *testing.T) {
 	t.Parallel()
 	whole := onePoint(t)
@@ -88,7 +88,10 @@ func TestImportRefusesOddEntries(t *testing.T) {
 	dst := mustStore(t)
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
-	for _, h := range []*tar.Header{{Name: "db/rp/7/index/", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "db/rp/7/fields.idx", Typeflag: tar.TypeReg, Mode: 0o644}} {
+	for _, h := range []*tar.Header{
+		{Name: "db/rp/7/index/", Typeflag: tar.TypeDir, Mode: 0o755},
+		{Name: "db/rp/7/fields.idx", Typeflag: tar.TypeReg, Mode: 0o644},
+	} {
 		if err := w.WriteHeader(h); err != nil {
 			t.Fatal(err)
 		}

@@ -2,8 +2,8 @@
 //
 // Folders can be older than the cluster: another machine got their node's place meanwhile. And they can be a copy of
 // those of a process that runs. A node that answers from such folders gives stale answers and takes writes that no
-// other node ever gets. So each node has an identity, a random text that it makes when it joins. The cluster's state has the
-// identity that holds each place. Before a node serves anything, another member must vouch for it:
+// other node ever gets. So each node has an identity, a random text that it makes when it joins. The cluster's state
+// has the identity that holds each place. Before a node serves anything, another member must vouch for it:
 //
 //   - The newest state among those that answer has this node's identity at its place.
 //   - A member that calls the address of the place reaches this process.
@@ -108,9 +108,11 @@ func (s Self) judge(words []Word) (Verdict, string) {
 	switch {
 	case newest.Index == 0: // no copy of the state is there
 	case !newest.Member:
-		return Refuted, fmt.Sprintf("this node was data node %d, which was removed from the cluster: add it again with influxd-ctl add-data, or stop it", s.Node)
+		return Refuted, fmt.Sprintf("this node was data node %d, which was removed from the cluster: "+
+			"add it again with influxd-ctl add-data, or stop it", s.Node)
 	case newest.Identity != "" && newest.Identity != s.Identity:
-		return Refuted, fmt.Sprintf("this node was data node %d, whose place another one at %s has now: stop it, or start it with empty folders to use it again", s.Node, newest.Addr)
+		return Refuted, fmt.Sprintf("this node was data node %d, whose place another one at %s has now: "+
+			"stop it, or start it with empty folders to use it again", s.Node, newest.Addr)
 	}
 	reached := false
 	for _, w := range words[1:] {
@@ -118,7 +120,8 @@ func (s Self) judge(words []Word) (Verdict, string) {
 			continue
 		}
 		if w.Process != s.Process {
-			return Refuted, fmt.Sprintf("this node has the folders of data node %d, but another process answers at %s: two processes have copies of the same folders, stop one of them", s.Node, newest.Addr)
+			return Refuted, fmt.Sprintf("this node has the folders of data node %d, but another process answers at %s: "+
+				"two processes have copies of the same folders, stop one of them", s.Node, newest.Addr)
 		}
 		reached = true
 	}
@@ -126,7 +129,9 @@ func (s Self) judge(words []Word) (Verdict, string) {
 	case reached:
 		return Proven, ""
 	case len(words) > 1:
-		return Unproven, fmt.Sprintf("the cluster knows this node as data node %d at %s, where no other member reaches it: set hostname and bind-address as they were, or run influxd-ctl update-data", s.Node, newest.Addr)
+		return Unproven, fmt.Sprintf("the cluster knows this node as data node %d at %s, where no other member reaches it: "+
+			"set hostname and bind-address as they were, or run influxd-ctl update-data", s.Node, newest.Addr)
 	}
-	return Unproven, fmt.Sprintf("this node waits until another member of the cluster answers and confirms that it is data node %d", s.Node)
+	return Unproven, fmt.Sprintf("this node waits until another member of the cluster answers "+
+		"and confirms that it is data node %d", s.Node)
 }

@@ -19,6 +19,12 @@ func TestNewestWordAndTheAddressDecide(t *testing.T) {
 		return w
 	}
 	good := with(func(w *Word) { w.Process = 7 })
+	given := func(index uint64) Word {
+		return with(func(w *Word) { w.Index, w.Identity, w.Addr = index, "other", "b:1" })
+	}
+	moved := func(process uint64) Word {
+		return with(func(w *Word) { w.Index, w.Addr, w.Process = 11, "b:1", process })
+	}
 	for name, tc := range map[string]struct {
 		own   Word
 		words []Word
@@ -30,12 +36,12 @@ func TestNewestWordAndTheAddressDecide(t *testing.T) {
 		"nobody reaches it":          {own, []Word{own}, Unproven, "where no other member reaches it"},
 		"one of two reaches it":      {own, []Word{own, good}, Proven, ""},
 		"another process is there":   {own, []Word{good, with(func(w *Word) { w.Process = 8 })}, Refuted, "two processes"},
-		"a newer state has another":  {own, []Word{good, with(func(w *Word) { w.Index, w.Identity, w.Addr = 11, "other", "b:1" })}, Refuted, "another one at b:1"},
-		"an older state has another": {own, []Word{good, with(func(w *Word) { w.Index, w.Identity = 9, "other" })}, Proven, ""},
+		"a newer state has another":  {own, []Word{good, given(11)}, Refuted, "another one at b:1"},
+		"an older state has another": {own, []Word{good, given(9)}, Proven, ""},
 		"its own state has another":  {with(func(w *Word) { w.Identity = "other" }), nil, Refuted, "another one at a:1"},
 		"it was removed":             {own, []Word{{Index: 11}}, Refuted, "was removed"},
-		"it moved":                   {own, []Word{with(func(w *Word) { w.Index, w.Addr, w.Process = 11, "b:1", 7 })}, Proven, ""},
-		"the address is an old one":  {own, []Word{with(func(w *Word) { w.Index, w.Addr = 11, "b:1" }), good}, Unproven, "at b:1"},
+		"it moved":                   {own, []Word{moved(7)}, Proven, ""},
+		"the address is an old one":  {own, []Word{moved(0), good}, Unproven, "at b:1"},
 		"it has no state":            {Word{}, []Word{good}, Proven, ""},
 		"nobody has a state":         {Word{}, []Word{{}}, Unproven, "where no other member"},
 		"the place was never named":  {own, []Word{with(func(w *Word) { w.Identity, w.Process = "", 7 })}, Proven, ""},
