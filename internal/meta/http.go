@@ -261,7 +261,7 @@ func (s *Server) serveState(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		if st.Index > after {
-			replyState(w, st)
+			s.replyState(w, st)
 			return
 		}
 		select {
@@ -294,7 +294,7 @@ func (s *Server) serveLatest(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		reply(w, nil, err)
 	case st.Index > after:
-		replyState(w, st)
+		s.replyState(w, st)
 	default:
 		w.WriteHeader(http.StatusNoContent)
 	}
@@ -312,14 +312,26 @@ func indexValue(r *http.Request) (uint64, error) {
 	return index, nil
 }
 
-func replyState(w http.ResponseWriter, st *cluster.State) {
-	b, err := st.MarshalBinary()
-	if err != nil {
-		reply(w, nil, err)
-		return
+// encodedState is a state with its bytes.
+type encodedState struct {
+	of *cluster.State
+	b  []byte
+}
+
+// replyState answers with st. All data nodes ask for the same one at the same time: it is encoded once.
+func (s *Server) replyState(w http.ResponseWriter, st *cluster.State) {
+	e := s.encoded.Load()
+	if e == nil || e.of != st {
+		b, err := st.MarshalBinary()
+		if err != nil {
+			reply(w, nil, err)
+			return
+		}
+		e = &encodedState{st, b}
+		s.encoded.Store(e)
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Write(b)
+	w.Write(e.b)
 }
 
 // execution is the answer of POST /execute. Error is the command's own error;

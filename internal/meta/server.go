@@ -44,6 +44,8 @@ type Server struct {
 	clocks *clocks.Watch
 	spread spread
 
+	encoded atomic.Pointer[encodedState] // the last one that was asked for
+
 	leases *emeta.Leases // granted while this node leads
 	leader struct {
 		sync.Mutex
