@@ -136,6 +136,19 @@ func TestFailedCommandLeavesStateUnchanged(t *testing.T) {
 	}
 }
 
+func TestContinuousQueryThatCannotBeParsedIsRefused(t *testing.T) {
+	t.Parallel()
+	s := withNodes(t, 1)
+	mustApply(t, s, CreateDatabase{Name: "db"})
+	c, err := NewCommand(CreateContinuousQuery{Database: "db", Name: "cq", Query: "SELECT " + strings.Repeat("(", 1_000_000)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Apply(s.Index+1, c); err == nil || !strings.Contains(err.Error(), "deeper than") {
+		t.Error(err)
+	}
+}
+
 func TestNoDataNodesIsAClearError(t *testing.T) {
 	t.Parallel()
 	s := withNodes(t, 0)

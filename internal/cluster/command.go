@@ -12,6 +12,8 @@ import (
 
 	"github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxql"
+
+	"concord/internal/statement"
 )
 
 // Command is a change of the state as it travels and is logged: the name of an
@@ -286,6 +288,10 @@ type CreateContinuousQuery struct {
 }
 
 func (o CreateContinuousQuery) apply(s *State) (any, error) {
+	// Every data node parses it: one that is too deep, from a backup perhaps, would end them all.
+	if err := statement.Peer.Query(o.Query, nil); err != nil {
+		return nil, fmt.Errorf("continuous query %s of %s: %w", o.Name, o.Database, err)
+	}
 	return nil, s.Data.CreateContinuousQuery(o.Database, o.Name, o.Query)
 }
 

@@ -30,6 +30,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"concord/internal/budget"
 	"concord/internal/clocks"
 	"concord/internal/copystate"
 	"concord/internal/distquery"
@@ -41,6 +42,7 @@ import (
 	"concord/internal/entropy/transport"
 	"concord/internal/fulldisk"
 	"concord/internal/handoff"
+	"concord/internal/httpapi"
 	"concord/internal/meta"
 	"concord/internal/replication"
 	"concord/internal/rpc"
@@ -71,8 +73,10 @@ type Node struct {
 	writer   *replication.Writer
 	handoff  *handoff.Service // nil when [hinted-handoff] enabled = false
 	executor *query.Executor
+	queries  *budget.Budget  // what queries may hold in memory
+	asked    budget.Requests // queries of clients
 	sub      *subscriber.Service
-	api      *httpd.Service
+	api      *httpapi.Server
 	http     httpStore // the cluster, for api
 	local    *entropy.Local
 	copies   *copystate.Service // which copies are whole
@@ -385,7 +389,7 @@ func (n *Node) Reload(cfg *Config) error {
 		steps = append(steps, apply)
 	}
 	if n.api != nil && n.cfg.HTTPD.HTTPSEnabled {
-		apply, err := n.api.PrepareReloadConfig(cfg.HTTPD)
+		apply, err := n.api.PrepareReload(cfg.HTTPD)
 		if err != nil {
 			return fmt.Errorf("reload the certificates of [http]: %w", err)
 		}
@@ -452,7 +456,7 @@ func (n *Node) openServices(mon *monitor.Monitor, view *entropy.View) error {
 	if !n.cfg.HTTPD.Enabled {
 		return nil
 	}
-	s := httpd.NewService(n.cfg.HTTPD, n.certs)
+	s := httpapi.New(n.cfg.HTTPD, n.certs, n.queries, &n.asked)
 	n.api = s
 	h := s.Handler
 	h.MetaClient = httpMeta{n.Meta}
