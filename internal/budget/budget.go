@@ -14,6 +14,8 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+
+	"github.com/influxdata/influxdb/models"
 )
 
 // ErrExceeded is wrapped by the error of a query that was ended.
@@ -36,8 +38,15 @@ func New(max int64) *Budget { return &Budget{max: max, shares: make(map[*Share]s
 // Used is how many bytes all queries hold now.
 func (b *Budget) Used() int64 { return b.used.Load() }
 
-// Exceeded is how many queries were ended so far.
-func (b *Budget) Exceeded() int64 { return b.exceeded.Load() }
+// Statistics are `queryMemory`.
+func (b *Budget) Statistics(tags map[string]string) []models.Statistic {
+	if b == nil {
+		return nil
+	}
+	return []models.Statistic{{Name: "queryMemory", Tags: tags, Values: map[string]any{
+		"bytes": b.Used(), "limitBytes": b.max, "queriesEnded": b.exceeded.Load(),
+	}}}
+}
 
 // Share is what one query holds. A nil share is unlimited.
 type Share struct {

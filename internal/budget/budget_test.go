@@ -29,8 +29,8 @@ func TestTheLargestQueryEnds(t *testing.T) {
 	if err := large.Grow(1); !errors.Is(err, ErrExceeded) {
 		t.Errorf("the large query goes on: %v", err)
 	}
-	if b.Used() != 101 || b.Exceeded() != 1 || small.Err() != nil {
-		t.Errorf("%d bytes used, %d ended, the small query %v", b.Used(), b.Exceeded(), small.Err())
+	if b.Used() != 101 || b.exceeded.Load() != 1 || small.Err() != nil {
+		t.Errorf("%d bytes used, %d ended, the small query %v", b.Used(), b.exceeded.Load(), small.Err())
 	}
 	if err := small.Grow(1000); !errors.Is(err, ErrExceeded) {
 		t.Errorf("now it is the large one: %v", err)
@@ -51,8 +51,8 @@ func TestWhatAClosedQueryHeldIsFree(t *testing.T) {
 			t.Errorf("after Close: %v", err)
 		}
 	}
-	if b.Used() != 0 || b.Exceeded() != 0 {
-		t.Errorf("%d bytes used, %d ended", b.Used(), b.Exceeded())
+	if b.Used() != 0 || b.exceeded.Load() != 0 {
+		t.Errorf("%d bytes used, %d ended", b.Used(), b.exceeded.Load())
 	}
 }
 

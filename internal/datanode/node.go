@@ -239,10 +239,13 @@ func (n *Node) Open() (err error) {
 	n.queues.writer.Store(n.writer)
 	n.mon = n.newMonitor()
 
+	if n.queries, err = n.cfg.queryBudget(); err != nil {
+		return err
+	}
 	n.openExecutor(pool, n.mon)
 	n.onClose(n.executor.Close)
 
-	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served, n.copies, n.clocks)
+	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served, n.copies, n.clocks, n.queries)
 	if n.handoff != nil {
 		n.reporters.add(n.handoff)
 	}
@@ -288,12 +291,14 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 			StrictErrorHandling: n.cfg.Data.StrictErrorHandling,
 		},
 		Mapper: mapper,
-		Store: func(r *distquery.Report) coordinator.TSDBStore {
-			return clusterStore{Store: n.Store, Schema: schema.For(r), delete: deletes}
+		Store: func(r *distquery.Report, share *budget.Share) coordinator.TSDBStore {
+			return clusterStore{Store: n.Store, Schema: schema.For(r, share), delete: deletes}
 		},
 		Strict: c.IncompleteReads == failIncomplete,
 		State:  n.Meta.State,
 		Log:    n.log,
+
+		Budget: n.queries, Requests: &n.asked,
 	}
 	tm := n.executor.TaskManager
 	tm.QueryTimeout = time.Duration(c.QueryTimeout)
@@ -348,7 +353,7 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 	rpc.RegisterMembershipServer(s, &membership{node: n})
 	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.writer, n.log))
 	queries := distquery.NewServer(n.Store, n.log)
-	queries.Whole = n.whole()
+	queries.Whole, queries.Budget = n.whole(), n.queries
 	rpc.RegisterQueryServer(s, queries)
 	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
 	transport.NewServer(local, control, n.cfg.entropyDir()).Register(s)
