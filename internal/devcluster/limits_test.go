@@ -3,10 +3,13 @@ package devcluster_test
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/golang/snappy"
 
@@ -50,5 +53,50 @@ func TestRequestsThatAreTooMuchAreRefused(t *testing.T) {
 			}
 		}
 		mustQuery(ctx, t, c, node, "db", "SHOW MEASUREMENTS")
+	}
+}
+
+// TestQueryThatNeedsTooMuchMemoryEndsAlone asks a node that owns nothing for more than its owners, or it, may hold.
+func TestQueryThatNeedsTooMuchMemoryEndsAlone(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStartWith(t, 3, func(cfg *datanode.Config) { cfg.Cluster.MaxQueryMemory = 12 << 20 })
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 2`)
+	at := yesterday()
+	wide := []byte("wide ")
+	for i := range 10_000 {
+		wide = fmt.Appendf(wide, "f%d=%d,", i, i)
+	}
+	wide = fmt.Appendf(wide, "last=1 %d", at.UnixNano())
+	if err := c.Client(0).Write(ctx, "db", "all", append(append(wide, '\n'), lines(1000, at, time.Second)...)); err != nil {
+		t.Fatal(err)
+	}
+	span := fmt.Sprintf("time >= %d AND time < %d", at.UnixNano(), at.Add(24*time.Hour).UnixNano())
+	for node := range c.Data {
+		for _, q := range []string{
+			"SELECT * FROM wide",
+			"SELECT max(*) FROM wide",
+			"SELECT max(f) FROM m WHERE " + span + " GROUP BY time(1s) fill(0)",
+			"SELECT top(f, 1000000000) FROM m",
+			"SELECT moving_average(f, 1000000000) FROM m",
+		} {
+			if _, err := c.Client(node).Query(ctx, "db", q); err == nil || !strings.Contains(err.Error(), "needs more memory than [cluster] max-query-memory") {
+				t.Errorf("node %d: %s: %v", node+1, q, err)
+			}
+		}
+		rows := mustQuery(ctx, t, c, node, "db", "SELECT max(f), percentile(f, 50) FROM m WHERE "+span+" GROUP BY time(1m), host fill(none)")
+		if len(rows) < 7 {
+			t.Errorf("node %d: an ordinary query has %d rows", node+1, len(rows))
+		}
+		// What a client takes as it comes may be of any size.
+		form := url.Values{"db": {"db"}, "chunked": {"true"}, "q": {"SELECT max(f) FROM m WHERE " + span + " GROUP BY time(1s) fill(0)"}}
+		resp, err := http.PostForm("http://"+c.Data[node].HTTPAddr()+"/query", form)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if n := bytes.Count(answer, []byte("],[")); err != nil || n < 80_000 || bytes.Contains(answer, []byte("error")) {
+			t.Errorf("node %d: in chunks: %d rows, %v", node+1, n, err)
+		}
 	}
 }
