@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxql"
 	"pgregory.net/rapid"
@@ -135,6 +136,19 @@ func TestFailedCommandLeavesStateUnchanged(t *testing.T) {
 	}
 }
 
+func TestContinuousQueryThatCannotBeParsedIsRefused(t *testing.T) {
+	t.Parallel()
+	s := withNodes(t, 1)
+	mustApply(t, s, CreateDatabase{Name: "db"})
+	c, err := NewCommand(CreateContinuousQuery{Database: "db", Name: "cq", Query: "SELECT " + strings.Repeat("(", 1_000_000)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Apply(s.Index+1, c); err == nil || !strings.Contains(err.Error(), "deeper than") {
+		t.Error(err)
+	}
+}
+
 func TestNoDataNodesIsAClearError(t *testing.T) {
 	t.Parallel()
 	s := withNodes(t, 0)
@@ -220,6 +234,63 @@ func TestSuccessorGroupsDoNotOverlap(t *testing.T) {
 	}
 	if g = s.Shards(); len(g) != 3 || g[2].Start != end.UnixNano() {
 		t.Errorf("got %+v", g)
+	}
+}
+
+// TestShardGroupsCoverTheEndsOfTime makes groups near both ends of the times that points may have. What other nodes
+// decode must cover the same times.
+func TestShardGroupsCoverTheEndsOfTime(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		s := withNodes(t, 3)
+		length := time.Duration(rapid.Int64Range(int64(time.Hour), int64(400*24*time.Hour)).Draw(t, "group"))
+		mustApply(t, s, CreateDatabase{Name: "db", Spec: &meta.RetentionPolicySpec{ShardGroupDuration: length}})
+		near := rapid.Int64Range(0, 3*int64(length))
+		times := []int64{models.MinNanoTime, models.MaxNanoTime}
+		for range rapid.IntRange(0, 4).Draw(t, "times") {
+			times = append(times, models.MinNanoTime+near.Draw(t, "after"), models.MaxNanoTime-near.Draw(t, "before"))
+		}
+		times = rapid.Permutation(times).Draw(t, "order")
+		for _, at := range times {
+			mustApply(t, s, CreateShardGroup{Database: "db", RetentionPolicy: "autogen", Time: time.Unix(0, at)})
+		}
+		b, err := s.MarshalBinary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got State
+		if err := got.UnmarshalBinary(b); err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range times {
+			if g, err := got.Data.ShardGroupByTimestamp("db", "autogen", time.Unix(0, at)); err != nil || g == nil {
+				t.Fatalf("no shard group for %d: %v", at, err)
+			}
+		}
+		groups, err := got.Data.ShardGroups("db", "autogen")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range groups {
+			if i > 0 && groups[i].StartTime.Before(groups[i-1].EndTime) || !groups[i].StartTime.Before(groups[i].EndTime) {
+				t.Fatalf("groups that overlap or are turned around: %+v", groups)
+			}
+		}
+	})
+}
+
+func TestNoShardGroupIsBeyondTheEndsOfTime(t *testing.T) {
+	t.Parallel()
+	s := withNodes(t, 1)
+	mustApply(t, s, CreateDatabase{Name: "db"})
+	for _, at := range []int64{models.MinNanoTime - 1, models.MaxNanoTime + 1} {
+		c, err := NewCommand(CreateShardGroup{Database: "db", RetentionPolicy: "autogen", Time: time.Unix(0, at)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Apply(s.Index+1, c); err == nil || len(s.Shards()) > 0 {
+			t.Errorf("time %d: error %v, shards %v", at, err, s.Shards())
+		}
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 
 	"github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxql"
+
+	"concord/internal/statement"
 )
 
 // Command is a change of the state as it travels and is logged: the name of an
@@ -336,6 +338,14 @@ type CreateContinuousQuery struct {
 	Database string `json:"database"`
 	Name     string `json:"name"`
 	Query    string `json:"query"`
+}
+
+func (o CreateContinuousQuery) check(*State) error {
+	// Every data node parses it: one that is too deep, from a backup perhaps, would end them all.
+	if err := statement.Peer.Query(o.Query, nil); err != nil {
+		return fmt.Errorf("continuous query %s of %s: %w", o.Name, o.Database, err)
+	}
+	return nil
 }
 
 func (o CreateContinuousQuery) apply(s *State) (any, error) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/influxdata/influxdb"
+	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/services/meta"
 )
 
@@ -38,6 +39,8 @@ func (s *State) createShardGroup(database, policy string, t time.Time) error {
 		return err
 	} else if rpi == nil {
 		return influxdb.ErrRetentionPolicyNotFound(policy)
+	} else if err := models.CheckTime(t); err != nil {
+		return err
 	} else if rpi.ShardGroupByTimestamp(t) != nil {
 		return nil
 	}
@@ -50,7 +53,11 @@ func (s *State) createShardGroup(database, policy string, t time.Time) error {
 	}
 	g := rpi.ShardGroupByTimestamp(t)
 	if g == nil {
-		return fmt.Errorf("time %s is outside of what a shard group can cover", t.UTC().Format(time.RFC3339Nano))
+		return fmt.Errorf("the engine made no shard group for %s", t.UTC().Format(time.RFC3339Nano))
+	}
+	// The engine bounds the end alone. A start before the range of int64 is encoded as one near its end.
+	if first := time.Unix(0, models.MinNanoTime).UTC(); g.StartTime.Before(first) {
+		g.StartTime = first
 	}
 	replicas := min(max(1, rpi.ReplicaN), n) // nodes may have gone since the policy was made
 	for range n/replicas - 1 {

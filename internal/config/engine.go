@@ -124,7 +124,7 @@ var engineDocs = map[reflect.Type]map[string]string{
 		"unix-socket-group":          "Group of that socket, by name or number.",
 		"unix-socket-permissions":    "Permissions of that socket, octal.",
 		"bind-socket":                "Path of that socket.",
-		"max-body-size":              "Bytes of a request's body; 0 is no limit.",
+		"max-body-size":              "Bytes of a request's body, also once it is decompressed; 0 is no limit for writes.",
 		"access-log-path":            "File for the log of requests; standard error when empty.",
 		"access-log-status-filters":  "Statuses whose requests are logged, as 404 or 5xx; all when empty.",
 		"max-concurrent-write-limit": "Writes at the same time; 0 is no limit.",

@@ -30,6 +30,9 @@ func run(ctx context.Context, load func() (*Config, error)) error {
 	if err != nil {
 		return fmt.Errorf("logging: %w", err)
 	}
+	if err := limitMemory(); err != nil {
+		log.Warn("The garbage collector does not know how much memory there is", zap.Error(err))
+	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 

@@ -15,6 +15,7 @@ import (
 	"github.com/influxdata/influxdb/services/precreator"
 	"github.com/influxdata/influxdb/services/retention"
 	"github.com/influxdata/influxdb/services/subscriber"
+	itoml "github.com/influxdata/influxdb/toml"
 	"github.com/influxdata/influxdb/tsdb"
 
 	"concord/internal/config"
@@ -57,7 +58,8 @@ type MetaConfig struct {
 // [coordinator], and TLS between data nodes.
 type ClusterConfig struct {
 	coordinator.Config
-	IncompleteReads string `toml:"incomplete-reads" doc:"What becomes of a query when no whole copy of a shard can be read: \"warn\" answers from what there is, with a warning that names the shards; \"error\" fails."`
+	MaxQueryMemory  itoml.SSize `toml:"max-query-memory" doc:"Bytes that the queries of this node may hold together; the largest is ended when they need more. 0 is a quarter of the memory that the process may have, -1 is no limit."`
+	IncompleteReads string      `toml:"incomplete-reads" doc:"What becomes of a query when no whole copy of a shard can be read: \"warn\" answers from what there is, with a warning that names the shards; \"error\" fails."`
 	trust.TLS
 }
 

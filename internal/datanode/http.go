@@ -23,7 +23,7 @@ type httpStore struct {
 func (n *Node) newHTTPStore(pool *rpc.Pool, deletes *replication.Deletes) httpStore {
 	r := distquery.NewSeriesReader(n.Meta, n.Store, pool)
 	r.MaxPoints, r.MaxSeries = n.cfg.Cluster.MaxSelectPointN, n.cfg.Cluster.MaxSelectSeriesN
-	r.Whole = n.whole()
+	r.Whole, r.Budget = n.whole(), n.queries
 	r.Timeout = time.Duration(n.cfg.Cluster.QueryTimeout)
 	return httpStore{SeriesReader: r, delete: deletes}
 }

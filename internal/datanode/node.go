@@ -32,6 +32,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"concord/internal/budget"
 	"concord/internal/clocks"
 	"concord/internal/continuous"
 	"concord/internal/copystate"
@@ -44,6 +45,7 @@ import (
 	"concord/internal/entropy/transport"
 	"concord/internal/fulldisk"
 	"concord/internal/handoff"
+	"concord/internal/httpapi"
 	"concord/internal/meta"
 	"concord/internal/replication"
 	"concord/internal/rpc"
@@ -77,8 +79,10 @@ type Node struct {
 	writer   *replication.Writer
 	handoff  *handoff.Service // nil when [hinted-handoff] enabled = false
 	executor *query.Executor
+	queries  *budget.Budget  // what queries may hold in memory
+	asked    budget.Requests // queries of clients
 	sub      *subscriber.Service
-	api      *httpd.Service
+	api      *httpapi.Server
 	http     httpStore // the cluster, for api
 	local    *entropy.Local
 	copies   *copystate.Service // which copies are whole
@@ -258,10 +262,13 @@ func (n *Node) openParts() error {
 	n.queues.writer.Store(n.writer)
 	n.mon = n.newMonitor()
 
+	if n.queries, err = n.cfg.queryBudget(); err != nil {
+		return err
+	}
 	n.openExecutor(n.pool, n.mon)
 	n.onClose(n.executor.Close)
 
-	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served, n.copies, n.clocks)
+	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served, n.copies, n.clocks, n.queries)
 	if n.handoff != nil {
 		n.reporters.add(n.handoff)
 	}
@@ -329,13 +336,15 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 			StrictErrorHandling: n.cfg.Data.StrictErrorHandling,
 		},
 		Mapper: mapper,
-		Store: func(r *distquery.Report) coordinator.TSDBStore {
-			return clusterStore{Store: n.Store, Schema: schema.For(r), delete: deletes}
+		Store: func(r *distquery.Report, share *budget.Share) coordinator.TSDBStore {
+			return clusterStore{Store: n.Store, Schema: schema.For(r, share), delete: deletes}
 		},
 		Strict:  c.IncompleteReads == failIncomplete,
 		State:   n.Meta.State,
 		Refresh: n.Meta.Refresh,
 		Log:     n.log,
+
+		Budget: n.queries, Requests: &n.asked,
 	}
 	tm := n.executor.TaskManager
 	tm.QueryTimeout = time.Duration(c.QueryTimeout)
@@ -394,7 +403,7 @@ func (n *Node) openEntropy(pool *rpc.Pool) (*entropy.View, error) {
 	rpc.RegisterMembershipServer(s, &membership{node: n})
 	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.writer, n.log))
 	queries := distquery.NewServer(n.Store, n.log)
-	queries.Whole = n.whole()
+	queries.Whole, queries.Budget = n.whole(), n.queries
 	rpc.RegisterQueryServer(s, queries)
 	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
 	transport.NewServer(local, control, n.cfg.entropyDir()).Register(s)
@@ -437,7 +446,7 @@ func (n *Node) Reload(cfg *Config) error {
 		steps = append(steps, apply)
 	}
 	if n.api != nil && n.cfg.HTTPD.HTTPSEnabled {
-		apply, err := n.api.PrepareReloadConfig(cfg.HTTPD)
+		apply, err := n.api.PrepareReload(cfg.HTTPD)
 		if err != nil {
 			return fmt.Errorf("reload the certificates of [http]: %w", err)
 		}
@@ -503,7 +512,7 @@ func (n *Node) openServices(mon *monitor.Monitor, view *entropy.View) error {
 	if !n.cfg.HTTPD.Enabled {
 		return nil
 	}
-	s := httpd.NewService(n.cfg.HTTPD, n.certs)
+	s := httpapi.New(n.cfg.HTTPD, n.certs, n.queries, &n.asked)
 	n.api = s
 	h := s.Handler
 	h.MetaClient = httpMeta{n.Meta}

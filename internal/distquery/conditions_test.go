@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/influxdata/influxdb/query"
+	"github.com/influxdata/influxql"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"concord/internal/rpc"
 )
@@ -95,5 +97,35 @@ func TestNodeThatDoesNotKnowSeveralConditionsIsAClearError(t *testing.T) {
 	got := c.nodes[0].run(t, `SHOW MEASUREMENTS WHERE host != 'h1'`, query.ExecutionOptions{})
 	if want := "it answers 1 of 2 conditions: install the same version on all data nodes"; !strings.Contains(got, want) || strings.Contains(got, "m1") {
 		t.Errorf("the answer is %s", got)
+	}
+}
+
+func TestConditionThatCannotBeParsedIsRefused(t *testing.T) {
+	deep := strings.Repeat("(", 1_000_000)
+	if _, err := decodeCondition([]byte(deep)); err == nil || !strings.Contains(err.Error(), "deeper than") {
+		t.Errorf("a condition: %v", err)
+	}
+	for _, field := range []protowire.Number{exprField, conditionField} {
+		b := protowire.AppendString(protowire.AppendTag(nil, field, protowire.BytesType), deep)
+		if _, _, err := decodeOptions(b); err == nil || !strings.Contains(err.Error(), "deeper than") {
+			t.Errorf("field %d of options: %v", field, err)
+		}
+	}
+	// The numbers are the engine's.
+	v, err := (&query.IteratorOptions{Expr: influxql.MustParseExpr("count(a)"), Condition: influxql.MustParseExpr("b = 1")}).MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[protowire.Number]string{}
+	for len(v) > 0 {
+		field, typ, n := protowire.ConsumeTag(v)
+		v = v[n:]
+		if b, _ := protowire.ConsumeBytes(v); typ == protowire.BytesType {
+			found[field] = string(b)
+		}
+		v = v[protowire.ConsumeFieldValue(field, typ, v):]
+	}
+	if found[exprField] != "count(a)" || found[conditionField] != "b = 1" {
+		t.Errorf("fields of options: %q", found)
 	}
 }

@@ -6,6 +6,9 @@ import (
 
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxql"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"concord/internal/statement"
 )
 
 // encodeOptions encodes a measurement and options: the engine's encoding of
@@ -23,6 +26,9 @@ func encodeOptions(mm *influxql.Measurement, opt query.IteratorOptions) ([]byte,
 // decodeOptions is the inverse of encodeOptions.
 func decodeOptions(b []byte) (*influxql.Measurement, query.IteratorOptions, error) {
 	var opt query.IteratorOptions
+	if err := checkOptions(b); err != nil {
+		return nil, opt, fmt.Errorf("malformed query: %w", err)
+	}
 	if err := opt.UnmarshalBinary(b); err != nil {
 		return nil, opt, fmt.Errorf("malformed query: %w", err)
 	}
@@ -34,6 +40,34 @@ func decodeOptions(b []byte) (*influxql.Measurement, query.IteratorOptions, erro
 		return nil, opt, errors.New("malformed query: not a measurement")
 	}
 	return mm, opt, nil
+}
+
+// The fields of the engine's message IteratorOptions that it parses as InfluxQL.
+const (
+	exprField      = 1
+	conditionField = 8
+)
+
+// checkOptions checks the InfluxQL in encoded options before the engine parses it.
+func checkOptions(b []byte) error {
+	for len(b) > 0 {
+		field, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		b = b[n:]
+		if n = protowire.ConsumeFieldValue(field, typ, b); n < 0 {
+			return protowire.ParseError(n)
+		}
+		if typ == protowire.BytesType && (field == exprField || field == conditionField) {
+			text, _ := protowire.ConsumeBytes(b)
+			if err := statement.Peer.Expr(string(text)); err != nil {
+				return err
+			}
+		}
+		b = b[n:]
+	}
+	return nil
 }
 
 // explicit returns e with the parentheses that its text needs to be read back
@@ -73,6 +107,9 @@ func encodeCondition(e influxql.Expr) []byte {
 func decodeCondition(text []byte) (influxql.Expr, error) {
 	if len(text) == 0 {
 		return nil, nil
+	}
+	if err := statement.Peer.Expr(string(text)); err != nil {
+		return nil, fmt.Errorf("malformed condition: %w", err)
 	}
 	e, err := influxql.ParseExpr(string(text))
 	if err != nil {

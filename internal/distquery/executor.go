@@ -1,6 +1,7 @@
 package distquery
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
 
+	"concord/internal/budget"
 	"concord/internal/cluster"
 )
 
@@ -25,12 +27,17 @@ const (
 type Executor struct {
 	Base   coordinator.StatementExecutor // without ShardMapper and TSDBStore
 	Mapper *ShardMapper
-	Store  func(*Report) coordinator.TSDBStore // answers schema questions and runs deletes
-	Strict bool                                // an incomplete answer is an error
+	// Store answers schema questions and runs deletes. What it holds is taken from the share.
+	Store  func(*Report, *budget.Share) coordinator.TSDBStore
+	Strict bool // an incomplete answer is an error
 	State  func() *cluster.State
 	// Refresh makes the node's metadata as new as the leader's, for statements that decide by it what they change.
 	Refresh func() error
 	Log     *zap.Logger
+	// Budget is the memory of this node for queries; nil is no limit.
+	Budget *budget.Budget
+	// Requests finds the request of a client that a statement belongs to.
+	Requests *budget.Requests
 }
 
 // ExecuteStatement runs a statement. One that stores its answer, SELECT INTO and so every continuous query, never
@@ -78,10 +85,28 @@ func (e *Executor) executeInto(ctx *query.ExecutionContext, stmt *influxql.Selec
 }
 
 func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement, strict bool) error {
+	share := e.Budget.Open()
+	defer share.Close()
+	answer := &answerCount{share: share}
+	if r := e.Requests.Get(ctx.NodeID); r != nil && !r.Streamed {
+		answer.share, answer.keep = r.Share, true
+	}
+	for _, s := range []*budget.Share{share, answer.share} {
+		defer s.OnEnd(func(err error) {
+			if m := query.MonitorFromContext(ctx); m != nil {
+				m.Monitor(func(<-chan struct{}) error { return err })
+			}
+		})()
+	}
+	if err := share.Grow(argumentCost(stmt)); err != nil {
+		return err
+	}
 	report := &Report{strict: strict, state: e.State}
 	base := e.Base
-	base.ShardMapper = e.Mapper.For(report)
-	base.TSDBStore = e.Store(report)
+	mapper := e.Mapper.For(report)
+	mapper.share, mapper.holdsPoints = share, holdsPoints(stmt)
+	base.ShardMapper = mapper
+	base.TSDBStore = e.Store(report, share)
 	out := ctx.Results
 	results, ended := make(chan *query.Result), make(chan struct{})
 	ctx.Results = results
@@ -89,6 +114,9 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 		defer close(ended)
 		for r := range results {
 			r.Messages = append(r.Messages, report.warning()...)
+			if answer.add(r) != nil {
+				continue // the statement ends
+			}
 			select {
 			case out <- r:
 			case <-ctx.Done(): // nobody takes it
@@ -99,9 +127,27 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	close(results)
 	<-ended
 	ctx.Results = out
+	if over := cmp.Or(share.Err(), answer.share.Err()); over != nil {
+		return over
+	}
 	// What came to light after the last result.
 	if late := report.warning(); err == nil && late != nil {
 		return ctx.Send(&query.Result{Messages: late})
 	}
 	return err
+}
+
+// answerCount takes the memory of an answer from a share.
+type answerCount struct {
+	share *budget.Share
+	keep  bool  // the whole answer is held until its end, and not one part after the other
+	last  int64 // bytes of the last part
+}
+
+func (c *answerCount) add(r *query.Result) error {
+	n := answerSize(r)
+	if !c.keep {
+		n, c.last = n-c.last, n
+	}
+	return c.share.Grow(n)
 }

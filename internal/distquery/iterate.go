@@ -11,6 +11,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/budget"
 	"concord/internal/rpc"
 )
 
@@ -23,6 +24,15 @@ func (m *mapping) CreateIterator(ctx context.Context, mm *influxql.Measurement, 
 		return nil, nil
 	}
 	opt = m.clip(opt)
+	ctx = budget.With(ctx, m.e.share)
+	itr, err := m.createIterator(ctx, src, mm, opt)
+	if _, ok := opt.Expr.(*influxql.VarRef); ok && err == nil && m.e.holdsPoints && m.e.share != nil {
+		itr = countHeld(itr, m.e.share, opt)
+	}
+	return itr, err
+}
+
+func (m *mapping) createIterator(ctx context.Context, src *source, mm *influxql.Measurement, opt query.IteratorOptions) (query.Iterator, error) {
 	if opt.SLimit != 0 || opt.SOffset != 0 {
 		return m.limitSeries(ctx, src, mm, opt)
 	}
@@ -74,7 +84,11 @@ func (m *mapping) openRemote(ctx context.Context, src *source, ids []uint64, mm 
 		return err
 	}
 	ordered := orderMatters(opt) && mm.SystemIterator != "_series"
+	share := budget.Of(ctx)
 	return src.others.open(ctx, ids, func(asking context.Context, p peer, ids []uint64) (passed, error) {
+		if err := share.Grow(costOfStream); err != nil {
+			return passed{}, overBudget(err)
+		}
 		s, first, err := m.openStream(ctx, asking, p, &rpc.IteratorRequest{
 			ShardIds: ids, Options: req, Incomplete: p.incomplete, ByShard: ordered,
 		})
@@ -86,7 +100,9 @@ func (m *mapping) openRemote(ctx context.Context, src *source, ids []uint64, mm 
 		if typ := influxql.DataType(first.DataType); typ == influxql.Unknown {
 			s.Close()
 		} else if itr, err = newRemoteIterator(s, typ, func(why error) (query.Iterator, error) {
-			src.others.fail(p.id, why)
+			if err := src.others.fail(p.id, why); err != nil {
+				return nil, err
+			}
 			held := slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return not.has(id) })
 			var other inputs
 			if err := m.openRemote(ctx, src, held, mm, opt, &other); err != nil {
@@ -215,7 +231,7 @@ func openShards(ctx context.Context, store *tsdb.Store, ids []uint64, mm *influx
 			}
 		}
 		for _, part := range parts {
-			itr, err := tsdb.Shards(part).CreateIterator(ctx, mm, opt)
+			itr, err := openCounted(ctx, part, mm, opt)
 			if err != nil {
 				return in, err
 			}

@@ -16,6 +16,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/budget"
 	"concord/internal/cluster"
 	"concord/internal/rpc"
 )
@@ -38,10 +39,14 @@ type ShardMapper struct {
 	// Whole says which copies may be read.
 	Whole Whole
 
-	report *Report // of the statement; nil for none
-	meta   Metadata
-	store  *tsdb.Store
-	pool   *rpc.Pool
+	// Of the statement.
+	report      *Report       // nil for none
+	share       *budget.Share // of this node's memory
+	holdsPoints bool          // it keeps the points of a window
+
+	meta  Metadata
+	store *tsdb.Store
+	pool  *rpc.Pool
 }
 
 // NewShardMapper returns a mapper for the node that store belongs to.
@@ -244,9 +249,10 @@ func (m *mapping) ask(mm *influxql.Measurement, s *schema) error {
 }
 
 // add takes over what one node knows.
-func (s *schema) add(fields map[string]influxql.DataType, dims map[string]struct{}) {
+func (s *schema) add(share *budget.Share, fields map[string]influxql.DataType, dims map[string]struct{}) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	before := len(s.fields) + len(s.dims)
 	for name, typ := range fields {
 		if s.fields[name].LessThan(typ) {
 			s.fields[name] = typ
@@ -255,6 +261,10 @@ func (s *schema) add(fields map[string]influxql.DataType, dims map[string]struct
 	for d := range dims {
 		s.dims[d] = struct{}{}
 	}
+	if err := share.Grow(costOfField * int64(len(s.fields)+len(s.dims)-before)); err != nil {
+		return overBudget(err)
+	}
+	return nil
 }
 
 // askSource adds to s what is known of a measurement on all nodes of a source.
@@ -274,7 +284,9 @@ func (m *mapping) askSource(mm *influxql.Measurement, src *source, tagsOnly bool
 	if tagsOnly {
 		fields = nil
 	}
-	s.add(fields, dims)
+	if err := s.add(m.e.share, fields, dims); err != nil {
+		return err
+	}
 	// The engine's interface has no context here: KILL QUERY waits for askTimeout at most.
 	return src.others.each(context.Background(), remote, func(ctx context.Context, p peer, ids []uint64) (passed, error) {
 		r, err := p.FieldDimensions(ctx, &rpc.FieldDimensionsRequest{ShardIds: ids, Measurement: req, TagsOnly: tagsOnly, Incomplete: p.incomplete})
@@ -288,8 +300,7 @@ func (m *mapping) askSource(mm *influxql.Measurement, src *source, tagsOnly bool
 		for _, d := range r.Dimensions {
 			dims[string(d)] = struct{}{}
 		}
-		s.add(fields, dims)
-		return passed{r.Missing, r.Unfit}, nil
+		return passed{r.Missing, r.Unfit}, s.add(m.e.share, fields, dims)
 	})
 }
 

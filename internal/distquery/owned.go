@@ -79,6 +79,7 @@ type owned struct {
 
 	mu    sync.Mutex
 	down  map[uint64]error           // nodes that failed
+	broke int                        // how many of them broke the connection while they answered
 	lacks map[placed]bool            // shards that are not where they should be
 	unfit map[placed]copystate.Unfit // copies that are not whole
 }
@@ -238,10 +239,13 @@ func (o *owned) open(ctx context.Context, ids []uint64, ask question) error {
 				case ctx.Err() != nil:
 					final = ctx.Err()
 				case retryable(err):
-					o.fail(to.node, err)
-					todo = append(todo, ids...)
+					if err = o.fail(to.node, err); err == nil {
+						todo = append(todo, ids...)
+						return
+					}
+					fallthrough
 				case final == nil:
-					final = errors.New(rpc.Message(err))
+					final = errors.New(named(o.name(to.node), rpc.Message(err)))
 					cancel()
 				}
 			}()
@@ -297,11 +301,27 @@ func (o *owned) name(node uint64) string {
 	return fmt.Sprintf("node %d", node)
 }
 
-// fail passes a node over from now on.
-func (o *owned) fail(node uint64, err error) {
+// maxBroken is how many nodes may break the connection while they answer one statement. The statement itself may be
+// why their processes ended: after the first, one other owner may prove that it is not.
+const maxBroken = 2
+
+// fail passes a node over from now on. The error says that no other owner must be asked.
+func (o *owned) fail(node uint64, err error) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.down[node] == nil && brokeOff(err) {
+		o.broke++
+	}
 	o.down[node] = fmt.Errorf("%s: %s", o.name(node), rpc.Message(err))
+	if o.broke < maxBroken {
+		return nil
+	}
+	return fmt.Errorf("%d data nodes ended while they answered this query, and no other one is asked: %w", o.broke, o.down[node])
+}
+
+// brokeOff reports whether a connection ended while a node answered. A node that could not be reached did not.
+func brokeOff(err error) bool {
+	return status.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "error reading from server")
 }
 
 // pass notes what a node did not read and returns what others must be asked for.

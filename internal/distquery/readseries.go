@@ -14,6 +14,8 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/cursors"
 	"github.com/influxdata/influxql"
+
+	"concord/internal/budget"
 )
 
 // storageNames are the names of the storage API as the index knows them.
@@ -174,7 +176,7 @@ func (r *seriesRead) measurement(ctx context.Context, shards []shardReader, inde
 	if len(fields) == 0 {
 		return nil
 	}
-	keys, err := r.series(index, name)
+	keys, err := r.series(budget.Of(ctx), index, name)
 	if err != nil {
 		return err
 	}
@@ -197,7 +199,7 @@ func (r *seriesRead) measurement(ctx context.Context, shards []shardReader, inde
 
 // series are copies of the keys of a measurement's selected series, in the
 // engine's order: keys of the series file are not valid after its end.
-func (r *seriesRead) series(index tsdb.IndexSet, name []byte) (keys [][]byte, err error) {
+func (r *seriesRead) series(share *budget.Share, index tsdb.IndexSet, name []byte) (keys [][]byte, err error) {
 	itr, err := index.MeasurementSeriesByExprIterator(name, r.indexed)
 	if err != nil || itr == nil {
 		return nil, err
@@ -214,6 +216,9 @@ func (r *seriesRead) series(index tsdb.IndexSet, name []byte) (keys [][]byte, er
 		}
 		if key := index.SeriesFile.SeriesKey(e.SeriesID); len(key) > 0 {
 			keys = append(keys, slices.Clone(key))
+			if err := share.Grow(costOfName + int64(len(key))); err != nil {
+				return nil, overBudget(err)
+			}
 		}
 	}
 	slices.SortFunc(keys, tsdb.CompareSeriesKeys)

@@ -13,7 +13,9 @@ import (
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
+	"google.golang.org/protobuf/proto"
 
+	"concord/internal/budget"
 	"concord/internal/cluster"
 	"concord/internal/rpc"
 )
@@ -23,7 +25,8 @@ type Schema struct {
 	// Whole says which copies may be read.
 	Whole Whole
 
-	report *Report // of the statement; nil for none
+	report *Report       // of the statement; nil for none
+	share  *budget.Share // of this node's memory
 	meta   Metadata
 	store  *tsdb.Store
 	pool   *rpc.Pool
@@ -34,10 +37,11 @@ func NewSchema(meta Metadata, store *tsdb.Store, pool *rpc.Pool) *Schema {
 	return &Schema{meta: meta, store: store, pool: pool}
 }
 
-// For returns the schema for one statement, which notes in the report what it could not read whole.
-func (s *Schema) For(report *Report) *Schema {
+// For returns the schema for one statement, which notes in the report what it could not read whole, and takes its
+// memory from the share.
+func (s *Schema) For(report *Report, share *budget.Share) *Schema {
 	one := *s
-	one.report = report
+	one.report, one.share = report, share
 	return &one
 }
 
@@ -105,6 +109,14 @@ func (s *Schema) each(ctx context.Context, ids []uint64, local func([]uint64) er
 	return o.each(ctx, theirs, remote)
 }
 
+// grow takes memory for what a node answered. When there is no more, no other node is asked.
+func (s *Schema) grow(n int64) error {
+	if err := s.share.Grow(n); err != nil {
+		return overBudget(err)
+	}
+	return nil
+}
+
 // MeasurementNames lists the measurements of a database, sorted.
 func (s *Schema) MeasurementNames(ctx context.Context, auth query.FineAuthorizer, db, rp string, cond influxql.Expr) ([][]byte, error) {
 	if !query.AuthorizerIsOpen(auth) {
@@ -121,7 +133,7 @@ func (s *Schema) MeasurementNames(ctx context.Context, auth query.FineAuthorizer
 	answers := make([][][]byte, len(plan.questions))
 	err = s.each(ctx, s.shardsOf(db, rp), func(mine []uint64) error {
 		for i, q := range plan.questions {
-			names, err := measurementNames(s.store, mine, q)
+			names, err := measurementNames(budget.With(ctx, s.share), s.store, mine, q)
 			if err != nil {
 				return err
 			}
@@ -136,6 +148,9 @@ func (s *Schema) MeasurementNames(ctx context.Context, auth query.FineAuthorizer
 		mu.Lock()
 		defer mu.Unlock()
 		for i, names := range lists {
+			if err := s.grow(namesSize(names)); err != nil {
+				return passed{}, err
+			}
 			answers[i] = append(answers[i], names...)
 		}
 		return passed{r.GetMissing(), r.GetUnfit()}, nil
@@ -161,7 +176,7 @@ func (s *Schema) TagKeys(ctx context.Context, auth query.FineAuthorizer, ids []u
 		for _, m := range list {
 			all[m.Measurement] = append(all[m.Measurement], m.Keys...)
 		}
-		return err
+		return cmp.Or(err, s.grow(keysSize(list)))
 	}, func(ctx context.Context, p peer, ids []uint64) (passed, error) {
 		r, err := p.TagKeys(ctx, &rpc.SchemaRequest{ShardIds: ids, Condition: encodeCondition(cond), Incomplete: p.incomplete})
 		if err != nil {
@@ -171,6 +186,9 @@ func (s *Schema) TagKeys(ctx context.Context, auth query.FineAuthorizer, ids []u
 		defer mu.Unlock()
 		for _, m := range r.Measurements {
 			name := string(m.Measurement)
+			if err := s.grow(namesSize(m.Keys)); err != nil {
+				return passed{}, err
+			}
 			for _, k := range m.Keys {
 				all[name] = append(all[name], string(k))
 			}
@@ -199,6 +217,9 @@ func (s *Schema) TagValues(ctx context.Context, auth query.FineAuthorizer, ids [
 	err := s.each(ctx, s.indexed(ids), func(mine []uint64) error {
 		list, err := s.store.TagValues(ctx, auth, mine, cond)
 		for _, m := range list {
+			if err := s.grow(valuesSize(m.Values)); err != nil {
+				return err
+			}
 			all[m.Measurement] = append(all[m.Measurement], m.Values...)
 		}
 		return err
@@ -215,6 +236,9 @@ func (s *Schema) TagValues(ctx context.Context, auth query.FineAuthorizer, ids [
 				return passed{}, err
 			}
 			not.add(c.Missing, c.Unfit)
+			if err := s.grow(int64(proto.Size(c)) + costOfName*chunkLen); err != nil {
+				return passed{}, err
+			}
 			mu.Lock()
 			for _, m := range c.Measurements {
 				name := string(m.Measurement)
@@ -248,7 +272,7 @@ func (s *Schema) SeriesCardinality(ctx context.Context, db string) (int64, error
 		hashes []uint64
 	)
 	err := s.each(ctx, s.shardsOf(db, ""), func(mine []uint64) (err error) {
-		hashes, err = seriesHashes(ctx, s.store, mine)
+		hashes, err = seriesHashes(budget.With(ctx, s.share), s.store, mine)
 		return err
 	}, func(ctx context.Context, p peer, ids []uint64) (not passed, err error) {
 		chunks, err := p.SeriesHashes(ctx, &rpc.SchemaRequest{ShardIds: ids, Incomplete: p.incomplete})
@@ -263,6 +287,9 @@ func (s *Schema) SeriesCardinality(ctx context.Context, db string) (int64, error
 				return passed{}, err
 			}
 			not.add(c.Missing, c.Unfit)
+			if err := s.grow(2 * 8 * int64(len(c.Hashes))); err != nil {
+				return passed{}, err
+			}
 			mu.Lock()
 			hashes = append(hashes, c.Hashes...)
 			mu.Unlock()

@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"concord/internal/budget"
 	"concord/internal/rpc"
 )
 
@@ -46,11 +47,12 @@ const (
 // are compressed, the handler's own copy of the answer is many times as large,
 // and the limits bound both.
 type SeriesReader struct {
-	MaxPoints int           // of one read; 0 is maxReadPoints
-	MaxSeries int           // of one read, each field counts; 0 is maxReadSeries
-	Timeout   time.Duration // of one read; 0 is no limit
-	Whole     Whole         // which copies may be read
-	Silence   time.Duration // after which a node that gives no sign of life is passed over
+	MaxPoints int            // of one read; 0 is maxReadPoints
+	MaxSeries int            // of one read, each field counts; 0 is maxReadSeries
+	Timeout   time.Duration  // of one read; 0 is no limit
+	Whole     Whole          // which copies may be read
+	Silence   time.Duration  // after which a node that gives no sign of life is passed over
+	Budget    *budget.Budget // the memory of this node for queries; nil is no limit
 
 	meta  Metadata
 	store *tsdb.Store
@@ -102,7 +104,11 @@ func (s *SeriesReader) ReadFilter(ctx context.Context, req *datatypes.ReadFilter
 		ctx, cancel = context.WithTimeoutCause(ctx, s.Timeout, query.ErrQueryTimeoutLimitExceeded)
 		defer cancel()
 	}
-	g := &gathering{reader: s, read: read, request: &rpc.ReadSeriesRequest{Predicate: predicate, MinTime: read.min, MaxTime: read.max}}
+	share := s.Budget.Open()
+	ctx, cancel := context.WithCancelCause(budget.With(ctx, share))
+	defer cancel(nil)
+	defer share.OnEnd(func(err error) { cancel(err) })()
+	g := &gathering{reader: s, read: read, share: share, request: &rpc.ReadSeriesRequest{Predicate: predicate, MinTime: read.min, MaxTime: read.max}}
 	// The answer has no place for a warning: one that would be incomplete is an error.
 	others := newOwned(s.meta, s.pool, s.Whole, &Report{strict: true, state: s.meta.State})
 	series, err := g.run(ctx, newSource(others, s.store, groups))
@@ -110,9 +116,10 @@ func (s *SeriesReader) ReadFilter(ctx context.Context, req *datatypes.ReadFilter
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
+		share.Close()
 		return nil, err
 	}
-	return &seriesSet{rest: series}, nil
+	return &seriesSet{rest: series, share: share}, nil
 }
 
 // gathering is one read under way.
@@ -120,6 +127,7 @@ type gathering struct {
 	reader  *SeriesReader
 	read    *seriesRead
 	request *rpc.ReadSeriesRequest // without its shards
+	share   *budget.Share
 
 	points atomic.Int64 // so far
 
@@ -243,6 +251,14 @@ func tooMuch(what string, n, limit int64) error {
 	return status.Errorf(codes.InvalidArgument, "%s limit exceeded: (%d/%d)", what, n, limit)
 }
 
+// grow takes memory for what was read, and for what the handler makes of it.
+func (g *gathering) grow(n int64) error {
+	if err := g.share.Grow(n); err != nil {
+		return overBudget(err)
+	}
+	return nil
+}
+
 func (g *gathering) limitSeries(n int) error {
 	if limit := cmp.Or(g.reader.MaxSeries, maxReadSeries); n > limit {
 		return tooMuch("max-select-series", int64(n), int64(limit))
@@ -290,6 +306,9 @@ func (p *part) add(b *rpc.ReadSeriesChunk_Block, a *cursors.FloatArray) error {
 		}
 		s.key = tsdb.AppendSeriesKey(nil, s.name, s.tags)
 		p.series = append(p.series, s)
+		if err := p.gathering.grow(int64(2*len(s.key)) + costOfName*int64(len(s.tags)+4)); err != nil {
+			return err
+		}
 		if err := p.gathering.limitSeries(len(p.series)); err != nil {
 			return err
 		}
@@ -305,6 +324,9 @@ func (p *part) add(b *rpc.ReadSeriesChunk_Block, a *cursors.FloatArray) error {
 	s.blocks = append(s.blocks, block{shard: b.ShardId, first: a.MinTime(), last: a.MaxTime(), points: b.Points})
 	n := int64(a.Len())
 	p.points += n
+	if err := p.gathering.grow(costOfSample*n + int64(len(b.Points))); err != nil {
+		return err
+	}
 	if limit := int64(cmp.Or(p.gathering.reader.MaxPoints, maxReadPoints)); p.gathering.points.Add(n) > limit {
 		return tooMuch("max-select-point", p.gathering.points.Load(), limit)
 	}
@@ -348,6 +370,7 @@ func (g *gathering) join(order []uint64) ([]*seriesBlocks, error) {
 // seriesSet are the gathered series as the engine's handler takes them. A series
 // is let go of when the next one is asked for.
 type seriesSet struct {
+	share   *budget.Share // until Close
 	current *seriesBlocks
 	rest    []*seriesBlocks
 	floats  floatBlocks
@@ -387,7 +410,11 @@ func (s *seriesSet) Tags() models.Tags {
 	return tags
 }
 
-func (s *seriesSet) Close()                     { s.current, s.rest = nil, nil }
+func (s *seriesSet) Close() {
+	s.current, s.rest = nil, nil
+	s.share.Close()
+}
+
 func (s *seriesSet) Err() error                 { return nil }
 func (s *seriesSet) Stats() cursors.CursorStats { return cursors.CursorStats{} }
 

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/budget"
 	"concord/internal/copystate"
 	"concord/internal/rpc"
 )
@@ -36,6 +37,8 @@ type Server struct {
 	Chunk int
 	// Whole says which copies may be read.
 	Whole Whole
+	// Budget is the memory of this node for queries; nil is no limit.
+	Budget *budget.Budget
 
 	store *tsdb.Store
 	log   *zap.Logger
@@ -51,6 +54,25 @@ func (s *Server) guard(err *error) {
 	if r := recover(); r != nil {
 		s.log.Error("A query of another node panicked", zap.Any("panic", r), zap.Stack("stack"))
 		*err = status.Errorf(codes.Internal, "panic: %v", r)
+	}
+}
+
+// begin opens the share of memory of one question. The context that it returns carries the share, and ends when the
+// budget ends the question. end must be deferred with the question's error.
+func (s *Server) begin(ctx context.Context) (_ context.Context, end func(*error)) {
+	if s.Budget == nil {
+		return ctx, func(*error) {}
+	}
+	share := s.Budget.Open()
+	ctx, cancel := context.WithCancelCause(budget.With(ctx, share))
+	stop := share.OnEnd(func(err error) { cancel(err) })
+	return ctx, func(err *error) {
+		if over := share.Err(); over != nil && *err != nil {
+			*err = overBudget(over)
+		}
+		stop()
+		cancel(nil)
+		share.Close()
 	}
 }
 
@@ -111,9 +133,14 @@ func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIter
 	if err != nil {
 		return err
 	}
-	ctx, trace, span, err := traced(out.Context(), r.Span)
+	ctx, end := s.begin(out.Context())
+	defer end(&err)
+	ctx, trace, span, err := traced(ctx, r.Span)
 	if err != nil {
 		return err
+	}
+	if err := budget.Of(ctx).Grow(costOfStream); err != nil {
+		return overBudget(err)
 	}
 	opt.InterruptCh = ctx.Done()
 	to := &sender{out: out}
@@ -323,6 +350,11 @@ func (s *Server) FieldDimensions(ctx context.Context, r *rpc.FieldDimensionsRequ
 	}
 	if r.TagsOnly {
 		fields = nil
+	}
+	ctx, end := s.begin(ctx)
+	defer end(&err)
+	if err := budget.Of(ctx).Grow(costOfField * int64(len(fields)+len(dims))); err != nil {
+		return nil, overBudget(err)
 	}
 	for name, t := range fields {
 		resp.Fields = append(resp.Fields, &rpc.FieldDimensionsResponse_Field{Name: []byte(name), DataType: int32(t)})

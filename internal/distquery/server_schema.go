@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/budget"
 	"concord/internal/rpc"
 )
 
@@ -31,14 +32,16 @@ func (s *Server) MeasurementNames(ctx context.Context, r *rpc.SchemaRequest) (_ 
 	}
 	ids, not := s.readable(ctx, r.ShardIds, r.Incomplete)
 	resp := &rpc.MeasurementNamesResponse{Missing: not.missing, Unfit: not.unfit}
-	if resp.Names, err = measurementNames(s.store, ids, cond); err != nil {
+	ctx, end := s.begin(ctx)
+	defer end(&err)
+	if resp.Names, err = measurementNames(ctx, s.store, ids, cond); err != nil {
 		return nil, failure(err)
 	}
 	for _, text := range r.More {
 		if cond, err = condition(text); err != nil {
 			return nil, err
 		}
-		names, err := measurementNames(s.store, ids, cond)
+		names, err := measurementNames(ctx, s.store, ids, cond)
 		if err != nil {
 			return nil, failure(err)
 		}
@@ -56,7 +59,12 @@ func (s *Server) TagKeys(ctx context.Context, r *rpc.SchemaRequest) (_ *rpc.TagK
 	}
 	ids, not := s.readable(ctx, r.ShardIds, r.Incomplete)
 	resp := &rpc.TagKeysResponse{Missing: not.missing, Unfit: not.unfit}
+	ctx, end := s.begin(ctx)
+	defer end(&err)
 	list, err := s.store.TagKeys(ctx, query.OpenAuthorizer, ids, cond)
+	if err == nil {
+		err = budget.Of(ctx).Grow(keysSize(list))
+	}
 	if err != nil {
 		return nil, failure(err)
 	}
@@ -81,9 +89,16 @@ func (s *Server) TagValues(r *rpc.SchemaRequest, out rpc.Query_TagValuesServer) 
 	if err := out.Send(&rpc.TagValuesChunk{Missing: not.missing, Unfit: not.unfit}); err != nil {
 		return err
 	}
-	list, err := s.store.TagValues(out.Context(), query.OpenAuthorizer, ids, cond)
+	ctx, end := s.begin(out.Context())
+	defer end(&err)
+	list, err := s.store.TagValues(ctx, query.OpenAuthorizer, ids, cond)
 	if err != nil {
 		return failure(err)
+	}
+	for _, m := range list {
+		if err := budget.Of(ctx).Grow(valuesSize(m.Values)); err != nil {
+			return overBudget(err)
+		}
 	}
 	for _, m := range list {
 		for part := range slices.Chunk(m.Values, chunkLen) {
@@ -106,7 +121,9 @@ func (s *Server) SeriesHashes(r *rpc.SchemaRequest, out rpc.Query_SeriesHashesSe
 	if err := out.Send(&rpc.SeriesHashesChunk{Missing: not.missing, Unfit: not.unfit}); err != nil {
 		return err
 	}
-	hashes, err := seriesHashes(out.Context(), s.store, ids)
+	ctx, end := s.begin(out.Context())
+	defer end(&err)
+	hashes, err := seriesHashes(ctx, s.store, ids)
 	if err != nil {
 		return failure(err)
 	}
@@ -119,7 +136,7 @@ func (s *Server) SeriesHashes(r *rpc.SchemaRequest, out rpc.Query_SeriesHashesSe
 }
 
 // measurementNames lists the measurements of shards on this node, sorted.
-func measurementNames(store *tsdb.Store, ids []uint64, cond influxql.Expr) ([][]byte, error) {
+func measurementNames(ctx context.Context, store *tsdb.Store, ids []uint64, cond influxql.Expr) ([][]byte, error) {
 	var is tsdb.IndexSet
 	for _, sh := range store.Shards(ids) {
 		index, err := sh.Index()
@@ -134,7 +151,36 @@ func measurementNames(store *tsdb.Store, ids []uint64, cond influxql.Expr) ([][]
 	if len(is.Indexes) == 0 {
 		return nil, nil
 	}
-	return is.DedupeInmemIndexes().MeasurementNamesByExpr(query.OpenAuthorizer, cond)
+	names, err := is.DedupeInmemIndexes().MeasurementNamesByExpr(query.OpenAuthorizer, cond)
+	if err != nil {
+		return nil, err
+	}
+	return names, budget.Of(ctx).Grow(namesSize(names))
+}
+
+// The sizes of what the index returns: it knows them no earlier, and has most of it in memory anyway.
+
+func namesSize(names [][]byte) (n int64) {
+	for _, name := range names {
+		n += costOfName + int64(len(name))
+	}
+	return n
+}
+
+func keysSize(list []tsdb.TagKeys) (n int64) {
+	for _, m := range list {
+		for _, k := range m.Keys {
+			n += costOfName + int64(len(k))
+		}
+	}
+	return n
+}
+
+func valuesSize(values []tsdb.KeyValue) (n int64) {
+	for _, kv := range values {
+		n += costOfName + int64(len(kv.Key)+len(kv.Value))
+	}
+	return n
 }
 
 // seriesHashes hashes the keys of all live series of shards on this node, sorted, each once.
@@ -154,6 +200,9 @@ func seriesHashes(ctx context.Context, store *tsdb.Store, ids []uint64) ([]uint6
 		return nil, nil
 	}
 	defer file.Retain()()
+	if err := budget.Of(ctx).Grow(2 * 8 * int64(all.Cardinality())); err != nil {
+		return nil, err
+	}
 	hashes := make([]uint64, 0, all.Cardinality())
 	for i, id := range all.Slice() {
 		if i%chunkLen == 0 && ctx.Err() != nil {

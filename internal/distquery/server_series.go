@@ -26,6 +26,8 @@ func (s *Server) ReadSeries(r *rpc.ReadSeriesRequest, out rpc.Query_ReadSeriesSe
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
+	ctx, end := s.begin(out.Context())
+	defer end(&err)
 	to := &blockSender{out: out, size: s.Chunk}
 	defer beat(s.Beat, to.sign)()
 	held, not := s.readable(out.Context(), r.ShardIds, false)
@@ -33,8 +35,8 @@ func (s *Server) ReadSeries(r *rpc.ReadSeriesRequest, out rpc.Query_ReadSeriesSe
 		return err
 	}
 	pack := packer{emit: to.block}
-	if err := read.run(out.Context(), s.store, held, pack.add); err != nil {
-		if ctx := out.Context(); ctx.Err() != nil {
+	if err := read.run(ctx, s.store, held, pack.add); err != nil {
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		return status.Error(codes.Unavailable, err.Error())

@@ -95,7 +95,7 @@ func (s *stream) more() ([]byte, error) {
 		case err != nil && s.query.Err() != nil:
 			return nil, err
 		case err != nil:
-			return nil, fmt.Errorf("data node %s failed during the query: %s", s.addr, rpc.Message(err))
+			return nil, &streamError{fmt.Sprintf("data node %s failed during the query: %s", s.addr, rpc.Message(err)), err}
 		case len(c.Trace) > 0:
 			if err := s.merge(c.Trace); err != nil {
 				return nil, fmt.Errorf("trace of data node %s: %w", s.addr, err)
@@ -105,6 +105,15 @@ func (s *stream) more() ([]byte, error) {
 		}
 	}
 }
+
+// streamError is an error of a node during a query, for people.
+type streamError struct {
+	message string
+	cause   error // as gRPC has it
+}
+
+func (e *streamError) Error() string { return e.message }
+func (e *streamError) Unwrap() error { return e.cause }
 
 // merge adds the trace of the node to the statement's.
 func (s *stream) merge(b []byte) error {
@@ -189,7 +198,7 @@ func (r *remoteIterator[P]) Next() (*P, error) {
 		return nil, nil
 	}
 	p, err := current.Next()
-	if err != nil && !r.begun && r.statement.Err() == nil {
+	if err != nil && !r.begun && r.statement.Err() == nil && retryable(err) {
 		p, err = r.move(current, err)
 	}
 	r.begun = true

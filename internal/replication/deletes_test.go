@@ -90,6 +90,14 @@ func TestDeleteNamesNodesNotReached(t *testing.T) {
 	}
 }
 
+func TestDeleteThatCannotBeParsedIsRefused(t *testing.T) {
+	for _, text := range []string{"DELETE WHERE " + strings.Repeat("(", 1_000_000), strings.Repeat("x", 17<<20)} {
+		if _, _, err := parseDelete(text); err == nil || !strings.HasPrefix(err.Error(), "parse the delete: the query ") {
+			t.Errorf("%.30s…: %v", text, err)
+		}
+	}
+}
+
 func TestDeleteTextRoundTrips(t *testing.T) {
 	m := func(rp, name string) influxql.Source { return &influxql.Measurement{RetentionPolicy: rp, Name: name} }
 	re := func(s string) *influxql.RegexLiteral { return &influxql.RegexLiteral{Val: regexp.MustCompile(s)} }

@@ -19,6 +19,7 @@ import (
 
 	"concord/internal/entropy/fieldindex"
 	"concord/internal/rpc"
+	"concord/internal/statement"
 )
 
 // Server does on this node's store what other nodes ask.
@@ -413,6 +414,9 @@ func deleteText(sources []influxql.Source, cond influxql.Expr) (string, error) {
 }
 
 func parseDelete(text string) ([]influxql.Source, influxql.Expr, error) {
+	if err := statement.Peer.Query(text, nil); err != nil {
+		return nil, nil, fmt.Errorf("parse the delete: %w", err)
+	}
 	q, err := influxql.ParseQuery(text)
 	if err != nil {
 		return nil, nil, fmt.Errorf("parse the delete: %w", err)

@@ -1,0 +1,44 @@
+package budget
+
+import "sync"
+
+// Request is the request of a client that statements belong to.
+type Request struct {
+	*Share
+	// Streamed is whether the client gets each part of the answer as soon as it is there. Else the whole answer is held
+	// until the last statement has ended.
+	Streamed bool
+}
+
+// Requests are those that run. The engine passes a number from a request to its statements, and nothing else.
+type Requests struct {
+	mu   sync.Mutex
+	last uint64
+	open map[uint64]*Request
+}
+
+// Add returns the number of a request from now on, which is not 0.
+func (r *Requests) Add(q *Request) uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.open == nil {
+		r.open = make(map[uint64]*Request)
+	}
+	r.last++
+	r.open[r.last] = q
+	return r.last
+}
+
+// Remove forgets a request.
+func (r *Requests) Remove(id uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.open, id)
+}
+
+// Get returns a request, nil when there is none of that number.
+func (r *Requests) Get(id uint64) *Request {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.open[id]
+}

@@ -1,0 +1,215 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/golang/snappy"
+	"github.com/influxdata/influxdb/services/httpd"
+
+	"concord/internal/budget"
+	"concord/internal/statement"
+)
+
+const (
+	// maxQueryBody bounds a form with a statement: encoded in a URL, each byte may be three.
+	maxQueryBody = 4 << 20
+	// maxSmallBody bounds the bodies of all requests but writes and queries: descriptions of buckets, deletes,
+	// Prometheus reads.
+	maxSmallBody = 1 << 20
+	// bufferHint is how much memory the engine reserves at most for a body that has only been announced.
+	bufferHint = 1 << 20
+)
+
+// bounds is an http.Handler that refuses requests which are too large, before the engine's handler reads them.
+//
+// max-body-size bounds every body, and what a compressed one becomes. Where it is 0, which is no limit, writes alone
+// are unlimited.
+type bounds struct {
+	next     http.Handler
+	maxBody  int64 // 0 is no limit
+	queries  *budget.Budget
+	requests *budget.Requests
+}
+
+func (b *bounds) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if b.maxBody > 0 && r.ContentLength > b.maxBody {
+		tooLarge(w, b.maxBody)
+		return
+	}
+	switch r.URL.Path {
+	case "/write", "/api/v2/write":
+		b.write(w, r)
+	case "/api/v1/prom/write":
+		b.promWrite(w, r)
+	case "/api/v1/prom/read":
+		b.promRead(w, r)
+	case "/query":
+		b.query(w, r)
+	case "/api/v2/delete":
+		b.delete(w, r)
+	default:
+		if _, ok := b.small(w, r); ok {
+			b.next.ServeHTTP(w, r)
+		}
+	}
+}
+
+// write lets the engine read, which bounds what it decompresses.
+func (b *bounds) write(w http.ResponseWriter, r *http.Request) {
+	r.ContentLength = min(r.ContentLength, bufferHint)
+	b.next.ServeHTTP(w, r)
+}
+
+// promWrite looks at the first bytes of the body, which say how large it becomes.
+func (b *bounds) promWrite(w http.ResponseWriter, r *http.Request) {
+	head := make([]byte, 10) // what a number of 64 bits takes at most
+	n, err := io.ReadFull(r.Body, head)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		refuse(w, http.StatusBadRequest, "read the body: "+err.Error())
+		return
+	}
+	head = head[:n]
+	if n, err := snappy.DecodedLen(head); err == nil && b.maxBody > 0 && int64(n) > b.maxBody {
+		tooLarge(w, b.maxBody)
+		return
+	}
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(head), r.Body), r.Body}
+	b.write(w, r)
+}
+
+func (b *bounds) promRead(w http.ResponseWriter, r *http.Request) {
+	body, ok := b.small(w, r)
+	if !ok {
+		return
+	}
+	if n, err := snappy.DecodedLen(body); err == nil && int64(n) > b.limit(maxSmallBody) {
+		tooLarge(w, b.limit(maxSmallBody))
+		return
+	}
+	b.next.ServeHTTP(w, r)
+}
+
+func (b *bounds) delete(w http.ResponseWriter, r *http.Request) {
+	body, ok := b.small(w, r)
+	if !ok {
+		return
+	}
+	var d httpd.DeleteBody
+	if err := json.Unmarshal(body, &d); err == nil { // else the engine says so
+		if err := statement.Client.Expr(d.Predicate); err != nil {
+			refuse(w, http.StatusBadRequest, "delete - cannot parse predicate: "+err.Error())
+			return
+		}
+	}
+	b.next.ServeHTTP(w, r)
+}
+
+// query checks the statements, and opens the share of memory from which they and their answer take.
+func (b *bounds) query(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, b.limit(maxQueryBody))
+	err := r.ParseForm()
+	if err == nil {
+		err = r.ParseMultipartForm(maxQueryBody)
+	}
+	if e := (*http.MaxBytesError)(nil); errors.As(err, &e) {
+		tooLarge(w, e.Limit)
+		return
+	} // the engine goes on with what there is of a malformed form
+	text, err := statements(r)
+	if err == nil {
+		err = statement.Client.Query(text, params(r))
+	}
+	if err != nil {
+		refuse(w, http.StatusBadRequest, "error parsing query: "+err.Error())
+		return
+	}
+	if r.FormValue("async") == "true" { // its statements go on after the answer
+		r.Form.Del("node_id")
+		b.next.ServeHTTP(w, r)
+		return
+	}
+	request := &budget.Request{Share: b.queries.Open(), Streamed: r.FormValue("chunked") == "true"}
+	defer request.Close()
+	if err := request.Grow(statement.Cost(text)); err != nil {
+		refuse(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	id := b.requests.Add(request)
+	defer b.requests.Remove(id)
+	// The engine takes nothing else from a request to its statements.
+	r.Form.Set("node_id", strconv.FormatUint(id, 10))
+	b.next.ServeHTTP(w, r)
+}
+
+// statements are what the engine will parse: the parameter q, or a file of that name.
+func statements(r *http.Request) (string, error) {
+	if q := strings.TrimSpace(r.FormValue("q")); q != "" || r.MultipartForm == nil || len(r.MultipartForm.File["q"]) == 0 {
+		return q, nil
+	}
+	f, err := r.MultipartForm.File["q"][0].Open()
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(f)
+	return string(b), err
+}
+
+// params are the values of bound parameters as the engine reads them, nil when there are none or they are malformed.
+func params(r *http.Request) map[string]any {
+	d := json.NewDecoder(strings.NewReader(r.FormValue("params")))
+	d.UseNumber()
+	var all map[string]any
+	if d.Decode(&all) != nil {
+		return nil
+	}
+	return all
+}
+
+// small reads a body that is never large, and lets the engine read it again.
+func (b *bounds) small(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
+	if r.ContentLength == 0 {
+		return nil, true
+	}
+	limit := b.limit(maxSmallBody)
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if errors.As(err, new(*http.MaxBytesError)) {
+		tooLarge(w, limit)
+		return nil, false
+	} else if err != nil {
+		refuse(w, http.StatusBadRequest, "read the body: "+err.Error())
+		return nil, false
+	}
+	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	return body, true
+}
+
+// limit is n, or max-body-size where that is less.
+func (b *bounds) limit(n int64) int64 {
+	if b.maxBody > 0 {
+		return min(n, b.maxBody)
+	}
+	return n
+}
+
+func tooLarge(w http.ResponseWriter, limit int64) {
+	refuse(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body of the request is larger than %d bytes", limit))
+}
+
+// refuse answers as the engine does.
+func refuse(w http.ResponseWriter, status int, reason string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Influxdb-Error", reason)
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(map[string]string{"error": reason})
+}

@@ -1,0 +1,83 @@
+package httpapi
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/influxdata/influxdb/pkg/tlsconfig"
+	"github.com/influxdata/influxdb/services/httpd"
+
+	"concord/internal/budget"
+)
+
+// open starts a server on a loopback port and a Unix socket, and returns how to reach it.
+func open(t *testing.T, config func(*httpd.Config)) (tcp, unix *http.Client, s *Server) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	cfg := httpd.NewConfig()
+	cfg.LogEnabled, cfg.BindAddress = false, ln.Addr().String()
+	cfg.UnixSocketEnabled, cfg.BindSocket = true, filepath.Join(t.TempDir(), "sub", "http.sock")
+	if config != nil {
+		config(&cfg)
+	}
+	certs := tlsconfig.NewTLSCertMonitor()
+	if err := certs.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { certs.Close() })
+	s = New(cfg, certs, nil, &budget.Requests{})
+	if err := s.Open(); err != nil {
+		t.Fatal(err)
+	}
+	dial := func(network, addr string) *http.Client {
+		tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}}
+		t.Cleanup(tr.CloseIdleConnections)
+		return &http.Client{Transport: tr, Timeout: 10 * time.Second}
+	}
+	return dial("tcp", cfg.BindAddress), dial("unix", cfg.BindSocket), s
+}
+
+func TestServesOnAPortAndASocketUntilClosed(t *testing.T) {
+	t.Parallel()
+	tcp, unix, s := open(t, nil)
+	for name, c := range map[string]*http.Client{"tcp": tcp, "unix": unix} {
+		resp, err := c.Get("http://node/ping")
+		if err != nil || resp.StatusCode != http.StatusNoContent {
+			t.Errorf("%s: %v, %v", name, resp, err)
+		}
+	}
+	tcp.CloseIdleConnections()
+	unix.CloseIdleConnections()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	for name, c := range map[string]*http.Client{"tcp": tcp, "unix": unix} {
+		if _, err := c.Get("http://node/ping"); err == nil {
+			t.Errorf("%s still answers", name)
+		}
+	}
+}
+
+func TestConnectionsBeyondTheLimitAreClosed(t *testing.T) {
+	t.Parallel()
+	tcp, _, s := open(t, func(c *httpd.Config) { c.MaxConnectionLimit = 1 })
+	defer s.Close()
+	first, err := net.Dial("tcp", s.cfg.BindAddress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	if _, err := tcp.Get("http://node/ping"); err == nil {
+		t.Error("a second connection is served")
+	}
+}
