@@ -144,7 +144,7 @@ func TestContinuousQueryThatCannotBeParsedIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Apply(s.Index+1, c); err == nil || !strings.Contains(err.Error(), "deeper than") {
+	if err := s.Check(c); err == nil || !strings.Contains(err.Error(), "deeper than") {
 		t.Error(err)
 	}
 }
