@@ -71,7 +71,7 @@ func (n *Node) checkKept() error {
 	switch {
 	case !cfg.Enabled:
 		why = "[hinted-handoff] enabled is false"
-	case n.Meta.NodeID() == 0:
+	case n.Meta.NodeID() == 0 && !n.place.left.Load():
 		why = "this node is in no cluster"
 	default:
 		return nil

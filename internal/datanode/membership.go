@@ -2,6 +2,7 @@ package datanode
 
 import (
 	"context"
+	"fmt"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -66,22 +67,34 @@ func (m *membership) Join(_ context.Context, r *rpc.JoinRequest) (*rpc.JoinRespo
 
 // Leave makes this node forget its cluster; its data stays on disk.
 func (m *membership) Leave(context.Context, *rpc.LeaveRequest) (*rpc.LeaveResponse, error) {
-	if m.lobby {
-		return nil, status.Error(codes.Unavailable, m.node.Refusal())
-	}
-	if err := m.node.Meta.Leave(); err != nil {
+	n := m.node
+	// The parts of a node that has noticed its removal before it was told to leave forget the cluster when they run again.
+	n.place.left.Store(m.lobby)
+	if err := n.Meta.Leave(); err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
-	if err := m.node.copies.Forget(); err != nil {
-		return nil, status.Errorf(codes.Internal, "left the cluster, but what copies lack is still noted: %v", err)
+	if m.lobby {
+		n.Doubt()
+		return &rpc.LeaveResponse{}, nil
 	}
-	// It is for nodes of a cluster that is not this one's any more: another may have the same numbers.
-	if h := m.node.handoff; h != nil {
-		if err := h.Forget(); err != nil {
-			return nil, status.Errorf(codes.Internal, "left the cluster, but hinted handoff keeps some of its queues: %v", err)
-		}
+	if err := n.forgetCluster(); err != nil {
+		return nil, status.Errorf(codes.Internal, "left the cluster, but %v", err)
 	}
 	return &rpc.LeaveResponse{}, nil
+}
+
+// forgetCluster forgets what this node knows of the copies of the cluster that it left, and what it keeps for its
+// nodes: another cluster may have the same numbers.
+func (n *Node) forgetCluster() error {
+	if err := n.copies.Forget(); err != nil {
+		return fmt.Errorf("what copies lack is still noted: %w", err)
+	}
+	if n.handoff != nil {
+		if err := n.handoff.Forget(); err != nil {
+			return fmt.Errorf("hinted handoff keeps some of its queues: %w", err)
+		}
+	}
+	return nil
 }
 
 // CatchUp returns when this node's copy of the metadata has a change that is about to be confirmed to a client.

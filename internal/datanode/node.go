@@ -255,6 +255,11 @@ func (n *Node) openParts() error {
 	if err := n.openHandoff(); err != nil {
 		return err
 	}
+	if n.place.left.Swap(false) {
+		if err := n.forgetCluster(); err != nil {
+			return fmt.Errorf("this node left its cluster, but %w", err)
+		}
+	}
 	if err := n.writer.Open(); err != nil {
 		return fmt.Errorf("open the points writer: %w", err)
 	}

@@ -2,6 +2,7 @@ package datanode
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -22,6 +23,7 @@ const (
 type place struct {
 	process uint64        // names this process
 	doubt   chan struct{} // holds one signal: look again whether the place is still this node's
+	left    atomic.Bool   // the cluster was left, and the parts have not forgotten it yet
 	cancel  context.CancelFunc
 	kept    chan struct{} // closed when keepPlace has ended
 	lobby   *lobby        // nil while the parts serve

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
@@ -36,12 +37,31 @@ func (s *Server) RemoveData(ctx context.Context, addr string, force bool) (Remov
 	if member != nil {
 		ctx, cancel := context.WithTimeout(ctx, dataNodeTimeout)
 		defer cancel()
-		if _, err := member.Leave(ctx, &rpc.LeaveRequest{}); err != nil && !force {
+		if err := leave(ctx, member); err != nil && !force {
 			return Removed{}, fmt.Errorf("data node %d at %s is removed, but did not forget the cluster: %s", r.ID, addr, status.Convert(err).Message())
 		}
 	}
 	return r, nil
 }
+
+// leave makes a data node forget the cluster. It may be about to find out itself that it was removed: then it answers
+// once it has stopped what it does.
+func leave(ctx context.Context, member rpc.MembershipClient) error {
+	for {
+		_, err := member.Leave(ctx, &rpc.LeaveRequest{})
+		if status.Code(err) != codes.Unavailable {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(leaveAgain):
+		}
+	}
+}
+
+// leaveAgain is how soon a data node that did not answer is told again to leave.
+const leaveAgain = 100 * time.Millisecond
 
 // removableData finds the data node at addr, with what would be lost with it, and refuses what RemoveData refuses.
 // It returns no client when nobody is to be told: the node does not answer, or another one does at its address.
