@@ -193,7 +193,9 @@ func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string,
 	var partial *tsdb.PartialWriteError
 	if n := mapping.Dropped(); n > 0 {
 		w.stats.dropped.Add(int64(n))
-		partial = &tsdb.PartialWriteError{Reason: mapping.SummariseDropped(), Dropped: n, Database: db, RetentionPolicy: policy}
+		partial = &tsdb.PartialWriteError{
+			Reason: mapping.SummariseDropped(), Dropped: n, Database: db, RetentionPolicy: policy,
+		}
 	}
 	var failed error
 	for range mapping.Points {
