@@ -228,7 +228,7 @@ func TestTypesOfNewFieldsAreDecidedOnce(t *testing.T) {
 			}
 			refused := 0
 			for range 2 {
-				if err := <-results; err != nil && strings.Contains(err.Error(), "400 Bad Request") && strings.Contains(err.Error(), "partial write: field type conflict") {
+				if err := <-results; err != nil && strings.Contains(err.Error(), `400 Bad Request: {"error":"partial write: field type conflict`) {
 					refused++
 				} else if err != nil {
 					t.Fatal(err)

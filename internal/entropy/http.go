@@ -267,7 +267,8 @@ func (h *handler) status(w http.ResponseWriter, r *http.Request, params url.Valu
 	}
 	visible := h.visible(h.userOf(r))
 	out := statusJSON{
-		Shards: []shardJSON{}, Queued: idStrings(st.Queued, visible), Processing: idStrings(st.Processing, visible), Unreachable: st.Unreachable,
+		Shards: []shardJSON{}, Queued: idStrings(st.Queued, visible), Processing: idStrings(st.Processing, visible),
+		Unreachable: st.Unreachable,
 	}
 	for _, s := range st.Shards {
 		if !visible(s.ID) {

@@ -276,8 +276,9 @@ func TestAuthentication(t *testing.T) {
 	}{
 		{"GET", "/status", "", 401}, {"POST", "/repair?id=1", "", 401}, {"GET", "/nothing", "", 401},
 		{"GET", "/status", "nobody", 401}, {"GET", "/status", "reader", 200}, {"POST", "/repair?id=1", "reader", 403},
-		{"GET", "/diff?id=1", "reader", 403}, {"GET", "/diff?id=1", "admin", 200}, {"GET", "/repairs", "reader", 403}, {"GET", "/repairs", "admin", 200},
-		{"POST", "/check", "reader", 403}, {"POST", "/pause", "reader", 403}, {"POST", "/resume", "reader", 403}, {"GET", "/openapi.json", "reader", 200},
+		{"GET", "/diff?id=1", "reader", 403}, {"GET", "/diff?id=1", "admin", 200},
+		{"GET", "/repairs", "reader", 403}, {"GET", "/repairs", "admin", 200}, {"GET", "/openapi.json", "reader", 200},
+		{"POST", "/check", "reader", 403}, {"POST", "/pause", "reader", 403}, {"POST", "/resume", "reader", 403},
 		{"POST", "/resolve?id=1&measurement=m&field=f&type=float", "reader", 403}, {"POST", "/cancel-repair?id=1", "reader", 403}, {"GET", "/status", "admin", 200}, {"POST", "/repair?id=1", "admin", 204},
 	} {
 		r := httptest.NewRequest(tc.method, Base+tc.path, nil)
@@ -295,10 +296,16 @@ func TestAuthentication(t *testing.T) {
 	}
 }
 
+func withPrivilege(db string, p influxql.Privilege) *meta.UserInfo {
+	return &meta.UserInfo{Privileges: map[string]influxql.Privilege{db: p}}
+}
+
 // The status says nothing of databases that a user may not read, and no more of those that are gone.
 func TestStatusIsOfWhatTheUserMayRead(t *testing.T) {
 	c, controls := viewCluster()
-	controls[0].status = NodeStatus{Enabled: true, Shards: []ShardStatus{{ID: 1, Status: Diff}}, Queued: []uint64{1, 77}, Processing: []uint64{1}}
+	controls[0].status = NodeStatus{
+		Enabled: true, Shards: []ShardStatus{{ID: 1, Status: Diff}}, Queued: []uint64{1, 77}, Processing: []uint64{1},
+	}
 	empty, all := `{"shards":[],"queued_shards":[],"processing_shards":[]}`, ""
 	for _, tt := range []struct {
 		name string
@@ -307,10 +314,10 @@ func TestStatusIsOfWhatTheUserMayRead(t *testing.T) {
 	}{
 		{"without authentication", nil, true},
 		{"an administrator", &meta.UserInfo{Admin: true}, true},
-		{"a reader", &meta.UserInfo{Privileges: map[string]influxql.Privilege{"db": influxql.ReadPrivilege}}, true},
-		{"who may do all with it", &meta.UserInfo{Privileges: map[string]influxql.Privilege{"db": influxql.AllPrivileges}}, true},
-		{"a writer", &meta.UserInfo{Privileges: map[string]influxql.Privilege{"db": influxql.WritePrivilege}}, false},
-		{"a reader of another", &meta.UserInfo{Privileges: map[string]influxql.Privilege{"other": influxql.ReadPrivilege}}, false},
+		{"a reader", withPrivilege("db", influxql.ReadPrivilege), true},
+		{"who may do all with it", withPrivilege("db", influxql.AllPrivileges), true},
+		{"a writer", withPrivilege("db", influxql.WritePrivilege), false},
+		{"a reader of another", withPrivilege("other", influxql.ReadPrivilege), false},
 		{"a user without privileges", &meta.UserInfo{}, false},
 	} {
 		h := NewHandler(metaView(c), func(*http.Request) meta.User { return tt.user })

@@ -15,7 +15,8 @@ func TestUnknownUsersCostAComparison(t *testing.T) {
 	if cost, err := bcrypt.Cost([]byte(noHash)); err != nil || cost != bcrypt.DefaultCost {
 		t.Errorf("cost %d, %v", cost, err)
 	}
-	if err := bcrypt.CompareHashAndPassword([]byte(noHash), []byte("pw")); !errors.Is(err, bcrypt.ErrMismatchedHashAndPassword) {
+	err := bcrypt.CompareHashAndPassword([]byte(noHash), []byte("pw"))
+	if !errors.Is(err, bcrypt.ErrMismatchedHashAndPassword) {
 		t.Errorf("it is not compared: %v", err)
 	}
 }

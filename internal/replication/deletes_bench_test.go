@@ -23,7 +23,8 @@ func BenchmarkDelete(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			if err := s.WriteToShard(tsdb.WriteContext{}, id, mustPoints(b, fmt.Sprintf("m,host=a v=1 %d\nm,host=b v=1 %[1]d\nother v=1 1", id))); err != nil {
+			lines := fmt.Sprintf("m,host=a v=1 %d\nm,host=b v=1 %[1]d\nother v=1 1", id)
+			if err := s.WriteToShard(tsdb.WriteContext{}, id, mustPoints(b, lines)); err != nil {
 				b.Fatal(err)
 			}
 			s.Shard(id).SetCompactionsEnabled(true) // the store stops those of a shard that rests

@@ -45,7 +45,9 @@ type fieldKey struct{ measurement, field string }
 
 // unknown returns the fields of points that the shard is not known to have, or has with another type, and whether
 // points have a field called time, which is not one of them.
-func (t *fieldTypes) unknown(shard, deletes uint64, points []models.Point) (out map[fieldKey]influxql.DataType, hasTime bool) {
+func (t *fieldTypes) unknown(shard, deletes uint64, points []models.Point) (
+	out map[fieldKey]influxql.DataType, hasTime bool,
+) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	var (

@@ -67,7 +67,8 @@ func TestTypesOfNewFieldsAreDecidedInOnePlace(t *testing.T) {
 				refused := 0
 				for range 2 {
 					var p tsdb.PartialWriteError
-					if err := <-results; errors.As(err, &p) && strings.Contains(err.Error(), `field type conflict: input field "`+field+`"`) && p.Dropped == 1 {
+					conflict := `field type conflict: input field "` + field + `"`
+					if err := <-results; errors.As(err, &p) && strings.Contains(err.Error(), conflict) && p.Dropped == 1 {
 						refused++
 					} else if err != nil {
 						t.Fatal(err)
@@ -99,7 +100,8 @@ func TestOwnersGetWhatTheFirstOneTook(t *testing.T) {
 	c.meta.owners = []uint64{2, 1, 3}
 	mustWrite(t, c.stores[1], "m f=1i 1")
 	w := c.writer(t)
-	err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m f=1.5,v=1 1\nm v=2 2\nm v=3,v=true 3\nn f=1.5 4\nm f=2i,v=4 5"))
+	points := mustPoints(t, "m f=1.5,v=1 1\nm v=2 2\nm v=3,v=true 3\nn f=1.5 4\nm f=2i,v=4 5")
+	err := w.WritePoints(db, policy, all, nil, points)
 	var p tsdb.PartialWriteError
 	if !errors.As(err, &p) || p.Dropped != 2 {
 		t.Fatal(err)
@@ -164,7 +166,9 @@ func TestTypesAreForgottenWithDeletes(t *testing.T) {
 		return out
 	}
 	points := mustPoints(t, "m f=1.5,g=1i 1\nm f=2.5 2\nn f=true 3")
-	all := map[fieldKey]influxql.DataType{{"m", "f"}: influxql.Float, {"m", "g"}: influxql.Integer, {"n", "f"}: influxql.Boolean}
+	all := map[fieldKey]influxql.DataType{
+		{"m", "f"}: influxql.Float, {"m", "g"}: influxql.Integer, {"n", "f"}: influxql.Boolean,
+	}
 	if diff := cmp.Diff(all, unknown(1, 5, points), cmp.AllowUnexported(fieldKey{})); diff != "" {
 		t.Error(diff)
 	}

@@ -206,7 +206,9 @@ func (w *Writer) place(ctx tsdb.WriteContext, db, policy string, level models.Co
 	var partial *tsdb.PartialWriteError
 	if n := mapping.Dropped(); n > 0 {
 		w.stats.dropped.Add(int64(n))
-		partial = &tsdb.PartialWriteError{Reason: mapping.SummariseDropped(), Dropped: n, Database: db, RetentionPolicy: policy}
+		partial = &tsdb.PartialWriteError{
+			Reason: mapping.SummariseDropped(), Dropped: n, Database: db, RetentionPolicy: policy,
+		}
 	}
 	var failed error
 	for range mapping.Points {

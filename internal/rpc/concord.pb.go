@@ -643,10 +643,11 @@ type WriteShardRequest struct {
 	Message uint64 `protobuf:"varint,10,opt,name=message,proto3" json:"message,omitempty"` // of the sender, another for each
 	Settled uint64 `protobuf:"varint,11,opt,name=settled,proto3" json:"settled,omitempty"`
 	// The same for all owners of the shard: what was on its way when the sender went down may have reached some of them only.
-	Write         uint64 `protobuf:"varint,12,opt,name=write,proto3" json:"write,omitempty"`                                   // 0 for one out of hinted handoff
-	SettledWrite  uint64 `protobuf:"varint,13,opt,name=settled_write,json=settledWrite,proto3" json:"settled_write,omitempty"` // all writes to the shard below it have reached their owners, or wait for them
-	Decides       bool   `protobuf:"varint,14,opt,name=decides,proto3" json:"decides,omitempty"`                               // the owner is the first to get the write, and decides the types of the fields that are new to the shard
-	OnlyWhole     bool   `protobuf:"varint,15,opt,name=only_whole,json=onlyWhole,proto3" json:"only_whole,omitempty"`          // with decides: the owner writes nothing when its copy is not whole
+	Write        uint64 `protobuf:"varint,12,opt,name=write,proto3" json:"write,omitempty"`                                   // 0 for one out of hinted handoff
+	SettledWrite uint64 `protobuf:"varint,13,opt,name=settled_write,json=settledWrite,proto3" json:"settled_write,omitempty"` // all writes to the shard below it have reached their owners, or wait for them
+	// The owner is the first to get the write: it decides the types of the fields that are new to the shard.
+	Decides       bool `protobuf:"varint,14,opt,name=decides,proto3" json:"decides,omitempty"`
+	OnlyWhole     bool `protobuf:"varint,15,opt,name=only_whole,json=onlyWhole,proto3" json:"only_whole,omitempty"` // with decides: the owner writes nothing when its copy is not whole
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -54,7 +54,8 @@ func TestCallsWithoutTheSecretAreRefusedBeforeTheirMessages(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	open := func() grpc.ClientStream {
-		s, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, Replication_WriteShard_FullMethodName, grpc.ForceCodec(ready{}))
+		desc := &grpc.StreamDesc{ClientStreams: true}
+		s, err := conn.NewStream(ctx, desc, Replication_WriteShard_FullMethodName, grpc.ForceCodec(ready{}))
 		if err != nil {
 			t.Fatal(err)
 		}
