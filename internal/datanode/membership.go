@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/rpc"
+	"concord/internal/vouch"
 )
 
 // membership answers the meta nodes about this node's place in the cluster.
@@ -37,7 +38,8 @@ func (m *membership) Vouch(ctx context.Context, r *rpc.VouchRequest) (*rpc.Vouch
 	if r.ClusterId != m.node.Meta.ClusterID() {
 		return nil, status.Error(codes.FailedPrecondition, "this data node is not in that cluster")
 	}
-	w := m.node.vouch(ctx, r.NodeId)
+	w := vouch.Record(m.node.Meta.State(), r.NodeId)
+	w.Look(ctx, m.node.pool)
 	return &rpc.VouchResponse{
 		Index: w.Index, Member: w.Member, Identity: w.Identity, TcpAddr: w.Addr, Process: w.Process,
 	}, nil

@@ -16,7 +16,6 @@ const (
 	startWait  = 5 * time.Second // for another member to vouch, before Open returns with a node that serves nothing
 	proveAgain = time.Second     // between two attempts of a node that serves nothing
 	claimAgain = 30 * time.Second
-	dialWithin = time.Second // for the process at the address of another node to answer
 )
 
 // place is this node's hold on its place in the cluster. All parts run while it is proven, and only a lobby otherwise.
@@ -131,21 +130,6 @@ func (n *Node) askVouch(ctx context.Context, other cluster.Node) (w vouch.Word, 
 	return vouch.Word{Index: r.Index, Member: r.Member, Identity: r.Identity, Addr: r.TcpAddr, Process: r.Process}, nil
 }
 
-// vouch is what this node knows of another one's place, and the process that answers there.
-func (n *Node) vouch(ctx context.Context, node uint64) vouch.Word {
-	w := vouch.Record(n.Meta.State(), node)
-	conn, err := n.pool.Conn(w.Addr)
-	if !w.Member || err != nil {
-		return w
-	}
-	ctx, cancel := context.WithTimeout(ctx, dialWithin)
-	defer cancel()
-	if who, err := rpc.NewMembershipClient(conn).Identify(ctx, &rpc.IdentifyRequest{}); err == nil {
-		w.Process = who.Process
-	}
-	return w
-}
-
 // Doubt makes this node look again whether its place is still its own.
 func (n *Node) Doubt() {
 	select {
@@ -160,26 +144,22 @@ func (n *Node) keepPlace(ctx context.Context) {
 	defer again.Stop()
 	var claimed time.Time
 	for ctx.Err() == nil {
-		serving := n.Refusal() == ""
-		own := vouch.Record(n.Meta.State(), n.Meta.NodeID())
-		if own.Member && own.Identity == "" && serving && time.Since(claimed) > claimAgain {
-			n.claim()
-			claimed = time.Now()
-		}
-		changed := n.Meta.Changed()
+		doubted := false
 		select {
 		case <-ctx.Done():
 			return
-		case <-changed:
-			own := vouch.Record(n.Meta.State(), n.Meta.NodeID())
-			if serving && own.Member && (own.Identity == "" || own.Identity == n.Meta.Identity()) {
-				continue
-			}
+		case <-n.Meta.Changed():
 		case <-n.place.doubt:
-		case <-again.C:
-			if serving {
-				continue
-			}
+			doubted = true
+		case <-again.C: // a change that came between two looks, too
+		}
+		serving, own := n.Refusal() == "", vouch.Record(n.Meta.State(), n.Meta.NodeID())
+		if serving && own.Member && own.Identity == "" && time.Since(claimed) > claimAgain {
+			n.claim()
+			claimed = time.Now()
+		}
+		if serving && !doubted && own.Member && (own.Identity == "" || own.Identity == n.Meta.Identity()) {
+			continue
 		}
 		verdict, reason := n.prove(ctx)
 		if ctx.Err() != nil {

@@ -2,6 +2,8 @@ package devcluster_test
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -313,4 +315,47 @@ func TestShardsOfAnotherServerAreRefused(t *testing.T) {
 	if _, err := other.Meta.AddData(ctx, stranger.TCPAddr()); err != nil {
 		t.Errorf("it cannot join its own cluster again: %v", err)
 	}
+}
+
+// TestNodeOfAnEarlierVersionClaimsItsPlace: neither its folders nor the cluster's state have an identity.
+func TestNodeOfAnEarlierVersionClaimsItsPlace(t *testing.T) {
+	t.Parallel()
+	ctx, c, _ := startWritten(t)
+	if err := c.StopData(2); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(c.DataDir(2), "meta", "node.json")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var who map[string]json.RawMessage
+	if err := json.Unmarshal(b, &who); err != nil {
+		t.Fatal(err)
+	}
+	delete(who, "identity")
+	if b, err = json.Marshal(who); err != nil {
+		t.Fatal(err)
+	}
+	mark := filepath.Join(c.DataDir(2), "data", "concord-cluster")
+	if err := errors.Join(os.WriteFile(path, b, 0o600), os.Remove(mark)); err != nil {
+		t.Fatal(err)
+	}
+	n := c.Meta.State().DataNodes[2]
+	if _, err := c.Meta.Execute(cluster.UpdateDataNode{ID: n.ID, TCPAddr: n.TCPAddr, HTTPAddr: n.HTTPAddr}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.StartData(2); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(ctx, func() bool { return c.Meta.State().DataNodes[2].Identity != "" }); err != nil {
+		t.Fatal("the node does not claim its place")
+	}
+	if got, want := c.Data[2].Meta.Identity(), c.Meta.State().DataNodes[2].Identity; got != want || n.Identity == want {
+		t.Errorf("the place is %q's, the node is %q, and was %q", want, got, n.Identity)
+	}
+	if _, err := os.Stat(mark); err != nil {
+		t.Error(err)
+	}
+	awaitCount(ctx, t, c, c.Data[2], "100")
 }

@@ -34,7 +34,12 @@ func newMetas(t *testing.T, n int) []*testMeta {
 		out = append(out, m)
 	}
 	for _, m := range out {
-		if code, body := call(t, "POST", "http://"+out[0].HTTPAddr()+"/add-meta?addr="+m.HTTPAddr()); code != 200 {
+		var code int
+		var body string
+		if err := until(testContext(t), func() bool { // on a busy machine the leader may change meanwhile
+			code, body = call(t, "POST", "http://"+out[0].HTTPAddr()+"/add-meta?addr="+m.HTTPAddr())
+			return code == 200
+		}); err != nil {
 			t.Fatalf("add-meta %s: %d %s", m.HTTPAddr(), code, body)
 		}
 	}

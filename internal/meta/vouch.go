@@ -8,13 +8,9 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"time"
 
 	"concord/internal/vouch"
 )
-
-// vouchTimeout bounds how long a meta node looks for the process at a data node's address.
-const vouchTimeout = time.Second
 
 // serveVouch tells a data node what this meta node knows of its place, and which process answers there.
 func (s *Server) serveVouch(w http.ResponseWriter, r *http.Request) {
@@ -33,13 +29,7 @@ func (s *Server) serveVouch(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	word := vouch.Record(st, id)
-	if word.Member {
-		ctx, cancel := context.WithTimeout(r.Context(), vouchTimeout)
-		defer cancel()
-		if _, who, err := s.identify(ctx, word.Addr); err == nil {
-			word.Process = who.Process
-		}
-	}
+	word.Look(r.Context(), s.pool)
 	reply(w, word, nil)
 }
 

@@ -16,12 +16,16 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"concord/internal/cluster"
+	"concord/internal/rpc"
 )
 
 const (
-	askTimeout = 2 * time.Second        // for a member to answer
-	grace      = 300 * time.Millisecond // for the others, once one has vouched: they may know a newer state
+	askTimeout  = 2 * time.Second        // for a member to answer
+	lookTimeout = time.Second            // for the process at the place to answer a member
+	grace       = 300 * time.Millisecond // for the others, once one has vouched: they may know a newer state
 )
 
 // Self is what a process takes itself for.
@@ -44,6 +48,25 @@ type Word struct {
 func Record(st *cluster.State, node uint64) Word {
 	n, ok := st.DataNode(node)
 	return Word{Index: st.Index, Member: ok, Identity: n.Identity, Addr: n.TCPAddr}
+}
+
+// Look completes a word with the process that answers at the place. It connects at once, also to a node that was down a
+// moment ago: who asks for a word has just started, perhaps.
+func (w *Word) Look(ctx context.Context, pool *rpc.Pool) {
+	if !w.Member {
+		return
+	}
+	conn, err := pool.Conn(w.Addr)
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	conn.ResetConnectBackoff()
+	who, err := rpc.NewMembershipClient(conn).Identify(ctx, &rpc.IdentifyRequest{}, grpc.WaitForReady(true))
+	if err == nil {
+		w.Process = who.Process
+	}
 }
 
 // Verdict is what the words of the members come to.
