@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -52,11 +53,14 @@ func (s *spread) begin(addr string) (n *told, wait bool) {
 	return n, !n.hangs
 }
 
-func (s *spread) end(n *told, hangs bool) {
+// end reports whether the node hangs as it did not before, or answers again.
+func (s *spread) end(n *told, hangs bool) (changed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	changed = n.hangs != hangs
 	n.hangs, n.asking = hangs, false
 	s.wg.Done()
+	return changed
 }
 
 // retain forgets the nodes that are not in the cluster any more.
@@ -100,7 +104,13 @@ func (s *Server) tellDataNodes(index uint64) {
 		}
 		go func() {
 			hangs := s.tell(node, st.Data.ClusterID, index)
-			s.spread.end(n, hangs)
+			switch changed := s.spread.end(n, hangs); {
+			case changed && hangs:
+				s.log.Warn("A data node does not take changes of the metadata: they are confirmed without it until it does",
+					zap.String("node", node.TCPAddr))
+			case changed:
+				s.log.Info("A data node takes changes of the metadata again", zap.String("node", node.TCPAddr))
+			}
 			if wait {
 				wg.Done()
 			}
