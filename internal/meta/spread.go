@@ -125,7 +125,8 @@ func (s *Server) tell(node cluster.Node, clusterID, index uint64) (hangs bool) {
 	defer cancel()
 	conn, err := s.pool.Conn(node.TCPAddr)
 	if err == nil {
-		_, err = rpc.NewMembershipClient(conn).CatchUp(ctx, &rpc.CatchUpRequest{ClusterId: clusterID, Index: index, Leader: s.ownHTTP()})
+		req := &rpc.CatchUpRequest{ClusterId: clusterID, Index: index, Leader: s.ownHTTP()}
+		_, err = rpc.NewMembershipClient(conn).CatchUp(ctx, req)
 	}
 	return status.Code(err) == codes.DeadlineExceeded || ctx.Err() != nil
 }
