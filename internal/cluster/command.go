@@ -109,8 +109,8 @@ func (c Command) op() (Op, error) {
 	return v.Elem().Interface().(Op), nil
 }
 
-// Done reports whether c is known to change nothing. Some clients create their database before each write, and all writes
-// that are under way when the time of a shard group begins make it.
+// Done reports whether c is known to change nothing. Some clients create their database before each write, and all
+// writes that are under way when the time of a shard group begins make it.
 func (s *State) Done(c Command) bool {
 	op, err := c.op()
 	if err != nil {

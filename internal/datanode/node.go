@@ -255,7 +255,7 @@ func (n *Node) Open() (err error) {
 	}
 	// Clients are served from now on: what was confirmed to others while this node was down is to be true here.
 	if err := n.Meta.Refresh(); err != nil && n.Meta.NodeID() != 0 {
-		n.log.Warn("No meta node says what changed while this node was down: serving the copy of the metadata", zap.Error(err))
+		n.log.Warn("No meta node says what changed while this node was down: serving the copy", zap.Error(err))
 	}
 	return n.openServices(n.mon, view)
 }
@@ -359,8 +359,8 @@ func (n *Node) openEntropy(ln net.Listener, pool *rpc.Pool) (*entropy.View, erro
 		control, view.Self = n.Entropy, n.Entropy
 	}
 
-	opts := slices.Concat(rpc.Guard(n.cfg.Meta.InternalSharedSecret), rpc.CatchingUp(n.catchUp), []grpc.ServerOption{n.served.Option()})
-	s := rpc.NewServer(opts...)
+	guard := rpc.Guard(n.cfg.Meta.InternalSharedSecret)
+	s := rpc.NewServer(slices.Concat(guard, rpc.CatchingUp(n.catchUp), []grpc.ServerOption{n.served.Option()})...)
 	rpc.RegisterMembershipServer(s, &membership{node: n})
 	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.writer, n.log))
 	queries := distquery.NewServer(n.Store, n.log)

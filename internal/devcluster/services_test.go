@@ -84,7 +84,8 @@ func TestNoWindowIsMissingWhenTheRunnerStops(t *testing.T) {
 	if err := c.Client(0).Write(ctx, "db", "all", b); err != nil {
 		t.Fatal(err)
 	}
-	mustQuery(ctx, t, c, 0, "", `CREATE CONTINUOUS QUERY cq ON db BEGIN SELECT sum(v) INTO sums FROM m GROUP BY time(1s) END`)
+	mustQuery(ctx, t, c, 0, "",
+		`CREATE CONTINUOUS QUERY cq ON db BEGIN SELECT sum(v) INTO sums FROM m GROUP BY time(1s) END`)
 	ran := func(i int) bool {
 		rows, err := c.Client(i).Query(ctx, "", "SHOW STATS FOR 'cq'")
 		return err == nil && len(rows) == 1 && fmt.Sprint(rows[0][1]) != "0"

@@ -31,8 +31,9 @@ func (c *Client) Index() uint64 {
 	return c.State().Index
 }
 
-// CatchUp returns when this node's copy has what a node relies on that names index, or an error after two seconds. What
-// cannot be had now is not waited for again at once. leader is the HTTP address of the meta node that has it, if known.
+// CatchUp returns when this node's copy has what a node relies on that names index, or an error after two seconds.
+// What cannot be had now is not waited for again at once. leader is the HTTP address of the meta node that has it, if
+// known.
 func (c *Client) CatchUp(ctx context.Context, index uint64, leader string) error {
 	if leader != "" {
 		c.http.prefer(leader)

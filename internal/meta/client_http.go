@@ -38,8 +38,8 @@ const (
 	bodyTimeout  = 30 * time.Second
 )
 
-// metaHTTP speaks to meta nodes. The zero value works, without TLS or secret. What every meta node answers, or sends on
-// to the leader, is asked of the one that led last, and then of the others in turn.
+// metaHTTP speaks to meta nodes. The zero value works, without TLS or secret. What every meta node answers, or sends
+// on to the leader, is asked of the one that led last, and then of the others in turn.
 type metaHTTP struct {
 	tls       *tlsconfig.TLSConfigManager
 	signer    trust.Signer
@@ -231,7 +231,8 @@ func (m *metaHTTP) ask(ctx context.Context, method, server, path string, params 
 	}
 	b, _, err := m.do(ctx, method, server, path, "application/x-www-form-urlencoded", body, maxCommand)
 	var f *refusal
-	if errors.As(err, &f) && f.code == http.StatusUnauthorized && !strings.Contains(err.Error(), trust.ErrClocks.Error()) {
+	refused := errors.As(err, &f) && f.code == http.StatusUnauthorized
+	if refused && !strings.Contains(err.Error(), trust.ErrClocks.Error()) {
 		return nil, fmt.Errorf("%w: [meta] internal-shared-secret must be the same on all nodes", err)
 	}
 	return b, err

@@ -16,11 +16,11 @@ import (
 // spreadTimeout bounds how long a change waits for a data node that hangs.
 const spreadTimeout = 2 * time.Second
 
-// spread is what the leader knows of the data nodes that it tells of changes. A change that was confirmed to one client
-// is to be true for the next one, whichever data node that asks. So the leader confirms a change when every data node
-// has it. A node where nobody listens serves no clients, and is skipped. One that hangs is waited for once, and not
-// again until it has answered. A node that was not reached knows of the change by its own poll, or by the first request
-// of another node that does.
+// spread is what the leader knows of the data nodes that it tells of changes. A change that was confirmed to one
+// client is to be true for the next one, whichever data node that asks. So the leader confirms a change when every
+// data node has it. A node where nobody listens serves no clients, and is skipped. One that hangs is waited for once,
+// and not again until it has answered. A node that was not reached knows of the change by its own poll, or by the
+// first request of another node that does.
 type spread struct {
 	mu     sync.Mutex
 	nodes  map[string]*told // by TCP address

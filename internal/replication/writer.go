@@ -184,7 +184,9 @@ func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string,
 }
 
 // place sends points to the shards that this node's metadata says. reason is why some were left out before, if any.
-func (w *Writer) place(ctx tsdb.WriteContext, db, policy string, level models.ConsistencyLevel, points []models.Point, reason string) error {
+func (w *Writer) place(
+	ctx tsdb.WriteContext, db, policy string, level models.ConsistencyLevel, points []models.Point, reason string,
+) error {
 	if policy == "" {
 		info := w.meta.Database(db)
 		if info == nil {
