@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	itoml "github.com/influxdata/influxdb/toml"
 	"github.com/influxdata/influxdb/tsdb"
 
 	"concord/internal/datanode"
@@ -24,7 +25,13 @@ func mustStartLate(t *testing.T, config func(*datanode.Config)) (context.Context
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	t.Cleanup(cancel)
 	c, err := devcluster.Start(ctx, devcluster.Options{
-		Dir: t.TempDir(), DataNodes: 3, DataConfig: config,
+		Dir: t.TempDir(), DataNodes: 3,
+		DataConfig: func(cfg *datanode.Config) {
+			cfg.Cluster.WriteTimeout = itoml.Duration(30 * time.Second) // a busy machine is not a node that is away
+			if config != nil {
+				config(cfg)
+			}
+		},
 		Late: func(ctx context.Context, node int) {
 			if node != 1 {
 				return
