@@ -19,8 +19,8 @@ type ContinuousRun struct {
 	Until time.Time `json:"until"`
 }
 
-// NoteContinuousQueries records until when continuous queries have run, so that another node that runs them goes on from
-// there.
+// NoteContinuousQueries records until when continuous queries have run, so that another node that runs them goes on
+// from there.
 type NoteContinuousQueries struct {
 	Runs []ContinuousRun `json:"runs"`
 }

@@ -114,7 +114,8 @@ type DeleteShardGroup struct {
 }
 
 // ErrNotExpired is for a shard group that a node wants to delete before its time.
-var ErrNotExpired = errors.New("the shard group has not expired by the clock of the meta nodes' leader: compare the clocks with influxd-ctl show")
+var ErrNotExpired = errors.New("the shard group has not expired by the clock of the meta nodes' leader: " +
+	"compare the clocks with influxd-ctl show")
 
 func (o DeleteShardGroup) at(s *State, now time.Time) (Op, error) {
 	rpi, err := s.Data.RetentionPolicy(o.Database, o.RetentionPolicy)

@@ -1,6 +1,7 @@
-// Package continuous runs the continuous queries of the cluster on one of its data nodes, by the engine's own rules of
-// when each of them is due. Until when they have run is in the cluster's metadata, a minute late at most: when the node
-// dies, the next one goes on from there. A window that is computed again has the same points, and perhaps more of them.
+// Package continuous runs the continuous queries of the cluster on one of its data nodes, by the engine's own rules
+// of when each of them is due. Until when they have run is in the cluster's metadata, a minute late at most: when the
+// node dies, the next one goes on from there. A window that is computed again has the same points, and perhaps more
+// of them.
 package continuous
 
 import (
@@ -90,7 +91,8 @@ func (s *Service) Close() error {
 
 // Statistics are the engine's.
 func (s *Service) Statistics(tags map[string]string) []models.Statistic {
-	return []models.Statistic{{Name: "cq", Tags: tags, Values: map[string]any{"queryOk": s.ok.Load(), "queryFail": s.failed.Load()}}}
+	values := map[string]any{"queryOk": s.ok.Load(), "queryFail": s.failed.Load()}
+	return []models.Statistic{{Name: "cq", Tags: tags, Values: values}}
 }
 
 // Diagnostics are the engine's: none.
@@ -187,7 +189,7 @@ func (s *Service) note(now time.Time) {
 		op.Runs = append(op.Runs, cluster.ContinuousRun{ContinuousQuery: q, Until: until})
 	}
 	if err := s.meta.Execute(op); err != nil {
-		s.log.Warn("Cannot record until when continuous queries have run: another node would compute more of them again", zap.Error(err))
+		s.log.Warn("Cannot record until when continuous queries have run: another node would begin earlier", zap.Error(err))
 		return
 	}
 	clear(s.ran)

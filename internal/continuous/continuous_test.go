@@ -110,8 +110,8 @@ func (m *fakeMeta) check(t *testing.T, w windows, from time.Time) {
 	}
 }
 
-// When the node that runs continuous queries dies, no window is missing: the next one goes on from the last one that was
-// finished.
+// When the node that runs continuous queries dies, no window is missing: the next one goes on from the last one that
+// was finished.
 func TestNoWindowIsMissingWhenTheNodeDies(t *testing.T) {
 	t.Parallel()
 	for _, life := range []time.Duration{25 * time.Second, 95 * time.Second, 10 * time.Minute} {

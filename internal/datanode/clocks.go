@@ -20,8 +20,8 @@ func (n *Node) compareClock(node cluster.Node, ahead, margin time.Duration) {
 	n.clocks.Observe(node.TCPAddr, clocks.Skew{By: ahead, Margin: margin})
 }
 
-// timeBounds is what time it is at the earliest and at the latest: by this node's clock and by that of the leader of the
-// meta nodes, of which either may be wrong. Until a leader was heard of, nothing is known of the earliest.
+// timeBounds is what time it is at the earliest and at the latest: by this node's clock and by that of the leader of
+// the meta nodes, of which either may be wrong. Until a leader was heard of, nothing is known of the earliest.
 func (n *Node) timeBounds() (earliest, latest time.Time) {
 	own := n.now()
 	leader, known := n.Meta.Now()

@@ -64,6 +64,17 @@ func mustNode(t *testing.T, identity string, state []byte, change ...func(*Confi
 	return n
 }
 
+// Until a node has heard of a leader, it does not know how old its hints are: none is dropped for its age.
+func TestHintsDoNotAgeBeforeALeaderIsHeardOf(t *testing.T) {
+	t.Parallel()
+	n := mustNode(t, identity, mustState(t))
+	own := time.Now().AddDate(1, 0, 0)
+	n.Now = func() time.Time { return own }
+	if earliest, latest := n.timeBounds(); !earliest.Equal(time.Unix(0, 0)) || !latest.Equal(own) {
+		t.Errorf("it is between %s and %s", earliest, latest)
+	}
+}
+
 const identity = `{"node-id":1,"cluster-id":42,"meta-servers":["127.0.0.1:1"]}`
 
 func mustState(t *testing.T) []byte {

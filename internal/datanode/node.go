@@ -284,7 +284,7 @@ func (n *Node) openParts() error {
 	n.closeLobby()
 	// Clients are served from now on: what was confirmed to others while this node was down is to be true here.
 	if err := n.Meta.Refresh(); err != nil && n.Meta.NodeID() != 0 {
-		n.log.Warn("No meta node says what changed while this node was down: serving the copy of the metadata", zap.Error(err))
+		n.log.Warn("No meta node says what changed while this node was down: serving the copy", zap.Error(err))
 	}
 	if err := n.openServices(n.mon, view); err != nil {
 		return err

@@ -38,8 +38,9 @@ type Options struct {
 	// NotWhole is why a data node's copy of a shard cannot be trusted, instead of what the node knows; nil for that.
 	NotWhole func(node int, shard uint64) string
 	// Late holds up what the long poll of the metadata brings to a data node, until it returns; nil for not at all.
-	Late func(ctx context.Context, node int)
-	Now  func(node int) time.Time // the clock that a data node tells others; nil for time.Now
+	Late  func(ctx context.Context, node int)
+	Lease time.Duration            // for which the meta node grants leases; 0 for its own
+	Now   func(node int) time.Time // the clock that a data node tells others; nil for time.Now
 }
 
 // Ports are the two ports of a node: of a data node gRPC and HTTP, of the meta
@@ -115,6 +116,9 @@ func (c *Cluster) startMeta(ctx context.Context) error {
 	c.metaConfig = cfg
 	s := meta.NewServer(cfg, c.opts.Logger)
 	metanode.Prepare(s)
+	if c.opts.Lease != 0 {
+		s.LeaseTime = c.opts.Lease
+	}
 	if err := s.Open(ctx); err != nil {
 		return fmt.Errorf("meta node: %w", err)
 	}

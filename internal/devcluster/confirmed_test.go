@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	itoml "github.com/influxdata/influxdb/toml"
 	"github.com/influxdata/influxdb/tsdb"
 
 	"concord/internal/datanode"
@@ -24,7 +25,13 @@ func mustStartLate(t *testing.T, config func(*datanode.Config)) (context.Context
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	t.Cleanup(cancel)
 	c, err := devcluster.Start(ctx, devcluster.Options{
-		Dir: t.TempDir(), DataNodes: 3, DataConfig: config,
+		Dir: t.TempDir(), DataNodes: 3,
+		DataConfig: func(cfg *datanode.Config) {
+			cfg.Cluster.WriteTimeout = itoml.Duration(30 * time.Second) // a busy machine is not a node that is away
+			if config != nil {
+				config(cfg)
+			}
+		},
 		Late: func(ctx context.Context, node int) {
 			if node != 1 {
 				return
@@ -54,8 +61,8 @@ const (
 		`SHOW SERIES EXACT CARDINALITY; SHOW MEASUREMENT EXACT CARDINALITY`
 )
 
-// corpus is what clients do with a server, one after the other: what the next one asks for is what the one before changed.
-// SELECT INTO writes at the level one, so its target has one owner.
+// corpus is what clients do with a server, one after the other: what the next one asks for is what the one before
+// changed. SELECT INTO writes at the level one, so its target has one owner.
 var corpus = []step{
 	{"", `CREATE DATABASE d WITH REPLICATION 3 NAME autogen`, ""},
 	{"d", `write cpu,host=a v=1 1700000000000000000`, ""},
@@ -172,8 +179,8 @@ func (s step) run(ctx context.Context, addr string) (string, error) {
 	return "written", nil
 }
 
-// What is done at one node is true at the next one at once, also at one that hears of changes a second late: the answers
-// are those of a single server.
+// What is done at one node is true at the next one at once, also at one that hears of changes a second late: the
+// answers are those of a single server.
 func TestNodesAnswerOneAfterTheOtherAsOneServer(t *testing.T) {
 	t.Parallel()
 	ctx, c := mustStartLate(t, func(cfg *datanode.Config) {
@@ -213,8 +220,8 @@ func TestNodesAnswerOneAfterTheOtherAsOneServer(t *testing.T) {
 	}
 }
 
-// A database that was dropped through one node takes no writes at another one, and is there when it is created again at
-// once through a third.
+// A database that was dropped through one node takes no writes at another one, and is there when it is created again
+// at once through a third.
 func TestDatabaseIsCreatedRightAfterItWasDroppedElsewhere(t *testing.T) {
 	t.Parallel()
 	ctx, c := mustStartLate(t, nil)
@@ -222,14 +229,16 @@ func TestDatabaseIsCreatedRightAfterItWasDroppedElsewhere(t *testing.T) {
 	for i := range 30 {
 		mustQuery(ctx, t, c, i%3, "", `DROP DATABASE db`)
 		line := fmt.Appendf(nil, "m v=%d 1700000000000000000", i)
-		if err := c.Client((i+1)%3).Write(ctx, "db", "one", line); err == nil || !strings.Contains(err.Error(), "database not found") {
+		err := c.Client((i+1)%3).Write(ctx, "db", "one", line)
+		if err == nil || !strings.Contains(err.Error(), "database not found") {
 			t.Fatalf("round %d: a write into the dropped database: %v", i, err)
 		}
 		mustQuery(ctx, t, c, (i+2)%3, "", `CREATE DATABASE db`)
 		if err := c.Client(i%3).Write(ctx, "db", "all", line); err != nil {
 			t.Fatalf("round %d: %v", i, err)
 		}
-		if rows := mustQuery(ctx, t, c, (i+1)%3, "db", `SELECT v FROM m`); len(rows) != 1 || fmt.Sprint(rows[0][1]) != fmt.Sprint(i) {
+		rows := mustQuery(ctx, t, c, (i+1)%3, "db", `SELECT v FROM m`)
+		if len(rows) != 1 || fmt.Sprint(rows[0][1]) != fmt.Sprint(i) {
 			t.Fatalf("round %d: %v", i, rows)
 		}
 	}

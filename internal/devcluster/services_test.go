@@ -1,6 +1,7 @@
 package devcluster_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	itoml "github.com/influxdata/influxdb/toml"
 
 	"concord/internal/datanode"
+	"concord/internal/devcluster"
 )
 
 // TestContinuousQueryRunsOnOneNode has a continuous query fill a measurement, and counts who ran it.
@@ -38,21 +40,86 @@ func TestContinuousQueryRunsOnOneNode(t *testing.T) {
 		t.Fatal("the continuous query never ran")
 	}
 	var ran []int
-	for i := range c.Data {
-		var vars struct {
-			CQ struct{ QueryOk int64 }
+	if err := c.Wait(ctx, func() bool { // it is counted when it has written
+		ran = nil
+		for i := range c.Data {
+			var vars struct {
+				CQ struct{ QueryOk int64 }
+			}
+			_, body := mustGet(ctx, t, c, i, "/debug/vars")
+			if err := json.Unmarshal([]byte(body), &vars); err != nil {
+				t.Fatal(err)
+			}
+			if vars.CQ.QueryOk > 0 {
+				ran = append(ran, i+1)
+			}
 		}
-		_, body := mustGet(ctx, t, c, i, "/debug/vars")
-		if err := json.Unmarshal([]byte(body), &vars); err != nil {
-			t.Fatal(err)
-		}
-		if vars.CQ.QueryOk > 0 {
-			ran = append(ran, i+1)
-		}
-	}
-	if len(ran) != 1 {
+		return len(ran) > 0
+	}); err != nil || len(ran) != 1 {
 		t.Errorf("nodes %v ran it, want one", ran)
 	}
+}
+
+// When the node that runs continuous queries stops, another one computes all windows that were missed.
+func TestNoWindowIsMissingWhenTheRunnerStops(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	t.Cleanup(cancel)
+	c, err := devcluster.Start(ctx, devcluster.Options{
+		Dir: t.TempDir(), DataNodes: 3, Lease: 3 * time.Second,
+		DataConfig: func(cfg *datanode.Config) {
+			cfg.ContinuousQuery.RunInterval = itoml.Duration(100 * time.Millisecond)
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 3`)
+	begin := time.Now().Truncate(time.Second)
+	var b []byte
+	for i := range 600 { // a point for each second of the test
+		b = fmt.Appendf(b, "m v=%d %d\n", i, begin.Add(time.Duration(i)*time.Second).UnixNano())
+	}
+	if err := c.Client(0).Write(ctx, "db", "all", b); err != nil {
+		t.Fatal(err)
+	}
+	mustQuery(ctx, t, c, 0, "",
+		`CREATE CONTINUOUS QUERY cq ON db BEGIN SELECT sum(v) INTO sums FROM m GROUP BY time(1s) END`)
+	ran := func(i int) bool {
+		rows, err := c.Client(i).Query(ctx, "", "SHOW STATS FOR 'cq'")
+		return err == nil && len(rows) == 1 && fmt.Sprint(rows[0][1]) != "0"
+	}
+	runner := -1
+	if err := c.Wait(ctx, func() bool {
+		runner = slices.IndexFunc([]int{0, 1, 2}, ran)
+		return runner >= 0
+	}); err != nil {
+		t.Fatal("the continuous query never ran")
+	}
+	if err := c.StopData(runner); err != nil {
+		t.Fatal(err)
+	}
+	stopped := time.Now()
+	left := (runner + 1) % 3
+	var rows [][]any
+	if err := c.Wait(ctx, func() bool { // a window that began when the lease of the one that stopped had ended
+		rows, err = c.Client(left).Query(ctx, "db", "SELECT sum FROM sums")
+		return err == nil && len(rows) > 0 && at(rows[len(rows)-1]).After(stopped.Add(4*time.Second))
+	}); err != nil {
+		t.Fatal("no other node runs the continuous query")
+	}
+	for i := 1; i < len(rows); i++ {
+		if step := at(rows[i]).Sub(at(rows[i-1])); step != time.Second {
+			t.Errorf("no window between %s and %s: the node stopped at %s", at(rows[i-1]), at(rows[i]), stopped)
+		}
+	}
+}
+
+// at is the time of a row.
+func at(row []any) time.Time {
+	ns, _ := row[0].(json.Number).Int64()
+	return time.Unix(0, ns)
 }
 
 // TestSubscriptionGetsEachWriteOnce writes through every node.

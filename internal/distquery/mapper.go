@@ -25,6 +25,8 @@ import (
 type Metadata interface {
 	NodeID() uint64
 	State() *cluster.State
+	Database(name string) *emeta.DatabaseInfo
+	RetentionPolicy(database, policy string) (*emeta.RetentionPolicyInfo, error)
 	ShardGroupsByTimeRange(database, policy string, min, max time.Time) ([]emeta.ShardGroupInfo, error)
 }
 

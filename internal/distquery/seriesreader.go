@@ -77,12 +77,12 @@ func (s *SeriesReader) ReadFilter(ctx context.Context, req *datatypes.ReadFilter
 	if err != nil {
 		return nil, err
 	}
-	db := s.meta.State().Data.Database(where.Database)
+	db := s.meta.Database(where.Database)
 	if db == nil {
 		return nil, errors.New("no database")
 	}
 	rp := cmp.Or(where.RetentionPolicy, db.DefaultRetentionPolicy)
-	if db.RetentionPolicy(rp) == nil {
+	if known, err := s.meta.RetentionPolicy(where.Database, rp); err != nil || known == nil {
 		return nil, errors.New("invalid retention policy")
 	}
 	start, end := max(req.Range.GetStart(), models.MinNanoTime), min(req.Range.GetEnd(), models.MaxNanoTime)

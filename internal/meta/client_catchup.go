@@ -31,8 +31,9 @@ func (c *Client) Index() uint64 {
 	return c.State().Index
 }
 
-// CatchUp returns when this node's copy has what a node relies on that names index, or an error after two seconds. What
-// cannot be had now is not waited for again at once. leader is the HTTP address of the meta node that has it, if known.
+// CatchUp returns when this node's copy has what a node relies on that names index, or an error after two seconds.
+// What cannot be had now is not waited for again at once. leader is the HTTP address of the meta node that has it, if
+// known.
 func (c *Client) CatchUp(ctx context.Context, index uint64, leader string) error {
 	if leader != "" {
 		c.http.prefer(leader)
@@ -43,40 +44,42 @@ func (c *Client) CatchUp(ctx context.Context, index uint64, leader string) error
 	if c.NodeID() == 0 {
 		return ErrNotJoined
 	}
-	if err := c.behind.check(index); err != nil {
+	if err := c.behind.check(c.State().Index); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, relyTimeout)
 	defer cancel()
 	err := c.fetchTo(ctx, index)
 	if err != nil {
-		err = fmt.Errorf("this node's metadata is behind: it has change %d, not %d: %w", c.State().Index, index, err)
-		c.behind.note(index, err)
+		have := c.State().Index
+		err = fmt.Errorf("this node's metadata is behind: it has change %d, not %d: %w", have, index, err)
+		c.behind.note(have, err)
 	}
 	return err
 }
 
-// failedCatchUp is the last catching up that failed.
+// failedCatchUp is the last catching up that failed. Until something newer is there, the next one would fail, too.
 type failedCatchUp struct {
-	mu    sync.Mutex
-	index uint64
-	err   error
-	at    time.Time
+	mu   sync.Mutex
+	have uint64 // index of the copy
+	err  error
+	at   time.Time
 }
 
-func (f *failedCatchUp) check(index uint64) error {
+// check returns why it failed, while the copy has the same index.
+func (f *failedCatchUp) check(have uint64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.err != nil && index >= f.index && time.Since(f.at) < relyAgain {
+	if have == f.have && time.Since(f.at) < relyAgain {
 		return f.err
 	}
 	return nil
 }
 
-func (f *failedCatchUp) note(index uint64, err error) {
+func (f *failedCatchUp) note(have uint64, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.index, f.err, f.at = index, err, time.Now()
+	f.have, f.err, f.at = have, err, time.Now()
 }
 
 // fetchTo returns when the copy has index. The long poll usually brings it; when that does not, whatever the reason,

@@ -147,6 +147,9 @@ func (c *Client) SetData(*emeta.Data) error {
 // Load is refused as SetData is.
 func (c *Client) Load() error { return c.SetData(nil) }
 
+// askedLeaseAgain is when a lease that another node has is asked for again.
+const askedLeaseAgain = emeta.DefaultLeaseDuration / 12
+
 // AcquireLease asks the meta nodes' leader for a lease, so that one node alone
 // runs continuous queries. An answer is used again for half of its time.
 func (c *Client) AcquireLease(name string) (*emeta.Lease, error) {
@@ -171,13 +174,14 @@ func (c *Client) AcquireLease(name string) (*emeta.Lease, error) {
 		err = json.Unmarshal(b, l)
 	}
 	if err == nil {
-		// Counted from before the request, and by this node's clock alone: that of the leader may be another one.
-		c.lease.keep(name, l, nil, now.Add(emeta.DefaultLeaseDuration/2))
+		// By the leader's clock, which it was granted by. Counted from before the request.
+		leader, _ := c.Now()
+		c.lease.keep(name, l, nil, now.Add(l.Expiration.Sub(leader)/2))
 		return l, nil
 	}
 	var f *refusal
 	if errors.As(err, &f) && f.code == http.StatusConflict {
-		c.lease.keep(name, nil, err, now.Add(emeta.DefaultLeaseDuration/12))
+		c.lease.keep(name, nil, err, now.Add(askedLeaseAgain))
 	}
 	return nil, err
 }

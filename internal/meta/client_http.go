@@ -38,8 +38,8 @@ const (
 	bodyTimeout  = 30 * time.Second
 )
 
-// metaHTTP speaks to meta nodes. The zero value works, without TLS or secret. Requests that any meta node answers, or
-// sends on to the leader, begin with the node that answered last: that is the leader once it was asked for something.
+// metaHTTP speaks to meta nodes. The zero value works, without TLS or secret. What every meta node answers, or sends
+// on to the leader, is asked of the one that led last, and then of the others in turn.
 type metaHTTP struct {
 	tls       *tlsconfig.TLSConfigManager
 	signer    trust.Signer
@@ -55,10 +55,13 @@ type leaderClock struct {
 	own    time.Time // with a monotonic reading
 }
 
-// hear notes what time an answer says it is, when it is the leader's.
-func (m *metaHTTP) hear(h http.Header) {
-	at, err := strconv.ParseInt(h.Get(clockHeader), 10, 64)
-	if err == nil && h.Get(leaderHeader) != "" {
+// hear notes who leads, and what time it is for the leader, when an answer is the leader's.
+func (m *metaHTTP) hear(resp *http.Response) {
+	if resp.Header.Get(leaderHeader) == "" {
+		return
+	}
+	m.prefer(resp.Request.URL.Host)
+	if at, err := strconv.ParseInt(resp.Header.Get(clockHeader), 10, 64); err == nil {
 		m.clock.Store(&leaderClock{leader: time.Unix(0, at), own: time.Now()})
 	}
 }
@@ -228,7 +231,8 @@ func (m *metaHTTP) ask(ctx context.Context, method, server, path string, params 
 	}
 	b, _, err := m.do(ctx, method, server, path, "application/x-www-form-urlencoded", body, maxCommand)
 	var f *refusal
-	if errors.As(err, &f) && f.code == http.StatusUnauthorized && !strings.Contains(err.Error(), trust.ErrClocks.Error()) {
+	refused := errors.As(err, &f) && f.code == http.StatusUnauthorized
+	if refused && !strings.Contains(err.Error(), trust.ErrClocks.Error()) {
 		return nil, fmt.Errorf("%w: [meta] internal-shared-secret must be the same on all nodes", err)
 	}
 	return b, err
@@ -286,7 +290,7 @@ func (m *metaHTTP) execute(servers []string, cmd cluster.Command) (index uint64,
 // postOnce finds the leader, and sends a request that must not be carried out twice to it alone.
 func (m *metaHTTP) postOnce(ctx context.Context, servers []string, post question[[]byte]) ([]byte, error) {
 	round, cancel := context.WithTimeout(ctx, roundTimeout)
-	_, err := m.latest(round, servers, math.MaxUint64) // the server that answers is the one to begin with from then on
+	_, err := m.latest(round, servers, math.MaxUint64) // the leader is the one to begin with from then on
 	cancel()
 	var f *refusal
 	if errors.As(err, &f) && f.code == http.StatusNotFound {
@@ -358,12 +362,9 @@ func (m *metaHTTP) do(ctx context.Context, method, server, path, kind string, bo
 		return nil, 0, err
 	}
 	defer resp.Body.Close()
-	m.hear(resp.Header)
+	m.hear(resp)
 	if b, err = io.ReadAll(io.LimitReader(resp.Body, limit)); err != nil {
 		return nil, 0, fmt.Errorf("answer of meta node %s: %w", server, err)
-	}
-	if resp.StatusCode < 300 || resp.StatusCode == http.StatusConflict {
-		m.prefer(resp.Request.URL.Host)
 	}
 	if resp.StatusCode < 300 {
 		return b, resp.StatusCode, nil

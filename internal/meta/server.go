@@ -31,6 +31,8 @@ type Server struct {
 	ShardRepair http.Handler
 	// Now, when set before Open, is this node's clock: with it tests move it.
 	Now func() time.Time
+	// LeaseTime is for how long a lease is granted; tests set it before Open.
+	LeaseTime time.Duration
 	// Losses, when set before Open, lists what the cluster would lose with a data node, a phrase for each shard.
 	Losses func(ctx context.Context, n cluster.Node) ([]string, error)
 
@@ -76,8 +78,8 @@ func NewServer(cfg *Config, log *zap.Logger) *Server {
 	own := *cfg
 	return &Server{
 		cfg: &own, log: log.With(zap.String("service", "meta")), pool: &rpc.Pool{}, auth: newAuthCache(),
-		leases: emeta.NewLeases(emeta.DefaultLeaseDuration),
-		clocks: clocks.NewWatch(log.With(zap.String("service", "meta"))),
+		LeaseTime: emeta.DefaultLeaseDuration,
+		clocks:    clocks.NewWatch(log.With(zap.String("service", "meta"))),
 	}
 }
 
@@ -322,7 +324,7 @@ func (s *Server) node(op cluster.Op) (cluster.Node, error) {
 	return r.(cluster.Node), nil
 }
 
-// lease grants name to a data node for a minute, or says who has it. A new leader does not know
+// lease grants name to a data node for LeaseTime, or says who has it. A new leader does not know
 // what its predecessor granted, and grants nothing until that has ended.
 func (s *Server) lease(name string, node uint64) (*emeta.Lease, error) {
 	if !s.st().leads() {
@@ -333,11 +335,11 @@ func (s *Server) lease(name string, node uint64) (*emeta.Lease, error) {
 	defer s.leader.Unlock()
 	if s.leader.term != term {
 		s.leader.term, s.leader.since = term, time.Now()
-		s.leases = emeta.NewLeases(emeta.DefaultLeaseDuration)
+		s.leases = emeta.NewLeases(s.LeaseTime)
 	}
 	// The first term of a cluster has no predecessor.
 	if f := s.st().raft.GetConfiguration(); f.Error() == nil && len(f.Configuration().Servers) > 1 {
-		if wait := emeta.DefaultLeaseDuration - time.Since(s.leader.since); wait > 0 {
+		if wait := s.LeaseTime - time.Since(s.leader.since); wait > 0 {
 			return nil, fmt.Errorf("lease %q may be held: the new leader grants leases in %s", name, wait.Round(time.Second))
 		}
 	}

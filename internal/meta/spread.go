@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -15,11 +16,11 @@ import (
 // spreadTimeout bounds how long a change waits for a data node that hangs.
 const spreadTimeout = 2 * time.Second
 
-// spread is what the leader knows of the data nodes that it tells of changes. A change that was confirmed to one client
-// is to be true for the next one, whichever data node that asks. So the leader confirms a change when every data node
-// has it. A node where nobody listens serves no clients, and is skipped. One that hangs is waited for once, and not
-// again until it has answered. A node that was not reached knows of the change by its own poll, or by the first request
-// of another node that does.
+// spread is what the leader knows of the data nodes that it tells of changes. A change that was confirmed to one
+// client is to be true for the next one, whichever data node that asks. So the leader confirms a change when every
+// data node has it. A node where nobody listens serves no clients, and is skipped. One that hangs is waited for once,
+// and not again until it has answered. A node that was not reached knows of the change by its own poll, or by the
+// first request of another node that does.
 type spread struct {
 	mu     sync.Mutex
 	nodes  map[string]*told // by TCP address
@@ -52,11 +53,14 @@ func (s *spread) begin(addr string) (n *told, wait bool) {
 	return n, !n.hangs
 }
 
-func (s *spread) end(n *told, hangs bool) {
+// end reports whether the node hangs as it did not before, or answers again.
+func (s *spread) end(n *told, hangs bool) (changed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	changed = n.hangs != hangs
 	n.hangs, n.asking = hangs, false
 	s.wg.Done()
+	return changed
 }
 
 // retain forgets the nodes that are not in the cluster any more.
@@ -100,7 +104,13 @@ func (s *Server) tellDataNodes(index uint64) {
 		}
 		go func() {
 			hangs := s.tell(node, st.Data.ClusterID, index)
-			s.spread.end(n, hangs)
+			switch changed := s.spread.end(n, hangs); {
+			case changed && hangs:
+				s.log.Warn("A data node does not take changes of the metadata: they are confirmed without it until it does",
+					zap.String("node", node.TCPAddr))
+			case changed:
+				s.log.Info("A data node takes changes of the metadata again", zap.String("node", node.TCPAddr))
+			}
 			if wait {
 				wg.Done()
 			}
@@ -115,7 +125,8 @@ func (s *Server) tell(node cluster.Node, clusterID, index uint64) (hangs bool) {
 	defer cancel()
 	conn, err := s.pool.Conn(node.TCPAddr)
 	if err == nil {
-		_, err = rpc.NewMembershipClient(conn).CatchUp(ctx, &rpc.CatchUpRequest{ClusterId: clusterID, Index: index, Leader: s.ownHTTP()})
+		req := &rpc.CatchUpRequest{ClusterId: clusterID, Index: index, Leader: s.ownHTTP()}
+		_, err = rpc.NewMembershipClient(conn).CatchUp(ctx, req)
 	}
 	return status.Code(err) == codes.DeadlineExceeded || ctx.Err() != nil
 }

@@ -146,7 +146,8 @@ func TestRepeatedWritesAreVoid(t *testing.T) {
 	}
 }
 
-// An owner that knows that a shard was dropped takes no writes to it, and the sender looks again where the points belong.
+// An owner that knows that a shard was dropped takes no writes to it, and the sender looks again where the points
+// belong.
 func TestWriteToADroppedShardIsPlacedAgain(t *testing.T) {
 	t.Parallel()
 	c := &testCluster{meta: &fakeMeta{self: 1}}
@@ -165,17 +166,18 @@ func TestWriteToADroppedShardIsPlacedAgain(t *testing.T) {
 	refreshed := 0
 	w.Refresh = func() error { refreshed++; return nil }
 	points := mustPoints(t, "cpu v=1 1")
-	if err := w.WritePoints(db, policy, models.ConsistencyLevelAll, nil, points); !errors.Is(err, errShardDeleted) || other.Shard(shardID) != nil || refreshed != 1 {
+	write := func() error { return w.WritePoints(db, policy, models.ConsistencyLevelAll, nil, points) }
+	if err := write(); !errors.Is(err, errShardDeleted) || other.Shard(shardID) != nil || refreshed != 1 {
 		t.Errorf("%v after looking %d times", err, refreshed)
 	}
 	w.Refresh = func() error { index.Store(6); return nil } // now the metadata has a shard that is there
-	if err := w.WritePoints(db, policy, models.ConsistencyLevelAll, nil, points); err != nil || count(t, other, "cpu") != 1 {
+	if err := write(); err != nil || count(t, other, "cpu") != 1 {
 		t.Errorf("%v, %d points", err, count(t, other, "cpu"))
 	}
 	// This node's own copy is no other.
 	c.meta.owners = []uint64{1}
 	w.Refresh, w.Deleted = nil, func(_, at uint64) bool { return at == 1 }
-	if err := w.WritePoints(db, policy, models.ConsistencyLevelAll, nil, points); !errors.Is(err, errShardDeleted) || store.Shard(shardID) != nil {
+	if err := write(); !errors.Is(err, errShardDeleted) || store.Shard(shardID) != nil {
 		t.Errorf("its own: %v", err)
 	}
 }

@@ -20,14 +20,19 @@ func relying(index func() uint64) []grpc.DialOption {
 		}
 		return ctx
 	}
-	return []grpc.DialOption{
-		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, c *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-			return call(with(ctx), method, req, reply, c, opts...)
-		}),
-		grpc.WithChainStreamInterceptor(func(ctx context.Context, d *grpc.StreamDesc, c *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-			return open(with(ctx), d, c, method, opts...)
-		}),
+	unary := func(
+		ctx context.Context, method string, req, reply any, c *grpc.ClientConn, call grpc.UnaryInvoker,
+		opts ...grpc.CallOption,
+	) error {
+		return call(with(ctx), method, req, reply, c, opts...)
 	}
+	stream := func(
+		ctx context.Context, d *grpc.StreamDesc, c *grpc.ClientConn, method string, open grpc.Streamer,
+		opts ...grpc.CallOption,
+	) (grpc.ClientStream, error) {
+		return open(with(ctx), d, c, method, opts...)
+	}
+	return []grpc.DialOption{grpc.WithChainUnaryInterceptor(unary), grpc.WithChainStreamInterceptor(stream)}
 }
 
 // Relied is the index of the metadata that the sender of an incoming request relies on, 0 when it does not say.
@@ -43,14 +48,13 @@ func Relied(ctx context.Context) uint64 {
 // CatchingUp makes a server call catchUp with the index that a request relies on, before it is served. Requests are
 // served also when catchUp had to give up.
 func CatchingUp(catchUp func(ctx context.Context, index uint64)) []grpc.ServerOption {
-	return []grpc.ServerOption{
-		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-			catchUp(ctx, Relied(ctx))
-			return next(ctx, req)
-		}),
-		grpc.ChainStreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-			catchUp(ss.Context(), Relied(ss.Context()))
-			return next(srv, ss)
-		}),
+	unary := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		catchUp(ctx, Relied(ctx))
+		return next(ctx, req)
 	}
+	stream := func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+		catchUp(ss.Context(), Relied(ss.Context()))
+		return next(srv, ss)
+	}
+	return []grpc.ServerOption{grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream)}
 }

@@ -93,8 +93,9 @@ const tokenLife = time.Minute
 // ErrRefused is the answer to who cannot prove to belong here.
 var ErrRefused = errors.New("the shared secret of the cluster is missing or wrong")
 
-// ErrClocks is the answer to who has the secret and another time: a token is good for a minute, and used for half of it.
-var ErrClocks = errors.New("the clocks of the two nodes differ by more than half a minute: set both, with NTP for example")
+// ErrClocks is the answer to who has the secret and another time: a token is good for a minute, and used for half of
+// it.
+var ErrClocks = errors.New("the clocks of the two nodes differ by half a minute or more: set them, with NTP for example")
 
 // Token signs a token that is good for life from now.
 func (s Secret) Token(life time.Duration) (string, error) {
