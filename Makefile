@@ -1,7 +1,7 @@
 GO      ?= go
 export CGO_ENABLED = 0
 
-.PHONY: help build test e2e campaign campaign-entropy campaign-reads trial compare race lint bench bench-entropy fuzz nightly proto
+.PHONY: help build test e2e campaign campaign-entropy campaign-reads campaign-http trial compare race lint bench bench-entropy fuzz nightly proto
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,10 @@ campaign-entropy: ## break a cluster while anti-entropy repairs it: ENTROPY_FAUL
 READS_FAULTS ?= 2000
 campaign-reads: ## break a cluster while clients read back what was acknowledged: READS_FAULTS, SEED
 	$(GO) test -tags campaign -count=1 -timeout 12h -run TestReads -v ./test/reads -seed $(SEED) -faults $(READS_FAULTS) $(CAMPAIGN)
+
+REQUESTS ?= 1000000
+campaign-http: ## send a cluster REQUESTS requests that no client means to send: SEED
+	$(GO) test -tags campaign -count=1 -timeout 24h -run TestHTTP -v ./test/fuzz -seed $(SEED) -requests $(REQUESTS) $(CAMPAIGN)
 
 POINTS ?= 50000000
 SHARDS ?= 20

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,9 +62,28 @@ func (b *bounds) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// write lets the engine read, which bounds what it decompresses.
+// write looks at the lines on their way to the engine, which bounds how many bytes it reads.
 func (b *bounds) write(w http.ResponseWriter, r *http.Request) {
+	lines := io.Reader(r.Body)
+	if r.Header.Get("Content-Encoding") == "gzip" {
+		z, err := gzip.NewReader(r.Body)
+		if err != nil {
+			refuse(w, http.StatusBadRequest, err.Error())
+			return
+		}
+		lines = z
+		r.Header.Del("Content-Encoding")
+	}
+	b.pass(w, r, &tagLimit{r: lines})
+}
+
+// pass lets the engine read another body in place of the request's.
+func (b *bounds) pass(w http.ResponseWriter, r *http.Request, body io.Reader) {
 	r.ContentLength = min(r.ContentLength, bufferHint)
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{body, r.Body}
 	b.next.ServeHTTP(w, r)
 }
 
@@ -80,11 +100,7 @@ func (b *bounds) promWrite(w http.ResponseWriter, r *http.Request) {
 		tooLarge(w, b.maxBody)
 		return
 	}
-	r.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(head), r.Body), r.Body}
-	b.write(w, r)
+	b.pass(w, r, io.MultiReader(bytes.NewReader(head), r.Body))
 }
 
 func (b *bounds) promRead(w http.ResponseWriter, r *http.Request) {

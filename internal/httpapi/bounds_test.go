@@ -69,6 +69,15 @@ func post(path string, body []byte) *http.Request {
 	return httptest.NewRequest(http.MethodPost, path, bytes.NewReader(body))
 }
 
+// zip compresses as clients of /write do.
+func zip(body []byte) []byte {
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	z.Write(body)
+	z.Close()
+	return zipped.Bytes()
+}
+
 // zeros are n bytes, compressed as Prometheus does.
 func zeros(n int) []byte { return snappy.Encode(nil, make([]byte, n)) }
 
@@ -149,21 +158,22 @@ func TestCompressedZerosAreRefusedUnread(t *testing.T) {
 func TestWhatIsWithinBoundsArrivesWhole(t *testing.T) {
 	t.Parallel()
 	body := []byte(strings.Repeat("m v=1\n", 100))
-	var zipped bytes.Buffer
-	z := gzip.NewWriter(&zipped)
-	z.Write(body)
-	z.Close()
 	for _, tt := range []struct {
 		path string
 		body []byte
 	}{
-		{"/write", body}, {"/write", zipped.Bytes()}, {"/api/v2/write", body}, {"/api/v1/prom/write", snappy.Encode(nil, body)},
+		{"/write", body}, {"/api/v2/write", body}, {"/api/v1/prom/write", snappy.Encode(nil, body)},
 		{"/api/v1/prom/write", nil}, {"/api/v1/prom/write", []byte{1}},
 		{"/api/v1/prom/read", snappy.Encode(nil, body)}, {"/api/v2/delete", []byte(`{"predicate": "a = 'b'"}`)}, {"/api/v2/buckets", body},
 	} {
 		if code, answer, got := serve(t, &bounds{maxBody: 1000}, post(tt.path, tt.body)); code != 204 || got.body != string(tt.body) {
 			t.Errorf("%s: %d %s, %d bytes of %d", tt.path, code, answer, len(got.body), len(tt.body))
 		}
+	}
+	r := post("/write", zip(body))
+	r.Header.Set("Content-Encoding", "gzip")
+	if code, answer, got := serve(t, &bounds{maxBody: 1000}, r); code != 204 || got.body != string(body) {
+		t.Errorf("compressed lines: %d %s, %d bytes of %d", code, answer, len(got.body), len(body))
 	}
 	for _, r := range []*http.Request{form("SHOW DATABASES"), httptest.NewRequest(http.MethodGet, "/query?q=SHOW+DATABASES&node_id=7", nil)} {
 		if code, answer, got := serve(t, &bounds{}, r); code != 204 || got.q != "SHOW DATABASES" || got.id != "1" {
