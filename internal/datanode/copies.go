@@ -38,7 +38,6 @@ func (n *Node) openCopies(pool *rpc.Pool, written map[uint64]time.Time) (err err
 			}
 			return rpc.NewCopyStateClient(conn), nil
 		},
-		Lost:    func(ctx context.Context, node cluster.Node) error { return pool.Lost(ctx, node.TCPAddr) },
 		Written: written, Has: n.local.Has, Damaged: n.local.Damage, Owed: n.owed, GiveUp: n.giveUpQueues,
 		Heard: func(node uint64) {
 			if h := n.queues.handoff.Load(); h != nil {
