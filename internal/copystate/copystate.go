@@ -41,7 +41,6 @@ type Deps struct {
 	DataDir string // of the storage engine
 	Meta    Metadata
 	Peer    func(cluster.Node) (rpc.CopyStateClient, error)
-	Lost    func(context.Context, cluster.Node) error // returns nil when the connection to a node breaks; may be nil
 
 	// Written is when each shard was last written to, as it was when the node started.
 	Written map[uint64]time.Time

@@ -66,10 +66,6 @@ func (s *Service) follow(ctx context.Context) {
 		s.peers[id] = p
 		s.wg.Add(1)
 		go func() { defer s.wg.Done(); s.talk(pctx, p) }()
-		if s.deps.Lost != nil {
-			s.wg.Add(1)
-			go func() { defer s.wg.Done(); s.watch(pctx, p) }()
-		}
 	}
 	s.settle()
 }
@@ -95,21 +91,6 @@ func (s *Service) talk(ctx context.Context, p *peer) {
 		case <-timer.C:
 		}
 		timer.Stop()
-	}
-}
-
-// watch has an exchange at once when the connection to a node breaks: a node that is killed is noticed before the next
-// query needs it.
-func (s *Service) watch(ctx context.Context, p *peer) {
-	for ctx.Err() == nil {
-		if s.deps.Lost(ctx, p.node) == nil {
-			notify(p.kick)
-			continue
-		}
-		select { // the link is cut
-		case <-ctx.Done():
-		case <-time.After(exchangeEvery):
-		}
 	}
 }
 

@@ -47,7 +47,6 @@ func (n *Node) openCopies(written map[uint64]time.Time) (err error) {
 			}
 			return rpc.NewCopyStateClient(conn), nil
 		},
-		Lost:    func(ctx context.Context, node cluster.Node) error { return n.pool.Lost(ctx, node.TCPAddr) },
 		Written: written, Has: n.local.Has, Damaged: n.local.Damage, Owed: n.owed, GiveUp: n.giveUpQueues,
 		Heard: func(node uint64) {
 			if h := n.queues.handoff.Load(); h != nil {

@@ -13,7 +13,6 @@ import (
 	"github.com/influxdata/influxdb/pkg/tlsconfig"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
@@ -95,23 +94,6 @@ func (p *Pool) Conn(addr string) (*grpc.ClientConn, error) {
 	}
 	p.conns[addr] = c
 	return c, nil
-}
-
-// Lost returns nil when a connection to addr that was ready breaks, and an error when the link is cut or ctx ends.
-func (p *Pool) Lost(ctx context.Context, addr string) error {
-	c, err := p.Conn(addr)
-	if err != nil {
-		return err
-	}
-	for {
-		state := c.GetState()
-		if !c.WaitForStateChange(ctx, state) {
-			return ctx.Err()
-		}
-		if state == connectivity.Ready {
-			return nil
-		}
-	}
 }
 
 // Close ends all connections; calls in flight fail.
