@@ -288,6 +288,9 @@ func (c *campaign) others(n *process.Node) (out []*process.Node) {
 
 func (c *campaign) setBoth(n *process.Node, others []*process.Node, link process.Link) {
 	for _, o := range others {
+		if o == n { // which always reaches itself, and does so for an answer out of a copy that may not be whole
+			continue
+		}
 		c.cluster.Links.Set(n.Name, o.Name, link)
 		c.cluster.Links.Set(o.Name, n.Name, link)
 	}
