@@ -75,6 +75,7 @@ func TestHTTP(t *testing.T) {
 	watchers.Go(func() { beside.plain(ctx, c.nodes) })
 	watchers.Go(func() { c.watch(ctx, stop) })
 	begun := time.Now()
+	c.sendKnown(ctx)
 	c.run(ctx)
 	took := time.Since(begun)
 	stop()
@@ -101,7 +102,7 @@ func TestHTTP(t *testing.T) {
 }
 
 func (c *campaign) prepare(ctx context.Context) {
-	for _, q := range []string{"CREATE DATABASE plain WITH REPLICATION 3", "CREATE DATABASE fuzz WITH REPLICATION 2", "CREATE DATABASE scratch"} {
+	for _, q := range []string{"CREATE DATABASE plain WITH REPLICATION 3", "CREATE DATABASE fuzz WITH REPLICATION 2", "CREATE DATABASE known WITH REPLICATION 2", "CREATE DATABASE scratch"} {
 		if _, err := c.nodes[0].Client().Query(ctx, "", q); err != nil {
 			c.Fatal(err)
 		}
@@ -113,6 +114,18 @@ func (c *campaign) prepare(ctx context.Context) {
 		}
 		if err := c.nodes[i%len(c.nodes)].Client().Write(ctx, "fuzz", "all", b); err != nil {
 			c.Fatal(err)
+		}
+	}
+}
+
+// sendKnown sends what once ended processes to each node: one of them owns nothing of a shard.
+func (c *campaign) sendKnown(ctx context.Context) {
+	for _, r := range known() {
+		for i := range c.nodes {
+			r.n = i
+			c.sent.Store(0, r)
+			c.one(ctx, http.DefaultClient, r)
+			c.sent.Delete(0)
 		}
 	}
 }
@@ -206,7 +219,7 @@ func (c *campaign) heaps(ctx context.Context) []int64 {
 
 // settle waits until the memory of queries is free. What was written stays, so the databases are dropped first.
 func (c *campaign) settle(ctx context.Context, before []int64) {
-	for _, db := range []string{"fuzz", "scratch"} {
+	for _, db := range []string{"fuzz", "known", "scratch"} {
 		if _, err := c.nodes[0].Client().Query(ctx, "", "DROP DATABASE "+db); err != nil {
 			c.Error(err)
 		}

@@ -45,6 +45,36 @@ type generator struct {
 // one in heavyEvery requests is large: the campaign is about kinds of requests, not about a network that is full.
 const heavyEvery = 200
 
+// known are requests that once ended a process, or all owners of a shard in turn. They come before those of a seed.
+func known() []request {
+	form := func(q string) request {
+		return request{
+			kind: "known", method: "POST", path: "/query", header: map[string]string{"Content-Type": "application/x-www-form-urlencoded"},
+			body: []byte(url.Values{"db": {"known"}, "q": {q}}.Encode()),
+		}
+	}
+	var wide bytes.Buffer
+	wide.WriteString("wide ")
+	for i := range 600_000 {
+		fmt.Fprintf(&wide, "f%d=1,", i)
+	}
+	wide.WriteString("last=1 1700000000000000000")
+	return []request{
+		form("SELECT " + strings.Repeat("(", 1_000_000)),
+		form("SELECT " + strings.Repeat("-(", 10_000) + "v" + strings.Repeat(")", 10_000) + " FROM m"),
+		form("SELECT v FROM " + strings.Repeat("(SELECT v FROM ", 6666) + "m" + strings.Repeat(")", 6666)),
+		{kind: "known", method: "POST", path: "/write?db=known&consistency=all", body: wide.Bytes()},
+		form("SELECT * FROM wide"),
+		form("SELECT max(*) FROM wide"),
+		form("SHOW FIELD KEYS"),
+		{kind: "known", method: "POST", path: "/write?db=known", body: []byte("m v=1 1700000000000000000\nm v=1 1734000000000000000")},
+		form("SELECT max(v) FROM m WHERE time >= 1700000000s AND time < 1734000000s GROUP BY time(1s) fill(0)"),
+		form("SELECT moving_average(v, 1000000000), top(v, 1000000000) FROM m"),
+		{kind: "known", method: "POST", path: "/api/v1/prom/read?db=known", body: snappy.Encode(nil, make([]byte, 1<<30))},
+		{kind: "known", method: "POST", path: "/write?db=known", body: []byte("m v=1 -9223372036854775806")},
+	}
+}
+
 func generate(seed uint64, n int) request {
 	g := &generator{Rand: rand.New(rand.NewPCG(seed, uint64(n)))}
 	g.heavy = g.IntN(heavyEvery) == 0
