@@ -109,7 +109,7 @@ type Service struct {
 	gen        uint64
 	own        table
 	tables     map[uint64]table   // of other holders, the newest known
-	voided     map[uint64]version // by holder: a table of which this node counts nothing
+	voided     map[uint64]version // by holder that stays away: a table of which this node counts nothing
 	lost       map[uint64]shardSet
 	marks      map[uint64]uint64 // of other nodes, the greatest known
 	processes  map[uint64]uint64 // of other nodes, the newest known
