@@ -3,8 +3,6 @@ package copystate
 import (
 	"context"
 	"errors"
-	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -62,22 +60,6 @@ type Deps struct {
 	Now func() time.Time // the time that this node tells others; time.Now when nil
 }
 
-// Unfit is why a copy must not be read as if it were whole.
-type Unfit struct {
-	Reason   string // for people: "data node 127.0.0.1:8088 keeps writes for it"
-	Readable bool   // the copy can be read where an incomplete answer is welcome
-	Rank     int    // of several copies that are not whole, the one with the lowest rank is the best to read
-}
-
-// The ranks of copies that are not whole.
-const (
-	rankUnsure  = iota + 1 // it may be whole
-	rankWaiting            // writes are on their way to it
-	rankMissed             // it lacks some writes
-	rankDamaged            // it lacks what was in damaged files
-	rankLost               // it lacks most of what was written
-)
-
 // Service keeps what a node knows of which copies are whole, and exchanges it with the other data nodes.
 //
 // Each other data node has a goroutine of its own, so that one that hangs does
@@ -111,7 +93,7 @@ type Service struct {
 	gen        uint64
 	own        table
 	tables     map[uint64]table   // of other holders, the newest known
-	voided     map[uint64]version // by holder: a table of which this node counts nothing
+	voided     map[uint64]version // by holder that stays away: a table of which this node counts nothing
 	lost       map[uint64]shardSet
 	marks      map[uint64]uint64 // of other nodes, the greatest known
 	processes  map[uint64]uint64 // of other nodes, the newest known
@@ -331,180 +313,6 @@ func (s *Service) HeardMark(node uint64) uint64 {
 // Ready reports whether the others were asked since the start: until then this node sends nothing that it kept.
 func (s *Service) Ready() bool { return s.ready.Load() }
 
-// facts are what Unfit looks up; a facts is never changed.
-type facts struct {
-	shards map[uint64]Unfit
-	all    *Unfit // deletes wait for all copies
-
-	waiting shardSet  // for which writes or deletes wait
-	deletes time.Time // since when other nodes keep deletes for this one; zero when they do not
-}
-
-// Unfit returns for each of the shards whose copy on this node is not whole why that is so; a copy that this node
-// does not have is whole when nothing was ever written to it. It asks the other nodes when they were silent, for a
-// second at most.
-func (s *Service) Unfit(ctx context.Context, ids ...uint64) map[uint64]Unfit {
-	if len(ids) == 0 || s.deps.Meta.NodeID() == 0 {
-		return nil
-	}
-	if int64(time.Since(s.base)) > s.freshUntil.Load() {
-		s.ask(ctx)
-	}
-	f, unsure := s.facts.Load(), s.unsure.Load()
-	var out map[uint64]Unfit
-	for _, id := range ids {
-		u, bad := f.shards[id]
-		if f.all != nil && (!bad || u.Rank < f.all.Rank) {
-			u, bad = *f.all, true
-		}
-		if reason, readable := s.deps.Damaged(id); reason != "" && (!bad || !readable || u.Rank < rankDamaged) {
-			u, bad = Unfit{Reason: reason, Readable: readable, Rank: rankDamaged}, true
-		}
-		if !bad && unsure != nil && s.othersOwn(id) {
-			u, bad = Unfit{Reason: *unsure, Readable: true, Rank: rankUnsure}, true
-		}
-		if bad {
-			if out == nil {
-				out = make(map[uint64]Unfit)
-			}
-			out[id] = u
-		}
-	}
-	return out
-}
-
-func (s *Service) othersOwn(id uint64) bool {
-	sh, ok := s.deps.Meta.State().Shard(id)
-	return !ok || len(sh.Owners) > 1
-}
-
-// refresh makes the facts anew. mu must be held.
-func (s *Service) refresh() {
-	f := &facts{shards: make(map[uint64]Unfit), waiting: make(shardSet)}
-	self := s.deps.Meta.NodeID()
-	for id := range s.lacking {
-		rank := rankLost
-		if s.records[id].Lacks == Missed {
-			rank = rankMissed
-		}
-		f.shards[id] = Unfit{Reason: s.records[id].Why, Readable: true, Rank: rank}
-	}
-	for holder, t := range s.tables {
-		if holder == self || s.voided[holder] == t.version {
-			continue
-		}
-		s.addFacts(f, holder, t.owed[self])
-	}
-	if f.all != nil {
-		if f.deletes = time.Now(); s.facts.Load() != nil && !s.facts.Load().deletes.IsZero() {
-			f.deletes = s.facts.Load().deletes
-		}
-	}
-	s.addFacts(f, self, s.own.owed[self])
-	expecting := make(shardSet)
-	for id := range s.lacking {
-		if f.waiting.has(id) {
-			expecting[id] = struct{}{}
-		} else if s.expecting.has(id) {
-			s.arrived[id] = struct{}{}
-		}
-	}
-	s.expecting = expecting
-	s.facts.Store(f)
-}
-
-func (s *Service) addFacts(f *facts, holder uint64, shards shardSet) {
-	if len(shards) == 0 {
-		return
-	}
-	where := "this node itself"
-	if holder != s.deps.Meta.NodeID() {
-		where = "data node " + s.addr(holder)
-	}
-	maps.Copy(f.waiting, shards)
-	for id := range shards {
-		if id == allShards {
-			f.all = &Unfit{Reason: where + " keeps deletes for it", Readable: true, Rank: rankWaiting}
-		} else if f.shards[id].Rank < rankWaiting {
-			f.shards[id] = Unfit{Reason: where + " keeps writes for it", Readable: true, Rank: rankWaiting}
-		}
-	}
-}
-
-func (s *Service) addr(node uint64) string {
-	if n, ok := s.deps.Meta.State().DataNode(node); ok {
-		return n.TCPAddr
-	}
-	return fmt.Sprintf("%d, which left the cluster,", node)
-}
-
-// Waiting lists the nodes that keep writes or deletes for this node's copy of a shard, as far as this node knows.
-func (s *Service) Waiting(id uint64) []uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	self := s.deps.Meta.NodeID()
-	var out []uint64
-	for holder, t := range s.tables {
-		if holder != self && s.voided[holder] != t.version && t.owed[self].has(id) {
-			out = append(out, holder)
-		}
-	}
-	slices.Sort(out)
-	return out
-}
-
-// Owes returns those of the shards for whose copies on a node this node keeps writes or deletes. What it keeps counts
-// from before it is acknowledged until about a second after it was brought there.
-func (s *Service) Owes(node uint64, ids []uint64) []uint64 {
-	owed := s.owing.Load().owed[node]
-	if len(owed) == 0 {
-		return nil
-	}
-	return slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return !owed.has(id) })
-}
-
-// Announce returns when the other nodes that can be reached know that a copy on a node lacks a write or a delete
-// which this node keeps, or did not bring there. It is called before such a write is acknowledged, and costs nothing
-// while they know.
-func (s *Service) Announce(node, shard uint64) {
-	s.mu.Lock()
-	if s.own.owed[node].has(shard) && s.told() {
-		s.mu.Unlock()
-		return
-	}
-	s.refreshOwn()
-	due := s.own.sequence
-	attempt := make(map[*peer]uint64, len(s.peers))
-	for _, p := range s.peers {
-		if !p.away() || p.refused { // one that was down may be up again, and is asked at no cost
-			attempt[p] = p.begun + 1
-		}
-		notify(p.kick)
-	}
-	s.mu.Unlock()
-	s.stats.announced.Add(1)
-	ctx, cancel := context.WithTimeout(context.Background(), exchangeTimeout)
-	defer cancel()
-	s.await(ctx, func() bool {
-		for p, n := range attempt {
-			if p.told < due && (p.ended < n || p.reached) && s.peers[p.node.ID] == p {
-				return false
-			}
-		}
-		return true
-	})
-}
-
-// told reports whether all nodes that can be reached have this node's table. mu must be held.
-func (s *Service) told() bool {
-	for _, p := range s.peers {
-		if !p.away() && p.told < s.own.sequence {
-			return false
-		}
-	}
-	return true
-}
-
 // await waits for exchanges to end until ok, which is called with mu held, or until ctx ends.
 func (s *Service) await(ctx context.Context, ok func() bool) bool {
 	for {
@@ -545,43 +353,6 @@ func (s *Service) ask(ctx context.Context) {
 	}
 	why := "its node has not heard of the other data nodes for a while"
 	s.unsure.Store(&why)
-}
-
-// owed is what this node keeps for others now. It includes what was lost for good and not told yet.
-func (s *Service) owed() map[uint64]shardSet {
-	out := make(map[uint64]shardSet)
-	for node, ids := range s.deps.Owed() {
-		if len(ids) > 0 {
-			out[node] = newShardSet(ids)
-		}
-	}
-	for node, shards := range s.lost {
-		if out[node] == nil {
-			out[node] = make(shardSet)
-		}
-		maps.Copy(out[node], shards)
-	}
-	return out
-}
-
-// refreshOwn takes over what this node owes to others now. mu must be held.
-func (s *Service) refreshOwn() {
-	owed := s.owed()
-	if s.own.equal(owed) {
-		return
-	}
-	self := s.deps.Meta.NodeID()
-	mine := !maps.Equal(s.own.owed[self], owed[self])
-	s.own.owed = owed
-	s.own.sequence++
-	s.owing.Store(&table{owed: owed})
-	if self != 0 {
-		s.tables[self] = s.own // stored, to be compared with what is left after a restart
-		s.dirty[self] = true
-	}
-	if mine {
-		s.refresh()
-	}
 }
 
 // Statistics are those of the measurement copies.

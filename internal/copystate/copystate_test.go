@@ -362,6 +362,43 @@ func TestLostDiskMakesCopiesUnfitUntilTheyAreRepaired(t *testing.T) {
 	}
 }
 
+// A node was away for so long that other copies gave what it keeps. Once it is back, more may wait behind that.
+func TestHolderThatComesBackCountsAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3)
+	id := w.addShard(1, 2)
+	w.knows(2, id)
+	holder, owner := w.nodes[1], w.nodes[2].s
+	holder.owe(2, id)
+	holder.s.Announce(2, id)
+	for _, other := range []uint64{2, 3} {
+		w.setCut(1, other, true)
+	}
+	w.await("node 2 asks for the repair", func() bool { return owner.Lacks(id).Kind == Missed })
+	if err := owner.Whole(id, owner.Lacks(id).Gen); err != nil {
+		t.Fatal(err)
+	}
+	if why := w.unfit(2, id); why != "" {
+		t.Fatal("after the repair:", why)
+	}
+	for _, other := range []uint64{2, 3} {
+		w.setCut(1, other, false)
+	}
+	w.await("node 1 reaches node 2", func() bool { return !holder.s.isAway(2) })
+	holder.s.Announce(2, id) // of one more write, behind the others
+	if why := w.unfit(2, id); !strings.Contains(why, "node1:8088 keeps writes") {
+		t.Errorf("node 2 thinks %q", why)
+	}
+	holder.owe(2)
+	w.await("node 2 has it", func() bool { return w.unfit(2, id) == "" })
+}
+
+func (s *Service) isAway(node uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peers[node].away()
+}
+
 func (n *node) remove(t *testing.T, name string) {
 	t.Helper()
 	if err := removeAll(filepath.Join(n.dir, name)); err != nil {

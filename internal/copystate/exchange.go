@@ -28,6 +28,7 @@ type peer struct {
 	reached bool      // it was answered
 	refused bool      // nothing listens there, or it serves nothing: the node is down, and takes no writes
 	since   time.Time // when it was first not answered, after it was
+	heard   time.Time // when it last told this node its table
 	told    uint64    // sequence of this node's table that it has
 	process uint64    // that answered the last exchange, 0 for none
 	have    map[uint64]version
@@ -269,6 +270,11 @@ func (s *Service) learn(m *rpc.CopyStates) error {
 	}
 	var mine []uint64 // what a holder that lost its files kept for this node
 	s.mu.Lock()
+	// It is there again, and may keep more under the same version: what is queued behind other writes changes no table.
+	delete(s.voided, m.Node)
+	if p := s.peers[m.Node]; p != nil {
+		p.heard = time.Now()
+	}
 	for _, encoded := range m.Tables {
 		t, err := decodeTable(encoded)
 		holder := encoded.GetVersion().GetHolder()
@@ -443,7 +449,10 @@ func (s *Service) replaceAway() {
 	s.mu.Lock()
 	for holder, t := range s.tables {
 		p := s.peers[holder]
-		if holder == me || p == nil || !p.away() || time.Since(p.since) < awayFor || s.voided[holder] == t.version || len(t.owed[me]) == 0 {
+		if holder == me || p == nil || !p.away() || s.voided[holder] == t.version || len(t.owed[me]) == 0 {
+			continue
+		}
+		if time.Since(p.since) < awayFor || time.Since(p.heard) < awayFor {
 			continue
 		}
 		mine = append(mine, t.owed[me].sorted()...)
