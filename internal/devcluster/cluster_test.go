@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,7 +54,22 @@ func mustQuery(ctx context.Context, t *testing.T, c *devcluster.Cluster, node in
 	if err != nil {
 		t.Fatalf("node %d: %s: %v", node+1, q, err)
 	}
+	if strings.HasPrefix(q, "CREATE DATABASE") {
+		awaitMetadata(ctx, t, c, node)
+	}
 	return rows
+}
+
+// awaitMetadata waits until all nodes have the metadata that one has: a node learns of a database a moment later.
+func awaitMetadata(ctx context.Context, t *testing.T, c *devcluster.Cluster, node int) {
+	t.Helper()
+	index := c.Data[node].Meta.State().Index
+	err := c.Wait(ctx, func() bool {
+		return !slices.ContainsFunc(c.Data, func(n *datanode.Node) bool { return n != nil && n.Meta.State().Index < index })
+	})
+	if err != nil {
+		t.Fatal("a node never gets the metadata:", err)
+	}
 }
 
 // yesterday is a time whose shard group is the same all through a test.
