@@ -8,14 +8,14 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/rpc"
-	"concord/internal/vouch"
+	"concord/internal/whois"
 )
 
 // membership answers the meta nodes about this node's place in the cluster.
 type membership struct {
 	rpc.UnimplementedMembershipServer
-	node  *Node
-	lobby bool // the parts of the node do not run
+	node *Node
+	idle bool // the parts of the node do not run
 }
 
 // Identify tells who this node is.
@@ -33,14 +33,14 @@ func (m *membership) Identify(_ context.Context, r *rpc.IdentifyRequest) (*rpc.I
 	}, nil
 }
 
-// Vouch tells what this node knows of another one's place.
-func (m *membership) Vouch(ctx context.Context, r *rpc.VouchRequest) (*rpc.VouchResponse, error) {
+// WhoIs tells what this node knows of another one's place.
+func (m *membership) WhoIs(ctx context.Context, r *rpc.WhoIsRequest) (*rpc.WhoIsResponse, error) {
 	if r.ClusterId != m.node.Meta.ClusterID() {
 		return nil, status.Error(codes.FailedPrecondition, "this data node is not in that cluster")
 	}
-	w := vouch.Record(m.node.Meta.State(), r.NodeId)
+	w := whois.Recorded(m.node.Meta.State(), r.NodeId)
 	w.Look(ctx, m.node.pool)
-	return &rpc.VouchResponse{
+	return &rpc.WhoIsResponse{
 		Index: w.Index, Member: w.Member, Identity: w.Identity, TcpAddr: w.Addr, Process: w.Process,
 	}, nil
 }
@@ -59,7 +59,7 @@ func (m *membership) Join(_ context.Context, r *rpc.JoinRequest) (*rpc.JoinRespo
 	if err := m.node.Meta.Join(r.NodeId, r.ClusterId, r.MetaServers); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
-	if m.lobby {
+	if m.idle {
 		m.node.Doubt()
 	} else {
 		m.node.tagCluster()
@@ -71,11 +71,11 @@ func (m *membership) Join(_ context.Context, r *rpc.JoinRequest) (*rpc.JoinRespo
 func (m *membership) Leave(context.Context, *rpc.LeaveRequest) (*rpc.LeaveResponse, error) {
 	n := m.node
 	// The parts of a node that has noticed its removal before it was told to leave forget the cluster when they run again.
-	n.place.left.Store(m.lobby)
+	n.place.left.Store(m.idle)
 	if err := n.Meta.Leave(); err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
-	if m.lobby {
+	if m.idle {
 		n.Doubt()
 		return &rpc.LeaveResponse{}, nil
 	}

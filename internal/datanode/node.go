@@ -95,11 +95,11 @@ type Node struct {
 	served   rpc.Served                  // what other nodes ask of this one
 	stop     []func() error              // what Close runs, last first
 
-	door    *door                  // other nodes come in
-	pool    *rpc.Pool              // to other data nodes
-	refusal atomic.Pointer[string] // why this node serves nothing; nil while it serves
-	place   place
-	life    sync.Mutex // held while parts are opened, closed or reloaded
+	listener *sharedListener        // other nodes come in
+	pool     *rpc.Pool              // to other data nodes
+	refusal  atomic.Pointer[string] // why this node serves nothing; nil while it serves
+	place    place
+	life     sync.Mutex // held while parts are opened, closed or reloaded
 
 	mon       *monitor.Monitor
 	reporters reporters
@@ -153,8 +153,8 @@ func (n *Node) Open() (err error) {
 	if err != nil {
 		return fmt.Errorf("listen on bind-address %s: %w", n.cfg.BindAddress, err)
 	}
-	n.door = newDoor(ln)
-	n.onClose(func() error { n.door.Close(); return nil })
+	n.listener = newSharedListener(ln)
+	n.onClose(func() error { n.listener.Close(); return nil })
 	n.tcpAddr = n.cfg.advertised(n.cfg.BindAddress, ln.Addr())
 	httpLn, err := net.Listen("tcp", n.cfg.HTTPD.BindAddress)
 	if err != nil {
@@ -281,7 +281,7 @@ func (n *Node) openParts() error {
 	if err != nil {
 		return err
 	}
-	n.closeLobby()
+	n.closeIdleServer()
 	// Clients are served from now on: what was confirmed to others while this node was down is to be true here.
 	if err := n.Meta.Refresh(); err != nil && n.Meta.NodeID() != 0 {
 		n.log.Warn("No meta node says what changed while this node was down: serving the copy", zap.Error(err))
@@ -413,7 +413,7 @@ func (n *Node) openEntropy(pool *rpc.Pool) (*entropy.View, error) {
 	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
 	transport.NewServer(local, control, n.cfg.entropyDir()).Register(s)
 	rpc.RegisterShardsServer(s, shards)
-	ln, done := n.door.turn(), make(chan struct{})
+	ln, done := n.listener.forOneServer(), make(chan struct{})
 	go func() {
 		defer close(done)
 		if err := s.Serve(guard.Listener(ln)); err != nil && !errors.Is(err, grpc.ErrServerStopped) {

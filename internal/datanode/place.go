@@ -9,23 +9,24 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/rpc"
-	"concord/internal/vouch"
+	"concord/internal/whois"
 )
 
 const (
-	startWait  = 5 * time.Second // for another member to vouch, before Open returns with a node that serves nothing
-	proveAgain = time.Second     // between two attempts of a node that serves nothing
-	claimAgain = 30 * time.Second
+	startWait    = 5 * time.Second // for another member to confirm who this node is, before Open returns with a node that serves nothing
+	confirmAgain = time.Second     // between two attempts of a node that serves nothing
+	claimAgain   = 30 * time.Second
 )
 
-// place is this node's hold on its place in the cluster. All parts run while it is proven, and only a lobby otherwise.
+// place is this node's hold on its place in the cluster. All parts run while it is confirmed, and only an idle
+// server otherwise.
 type place struct {
 	process uint64        // names this process
 	doubt   chan struct{} // holds one signal: look again whether the place is still this node's
 	left    atomic.Bool   // the cluster was left, and the parts have not forgotten it yet
 	cancel  context.CancelFunc
 	kept    chan struct{} // closed when keepPlace has ended
-	lobby   *lobby        // nil while the parts serve
+	idle    *idleServer   // nil while the parts serve
 	base    int           // how much of Node.stop is not of the parts
 }
 
@@ -37,16 +38,16 @@ func (n *Node) Refusal() string {
 	return ""
 }
 
-// takePlace opens the parts once this node is proven to be the data node that its folders say, or a lobby when that
-// takes long. From then on it follows who holds the place.
+// takePlace opens the parts once other members confirm that this node is the data node that its folders say. When
+// that takes long, it opens an idle server instead. From then on it follows who holds the place.
 func (n *Node) takePlace() error {
 	n.place.base = len(n.stop)
 	if n.Meta.NodeID() != 0 {
-		n.place.lobby = n.openLobby()
+		n.place.idle = n.openIdleServer()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	n.place.cancel, n.place.kept = cancel, make(chan struct{})
-	reason, ok := n.awaitProof(ctx)
+	reason, ok := n.awaitConfirmation(ctx)
 	if ok {
 		if err := n.openParts(); err != nil {
 			close(n.place.kept)
@@ -68,66 +69,66 @@ func (n *Node) leavePlace() error {
 		n.place.cancel = nil
 	}
 	err := n.closeParts()
-	n.closeLobby()
+	n.closeIdleServer()
 	return err
 }
 
-func (n *Node) awaitProof(ctx context.Context) (reason string, ok bool) {
+func (n *Node) awaitConfirmation(ctx context.Context) (reason string, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, startWait)
 	defer cancel()
 	for {
-		verdict, why := n.prove(ctx)
-		if verdict != vouch.Unproven {
-			return why, verdict == vouch.Proven
+		verdict, why := n.confirm(ctx)
+		if verdict != whois.Unconfirmed {
+			return why, verdict == whois.Confirmed
 		}
 		reason = why
 		select {
 		case <-ctx.Done():
 			return reason, false
 		case <-n.Meta.Changed():
-		case <-time.After(proveAgain / 4):
+		case <-time.After(confirmAgain / 4):
 		}
 	}
 }
 
-// prove asks the other members whether this process is the data node that its folders say.
-func (n *Node) prove(ctx context.Context) (vouch.Verdict, string) {
+// confirm asks the other members whether this process is the data node that its folders say.
+func (n *Node) confirm(ctx context.Context) (whois.Verdict, string) {
 	id := n.Meta.NodeID()
 	if id == 0 {
-		return vouch.Proven, ""
+		return whois.Confirmed, ""
 	}
 	st := n.Meta.State()
-	var members []vouch.Member
+	var members []whois.Member
 	for _, server := range n.Meta.MetaServers() {
-		members = append(members, func(ctx context.Context) (vouch.Word, error) { return n.Meta.AskPlace(ctx, server) })
+		members = append(members, func(ctx context.Context) (whois.Report, error) { return n.Meta.AskPlace(ctx, server) })
 	}
 	others := 0
 	for _, other := range st.DataNodes {
 		if other.ID != id {
 			others++
-			members = append(members, func(ctx context.Context) (vouch.Word, error) { return n.askVouch(ctx, other) })
+			members = append(members, func(ctx context.Context) (whois.Report, error) { return n.askWhoIs(ctx, other) })
 		}
 	}
-	self := vouch.Self{Node: id, Identity: n.Meta.Identity(), Process: n.place.process}
-	verdict, reason := self.Prove(ctx, vouch.Record(st, id), members)
+	self := whois.Self{Node: id, Identity: n.Meta.Identity(), Process: n.place.process}
+	verdict, reason := self.Confirm(ctx, whois.Recorded(st, id), members)
 	// Nobody but the meta nodes could say more.
-	if _, member := st.DataNode(id); verdict == vouch.Unproven && member && others == 0 {
-		return vouch.Proven, ""
+	if _, member := st.DataNode(id); verdict == whois.Unconfirmed && member && others == 0 {
+		return whois.Confirmed, ""
 	}
 	return verdict, reason
 }
 
-func (n *Node) askVouch(ctx context.Context, other cluster.Node) (w vouch.Word, err error) {
+func (n *Node) askWhoIs(ctx context.Context, other cluster.Node) (w whois.Report, err error) {
 	conn, err := n.pool.Conn(other.TCPAddr)
 	if err != nil {
 		return w, err
 	}
-	about := &rpc.VouchRequest{NodeId: n.Meta.NodeID(), ClusterId: n.Meta.ClusterID()}
-	r, err := rpc.NewMembershipClient(conn).Vouch(ctx, about)
+	about := &rpc.WhoIsRequest{NodeId: n.Meta.NodeID(), ClusterId: n.Meta.ClusterID()}
+	r, err := rpc.NewMembershipClient(conn).WhoIs(ctx, about)
 	if err != nil {
 		return w, err
 	}
-	return vouch.Word{Index: r.Index, Member: r.Member, Identity: r.Identity, Addr: r.TcpAddr, Process: r.Process}, nil
+	return whois.Report{Index: r.Index, Member: r.Member, Identity: r.Identity, Addr: r.TcpAddr, Process: r.Process}, nil
 }
 
 // Doubt makes this node look again whether its place is still its own.
@@ -140,7 +141,7 @@ func (n *Node) Doubt() {
 
 // keepPlace follows who holds this node's place until ctx ends.
 func (n *Node) keepPlace(ctx context.Context) {
-	again := time.NewTicker(proveAgain)
+	again := time.NewTicker(confirmAgain)
 	defer again.Stop()
 	var claimed time.Time
 	for ctx.Err() == nil {
@@ -153,7 +154,7 @@ func (n *Node) keepPlace(ctx context.Context) {
 			doubted = true
 		case <-again.C: // a change that came between two looks, too
 		}
-		serving, own := n.Refusal() == "", vouch.Record(n.Meta.State(), n.Meta.NodeID())
+		serving, own := n.Refusal() == "", whois.Recorded(n.Meta.State(), n.Meta.NodeID())
 		if serving && own.Member && own.Identity == "" && time.Since(claimed) > claimAgain {
 			n.claim()
 			claimed = time.Now()
@@ -161,13 +162,13 @@ func (n *Node) keepPlace(ctx context.Context) {
 		if serving && !doubted && own.Member && (own.Identity == "" || own.Identity == n.Meta.Identity()) {
 			continue
 		}
-		verdict, reason := n.prove(ctx)
+		verdict, reason := n.confirm(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		var err error
 		switch {
-		case serving && verdict == vouch.Refuted, !serving && verdict != vouch.Proven:
+		case serving && verdict == whois.Refuted, !serving && verdict != whois.Confirmed:
 			err = n.refuse(reason)
 		case !serving:
 			if err = n.openParts(); err == nil {
@@ -198,10 +199,10 @@ func (n *Node) refuse(reason string) error {
 	n.log.Error("This node serves nothing", zap.String("reason", reason))
 	n.refusal.Store(&reason)
 	n.closeParts()
-	if n.place.lobby == nil {
-		n.place.lobby = n.openLobby()
+	if n.place.idle == nil {
+		n.place.idle = n.openIdleServer()
 	}
-	return n.place.lobby.openHTTP()
+	return n.place.idle.openHTTP()
 }
 
 // closeParts stops all that serves and all that works on the shards.

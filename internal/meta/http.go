@@ -39,7 +39,7 @@ func (s *Server) handler() http.Handler {
 	handle("GET /show-shards", admin, s.serveShards)
 	handle("GET /identity", internal, func(w http.ResponseWriter, _ *http.Request) { reply(w, s.identity(), nil) })
 	handle("GET /state", internal, s.serveState)
-	handle("GET /vouch", internal, s.serveVouch)
+	handle("GET /who-is", internal, s.serveWhoIs)
 	handle("POST /reset", internal, s.serveReset)
 	mux.Handle("POST /execute", s.guard(internal, s.toLeader(http.HandlerFunc(s.serveExecute))))
 	mux.Handle("GET /latest", s.guard(internal, s.toLeader(http.HandlerFunc(s.serveLatest))))

@@ -401,7 +401,7 @@ func (*LeaveResponse) Descriptor() ([]byte, []int) {
 	return file_concord_proto_rawDescGZIP(), []int{5}
 }
 
-type VouchRequest struct {
+type WhoIsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	ClusterId     uint64                 `protobuf:"varint,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
@@ -409,20 +409,20 @@ type VouchRequest struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *VouchRequest) Reset() {
-	*x = VouchRequest{}
+func (x *WhoIsRequest) Reset() {
+	*x = WhoIsRequest{}
 	mi := &file_concord_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *VouchRequest) String() string {
+func (x *WhoIsRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*VouchRequest) ProtoMessage() {}
+func (*WhoIsRequest) ProtoMessage() {}
 
-func (x *VouchRequest) ProtoReflect() protoreflect.Message {
+func (x *WhoIsRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_concord_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -434,26 +434,26 @@ func (x *VouchRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use VouchRequest.ProtoReflect.Descriptor instead.
-func (*VouchRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use WhoIsRequest.ProtoReflect.Descriptor instead.
+func (*WhoIsRequest) Descriptor() ([]byte, []int) {
 	return file_concord_proto_rawDescGZIP(), []int{6}
 }
 
-func (x *VouchRequest) GetNodeId() uint64 {
+func (x *WhoIsRequest) GetNodeId() uint64 {
 	if x != nil {
 		return x.NodeId
 	}
 	return 0
 }
 
-func (x *VouchRequest) GetClusterId() uint64 {
+func (x *WhoIsRequest) GetClusterId() uint64 {
 	if x != nil {
 		return x.ClusterId
 	}
 	return 0
 }
 
-type VouchResponse struct {
+type WhoIsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`                   // of the state that the rest is from
 	Member        bool                   `protobuf:"varint,2,opt,name=member,proto3" json:"member,omitempty"`                 // the cluster has such a data node
@@ -464,20 +464,20 @@ type VouchResponse struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *VouchResponse) Reset() {
-	*x = VouchResponse{}
+func (x *WhoIsResponse) Reset() {
+	*x = WhoIsResponse{}
 	mi := &file_concord_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *VouchResponse) String() string {
+func (x *WhoIsResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*VouchResponse) ProtoMessage() {}
+func (*WhoIsResponse) ProtoMessage() {}
 
-func (x *VouchResponse) ProtoReflect() protoreflect.Message {
+func (x *WhoIsResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_concord_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -489,40 +489,40 @@ func (x *VouchResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use VouchResponse.ProtoReflect.Descriptor instead.
-func (*VouchResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use WhoIsResponse.ProtoReflect.Descriptor instead.
+func (*WhoIsResponse) Descriptor() ([]byte, []int) {
 	return file_concord_proto_rawDescGZIP(), []int{7}
 }
 
-func (x *VouchResponse) GetIndex() uint64 {
+func (x *WhoIsResponse) GetIndex() uint64 {
 	if x != nil {
 		return x.Index
 	}
 	return 0
 }
 
-func (x *VouchResponse) GetMember() bool {
+func (x *WhoIsResponse) GetMember() bool {
 	if x != nil {
 		return x.Member
 	}
 	return false
 }
 
-func (x *VouchResponse) GetIdentity() string {
+func (x *WhoIsResponse) GetIdentity() string {
 	if x != nil {
 		return x.Identity
 	}
 	return ""
 }
 
-func (x *VouchResponse) GetTcpAddr() string {
+func (x *WhoIsResponse) GetTcpAddr() string {
 	if x != nil {
 		return x.TcpAddr
 	}
 	return ""
 }
 
-func (x *VouchResponse) GetProcess() uint64 {
+func (x *WhoIsResponse) GetProcess() uint64 {
 	if x != nil {
 		return x.Process
 	}
@@ -3557,11 +3557,11 @@ const file_concord_proto_rawDesc = "" +
 	"\fJoinResponse\"\x0e\n" +
 	"\fLeaveRequest\"\x0f\n" +
 	"\rLeaveResponse\"F\n" +
-	"\fVouchRequest\x12\x17\n" +
+	"\fWhoIsRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\x04R\tclusterId\"\x8e\x01\n" +
-	"\rVouchResponse\x12\x14\n" +
+	"\rWhoIsResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\bR\x06member\x12\x1a\n" +
 	"\bidentity\x18\x03 \x01(\tR\bidentity\x12\x19\n" +
@@ -3809,7 +3809,7 @@ const file_concord_proto_rawDesc = "" +
 	"\bIdentify\x12\x1b.concord.v1.IdentifyRequest\x1a\x1c.concord.v1.IdentifyResponse\x129\n" +
 	"\x04Join\x12\x17.concord.v1.JoinRequest\x1a\x18.concord.v1.JoinResponse\x12<\n" +
 	"\x05Leave\x12\x18.concord.v1.LeaveRequest\x1a\x19.concord.v1.LeaveResponse\x12<\n" +
-	"\x05Vouch\x12\x18.concord.v1.VouchRequest\x1a\x19.concord.v1.VouchResponse\x12B\n" +
+	"\x05WhoIs\x12\x18.concord.v1.WhoIsRequest\x1a\x19.concord.v1.WhoIsResponse\x12B\n" +
 	"\aCatchUp\x12\x1a.concord.v1.CatchUpRequest\x1a\x1b.concord.v1.CatchUpResponse2\xa0\x02\n" +
 	"\vReplication\x12K\n" +
 	"\n" +
@@ -3855,8 +3855,8 @@ var file_concord_proto_goTypes = []any{
 	(*JoinResponse)(nil),          // 4: concord.v1.JoinResponse
 	(*LeaveRequest)(nil),          // 5: concord.v1.LeaveRequest
 	(*LeaveResponse)(nil),         // 6: concord.v1.LeaveResponse
-	(*VouchRequest)(nil),          // 7: concord.v1.VouchRequest
-	(*VouchResponse)(nil),         // 8: concord.v1.VouchResponse
+	(*WhoIsRequest)(nil),          // 7: concord.v1.WhoIsRequest
+	(*WhoIsResponse)(nil),         // 8: concord.v1.WhoIsResponse
 	(*CatchUpRequest)(nil),        // 9: concord.v1.CatchUpRequest
 	(*CatchUpResponse)(nil),       // 10: concord.v1.CatchUpResponse
 	(*WriteShardRequest)(nil),     // 11: concord.v1.WriteShardRequest
@@ -3929,7 +3929,7 @@ var file_concord_proto_depIdxs = []int32{
 	1,  // 22: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
 	3,  // 23: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
 	5,  // 24: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	7,  // 25: concord.v1.Membership.Vouch:input_type -> concord.v1.VouchRequest
+	7,  // 25: concord.v1.Membership.WhoIs:input_type -> concord.v1.WhoIsRequest
 	9,  // 26: concord.v1.Membership.CatchUp:input_type -> concord.v1.CatchUpRequest
 	11, // 27: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
 	14, // 28: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
@@ -3952,7 +3952,7 @@ var file_concord_proto_depIdxs = []int32{
 	2,  // 45: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
 	4,  // 46: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
 	6,  // 47: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	8,  // 48: concord.v1.Membership.Vouch:output_type -> concord.v1.VouchResponse
+	8,  // 48: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
 	10, // 49: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
 	12, // 50: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
 	17, // 51: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse

@@ -24,7 +24,7 @@ const (
 	Membership_Identify_FullMethodName = "/concord.v1.Membership/Identify"
 	Membership_Join_FullMethodName     = "/concord.v1.Membership/Join"
 	Membership_Leave_FullMethodName    = "/concord.v1.Membership/Leave"
-	Membership_Vouch_FullMethodName    = "/concord.v1.Membership/Vouch"
+	Membership_WhoIs_FullMethodName    = "/concord.v1.Membership/WhoIs"
 	Membership_CatchUp_FullMethodName  = "/concord.v1.Membership/CatchUp"
 )
 
@@ -41,8 +41,8 @@ type MembershipClient interface {
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error)
 	// Leave makes a data node forget its cluster.
 	Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveResponse, error)
-	// Vouch tells what this node knows of a data node, and which process answers at that node's address.
-	Vouch(ctx context.Context, in *VouchRequest, opts ...grpc.CallOption) (*VouchResponse, error)
+	// WhoIs tells what this node knows of a data node, and which process answers at that node's address.
+	WhoIs(ctx context.Context, in *WhoIsRequest, opts ...grpc.CallOption) (*WhoIsResponse, error)
 	// CatchUp returns when the data node's copy of the metadata has a change, or fails when the call ends before.
 	// A node of another cluster, or of none, refuses with FAILED_PRECONDITION.
 	CatchUp(ctx context.Context, in *CatchUpRequest, opts ...grpc.CallOption) (*CatchUpResponse, error)
@@ -86,10 +86,10 @@ func (c *membershipClient) Leave(ctx context.Context, in *LeaveRequest, opts ...
 	return out, nil
 }
 
-func (c *membershipClient) Vouch(ctx context.Context, in *VouchRequest, opts ...grpc.CallOption) (*VouchResponse, error) {
+func (c *membershipClient) WhoIs(ctx context.Context, in *WhoIsRequest, opts ...grpc.CallOption) (*WhoIsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(VouchResponse)
-	err := c.cc.Invoke(ctx, Membership_Vouch_FullMethodName, in, out, cOpts...)
+	out := new(WhoIsResponse)
+	err := c.cc.Invoke(ctx, Membership_WhoIs_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -119,8 +119,8 @@ type MembershipServer interface {
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
 	// Leave makes a data node forget its cluster.
 	Leave(context.Context, *LeaveRequest) (*LeaveResponse, error)
-	// Vouch tells what this node knows of a data node, and which process answers at that node's address.
-	Vouch(context.Context, *VouchRequest) (*VouchResponse, error)
+	// WhoIs tells what this node knows of a data node, and which process answers at that node's address.
+	WhoIs(context.Context, *WhoIsRequest) (*WhoIsResponse, error)
 	// CatchUp returns when the data node's copy of the metadata has a change, or fails when the call ends before.
 	// A node of another cluster, or of none, refuses with FAILED_PRECONDITION.
 	CatchUp(context.Context, *CatchUpRequest) (*CatchUpResponse, error)
@@ -143,8 +143,8 @@ func (UnimplementedMembershipServer) Join(context.Context, *JoinRequest) (*JoinR
 func (UnimplementedMembershipServer) Leave(context.Context, *LeaveRequest) (*LeaveResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Leave not implemented")
 }
-func (UnimplementedMembershipServer) Vouch(context.Context, *VouchRequest) (*VouchResponse, error) {
-	return nil, status.Errorf(codes.Unimplemented, "method Vouch not implemented")
+func (UnimplementedMembershipServer) WhoIs(context.Context, *WhoIsRequest) (*WhoIsResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method WhoIs not implemented")
 }
 func (UnimplementedMembershipServer) CatchUp(context.Context, *CatchUpRequest) (*CatchUpResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method CatchUp not implemented")
@@ -224,20 +224,20 @@ func _Membership_Leave_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Membership_Vouch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(VouchRequest)
+func _Membership_WhoIs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WhoIsRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
 	if interceptor == nil {
-		return srv.(MembershipServer).Vouch(ctx, in)
+		return srv.(MembershipServer).WhoIs(ctx, in)
 	}
 	info := &grpc.UnaryServerInfo{
 		Server:     srv,
-		FullMethod: Membership_Vouch_FullMethodName,
+		FullMethod: Membership_WhoIs_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(MembershipServer).Vouch(ctx, req.(*VouchRequest))
+		return srv.(MembershipServer).WhoIs(ctx, req.(*WhoIsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -280,8 +280,8 @@ var Membership_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Membership_Leave_Handler,
 		},
 		{
-			MethodName: "Vouch",
-			Handler:    _Membership_Vouch_Handler,
+			MethodName: "WhoIs",
+			Handler:    _Membership_WhoIs_Handler,
 		},
 		{
 			MethodName: "CatchUp",

@@ -9,11 +9,11 @@ import (
 	"net/url"
 	"strconv"
 
-	"concord/internal/vouch"
+	"concord/internal/whois"
 )
 
-// serveVouch tells a data node what this meta node knows of its place, and which process answers there.
-func (s *Server) serveVouch(w http.ResponseWriter, r *http.Request) {
+// serveWhoIs tells a data node what this meta node knows of its place, and which process answers there.
+func (s *Server) serveWhoIs(w http.ResponseWriter, r *http.Request) {
 	id, err := strconv.ParseUint(r.FormValue("node"), 10, 64)
 	if err != nil {
 		reply(w, nil, errors.New("node: must be a number"))
@@ -28,22 +28,22 @@ func (s *Server) serveVouch(w http.ResponseWriter, r *http.Request) {
 		reply(w, nil, errors.New("cluster: not the one that this node is in"))
 		return
 	}
-	word := vouch.Record(st, id)
-	word.Look(r.Context(), s.pool)
-	reply(w, word, nil)
+	report := whois.Recorded(st, id)
+	report.Look(r.Context(), s.pool)
+	reply(w, report, nil)
 }
 
 // AskPlace asks a meta node what it knows of this data node's place.
-func (c *Client) AskPlace(ctx context.Context, server string) (word vouch.Word, err error) {
+func (c *Client) AskPlace(ctx context.Context, server string) (report whois.Report, err error) {
 	who := c.who.Load()
-	b, err := c.http.ask(ctx, http.MethodGet, server, "/vouch", url.Values{
+	b, err := c.http.ask(ctx, http.MethodGet, server, "/who-is", url.Values{
 		"node": {strconv.FormatUint(who.NodeID, 10)}, "cluster": {strconv.FormatUint(who.ClusterID, 10)},
 	})
 	if err != nil {
-		return word, err
+		return report, err
 	}
-	if err := json.Unmarshal(b, &word); err != nil {
-		return word, fmt.Errorf("answer of meta node %s: %w", server, err)
+	if err := json.Unmarshal(b, &report); err != nil {
+		return report, fmt.Errorf("answer of meta node %s: %w", server, err)
 	}
-	return word, nil
+	return report, nil
 }

@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/influxdata/influxdb/pkg/tlsconfig"
@@ -18,9 +16,9 @@ import (
 	"concord/internal/rpc"
 )
 
-// lobby answers while the parts of a node do not run. Meta nodes and other data nodes can ask who the node is, and it
-// can join. All else is refused with the reason.
-type lobby struct {
+// idleServer answers while the parts of a node do not run. Meta nodes and other data nodes can ask who the node is, and
+// it can join. All else is refused with the reason.
+type idleServer struct {
 	node *Node
 	grpc *grpc.Server
 	http *http.Server                // nil before openHTTP: a node that only starts has its port closed
@@ -28,19 +26,19 @@ type lobby struct {
 	done []chan struct{}
 }
 
-// openLobby begins to answer other nodes.
-func (n *Node) openLobby() *lobby {
-	l := &lobby{node: n}
+// openIdleServer begins to answer other nodes.
+func (n *Node) openIdleServer() *idleServer {
+	l := &idleServer{node: n}
 	guard := rpc.NewGuard(n.cfg.Meta.InternalSharedSecret)
 	l.grpc = rpc.NewServer(guard.Option(), grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
 		return status.Error(codes.Unavailable, l.why())
 	}))
-	rpc.RegisterMembershipServer(l.grpc, &membership{node: n, lobby: true})
-	l.run(func() error { return l.grpc.Serve(guard.Listener(n.door.turn())) })
+	rpc.RegisterMembershipServer(l.grpc, &membership{node: n, idle: true})
+	l.run(func() error { return l.grpc.Serve(guard.Listener(n.listener.forOneServer())) })
 	return l
 }
 
-func (l *lobby) run(serve func() error) {
+func (l *idleServer) run(serve func() error) {
 	done := make(chan struct{})
 	l.done = append(l.done, done)
 	go func() {
@@ -51,7 +49,7 @@ func (l *lobby) run(serve func() error) {
 	}()
 }
 
-func (l *lobby) why() string {
+func (l *idleServer) why() string {
 	reason := l.node.Refusal()
 	if reason == "" {
 		reason = "it starts"
@@ -60,7 +58,7 @@ func (l *lobby) why() string {
 }
 
 // openHTTP begins to answer clients.
-func (l *lobby) openHTTP() error {
+func (l *idleServer) openHTTP() error {
 	if l.http != nil || !l.node.cfg.HTTPD.Enabled {
 		return nil
 	}
@@ -80,7 +78,7 @@ func (l *lobby) openHTTP() error {
 }
 
 // ServeHTTP answers as the engine does when a request fails.
-func (l *lobby) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (l *idleServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Influxdb-Version", l.node.version)
 	if r.URL.Path == "/ping" {
 		w.WriteHeader(http.StatusNoContent)
@@ -93,13 +91,13 @@ func (l *lobby) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(map[string]string{"error": why})
 }
 
-// closeLobby ends the answers. Those that are on their way get a moment.
-func (n *Node) closeLobby() {
-	l := n.place.lobby
+// closeIdleServer ends the answers. Those that are on their way get a moment.
+func (n *Node) closeIdleServer() {
+	l := n.place.idle
 	if l == nil {
 		return
 	}
-	n.place.lobby = nil
+	n.place.idle = nil
 	if l.http != nil {
 		l.http.Close()
 		l.tls.Close()
@@ -110,78 +108,4 @@ func (n *Node) closeLobby() {
 	for _, done := range l.done {
 		<-done
 	}
-}
-
-// door hands the connections of one listener to one server after another.
-type door struct {
-	net.Listener
-	conns  chan net.Conn
-	closed chan struct{} // the listener is
-	done   chan struct{} // accept has ended
-}
-
-func newDoor(ln net.Listener) *door {
-	d := &door{Listener: ln, conns: make(chan net.Conn), closed: make(chan struct{}), done: make(chan struct{})}
-	go d.accept()
-	return d
-}
-
-func (d *door) accept() {
-	defer close(d.done)
-	for {
-		c, err := d.Listener.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil { // too many open files, perhaps
-			select {
-			case <-time.After(50 * time.Millisecond):
-				continue
-			case <-d.closed:
-				return
-			}
-		}
-		select {
-		case d.conns <- c:
-		case <-d.closed:
-			c.Close()
-		}
-	}
-}
-
-// Close ends all servers' turns.
-func (d *door) Close() error {
-	close(d.closed)
-	err := d.Listener.Close()
-	<-d.done
-	return err
-}
-
-// turn is a listener whose Close leaves the door open.
-func (d *door) turn() net.Listener { return &turn{door: d, over: make(chan struct{})} }
-
-type turn struct {
-	*door
-	over chan struct{}
-	end  sync.Once
-}
-
-func (t *turn) Accept() (net.Conn, error) {
-	select { // a turn that is over takes nothing from the next one
-	case <-t.over:
-		return nil, net.ErrClosed
-	default:
-	}
-	select {
-	case c := <-t.conns:
-		return c, nil
-	case <-t.over:
-	case <-t.closed:
-	}
-	return nil, net.ErrClosed
-}
-
-func (t *turn) Close() error {
-	t.end.Do(func() { close(t.over) })
-	return nil
 }

@@ -1,15 +1,15 @@
-// Package vouch finds out whether a process is the data node that its folders say it is.
+// Package whois finds out whether a process is the data node that its folders say it is.
 //
 // Folders can be older than the cluster: another machine got their node's place meanwhile. And they can be a copy of
 // those of a process that runs. A node that answers from such folders gives stale answers and takes writes that no
 // other node ever gets. So each node has an identity, a random text that it makes when it joins. The cluster's state
-// has the identity that holds each place. Before a node serves anything, another member must vouch for it:
+// has the identity that holds each place. Before a node serves anything, another member must confirm its identity:
 //
 //   - The newest state among those that answer has this node's identity at its place.
 //   - A member that calls the address of the place reaches this process.
 //
 // A single data node has nobody but the meta nodes to ask. It serves when none of them answers.
-package vouch
+package whois
 
 import (
 	"context"
@@ -25,7 +25,7 @@ import (
 const (
 	askTimeout  = 2 * time.Second        // for a member to answer
 	lookTimeout = time.Second            // for the process at the place to answer a member
-	grace       = 300 * time.Millisecond // for the others, once one has vouched: they may know a newer state
+	grace       = 300 * time.Millisecond // for the others, once one has confirmed: they may know a newer state
 )
 
 // Self is what a process takes itself for.
@@ -35,8 +35,8 @@ type Self struct {
 	Process  uint64
 }
 
-// Word is what a member says about the place of a data node.
-type Word struct {
+// Report is what a member says about the place of a data node.
+type Report struct {
 	Index    uint64 `json:"index"`          // of the state that it is from
 	Member   bool   `json:"member"`         // the cluster has such a data node
 	Identity string `json:"identity"`       // that holds the place; empty when its node joined with an earlier version
@@ -44,15 +44,15 @@ type Word struct {
 	Process  uint64 `json:"process,string"` // that answers there, 0 when none does
 }
 
-// Record is the word of a node from its copy of the state alone.
-func Record(st *cluster.State, node uint64) Word {
+// Recorded is the report of a node from its copy of the state alone.
+func Recorded(st *cluster.State, node uint64) Report {
 	n, ok := st.DataNode(node)
-	return Word{Index: st.Index, Member: ok, Identity: n.Identity, Addr: n.TCPAddr}
+	return Report{Index: st.Index, Member: ok, Identity: n.Identity, Addr: n.TCPAddr}
 }
 
-// Look completes a word with the process that answers at the place. It connects at once, also to a node that was down a
-// moment ago: who asks for a word has just started, perhaps.
-func (w *Word) Look(ctx context.Context, pool *rpc.Pool) {
+// Look completes a report with the process that answers at the place. It connects at once, also to a node that was down a
+// moment ago: who asks has just started, perhaps.
+func (w *Report) Look(ctx context.Context, pool *rpc.Pool) {
 	if !w.Member {
 		return
 	}
@@ -69,25 +69,25 @@ func (w *Word) Look(ctx context.Context, pool *rpc.Pool) {
 	}
 }
 
-// Verdict is what the words of the members come to.
+// Verdict is what the reports of the members come to.
 type Verdict int
 
 // The verdicts.
 const (
-	Unproven Verdict = iota // nobody knows better, and nobody vouches
-	Proven
+	Unconfirmed Verdict = iota // nobody knows better, and nobody confirms
+	Confirmed
 	Refuted
 )
 
-// Member asks another member for its word.
-type Member func(context.Context) (Word, error)
+// Member asks another member for its report.
+type Member func(context.Context) (Report, error)
 
-// Prove asks all members at the same time. own is the word of this node's own copy of the state, which is believed
-// when it is the newest. The reason, for people, is empty for Proven.
-func (s Self) Prove(ctx context.Context, own Word, members []Member) (Verdict, string) {
+// Confirm asks all members at the same time. own is the report of this node's own copy of the state, which is believed
+// when it is the newest. The reason, for people, is empty for Confirmed.
+func (s Self) Confirm(ctx context.Context, own Report, members []Member) (Verdict, string) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	answers := make(chan *Word, len(members)) // nil from one that does not answer
+	answers := make(chan *Report, len(members)) // nil from one that does not answer
 	for _, ask := range members {
 		go func() {
 			if w, err := ask(ctx); err == nil {
@@ -97,7 +97,7 @@ func (s Self) Prove(ctx context.Context, own Word, members []Member) (Verdict, s
 			}
 		}()
 	}
-	words := []Word{own}
+	reports := []Report{own}
 	var settled <-chan time.Time
 	for waiting := len(members); waiting > 0; waiting-- {
 		select {
@@ -105,8 +105,8 @@ func (s Self) Prove(ctx context.Context, own Word, members []Member) (Verdict, s
 			if w == nil {
 				continue
 			}
-			words = append(words, *w)
-			if v, _ := s.judge(words); v == Proven && settled == nil {
+			reports = append(reports, *w)
+			if v, _ := s.judge(reports); v == Confirmed && settled == nil {
 				timer := time.NewTimer(grace)
 				defer timer.Stop()
 				settled = timer.C
@@ -117,13 +117,13 @@ func (s Self) Prove(ctx context.Context, own Word, members []Member) (Verdict, s
 		}
 		break
 	}
-	return s.judge(words)
+	return s.judge(reports)
 }
 
-// judge believes the newest of the words. The first is this node's own.
-func (s Self) judge(words []Word) (Verdict, string) {
-	newest := words[0]
-	for _, w := range words {
+// judge believes the newest of the reports. The first is this node's own.
+func (s Self) judge(reports []Report) (Verdict, string) {
+	newest := reports[0]
+	for _, w := range reports {
 		if w.Index > newest.Index {
 			newest = w
 		}
@@ -138,7 +138,7 @@ func (s Self) judge(words []Word) (Verdict, string) {
 			"stop it, or start it with empty folders to use it again", s.Node, newest.Addr)
 	}
 	reached := false
-	for _, w := range words[1:] {
+	for _, w := range reports[1:] {
 		if w.Addr != newest.Addr || w.Process == 0 {
 			continue
 		}
@@ -150,11 +150,11 @@ func (s Self) judge(words []Word) (Verdict, string) {
 	}
 	switch {
 	case reached:
-		return Proven, ""
-	case len(words) > 1:
-		return Unproven, fmt.Sprintf("the cluster knows this node as data node %d at %s, where no other member reaches it: "+
+		return Confirmed, ""
+	case len(reports) > 1:
+		return Unconfirmed, fmt.Sprintf("the cluster knows this node as data node %d at %s, where no other member reaches it: "+
 			"set hostname and bind-address as they were, or run influxd-ctl update-data", s.Node, newest.Addr)
 	}
-	return Unproven, fmt.Sprintf("this node waits until another member of the cluster answers "+
+	return Unconfirmed, fmt.Sprintf("this node waits until another member of the cluster answers "+
 		"and confirms that it is data node %d", s.Node)
 }

@@ -1,0 +1,87 @@
+package whois
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"concord/internal/cluster"
+)
+
+func TestNewestWordAndTheAddressDecide(t *testing.T) {
+	t.Parallel()
+	self := Self{Node: 2, Identity: "mine", Process: 7}
+	own := Report{Index: 10, Member: true, Identity: "mine", Addr: "a:1"}
+	with := func(change func(*Report)) Report {
+		w := own
+		change(&w)
+		return w
+	}
+	good := with(func(w *Report) { w.Process = 7 })
+	given := func(index uint64) Report {
+		return with(func(w *Report) { w.Index, w.Identity, w.Addr = index, "other", "b:1" })
+	}
+	moved := func(process uint64) Report {
+		return with(func(w *Report) { w.Index, w.Addr, w.Process = 11, "b:1", process })
+	}
+	for name, tc := range map[string]struct {
+		own     Report
+		reports []Report
+		want    Verdict
+		why     string
+	}{
+		"nobody answers":             {own, nil, Unconfirmed, "waits until another member"},
+		"a member reaches it":        {own, []Report{good}, Confirmed, ""},
+		"nobody reaches it":          {own, []Report{own}, Unconfirmed, "where no other member reaches it"},
+		"one of two reaches it":      {own, []Report{own, good}, Confirmed, ""},
+		"another process is there":   {own, []Report{good, with(func(w *Report) { w.Process = 8 })}, Refuted, "two processes"},
+		"a newer state has another":  {own, []Report{good, given(11)}, Refuted, "another one at b:1"},
+		"an older state has another": {own, []Report{good, given(9)}, Confirmed, ""},
+		"its own state has another":  {with(func(w *Report) { w.Identity = "other" }), nil, Refuted, "another one at a:1"},
+		"it was removed":             {own, []Report{{Index: 11}}, Refuted, "was removed"},
+		"it moved":                   {own, []Report{moved(7)}, Confirmed, ""},
+		"the address is an old one":  {own, []Report{moved(0), good}, Unconfirmed, "at b:1"},
+		"it has no state":            {Report{}, []Report{good}, Confirmed, ""},
+		"nobody has a state":         {Report{}, []Report{{}}, Unconfirmed, "where no other member"},
+		"the place was never named":  {own, []Report{with(func(w *Report) { w.Identity, w.Process = "", 7 })}, Confirmed, ""},
+	} {
+		members := []Member{func(context.Context) (Report, error) { return Report{}, errors.New("away") }}
+		for _, w := range tc.reports {
+			members = append(members, func(context.Context) (Report, error) { return w, nil })
+		}
+		got, why := self.Confirm(t.Context(), tc.own, members)
+		if got != tc.want || !strings.Contains(why, tc.why) || got == Confirmed && why != "" {
+			t.Errorf("%s: %v, %q", name, got, why)
+		}
+	}
+}
+
+// A member that hangs does not hold up a node that another one confirms, nor for long a node that nobody does.
+func TestMemberThatHangsIsLeftOut(t *testing.T) {
+	t.Parallel()
+	hangs := func(ctx context.Context) (Report, error) { <-ctx.Done(); return Report{}, ctx.Err() }
+	good := Report{Index: 1, Member: true, Identity: "mine", Addr: "a:1", Process: 7}
+	confirms := func(context.Context) (Report, error) { return good, nil }
+	self := Self{Node: 2, Identity: "mine", Process: 7}
+	if got, why := self.Confirm(t.Context(), good, []Member{hangs, confirms}); got != Confirmed {
+		t.Errorf("%v, %s", got, why)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if got, why := self.Confirm(ctx, good, []Member{hangs}); got != Unconfirmed {
+		t.Errorf("%v, %s", got, why)
+	}
+}
+
+func TestRecordIsWhatTheStateHas(t *testing.T) {
+	t.Parallel()
+	st := cluster.NewState()
+	st.Index, st.DataNodes = 5, []cluster.Node{{ID: 2, TCPAddr: "a:1", Identity: "x"}}
+	if got, want := Recorded(st, 2), (Report{Index: 5, Member: true, Identity: "x", Addr: "a:1"}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if got, want := Recorded(st, 3), (Report{Index: 5}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
