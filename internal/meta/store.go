@@ -297,16 +297,6 @@ func until(ctx context.Context, ok func() bool) error {
 	return nil
 }
 
-// execute commits op and returns its result once it is applied here.
-func (s *store) execute(op cluster.Op) (any, error) {
-	c, err := cluster.NewCommand(op)
-	if err != nil {
-		return nil, err
-	}
-	result, _, err := s.apply(c)
-	return result, err
-}
-
 // check refuses a command that must not be logged. Another node than the leader logs none.
 func (s *store) check(c cluster.Command) error {
 	if !s.leads() || s.applied().Check(c) == nil {
