@@ -15,8 +15,8 @@ import (
 	"concord/internal/budget"
 )
 
-// What a query takes from its share of the node's memory, in bytes. The figures are those of the engine's structures
-// as they were measured, rounded up.
+// What a query takes from its share of the node's memory, in bytes. The figures are estimates, from the sizes of the
+// engine's structures and rounded up. Garbage that is not collected yet comes on top of them.
 const (
 	costOfStream = 32 << 10 // of another node's points: the messages that are on their way
 	costOfSeries = 2 << 10  // an iterator of one series of one shard
@@ -179,7 +179,7 @@ func (h *held[P]) Next() (*P, error) {
 	}
 	f := h.of(p)
 	if id := f.tags.ID(); id != h.tags || f.name != h.name || f.time < h.start || f.time >= h.end {
-		h.turn(f, id)
+		h.begin(f, id)
 	}
 	if h.n++; h.n%heldBatch == 0 {
 		h.taken += heldBatch * h.size
@@ -190,8 +190,8 @@ func (h *held[P]) Next() (*P, error) {
 	return p, nil
 }
 
-// turn begins with another window, unless a point is only of another series of the group.
-func (h *held[P]) turn(f fields, id string) {
+// begin begins another window, unless a point is only of another series of the group.
+func (h *held[P]) begin(f fields, id string) {
 	group := f.tags.Subset(h.opt.Dimensions).ID()
 	same := group == h.group && f.name == h.name && f.time >= h.start && f.time < h.end
 	h.tags, h.group = id, group
