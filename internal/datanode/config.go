@@ -157,6 +157,10 @@ func (c *Config) engine() tsdb.Config {
 	if e.MaxConcurrentDeletes == 0 {
 		e.MaxConcurrentDeletes = runtime.GOMAXPROCS(0)
 	}
+	if e.Index == tsdb.InmemIndexName {
+		// All shards of a database share this index, and a delete sorts it while one of another shard reads it.
+		e.MaxConcurrentDeletes = 1
+	}
 	return e
 }
 

@@ -67,7 +67,8 @@ func mustNode(t *testing.T, identity string, state []byte, change ...func(*Confi
 // Until a node has heard of a leader, it does not know how old its hints are: none is dropped for its age.
 func TestHintsDoNotAgeBeforeALeaderIsHeardOf(t *testing.T) {
 	t.Parallel()
-	n := mustNode(t, identity, mustState(t))
+	n := New(NewConfig(), "", zap.NewNop())
+	n.Meta = cmeta.NewClient(t.TempDir(), nil)
 	own := time.Now().AddDate(1, 0, 0)
 	n.Now = func() time.Time { return own }
 	if earliest, latest := n.timeBounds(); !earliest.Equal(time.Unix(0, 0)) || !latest.Equal(own) {

@@ -2,6 +2,7 @@ package distquery
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -105,6 +106,9 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	base := e.Base
 	mapper := e.Mapper.For(report)
 	mapper.share, mapper.holdsPoints = share, holdsPoints(stmt)
+	ending, end := context.WithCancel(ctx)
+	defer end()
+	mapper.ending = ending
 	base.ShardMapper = mapper
 	base.TSDBStore = e.Store(report, share)
 	out := ctx.Results

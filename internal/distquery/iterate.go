@@ -24,7 +24,7 @@ func (m *mapping) CreateIterator(ctx context.Context, mm *influxql.Measurement, 
 		return nil, nil
 	}
 	opt = m.clip(opt)
-	ctx = budget.With(ctx, m.e.share)
+	ctx = budget.With(m.e.context(ctx), m.e.share)
 	itr, err := m.createIterator(ctx, src, mm, opt)
 	if _, ok := opt.Expr.(*influxql.VarRef); ok && err == nil && m.e.holdsPoints && m.e.share != nil {
 		itr = countHeld(itr, m.e.share, opt)

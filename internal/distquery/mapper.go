@@ -42,9 +42,10 @@ type ShardMapper struct {
 	Whole Whole
 
 	// Of the statement.
-	report      *Report       // nil for none
-	share       *budget.Share // of this node's memory
-	holdsPoints bool          // it keeps the points of a window
+	report      *Report         // nil for none
+	share       *budget.Share   // of this node's memory
+	holdsPoints bool            // it keeps the points of a window
+	ending      context.Context // ends with the statement; nil for that of each iterator
 
 	meta  Metadata
 	store *tsdb.Store
@@ -62,6 +63,23 @@ func (e *ShardMapper) For(report *Report) *ShardMapper {
 	one.report = report
 	return &one
 }
+
+// context is ctx, and ends with the statement.
+func (e *ShardMapper) context(ctx context.Context) context.Context {
+	if e.ending == nil {
+		return ctx
+	}
+	return endingContext{Context: e.ending, values: ctx}
+}
+
+// endingContext ends as its Context does, and has the values of another one. The engine's context of a statement sets
+// its error without a lock, so that only who waited for its end may read it.
+type endingContext struct {
+	context.Context
+	values context.Context
+}
+
+func (c endingContext) Value(key any) any { return c.values.Value(key) }
 
 func (e *ShardMapper) newOwned() *owned { return newOwned(e.meta, e.pool, e.Whole, e.report) }
 

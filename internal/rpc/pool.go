@@ -63,6 +63,27 @@ func (p *Pool) Conn(addr string) (*grpc.ClientConn, error) {
 	if c := p.conns[addr]; c != nil {
 		return c, nil
 	}
+	c, err := p.dial(addr)
+	if err != nil {
+		return nil, err
+	}
+	if p.conns == nil {
+		p.conns = make(map[string]*grpc.ClientConn)
+	}
+	p.conns[addr] = c
+	return c, nil
+}
+
+// Own returns a connection to addr that the caller closes. It connects at once, where one of the pool may wait after
+// attempts that failed.
+func (p *Pool) Own(addr string) (*grpc.ClientConn, error) {
+	if p.Blocked != nil && p.Blocked(addr) {
+		return nil, fmt.Errorf("link to %s is cut", addr)
+	}
+	return p.dial(addr)
+}
+
+func (p *Pool) dial(addr string) (*grpc.ClientConn, error) {
 	opts := []grpc.DialOption{}
 	if p.Secret != "" {
 		opts = append(opts, grpc.WithPerRPCCredentials(bearer{&trust.Signer{Secret: p.Secret}}))
@@ -89,10 +110,6 @@ func (p *Pool) Conn(addr string) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", addr, err)
 	}
-	if p.conns == nil {
-		p.conns = make(map[string]*grpc.ClientConn)
-	}
-	p.conns[addr] = c
 	return c, nil
 }
 

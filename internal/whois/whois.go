@@ -50,19 +50,19 @@ func Recorded(st *cluster.State, node uint64) Report {
 	return Report{Index: st.Index, Member: ok, Identity: n.Identity, Addr: n.TCPAddr}
 }
 
-// Look completes a report with the process that answers at the place. It connects at once, also to a node that was down a
-// moment ago: who asks has just started, perhaps.
+// Look completes a report with the process that answers at the place. It connects at once, also to a node that was down
+// a moment ago: who asks has just started, perhaps.
 func (w *Report) Look(ctx context.Context, pool *rpc.Pool) {
 	if !w.Member {
 		return
 	}
-	conn, err := pool.Conn(w.Addr)
+	conn, err := pool.Own(w.Addr)
 	if err != nil {
 		return
 	}
+	defer conn.Close()
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	conn.ResetConnectBackoff()
 	who, err := rpc.NewMembershipClient(conn).Identify(ctx, &rpc.IdentifyRequest{}, grpc.WaitForReady(true))
 	if err == nil {
 		w.Process = who.Process
