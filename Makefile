@@ -42,7 +42,8 @@ compare: ## compare a cluster's answers with a single node's, through all forms 
 	$(GO) test -tags compare -count=1 -timeout 30m ./test/compare/
 
 race: ## run the tests under the race detector (needs a C compiler)
-	@if command -v cc >/dev/null 2>&1; then CGO_ENABLED=1 $(GO) test -race -p 1 ./internal/...; \
+	@if command -v cc >/dev/null 2>&1; then CGO_ENABLED=1 && export CGO_ENABLED && \
+	$(GO) test -race $$($(GO) list ./internal/... | grep -v /devcluster) && $(GO) test -race -short ./internal/devcluster -hot 2s; \
 	else echo "skipped: the race detector needs a C compiler"; fi
 
 lint: ## gofmt, go vet and staticcheck

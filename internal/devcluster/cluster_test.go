@@ -85,6 +85,9 @@ func lines(n int, from time.Time, step time.Duration) []byte {
 
 func TestTourTellsTheTruth(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("the tour waits a lot")
+	}
 	ctx, c := mustStart(t, 3)
 	var out strings.Builder
 	if err := devcluster.Tour(ctx, c, &out); err != nil {
