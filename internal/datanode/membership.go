@@ -70,12 +70,18 @@ func (m *membership) Join(_ context.Context, r *rpc.JoinRequest) (*rpc.JoinRespo
 // Leave makes this node forget its cluster; its data stays on disk.
 func (m *membership) Leave(context.Context, *rpc.LeaveRequest) (*rpc.LeaveResponse, error) {
 	n := m.node
+	idle := m.idle
+	if !idle {
+		n.life.Lock() // the parts that are to forget the cluster stay open
+		defer n.life.Unlock()
+		idle = !n.partsOpen()
+	}
 	// The parts of a node that has noticed its removal before it was told to leave forget the cluster when they run again.
-	n.place.left.Store(m.idle)
+	n.place.left.Store(idle)
 	if err := n.Meta.Leave(); err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
-	if m.idle {
+	if idle {
 		n.Doubt()
 		return &rpc.LeaveResponse{}, nil
 	}

@@ -205,6 +205,9 @@ func (n *Node) refuse(reason string) error {
 	return n.place.idle.openHTTP()
 }
 
+// partsOpen reports whether the parts are open. The node's life must be held.
+func (n *Node) partsOpen() bool { return len(n.stop) > n.place.base }
+
 // closeParts stops all that serves and all that works on the shards.
 func (n *Node) closeParts() error {
 	n.life.Lock()

@@ -332,7 +332,11 @@ func (s *Server) join(ctx context.Context, member rpc.MembershipClient, n cluste
 	for _, m := range st.MetaNodes {
 		req.MetaServers = append(req.MetaServers, m.HTTPAddr)
 	}
-	if _, err := member.Join(ctx, req); err != nil {
+	err := untilHeard(ctx, func() error {
+		_, err := member.Join(ctx, req)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("data node %s is recorded as %d but did not join, run %s again: %s", n.TCPAddr, n.ID, again, status.Convert(err).Message())
 	}
 	return nil

@@ -37,31 +37,36 @@ func (s *Server) RemoveData(ctx context.Context, addr string, force bool) (Remov
 	if member != nil {
 		ctx, cancel := context.WithTimeout(ctx, dataNodeTimeout)
 		defer cancel()
-		if err := leave(ctx, member); err != nil && !force {
+		err := untilHeard(ctx, func() error {
+			_, err := member.Leave(ctx, &rpc.LeaveRequest{})
+			return err
+		})
+		if err != nil && !force {
 			return Removed{}, fmt.Errorf("data node %d at %s is removed, but did not forget the cluster: %s", r.ID, addr, status.Convert(err).Message())
 		}
 	}
 	return r, nil
 }
 
-// leave makes a data node forget the cluster. It may be about to find out itself that it was removed: then it answers
-// once it has stopped what it does.
-func leave(ctx context.Context, member rpc.MembershipClient) error {
+// untilHeard makes a call to a data node until the node answers or ctx ends. A node that finds out itself that it was
+// removed, or may serve again, breaks calls off while it stops what it does, or begins to serve. The call may reach the
+// node more than once.
+func untilHeard(ctx context.Context, call func() error) error {
 	for {
-		_, err := member.Leave(ctx, &rpc.LeaveRequest{})
+		err := call()
 		if status.Code(err) != codes.Unavailable {
 			return err
 		}
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(leaveAgain):
+		case <-time.After(callAgain):
 		}
 	}
 }
 
-// leaveAgain is how soon a data node that did not answer is told again to leave.
-const leaveAgain = 100 * time.Millisecond
+// callAgain is how soon a data node that broke a call off is called again.
+const callAgain = 100 * time.Millisecond
 
 // removableData finds the data node at addr, with what would be lost with it, and refuses what RemoveData refuses.
 // It returns no client when nobody is to be told: the node does not answer, or another one does at its address.
