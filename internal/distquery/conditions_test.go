@@ -56,6 +56,9 @@ var conditions = []string{
 // node may have, and one node has what another lacks.
 func TestConditionsHoldOverAllNodes(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("it compares many answers")
+	}
 	for _, tt := range []testOptions{{nodes: 3, replicas: 1}, {nodes: 4, replicas: 2}, {nodes: 2, replicas: 1, index: "inmem"}} {
 		t.Run(fmt.Sprintf("%d nodes, %d replicas %s", tt.nodes, tt.replicas, tt.index), func(t *testing.T) {
 			t.Parallel()

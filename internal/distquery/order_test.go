@@ -77,6 +77,9 @@ func others() string { return strings.ReplaceAll(tied(5), "tie", "oth") }
 // TestTiesComeInOneOrder asks all nodes several times.
 func TestTiesComeInOneOrder(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("it compares many answers")
+	}
 	for _, tt := range []testOptions{
 		{nodes: 3, replicas: 1},
 		{nodes: 2, replicas: 1, index: "inmem"},
@@ -169,6 +172,9 @@ func TestPagesOfTiesLoseAndRepeatNoRow(t *testing.T) {
 
 func TestTiesKeepTheirOrderWhenAnotherOwnerAnswers(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("it compares many answers")
+	}
 	c := newTestCluster(t, testOptions{nodes: 6, replicas: 2})
 	c.write(t, tied(16))
 	for _, q := range tiedStatements[:22] {
@@ -184,6 +190,9 @@ func TestTiesKeepTheirOrderWhenAnotherOwnerAnswers(t *testing.T) {
 // TestTiesKeepTheirOrderWhenAnOwnerFails after it had opened its shards, which then come from several others.
 func TestTiesKeepTheirOrderWhenAnOwnerFails(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("it compares many answers")
+	}
 	var failing, failed atomic.Int64
 	c := newTestCluster(t, testOptions{nodes: 5, replicas: 2, wrap: func(id uint64, s *Server) rpc.QueryServer {
 		return faulty{QueryServer: s, id: id, chunks: func(node uint64, n int, _ *rpc.IteratorChunk) error {

@@ -131,6 +131,9 @@ var names = []string{"cpu,host=a", "cpu,host=b", "cpu+x,host=a", "mem"}
 // point on one of them they have not, until reconcile, merge and apply made them equal.
 func TestUnequalShardsAreHealed(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("it digests many shards")
+	}
 	dirty, clean := openStore(t), openStore(t)
 	var shard uint64
 	rapid.Check(t, func(t *rapid.T) {

@@ -42,6 +42,9 @@ const layoutsPerData = 8
 // must have the digests that the points alone give, by Compute and out of the cache. One arrangement of one data set is one layout.
 func TestEqualDataHasEqualDigests(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("it digests many layouts")
+	}
 	shards := newArranged(t)
 	// A file costs the engine two buffers of a megabyte.
 	defer debug.SetGCPercent(debug.SetGCPercent(1000))
