@@ -192,6 +192,10 @@ func (c *Cache) view(ctx context.Context, s *cachedShard, shard *tsdb.Shard, id 
 // refresh writes the file anew, with the records of old that are as they were.
 // It does not close old, which it may return.
 func (c *Cache) refresh(ctx context.Context, shard *tsdb.Shard, id cacheID, old *View) (*View, error) {
+	open, err := opened(shard)
+	if err != nil {
+		return nil, err
+	}
 	points, err := scan.NewReader(ctx, shard)
 	if err != nil {
 		return nil, err
@@ -211,8 +215,8 @@ func (c *Cache) refresh(ctx context.Context, shard *tsdb.Shard, id cacheID, old 
 	if old != nil {
 		from.in = newCacheReader(old.file, old.count)
 	}
-	r := reader{shard: shard, points: points, key: id.key, rng: id.rng}
-	err = EachSeries(ctx, shard, func(series []byte) error {
+	r := reader{open: open, points: points, key: id.key, rng: id.rng}
+	err = open.eachSeries(ctx, runBytes, func(series []byte) error {
 		return r.fields(ctx, series, func(field string, typ Type) error {
 			if ok, err := points.Seek(series, field); err != nil || !ok {
 				return err
@@ -237,6 +241,7 @@ func (c *Cache) refresh(ctx context.Context, shard *tsdb.Shard, id cacheID, old 
 			return nil
 		})
 	})
+	points.Close()
 	if err == nil {
 		err = points.Open()
 	}

@@ -79,13 +79,17 @@ func (t Type) String() string {
 // order of (series, field). fn must not keep its argument. key is the
 // cluster's id.
 func Compute(ctx context.Context, shard *tsdb.Shard, key uint64, rng Range, until int64, fn func(*SeriesField) error) error {
+	open, err := opened(shard)
+	if err != nil {
+		return err
+	}
 	points, err := scan.NewReader(ctx, shard)
 	if err != nil {
 		return err
 	}
 	defer points.Close()
-	r := reader{shard: shard, points: points, key: key, rng: rng}
-	err = EachSeries(ctx, shard, func(series []byte) error {
+	r := reader{open: open, points: points, key: key, rng: rng}
+	err = open.eachSeries(ctx, runBytes, func(series []byte) error {
 		return r.fields(ctx, series, func(field string, typ Type) error {
 			if ok, err := points.Seek(series, field); err != nil || !ok {
 				return err
@@ -103,12 +107,13 @@ func Compute(ctx context.Context, shard *tsdb.Shard, key uint64, rng Range, unti
 	if err != nil {
 		return fmt.Errorf("digest of shard %d: %w", shard.ID(), err)
 	}
+	points.Close()
 	return points.Open()
 }
 
 // reader digests series of one shard.
 type reader struct {
-	shard  *tsdb.Shard
+	open   openShard
 	points *scan.Reader
 	key    uint64
 	rng    Range
@@ -120,7 +125,7 @@ type reader struct {
 // fields calls fn with the fields that the measurement of a series has, in their order.
 func (r *reader) fields(ctx context.Context, series []byte, fn func(field string, typ Type) error) error {
 	name := models.ParseName(series)
-	fields := r.shard.MeasurementFields(name)
+	fields := r.open.engine.MeasurementFields(name)
 	if fields == nil {
 		return nil
 	}

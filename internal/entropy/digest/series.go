@@ -26,22 +26,37 @@ const keyOverhead = 8 + 24
 // the order of whole keys. What does not fit into runBytes is sorted in runs, which
 // lie in a file without a name in the system's folder for temporary files, and merged from there.
 func EachSeries(ctx context.Context, shard *tsdb.Shard, fn func(key []byte) error) error {
-	return eachSeries(ctx, shard, runBytes, fn)
+	open, err := opened(shard)
+	if err != nil {
+		return err
+	}
+	return open.eachSeries(ctx, runBytes, fn)
 }
 
-func eachSeries(ctx context.Context, shard *tsdb.Shard, limit int, fn func(key []byte) error) error {
-	index, err := shard.Index()
-	if err != nil {
-		return err
+// openShard is what an open shard has. Who holds files of a shard must not ask the shard for it: a shard that is
+// closed waits for its files, and who asks it waits until it is closed. It stays open while the files are held.
+type openShard struct {
+	engine tsdb.Engine
+	index  tsdb.Index
+	sfile  *tsdb.SeriesFile
+}
+
+func opened(shard *tsdb.Shard) (o openShard, err error) {
+	if o.engine, err = shard.Engine(); err != nil {
+		return o, err
 	}
-	sfile, err := shard.SeriesFile()
-	if err != nil {
-		return err
+	if o.index, err = shard.Index(); err != nil {
+		return o, err
 	}
+	o.sfile, err = shard.SeriesFile()
+	return o, err
+}
+
+func (o openShard) eachSeries(ctx context.Context, limit int, fn func(key []byte) error) error {
 	s := &keySorter{limit: limit}
 	defer s.close()
-	set := tsdb.IndexSet{Indexes: []tsdb.Index{index}, SeriesFile: sfile}
-	err = shard.ForEachMeasurementName(func(name []byte) error {
+	set := tsdb.IndexSet{Indexes: []tsdb.Index{o.index}, SeriesFile: o.sfile}
+	err := o.engine.ForEachMeasurementName(func(name []byte) error {
 		itr, err := set.MeasurementSeriesIDIterator(name)
 		if err != nil || itr == nil {
 			return err
@@ -55,7 +70,7 @@ func eachSeries(ctx context.Context, shard *tsdb.Shard, limit int, fn func(key [
 			if err != nil || e.SeriesID == 0 {
 				return err
 			}
-			if err := s.add(sfile, e.SeriesID); err != nil {
+			if err := s.add(o.sfile, e.SeriesID); err != nil {
 				return err
 			}
 		}

@@ -42,7 +42,7 @@ func TestSeriesComeInOrderByWayOfAFile(t *testing.T) {
 	}
 	for _, limit := range []int{1, 1000, 10_000, runBytes} {
 		var got []string
-		if err := eachSeries(t.Context(), s.Shard(1), limit, func(k []byte) error {
+		if err := mustOpened(t, s.Shard(1)).eachSeries(t.Context(), limit, func(k []byte) error {
 			got = append(got, string(k))
 			return nil
 		}); err != nil {
@@ -54,7 +54,16 @@ func TestSeriesComeInOrderByWayOfAFile(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := eachSeries(ctx, s.Shard(1), runBytes, func([]byte) error { return nil }); err != context.Canceled {
+	if err := mustOpened(t, s.Shard(1)).eachSeries(ctx, runBytes, func([]byte) error { return nil }); err != context.Canceled {
 		t.Errorf("got %v", err)
 	}
+}
+
+func mustOpened(t *testing.T, shard *tsdb.Shard) openShard {
+	t.Helper()
+	open, err := opened(shard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return open
 }

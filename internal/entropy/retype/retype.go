@@ -260,6 +260,7 @@ func (w *lines) all(ctx context.Context, shard *tsdb.Shard, keys []otherKey) err
 			return fmt.Errorf("series %q: %w", k.series, err)
 		}
 	}
+	r.Close()
 	return r.Open()
 }
 

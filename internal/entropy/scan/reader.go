@@ -83,6 +83,7 @@ func (r *Reader) Close() {
 }
 
 // Open tells whether all that was read was of an open shard: one that was closed, or opened anew, meanwhile looks empty.
+// It must be asked after Close: a shard that is being closed waits for the files of its readers.
 func (r *Reader) Open() error {
 	e, err := r.shard.Engine()
 	if err == nil && e != tsdb.Engine(r.engine) {
