@@ -18,10 +18,12 @@ import (
 func (l *Local) checkFields(ctx context.Context, sh *tsdb.Shard) error {
 	id := sh.ID()
 	var deletes uint64
+	hold := func() (release func(), ok bool) { return func() {}, true }
 	if l.Deletes != nil {
 		deletes = l.Deletes.DeletesSeen(id)
+		hold = func() (func(), bool) { return l.Deletes.HoldDeletes(id, deletes) }
 	}
-	hidden, err := l.fields.Check(ctx, sh, deletes)
+	hidden, err := l.fields.Check(ctx, sh, deletes, hold)
 	if err != nil {
 		return fmt.Errorf("check the index of fields of shard %d: %w", id, err)
 	}
@@ -34,13 +36,11 @@ func (l *Local) checkFields(ctx context.Context, sh *tsdb.Shard) error {
 	} else if len(found) > 0 {
 		return l.met(id, found[0])
 	}
-	if l.Deletes != nil {
-		release, ok := l.Deletes.HoldDeletes(id, deletes)
-		if !ok {
-			return nil
-		}
-		defer release()
+	release, ok := hold()
+	if !ok {
+		return nil
 	}
+	defer release()
 	healed, conflicts, err := fieldindex.Heal(ctx, sh, hidden)
 	if err != nil && ctx.Err() == nil {
 		reason := fmt.Sprintf("queries do not see all that is in the files: %s: %v", fieldindex.Reasons(hidden), err)

@@ -47,9 +47,21 @@ type Hidden struct {
 
 func (h Hidden) String() string { return fmt.Sprintf("measurement %q: %s", h.Measurement, h.Reason) }
 
+// errDeletes ends a check that a delete came into.
+var errDeletes = errors.New("a delete came meanwhile")
+
 // Check returns the measurements of a shard that seem to be hidden. Deletes is a number that changes with each
-// delete; a measurement that is dropped during the check may be named. Heal looks again.
-func (c *Checker) Check(ctx context.Context, sh *tsdb.Shard, deletes uint64) ([]Hidden, error) {
+// delete. hold keeps deletes back while the indexes are read, for microseconds at a time; it is not ok when there was
+// one since, and then nothing is checked. A measurement that is dropped during the check may be named. Heal looks again.
+func (c *Checker) Check(ctx context.Context, sh *tsdb.Shard, deletes uint64, hold func() (release func(), ok bool)) ([]Hidden, error) {
+	hidden, err := c.check(ctx, sh, deletes, hold)
+	if errors.Is(err, errDeletes) {
+		return nil, nil
+	}
+	return hidden, err
+}
+
+func (c *Checker) check(ctx context.Context, sh *tsdb.Shard, deletes uint64, hold func() (func(), bool)) ([]Hidden, error) {
 	if isUnflushed(sh) { // what was healed could not be written
 		if err := Flush(sh); err != nil {
 			return nil, err
@@ -79,6 +91,7 @@ func (c *Checker) Check(ctx context.Context, sh *tsdb.Shard, deletes uint64) ([]
 		return nil, nil
 	}
 	w := newWalker(ctx, engine)
+	w.hold = hold
 	files := make(map[string]bool)
 	// The cache first: what leaves it meanwhile is in a file then.
 	for _, key := range engine.Cache.Keys() {
@@ -126,6 +139,7 @@ const restKeys = 1024
 // walker compares keys with the indexes.
 type walker struct {
 	engine *tsm1.Engine
+	hold   func() (release func(), ok bool)
 	hidden map[string]string // reasons by measurement
 	work   pace.Stint
 	keys   int
@@ -137,7 +151,9 @@ type walker struct {
 }
 
 func newWalker(ctx context.Context, engine *tsm1.Engine) *walker {
-	return &walker{engine: engine, hidden: make(map[string]string), work: pace.Begin(ctx)}
+	return &walker{
+		engine: engine, hold: func() (func(), bool) { return func() {}, true }, hidden: make(map[string]string), work: pace.Begin(ctx),
+	}
 }
 
 // found are the measurements that seem to be hidden, in their order.
@@ -207,6 +223,11 @@ func (w *walker) measurement(series []byte) (err error) {
 	w.at = string(name)
 	w.name = append(w.name[:0], models.EscapeMeasurement(name)...)
 	w.fields = nil
+	release, ok := w.hold()
+	if !ok {
+		return errDeletes
+	}
+	defer release()
 	if fields := w.engine.MeasurementFieldSet().FieldsByString(w.at); fields != nil {
 		w.fields = fields.FieldSet()
 	}
