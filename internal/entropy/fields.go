@@ -18,7 +18,7 @@ import (
 func (l *Local) checkFields(ctx context.Context, sh *tsdb.Shard) error {
 	id := sh.ID()
 	var deletes uint64
-	hold := func() (release func(), ok bool) { return func() {}, true }
+	var hold fieldindex.Hold
 	if l.Deletes != nil {
 		deletes = l.Deletes.DeletesSeen(id)
 		hold = func() (func(), bool) { return l.Deletes.HoldDeletes(id, deletes) }
@@ -36,11 +36,13 @@ func (l *Local) checkFields(ctx context.Context, sh *tsdb.Shard) error {
 	} else if len(found) > 0 {
 		return l.met(id, found[0])
 	}
-	release, ok := hold()
-	if !ok {
-		return nil
+	if hold != nil {
+		release, ok := hold()
+		if !ok {
+			return nil
+		}
+		defer release()
 	}
-	defer release()
 	healed, conflicts, err := fieldindex.Heal(ctx, sh, hidden)
 	if err != nil && ctx.Err() == nil {
 		reason := fmt.Sprintf("queries do not see all that is in the files: %s: %v", fieldindex.Reasons(hidden), err)

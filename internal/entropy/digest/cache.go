@@ -243,7 +243,7 @@ func (c *Cache) refresh(ctx context.Context, shard *tsdb.Shard, id cacheID, old 
 	})
 	points.Close()
 	if err == nil {
-		err = points.Open()
+		err = points.End()
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("digest of shard %d: %w", shard.ID(), err), w.drop())

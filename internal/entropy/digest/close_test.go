@@ -1,9 +1,9 @@
 package digest_test
 
 import (
+	"context"
 	"fmt"
 	"math"
-	"strings"
 	"testing"
 	"time"
 
@@ -12,59 +12,83 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
 	"concord/internal/entropy/digest"
+	"concord/internal/entropy/patch"
 )
 
-// A shard that is closed waits for its files, which a digest holds. The digest must not wait for the shard.
-func TestShardIsClosedWhileItIsDigested(t *testing.T) {
+// A shard that is being closed waits for its files, which who reads it holds. The reader must not wait for the shard.
+func TestShardIsClosedWhileItIsRead(t *testing.T) {
 	t.Parallel()
+	const series = 10
+	for name, read := range map[string]func(ctx context.Context, sh *tsdb.Shard, fn func() error) error{
+		"digest": func(ctx context.Context, sh *tsdb.Shard, fn func() error) error {
+			return digest.Compute(ctx, sh, key, shardRange, math.MaxInt64, func(*digest.SeriesField) error { return fn() })
+		},
+		"patch": func(ctx context.Context, sh *tsdb.Shard, fn func() error) error {
+			var regions []patch.Region
+			for i := range series {
+				name := fmt.Appendf(nil, "m%d", i)
+				regions = append(regions, patch.Region{Series: name, Field: "v", Type: digest.Float, Max: 1})
+			}
+			return patch.Read(ctx, sh, regions, patch.Limits{}, func(patch.Block) error { return fn() })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sh := mustFlushed(t, series)
+			closed, ended := make(chan error, 1), make(chan error, 1)
+			go func() {
+				first := true
+				ended <- read(t.Context(), sh, func() error {
+					if first {
+						first = false
+						go func() { closed <- sh.Close() }()
+						for answers(sh) {
+						}
+					}
+					return nil
+				})
+			}()
+			timeout := time.After(20 * time.Second)
+			for _, done := range []chan error{ended, closed} {
+				select {
+				case err := <-done:
+					if closes := done == closed; (err == nil) != closes {
+						t.Errorf("closed: %v, %v", closes, err)
+					}
+				case <-timeout:
+					t.Fatal("the shard and its reader wait for each other")
+				}
+			}
+		})
+	}
+}
+
+// mustFlushed returns a shard with a point of each of some series in a file.
+func mustFlushed(t *testing.T, series int) *tsdb.Shard {
+	t.Helper()
 	s := openStore(t)
 	if err := s.CreateShard("db", "rp", 1, true); err != nil {
 		t.Fatal(err)
 	}
-	var lines strings.Builder
-	for i := range 10 {
-		fmt.Fprintf(&lines, "m%d v=1 1\n", i)
+	var lines []byte
+	for i := range series {
+		lines = fmt.Appendf(lines, "m%d v=1 1\n", i)
 	}
-	points, err := models.ParsePointsString(lines.String())
+	points, err := models.ParsePoints(lines)
+	if err == nil {
+		err = s.WriteToShard(tsdb.WriteContext{}, 1, points)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
-		t.Fatal(err)
+	engine, err := s.Shard(1).Engine()
+	if err == nil {
+		err = engine.(*tsm1.Engine).WriteSnapshot()
 	}
-	sh := s.Shard(1)
-	engine, err := sh.Engine()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := engine.(*tsm1.Engine).WriteSnapshot(); err != nil {
-		t.Fatal(err)
-	}
-
-	closed, digested := make(chan error, 1), make(chan error, 1)
-	seen := 0
-	go func() {
-		digested <- digest.Compute(t.Context(), sh, key, shardRange, math.MaxInt64, func(*digest.SeriesField) error {
-			if seen++; seen == 1 {
-				go func() { closed <- sh.Close() }()
-				for answers(sh) {
-				}
-			}
-			return nil
-		})
-	}()
-	for _, done := range []chan error{digested, closed} {
-		select {
-		case err := <-done:
-			if done == closed && err != nil {
-				t.Error(err)
-			} else if done == digested && err == nil {
-				t.Error("the digest is of a shard that is closed")
-			}
-		case <-time.After(20 * time.Second):
-			t.Fatal("the shard and its digest wait for each other")
-		}
-	}
+	return s.Shard(1)
 }
 
 // answers reports whether a shard answers, and is not being closed.

@@ -107,8 +107,7 @@ func Compute(ctx context.Context, shard *tsdb.Shard, key uint64, rng Range, unti
 	if err != nil {
 		return fmt.Errorf("digest of shard %d: %w", shard.ID(), err)
 	}
-	points.Close()
-	return points.Open()
+	return points.End()
 }
 
 // reader digests series of one shard.

@@ -2,4 +2,4 @@
 
 package digest_test
 
-const defaultLayouts, defaultSeries = 3_000, 100_000
+const defaultLayouts, defaultSeries = 10_000, 100_000

@@ -33,8 +33,8 @@ func EachSeries(ctx context.Context, shard *tsdb.Shard, fn func(key []byte) erro
 	return open.eachSeries(ctx, runBytes, fn)
 }
 
-// openShard is what an open shard has. Who holds files of a shard must not ask the shard for it: a shard that is
-// closed waits for its files, and who asks it waits until it is closed. It stays open while the files are held.
+// openShard is what a digest needs of a shard. It is taken before the files of the shard are held: a shard that is
+// being closed waits for them, and does not answer meanwhile. Its engine and index stay open while they are held.
 type openShard struct {
 	engine tsdb.Engine
 	index  tsdb.Index

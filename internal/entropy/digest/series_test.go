@@ -54,7 +54,8 @@ func TestSeriesComeInOrderByWayOfAFile(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := mustOpened(t, s.Shard(1)).eachSeries(ctx, runBytes, func([]byte) error { return nil }); err != context.Canceled {
+	err := mustOpened(t, s.Shard(1)).eachSeries(ctx, runBytes, func([]byte) error { return nil })
+	if err != context.Canceled {
 		t.Errorf("got %v", err)
 	}
 }

@@ -47,13 +47,17 @@ type Hidden struct {
 
 func (h Hidden) String() string { return fmt.Sprintf("measurement %q: %s", h.Measurement, h.Reason) }
 
+// Hold keeps deletes back until release. It is not ok when there was a delete since the check began, or one is under
+// way. A nil Hold is for a shard in which nothing is deleted.
+type Hold func() (release func(), ok bool)
+
 // errDeletes ends a check that a delete came into.
 var errDeletes = errors.New("a delete came meanwhile")
 
 // Check returns the measurements of a shard that seem to be hidden. Deletes is a number that changes with each
-// delete. hold keeps deletes back while the indexes are read, for microseconds at a time; it is not ok when there was
-// one since, and then nothing is checked. A measurement that is dropped during the check may be named. Heal looks again.
-func (c *Checker) Check(ctx context.Context, sh *tsdb.Shard, deletes uint64, hold func() (release func(), ok bool)) ([]Hidden, error) {
+// delete. It holds deletes while it reads the indexes, for microseconds at a time. When there was a delete meanwhile,
+// it returns nothing. A measurement that is dropped during the check may be named. Heal looks again.
+func (c *Checker) Check(ctx context.Context, sh *tsdb.Shard, deletes uint64, hold Hold) ([]Hidden, error) {
 	hidden, err := c.check(ctx, sh, deletes, hold)
 	if errors.Is(err, errDeletes) {
 		return nil, nil
@@ -61,7 +65,7 @@ func (c *Checker) Check(ctx context.Context, sh *tsdb.Shard, deletes uint64, hol
 	return hidden, err
 }
 
-func (c *Checker) check(ctx context.Context, sh *tsdb.Shard, deletes uint64, hold func() (func(), bool)) ([]Hidden, error) {
+func (c *Checker) check(ctx context.Context, sh *tsdb.Shard, deletes uint64, hold Hold) ([]Hidden, error) {
 	if isUnflushed(sh) { // what was healed could not be written
 		if err := Flush(sh); err != nil {
 			return nil, err
@@ -139,7 +143,7 @@ const restKeys = 1024
 // walker compares keys with the indexes.
 type walker struct {
 	engine *tsm1.Engine
-	hold   func() (release func(), ok bool)
+	hold   Hold
 	hidden map[string]string // reasons by measurement
 	work   pace.Stint
 	keys   int
@@ -151,9 +155,7 @@ type walker struct {
 }
 
 func newWalker(ctx context.Context, engine *tsm1.Engine) *walker {
-	return &walker{
-		engine: engine, hold: func() (func(), bool) { return func() {}, true }, hidden: make(map[string]string), work: pace.Begin(ctx),
-	}
+	return &walker{engine: engine, hidden: make(map[string]string), work: pace.Begin(ctx)}
 }
 
 // found are the measurements that seem to be hidden, in their order.
@@ -223,11 +225,13 @@ func (w *walker) measurement(series []byte) (err error) {
 	w.at = string(name)
 	w.name = append(w.name[:0], models.EscapeMeasurement(name)...)
 	w.fields = nil
-	release, ok := w.hold()
-	if !ok {
-		return errDeletes
+	if w.hold != nil {
+		release, ok := w.hold()
+		if !ok {
+			return errDeletes
+		}
+		defer release()
 	}
-	defer release()
 	if fields := w.engine.MeasurementFieldSet().FieldsByString(w.at); fields != nil {
 		w.fields = fields.FieldSet()
 	}

@@ -17,7 +17,7 @@ import (
 func healAll(t *testing.T, n *node) []Hidden {
 	t.Helper()
 	var c Checker
-	found, err := c.Check(context.Background(), n.Shard(id), 0, noDeletes)
+	found, err := c.Check(context.Background(), n.Shard(id), 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,7 +25,7 @@ func healAll(t *testing.T, n *node) []Hidden {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, err := c.Check(context.Background(), n.Shard(id), 0, noDeletes); err != nil || len(again) > 0 {
+	if again, err := c.Check(context.Background(), n.Shard(id), 0, nil); err != nil || len(again) > 0 {
 		t.Errorf("after healing: %v, %v", again, err)
 	}
 	return healed
@@ -143,14 +143,24 @@ func TestCheckReadsWhatChanged(t *testing.T) {
 		var c Checker
 		check := func(deletes uint64, want int) {
 			t.Helper()
-			if got, err := c.Check(context.Background(), n.Shard(id), deletes, noDeletes); err != nil || len(got) != want {
+			if got, err := c.Check(context.Background(), n.Shard(id), deletes, nil); err != nil || len(got) != want {
 				t.Errorf("check: %v, %v; want %d", got, err, want)
 			}
 		}
 		check(1, 0)
 		n.fields().Delete("m")
 		check(1, 0) // not looked at
-		check(2, 1)
+		for _, ok := range []bool{false, true} {
+			held := 0
+			hold := func() (func(), bool) { held++; return func() { held-- }, ok }
+			found, err := c.Check(context.Background(), n.Shard(id), 2, hold)
+			if err != nil || len(found) > 0 != ok {
+				t.Errorf("deletes are held: %v; found %v, %v", ok, found, err)
+			}
+			if want := map[bool]int{false: 1, true: 0}[ok]; held != want {
+				t.Errorf("deletes are held: %v; %d are not released, want %d", ok, held, want)
+			}
+		}
 	})
 }
 
@@ -181,7 +191,7 @@ func TestCheckBesideWritesAndDeletes(t *testing.T) {
 		}
 		var c Checker
 		for range 30 {
-			if found, err := c.Check(context.Background(), n.Shard(id), 0, noDeletes); err != nil || len(found) > 0 {
+			if found, err := c.Check(context.Background(), n.Shard(id), 0, nil); err != nil || len(found) > 0 {
 				t.Errorf("found %v, %v", found, err)
 			}
 			if err := engine.WriteSnapshot(); err != nil {
@@ -192,5 +202,3 @@ func TestCheckBesideWritesAndDeletes(t *testing.T) {
 		wg.Wait()
 	})
 }
-
-func noDeletes() (release func(), ok bool) { return func() {}, true }

@@ -49,13 +49,17 @@ var errLimit = errors.New("limit reached")
 
 // each calls fn with a reader that is at each region that has points of its type.
 func each(ctx context.Context, shard *tsdb.Shard, regions []Region, fn func(i int, r *scan.Reader) error) error {
+	engine, err := shard.Engine() // while the files are held, a shard that is being closed does not answer
+	if err != nil {
+		return err
+	}
 	reader, err := scan.NewReader(ctx, shard)
 	if err != nil {
 		return err
 	}
 	defer reader.Close()
 	for i, r := range regions {
-		fields := shard.MeasurementFields(models.ParseName(r.Series))
+		fields := engine.MeasurementFields(models.ParseName(r.Series))
 		if fields == nil {
 			continue
 		}
@@ -77,7 +81,7 @@ func each(ctx context.Context, shard *tsdb.Shard, regions []Region, fn func(i in
 			return fmt.Errorf("shard %d: read %s of %s: %w", shard.ID(), r.Field, r.Series, err)
 		}
 	}
-	return reader.Open()
+	return reader.End()
 }
 
 // blocks calls fn with the points of a region, in blocks of the engine's encoding.

@@ -260,8 +260,7 @@ func (w *lines) all(ctx context.Context, shard *tsdb.Shard, keys []otherKey) err
 			return fmt.Errorf("series %q: %w", k.series, err)
 		}
 	}
-	r.Close()
-	return r.Open()
+	return r.End()
 }
 
 func values[V scan.Value](w *lines, r *scan.Reader, series []byte) error {

@@ -82,9 +82,10 @@ func (r *Reader) Close() {
 	r.files, r.listed, r.having = nil, nil, nil
 }
 
-// Open tells whether all that was read was of an open shard: one that was closed, or opened anew, meanwhile looks empty.
-// It must be asked after Close: a shard that is being closed waits for the files of its readers.
-func (r *Reader) Open() error {
+// End lets the files go, and returns an error unless all that was read was of an open shard: one that was closed, or
+// opened anew, meanwhile looks empty. The files go first, as a shard that is being closed waits for them.
+func (r *Reader) End() error {
+	r.Close()
 	e, err := r.shard.Engine()
 	if err == nil && e != tsdb.Engine(r.engine) {
 		err = errors.New("it was opened anew meanwhile")

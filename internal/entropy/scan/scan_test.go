@@ -139,9 +139,6 @@ func (s *shard) same(t fataler, r *scan.Reader, field string, min, max int64) {
 	case "s":
 		got, err = read[string](t, r, field, min, max)
 	}
-	if err == nil {
-		err = r.Open()
-	}
 	if err != nil || !slices.Equal(got, want) {
 		t.Fatal("field ", field, " in ", min, " to ", max, ":\n", strings.Join(got, "\n"), "\nwant\n", strings.Join(want, "\n"), err)
 	}
@@ -320,7 +317,7 @@ func TestShardIsClosedMeanwhile(t *testing.T) {
 	if err := s.Shard().Close(); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := read[float64](t, r, "f", 0, 5000); err == nil && r.Open() == nil {
+	if got, err := read[float64](t, r, "f", 0, 5000); err == nil && r.End() == nil {
 		t.Error(len(got), " points of a closed shard")
 	}
 	if _, err := scan.NewReader(t.Context(), s.Shard()); err == nil {
@@ -329,7 +326,7 @@ func TestShardIsClosedMeanwhile(t *testing.T) {
 	if err := s.Shard().Open(); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Open(); err == nil {
+	if err := r.End(); err == nil {
 		t.Error("it was opened anew, and passes for the one of before")
 	}
 }
