@@ -375,7 +375,7 @@ func (n *Node) openEntropy(pool *rpc.Pool) (*entropy.View, error) {
 		Dir:      filepath.Join(n.cfg.entropyDir(), "incoming"), CheckDisk: local.CheckDisk, Log: n.log,
 	}
 	local.Files = shards.FillFrom
-	local.Pace = pace.New(n.requests)
+	local.Pace = pace.New(n.requests())
 	if err := shards.Discard(func(id uint64) bool { _, ok := n.Meta.Shard(id); return ok }); err != nil {
 		return nil, fmt.Errorf("remove files of shards that are gone: %w", err)
 	}
@@ -424,10 +424,14 @@ func (n *Node) openEntropy(pool *rpc.Pool) (*entropy.View, error) {
 	return view, nil
 }
 
-// requests is how many writes and queries of clients this node has served.
-func (n *Node) requests() int64 {
-	queries, _ := n.executor.Statistics(nil)[0].Values["queriesExecuted"].(int64)
-	return n.served.Requests() + n.writer.Requests() + n.http.Requests() + queries
+// requests returns a function that tells how many writes and queries of clients this node has served. A call of
+// another node may ask it while the node closes, so it has the parts of its own.
+func (n *Node) requests() func() int64 {
+	executor, writer, store := n.executor, n.writer, n.http
+	return func() int64 {
+		queries, _ := executor.Statistics(nil)[0].Values["queriesExecuted"].(int64)
+		return n.served.Requests() + writer.Requests() + store.Requests() + queries
+	}
 }
 
 // Reload takes over what can change while the node runs: the [anti-entropy]
