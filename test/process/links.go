@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -123,6 +124,11 @@ func (l *Links) open(g *gate) error {
 		return nil
 	}
 	ln, err := net.Listen("tcp", g.called)
+	// A process that is being started may hold the closed listener until it runs its program.
+	for tries := 0; errors.Is(err, syscall.EADDRINUSE) && tries < 100; tries++ {
+		time.Sleep(10 * time.Millisecond)
+		ln, err = net.Listen("tcp", g.called)
+	}
 	if err != nil {
 		return fmt.Errorf("proxy of %s: %w", g.node, err)
 	}
