@@ -56,6 +56,9 @@ type Deps struct {
 	Found func(shard uint64)                                   // is told of a copy here that was found to lack something, 0 for several
 	Clock func(node cluster.Node, ahead, margin time.Duration) // is told how far the clock of another node is ahead
 
+	Floor func(node uint64) (clock, floor uint64) // what a node is told of the order of writes; nil for nothing
+	Told  func(node, clock, floor uint64)         // is told what another node says of it; not nil when Floor is not
+
 	Log *zap.Logger
 	Now func() time.Time // the time that this node tells others; time.Now when nil
 }

@@ -231,6 +231,9 @@ func (s *Service) message(to uint64, have map[uint64]version) *rpc.CopyStates {
 		Process: s.deps.Process(), Starting: !s.ready.Load(), Identity: s.deps.Identity(),
 		Lost: s.lost[to].sorted(),
 	}
+	if s.deps.Floor != nil {
+		m.Version, m.Floor = s.deps.Floor(to)
+	}
 	if m.Starting {
 		return m
 	}
@@ -264,6 +267,9 @@ func (s *Service) learn(m *rpc.CopyStates) error {
 	s.mu.Unlock()
 	if another {
 		s.deps.Gone(m.Node, m.Process)
+	}
+	if s.deps.Told != nil && m.Version != 0 {
+		s.deps.Told(m.Node, m.Version, m.Floor)
 	}
 	if m.Starting {
 		return nil

@@ -73,6 +73,17 @@ func (n *Node) openCopies(written map[uint64]time.Time) (err error) {
 			}
 		},
 		Clock: n.compareClock, Now: n.now,
+		Floor: func(node uint64) (clock, floor uint64) {
+			if w := n.queues.writer.Load(); w != nil {
+				return w.Floor(node)
+			}
+			return 0, 0
+		},
+		Told: func(node, clock, floor uint64) {
+			if w := n.queues.writer.Load(); w != nil {
+				w.Told(node, clock, floor)
+			}
+		},
 		Identity: n.Meta.Identity, Doubt: n.Doubt,
 		Log: n.log,
 	})

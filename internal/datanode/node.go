@@ -252,6 +252,9 @@ func (n *Node) openParts() error {
 			return err
 		}
 	}
+	if err := n.openOrder(); err != nil {
+		return err
+	}
 	if err := n.openHandoff(); err != nil {
 		return err
 	}

@@ -106,6 +106,9 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 	if err != nil {
 		return err
 	}
+	if d.writer.Order != nil {
+		r.Version = uint64(d.writer.Order.Clock.Next()) // above all that the nodes had when they heard of it
+	}
 	if err := d.keep(r, missed, heard); err != nil {
 		return fmt.Errorf("the delete cannot be kept for %s, and was not run: %w", missed, err)
 	}
@@ -209,11 +212,13 @@ func (d *Deletes) announce(nodes []cluster.Node, r *rpc.ExecuteRequest) (heard [
 				return
 			}
 			heard = append(heard, n)
+			d.writer.heard(resp.Clock)
 			if resp.Barrier != nil {
 				barriers = append(barriers, resp.Barrier)
 			}
 		}()
 	}
+	d.writer.removals.announce(r, time.Now())
 	own, err := d.writer.NoteDelete(r)
 	wg.Wait()
 	if err != nil {
@@ -247,6 +252,7 @@ func (d *Deletes) ended(nodes []cluster.Node, r *rpc.ExecuteRequest) {
 	}
 	wg.Wait()
 	d.writer.deletes.end(r.Database, r.Id, time.Now())
+	d.writer.removals.ended(r.Database, r.Id)
 }
 
 // keep queues a delete for missed nodes, here and on every node that was

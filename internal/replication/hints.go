@@ -175,13 +175,26 @@ func (w *Writer) runDelete(store *tsdb.Store, r *rpc.ExecuteRequest) (err error)
 		}
 		w.fences.bar(r.Database, r.Barriers)
 	}
+	versioned := r.Version != 0 && r.Bounds == nil && w.Order != nil
+	if versioned {
+		w.removals.announce(r, time.Now())
+		w.removals.add(r)
+	}
 	if err := execute(store, r); err != nil {
 		return err
+	}
+	if versioned {
+		for _, n := range w.removals.newer(r) {
+			user := tsdb.WriteContext{UserId: tsdb.UnknownUser}
+			if err := w.accept(user, n.shard, r.Database, n.policy, n.version, true, n.points); err != nil {
+				return fmt.Errorf("write again what is newer than the delete: %w", err)
+			}
+		}
 	}
 	if w.Deletes == nil || r.Bounds != nil {
 		return nil
 	}
-	return w.Deletes.Record(r.Id)
+	return w.Deletes.Record(r)
 }
 
 // DeletesSeen is a number for a shard's database that every delete changes which
@@ -368,7 +381,7 @@ func (w *Writer) coverings(shard uint64, lists ...[]handoff.Entry) (out []*cover
 // sent as one for what one of them holds, the first is tried alone, to find it.
 func (w *Writer) deliverWrites(ctx context.Context, node, sequence uint64, entries []handoff.Entry, deletes []*covering) (int, error) {
 	var req *rpc.WriteShardRequest
-	n := 0
+	n, had := 0, 0 // entries, and points before some were left out
 	for _, e := range entries {
 		next := &rpc.WriteShardRequest{}
 		if err := proto.Unmarshal(e.Data, next); err != nil {
@@ -377,18 +390,26 @@ func (w *Writer) deliverWrites(ctx context.Context, node, sequence uint64, entri
 			}
 			return 0, &handoff.PermanentError{Err: fmt.Errorf("malformed entry: %w", err)}
 		}
+		kept, err := withoutDeleted(next.Points, deletes)
+		if err != nil && n > 0 {
+			break
+		} else if err != nil {
+			return 0, &handoff.PermanentError{Err: err}
+		}
+		span := &rpc.VersionSpan{Version: next.Version, Points: uint32(len(kept))}
+		had += len(next.Points)
 		if req == nil {
 			req = next
-		} else {
-			req.Points = append(req.Points, next.Points...)
+			req.Points, req.Version = nil, 0
+		}
+		if len(kept) > 0 {
+			req.Points = append(req.Points, kept...)
+			req.Spans = append(req.Spans, span)
 		}
 		n++
 	}
-	kept, err := withoutDeleted(req.Points, deletes)
-	if err != nil {
-		err = &handoff.PermanentError{Err: err}
-	} else if len(kept) > 0 || len(req.Points) == 0 {
-		req.Points = kept
+	var err error
+	if len(req.Points) > 0 || had == 0 {
 		err = w.deliverRequest(ctx, node, sequence, req)
 	}
 	var never *handoff.PermanentError
@@ -415,9 +436,9 @@ func (w *Writer) deliverRequest(ctx context.Context, node, sequence uint64, req 
 			return errors.New("a delete came meanwhile")
 		}
 		defer release()
-		r = judge(writeStore(w.Shards, w.Begun, tsdb.WriteContext{UserId: req.UserId}, req.ShardId, req.Database, req.RetentionPolicy, points))
+		r = judge(w.acceptSpans(req, points))
 	} else {
-		r = w.send(ctx, node, req, order{sequence: sequence, hinted: true})
+		r = w.send(ctx, node, req, sending{sequence: sequence, hinted: true})
 	}
 	switch {
 	case r.partial != nil:

@@ -337,7 +337,7 @@ func TestRanLogOutlivesARestart(t *testing.T) {
 	if l.Ran("a") {
 		t.Error("ran before it was recorded")
 	}
-	if err := errors.Join(l.Record("a"), l.Close()); err != nil {
+	if err := errors.Join(l.Record(&rpc.ExecuteRequest{Id: "a"}), l.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if l, err = OpenRanLog(path, time.Hour); err != nil {

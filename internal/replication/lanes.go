@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"concord/internal/order"
 )
 
 // maxPendingBytes bounds what writes under way to one node hold in memory.
@@ -18,7 +20,8 @@ const maxPendingBytes = 64 << 20
 // A node with too many writes under way counts as slow: all of them are
 // cancelled, which sends them to its hinted handoff queues.
 type lanes struct {
-	maxPending int // writes under way to one node; 0 for no limit
+	maxPending int          // writes under way to one node; 0 for no limit
+	clock      *order.Clock // gives each write its version; nil for none
 
 	mu       sync.Mutex
 	sequence uint64                    // grows with every delivery
@@ -42,6 +45,7 @@ type delivery struct {
 	sequence uint64
 	write    uint64 // the same for all owners
 	began    time.Time
+	version  order.Version // the same for all owners
 	size     int
 	earlier  []*delivery // to wait for
 	answered bool        // its client has the answer; guarded by lanes.mu
@@ -63,12 +67,16 @@ func (l *lanes) begin(owners []uint64, shard uint64, db string, size int, timeou
 		l.writes[shard] = make(map[uint64]int)
 	}
 	l.writes[shard][l.write] = len(owners)
+	var version order.Version
+	if l.clock != nil {
+		version = l.clock.Next() // with mu held, for oldest
+	}
 	out := make([]*delivery, len(owners))
 	v := &verdict{}
 	now := time.Now()
 	for i, owner := range owners {
 		l.sequence++
-		d := &delivery{lane: lane{owner, shard}, db: db, sequence: l.sequence, write: l.write, began: now, size: size, verdict: v, done: make(chan struct{})}
+		d := &delivery{lane: lane{owner, shard}, db: db, sequence: l.sequence, write: l.write, version: version, began: now, size: size, verdict: v, done: make(chan struct{})}
 		d.ctx, d.cancel = context.WithTimeout(context.Background(), timeout)
 		set := l.lanes[d.lane]
 		if set == nil {
@@ -94,6 +102,19 @@ func (l *lanes) begin(owners []uint64, shard uint64, db string, size int, timeou
 		out[i] = d
 	}
 	return out
+}
+
+// oldest returns a version such that no delivery under way, and none that begins later, has a smaller one.
+func (l *lanes) oldest() order.Version {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	oldest := l.clock.Now()
+	for _, set := range l.lanes {
+		for d := range set {
+			oldest = min(oldest, d.version)
+		}
+	}
+	return oldest
 }
 
 // cancelNode is called with l.mu held.

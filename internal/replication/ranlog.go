@@ -7,8 +7,10 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"google.golang.org/protobuf/proto"
 
 	"concord/internal/bolt"
+	"concord/internal/rpc"
 )
 
 // RanLog remembers, durably, which deletes ran on this node. Several nodes may
@@ -21,7 +23,10 @@ type RanLog struct {
 	keep time.Duration
 }
 
-var ranBucket = []byte("ran.v1") // id -> nanoseconds, 8 bytes big endian
+var (
+	ranBucket     = []byte("ran.v1")     // id -> nanoseconds, 8 bytes big endian
+	removalBucket = []byte("removal.v1") // id -> the delete with its version, an rpc.ExecuteRequest
+)
 
 // withoutRanLog is why a damaged log is not set aside unasked: what it says cannot be found out again.
 const withoutRanLog = "to start without, move it away; a delete that other nodes still keep for this one then runs once more, and takes later writes of its time range with it"
@@ -61,10 +66,32 @@ func (l *RanLog) purge(now time.Time) error {
 			}
 			return nil
 		})
+		removals, failed := tx.CreateBucketIfNotExists(removalBucket)
+		if err = errors.Join(err, failed); err != nil {
+			return err
+		}
 		for _, k := range old {
-			err = errors.Join(err, b.Delete(k))
+			err = errors.Join(err, b.Delete(k), removals.Delete(k))
 		}
 		return err
+	})
+}
+
+// Each calls fn with the deletes that have versions.
+func (l *RanLog) Each(fn func(*rpc.ExecuteRequest)) error {
+	return l.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(removalBucket).ForEach(func(id, v []byte) error {
+			r := &rpc.ExecuteRequest{}
+			err := proto.Unmarshal(v, r)
+			if err == nil {
+				err = check(r)
+			}
+			if err != nil {
+				return fmt.Errorf("delete %s: %w", id, err)
+			}
+			fn(r)
+			return nil
+		})
 	})
 }
 
@@ -78,9 +105,21 @@ func (l *RanLog) Ran(id string) (ran bool) {
 }
 
 // Record remembers that a delete ran; it is on disk when Record returns.
-func (l *RanLog) Record(id string) error {
-	err := l.db.Update(func(tx *bbolt.Tx) error {
-		return tx.Bucket(ranBucket).Put([]byte(id), binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano())))
+func (l *RanLog) Record(r *rpc.ExecuteRequest) error {
+	kept := &rpc.ExecuteRequest{
+		Kind: r.Kind, Database: r.Database, Name: r.Name, Statement: r.Statement, Id: r.Id, Version: r.Version,
+	}
+	b, err := proto.Marshal(kept)
+	if err != nil {
+		return err
+	}
+	err = l.db.Update(func(tx *bbolt.Tx) error {
+		if r.Version != 0 {
+			if err := tx.Bucket(removalBucket).Put([]byte(r.Id), b); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket(ranBucket).Put([]byte(r.Id), binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano())))
 	})
 	if err == nil && l.Recorded != nil {
 		err = l.Recorded()

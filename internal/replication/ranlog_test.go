@@ -13,6 +13,7 @@ import (
 
 	"concord/internal/bolt"
 	"concord/internal/bolt/bolttest"
+	"concord/internal/rpc"
 )
 
 // ranFile makes a log with n deletes.
@@ -25,7 +26,7 @@ func ranFile(t testing.TB, n int) []byte {
 	}
 	l.db.NoSync = true
 	for i := range n {
-		if err := l.Record(fmt.Sprintf("%x-%x", 1<<40, i)); err != nil {
+		if err := l.Record(&rpc.ExecuteRequest{Id: fmt.Sprintf("%x-%x", 1<<40, i)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -85,7 +86,7 @@ func FuzzOpenRanLog(f *testing.F) {
 			return
 		}
 		l.db.NoSync = true
-		if err := l.Record("new"); err != nil && !errors.Is(err, bbolt.ErrIncompatibleValue) {
+		if err := l.Record(&rpc.ExecuteRequest{Id: "new"}); err != nil && !errors.Is(err, bbolt.ErrIncompatibleValue) {
 			t.Fatal(err)
 		}
 		if err := l.Close(); err != nil {

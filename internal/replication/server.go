@@ -77,21 +77,23 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 		return nil, status.Error(codes.Canceled, "the write came too late: its sender has given it up")
 	}
 	defer release()
-	var begun func(uint64) error
-	shards := Shards(s.store)
-	if s.writer != nil {
-		begun, shards = s.writer.Begun, s.writer.Shards
+	if s.writer == nil {
+		err = writeStore(s.store, nil, tsdb.WriteContext{UserId: r.UserId}, r.ShardId, r.Database, r.RetentionPolicy, points)
+	} else {
+		err = s.writer.acceptSpans(r, points)
 	}
-	err = writeStore(shards, begun, tsdb.WriteContext{UserId: r.UserId}, r.ShardId, r.Database, r.RetentionPolicy, points)
 	var p tsdb.PartialWriteError
 	if s.writer != nil && (err == nil || errors.As(err, &p)) {
 		s.writer.received.add(r)
 	}
+	clock := s.writer.clock()
 	switch {
 	case err == nil:
-		return &rpc.WriteShardResponse{}, nil
+		return &rpc.WriteShardResponse{Clock: clock}, nil
+	case errors.Is(err, errBehind):
+		return &rpc.WriteShardResponse{Clock: clock, Behind: true}, nil
 	case errors.As(err, &p):
-		resp := &rpc.WriteShardResponse{Error: p.Reason, Dropped: int32(p.Dropped), Partial: true}
+		resp := &rpc.WriteShardResponse{Error: p.Reason, Dropped: int32(p.Dropped), Partial: true, Clock: clock}
 		if r.Decides {
 			resp.Conflicts, err = conflicts(s.store.Shard(r.ShardId), r.Points)
 			if err != nil {
@@ -179,10 +181,12 @@ func (s *Server) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.Execu
 	}
 	if r.AnnounceOnly && r.Ended {
 		s.writer.deletes.end(r.Database, r.Id, time.Now())
+		s.writer.removals.ended(r.Database, r.Id)
 		return &rpc.ExecuteResponse{}, nil
 	}
 	if r.AnnounceOnly {
 		s.writer.deletes.begin(r.Database, r.Id, announced{time.Now(), r.SenderNode, r.Sequence})
+		s.writer.removals.announce(r, time.Now())
 		barrier, err := s.writer.NoteDelete(r)
 		return s.noted(s.answer(err), barrier), nil
 	}
@@ -202,7 +206,7 @@ func (s *Server) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.Execu
 // noted is an answer with the barrier of this node.
 func (s *Server) noted(resp *rpc.ExecuteResponse, b *rpc.Barrier) *rpc.ExecuteResponse {
 	if resp != nil {
-		resp.Barrier = b
+		resp.Barrier, resp.Clock = b, s.writer.clock()
 	}
 	return resp
 }

@@ -3,6 +3,7 @@ package replication
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -119,6 +120,7 @@ type undecidedWrite struct {
 	db, policy string
 	deletes    uint64 // as in shardTypes
 	fields     map[fieldKey]influxql.DataType
+	yields     bool // as in shardWrite
 	requests   []*rpc.WriteShardRequest
 	owners     []*delivery // in the shard's order
 	done       func(*delivery, result)
@@ -136,6 +138,12 @@ func (w *Writer) decideTypes(u *undecidedWrite) {
 			if r.undecided {
 				undecided = append(undecided, d)
 				continue
+			}
+			if errors.Is(r.err, errBehind) {
+				for _, o := range others {
+					u.done(o, r) // all get it anew, with a greater version
+				}
+				return
 			}
 			if r.err != nil {
 				continue
@@ -165,7 +173,7 @@ func (w *Writer) writeFirst(u *undecidedWrite, d *delivery, onlyWhole, last bool
 	}
 	if d.node != w.meta.NodeID() {
 		defer time.AfterFunc(limit, d.cancel).Stop()
-		r := w.writeRemote(d, u.requests, order{decides: true, onlyWhole: onlyWhole})
+		r := w.writeRemote(d, u.requests, sending{decides: true, onlyWhole: onlyWhole})
 		if !r.undecided {
 			u.done(d, r)
 		}
@@ -199,7 +207,7 @@ func (w *Writer) writeFirst(u *undecidedWrite, d *delivery, onlyWhole, last bool
 // writeRest writes the requests to one owner. This node's store reorders the points that it is given: it gets copies.
 func (w *Writer) writeRest(u *undecidedWrite, d *delivery, requests []*rpc.WriteShardRequest) result {
 	if d.node != w.meta.NodeID() {
-		return w.writeRemote(d, requests, order{})
+		return w.writeRemote(d, requests, sending{})
 	}
 	var points []models.Point
 	for _, r := range requests {
@@ -212,7 +220,7 @@ func (w *Writer) writeRest(u *undecidedWrite, d *delivery, requests []*rpc.Write
 	if len(points) == 0 {
 		return result{}
 	}
-	return w.writeLocal(u.ctx, d, u.db, u.policy, points)
+	return w.writeLocal(u.ctx, d, u.db, u.policy, points, u.yields)
 }
 
 // notWhole reports whether this node's copy of a shard may lack fields that other owners have.
@@ -294,6 +302,7 @@ func withoutConflicts(requests []*rpc.WriteShardRequest, conflicts []*rpc.FieldT
 		if len(kept) > 0 {
 			out = append(out, &rpc.WriteShardRequest{
 				ShardId: r.ShardId, Database: r.Database, RetentionPolicy: r.RetentionPolicy, UserId: r.UserId, Points: kept,
+				Version: r.Version, Yields: r.Yields,
 			})
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
+	"concord/internal/order"
 	"concord/internal/rpc"
 )
 
@@ -60,6 +62,7 @@ type Writer struct {
 	Handoff      Handoff       // nil when [hinted-handoff] enabled = false
 	MaxPending   int           // writes under way to one node, with Handoff
 	Deletes      *RanLog       // deletes that ran here; nil without Handoff
+	Order        *Order        // nil when points have no versions
 	// Begun, when set, is told of a shard that this node begins with a write: other owners
 	// may have more of it.
 	Begun func(shard uint64) error
@@ -98,6 +101,8 @@ type Writer struct {
 	deletes  deleteCounts
 	received received
 	types    fieldTypes
+	removals removals
+	floors   floors
 
 	mu     sync.RWMutex // held for reading while owners start, so that Close waits for them
 	opened bool
@@ -125,6 +130,14 @@ func (w *Writer) Open() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.opened = true
+	if w.Order != nil {
+		w.lanes.clock = w.Order.Clock
+		if w.Deletes != nil {
+			if err := w.Deletes.Each(w.removals.add); err != nil {
+				return fmt.Errorf("read the deletes that ran here: %w", err)
+			}
+		}
+	}
 	w.open, w.close = context.WithCancel(context.Background())
 	if w.Handoff != nil {
 		w.lanes.maxPending = w.MaxPending
@@ -283,6 +296,38 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 			return alsoStripped(err, tsdb.PartialWriteError{Reason: reason, Database: db, RetentionPolicy: policy})
 		}
 	}
+	for restamps := 0; ; restamps++ {
+		write := shardWrite{ctx: ctx, shard: shard, db: db, policy: policy, level: level, newFields: newFields, deletes: deletes}
+		write.yields = restamps == maxRestamps
+		write.points = points
+		if w.Order != nil {
+			write.points = slices.Clone(points) // the local store reorders what it is given
+		}
+		if err := w.writeOwners(write); !errors.Is(err, errBehind) {
+			return err
+		}
+	}
+}
+
+// maxRestamps is how often a write gets a greater version because an owner had a newer one of the same points. After
+// that the newer writes overlap with this one, and may win.
+const maxRestamps = 3
+
+// shardWrite is one attempt to write points to the owners of a shard.
+type shardWrite struct {
+	ctx        tsdb.WriteContext
+	shard      *emeta.ShardInfo
+	db, policy string
+	level      models.ConsistencyLevel
+	points     []models.Point
+	newFields  map[fieldKey]influxql.DataType // whose types are not known
+	deletes    uint64                         // as in shardTypes
+	yields     bool                           // to newer versions of the points
+}
+
+// writeOwners makes an attempt. The error is errBehind when an owner has something newer and the client has no answer.
+func (w *Writer) writeOwners(a shardWrite) error {
+	ctx, shard, db, policy, points, owners := a.ctx, a.shard, a.db, a.policy, a.points, a.shard.Owners
 	w.mu.RLock()
 	if !w.opened {
 		w.mu.RUnlock()
@@ -309,25 +354,26 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 	results := make(chan result, len(owners))
 	deliveries := w.lanes.begin(nodes, shard.ID, db, size, w.WriteTimeout)
 	defer w.lanes.answer(deliveries)
+	stamp(requests, deliveries[0].version, a.yields)
 	done := func(d *delivery, r result) {
 		results <- r
 		w.lanes.finish(d)
 		w.wg.Done()
 	}
-	if len(newFields) > 0 {
-		go w.decideTypes(&undecidedWrite{ctx, db, policy, deletes, newFields, requests, deliveries, done})
+	if len(a.newFields) > 0 {
+		go w.decideTypes(&undecidedWrite{ctx, db, policy, a.deletes, a.newFields, a.yields, requests, deliveries, done})
 	} else {
 		for _, d := range deliveries {
 			go func() {
 				if d.node == self {
-					done(d, w.writeLocal(ctx, d, db, policy, points))
+					done(d, w.writeLocal(ctx, d, db, policy, points, a.yields))
 					return
 				}
-				done(d, w.writeRemote(d, requests, order{}))
+				done(d, w.writeRemote(d, requests, sending{}))
 			}()
 		}
 	}
-	err := w.decide(level, results, len(owners))
+	err := w.decide(a.level, results, len(owners))
 	for _, ln := range deliveries[0].verdict.pass(err) {
 		w.missedBy(ln.node, ln.shard, true)
 	}
@@ -358,6 +404,9 @@ func (w *Writer) decide(level models.ConsistencyLevel, results <-chan result, ow
 		case <-timeout.C:
 			r.err = coordinator.ErrTimeout
 			timedOut = true
+		}
+		if errors.Is(r.err, errBehind) {
+			return errBehind
 		}
 		if r.err != nil && !(r.hinted && level == models.ConsistencyLevelAny) {
 			failed++
@@ -435,9 +484,18 @@ func encode(ctx tsdb.WriteContext, id uint64, db, policy string, points []models
 	return out, size, nil
 }
 
+// stamp gives the messages of a write its version.
+func stamp(requests []*rpc.WriteShardRequest, v order.Version, yields bool) {
+	for _, r := range requests {
+		r.Version, r.Yields = uint64(v), yields
+	}
+}
+
 // writeLocal writes to this node's own copy. What the store may take later
-// goes to hinted handoff, as for any other owner.
-func (w *Writer) writeLocal(ctx tsdb.WriteContext, d *delivery, db, policy string, points []models.Point) result {
+// goes to hinted handoff, as for any other owner. Yields is as in shardWrite.
+func (w *Writer) writeLocal(
+	ctx tsdb.WriteContext, d *delivery, db, policy string, points []models.Point, yields bool,
+) result {
 	d.wait()
 	if w.deleted(d.shard, 1) {
 		return result{err: errShardDeleted, never: true}
@@ -445,8 +503,8 @@ func (w *Writer) writeLocal(ctx tsdb.WriteContext, d *delivery, db, policy strin
 	failed := result{err: errQueueNotEmpty}
 	if w.Handoff == nil || !w.Handoff.Pending(d.node, d.shard) {
 		w.stats.local.Add(int64(len(points)))
-		r := judge(writeStore(w.Shards, w.Begun, ctx, d.shard, db, policy, points))
-		if r.err == nil || influxdb.IsClientError(r.err) {
+		r := judge(w.accept(ctx, d.shard, db, policy, d.version, yields, points))
+		if r.err == nil || errors.Is(r.err, errBehind) || influxdb.IsClientError(r.err) {
 			return r
 		}
 		if w.Handoff == nil {
@@ -459,6 +517,7 @@ func (w *Writer) writeLocal(ctx tsdb.WriteContext, d *delivery, db, policy strin
 	if err != nil {
 		return result{err: err}
 	}
+	stamp(reqs, d.version, yields)
 	return w.hint(d, reqs, failed)
 }
 
@@ -508,7 +567,7 @@ func beginShard(store Shards, begun func(shard uint64) error, ctx tsdb.WriteCont
 
 // writeRemote writes the messages in turn, within WriteTimeout. From the first
 // that fails and may succeed later, they go to hinted handoff. Of the order, it sets what depends on the message.
-func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at order) result {
+func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at sending) result {
 	d.wait() // an earlier write may go to the queue yet
 	var all result
 	for i, req := range reqs {
@@ -518,7 +577,7 @@ func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at orde
 		at.sequence, at.write, at.settledWrite = d.sequence, partOf(d.write, i), partOf(w.lanes.settledWrite(d.shard), 0)
 		r := w.send(d.ctx, d.node, req, at)
 		at.onlyWhole = false // it has a part of the write
-		if r.undecided {
+		if r.undecided || errors.Is(r.err, errBehind) {
 			return r
 		}
 		if r.err != nil {
@@ -535,8 +594,8 @@ func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at orde
 	return all
 }
 
-// order is the place of a message among those of this process.
-type order struct {
+// sending is the place of a message among those of this process.
+type sending struct {
 	sequence            uint64
 	hinted              bool
 	write, settledWrite uint64 // as in WriteShardRequest
@@ -546,7 +605,7 @@ type order struct {
 // partOf is the number of one message of a write.
 func partOf(write uint64, part int) uint64 { return write<<8 | uint64(min(part, 255)) }
 
-func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardRequest, at order) result {
+func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardRequest, at sending) result {
 	sequence, hinted := at.sequence, at.hinted
 	w.stats.remote.Add(int64(len(req.Points)))
 	n, ok := w.meta.DataNode(node)
@@ -565,7 +624,11 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 			ShardId: req.ShardId, Database: req.Database, RetentionPolicy: req.RetentionPolicy, UserId: req.UserId, Points: req.Points,
 			Sender: w.sender, SenderNode: w.meta.NodeID(), Sequence: sequence, Hinted: hinted, Message: w.messages.Add(1), Settled: settled,
 			Write: at.write, SettledWrite: at.settledWrite, Decides: at.decides, OnlyWhole: at.onlyWhole,
+			Version: req.Version, Spans: req.Spans, Yields: req.Yields,
 		})
+	}
+	if err == nil {
+		w.heard(resp.Clock)
 	}
 	if err != nil {
 		if w.Handoff == nil {
@@ -585,6 +648,8 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 	switch {
 	case resp.Undecided:
 		return result{undecided: true}
+	case resp.Behind:
+		return result{err: errBehind}
 	case resp.Partial:
 		return result{conflicts: resp.Conflicts, partial: &tsdb.PartialWriteError{
 			Reason: resp.Error, Dropped: int(resp.Dropped), Database: req.Database, RetentionPolicy: req.RetentionPolicy,

@@ -78,7 +78,7 @@ func (x ExecuteRequest_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExecuteRequest_Kind.Descriptor instead.
 func (ExecuteRequest_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{13, 0}
+	return file_concord_proto_rawDescGZIP(), []int{14, 0}
 }
 
 type IdentifyRequest struct {
@@ -646,8 +646,14 @@ type WriteShardRequest struct {
 	Write        uint64 `protobuf:"varint,12,opt,name=write,proto3" json:"write,omitempty"`                                   // 0 for one out of hinted handoff
 	SettledWrite uint64 `protobuf:"varint,13,opt,name=settled_write,json=settledWrite,proto3" json:"settled_write,omitempty"` // all writes to the shard below it have reached their owners, or wait for them
 	// The owner is the first to get the write: it decides the types of the fields that are new to the shard.
-	Decides       bool `protobuf:"varint,14,opt,name=decides,proto3" json:"decides,omitempty"`
-	OnlyWhole     bool `protobuf:"varint,15,opt,name=only_whole,json=onlyWhole,proto3" json:"only_whole,omitempty"` // with decides: the owner writes nothing when its copy is not whole
+	Decides   bool `protobuf:"varint,14,opt,name=decides,proto3" json:"decides,omitempty"`
+	OnlyWhole bool `protobuf:"varint,15,opt,name=only_whole,json=onlyWhole,proto3" json:"only_whole,omitempty"` // with decides: the owner writes nothing when its copy is not whole
+	// The version that orders the write among all others, as package order has it; 0 of a node that does not know
+	// versions. Out of hinted handoff, spans say which points have which version, and version is 0.
+	Version uint64         `protobuf:"varint,16,opt,name=version,proto3" json:"version,omitempty"`
+	Spans   []*VersionSpan `protobuf:"bytes,17,rep,name=spans,proto3" json:"spans,omitempty"`
+	// A newer version on the owner does not make the write fail: the points that have one are left out.
+	Yields        bool `protobuf:"varint,18,opt,name=yields,proto3" json:"yields,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -787,6 +793,80 @@ func (x *WriteShardRequest) GetOnlyWhole() bool {
 	return false
 }
 
+func (x *WriteShardRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *WriteShardRequest) GetSpans() []*VersionSpan {
+	if x != nil {
+		return x.Spans
+	}
+	return nil
+}
+
+func (x *WriteShardRequest) GetYields() bool {
+	if x != nil {
+		return x.Yields
+	}
+	return false
+}
+
+// VersionSpan is how many of the points that follow have a version.
+type VersionSpan struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Points        uint32                 `protobuf:"varint,2,opt,name=points,proto3" json:"points,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VersionSpan) Reset() {
+	*x = VersionSpan{}
+	mi := &file_concord_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VersionSpan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VersionSpan) ProtoMessage() {}
+
+func (x *VersionSpan) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VersionSpan.ProtoReflect.Descriptor instead.
+func (*VersionSpan) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *VersionSpan) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *VersionSpan) GetPoints() uint32 {
+	if x != nil {
+		return x.Points
+	}
+	return 0
+}
+
 // WriteShardResponse: an error of the write itself is data, not a transport error.
 type WriteShardResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -795,15 +875,18 @@ type WriteShardResponse struct {
 	Partial   bool                   `protobuf:"varint,3,opt,name=partial,proto3" json:"partial,omitempty"`     // error is a partial write: the other points were written
 	Retryable bool                   `protobuf:"varint,4,opt,name=retryable,proto3" json:"retryable,omitempty"` // the same write may succeed later
 	// Of an owner that decides.
-	Undecided     bool         `protobuf:"varint,5,opt,name=undecided,proto3" json:"undecided,omitempty"` // its copy is not whole and may lack fields: nothing was written
-	Conflicts     []*FieldType `protobuf:"bytes,6,rep,name=conflicts,proto3" json:"conflicts,omitempty"`  // the types that it has of fields for which it refused points
+	Undecided bool         `protobuf:"varint,5,opt,name=undecided,proto3" json:"undecided,omitempty"` // its copy is not whole and may lack fields: nothing was written
+	Conflicts []*FieldType `protobuf:"bytes,6,rep,name=conflicts,proto3" json:"conflicts,omitempty"`  // the types that it has of fields for which it refused points
+	// The owner has newer versions of some points, and wrote nothing: the write needs a greater one.
+	Behind        bool   `protobuf:"varint,7,opt,name=behind,proto3" json:"behind,omitempty"`
+	Clock         uint64 `protobuf:"varint,8,opt,name=clock,proto3" json:"clock,omitempty"` // of the owner: no version that it has is greater
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WriteShardResponse) Reset() {
 	*x = WriteShardResponse{}
-	mi := &file_concord_proto_msgTypes[11]
+	mi := &file_concord_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -815,7 +898,7 @@ func (x *WriteShardResponse) String() string {
 func (*WriteShardResponse) ProtoMessage() {}
 
 func (x *WriteShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[11]
+	mi := &file_concord_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -828,7 +911,7 @@ func (x *WriteShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteShardResponse.ProtoReflect.Descriptor instead.
 func (*WriteShardResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{11}
+	return file_concord_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WriteShardResponse) GetError() string {
@@ -873,6 +956,20 @@ func (x *WriteShardResponse) GetConflicts() []*FieldType {
 	return nil
 }
 
+func (x *WriteShardResponse) GetBehind() bool {
+	if x != nil {
+		return x.Behind
+	}
+	return false
+}
+
+func (x *WriteShardResponse) GetClock() uint64 {
+	if x != nil {
+		return x.Clock
+	}
+	return 0
+}
+
 type FieldType struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Measurement   []byte                 `protobuf:"bytes,1,opt,name=measurement,proto3" json:"measurement,omitempty"`
@@ -884,7 +981,7 @@ type FieldType struct {
 
 func (x *FieldType) Reset() {
 	*x = FieldType{}
-	mi := &file_concord_proto_msgTypes[12]
+	mi := &file_concord_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +993,7 @@ func (x *FieldType) String() string {
 func (*FieldType) ProtoMessage() {}
 
 func (x *FieldType) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[12]
+	mi := &file_concord_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +1006,7 @@ func (x *FieldType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldType.ProtoReflect.Descriptor instead.
 func (*FieldType) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{12}
+	return file_concord_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FieldType) GetMeasurement() []byte {
@@ -958,13 +1055,14 @@ type ExecuteRequest struct {
 	// barriers, of a delete that runs: what these senders sent to the database before is void when it arrives later.
 	Barriers      []*Barrier `protobuf:"bytes,15,rep,name=barriers,proto3" json:"barriers,omitempty"`
 	SenderNode    uint64     `protobuf:"varint,14,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"` // with announce_only; sequence is when its process started, nanoseconds
+	Version       uint64     `protobuf:"varint,16,opt,name=version,proto3" json:"version,omitempty"`                         // as in WriteShardRequest: what is older is deleted, whenever it arrives
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExecuteRequest) Reset() {
 	*x = ExecuteRequest{}
-	mi := &file_concord_proto_msgTypes[13]
+	mi := &file_concord_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1074,7 @@ func (x *ExecuteRequest) String() string {
 func (*ExecuteRequest) ProtoMessage() {}
 
 func (x *ExecuteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[13]
+	mi := &file_concord_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1087,7 @@ func (x *ExecuteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecuteRequest.ProtoReflect.Descriptor instead.
 func (*ExecuteRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{13}
+	return file_concord_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ExecuteRequest) GetKind() ExecuteRequest_Kind {
@@ -1097,6 +1195,13 @@ func (x *ExecuteRequest) GetSenderNode() uint64 {
 	return 0
 }
 
+func (x *ExecuteRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 // Barrier is between what a sender sent before and after it heard of a delete.
 type Barrier struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1108,7 +1213,7 @@ type Barrier struct {
 
 func (x *Barrier) Reset() {
 	*x = Barrier{}
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1225,7 @@ func (x *Barrier) String() string {
 func (*Barrier) ProtoMessage() {}
 
 func (x *Barrier) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1238,7 @@ func (x *Barrier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Barrier.ProtoReflect.Descriptor instead.
 func (*Barrier) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{14}
+	return file_concord_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Barrier) GetSender() uint64 {
@@ -1161,7 +1266,7 @@ type DeleteBounds struct {
 
 func (x *DeleteBounds) Reset() {
 	*x = DeleteBounds{}
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1278,7 @@ func (x *DeleteBounds) String() string {
 func (*DeleteBounds) ProtoMessage() {}
 
 func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1291,7 @@ func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBounds.ProtoReflect.Descriptor instead.
 func (*DeleteBounds) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{15}
+	return file_concord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteBounds) GetRetentionPolicy() string {
@@ -1214,13 +1319,14 @@ type ExecuteResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Error         string                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
 	Barrier       *Barrier               `protobuf:"bytes,2,opt,name=barrier,proto3" json:"barrier,omitempty"` // of the answering node, which has heard of the delete
+	Clock         uint64                 `protobuf:"varint,3,opt,name=clock,proto3" json:"clock,omitempty"`    // of the answering node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExecuteResponse) Reset() {
 	*x = ExecuteResponse{}
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1338,7 @@ func (x *ExecuteResponse) String() string {
 func (*ExecuteResponse) ProtoMessage() {}
 
 func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1351,7 @@ func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecuteResponse.ProtoReflect.Descriptor instead.
 func (*ExecuteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExecuteResponse) GetError() string {
@@ -1262,6 +1368,13 @@ func (x *ExecuteResponse) GetBarrier() *Barrier {
 	return nil
 }
 
+func (x *ExecuteResponse) GetClock() uint64 {
+	if x != nil {
+		return x.Clock
+	}
+	return 0
+}
+
 type HintRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Delete        *ExecuteRequest        `protobuf:"bytes,1,opt,name=delete,proto3" json:"delete,omitempty"`
@@ -1272,7 +1385,7 @@ type HintRequest struct {
 
 func (x *HintRequest) Reset() {
 	*x = HintRequest{}
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +1397,7 @@ func (x *HintRequest) String() string {
 func (*HintRequest) ProtoMessage() {}
 
 func (x *HintRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +1410,7 @@ func (x *HintRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintRequest.ProtoReflect.Descriptor instead.
 func (*HintRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HintRequest) GetDelete() *ExecuteRequest {
@@ -1322,7 +1435,7 @@ type HintResponse struct {
 
 func (x *HintResponse) Reset() {
 	*x = HintResponse{}
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +1447,7 @@ func (x *HintResponse) String() string {
 func (*HintResponse) ProtoMessage() {}
 
 func (x *HintResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1347,7 +1460,7 @@ func (x *HintResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintResponse.ProtoReflect.Descriptor instead.
 func (*HintResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_proto_rawDescGZIP(), []int{19}
 }
 
 type ReceivedRequest struct {
@@ -1361,7 +1474,7 @@ type ReceivedRequest struct {
 
 func (x *ReceivedRequest) Reset() {
 	*x = ReceivedRequest{}
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1373,7 +1486,7 @@ func (x *ReceivedRequest) String() string {
 func (*ReceivedRequest) ProtoMessage() {}
 
 func (x *ReceivedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1386,7 +1499,7 @@ func (x *ReceivedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedRequest.ProtoReflect.Descriptor instead.
 func (*ReceivedRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReceivedRequest) GetSender() uint64 {
@@ -1418,7 +1531,7 @@ type ReceivedResponse struct {
 
 func (x *ReceivedResponse) Reset() {
 	*x = ReceivedResponse{}
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1543,7 @@ func (x *ReceivedResponse) String() string {
 func (*ReceivedResponse) ProtoMessage() {}
 
 func (x *ReceivedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1556,7 @@ func (x *ReceivedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedResponse.ProtoReflect.Descriptor instead.
 func (*ReceivedResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_proto_rawDescGZIP(), []int{21}
 }
 
 type ShardStatesRequest struct {
@@ -1455,7 +1568,7 @@ type ShardStatesRequest struct {
 
 func (x *ShardStatesRequest) Reset() {
 	*x = ShardStatesRequest{}
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1467,7 +1580,7 @@ func (x *ShardStatesRequest) String() string {
 func (*ShardStatesRequest) ProtoMessage() {}
 
 func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1480,7 +1593,7 @@ func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ShardStatesRequest) GetShardIds() []uint64 {
@@ -1510,7 +1623,7 @@ type ShardState struct {
 
 func (x *ShardState) Reset() {
 	*x = ShardState{}
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1522,7 +1635,7 @@ func (x *ShardState) String() string {
 func (*ShardState) ProtoMessage() {}
 
 func (x *ShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1535,7 +1648,7 @@ func (x *ShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardState.ProtoReflect.Descriptor instead.
 func (*ShardState) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ShardState) GetShardId() uint64 {
@@ -1632,7 +1745,7 @@ type WholeRequest struct {
 
 func (x *WholeRequest) Reset() {
 	*x = WholeRequest{}
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1644,7 +1757,7 @@ func (x *WholeRequest) String() string {
 func (*WholeRequest) ProtoMessage() {}
 
 func (x *WholeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1657,7 +1770,7 @@ func (x *WholeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeRequest.ProtoReflect.Descriptor instead.
 func (*WholeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WholeRequest) GetShardId() uint64 {
@@ -1682,7 +1795,7 @@ type WholeResponse struct {
 
 func (x *WholeResponse) Reset() {
 	*x = WholeResponse{}
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1694,7 +1807,7 @@ func (x *WholeResponse) String() string {
 func (*WholeResponse) ProtoMessage() {}
 
 func (x *WholeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1707,7 +1820,7 @@ func (x *WholeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeResponse.ProtoReflect.Descriptor instead.
 func (*WholeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_proto_rawDescGZIP(), []int{25}
 }
 
 type ShardStatesResponse struct {
@@ -1719,7 +1832,7 @@ type ShardStatesResponse struct {
 
 func (x *ShardStatesResponse) Reset() {
 	*x = ShardStatesResponse{}
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1844,7 @@ func (x *ShardStatesResponse) String() string {
 func (*ShardStatesResponse) ProtoMessage() {}
 
 func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1857,7 @@ func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesResponse.ProtoReflect.Descriptor instead.
 func (*ShardStatesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ShardStatesResponse) GetStates() []*ShardState {
@@ -1765,7 +1878,7 @@ type Sum struct {
 
 func (x *Sum) Reset() {
 	*x = Sum{}
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1777,7 +1890,7 @@ func (x *Sum) String() string {
 func (*Sum) ProtoMessage() {}
 
 func (x *Sum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1790,7 +1903,7 @@ func (x *Sum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sum.ProtoReflect.Descriptor instead.
 func (*Sum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Sum) GetCount() uint64 {
@@ -1826,7 +1939,7 @@ type RootRequest struct {
 
 func (x *RootRequest) Reset() {
 	*x = RootRequest{}
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +1951,7 @@ func (x *RootRequest) String() string {
 func (*RootRequest) ProtoMessage() {}
 
 func (x *RootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +1964,7 @@ func (x *RootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRequest.ProtoReflect.Descriptor instead.
 func (*RootRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RootRequest) GetShardId() uint64 {
@@ -1891,7 +2004,7 @@ type RootResponse struct {
 
 func (x *RootResponse) Reset() {
 	*x = RootResponse{}
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1903,7 +2016,7 @@ func (x *RootResponse) String() string {
 func (*RootResponse) ProtoMessage() {}
 
 func (x *RootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1916,7 +2029,7 @@ func (x *RootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootResponse.ProtoReflect.Descriptor instead.
 func (*RootResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RootResponse) GetRoot() *Sum {
@@ -1936,7 +2049,7 @@ type WindowSum struct {
 
 func (x *WindowSum) Reset() {
 	*x = WindowSum{}
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1948,7 +2061,7 @@ func (x *WindowSum) String() string {
 func (*WindowSum) ProtoMessage() {}
 
 func (x *WindowSum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1961,7 +2074,7 @@ func (x *WindowSum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSum.ProtoReflect.Descriptor instead.
 func (*WindowSum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WindowSum) GetWindow() uint32 {
@@ -1990,7 +2103,7 @@ type SeriesField struct {
 
 func (x *SeriesField) Reset() {
 	*x = SeriesField{}
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2002,7 +2115,7 @@ func (x *SeriesField) String() string {
 func (*SeriesField) ProtoMessage() {}
 
 func (x *SeriesField) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2015,7 +2128,7 @@ func (x *SeriesField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesField.ProtoReflect.Descriptor instead.
 func (*SeriesField) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SeriesField) GetSeries() []byte {
@@ -2055,7 +2168,7 @@ type DigestsChunk struct {
 
 func (x *DigestsChunk) Reset() {
 	*x = DigestsChunk{}
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2067,7 +2180,7 @@ func (x *DigestsChunk) String() string {
 func (*DigestsChunk) ProtoMessage() {}
 
 func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +2193,7 @@ func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsChunk.ProtoReflect.Descriptor instead.
 func (*DigestsChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DigestsChunk) GetFields() []*SeriesField {
@@ -2103,7 +2216,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2228,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2241,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Region) GetSeries() []byte {
@@ -2178,7 +2291,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2190,7 +2303,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2203,7 +2316,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Block) GetSeries() []byte {
@@ -2240,7 +2353,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2252,7 +2365,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2265,7 +2378,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *FetchRequest) GetShardId() uint64 {
@@ -2305,7 +2418,7 @@ type FetchChunk struct {
 
 func (x *FetchChunk) Reset() {
 	*x = FetchChunk{}
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2317,7 +2430,7 @@ func (x *FetchChunk) String() string {
 func (*FetchChunk) ProtoMessage() {}
 
 func (x *FetchChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2330,7 +2443,7 @@ func (x *FetchChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
 func (*FetchChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *FetchChunk) GetBlocks() []*Block {
@@ -2353,7 +2466,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2365,7 +2478,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2378,7 +2491,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ApplyRequest) GetDeletes() uint64 {
@@ -2428,7 +2541,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2440,7 +2553,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2453,7 +2566,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ApplyResponse) GetPoints() uint64 {
@@ -2485,7 +2598,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2497,7 +2610,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2510,7 +2623,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_proto_rawDescGZIP(), []int{39}
 }
 
 type StatusResponse struct {
@@ -2525,7 +2638,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2537,7 +2650,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2550,7 +2663,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
@@ -2590,7 +2703,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2602,7 +2715,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2615,7 +2728,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RepairRequest) GetShardId() uint64 {
@@ -2633,7 +2746,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2645,7 +2758,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2658,7 +2771,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_proto_rawDescGZIP(), []int{42}
 }
 
 type PauseRequest struct {
@@ -2670,7 +2783,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2682,7 +2795,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2695,7 +2808,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *PauseRequest) GetPaused() bool {
@@ -2736,7 +2849,7 @@ type RepairRecord struct {
 
 func (x *RepairRecord) Reset() {
 	*x = RepairRecord{}
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2748,7 +2861,7 @@ func (x *RepairRecord) String() string {
 func (*RepairRecord) ProtoMessage() {}
 
 func (x *RepairRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2761,7 +2874,7 @@ func (x *RepairRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord.ProtoReflect.Descriptor instead.
 func (*RepairRecord) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RepairRecord) GetShardId() uint64 {
@@ -2934,7 +3047,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2946,7 +3059,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2959,7 +3072,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{44}
+	return file_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DiffResponse) GetOwners() []string {
@@ -3028,7 +3141,7 @@ type RepairsResponse struct {
 
 func (x *RepairsResponse) Reset() {
 	*x = RepairsResponse{}
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3040,7 +3153,7 @@ func (x *RepairsResponse) String() string {
 func (*RepairsResponse) ProtoMessage() {}
 
 func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3053,7 +3166,7 @@ func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsResponse.ProtoReflect.Descriptor instead.
 func (*RepairsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{45}
+	return file_concord_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RepairsResponse) GetPaused() bool {
@@ -3080,7 +3193,7 @@ type ReceivedRequest_Shard struct {
 
 func (x *ReceivedRequest_Shard) Reset() {
 	*x = ReceivedRequest_Shard{}
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3092,7 +3205,7 @@ func (x *ReceivedRequest_Shard) String() string {
 func (*ReceivedRequest_Shard) ProtoMessage() {}
 
 func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3105,7 +3218,7 @@ func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedRequest_Shard.ProtoReflect.Descriptor instead.
 func (*ReceivedRequest_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{19, 0}
+	return file_concord_proto_rawDescGZIP(), []int{20, 0}
 }
 
 func (x *ReceivedRequest_Shard) GetShardId() uint64 {
@@ -3134,7 +3247,7 @@ type ApplyResponse_Refused struct {
 
 func (x *ApplyResponse_Refused) Reset() {
 	*x = ApplyResponse_Refused{}
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3146,7 +3259,7 @@ func (x *ApplyResponse_Refused) String() string {
 func (*ApplyResponse_Refused) ProtoMessage() {}
 
 func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3159,7 +3272,7 @@ func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse_Refused.ProtoReflect.Descriptor instead.
 func (*ApplyResponse_Refused) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37, 0}
+	return file_concord_proto_rawDescGZIP(), []int{38, 0}
 }
 
 func (x *ApplyResponse_Refused) GetBlock() uint32 {
@@ -3201,7 +3314,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3213,7 +3326,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3226,7 +3339,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39, 0}
+	return file_concord_proto_rawDescGZIP(), []int{40, 0}
 }
 
 func (x *StatusResponse_Shard) GetId() uint64 {
@@ -3262,7 +3375,7 @@ type RepairRecord_Decision struct {
 
 func (x *RepairRecord_Decision) Reset() {
 	*x = RepairRecord_Decision{}
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3274,7 +3387,7 @@ func (x *RepairRecord_Decision) String() string {
 func (*RepairRecord_Decision) ProtoMessage() {}
 
 func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3287,7 +3400,7 @@ func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Decision.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Decision) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{43, 0}
+	return file_concord_proto_rawDescGZIP(), []int{44, 0}
 }
 
 func (x *RepairRecord_Decision) GetSeries() []byte {
@@ -3330,7 +3443,7 @@ type RepairRecord_Refusal struct {
 
 func (x *RepairRecord_Refusal) Reset() {
 	*x = RepairRecord_Refusal{}
-	mi := &file_concord_proto_msgTypes[50]
+	mi := &file_concord_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3342,7 +3455,7 @@ func (x *RepairRecord_Refusal) String() string {
 func (*RepairRecord_Refusal) ProtoMessage() {}
 
 func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[50]
+	mi := &file_concord_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3355,7 +3468,7 @@ func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Refusal.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Refusal) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{43, 1}
+	return file_concord_proto_rawDescGZIP(), []int{44, 1}
 }
 
 func (x *RepairRecord_Refusal) GetNode() string {
@@ -3399,7 +3512,7 @@ type DiffResponse_Pair struct {
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[51]
+	mi := &file_concord_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3411,7 +3524,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[51]
+	mi := &file_concord_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3424,7 +3537,7 @@ func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Pair.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Pair) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{44, 0}
+	return file_concord_proto_rawDescGZIP(), []int{45, 0}
 }
 
 func (x *DiffResponse_Pair) GetA() string {
@@ -3474,7 +3587,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[52]
+	mi := &file_concord_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3486,7 +3599,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[52]
+	mi := &file_concord_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3499,7 +3612,7 @@ func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Field.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Field) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{44, 1}
+	return file_concord_proto_rawDescGZIP(), []int{45, 1}
 }
 
 func (x *DiffResponse_Field) GetSeries() []byte {
@@ -3572,7 +3685,7 @@ const file_concord_proto_rawDesc = "" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x16\n" +
 	"\x06leader\x18\x03 \x01(\tR\x06leader\"\x11\n" +
-	"\x0fCatchUpResponse\"\xbb\x03\n" +
+	"\x0fCatchUpResponse\"\x9c\x04\n" +
 	"\x11WriteShardRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
@@ -3591,18 +3704,26 @@ const file_concord_proto_rawDesc = "" +
 	"\rsettled_write\x18\r \x01(\x04R\fsettledWrite\x12\x18\n" +
 	"\adecides\x18\x0e \x01(\bR\adecides\x12\x1d\n" +
 	"\n" +
-	"only_whole\x18\x0f \x01(\bR\tonlyWhole\"\xcf\x01\n" +
+	"only_whole\x18\x0f \x01(\bR\tonlyWhole\x12\x18\n" +
+	"\aversion\x18\x10 \x01(\x04R\aversion\x12-\n" +
+	"\x05spans\x18\x11 \x03(\v2\x17.concord.v1.VersionSpanR\x05spans\x12\x16\n" +
+	"\x06yields\x18\x12 \x01(\bR\x06yields\"?\n" +
+	"\vVersionSpan\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
+	"\x06points\x18\x02 \x01(\rR\x06points\"\xfd\x01\n" +
 	"\x12WriteShardResponse\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x18\n" +
 	"\adropped\x18\x02 \x01(\x05R\adropped\x12\x18\n" +
 	"\apartial\x18\x03 \x01(\bR\apartial\x12\x1c\n" +
 	"\tretryable\x18\x04 \x01(\bR\tretryable\x12\x1c\n" +
 	"\tundecided\x18\x05 \x01(\bR\tundecided\x123\n" +
-	"\tconflicts\x18\x06 \x03(\v2\x15.concord.v1.FieldTypeR\tconflicts\"W\n" +
+	"\tconflicts\x18\x06 \x03(\v2\x15.concord.v1.FieldTypeR\tconflicts\x12\x16\n" +
+	"\x06behind\x18\a \x01(\bR\x06behind\x12\x14\n" +
+	"\x05clock\x18\b \x01(\x04R\x05clock\"W\n" +
 	"\tFieldType\x12 \n" +
 	"\vmeasurement\x18\x01 \x01(\fR\vmeasurement\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\fR\x05field\x12\x12\n" +
-	"\x04type\x18\x03 \x01(\x05R\x04type\"\xeb\x04\n" +
+	"\x04type\x18\x03 \x01(\x05R\x04type\"\x85\x05\n" +
 	"\x0eExecuteRequest\x123\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1f.concord.v1.ExecuteRequest.KindR\x04kind\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12\x12\n" +
@@ -3620,7 +3741,8 @@ const file_concord_proto_rawDesc = "" +
 	"\x05ended\x18\r \x01(\bR\x05ended\x12/\n" +
 	"\bbarriers\x18\x0f \x03(\v2\x13.concord.v1.BarrierR\bbarriers\x12\x1f\n" +
 	"\vsender_node\x18\x0e \x01(\x04R\n" +
-	"senderNode\"z\n" +
+	"senderNode\x12\x18\n" +
+	"\aversion\x18\x10 \x01(\x04R\aversion\"z\n" +
 	"\x04Kind\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\x11\n" +
 	"\rDELETE_SERIES\x10\x01\x12\x14\n" +
@@ -3635,10 +3757,11 @@ const file_concord_proto_rawDesc = "" +
 	"\fDeleteBounds\x12)\n" +
 	"\x10retention_policy\x18\x01 \x01(\tR\x0fretentionPolicy\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\x03R\x05start\x12\x10\n" +
-	"\x03end\x18\x03 \x01(\x03R\x03end\"V\n" +
+	"\x03end\x18\x03 \x01(\x03R\x03end\"l\n" +
 	"\x0fExecuteResponse\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12-\n" +
-	"\abarrier\x18\x02 \x01(\v2\x13.concord.v1.BarrierR\abarrier\"W\n" +
+	"\abarrier\x18\x02 \x01(\v2\x13.concord.v1.BarrierR\abarrier\x12\x14\n" +
+	"\x05clock\x18\x03 \x01(\x04R\x05clock\"W\n" +
 	"\vHintRequest\x122\n" +
 	"\x06delete\x18\x01 \x01(\v2\x1a.concord.v1.ExecuteRequestR\x06delete\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\x04R\x05nodes\"\x0e\n" +
@@ -3846,7 +3969,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),      // 0: concord.v1.ExecuteRequest.Kind
 	(*IdentifyRequest)(nil),       // 1: concord.v1.IdentifyRequest
@@ -3860,123 +3983,125 @@ var file_concord_proto_goTypes = []any{
 	(*CatchUpRequest)(nil),        // 9: concord.v1.CatchUpRequest
 	(*CatchUpResponse)(nil),       // 10: concord.v1.CatchUpResponse
 	(*WriteShardRequest)(nil),     // 11: concord.v1.WriteShardRequest
-	(*WriteShardResponse)(nil),    // 12: concord.v1.WriteShardResponse
-	(*FieldType)(nil),             // 13: concord.v1.FieldType
-	(*ExecuteRequest)(nil),        // 14: concord.v1.ExecuteRequest
-	(*Barrier)(nil),               // 15: concord.v1.Barrier
-	(*DeleteBounds)(nil),          // 16: concord.v1.DeleteBounds
-	(*ExecuteResponse)(nil),       // 17: concord.v1.ExecuteResponse
-	(*HintRequest)(nil),           // 18: concord.v1.HintRequest
-	(*HintResponse)(nil),          // 19: concord.v1.HintResponse
-	(*ReceivedRequest)(nil),       // 20: concord.v1.ReceivedRequest
-	(*ReceivedResponse)(nil),      // 21: concord.v1.ReceivedResponse
-	(*ShardStatesRequest)(nil),    // 22: concord.v1.ShardStatesRequest
-	(*ShardState)(nil),            // 23: concord.v1.ShardState
-	(*WholeRequest)(nil),          // 24: concord.v1.WholeRequest
-	(*WholeResponse)(nil),         // 25: concord.v1.WholeResponse
-	(*ShardStatesResponse)(nil),   // 26: concord.v1.ShardStatesResponse
-	(*Sum)(nil),                   // 27: concord.v1.Sum
-	(*RootRequest)(nil),           // 28: concord.v1.RootRequest
-	(*RootResponse)(nil),          // 29: concord.v1.RootResponse
-	(*WindowSum)(nil),             // 30: concord.v1.WindowSum
-	(*SeriesField)(nil),           // 31: concord.v1.SeriesField
-	(*DigestsChunk)(nil),          // 32: concord.v1.DigestsChunk
-	(*Region)(nil),                // 33: concord.v1.Region
-	(*Block)(nil),                 // 34: concord.v1.Block
-	(*FetchRequest)(nil),          // 35: concord.v1.FetchRequest
-	(*FetchChunk)(nil),            // 36: concord.v1.FetchChunk
-	(*ApplyRequest)(nil),          // 37: concord.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 38: concord.v1.ApplyResponse
-	(*StatusRequest)(nil),         // 39: concord.v1.StatusRequest
-	(*StatusResponse)(nil),        // 40: concord.v1.StatusResponse
-	(*RepairRequest)(nil),         // 41: concord.v1.RepairRequest
-	(*RepairResponse)(nil),        // 42: concord.v1.RepairResponse
-	(*PauseRequest)(nil),          // 43: concord.v1.PauseRequest
-	(*RepairRecord)(nil),          // 44: concord.v1.RepairRecord
-	(*DiffResponse)(nil),          // 45: concord.v1.DiffResponse
-	(*RepairsResponse)(nil),       // 46: concord.v1.RepairsResponse
-	(*ReceivedRequest_Shard)(nil), // 47: concord.v1.ReceivedRequest.Shard
-	(*ApplyResponse_Refused)(nil), // 48: concord.v1.ApplyResponse.Refused
-	(*StatusResponse_Shard)(nil),  // 49: concord.v1.StatusResponse.Shard
-	(*RepairRecord_Decision)(nil), // 50: concord.v1.RepairRecord.Decision
-	(*RepairRecord_Refusal)(nil),  // 51: concord.v1.RepairRecord.Refusal
-	(*DiffResponse_Pair)(nil),     // 52: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),    // 53: concord.v1.DiffResponse.Field
+	(*VersionSpan)(nil),           // 12: concord.v1.VersionSpan
+	(*WriteShardResponse)(nil),    // 13: concord.v1.WriteShardResponse
+	(*FieldType)(nil),             // 14: concord.v1.FieldType
+	(*ExecuteRequest)(nil),        // 15: concord.v1.ExecuteRequest
+	(*Barrier)(nil),               // 16: concord.v1.Barrier
+	(*DeleteBounds)(nil),          // 17: concord.v1.DeleteBounds
+	(*ExecuteResponse)(nil),       // 18: concord.v1.ExecuteResponse
+	(*HintRequest)(nil),           // 19: concord.v1.HintRequest
+	(*HintResponse)(nil),          // 20: concord.v1.HintResponse
+	(*ReceivedRequest)(nil),       // 21: concord.v1.ReceivedRequest
+	(*ReceivedResponse)(nil),      // 22: concord.v1.ReceivedResponse
+	(*ShardStatesRequest)(nil),    // 23: concord.v1.ShardStatesRequest
+	(*ShardState)(nil),            // 24: concord.v1.ShardState
+	(*WholeRequest)(nil),          // 25: concord.v1.WholeRequest
+	(*WholeResponse)(nil),         // 26: concord.v1.WholeResponse
+	(*ShardStatesResponse)(nil),   // 27: concord.v1.ShardStatesResponse
+	(*Sum)(nil),                   // 28: concord.v1.Sum
+	(*RootRequest)(nil),           // 29: concord.v1.RootRequest
+	(*RootResponse)(nil),          // 30: concord.v1.RootResponse
+	(*WindowSum)(nil),             // 31: concord.v1.WindowSum
+	(*SeriesField)(nil),           // 32: concord.v1.SeriesField
+	(*DigestsChunk)(nil),          // 33: concord.v1.DigestsChunk
+	(*Region)(nil),                // 34: concord.v1.Region
+	(*Block)(nil),                 // 35: concord.v1.Block
+	(*FetchRequest)(nil),          // 36: concord.v1.FetchRequest
+	(*FetchChunk)(nil),            // 37: concord.v1.FetchChunk
+	(*ApplyRequest)(nil),          // 38: concord.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 39: concord.v1.ApplyResponse
+	(*StatusRequest)(nil),         // 40: concord.v1.StatusRequest
+	(*StatusResponse)(nil),        // 41: concord.v1.StatusResponse
+	(*RepairRequest)(nil),         // 42: concord.v1.RepairRequest
+	(*RepairResponse)(nil),        // 43: concord.v1.RepairResponse
+	(*PauseRequest)(nil),          // 44: concord.v1.PauseRequest
+	(*RepairRecord)(nil),          // 45: concord.v1.RepairRecord
+	(*DiffResponse)(nil),          // 46: concord.v1.DiffResponse
+	(*RepairsResponse)(nil),       // 47: concord.v1.RepairsResponse
+	(*ReceivedRequest_Shard)(nil), // 48: concord.v1.ReceivedRequest.Shard
+	(*ApplyResponse_Refused)(nil), // 49: concord.v1.ApplyResponse.Refused
+	(*StatusResponse_Shard)(nil),  // 50: concord.v1.StatusResponse.Shard
+	(*RepairRecord_Decision)(nil), // 51: concord.v1.RepairRecord.Decision
+	(*RepairRecord_Refusal)(nil),  // 52: concord.v1.RepairRecord.Refusal
+	(*DiffResponse_Pair)(nil),     // 53: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),    // 54: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
-	13, // 0: concord.v1.WriteShardResponse.conflicts:type_name -> concord.v1.FieldType
-	0,  // 1: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
-	16, // 2: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
-	15, // 3: concord.v1.ExecuteRequest.barriers:type_name -> concord.v1.Barrier
-	15, // 4: concord.v1.ExecuteResponse.barrier:type_name -> concord.v1.Barrier
-	14, // 5: concord.v1.HintRequest.delete:type_name -> concord.v1.ExecuteRequest
-	47, // 6: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
-	23, // 7: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
-	27, // 8: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
-	27, // 9: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
-	30, // 10: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
-	31, // 11: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
-	33, // 12: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
-	34, // 13: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
-	34, // 14: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	48, // 15: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
-	49, // 16: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	50, // 17: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
-	51, // 18: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
-	52, // 19: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	53, // 20: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	44, // 21: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
-	1,  // 22: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
-	3,  // 23: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
-	5,  // 24: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	7,  // 25: concord.v1.Membership.WhoIs:input_type -> concord.v1.WhoIsRequest
-	9,  // 26: concord.v1.Membership.CatchUp:input_type -> concord.v1.CatchUpRequest
-	11, // 27: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	14, // 28: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	18, // 29: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
-	20, // 30: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
-	22, // 31: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	28, // 32: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	28, // 33: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	35, // 34: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	37, // 35: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	24, // 36: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	24, // 37: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
-	39, // 38: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	41, // 39: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	41, // 40: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	41, // 41: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	43, // 42: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	41, // 43: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	39, // 44: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	2,  // 45: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	4,  // 46: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	6,  // 47: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	8,  // 48: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
-	10, // 49: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
-	12, // 50: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	17, // 51: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	19, // 52: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
-	21, // 53: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
-	26, // 54: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	29, // 55: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	32, // 56: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	36, // 57: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	38, // 58: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	25, // 59: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	25, // 60: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
-	40, // 61: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	42, // 62: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	42, // 63: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	42, // 64: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	42, // 65: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	45, // 66: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	46, // 67: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	45, // [45:68] is the sub-list for method output_type
-	22, // [22:45] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	12, // 0: concord.v1.WriteShardRequest.spans:type_name -> concord.v1.VersionSpan
+	14, // 1: concord.v1.WriteShardResponse.conflicts:type_name -> concord.v1.FieldType
+	0,  // 2: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
+	17, // 3: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
+	16, // 4: concord.v1.ExecuteRequest.barriers:type_name -> concord.v1.Barrier
+	16, // 5: concord.v1.ExecuteResponse.barrier:type_name -> concord.v1.Barrier
+	15, // 6: concord.v1.HintRequest.delete:type_name -> concord.v1.ExecuteRequest
+	48, // 7: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
+	24, // 8: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
+	28, // 9: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
+	28, // 10: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
+	31, // 11: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
+	32, // 12: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
+	34, // 13: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
+	35, // 14: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
+	35, // 15: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
+	49, // 16: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
+	50, // 17: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	51, // 18: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
+	52, // 19: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
+	53, // 20: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	54, // 21: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	45, // 22: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	1,  // 23: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
+	3,  // 24: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
+	5,  // 25: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
+	7,  // 26: concord.v1.Membership.WhoIs:input_type -> concord.v1.WhoIsRequest
+	9,  // 27: concord.v1.Membership.CatchUp:input_type -> concord.v1.CatchUpRequest
+	11, // 28: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	15, // 29: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	19, // 30: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
+	21, // 31: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
+	23, // 32: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	29, // 33: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	29, // 34: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	36, // 35: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	38, // 36: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	25, // 37: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	25, // 38: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
+	40, // 39: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	42, // 40: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	42, // 41: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	42, // 42: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	44, // 43: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	42, // 44: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	40, // 45: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	2,  // 46: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	4,  // 47: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	6,  // 48: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	8,  // 49: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
+	10, // 50: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
+	13, // 51: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	18, // 52: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	20, // 53: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
+	22, // 54: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
+	27, // 55: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	30, // 56: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	33, // 57: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	37, // 58: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	39, // 59: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	26, // 60: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	26, // 61: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
+	41, // 62: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	43, // 63: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	43, // 64: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	43, // 65: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	43, // 66: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	46, // 67: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	47, // 68: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	46, // [46:69] is the sub-list for method output_type
+	23, // [23:46] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_concord_proto_init() }
@@ -3990,7 +4115,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   53,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -39,6 +39,8 @@ type CopyStates struct {
 	YourMark      uint64                 `protobuf:"varint,11,opt,name=your_mark,json=yourMark,proto3" json:"your_mark,omitempty"` // and its mark
 	Process       uint64                 `protobuf:"varint,12,opt,name=process,proto3" json:"process,omitempty"`                   // the sender's process, as WriteShardRequest.sender
 	Identity      string                 `protobuf:"bytes,13,opt,name=identity,proto3" json:"identity,omitempty"`                  // the sender's, as in IdentifyResponse
+	Version       uint64                 `protobuf:"varint,14,opt,name=version,proto3" json:"version,omitempty"`                   // the sender's clock, as package order has it
+	Floor         uint64                 `protobuf:"varint,15,opt,name=floor,proto3" json:"floor,omitempty"`                       // no write of the sender with a version below it will reach the receiver any more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -162,6 +164,20 @@ func (x *CopyStates) GetIdentity() string {
 		return x.Identity
 	}
 	return ""
+}
+
+func (x *CopyStates) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *CopyStates) GetFloor() uint64 {
+	if x != nil {
+		return x.Floor
+	}
+	return 0
 }
 
 // OwedTable is what one node, the holder, keeps for others.
@@ -342,7 +358,7 @@ var File_copystate_proto protoreflect.FileDescriptor
 const file_copystate_proto_rawDesc = "" +
 	"\n" +
 	"\x0fcopystate.proto\x12\n" +
-	"concord.v1\"\x84\x03\n" +
+	"concord.v1\"\xb4\x03\n" +
 	"\n" +
 	"CopyStates\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x16\n" +
@@ -358,7 +374,9 @@ const file_copystate_proto_rawDesc = "" +
 	" \x01(\v2\x18.concord.v1.TableVersionR\x03you\x12\x1b\n" +
 	"\tyour_mark\x18\v \x01(\x04R\byourMark\x12\x18\n" +
 	"\aprocess\x18\f \x01(\x04R\aprocess\x12\x1a\n" +
-	"\bidentity\x18\r \x01(\tR\bidentity\"e\n" +
+	"\bidentity\x18\r \x01(\tR\bidentity\x12\x18\n" +
+	"\aversion\x18\x0e \x01(\x04R\aversion\x12\x14\n" +
+	"\x05floor\x18\x0f \x01(\x04R\x05floor\"e\n" +
 	"\tOwedTable\x122\n" +
 	"\aversion\x18\x01 \x01(\v2\x18.concord.v1.TableVersionR\aversion\x12$\n" +
 	"\x04owed\x18\x02 \x03(\v2\x10.concord.v1.OwedR\x04owed\"p\n" +

@@ -1,0 +1,168 @@
+package order
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+
+	"concord/internal/durable"
+)
+
+// Version orders operations: of two on the same point, the one with the greater version is the later one. The upper 56
+// bits are milliseconds since 1970 times 4096, and a counter; the lowest 8 bits are the node that gave it. 0 is none.
+type Version uint64
+
+const (
+	nodeBits    = 8
+	counterBits = 12
+	// ahead is how far ahead of the clock the bound is stored that no version has passed.
+	ahead = 10 * time.Second
+)
+
+// AtTime is the smallest version of a time.
+func AtTime(t time.Time) Version { return Version(t.UnixMilli()) << (counterBits + nodeBits) }
+
+// Time is when the version was given, by the greatest clock that its node had heard of, to the millisecond.
+func (v Version) Time() time.Time { return time.UnixMilli(int64(v >> (counterBits + nodeBits))) }
+
+// Clock gives versions. It is a hybrid logical clock: it follows the time, and never falls behind a version that it
+// gave or heard of, nor behind one that it gave before a restart. (Kulkarni et al., Logical Physical Clocks, 2014.)
+type Clock struct {
+	path string
+	now  func() time.Time
+
+	mu      sync.Mutex
+	last    Version // given or heard, with the bits of the node 0
+	node    Version
+	bound   Version // on disk: no version that was given is greater
+	storing chan struct{}
+	failed  error // of the last attempt to store a bound
+}
+
+const (
+	clockMagic  = "CCLK"
+	clockFormat = 1
+	clockSize   = 4 + 2 + 2 + 8 + 4
+)
+
+// OpenClock opens the clock whose bound is in the file at path; without the file it begins with the time.
+func OpenClock(path string, now func() time.Time) (*Clock, error) {
+	c := &Clock{path: path, now: now}
+	b, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, err
+	default:
+		if c.last, err = decodeBound(b); err != nil {
+			return nil, fmt.Errorf("%s: %w: move it away to begin with the time of this machine", path, err)
+		}
+	}
+	c.bound = c.last
+	return c, c.store(c.next() + AtTime(time.UnixMilli(ahead.Milliseconds())))
+}
+
+func decodeBound(b []byte) (Version, error) {
+	if len(b) != clockSize || string(b[:4]) != clockMagic ||
+		binary.BigEndian.Uint32(b[16:]) != crc32.Checksum(b[:16], castagnoli) {
+		return 0, errors.New("the file is damaged")
+	}
+	if f := binary.BigEndian.Uint16(b[4:]); f != clockFormat {
+		return 0, fmt.Errorf("format %d is of another version of this program", f)
+	}
+	return Version(binary.BigEndian.Uint64(b[8:])), nil
+}
+
+func encodeBound(v Version) []byte {
+	b := append([]byte(clockMagic), 0, clockFormat, 0, 0)
+	b = binary.BigEndian.AppendUint64(b, uint64(v))
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func (c *Clock) store(bound Version) error {
+	if err := durable.WriteFile(c.path, encodeBound(bound), 0o640); err != nil {
+		return fmt.Errorf("store the clock of writes: %w", err)
+	}
+	c.mu.Lock()
+	c.bound = max(c.bound, bound)
+	c.mu.Unlock()
+	return nil
+}
+
+// SetNode makes versions those of a node.
+func (c *Clock) SetNode(id uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.node = Version(id & (1<<nodeBits - 1))
+}
+
+// next is the version that would be given now. mu must be held.
+func (c *Clock) next() Version { return max(c.last+1<<nodeBits, AtTime(c.now())) }
+
+// Next gives a version that is greater than all that this clock gave, or heard of, before. It waits for the bound to be
+// stored when it has to. When that fails, versions only grow as long as the time does not go back over a restart.
+func (c *Clock) Next() Version {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		v := c.next()
+		if v+AtTime(time.UnixMilli(ahead.Milliseconds()/2)) > c.bound && c.storing == nil {
+			c.storing = make(chan struct{})
+			go c.storeAhead(v)
+		}
+		if v <= c.bound || c.failed != nil {
+			c.last = v
+			return v | c.node
+		}
+		stored := c.storing
+		c.mu.Unlock()
+		<-stored
+		c.mu.Lock()
+	}
+}
+
+// storeAhead stores a bound above v.
+func (c *Clock) storeAhead(v Version) {
+	err := c.store(v + AtTime(time.UnixMilli(ahead.Milliseconds())))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failed = err
+	close(c.storing)
+	c.storing = nil
+}
+
+// Heard takes over a version of another node.
+func (c *Clock) Heard(v Version) {
+	v &^= 1<<nodeBits - 1
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = max(c.last, v)
+}
+
+// Now is a version of now: no smaller one will be given, and none that was given or heard of is greater.
+func (c *Clock) Now() Version {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return max(c.last|(1<<nodeBits-1), AtTime(c.now()))
+}
+
+// Close stores what was given.
+func (c *Clock) Close() error {
+	c.mu.Lock()
+	for c.storing != nil {
+		stored := c.storing
+		c.mu.Unlock()
+		<-stored
+		c.mu.Lock()
+	}
+	last := c.last
+	c.mu.Unlock()
+	return durable.WriteFile(c.path, encodeBound(last+1<<nodeBits), 0o640)
+}

@@ -1,0 +1,386 @@
+package order
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"sync"
+	"time"
+
+	"concord/internal/durable"
+)
+
+// The files of a generation; docs/format/order.md describes them.
+const (
+	logExt, sortedExt     = "log", "sorted"
+	logMagic, sortedMagic = "CORL", "CORS"
+	fileFormat            = 1
+	headerSize            = 8
+	recordHeader          = 4 + 4 + 8 // checksum, keys, version
+	maxRecordKeys         = 1 << 26
+	pairSize              = 16
+	blockPairs            = 256 // between two keys of the index of a sorted file
+	footerSize            = 8 + 8 + 4
+)
+
+// generation is what was written within some seconds: a table in memory, and a log of it on disk. Later it is a file
+// sorted by key.
+type generation struct {
+	id     uint64
+	path   string
+	began  time.Time
+	newest Version
+	size   int64 // of the file
+	file   *os.File
+	table  *table // nil when it is sorted
+	first  []Key  // of each block, when it is sorted
+	pairs  int64
+
+	syncing sync.Mutex
+	synced  int64
+}
+
+// damagedError is for a file that cannot be read. Nothing in it is newer than newest.
+type damagedError struct {
+	newest Version
+	why    string
+}
+
+func (e *damagedError) Error() string { return e.why }
+
+// damaged says that a file which was written to until its time is not what it should be.
+func damaged(f *os.File, why string) error {
+	at := time.Now()
+	if info, err := f.Stat(); err == nil {
+		at = info.ModTime()
+	}
+	return &damagedError{AtTime(at.Add(time.Hour)), why}
+}
+
+func header(magic string) []byte { return append([]byte(magic), 0, fileFormat, 0, 0) }
+
+func newGeneration(id uint64, dir string) (*generation, error) {
+	g := &generation{id: id, path: filepath.Join(dir, fmt.Sprintf("%08d.%s", id, logExt)), began: time.Now(), table: newTable(1 << 10)}
+	var err error
+	if g.file, err = os.OpenFile(g.path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o640); err != nil {
+		return nil, err
+	}
+	if _, err = g.file.Write(header(logMagic)); err == nil {
+		err = durable.SyncDir(dir)
+	}
+	if err != nil {
+		return nil, errors.Join(err, g.remove())
+	}
+	g.size = headerSize
+	return g, nil
+}
+
+func (g *generation) keys() int {
+	if g.table == nil {
+		return int(g.pairs)
+	}
+	return g.table.n
+}
+
+// add notes keys of a version, and returns the end of their record.
+func (g *generation) add(v Version, keys []Key) (end int64, err error) {
+	b := make([]byte, recordHeader, recordHeader+8*len(keys))
+	binary.BigEndian.PutUint32(b[4:], uint32(len(keys)))
+	binary.BigEndian.PutUint64(b[8:], uint64(v))
+	for _, k := range keys {
+		b = binary.BigEndian.AppendUint64(b, uint64(k))
+	}
+	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
+	if _, err := g.file.WriteAt(b, g.size); err != nil {
+		return 0, fmt.Errorf("write to the journal of writes: %w", err)
+	}
+	g.size += int64(len(b))
+	for _, k := range keys {
+		g.table.put(k, v)
+	}
+	g.newest = max(g.newest, v)
+	return g.size, nil
+}
+
+// version is the greatest that a key has in it, 0 for none. What cannot be read counts as not there.
+func (g *generation) version(key Key) Version {
+	if g.table != nil {
+		return g.table.get(key)
+	}
+	block := sort.Search(len(g.first), func(i int) bool { return g.first[i] > key }) - 1
+	if block < 0 {
+		return 0
+	}
+	from := int64(block) * blockPairs
+	b := make([]byte, pairSize*min(blockPairs, g.pairs-from))
+	if _, err := g.file.ReadAt(b, headerSize+from*pairSize); err != nil {
+		return 0
+	}
+	n := len(b) / pairSize
+	at := func(i int) Key { return Key(binary.BigEndian.Uint64(b[i*pairSize:])) }
+	if i := sort.Search(n, func(i int) bool { return at(i) >= key }); i < n && at(i) == key {
+		return Version(binary.BigEndian.Uint64(b[i*pairSize+8:]))
+	}
+	return 0
+}
+
+// sync returns when the file is on disk up to end; 0 is all of it.
+func (g *generation) sync(end int64) error {
+	g.syncing.Lock()
+	defer g.syncing.Unlock()
+	if end != 0 && g.synced >= end {
+		return nil
+	}
+	size := g.size // a later record may not be counted, and is synced again
+	err := g.file.Sync()
+	if errors.Is(err, os.ErrClosed) {
+		return nil // it was sorted, or forgotten: either is on disk
+	}
+	if err != nil {
+		return fmt.Errorf("write to the journal of writes: %w", err)
+	}
+	g.synced = max(g.synced, size, end)
+	return nil
+}
+
+// sort replaces the table and the log by a file sorted by key.
+func (g *generation) sort() error {
+	pairs := g.table.sorted()
+	path := filepath.Join(filepath.Dir(g.path), fmt.Sprintf("%08d.%s", g.id, sortedExt))
+	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o640)
+	if err != nil {
+		return err
+	}
+	sum := crc32.New(castagnoli)
+	w := bufio.NewWriterSize(io.MultiWriter(f, sum), 1<<16)
+	w.Write(header(sortedMagic))
+	var b []byte
+	for _, p := range pairs {
+		b = binary.BigEndian.AppendUint64(b[:0], uint64(p.key))
+		w.Write(binary.BigEndian.AppendUint64(b, uint64(p.version)))
+	}
+	b = binary.BigEndian.AppendUint64(b[:0], uint64(len(pairs)))
+	w.Write(binary.BigEndian.AppendUint64(b, uint64(g.newest)))
+	err = w.Flush()
+	if err == nil {
+		_, err = f.Write(binary.BigEndian.AppendUint32(nil, sum.Sum32()))
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = os.Rename(path+".tmp", path)
+	}
+	if err == nil {
+		err = durable.SyncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		return errors.Join(err, f.Close(), os.Remove(path+".tmp"))
+	}
+	old, oldPath := g.file, g.path
+	g.file, g.path, g.table = f, path, nil
+	g.pairs, g.size = int64(len(pairs)), headerSize+int64(len(pairs))*pairSize+footerSize
+	for i := 0; i < len(pairs); i += blockPairs {
+		g.first = append(g.first, pairs[i].key)
+	}
+	return errors.Join(old.Close(), os.Remove(oldPath))
+}
+
+func (g *generation) close() error { return g.file.Close() }
+
+func (g *generation) remove() error { return errors.Join(g.file.Close(), os.Remove(g.path)) }
+
+func readHeader(f *os.File, magic string) error {
+	b := make([]byte, headerSize)
+	if _, err := io.ReadFull(f, b); err != nil {
+		return damaged(f, "the file is too short")
+	}
+	if string(b[:4]) != magic {
+		return damaged(f, "it is not a file of the journal of writes")
+	}
+	if format := binary.BigEndian.Uint16(b[4:]); format != fileFormat {
+		return fmt.Errorf("format %d is of another version of this program", format)
+	}
+	return nil
+}
+
+// readLog reads a generation that is not sorted, and cuts a torn record off its end.
+func readLog(id uint64, path string) (*generation, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	g := &generation{id: id, path: path, file: f, began: time.Now(), table: newTable(1 << 10), size: headerSize}
+	info, err := f.Stat()
+	if err == nil && info.Size() < headerSize {
+		// It was begun by a process that ended, and has nothing.
+		if _, err = f.WriteAt(header(logMagic), 0); err == nil {
+			_, err = f.Seek(0, io.SeekStart)
+		}
+	}
+	if err == nil {
+		err = readHeader(f, logMagic)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	r := bufio.NewReaderSize(f, 1<<16)
+	for {
+		v, keys, err := readRecord(r, max(0, info.Size()-g.size))
+		if err == io.EOF {
+			return g, nil
+		} else if err != nil { // torn
+			if err := f.Truncate(g.size); err != nil {
+				return nil, errors.Join(err, f.Close())
+			}
+			return g, nil
+		}
+		for _, k := range keys {
+			g.table.put(k, v)
+		}
+		g.newest = max(g.newest, v)
+		g.size += recordHeader + 8*int64(len(keys))
+	}
+}
+
+var errTorn = errors.New("the record is torn")
+
+// readRecord reads the keys of one write, of a file that has left more bytes.
+func readRecord(r io.Reader, left int64) (Version, []Key, error) {
+	head := make([]byte, recordHeader)
+	if _, err := io.ReadFull(r, head); err == io.EOF {
+		return 0, nil, io.EOF
+	} else if err != nil {
+		return 0, nil, errTorn
+	}
+	n := int64(binary.BigEndian.Uint32(head[4:]))
+	if n > maxRecordKeys || recordHeader+8*n > left {
+		return 0, nil, errTorn
+	}
+	b := make([]byte, 8*n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return 0, nil, errTorn
+	}
+	sum := crc32.Update(crc32.Checksum(head[4:], castagnoli), castagnoli, b)
+	if sum != binary.BigEndian.Uint32(head) {
+		return 0, nil, errTorn
+	}
+	keys := make([]Key, n)
+	for i := range keys {
+		keys[i] = Key(binary.BigEndian.Uint64(b[8*i:]))
+	}
+	return Version(binary.BigEndian.Uint64(head[8:])), keys, nil
+}
+
+// openSorted opens a sorted file, and verifies all of it.
+func openSorted(id uint64, path string) (*generation, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	g := &generation{id: id, path: path, file: f, began: time.Now()}
+	if err := g.verify(); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return g, nil
+}
+
+func (g *generation) verify() error {
+	info, err := g.file.Stat()
+	if err != nil {
+		return err
+	}
+	g.size = info.Size()
+	g.pairs = (g.size - headerSize - footerSize) / pairSize
+	if g.size < headerSize+footerSize || headerSize+g.pairs*pairSize+footerSize != g.size {
+		return damaged(g.file, "the file has the wrong length")
+	}
+	if err := readHeader(g.file, sortedMagic); err != nil {
+		return err
+	}
+	sum := crc32.New(castagnoli)
+	sum.Write(header(sortedMagic))
+	r := bufio.NewReaderSize(g.file, 1<<16)
+	pair := make([]byte, pairSize)
+	for i := range g.pairs + 1 { // the last one is of the footer
+		if _, err := io.ReadFull(r, pair); err != nil {
+			return err
+		}
+		sum.Write(pair)
+		switch {
+		case i == g.pairs:
+			g.newest = Version(binary.BigEndian.Uint64(pair[8:]))
+		case i%blockPairs == 0:
+			g.first = append(g.first, Key(binary.BigEndian.Uint64(pair)))
+		}
+	}
+	if _, err := io.ReadFull(r, pair[:4]); err != nil {
+		return err
+	}
+	if binary.BigEndian.Uint32(pair) != sum.Sum32() {
+		return damaged(g.file, "the checksum is wrong")
+	}
+	return nil
+}
+
+// table maps keys to their greatest versions. It is an open table: at 16 bytes a slot it is a third of a map's size.
+type table struct {
+	slots []pair
+	n     int
+}
+
+type pair struct {
+	key     Key
+	version Version
+}
+
+func newTable(slots int) *table { return &table{slots: make([]pair, slots)} }
+
+// slot returns where a key is, or belongs.
+func (t *table) slot(key Key) *pair {
+	mask := uint64(len(t.slots) - 1)
+	for i := uint64(key) & mask; ; i = (i + 1) & mask {
+		if s := &t.slots[i]; s.key == key || s.key == 0 {
+			return s
+		}
+	}
+}
+
+func (t *table) get(key Key) Version { return t.slot(key).version }
+
+func (t *table) put(key Key, v Version) {
+	s := t.slot(key)
+	if s.key == 0 {
+		if t.n++; 2*t.n > len(t.slots) {
+			old := t.slots
+			t.slots = make([]pair, 2*len(old))
+			for _, p := range old {
+				if p.key != 0 {
+					*t.slot(p.key) = p
+				}
+			}
+			s = t.slot(key)
+		}
+		s.key = key
+	}
+	s.version = max(s.version, v)
+}
+
+func (t *table) sorted() []pair {
+	out := make([]pair, 0, t.n)
+	for _, p := range t.slots {
+		if p.key != 0 {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, func(a, b pair) int { return cmp.Compare(a.key, b.key) })
+	return out
+}

@@ -1,0 +1,405 @@
+package order
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+	"github.com/zeebo/xxh3"
+	"go.uber.org/zap"
+)
+
+// Key stands for one field of a point in a shard.
+type Key uint64
+
+// KeyOf returns the key of a field of the point of a series at a time, in nanoseconds.
+func KeyOf(shard uint64, series []byte, field string, at int64) Key {
+	return keyOf(xxh3.HashSeed(series, shard), []byte(field), at)
+}
+
+func keyOf(series uint64, field []byte, at int64) Key {
+	h := xxh3.HashSeed(field, series) ^ uint64(at)*0x9e3779b97f4a7c15
+	h ^= h >> 32
+	h *= 0xd6e8feb86659fd93
+	h ^= h >> 32
+	if h == 0 {
+		h = 1 // 0 is an empty slot
+	}
+	return Key(h)
+}
+
+// ErrBehind is for a write of which some points have greater versions.
+var ErrBehind = errors.New("some of the points have newer values")
+
+// JournalConfig is what a journal needs.
+type JournalConfig struct {
+	Dir       string
+	MaxKeys   int   // of one generation; 0 is 1,000,000, which takes 32 MiB of memory at most
+	MaxMemory int   // generations in memory, 0 is 3; older ones are in sorted files alone
+	MaxDisk   int64 // bytes, 0 is 1 GiB; past it the oldest generation is forgotten
+	Log       *zap.Logger
+}
+
+// Journal knows with which version each field of each point was written lately. It is a list of generations. All writes
+// go into the newest, and one whose versions are all below the floor is dropped whole.
+type Journal struct {
+	cfg JournalConfig
+
+	mu          sync.Mutex
+	generations []*generation // the newest is last, and is not sorted
+	nextID      uint64
+	inFlight    map[Version]*Write
+	durable     bool
+	since       Version // what is older may have been forgotten although it is above the floor
+	superseded  int64
+}
+
+// Write is one that is being written.
+type Write struct {
+	journal *Journal
+	version Version
+	in      *generation // nil when nothing was noted
+	end     int64       // of its record in the file
+	done    chan struct{}
+}
+
+// rotateAfter is how long writes go into one generation.
+const rotateAfter = 2 * time.Second
+
+// OpenJournal opens the journal in a folder. What was torn off by a crash is cut; other damage is set aside.
+func OpenJournal(cfg JournalConfig) (*Journal, error) {
+	cfg.MaxKeys = cmp.Or(cfg.MaxKeys, 1_000_000)
+	cfg.MaxMemory = cmp.Or(cfg.MaxMemory, 3)
+	cfg.MaxDisk = cmp.Or(cfg.MaxDisk, 1<<30)
+	if err := os.MkdirAll(cfg.Dir, 0o750); err != nil {
+		return nil, err
+	}
+	j := &Journal{cfg: cfg, inFlight: make(map[Version]*Write), nextID: 1}
+	entries, err := os.ReadDir(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		name, ext, _ := strings.Cut(e.Name(), ".")
+		id, err := strconv.ParseUint(name, 10, 64)
+		path := filepath.Join(cfg.Dir, e.Name())
+		switch {
+		case ext == "tmp" || strings.HasSuffix(ext, ".tmp"):
+			err = os.Remove(path)
+		case err != nil:
+			continue
+		case ext == logExt || ext == sortedExt:
+			err = j.load(id, path, ext == sortedExt)
+			j.nextID = max(j.nextID, id+1)
+		}
+		if err != nil {
+			return nil, errors.Join(err, j.Close())
+		}
+	}
+	slices.SortStableFunc(j.generations, func(a, b *generation) int { return cmp.Compare(a.id, b.id) })
+	if err := j.rotate(); err != nil {
+		return nil, errors.Join(err, j.Close())
+	}
+	return j, nil
+}
+
+// load opens the generation in a file. One that is damaged is set aside: what it had may have been anything that was
+// written until now.
+func (j *Journal) load(id uint64, path string, sorted bool) error {
+	read := readLog
+	if sorted {
+		read = openSorted
+	}
+	g, err := read(id, path)
+	var damaged *damagedError
+	switch {
+	case errors.As(err, &damaged):
+		j.since = max(j.since, damaged.newest)
+		aside := path + ".damaged"
+		j.cfg.Log.Warn("The journal of writes is damaged, and set aside: late writes may undo newer ones of that time",
+			zap.String("kept", aside), zap.Error(err))
+		return os.Rename(path, aside)
+	case err != nil:
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	// A crash may leave the file that a generation was sorted from.
+	if i := slices.IndexFunc(j.generations, func(o *generation) bool { return o.id == id }); i >= 0 {
+		unsorted := g
+		if j.generations[i].table != nil {
+			unsorted, j.generations[i] = j.generations[i], g
+		}
+		return unsorted.remove()
+	}
+	j.generations = append(j.generations, g)
+	return nil
+}
+
+// Begin notes a write of version v, of points of one shard, before they are written. The caller writes the points that
+// it returns, and calls End. A point of which some fields have greater versions is returned without these, as another
+// one. When late is false and any field has a greater version, nothing is noted, and the error is ErrBehind.
+//
+// A point that is being written with a smaller version is waited for: the engine keeps what is written last.
+func (j *Journal) Begin(shard uint64, v Version, points []models.Point, late bool) ([]models.Point, *Write, error) {
+	keys := keysOf(shard, points)
+	w := &Write{journal: j, version: v, done: make(chan struct{})}
+	j.mu.Lock()
+	for same := j.inFlight[v]; same != nil; same = j.inFlight[v] { // it came twice
+		j.mu.Unlock()
+		<-same.done
+		j.mu.Lock()
+	}
+	newer, before := j.look(v, keys)
+	if len(newer) > 0 {
+		if !late {
+			j.mu.Unlock()
+			return nil, nil, ErrBehind
+		}
+		j.superseded += int64(len(newer))
+		points, keys = without(points, keys, newer)
+	}
+	if err := j.note(w, v, keys); err != nil {
+		j.mu.Unlock()
+		return nil, nil, err
+	}
+	j.inFlight[v] = w
+	j.mu.Unlock()
+	for _, b := range before {
+		<-b.done
+	}
+	return points, w, nil
+}
+
+func keysOf(shard uint64, points []models.Point) []Key {
+	keys := make([]Key, 0, len(points))
+	for _, p := range points {
+		series, at := xxh3.HashSeed(p.Key(), shard), p.UnixNano()
+		for f := p.FieldIterator(); f.Next(); {
+			keys = append(keys, keyOf(series, f.FieldKey(), at))
+		}
+	}
+	return keys
+}
+
+// look returns which keys have greater versions, and the writes under way of smaller ones. mu must be held.
+func (j *Journal) look(v Version, keys []Key) (newer map[int]bool, before []*Write) {
+	oldest := ^Version(0) // under way
+	for f := range j.inFlight {
+		oldest = min(oldest, f)
+	}
+	for i := len(j.generations) - 1; i >= 0; i-- {
+		g := j.generations[i]
+		if g.newest < v && g.newest < oldest {
+			continue // nothing greater, and nothing under way
+		}
+		for k, key := range keys {
+			have := g.version(key)
+			switch {
+			case have > v:
+				if newer == nil {
+					newer = make(map[int]bool)
+				}
+				newer[k] = true
+			case have >= oldest && have < v:
+				if f := j.inFlight[have]; f != nil && !slices.Contains(before, f) {
+					before = append(before, f)
+				}
+			}
+		}
+	}
+	return newer, before
+}
+
+// without returns points and keys without the fields that have greater versions.
+func without(points []models.Point, keys []Key, newer map[int]bool) ([]models.Point, []Key) {
+	var left []models.Point
+	var leftKeys []Key
+	at := 0
+	for _, p := range points {
+		from, lost := at, 0
+		for f := p.FieldIterator(); f.Next(); at++ {
+			if newer[at] {
+				lost++
+			}
+		}
+		switch {
+		case lost == at-from:
+			continue
+		case lost > 0:
+			fields, err := p.Fields()
+			if err != nil {
+				continue // no engine takes it
+			}
+			i := from
+			for f := p.FieldIterator(); f.Next(); i++ {
+				if newer[i] {
+					delete(fields, string(f.FieldKey()))
+				}
+			}
+			if p, err = models.NewPoint(string(p.Name()), p.Tags(), fields, p.Time()); err != nil {
+				continue
+			}
+		}
+		left = append(left, p)
+		for i := from; i < at; i++ {
+			if !newer[i] {
+				leftKeys = append(leftKeys, keys[i])
+			}
+		}
+	}
+	return left, leftKeys
+}
+
+// note puts keys into the newest generation. mu must be held.
+func (j *Journal) note(w *Write, v Version, keys []Key) (err error) {
+	if len(keys) == 0 {
+		return nil
+	}
+	if j.current().keys() >= j.cfg.MaxKeys {
+		if err := j.rotate(); err != nil {
+			return err
+		}
+	}
+	w.in = j.current()
+	w.end, err = w.in.add(v, keys)
+	return err
+}
+
+func (j *Journal) current() *generation { return j.generations[len(j.generations)-1] }
+
+// rotate begins a generation. mu must be held.
+func (j *Journal) rotate() error {
+	if j.durable {
+		if err := j.current().sync(0); err != nil {
+			return err
+		}
+	}
+	g, err := newGeneration(j.nextID, j.cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("begin a file of the journal of writes: %w", err)
+	}
+	j.nextID++
+	j.generations = append(j.generations, g)
+	inMemory, onDisk := 0, int64(0)
+	for i := len(j.generations) - 1; i >= 0; i-- {
+		g := j.generations[i]
+		if g.table != nil {
+			if inMemory++; inMemory > j.cfg.MaxMemory {
+				if err := g.sort(); err != nil {
+					return fmt.Errorf("sort a file of the journal of writes: %w", err)
+				}
+			}
+		}
+		if onDisk += g.size; onDisk > j.cfg.MaxDisk && i < len(j.generations)-1 {
+			return j.giveUp(i + 1)
+		}
+	}
+	return nil
+}
+
+// giveUp forgets the oldest n generations. mu must be held.
+func (j *Journal) giveUp(n int) error {
+	var errs []error
+	for _, g := range j.generations[:n] {
+		j.since = max(j.since, g.newest+1)
+		errs = append(errs, g.remove())
+	}
+	j.generations = slices.Delete(j.generations, 0, n)
+	j.cfg.Log.Warn("The journal of writes is full: writes that are late by more may undo newer ones",
+		zap.Time("begins", j.since.Time()), zap.Int64("max_bytes", j.cfg.MaxDisk))
+	return errors.Join(errs...)
+}
+
+// SetFloor forgets what is older than floor.
+func (j *Journal) SetFloor(floor Version) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if g := j.current(); g.keys() > 0 && time.Since(g.began) > rotateAfter {
+		if err := j.rotate(); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	j.generations = slices.DeleteFunc(j.generations, func(g *generation) bool {
+		if g == j.current() || g.newest >= floor {
+			return false
+		}
+		errs = append(errs, g.remove())
+		return true
+	})
+	return errors.Join(errs...)
+}
+
+// SetDurable makes writes wait, in Sync, until what is noted of them is on disk. When it returns this is true of all
+// that was noted before.
+func (j *Journal) SetDurable(on bool) error {
+	j.mu.Lock()
+	was := j.durable
+	j.durable = on
+	generations := slices.Clone(j.generations)
+	j.mu.Unlock()
+	if !on || was {
+		return nil
+	}
+	for _, g := range generations {
+		if err := g.sync(0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Version returns with which version a field was written lately, 0 when that is not known.
+func (j *Journal) Version(key Key) Version {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var newest Version
+	for _, g := range j.generations {
+		newest = max(newest, g.version(key))
+	}
+	return newest
+}
+
+// Since is a version below which the journal may have forgotten some that are above the floor.
+func (j *Journal) Since() Version {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.since
+}
+
+// Close closes the files.
+func (j *Journal) Close() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var errs []error
+	for _, g := range j.generations {
+		errs = append(errs, g.close())
+	}
+	return errors.Join(errs...)
+}
+
+// End is called when the engine has the points, or did not take them.
+func (w *Write) End() {
+	w.journal.mu.Lock()
+	delete(w.journal.inFlight, w.version)
+	w.journal.mu.Unlock()
+	close(w.done)
+}
+
+// Sync returns when what was noted of the write is on disk, or at once while the journal need not be durable.
+func (w *Write) Sync() error {
+	w.journal.mu.Lock()
+	due := w.journal.durable && w.in != nil
+	w.journal.mu.Unlock()
+	if !due {
+		return nil
+	}
+	return w.in.sync(w.end)
+}

@@ -1,0 +1,82 @@
+package replication
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"concord/internal/handoff"
+	"concord/internal/order"
+)
+
+// floors are the versions below which nothing reaches a node any more.
+type floors struct {
+	mu   sync.Mutex
+	said map[uint64]order.Version // to each node, of this node's writes; it never falls
+	told map[uint64]order.Version // by each node, of its writes to this one
+}
+
+// Floor returns this node's clock, and a version such that no write of this node with a smaller one will reach a node
+// any more. While hinted handoff keeps writes for the node it stays what it was: one of them may be as old. Both are 0
+// when points have no versions.
+func (w *Writer) Floor(node uint64) (clock, floor uint64) {
+	if w.Order == nil {
+		return 0, 0
+	}
+	return w.clock(), uint64(w.floor(node))
+}
+
+func (w *Writer) floor(node uint64) order.Version {
+	oldest := w.lanes.oldest() // first: a write that ends since is in hinted handoff by then
+	w.floors.mu.Lock()
+	defer w.floors.mu.Unlock()
+	if w.Handoff != nil && slices.ContainsFunc(w.Handoff.Waiting(), func(q handoff.Waiting) bool { return q.Node == node }) {
+		return w.floors.said[node]
+	}
+	if w.floors.said == nil {
+		w.floors.said = make(map[uint64]order.Version)
+	}
+	w.floors.said[node] = max(w.floors.said[node], oldest)
+	return w.floors.said[node]
+}
+
+// Told takes the clock and the floor of another node. What is below the floors of all data nodes is forgotten.
+func (w *Writer) Told(node, clock, floor uint64) {
+	if w.Order == nil {
+		return
+	}
+	w.heard(clock)
+	w.floors.mu.Lock()
+	if w.floors.told == nil {
+		w.floors.told = make(map[uint64]order.Version)
+	}
+	w.floors.told[node] = order.Version(floor)
+	w.floors.mu.Unlock()
+	w.forget()
+}
+
+// behindFor is how far the floor may stay behind the clock before what the journal has must outlive a power cut.
+const behindFor = 5 * time.Second
+
+// forget lets the journal forget what no node can send something older than.
+func (w *Writer) forget() {
+	self := w.meta.NodeID()
+	floor := w.floor(self)
+	w.floors.mu.Lock()
+	for _, n := range w.meta.DataNodes() {
+		if n.ID != self {
+			floor = min(floor, w.floors.told[n.ID])
+		}
+	}
+	w.floors.mu.Unlock()
+	w.removals.forget(floor)
+	err := w.Order.Journal.SetFloor(floor)
+	if err == nil {
+		err = w.Order.Journal.SetDurable(w.Order.Clock.Now().Time().Sub(floor.Time()) > behindFor)
+	}
+	if err != nil {
+		w.log.Warn("Cannot keep the journal of writes", zap.Error(err))
+	}
+}
