@@ -58,8 +58,9 @@ type Cluster struct {
 	addrs      []string // TCP address of each data node
 	extra      []*datanode.Node
 
-	mu  sync.Mutex
-	cut map[string]bool // TCP addresses whose links are cut
+	mu      sync.Mutex
+	cut     map[string]bool    // TCP addresses whose links are cut
+	cutLink map[[2]string]bool // from one TCP address to another
 }
 
 // Start starts a meta node and the data nodes, and joins them.
@@ -70,7 +71,7 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if o.Ports == nil {
 		o.Ports = func(int) Ports { return Ports{} }
 	}
-	c := &Cluster{opts: o, cut: make(map[string]bool)}
+	c := &Cluster{opts: o, cut: make(map[string]bool), cutLink: make(map[[2]string]bool)}
 	defer func() {
 		if err != nil {
 			c.Close()
@@ -190,7 +191,7 @@ func (c *Cluster) newData(i int) *datanode.Node {
 	n.Blocked = func(addr string) bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return addr != c.addrs[i] && (c.cut[addr] || c.cut[c.addrs[i]])
+		return addr != c.addrs[i] && (c.cut[addr] || c.cut[c.addrs[i]] || c.cutLink[[2]string{c.addrs[i], addr}])
 	}
 	if f := c.opts.NotWhole; f != nil {
 		n.NotWhole = func(shard uint64) string { return f(i, shard) }
@@ -250,6 +251,19 @@ func (c *Cluster) setCut(i int, cut bool) (was bool) {
 	was = c.cut[c.addrs[i]]
 	c.cut[c.addrs[i]] = cut
 	return was
+}
+
+// CutLink makes one data node unable to call another, which can still call it. So what the first one keeps for the
+// other in hinted handoff stays there. HealLink gives the link back.
+func (c *Cluster) CutLink(from, to int) { c.setCutLink(from, to, true) }
+
+// HealLink undoes CutLink.
+func (c *Cluster) HealLink(from, to int) { c.setCutLink(from, to, false) }
+
+func (c *Cluster) setCutLink(from, to int, cut bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cutLink[[2]string{c.addrs[from], c.addrs[to]}] = cut
 }
 
 // Shards lists the shards of a database as the meta node knows them.
