@@ -25,7 +25,6 @@ func (n *Node) openOrder() error {
 		return fmt.Errorf("open the journal of writes: %w", err)
 	}
 	n.onClose(journal.Close)
-	clock.SetNode(n.Meta.NodeID())
 	n.writer.Order = &replication.Order{Clock: clock, Journal: journal}
 	return nil
 }

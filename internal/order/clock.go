@@ -14,21 +14,22 @@ import (
 )
 
 // Version orders operations: of two on the same point, the one with the greater version is the later one. The upper 56
-// bits are milliseconds since 1970 times 4096, and a counter; the lowest 8 bits are the node that gave it. 0 is none.
+// bits are microseconds since 1970 times 16, and a counter; the lowest 8 bits are the node that gave it. 0 is none.
 type Version uint64
 
 const (
 	nodeBits    = 8
-	counterBits = 12
+	counterBits = 4
 	// ahead is how far ahead of the clock the bound is stored that no version has passed.
-	ahead = 10 * time.Second
+	ahead         = 10 * time.Second
+	aheadVersions = Version(ahead/time.Microsecond) << (counterBits + nodeBits)
 )
 
 // AtTime is the smallest version of a time.
-func AtTime(t time.Time) Version { return Version(t.UnixMilli()) << (counterBits + nodeBits) }
+func AtTime(t time.Time) Version { return Version(t.UnixMicro()) << (counterBits + nodeBits) }
 
-// Time is when the version was given, by the greatest clock that its node had heard of, to the millisecond.
-func (v Version) Time() time.Time { return time.UnixMilli(int64(v >> (counterBits + nodeBits))) }
+// Time is when the version was given, by the greatest clock that its node had heard of, to the microsecond.
+func (v Version) Time() time.Time { return time.UnixMicro(int64(v >> (counterBits + nodeBits))) }
 
 // Clock gives versions. It is a hybrid logical clock: it follows the time, and never falls behind a version that it
 // gave or heard of, nor behind one that it gave before a restart. (Kulkarni et al., Logical Physical Clocks, 2014.)
@@ -64,7 +65,7 @@ func OpenClock(path string, now func() time.Time) (*Clock, error) {
 		}
 	}
 	c.bound = c.last
-	return c, c.store(c.next() + AtTime(time.UnixMilli(ahead.Milliseconds())))
+	return c, c.store(c.next() + aheadVersions)
 }
 
 func decodeBound(b []byte) (Version, error) {
@@ -113,7 +114,7 @@ func (c *Clock) Next() Version {
 	defer c.mu.Unlock()
 	for {
 		v := c.next()
-		if v+AtTime(time.UnixMilli(ahead.Milliseconds()/2)) > c.bound && c.storing == nil {
+		if v+aheadVersions/2 > c.bound && c.storing == nil {
 			c.storing = make(chan struct{})
 			go c.storeAhead(v)
 		}
@@ -130,7 +131,7 @@ func (c *Clock) Next() Version {
 
 // storeAhead stores a bound above v.
 func (c *Clock) storeAhead(v Version) {
-	err := c.store(v + AtTime(time.UnixMilli(ahead.Milliseconds())))
+	err := c.store(v + aheadVersions)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.failed = err

@@ -107,6 +107,7 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 		return err
 	}
 	if d.writer.Order != nil {
+		d.writer.Order.Clock.SetNode(self)
 		r.Version = uint64(d.writer.Order.Clock.Next()) // above all that the nodes had when they heard of it
 	}
 	if err := d.keep(r, missed, heard); err != nil {

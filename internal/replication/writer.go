@@ -340,6 +340,9 @@ func (w *Writer) writeOwners(a shardWrite) error {
 	var requests []*rpc.WriteShardRequest
 	size := 0
 	self := w.meta.NodeID()
+	if w.Order != nil {
+		w.Order.Clock.SetNode(self)
+	}
 	nodes := make([]uint64, len(owners))
 	for i, o := range owners {
 		nodes[i] = o.NodeID
