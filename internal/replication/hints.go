@@ -105,7 +105,7 @@ func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed result)
 		points += len(r.Points)
 		entries = append(entries, handoff.Entry{Kind: handoff.Write, Points: len(r.Points), Data: b})
 	}
-	for _, del := range w.recent.since(d.db, d.began) {
+	for _, del := range w.recentSince(d.db, d.began) {
 		e, err := w.boundedDelete(del, d.shard)
 		if err != nil {
 			return result{err: fmt.Errorf("%w; and hinted handoff: %w", cause, err)}
@@ -120,6 +120,14 @@ func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed result)
 		w.missedBy(d.node, d.shard, true)
 	}
 	return result{err: cause, hinted: true}
+}
+
+// recentSince lists the deletes that follow a write in a queue. With versions owners order them.
+func (w *Writer) recentSince(db string, began time.Time) []*rpc.ExecuteRequest {
+	if w.Order != nil {
+		return nil
+	}
+	return w.recent.since(db, began)
 }
 
 // boundedDelete is a delete of what waits before it in the queue of one shard, none when the shard is gone.
@@ -245,6 +253,9 @@ func (w *Writer) NoteDelete(req *rpc.ExecuteRequest) (*rpc.Barrier, error) {
 // by then, or finds the delete among the recent ones when it gets there.
 func (w *Writer) noteBehind(req *rpc.ExecuteRequest) error {
 	w.lanes.await(req.Database, 0, noteWait)
+	if w.Order != nil {
+		return nil // an owner leaves out what is older than a delete, and a delete that is refused removes nothing
+	}
 	for _, q := range w.Handoff.Waiting() {
 		entries, err := w.boundedDelete(req, q.Shard)
 		if err == nil && len(entries) > 0 {
