@@ -58,6 +58,7 @@ type Journal struct {
 	nextID      uint64
 	inFlight    map[Version]*Write
 	durable     bool
+	loaded      Version // the greatest of those that were on disk when it was opened
 	since       Version // what is older may have been forgotten although it is above the floor
 	superseded  int64
 }
@@ -103,6 +104,9 @@ func OpenJournal(cfg JournalConfig) (*Journal, error) {
 		if err != nil {
 			return nil, errors.Join(err, j.Close())
 		}
+	}
+	for _, g := range j.generations {
+		j.loaded = max(j.loaded, g.newest)
 	}
 	slices.SortStableFunc(j.generations, func(a, b *generation) int { return cmp.Compare(a.id, b.id) })
 	if err := j.rotate(); err != nil {
@@ -366,6 +370,9 @@ func (j *Journal) Version(key Key) Version {
 	}
 	return newest
 }
+
+// Loaded is the greatest version that the journal had when it was opened, 0 for none.
+func (j *Journal) Loaded() Version { return j.loaded }
 
 // Since is a version below which the journal may have forgotten some that are above the floor.
 func (j *Journal) Since() Version {

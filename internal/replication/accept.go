@@ -56,10 +56,33 @@ func (w *Writer) accept(
 		return err
 	}
 	w.removals.wrote(shard, db, policy, v, kept)
+	w.newest.note(shard, v)
 	if failed := write.Sync(); failed != nil {
 		return failed
 	}
 	return err
+}
+
+// newestVersions are the greatest versions that shards got since this process started.
+type newestVersions struct {
+	mu sync.Mutex
+	m  map[uint64]order.Version
+}
+
+func (n *newestVersions) note(shard uint64, v order.Version) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.m == nil {
+		n.m = make(map[uint64]order.Version)
+	}
+	n.m[shard] = max(n.m[shard], v)
+}
+
+// mayHaveNewer reports whether this node's copy of a shard may have points with a version above v.
+func (w *Writer) mayHaveNewer(shard uint64, v order.Version) bool {
+	w.newest.mu.Lock()
+	defer w.newest.mu.Unlock()
+	return w.newest.m[shard] > v || w.Order.Journal.Loaded() > v
 }
 
 // acceptSpans writes what another node sent. Writes out of hinted handoff come as one, with the version of each. They

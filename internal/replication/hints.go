@@ -188,11 +188,17 @@ func (w *Writer) runDelete(store *tsdb.Store, r *rpc.ExecuteRequest) (err error)
 		w.removals.announce(r, time.Now())
 		w.removals.add(r)
 	}
+	var newer []acceptedWrite
+	if versioned && r.Hinted {
+		if newer, err = w.newerInStore(store, r); err != nil {
+			return err
+		}
+	}
 	if err := execute(store, r); err != nil {
 		return err
 	}
 	if versioned {
-		for _, n := range w.removals.newer(r) {
+		for _, n := range append(newer, w.removals.newer(r)...) {
 			user := tsdb.WriteContext{UserId: tsdb.UnknownUser}
 			if err := w.accept(user, n.shard, r.Database, n.policy, n.version, true, n.points); err != nil {
 				return fmt.Errorf("write again what is newer than the delete: %w", err)

@@ -103,6 +103,7 @@ type Writer struct {
 	types    fieldTypes
 	removals removals
 	floors   floors
+	newest   newestVersions
 
 	mu     sync.RWMutex // held for reading while owners start, so that Close waits for them
 	opened bool
