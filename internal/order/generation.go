@@ -24,15 +24,18 @@ const (
 	logMagic, sortedMagic = "CORL", "CORS"
 	fileFormat            = 1
 	headerSize            = 8
-	recordHeader          = 4 + 4 + 8 // checksum, keys, version
+	recordHeader          = 4 + 4 + 8 + 8 + 8 // checksum, keys, version, first and last time
 	maxRecordKeys         = 1 << 26
 	pairSize              = 16
 	blockPairs            = 256 // between two keys of the index of a sorted file
 	footerSize            = 8 + 8 + 4
 )
 
-// generation is what was written within some seconds: a table in memory, and a log of it on disk. Later it is a file
-// sorted by key.
+// generation is what was written within some seconds: the writes in memory, and a log of them on disk. Later it is a
+// file sorted by key.
+//
+// A write that comes in the order of versions is only appended. Few others come in a healthy cluster, and they are
+// compared with the few that have greater versions. A table of all keys is made when a late write needs it.
 type generation struct {
 	id     uint64
 	path   string
@@ -40,13 +43,27 @@ type generation struct {
 	newest Version
 	size   int64 // of the file
 	file   *os.File
-	table  *table // nil when it is sorted
-	first  []Key  // of each block, when it is sorted
+	n      int // keys in writes
+	writes []noted
+	table  *table // of the first tabled writes; nil when it is sorted
+	tabled int
+	sorted bool
+	first  []Key // of each block, when it is sorted
 	pairs  int64
 
 	syncing sync.Mutex
 	synced  int64
 }
+
+// noted is what is known of one write.
+type noted struct {
+	version     Version
+	first, last int64 // times of its points, nanoseconds
+	keys        []Key
+}
+
+// overlaps reports whether two writes may have points in common.
+func (n noted) overlaps(o noted) bool { return n.first <= o.last && o.first <= n.last }
 
 // damagedError is for a file that cannot be read. Nothing in it is newer than newest.
 type damagedError struct {
@@ -68,7 +85,7 @@ func damaged(f *os.File, why string) error {
 func header(magic string) []byte { return append([]byte(magic), 0, fileFormat, 0, 0) }
 
 func newGeneration(id uint64, dir string) (*generation, error) {
-	g := &generation{id: id, path: filepath.Join(dir, fmt.Sprintf("%08d.%s", id, logExt)), began: time.Now(), table: newTable(1 << 10)}
+	g := &generation{id: id, path: filepath.Join(dir, fmt.Sprintf("%08d.%s", id, logExt)), began: time.Now(), table: newTable(1 << 4)}
 	var err error
 	if g.file, err = os.OpenFile(g.path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o640); err != nil {
 		return nil, err
@@ -84,18 +101,20 @@ func newGeneration(id uint64, dir string) (*generation, error) {
 }
 
 func (g *generation) keys() int {
-	if g.table == nil {
+	if g.sorted {
 		return int(g.pairs)
 	}
-	return g.table.n
+	return g.n
 }
 
-// add notes keys of a version, and returns the end of their record.
-func (g *generation) add(v Version, keys []Key) (end int64, err error) {
-	b := make([]byte, recordHeader, recordHeader+8*len(keys))
-	binary.BigEndian.PutUint32(b[4:], uint32(len(keys)))
-	binary.BigEndian.PutUint64(b[8:], uint64(v))
-	for _, k := range keys {
+// add notes a write, and returns the end of its record.
+func (g *generation) add(w noted) (end int64, err error) {
+	b := make([]byte, recordHeader, recordHeader+8*len(w.keys))
+	binary.BigEndian.PutUint32(b[4:], uint32(len(w.keys)))
+	binary.BigEndian.PutUint64(b[8:], uint64(w.version))
+	binary.BigEndian.PutUint64(b[16:], uint64(w.first))
+	binary.BigEndian.PutUint64(b[24:], uint64(w.last))
+	for _, k := range w.keys {
 		b = binary.BigEndian.AppendUint64(b, uint64(k))
 	}
 	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
@@ -103,16 +122,29 @@ func (g *generation) add(v Version, keys []Key) (end int64, err error) {
 		return 0, fmt.Errorf("write to the journal of writes: %w", err)
 	}
 	g.size += int64(len(b))
-	for _, k := range keys {
-		g.table.put(k, v)
-	}
-	g.newest = max(g.newest, v)
+	g.keep(w)
 	return g.size, nil
+}
+
+func (g *generation) keep(w noted) {
+	g.writes = append(g.writes, w)
+	g.n += len(w.keys)
+	g.newest = max(g.newest, w.version)
+}
+
+// fill brings the table up to date.
+func (g *generation) fill() {
+	for ; g.tabled < len(g.writes); g.tabled++ {
+		for _, k := range g.writes[g.tabled].keys {
+			g.table.put(k, g.writes[g.tabled].version)
+		}
+	}
 }
 
 // version is the greatest that a key has in it, 0 for none. What cannot be read counts as not there.
 func (g *generation) version(key Key) Version {
-	if g.table != nil {
+	if !g.sorted {
+		g.fill()
 		return g.table.get(key)
 	}
 	block := sort.Search(len(g.first), func(i int) bool { return g.first[i] > key }) - 1
@@ -153,6 +185,7 @@ func (g *generation) sync(end int64) error {
 
 // sort replaces the table and the log by a file sorted by key.
 func (g *generation) sort() error {
+	g.fill()
 	pairs := g.table.sorted()
 	path := filepath.Join(filepath.Dir(g.path), fmt.Sprintf("%08d.%s", g.id, sortedExt))
 	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o640)
@@ -186,7 +219,7 @@ func (g *generation) sort() error {
 		return errors.Join(err, f.Close(), os.Remove(path+".tmp"))
 	}
 	old, oldPath := g.file, g.path
-	g.file, g.path, g.table = f, path, nil
+	g.file, g.path, g.table, g.writes, g.sorted = f, path, nil, nil, true
 	g.pairs, g.size = int64(len(pairs)), headerSize+int64(len(pairs))*pairSize+footerSize
 	for i := 0; i < len(pairs); i += blockPairs {
 		g.first = append(g.first, pairs[i].key)
@@ -206,7 +239,7 @@ func readHeader(f *os.File, magic string) error {
 	if string(b[:4]) != magic {
 		return damaged(f, "it is not a file of the journal of writes")
 	}
-	if format := binary.BigEndian.Uint16(b[4:]); format != fileFormat {
+	if format := binary.BigEndian.Uint32(b[4:]); format != fileFormat<<16 {
 		return fmt.Errorf("format %d is of another version of this program", format)
 	}
 	return nil
@@ -218,7 +251,7 @@ func readLog(id uint64, path string) (*generation, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &generation{id: id, path: path, file: f, began: time.Now(), table: newTable(1 << 10), size: headerSize}
+	g := &generation{id: id, path: path, file: f, began: time.Now(), table: newTable(1 << 4), size: headerSize}
 	info, err := f.Stat()
 	if err == nil && info.Size() < headerSize {
 		// It was begun by a process that ended, and has nothing.
@@ -234,7 +267,7 @@ func readLog(id uint64, path string) (*generation, error) {
 	}
 	r := bufio.NewReaderSize(f, 1<<16)
 	for {
-		v, keys, err := readRecord(r, max(0, info.Size()-g.size))
+		w, err := readRecord(r, max(0, info.Size()-g.size))
 		if err == io.EOF {
 			return g, nil
 		} else if err != nil { // torn
@@ -243,41 +276,41 @@ func readLog(id uint64, path string) (*generation, error) {
 			}
 			return g, nil
 		}
-		for _, k := range keys {
-			g.table.put(k, v)
-		}
-		g.newest = max(g.newest, v)
-		g.size += recordHeader + 8*int64(len(keys))
+		g.keep(w)
+		g.size += recordHeader + 8*int64(len(w.keys))
 	}
 }
 
 var errTorn = errors.New("the record is torn")
 
 // readRecord reads the keys of one write, of a file that has left more bytes.
-func readRecord(r io.Reader, left int64) (Version, []Key, error) {
+func readRecord(r io.Reader, left int64) (w noted, err error) {
 	head := make([]byte, recordHeader)
 	if _, err := io.ReadFull(r, head); err == io.EOF {
-		return 0, nil, io.EOF
+		return w, io.EOF
 	} else if err != nil {
-		return 0, nil, errTorn
+		return w, errTorn
 	}
 	n := int64(binary.BigEndian.Uint32(head[4:]))
 	if n > maxRecordKeys || recordHeader+8*n > left {
-		return 0, nil, errTorn
+		return w, errTorn
 	}
 	b := make([]byte, 8*n)
 	if _, err := io.ReadFull(r, b); err != nil {
-		return 0, nil, errTorn
+		return w, errTorn
 	}
 	sum := crc32.Update(crc32.Checksum(head[4:], castagnoli), castagnoli, b)
 	if sum != binary.BigEndian.Uint32(head) {
-		return 0, nil, errTorn
+		return w, errTorn
 	}
-	keys := make([]Key, n)
-	for i := range keys {
-		keys[i] = Key(binary.BigEndian.Uint64(b[8*i:]))
+	w = noted{
+		version: Version(binary.BigEndian.Uint64(head[8:])), keys: make([]Key, n),
+		first: int64(binary.BigEndian.Uint64(head[16:])), last: int64(binary.BigEndian.Uint64(head[24:])),
 	}
-	return Version(binary.BigEndian.Uint64(head[8:])), keys, nil
+	for i := range w.keys {
+		w.keys[i] = Key(binary.BigEndian.Uint64(b[8*i:]))
+	}
+	return w, nil
 }
 
 // openSorted opens a sorted file, and verifies all of it.
@@ -286,7 +319,7 @@ func openSorted(id uint64, path string) (*generation, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &generation{id: id, path: path, file: f, began: time.Now()}
+	g := &generation{id: id, path: path, file: f, began: time.Now(), sorted: true}
 	if err := g.verify(); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"slices"
@@ -137,7 +139,7 @@ func (j *Journal) load(id uint64, path string, sorted bool) error {
 	// A crash may leave the file that a generation was sorted from.
 	if i := slices.IndexFunc(j.generations, func(o *generation) bool { return o.id == id }); i >= 0 {
 		unsorted := g
-		if j.generations[i].table != nil {
+		if !j.generations[i].sorted {
 			unsorted, j.generations[i] = j.generations[i], g
 		}
 		return unsorted.remove()
@@ -152,7 +154,7 @@ func (j *Journal) load(id uint64, path string, sorted bool) error {
 //
 // A point that is being written with a smaller version is waited for: the engine keeps what is written last.
 func (j *Journal) Begin(shard uint64, v Version, points []models.Point, late bool) ([]models.Point, *Write, error) {
-	keys := keysOf(shard, points)
+	n := note(shard, v, points)
 	w := &Write{journal: j, version: v, done: make(chan struct{})}
 	j.mu.Lock()
 	for same := j.inFlight[v]; same != nil; same = j.inFlight[v] { // it came twice
@@ -160,16 +162,16 @@ func (j *Journal) Begin(shard uint64, v Version, points []models.Point, late boo
 		<-same.done
 		j.mu.Lock()
 	}
-	newer, before := j.look(v, keys)
+	newer, before := j.look(n)
 	if len(newer) > 0 {
 		if !late {
 			j.mu.Unlock()
 			return nil, nil, ErrBehind
 		}
 		j.superseded += int64(len(newer))
-		points, keys = without(points, keys, newer)
+		points, n.keys = without(points, n.keys, newer)
 	}
-	if err := j.note(w, v, keys); err != nil {
+	if err := j.add(w, n); err != nil {
 		j.mu.Unlock()
 		return nil, nil, err
 	}
@@ -181,45 +183,88 @@ func (j *Journal) Begin(shard uint64, v Version, points []models.Point, late boo
 	return points, w, nil
 }
 
-func keysOf(shard uint64, points []models.Point) []Key {
-	keys := make([]Key, 0, len(points))
+func note(shard uint64, v Version, points []models.Point) noted {
+	n := noted{version: v, keys: make([]Key, 0, len(points)), first: math.MaxInt64, last: math.MinInt64}
 	for _, p := range points {
 		series, at := xxh3.HashSeed(p.Key(), shard), p.UnixNano()
+		n.first, n.last = min(n.first, at), max(n.last, at)
 		for f := p.FieldIterator(); f.Next(); {
-			keys = append(keys, keyOf(series, f.FieldKey(), at))
+			n.keys = append(n.keys, keyOf(series, f.FieldKey(), at))
 		}
 	}
-	return keys
+	return n
 }
 
-// look returns which keys have greater versions, and the writes under way of smaller ones. mu must be held.
-func (j *Journal) look(v Version, keys []Key) (newer map[int]bool, before []*Write) {
+// fewWrites is with how many others of a generation a write is compared one by one, before a table of them is made.
+const fewWrites = 32
+
+// look returns which keys of a write have greater versions, and the writes under way of smaller ones. mu must be held.
+func (j *Journal) look(n noted) (newer map[int]bool, before []*Write) {
 	oldest := ^Version(0) // under way
 	for f := range j.inFlight {
 		oldest = min(oldest, f)
 	}
-	for i := len(j.generations) - 1; i >= 0; i-- {
-		g := j.generations[i]
-		if g.newest < v && g.newest < oldest {
+	var own *table // keys of the write: version 1, or 2 when another write has it with a greater version
+	found := false
+	for _, g := range j.generations {
+		if g.newest < n.version && g.newest < oldest {
 			continue // nothing greater, and nothing under way
 		}
-		for k, key := range keys {
-			have := g.version(key)
-			switch {
-			case have > v:
-				if newer == nil {
-					newer = make(map[int]bool)
-				}
-				newer[k] = true
-			case have >= oldest && have < v:
-				if f := j.inFlight[have]; f != nil && !slices.Contains(before, f) {
+		var others []noted
+		for _, o := range g.writes {
+			if !o.overlaps(n) || o.version == n.version || o.version < n.version && j.inFlight[o.version] == nil {
+				continue
+			}
+			if others = append(others, o); len(others) > fewWrites {
+				break
+			}
+		}
+		if g.sorted || len(others) > fewWrites {
+			for k, key := range n.keys {
+				have := g.version(key)
+				if have > n.version {
+					if newer == nil {
+						newer = make(map[int]bool)
+					}
+					newer[k] = true
+				} else if f := j.inFlight[have]; f != nil && have < n.version && !slices.Contains(before, f) {
 					before = append(before, f)
+				}
+			}
+			continue
+		}
+		for _, o := range others {
+			if own == nil {
+				own = newTable(ownSlots(len(n.keys)))
+				for _, key := range n.keys {
+					own.put(key, 1)
+				}
+			}
+			for _, key := range o.keys {
+				s := own.slot(key)
+				switch {
+				case s.key == 0:
+				case o.version > n.version:
+					s.version, found = 2, true
+				case !slices.Contains(before, j.inFlight[o.version]):
+					before = append(before, j.inFlight[o.version])
 				}
 			}
 		}
 	}
+	for k, key := range n.keys {
+		if found && own.get(key) == 2 {
+			if newer == nil {
+				newer = make(map[int]bool)
+			}
+			newer[k] = true
+		}
+	}
 	return newer, before
 }
+
+// ownSlots is a power of two for a table of n keys.
+func ownSlots(n int) int { return 1 << bits.Len(uint(2*n)) }
 
 // without returns points and keys without the fields that have greater versions.
 func without(points []models.Point, keys []Key, newer map[int]bool) ([]models.Point, []Key) {
@@ -261,9 +306,9 @@ func without(points []models.Point, keys []Key, newer map[int]bool) ([]models.Po
 	return left, leftKeys
 }
 
-// note puts keys into the newest generation. mu must be held.
-func (j *Journal) note(w *Write, v Version, keys []Key) (err error) {
-	if len(keys) == 0 {
+// add puts a write into the newest generation. mu must be held.
+func (j *Journal) add(w *Write, n noted) (err error) {
+	if len(n.keys) == 0 {
 		return nil
 	}
 	if j.current().keys() >= j.cfg.MaxKeys {
@@ -272,7 +317,7 @@ func (j *Journal) note(w *Write, v Version, keys []Key) (err error) {
 		}
 	}
 	w.in = j.current()
-	w.end, err = w.in.add(v, keys)
+	w.end, err = w.in.add(n)
 	return err
 }
 
@@ -294,7 +339,7 @@ func (j *Journal) rotate() error {
 	inMemory, onDisk := 0, int64(0)
 	for i := len(j.generations) - 1; i >= 0; i-- {
 		g := j.generations[i]
-		if g.table != nil {
+		if !g.sorted {
 			if inMemory++; inMemory > j.cfg.MaxMemory {
 				if err := g.sort(); err != nil {
 					return fmt.Errorf("sort a file of the journal of writes: %w", err)
