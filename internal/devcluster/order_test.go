@@ -1,0 +1,668 @@
+package devcluster_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb"
+
+	"concord/internal/datanode"
+	"concord/internal/devcluster"
+	"concord/test/history"
+)
+
+var (
+	scheduleSteps  = flag.Int("schedule-steps", 4, "steps of the longest schedules of TestSchedules")
+	schedules      = flag.Int("schedules", 60, "schedules that TestSchedules runs; all of them where there are no more")
+	scheduleSeed   = flag.Uint64("schedule-seed", 0, "which schedules TestSchedules picks; 0 takes a new seed")
+	scheduleNumber = flag.Int64("schedule-number", -1, "the one schedule that TestSchedules runs, of those with up to -schedule-steps steps")
+)
+
+const (
+	clientWaits   = 20 * time.Second // for the answer to a write or delete
+	hintsTime     = 30 * time.Second // for hinted handoff, when all nodes are up
+	settleTime    = 5 * time.Second  // for writes that were under way when their client got its answer
+	failuresShown = 5                // after so many, TestSchedules ends
+)
+
+// order is a cluster on which schedules run, one after the other. Anti-entropy is off, so nothing but the order of
+// writes, deletes and hints decides what an owner has.
+type order struct {
+	c      *devcluster.Cluster
+	points int // of the series of each schedule
+	made   int // schedules so far
+}
+
+func mustStartOrder(t *testing.T, nodes, points int) (context.Context, *order) {
+	t.Helper()
+	ctx, c := mustStartWith(t, nodes, func(cfg *datanode.Config) { cfg.AntiEntropy.Enabled = false })
+	return ctx, &order{c: c, points: points}
+}
+
+// run is a schedule as it runs: its own measurement with one series, and what its clients know.
+type run struct {
+	*order
+	t     *testing.T
+	ctx   context.Context
+	db    string
+	name  string // of the measurement
+	shard uint64
+	nodes []int // of the cluster: the owners of the shard, and then the others
+	rf    int
+
+	falling bool // newer values are smaller
+	written int  // values so far
+
+	mu       sync.Mutex
+	clock    history.Clock
+	expected []history.Point
+	log      []string
+	down     map[int]bool    // stopped nodes, by place in nodes; so are the others
+	cut      map[int]bool    // nodes without links
+	links    map[[2]int]bool // links that are cut one way
+}
+
+// begin writes the first values to all owners.
+func (o *order) begin(ctx context.Context, t *testing.T, rf int, falling bool) *run {
+	t.Helper()
+	o.made++
+	r := &run{
+		order: o, t: t, ctx: ctx, db: fmt.Sprintf("rf%d", rf), name: fmt.Sprintf("m%d", o.made), rf: rf, falling: falling,
+		expected: make([]history.Point, o.points), down: map[int]bool{}, cut: map[int]bool{}, links: map[[2]int]bool{},
+	}
+	if len(o.c.Shards(r.db)) == 0 {
+		mustQuery(ctx, t, o.c, 0, "", fmt.Sprintf("CREATE DATABASE %s WITH REPLICATION %d", r.db, rf))
+		if err := o.c.Client(0).Write(ctx, r.db, "all", points(yesterday(), 0, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sh := o.c.Shards(r.db)[0]
+	r.shard = sh.ID
+	for _, id := range sh.Owners {
+		r.nodes = append(r.nodes, place(o.c, id))
+	}
+	for i := range o.c.Data {
+		if !slices.Contains(r.nodes, i) {
+			r.nodes = append(r.nodes, i)
+		}
+	}
+	first := op{kind: write, node: 0, level: "all"}
+	if err := r.do(scheduleStep{ops: []op{first}}); err != nil {
+		t.Fatalf("the first write, to all owners: %v", err)
+	}
+	return r
+}
+
+// An op is a request of a client.
+type op struct {
+	kind  opKind
+	node  int    // through which it goes
+	level string // of a write
+}
+
+type opKind int
+
+const (
+	write       opKind = iota // of all points
+	deleteRange               // of all points but the last
+	drop                      // of the measurement
+)
+
+func (o op) String() string {
+	switch o.kind {
+	case write:
+		return fmt.Sprintf("write through node %d at %s", o.node+1, o.level)
+	case deleteRange:
+		return fmt.Sprintf("delete all points but the last through node %d", o.node+1)
+	}
+	return fmt.Sprintf("drop the measurement through node %d", o.node+1)
+}
+
+// A scheduleStep is one request, two at the same time, or an event.
+type scheduleStep struct {
+	ops        []op
+	event      event
+	node, peer int // of the event
+}
+
+type event int
+
+const (
+	noEvent      event = iota
+	cutOff             // the node has no links, and answers its own clients
+	stop               // the node is stopped
+	cutOneWay          // the node cannot call its peer
+	back               // a node that was cut off or stopped is back
+	linkBack           // a link that was cut one way is back
+	hintsArrived       // nothing is kept for any node
+)
+
+func (s scheduleStep) String() string {
+	switch s.event {
+	case cutOff:
+		return fmt.Sprintf("node %d is cut off", s.node+1)
+	case stop:
+		return fmt.Sprintf("node %d is stopped", s.node+1)
+	case cutOneWay:
+		return fmt.Sprintf("node %d cannot call node %d", s.node+1, s.peer+1)
+	case back:
+		return fmt.Sprintf("node %d is back", s.node+1)
+	case linkBack:
+		return fmt.Sprintf("node %d can call node %d again", s.node+1, s.peer+1)
+	case hintsArrived:
+		return "all hints arrive"
+	}
+	out := s.ops[0].String()
+	for _, o := range s.ops[1:] {
+		out += ", and at the same time " + o.String()
+	}
+	return out
+}
+
+func (r *run) note(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.log = append(r.log, fmt.Sprintf(format, args...))
+}
+
+// do runs a step. The error of a request is one of the outcomes that the history allows.
+func (r *run) do(s scheduleStep) (err error) {
+	if s.event == noEvent {
+		var (
+			begun sync.WaitGroup // so that no request ends before all began
+			all   sync.WaitGroup
+			errs  = make([]error, len(s.ops))
+		)
+		begun.Add(len(s.ops))
+		for i, o := range s.ops {
+			all.Go(func() { errs[i] = r.request(o, &begun) })
+		}
+		all.Wait()
+		return errors.Join(errs...)
+	}
+	r.note("%v", s)
+	node := r.nodes[s.node]
+	switch s.event {
+	case cutOff:
+		r.cut[s.node] = true
+		r.c.Cut(node)
+	case stop:
+		r.down[s.node] = true
+		err = r.c.StopData(node)
+	case cutOneWay:
+		r.links[[2]int{s.node, s.peer}] = true
+		r.c.CutLink(node, r.nodes[s.peer])
+	case back:
+		if r.cut[s.node] {
+			delete(r.cut, s.node)
+			r.c.Heal(node)
+		} else {
+			delete(r.down, s.node)
+			err = r.start(node)
+		}
+	case linkBack:
+		delete(r.links, [2]int{s.node, s.peer})
+		r.c.HealLink(node, r.nodes[s.peer])
+	case hintsArrived:
+		err = r.awaitHints()
+	}
+	if err != nil {
+		r.t.Fatalf("%v: %v\n%s", s, err, r)
+	}
+	return nil
+}
+
+// start starts a node, and waits until it serves clients.
+func (r *run) start(node int) error {
+	if err := r.c.StartData(node); err != nil {
+		return err
+	}
+	return r.c.Wait(r.ctx, func() bool {
+		_, err := r.c.Client(node).Query(r.ctx, "", "SHOW DATABASES")
+		return err == nil
+	})
+}
+
+// request sends a client's request, and notes when it began and when its answer came.
+func (r *run) request(o op, begun *sync.WaitGroup) error {
+	r.mu.Lock()
+	left, covered := history.Outcome{}, len(r.expected)
+	switch o.kind {
+	case write:
+		r.written++
+		left = history.Value(int64(r.written))
+		if r.falling {
+			left = history.Value(int64(100 - r.written))
+		}
+	case deleteRange:
+		covered--
+	}
+	begins := r.clock.Begin()
+	for i := range covered {
+		r.expected[i].Add(begins, left)
+	}
+	r.mu.Unlock()
+	begun.Done()
+	begun.Wait()
+
+	ctx, cancel := context.WithTimeout(r.ctx, clientWaits)
+	defer cancel()
+	client := r.c.Client(r.nodes[o.node])
+	var err error
+	switch o.kind {
+	case write:
+		var b []byte
+		for i := range covered {
+			b = fmt.Appendf(b, "%s v=%di %d\n", r.name, left.Value, r.at(i))
+		}
+		err = client.Write(ctx, r.db, o.level, b)
+	case deleteRange:
+		_, err = client.Query(ctx, r.db, fmt.Sprintf("DELETE FROM %s WHERE time < %d", r.name, r.at(covered)))
+	case drop:
+		_, err = client.Query(ctx, r.db, "DROP MEASUREMENT "+r.name)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	what := o.String()
+	if o.kind == write {
+		what = fmt.Sprintf("%v: %v", o, left)
+	}
+	if err != nil {
+		r.clock.End(begins, history.Limbo)
+		r.log = append(r.log, fmt.Sprintf("%s: in limbo: %.200v", what, err))
+		return err
+	}
+	r.clock.End(begins, history.Acknowledged)
+	r.log = append(r.log, what+": acknowledged")
+	return nil
+}
+
+// at is the time of the i-th point.
+func (r *run) at(i int) int64 { return yesterday().Add(time.Duration(i+1) * time.Second).UnixNano() }
+
+// awaitHints waits until no node that runs keeps anything for another one.
+func (r *run) awaitHints() error {
+	ctx, cancel := context.WithTimeout(r.ctx, hintsTime)
+	defer cancel()
+	if err := r.c.Wait(ctx, func() bool { return !r.hintsPending() }); err != nil {
+		return errors.New("hinted handoff does not end")
+	}
+	return nil
+}
+
+func (r *run) hintsPending() bool {
+	return slices.ContainsFunc(r.c.Data, func(n *datanode.Node) bool { return n != nil && n.HintsPending(r.shard) })
+}
+
+// end brings all nodes and links back, waits for the hints, and returns what is wrong with the owners' copies then.
+func (r *run) end() string {
+	for link := range maps.Clone(r.links) {
+		_ = r.do(scheduleStep{event: linkBack, node: link[0], peer: link[1]})
+	}
+	for _, away := range []map[int]bool{r.cut, r.down} {
+		for node := range maps.Clone(away) {
+			_ = r.do(scheduleStep{event: back, node: node})
+		}
+	}
+	_ = r.do(scheduleStep{event: hintsArrived})
+	ctx, cancel := context.WithTimeout(r.ctx, settleTime)
+	defer cancel()
+	_ = r.c.Wait(ctx, func() bool { return !r.hintsPending() && r.wrong() == "" })
+	return r.wrong()
+}
+
+// wrong compares all owners' copies with each other and with what the history allows.
+func (r *run) wrong() string {
+	var copies [][]history.Outcome
+	for i := range r.rf {
+		copies = append(copies, r.read(i))
+	}
+	var out []string
+	for i := range r.expected {
+		var has []string
+		bad := false
+		for k, c := range copies {
+			has = append(has, fmt.Sprintf("node %d has %v", k+1, c[i]))
+			bad = bad || c[i] != copies[0][i] || !r.expected[i].Allows(c[i])
+		}
+		if bad {
+			out = append(out, fmt.Sprintf("point %d: %s; want %v on each", i+1, strings.Join(has, ", "), r.expected[i].Allowed()))
+		}
+	}
+	if len(out) > 5 {
+		out = append(out[:5], fmt.Sprintf("and %d more points", len(out)-5))
+	}
+	return strings.Join(out, "\n")
+}
+
+// read returns what a node's own copy has.
+func (r *run) read(node int) []history.Outcome {
+	out := make([]history.Outcome, len(r.expected))
+	sh := r.c.Data[r.nodes[node]].Store.Shard(r.shard)
+	if sh == nil {
+		return out
+	}
+	cursors, err := sh.CreateCursorIterator(r.ctx)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	cur, err := cursors.Next(r.ctx, &tsdb.CursorRequest{
+		Name: []byte(r.name), Field: "v", Ascending: true, StartTime: models.MinNanoTime, EndTime: models.MaxNanoTime,
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	values, ok := cur.(tsdb.IntegerArrayCursor)
+	if !ok {
+		return out // nobody wrote to it
+	}
+	defer values.Close()
+	for a := values.Next(); a.Len() > 0; a = values.Next() {
+		for i, at := range a.Timestamps {
+			out[(at-r.at(0))/int64(time.Second)] = history.Value(a.Values[i])
+		}
+	}
+	return out
+}
+
+// String lists the steps that ran, with the answers.
+func (r *run) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var b strings.Builder
+	fmt.Fprintf(&b, "measurement %s with %d points in shard %d, whose owners are nodes 1 to %d:\n", r.name, r.points, r.shard, r.rf)
+	for i, line := range r.log {
+		fmt.Fprintf(&b, "%4d. %s\n", i+1, line)
+	}
+	return b.String()
+}
+
+// A write that began after another one was acknowledged stays when the older one arrives as a hint.
+func TestNewerWriteStaysWhenHintsArrive(t *testing.T) {
+	t.Parallel()
+	ctx, o := mustStartOrder(t, 3, 1)
+	for _, rf := range []int{3, 2} {
+		t.Run(fmt.Sprintf("RF%d", rf), func(t *testing.T) {
+			for _, falling := range []bool{false, true} {
+				for _, newer := range []op{
+					{node: 1, level: "one"}, {node: 1, level: "quorum"}, {node: 1, level: "all"},
+					{node: 2, level: "one"}, {node: 2, level: "quorum"}, {node: 2, level: "all"},
+				} {
+					t.Run(fmt.Sprintf("through node %d at %s, smaller %t", newer.node+1, newer.level, falling), func(t *testing.T) {
+						r := o.begin(ctx, t, rf, falling)
+						for _, s := range []scheduleStep{
+							{event: cutOff, node: 1},
+							{ops: []op{{node: 0, level: "one"}}},
+							{event: cutOneWay, node: 0, peer: 1}, // the hint waits
+							{event: back, node: 1},
+							{ops: []op{newer}},
+						} {
+							_ = r.do(s)
+						}
+						if problem := r.end(); problem != "" {
+							t.Errorf("%s\n%s", problem, r)
+						}
+					})
+				}
+			}
+		})
+	}
+}
+
+// Points that were deleted stay deleted when a hint with them arrives at an owner that has run the delete already,
+// from a node that has not.
+func TestDeletedPointsStayDeletedWhenALateHintArrives(t *testing.T) {
+	t.Parallel()
+	ctx, o := mustStartOrder(t, 5, 100)
+	for _, kind := range []opKind{deleteRange, drop} {
+		t.Run(op{kind: kind, node: 3}.String(), func(t *testing.T) {
+			r := o.begin(ctx, t, 3, false)
+			_ = r.do(scheduleStep{event: cutOff, node: 1})
+			_ = r.do(scheduleStep{ops: []op{{node: 0, level: "quorum"}}}) // node 1 has a hint for node 2
+			_ = r.do(scheduleStep{event: cutOff, node: 0})
+			_ = r.do(scheduleStep{ops: []op{{kind: kind, node: 3}}})
+			for _, n := range []int{2, 3, 4} { // which know of the delete, and keep it for node 1
+				_ = r.do(scheduleStep{event: cutOneWay, node: n, peer: 0})
+			}
+			_ = r.do(scheduleStep{event: back, node: 1})
+			if err := o.c.Wait(ctx, func() bool { return !r.read(1)[0].Present }); err != nil {
+				t.Fatalf("node 2 does not run the delete that was kept for it\n%s", r)
+			}
+			r.note("node 2 has run the delete")
+			_ = r.do(scheduleStep{event: back, node: 0})
+			hints, cancel := context.WithTimeout(ctx, hintsTime)
+			defer cancel()
+			if err := o.c.Wait(hints, func() bool { return !o.c.Data[r.nodes[0]].HintsPending(r.shard) }); err != nil {
+				r.note("node 1 does not send its hint before it has the delete")
+			}
+			if problem := r.end(); problem != "" {
+				t.Errorf("%s\n%s", problem, r)
+			}
+		})
+	}
+}
+
+// TestSchedules runs schedules of writes, deletes and nodes that are away, and compares the owners' copies with what
+// the history of acknowledged operations allows.
+func TestSchedules(t *testing.T) {
+	t.Parallel()
+	g := generator{counts: map[situation]map[int]int64{}}
+	total := g.total(*scheduleSteps)
+	seed := *scheduleSeed
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano() % 1_000_000)
+	}
+	numbers := g.pick(seed, *schedules, total)
+	if *scheduleNumber >= 0 {
+		numbers = []int64{*scheduleNumber}
+	}
+	t.Logf("%d of %d schedules of up to %d steps, -schedule-seed %d", len(numbers), total, *scheduleSteps, seed)
+
+	ctx, o := mustStartOrder(t, 3, 3)
+	var good []*run
+	failed := 0
+	for i, number := range numbers {
+		rf, falling, steps := g.schedule(number, *scheduleSteps)
+		r := o.begin(ctx, t, rf, falling)
+		for _, s := range steps {
+			_ = r.do(s)
+		}
+		problem := r.end()
+		if problem == "" {
+			good = append(good, r)
+			continue
+		}
+		t.Errorf("%s\n%s     replay with: go test ./internal/devcluster -run 'TestSchedules$' -schedule-steps %d -schedule-number %d",
+			problem, r, *scheduleSteps, number)
+		if failed++; failed == failuresShown {
+			t.Errorf("ended after %d of %d schedules, %d failed", i+1, len(numbers), failed)
+			break
+		}
+	}
+	for _, r := range good { // what arrived after a schedule has ended changes nothing either
+		if problem := r.wrong(); problem != "" {
+			t.Errorf("it was right at its end, and no longer is: %s\n%s", problem, r)
+		}
+	}
+}
+
+// situation is what decides which steps may come next.
+type situation struct {
+	cut, stopped int    // the node that is away, counted from 1; 0 for none
+	link         [2]int // that is cut one way
+	faults, ops  int8   // so far, as far as it matters
+}
+
+// next lists the steps that may come in a situation, and the situation after each.
+func (s situation) next() (steps []scheduleStep, then []situation) {
+	add := func(st scheduleStep, t situation) { steps, then = append(steps, st), append(then, t) }
+	request := s
+	if s.faults > 0 {
+		request.ops = min(2, s.ops+1)
+	}
+	up := func(node int) bool { return s.stopped != node+1 }
+	one := func(o op) { add(scheduleStep{ops: []op{o}}, request) }
+	two := func(a, b op) { add(scheduleStep{ops: []op{a, b}}, request) }
+	for n := range 3 {
+		if !up(n) {
+			continue
+		}
+		for _, level := range []string{"any", "one", "quorum", "all"} {
+			one(op{kind: write, node: n, level: level})
+		}
+		one(op{kind: deleteRange, node: n})
+		one(op{kind: drop, node: n})
+		for m := range 3 {
+			if m == n || !up(m) {
+				continue
+			}
+			if n < m {
+				two(op{kind: write, node: n, level: "one"}, op{kind: write, node: m, level: "one"})
+			}
+			two(op{kind: write, node: n, level: "one"}, op{kind: deleteRange, node: m})
+		}
+	}
+	fault := s
+	fault.faults = 1
+	for n := range 3 {
+		if s.cut == 0 && s.stopped == 0 {
+			fault := fault
+			fault.cut = n + 1
+			add(scheduleStep{event: cutOff, node: n}, fault)
+			fault.cut, fault.stopped = 0, n+1
+			add(scheduleStep{event: stop, node: n}, fault)
+		}
+		for m := range 3 {
+			if s.link == [2]int{} && m != n {
+				fault := fault
+				fault.link = [2]int{n, m}
+				add(scheduleStep{event: cutOneWay, node: n, peer: m}, fault)
+			}
+		}
+	}
+	if away := max(s.cut, s.stopped); away > 0 {
+		healed := s
+		healed.cut, healed.stopped = 0, 0
+		add(scheduleStep{event: back, node: away - 1}, healed)
+	}
+	if s.link != [2]int{} {
+		healed := s
+		healed.link = [2]int{}
+		add(scheduleStep{event: linkBack, node: s.link[0], peer: s.link[1]}, healed)
+	}
+	if s.faults > 0 && s.cut == 0 && s.stopped == 0 && s.link == [2]int{} {
+		add(scheduleStep{event: hintsArrived}, s)
+	}
+	return steps, then
+}
+
+// tells reports whether a schedule that ends here can show anything: two requests came after a fault.
+func (s situation) tells() bool { return s.ops >= 2 }
+
+// A generator numbers all schedules, and makes each by its number.
+type generator struct {
+	counts map[situation]map[int]int64 // by the steps that are left: how many schedules go on from there
+}
+
+// starts are how a schedule begins: the replication factor, and whether newer values are smaller.
+var starts = []struct {
+	rf      int
+	falling bool
+}{{3, false}, {2, false}, {3, true}, {2, true}}
+
+func (g generator) total(steps int) int64 { return int64(len(starts)) * g.count(situation{}, steps) }
+
+// count counts the schedules of up to so many further steps.
+func (g generator) count(s situation, left int) (n int64) {
+	if n, ok := g.counts[s][left]; ok {
+		return n
+	}
+	if s.tells() {
+		n++
+	}
+	if left > 0 {
+		_, then := s.next()
+		for _, t := range then {
+			n += g.count(t, left-1)
+		}
+	}
+	if g.counts[s] == nil {
+		g.counts[s] = map[int]int64{}
+	}
+	g.counts[s][left] = n
+	return n
+}
+
+// schedule makes the schedule with a number.
+func (g generator) schedule(number int64, left int) (rf int, falling bool, out []scheduleStep) {
+	start := starts[number%int64(len(starts))]
+	number /= int64(len(starts))
+	s := situation{}
+	for {
+		if s.tells() {
+			if number == 0 {
+				return start.rf, start.falling, out
+			}
+			number--
+		}
+		steps, then := s.next()
+		for i, t := range then {
+			n := g.count(t, left-1)
+			if number < n {
+				out, s = append(out, steps[i]), t
+				break
+			}
+			number -= n
+		}
+		left--
+	}
+}
+
+// pick returns the numbers of n schedules, or of all.
+func (g generator) pick(seed uint64, n int, total int64) []int64 {
+	if int64(n) >= total {
+		out := make([]int64, total)
+		for i := range out {
+			out[i] = int64(i)
+		}
+		return out
+	}
+	rng := rand.New(rand.NewPCG(seed, 0))
+	picked := map[int64]bool{}
+	var out []int64
+	for len(out) < n {
+		if number := rng.Int64N(total); !picked[number] {
+			picked[number] = true
+			out = append(out, number)
+		}
+	}
+	return out
+}
+
+// Each number is another schedule.
+func TestSchedulesAreNumbered(t *testing.T) {
+	t.Parallel()
+	g := generator{counts: map[situation]map[int]int64{}}
+	const steps = 3
+	seen := map[string]bool{}
+	for number := range g.total(steps) {
+		rf, falling, list := g.schedule(number, steps)
+		if len(list) > steps {
+			t.Fatalf("schedule %d has %d steps", number, len(list))
+		}
+		seen[fmt.Sprint(rf, falling, list)] = true
+	}
+	if int64(len(seen)) != g.total(steps) {
+		t.Errorf("%d numbers make %d schedules", g.total(steps), len(seen))
+	}
+}
