@@ -28,7 +28,7 @@ var (
 	repairFlag  = flag.String("repair", "", "auto: repairs run during the faults; end: they are asked for at the end; empty lets the seed choose")
 	deletesFlag = flag.Bool("deletes", true, "delete ranges and series, too")
 	throughFlag = flag.String("through", "one", "any: the writes of a point go through any node; one: through one, as long as it answers")
-	sharedFlag  = flag.Bool("shared", false, "all writers write to the same series: operations overlap; needs -through any")
+	sharedFlag  = flag.Bool("shared", false, "all writers write to the same series; needs -through any")
 	disksFlag   = flag.Bool("disks", true, "give data nodes disks that can be full; without them these faults are skipped")
 	keepFlag    = flag.String("keep", "", "folder that keeps all files of the nodes")
 )
@@ -121,8 +121,9 @@ func (c *campaign) replay() string {
 	if c.plan.autoRepair {
 		repair = "auto"
 	}
-	return fmt.Sprintf("make campaign SEED=%d FAULTS=%d CAMPAIGN='-meta %d -data %d -repair %s -through %s -shared=%t -deletes=%t -disks=%t'",
-		c.seed, *faultsFlag, c.plan.metaNodes, c.plan.dataNodes, repair, *throughFlag, *sharedFlag, *deletesFlag, *disksFlag)
+	return fmt.Sprintf("make campaign SEED=%d FAULTS=%d ", c.seed, *faultsFlag) +
+		fmt.Sprintf("CAMPAIGN='-meta %d -data %d -repair %s ", c.plan.metaNodes, c.plan.dataNodes, repair) +
+		fmt.Sprintf("-through %s -shared=%t -deletes=%t -disks=%t'", *throughFlag, *sharedFlag, *deletesFlag, *disksFlag)
 }
 
 // event notes what happened, with the time since the start.
@@ -151,7 +152,8 @@ func (c *campaign) work() {
 			own = newNames(fmt.Sprintf("w%d", i+1))
 		}
 		w := &writer{
-			names: own, rng: rand.New(rand.NewPCG(c.seed, 100+uint64(i))), rec: c.rec, nodes: c.cluster.Data, begin: begin, days: &days,
+			names: own, rng: rand.New(rand.NewPCG(c.seed, 100+uint64(i))), rec: c.rec, nodes: c.cluster.Data,
+			begin: begin, days: &days,
 			deletes: c.deletes, stays: *throughFlag == "one", shunned: make(map[string]time.Time),
 			report: func(err error) { c.event("%v", err); c.t.Error(err) },
 		}

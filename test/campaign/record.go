@@ -236,7 +236,9 @@ func (r *record) compare(node string, got map[key]int64, from, to int64, limit i
 	defer r.mu.Unlock()
 	add := func(k key, what string, notes []string) {
 		if n++; n <= limit {
-			problems = append(problems, fmt.Sprintf("%s: %s at %d: %s\n    %s", node, k.series, k.time, what, strings.Join(append(slices.Clone(notes), r.had(k)), "\n    ")))
+			lines := append(slices.Clone(notes), r.had(k))
+			problems = append(problems, fmt.Sprintf("%s: %s at %d: %s\n    %s",
+				node, k.series, k.time, what, strings.Join(lines, "\n    ")))
 		}
 	}
 	for k, v := range got {
@@ -321,6 +323,7 @@ func (r *record) summary() string {
 			present++
 		}
 	}
-	return fmt.Sprintf("%d operations acknowledged, %d in limbo, %d refused; longest time without an acknowledgement %v; %d points of which %d surely present and %d with an operation in limbo",
-		r.acknowledged, r.limbo, r.refused, r.longestGap.Round(10*time.Millisecond), len(r.points), present, resting)
+	return fmt.Sprintf("%d operations acknowledged, %d in limbo, %d refused; ", r.acknowledged, r.limbo, r.refused) +
+		fmt.Sprintf("longest time without an acknowledgement %v; ", r.longestGap.Round(10*time.Millisecond)) +
+		fmt.Sprintf("%d points of which %d surely present and %d with an operation in limbo", len(r.points), present, resting)
 }

@@ -11,6 +11,7 @@ import (
 func TestRecordJudges(t *testing.T) {
 	t.Parallel()
 	k := key{"s", 5}
+	const acknowledged, limbo, refused = history.Acknowledged, history.Limbo, history.Refused
 	type op struct {
 		kind string
 		fate history.Fate
@@ -21,22 +22,22 @@ func TestRecordJudges(t *testing.T) {
 		at   int // index of the write whose value is there, -1 for none
 		want string
 	}{
-		{"acknowledged and there", []op{{"write", history.Acknowledged}}, 0, ""},
-		{"acknowledged and not there", []op{{"write", history.Acknowledged}}, -1, "LOST"},
-		{"older value", []op{{"write", history.Acknowledged}, {"write", history.Acknowledged}}, 0, "STALE"},
-		{"last value", []op{{"write", history.Acknowledged}, {"write", history.Acknowledged}}, 1, ""},
-		{"deleted point back", []op{{"write", history.Acknowledged}, {"delete", history.Acknowledged}}, 0, "BACK"},
-		{"deleted", []op{{"write", history.Acknowledged}, {"delete", history.Acknowledged}}, -1, ""},
-		{"written after the delete, lost", []op{{"write", history.Acknowledged}, {"delete", history.Acknowledged}, {"write", history.Acknowledged}}, -1, "LOST"},
-		{"written after the delete, old one", []op{{"write", history.Acknowledged}, {"delete", history.Acknowledged}, {"write", history.Acknowledged}}, 0, "STALE"},
-		{"limbo, there", []op{{"write", history.Acknowledged}, {"write", history.Limbo}}, 1, ""},
-		{"limbo, not there", []op{{"write", history.Acknowledged}, {"write", history.Limbo}}, 0, ""},
-		{"limbo, and both gone", []op{{"write", history.Acknowledged}, {"write", history.Limbo}}, -1, "LOST"},
-		{"limbo after a delete", []op{{"write", history.Limbo}, {"delete", history.Acknowledged}}, 0, ""},
-		{"delete in limbo, gone", []op{{"write", history.Acknowledged}, {"delete", history.Limbo}}, -1, ""},
-		{"delete in limbo, there", []op{{"write", history.Acknowledged}, {"delete", history.Limbo}}, 0, ""},
-		{"refused, and there", []op{{"write", history.Refused}}, 0, "BACK"},
-		{"refused delete, gone", []op{{"write", history.Acknowledged}, {"delete", history.Refused}}, -1, "LOST"},
+		{"acknowledged and there", []op{{"write", acknowledged}}, 0, ""},
+		{"acknowledged and not there", []op{{"write", acknowledged}}, -1, "LOST"},
+		{"older value", []op{{"write", acknowledged}, {"write", acknowledged}}, 0, "STALE"},
+		{"last value", []op{{"write", acknowledged}, {"write", acknowledged}}, 1, ""},
+		{"deleted point back", []op{{"write", acknowledged}, {"delete", acknowledged}}, 0, "BACK"},
+		{"deleted", []op{{"write", acknowledged}, {"delete", acknowledged}}, -1, ""},
+		{"written after the delete, lost", []op{{"write", acknowledged}, {"delete", acknowledged}, {"write", acknowledged}}, -1, "LOST"},
+		{"written after the delete, old one", []op{{"write", acknowledged}, {"delete", acknowledged}, {"write", acknowledged}}, 0, "STALE"},
+		{"limbo, there", []op{{"write", acknowledged}, {"write", limbo}}, 1, ""},
+		{"limbo, not there", []op{{"write", acknowledged}, {"write", limbo}}, 0, ""},
+		{"limbo, and both gone", []op{{"write", acknowledged}, {"write", limbo}}, -1, "LOST"},
+		{"limbo after a delete", []op{{"write", limbo}, {"delete", acknowledged}}, 0, ""},
+		{"delete in limbo, gone", []op{{"write", acknowledged}, {"delete", limbo}}, -1, ""},
+		{"delete in limbo, there", []op{{"write", acknowledged}, {"delete", limbo}}, 0, ""},
+		{"refused, and there", []op{{"write", refused}}, 0, "BACK"},
+		{"refused delete, gone", []op{{"write", acknowledged}, {"delete", refused}}, -1, "LOST"},
 	} {
 		r := newRecord(1)
 		values := make([]int64, len(tt.ops))
@@ -151,7 +152,8 @@ func TestRecordFindsOwnersThatDiffer(t *testing.T) {
 	if problems, n := r.differences("data1", "data2", has, has, 5); n != 0 {
 		t.Error(problems)
 	}
-	if problems, n := r.differences("data1", "data2", has, lacks, 5); n != 1 || !strings.Contains(problems[0], "DIFFERENT") {
+	problems, n := r.differences("data1", "data2", has, lacks, 5)
+	if n != 1 || !strings.Contains(problems[0], "DIFFERENT") {
 		t.Errorf("%d: %q", n, problems)
 	}
 }
