@@ -67,7 +67,8 @@ func (o *order) begin(ctx context.Context, t *testing.T, rf int, falling bool) *
 	t.Helper()
 	o.made++
 	r := &run{
-		order: o, t: t, ctx: ctx, db: fmt.Sprintf("rf%d", rf), name: fmt.Sprintf("m%d", o.made), rf: rf, falling: falling,
+		order: o, t: t, ctx: ctx, db: fmt.Sprintf("rf%d", rf), name: fmt.Sprintf("m%d", o.made),
+		rf: rf, falling: falling,
 		expected: make([]history.Point, o.points), down: map[int]bool{}, cut: map[int]bool{}, links: map[[2]int]bool{},
 	}
 	if len(o.c.Shards(r.db)) == 0 {
@@ -384,7 +385,8 @@ func TestNewerWriteStaysWhenHintsArrive(t *testing.T) {
 					{node: 1, level: "one"}, {node: 1, level: "quorum"}, {node: 1, level: "all"},
 					{node: 2, level: "one"}, {node: 2, level: "quorum"}, {node: 2, level: "all"},
 				} {
-					t.Run(fmt.Sprintf("through node %d at %s, smaller %t", newer.node+1, newer.level, falling), func(t *testing.T) {
+					name := fmt.Sprintf("%v, smaller %t", newer, falling)
+					t.Run(name, func(t *testing.T) {
 						r := o.begin(ctx, t, rf, falling)
 						for _, s := range []scheduleStep{
 							{event: cutOff, node: 1},
