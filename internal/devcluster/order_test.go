@@ -3,10 +3,8 @@ package devcluster_test
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -21,18 +19,10 @@ import (
 	"concord/test/history"
 )
 
-var (
-	scheduleSteps  = flag.Int("schedule-steps", 4, "steps of the longest schedules of TestSchedules")
-	schedules      = flag.Int("schedules", 60, "schedules that TestSchedules runs; all of them where there are no more")
-	scheduleSeed   = flag.Uint64("schedule-seed", 0, "which schedules TestSchedules picks; 0 takes a new seed")
-	scheduleNumber = flag.Int64("schedule-number", -1, "the one schedule that TestSchedules runs, of those with up to -schedule-steps steps")
-)
-
 const (
-	clientWaits   = 20 * time.Second // for the answer to a write or delete
-	hintsTime     = 30 * time.Second // for hinted handoff, when all nodes are up
-	settleTime    = 5 * time.Second  // for writes that were under way when their client got its answer
-	failuresShown = 5                // after so many, TestSchedules ends
+	clientWaits = 20 * time.Second // for the answer to a write or delete
+	hintsTime   = 30 * time.Second // for hinted handoff, when all nodes are up
+	settleTime  = 5 * time.Second  // for writes that were under way when their client got its answer
 )
 
 // order is a cluster on which schedules run, one after the other. Anti-entropy is off, so nothing but the order of
@@ -60,16 +50,16 @@ type run struct {
 	nodes []int // of the cluster: the owners of the shard, and then the others
 	rf    int
 
-	falling bool // newer values are smaller
-	written int  // values so far
+	falling bool            // newer values are smaller
+	down    map[int]bool    // stopped nodes, by place in nodes; so are the others
+	cut     map[int]bool    // nodes without links
+	links   map[[2]int]bool // links that are cut one way
+	log     []string        // the steps so far, with their answers
 
-	mu       sync.Mutex
+	mu       sync.Mutex // for two requests at the same time
+	written  int        // values so far
 	clock    history.Clock
-	expected []history.Point
-	log      []string
-	down     map[int]bool    // stopped nodes, by place in nodes; so are the others
-	cut      map[int]bool    // nodes without links
-	links    map[[2]int]bool // links that are cut one way
+	expected []history.Point // by time
 }
 
 // begin writes the first values to all owners.
@@ -77,7 +67,8 @@ func (o *order) begin(ctx context.Context, t *testing.T, rf int, falling bool) *
 	t.Helper()
 	o.made++
 	r := &run{
-		order: o, t: t, ctx: ctx, db: fmt.Sprintf("rf%d", rf), name: fmt.Sprintf("m%d", o.made), rf: rf, falling: falling,
+		order: o, t: t, ctx: ctx, db: fmt.Sprintf("rf%d", rf), name: fmt.Sprintf("m%d", o.made),
+		rf: rf, falling: falling,
 		expected: make([]history.Point, o.points), down: map[int]bool{}, cut: map[int]bool{}, links: map[[2]int]bool{},
 	}
 	if len(o.c.Shards(r.db)) == 0 {
@@ -170,8 +161,6 @@ func (s scheduleStep) String() string {
 }
 
 func (r *run) note(format string, args ...any) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.log = append(r.log, fmt.Sprintf(format, args...))
 }
 
@@ -181,13 +170,15 @@ func (r *run) do(s scheduleStep) (err error) {
 		var (
 			begun sync.WaitGroup // so that no request ends before all began
 			all   sync.WaitGroup
+			lines = make([]string, len(s.ops))
 			errs  = make([]error, len(s.ops))
 		)
 		begun.Add(len(s.ops))
 		for i, o := range s.ops {
-			all.Go(func() { errs[i] = r.request(o, &begun) })
+			all.Go(func() { lines[i], errs[i] = r.request(o, &begun) })
 		}
 		all.Wait()
+		r.note("%s", strings.Join(lines, "\n      and at the same time: "))
 		return errors.Join(errs...)
 	}
 	r.note("%v", s)
@@ -233,8 +224,9 @@ func (r *run) start(node int) error {
 	})
 }
 
-// request sends a client's request, and notes when it began and when its answer came.
-func (r *run) request(o op, begun *sync.WaitGroup) error {
+// request sends a client's request, notes in the history when it began and when its answer came, and says both in a
+// line.
+func (r *run) request(o op, begun *sync.WaitGroup) (line string, err error) {
 	r.mu.Lock()
 	left, covered := history.Outcome{}, len(r.expected)
 	switch o.kind {
@@ -258,9 +250,10 @@ func (r *run) request(o op, begun *sync.WaitGroup) error {
 	ctx, cancel := context.WithTimeout(r.ctx, clientWaits)
 	defer cancel()
 	client := r.c.Client(r.nodes[o.node])
-	var err error
+	line = o.String()
 	switch o.kind {
 	case write:
+		line += fmt.Sprintf(": %v", left)
 		var b []byte
 		for i := range covered {
 			b = fmt.Appendf(b, "%s v=%di %d\n", r.name, left.Value, r.at(i))
@@ -273,18 +266,12 @@ func (r *run) request(o op, begun *sync.WaitGroup) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	what := o.String()
-	if o.kind == write {
-		what = fmt.Sprintf("%v: %v", o, left)
-	}
 	if err != nil {
 		r.clock.End(begins, history.Limbo)
-		r.log = append(r.log, fmt.Sprintf("%s: in limbo: %.200v", what, err))
-		return err
+		return fmt.Sprintf("%s: in limbo: %.200v", line, err), err
 	}
 	r.clock.End(begins, history.Acknowledged)
-	r.log = append(r.log, what+": acknowledged")
-	return nil
+	return line + ": acknowledged", nil
 }
 
 // at is the time of the i-th point.
@@ -336,7 +323,8 @@ func (r *run) wrong() string {
 			bad = bad || c[i] != copies[0][i] || !r.expected[i].Allows(c[i])
 		}
 		if bad {
-			out = append(out, fmt.Sprintf("point %d: %s; want %v on each", i+1, strings.Join(has, ", "), r.expected[i].Allowed()))
+			allowed := r.expected[i].Allowed()
+			out = append(out, fmt.Sprintf("point %d: %s; want one of %v on each", i+1, strings.Join(has, ", "), allowed))
 		}
 	}
 	if len(out) > 5 {
@@ -377,10 +365,9 @@ func (r *run) read(node int) []history.Outcome {
 
 // String lists the steps that ran, with the answers.
 func (r *run) String() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	var b strings.Builder
-	fmt.Fprintf(&b, "measurement %s with %d points in shard %d, whose owners are nodes 1 to %d:\n", r.name, r.points, r.shard, r.rf)
+	fmt.Fprintf(&b, "measurement %s with %d points in shard %d", r.name, r.points, r.shard)
+	fmt.Fprintf(&b, ", whose owners are nodes 1 to %d:\n", r.rf)
 	for i, line := range r.log {
 		fmt.Fprintf(&b, "%4d. %s\n", i+1, line)
 	}
@@ -398,7 +385,8 @@ func TestNewerWriteStaysWhenHintsArrive(t *testing.T) {
 					{node: 1, level: "one"}, {node: 1, level: "quorum"}, {node: 1, level: "all"},
 					{node: 2, level: "one"}, {node: 2, level: "quorum"}, {node: 2, level: "all"},
 				} {
-					t.Run(fmt.Sprintf("through node %d at %s, smaller %t", newer.node+1, newer.level, falling), func(t *testing.T) {
+					name := fmt.Sprintf("%v, smaller %t", newer, falling)
+					t.Run(name, func(t *testing.T) {
 						r := o.begin(ctx, t, rf, falling)
 						for _, s := range []scheduleStep{
 							{event: cutOff, node: 1},
@@ -449,220 +437,5 @@ func TestDeletedPointsStayDeletedWhenALateHintArrives(t *testing.T) {
 				t.Errorf("%s\n%s", problem, r)
 			}
 		})
-	}
-}
-
-// TestSchedules runs schedules of writes, deletes and nodes that are away, and compares the owners' copies with what
-// the history of acknowledged operations allows.
-func TestSchedules(t *testing.T) {
-	t.Parallel()
-	g := generator{counts: map[situation]map[int]int64{}}
-	total := g.total(*scheduleSteps)
-	seed := *scheduleSeed
-	if seed == 0 {
-		seed = uint64(time.Now().UnixNano() % 1_000_000)
-	}
-	numbers := g.pick(seed, *schedules, total)
-	if *scheduleNumber >= 0 {
-		numbers = []int64{*scheduleNumber}
-	}
-	t.Logf("%d of %d schedules of up to %d steps, -schedule-seed %d", len(numbers), total, *scheduleSteps, seed)
-
-	ctx, o := mustStartOrder(t, 3, 3)
-	var good []*run
-	failed := 0
-	for i, number := range numbers {
-		rf, falling, steps := g.schedule(number, *scheduleSteps)
-		r := o.begin(ctx, t, rf, falling)
-		for _, s := range steps {
-			_ = r.do(s)
-		}
-		problem := r.end()
-		if problem == "" {
-			good = append(good, r)
-			continue
-		}
-		t.Errorf("%s\n%s     replay with: go test ./internal/devcluster -run 'TestSchedules$' -schedule-steps %d -schedule-number %d",
-			problem, r, *scheduleSteps, number)
-		if failed++; failed == failuresShown {
-			t.Errorf("ended after %d of %d schedules, %d failed", i+1, len(numbers), failed)
-			break
-		}
-	}
-	for _, r := range good { // what arrived after a schedule has ended changes nothing either
-		if problem := r.wrong(); problem != "" {
-			t.Errorf("it was right at its end, and no longer is: %s\n%s", problem, r)
-		}
-	}
-}
-
-// situation is what decides which steps may come next.
-type situation struct {
-	cut, stopped int    // the node that is away, counted from 1; 0 for none
-	link         [2]int // that is cut one way
-	faults, ops  int8   // so far, as far as it matters
-}
-
-// next lists the steps that may come in a situation, and the situation after each.
-func (s situation) next() (steps []scheduleStep, then []situation) {
-	add := func(st scheduleStep, t situation) { steps, then = append(steps, st), append(then, t) }
-	request := s
-	if s.faults > 0 {
-		request.ops = min(2, s.ops+1)
-	}
-	up := func(node int) bool { return s.stopped != node+1 }
-	one := func(o op) { add(scheduleStep{ops: []op{o}}, request) }
-	two := func(a, b op) { add(scheduleStep{ops: []op{a, b}}, request) }
-	for n := range 3 {
-		if !up(n) {
-			continue
-		}
-		for _, level := range []string{"any", "one", "quorum", "all"} {
-			one(op{kind: write, node: n, level: level})
-		}
-		one(op{kind: deleteRange, node: n})
-		one(op{kind: drop, node: n})
-		for m := range 3 {
-			if m == n || !up(m) {
-				continue
-			}
-			if n < m {
-				two(op{kind: write, node: n, level: "one"}, op{kind: write, node: m, level: "one"})
-			}
-			two(op{kind: write, node: n, level: "one"}, op{kind: deleteRange, node: m})
-		}
-	}
-	fault := s
-	fault.faults = 1
-	for n := range 3 {
-		if s.cut == 0 && s.stopped == 0 {
-			fault := fault
-			fault.cut = n + 1
-			add(scheduleStep{event: cutOff, node: n}, fault)
-			fault.cut, fault.stopped = 0, n+1
-			add(scheduleStep{event: stop, node: n}, fault)
-		}
-		for m := range 3 {
-			if s.link == [2]int{} && m != n {
-				fault := fault
-				fault.link = [2]int{n, m}
-				add(scheduleStep{event: cutOneWay, node: n, peer: m}, fault)
-			}
-		}
-	}
-	if away := max(s.cut, s.stopped); away > 0 {
-		healed := s
-		healed.cut, healed.stopped = 0, 0
-		add(scheduleStep{event: back, node: away - 1}, healed)
-	}
-	if s.link != [2]int{} {
-		healed := s
-		healed.link = [2]int{}
-		add(scheduleStep{event: linkBack, node: s.link[0], peer: s.link[1]}, healed)
-	}
-	if s.faults > 0 && s.cut == 0 && s.stopped == 0 && s.link == [2]int{} {
-		add(scheduleStep{event: hintsArrived}, s)
-	}
-	return steps, then
-}
-
-// tells reports whether a schedule that ends here can show anything: two requests came after a fault.
-func (s situation) tells() bool { return s.ops >= 2 }
-
-// A generator numbers all schedules, and makes each by its number.
-type generator struct {
-	counts map[situation]map[int]int64 // by the steps that are left: how many schedules go on from there
-}
-
-// starts are how a schedule begins: the replication factor, and whether newer values are smaller.
-var starts = []struct {
-	rf      int
-	falling bool
-}{{3, false}, {2, false}, {3, true}, {2, true}}
-
-func (g generator) total(steps int) int64 { return int64(len(starts)) * g.count(situation{}, steps) }
-
-// count counts the schedules of up to so many further steps.
-func (g generator) count(s situation, left int) (n int64) {
-	if n, ok := g.counts[s][left]; ok {
-		return n
-	}
-	if s.tells() {
-		n++
-	}
-	if left > 0 {
-		_, then := s.next()
-		for _, t := range then {
-			n += g.count(t, left-1)
-		}
-	}
-	if g.counts[s] == nil {
-		g.counts[s] = map[int]int64{}
-	}
-	g.counts[s][left] = n
-	return n
-}
-
-// schedule makes the schedule with a number.
-func (g generator) schedule(number int64, left int) (rf int, falling bool, out []scheduleStep) {
-	start := starts[number%int64(len(starts))]
-	number /= int64(len(starts))
-	s := situation{}
-	for {
-		if s.tells() {
-			if number == 0 {
-				return start.rf, start.falling, out
-			}
-			number--
-		}
-		steps, then := s.next()
-		for i, t := range then {
-			n := g.count(t, left-1)
-			if number < n {
-				out, s = append(out, steps[i]), t
-				break
-			}
-			number -= n
-		}
-		left--
-	}
-}
-
-// pick returns the numbers of n schedules, or of all.
-func (g generator) pick(seed uint64, n int, total int64) []int64 {
-	if int64(n) >= total {
-		out := make([]int64, total)
-		for i := range out {
-			out[i] = int64(i)
-		}
-		return out
-	}
-	rng := rand.New(rand.NewPCG(seed, 0))
-	picked := map[int64]bool{}
-	var out []int64
-	for len(out) < n {
-		if number := rng.Int64N(total); !picked[number] {
-			picked[number] = true
-			out = append(out, number)
-		}
-	}
-	return out
-}
-
-// Each number is another schedule.
-func TestSchedulesAreNumbered(t *testing.T) {
-	t.Parallel()
-	g := generator{counts: map[situation]map[int]int64{}}
-	const steps = 3
-	seen := map[string]bool{}
-	for number := range g.total(steps) {
-		rf, falling, list := g.schedule(number, steps)
-		if len(list) > steps {
-			t.Fatalf("schedule %d has %d steps", number, len(list))
-		}
-		seen[fmt.Sprint(rf, falling, list)] = true
-	}
-	if int64(len(seen)) != g.total(steps) {
-		t.Errorf("%d numbers make %d schedules", g.total(steps), len(seen))
 	}
 }

@@ -28,6 +28,7 @@ var (
 	repairFlag  = flag.String("repair", "", "auto: repairs run during the faults; end: they are asked for at the end; empty lets the seed choose")
 	deletesFlag = flag.Bool("deletes", true, "delete ranges and series, too")
 	throughFlag = flag.String("through", "one", "any: the writes of a point go through any node; one: through one, as long as it answers")
+	sharedFlag  = flag.Bool("shared", false, "all writers write to the same series; needs -through any")
 	disksFlag   = flag.Bool("disks", true, "give data nodes disks that can be full; without them these faults are skipped")
 	keepFlag    = flag.String("keep", "", "folder that keeps all files of the nodes")
 )
@@ -57,6 +58,9 @@ type campaign struct {
 }
 
 func TestCampaign(t *testing.T) {
+	if *sharedFlag && *throughFlag != "any" {
+		t.Fatal("-shared needs -through any: writers that share series have no node of their own")
+	}
 	c := &campaign{t: t, seed: *seedFlag}
 	if c.seed == 0 {
 		c.seed = uint64(time.Now().UnixNano() % 1_000_000)
@@ -117,7 +121,9 @@ func (c *campaign) replay() string {
 	if c.plan.autoRepair {
 		repair = "auto"
 	}
-	return fmt.Sprintf("make campaign SEED=%d FAULTS=%d CAMPAIGN='-meta %d -data %d -repair %s -through %s -deletes=%t -disks=%t'", c.seed, *faultsFlag, c.plan.metaNodes, c.plan.dataNodes, repair, *throughFlag, *deletesFlag, *disksFlag)
+	return fmt.Sprintf("make campaign SEED=%d FAULTS=%d ", c.seed, *faultsFlag) +
+		fmt.Sprintf("CAMPAIGN='-meta %d -data %d -repair %s ", c.plan.metaNodes, c.plan.dataNodes, repair) +
+		fmt.Sprintf("-through %s -shared=%t -deletes=%t -disks=%t'", *throughFlag, *sharedFlag, *deletesFlag, *disksFlag)
 }
 
 // event notes what happened, with the time since the start.
@@ -139,9 +145,15 @@ func (c *campaign) work() {
 	days.Store(firstDays)
 	var writing sync.WaitGroup
 	begin := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -2-allDays).UnixNano()
+	shared := newNames("all")
 	for i := range writers {
+		own := shared
+		if !*sharedFlag {
+			own = newNames(fmt.Sprintf("w%d", i+1))
+		}
 		w := &writer{
-			id: i + 1, rng: rand.New(rand.NewPCG(c.seed, 100+uint64(i))), rec: c.rec, nodes: c.cluster.Data, begin: begin, days: &days,
+			names: own, rng: rand.New(rand.NewPCG(c.seed, 100+uint64(i))), rec: c.rec, nodes: c.cluster.Data,
+			begin: begin, days: &days,
 			deletes: c.deletes, stays: *throughFlag == "one", shunned: make(map[string]time.Time),
 			report: func(err error) { c.event("%v", err); c.t.Error(err) },
 		}
@@ -482,8 +494,19 @@ func (c *campaign) compareOwners() {
 	}
 	defer c.cluster.Links.Heal()
 	for _, sh := range shards {
+		var first *process.Node
+		var firstHas map[key]int64
 		for _, n := range c.owners(sh) {
-			c.compare(fmt.Sprintf("shard %d of %s", sh.ID, n.Name), n, sh.Start, sh.End)
+			what := fmt.Sprintf("shard %d of %s", sh.ID, n.Name)
+			got := c.compare(what, n, sh.Start, sh.End)
+			switch {
+			case got == nil: // it could not be asked
+			case first == nil:
+				first, firstHas = n, got
+			default:
+				problems, different := c.rec.differences(first.Name, n.Name, firstHas, got, 3)
+				c.report(what, problems, different, len(got))
+			}
 		}
 	}
 }
@@ -502,21 +525,29 @@ func (c *campaign) compareQueries() {
 	}
 }
 
-func (c *campaign) compare(what string, n *process.Node, from, to time.Time) {
+// compare judges what a node answers, and returns it, or nil when it does not answer.
+func (c *campaign) compare(what string, n *process.Node, from, to time.Time) map[key]int64 {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	got, err := query(ctx, n, between(from, to))
 	if err != nil {
 		c.t.Errorf("%s: %v", what, err)
-		return
+		return nil
 	}
 	problems, wrong := c.rec.compare(what, got, from.UnixNano(), to.UnixNano(), 3)
+	c.report(what, problems, wrong, len(got))
+	return got
+}
+
+// report fails the test for points that are wrong, of which some are told in full.
+func (c *campaign) report(what string, problems []string, wrong, of int) {
+	c.t.Helper()
 	for _, p := range problems {
 		c.t.Error(p)
 	}
 	if wrong > len(problems) {
-		c.t.Errorf("%s: and %d more points are wrong, of %d", what, wrong-len(problems), len(got))
+		c.t.Errorf("%s: and %d more points are wrong, of %d", what, wrong-len(problems), of)
 	}
 }
 

@@ -5,10 +5,15 @@
 //	make campaign                      # 500 faults
 //	make campaign SEED=7 FAULTS=50     # a replay: the same cluster, faults and operations
 //
+// The record keeps for each operation when it began and when its answer came. A point may hold at the end what the last
+// operation leaves there in some order of all that keeps to these times (package history); all owners must hold the
+// same.
+//
 // The writes of a point go through one node, as long as it answers. With
 // CAMPAIGN='-through any' they go through any: a write out of the hinted handoff of one node can
 // then arrive after a newer one through another, a known limit, which is
-// found as STALE when it takes the majority with it.
+// found as STALE when it takes the majority with it. With CAMPAIGN='-through any -shared' all writers
+// write to the same series, too, so that operations on a point overlap.
 //
 // Faults: kill -9, restart, pause (SIGSTOP), cut links (reset, stalled, or with
 // the answers held), slow links, calls between data nodes that arrive twice (the second at once, or behind

@@ -8,29 +8,33 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"concord/test/history"
 )
 
-// key is a point without its value. A series belongs to one writer, which
-// has one operation at a time, so the order of the operations on a key is defined.
+// key is a point without its value.
 type key struct {
 	series string
 	time   int64 // nanoseconds
 }
 
-// record is what the cluster said it did, and so what it must have at the end.
+// record is what the cluster said it did, and so what it may have at the end.
 //
-// An operation that was not acknowledged, and not surely refused before any node
-// saw it, is in limbo: it may have been carried out, and may still be later, by
-// a paused node or from a queue. A client that does not know the fate of a
-// write cannot order anything after it; so a point in limbo is not written
-// again, and a series with a delete in limbo is not used again. Everything
-// else is strict: the last acknowledged operation on a key decides.
+// Each operation is noted when it begins and when its answer comes. A point may hold at the end what package history
+// allows: the last of the acknowledged operations, any of the last ones that overlapped, or any in limbo. An
+// operation is in limbo when it was not acknowledged, and not surely refused before any node saw it: it may have been
+// carried out, and may still be later, by a paused node or from a queue. A point in limbo would be judged by less and
+// less, so it is not written again, and a series with a delete in limbo is not used again.
 type record struct {
 	mu     sync.Mutex
 	rng    *rand.Rand
 	start  time.Time
+	clock  history.Clock
 	points map[key]*point
 	values map[int64]key // each value is written to one key, by one operation
+	// deletes are those of each series that may still take effect on a point that is written for the first time: they
+	// are under way or in limbo.
+	deletes map[string][]*deletion
 
 	kept map[string]map[key]int64 // by node: what it had before the last repairs
 
@@ -41,38 +45,59 @@ type record struct {
 
 // point is what is known of one key.
 type point struct {
-	present bool // the last acknowledged operation left it there
-	value   int64
-	limbo   []int64 // values that may be there instead
-	gone    bool    // a delete in limbo covers it: it may be gone instead
-	history []string
+	history.Point
+	notes []string // the last operations, to tell of a failure
 }
 
-// historyLength is how many operations on a point are kept to tell of a failure.
-const historyLength = 12
+// writing is a write that has begun.
+type writing struct {
+	op    *history.Op
+	batch map[key]int64
+}
+
+// deletion is a delete of a series between two times, both included, that has begun.
+type deletion struct {
+	op       *history.Op
+	series   string
+	from, to int64
+}
+
+func (d *deletion) covers(k key) bool {
+	return k.series == d.series && k.time >= d.from && k.time <= d.to
+}
+
+// notesKept is how many operations on a point are kept to tell of a failure.
+const notesKept = 12
 
 func newRecord(seed uint64) *record {
 	now := time.Now()
 	return &record{
 		rng: rand.New(rand.NewPCG(seed, 1)), start: now, lastAck: now,
 		points: make(map[key]*point), values: make(map[int64]key), kept: make(map[string]map[key]int64),
+		deletes: make(map[string][]*deletion),
 	}
 }
 
+// at returns the point of a key. A new one is told of the deletes that may still take effect on it.
 func (r *record) at(k key) *point {
 	p := r.points[k]
 	if p == nil {
 		p = &point{}
 		r.points[k] = p
+		for _, d := range r.deletes[k.series] {
+			if d.covers(k) {
+				p.Add(d.op, history.Outcome{})
+			}
+		}
 	}
 	return p
 }
 
 func (r *record) note(p *point, format string, args ...any) {
-	if len(p.history) == historyLength {
-		p.history = slices.Delete(p.history, 0, 1)
+	if len(p.notes) == notesKept {
+		p.notes = slices.Delete(p.notes, 0, 1)
 	}
-	p.history = append(p.history, fmt.Sprintf("%8.3fs ", time.Since(r.start).Seconds())+fmt.Sprintf(format, args...))
+	p.notes = append(p.notes, fmt.Sprintf("%8.3fs ", time.Since(r.start).Seconds())+fmt.Sprintf(format, args...))
 }
 
 // issue returns a value that no key had before. Values are random, so that
@@ -89,64 +114,72 @@ func (r *record) issue(k key) int64 {
 	}
 }
 
-// fate is what a client knows of its operation.
-type fate int
-
-const (
-	acknowledged fate = iota
-	limbo             // it may happen, or have happened
-	refused           // no node has seen it
-)
-
-func (f fate) String() string { return [...]string{"acknowledged", "in limbo", "refused"}[f] }
-
-func (r *record) count(f fate) {
+func (r *record) count(f history.Fate) {
 	switch f {
-	case acknowledged:
+	case history.Acknowledged:
 		r.acknowledged++
 		now := time.Now()
 		r.longestGap = max(r.longestGap, now.Sub(r.lastAck))
 		r.lastAck = now
-	case limbo:
+	case history.Limbo:
 		r.limbo++
-	case refused:
+	case history.Refused:
 		r.refused++
 	}
 }
 
-// wrote records a batch of points through a node.
-func (r *record) wrote(batch map[key]int64, f fate, node, why string) {
+// beginWrite records that a batch of points is about to be sent to a node.
+func (r *record) beginWrite(batch map[key]int64, node string) *writing {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.count(f)
+	w := &writing{r.clock.Begin(), batch}
 	for k, v := range batch {
 		p := r.at(k)
-		switch f {
-		case acknowledged:
-			p.present, p.value = true, v
-		case limbo:
-			p.limbo = append(p.limbo, v)
-		}
-		r.note(p, "write %d through %s: %v %s", v, node, f, why)
+		p.Add(w.op, history.Value(v))
+		r.note(p, "write %d through %s begins", v, node)
+	}
+	return w
+}
+
+// endWrite records what became of a write.
+func (r *record) endWrite(w *writing, f history.Fate, why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.clock.End(w.op, f)
+	r.count(f)
+	for k, v := range w.batch {
+		r.note(r.at(k), "write %d: %v %s", v, f, why)
 	}
 }
 
-// deleted records a delete of a series between two times, both included.
-func (r *record) deleted(series string, from, to int64, f fate, node, why string) {
+// beginDelete records that a delete of a series between two times, both included, is about to be sent to a node.
+func (r *record) beginDelete(series string, from, to int64, node string) *deletion {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.count(f)
+	d := &deletion{r.clock.Begin(), series, from, to}
+	r.deletes[series] = append(r.deletes[series], d)
 	for k, p := range r.points {
-		if k.series != series || k.time < from || k.time > to {
-			continue
+		if d.covers(k) {
+			p.Add(d.op, history.Outcome{})
+			r.note(p, "delete through %s begins", node)
 		}
-		switch f {
-		case acknowledged:
-			p.present = false
-		case limbo:
-			p.gone = true
+	}
+	return d
+}
+
+// endDelete records what became of a delete.
+func (r *record) endDelete(d *deletion, f history.Fate, why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.clock.End(d.op, f)
+	r.count(f)
+	if f != history.Limbo {
+		r.deletes[d.series] = slices.DeleteFunc(r.deletes[d.series], func(o *deletion) bool { return o == d })
+	}
+	for k, p := range r.points {
+		if d.covers(k) {
+			r.note(p, "delete: %v %s", f, why)
 		}
-		r.note(p, "delete through %s: %v %s", node, f, why)
 	}
 }
 
@@ -155,24 +188,22 @@ func (r *record) resting(k key) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := r.points[k]
-	return p != nil && (len(p.limbo) > 0 || p.gone)
+	return p != nil && p.InLimbo()
 }
 
 // check judges what an owner has for a key; problem is "" when all is well.
-func (p *point) check(value int64, present bool) (problem string) {
+func (p *point) check(has history.Outcome) (problem string) {
+	allowed := p.Allowed()
+	gone := slices.Contains(allowed, history.Outcome{})
 	switch {
-	case present && slices.Contains(p.limbo, value):
+	case slices.Contains(allowed, has):
 		return ""
-	case present && p.present && value == p.value:
-		return ""
-	case !present && (!p.present || p.gone):
-		return ""
-	case !present:
-		return fmt.Sprintf("LOST: acknowledged value %d is not there", p.value)
-	case !p.present:
-		return fmt.Sprintf("BACK: %d is there, though it was deleted or never acknowledged", value)
+	case !has.Present:
+		return fmt.Sprintf("LOST: it is not there, and should be one of %v", allowed)
+	case gone && len(allowed) == 1:
+		return fmt.Sprintf("BACK: %v is there, though it was deleted or never acknowledged", has)
 	}
-	return fmt.Sprintf("STALE: %d is there, not the last acknowledged %d", value, p.value)
+	return fmt.Sprintf("STALE: %v is there, and it should be one of %v", has, allowed)
 }
 
 // keep takes what a node has at some time, for telling of a failure.
@@ -203,9 +234,11 @@ func (r *record) had(k key) string {
 func (r *record) compare(node string, got map[key]int64, from, to int64, limit int) (problems []string, n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	add := func(k key, what string, history []string) {
+	add := func(k key, what string, notes []string) {
 		if n++; n <= limit {
-			problems = append(problems, fmt.Sprintf("%s: %s at %d: %s\n    %s", node, k.series, k.time, what, strings.Join(append(history, r.had(k)), "\n    ")))
+			lines := append(slices.Clone(notes), r.had(k))
+			problems = append(problems, fmt.Sprintf("%s: %s at %d: %s\n    %s",
+				node, k.series, k.time, what, strings.Join(lines, "\n    ")))
 		}
 	}
 	for k, v := range got {
@@ -215,11 +248,11 @@ func (r *record) compare(node string, got map[key]int64, from, to int64, limit i
 			continue
 		}
 		if r.values[v] != k {
-			add(k, fmt.Sprintf("INVENTED: %d was never written to this point", v), p.history)
+			add(k, fmt.Sprintf("INVENTED: %d was never written to this point", v), p.notes)
 			continue
 		}
-		if what := p.check(v, true); what != "" {
-			add(k, what, p.history)
+		if what := p.check(history.Value(v)); what != "" {
+			add(k, what, p.notes)
 		}
 	}
 	for k, p := range r.points {
@@ -229,9 +262,37 @@ func (r *record) compare(node string, got map[key]int64, from, to int64, limit i
 		if _, ok := got[k]; ok {
 			continue
 		}
-		if what := p.check(0, false); what != "" {
-			add(k, what, p.history)
+		if what := p.check(history.Outcome{}); what != "" {
+			add(k, what, p.notes)
 		}
+	}
+	return problems, n
+}
+
+// differences lists where two owners do not have the same, up to limit of them, and counts them all.
+func (r *record) differences(a, b string, inA, inB map[key]int64, limit int) (problems []string, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := maps.Clone(inA)
+	maps.Copy(all, inB)
+	outcome := func(got map[key]int64, k key) history.Outcome {
+		v, ok := got[k]
+		return history.Outcome{Value: v, Present: ok}
+	}
+	for k := range all {
+		hasA, hasB := outcome(inA, k), outcome(inB, k)
+		if hasA == hasB {
+			continue
+		}
+		if n++; n > limit {
+			continue
+		}
+		var notes []string
+		if p := r.points[k]; p != nil {
+			notes = p.notes
+		}
+		problems = append(problems, fmt.Sprintf("DIFFERENT: %s at %d: %s has %v, %s has %v\n    %s",
+			k.series, k.time, a, hasA, b, hasB, strings.Join(append(slices.Clone(notes), r.had(k)), "\n    ")))
 	}
 	return problems, n
 }
@@ -255,13 +316,14 @@ func (r *record) summary() string {
 	defer r.mu.Unlock()
 	resting, present := 0, 0
 	for _, p := range r.points {
-		if len(p.limbo) > 0 || p.gone {
+		if p.InLimbo() {
 			resting++
 		}
-		if p.present {
+		if !p.Allows(history.Outcome{}) {
 			present++
 		}
 	}
-	return fmt.Sprintf("%d operations acknowledged, %d in limbo, %d refused; longest time without an acknowledgement %v; %d points of which %d present and %d with an operation in limbo",
-		r.acknowledged, r.limbo, r.refused, r.longestGap.Round(10*time.Millisecond), len(r.points), present, resting)
+	return fmt.Sprintf("%d operations acknowledged, %d in limbo, %d refused; ", r.acknowledged, r.limbo, r.refused) +
+		fmt.Sprintf("longest time without an acknowledgement %v; ", r.longestGap.Round(10*time.Millisecond)) +
+		fmt.Sprintf("%d points of which %d surely present and %d with an operation in limbo", len(r.points), present, resting)
 }

@@ -1,16 +1,20 @@
 package campaign
 
 import (
+	"slices"
 	"strings"
 	"testing"
+
+	"concord/test/history"
 )
 
 func TestRecordJudges(t *testing.T) {
 	t.Parallel()
 	k := key{"s", 5}
+	const acknowledged, limbo, refused = history.Acknowledged, history.Limbo, history.Refused
 	type op struct {
 		kind string
-		fate fate
+		fate history.Fate
 	}
 	for _, tt := range []struct {
 		name string
@@ -40,9 +44,9 @@ func TestRecordJudges(t *testing.T) {
 		for i, o := range tt.ops {
 			if o.kind == "write" {
 				values[i] = r.issue(k)
-				r.wrote(map[key]int64{k: values[i]}, o.fate, "data1", "")
+				r.endWrite(r.beginWrite(map[key]int64{k: values[i]}, "data1"), o.fate, "")
 			} else {
-				r.deleted("s", 0, 9, o.fate, "data1", "")
+				r.endDelete(r.beginDelete("s", 0, 9, "data1"), o.fate, "")
 			}
 		}
 		got := map[key]int64{}
@@ -62,7 +66,8 @@ func TestRecordFindsInventedPoints(t *testing.T) {
 	r := newRecord(1)
 	a, b := key{"s", 1}, key{"s", 2}
 	v := r.issue(a)
-	r.wrote(map[key]int64{a: v, b: r.issue(b)}, acknowledged, "data1", "")
+	begun := r.beginWrite(map[key]int64{a: v, b: r.issue(b)}, "data1")
+	r.endWrite(begun, history.Acknowledged, "")
 	for _, got := range []map[key]int64{{a: v, b: v}, {a: v, key{"t", 1}: 7}} {
 		if problems, _ := r.compare("data1", got, 0, 10, 5); !strings.Contains(strings.Join(problems, " "), "INVENTED") {
 			t.Errorf("%v: %q", got, problems)
@@ -80,13 +85,75 @@ func TestDeletesCoverTheirRangeAlone(t *testing.T) {
 	for i := range int64(5) {
 		batch[key{"s", i}] = r.issue(key{"s", i})
 	}
-	r.wrote(batch, acknowledged, "data1", "")
-	r.deleted("s", 1, 3, acknowledged, "data1", "")
+	r.endWrite(r.beginWrite(batch, "data1"), history.Acknowledged, "")
+	r.endDelete(r.beginDelete("s", 1, 3, "data1"), history.Acknowledged, "")
 	got := map[key]int64{}
 	for _, i := range []int64{0, 4} {
 		got[key{"s", i}] = batch[key{"s", i}]
 	}
 	if problems, n := r.compare("data1", got, 0, 10, 5); n != 0 {
 		t.Error(problems)
+	}
+}
+
+// Events are "a(" for a begin and ")a" for an acknowledgement, "?a" for limbo: a to c write a value, d deletes.
+func TestRecordJudgesOperationsThatOverlap(t *testing.T) {
+	t.Parallel()
+	k := key{"s", 5}
+	for _, tt := range []struct{ name, events, right, wrong string }{
+		{"two writes overlap", "a( b( )a )b", "ab", "-"},
+		{"one begins after the other ended", "a( )a b( )b", "b", "a-"},
+		{"a later write ends the choice", "a( b( )b )a c( )c", "c", "ab-"},
+		{"write and delete overlap", "a( )a d( b( )d )b", "b-", "a"},
+		{"the first write of a point, during a delete that ends first", "d( a( )d )a", "a-", "bc"},
+		{"the first write of a point, during a delete that ends last", "d( a( )a )d", "a-", "bc"},
+		{"the first write of a point, after a delete", "d( )d a( )a", "a", "-"},
+		{"the first write of a point, after a delete in limbo", "d( ?d a( )a", "a-", "bc"},
+		{"a write in limbo stays possible", "a( )a b( ?b c( )c", "bc", "a-"},
+		{"the chain of overlaps does not reach from end to end", "a( b( )a c( )b )c", "bc", "a-"},
+	} {
+		r := newRecord(1)
+		values := map[byte]int64{'a': r.issue(k), 'b': r.issue(k), 'c': r.issue(k)}
+		writes := map[byte]*writing{}
+		var deleting *deletion
+		for _, e := range strings.Fields(tt.events) {
+			fate := map[byte]history.Fate{')': history.Acknowledged, '?': history.Limbo}[e[0]]
+			switch {
+			case e == "d(":
+				deleting = r.beginDelete("s", 0, 9, "data1")
+			case e[1] == '(':
+				writes[e[0]] = r.beginWrite(map[key]int64{k: values[e[0]]}, "data1")
+			case e[1] == 'd':
+				r.endDelete(deleting, fate, "")
+			default:
+				r.endWrite(writes[e[1]], fate, "")
+			}
+		}
+		for _, has := range []byte(tt.right + tt.wrong) {
+			got := map[key]int64{}
+			if has != '-' {
+				got[k] = values[has]
+			}
+			want := slices.Contains([]byte(tt.right), has)
+			if problems, n := r.compare("data1", got, 0, 10, 5); (n == 0) != want {
+				t.Errorf("%s: %s: %c passes: %t: %q", tt.name, tt.events, has, !want, problems)
+			}
+		}
+	}
+}
+
+func TestRecordFindsOwnersThatDiffer(t *testing.T) {
+	t.Parallel()
+	r := newRecord(1)
+	k := key{"s", 1}
+	v := r.issue(k)
+	r.endWrite(r.beginWrite(map[key]int64{k: v}, "data1"), history.Limbo, "") // both are allowed, on all owners
+	has, lacks := map[key]int64{k: v}, map[key]int64{}
+	if problems, n := r.differences("data1", "data2", has, has, 5); n != 0 {
+		t.Error(problems)
+	}
+	problems, n := r.differences("data1", "data2", has, lacks, 5)
+	if n != 1 || !strings.Contains(problems[0], "DIFFERENT") {
+		t.Errorf("%d: %q", n, problems)
 	}
 }

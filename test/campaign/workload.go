@@ -10,9 +10,11 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"concord/test/history"
 	"concord/test/process"
 )
 
@@ -20,33 +22,72 @@ const (
 	database    = "campaign"
 	day         = int64(24 * time.Hour)
 	slots       = 150 // points of a series in one day, one a second
-	series      = 5   // of each writer at a time
+	series      = 5   // of each writer at a time, or of all where they share them
 	clientWaits = 6 * time.Second
 	avoid       = 2 * time.Second // a node that gave no answer
 )
 
-// writer is one client. It owns its series.
+// names are the series that are written to at a time: those of one writer, or of all.
+type names struct {
+	mu     sync.Mutex
+	prefix string
+	made   int // series so far
+	live   []string
+}
+
+func newNames(prefix string) *names {
+	n := &names{prefix: prefix, live: make([]string, series)}
+	n.renew()
+	return n
+}
+
+// renew takes other series in place of all.
+func (n *names) renew() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i := range n.live {
+		n.live[i] = n.fresh()
+	}
+}
+
+// fresh makes a new name. mu must be held.
+func (n *names) fresh() string {
+	n.made++
+	return fmt.Sprintf("%s-%d", n.prefix, n.made)
+}
+
+func (n *names) pick(rng *rand.Rand) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.live[rng.IntN(len(n.live))]
+}
+
+// retire takes another series in place of s, unless another writer has done so.
+func (n *names) retire(s string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if i := slices.Index(n.live, s); i >= 0 {
+		n.live[i] = n.fresh()
+	}
+}
+
+// writer is one client, with one operation at a time.
 type writer struct {
-	id      int
 	rng     *rand.Rand
 	rec     *record
 	nodes   []*process.Node
 	begin   int64         // of the first day
 	days    *atomic.Int64 // that are written to; more with time, so that shard groups are made during faults
-	live    []string
+	names   *names
 	deletes bool
 	stays   bool          // writes of a series go through one node
 	home    *process.Node // of a writer that stays
-	made    int           // series so far
 	shunned map[string]time.Time
 	report  func(error) // of what must never be
 }
 
 // run works until ctx ends, at a pace that leaves the machine usable.
 func (w *writer) run(ctx context.Context) {
-	for range series {
-		w.live = append(w.live, w.fresh())
-	}
 	tick := time.NewTicker(70 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -68,11 +109,6 @@ func (w *writer) run(ctx context.Context) {
 	}
 }
 
-func (w *writer) fresh() string {
-	w.made++
-	return fmt.Sprintf("w%d-%d", w.id, w.made)
-}
-
 // node picks the node to write through. A writer that stays keeps to one node
 // while that answers, and takes new series to the next one, so that all
 // writes of a point go through one node.
@@ -82,9 +118,7 @@ func (w *writer) node() *process.Node {
 	}
 	if w.home == nil || time.Since(w.shunned[w.home.Name]) < avoid {
 		w.home = w.any()
-		for i := range w.live {
-			w.live[i] = w.fresh()
-		}
+		w.names.renew()
 	}
 	return w.home
 }
@@ -104,21 +138,21 @@ func (w *writer) any() *process.Node {
 }
 
 // judge tells what a client knows of an operation by its error.
-func (w *writer) judge(n *process.Node, err error) (fate, string) {
+func (w *writer) judge(n *process.Node, err error) (history.Fate, string) {
 	if err == nil {
-		return acknowledged, ""
+		return history.Acknowledged, ""
 	}
 	w.shunned[n.Name] = time.Now()
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" {
-		return refused, err.Error()
+		return history.Refused, err.Error()
 	}
-	return limbo, err.Error()
+	return history.Limbo, err.Error()
 }
 
 func (w *writer) write() {
 	n := w.node()
-	s := w.live[w.rng.IntN(len(w.live))]
+	s := w.names.pick(w.rng)
 	days := w.days.Load()
 	batch := make(map[key]int64)
 	for range 1 + w.rng.IntN(40) {
@@ -130,7 +164,7 @@ func (w *writer) write() {
 		}
 	}
 	if len(batch) == 0 {
-		w.retire(s) // all of it rests
+		w.names.retire(s) // all of it rests
 		return
 	}
 	var lines []byte
@@ -139,17 +173,13 @@ func (w *writer) write() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), clientWaits)
 	defer cancel()
+	begun := w.rec.beginWrite(batch, n.Name)
 	f, why := w.judge(n, n.Client().Write(ctx, database, "quorum", lines))
-	w.rec.wrote(batch, f, n.Name, why)
-}
-
-// retire takes another series in place of s.
-func (w *writer) retire(s string) {
-	w.live[slices.Index(w.live, s)] = w.fresh()
+	w.rec.endWrite(begun, f, why)
 }
 
 func (w *writer) deleteRange() {
-	s := w.live[w.rng.IntN(len(w.live))]
+	s := w.names.pick(w.rng)
 	from := w.begin + w.rng.Int64N(w.days.Load())*day + int64(w.rng.IntN(slots))*int64(time.Second)
 	to := from + int64(w.rng.IntN(slots/3))*int64(time.Second)
 	if w.rng.IntN(10) == 0 {
@@ -159,7 +189,7 @@ func (w *writer) deleteRange() {
 }
 
 func (w *writer) dropSeries() {
-	s := w.live[w.rng.IntN(len(w.live))]
+	s := w.names.pick(w.rng)
 	w.delete(s, 0, 1<<62, fmt.Sprintf(`DROP SERIES FROM m WHERE s = '%s'`, s))
 }
 
@@ -167,11 +197,12 @@ func (w *writer) delete(s string, from, to int64, statement string) {
 	n := w.any()
 	ctx, cancel := context.WithTimeout(context.Background(), clientWaits)
 	defer cancel()
+	begun := w.rec.beginDelete(s, from, to, n.Name)
 	_, err := n.Client().Query(ctx, database, statement)
 	f, why := w.judge(n, err)
-	w.rec.deleted(s, from, to, f, n.Name, why)
-	if f == limbo {
-		w.retire(s)
+	w.rec.endDelete(begun, f, why)
+	if f == history.Limbo {
+		w.names.retire(s)
 	}
 }
 
@@ -179,7 +210,7 @@ func (w *writer) read() {
 	n := w.any()
 	ctx, cancel := context.WithTimeout(context.Background(), clientWaits)
 	defer cancel()
-	got, err := query(ctx, n, fmt.Sprintf(`SELECT v, s FROM m WHERE s = '%s'`, w.live[w.rng.IntN(len(w.live))]))
+	got, err := query(ctx, n, fmt.Sprintf(`SELECT v, s FROM m WHERE s = '%s'`, w.names.pick(w.rng)))
 	if err != nil {
 		w.shunned[n.Name] = time.Now()
 		return

@@ -26,7 +26,9 @@ const (
 	Refused                  // no node has seen it
 )
 
-func (f Fate) String() string { return [...]string{"under way", "acknowledged", "in limbo", "refused"}[f] }
+func (f Fate) String() string {
+	return [...]string{"under way", "acknowledged", "in limbo", "refused"}[f]
+}
 
 // Clock counts the begins and ends of operations. Its zero value is ready. It and what it makes are for one goroutine
 // at a time.
