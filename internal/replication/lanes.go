@@ -72,7 +72,7 @@ func (l *lanes) begin(owners []uint64, shard uint64, db string, size int, timeou
 		version = l.clock.Next() // with mu held, for oldest
 	}
 	out := make([]*delivery, len(owners))
-	v := &verdict{}
+	v := newVerdict()
 	now := time.Now()
 	for i, owner := range owners {
 		l.sequence++

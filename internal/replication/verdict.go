@@ -15,6 +15,16 @@ type verdict struct {
 	passed bool // it is acknowledged
 	failed bool
 	kept   []lane // while it is neither: what hinted handoff keeps of it
+
+	decided chan struct{} // closed when it is one of them
+}
+
+func newVerdict() *verdict { return &verdict{decided: make(chan struct{})} }
+
+// wait returns whether the write is acknowledged, once that is decided.
+func (v *verdict) wait() bool {
+	<-v.decided
+	return v.acknowledged()
 }
 
 // keep notes that hinted handoff keeps the write for an owner, and reports whether it was acknowledged before.
@@ -35,6 +45,7 @@ func (v *verdict) pass(err error) []lane {
 	var partial tsdb.PartialWriteError
 	v.passed = err == nil || errors.As(err, &partial)
 	v.failed = !v.passed
+	close(v.decided)
 	if v.failed {
 		return nil
 	}

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"concord/internal/cluster"
 	"concord/internal/order"
@@ -361,6 +362,10 @@ func (w *Writer) writeOwners(a shardWrite) error {
 	stamp(requests, deliveries[0].version, a.yields)
 	done := func(d *delivery, r result) {
 		results <- r
+		// Other owners were enough: this one gets the points of which it has nothing newer.
+		if errors.Is(r.err, errBehind) && d.verdict.wait() {
+			w.yield(ctx, d, db, policy, requests, points)
+		}
 		w.lanes.finish(d)
 		w.wg.Done()
 	}
@@ -486,6 +491,22 @@ func encode(ctx tsdb.WriteContext, id uint64, db, policy string, points []models
 		size += len(b)
 	}
 	return out, size, nil
+}
+
+// yield writes an acknowledged write to an owner, without the points of which it has something newer.
+func (w *Writer) yield(
+	ctx tsdb.WriteContext, d *delivery, db, policy string, requests []*rpc.WriteShardRequest, points []models.Point,
+) {
+	if d.node == w.meta.NodeID() {
+		w.writeLocal(ctx, d, db, policy, points, true)
+		return
+	}
+	again := make([]*rpc.WriteShardRequest, len(requests))
+	for i, r := range requests {
+		again[i] = proto.Clone(r).(*rpc.WriteShardRequest)
+		again[i].Yields = true
+	}
+	w.writeRemote(d, again, sending{})
 }
 
 // stamp gives the messages of a write its version.
