@@ -26,10 +26,14 @@ var errBehind = errors.New("the owner has newer values of some of the points")
 
 // accept writes points to this node's copy of a shard, unless the copy has newer values or a newer delete removes
 // them. A write that is late, be it out of hinted handoff, is written without such points. Any other one whose client
-// has no answer yet is not written at all: the error is errBehind. A write without a version is the newest.
+// has no answer yet is not written at all: the error is errBehind. A write without a version is of a node of a previous
+// version of this program: a late one is older than all, and another one the newest.
 func (w *Writer) accept(
 	ctx tsdb.WriteContext, shard uint64, db, policy string, v order.Version, late bool, points []models.Point,
 ) error {
+	if v == 0 && late {
+		v = oldest
+	}
 	if w.Order == nil || v == 0 {
 		return writeStore(w.Shards, w.Begun, ctx, shard, db, policy, points)
 	}
@@ -99,6 +103,9 @@ func (w *Writer) acceptSpans(r *rpc.WriteShardRequest, points []models.Point) er
 		partial *tsdb.PartialWriteError
 	)
 	writes.SetLimit(maxSpans)
+	if slices.ContainsFunc(r.Spans, func(s *rpc.VersionSpan) bool { return s.Version == 0 }) {
+		writes.SetLimit(1) // their order is all that they have
+	}
 	for _, s := range r.Spans {
 		some := points[:min(int(s.Points), len(points))]
 		points = points[len(some):]
@@ -138,6 +145,9 @@ func (w *Writer) heard(clock uint64) {
 		w.Order.Clock.Heard(order.Version(clock))
 	}
 }
+
+// oldest is the version of what waited in hinted handoff before writes had versions.
+const oldest order.Version = 1
 
 // removals are the deletes that ran on this node, or are about to. What is older than one of them is not written
 // any more. What is newer, and was written before the delete ran here, is written again after it.

@@ -136,6 +136,13 @@ func TestWriteBehindTheOwnerIsNotWritten(t *testing.T) {
 	if got := fmt.Sprint(values(t, c.stores[0], "m")); got != "[1 2]" {
 		t.Errorf("the owner has %v, want the newer value and the point that it lacked", got)
 	}
+	// What waited since before writes had versions is older than all.
+	if err := accept(0, true, "m v=9 1\nm v=9 2"); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(values(t, c.stores[0], "m")); got != "[1 2]" {
+		t.Errorf("the owner has %v after a hint without a version, want [1 2]", got)
+	}
 	w.removals.add(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "d", Version: 2000})
 	if err := accept(1500, false, "m v=3 3"); !errors.Is(err, errBehind) {
 		t.Errorf("error is %v, want %v", err, errBehind)

@@ -188,6 +188,7 @@ func (d *Deletes) announce(nodes []cluster.Node, r *rpc.ExecuteRequest) (heard [
 	var barriers []*rpc.Barrier
 	first := proto.Clone(r).(*rpc.ExecuteRequest)
 	first.AnnounceOnly, first.SenderNode, first.Sequence = true, d.meta.NodeID(), d.writer.started
+	first.Version = d.writer.clock() // it gets its own when all have heard of it
 	ctx, cancel := context.WithTimeout(context.Background(), d.writer.WriteTimeout)
 	defer cancel()
 	var (
@@ -220,7 +221,7 @@ func (d *Deletes) announce(nodes []cluster.Node, r *rpc.ExecuteRequest) (heard [
 		}()
 	}
 	d.writer.removals.announce(r, time.Now())
-	own, err := d.writer.NoteDelete(r)
+	own, err := d.writer.NoteDelete(first)
 	wg.Wait()
 	if err != nil {
 		return heard, nil, err

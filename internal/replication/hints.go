@@ -105,7 +105,7 @@ func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed result)
 		points += len(r.Points)
 		entries = append(entries, handoff.Entry{Kind: handoff.Write, Points: len(r.Points), Data: b})
 	}
-	for _, del := range w.recentSince(d.db, d.began) {
+	for _, del := range w.recentSince(d.db, d.began, d.node) {
 		e, err := w.boundedDelete(del, d.shard)
 		if err != nil {
 			return result{err: fmt.Errorf("%w; and hinted handoff: %w", cause, err)}
@@ -122,12 +122,22 @@ func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed result)
 	return result{err: cause, hinted: true}
 }
 
-// recentSince lists the deletes that follow a write in a queue. With versions owners order them.
-func (w *Writer) recentSince(db string, began time.Time) []*rpc.ExecuteRequest {
-	if w.Order != nil {
-		return nil
+// recentSince lists the deletes that follow a write in the queue for a node. A node that knows versions orders them
+// itself.
+func (w *Writer) recentSince(db string, began time.Time, node uint64) []*rpc.ExecuteRequest {
+	return slices.DeleteFunc(w.recent.since(db, began), func(d *rpc.ExecuteRequest) bool { return w.ordered(d, node) })
+}
+
+// ordered reports whether a delete and the node that runs it know versions: then the node leaves out what is older
+// than the delete, and nothing has to be taken out of queues. A delete that is refused must remove nothing.
+func (w *Writer) ordered(d *rpc.ExecuteRequest, node uint64) bool {
+	if w.Order == nil || d.Version == 0 {
+		return false
 	}
-	return w.recent.since(db, began)
+	w.floors.mu.Lock()
+	defer w.floors.mu.Unlock()
+	_, told := w.floors.told[node]
+	return told || node == w.meta.NodeID()
 }
 
 // boundedDelete is a delete of what waits before it in the queue of one shard, none when the shard is gone.
@@ -259,10 +269,10 @@ func (w *Writer) NoteDelete(req *rpc.ExecuteRequest) (*rpc.Barrier, error) {
 // by then, or finds the delete among the recent ones when it gets there.
 func (w *Writer) noteBehind(req *rpc.ExecuteRequest) error {
 	w.lanes.await(req.Database, 0, noteWait)
-	if w.Order != nil {
-		return nil // an owner leaves out what is older than a delete, and a delete that is refused removes nothing
-	}
 	for _, q := range w.Handoff.Waiting() {
+		if w.ordered(req, q.Node) {
+			continue
+		}
 		entries, err := w.boundedDelete(req, q.Shard)
 		if err == nil && len(entries) > 0 {
 			err = w.Handoff.Append(q.Node, q.Shard, entries...)
