@@ -25,6 +25,7 @@ func (n *Node) openOrder() error {
 		return fmt.Errorf("open the journal of writes: %w", err)
 	}
 	n.onClose(journal.Close)
+	n.reporters.add(journal)
 	n.writer.Order = &replication.Order{Clock: clock, Journal: journal}
 	return nil
 }

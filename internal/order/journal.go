@@ -426,6 +426,21 @@ func (j *Journal) Since() Version {
 	return j.since
 }
 
+// Statistics are those of the measurement order.
+func (j *Journal) Statistics(tags map[string]string) []models.Statistic {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	keys, size := 0, int64(0)
+	for _, g := range j.generations {
+		keys += g.keys()
+		size += g.size
+	}
+	return []models.Statistic{{
+		Name: "order", Tags: tags,
+		Values: map[string]any{"keys": int64(keys), "diskBytes": size, "superseded": j.superseded},
+	}}
+}
+
 // Close closes the files.
 func (j *Journal) Close() error {
 	j.mu.Lock()
