@@ -184,8 +184,11 @@ func (j *Journal) Begin(shard uint64, v Version, points []models.Point, late boo
 }
 
 func note(shard uint64, v Version, points []models.Point) noted {
-	n := noted{version: v, keys: make([]Key, 0, len(points)), first: math.MaxInt64, last: math.MinInt64}
-	for _, p := range points {
+	n := noted{version: v, first: math.MaxInt64, last: math.MinInt64}
+	for i, p := range points {
+		if i == 1 { // the others have as many fields, mostly
+			n.keys = slices.Grow(n.keys, len(n.keys)*(len(points)-1))
+		}
 		series, at := xxh3.HashSeed(p.Key(), shard), p.UnixNano()
 		n.first, n.last = min(n.first, at), max(n.last, at)
 		for f := p.FieldIterator(); f.Next(); {
