@@ -4,11 +4,9 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
-	"github.com/influxdata/influxql"
 	"golang.org/x/sync/errgroup"
 
 	"concord/internal/order"
@@ -38,9 +36,10 @@ func (w *Writer) accept(
 		return writeStore(w.Shards, w.Begun, ctx, shard, db, policy, points)
 	}
 	w.Order.Clock.Heard(v)
-	w.removals.mu.RLock()
-	defer w.removals.mu.RUnlock()
-	left := w.removals.without(db, policy, v, points)
+	removals := w.removals.of(db)
+	removals.writing.RLock()
+	defer removals.writing.RUnlock()
+	left := removals.without(policy, v, points)
 	if len(left) < len(points) && !late {
 		return errBehind
 	}
@@ -59,7 +58,7 @@ func (w *Writer) accept(
 	if !wrote {
 		return err
 	}
-	w.removals.wrote(shard, db, policy, v, kept)
+	removals.wrote(shard, policy, v, kept)
 	w.newest.note(shard, v)
 	if failed := write.Sync(); failed != nil {
 		return failed
@@ -148,227 +147,3 @@ func (w *Writer) heard(clock uint64) {
 
 // oldest is the version of what waited in hinted handoff before writes had versions.
 const oldest order.Version = 1
-
-// removals are the deletes that ran on this node, or are about to. What is older than one of them is not written
-// any more. What is newer, and was written before the delete ran here, is written again after it.
-type removals struct {
-	mu  sync.RWMutex // held for reading by who writes points that a delete must not miss
-	dbs map[string]*removalsOf
-}
-
-type removalsOf struct {
-	newest order.Version
-	oldest order.Version         // 0 when there are none
-	named  map[string][]*removal // by measurement
-	others []*removal            // of all measurements, or those of a regular expression
-
-	announcedMu sync.Mutex
-	announced   map[string]*announcedRemoval // by ID: they run, or are about to
-}
-
-type removal struct {
-	version order.Version
-	id      string
-	req     *rpc.ExecuteRequest
-	by      map[string]*covering // by policy
-	byMu    sync.Mutex
-}
-
-// announcedRemoval keeps what is written while a delete is about to run.
-type announcedRemoval struct {
-	removal
-	until  time.Time
-	writes []acceptedWrite
-	n      int // points
-}
-
-// acceptedWrite is one that a delete which runs later may remove.
-type acceptedWrite struct {
-	shard   uint64
-	policy  string
-	version order.Version
-	points  []models.Point
-}
-
-// maxAccepted bounds the points that are kept for one delete. Past it anti-entropy brings back what the delete
-// removed on one owner and not on another.
-const maxAccepted = 1 << 20
-
-func (r *removal) covers(policy string, p models.Point) bool {
-	r.byMu.Lock()
-	defer r.byMu.Unlock()
-	c, ok := r.by[policy]
-	if !ok {
-		c, _ = newCovering(r.req, policy) // checked when the request came
-		if r.by == nil {
-			r.by = make(map[string]*covering)
-		}
-		r.by[policy] = c
-	}
-	return c != nil && c.covers(p)
-}
-
-func (r *removals) of(db string) *removalsOf {
-	if r.dbs == nil {
-		r.dbs = make(map[string]*removalsOf)
-	}
-	if r.dbs[db] == nil {
-		r.dbs[db] = &removalsOf{named: make(map[string][]*removal), announced: make(map[string]*announcedRemoval)}
-	}
-	return r.dbs[db]
-}
-
-// add remembers a delete. The writes that run meanwhile have ended when it returns.
-func (r *removals) add(req *rpc.ExecuteRequest) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	of := r.of(req.Database)
-	d := &removal{version: order.Version(req.Version), id: req.Id, req: req}
-	names, err := namesOf(req)
-	if err != nil {
-		return
-	}
-	same := func(o *removal) bool { return o.id == req.Id }
-	if names == nil && !slices.ContainsFunc(of.others, same) {
-		of.others = append(of.others, d)
-	}
-	for _, name := range names {
-		if !slices.ContainsFunc(of.named[name], same) {
-			of.named[name] = append(of.named[name], d)
-		}
-	}
-	of.keep(d)
-}
-
-// forget forgets the deletes with a version below floor: nothing as old arrives any more.
-func (r *removals) forget(floor order.Version) {
-	r.mu.RLock()
-	due := false
-	for _, of := range r.dbs {
-		due = due || of.oldest != 0 && of.oldest < floor
-	}
-	r.mu.RUnlock()
-	if !due {
-		return
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, of := range r.dbs {
-		of.oldest = 0
-		left := func(deletes []*removal) []*removal {
-			deletes = slices.DeleteFunc(deletes, func(d *removal) bool { return d.version < floor })
-			for _, d := range deletes {
-				of.keep(d)
-			}
-			return deletes
-		}
-		of.others = left(of.others)
-		for name := range of.named {
-			if of.named[name] = left(of.named[name]); len(of.named[name]) == 0 {
-				delete(of.named, name)
-			}
-		}
-	}
-}
-
-// keep notes the version of a delete that is remembered.
-func (o *removalsOf) keep(d *removal) {
-	o.newest = max(o.newest, d.version)
-	if o.oldest == 0 || d.version < o.oldest {
-		o.oldest = d.version
-	}
-}
-
-// namesOf are the measurements of a delete, nil when it may be of any.
-func namesOf(req *rpc.ExecuteRequest) ([]string, error) {
-	c, err := newCovering(req, "")
-	if err != nil || c.all || len(c.regexps) > 0 {
-		return nil, err
-	}
-	if req.Kind == rpc.ExecuteRequest_DROP_MEASUREMENT {
-		return []string{req.Name}, nil
-	}
-	sources, _, err := parseDelete(req.Statement)
-	if err != nil {
-		return nil, err
-	}
-	names := make([]string, len(sources))
-	for i, s := range sources {
-		names[i] = s.(*influxql.Measurement).Name // of this type, says newCovering
-	}
-	return names, nil
-}
-
-// without returns the points that no newer delete removes. mu must be held.
-func (r *removals) without(db, policy string, v order.Version, points []models.Point) []models.Point {
-	of := r.dbs[db]
-	if of == nil || v > of.newest {
-		return points
-	}
-	removed := func(p models.Point, deletes []*removal) bool {
-		return slices.ContainsFunc(deletes, func(d *removal) bool { return d.version > v && d.covers(policy, p) })
-	}
-	gone := func(p models.Point) bool { return removed(p, of.others) || removed(p, of.named[string(p.Name())]) }
-	if !slices.ContainsFunc(points, gone) {
-		return points
-	}
-	return slices.DeleteFunc(slices.Clone(points), gone)
-}
-
-// announce begins to keep what is written and a delete covers, until ended.
-func (r *removals) announce(req *rpc.ExecuteRequest, now time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	of := r.of(req.Database)
-	for id, a := range of.announced {
-		if now.After(a.until) {
-			delete(of.announced, id)
-		}
-	}
-	if of.announced[req.Id] == nil {
-		of.announced[req.Id] = &announcedRemoval{removal: removal{id: req.Id, req: req}, until: now.Add(longestDelete)}
-	}
-}
-
-func (r *removals) ended(db, id string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if of := r.dbs[db]; of != nil {
-		delete(of.announced, id)
-	}
-}
-
-// wrote notes points that were written. mu must be held.
-func (r *removals) wrote(shard uint64, db, policy string, v order.Version, points []models.Point) {
-	of := r.dbs[db]
-	if of == nil || len(of.announced) == 0 {
-		return
-	}
-	of.announcedMu.Lock()
-	defer of.announcedMu.Unlock()
-	for _, a := range of.announced {
-		var covered []models.Point
-		for _, p := range points {
-			if a.covers(policy, p) {
-				covered = append(covered, p)
-			}
-		}
-		if a.n += len(covered); len(covered) > 0 && a.n <= maxAccepted {
-			a.writes = append(a.writes, acceptedWrite{shard, policy, v, covered})
-		}
-	}
-}
-
-// newer returns what was written here with a greater version since a delete was announced.
-func (r *removals) newer(req *rpc.ExecuteRequest) []acceptedWrite {
-	r.mu.Lock() // what is being written now has been noted then
-	defer r.mu.Unlock()
-	of := r.dbs[req.Database]
-	if of == nil || of.announced[req.Id] == nil {
-		return nil
-	}
-	a := of.announced[req.Id]
-	out := slices.DeleteFunc(a.writes, func(w acceptedWrite) bool { return w.version <= order.Version(req.Version) })
-	a.writes = nil
-	return out
-}

@@ -1,0 +1,258 @@
+package replication
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxql"
+
+	"concord/internal/order"
+	"concord/internal/rpc"
+)
+
+// removals are the deletes that ran on this node, or are about to. What is older than one of them is not written
+// any more. What is newer, and was written before the delete ran here, is written again after it.
+type removals struct {
+	mu  sync.Mutex
+	dbs map[string]*removalsOf
+}
+
+// removalsOf are those of one database.
+type removalsOf struct {
+	writing sync.RWMutex // held for reading while points are written
+
+	mu        sync.RWMutex
+	newest    order.Version
+	oldest    order.Version                // 0 when there are none
+	named     map[string][]*removal        // by measurement
+	others    []*removal                   // of all measurements, or those of a regular expression
+	announced map[string]*announcedRemoval // by ID: they run, or are about to
+}
+
+type removal struct {
+	version order.Version
+	id      string
+	req     *rpc.ExecuteRequest
+	by      map[string]*covering // by policy
+	byMu    sync.Mutex
+}
+
+// announcedRemoval keeps what is written while a delete is about to run.
+type announcedRemoval struct {
+	removal
+	until  time.Time
+	writes []acceptedWrite
+	n      int // points
+}
+
+// acceptedWrite is one that a delete which runs later may remove.
+type acceptedWrite struct {
+	shard   uint64
+	policy  string
+	version order.Version
+	points  []models.Point
+}
+
+// maxAccepted bounds the points that are kept for one delete. Past it anti-entropy brings back what the delete
+// removed on one owner and not on another.
+const maxAccepted = 1 << 20
+
+func (r *removal) covers(policy string, p models.Point) bool {
+	r.byMu.Lock()
+	defer r.byMu.Unlock()
+	c, ok := r.by[policy]
+	if !ok {
+		c, _ = newCovering(r.req, policy) // checked when the request came
+		if r.by == nil {
+			r.by = make(map[string]*covering)
+		}
+		r.by[policy] = c
+	}
+	return c != nil && c.covers(p)
+}
+
+func (r *removals) of(db string) *removalsOf {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.dbs == nil {
+		r.dbs = make(map[string]*removalsOf)
+	}
+	if r.dbs[db] == nil {
+		r.dbs[db] = &removalsOf{named: make(map[string][]*removal), announced: make(map[string]*announcedRemoval)}
+	}
+	return r.dbs[db]
+}
+
+// add remembers a delete. Writes that may not know of it have ended when it returns.
+func (r *removals) add(req *rpc.ExecuteRequest) {
+	names, err := namesOf(req)
+	if err != nil {
+		return // checked when the request came
+	}
+	of := r.of(req.Database)
+	of.remember(&removal{version: order.Version(req.Version), id: req.Id, req: req}, names)
+	of.await()
+}
+
+// await returns when the writes that run now have ended.
+func (o *removalsOf) await() {
+	o.writing.Lock()
+	//lint:ignore SA2001 those that hold it are waited for
+	o.writing.Unlock()
+}
+
+// remember keeps a delete of measurements, nil for one that may be of any.
+func (o *removalsOf) remember(d *removal, names []string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	same := func(other *removal) bool { return other.id == d.id }
+	if names == nil && !slices.ContainsFunc(o.others, same) {
+		o.others = append(o.others, d)
+	}
+	for _, name := range names {
+		if !slices.ContainsFunc(o.named[name], same) {
+			o.named[name] = append(o.named[name], d)
+		}
+	}
+	o.keep(d)
+}
+
+// forget forgets the deletes with a version below floor: nothing as old arrives any more.
+func (r *removals) forget(floor order.Version) {
+	r.mu.Lock()
+	all := slices.Collect(maps.Values(r.dbs))
+	r.mu.Unlock()
+	for _, of := range all {
+		of.forget(floor)
+	}
+}
+
+func (o *removalsOf) forget(floor order.Version) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.oldest == 0 || o.oldest >= floor {
+		return
+	}
+	o.oldest = 0
+	left := func(deletes []*removal) []*removal {
+		deletes = slices.DeleteFunc(deletes, func(d *removal) bool { return d.version < floor })
+		for _, d := range deletes {
+			o.keep(d)
+		}
+		return deletes
+	}
+	o.others = left(o.others)
+	for name := range o.named {
+		if o.named[name] = left(o.named[name]); len(o.named[name]) == 0 {
+			delete(o.named, name)
+		}
+	}
+}
+
+// keep notes the version of a delete that is remembered. mu must be held.
+func (o *removalsOf) keep(d *removal) {
+	o.newest = max(o.newest, d.version)
+	if o.oldest == 0 || d.version < o.oldest {
+		o.oldest = d.version
+	}
+}
+
+// namesOf are the measurements of a delete, nil when it may be of any.
+func namesOf(req *rpc.ExecuteRequest) ([]string, error) {
+	c, err := newCovering(req, "")
+	if err != nil || c.all || len(c.regexps) > 0 {
+		return nil, err
+	}
+	if req.Kind == rpc.ExecuteRequest_DROP_MEASUREMENT {
+		return []string{req.Name}, nil
+	}
+	sources, _, err := parseDelete(req.Statement)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(sources))
+	for i, s := range sources {
+		names[i] = s.(*influxql.Measurement).Name // of this type, says newCovering
+	}
+	return names, nil
+}
+
+// without returns the points that no newer delete removes.
+func (o *removalsOf) without(policy string, v order.Version, points []models.Point) []models.Point {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	if v > o.newest {
+		return points
+	}
+	removed := func(p models.Point, deletes []*removal) bool {
+		return slices.ContainsFunc(deletes, func(d *removal) bool { return d.version > v && d.covers(policy, p) })
+	}
+	gone := func(p models.Point) bool { return removed(p, o.others) || removed(p, o.named[string(p.Name())]) }
+	if !slices.ContainsFunc(points, gone) {
+		return points
+	}
+	return slices.DeleteFunc(slices.Clone(points), gone)
+}
+
+// announce begins to keep what is written and a delete covers, until ended.
+func (r *removals) announce(req *rpc.ExecuteRequest, now time.Time) {
+	o := r.of(req.Database)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for id, a := range o.announced {
+		if now.After(a.until) {
+			delete(o.announced, id)
+		}
+	}
+	if o.announced[req.Id] == nil {
+		o.announced[req.Id] = &announcedRemoval{removal: removal{id: req.Id, req: req}, until: now.Add(longestDelete)}
+	}
+}
+
+func (r *removals) ended(db, id string) {
+	o := r.of(db)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.announced, id)
+}
+
+// wrote notes points that were written.
+func (o *removalsOf) wrote(shard uint64, policy string, v order.Version, points []models.Point) {
+	o.mu.RLock()
+	none := len(o.announced) == 0
+	o.mu.RUnlock()
+	if none {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, a := range o.announced {
+		var covered []models.Point
+		for _, p := range points {
+			if a.covers(policy, p) {
+				covered = append(covered, p)
+			}
+		}
+		if a.n += len(covered); len(covered) > 0 && a.n <= maxAccepted {
+			a.writes = append(a.writes, acceptedWrite{shard, policy, v, covered})
+		}
+	}
+}
+
+// newer returns what was written here with a greater version since a delete was announced.
+func (r *removals) newer(req *rpc.ExecuteRequest) []acceptedWrite {
+	o := r.of(req.Database)
+	o.await() // what is being written now has been noted then
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	a := o.announced[req.Id]
+	if a == nil {
+		return nil
+	}
+	out := slices.DeleteFunc(a.writes, func(w acceptedWrite) bool { return w.version <= order.Version(req.Version) })
+	a.writes = nil
+	return out
+}
