@@ -19,7 +19,7 @@ type floors struct {
 }
 
 // Floor returns this node's clock, and a version such that no write of this node with a smaller one will reach a node
-// any more. While hinted handoff keeps writes for the node it stays what it was: one of them may be as old. Both are 0
+// any more. While hinted handoff keeps something for the node it stays what it was: one of them may be as old. Both are 0
 // when points have no versions.
 func (w *Writer) Floor(node uint64) (clock, floor uint64) {
 	if w.Order == nil {
@@ -32,7 +32,7 @@ func (w *Writer) floor(node uint64) order.Version {
 	oldest := w.lanes.oldest() // first: a write that ends since is in hinted handoff by then
 	w.floors.mu.Lock()
 	defer w.floors.mu.Unlock()
-	if w.Handoff != nil && slices.ContainsFunc(w.Handoff.Waiting(), func(q handoff.Waiting) bool { return q.Node == node }) {
+	if w.keepsFor(node) {
 		return w.floors.said[node]
 	}
 	if w.floors.said == nil {
@@ -40,6 +40,16 @@ func (w *Writer) floor(node uint64) order.Version {
 	}
 	w.floors.said[node] = max(w.floors.said[node], oldest)
 	return w.floors.said[node]
+}
+
+// keepsFor reports whether hinted handoff has writes or deletes for a node. What the node has that is newer than a
+// delete must be known when the delete arrives.
+func (w *Writer) keepsFor(node uint64) bool {
+	if w.Handoff == nil {
+		return false
+	}
+	return w.holdsDeletes(node) ||
+		slices.ContainsFunc(w.Handoff.Waiting(), func(q handoff.Waiting) bool { return q.Node == node })
 }
 
 // Told takes the clock and the floor of another node. What is below the floors of all data nodes is forgotten.
