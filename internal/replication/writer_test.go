@@ -139,6 +139,7 @@ func TestLargeWriteGoesInSeveralMessages(t *testing.T) {
 	c := newTestCluster(t, "ok", "ok")
 	c.meta.owners = []uint64{2}
 	w := c.writer(t)
+	w.WriteTimeout = time.Minute // the race detector takes most of the default
 	value := strings.Repeat("x", 60<<10)
 	var lines strings.Builder
 	const n = 300 // 18 MB
