@@ -21,6 +21,7 @@ const (
 )
 
 func TestWriteIsJudgedByItsLevel(t *testing.T) {
+	t.Parallel()
 	timeout, failed := coordinator.ErrTimeout, coordinator.ErrWriteFailed
 	for _, tt := range []struct {
 		nodes  string
@@ -53,11 +54,12 @@ func TestWriteIsJudgedByItsLevel(t *testing.T) {
 		{"ok", []uint64{1}, models.ConsistencyLevel(9), models.ErrInvalidConsistencyLevel},
 	} {
 		t.Run(fmt.Sprintf("%s/%v/%d", tt.nodes, tt.owners, tt.level), func(t *testing.T) {
+			t.Parallel()
 			c := newTestCluster(t, strings.Fields(tt.nodes)...)
 			c.meta.owners = tt.owners
 			w := c.writer(t)
 			if strings.Contains(tt.nodes, "hung") {
-				w.WriteTimeout = 500 * time.Millisecond
+				w.WriteTimeout = 2 * time.Second // two that hang have three quarters of it when they decide types
 			}
 			err := w.WritePoints(db, "", tt.level, nil, mustPoints(t, "cpu,host=a v=1 1000\ncpu,host=b v=2 2000"))
 			if tt.want == nil && err != nil || !errors.Is(err, tt.want) {
