@@ -241,7 +241,6 @@ func (c *Cache) refresh(ctx context.Context, shard *tsdb.Shard, id cacheID, old 
 			return nil
 		})
 	})
-	points.Close()
 	if err == nil {
 		err = points.End()
 	}

@@ -1,0 +1,236 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/influxdata/influxdb"
+	"github.com/influxdata/influxdb/coordinator"
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"concord/internal/order"
+	"concord/internal/rpc"
+)
+
+// batchBytes is where a shard's points go on in another message, well below rpc.MaxMessage.
+const batchBytes = 8 << 20
+
+// encode makes the messages with a shard's points; owners share them and only
+// read. size is the bytes of all points.
+func encode(ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) (out []*rpc.WriteShardRequest, size int, err error) {
+	room := 0
+	for i, p := range points {
+		b, err := p.MarshalBinary()
+		if err != nil {
+			return nil, 0, fmt.Errorf("encode a point: %w", err)
+		}
+		if room -= len(b); room < 0 || i == 0 {
+			room = batchBytes - len(b)
+			out = append(out, &rpc.WriteShardRequest{
+				ShardId: id, Database: db, RetentionPolicy: policy, UserId: ctx.UserId, Points: make([][]byte, 0, len(points)-i),
+			})
+		}
+		last := out[len(out)-1]
+		last.Points = append(last.Points, b)
+		size += len(b)
+	}
+	return out, size, nil
+}
+
+// yield writes an acknowledged write to an owner, without the points of which it has something newer.
+func (w *Writer) yield(
+	ctx tsdb.WriteContext, d *delivery, db, policy string, requests []*rpc.WriteShardRequest, points []models.Point,
+) {
+	if d.node == w.meta.NodeID() {
+		w.writeLocal(ctx, d, db, policy, points, true)
+		return
+	}
+	again := make([]*rpc.WriteShardRequest, len(requests))
+	for i, r := range requests {
+		again[i] = proto.Clone(r).(*rpc.WriteShardRequest)
+		again[i].Yields = true
+	}
+	w.writeRemote(d, again, sending{})
+}
+
+// stamp gives the messages of a write its version.
+func stamp(requests []*rpc.WriteShardRequest, v order.Version, yields bool) {
+	for _, r := range requests {
+		r.Version, r.Yields = uint64(v), yields
+	}
+}
+
+// writeLocal writes to this node's own copy. What the store may take later
+// goes to hinted handoff, as for any other owner. Yields is as in shardWrite.
+func (w *Writer) writeLocal(
+	ctx tsdb.WriteContext, d *delivery, db, policy string, points []models.Point, yields bool,
+) result {
+	d.wait()
+	if w.deleted(d.shard, 1) {
+		return result{err: errShardDeleted, never: true}
+	}
+	failed := result{err: errQueueNotEmpty}
+	if w.Handoff == nil || !w.Handoff.Pending(d.node, d.shard) {
+		w.stats.local.Add(int64(len(points)))
+		r := judge(w.accept(ctx, d.shard, db, policy, d.version, yields, points))
+		if r.err == nil || errors.Is(r.err, errBehind) || influxdb.IsClientError(r.err) {
+			return r
+		}
+		if w.Handoff == nil {
+			w.missedBy(d.node, d.shard, false)
+			return r
+		}
+		failed = r
+	}
+	reqs, _, err := encode(ctx, d.shard, db, policy, points)
+	if err != nil {
+		return result{err: err}
+	}
+	stamp(reqs, d.version, yields)
+	return w.hint(d, reqs, failed)
+}
+
+// judge tells a partial write, after which the owner has the other points, from a failure.
+func judge(err error) result {
+	var p tsdb.PartialWriteError
+	if errors.As(err, &p) {
+		return result{partial: &p}
+	}
+	return result{err: err}
+}
+
+// writeStore writes to the local copy of a shard and creates it where it is missing.
+// begun, which may be nil, is told before.
+func writeStore(store Shards, begun func(shard uint64) error, ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) error {
+	err := store.WriteToShard(ctx, id, points)
+	if errors.Is(err, tsdb.ErrShardNotFound) {
+		err = beginShard(store, begun, ctx, id, db, policy, points)
+	}
+	if errors.Is(err, tsdb.ErrShardDeletion) {
+		return tsdb.PartialWriteError{Reason: fmt.Sprintf("shard %d is pending deletion", id), Dropped: len(points), Database: db, RetentionPolicy: policy}
+	}
+	return err
+}
+
+// beginning is held while a write creates a copy.
+var beginning sync.Mutex
+
+// beginShard creates the copy of a shard, unless another write did so meanwhile, and writes to it. Of two first
+// writes at the same time one alone tells begun: of the second it would seem that the copy was lost between them.
+func beginShard(store Shards, begun func(shard uint64) error, ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) error {
+	beginning.Lock()
+	defer beginning.Unlock()
+	if err := store.WriteToShard(ctx, id, points); !errors.Is(err, tsdb.ErrShardNotFound) {
+		return err
+	}
+	if begun != nil {
+		if err := begun(id); err != nil {
+			return err
+		}
+	}
+	if err := store.CreateShard(db, policy, id, true); err != nil {
+		return err
+	}
+	return store.WriteToShard(ctx, id, points)
+}
+
+// writeRemote writes the messages in turn, within WriteTimeout. From the first
+// that fails and may succeed later, they go to hinted handoff. Of the order, it sets what depends on the message.
+func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at sending) result {
+	d.wait() // an earlier write may go to the queue yet
+	var all result
+	for i, req := range reqs {
+		if w.Handoff != nil && w.Handoff.Pending(d.node, d.shard) {
+			return w.hint(d, reqs[i:], result{err: errQueueNotEmpty})
+		}
+		at.sequence, at.write, at.settledWrite = d.sequence, partOf(d.write, i), partOf(w.lanes.settledWrite(d.shard), 0)
+		r := w.send(d.ctx, d.node, req, at)
+		at.onlyWhole = false // it has a part of the write
+		if r.undecided || errors.Is(r.err, errBehind) {
+			return r
+		}
+		if r.err != nil {
+			if r.never {
+				return r
+			}
+			return w.hint(d, reqs[i:], r)
+		}
+		if r.partial != nil {
+			all.partial = merge(all.partial, *r.partial)
+			all.conflicts = append(all.conflicts, r.conflicts...)
+		}
+	}
+	return all
+}
+
+// sending is the place of a message among those of this process.
+type sending struct {
+	sequence            uint64
+	hinted              bool
+	write, settledWrite uint64 // as in WriteShardRequest
+	decides, onlyWhole  bool   // as there
+}
+
+// partOf is the number of one message of a write.
+func partOf(write uint64, part int) uint64 { return write<<8 | uint64(min(part, 255)) }
+
+func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardRequest, at sending) result {
+	sequence, hinted := at.sequence, at.hinted
+	w.stats.remote.Add(int64(len(req.Points)))
+	n, ok := w.meta.DataNode(node)
+	if !ok {
+		// What was queued is kept until it is clear that the node is gone: then its queue goes, and not an entry.
+		return result{err: fmt.Errorf("owner %d of shard %d is not in the cluster", node, req.ShardId), never: !hinted}
+	}
+	var resp *rpc.WriteShardResponse
+	settled := sequence // a hinted one voids all before it
+	if !hinted {
+		settled = min(sequence, w.lanes.settled(lane{node, req.ShardId}))
+	}
+	conn, err := w.pool.Conn(n.TCPAddr)
+	if err == nil {
+		resp, err = rpc.NewReplicationClient(conn).WriteShard(ctx, &rpc.WriteShardRequest{
+			ShardId: req.ShardId, Database: req.Database, RetentionPolicy: req.RetentionPolicy, UserId: req.UserId, Points: req.Points,
+			Sender: w.sender, SenderNode: w.meta.NodeID(), Sequence: sequence, Hinted: hinted, Message: w.messages.Add(1), Settled: settled,
+			Write: at.write, SettledWrite: at.settledWrite, Decides: at.decides, OnlyWhole: at.onlyWhole,
+			Version: req.Version, Spans: req.Spans, Yields: req.Yields,
+		})
+	}
+	if err == nil {
+		w.heard(resp.Clock)
+	}
+	if err != nil {
+		if w.Handoff == nil {
+			w.missed.note(w.log, n.TCPAddr, len(req.Points), err)
+		}
+		// Canceled: the peer saw the deadline first.
+		switch c := status.Code(err); {
+		case c == codes.DeadlineExceeded, c == codes.Canceled, ctx.Err() != nil:
+			return result{err: coordinator.ErrTimeout}
+		case c == codes.NotFound:
+			return result{err: errShardDeleted, never: !hinted} // its queue goes when the metadata says so here, too
+		case c == codes.InvalidArgument, c == codes.ResourceExhausted:
+			return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err)), never: true}
+		}
+		return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err))}
+	}
+	switch {
+	case resp.Undecided:
+		return result{undecided: true}
+	case resp.Behind:
+		return result{err: errBehind}
+	case resp.Partial:
+		return result{conflicts: resp.Conflicts, partial: &tsdb.PartialWriteError{
+			Reason: resp.Error, Dropped: int(resp.Dropped), Database: req.Database, RetentionPolicy: req.RetentionPolicy,
+		}}
+	case resp.Error != "":
+		return result{err: errors.New(resp.Error), never: !resp.Retryable} // as the local store's: callers match its beginning
+	}
+	return result{}
+}
