@@ -51,6 +51,7 @@ import (
 	"concord/internal/rpc"
 	"concord/internal/shardcopy"
 	"concord/internal/trust"
+	"concord/internal/writecache"
 )
 
 // Node is a data node. Parts start in the order of Open and stop in reverse.
@@ -88,6 +89,7 @@ type Node struct {
 	copies   *copystate.Service // which copies are whole
 	queues   queues
 	clocks   *clocks.Watch                   // of the other data nodes
+	cache    *writecache.Store               // all writes to Store go through it
 	suspects atomic.Pointer[entropy.Service] // Entropy, for hinted handoff, which runs before it is there
 	certs    *tlsconfig.TLSCertMonitor
 	peerTLS  *tlsconfig.TLSConfigManager // to and from data nodes
@@ -189,6 +191,7 @@ func (n *Node) openParts() error {
 	n.Store.EngineOptions.Config = n.cfg.engine()
 	n.Store.EngineOptions.EngineVersion = n.cfg.Data.Engine
 	n.Store.EngineOptions.IndexVersion = n.cfg.Data.Index
+	n.Store.EngineOptions.MonitorDisabled = true // it frees caches that are written to; writecache has another one
 	n.Store.WithLogger(n.log)
 	// The engine may compact as soon as it opens.
 	n.local = entropy.NewLocal(n.Store, n.Meta.ClusterID, n.cfg.entropyDir())
@@ -223,7 +226,9 @@ func (n *Node) openParts() error {
 	if err := n.fieldsRebuilt(fields.Rebuilt); err != nil {
 		return err
 	}
-	shards := fulldisk.New(n.Store, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.log)
+	n.cache = writecache.Wrap(n.Store, n.log)
+	n.onClose(n.cache.Close)
+	shards := fulldisk.New(n.cache, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.log)
 	n.onClose(shards.Close)
 
 	if err := n.openCopies(stopped); err != nil {
@@ -374,8 +379,8 @@ func (n *Node) openEntropy(pool *rpc.Pool) (*entropy.View, error) {
 	}
 	shards := &shardcopy.Server{
 		Store: n.Store, Pool: pool, Begun: local.Copied, Deletes: n.writer.DeletesSeen, Hold: n.writer.HoldDeletes,
-		NotWhole: n.notWhole,
-		Dir:      filepath.Join(n.cfg.entropyDir(), "incoming"), CheckDisk: local.CheckDisk, Log: n.log,
+		NotWhole: n.notWhole, HoldWrites: n.cache.Hold,
+		Dir: filepath.Join(n.cfg.entropyDir(), "incoming"), CheckDisk: local.CheckDisk, Log: n.log,
 	}
 	local.Files = shards.FillFrom
 	local.Pace = pace.New(n.requests())

@@ -117,6 +117,9 @@ func (l *Local) SetAside(ctx context.Context, id uint64) error {
 			return release, nil
 		}
 		aside := scrub.Aside{Shard: sh, Dir: l.Aside(), Wait: l.throttle, Hold: hold}
+		if l.HoldWrites != nil {
+			aside.HoldWrites = func() func() { return l.HoldWrites(id) }
+		}
 		kept, _, err := aside.Run(ctx)
 		if err != nil {
 			return fmt.Errorf("shard %d: %w", id, err)

@@ -18,6 +18,8 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"concord/internal/writecache"
 )
 
 // ErrFull says that a write was not begun, or that its shard waits for space. The same write may succeed later.
@@ -39,7 +41,7 @@ const (
 // end all the same takes none until there is space and it was opened anew, from its files alone; and
 // no WAL segment from before an opening is appended to.
 type Store struct {
-	*tsdb.Store
+	*writecache.Store
 	log  *zap.Logger
 	dirs []string                                         // of the data and of the WAL
 	free func(dir string) (free, total uint64, err error) // seam
@@ -53,7 +55,7 @@ type Store struct {
 }
 
 // New returns a store over an engine's store that is open.
-func New(store *tsdb.Store, dirs []string, log *zap.Logger) *Store {
+func New(store *writecache.Store, dirs []string, log *zap.Logger) *Store {
 	s := &Store{Store: store, dirs: dirs, log: log.With(zap.String("service", "store")), free: Free, stalled: make(map[uint64]bool)}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	for _, sh := range store.Shards(store.ShardIDs()) {
@@ -68,7 +70,7 @@ func New(store *tsdb.Store, dirs []string, log *zap.Logger) *Store {
 	return s
 }
 
-// Close ends what waits for space. The engine's store stays open.
+// Close ends what waits for space. The store below stays open.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	s.closed = true

@@ -17,6 +17,8 @@ import (
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"concord/internal/writecache"
 )
 
 const shard = 7
@@ -28,10 +30,11 @@ func mustOpen(t *testing.T, dir string) *Store {
 	e.EngineOptions.Config = tsdb.NewConfig()
 	e.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
 	e.EngineOptions.IndexVersion = "tsi1"
+	e.EngineOptions.MonitorDisabled = true
 	if err := e.Open(); err != nil {
 		t.Fatal(err)
 	}
-	s := New(e, []string{filepath.Join(dir, "data"), filepath.Join(dir, "wal")}, zap.NewNop())
+	s := New(writecache.Wrap(e, zap.NewNop()), []string{filepath.Join(dir, "data"), filepath.Join(dir, "wal")}, zap.NewNop())
 	t.Cleanup(func() { mustClose(t, s) })
 	return s
 }
@@ -39,7 +42,7 @@ func mustOpen(t *testing.T, dir string) *Store {
 // mustClose closes both; a second time does nothing.
 func mustClose(t *testing.T, s *Store) {
 	t.Helper()
-	if err := errors.Join(s.Close(), s.Store.Close()); err != nil {
+	if err := errors.Join(s.Close(), s.Store.Close(), s.Store.Store.Close()); err != nil {
 		t.Error(err)
 	}
 }

@@ -32,7 +32,7 @@ const progressEvery = 500 * time.Millisecond
 // The files gather in a folder of their own, where they stay when the fetch breaks: the next one
 // goes on where it ended. When all are there and every block is whole, the shard
 // is made, closed, gets the files and is opened again. Until then it does not exist here, so that queries
-// ask another owner; while it is closed, writes fail and wait in hinted handoff.
+// ask another owner. Writes that come while it is closed wait for it.
 // A shard that a write has begun meanwhile is left as it is. Deletes are held back while the files move; if one
 // came since deletes was asked for, the files are void.
 func (s *Server) Fill(r *rpc.FillRequest, stream grpc.ServerStreamingServer[rpc.FillProgress]) error {
@@ -188,6 +188,9 @@ func (s *Server) install(g stage, r *rpc.FillRequest) error {
 		if err := s.Begun(r.ShardId); err != nil {
 			return err
 		}
+	}
+	if s.HoldWrites != nil {
+		defer s.HoldWrites(r.ShardId)()
 	}
 	if err := s.Store.CreateShard(r.Database, r.RetentionPolicy, r.ShardId, false); err != nil {
 		return err

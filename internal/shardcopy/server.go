@@ -47,7 +47,10 @@ type Server struct {
 	// Deletes changes with every delete in a shard's database that this node hears of; nil for none.
 	Deletes func(shard uint64) uint64
 	// Hold holds deletes back until release, unless one came since Deletes gave seen; nil for none.
-	Hold      func(shard, seen uint64) (release func(), ok bool)
+	Hold func(shard, seen uint64) (release func(), ok bool)
+	// HoldWrites makes writes to a shard wait until release; nil for none.
+	HoldWrites func(shard uint64) (release func())
+
 	Dir       string                           // where the files of missing shards gather
 	Wait      func(context.Context, int) error // until so many bytes of files may be sent or taken; nil for no limit
 	CheckDisk func(bytes int64) error          // refuses what would fill the disk; nil for none

@@ -24,6 +24,8 @@ type Aside struct {
 	// Hold keeps deletes back while a file is replaced, or fails when one came since the work began: its tombstones would go with
 	// the old file.
 	Hold func() (release func(), err error)
+	// HoldWrites keeps writes to the shard back until release; nil for none.
+	HoldWrites func() (release func())
 
 	link func(from, to string) error // os.Link when nil
 }
@@ -151,7 +153,12 @@ func syncDir(dir string) error {
 func (a *Aside) replace(ctx context.Context, engine *tsm1.Engine, path, kept string) error {
 	// A compaction would write damaged blocks with a new checksum. It is kept away for one file and no
 	// longer: the cache is not written to disk meanwhile.
+	release := func() {}
+	if a.HoldWrites != nil {
+		release = a.HoldWrites() // an empty cache is freed now, and a write that meets that would be lost
+	}
 	engine.SetCompactionsEnabled(false)
+	release()
 	defer engine.SetCompactionsEnabled(true)
 	tsm := path + tsmExt
 	if err := a.keep(ctx, tsm, kept, false); errors.Is(err, fs.ErrNotExist) {
@@ -191,7 +198,7 @@ func (a *Aside) replace(ctx context.Context, engine *tsm1.Engine, path, kept str
 	if err != nil {
 		return err
 	}
-	release, err := a.Hold()
+	release, err = a.Hold()
 	if err != nil {
 		for _, f := range files {
 			err = errors.Join(err, os.Remove(f))

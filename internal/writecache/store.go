@@ -1,0 +1,205 @@
+// Package writecache keeps points that were written in the write cache of the engine until they are in a file.
+//
+// The engine (v1.13.2) allocates the cache of a shard with its first write, and gives it back when the shard is cold.
+// Neither waits for writes. A write that comes in between goes to a cache that keeps nothing: it succeeds, and is in the
+// WAL alone. Queries do not see it, and the next snapshot of the cache removes it from the WAL, too. It happens to the
+// second of two first writes of a shard, to a write that meets the first snapshot or delete, and to one that meets the
+// engine's monitor, which looks for cold shards every ten seconds.
+//
+// So the store of this package allocates the cache before it writes, and frees cold shards while nothing writes to them.
+// The engine's monitor has to be off.
+package writecache
+
+import (
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+	"go.uber.org/zap"
+)
+
+// Store is an engine's store to which writes are safe, as long as all go through it.
+type Store struct {
+	*tsdb.Store
+	log    *zap.Logger
+	shards sync.Map // *sync.RWMutex by ID; writes hold it for reading
+	done   chan struct{}
+	stop   func() // closes done
+	wg     sync.WaitGroup
+}
+
+// Wrap returns a store over an engine's that is open, and watches its shards until Close. EngineOptions.MonitorDisabled
+// of the engine's store must be set.
+func Wrap(store *tsdb.Store, log *zap.Logger) *Store {
+	s := &Store{Store: store, log: log.With(zap.String("service", "store")), done: make(chan struct{})}
+	s.stop = sync.OnceFunc(func() { close(s.done) })
+	s.wg.Add(1)
+	go s.monitor()
+	return s
+}
+
+// Close ends the watch. The engine's store stays open.
+func (s *Store) Close() error {
+	s.stop()
+	s.wg.Wait()
+	return nil
+}
+
+func (s *Store) of(id uint64) *sync.RWMutex {
+	if l, ok := s.shards.Load(id); ok {
+		return l.(*sync.RWMutex)
+	}
+	l, _ := s.shards.LoadOrStore(id, new(sync.RWMutex))
+	return l.(*sync.RWMutex)
+}
+
+// Hold waits for the writes to a shard that are under way. Others wait until release.
+func (s *Store) Hold(id uint64) (release func()) {
+	l := s.of(id)
+	l.Lock()
+	return l.Unlock
+}
+
+// WriteToShard is the engine's.
+func (s *Store) WriteToShard(ctx tsdb.WriteContext, id uint64, points []models.Point) error {
+	l := s.of(id)
+	l.RLock()
+	defer l.RUnlock()
+	sh := s.Shard(id)
+	if sh == nil {
+		return tsdb.ErrShardNotFound
+	}
+	for {
+		before, err := sh.Engine()
+		if err != nil {
+			return err
+		}
+		if e, ok := before.(*tsm1.Engine); ok {
+			allocate(e.Cache)
+		}
+		err = s.Store.WriteToShard(ctx, id, points)
+		if now, closed := sh.Engine(); closed != nil || now == before {
+			return err
+		}
+		// The shard was opened anew meanwhile. The write is repeated, with the cache that it has now.
+	}
+}
+
+// stuck is after how many looks a cache counts as one that nobody allocates.
+const stuck = 100_000
+
+// allocate returns when an empty cache keeps what is written to it.
+//
+// The engine marks a cache as allocated before it is, so that others may go on too early. They see that in the keys,
+// which are nil. When a cache is freed and allocated at the same time, the mark can stay without the cache: that is
+// what the second call of Free is for.
+func allocate(c *tsm1.Cache) {
+	if c.Size() > 0 {
+		return
+	}
+	c.WriteMulti(nil)
+	for looks := 1; c.Keys() == nil; looks++ {
+		if looks%stuck == 0 {
+			c.Free()
+			c.WriteMulti(nil)
+		}
+		runtime.Gosched()
+	}
+}
+
+// How often the monitor looks for cold shards and for tag keys with many values, as the engine's does.
+const (
+	coldEvery = 10 * time.Second
+	tagsEvery = time.Minute
+)
+
+// monitor does what the engine's monitor would do.
+func (s *Store) monitor() {
+	defer s.wg.Done()
+	cold, tags := time.NewTicker(coldEvery), time.NewTicker(tagsEvery)
+	defer cold.Stop()
+	defer tags.Stop()
+	for {
+		select {
+		case <-s.done:
+			return
+		case <-cold.C:
+			s.freeCold()
+		case <-tags.C:
+			s.warnOfTags()
+		}
+	}
+}
+
+// freeCold gives back what shards hold that nothing is written to, and lets all others compact.
+func (s *Store) freeCold() {
+	for _, sh := range s.Shards(s.ShardIDs()) {
+		if idle, _ := sh.IsIdle(); !idle {
+			sh.SetCompactionsEnabled(true)
+			continue
+		}
+		l := s.of(sh.ID())
+		if !l.TryLock() {
+			continue // it is written to
+		}
+		if idle, _ := sh.IsIdle(); idle {
+			if err := sh.Free(); err != nil && s.Shard(sh.ID()) == sh {
+				s.log.Warn("Cannot free what a cold shard holds", zap.Uint64("db_shard_id", sh.ID()), zap.Error(err))
+			}
+		}
+		l.Unlock()
+	}
+}
+
+// warnOfTags tells of tag keys that have nearly max-values-per-tag values: each database with the index inmem has one
+// index, and so one of its shards is enough.
+func (s *Store) warnOfTags() {
+	most := s.EngineOptions.Config.MaxValuesPerTag
+	if most == 0 {
+		return
+	}
+	seen := make(map[string]bool)
+	for _, sh := range s.Shards(s.ShardIDs()) {
+		if seen[sh.Database()] || sh.IndexType() != tsdb.InmemIndexName {
+			continue
+		}
+		seen[sh.Database()] = true
+		if err := s.warnOfTagsOf(sh, most); err != nil {
+			s.log.Warn("Cannot count the values of tags", zap.String("database", sh.Database()), zap.Error(err))
+		}
+	}
+}
+
+func (s *Store) warnOfTagsOf(sh *tsdb.Shard, most int) error {
+	index, err := sh.Index()
+	if err != nil {
+		return err
+	}
+	series, err := sh.SeriesFile()
+	if err != nil {
+		return err
+	}
+	set := tsdb.IndexSet{Indexes: []tsdb.Index{index}, SeriesFile: series}
+	names, err := set.MeasurementNamesByExpr(nil, nil)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		err := set.ForEachMeasurementTagKey(name, func(key []byte) error {
+			n := sh.TagKeyCardinality(name, key)
+			if n*10 < most*8 {
+				return nil
+			}
+			s.log.Warn("A tag has nearly as many values as max-values-per-tag allows", zap.Int("n", n), zap.Int("max", most),
+				zap.String("database", sh.Database()), zap.ByteString("measurement", name), zap.ByteString("tag", key))
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
