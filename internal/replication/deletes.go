@@ -85,17 +85,17 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 	r.Id = fmt.Sprintf("%x-%x", d.writer.sender, d.writer.lanes.next())
 	nodes := slices.DeleteFunc(slices.Clone(d.meta.DataNodes()), func(n cluster.Node) bool { return n.ID == self })
 	if !strict {
-		_, missed, err := d.run(nodes, r)
-		d.warn(r, missed)
-		return err
+		ran := d.run(nodes, r)
+		d.warn(r, ran.missed)
+		return ran.err
 	}
 	if d.writer.Handoff == nil {
-		_, missed, err := d.run(nodes, r)
-		d.warn(r, missed)
-		if len(missed) > 0 && err == nil {
-			err = fmt.Errorf("the delete did not reach %s; all other nodes have it: run it again when the node is back", missed)
+		ran := d.run(nodes, r)
+		d.warn(r, ran.missed)
+		if len(ran.missed) > 0 && ran.err == nil {
+			return fmt.Errorf("the delete did not reach %s; all other nodes have it: run it again when the node is back", ran.missed)
 		}
-		return err
+		return ran.err
 	}
 	if err := check(r); err != nil {
 		return err
@@ -114,12 +114,16 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 		return fmt.Errorf("the delete cannot be kept for %s, and was not run: %w", missed, err)
 	}
 	d.warn(r, missed)
-	reached, lost, err := d.run(heard, r)
-	d.warn(r, lost)
-	if kept := d.keep(r, lost, reached); kept != nil && err == nil {
-		err = fmt.Errorf("the delete did not reach %s (%w); all other nodes have it: run it again when the node is back", lost, kept)
+	ran := d.run(heard, r)
+	d.warn(r, ran.missed)
+	kept := d.keep(r, slices.Concat(ran.missed, ran.failed), ran.reached)
+	switch {
+	case ran.err != nil && len(ran.failed) > 0 && kept == nil:
+		return fmt.Errorf("%w; it is run again there, and has run on all other nodes", ran.err)
+	case ran.err == nil && kept != nil:
+		return fmt.Errorf("the delete did not reach %s (%w); all other nodes have it: run it again when the node is back", ran.missed, kept)
 	}
-	return err
+	return ran.err
 }
 
 // missedNode is a node that was not reached, and why.
@@ -145,13 +149,26 @@ func (d *Deletes) warn(r *rpc.ExecuteRequest, missed missedNodes) {
 	}
 }
 
+// ranOn is what became of a statement.
+type ranOn struct {
+	reached []cluster.Node // others that answered
+	missed  missedNodes    // others that did not
+	failed  missedNodes    // those, this one too, whose store may do later what it could not do
+	err     error          // of all stores
+}
+
 // run runs a statement here and on other nodes, at the same time.
-func (d *Deletes) run(nodes []cluster.Node, r *rpc.ExecuteRequest) (reached []cluster.Node, missed missedNodes, failed error) {
+func (d *Deletes) run(nodes []cluster.Node, r *rpc.ExecuteRequest) (out ranOn) {
 	var (
 		wg    sync.WaitGroup
 		mu    sync.Mutex
 		other error // of another node's store
 	)
+	failed := func(n cluster.Node, err error) {
+		if err != nil && !neverRuns(err) {
+			out.failed = append(out.failed, missedNode{n, err})
+		}
+	}
 	for _, n := range nodes {
 		wg.Add(1)
 		go func() {
@@ -160,10 +177,11 @@ func (d *Deletes) run(nodes []cluster.Node, r *rpc.ExecuteRequest) (reached []cl
 			mu.Lock()
 			defer mu.Unlock()
 			if !ok {
-				missed = append(missed, missedNode{n, err})
+				out.missed = append(out.missed, missedNode{n, err})
 				return
 			}
-			reached = append(reached, n)
+			out.reached = append(out.reached, n)
+			failed(n, err)
 			if err != nil && other == nil {
 				other = fmt.Errorf("data node %s: %w", n.TCPAddr, err)
 			}
@@ -171,10 +189,11 @@ func (d *Deletes) run(nodes []cluster.Node, r *rpc.ExecuteRequest) (reached []cl
 	}
 	err := d.writer.runDelete(d.store, r)
 	wg.Wait()
-	if err != nil && other != nil {
-		return reached, missed, fmt.Errorf("%w; %w", err, other) // in one line
+	failed(cluster.Node{ID: d.meta.NodeID()}, err)
+	if out.err = cmp.Or(err, other); err != nil && other != nil {
+		out.err = fmt.Errorf("%w; %w", err, other) // in one line
 	}
-	return reached, missed, cmp.Or(err, other)
+	return out
 }
 
 // announce tells all nodes of a delete before any of them runs it. A write

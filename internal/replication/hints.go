@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"concord/internal/cluster"
 	"concord/internal/handoff"
 	"concord/internal/rpc"
 )
@@ -138,6 +139,20 @@ func (w *Writer) ordered(d *rpc.ExecuteRequest, node uint64) bool {
 	defer w.floors.mu.Unlock()
 	_, told := w.floors.told[node]
 	return told || node == w.meta.NodeID()
+}
+
+// allOrdered reports whether all other data nodes know versions: what is older than a delete is left out then, whoever
+// sends it.
+func (w *Writer) allOrdered() bool {
+	if w.Order == nil {
+		return false
+	}
+	w.floors.mu.Lock()
+	defer w.floors.mu.Unlock()
+	return !slices.ContainsFunc(w.meta.DataNodes(), func(n cluster.Node) bool {
+		_, told := w.floors.told[n.ID]
+		return !told && n.ID != w.meta.NodeID()
+	})
 }
 
 // boundedDelete is a delete of what waits before it in the queue of one shard, none when the shard is gone.
@@ -296,7 +311,7 @@ func (w *Writer) holdsDeletes(node uint64) bool {
 	return w.Handoff != nil && w.Handoff.Pending(node, handoff.WholeDatabase)
 }
 
-// HintDelete keeps a delete for nodes that were not reached.
+// HintDelete keeps a delete for nodes that were not reached, or on which it failed. That may be this one.
 func (w *Writer) HintDelete(req *rpc.ExecuteRequest, nodes []uint64) error {
 	if w.Handoff == nil {
 		return errors.New("[hinted-handoff] enabled is false")
@@ -307,9 +322,6 @@ func (w *Writer) HintDelete(req *rpc.ExecuteRequest, nodes []uint64) error {
 	}
 	var errs []error
 	for _, n := range nodes {
-		if n == w.meta.NodeID() {
-			continue
-		}
 		errs = append(errs, w.Handoff.Append(n, handoff.WholeDatabase, handoff.Entry{Kind: handoff.Delete, Data: b}))
 		w.missedBy(n, handoff.WholeDatabase, true)
 		// Writes of that node which were let in before must not end after the delete.
@@ -478,6 +490,23 @@ func (w *Writer) deliverRequest(ctx context.Context, node, sequence uint64, req 
 	return r.err
 }
 
+// runOwnDelete runs a delete on this node that failed here before.
+func (w *Writer) runOwnDelete(req *rpc.ExecuteRequest) error {
+	if req.Bounds == nil {
+		release, ok := w.fences.once(req.Id, w.ran)
+		if !ok {
+			return nil
+		}
+		defer release()
+	}
+	req.Hinted = true
+	err := w.runDelete(w.store, req)
+	if neverRuns(err) {
+		return &handoff.PermanentError{Err: err}
+	}
+	return err
+}
+
 func (w *Writer) deliverDelete(ctx context.Context, node uint64, e handoff.Entry) error {
 	req := &rpc.ExecuteRequest{}
 	err := proto.Unmarshal(e.Data, req)
@@ -491,10 +520,7 @@ func (w *Writer) deliverDelete(ctx context.Context, node uint64, e handoff.Entry
 		if req.InQueueAlone {
 			return nil
 		}
-		if err = w.runDelete(w.store, req); neverRuns(err) {
-			err = &handoff.PermanentError{Err: err}
-		}
-		return err
+		return w.runOwnDelete(req)
 	}
 	n, ok := w.meta.DataNode(node)
 	if !ok {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,7 +64,7 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 		defer from.RUnlock()
 	}
 	// A direct one, too: it may be from before a delete that its sender has not heard of.
-	if s.writer != nil && s.writer.holdsDeletes(r.SenderNode) {
+	if s.writer != nil && s.writer.holdsDeletes(r.SenderNode) && !(versioned(r) && s.writer.allOrdered()) {
 		return nil, status.Error(codes.FailedPrecondition, "deletes wait here for the sender of the write: they come first")
 	}
 	if r.Decides && r.OnlyWhole && s.writer != nil && s.writer.notWhole(ctx, r.ShardId) {
@@ -103,6 +104,14 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 		return resp, nil
 	}
 	return &rpc.WriteShardResponse{Error: err.Error(), Retryable: true}, nil
+}
+
+// versioned reports whether all points of a message have versions.
+func versioned(r *rpc.WriteShardRequest) bool {
+	if len(r.Spans) == 0 {
+		return r.Version != 0
+	}
+	return !slices.ContainsFunc(r.Spans, func(s *rpc.VersionSpan) bool { return s.Version == 0 })
 }
 
 // decodePoints reads points that another node sent, or that hinted handoff kept.

@@ -1,0 +1,73 @@
+package devcluster_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb"
+
+	"concord/internal/datanode"
+	"concord/internal/devcluster"
+)
+
+// TestFailedDeleteRunsAgain has an owner whose store fails while a delete runs on all others.
+func TestFailedDeleteRunsAgain(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStartWith(t, 3, func(cfg *datanode.Config) { cfg.AntiEntropy.Enabled = false })
+	mustQuery(ctx, t, c, 0, "", "CREATE DATABASE d WITH REPLICATION 3")
+	for _, tt := range []struct {
+		name            string
+		through, failed int
+	}{
+		{"through another node", 0, 1},
+		{"through the node itself", 2, 2},
+	} {
+		if err := c.Client(0).Write(ctx, "d", "all", points(yesterday(), 0, 20)); err != nil {
+			t.Fatal(err)
+		}
+		id := c.Shards("d")[0].ID
+		sh := c.Data[tt.failed].Store.Shard(id)
+		sh.SetEnabled(false)
+		_, err := c.Client(tt.through).Query(ctx, "d", "DELETE FROM m")
+		if err == nil || !strings.Contains(err.Error(), "is run again there") {
+			t.Errorf("%s: the delete fails with: %v", tt.name, err)
+		}
+		// A newer point stays, also where the delete runs after it.
+		if err := c.Client(0).Write(ctx, "d", "one", points(yesterday(), 7, 1)); err != nil {
+			t.Fatal(err)
+		}
+		sh.SetEnabled(true)
+		if err := c.Wait(ctx, func() bool {
+			for i := range c.Data {
+				if stored(t, c, i, id) != 1 {
+					return false
+				}
+			}
+			return true
+		}); err != nil {
+			t.Errorf("%s: nodes have %d, %d and %d points, not the one that was written after the delete", tt.name,
+				stored(t, c, 0, id), stored(t, c, 1, id), stored(t, c, 2, id))
+		}
+	}
+}
+
+// stored counts the points of measurement m in a node's own copy of a shard.
+func stored(t *testing.T, c *devcluster.Cluster, node int, shard uint64) int {
+	t.Helper()
+	cursors, err := c.Data[node].Store.Shard(shard).CreateCursorIterator(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cur, err := cursors.Next(t.Context(), &tsdb.CursorRequest{
+		Name: []byte("m"), Field: "v", Ascending: true, StartTime: models.MinNanoTime, EndTime: models.MaxNanoTime,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cur == nil {
+		return 0
+	}
+	defer cur.Close()
+	return cur.(tsdb.FloatArrayCursor).Next().Len()
+}
