@@ -8,6 +8,7 @@ package entropy
 
 import (
 	"context"
+	"errors"
 
 	"concord/internal/cluster"
 	"concord/internal/copystate"
@@ -108,6 +109,16 @@ type PointTeller interface {
 	// Slices are what the parts of each region hold.
 	Slices(ctx context.Context, shard cluster.Shard, regions []patch.Region, key uint64) ([][patch.Slices]patch.Slice, error)
 }
+
+// VersionTeller is a Replica that may know the order in which points were written.
+type VersionTeller interface {
+	// Versions returns with which versions points of a series-field were written, 0 where that is not known, and a
+	// version that these are not above. The error is ErrNoVersions when points have none there.
+	Versions(ctx context.Context, shard cluster.Shard, series []byte, field string, times []int64) (versions []uint64, since uint64, err error)
+}
+
+// ErrNoVersions says that points have no versions on a node.
+var ErrNoVersions = errors.New("points have no versions here")
 
 // Metadata is the cluster's state as this node knows it.
 type Metadata interface {

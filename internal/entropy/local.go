@@ -48,6 +48,8 @@ type Local struct {
 	FilePoints int // that a repair writes as a file of the engine; fewer take its write path
 	// DiskFree tells how much of the file system of a folder is free.
 	DiskFree func(dir string) (free, total uint64, err error)
+	// PointVersions tells with which versions points were written, as VersionTeller has it; nil for none.
+	PointVersions func(shard uint64, series []byte, field string, times []int64) (versions []uint64, since uint64, err error)
 	// Files makes a missing shard out of another node's files, as Filler has it; nil when there is no way.
 	Files func(ctx context.Context, shard cluster.Shard, from Source, progress func(done, total int64)) error
 
@@ -331,6 +333,14 @@ func (l *Local) Slices(ctx context.Context, shard cluster.Shard, regions []patch
 	}
 	sums, err := patch.SliceSums(ctx, sh, regions, key)
 	return sums, l.met(shard.ID, err)
+}
+
+// Versions returns with which versions points were written.
+func (l *Local) Versions(_ context.Context, sh cluster.Shard, series []byte, field string, times []int64) ([]uint64, uint64, error) {
+	if l.PointVersions == nil {
+		return nil, 0, ErrNoVersions
+	}
+	return l.PointVersions(sh.ID, series, field, times)
 }
 
 // Fill makes a missing shard out of the files of another owner.

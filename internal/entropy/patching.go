@@ -23,6 +23,7 @@ func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard
 	for i, c := range copies {
 		pending[i] = pusher{s: s, name: addr(st, c.owner), copyOf: c, at: i, shard: sh, out: out}
 	}
+	p := parts{s: s, st: st, sh: sh, copies: copies, out: out}
 	err := s.eachDifference(ctx, st, sh, copies, diffs, out, func(c piece) error {
 		if c.owners == nil {
 			for i, g := range c.groups {
@@ -33,6 +34,11 @@ func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard
 				}
 			}
 			return nil
+		}
+		rules := rules
+		var err error
+		if rules.Versions, err = p.versions(ctx, c); err != nil {
+			return err
 		}
 		work := pace.Begin(ctx)
 		m, err := patch.MergeValues(c.Series, c.Field, c.owners, rules)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/bits"
 	"os"
@@ -44,9 +45,10 @@ var ErrBehind = errors.New("some of the points have newer values")
 // JournalConfig is what a journal needs.
 type JournalConfig struct {
 	Dir       string
-	MaxKeys   int   // of one generation; 0 is 1,000,000, which takes 32 MiB of memory at most
-	MaxMemory int   // generations in memory, 0 is 3; older ones are in sorted files alone
-	MaxDisk   int64 // bytes, 0 is 1 GiB; past it the oldest generation is forgotten
+	MaxKeys   int     // of one generation; 0 is 1,000,000, which takes 32 MiB of memory at most
+	MaxMemory int     // generations in memory, 0 is 3; older ones are in sorted files alone
+	MaxDisk   int64   // bytes, 0 is 1 GiB; past it the oldest generation is forgotten
+	Begins    Version // no write before it opens has a greater one
 	Log       *zap.Logger
 }
 
@@ -62,7 +64,9 @@ type Journal struct {
 	durable     bool
 	loaded      Version // the greatest of those that were on disk when it was opened
 	since       Version // what is older may have been forgotten although it is above the floor
+	dropped     Version // the greatest of those that were forgotten below the floor
 	superseded  int64
+	failed      map[Version]struct{} // noted, and not or not all written
 }
 
 // Write is one that is being written.
@@ -85,7 +89,7 @@ func OpenJournal(cfg JournalConfig) (*Journal, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o750); err != nil {
 		return nil, err
 	}
-	j := &Journal{cfg: cfg, inFlight: make(map[Version]*Write), nextID: 1}
+	j := &Journal{cfg: cfg, inFlight: make(map[Version]*Write), failed: make(map[Version]struct{}), nextID: 1}
 	entries, err := os.ReadDir(cfg.Dir)
 	if err != nil {
 		return nil, err
@@ -383,6 +387,8 @@ func (j *Journal) SetFloor(floor Version) error {
 		if g == j.current() || g.newest >= floor {
 			return false
 		}
+		j.dropped = max(j.dropped, g.newest)
+		maps.DeleteFunc(j.failed, func(v Version, _ struct{}) bool { return v < floor && v <= g.newest })
 		errs = append(errs, g.remove())
 		return true
 	})
@@ -417,6 +423,37 @@ func (j *Journal) Version(key Key) Version {
 		newest = max(newest, g.version(key))
 	}
 	return newest
+}
+
+// Certain returns with which version a field was written, and a version above which the journal knows all writes. The
+// first is 0 when that is not known for certain: what was on disk when the journal was opened may be of writes that
+// a crash kept from the engine, and may lack the last ones.
+func (j *Journal) Certain(key Key) (v, since Version) {
+	v = j.Version(key)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if _, failed := j.failed[v]; failed || j.inFlight[v] != nil {
+		return 0, ^Version(0) // the engine may have it, or what it had before
+	}
+	if since = max(j.cfg.Begins, j.loaded, j.since, j.dropped); v <= max(j.cfg.Begins, j.loaded) {
+		v = 0
+	}
+	return v, since
+}
+
+// Unknown returns the points of a shard, without the fields of which a version is known.
+func (j *Journal) Unknown(shard uint64, points []models.Point) []models.Point {
+	n := note(shard, 0, points)
+	known := make(map[int]bool)
+	for k, key := range n.keys { // each by itself: old generations are on disk, and writes do not wait for all
+		if j.Version(key) != 0 {
+			known[k] = true
+		}
+	}
+	if len(known) > 0 {
+		points, _ = without(points, n.keys, known)
+	}
+	return points
 }
 
 // Loaded is the greatest version that the journal had when it was opened, 0 for none.
@@ -455,10 +492,15 @@ func (j *Journal) Close() error {
 	return errors.Join(errs...)
 }
 
-// End is called when the engine has the points, or did not take them.
-func (w *Write) End() {
+// End is called when the engine has the points, or when it did not take all of them.
+func (w *Write) End(wrote bool) {
 	w.journal.mu.Lock()
 	delete(w.journal.inFlight, w.version)
+	if wrote {
+		delete(w.journal.failed, w.version)
+	} else if w.in != nil {
+		w.journal.failed[w.version] = struct{}{}
+	}
 	w.journal.mu.Unlock()
 	close(w.done)
 }

@@ -105,7 +105,7 @@ func TestGreatestVersionStays(t *testing.T) {
 					rt.Fatal(err)
 				}
 				e.write(kept)
-				w.End()
+				w.End(true)
 				for key, value := range keys {
 					if versions[key] <= v {
 						versions[key], want[key] = v, value
@@ -138,7 +138,7 @@ func TestPointLosesNewerFieldsAlone(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.End()
+		w.End(true)
 		var out []string
 		for _, p := range kept {
 			out = append(out, p.String())
@@ -173,7 +173,7 @@ func TestWritesAtTheSameTime(t *testing.T) {
 					return
 				}
 				e.write(kept)
-				w.End()
+				w.End(true)
 			}
 		})
 	}
@@ -195,7 +195,7 @@ func TestFloor(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.End()
+		w.End(true)
 	}
 	if err := j.SetFloor(6); err != nil {
 		t.Fatal(err)
@@ -223,7 +223,7 @@ func TestFullJournalForgetsTheOldest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.End()
+		w.End(true)
 	}
 	since := j.Since()
 	if since == 0 || since > 500 {
@@ -249,7 +249,7 @@ func TestDamage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.End()
+		w.End(true)
 		if err := w.Sync(); err != nil {
 			t.Fatal(err)
 		}
@@ -390,7 +390,7 @@ func FuzzReadLog(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	w.End()
+	w.End(true)
 	b, err := os.ReadFile(j.current().path)
 	if err != nil {
 		f.Fatal(err)
@@ -427,7 +427,7 @@ func BenchmarkBegin(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		w.End()
+		w.End(true)
 		if err := j.SetFloor(v - 100<<20); err != nil {
 			b.Fatal(err)
 		}

@@ -36,6 +36,9 @@ func (w *Writer) accept(
 		return writeStore(w.Shards, w.Begun, ctx, shard, db, policy, points)
 	}
 	w.Order.Clock.Heard(v)
+	l := w.writing.Of(shard)
+	l.RLock()
+	defer l.RUnlock()
 	removals := w.removals.of(db)
 	removals.writing.RLock()
 	defer removals.writing.RUnlock()
@@ -54,7 +57,7 @@ func (w *Writer) accept(
 	}
 	var partial tsdb.PartialWriteError
 	wrote := err == nil || errors.As(err, &partial)
-	write.End()
+	write.End(err == nil)
 	if !wrote {
 		return err
 	}
@@ -69,23 +72,33 @@ func (w *Writer) accept(
 // newestVersions are the greatest versions that shards got since this process started.
 type newestVersions struct {
 	mu sync.Mutex
-	m  map[uint64]order.Version
+	m  map[uint64]newestVersion
+}
+
+type newestVersion struct {
+	version order.Version
+	writes  int // so far
 }
 
 func (n *newestVersions) note(shard uint64, v order.Version) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.m == nil {
-		n.m = make(map[uint64]order.Version)
+		n.m = make(map[uint64]newestVersion)
 	}
-	n.m[shard] = max(n.m[shard], v)
+	before := n.m[shard]
+	n.m[shard] = newestVersion{max(before.version, v), before.writes + 1}
+}
+
+func (n *newestVersions) of(shard uint64) newestVersion {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.m[shard]
 }
 
 // mayHaveNewer reports whether this node's copy of a shard may have points with a version above v.
 func (w *Writer) mayHaveNewer(shard uint64, v order.Version) bool {
-	w.newest.mu.Lock()
-	defer w.newest.mu.Unlock()
-	return w.newest.m[shard] > v || w.Order.Journal.Loaded() > v
+	return w.newest.of(shard).version > v || w.Order.Journal.Loaded() > v
 }
 
 // acceptSpans writes what another node sent. Writes out of hinted handoff come as one, with the version of each. They

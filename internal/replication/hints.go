@@ -325,36 +325,12 @@ func (w *Writer) HintDelete(req *rpc.ExecuteRequest, nodes []uint64) error {
 		errs = append(errs, w.Handoff.Append(n, handoff.WholeDatabase, handoff.Entry{Kind: handoff.Delete, Data: b}))
 		w.missedBy(n, handoff.WholeDatabase, true)
 		// Writes of that node which were let in before must not end after the delete.
-		w.arrivals.wait(n)
+		l := w.arrivals.Of(n)
+		l.Lock()
+		//lint:ignore SA2001 those that hold it are waited for
+		l.Unlock()
 	}
 	return errors.Join(errs...)
-}
-
-// arrivals are held for reading while a write of another node is checked and written here.
-type arrivals struct {
-	mu sync.Mutex
-	m  map[uint64]*sync.RWMutex
-}
-
-// wait returns when the writes of a node that run now have ended.
-func (a *arrivals) wait(node uint64) {
-	l := a.of(node)
-	l.Lock()
-	defer l.Unlock()
-}
-
-func (a *arrivals) of(node uint64) *sync.RWMutex {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.m == nil {
-		a.m = make(map[uint64]*sync.RWMutex)
-	}
-	l := a.m[node]
-	if l == nil {
-		l = &sync.RWMutex{}
-		a.m[node] = l
-	}
-	return l
 }
 
 // Deliver sends entries of hinted handoff to a node: handoff.Deps.Deliver.

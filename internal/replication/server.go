@@ -59,7 +59,7 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 		s.writer.Handoff.Heard(r.SenderNode)
 	}
 	if s.writer != nil && r.SenderNode != 0 {
-		from := s.writer.arrivals.of(r.SenderNode)
+		from := s.writer.arrivals.Of(r.SenderNode)
 		from.RLock()
 		defer from.RUnlock()
 	}

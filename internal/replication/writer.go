@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/cluster"
+	"concord/internal/keylock"
 	"concord/internal/rpc"
 )
 
@@ -93,7 +94,8 @@ type Writer struct {
 	messages atomic.Uint64 // with points, sent to peers
 	recent   recentDeletes
 	fences   fences
-	arrivals arrivals
+	arrivals keylock.Locks[uint64] // by node; held for reading while its writes are checked and written here
+	writing  keylock.Locks[uint64] // by shard; held for reading while points are accepted, and for writing by a repair
 	deletes  deleteCounts
 	received received
 	types    fieldTypes

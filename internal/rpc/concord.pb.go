@@ -2284,7 +2284,8 @@ type Block struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Series        []byte                 `protobuf:"bytes,1,opt,name=series,proto3" json:"series,omitempty"`
 	Field         []byte                 `protobuf:"bytes,2,opt,name=field,proto3" json:"field,omitempty"`
-	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"` // one block in the engine's encoding; it carries its type
+	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`                  // one block in the engine's encoding; it carries its type
+	Versions      []uint64               `protobuf:"fixed64,4,rep,packed,name=versions,proto3" json:"versions,omitempty"` // of its points, 0 where that is not known; none when none is known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2336,6 +2337,13 @@ func (x *Block) GetField() []byte {
 func (x *Block) GetData() []byte {
 	if x != nil {
 		return x.Data
+	}
+	return nil
+}
+
+func (x *Block) GetVersions() []uint64 {
+	if x != nil {
+		return x.Versions
 	}
 	return nil
 }
@@ -3369,6 +3377,7 @@ type RepairRecord_Decision struct {
 	Field         []byte                 `protobuf:"bytes,2,opt,name=field,proto3" json:"field,omitempty"`
 	Time          int64                  `protobuf:"varint,3,opt,name=time,proto3" json:"time,omitempty"`
 	Value         []byte                 `protobuf:"bytes,4,opt,name=value,proto3" json:"value,omitempty"`
+	Why           string                 `protobuf:"bytes,5,opt,name=why,proto3" json:"why,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3429,6 +3438,13 @@ func (x *RepairRecord_Decision) GetValue() []byte {
 		return x.Value
 	}
 	return nil
+}
+
+func (x *RepairRecord_Decision) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
 }
 
 type RepairRecord_Refusal struct {
@@ -3824,11 +3840,12 @@ const file_concord_proto_rawDesc = "" +
 	"\x05field\x18\x02 \x01(\fR\x05field\x12\x12\n" +
 	"\x04type\x18\x03 \x01(\rR\x04type\x12\x10\n" +
 	"\x03min\x18\x04 \x01(\x03R\x03min\x12\x10\n" +
-	"\x03max\x18\x05 \x01(\x03R\x03max\"I\n" +
+	"\x03max\x18\x05 \x01(\x03R\x03max\"e\n" +
 	"\x05Block\x12\x16\n" +
 	"\x06series\x18\x01 \x01(\fR\x06series\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\fR\x05field\x12\x12\n" +
-	"\x04data\x18\x03 \x01(\fR\x04data\"\x9b\x01\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\x12\x1a\n" +
+	"\bversions\x18\x04 \x03(\x06R\bversions\"\x9b\x01\n" +
 	"\fFetchRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12,\n" +
 	"\aregions\x18\x02 \x03(\v2\x12.concord.v1.RegionR\aregions\x12\x1f\n" +
@@ -3869,7 +3886,7 @@ const file_concord_proto_rawDesc = "" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x10\n" +
 	"\x0eRepairResponse\"&\n" +
 	"\fPauseRequest\x12\x16\n" +
-	"\x06paused\x18\x01 \x01(\bR\x06paused\"\xb5\x06\n" +
+	"\x06paused\x18\x01 \x01(\bR\x06paused\"\xc7\x06\n" +
 	"\fRepairRecord\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
@@ -3893,12 +3910,13 @@ const file_concord_proto_rawDesc = "" +
 	"\x06copied\x18\x13 \x01(\x03R\x06copied\x12\x18\n" +
 	"\acopying\x18\x14 \x01(\x03R\acopying\x12\x18\n" +
 	"\arefused\x18\x15 \x01(\x03R\arefused\x12<\n" +
-	"\brefusals\x18\x16 \x03(\v2 .concord.v1.RepairRecord.RefusalR\brefusals\x1ab\n" +
+	"\brefusals\x18\x16 \x03(\v2 .concord.v1.RepairRecord.RefusalR\brefusals\x1at\n" +
 	"\bDecision\x12\x16\n" +
 	"\x06series\x18\x01 \x01(\fR\x06series\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\fR\x05field\x12\x12\n" +
 	"\x04time\x18\x03 \x01(\x03R\x04time\x12\x14\n" +
-	"\x05value\x18\x04 \x01(\fR\x05value\x1ac\n" +
+	"\x05value\x18\x04 \x01(\fR\x05value\x12\x10\n" +
+	"\x03why\x18\x05 \x01(\tR\x03why\x1ac\n" +
 	"\aRefusal\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06series\x18\x02 \x01(\fR\x06series\x12\x14\n" +

@@ -247,6 +247,126 @@ func (x *SlicesResponse) GetRegions() []*SlicesResponse_Slices {
 	return nil
 }
 
+type VersionsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	Series        []byte                 `protobuf:"bytes,2,opt,name=series,proto3" json:"series,omitempty"`
+	Field         []byte                 `protobuf:"bytes,3,opt,name=field,proto3" json:"field,omitempty"`
+	Times         []int64                `protobuf:"fixed64,4,rep,packed,name=times,proto3" json:"times,omitempty"` // nanoseconds
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VersionsRequest) Reset() {
+	*x = VersionsRequest{}
+	mi := &file_points_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VersionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VersionsRequest) ProtoMessage() {}
+
+func (x *VersionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_points_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VersionsRequest.ProtoReflect.Descriptor instead.
+func (*VersionsRequest) Descriptor() ([]byte, []int) {
+	return file_points_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *VersionsRequest) GetShardId() uint64 {
+	if x != nil {
+		return x.ShardId
+	}
+	return 0
+}
+
+func (x *VersionsRequest) GetSeries() []byte {
+	if x != nil {
+		return x.Series
+	}
+	return nil
+}
+
+func (x *VersionsRequest) GetField() []byte {
+	if x != nil {
+		return x.Field
+	}
+	return nil
+}
+
+func (x *VersionsRequest) GetTimes() []int64 {
+	if x != nil {
+		return x.Times
+	}
+	return nil
+}
+
+type VersionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Versions      []uint64               `protobuf:"fixed64,1,rep,packed,name=versions,proto3" json:"versions,omitempty"` // by time; 0 where it is not known
+	Since         uint64                 `protobuf:"fixed64,2,opt,name=since,proto3" json:"since,omitempty"`              // what is not known is not above this version
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VersionsResponse) Reset() {
+	*x = VersionsResponse{}
+	mi := &file_points_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VersionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VersionsResponse) ProtoMessage() {}
+
+func (x *VersionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_points_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VersionsResponse.ProtoReflect.Descriptor instead.
+func (*VersionsResponse) Descriptor() ([]byte, []int) {
+	return file_points_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *VersionsResponse) GetVersions() []uint64 {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+func (x *VersionsResponse) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
 type SlicesResponse_Slices struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Counts        []uint64               `protobuf:"varint,1,rep,packed,name=counts,proto3" json:"counts,omitempty"` // of 16 slices
@@ -257,7 +377,7 @@ type SlicesResponse_Slices struct {
 
 func (x *SlicesResponse_Slices) Reset() {
 	*x = SlicesResponse_Slices{}
-	mi := &file_points_proto_msgTypes[4]
+	mi := &file_points_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -269,7 +389,7 @@ func (x *SlicesResponse_Slices) String() string {
 func (*SlicesResponse_Slices) ProtoMessage() {}
 
 func (x *SlicesResponse_Slices) ProtoReflect() protoreflect.Message {
-	mi := &file_points_proto_msgTypes[4]
+	mi := &file_points_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -321,10 +441,19 @@ const file_points_proto_rawDesc = "" +
 	"\aregions\x18\x01 \x03(\v2!.concord.v1.SlicesResponse.SlicesR\aregions\x1a4\n" +
 	"\x06Slices\x12\x16\n" +
 	"\x06counts\x18\x01 \x03(\x04R\x06counts\x12\x12\n" +
-	"\x04sums\x18\x02 \x03(\x06R\x04sums2\x8d\x01\n" +
+	"\x04sums\x18\x02 \x03(\x06R\x04sums\"p\n" +
+	"\x0fVersionsRequest\x12\x19\n" +
+	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
+	"\x06series\x18\x02 \x01(\fR\x06series\x12\x14\n" +
+	"\x05field\x18\x03 \x01(\fR\x05field\x12\x14\n" +
+	"\x05times\x18\x04 \x03(\x10R\x05times\"D\n" +
+	"\x10VersionsResponse\x12\x1a\n" +
+	"\bversions\x18\x01 \x03(\x06R\bversions\x12\x14\n" +
+	"\x05since\x18\x02 \x01(\x06R\x05since2\xd4\x01\n" +
 	"\x06Points\x12B\n" +
 	"\aSymbols\x12\x1a.concord.v1.SymbolsRequest\x1a\x1b.concord.v1.SymbolsResponse\x12?\n" +
-	"\x06Slices\x12\x19.concord.v1.SlicesRequest\x1a\x1a.concord.v1.SlicesResponseB\x16Z\x14concord/internal/rpcb\x06proto3"
+	"\x06Slices\x12\x19.concord.v1.SlicesRequest\x1a\x1a.concord.v1.SlicesResponse\x12E\n" +
+	"\bVersions\x12\x1b.concord.v1.VersionsRequest\x1a\x1c.concord.v1.VersionsResponseB\x16Z\x14concord/internal/rpcb\x06proto3"
 
 var (
 	file_points_proto_rawDescOnce sync.Once
@@ -338,25 +467,29 @@ func file_points_proto_rawDescGZIP() []byte {
 	return file_points_proto_rawDescData
 }
 
-var file_points_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_points_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_points_proto_goTypes = []any{
 	(*SymbolsRequest)(nil),        // 0: concord.v1.SymbolsRequest
 	(*SymbolsResponse)(nil),       // 1: concord.v1.SymbolsResponse
 	(*SlicesRequest)(nil),         // 2: concord.v1.SlicesRequest
 	(*SlicesResponse)(nil),        // 3: concord.v1.SlicesResponse
-	(*SlicesResponse_Slices)(nil), // 4: concord.v1.SlicesResponse.Slices
-	(*Region)(nil),                // 5: concord.v1.Region
+	(*VersionsRequest)(nil),       // 4: concord.v1.VersionsRequest
+	(*VersionsResponse)(nil),      // 5: concord.v1.VersionsResponse
+	(*SlicesResponse_Slices)(nil), // 6: concord.v1.SlicesResponse.Slices
+	(*Region)(nil),                // 7: concord.v1.Region
 }
 var file_points_proto_depIdxs = []int32{
-	5, // 0: concord.v1.SymbolsRequest.regions:type_name -> concord.v1.Region
-	5, // 1: concord.v1.SlicesRequest.regions:type_name -> concord.v1.Region
-	4, // 2: concord.v1.SlicesResponse.regions:type_name -> concord.v1.SlicesResponse.Slices
+	7, // 0: concord.v1.SymbolsRequest.regions:type_name -> concord.v1.Region
+	7, // 1: concord.v1.SlicesRequest.regions:type_name -> concord.v1.Region
+	6, // 2: concord.v1.SlicesResponse.regions:type_name -> concord.v1.SlicesResponse.Slices
 	0, // 3: concord.v1.Points.Symbols:input_type -> concord.v1.SymbolsRequest
 	2, // 4: concord.v1.Points.Slices:input_type -> concord.v1.SlicesRequest
-	1, // 5: concord.v1.Points.Symbols:output_type -> concord.v1.SymbolsResponse
-	3, // 6: concord.v1.Points.Slices:output_type -> concord.v1.SlicesResponse
-	5, // [5:7] is the sub-list for method output_type
-	3, // [3:5] is the sub-list for method input_type
+	4, // 5: concord.v1.Points.Versions:input_type -> concord.v1.VersionsRequest
+	1, // 6: concord.v1.Points.Symbols:output_type -> concord.v1.SymbolsResponse
+	3, // 7: concord.v1.Points.Slices:output_type -> concord.v1.SlicesResponse
+	5, // 8: concord.v1.Points.Versions:output_type -> concord.v1.VersionsResponse
+	6, // [6:9] is the sub-list for method output_type
+	3, // [3:6] is the sub-list for method input_type
 	3, // [3:3] is the sub-list for extension type_name
 	3, // [3:3] is the sub-list for extension extendee
 	0, // [0:3] is the sub-list for field type_name
@@ -374,7 +507,7 @@ func file_points_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_points_proto_rawDesc), len(file_points_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

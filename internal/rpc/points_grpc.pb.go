@@ -21,8 +21,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Points_Symbols_FullMethodName = "/concord.v1.Points/Symbols"
-	Points_Slices_FullMethodName  = "/concord.v1.Points/Slices"
+	Points_Symbols_FullMethodName  = "/concord.v1.Points/Symbols"
+	Points_Slices_FullMethodName   = "/concord.v1.Points/Slices"
+	Points_Versions_FullMethodName = "/concord.v1.Points/Versions"
 )
 
 // PointsClient is the client API for Points service.
@@ -33,6 +34,8 @@ type PointsClient interface {
 	Symbols(ctx context.Context, in *SymbolsRequest, opts ...grpc.CallOption) (*SymbolsResponse, error)
 	// Slices tells what the parts of regions hold.
 	Slices(ctx context.Context, in *SlicesRequest, opts ...grpc.CallOption) (*SlicesResponse, error)
+	// Versions tells with which versions points were written.
+	Versions(ctx context.Context, in *VersionsRequest, opts ...grpc.CallOption) (*VersionsResponse, error)
 }
 
 type pointsClient struct {
@@ -63,6 +66,16 @@ func (c *pointsClient) Slices(ctx context.Context, in *SlicesRequest, opts ...gr
 	return out, nil
 }
 
+func (c *pointsClient) Versions(ctx context.Context, in *VersionsRequest, opts ...grpc.CallOption) (*VersionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VersionsResponse)
+	err := c.cc.Invoke(ctx, Points_Versions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PointsServer is the server API for Points service.
 // All implementations must embed UnimplementedPointsServer
 // for forward compatibility.
@@ -71,6 +84,8 @@ type PointsServer interface {
 	Symbols(context.Context, *SymbolsRequest) (*SymbolsResponse, error)
 	// Slices tells what the parts of regions hold.
 	Slices(context.Context, *SlicesRequest) (*SlicesResponse, error)
+	// Versions tells with which versions points were written.
+	Versions(context.Context, *VersionsRequest) (*VersionsResponse, error)
 	mustEmbedUnimplementedPointsServer()
 }
 
@@ -86,6 +101,9 @@ func (UnimplementedPointsServer) Symbols(context.Context, *SymbolsRequest) (*Sym
 }
 func (UnimplementedPointsServer) Slices(context.Context, *SlicesRequest) (*SlicesResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Slices not implemented")
+}
+func (UnimplementedPointsServer) Versions(context.Context, *VersionsRequest) (*VersionsResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Versions not implemented")
 }
 func (UnimplementedPointsServer) mustEmbedUnimplementedPointsServer() {}
 func (UnimplementedPointsServer) testEmbeddedByValue()                {}
@@ -144,6 +162,24 @@ func _Points_Slices_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Points_Versions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VersionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PointsServer).Versions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Points_Versions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PointsServer).Versions(ctx, req.(*VersionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Points_ServiceDesc is the grpc.ServiceDesc for Points service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -158,6 +194,10 @@ var Points_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Slices",
 			Handler:    _Points_Slices_Handler,
+		},
+		{
+			MethodName: "Versions",
+			Handler:    _Points_Versions_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

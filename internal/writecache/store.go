@@ -19,13 +19,15 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"go.uber.org/zap"
+
+	"concord/internal/keylock"
 )
 
 // Store is an engine's store to which writes are safe, as long as all go through it.
 type Store struct {
 	*tsdb.Store
 	log    *zap.Logger
-	shards sync.Map // *sync.RWMutex by ID; writes hold it for reading
+	shards keylock.Locks[uint64] // by ID; writes hold them for reading
 	done   chan struct{}
 	stop   func() // closes done
 	wg     sync.WaitGroup
@@ -48,24 +50,16 @@ func (s *Store) Close() error {
 	return nil
 }
 
-func (s *Store) of(id uint64) *sync.RWMutex {
-	if l, ok := s.shards.Load(id); ok {
-		return l.(*sync.RWMutex)
-	}
-	l, _ := s.shards.LoadOrStore(id, new(sync.RWMutex))
-	return l.(*sync.RWMutex)
-}
-
 // Hold waits for the writes to a shard that are under way. Others wait until release.
 func (s *Store) Hold(id uint64) (release func()) {
-	l := s.of(id)
+	l := s.shards.Of(id)
 	l.Lock()
 	return l.Unlock
 }
 
 // WriteToShard is the engine's.
 func (s *Store) WriteToShard(ctx tsdb.WriteContext, id uint64, points []models.Point) error {
-	l := s.of(id)
+	l := s.shards.Of(id)
 	l.RLock()
 	defer l.RUnlock()
 	sh := s.Shard(id)
@@ -141,7 +135,7 @@ func (s *Store) freeCold() {
 			sh.SetCompactionsEnabled(true)
 			continue
 		}
-		l := s.of(sh.ID())
+		l := s.shards.Of(sh.ID())
 		if !l.TryLock() {
 			continue // it is written to
 		}

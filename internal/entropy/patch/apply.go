@@ -8,6 +8,7 @@ import (
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 )
 
 const applyBatch = 5000 // points that are written at once
@@ -20,6 +21,15 @@ type Store interface {
 	Shard(id uint64) *tsdb.Shard
 	CreateShard(database, retentionPolicy string, shardID uint64, enabled bool) error
 	WriteToShard(ctx tsdb.WriteContext, shardID uint64, points []models.Point) error
+}
+
+// VersionStore is a Store that knows versions.
+type VersionStore interface {
+	Store
+	// WriteVersion writes points that were written with a version elsewhere.
+	WriteVersion(ctx tsdb.WriteContext, shardID, version uint64, points []models.Point) error
+	// Newer reports which points of a field are newer there than what has no known version; nil is none.
+	Newer(shardID uint64, series []byte, field string, times func() []int64) map[int]bool
 }
 
 // Apply writes the points of blocks to a shard, creating it where it is
@@ -49,6 +59,11 @@ func Apply(ctx context.Context, store Store, database, policy string, shardID ui
 		points += p.Points
 	}
 	if points >= filePoints {
+		if left, err = withoutNewer(store, shardID, left); err != nil {
+			return fail(err)
+		}
+	}
+	if points >= filePoints && !slices.ContainsFunc(blocks, func(b Block) bool { return b.Versions != nil }) {
 		var installed int
 		left, installed, err = install(ctx, store, shardID, left, r.refuse)
 		if out.Points += installed; err != nil {
@@ -60,6 +75,56 @@ func Apply(ctx context.Context, store Store, database, policy string, shardID ui
 		return fail(err)
 	}
 	r.end()
+	return out, nil
+}
+
+// withoutNewer leaves out points that are newer in the store.
+func withoutNewer(store Store, shardID uint64, blocks []parsed) ([]parsed, error) {
+	known, ok := store.(VersionStore)
+	if !ok {
+		return blocks, nil
+	}
+	var out []parsed
+	for _, p := range blocks {
+		if p.Versions != nil { // they are compared when they are written
+			out = append(out, p)
+			continue
+		}
+		var vs tsm1.Values
+		var err error
+		newer := known.Newer(shardID, p.Series, p.Field, func() []int64 {
+			vs, err = p.Decode()
+			times := make([]int64, len(vs))
+			for i, v := range vs {
+				times[i] = v.UnixNano()
+			}
+			return times
+		})
+		if err != nil {
+			return nil, err
+		}
+		if len(newer) > 0 {
+			left := vs[:0]
+			for i, v := range vs {
+				if !newer[i] {
+					left = append(left, v)
+				}
+			}
+			if len(left) == 0 {
+				continue
+			}
+			b, err := NewBlock(p.Series, p.Field, left)
+			if err != nil {
+				return nil, err
+			}
+			var spans Spans
+			p.Block = b
+			if p.Span, err = spans.Of(b); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, p)
+	}
 	return out, nil
 }
 
@@ -88,6 +153,8 @@ func writeBatch(ctx context.Context, store Store, shardID uint64, blocks []parse
 		return 0, context.Cause(ctx)
 	}
 	var batch []models.Point
+	versions := make(map[uint64][]models.Point) // those that are known
+	known, _ := store.(VersionStore)
 	var in []parsed
 	for _, p := range blocks {
 		vs, err := p.Decode()
@@ -99,30 +166,53 @@ func writeBatch(ctx context.Context, store Store, shardID uint64, blocks []parse
 			refuse(p, err.Error())
 			continue
 		}
-		batch, in = append(batch, points...), append(in, p)
+		in = append(in, p)
+		for i, point := range points {
+			if known != nil && p.Versions != nil && p.Versions[i] != 0 {
+				versions[p.Versions[i]] = append(versions[p.Versions[i]], point)
+			} else {
+				batch = append(batch, point)
+			}
+		}
 	}
+	err := writeAll(store, known, shardID, batch, versions)
+	if err == nil {
+		for _, points := range versions {
+			batch = append(batch, points...)
+		}
+		return len(batch), nil
+	}
+	reason, ok := refusal(err)
+	if !ok {
+		return 0, err
+	}
+	if len(in) == 1 {
+		refuse(in[0], reason)
+		return 0, nil
+	}
+	half := len(in) / 2
+	first, err := writeBatch(ctx, store, shardID, in[:half], refuse)
+	if err != nil {
+		return first, err
+	}
+	second, err := writeBatch(ctx, store, shardID, in[half:], refuse)
+	return first + second, err
+}
+
+// writeAll writes points without a version that is known, and those with one.
+func writeAll(store Store, known VersionStore, shardID uint64, batch []models.Point, versions map[uint64][]models.Point) error {
+	ctx := tsdb.WriteContext{UserId: tsdb.UnknownUser}
 	for chunk := range slices.Chunk(batch, applyBatch) { // the engine may keep the points
-		err := store.WriteToShard(tsdb.WriteContext{UserId: tsdb.UnknownUser}, shardID, chunk)
-		if err == nil {
-			continue
+		if err := store.WriteToShard(ctx, shardID, chunk); err != nil {
+			return err
 		}
-		reason, ok := refusal(err)
-		if !ok {
-			return 0, err
-		}
-		if len(in) == 1 {
-			refuse(in[0], reason)
-			return 0, nil
-		}
-		half := len(in) / 2
-		first, err := writeBatch(ctx, store, shardID, in[:half], refuse)
-		if err != nil {
-			return first, err
-		}
-		second, err := writeBatch(ctx, store, shardID, in[half:], refuse)
-		return first + second, err
 	}
-	return len(batch), nil
+	for version, points := range versions {
+		if err := known.WriteVersion(ctx, shardID, version, points); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // refusal returns the engine's reason for an error that the same points meet each time.

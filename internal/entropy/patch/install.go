@@ -52,6 +52,9 @@ func parse(ctx context.Context, blocks []Block) ([]parsed, error) {
 		if p.Span, err = spans.Of(b); err != nil {
 			return nil, err
 		}
+		if b.Versions != nil && len(b.Versions) != p.Points {
+			return nil, fmt.Errorf("%w: %d versions of %d points", ErrMalformed, len(b.Versions), p.Points)
+		}
 		p.key = append(append(append(make([]byte, 0, len(b.Series)+len(keyFieldSeparator)+len(b.Field)), b.Series...), keyFieldSeparator...), b.Field...)
 		out[i] = p
 	}

@@ -92,6 +92,8 @@ type Rules struct {
 	Absent int
 	// Doubtful owners, by owner, have lost newer values: theirs count where no other owner has one. nil is none.
 	Doubtful []bool
+	// Versions tell which of the values of a point is the newest, before anything else decides. nil is for no versions.
+	Versions *Versions
 	// Settled tells whether a conflict, by its fingerprint, may be decided
 	// now; nil is always. One that is not may be a write in flight.
 	Settled func(fingerprint uint64) bool
@@ -102,7 +104,15 @@ type Decision struct {
 	Series, Field string
 	Time          int64  // nanoseconds
 	Value         string // that all have now
+	Why           string // it was chosen, for people
 }
+
+// Why a value was chosen.
+const (
+	WhyNewer    = "it was written last"
+	WhyMajority = "most owners have it"
+	WhyOrder    = "the owners do not know which was written last: it is the greater one in a fixed order"
+)
 
 // shown is a value for people, cut when it is long.
 func shown(v tsm1.Value) string {
@@ -147,8 +157,8 @@ func Merge(owners [][]Block, rules Rules) (m Merged, err error) {
 }
 
 // MergeValues joins all owners' points of one series-field, each ascending by time. The result has every
-// timestamp that any owner has. Where owners hold different values, the one
-// that most hold wins, and on a tie the greater in the order of encodings;
+// timestamp that any owner has. Where owners hold different values, the one that is known to be
+// the newest wins, else the one that most hold, and on a tie the greater in the order of encodings;
 // what the rules do not let it decide is left as it is.
 func MergeValues(series []byte, field string, owners []tsm1.Values, rules Rules) (m Merged, err error) {
 	m.Lacking, m.Points = make([][]Block, len(owners)), make([]int, len(owners))
@@ -160,14 +170,19 @@ func MergeValues(series []byte, field string, owners []tsm1.Values, rules Rules)
 	}
 	slices.SortStableFunc(all, func(a, b owned) int { return cmp.Compare(a.UnixNano(), b.UnixNano()) })
 
-	need := make([]tsm1.Values, len(owners))
+	need := make([]lacking, len(owners))
 	same := make([]bool, len(owners)) // owner i holds the winning value
 	for from := 0; from < len(all); {
 		to := from + 1
 		for to < len(all) && all[to].UnixNano() == all[from].UnixNano() {
 			to++
 		}
-		best, differ, won := vote(trusted(all[from:to], rules.Doubtful), rules.Absent)
+		best, version, why := rules.Versions.newest(all[from:to])
+		differ, won := true, true
+		if best == nil || rules.Absent > 0 {
+			best, differ, won, why = vote(trusted(all[from:to], rules.Doubtful), rules.Absent)
+			version = 0
+		}
 		if differ {
 			if !won || rules.Settled != nil && !rules.Settled(fingerprint(series, field, all[from:to])) {
 				m.Open++
@@ -175,7 +190,7 @@ func MergeValues(series []byte, field string, owners []tsm1.Values, rules Rules)
 				continue
 			}
 			if m.Conflicts++; len(m.Decided) < maxDecisions {
-				m.Decided = append(m.Decided, Decision{string(series), field, best.UnixNano(), shown(best)})
+				m.Decided = append(m.Decided, Decision{string(series), field, best.UnixNano(), shown(best), why})
 			}
 		}
 		clear(same)
@@ -185,22 +200,49 @@ func MergeValues(series []byte, field string, owners []tsm1.Values, rules Rules)
 		}
 		for i := range owners {
 			if !same[i] {
-				need[i] = append(need[i], best)
+				need[i].add(best, version)
 			}
 		}
 		from = to
 	}
-	for i, vs := range need {
-		m.Points[i] = len(vs)
-		for chunk := range slices.Chunk(vs, blockPoints) {
-			b, err := NewBlock(series, field, chunk)
-			if err != nil {
-				return m, err
-			}
-			m.Lacking[i] = append(m.Lacking[i], b)
+	for i, n := range need {
+		m.Points[i] = len(n.values)
+		if m.Lacking[i], err = n.blocks(series, field); err != nil {
+			return m, err
 		}
 	}
 	return m, nil
+}
+
+// lacking are points that an owner lacks.
+type lacking struct {
+	values   tsm1.Values
+	versions []uint64 // by value; nil while none is known
+}
+
+func (l *lacking) add(v tsm1.Value, version uint64) {
+	if version != 0 && l.versions == nil {
+		l.versions = make([]uint64, len(l.values))
+	}
+	l.values = append(l.values, v)
+	if l.versions != nil {
+		l.versions = append(l.versions, version)
+	}
+}
+
+func (l *lacking) blocks(series []byte, field string) (out []Block, err error) {
+	for from := 0; from < len(l.values); from += blockPoints {
+		to := min(from+blockPoints, len(l.values))
+		b, err := NewBlock(series, field, l.values[from:to])
+		if err != nil {
+			return nil, err
+		}
+		if l.versions != nil {
+			b.Versions = l.versions[from:to]
+		}
+		out = append(out, b)
+	}
+	return out, nil
 }
 
 // trusted are the values of owners that are not doubtful, or all when there are no others.
@@ -219,9 +261,9 @@ func trusted(vs []owned, doubtful []bool) []owned {
 
 // vote picks among the values of one timestamp. It is won when absent owners
 // could not change it.
-func vote(vs []owned, absent int) (best tsm1.Value, differ, won bool) {
+func vote(vs []owned, absent int) (best tsm1.Value, differ, won bool, why string) {
 	if len(vs) == 1 {
-		return vs[0].Value, false, true
+		return vs[0].Value, false, true, WhyMajority
 	}
 	votes, second := 0, 0
 	var code []byte
@@ -241,7 +283,10 @@ func vote(vs []owned, absent int) (best tsm1.Value, differ, won bool) {
 			second = max(second, n)
 		}
 	}
-	return best, differ, absent == 0 || votes > second+absent
+	if why = WhyMajority; votes == second {
+		why = WhyOrder
+	}
+	return best, differ, absent == 0 || votes > second+absent, why
 }
 
 // fingerprint is a hash of a conflict: where, and who holds what.

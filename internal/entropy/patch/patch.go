@@ -15,11 +15,16 @@ type Region struct {
 // Block holds points of one series-field, ascending by time: Data is one
 // block in the engine's encoding (type, timestamps, values), see
 // tsm1.Values.Encode and tsm1.DecodeBlock.
+//
+// Versions are those with which the points were written, 0 where that is not known; nil is for none that is known.
 type Block struct {
-	Series []byte
-	Field  string
-	Data   []byte
+	Series   []byte
+	Field    string
+	Data     []byte
+	Versions []uint64
 }
 
 // Size is what the block costs on its way, about, in bytes.
-func (b Block) Size() int64 { return int64(len(b.Series) + len(b.Field) + len(b.Data)) }
+func (b Block) Size() int64 {
+	return int64(len(b.Series) + len(b.Field) + len(b.Data) + 8*len(b.Versions))
+}

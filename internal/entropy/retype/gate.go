@@ -2,12 +2,12 @@ package retype
 
 import (
 	"errors"
-	"sync"
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 
 	"concord/internal/entropy/patch"
+	"concord/internal/keylock"
 )
 
 // ErrHeld says that a write was not begun. The same write may succeed later.
@@ -17,20 +17,12 @@ var ErrHeld = errors.New("values of another type are being set aside in the shar
 // them, where a write that waits would take its client's time.
 type Gate struct {
 	patch.Store
-	shards sync.Map // *sync.RWMutex by ID; writes hold it for reading
-}
-
-func (g *Gate) of(id uint64) *sync.RWMutex {
-	if l, ok := g.shards.Load(id); ok {
-		return l.(*sync.RWMutex)
-	}
-	l, _ := g.shards.LoadOrStore(id, new(sync.RWMutex))
-	return l.(*sync.RWMutex)
+	shards keylock.Locks[uint64] // by ID; writes hold them for reading
 }
 
 // WriteToShard is the store's, or fails with ErrHeld before it begins.
 func (g *Gate) WriteToShard(ctx tsdb.WriteContext, id uint64, points []models.Point) error {
-	l := g.of(id)
+	l := g.shards.Of(id)
 	if !l.TryRLock() {
 		return ErrHeld
 	}
@@ -40,7 +32,7 @@ func (g *Gate) WriteToShard(ctx tsdb.WriteContext, id uint64, points []models.Po
 
 // Hold waits for the writes to a shard that are under way, and holds others back until release.
 func (g *Gate) Hold(id uint64) (release func()) {
-	l := g.of(id)
+	l := g.shards.Of(id)
 	l.Lock()
 	return l.Unlock
 }

@@ -2,7 +2,11 @@ package transport
 
 import (
 	"context"
+	"errors"
 	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
 	"concord/internal/entropy"
@@ -14,7 +18,13 @@ import (
 // maxPointSymbols is how many coded symbols of points one answer has.
 const maxPointSymbols = 1 << 16
 
-var _ entropy.PointTeller = (*peer)(nil)
+// maxVersions is of how many points one answer has versions.
+const maxVersions = 1 << 16
+
+var (
+	_ entropy.PointTeller   = (*peer)(nil)
+	_ entropy.VersionTeller = (*peer)(nil)
+)
 
 // points runs a call of the Points service with a deadline.
 func (p *peer) points(ctx context.Context, fn func(context.Context, rpc.PointsClient) error) error {
@@ -56,6 +66,23 @@ func (p *peer) Slices(ctx context.Context, sh cluster.Shard, regions []patch.Reg
 	return out, err
 }
 
+func (p *peer) Versions(ctx context.Context, sh cluster.Shard, series []byte, field string, times []int64) (versions []uint64, since uint64, err error) {
+	err = p.points(ctx, func(ctx context.Context, c rpc.PointsClient) error {
+		resp, err := c.Versions(ctx, &rpc.VersionsRequest{ShardId: sh.ID, Series: series, Field: []byte(field), Times: times})
+		if status.Code(err) == codes.Unimplemented {
+			return entropy.ErrNoVersions // a node of an older version
+		} else if err != nil {
+			return err
+		}
+		if len(resp.Versions) != len(times) {
+			return fmt.Errorf("sent %d of %d versions", len(resp.Versions), len(times))
+		}
+		versions, since = resp.Versions, resp.Since
+		return nil
+	})
+	return versions, since, err
+}
+
 // Symbols tells coded symbols of the points in regions.
 func (s *Server) Symbols(ctx context.Context, r *rpc.SymbolsRequest) (*rpc.SymbolsResponse, error) {
 	regions, rep, err := s.teller(r.ShardId, r.Regions)
@@ -94,6 +121,31 @@ func (s *Server) Slices(ctx context.Context, r *rpc.SlicesRequest) (*rpc.SlicesR
 		resp.Regions = append(resp.Regions, m)
 	}
 	return resp, nil
+}
+
+// Versions tells with which versions points were written.
+func (s *Server) Versions(ctx context.Context, r *rpc.VersionsRequest) (*rpc.VersionsResponse, error) {
+	if r.ShardId == 0 || len(r.Times) > maxVersions {
+		return nil, invalid(fmt.Errorf("%d points of shard %d are not valid", len(r.Times), r.ShardId))
+	}
+	if err := checkKey(r.Series, r.Field); err != nil {
+		return nil, invalid(err)
+	}
+	rep, err := s.copies()
+	if err != nil {
+		return nil, err
+	}
+	teller, ok := rep.(entropy.VersionTeller)
+	if !ok {
+		return nil, status.Error(codes.Unimplemented, entropy.ErrNoVersions.Error())
+	}
+	versions, since, err := teller.Versions(ctx, cluster.Shard{ID: r.ShardId}, r.Series, string(r.Field), r.Times)
+	if errors.Is(err, entropy.ErrNoVersions) {
+		return nil, status.Error(codes.Unimplemented, err.Error())
+	} else if err != nil {
+		return nil, failure(err)
+	}
+	return &rpc.VersionsResponse{Versions: versions, Since: since}, nil
 }
 
 func fromSlices(in []*rpc.SlicesResponse_Slices, n int) ([][patch.Slices]patch.Slice, error) {

@@ -106,7 +106,7 @@ func fromRegions(shard uint64, in []*rpc.Region) ([]patch.Region, error) {
 }
 
 func toBlock(b patch.Block) *rpc.Block {
-	return &rpc.Block{Series: b.Series, Field: []byte(b.Field), Data: b.Data}
+	return &rpc.Block{Series: b.Series, Field: []byte(b.Field), Data: b.Data, Versions: b.Versions}
 }
 
 func fromBlock(m *rpc.Block) (patch.Block, error) {
@@ -123,7 +123,7 @@ func fromBlock(m *rpc.Block) (patch.Block, error) {
 	if err := checkType(uint32(typ) + 1); err != nil {
 		return patch.Block{}, err
 	}
-	return patch.Block{Series: m.Series, Field: string(m.Field), Data: m.Data}, nil
+	return patch.Block{Series: m.Series, Field: string(m.Field), Data: m.Data, Versions: m.Versions}, nil
 }
 
 // maxReason bounds why a block is refused, in bytes.
@@ -190,7 +190,7 @@ func toRecord(r entropy.RepairRecord) *rpc.RepairRecord {
 		m.Refusals = append(m.Refusals, &rpc.RepairRecord_Refusal{Node: d.Node, Series: []byte(d.Series), Field: []byte(d.Field), Reason: []byte(d.Reason)})
 	}
 	for _, d := range r.Decided {
-		m.Decided = append(m.Decided, &rpc.RepairRecord_Decision{Series: []byte(d.Series), Field: []byte(d.Field), Time: d.Time, Value: []byte(d.Value)})
+		m.Decided = append(m.Decided, &rpc.RepairRecord_Decision{Series: []byte(d.Series), Field: []byte(d.Field), Time: d.Time, Value: []byte(d.Value), Why: d.Why})
 	}
 	return m
 }
@@ -206,7 +206,7 @@ func fromRecord(m *rpc.RepairRecord) entropy.RepairRecord {
 		r.Refusals = append(r.Refusals, entropy.Refusal{Node: d.Node, Series: string(d.Series), Field: string(d.Field), Reason: string(d.Reason)})
 	}
 	for _, d := range m.Decided {
-		r.Decided = append(r.Decided, patch.Decision{Series: string(d.Series), Field: string(d.Field), Time: d.Time, Value: string(d.Value)})
+		r.Decided = append(r.Decided, patch.Decision{Series: string(d.Series), Field: string(d.Field), Time: d.Time, Value: string(d.Value), Why: d.Why})
 	}
 	return r
 }

@@ -1,0 +1,91 @@
+package patch
+
+import (
+	"bytes"
+	"math"
+
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+)
+
+// Versions are what owners know of the order in which points of one series-field were written.
+type Versions struct {
+	Known []map[int64]uint64 // by owner: versions by time; a point that is not in it has none that is known
+	// Since, by owner, is a version that those which are not known are not above.
+	Since []uint64
+}
+
+// Conflicts returns the times at which owners hold different values; owners are as in MergeValues.
+func Conflicts(owners []tsm1.Values) (times []int64) {
+	at := make([]int, len(owners))
+	for {
+		next := int64(math.MaxInt64)
+		for i, vs := range owners {
+			if at[i] < len(vs) {
+				next = min(next, vs[at[i]].UnixNano())
+			}
+		}
+		var code []byte
+		found, differ := false, false
+		for i, vs := range owners {
+			if at[i] == len(vs) || vs[at[i]].UnixNano() != next {
+				continue
+			}
+			c := canonical(vs[at[i]])
+			differ = differ || found && !bytes.Equal(c, code)
+			code, found = c, true
+			at[i]++
+		}
+		if !found {
+			return times
+		}
+		if differ {
+			times = append(times, next)
+		}
+	}
+}
+
+// Same reports whether two values are equal, bit by bit.
+func Same(a, b tsm1.Value) bool { return bytes.Equal(canonical(a), canonical(b)) }
+
+// newest returns the value of one timestamp that was written after all others, and its version. It is nil when that is
+// not known, or all are equal.
+func (v *Versions) newest(vs []owned) (best tsm1.Value, version uint64, why string) {
+	if v == nil {
+		return nil, 0, ""
+	}
+	// A value was written at least at the greatest version that is known of it, and at most at that of an owner
+	// that does not know.
+	type span struct {
+		value     tsm1.Value
+		from, end uint64
+	}
+	var spans []span
+	for _, o := range vs {
+		from, known := v.Known[o.owner][o.UnixNano()]
+		end := from
+		if !known {
+			end = v.Since[o.owner]
+		}
+		i := 0
+		for i < len(spans) && !bytes.Equal(canonical(spans[i].value), canonical(o.Value)) {
+			i++
+		}
+		if i == len(spans) {
+			spans = append(spans, span{value: o.Value})
+		}
+		spans[i].from, spans[i].end = max(spans[i].from, from), max(spans[i].end, end)
+	}
+	if len(spans) < 2 {
+		return nil, 0, ""
+	}
+	for i, s := range spans {
+		newest := true
+		for k, other := range spans {
+			newest = newest && (k == i || s.from > other.end)
+		}
+		if newest {
+			return s.value, s.from, WhyNewer
+		}
+	}
+	return nil, 0, ""
+}
