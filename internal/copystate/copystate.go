@@ -57,7 +57,9 @@ type Deps struct {
 	Clock func(node cluster.Node, ahead, margin time.Duration) // is told how far the clock of another node is ahead
 
 	Floor func(node uint64) (clock, floor uint64) // what a node is told of the order of writes; nil for nothing
-	Told  func(node, clock, floor uint64)         // is told what another node says of it; not nil when Floor is not
+	// Told is told what another node says of it, and whether some of that node's copies lack something. It is not nil
+	// when Floor is not.
+	Told func(node, clock, floor uint64, lacks bool)
 
 	Log *zap.Logger
 	Now func() time.Time // the time that this node tells others; time.Now when nil

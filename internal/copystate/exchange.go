@@ -233,6 +233,7 @@ func (s *Service) message(to uint64, have map[uint64]version) *rpc.CopyStates {
 	}
 	if s.deps.Floor != nil {
 		m.Version, m.Floor = s.deps.Floor(to)
+		m.Lacks = len(s.lacking) > 0
 	}
 	if m.Starting {
 		return m
@@ -269,7 +270,7 @@ func (s *Service) learn(m *rpc.CopyStates) error {
 		s.deps.Gone(m.Node, m.Process)
 	}
 	if s.deps.Told != nil && m.Version != 0 {
-		s.deps.Told(m.Node, m.Version, m.Floor)
+		s.deps.Told(m.Node, m.Version, m.Floor, m.Lacks)
 	}
 	if m.Starting {
 		return nil

@@ -36,6 +36,7 @@ type repair struct {
 		Field  string `json:"field"`
 		Time   string `json:"time"`
 		Value  string `json:"value"`
+		Reason string `json:"reason,omitempty"`
 	} `json:"decided,omitempty"`
 	Refused  int `json:"refused"`
 	Refusals []struct {
@@ -123,10 +124,10 @@ func (c *client) entropyRepairs() *cobra.Command {
 
 // decided lists points that owners held with different values.
 func decided(w io.Writer, all repairs) {
-	rows := [][]string{{"Shard", "Series", "Field", "Time", "Value Now"}}
+	rows := [][]string{{"Shard", "Series", "Field", "Time", "Value Now", "Reason"}}
 	for _, r := range all.Repairs {
 		for _, d := range r.Decided {
-			rows = append(rows, []string{r.ID, d.Series, d.Field, expiry(d.Time), d.Value})
+			rows = append(rows, []string{r.ID, d.Series, d.Field, expiry(d.Time), d.Value, d.Reason})
 		}
 	}
 	if len(rows) > 1 {

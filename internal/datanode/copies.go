@@ -79,9 +79,9 @@ func (n *Node) openCopies(written map[uint64]time.Time) (err error) {
 			}
 			return 0, 0
 		},
-		Told: func(node, clock, floor uint64) {
+		Told: func(node, clock, floor uint64, lacks bool) {
 			if w := n.queues.writer.Load(); w != nil {
-				w.Told(node, clock, floor)
+				w.Told(node, clock, floor, lacks)
 			}
 		},
 		Identity: n.Meta.Identity, Doubt: n.Doubt,

@@ -434,3 +434,45 @@ func BenchmarkBegin(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/5000, "ns/field")
 }
+
+// What a crash may have kept from the engine, what is being written, and what failed is not known for certain.
+func TestCertain(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	j := mustJournal(t, JournalConfig{Dir: dir, Begins: 10})
+	point := func(at int) []models.Point { return mustPoints(t, fmt.Sprintf("m v=1 %d", at)) }
+	key := func(at int64) Key { return KeyOf(1, []byte("m"), "v", at) }
+	expect := func(what string, at int64, v, since Version) {
+		t.Helper()
+		if got, s := j.Certain(key(at)); got != v || s != since {
+			t.Errorf("%s: version %d, since %d, want %d and %d", what, got, s, v, since)
+		}
+	}
+	expect("nothing", 1, 0, 10)
+	_, w, err := j.Begin(1, 20, point(1), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect("being written", 1, 0, ^Version(0))
+	w.End(true)
+	expect("written", 1, 20, 10)
+	_, w, err = j.Begin(1, 21, point(2), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.End(false)
+	expect("failed", 2, 0, ^Version(0))
+	if _, w, err = j.Begin(1, 21, point(2), true); err != nil {
+		t.Fatal(err)
+	}
+	w.End(true)
+	expect("written after it failed", 2, 21, 10)
+	if left := j.Unknown(1, append(point(1), point(3)...)); len(left) != 1 || left[0].UnixNano() != 3 {
+		t.Errorf("unknown points: %v", left)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j = mustJournal(t, JournalConfig{Dir: dir, Begins: 30})
+	expect("of the process before", 1, 0, 30)
+}

@@ -16,6 +16,9 @@ type floors struct {
 	mu   sync.Mutex
 	said map[uint64]order.Version // to each node, of this node's writes; it never falls
 	told map[uint64]order.Version // by each node, of its writes to this one
+
+	lacks map[uint64]bool // nodes with copies that lack something
+	since time.Time       // there is one; zero while there is none
 }
 
 // Floor returns this node's clock, and a version such that no write of this node with a smaller one will reach a node
@@ -52,8 +55,9 @@ func (w *Writer) keepsFor(node uint64) bool {
 		slices.ContainsFunc(w.Handoff.Waiting(), func(q handoff.Waiting) bool { return q.Node == node })
 }
 
-// Told takes the clock and the floor of another node. What is below the floors of all data nodes is forgotten.
-func (w *Writer) Told(node, clock, floor uint64) {
+// Told takes the clock and the floor of another node, and whether some of its copies lack something. What is below the
+// floors of all data nodes is forgotten.
+func (w *Writer) Told(node, clock, floor uint64, lacks bool) {
 	if w.Order == nil {
 		return
 	}
@@ -63,6 +67,10 @@ func (w *Writer) Told(node, clock, floor uint64) {
 		w.floors.told = make(map[uint64]order.Version)
 	}
 	w.floors.told[node] = order.Version(floor)
+	if w.floors.lacks == nil {
+		w.floors.lacks = make(map[uint64]bool)
+	}
+	w.floors.lacks[node] = lacks
 	w.floors.mu.Unlock()
 	w.forget()
 }
@@ -70,19 +78,41 @@ func (w *Writer) Told(node, clock, floor uint64) {
 // behindFor is how far the floor may stay behind the clock before what the journal has must outlive a power cut.
 const behindFor = 5 * time.Second
 
+// holdFor is how long the journal forgets nothing while copies lack something: repairs ask it which value is newer.
+// Longer than that, a copy cannot be repaired, and the journal would only grow.
+const holdFor = time.Hour
+
+// held reports whether nothing is to be forgotten, as a copy lacks something. mu must be held.
+func (f *floors) held(lacks bool, now time.Time) bool {
+	if !lacks {
+		f.since = time.Time{}
+		return false
+	}
+	if f.since.IsZero() {
+		f.since = now
+	}
+	return now.Sub(f.since) < holdFor
+}
+
 // forget lets the journal forget what no node can send something older than.
 func (w *Writer) forget() {
 	self := w.meta.NodeID()
 	floor := w.floor(self)
+	lacks := w.HasLacks != nil && w.HasLacks()
 	w.floors.mu.Lock()
 	for _, n := range w.meta.DataNodes() {
 		if n.ID != self {
 			floor = min(floor, w.floors.told[n.ID])
+			lacks = lacks || w.floors.lacks[n.ID]
 		}
 	}
+	held := w.floors.held(lacks, time.Now())
 	w.floors.mu.Unlock()
-	w.removals.forget(floor)
-	err := w.Order.Journal.SetFloor(floor)
+	var err error
+	if !held {
+		w.removals.forget(floor)
+		err = w.Order.Journal.SetFloor(floor)
+	}
 	if err == nil {
 		err = w.Order.Journal.SetDurable(w.Order.Clock.Now().Time().Sub(floor.Time()) > behindFor)
 	}

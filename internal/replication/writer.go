@@ -68,6 +68,8 @@ type Writer struct {
 	Missed func(node, shard uint64, kept bool)
 	// Lacks is told of a shard of which this node's copy lacks writes that other owners have; nil for none.
 	Lacks func(shard uint64, why string)
+	// HasLacks reports whether a copy of this node lacks something until it is repaired; nil when none ever does.
+	HasLacks func() bool
 	// Admit returns when the other nodes take writes from this one; nil when they always do.
 	Admit func(ctx context.Context)
 	// NotWhole reports whether this node's copy of a shard may lack acknowledged writes; nil when it never does.

@@ -111,7 +111,7 @@ type Decision struct {
 const (
 	WhyNewer    = "it was written last"
 	WhyMajority = "most owners have it"
-	WhyOrder    = "the owners do not know which was written last: it is the greater one in a fixed order"
+	WhyOrder    = "nothing says which is newer: the greater in a fixed order"
 )
 
 // shown is a value for people, cut when it is long.

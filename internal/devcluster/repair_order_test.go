@@ -1,0 +1,83 @@
+package devcluster_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/toml"
+	"github.com/influxdata/influxdb/tsdb"
+
+	"concord/internal/datanode"
+	"concord/internal/devcluster"
+)
+
+// TestRepairKeepsWhatWasWrittenLast has a newer value on one owner, whose copy lacks an earlier write, and an older one
+// on the two others. Nothing is kept in hinted handoff, so repairs alone bring the owners together.
+func TestRepairKeepsWhatWasWrittenLast(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStartWith(t, 3, func(cfg *datanode.Config) {
+		cfg.HintedHandoff.Enabled = false
+		cfg.AntiEntropy.AutoRepairMissing, cfg.AntiEntropy.AutoRepairDiff = false, false
+		cfg.AntiEntropy.Settle = toml.Duration(time.Second)
+		cfg.Cluster.WriteTimeout = toml.Duration(5 * time.Second)
+	})
+	mustQuery(ctx, t, c, 0, "", "CREATE DATABASE d WITH REPLICATION 3")
+	write := func(node int, level string, at, v int) {
+		t.Helper()
+		line := fmt.Appendf(nil, "m v=%d %d\n", v, yesterday().Add(time.Duration(at)*time.Second).UnixNano())
+		if err := c.Client(node).Write(ctx, "d", level, line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for at := range 3 {
+		write(0, "all", at, 10+at)
+	}
+	id := c.Shards("d")[0].ID
+	c.Cut(0)
+	write(1, "quorum", 1, 21) // node 1 lacks it
+	c.Heal(0)
+	c.Cut(1)
+	c.Cut(2)
+	write(0, "one", 2, 5) // node 1 alone has it, and it is the smallest: neither votes nor the order of values choose it
+	c.Heal(1)
+	c.Heal(2)
+	want := []float64{10, 21, 5}
+	has := func(node int) []float64 { return storedValues(t, c, node, id) }
+	for i, w := range [][]float64{{10, 11, 5}, {10, 21, 12}, {10, 21, 12}} {
+		if got := has(i); !slices.Equal(got, w) {
+			t.Errorf("before the repair node %d has %v, not %v", i+1, got, w)
+		}
+	}
+	first := place(c, c.Shards("d")[0].Owners[0])
+	if err := c.Wait(ctx, func() bool {
+		if err := c.Client(first).Repair(ctx, fmt.Sprint(id)); err != nil {
+			t.Logf("repair: %v", err)
+		}
+		return !slices.ContainsFunc([]int{0, 1, 2}, func(i int) bool { return !slices.Equal(has(i), want) })
+	}); err != nil {
+		t.Errorf("after the repair the nodes have %v, %v and %v, not %v", has(0), has(1), has(2), want)
+	}
+}
+
+// storedValues are those of measurement m in a node's own copy of a shard.
+func storedValues(t *testing.T, c *devcluster.Cluster, node int, shard uint64) []float64 {
+	t.Helper()
+	cursors, err := c.Data[node].Store.Shard(shard).CreateCursorIterator(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cur, err := cursors.Next(t.Context(), &tsdb.CursorRequest{
+		Name: []byte("m"), Field: "v", Ascending: true, StartTime: models.MinNanoTime, EndTime: models.MaxNanoTime,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cur == nil {
+		return nil
+	}
+	defer cur.Close()
+	return slices.Clone(cur.(tsdb.FloatArrayCursor).Next().Values)
+}
