@@ -441,12 +441,22 @@ func (j *Journal) Certain(key Key) (v, since Version) {
 	return v, since
 }
 
-// Unknown returns the points of a shard, without the fields of which a version is known.
+// Wrote reports whether a field was written since the journal was opened, or is being written. What is known of the time
+// before says nothing of the engine, whose disk may be another one.
+func (j *Journal) Wrote(key Key) bool {
+	v := j.Version(key)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	_, failed := j.failed[v]
+	return v > max(j.cfg.Begins, j.loaded) && !failed
+}
+
+// Unknown returns the points of a shard, without the fields that were written since the journal was opened.
 func (j *Journal) Unknown(shard uint64, points []models.Point) []models.Point {
 	n := note(shard, 0, points)
 	known := make(map[int]bool)
 	for k, key := range n.keys { // each by itself: old generations are on disk, and writes do not wait for all
-		if j.Version(key) != 0 {
+		if j.Wrote(key) {
 			known[k] = true
 		}
 	}

@@ -23,13 +23,13 @@ func (r Repairs) CreateShard(database, policy string, shard uint64, enabled bool
 	return r.w.Shards.CreateShard(database, policy, shard, enabled)
 }
 
-// WriteToShard writes points whose versions are not known. Those of which this node knows a version are newer.
+// WriteToShard writes points whose versions are not known. Those that were written here lately are newer.
 func (r Repairs) WriteToShard(ctx tsdb.WriteContext, shard uint64, points []models.Point) error {
 	if r.w.Order == nil {
 		return r.w.Shards.WriteToShard(ctx, shard, points)
 	}
 	before := r.w.newest.of(shard)
-	if r.w.mayHaveNewer(shard, 0) {
+	if before.writes > 0 {
 		points = r.w.Order.Journal.Unknown(shard, points)
 	}
 	l := r.w.writing.Of(shard)
@@ -53,14 +53,14 @@ func (r Repairs) WriteVersion(ctx tsdb.WriteContext, shard, version uint64, poin
 	return r.w.accept(ctx, shard, sh.Database, sh.RetentionPolicy, order.Version(version), true, points)
 }
 
-// Newer reports which points of a field this node knows a version of, by their place in times.
+// Newer reports which points of a field were written here since this process started, by their place in times.
 func (r Repairs) Newer(shard uint64, series []byte, field string, times func() []int64) map[int]bool {
-	if r.w.Order == nil || !r.w.mayHaveNewer(shard, 0) {
+	if r.w.Order == nil || r.w.newest.of(shard).writes == 0 {
 		return nil
 	}
 	newer := make(map[int]bool)
 	for i, t := range times() {
-		if r.w.Order.Journal.Version(order.KeyOf(shard, series, field, t)) != 0 {
+		if r.w.Order.Journal.Wrote(order.KeyOf(shard, series, field, t)) {
 			newer[i] = true
 		}
 	}
