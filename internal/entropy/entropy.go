@@ -113,7 +113,8 @@ type PointTeller interface {
 // VersionTeller is a Replica that may know the order in which points were written.
 type VersionTeller interface {
 	// Versions returns with which versions points of a series-field were written, 0 where that is not known, and a
-	// version that these are not above. The error is ErrNoVersions when points have none there.
+	// version that these are not above. It returns nil for the first when it knows none of any point of the shard. The
+	// error is ErrNoVersions when points have none there.
 	Versions(ctx context.Context, shard cluster.Shard, series []byte, field string, times []int64) (versions []uint64, since uint64, err error)
 }
 

@@ -36,10 +36,7 @@ func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard
 			return nil
 		}
 		rules := rules
-		var err error
-		if rules.Versions, err = p.versions(ctx, c); err != nil {
-			return err
-		}
+		rules.Versions = func(times []int64) (*patch.Versions, error) { return p.versions(ctx, c, times) }
 		work := pace.Begin(ctx)
 		m, err := patch.MergeValues(c.Series, c.Field, c.owners, rules)
 		if err == nil {

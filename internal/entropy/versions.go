@@ -14,18 +14,17 @@ import (
 // versionsAtOnce is of how many points a copy is asked in one question.
 const versionsAtOnce = 10_000
 
-// versions asks the copies in what order they got the points of which they have different values; nil is for no such
-// points, or when none of the copies can tell.
-func (p *parts) versions(ctx context.Context, c piece) (*patch.Versions, error) {
-	times := patch.Conflicts(c.owners)
-	if len(times) == 0 {
-		return nil, nil
-	}
+// versions asks the copies in what order they got the points at times; nil is when none of the copies can tell.
+func (p *parts) versions(ctx context.Context, c piece, times []int64) (*patch.Versions, error) {
 	out := &patch.Versions{Known: make([]map[int64]uint64, len(p.copies)), Since: make([]uint64, len(p.copies))}
 	any := false
 	for i, copy := range p.copies {
 		out.Since[i] = ^uint64(0)
 		if len(c.owners[i]) == 0 {
+			continue
+		}
+		if since, ok := p.unversioned[i]; ok {
+			out.Since[i] = since
 			continue
 		}
 		teller, ok := copy.replica.(VersionTeller)
@@ -37,12 +36,18 @@ func (p *parts) versions(ctx context.Context, c piece) (*patch.Versions, error) 
 		for part := range slices.Chunk(times, versionsAtOnce) {
 			versions, s, err := teller.Versions(ctx, p.sh, c.Series, c.Field, part)
 			if errors.Is(err, ErrNoVersions) {
-				known, since = nil, ^uint64(0)
-				break
+				s = ^uint64(0)
 			} else if err != nil {
 				return nil, p.fail(copy, err)
 			}
 			since = max(since, s)
+			if versions == nil { // of any point of the shard
+				if p.unversioned == nil {
+					p.unversioned = make(map[int]uint64)
+				}
+				p.unversioned[i] = since
+				break
+			}
 			for k, v := range versions {
 				if v != 0 {
 					known[part[k]] = v

@@ -451,21 +451,6 @@ func (j *Journal) Wrote(key Key) bool {
 	return v > max(j.cfg.Begins, j.loaded) && !failed
 }
 
-// Unknown returns the points of a shard, without the fields that were written since the journal was opened.
-func (j *Journal) Unknown(shard uint64, points []models.Point) []models.Point {
-	n := note(shard, 0, points)
-	known := make(map[int]bool)
-	for k, key := range n.keys { // each by itself: old generations are on disk, and writes do not wait for all
-		if j.Wrote(key) {
-			known[k] = true
-		}
-	}
-	if len(known) > 0 {
-		points, _ = without(points, n.keys, known)
-	}
-	return points
-}
-
 // Loaded is the greatest version that the journal had when it was opened, 0 for none.
 func (j *Journal) Loaded() Version { return j.loaded }
 

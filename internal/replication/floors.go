@@ -106,13 +106,13 @@ func (w *Writer) forget() {
 			lacks = lacks || w.floors.lacks[n.ID]
 		}
 	}
-	held := w.floors.held(lacks, time.Now())
-	w.floors.mu.Unlock()
-	var err error
-	if !held {
-		w.removals.forget(floor)
-		err = w.Order.Journal.SetFloor(floor)
+	kept := floor
+	if w.floors.held(lacks, time.Now()) {
+		kept = 0
 	}
+	w.floors.mu.Unlock()
+	w.removals.forget(kept)
+	err := w.Order.Journal.SetFloor(kept)
 	if err == nil {
 		err = w.Order.Journal.SetDurable(w.Order.Clock.Now().Time().Sub(floor.Time()) > behindFor)
 	}

@@ -319,6 +319,7 @@ type VersionsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Versions      []uint64               `protobuf:"fixed64,1,rep,packed,name=versions,proto3" json:"versions,omitempty"` // by time; 0 where it is not known
 	Since         uint64                 `protobuf:"fixed64,2,opt,name=since,proto3" json:"since,omitempty"`              // what is not known is not above this version
+	None          bool                   `protobuf:"varint,3,opt,name=none,proto3" json:"none,omitempty"`                 // of no point of the shard a version is known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -365,6 +366,13 @@ func (x *VersionsResponse) GetSince() uint64 {
 		return x.Since
 	}
 	return 0
+}
+
+func (x *VersionsResponse) GetNone() bool {
+	if x != nil {
+		return x.None
+	}
+	return false
 }
 
 type SlicesResponse_Slices struct {
@@ -446,10 +454,11 @@ const file_points_proto_rawDesc = "" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
 	"\x06series\x18\x02 \x01(\fR\x06series\x12\x14\n" +
 	"\x05field\x18\x03 \x01(\fR\x05field\x12\x14\n" +
-	"\x05times\x18\x04 \x03(\x10R\x05times\"D\n" +
+	"\x05times\x18\x04 \x03(\x10R\x05times\"X\n" +
 	"\x10VersionsResponse\x12\x1a\n" +
 	"\bversions\x18\x01 \x03(\x06R\bversions\x12\x14\n" +
-	"\x05since\x18\x02 \x01(\x06R\x05since2\xd4\x01\n" +
+	"\x05since\x18\x02 \x01(\x06R\x05since\x12\x12\n" +
+	"\x04none\x18\x03 \x01(\bR\x04none2\xd4\x01\n" +
 	"\x06Points\x12B\n" +
 	"\aSymbols\x12\x1a.concord.v1.SymbolsRequest\x1a\x1b.concord.v1.SymbolsResponse\x12?\n" +
 	"\x06Slices\x12\x19.concord.v1.SlicesRequest\x1a\x1a.concord.v1.SlicesResponse\x12E\n" +

@@ -29,7 +29,7 @@ type VersionStore interface {
 	// WriteVersion writes points that were written with a version elsewhere.
 	WriteVersion(ctx tsdb.WriteContext, shardID, version uint64, points []models.Point) error
 	// Newer reports which points of a field are newer there than what has no known version; nil is none.
-	Newer(shardID uint64, series []byte, field string, times func() []int64) map[int]bool
+	Newer(shardID uint64, series []byte, field string, times func() []int64) (map[int]bool, error)
 }
 
 // Apply writes the points of blocks to a shard, creating it where it is
@@ -92,7 +92,7 @@ func withoutNewer(store Store, shardID uint64, blocks []parsed) ([]parsed, error
 		}
 		var vs tsm1.Values
 		var err error
-		newer := known.Newer(shardID, p.Series, p.Field, func() []int64 {
+		newer, failed := known.Newer(shardID, p.Series, p.Field, func() []int64 {
 			vs, err = p.Decode()
 			times := make([]int64, len(vs))
 			for i, v := range vs {
@@ -100,7 +100,7 @@ func withoutNewer(store Store, shardID uint64, blocks []parsed) ([]parsed, error
 			}
 			return times
 		})
-		if err != nil {
+		if err := errors.Join(err, failed); err != nil {
 			return nil, err
 		}
 		if len(newer) > 0 {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"slices"
 
@@ -92,8 +93,9 @@ type Rules struct {
 	Absent int
 	// Doubtful owners, by owner, have lost newer values: theirs count where no other owner has one. nil is none.
 	Doubtful []bool
-	// Versions tell which of the values of a point is the newest, before anything else decides. nil is for no versions.
-	Versions *Versions
+	// Versions returns what owners know of the points at times at which they hold different values: it says which is the
+	// newest, before anything else decides. nil is for no versions.
+	Versions func(times []int64) (*Versions, error)
 	// Settled tells whether a conflict, by its fingerprint, may be decided
 	// now; nil is always. One that is not may be a write in flight.
 	Settled func(fingerprint uint64) bool
@@ -170,23 +172,35 @@ func MergeValues(series []byte, field string, owners []tsm1.Values, rules Rules)
 	}
 	slices.SortStableFunc(all, func(a, b owned) int { return cmp.Compare(a.UnixNano(), b.UnixNano()) })
 
+	open := make(map[int64]bool) // times of values that may be on their way
+	var differing []int64        // the other ones at which owners hold different values
+	for vs := range byTime(all) {
+		if !differ(vs) {
+			continue
+		}
+		if rules.Settled != nil && differ(trusted(vs, rules.Doubtful)) && !rules.Settled(fingerprint(series, field, vs)) {
+			open[vs[0].UnixNano()] = true
+		} else {
+			differing = append(differing, vs[0].UnixNano())
+		}
+	}
+	var versions *Versions
+	if len(differing) > 0 && rules.Versions != nil && rules.Absent == 0 {
+		if versions, err = rules.Versions(differing); err != nil {
+			return m, err
+		}
+	}
 	need := make([]lacking, len(owners))
 	same := make([]bool, len(owners)) // owner i holds the winning value
-	for from := 0; from < len(all); {
-		to := from + 1
-		for to < len(all) && all[to].UnixNano() == all[from].UnixNano() {
-			to++
-		}
-		best, version, why := rules.Versions.newest(all[from:to])
+	for vs := range byTime(all) {
+		best, version, why := versions.newest(vs)
 		differ, won := true, true
-		if best == nil || rules.Absent > 0 {
-			best, differ, won, why = vote(trusted(all[from:to], rules.Doubtful), rules.Absent)
-			version = 0
+		if best == nil {
+			best, differ, won, why = vote(trusted(vs, rules.Doubtful), rules.Absent)
 		}
 		if differ {
-			if !won || rules.Settled != nil && !rules.Settled(fingerprint(series, field, all[from:to])) {
+			if !won || open[vs[0].UnixNano()] {
 				m.Open++
-				from = to
 				continue
 			}
 			if m.Conflicts++; len(m.Decided) < maxDecisions {
@@ -195,7 +209,7 @@ func MergeValues(series []byte, field string, owners []tsm1.Values, rules Rules)
 		}
 		clear(same)
 		want := canonical(best)
-		for _, v := range all[from:to] {
+		for _, v := range vs {
 			same[v.owner] = bytes.Equal(canonical(v.Value), want)
 		}
 		for i := range owners {
@@ -203,7 +217,6 @@ func MergeValues(series []byte, field string, owners []tsm1.Values, rules Rules)
 				need[i].add(best, version)
 			}
 		}
-		from = to
 	}
 	for i, n := range need {
 		m.Points[i] = len(n.values)
@@ -212,6 +225,27 @@ func MergeValues(series []byte, field string, owners []tsm1.Values, rules Rules)
 		}
 	}
 	return m, nil
+}
+
+// byTime iterates over the values of each time.
+func byTime(all []owned) iter.Seq[[]owned] {
+	return func(yield func([]owned) bool) {
+		for from := 0; from < len(all); {
+			to := from + 1
+			for to < len(all) && all[to].UnixNano() == all[from].UnixNano() {
+				to++
+			}
+			if !yield(all[from:to]) {
+				return
+			}
+			from = to
+		}
+	}
+}
+
+// differ reports whether not all values are the same.
+func differ(vs []owned) bool {
+	return slices.ContainsFunc(vs[1:], func(v owned) bool { return !Same(v.Value, vs[0].Value) })
 }
 
 // lacking are points that an owner lacks.

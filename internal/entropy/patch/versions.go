@@ -2,7 +2,6 @@ package patch
 
 import (
 	"bytes"
-	"math"
 
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 )
@@ -12,36 +11,6 @@ type Versions struct {
 	Known []map[int64]uint64 // by owner: versions by time; a point that is not in it has none that is known
 	// Since, by owner, is a version that those which are not known are not above.
 	Since []uint64
-}
-
-// Conflicts returns the times at which owners hold different values; owners are as in MergeValues.
-func Conflicts(owners []tsm1.Values) (times []int64) {
-	at := make([]int, len(owners))
-	for {
-		next := int64(math.MaxInt64)
-		for i, vs := range owners {
-			if at[i] < len(vs) {
-				next = min(next, vs[at[i]].UnixNano())
-			}
-		}
-		var code []byte
-		found, differ := false, false
-		for i, vs := range owners {
-			if at[i] == len(vs) || vs[at[i]].UnixNano() != next {
-				continue
-			}
-			c := canonical(vs[at[i]])
-			differ = differ || found && !bytes.Equal(c, code)
-			code, found = c, true
-			at[i]++
-		}
-		if !found {
-			return times
-		}
-		if differ {
-			times = append(times, next)
-		}
-	}
 }
 
 // Same reports whether two values are equal, bit by bit.

@@ -45,7 +45,7 @@ func TestNewestValueWins(t *testing.T) {
 			}
 			known = known || knows && last == newest
 		}
-		m, err := patch.MergeValues([]byte("m"), "f", owners, patch.Rules{Versions: v})
+		m, err := patch.MergeValues([]byte("m"), "f", owners, patch.Rules{Versions: func([]int64) (*patch.Versions, error) { return v, nil }})
 		if err != nil {
 			t.Fatal(err)
 		}

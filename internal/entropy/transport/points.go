@@ -74,6 +74,10 @@ func (p *peer) Versions(ctx context.Context, sh cluster.Shard, series []byte, fi
 		} else if err != nil {
 			return err
 		}
+		if resp.None {
+			versions, since = nil, resp.Since
+			return nil
+		}
 		if len(resp.Versions) != len(times) {
 			return fmt.Errorf("sent %d of %d versions", len(resp.Versions), len(times))
 		}
@@ -145,7 +149,7 @@ func (s *Server) Versions(ctx context.Context, r *rpc.VersionsRequest) (*rpc.Ver
 	} else if err != nil {
 		return nil, failure(err)
 	}
-	return &rpc.VersionsResponse{Versions: versions, Since: since}, nil
+	return &rpc.VersionsResponse{Versions: versions, Since: since, None: versions == nil}, nil
 }
 
 func fromSlices(in []*rpc.SlicesResponse_Slices, n int) ([][patch.Slices]patch.Slice, error) {
