@@ -31,6 +31,7 @@ type parts struct {
 	out    *outcome
 	untold []untold // by copy
 
+	asks        int            // for versions, so far
 	unversioned map[int]uint64 // copies that know no version of any point of the shard, with what Versions.Since is for them
 }
 

@@ -36,7 +36,9 @@ func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard
 			return nil
 		}
 		rules := rules
-		rules.Versions = func(times []int64) (*patch.Versions, error) { return p.versions(ctx, c, times) }
+		if rules.Settled == nil { // else most of what differs is on its way, and asking takes longer than its arrival
+			rules.Versions = func(times []int64) (*patch.Versions, error) { return p.versions(ctx, c, times) }
+		}
 		work := pace.Begin(ctx)
 		m, err := patch.MergeValues(c.Series, c.Field, c.owners, rules)
 		if err == nil {

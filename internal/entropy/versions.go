@@ -14,8 +14,15 @@ import (
 // versionsAtOnce is of how many points a copy is asked in one question.
 const versionsAtOnce = 10_000
 
+// maxAsks is for how many series-fields of a round the copies are asked. Each takes a question to every copy: with more
+// of them a repair would take too long, and the majority decides.
+const maxAsks = 64
+
 // versions asks the copies in what order they got the points at times; nil is when none of the copies can tell.
 func (p *parts) versions(ctx context.Context, c piece, times []int64) (*patch.Versions, error) {
+	if p.asks++; p.asks > maxAsks {
+		return nil, nil
+	}
 	out := &patch.Versions{Known: make([]map[int64]uint64, len(p.copies)), Since: make([]uint64, len(p.copies))}
 	any := false
 	for i, copy := range p.copies {

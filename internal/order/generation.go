@@ -147,6 +147,21 @@ func (g *generation) version(key Key) Version {
 		g.fill()
 		return g.table.get(key)
 	}
+	return g.sortedFile().version(key)
+}
+
+// sortedFile is where the pairs of a generation are that is sorted. It outlasts changes of the generation: what is read
+// after the file is closed counts as not there.
+type sortedFile struct {
+	file   *os.File
+	first  []Key
+	pairs  int64
+	newest Version
+}
+
+func (g *generation) sortedFile() sortedFile { return sortedFile{g.file, g.first, g.pairs, g.newest} }
+
+func (g sortedFile) version(key Key) Version {
 	block := sort.Search(len(g.first), func(i int) bool { return g.first[i] > key }) - 1
 	if block < 0 {
 		return 0

@@ -416,11 +416,21 @@ func (j *Journal) SetDurable(on bool) error {
 
 // Version returns with which version a field was written lately, 0 when that is not known.
 func (j *Journal) Version(key Key) Version {
-	j.mu.Lock()
-	defer j.mu.Unlock()
 	var newest Version
+	var onDisk []sortedFile
+	j.mu.Lock()
 	for _, g := range j.generations {
-		newest = max(newest, g.version(key))
+		if g.sorted {
+			onDisk = append(onDisk, g.sortedFile())
+		} else {
+			newest = max(newest, g.version(key))
+		}
+	}
+	j.mu.Unlock()
+	for _, f := range slices.Backward(onDisk) { // writes do not wait for reads
+		if f.newest > newest {
+			newest = max(newest, f.version(key))
+		}
 	}
 	return newest
 }
