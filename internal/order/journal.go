@@ -451,14 +451,16 @@ func (j *Journal) Certain(key Key) (v, since Version) {
 	return v, since
 }
 
-// Wrote reports whether a field was written since the journal was opened, or is being written. What is known of the time
-// before says nothing of the engine, whose disk may be another one.
-func (j *Journal) Wrote(key Key) bool {
+// Wrote returns with which version a field was written since the journal was opened, or is being written; 0 for none.
+// What is known of the time before says nothing of the engine, whose disk may be another one.
+func (j *Journal) Wrote(key Key) Version {
 	v := j.Version(key)
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	_, failed := j.failed[v]
-	return v > max(j.cfg.Begins, j.loaded) && !failed
+	if _, failed := j.failed[v]; failed || v <= max(j.cfg.Begins, j.loaded) {
+		return 0
+	}
+	return v
 }
 
 // Loaded is the greatest version that the journal had when it was opened, 0 for none.

@@ -471,7 +471,7 @@ func TestCertain(t *testing.T) {
 	}
 	w.End(true)
 	expect("written after it failed", 2, 21, 10)
-	if !j.Wrote(key(1)) || j.Wrote(key(3)) {
+	if j.Wrote(key(1)) != 20 || j.Wrote(key(3)) != 0 {
 		t.Error("what was written is not what the journal says")
 	}
 	if err := j.Close(); err != nil {

@@ -2,6 +2,8 @@ package replication
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
@@ -32,49 +34,72 @@ func (r Repairs) WriteToShard(ctx tsdb.WriteContext, shard uint64, points []mode
 	if r.w.Order == nil {
 		return r.w.Shards.WriteToShard(ctx, shard, points)
 	}
-	before := r.w.newest.of(shard)
-	points, err := r.unknown(shard, points, before)
-	if err != nil {
-		return err
-	}
-	l := r.w.writing.Of(shard)
-	l.Lock()
-	defer l.Unlock()
-	if now := r.w.newest.of(shard); now != before {
-		if points, err = r.unknown(shard, points, now); err != nil {
-			return err
-		}
-	}
-	if len(points) == 0 {
-		return nil
-	}
-	return r.w.Shards.WriteToShard(ctx, shard, points)
-}
-
-// unknown leaves out the points that were written here lately, and are still there.
-func (r Repairs) unknown(shard uint64, points []models.Point, newest newestVersion) ([]models.Point, error) {
-	if newest.writes == 0 {
-		return points, nil
-	}
+	keys := make([]order.Key, len(points))
 	fields := make([]string, len(points))
 	for i, p := range points {
 		if f := p.FieldIterator(); f.Next() {
 			fields[i] = string(f.FieldKey())
 		}
+		keys[i] = order.KeyOf(shard, p.Key(), fields[i], p.UnixNano())
 	}
-	newer, err := r.newer(shard, len(points), func(i int) ([]byte, string, int64) {
+	before := r.versions(shard, keys)
+	there, err := r.present(shard, before, func(i int) (series []byte, field string, time int64) {
 		return points[i].Key(), fields[i], points[i].UnixNano()
 	})
-	if err != nil || len(newer) == 0 {
-		return points, err
+	if err != nil {
+		return err
 	}
+	// What was read may have been written since. Writes wait for no reads: their versions tell.
+	l := r.w.writing.Of(shard)
+	l.Lock()
+	defer l.Unlock()
+	now := r.versions(shard, keys)
 	left := make([]models.Point, 0, len(points))
 	for i, p := range points {
-		if !newer[i] {
+		if now[i] == before[i] && !there[i] {
 			left = append(left, p)
 		}
 	}
-	return left, nil
+	if len(left) == 0 {
+		return nil
+	}
+	return r.w.Shards.WriteToShard(ctx, shard, left)
+}
+
+// versions are those with which fields were written since this process started, by their place in keys.
+func (r Repairs) versions(shard uint64, keys []order.Key) map[int]order.Version {
+	out := make(map[int]order.Version)
+	if r.w.newest.of(shard).writes == 0 {
+		return out
+	}
+	for i, key := range keys {
+		if v := r.w.Order.Journal.Wrote(key); v != 0 {
+			out[i] = v
+		}
+	}
+	return out
+}
+
+// present reports which of the fields that were written here are there. One that is not was deleted since.
+func (r Repairs) present(
+	shard uint64, wrote map[int]order.Version, at func(i int) (series []byte, field string, time int64),
+) (map[int]bool, error) {
+	out := make(map[int]bool)
+	sh := r.w.store.Shard(shard)
+	if len(wrote) == 0 || sh == nil {
+		return out, nil
+	}
+	places := slices.Sorted(maps.Keys(wrote))
+	regions := make([]patch.Region, len(places))
+	for k, i := range places {
+		series, field, t := at(i)
+		regions[k] = patch.Region{Series: series, Field: field, Min: t, Max: t}
+	}
+	there, err := patch.Present(context.Background(), sh, regions)
+	for k, i := range places {
+		out[i] = there[k]
+	}
+	return out, err
 }
 
 // WriteVersion writes points of a known version, unless this node has newer ones.
@@ -92,36 +117,13 @@ func (r Repairs) Newer(shard uint64, series []byte, field string, times func() [
 		return nil, nil
 	}
 	all := times()
-	return r.newer(shard, len(all), func(i int) ([]byte, string, int64) { return series, field, all[i] })
-}
-
-// newer reports which of n points were written here since this process started, and are there. One that is not there was
-// deleted since.
-func (r Repairs) newer(shard uint64, n int, at func(i int) (series []byte, field string, time int64)) (map[int]bool, error) {
-	var wrote []int
-	var regions []patch.Region
-	for i := range n {
-		series, field, t := at(i)
-		if r.w.Order.Journal.Wrote(order.KeyOf(shard, series, field, t)) {
-			wrote = append(wrote, i)
-			regions = append(regions, patch.Region{Series: series, Field: field, Min: t, Max: t})
-		}
+	keys := make([]order.Key, len(all))
+	for i, t := range all {
+		keys[i] = order.KeyOf(shard, series, field, t)
 	}
-	sh := r.w.store.Shard(shard)
-	if len(wrote) == 0 || sh == nil {
-		return nil, nil
-	}
-	there, err := patch.Present(context.Background(), sh, regions)
-	if err != nil {
-		return nil, err
-	}
-	newer := make(map[int]bool)
-	for k, i := range wrote {
-		if there[k] {
-			newer[i] = true
-		}
-	}
-	return newer, nil
+	there, err := r.present(shard, r.versions(shard, keys), func(i int) ([]byte, string, int64) { return series, field, all[i] })
+	maps.DeleteFunc(there, func(_ int, is bool) bool { return !is })
+	return there, err
 }
 
 // Versions returns with which versions this node wrote a field of points of a shard, 0 where that is not known, and a
