@@ -29,14 +29,22 @@ func mustStart(t *testing.T, nodes int) (context.Context, *devcluster.Cluster) {
 
 func mustStartWith(t *testing.T, nodes int, config func(*datanode.Config)) (context.Context, *devcluster.Cluster) {
 	t.Helper()
+	return mustStartOptions(t, devcluster.Options{DataNodes: nodes, DataConfig: config})
+}
+
+// mustStartOptions starts a cluster in a folder of its own.
+func mustStartOptions(t *testing.T, opts devcluster.Options) (context.Context, *devcluster.Cluster) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	t.Cleanup(cancel)
-	c, err := devcluster.Start(ctx, devcluster.Options{Dir: t.TempDir(), DataNodes: nodes, DataConfig: func(cfg *datanode.Config) {
+	config := opts.DataConfig
+	opts.Dir, opts.DataConfig = t.TempDir(), func(cfg *datanode.Config) {
 		cfg.Cluster.WriteTimeout = itoml.Duration(30 * time.Second) // a busy machine is not a node that is away
 		if config != nil {
 			config(cfg)
 		}
-	}})
+	}
+	c, err := devcluster.Start(ctx, opts)
 	if err != nil {
 		t.Fatal(err)
 	}

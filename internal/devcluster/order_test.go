@@ -35,8 +35,16 @@ type order struct {
 
 func mustStartOrder(t *testing.T, nodes, points int) (context.Context, *order) {
 	t.Helper()
-	ctx, c := mustStartWith(t, nodes, func(cfg *datanode.Config) { cfg.AntiEntropy.Enabled = false })
+	ctx, c := mustStartOptions(t, devcluster.Options{
+		DataNodes: nodes, DataConfig: func(cfg *datanode.Config) { cfg.AntiEntropy.Enabled = false }, Now: clockOf,
+	})
 	return ctx, &order{c: c, points: points}
+}
+
+// clockOf is the clock of a node, which is minutes off.
+func clockOf(node int) time.Time {
+	off := []time.Duration{0, 9 * time.Minute, -7 * time.Minute, -10 * time.Minute, 3 * time.Minute}
+	return time.Now().Add(off[node%len(off)])
 }
 
 // run is a schedule as it runs: its own measurement with one series, and what its clients know.

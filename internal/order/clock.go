@@ -33,12 +33,17 @@ func (v Version) Time() time.Time { return time.UnixMicro(int64(v >> (counterBit
 
 // Clock gives versions. It is a hybrid logical clock: it follows the time, and never falls behind a version that it
 // gave or heard of, nor behind one that it gave before a restart. (Kulkarni et al., Logical Physical Clocks, 2014.)
+//
+// A clock that is behind another one goes on from there with the time, and does not wait for its own time to get there.
+// So the clocks of nodes that were in contact agree to milliseconds after they lost it, although the times of the
+// machines are minutes apart.
 type Clock struct {
 	path string
 	now  func() time.Time
 
 	mu      sync.Mutex
-	last    Version // given or heard, with the bits of the node 0
+	last    Version       // given or heard, with the bits of the node 0
+	offset  time.Duration // of this clock from the time of this machine; it only grows
 	node    Version
 	bound   Version // on disk: no version that was given is greater
 	storing chan struct{}
@@ -105,7 +110,19 @@ func (c *Clock) SetNode(id uint64) {
 }
 
 // next is the version that would be given now. mu must be held.
-func (c *Clock) next() Version { return max(c.last+1<<nodeBits, AtTime(c.now())) }
+func (c *Clock) next() Version {
+	at := AtTime(c.now().Add(c.offset))
+	if at <= c.last {
+		c.offset += (c.last - at).length()
+		return c.last + 1<<nodeBits
+	}
+	return at
+}
+
+// length is that of a range of versions.
+func (v Version) length() time.Duration {
+	return time.Duration(v>>(counterBits+nodeBits)) * time.Microsecond
+}
 
 // Next gives a version that is greater than all that this clock gave, or heard of, before. It waits for the bound to be
 // stored when it has to. When that fails, versions only grow as long as the time does not go back over a restart.
@@ -144,14 +161,18 @@ func (c *Clock) Heard(v Version) {
 	v &^= 1<<nodeBits - 1
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.last = max(c.last, v)
+	if v <= c.last {
+		return
+	}
+	c.last = v
+	c.next() // it goes on from there
 }
 
 // Now is a version of now: no smaller one will be given, and none that was given or heard of is greater.
 func (c *Clock) Now() Version {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return max(c.last|(1<<nodeBits-1), AtTime(c.now()))
+	return max(c.last|(1<<nodeBits-1), c.next()-1)
 }
 
 // Close stores what was given.

@@ -356,6 +356,10 @@ func TestClock(t *testing.T) {
 	far := AtTime(at.Add(time.Hour))
 	c.Heard(far)
 	last = far
+	at = at.Add(time.Minute)
+	if got := c.Next().Time().Sub(far.Time()); got < time.Minute || got > time.Minute+time.Millisecond {
+		t.Errorf("a minute after another node's clock was ahead, this one is %v after it", got)
+	}
 	grows("after another node's clock was ahead")
 	if err := c.Close(); err != nil {
 		t.Fatal(err)

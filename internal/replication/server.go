@@ -162,6 +162,9 @@ func decodePoint(b []byte) (p models.Point, err error) {
 
 // Execute runs a statement on this node's store alone.
 func (s *Server) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
+	if s.writer != nil {
+		s.writer.heard(r.Version) // what comes after the delete has a greater one
+	}
 	if r.AnnounceOnly && r.Ended && r.Id == "" && r.SenderNode != 0 {
 		if s.writer != nil {
 			s.writer.deletes.endBefore(r.SenderNode, r.Sequence)
