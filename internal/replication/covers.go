@@ -3,6 +3,7 @@ package replication
 import (
 	"fmt"
 	"regexp"
+	"slices"
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxql"
@@ -17,11 +18,12 @@ type covering struct {
 	all      bool          // of every measurement
 	tags     influxql.Expr // nil for every series
 	min, max int64         // nanoseconds, inclusive
+	version  uint64        // of the delete; 0 for none
 }
 
 // newCovering reads a delete as it concerns one retention policy.
 func newCovering(r *rpc.ExecuteRequest, policy string) (*covering, error) {
-	c := &covering{names: map[string]bool{}, min: influxql.MinTime, max: influxql.MaxTime}
+	c := &covering{names: map[string]bool{}, min: influxql.MinTime, max: influxql.MaxTime, version: r.Version}
 	if r.Kind == rpc.ExecuteRequest_DROP_MEASUREMENT {
 		c.names[r.Name] = true
 		return c, nil
@@ -82,8 +84,12 @@ func (v tagValuer) Value(key string) (any, bool) {
 	return v.tags.GetString(key), true
 }
 
-// withoutDeleted leaves out the points that one of the deletes removes.
-func withoutDeleted(encoded [][]byte, deletes []*covering) ([][]byte, error) {
+// withoutDeleted leaves out the points of a write that one of the deletes removes. A write with a version is newer than
+// a delete with a smaller one.
+func withoutDeleted(encoded [][]byte, version uint64, deletes []*covering) ([][]byte, error) {
+	deletes = slices.DeleteFunc(slices.Clone(deletes), func(d *covering) bool {
+		return version != 0 && d.version != 0 && d.version < version
+	})
 	if len(deletes) == 0 {
 		return encoded, nil
 	}

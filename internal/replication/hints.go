@@ -429,7 +429,7 @@ func (w *Writer) deliverWrites(ctx context.Context, node, sequence uint64, entri
 			}
 			return 0, &handoff.PermanentError{Err: fmt.Errorf("malformed entry: %w", err)}
 		}
-		kept, err := withoutDeleted(next.Points, deletes)
+		kept, err := withoutDeleted(next.Points, next.Version, deletes)
 		if err != nil && n > 0 {
 			break
 		} else if err != nil {
