@@ -186,7 +186,11 @@ func TestCopyOfFoldersServesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	early := mustExtra(t, c, dir) // before the node itself is back
-	mustServeNothing(ctx, t, early, shard, "where no other member reaches it")
+	const unreached = "where no other member reaches it"
+	if err := c.Wait(ctx, func() bool { return strings.Contains(early.Refusal(), unreached) }); err != nil {
+		t.Fatal("the copy says", early.Refusal())
+	}
+	mustServeNothing(ctx, t, early, shard, unreached)
 	if err := c.StartData(2); err != nil {
 		t.Fatal(err)
 	}
