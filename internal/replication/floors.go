@@ -17,6 +17,7 @@ type floors struct {
 	said map[uint64]order.Version // to each node, of this node's writes; it never falls
 	told map[uint64]order.Version // by each node, of its writes to this one
 
+	knows map[uint64]bool // nodes that know versions, as any message of theirs says
 	lacks map[uint64]bool // nodes with copies that lack something
 	since time.Time       // there is one; zero while there is none
 }
@@ -73,6 +74,16 @@ func (w *Writer) Told(node, clock, floor uint64, lacks bool) {
 	w.floors.lacks[node] = lacks
 	w.floors.mu.Unlock()
 	w.forget()
+}
+
+// knows notes that a node knows versions.
+func (w *Writer) knows(node uint64) {
+	w.floors.mu.Lock()
+	defer w.floors.mu.Unlock()
+	if w.floors.knows == nil {
+		w.floors.knows = make(map[uint64]bool)
+	}
+	w.floors.knows[node] = true
 }
 
 // behindFor is how far the floor may stay behind the clock before what the journal has must outlive a power cut.
