@@ -16,6 +16,8 @@ type floors struct {
 	mu   sync.Mutex
 	said map[uint64]order.Version // to each node, of this node's writes; it never falls
 	told map[uint64]order.Version // by each node, of its writes to this one
+
+	knows map[uint64]bool // nodes that know versions, as any message of theirs says
 }
 
 // Floor returns this node's clock, and a version such that no write of this node with a smaller one will reach a node
@@ -65,6 +67,16 @@ func (w *Writer) Told(node, clock, floor uint64) {
 	w.floors.told[node] = order.Version(floor)
 	w.floors.mu.Unlock()
 	w.forget()
+}
+
+// knows notes that a node knows versions.
+func (w *Writer) knows(node uint64) {
+	w.floors.mu.Lock()
+	defer w.floors.mu.Unlock()
+	if w.floors.knows == nil {
+		w.floors.knows = make(map[uint64]bool)
+	}
+	w.floors.knows[node] = true
 }
 
 // behindFor is how far the floor may stay behind the clock before what the journal has must outlive a power cut.

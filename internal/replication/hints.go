@@ -138,7 +138,7 @@ func (w *Writer) ordered(d *rpc.ExecuteRequest, node uint64) bool {
 	w.floors.mu.Lock()
 	defer w.floors.mu.Unlock()
 	_, told := w.floors.told[node]
-	return told || node == w.meta.NodeID()
+	return told || w.floors.knows[node] || node == w.meta.NodeID()
 }
 
 // allOrdered reports whether all other data nodes know versions: what is older than a delete is left out then, whoever

@@ -203,7 +203,9 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 		})
 	}
 	if err == nil {
-		w.heard(resp.Clock)
+		if w.heard(resp.Clock); resp.Clock != 0 {
+			w.knows(node)
+		}
 	}
 	if err != nil {
 		if w.Handoff == nil {

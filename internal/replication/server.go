@@ -58,6 +58,9 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	if s.writer != nil && s.writer.Handoff != nil && r.SenderNode != 0 {
 		s.writer.Handoff.Heard(r.SenderNode)
 	}
+	if s.writer != nil && r.SenderNode != 0 && versioned(r) {
+		s.writer.knows(r.SenderNode)
+	}
 	if s.writer != nil && r.SenderNode != 0 {
 		from := s.writer.arrivals.of(r.SenderNode)
 		from.RLock()
