@@ -9,11 +9,9 @@
 // operation leaves there in some order of all that keeps to these times (package history); all owners must hold the
 // same.
 //
-// The writes of a point go through one node, as long as it answers. With
-// CAMPAIGN='-through any' they go through any: a write out of the hinted handoff of one node can
-// then arrive after a newer one through another, a known limit, which is
-// found as STALE when it takes the majority with it. With CAMPAIGN='-through any -shared' all writers
-// write to the same series, too, so that operations on a point overlap.
+// The writes of a point go through any node, so that one out of the hinted handoff of one node may arrive after a newer
+// one through another. With CAMPAIGN='-through one' they go through one node, as long as it answers. With
+// CAMPAIGN='-shared' all writers write to the same series, so that operations on a point overlap.
 //
 // Faults: kill -9, restart, pause (SIGSTOP), cut links (reset, stalled, or with
 // the answers held), slow links, calls between data nodes that arrive twice (the second at once, or behind
