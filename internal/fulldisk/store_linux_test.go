@@ -34,7 +34,8 @@ func mustOpen(t *testing.T, dir string) *Store {
 	if err := e.Open(); err != nil {
 		t.Fatal(err)
 	}
-	s := New(writecache.Wrap(e, zap.NewNop()), []string{filepath.Join(dir, "data"), filepath.Join(dir, "wal")}, zap.NewNop())
+	folders := []string{filepath.Join(dir, "data"), filepath.Join(dir, "wal")}
+	s := New(writecache.Wrap(e, zap.NewNop()), folders, zap.NewNop())
 	t.Cleanup(func() { mustClose(t, s) })
 	return s
 }

@@ -85,7 +85,8 @@ func damaged(f *os.File, why string) error {
 func header(magic string) []byte { return append([]byte(magic), 0, fileFormat, 0, 0) }
 
 func newGeneration(id uint64, dir string) (*generation, error) {
-	g := &generation{id: id, path: filepath.Join(dir, fmt.Sprintf("%08d.%s", id, logExt)), began: time.Now(), table: newTable(1 << 4)}
+	path := filepath.Join(dir, fmt.Sprintf("%08d.%s", id, logExt))
+	g := &generation{id: id, path: path, began: time.Now(), table: newTable(1 << 4)}
 	var err error
 	if g.file, err = os.OpenFile(g.path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o640); err != nil {
 		return nil, err

@@ -70,7 +70,8 @@ func TestGreatestVersionStays(t *testing.T) {
 		run++
 		cfg := JournalConfig{
 			Dir: filepath.Join(dir, fmt.Sprint(run)), Log: zap.NewNop(),
-			MaxKeys: rapid.IntRange(1, 20).Draw(rt, "keys of a generation"), MaxMemory: rapid.IntRange(1, 3).Draw(rt, "in memory"),
+			MaxKeys:   rapid.IntRange(1, 20).Draw(rt, "keys of a generation"),
+			MaxMemory: rapid.IntRange(1, 3).Draw(rt, "in memory"),
 		}
 		j, err := OpenJournal(cfg)
 		if err != nil {

@@ -64,7 +64,8 @@ func TestVersionsDecideWhateverTheOrderOfArrival(t *testing.T) {
 				return // each version is one write
 			}
 			heard = max(heard, v)
-			err := w.accept(tsdb.WriteContext{}, shardID, db, policy, v, true, mustPoints(t, fmt.Sprintf("%s v=%d %d", name, at*10_000+to, at)))
+			late := mustPoints(t, fmt.Sprintf("%s v=%d %d", name, at*10_000+to, at))
+			err := w.accept(tsdb.WriteContext{}, shardID, db, policy, v, true, late)
 			if err != nil {
 				rt.Fatal(err)
 			}
@@ -143,7 +144,9 @@ func TestWriteBehindTheOwnerIsNotWritten(t *testing.T) {
 	if got := fmt.Sprint(values(t, c.stores[0], "m")); got != "[1 2]" {
 		t.Errorf("the owner has %v after a hint without a version, want [1 2]", got)
 	}
-	w.removals.add(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "d", Version: 2000})
+	w.removals.add(&rpc.ExecuteRequest{
+		Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "d", Version: 2000,
+	})
 	if err := accept(1500, false, "m v=3 3"); !errors.Is(err, errBehind) {
 		t.Errorf("error is %v, want %v", err, errBehind)
 	}
@@ -165,13 +168,15 @@ func TestDeleteTakesNothingOutOfANewerHint(t *testing.T) {
 		encoded = append(encoded, b)
 	}
 	for _, tt := range []struct{ write, delete, left uint64 }{{5, 6, 1}, {7, 6, 2}, {0, 6, 1}, {5, 0, 1}, {0, 0, 1}} {
-		c, err := newCovering(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Name: "cpu", Version: tt.delete}, policy)
+		drop := &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Name: "cpu", Version: tt.delete}
+		c, err := newCovering(drop, policy)
 		if err != nil {
 			t.Fatal(err)
 		}
 		left, err := withoutDeleted(encoded, tt.write, []*covering{c})
 		if err != nil || len(left) != int(tt.left) {
-			t.Errorf("a write of version %d, a delete of version %d: %d points are left, %v, want %d", tt.write, tt.delete, len(left), err, tt.left)
+			t.Errorf("a write of version %d, a delete of version %d: %d points are left, %v, want %d",
+				tt.write, tt.delete, len(left), err, tt.left)
 		}
 	}
 }

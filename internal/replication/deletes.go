@@ -93,7 +93,8 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 		ran := d.run(nodes, r)
 		d.warn(r, ran.missed)
 		if len(ran.missed) > 0 && ran.err == nil {
-			return fmt.Errorf("the delete did not reach %s; all other nodes have it: run it again when the node is back", ran.missed)
+			return fmt.Errorf("the delete did not reach %s; all other nodes have it: run it again when the node is back",
+				ran.missed)
 		}
 		return ran.err
 	}
@@ -121,7 +122,8 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 	case ran.err != nil && len(ran.failed) > 0 && kept == nil:
 		return fmt.Errorf("%w; it is run again there, and has run on all other nodes", ran.err)
 	case ran.err == nil && kept != nil:
-		return fmt.Errorf("the delete did not reach %s (%w); all other nodes have it: run it again when the node is back", ran.missed, kept)
+		return fmt.Errorf("the delete did not reach %s (%w); all other nodes have it: run it again when the node is back",
+			ran.missed, kept)
 	}
 	return ran.err
 }

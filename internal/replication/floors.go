@@ -23,8 +23,8 @@ type floors struct {
 }
 
 // Floor returns this node's clock, and a version such that no write of this node with a smaller one will reach a node
-// any more. While hinted handoff keeps something for the node it stays what it was: one of them may be as old. Both are 0
-// when points have no versions.
+// any more. While hinted handoff keeps something for the node it stays what it was: one of them may be as old. Both are
+// 0 when points have no versions.
 func (w *Writer) Floor(node uint64) (clock, floor uint64) {
 	if w.Order == nil {
 		return 0, 0

@@ -76,7 +76,10 @@ func (l *lanes) begin(owners []uint64, shard uint64, db string, size int, timeou
 	now := time.Now()
 	for i, owner := range owners {
 		l.sequence++
-		d := &delivery{lane: lane{owner, shard}, db: db, sequence: l.sequence, write: l.write, version: version, began: now, size: size, verdict: v, done: make(chan struct{})}
+		d := &delivery{
+			lane: lane{owner, shard}, db: db, sequence: l.sequence, write: l.write, version: version,
+			began: now, size: size, verdict: v, done: make(chan struct{}),
+		}
 		d.ctx, d.cancel = context.WithTimeout(context.Background(), timeout)
 		set := l.lanes[d.lane]
 		if set == nil {

@@ -80,9 +80,11 @@ func (w *Writer) decide(level models.ConsistencyLevel, results <-chan result, ow
 		return coordinator.ErrTimeout
 	case wrote > 0 && missed == 0:
 		// Clients drop what is a partial write, and may: the others get it.
-		return fmt.Errorf("%w: %d of %d owners have it, hinted handoff brings it to the others", coordinator.ErrPartialWrite, wrote, owners)
+		return fmt.Errorf("%w: %d of %d owners have it, hinted handoff brings it to the others",
+			coordinator.ErrPartialWrite, wrote, owners)
 	case wrote > 0:
-		return fmt.Errorf("%w: %d of %d owners have it, the level needs %d: %w", coordinator.ErrWriteFailed, wrote, owners, need, first)
+		return fmt.Errorf("%w: %d of %d owners have it, the level needs %d: %w",
+			coordinator.ErrWriteFailed, wrote, owners, need, first)
 	case influxdb.IsClientError(first):
 		return first
 	}

@@ -34,7 +34,8 @@ func (m *missedLog) note(log *zap.Logger, addr string, points int, err error) {
 	if time.Since(by.last) < 10*time.Second {
 		return
 	}
-	log.Warn("A data node misses writes; anti-entropy will repair it", zap.String("node", addr), zap.Int("points", by.points), zap.Error(err))
+	log.Warn("A data node misses writes; anti-entropy will repair it",
+		zap.String("node", addr), zap.Int("points", by.points), zap.Error(err))
 	by.last, by.points = time.Now(), 0
 }
 

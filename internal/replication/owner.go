@@ -23,7 +23,9 @@ const batchBytes = 8 << 20
 
 // encode makes the messages with a shard's points; owners share them and only
 // read. size is the bytes of all points.
-func encode(ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) (out []*rpc.WriteShardRequest, size int, err error) {
+func encode(
+	ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point,
+) (out []*rpc.WriteShardRequest, size int, err error) {
 	room := 0
 	for i, p := range points {
 		b, err := p.MarshalBinary()
@@ -107,13 +109,19 @@ func judge(err error) result {
 
 // writeStore writes to the local copy of a shard and creates it where it is missing.
 // begun, which may be nil, is told before.
-func writeStore(store Shards, begun func(shard uint64) error, ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) error {
+func writeStore(
+	store Shards, begun func(shard uint64) error,
+	ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point,
+) error {
 	err := store.WriteToShard(ctx, id, points)
 	if errors.Is(err, tsdb.ErrShardNotFound) {
 		err = beginShard(store, begun, ctx, id, db, policy, points)
 	}
 	if errors.Is(err, tsdb.ErrShardDeletion) {
-		return tsdb.PartialWriteError{Reason: fmt.Sprintf("shard %d is pending deletion", id), Dropped: len(points), Database: db, RetentionPolicy: policy}
+		return tsdb.PartialWriteError{
+			Reason:  fmt.Sprintf("shard %d is pending deletion", id),
+			Dropped: len(points), Database: db, RetentionPolicy: policy,
+		}
 	}
 	return err
 }
@@ -123,7 +131,10 @@ var beginning sync.Mutex
 
 // beginShard creates the copy of a shard, unless another write did so meanwhile, and writes to it. Of two first
 // writes at the same time one alone tells begun: of the second it would seem that the copy was lost between them.
-func beginShard(store Shards, begun func(shard uint64) error, ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) error {
+func beginShard(
+	store Shards, begun func(shard uint64) error,
+	ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point,
+) error {
 	beginning.Lock()
 	defer beginning.Unlock()
 	if err := store.WriteToShard(ctx, id, points); !errors.Is(err, tsdb.ErrShardNotFound) {
@@ -196,8 +207,10 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 	conn, err := w.pool.Conn(n.TCPAddr)
 	if err == nil {
 		resp, err = rpc.NewReplicationClient(conn).WriteShard(ctx, &rpc.WriteShardRequest{
-			ShardId: req.ShardId, Database: req.Database, RetentionPolicy: req.RetentionPolicy, UserId: req.UserId, Points: req.Points,
-			Sender: w.sender, SenderNode: w.meta.NodeID(), Sequence: sequence, Hinted: hinted, Message: w.messages.Add(1), Settled: settled,
+			ShardId: req.ShardId, Database: req.Database, RetentionPolicy: req.RetentionPolicy,
+			UserId: req.UserId, Points: req.Points,
+			Sender: w.sender, SenderNode: w.meta.NodeID(), Message: w.messages.Add(1),
+			Sequence: sequence, Hinted: hinted, Settled: settled,
 			Write: at.write, SettledWrite: at.settledWrite, Decides: at.decides, OnlyWhole: at.onlyWhole,
 			Version: req.Version, Spans: req.Spans, Yields: req.Yields,
 		})
@@ -232,7 +245,8 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 			Reason: resp.Error, Dropped: int(resp.Dropped), Database: req.Database, RetentionPolicy: req.RetentionPolicy,
 		}}
 	case resp.Error != "":
-		return result{err: errors.New(resp.Error), never: !resp.Retryable} // as the local store's: callers match its beginning
+		// As the local store's: callers match its beginning.
+		return result{err: errors.New(resp.Error), never: !resp.Retryable}
 	}
 	return result{}
 }

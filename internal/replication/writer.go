@@ -287,9 +287,10 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 		}
 	}
 	for restamps := 0; ; restamps++ {
-		write := shardWrite{ctx: ctx, shard: shard, db: db, policy: policy, level: level, newFields: newFields, deletes: deletes}
-		write.yields = restamps == maxRestamps
-		write.points = points
+		write := shardWrite{
+			ctx: ctx, shard: shard, db: db, policy: policy, level: level, points: points,
+			newFields: newFields, deletes: deletes, yields: restamps == maxRestamps,
+		}
 		if w.Order != nil {
 			write.points = slices.Clone(points) // the local store reorders what it is given
 		}

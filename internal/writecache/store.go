@@ -1,13 +1,13 @@
 // Package writecache keeps points that were written in the write cache of the engine until they are in a file.
 //
 // The engine (v1.13.2) allocates the cache of a shard with its first write, and gives it back when the shard is cold.
-// Neither waits for writes. A write that comes in between goes to a cache that keeps nothing: it succeeds, and is in the
-// WAL alone. Queries do not see it, and the next snapshot of the cache removes it from the WAL, too. It happens to the
-// second of two first writes of a shard, to a write that meets the first snapshot or delete, and to one that meets the
-// engine's monitor, which looks for cold shards every ten seconds.
+// Neither waits for writes. A write that comes in between goes to a cache that keeps nothing: it succeeds, and is in
+// the WAL alone. Queries do not see it, and the next snapshot of the cache removes it from the WAL, too. It happens to
+// the second of two first writes of a shard, to a write that meets the first snapshot or delete, and to one that meets
+// the engine's monitor, which looks for cold shards every ten seconds.
 //
-// So the store of this package allocates the cache before it writes, and frees cold shards while nothing writes to them.
-// The engine's monitor has to be off.
+// So the store of this package allocates the cache before it writes, and frees cold shards while nothing writes to
+// them. The engine's monitor has to be off.
 package writecache
 
 import (

@@ -27,10 +27,11 @@ var (
 	dataFlag    = flag.Int("data", 0, "data nodes; 0 lets the seed choose 3 or 4")
 	repairFlag  = flag.String("repair", "", "auto: repairs run during the faults; end: they are asked for at the end; empty lets the seed choose")
 	deletesFlag = flag.Bool("deletes", true, "delete ranges and series, too")
-	throughFlag = flag.String("through", "any", "any: the writes of a point go through any node; one: through one, as long as it answers")
-	sharedFlag  = flag.Bool("shared", false, "all writers write to the same series; needs -through any")
-	disksFlag   = flag.Bool("disks", true, "give data nodes disks that can be full; without them these faults are skipped")
-	keepFlag    = flag.String("keep", "", "folder that keeps all files of the nodes")
+	throughFlag = flag.String("through", "any",
+		"any: the writes of a point go through any node; one: through one, as long as it answers")
+	sharedFlag = flag.Bool("shared", false, "all writers write to the same series; needs -through any")
+	disksFlag  = flag.Bool("disks", true, "give data nodes disks that can be full; without them these faults are skipped")
+	keepFlag   = flag.String("keep", "", "folder that keeps all files of the nodes")
 )
 
 const (
