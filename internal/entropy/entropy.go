@@ -112,10 +112,10 @@ type PointTeller interface {
 
 // VersionTeller is a Replica that may know the order in which points were written.
 type VersionTeller interface {
-	// Versions returns with which versions points of a series-field were written, 0 where that is not known, and a
-	// version that these are not above. It returns nil for the first when it knows none of any point of the shard. The
-	// error is ErrNoVersions when points have none there.
-	Versions(ctx context.Context, shard cluster.Shard, series []byte, field string, times []int64) (versions []uint64, since uint64, err error)
+	// Versions returns with which versions points were written, which are regions of one time each. A version is 0 where
+	// it is not known, and patch.Unsettled while the point is being written. Versions that are not known are not above
+	// since. The error is ErrNoVersions when points have none there.
+	Versions(ctx context.Context, shard cluster.Shard, points []patch.Region) (versions []uint64, since uint64, err error)
 }
 
 // ErrNoVersions says that points have no versions on a node.

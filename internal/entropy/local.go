@@ -49,7 +49,7 @@ type Local struct {
 	// DiskFree tells how much of the file system of a folder is free.
 	DiskFree func(dir string) (free, total uint64, err error)
 	// PointVersions tells with which versions points were written, as VersionTeller has it; nil for none.
-	PointVersions func(shard uint64, series []byte, field string, times []int64) (versions []uint64, since uint64, err error)
+	PointVersions func(shard uint64, points []patch.Region) (versions []uint64, since uint64, err error)
 	// Files makes a missing shard out of another node's files, as Filler has it; nil when there is no way.
 	Files func(ctx context.Context, shard cluster.Shard, from Source, progress func(done, total int64)) error
 
@@ -336,11 +336,11 @@ func (l *Local) Slices(ctx context.Context, shard cluster.Shard, regions []patch
 }
 
 // Versions returns with which versions points were written.
-func (l *Local) Versions(_ context.Context, sh cluster.Shard, series []byte, field string, times []int64) ([]uint64, uint64, error) {
+func (l *Local) Versions(_ context.Context, sh cluster.Shard, points []patch.Region) ([]uint64, uint64, error) {
 	if l.PointVersions == nil {
 		return nil, 0, ErrNoVersions
 	}
-	return l.PointVersions(sh.ID, series, field, times)
+	return l.PointVersions(sh.ID, points)
 }
 
 // Fill makes a missing shard out of the files of another owner.

@@ -30,9 +30,6 @@ type parts struct {
 	copies []copyOf
 	out    *outcome
 	untold []untold // by copy
-
-	asks        int            // for versions, so far
-	unversioned map[int]uint64 // copies that know no version of any point of the shard, with what Versions.Since is for them
 }
 
 // spent counts what was read from a copy, and waits for it to be allowed.

@@ -11,42 +11,18 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/entropy/digest"
-	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile"
 )
 
 // patch finds which points differ, merges those of all copies, and pushes what each lacks.
 func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, diffs []reconcile.Difference, out *outcome) error {
-	rules := s.rules(sh, copies, out)
 	pending := make([]pusher, len(copies))
 	for i, c := range copies {
 		pending[i] = pusher{s: s, name: addr(st, c.owner), copyOf: c, at: i, shard: sh, out: out}
 	}
-	p := parts{s: s, st: st, sh: sh, copies: copies, out: out}
-	err := s.eachDifference(ctx, st, sh, copies, diffs, out, func(c piece) error {
-		if c.owners == nil {
-			for i, g := range c.groups {
-				if g == 0 {
-					if err := pending[i].add(ctx, []patch.Block{c.whole}); err != nil {
-						return err
-					}
-				}
-			}
-			return nil
-		}
-		rules := rules
-		if rules.Settled == nil { // else most of what differs is on its way, and asking takes longer than its arrival
-			rules.Versions = func(times []int64) (*patch.Versions, error) { return p.versions(ctx, c, times) }
-		}
-		work := pace.Begin(ctx)
-		m, err := patch.MergeValues(c.Series, c.Field, c.owners, rules)
-		if err == nil {
-			err = work.Rest()
-		}
-		if err != nil {
-			return err
-		}
+	merge := merger{parts: &parts{s: s, st: st, sh: sh, copies: copies, out: out}, rules: s.rules(sh, copies, out)}
+	merge.merged = func(m patch.Merged) error {
 		out.change(func() {
 			out.conflicts += m.Conflicts
 			out.decided = append(out.decided, m.Decided[:min(len(m.Decided), maxDecisions-len(out.decided))]...)
@@ -59,7 +35,23 @@ func (s *Service) patch(ctx context.Context, st *cluster.State, sh cluster.Shard
 			}
 		}
 		return nil
+	}
+	err := s.eachDifference(ctx, st, sh, copies, diffs, out, func(c piece) error {
+		if c.owners == nil {
+			for i, g := range c.groups {
+				if g == 0 {
+					if err := pending[i].add(ctx, []patch.Block{c.whole}); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		}
+		return merge.add(ctx, c)
 	})
+	if err == nil {
+		err = merge.flush(ctx)
+	}
 	if err != nil {
 		return err
 	}

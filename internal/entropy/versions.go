@@ -3,105 +3,179 @@ package entropy
 import (
 	"context"
 	"errors"
-	"maps"
-	"slices"
 
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
+	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
 )
 
-// versionsAtOnce is of how many points a copy is asked in one question.
-const versionsAtOnce = 10_000
+const (
+	conflictPieces = 256     // with conflicts that are merged together
+	conflictPoints = 1 << 16 // of theirs, after which no more are added
+)
 
-// maxAsks is for how many series-fields of a round the copies are asked. Each takes a question to every copy: with more
-// of them a repair would take too long, and the majority decides.
-const maxAsks = 64
+// merger merges what copies hold otherwise. Pieces with conflicts wait for others, so that one question to each copy is
+// about many series-fields.
+type merger struct {
+	*parts
+	rules   patch.Rules
+	merged  func(patch.Merged) error
+	waiting []conflict
+	points  int
+}
 
-// versions asks the copies in what order they got the points at times; nil is when none of the copies can tell.
-func (p *parts) versions(ctx context.Context, c piece, times []int64) (*patch.Versions, error) {
-	if p.asks++; p.asks > maxAsks {
-		return nil, nil
+// conflict is a piece with points of which copies hold different values.
+type conflict struct {
+	piece
+	patch.Joined
+}
+
+// add merges a piece, now or later.
+func (m *merger) add(ctx context.Context, c piece) error {
+	work := pace.Begin(ctx)
+	joined := patch.Join(c.Series, c.Field, c.owners, m.rules)
+	if len(joined.Differing) == 0 || m.rules.Absent > 0 { // versions of copies that are away are not known
+		merged, err := joined.Merge(nil)
+		if err == nil {
+			err = work.Rest()
+		}
+		if err != nil {
+			return err
+		}
+		return m.merged(merged)
 	}
-	out := &patch.Versions{Known: make([]map[int64]uint64, len(p.copies)), Since: make([]uint64, len(p.copies))}
-	any := false
-	for i, copy := range p.copies {
-		out.Since[i] = ^uint64(0)
-		if len(c.owners[i]) == 0 {
-			continue
+	m.waiting = append(m.waiting, conflict{c, joined})
+	for _, values := range c.owners {
+		m.points += len(values)
+	}
+	if len(m.waiting) < conflictPieces && m.points < conflictPoints {
+		return nil
+	}
+	return m.flush(ctx)
+}
+
+// flush merges what waits.
+func (m *merger) flush(ctx context.Context) error {
+	versions, err := m.versions(ctx, m.waiting)
+	if err != nil {
+		return err
+	}
+	for i, c := range m.waiting {
+		work := pace.Begin(ctx)
+		merged, err := c.Merge(&versions[i])
+		if err == nil {
+			err = work.Rest()
 		}
-		if since, ok := p.unversioned[i]; ok {
-			out.Since[i] = since
-			continue
+		if err == nil {
+			err = m.merged(merged)
 		}
-		teller, ok := copy.replica.(VersionTeller)
-		if !ok {
-			continue
+		if err != nil {
+			return err
 		}
-		known := make(map[int64]uint64)
-		since := uint64(0)
-		for part := range slices.Chunk(times, versionsAtOnce) {
-			versions, s, err := teller.Versions(ctx, p.sh, c.Series, c.Field, part)
-			if errors.Is(err, ErrNoVersions) {
-				s = ^uint64(0)
-			} else if err != nil {
-				return nil, p.fail(copy, err)
-			}
-			since = max(since, s)
-			if versions == nil { // of any point of the shard
-				if p.unversioned == nil {
-					p.unversioned = make(map[int]uint64)
+	}
+	m.waiting, m.points = nil, 0
+	return nil
+}
+
+// versions asks the copies with which versions they got the points about which conflicts are. The result is by conflict.
+func (p *parts) versions(ctx context.Context, conflicts []conflict) ([]patch.Versions, error) {
+	out := make([]patch.Versions, len(conflicts))
+	for i := range out {
+		out[i] = patch.Versions{Known: make([]map[int64]uint64, len(p.copies)), Since: make([]uint64, len(p.copies))}
+	}
+	for k, c := range p.copies {
+		q := p.question(c)
+		for i := range conflicts {
+			known := make(map[int64]uint64)
+			out[i].Known[k] = known
+			differing := conflicts[i].Differing
+			for _, v := range conflicts[i].owners[k] {
+				for len(differing) > 0 && differing[0] < v.UnixNano() {
+					differing = differing[1:]
 				}
-				p.unversioned[i] = since
-				break
-			}
-			for k, v := range versions {
-				if v != 0 {
-					known[part[k]] = v
+				if len(differing) == 0 || differing[0] != v.UnixNano() {
+					continue
+				}
+				if err := q.add(ctx, conflicts[i].Region, v, known); err != nil {
+					return nil, err
 				}
 			}
 		}
-		if err := p.unchanged(ctx, c, i, known); err != nil {
+		if err := q.ask(ctx); err != nil {
 			return nil, err
 		}
-		out.Known[i], out.Since[i] = known, since
-		any = any || len(known) > 0
-	}
-	if !any {
-		return nil, nil
+		for i := range out {
+			out[i].Since[k] = q.since
+		}
 	}
 	return out, nil
 }
 
-// unchanged reads the points of which a copy knows a version again. One that is not what it was may have got its version
-// since: nothing is decided about it then.
-func (p *parts) unchanged(ctx context.Context, c piece, i int, known map[int64]uint64) error {
-	before := make(map[int64]tsm1.Value, len(known))
-	for _, v := range c.owners[i] {
-		if _, ok := known[v.UnixNano()]; ok {
-			before[v.UnixNano()] = v
-		}
-	}
-	for part := range slices.Chunk(slices.Sorted(maps.Keys(known)), maxParts) {
-		ask := make([]patch.Region, len(part))
-		for k, t := range part {
-			ask[k] = c.Region
-			ask[k].Min, ask[k].Max = t, t
-		}
-		now, _, err := p.read(ctx, p.copies[i], ask, patch.Limits{})
-		if err != nil {
-			return err
-		}
-		for k, t := range part {
-			was := before[t]
-			if was == nil && len(now[k]) == 0 || was != nil && len(now[k]) == 1 && patch.Same(was, now[k][0]) {
-				continue
-			}
-			known[t] = changed
-		}
-	}
-	return nil
+// question is about points of one copy.
+type question struct {
+	*parts
+	copy   copyOf
+	teller VersionTeller      // nil when the copy cannot tell
+	points []patch.Region     // of one time each
+	values []tsm1.Value       // that were read, by point
+	known  []map[int64]uint64 // where the answers go, by point
+	since  uint64             // versions that are not known are not above it
 }
 
-// changed is the version of a point that was written while it was looked at: no other is above it.
-const changed = ^uint64(0)
+func (p *parts) question(c copyOf) *question {
+	teller, _ := c.replica.(VersionTeller)
+	q := &question{parts: p, copy: c, teller: teller}
+	if teller == nil {
+		q.since = patch.Unsettled
+	}
+	return q
+}
+
+// add asks about a point of a series-field with a value that was read before; known takes its version.
+func (q *question) add(ctx context.Context, of patch.Region, v tsm1.Value, known map[int64]uint64) error {
+	if q.teller == nil {
+		return nil
+	}
+	of.Min, of.Max = v.UnixNano(), v.UnixNano()
+	q.points, q.values, q.known = append(q.points, of), append(q.values, v), append(q.known, known)
+	if len(q.points) < maxParts {
+		return nil
+	}
+	return q.ask(ctx)
+}
+
+// ask asks about the points so far. Those whose versions are known are read again: one that is not what it was may
+// have got its version since.
+func (q *question) ask(ctx context.Context) error {
+	if len(q.points) == 0 {
+		return nil
+	}
+	versions, since, err := q.teller.Versions(ctx, q.sh, q.points)
+	if errors.Is(err, ErrNoVersions) {
+		q.teller, q.since = nil, patch.Unsettled
+		return nil
+	} else if err != nil {
+		return q.fail(q.copy, err)
+	}
+	q.since = max(q.since, since)
+	var again []patch.Region
+	var places []int
+	for i, v := range versions {
+		if v != 0 {
+			again, places = append(again, q.points[i]), append(places, i)
+		}
+	}
+	now, _, err := q.read(ctx, q.copy, again, patch.Limits{})
+	if err != nil {
+		return err
+	}
+	for k, i := range places {
+		t := q.points[i].Min
+		if q.known[i][t] = patch.Unsettled; len(now[k]) == 1 && patch.Same(now[k][0], q.values[i]) {
+			q.known[i][t] = versions[i]
+		}
+	}
+	q.points, q.values, q.known = q.points[:0], q.values[:0], q.known[:0]
+	return nil
+}

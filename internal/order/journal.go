@@ -435,18 +435,22 @@ func (j *Journal) Version(key Key) Version {
 	return newest
 }
 
-// Certain returns with which version a field was written, and a version above which the journal knows all writes. The
-// first is 0 when that is not known for certain: what was on disk when the journal was opened may be of writes that
-// a crash kept from the engine, and may lack the last ones.
+// Unsettled is the version of a field that is being written, or was not: the engine may have it, or what it had before.
+const Unsettled = ^Version(0)
+
+// Certain returns with which version a field was written, or Unsettled, and a version above which the journal knows all
+// writes. The first is 0 when that is not known for certain: what was on disk when the journal was opened may be of
+// writes that a crash kept from the engine, and may lack the last ones.
 func (j *Journal) Certain(key Key) (v, since Version) {
 	v = j.Version(key)
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	since = max(j.cfg.Begins, j.loaded, j.since, j.dropped)
 	if _, failed := j.failed[v]; failed || j.inFlight[v] != nil {
-		return 0, ^Version(0) // the engine may have it, or what it had before
+		return Unsettled, since
 	}
-	if since = max(j.cfg.Begins, j.loaded, j.since, j.dropped); v <= max(j.cfg.Begins, j.loaded) {
-		v = 0
+	if v <= max(j.cfg.Begins, j.loaded) {
+		return 0, since
 	}
 	return v, since
 }

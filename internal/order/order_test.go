@@ -458,7 +458,7 @@ func TestCertain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	expect("being written", 1, 0, ^Version(0))
+	expect("being written", 1, Unsettled, 10)
 	w.End(true)
 	expect("written", 1, 20, 10)
 	_, w, err = j.Begin(1, 21, point(2), false)
@@ -466,7 +466,7 @@ func TestCertain(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.End(false)
-	expect("failed", 2, 0, ^Version(0))
+	expect("failed", 2, Unsettled, 10)
 	if _, w, err = j.Begin(1, 21, point(2), true); err != nil {
 		t.Fatal(err)
 	}

@@ -28,8 +28,8 @@ func (r Repairs) CreateShard(database, policy string, shard uint64, enabled bool
 	return r.w.Shards.CreateShard(database, policy, shard, enabled)
 }
 
-// WriteToShard writes points with one field each, whose versions are not known. Those that were written here lately, and
-// are still there, are newer.
+// WriteToShard writes points with one field each, whose versions are not known. Those that were written here lately,
+// and are still there, are newer.
 func (r Repairs) WriteToShard(ctx tsdb.WriteContext, shard uint64, points []models.Point) error {
 	if r.w.Order == nil {
 		return r.w.Shards.WriteToShard(ctx, shard, points)
@@ -121,24 +121,25 @@ func (r Repairs) Newer(shard uint64, series []byte, field string, times func() [
 	for i, t := range all {
 		keys[i] = order.KeyOf(shard, series, field, t)
 	}
-	there, err := r.present(shard, r.versions(shard, keys), func(i int) ([]byte, string, int64) { return series, field, all[i] })
+	there, err := r.present(shard, r.versions(shard, keys), func(i int) ([]byte, string, int64) {
+		return series, field, all[i]
+	})
 	maps.DeleteFunc(there, func(_ int, is bool) bool { return !is })
 	return there, err
 }
 
-// Versions returns with which versions this node wrote a field of points of a shard, 0 where that is not known, and a
-// version that these are not above. The first is nil when none is known of any point of the shard.
-func (r Repairs) Versions(shard uint64, series []byte, field string, times []int64) (versions []uint64, since uint64, err error) {
+// Versions returns with which versions this node wrote points of a shard, as entropy.VersionTeller has it.
+func (r Repairs) Versions(shard uint64, points []patch.Region) (versions []uint64, since uint64, err error) {
 	if r.w.Order == nil {
 		return nil, 0, entropy.ErrNoVersions
 	}
+	versions = make([]uint64, len(points))
 	if r.w.newest.of(shard).writes == 0 {
 		_, s := r.w.Order.Journal.Certain(0)
-		return nil, uint64(s), nil
+		return versions, uint64(s), nil
 	}
-	versions = make([]uint64, len(times))
-	for i, t := range times {
-		v, s := r.w.Order.Journal.Certain(order.KeyOf(shard, series, field, t))
+	for i, p := range points {
+		v, s := r.w.Order.Journal.Certain(order.KeyOf(shard, p.Series, p.Field, p.Min))
 		versions[i], since = uint64(v), max(since, uint64(s))
 	}
 	return versions, since, nil

@@ -250,9 +250,7 @@ func (x *SlicesResponse) GetRegions() []*SlicesResponse_Slices {
 type VersionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
-	Series        []byte                 `protobuf:"bytes,2,opt,name=series,proto3" json:"series,omitempty"`
-	Field         []byte                 `protobuf:"bytes,3,opt,name=field,proto3" json:"field,omitempty"`
-	Times         []int64                `protobuf:"fixed64,4,rep,packed,name=times,proto3" json:"times,omitempty"` // nanoseconds
+	Points        []*Region              `protobuf:"bytes,2,rep,name=points,proto3" json:"points,omitempty"` // of one time each
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -294,32 +292,17 @@ func (x *VersionsRequest) GetShardId() uint64 {
 	return 0
 }
 
-func (x *VersionsRequest) GetSeries() []byte {
+func (x *VersionsRequest) GetPoints() []*Region {
 	if x != nil {
-		return x.Series
-	}
-	return nil
-}
-
-func (x *VersionsRequest) GetField() []byte {
-	if x != nil {
-		return x.Field
-	}
-	return nil
-}
-
-func (x *VersionsRequest) GetTimes() []int64 {
-	if x != nil {
-		return x.Times
+		return x.Points
 	}
 	return nil
 }
 
 type VersionsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Versions      []uint64               `protobuf:"fixed64,1,rep,packed,name=versions,proto3" json:"versions,omitempty"` // by time; 0 where it is not known
+	Versions      []uint64               `protobuf:"fixed64,1,rep,packed,name=versions,proto3" json:"versions,omitempty"` // by point; 0 where it is not known, all bits set while it is written
 	Since         uint64                 `protobuf:"fixed64,2,opt,name=since,proto3" json:"since,omitempty"`              // what is not known is not above this version
-	None          bool                   `protobuf:"varint,3,opt,name=none,proto3" json:"none,omitempty"`                 // of no point of the shard a version is known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -366,13 +349,6 @@ func (x *VersionsResponse) GetSince() uint64 {
 		return x.Since
 	}
 	return 0
-}
-
-func (x *VersionsResponse) GetNone() bool {
-	if x != nil {
-		return x.None
-	}
-	return false
 }
 
 type SlicesResponse_Slices struct {
@@ -449,16 +425,13 @@ const file_points_proto_rawDesc = "" +
 	"\aregions\x18\x01 \x03(\v2!.concord.v1.SlicesResponse.SlicesR\aregions\x1a4\n" +
 	"\x06Slices\x12\x16\n" +
 	"\x06counts\x18\x01 \x03(\x04R\x06counts\x12\x12\n" +
-	"\x04sums\x18\x02 \x03(\x06R\x04sums\"p\n" +
+	"\x04sums\x18\x02 \x03(\x06R\x04sums\"X\n" +
 	"\x0fVersionsRequest\x12\x19\n" +
-	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
-	"\x06series\x18\x02 \x01(\fR\x06series\x12\x14\n" +
-	"\x05field\x18\x03 \x01(\fR\x05field\x12\x14\n" +
-	"\x05times\x18\x04 \x03(\x10R\x05times\"X\n" +
+	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12*\n" +
+	"\x06points\x18\x02 \x03(\v2\x12.concord.v1.RegionR\x06points\"D\n" +
 	"\x10VersionsResponse\x12\x1a\n" +
 	"\bversions\x18\x01 \x03(\x06R\bversions\x12\x14\n" +
-	"\x05since\x18\x02 \x01(\x06R\x05since\x12\x12\n" +
-	"\x04none\x18\x03 \x01(\bR\x04none2\xd4\x01\n" +
+	"\x05since\x18\x02 \x01(\x06R\x05since2\xd4\x01\n" +
 	"\x06Points\x12B\n" +
 	"\aSymbols\x12\x1a.concord.v1.SymbolsRequest\x1a\x1b.concord.v1.SymbolsResponse\x12?\n" +
 	"\x06Slices\x12\x19.concord.v1.SlicesRequest\x1a\x1a.concord.v1.SlicesResponse\x12E\n" +
@@ -491,17 +464,18 @@ var file_points_proto_depIdxs = []int32{
 	7, // 0: concord.v1.SymbolsRequest.regions:type_name -> concord.v1.Region
 	7, // 1: concord.v1.SlicesRequest.regions:type_name -> concord.v1.Region
 	6, // 2: concord.v1.SlicesResponse.regions:type_name -> concord.v1.SlicesResponse.Slices
-	0, // 3: concord.v1.Points.Symbols:input_type -> concord.v1.SymbolsRequest
-	2, // 4: concord.v1.Points.Slices:input_type -> concord.v1.SlicesRequest
-	4, // 5: concord.v1.Points.Versions:input_type -> concord.v1.VersionsRequest
-	1, // 6: concord.v1.Points.Symbols:output_type -> concord.v1.SymbolsResponse
-	3, // 7: concord.v1.Points.Slices:output_type -> concord.v1.SlicesResponse
-	5, // 8: concord.v1.Points.Versions:output_type -> concord.v1.VersionsResponse
-	6, // [6:9] is the sub-list for method output_type
-	3, // [3:6] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	7, // 3: concord.v1.VersionsRequest.points:type_name -> concord.v1.Region
+	0, // 4: concord.v1.Points.Symbols:input_type -> concord.v1.SymbolsRequest
+	2, // 5: concord.v1.Points.Slices:input_type -> concord.v1.SlicesRequest
+	4, // 6: concord.v1.Points.Versions:input_type -> concord.v1.VersionsRequest
+	1, // 7: concord.v1.Points.Symbols:output_type -> concord.v1.SymbolsResponse
+	3, // 8: concord.v1.Points.Slices:output_type -> concord.v1.SlicesResponse
+	5, // 9: concord.v1.Points.Versions:output_type -> concord.v1.VersionsResponse
+	7, // [7:10] is the sub-list for method output_type
+	4, // [4:7] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_points_proto_init() }

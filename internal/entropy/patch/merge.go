@@ -93,9 +93,6 @@ type Rules struct {
 	Absent int
 	// Doubtful owners, by owner, have lost newer values: theirs count where no other owner has one. nil is none.
 	Doubtful []bool
-	// Versions returns what owners know of the points at times at which they hold different values: it says which is the
-	// newest, before anything else decides. nil is for no versions.
-	Versions func(times []int64) (*Versions, error)
 	// Settled tells whether a conflict, by its fingerprint, may be decided
 	// now; nil is always. One that is not may be a write in flight.
 	Settled func(fingerprint uint64) bool
@@ -158,53 +155,68 @@ func Merge(owners [][]Block, rules Rules) (m Merged, err error) {
 	return MergeValues(series, field, all, rules)
 }
 
-// MergeValues joins all owners' points of one series-field, each ascending by time. The result has every
-// timestamp that any owner has. Where owners hold different values, the one that is known to be
-// the newest wins, else the one that most hold, and on a tie the greater in the order of encodings;
-// what the rules do not let it decide is left as it is.
-func MergeValues(series []byte, field string, owners []tsm1.Values, rules Rules) (m Merged, err error) {
-	m.Lacking, m.Points = make([][]Block, len(owners)), make([]int, len(owners))
-	var all []owned
+// MergeValues is Join and Merge of points of which no owner knows a version.
+func MergeValues(series []byte, field string, owners []tsm1.Values, rules Rules) (Merged, error) {
+	return Join(series, field, owners, rules).Merge(nil)
+}
+
+// Joined are the points of one series-field that owners hold.
+type Joined struct {
+	// Differing are the times at which owners hold different values, but for those that may be on their way. Versions of
+	// them help Merge.
+	Differing []int64
+
+	series []byte
+	field  string
+	rules  Rules
+	owners int
+	all    []owned        // by time
+	open   map[int64]bool // times of values that may be on their way
+}
+
+// Join joins all owners' points of one series-field, each ascending by time.
+func Join(series []byte, field string, owners []tsm1.Values, rules Rules) Joined {
+	j := Joined{series: series, field: field, rules: rules, owners: len(owners), open: make(map[int64]bool)}
 	for i, vs := range owners {
 		for _, v := range vs {
-			all = append(all, owned{v, i})
+			j.all = append(j.all, owned{v, i})
 		}
 	}
-	slices.SortStableFunc(all, func(a, b owned) int { return cmp.Compare(a.UnixNano(), b.UnixNano()) })
-
-	open := make(map[int64]bool) // times of values that may be on their way
-	var differing []int64        // the other ones at which owners hold different values
-	for vs := range byTime(all) {
+	slices.SortStableFunc(j.all, func(a, b owned) int { return cmp.Compare(a.UnixNano(), b.UnixNano()) })
+	for vs := range byTime(j.all) {
 		if !differ(vs) {
 			continue
 		}
-		if rules.Settled != nil && differ(trusted(vs, rules.Doubtful)) && !rules.Settled(fingerprint(series, field, vs)) {
-			open[vs[0].UnixNano()] = true
+		hot := rules.Settled != nil && differ(trusted(vs, rules.Doubtful))
+		if hot && !rules.Settled(fingerprint(series, field, vs)) {
+			j.open[vs[0].UnixNano()] = true
 		} else {
-			differing = append(differing, vs[0].UnixNano())
+			j.Differing = append(j.Differing, vs[0].UnixNano())
 		}
 	}
-	var versions *Versions
-	if len(differing) > 0 && rules.Versions != nil && rules.Absent == 0 {
-		if versions, err = rules.Versions(differing); err != nil {
-			return m, err
-		}
-	}
-	need := make([]lacking, len(owners))
-	same := make([]bool, len(owners)) // owner i holds the winning value
-	for vs := range byTime(all) {
+	return j
+}
+
+// Merge decides what all owners are to hold. The result has every timestamp that any owner has. Where owners hold
+// different values, the one that is known to be the newest wins, else the one that most hold, and on a tie the greater
+// in the order of encodings. What the rules do not let it decide is left as it is. versions is nil for none.
+func (j Joined) Merge(versions *Versions) (m Merged, err error) {
+	m.Lacking, m.Points = make([][]Block, j.owners), make([]int, j.owners)
+	need := make([]lacking, j.owners)
+	same := make([]bool, j.owners) // owner i holds the winning value
+	for vs := range byTime(j.all) {
 		best, version, why := versions.newest(vs)
 		differ, won := true, true
 		if best == nil {
-			best, differ, won, why = vote(trusted(vs, rules.Doubtful), rules.Absent)
+			best, differ, won, why = vote(trusted(vs, j.rules.Doubtful), j.rules.Absent)
 		}
 		if differ {
-			if !won || open[vs[0].UnixNano()] {
+			if !won || j.open[vs[0].UnixNano()] {
 				m.Open++
 				continue
 			}
 			if m.Conflicts++; len(m.Decided) < maxDecisions {
-				m.Decided = append(m.Decided, Decision{string(series), field, best.UnixNano(), shown(best), why})
+				m.Decided = append(m.Decided, Decision{string(j.series), j.field, best.UnixNano(), shown(best), why})
 			}
 		}
 		clear(same)
@@ -212,7 +224,7 @@ func MergeValues(series []byte, field string, owners []tsm1.Values, rules Rules)
 		for _, v := range vs {
 			same[v.owner] = bytes.Equal(canonical(v.Value), want)
 		}
-		for i := range owners {
+		for i := range j.owners {
 			if !same[i] {
 				need[i].add(best, version)
 			}
@@ -220,7 +232,7 @@ func MergeValues(series []byte, field string, owners []tsm1.Values, rules Rules)
 	}
 	for i, n := range need {
 		m.Points[i] = len(n.values)
-		if m.Lacking[i], err = n.blocks(series, field); err != nil {
+		if m.Lacking[i], err = n.blocks(j.series, j.field); err != nil {
 			return m, err
 		}
 	}

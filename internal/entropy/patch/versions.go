@@ -8,10 +8,14 @@ import (
 
 // Versions are what owners know of the order in which points of one series-field were written.
 type Versions struct {
-	Known []map[int64]uint64 // by owner: versions by time; a point that is not in it has none that is known
+	// Known has versions by time, by owner. A point that is not in it has none that is known.
+	Known []map[int64]uint64
 	// Since, by owner, is a version that those which are not known are not above.
 	Since []uint64
 }
+
+// Unsettled is the version of a point that is being written, or was when it was looked at: nothing follows from it.
+const Unsettled = ^uint64(0)
 
 // Same reports whether two values are equal, bit by bit.
 func Same(a, b tsm1.Value) bool { return bytes.Equal(canonical(a), canonical(b)) }
@@ -32,6 +36,9 @@ func (v *Versions) newest(vs []owned) (best tsm1.Value, version uint64, why stri
 	for _, o := range vs {
 		from, known := v.Known[o.owner][o.UnixNano()]
 		end := from
+		if from == Unsettled {
+			return nil, 0, ""
+		}
 		if !known {
 			end = v.Since[o.owner]
 		}

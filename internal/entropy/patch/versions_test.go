@@ -45,7 +45,7 @@ func TestNewestValueWins(t *testing.T) {
 			}
 			known = known || knows && last == newest
 		}
-		m, err := patch.MergeValues([]byte("m"), "f", owners, patch.Rules{Versions: func([]int64) (*patch.Versions, error) { return v, nil }})
+		m, err := patch.Join([]byte("m"), "f", owners, patch.Rules{}).Merge(v)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,9 +18,6 @@ import (
 // maxPointSymbols is how many coded symbols of points one answer has.
 const maxPointSymbols = 1 << 16
 
-// maxVersions is of how many points one answer has versions.
-const maxVersions = 1 << 16
-
 var (
 	_ entropy.PointTeller   = (*peer)(nil)
 	_ entropy.VersionTeller = (*peer)(nil)
@@ -66,20 +63,16 @@ func (p *peer) Slices(ctx context.Context, sh cluster.Shard, regions []patch.Reg
 	return out, err
 }
 
-func (p *peer) Versions(ctx context.Context, sh cluster.Shard, series []byte, field string, times []int64) (versions []uint64, since uint64, err error) {
+func (p *peer) Versions(ctx context.Context, sh cluster.Shard, points []patch.Region) (versions []uint64, since uint64, err error) {
 	err = p.points(ctx, func(ctx context.Context, c rpc.PointsClient) error {
-		resp, err := c.Versions(ctx, &rpc.VersionsRequest{ShardId: sh.ID, Series: series, Field: []byte(field), Times: times})
+		resp, err := c.Versions(ctx, &rpc.VersionsRequest{ShardId: sh.ID, Points: toRegions(points)})
 		if status.Code(err) == codes.Unimplemented {
 			return entropy.ErrNoVersions // a node of an older version
 		} else if err != nil {
 			return err
 		}
-		if resp.None {
-			versions, since = nil, resp.Since
-			return nil
-		}
-		if len(resp.Versions) != len(times) {
-			return fmt.Errorf("sent %d of %d versions", len(resp.Versions), len(times))
+		if len(resp.Versions) != len(points) {
+			return fmt.Errorf("sent %d of %d versions", len(resp.Versions), len(points))
 		}
 		versions, since = resp.Versions, resp.Since
 		return nil
@@ -129,27 +122,31 @@ func (s *Server) Slices(ctx context.Context, r *rpc.SlicesRequest) (*rpc.SlicesR
 
 // Versions tells with which versions points were written.
 func (s *Server) Versions(ctx context.Context, r *rpc.VersionsRequest) (*rpc.VersionsResponse, error) {
-	if r.ShardId == 0 || len(r.Times) > maxVersions {
-		return nil, invalid(fmt.Errorf("%d points of shard %d are not valid", len(r.Times), r.ShardId))
-	}
-	if err := checkKey(r.Series, r.Field); err != nil {
+	points, err := fromRegions(r.ShardId, r.Points)
+	if err != nil {
 		return nil, invalid(err)
+	}
+	for _, p := range points {
+		if p.Min != p.Max {
+			return nil, invalid(fmt.Errorf("[%d, %d] is not the time of one point", p.Min, p.Max))
+		}
 	}
 	rep, err := s.copies()
 	if err != nil {
 		return nil, err
 	}
-	teller, ok := rep.(entropy.VersionTeller)
-	if !ok {
-		return nil, status.Error(codes.Unimplemented, entropy.ErrNoVersions.Error())
+	err = entropy.ErrNoVersions
+	var versions []uint64
+	var since uint64
+	if teller, ok := rep.(entropy.VersionTeller); ok {
+		versions, since, err = teller.Versions(ctx, cluster.Shard{ID: r.ShardId}, points)
 	}
-	versions, since, err := teller.Versions(ctx, cluster.Shard{ID: r.ShardId}, r.Series, string(r.Field), r.Times)
 	if errors.Is(err, entropy.ErrNoVersions) {
 		return nil, status.Error(codes.Unimplemented, err.Error())
 	} else if err != nil {
 		return nil, failure(err)
 	}
-	return &rpc.VersionsResponse{Versions: versions, Since: since, None: versions == nil}, nil
+	return &rpc.VersionsResponse{Versions: versions, Since: since}, nil
 }
 
 func fromSlices(in []*rpc.SlicesResponse_Slices, n int) ([][patch.Slices]patch.Slice, error) {
