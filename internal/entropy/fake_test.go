@@ -52,6 +52,20 @@ type fakeReplica struct {
 	deaf     bool                                       // to Whole
 	block    chan struct{}                              // Fetch waits for it, when set
 	files    func(ctx context.Context, id uint64) error // makes a missing shard out of files, when set
+	versions func(p patch.Region) uint64                // of points, when set
+	asked    int                                        // for versions, so many times
+}
+
+func (r *fakeReplica) Versions(_ context.Context, _ cluster.Shard, points []patch.Region) ([]uint64, uint64, error) {
+	if r.versions == nil {
+		return nil, 0, ErrNoVersions
+	}
+	r.change(func() { r.asked++ })
+	out := make([]uint64, len(points))
+	for i, p := range points {
+		out[i] = r.versions(p)
+	}
+	return out, 0, nil
 }
 
 func (r *fakeReplica) Fill(ctx context.Context, sh cluster.Shard, _ Source, progress func(done, total int64)) error {

@@ -3,6 +3,7 @@ package entropy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -281,6 +282,59 @@ func TestRepair(t *testing.T) {
 		mustRepair(t, s, 1)
 		if !c.replicas[2].paced.Load() {
 			t.Error("its points were read without")
+		}
+	})
+	versions := func(t *testing.T, c *fakeCluster, s *Service, series int, of func(owner uint64, p patch.Region) uint64) patch.Decision {
+		t.Helper()
+		for id, r := range c.replicas {
+			for i := range series {
+				r.write(1, fmt.Sprintf("cpu,host=%d", i), "value", old(), min(float64(id), 2)) // 2 is with the majority
+			}
+			r.versions = func(p patch.Region) uint64 { return of(id, p) }
+		}
+		pass(2 * time.Minute)
+		mustRepair(t, s, 1)
+		all, err := s.Repairs(t.Context())
+		if err != nil || len(all.Repairs) != 1 || len(all.Repairs[0].Decided) == 0 {
+			t.Fatalf("%v: %+v", err, all)
+		}
+		return all.Repairs[0].Decided[0]
+	}
+	bubble("what was written last wins; many series take few questions", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		d := versions(t, c, s, 1000, func(owner uint64, _ patch.Region) uint64 { return 30 - owner })
+		if d.Value != "1" || d.Why != patch.WhyNewer {
+			t.Errorf("%+v", d)
+		}
+		for id, r := range c.replicas {
+			if a, b := r.dump(1), c.replicas[1].dump(1); a != b {
+				t.Errorf("owner %d has %.300s, want %.300s", id, a, b)
+			}
+			if most := (1000 + conflictPieces - 1) / conflictPieces; r.asked == 0 || r.asked > most {
+				t.Errorf("owner %d was asked %d times about 1,000 series, at most %d are needed", id, r.asked, most)
+			}
+		}
+	})
+	bubble("an owner that has no versions does not keep the others from telling theirs", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		d := versions(t, c, s, 1, func(owner uint64, _ patch.Region) uint64 {
+			c.replicas[3].versions = nil
+			return 30 - owner
+		})
+		if d.Why != patch.WhyMajority { // its value may be the newest
+			t.Errorf("%+v", d)
+		}
+	})
+	bubble("a version of a value that was not read decides nothing", t, func(t *testing.T, c *fakeCluster) {
+		s := mustOpen(t, c, nil)
+		d := versions(t, c, s, 1, func(owner uint64, p patch.Region) uint64 {
+			if owner == 1 {
+				c.replicas[1].write(1, string(p.Series), p.Field, p.Min, 3.0)
+			}
+			return 30 - owner
+		})
+		if d.Value != "2" || d.Why != patch.WhyMajority {
+			t.Errorf("%+v", d)
 		}
 	})
 	bubble("missing shards wait for the operator when told so", t, func(t *testing.T, c *fakeCluster) {

@@ -21,6 +21,7 @@ func TestNewestValueWins(t *testing.T) {
 		v := &patch.Versions{Known: make([]map[int64]uint64, n), Since: make([]uint64, n)}
 		newest, latest := uint64(0), uint64(0) // of what owners have, and of what they may have forgotten
 		known := false                         // an owner knows the version of the newest
+		unsettled := false                     // an owner does not know what it will have
 		for i := range owners {
 			got := rapid.SliceOfN(rapid.Bool(), writes, writes).Draw(t, "got")
 			v.Since[i] = rapid.Uint64Range(0, writes).Draw(t, "since")
@@ -35,7 +36,10 @@ func TestNewestValueWins(t *testing.T) {
 			}
 			owners[i] = tsm1.Values{tsm1.NewValue(7, int64(last))}
 			knows := last > v.Since[i]
-			if knows {
+			if rapid.Bool().Draw(t, "is being written") {
+				unsettled = true
+				v.Known[i] = map[int64]uint64{7: patch.Unsettled}
+			} else if knows {
 				v.Known[i] = map[int64]uint64{7: last}
 			} else {
 				latest = max(latest, v.Since[i])
@@ -56,7 +60,10 @@ func TestNewestValueWins(t *testing.T) {
 		if chosen.Why == patch.WhyNewer && chosen.Value != fmt.Sprint(newest) {
 			t.Errorf("%s is taken for the newest, which is %d", chosen.Value, newest)
 		}
-		if known && newest > latest && chosen.Why != patch.WhyNewer {
+		if unsettled && chosen.Why == patch.WhyNewer {
+			t.Error("a point that is being written decides")
+		}
+		if known && !unsettled && newest > latest && chosen.Why != patch.WhyNewer {
 			t.Errorf("%d is known to be the newest, and %s was chosen: %s", newest, chosen.Value, chosen.Why)
 		}
 		for i, blocks := range m.Lacking {

@@ -333,6 +333,11 @@ func TestServerRefusesWhatIsNotValid(t *testing.T) {
 		}
 	}
 	for name, call := range map[string]func() error{
+		"version of more than a point": func() error {
+			r := region(func(*rpc.Region) {}).Regions
+			_, err := rpc.NewPointsClient(conn).Versions(t.Context(), &rpc.VersionsRequest{ShardId: 1, Points: r})
+			return err
+		},
 		"empty range": func() error {
 			_, err := cl.Root(t.Context(), &rpc.RootRequest{ShardId: 1, Start: 5, End: 5})
 			return err
