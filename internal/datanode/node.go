@@ -248,7 +248,8 @@ func (n *Node) openParts() error {
 	n.writer.WithLogger(n.log)
 	n.writer.Begun, n.local.Deletes = n.local.Begin, n.writer
 	writes := &retype.Gate{Store: shards}
-	n.writer.Shards, n.writer.Failed, n.local.Shards, n.local.HoldWrites = writes, shards.StallAll, n.writer.Repairs(), writes.Hold
+	n.writer.Shards, n.writer.Failed = writes, shards.StallAll
+	n.local.Shards, n.local.HoldWrites = n.writer.Repairs(), writes.Hold
 	n.writer.HasLacks = n.copies.Lacking
 	n.local.PointVersions = n.writer.Repairs().Versions
 	n.writer.Missed, n.writer.Lacks, n.writer.Admit = n.missed, n.copies.Missed, n.copies.Admit

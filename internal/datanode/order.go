@@ -20,7 +20,9 @@ func (n *Node) openOrder() error {
 		return fmt.Errorf("open the clock of writes: %w", err)
 	}
 	n.onClose(clock.Close)
-	journal, err := order.OpenJournal(order.JournalConfig{Dir: filepath.Join(dir, "journal"), Log: n.log, Begins: clock.Now()})
+	journal, err := order.OpenJournal(order.JournalConfig{
+		Dir: filepath.Join(dir, "journal"), Log: n.log, Begins: clock.Now(),
+	})
 	if err != nil {
 		return fmt.Errorf("open the journal of writes: %w", err)
 	}

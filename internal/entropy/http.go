@@ -430,7 +430,9 @@ func (h *handler) repairs(w http.ResponseWriter, r *http.Request, _ url.Values) 
 			BytesReceived: r.BytesRx, BytesSent: r.BytesTx, Rate: r.Rate, ETA: r.ETA.Seconds(), Error: r.Error,
 		}
 		for _, d := range r.Decided {
-			out.Repairs[i].Decided = append(out.Repairs[i].Decided, decidedJSON{d.Series, d.Field, strconv.FormatInt(d.Time, 10), d.Value, d.Why})
+			out.Repairs[i].Decided = append(out.Repairs[i].Decided, decidedJSON{
+				d.Series, d.Field, strconv.FormatInt(d.Time, 10), d.Value, d.Why,
+			})
 		}
 		for _, f := range r.Refusals {
 			out.Repairs[i].Refusals = append(out.Repairs[i].Refusals, refusalJSON(f))

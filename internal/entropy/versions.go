@@ -78,7 +78,7 @@ func (m *merger) flush(ctx context.Context) error {
 	return nil
 }
 
-// versions asks the copies with which versions they got the points about which conflicts are. The result is by conflict.
+// versions asks the copies with which versions they got the points of conflicts. The result is by conflict.
 func (p *parts) versions(ctx context.Context, conflicts []conflict) ([]patch.Versions, error) {
 	out := make([]patch.Versions, len(conflicts))
 	for i := range out {

@@ -200,7 +200,9 @@ func writeBatch(ctx context.Context, store Store, shardID uint64, blocks []parse
 }
 
 // writeAll writes points without a version that is known, and those with one.
-func writeAll(store Store, known VersionStore, shardID uint64, batch []models.Point, versions map[uint64][]models.Point) error {
+func writeAll(
+	store Store, known VersionStore, shardID uint64, batch []models.Point, versions map[uint64][]models.Point,
+) error {
 	ctx := tsdb.WriteContext{UserId: tsdb.UnknownUser}
 	for chunk := range slices.Chunk(batch, applyBatch) { // the engine may keep the points
 		if err := store.WriteToShard(ctx, shardID, chunk); err != nil {

@@ -63,7 +63,9 @@ func (p *peer) Slices(ctx context.Context, sh cluster.Shard, regions []patch.Reg
 	return out, err
 }
 
-func (p *peer) Versions(ctx context.Context, sh cluster.Shard, points []patch.Region) (versions []uint64, since uint64, err error) {
+func (p *peer) Versions(
+	ctx context.Context, sh cluster.Shard, points []patch.Region,
+) (versions []uint64, since uint64, err error) {
 	err = p.points(ctx, func(ctx context.Context, c rpc.PointsClient) error {
 		resp, err := c.Versions(ctx, &rpc.VersionsRequest{ShardId: sh.ID, Points: toRegions(points)})
 		if status.Code(err) == codes.Unimplemented {

@@ -190,7 +190,9 @@ func toRecord(r entropy.RepairRecord) *rpc.RepairRecord {
 		m.Refusals = append(m.Refusals, &rpc.RepairRecord_Refusal{Node: d.Node, Series: []byte(d.Series), Field: []byte(d.Field), Reason: []byte(d.Reason)})
 	}
 	for _, d := range r.Decided {
-		m.Decided = append(m.Decided, &rpc.RepairRecord_Decision{Series: []byte(d.Series), Field: []byte(d.Field), Time: d.Time, Value: []byte(d.Value), Why: d.Why})
+		m.Decided = append(m.Decided, &rpc.RepairRecord_Decision{
+			Series: []byte(d.Series), Field: []byte(d.Field), Time: d.Time, Value: []byte(d.Value), Why: d.Why,
+		})
 	}
 	return m
 }
@@ -206,7 +208,9 @@ func fromRecord(m *rpc.RepairRecord) entropy.RepairRecord {
 		r.Refusals = append(r.Refusals, entropy.Refusal{Node: d.Node, Series: string(d.Series), Field: string(d.Field), Reason: string(d.Reason)})
 	}
 	for _, d := range m.Decided {
-		r.Decided = append(r.Decided, patch.Decision{Series: string(d.Series), Field: string(d.Field), Time: d.Time, Value: string(d.Value), Why: d.Why})
+		r.Decided = append(r.Decided, patch.Decision{
+			Series: string(d.Series), Field: string(d.Field), Time: d.Time, Value: string(d.Value), Why: d.Why,
+		})
 	}
 	return r
 }
