@@ -96,7 +96,7 @@ func (s *Service) concludeDiff(ctx context.Context, st *cluster.State, sh cluste
 
 func (s *Service) concludeFound(sh cluster.Shard, copies []copyOf, found *differences, check *lastCheck) {
 	result := ShardStatus{ID: sh.ID, Status: Diff}
-	if begunLate(copies) {
+	if oneBeganLate(copies) {
 		result.Status = Missing // an owner has only what was written since it lost the shard
 	}
 	late := result.Status == Missing

@@ -23,10 +23,8 @@ import (
 type ShardState struct {
 	Version
 	Hints []uint64 // nodes for which it has writes or deletes of the shard in hinted handoff
-	// Begun is when a write began the copy, in nanoseconds, and 0 since it was found equal to
-	// the others: an owner that lost the shard, or was away when it was made, begins later
-	// than the others, and lacks what came before.
-	Begun int64
+	// Beginning shows whether the copy lacks older points that other owners may have.
+	Beginning copystate.Beginning
 	// Deletes changes with every delete that the node hears of; 0 for not known.
 	Deletes uint64
 	// Lack is what the copy lacks for good, as far as its node knows: such a copy has no vote, and is repaired at once.
@@ -65,7 +63,7 @@ type Replica interface {
 	// no blocks), and returns what became of them. It fails with ErrOvertaken when Deletes of
 	// the shard's state is not deletes any more; 0 asks for no such thing.
 	Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (patch.Applied, error)
-	// Whole tells that the copy was found equal to those of the other owners: it is no longer Begun, and lacks
+	// Whole tells that the copy was found equal to those of the other owners: its Beginning is FoundEqual, and it lacks
 	// nothing, unless the Gen of its Lack has changed since.
 	Whole(ctx context.Context, id, gen uint64) error
 	// Discard removes a copy whose Lack is copystate.Stale and has that Gen: it is made anew of another one.

@@ -36,8 +36,8 @@ type fieldKey struct{ series, field string }
 type fakeShard struct {
 	modified int64
 	hints    []uint64 // as in ShardState
-	begun    int64    // as in ShardState
-	deletes  uint64   // as in ShardState
+	began    copystate.Beginning
+	deletes  uint64 // as in ShardState
 	lack     copystate.Lack
 	fields   map[fieldKey]map[int64]any
 }
@@ -126,7 +126,7 @@ func (r *fakeReplica) States(_ context.Context, ids []uint64) (map[uint64]ShardS
 	for _, id := range ids {
 		out[id] = ShardState{}
 		if sh := r.shards[id]; sh != nil {
-			out[id] = ShardState{Version: Version{Exists: true, LastModified: sh.modified}, Hints: sh.hints, Begun: sh.begun, Deletes: sh.deletes, Lack: sh.lack}
+			out[id] = ShardState{Version: Version{Exists: true, LastModified: sh.modified}, Hints: sh.hints, Beginning: sh.began, Deletes: sh.deletes, Lack: sh.lack}
 		}
 	}
 	return out, nil
@@ -152,7 +152,7 @@ func (r *fakeReplica) Whole(_ context.Context, id, _ uint64) error {
 		return errAway
 	}
 	if sh := r.shards[id]; sh != nil {
-		sh.begun = 0
+		sh.began = copystate.FoundEqual
 	}
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -55,7 +54,7 @@ type Local struct {
 
 	store *tsdb.Store
 	key   func() uint64
-	begun begunShards
+	began beginnings
 	dir   string // of this package's files
 
 	damaged  damagedShards
@@ -86,12 +85,12 @@ type Deletes interface {
 }
 
 // NewLocal returns the replica over store. Key returns the cluster's ID, with which hashes are keyed.
-// In dir it keeps which shards were begun by a write, and the digests of shards.
+// In dir it keeps how copies began, and the digests of shards.
 func NewLocal(store *tsdb.Store, key func() uint64, dir string) *Local {
 	return &Local{
 		FilePoints: patch.DefaultFilePoints, DiskFree: fulldisk.Free,
 		throttle: func(ctx context.Context, _ int) error { return ctx.Err() },
-		Shards:   store, store: store, key: key, dir: dir, begun: begunShards{dir: filepath.Join(dir, "begun")}, damaged: damagedShards{dir: filepath.Join(dir, "damaged")},
+		Shards:   store, store: store, key: key, dir: dir, began: beginnings{dir: filepath.Join(dir, "begun")}, damaged: damagedShards{dir: filepath.Join(dir, "damaged")},
 		cache: sync.OnceValues(func() (*digest.Cache, error) { return digest.OpenCache(filepath.Join(dir, "digests")) }),
 	}
 }
@@ -113,28 +112,28 @@ func (l *Local) Begin(id uint64) error {
 			return err
 		}
 	}
-	return l.begun.add(id, time.Now().UnixNano())
+	return l.began.note(id, copystate.BegunAt(time.Now()))
 }
 
-// Copied notes, durably, that this node's copy of a shard is one of another
-// owner's, which may have got writes meanwhile.
+// Copied notes, durably, that this node's copy of a shard was made from another owner's files. The other owner may have
+// got writes in the meantime.
 func (l *Local) Copied(id uint64) error {
 	if l.Copies != nil {
 		if err := l.Copies.Copied(id); err != nil {
 			return err
 		}
 	}
-	return l.begun.add(id, copied)
+	return l.began.note(id, copystate.FromFiles)
 }
 
-// Whole forgets that. What the copy lacked stays noted when it is not what it lacked before the comparison.
+// Whole notes that the copy was found equal to the others. What the copy lacked stays noted when it is not what it lacked before the comparison.
 func (l *Local) Whole(_ context.Context, id, gen uint64) error {
 	if l.Copies != nil {
 		if err := l.Copies.Whole(id, gen); err != nil {
 			return err
 		}
 	}
-	return l.begun.remove(id)
+	return l.began.forget(id)
 }
 
 // Discard removes a copy that may hold deleted points, so that it is made anew of another one. Its files are kept
@@ -195,9 +194,6 @@ func (l *Local) Damage(id uint64) (reason string, readable bool) {
 // Has reports whether there is a copy on disk, be it one that cannot be opened.
 func (l *Local) Has(id uint64) bool { return l.store.Shard(id) != nil || l.unopened()[id] != "" }
 
-// copied is later than any time at which a write begins a shard.
-const copied = math.MaxInt64
-
 var _ Replica = (*Local)(nil)
 
 // States tells about shards; the map has an entry for each asked ID.
@@ -220,7 +216,7 @@ func (l *Local) States(_ context.Context, ids []uint64) (map[uint64]ShardState, 
 		}
 		st := ShardState{Version: v, Lack: lack, Waiting: waiting}
 		if v.Exists {
-			st.Begun = l.begun.at(id)
+			st.Beginning = l.began.of(id)
 		}
 		if l.Deletes != nil {
 			st.Deletes = l.Deletes.DeletesSeen(id)

@@ -96,7 +96,7 @@ func (s *Server) ShardStates(ctx context.Context, r *rpc.ShardStatesRequest) (*r
 	resp := &rpc.ShardStatesResponse{}
 	for id, st := range states {
 		resp.States = append(resp.States, &rpc.ShardState{
-			ShardId: id, Exists: st.Exists, LastModified: st.LastModified, Size: st.Size, Hints: st.Hints, Begun: st.Begun, Deletes: st.Deletes,
+			ShardId: id, Exists: st.Exists, LastModified: st.LastModified, Size: st.Size, Hints: st.Hints, Begun: int64(st.Beginning), Deletes: st.Deletes,
 			Corrupt: st.Corrupt, LackKind: string(st.Lack.Kind), LackWhy: st.Lack.Why, LackGen: st.Lack.Gen, Waiting: st.Waiting,
 		})
 	}

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
+	"concord/internal/copystate"
 	"concord/internal/entropy"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
@@ -58,7 +59,7 @@ func (c *canned) Whole(_ context.Context, id, gen uint64) error {
 func (c *canned) States(_ context.Context, ids []uint64) (map[uint64]entropy.ShardState, error) {
 	out := make(map[uint64]entropy.ShardState)
 	for _, id := range ids {
-		out[id] = entropy.ShardState{Version: entropy.Version{Exists: id == 7, LastModified: -int64(id), Size: int64(id) << 40}, Hints: []uint64{id, 9}, Begun: int64(id) - 7}
+		out[id] = entropy.ShardState{Version: entropy.Version{Exists: id == 7, LastModified: -int64(id), Size: int64(id) << 40}, Hints: []uint64{id, 9}, Beginning: copystate.Beginning(id) - 7}
 	}
 	return out, c.err
 }
@@ -197,7 +198,7 @@ func TestDigestsAndRootsRoundTripExactly(t *testing.T) {
 	states, err := rep.States(t.Context(), []uint64{7, 8})
 	want := map[uint64]entropy.ShardState{
 		7: {Version: entropy.Version{Exists: true, LastModified: -7, Size: 7 << 40}, Hints: []uint64{7, 9}},
-		8: {Version: entropy.Version{LastModified: -8, Size: 8 << 40}, Hints: []uint64{8, 9}, Begun: 1},
+		8: {Version: entropy.Version{LastModified: -8, Size: 8 << 40}, Hints: []uint64{8, 9}, Beginning: copystate.LongAgo},
 	}
 	if d := cmp.Diff(want, states); err != nil || d != "" {
 		t.Errorf("states: %v %s", err, d)
