@@ -421,7 +421,7 @@ func (n *Node) openEntropy(pool *rpc.Pool) (*entropy.View, error) {
 	queries.Whole, queries.Budget = n.whole(), n.queries
 	rpc.RegisterQueryServer(s, queries)
 	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
-	transport.NewServer(local, control, n.cfg.entropyDir()).Register(s)
+	transport.NewServer(local, control).Register(s)
 	rpc.RegisterShardsServer(s, shards)
 	ln, done := n.listener.forOneServer(), make(chan struct{})
 	go func() {

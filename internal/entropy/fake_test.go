@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+	"github.com/zeebo/xxh3"
 	"go.uber.org/goleak"
 
 	"concord/internal/cluster"
@@ -25,6 +27,7 @@ import (
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile"
+	"concord/internal/entropy/reconcile/riblt"
 	"concord/internal/entropy/retype"
 )
 
@@ -275,6 +278,65 @@ func (r *fakeReplica) Fetch(ctx context.Context, sh cluster.Shard, regions []pat
 	}
 	return nil
 }
+
+// points calls fn with each point of regions as patch.Symbols counts it.
+func (r *fakeReplica) points(sh cluster.Shard, regions []patch.Region, key uint64, fn func(region int, t int64, e riblt.Element)) error {
+	unlock, err := r.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s := r.shards[sh.ID]
+	if s == nil {
+		return nil
+	}
+	for i, g := range regions {
+		for t, v := range s.fields[fieldKey{string(g.Series), g.Field}] {
+			if t < g.Min || t > g.Max || typeOf(v) != g.Type {
+				continue
+			}
+			var bits uint64
+			switch v := v.(type) {
+			case float64:
+				bits = math.Float64bits(v)
+			case int64:
+				bits = uint64(v)
+			case string:
+				bits = patch.HashString(key, v)
+			}
+			fn(i, t, patch.Element(i, uint64(t-g.Min), bits))
+		}
+	}
+	return nil
+}
+
+func (r *fakeReplica) Symbols(_ context.Context, sh cluster.Shard, regions []patch.Region, key uint64, from, to int) ([]riblt.Symbol, error) {
+	return riblt.Encode(key, from, to, func(add func(riblt.Element)) error {
+		return r.points(sh, regions, key, func(_ int, _ int64, e riblt.Element) { add(e) })
+	})
+}
+
+func (r *fakeReplica) Slices(_ context.Context, sh cluster.Shard, regions []patch.Region, key uint64) ([][patch.Slices]patch.Slice, error) {
+	out := make([][patch.Slices]patch.Slice, len(regions))
+	err := r.points(sh, regions, key, func(i int, t int64, e riblt.Element) {
+		for j := range patch.Slices {
+			if part, ok := regions[i].Slice(j, j); ok && part.Min <= t && t <= part.Max {
+				out[i][j].Count++
+				out[i][j].Sum += xxh3.HashStringSeed(fmt.Sprint(t, e), key)
+			}
+		}
+	})
+	return out, err
+}
+
+func (r *fakeReplica) Versions(context.Context, cluster.Shard, []byte, string, []int64) ([]uint64, uint64, error) {
+	return nil, 0, ErrNoVersions
+}
+
+func (r *fakeReplica) SetAside(context.Context, uint64) error {
+	return errors.New("no copy is damaged")
+}
+func (r *fakeReplica) Healed(context.Context, uint64) error { return errors.New("no copy is damaged") }
 
 func (r *fakeReplica) Apply(_ context.Context, sh cluster.Shard, deletes uint64, blocks []patch.Block) (patch.Applied, error) {
 	unlock, err := r.lock()

@@ -18,6 +18,7 @@ import (
 	"concord/internal/entropy/fieldindex"
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
+	"concord/internal/entropy/reconcile"
 	"concord/internal/entropy/reconcile/riblt"
 	"concord/internal/entropy/retype"
 	"concord/internal/entropy/scrub"
@@ -47,9 +48,9 @@ type Local struct {
 	FilePoints int // that a repair writes as a file of the engine; fewer take its write path
 	// DiskFree tells how much of the file system of a folder is free.
 	DiskFree func(dir string) (free, total uint64, err error)
-	// PointVersions tells with which versions points were written, as VersionTeller has it; nil for none.
+	// PointVersions tells with which versions points were written, as Points has it; nil for none.
 	PointVersions func(shard uint64, series []byte, field string, times []int64) (versions []uint64, since uint64, err error)
-	// Files makes a missing shard out of another node's files, as Filler has it; nil when there is no way.
+	// Files makes a missing shard out of another node's files, as Restorer has it; nil when there is no way.
 	Files func(ctx context.Context, shard cluster.Shard, from Source, progress func(done, total int64)) error
 
 	store *tsdb.Store
@@ -263,6 +264,17 @@ func (l *Local) Root(ctx context.Context, shard cluster.Shard, until int64) (roo
 // Digests calls fn for each series-field with points in windows that end at or before until.
 func (l *Local) Digests(ctx context.Context, shard cluster.Shard, until int64, fn func(*digest.SeriesField) error) error {
 	return l.view(ctx, shard, func(v *digest.View) error { return v.Each(ctx, until, fn) })
+}
+
+// Summarize opens a summary of the windows that end at or before until.
+func (l *Local) Summarize(ctx context.Context, shard cluster.Shard, until int64, key uint64) (reconcile.Summary, error) {
+	s, err := reconcile.NewSpool(ctx, l.dir, key, func(ctx context.Context, fn func(*digest.SeriesField) error) error {
+		return l.Digests(ctx, shard, until, fn)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // view calls fn with the digests of a shard, unless the node lacks it.

@@ -28,14 +28,10 @@ func (p *parts) versions(ctx context.Context, c piece) (*patch.Versions, error) 
 		if len(c.owners[i]) == 0 {
 			continue
 		}
-		teller, ok := copy.replica.(VersionTeller)
-		if !ok {
-			continue
-		}
 		known := make(map[int64]uint64)
 		since := uint64(0)
 		for part := range slices.Chunk(times, versionsAtOnce) {
-			versions, s, err := teller.Versions(ctx, p.sh, c.Series, c.Field, part)
+			versions, s, err := copy.replica.Versions(ctx, p.sh, c.Series, c.Field, part)
 			if errors.Is(err, ErrNoVersions) {
 				known, since = nil, ^uint64(0)
 				break

@@ -21,11 +21,6 @@ const maxPointSymbols = 1 << 16
 // maxVersions is of how many points one answer has versions.
 const maxVersions = 1 << 16
 
-var (
-	_ entropy.PointTeller   = (*peer)(nil)
-	_ entropy.VersionTeller = (*peer)(nil)
-)
-
 // points runs a call of the Points service with a deadline.
 func (p *peer) points(ctx context.Context, fn func(context.Context, rpc.PointsClient) error) error {
 	conn, err := p.pool.Conn(p.node.TCPAddr)
@@ -85,7 +80,7 @@ func (p *peer) Versions(ctx context.Context, sh cluster.Shard, series []byte, fi
 
 // Symbols tells coded symbols of the points in regions.
 func (s *Server) Symbols(ctx context.Context, r *rpc.SymbolsRequest) (*rpc.SymbolsResponse, error) {
-	regions, rep, err := s.teller(r.ShardId, r.Regions)
+	regions, rep, err := s.pointsOf(r.ShardId, r.Regions)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +96,7 @@ func (s *Server) Symbols(ctx context.Context, r *rpc.SymbolsRequest) (*rpc.Symbo
 
 // Slices tells what the parts of regions hold.
 func (s *Server) Slices(ctx context.Context, r *rpc.SlicesRequest) (*rpc.SlicesResponse, error) {
-	regions, rep, err := s.teller(r.ShardId, r.Regions)
+	regions, rep, err := s.pointsOf(r.ShardId, r.Regions)
 	if err != nil {
 		return nil, err
 	}
@@ -135,11 +130,7 @@ func (s *Server) Versions(ctx context.Context, r *rpc.VersionsRequest) (*rpc.Ver
 	if err != nil {
 		return nil, err
 	}
-	teller, ok := rep.(entropy.VersionTeller)
-	if !ok {
-		return nil, status.Error(codes.Unimplemented, entropy.ErrNoVersions.Error())
-	}
-	versions, since, err := teller.Versions(ctx, cluster.Shard{ID: r.ShardId}, r.Series, string(r.Field), r.Times)
+	versions, since, err := rep.Versions(ctx, cluster.Shard{ID: r.ShardId}, r.Series, string(r.Field), r.Times)
 	if errors.Is(err, entropy.ErrNoVersions) {
 		return nil, status.Error(codes.Unimplemented, err.Error())
 	} else if err != nil {
@@ -172,8 +163,8 @@ func fromSlices(in []*rpc.SlicesResponse_Slices, n int) ([][patch.Slices]patch.S
 	return out, nil
 }
 
-// teller checks a question about points.
-func (s *Server) teller(shard uint64, in []*rpc.Region) ([]patch.Region, entropy.PointTeller, error) {
+// pointsOf checks a question about points, and returns who answers it.
+func (s *Server) pointsOf(shard uint64, in []*rpc.Region) ([]patch.Region, entropy.Points, error) {
 	regions, err := fromRegions(shard, in)
 	if err != nil {
 		return nil, nil, invalid(err)
@@ -182,9 +173,5 @@ func (s *Server) teller(shard uint64, in []*rpc.Region) ([]patch.Region, entropy
 	if err != nil {
 		return nil, nil, err
 	}
-	teller, ok := rep.(entropy.PointTeller)
-	if !ok {
-		return nil, nil, invalid(fmt.Errorf("shard %d is fetched whole", shard))
-	}
-	return regions, teller, nil
+	return regions, rep, nil
 }

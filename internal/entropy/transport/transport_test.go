@@ -22,6 +22,7 @@ import (
 	"concord/internal/entropy"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
+	"concord/internal/entropy/reconcile"
 	"concord/internal/entropy/retype"
 	"concord/internal/rpc"
 )
@@ -32,6 +33,8 @@ var shard = cluster.Shard{ID: 7, Database: "db", RetentionPolicy: "autogen", Sta
 
 // canned answers with what it has and keeps what it was given.
 type canned struct {
+	entropy.Replica // nil: what no test asks for
+
 	fields   []digest.SeriesField
 	blocks   []patch.Block
 	status   entropy.NodeStatus
@@ -45,6 +48,21 @@ type canned struct {
 	refused  []patch.Refused
 	resolved retype.Field
 	shard    cluster.Shard
+}
+
+func (c *canned) Summarize(ctx context.Context, sh cluster.Shard, until int64, key uint64) (reconcile.Summary, error) {
+	return spool(ctx, c, sh, until, key)
+}
+
+// spool is a summary of what a replica lists.
+func spool(ctx context.Context, r entropy.Comparer, sh cluster.Shard, until int64, key uint64) (reconcile.Summary, error) {
+	s, err := reconcile.NewSpool(ctx, "", key, func(ctx context.Context, fn func(*digest.SeriesField) error) error {
+		return r.Digests(ctx, sh, until, fn)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func (c *canned) Discard(ctx context.Context, id, gen uint64) error { return c.Whole(ctx, id, gen) }
@@ -141,7 +159,7 @@ func mustServeOn(t testing.TB, ln net.Listener, replica entropy.Replica, control
 func mustServeWith(t testing.TB, ln net.Listener, replica entropy.Replica, control entropy.Control, shards rpc.ShardsServer, opts ...grpc.ServerOption) (entropy.Replica, entropy.Control, *rpc.Pool, cluster.Node) {
 	t.Helper()
 	s := rpc.NewServer(opts...)
-	NewServer(replica, control, t.TempDir()).Register(s)
+	NewServer(replica, control).Register(s)
 	if shards != nil {
 		rpc.RegisterShardsServer(s, shards)
 	}
