@@ -43,6 +43,7 @@ import (
 	"concord/internal/entropy/retype"
 	"concord/internal/entropy/scrub"
 	"concord/internal/entropy/transport"
+	"concord/internal/entropy/tsmfile"
 	"concord/internal/fulldisk"
 	"concord/internal/handoff"
 	"concord/internal/httpapi"
@@ -195,7 +196,7 @@ func (n *Node) openParts() error {
 	n.Store.WithLogger(n.log)
 	// The engine may compact as soon as it opens.
 	n.local = entropy.NewLocal(n.Store, n.Meta.ClusterID, n.cfg.entropyDir())
-	n.local.OnDamage = func(shard uint64, d *scrub.Damage) {
+	n.local.OnDamage = func(shard uint64, d *tsmfile.Damage) {
 		n.log.Error("A file of a shard is damaged", zap.Uint64("db_shard_id", shard), zap.String("file", d.File), zap.Int64("offset", d.Offset), zap.String("key", d.Key), zap.String("reason", d.Reason))
 	}
 	n.local.OnAside = func(shard uint64, dir string) {
@@ -311,7 +312,7 @@ func (n *Node) catchUp(ctx context.Context, index uint64) {
 }
 
 // foundByGate notes damage that a compaction would have met, and has it healed.
-func (n *Node) foundByGate(shard uint64, found []*scrub.Damage) {
+func (n *Node) foundByGate(shard uint64, found []*tsmfile.Damage) {
 	if err := n.local.Found(shard, found...); err != nil {
 		n.log.Error("Cannot note damage", zap.Uint64("db_shard_id", shard), zap.Error(err))
 	}

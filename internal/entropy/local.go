@@ -21,7 +21,7 @@ import (
 	"concord/internal/entropy/reconcile"
 	"concord/internal/entropy/reconcile/riblt"
 	"concord/internal/entropy/retype"
-	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
 	"concord/internal/fulldisk"
 )
 
@@ -61,7 +61,7 @@ type Local struct {
 	damaged  damagedShards
 	throttle func(context.Context, int) error // is called before each read that is no answer
 	// OnDamage, when set, is told of damage that a read or a scrub found. Set it before the first use.
-	OnDamage func(shard uint64, d *scrub.Damage)
+	OnDamage func(shard uint64, d *tsmfile.Damage)
 	// HoldWrites holds the writes to a shard back until release; nil for none. Set it before the first use.
 	HoldWrites func(shard uint64) (release func())
 	// OnRetype, when set, is told of values that were set aside because their field has another type. Set it before

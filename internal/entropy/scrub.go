@@ -17,11 +17,12 @@ import (
 	"concord/internal/cluster"
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
 )
 
 // met notes damage that a read met, and returns its error.
 func (l *Local) met(id uint64, err error) error {
-	var d *scrub.Damage
+	var d *tsmfile.Damage
 	if !errors.As(err, &d) {
 		return err
 	}
@@ -29,7 +30,7 @@ func (l *Local) met(id uint64, err error) error {
 }
 
 // Found notes, durably, what is damaged in a copy.
-func (l *Local) Found(id uint64, found ...*scrub.Damage) error {
+func (l *Local) Found(id uint64, found ...*tsmfile.Damage) error {
 	if len(found) == 0 {
 		return nil
 	}
@@ -51,7 +52,7 @@ var errNoCopy = errors.New("the node has no copy of the shard")
 // Scrub reads all files of a copy from disk, and notes what is damaged; wait is called before each read. What queries
 // do not see of sound files it makes visible. It fails with errNoCopy when the engine does not have the shard. One
 // that it could not open is damaged, whatever its files are.
-func (l *Local) Scrub(ctx context.Context, id uint64, wait func(context.Context, int) error) ([]*scrub.Damage, error) {
+func (l *Local) Scrub(ctx context.Context, id uint64, wait func(context.Context, int) error) ([]*tsmfile.Damage, error) {
 	sh := l.store.Shard(id)
 	if sh == nil {
 		return nil, errNoCopy
@@ -148,7 +149,7 @@ func (l *Local) Sound(id uint64) error { return l.damaged.remove(id) }
 
 // scrubber is a Replica of this node whose files can be verified.
 type scrubber interface {
-	Scrub(ctx context.Context, id uint64, wait func(context.Context, int) error) ([]*scrub.Damage, error)
+	Scrub(ctx context.Context, id uint64, wait func(context.Context, int) error) ([]*tsmfile.Damage, error)
 	Damaged() (map[uint64]string, error)
 	Sound(id uint64) error
 }
