@@ -3,7 +3,7 @@
 //
 // A setting is a field with a `toml` tag. Its comment in the printed sample is
 // the `doc` tag: one sentence of meaning and unit. The engine's structs have no
-// such tags; engine.go has the comments of theirs. A field that is a struct is
+// such tags; a program gives the comments of theirs as Docs. A field that is a struct is
 // a section. To add a setting or a section, add the field: loading, printing
 // and the environment follow from it.
 package config
@@ -29,6 +29,8 @@ type Program[C Settings] struct {
 	File         string   // is read when no path is given and it exists
 	PathVariable string   // environment variable with the path
 	New          func() C // the defaults, a fresh value each time
+	Docs         Texts    // comments of settings whose fields have no doc tag
+	Show         Texts    // what the sample shows for such settings when they have no value
 }
 
 // Path is the file to read: the given one, that of the environment, or File
@@ -61,7 +63,7 @@ func (p Program[C]) Load(path string, getenv func(string) string) (C, error) {
 // Print writes all settings of c as commented TOML that Load reads back.
 // Secrets are left out.
 func (p Program[C]) Print(w io.Writer, c C) error {
-	return printSample(w, p.Title, reflect.ValueOf(c).Elem(), reflect.ValueOf(p.New()).Elem())
+	return p.printSample(w, reflect.ValueOf(c).Elem(), reflect.ValueOf(p.New()).Elem())
 }
 
 // Commands are `run` and `config`. run may load again, when it is told to reload.

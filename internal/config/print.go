@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"encoding"
 	"fmt"
 	"io"
@@ -11,12 +12,25 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
+	"github.com/influxdata/influxdb/logger"
 	itoml "github.com/influxdata/influxdb/toml"
 )
 
-func printSample(w io.Writer, title string, v, defaults reflect.Value) error {
+// Texts are about settings whose fields have no tags, by struct and key.
+type Texts map[reflect.Type]map[string]string
+
+// loggingDocs are the comments of the section that all programs have of the engine.
+var loggingDocs = Texts{
+	reflect.TypeFor[logger.Config](): {
+		"format":        "Format of the log: logfmt, json, or auto, which is logfmt unless standard error is a terminal.",
+		"level":         "Least level that is logged: debug, info, warn or error.",
+		"suppress-logo": "Accepted, and without effect: no logo is printed.",
+	},
+}
+
+func (p Program[C]) printSample(w io.Writer, v, defaults reflect.Value) error {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "# %s\n#\n", title)
+	fmt.Fprintf(&b, "# %s\n#\n", p.Title)
 	b.WriteString("# Each setting has an environment variable INFLUXDB_<SECTION>_<SETTING>, with - as _, which wins\n")
 	b.WriteString("# over this file; for those before the first section it is INFLUXDB_<SETTING>.\n")
 	before := sections(defaults)
@@ -29,6 +43,9 @@ func printSample(w io.Writer, title string, v, defaults reflect.Value) error {
 			fmt.Fprintf(&b, "[%s]\n", sec.name)
 		}
 		for j, s := range sec.settings {
+			if s.doc == "" {
+				s.doc, s.show = cmp.Or(loggingDocs[s.of][s.key()], p.Docs[s.of][s.key()]), p.Show[s.of][s.key()]
+			}
 			if err := printSetting(&b, s, before[i].settings[j].value); err != nil {
 				return fmt.Errorf("print %s: %w", s.name(), err)
 			}

@@ -82,6 +82,8 @@ var Program = config.Program[*Config]{
 	File:         "/etc/influxdb/influxdb.conf",
 	PathVariable: "INFLUXDB_CONFIG_PATH",
 	New:          NewConfig,
+	Docs:         engineDocs,
+	Show:         engineShow,
 }
 
 // NewConfig returns the defaults.

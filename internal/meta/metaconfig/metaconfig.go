@@ -1,4 +1,6 @@
-package meta
+// Package metaconfig is influxdb-meta.conf, the configuration of a meta node. influxd-ctl reads it too, to find the meta
+// node of its machine, and links no server for that.
+package metaconfig
 
 import (
 	"errors"
@@ -39,8 +41,8 @@ type NodeConfig struct {
 	InternalSharedSecret trust.Secret `toml:"internal-shared-secret" doc:"What all nodes of the cluster share: without it nobody joins, reads metadata, writes or repairs."`
 }
 
-// dataTLS is how to reach data nodes.
-func (c NodeConfig) dataTLS() trust.TLS {
+// DataTLS is how to reach data nodes.
+func (c NodeConfig) DataTLS() trust.TLS {
 	t := c.TLS
 	t.HTTPSEnabled, t.HTTPSInsecureTLS = c.DataUseTLS, c.DataInsecureTLS
 	return t
@@ -51,11 +53,11 @@ var Program = config.Program[*Config]{
 	Title:        "Concord meta node: influxdb-meta.conf",
 	File:         "/etc/influxdb/influxdb-meta.conf",
 	PathVariable: "INFLUXDB_META_CONFIG_PATH",
-	New:          NewConfig,
+	New:          New,
 }
 
-// NewConfig returns the defaults.
-func NewConfig() *Config {
+// New returns the defaults.
+func New() *Config {
 	return &Config{
 		Meta:    NodeConfig{Dir: "/var/lib/influxdb/meta", BindAddress: ":8089", HTTPBindAddress: ":8091"},
 		Logging: logger.NewConfig(),
@@ -88,6 +90,7 @@ func (c *Config) Validate() error {
 	return nil
 }
 
-func (c *Config) advertised(bind string, actual net.Addr) string {
+// Advertised is the host:port that other nodes use for a listener bound to bind.
+func (c *Config) Advertised(bind string, actual net.Addr) string {
 	return config.Advertised(c.Hostname, bind, actual)
 }
