@@ -15,8 +15,8 @@ import (
 	"os"
 	"reflect"
 
-	"github.com/influxdata/influxdb/logger"
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
 )
 
 // Settings is a pointer to a struct of settings. Validate returns the first bad
@@ -94,13 +94,24 @@ func (p Program[C]) Commands(short string, run func(cmd *cobra.Command, load fun
 	return cmds
 }
 
-// CheckLogging returns what is wrong with a [logging] section.
-func CheckLogging(c logger.Config) error {
-	switch c.Format {
+// Logging is the section [logging] of all programs. It has the fields of the engine's logger.Config, to which it
+// converts: a program that only reads a configuration does not link that logger, and the tracing that it brings.
+type Logging struct {
+	Format       string          `toml:"format" doc:"Format of the log: logfmt, json, or auto, which is logfmt unless standard error is a terminal."`
+	Level        zap.AtomicLevel `toml:"level" doc:"Least level that is logged: debug, info, warn or error."`
+	SuppressLogo bool            `toml:"suppress-logo" doc:"Accepted, and without effect: no logo is printed."`
+}
+
+// NewLogging returns the defaults.
+func NewLogging() Logging { return Logging{Format: "auto", Level: zap.NewAtomicLevel()} }
+
+// Validate returns what is wrong with the section.
+func (l Logging) Validate() error {
+	switch l.Format {
 	case "", "auto", "logfmt", "json":
 		return nil
 	}
-	return fmt.Errorf("format: %q is none of auto, logfmt, json", c.Format)
+	return fmt.Errorf("format: %q is none of auto, logfmt, json", l.Format)
 }
 
 // Advertised is the host:port that others use for a listener bound to bind: an

@@ -2,7 +2,6 @@ package config
 
 import (
 	"bytes"
-	"cmp"
 	"encoding"
 	"fmt"
 	"io"
@@ -12,21 +11,11 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
-	"github.com/influxdata/influxdb/logger"
 	itoml "github.com/influxdata/influxdb/toml"
 )
 
 // Texts are about settings whose fields have no tags, by struct and key.
 type Texts map[reflect.Type]map[string]string
-
-// loggingDocs are the comments of the section that all programs have of the engine.
-var loggingDocs = Texts{
-	reflect.TypeFor[logger.Config](): {
-		"format":        "Format of the log: logfmt, json, or auto, which is logfmt unless standard error is a terminal.",
-		"level":         "Least level that is logged: debug, info, warn or error.",
-		"suppress-logo": "Accepted, and without effect: no logo is printed.",
-	},
-}
 
 func (p Program[C]) printSample(w io.Writer, v, defaults reflect.Value) error {
 	var b bytes.Buffer
@@ -44,7 +33,7 @@ func (p Program[C]) printSample(w io.Writer, v, defaults reflect.Value) error {
 		}
 		for j, s := range sec.settings {
 			if s.doc == "" {
-				s.doc, s.show = cmp.Or(loggingDocs[s.of][s.key()], p.Docs[s.of][s.key()]), p.Show[s.of][s.key()]
+				s.doc, s.show = p.Docs[s.of][s.key()], p.Show[s.of][s.key()]
 			}
 			if err := printSetting(&b, s, before[i].settings[j].value); err != nil {
 				return fmt.Errorf("print %s: %w", s.name(), err)

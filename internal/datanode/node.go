@@ -52,6 +52,7 @@ import (
 	"concord/internal/rpc"
 	"concord/internal/shardcopy"
 	"concord/internal/trust"
+	"concord/internal/trust/tlsmanager"
 	"concord/internal/writecache"
 )
 
@@ -143,11 +144,11 @@ func (n *Node) Open() (err error) {
 		return fmt.Errorf("start the certificate monitor: %w", err)
 	}
 	n.onClose(func() error { n.certs.Close(); return nil })
-	if n.peerTLS, err = n.cfg.Cluster.TLS.Manager(n.certs, "cluster", trust.Nodes); err != nil {
+	if n.peerTLS, err = tlsmanager.New(n.cfg.Cluster.TLS, n.certs, "cluster", tlsmanager.Nodes); err != nil {
 		return fmt.Errorf("[cluster] https: %w", err)
 	}
 	n.onClose(n.peerTLS.Close)
-	if n.metaTLS, err = n.cfg.metaTLS().Manager(n.certs, "meta", trust.Anyone); err != nil {
+	if n.metaTLS, err = tlsmanager.New(n.cfg.metaTLS(), n.certs, "meta", tlsmanager.Anyone); err != nil {
 		return fmt.Errorf("[meta] meta-tls: %w", err)
 	}
 	n.onClose(n.metaTLS.Close)
@@ -454,12 +455,12 @@ func (n *Node) Reload(cfg *Config) error {
 	for _, m := range []struct {
 		manager *tlsconfig.TLSConfigManager
 		tls     trust.TLS
-		peers   trust.Peers
-	}{{n.peerTLS, cfg.Cluster.TLS, trust.Nodes}, {n.metaTLS, cfg.metaTLS(), trust.Anyone}} {
+		peers   tlsmanager.Peers
+	}{{n.peerTLS, cfg.Cluster.TLS, tlsmanager.Nodes}, {n.metaTLS, cfg.metaTLS(), tlsmanager.Anyone}} {
 		if !m.manager.UseTLS() {
 			continue
 		}
-		apply, err := m.manager.PrepareReconfigure(m.tls.Options(m.peers)...)
+		apply, err := m.manager.PrepareReconfigure(tlsmanager.Options(m.tls, m.peers)...)
 		if err != nil {
 			return fmt.Errorf("reload certificates: %w", err)
 		}

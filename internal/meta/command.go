@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/influxdata/influxdb/logger"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
@@ -27,7 +28,8 @@ func run(ctx context.Context, load func() (*metaconfig.Config, error), prepare f
 	if err != nil {
 		return err
 	}
-	log, err := cfg.Logging.New(os.Stderr)
+	logging := logger.Config(cfg.Logging)
+	log, err := logging.New(os.Stderr)
 	if err != nil {
 		return fmt.Errorf("logging: %w", err)
 	}

@@ -24,6 +24,7 @@ import (
 	"concord/internal/meta/metaconfig"
 	"concord/internal/rpc"
 	"concord/internal/trust"
+	"concord/internal/trust/tlsmanager"
 )
 
 // Server is a meta node.
@@ -167,13 +168,13 @@ func (s *Server) openTLS() (err error) {
 		return fmt.Errorf("start the certificate monitor: %w", err)
 	}
 	m := s.cfg.Meta
-	if s.tls, err = m.TLS.Manager(s.certs, "meta", trust.Anyone); err != nil {
+	if s.tls, err = tlsmanager.New(m.TLS, s.certs, "meta", tlsmanager.Anyone); err != nil {
 		return fmt.Errorf("[meta] https: %w", err)
 	}
-	if s.raftTLS, err = m.TLS.Manager(s.certs, "raft", trust.Nodes); err != nil {
+	if s.raftTLS, err = tlsmanager.New(m.TLS, s.certs, "raft", tlsmanager.Nodes); err != nil {
 		return fmt.Errorf("[meta] https: %w", err)
 	}
-	if s.dataTLS, err = m.DataTLS().Manager(s.certs, "meta to data", trust.Nodes); err != nil {
+	if s.dataTLS, err = tlsmanager.New(m.DataTLS(), s.certs, "meta to data", tlsmanager.Nodes); err != nil {
 		return fmt.Errorf("[meta] data-use-tls: %w", err)
 	}
 	s.pool.TLS, s.pool.Secret = s.dataTLS, m.InternalSharedSecret
@@ -195,12 +196,12 @@ func (s *Server) Reload(cfg *metaconfig.Config) error {
 	for _, m := range []struct {
 		manager *tlsconfig.TLSConfigManager
 		tls     trust.TLS
-		peers   trust.Peers
-	}{{s.tls, cfg.Meta.TLS, trust.Anyone}, {s.raftTLS, cfg.Meta.TLS, trust.Nodes}, {s.dataTLS, cfg.Meta.DataTLS(), trust.Nodes}} {
+		peers   tlsmanager.Peers
+	}{{s.tls, cfg.Meta.TLS, tlsmanager.Anyone}, {s.raftTLS, cfg.Meta.TLS, tlsmanager.Nodes}, {s.dataTLS, cfg.Meta.DataTLS(), tlsmanager.Nodes}} {
 		if !m.manager.UseTLS() {
 			continue
 		}
-		apply, err := m.manager.PrepareReconfigure(m.tls.Options(m.peers)...)
+		apply, err := m.manager.PrepareReconfigure(tlsmanager.Options(m.tls, m.peers)...)
 		if err == nil {
 			err = apply()
 		}

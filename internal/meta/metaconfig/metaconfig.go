@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net"
 
-	"github.com/influxdata/influxdb/logger"
-
 	"concord/internal/config"
 	"concord/internal/trust"
 )
@@ -19,8 +17,8 @@ type Config struct {
 	ReportingDisabled bool   `toml:"reporting-disabled" doc:"Nothing is ever reported; kept so that existing files work."`
 	Hostname          string `toml:"hostname" doc:"What other nodes call this one; the machine's name when empty."`
 
-	Meta    NodeConfig    `toml:"meta" doc:"The cluster's metadata."`
-	Logging logger.Config `toml:"logging" doc:"The log, on standard error."`
+	Meta    NodeConfig     `toml:"meta" doc:"The cluster's metadata."`
+	Logging config.Logging `toml:"logging" doc:"The log, on standard error."`
 
 	// SingleServer makes a node without a cluster start one of itself at Open.
 	SingleServer bool `toml:"-"`
@@ -60,7 +58,7 @@ var Program = config.Program[*Config]{
 func New() *Config {
 	return &Config{
 		Meta:    NodeConfig{Dir: "/var/lib/influxdb/meta", BindAddress: ":8089", HTTPBindAddress: ":8091"},
-		Logging: logger.NewConfig(),
+		Logging: config.NewLogging(),
 	}
 }
 
@@ -75,7 +73,7 @@ func (c *Config) Validate() error {
 	if _, _, err := net.SplitHostPort(c.Meta.HTTPBindAddress); err != nil {
 		return fmt.Errorf("[meta] http-bind-address: %w", err)
 	}
-	if err := config.CheckLogging(c.Logging); err != nil {
+	if err := c.Logging.Validate(); err != nil {
 		return fmt.Errorf("[logging] %w", err)
 	}
 	if err := c.Meta.TLS.Validate(); err != nil {
