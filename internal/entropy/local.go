@@ -127,7 +127,8 @@ func (l *Local) Copied(id uint64) error {
 	return l.began.note(id, copystate.FromFiles)
 }
 
-// Whole notes that the copy was found equal to the others. What the copy lacked stays noted when it is not what it lacked before the comparison.
+// Whole notes that the copy was found equal to the others. What the copy lacks stays noted when it is not what it lacked
+// before the comparison.
 func (l *Local) Whole(_ context.Context, id, gen uint64) error {
 	if l.Copies != nil {
 		if err := l.Copies.Whole(id, gen); err != nil {

@@ -87,8 +87,8 @@ func (s *Service) makeAnew(ctx context.Context, st *cluster.State, sh cluster.Sh
 	return true, nil
 }
 
-// retryMarkWhole tells the owners that whole could not reach. The other owners were told, and are FoundEqual. Beside them
-// such a copy would seem to have begun late.
+// retryMarkWhole tells the owners that whole could not reach. The other owners were told, and are FoundEqual. Beside
+// them such a copy would seem to have begun late.
 func (s *Service) retryMarkWhole(ctx context.Context, sh cluster.Shard, copies []copyOf) {
 	for i := range copies {
 		c := &copies[i]

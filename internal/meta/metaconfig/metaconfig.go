@@ -1,5 +1,5 @@
-// Package metaconfig is influxdb-meta.conf, the configuration of a meta node. influxd-ctl reads it too, to find the meta
-// node of its machine, and links no server for that.
+// Package metaconfig is influxdb-meta.conf, the configuration of a meta node. influxd-ctl reads it too, to find the
+// meta node of its machine, and links no server for that.
 package metaconfig
 
 import (

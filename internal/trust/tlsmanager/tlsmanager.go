@@ -1,5 +1,5 @@
-// Package tlsmanager turns the TLS settings of a node into what its listeners and connections use. It needs the engine's
-// TLS manager; package trust, which clients use too, does not.
+// Package tlsmanager turns the TLS settings of a node into what its listeners and connections use. It needs the
+// engine's TLS manager; package trust, which clients use too, does not.
 package tlsmanager
 
 import (
