@@ -16,7 +16,7 @@ type Source struct {
 
 // Target is the body of POST /restore/begin: what of a backup is to be restored, and as what.
 type Target struct {
-	Meta      []byte   `json:"meta"`   // as EncodeMeta made it
+	Meta      []byte   `json:"meta"`   // as portable.EncodeMeta made it
 	Shards    []uint64 `json:"shards"` // of the backup, with data in it
 	Database  string   `json:"db,omitempty"`
 	Policy    string   `json:"rp,omitempty"`

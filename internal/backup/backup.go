@@ -13,13 +13,13 @@ import (
 	"path/filepath"
 	"sort"
 	"time"
-
-	"github.com/influxdata/influxdb/cmd/influxd/backup_util"
-	emeta "github.com/influxdata/influxdb/services/meta"
 )
 
 // Stamp names the files of one backup by its time.
-const Stamp = backup_util.PortableFileNamePattern
+const Stamp = "20060102T150405Z"
+
+// pendingSuffix ends the name of a file until all of it is there.
+const pendingSuffix = ".pending"
 
 // version of manifests; those of InfluxDB have none.
 const version = 1
@@ -79,13 +79,13 @@ func (e Entry) Whole() bool { return !e.Partial && e.Incomplete == "" }
 // Write makes a file durable under its name once all of it is there: until then
 // it is called .pending. It returns the size and the checksum.
 func Write(path string, fill func(io.Writer) error) (size int64, sum string, err error) {
-	pending := path + backup_util.Suffix
+	pending := path + pendingSuffix
 	f, err := os.OpenFile(pending, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return 0, "", err
 	}
 	h := sha256.New()
-	w := &backup_util.CountingWriter{Writer: io.MultiWriter(f, h)}
+	w := &counter{Writer: io.MultiWriter(f, h)}
 	err = fill(w)
 	if err == nil {
 		err = f.Sync()
@@ -101,7 +101,19 @@ func Write(path string, fill func(io.Writer) error) (size int64, sum string, err
 	if err != nil {
 		return 0, "", err
 	}
-	return w.BytesWritten(), hex.EncodeToString(h.Sum(nil)), errors.Join(d.Sync(), d.Close())
+	return w.n, hex.EncodeToString(h.Sum(nil)), errors.Join(d.Sync(), d.Close())
+}
+
+// counter counts the bytes that are written.
+type counter struct {
+	io.Writer
+	n int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.Writer.Write(p)
+	c.n += int64(n)
+	return n, err
 }
 
 // Claim finds a name for a backup of the folder that no other one has: the time,
@@ -111,7 +123,7 @@ func Claim(dir string, at time.Time) (stamp string, unclaim func(), err error) {
 		stamp = at.UTC().Format(Stamp)
 		manifest := filepath.Join(dir, stamp+".manifest")
 		// The pending manifest is there first: whoever is later sees one or the other.
-		f, err := os.OpenFile(manifest+backup_util.Suffix, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		f, err := os.OpenFile(manifest+pendingSuffix, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if errors.Is(err, os.ErrExist) {
 			continue
 		} else if err != nil {
@@ -281,37 +293,6 @@ func (s *Set) Verify(name string, size int64, sum string) error {
 	return nil
 }
 
-// Metadata reads the metadata of the set.
-func (s *Set) Metadata() (*emeta.Data, []byte, error) {
-	b, err := os.ReadFile(filepath.Join(s.Dir, s.Meta.FileName))
-	if err != nil {
-		return nil, nil, err
-	}
-	d, err := DecodeMeta(b)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", filepath.Join(s.Dir, s.Meta.FileName), err)
-	}
-	return d, b, nil
-}
-
-// EncodeMeta is the metadata as InfluxDB's portable backups have it.
-func EncodeMeta(d *emeta.Data) ([]byte, error) {
-	b, err := d.MarshalBinary()
-	if err != nil {
-		return nil, err
-	}
-	return backup_util.PortablePacker{Data: b, MaxNodeID: 0}.MarshalBinary()
-}
-
-// DecodeMeta reads what EncodeMeta wrote.
-func DecodeMeta(b []byte) (*emeta.Data, error) {
-	var p backup_util.PortablePacker
-	if err := p.UnmarshalBinary(b); err != nil {
-		return nil, fmt.Errorf("this is no metadata: %w", err)
-	}
-	d := &emeta.Data{}
-	if err := d.UnmarshalBinary(p.Data); err != nil {
-		return nil, fmt.Errorf("this is no metadata: %w", err)
-	}
-	return d, nil
-}
+// Metadata reads the file with the metadata of the set. Package portable decodes it, which the meta node does before it
+// restores anything.
+func (s *Set) Metadata() ([]byte, error) { return os.ReadFile(filepath.Join(s.Dir, s.Meta.FileName)) }

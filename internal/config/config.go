@@ -3,7 +3,7 @@
 //
 // A setting is a field with a `toml` tag. Its comment in the printed sample is
 // the `doc` tag: one sentence of meaning and unit. The engine's structs have no
-// such tags; engine.go has the comments of theirs. A field that is a struct is
+// such tags; a program gives the comments of theirs as Docs. A field that is a struct is
 // a section. To add a setting or a section, add the field: loading, printing
 // and the environment follow from it.
 package config
@@ -15,8 +15,8 @@ import (
 	"os"
 	"reflect"
 
-	"github.com/influxdata/influxdb/logger"
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
 )
 
 // Settings is a pointer to a struct of settings. Validate returns the first bad
@@ -29,6 +29,8 @@ type Program[C Settings] struct {
 	File         string   // is read when no path is given and it exists
 	PathVariable string   // environment variable with the path
 	New          func() C // the defaults, a fresh value each time
+	Docs         Texts    // comments of settings whose fields have no doc tag
+	Show         Texts    // what the sample shows for such settings when they have no value
 }
 
 // Path is the file to read: the given one, that of the environment, or File
@@ -61,7 +63,7 @@ func (p Program[C]) Load(path string, getenv func(string) string) (C, error) {
 // Print writes all settings of c as commented TOML that Load reads back.
 // Secrets are left out.
 func (p Program[C]) Print(w io.Writer, c C) error {
-	return printSample(w, p.Title, reflect.ValueOf(c).Elem(), reflect.ValueOf(p.New()).Elem())
+	return p.printSample(w, reflect.ValueOf(c).Elem(), reflect.ValueOf(p.New()).Elem())
 }
 
 // Commands are `run` and `config`. run may load again, when it is told to reload.
@@ -92,13 +94,24 @@ func (p Program[C]) Commands(short string, run func(cmd *cobra.Command, load fun
 	return cmds
 }
 
-// CheckLogging returns what is wrong with a [logging] section.
-func CheckLogging(c logger.Config) error {
-	switch c.Format {
+// Logging is the section [logging] of all programs. It has the fields of the engine's logger.Config, to which it
+// converts: a program that only reads a configuration does not link that logger, and the tracing that it brings.
+type Logging struct {
+	Format       string          `toml:"format" doc:"Format of the log: logfmt, json, or auto, which is logfmt unless standard error is a terminal."`
+	Level        zap.AtomicLevel `toml:"level" doc:"Least level that is logged: debug, info, warn or error."`
+	SuppressLogo bool            `toml:"suppress-logo" doc:"Accepted, and without effect: no logo is printed."`
+}
+
+// NewLogging returns the defaults.
+func NewLogging() Logging { return Logging{Format: "auto", Level: zap.NewAtomicLevel()} }
+
+// Validate returns what is wrong with the section.
+func (l Logging) Validate() error {
+	switch l.Format {
 	case "", "auto", "logfmt", "json":
 		return nil
 	}
-	return fmt.Errorf("format: %q is none of auto, logfmt, json", c.Format)
+	return fmt.Errorf("format: %q is none of auto, logfmt, json", l.Format)
 }
 
 // Advertised is the host:port that others use for a listener bound to bind: an

@@ -15,7 +15,7 @@ import (
 
 	"concord/internal/config"
 	"concord/internal/datanode"
-	"concord/internal/meta"
+	"concord/internal/meta/metaconfig"
 )
 
 func noEnvironment(string) string { return "" }
@@ -75,7 +75,7 @@ func TestSampleOfDataNodeIsCompleteAndLoads(t *testing.T) {
 }
 
 func TestSampleOfMetaNodeIsCompleteAndLoads(t *testing.T) {
-	testSample(t, meta.Program, "influxd-meta", "influxdb-meta.conf")
+	testSample(t, metaconfig.Program, "influxd-meta", "influxdb-meta.conf")
 }
 
 func TestWhatIsSetIsPrintedAndLoadsAgain(t *testing.T) {
@@ -130,9 +130,9 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 	if strings.Contains(sample, "hunter2") || !strings.Contains(sample, "# shared-secret is set, and never printed") {
 		t.Errorf("got:\n%s", sample)
 	}
-	m := meta.NewConfig()
+	m := metaconfig.New()
 	m.Meta.InternalSharedSecret = "hunter2"
-	if strings.Contains(printed(t, meta.Program, m), "hunter2") {
+	if strings.Contains(printed(t, metaconfig.Program, m), "hunter2") {
 		t.Error("the meta node prints its secret")
 	}
 }

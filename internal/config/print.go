@@ -14,9 +14,12 @@ import (
 	itoml "github.com/influxdata/influxdb/toml"
 )
 
-func printSample(w io.Writer, title string, v, defaults reflect.Value) error {
+// Texts are about settings whose fields have no tags, by struct and key.
+type Texts map[reflect.Type]map[string]string
+
+func (p Program[C]) printSample(w io.Writer, v, defaults reflect.Value) error {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "# %s\n#\n", title)
+	fmt.Fprintf(&b, "# %s\n#\n", p.Title)
 	b.WriteString("# Each setting has an environment variable INFLUXDB_<SECTION>_<SETTING>, with - as _, which wins\n")
 	b.WriteString("# over this file; for those before the first section it is INFLUXDB_<SETTING>.\n")
 	before := sections(defaults)
@@ -29,6 +32,9 @@ func printSample(w io.Writer, title string, v, defaults reflect.Value) error {
 			fmt.Fprintf(&b, "[%s]\n", sec.name)
 		}
 		for j, s := range sec.settings {
+			if s.doc == "" {
+				s.doc, s.show = p.Docs[s.of][s.key()], p.Show[s.of][s.key()]
+			}
 			if err := printSetting(&b, s, before[i].settings[j].value); err != nil {
 				return fmt.Errorf("print %s: %w", s.name(), err)
 			}

@@ -10,6 +10,7 @@ import (
 type setting struct {
 	path  []string // section, if any, and key
 	value reflect.Value
+	of    reflect.Type // the struct that has it
 	doc   string
 	show  string // what the sample shows when the setting has no value
 }
@@ -87,10 +88,7 @@ func fields(v reflect.Value) []setting {
 		if key == "" || key == "-" {
 			continue
 		}
-		s := setting{path: []string{key}, value: v.Field(i), doc: f.Tag.Get("doc"), show: f.Tag.Get("show")}
-		if s.doc == "" {
-			s.doc, s.show = engineDocs[t][key], engineShow[t][key]
-		}
+		s := setting{path: []string{key}, value: v.Field(i), of: t, doc: f.Tag.Get("doc"), show: f.Tag.Get("show")}
 		out = append(out, s)
 	}
 	return out

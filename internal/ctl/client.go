@@ -20,7 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"concord/internal/meta"
+	"concord/internal/meta/metaconfig"
 	"concord/internal/trust"
 )
 
@@ -64,7 +64,7 @@ func (c *client) slow() *client {
 // configure takes from -config what no flag says, and checks the credentials.
 func (c *client) configure() error {
 	if c.config != "" {
-		cfg, err := meta.Program.Load(c.config, os.Getenv)
+		cfg, err := metaconfig.Program.Load(c.config, os.Getenv)
 		if err != nil {
 			return err
 		}

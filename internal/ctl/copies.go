@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"concord/internal/meta/wire"
 )
 
 // patient is a client for what takes as long as a shard is large.
@@ -64,24 +66,12 @@ func (c *client) removeShard() *cobra.Command {
 	}
 }
 
-// copyStatus is a running copy as the meta node tells it.
-type copyStatus struct {
-	Source      string    `json:"source"`
-	Dest        string    `json:"dest"`
-	Database    string    `json:"database"`
-	Policy      string    `json:"retention-policy"`
-	ShardID     uint64    `json:"shard-id"`
-	TotalSize   int64     `json:"total-size"`
-	CurrentSize int64     `json:"current-size"`
-	StartedAt   time.Time `json:"started-at"`
-}
-
 func (c *client) copyShardStatus() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "copy-shard-status", Short: "Show the copies that are running", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var copies []copyStatus
+			var copies []wire.CopyStatus
 			if err := c.call(cmd.Context(), http.MethodGet, "/copy-shard-status", nil, &copies); err != nil {
 				return err
 			}

@@ -8,30 +8,15 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-)
 
-// entropyStatus is the answer of GET /shard-repair/status.
-type entropyStatus struct {
-	Shards []struct {
-		ID              string `json:"id"`
-		Database        string `json:"database"`
-		RetentionPolicy string `json:"retention_policy"`
-		Start           string `json:"start_time"`
-		End             string `json:"end_time"`
-		Expires         string `json:"expires"`
-		Status          string `json:"status"`
-		Message         string `json:"message,omitempty"`
-	} `json:"shards"`
-	Queued      []string `json:"queued_shards"`
-	Processing  []string `json:"processing_shards"`
-	Unreachable []string `json:"unreachable_nodes,omitempty"`
-}
+	"concord/internal/entropy/api"
+)
 
 func (c *client) entropy() *cobra.Command {
 	cmd := &cobra.Command{Use: "entropy", Short: "Find and repair differences between the replicas of shards"}
 	cmd.AddCommand(c.entropyShow(),
-		c.entropyQueue("repair", "/shard-repair/repair", "Queue the repair of a shard", "Repair Shard %s queued\n"),
-		c.entropyQueue("kill-repair", "/shard-repair/cancel-repair", "Take a shard from the queue and stop its repair", "Repair Shard %s cancelled\n"),
+		c.entropyQueue("repair", api.Base+"/repair", "Queue the repair of a shard", "Repair Shard %s queued\n"),
+		c.entropyQueue("kill-repair", api.Base+"/cancel-repair", "Take a shard from the queue and stop its repair", "Repair Shard %s cancelled\n"),
 		c.entropyCheck(), c.entropyDiff(), c.entropyResolve(), c.entropyRepairs(), c.entropyWatch(),
 		c.entropyPause("pause", "Take no repairs, and stop those that run", "Repairs are paused"),
 		c.entropyPause("resume", "Take repairs again", "Repairs go on"))
@@ -43,8 +28,8 @@ func (c *client) entropyShow() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show", Short: "Show shards whose replicas differ, and the repair queue", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var s entropyStatus
-			if err := c.call(cmd.Context(), http.MethodGet, "/shard-repair/status", nil, &s); err != nil {
+			var s api.Status
+			if err := c.call(cmd.Context(), http.MethodGet, api.Base+"/status", nil, &s); err != nil {
 				return err
 			}
 			w := cmd.OutOrStdout()

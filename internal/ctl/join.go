@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"concord/internal/meta/wire"
 )
 
 // host is what runs on this machine: a meta node at -bind, a data node beside it.
@@ -74,7 +76,7 @@ func (c *client) joinNodes(ctx context.Context, w io.Writer, args []string, data
 	var added []string
 	add := func(kind, path, addr string) error {
 		fmt.Fprintf(w, "Searching for %s node on %s...\n", kind, addr)
-		var n node
+		var n wire.Removed
 		err := cluster.call(ctx, http.MethodPost, path, url.Values{"addr": {addr}}, &n)
 		if err != nil && kind == "data" && strings.Contains(err.Error(), "is unreachable") {
 			if verbose {
@@ -151,7 +153,7 @@ func (c *client) leaveNodes(ctx context.Context, in io.Reader, w io.Writer, data
 	if h.meta == "" {
 		return fmt.Errorf("no meta node answers at %s: use remove-data at another meta node", c.bind)
 	}
-	var members struct{ Data, Meta []node }
+	var members wire.Members
 	if err := c.call(ctx, http.MethodGet, "/show-cluster", nil, &members); err != nil {
 		return err
 	}
@@ -183,7 +185,7 @@ func (c *client) leaveNodes(ctx context.Context, in io.Reader, w io.Writer, data
 		}
 	}
 	for _, s := range steps {
-		var n node
+		var n wire.Removed
 		if err := c.slow().call(ctx, http.MethodPost, s.path, url.Values{"addr": {s.addr}}, &n); err != nil {
 			return err
 		}

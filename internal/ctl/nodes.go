@@ -12,26 +12,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"concord/internal/meta/wire"
 )
 
-// node is a member as the meta node tells it.
-type node struct {
-	ID       uint64 `json:"id"`
-	TCPAddr  string `json:"tcpAddr"`
-	HTTPAddr string `json:"httpAddr"`
-	Version  string `json:"version"`
-
-	Labels map[string]string `json:"labels,omitempty"`
-
-	// Of the answer of GET /show-cluster.
-	ClockSkewMs *int64 `json:"clockSkewMs,omitempty"` // ahead of the clock in the middle of all
-	ClockOff    bool   `json:"clockOff,omitempty"`    // by more than a second
-
-	Lost []string `json:"lost,omitempty"` // with a data node that was removed
-}
-
-// labels prints labels as JSON.
-func (n node) labels() string {
+// labelsOf prints the labels of a node as JSON.
+func labelsOf(n wire.Node) string {
 	if len(n.Labels) == 0 {
 		return "{}"
 	}
@@ -44,11 +30,8 @@ func (c *client) show() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show", Short: "Show the members of the cluster", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var members struct{ Data, Meta []node }
-			var status struct {
-				Leader string   `json:"leader"`
-				Peers  []string `json:"peers"`
-			}
+			var members wire.Members
+			var status wire.Status
 			if err := c.call(cmd.Context(), http.MethodGet, "/show-cluster", nil, &members); err != nil {
 				return err
 			}
@@ -57,17 +40,17 @@ func (c *client) show() *cobra.Command {
 			}
 			w := cmd.OutOrStdout()
 			if asJSON {
-				return printJSON(w, map[string]any{"data": members.Data, "meta": members.Meta, "raft": status})
+				return printJSON(w, map[string]any{"data": members.Data, "meta": members.Meta, "raft": map[string]any{"leader": status.Leader, "peers": status.Peers}})
 			}
 			rows := [][]string{{"ID", "TCP Address", "HTTP Address", "Version", "Labels", "Passive"}}
 			for _, n := range members.Data {
-				rows = append(rows, []string{strconv.FormatUint(n.ID, 10), n.TCPAddr, n.HTTPAddr, n.Version, n.labels(), "false"})
+				rows = append(rows, []string{strconv.FormatUint(n.ID, 10), n.TCPAddr, n.HTTPAddr, n.Version, labelsOf(n.Node), "false"})
 			}
 			table(w, "Data Nodes", rows)
 			fmt.Fprintln(w)
 			rows = [][]string{{"ID", "Raft Address", "HTTP Address", "Version", "Labels"}}
 			for _, n := range members.Meta {
-				rows = append(rows, []string{strconv.FormatUint(n.ID, 10), n.TCPAddr, n.HTTPAddr, n.Version, n.labels()})
+				rows = append(rows, []string{strconv.FormatUint(n.ID, 10), n.TCPAddr, n.HTTPAddr, n.Version, labelsOf(n.Node)})
 			}
 			table(w, "Meta Nodes", rows)
 			fmt.Fprintln(w)
@@ -82,7 +65,7 @@ func (c *client) show() *cobra.Command {
 }
 
 // printClocks names the nodes whose clocks are wrong.
-func printClocks(w io.Writer, kind string, nodes []node) {
+func printClocks(w io.Writer, kind string, nodes []wire.Member) {
 	for _, n := range nodes {
 		if !n.ClockOff || n.ClockSkewMs == nil {
 			continue
@@ -95,9 +78,10 @@ func printClocks(w io.Writer, kind string, nodes []node) {
 	}
 }
 
-// change posts to the meta nodes and prints what came of it.
-func (c *client) change(cmd *cobra.Command, path string, params url.Values, done func(node) string) error {
-	var n node
+// change posts to the meta nodes and prints what came of it. Only the answer to the removal of a data node says that
+// something is lost.
+func (c *client) change(cmd *cobra.Command, path string, params url.Values, done func(wire.Removed) string) error {
+	var n wire.Removed
 	if err := c.slow().call(cmd.Context(), http.MethodPost, path, params, &n); err != nil {
 		return err
 	}
@@ -109,7 +93,7 @@ func (c *client) addMeta() *cobra.Command {
 	return &cobra.Command{
 		Use: "add-meta <http-addr>", Short: "Add a meta node; the first one begins the cluster", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.change(cmd, "/add-meta", url.Values{"addr": args}, func(n node) string {
+			return c.change(cmd, "/add-meta", url.Values{"addr": args}, func(n wire.Removed) string {
 				return fmt.Sprintf("Added meta node %d at %s", n.ID, args[0])
 			})
 		},
@@ -122,7 +106,7 @@ func (c *client) removeMeta() *cobra.Command {
 		Use: "remove-meta <addr>", Short: "Remove a meta node", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			params := url.Values{"addr": args, "force": {strconv.FormatBool(force)}}
-			return c.change(cmd, "/remove-meta", params, func(n node) string {
+			return c.change(cmd, "/remove-meta", params, func(n wire.Removed) string {
 				return fmt.Sprintf("Removed meta node %d at %s", n.ID, n.HTTPAddr)
 			})
 		},
@@ -141,7 +125,7 @@ func (c *client) addData() *cobra.Command {
 			if passive {
 				return errors.New("-p: passive data nodes are not supported")
 			}
-			return c.change(cmd, "/add-data", url.Values{"addr": args}, func(n node) string {
+			return c.change(cmd, "/add-data", url.Values{"addr": args}, func(n wire.Removed) string {
 				return fmt.Sprintf("Added data node %d at %s", n.ID, n.TCPAddr)
 			})
 		},
@@ -156,7 +140,7 @@ func (c *client) removeData() *cobra.Command {
 		Use: "remove-data <tcp-addr>", Short: "Remove a data node and its ownerships", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			params := url.Values{"addr": args, "force": {strconv.FormatBool(force)}}
-			return c.change(cmd, "/remove-data", params, func(n node) string {
+			return c.change(cmd, "/remove-data", params, func(n wire.Removed) string {
 				return removed(n)
 			})
 		},
@@ -167,7 +151,7 @@ func (c *client) removeData() *cobra.Command {
 }
 
 // removed says that a data node is removed, and what the cluster lost with it.
-func removed(n node) string {
+func removed(n wire.Removed) string {
 	say := fmt.Sprintf("Removed data node %d at %s", n.ID, n.TCPAddr)
 	if len(n.Lost) == 0 {
 		return say
@@ -179,7 +163,7 @@ func (c *client) updateData() *cobra.Command {
 	return &cobra.Command{
 		Use: "update-data <old-tcp-addr> <new-tcp-addr>", Short: "Give a data node's ID and shards to another address, or to an empty node at the same", Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.change(cmd, "/update-data", url.Values{"old": args[:1], "new": args[1:]}, func(n node) string {
+			return c.change(cmd, "/update-data", url.Values{"old": args[:1], "new": args[1:]}, func(n wire.Removed) string {
 				return fmt.Sprintf("Updated data node %d to %s", n.ID, n.TCPAddr)
 			})
 		},
@@ -199,8 +183,8 @@ func (c *client) nodeLabels() *cobra.Command {
 				if id == "" || labels == "" {
 					return errors.New("node-labels: give -nodeid and -labels")
 				}
-				return c.change(cmd, "/node-labels", url.Values{"node": {id}, sub.key: {labels}}, func(n node) string {
-					return fmt.Sprintf("Labels of node %d: %s", n.ID, n.labels())
+				return c.change(cmd, "/node-labels", url.Values{"node": {id}, sub.key: {labels}}, func(n wire.Removed) string {
+					return fmt.Sprintf("Labels of node %d: %s", n.ID, labelsOf(n.Node))
 				})
 			},
 		}

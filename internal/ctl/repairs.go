@@ -13,50 +13,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"concord/internal/entropy/api"
 )
-
-// repair is one entry of GET /shard-repair/repairs.
-type repair struct {
-	ID              string   `json:"id"`
-	Database        string   `json:"database"`
-	RetentionPolicy string   `json:"retention_policy"`
-	State           string   `json:"state"`
-	Node            string   `json:"node"`
-	Owners          []string `json:"owners"`
-	Added           string   `json:"added"`
-	Started         string   `json:"started"`
-	Ended           string   `json:"ended"`
-	Attempts        int      `json:"attempts"`
-	Rounds          int      `json:"rounds"`
-	Progress        float64  `json:"progress"`
-	Points          int      `json:"points"`
-	Conflicts       int      `json:"conflicts"`
-	Decided         []struct {
-		Series string `json:"series"`
-		Field  string `json:"field"`
-		Time   string `json:"time"`
-		Value  string `json:"value"`
-		Reason string `json:"reason,omitempty"`
-	} `json:"decided,omitempty"`
-	Refused  int `json:"refused"`
-	Refusals []struct {
-		Node   string `json:"node"`
-		Series string `json:"series"`
-		Field  string `json:"field"`
-		Reason string `json:"reason"`
-	} `json:"refusals,omitempty"`
-	BytesReceived int64   `json:"bytes_received"`
-	BytesSent     int64   `json:"bytes_sent"`
-	Rate          float64 `json:"bytes_per_second"`
-	ETA           float64 `json:"eta_seconds"`
-	Error         string  `json:"error,omitempty"`
-}
-
-type repairs struct {
-	Repairs     []repair `json:"repairs"`
-	Paused      []string `json:"paused_nodes,omitempty"`
-	Unreachable []string `json:"unreachable_nodes,omitempty"`
-}
 
 func (c *client) entropyCheck() *cobra.Command {
 	return &cobra.Command{
@@ -67,7 +26,7 @@ func (c *client) entropyCheck() *cobra.Command {
 				params.Set("id", args[0])
 				what = "shard " + args[0]
 			}
-			if err := c.call(cmd.Context(), http.MethodPost, "/shard-repair/check", params, nil); err != nil {
+			if err := c.call(cmd.Context(), http.MethodPost, api.Base+"/check", params, nil); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "Checking %s: see entropy show\n", what)
@@ -80,7 +39,7 @@ func (c *client) entropyPause(use, short, done string) *cobra.Command {
 	return &cobra.Command{
 		Use: use, Short: short, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := c.call(cmd.Context(), http.MethodPost, "/shard-repair/"+use, nil, nil); err != nil {
+			if err := c.call(cmd.Context(), http.MethodPost, api.Base+"/"+use, nil, nil); err != nil {
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), done)
@@ -89,8 +48,8 @@ func (c *client) entropyPause(use, short, done string) *cobra.Command {
 	}
 }
 
-func (c *client) fetchRepairs(ctx context.Context) (r repairs, err error) {
-	return r, c.call(ctx, http.MethodGet, "/shard-repair/repairs", nil, &r)
+func (c *client) fetchRepairs(ctx context.Context) (r api.Repairs, err error) {
+	return r, c.call(ctx, http.MethodGet, api.Base+"/repairs", nil, &r)
 }
 
 func (c *client) entropyRepairs() *cobra.Command {
@@ -108,7 +67,7 @@ func (c *client) entropyRepairs() *cobra.Command {
 			}
 			rows := [][]string{{"Shard", "Database", "Retention Policy", "State", "Node", "Started", "Took", "Progress", "Points", "Conflicts", "Received", "Sent", "Error"}}
 			for _, r := range all.Repairs {
-				rows = append(rows, []string{r.ID, r.Database, r.RetentionPolicy, r.State, r.Node, expiry(r.Started), r.took(), fmt.Sprintf("%.0f%%", 100*r.Progress),
+				rows = append(rows, []string{r.ID, r.Database, r.RetentionPolicy, r.State, r.Node, expiry(r.Started), took(r), fmt.Sprintf("%.0f%%", 100*r.Progress),
 					strconv.Itoa(r.Points), strconv.Itoa(r.Conflicts), size(r.BytesReceived), size(r.BytesSent), r.Error})
 			}
 			table(w, "Repairs", rows)
@@ -123,7 +82,7 @@ func (c *client) entropyRepairs() *cobra.Command {
 }
 
 // decided lists points that owners held with different values.
-func decided(w io.Writer, all repairs) {
+func decided(w io.Writer, all api.Repairs) {
 	rows := [][]string{{"Shard", "Series", "Field", "Time", "Value Now", "Reason"}}
 	for _, r := range all.Repairs {
 		for _, d := range r.Decided {
@@ -137,7 +96,7 @@ func decided(w io.Writer, all repairs) {
 }
 
 // refused lists what owners refuse of each other's points.
-func refused(w io.Writer, all repairs) {
+func refused(w io.Writer, all api.Repairs) {
 	rows := [][]string{{"Shard", "Node", "Series", "Field", "Reason"}}
 	more := 0
 	for _, r := range all.Repairs {
@@ -156,7 +115,7 @@ func refused(w io.Writer, all repairs) {
 	}
 }
 
-func notes(w io.Writer, all repairs) {
+func notes(w io.Writer, all api.Repairs) {
 	if len(all.Paused) > 0 {
 		fmt.Fprintf(w, "\nPaused Nodes: %v\n", all.Paused)
 	}
@@ -165,7 +124,7 @@ func notes(w io.Writer, all repairs) {
 	}
 }
 
-func (r repair) took() string {
+func took(r api.Repair) string {
 	start, err := strconv.ParseInt(r.Started, 10, 64)
 	end, err2 := strconv.ParseInt(r.Ended, 10, 64)
 	if err != nil || err2 != nil || start == 0 || end == 0 {
@@ -222,9 +181,9 @@ func (c *client) watch(ctx context.Context, w io.Writer, interval time.Duration,
 		open := false
 		var lines []string
 		for _, r := range all.Repairs {
-			if r.open() {
+			if isOpen(r) {
 				open = true
-				lines = append(lines, r.bar())
+				lines = append(lines, bar(r))
 			}
 		}
 		if terminal {
@@ -237,9 +196,9 @@ func (c *client) watch(ctx context.Context, w io.Writer, interval time.Duration,
 			drawn = len(lines)
 		}
 		for _, r := range all.Repairs {
-			if line := r.line(); !terminal && last[r.key()] != line {
-				last[r.key()] = line
-				fmt.Fprintln(w, line)
+			if now := line(r); !terminal && last[repairKey(r)] != now {
+				last[repairKey(r)] = now
+				fmt.Fprintln(w, now)
 			}
 		}
 		if !open {
@@ -255,14 +214,14 @@ func (c *client) watch(ctx context.Context, w io.Writer, interval time.Duration,
 	}
 }
 
-func (r repair) open() bool { return r.Ended == "0" }
+func isOpen(r api.Repair) bool { return r.Ended == "0" }
 
-func (r repair) key() string { return r.Node + " " + r.ID + " " + r.Added }
+func repairKey(r api.Repair) string { return r.Node + " " + r.ID + " " + r.Added }
 
 const barWidth = 30
 
 // bar is a repair on a terminal.
-func (r repair) bar() string {
+func bar(r api.Repair) string {
 	full := min(int(r.Progress*barWidth), barWidth)
 	line := fmt.Sprintf("shard %-8s %-8s [%s%s] %3.0f%%  %9d points  %8s/s", r.ID, r.State, strings.Repeat("#", full), strings.Repeat(".", barWidth-full), 100*r.Progress, r.Points, size(int64(r.Rate)))
 	if r.ETA > 0 {
@@ -275,7 +234,7 @@ func (r repair) bar() string {
 }
 
 // line is a repair where there is no terminal.
-func (r repair) line() string {
+func line(r api.Repair) string {
 	line := fmt.Sprintf("shard %s %s on %s: %.0f%%, %d points, %s received, %s sent", r.ID, r.State, r.Node, 100*r.Progress, r.Points, size(r.BytesReceived), size(r.BytesSent))
 	if r.Error != "" {
 		line += ": " + r.Error
@@ -283,44 +242,20 @@ func (r repair) line() string {
 	return line
 }
 
-// difference is the answer of GET /shard-repair/diff.
-type difference struct {
-	ID     string   `json:"id"`
-	Owners []string `json:"owners"`
-	Pairs  []struct {
-		A         string `json:"a"`
-		B         string `json:"b"`
-		MissingA  int    `json:"missing_on_a"`
-		MissingB  int    `json:"missing_on_b"`
-		Conflicts int    `json:"conflicts"`
-	} `json:"pairs"`
-	Bytes  int64 `json:"bytes"`
-	Count  int   `json:"differing_fields"`
-	Series []struct {
-		Series string `json:"series"`
-		Field  string `json:"field"`
-		Start  string `json:"start_time"`
-		End    string `json:"end_time"`
-	} `json:"series"`
-	Truncated bool   `json:"truncated,omitempty"`
-	Conflict  string `json:"conflict,omitempty"`
-	Away      string `json:"unreachable,omitempty"`
-}
-
 func (c *client) entropyDiff() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "diff <shard-id>", Short: "Show what a repair of a shard would find and send, and change nothing", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var d difference
-			if err := c.patient().call(cmd.Context(), http.MethodGet, "/shard-repair/diff", url.Values{"id": args}, &d); err != nil {
+			var d api.Diff
+			if err := c.patient().call(cmd.Context(), http.MethodGet, api.Base+"/diff", url.Values{"id": args}, &d); err != nil {
 				return err
 			}
 			w := cmd.OutOrStdout()
 			if asJSON {
 				return printJSON(w, d)
 			}
-			d.print(w)
+			printDiff(w, d)
 			return nil
 		},
 	}
@@ -328,7 +263,7 @@ func (c *client) entropyDiff() *cobra.Command {
 	return cmd
 }
 
-func (d difference) print(w io.Writer) {
+func printDiff(w io.Writer, d api.Diff) {
 	rows := [][]string{{"Owner A", "Owner B", "Missing on A", "Missing on B", "Conflicts"}}
 	for _, p := range d.Pairs {
 		rows = append(rows, []string{p.A, p.B, strconv.Itoa(p.MissingA), strconv.Itoa(p.MissingB), strconv.Itoa(p.Conflicts)})

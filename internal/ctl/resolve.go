@@ -7,17 +7,9 @@ import (
 	"net/url"
 
 	"github.com/spf13/cobra"
-)
 
-// resolved is the answer of POST /shard-repair/resolve.
-type resolved struct {
-	ID     string `json:"id"`
-	Owners []struct {
-		Node   string `json:"node"`
-		Points int    `json:"points"`
-		Kept   string `json:"kept"`
-	} `json:"owners"`
-}
+	"concord/internal/entropy/api"
+)
 
 func (c *client) entropyResolve() *cobra.Command {
 	var measurement, field, typ string
@@ -33,9 +25,9 @@ func (c *client) entropyResolve() *cobra.Command {
 					return errors.New("-" + f.name + ": must be given")
 				}
 			}
-			var r resolved
+			var r api.Resolved
 			params := url.Values{"id": args, "measurement": {measurement}, "field": {field}, "type": {typ}}
-			if err := c.patient().call(cmd.Context(), http.MethodPost, "/shard-repair/resolve", params, &r); err != nil {
+			if err := c.patient().call(cmd.Context(), http.MethodPost, api.Base+"/resolve", params, &r); err != nil {
 				return err
 			}
 			w := cmd.OutOrStdout()

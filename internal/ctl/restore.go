@@ -165,7 +165,7 @@ func (r *restoreRun) verify() (map[uint64]backup.Entry, error) {
 
 func (r *restoreRun) metadata(ctx context.Context, files map[uint64]backup.Entry) (maps []backup.Mapping, err error) {
 	began := time.Now()
-	_, b, err := r.set.Metadata()
+	b, err := r.set.Metadata()
 	if err != nil {
 		return nil, err
 	}

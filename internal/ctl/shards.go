@@ -11,35 +11,18 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"concord/internal/meta/wire"
 )
 
-// shard is a shard as the meta node tells it.
+// shard is a shard with what its owners say of their copies, with -v or -m.
 type shard struct {
-	ID              uint64 `json:"id"`
-	Database        string `json:"database"`
-	RetentionPolicy string `json:"retention-policy"`
-	ReplicaN        int    `json:"replica-n"`
-	GroupID         uint64 `json:"shard-group-id"`
-	Start           string `json:"start-time"`
-	End             string `json:"end-time"`
-	Expires         string `json:"expire-time"`
-	TruncatedAt     string `json:"truncated-at"`
-	Owners          []struct {
-		ID      uint64 `json:"id"`
-		TCPAddr string `json:"tcpAddr"`
-	} `json:"owners"`
-	Copies []shardCopy `json:"copies,omitempty"` // with -v
+	wire.Shard
+	Copies []shardCopy `json:"copies,omitempty"`
 }
 
 // shardCopy is one owner's copy of a shard.
-type shardCopy struct {
-	ID           uint64    `json:"id"`
-	TCPAddr      string    `json:"tcpAddr"`
-	State        string    `json:"state"`
-	LastModified time.Time `json:"last-modified"`
-	Size         int64     `json:"size"`
-	NotWhole     string    `json:"not-whole,omitempty"` // why it may lack something
-}
+type shardCopy wire.Copy
 
 // String is the copy in the owners' column of show-shards -v.
 func (c shardCopy) String() string {
@@ -47,7 +30,7 @@ func (c shardCopy) String() string {
 	if !c.LastModified.IsZero() {
 		modified = c.LastModified.Format(time.RFC3339)
 	}
-	return fmt.Sprintf("{%d %s %s %s %d}", c.ID, c.TCPAddr, c.State, modified, c.Size)
+	return fmt.Sprintf("{%d %s %s %s %d}", c.Node, c.TCPAddr, c.State, modified, c.Size)
 }
 
 func (c *client) showShards() *cobra.Command {
@@ -80,8 +63,8 @@ func (c *client) showShards() *cobra.Command {
 				rows[0][8] = "Owners (ID, address, state, last modified, bytes)"
 			}
 			for _, s := range shards {
-				end := s.End
-				if s.TruncatedAt != "" {
+				end := stampOf(&s.End)
+				if s.TruncatedAt != nil {
 					end += "*"
 				}
 				owners := make([]string, len(s.Owners))
@@ -95,7 +78,7 @@ func (c *client) showShards() *cobra.Command {
 					}
 				}
 				rows = append(rows, []string{strconv.FormatUint(s.ID, 10), s.Database, s.RetentionPolicy, strconv.Itoa(s.ReplicaN), strconv.FormatUint(s.GroupID, 10),
-					s.Start, end, s.Expires, "[" + strings.Join(owners, " ") + "]"})
+					stampOf(&s.Start), end, stampOf(s.Expires), "[" + strings.Join(owners, " ") + "]"})
 			}
 			table(w, "Shards", rows)
 			printNotWhole(w, shards)
@@ -106,6 +89,14 @@ func (c *client) showShards() *cobra.Command {
 	cmd.Flags().BoolVarP(&verbose, "v", "v", false, "with state, last modification and size of each copy")
 	cmd.Flags().BoolVarP(&inconsistent, "m", "m", false, "only shards with fewer copies than desired, or an owner without its copy or without all of it")
 	return cmd
+}
+
+// stampOf is a time as JSON has it, and empty for none.
+func stampOf(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return t.Format(time.RFC3339Nano)
 }
 
 // printNotWhole says below the table which copies may lack something, and why.

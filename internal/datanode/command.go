@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/influxdata/influxdb/logger"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
@@ -26,7 +27,8 @@ func run(ctx context.Context, load func() (*Config, error)) error {
 	if err != nil {
 		return err
 	}
-	log, err := cfg.Logging.New(os.Stderr)
+	logging := logger.Config(cfg.Logging)
+	log, err := logging.New(os.Stderr)
 	if err != nil {
 		return fmt.Errorf("logging: %w", err)
 	}

@@ -8,7 +8,6 @@ import (
 	"runtime"
 
 	"github.com/influxdata/influxdb/coordinator"
-	"github.com/influxdata/influxdb/logger"
 	"github.com/influxdata/influxdb/monitor"
 	"github.com/influxdata/influxdb/services/continuous_querier"
 	"github.com/influxdata/influxdb/services/httpd"
@@ -38,7 +37,7 @@ type Config struct {
 	Monitor         monitor.Config            `toml:"monitor" doc:"The node's own statistics."`
 	Subscriber      subscriber.Config         `toml:"subscriber" doc:"Copies of writes for subscriptions."`
 	HTTPD           httpd.Config              `toml:"http" doc:"The HTTP API for clients."`
-	Logging         logger.Config             `toml:"logging" doc:"The log, on standard error."`
+	Logging         config.Logging            `toml:"logging" doc:"The log, on standard error."`
 	ContinuousQuery continuous_querier.Config `toml:"continuous_queries" doc:"Continuous queries."`
 	HintedHandoff   handoff.Config            `toml:"hinted-handoff" doc:"Durable queues of what other nodes miss."`
 	AntiEntropy     entropy.Config            `toml:"anti-entropy" doc:"Comparison and repair of replicas; SIGHUP loads this section again."`
@@ -82,6 +81,8 @@ var Program = config.Program[*Config]{
 	File:         "/etc/influxdb/influxdb.conf",
 	PathVariable: "INFLUXDB_CONFIG_PATH",
 	New:          NewConfig,
+	Docs:         engineDocs,
+	Show:         engineShow,
 }
 
 // NewConfig returns the defaults.
@@ -96,7 +97,7 @@ func NewConfig() *Config {
 		Monitor:         monitor.NewConfig(),
 		Subscriber:      subscriber.NewConfig(),
 		HTTPD:           httpd.NewConfig(),
-		Logging:         logger.NewConfig(),
+		Logging:         config.NewLogging(),
 		ContinuousQuery: continuous_querier.NewConfig(),
 		HintedHandoff:   handoff.NewConfig(),
 		AntiEntropy:     entropy.NewConfig(),
@@ -135,7 +136,7 @@ func (c *Config) Validate() error {
 	}{
 		{"cluster", c.Cluster.TLS.Validate()},
 		{"data", engine.Validate()},
-		{"logging", config.CheckLogging(c.Logging)},
+		{"logging", c.Logging.Validate()},
 		{"monitor", c.Monitor.Validate()},
 		{"continuous_queries", c.ContinuousQuery.Validate()},
 		{"retention", c.Retention.Validate()},

@@ -4,7 +4,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/entropy/fieldindex"
-	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
 )
 
 // fieldFolders are where the indexes of fields are, and where those that are replaced are kept.
@@ -28,7 +28,7 @@ func (n *Node) fieldsRebuilt(all []fieldindex.Rebuilt) error {
 			continue
 		}
 		log.Error("Cannot put the index of fields of a shard right", zap.Error(r.Err))
-		d := &scrub.Damage{File: fieldindex.File, Offset: -1, Reason: r.Reason + ": " + r.Err.Error()}
+		d := &tsmfile.Damage{File: fieldindex.File, Offset: -1, Reason: r.Reason + ": " + r.Err.Error()}
 		if err := n.local.Found(r.Shard, d); err != nil {
 			return err
 		}

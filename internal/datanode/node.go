@@ -43,6 +43,7 @@ import (
 	"concord/internal/entropy/retype"
 	"concord/internal/entropy/scrub"
 	"concord/internal/entropy/transport"
+	"concord/internal/entropy/tsmfile"
 	"concord/internal/fulldisk"
 	"concord/internal/handoff"
 	"concord/internal/httpapi"
@@ -51,6 +52,7 @@ import (
 	"concord/internal/rpc"
 	"concord/internal/shardcopy"
 	"concord/internal/trust"
+	"concord/internal/trust/tlsmanager"
 	"concord/internal/writecache"
 )
 
@@ -142,11 +144,11 @@ func (n *Node) Open() (err error) {
 		return fmt.Errorf("start the certificate monitor: %w", err)
 	}
 	n.onClose(func() error { n.certs.Close(); return nil })
-	if n.peerTLS, err = n.cfg.Cluster.TLS.Manager(n.certs, "cluster", trust.Nodes); err != nil {
+	if n.peerTLS, err = tlsmanager.New(n.cfg.Cluster.TLS, n.certs, "cluster", tlsmanager.Nodes); err != nil {
 		return fmt.Errorf("[cluster] https: %w", err)
 	}
 	n.onClose(n.peerTLS.Close)
-	if n.metaTLS, err = n.cfg.metaTLS().Manager(n.certs, "meta", trust.Anyone); err != nil {
+	if n.metaTLS, err = tlsmanager.New(n.cfg.metaTLS(), n.certs, "meta", tlsmanager.Anyone); err != nil {
 		return fmt.Errorf("[meta] meta-tls: %w", err)
 	}
 	n.onClose(n.metaTLS.Close)
@@ -195,7 +197,7 @@ func (n *Node) openParts() error {
 	n.Store.WithLogger(n.log)
 	// The engine may compact as soon as it opens.
 	n.local = entropy.NewLocal(n.Store, n.Meta.ClusterID, n.cfg.entropyDir())
-	n.local.OnDamage = func(shard uint64, d *scrub.Damage) {
+	n.local.OnDamage = func(shard uint64, d *tsmfile.Damage) {
 		n.log.Error("A file of a shard is damaged", zap.Uint64("db_shard_id", shard), zap.String("file", d.File), zap.Int64("offset", d.Offset), zap.String("key", d.Key), zap.String("reason", d.Reason))
 	}
 	n.local.OnAside = func(shard uint64, dir string) {
@@ -312,7 +314,7 @@ func (n *Node) catchUp(ctx context.Context, index uint64) {
 }
 
 // foundByGate notes damage that a compaction would have met, and has it healed.
-func (n *Node) foundByGate(shard uint64, found []*scrub.Damage) {
+func (n *Node) foundByGate(shard uint64, found []*tsmfile.Damage) {
 	if err := n.local.Found(shard, found...); err != nil {
 		n.log.Error("Cannot note damage", zap.Uint64("db_shard_id", shard), zap.Error(err))
 	}
@@ -422,7 +424,7 @@ func (n *Node) openEntropy(pool *rpc.Pool) (*entropy.View, error) {
 	queries.Whole, queries.Budget = n.whole(), n.queries
 	rpc.RegisterQueryServer(s, queries)
 	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
-	transport.NewServer(local, control, n.cfg.entropyDir()).Register(s)
+	transport.NewServer(local, control).Register(s)
 	rpc.RegisterShardsServer(s, shards)
 	ln, done := n.listener.forOneServer(), make(chan struct{})
 	go func() {
@@ -454,12 +456,12 @@ func (n *Node) Reload(cfg *Config) error {
 	for _, m := range []struct {
 		manager *tlsconfig.TLSConfigManager
 		tls     trust.TLS
-		peers   trust.Peers
-	}{{n.peerTLS, cfg.Cluster.TLS, trust.Nodes}, {n.metaTLS, cfg.metaTLS(), trust.Anyone}} {
+		peers   tlsmanager.Peers
+	}{{n.peerTLS, cfg.Cluster.TLS, tlsmanager.Nodes}, {n.metaTLS, cfg.metaTLS(), tlsmanager.Anyone}} {
 		if !m.manager.UseTLS() {
 			continue
 		}
-		apply, err := m.manager.PrepareReconfigure(m.tls.Options(m.peers)...)
+		apply, err := m.manager.PrepareReconfigure(tlsmanager.Options(m.tls, m.peers)...)
 		if err != nil {
 			return fmt.Errorf("reload certificates: %w", err)
 		}

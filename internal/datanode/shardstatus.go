@@ -8,35 +8,13 @@ import (
 	emeta "github.com/influxdata/influxdb/services/meta"
 
 	"concord/internal/cluster"
+	"concord/internal/meta/wire"
 	"concord/internal/shardcopy"
 )
 
-// shardStatus is the answer of GET /shard-status: this node's copies by policy.
-type shardStatus struct {
-	Databases []databaseStatus `json:"databases"`
-}
-
-type databaseStatus struct {
-	Name     string         `json:"name"`
-	Policies []policyStatus `json:"retention-policies"`
-}
-
-type policyStatus struct {
-	Name     string       `json:"name"`
-	ReplicaN int          `json:"replication-factor"`
-	Shards   []copyStatus `json:"shards"`
-}
-
-type copyStatus struct {
-	ID    uint64 `json:"id,string"`
-	Size  int64  `json:"size,string"` // bytes on disk
-	IsHot bool   `json:"is_hot"`
-	State string `json:"state"` // hot, cold or missing
-}
-
 // serveShardStatus leaves out the databases that the user may not read; it is nil without authentication.
 func (n *Node) serveShardStatus(w http.ResponseWriter, _ *http.Request, user emeta.User) {
-	out := shardStatus{Databases: []databaseStatus{}}
+	out := wire.ShardStatus{Databases: []wire.DatabaseStatus{}}
 	status, body := http.StatusOK, any(&out)
 	owned := map[[2]string][]uint64{} // by database and policy
 	for _, sh := range n.Meta.State().Shards() {
@@ -48,9 +26,9 @@ func (n *Node) serveShardStatus(w http.ResponseWriter, _ *http.Request, user eme
 		if !cluster.MayRead(user, db.Name) {
 			continue
 		}
-		d := databaseStatus{Name: db.Name, Policies: []policyStatus{}}
+		d := wire.DatabaseStatus{Name: db.Name, Policies: []wire.PolicyStatus{}}
 		for _, rp := range db.RetentionPolicies {
-			p := policyStatus{Name: rp.Name, ReplicaN: rp.ReplicaN, Shards: []copyStatus{}}
+			p := wire.PolicyStatus{Name: rp.Name, ReplicaN: rp.ReplicaN, Shards: []wire.LocalShard{}}
 			for _, id := range owned[[2]string{db.Name, rp.Name}] {
 				about, err := shardcopy.Describe(n.Store, id)
 				if err != nil {
@@ -61,7 +39,7 @@ func (n *Node) serveShardStatus(w http.ResponseWriter, _ *http.Request, user eme
 				if !about.Exists {
 					state = "missing"
 				}
-				p.Shards = append(p.Shards, copyStatus{id, about.Size, about.Hot, state})
+				p.Shards = append(p.Shards, wire.LocalShard{ID: id, Size: about.Size, IsHot: about.Hot, State: state})
 			}
 			d.Policies = append(d.Policies, p)
 		}

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"concord/internal/entropy/api"
 )
 
 // Client speaks to one data node's HTTP API, as any client of InfluxDB would.
@@ -70,24 +72,9 @@ func (c Client) Write(ctx context.Context, db, consistency string, lines []byte)
 	return err
 }
 
-// EntropyStatus is the answer of GET /shard-repair/status.
-type EntropyStatus struct {
-	Shards []struct {
-		ID, Database, Status, Message string
-	} `json:"shards"`
-	Queued      []string `json:"queued_shards"`
-	Processing  []string `json:"processing_shards"`
-	Unreachable []string `json:"unreachable_nodes"`
-}
-
-// Clean tells whether nothing differs, nothing is queued and every node was asked.
-func (s EntropyStatus) Clean() bool {
-	return len(s.Shards)+len(s.Queued)+len(s.Processing)+len(s.Unreachable) == 0
-}
-
 // EntropyStatus asks for the whole cluster's status; raw is the answer as it came.
-func (c Client) EntropyStatus(ctx context.Context) (s EntropyStatus, raw []byte, err error) {
-	if raw, err = c.do(ctx, http.MethodGet, "/shard-repair/status", "", nil); err != nil {
+func (c Client) EntropyStatus(ctx context.Context) (s api.Status, raw []byte, err error) {
+	if raw, err = c.do(ctx, http.MethodGet, api.Base+"/status", "", nil); err != nil {
 		return s, nil, err
 	}
 	return s, raw, json.Unmarshal(raw, &s)
@@ -95,7 +82,7 @@ func (c Client) EntropyStatus(ctx context.Context) (s EntropyStatus, raw []byte,
 
 // Repair queues a shard.
 func (c Client) Repair(ctx context.Context, id string) error {
-	_, err := c.do(ctx, http.MethodPost, "/shard-repair/repair?id="+url.QueryEscape(id), "", nil)
+	_, err := c.do(ctx, http.MethodPost, api.Base+"/repair?id="+url.QueryEscape(id), "", nil)
 	return err
 }
 

@@ -23,6 +23,7 @@ import (
 	"concord/internal/cluster"
 	"concord/internal/datanode"
 	"concord/internal/meta"
+	"concord/internal/meta/metaconfig"
 	"concord/internal/metanode"
 	"concord/internal/version"
 )
@@ -34,7 +35,7 @@ type Options struct {
 	Ports      func(node int) Ports // node 0 is the meta node; nil for free ports
 	Logger     *zap.Logger          // nil for none
 	DataConfig func(*datanode.Config)
-	MetaConfig func(*meta.Config)
+	MetaConfig func(*metaconfig.Config)
 	// NotWhole is why a data node's copy of a shard cannot be trusted, instead of what the node knows; nil for that.
 	NotWhole func(node int, shard uint64) string
 	// Late holds up what the long poll of the metadata brings to a data node, until it returns; nil for not at all.
@@ -54,7 +55,7 @@ type Cluster struct {
 
 	opts       Options
 	configs    []*datanode.Config
-	metaConfig *meta.Config
+	metaConfig *metaconfig.Config
 	addrs      []string // TCP address of each data node
 	extra      []*datanode.Node
 
@@ -107,7 +108,7 @@ func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.It
 
 func (c *Cluster) startMeta(ctx context.Context) error {
 	p := c.opts.Ports(0)
-	cfg := meta.NewConfig()
+	cfg := metaconfig.New()
 	cfg.Meta.Dir = filepath.Join(c.opts.Dir, "meta")
 	cfg.Meta.BindAddress, cfg.Meta.HTTPBindAddress = loopback(p.TCP), loopback(p.HTTP)
 	cfg.SingleServer = true

@@ -16,6 +16,7 @@ import (
 
 	"concord/internal/datanode"
 	"concord/internal/devcluster"
+	"concord/internal/entropy/api"
 )
 
 var hotFor = flag.Duration("hot", 6*time.Second, "for how long TestHotShardIsNeverListed writes")
@@ -73,7 +74,7 @@ func TestHotShardIsNeverListed(t *testing.T) {
 			}
 		})
 	}
-	status := func() devcluster.EntropyStatus {
+	status := func() api.Status {
 		s, _, err := c.Client(0).EntropyStatus(ctx)
 		if err != nil {
 			t.Error(err)

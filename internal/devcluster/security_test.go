@@ -30,7 +30,7 @@ import (
 
 	"concord/internal/datanode"
 	"concord/internal/devcluster"
-	"concord/internal/meta"
+	"concord/internal/meta/metaconfig"
 	"concord/internal/rpc"
 	"concord/internal/trust"
 )
@@ -105,7 +105,7 @@ func startSecure(t *testing.T, ca *authority) (context.Context, *devcluster.Clus
 	node := trust.TLS{HTTPSEnabled: true, HTTPSCertificate: ca.node("node"), HTTPSCA: ca.path}
 	c, err := devcluster.Start(ctx, devcluster.Options{
 		Dir: t.TempDir(), DataNodes: 2,
-		MetaConfig: func(c *meta.Config) {
+		MetaConfig: func(c *metaconfig.Config) {
 			c.Meta.TLS, c.Meta.DataUseTLS = node, true
 			c.Meta.AuthEnabled, c.Meta.InternalSharedSecret = true, testSecret
 		},

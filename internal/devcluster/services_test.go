@@ -17,6 +17,7 @@ import (
 
 	"concord/internal/datanode"
 	"concord/internal/devcluster"
+	"concord/internal/meta/wire"
 )
 
 // TestContinuousQueryRunsOnOneNode has a continuous query fill a measurement, and counts who ran it.
@@ -181,20 +182,8 @@ func TestShardStatusTellsThisNodesCopies(t *testing.T) {
 	if err := c.Client(0).Write(ctx, "db", "all", lines(10, yesterday(), time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	id := fmt.Sprint(c.Shards("db")[0].ID)
-	var got struct {
-		Databases []struct {
-			Name     string
-			Policies []struct {
-				Name     string
-				ReplicaN int `json:"replication-factor"`
-				Shards   []struct {
-					ID, Size, State string
-					IsHot           bool `json:"is_hot"`
-				}
-			} `json:"retention-policies"`
-		}
-	}
+	id := c.Shards("db")[0].ID
+	var got wire.ShardStatus
 	for node := range c.Data {
 		_, body := mustGet(ctx, t, c, node, "/shard-status")
 		if err := json.Unmarshal([]byte(body), &got); err != nil {

@@ -271,7 +271,7 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 		return "not modified since the last check", nil
 	}
 
-	s.aware(ctx, sh, copies)
+	s.retryMarkWhole(ctx, sh, copies)
 	have := 0
 	for _, c := range copies {
 		if c.state.Exists {
@@ -287,8 +287,8 @@ func (s *Service) checkShard(ctx context.Context, st *cluster.State, sh cluster.
 	}
 	settle := time.Duration(s.config().Settle)
 	// A clock that is far ahead is not believed.
-	if until := youngUntil(copies, settle); until.After(s.deps.Now()) && until.Sub(s.deps.Now()) <= 2*settle {
-		s.conclude(sh, nil, &lastCheck{owners: owners, lookAgain: until})
+	if at := settledAt(copies, settle); at.After(s.deps.Now()) && at.Sub(s.deps.Now()) <= 2*settle {
+		s.conclude(sh, nil, &lastCheck{owners: owners, lookAgain: at})
 		notify(s.reload)
 		return "its first write may be on its way to the owners that lack it", nil
 	}

@@ -96,7 +96,7 @@ func (s *Service) concludeDiff(ctx context.Context, st *cluster.State, sh cluste
 
 func (s *Service) concludeFound(sh cluster.Shard, copies []copyOf, found *differences, check *lastCheck) {
 	result := ShardStatus{ID: sh.ID, Status: Diff}
-	if begunLate(copies) {
+	if oneBeganLate(copies) {
 		result.Status = Missing // an owner has only what was written since it lost the shard
 	}
 	late := result.Status == Missing
@@ -154,9 +154,9 @@ func (s *Service) owners(sh cluster.Shard, copies []copyOf, until int64) []recon
 		out[i].List = func(ctx context.Context, fn func(*digest.SeriesField) error) error {
 			return c.replica.Digests(ctx, sh, until, fn)
 		}
-		if far, ok := c.replica.(Summarizer); ok && c.owner != s.deps.Meta.NodeID() {
+		if c.owner != s.deps.Meta.NodeID() { // this node lists its own copy: nothing crosses the network
 			out[i].Summarize = func(ctx context.Context, key uint64) (reconcile.Summary, error) {
-				return far.Summarize(ctx, sh, until, key)
+				return c.replica.Summarize(ctx, sh, until, key)
 			}
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+	"github.com/zeebo/xxh3"
 	"go.uber.org/goleak"
 
 	"concord/internal/cluster"
@@ -25,6 +27,7 @@ import (
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile"
+	"concord/internal/entropy/reconcile/riblt"
 	"concord/internal/entropy/retype"
 )
 
@@ -36,8 +39,8 @@ type fieldKey struct{ series, field string }
 type fakeShard struct {
 	modified int64
 	hints    []uint64 // as in ShardState
-	begun    int64    // as in ShardState
-	deletes  uint64   // as in ShardState
+	began    copystate.Beginning
+	deletes  uint64 // as in ShardState
 	lack     copystate.Lack
 	fields   map[fieldKey]map[int64]any
 }
@@ -140,7 +143,7 @@ func (r *fakeReplica) States(_ context.Context, ids []uint64) (map[uint64]ShardS
 	for _, id := range ids {
 		out[id] = ShardState{}
 		if sh := r.shards[id]; sh != nil {
-			out[id] = ShardState{Version: Version{Exists: true, LastModified: sh.modified}, Hints: sh.hints, Begun: sh.begun, Deletes: sh.deletes, Lack: sh.lack}
+			out[id] = ShardState{Version: Version{Exists: true, LastModified: sh.modified}, Hints: sh.hints, Beginning: sh.began, Deletes: sh.deletes, Lack: sh.lack}
 		}
 	}
 	return out, nil
@@ -166,7 +169,7 @@ func (r *fakeReplica) Whole(_ context.Context, id, _ uint64) error {
 		return errAway
 	}
 	if sh := r.shards[id]; sh != nil {
-		sh.begun = 0
+		sh.began = copystate.FoundEqual
 	}
 	return nil
 }
@@ -289,6 +292,61 @@ func (r *fakeReplica) Fetch(ctx context.Context, sh cluster.Shard, regions []pat
 	}
 	return nil
 }
+
+// points calls fn with each point of regions as patch.Symbols counts it.
+func (r *fakeReplica) points(sh cluster.Shard, regions []patch.Region, key uint64, fn func(region int, t int64, e riblt.Element)) error {
+	unlock, err := r.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s := r.shards[sh.ID]
+	if s == nil {
+		return nil
+	}
+	for i, g := range regions {
+		for t, v := range s.fields[fieldKey{string(g.Series), g.Field}] {
+			if t < g.Min || t > g.Max || typeOf(v) != g.Type {
+				continue
+			}
+			var bits uint64
+			switch v := v.(type) {
+			case float64:
+				bits = math.Float64bits(v)
+			case int64:
+				bits = uint64(v)
+			case string:
+				bits = patch.HashString(key, v)
+			}
+			fn(i, t, patch.Element(i, uint64(t-g.Min), bits))
+		}
+	}
+	return nil
+}
+
+func (r *fakeReplica) Symbols(_ context.Context, sh cluster.Shard, regions []patch.Region, key uint64, from, to int) ([]riblt.Symbol, error) {
+	return riblt.Encode(key, from, to, func(add func(riblt.Element)) error {
+		return r.points(sh, regions, key, func(_ int, _ int64, e riblt.Element) { add(e) })
+	})
+}
+
+func (r *fakeReplica) Slices(_ context.Context, sh cluster.Shard, regions []patch.Region, key uint64) ([][patch.Slices]patch.Slice, error) {
+	out := make([][patch.Slices]patch.Slice, len(regions))
+	err := r.points(sh, regions, key, func(i int, t int64, e riblt.Element) {
+		for j := range patch.Slices {
+			if part, ok := regions[i].Slice(j, j); ok && part.Min <= t && t <= part.Max {
+				out[i][j].Count++
+				out[i][j].Sum += xxh3.HashStringSeed(fmt.Sprint(t, e), key)
+			}
+		}
+	})
+	return out, err
+}
+
+func (r *fakeReplica) SetAside(context.Context, uint64) error {
+	return errors.New("no copy is damaged")
+}
+func (r *fakeReplica) Healed(context.Context, uint64) error { return errors.New("no copy is damaged") }
 
 func (r *fakeReplica) Apply(_ context.Context, sh cluster.Shard, deletes uint64, blocks []patch.Block) (patch.Applied, error) {
 	unlock, err := r.lock()

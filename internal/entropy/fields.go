@@ -8,6 +8,7 @@ import (
 
 	"concord/internal/entropy/fieldindex"
 	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
 )
 
 // checkFields compares what the files of a copy hold with what its indexes show to queries, and makes what is hidden
@@ -46,7 +47,7 @@ func (l *Local) checkFields(ctx context.Context, sh *tsdb.Shard) error {
 	healed, conflicts, err := fieldindex.Heal(ctx, sh, hidden)
 	if err != nil && ctx.Err() == nil {
 		reason := fmt.Sprintf("queries do not see all that is in the files: %s: %v", fieldindex.Reasons(hidden), err)
-		if found := l.Found(id, &scrub.Damage{File: fieldindex.File, Offset: -1, Reason: reason}); found != nil {
+		if found := l.Found(id, &tsmfile.Damage{File: fieldindex.File, Offset: -1, Reason: reason}); found != nil {
 			err = fmt.Errorf("%w; %w", err, found) // in one line
 		}
 	}

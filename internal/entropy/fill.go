@@ -20,15 +20,14 @@ const fillTries = 3
 // filled stays missing, and gets its points one by one.
 func (s *Service) fill(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf, out *outcome) (filled bool, err error) {
 	for _, c := range copies {
-		filler, ok := c.replica.(Filler)
-		if !ok || c.state.Exists || out.attempts >= fillTries {
+		if c.state.Exists || out.attempts >= fillTries {
 			continue
 		}
 		sources := sourcesOf(st, sh, copies)
 		if len(sources) == 0 {
 			return filled, nil // there are no points
 		}
-		source, err := s.fillFromFirstWhole(ctx, sh, filler, c, sources, out)
+		source, err := s.fillFromFirstWhole(ctx, sh, c, sources, out)
 		switch {
 		case errors.Is(err, ErrNoFiles):
 			s.log.Info("A missing shard gets its points one by one", zap.Uint64("db_shard_id", sh.ID), zap.String("node", addr(st, c.owner)), zap.Error(err))
@@ -44,20 +43,20 @@ func (s *Service) fill(ctx context.Context, st *cluster.State, sh cluster.Shard,
 
 // fillFromFirstWhole makes a missing copy out of the files of the first source whose copy is whole. Where none is, it
 // takes the first source all the same: the comparison that follows brings what the files lack.
-func (s *Service) fillFromFirstWhole(ctx context.Context, sh cluster.Shard, to Filler, c copyOf, sources []cluster.Node, out *outcome) (cluster.Node, error) {
+func (s *Service) fillFromFirstWhole(ctx context.Context, sh cluster.Shard, c copyOf, sources []cluster.Node, out *outcome) (cluster.Node, error) {
 	for _, source := range sources {
-		err := s.fillFrom(ctx, sh, to, c, Source{Node: source, Deletes: c.state.Deletes}, out)
+		err := s.fillFrom(ctx, sh, c, Source{Node: source, Deletes: c.state.Deletes}, out)
 		if !errors.Is(err, ErrSourceNotWhole) {
 			return source, err
 		}
 		s.log.Info("Not copying the files of a copy that is not whole", zap.Uint64("db_shard_id", sh.ID), zap.String("source", source.TCPAddr), zap.Error(err))
 	}
-	return sources[0], s.fillFrom(ctx, sh, to, c, Source{Node: sources[0], Deletes: c.state.Deletes, Incomplete: true}, out)
+	return sources[0], s.fillFrom(ctx, sh, c, Source{Node: sources[0], Deletes: c.state.Deletes, Incomplete: true}, out)
 }
 
-func (s *Service) fillFrom(ctx context.Context, sh cluster.Shard, to Filler, c copyOf, from Source, out *outcome) error {
+func (s *Service) fillFrom(ctx context.Context, sh cluster.Shard, c copyOf, from Source, out *outcome) error {
 	sent := int64(0)
-	err := to.Fill(ctx, sh, from, func(done, total int64) {
+	err := c.replica.Fill(ctx, sh, from, func(done, total int64) {
 		if out.copying == 0 { // what was there of an earlier attempt is not sent again
 			sent = done
 		}

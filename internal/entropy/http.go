@@ -15,10 +15,8 @@ import (
 	"github.com/influxdata/influxdb/services/meta"
 
 	"concord/internal/cluster"
+	"concord/internal/entropy/api"
 )
-
-// Base is the path below which all routes are.
-const Base = "/shard-repair"
 
 // maxForm bounds the body of a POST in bytes.
 const maxForm = 64 << 10
@@ -38,7 +36,7 @@ func Routes(view *View) []httpd.Route {
 	for _, m := range methods {
 		// The engine's mux takes a pattern that ends in a slash as a prefix, and
 		// redirects the base itself unless it has a route of its own, added before.
-		for _, pattern := range []string{Base, Base + "/"} {
+		for _, pattern := range []string{api.Base, api.Base + "/"} {
 			routes = append(routes, httpd.Route{
 				Name: "shard-repair", Method: m, Pattern: pattern,
 				Gzipped: false, LoggingEnabled: true, HandlerFunc: serve,
@@ -54,7 +52,7 @@ func NewHandler(view *View, userOf func(*http.Request) meta.User) http.Handler {
 	return &handler{view, userOf}
 }
 
-// handler serves the contract under Base.
+// handler serves the contract under api.Base.
 type handler struct {
 	view   *View
 	userOf func(*http.Request) meta.User // nil for one that may do everything
@@ -95,7 +93,7 @@ var (
 // routes has every call but /openapi.json, which describes it.
 var routes = map[string]route{
 	"/status": {http.MethodGet, everyUser, (*handler).status, "Shards whose replicas differ, and the repair queue",
-		[]parameter{localParameter}, http.StatusOK, statusJSON{}},
+		[]parameter{localParameter}, http.StatusOK, api.Status{}},
 	"/repair": {http.MethodPost, admins, (*handler).repair, "Queue the repair of a shard",
 		[]parameter{idParameter}, http.StatusNoContent, nil},
 	"/cancel-repair": {http.MethodPost, admins, (*handler).cancelRepair, "Take a shard from the queue and stop its repair",
@@ -103,18 +101,18 @@ var routes = map[string]route{
 	"/check": {http.MethodPost, admins, (*handler).check, "Check a shard, or all shards, now",
 		[]parameter{{"id", "integer", false, "ID of a shard; all shards without it"}}, http.StatusAccepted, nil},
 	"/diff": {http.MethodGet, admins, (*handler).diff, "A dry run: what a repair would find and send",
-		[]parameter{idParameter}, http.StatusOK, diffJSON{}},
+		[]parameter{idParameter}, http.StatusOK, api.Diff{}},
 	"/resolve": {http.MethodPost, admins, (*handler).resolve, "Give a field one type on all owners of a shard, and set its values of other types aside",
-		resolveParameters, http.StatusOK, resolveJSON{}},
+		resolveParameters, http.StatusOK, api.Resolved{}},
 	"/repairs": {http.MethodGet, admins, (*handler).repairs, "Running, waiting and ended repairs",
-		nil, http.StatusOK, repairsJSON{}},
+		nil, http.StatusOK, api.Repairs{}},
 	"/pause": {http.MethodPost, admins, (*handler).pause, "Take no repairs, and stop running ones",
 		nil, http.StatusNoContent, nil},
 	"/resume": {http.MethodPost, admins, (*handler).resume, "Take repairs again",
 		nil, http.StatusNoContent, nil},
 }
 
-// find returns the route of a path below Base.
+// find returns the route of a path below api.Base.
 func find(path string) (route, bool) {
 	if path == openAPIPath {
 		return route{method: http.MethodGet, serve: (*handler).openAPI}, true
@@ -131,9 +129,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeError(w, statusCode(err), err)
 		return
 	}
-	rt, ok := find(strings.TrimPrefix(r.URL.Path, Base))
+	rt, ok := find(strings.TrimPrefix(r.URL.Path, api.Base))
 	if !ok {
-		writeError(w, http.StatusNotFound, fmt.Errorf("%s is not a path of %s", r.URL.Path, Base))
+		writeError(w, http.StatusNotFound, fmt.Errorf("%s is not a path of %s", r.URL.Path, api.Base))
 		return
 	}
 	if r.Method != rt.method {
@@ -238,24 +236,6 @@ func isLocal(params url.Values) (bool, error) {
 	return b, nil
 }
 
-type shardJSON struct {
-	ID              string `json:"id"`
-	Database        string `json:"database"`
-	RetentionPolicy string `json:"retention_policy"`
-	StartTime       string `json:"start_time"`
-	EndTime         string `json:"end_time"`
-	Expires         string `json:"expires"`
-	Status          Status `json:"status"`
-	Message         string `json:"message,omitempty"` // of conflict and corrupt: what and where
-}
-
-type statusJSON struct {
-	Shards      []shardJSON `json:"shards"`
-	Queued      []string    `json:"queued_shards"`
-	Processing  []string    `json:"processing_shards"`
-	Unreachable []string    `json:"unreachable_nodes,omitempty"`
-}
-
 func (h *handler) status(w http.ResponseWriter, r *http.Request, params url.Values) error {
 	local, err := isLocal(params)
 	if err != nil {
@@ -266,18 +246,18 @@ func (h *handler) status(w http.ResponseWriter, r *http.Request, params url.Valu
 		return err
 	}
 	visible := h.visible(h.userOf(r))
-	out := statusJSON{
-		Shards: []shardJSON{}, Queued: idStrings(st.Queued, visible), Processing: idStrings(st.Processing, visible),
+	out := api.Status{
+		Shards: []api.Shard{}, Queued: idStrings(st.Queued, visible), Processing: idStrings(st.Processing, visible),
 		Unreachable: st.Unreachable,
 	}
 	for _, s := range st.Shards {
 		if !visible(s.ID) {
 			continue
 		}
-		out.Shards = append(out.Shards, shardJSON{
+		out.Shards = append(out.Shards, api.Shard{
 			ID: strconv.FormatUint(s.ID, 10), Database: s.Database, RetentionPolicy: s.RetentionPolicy,
-			StartTime: strconv.FormatInt(s.Start, 10), EndTime: strconv.FormatInt(s.End, 10),
-			Expires: strconv.FormatInt(s.Expires, 10), Status: s.Status, Message: s.Message,
+			Start: strconv.FormatInt(s.Start, 10), End: strconv.FormatInt(s.End, 10),
+			Expires: strconv.FormatInt(s.Expires, 10), Status: string(s.Status), Message: s.Message,
 		})
 	}
 	writeJSON(w, http.StatusOK, out)
@@ -367,75 +347,26 @@ func (h *handler) setPaused(w http.ResponseWriter, r *http.Request, paused bool)
 	return nil
 }
 
-// repairJSON is one repair. Times are nanoseconds since the epoch, "0" for not yet.
-type repairJSON struct {
-	ID              string        `json:"id"`
-	Database        string        `json:"database"`
-	RetentionPolicy string        `json:"retention_policy"`
-	State           RepairState   `json:"state"`
-	Node            string        `json:"node"` // that drives it
-	Owners          []string      `json:"owners"`
-	Added           string        `json:"added"`
-	Started         string        `json:"started"`
-	Ended           string        `json:"ended"`
-	Attempts        int           `json:"attempts"`
-	Rounds          int           `json:"rounds"`
-	Progress        float64       `json:"progress"` // 0 to 1
-	Points          int           `json:"points"`
-	Conflicts       int           `json:"conflicts"`          // points with different values, decided
-	Decided         []decidedJSON `json:"decided,omitempty"`  // the first 100 of them
-	Refused         int           `json:"refused"`            // series-fields of which an owner refuses points that others have
-	Refusals        []refusalJSON `json:"refusals,omitempty"` // the first 100 of them
-	BytesReceived   int64         `json:"bytes_received"`
-	BytesSent       int64         `json:"bytes_sent"`
-	Rate            float64       `json:"bytes_per_second"`
-	ETA             float64       `json:"eta_seconds"` // 0 for not known
-	Error           string        `json:"error,omitempty"`
-}
-
-// decidedJSON is a point that owners held with different values.
-type decidedJSON struct {
-	Series string `json:"series"`
-	Field  string `json:"field"`
-	Time   string `json:"time"`  // nanoseconds since the epoch
-	Value  string `json:"value"` // that all owners have now
-	Reason string `json:"reason,omitempty"`
-}
-
-// refusalJSON is a series-field of which an owner refuses the points that others have.
-type refusalJSON struct {
-	Node   string `json:"node"` // TCP address of the owner
-	Series string `json:"series"`
-	Field  string `json:"field"`
-	Reason string `json:"reason"`
-}
-
-type repairsJSON struct {
-	Repairs     []repairJSON `json:"repairs"`
-	Paused      []string     `json:"paused_nodes,omitempty"`
-	Unreachable []string     `json:"unreachable_nodes,omitempty"`
-}
-
 func (h *handler) repairs(w http.ResponseWriter, r *http.Request, _ url.Values) error {
 	all, err := h.view.Repairs(r.Context())
 	if err != nil {
 		return err
 	}
-	out := repairsJSON{Repairs: make([]repairJSON, len(all.Repairs)), Paused: all.Paused, Unreachable: all.Unreachable}
+	out := api.Repairs{Repairs: make([]api.Repair, len(all.Repairs)), Paused: all.Paused, Unreachable: all.Unreachable}
 	for i, r := range all.Repairs {
-		out.Repairs[i] = repairJSON{
-			ID: strconv.FormatUint(r.ShardID, 10), Database: r.Database, RetentionPolicy: r.RetentionPolicy, State: r.State, Node: r.Node,
+		out.Repairs[i] = api.Repair{
+			ID: strconv.FormatUint(r.ShardID, 10), Database: r.Database, RetentionPolicy: r.RetentionPolicy, State: string(r.State), Node: r.Node,
 			Owners: append([]string{}, r.RepairRecord.Owners...), Added: nanoseconds(r.Added), Started: nanoseconds(r.Started), Ended: nanoseconds(r.Ended),
 			Attempts: r.Attempts, Rounds: r.Rounds, Progress: r.Progress(), Points: r.Points, Conflicts: r.Conflicts, Refused: r.Refused,
 			BytesReceived: r.BytesRx, BytesSent: r.BytesTx, Rate: r.Rate, ETA: r.ETA.Seconds(), Error: r.Error,
 		}
 		for _, d := range r.Decided {
-			out.Repairs[i].Decided = append(out.Repairs[i].Decided, decidedJSON{
-				d.Series, d.Field, strconv.FormatInt(d.Time, 10), d.Value, d.Why,
+			out.Repairs[i].Decided = append(out.Repairs[i].Decided, api.Decided{
+				Series: d.Series, Field: d.Field, Time: strconv.FormatInt(d.Time, 10), Value: d.Value, Reason: d.Why,
 			})
 		}
 		for _, f := range r.Refusals {
-			out.Repairs[i].Refusals = append(out.Repairs[i].Refusals, refusalJSON(f))
+			out.Repairs[i].Refusals = append(out.Repairs[i].Refusals, api.Refusal(f))
 		}
 	}
 	writeJSON(w, http.StatusOK, out)
@@ -449,34 +380,6 @@ func nanoseconds(t time.Time) string {
 	return strconv.FormatInt(t.UnixNano(), 10)
 }
 
-type pairJSON struct {
-	A         string `json:"a"`
-	B         string `json:"b"`
-	MissingA  int    `json:"missing_on_a"` // points
-	MissingB  int    `json:"missing_on_b"`
-	Conflicts int    `json:"conflicts"`
-}
-
-type fieldJSON struct {
-	Series string `json:"series"`
-	Field  string `json:"field"`
-	Start  string `json:"start_time"`
-	End    string `json:"end_time"`
-}
-
-// diffJSON is a dry run. Series has the first 1,000 differing series-fields.
-type diffJSON struct {
-	ID        string      `json:"id"`
-	Owners    []string    `json:"owners"`
-	Pairs     []pairJSON  `json:"pairs"`
-	Bytes     int64       `json:"bytes"`
-	Count     int         `json:"differing_fields"`
-	Series    []fieldJSON `json:"series"`
-	Truncated bool        `json:"truncated,omitempty"`
-	Conflict  string      `json:"conflict,omitempty"`
-	Away      string      `json:"unreachable,omitempty"`
-}
-
 func (h *handler) diff(w http.ResponseWriter, r *http.Request, params url.Values) error {
 	id, err := shardID(params)
 	if err != nil {
@@ -486,15 +389,17 @@ func (h *handler) diff(w http.ResponseWriter, r *http.Request, params url.Values
 	if err != nil {
 		return err
 	}
-	out := diffJSON{
-		ID: strconv.FormatUint(id, 10), Owners: append([]string{}, d.Owners...), Pairs: make([]pairJSON, len(d.Pairs)), Bytes: d.Bytes,
-		Count: d.Count, Series: make([]fieldJSON, len(d.Fields)), Truncated: d.Truncated, Conflict: d.Conflict, Away: d.Away,
+	out := api.Diff{
+		ID: strconv.FormatUint(id, 10), Owners: append([]string{}, d.Owners...), Pairs: make([]api.Pair, len(d.Pairs)), Bytes: d.Bytes,
+		Count: d.Count, Series: make([]api.Series, len(d.Fields)), Truncated: d.Truncated, Conflict: d.Conflict, Away: d.Away,
 	}
 	for i, p := range d.Pairs {
-		out.Pairs[i] = pairJSON{p.A, p.B, p.MissingA, p.MissingB, p.Conflicts}
+		out.Pairs[i] = api.Pair{A: p.A, B: p.B, MissingA: p.MissingA, MissingB: p.MissingB, Conflicts: p.Conflicts}
 	}
 	for i, f := range d.Fields {
-		out.Series[i] = fieldJSON{f.Series, f.Field, strconv.FormatInt(f.Start, 10), strconv.FormatInt(f.End, 10)}
+		out.Series[i] = api.Series{
+			Series: f.Series, Field: f.Field, Start: strconv.FormatInt(f.Start, 10), End: strconv.FormatInt(f.End, 10),
+		}
 	}
 	writeJSON(w, http.StatusOK, out)
 	return nil

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 
+	"concord/internal/entropy/api"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/retype"
 )
@@ -18,18 +19,6 @@ var resolveParameters = []parameter{
 	{"measurement", "string", true, "name of the measurement"},
 	{"field", "string", true, "name of the field"},
 	{"type", "string", true, "that the field is to have: float, integer, unsigned, boolean or string"},
-}
-
-// resolvedJSON is what one owner set aside.
-type resolvedJSON struct {
-	Node   string `json:"node"` // TCP address of the owner
-	Points int    `json:"points"`
-	Kept   string `json:"kept,omitempty"` // the file with them, on that node
-}
-
-type resolveJSON struct {
-	ID     string         `json:"id"`
-	Owners []resolvedJSON `json:"owners"`
 }
 
 func (h *handler) resolve(w http.ResponseWriter, r *http.Request, params url.Values) error {
@@ -45,9 +34,9 @@ func (h *handler) resolve(w http.ResponseWriter, r *http.Request, params url.Val
 	if err != nil {
 		return err
 	}
-	out := resolveJSON{ID: strconv.FormatUint(id, 10), Owners: make([]resolvedJSON, len(owners))}
+	out := api.Resolved{ID: strconv.FormatUint(id, 10), Owners: make([]api.SetAside, len(owners))}
 	for i, o := range owners {
-		out.Owners[i] = resolvedJSON{o.Node, o.Points, o.Path}
+		out.Owners[i] = api.SetAside{Node: o.Node, Points: o.Points, Kept: o.Path}
 	}
 	writeJSON(w, http.StatusOK, out)
 	return nil

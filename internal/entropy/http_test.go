@@ -17,6 +17,7 @@ import (
 	"github.com/influxdata/influxql"
 
 	"concord/internal/cluster"
+	"concord/internal/entropy/api"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/retype"
 )
@@ -257,7 +258,7 @@ func TestDisabledServiceAnswers404OnEveryPath(t *testing.T) {
 	}
 	for name, h := range map[string]http.Handler{"no service": dataHandler(off, false), "reloaded": dataHandler(dataView(c), false)} {
 		for _, req := range [][2]string{{"GET", "/status"}, {"POST", "/repair?id=1"}, {"POST", "/cancel-repair"}, {"DELETE", "/status"}, {"GET", "/x"}} {
-			if msg := wantError(t, do(h, req[0], Base+req[1], ""), 404); !strings.Contains(msg, "[anti-entropy] enabled") {
+			if msg := wantError(t, do(h, req[0], api.Base+req[1], ""), 404); !strings.Contains(msg, "[anti-entropy] enabled") {
 				t.Errorf("%s: %v: error is %q", name, req, msg)
 			}
 		}
@@ -281,7 +282,7 @@ func TestAuthentication(t *testing.T) {
 		{"POST", "/check", "reader", 403}, {"POST", "/pause", "reader", 403}, {"POST", "/resume", "reader", 403},
 		{"POST", "/resolve?id=1&measurement=m&field=f&type=float", "reader", 403}, {"POST", "/cancel-repair?id=1", "reader", 403}, {"GET", "/status", "admin", 200}, {"POST", "/repair?id=1", "admin", 204},
 	} {
-		r := httptest.NewRequest(tc.method, Base+tc.path, nil)
+		r := httptest.NewRequest(tc.method, api.Base+tc.path, nil)
 		if tc.user != "" {
 			r.SetBasicAuth(tc.user, "secret")
 		}
@@ -374,12 +375,12 @@ func TestCheckPauseAndRepairsOverHTTP(t *testing.T) {
 		}
 		controls[2].err = errAway
 		w := do(h, "GET", "/shard-repair/repairs", "")
-		var got repairsJSON
+		var got api.Repairs
 		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != 200 {
 			t.Fatalf("%s node: %d %s", name, w.Code, w.Body)
 		}
 		if len(got.Repairs) != 2 || got.Repairs[0].ID != "2" || got.Repairs[0].Progress != 0.25 || got.Repairs[0].ETA != 3 || got.Repairs[0].Ended != "0" ||
-			got.Repairs[1].State != Done || got.Repairs[1].Ended != "1700000001000000000" || len(got.Paused) != 1 || len(got.Unreachable) != 1 {
+			got.Repairs[1].State != string(Done) || got.Repairs[1].Ended != "1700000001000000000" || len(got.Paused) != 1 || len(got.Unreachable) != 1 {
 			t.Errorf("%s node: %s", name, w.Body)
 		}
 		if w := do(h, "POST", "/shard-repair/pause", ""); w.Code != 500 {

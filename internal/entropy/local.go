@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -19,9 +18,10 @@ import (
 	"concord/internal/entropy/fieldindex"
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
+	"concord/internal/entropy/reconcile"
 	"concord/internal/entropy/reconcile/riblt"
 	"concord/internal/entropy/retype"
-	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
 	"concord/internal/fulldisk"
 )
 
@@ -48,20 +48,20 @@ type Local struct {
 	FilePoints int // that a repair writes as a file of the engine; fewer take its write path
 	// DiskFree tells how much of the file system of a folder is free.
 	DiskFree func(dir string) (free, total uint64, err error)
-	// PointVersions tells with which versions points were written, as VersionTeller has it; nil for none.
+	// PointVersions tells with which versions points were written, as Points has it; nil for none.
 	PointVersions func(shard uint64, points []patch.Region) (versions []uint64, since uint64, err error)
-	// Files makes a missing shard out of another node's files, as Filler has it; nil when there is no way.
+	// Files makes a missing shard out of another node's files, as Restorer has it; nil when there is no way.
 	Files func(ctx context.Context, shard cluster.Shard, from Source, progress func(done, total int64)) error
 
 	store *tsdb.Store
 	key   func() uint64
-	begun begunShards
+	began beginnings
 	dir   string // of this package's files
 
 	damaged  damagedShards
 	throttle func(context.Context, int) error // is called before each read that is no answer
 	// OnDamage, when set, is told of damage that a read or a scrub found. Set it before the first use.
-	OnDamage func(shard uint64, d *scrub.Damage)
+	OnDamage func(shard uint64, d *tsmfile.Damage)
 	// HoldWrites holds the writes to a shard back until release; nil for none. Set it before the first use.
 	HoldWrites func(shard uint64) (release func())
 	// OnRetype, when set, is told of values that were set aside because their field has another type. Set it before
@@ -86,12 +86,12 @@ type Deletes interface {
 }
 
 // NewLocal returns the replica over store. Key returns the cluster's ID, with which hashes are keyed.
-// In dir it keeps which shards were begun by a write, and the digests of shards.
+// In dir it keeps how copies began, and the digests of shards.
 func NewLocal(store *tsdb.Store, key func() uint64, dir string) *Local {
 	return &Local{
 		FilePoints: patch.DefaultFilePoints, DiskFree: fulldisk.Free,
 		throttle: func(ctx context.Context, _ int) error { return ctx.Err() },
-		Shards:   store, store: store, key: key, dir: dir, begun: begunShards{dir: filepath.Join(dir, "begun")}, damaged: damagedShards{dir: filepath.Join(dir, "damaged")},
+		Shards:   store, store: store, key: key, dir: dir, began: beginnings{dir: filepath.Join(dir, "begun")}, damaged: damagedShards{dir: filepath.Join(dir, "damaged")},
 		cache: sync.OnceValues(func() (*digest.Cache, error) { return digest.OpenCache(filepath.Join(dir, "digests")) }),
 	}
 }
@@ -113,28 +113,29 @@ func (l *Local) Begin(id uint64) error {
 			return err
 		}
 	}
-	return l.begun.add(id, time.Now().UnixNano())
+	return l.began.note(id, copystate.BegunAt(time.Now()))
 }
 
-// Copied notes, durably, that this node's copy of a shard is one of another
-// owner's, which may have got writes meanwhile.
+// Copied notes, durably, that this node's copy of a shard was made from another owner's files. The other owner may have
+// got writes in the meantime.
 func (l *Local) Copied(id uint64) error {
 	if l.Copies != nil {
 		if err := l.Copies.Copied(id); err != nil {
 			return err
 		}
 	}
-	return l.begun.add(id, copied)
+	return l.began.note(id, copystate.FromFiles)
 }
 
-// Whole forgets that. What the copy lacked stays noted when it is not what it lacked before the comparison.
+// Whole notes that the copy was found equal to the others. What the copy lacks stays noted when it is not what it lacked
+// before the comparison.
 func (l *Local) Whole(_ context.Context, id, gen uint64) error {
 	if l.Copies != nil {
 		if err := l.Copies.Whole(id, gen); err != nil {
 			return err
 		}
 	}
-	return l.begun.remove(id)
+	return l.began.forget(id)
 }
 
 // Discard removes a copy that may hold deleted points, so that it is made anew of another one. Its files are kept
@@ -195,9 +196,6 @@ func (l *Local) Damage(id uint64) (reason string, readable bool) {
 // Has reports whether there is a copy on disk, be it one that cannot be opened.
 func (l *Local) Has(id uint64) bool { return l.store.Shard(id) != nil || l.unopened()[id] != "" }
 
-// copied is later than any time at which a write begins a shard.
-const copied = math.MaxInt64
-
 var _ Replica = (*Local)(nil)
 
 // States tells about shards; the map has an entry for each asked ID.
@@ -220,7 +218,7 @@ func (l *Local) States(_ context.Context, ids []uint64) (map[uint64]ShardState, 
 		}
 		st := ShardState{Version: v, Lack: lack, Waiting: waiting}
 		if v.Exists {
-			st.Begun = l.begun.at(id)
+			st.Beginning = l.began.of(id)
 		}
 		if l.Deletes != nil {
 			st.Deletes = l.Deletes.DeletesSeen(id)
@@ -267,6 +265,17 @@ func (l *Local) Root(ctx context.Context, shard cluster.Shard, until int64) (roo
 // Digests calls fn for each series-field with points in windows that end at or before until.
 func (l *Local) Digests(ctx context.Context, shard cluster.Shard, until int64, fn func(*digest.SeriesField) error) error {
 	return l.view(ctx, shard, func(v *digest.View) error { return v.Each(ctx, until, fn) })
+}
+
+// Summarize opens a summary of the windows that end at or before until.
+func (l *Local) Summarize(ctx context.Context, shard cluster.Shard, until int64, key uint64) (reconcile.Summary, error) {
+	s, err := reconcile.NewSpool(ctx, l.dir, key, func(ctx context.Context, fn func(*digest.SeriesField) error) error {
+		return l.Digests(ctx, shard, until, fn)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // view calls fn with the digests of a shard, unless the node lacks it.

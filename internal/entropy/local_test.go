@@ -12,6 +12,7 @@ import (
 	"github.com/influxdata/influxql"
 
 	"concord/internal/cluster"
+	"concord/internal/copystate"
 )
 
 func mustStore(t *testing.T) *tsdb.Store {
@@ -77,7 +78,7 @@ func TestLocalStateMovesOnWritesAndDeletes(t *testing.T) {
 	}
 }
 
-func TestBegunShardsOutliveARestart(t *testing.T) {
+func TestBeginningsOutliveARestart(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "begun")
 	l := NewLocal(nil, nil, dir)
@@ -85,10 +86,10 @@ func TestBegunShardsOutliveARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	l = NewLocal(nil, nil, dir)
-	if l.begun.at(7) == 0 || l.begun.at(8) != 0 {
+	if l.began.of(7) == copystate.FoundEqual || l.began.of(8) != copystate.FoundEqual {
 		t.Error("the note is lost, or there is one too many")
 	}
-	if err := l.Whole(t.Context(), 7, 0); err != nil || l.begun.at(7) != 0 || NewLocal(nil, nil, dir).begun.at(7) != 0 {
+	if err := l.Whole(t.Context(), 7, 0); err != nil || l.began.of(7) != copystate.FoundEqual || NewLocal(nil, nil, dir).began.of(7) != copystate.FoundEqual {
 		t.Errorf("the note stays: %v", err)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+
+	"concord/internal/entropy/api"
 )
 
 const openAPIPath = "/openapi.json"
@@ -46,7 +48,7 @@ func openAPI() object {
 		if params != nil {
 			op["parameters"] = params
 		}
-		paths[Base+path] = object{strings.ToLower(r.method): op}
+		paths[api.Base+path] = object{strings.ToLower(r.method): op}
 	}
 	return object{
 		"openapi": "3.0.3",

@@ -89,9 +89,6 @@ func (p *parts) narrow(ctx context.Context, regions []region, cut int, fn func(p
 	if err != nil {
 		return err
 	}
-	if sums == nil { // a copy cannot tell
-		return p.fetch(ctx, regions, fn)
-	}
 	var parts []region
 	for i, r := range regions {
 		if big[i] {
@@ -103,8 +100,7 @@ func (p *parts) narrow(ctx context.Context, regions []region, cut int, fn func(p
 	return p.narrow(ctx, parts, cut+1, fn)
 }
 
-// slices returns what each copy that is the source of a group has in the slices of the marked regions; nil
-// when one cannot tell.
+// slices returns what each copy that is the source of a group has in the slices of the marked regions.
 func (p *parts) slices(ctx context.Context, regions []region, marked []bool) ([][][patch.Slices]patch.Slice, error) {
 	key := rand.Uint64()
 	out := make([][][patch.Slices]patch.Slice, len(regions))
@@ -119,11 +115,7 @@ func (p *parts) slices(ctx context.Context, regions []region, marked []bool) ([]
 		if len(asked) == 0 {
 			continue
 		}
-		teller, ok := c.replica.(PointTeller)
-		if !ok {
-			return nil, nil
-		}
-		sums, err := teller.Slices(ctx, p.sh, ask, key)
+		sums, err := c.replica.Slices(ctx, p.sh, ask, key)
 		if err != nil {
 			return nil, p.fail(c, err)
 		}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"concord/internal/cluster"
+	"concord/internal/copystate"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile"
@@ -95,7 +96,7 @@ func (s *Service) eachDifference(ctx context.Context, st *cluster.State, sh clus
 func (s *Service) rules(sh cluster.Shard, copies []copyOf, out *outcome) patch.Rules {
 	r := patch.Rules{Absent: len(sh.Owners) - len(copies), Doubtful: make([]bool, len(copies))}
 	for i, c := range copies {
-		r.Doubtful[i] = c.state.Corrupt != "" || BegunByCopy(c.state.Begun) || c.state.Lack.Kind != ""
+		r.Doubtful[i] = c.state.Corrupt != "" || c.state.Beginning == copystate.FromFiles || c.state.Lack.Kind != ""
 	}
 	if quiet(copies, s.deps.Now().Add(-time.Duration(s.config().Settle))) {
 		return r

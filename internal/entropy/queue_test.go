@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"concord/internal/bolt/bolttest"
+	"concord/internal/copystate"
 )
 
 // queueFile makes an entropy.db with n shards.
@@ -215,25 +216,25 @@ func FuzzDamagedNotes(f *testing.F) {
 }
 
 // A shard that began is never whole, whatever its file holds.
-func FuzzBegunNotes(f *testing.F) {
+func FuzzBeginnings(f *testing.F) {
 	dir := f.TempDir()
 	for _, text := range []string{"17", "", "0", "-1", "99999999999999999999", "1\n"} {
 		f.Add(uint64(7), []byte(text))
 	}
 	f.Fuzz(func(t *testing.T, id uint64, b []byte) {
-		s := &begunShards{dir: dir}
+		s := &beginnings{dir: dir}
 		if err := os.WriteFile(s.path(id), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		defer os.Remove(s.path(id))
-		if s.at(id) == 0 {
+		if s.of(id) == copystate.FoundEqual {
 			t.Fatalf("with %q the shard counts as whole", b)
 		}
-		if err := s.remove(id); err != nil {
+		if err := s.forget(id); err != nil {
 			t.Fatal(err)
 		}
-		if at := (&begunShards{dir: dir}).at(id); at != 0 {
-			t.Fatalf("removed, and it begins at %d", at)
+		if began := (&beginnings{dir: dir}).of(id); began != copystate.FoundEqual {
+			t.Fatalf("removed, and its beginning is %d", began)
 		}
 	})
 }

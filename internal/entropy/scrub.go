@@ -17,11 +17,12 @@ import (
 	"concord/internal/cluster"
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
 )
 
 // met notes damage that a read met, and returns its error.
 func (l *Local) met(id uint64, err error) error {
-	var d *scrub.Damage
+	var d *tsmfile.Damage
 	if !errors.As(err, &d) {
 		return err
 	}
@@ -29,7 +30,7 @@ func (l *Local) met(id uint64, err error) error {
 }
 
 // Found notes, durably, what is damaged in a copy.
-func (l *Local) Found(id uint64, found ...*scrub.Damage) error {
+func (l *Local) Found(id uint64, found ...*tsmfile.Damage) error {
 	if len(found) == 0 {
 		return nil
 	}
@@ -51,7 +52,7 @@ var errNoCopy = errors.New("the node has no copy of the shard")
 // Scrub reads all files of a copy from disk, and notes what is damaged; wait is called before each read. What queries
 // do not see of sound files it makes visible. It fails with errNoCopy when the engine does not have the shard. One
 // that it could not open is damaged, whatever its files are.
-func (l *Local) Scrub(ctx context.Context, id uint64, wait func(context.Context, int) error) ([]*scrub.Damage, error) {
+func (l *Local) Scrub(ctx context.Context, id uint64, wait func(context.Context, int) error) ([]*tsmfile.Damage, error) {
 	sh := l.store.Shard(id)
 	if sh == nil {
 		return nil, errNoCopy
@@ -91,8 +92,6 @@ func (l *Local) Damaged() (map[uint64]string, error) {
 
 // Aside is the folder in which what is replaced in damaged copies is kept.
 func (l *Local) Aside() string { return filepath.Join(l.dir, "aside") }
-
-var _ Healer = (*Local)(nil)
 
 // SetAside replaces the damaged files of a copy by ones with what is good in them; the damaged
 // ones are kept in the folder aside.
@@ -150,7 +149,7 @@ func (l *Local) Sound(id uint64) error { return l.damaged.remove(id) }
 
 // scrubber is a Replica of this node whose files can be verified.
 type scrubber interface {
-	Scrub(ctx context.Context, id uint64, wait func(context.Context, int) error) ([]*scrub.Damage, error)
+	Scrub(ctx context.Context, id uint64, wait func(context.Context, int) error) ([]*tsmfile.Damage, error)
 	Damaged() (map[uint64]string, error)
 	Sound(id uint64) error
 }
@@ -439,11 +438,7 @@ func (s *Service) setAside(ctx context.Context, st *cluster.State, sh cluster.Sh
 		if len(healthy(copies)) == 0 {
 			return false, fmt.Errorf("no owner that is reachable has an undamaged copy of shard %d: %s: %s", sh.ID, addr(st, c.owner), c.state.Corrupt)
 		}
-		h, ok := c.replica.(Healer)
-		if !ok {
-			return false, fmt.Errorf("the copy of shard %d on %s cannot be healed", sh.ID, addr(st, c.owner))
-		}
-		if err := h.SetAside(ctx, sh.ID); err != nil {
+		if err := c.replica.SetAside(ctx, sh.ID); err != nil {
 			return false, fmt.Errorf("set the damaged files of shard %d on %s aside: %w", sh.ID, addr(st, c.owner), err)
 		}
 		any = true
@@ -454,12 +449,13 @@ func (s *Service) setAside(ctx context.Context, st *cluster.State, sh cluster.Sh
 // healed tells the owners of copies that were damaged that they are equal to the others now.
 func (s *Service) healed(ctx context.Context, st *cluster.State, sh cluster.Shard, copies []copyOf) error {
 	for _, c := range copies {
-		if h, ok := c.replica.(Healer); ok && c.state.Corrupt != "" {
-			if err := h.Healed(ctx, sh.ID); err != nil {
-				return fmt.Errorf("tell %s that its copy of shard %d is healed: %w", addr(st, c.owner), sh.ID, err)
-			}
-			s.log.Info("A damaged copy is healed", zap.Uint64("db_shard_id", sh.ID), zap.String("node", addr(st, c.owner)), zap.String("message", c.state.Corrupt))
+		if c.state.Corrupt == "" {
+			continue
 		}
+		if err := c.replica.Healed(ctx, sh.ID); err != nil {
+			return fmt.Errorf("tell %s that its copy of shard %d is healed: %w", addr(st, c.owner), sh.ID, err)
+		}
+		s.log.Info("A damaged copy is healed", zap.Uint64("db_shard_id", sh.ID), zap.String("node", addr(st, c.owner)), zap.String("message", c.state.Corrupt))
 	}
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 
 	"github.com/influxdata/influxdb/toml"
 
-	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
 )
 
 // scrubbed is a node's copies, of which some are damaged or cannot be verified.
@@ -29,7 +29,7 @@ func newScrubbed(r *fakeReplica) *scrubbed {
 	return &scrubbed{fakeReplica: r, when: make(map[uint64][]time.Time), fails: make(map[uint64]error), damaged: make(map[uint64]string)}
 }
 
-func (s *scrubbed) Scrub(_ context.Context, id uint64, _ func(context.Context, int) error) ([]*scrub.Damage, error) {
+func (s *scrubbed) Scrub(_ context.Context, id uint64, _ func(context.Context, int) error) ([]*tsmfile.Damage, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.when[id] = append(s.when[id], time.Now())
@@ -37,7 +37,7 @@ func (s *scrubbed) Scrub(_ context.Context, id uint64, _ func(context.Context, i
 		return nil, err
 	}
 	if m := s.damaged[id]; m != "" {
-		return []*scrub.Damage{{File: m}}, nil
+		return []*tsmfile.Damage{{File: m}}, nil
 	}
 	return nil, nil
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"concord/internal/cluster"
+	"concord/internal/copystate"
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/reconcile"
 )
@@ -68,12 +69,15 @@ type Service struct {
 	wg        sync.WaitGroup
 	checking  sync.Mutex // held by a check
 
-	mu       sync.Mutex
-	cfg      Config
-	results  map[uint64]ShardStatus
-	checks   map[uint64]*lastCheck
-	unaware  map[uint64]map[uint64]int64 // by shard, by owner: ShardState.Begun of copies that were found equal and could not be told
-	refused  map[uint64]keptRefusals     // by shard: what its last repair could not write
+	mu      sync.Mutex
+	cfg     Config
+	results map[uint64]ShardStatus
+	checks  map[uint64]*lastCheck
+	// pendingWhole are owners that could not be told that their copy was found equal, by shard, with the Beginning that
+	// the copy had then, by owner.
+	pendingWhole map[uint64]map[uint64]copystate.Beginning
+
+	refused  map[uint64]keptRefusals // by shard: what its last repair could not write
 	running  map[uint64]*job
 	freed    chan struct{} // closed and replaced when a job may sync
 	suspects bool          // a check is due at once
@@ -113,7 +117,7 @@ func New(cfg Config, deps Deps) *Service {
 	s := &Service{
 		deps: deps, cfg: cfg, log: zap.NewNop(), limiter: rate.NewLimiter(rateOf(cfg.MaxRate)),
 		reload: make(chan struct{}, 1), wake: make(chan struct{}, 1), scrubbing: make(chan struct{}, 1),
-		results: make(map[uint64]ShardStatus), checks: make(map[uint64]*lastCheck), unaware: make(map[uint64]map[uint64]int64), refused: make(map[uint64]keptRefusals), running: make(map[uint64]*job), freed: make(chan struct{}),
+		results: make(map[uint64]ShardStatus), checks: make(map[uint64]*lastCheck), pendingWhole: make(map[uint64]map[uint64]copystate.Beginning), refused: make(map[uint64]keptRefusals), running: make(map[uint64]*job), freed: make(chan struct{}),
 	}
 	if l, ok := deps.Local.(*Local); ok {
 		l.throttle = s.Throttle
@@ -439,9 +443,9 @@ func (s *Service) purge() {
 			delete(s.results, id)
 		}
 	}
-	for id := range s.unaware {
+	for id := range s.pendingWhole {
 		if _, ok := live[id]; !ok {
-			delete(s.unaware, id)
+			delete(s.pendingWhole, id)
 		}
 	}
 	for id := range s.checks {

@@ -98,7 +98,7 @@ func TestCheck(t *testing.T) {
 		begin := func(owners ...uint64) {
 			for _, o := range owners {
 				c.replicas[o].write(1, "cpu,host=a", "value", old(), 1.0)
-				c.replicas[o].change(func() { c.replicas[o].shards[1].begun = time.Now().UnixNano() })
+				c.replicas[o].change(func() { c.replicas[o].shards[1].began = copystate.BegunAt(time.Now()) })
 			}
 		}
 		begin(1, 2)
@@ -112,7 +112,7 @@ func TestCheck(t *testing.T) {
 		s := mustOpen(t, c, func(cfg *Config, _ *Deps) { cfg.AutoRepairMissing = false })
 		for _, o := range []uint64{1, 2} {
 			c.replicas[o].write(1, "cpu,host=a", "value", old(), 1.0)
-			c.replicas[o].change(func() { c.replicas[o].shards[1].begun = time.Now().UnixNano() })
+			c.replicas[o].change(func() { c.replicas[o].shards[1].began = copystate.BegunAt(time.Now()) })
 		}
 		mustCheck(t, s)
 		wantStatus(t, s, NodeStatus{})
@@ -123,12 +123,12 @@ func TestCheck(t *testing.T) {
 		s := mustOpen(t, c, nil)
 		c.writeAll(1, old(), 1.0)
 		for _, r := range c.replicas {
-			r.change(func() { r.shards[1].begun = 1 })
+			r.change(func() { r.shards[1].began = copystate.LongAgo })
 		}
 		c.replicas[2].change(func() { c.replicas[2].deaf = true })
 		pass(2 * time.Minute)
 		mustCheck(t, s)
-		if c.replicas[1].shards[1].begun != 0 || c.replicas[2].shards[1].begun != 1 {
+		if c.replicas[1].shards[1].began != copystate.FoundEqual || c.replicas[2].shards[1].began != copystate.LongAgo {
 			t.Fatal("it is not as it was to be")
 		}
 		c.replicas[3].write(1, "cpu,host=b", "value", old(), 1.0)
@@ -139,7 +139,7 @@ func TestCheck(t *testing.T) {
 			wantStatus(t, s, NodeStatus{Shards: []ShardStatus{{ID: 1, Status: Diff}}})
 			c.replicas[3].write(1, "cpu,host=b", "value", old()+1, 1.0)
 		}
-		if c.replicas[2].shards[1].begun != 0 {
+		if c.replicas[2].shards[1].began != copystate.FoundEqual {
 			t.Error("it was never told")
 		}
 	})
@@ -357,20 +357,20 @@ func TestRepair(t *testing.T) {
 		lost := c.replicas[3]
 		lost.change(func() { lost.shards[1] = nil })
 		lost.write(1, "cpu,host=a", "value", old()+1, 2.0)
-		lost.change(func() { lost.shards[1].begun = 1 })
+		lost.change(func() { lost.shards[1].began = copystate.LongAgo })
 		mustCheck(t, s)
 		pass(2 * time.Minute)
 		mustCheck(t, s)
 		synctest.Wait()
-		if got, want := c.replicas[3].dump(1), c.replicas[1].dump(1); got != want || c.replicas[3].shards[1].begun != 0 {
-			t.Errorf("it was not repaired unasked: %s, want %s; begun %v", got, want, c.replicas[3].shards[1].begun)
+		if got, want := c.replicas[3].dump(1), c.replicas[1].dump(1); got != want || c.replicas[3].shards[1].began != copystate.FoundEqual {
+			t.Errorf("it was not repaired unasked: %s, want %s; begun %v", got, want, c.replicas[3].shards[1].began)
 		}
 	})
 	bubble("an owner that was away since a new shard began is not one that lost it", t, func(t *testing.T, c *fakeCluster) {
 		s := mustOpen(t, c, nil)
 		c.writeAll(1, old(), 1.0)
 		for _, r := range c.replicas {
-			r.change(func() { r.shards[1].begun = 1 })
+			r.change(func() { r.shards[1].began = copystate.LongAgo })
 		}
 		c.replicas[3].setDown(errors.New("away"))
 		pass(2 * time.Minute)

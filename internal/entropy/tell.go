@@ -50,14 +50,12 @@ var errDearer = errors.New("fetching the points is cheaper")
 // tell asks for coded symbols of regions that this node and others have in part, and
 // returns the regions that it did not find out about.
 func (p *parts) tell(ctx context.Context, regions []region) (known []told, rest []region, err error) {
-	mine, ok := p.copies[0].replica.(PointTeller)
-	if !ok || p.copies[0].owner != p.s.deps.Meta.NodeID() {
+	if p.copies[0].owner != p.s.deps.Meta.NodeID() {
 		return nil, regions, nil
 	}
 	found := make(map[int][]map[int64]tsm1.Value) // by region, by copy: the points that a copy does not share with this node
 	dearer := make(map[int]bool)
 	for k, c := range p.copies {
-		theirs, ok := c.replica.(PointTeller)
 		var asked []int
 		for i, r := range regions {
 			if k > 0 && r.mixed() && r.groups[0] != 0 && r.source(k) && !dearer[i] {
@@ -68,8 +66,8 @@ func (p *parts) tell(ctx context.Context, regions []region) (known []told, rest 
 			continue
 		}
 		err := errDearer
-		if ok && p.untold[k].asks() {
-			err = p.symbols(ctx, c, mine, theirs, regions, asked, found)
+		if p.untold[k].asks() {
+			err = p.symbols(ctx, c, regions, asked, found)
 			p.untold[k].met(errors.Is(err, errDearer))
 		}
 		if errors.Is(err, errDearer) {
@@ -112,7 +110,7 @@ func spread(r region, found []map[int64]tsm1.Value) []tsm1.Values {
 
 // symbols finds the points that a copy and this node do not share in the asked regions. It
 // adds them to found, nil for a point that is not there: those of this node at 0.
-func (p *parts) symbols(ctx context.Context, c copyOf, mine, theirs PointTeller, regions []region, asked []int, found map[int][]map[int64]tsm1.Value) error {
+func (p *parts) symbols(ctx context.Context, c copyOf, regions []region, asked []int, found map[int][]map[int64]tsm1.Value) error {
 	key := rand.Uint64()
 	ask := make([]patch.Region, len(asked))
 	for i, at := range asked {
@@ -122,14 +120,14 @@ func (p *parts) symbols(ctx context.Context, c copyOf, mine, theirs PointTeller,
 	next, limit := len(ask), 0
 	for !d.Done() {
 		from := d.Len()
-		remote, err := theirs.Symbols(ctx, p.sh, ask, key, from, next)
+		remote, err := c.replica.Symbols(ctx, p.sh, ask, key, from, next)
 		if err != nil {
 			return err
 		}
 		if err := p.spent(ctx, c, len(riblt.AppendSymbols(nil, remote))); err != nil {
 			return err
 		}
-		local, err := mine.Symbols(ctx, p.sh, ask, key, from, next)
+		local, err := p.copies[0].replica.Symbols(ctx, p.sh, ask, key, from, next)
 		if err != nil {
 			return err
 		}

@@ -85,7 +85,7 @@ func (p *parts) versions(ctx context.Context, conflicts []conflict) ([]patch.Ver
 		out[i] = patch.Versions{Known: make([]map[int64]uint64, len(p.copies)), Since: make([]uint64, len(p.copies))}
 	}
 	for k, c := range p.copies {
-		q := p.question(c)
+		q := question{parts: p, copy: c}
 		for i := range conflicts {
 			known := make(map[int64]uint64)
 			out[i].Known[k] = known
@@ -116,25 +116,15 @@ func (p *parts) versions(ctx context.Context, conflicts []conflict) ([]patch.Ver
 type question struct {
 	*parts
 	copy   copyOf
-	teller VersionTeller      // nil when the copy cannot tell
 	points []patch.Region     // of one time each
 	values []tsm1.Value       // that were read, by point
 	known  []map[int64]uint64 // where the answers go, by point
 	since  uint64             // versions that are not known are not above it
 }
 
-func (p *parts) question(c copyOf) *question {
-	teller, _ := c.replica.(VersionTeller)
-	q := &question{parts: p, copy: c, teller: teller}
-	if teller == nil {
-		q.since = patch.Unsettled
-	}
-	return q
-}
-
 // add asks about a point of a series-field with a value that was read before; known takes its version.
 func (q *question) add(ctx context.Context, of patch.Region, v tsm1.Value, known map[int64]uint64) error {
-	if q.teller == nil {
+	if q.since == patch.Unsettled { // it cannot tell
 		return nil
 	}
 	of.Min, of.Max = v.UnixNano(), v.UnixNano()
@@ -151,9 +141,10 @@ func (q *question) ask(ctx context.Context) error {
 	if len(q.points) == 0 {
 		return nil
 	}
-	versions, since, err := q.teller.Versions(ctx, q.sh, q.points)
+	versions, since, err := q.copy.replica.Versions(ctx, q.sh, q.points)
 	if errors.Is(err, ErrNoVersions) {
-		q.teller, q.since = nil, patch.Unsettled
+		q.since = patch.Unsettled
+		q.points = nil
 		return nil
 	} else if err != nil {
 		return q.fail(q.copy, err)

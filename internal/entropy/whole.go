@@ -12,26 +12,14 @@ import (
 	"concord/internal/copystate"
 )
 
-// begunTogether is within which time the owners of a new shard begin it.
-const begunTogether = 10 * time.Second
-
-// begunLate tells whether a write began a copy long after the others.
-func begunLate(copies []copyOf) bool {
-	first, last := copies[0].state.Begun, copies[0].state.Begun
+// oneBeganLate reports whether a copy lacks older points that another one may have, as their beginnings tell.
+func oneBeganLate(copies []copyOf) bool {
+	first, last := copies[0].state.Beginning, copies[0].state.Beginning
 	for _, c := range copies {
-		first, last = min(first, c.state.Begun), max(last, c.state.Begun)
+		first, last = min(first, c.state.Beginning), max(last, c.state.Beginning)
 	}
-	return BegunAfter(first, last)
+	return last.LaterThan(first)
 }
-
-// BegunAfter tells whether a copy that began at last lacks what one that began
-// at first may have; both are as in ShardState.
-func BegunAfter(first, last int64) bool {
-	return last > first && (first == 0 || BegunByCopy(last) || last-first > int64(begunTogether))
-}
-
-// BegunByCopy tells whether that is what a copy begins with, until it is found equal to its source.
-func BegunByCopy(begun int64) bool { return begun == copied }
 
 // whole tells owners whose copy a write began, or lacked something, that it is equal to the others. While an owner is
 // away none is told of its beginning: it would seem to have begun late. Of what it lacked it is told when one of the
@@ -40,16 +28,16 @@ func (s *Service) whole(ctx context.Context, sh cluster.Shard, copies []copyOf) 
 	all := len(copies) == len(sh.Owners)
 	anyWhole := slices.ContainsFunc(copies, func(c copyOf) bool { return c.state.whole() })
 	for _, c := range copies {
-		if lacks := c.state.Lack.Kind != ""; !(all && (c.state.Begun != 0 || lacks) || lacks && anyWhole) {
+		if lacks := c.state.Lack.Kind != ""; !(all && (c.state.Beginning != copystate.FoundEqual || lacks) || lacks && anyWhole) {
 			continue
 		}
 		if err := c.replica.Whole(ctx, sh.ID, c.state.Lack.Gen); err != nil {
 			s.fail("Cannot tell an owner that its copy is whole", sh.ID, err)
 			s.mu.Lock()
-			if s.unaware[sh.ID] == nil {
-				s.unaware[sh.ID] = make(map[uint64]int64)
+			if s.pendingWhole[sh.ID] == nil {
+				s.pendingWhole[sh.ID] = make(map[uint64]copystate.Beginning)
 			}
-			s.unaware[sh.ID][c.owner] = c.state.Begun
+			s.pendingWhole[sh.ID][c.owner] = c.state.Beginning
 			s.mu.Unlock()
 		}
 	}
@@ -57,7 +45,7 @@ func (s *Service) whole(ctx context.Context, sh cluster.Shard, copies []copyOf) 
 
 // whole tells whether a copy has all that the others may lack.
 func (s ShardState) whole() bool {
-	return s.Exists && s.Corrupt == "" && s.Lack.Kind == "" && len(s.Waiting) == 0 && !BegunByCopy(s.Begun)
+	return s.Exists && s.Corrupt == "" && s.Lack.Kind == "" && len(s.Waiting) == 0 && s.Beginning != copystate.FromFiles
 }
 
 // right tells whether what a copy has is what it should have, although it may lack some writes.
@@ -99,41 +87,44 @@ func (s *Service) makeAnew(ctx context.Context, st *cluster.State, sh cluster.Sh
 	return true, nil
 }
 
-// aware tells the owners of which whole could not. Beside the others, who were told, they would seem to have begun late.
-func (s *Service) aware(ctx context.Context, sh cluster.Shard, copies []copyOf) {
+// retryMarkWhole tells the owners that whole could not reach. The other owners were told, and are FoundEqual. Beside
+// them such a copy would seem to have begun late.
+func (s *Service) retryMarkWhole(ctx context.Context, sh cluster.Shard, copies []copyOf) {
 	for i := range copies {
 		c := &copies[i]
 		s.mu.Lock()
-		begun, ok := s.unaware[sh.ID][c.owner]
+		began, ok := s.pendingWhole[sh.ID][c.owner]
 		s.mu.Unlock()
 		if !ok {
 			continue
 		}
-		if c.state.Begun == begun { // else it lost the shard since, or a write began it again
-			c.state.Begun = 0
+		if c.state.Beginning == began { // else it lost the shard since, or a write began it again
+			c.state.Beginning = copystate.FoundEqual
 			if err := c.replica.Whole(ctx, sh.ID, c.state.Lack.Gen); err != nil {
 				s.fail("Cannot tell an owner that its copy is whole", sh.ID, err)
 				continue
 			}
 		}
 		s.mu.Lock()
-		delete(s.unaware[sh.ID], c.owner)
+		delete(s.pendingWhole[sh.ID], c.owner)
 		s.mu.Unlock()
 	}
 }
 
-// youngUntil is when settle is over since a write began the last of the copies that there are. It is the zero time when one is none that a write began.
-func youngUntil(copies []copyOf, settle time.Duration) (until time.Time) {
+// settledAt is when the time settle is over since a write began the newest of the existing copies. It is the zero time
+// when one of them was not begun by a write.
+func settledAt(copies []copyOf, settle time.Duration) (settled time.Time) {
 	for _, c := range copies {
 		if !c.state.Exists {
 			continue
 		}
-		if c.state.Begun == 0 || BegunByCopy(c.state.Begun) {
+		began, ok := c.state.Beginning.Time()
+		if !ok {
 			return time.Time{}
 		}
-		if at := time.Unix(0, c.state.Begun).Add(settle); at.After(until) {
-			until = at
+		if at := began.Add(settle); at.After(settled) {
+			settled = at
 		}
 	}
-	return until
+	return settled
 }

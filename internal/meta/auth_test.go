@@ -7,6 +7,8 @@ import (
 
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"golang.org/x/crypto/bcrypt"
+
+	"concord/internal/meta/metaconfig"
 )
 
 // The password of an unknown user costs what that of a user does.
@@ -62,7 +64,7 @@ func TestPasswordsThatWaitAreBounded(t *testing.T) {
 
 func TestBusyMetaNodeSaysSo(t *testing.T) {
 	t.Parallel()
-	m := &testMeta{cfg: NewConfig()}
+	m := &testMeta{cfg: metaconfig.New()}
 	m.cfg.Meta.Dir = t.TempDir()
 	m.cfg.Meta.BindAddress, m.cfg.Meta.HTTPBindAddress = "127.0.0.1:0", "127.0.0.1:0"
 	m.cfg.Meta.AuthEnabled, m.cfg.Meta.InternalSharedSecret, m.cfg.SingleServer = true, "secret", true

@@ -8,52 +8,39 @@ import (
 
 	"concord/internal/clocks"
 	"concord/internal/cluster"
+	"concord/internal/meta/wire"
 )
 
 // clockTimeout bounds how long GET /show-cluster waits for the clocks of nodes.
 const clockTimeout = 2 * time.Second
 
-// Members is the answer of GET /show-cluster.
-type Members struct {
-	Data []Member `json:"data"`
-	Meta []Member `json:"meta"`
-}
-
-// Member is a node with its clock.
-type Member struct {
-	cluster.Node
-	// ClockSkewMs is how far the node's clock is ahead of the clock in the middle of all; nil when it did not answer.
-	ClockSkewMs *int64 `json:"clockSkewMs,omitempty"`
-	ClockOff    bool   `json:"clockOff,omitempty"` // by more than a second for certain
-}
-
 func (s *Server) serveCluster(w http.ResponseWriter, r *http.Request) {
 	st := s.State()
-	m := Members{Data: members(st.DataNodes), Meta: members(st.MetaNodes)}
+	m := wire.Members{Data: members(st.DataNodes), Meta: members(st.MetaNodes)}
 	s.readClocks(r.Context(), m)
 	reply(w, m, nil)
 }
 
-func members(nodes []cluster.Node) []Member {
-	out := make([]Member, len(nodes))
+func members(nodes []cluster.Node) []wire.Member {
+	out := make([]wire.Member, len(nodes))
 	for i, n := range nodes {
-		out[i].Node = n
+		out[i].Node = wire.Node(n)
 	}
 	return out
 }
 
 // readClocks asks all members at the same time what time they have.
-func (s *Server) readClocks(ctx context.Context, m Members) {
+func (s *Server) readClocks(ctx context.Context, m wire.Members) {
 	ctx, cancel := context.WithTimeout(ctx, clockTimeout)
 	defer cancel()
 	type reading struct {
-		*Member
+		*wire.Member
 		clocks.Skew
 	}
 	var read []reading
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	ask := func(member *Member, addr string, clock func() (int64, error)) {
+	ask := func(member *wire.Member, addr string, clock func() (int64, error)) {
 		wg.Go(func() {
 			sent := time.Now()
 			at, err := clock()

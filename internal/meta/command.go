@@ -7,26 +7,29 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/influxdata/influxdb/logger"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
+	"concord/internal/meta/metaconfig"
 	"concord/internal/version"
 )
 
 // Commands are `run` and `config` of influxd-meta. prepare may change a server
 // before it opens.
 func Commands(prepare func(*Server)) []*cobra.Command {
-	return Program.Commands("Run a meta node until it is told to stop", func(cmd *cobra.Command, load func() (*Config, error)) error {
+	return metaconfig.Program.Commands("Run a meta node until it is told to stop", func(cmd *cobra.Command, load func() (*metaconfig.Config, error)) error {
 		return run(cmd.Context(), load, prepare)
 	})
 }
 
-func run(ctx context.Context, load func() (*Config, error), prepare func(*Server)) error {
+func run(ctx context.Context, load func() (*metaconfig.Config, error), prepare func(*Server)) error {
 	cfg, err := load()
 	if err != nil {
 		return err
 	}
-	log, err := cfg.Logging.New(os.Stderr)
+	logging := logger.Config(cfg.Logging)
+	log, err := logging.New(os.Stderr)
 	if err != nil {
 		return fmt.Errorf("logging: %w", err)
 	}

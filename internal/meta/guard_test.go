@@ -14,6 +14,7 @@ import (
 	"github.com/influxdata/influxql"
 
 	"concord/internal/cluster"
+	"concord/internal/meta/metaconfig"
 	"concord/internal/trust"
 )
 
@@ -22,7 +23,7 @@ import (
 func TestEveryRouteIsGuarded(t *testing.T) {
 	t.Parallel()
 	const secret = trust.Secret("the shared secret")
-	m := &testMeta{cfg: NewConfig()}
+	m := &testMeta{cfg: metaconfig.New()}
 	m.cfg.Meta.Dir = t.TempDir()
 	m.cfg.Meta.BindAddress, m.cfg.Meta.HTTPBindAddress = "127.0.0.1:0", "127.0.0.1:0"
 	m.cfg.Meta.AuthEnabled, m.cfg.Meta.InternalSharedSecret = true, secret
@@ -137,7 +138,7 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 func TestNodesWithoutTheSecretDoNotJoin(t *testing.T) {
 	t.Parallel()
 	start := func(secret trust.Secret) *testMeta {
-		m := &testMeta{cfg: NewConfig(), tune: quickRaft}
+		m := &testMeta{cfg: metaconfig.New(), tune: quickRaft}
 		m.cfg.Meta.Dir = t.TempDir()
 		m.cfg.Meta.BindAddress, m.cfg.Meta.HTTPBindAddress = "127.0.0.1:0", "127.0.0.1:0"
 		m.cfg.Meta.InternalSharedSecret = secret

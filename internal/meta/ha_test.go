@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"concord/internal/cluster"
+	"concord/internal/meta/metaconfig"
 )
 
 // quickRaft makes elections quick and snapshots frequent.
@@ -26,7 +27,7 @@ func newMetas(t *testing.T, n int) []*testMeta {
 	t.Helper()
 	var out []*testMeta
 	for range n {
-		m := &testMeta{cfg: NewConfig(), tune: quickRaft}
+		m := &testMeta{cfg: metaconfig.New(), tune: quickRaft}
 		m.cfg.Meta.Dir = t.TempDir()
 		m.cfg.Meta.BindAddress, m.cfg.Meta.HTTPBindAddress = "127.0.0.1:0", "127.0.0.1:0"
 		m.start(t)

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"concord/internal/cluster"
+	"concord/internal/meta/wire"
 )
 
 const (
@@ -50,12 +51,12 @@ func (s *Server) handler() http.Handler {
 		if addr == "" {
 			addr = s.httpAddr
 		}
-		return s.AddMeta(r.Context(), addr)
+		return answerNode(s.AddMeta(r.Context(), addr))
 	})
-	onLeader("POST /add-data", admin, func(r *http.Request) (any, error) { return s.AddData(r.Context(), r.FormValue("addr")) })
+	onLeader("POST /add-data", admin, func(r *http.Request) (any, error) { return answerNode(s.AddData(r.Context(), r.FormValue("addr"))) })
 	s.removalRoutes(mux, onLeader)
 	onLeader("POST /update-data", admin, func(r *http.Request) (any, error) {
-		return s.UpdateData(r.Context(), r.FormValue("old"), r.FormValue("new"))
+		return answerNode(s.UpdateData(r.Context(), r.FormValue("old"), r.FormValue("new")))
 	})
 	onLeader("POST /truncate-shards", admin, func(r *http.Request) (any, error) {
 		delay, err := time.ParseDuration(r.FormValue("delay"))
@@ -77,7 +78,7 @@ func (s *Server) handler() http.Handler {
 				return nil, errors.New("delete: must be a JSON list of strings")
 			}
 		}
-		return s.labelNode(r.FormValue("node"), set, remove)
+		return answerNode(s.labelNode(r.FormValue("node"), set, remove))
 	})
 	s.userRoutes(mux)
 	for _, r := range s.routes {
@@ -133,6 +134,9 @@ func (t *timed) Write(b []byte) (int, error) {
 // Unwrap is for http.ResponseController.
 func (t *timed) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
+// answerNode is the answer to a request that changes a node.
+func answerNode(n cluster.Node, err error) (any, error) { return wire.Node(n), err }
+
 func boolValue(r *http.Request, key string) (bool, error) {
 	v := r.FormValue(key)
 	if v == "" {
@@ -170,18 +174,9 @@ func replyCode(w http.ResponseWriter, code int, v any) {
 	json.NewEncoder(w).Encode(v)
 }
 
-// Status is the answer of GET /status.
-type Status struct {
-	NodeType string   `json:"nodeType"`
-	Leader   string   `json:"leader"` // Raft address, empty without one
-	HTTPAddr string   `json:"httpAddr"`
-	RaftAddr string   `json:"raftAddr"`
-	Peers    []string `json:"peers"` // Raft addresses
-}
-
 func (s *Server) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	leader, _ := s.st().raft.LeaderWithID()
-	st := Status{NodeType: "meta", Leader: string(leader), HTTPAddr: s.httpAddr, RaftAddr: s.raftAddr, Peers: []string{}}
+	st := wire.Status{NodeType: "meta", Leader: string(leader), HTTPAddr: s.httpAddr, RaftAddr: s.raftAddr, Peers: []string{}}
 	if f := s.st().raft.GetConfiguration(); f.Error() == nil {
 		for _, p := range f.Configuration().Servers {
 			if p.ID == s.st().id {
@@ -193,44 +188,24 @@ func (s *Server) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	reply(w, st, nil)
 }
 
-// ShardInfo is one entry of the answer of GET /show-shards.
-type ShardInfo struct {
-	ID              uint64       `json:"id"`
-	Database        string       `json:"database"`
-	RetentionPolicy string       `json:"retention-policy"`
-	ReplicaN        int          `json:"replica-n"`
-	ShardGroupID    uint64       `json:"shard-group-id"`
-	StartTime       time.Time    `json:"start-time"`
-	EndTime         time.Time    `json:"end-time"` // where it was truncated, if it was
-	ExpireTime      *time.Time   `json:"expire-time,omitempty"`
-	TruncatedAt     *time.Time   `json:"truncated-at,omitempty"`
-	Owners          []ShardOwner `json:"owners"`
-}
-
-// ShardOwner is a data node that holds a copy of a shard.
-type ShardOwner struct {
-	ID      uint64 `json:"id"`
-	TCPAddr string `json:"tcpAddr"`
-}
-
 func (s *Server) serveShards(w http.ResponseWriter, _ *http.Request) {
 	st := s.State()
-	out := []ShardInfo{}
+	out := []wire.Shard{}
 	for _, sh := range st.Shards() {
-		i := ShardInfo{
-			ID: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy, ReplicaN: sh.ReplicaN, ShardGroupID: sh.GroupID,
-			StartTime: time.Unix(0, sh.Start).UTC(), EndTime: time.Unix(0, sh.End).UTC(), Owners: []ShardOwner{},
+		i := wire.Shard{
+			ID: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy, ReplicaN: sh.ReplicaN, GroupID: sh.GroupID,
+			Start: time.Unix(0, sh.Start).UTC(), End: time.Unix(0, sh.End).UTC(), Owners: []wire.Owner{},
 		}
 		if sh.Expires != 0 {
 			t := time.Unix(0, sh.Expires).UTC()
-			i.ExpireTime = &t
+			i.Expires = &t
 		}
 		if sh.Truncated {
-			i.TruncatedAt = &i.EndTime
+			i.TruncatedAt = &i.End
 		}
 		for _, id := range sh.Owners {
 			n, _ := st.DataNode(id)
-			i.Owners = append(i.Owners, ShardOwner{id, n.TCPAddr})
+			i.Owners = append(i.Owners, wire.Owner{ID: id, TCPAddr: n.TCPAddr})
 		}
 		out = append(out, i)
 	}

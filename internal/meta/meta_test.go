@@ -26,6 +26,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
+	"concord/internal/meta/metaconfig"
 	"concord/internal/rpc"
 )
 
@@ -45,7 +46,7 @@ func testContext(t *testing.T) context.Context {
 // testMeta is a meta node that can be stopped and started on its ports.
 type testMeta struct {
 	*Server
-	cfg         *Config
+	cfg         *metaconfig.Config
 	tune        func(*raft.Config)
 	log         *zap.Logger
 	ShardRepair http.Handler
@@ -53,7 +54,7 @@ type testMeta struct {
 
 func newMeta(t *testing.T, single bool) *testMeta {
 	t.Helper()
-	m := &testMeta{cfg: NewConfig()}
+	m := &testMeta{cfg: metaconfig.New()}
 	m.cfg.Meta.Dir = t.TempDir()
 	m.cfg.Meta.BindAddress, m.cfg.Meta.HTTPBindAddress = "127.0.0.1:0", "127.0.0.1:0"
 	m.cfg.SingleServer = single
@@ -452,13 +453,13 @@ func TestMemberOfAnotherClusterDoesNotJoin(t *testing.T) {
 func TestConfig(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "c")
-	load := func(text string, env map[string]string) (*Config, error) {
+	load := func(text string, env map[string]string) (*metaconfig.Config, error) {
 		ok(t, os.WriteFile(path, []byte(text), 0o600))
-		return Program.Load(path, func(k string) string { return env[k] })
+		return metaconfig.Program.Load(path, func(k string) string { return env[k] })
 	}
 	c, err := load("[meta]\ndir=\"/y\"", map[string]string{"INFLUXDB_META_DIR": "/x", "INFLUXDB_HOSTNAME": "meta1"})
 	ok(t, err)
-	if c.Meta.Dir != "/x" || c.advertised(":8091", hostPort("0.0.0.0:8091")) != "meta1:8091" {
+	if c.Meta.Dir != "/x" || c.Advertised(":8091", hostPort("0.0.0.0:8091")) != "meta1:8091" {
 		t.Errorf("got %+v", c)
 	}
 	for text, want := range map[string]string{

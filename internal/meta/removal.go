@@ -12,14 +12,18 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
+	"concord/internal/meta/wire"
 	"concord/internal/rpc"
 )
 
-// Removed is the answer of POST /remove-data: the node, and what the cluster lost with it.
+// Removed is a data node that was removed, and what the cluster lost with it.
 type Removed struct {
 	cluster.Node
-	Lost []string `json:"lost,omitempty"` // a phrase for each shard; its files are still on the node
+	Lost []string // a phrase for each shard; its files are still on the node
 }
+
+// answer is r in the answer of /remove-data.
+func (r Removed) answer() wire.Removed { return wire.Removed{Node: wire.Node(r.Node), Lost: r.Lost} }
 
 // maxNamed bounds how many shards an error names.
 const maxNamed = 20
@@ -116,21 +120,22 @@ func (s *Server) removalRoutes(mux *http.ServeMux, onLeader func(pattern string,
 			return nil, err
 		}
 		could, _, err := s.removableData(r.Context(), r.FormValue("addr"), force)
-		return could, err
+		return could.answer(), err
 	})
 	onLeader("POST /remove-data", admin, func(r *http.Request) (any, error) {
 		force, err := boolValue(r, "force")
 		if err != nil {
 			return nil, err
 		}
-		return s.RemoveData(r.Context(), r.FormValue("addr"), force)
+		removed, err := s.RemoveData(r.Context(), r.FormValue("addr"), force)
+		return removed.answer(), err
 	})
 	onLeader("GET /remove-meta", admin, func(r *http.Request) (any, error) {
 		force, err := boolValue(r, "force")
 		if err != nil {
 			return nil, err
 		}
-		return s.checkRemoveMeta(r.Context(), r.FormValue("addr"), force)
+		return answerNode(s.checkRemoveMeta(r.Context(), r.FormValue("addr"), force))
 	})
 	mux.Handle("POST /remove-meta", s.guard(admin, s.toLeader(http.HandlerFunc(s.serveRemoveMeta))))
 }
@@ -150,7 +155,7 @@ func (s *Server) serveRemoveMeta(w http.ResponseWriter, r *http.Request) {
 		s.toLeader(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { reply(w, nil, errNoLeader) })).ServeHTTP(w, r)
 		return
 	}
-	reply(w, n, err)
+	reply(w, wire.Node(n), err)
 }
 
 // checkRemoveMeta refuses what RemoveMeta refuses.

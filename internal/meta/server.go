@@ -21,8 +21,10 @@ import (
 
 	"concord/internal/clocks"
 	"concord/internal/cluster"
+	"concord/internal/meta/metaconfig"
 	"concord/internal/rpc"
 	"concord/internal/trust"
+	"concord/internal/trust/tlsmanager"
 )
 
 // Server is a meta node.
@@ -37,7 +39,7 @@ type Server struct {
 	Losses func(ctx context.Context, n cluster.Node) ([]string, error)
 
 	routes []route // of Handle
-	cfg    *Config
+	cfg    *metaconfig.Config
 	log    *zap.Logger
 	store  atomic.Pointer[store]
 	pool   *rpc.Pool // to data nodes
@@ -71,7 +73,7 @@ type Server struct {
 }
 
 // NewServer returns a meta node that Open starts.
-func NewServer(cfg *Config, log *zap.Logger) *Server {
+func NewServer(cfg *metaconfig.Config, log *zap.Logger) *Server {
 	if log == nil {
 		log = zap.NewNop()
 	}
@@ -125,12 +127,12 @@ func (s *Server) Open(ctx context.Context) (err error) {
 		return fmt.Errorf("[meta] bind-address: %w", err)
 	}
 	s.raftBind = raftLn.Addr().String()
-	s.raftAddr = s.cfg.advertised(s.cfg.Meta.BindAddress, raftLn.Addr())
+	s.raftAddr = s.cfg.Advertised(s.cfg.Meta.BindAddress, raftLn.Addr())
 	if s.ln, err = s.tls.Listen("tcp", s.cfg.Meta.HTTPBindAddress); err != nil {
 		raftLn.Close()
 		return fmt.Errorf("[meta] http-bind-address: %w", err)
 	}
-	s.httpAddr = s.cfg.advertised(s.cfg.Meta.HTTPBindAddress, s.ln.Addr())
+	s.httpAddr = s.cfg.Advertised(s.cfg.Meta.HTTPBindAddress, s.ln.Addr())
 	defer func() {
 		if err != nil {
 			s.ln.Close()
@@ -166,13 +168,13 @@ func (s *Server) openTLS() (err error) {
 		return fmt.Errorf("start the certificate monitor: %w", err)
 	}
 	m := s.cfg.Meta
-	if s.tls, err = m.TLS.Manager(s.certs, "meta", trust.Anyone); err != nil {
+	if s.tls, err = tlsmanager.New(m.TLS, s.certs, "meta", tlsmanager.Anyone); err != nil {
 		return fmt.Errorf("[meta] https: %w", err)
 	}
-	if s.raftTLS, err = m.TLS.Manager(s.certs, "raft", trust.Nodes); err != nil {
+	if s.raftTLS, err = tlsmanager.New(m.TLS, s.certs, "raft", tlsmanager.Nodes); err != nil {
 		return fmt.Errorf("[meta] https: %w", err)
 	}
-	if s.dataTLS, err = m.dataTLS().Manager(s.certs, "meta to data", trust.Nodes); err != nil {
+	if s.dataTLS, err = tlsmanager.New(m.DataTLS(), s.certs, "meta to data", tlsmanager.Nodes); err != nil {
 		return fmt.Errorf("[meta] data-use-tls: %w", err)
 	}
 	s.pool.TLS, s.pool.Secret = s.dataTLS, m.InternalSharedSecret
@@ -190,16 +192,16 @@ func (s *Server) closeTLS() {
 }
 
 // Reload loads the certificates anew.
-func (s *Server) Reload(cfg *Config) error {
+func (s *Server) Reload(cfg *metaconfig.Config) error {
 	for _, m := range []struct {
 		manager *tlsconfig.TLSConfigManager
 		tls     trust.TLS
-		peers   trust.Peers
-	}{{s.tls, cfg.Meta.TLS, trust.Anyone}, {s.raftTLS, cfg.Meta.TLS, trust.Nodes}, {s.dataTLS, cfg.Meta.dataTLS(), trust.Nodes}} {
+		peers   tlsmanager.Peers
+	}{{s.tls, cfg.Meta.TLS, tlsmanager.Anyone}, {s.raftTLS, cfg.Meta.TLS, tlsmanager.Nodes}, {s.dataTLS, cfg.Meta.DataTLS(), tlsmanager.Nodes}} {
 		if !m.manager.UseTLS() {
 			continue
 		}
-		apply, err := m.manager.PrepareReconfigure(m.tls.Options(m.peers)...)
+		apply, err := m.manager.PrepareReconfigure(tlsmanager.Options(m.tls, m.peers)...)
 		if err == nil {
 			err = apply()
 		}

@@ -18,6 +18,7 @@ import (
 	emeta "github.com/influxdata/influxdb/services/meta"
 
 	"concord/internal/backup"
+	"concord/internal/backup/portable"
 	"concord/internal/cluster"
 	"concord/internal/meta"
 	"concord/internal/rpc"
@@ -50,7 +51,7 @@ func (b backups) routes() {
 }
 
 func (b backups) serveMeta(w http.ResponseWriter, _ *http.Request) {
-	d, err := backup.EncodeMeta(b.State().Data)
+	d, err := portable.EncodeMeta(b.State().Data)
 	if err != nil {
 		meta.Reply(w, nil, err)
 		return
@@ -152,7 +153,7 @@ func (b backups) serveBegin(w http.ResponseWriter, r *http.Request) {
 // begin makes databases, policies and shard groups for what is to be restored,
 // and tells where each shard goes. It checks everything first.
 func (b backups) begin(t backup.Target) (any, error) {
-	data, err := backup.DecodeMeta(t.Meta)
+	data, err := portable.DecodeMeta(t.Meta)
 	if err != nil {
 		return nil, err
 	}

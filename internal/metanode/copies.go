@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"concord/internal/cluster"
+	"concord/internal/meta/wire"
 	"concord/internal/rpc"
 	"concord/internal/shardcopy"
 )
@@ -24,16 +25,8 @@ const (
 	unreachable = "unreachable"
 )
 
-// Copy is one owner's copy in the answer of GET /shard-copies, by shard id.
-type Copy struct {
-	Node         uint64    `json:"id"`
-	TCPAddr      string    `json:"tcpAddr"`
-	State        string    `json:"state"` // hot, cold, missing, unreadable or unreachable
-	LastModified time.Time `json:"last-modified"`
-	Size         int64     `json:"size"`
-	// NotWhole is why the copy may lack acknowledged writes or deletes, as its node says.
-	NotWhole string `json:"not-whole,omitempty"`
-}
+// Copy is one owner's copy of a shard, as GET /shard-copies tells it.
+type Copy wire.Copy
 
 // readable reports whether the node answers and has the shard.
 func (c Copy) readable() bool {

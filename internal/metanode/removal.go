@@ -9,7 +9,7 @@ import (
 	"sync"
 
 	"concord/internal/cluster"
-	"concord/internal/entropy"
+	"concord/internal/copystate"
 	"concord/internal/rpc"
 )
 
@@ -141,6 +141,7 @@ func (h holder) lacks(own *rpc.ShardState, c Copy) string {
 		return p
 	}
 	st := h.states[c.Node][h.shard.ID]
+	began := copystate.Beginning(st.GetBegun())
 	switch {
 	case st == nil:
 		return c.TCPAddr + " does not answer"
@@ -150,7 +151,7 @@ func (h holder) lacks(own *rpc.ShardState, c Copy) string {
 		return c.TCPAddr + " is damaged"
 	case slices.Contains(own.GetHints(), c.Node):
 		return "writes for " + c.TCPAddr + " wait in hinted handoff"
-	case entropy.BegunAfter(own.GetBegun(), st.Begun) && (own != nil || entropy.BegunByCopy(st.Begun)):
+	case began.LaterThan(copystate.Beginning(own.GetBegun())) && (own != nil || began == copystate.FromFiles):
 		return c.TCPAddr + " is still catching up"
 	}
 	return ""

@@ -12,6 +12,7 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/meta"
+	"concord/internal/meta/wire"
 	"concord/internal/rpc"
 )
 
@@ -208,33 +209,21 @@ func (s shards) each(ctx context.Context, timeout time.Duration, fn func(context
 	return away
 }
 
-// CopyStatus is one running copy in the answer of GET /copy-shard-status.
-type CopyStatus struct {
-	Source      string    `json:"source"`
-	Dest        string    `json:"dest"`
-	Database    string    `json:"database"`
-	Policy      string    `json:"retention-policy"`
-	ShardID     uint64    `json:"shard-id"`
-	TotalSize   int64     `json:"total-size"`
-	CurrentSize int64     `json:"current-size"`
-	StartedAt   time.Time `json:"started-at"`
-}
-
 func (s shards) copies(r *http.Request) (any, error) {
-	out := []CopyStatus{}
+	out := []wire.CopyStatus{}
 	var mu sync.Mutex
 	s.each(r.Context(), answerTimeout, func(ctx context.Context, n cluster.Node, c rpc.ShardsClient) error {
 		resp, err := c.Copies(ctx, &rpc.CopiesRequest{})
 		mu.Lock()
 		defer mu.Unlock()
 		for _, st := range resp.GetCopies() {
-			out = append(out, CopyStatus{
+			out = append(out, wire.CopyStatus{
 				Source: st.Source, Dest: n.TCPAddr, Database: st.Database, Policy: st.RetentionPolicy, ShardID: st.ShardId,
 				TotalSize: st.Total, CurrentSize: st.Current, StartedAt: time.Unix(0, st.Started).UTC(),
 			})
 		}
 		return err
 	})
-	slices.SortFunc(out, func(a, b CopyStatus) int { return int(a.ShardID) - int(b.ShardID) })
+	slices.SortFunc(out, func(a, b wire.CopyStatus) int { return int(a.ShardID) - int(b.ShardID) })
 	return out, nil
 }

@@ -1612,7 +1612,7 @@ type ShardState struct {
 	Hints         []uint64               `protobuf:"varint,5,rep,packed,name=hints,proto3" json:"hints,omitempty"`                            // nodes for which hinted handoff has entries of the shard
 	Deletes       uint64                 `protobuf:"varint,7,opt,name=deletes,proto3" json:"deletes,omitempty"`                               // changes with every delete in its database
 	Corrupt       string                 `protobuf:"bytes,8,opt,name=corrupt,proto3" json:"corrupt,omitempty"`                                // what is damaged in it; empty when nothing is known to be
-	Begun         int64                  `protobuf:"varint,6,opt,name=begun,proto3" json:"begun,omitempty"`                                   // when a write began it, nanoseconds; 0 since it was found equal to the others
+	Begun         int64                  `protobuf:"varint,6,opt,name=begun,proto3" json:"begun,omitempty"`                                   // how it began: a copystate.Beginning
 	LackKind      string                 `protobuf:"bytes,9,opt,name=lack_kind,json=lackKind,proto3" json:"lack_kind,omitempty"`              // what it lacks for good: missed, lost or stale; empty for nothing
 	LackWhy       string                 `protobuf:"bytes,10,opt,name=lack_why,json=lackWhy,proto3" json:"lack_why,omitempty"`                // for people
 	LackGen       uint64                 `protobuf:"varint,11,opt,name=lack_gen,json=lackGen,proto3" json:"lack_gen,omitempty"`               // another for each time that something was missed

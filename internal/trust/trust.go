@@ -1,16 +1,14 @@
-// Package trust decides who is let in: TLS between nodes, and the shared secret
+// Package trust decides who is let in: the settings of TLS between nodes, and the shared secret
 // with which nodes prove to each other that they belong together.
 package trust
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"github.com/golang-jwt/jwt/v4"
-	"github.com/influxdata/influxdb/pkg/tlsconfig"
 )
 
 // TLS are the settings of a listener of the cluster, and of the connections that
@@ -35,42 +33,6 @@ func (t TLS) Validate() error {
 		return errors.New("https-insecure-tls: https-ca verifies certificates, give one of them")
 	}
 	return nil
-}
-
-// Peers says who connects to a listener.
-type Peers bool
-
-// Nodes have certificates, which are asked for when there is a CA. Anyone is operators, too.
-const (
-	Anyone Peers = false
-	Nodes  Peers = true
-)
-
-// Options are the settings as the engine's TLS manager takes them.
-func (t TLS) Options(peers Peers) []tlsconfig.TLSConfigManagerOpt {
-	opts := []tlsconfig.TLSConfigManagerOpt{
-		tlsconfig.WithUseTLS(t.HTTPSEnabled),
-		tlsconfig.WithServerCertificate(t.HTTPSCertificate, t.HTTPSPrivateKey),
-		tlsconfig.WithAllowInsecure(t.HTTPSInsecureTLS),
-	}
-	if t.HTTPSEnabled && t.HTTPSCA != "" {
-		ca := &tlsconfig.CAConfig{Paths: []string{t.HTTPSCA}}
-		opts = append(opts, tlsconfig.WithRootCA(ca))
-		if peers == Nodes {
-			opts = append(opts, tlsconfig.WithClientCA(ca), tlsconfig.WithClientAuth(tls.RequireAndVerifyClientCert))
-		}
-	}
-	return opts
-}
-
-// Manager listens and dials with these settings; its certificates can be loaded
-// anew. The monitor warns before they expire.
-func (t TLS) Manager(monitor *tlsconfig.TLSCertMonitor, usage string, peers Peers) (*tlsconfig.TLSConfigManager, error) {
-	opts := append(t.Options(peers), tlsconfig.WithUsage(usage))
-	if !t.HTTPSEnabled {
-		return tlsconfig.NewDisabledTLSConfigManager(), nil
-	}
-	return tlsconfig.NewClientServerTLSConfigManager(monitor, opts...)
 }
 
 // Secret is the secret that the nodes of a cluster share. The empty one lets everybody in.

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"concord/internal/meta/wire"
 	"concord/test/process"
 )
 
@@ -437,22 +438,10 @@ func handoffWaiting(n *process.Node) (string, error) {
 	return "", nil
 }
 
-// shard is a shard as show-shards tells it.
-type shard struct {
-	ID       uint64    `json:"id"`
-	Database string    `json:"database"`
-	Group    uint64    `json:"shard-group-id"`
-	Start    time.Time `json:"start-time"`
-	End      time.Time `json:"end-time"`
-	Owners   []struct {
-		TCPAddr string `json:"tcpAddr"`
-	} `json:"owners"`
-}
-
 // shards are those of the campaign, one in each group, with three owners each.
-func (c *campaign) shards() []shard {
+func (c *campaign) shards() []wire.Shard {
 	c.t.Helper()
-	var all, out []shard
+	var all, out []wire.Shard
 	if err := json.Unmarshal([]byte(c.cluster.Ctl("show-shards", "-json")), &all); err != nil {
 		c.t.Fatal(err)
 	}
@@ -461,10 +450,10 @@ func (c *campaign) shards() []shard {
 		if sh.Database != database {
 			continue
 		}
-		if groups[sh.Group] || len(sh.Owners) != 3 {
+		if groups[sh.GroupID] || len(sh.Owners) != 3 {
 			c.t.Fatalf("shard %d: want one shard with three owners in a group: %+v", sh.ID, all)
 		}
-		groups[sh.Group] = true
+		groups[sh.GroupID] = true
 		out = append(out, sh)
 	}
 	if len(out) < firstDays {
@@ -474,7 +463,7 @@ func (c *campaign) shards() []shard {
 }
 
 // owners are a shard's owners.
-func (c *campaign) owners(sh shard) (out []*process.Node) {
+func (c *campaign) owners(sh wire.Shard) (out []*process.Node) {
 	for _, o := range sh.Owners {
 		for _, n := range c.cluster.Data {
 			if n.TCP == o.TCPAddr {

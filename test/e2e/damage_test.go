@@ -20,6 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"concord/internal/meta/wire"
 	"concord/test/process"
 )
 
@@ -273,13 +274,13 @@ func TestDamagedFilesAreHealed(t *testing.T) {
 }
 
 // ownedShards are the shards by database.
-func ownedShards(t *testing.T, p *process.Cluster) map[string][]opsShard {
+func ownedShards(t *testing.T, p *process.Cluster) map[string][]wire.Shard {
 	t.Helper()
-	var all []opsShard
+	var all []wire.Shard
 	if err := json.Unmarshal([]byte(p.Ctl("show-shards", "-json")), &all); err != nil {
 		t.Fatal(err)
 	}
-	out := make(map[string][]opsShard)
+	out := make(map[string][]wire.Shard)
 	for _, sh := range all {
 		if sh.Database == "three" || sh.Database == "single" {
 			out[sh.Database] = append(out[sh.Database], sh)

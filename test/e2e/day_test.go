@@ -21,6 +21,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"concord/internal/meta/wire"
 	"concord/test/process"
 )
 
@@ -210,20 +211,9 @@ func (d *day) clean(t *testing.T) {
 	}
 }
 
-type opsShard struct {
-	ID       uint64    `json:"id"`
-	Database string    `json:"database"`
-	Start    time.Time `json:"start-time"`
-	End      time.Time `json:"end-time"`
-	Owners   []struct {
-		ID      uint64 `json:"id"`
-		TCPAddr string `json:"tcpAddr"`
-	} `json:"owners"`
-}
-
-func (d *day) shards(t *testing.T) (out []opsShard) {
+func (d *day) shards(t *testing.T) (out []wire.Shard) {
 	t.Helper()
-	var all []opsShard
+	var all []wire.Shard
 	if err := json.Unmarshal([]byte(d.Ctl("show-shards", "-json")), &all); err != nil {
 		t.Fatal(err)
 	}
@@ -495,15 +485,12 @@ func (d *day) truncate(t *testing.T) {
 
 func (d *day) copyShard(t *testing.T) {
 	var (
-		sh  opsShard
+		sh  wire.Shard
 		dst *process.Node
 	)
 	for _, s := range d.shards(t) {
 		for _, n := range d.running() {
-			if !slices.ContainsFunc(s.Owners, func(o struct {
-				ID      uint64 `json:"id"`
-				TCPAddr string `json:"tcpAddr"`
-			}) bool {
+			if !slices.ContainsFunc(s.Owners, func(o wire.Owner) bool {
 				return o.TCPAddr == n.TCP
 			}) {
 				sh, dst = s, n

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"concord/internal/meta/wire"
 	"concord/test/process"
 )
 
@@ -530,12 +531,7 @@ func heldBy(n *process.Node) (hints map[uint64]int, notWhole int, err error) {
 
 // identify asks the cluster for the IDs of its data nodes.
 func (c *campaign) identify() error {
-	var members struct {
-		Data []struct {
-			ID      uint64 `json:"id"`
-			TCPAddr string `json:"tcpAddr"`
-		}
-	}
+	var members wire.Members
 	out, err := c.cluster.TryCtl("show", "-json")
 	if err == nil {
 		err = json.Unmarshal([]byte(out), &members)

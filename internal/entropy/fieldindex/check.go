@@ -17,7 +17,7 @@ import (
 	"github.com/influxdata/influxql"
 
 	"concord/internal/entropy/pace"
-	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
 )
 
 // Checker finds what the data files of open shards hold and their indexes do not show. The zero value is ready.
@@ -71,7 +71,7 @@ func (c *Checker) check(ctx context.Context, sh *tsdb.Shard, deletes uint64, hol
 			return nil, err
 		}
 	}
-	engine, err := scrub.EngineOf(sh)
+	engine, err := tsmfile.EngineOf(sh)
 	if err != nil {
 		return nil, err
 	}
@@ -274,7 +274,7 @@ type measurement struct {
 }
 
 func readMeasurement(ctx context.Context, sh *tsdb.Shard, name string) (*measurement, error) {
-	engine, err := scrub.EngineOf(sh)
+	engine, err := tsmfile.EngineOf(sh)
 	if err != nil {
 		return nil, err
 	}

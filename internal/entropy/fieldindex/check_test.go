@@ -10,7 +10,7 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 
-	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
 )
 
 // healAll checks a shard, heals what is hidden, and returns that.
@@ -185,7 +185,7 @@ func TestCheckBesideWritesAndDeletes(t *testing.T) {
 				}
 			}
 		}()
-		engine, err := scrub.EngineOf(n.Shard(id))
+		engine, err := tsmfile.EngineOf(n.Shard(id))
 		if err != nil {
 			t.Fatal(err)
 		}

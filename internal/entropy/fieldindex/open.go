@@ -22,6 +22,7 @@ import (
 	"github.com/influxdata/influxql"
 
 	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
 )
 
 // Rebuilt is an index of fields that was written anew from the data files of its shard.
@@ -294,7 +295,7 @@ func hiddenAtOpen(sh *tsdb.Shard) (out []Hidden, err error) {
 	if set == nil || sh.IndexType() == tsdb.InmemIndexName {
 		return nil, nil
 	}
-	engine, err := scrub.EngineOf(sh)
+	engine, err := tsmfile.EngineOf(sh)
 	if err != nil {
 		return nil, err
 	}

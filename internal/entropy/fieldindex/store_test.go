@@ -16,7 +16,7 @@ import (
 	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/influxdata/influxql"
 
-	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
 )
 
 const (
@@ -110,7 +110,7 @@ func (n *node) tryWrite(lines ...string) error {
 
 func (n *node) flush() {
 	n.t.Helper()
-	engine, err := scrub.EngineOf(n.Shard(id))
+	engine, err := tsmfile.EngineOf(n.Shard(id))
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -15,11 +15,8 @@ import (
 
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/pace"
-	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
 )
-
-// keyFieldSeparator is the engine's, between the series key and the field of its own keys.
-const keyFieldSeparator = "#!~#"
 
 // maxFileBlock is how many points a block in a file may have; the engine's own have no more.
 const maxFileBlock = 10_000
@@ -55,7 +52,7 @@ func parse(ctx context.Context, blocks []Block) ([]parsed, error) {
 		if b.Versions != nil && len(b.Versions) != p.Points {
 			return nil, fmt.Errorf("%w: %d versions of %d points", ErrMalformed, len(b.Versions), p.Points)
 		}
-		p.key = append(append(append(make([]byte, 0, len(b.Series)+len(keyFieldSeparator)+len(b.Field)), b.Series...), keyFieldSeparator...), b.Field...)
+		p.key = append(append(append(make([]byte, 0, len(b.Series)+len(tsmfile.KeyFieldSeparator)+len(b.Field)), b.Series...), tsmfile.KeyFieldSeparator...), b.Field...)
 		out[i] = p
 	}
 	return out, nil
@@ -76,7 +73,7 @@ func install(ctx context.Context, store Store, shardID uint64, blocks []parsed, 
 	if shard == nil {
 		return nil, 0, tsdb.ErrShardNotFound
 	}
-	engine, err := scrub.EngineOf(shard)
+	engine, err := tsmfile.EngineOf(shard)
 	if err != nil {
 		return nil, 0, err
 	}

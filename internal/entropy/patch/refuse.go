@@ -11,7 +11,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
 	"concord/internal/entropy/digest"
-	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
 )
 
 // Applied is what became of the points of blocks.
@@ -42,7 +42,7 @@ type measurementField struct{ measurement, field string }
 // without harm: it makes a new series, without points, for a point with a field of another type, and see series. Of a
 // new field that comes in two types the first one counts.
 func (r *refuser) check() ([]parsed, error) {
-	engine, err := scrub.EngineOf(r.shard)
+	engine, err := tsmfile.EngineOf(r.shard)
 	if err != nil {
 		return nil, err
 	}

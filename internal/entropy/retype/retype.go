@@ -22,7 +22,7 @@ import (
 
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/scan"
-	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
 )
 
 // Field is a field of a measurement, and the type that it is to have.
@@ -54,7 +54,7 @@ type Copy struct {
 // TypeOf returns the type of a field in the index of a copy; 0 when it does not have the field. known tells whether
 // it has the measurement.
 func TypeOf(shard *tsdb.Shard, measurement, field string) (typ digest.Type, known bool, err error) {
-	engine, err := scrub.EngineOf(shard)
+	engine, err := tsmfile.EngineOf(shard)
 	if err != nil {
 		return 0, false, err
 	}
@@ -84,7 +84,7 @@ func (c *Copy) Run(ctx context.Context, f Field) (Kept, error) {
 		return Kept{}, err
 	}
 	defer release()
-	engine, err := scrub.EngineOf(c.Shard)
+	engine, err := tsmfile.EngineOf(c.Shard)
 	if err != nil {
 		return Kept{}, err
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
 	"concord/internal/entropy/pace"
-	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
 )
 
 // Value is what a field has, by its type.
@@ -110,7 +110,7 @@ func codecOf[V Value]() codec[V] {
 }
 
 // Each calls fn with the points in [min, max] of the series-field of the last Seek, ascending by time, each time once. fn
-// must not keep the slices. A block that is damaged is a *scrub.Damage; what fn got before that is right.
+// must not keep the slices. A block that is damaged is a *tsmfile.Damage; what fn got before that is right.
 //
 // Only one block of each file is decoded at a time.
 func Each[V Value](r *Reader, min, max int64, fn func(times []int64, values []V) error) error {
@@ -385,7 +385,7 @@ func (m *merger[V]) read(s *stream[V], e *tsm1.IndexEntry) (err error) {
 }
 
 func (m *merger[V]) damaged(s *stream[V], e *tsm1.IndexEntry, reason string) error {
-	return &scrub.Damage{File: s.file.name, Offset: e.Offset, Key: string(m.key), Reason: reason}
+	return &tsmfile.Damage{File: s.file.name, Offset: e.Offset, Key: string(m.key), Reason: reason}
 }
 
 // take makes the next points of the write cache the next block of its stream.

@@ -22,11 +22,8 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"github.com/zeebo/xxh3"
 
-	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
 )
-
-// keyFieldSeparator is the engine's, between the series key and the field of its own keys.
-const keyFieldSeparator = "#!~#"
 
 // Reader reads one series-field of a shard after another. It holds the files that it reads open; Close lets them go.
 // It is for one goroutine.
@@ -62,7 +59,7 @@ type file struct {
 
 // NewReader opens the files of a shard. What is read ends with ctx, and keeps to its pace.
 func NewReader(ctx context.Context, shard *tsdb.Shard) (*Reader, error) {
-	engine, err := scrub.EngineOf(shard)
+	engine, err := tsmfile.EngineOf(shard)
 	if err != nil {
 		return nil, fmt.Errorf("read shard %d: %w", shard.ID(), err)
 	}
@@ -191,7 +188,7 @@ func (r *Reader) Flushed() bool { return r.engine.Cache.Size() == 0 }
 // Seek makes a series-field what the other methods are about: its points as they are now. It is false when there are none. Series
 // that are asked for in ascending order are found faster.
 func (r *Reader) Seek(series []byte, field string) (ok bool, err error) {
-	r.key = append(append(append(r.key[:0], series...), keyFieldSeparator...), field...)
+	r.key = append(append(append(r.key[:0], series...), tsmfile.KeyFieldSeparator...), field...)
 	// The write cache first: what is flushed between the two is in both, and not in neither.
 	r.cached = nil
 	if _, err := r.engine.Cache.Type(r.key); err == nil {
@@ -216,7 +213,7 @@ func (r *Reader) Seek(series []byte, field string) (ok bool, err error) {
 // damaged makes *err of a panic: the engine trusts what it decodes. It is to be deferred.
 func (r *Reader) damaged(err *error) {
 	if p := recover(); p != nil {
-		*err = &scrub.Damage{File: r.at.name, Offset: -1, Reason: fmt.Sprint(p)}
+		*err = &tsmfile.Damage{File: r.at.name, Offset: -1, Reason: fmt.Sprint(p)}
 	}
 }
 

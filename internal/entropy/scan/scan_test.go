@@ -20,7 +20,7 @@ import (
 	"pgregory.net/rapid"
 
 	"concord/internal/entropy/scan"
-	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
 )
 
 type fataler interface {
@@ -269,7 +269,7 @@ func TestDamageIsMet(t *testing.T) {
 		_, err := f.WriteAt([]byte{0xff, 0, 0xff, 0}, 100)
 		return err
 	})
-	var d *scrub.Damage
+	var d *tsmfile.Damage
 	if got, err := read[float64](t, r, "f", 500, 4000); !errors.As(err, &d) || d.Key != "m#!~#f" || d.Offset != 5 || d.File != filepath.Base(names[0]) || len(got) > 0 {
 		t.Errorf("a damaged block: %d points, %v", len(got), err)
 	}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+
+	"concord/internal/entropy/tsmfile"
 )
 
 // Aside sets damaged files of one shard aside.
@@ -36,8 +38,8 @@ type Aside struct {
 //
 // A file can be damaged in its tombstones alone: the engine still knows what they say, and
 // the new file needs none.
-func (a *Aside) Run(ctx context.Context) (kept string, found []*Damage, err error) {
-	engine, err := EngineOf(a.Shard)
+func (a *Aside) Run(ctx context.Context) (kept string, found []*tsmfile.Damage, err error) {
+	engine, err := tsmfile.EngineOf(a.Shard)
 	if err != nil {
 		return "", nil, err
 	}
@@ -230,7 +232,7 @@ func copyGood(ctx context.Context, from, to string, deleted *tsm1.TSMReader, wai
 		if err := wait(ctx, int(b.Size)); err != nil {
 			return err
 		}
-		var d *Damage
+		var d *tsmfile.Damage
 		if buf, d, err = readBlock(in, b, buf); err != nil || d != nil {
 			return err
 		}
@@ -287,17 +289,4 @@ func contains(r *tsm1.TSMReader, key []byte) (has bool) {
 		}
 	}()
 	return r.Contains(key)
-}
-
-// EngineOf returns the shard's engine.
-func EngineOf(shard *tsdb.Shard) (*tsm1.Engine, error) {
-	e, err := shard.Engine()
-	if err != nil {
-		return nil, err
-	}
-	engine, ok := e.(*tsm1.Engine)
-	if !ok {
-		return nil, fmt.Errorf("shard %d has the unknown engine %T", shard.ID(), e)
-	}
-	return engine, nil
 }

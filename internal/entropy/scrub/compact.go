@@ -12,6 +12,8 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"golang.org/x/time/rate"
+
+	"concord/internal/entropy/tsmfile"
 )
 
 // Gate lets the engine compact files that were verified, and no others: a compaction does not look at
@@ -22,7 +24,7 @@ import (
 // damaged file is given back, and the damage is told. What goes bad between the two reads is not seen.
 type Gate struct {
 	// OnDamage is told of damaged files, once for each. Set it before the store opens.
-	OnDamage func(shard uint64, found []*Damage)
+	OnDamage func(shard uint64, found []*tsmfile.Damage)
 
 	limit *rate.Limiter
 	stop  context.CancelFunc
@@ -107,7 +109,7 @@ func (g *Gate) next() (path string, ok bool) {
 
 func (g *Gate) verify(ctx context.Context, path string) {
 	info, err := os.Stat(path)
-	var found []*Damage
+	var found []*tsmfile.Damage
 	if err == nil {
 		found, err = verifyFile(ctx, path, g.wait)
 	}

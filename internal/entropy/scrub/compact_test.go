@@ -8,17 +8,19 @@ import (
 
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+
+	"concord/internal/entropy/tsmfile"
 )
 
 // gated is a store with a gate and a shard of sixteen small files, which the engine compacts.
-func gated(t *testing.T, damage func(path string)) (*tsdb.Store, chan []*Damage) {
+func gated(t *testing.T, damage func(path string)) (*tsdb.Store, chan []*tsmfile.Damage) {
 	t.Helper()
 	plain, sh := newShard(t)
 	not := filepath.Join(sh.Path(), tsm1.DoNotCompactFile)
 	if err := os.WriteFile(not, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	e, err := EngineOf(sh)
+	e, err := tsmfile.EngineOf(sh)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,9 +38,9 @@ func gated(t *testing.T, damage func(path string)) (*tsdb.Store, chan []*Damage)
 	s := tsdb.NewStore(plain.Path())
 	s.EngineOptions.Config = tsdb.NewConfig()
 	s.EngineOptions.Config.WALDir = plain.EngineOptions.Config.WALDir
-	found := make(chan []*Damage, 100)
+	found := make(chan []*tsmfile.Damage, 100)
 	gate := NewGate(s.EngineOptions.Config)
-	gate.OnDamage = func(_ uint64, d []*Damage) { found <- d }
+	gate.OnDamage = func(_ uint64, d []*tsmfile.Damage) { found <- d }
 	s.EngineOptions.CompactionPlannerCreator = gate.Planner
 	if err := s.Open(); err != nil {
 		t.Fatal(err)
@@ -50,7 +52,7 @@ func gated(t *testing.T, damage func(path string)) (*tsdb.Store, chan []*Damage)
 // fewer waits until a shard has that few files.
 func fewer(t *testing.T, s *tsdb.Store, n int) {
 	t.Helper()
-	e, err := EngineOf(s.Shard(1))
+	e, err := tsmfile.EngineOf(s.Shard(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +105,7 @@ func TestGateHoldsDamagedFilesBack(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("nothing was found")
 	}
-	e, err := EngineOf(s.Shard(1))
+	e, err := tsmfile.EngineOf(s.Shard(1))
 	if err != nil {
 		t.Fatal(err)
 	}

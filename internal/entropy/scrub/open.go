@@ -16,6 +16,8 @@ import (
 
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+
+	"concord/internal/entropy/tsmfile"
 )
 
 // BeforeOpen renames the TSM files under a data folder that the engine cannot open, and their tombstones, to .bad, and returns
@@ -24,7 +26,7 @@ import (
 // The engine renames such a file, too, and then gives up the whole shard, sound files and all, until it is started again. As it gives up,
 // readers of the shard's other files keep their tokens for opening files, one for each core, and the store waits for one forever. It trusts
 // an index, and a zeroed one ends the process (file_store.go and reader.go of v1.13.2). Its own reader decides here, one file at a time.
-func BeforeOpen(dataDir string) (map[uint64][]*Damage, error) {
+func BeforeOpen(dataDir string) (map[uint64][]*tsmfile.Damage, error) {
 	files, err := filepath.Glob(filepath.Join(escapeGlob(dataDir), "*", "*", "*", "*"))
 	if err != nil {
 		return nil, err
@@ -32,7 +34,7 @@ func BeforeOpen(dataDir string) (map[uint64][]*Damage, error) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	var errs []error
-	found := make(map[uint64][]*Damage)
+	found := make(map[uint64][]*tsmfile.Damage)
 	free := make(chan struct{}, runtime.GOMAXPROCS(0))
 	for _, path := range files {
 		id, ok := shardOf(path)
@@ -55,7 +57,7 @@ func BeforeOpen(dataDir string) (map[uint64][]*Damage, error) {
 	}
 	wg.Wait()
 	for _, damage := range found {
-		slices.SortFunc(damage, func(a, b *Damage) int { return strings.Compare(a.File, b.File) })
+		slices.SortFunc(damage, func(a, b *tsmfile.Damage) int { return strings.Compare(a.File, b.File) })
 	}
 	return found, errors.Join(errs...)
 }
@@ -70,7 +72,7 @@ func shardOf(path string) (uint64, bool) {
 	return id, err == nil
 }
 
-func beforeOpen(path string) (*Damage, error) {
+func beforeOpen(path string) (*tsmfile.Damage, error) {
 	switch filepath.Ext(path) {
 	case badExt:
 		return unopened(path), orphan(path)
@@ -110,8 +112,8 @@ func orphan(bad string) error {
 const unopenedReason = "the engine could not open it"
 
 // unopened is the damage of a file that the engine could not open, and renamed.
-func unopened(path string) *Damage {
-	d := &Damage{File: filepath.Base(path), Offset: -1, Reason: unopenedReason}
+func unopened(path string) *tsmfile.Damage {
+	d := &tsmfile.Damage{File: filepath.Base(path), Offset: -1, Reason: unopenedReason}
 	if reason := cannotOpen(path); reason != "" {
 		d.Reason += ": " + reason
 	}

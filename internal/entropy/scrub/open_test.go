@@ -11,10 +11,12 @@ import (
 	"testing"
 
 	"github.com/influxdata/influxdb/tsdb"
+
+	"concord/internal/entropy/tsmfile"
 )
 
 // reopened closes a store, changes its files, and opens it as a node does.
-func reopened(t *testing.T, s *tsdb.Store, change func()) (*tsdb.Store, map[uint64][]*Damage) {
+func reopened(t *testing.T, s *tsdb.Store, change func()) (*tsdb.Store, map[uint64][]*tsmfile.Damage) {
 	t.Helper()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)

@@ -19,6 +19,8 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/influxdata/influxql"
+
+	"concord/internal/entropy/tsmfile"
 )
 
 func noWait(ctx context.Context, _ int) error { return ctx.Err() }
@@ -26,7 +28,7 @@ func noWait(ctx context.Context, _ int) error { return ctx.Err() }
 func noDelete() (func(), error) { return func() {}, nil }
 
 // setAside sets what is damaged aside, as it is done while no delete comes.
-func setAside(t *testing.T, sh *tsdb.Shard, dir string) (string, []*Damage, error) {
+func setAside(t *testing.T, sh *tsdb.Shard, dir string) (string, []*tsmfile.Damage, error) {
 	return (&Aside{Shard: sh, Dir: dir, Wait: noWait, Hold: noDelete}).Run(t.Context())
 }
 
@@ -51,7 +53,7 @@ func newShard(t testing.TB) (*tsdb.Store, *tsdb.Shard) {
 	if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
 		t.Fatal(err)
 	}
-	e, err := EngineOf(s.Shard(1))
+	e, err := tsmfile.EngineOf(s.Shard(1))
 	if err == nil {
 		err = e.WriteSnapshot()
 	}
@@ -75,7 +77,7 @@ func more(t testing.TB, s *tsdb.Store, n int) {
 		if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
 			t.Fatal(err)
 		}
-		e, err := EngineOf(s.Shard(1))
+		e, err := tsmfile.EngineOf(s.Shard(1))
 		if err == nil {
 			err = e.WriteSnapshot()
 		}

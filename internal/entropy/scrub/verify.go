@@ -19,35 +19,17 @@ import (
 	"strings"
 
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+
+	"concord/internal/entropy/tsmfile"
 )
-
-// Damage is what is wrong with a file of a shard. It is an error of a read that meets it.
-type Damage struct {
-	File   string // its name
-	Offset int64  // of the damaged part in the file, -1 when it is the file
-	Key    string // the engine's key of the series-field whose block it is; empty when it is not a block
-	Reason string
-}
-
-func (d *Damage) Error() string {
-	if d.Offset < 0 {
-		return fmt.Sprintf("%s is damaged: %s", d.File, d.Reason)
-	}
-	what := "byte"
-	if d.Key != "" {
-		what = fmt.Sprintf("block of %q at byte", strings.Replace(d.Key, keyFieldSeparator, " ", 1))
-	}
-	return fmt.Sprintf("%s is damaged: %s %d: %s", d.File, what, d.Offset, d.Reason)
-}
 
 // The engine's file format, see tsdb/engine/tsm1/writer.go.
 const (
-	magic             = 0x16D116D1
-	headerSize        = 5 // magic and version
-	footerSize        = 8 // offset of the index
-	indexEntrySize    = 28
-	checksumSize      = 4
-	keyFieldSeparator = "#!~#"
+	magic          = 0x16D116D1
+	headerSize     = 5 // magic and version
+	footerSize     = 8 // offset of the index
+	indexEntrySize = 28
+	checksumSize   = 4
 
 	tombstoneExt = "." + tsm1.TombstoneFileExtension
 	tsmExt       = "." + tsm1.TSMFileExtension
@@ -57,7 +39,7 @@ const (
 // Verify reads all files of a shard's folder from disk, and returns what is damaged. It maps
 // nothing into memory: a file that is too short is damage, and no fault. wait is called before
 // each read with its size. Files that are removed meanwhile are left out.
-func Verify(ctx context.Context, dir string, wait func(context.Context, int) error) ([]*Damage, error) {
+func Verify(ctx context.Context, dir string, wait func(context.Context, int) error) ([]*tsmfile.Damage, error) {
 	names, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -65,17 +47,17 @@ func Verify(ctx context.Context, dir string, wait func(context.Context, int) err
 	if err != nil {
 		return nil, err
 	}
-	var out []*Damage
+	var out []*tsmfile.Damage
 	for _, n := range names {
 		path := filepath.Join(dir, n.Name())
-		var found []*Damage
+		var found []*tsmfile.Damage
 		switch filepath.Ext(n.Name()) {
 		case tsmExt:
 			found, err = verifyFile(ctx, path, wait)
 		case tombstoneExt:
 			found, err = verifyTombstones(path)
 		case badExt:
-			found = []*Damage{unopened(path)}
+			found = []*tsmfile.Damage{unopened(path)}
 		}
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -96,7 +78,7 @@ type block struct {
 }
 
 // verifyFile returns the damage of a file, of the index up to the first.
-func verifyFile(ctx context.Context, path string, wait func(context.Context, int) error) (found []*Damage, err error) {
+func verifyFile(ctx context.Context, path string, wait func(context.Context, int) error) (found []*tsmfile.Damage, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -107,7 +89,7 @@ func verifyFile(ctx context.Context, path string, wait func(context.Context, int
 		if err := wait(ctx, int(b.Size)); err != nil {
 			return err
 		}
-		var d *Damage
+		var d *tsmfile.Damage
 		if buf, d, err = readBlock(f, b, buf); err != nil {
 			return err
 		}
@@ -123,9 +105,9 @@ func verifyFile(ctx context.Context, path string, wait func(context.Context, int
 }
 
 // readBlock reads a block into buf, without its checksum, and checks it.
-func readBlock(f *os.File, b block, buf []byte) ([]byte, *Damage, error) {
-	damaged := func(reason string, args ...any) *Damage {
-		return &Damage{File: filepath.Base(f.Name()), Offset: b.Offset, Key: string(b.key), Reason: fmt.Sprintf(reason, args...)}
+func readBlock(f *os.File, b block, buf []byte) ([]byte, *tsmfile.Damage, error) {
+	damaged := func(reason string, args ...any) *tsmfile.Damage {
+		return &tsmfile.Damage{File: filepath.Base(f.Name()), Offset: b.Offset, Key: string(b.key), Reason: fmt.Sprintf(reason, args...)}
 	}
 	if cap(buf) < int(b.Size) {
 		buf = make([]byte, b.Size)
@@ -147,9 +129,9 @@ func readBlock(f *os.File, b block, buf []byte) ([]byte, *Damage, error) {
 }
 
 // eachBlock calls fn for each block that the index of a file names, until fn fails or the index is damaged.
-func eachBlock(f *os.File, fn func(block) error) (*Damage, error) {
-	damaged := func(at int64, reason string, args ...any) *Damage {
-		return &Damage{File: filepath.Base(f.Name()), Offset: at, Reason: fmt.Sprintf(reason, args...)}
+func eachBlock(f *os.File, fn func(block) error) (*tsmfile.Damage, error) {
+	damaged := func(at int64, reason string, args ...any) *tsmfile.Damage {
+		return &tsmfile.Damage{File: filepath.Base(f.Name()), Offset: at, Reason: fmt.Sprintf(reason, args...)}
 	}
 	info, err := f.Stat()
 	if err != nil {
@@ -220,23 +202,23 @@ func eachBlock(f *os.File, fn func(block) error) (*Damage, error) {
 }
 
 // verifyTombstones reads a file of tombstones as the engine does.
-func verifyTombstones(path string) (found []*Damage, err error) {
+func verifyTombstones(path string) (found []*tsmfile.Damage, err error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if r := recover(); r != nil { // the engine trusts what it reads
-			found, err = []*Damage{{File: filepath.Base(path), Offset: -1, Reason: fmt.Sprint(r)}}, nil
+			found, err = []*tsmfile.Damage{{File: filepath.Base(path), Offset: -1, Reason: fmt.Sprint(r)}}, nil
 		}
 	}()
 	if reason, err := longKey(path); err != nil {
 		return nil, err
 	} else if reason != "" {
-		return []*Damage{{File: filepath.Base(path), Reason: reason}}, nil
+		return []*tsmfile.Damage{{File: filepath.Base(path), Reason: reason}}, nil
 	}
 	t := tsm1.NewTombstoner(strings.TrimSuffix(path, tombstoneExt)+tsmExt, nil)
 	if err := t.Walk(func(tsm1.Tombstone) error { return nil }); err != nil {
-		return []*Damage{{File: filepath.Base(path), Offset: -1, Reason: err.Error()}}, nil
+		return []*tsmfile.Damage{{File: filepath.Base(path), Offset: -1, Reason: err.Error()}}, nil
 	}
 	return nil, nil
 }

@@ -155,7 +155,7 @@ func (p *peer) States(ctx context.Context, ids []uint64) (map[uint64]entropy.Sha
 		}
 		for _, s := range resp.States {
 			out[s.ShardId] = entropy.ShardState{
-				Version: entropy.Version{Exists: s.Exists, LastModified: s.LastModified, Size: s.Size}, Hints: s.Hints, Begun: s.Begun, Deletes: s.Deletes, Corrupt: s.Corrupt,
+				Version: entropy.Version{Exists: s.Exists, LastModified: s.LastModified, Size: s.Size}, Hints: s.Hints, Beginning: copystate.Beginning(s.Begun), Deletes: s.Deletes, Corrupt: s.Corrupt,
 				Lack: copystate.Lack{Kind: copystate.Kind(s.LackKind), Why: s.LackWhy, Gen: s.LackGen}, Waiting: s.Waiting,
 			}
 		}

@@ -10,8 +10,6 @@ import (
 	"concord/internal/rpc"
 )
 
-var _ entropy.Filler = (*peer)(nil)
-
 // Fill makes the node fetch the files of source; the service Shards, which does it, is of package shardcopy.
 func (p *peer) Fill(ctx context.Context, sh cluster.Shard, from entropy.Source, progress func(done, total int64)) error {
 	conn, err := p.pool.Conn(p.node.TCPAddr)

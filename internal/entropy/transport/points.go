@@ -18,10 +18,6 @@ import (
 // maxPointSymbols is how many coded symbols of points one answer has.
 const maxPointSymbols = 1 << 16
 
-var (
-	_ entropy.PointTeller   = (*peer)(nil)
-	_ entropy.VersionTeller = (*peer)(nil)
-)
 
 // points runs a call of the Points service with a deadline.
 func (p *peer) points(ctx context.Context, fn func(context.Context, rpc.PointsClient) error) error {
@@ -84,7 +80,7 @@ func (p *peer) Versions(
 
 // Symbols tells coded symbols of the points in regions.
 func (s *Server) Symbols(ctx context.Context, r *rpc.SymbolsRequest) (*rpc.SymbolsResponse, error) {
-	regions, rep, err := s.teller(r.ShardId, r.Regions)
+	regions, rep, err := s.pointsOf(r.ShardId, r.Regions)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +96,7 @@ func (s *Server) Symbols(ctx context.Context, r *rpc.SymbolsRequest) (*rpc.Symbo
 
 // Slices tells what the parts of regions hold.
 func (s *Server) Slices(ctx context.Context, r *rpc.SlicesRequest) (*rpc.SlicesResponse, error) {
-	regions, rep, err := s.teller(r.ShardId, r.Regions)
+	regions, rep, err := s.pointsOf(r.ShardId, r.Regions)
 	if err != nil {
 		return nil, err
 	}
@@ -137,12 +133,7 @@ func (s *Server) Versions(ctx context.Context, r *rpc.VersionsRequest) (*rpc.Ver
 	if err != nil {
 		return nil, err
 	}
-	err = entropy.ErrNoVersions
-	var versions []uint64
-	var since uint64
-	if teller, ok := rep.(entropy.VersionTeller); ok {
-		versions, since, err = teller.Versions(ctx, cluster.Shard{ID: r.ShardId}, points)
-	}
+	versions, since, err := rep.Versions(ctx, cluster.Shard{ID: r.ShardId}, points)
 	if errors.Is(err, entropy.ErrNoVersions) {
 		return nil, status.Error(codes.Unimplemented, err.Error())
 	} else if err != nil {
@@ -175,8 +166,8 @@ func fromSlices(in []*rpc.SlicesResponse_Slices, n int) ([][patch.Slices]patch.S
 	return out, nil
 }
 
-// teller checks a question about points.
-func (s *Server) teller(shard uint64, in []*rpc.Region) ([]patch.Region, entropy.PointTeller, error) {
+// pointsOf checks a question about points, and returns who answers it.
+func (s *Server) pointsOf(shard uint64, in []*rpc.Region) ([]patch.Region, entropy.Points, error) {
 	regions, err := fromRegions(shard, in)
 	if err != nil {
 		return nil, nil, invalid(err)
@@ -185,9 +176,5 @@ func (s *Server) teller(shard uint64, in []*rpc.Region) ([]patch.Region, entropy
 	if err != nil {
 		return nil, nil, err
 	}
-	teller, ok := rep.(entropy.PointTeller)
-	if !ok {
-		return nil, nil, invalid(fmt.Errorf("shard %d is fetched whole", shard))
-	}
-	return regions, teller, nil
+	return regions, rep, nil
 }

@@ -3,13 +3,10 @@ package transport
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"concord/internal/entropy"
 	"concord/internal/rpc"
 )
-
-var _ entropy.Healer = (*peer)(nil)
 
 // heal runs a call of the Scrub service with a deadline.
 func (p *peer) heal(ctx context.Context, fn func(context.Context, rpc.ScrubClient) error) error {
@@ -41,15 +38,15 @@ func (p *peer) Healed(ctx context.Context, id uint64) error {
 
 // SetAside sets the damaged files of a copy aside.
 func (s *Server) SetAside(ctx context.Context, r *rpc.ScrubRequest) (*rpc.ScrubResponse, error) {
-	return s.heal(r, func(h entropy.Healer) error { return h.SetAside(ctx, r.ShardId) })
+	return s.heal(r, func(rep entropy.Restorer) error { return rep.SetAside(ctx, r.ShardId) })
 }
 
 // Healed forgets that a copy was damaged.
 func (s *Server) Healed(ctx context.Context, r *rpc.ScrubRequest) (*rpc.ScrubResponse, error) {
-	return s.heal(r, func(h entropy.Healer) error { return h.Healed(ctx, r.ShardId) })
+	return s.heal(r, func(rep entropy.Restorer) error { return rep.Healed(ctx, r.ShardId) })
 }
 
-func (s *Server) heal(r *rpc.ScrubRequest, fn func(entropy.Healer) error) (*rpc.ScrubResponse, error) {
+func (s *Server) heal(r *rpc.ScrubRequest, fn func(entropy.Restorer) error) (*rpc.ScrubResponse, error) {
 	if r.ShardId == 0 {
 		return nil, invalid(errors.New("shard 0 is not valid"))
 	}
@@ -57,11 +54,7 @@ func (s *Server) heal(r *rpc.ScrubRequest, fn func(entropy.Healer) error) (*rpc.
 	if err != nil {
 		return nil, err
 	}
-	h, ok := rep.(entropy.Healer)
-	if !ok {
-		return nil, invalid(fmt.Errorf("shard %d cannot be healed here", r.ShardId))
-	}
-	if err := fn(h); err != nil {
+	if err := fn(rep); err != nil {
 		return nil, failure(err)
 	}
 	return &rpc.ScrubResponse{}, nil

@@ -28,15 +28,13 @@ type Server struct {
 	rpc.UnimplementedResolveServer
 	replica   entropy.Replica
 	control   entropy.Control // nil when the service is off
-	dir       string          // of temporary files
 	summaries chan struct{}   // one for each that is open
 }
 
 // NewServer returns a server over this node's copies and its service, which
 // is nil when it is off: the copies can be compared and repaired by others all the same.
-// Temporary files are in dir.
-func NewServer(replica entropy.Replica, control entropy.Control, dir string) *Server {
-	return &Server{replica: replica, control: control, dir: dir, summaries: make(chan struct{}, maxSummaries)}
+func NewServer(replica entropy.Replica, control entropy.Control) *Server {
+	return &Server{replica: replica, control: control, summaries: make(chan struct{}, maxSummaries)}
 }
 
 // Register adds the services to a gRPC server.
@@ -96,7 +94,7 @@ func (s *Server) ShardStates(ctx context.Context, r *rpc.ShardStatesRequest) (*r
 	resp := &rpc.ShardStatesResponse{}
 	for id, st := range states {
 		resp.States = append(resp.States, &rpc.ShardState{
-			ShardId: id, Exists: st.Exists, LastModified: st.LastModified, Size: st.Size, Hints: st.Hints, Begun: st.Begun, Deletes: st.Deletes,
+			ShardId: id, Exists: st.Exists, LastModified: st.LastModified, Size: st.Size, Hints: st.Hints, Begun: int64(st.Beginning), Deletes: st.Deletes,
 			Corrupt: st.Corrupt, LackKind: string(st.Lack.Kind), LackWhy: st.Lack.Why, LackGen: st.Lack.Gen, Waiting: st.Waiting,
 		})
 	}

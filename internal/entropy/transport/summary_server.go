@@ -10,7 +10,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"concord/internal/entropy/digest"
 	"concord/internal/entropy/reconcile"
 	"concord/internal/entropy/reconcile/riblt"
 	"concord/internal/rpc"
@@ -63,7 +62,7 @@ func (s *Server) Summarize(stream grpc.BidiStreamingServer[rpc.SummaryQuestion, 
 	}
 }
 
-func (s *Server) open(ctx context.Context, q *rpc.SummaryQuestion_Open) (*reconcile.Spool, error) {
+func (s *Server) open(ctx context.Context, q *rpc.SummaryQuestion_Open) (reconcile.Summary, error) {
 	sh, err := rootShard(&rpc.RootRequest{ShardId: q.ShardId, Start: q.Start, End: q.End})
 	if err != nil {
 		return nil, err
@@ -72,16 +71,14 @@ func (s *Server) open(ctx context.Context, q *rpc.SummaryQuestion_Open) (*reconc
 	if err != nil {
 		return nil, err
 	}
-	sum, err := reconcile.NewSpool(ctx, s.dir, q.Key, func(ctx context.Context, fn func(*digest.SeriesField) error) error {
-		return rep.Digests(ctx, sh, q.Until, fn)
-	})
+	sum, err := rep.Summarize(ctx, sh, q.Until, q.Key)
 	if errors.Is(err, reconcile.ErrTooLarge) {
 		return nil, status.Error(codes.OutOfRange, err.Error())
 	}
 	return sum, failure(err)
 }
 
-func sendSymbols(stream grpc.BidiStreamingServer[rpc.SummaryQuestion, rpc.SummaryAnswer], sum *reconcile.Spool, q *rpc.SummaryQuestion_Range) error {
+func sendSymbols(stream grpc.BidiStreamingServer[rpc.SummaryQuestion, rpc.SummaryAnswer], sum reconcile.Summary, q *rpc.SummaryQuestion_Range) error {
 	if q.From > q.To || q.To > reconcile.MaxSymbols {
 		return invalid(fmt.Errorf("symbols [%d, %d) are out of bounds", q.From, q.To))
 	}
@@ -92,7 +89,7 @@ func sendSymbols(stream grpc.BidiStreamingServer[rpc.SummaryQuestion, rpc.Summar
 	return stream.Send(&rpc.SummaryAnswer{Symbols: riblt.AppendSymbols(nil, symbols)})
 }
 
-func sendNames(stream grpc.BidiStreamingServer[rpc.SummaryQuestion, rpc.SummaryAnswer], sum *reconcile.Spool, hashes []uint64) error {
+func sendNames(stream grpc.BidiStreamingServer[rpc.SummaryQuestion, rpc.SummaryAnswer], sum reconcile.Summary, hashes []uint64) error {
 	if len(hashes) > reconcile.MaxHashes {
 		return invalid(fmt.Errorf("names of %d series are too many at once", len(hashes)))
 	}

@@ -16,7 +16,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
-	"concord/internal/entropy"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/reconcile"
 	"concord/internal/rpc"
@@ -88,6 +87,10 @@ func (w *windows) Digests(_ context.Context, _ cluster.Shard, _ int64, fn func(*
 	return nil
 }
 
+func (w *windows) Summarize(ctx context.Context, sh cluster.Shard, until int64, key uint64) (reconcile.Summary, error) {
+	return spool(ctx, w, sh, until, key)
+}
+
 // compareOver finds the difference of two copies over a real connection, and returns the bytes on the wire.
 func compareOver(t testing.TB, n int, differ map[int]int) (found []reconcile.Difference, wire int64) {
 	t.Helper()
@@ -107,7 +110,7 @@ func compareOver(t testing.TB, n int, differ map[int]int) (found []reconcile.Dif
 				return fmt.Errorf("the list was asked for")
 			},
 			Summarize: func(ctx context.Context, key uint64) (reconcile.Summary, error) {
-				return rep.(entropy.Summarizer).Summarize(ctx, shard, math.MaxInt64, key)
+				return rep.Summarize(ctx, shard, math.MaxInt64, key)
 			},
 		},
 	}
@@ -167,7 +170,7 @@ func TestSummaryNamesSeries(t *testing.T) {
 		c.fields = append(c.fields, digest.SeriesField{Series: fmt.Appendf(nil, "m,host=%s%05d", strings.Repeat("x", 90), i), Field: "v\x00", Type: digest.Integer, Windows: [64]digest.Sum{{Count: 1, Lo: uint64(i)}}})
 	}
 	rep, _, _, _ := mustServe(t, c, nil)
-	s, err := rep.(entropy.Summarizer).Summarize(t.Context(), shard, math.MaxInt64, 5)
+	s, err := rep.Summarize(t.Context(), shard, math.MaxInt64, 5)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +238,7 @@ func TestSummaryEndsWithItsContext(t *testing.T) {
 	c := &canned{}
 	rep, _, _, _ := mustServe(t, c, nil)
 	ctx, cancel := context.WithCancelCause(t.Context())
-	s, err := rep.(entropy.Summarizer).Summarize(ctx, shard, math.MaxInt64, 5)
+	s, err := rep.Summarize(ctx, shard, math.MaxInt64, 5)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +249,7 @@ func TestSummaryEndsWithItsContext(t *testing.T) {
 	}
 	// All of them were given back.
 	for i := range 2 * maxSummaries {
-		s, err := rep.(entropy.Summarizer).Summarize(t.Context(), shard, math.MaxInt64, 5)
+		s, err := rep.Summarize(t.Context(), shard, math.MaxInt64, 5)
 		if err != nil && status.Code(err) != codes.ResourceExhausted {
 			t.Fatal(i, err)
 		}

@@ -18,9 +18,11 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
+	"concord/internal/copystate"
 	"concord/internal/entropy"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
+	"concord/internal/entropy/reconcile"
 	"concord/internal/entropy/retype"
 	"concord/internal/rpc"
 )
@@ -31,6 +33,8 @@ var shard = cluster.Shard{ID: 7, Database: "db", RetentionPolicy: "autogen", Sta
 
 // canned answers with what it has and keeps what it was given.
 type canned struct {
+	entropy.Replica // nil: what no test asks for
+
 	fields   []digest.SeriesField
 	blocks   []patch.Block
 	status   entropy.NodeStatus
@@ -46,6 +50,21 @@ type canned struct {
 	shard    cluster.Shard
 }
 
+func (c *canned) Summarize(ctx context.Context, sh cluster.Shard, until int64, key uint64) (reconcile.Summary, error) {
+	return spool(ctx, c, sh, until, key)
+}
+
+// spool is a summary of what a replica lists.
+func spool(ctx context.Context, r entropy.Comparer, sh cluster.Shard, until int64, key uint64) (reconcile.Summary, error) {
+	s, err := reconcile.NewSpool(ctx, "", key, func(ctx context.Context, fn func(*digest.SeriesField) error) error {
+		return r.Digests(ctx, sh, until, fn)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
 func (c *canned) Discard(ctx context.Context, id, gen uint64) error { return c.Whole(ctx, id, gen) }
 
 func (c *canned) Whole(_ context.Context, id, gen uint64) error {
@@ -58,7 +77,7 @@ func (c *canned) Whole(_ context.Context, id, gen uint64) error {
 func (c *canned) States(_ context.Context, ids []uint64) (map[uint64]entropy.ShardState, error) {
 	out := make(map[uint64]entropy.ShardState)
 	for _, id := range ids {
-		out[id] = entropy.ShardState{Version: entropy.Version{Exists: id == 7, LastModified: -int64(id), Size: int64(id) << 40}, Hints: []uint64{id, 9}, Begun: int64(id) - 7}
+		out[id] = entropy.ShardState{Version: entropy.Version{Exists: id == 7, LastModified: -int64(id), Size: int64(id) << 40}, Hints: []uint64{id, 9}, Beginning: copystate.Beginning(id) - 7}
 	}
 	return out, c.err
 }
@@ -140,7 +159,7 @@ func mustServeOn(t testing.TB, ln net.Listener, replica entropy.Replica, control
 func mustServeWith(t testing.TB, ln net.Listener, replica entropy.Replica, control entropy.Control, shards rpc.ShardsServer, opts ...grpc.ServerOption) (entropy.Replica, entropy.Control, *rpc.Pool, cluster.Node) {
 	t.Helper()
 	s := rpc.NewServer(opts...)
-	NewServer(replica, control, t.TempDir()).Register(s)
+	NewServer(replica, control).Register(s)
 	if shards != nil {
 		rpc.RegisterShardsServer(s, shards)
 	}
@@ -197,7 +216,7 @@ func TestDigestsAndRootsRoundTripExactly(t *testing.T) {
 	states, err := rep.States(t.Context(), []uint64{7, 8})
 	want := map[uint64]entropy.ShardState{
 		7: {Version: entropy.Version{Exists: true, LastModified: -7, Size: 7 << 40}, Hints: []uint64{7, 9}},
-		8: {Version: entropy.Version{LastModified: -8, Size: 8 << 40}, Hints: []uint64{8, 9}, Begun: 1},
+		8: {Version: entropy.Version{LastModified: -8, Size: 8 << 40}, Hints: []uint64{8, 9}, Beginning: copystate.LongAgo},
 	}
 	if d := cmp.Diff(want, states); err != nil || d != "" {
 		t.Errorf("states: %v %s", err, d)

@@ -4,15 +4,17 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"concord/internal/copystate"
 )
 
 // A set that could not be read is not an empty one: a copy that lacks points would count as whole.
-func TestBegunShardsThatCannotBeReadAreNotForgotten(t *testing.T) {
+func TestBeginningsThatCannotBeReadAreNotForgotten(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "begun")
-	b := &begunShards{dir: dir}
+	b := &beginnings{dir: dir}
 	for id := uint64(1); id <= 3; id++ {
-		if err := b.add(id, int64(10*id)); err != nil {
+		if err := b.note(id, copystate.Beginning(10*id)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -23,9 +25,9 @@ func TestBegunShardsThatCannotBeReadAreNotForgotten(t *testing.T) {
 	if err := os.Mkdir(b.path(2), 0o750); err != nil {
 		t.Fatal(err)
 	}
-	b = &begunShards{dir: dir}
+	b = &beginnings{dir: dir}
 	for id := uint64(1); id <= 3; id++ {
-		if b.at(id) == 0 {
+		if b.of(id) == copystate.FoundEqual {
 			t.Errorf("shard %d counts as whole", id)
 		}
 	}
@@ -36,11 +38,11 @@ func TestBegunShardsThatCannotBeReadAreNotForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	for id := uint64(1); id <= 3; id++ {
-		if at := b.at(id); at != int64(10*id) {
-			t.Errorf("shard %d: %d", id, at)
+		if began := b.of(id); began != copystate.Beginning(10*id) {
+			t.Errorf("shard %d: %d", id, began)
 		}
 	}
-	if b.at(4) != 0 {
+	if b.of(4) != copystate.FoundEqual {
 		t.Error("a shard that never began is in the set")
 	}
 }

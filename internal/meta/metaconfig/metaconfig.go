@@ -1,11 +1,11 @@
-package meta
+// Package metaconfig is influxdb-meta.conf, the configuration of a meta node. influxd-ctl reads it too, to find the
+// meta node of its machine, and links no server for that.
+package metaconfig
 
 import (
 	"errors"
 	"fmt"
 	"net"
-
-	"github.com/influxdata/influxdb/logger"
 
 	"concord/internal/config"
 	"concord/internal/trust"
@@ -17,8 +17,8 @@ type Config struct {
 	ReportingDisabled bool   `toml:"reporting-disabled" doc:"Nothing is ever reported; kept so that existing files work."`
 	Hostname          string `toml:"hostname" doc:"What other nodes call this one; the machine's name when empty."`
 
-	Meta    NodeConfig    `toml:"meta" doc:"The cluster's metadata."`
-	Logging logger.Config `toml:"logging" doc:"The log, on standard error."`
+	Meta    NodeConfig     `toml:"meta" doc:"The cluster's metadata."`
+	Logging config.Logging `toml:"logging" doc:"The log, on standard error."`
 
 	// SingleServer makes a node without a cluster start one of itself at Open.
 	SingleServer bool `toml:"-"`
@@ -39,8 +39,8 @@ type NodeConfig struct {
 	InternalSharedSecret trust.Secret `toml:"internal-shared-secret" doc:"What all nodes of the cluster share: without it nobody joins, reads metadata, writes or repairs."`
 }
 
-// dataTLS is how to reach data nodes.
-func (c NodeConfig) dataTLS() trust.TLS {
+// DataTLS is how to reach data nodes.
+func (c NodeConfig) DataTLS() trust.TLS {
 	t := c.TLS
 	t.HTTPSEnabled, t.HTTPSInsecureTLS = c.DataUseTLS, c.DataInsecureTLS
 	return t
@@ -51,14 +51,14 @@ var Program = config.Program[*Config]{
 	Title:        "Concord meta node: influxdb-meta.conf",
 	File:         "/etc/influxdb/influxdb-meta.conf",
 	PathVariable: "INFLUXDB_META_CONFIG_PATH",
-	New:          NewConfig,
+	New:          New,
 }
 
-// NewConfig returns the defaults.
-func NewConfig() *Config {
+// New returns the defaults.
+func New() *Config {
 	return &Config{
 		Meta:    NodeConfig{Dir: "/var/lib/influxdb/meta", BindAddress: ":8089", HTTPBindAddress: ":8091"},
-		Logging: logger.NewConfig(),
+		Logging: config.NewLogging(),
 	}
 }
 
@@ -73,7 +73,7 @@ func (c *Config) Validate() error {
 	if _, _, err := net.SplitHostPort(c.Meta.HTTPBindAddress); err != nil {
 		return fmt.Errorf("[meta] http-bind-address: %w", err)
 	}
-	if err := config.CheckLogging(c.Logging); err != nil {
+	if err := c.Logging.Validate(); err != nil {
 		return fmt.Errorf("[logging] %w", err)
 	}
 	if err := c.Meta.TLS.Validate(); err != nil {
@@ -88,6 +88,7 @@ func (c *Config) Validate() error {
 	return nil
 }
 
-func (c *Config) advertised(bind string, actual net.Addr) string {
+// Advertised is the host:port that other nodes use for a listener bound to bind.
+func (c *Config) Advertised(bind string, actual net.Addr) string {
 	return config.Advertised(c.Hostname, bind, actual)
 }

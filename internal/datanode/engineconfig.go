@@ -1,10 +1,9 @@
-package config
+package datanode
 
 import (
 	"reflect"
 
 	"github.com/influxdata/influxdb/coordinator"
-	"github.com/influxdata/influxdb/logger"
 	"github.com/influxdata/influxdb/monitor"
 	"github.com/influxdata/influxdb/pkg/tlsconfig"
 	"github.com/influxdata/influxdb/services/continuous_querier"
@@ -13,10 +12,12 @@ import (
 	"github.com/influxdata/influxdb/services/retention"
 	"github.com/influxdata/influxdb/services/subscriber"
 	"github.com/influxdata/influxdb/tsdb"
+
+	"concord/internal/config"
 )
 
-// engineDocs are the comments of the engine's sections, by struct and key.
-var engineDocs = map[reflect.Type]map[string]string{
+// engineDocs are the comments of the engine's sections in the printed sample: its structs have no doc tags.
+var engineDocs = config.Texts{
 	reflect.TypeFor[tsdb.Config](): {
 		"dir":                                             "Where the shards are.",
 		"index-version":                                   `Index of new shards: "inmem", in memory, or "tsi1", on disk.`,
@@ -133,11 +134,6 @@ var engineDocs = map[reflect.Type]map[string]string{
 		"user-query-bytes-enabled":   "Count the bytes of answers by user, in the statistics.",
 		"user-write-bytes-enabled":   "Count the bytes of writes by user, in the statistics.",
 	},
-	reflect.TypeFor[logger.Config](): {
-		"format":        "Format of the log: logfmt, json, or auto, which is logfmt unless standard error is a terminal.",
-		"level":         "Least level that is logged: debug, info, warn or error.",
-		"suppress-logo": "Accepted, and without effect: no logo is printed.",
-	},
 	reflect.TypeFor[continuous_querier.Config](): {
 		"log-enabled":         "Log each run of a continuous query.",
 		"enabled":             "Run continuous queries.",
@@ -147,7 +143,7 @@ var engineDocs = map[reflect.Type]map[string]string{
 }
 
 // engineShow are example values of engine settings that have none by default.
-var engineShow = map[reflect.Type]map[string]string{
+var engineShow = config.Texts{
 	reflect.TypeFor[subscriber.Config](): {
 		"root-ca": `{ paths = ["/etc/ssl/ca.pem"], include-system = false }`,
 	},

@@ -1,0 +1,127 @@
+// Package api is the JSON of the HTTP routes below /shard-repair, which data nodes and meta nodes serve.
+//
+// Each answer is declared here once. The server writes these types, and influxd-ctl and tests read them. The package
+// imports nothing, so that a client does not link the server. IDs and times are decimal strings, because a JSON number
+// cannot hold all of them in every language; times are nanoseconds since the epoch.
+package api
+
+// Base is the path below which all routes are.
+const Base = "/shard-repair"
+
+// Status is the answer of GET /shard-repair/status.
+type Status struct {
+	Shards      []Shard  `json:"shards"` // whose replicas differ
+	Queued      []string `json:"queued_shards"`
+	Processing  []string `json:"processing_shards"`
+	Unreachable []string `json:"unreachable_nodes,omitempty"`
+}
+
+// Clean reports whether nothing differs, nothing is queued and every node was asked.
+func (s Status) Clean() bool {
+	return len(s.Shards)+len(s.Queued)+len(s.Processing)+len(s.Unreachable) == 0
+}
+
+// Shard is a shard whose replicas differ.
+type Shard struct {
+	ID              string `json:"id"`
+	Database        string `json:"database"`
+	RetentionPolicy string `json:"retention_policy"`
+	Start           string `json:"start_time"`
+	End             string `json:"end_time"`
+	Expires         string `json:"expires"`           // "0" for never
+	Status          string `json:"status"`            // diff, missing, conflict or corrupt
+	Message         string `json:"message,omitempty"` // of conflict and corrupt: what and where
+}
+
+// Repairs is the answer of GET /shard-repair/repairs.
+type Repairs struct {
+	Repairs     []Repair `json:"repairs"`
+	Paused      []string `json:"paused_nodes,omitempty"`
+	Unreachable []string `json:"unreachable_nodes,omitempty"`
+}
+
+// Repair is one repair. A time of "0" is for not yet.
+type Repair struct {
+	ID              string    `json:"id"`
+	Database        string    `json:"database"`
+	RetentionPolicy string    `json:"retention_policy"`
+	State           string    `json:"state"`
+	Node            string    `json:"node"` // that drives it
+	Owners          []string  `json:"owners"`
+	Added           string    `json:"added"`
+	Started         string    `json:"started"`
+	Ended           string    `json:"ended"`
+	Attempts        int       `json:"attempts"`
+	Rounds          int       `json:"rounds"`
+	Progress        float64   `json:"progress"` // 0 to 1
+	Points          int       `json:"points"`
+	Conflicts       int       `json:"conflicts"`          // points with different values, decided
+	Decided         []Decided `json:"decided,omitempty"`  // the first 100 of them
+	Refused         int       `json:"refused"`            // series-fields of which an owner refuses points that others have
+	Refusals        []Refusal `json:"refusals,omitempty"` // the first 100 of them
+	BytesReceived   int64     `json:"bytes_received"`
+	BytesSent       int64     `json:"bytes_sent"`
+	Rate            float64   `json:"bytes_per_second"`
+	ETA             float64   `json:"eta_seconds"` // 0 for not known
+	Error           string    `json:"error,omitempty"`
+}
+
+// Decided is a point that owners held with different values.
+type Decided struct {
+	Series string `json:"series"`
+	Field  string `json:"field"`
+	Time   string `json:"time"`
+	Value  string `json:"value"` // that all owners have now
+	Reason string `json:"reason,omitempty"`
+}
+
+// Refusal is a series-field of which an owner refuses the points that others have.
+type Refusal struct {
+	Node   string `json:"node"` // TCP address of the owner
+	Series string `json:"series"`
+	Field  string `json:"field"`
+	Reason string `json:"reason"`
+}
+
+// Diff is the answer of GET /shard-repair/diff, a dry run.
+type Diff struct {
+	ID        string   `json:"id"`
+	Owners    []string `json:"owners"`
+	Pairs     []Pair   `json:"pairs"`
+	Bytes     int64    `json:"bytes"`            // that a repair would send
+	Count     int      `json:"differing_fields"` // series-fields that differ
+	Series    []Series `json:"series"`           // the first 1,000 of them
+	Truncated bool     `json:"truncated,omitempty"`
+	Conflict  string   `json:"conflict,omitempty"`
+	Away      string   `json:"unreachable,omitempty"`
+}
+
+// Pair is how two owners differ, in points.
+type Pair struct {
+	A         string `json:"a"`
+	B         string `json:"b"`
+	MissingA  int    `json:"missing_on_a"`
+	MissingB  int    `json:"missing_on_b"`
+	Conflicts int    `json:"conflicts"`
+}
+
+// Series is a series-field that differs, in a range of time.
+type Series struct {
+	Series string `json:"series"`
+	Field  string `json:"field"`
+	Start  string `json:"start_time"`
+	End    string `json:"end_time"`
+}
+
+// Resolved is the answer of POST /shard-repair/resolve.
+type Resolved struct {
+	ID     string     `json:"id"`
+	Owners []SetAside `json:"owners"`
+}
+
+// SetAside is what one owner set aside.
+type SetAside struct {
+	Node   string `json:"node"` // TCP address of the owner
+	Points int    `json:"points"`
+	Kept   string `json:"kept,omitempty"` // the file with them, on that node
+}

@@ -1,0 +1,34 @@
+package entropy
+
+import (
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The packages of the core are read and tested alone: each imports, of Concord, only what is below it.
+func TestCoreStandsAlone(t *testing.T) {
+	t.Parallel()
+	const base = "concord/internal/entropy/"
+	reads := []string{"pace", "tsmfile", "scan"}
+	compares := append(slices.Clone(reads), "digest", "reconcile/riblt")
+	for of, below := range map[string][]string{
+		"api": nil, "pace": nil, "tsmfile": nil, "scan": {"pace", "tsmfile"}, "scrub": {"tsmfile"},
+		"digest": reads, "reconcile": compares, "patch": compares,
+	} {
+		cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", base+of)
+		cmd.Env = append(os.Environ(), "GOPROXY=off", "GOFLAGS=")
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("go list %s: %v", of, err)
+		}
+		for _, p := range strings.Fields(string(out)) {
+			name, ours := strings.CutPrefix(p, base)
+			if strings.HasPrefix(p, "concord/") && !(ours && (name == of || slices.Contains(below, name))) {
+				t.Errorf("package %s imports %s", of, p)
+			}
+		}
+	}
+}
