@@ -154,6 +154,7 @@ func (q *question) ask(ctx context.Context) error {
 	versions, since, err := q.teller.Versions(ctx, q.sh, q.points)
 	if errors.Is(err, ErrNoVersions) {
 		q.teller, q.since = nil, patch.Unsettled
+		q.points = nil
 		return nil
 	} else if err != nil {
 		return q.fail(q.copy, err)
