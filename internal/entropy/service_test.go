@@ -318,6 +318,11 @@ func TestRepair(t *testing.T) {
 	})
 	bubble("the value of an owner without versions may be the newest", t, func(t *testing.T, c *fakeCluster) {
 		s := mustOpen(t, c, nil)
+		for id, r := range c.replicas {
+			for i := range int64(maxParts) + 1 { // more than one question has
+				r.write(1, "cpu,host=0", "value", old()+i, float64(id))
+			}
+		}
 		d := versions(t, c, s, 1, func(owner uint64, _ patch.Region) uint64 {
 			c.replicas[3].versions = nil
 			return 30 - owner
