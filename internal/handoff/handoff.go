@@ -42,8 +42,8 @@ func (e *PermanentError) Unwrap() error { return e.Err }
 type Deps struct {
 	// Deliver sends entries of one shard to a node, in their order. It returns how many of them the
 	// node has, and why it lacks the next: a *PermanentError drops that one, any other error is tried again.
-	// behind returns the deletes that wait behind the entries now.
-	Deliver func(ctx context.Context, node, shard uint64, entries []Entry, behind func() []Entry) (int, error)
+	// behind are the deletes that wait behind the entries, in a queue from before writes had versions.
+	Deliver func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error)
 	// Due tells whether a node still is to get a shard's entries; those of a
 	// removed node or a dropped shard are forgotten. known is false while there is no
 	// metadata to tell it from: then nothing is sent, and nothing is forgotten.

@@ -29,15 +29,10 @@ func (e *segmentError) Unwrap() error { return e.err }
 // The head, the first entry not delivered yet, is stored without fsync: after a
 // crash of the machine some entries may be delivered again, in their order, which
 // leads to the same result.
-//
-// A delete takes its points out of the writes before it. It is not acknowledged before its place is stored too, apart
-// from its segment: so damage that may have taken deletes along is known from damage that cannot, such as a
-// torn tail, and the writes before it are given up instead of sent.
 type queue struct {
 	dir   string
 	shard uint64
 	disk  disk
-	last  place // behind the last delete, as stored when the queue was opened
 
 	mu       sync.Mutex
 	segments []segment // ascending; the last one takes appends
@@ -47,8 +42,8 @@ type queue struct {
 	unsynced error     // why a segment was closed whose entries may not be on disk
 	bytes    int64     // on disk, delivered ones included
 	end      uint64    // bytes ever appended since it was opened
-	deletes  []placed  // the deletes that wait, in their order, but for those in unread
-	unread   []segment // as they were when the queue was opened, until findDeletes reads them
+	deletes  []placed  // that wait among writes, in their order, but for those in unread
+	unread   []segment // in which they may be, as the queue was opened, until findDeletes reads them
 	setbacks int       // failures in a row to get on
 	rest     time.Time // no attempt before this
 	told     bool      // somebody of the setbacks
@@ -59,7 +54,6 @@ type queue struct {
 
 	syncing sync.Mutex // held during fsync; never waited for with mu held
 	synced  uint64     // of end; guarded by syncing
-	marked  place      // behind the last delete, as stored; guarded by syncing
 }
 
 // disk is what a queue does that tests make fail.
@@ -87,12 +81,6 @@ func openQueue(nodeDir string, shard uint64, d disk) (q *queue, cut int64, err e
 	if q.segments, err = listSegments(q.dir); err != nil {
 		return nil, 0, err
 	}
-	if q.shard != WholeDatabase {
-		q.last = loadLast(q.lastPath())
-		if q.last != unknown {
-			q.marked, q.newest = q.last, q.last.segment
-		}
-	}
 	if len(q.segments) == 0 {
 		return q, 0, nil
 	}
@@ -104,14 +92,16 @@ func openQueue(nodeDir string, shard uint64, d disk) (q *queue, cut int64, err e
 	last := &q.segments[len(q.segments)-1]
 	q.newest = max(q.newest, last.id)
 	whole, err := wholeRecords(q.path(last.id), last.size)
-	if err == nil && whole < last.size && !q.last.behind(last.id, whole) && truncate(q.path(last.id), whole) == nil {
+	if err == nil && whole < last.size && truncate(q.path(last.id), whole) == nil {
 		cut = last.size - whole
 		last.size = whole
 	}
 	for _, s := range q.segments {
 		q.bytes += s.size
 	}
-	q.unread = append(q.unread, q.segments...)
+	if q.hasDeletes() {
+		q.unread = append(q.unread, q.segments...)
+	}
 	q.head = q.loadHead()
 	q.owed = place{last.id, last.size} // whether they were acknowledged is not on disk
 	_ = q.dropDelivered()              // tried again when it is sent
@@ -196,10 +186,9 @@ func (q *queue) resting() time.Duration {
 
 // appended is an append that is not on disk yet.
 type appended struct {
-	file    *os.File
-	end     uint64 // of all that was ever appended
-	grown   int64  // bytes by which the queue became larger, valid with an error too
-	deletes place  // behind it, when there are deletes in it that concern the writes before them
+	file  *os.File
+	end   uint64 // of all that was ever appended
+	grown int64  // bytes by which the queue became larger, valid with an error too
 }
 
 // write appends entries in one write; they are on disk when sync returns.
@@ -214,19 +203,7 @@ func (q *queue) write(entries ...Entry) (a appended, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	before := q.bytes
-	if a.file, err = q.appendLocked(records); err == nil {
-		last := q.segments[len(q.segments)-1]
-		at := last.size - int64(len(records))
-		for _, e := range entries {
-			if e.Kind == Delete {
-				q.deletes = append(q.deletes, placed{last.id, at, e})
-				if q.shard != WholeDatabase {
-					a.deletes = place{last.id, last.size}
-				}
-			}
-			at += e.size()
-		}
-	}
+	a.file, err = q.appendLocked(records)
 	a.end, a.grown = q.end, q.bytes-before
 	return a, err
 }
@@ -317,23 +294,7 @@ func (q *queue) sync(a appended) error {
 		}
 		q.synced = now
 	}
-	if !a.deletes.behind(q.marked.segment, q.marked.at) {
-		return nil
-	}
-	// After the entries: of a delete that a crash tears off nothing is known.
-	if err := q.mark(a.deletes); err != nil {
-		return fmt.Errorf("store the place of a delete: %w", err)
-	}
-	q.marked = a.deletes
 	return nil
-}
-
-// next is peek once the deletes are known that wait behind the entries.
-func (q *queue) next(max int64) ([]Entry, error) {
-	if err := q.findDeletes(); err != nil {
-		return nil, err
-	}
-	return q.peek(max)
 }
 
 // peek returns the entries at the head, at least one if there is one, then as

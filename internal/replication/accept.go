@@ -32,7 +32,7 @@ func (w *Writer) accept(
 	if v == 0 && late {
 		v = oldest
 	}
-	if w.Order == nil || v == 0 {
+	if v == 0 {
 		return writeStore(w.Shards, w.Begun, ctx, shard, db, policy, points)
 	}
 	w.Order.Clock.Heard(v)
@@ -143,17 +143,14 @@ func (w *Writer) acceptSpans(r *rpc.WriteShardRequest, points []models.Point) er
 // maxSpans is how many writes out of hinted handoff run at the same time for one message.
 const maxSpans = 16
 
-// clock is this node's, 0 for none.
+// clock is this node's.
 func (w *Writer) clock() uint64 {
-	if w == nil || w.Order == nil {
-		return 0
-	}
 	return uint64(w.Order.Clock.Now())
 }
 
 // heard takes over the clock of another node.
 func (w *Writer) heard(clock uint64) {
-	if w.Order != nil && clock != 0 {
+	if clock != 0 {
 		w.Order.Clock.Heard(order.Version(clock))
 	}
 }

@@ -4,46 +4,21 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/influxdata/influxdb/tsdb"
-	"go.uber.org/zap"
 	"pgregory.net/rapid"
 
 	"concord/internal/order"
 	"concord/internal/rpc"
 )
 
-// withOrder gives a writer a clock and a journal.
-func withOrder(t testing.TB, w *Writer, node uint64) {
-	t.Helper()
-	dir := t.TempDir()
-	clock, err := order.OpenClock(filepath.Join(dir, "clock"), time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { clock.Close() })
-	clock.SetNode(node)
-	journal, err := order.OpenJournal(order.JournalConfig{Dir: filepath.Join(dir, "journal"), Log: zap.NewNop()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { journal.Close() })
-	w.Order = &Order{Clock: clock, Journal: journal}
-}
-
 // Whatever the order in which writes and deletes arrive at an owner, it ends with what the versions say.
 func TestVersionsDecideWhateverTheOrderOfArrival(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok")
-	w := NewWriter(c.meta, c.stores[0], noSubscriber{}, c.pool)
-	withOrder(t, w, 1)
-	if err := w.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { w.Close() })
+	w := c.writer(t)
 	run := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		run++
@@ -77,7 +52,7 @@ func TestVersionsDecideWhateverTheOrderOfArrival(t *testing.T) {
 			from := rapid.IntRange(1, 4).Draw(t, "from")
 			to := rapid.IntRange(from, 4).Draw(t, "to")
 			req := &rpc.ExecuteRequest{
-				Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Id: fmt.Sprintf("%s-%d", name, w.lanes.next()),
+				Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Id: fmt.Sprintf("%s-%d", name, w.deleteIDs.Add(1)),
 				Statement: fmt.Sprintf("DELETE FROM %s WHERE time >= %d AND time <= %d", name, from, to),
 			}
 			w.removals.announce(req, time.Now())
@@ -117,8 +92,7 @@ func TestVersionsDecideWhateverTheOrderOfArrival(t *testing.T) {
 func TestWriteBehindTheOwnerIsNotWritten(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok")
-	w := NewWriter(c.meta, c.stores[0], noSubscriber{}, c.pool)
-	withOrder(t, w, 1)
+	w := c.newWriter(t, 1)
 	accept := func(v order.Version, late bool, lines string) error {
 		return w.accept(tsdb.WriteContext{}, shardID, db, policy, v, late, mustPoints(t, lines))
 	}
@@ -155,8 +129,7 @@ func TestWriteBehindTheOwnerIsNotWritten(t *testing.T) {
 	}
 }
 
-// A node that has just started does not know yet whether an owner knows versions: a delete then goes behind the hints
-// for it. It takes nothing out of a newer one.
+// A delete that waits behind a write, in a queue from before writes had versions, takes nothing out of a newer one.
 func TestDeleteTakesNothingOutOfANewerHint(t *testing.T) {
 	t.Parallel()
 	var encoded [][]byte

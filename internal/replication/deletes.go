@@ -25,9 +25,8 @@ import (
 const deleteTimeout = 2 * time.Minute
 
 // Deletes runs deletes and drops on every data node, in parallel. A node that
-// is away gets a delete through hinted handoff: all nodes that were reached keep it for that node, so that what any of them
-// writes to it comes after the delete. Without hinted handoff the delete
-// is an error that names the node, to be run again. Drops of whole databases, policies and shards take
+// is away gets a delete through hinted handoff: all nodes that were reached keep it for that node. Without hinted
+// handoff the delete is an error that names the node, to be run again. Drops of whole databases, policies and shards take
 // the metadata along; a node that was away finds out by that.
 type Deletes struct {
 	meta   Metadata
@@ -82,7 +81,7 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 	if self == 0 {
 		return errNotJoined
 	}
-	r.Id = fmt.Sprintf("%x-%x", d.writer.sender, d.writer.lanes.next())
+	r.Id = fmt.Sprintf("%x-%x", d.writer.sender, d.writer.deleteIDs.Add(1))
 	nodes := slices.DeleteFunc(slices.Clone(d.meta.DataNodes()), func(n cluster.Node) bool { return n.ID == self })
 	if !strict {
 		ran := d.run(nodes, r)
@@ -102,15 +101,14 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 		return err
 	}
 	d.writer.deletes.begin(r.Database, r.Id, announced{at: time.Now()})
+	d.writer.removals.announce(r, time.Now())
 	heard, missed, err := d.announce(nodes, r)
 	defer d.ended(nodes, r) // those that are not known to have heard of it may have, too
 	if err != nil {
 		return err
 	}
-	if d.writer.Order != nil {
-		d.writer.Order.Clock.SetNode(self)
-		r.Version = uint64(d.writer.Order.Clock.Next()) // above all that the nodes had when they heard of it
-	}
+	d.writer.Order.Clock.SetNode(self)
+	r.Version = uint64(d.writer.Order.Clock.Next()) // above all that the nodes had when they heard of it
 	if err := d.keep(r, missed, heard); err != nil {
 		return fmt.Errorf("the delete cannot be kept for %s, and was not run: %w", missed, err)
 	}
@@ -198,17 +196,15 @@ func (d *Deletes) run(nodes []cluster.Node, r *rpc.ExecuteRequest) (out ranOn) {
 	return out
 }
 
-// announce tells all nodes of a delete before any of them runs it. A write
-// whose client has its answer may still be under way from any node to a slow owner.
-// Each node answers with a barrier, which the delete gets: an owner that runs it takes nothing from before it afterwards.
+// announce tells all nodes of a delete before any of them runs it. Each answers with its clock: the version of the
+// delete is to be greater than those of the writes before it, which may still be under way to a slow owner.
 //
 // A delete that more than half of the nodes do not know of is refused: they
 // take writes meanwhile, which it would remove when it reaches them. Of two
 // nodes one is enough, or there were no deletes while the other is away.
 func (d *Deletes) announce(nodes []cluster.Node, r *rpc.ExecuteRequest) (heard []cluster.Node, missed missedNodes, err error) {
-	var barriers []*rpc.Barrier
 	first := proto.Clone(r).(*rpc.ExecuteRequest)
-	first.AnnounceOnly, first.SenderNode, first.Sequence = true, d.meta.NodeID(), d.writer.started
+	first.AnnounceOnly, first.SenderNode, first.Started = true, d.meta.NodeID(), d.writer.started
 	first.Version = d.writer.clock() // it gets its own when all have heard of it
 	ctx, cancel := context.WithTimeout(context.Background(), d.writer.WriteTimeout)
 	defer cancel()
@@ -236,18 +232,9 @@ func (d *Deletes) announce(nodes []cluster.Node, r *rpc.ExecuteRequest) (heard [
 			}
 			heard = append(heard, n)
 			d.writer.heard(resp.Clock)
-			if resp.Barrier != nil {
-				barriers = append(barriers, resp.Barrier)
-			}
 		}()
 	}
-	d.writer.removals.announce(r, time.Now())
-	own, err := d.writer.NoteDelete(first)
 	wg.Wait()
-	if err != nil {
-		return heard, nil, err
-	}
-	r.Barriers = append(barriers, own)
 	if all, know := len(nodes)+1, len(heard)+1; know <= all/2 && all > 2 {
 		return heard, nil, fmt.Errorf("the delete reaches %d of %d data nodes, and needs more than half: run it again when they are back (%s)", know, all, missed)
 	}
@@ -278,9 +265,8 @@ func (d *Deletes) ended(nodes []cluster.Node, r *rpc.ExecuteRequest) {
 	d.writer.removals.ended(r.Database, r.Id)
 }
 
-// keep queues a delete for missed nodes, here and on every node that was
-// reached. Here is enough for it not to be lost; a node that does not keep it may
-// send later writes ahead of it.
+// keep queues a delete for missed nodes, here and on every node that was reached. Here is enough for it not to be lost;
+// the first that reaches a missed node brings it.
 func (d *Deletes) keep(r *rpc.ExecuteRequest, missed missedNodes, reached []cluster.Node) error {
 	if len(missed) == 0 {
 		return nil

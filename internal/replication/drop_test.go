@@ -16,18 +16,15 @@ import (
 // shard opens, although the fields have other types since.
 func TestDeleteOfAMeasurementIsOnDisk(t *testing.T) {
 	t.Parallel()
-	bounds := &rpc.DeleteBounds{RetentionPolicy: policy, Start: 0, End: 100e9}
 	for name, r := range map[string]*rpc.ExecuteRequest{
-		"DROP MEASUREMENT":         {Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Name: "m"},
-		"DROP SERIES":              {Kind: rpc.ExecuteRequest_DELETE_SERIES, Statement: "DELETE FROM m"},
-		"DELETE WHERE":             {Kind: rpc.ExecuteRequest_DELETE_SERIES, Statement: "DELETE FROM m WHERE time < 50s"},
-		"DROP MEASUREMENT, queued": {Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Name: "m", ShardId: shardID, Bounds: bounds},
-		"DELETE, queued":           {Kind: rpc.ExecuteRequest_DELETE_SERIES, Statement: "DELETE FROM m", ShardId: shardID, Bounds: bounds},
+		"DROP MEASUREMENT": {Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Name: "m"},
+		"DROP SERIES":      {Kind: rpc.ExecuteRequest_DELETE_SERIES, Statement: "DELETE FROM m"},
+		"DELETE WHERE":     {Kind: rpc.ExecuteRequest_DELETE_SERIES, Statement: "DELETE FROM m WHERE time < 50s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			store := mustStore(t)
-			srv := NewServer(store, nil, nil)
+			srv := serverOf(t, store)
 			write := func(fields string) {
 				t.Helper()
 				resp, err := srv.WriteShard(context.Background(), &rpc.WriteShardRequest{

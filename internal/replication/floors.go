@@ -9,6 +9,7 @@ import (
 
 	"concord/internal/handoff"
 	"concord/internal/order"
+	"concord/internal/rpc"
 )
 
 // floors are the versions below which nothing reaches a node any more.
@@ -17,18 +18,13 @@ type floors struct {
 	said map[uint64]order.Version // to each node, of this node's writes; it never falls
 	told map[uint64]order.Version // by each node, of its writes to this one
 
-	knows map[uint64]bool // nodes that know versions, as any message of theirs says
 	lacks map[uint64]bool // nodes with copies that lack something
 	since time.Time       // there is one; zero while there is none
 }
 
 // Floor returns this node's clock, and a version such that no write of this node with a smaller one will reach a node
-// any more. While hinted handoff keeps something for the node it stays what it was: one of them may be as old. Both are
-// 0 when points have no versions.
+// any more. While hinted handoff keeps something for the node it stays what it was: one of them may be as old.
 func (w *Writer) Floor(node uint64) (clock, floor uint64) {
-	if w.Order == nil {
-		return 0, 0
-	}
 	return w.clock(), uint64(w.floor(node))
 }
 
@@ -59,9 +55,6 @@ func (w *Writer) keepsFor(node uint64) bool {
 // Told takes the clock and the floor of another node, and whether some of its copies lack something. What is below the
 // floors of all data nodes is forgotten.
 func (w *Writer) Told(node, clock, floor uint64, lacks bool) {
-	if w.Order == nil {
-		return
-	}
 	w.heard(clock)
 	w.floors.mu.Lock()
 	if w.floors.told == nil {
@@ -76,14 +69,14 @@ func (w *Writer) Told(node, clock, floor uint64, lacks bool) {
 	w.forget()
 }
 
-// knows notes that a node knows versions.
-func (w *Writer) knows(node uint64) {
+// tooLate reports whether a message is below the floor of its sender: the sender has given it up, and queued it anew
+// unless it failed. It may come out of the buffers of a node that hung, and be older than what the journal knows.
+func (w *Writer) tooLate(r *rpc.WriteShardRequest) bool {
 	w.floors.mu.Lock()
 	defer w.floors.mu.Unlock()
-	if w.floors.knows == nil {
-		w.floors.knows = make(map[uint64]bool)
-	}
-	w.floors.knows[node] = true
+	floor := uint64(w.floors.told[r.SenderNode])
+	late := func(v uint64) bool { return v != 0 && v < floor }
+	return late(r.Version) || slices.ContainsFunc(r.Spans, func(s *rpc.VersionSpan) bool { return late(s.Version) })
 }
 
 // behindFor is how far the floor may stay behind the clock before what the journal has must outlive a power cut.

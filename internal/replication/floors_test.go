@@ -17,8 +17,6 @@ func TestFloorStandsStillWhileSomethingWaits(t *testing.T) {
 	for _, shard := range []uint64{shardID, handoff.WholeDatabase} {
 		c, g := newGatedCluster(t)
 		w, hh := c.withHandoff(t, 5*time.Second)
-		withOrder(t, w, 1)
-		w.lanes.clock = w.Order.Clock
 		_, before := w.Floor(2)
 		if _, later := w.Floor(2); later < before {
 			t.Errorf("the floor fell from %d to %d", before, later)

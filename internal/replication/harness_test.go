@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 
 	"concord/internal/cluster"
+	"concord/internal/order"
 	"concord/internal/rpc"
 )
 
@@ -31,9 +32,8 @@ const (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fakeMeta is the metadata of one database with one shard; node 1 asks.
+// fakeMeta is the metadata of one database with one shard.
 type fakeMeta struct {
-	self     uint64
 	nodes    []cluster.Node
 	owners   []uint64
 	duration time.Duration
@@ -59,7 +59,6 @@ func (m *fakeMeta) CreateShardGroup(_, _ string, t time.Time) (*emeta.ShardGroup
 	return &emeta.ShardGroupInfo{ID: 1, StartTime: t.Add(-time.Hour * 1e5), EndTime: t.Add(time.Hour * 1e5), Shards: []emeta.ShardInfo{sh}}, nil
 }
 
-func (m *fakeMeta) NodeID() uint64 { return m.self }
 func (m *fakeMeta) DataNodes() []cluster.Node {
 	if m.lost {
 		return nil
@@ -134,7 +133,7 @@ type testCluster struct {
 
 func newTestCluster(t testing.TB, states ...string) *testCluster {
 	t.Helper()
-	c := &testCluster{meta: &fakeMeta{self: 1}, pool: &rpc.Pool{}}
+	c := &testCluster{meta: &fakeMeta{}, pool: &rpc.Pool{}}
 	t.Cleanup(func() { c.pool.Close() })
 	for i, state := range states {
 		n := cluster.Node{ID: uint64(i + 1)}
@@ -142,7 +141,7 @@ func newTestCluster(t testing.TB, states ...string) *testCluster {
 		switch state {
 		case "ok":
 			s = mustStore(t)
-			n.TCPAddr = mustServe(t, NewServer(s, nil, zap.NewNop()), c.served.Option())
+			n.TCPAddr = mustServe(t, NewServer(s, mustOpen(t, newWriter(t, c.meta, s, c.pool, n.ID)), zap.NewNop()), c.served.Option())
 		case "hung":
 			n.TCPAddr = mustServe(t, hung{})
 		case "down":
@@ -162,8 +161,38 @@ func newTestCluster(t testing.TB, states ...string) *testCluster {
 
 func (c *testCluster) writer(t testing.TB) *Writer {
 	t.Helper()
-	w := NewWriter(c.meta, c.stores[0], noSubscriber{}, c.pool)
+	w := c.newWriter(t, 1)
 	w.WriteTimeout = 5 * time.Second
+	return mustOpen(t, w)
+}
+
+// newWriter returns a writer of a node that is not open yet.
+func (c *testCluster) newWriter(t testing.TB, node uint64) *Writer {
+	t.Helper()
+	return newWriter(t, c.meta, c.stores[node-1], c.pool, node)
+}
+
+func newWriter(t testing.TB, meta *fakeMeta, s *tsdb.Store, pool *rpc.Pool, node uint64) *Writer {
+	t.Helper()
+	w := NewWriter(member{meta, node}, s, noSubscriber{}, pool)
+	dir := t.TempDir()
+	clock, err := order.OpenClock(filepath.Join(dir, "clock"), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { clock.Close() })
+	clock.SetNode(node)
+	journal, err := order.OpenJournal(order.JournalConfig{Dir: filepath.Join(dir, "journal"), Log: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { journal.Close() })
+	w.Order = &Order{Clock: clock, Journal: journal}
+	return w
+}
+
+func mustOpen(t testing.TB, w *Writer) *Writer {
+	t.Helper()
 	if err := w.Open(); err != nil {
 		t.Fatal(err)
 	}
@@ -171,8 +200,22 @@ func (c *testCluster) writer(t testing.TB) *Writer {
 	return w
 }
 
+// serverOf is the server of a node alone, over a store.
+func serverOf(t testing.TB, s *tsdb.Store) *Server {
+	t.Helper()
+	return NewServer(s, mustOpen(t, newWriter(t, &fakeMeta{}, s, nil, 2)), zap.NewNop())
+}
+
+// member is the metadata as one node has it.
+type member struct {
+	*fakeMeta
+	node uint64
+}
+
+func (m member) NodeID() uint64 { return m.node }
+
 func (c *testCluster) deletes(t testing.TB) *Deletes {
-	return NewDeletes(c.meta, c.stores[0], c.pool, c.writer(t), zap.NewNop())
+	return NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, c.writer(t), zap.NewNop())
 }
 
 type noSubscriber struct{}

@@ -26,7 +26,7 @@ import (
 // withHandoff gives a cluster's first node a writer with hinted handoff.
 func (c *testCluster) withHandoff(t testing.TB, timeout time.Duration) (*Writer, *handoff.Service) {
 	t.Helper()
-	w := NewWriter(c.meta, c.stores[0], noSubscriber{}, c.pool)
+	w := c.newWriter(t, 1)
 	w.WriteTimeout = timeout
 	cfg := handoff.NewConfig()
 	cfg.Dir = t.TempDir()
@@ -74,8 +74,8 @@ func newGatedCluster(t *testing.T) (*testCluster, *gate) {
 	t.Helper()
 	c := newTestCluster(t, "ok", "down")
 	s := mustStore(t)
-	g := &gate{Server: NewServer(s, nil, zap.NewNop())}
 	c.stores[1] = s
+	g := &gate{Server: NewServer(s, mustOpen(t, c.newWriter(t, 2)), zap.NewNop())}
 	c.meta.nodes[1].TCPAddr = mustServe(t, g)
 	return c, g
 }
@@ -165,7 +165,7 @@ func TestDeleteGoesThroughTheQueueInOrder(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
 	w, hh := c.withHandoff(t, 5*time.Second)
-	d := NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop())
+	d := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop())
 	write := func(lines string) {
 		t.Helper()
 		if err := w.WritePoints(db, policy, one, nil, mustPoints(t, lines)); err != nil {
@@ -206,7 +206,7 @@ func TestWriteUnderWayDoesNotOutliveADelete(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
 	w, hh := c.withHandoff(t, time.Second)
-	d := NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop())
+	d := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop())
 	g.hang.Store(true)
 	if err := w.WritePoints(db, policy, one, nil, mustPoints(t, "m v=1 1")); err != nil {
 		t.Fatal(err)
@@ -244,38 +244,6 @@ func TestPartialWritesAreNotQueued(t *testing.T) {
 	await(t, "the queue is empty", func() bool { return !hh.Pending(2, shardID) })
 	if got := values(t, c.stores[1], "m"); !slices.Equal(got, []float64{1, 2}) {
 		t.Errorf("got %v", got)
-	}
-}
-
-func TestFencesVoidWhatComesLate(t *testing.T) {
-	t.Parallel()
-	var f fences
-	ctx := context.Background()
-	pass := func(seq uint64, hinted bool) bool {
-		release, ok := f.pass(ctx, 1, 7, seq, hinted, db)
-		if ok {
-			release()
-		}
-		return ok
-	}
-	if !pass(1, false) || !pass(5, true) || pass(4, false) || !pass(6, false) {
-		t.Error("a write from before the hinted one passed, or one after it did not")
-	}
-	if release, ok := f.pass(ctx, 2, 7, 1, false, db); !ok {
-		t.Error("another sender has its own order")
-	} else {
-		release()
-	}
-	ran := map[string]bool{}
-	for i := range 2 {
-		release, ok := f.once("id", func(id string) bool { return ran[id] })
-		if ok != (i == 0) {
-			t.Errorf("attempt %d: %v", i, ok)
-		}
-		ran["id"] = true
-		if ok {
-			release()
-		}
 	}
 }
 
@@ -358,14 +326,13 @@ func TestDeliverDropsWhatIsMalformed(t *testing.T) {
 	t.Parallel()
 	c, _ := newGatedCluster(t)
 	w, _ := c.withHandoff(t, 5*time.Second)
-	none := func() []handoff.Entry { return nil }
 	for _, e := range []handoff.Entry{
 		{Kind: handoff.Write, Data: []byte("\xff\xff")},
 		{Kind: handoff.Delete, Data: []byte("\xff\xff")},
 		{Kind: handoff.Delete},
 		{Kind: handoff.Write}, // no shard
 	} {
-		n, err := w.Deliver(context.Background(), 2, shardID, []handoff.Entry{e, e}, none)
+		n, err := w.Deliver(context.Background(), 2, shardID, []handoff.Entry{e, e}, nil)
 		var never *handoff.PermanentError
 		if n != 0 || !errors.As(err, &never) {
 			t.Errorf("%v: %d, %v", e, n, err)
@@ -388,7 +355,7 @@ func TestDeleteNeedsAMajorityThatHearsOfIt(t *testing.T) {
 		if err := w.WritePoints(db, policy, one, nil, mustPoints(t, "m v=1 1")); err != nil {
 			t.Fatal(err)
 		}
-		err := NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop()).DeleteMeasurement(db, "m")
+		err := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop()).DeleteMeasurement(db, "m")
 		if (err == nil) != (tt.want == "") || err != nil && !strings.HasPrefix(err.Error(), tt.want) {
 			t.Errorf("%v: %v, want %q", tt.states, err, tt.want)
 		}
@@ -428,7 +395,7 @@ func TestDeletesSeenChangesWithEachDelete(t *testing.T) {
 	t.Parallel()
 	c, _ := newGatedCluster(t)
 	w, _ := c.withHandoff(t, 5*time.Second)
-	d := NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop())
+	d := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop())
 	seen := w.DeletesSeen(shardID)
 	release, ok := w.HoldDeletes(shardID, seen)
 	if !ok || seen == 0 {
@@ -466,89 +433,45 @@ func (*fullDisk) Pending(uint64, uint64) bool { return false }
 func (*fullDisk) Waiting() []handoff.Waiting  { return []handoff.Waiting{{Node: 2, Shard: shardID}} }
 func (*fullDisk) Heard(uint64)                {}
 
-func TestDeleteThatCouldNotBeNotedIsNotedOnceThereIsSpace(t *testing.T) {
-	t.Parallel()
-	w := newTestCluster(t, "ok").writer(t)
-	hh := &fullDisk{err: errors.New("no space left on device")}
-	w.Handoff = hh
-	req := &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "d"}
-	for range 2 {
-		if _, err := w.NoteDelete(req); err == nil {
-			t.Error("a delete that is not behind what waits was noted")
-		}
-	}
-	hh.err = nil
-	for range 2 {
-		if _, err := w.NoteDelete(req); err != nil {
-			t.Error(err)
-		}
-	}
-	if hh.kept != 1 {
-		t.Errorf("it is in the queue %d times", hh.kept)
-	}
-	if n := len(w.recent.since(db, time.Time{})); n != 1 {
-		t.Errorf("%d deletes are remembered", n)
-	}
-}
-
-func TestWritesTellWhichOfTheirSenderHaveEnded(t *testing.T) {
+// A queue from before writes had versions has deletes among its writes, which take points out of those before them.
+func TestDeletesInOldQueuesAreKept(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok", "ok")
-	got := make(chan *rpc.WriteShardRequest, 2)
-	c.meta.nodes[1].TCPAddr = mustServe(t, recorder{got: got})
 	w := c.writer(t)
-	for _, line := range []string{"m v=1 1", "m v=2 1"} {
-		if err := w.WritePoints(db, policy, models.ConsistencyLevelAll, nil, mustPoints(t, line)); err != nil {
+	entry := func(kind handoff.Kind, points int, m proto.Message) handoff.Entry {
+		t.Helper()
+		b, err := proto.Marshal(m)
+		if err != nil {
 			t.Fatal(err)
 		}
+		return handoff.Entry{Kind: kind, Points: points, Data: b}
 	}
-	first, second := <-got, <-got
-	if first.Message == 0 || first.Message == second.Message {
-		t.Errorf("messages %d and %d", first.Message, second.Message)
-	}
-	if first.Settled > first.Sequence || second.Settled <= first.Sequence || second.Settled > second.Sequence {
-		t.Errorf("settled %d of sequence %d, then %d of %d", first.Settled, first.Sequence, second.Settled, second.Sequence)
-	}
-}
-
-// recorder is a node that tells what it was sent.
-type recorder struct {
-	rpc.UnimplementedReplicationServer
-	got chan<- *rpc.WriteShardRequest
-}
-
-func (r recorder) WriteShard(_ context.Context, req *rpc.WriteShardRequest) (*rpc.WriteShardResponse, error) {
-	r.got <- req
-	return &rpc.WriteShardResponse{}, nil
-}
-
-// What waits behind a delete in a queue need not wait for the next attempt.
-func TestWritesBehindADeleteInTheQueueAreDeliveredWithIt(t *testing.T) {
-	t.Parallel()
-	c := newTestCluster(t, "ok", "ok")
-	w := c.writer(t)
-	w.Handoff = &fullDisk{}
-	var entries []handoff.Entry
-	for _, line := range []string{"m v=1 1", "m v=2 2"} {
+	write := func(line string) handoff.Entry {
+		t.Helper()
 		reqs, _, err := encode(tsdb.WriteContext{}, shardID, db, policy, mustPoints(t, line))
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, err := proto.Marshal(reqs[0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		deletes, err := w.boundedDelete(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "other"}, shardID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		entries = append(append(entries, handoff.Entry{Kind: handoff.Write, Points: 1, Data: b}), deletes...)
+		return entry(handoff.Write, 1, reqs[0])
 	}
-	n, err := w.Deliver(t.Context(), 2, shardID, entries, func() []handoff.Entry { return nil })
-	if n != 4 || err != nil {
-		t.Errorf("%d entries of 4 are delivered: %v", n, err)
+	drop := func(name string) handoff.Entry {
+		t.Helper()
+		return entry(handoff.Delete, 0, &rpc.ExecuteRequest{
+			Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: name, ShardId: shardID,
+			Bounds: &rpc.DeleteBounds{RetentionPolicy: policy, Start: 0, End: 1e18},
+		})
 	}
-	if got := values(t, c.stores[1], "m"); !slices.Equal(got, []float64{1, 2}) {
-		t.Errorf("got %v", got)
+	entries := []handoff.Entry{write("m v=1 1"), write("gone v=1 1"), drop("gone"), write("gone v=2 2"), drop("other"), write("later v=1 1")}
+	n, err := w.Deliver(t.Context(), 2, shardID, entries, []handoff.Entry{drop("later")})
+	if n != len(entries) || err != nil {
+		t.Errorf("%d entries of %d are delivered: %v", n, len(entries), err)
+	}
+	for name, want := range map[string][]float64{"m": {1}, "gone": {2}} {
+		if got := values(t, c.stores[1], name); !slices.Equal(got, want) {
+			t.Errorf("%s has %v, want %v", name, got, want)
+		}
+	}
+	if n := count(t, c.stores[1], "later"); n > 0 {
+		t.Errorf("%d points are there that a delete behind them removes", n)
 	}
 }

@@ -23,7 +23,7 @@ func TestDeleteThatCannotRunIsNotKept(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
 	w, hh := c.withHandoff(t, 5*time.Second)
-	d := NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop())
+	d := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop())
 	g.away.Store(true)
 	if err := w.WritePoints(db, policy, one, nil, mustPoints(t, "m v=1 1")); err != nil {
 		t.Fatal(err)
@@ -49,13 +49,8 @@ func TestDeleteThatCannotRunIsNotKept(t *testing.T) {
 func TestDeleteByAFieldDoesNotStopTheQueue(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
-	g.writer = NewWriter(c.meta, c.stores[1], noSubscriber{}, c.pool) // as on a data node
-	if err := g.writer.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { g.writer.Close() })
 	w, hh := c.withHandoff(t, 5*time.Second)
-	d := NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop())
+	d := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop())
 	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1")); err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +79,7 @@ func TestDeleteByAFieldDoesNotStopTheQueue(t *testing.T) {
 func TestDeleteGoesIntoAFullQueue(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
-	w := NewWriter(c.meta, c.stores[0], noSubscriber{}, c.pool)
+	w := c.newWriter(t, 1)
 	w.WriteTimeout = 5 * time.Second
 	g.away.Store(true)
 	cfg := handoff.NewConfig()
@@ -111,7 +106,7 @@ func TestDeleteGoesIntoAFullQueue(t *testing.T) {
 	if err := hh.Append(2, shardID, handoff.Entry{Kind: handoff.Write, Points: 1, Data: b}); !errors.Is(err, handoff.ErrQueueFull) {
 		t.Fatalf("the queue is not full: %v", err)
 	}
-	if err := NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop()).DeleteMeasurement(db, "m"); err != nil {
+	if err := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop()).DeleteMeasurement(db, "m"); err != nil {
 		t.Fatal(err)
 	}
 	g.away.Store(false)
@@ -119,18 +114,6 @@ func TestDeleteGoesIntoAFullQueue(t *testing.T) {
 	await(t, "the queue is empty", func() bool { return !hh.Pending(2, shardID) })
 	if n := count(t, c.stores[1], "m"); n > 0 {
 		t.Errorf("%d deleted points came back", n)
-	}
-}
-
-// A node that begins with an empty copy of the metadata knows of no shard. A delete that it hears of then must
-// not miss the writes that it has queued: it refuses to have heard of it.
-func TestDeleteIsNotHeardOfWithoutMetadata(t *testing.T) {
-	t.Parallel()
-	cold := NewWriter(&fakeMeta{self: 1, lost: true}, nil, noSubscriber{}, nil)
-	cold.Handoff = waiting{handoff.Waiting{Node: 2, Shard: shardID}}
-	req := &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "d"}
-	if _, err := cold.NoteDelete(req); err == nil {
-		t.Error("a delete was noted that is behind no queue")
 	}
 }
 
@@ -149,43 +132,7 @@ func TestHintForAnUnknownNodeIsTriedAgain(t *testing.T) {
 	}
 	c.meta.lost = true
 	var never *handoff.PermanentError
-	if n, err := w.Deliver(t.Context(), 2, shardID, []handoff.Entry{{Kind: handoff.Write, Points: 1, Data: b}}, func() []handoff.Entry { return nil }); n != 0 || err == nil || errors.As(err, &never) {
+	if n, err := w.Deliver(t.Context(), 2, shardID, []handoff.Entry{{Kind: handoff.Write, Points: 1, Data: b}}, nil); n != 0 || err == nil || errors.As(err, &never) {
 		t.Errorf("%d sent, %v", n, err)
 	}
 }
-
-// A hinted message that its sender has sent again is as late as a direct one.
-func TestFencesVoidHintedMessagesThatComeLate(t *testing.T) {
-	t.Parallel()
-	var f fences
-	given, cancel := context.WithCancel(context.Background())
-	cancel()
-	for _, m := range []struct {
-		ctx      context.Context
-		sequence uint64
-		hinted   bool
-		want     bool
-	}{
-		{context.Background(), 12, true, true},
-		{context.Background(), 13, false, true},
-		{context.Background(), 10, true, false}, // the first attempt of 12
-		{given, 14, true, false},
-		{context.Background(), 15, true, true},
-	} {
-		release, ok := f.pass(m.ctx, 1, shardID, m.sequence, m.hinted, db)
-		if ok != m.want {
-			t.Errorf("%d: %v", m.sequence, ok)
-		}
-		if ok {
-			release()
-		}
-	}
-}
-
-// waiting is hinted handoff that has these queues and takes nothing.
-type waiting []handoff.Waiting
-
-func (w waiting) Append(uint64, uint64, ...handoff.Entry) error { return handoff.ErrQueueFull }
-func (w waiting) Pending(uint64, uint64) bool                   { return true }
-func (w waiting) Waiting() []handoff.Waiting                    { return w }
-func (w waiting) Heard(uint64)                                  {}

@@ -12,23 +12,17 @@ import (
 // maxPendingBytes bounds what writes under way to one node hold in memory.
 const maxPendingBytes = 64 << 20
 
-// lanes keeps the order of writes to each owner's copy of each shard. Writes
-// that run at the same time have no order. But one whose client has its answer,
-// and which is still under way to a slow owner, must not be overtaken by a later
-// one, or that owner would keep the older value: the later one waits for it.
-//
-// A node with too many writes under way counts as slow: all of them are
-// cancelled, which sends them to its hinted handoff queues.
+// lanes are the writes that are under way to each owner's copy of each shard. A node with too many of them counts as
+// slow: all of them are cancelled, which sends them to its hinted handoff queues.
 type lanes struct {
 	maxPending int          // writes under way to one node; 0 for no limit
-	clock      *order.Clock // gives each write its version; nil for none
+	clock      *order.Clock // gives each write its version
 
-	mu       sync.Mutex
-	sequence uint64                    // grows with every delivery
-	write    uint64                    // grows with every write
-	writes   map[uint64]map[uint64]int // by shard: writes, and how many owners they are under way to
-	lanes    map[lane]map[*delivery]struct{}
-	nodes    map[uint64]*underWay
+	mu     sync.Mutex
+	write  uint64                    // grows with every write
+	writes map[uint64]map[uint64]int // by shard: writes, and how many owners they are under way to
+	lanes  map[lane]map[*delivery]struct{}
+	nodes  map[uint64]*underWay
 }
 
 type lane struct{ node, shard uint64 }
@@ -41,22 +35,19 @@ type underWay struct {
 // delivery is one write on its way to one owner.
 type delivery struct {
 	lane
-	db       string
-	sequence uint64
 	write    uint64 // the same for all owners
 	began    time.Time
 	version  order.Version // the same for all owners
 	size     int
-	earlier  []*delivery // to wait for
-	answered bool        // its client has the answer; guarded by lanes.mu
-	verdict  *verdict    // of the write, for all owners
+	answered bool     // its client has the answer; guarded by lanes.mu
+	verdict  *verdict // of the write, for all owners
 	done     chan struct{}
 	ctx      context.Context
 	cancel   context.CancelFunc
 }
 
 // begin registers a write of size bytes to each owner. They end by finish.
-func (l *lanes) begin(owners []uint64, shard uint64, db string, size int, timeout time.Duration) []*delivery {
+func (l *lanes) begin(owners []uint64, shard uint64, size int, timeout time.Duration) []*delivery {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lanes == nil {
@@ -67,17 +58,13 @@ func (l *lanes) begin(owners []uint64, shard uint64, db string, size int, timeou
 		l.writes[shard] = make(map[uint64]int)
 	}
 	l.writes[shard][l.write] = len(owners)
-	var version order.Version
-	if l.clock != nil {
-		version = l.clock.Next() // with mu held, for oldest
-	}
+	version := l.clock.Next() // with mu held, for oldest
 	out := make([]*delivery, len(owners))
 	v := newVerdict()
 	now := time.Now()
 	for i, owner := range owners {
-		l.sequence++
 		d := &delivery{
-			lane: lane{owner, shard}, db: db, sequence: l.sequence, write: l.write, version: version,
+			lane: lane{owner, shard}, write: l.write, version: version,
 			began: now, size: size, verdict: v, done: make(chan struct{}),
 		}
 		d.ctx, d.cancel = context.WithTimeout(context.Background(), timeout)
@@ -85,11 +72,6 @@ func (l *lanes) begin(owners []uint64, shard uint64, db string, size int, timeou
 		if set == nil {
 			set = make(map[*delivery]struct{})
 			l.lanes[d.lane] = set
-		}
-		for e := range set {
-			if e.answered {
-				d.earlier = append(d.earlier, e)
-			}
 		}
 		set[d] = struct{}{}
 		n := l.nodes[owner]
@@ -216,25 +198,6 @@ func (l *lanes) finish(d *delivery) {
 	close(d.done)
 }
 
-// wait returns when no earlier, answered write is under way any more.
-func (d *delivery) wait() {
-	for _, e := range d.earlier {
-		<-e.done
-	}
-	d.earlier = nil
-}
-
-// settled is a number that no delivery to a node's copy of a shard which is under way is below.
-func (l *lanes) settled(ln lane) uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	least := l.sequence + 1
-	for d := range l.lanes[ln] {
-		least = min(least, d.sequence)
-	}
-	return least
-}
-
 // settledWrite is a number that no write to a shard which is under way to any owner is below.
 func (l *lanes) settledWrite(shard uint64) uint64 {
 	l.mu.Lock()
@@ -244,46 +207,4 @@ func (l *lanes) settledWrite(shard uint64) uint64 {
 		least = min(least, w)
 	}
 	return least
-}
-
-// next is a number above those of all deliveries begun so far.
-func (l *lanes) next() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.sequence++
-	return l.sequence
-}
-
-// await waits for the writes that are under way to a database's shards on a node, 0 for all nodes, and
-// lists the lanes of those that still are after limit.
-func (l *lanes) await(db string, node uint64, limit time.Duration) (hung []lane) {
-	l.mu.Lock()
-	var waits []*delivery
-	for _, set := range l.lanes {
-		for d := range set {
-			if d.db == db && (node == 0 || d.node == node) {
-				waits = append(waits, d)
-			}
-		}
-	}
-	l.mu.Unlock()
-	timeout := time.NewTimer(limit)
-	defer timeout.Stop()
-	over := false
-	for _, d := range waits {
-		if !over {
-			select {
-			case <-d.done:
-				continue
-			case <-timeout.C:
-				over = true
-			}
-		}
-		select {
-		case <-d.done:
-		default:
-			hung = append(hung, d.lane)
-		}
-	}
-	return hung
 }

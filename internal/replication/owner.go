@@ -73,7 +73,6 @@ func stamp(requests []*rpc.WriteShardRequest, v order.Version, yields bool) {
 func (w *Writer) writeLocal(
 	ctx tsdb.WriteContext, d *delivery, db, policy string, points []models.Point, yields bool,
 ) result {
-	d.wait()
 	if w.deleted(d.shard, 1) {
 		return result{err: errShardDeleted, never: true}
 	}
@@ -154,13 +153,12 @@ func beginShard(
 // writeRemote writes the messages in turn, within WriteTimeout. From the first
 // that fails and may succeed later, they go to hinted handoff. Of the order, it sets what depends on the message.
 func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at sending) result {
-	d.wait() // an earlier write may go to the queue yet
 	var all result
 	for i, req := range reqs {
 		if w.Handoff != nil && w.Handoff.Pending(d.node, d.shard) {
 			return w.hint(d, reqs[i:], result{err: errQueueNotEmpty})
 		}
-		at.sequence, at.write, at.settledWrite = d.sequence, partOf(d.write, i), partOf(w.lanes.settledWrite(d.shard), 0)
+		at.write, at.settledWrite = partOf(d.write, i), partOf(w.lanes.settledWrite(d.shard), 0)
 		r := w.send(d.ctx, d.node, req, at)
 		at.onlyWhole = false // it has a part of the write
 		if r.undecided || errors.Is(r.err, errBehind) {
@@ -182,7 +180,6 @@ func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at send
 
 // sending is the place of a message among those of this process.
 type sending struct {
-	sequence            uint64
 	hinted              bool
 	write, settledWrite uint64 // as in WriteShardRequest
 	decides, onlyWhole  bool   // as there
@@ -192,33 +189,25 @@ type sending struct {
 func partOf(write uint64, part int) uint64 { return write<<8 | uint64(min(part, 255)) }
 
 func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardRequest, at sending) result {
-	sequence, hinted := at.sequence, at.hinted
 	w.stats.remote.Add(int64(len(req.Points)))
 	n, ok := w.meta.DataNode(node)
 	if !ok {
 		// What was queued is kept until it is clear that the node is gone: then its queue goes, and not an entry.
-		return result{err: fmt.Errorf("owner %d of shard %d is not in the cluster", node, req.ShardId), never: !hinted}
+		return result{err: fmt.Errorf("owner %d of shard %d is not in the cluster", node, req.ShardId), never: !at.hinted}
 	}
 	var resp *rpc.WriteShardResponse
-	settled := sequence // a hinted one voids all before it
-	if !hinted {
-		settled = min(sequence, w.lanes.settled(lane{node, req.ShardId}))
-	}
 	conn, err := w.pool.Conn(n.TCPAddr)
 	if err == nil {
 		resp, err = rpc.NewReplicationClient(conn).WriteShard(ctx, &rpc.WriteShardRequest{
 			ShardId: req.ShardId, Database: req.Database, RetentionPolicy: req.RetentionPolicy,
 			UserId: req.UserId, Points: req.Points,
-			Sender: w.sender, SenderNode: w.meta.NodeID(), Message: w.messages.Add(1),
-			Sequence: sequence, Hinted: hinted, Settled: settled,
+			Sender: w.sender, SenderNode: w.meta.NodeID(), Hinted: at.hinted,
 			Write: at.write, SettledWrite: at.settledWrite, Decides: at.decides, OnlyWhole: at.onlyWhole,
 			Version: req.Version, Spans: req.Spans, Yields: req.Yields,
 		})
 	}
 	if err == nil {
-		if w.heard(resp.Clock); resp.Clock != 0 {
-			w.knows(node)
-		}
+		w.heard(resp.Clock)
 	}
 	if err != nil {
 		if w.Handoff == nil {
@@ -229,7 +218,7 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 		case c == codes.DeadlineExceeded, c == codes.Canceled, ctx.Err() != nil:
 			return result{err: coordinator.ErrTimeout}
 		case c == codes.NotFound:
-			return result{err: errShardDeleted, never: !hinted} // its queue goes when the metadata says so here, too
+			return result{err: errShardDeleted, never: !at.hinted} // its queue goes when the metadata says so here, too
 		case c == codes.InvalidArgument, c == codes.ResourceExhausted:
 			return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err)), never: true}
 		}

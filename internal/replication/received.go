@@ -16,12 +16,18 @@ import (
 // maxReceived bounds the writes of one sender to one shard that are remembered.
 const maxReceived = 1 << 16
 
+// maxSenders is how many processes and shards are kept without looking for old ones.
+const maxSenders = 4096
+
+// receivedKey is a process and a shard that it wrote to.
+type receivedKey struct{ sender, shard uint64 }
+
 // received is which writes of other nodes have reached this one and may not have reached all other owners. A node
 // that goes down takes what was on its way with it: some owners have it, others do not, and nobody keeps it. The
 // owners then tell each other what they received; one that lacks a write knows that its copy is not whole.
 type received struct {
 	mu sync.Mutex
-	m  map[fenceKey]*receivedFrom // by the sender's process and shard
+	m  map[receivedKey]*receivedFrom // by the sender's process and shard
 }
 
 type receivedFrom struct {
@@ -37,15 +43,15 @@ func (r *received) add(m *rpc.WriteShardRequest) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := fenceKey{m.Sender, m.ShardId}
+	key := receivedKey{m.Sender, m.ShardId}
 	from := r.m[key]
 	if from == nil {
-		if len(r.m) >= maxFences {
-			maps.DeleteFunc(r.m, func(_ fenceKey, old *receivedFrom) bool { return old.old() })
+		if len(r.m) >= maxSenders {
+			maps.DeleteFunc(r.m, func(_ receivedKey, old *receivedFrom) bool { return old.old() })
 		}
 		from = &receivedFrom{node: m.SenderNode, writes: make(map[uint64]struct{})}
 		if r.m == nil {
-			r.m = make(map[fenceKey]*receivedFrom)
+			r.m = make(map[receivedKey]*receivedFrom)
 		}
 		r.m[key] = from
 	}
@@ -70,7 +76,7 @@ func (f *receivedFrom) old() bool { return time.Since(f.at) > receivedRecent }
 func (r *received) lacks(sender, shard uint64, writes []uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	from := r.m[fenceKey{sender, shard}]
+	from := r.m[receivedKey{sender, shard}]
 	return slices.ContainsFunc(writes, func(w uint64) bool {
 		if from == nil {
 			return true
@@ -81,10 +87,10 @@ func (r *received) lacks(sender, shard uint64, writes []uint64) bool {
 }
 
 // take removes and returns what came from processes of a node other than current, 0 for all.
-func (r *received) take(node, current uint64) map[fenceKey][]uint64 {
+func (r *received) take(node, current uint64) map[receivedKey][]uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make(map[fenceKey][]uint64)
+	out := make(map[receivedKey][]uint64)
 	for key, from := range r.m {
 		if from.node == node && key.sender != current && !from.old() {
 			for w := range from.writes {
@@ -96,7 +102,7 @@ func (r *received) take(node, current uint64) map[fenceKey][]uint64 {
 }
 
 // drop forgets what came from a process.
-func (r *received) drop(keys map[fenceKey][]uint64) {
+func (r *received) drop(keys map[receivedKey][]uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for key := range keys {

@@ -18,14 +18,14 @@ func TestReceivedTellsWhatAnotherOwnerGotAlone(t *testing.T) {
 		write(&b, 10+w, 10)
 	}
 	write(&a, 14, 12) // on its way to b when the sender went down
-	gone := a.take(node, 0)[fenceKey{sender, shard}]
+	gone := a.take(node, 0)[receivedKey{sender, shard}]
 	if len(gone) != 3 {
 		t.Errorf("a has %v", gone)
 	}
 	if !b.lacks(sender, shard, gone) {
 		t.Error("b lacks nothing")
 	}
-	if back := b.take(node, 0)[fenceKey{sender, shard}]; a.lacks(sender, shard, back) {
+	if back := b.take(node, 0)[receivedKey{sender, shard}]; a.lacks(sender, shard, back) {
 		t.Error("a lacks something of", back)
 	}
 	write(&b, 14, 12)

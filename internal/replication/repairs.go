@@ -8,7 +8,6 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 
-	"concord/internal/entropy"
 	"concord/internal/entropy/patch"
 	"concord/internal/order"
 )
@@ -31,9 +30,6 @@ func (r Repairs) CreateShard(database, policy string, shard uint64, enabled bool
 // WriteToShard writes points with one field each, whose versions are not known. Those that were written here lately,
 // and are still there, are newer.
 func (r Repairs) WriteToShard(ctx tsdb.WriteContext, shard uint64, points []models.Point) error {
-	if r.w.Order == nil {
-		return r.w.Shards.WriteToShard(ctx, shard, points)
-	}
 	keys := make([]order.Key, len(points))
 	fields := make([]string, len(points))
 	for i, p := range points {
@@ -113,7 +109,7 @@ func (r Repairs) WriteVersion(ctx tsdb.WriteContext, shard, version uint64, poin
 
 // Newer reports which points of a field were written here lately and are still there, by their place in times.
 func (r Repairs) Newer(shard uint64, series []byte, field string, times func() []int64) (map[int]bool, error) {
-	if r.w.Order == nil || r.w.newest.of(shard).writes == 0 {
+	if r.w.newest.of(shard).writes == 0 {
 		return nil, nil
 	}
 	all := times()
@@ -130,9 +126,6 @@ func (r Repairs) Newer(shard uint64, series []byte, field string, times func() [
 
 // Versions returns with which versions this node wrote points of a shard, as entropy.VersionTeller has it.
 func (r Repairs) Versions(shard uint64, points []patch.Region) (versions []uint64, since uint64, err error) {
-	if r.w.Order == nil {
-		return nil, 0, entropy.ErrNoVersions
-	}
 	versions = make([]uint64, len(points))
 	if r.w.newest.of(shard).writes == 0 {
 		_, s := r.w.Order.Journal.Certain(0)

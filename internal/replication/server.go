@@ -27,18 +27,13 @@ import (
 type Server struct {
 	rpc.UnimplementedReplicationServer
 	store  *tsdb.Store
-	writer *Writer // of this node; nil in tests of the server alone
+	writer *Writer // of this node
 	log    *zap.Logger
-	fences *fences
 }
 
 // NewServer returns the server over store. The writer is told of deletes.
 func NewServer(store *tsdb.Store, writer *Writer, log *zap.Logger) *Server {
-	s := &Server{store: store, writer: writer, log: log, fences: &fences{}}
-	if writer != nil {
-		s.fences = &writer.fences
-	}
-	return s
+	return &Server{store: store, writer: writer, log: log}
 }
 
 // WriteShard writes points to one shard.
@@ -48,46 +43,31 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 		return nil, status.Error(codes.InvalidArgument, "a write needs a shard, a database and a retention policy")
 	}
 	// Its copy would be one that no query reads, and nothing removes.
-	if s.writer != nil && s.writer.deleted(r.ShardId, rpc.Relied(ctx)) {
+	if s.writer.deleted(r.ShardId, rpc.Relied(ctx)) {
 		return nil, status.Error(codes.NotFound, errShardDeleted.Error())
 	}
 	points, err := decodePoints(r.Points)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	if s.writer != nil && s.writer.Handoff != nil && r.SenderNode != 0 {
+	if s.writer.Handoff != nil && r.SenderNode != 0 {
 		s.writer.Handoff.Heard(r.SenderNode)
 	}
-	if s.writer != nil && r.SenderNode != 0 && versioned(r) {
-		s.writer.knows(r.SenderNode)
-	}
-	if s.writer != nil && r.SenderNode != 0 {
-		from := s.writer.arrivals.Of(r.SenderNode)
-		from.RLock()
-		defer from.RUnlock()
-	}
-	// A direct one, too: it may be from before a delete that its sender has not heard of.
-	if s.writer != nil && s.writer.holdsDeletes(r.SenderNode) && !(versioned(r) && s.writer.allOrdered()) {
+	if !versioned(r) && s.writer.holdsDeletes(r.SenderNode) {
 		return nil, status.Error(codes.FailedPrecondition, "deletes wait here for the sender of the write: they come first")
 	}
-	if r.Decides && r.OnlyWhole && s.writer != nil && s.writer.notWhole(ctx, r.ShardId) {
-		return &rpc.WriteShardResponse{Undecided: true}, nil
-	}
-	if !s.fences.first(r) {
-		return nil, status.Error(codes.Canceled, "the write came a second time, or too late")
-	}
-	release, ok := s.fences.pass(ctx, r.Sender, r.ShardId, r.Sequence, r.Hinted, r.Database)
-	if !ok {
+	if s.writer.tooLate(r) {
 		return nil, status.Error(codes.Canceled, "the write came too late: its sender has given it up")
 	}
-	defer release()
-	if s.writer == nil {
-		err = writeStore(s.store, nil, tsdb.WriteContext{UserId: r.UserId}, r.ShardId, r.Database, r.RetentionPolicy, points)
-	} else {
-		err = s.writer.acceptSpans(r, points)
+	if r.Decides && r.OnlyWhole && s.writer.notWhole(ctx, r.ShardId) {
+		return &rpc.WriteShardResponse{Undecided: true}, nil
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, status.FromContextError(err).Err()
+	}
+	err = s.writer.acceptSpans(r, points)
 	var p tsdb.PartialWriteError
-	if s.writer != nil && (err == nil || errors.As(err, &p)) {
+	if err == nil || errors.As(err, &p) {
 		s.writer.received.add(r)
 	}
 	clock := s.writer.clock()
@@ -164,66 +144,35 @@ func decodePoint(b []byte) (p models.Point, err error) {
 }
 
 // Execute runs a statement on this node's store alone.
-func (s *Server) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
-	if s.writer != nil {
-		s.writer.heard(r.Version) // what comes after the delete has a greater one
-	}
+func (s *Server) Execute(_ context.Context, r *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
+	s.writer.heard(r.Version) // what comes after the delete has a greater one
 	if r.AnnounceOnly && r.Ended && r.Id == "" && r.SenderNode != 0 {
-		if s.writer != nil {
-			s.writer.deletes.endBefore(r.SenderNode, r.Sequence)
-		}
+		s.writer.deletes.endBefore(r.SenderNode, r.Started)
 		return &rpc.ExecuteResponse{}, nil
 	}
 	if err := check(r); err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "%v: %v", r.Kind, err)
 	}
 	if r.Bounds != nil {
-		release, ok := s.fences.pass(ctx, r.Sender, r.ShardId, r.Sequence, r.Hinted, r.Database)
-		if !ok {
-			return nil, status.Error(codes.Canceled, "the delete came too late: its sender has given it up")
-		}
-		defer release()
-		if r.InQueueAlone {
-			return &rpc.ExecuteResponse{}, nil // it was for the fence alone
-		}
-		return s.ran(s.run(r))
+		return &rpc.ExecuteResponse{}, nil // it concerned what waited before it in the queue of its sender
 	}
-	if !isDelete(r.Kind) || r.Id == "" || s.writer == nil {
-		if r.AnnounceOnly {
-			return &rpc.ExecuteResponse{}, nil
-		}
-		return s.ran(s.run(r))
-	}
-	if r.AnnounceOnly && r.Ended {
+	deletes := isDelete(r.Kind) && r.Id != ""
+	switch {
+	case r.AnnounceOnly && !deletes:
+		return &rpc.ExecuteResponse{}, nil
+	case r.AnnounceOnly && r.Ended:
 		s.writer.deletes.end(r.Database, r.Id, time.Now())
 		s.writer.removals.ended(r.Database, r.Id)
 		return &rpc.ExecuteResponse{}, nil
-	}
-	if r.AnnounceOnly {
-		s.writer.deletes.begin(r.Database, r.Id, announced{time.Now(), r.SenderNode, r.Sequence})
+	case r.AnnounceOnly:
+		s.writer.deletes.begin(r.Database, r.Id, announced{time.Now(), r.SenderNode, r.Started})
 		s.writer.removals.announce(r, time.Now())
-		barrier, err := s.writer.NoteDelete(r)
-		return s.noted(s.answer(err), barrier), nil
+	case deletes:
+		return s.ran(s.writer.runOnce(r))
+	default:
+		return s.ran(s.writer.runDelete(s.store, r))
 	}
-	release, ok := s.fences.once(r.Id, s.writer.ran)
-	if !ok {
-		return s.noted(&rpc.ExecuteResponse{}, s.writer.barrier()), nil // and later writes may be here
-	}
-	defer release()
-	barrier, err := s.writer.NoteDelete(r)
-	if err != nil {
-		return s.answer(err), nil
-	}
-	resp, err := s.ran(s.writer.runDelete(s.store, r))
-	return s.noted(resp, barrier), err
-}
-
-// noted is an answer with the barrier of this node.
-func (s *Server) noted(resp *rpc.ExecuteResponse, b *rpc.Barrier) *rpc.ExecuteResponse {
-	if resp != nil {
-		resp.Barrier, resp.Clock = b, s.writer.clock()
-	}
-	return resp
+	return &rpc.ExecuteResponse{Clock: s.writer.clock()}, nil
 }
 
 // ran is the answer to a statement that ran here.
@@ -231,29 +180,15 @@ func (s *Server) ran(err error) (*rpc.ExecuteResponse, error) {
 	if neverRuns(err) {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return s.answer(err), nil
-}
-
-func (s *Server) run(r *rpc.ExecuteRequest) error {
-	if s.writer == nil {
-		s.fences.bar(r.Database, r.Barriers)
-		return execute(s.store, r)
-	}
-	return s.writer.runDelete(s.store, r)
-}
-
-func (s *Server) answer(err error) *rpc.ExecuteResponse {
+	out := &rpc.ExecuteResponse{Clock: s.writer.clock()}
 	if err != nil {
-		return &rpc.ExecuteResponse{Error: err.Error()}
+		out.Error = err.Error()
 	}
-	return &rpc.ExecuteResponse{}
+	return out, nil
 }
 
 // Hint keeps a delete for nodes that its sender did not reach.
 func (s *Server) Hint(_ context.Context, r *rpc.HintRequest) (*rpc.HintResponse, error) {
-	if s.writer == nil {
-		return nil, status.Error(codes.Unavailable, "this node keeps nothing for others")
-	}
 	if r.Delete == nil || !isDelete(r.Delete.Kind) {
 		return nil, status.Error(codes.InvalidArgument, "a hint needs a delete")
 	} else if err := check(r.Delete); err != nil {
@@ -267,17 +202,11 @@ func (s *Server) Hint(_ context.Context, r *rpc.HintRequest) (*rpc.HintResponse,
 
 // Received compares what another owner got of a node that went down with what this node got.
 func (s *Server) Received(ctx context.Context, r *rpc.ReceivedRequest) (*rpc.ReceivedResponse, error) {
-	if s.writer == nil {
-		return nil, status.Error(codes.Unavailable, "this node takes no writes")
-	}
 	if err := s.writer.compareReceived(ctx, r); err != nil {
 		return nil, err
 	}
 	return &rpc.ReceivedResponse{}, nil
 }
-
-// maxBarriers of a delete: one is of a node.
-const maxBarriers = 10_000
 
 // isDelete tells statements that remove points from those that remove shards
 // together with their metadata.
@@ -289,12 +218,6 @@ func isDelete(k rpc.ExecuteRequest_Kind) bool {
 func check(r *rpc.ExecuteRequest) error {
 	if r.Kind != rpc.ExecuteRequest_DROP_SHARD && !emeta.ValidName(r.Database) {
 		return fmt.Errorf("invalid database %q", r.Database)
-	}
-	if b := r.Bounds; b != nil && (!isDelete(r.Kind) || b.RetentionPolicy == "" || b.Start >= b.End || r.ShardId == 0) {
-		return errors.New("invalid bounds")
-	}
-	if len(r.Barriers) > maxBarriers {
-		return fmt.Errorf("%d barriers are too many", len(r.Barriers))
 	}
 	switch r.Kind {
 	case rpc.ExecuteRequest_DELETE_SERIES:
@@ -345,16 +268,10 @@ func execute(store *tsdb.Store, r *rpc.ExecuteRequest) error {
 			return err
 		}
 		return durably(store, r.Database, func() error {
-			if r.Bounds != nil {
-				return deleteBounded(store, r, sources, cond)
-			}
 			return store.DeleteSeries(r.Database, sources, influxql.CloneExpr(cond))
 		})
 	case rpc.ExecuteRequest_DROP_MEASUREMENT:
 		return durably(store, r.Database, func() error {
-			if r.Bounds != nil {
-				return deleteBounded(store, r, []influxql.Source{&influxql.Measurement{Name: r.Name}}, nil)
-			}
 			return store.DeleteMeasurement(r.Database, r.Name)
 		})
 	case rpc.ExecuteRequest_DROP_DATABASE:
@@ -375,37 +292,6 @@ func execute(store *tsdb.Store, r *rpc.ExecuteRequest) error {
 // a crash, the types of fields of measurements that it dropped.
 func durably(store *tsdb.Store, db string, run func() error) error {
 	return fieldindex.AfterDelete(store, db, func() error { return betweenSnapshots(store, db, run) })
-}
-
-// deleteBounded deletes within one shard's policy and time range.
-func deleteBounded(store *tsdb.Store, r *rpc.ExecuteRequest, sources []influxql.Source, cond influxql.Expr) error {
-	b := r.Bounds
-	within := []influxql.Source{}
-	for _, s := range sources {
-		m, ok := s.(*influxql.Measurement)
-		if !ok {
-			return fmt.Errorf("unsupported source %v in a delete", s)
-		}
-		if m.RetentionPolicy != "" && m.RetentionPolicy != b.RetentionPolicy {
-			continue
-		}
-		m = m.Clone()
-		m.RetentionPolicy = b.RetentionPolicy
-		within = append(within, m)
-	}
-	if len(sources) == 0 {
-		within = append(within, &influxql.Measurement{RetentionPolicy: b.RetentionPolicy, Regex: &influxql.RegexLiteral{Val: everyName}})
-	} else if len(within) == 0 {
-		return nil
-	}
-	at := func(op influxql.Token, ns int64) influxql.Expr {
-		return &influxql.BinaryExpr{Op: op, LHS: &influxql.VarRef{Val: "time"}, RHS: &influxql.TimeLiteral{Val: time.Unix(0, ns).UTC()}}
-	}
-	in := influxql.Expr(&influxql.BinaryExpr{Op: influxql.AND, LHS: at(influxql.GTE, b.Start), RHS: at(influxql.LT, b.End)})
-	if cond != nil {
-		in = &influxql.BinaryExpr{Op: influxql.AND, LHS: &influxql.ParenExpr{Expr: cond}, RHS: in}
-	}
-	return store.DeleteSeries(r.Database, within, in)
 }
 
 var everyName = regexp.MustCompile(`.*`)

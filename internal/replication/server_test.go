@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -28,7 +29,7 @@ func rawPoint(key, fields string, t time.Time) []byte {
 
 func TestMalformedRequestsHaveNoEffect(t *testing.T) {
 	s := mustStore(t)
-	srv := NewServer(s, nil, nil)
+	srv := serverOf(t, s)
 	now := time.Unix(1, 0)
 	good := rawPoint("cpu", "v=1", now)
 	for name, p := range map[string][]byte{
@@ -69,7 +70,7 @@ func TestMalformedRequestsHaveNoEffect(t *testing.T) {
 
 func TestErrorsOfTheStoreAreData(t *testing.T) {
 	s := mustStore(t)
-	srv := NewServer(s, nil, nil)
+	srv := serverOf(t, s)
 	req := &rpc.WriteShardRequest{ShardId: shardID, Database: db, RetentionPolicy: policy, Points: [][]byte{rawPoint("cpu", "v=1", time.Unix(1, 0))}}
 	if resp, err := srv.WriteShard(context.Background(), req); err != nil || resp.Error != "" {
 		t.Fatal(resp, err)
@@ -101,48 +102,44 @@ func FuzzDecodePoint(f *testing.F) {
 }
 
 // A write that arrives again, at once or late, undoes nothing that came after it.
-func TestRepeatedWritesAreVoid(t *testing.T) {
+func TestWritesThatComeLateUndoNothing(t *testing.T) {
+	t.Parallel()
 	s := mustStore(t)
-	srv := NewServer(s, nil, nil)
-	at := time.Unix(1, 0)
-	for i, m := range []struct {
-		name                       string
-		message, sequence, settled uint64
-		hinted                     bool
-		value                      string
-		void                       bool
+	srv := serverOf(t, s)
+	for _, m := range []struct {
+		name    string
+		version uint64
+		hinted  bool
+		value   string
+		floor   uint64 // of the sender, told before
+		code    codes.Code
+		behind  bool
+		want    string
 	}{
-		{"a write", 1, 10, 10, false, "1", false},
-		{"the same at once", 1, 10, 10, false, "1", true},
-		{"another with it", 2, 11, 10, false, "2", false},
-		{"the first after that", 1, 10, 10, false, "1", true},
-		{"a second part", 3, 11, 10, false, "3", false},
-		{"one when these have ended", 4, 12, 12, false, "4", false},
-		{"the first after that one", 1, 10, 10, false, "1", true},
-		{"one that had not come before", 5, 11, 10, false, "5", true},
-		{"out of the queue", 6, 20, 20, true, "6", false},
-		{"a second batch", 7, 20, 20, true, "7", false},
-		{"a direct one behind it", 8, 21, 13, false, "8", false},
-		{"the batch again", 7, 20, 20, true, "7", true},
-		{"of an older version", 0, 22, 0, false, "9", false},
+		{"a write", 10, false, "1", 5, codes.OK, false, "[1]"},
+		{"the same again", 10, false, "1", 5, codes.OK, false, "[1]"},
+		{"a later one", 12, false, "2", 5, codes.OK, false, "[2]"},
+		{"the first after that", 10, false, "1", 5, codes.OK, true, "[2]"},
+		{"one out of hinted handoff that is older", 11, true, "3", 5, codes.OK, false, "[2]"},
+		{"the first when its sender has given it up", 10, false, "1", 12, codes.Canceled, false, "[2]"},
+		{"the same when nothing is known of it any more", 10, true, "1", 13, codes.Canceled, false, "[2]"},
+		{"of a node without versions", 0, false, "4", 13, codes.OK, false, "[4]"},
 	} {
-		_, err := srv.WriteShard(t.Context(), &rpc.WriteShardRequest{
-			ShardId: shardID, Database: db, RetentionPolicy: policy, Sender: 1, Points: [][]byte{rawPoint("cpu", "v="+m.value, at.Add(time.Duration(i)))},
-			Message: m.message, Sequence: m.sequence, Settled: m.settled, Hinted: m.hinted,
-		})
-		if void := status.Code(err) == codes.Canceled; void != m.void || err != nil && !void {
-			t.Errorf("%s: %v", m.name, err)
+		srv.writer.Told(1, 0, m.floor, false)
+		r := &rpc.WriteShardRequest{
+			ShardId: shardID, Database: db, RetentionPolicy: policy, Sender: 1, SenderNode: 1, Version: m.version, Hinted: m.hinted,
+			Points: [][]byte{rawPoint("cpu", "v="+m.value, time.Unix(1, 0))},
 		}
-	}
-	if n := len(values(t, s, "cpu")); n != 8 {
-		t.Errorf("%d points", n)
-	}
-	kept := 0
-	for _, fe := range srv.fences.shards {
-		kept += len(fe.seen)
-	}
-	if kept > 3 {
-		t.Errorf("%d messages are remembered", kept)
+		if m.hinted {
+			r.Version, r.Spans = 0, []*rpc.VersionSpan{{Version: m.version, Points: 1}}
+		}
+		resp, err := srv.WriteShard(t.Context(), r)
+		if status.Code(err) != m.code || resp.GetBehind() != m.behind || resp.GetError() != "" {
+			t.Errorf("%s: %v, %v", m.name, resp, err)
+		}
+		if got := fmt.Sprint(values(t, s, "cpu")); got != m.want {
+			t.Errorf("%s: the owner has %s, want %s", m.name, got, m.want)
+		}
 	}
 }
 
@@ -150,13 +147,13 @@ func TestRepeatedWritesAreVoid(t *testing.T) {
 // belong.
 func TestWriteToADroppedShardIsPlacedAgain(t *testing.T) {
 	t.Parallel()
-	c := &testCluster{meta: &fakeMeta{self: 1}}
+	c := &testCluster{meta: &fakeMeta{}}
 	var index atomic.Uint64
 	index.Store(3)
 	c.pool = &rpc.Pool{Index: index.Load}
 	t.Cleanup(func() { c.pool.Close() })
 	store, other := mustStore(t), mustStore(t)
-	owner := NewWriter(c.meta, other, noSubscriber{}, c.pool)
+	owner := mustOpen(t, newWriter(t, c.meta, other, c.pool, 2))
 	dropped := func(_, at uint64) bool { return at > 0 && at <= 5 }
 	owner.Deleted = dropped
 	c.stores = []*tsdb.Store{store, other}

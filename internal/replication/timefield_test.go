@@ -9,7 +9,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
-	"go.uber.org/zap"
 
 	"concord/internal/rpc"
 )
@@ -67,7 +66,7 @@ mem time=5 1000`
 		t.Fatal(err)
 	}
 	other := mustStore(t)
-	if _, err := NewServer(other, nil, zap.NewNop()).WriteShard(t.Context(), &rpc.WriteShardRequest{ShardId: shardID, Database: db, RetentionPolicy: policy, Points: reqs[0].Points}); err != nil {
+	if _, err := serverOf(t, other).WriteShard(t.Context(), &rpc.WriteShardRequest{ShardId: shardID, Database: db, RetentionPolicy: policy, Points: reqs[0].Points}); err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(want, keys(other)); d != "" {

@@ -17,14 +17,7 @@ import (
 // writerAt is a writer of another node of a test cluster.
 func (c *testCluster) writerAt(t testing.TB, node uint64) *Writer {
 	t.Helper()
-	meta := *c.meta
-	meta.self = node
-	w := NewWriter(&meta, c.stores[node-1], noSubscriber{}, c.pool)
-	if err := w.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { w.Close() })
-	return w
+	return mustOpen(t, c.newWriter(t, node))
 }
 
 // mustWrite writes points to one store alone.

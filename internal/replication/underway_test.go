@@ -31,18 +31,14 @@ func TestNothingIsRepairedWhileADeleteIsUnderWay(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok", "down")
 	c.stores[1] = mustStore(t)
-	other := NewWriter(c.meta, c.stores[1], noSubscriber{}, c.pool)
-	if err := other.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { other.Close() })
+	other := mustOpen(t, c.newWriter(t, 2))
 	slow := &slowDelete{NewServer(c.stores[1], other, zap.NewNop()), make(chan struct{})}
 	c.meta.nodes[1].TCPAddr = mustServe(t, slow)
 	w, _ := c.withHandoff(t, 5*time.Second)
 	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1")); err != nil {
 		t.Fatal(err)
 	}
-	d := NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop())
+	d := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop())
 	done := make(chan error, 1)
 	go func() { done <- d.DeleteMeasurement(db, "m") }()
 	await(t, "the first node has run it", func() bool { return count(t, c.stores[0], "m") == 0 })
@@ -80,7 +76,7 @@ func TestDeleteThatIsGivenUpHoldsNothingUp(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok", "down", "down")
 	w, _ := c.withHandoff(t, 5*time.Second)
-	if err := NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop()).DeleteMeasurement(db, "m"); err == nil {
+	if err := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop()).DeleteMeasurement(db, "m"); err == nil {
 		t.Fatal("a delete ran that most nodes do not know of")
 	}
 	release, ok := w.HoldDeletes(shardID, w.DeletesSeen(shardID))
@@ -100,14 +96,10 @@ func TestDeleteThatIsGivenUpHoldsNothingUp(t *testing.T) {
 func TestEndOfADeleteIsToldUntilItIsHeard(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
-	other := NewWriter(c.meta, c.stores[1], noSubscriber{}, c.pool)
-	if err := other.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { other.Close() })
+	other := mustOpen(t, c.newWriter(t, 2))
 	g.writer = other
 	w, _ := c.withHandoff(t, 5*time.Second)
-	d := NewDeletes(c.meta, c.stores[0], c.pool, w, zap.NewNop())
+	d := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop())
 	r := &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"}
 	if _, _, err := d.announce(c.meta.DataNodes()[1:], r); err != nil {
 		t.Fatal(err)
@@ -139,13 +131,9 @@ func TestEndOfADeleteIsToldUntilItIsHeard(t *testing.T) {
 func TestRestartEndsDeletes(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
-	other := NewWriter(c.meta, c.stores[1], noSubscriber{}, c.pool)
-	if err := other.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { other.Close() })
+	other := mustOpen(t, c.newWriter(t, 2))
 	g.writer = other
-	before := NewWriter(c.meta, c.stores[0], noSubscriber{}, c.pool).started
+	before := c.newWriter(t, 1).started
 	other.deletes.begin(db, "killed", announced{time.Now(), 1, before})
 	other.deletes.begin(db, "another node's", announced{time.Now(), 3, before})
 	c.withHandoff(t, 5*time.Second) // node 1 starts
@@ -168,7 +156,8 @@ func TestRunningDeleteIsUnderWay(t *testing.T) {
 	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1")); err != nil {
 		t.Fatal(err)
 	}
-	write := w.lanes.begin([]uint64{1}, shardID, db, 1, time.Minute) // which the delete waits for
+	writing := &w.removals.of(db).writing
+	writing.RLock() // by a write, for which the delete waits
 	done := make(chan error, 1)
 	go func() {
 		done <- w.runDelete(c.stores[0], &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"})
@@ -181,7 +170,7 @@ func TestRunningDeleteIsUnderWay(t *testing.T) {
 		return ok
 	}
 	await(t, "the delete runs", func() bool { return !held() })
-	w.lanes.finish(write[0])
+	writing.RUnlock()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
+	"golang.org/x/sync/singleflight"
 
 	"concord/internal/cluster"
 	"concord/internal/keylock"
@@ -59,7 +60,7 @@ type Writer struct {
 	Handoff      Handoff       // nil when [hinted-handoff] enabled = false
 	MaxPending   int           // writes under way to one node, with Handoff
 	Deletes      *RanLog       // deletes that ran here; nil without Handoff
-	Order        *Order        // nil when points have no versions
+	Order        *Order        // of writes and deletes; set before Open
 	// Begun, when set, is told of a shard that this node begins with a write: other owners
 	// may have more of it.
 	Begun func(shard uint64) error
@@ -83,27 +84,26 @@ type Writer struct {
 	// Failed, when set, is told why a delete could not run on the store.
 	Failed func(db string, err error)
 
-	meta     Metadata
-	store    *tsdb.Store
-	sub      Subscriber
-	pool     *rpc.Pool
-	mapper   *coordinator.PointsWriter // maps points to shards
-	log      *zap.Logger
-	missed   missedLog
-	sender   uint64 // this process, to peers
-	started  uint64 // when it did, in nanoseconds
-	lanes    lanes
-	messages atomic.Uint64 // with points, sent to peers
-	recent   recentDeletes
-	fences   fences
-	arrivals keylock.Locks[uint64] // by node; held for reading while its writes are checked and written here
-	writing  keylock.Locks[uint64] // by shard; held for reading while points are accepted, and for writing by a repair
-	deletes  deleteCounts
-	received received
-	types    fieldTypes
-	removals removals
-	floors   floors
-	newest   newestVersions
+	meta    Metadata
+	store   *tsdb.Store
+	sub     Subscriber
+	pool    *rpc.Pool
+	mapper  *coordinator.PointsWriter // maps points to shards
+	log     *zap.Logger
+	missed  missedLog
+	sender  uint64 // this process, to peers
+	started uint64 // when it did, in nanoseconds
+	lanes   lanes
+	// deleteIDs are numbers of deletes that began on this node.
+	deleteIDs atomic.Uint64
+	running   singleflight.Group    // deletes, by ID
+	writing   keylock.Locks[uint64] // by shard; held for reading while points are accepted, and for writing by a repair
+	deletes   deleteCounts
+	received  received
+	types     fieldTypes
+	removals  removals
+	floors    floors
+	newest    newestVersions
 
 	mu     sync.RWMutex // held for reading while owners start, so that Close waits for them
 	opened bool
@@ -131,12 +131,10 @@ func (w *Writer) Open() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.opened = true
-	if w.Order != nil {
-		w.lanes.clock = w.Order.Clock
-		if w.Deletes != nil {
-			if err := w.Deletes.Each(w.removals.add); err != nil {
-				return fmt.Errorf("read the deletes that ran here: %w", err)
-			}
+	w.lanes.clock = w.Order.Clock
+	if w.Deletes != nil {
+		if err := w.Deletes.Each(w.removals.add); err != nil {
+			return fmt.Errorf("read the deletes that ran here: %w", err)
 		}
 	}
 	w.open, w.close = context.WithCancel(context.Background())
@@ -288,11 +286,9 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 	}
 	for restamps := 0; ; restamps++ {
 		write := shardWrite{
-			ctx: ctx, shard: shard, db: db, policy: policy, level: level, points: points,
+			ctx: ctx, shard: shard, db: db, policy: policy, level: level,
+			points:    slices.Clone(points), // the local store reorders what it is given
 			newFields: newFields, deletes: deletes, yields: restamps == maxRestamps,
-		}
-		if w.Order != nil {
-			write.points = slices.Clone(points) // the local store reorders what it is given
 		}
 		if err := w.writeOwners(write); !errors.Is(err, errBehind) {
 			return err
@@ -331,9 +327,7 @@ func (w *Writer) writeOwners(a shardWrite) error {
 	var requests []*rpc.WriteShardRequest
 	size := 0
 	self := w.meta.NodeID()
-	if w.Order != nil {
-		w.Order.Clock.SetNode(self)
-	}
+	w.Order.Clock.SetNode(self)
 	nodes := make([]uint64, len(owners))
 	for i, o := range owners {
 		nodes[i] = o.NodeID
@@ -346,7 +340,7 @@ func (w *Writer) writeOwners(a shardWrite) error {
 		}
 	}
 	results := make(chan result, len(owners))
-	deliveries := w.lanes.begin(nodes, shard.ID, db, size, w.WriteTimeout)
+	deliveries := w.lanes.begin(nodes, shard.ID, size, w.WriteTimeout)
 	defer w.lanes.answer(deliveries)
 	stamp(requests, deliveries[0].version, a.yields)
 	done := func(d *delivery, r result) {

@@ -126,11 +126,11 @@ func TestWriteIsRefused(t *testing.T) {
 	if err := w.WritePoints("nope", "", one, nil, points); err == nil || err.Error() != "database not found: nope" {
 		t.Error(err)
 	}
-	c.meta.self = 0
+	w.meta = member{c.meta, 0}
 	if err := w.WritePoints(db, policy, one, nil, points); err == nil || !strings.Contains(err.Error(), "no cluster") {
 		t.Error(err)
 	}
-	c.meta.self = 1
+	w.meta = member{c.meta, 1}
 	w.Close()
 	if err := w.WritePoints(db, policy, one, nil, points); !errors.Is(err, coordinator.ErrWriteFailed) {
 		t.Error(err)

@@ -631,17 +631,10 @@ type WriteShardRequest struct {
 	Database        string                 `protobuf:"bytes,2,opt,name=database,proto3" json:"database,omitempty"`
 	RetentionPolicy string                 `protobuf:"bytes,3,opt,name=retention_policy,json=retentionPolicy,proto3" json:"retention_policy,omitempty"`
 	UserId          string                 `protobuf:"bytes,4,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	Points          [][]byte               `protobuf:"bytes,5,rep,name=points,proto3" json:"points,omitempty"` // each the engine's binary form of a point
-	// Sender and order: a write out of hinted handoff voids all writes that the
-	// same process had sent for the shard before sequence and that arrive late.
-	Sender     uint64 `protobuf:"varint,6,opt,name=sender,proto3" json:"sender,omitempty"` // random for each process
-	Sequence   uint64 `protobuf:"varint,7,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	Hinted     bool   `protobuf:"varint,8,opt,name=hinted,proto3" json:"hinted,omitempty"`
-	SenderNode uint64 `protobuf:"varint,9,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
-	// A message that arrives a second time is void, and so is one with a sequence below settled:
-	// its sender has none of these under way any more.
-	Message uint64 `protobuf:"varint,10,opt,name=message,proto3" json:"message,omitempty"` // of the sender, another for each
-	Settled uint64 `protobuf:"varint,11,opt,name=settled,proto3" json:"settled,omitempty"`
+	Points          [][]byte               `protobuf:"bytes,5,rep,name=points,proto3" json:"points,omitempty"`  // each the engine's binary form of a point
+	Sender          uint64                 `protobuf:"varint,6,opt,name=sender,proto3" json:"sender,omitempty"` // random for each process
+	Hinted          bool                   `protobuf:"varint,8,opt,name=hinted,proto3" json:"hinted,omitempty"` // out of hinted handoff
+	SenderNode      uint64                 `protobuf:"varint,9,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
 	// The same for all owners of the shard: what was on its way when the sender went down may have reached some of them only.
 	Write        uint64 `protobuf:"varint,12,opt,name=write,proto3" json:"write,omitempty"`                                   // 0 for one out of hinted handoff
 	SettledWrite uint64 `protobuf:"varint,13,opt,name=settled_write,json=settledWrite,proto3" json:"settled_write,omitempty"` // all writes to the shard below it have reached their owners, or wait for them
@@ -730,13 +723,6 @@ func (x *WriteShardRequest) GetSender() uint64 {
 	return 0
 }
 
-func (x *WriteShardRequest) GetSequence() uint64 {
-	if x != nil {
-		return x.Sequence
-	}
-	return 0
-}
-
 func (x *WriteShardRequest) GetHinted() bool {
 	if x != nil {
 		return x.Hinted
@@ -747,20 +733,6 @@ func (x *WriteShardRequest) GetHinted() bool {
 func (x *WriteShardRequest) GetSenderNode() uint64 {
 	if x != nil {
 		return x.SenderNode
-	}
-	return 0
-}
-
-func (x *WriteShardRequest) GetMessage() uint64 {
-	if x != nil {
-		return x.Message
-	}
-	return 0
-}
-
-func (x *WriteShardRequest) GetSettled() uint64 {
-	if x != nil {
-		return x.Settled
 	}
 	return 0
 }
@@ -1037,25 +1009,20 @@ type ExecuteRequest struct {
 	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	Statement string                 `protobuf:"bytes,4,opt,name=statement,proto3" json:"statement,omitempty"`
 	ShardId   uint64                 `protobuf:"varint,5,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
-	// bounds, when set, limits a delete to one shard's policy and time range.
-	Bounds   *DeleteBounds `protobuf:"bytes,6,opt,name=bounds,proto3" json:"bounds,omitempty"`
-	Id       string        `protobuf:"bytes,7,opt,name=id,proto3" json:"id,omitempty"`          // of a delete, the same wherever and however often it arrives
-	Hinted   bool          `protobuf:"varint,8,opt,name=hinted,proto3" json:"hinted,omitempty"` // out of hinted handoff
-	Sender   uint64        `protobuf:"varint,9,opt,name=sender,proto3" json:"sender,omitempty"` // as in WriteShardRequest, with bounds
-	Sequence uint64        `protobuf:"varint,10,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// in_queue_alone, with bounds: it removes points from the writes that wait
-	// before it in a hinted handoff queue, and nothing else.
-	InQueueAlone bool `protobuf:"varint,11,opt,name=in_queue_alone,json=inQueueAlone,proto3" json:"in_queue_alone,omitempty"`
-	// announce_only: the delete is about to run everywhere. The receiver puts it
-	// behind the writes that it has under way, and does not run it yet.
+	Id        string                 `protobuf:"bytes,7,opt,name=id,proto3" json:"id,omitempty"`          // of a delete, the same wherever and however often it arrives
+	Hinted    bool                   `protobuf:"varint,8,opt,name=hinted,proto3" json:"hinted,omitempty"` // out of hinted handoff
+	// announce_only: the delete is about to run everywhere. The receiver keeps what it writes from now on, for the case
+	// that it is newer than the delete, and does not run it yet.
 	AnnounceOnly bool `protobuf:"varint,12,opt,name=announce_only,json=announceOnly,proto3" json:"announce_only,omitempty"`
 	// ended, with announce_only: the delete ran wherever it was to run, or will not. Without an id it is
 	// for all deletes that sender_node announced before it started anew.
-	Ended bool `protobuf:"varint,13,opt,name=ended,proto3" json:"ended,omitempty"`
-	// barriers, of a delete that runs: what these senders sent to the database before is void when it arrives later.
-	Barriers      []*Barrier `protobuf:"bytes,15,rep,name=barriers,proto3" json:"barriers,omitempty"`
-	SenderNode    uint64     `protobuf:"varint,14,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"` // with announce_only; sequence is when its process started, nanoseconds
-	Version       uint64     `protobuf:"varint,16,opt,name=version,proto3" json:"version,omitempty"`                         // as in WriteShardRequest: what is older is deleted, whenever it arrives
+	Ended      bool   `protobuf:"varint,13,opt,name=ended,proto3" json:"ended,omitempty"`
+	SenderNode uint64 `protobuf:"varint,14,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"` // with announce_only
+	Started    uint64 `protobuf:"varint,10,opt,name=started,proto3" json:"started,omitempty"`                         // with announce_only: when the process of the sender did, nanoseconds
+	Version    uint64 `protobuf:"varint,16,opt,name=version,proto3" json:"version,omitempty"`                         // as in WriteShardRequest: what is older is deleted, whenever it arrives
+	// bounds are of a node without versions. Such a delete waits behind the writes of one shard in a hinted handoff queue,
+	// takes points out of these, and does nothing else.
+	Bounds        *DeleteBounds `protobuf:"bytes,6,opt,name=bounds,proto3" json:"bounds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1125,13 +1092,6 @@ func (x *ExecuteRequest) GetShardId() uint64 {
 	return 0
 }
 
-func (x *ExecuteRequest) GetBounds() *DeleteBounds {
-	if x != nil {
-		return x.Bounds
-	}
-	return nil
-}
-
 func (x *ExecuteRequest) GetId() string {
 	if x != nil {
 		return x.Id
@@ -1142,27 +1102,6 @@ func (x *ExecuteRequest) GetId() string {
 func (x *ExecuteRequest) GetHinted() bool {
 	if x != nil {
 		return x.Hinted
-	}
-	return false
-}
-
-func (x *ExecuteRequest) GetSender() uint64 {
-	if x != nil {
-		return x.Sender
-	}
-	return 0
-}
-
-func (x *ExecuteRequest) GetSequence() uint64 {
-	if x != nil {
-		return x.Sequence
-	}
-	return 0
-}
-
-func (x *ExecuteRequest) GetInQueueAlone() bool {
-	if x != nil {
-		return x.InQueueAlone
 	}
 	return false
 }
@@ -1181,16 +1120,16 @@ func (x *ExecuteRequest) GetEnded() bool {
 	return false
 }
 
-func (x *ExecuteRequest) GetBarriers() []*Barrier {
-	if x != nil {
-		return x.Barriers
-	}
-	return nil
-}
-
 func (x *ExecuteRequest) GetSenderNode() uint64 {
 	if x != nil {
 		return x.SenderNode
+	}
+	return 0
+}
+
+func (x *ExecuteRequest) GetStarted() uint64 {
+	if x != nil {
+		return x.Started
 	}
 	return 0
 }
@@ -1202,57 +1141,11 @@ func (x *ExecuteRequest) GetVersion() uint64 {
 	return 0
 }
 
-// Barrier is between what a sender sent before and after it heard of a delete.
-type Barrier struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Sender        uint64                 `protobuf:"varint,1,opt,name=sender,proto3" json:"sender,omitempty"`     // as in WriteShardRequest
-	Sequence      uint64                 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"` // of the first message after it
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Barrier) Reset() {
-	*x = Barrier{}
-	mi := &file_concord_proto_msgTypes[15]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Barrier) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Barrier) ProtoMessage() {}
-
-func (x *Barrier) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[15]
+func (x *ExecuteRequest) GetBounds() *DeleteBounds {
 	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
+		return x.Bounds
 	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Barrier.ProtoReflect.Descriptor instead.
-func (*Barrier) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{15}
-}
-
-func (x *Barrier) GetSender() uint64 {
-	if x != nil {
-		return x.Sender
-	}
-	return 0
-}
-
-func (x *Barrier) GetSequence() uint64 {
-	if x != nil {
-		return x.Sequence
-	}
-	return 0
+	return nil
 }
 
 type DeleteBounds struct {
@@ -1266,7 +1159,7 @@ type DeleteBounds struct {
 
 func (x *DeleteBounds) Reset() {
 	*x = DeleteBounds{}
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1171,7 @@ func (x *DeleteBounds) String() string {
 func (*DeleteBounds) ProtoMessage() {}
 
 func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1184,7 @@ func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBounds.ProtoReflect.Descriptor instead.
 func (*DeleteBounds) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteBounds) GetRetentionPolicy() string {
@@ -1318,15 +1211,14 @@ func (x *DeleteBounds) GetEnd() int64 {
 type ExecuteResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Error         string                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
-	Barrier       *Barrier               `protobuf:"bytes,2,opt,name=barrier,proto3" json:"barrier,omitempty"` // of the answering node, which has heard of the delete
-	Clock         uint64                 `protobuf:"varint,3,opt,name=clock,proto3" json:"clock,omitempty"`    // of the answering node
+	Clock         uint64                 `protobuf:"varint,3,opt,name=clock,proto3" json:"clock,omitempty"` // of the answering node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExecuteResponse) Reset() {
 	*x = ExecuteResponse{}
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1338,7 +1230,7 @@ func (x *ExecuteResponse) String() string {
 func (*ExecuteResponse) ProtoMessage() {}
 
 func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1351,7 +1243,7 @@ func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecuteResponse.ProtoReflect.Descriptor instead.
 func (*ExecuteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExecuteResponse) GetError() string {
@@ -1359,13 +1251,6 @@ func (x *ExecuteResponse) GetError() string {
 		return x.Error
 	}
 	return ""
-}
-
-func (x *ExecuteResponse) GetBarrier() *Barrier {
-	if x != nil {
-		return x.Barrier
-	}
-	return nil
 }
 
 func (x *ExecuteResponse) GetClock() uint64 {
@@ -1385,7 +1270,7 @@ type HintRequest struct {
 
 func (x *HintRequest) Reset() {
 	*x = HintRequest{}
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1397,7 +1282,7 @@ func (x *HintRequest) String() string {
 func (*HintRequest) ProtoMessage() {}
 
 func (x *HintRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1410,7 +1295,7 @@ func (x *HintRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintRequest.ProtoReflect.Descriptor instead.
 func (*HintRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HintRequest) GetDelete() *ExecuteRequest {
@@ -1435,7 +1320,7 @@ type HintResponse struct {
 
 func (x *HintResponse) Reset() {
 	*x = HintResponse{}
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1447,7 +1332,7 @@ func (x *HintResponse) String() string {
 func (*HintResponse) ProtoMessage() {}
 
 func (x *HintResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1460,7 +1345,7 @@ func (x *HintResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintResponse.ProtoReflect.Descriptor instead.
 func (*HintResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_proto_rawDescGZIP(), []int{18}
 }
 
 type ReceivedRequest struct {
@@ -1474,7 +1359,7 @@ type ReceivedRequest struct {
 
 func (x *ReceivedRequest) Reset() {
 	*x = ReceivedRequest{}
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1371,7 @@ func (x *ReceivedRequest) String() string {
 func (*ReceivedRequest) ProtoMessage() {}
 
 func (x *ReceivedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1384,7 @@ func (x *ReceivedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedRequest.ProtoReflect.Descriptor instead.
 func (*ReceivedRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReceivedRequest) GetSender() uint64 {
@@ -1531,7 +1416,7 @@ type ReceivedResponse struct {
 
 func (x *ReceivedResponse) Reset() {
 	*x = ReceivedResponse{}
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +1428,7 @@ func (x *ReceivedResponse) String() string {
 func (*ReceivedResponse) ProtoMessage() {}
 
 func (x *ReceivedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +1441,7 @@ func (x *ReceivedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedResponse.ProtoReflect.Descriptor instead.
 func (*ReceivedResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_proto_rawDescGZIP(), []int{20}
 }
 
 type ShardStatesRequest struct {
@@ -1568,7 +1453,7 @@ type ShardStatesRequest struct {
 
 func (x *ShardStatesRequest) Reset() {
 	*x = ShardStatesRequest{}
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1580,7 +1465,7 @@ func (x *ShardStatesRequest) String() string {
 func (*ShardStatesRequest) ProtoMessage() {}
 
 func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1593,7 +1478,7 @@ func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ShardStatesRequest) GetShardIds() []uint64 {
@@ -1623,7 +1508,7 @@ type ShardState struct {
 
 func (x *ShardState) Reset() {
 	*x = ShardState{}
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1520,7 @@ func (x *ShardState) String() string {
 func (*ShardState) ProtoMessage() {}
 
 func (x *ShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1533,7 @@ func (x *ShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardState.ProtoReflect.Descriptor instead.
 func (*ShardState) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ShardState) GetShardId() uint64 {
@@ -1745,7 +1630,7 @@ type WholeRequest struct {
 
 func (x *WholeRequest) Reset() {
 	*x = WholeRequest{}
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1642,7 @@ func (x *WholeRequest) String() string {
 func (*WholeRequest) ProtoMessage() {}
 
 func (x *WholeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1655,7 @@ func (x *WholeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeRequest.ProtoReflect.Descriptor instead.
 func (*WholeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WholeRequest) GetShardId() uint64 {
@@ -1795,7 +1680,7 @@ type WholeResponse struct {
 
 func (x *WholeResponse) Reset() {
 	*x = WholeResponse{}
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1807,7 +1692,7 @@ func (x *WholeResponse) String() string {
 func (*WholeResponse) ProtoMessage() {}
 
 func (x *WholeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1820,7 +1705,7 @@ func (x *WholeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeResponse.ProtoReflect.Descriptor instead.
 func (*WholeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_proto_rawDescGZIP(), []int{24}
 }
 
 type ShardStatesResponse struct {
@@ -1832,7 +1717,7 @@ type ShardStatesResponse struct {
 
 func (x *ShardStatesResponse) Reset() {
 	*x = ShardStatesResponse{}
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1844,7 +1729,7 @@ func (x *ShardStatesResponse) String() string {
 func (*ShardStatesResponse) ProtoMessage() {}
 
 func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1857,7 +1742,7 @@ func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesResponse.ProtoReflect.Descriptor instead.
 func (*ShardStatesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ShardStatesResponse) GetStates() []*ShardState {
@@ -1878,7 +1763,7 @@ type Sum struct {
 
 func (x *Sum) Reset() {
 	*x = Sum{}
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1890,7 +1775,7 @@ func (x *Sum) String() string {
 func (*Sum) ProtoMessage() {}
 
 func (x *Sum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1903,7 +1788,7 @@ func (x *Sum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sum.ProtoReflect.Descriptor instead.
 func (*Sum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Sum) GetCount() uint64 {
@@ -1939,7 +1824,7 @@ type RootRequest struct {
 
 func (x *RootRequest) Reset() {
 	*x = RootRequest{}
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1951,7 +1836,7 @@ func (x *RootRequest) String() string {
 func (*RootRequest) ProtoMessage() {}
 
 func (x *RootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1964,7 +1849,7 @@ func (x *RootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRequest.ProtoReflect.Descriptor instead.
 func (*RootRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RootRequest) GetShardId() uint64 {
@@ -2004,7 +1889,7 @@ type RootResponse struct {
 
 func (x *RootResponse) Reset() {
 	*x = RootResponse{}
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2016,7 +1901,7 @@ func (x *RootResponse) String() string {
 func (*RootResponse) ProtoMessage() {}
 
 func (x *RootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2029,7 +1914,7 @@ func (x *RootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootResponse.ProtoReflect.Descriptor instead.
 func (*RootResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RootResponse) GetRoot() *Sum {
@@ -2049,7 +1934,7 @@ type WindowSum struct {
 
 func (x *WindowSum) Reset() {
 	*x = WindowSum{}
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +1946,7 @@ func (x *WindowSum) String() string {
 func (*WindowSum) ProtoMessage() {}
 
 func (x *WindowSum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +1959,7 @@ func (x *WindowSum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSum.ProtoReflect.Descriptor instead.
 func (*WindowSum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WindowSum) GetWindow() uint32 {
@@ -2103,7 +1988,7 @@ type SeriesField struct {
 
 func (x *SeriesField) Reset() {
 	*x = SeriesField{}
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2000,7 @@ func (x *SeriesField) String() string {
 func (*SeriesField) ProtoMessage() {}
 
 func (x *SeriesField) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2013,7 @@ func (x *SeriesField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesField.ProtoReflect.Descriptor instead.
 func (*SeriesField) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SeriesField) GetSeries() []byte {
@@ -2168,7 +2053,7 @@ type DigestsChunk struct {
 
 func (x *DigestsChunk) Reset() {
 	*x = DigestsChunk{}
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2180,7 +2065,7 @@ func (x *DigestsChunk) String() string {
 func (*DigestsChunk) ProtoMessage() {}
 
 func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2193,7 +2078,7 @@ func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsChunk.ProtoReflect.Descriptor instead.
 func (*DigestsChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DigestsChunk) GetFields() []*SeriesField {
@@ -2216,7 +2101,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2228,7 +2113,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +2126,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Region) GetSeries() []byte {
@@ -2292,7 +2177,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2304,7 +2189,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2317,7 +2202,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Block) GetSeries() []byte {
@@ -2361,7 +2246,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2373,7 +2258,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2386,7 +2271,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *FetchRequest) GetShardId() uint64 {
@@ -2426,7 +2311,7 @@ type FetchChunk struct {
 
 func (x *FetchChunk) Reset() {
 	*x = FetchChunk{}
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2438,7 +2323,7 @@ func (x *FetchChunk) String() string {
 func (*FetchChunk) ProtoMessage() {}
 
 func (x *FetchChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2451,7 +2336,7 @@ func (x *FetchChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
 func (*FetchChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *FetchChunk) GetBlocks() []*Block {
@@ -2474,7 +2359,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2486,7 +2371,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2499,7 +2384,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ApplyRequest) GetDeletes() uint64 {
@@ -2549,7 +2434,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2561,7 +2446,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2574,7 +2459,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ApplyResponse) GetPoints() uint64 {
@@ -2606,7 +2491,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2618,7 +2503,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2631,7 +2516,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_proto_rawDescGZIP(), []int{38}
 }
 
 type StatusResponse struct {
@@ -2646,7 +2531,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2658,7 +2543,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2671,7 +2556,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
@@ -2711,7 +2596,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2723,7 +2608,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2736,7 +2621,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RepairRequest) GetShardId() uint64 {
@@ -2754,7 +2639,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2766,7 +2651,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2779,7 +2664,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_proto_rawDescGZIP(), []int{41}
 }
 
 type PauseRequest struct {
@@ -2791,7 +2676,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2803,7 +2688,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2816,7 +2701,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PauseRequest) GetPaused() bool {
@@ -2857,7 +2742,7 @@ type RepairRecord struct {
 
 func (x *RepairRecord) Reset() {
 	*x = RepairRecord{}
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2869,7 +2754,7 @@ func (x *RepairRecord) String() string {
 func (*RepairRecord) ProtoMessage() {}
 
 func (x *RepairRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2882,7 +2767,7 @@ func (x *RepairRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord.ProtoReflect.Descriptor instead.
 func (*RepairRecord) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{44}
+	return file_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RepairRecord) GetShardId() uint64 {
@@ -3055,7 +2940,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3067,7 +2952,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3080,7 +2965,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{45}
+	return file_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DiffResponse) GetOwners() []string {
@@ -3149,7 +3034,7 @@ type RepairsResponse struct {
 
 func (x *RepairsResponse) Reset() {
 	*x = RepairsResponse{}
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3161,7 +3046,7 @@ func (x *RepairsResponse) String() string {
 func (*RepairsResponse) ProtoMessage() {}
 
 func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3174,7 +3059,7 @@ func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsResponse.ProtoReflect.Descriptor instead.
 func (*RepairsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{46}
+	return file_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RepairsResponse) GetPaused() bool {
@@ -3201,7 +3086,7 @@ type ReceivedRequest_Shard struct {
 
 func (x *ReceivedRequest_Shard) Reset() {
 	*x = ReceivedRequest_Shard{}
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3213,7 +3098,7 @@ func (x *ReceivedRequest_Shard) String() string {
 func (*ReceivedRequest_Shard) ProtoMessage() {}
 
 func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3226,7 +3111,7 @@ func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedRequest_Shard.ProtoReflect.Descriptor instead.
 func (*ReceivedRequest_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{20, 0}
+	return file_concord_proto_rawDescGZIP(), []int{19, 0}
 }
 
 func (x *ReceivedRequest_Shard) GetShardId() uint64 {
@@ -3255,7 +3140,7 @@ type ApplyResponse_Refused struct {
 
 func (x *ApplyResponse_Refused) Reset() {
 	*x = ApplyResponse_Refused{}
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3267,7 +3152,7 @@ func (x *ApplyResponse_Refused) String() string {
 func (*ApplyResponse_Refused) ProtoMessage() {}
 
 func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3280,7 +3165,7 @@ func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse_Refused.ProtoReflect.Descriptor instead.
 func (*ApplyResponse_Refused) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{38, 0}
+	return file_concord_proto_rawDescGZIP(), []int{37, 0}
 }
 
 func (x *ApplyResponse_Refused) GetBlock() uint32 {
@@ -3322,7 +3207,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3334,7 +3219,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3347,7 +3232,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{40, 0}
+	return file_concord_proto_rawDescGZIP(), []int{39, 0}
 }
 
 func (x *StatusResponse_Shard) GetId() uint64 {
@@ -3384,7 +3269,7 @@ type RepairRecord_Decision struct {
 
 func (x *RepairRecord_Decision) Reset() {
 	*x = RepairRecord_Decision{}
-	mi := &file_concord_proto_msgTypes[50]
+	mi := &file_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3396,7 +3281,7 @@ func (x *RepairRecord_Decision) String() string {
 func (*RepairRecord_Decision) ProtoMessage() {}
 
 func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[50]
+	mi := &file_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3409,7 +3294,7 @@ func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Decision.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Decision) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{44, 0}
+	return file_concord_proto_rawDescGZIP(), []int{43, 0}
 }
 
 func (x *RepairRecord_Decision) GetSeries() []byte {
@@ -3459,7 +3344,7 @@ type RepairRecord_Refusal struct {
 
 func (x *RepairRecord_Refusal) Reset() {
 	*x = RepairRecord_Refusal{}
-	mi := &file_concord_proto_msgTypes[51]
+	mi := &file_concord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3471,7 +3356,7 @@ func (x *RepairRecord_Refusal) String() string {
 func (*RepairRecord_Refusal) ProtoMessage() {}
 
 func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[51]
+	mi := &file_concord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3484,7 +3369,7 @@ func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Refusal.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Refusal) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{44, 1}
+	return file_concord_proto_rawDescGZIP(), []int{43, 1}
 }
 
 func (x *RepairRecord_Refusal) GetNode() string {
@@ -3528,7 +3413,7 @@ type DiffResponse_Pair struct {
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[52]
+	mi := &file_concord_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3540,7 +3425,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[52]
+	mi := &file_concord_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3553,7 +3438,7 @@ func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Pair.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Pair) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{45, 0}
+	return file_concord_proto_rawDescGZIP(), []int{44, 0}
 }
 
 func (x *DiffResponse_Pair) GetA() string {
@@ -3603,7 +3488,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[53]
+	mi := &file_concord_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3615,7 +3500,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[53]
+	mi := &file_concord_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3628,7 +3513,7 @@ func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Field.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Field) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{45, 1}
+	return file_concord_proto_rawDescGZIP(), []int{44, 1}
 }
 
 func (x *DiffResponse_Field) GetSeries() []byte {
@@ -3701,21 +3586,17 @@ const file_concord_proto_rawDesc = "" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x16\n" +
 	"\x06leader\x18\x03 \x01(\tR\x06leader\"\x11\n" +
-	"\x0fCatchUpResponse\"\x9c\x04\n" +
+	"\x0fCatchUpResponse\"\xde\x03\n" +
 	"\x11WriteShardRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
 	"\x10retention_policy\x18\x03 \x01(\tR\x0fretentionPolicy\x12\x17\n" +
 	"\auser_id\x18\x04 \x01(\tR\x06userId\x12\x16\n" +
 	"\x06points\x18\x05 \x03(\fR\x06points\x12\x16\n" +
-	"\x06sender\x18\x06 \x01(\x04R\x06sender\x12\x1a\n" +
-	"\bsequence\x18\a \x01(\x04R\bsequence\x12\x16\n" +
+	"\x06sender\x18\x06 \x01(\x04R\x06sender\x12\x16\n" +
 	"\x06hinted\x18\b \x01(\bR\x06hinted\x12\x1f\n" +
 	"\vsender_node\x18\t \x01(\x04R\n" +
-	"senderNode\x12\x18\n" +
-	"\amessage\x18\n" +
-	" \x01(\x04R\amessage\x12\x18\n" +
-	"\asettled\x18\v \x01(\x04R\asettled\x12\x14\n" +
+	"senderNode\x12\x14\n" +
 	"\x05write\x18\f \x01(\x04R\x05write\x12#\n" +
 	"\rsettled_write\x18\r \x01(\x04R\fsettledWrite\x12\x18\n" +
 	"\adecides\x18\x0e \x01(\bR\adecides\x12\x1d\n" +
@@ -3723,7 +3604,8 @@ const file_concord_proto_rawDesc = "" +
 	"only_whole\x18\x0f \x01(\bR\tonlyWhole\x12\x18\n" +
 	"\aversion\x18\x10 \x01(\x04R\aversion\x12-\n" +
 	"\x05spans\x18\x11 \x03(\v2\x17.concord.v1.VersionSpanR\x05spans\x12\x16\n" +
-	"\x06yields\x18\x12 \x01(\bR\x06yields\"?\n" +
+	"\x06yields\x18\x12 \x01(\bR\x06yieldsJ\x04\b\a\x10\bJ\x04\b\n" +
+	"\x10\vJ\x04\b\v\x10\f\"?\n" +
 	"\vVersionSpan\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06points\x18\x02 \x01(\rR\x06points\"\xfd\x01\n" +
@@ -3739,26 +3621,23 @@ const file_concord_proto_rawDesc = "" +
 	"\tFieldType\x12 \n" +
 	"\vmeasurement\x18\x01 \x01(\fR\vmeasurement\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\fR\x05field\x12\x12\n" +
-	"\x04type\x18\x03 \x01(\x05R\x04type\"\x85\x05\n" +
+	"\x04type\x18\x03 \x01(\x05R\x04type\"\xa6\x04\n" +
 	"\x0eExecuteRequest\x123\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1f.concord.v1.ExecuteRequest.KindR\x04kind\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1c\n" +
 	"\tstatement\x18\x04 \x01(\tR\tstatement\x12\x19\n" +
-	"\bshard_id\x18\x05 \x01(\x04R\ashardId\x120\n" +
-	"\x06bounds\x18\x06 \x01(\v2\x18.concord.v1.DeleteBoundsR\x06bounds\x12\x0e\n" +
+	"\bshard_id\x18\x05 \x01(\x04R\ashardId\x12\x0e\n" +
 	"\x02id\x18\a \x01(\tR\x02id\x12\x16\n" +
-	"\x06hinted\x18\b \x01(\bR\x06hinted\x12\x16\n" +
-	"\x06sender\x18\t \x01(\x04R\x06sender\x12\x1a\n" +
-	"\bsequence\x18\n" +
-	" \x01(\x04R\bsequence\x12$\n" +
-	"\x0ein_queue_alone\x18\v \x01(\bR\finQueueAlone\x12#\n" +
+	"\x06hinted\x18\b \x01(\bR\x06hinted\x12#\n" +
 	"\rannounce_only\x18\f \x01(\bR\fannounceOnly\x12\x14\n" +
-	"\x05ended\x18\r \x01(\bR\x05ended\x12/\n" +
-	"\bbarriers\x18\x0f \x03(\v2\x13.concord.v1.BarrierR\bbarriers\x12\x1f\n" +
+	"\x05ended\x18\r \x01(\bR\x05ended\x12\x1f\n" +
 	"\vsender_node\x18\x0e \x01(\x04R\n" +
 	"senderNode\x12\x18\n" +
-	"\aversion\x18\x10 \x01(\x04R\aversion\"z\n" +
+	"\astarted\x18\n" +
+	" \x01(\x04R\astarted\x12\x18\n" +
+	"\aversion\x18\x10 \x01(\x04R\aversion\x120\n" +
+	"\x06bounds\x18\x06 \x01(\v2\x18.concord.v1.DeleteBoundsR\x06bounds\"z\n" +
 	"\x04Kind\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\x11\n" +
 	"\rDELETE_SERIES\x10\x01\x12\x14\n" +
@@ -3766,18 +3645,15 @@ const file_concord_proto_rawDesc = "" +
 	"\rDROP_DATABASE\x10\x03\x12\x19\n" +
 	"\x15DROP_RETENTION_POLICY\x10\x04\x12\x0e\n" +
 	"\n" +
-	"DROP_SHARD\x10\x05\"=\n" +
-	"\aBarrier\x12\x16\n" +
-	"\x06sender\x18\x01 \x01(\x04R\x06sender\x12\x1a\n" +
-	"\bsequence\x18\x02 \x01(\x04R\bsequence\"a\n" +
+	"DROP_SHARD\x10\x05J\x04\b\t\x10\n" +
+	"J\x04\b\v\x10\fJ\x04\b\x0f\x10\x10\"a\n" +
 	"\fDeleteBounds\x12)\n" +
 	"\x10retention_policy\x18\x01 \x01(\tR\x0fretentionPolicy\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\x03R\x05start\x12\x10\n" +
-	"\x03end\x18\x03 \x01(\x03R\x03end\"l\n" +
+	"\x03end\x18\x03 \x01(\x03R\x03end\"C\n" +
 	"\x0fExecuteResponse\x12\x14\n" +
-	"\x05error\x18\x01 \x01(\tR\x05error\x12-\n" +
-	"\abarrier\x18\x02 \x01(\v2\x13.concord.v1.BarrierR\abarrier\x12\x14\n" +
-	"\x05clock\x18\x03 \x01(\x04R\x05clock\"W\n" +
+	"\x05error\x18\x01 \x01(\tR\x05error\x12\x14\n" +
+	"\x05clock\x18\x03 \x01(\x04R\x05clockJ\x04\b\x02\x10\x03\"W\n" +
 	"\vHintRequest\x122\n" +
 	"\x06delete\x18\x01 \x01(\v2\x1a.concord.v1.ExecuteRequestR\x06delete\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\x04R\x05nodes\"\x0e\n" +
@@ -3987,7 +3863,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),      // 0: concord.v1.ExecuteRequest.Kind
 	(*IdentifyRequest)(nil),       // 1: concord.v1.IdentifyRequest
@@ -4005,121 +3881,118 @@ var file_concord_proto_goTypes = []any{
 	(*WriteShardResponse)(nil),    // 13: concord.v1.WriteShardResponse
 	(*FieldType)(nil),             // 14: concord.v1.FieldType
 	(*ExecuteRequest)(nil),        // 15: concord.v1.ExecuteRequest
-	(*Barrier)(nil),               // 16: concord.v1.Barrier
-	(*DeleteBounds)(nil),          // 17: concord.v1.DeleteBounds
-	(*ExecuteResponse)(nil),       // 18: concord.v1.ExecuteResponse
-	(*HintRequest)(nil),           // 19: concord.v1.HintRequest
-	(*HintResponse)(nil),          // 20: concord.v1.HintResponse
-	(*ReceivedRequest)(nil),       // 21: concord.v1.ReceivedRequest
-	(*ReceivedResponse)(nil),      // 22: concord.v1.ReceivedResponse
-	(*ShardStatesRequest)(nil),    // 23: concord.v1.ShardStatesRequest
-	(*ShardState)(nil),            // 24: concord.v1.ShardState
-	(*WholeRequest)(nil),          // 25: concord.v1.WholeRequest
-	(*WholeResponse)(nil),         // 26: concord.v1.WholeResponse
-	(*ShardStatesResponse)(nil),   // 27: concord.v1.ShardStatesResponse
-	(*Sum)(nil),                   // 28: concord.v1.Sum
-	(*RootRequest)(nil),           // 29: concord.v1.RootRequest
-	(*RootResponse)(nil),          // 30: concord.v1.RootResponse
-	(*WindowSum)(nil),             // 31: concord.v1.WindowSum
-	(*SeriesField)(nil),           // 32: concord.v1.SeriesField
-	(*DigestsChunk)(nil),          // 33: concord.v1.DigestsChunk
-	(*Region)(nil),                // 34: concord.v1.Region
-	(*Block)(nil),                 // 35: concord.v1.Block
-	(*FetchRequest)(nil),          // 36: concord.v1.FetchRequest
-	(*FetchChunk)(nil),            // 37: concord.v1.FetchChunk
-	(*ApplyRequest)(nil),          // 38: concord.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 39: concord.v1.ApplyResponse
-	(*StatusRequest)(nil),         // 40: concord.v1.StatusRequest
-	(*StatusResponse)(nil),        // 41: concord.v1.StatusResponse
-	(*RepairRequest)(nil),         // 42: concord.v1.RepairRequest
-	(*RepairResponse)(nil),        // 43: concord.v1.RepairResponse
-	(*PauseRequest)(nil),          // 44: concord.v1.PauseRequest
-	(*RepairRecord)(nil),          // 45: concord.v1.RepairRecord
-	(*DiffResponse)(nil),          // 46: concord.v1.DiffResponse
-	(*RepairsResponse)(nil),       // 47: concord.v1.RepairsResponse
-	(*ReceivedRequest_Shard)(nil), // 48: concord.v1.ReceivedRequest.Shard
-	(*ApplyResponse_Refused)(nil), // 49: concord.v1.ApplyResponse.Refused
-	(*StatusResponse_Shard)(nil),  // 50: concord.v1.StatusResponse.Shard
-	(*RepairRecord_Decision)(nil), // 51: concord.v1.RepairRecord.Decision
-	(*RepairRecord_Refusal)(nil),  // 52: concord.v1.RepairRecord.Refusal
-	(*DiffResponse_Pair)(nil),     // 53: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),    // 54: concord.v1.DiffResponse.Field
+	(*DeleteBounds)(nil),          // 16: concord.v1.DeleteBounds
+	(*ExecuteResponse)(nil),       // 17: concord.v1.ExecuteResponse
+	(*HintRequest)(nil),           // 18: concord.v1.HintRequest
+	(*HintResponse)(nil),          // 19: concord.v1.HintResponse
+	(*ReceivedRequest)(nil),       // 20: concord.v1.ReceivedRequest
+	(*ReceivedResponse)(nil),      // 21: concord.v1.ReceivedResponse
+	(*ShardStatesRequest)(nil),    // 22: concord.v1.ShardStatesRequest
+	(*ShardState)(nil),            // 23: concord.v1.ShardState
+	(*WholeRequest)(nil),          // 24: concord.v1.WholeRequest
+	(*WholeResponse)(nil),         // 25: concord.v1.WholeResponse
+	(*ShardStatesResponse)(nil),   // 26: concord.v1.ShardStatesResponse
+	(*Sum)(nil),                   // 27: concord.v1.Sum
+	(*RootRequest)(nil),           // 28: concord.v1.RootRequest
+	(*RootResponse)(nil),          // 29: concord.v1.RootResponse
+	(*WindowSum)(nil),             // 30: concord.v1.WindowSum
+	(*SeriesField)(nil),           // 31: concord.v1.SeriesField
+	(*DigestsChunk)(nil),          // 32: concord.v1.DigestsChunk
+	(*Region)(nil),                // 33: concord.v1.Region
+	(*Block)(nil),                 // 34: concord.v1.Block
+	(*FetchRequest)(nil),          // 35: concord.v1.FetchRequest
+	(*FetchChunk)(nil),            // 36: concord.v1.FetchChunk
+	(*ApplyRequest)(nil),          // 37: concord.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 38: concord.v1.ApplyResponse
+	(*StatusRequest)(nil),         // 39: concord.v1.StatusRequest
+	(*StatusResponse)(nil),        // 40: concord.v1.StatusResponse
+	(*RepairRequest)(nil),         // 41: concord.v1.RepairRequest
+	(*RepairResponse)(nil),        // 42: concord.v1.RepairResponse
+	(*PauseRequest)(nil),          // 43: concord.v1.PauseRequest
+	(*RepairRecord)(nil),          // 44: concord.v1.RepairRecord
+	(*DiffResponse)(nil),          // 45: concord.v1.DiffResponse
+	(*RepairsResponse)(nil),       // 46: concord.v1.RepairsResponse
+	(*ReceivedRequest_Shard)(nil), // 47: concord.v1.ReceivedRequest.Shard
+	(*ApplyResponse_Refused)(nil), // 48: concord.v1.ApplyResponse.Refused
+	(*StatusResponse_Shard)(nil),  // 49: concord.v1.StatusResponse.Shard
+	(*RepairRecord_Decision)(nil), // 50: concord.v1.RepairRecord.Decision
+	(*RepairRecord_Refusal)(nil),  // 51: concord.v1.RepairRecord.Refusal
+	(*DiffResponse_Pair)(nil),     // 52: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),    // 53: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
 	12, // 0: concord.v1.WriteShardRequest.spans:type_name -> concord.v1.VersionSpan
 	14, // 1: concord.v1.WriteShardResponse.conflicts:type_name -> concord.v1.FieldType
 	0,  // 2: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
-	17, // 3: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
-	16, // 4: concord.v1.ExecuteRequest.barriers:type_name -> concord.v1.Barrier
-	16, // 5: concord.v1.ExecuteResponse.barrier:type_name -> concord.v1.Barrier
-	15, // 6: concord.v1.HintRequest.delete:type_name -> concord.v1.ExecuteRequest
-	48, // 7: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
-	24, // 8: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
-	28, // 9: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
-	28, // 10: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
-	31, // 11: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
-	32, // 12: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
-	34, // 13: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
-	35, // 14: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
-	35, // 15: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	49, // 16: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
-	50, // 17: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	51, // 18: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
-	52, // 19: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
-	53, // 20: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	54, // 21: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	45, // 22: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
-	1,  // 23: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
-	3,  // 24: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
-	5,  // 25: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	7,  // 26: concord.v1.Membership.WhoIs:input_type -> concord.v1.WhoIsRequest
-	9,  // 27: concord.v1.Membership.CatchUp:input_type -> concord.v1.CatchUpRequest
-	11, // 28: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	15, // 29: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	19, // 30: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
-	21, // 31: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
-	23, // 32: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	29, // 33: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	29, // 34: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	36, // 35: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	38, // 36: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	25, // 37: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	25, // 38: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
-	40, // 39: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	42, // 40: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	42, // 41: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	42, // 42: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	44, // 43: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	42, // 44: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	40, // 45: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	2,  // 46: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	4,  // 47: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	6,  // 48: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	8,  // 49: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
-	10, // 50: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
-	13, // 51: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	18, // 52: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	20, // 53: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
-	22, // 54: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
-	27, // 55: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	30, // 56: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	33, // 57: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	37, // 58: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	39, // 59: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	26, // 60: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	26, // 61: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
-	41, // 62: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	43, // 63: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	43, // 64: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	43, // 65: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	43, // 66: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	46, // 67: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	47, // 68: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	46, // [46:69] is the sub-list for method output_type
-	23, // [23:46] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	16, // 3: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
+	15, // 4: concord.v1.HintRequest.delete:type_name -> concord.v1.ExecuteRequest
+	47, // 5: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
+	23, // 6: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
+	27, // 7: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
+	27, // 8: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
+	30, // 9: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
+	31, // 10: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
+	33, // 11: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
+	34, // 12: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
+	34, // 13: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
+	48, // 14: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
+	49, // 15: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	50, // 16: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
+	51, // 17: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
+	52, // 18: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	53, // 19: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	44, // 20: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	1,  // 21: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
+	3,  // 22: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
+	5,  // 23: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
+	7,  // 24: concord.v1.Membership.WhoIs:input_type -> concord.v1.WhoIsRequest
+	9,  // 25: concord.v1.Membership.CatchUp:input_type -> concord.v1.CatchUpRequest
+	11, // 26: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	15, // 27: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	18, // 28: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
+	20, // 29: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
+	22, // 30: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	28, // 31: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	28, // 32: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	35, // 33: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	37, // 34: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	24, // 35: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	24, // 36: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
+	39, // 37: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	41, // 38: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	41, // 39: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	41, // 40: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	43, // 41: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	41, // 42: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	39, // 43: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	2,  // 44: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	4,  // 45: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	6,  // 46: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	8,  // 47: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
+	10, // 48: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
+	13, // 49: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	17, // 50: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	19, // 51: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
+	21, // 52: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
+	26, // 53: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	29, // 54: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	32, // 55: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	36, // 56: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	38, // 57: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	25, // 58: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	25, // 59: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
+	40, // 60: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	42, // 61: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	42, // 62: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	42, // 63: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	42, // 64: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	45, // 65: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	46, // 66: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	44, // [44:67] is the sub-list for method output_type
+	21, // [21:44] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_concord_proto_init() }
@@ -4133,7 +4006,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   54,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

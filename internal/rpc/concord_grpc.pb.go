@@ -308,8 +308,7 @@ type ReplicationClient interface {
 	WriteShard(ctx context.Context, in *WriteShardRequest, opts ...grpc.CallOption) (*WriteShardResponse, error)
 	// Execute runs a statement on this node's store alone.
 	Execute(ctx context.Context, in *ExecuteRequest, opts ...grpc.CallOption) (*ExecuteResponse, error)
-	// Hint makes this node keep a delete for nodes that were not reached: what it
-	// writes to them from now on goes behind the delete.
+	// Hint makes this node keep a delete for nodes that were not reached.
 	Hint(ctx context.Context, in *HintRequest, opts ...grpc.CallOption) (*HintResponse, error)
 	// Received tells another owner which writes of a node that went down reached the sender: those that it lacks were on their way.
 	Received(ctx context.Context, in *ReceivedRequest, opts ...grpc.CallOption) (*ReceivedResponse, error)
@@ -372,8 +371,7 @@ type ReplicationServer interface {
 	WriteShard(context.Context, *WriteShardRequest) (*WriteShardResponse, error)
 	// Execute runs a statement on this node's store alone.
 	Execute(context.Context, *ExecuteRequest) (*ExecuteResponse, error)
-	// Hint makes this node keep a delete for nodes that were not reached: what it
-	// writes to them from now on goes behind the delete.
+	// Hint makes this node keep a delete for nodes that were not reached.
 	Hint(context.Context, *HintRequest) (*HintResponse, error)
 	// Received tells another owner which writes of a node that went down reached the sender: those that it lacks were on their way.
 	Received(context.Context, *ReceivedRequest) (*ReceivedResponse, error)
