@@ -18,7 +18,6 @@ import (
 // maxPointSymbols is how many coded symbols of points one answer has.
 const maxPointSymbols = 1 << 16
 
-
 // points runs a call of the Points service with a deadline.
 func (p *peer) points(ctx context.Context, fn func(context.Context, rpc.PointsClient) error) error {
 	conn, err := p.pool.Conn(p.node.TCPAddr)
