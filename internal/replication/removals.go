@@ -8,6 +8,7 @@ import (
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxql"
+	"google.golang.org/protobuf/proto"
 
 	"concord/internal/order"
 	"concord/internal/rpc"
@@ -208,7 +209,8 @@ func (r *removals) announce(req *rpc.ExecuteRequest, now time.Time) {
 		}
 	}
 	if o.announced[req.Id] == nil {
-		o.announced[req.Id] = &announcedRemoval{removal: removal{id: req.Id, req: req}, until: now.Add(longestDelete)}
+		own := proto.Clone(req).(*rpc.ExecuteRequest) // the caller gives its own the version yet
+		o.announced[req.Id] = &announcedRemoval{removal: removal{id: req.Id, req: own}, until: now.Add(longestDelete)}
 	}
 }
 
