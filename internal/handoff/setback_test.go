@@ -61,7 +61,7 @@ func TestSegmentThatCannotBeUnlinkedIsTriedAfterPauses(t *testing.T) {
 	d := r.deps()
 	stuck := segmentPath(dir, "2", "7", "1")
 	var once sync.Once
-	d.Deliver = func(ctx context.Context, node, shard uint64, entries []Entry, behind func() []Entry) (int, error) {
+	d.Deliver = func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error) {
 		if shard == 7 {
 			once.Do(func() { mustBlock(t, stuck) })
 		}
@@ -187,7 +187,7 @@ func TestShardThatFailsDoesNotHoldUpTheOthers(t *testing.T) {
 	var both sync.WaitGroup
 	both.Add(2)
 	var once [2]sync.Once
-	d.Deliver = func(ctx context.Context, node, shard uint64, entries []Entry, behind func() []Entry) (int, error) {
+	d.Deliver = func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error) {
 		once[shard-7].Do(both.Done)
 		both.Wait()
 		if shard == 7 {

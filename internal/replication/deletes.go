@@ -88,7 +88,12 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 		d.warn(r, ran.missed)
 		return ran.err
 	}
+	version := func() uint64 {
+		d.writer.Order.Clock.SetNode(self)
+		return uint64(d.writer.Order.Clock.Next())
+	}
 	if d.writer.Handoff == nil {
+		r.Version = version()
 		ran := d.run(nodes, r)
 		d.warn(r, ran.missed)
 		if len(ran.missed) > 0 && ran.err == nil {
@@ -107,8 +112,7 @@ func (d *Deletes) everywhere(r *rpc.ExecuteRequest, strict bool) error {
 	if err != nil {
 		return err
 	}
-	d.writer.Order.Clock.SetNode(self)
-	r.Version = uint64(d.writer.Order.Clock.Next()) // above all that the nodes had when they heard of it
+	r.Version = version() // above all that the nodes had when they heard of it
 	if err := d.keep(r, missed, heard); err != nil {
 		return fmt.Errorf("the delete cannot be kept for %s, and was not run: %w", missed, err)
 	}
