@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"concord/internal/devcluster"
+	"concord/internal/entropy/api"
 	"concord/test/process"
 )
 
@@ -70,7 +70,7 @@ func TestTrial(t *testing.T) {
 	c.c.Data[2].AwaitUp()
 
 	start := time.Now()
-	var status devcluster.EntropyStatus
+	var status api.Status
 	if !process.Poll(10*time.Minute, func() bool {
 		var err error
 		status, _, err = c.c.Data[0].Client().EntropyStatus(t.Context())
