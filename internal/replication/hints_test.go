@@ -417,22 +417,6 @@ func TestDeletesSeenChangesWithEachDelete(t *testing.T) {
 	}
 }
 
-// fullDisk is hinted handoff that keeps nothing while it is set.
-type fullDisk struct {
-	err  error
-	kept int
-}
-
-func (f *fullDisk) Append(uint64, uint64, ...handoff.Entry) error {
-	if f.err == nil {
-		f.kept++
-	}
-	return f.err
-}
-func (*fullDisk) Pending(uint64, uint64) bool { return false }
-func (*fullDisk) Waiting() []handoff.Waiting  { return []handoff.Waiting{{Node: 2, Shard: shardID}} }
-func (*fullDisk) Heard(uint64)                {}
-
 // A queue from before writes had versions has deletes among its writes, which take points out of those before them.
 func TestDeletesInOldQueuesAreKept(t *testing.T) {
 	t.Parallel()
