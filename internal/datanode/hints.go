@@ -1,29 +1,30 @@
 package datanode
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"slices"
-	"time"
 
 	"concord/internal/handoff"
-	"concord/internal/replication"
 )
 
-// rememberDeletes is for how long a node knows which deletes it ran: a holder that was away as long may send one again.
-const rememberDeletes = 365 * 24 * time.Hour
-
-// openHandoff opens the hinted handoff queues; the writer fills them and sends what they hold.
+// openHandoff opens the hinted handoff queues, and makes the deletes; writes and deletes fill the queues, and send what
+// they hold.
 func (n *Node) openHandoff() error {
-	if err := n.checkKept(); err != nil || !n.cfg.HintedHandoff.Enabled {
+	if err := n.checkKept(); err != nil {
 		return err
 	}
+	if !n.cfg.HintedHandoff.Enabled {
+		return n.newDeletes()
+	}
 	n.handoff = handoff.New(n.cfg.HintedHandoff, handoff.Deps{
-		Deliver: n.writer.Deliver,
-		Due:     n.due,
-		Now:     n.timeBounds,
+		Deliver: func(ctx context.Context, node, shard uint64, entries, behind []handoff.Entry) (int, error) {
+			return n.deletes.Deliver(ctx, node, shard, entries, behind) // it is there before the queues are open
+		},
+		Due: n.due,
+		Now: n.timeBounds,
 		Dropped: func(node, shard uint64) {
 			n.copies.Lose(node, shard)
 			if e := n.suspects.Load(); e != nil {
@@ -33,14 +34,9 @@ func (n *Node) openHandoff() error {
 	})
 	n.handoff.WithLogger(n.log)
 	n.writer.Handoff, n.writer.MaxPending = n.handoff, n.cfg.HintedHandoff.MaxWritesPending
-	// Before the queues are sent: they hold deletes.
-	ran, err := replication.OpenRanLog(filepath.Join(n.cfg.Meta.Dir, "deletes.db"), max(2*time.Duration(n.cfg.HintedHandoff.MaxAge), rememberDeletes))
-	if err != nil {
-		return fmt.Errorf("open the log of deletes: %w", err)
+	if err := n.newDeletes(); err != nil {
+		return err
 	}
-	n.onClose(ran.Close)
-	ran.Recorded = n.copies.Mark
-	n.writer.Deletes = ran
 	if err := n.handoff.Open(); err != nil {
 		return fmt.Errorf("open hinted handoff: %w", err)
 	}

@@ -46,6 +46,7 @@ func mustNode(t *testing.T, identity string, state []byte, change ...func(*Confi
 	n.pool = &rpc.Pool{}
 	n.onClose(n.pool.Close)
 	n.writer = replication.NewWriter(n.Meta, nil, nil, n.pool)
+	n.writer.Order = &replication.Order{}
 	n.Store = tsdb.NewStore(t.TempDir())
 	n.local = entropy.NewLocal(n.Store, n.Meta.ClusterID, t.TempDir())
 	n.cfg.Data.Dir = t.TempDir()

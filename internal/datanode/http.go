@@ -6,9 +6,9 @@ import (
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/deletes"
 	"concord/internal/distquery"
 	"concord/internal/meta"
-	"concord/internal/replication"
 	"concord/internal/rpc"
 )
 
@@ -16,16 +16,16 @@ import (
 // whole cluster, and what /api/v2 deletes is deleted on every node.
 type httpStore struct {
 	*distquery.SeriesReader
-	delete *replication.Deletes
+	delete *deletes.Service
 }
 
 // newHTTPStore returns the store with the limits of [cluster].
-func (n *Node) newHTTPStore(pool *rpc.Pool, deletes *replication.Deletes) httpStore {
+func (n *Node) newHTTPStore(pool *rpc.Pool) httpStore {
 	r := distquery.NewSeriesReader(n.Meta, n.Store, pool)
 	r.MaxPoints, r.MaxSeries = n.cfg.Cluster.MaxSelectPointN, n.cfg.Cluster.MaxSelectSeriesN
 	r.Whole, r.Budget = n.whole(), n.queries
 	r.Timeout = time.Duration(n.cfg.Cluster.QueryTimeout)
-	return httpStore{SeriesReader: r, delete: deletes}
+	return httpStore{SeriesReader: r, delete: n.deletes}
 }
 
 func (s httpStore) Delete(db string, sources []influxql.Source, cond influxql.Expr) error {

@@ -36,6 +36,7 @@ import (
 	"concord/internal/clocks"
 	"concord/internal/continuous"
 	"concord/internal/copystate"
+	"concord/internal/deletes"
 	"concord/internal/distquery"
 	"concord/internal/entropy"
 	"concord/internal/entropy/fieldindex"
@@ -80,6 +81,9 @@ type Node struct {
 	tcpAddr  string // advertised
 	httpAddr string // advertised
 	writer   *replication.Writer
+	deleted  *deletes.Memory // what this node knows of deletes
+	deletes  *deletes.Service
+	disk     *fulldisk.Store  // keeps the engine whole when its disk is full
 	handoff  *handoff.Service // nil when [hinted-handoff] enabled = false
 	executor *query.Executor
 	queries  *budget.Budget  // what queries may hold in memory
@@ -230,8 +234,8 @@ func (n *Node) openParts() error {
 	}
 	n.cache = writecache.Wrap(n.Store, n.log)
 	n.onClose(n.cache.Close)
-	shards := fulldisk.New(n.cache, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.log)
-	n.onClose(shards.Close)
+	n.disk = fulldisk.New(n.cache, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.log)
+	n.onClose(n.disk.Close)
 
 	if err := n.openCopies(stopped); err != nil {
 		return err
@@ -248,9 +252,10 @@ func (n *Node) openParts() error {
 	n.writer = replication.NewWriter(n.Meta, n.Store, n.sub, n.pool)
 	n.writer.WriteTimeout = time.Duration(n.cfg.Cluster.WriteTimeout)
 	n.writer.WithLogger(n.log)
-	n.writer.Begun, n.local.Deletes = n.local.Begin, n.writer
-	writes := &retype.Gate{Store: shards}
-	n.writer.Shards, n.writer.Failed = writes, shards.StallAll
+	n.deleted = deletes.NewMemory(n.Meta)
+	n.writer.Begun, n.writer.Deletes, n.local.Deletes = n.local.Begin, n.deleted, n.deleted
+	writes := &retype.Gate{Store: n.disk}
+	n.writer.Shards = writes
 	n.local.Shards, n.local.HoldWrites = n.writer.Repairs(), writes.Hold
 	n.writer.HasLacks = n.copies.Lacking
 	n.local.PointVersions = n.writer.Repairs().Versions
@@ -273,6 +278,10 @@ func (n *Node) openParts() error {
 			return fmt.Errorf("this node left its cluster, but %w", err)
 		}
 	}
+	if err := n.deletes.Open(); err != nil {
+		return fmt.Errorf("open the deletes: %w", err)
+	}
+	n.onClose(n.deletes.Close)
 	if err := n.writer.Open(); err != nil {
 		return fmt.Errorf("open the points writer: %w", err)
 	}
@@ -337,8 +346,7 @@ func (n *Node) onClose(fn func() error) { n.stop = append(n.stop, fn) }
 // openExecutor makes the InfluxQL executor over the whole cluster.
 func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	c := n.cfg.Cluster
-	deletes := replication.NewDeletes(n.Meta, n.Store, pool, n.writer, n.log)
-	n.http = n.newHTTPStore(pool, deletes)
+	n.http = n.newHTTPStore(pool)
 	n.executor = query.NewExecutor()
 	mapper, schema := distquery.NewShardMapper(n.Meta, n.Store, pool), distquery.NewSchema(n.Meta, n.Store, pool)
 	mapper.Whole, schema.Whole = n.whole(), n.whole()
@@ -355,7 +363,7 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 		},
 		Mapper: mapper,
 		Store: func(r *distquery.Report, share *budget.Share) coordinator.TSDBStore {
-			return clusterStore{Store: n.Store, Schema: schema.For(r, share), delete: deletes}
+			return clusterStore{Store: n.Store, Schema: schema.For(r, share), delete: n.deletes}
 		},
 		Strict:  c.IncompleteReads == failIncomplete,
 		State:   n.Meta.State,
@@ -383,7 +391,7 @@ func (n *Node) openEntropy(pool *rpc.Pool) (*entropy.View, error) {
 		local.Pending = n.handoff.Nodes
 	}
 	shards := &shardcopy.Server{
-		Store: n.Store, Pool: pool, Begun: local.Copied, Deletes: n.writer.DeletesSeen, Hold: n.writer.HoldDeletes,
+		Store: n.Store, Pool: pool, Begun: local.Copied, Deletes: n.deleted.DeletesSeen, Hold: n.deleted.HoldDeletes,
 		NotWhole: n.notWhole, HoldWrites: n.cache.Hold,
 		Dir: filepath.Join(n.cfg.entropyDir(), "incoming"), CheckDisk: local.CheckDisk, Log: n.log,
 	}
@@ -419,7 +427,7 @@ func (n *Node) openEntropy(pool *rpc.Pool) (*entropy.View, error) {
 	guard := rpc.NewGuard(n.cfg.Meta.InternalSharedSecret)
 	s := rpc.NewServer(append(rpc.CatchingUp(n.catchUp), guard.Option(), n.served.Option())...)
 	rpc.RegisterMembershipServer(s, &membership{node: n})
-	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.writer, n.log))
+	rpc.RegisterReplicationServer(s, replicationServer{replication.NewServer(n.Store, n.writer, n.log), n.deletes.Server()})
 	queries := distquery.NewServer(n.Store, n.log)
 	queries.Whole, queries.Budget = n.whole(), n.queries
 	rpc.RegisterQueryServer(s, queries)

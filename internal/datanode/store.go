@@ -7,8 +7,8 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/deletes"
 	"concord/internal/distquery"
-	"concord/internal/replication"
 )
 
 // clusterStore is the engine's store as statements see it: deletes run on
@@ -17,7 +17,7 @@ import (
 type clusterStore struct {
 	*tsdb.Store
 	*distquery.Schema
-	delete *replication.Deletes
+	delete *deletes.Service
 }
 
 func (s clusterStore) DeleteDatabase(name string) error { return s.delete.DeleteDatabase(name) }

@@ -39,10 +39,9 @@ func (w *Writer) accept(
 	l := w.writing.Of(shard)
 	l.RLock()
 	defer l.RUnlock()
-	removals := w.removals.of(db)
-	removals.writing.RLock()
-	defer removals.writing.RUnlock()
-	left := removals.without(policy, v, points)
+	left, end := w.Deletes.BeginWrite(shard, db, policy, v, points)
+	var written []models.Point
+	defer func() { end(written) }()
 	if len(left) < len(points) && !late {
 		return errBehind
 	}
@@ -61,7 +60,7 @@ func (w *Writer) accept(
 	if !wrote {
 		return err
 	}
-	removals.wrote(shard, policy, v, kept)
+	written = kept
 	w.newest.note(shard, v)
 	if failed := write.Sync(); failed != nil {
 		return failed
@@ -96,8 +95,14 @@ func (n *newestVersions) of(shard uint64) newestVersion {
 	return n.m[shard]
 }
 
-// mayHaveNewer reports whether this node's copy of a shard may have points with a version above v.
-func (w *Writer) mayHaveNewer(shard uint64, v order.Version) bool {
+// WriteAgain writes points to this node's copy of a shard with the version that they had: those that a delete removed
+// and that are newer than it. Where the copy has got something newer, it stays.
+func (w *Writer) WriteAgain(shard uint64, db, policy string, v order.Version, points []models.Point) error {
+	return w.accept(tsdb.WriteContext{UserId: tsdb.UnknownUser}, shard, db, policy, v, true, points)
+}
+
+// MayHaveNewer reports whether this node's copy of a shard may have points with a version above v.
+func (w *Writer) MayHaveNewer(shard uint64, v order.Version) bool {
 	return w.newest.of(shard).version > v || w.Order.Journal.Loaded() > v
 }
 

@@ -115,7 +115,7 @@ func (w *Writer) forget() {
 		kept = 0
 	}
 	w.floors.mu.Unlock()
-	w.removals.forget(kept)
+	w.Deletes.Forget(kept)
 	err := w.Order.Journal.SetFloor(kept)
 	if err == nil {
 		err = w.Order.Journal.SetDurable(w.Order.Clock.Now().Time().Sub(floor.Time()) > behindFor)

@@ -168,6 +168,9 @@ const (
 	receivedWait   = 300 * time.Millisecond // what the sender sent before it went down may still be read here
 )
 
+// tellPause is between two attempts to tell an owner.
+const tellPause = time.Second
+
 // tellReceived tells one owner, again and again until it has it.
 func (w *Writer) tellReceived(owner uint64, r *rpc.ReceivedRequest) {
 	ctx, cancel := context.WithTimeout(w.open, receivedKeeps)

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
+	"concord/internal/replication/replicationtest"
 	"concord/internal/rpc"
 )
 
@@ -49,17 +50,6 @@ func TestMalformedRequestsHaveNoEffect(t *testing.T) {
 		{ShardId: 1, Database: db, RetentionPolicy: ".."},
 	} {
 		if _, err := srv.WriteShard(context.Background(), req); status.Code(err) != codes.InvalidArgument {
-			t.Errorf("%v: %v", req, err)
-		}
-	}
-	for _, req := range []*rpc.ExecuteRequest{
-		{Database: db}, {Kind: 99, Database: db}, {Kind: rpc.ExecuteRequest_DROP_DATABASE}, {Kind: rpc.ExecuteRequest_DROP_DATABASE, Database: ".."},
-		{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db}, {Kind: rpc.ExecuteRequest_DROP_RETENTION_POLICY, Database: db, Name: "../db1"},
-		{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: "DROP DATABASE db0"},
-		{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: "DELETE FROM a; DELETE FROM b"},
-		{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: "DELETE FR"},
-	} {
-		if _, err := srv.Execute(context.Background(), req); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%v: %v", req, err)
 		}
 	}
@@ -147,7 +137,7 @@ func TestWritesThatComeLateUndoNothing(t *testing.T) {
 // belong.
 func TestWriteToADroppedShardIsPlacedAgain(t *testing.T) {
 	t.Parallel()
-	c := &testCluster{meta: &fakeMeta{}}
+	c := &testCluster{meta: &replicationtest.Meta{}}
 	var index atomic.Uint64
 	index.Store(3)
 	c.pool = &rpc.Pool{Index: index.Load}
@@ -157,8 +147,8 @@ func TestWriteToADroppedShardIsPlacedAgain(t *testing.T) {
 	dropped := func(_, at uint64) bool { return at > 0 && at <= 5 }
 	owner.Deleted = dropped
 	c.stores = []*tsdb.Store{store, other}
-	c.meta.nodes = []cluster.Node{{ID: 1}, {ID: 2, TCPAddr: mustServe(t, NewServer(other, owner, zap.NewNop()))}}
-	c.meta.owners = []uint64{2}
+	c.meta.Nodes = []cluster.Node{{ID: 1}, {ID: 2, TCPAddr: mustServe(t, NewServer(other, owner, zap.NewNop()))}}
+	c.meta.Owners = []uint64{2}
 	w := c.writer(t)
 	refreshed := 0
 	w.Refresh = func() error { refreshed++; return nil }
@@ -172,7 +162,7 @@ func TestWriteToADroppedShardIsPlacedAgain(t *testing.T) {
 		t.Errorf("%v, %d points", err, count(t, other, "cpu"))
 	}
 	// This node's own copy is no other.
-	c.meta.owners = []uint64{1}
+	c.meta.Owners = []uint64{1}
 	w.Refresh, w.Deleted = nil, func(_, at uint64) bool { return at == 1 }
 	if err := write(); !errors.Is(err, errShardDeleted) || store.Shard(shardID) != nil {
 		t.Errorf("its own: %v", err)

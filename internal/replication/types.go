@@ -37,7 +37,7 @@ type fieldTypes struct {
 }
 
 type shardTypes struct {
-	deletes      uint64 // Writer.deletes.seen before the write that the types were learnt from
+	deletes      uint64 // Deletes.Seen before the write that the types were learnt from
 	measurements map[string]map[string]influxql.DataType
 	n            int
 }

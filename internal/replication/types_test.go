@@ -90,7 +90,7 @@ func TestTypesOfNewFieldsAreDecidedInOnePlace(t *testing.T) {
 func TestOwnersGetWhatTheFirstOneTook(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok", "ok", "ok")
-	c.meta.owners = []uint64{2, 1, 3}
+	c.meta.Owners = []uint64{2, 1, 3}
 	mustWrite(t, c.stores[1], "m f=1i 1")
 	w := c.writer(t)
 	points := mustPoints(t, "m f=1.5,v=1 1\nm v=2 2\nm v=3,v=true 3\nn f=1.5 4\nm f=2i,v=4 5")
@@ -125,13 +125,13 @@ func TestOwnersThatAreNotWholeDoNotDecide(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			c := newTestCluster(t, "ok", "ok", "ok")
-			c.meta.owners = []uint64{2, 3, 1}
+			c.meta.Owners = []uint64{2, 3, 1}
 			w := c.writer(t)
 			for _, node := range tt.notWhole {
 				other := w
 				if node != 1 {
 					other = c.writerAt(t, node)
-					c.meta.nodes[node-1].TCPAddr = mustServe(t, NewServer(c.stores[node-1], other, zap.NewNop()))
+					c.meta.Nodes[node-1].TCPAddr = mustServe(t, NewServer(c.stores[node-1], other, zap.NewNop()))
 				}
 				other.NotWhole = func(context.Context, uint64) bool { return true }
 			}

@@ -1,5 +1,5 @@
 // Package replication is the write path: each point goes to all owners of its
-// shard, and the consistency level decides the answer. Deletes run on every node.
+// shard, and the consistency level decides the answer.
 package replication
 
 import (
@@ -19,10 +19,10 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
-	"golang.org/x/sync/singleflight"
 
 	"concord/internal/cluster"
 	"concord/internal/keylock"
+	"concord/internal/order"
 	"concord/internal/rpc"
 )
 
@@ -45,6 +45,18 @@ type Shards interface {
 	CreateShard(database, policy string, shard uint64, enabled bool) error
 }
 
+// Deletes is what this node knows of deletes: deletes.Memory.
+type Deletes interface {
+	// BeginWrite begins to write points of one version to a shard. It returns those that no newer delete removes. A
+	// delete that runs here waits until end was called, with the points that were written.
+	BeginWrite(shard uint64, db, policy string, v order.Version, points []models.Point) (
+		left []models.Point, end func(wrote []models.Point))
+	// Seen is a number for a database that every delete changes which this node hears of or runs.
+	Seen(db string) uint64
+	// Forget is told that nothing with a version below floor arrives any more.
+	Forget(floor order.Version)
+}
+
 // Subscriber gets a copy of every write.
 type Subscriber interface {
 	Send(*coordinator.WritePointsRequest)
@@ -59,7 +71,7 @@ type Writer struct {
 	WriteTimeout time.Duration // for one owner
 	Handoff      Handoff       // nil when [hinted-handoff] enabled = false
 	MaxPending   int           // writes under way to one node, with Handoff
-	Deletes      *RanLog       // deletes that ran here; nil without Handoff
+	Deletes      Deletes       // what writes must not bring back; set before Open
 	Order        *Order        // of writes and deletes; set before Open
 	// Begun, when set, is told of a shard that this node begins with a write: other owners
 	// may have more of it.
@@ -81,29 +93,21 @@ type Writer struct {
 	Refresh func() error
 	// Shards takes the points; NewWriter sets the store.
 	Shards Shards
-	// Failed, when set, is told why a delete could not run on the store.
-	Failed func(db string, err error)
 
-	meta    Metadata
-	store   *tsdb.Store
-	sub     Subscriber
-	pool    *rpc.Pool
-	mapper  *coordinator.PointsWriter // maps points to shards
-	log     *zap.Logger
-	missed  missedLog
-	sender  uint64 // this process, to peers
-	started uint64 // when it did, in nanoseconds
-	lanes   lanes
-	// deleteIDs are numbers of deletes that began on this node.
-	deleteIDs atomic.Uint64
-	running   singleflight.Group    // deletes, by ID
-	writing   keylock.Locks[uint64] // by shard; held for reading while points are accepted, and for writing by a repair
-	deletes   deleteCounts
-	received  received
-	types     fieldTypes
-	removals  removals
-	floors    floors
-	newest    newestVersions
+	meta     Metadata
+	store    *tsdb.Store
+	sub      Subscriber
+	pool     *rpc.Pool
+	mapper   *coordinator.PointsWriter // maps points to shards
+	log      *zap.Logger
+	missed   missedLog
+	sender   uint64 // this process, to peers
+	lanes    lanes
+	writing  keylock.Locks[uint64] // by shard; held for reading while points are accepted, and for writing by a repair
+	received received
+	types    fieldTypes
+	floors   floors
+	newest   newestVersions
 
 	mu     sync.RWMutex // held for reading while owners start, so that Close waits for them
 	opened bool
@@ -120,7 +124,7 @@ type Writer struct {
 func NewWriter(meta Metadata, store *tsdb.Store, sub Subscriber, pool *rpc.Pool) *Writer {
 	m := coordinator.NewPointsWriter()
 	m.MetaClient = meta
-	return &Writer{WriteTimeout: coordinator.DefaultWriteTimeout, meta: meta, store: store, sub: sub, pool: pool, Shards: store, mapper: m, log: zap.NewNop(), sender: rand.Uint64() | 1, started: uint64(time.Now().UnixNano()), deletes: deleteCounts{base: rand.Uint64()>>1 | 1}}
+	return &Writer{WriteTimeout: coordinator.DefaultWriteTimeout, meta: meta, store: store, sub: sub, pool: pool, Shards: store, mapper: m, log: zap.NewNop(), sender: rand.Uint64() | 1}
 }
 
 // WithLogger sets the logger; call it before Open.
@@ -132,16 +136,9 @@ func (w *Writer) Open() error {
 	defer w.mu.Unlock()
 	w.opened = true
 	w.lanes.clock = w.Order.Clock
-	if w.Deletes != nil {
-		if err := w.Deletes.Each(w.removals.add); err != nil {
-			return fmt.Errorf("read the deletes that ran here: %w", err)
-		}
-	}
 	w.open, w.close = context.WithCancel(context.Background())
 	if w.Handoff != nil {
 		w.lanes.maxPending = w.MaxPending
-		w.wg.Add(1)
-		go w.tellRestart()
 	}
 	return nil
 }
@@ -268,7 +265,7 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 	if len(owners) == 0 {
 		return fmt.Errorf("%w: shard %d has no owners", coordinator.ErrWriteFailed, shard.ID)
 	}
-	deletes := w.deletes.seen(db)
+	deletes := w.Deletes.Seen(db)
 	var newFields map[fieldKey]influxql.DataType
 	mayHaveTime := true
 	if len(owners) > 1 {

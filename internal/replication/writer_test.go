@@ -11,6 +11,8 @@ import (
 	"github.com/influxdata/influxdb/coordinator"
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
+
+	"concord/internal/replication/replicationtest"
 )
 
 const (
@@ -56,7 +58,7 @@ func TestWriteIsJudgedByItsLevel(t *testing.T) {
 		t.Run(fmt.Sprintf("%s/%v/%d", tt.nodes, tt.owners, tt.level), func(t *testing.T) {
 			t.Parallel()
 			c := newTestCluster(t, strings.Fields(tt.nodes)...)
-			c.meta.owners = tt.owners
+			c.meta.Owners = tt.owners
 			w := c.writer(t)
 			if strings.Contains(tt.nodes, "hung") {
 				w.WriteTimeout = 2 * time.Second // two that hang have three quarters of it when they decide types
@@ -99,12 +101,12 @@ func TestPartialWriteAnswersAsInfluxDBDoes(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newTestCluster(t, "ok", "ok")
-			c.meta.owners = tt.owners
+			c.meta.Owners = tt.owners
 			w := c.writer(t)
 			if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "cpu v=1 1000")); err != nil {
 				t.Fatal(err)
 			}
-			c.meta.duration = tt.rp
+			c.meta.Duration = tt.rp
 			err := w.WritePoints(db, policy, tt.level, nil, mustPoints(t, tt.points))
 			partial, ok := err.(tsdb.PartialWriteError) // the HTTP handler asserts without unwrapping
 			if !ok || !strings.HasPrefix(err.Error(), tt.reason) || partial.Dropped != tt.drop {
@@ -126,11 +128,11 @@ func TestWriteIsRefused(t *testing.T) {
 	if err := w.WritePoints("nope", "", one, nil, points); err == nil || err.Error() != "database not found: nope" {
 		t.Error(err)
 	}
-	w.meta = member{c.meta, 0}
+	w.meta = replicationtest.Member{Meta: c.meta, Node: 0}
 	if err := w.WritePoints(db, policy, one, nil, points); err == nil || !strings.Contains(err.Error(), "no cluster") {
 		t.Error(err)
 	}
-	w.meta = member{c.meta, 1}
+	w.meta = replicationtest.Member{Meta: c.meta, Node: 1}
 	w.Close()
 	if err := w.WritePoints(db, policy, one, nil, points); !errors.Is(err, coordinator.ErrWriteFailed) {
 		t.Error(err)
@@ -139,7 +141,7 @@ func TestWriteIsRefused(t *testing.T) {
 
 func TestLargeWriteGoesInSeveralMessages(t *testing.T) {
 	c := newTestCluster(t, "ok", "ok")
-	c.meta.owners = []uint64{2}
+	c.meta.Owners = []uint64{2}
 	w := c.writer(t)
 	w.WriteTimeout = time.Minute // the race detector takes most of the default
 	value := strings.Repeat("x", 60<<10)

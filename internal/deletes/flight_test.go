@@ -1,4 +1,4 @@
-package replication
+package deletes
 
 import (
 	"context"
@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -51,7 +50,7 @@ func TestDeleteMeetsWriteOutOfHandoff(t *testing.T) {
 			t.Parallel()
 			c, g := newGatedCluster(t)
 			h := &heldNode{gate: g, entered: make(chan struct{}, 1), let: make(chan struct{}), lose: lose}
-			c.meta.nodes[1].TCPAddr = mustServe(t, h)
+			c.meta.Nodes[1].TCPAddr = mustServe(t, h)
 			w, hh := c.withHandoff(t, 5*time.Second)
 			g.away.Store(true)
 			if err := w.WritePoints(db, policy, anyLevel, nil, mustPoints(t, "m v=1 1")); err != nil {
@@ -61,10 +60,10 @@ func TestDeleteMeetsWriteOutOfHandoff(t *testing.T) {
 			g.away.Store(false)
 			hh.Heard(2)
 			<-h.entered
-			if err := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop()).DeleteMeasurement(db, "m"); err != nil {
+			if err := w.deletes.DeleteMeasurement(db, "m"); err != nil {
 				t.Fatal(err)
 			}
-			third := mustOpen(t, newWriter(t, c.meta, c.stores[0], c.pool, 3)) // as on another node
+			third := mustOpen(t, newNode(t, c.meta, c.stores[0], c.pool, 3, nil)) // as on another node
 			if err := third.WritePoints(db, policy, all, nil, mustPoints(t, "m v=2 2")); err != nil {
 				t.Fatal(err)
 			}

@@ -1,4 +1,4 @@
-package replication
+package deletes
 
 import (
 	"encoding/binary"

@@ -1,4 +1,4 @@
-package replication
+package deletes
 
 import (
 	"errors"
@@ -100,4 +100,31 @@ func FuzzOpenRanLog(f *testing.F) {
 			t.Fatal("the record is lost")
 		}
 	})
+}
+
+func TestRanLogOutlivesARestart(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "deletes.db")
+	l, err := OpenRanLog(path, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.Ran("a") {
+		t.Error("ran before it was recorded")
+	}
+	if err := errors.Join(l.Record(&rpc.ExecuteRequest{Id: "a"}), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if l, err = OpenRanLog(path, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if !l.Ran("a") || l.Ran("b") {
+		t.Error("the record is lost, or there is one too many")
+	}
+	if err := l.purge(time.Now().Add(2 * time.Hour)); err != nil || l.Ran("a") {
+		t.Errorf("kept for longer than asked: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
 }

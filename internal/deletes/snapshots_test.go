@@ -1,4 +1,4 @@
-package replication
+package deletes
 
 import (
 	"errors"
@@ -22,9 +22,7 @@ func engineOf(t *testing.T, s *tsdb.Store) *tsm1.Engine {
 func storeWith(t *testing.T, points string) *tsdb.Store {
 	t.Helper()
 	s := mustStore(t)
-	if err := writeStore(s, nil, tsdb.WriteContext{}, shardID, db, policy, mustPoints(t, points)); err != nil {
-		t.Fatal(err)
-	}
+	mustWrite(t, s, points)
 	return s
 }
 
@@ -46,9 +44,7 @@ func TestDeleteWaitsForCacheSnapshot(t *testing.T) {
 			if _, err := e.Cache.Snapshot(); err != nil {
 				t.Fatal(err)
 			}
-			if err := writeStore(s, nil, tsdb.WriteContext{}, shardID, db, policy, mustPoints(t, "cpu v=3 2000")); err != nil {
-				t.Fatal(err)
-			}
+			mustWrite(t, s, "cpu v=3 2000")
 			done := make(chan error, 1)
 			go func() { done <- execute(s, req) }()
 			select {
@@ -94,9 +90,7 @@ func TestDeleteRunsAgainAfterSnapshotBeganUnderIt(t *testing.T) {
 	runs = 0
 	err = betweenSnapshots(s, db, func() error {
 		runs++
-		if err := writeStore(s, nil, tsdb.WriteContext{}, shardID, db, policy, mustPoints(t, "cpu v=1 1000")); err != nil {
-			return err
-		}
+		mustWrite(t, s, "cpu v=1 1000")
 		return e.WriteSnapshot()
 	})
 	if err == nil || runs != maxReruns {

@@ -1,4 +1,4 @@
-package replication
+package deletes
 
 import (
 	"context"
@@ -8,8 +8,6 @@ import (
 	"time"
 
 	itoml "github.com/influxdata/influxdb/toml"
-	"github.com/influxdata/influxdb/tsdb"
-	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -23,7 +21,7 @@ func TestDeleteThatCannotRunIsNotKept(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
 	w, hh := c.withHandoff(t, 5*time.Second)
-	d := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop())
+	d := w.deletes
 	g.away.Store(true)
 	if err := w.WritePoints(db, policy, one, nil, mustPoints(t, "m v=1 1")); err != nil {
 		t.Fatal(err)
@@ -50,7 +48,7 @@ func TestDeleteByAFieldDoesNotStopTheQueue(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
 	w, hh := c.withHandoff(t, 5*time.Second)
-	d := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop())
+	d := w.deletes
 	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1")); err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +67,7 @@ func TestDeleteByAFieldDoesNotStopTheQueue(t *testing.T) {
 		t.Errorf("the node has %d points, want 2", n)
 	}
 	// What reaches a node directly says the same.
-	_, err := g.Server.Execute(context.Background(), &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: `DELETE FROM m WHERE v > 5`, Id: "x"})
+	_, err := g.server.Execute(context.Background(), &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: `DELETE FROM m WHERE v > 5`, Id: "x"})
 	if status.Code(err) != codes.InvalidArgument {
 		t.Errorf("a node answers %v", err)
 	}
@@ -79,34 +77,21 @@ func TestDeleteByAFieldDoesNotStopTheQueue(t *testing.T) {
 func TestDeleteGoesIntoAFullQueue(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
-	w := c.newWriter(t, 1)
-	w.WriteTimeout = 5 * time.Second
 	g.away.Store(true)
-	cfg := handoff.NewConfig()
-	cfg.Dir = t.TempDir()
-	cfg.RetryInterval, cfg.RetryMaxInterval = itoml.Duration(5*time.Millisecond), itoml.Duration(20*time.Millisecond)
-	reqs, _, err := encode(tsdb.WriteContext{}, shardID, db, policy, mustPoints(t, "m v=1 1"))
+	b, err := proto.Marshal(writeRequest(t, "m v=1 1"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := proto.Marshal(reqs[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.MaxSize = itoml.Size(8 + 21 + len(b)) // one entry
-	hh := handoff.New(cfg, handoff.Deps{Deliver: w.Deliver, Due: func(uint64, uint64) (bool, bool) { return true, true }, Dropped: func(uint64, uint64) {}})
-	w.Handoff = hh
-	if err := errors.Join(hh.Open(), w.Open()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { w.Close(); hh.Close() })
+	w, hh := c.withQueues(t, 5*time.Second, func(cfg *handoff.Config) {
+		cfg.MaxSize = itoml.Size(8 + 21 + len(b)) // one entry
+	})
 	if err := hh.Append(2, shardID, handoff.Entry{Kind: handoff.Write, Points: 1, Data: b}); err != nil {
 		t.Fatal(err)
 	}
 	if err := hh.Append(2, shardID, handoff.Entry{Kind: handoff.Write, Points: 1, Data: b}); !errors.Is(err, handoff.ErrQueueFull) {
 		t.Fatalf("the queue is not full: %v", err)
 	}
-	if err := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop()).DeleteMeasurement(db, "m"); err != nil {
+	if err := w.deletes.DeleteMeasurement(db, "m"); err != nil {
 		t.Fatal(err)
 	}
 	g.away.Store(false)
@@ -114,25 +99,5 @@ func TestDeleteGoesIntoAFullQueue(t *testing.T) {
 	await(t, "the queue is empty", func() bool { return !hh.Pending(2, shardID) })
 	if n := count(t, c.stores[1], "m"); n > 0 {
 		t.Errorf("%d deleted points came back", n)
-	}
-}
-
-// What is queued for a node that is not known at the moment is kept.
-func TestHintForAnUnknownNodeIsTriedAgain(t *testing.T) {
-	t.Parallel()
-	c := newTestCluster(t, "ok", "ok")
-	w := c.writer(t)
-	reqs, _, err := encode(tsdb.WriteContext{}, shardID, db, policy, mustPoints(t, "m v=1 1"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := proto.Marshal(reqs[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.meta.lost = true
-	var never *handoff.PermanentError
-	if n, err := w.Deliver(t.Context(), 2, shardID, []handoff.Entry{{Kind: handoff.Write, Points: 1, Data: b}}, nil); n != 0 || err == nil || errors.As(err, &never) {
-		t.Errorf("%d sent, %v", n, err)
 	}
 }

@@ -1,4 +1,4 @@
-package replication
+package deletes
 
 import (
 	"context"
@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
-	"time"
 
 	"concord/internal/entropy/fieldindex"
 	"concord/internal/rpc"
@@ -27,9 +26,7 @@ func TestDeleteOfAMeasurementIsOnDisk(t *testing.T) {
 			srv := serverOf(t, store)
 			write := func(fields string) {
 				t.Helper()
-				resp, err := srv.WriteShard(context.Background(), &rpc.WriteShardRequest{
-					ShardId: shardID, Database: db, RetentionPolicy: policy, Points: [][]byte{rawPoint("m,h=a", fields, time.Unix(1, 0))},
-				})
+				resp, err := srv.WriteShard(context.Background(), writeRequest(t, "m,h=a "+fields+" 1000000000"))
 				if err != nil || resp.Error != "" {
 					t.Fatal(resp, err)
 				}

@@ -1,4 +1,4 @@
-package replication
+package deletes
 
 import (
 	"fmt"
@@ -84,28 +84,19 @@ func (v tagValuer) Value(key string) (any, bool) {
 	return v.tags.GetString(key), true
 }
 
-// withoutDeleted leaves out the points of a write that one of the deletes removes. A write with a version is newer than
-// a delete with a smaller one.
-func withoutDeleted(encoded [][]byte, version uint64, deletes []*covering) ([][]byte, error) {
-	deletes = slices.DeleteFunc(slices.Clone(deletes), func(d *covering) bool {
+// coverings are deletes that wait behind writes in a queue.
+type coverings []*covering
+
+// removed returns which points of a write they remove, nil for none. A write with a version is newer than a delete with
+// a smaller one.
+func (c coverings) removed(version uint64) func(models.Point) bool {
+	older := slices.DeleteFunc(slices.Clone(c), func(d *covering) bool {
 		return version != 0 && d.version != 0 && d.version < version
 	})
-	if len(deletes) == 0 {
-		return encoded, nil
+	if len(older) == 0 {
+		return nil
 	}
-	kept := make([][]byte, 0, len(encoded))
-points:
-	for _, b := range encoded {
-		p, err := decodePoint(b)
-		if err != nil {
-			return nil, err
-		}
-		for _, d := range deletes {
-			if d.covers(p) {
-				continue points
-			}
-		}
-		kept = append(kept, b)
+	return func(p models.Point) bool {
+		return slices.ContainsFunc(older, func(d *covering) bool { return d.covers(p) })
 	}
-	return kept, nil
 }

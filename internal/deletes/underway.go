@@ -1,14 +1,8 @@
-package replication
+package deletes
 
 import (
-	"context"
-	"errors"
-	"slices"
 	"sync"
 	"time"
-
-	"concord/internal/cluster"
-	"concord/internal/rpc"
 )
 
 // longestDelete is after which time a delete ended whose sender does not say so.
@@ -21,18 +15,18 @@ type deleteCounts struct {
 	m    map[string]uint64
 	// began are the deletes that were announced and have not ended: some nodes may have run
 	// them, and others not yet. By database and ID.
-	began map[string]map[string]announced
+	began map[string]map[string]announcer
 	ended map[string]time.Time // by ID: an announcement may come after the end
 }
 
-// announced is who announced a delete, and when.
-type announced struct {
+// announcer is who announced a delete, and when.
+type announcer struct {
 	at      time.Time
 	node    uint64
 	started uint64 // when the node's process did, in nanoseconds by its clock
 }
 
-func (c *deleteCounts) begin(db, id string, a announced) {
+func (c *deleteCounts) begin(db, id string, a announcer) {
 	c.next(db)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -40,10 +34,10 @@ func (c *deleteCounts) begin(db, id string, a announced) {
 		return
 	}
 	if c.began == nil {
-		c.began = make(map[string]map[string]announced)
+		c.began = make(map[string]map[string]announcer)
 	}
 	if c.began[db] == nil {
-		c.began[db] = make(map[string]announced)
+		c.began[db] = make(map[string]announcer)
 	}
 	for id, b := range c.began[db] {
 		if a.at.Sub(b.at) > longestDelete {
@@ -119,75 +113,4 @@ func (c *deleteCounts) seen(db string) uint64 {
 		c.next(db)
 	}
 	return n
-}
-
-// tellPause is between two attempts to tell a node that deletes have ended.
-const tellPause = time.Second
-
-// tell sends an announcement to a node.
-func (w *Writer) tell(ctx context.Context, n cluster.Node, r *rpc.ExecuteRequest) error {
-	conn, err := w.pool.Conn(n.TCPAddr)
-	if err != nil {
-		return err
-	}
-	resp, err := rpc.NewReplicationClient(conn).Execute(ctx, r)
-	if err == nil && resp.Error != "" {
-		err = errors.New(resp.Error)
-	}
-	return err
-}
-
-// tellLater sends an announcement to a node until it has it, or need not know any more.
-func (w *Writer) tellLater(n cluster.Node, r *rpc.ExecuteRequest) {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	if !w.opened {
-		return
-	}
-	w.wg.Add(1)
-	go func() {
-		defer w.wg.Done()
-		w.tellAll(func() ([]cluster.Node, *rpc.ExecuteRequest) { return []cluster.Node{n}, r })
-	}()
-}
-
-// tellRestart tells the other nodes that what this node announced before it started has ended.
-func (w *Writer) tellRestart() {
-	defer w.wg.Done()
-	w.tellAll(func() ([]cluster.Node, *rpc.ExecuteRequest) {
-		self := w.meta.NodeID()
-		if self == 0 {
-			return nil, nil
-		}
-		others := slices.DeleteFunc(slices.Clone(w.meta.DataNodes()), func(n cluster.Node) bool { return n.ID == self })
-		return others, &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DELETE_SERIES, AnnounceOnly: true, Ended: true, SenderNode: self, Started: w.started}
-	})
-}
-
-// tellAll sends the nodes that what returns at each attempt an announcement, until all have it; no message says to ask again.
-func (w *Writer) tellAll(what func() ([]cluster.Node, *rpc.ExecuteRequest)) {
-	ctx, cancel := context.WithTimeout(w.open, longestDelete)
-	defer cancel()
-	told := make(map[uint64]bool)
-	for {
-		nodes, r := what()
-		waiting := r == nil
-		for _, n := range nodes {
-			if told[n.ID] {
-				continue
-			}
-			attempt, cancel := context.WithTimeout(ctx, w.WriteTimeout)
-			told[n.ID] = w.tell(attempt, n, r) == nil
-			cancel()
-			waiting = waiting || !told[n.ID]
-		}
-		if !waiting {
-			return
-		}
-		select {
-		case <-time.After(tellPause):
-		case <-ctx.Done():
-			return
-		}
-	}
 }

@@ -1,4 +1,4 @@
-package replication
+package deletes
 
 import (
 	"regexp"
@@ -16,27 +16,27 @@ func TestDeleteReachesAllNodes(t *testing.T) {
 	odd := `odd "name",'é/`
 	for _, tt := range []struct {
 		name string
-		do   func(*Deletes) error
+		do   func(*Service) error
 		want map[string]int // left; nil when the shard is gone
 	}{
-		{"measurement", func(d *Deletes) error { return d.DeleteMeasurement(db, odd) }, map[string]int{"cpu": 2, "mem": 1, odd: 0}},
+		{"measurement", func(d *Service) error { return d.DeleteMeasurement(db, odd) }, map[string]int{"cpu": 2, "mem": 1, odd: 0}},
 		{"series of a tag", deleteOf(`DELETE FROM cpu WHERE host = 'b'`), map[string]int{"cpu": 1, "mem": 1, odd: 1}},
 		{"tag of odd value", deleteOf(`DELETE WHERE host = 'it is \'é\''`), map[string]int{"cpu": 2, "mem": 1, odd: 0}},
 		{"odd measurement", deleteOf(`DELETE FROM "odd \"name\",'é/"`), map[string]int{"cpu": 2, "mem": 1, odd: 0}},
 		{"regex", deleteOf(`DELETE FROM /^(cpu|.*\/)$/ WHERE host =~ /a|é/`), map[string]int{"cpu": 1, "mem": 1, odd: 0}},
 		{"time range", deleteOf(`DELETE FROM cpu WHERE time < now() AND time >= '1970-01-01T00:00:00.000002Z'`), map[string]int{"cpu": 1, "mem": 1, odd: 1}},
 		{"other policy", deleteOf(`DELETE FROM "other".cpu`), map[string]int{"cpu": 2, "mem": 1, odd: 1}},
-		{"retention policy", func(d *Deletes) error { return d.DeleteRetentionPolicy(db, policy) }, nil},
-		{"database", func(d *Deletes) error { return d.DeleteDatabase(db) }, nil},
-		{"shard", func(d *Deletes) error { return d.DeleteShard(shardID) }, nil},
-		{"shard nobody has", func(d *Deletes) error { return d.DeleteShard(99) }, map[string]int{"cpu": 2, "mem": 1, odd: 1}},
+		{"retention policy", func(d *Service) error { return d.DeleteRetentionPolicy(db, policy) }, nil},
+		{"database", func(d *Service) error { return d.DeleteDatabase(db) }, nil},
+		{"shard", func(d *Service) error { return d.DeleteShard(shardID) }, nil},
+		{"shard nobody has", func(d *Service) error { return d.DeleteShard(99) }, map[string]int{"cpu": 2, "mem": 1, odd: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newTestCluster(t, "ok", "ok", "ok")
-			if err := c.writer(t).WritePoints(db, policy, all, nil, mustPoints(t, deletable)); err != nil {
+			if err := c.node(t).WritePoints(db, policy, all, nil, mustPoints(t, deletable)); err != nil {
 				t.Fatal(err)
 			}
-			if err := tt.do(c.deletes(t)); err != nil {
+			if err := tt.do(c.node(t).deletes); err != nil {
 				t.Fatal(err)
 			}
 			for i, s := range c.stores {
@@ -58,8 +58,8 @@ func TestDeleteReachesAllNodes(t *testing.T) {
 	}
 }
 
-func deleteOf(text string) func(*Deletes) error {
-	return func(d *Deletes) error {
+func deleteOf(text string) func(*Service) error {
+	return func(d *Service) error {
 		sources, cond, err := parseDelete(text)
 		if err != nil {
 			return err
@@ -70,13 +70,13 @@ func deleteOf(text string) func(*Deletes) error {
 
 func TestDeleteNamesNodesNotReached(t *testing.T) {
 	c := newTestCluster(t, "ok", "ok", "down")
-	c.meta.owners = []uint64{1, 2}
-	if err := c.writer(t).WritePoints(db, policy, all, nil, mustPoints(t, deletable)); err != nil {
+	c.meta.Owners = []uint64{1, 2}
+	if err := c.node(t).WritePoints(db, policy, all, nil, mustPoints(t, deletable)); err != nil {
 		t.Fatal(err)
 	}
-	d := c.deletes(t)
+	d := c.node(t).deletes
 	err := deleteOf(`DELETE FROM cpu`)(d)
-	if err == nil || !strings.HasPrefix(err.Error(), "the delete did not reach "+c.meta.nodes[2].TCPAddr+": ") ||
+	if err == nil || !strings.HasPrefix(err.Error(), "the delete did not reach "+c.meta.Nodes[2].TCPAddr+": ") ||
 		!strings.HasSuffix(err.Error(), "run it again when the node is back") || strings.Contains(err.Error(), "\n") {
 		t.Error(err)
 	}
@@ -129,6 +129,36 @@ func TestDeleteTextRoundTrips(t *testing.T) {
 		got, err := deleteText(tt.sources, tt.cond)
 		if got != tt.want || (err != nil) != (tt.want == "") {
 			t.Errorf("got %q, %v; want %q", got, err, tt.want)
+		}
+	}
+}
+
+func TestDeleteNeedsAMajorityThatHearsOfIt(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		states []string
+		want   string
+	}{
+		{[]string{"ok", "ok", "down"}, ""},
+		{[]string{"ok", "down", "down"}, "the delete reaches 1 of 3 data nodes, and needs more than half"},
+		{[]string{"ok", "down"}, ""}, // or there were no deletes while the other is away
+	} {
+		c := newTestCluster(t, tt.states...)
+		w, hh := c.withHandoff(t, 5*time.Second)
+		if err := w.WritePoints(db, policy, one, nil, mustPoints(t, "m v=1 1")); err != nil {
+			t.Fatal(err)
+		}
+		err := w.deletes.DeleteMeasurement(db, "m")
+		if (err == nil) != (tt.want == "") || err != nil && !strings.HasPrefix(err.Error(), tt.want) {
+			t.Errorf("%v: %v, want %q", tt.states, err, tt.want)
+		}
+		if left := count(t, c.stores[0], "m"); (left == 1) != (tt.want != "") {
+			t.Errorf("%v: %d points are left", tt.states, left)
+		}
+		for i, state := range tt.states {
+			if kept := hh.Pending(uint64(i+1), 999); kept != (state == "down" && tt.want == "") {
+				t.Errorf("%v: kept for node %d: %v", tt.states, i+1, kept)
+			}
 		}
 	}
 }

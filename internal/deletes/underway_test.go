@@ -1,18 +1,16 @@
-package replication
+package deletes
 
 import (
 	"context"
 	"testing"
 	"time"
 
-	"go.uber.org/zap"
-
 	"concord/internal/rpc"
 )
 
 // slowDelete is a node that hears of deletes, and runs them when it is let.
 type slowDelete struct {
-	*Server
+	server
 	let chan struct{}
 }
 
@@ -23,7 +21,7 @@ func (s *slowDelete) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.E
 		case <-ctx.Done():
 		}
 	}
-	return s.Server.Execute(ctx, r)
+	return s.server.Execute(ctx, r)
 }
 
 // A node that has run a delete must not take, by a repair or a copy, what one has that has yet to run it.
@@ -31,18 +29,18 @@ func TestNothingIsRepairedWhileADeleteIsUnderWay(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok", "down")
 	c.stores[1] = mustStore(t)
-	other := mustOpen(t, c.newWriter(t, 2))
-	slow := &slowDelete{NewServer(c.stores[1], other, zap.NewNop()), make(chan struct{})}
-	c.meta.nodes[1].TCPAddr = mustServe(t, slow)
+	other := mustOpen(t, c.newNode(t, 2))
+	slow := &slowDelete{other.server(), make(chan struct{})}
+	c.meta.Nodes[1].TCPAddr = mustServe(t, slow)
 	w, _ := c.withHandoff(t, 5*time.Second)
 	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1")); err != nil {
 		t.Fatal(err)
 	}
-	d := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop())
+	d := w.deletes
 	done := make(chan error, 1)
 	go func() { done <- d.DeleteMeasurement(db, "m") }()
 	await(t, "the first node has run it", func() bool { return count(t, c.stores[0], "m") == 0 })
-	for name, at := range map[string]*Writer{"ran": w, "will run": other} {
+	for name, at := range map[string]*node{"ran": w, "will run": other} {
 		seen := at.DeletesSeen(shardID)
 		if release, ok := at.HoldDeletes(shardID, seen); ok {
 			release()
@@ -61,7 +59,7 @@ func TestNothingIsRepairedWhileADeleteIsUnderWay(t *testing.T) {
 		release()
 		t.Error("what was read during the delete is taken after it")
 	}
-	for name, at := range map[string]*Writer{"first": w, "second": other} {
+	for name, at := range map[string]*node{"first": w, "second": other} {
 		release, ok := at.HoldDeletes(shardID, at.DeletesSeen(shardID))
 		if !ok {
 			t.Errorf("the %s node takes nothing when the delete has ended", name)
@@ -76,7 +74,7 @@ func TestDeleteThatIsGivenUpHoldsNothingUp(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok", "down", "down")
 	w, _ := c.withHandoff(t, 5*time.Second)
-	if err := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop()).DeleteMeasurement(db, "m"); err == nil {
+	if err := w.deletes.DeleteMeasurement(db, "m"); err == nil {
 		t.Fatal("a delete ran that most nodes do not know of")
 	}
 	release, ok := w.HoldDeletes(shardID, w.DeletesSeen(shardID))
@@ -86,7 +84,7 @@ func TestDeleteThatIsGivenUpHoldsNothingUp(t *testing.T) {
 	release()
 	var counts deleteCounts
 	now := time.Now()
-	counts.begin(db, "lost", announced{at: now})
+	counts.begin(db, "lost", announcer{at: now})
 	if !counts.underWay(db, now) || counts.underWay("other", now) || counts.underWay(db, now.Add(2*deleteTimeout+time.Second)) {
 		t.Error("a delete whose sender is lost is under way for another time than it may take")
 	}
@@ -96,10 +94,10 @@ func TestDeleteThatIsGivenUpHoldsNothingUp(t *testing.T) {
 func TestEndOfADeleteIsToldUntilItIsHeard(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
-	other := mustOpen(t, c.newWriter(t, 2))
-	g.writer = other
+	other := mustOpen(t, c.newNode(t, 2))
+	g.server = other.server()
 	w, _ := c.withHandoff(t, 5*time.Second)
-	d := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop())
+	d := w.deletes
 	r := &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"}
 	if _, _, err := d.announce(c.meta.DataNodes()[1:], r); err != nil {
 		t.Fatal(err)
@@ -121,7 +119,7 @@ func TestEndOfADeleteIsToldUntilItIsHeard(t *testing.T) {
 	}
 	g.away.Store(false)
 	await(t, "the end is heard", free)
-	other.deletes.begin(db, "1", announced{at: time.Now()})
+	other.counts.begin(db, "1", announcer{at: time.Now()})
 	if !free() {
 		t.Error("an announcement that comes after the end begins it anew")
 	}
@@ -131,16 +129,16 @@ func TestEndOfADeleteIsToldUntilItIsHeard(t *testing.T) {
 func TestRestartEndsDeletes(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
-	other := mustOpen(t, c.newWriter(t, 2))
-	g.writer = other
-	before := c.newWriter(t, 1).started
-	other.deletes.begin(db, "killed", announced{time.Now(), 1, before})
-	other.deletes.begin(db, "another node's", announced{time.Now(), 3, before})
+	other := mustOpen(t, c.newNode(t, 2))
+	g.server = other.server()
+	before := c.newNode(t, 1).deletes.started
+	other.counts.begin(db, "killed", announcer{time.Now(), 1, before})
+	other.counts.begin(db, "another node's", announcer{time.Now(), 3, before})
 	c.withHandoff(t, 5*time.Second) // node 1 starts
 	left := func() (n int) {
-		other.deletes.mu.RLock()
-		defer other.deletes.mu.RUnlock()
-		return len(other.deletes.began[db])
+		other.counts.mu.RLock()
+		defer other.counts.mu.RUnlock()
+		return len(other.counts.began[db])
 	}
 	await(t, "the delete has ended", func() bool { return left() < 2 })
 	if left() != 1 {
@@ -152,7 +150,7 @@ func TestRestartEndsDeletes(t *testing.T) {
 func TestRunningDeleteIsUnderWay(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok")
-	w := c.writer(t)
+	w := c.node(t)
 	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1")); err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +158,7 @@ func TestRunningDeleteIsUnderWay(t *testing.T) {
 	writing.RLock() // by a write, for which the delete waits
 	done := make(chan error, 1)
 	go func() {
-		done <- w.runDelete(c.stores[0], &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"})
+		done <- w.deletes.runDelete(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"})
 	}()
 	held := func() bool {
 		release, ok := w.HoldDeletes(shardID, w.DeletesSeen(shardID))
@@ -176,5 +174,31 @@ func TestRunningDeleteIsUnderWay(t *testing.T) {
 	}
 	if !held() {
 		t.Error("a delete that has run is under way")
+	}
+}
+
+func TestDeletesSeenChangesWithEachDelete(t *testing.T) {
+	t.Parallel()
+	c, _ := newGatedCluster(t)
+	w, _ := c.withHandoff(t, 5*time.Second)
+	d := w.deletes
+	seen := w.DeletesSeen(shardID)
+	release, ok := w.HoldDeletes(shardID, seen)
+	if !ok || seen == 0 {
+		t.Fatal("no delete came, and one was seen")
+	}
+	done := make(chan error, 1)
+	go func() { done <- d.DeleteMeasurement(db, "m") }()
+	select {
+	case err := <-done:
+		t.Fatalf("a delete ran while it was held back: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	release()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := w.HoldDeletes(shardID, seen); ok || w.DeletesSeen(shardID) == seen {
+		t.Error("a delete was not seen")
 	}
 }

@@ -1,4 +1,4 @@
-package replication
+package deletes
 
 import (
 	"context"
@@ -17,20 +17,20 @@ import (
 
 // newerInStore returns the points that a delete covers and that this node has with greater versions. A node that was
 // away gets the delete late, and has writes by then that came after it.
-func (w *Writer) newerInStore(store *tsdb.Store, r *rpc.ExecuteRequest) (out []acceptedWrite, err error) {
-	d := &removal{version: order.Version(r.Version), req: r}
+func (d *Service) newerInStore(r *rpc.ExecuteRequest) (out []acceptedWrite, err error) {
+	of := &removal{version: order.Version(r.Version), req: r}
 	type write struct {
 		shard   uint64
 		version order.Version
 	}
 	at, n := make(map[write]int), 0 // the place of each write in out
-	for _, sh := range store.Shards(store.ShardIDs()) {
-		if sh.Database() != r.Database || !w.mayHaveNewer(sh.ID(), d.version) {
+	for _, sh := range d.deps.Store.Shards(d.deps.Store.ShardIDs()) {
+		if sh.Database() != r.Database || !d.deps.Writes.MayHaveNewer(sh.ID(), of.version) {
 			continue
 		}
-		err := eachPoint(sh, d, func(p models.Point, key order.Key) {
-			v := w.Order.Journal.Version(key)
-			if v <= d.version {
+		err := eachPoint(sh, of, func(p models.Point, key order.Key) {
+			v := d.deps.Journal.Version(key)
+			if v <= of.version {
 				return
 			}
 			if n++; n > maxAccepted {
@@ -49,7 +49,7 @@ func (w *Writer) newerInStore(store *tsdb.Store, r *rpc.ExecuteRequest) (out []a
 		}
 	}
 	if n > maxAccepted {
-		w.log.Warn("A delete removes some points that are newer: anti-entropy brings them back",
+		d.deps.Log.Warn("A delete removes some points that are newer: anti-entropy brings them back",
 			zap.String("database", r.Database), zap.Int("points", n-maxAccepted))
 	}
 	return out, nil

@@ -1,0 +1,246 @@
+package deletes
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+	itoml "github.com/influxdata/influxdb/toml"
+	"github.com/influxdata/influxdb/tsdb"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"concord/internal/cluster"
+	"concord/internal/handoff"
+	"concord/internal/replication"
+	"concord/internal/replication/replicationtest"
+	"concord/internal/rpc"
+)
+
+const (
+	db      = replicationtest.DB
+	policy  = replicationtest.Policy
+	shardID = replicationtest.Shard
+
+	anyLevel = models.ConsistencyLevelAny
+	one      = models.ConsistencyLevelOne
+	all      = models.ConsistencyLevelAll
+)
+
+var (
+	mustStore  = replicationtest.Store
+	mustPoints = replicationtest.Points
+	count      = replicationtest.Count
+	values     = replicationtest.Values
+	await      = replicationtest.Await
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// node is what writes and deletes on a data node.
+type node struct {
+	*replication.Writer
+	*Memory
+	deletes *Service
+	store   *tsdb.Store
+}
+
+// newNode returns a node that is not open yet. It has no hinted handoff when hh is nil.
+func newNode(
+	t testing.TB, meta *replicationtest.Meta, s *tsdb.Store, pool *rpc.Pool, id uint64, hh *handoff.Service,
+) *node {
+	t.Helper()
+	m := replicationtest.Member{Meta: meta, Node: id}
+	clock, journal := replicationtest.Order(t, id)
+	n := &node{Writer: replication.NewWriter(m, s, replicationtest.NoSubscriber{}, pool), Memory: NewMemory(meta), store: s}
+	n.WriteTimeout = 5 * time.Second
+	n.Order, n.Deletes = &replication.Order{Clock: clock, Journal: journal}, n.Memory
+	n.with(m, pool, hh)
+	return n
+}
+
+// with makes the deletes of a node.
+func (n *node) with(m replicationtest.Member, pool *rpc.Pool, hh *handoff.Service) {
+	deps := Deps{
+		Meta: m, Store: n.store, Pool: pool, Memory: n.Memory, Writes: n.Writer, Clock: n.Order.Clock,
+		Journal: n.Order.Journal, Timeout: n.WriteTimeout, Missed: func(uint64) {}, Failed: func(string, error) {},
+		Log: zap.NewNop(),
+	}
+	if hh != nil {
+		deps.Handoff, n.Handoff = hh, hh
+	}
+	n.deletes = New(deps)
+}
+
+func (n *node) Open() error { return errors.Join(n.deletes.Open(), n.Writer.Open()) }
+
+func (n *node) Close() error { return errors.Join(n.Writer.Close(), n.deletes.Close()) }
+
+func (n *node) server() server {
+	return server{replication.NewServer(n.store, n.Writer, zap.NewNop()), n.deletes.Server()}
+}
+
+// server answers other nodes.
+type server struct {
+	*replication.Server
+	deleteServer
+}
+
+type deleteServer = Server
+
+func mustOpen(t testing.TB, n *node) *node {
+	t.Helper()
+	if err := n.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	return n
+}
+
+func mustServe(t testing.TB, srv rpc.ReplicationServer) string {
+	t.Helper()
+	return replicationtest.Serve(t, func(s grpc.ServiceRegistrar) { rpc.RegisterReplicationServer(s, srv) })
+}
+
+// testCluster has a node for each state: "ok" or "down" (nothing listens). The first is this node; its state must be
+// "ok".
+type testCluster struct {
+	meta   *replicationtest.Meta
+	stores []*tsdb.Store // by node ID - 1; nil unless ok
+	pool   *rpc.Pool
+}
+
+func newTestCluster(t testing.TB, states ...string) *testCluster {
+	t.Helper()
+	c := &testCluster{meta: &replicationtest.Meta{}, pool: &rpc.Pool{}}
+	t.Cleanup(func() { c.pool.Close() })
+	for i, state := range states {
+		n := cluster.Node{ID: uint64(i + 1), TCPAddr: replicationtest.Down(t)}
+		var s *tsdb.Store
+		if state == "ok" {
+			s = mustStore(t)
+			n.TCPAddr = mustServe(t, mustOpen(t, newNode(t, c.meta, s, c.pool, n.ID, nil)).server())
+		}
+		c.stores = append(c.stores, s)
+		c.meta.Nodes = append(c.meta.Nodes, n)
+		c.meta.Owners = append(c.meta.Owners, n.ID)
+	}
+	return c
+}
+
+// newNode returns one of the nodes, which is not open yet.
+func (c *testCluster) newNode(t testing.TB, id uint64) *node {
+	t.Helper()
+	return newNode(t, c.meta, c.stores[id-1], c.pool, id, nil)
+}
+
+// node is the first one, without hinted handoff.
+func (c *testCluster) node(t testing.TB) *node {
+	t.Helper()
+	return mustOpen(t, c.newNode(t, 1))
+}
+
+// withHandoff is the first node with hinted handoff. Timeout is that of a write.
+func (c *testCluster) withHandoff(t testing.TB, timeout time.Duration) (*node, *handoff.Service) {
+	t.Helper()
+	return c.withQueues(t, timeout, func(*handoff.Config) {})
+}
+
+// withQueues is withHandoff with another configuration.
+func (c *testCluster) withQueues(
+	t testing.TB, timeout time.Duration, change func(*handoff.Config),
+) (*node, *handoff.Service) {
+	t.Helper()
+	cfg := handoff.NewConfig()
+	cfg.Dir = t.TempDir()
+	cfg.RetryInterval, cfg.RetryMaxInterval = itoml.Duration(5*time.Millisecond), itoml.Duration(20*time.Millisecond)
+	change(&cfg)
+	n := c.newNode(t, 1)
+	n.WriteTimeout = timeout
+	hh := handoff.New(cfg, handoff.Deps{
+		Deliver: func(ctx context.Context, node, shard uint64, entries, behind []handoff.Entry) (int, error) {
+			return n.deletes.Deliver(ctx, node, shard, entries, behind)
+		},
+		Due: func(uint64, uint64) (bool, bool) { return true, true }, Dropped: func(uint64, uint64) {},
+	})
+	n.MaxPending = cfg.MaxWritesPending
+	n.with(replicationtest.Member{Meta: c.meta, Node: 1}, c.pool, hh)
+	if err := errors.Join(hh.Open(), n.Open()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close(); hh.Close() })
+	return n, hh
+}
+
+// serverOf is the server of a node alone, over a store.
+func serverOf(t testing.TB, s *tsdb.Store) server {
+	t.Helper()
+	return mustOpen(t, newNode(t, &replicationtest.Meta{}, s, nil, 2, nil)).server()
+}
+
+// gate is a node that can be away, or hang.
+type gate struct {
+	server
+	away, hang atomic.Bool
+}
+
+func (g *gate) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc.WriteShardResponse, error) {
+	if g.away.Load() {
+		return nil, status.Error(codes.Unavailable, "error while dialing: away")
+	}
+	if g.hang.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return g.server.WriteShard(ctx, r)
+}
+
+func (g *gate) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
+	if g.away.Load() {
+		return nil, status.Error(codes.Unavailable, "error while dialing: away")
+	}
+	return g.server.Execute(ctx, r)
+}
+
+// newGatedCluster has this node and a second one behind a gate.
+func newGatedCluster(t *testing.T) (*testCluster, *gate) {
+	t.Helper()
+	c := newTestCluster(t, "ok", "down")
+	c.stores[1] = mustStore(t)
+	g := &gate{server: mustOpen(t, c.newNode(t, 2)).server()}
+	c.meta.Nodes[1].TCPAddr = mustServe(t, g)
+	return c, g
+}
+
+// writeRequest is a message with points.
+func writeRequest(t testing.TB, lines string) *rpc.WriteShardRequest {
+	t.Helper()
+	r := &rpc.WriteShardRequest{ShardId: shardID, Database: db, RetentionPolicy: policy}
+	for _, p := range mustPoints(t, lines) {
+		b, err := p.MarshalBinary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Points = append(r.Points, b)
+	}
+	return r
+}
+
+// mustWrite writes points to the shard in a store, and creates it where it is missing.
+func mustWrite(t testing.TB, s *tsdb.Store, lines string) {
+	t.Helper()
+	if s.Shard(shardID) == nil {
+		if err := s.CreateShard(db, policy, shardID, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.WriteToShard(tsdb.WriteContext{}, shardID, mustPoints(t, lines)); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,167 @@
+package deletes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"concord/internal/cluster"
+	"concord/internal/handoff"
+	"concord/internal/rpc"
+)
+
+// keep queues a delete for missed nodes, here and on every node that was reached. Here is enough for it not to be lost;
+// the first that reaches a missed node brings it.
+func (d *Service) keep(r *rpc.ExecuteRequest, missed missedNodes, reached []cluster.Node) error {
+	if len(missed) == 0 {
+		return nil
+	}
+	ids := make([]uint64, len(missed))
+	for i, n := range missed {
+		ids[i] = n.ID
+	}
+	if err := d.hint(r, ids); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), d.deps.Timeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, n := range reached {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			conn, err := d.deps.Pool.Conn(n.TCPAddr)
+			if err == nil {
+				_, err = rpc.NewReplicationClient(conn).Hint(ctx, &rpc.HintRequest{Delete: r, Nodes: ids})
+			}
+			if err != nil {
+				d.deps.Log.Warn("A data node does not keep a delete for those that miss it",
+					zap.String("node", n.TCPAddr), zap.String("error", rpc.Message(err)))
+			}
+		}()
+	}
+	wg.Wait()
+	return nil
+}
+
+// hint keeps a delete for nodes that were not reached, or on which it failed. That may be this one.
+func (d *Service) hint(req *rpc.ExecuteRequest, nodes []uint64) error {
+	if d.deps.Handoff == nil {
+		return errors.New("[hinted-handoff] enabled is false")
+	}
+	b, err := proto.Marshal(req)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, n := range nodes {
+		errs = append(errs, d.deps.Handoff.Append(n, handoff.WholeDatabase, handoff.Entry{Kind: handoff.Delete, Data: b}))
+		d.deps.Missed(n)
+	}
+	return errors.Join(errs...)
+}
+
+// Deliver sends entries of hinted handoff to a node: handoff.Deps.Deliver. The writer sends those that are writes. It is
+// here because queues from before writes had versions have deletes among their writes, which take points out of those
+// before them.
+func (d *Service) Deliver(ctx context.Context, node, shard uint64, entries, behind []handoff.Entry) (int, error) {
+	for i := 0; i < len(entries); {
+		if entries[i].Kind == handoff.Delete {
+			if err := d.deliverDelete(ctx, node, entries[i]); err != nil {
+				return i, err
+			}
+			i++
+			continue
+		}
+		end := i
+		for end < len(entries) && entries[end].Kind == handoff.Write {
+			end++
+		}
+		deletes, err := d.behind(shard, entries[end:], behind)
+		if err != nil {
+			return i, err
+		}
+		n, err := d.deps.Writes.DeliverWrites(ctx, node, entries[i:end], deletes.removed)
+		if i += n; err != nil {
+			return i, err
+		}
+	}
+	return len(entries), nil
+}
+
+// behind returns the deletes among entries that wait behind writes of a shard. Only queues from before writes had
+// versions have some.
+func (d *Service) behind(shard uint64, lists ...[]handoff.Entry) (out coverings, err error) {
+	sh, ok := d.deps.Meta.Shard(shard)
+	for _, entries := range lists {
+		for _, e := range entries {
+			if e.Kind != handoff.Delete {
+				continue
+			} else if !ok {
+				return nil, fmt.Errorf("shard %d is not in the metadata", shard)
+			}
+			req := &rpc.ExecuteRequest{}
+			err := proto.Unmarshal(e.Data, req)
+			if err == nil {
+				err = check(req)
+			}
+			if err != nil {
+				continue // it is dropped as malformed when it is its turn
+			}
+			c, err := newCovering(req, sh.RetentionPolicy)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, c)
+		}
+	}
+	return out, nil
+}
+
+func (d *Service) deliverDelete(ctx context.Context, node uint64, e handoff.Entry) error {
+	req := &rpc.ExecuteRequest{}
+	err := proto.Unmarshal(e.Data, req)
+	if err == nil {
+		err = check(req)
+	}
+	if err != nil {
+		return &handoff.PermanentError{Err: fmt.Errorf("malformed entry: %w", err)}
+	}
+	if req.Bounds != nil {
+		return nil // it took its points out of what was before it
+	}
+	req.Hinted = true
+	if node == d.deps.Meta.NodeID() { // it failed here before
+		err := d.runOnce(req)
+		if neverRuns(err) {
+			return &handoff.PermanentError{Err: err}
+		}
+		return err
+	}
+	n, ok := d.deps.Meta.DataNode(node)
+	if !ok {
+		return fmt.Errorf("data node %d is not in the cluster", node)
+	}
+	conn, err := d.deps.Pool.Conn(n.TCPAddr)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
+	defer cancel()
+	resp, err := rpc.NewReplicationClient(conn).Execute(ctx, req)
+	switch {
+	case status.Code(err) == codes.InvalidArgument:
+		return &handoff.PermanentError{Err: errors.New(rpc.Message(err))}
+	case err != nil:
+		return errors.New(rpc.Message(err))
+	case resp.Error != "":
+		return errors.New(resp.Error)
+	}
+	return nil
+}

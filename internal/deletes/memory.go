@@ -1,0 +1,101 @@
+package deletes
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+
+	"concord/internal/cluster"
+	"concord/internal/order"
+	"concord/internal/rpc"
+)
+
+// Memory is what this node knows of deletes: which removed points that may still arrive, and which are under way. Writes
+// and repairs ask it. It needs no other part of this package, so that the writer can be made before the Service, which
+// needs the writer.
+type Memory struct {
+	shards   Shards
+	removals removals
+	counts   deleteCounts
+}
+
+// Shards tells the database of a shard.
+type Shards interface {
+	Shard(id uint64) (cluster.Shard, bool)
+}
+
+// NewMemory returns the memory of a node that has heard of no delete. What it counts is never the same again after a
+// restart.
+func NewMemory(shards Shards) *Memory {
+	return &Memory{shards: shards, counts: deleteCounts{base: rand.Uint64()>>1 | 1}}
+}
+
+// BeginWrite begins to write points of one version to a shard. It returns those that no newer delete removes. A delete
+// that runs here waits until end was called, with the points that were written: those that are newer than the delete
+// are written again after it.
+func (m *Memory) BeginWrite(
+	shard uint64, db, policy string, v order.Version, points []models.Point,
+) (left []models.Point, end func(wrote []models.Point)) {
+	of := m.removals.of(db)
+	of.writing.RLock()
+	return of.without(policy, v, points), func(wrote []models.Point) {
+		defer of.writing.RUnlock()
+		if len(wrote) > 0 {
+			of.wrote(shard, policy, v, wrote)
+		}
+	}
+}
+
+// Add remembers a delete that ran here, or is about to. Writes that may not know of it have ended when it returns.
+func (m *Memory) Add(r *rpc.ExecuteRequest) { m.removals.add(r) }
+
+// Forget forgets the deletes with a version below floor: nothing as old arrives any more.
+func (m *Memory) Forget(floor order.Version) { m.removals.forget(floor) }
+
+// announced notes that a delete is about to run.
+func (m *Memory) announced(r *rpc.ExecuteRequest, by announcer) {
+	m.counts.begin(r.Database, r.Id, by)
+	m.removals.announce(r, time.Now())
+}
+
+// ended notes that a delete ran wherever it was to run, or will not.
+func (m *Memory) ended(r *rpc.ExecuteRequest) {
+	m.counts.end(r.Database, r.Id, time.Now())
+	m.removals.ended(r.Database, r.Id)
+}
+
+// runs notes that a delete runs here, until done is called. Nobody need have announced it.
+func (m *Memory) runs(db, id string) (done func()) {
+	m.counts.begin(db, id, announcer{at: time.Now()})
+	return func() { m.counts.end(db, id, time.Now()) }
+}
+
+// restarted notes that what a node announced before it started anew has ended.
+func (m *Memory) restarted(node, started uint64) { m.counts.endBefore(node, started) }
+
+// Seen is a number for a database that every delete changes which this node hears of or runs. It is another one each
+// time while a delete is under way.
+func (m *Memory) Seen(db string) uint64 { return m.counts.seen(db) }
+
+// DeletesSeen is Seen of a shard's database; 0 for an unknown shard.
+func (m *Memory) DeletesSeen(shard uint64) uint64 {
+	sh, ok := m.shards.Shard(shard)
+	if !ok {
+		return 0
+	}
+	return m.counts.seen(sh.Database)
+}
+
+// HoldDeletes keeps deletes of a shard's database from being announced or run here until release, unless
+// one was since DeletesSeen gave seen, or is under way: then ok is false, and what was read
+// elsewhere since may have been deleted, or be about to be.
+func (m *Memory) HoldDeletes(shard, seen uint64) (release func(), ok bool) {
+	sh, known := m.shards.Shard(shard)
+	m.counts.mu.RLock()
+	if known && m.counts.count(sh.Database) == seen && !m.counts.underWay(sh.Database, time.Now()) {
+		return m.counts.mu.RUnlock, true
+	}
+	m.counts.mu.RUnlock()
+	return nil, false
+}

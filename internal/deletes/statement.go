@@ -1,0 +1,108 @@
+package deletes
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"regexp"
+	"strings"
+	"time"
+
+	emeta "github.com/influxdata/influxdb/services/meta"
+	"github.com/influxdata/influxql"
+
+	"concord/internal/rpc"
+	"concord/internal/statement"
+)
+
+var everyName = regexp.MustCompile(`.*`)
+
+// isDelete tells statements that remove points from those that remove shards
+// together with their metadata.
+func isDelete(k rpc.ExecuteRequest_Kind) bool {
+	return k == rpc.ExecuteRequest_DELETE_SERIES || k == rpc.ExecuteRequest_DROP_MEASUREMENT
+}
+
+// check refuses what no statement can be; database and policy become folders.
+func check(r *rpc.ExecuteRequest) error {
+	if r.Kind != rpc.ExecuteRequest_DROP_SHARD && !emeta.ValidName(r.Database) {
+		return fmt.Errorf("invalid database %q", r.Database)
+	}
+	switch r.Kind {
+	case rpc.ExecuteRequest_DELETE_SERIES:
+		return checkDelete(r)
+	case rpc.ExecuteRequest_DROP_RETENTION_POLICY:
+		if !emeta.ValidName(r.Name) {
+			return fmt.Errorf("invalid retention policy %q", r.Name)
+		}
+	case rpc.ExecuteRequest_DROP_MEASUREMENT:
+		if r.Name == "" {
+			return errors.New("no measurement")
+		}
+	case rpc.ExecuteRequest_DROP_DATABASE, rpc.ExecuteRequest_DROP_SHARD:
+	default:
+		return errors.New("unknown statement")
+	}
+	return nil
+}
+
+// checkDelete refuses what every store refuses: such a delete would wait for ever in a queue.
+func checkDelete(r *rpc.ExecuteRequest) error {
+	sources, _, err := parseDelete(r.Statement)
+	if err != nil {
+		return err
+	}
+	if _, err := newCovering(r, ""); err != nil {
+		return err
+	}
+	for _, s := range sources { // of type Measurement, says newCovering
+		if want, got := sources[0].(*influxql.Measurement).RetentionPolicy, s.(*influxql.Measurement).RetentionPolicy; got != want {
+			return fmt.Errorf("mixed retention policies not supported, wanted %q got %q", want, got)
+		}
+	}
+	return nil
+}
+
+// neverRuns tells an error of the engine that a delete meets each time. It depends on what the store has,
+// and so cannot be found before.
+func neverRuns(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "fields not supported in WHERE clause during deletion")
+}
+
+// deleteText writes a delete as InfluxQL, and is sure that parseDelete reads the
+// same from it: names and expressions with control characters or invalid UTF-8
+// have no InfluxQL form, and nothing else must be deleted in their place.
+func deleteText(sources []influxql.Source, cond influxql.Expr) (string, error) {
+	// A time literal is written as a string, and read as one.
+	cond = influxql.RewriteExpr(influxql.CloneExpr(cond), func(e influxql.Expr) influxql.Expr {
+		if t, ok := e.(*influxql.TimeLiteral); ok {
+			return &influxql.StringLiteral{Val: t.Val.UTC().Format(time.RFC3339Nano)}
+		}
+		return e
+	})
+	text := (&influxql.DeleteSeriesStatement{Sources: sources, Condition: cond}).String()
+	gotSources, gotCond, err := parseDelete(text)
+	if err == nil && (!reflect.DeepEqual(gotSources, sources) || !reflect.DeepEqual(gotCond, cond)) {
+		err = errors.New("it reads differently")
+	}
+	if err != nil {
+		return "", fmt.Errorf("this delete cannot be sent to other nodes as %q: %w", text, err)
+	}
+	return text, nil
+}
+
+func parseDelete(text string) ([]influxql.Source, influxql.Expr, error) {
+	if err := statement.Peer.Query(text, nil); err != nil {
+		return nil, nil, fmt.Errorf("parse the delete: %w", err)
+	}
+	q, err := influxql.ParseQuery(text)
+	if err != nil {
+		return nil, nil, fmt.Errorf("parse the delete: %w", err)
+	}
+	if len(q.Statements) == 1 {
+		if d, ok := q.Statements[0].(*influxql.DeleteSeriesStatement); ok {
+			return d.Sources, d.Condition, nil
+		}
+	}
+	return nil, nil, fmt.Errorf("%q is no delete", text)
+}

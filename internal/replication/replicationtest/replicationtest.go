@@ -1,0 +1,249 @@
+// Package replicationtest has what tests of writes and of deletes share: the metadata of one shard, stores of the engine,
+// and servers.
+package replicationtest
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/influxdata/influxdb/coordinator"
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/query"
+	emeta "github.com/influxdata/influxdb/services/meta"
+	"github.com/influxdata/influxdb/tsdb"
+	_ "github.com/influxdata/influxdb/tsdb/engine"
+	_ "github.com/influxdata/influxdb/tsdb/index"
+	"github.com/influxdata/influxql"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"concord/internal/cluster"
+	"concord/internal/order"
+	"concord/internal/rpc"
+)
+
+// The database, its retention policy, and its shard.
+const (
+	DB     = "db0"
+	Policy = "rp0"
+	Shard  = 7
+)
+
+// Meta is the metadata of one database with one shard.
+type Meta struct {
+	Nodes    []cluster.Node
+	Owners   []uint64
+	Duration time.Duration
+	Lost     bool // no node and no shard is known
+}
+
+// Database knows DB.
+func (m *Meta) Database(name string) *emeta.DatabaseInfo {
+	if name != DB {
+		return nil
+	}
+	return &emeta.DatabaseInfo{Name: DB, DefaultRetentionPolicy: Policy}
+}
+
+// RetentionPolicy is always Policy.
+func (m *Meta) RetentionPolicy(string, string) (*emeta.RetentionPolicyInfo, error) {
+	return &emeta.RetentionPolicyInfo{Name: Policy, Duration: m.Duration}, nil
+}
+
+// CreateShardGroup returns a group with Shard that t is in.
+func (m *Meta) CreateShardGroup(_, _ string, t time.Time) (*emeta.ShardGroupInfo, error) {
+	sh := emeta.ShardInfo{ID: Shard}
+	for _, id := range m.Owners {
+		sh.Owners = append(sh.Owners, emeta.ShardOwner{NodeID: id})
+	}
+	return &emeta.ShardGroupInfo{
+		ID: 1, StartTime: t.Add(-time.Hour * 1e5), EndTime: t.Add(time.Hour * 1e5), Shards: []emeta.ShardInfo{sh},
+	}, nil
+}
+
+// DataNodes are all nodes.
+func (m *Meta) DataNodes() []cluster.Node {
+	if m.Lost {
+		return nil
+	}
+	return m.Nodes
+}
+
+// DataNode is one of them.
+func (m *Meta) DataNode(id uint64) (cluster.Node, bool) {
+	for _, n := range m.DataNodes() {
+		if n.ID == id {
+			return n, true
+		}
+	}
+	return cluster.Node{}, false
+}
+
+// Shard knows Shard.
+func (m *Meta) Shard(id uint64) (cluster.Shard, bool) {
+	sh := cluster.Shard{
+		ID: Shard, Database: DB, RetentionPolicy: Policy, Owners: m.Owners, Start: -1e18, End: 1e18, GroupEnd: 1e18,
+	}
+	return sh, id == Shard && !m.Lost
+}
+
+// Member is the metadata as one node has it.
+type Member struct {
+	*Meta
+	Node uint64
+}
+
+// NodeID is the node's.
+func (m Member) NodeID() uint64 { return m.Node }
+
+// Hung is a node that takes requests and never answers them.
+type Hung struct {
+	rpc.UnimplementedReplicationServer
+}
+
+// WriteShard waits until the caller gives up.
+func (Hung) WriteShard(ctx context.Context, _ *rpc.WriteShardRequest) (*rpc.WriteShardResponse, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// Execute waits until the caller gives up.
+func (Hung) Execute(ctx context.Context, _ *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// NoSubscriber takes no copies of writes.
+type NoSubscriber struct{}
+
+// Send does nothing.
+func (NoSubscriber) Send(*coordinator.WritePointsRequest) {}
+
+// Store opens an empty store for the time of the test.
+func Store(t testing.TB) *tsdb.Store {
+	t.Helper()
+	dir := t.TempDir()
+	s := tsdb.NewStore(filepath.Join(dir, "data"))
+	s.EngineOptions.Config = tsdb.NewConfig()
+	s.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
+	s.EngineOptions.IndexVersion = tsdb.InmemIndexName // deletes race with reads in the other one
+	if err := s.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// Serve serves other nodes for the time of the test, and returns the address.
+func Serve(t testing.TB, register func(grpc.ServiceRegistrar), opts ...grpc.ServerOption) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := rpc.NewServer(opts...)
+	register(s)
+	done := make(chan struct{})
+	go func() { defer close(done); s.Serve(ln) }()
+	t.Cleanup(func() { s.Stop(); <-done })
+	return ln.Addr().String()
+}
+
+// Down returns an address at which nothing listens.
+func Down(t testing.TB) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// Order opens the clock and the journal of a node for the time of the test.
+func Order(t testing.TB, node uint64) (*order.Clock, *order.Journal) {
+	t.Helper()
+	dir := t.TempDir()
+	clock, err := order.OpenClock(filepath.Join(dir, "clock"), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { clock.Close() })
+	clock.SetNode(node)
+	journal, err := order.OpenJournal(order.JournalConfig{Dir: filepath.Join(dir, "journal"), Log: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { journal.Close() })
+	return clock, journal
+}
+
+// Points parses line protocol.
+func Points(t testing.TB, lines string) []models.Point {
+	t.Helper()
+	ps, err := models.ParsePointsString(lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ps
+}
+
+// Count is how many values of the float field v Shard has in a store, -1 without the shard.
+func Count(t testing.TB, s *tsdb.Store, measurement string) int {
+	t.Helper()
+	if s.Shard(Shard) == nil {
+		return -1
+	}
+	return len(Values(t, s, measurement))
+}
+
+// Values are those of the float field v in time order.
+func Values(t testing.TB, s *tsdb.Store, measurement string) (out []float64) {
+	t.Helper()
+	sh := s.Shard(Shard)
+	if sh == nil {
+		return nil
+	}
+	itr, err := sh.CreateIterator(context.Background(), &influxql.Measurement{Name: measurement}, query.IteratorOptions{
+		Expr: &influxql.VarRef{Val: "v"}, StartTime: influxql.MinTime, EndTime: influxql.MaxTime, Ascending: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if itr == nil {
+		return nil
+	}
+	defer itr.Close()
+	fi, ok := itr.(query.FloatIterator)
+	if !ok {
+		return nil
+	}
+	for {
+		p, err := fi.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p == nil {
+			return out
+		}
+		out = append(out, p.Value)
+	}
+}
+
+// Await returns when ok holds, and fails the test when it does not for long.
+func Await(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(10 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
