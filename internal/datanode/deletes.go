@@ -10,7 +10,8 @@ import (
 	"concord/internal/replication"
 )
 
-// rememberDeletes is for how long a node knows which deletes it ran: a holder that was away as long may send one again.
+// rememberDeletes is for how long a node knows which deletes it ran: a holder that was away as long may send one
+// again.
 const rememberDeletes = 365 * 24 * time.Hour
 
 // newDeletes makes what runs deletes. Hinted handoff is not open yet, if there is any: its queues hold deletes.
@@ -34,10 +35,8 @@ func (n *Node) newDeletes() error {
 	return nil
 }
 
-// replicationServer takes what other nodes write and delete.
+// replicationServer takes what other nodes write, and what nodes of the version before delete.
 type replicationServer struct {
 	*replication.Server
-	deletesServer
+	deletes.OldServer
 }
-
-type deletesServer = deletes.Server

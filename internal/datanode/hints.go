@@ -10,8 +10,8 @@ import (
 	"concord/internal/handoff"
 )
 
-// openHandoff opens the hinted handoff queues, and makes the deletes; writes and deletes fill the queues, and send what
-// they hold.
+// openHandoff opens the hinted handoff queues, and makes the deletes; writes and deletes fill the queues, and send
+// what they hold.
 func (n *Node) openHandoff() error {
 	if err := n.checkKept(); err != nil {
 		return err

@@ -151,7 +151,7 @@ func TestNodeThatLeavesForgetsItsHints(t *testing.T) {
 	if err := n.openHandoff(); err != nil {
 		t.Fatal(err)
 	}
-	b, err := proto.Marshal(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: "db", Name: "m", Id: "d"})
+	b, err := proto.Marshal(&rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: "db", Name: "m", Id: "d"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -427,7 +427,9 @@ func (n *Node) openEntropy(pool *rpc.Pool) (*entropy.View, error) {
 	guard := rpc.NewGuard(n.cfg.Meta.InternalSharedSecret)
 	s := rpc.NewServer(append(rpc.CatchingUp(n.catchUp), guard.Option(), n.served.Option())...)
 	rpc.RegisterMembershipServer(s, &membership{node: n})
-	rpc.RegisterReplicationServer(s, replicationServer{replication.NewServer(n.Store, n.writer, n.log), n.deletes.Server()})
+	writes := replication.NewServer(n.Store, n.writer, n.log)
+	rpc.RegisterReplicationServer(s, replicationServer{writes, n.deletes.OldServer()})
+	rpc.RegisterDeletesServer(s, n.deletes.Server())
 	queries := distquery.NewServer(n.Store, n.log)
 	queries.Whole, queries.Budget = n.whole(), n.queries
 	rpc.RegisterQueryServer(s, queries)

@@ -17,14 +17,15 @@ import (
 // announce tells all nodes of a delete before any of them runs it. Each answers with its clock: the version of the
 // delete is to be greater than those of the writes before it, which may still be under way to a slow owner.
 //
-// A delete that more than half of the nodes do not know of is refused: they take writes meanwhile, which it would remove
-// when it reaches them. Of two nodes one is enough, or there were no deletes while the other is away.
+// A delete that more than half of the nodes do not know of is refused: they take writes meanwhile, which it would
+// remove when it reaches them. Of two nodes one is enough, or there were no deletes while the other is away.
 func (d *Service) announce(
-	nodes []cluster.Node, r *rpc.ExecuteRequest,
+	nodes []cluster.Node, r *rpc.Delete,
 ) (heard []cluster.Node, missed missedNodes, err error) {
-	first := proto.Clone(r).(*rpc.ExecuteRequest)
-	first.AnnounceOnly, first.SenderNode, first.Started = true, d.deps.Meta.NodeID(), d.started
-	first.Version = d.now() // it gets its own when all have heard of it
+	first := &rpc.AnnounceDeleteRequest{
+		Delete:     proto.Clone(r).(*rpc.Delete), // r gets its version when all have heard of it
+		SenderNode: d.deps.Meta.NodeID(), Started: d.started, Clock: d.now(),
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), d.deps.Timeout)
 	defer cancel()
 	var (
@@ -35,13 +36,10 @@ func (d *Service) announce(
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			var resp *rpc.ExecuteResponse
-			conn, err := d.deps.Pool.Conn(n.TCPAddr)
+			var clock uint64
+			p, err := d.peer(n)
 			if err == nil {
-				resp, err = rpc.NewReplicationClient(conn).Execute(ctx, first)
-			}
-			if err == nil && resp.Error != "" {
-				err = errors.New(resp.Error)
+				clock, err = p.announce(ctx, first)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -50,7 +48,7 @@ func (d *Service) announce(
 				return
 			}
 			heard = append(heard, n)
-			d.heard(resp.Clock)
+			d.heard(clock)
 		}()
 	}
 	wg.Wait()
@@ -62,11 +60,12 @@ func (d *Service) announce(
 	return heard, missed, nil
 }
 
-// ended tells the nodes that nothing of a delete is under way any more: until then, and for no longer than a delete may
-// take, they take no points from others in its database, by repairs or copies. A node that does not answer is told later.
-func (d *Service) ended(nodes []cluster.Node, r *rpc.ExecuteRequest) {
-	last := proto.Clone(r).(*rpc.ExecuteRequest)
-	last.AnnounceOnly, last.Ended = true, true
+// ended tells the nodes that nothing of a delete is under way any more: until then, and for no longer than a delete
+// may take, they take no points from others in its database, by repairs or copies. A node that does not answer is
+// told later.
+func (d *Service) ended(nodes []cluster.Node, r *rpc.Delete) {
+	end := &rpc.EndDeleteRequest{Database: r.Database, Id: r.Id, Version: r.Version}
+	last := func(ctx context.Context, p peer) error { return p.end(ctx, end) }
 	ctx, cancel := context.WithTimeout(context.Background(), d.deps.Timeout)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -82,69 +81,64 @@ func (d *Service) ended(nodes []cluster.Node, r *rpc.ExecuteRequest) {
 		}()
 	}
 	wg.Wait()
-	d.deps.Memory.ended(r)
+	d.deps.Memory.ended(r.Database, r.Id)
 }
 
 // tellPause is between two attempts to tell a node that deletes have ended.
 const tellPause = time.Second
 
-// tell sends an announcement to a node.
-func (d *Service) tell(ctx context.Context, n cluster.Node, r *rpc.ExecuteRequest) error {
-	conn, err := d.deps.Pool.Conn(n.TCPAddr)
+// message is one to another node.
+type message func(context.Context, peer) error
+
+// tell sends a message to a node.
+func (d *Service) tell(ctx context.Context, n cluster.Node, m message) error {
+	p, err := d.peer(n)
 	if err != nil {
 		return err
 	}
-	resp, err := rpc.NewReplicationClient(conn).Execute(ctx, r)
-	if err == nil && resp.Error != "" {
-		err = errors.New(resp.Error)
-	}
-	return err
+	return m(ctx, p)
 }
 
-// tellLater sends an announcement to a node until it has it, or need not know any more.
-func (d *Service) tellLater(n cluster.Node, r *rpc.ExecuteRequest) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	if !d.opened {
+// tellLater sends a message to a node until it has it, or need not know any more.
+func (d *Service) tellLater(n cluster.Node, m message) {
+	ended, err := d.starting()
+	if err != nil {
 		return
 	}
-	d.wg.Add(1)
 	go func() {
-		defer d.wg.Done()
-		d.tellAll(func() ([]cluster.Node, *rpc.ExecuteRequest) { return []cluster.Node{n}, r })
+		defer ended()
+		d.tellAll(func() ([]cluster.Node, message) { return []cluster.Node{n}, m })
 	}()
 }
 
 // tellRestart tells the other nodes that what this node announced before it started has ended.
 func (d *Service) tellRestart() {
 	defer d.wg.Done()
-	d.tellAll(func() ([]cluster.Node, *rpc.ExecuteRequest) {
+	d.tellAll(func() ([]cluster.Node, message) {
 		nodes, err := d.others()
 		if err != nil {
 			return nil, nil // it may be in a cluster the next time
 		}
-		return nodes, &rpc.ExecuteRequest{
-			Kind: rpc.ExecuteRequest_DELETE_SERIES, AnnounceOnly: true, Ended: true,
-			SenderNode: d.deps.Meta.NodeID(), Started: d.started,
-		}
+		r := &rpc.EndDeletesBeforeRequest{SenderNode: d.deps.Meta.NodeID(), Started: d.started}
+		return nodes, func(ctx context.Context, p peer) error { return p.endBefore(ctx, r) }
 	})
 }
 
-// tellAll sends the nodes that what returns at each attempt an announcement, until all have it; no message says to ask
+// tellAll sends the nodes that what returns at each attempt a message, until all have it; no message says to ask
 // again.
-func (d *Service) tellAll(what func() ([]cluster.Node, *rpc.ExecuteRequest)) {
+func (d *Service) tellAll(what func() ([]cluster.Node, message)) {
 	ctx, cancel := context.WithTimeout(d.open, longestDelete)
 	defer cancel()
 	told := make(map[uint64]bool)
 	for {
-		nodes, r := what()
-		waiting := r == nil
+		nodes, m := what()
+		waiting := m == nil
 		for _, n := range nodes {
 			if told[n.ID] {
 				continue
 			}
 			attempt, cancel := context.WithTimeout(ctx, d.deps.Timeout)
-			told[n.ID] = d.tell(attempt, n, r) == nil
+			told[n.ID] = d.tell(attempt, n, m) == nil
 			cancel()
 			waiting = waiting || !told[n.ID]
 		}

@@ -34,9 +34,9 @@ func BenchmarkDelete(b *testing.B) {
 			}
 		}
 	}
-	for _, r := range []*rpc.ExecuteRequest{
-		{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: "DELETE FROM m WHERE host = 'a'"},
-		{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m"},
+	for _, r := range []*rpc.Delete{
+		{Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: "DELETE FROM m WHERE host = 'a'"},
+		{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m"},
 	} {
 		for _, n := range []int{1, runtime.GOMAXPROCS(0)} {
 			b.Run(fmt.Sprintf("%v/parallel=%d", r.Kind, n), func(b *testing.B) {

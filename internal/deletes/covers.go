@@ -22,9 +22,9 @@ type covering struct {
 }
 
 // newCovering reads a delete as it concerns one retention policy.
-func newCovering(r *rpc.ExecuteRequest, policy string) (*covering, error) {
+func newCovering(r *rpc.Delete, policy string) (*covering, error) {
 	c := &covering{names: map[string]bool{}, min: influxql.MinTime, max: influxql.MaxTime, version: r.Version}
-	if r.Kind == rpc.ExecuteRequest_DROP_MEASUREMENT {
+	if r.Kind == rpc.Delete_DROP_MEASUREMENT {
 		c.names[r.Name] = true
 		return c, nil
 	}
@@ -87,8 +87,8 @@ func (v tagValuer) Value(key string) (any, bool) {
 // coverings are deletes that wait behind writes in a queue.
 type coverings []*covering
 
-// removed returns which points of a write they remove, nil for none. A write with a version is newer than a delete with
-// a smaller one.
+// removed returns which points of a write they remove, nil for none. A write with a version is newer than a delete
+// with a smaller one.
 func (c coverings) removed(version uint64) func(models.Point) bool {
 	older := slices.DeleteFunc(slices.Clone(c), func(d *covering) bool {
 		return version != 0 && d.version != 0 && d.version < version

@@ -30,7 +30,7 @@ func TestCoveringIsWhatTheEngineDeletes(t *testing.T) {
 		if err := s.WriteToShard(tsdb.WriteContext{}, shardID, points); err != nil {
 			t.Fatal(err)
 		}
-		req := &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: text}
+		req := &rpc.Delete{Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: text}
 		c, err := newCovering(req, policy)
 		if err != nil {
 			t.Fatal(err)
@@ -44,7 +44,6 @@ func TestCoveringIsWhatTheEngineDeletes(t *testing.T) {
 		for _, bounded := range []bool{false, true} {
 			if bounded { // the same within the shard's bounds
 				req.Bounds = &rpc.DeleteBounds{RetentionPolicy: policy, Start: 0, End: 1e18}
-				req.ShardId = shardID
 			}
 			if err := execute(s, req); err != nil {
 				t.Fatal(err)
@@ -63,7 +62,7 @@ func TestDeleteTakesNothingOutOfANewerHint(t *testing.T) {
 	t.Parallel()
 	points := mustPoints(t, "cpu v=1 1\nmem v=1 1")
 	for _, tt := range []struct{ write, delete, left uint64 }{{5, 6, 1}, {7, 6, 2}, {0, 6, 1}, {5, 0, 1}, {0, 0, 1}} {
-		drop := &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Name: "cpu", Version: tt.delete}
+		drop := &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Name: "cpu", Version: tt.delete}
 		c, err := newCovering(drop, policy)
 		if err != nil {
 			t.Fatal(err)

@@ -1,3 +1,81 @@
-// Package deletes is the whole life of a delete: it is announced to all nodes, kept for those that are away, run, and
-// remembered, so that nothing that is older comes back. Dropped shards are here, too.
+// Package deletes is the whole life of a delete: DELETE, DROP SERIES and DROP MEASUREMENT. A delete is announced to
+// all data nodes, kept for those that are away, run, and remembered, so that nothing that is older comes back.
+// Dropped shards are here, too: see drop.go.
+//
+// # The parts
+//
+//   - Service coordinates the deletes of clients (service.go, announce.go, run.go, keep.go). Server answers that of
+//     another node, and OldServer that of a node of the version before.
+//   - Memory is what a node knows of deletes. Which points a delete removed that may still arrive: removals.go. Which
+//     deletes are under way: underway.go. The writer and repairs ask it, and it asks nobody.
+//   - RanLog says, durably, which deletes ran on this node.
+//   - covering tells whether a delete removes a point (covers.go). statement.go reads, writes and checks the texts.
+//
+// # The messages
+//
+// C is the node that a client asked, A one that can be reached, B one that is away. hh is hinted handoff.
+//
+//	client        C                                    A                              B
+//	  │  DELETE   │                                    │                              ╳
+//	  ├──────────►│ 1  AnnounceDelete (id)             │                              ╳
+//	  │           ├───────────────────────────────────►│ keeps what it writes         ╳
+//	  │           │◄──────────────────────── its clock ┤ from now on                  ╳
+//	  │           │ 2  version := above all clocks     │                              ╳
+//	  │           │ 3  hh for B  ── HintDelete ───────►│ hh for B                     ╳
+//	  │           │ 4  runs it   ── RunDelete ────────►│ runs it, if it has not run:  ╳
+//	  │           │                                    │ a remembers the version      ╳
+//	  │           │                                    │ b store deletes, between     ╳
+//	  │           │                                    │   snapshots of caches        ╳
+//	  │           │                                    │ c writes newer points again  ╳
+//	  │           │◄──────────────────────────── ran ──┤ d RanLog                     ╳
+//	  │           │ 5  hh for nodes that failed in 4   │                              ╳
+//	  │           │ 6  EndDelete (id) ────────────────►│                              ╳
+//	  │◄─── done ─┤                                    │                              │ is back
+//	  │           │ 7  out of hh: RunDelete (hinted) ──┼─────────────────────────────►│ a to d
+//	  │           │                                    ├─ the same: it has run ──────►│
+//
+// The steps:
+//
+//  1. More than half of the nodes must hear of it, or it is refused: the others take writes meanwhile, which it would
+//     remove when it reaches them. Of two nodes one is enough.
+//  2. Whatever a node wrote before it heard of the delete has a smaller version than the delete. What it writes
+//     between hearing of it and running it may have a greater one.
+//  3. A delete that B misses is on the disk of C before it runs anywhere. Until B has run it, C and A take no writes
+//     without a version from B, and B's copies count as not whole.
+//  4. Points that arrive from then on with a smaller version than the delete are left out by Memory.BeginWrite, until
+//     no node can send any (Forget). The store removes by time and tags, whatever the version: what is newer is put
+//     back in c. Memory has kept it since 1. A delete out of hinted handoff looks for it before b, in the store and in
+//     the journal of versions.
+//  5. A store that failed, because its disk is full for example, gets the delete out of hinted handoff: that of C,
+//     too.
+//  6. From 1 to 6 some nodes have the points and others do not: HoldDeletes refuses repairs and copies in the database
+//     meanwhile, or what one node removed would come back from another.
+//
+// Without hinted handoff there are only 2, 4 and an error that names the nodes which were not reached.
+//
+// # What a crash between two steps leads to
+//
+// The client gets no answer when C crashes. The delete may have run or not; running it again is harmless.
+//
+//   - C after 1: the delete does not run. A holds repairs up until C is back and calls EndDeletesBefore, or until a
+//     delete may not take longer (longestDelete).
+//   - C within 3, or between 3 and 4: C, and perhaps A, has the delete in its queue for B. It runs on B when that is
+//     back, and on no other node.
+//   - C within 4: some nodes ran it, others did not.
+//   - C between 4 and 5: nodes on which it failed do not run it.
+//   - C between 5 and 6: the delete is done. A holds repairs up, as after 1.
+//   - A before a: C keeps the delete for it in 5, and it runs in 7.
+//   - A between a and d: the version in memory is lost, and the store may be half done. The RanLog of A does not have
+//     the delete, so that in 7 it runs again from its beginning. Points that are newer than the delete, and that b
+//     removed before c wrote them again, come back from another owner by a repair. An only owner has lost them.
+//   - A between d and its answer: C keeps the delete in 5. In 7 the RanLog says that it ran: it does not run again,
+//     and takes nothing that was written since. A reads its version from the RanLog when it starts.
+//   - B within 7: as A. The queues of C and A have the delete until B says that it has run.
+//
+// Where some copies have the points and others do not, because C crashed, a repair makes them equal. It leaves out
+// what it knows to be older than a delete that ran, and brings back the rest: no client was told that they are gone.
+//
+// A message may be lost, or come twice or late. An announcement that comes after its end begins nothing
+// (deleteCounts.ended). A delete that comes twice runs once (runOnce). EndDelete is sent again until it is answered
+// (tellLater).
 package deletes

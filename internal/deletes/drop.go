@@ -1,30 +1,83 @@
 package deletes
 
-import "concord/internal/rpc"
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	emeta "github.com/influxdata/influxdb/services/meta"
+	"github.com/influxdata/influxdb/tsdb"
+
+	"concord/internal/rpc"
+)
 
 // DeleteDatabase removes a database's shards.
 func (d *Service) DeleteDatabase(name string) error {
-	return d.drop(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_DATABASE, Database: name})
+	return d.drop(&rpc.DropShardsRequest{What: &rpc.DropShardsRequest_Database{Database: name}})
 }
 
 // DeleteRetentionPolicy removes a policy's shards.
 func (d *Service) DeleteRetentionPolicy(db, name string) error {
-	return d.drop(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_RETENTION_POLICY, Database: db, Name: name})
+	return d.drop(&rpc.DropShardsRequest{What: &rpc.DropShardsRequest_RetentionPolicy{
+		RetentionPolicy: &rpc.DropRetentionPolicy{Database: db, Name: name},
+	}})
 }
 
 // DeleteShard removes all copies of a shard.
 func (d *Service) DeleteShard(id uint64) error {
-	return d.drop(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_SHARD, ShardId: id})
+	return d.drop(&rpc.DropShardsRequest{What: &rpc.DropShardsRequest_ShardId{ShardId: id}})
 }
 
-// drop removes shards from all nodes that are reached. It is no delete: the metadata says that the shards are gone, and a
-// node that was away removes them when it hears of that.
-func (d *Service) drop(r *rpc.ExecuteRequest) error {
+// drop removes shards from all nodes that are reached. It is no delete: the metadata says that the shards are gone,
+// and a node that was away removes them when it hears of that.
+func (d *Service) drop(r *rpc.DropShardsRequest) error {
 	nodes, err := d.others()
 	if err != nil {
 		return err
 	}
-	ran := d.run(nodes, r)
-	d.warn(r, ran.missed)
+	ran := d.on(nodes, func() error { return d.dropShards(r) }, func(ctx context.Context, p peer) (string, error) {
+		resp, err := p.drop(ctx, r)
+		return resp.GetError(), err
+	})
+	old := oldDrop(r)
+	d.warn(old.Kind, old.Database, ran.missed)
 	return ran.err
+}
+
+// dropShards removes this node's copies of shards.
+func (d *Service) dropShards(r *rpc.DropShardsRequest) error {
+	ended, err := d.starting()
+	if err != nil {
+		return err
+	}
+	defer ended()
+	switch what := r.What.(type) {
+	case *rpc.DropShardsRequest_Database:
+		return d.deps.Store.DeleteDatabase(what.Database)
+	case *rpc.DropShardsRequest_RetentionPolicy:
+		return d.deps.Store.DeleteRetentionPolicy(what.RetentionPolicy.GetDatabase(), what.RetentionPolicy.GetName())
+	case *rpc.DropShardsRequest_ShardId:
+		// Not every node has every shard.
+		if err := d.deps.Store.DeleteShard(what.ShardId); !errors.Is(err, tsdb.ErrShardNotFound) {
+			return err
+		}
+		return nil
+	}
+	return errUnknown
+}
+
+// checkDrop refuses what no drop can be; database and policy are folders.
+func checkDrop(r *rpc.DropShardsRequest) error {
+	switch what := r.What.(type) {
+	case *rpc.DropShardsRequest_Database:
+		return checkDatabase(what.Database)
+	case *rpc.DropShardsRequest_RetentionPolicy:
+		if name := what.RetentionPolicy.GetName(); !emeta.ValidName(name) {
+			return fmt.Errorf("invalid retention policy %q", name)
+		}
+		return checkDatabase(what.RetentionPolicy.GetDatabase())
+	case *rpc.DropShardsRequest_ShardId:
+		return nil
+	}
+	return errUnknown
 }

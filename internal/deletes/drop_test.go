@@ -15,10 +15,10 @@ import (
 // shard opens, although the fields have other types since.
 func TestDeleteOfAMeasurementIsOnDisk(t *testing.T) {
 	t.Parallel()
-	for name, r := range map[string]*rpc.ExecuteRequest{
-		"DROP MEASUREMENT": {Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Name: "m"},
-		"DROP SERIES":      {Kind: rpc.ExecuteRequest_DELETE_SERIES, Statement: "DELETE FROM m"},
-		"DELETE WHERE":     {Kind: rpc.ExecuteRequest_DELETE_SERIES, Statement: "DELETE FROM m WHERE time < 50s"},
+	for name, r := range map[string]*rpc.Delete{
+		"DROP MEASUREMENT": {Kind: rpc.Delete_DROP_MEASUREMENT, Name: "m"},
+		"DROP SERIES":      {Kind: rpc.Delete_DELETE_SERIES, Statement: "DELETE FROM m"},
+		"DELETE WHERE":     {Kind: rpc.Delete_DELETE_SERIES, Statement: "DELETE FROM m WHERE time < 50s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -32,8 +32,8 @@ func TestDeleteOfAMeasurementIsOnDisk(t *testing.T) {
 				}
 			}
 			write("f=1")
-			r.Database = db
-			if resp, err := srv.Execute(context.Background(), r); err != nil || resp.Error != "" {
+			r.Database, r.Id = db, "d"
+			if resp, err := srv.RunDelete(context.Background(), &rpc.RunDeleteRequest{Delete: r}); err != nil || resp.Error != "" {
 				t.Fatal(resp, err)
 			}
 			write(`f="x"`)

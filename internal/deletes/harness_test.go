@@ -58,7 +58,8 @@ func newNode(
 	t.Helper()
 	m := replicationtest.Member{Meta: meta, Node: id}
 	clock, journal := replicationtest.Order(t, id)
-	n := &node{Writer: replication.NewWriter(m, s, replicationtest.NoSubscriber{}, pool), Memory: NewMemory(meta), store: s}
+	w := replication.NewWriter(m, s, replicationtest.NoSubscriber{}, pool)
+	n := &node{Writer: w, Memory: NewMemory(meta), store: s}
 	n.WriteTimeout = 5 * time.Second
 	n.Order, n.Deletes = &replication.Order{Clock: clock, Journal: journal}, n.Memory
 	n.with(m, pool, hh)
@@ -83,16 +84,21 @@ func (n *node) Open() error { return errors.Join(n.deletes.Open(), n.Writer.Open
 func (n *node) Close() error { return errors.Join(n.Writer.Close(), n.deletes.Close()) }
 
 func (n *node) server() server {
-	return server{replication.NewServer(n.store, n.Writer, zap.NewNop()), n.deletes.Server()}
+	writes := replication.NewServer(n.store, n.Writer, zap.NewNop())
+	return server{oldServer{writes, n.deletes.OldServer()}, n.deletes.Server()}
 }
 
 // server answers other nodes.
 type server struct {
-	*replication.Server
-	deleteServer
+	oldServer
+	*Server
 }
 
-type deleteServer = Server
+// oldServer is a node of the version before service Deletes.
+type oldServer struct {
+	*replication.Server
+	OldServer
+}
 
 func mustOpen(t testing.TB, n *node) *node {
 	t.Helper()
@@ -105,7 +111,12 @@ func mustOpen(t testing.TB, n *node) *node {
 
 func mustServe(t testing.TB, srv rpc.ReplicationServer) string {
 	t.Helper()
-	return replicationtest.Serve(t, func(s grpc.ServiceRegistrar) { rpc.RegisterReplicationServer(s, srv) })
+	return replicationtest.Serve(t, func(s grpc.ServiceRegistrar) {
+		rpc.RegisterReplicationServer(s, srv)
+		if d, ok := srv.(rpc.DeletesServer); ok {
+			rpc.RegisterDeletesServer(s, d)
+		}
+	})
 }
 
 // testCluster has a node for each state: "ok" or "down" (nothing listens). The first is this node; its state must be
@@ -191,8 +202,8 @@ type gate struct {
 }
 
 func (g *gate) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc.WriteShardResponse, error) {
-	if g.away.Load() {
-		return nil, status.Error(codes.Unavailable, "error while dialing: away")
+	if err := g.gone(); err != nil {
+		return nil, err
 	}
 	if g.hang.Load() {
 		<-ctx.Done()
@@ -201,11 +212,43 @@ func (g *gate) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc.W
 	return g.server.WriteShard(ctx, r)
 }
 
-func (g *gate) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
+func (g *gate) gone() error {
 	if g.away.Load() {
-		return nil, status.Error(codes.Unavailable, "error while dialing: away")
+		return status.Error(codes.Unavailable, "error while dialing: away")
 	}
-	return g.server.Execute(ctx, r)
+	return nil
+}
+
+func (g *gate) AnnounceDelete(
+	ctx context.Context, r *rpc.AnnounceDeleteRequest,
+) (*rpc.AnnounceDeleteResponse, error) {
+	if err := g.gone(); err != nil {
+		return nil, err
+	}
+	return g.server.AnnounceDelete(ctx, r)
+}
+
+func (g *gate) RunDelete(ctx context.Context, r *rpc.RunDeleteRequest) (*rpc.RunDeleteResponse, error) {
+	if err := g.gone(); err != nil {
+		return nil, err
+	}
+	return g.server.RunDelete(ctx, r)
+}
+
+func (g *gate) EndDelete(ctx context.Context, r *rpc.EndDeleteRequest) (*rpc.EndDeleteResponse, error) {
+	if err := g.gone(); err != nil {
+		return nil, err
+	}
+	return g.server.EndDelete(ctx, r)
+}
+
+func (g *gate) EndDeletesBefore(
+	ctx context.Context, r *rpc.EndDeletesBeforeRequest,
+) (*rpc.EndDeletesBeforeResponse, error) {
+	if err := g.gone(); err != nil {
+		return nil, err
+	}
+	return g.server.EndDeletesBefore(ctx, r)
 }
 
 // newGatedCluster has this node and a second one behind a gate.

@@ -1,7 +1,6 @@
 package deletes
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -67,7 +66,9 @@ func TestDeleteByAFieldDoesNotStopTheQueue(t *testing.T) {
 		t.Errorf("the node has %d points, want 2", n)
 	}
 	// What reaches a node directly says the same.
-	_, err := g.server.Execute(context.Background(), &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: `DELETE FROM m WHERE v > 5`, Id: "x"})
+	_, err := g.server.RunDelete(t.Context(), &rpc.RunDeleteRequest{Delete: &rpc.Delete{
+		Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: `DELETE FROM m WHERE v > 5`, Id: "x",
+	}})
 	if status.Code(err) != codes.InvalidArgument {
 		t.Errorf("a node answers %v", err)
 	}

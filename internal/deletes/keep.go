@@ -16,9 +16,9 @@ import (
 	"concord/internal/rpc"
 )
 
-// keep queues a delete for missed nodes, here and on every node that was reached. Here is enough for it not to be lost;
-// the first that reaches a missed node brings it.
-func (d *Service) keep(r *rpc.ExecuteRequest, missed missedNodes, reached []cluster.Node) error {
+// keep queues a delete for missed nodes, here and on every node that was reached. Here is enough for it not to be
+// lost; the first that reaches a missed node brings it.
+func (d *Service) keep(r *rpc.Delete, missed missedNodes, reached []cluster.Node) error {
 	if len(missed) == 0 {
 		return nil
 	}
@@ -36,9 +36,9 @@ func (d *Service) keep(r *rpc.ExecuteRequest, missed missedNodes, reached []clus
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			conn, err := d.deps.Pool.Conn(n.TCPAddr)
+			p, err := d.peer(n)
 			if err == nil {
-				_, err = rpc.NewReplicationClient(conn).Hint(ctx, &rpc.HintRequest{Delete: r, Nodes: ids})
+				err = p.hint(ctx, &rpc.HintDeleteRequest{Delete: r, Nodes: ids})
 			}
 			if err != nil {
 				d.deps.Log.Warn("A data node does not keep a delete for those that miss it",
@@ -51,7 +51,7 @@ func (d *Service) keep(r *rpc.ExecuteRequest, missed missedNodes, reached []clus
 }
 
 // hint keeps a delete for nodes that were not reached, or on which it failed. That may be this one.
-func (d *Service) hint(req *rpc.ExecuteRequest, nodes []uint64) error {
+func (d *Service) hint(req *rpc.Delete, nodes []uint64) error {
 	if d.deps.Handoff == nil {
 		return errors.New("[hinted-handoff] enabled is false")
 	}
@@ -67,9 +67,9 @@ func (d *Service) hint(req *rpc.ExecuteRequest, nodes []uint64) error {
 	return errors.Join(errs...)
 }
 
-// Deliver sends entries of hinted handoff to a node: handoff.Deps.Deliver. The writer sends those that are writes. It is
-// here because queues from before writes had versions have deletes among their writes, which take points out of those
-// before them.
+// Deliver sends entries of hinted handoff to a node: handoff.Deps.Deliver. The writer sends those that are writes. It
+// is here because queues from before writes had versions have deletes among their writes, which take points out of
+// those before them.
 func (d *Service) Deliver(ctx context.Context, node, shard uint64, entries, behind []handoff.Entry) (int, error) {
 	for i := 0; i < len(entries); {
 		if entries[i].Kind == handoff.Delete {
@@ -106,7 +106,7 @@ func (d *Service) behind(shard uint64, lists ...[]handoff.Entry) (out coverings,
 			} else if !ok {
 				return nil, fmt.Errorf("shard %d is not in the metadata", shard)
 			}
-			req := &rpc.ExecuteRequest{}
+			req := &rpc.Delete{}
 			err := proto.Unmarshal(e.Data, req)
 			if err == nil {
 				err = check(req)
@@ -125,7 +125,7 @@ func (d *Service) behind(shard uint64, lists ...[]handoff.Entry) (out coverings,
 }
 
 func (d *Service) deliverDelete(ctx context.Context, node uint64, e handoff.Entry) error {
-	req := &rpc.ExecuteRequest{}
+	req := &rpc.Delete{}
 	err := proto.Unmarshal(e.Data, req)
 	if err == nil {
 		err = check(req)
@@ -136,9 +136,8 @@ func (d *Service) deliverDelete(ctx context.Context, node uint64, e handoff.Entr
 	if req.Bounds != nil {
 		return nil // it took its points out of what was before it
 	}
-	req.Hinted = true
 	if node == d.deps.Meta.NodeID() { // it failed here before
-		err := d.runOnce(req)
+		err := d.runOnce(req, true)
 		if neverRuns(err) {
 			return &handoff.PermanentError{Err: err}
 		}
@@ -148,13 +147,13 @@ func (d *Service) deliverDelete(ctx context.Context, node uint64, e handoff.Entr
 	if !ok {
 		return fmt.Errorf("data node %d is not in the cluster", node)
 	}
-	conn, err := d.deps.Pool.Conn(n.TCPAddr)
+	p, err := d.peer(n)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
 	defer cancel()
-	resp, err := rpc.NewReplicationClient(conn).Execute(ctx, req)
+	resp, err := p.run(ctx, &rpc.RunDeleteRequest{Delete: req, Hinted: true})
 	switch {
 	case status.Code(err) == codes.InvalidArgument:
 		return &handoff.PermanentError{Err: errors.New(rpc.Message(err))}

@@ -100,7 +100,8 @@ func TestWritesOfANodeThatMissesADeleteWait(t *testing.T) {
 	c := newTestCluster(t, "ok", "down")
 	w, _ := c.withHandoff(t, 5*time.Second)
 	s := w.server()
-	if err := w.deletes.hint(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "x"}, []uint64{2}); err != nil {
+	drop := &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "x"}
+	if err := w.deletes.hint(drop, []uint64{2}); err != nil {
 		t.Fatal(err)
 	}
 	r := writeRequest(t, "m v=1 1")
@@ -131,7 +132,7 @@ func TestDeletesInOldQueuesAreKept(t *testing.T) {
 	}
 	drop := func(name string) handoff.Entry {
 		t.Helper()
-		return entry(handoff.Delete, 0, &rpc.ExecuteRequest{
+		return entry(handoff.Delete, 0, &rpc.ExecuteRequest{ // as it was kept then
 			Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: name, ShardId: shardID,
 			Bounds: &rpc.DeleteBounds{RetentionPolicy: policy, Start: 0, End: 1e18},
 		})

@@ -11,9 +11,9 @@ import (
 	"concord/internal/rpc"
 )
 
-// Memory is what this node knows of deletes: which removed points that may still arrive, and which are under way. Writes
-// and repairs ask it. It needs no other part of this package, so that the writer can be made before the Service, which
-// needs the writer.
+// Memory is what this node knows of deletes: which removed points that may still arrive, and which are under way.
+// Writes and repairs ask it. It needs no other part of this package, so that the writer can be made before the
+// Service, which needs the writer.
 type Memory struct {
 	shards   Shards
 	removals removals
@@ -48,21 +48,21 @@ func (m *Memory) BeginWrite(
 }
 
 // Add remembers a delete that ran here, or is about to. Writes that may not know of it have ended when it returns.
-func (m *Memory) Add(r *rpc.ExecuteRequest) { m.removals.add(r) }
+func (m *Memory) Add(r *rpc.Delete) { m.removals.add(r) }
 
 // Forget forgets the deletes with a version below floor: nothing as old arrives any more.
 func (m *Memory) Forget(floor order.Version) { m.removals.forget(floor) }
 
 // announced notes that a delete is about to run.
-func (m *Memory) announced(r *rpc.ExecuteRequest, by announcer) {
+func (m *Memory) announced(r *rpc.Delete, by announcer) {
 	m.counts.begin(r.Database, r.Id, by)
 	m.removals.announce(r, time.Now())
 }
 
 // ended notes that a delete ran wherever it was to run, or will not.
-func (m *Memory) ended(r *rpc.ExecuteRequest) {
-	m.counts.end(r.Database, r.Id, time.Now())
-	m.removals.ended(r.Database, r.Id)
+func (m *Memory) ended(db, id string) {
+	m.counts.end(db, id, time.Now())
+	m.removals.ended(db, id)
 }
 
 // runs notes that a delete runs here, until done is called. Nobody need have announced it.

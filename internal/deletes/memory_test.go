@@ -49,8 +49,8 @@ func TestVersionsDecideWhateverTheOrderOfArrival(t *testing.T) {
 		deletion := func(t *rapid.T) {
 			from := rapid.IntRange(1, 4).Draw(t, "from")
 			to := rapid.IntRange(from, 4).Draw(t, "to")
-			req := &rpc.ExecuteRequest{
-				Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Id: fmt.Sprintf("%s-%d", name, w.deletes.numbers.Add(1)),
+			req := &rpc.Delete{
+				Kind: rpc.Delete_DELETE_SERIES, Database: db, Id: fmt.Sprintf("%s-%d", name, w.deletes.numbers.Add(1)),
 				Statement: fmt.Sprintf("DELETE FROM %s WHERE time >= %d AND time <= %d", name, from, to),
 			}
 			w.removals.announce(req, time.Now())
@@ -58,7 +58,7 @@ func TestVersionsDecideWhateverTheOrderOfArrival(t *testing.T) {
 			for range rapid.IntRange(0, 3).Draw(t, "writes meanwhile") {
 				write(t)
 			}
-			if err := w.deletes.runDelete(req); err != nil {
+			if err := w.deletes.runDelete(req, false); err != nil {
 				rt.Fatal(err)
 			}
 			w.removals.ended(db, req.Id)

@@ -17,7 +17,7 @@ import (
 
 // newerInStore returns the points that a delete covers and that this node has with greater versions. A node that was
 // away gets the delete late, and has writes by then that came after it.
-func (d *Service) newerInStore(r *rpc.ExecuteRequest) (out []acceptedWrite, err error) {
+func (d *Service) newerInStore(r *rpc.Delete) (out []acceptedWrite, err error) {
 	of := &removal{version: order.Version(r.Version), req: r}
 	type write struct {
 		shard   uint64

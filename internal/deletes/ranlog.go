@@ -25,11 +25,12 @@ type RanLog struct {
 
 var (
 	ranBucket     = []byte("ran.v1")     // id -> nanoseconds, 8 bytes big endian
-	removalBucket = []byte("removal.v1") // id -> the delete with its version, an rpc.ExecuteRequest
+	removalBucket = []byte("removal.v1") // id -> the delete with its version, an rpc.Delete
 )
 
 // withoutRanLog is why a damaged log is not set aside unasked: what it says cannot be found out again.
-const withoutRanLog = "to start without, move it away; a delete that other nodes still keep for this one then runs once more, and takes later writes of its time range with it"
+const withoutRanLog = "to start without, move it away; a delete that other nodes still keep for this one then runs " +
+	"once more, and takes later writes of its time range with it"
 
 // OpenRanLog opens the log at path. A delete is remembered for keep, which must
 // be longer than it can wait in hinted handoff.
@@ -78,10 +79,10 @@ func (l *RanLog) purge(now time.Time) error {
 }
 
 // Each calls fn with the deletes that have versions.
-func (l *RanLog) Each(fn func(*rpc.ExecuteRequest)) error {
+func (l *RanLog) Each(fn func(*rpc.Delete)) error {
 	return l.db.View(func(tx *bbolt.Tx) error {
 		return tx.Bucket(removalBucket).ForEach(func(id, v []byte) error {
-			r := &rpc.ExecuteRequest{}
+			r := &rpc.Delete{}
 			err := proto.Unmarshal(v, r)
 			if err == nil {
 				err = check(r)
@@ -105,8 +106,8 @@ func (l *RanLog) Ran(id string) (ran bool) {
 }
 
 // Record remembers that a delete ran; it is on disk when Record returns.
-func (l *RanLog) Record(r *rpc.ExecuteRequest) error {
-	kept := &rpc.ExecuteRequest{
+func (l *RanLog) Record(r *rpc.Delete) error {
+	kept := &rpc.Delete{
 		Kind: r.Kind, Database: r.Database, Name: r.Name, Statement: r.Statement, Id: r.Id, Version: r.Version,
 	}
 	b, err := proto.Marshal(kept)

@@ -26,7 +26,7 @@ func ranFile(t testing.TB, n int) []byte {
 	}
 	l.db.NoSync = true
 	for i := range n {
-		if err := l.Record(&rpc.ExecuteRequest{Id: fmt.Sprintf("%x-%x", 1<<40, i)}); err != nil {
+		if err := l.Record(&rpc.Delete{Id: fmt.Sprintf("%x-%x", 1<<40, i)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -40,7 +40,8 @@ func ranFile(t testing.TB, n int) []byte {
 	return b
 }
 
-// Without the log a delete may run twice, and nothing tells: it is not begun anew unasked, and the error says what to do.
+// Without the log a delete may run twice, and nothing tells: it is not begun anew unasked, and the error says what to
+// do.
 func TestDamagedRanLogIsAnError(t *testing.T) {
 	t.Parallel()
 	whole := ranFile(t, 5)
@@ -86,7 +87,7 @@ func FuzzOpenRanLog(f *testing.F) {
 			return
 		}
 		l.db.NoSync = true
-		if err := l.Record(&rpc.ExecuteRequest{Id: "new"}); err != nil && !errors.Is(err, bbolt.ErrIncompatibleValue) {
+		if err := l.Record(&rpc.Delete{Id: "new"}); err != nil && !errors.Is(err, bbolt.ErrIncompatibleValue) {
 			t.Fatal(err)
 		}
 		if err := l.Close(); err != nil {
@@ -112,7 +113,7 @@ func TestRanLogOutlivesARestart(t *testing.T) {
 	if l.Ran("a") {
 		t.Error("ran before it was recorded")
 	}
-	if err := errors.Join(l.Record(&rpc.ExecuteRequest{Id: "a"}), l.Close()); err != nil {
+	if err := errors.Join(l.Record(&rpc.Delete{Id: "a"}), l.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if l, err = OpenRanLog(path, time.Hour); err != nil {

@@ -36,7 +36,7 @@ type removalsOf struct {
 type removal struct {
 	version order.Version
 	id      string
-	req     *rpc.ExecuteRequest
+	req     *rpc.Delete
 	by      map[string]*covering // by policy
 	byMu    sync.Mutex
 }
@@ -88,7 +88,7 @@ func (r *removals) of(db string) *removalsOf {
 }
 
 // add remembers a delete. Writes that may not know of it have ended when it returns.
-func (r *removals) add(req *rpc.ExecuteRequest) {
+func (r *removals) add(req *rpc.Delete) {
 	names, err := namesOf(req)
 	if err != nil {
 		return // checked when the request came
@@ -162,12 +162,12 @@ func (o *removalsOf) keep(d *removal) {
 }
 
 // namesOf are the measurements of a delete, nil when it may be of any.
-func namesOf(req *rpc.ExecuteRequest) ([]string, error) {
+func namesOf(req *rpc.Delete) ([]string, error) {
 	c, err := newCovering(req, "")
 	if err != nil || c.all || len(c.regexps) > 0 {
 		return nil, err
 	}
-	if req.Kind == rpc.ExecuteRequest_DROP_MEASUREMENT {
+	if req.Kind == rpc.Delete_DROP_MEASUREMENT {
 		return []string{req.Name}, nil
 	}
 	sources, _, err := parseDelete(req.Statement)
@@ -199,7 +199,7 @@ func (o *removalsOf) without(policy string, v order.Version, points []models.Poi
 }
 
 // announce begins to keep what is written and a delete covers, until ended.
-func (r *removals) announce(req *rpc.ExecuteRequest, now time.Time) {
+func (r *removals) announce(req *rpc.Delete, now time.Time) {
 	o := r.of(req.Database)
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -209,7 +209,7 @@ func (r *removals) announce(req *rpc.ExecuteRequest, now time.Time) {
 		}
 	}
 	if o.announced[req.Id] == nil {
-		own := proto.Clone(req).(*rpc.ExecuteRequest) // the caller gives its own the version yet
+		own := proto.Clone(req).(*rpc.Delete) // the caller gives its own the version yet
 		o.announced[req.Id] = &announcedRemoval{removal: removal{id: req.Id, req: own}, until: now.Add(longestDelete)}
 	}
 }
@@ -245,7 +245,7 @@ func (o *removalsOf) wrote(shard uint64, policy string, v order.Version, points 
 }
 
 // newer returns what was written here with a greater version since a delete was announced.
-func (r *removals) newer(req *rpc.ExecuteRequest) []acceptedWrite {
+func (r *removals) newer(req *rpc.Delete) []acceptedWrite {
 	o := r.of(req.Database)
 	o.await() // what is being written now has been noted then
 	o.mu.Lock()

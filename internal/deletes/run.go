@@ -26,8 +26,18 @@ type ranOn struct {
 	err     error          // of all stores
 }
 
-// run runs a statement here and on other nodes, at the same time.
-func (d *Service) run(nodes []cluster.Node, r *rpc.ExecuteRequest) (out ranOn) {
+// run runs a delete here and on other nodes, at the same time.
+func (d *Service) run(nodes []cluster.Node, r *rpc.Delete) ranOn {
+	return d.on(nodes, func() error { return d.runDelete(r, false) }, func(ctx context.Context, p peer) (string, error) {
+		resp, err := p.run(ctx, &rpc.RunDeleteRequest{Delete: r})
+		return resp.GetError(), err
+	})
+}
+
+// on does something here and on other nodes, at the same time. There returns the error of the other node's store.
+func (d *Service) on(
+	nodes []cluster.Node, here func() error, there func(context.Context, peer) (string, error),
+) (out ranOn) {
 	var (
 		wg    sync.WaitGroup
 		mu    sync.Mutex
@@ -42,7 +52,7 @@ func (d *Service) run(nodes []cluster.Node, r *rpc.ExecuteRequest) (out ranOn) {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			ok, err := d.remote(n, r)
+			ok, err := d.remote(n, there)
 			mu.Lock()
 			defer mu.Unlock()
 			if !ok {
@@ -56,7 +66,7 @@ func (d *Service) run(nodes []cluster.Node, r *rpc.ExecuteRequest) (out ranOn) {
 			}
 		}()
 	}
-	err := d.runDelete(r)
+	err := here()
 	wg.Wait()
 	failed(cluster.Node{ID: d.deps.Meta.NodeID()}, err)
 	if out.err = cmp.Or(err, other); err != nil && other != nil {
@@ -65,19 +75,23 @@ func (d *Service) run(nodes []cluster.Node, r *rpc.ExecuteRequest) (out ranOn) {
 	return out
 }
 
-func (d *Service) remote(n cluster.Node, r *rpc.ExecuteRequest) (reached bool, err error) {
-	conn, err := d.deps.Pool.Conn(n.TCPAddr)
+// remote does something on one other node. What the node says of the request, or its store, is an error of a node that
+// was reached.
+func (d *Service) remote(
+	n cluster.Node, there func(context.Context, peer) (string, error),
+) (reached bool, err error) {
+	p, err := d.peer(n)
 	if err != nil {
 		return false, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), deleteTimeout)
 	defer cancel()
-	resp, err := rpc.NewReplicationClient(conn).Execute(ctx, r)
+	failed, err := there(ctx, p)
 	if err != nil {
 		return status.Code(err) == codes.InvalidArgument, errors.New(rpc.Message(err))
 	}
-	if resp.Error != "" {
-		return true, errors.New(resp.Error)
+	if failed != "" {
+		return true, errors.New(failed)
 	}
 	return true, nil
 }
@@ -86,29 +100,35 @@ func (d *Service) remote(n cluster.Node, r *rpc.ExecuteRequest) (reached bool, e
 func (d *Service) ran(id string) bool { return d.deps.Ran != nil && d.deps.Ran.Ran(id) }
 
 // runOnce is runDelete, unless the delete ran here or runs: several nodes may bring the same one.
-func (d *Service) runOnce(r *rpc.ExecuteRequest) error {
+func (d *Service) runOnce(r *rpc.Delete, hinted bool) error {
 	_, err, _ := d.running.Do(r.Id, func() (any, error) {
 		if d.ran(r.Id) {
 			return nil, nil
 		}
-		return nil, d.runDelete(r)
+		return nil, d.runDelete(r, hinted)
 	})
 	return err
 }
 
-// runDelete runs a delete or a drop on this node's store, and remembers a delete. Close waits for it.
-func (d *Service) runDelete(r *rpc.ExecuteRequest) (err error) {
+// starting returns when a delete or a drop may begin on this node's store. Close waits until it ended.
+func (d *Service) starting() (ended func(), err error) {
 	d.mu.RLock()
+	defer d.mu.RUnlock()
 	if !d.opened {
-		d.mu.RUnlock()
-		return errors.New("this node is starting or shutting down")
+		return nil, errors.New("this node is starting or shutting down")
 	}
 	d.wg.Add(1)
-	d.mu.RUnlock()
-	defer d.wg.Done()
-	if !isDelete(r.Kind) {
-		return execute(d.deps.Store, r)
+	return d.wg.Done, nil
+}
+
+// runDelete runs a delete on this node's store, and remembers it. Hinted is for one that waited in hinted handoff, and
+// comes late.
+func (d *Service) runDelete(r *rpc.Delete, hinted bool) (err error) {
+	ended, err := d.starting()
+	if err != nil {
+		return err
 	}
+	defer ended()
 	defer func() {
 		if err != nil {
 			d.deps.Failed(r.Database, err)
@@ -122,7 +142,7 @@ func (d *Service) runDelete(r *rpc.ExecuteRequest) (err error) {
 	d.deps.Memory.removals.announce(r, time.Now())
 	d.deps.Memory.Add(r)
 	var newer []acceptedWrite
-	if r.Hinted {
+	if hinted {
 		if newer, err = d.newerInStore(r); err != nil {
 			return err
 		}
@@ -141,32 +161,19 @@ func (d *Service) runDelete(r *rpc.ExecuteRequest) (err error) {
 	return d.deps.Ran.Record(r)
 }
 
-func execute(store *tsdb.Store, r *rpc.ExecuteRequest) error {
-	switch r.Kind {
-	case rpc.ExecuteRequest_DELETE_SERIES:
-		sources, cond, err := parseDelete(r.Statement)
-		if err != nil {
-			return err
-		}
-		return durably(store, r.Database, func() error {
-			return store.DeleteSeries(r.Database, sources, influxql.CloneExpr(cond))
-		})
-	case rpc.ExecuteRequest_DROP_MEASUREMENT:
+func execute(store *tsdb.Store, r *rpc.Delete) error {
+	if r.Kind == rpc.Delete_DROP_MEASUREMENT {
 		return durably(store, r.Database, func() error {
 			return store.DeleteMeasurement(r.Database, r.Name)
 		})
-	case rpc.ExecuteRequest_DROP_DATABASE:
-		return store.DeleteDatabase(r.Database)
-	case rpc.ExecuteRequest_DROP_RETENTION_POLICY:
-		return store.DeleteRetentionPolicy(r.Database, r.Name)
-	case rpc.ExecuteRequest_DROP_SHARD:
-		// Not every node has every shard.
-		if err := store.DeleteShard(r.ShardId); !errors.Is(err, tsdb.ErrShardNotFound) {
-			return err
-		}
-		return nil
 	}
-	return fmt.Errorf("unknown statement %v", r.Kind)
+	sources, cond, err := parseDelete(r.Statement)
+	if err != nil {
+		return err
+	}
+	return durably(store, r.Database, func() error {
+		return store.DeleteSeries(r.Database, sources, influxql.CloneExpr(cond))
+	})
 }
 
 // durably runs a delete of points so that nothing of it comes back: neither points from a cache snapshot, nor, after

@@ -2,6 +2,7 @@ package deletes
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -11,56 +12,49 @@ import (
 )
 
 // Server does what other nodes ask of this one.
-type Server struct{ d *Service }
+type Server struct {
+	rpc.UnimplementedDeletesServer
+	d *Service
+}
 
 // Server returns the server for other nodes.
-func (d *Service) Server() Server { return Server{d} }
+func (d *Service) Server() *Server { return &Server{d: d} }
 
-// Execute runs a statement on this node's store alone.
-func (s Server) Execute(_ context.Context, r *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
-	s.d.heard(r.Version) // what comes after the delete has a greater one
-	if r.AnnounceOnly && r.Ended && r.Id == "" && r.SenderNode != 0 {
-		s.d.deps.Memory.restarted(r.SenderNode, r.Started)
-		return &rpc.ExecuteResponse{}, nil
+// AnnounceDelete begins to keep what is written here and a delete covers.
+func (s *Server) AnnounceDelete(
+	_ context.Context, r *rpc.AnnounceDeleteRequest,
+) (*rpc.AnnounceDeleteResponse, error) {
+	s.d.heard(r.Clock) // what comes after the delete has a greater one
+	if err := valid(r.Delete); err != nil {
+		return nil, err
 	}
-	if err := check(r); err != nil {
-		return nil, status.Errorf(codes.InvalidArgument, "%v: %v", r.Kind, err)
-	}
-	if r.Bounds != nil {
-		return &rpc.ExecuteResponse{}, nil // it concerned what waited before it in the queue of its sender
-	}
-	deletes := isDelete(r.Kind) && r.Id != ""
-	switch {
-	case r.AnnounceOnly && !deletes:
-		return &rpc.ExecuteResponse{}, nil
-	case r.AnnounceOnly && r.Ended:
-		s.d.deps.Memory.ended(r)
-		return &rpc.ExecuteResponse{}, nil
-	case r.AnnounceOnly:
-		s.d.deps.Memory.announced(r, announcer{time.Now(), r.SenderNode, r.Started})
-	case deletes:
-		return s.ran(s.d.runOnce(r))
-	default:
-		return s.ran(s.d.runDelete(r))
-	}
-	return &rpc.ExecuteResponse{Clock: s.d.now()}, nil
+	s.d.deps.Memory.announced(r.Delete, announcer{time.Now(), r.SenderNode, r.Started})
+	return &rpc.AnnounceDeleteResponse{Clock: s.d.now()}, nil
 }
 
-// ran is the answer to a statement that ran here.
-func (s Server) ran(err error) (*rpc.ExecuteResponse, error) {
+// RunDelete runs a delete, unless it ran here.
+func (s *Server) RunDelete(_ context.Context, r *rpc.RunDeleteRequest) (*rpc.RunDeleteResponse, error) {
+	s.d.heard(r.GetDelete().GetVersion())
+	if err := valid(r.Delete); err != nil {
+		return nil, err
+	}
+	failed, err := s.ran(s.d.runOnce(r.Delete, r.Hinted))
+	return &rpc.RunDeleteResponse{Error: failed}, err
+}
+
+// ran returns the error of the store, as data unless the delete meets it each time.
+func (s *Server) ran(err error) (failed string, _ error) {
 	if neverRuns(err) {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
+		return "", status.Error(codes.InvalidArgument, err.Error())
+	} else if err != nil {
+		return err.Error(), nil
 	}
-	out := &rpc.ExecuteResponse{Clock: s.d.now()}
-	if err != nil {
-		out.Error = err.Error()
-	}
-	return out, nil
+	return "", nil
 }
 
-// Hint keeps a delete for nodes that its sender did not reach.
-func (s Server) Hint(_ context.Context, r *rpc.HintRequest) (*rpc.HintResponse, error) {
-	if r.Delete == nil || !isDelete(r.Delete.Kind) {
+// HintDelete keeps a delete for nodes that its sender did not reach.
+func (s *Server) HintDelete(_ context.Context, r *rpc.HintDeleteRequest) (*rpc.HintDeleteResponse, error) {
+	if r.Delete == nil {
 		return nil, status.Error(codes.InvalidArgument, "a hint needs a delete")
 	} else if err := check(r.Delete); err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "%v: %v", r.Delete.Kind, err)
@@ -68,5 +62,46 @@ func (s Server) Hint(_ context.Context, r *rpc.HintRequest) (*rpc.HintResponse, 
 	if err := s.d.hint(r.Delete, r.Nodes); err != nil {
 		return nil, status.Error(codes.ResourceExhausted, err.Error())
 	}
-	return &rpc.HintResponse{}, nil
+	return &rpc.HintDeleteResponse{}, nil
+}
+
+// EndDelete takes it that a delete has ended.
+func (s *Server) EndDelete(_ context.Context, r *rpc.EndDeleteRequest) (*rpc.EndDeleteResponse, error) {
+	s.d.heard(r.Version)
+	if checkDatabase(r.Database) != nil || r.Id == "" {
+		return nil, status.Error(codes.InvalidArgument, "the end of a delete needs its database and its ID")
+	}
+	s.d.deps.Memory.ended(r.Database, r.Id)
+	return &rpc.EndDeleteResponse{}, nil
+}
+
+// EndDeletesBefore takes it that the deletes have ended which a node announced before it started.
+func (s *Server) EndDeletesBefore(
+	_ context.Context, r *rpc.EndDeletesBeforeRequest,
+) (*rpc.EndDeletesBeforeResponse, error) {
+	s.d.deps.Memory.restarted(r.SenderNode, r.Started)
+	return &rpc.EndDeletesBeforeResponse{}, nil
+}
+
+// DropShards removes this node's copies of shards.
+func (s *Server) DropShards(_ context.Context, r *rpc.DropShardsRequest) (*rpc.DropShardsResponse, error) {
+	if err := checkDrop(r); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "drop shards: %v", err)
+	}
+	if err := s.d.dropShards(r); err != nil {
+		return &rpc.DropShardsResponse{Error: err.Error()}, nil
+	}
+	return &rpc.DropShardsResponse{}, nil
+}
+
+// valid refuses what no delete can be.
+func valid(r *rpc.Delete) error {
+	err := check(r)
+	if err == nil && r.Id == "" {
+		err = errors.New("no ID")
+	}
+	if err != nil {
+		return status.Errorf(codes.InvalidArgument, "%v: %v", r.GetKind(), err)
+	}
+	return nil
 }

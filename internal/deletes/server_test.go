@@ -13,6 +13,39 @@ import (
 func TestMalformedDeletesHaveNoEffect(t *testing.T) {
 	s := mustStore(t)
 	srv := serverOf(t, s)
+	for _, r := range []*rpc.Delete{
+		{Database: db, Id: "d"}, {Kind: 99, Database: db, Id: "d"},
+		{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Id: "d"},
+		{Kind: rpc.Delete_DROP_MEASUREMENT, Database: "..", Name: "m", Id: "d"},
+		{Kind: rpc.Delete_DELETE_SERIES, Database: db, Id: "d", Statement: "DROP DATABASE db0"},
+		{Kind: rpc.Delete_DELETE_SERIES, Database: db, Id: "d", Statement: "DELETE FROM a; DELETE FROM b"},
+		{Kind: rpc.Delete_DELETE_SERIES, Database: db, Id: "d", Statement: "DELETE FR"}, nil,
+	} {
+		_, err := srv.RunDelete(t.Context(), &rpc.RunDeleteRequest{Delete: r})
+		_, announced := srv.AnnounceDelete(t.Context(), &rpc.AnnounceDeleteRequest{Delete: r})
+		_, kept := srv.HintDelete(t.Context(), &rpc.HintDeleteRequest{Delete: r, Nodes: []uint64{1}})
+		for _, err := range []error{err, announced, kept} {
+			if status.Code(err) != codes.InvalidArgument {
+				t.Errorf("%v: %v", r, err)
+			}
+		}
+	}
+	nameless := &rpc.RunDeleteRequest{Delete: &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m"}}
+	if _, err := srv.RunDelete(t.Context(), nameless); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a delete without an ID: %v", err)
+	}
+	for _, r := range []*rpc.DropShardsRequest{
+		{}, {What: &rpc.DropShardsRequest_Database{}}, {What: &rpc.DropShardsRequest_Database{Database: ".."}},
+		{What: &rpc.DropShardsRequest_RetentionPolicy{}},
+		{What: &rpc.DropShardsRequest_RetentionPolicy{RetentionPolicy: &rpc.DropRetentionPolicy{Database: db}}},
+		{What: &rpc.DropShardsRequest_RetentionPolicy{
+			RetentionPolicy: &rpc.DropRetentionPolicy{Database: db, Name: "../db1"},
+		}},
+	} {
+		if _, err := srv.DropShards(t.Context(), r); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%v: %v", r, err)
+		}
+	}
 	for _, req := range []*rpc.ExecuteRequest{
 		{Database: db}, {Kind: 99, Database: db}, {Kind: rpc.ExecuteRequest_DROP_DATABASE}, {Kind: rpc.ExecuteRequest_DROP_DATABASE, Database: ".."},
 		{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db}, {Kind: rpc.ExecuteRequest_DROP_RETENTION_POLICY, Database: db, Name: "../db1"},

@@ -113,8 +113,8 @@ func (d *Service) Open() error {
 	return nil
 }
 
-// Close refuses new deletes and waits for those that run here: the engine's store hangs for ever when it is closed while
-// series are dropped.
+// Close refuses new deletes and waits for those that run here: the engine's store hangs for ever when it is closed
+// while series are dropped.
 func (d *Service) Close() error {
 	d.mu.Lock()
 	if d.opened {
@@ -136,12 +136,12 @@ func (d *Service) DeleteSeries(db string, sources []influxql.Source, cond influx
 	if err != nil {
 		return err
 	}
-	return d.everywhere(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: text})
+	return d.everywhere(&rpc.Delete{Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: text})
 }
 
 // DeleteMeasurement runs DROP MEASUREMENT.
 func (d *Service) DeleteMeasurement(db, name string) error {
-	return d.everywhere(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: name})
+	return d.everywhere(&rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: name})
 }
 
 // others are the other data nodes. The error says that this node is in no cluster.
@@ -150,12 +150,13 @@ func (d *Service) others() ([]cluster.Node, error) {
 	if self == 0 {
 		return nil, errNotJoined
 	}
-	return slices.DeleteFunc(slices.Clone(d.deps.Meta.DataNodes()), func(n cluster.Node) bool { return n.ID == self }), nil
+	nodes := slices.Clone(d.deps.Meta.DataNodes())
+	return slices.DeleteFunc(nodes, func(n cluster.Node) bool { return n.ID == self }), nil
 }
 
 // everywhere runs a delete on all nodes. It is announced first, kept for nodes that do not hear of it, and only then
 // run; a node that is lost in between has it kept then.
-func (d *Service) everywhere(r *rpc.ExecuteRequest) error {
+func (d *Service) everywhere(r *rpc.Delete) error {
 	nodes, err := d.others()
 	if err != nil {
 		return err
@@ -177,9 +178,9 @@ func (d *Service) everywhere(r *rpc.ExecuteRequest) error {
 	if err := d.keep(r, missed, heard); err != nil {
 		return fmt.Errorf("the delete cannot be kept for %s, and was not run: %w", missed, err)
 	}
-	d.warn(r, missed)
+	d.warn(r.Kind, r.Database, missed)
 	ran := d.run(heard, r)
-	d.warn(r, ran.missed)
+	d.warn(r.Kind, r.Database, ran.missed)
 	kept := d.keep(r, slices.Concat(ran.missed, ran.failed), ran.reached)
 	switch {
 	case ran.err != nil && len(ran.failed) > 0 && kept == nil:
@@ -192,10 +193,10 @@ func (d *Service) everywhere(r *rpc.ExecuteRequest) error {
 }
 
 // withoutHandoff runs a delete on all nodes when nobody could keep it for one that is away.
-func (d *Service) withoutHandoff(nodes []cluster.Node, r *rpc.ExecuteRequest) error {
+func (d *Service) withoutHandoff(nodes []cluster.Node, r *rpc.Delete) error {
 	r.Version = d.version()
 	ran := d.run(nodes, r)
-	d.warn(r, ran.missed)
+	d.warn(r.Kind, r.Database, ran.missed)
 	if len(ran.missed) > 0 && ran.err == nil {
 		return fmt.Errorf("the delete did not reach %s; all other nodes have it: run it again when the node is back",
 			ran.missed)
@@ -236,9 +237,9 @@ func (m missedNodes) String() string {
 	return strings.Join(out, ", ")
 }
 
-func (d *Service) warn(r *rpc.ExecuteRequest, missed missedNodes) {
+func (d *Service) warn(kind fmt.Stringer, database string, missed missedNodes) {
 	if len(missed) > 0 {
-		d.deps.Log.Warn("A delete did not reach every node", zap.Stringer("kind", r.Kind), zap.String("database", r.Database),
+		d.deps.Log.Warn("A delete did not reach every node", zap.Stringer("kind", kind), zap.String("database", database),
 			zap.Stringer("missed", missed))
 	}
 }

@@ -30,12 +30,12 @@ func storeWith(t *testing.T, points string) *tsdb.Store {
 // and after a restart.
 func TestDeleteWaitsForCacheSnapshot(t *testing.T) {
 	t.Parallel()
-	for name, req := range map[string]*rpc.ExecuteRequest{
-		"delete": {Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: "DELETE FROM cpu WHERE time >= 0"},
-		"series": {Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: "DELETE FROM cpu"},
-		"bounded": {Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: "DELETE FROM cpu", ShardId: shardID,
+	for name, req := range map[string]*rpc.Delete{
+		"delete": {Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: "DELETE FROM cpu WHERE time >= 0"},
+		"series": {Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: "DELETE FROM cpu"},
+		"bounded": {Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: "DELETE FROM cpu",
 			Bounds: &rpc.DeleteBounds{RetentionPolicy: policy, Start: 0, End: 1 << 60}},
-		"measurement": {Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "cpu"},
+		"measurement": {Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "cpu"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -17,37 +17,34 @@ import (
 
 var everyName = regexp.MustCompile(`.*`)
 
-// isDelete tells statements that remove points from those that remove shards
-// together with their metadata.
-func isDelete(k rpc.ExecuteRequest_Kind) bool {
-	return k == rpc.ExecuteRequest_DELETE_SERIES || k == rpc.ExecuteRequest_DROP_MEASUREMENT
-}
+var errUnknown = errors.New("unknown statement")
 
-// check refuses what no statement can be; database and policy become folders.
-func check(r *rpc.ExecuteRequest) error {
-	if r.Kind != rpc.ExecuteRequest_DROP_SHARD && !emeta.ValidName(r.Database) {
-		return fmt.Errorf("invalid database %q", r.Database)
+// check refuses what no delete can be; the database is a folder.
+func check(r *rpc.Delete) error {
+	if err := checkDatabase(r.GetDatabase()); err != nil {
+		return err
 	}
 	switch r.Kind {
-	case rpc.ExecuteRequest_DELETE_SERIES:
+	case rpc.Delete_DELETE_SERIES:
 		return checkDelete(r)
-	case rpc.ExecuteRequest_DROP_RETENTION_POLICY:
-		if !emeta.ValidName(r.Name) {
-			return fmt.Errorf("invalid retention policy %q", r.Name)
-		}
-	case rpc.ExecuteRequest_DROP_MEASUREMENT:
+	case rpc.Delete_DROP_MEASUREMENT:
 		if r.Name == "" {
 			return errors.New("no measurement")
 		}
-	case rpc.ExecuteRequest_DROP_DATABASE, rpc.ExecuteRequest_DROP_SHARD:
-	default:
-		return errors.New("unknown statement")
+		return nil
+	}
+	return errUnknown
+}
+
+func checkDatabase(name string) error {
+	if !emeta.ValidName(name) {
+		return fmt.Errorf("invalid database %q", name)
 	}
 	return nil
 }
 
 // checkDelete refuses what every store refuses: such a delete would wait for ever in a queue.
-func checkDelete(r *rpc.ExecuteRequest) error {
+func checkDelete(r *rpc.Delete) error {
 	sources, _, err := parseDelete(r.Statement)
 	if err != nil {
 		return err
@@ -56,7 +53,8 @@ func checkDelete(r *rpc.ExecuteRequest) error {
 		return err
 	}
 	for _, s := range sources { // of type Measurement, says newCovering
-		if want, got := sources[0].(*influxql.Measurement).RetentionPolicy, s.(*influxql.Measurement).RetentionPolicy; got != want {
+		want, got := sources[0].(*influxql.Measurement).RetentionPolicy, s.(*influxql.Measurement).RetentionPolicy
+		if got != want {
 			return fmt.Errorf("mixed retention policies not supported, wanted %q got %q", want, got)
 		}
 	}

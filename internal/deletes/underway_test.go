@@ -14,14 +14,12 @@ type slowDelete struct {
 	let chan struct{}
 }
 
-func (s *slowDelete) Execute(ctx context.Context, r *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
-	if !r.AnnounceOnly {
-		select {
-		case <-s.let:
-		case <-ctx.Done():
-		}
+func (s *slowDelete) RunDelete(ctx context.Context, r *rpc.RunDeleteRequest) (*rpc.RunDeleteResponse, error) {
+	select {
+	case <-s.let:
+	case <-ctx.Done():
 	}
-	return s.server.Execute(ctx, r)
+	return s.server.RunDelete(ctx, r)
 }
 
 // A node that has run a delete must not take, by a repair or a copy, what one has that has yet to run it.
@@ -98,7 +96,7 @@ func TestEndOfADeleteIsToldUntilItIsHeard(t *testing.T) {
 	g.server = other.server()
 	w, _ := c.withHandoff(t, 5*time.Second)
 	d := w.deletes
-	r := &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"}
+	r := &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"}
 	if _, _, err := d.announce(c.meta.DataNodes()[1:], r); err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +156,7 @@ func TestRunningDeleteIsUnderWay(t *testing.T) {
 	writing.RLock() // by a write, for which the delete waits
 	done := make(chan error, 1)
 	go func() {
-		done <- w.deletes.runDelete(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"})
+		done <- w.deletes.runDelete(&rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"}, false)
 	}()
 	held := func() bool {
 		release, ok := w.HoldDeletes(shardID, w.DeletesSeen(shardID))

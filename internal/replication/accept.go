@@ -24,8 +24,8 @@ var errBehind = errors.New("the owner has newer values of some of the points")
 
 // accept writes points to this node's copy of a shard, unless the copy has newer values or a newer delete removes
 // them. A write that is late, be it out of hinted handoff, is written without such points. Any other one whose client
-// has no answer yet is not written at all: the error is errBehind. A write without a version is of a node of a previous
-// version of this program: a late one is older than all, and another one the newest.
+// has no answer yet is not written at all: the error is errBehind. A write without a version is of a node of a
+// previous version of this program: a late one is older than all, and another one the newest.
 func (w *Writer) accept(
 	ctx tsdb.WriteContext, shard uint64, db, policy string, v order.Version, late bool, points []models.Point,
 ) error {

@@ -44,8 +44,8 @@ func TestWriteBehindTheOwnerIsNotWritten(t *testing.T) {
 	}
 	remembered := deletes.NewMemory(c.meta)
 	w.Deletes = remembered
-	remembered.Add(&rpc.ExecuteRequest{
-		Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "d", Version: 2000,
+	remembered.Add(&rpc.Delete{
+		Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "d", Version: 2000,
 	})
 	if err := accept(1500, false, "m v=3 3"); !errors.Is(err, errBehind) {
 		t.Errorf("error is %v, want %v", err, errBehind)

@@ -25,7 +25,7 @@ func TestFloorStandsStillWhileSomethingWaits(t *testing.T) {
 		e, m := handoff.Entry{Kind: handoff.Write}, proto.Message(&rpc.WriteShardRequest{ShardId: shardID, Database: db})
 		if shard == handoff.WholeDatabase {
 			e.Kind = handoff.Delete
-			m = &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"}
+			m = &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"}
 		}
 		var err error
 		if e.Data, err = proto.Marshal(m); err != nil {

@@ -56,9 +56,9 @@ func (w *Writer) holdsDeletes(node uint64) bool {
 	return w.Handoff != nil && w.Handoff.Pending(node, handoff.WholeDatabase)
 }
 
-// DeliverWrites sends entries of hinted handoff that are writes to a node, as one, and returns how many of them the node
-// has. Removed returns which points of a write with a version are left out, nil for none. When they cannot be sent as
-// one for what one of them holds, the first is tried alone, to find it.
+// DeliverWrites sends entries of hinted handoff that are writes to a node, as one, and returns how many of them the
+// node has. Removed returns which points of a write with a version are left out, nil for none. When they cannot be
+// sent as one for what one of them holds, the first is tried alone, to find it.
 func (w *Writer) DeliverWrites(
 	ctx context.Context, node uint64, entries []handoff.Entry, removed func(version uint64) func(models.Point) bool,
 ) (int, error) {

@@ -81,6 +81,55 @@ func (ExecuteRequest_Kind) EnumDescriptor() ([]byte, []int) {
 	return file_concord_proto_rawDescGZIP(), []int{14, 0}
 }
 
+type Delete_Kind int32
+
+const (
+	Delete_UNKNOWN          Delete_Kind = 0
+	Delete_DELETE_SERIES    Delete_Kind = 1 // statement: DROP SERIES / DELETE as InfluxQL text
+	Delete_DROP_MEASUREMENT Delete_Kind = 2 // name
+)
+
+// Enum value maps for Delete_Kind.
+var (
+	Delete_Kind_name = map[int32]string{
+		0: "UNKNOWN",
+		1: "DELETE_SERIES",
+		2: "DROP_MEASUREMENT",
+	}
+	Delete_Kind_value = map[string]int32{
+		"UNKNOWN":          0,
+		"DELETE_SERIES":    1,
+		"DROP_MEASUREMENT": 2,
+	}
+)
+
+func (x Delete_Kind) Enum() *Delete_Kind {
+	p := new(Delete_Kind)
+	*p = x
+	return p
+}
+
+func (x Delete_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Delete_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_concord_proto_enumTypes[1].Descriptor()
+}
+
+func (Delete_Kind) Type() protoreflect.EnumType {
+	return &file_concord_proto_enumTypes[1]
+}
+
+func (x Delete_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Delete_Kind.Descriptor instead.
+func (Delete_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{18, 0}
+}
+
 type IdentifyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	JoinCluster   uint64                 `protobuf:"varint,1,opt,name=join_cluster,json=joinCluster,proto3" json:"join_cluster,omitempty"` // the cluster that the node is to join, 0 for none
@@ -1002,6 +1051,7 @@ func (x *FieldType) GetType() int32 {
 	return 0
 }
 
+// ExecuteRequest is every call of service Deletes in one, for nodes of the version before it.
 type ExecuteRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Kind      ExecuteRequest_Kind    `protobuf:"varint,1,opt,name=kind,proto3,enum=concord.v1.ExecuteRequest_Kind" json:"kind,omitempty"`
@@ -1148,66 +1198,6 @@ func (x *ExecuteRequest) GetBounds() *DeleteBounds {
 	return nil
 }
 
-type DeleteBounds struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	RetentionPolicy string                 `protobuf:"bytes,1,opt,name=retention_policy,json=retentionPolicy,proto3" json:"retention_policy,omitempty"`
-	Start           int64                  `protobuf:"varint,2,opt,name=start,proto3" json:"start,omitempty"` // nanoseconds, [start, end)
-	End             int64                  `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
-}
-
-func (x *DeleteBounds) Reset() {
-	*x = DeleteBounds{}
-	mi := &file_concord_proto_msgTypes[15]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *DeleteBounds) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*DeleteBounds) ProtoMessage() {}
-
-func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[15]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use DeleteBounds.ProtoReflect.Descriptor instead.
-func (*DeleteBounds) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{15}
-}
-
-func (x *DeleteBounds) GetRetentionPolicy() string {
-	if x != nil {
-		return x.RetentionPolicy
-	}
-	return ""
-}
-
-func (x *DeleteBounds) GetStart() int64 {
-	if x != nil {
-		return x.Start
-	}
-	return 0
-}
-
-func (x *DeleteBounds) GetEnd() int64 {
-	if x != nil {
-		return x.End
-	}
-	return 0
-}
-
 type ExecuteResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Error         string                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
@@ -1218,7 +1208,7 @@ type ExecuteResponse struct {
 
 func (x *ExecuteResponse) Reset() {
 	*x = ExecuteResponse{}
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1220,7 @@ func (x *ExecuteResponse) String() string {
 func (*ExecuteResponse) ProtoMessage() {}
 
 func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1233,7 @@ func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecuteResponse.ProtoReflect.Descriptor instead.
 func (*ExecuteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ExecuteResponse) GetError() string {
@@ -1260,94 +1250,6 @@ func (x *ExecuteResponse) GetClock() uint64 {
 	return 0
 }
 
-type HintRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Delete        *ExecuteRequest        `protobuf:"bytes,1,opt,name=delete,proto3" json:"delete,omitempty"`
-	Nodes         []uint64               `protobuf:"varint,2,rep,packed,name=nodes,proto3" json:"nodes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *HintRequest) Reset() {
-	*x = HintRequest{}
-	mi := &file_concord_proto_msgTypes[17]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *HintRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*HintRequest) ProtoMessage() {}
-
-func (x *HintRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[17]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use HintRequest.ProtoReflect.Descriptor instead.
-func (*HintRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{17}
-}
-
-func (x *HintRequest) GetDelete() *ExecuteRequest {
-	if x != nil {
-		return x.Delete
-	}
-	return nil
-}
-
-func (x *HintRequest) GetNodes() []uint64 {
-	if x != nil {
-		return x.Nodes
-	}
-	return nil
-}
-
-type HintResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *HintResponse) Reset() {
-	*x = HintResponse{}
-	mi := &file_concord_proto_msgTypes[18]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *HintResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*HintResponse) ProtoMessage() {}
-
-func (x *HintResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[18]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use HintResponse.ProtoReflect.Descriptor instead.
-func (*HintResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{18}
-}
-
 type ReceivedRequest struct {
 	state         protoimpl.MessageState   `protogen:"open.v1"`
 	Sender        uint64                   `protobuf:"varint,1,opt,name=sender,proto3" json:"sender,omitempty"` // the process, as in WriteShardRequest
@@ -1359,7 +1261,7 @@ type ReceivedRequest struct {
 
 func (x *ReceivedRequest) Reset() {
 	*x = ReceivedRequest{}
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1371,7 +1273,7 @@ func (x *ReceivedRequest) String() string {
 func (*ReceivedRequest) ProtoMessage() {}
 
 func (x *ReceivedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1384,7 +1286,7 @@ func (x *ReceivedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedRequest.ProtoReflect.Descriptor instead.
 func (*ReceivedRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReceivedRequest) GetSender() uint64 {
@@ -1416,7 +1318,7 @@ type ReceivedResponse struct {
 
 func (x *ReceivedResponse) Reset() {
 	*x = ReceivedResponse{}
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1330,7 @@ func (x *ReceivedResponse) String() string {
 func (*ReceivedResponse) ProtoMessage() {}
 
 func (x *ReceivedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1343,838 @@ func (x *ReceivedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedResponse.ProtoReflect.Descriptor instead.
 func (*ReceivedResponse) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{17}
+}
+
+// Delete is also what hinted handoff and the log of deletes keep.
+type Delete struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The numbers are those of ExecuteRequest, so that what an earlier version kept is read as a Delete.
+	Kind      Delete_Kind `protobuf:"varint,1,opt,name=kind,proto3,enum=concord.v1.Delete_Kind" json:"kind,omitempty"`
+	Database  string      `protobuf:"bytes,2,opt,name=database,proto3" json:"database,omitempty"`
+	Name      string      `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Statement string      `protobuf:"bytes,4,opt,name=statement,proto3" json:"statement,omitempty"`
+	Id        string      `protobuf:"bytes,7,opt,name=id,proto3" json:"id,omitempty"`             // the same wherever and however often it arrives
+	Version   uint64      `protobuf:"varint,16,opt,name=version,proto3" json:"version,omitempty"` // as in WriteShardRequest: what is older is deleted, whenever it arrives
+	// bounds are of a node without versions. Such a delete waits behind the writes of one shard in a hinted handoff queue,
+	// takes points out of these, and does nothing else.
+	Bounds        *DeleteBounds `protobuf:"bytes,6,opt,name=bounds,proto3" json:"bounds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Delete) Reset() {
+	*x = Delete{}
+	mi := &file_concord_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Delete) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Delete) ProtoMessage() {}
+
+func (x *Delete) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Delete.ProtoReflect.Descriptor instead.
+func (*Delete) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Delete) GetKind() Delete_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Delete_UNKNOWN
+}
+
+func (x *Delete) GetDatabase() string {
+	if x != nil {
+		return x.Database
+	}
+	return ""
+}
+
+func (x *Delete) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Delete) GetStatement() string {
+	if x != nil {
+		return x.Statement
+	}
+	return ""
+}
+
+func (x *Delete) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Delete) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Delete) GetBounds() *DeleteBounds {
+	if x != nil {
+		return x.Bounds
+	}
+	return nil
+}
+
+type DeleteBounds struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	RetentionPolicy string                 `protobuf:"bytes,1,opt,name=retention_policy,json=retentionPolicy,proto3" json:"retention_policy,omitempty"`
+	Start           int64                  `protobuf:"varint,2,opt,name=start,proto3" json:"start,omitempty"` // nanoseconds, [start, end)
+	End             int64                  `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *DeleteBounds) Reset() {
+	*x = DeleteBounds{}
+	mi := &file_concord_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteBounds) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteBounds) ProtoMessage() {}
+
+func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteBounds.ProtoReflect.Descriptor instead.
+func (*DeleteBounds) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *DeleteBounds) GetRetentionPolicy() string {
+	if x != nil {
+		return x.RetentionPolicy
+	}
+	return ""
+}
+
+func (x *DeleteBounds) GetStart() int64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *DeleteBounds) GetEnd() int64 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
+type AnnounceDeleteRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Delete        *Delete                `protobuf:"bytes,1,opt,name=delete,proto3" json:"delete,omitempty"` // without a version yet
+	SenderNode    uint64                 `protobuf:"varint,2,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
+	Started       uint64                 `protobuf:"varint,3,opt,name=started,proto3" json:"started,omitempty"` // when the process of the sender did, nanoseconds
+	Clock         uint64                 `protobuf:"varint,4,opt,name=clock,proto3" json:"clock,omitempty"`     // of the sender
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnnounceDeleteRequest) Reset() {
+	*x = AnnounceDeleteRequest{}
+	mi := &file_concord_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnnounceDeleteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnnounceDeleteRequest) ProtoMessage() {}
+
+func (x *AnnounceDeleteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnnounceDeleteRequest.ProtoReflect.Descriptor instead.
+func (*AnnounceDeleteRequest) Descriptor() ([]byte, []int) {
 	return file_concord_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *AnnounceDeleteRequest) GetDelete() *Delete {
+	if x != nil {
+		return x.Delete
+	}
+	return nil
+}
+
+func (x *AnnounceDeleteRequest) GetSenderNode() uint64 {
+	if x != nil {
+		return x.SenderNode
+	}
+	return 0
+}
+
+func (x *AnnounceDeleteRequest) GetStarted() uint64 {
+	if x != nil {
+		return x.Started
+	}
+	return 0
+}
+
+func (x *AnnounceDeleteRequest) GetClock() uint64 {
+	if x != nil {
+		return x.Clock
+	}
+	return 0
+}
+
+type AnnounceDeleteResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Clock         uint64                 `protobuf:"varint,1,opt,name=clock,proto3" json:"clock,omitempty"` // of the answering node
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnnounceDeleteResponse) Reset() {
+	*x = AnnounceDeleteResponse{}
+	mi := &file_concord_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnnounceDeleteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnnounceDeleteResponse) ProtoMessage() {}
+
+func (x *AnnounceDeleteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnnounceDeleteResponse.ProtoReflect.Descriptor instead.
+func (*AnnounceDeleteResponse) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *AnnounceDeleteResponse) GetClock() uint64 {
+	if x != nil {
+		return x.Clock
+	}
+	return 0
+}
+
+type RunDeleteRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Delete        *Delete                `protobuf:"bytes,1,opt,name=delete,proto3" json:"delete,omitempty"`
+	Hinted        bool                   `protobuf:"varint,2,opt,name=hinted,proto3" json:"hinted,omitempty"` // out of hinted handoff
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunDeleteRequest) Reset() {
+	*x = RunDeleteRequest{}
+	mi := &file_concord_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunDeleteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunDeleteRequest) ProtoMessage() {}
+
+func (x *RunDeleteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunDeleteRequest.ProtoReflect.Descriptor instead.
+func (*RunDeleteRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RunDeleteRequest) GetDelete() *Delete {
+	if x != nil {
+		return x.Delete
+	}
+	return nil
+}
+
+func (x *RunDeleteRequest) GetHinted() bool {
+	if x != nil {
+		return x.Hinted
+	}
+	return false
+}
+
+// RunDeleteResponse: an error of the store is data, not a transport error.
+type RunDeleteResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Error         string                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"` // empty on success
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunDeleteResponse) Reset() {
+	*x = RunDeleteResponse{}
+	mi := &file_concord_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunDeleteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunDeleteResponse) ProtoMessage() {}
+
+func (x *RunDeleteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunDeleteResponse.ProtoReflect.Descriptor instead.
+func (*RunDeleteResponse) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RunDeleteResponse) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type HintDeleteRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Delete        *Delete                `protobuf:"bytes,1,opt,name=delete,proto3" json:"delete,omitempty"`
+	Nodes         []uint64               `protobuf:"varint,2,rep,packed,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HintDeleteRequest) Reset() {
+	*x = HintDeleteRequest{}
+	mi := &file_concord_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HintDeleteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HintDeleteRequest) ProtoMessage() {}
+
+func (x *HintDeleteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HintDeleteRequest.ProtoReflect.Descriptor instead.
+func (*HintDeleteRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *HintDeleteRequest) GetDelete() *Delete {
+	if x != nil {
+		return x.Delete
+	}
+	return nil
+}
+
+func (x *HintDeleteRequest) GetNodes() []uint64 {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+type HintDeleteResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HintDeleteResponse) Reset() {
+	*x = HintDeleteResponse{}
+	mi := &file_concord_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HintDeleteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HintDeleteResponse) ProtoMessage() {}
+
+func (x *HintDeleteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HintDeleteResponse.ProtoReflect.Descriptor instead.
+func (*HintDeleteResponse) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{25}
+}
+
+type EndDeleteRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Database      string                 `protobuf:"bytes,1,opt,name=database,proto3" json:"database,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"` // 0 when it did not run
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndDeleteRequest) Reset() {
+	*x = EndDeleteRequest{}
+	mi := &file_concord_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndDeleteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndDeleteRequest) ProtoMessage() {}
+
+func (x *EndDeleteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndDeleteRequest.ProtoReflect.Descriptor instead.
+func (*EndDeleteRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *EndDeleteRequest) GetDatabase() string {
+	if x != nil {
+		return x.Database
+	}
+	return ""
+}
+
+func (x *EndDeleteRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *EndDeleteRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type EndDeleteResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndDeleteResponse) Reset() {
+	*x = EndDeleteResponse{}
+	mi := &file_concord_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndDeleteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndDeleteResponse) ProtoMessage() {}
+
+func (x *EndDeleteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndDeleteResponse.ProtoReflect.Descriptor instead.
+func (*EndDeleteResponse) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{27}
+}
+
+type EndDeletesBeforeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SenderNode    uint64                 `protobuf:"varint,1,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
+	Started       uint64                 `protobuf:"varint,2,opt,name=started,proto3" json:"started,omitempty"` // when its process did, nanoseconds
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndDeletesBeforeRequest) Reset() {
+	*x = EndDeletesBeforeRequest{}
+	mi := &file_concord_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndDeletesBeforeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndDeletesBeforeRequest) ProtoMessage() {}
+
+func (x *EndDeletesBeforeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndDeletesBeforeRequest.ProtoReflect.Descriptor instead.
+func (*EndDeletesBeforeRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *EndDeletesBeforeRequest) GetSenderNode() uint64 {
+	if x != nil {
+		return x.SenderNode
+	}
+	return 0
+}
+
+func (x *EndDeletesBeforeRequest) GetStarted() uint64 {
+	if x != nil {
+		return x.Started
+	}
+	return 0
+}
+
+type EndDeletesBeforeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndDeletesBeforeResponse) Reset() {
+	*x = EndDeletesBeforeResponse{}
+	mi := &file_concord_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndDeletesBeforeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndDeletesBeforeResponse) ProtoMessage() {}
+
+func (x *EndDeletesBeforeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndDeletesBeforeResponse.ProtoReflect.Descriptor instead.
+func (*EndDeletesBeforeResponse) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{29}
+}
+
+type DropShardsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to What:
+	//
+	//	*DropShardsRequest_Database
+	//	*DropShardsRequest_RetentionPolicy
+	//	*DropShardsRequest_ShardId
+	What          isDropShardsRequest_What `protobuf_oneof:"what"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropShardsRequest) Reset() {
+	*x = DropShardsRequest{}
+	mi := &file_concord_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropShardsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropShardsRequest) ProtoMessage() {}
+
+func (x *DropShardsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropShardsRequest.ProtoReflect.Descriptor instead.
+func (*DropShardsRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *DropShardsRequest) GetWhat() isDropShardsRequest_What {
+	if x != nil {
+		return x.What
+	}
+	return nil
+}
+
+func (x *DropShardsRequest) GetDatabase() string {
+	if x != nil {
+		if x, ok := x.What.(*DropShardsRequest_Database); ok {
+			return x.Database
+		}
+	}
+	return ""
+}
+
+func (x *DropShardsRequest) GetRetentionPolicy() *DropRetentionPolicy {
+	if x != nil {
+		if x, ok := x.What.(*DropShardsRequest_RetentionPolicy); ok {
+			return x.RetentionPolicy
+		}
+	}
+	return nil
+}
+
+func (x *DropShardsRequest) GetShardId() uint64 {
+	if x != nil {
+		if x, ok := x.What.(*DropShardsRequest_ShardId); ok {
+			return x.ShardId
+		}
+	}
+	return 0
+}
+
+type isDropShardsRequest_What interface {
+	isDropShardsRequest_What()
+}
+
+type DropShardsRequest_Database struct {
+	Database string `protobuf:"bytes,1,opt,name=database,proto3,oneof"`
+}
+
+type DropShardsRequest_RetentionPolicy struct {
+	RetentionPolicy *DropRetentionPolicy `protobuf:"bytes,2,opt,name=retention_policy,json=retentionPolicy,proto3,oneof"`
+}
+
+type DropShardsRequest_ShardId struct {
+	ShardId uint64 `protobuf:"varint,3,opt,name=shard_id,json=shardId,proto3,oneof"`
+}
+
+func (*DropShardsRequest_Database) isDropShardsRequest_What() {}
+
+func (*DropShardsRequest_RetentionPolicy) isDropShardsRequest_What() {}
+
+func (*DropShardsRequest_ShardId) isDropShardsRequest_What() {}
+
+type DropRetentionPolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Database      string                 `protobuf:"bytes,1,opt,name=database,proto3" json:"database,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropRetentionPolicy) Reset() {
+	*x = DropRetentionPolicy{}
+	mi := &file_concord_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropRetentionPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropRetentionPolicy) ProtoMessage() {}
+
+func (x *DropRetentionPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropRetentionPolicy.ProtoReflect.Descriptor instead.
+func (*DropRetentionPolicy) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *DropRetentionPolicy) GetDatabase() string {
+	if x != nil {
+		return x.Database
+	}
+	return ""
+}
+
+func (x *DropRetentionPolicy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type DropShardsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Error         string                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"` // empty on success
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropShardsResponse) Reset() {
+	*x = DropShardsResponse{}
+	mi := &file_concord_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropShardsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropShardsResponse) ProtoMessage() {}
+
+func (x *DropShardsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropShardsResponse.ProtoReflect.Descriptor instead.
+func (*DropShardsResponse) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *DropShardsResponse) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
 }
 
 type ShardStatesRequest struct {
@@ -1453,7 +2186,7 @@ type ShardStatesRequest struct {
 
 func (x *ShardStatesRequest) Reset() {
 	*x = ShardStatesRequest{}
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1465,7 +2198,7 @@ func (x *ShardStatesRequest) String() string {
 func (*ShardStatesRequest) ProtoMessage() {}
 
 func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1478,7 +2211,7 @@ func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ShardStatesRequest) GetShardIds() []uint64 {
@@ -1508,7 +2241,7 @@ type ShardState struct {
 
 func (x *ShardState) Reset() {
 	*x = ShardState{}
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1520,7 +2253,7 @@ func (x *ShardState) String() string {
 func (*ShardState) ProtoMessage() {}
 
 func (x *ShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1533,7 +2266,7 @@ func (x *ShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardState.ProtoReflect.Descriptor instead.
 func (*ShardState) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ShardState) GetShardId() uint64 {
@@ -1630,7 +2363,7 @@ type WholeRequest struct {
 
 func (x *WholeRequest) Reset() {
 	*x = WholeRequest{}
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +2375,7 @@ func (x *WholeRequest) String() string {
 func (*WholeRequest) ProtoMessage() {}
 
 func (x *WholeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +2388,7 @@ func (x *WholeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeRequest.ProtoReflect.Descriptor instead.
 func (*WholeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WholeRequest) GetShardId() uint64 {
@@ -1680,7 +2413,7 @@ type WholeResponse struct {
 
 func (x *WholeResponse) Reset() {
 	*x = WholeResponse{}
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +2425,7 @@ func (x *WholeResponse) String() string {
 func (*WholeResponse) ProtoMessage() {}
 
 func (x *WholeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +2438,7 @@ func (x *WholeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeResponse.ProtoReflect.Descriptor instead.
 func (*WholeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_proto_rawDescGZIP(), []int{36}
 }
 
 type ShardStatesResponse struct {
@@ -1717,7 +2450,7 @@ type ShardStatesResponse struct {
 
 func (x *ShardStatesResponse) Reset() {
 	*x = ShardStatesResponse{}
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1729,7 +2462,7 @@ func (x *ShardStatesResponse) String() string {
 func (*ShardStatesResponse) ProtoMessage() {}
 
 func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1742,7 +2475,7 @@ func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesResponse.ProtoReflect.Descriptor instead.
 func (*ShardStatesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ShardStatesResponse) GetStates() []*ShardState {
@@ -1763,7 +2496,7 @@ type Sum struct {
 
 func (x *Sum) Reset() {
 	*x = Sum{}
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1775,7 +2508,7 @@ func (x *Sum) String() string {
 func (*Sum) ProtoMessage() {}
 
 func (x *Sum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +2521,7 @@ func (x *Sum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sum.ProtoReflect.Descriptor instead.
 func (*Sum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Sum) GetCount() uint64 {
@@ -1824,7 +2557,7 @@ type RootRequest struct {
 
 func (x *RootRequest) Reset() {
 	*x = RootRequest{}
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1836,7 +2569,7 @@ func (x *RootRequest) String() string {
 func (*RootRequest) ProtoMessage() {}
 
 func (x *RootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1849,7 +2582,7 @@ func (x *RootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRequest.ProtoReflect.Descriptor instead.
 func (*RootRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RootRequest) GetShardId() uint64 {
@@ -1889,7 +2622,7 @@ type RootResponse struct {
 
 func (x *RootResponse) Reset() {
 	*x = RootResponse{}
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1901,7 +2634,7 @@ func (x *RootResponse) String() string {
 func (*RootResponse) ProtoMessage() {}
 
 func (x *RootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1914,7 +2647,7 @@ func (x *RootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootResponse.ProtoReflect.Descriptor instead.
 func (*RootResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RootResponse) GetRoot() *Sum {
@@ -1934,7 +2667,7 @@ type WindowSum struct {
 
 func (x *WindowSum) Reset() {
 	*x = WindowSum{}
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1946,7 +2679,7 @@ func (x *WindowSum) String() string {
 func (*WindowSum) ProtoMessage() {}
 
 func (x *WindowSum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1959,7 +2692,7 @@ func (x *WindowSum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSum.ProtoReflect.Descriptor instead.
 func (*WindowSum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WindowSum) GetWindow() uint32 {
@@ -1988,7 +2721,7 @@ type SeriesField struct {
 
 func (x *SeriesField) Reset() {
 	*x = SeriesField{}
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2000,7 +2733,7 @@ func (x *SeriesField) String() string {
 func (*SeriesField) ProtoMessage() {}
 
 func (x *SeriesField) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2013,7 +2746,7 @@ func (x *SeriesField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesField.ProtoReflect.Descriptor instead.
 func (*SeriesField) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SeriesField) GetSeries() []byte {
@@ -2053,7 +2786,7 @@ type DigestsChunk struct {
 
 func (x *DigestsChunk) Reset() {
 	*x = DigestsChunk{}
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2798,7 @@ func (x *DigestsChunk) String() string {
 func (*DigestsChunk) ProtoMessage() {}
 
 func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2811,7 @@ func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsChunk.ProtoReflect.Descriptor instead.
 func (*DigestsChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DigestsChunk) GetFields() []*SeriesField {
@@ -2101,7 +2834,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2113,7 +2846,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2126,7 +2859,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Region) GetSeries() []byte {
@@ -2177,7 +2910,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2189,7 +2922,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2202,7 +2935,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Block) GetSeries() []byte {
@@ -2246,7 +2979,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2258,7 +2991,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2271,7 +3004,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *FetchRequest) GetShardId() uint64 {
@@ -2311,7 +3044,7 @@ type FetchChunk struct {
 
 func (x *FetchChunk) Reset() {
 	*x = FetchChunk{}
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2323,7 +3056,7 @@ func (x *FetchChunk) String() string {
 func (*FetchChunk) ProtoMessage() {}
 
 func (x *FetchChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2336,7 +3069,7 @@ func (x *FetchChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
 func (*FetchChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *FetchChunk) GetBlocks() []*Block {
@@ -2359,7 +3092,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2371,7 +3104,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2384,7 +3117,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ApplyRequest) GetDeletes() uint64 {
@@ -2434,7 +3167,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2446,7 +3179,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2459,7 +3192,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ApplyResponse) GetPoints() uint64 {
@@ -2491,7 +3224,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2503,7 +3236,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2516,7 +3249,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_proto_rawDescGZIP(), []int{50}
 }
 
 type StatusResponse struct {
@@ -2531,7 +3264,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2543,7 +3276,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2556,7 +3289,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
@@ -2596,7 +3329,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2608,7 +3341,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2621,7 +3354,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RepairRequest) GetShardId() uint64 {
@@ -2639,7 +3372,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2651,7 +3384,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2664,7 +3397,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_proto_rawDescGZIP(), []int{53}
 }
 
 type PauseRequest struct {
@@ -2676,7 +3409,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2688,7 +3421,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2701,7 +3434,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *PauseRequest) GetPaused() bool {
@@ -2742,7 +3475,7 @@ type RepairRecord struct {
 
 func (x *RepairRecord) Reset() {
 	*x = RepairRecord{}
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2754,7 +3487,7 @@ func (x *RepairRecord) String() string {
 func (*RepairRecord) ProtoMessage() {}
 
 func (x *RepairRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2767,7 +3500,7 @@ func (x *RepairRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord.ProtoReflect.Descriptor instead.
 func (*RepairRecord) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RepairRecord) GetShardId() uint64 {
@@ -2940,7 +3673,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2952,7 +3685,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2965,7 +3698,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{44}
+	return file_concord_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DiffResponse) GetOwners() []string {
@@ -3034,7 +3767,7 @@ type RepairsResponse struct {
 
 func (x *RepairsResponse) Reset() {
 	*x = RepairsResponse{}
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3046,7 +3779,7 @@ func (x *RepairsResponse) String() string {
 func (*RepairsResponse) ProtoMessage() {}
 
 func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3059,7 +3792,7 @@ func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsResponse.ProtoReflect.Descriptor instead.
 func (*RepairsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{45}
+	return file_concord_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RepairsResponse) GetPaused() bool {
@@ -3086,7 +3819,7 @@ type ReceivedRequest_Shard struct {
 
 func (x *ReceivedRequest_Shard) Reset() {
 	*x = ReceivedRequest_Shard{}
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3098,7 +3831,7 @@ func (x *ReceivedRequest_Shard) String() string {
 func (*ReceivedRequest_Shard) ProtoMessage() {}
 
 func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3111,7 +3844,7 @@ func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedRequest_Shard.ProtoReflect.Descriptor instead.
 func (*ReceivedRequest_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{19, 0}
+	return file_concord_proto_rawDescGZIP(), []int{16, 0}
 }
 
 func (x *ReceivedRequest_Shard) GetShardId() uint64 {
@@ -3140,7 +3873,7 @@ type ApplyResponse_Refused struct {
 
 func (x *ApplyResponse_Refused) Reset() {
 	*x = ApplyResponse_Refused{}
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3152,7 +3885,7 @@ func (x *ApplyResponse_Refused) String() string {
 func (*ApplyResponse_Refused) ProtoMessage() {}
 
 func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3165,7 +3898,7 @@ func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse_Refused.ProtoReflect.Descriptor instead.
 func (*ApplyResponse_Refused) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37, 0}
+	return file_concord_proto_rawDescGZIP(), []int{49, 0}
 }
 
 func (x *ApplyResponse_Refused) GetBlock() uint32 {
@@ -3207,7 +3940,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3219,7 +3952,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3232,7 +3965,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39, 0}
+	return file_concord_proto_rawDescGZIP(), []int{51, 0}
 }
 
 func (x *StatusResponse_Shard) GetId() uint64 {
@@ -3269,7 +4002,7 @@ type RepairRecord_Decision struct {
 
 func (x *RepairRecord_Decision) Reset() {
 	*x = RepairRecord_Decision{}
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3281,7 +4014,7 @@ func (x *RepairRecord_Decision) String() string {
 func (*RepairRecord_Decision) ProtoMessage() {}
 
 func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3294,7 +4027,7 @@ func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Decision.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Decision) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{43, 0}
+	return file_concord_proto_rawDescGZIP(), []int{55, 0}
 }
 
 func (x *RepairRecord_Decision) GetSeries() []byte {
@@ -3344,7 +4077,7 @@ type RepairRecord_Refusal struct {
 
 func (x *RepairRecord_Refusal) Reset() {
 	*x = RepairRecord_Refusal{}
-	mi := &file_concord_proto_msgTypes[50]
+	mi := &file_concord_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3356,7 +4089,7 @@ func (x *RepairRecord_Refusal) String() string {
 func (*RepairRecord_Refusal) ProtoMessage() {}
 
 func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[50]
+	mi := &file_concord_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3369,7 +4102,7 @@ func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Refusal.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Refusal) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{43, 1}
+	return file_concord_proto_rawDescGZIP(), []int{55, 1}
 }
 
 func (x *RepairRecord_Refusal) GetNode() string {
@@ -3413,7 +4146,7 @@ type DiffResponse_Pair struct {
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[51]
+	mi := &file_concord_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3425,7 +4158,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[51]
+	mi := &file_concord_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3438,7 +4171,7 @@ func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Pair.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Pair) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{44, 0}
+	return file_concord_proto_rawDescGZIP(), []int{56, 0}
 }
 
 func (x *DiffResponse_Pair) GetA() string {
@@ -3488,7 +4221,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[52]
+	mi := &file_concord_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3500,7 +4233,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[52]
+	mi := &file_concord_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3513,7 +4246,7 @@ func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Field.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Field) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{44, 1}
+	return file_concord_proto_rawDescGZIP(), []int{56, 1}
 }
 
 func (x *DiffResponse_Field) GetSeries() []byte {
@@ -3646,18 +4379,10 @@ const file_concord_proto_rawDesc = "" +
 	"\x15DROP_RETENTION_POLICY\x10\x04\x12\x0e\n" +
 	"\n" +
 	"DROP_SHARD\x10\x05J\x04\b\t\x10\n" +
-	"J\x04\b\v\x10\fJ\x04\b\x0f\x10\x10\"a\n" +
-	"\fDeleteBounds\x12)\n" +
-	"\x10retention_policy\x18\x01 \x01(\tR\x0fretentionPolicy\x12\x14\n" +
-	"\x05start\x18\x02 \x01(\x03R\x05start\x12\x10\n" +
-	"\x03end\x18\x03 \x01(\x03R\x03end\"C\n" +
+	"J\x04\b\v\x10\fJ\x04\b\x0f\x10\x10\"C\n" +
 	"\x0fExecuteResponse\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x14\n" +
-	"\x05clock\x18\x03 \x01(\x04R\x05clockJ\x04\b\x02\x10\x03\"W\n" +
-	"\vHintRequest\x122\n" +
-	"\x06delete\x18\x01 \x01(\v2\x1a.concord.v1.ExecuteRequestR\x06delete\x12\x14\n" +
-	"\x05nodes\x18\x02 \x03(\x04R\x05nodes\"\x0e\n" +
-	"\fHintResponse\"\xc1\x01\n" +
+	"\x05clock\x18\x03 \x01(\x04R\x05clockJ\x04\b\x02\x10\x03\"\xc1\x01\n" +
 	"\x0fReceivedRequest\x12\x16\n" +
 	"\x06sender\x18\x01 \x01(\x04R\x06sender\x12\x1f\n" +
 	"\vsender_node\x18\x02 \x01(\x04R\n" +
@@ -3666,7 +4391,60 @@ const file_concord_proto_rawDesc = "" +
 	"\x05Shard\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
 	"\x06writes\x18\x02 \x03(\x04R\x06writes\"\x12\n" +
-	"\x10ReceivedResponse\"1\n" +
+	"\x10ReceivedResponse\"\xa9\x02\n" +
+	"\x06Delete\x12+\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x17.concord.v1.Delete.KindR\x04kind\x12\x1a\n" +
+	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1c\n" +
+	"\tstatement\x18\x04 \x01(\tR\tstatement\x12\x0e\n" +
+	"\x02id\x18\a \x01(\tR\x02id\x12\x18\n" +
+	"\aversion\x18\x10 \x01(\x04R\aversion\x120\n" +
+	"\x06bounds\x18\x06 \x01(\v2\x18.concord.v1.DeleteBoundsR\x06bounds\"<\n" +
+	"\x04Kind\x12\v\n" +
+	"\aUNKNOWN\x10\x00\x12\x11\n" +
+	"\rDELETE_SERIES\x10\x01\x12\x14\n" +
+	"\x10DROP_MEASUREMENT\x10\x02J\x04\b\x05\x10\x06J\x04\b\b\x10\x10\"a\n" +
+	"\fDeleteBounds\x12)\n" +
+	"\x10retention_policy\x18\x01 \x01(\tR\x0fretentionPolicy\x12\x14\n" +
+	"\x05start\x18\x02 \x01(\x03R\x05start\x12\x10\n" +
+	"\x03end\x18\x03 \x01(\x03R\x03end\"\x94\x01\n" +
+	"\x15AnnounceDeleteRequest\x12*\n" +
+	"\x06delete\x18\x01 \x01(\v2\x12.concord.v1.DeleteR\x06delete\x12\x1f\n" +
+	"\vsender_node\x18\x02 \x01(\x04R\n" +
+	"senderNode\x12\x18\n" +
+	"\astarted\x18\x03 \x01(\x04R\astarted\x12\x14\n" +
+	"\x05clock\x18\x04 \x01(\x04R\x05clock\".\n" +
+	"\x16AnnounceDeleteResponse\x12\x14\n" +
+	"\x05clock\x18\x01 \x01(\x04R\x05clock\"V\n" +
+	"\x10RunDeleteRequest\x12*\n" +
+	"\x06delete\x18\x01 \x01(\v2\x12.concord.v1.DeleteR\x06delete\x12\x16\n" +
+	"\x06hinted\x18\x02 \x01(\bR\x06hinted\")\n" +
+	"\x11RunDeleteResponse\x12\x14\n" +
+	"\x05error\x18\x01 \x01(\tR\x05error\"U\n" +
+	"\x11HintDeleteRequest\x12*\n" +
+	"\x06delete\x18\x01 \x01(\v2\x12.concord.v1.DeleteR\x06delete\x12\x14\n" +
+	"\x05nodes\x18\x02 \x03(\x04R\x05nodes\"\x14\n" +
+	"\x12HintDeleteResponse\"X\n" +
+	"\x10EndDeleteRequest\x12\x1a\n" +
+	"\bdatabase\x18\x01 \x01(\tR\bdatabase\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"\x13\n" +
+	"\x11EndDeleteResponse\"T\n" +
+	"\x17EndDeletesBeforeRequest\x12\x1f\n" +
+	"\vsender_node\x18\x01 \x01(\x04R\n" +
+	"senderNode\x12\x18\n" +
+	"\astarted\x18\x02 \x01(\x04R\astarted\"\x1a\n" +
+	"\x18EndDeletesBeforeResponse\"\xa4\x01\n" +
+	"\x11DropShardsRequest\x12\x1c\n" +
+	"\bdatabase\x18\x01 \x01(\tH\x00R\bdatabase\x12L\n" +
+	"\x10retention_policy\x18\x02 \x01(\v2\x1f.concord.v1.DropRetentionPolicyH\x00R\x0fretentionPolicy\x12\x1b\n" +
+	"\bshard_id\x18\x03 \x01(\x04H\x00R\ashardIdB\x06\n" +
+	"\x04what\"E\n" +
+	"\x13DropRetentionPolicy\x12\x1a\n" +
+	"\bdatabase\x18\x01 \x01(\tR\bdatabase\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"*\n" +
+	"\x12DropShardsResponse\x12\x14\n" +
+	"\x05error\x18\x01 \x01(\tR\x05error\"1\n" +
 	"\x12ShardStatesRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\"\xc5\x02\n" +
 	"\n" +
@@ -3827,13 +4605,22 @@ const file_concord_proto_rawDesc = "" +
 	"\x04Join\x12\x17.concord.v1.JoinRequest\x1a\x18.concord.v1.JoinResponse\x12<\n" +
 	"\x05Leave\x12\x18.concord.v1.LeaveRequest\x1a\x19.concord.v1.LeaveResponse\x12<\n" +
 	"\x05WhoIs\x12\x18.concord.v1.WhoIsRequest\x1a\x19.concord.v1.WhoIsResponse\x12B\n" +
-	"\aCatchUp\x12\x1a.concord.v1.CatchUpRequest\x1a\x1b.concord.v1.CatchUpResponse2\xa0\x02\n" +
+	"\aCatchUp\x12\x1a.concord.v1.CatchUpRequest\x1a\x1b.concord.v1.CatchUpResponse2\xac\x02\n" +
 	"\vReplication\x12K\n" +
 	"\n" +
 	"WriteShard\x12\x1d.concord.v1.WriteShardRequest\x1a\x1e.concord.v1.WriteShardResponse\x12B\n" +
-	"\aExecute\x12\x1a.concord.v1.ExecuteRequest\x1a\x1b.concord.v1.ExecuteResponse\x129\n" +
-	"\x04Hint\x12\x17.concord.v1.HintRequest\x1a\x18.concord.v1.HintResponse\x12E\n" +
-	"\bReceived\x12\x1b.concord.v1.ReceivedRequest\x1a\x1c.concord.v1.ReceivedResponse2\x95\a\n" +
+	"\aExecute\x12\x1a.concord.v1.ExecuteRequest\x1a\x1b.concord.v1.ExecuteResponse\x12E\n" +
+	"\x04Hint\x12\x1d.concord.v1.HintDeleteRequest\x1a\x1e.concord.v1.HintDeleteResponse\x12E\n" +
+	"\bReceived\x12\x1b.concord.v1.ReceivedRequest\x1a\x1c.concord.v1.ReceivedResponse2\xef\x03\n" +
+	"\aDeletes\x12W\n" +
+	"\x0eAnnounceDelete\x12!.concord.v1.AnnounceDeleteRequest\x1a\".concord.v1.AnnounceDeleteResponse\x12H\n" +
+	"\tRunDelete\x12\x1c.concord.v1.RunDeleteRequest\x1a\x1d.concord.v1.RunDeleteResponse\x12K\n" +
+	"\n" +
+	"HintDelete\x12\x1d.concord.v1.HintDeleteRequest\x1a\x1e.concord.v1.HintDeleteResponse\x12H\n" +
+	"\tEndDelete\x12\x1c.concord.v1.EndDeleteRequest\x1a\x1d.concord.v1.EndDeleteResponse\x12]\n" +
+	"\x10EndDeletesBefore\x12#.concord.v1.EndDeletesBeforeRequest\x1a$.concord.v1.EndDeletesBeforeResponse\x12K\n" +
+	"\n" +
+	"DropShards\x12\x1d.concord.v1.DropShardsRequest\x1a\x1e.concord.v1.DropShardsResponse2\x95\a\n" +
 	"\aEntropy\x12N\n" +
 	"\vShardStates\x12\x1e.concord.v1.ShardStatesRequest\x1a\x1f.concord.v1.ShardStatesResponse\x129\n" +
 	"\x04Root\x12\x17.concord.v1.RootRequest\x1a\x18.concord.v1.RootResponse\x12>\n" +
@@ -3862,137 +4649,167 @@ func file_concord_proto_rawDescGZIP() []byte {
 	return file_concord_proto_rawDescData
 }
 
-var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_concord_proto_goTypes = []any{
-	(ExecuteRequest_Kind)(0),      // 0: concord.v1.ExecuteRequest.Kind
-	(*IdentifyRequest)(nil),       // 1: concord.v1.IdentifyRequest
-	(*IdentifyResponse)(nil),      // 2: concord.v1.IdentifyResponse
-	(*JoinRequest)(nil),           // 3: concord.v1.JoinRequest
-	(*JoinResponse)(nil),          // 4: concord.v1.JoinResponse
-	(*LeaveRequest)(nil),          // 5: concord.v1.LeaveRequest
-	(*LeaveResponse)(nil),         // 6: concord.v1.LeaveResponse
-	(*WhoIsRequest)(nil),          // 7: concord.v1.WhoIsRequest
-	(*WhoIsResponse)(nil),         // 8: concord.v1.WhoIsResponse
-	(*CatchUpRequest)(nil),        // 9: concord.v1.CatchUpRequest
-	(*CatchUpResponse)(nil),       // 10: concord.v1.CatchUpResponse
-	(*WriteShardRequest)(nil),     // 11: concord.v1.WriteShardRequest
-	(*VersionSpan)(nil),           // 12: concord.v1.VersionSpan
-	(*WriteShardResponse)(nil),    // 13: concord.v1.WriteShardResponse
-	(*FieldType)(nil),             // 14: concord.v1.FieldType
-	(*ExecuteRequest)(nil),        // 15: concord.v1.ExecuteRequest
-	(*DeleteBounds)(nil),          // 16: concord.v1.DeleteBounds
-	(*ExecuteResponse)(nil),       // 17: concord.v1.ExecuteResponse
-	(*HintRequest)(nil),           // 18: concord.v1.HintRequest
-	(*HintResponse)(nil),          // 19: concord.v1.HintResponse
-	(*ReceivedRequest)(nil),       // 20: concord.v1.ReceivedRequest
-	(*ReceivedResponse)(nil),      // 21: concord.v1.ReceivedResponse
-	(*ShardStatesRequest)(nil),    // 22: concord.v1.ShardStatesRequest
-	(*ShardState)(nil),            // 23: concord.v1.ShardState
-	(*WholeRequest)(nil),          // 24: concord.v1.WholeRequest
-	(*WholeResponse)(nil),         // 25: concord.v1.WholeResponse
-	(*ShardStatesResponse)(nil),   // 26: concord.v1.ShardStatesResponse
-	(*Sum)(nil),                   // 27: concord.v1.Sum
-	(*RootRequest)(nil),           // 28: concord.v1.RootRequest
-	(*RootResponse)(nil),          // 29: concord.v1.RootResponse
-	(*WindowSum)(nil),             // 30: concord.v1.WindowSum
-	(*SeriesField)(nil),           // 31: concord.v1.SeriesField
-	(*DigestsChunk)(nil),          // 32: concord.v1.DigestsChunk
-	(*Region)(nil),                // 33: concord.v1.Region
-	(*Block)(nil),                 // 34: concord.v1.Block
-	(*FetchRequest)(nil),          // 35: concord.v1.FetchRequest
-	(*FetchChunk)(nil),            // 36: concord.v1.FetchChunk
-	(*ApplyRequest)(nil),          // 37: concord.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 38: concord.v1.ApplyResponse
-	(*StatusRequest)(nil),         // 39: concord.v1.StatusRequest
-	(*StatusResponse)(nil),        // 40: concord.v1.StatusResponse
-	(*RepairRequest)(nil),         // 41: concord.v1.RepairRequest
-	(*RepairResponse)(nil),        // 42: concord.v1.RepairResponse
-	(*PauseRequest)(nil),          // 43: concord.v1.PauseRequest
-	(*RepairRecord)(nil),          // 44: concord.v1.RepairRecord
-	(*DiffResponse)(nil),          // 45: concord.v1.DiffResponse
-	(*RepairsResponse)(nil),       // 46: concord.v1.RepairsResponse
-	(*ReceivedRequest_Shard)(nil), // 47: concord.v1.ReceivedRequest.Shard
-	(*ApplyResponse_Refused)(nil), // 48: concord.v1.ApplyResponse.Refused
-	(*StatusResponse_Shard)(nil),  // 49: concord.v1.StatusResponse.Shard
-	(*RepairRecord_Decision)(nil), // 50: concord.v1.RepairRecord.Decision
-	(*RepairRecord_Refusal)(nil),  // 51: concord.v1.RepairRecord.Refusal
-	(*DiffResponse_Pair)(nil),     // 52: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),    // 53: concord.v1.DiffResponse.Field
+	(ExecuteRequest_Kind)(0),         // 0: concord.v1.ExecuteRequest.Kind
+	(Delete_Kind)(0),                 // 1: concord.v1.Delete.Kind
+	(*IdentifyRequest)(nil),          // 2: concord.v1.IdentifyRequest
+	(*IdentifyResponse)(nil),         // 3: concord.v1.IdentifyResponse
+	(*JoinRequest)(nil),              // 4: concord.v1.JoinRequest
+	(*JoinResponse)(nil),             // 5: concord.v1.JoinResponse
+	(*LeaveRequest)(nil),             // 6: concord.v1.LeaveRequest
+	(*LeaveResponse)(nil),            // 7: concord.v1.LeaveResponse
+	(*WhoIsRequest)(nil),             // 8: concord.v1.WhoIsRequest
+	(*WhoIsResponse)(nil),            // 9: concord.v1.WhoIsResponse
+	(*CatchUpRequest)(nil),           // 10: concord.v1.CatchUpRequest
+	(*CatchUpResponse)(nil),          // 11: concord.v1.CatchUpResponse
+	(*WriteShardRequest)(nil),        // 12: concord.v1.WriteShardRequest
+	(*VersionSpan)(nil),              // 13: concord.v1.VersionSpan
+	(*WriteShardResponse)(nil),       // 14: concord.v1.WriteShardResponse
+	(*FieldType)(nil),                // 15: concord.v1.FieldType
+	(*ExecuteRequest)(nil),           // 16: concord.v1.ExecuteRequest
+	(*ExecuteResponse)(nil),          // 17: concord.v1.ExecuteResponse
+	(*ReceivedRequest)(nil),          // 18: concord.v1.ReceivedRequest
+	(*ReceivedResponse)(nil),         // 19: concord.v1.ReceivedResponse
+	(*Delete)(nil),                   // 20: concord.v1.Delete
+	(*DeleteBounds)(nil),             // 21: concord.v1.DeleteBounds
+	(*AnnounceDeleteRequest)(nil),    // 22: concord.v1.AnnounceDeleteRequest
+	(*AnnounceDeleteResponse)(nil),   // 23: concord.v1.AnnounceDeleteResponse
+	(*RunDeleteRequest)(nil),         // 24: concord.v1.RunDeleteRequest
+	(*RunDeleteResponse)(nil),        // 25: concord.v1.RunDeleteResponse
+	(*HintDeleteRequest)(nil),        // 26: concord.v1.HintDeleteRequest
+	(*HintDeleteResponse)(nil),       // 27: concord.v1.HintDeleteResponse
+	(*EndDeleteRequest)(nil),         // 28: concord.v1.EndDeleteRequest
+	(*EndDeleteResponse)(nil),        // 29: concord.v1.EndDeleteResponse
+	(*EndDeletesBeforeRequest)(nil),  // 30: concord.v1.EndDeletesBeforeRequest
+	(*EndDeletesBeforeResponse)(nil), // 31: concord.v1.EndDeletesBeforeResponse
+	(*DropShardsRequest)(nil),        // 32: concord.v1.DropShardsRequest
+	(*DropRetentionPolicy)(nil),      // 33: concord.v1.DropRetentionPolicy
+	(*DropShardsResponse)(nil),       // 34: concord.v1.DropShardsResponse
+	(*ShardStatesRequest)(nil),       // 35: concord.v1.ShardStatesRequest
+	(*ShardState)(nil),               // 36: concord.v1.ShardState
+	(*WholeRequest)(nil),             // 37: concord.v1.WholeRequest
+	(*WholeResponse)(nil),            // 38: concord.v1.WholeResponse
+	(*ShardStatesResponse)(nil),      // 39: concord.v1.ShardStatesResponse
+	(*Sum)(nil),                      // 40: concord.v1.Sum
+	(*RootRequest)(nil),              // 41: concord.v1.RootRequest
+	(*RootResponse)(nil),             // 42: concord.v1.RootResponse
+	(*WindowSum)(nil),                // 43: concord.v1.WindowSum
+	(*SeriesField)(nil),              // 44: concord.v1.SeriesField
+	(*DigestsChunk)(nil),             // 45: concord.v1.DigestsChunk
+	(*Region)(nil),                   // 46: concord.v1.Region
+	(*Block)(nil),                    // 47: concord.v1.Block
+	(*FetchRequest)(nil),             // 48: concord.v1.FetchRequest
+	(*FetchChunk)(nil),               // 49: concord.v1.FetchChunk
+	(*ApplyRequest)(nil),             // 50: concord.v1.ApplyRequest
+	(*ApplyResponse)(nil),            // 51: concord.v1.ApplyResponse
+	(*StatusRequest)(nil),            // 52: concord.v1.StatusRequest
+	(*StatusResponse)(nil),           // 53: concord.v1.StatusResponse
+	(*RepairRequest)(nil),            // 54: concord.v1.RepairRequest
+	(*RepairResponse)(nil),           // 55: concord.v1.RepairResponse
+	(*PauseRequest)(nil),             // 56: concord.v1.PauseRequest
+	(*RepairRecord)(nil),             // 57: concord.v1.RepairRecord
+	(*DiffResponse)(nil),             // 58: concord.v1.DiffResponse
+	(*RepairsResponse)(nil),          // 59: concord.v1.RepairsResponse
+	(*ReceivedRequest_Shard)(nil),    // 60: concord.v1.ReceivedRequest.Shard
+	(*ApplyResponse_Refused)(nil),    // 61: concord.v1.ApplyResponse.Refused
+	(*StatusResponse_Shard)(nil),     // 62: concord.v1.StatusResponse.Shard
+	(*RepairRecord_Decision)(nil),    // 63: concord.v1.RepairRecord.Decision
+	(*RepairRecord_Refusal)(nil),     // 64: concord.v1.RepairRecord.Refusal
+	(*DiffResponse_Pair)(nil),        // 65: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),       // 66: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
-	12, // 0: concord.v1.WriteShardRequest.spans:type_name -> concord.v1.VersionSpan
-	14, // 1: concord.v1.WriteShardResponse.conflicts:type_name -> concord.v1.FieldType
+	13, // 0: concord.v1.WriteShardRequest.spans:type_name -> concord.v1.VersionSpan
+	15, // 1: concord.v1.WriteShardResponse.conflicts:type_name -> concord.v1.FieldType
 	0,  // 2: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
-	16, // 3: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
-	15, // 4: concord.v1.HintRequest.delete:type_name -> concord.v1.ExecuteRequest
-	47, // 5: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
-	23, // 6: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
-	27, // 7: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
-	27, // 8: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
-	30, // 9: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
-	31, // 10: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
-	33, // 11: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
-	34, // 12: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
-	34, // 13: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	48, // 14: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
-	49, // 15: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	50, // 16: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
-	51, // 17: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
-	52, // 18: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	53, // 19: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	44, // 20: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
-	1,  // 21: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
-	3,  // 22: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
-	5,  // 23: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	7,  // 24: concord.v1.Membership.WhoIs:input_type -> concord.v1.WhoIsRequest
-	9,  // 25: concord.v1.Membership.CatchUp:input_type -> concord.v1.CatchUpRequest
-	11, // 26: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	15, // 27: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	18, // 28: concord.v1.Replication.Hint:input_type -> concord.v1.HintRequest
-	20, // 29: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
-	22, // 30: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	28, // 31: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	28, // 32: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	35, // 33: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	37, // 34: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	24, // 35: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	24, // 36: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
-	39, // 37: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	41, // 38: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	41, // 39: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	41, // 40: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	43, // 41: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	41, // 42: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	39, // 43: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	2,  // 44: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	4,  // 45: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	6,  // 46: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	8,  // 47: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
-	10, // 48: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
-	13, // 49: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	17, // 50: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	19, // 51: concord.v1.Replication.Hint:output_type -> concord.v1.HintResponse
-	21, // 52: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
-	26, // 53: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	29, // 54: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	32, // 55: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	36, // 56: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	38, // 57: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	25, // 58: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	25, // 59: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
-	40, // 60: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	42, // 61: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	42, // 62: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	42, // 63: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	42, // 64: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	45, // 65: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	46, // 66: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	44, // [44:67] is the sub-list for method output_type
-	21, // [21:44] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	21, // 3: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
+	60, // 4: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
+	1,  // 5: concord.v1.Delete.kind:type_name -> concord.v1.Delete.Kind
+	21, // 6: concord.v1.Delete.bounds:type_name -> concord.v1.DeleteBounds
+	20, // 7: concord.v1.AnnounceDeleteRequest.delete:type_name -> concord.v1.Delete
+	20, // 8: concord.v1.RunDeleteRequest.delete:type_name -> concord.v1.Delete
+	20, // 9: concord.v1.HintDeleteRequest.delete:type_name -> concord.v1.Delete
+	33, // 10: concord.v1.DropShardsRequest.retention_policy:type_name -> concord.v1.DropRetentionPolicy
+	36, // 11: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
+	40, // 12: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
+	40, // 13: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
+	43, // 14: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
+	44, // 15: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
+	46, // 16: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
+	47, // 17: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
+	47, // 18: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
+	61, // 19: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
+	62, // 20: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	63, // 21: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
+	64, // 22: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
+	65, // 23: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	66, // 24: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	57, // 25: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	2,  // 26: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
+	4,  // 27: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
+	6,  // 28: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
+	8,  // 29: concord.v1.Membership.WhoIs:input_type -> concord.v1.WhoIsRequest
+	10, // 30: concord.v1.Membership.CatchUp:input_type -> concord.v1.CatchUpRequest
+	12, // 31: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	16, // 32: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	26, // 33: concord.v1.Replication.Hint:input_type -> concord.v1.HintDeleteRequest
+	18, // 34: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
+	22, // 35: concord.v1.Deletes.AnnounceDelete:input_type -> concord.v1.AnnounceDeleteRequest
+	24, // 36: concord.v1.Deletes.RunDelete:input_type -> concord.v1.RunDeleteRequest
+	26, // 37: concord.v1.Deletes.HintDelete:input_type -> concord.v1.HintDeleteRequest
+	28, // 38: concord.v1.Deletes.EndDelete:input_type -> concord.v1.EndDeleteRequest
+	30, // 39: concord.v1.Deletes.EndDeletesBefore:input_type -> concord.v1.EndDeletesBeforeRequest
+	32, // 40: concord.v1.Deletes.DropShards:input_type -> concord.v1.DropShardsRequest
+	35, // 41: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	41, // 42: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	41, // 43: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	48, // 44: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	50, // 45: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	37, // 46: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	37, // 47: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
+	52, // 48: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	54, // 49: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	54, // 50: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	54, // 51: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	56, // 52: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	54, // 53: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	52, // 54: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	3,  // 55: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	5,  // 56: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	7,  // 57: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	9,  // 58: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
+	11, // 59: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
+	14, // 60: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	17, // 61: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	27, // 62: concord.v1.Replication.Hint:output_type -> concord.v1.HintDeleteResponse
+	19, // 63: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
+	23, // 64: concord.v1.Deletes.AnnounceDelete:output_type -> concord.v1.AnnounceDeleteResponse
+	25, // 65: concord.v1.Deletes.RunDelete:output_type -> concord.v1.RunDeleteResponse
+	27, // 66: concord.v1.Deletes.HintDelete:output_type -> concord.v1.HintDeleteResponse
+	29, // 67: concord.v1.Deletes.EndDelete:output_type -> concord.v1.EndDeleteResponse
+	31, // 68: concord.v1.Deletes.EndDeletesBefore:output_type -> concord.v1.EndDeletesBeforeResponse
+	34, // 69: concord.v1.Deletes.DropShards:output_type -> concord.v1.DropShardsResponse
+	39, // 70: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	42, // 71: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	45, // 72: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	49, // 73: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	51, // 74: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	38, // 75: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	38, // 76: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
+	53, // 77: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	55, // 78: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	55, // 79: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	55, // 80: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	55, // 81: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	58, // 82: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	59, // 83: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	55, // [55:84] is the sub-list for method output_type
+	26, // [26:55] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_concord_proto_init() }
@@ -4000,15 +4817,20 @@ func file_concord_proto_init() {
 	if File_concord_proto != nil {
 		return
 	}
+	file_concord_proto_msgTypes[30].OneofWrappers = []any{
+		(*DropShardsRequest_Database)(nil),
+		(*DropShardsRequest_RetentionPolicy)(nil),
+		(*DropShardsRequest_ShardId)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   53,
+			NumEnums:      2,
+			NumMessages:   65,
 			NumExtensions: 0,
-			NumServices:   3,
+			NumServices:   4,
 		},
 		GoTypes:           file_concord_proto_goTypes,
 		DependencyIndexes: file_concord_proto_depIdxs,

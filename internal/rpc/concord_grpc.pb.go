@@ -303,13 +303,12 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Replication: writes and deletes on one owner.
+// Replication: writes on one owner.
 type ReplicationClient interface {
 	WriteShard(ctx context.Context, in *WriteShardRequest, opts ...grpc.CallOption) (*WriteShardResponse, error)
-	// Execute runs a statement on this node's store alone.
+	// Execute and Hint are what service Deletes was before it had a call for each thing. Nodes of that version call them.
 	Execute(ctx context.Context, in *ExecuteRequest, opts ...grpc.CallOption) (*ExecuteResponse, error)
-	// Hint makes this node keep a delete for nodes that were not reached.
-	Hint(ctx context.Context, in *HintRequest, opts ...grpc.CallOption) (*HintResponse, error)
+	Hint(ctx context.Context, in *HintDeleteRequest, opts ...grpc.CallOption) (*HintDeleteResponse, error)
 	// Received tells another owner which writes of a node that went down reached the sender: those that it lacks were on their way.
 	Received(ctx context.Context, in *ReceivedRequest, opts ...grpc.CallOption) (*ReceivedResponse, error)
 }
@@ -342,9 +341,9 @@ func (c *replicationClient) Execute(ctx context.Context, in *ExecuteRequest, opt
 	return out, nil
 }
 
-func (c *replicationClient) Hint(ctx context.Context, in *HintRequest, opts ...grpc.CallOption) (*HintResponse, error) {
+func (c *replicationClient) Hint(ctx context.Context, in *HintDeleteRequest, opts ...grpc.CallOption) (*HintDeleteResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(HintResponse)
+	out := new(HintDeleteResponse)
 	err := c.cc.Invoke(ctx, Replication_Hint_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
@@ -366,13 +365,12 @@ func (c *replicationClient) Received(ctx context.Context, in *ReceivedRequest, o
 // All implementations must embed UnimplementedReplicationServer
 // for forward compatibility.
 //
-// Replication: writes and deletes on one owner.
+// Replication: writes on one owner.
 type ReplicationServer interface {
 	WriteShard(context.Context, *WriteShardRequest) (*WriteShardResponse, error)
-	// Execute runs a statement on this node's store alone.
+	// Execute and Hint are what service Deletes was before it had a call for each thing. Nodes of that version call them.
 	Execute(context.Context, *ExecuteRequest) (*ExecuteResponse, error)
-	// Hint makes this node keep a delete for nodes that were not reached.
-	Hint(context.Context, *HintRequest) (*HintResponse, error)
+	Hint(context.Context, *HintDeleteRequest) (*HintDeleteResponse, error)
 	// Received tells another owner which writes of a node that went down reached the sender: those that it lacks were on their way.
 	Received(context.Context, *ReceivedRequest) (*ReceivedResponse, error)
 	mustEmbedUnimplementedReplicationServer()
@@ -391,7 +389,7 @@ func (UnimplementedReplicationServer) WriteShard(context.Context, *WriteShardReq
 func (UnimplementedReplicationServer) Execute(context.Context, *ExecuteRequest) (*ExecuteResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Execute not implemented")
 }
-func (UnimplementedReplicationServer) Hint(context.Context, *HintRequest) (*HintResponse, error) {
+func (UnimplementedReplicationServer) Hint(context.Context, *HintDeleteRequest) (*HintDeleteResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Hint not implemented")
 }
 func (UnimplementedReplicationServer) Received(context.Context, *ReceivedRequest) (*ReceivedResponse, error) {
@@ -455,7 +453,7 @@ func _Replication_Execute_Handler(srv interface{}, ctx context.Context, dec func
 }
 
 func _Replication_Hint_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(HintRequest)
+	in := new(HintDeleteRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
@@ -467,7 +465,7 @@ func _Replication_Hint_Handler(srv interface{}, ctx context.Context, dec func(in
 		FullMethod: Replication_Hint_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(ReplicationServer).Hint(ctx, req.(*HintRequest))
+		return srv.(ReplicationServer).Hint(ctx, req.(*HintDeleteRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -512,6 +510,316 @@ var Replication_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Received",
 			Handler:    _Replication_Received_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "concord.proto",
+}
+
+const (
+	Deletes_AnnounceDelete_FullMethodName   = "/concord.v1.Deletes/AnnounceDelete"
+	Deletes_RunDelete_FullMethodName        = "/concord.v1.Deletes/RunDelete"
+	Deletes_HintDelete_FullMethodName       = "/concord.v1.Deletes/HintDelete"
+	Deletes_EndDelete_FullMethodName        = "/concord.v1.Deletes/EndDelete"
+	Deletes_EndDeletesBefore_FullMethodName = "/concord.v1.Deletes/EndDeletesBefore"
+	Deletes_DropShards_FullMethodName       = "/concord.v1.Deletes/DropShards"
+)
+
+// DeletesClient is the client API for Deletes service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Deletes: a delete on one data node, and shards that were dropped. Package deletes says in which order they are called.
+type DeletesClient interface {
+	// AnnounceDelete says that a delete is about to run everywhere. The receiver keeps what it writes from now on, for the
+	// case that it is newer than the delete.
+	AnnounceDelete(ctx context.Context, in *AnnounceDeleteRequest, opts ...grpc.CallOption) (*AnnounceDeleteResponse, error)
+	// RunDelete runs a delete on this node's store. Repeating it is harmless.
+	RunDelete(ctx context.Context, in *RunDeleteRequest, opts ...grpc.CallOption) (*RunDeleteResponse, error)
+	// HintDelete makes this node keep a delete for nodes that were not reached.
+	HintDelete(ctx context.Context, in *HintDeleteRequest, opts ...grpc.CallOption) (*HintDeleteResponse, error)
+	// EndDelete says that a delete ran wherever it was to run, or will not.
+	EndDelete(ctx context.Context, in *EndDeleteRequest, opts ...grpc.CallOption) (*EndDeleteResponse, error)
+	// EndDeletesBefore says so of all deletes that a node announced before it started anew.
+	EndDeletesBefore(ctx context.Context, in *EndDeletesBeforeRequest, opts ...grpc.CallOption) (*EndDeletesBeforeResponse, error)
+	// DropShards removes this node's copies of shards that were dropped.
+	DropShards(ctx context.Context, in *DropShardsRequest, opts ...grpc.CallOption) (*DropShardsResponse, error)
+}
+
+type deletesClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewDeletesClient(cc grpc.ClientConnInterface) DeletesClient {
+	return &deletesClient{cc}
+}
+
+func (c *deletesClient) AnnounceDelete(ctx context.Context, in *AnnounceDeleteRequest, opts ...grpc.CallOption) (*AnnounceDeleteResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AnnounceDeleteResponse)
+	err := c.cc.Invoke(ctx, Deletes_AnnounceDelete_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *deletesClient) RunDelete(ctx context.Context, in *RunDeleteRequest, opts ...grpc.CallOption) (*RunDeleteResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RunDeleteResponse)
+	err := c.cc.Invoke(ctx, Deletes_RunDelete_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *deletesClient) HintDelete(ctx context.Context, in *HintDeleteRequest, opts ...grpc.CallOption) (*HintDeleteResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HintDeleteResponse)
+	err := c.cc.Invoke(ctx, Deletes_HintDelete_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *deletesClient) EndDelete(ctx context.Context, in *EndDeleteRequest, opts ...grpc.CallOption) (*EndDeleteResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EndDeleteResponse)
+	err := c.cc.Invoke(ctx, Deletes_EndDelete_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *deletesClient) EndDeletesBefore(ctx context.Context, in *EndDeletesBeforeRequest, opts ...grpc.CallOption) (*EndDeletesBeforeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EndDeletesBeforeResponse)
+	err := c.cc.Invoke(ctx, Deletes_EndDeletesBefore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *deletesClient) DropShards(ctx context.Context, in *DropShardsRequest, opts ...grpc.CallOption) (*DropShardsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DropShardsResponse)
+	err := c.cc.Invoke(ctx, Deletes_DropShards_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// DeletesServer is the server API for Deletes service.
+// All implementations must embed UnimplementedDeletesServer
+// for forward compatibility.
+//
+// Deletes: a delete on one data node, and shards that were dropped. Package deletes says in which order they are called.
+type DeletesServer interface {
+	// AnnounceDelete says that a delete is about to run everywhere. The receiver keeps what it writes from now on, for the
+	// case that it is newer than the delete.
+	AnnounceDelete(context.Context, *AnnounceDeleteRequest) (*AnnounceDeleteResponse, error)
+	// RunDelete runs a delete on this node's store. Repeating it is harmless.
+	RunDelete(context.Context, *RunDeleteRequest) (*RunDeleteResponse, error)
+	// HintDelete makes this node keep a delete for nodes that were not reached.
+	HintDelete(context.Context, *HintDeleteRequest) (*HintDeleteResponse, error)
+	// EndDelete says that a delete ran wherever it was to run, or will not.
+	EndDelete(context.Context, *EndDeleteRequest) (*EndDeleteResponse, error)
+	// EndDeletesBefore says so of all deletes that a node announced before it started anew.
+	EndDeletesBefore(context.Context, *EndDeletesBeforeRequest) (*EndDeletesBeforeResponse, error)
+	// DropShards removes this node's copies of shards that were dropped.
+	DropShards(context.Context, *DropShardsRequest) (*DropShardsResponse, error)
+	mustEmbedUnimplementedDeletesServer()
+}
+
+// UnimplementedDeletesServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedDeletesServer struct{}
+
+func (UnimplementedDeletesServer) AnnounceDelete(context.Context, *AnnounceDeleteRequest) (*AnnounceDeleteResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method AnnounceDelete not implemented")
+}
+func (UnimplementedDeletesServer) RunDelete(context.Context, *RunDeleteRequest) (*RunDeleteResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method RunDelete not implemented")
+}
+func (UnimplementedDeletesServer) HintDelete(context.Context, *HintDeleteRequest) (*HintDeleteResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method HintDelete not implemented")
+}
+func (UnimplementedDeletesServer) EndDelete(context.Context, *EndDeleteRequest) (*EndDeleteResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method EndDelete not implemented")
+}
+func (UnimplementedDeletesServer) EndDeletesBefore(context.Context, *EndDeletesBeforeRequest) (*EndDeletesBeforeResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method EndDeletesBefore not implemented")
+}
+func (UnimplementedDeletesServer) DropShards(context.Context, *DropShardsRequest) (*DropShardsResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method DropShards not implemented")
+}
+func (UnimplementedDeletesServer) mustEmbedUnimplementedDeletesServer() {}
+func (UnimplementedDeletesServer) testEmbeddedByValue()                 {}
+
+// UnsafeDeletesServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to DeletesServer will
+// result in compilation errors.
+type UnsafeDeletesServer interface {
+	mustEmbedUnimplementedDeletesServer()
+}
+
+func RegisterDeletesServer(s grpc.ServiceRegistrar, srv DeletesServer) {
+	// If the following call pancis, it indicates UnimplementedDeletesServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Deletes_ServiceDesc, srv)
+}
+
+func _Deletes_AnnounceDelete_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AnnounceDeleteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeletesServer).AnnounceDelete(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Deletes_AnnounceDelete_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeletesServer).AnnounceDelete(ctx, req.(*AnnounceDeleteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Deletes_RunDelete_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RunDeleteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeletesServer).RunDelete(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Deletes_RunDelete_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeletesServer).RunDelete(ctx, req.(*RunDeleteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Deletes_HintDelete_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HintDeleteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeletesServer).HintDelete(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Deletes_HintDelete_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeletesServer).HintDelete(ctx, req.(*HintDeleteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Deletes_EndDelete_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EndDeleteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeletesServer).EndDelete(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Deletes_EndDelete_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeletesServer).EndDelete(ctx, req.(*EndDeleteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Deletes_EndDeletesBefore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EndDeletesBeforeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeletesServer).EndDeletesBefore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Deletes_EndDeletesBefore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeletesServer).EndDeletesBefore(ctx, req.(*EndDeletesBeforeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Deletes_DropShards_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DropShardsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeletesServer).DropShards(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Deletes_DropShards_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeletesServer).DropShards(ctx, req.(*DropShardsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Deletes_ServiceDesc is the grpc.ServiceDesc for Deletes service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Deletes_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "concord.v1.Deletes",
+	HandlerType: (*DeletesServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "AnnounceDelete",
+			Handler:    _Deletes_AnnounceDelete_Handler,
+		},
+		{
+			MethodName: "RunDelete",
+			Handler:    _Deletes_RunDelete_Handler,
+		},
+		{
+			MethodName: "HintDelete",
+			Handler:    _Deletes_HintDelete_Handler,
+		},
+		{
+			MethodName: "EndDelete",
+			Handler:    _Deletes_EndDelete_Handler,
+		},
+		{
+			MethodName: "EndDeletesBefore",
+			Handler:    _Deletes_EndDeletesBefore_Handler,
+		},
+		{
+			MethodName: "DropShards",
+			Handler:    _Deletes_DropShards_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -1,5 +1,5 @@
-// Package replicationtest has what tests of writes and of deletes share: the metadata of one shard, stores of the engine,
-// and servers.
+// Package replicationtest has what tests of writes and of deletes share: the metadata of one shard, stores of the
+// engine, and servers.
 package replicationtest
 
 import (

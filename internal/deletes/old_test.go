@@ -1,0 +1,98 @@
+package deletes
+
+import (
+	"testing"
+	"time"
+
+	"concord/internal/rpc"
+)
+
+// A delete runs on a node of the version before service Deletes, and is kept by it, announced to it and ended there.
+func TestDeletesReachNodesOfTheVersionBefore(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "down", "down")
+	c.stores[1] = mustStore(t)
+	other := mustOpen(t, c.newNode(t, 2))
+	c.meta.Nodes[1].TCPAddr = mustServe(t, other.server().oldServer)
+	c.meta.Owners = []uint64{1, 2}
+	w, _ := c.withHandoff(t, 5*time.Second)
+	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1\nleft v=1 1")); err != nil {
+		t.Fatal(err)
+	}
+	seen := other.DeletesSeen(shardID)
+	if err := w.deletes.DeleteMeasurement(db, "m"); err != nil {
+		t.Fatal(err)
+	}
+	if n, left := count(t, c.stores[1], "m"), count(t, c.stores[1], "left"); n != 0 || left != 1 {
+		t.Errorf("the node has %d points of the measurement, want none, and %d others, want 1", n, left)
+	}
+	if other.DeletesSeen(shardID) == seen {
+		t.Error("the node heard of no delete")
+	}
+	release, ok := other.HoldDeletes(shardID, other.DeletesSeen(shardID))
+	if !ok {
+		t.Fatal("the delete has not ended for the node")
+	}
+	release()
+	if err := w.deletes.DeleteDatabase(db); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, c.stores[1], "left"); n != -1 {
+		t.Errorf("the node still has the shard, with %d points", n)
+	}
+}
+
+// A node of the version before sends all by one call, with flags.
+func TestNodesOfTheVersionBeforeDelete(t *testing.T) {
+	t.Parallel()
+	s := mustStore(t)
+	mustWrite(t, s, "m v=1 1")
+	c := newTestCluster(t, "ok")
+	c.stores[0] = s
+	n := c.node(t)
+	execute := func(r *rpc.ExecuteRequest) *rpc.ExecuteResponse {
+		t.Helper()
+		resp, err := n.server().Execute(t.Context(), r)
+		if err != nil || resp.Error != "" {
+			t.Fatalf("%v: %v, %v", r, resp, err)
+		}
+		return resp
+	}
+	free := func() bool {
+		release, ok := n.HoldDeletes(shardID, n.DeletesSeen(shardID))
+		if ok {
+			release()
+		}
+		return ok
+	}
+	drop := func(id string) *rpc.ExecuteRequest {
+		return &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Id: id}
+	}
+	first := drop("1")
+	first.AnnounceOnly, first.SenderNode, first.Started = true, 2, 5
+	if resp := execute(first); resp.Clock == 0 || free() {
+		t.Error("the node does not answer an announcement with its clock, or the delete is not under way")
+	}
+	run := drop("1")
+	run.Version = uint64(n.Order.Clock.Next())
+	if execute(run); count(t, s, "m") != 0 {
+		t.Error("the delete did not run")
+	}
+	last := drop("1")
+	last.AnnounceOnly, last.Ended = true, true
+	if execute(last); !free() {
+		t.Error("the delete has not ended")
+	}
+	first.Id = "2"
+	execute(first)
+	execute(&rpc.ExecuteRequest{
+		Kind: rpc.ExecuteRequest_DELETE_SERIES, AnnounceOnly: true, Ended: true, SenderNode: 2, Started: 6,
+	})
+	if !free() {
+		t.Error("a delete of a node that started anew has not ended")
+	}
+	execute(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_SHARD, ShardId: shardID})
+	if s.Shard(shardID) != nil {
+		t.Error("the shard was not dropped")
+	}
+}
