@@ -27,14 +27,15 @@ func TestVersionsDecideWhateverTheOrderOfArrival(t *testing.T) {
 		}
 		want := make(map[int]value) // by time
 		var heard order.Version     // the greatest version that came here
+		var deleting order.Version  // of the delete that is about to run
 		base := w.Order.Clock.Next()
 		version := rapid.Custom(func(t *rapid.T) order.Version {
 			return base + order.Version(rapid.IntRange(1, 1<<20).Draw(t, "version"))<<8
 		})
 		write := func(rt *rapid.T) {
 			v, at, to := version.Draw(rt, "v"), rapid.IntRange(1, 4).Draw(rt, "time"), rapid.IntRange(1, 1000).Draw(rt, "value")
-			if v == want[at].version {
-				return // each version is one write
+			if v == want[at].version || v == deleting {
+				return // each version is one write or delete
 			}
 			heard = max(heard, v)
 			late := mustPoints(t, fmt.Sprintf("%s v=%d %d", name, at*10_000+to, at))
@@ -55,6 +56,7 @@ func TestVersionsDecideWhateverTheOrderOfArrival(t *testing.T) {
 			}
 			w.removals.announce(req, time.Now())
 			req.Version = uint64(max(heard, base) + order.Version(rapid.IntRange(1, 1<<18).Draw(t, "above"))<<8)
+			deleting = order.Version(req.Version)
 			for range rapid.IntRange(0, 3).Draw(t, "writes meanwhile") {
 				write(t)
 			}
