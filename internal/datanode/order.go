@@ -13,7 +13,7 @@ import (
 func (n *Node) openOrder() error {
 	dir := filepath.Join(n.cfg.Meta.Dir, "order")
 	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return err
+		return fmt.Errorf("make the folder of the order of writes: %w", err)
 	}
 	clock, err := order.OpenClock(filepath.Join(dir, "clock"), n.now)
 	if err != nil {
