@@ -19,7 +19,8 @@ type Order struct {
 	Journal *order.Journal
 }
 
-// errBehind says that this node's copy has something newer than a write. With a greater version the write is the newest.
+// errBehind says that this node's copy has something newer than a write. With a greater version the write is the
+// newest.
 var errBehind = errors.New("the owner has newer values of some of the points")
 
 // accept writes points of version v to this node's copy of a shard. Some of the points may have a greater version

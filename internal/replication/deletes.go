@@ -24,10 +24,10 @@ import (
 // deleteTimeout bounds a delete on one node: the engine rewrites indexes.
 const deleteTimeout = 2 * time.Minute
 
-// Deletes runs deletes and drops on every data node, in parallel. A node that
-// is away gets a delete through hinted handoff: all nodes that were reached keep it for that node. Without hinted
-// handoff the delete is an error that names the node, to be run again. Drops of whole databases, policies and shards take
-// the metadata along; a node that was away finds out by that.
+// Deletes runs deletes and drops on every data node, in parallel. A node that is away gets a delete through hinted
+// handoff: all nodes that were reached keep it for that node. Without hinted handoff the delete is an error that names
+// the node, to be run again. Drops of whole databases, policies and shards take the metadata along; a node that was
+// away finds out by that.
 type Deletes struct {
 	meta   Metadata
 	store  *tsdb.Store

@@ -61,7 +61,8 @@ func TestDeleteMeetsWriteOutOfHandoff(t *testing.T) {
 			g.away.Store(false)
 			hh.Heard(2)
 			<-h.entered
-			if err := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop()).DeleteMeasurement(db, "m"); err != nil {
+			d := NewDeletes(member{c.meta, 1}, c.stores[0], c.pool, w, zap.NewNop())
+			if err := d.DeleteMeasurement(db, "m"); err != nil {
 				t.Fatal(err)
 			}
 			third := mustOpen(t, newWriter(t, c.meta, c.stores[0], c.pool, 3)) // as on another node

@@ -141,7 +141,8 @@ func newTestCluster(t testing.TB, states ...string) *testCluster {
 		switch state {
 		case "ok":
 			s = mustStore(t)
-			n.TCPAddr = mustServe(t, NewServer(s, mustOpen(t, newWriter(t, c.meta, s, c.pool, n.ID)), zap.NewNop()), c.served.Option())
+			w := mustOpen(t, newWriter(t, c.meta, s, c.pool, n.ID))
+			n.TCPAddr = mustServe(t, NewServer(s, w, zap.NewNop()), c.served.Option())
 		case "hung":
 			n.TCPAddr = mustServe(t, hung{})
 		case "down":

@@ -68,8 +68,8 @@ func (w *Writer) runOnce(r *rpc.ExecuteRequest) error {
 	return err
 }
 
-// runDelete runs a delete or a drop on this node's store, and remembers a delete. Close waits for it: the engine's store hangs for ever when it is
-// closed while series are dropped.
+// runDelete runs a delete or a drop on this node's store, and remembers a delete. Close waits for it: the engine's store
+// hangs for ever when it is closed while series are dropped.
 func (w *Writer) runDelete(store *tsdb.Store, r *rpc.ExecuteRequest) (err error) {
 	w.mu.RLock()
 	if !w.opened {
@@ -220,7 +220,9 @@ func (w *Writer) coverings(shard uint64, lists ...[]handoff.Entry) (out []*cover
 // deliverWrites sends writes as one, without the points that deletes behind
 // them remove, and returns how many of them the node has. When they cannot be
 // sent as one for what one of them holds, the first is tried alone, to find it.
-func (w *Writer) deliverWrites(ctx context.Context, node uint64, entries []handoff.Entry, deletes []*covering) (int, error) {
+func (w *Writer) deliverWrites(
+	ctx context.Context, node uint64, entries []handoff.Entry, deletes []*covering,
+) (int, error) {
 	var req *rpc.WriteShardRequest
 	n, had := 0, 0 // entries, and points before some were left out
 	for _, e := range entries {

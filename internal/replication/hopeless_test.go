@@ -132,7 +132,8 @@ func TestHintForAnUnknownNodeIsTriedAgain(t *testing.T) {
 	}
 	c.meta.lost = true
 	var never *handoff.PermanentError
-	if n, err := w.Deliver(t.Context(), 2, shardID, []handoff.Entry{{Kind: handoff.Write, Points: 1, Data: b}}, nil); n != 0 || err == nil || errors.As(err, &never) {
+	hints := []handoff.Entry{{Kind: handoff.Write, Points: 1, Data: b}}
+	if n, err := w.Deliver(t.Context(), 2, shardID, hints, nil); n != 0 || err == nil || errors.As(err, &never) {
 		t.Errorf("%d sent, %v", n, err)
 	}
 }

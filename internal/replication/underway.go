@@ -160,7 +160,9 @@ func (w *Writer) tellRestart() {
 			return nil, nil
 		}
 		others := slices.DeleteFunc(slices.Clone(w.meta.DataNodes()), func(n cluster.Node) bool { return n.ID == self })
-		return others, &rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DELETE_SERIES, AnnounceOnly: true, Ended: true, SenderNode: self, Started: w.started}
+		return others, &rpc.ExecuteRequest{
+			Kind: rpc.ExecuteRequest_DELETE_SERIES, AnnounceOnly: true, Ended: true, SenderNode: self, Started: w.started,
+		}
 	})
 }
 

@@ -94,8 +94,8 @@ type Writer struct {
 	sender  uint64 // this process, to peers
 	started uint64 // when it did, in nanoseconds
 	lanes   lanes
-	// deleteIDs are numbers of deletes that began on this node.
-	deleteIDs atomic.Uint64
+
+	deleteIDs atomic.Uint64         // of those that began on this node
 	running   singleflight.Group    // deletes, by ID
 	writing   keylock.Locks[uint64] // by shard; held for reading while points are accepted, and for writing by a repair
 	deletes   deleteCounts
@@ -120,7 +120,12 @@ type Writer struct {
 func NewWriter(meta Metadata, store *tsdb.Store, sub Subscriber, pool *rpc.Pool) *Writer {
 	m := coordinator.NewPointsWriter()
 	m.MetaClient = meta
-	return &Writer{WriteTimeout: coordinator.DefaultWriteTimeout, meta: meta, store: store, sub: sub, pool: pool, Shards: store, mapper: m, log: zap.NewNop(), sender: rand.Uint64() | 1, started: uint64(time.Now().UnixNano()), deletes: deleteCounts{base: rand.Uint64()>>1 | 1}}
+	return &Writer{
+		WriteTimeout: coordinator.DefaultWriteTimeout, Shards: store,
+		meta: meta, store: store, sub: sub, pool: pool, mapper: m, log: zap.NewNop(),
+		sender: rand.Uint64() | 1, started: uint64(time.Now().UnixNano()),
+		deletes: deleteCounts{base: rand.Uint64()>>1 | 1},
+	}
 }
 
 // WithLogger sets the logger; call it before Open.
