@@ -1,6 +1,7 @@
 package copystate
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -123,6 +124,11 @@ func (s *Service) lostChange() map[uint64]*shardSet {
 
 // Missed is called when this node's copy of a shard turns out to lack writes that nobody keeps for it.
 func (s *Service) Missed(shard uint64, why string) { s.missed([]uint64{shard}, why) }
+
+// Doubt marks all copies of this node that other nodes have, too: they may lack writes.
+func (s *Service) Doubt(why string) error {
+	return s.missed(slices.Collect(maps.Keys(s.owned(s.deps.Meta.State()))), why)
+}
 
 // missed marks copies of this node that lack what nobody keeps for them; 0 is for all that other nodes have too, of
 // which deletes are lost.
