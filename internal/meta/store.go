@@ -23,6 +23,7 @@ import (
 
 	"concord/internal/bolt"
 	"concord/internal/cluster"
+	"concord/internal/durable"
 )
 
 // ErrNotInitialised is what a meta node without a cluster answers.
@@ -199,7 +200,7 @@ func (s *store) saveLoop(save <-chan struct{}) {
 		st, _ := s.current()
 		b, err := st.MarshalBinary()
 		if err == nil {
-			err = writeFile(filepath.Join(s.dir, cacheFile), b)
+			err = durable.WriteFile(filepath.Join(s.dir, cacheFile), b, 0o600)
 		}
 		if err != nil {
 			s.zap.Warn("Cannot save a copy of the state", zap.Error(err))
