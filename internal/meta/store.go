@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 	"go.uber.org/zap"
 
 	"concord/internal/bolt"
@@ -124,7 +125,7 @@ func (s *store) openLog(path string) error {
 	}
 	var damaged *bolt.DamagedError
 	switch {
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, bbolterrors.ErrTimeout):
 		return fmt.Errorf("%s is in use: is another influxd-meta running?", path)
 	case errors.As(err, &damaged):
 		return fmt.Errorf("%w: %s", err, s.comeBack())
