@@ -23,8 +23,8 @@ type DamagedError struct {
 
 func (e *DamagedError) Error() string { return fmt.Sprintf("%s is damaged: %s", e.Path, e.Reason) }
 
-// Open opens or creates a file. It returns a *DamagedError for a damaged one, and bbolterrors.ErrTimeout when another process
-// has it open for that long.
+// Open opens or creates a file. It returns a *DamagedError for a damaged one, and bbolterrors.ErrTimeout when another
+// process has it open for that long.
 func Open(path string, mode os.FileMode, timeout time.Duration) (*bbolt.DB, error) {
 	deadline := time.Now().Add(timeout)
 	if err := Check(path, timeout); err != nil {

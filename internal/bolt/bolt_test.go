@@ -99,7 +99,8 @@ func use(db *bbolt.DB) error {
 				}
 			}
 			for i := range 20 {
-				if err := b.Put(fmt.Appendf(nil, "new %d", i), make([]byte, 300)); err != nil && !errors.Is(err, bbolterrors.ErrIncompatibleValue) {
+				err := b.Put(fmt.Appendf(nil, "new %d", i), make([]byte, 300))
+				if err != nil && !errors.Is(err, bbolterrors.ErrIncompatibleValue) {
 					return err
 				}
 			}

@@ -13,7 +13,8 @@ import (
 )
 
 // registerServices adds what this node does for other nodes. control is nil while anti-entropy is off.
-func (n *Node) registerServices(s grpc.ServiceRegistrar, local *entropy.Local, control entropy.Control, shards *shardcopy.Server) {
+func (n *Node) registerServices(s grpc.ServiceRegistrar, local *entropy.Local, control entropy.Control,
+	shards *shardcopy.Server) {
 	rpc.RegisterMembershipServer(s, &membership{node: n})
 	rpc.RegisterReplicationServer(s, replication.NewServer(n.Store, n.writer, n.log))
 	queries := distquery.NewServer(n.Store, n.log)

@@ -259,7 +259,8 @@ func (q *queue) addSegment() error {
 	h = append(h, 0, 0)
 	if _, err = f.Write(h); err == nil {
 		// The folders are new with the first segment.
-		err = errors.Join(durable.SyncDir(q.dir), durable.SyncDir(filepath.Dir(q.dir)), durable.SyncDir(filepath.Dir(filepath.Dir(q.dir))))
+		node := filepath.Dir(q.dir)
+		err = errors.Join(durable.SyncDir(q.dir), durable.SyncDir(node), durable.SyncDir(filepath.Dir(node)))
 	}
 	if err != nil {
 		return errors.Join(err, f.Close(), os.Remove(q.path(id)))
