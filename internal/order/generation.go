@@ -206,10 +206,25 @@ func (g *generation) sort() error {
 	g.fill()
 	pairs := g.table.sorted()
 	path := filepath.Join(filepath.Dir(g.path), fmt.Sprintf("%08d.%s", g.id, sortedExt))
-	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o640)
+	err := durable.Replace(path, path+".tmp", 0o640, func(f *os.File) error { return writeSorted(f, pairs, g.newest) })
 	if err != nil {
 		return err
 	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	old, oldPath := g.file, g.path
+	g.file, g.path, g.table, g.writes, g.sorted = f, path, nil, nil, true
+	g.pairs, g.size = int64(len(pairs)), headerSize+int64(len(pairs))*pairSize+footerSize
+	for i := 0; i < len(pairs); i += blockPairs {
+		g.first = append(g.first, pairs[i].key)
+	}
+	return errors.Join(old.Close(), os.Remove(oldPath))
+}
+
+// writeSorted writes what the file of a sorted generation has.
+func writeSorted(f *os.File, pairs []pair, newest Version) error {
 	sum := crc32.New(castagnoli)
 	w := bufio.NewWriterSize(io.MultiWriter(f, sum), 1<<16)
 	w.Write(header(sortedMagic))
@@ -219,30 +234,12 @@ func (g *generation) sort() error {
 		w.Write(binary.BigEndian.AppendUint64(b, uint64(p.version)))
 	}
 	b = binary.BigEndian.AppendUint64(b[:0], uint64(len(pairs)))
-	w.Write(binary.BigEndian.AppendUint64(b, uint64(g.newest)))
-	err = w.Flush()
-	if err == nil {
-		_, err = f.Write(binary.BigEndian.AppendUint32(nil, sum.Sum32()))
+	w.Write(binary.BigEndian.AppendUint64(b, uint64(newest)))
+	if err := w.Flush(); err != nil {
+		return err
 	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err == nil {
-		err = os.Rename(path+".tmp", path)
-	}
-	if err == nil {
-		err = durable.SyncDir(filepath.Dir(path))
-	}
-	if err != nil {
-		return errors.Join(err, f.Close(), os.Remove(path+".tmp"))
-	}
-	old, oldPath := g.file, g.path
-	g.file, g.path, g.table, g.writes, g.sorted = f, path, nil, nil, true
-	g.pairs, g.size = int64(len(pairs)), headerSize+int64(len(pairs))*pairSize+footerSize
-	for i := 0; i < len(pairs); i += blockPairs {
-		g.first = append(g.first, pairs[i].key)
-	}
-	return errors.Join(old.Close(), os.Remove(oldPath))
+	_, err := f.Write(binary.BigEndian.AppendUint32(nil, sum.Sum32()))
+	return err
 }
 
 func (g *generation) close() error { return g.file.Close() }
