@@ -41,7 +41,7 @@ func (n *Node) openOrder() error {
 		why = "the journal of writes of its node was damaged"
 	case isNew && n.Meta.NodeID() != 0 && len(n.Store.ShardIDs()) > 0:
 		why = "its node has no journal of writes"
-		n.log.Warn("The journal of writes is new, beside shards from before: the copies of this node are compared before they are read",
+		n.log.Warn("The journal of writes is gone: the copies of this node are compared before they are read",
 			zap.String("dir", dir))
 	}
 	if why == "" {

@@ -490,8 +490,8 @@ func (j *Journal) Since() Version {
 	return j.since
 }
 
-// Damaged reports whether some of what was on disk when the journal was opened is lost. A late write that came since may
-// have undone a newer one.
+// Damaged reports whether some of what was on disk when the journal was opened is lost. A late write that came since
+// may have undone a newer one.
 func (j *Journal) Damaged() bool { return j.damaged }
 
 // Statistics are those of the measurement order.
