@@ -1,4 +1,6 @@
 GO      ?= go
+# Tools have a module file of their own: who uses Concord as a module does not download them.
+TOOL     = $(GO) tool -modfile=tools/go.mod
 export CGO_ENABLED = 0
 
 .PHONY: help build test e2e campaign campaign-entropy campaign-reads campaign-http trial compare race lint bench bench-entropy fuzz nightly proto
@@ -50,7 +52,7 @@ lint: ## gofmt, go vet and staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); \
 	if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
 	$(GO) vet ./... && $(GO) vet -tags e2e,compare,bench,campaign,trial ./test/... ./internal/entropy/...
-	$(GO) tool staticcheck -tags e2e,compare,bench,campaign,trial ./...
+	$(TOOL) staticcheck -tags e2e,compare,bench,campaign,trial ./...
 
 bench: ## run the benchmarks, and compare a cluster with one plain node
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/...
@@ -77,5 +79,8 @@ nightly: ## equal data in CHECKS random layouts has equal digests, a million ser
 	$(GO) test -count=1 -timeout 10h -run 'TestDivergence' ./internal/entropy/transport -divergences=1000
 	$(GO) test -count=1 -timeout 10h -run 'TestHotShardIsNeverListed' -v ./internal/devcluster -hot=10m
 
-proto: ## generate the gRPC code (needs protoc, protoc-gen-go and protoc-gen-go-grpc)
-	protoc -I internal/rpc --go_out=. --go_opt=module=concord --go-grpc_out=. --go-grpc_opt=module=concord $(notdir $(wildcard internal/rpc/*.proto))
+proto: ## generate the gRPC code (needs protoc)
+	protoc -I internal/rpc \
+		--plugin=protoc-gen-go=$$($(TOOL) -n protoc-gen-go) --go_out=. --go_opt=module=concord \
+		--plugin=protoc-gen-go-grpc=$$($(TOOL) -n protoc-gen-go-grpc) --go-grpc_out=. --go-grpc_opt=module=concord \
+		$(notdir $(wildcard internal/rpc/*.proto))

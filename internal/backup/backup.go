@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"sort"
 	"time"
+
+	"concord/internal/durable"
 )
 
 // Stamp names the files of one backup by its time.
@@ -79,29 +81,16 @@ func (e Entry) Whole() bool { return !e.Partial && e.Incomplete == "" }
 // Write makes a file durable under its name once all of it is there: until then
 // it is called .pending. It returns the size and the checksum.
 func Write(path string, fill func(io.Writer) error) (size int64, sum string, err error) {
-	pending := path + pendingSuffix
-	f, err := os.OpenFile(pending, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return 0, "", err
-	}
 	h := sha256.New()
-	w := &counter{Writer: io.MultiWriter(f, h)}
-	err = fill(w)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		os.Remove(pending)
-		return 0, "", err
-	}
-	if err := os.Rename(pending, path); err != nil {
-		return 0, "", err
-	}
-	d, err := os.Open(filepath.Dir(path))
+	w := &counter{}
+	err = durable.Replace(path, path+pendingSuffix, 0o600, func(f *os.File) error {
+		w.Writer = io.MultiWriter(f, h)
+		return fill(w)
+	})
 	if err != nil {
 		return 0, "", err
 	}
-	return w.n, hex.EncodeToString(h.Sum(nil)), errors.Join(d.Sync(), d.Close())
+	return w.n, hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // counter counts the bytes that are written.

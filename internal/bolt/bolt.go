@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 // DamagedError says that a file is no bbolt file, or no longer.
@@ -22,8 +23,8 @@ type DamagedError struct {
 
 func (e *DamagedError) Error() string { return fmt.Sprintf("%s is damaged: %s", e.Path, e.Reason) }
 
-// Open opens or creates a file. It returns a *DamagedError for a damaged one, and bbolt.ErrTimeout when another process
-// has it open for that long.
+// Open opens or creates a file. It returns a *DamagedError for a damaged one, and bbolterrors.ErrTimeout when another
+// process has it open for that long.
 func Open(path string, mode os.FileMode, timeout time.Duration) (*bbolt.DB, error) {
 	deadline := time.Now().Add(timeout)
 	if err := Check(path, timeout); err != nil {
@@ -51,7 +52,7 @@ func Check(path string, timeout time.Duration) error {
 			return fmt.Errorf("lock %s: %w", path, err)
 		}
 		if time.Now().After(deadline) {
-			return bbolt.ErrTimeout
+			return bbolterrors.ErrTimeout
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -59,7 +60,7 @@ func Check(path string, timeout time.Duration) error {
 	if err != nil || len(b) == 0 {
 		return err
 	}
-	if err := verify(b); errors.Is(err, bbolt.ErrVersionMismatch) {
+	if err := verify(b); errors.Is(err, bbolterrors.ErrVersionMismatch) {
 		return fmt.Errorf("%s: %w", path, err)
 	} else if err != nil {
 		return &DamagedError{path, err.Error()}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 	"pgregory.net/rapid"
 
 	"concord/internal/bolt/bolttest"
@@ -98,7 +99,8 @@ func use(db *bbolt.DB) error {
 				}
 			}
 			for i := range 20 {
-				if err := b.Put(fmt.Appendf(nil, "new %d", i), make([]byte, 300)); err != nil && !errors.Is(err, bbolt.ErrIncompatibleValue) {
+				err := b.Put(fmt.Appendf(nil, "new %d", i), make([]byte, 300))
+				if err != nil && !errors.Is(err, bbolterrors.ErrIncompatibleValue) {
 					return err
 				}
 			}
@@ -106,7 +108,7 @@ func use(db *bbolt.DB) error {
 		_, err := tx.CreateBucketIfNotExists([]byte("another"))
 		return err
 	})
-	if errors.Is(err, bbolt.ErrIncompatibleValue) {
+	if errors.Is(err, bbolterrors.ErrIncompatibleValue) {
 		return nil
 	}
 	return err
@@ -193,7 +195,7 @@ func TestFilesOfBboltAreWhole(t *testing.T) {
 			if err := db.Update(func(tx *bbolt.Tx) error {
 				name := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(rt, "bucket")
 				if rapid.IntRange(0, 9).Draw(rt, "drop") == 9 {
-					if err := tx.DeleteBucket([]byte(name)); err != nil && !errors.Is(err, bbolt.ErrBucketNotFound) {
+					if err := tx.DeleteBucket([]byte(name)); err != nil && !errors.Is(err, bbolterrors.ErrBucketNotFound) {
 						return err
 					}
 				}
@@ -254,7 +256,7 @@ func TestFileOfAnotherVersionIsNoDamage(t *testing.T) {
 	if err := os.WriteFile(path, bolttest.Damage(b, 0, nil, uint32(len(b)), true), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(path, 0o600, time.Second); !errors.Is(err, bbolt.ErrVersionMismatch) {
+	if _, err := Open(path, 0o600, time.Second); !errors.Is(err, bbolterrors.ErrVersionMismatch) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -267,7 +269,7 @@ func TestOpenFileIsInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	if _, err := Open(path, 0o600, 50*time.Millisecond); !errors.Is(err, bbolt.ErrTimeout) {
+	if _, err := Open(path, 0o600, 50*time.Millisecond); !errors.Is(err, bbolterrors.ErrTimeout) {
 		t.Errorf("got %v", err)
 	}
 }

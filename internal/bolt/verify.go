@@ -8,7 +8,7 @@ import (
 	"hash/fnv"
 	"os"
 
-	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 // The file format of bbolt, see its page.go, db.go, bucket.go and freelist.go. Numbers are in the byte order of the machine.
@@ -54,7 +54,7 @@ func readMeta(b []byte) (m meta, err error) {
 		return m, errNoMeta
 	}
 	if order.Uint32(b[4:]) != metaVersion {
-		return m, bbolt.ErrVersionMismatch
+		return m, bbolterrors.ErrVersionMismatch
 	}
 	return meta{
 		pageSize: int(order.Uint32(b[8:])), root: order.Uint64(b[16:]),

@@ -361,10 +361,13 @@ func (s *Service) toldLost(node uint64, shards []uint64) {
 func (s *Service) learnSelf(m *rpc.CopyStates) {
 	you := decodeVersion(m.You)
 	s.mu.Lock()
-	if you.start == 0 || s.starts[you.start] {
-		s.mu.Unlock()
+	known := you.start == 0 || s.starts[you.start]
+	s.mu.Unlock()
+	if known {
 		return
 	}
+	s.saving.Lock() // first: a mark that is stored meanwhile must not be stored over
+	s.mu.Lock()
 	back := you.folder == s.self.Folder && !s.wentBack && (m.YourMark > s.loadedMark || you.start>>16 >= s.self.Start>>16)
 	if you.start>>16 >= s.self.Start>>16 {
 		s.self.Start = nextStart(you.start)
@@ -377,7 +380,6 @@ func (s *Service) learnSelf(m *rpc.CopyStates) {
 	s.own.version = version{s.self.Folder, s.self.Start, s.own.sequence + 1}
 	next := s.self
 	s.mu.Unlock()
-	s.saving.Lock()
 	err := s.store.save(change{self: &next})
 	s.saving.Unlock()
 	if err != nil {

@@ -1,6 +1,7 @@
 package copystate
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -123,6 +124,11 @@ func (s *Service) lostChange() map[uint64]*shardSet {
 
 // Missed is called when this node's copy of a shard turns out to lack writes that nobody keeps for it.
 func (s *Service) Missed(shard uint64, why string) { s.missed([]uint64{shard}, why) }
+
+// Doubt marks all copies of this node that other nodes have, too: they may lack writes.
+func (s *Service) Doubt(why string) error {
+	return s.missed(slices.Collect(maps.Keys(s.owned(s.deps.Meta.State()))), why)
+}
 
 // missed marks copies of this node that lack what nobody keeps for them; 0 is for all that other nodes have too, of
 // which deletes are lost.
@@ -305,7 +311,7 @@ func (s *Service) review(at look) error {
 		s.mu.Unlock()
 		return nil
 	}
-	var next *self
+	seen := false // a shard that is newer than those of the look before
 	var gone []uint64
 	err := s.update(func(set func(uint64, record)) {
 		live := make(map[uint64]bool)
@@ -345,18 +351,21 @@ func (s *Service) review(at look) error {
 		}
 		if now := st.Data.MaxShardID; first || now > s.self.Newest {
 			s.self.Newest, s.self.Reviewed = max(s.self.Newest, now), true
-			me := s.self
-			next = &me
+			seen = true
 		}
 	})
-	if err != nil || next == nil && len(gone) == 0 {
+	if err != nil || !seen && len(gone) == 0 {
 		return err
 	}
-	c := change{self: next, shards: make(map[uint64]*record)}
+	c := change{shards: make(map[uint64]*record)}
 	for _, id := range gone {
 		c.shards[id] = nil
 	}
 	s.saving.Lock()
 	defer s.saving.Unlock()
+	s.mu.Lock()
+	next := s.self // here: a mark that was stored meanwhile must not be stored over
+	s.mu.Unlock()
+	c.self = &next
 	return s.store.save(c)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 	"google.golang.org/protobuf/proto"
 
 	"concord/internal/bolt"
@@ -81,7 +82,7 @@ func openStore(path string) (*store, *state, error) {
 	db, err := bolt.Open(path, 0o600, 2*time.Second)
 	var damaged *bolt.DamagedError
 	switch {
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, bbolterrors.ErrTimeout):
 		return nil, nil, fmt.Errorf("%s is in use: is another influxd running?", path)
 	case errors.As(err, &damaged):
 		return nil, nil, fmt.Errorf("%w: %s", err, withoutStore)

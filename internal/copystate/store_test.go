@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 	"google.golang.org/protobuf/proto"
 
 	"concord/internal/bolt"
@@ -79,7 +79,7 @@ func FuzzOpenStore(f *testing.F) {
 		switch {
 		case err == nil:
 			s.close()
-		case errors.As(err, &damaged), errors.Is(err, bbolt.ErrVersionMismatch):
+		case errors.As(err, &damaged), errors.Is(err, bbolterrors.ErrVersionMismatch):
 		case len(err.Error()) > 1000:
 			t.Fatal("an error of many lines")
 		}

@@ -268,7 +268,8 @@ func (b *backupRun) ask(ctx context.Context, shard uint64) (plan []backup.Source
 	if shard != 0 {
 		params.Set("shard", strconv.FormatUint(shard, 10))
 	}
-	return plan, b.call(ctx, http.MethodGet, "/backup/plan", params, &plan)
+	err = b.call(ctx, http.MethodGet, "/backup/plan", params, &plan)
+	return plan, err
 }
 
 func (b *backupRun) metadata(ctx context.Context) (backup.Meta, error) {

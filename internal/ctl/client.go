@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,6 +36,21 @@ type client struct {
 	tls, insecure             bool
 	timeout                   time.Duration
 	global                    *pflag.FlagSet
+	overTLS                   *tlsTransport // copies with another timeout share it
+}
+
+// tlsTransport is the HTTP transport to meta nodes that speak TLS. It is made with the first request, when flags and
+// -config have said how to verify certificates. One is enough for a command: it keeps connections open for reuse.
+type tlsTransport struct {
+	once sync.Once
+	http *http.Transport
+}
+
+func (t *tlsTransport) get(insecure bool) http.RoundTripper {
+	t.once.Do(func() {
+		t.http = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: insecure}}
+	})
+	return t.http
 }
 
 // flags are the global flags of influxd-ctl.
@@ -131,7 +147,7 @@ func (c *client) send(ctx context.Context, method, path string, params url.Value
 	transport := http.DefaultTransport
 	if c.tls {
 		u.Scheme = "https"
-		transport = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: c.insecure}}
+		transport = c.overTLS.get(c.insecure)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {

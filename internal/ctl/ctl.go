@@ -12,7 +12,7 @@ import (
 
 // Setup adds the commands and global flags to influxd-ctl.
 func Setup(root *cobra.Command) {
-	c := &client{}
+	c := &client{overTLS: &tlsTransport{}}
 	c.flags(root)
 	root.AddCommand(
 		c.show(), c.showShards(), c.entropy(),

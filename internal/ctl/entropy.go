@@ -27,6 +27,8 @@ func (c *client) entropyShow() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "show", Short: "Show shards whose replicas differ, and the repair queue", Args: cobra.NoArgs,
+		Long: "Show shards whose replicas differ, and the repair queue. A data node repairs them unasked, unless its " +
+			"[anti-entropy] auto-repair-diff or auto-repair-missing is false.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var s api.Status
 			if err := c.call(cmd.Context(), http.MethodGet, api.Base+"/status", nil, &s); err != nil {

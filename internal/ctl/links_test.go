@@ -28,8 +28,8 @@ func TestLinksNoServer(t *testing.T) {
 	t.Parallel()
 	ours := []string{
 		"concord/cmd/influxd-ctl", "concord/internal/backup", "concord/internal/cli", "concord/internal/config", "concord/internal/ctl",
-		"concord/internal/entropy/api", "concord/internal/meta/metaconfig", "concord/internal/meta/wire", "concord/internal/trust",
-		"concord/internal/version",
+		"concord/internal/durable", "concord/internal/entropy/api", "concord/internal/meta/metaconfig",
+		"concord/internal/meta/wire", "concord/internal/trust", "concord/internal/version",
 	}
 	servers := []string{
 		"github.com/hashicorp/raft", "go.etcd.io/bbolt", "google.golang.org/grpc", "github.com/influxdata/influxql",

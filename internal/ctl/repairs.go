@@ -49,7 +49,8 @@ func (c *client) entropyPause(use, short, done string) *cobra.Command {
 }
 
 func (c *client) fetchRepairs(ctx context.Context) (r api.Repairs, err error) {
-	return r, c.call(ctx, http.MethodGet, api.Base+"/repairs", nil, &r)
+	err = c.call(ctx, http.MethodGet, api.Base+"/repairs", nil, &r)
+	return r, err
 }
 
 func (c *client) entropyRepairs() *cobra.Command {

@@ -426,16 +426,7 @@ func (n *Node) openEntropy(pool *rpc.Pool) (*entropy.View, error) {
 
 	guard := rpc.NewGuard(n.cfg.Meta.InternalSharedSecret)
 	s := rpc.NewServer(append(rpc.CatchingUp(n.catchUp), guard.Option(), n.served.Option())...)
-	rpc.RegisterMembershipServer(s, &membership{node: n})
-	writes := replication.NewServer(n.Store, n.writer, n.log)
-	rpc.RegisterReplicationServer(s, replicationServer{writes, n.deletes.OldServer()})
-	rpc.RegisterDeletesServer(s, n.deletes.Server())
-	queries := distquery.NewServer(n.Store, n.log)
-	queries.Whole, queries.Budget = n.whole(), n.queries
-	rpc.RegisterQueryServer(s, queries)
-	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
-	transport.NewServer(local, control).Register(s)
-	rpc.RegisterShardsServer(s, shards)
+	n.registerServices(s, local, control, shards)
 	ln, done := n.listener.forOneServer(), make(chan struct{})
 	go func() {
 		defer close(done)

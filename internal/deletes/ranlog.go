@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 	"google.golang.org/protobuf/proto"
 
 	"concord/internal/bolt"
@@ -37,7 +38,7 @@ const withoutRanLog = "to start without, move it away; a delete that other nodes
 func OpenRanLog(path string, keep time.Duration) (*RanLog, error) {
 	db, err := bolt.Open(path, 0o600, 2*time.Second)
 	var damaged *bolt.DamagedError
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("%s is in use: is another influxd running?", path)
 	} else if errors.As(err, &damaged) {
 		return nil, fmt.Errorf("%w: %s", err, withoutRanLog)
@@ -45,7 +46,7 @@ func OpenRanLog(path string, keep time.Duration) (*RanLog, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	l := &RanLog{db: db, keep: keep}
-	if err := l.purge(time.Now()); errors.Is(err, bbolt.ErrIncompatibleValue) {
+	if err := l.purge(time.Now()); errors.Is(err, bbolterrors.ErrIncompatibleValue) {
 		return nil, errors.Join(fmt.Errorf("%s is damaged: %w: %s", path, err, withoutRanLog), db.Close())
 	} else if err != nil {
 		return nil, errors.Join(fmt.Errorf("read %s: %w", path, err), db.Close())

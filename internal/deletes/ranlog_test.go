@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"concord/internal/bolt"
 	"concord/internal/bolt/bolttest"
@@ -87,7 +87,7 @@ func FuzzOpenRanLog(f *testing.F) {
 			return
 		}
 		l.db.NoSync = true
-		if err := l.Record(&rpc.Delete{Id: "new"}); err != nil && !errors.Is(err, bbolt.ErrIncompatibleValue) {
+		if err := l.Record(&rpc.Delete{Id: "new"}); err != nil && !errors.Is(err, bbolterrors.ErrIncompatibleValue) {
 			t.Fatal(err)
 		}
 		if err := l.Close(); err != nil {

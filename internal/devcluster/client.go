@@ -77,7 +77,8 @@ func (c Client) EntropyStatus(ctx context.Context) (s api.Status, raw []byte, er
 	if raw, err = c.do(ctx, http.MethodGet, api.Base+"/status", "", nil); err != nil {
 		return s, nil, err
 	}
-	return s, raw, json.Unmarshal(raw, &s)
+	err = json.Unmarshal(raw, &s)
+	return s, raw, err
 }
 
 // Repair queues a shard.

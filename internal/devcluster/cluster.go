@@ -139,6 +139,7 @@ func (c *Cluster) dataConfig(dir string, p Ports) *datanode.Config {
 	cfg.Monitor.StoreEnabled = false
 	cfg.AntiEntropy.CheckInterval = itoml.Duration(time.Second)
 	cfg.AntiEntropy.Settle = itoml.Duration(time.Second)
+	cfg.AntiEntropy.AutoRepairDiff = false // differences are to be seen
 	if c.opts.DataConfig != nil {
 		c.opts.DataConfig(cfg)
 	}

@@ -40,7 +40,10 @@ func mustGet(ctx context.Context, t *testing.T, c *devcluster.Cluster, node int,
 
 // statistics are those of the contract, with their fields.
 var statistics = map[string][]string{
-	"ae": {"bytesRx", "bytesTx", "checks", "conflicts", "errors", "jobs", "jobsActive", "pointsRepaired", "queueDepth"},
+	"ae": {
+		"bytesRx", "bytesTx", "checks", "conflicts", "errors", "jobs", "jobsActive", "pointsRepaired", "queueDepth",
+		"repairsInConflict",
+	},
 	"cluster": {
 		"copyShardReq", "createIteratorReq", "expandSourcesReq", "fieldDimensionsReq", "iteratorCostReq", "openConnections",
 		"removeShardReq", "writeShardFail", "writeShardPointsReq", "writeShardReq",

@@ -20,7 +20,7 @@ func TestRepairKeepsWhatWasWrittenLast(t *testing.T) {
 	t.Parallel()
 	ctx, c := mustStartWith(t, 3, func(cfg *datanode.Config) {
 		cfg.HintedHandoff.Enabled = false
-		cfg.AntiEntropy.AutoRepairMissing, cfg.AntiEntropy.AutoRepairDiff = false, false
+		cfg.AntiEntropy.AutoRepairMissing = false
 		cfg.AntiEntropy.Settle = toml.Duration(time.Second)
 		cfg.Cluster.WriteTimeout = toml.Duration(5 * time.Second)
 	})

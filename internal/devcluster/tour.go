@@ -98,7 +98,8 @@ func (t *tour) write(ctx context.Context, from, to time.Time, consistency string
 			}
 		}
 	}
-	return total, flush()
+	err := flush()
+	return total, err
 }
 
 // damage makes the replicas of nodes 2 and 3 differ from that of node 1, each in its own way.

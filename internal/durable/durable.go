@@ -9,13 +9,22 @@ import (
 
 // WriteFile replaces the file at path in one step: after a crash it has its old contents or b, and never a part. The
 // new contents are on disk when WriteFile returns.
-func WriteFile(path string, b []byte, mode os.FileMode) (err error) {
-	tmp := path + ".tmp"
+func WriteFile(path string, b []byte, mode os.FileMode) error {
+	return Replace(path, path+".tmp", mode, func(f *os.File) error {
+		_, err := f.Write(b)
+		return err
+	})
+}
+
+// Replace is WriteFile of what write writes to a file. That file is called tmp, in the same file system as path, until
+// all of it is on disk. Replace closes it. After an error it is gone; after a crash it may be there, and the next
+// Replace begins it anew.
+func Replace(path, tmp string, mode os.FileMode, write func(*os.File) error) error {
 	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, mode)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(b)
+	err = write(f)
 	if err == nil {
 		err = f.Sync()
 	}

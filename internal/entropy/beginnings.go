@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"concord/internal/copystate"
+	"concord/internal/durable"
 )
 
 // beginnings keeps how the copies of shards began. Each copy that is not copystate.FoundEqual has a file, named by the
@@ -75,12 +76,7 @@ func (b *beginnings) note(id uint64, began copystate.Beginning) error {
 	if b.byShard[id] >= began {
 		return nil
 	}
-	f, err := os.OpenFile(b.path(id), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o640)
-	if err == nil {
-		_, err = f.WriteString(strconv.FormatInt(int64(began), 10))
-		err = errors.Join(err, f.Sync(), f.Close(), b.sync())
-	}
-	if err != nil {
+	if err := durable.WriteFile(b.path(id), strconv.AppendInt(nil, int64(began), 10), 0o640); err != nil {
 		return fmt.Errorf("note how shard %d begins: %w", id, err)
 	}
 	b.byShard[id] = began
@@ -104,12 +100,4 @@ func (b *beginnings) forget(id uint64) error {
 
 func (b *beginnings) path(id uint64) string {
 	return filepath.Join(b.dir, strconv.FormatUint(id, 10))
-}
-
-func (b *beginnings) sync() error {
-	d, err := os.Open(b.dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -29,6 +29,7 @@ func NewConfig() Config {
 		MaxFetch:          10,
 		MaxSync:           1,
 		AutoRepairMissing: true,
+		AutoRepairDiff:    true,
 		Settle:            toml.Duration(time.Minute),
 		MaxRate:           48 << 20,
 		ScrubInterval:     toml.Duration(720 * time.Hour),

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"concord/internal/durable"
 )
 
 // damage is what is known of a damaged copy.
@@ -111,7 +113,7 @@ func (s *damagedShards) set(id uint64, d damage) error {
 	if err == nil && s.m[id] != d {
 		var b []byte
 		if b, err = encodeDamage(d); err == nil {
-			err = s.write(id, b)
+			err = durable.WriteFile(s.path(id), b, 0o640)
 		}
 	}
 	if err != nil {
@@ -119,22 +121,6 @@ func (s *damagedShards) set(id uint64, d damage) error {
 	}
 	s.m[id] = d
 	return nil
-}
-
-func (s *damagedShards) write(id uint64, b []byte) error {
-	tmp := s.path(id) + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o640)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, s.path(id)); err != nil {
-		return err
-	}
-	return s.sync()
 }
 
 func (s *damagedShards) remove(id uint64) error {
@@ -153,12 +139,4 @@ func (s *damagedShards) remove(id uint64) error {
 
 func (s *damagedShards) path(id uint64) string {
 	return filepath.Join(s.dir, strconv.FormatUint(id, 10))
-}
-
-func (s *damagedShards) sync() error {
-	d, err := os.Open(s.dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

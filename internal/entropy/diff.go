@@ -71,7 +71,8 @@ func (s *Service) Diff(ctx context.Context, id uint64) (DryRun, error) {
 			out.Pairs = append(out.Pairs, PairDiff{A: addr(st, a.owner), B: addr(st, b.owner)})
 		}
 	}
-	return out, s.diff(ctx, st, sh, copies, &out)
+	err = s.diff(ctx, st, sh, copies, &out)
+	return out, err
 }
 
 // sound leaves damaged copies out: what a repair would bring to them shows when their damaged files are set aside.

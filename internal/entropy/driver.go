@@ -168,7 +168,7 @@ func (s *Service) run(ctx context.Context, it queued, j *job) {
 		return
 	case out.typeConflict != "":
 		ended.State, ended.Error = Refused, out.typeConflict
-		s.stats.conflicts.Add(1)
+		s.stats.repairsInConflict.Add(1)
 		s.log.Warn("Repair needs an operator: owners refuse points that others have", append(fields, zap.Int("refused_fields", out.refused), zap.String("message", out.typeConflict))...)
 		s.mu.Lock()
 		s.results[id] = ShardStatus{ID: id, Status: Conflict, Message: out.typeConflict}

@@ -510,7 +510,9 @@ func (c *fakeCluster) writeAll(id uint64, t int64, v any) {
 
 func mustOpen(t *testing.T, c *fakeCluster, change func(*Config, *Deps)) *Service {
 	t.Helper()
-	cfg, deps := NewConfig(), Deps{Dir: t.TempDir(), Meta: c, Local: c.replicas[c.id], Transport: c}
+	cfg := NewConfig()
+	cfg.AutoRepairDiff = false // tests ask for repairs
+	deps := Deps{Dir: t.TempDir(), Meta: c, Local: c.replicas[c.id], Transport: c}
 	cfg.CheckInterval *= 1000 // tests check when they want to
 	if change != nil {
 		change(&cfg, &deps)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"concord/internal/bolt"
 )
@@ -69,7 +70,7 @@ func openQueue(dir string) (q *queue, aside string, err error) {
 
 func readQueue(path string) (*queue, error) {
 	db, err := bolt.Open(path, 0o644, 5*time.Second)
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("%s is in use: is another influxd running?", path)
 	} else if err != nil {
 		return nil, err
@@ -88,14 +89,14 @@ func readQueue(path string) (*queue, error) {
 				return nil
 			}
 			if v == nil {
-				return bbolt.ErrIncompatibleValue
+				return bbolterrors.ErrIncompatibleValue
 			}
 			id := binary.BigEndian.Uint64(k)
 			q.items[id] = decodeQueued(id, v)
 			return nil
 		})
 	})
-	if errors.Is(err, bbolt.ErrIncompatibleValue) { // a bucket where a value should be, or the other way round
+	if errors.Is(err, bbolterrors.ErrIncompatibleValue) { // a bucket where a value should be, or the other way round
 		err = &bolt.DamagedError{Path: path, Reason: err.Error()}
 	}
 	if err != nil {

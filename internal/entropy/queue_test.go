@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"concord/internal/bolt/bolttest"
 	"concord/internal/copystate"
@@ -99,7 +99,7 @@ func FuzzOpenQueue(f *testing.F) {
 			t.Fatal(err)
 		}
 		q, aside, err := openQueue(dir)
-		if errors.Is(err, bbolt.ErrVersionMismatch) {
+		if errors.Is(err, bbolterrors.ErrVersionMismatch) {
 			return
 		}
 		if err != nil {

@@ -100,7 +100,10 @@ type lastCheck struct {
 
 // statistics are the values of the measurement ae.
 type statistics struct {
-	bytesRx, bytesTx, errors, jobs, jobsActive, checks, pointsRepaired, conflicts atomic.Int64
+	bytesRx, bytesTx, errors, jobs, jobsActive, checks, pointsRepaired atomic.Int64
+
+	conflicts         atomic.Int64 // points of which owners had different values, decided
+	repairsInConflict atomic.Int64 // repairs that ended with points that an owner refuses
 }
 
 // New returns a service that Open starts. cfg must be valid and enabled.
@@ -223,15 +226,16 @@ func (s *Service) Statistics(tags map[string]string) []models.Statistic {
 		Name: "ae",
 		Tags: models.StatisticTags{}.Merge(tags),
 		Values: map[string]interface{}{
-			"bytesRx":        s.stats.bytesRx.Load(),
-			"bytesTx":        s.stats.bytesTx.Load(),
-			"errors":         s.stats.errors.Load(),
-			"jobs":           s.stats.jobs.Load(),
-			"jobsActive":     s.stats.jobsActive.Load(),
-			"checks":         s.stats.checks.Load(),
-			"pointsRepaired": s.stats.pointsRepaired.Load(),
-			"conflicts":      s.stats.conflicts.Load(),
-			"queueDepth":     int64(depth),
+			"bytesRx":           s.stats.bytesRx.Load(),
+			"bytesTx":           s.stats.bytesTx.Load(),
+			"errors":            s.stats.errors.Load(),
+			"jobs":              s.stats.jobs.Load(),
+			"jobsActive":        s.stats.jobsActive.Load(),
+			"checks":            s.stats.checks.Load(),
+			"pointsRepaired":    s.stats.pointsRepaired.Load(),
+			"conflicts":         s.stats.conflicts.Load(),
+			"repairsInConflict": s.stats.repairsInConflict.Load(),
+			"queueDepth":        int64(depth),
 		},
 	}}
 }

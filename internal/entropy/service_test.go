@@ -237,6 +237,7 @@ func TestCheck(t *testing.T) {
 		if n := repairs(); n != 1 {
 			t.Errorf("%d repairs, want 1", n)
 		}
+		wantConflicts(t, s, 0, 1)
 		// What is left does not keep the node busy.
 		for range 3 {
 			mustCheck(t, s)
@@ -255,6 +256,16 @@ func TestCheck(t *testing.T) {
 			t.Errorf("after %d repairs: %s", repairs(), got)
 		}
 	})
+}
+
+// wantConflicts compares the statistics about points of which owners had different values, and about repairs that ended
+// with points that an owner refuses.
+func wantConflicts(t *testing.T, s *Service, points, repairs int64) {
+	t.Helper()
+	values := s.Statistics(nil)[0].Values
+	if p, r := values["conflicts"], values["repairsInConflict"]; p != points || r != repairs {
+		t.Errorf("conflicts is %v and repairsInConflict %v, want %d and %d", p, r, points, repairs)
+	}
 }
 
 func TestRepair(t *testing.T) {
@@ -304,6 +315,7 @@ func TestRepair(t *testing.T) {
 	bubble("what was written last wins; many series take few questions", t, func(t *testing.T, c *fakeCluster) {
 		s := mustOpen(t, c, nil)
 		d := versions(t, c, s, 1000, func(owner uint64, _ patch.Region) uint64 { return 30 - owner })
+		wantConflicts(t, s, 1000, 0)
 		if d.Value != "1" || d.Why != patch.WhyNewer {
 			t.Errorf("%+v", d)
 		}

@@ -28,8 +28,8 @@ func (q *queue) next(max int64) ([]Entry, error) {
 	return q.peek(max)
 }
 
-// findDeletes reads what was in the queue when it was opened, for its deletes. The error is a *segmentError: without the
-// deletes in that segment, the writes before it must not be sent.
+// findDeletes reads what was in the queue when it was opened, for its deletes. The error is a *segmentError: without
+// the deletes in that segment, the writes before it must not be sent.
 func (q *queue) findDeletes() error {
 	q.mu.Lock()
 	unread := q.unread

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"concord/internal/durable"
 )
 
 // segmentError is a segment that cannot be read on. The error is a *CorruptError when what was read is wrong.
@@ -257,7 +259,8 @@ func (q *queue) addSegment() error {
 	h = append(h, 0, 0)
 	if _, err = f.Write(h); err == nil {
 		// The folders are new with the first segment.
-		err = errors.Join(syncDir(q.dir), syncDir(filepath.Dir(q.dir)), syncDir(filepath.Dir(filepath.Dir(q.dir))))
+		node := filepath.Dir(q.dir)
+		err = errors.Join(durable.SyncDir(q.dir), durable.SyncDir(node), durable.SyncDir(filepath.Dir(node)))
 	}
 	if err != nil {
 		return errors.Join(err, f.Close(), os.Remove(q.path(id)))
@@ -386,7 +389,7 @@ func (q *queue) setAside(last uint64) (lost int64, files []string, err error) {
 	}
 	q.moved()
 	if len(files) > 0 {
-		err = errors.Join(err, syncDir(filepath.Dir(files[0])), syncDir(q.dir))
+		err = errors.Join(err, durable.SyncDir(filepath.Dir(files[0])), durable.SyncDir(q.dir))
 	}
 	return lost, files, err
 }
@@ -485,7 +488,7 @@ func (q *queue) remove() error {
 	if err := q.disk.removeAll(q.dir); err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(q.dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := durable.SyncDir(filepath.Dir(q.dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	q.segments, q.bytes, q.head, q.deletes, q.unread = nil, 0, headerSize, nil, nil
@@ -498,12 +501,4 @@ func truncate(path string, size int64) error {
 		return err
 	}
 	return errors.Join(f.Truncate(size), f.Sync(), f.Close())
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/cluster"
+	"concord/internal/durable"
 	"concord/internal/trust"
 )
 
@@ -190,7 +191,7 @@ func (c *Client) store(who *identity) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(c.dir, identityFile), b); err != nil {
+	if err := durable.WriteFile(filepath.Join(c.dir, identityFile), b, 0o600); err != nil {
 		return fmt.Errorf("store identity: %w", err)
 	}
 	c.who.Store(who)
@@ -270,7 +271,7 @@ func (c *Client) Leave() error {
 			errs = append(errs, err)
 		}
 	}
-	if err := errors.Join(append(errs, syncDir(c.dir))...); err != nil {
+	if err := errors.Join(append(errs, durable.SyncDir(c.dir))...); err != nil {
 		c.follow()
 		return err
 	}
@@ -388,7 +389,7 @@ func (c *Client) take(b []byte, clusterID uint64) error {
 	if st.Index <= c.State().Index || c.ClusterID() != clusterID {
 		return nil
 	}
-	if err := writeFile(filepath.Join(c.dir, stateFile), b); err != nil {
+	if err := durable.WriteFile(filepath.Join(c.dir, stateFile), b, 0o600); err != nil {
 		return fmt.Errorf("store metadata: %w", err)
 	}
 	if err := c.followNodes(st); err != nil {
@@ -436,33 +437,4 @@ func (c *Client) Execute(op cluster.Op) error {
 		return fmt.Errorf("%s is committed, but this node has not seen it within %s", cmd.Type, catchUp)
 	}
 	return err
-}
-
-// writeFile replaces path as one durable step.
-func writeFile(path string, b []byte) (err error) {
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		os.Remove(tmp)
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

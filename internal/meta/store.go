@@ -19,10 +19,12 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 	"go.uber.org/zap"
 
 	"concord/internal/bolt"
 	"concord/internal/cluster"
+	"concord/internal/durable"
 )
 
 // ErrNotInitialised is what a meta node without a cluster answers.
@@ -123,7 +125,7 @@ func (s *store) openLog(path string) error {
 	}
 	var damaged *bolt.DamagedError
 	switch {
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, bbolterrors.ErrTimeout):
 		return fmt.Errorf("%s is in use: is another influxd-meta running?", path)
 	case errors.As(err, &damaged):
 		return fmt.Errorf("%w: %s", err, s.comeBack())
@@ -199,7 +201,7 @@ func (s *store) saveLoop(save <-chan struct{}) {
 		st, _ := s.current()
 		b, err := st.MarshalBinary()
 		if err == nil {
-			err = writeFile(filepath.Join(s.dir, cacheFile), b)
+			err = durable.WriteFile(filepath.Join(s.dir, cacheFile), b, 0o600)
 		}
 		if err != nil {
 			s.zap.Warn("Cannot save a copy of the state", zap.Error(err))

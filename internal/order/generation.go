@@ -2,6 +2,7 @@ package order
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"errors"
@@ -23,6 +24,7 @@ const (
 	logExt, sortedExt     = "log", "sorted"
 	logMagic, sortedMagic = "CORL", "CORS"
 	fileFormat            = 1
+	maxFormat             = 255 // that a later version of this program may have
 	headerSize            = 8
 	recordHeader          = 4 + 4 + 8 + 8 + 8 // checksum, keys, version, first and last time
 	maxRecordKeys         = 1 << 26
@@ -204,10 +206,25 @@ func (g *generation) sort() error {
 	g.fill()
 	pairs := g.table.sorted()
 	path := filepath.Join(filepath.Dir(g.path), fmt.Sprintf("%08d.%s", g.id, sortedExt))
-	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o640)
+	err := durable.Replace(path, path+".tmp", 0o640, func(f *os.File) error { return writeSorted(f, pairs, g.newest) })
 	if err != nil {
 		return err
 	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	old, oldPath := g.file, g.path
+	g.file, g.path, g.table, g.writes, g.sorted = f, path, nil, nil, true
+	g.pairs, g.size = int64(len(pairs)), headerSize+int64(len(pairs))*pairSize+footerSize
+	for i := 0; i < len(pairs); i += blockPairs {
+		g.first = append(g.first, pairs[i].key)
+	}
+	return errors.Join(old.Close(), os.Remove(oldPath))
+}
+
+// writeSorted writes what the file of a sorted generation has.
+func writeSorted(f *os.File, pairs []pair, newest Version) error {
 	sum := crc32.New(castagnoli)
 	w := bufio.NewWriterSize(io.MultiWriter(f, sum), 1<<16)
 	w.Write(header(sortedMagic))
@@ -217,30 +234,12 @@ func (g *generation) sort() error {
 		w.Write(binary.BigEndian.AppendUint64(b, uint64(p.version)))
 	}
 	b = binary.BigEndian.AppendUint64(b[:0], uint64(len(pairs)))
-	w.Write(binary.BigEndian.AppendUint64(b, uint64(g.newest)))
-	err = w.Flush()
-	if err == nil {
-		_, err = f.Write(binary.BigEndian.AppendUint32(nil, sum.Sum32()))
+	w.Write(binary.BigEndian.AppendUint64(b, uint64(newest)))
+	if err := w.Flush(); err != nil {
+		return err
 	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err == nil {
-		err = os.Rename(path+".tmp", path)
-	}
-	if err == nil {
-		err = durable.SyncDir(filepath.Dir(path))
-	}
-	if err != nil {
-		return errors.Join(err, f.Close(), os.Remove(path+".tmp"))
-	}
-	old, oldPath := g.file, g.path
-	g.file, g.path, g.table, g.writes, g.sorted = f, path, nil, nil, true
-	g.pairs, g.size = int64(len(pairs)), headerSize+int64(len(pairs))*pairSize+footerSize
-	for i := 0; i < len(pairs); i += blockPairs {
-		g.first = append(g.first, pairs[i].key)
-	}
-	return errors.Join(old.Close(), os.Remove(oldPath))
+	_, err := f.Write(binary.BigEndian.AppendUint32(nil, sum.Sum32()))
+	return err
 }
 
 func (g *generation) close() error { return g.file.Close() }
@@ -255,13 +254,62 @@ func readHeader(f *os.File, magic string) error {
 	if string(b[:4]) != magic {
 		return damaged(f, "it is not a file of the journal of writes")
 	}
-	if format := binary.BigEndian.Uint32(b[4:]); format != fileFormat<<16 {
-		return fmt.Errorf("format %d is of another version of this program", format)
+	format, reserved := binary.BigEndian.Uint16(b[4:]), binary.BigEndian.Uint16(b[6:])
+	switch {
+	case format == fileFormat && reserved == 0:
+		return nil
+	case format == 0 || format > maxFormat || reserved != 0:
+		return damaged(f, "its header is damaged")
 	}
+	return fmt.Errorf("format %d is of another version of this program: move the file away to start without it", format)
+}
+
+// moveTo writes what was read of a damaged log, which is elsewhere by now, to a file of its own.
+func (g *generation) moveTo(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o640)
+	if err != nil {
+		return errors.Join(err, g.file.Close())
+	}
+	if _, err = io.Copy(f, io.NewSectionReader(g.file, 0, g.size)); err == nil {
+		err = errors.Join(f.Sync(), durable.SyncDir(filepath.Dir(path)))
+	}
+	if err = errors.Join(err, g.file.Close()); err != nil {
+		return errors.Join(err, f.Close(), os.Remove(path))
+	}
+	g.file = f
 	return nil
 }
 
-// readLog reads a generation that is not sorted, and cuts a torn record off its end.
+// finish marks the end of a log to which nothing is added any more, by a record without keys. So a record that is cut
+// short is known for damage there, and not for one that a crash tore.
+func (g *generation) finish() error {
+	if g.sorted {
+		return nil
+	}
+	b := make([]byte, recordHeader)
+	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
+	if _, err := g.file.WriteAt(b, g.size); err != nil {
+		return fmt.Errorf("write to the journal of writes: %w", err)
+	}
+	g.size += int64(len(b))
+	return nil
+}
+
+// finished reports whether a log of some size ends with the mark of finish.
+func finished(f *os.File, size int64) bool {
+	if size < headerSize+recordHeader {
+		return false
+	}
+	end := make([]byte, recordHeader)
+	if _, err := f.ReadAt(end, size-recordHeader); err != nil {
+		return false
+	}
+	w, err := readRecord(bytes.NewReader(end), recordHeader)
+	return err == nil && len(w.keys) == 0
+}
+
+// readLog reads a generation that is not sorted, and cuts a torn record off its end. When the file is damaged, the
+// generation has what is before the damage, and the error is a *damagedError.
 func readLog(id uint64, path string) (*generation, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -286,18 +334,23 @@ func readLog(id uint64, path string) (*generation, error) {
 		w, err := readRecord(r, max(0, info.Size()-g.size))
 		if err == io.EOF {
 			return g, nil
-		} else if err != nil { // torn
+		} else if errors.Is(err, errTorn) && !finished(f, info.Size()) {
 			if err := f.Truncate(g.size); err != nil {
 				return nil, errors.Join(err, f.Close())
 			}
 			return g, nil
+		} else if err != nil {
+			return g, damaged(f, fmt.Sprintf("the record at byte %d is damaged", g.size))
 		}
 		g.keep(w)
 		g.size += recordHeader + 8*int64(len(w.keys))
 	}
 }
 
-var errTorn = errors.New("the record is torn")
+var (
+	errTorn     = errors.New("the record is torn")
+	errChecksum = errors.New("the record has another checksum")
+)
 
 // readRecord reads the keys of one write, of a file that has left more bytes.
 func readRecord(r io.Reader, left int64) (w noted, err error) {
@@ -317,7 +370,7 @@ func readRecord(r io.Reader, left int64) (w noted, err error) {
 	}
 	sum := crc32.Update(crc32.Checksum(head[4:], castagnoli), castagnoli, b)
 	if sum != binary.BigEndian.Uint32(head) {
-		return w, errTorn
+		return w, errChecksum
 	}
 	w = noted{
 		version: Version(binary.BigEndian.Uint64(head[8:])), keys: make([]Key, n),

@@ -60,11 +60,13 @@ type Journal struct {
 	mu          sync.Mutex
 	generations []*generation // the newest is last, and is not sorted
 	nextID      uint64
+	firstID     uint64 // of the generations that began since it was opened
 	inFlight    map[Version]*Write
 	durable     bool
 	loaded      Version // the greatest of those that were on disk when it was opened
 	since       Version // what is older may have been forgotten although it is above the floor
 	dropped     Version // the greatest of those that were forgotten below the floor
+	damaged     bool    // some of what was on disk when it was opened is lost
 	superseded  int64
 	failed      map[Version]struct{} // noted, and not or not all written
 }
@@ -111,6 +113,7 @@ func OpenJournal(cfg JournalConfig) (*Journal, error) {
 			return nil, errors.Join(err, j.Close())
 		}
 	}
+	j.firstID = j.nextID
 	for _, g := range j.generations {
 		j.loaded = max(j.loaded, g.newest)
 	}
@@ -121,8 +124,8 @@ func OpenJournal(cfg JournalConfig) (*Journal, error) {
 	return j, nil
 }
 
-// load opens the generation in a file. One that is damaged is set aside: what it had may have been anything that was
-// written until now.
+// load opens the generation in a file. A damaged file is kept aside: what it had behind the damage may have been
+// anything that was written until now.
 func (j *Journal) load(id uint64, path string, sorted bool) error {
 	read := readLog
 	if sorted {
@@ -132,11 +135,16 @@ func (j *Journal) load(id uint64, path string, sorted bool) error {
 	var damaged *damagedError
 	switch {
 	case errors.As(err, &damaged):
-		j.since = max(j.since, damaged.newest)
+		j.since, j.damaged = max(j.since, damaged.newest), true
 		aside := path + ".damaged"
-		j.cfg.Log.Warn("The journal of writes is damaged, and set aside: late writes may undo newer ones of that time",
+		j.cfg.Log.Warn("The journal of writes is damaged, and kept aside: late writes may undo newer ones of that time",
 			zap.String("kept", aside), zap.Error(err))
-		return os.Rename(path, aside)
+		if err := os.Rename(path, aside); err != nil || g == nil {
+			return err
+		}
+		if err := g.moveTo(path); err != nil {
+			return err
+		}
 	case err != nil:
 		return fmt.Errorf("read %s: %w", path, err)
 	}
@@ -341,6 +349,11 @@ func (j *Journal) rotate() error {
 	if err != nil {
 		return fmt.Errorf("begin a file of the journal of writes: %w", err)
 	}
+	if before := len(j.generations); before > 0 && j.generations[before-1].id >= j.firstID {
+		if err := j.current().finish(); err != nil {
+			return errors.Join(err, g.remove())
+		}
+	}
 	j.nextID++
 	j.generations = append(j.generations, g)
 	inMemory, onDisk := 0, int64(0)
@@ -477,6 +490,10 @@ func (j *Journal) Since() Version {
 	return j.since
 }
 
+// Damaged reports whether some of what was on disk when the journal was opened is lost. A late write that came since
+// may have undone a newer one.
+func (j *Journal) Damaged() bool { return j.damaged }
+
 // Statistics are those of the measurement order.
 func (j *Journal) Statistics(tags map[string]string) []models.Statistic {
 	j.mu.Lock()
@@ -497,7 +514,10 @@ func (j *Journal) Close() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	var errs []error
-	for _, g := range j.generations {
+	for i, g := range j.generations {
+		if i == len(j.generations)-1 {
+			errs = append(errs, g.finish())
+		}
 		errs = append(errs, g.close())
 	}
 	return errors.Join(errs...)

@@ -296,7 +296,7 @@ func TestDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for at := range sorted {
-		if at >= 4 && at < headerSize {
+		if at == 5 {
 			continue // the format: another one is an error
 		}
 		to := copied()
@@ -316,6 +316,47 @@ func TestDamage(t *testing.T) {
 			t.Errorf("byte %d: %v", at, err)
 		}
 		j.Close()
+	}
+
+	// A log that was finished is damaged where it cannot be read; what is before that still counts.
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.ReadFile(files[2])
+	if err != nil || len(log) != len(last)+recordHeader {
+		t.Fatalf("the log has %d bytes, and had %d: %v", len(log), len(last), err)
+	}
+	for at := range log {
+		if at == 5 {
+			continue
+		}
+		for what, bad := range map[string][]byte{"flipped": slices.Clone(log), "cut, in the middle": slices.Clone(log)} {
+			if bad[at] ^= 0x10; what != "flipped" {
+				bad = slices.Delete(bad, at, at+1)
+			}
+			to := copied()
+			if err := os.WriteFile(filepath.Join(to, filepath.Base(files[2])), bad, 0o640); err != nil {
+				t.Fatal(err)
+			}
+			j, err := OpenJournal(JournalConfig{Dir: to, Log: zap.NewNop()})
+			if err != nil {
+				t.Fatalf("byte %d %s: %v", at, what, err)
+			}
+			end := at >= len(last) // the mark alone is damaged
+			want := 8 + min(2, max(0, at-headerSize)/(recordHeader+8))
+			if n := known(j); n != want || !end && !j.Damaged() {
+				t.Errorf("byte %d %s: %d are known, want %d; damaged: %v", at, what, n, want, j.Damaged())
+			}
+			if _, err := os.Stat(filepath.Join(to, filepath.Base(files[2])+".damaged")); err != nil && !end {
+				t.Errorf("byte %d %s: %v", at, what, err)
+			}
+			if err := j.Close(); err != nil {
+				t.Error(err)
+			}
+			if j = mustJournal(t, JournalConfig{Dir: to}); known(j) != want || j.Damaged() {
+				t.Errorf("byte %d %s: after another start %d are known, want %d", at, what, known(j), want)
+			}
+		}
 	}
 }
 

@@ -19,13 +19,17 @@ type Order struct {
 	Journal *order.Journal
 }
 
-// errBehind is for a write that this node's copy has something newer than: with a greater version it is the newest.
+// errBehind says that this node's copy has something newer than a write. With a greater version the write is the
+// newest.
 var errBehind = errors.New("the owner has newer values of some of the points")
 
-// accept writes points to this node's copy of a shard, unless the copy has newer values or a newer delete removes
-// them. A write that is late, be it out of hinted handoff, is written without such points. Any other one whose client
-// has no answer yet is not written at all: the error is errBehind. A write without a version is of a node of a
-// previous version of this program: a late one is older than all, and another one the newest.
+// accept writes points of version v to this node's copy of a shard. Some of the points may have a greater version
+// there, or be removed by a delete with a greater version. A late write is written without these, whether it comes out
+// of hinted handoff or its client has its answer already. Of any other write nothing is written then, and the error is
+// errBehind.
+//
+// A write without a version, which is 0, is of a node from before there were versions. A late one is older than all
+// others, and one that is not late is the newest.
 func (w *Writer) accept(
 	ctx tsdb.WriteContext, shard uint64, db, policy string, v order.Version, late bool, points []models.Point,
 ) error {

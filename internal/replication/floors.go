@@ -20,6 +20,8 @@ type floors struct {
 
 	lacks map[uint64]bool // nodes with copies that lack something
 	since time.Time       // there is one; zero while there is none
+
+	failing bool // the journal cannot be kept; it was said
 }
 
 // Floor returns this node's clock, and a version such that no write of this node with a smaller one will reach a node
@@ -120,7 +122,14 @@ func (w *Writer) forget() {
 	if err == nil {
 		err = w.Order.Journal.SetDurable(w.Order.Clock.Now().Time().Sub(floor.Time()) > behindFor)
 	}
-	if err != nil {
-		w.log.Warn("Cannot keep the journal of writes", zap.Error(err))
+	w.floors.mu.Lock()
+	news := (err != nil) != w.floors.failing
+	w.floors.failing = err != nil
+	w.floors.mu.Unlock()
+	switch {
+	case news && err != nil:
+		w.log.Warn("Cannot keep the journal of writes, and goes on trying", zap.Error(err))
+	case news:
+		w.log.Info("The journal of writes is kept again")
 	}
 }

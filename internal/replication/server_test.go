@@ -117,7 +117,8 @@ func TestWritesThatComeLateUndoNothing(t *testing.T) {
 	} {
 		srv.writer.Told(1, 0, m.floor, false)
 		r := &rpc.WriteShardRequest{
-			ShardId: shardID, Database: db, RetentionPolicy: policy, Sender: 1, SenderNode: 1, Version: m.version, Hinted: m.hinted,
+			ShardId: shardID, Database: db, RetentionPolicy: policy, Sender: 1, SenderNode: 1,
+			Version: m.version, Hinted: m.hinted,
 			Points: [][]byte{rawPoint("cpu", "v="+m.value, time.Unix(1, 0))},
 		}
 		if m.hinted {

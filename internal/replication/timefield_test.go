@@ -66,7 +66,9 @@ mem time=5 1000`
 		t.Fatal(err)
 	}
 	other := mustStore(t)
-	if _, err := serverOf(t, other).WriteShard(t.Context(), &rpc.WriteShardRequest{ShardId: shardID, Database: db, RetentionPolicy: policy, Points: reqs[0].Points}); err != nil {
+	if _, err := serverOf(t, other).WriteShard(t.Context(), &rpc.WriteShardRequest{
+		ShardId: shardID, Database: db, RetentionPolicy: policy, Points: reqs[0].Points,
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(want, keys(other)); d != "" {

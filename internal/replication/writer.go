@@ -124,7 +124,10 @@ type Writer struct {
 func NewWriter(meta Metadata, store *tsdb.Store, sub Subscriber, pool *rpc.Pool) *Writer {
 	m := coordinator.NewPointsWriter()
 	m.MetaClient = meta
-	return &Writer{WriteTimeout: coordinator.DefaultWriteTimeout, meta: meta, store: store, sub: sub, pool: pool, Shards: store, mapper: m, log: zap.NewNop(), sender: rand.Uint64() | 1}
+	return &Writer{
+		WriteTimeout: coordinator.DefaultWriteTimeout, Shards: store, meta: meta, store: store, sub: sub, pool: pool,
+		mapper: m, log: zap.NewNop(), sender: rand.Uint64() | 1,
+	}
 }
 
 // WithLogger sets the logger; call it before Open.

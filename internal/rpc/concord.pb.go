@@ -1070,8 +1070,8 @@ type ExecuteRequest struct {
 	SenderNode uint64 `protobuf:"varint,14,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"` // with announce_only
 	Started    uint64 `protobuf:"varint,10,opt,name=started,proto3" json:"started,omitempty"`                         // with announce_only: when the process of the sender did, nanoseconds
 	Version    uint64 `protobuf:"varint,16,opt,name=version,proto3" json:"version,omitempty"`                         // as in WriteShardRequest: what is older is deleted, whenever it arrives
-	// bounds are of a node without versions. Such a delete waits behind the writes of one shard in a hinted handoff queue,
-	// takes points out of these, and does nothing else.
+	// bounds are of a node without versions. Such a delete waits behind the writes of one shard in a hinted handoff
+	// queue, takes points out of these, and does nothing else.
 	Bounds        *DeleteBounds `protobuf:"bytes,6,opt,name=bounds,proto3" json:"bounds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

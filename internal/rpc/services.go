@@ -2,11 +2,20 @@ package rpc
 
 import "google.golang.org/grpc"
 
-// Services lists all services of 8088, for tests that walk them.
+// Services lists all services of 8088, for tests that walk them. A test in package datanode compares it with what a
+// node registers.
 func Services() []*grpc.ServiceDesc {
 	return []*grpc.ServiceDesc{
-		&Membership_ServiceDesc, &Replication_ServiceDesc, &Deletes_ServiceDesc, &Query_ServiceDesc, &Entropy_ServiceDesc,
-		&Reconcile_ServiceDesc, &Points_ServiceDesc, &Scrub_ServiceDesc, &CopyState_ServiceDesc, &Resolve_ServiceDesc,
+		&CopyState_ServiceDesc,
+		&Deletes_ServiceDesc,
+		&Entropy_ServiceDesc,
+		&Membership_ServiceDesc,
+		&Points_ServiceDesc,
+		&Query_ServiceDesc,
+		&Reconcile_ServiceDesc,
+		&Replication_ServiceDesc,
+		&Resolve_ServiceDesc,
+		&Scrub_ServiceDesc,
 		&Shards_ServiceDesc,
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
+	"concord/internal/durable"
 	"concord/internal/entropy"
 	"concord/internal/entropy/scrub"
 	"concord/internal/rpc"
@@ -162,7 +163,7 @@ func (s *Server) gather(ctx context.Context, c *copying, g stage, r *rpc.FillReq
 			return err
 		}
 	}
-	if err := syncDir(g.dir); err != nil {
+	if err := durable.SyncDir(g.dir); err != nil {
 		return err
 	}
 	damage, err := scrub.Verify(ctx, g.dir, func(ctx context.Context, _ int) error { return ctx.Err() })

@@ -226,7 +226,7 @@ func (c *Cluster) AddNode() *Node {
 		"data":         {"dir": filepath.Join(n.Dir, "data"), "wal-dir": filepath.Join(n.Dir, "wal")},
 		"http":         {"bind-address": n.HTTP, "log-enabled": false},
 		"monitor":      {"store-enabled": false},
-		"anti-entropy": {"check-interval": "2s", "settle": "1s"},
+		"anti-entropy": {"check-interval": "2s", "settle": "1s", "auto-repair-diff": false}, // tests ask for repairs
 	}
 	if c.HasSection("hinted-handoff") {
 		conf["hinted-handoff"] = map[string]any{"dir": filepath.Join(n.Dir, "hh"), "retry-max-interval": "2s"}

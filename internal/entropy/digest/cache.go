@@ -16,6 +16,7 @@ import (
 
 	"github.com/influxdata/influxdb/tsdb"
 
+	"concord/internal/durable"
 	"concord/internal/entropy/scan"
 )
 
@@ -351,7 +352,7 @@ func (v *View) keep() error {
 		return err
 	}
 	v.kept = true
-	return syncDir(filepath.Dir(v.path))
+	return durable.SyncDir(filepath.Dir(v.path))
 }
 
 // Close ends the use of the View.

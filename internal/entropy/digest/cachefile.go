@@ -185,14 +185,6 @@ func (c *cacheWriter) finish(state uint64) (uint64, error) {
 
 func (c *cacheWriter) drop() error { return errors.Join(c.file.Close(), os.Remove(c.file.Name())) }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
 // cacheEnd is what the end of a cache file says.
 type cacheEnd struct {
 	state  uint64

@@ -11,6 +11,8 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 	"golang.org/x/sync/errgroup"
+
+	"concord/internal/durable"
 )
 
 // AfterDelete runs a delete in a database, and writes the index of fields of each shard in which the delete dropped a
@@ -188,7 +190,7 @@ func flush(sh *tsdb.Shard, set *tsdb.MeasurementFieldSet) (again tsdb.FieldChang
 		return nil, false, err
 	}
 	// The engine syncs the folder before it removes the log: after a power loss the log could be back.
-	if err := syncDir(sh.Path()); err != nil {
+	if err := durable.SyncDir(sh.Path()); err != nil {
 		return nil, false, err
 	}
 	now := fieldsOf(set)

@@ -21,6 +21,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/durable"
 	"concord/internal/entropy/scrub"
 	"concord/internal/entropy/tsmfile"
 )
@@ -171,7 +172,7 @@ func (f Folders) rebuild(id uint64, dir string) (kept string, conflicts []string
 			return fail(err)
 		}
 	}
-	if err := syncDir(f.Aside); err != nil {
+	if err := durable.SyncDir(f.Aside); err != nil {
 		return fail(err)
 	}
 	if conflicts = have.conflicts(); len(conflicts) > 0 {
@@ -185,7 +186,7 @@ func (f Folders) rebuild(id uint64, dir string) (kept string, conflicts []string
 	if err := os.Remove(filepath.Join(dir, logName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fail(err)
 	}
-	if err := syncDir(dir); err != nil {
+	if err := durable.SyncDir(dir); err != nil {
 		return fail(err)
 	}
 	return kept, conflicts, nil

@@ -11,6 +11,8 @@ import (
 
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
+
+	"concord/internal/durable"
 )
 
 // The engine's names in the folder of a shard. The index is written as a temporary file first; one that a crash
@@ -169,7 +171,7 @@ func write(dir string, t types) error {
 	if err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return durable.SyncDir(dir)
 }
 
 func fill(set *tsdb.MeasurementFieldSet, t types) error {
@@ -189,12 +191,4 @@ func create(mf *tsdb.MeasurementFields, measurement, field string, typ influxql.
 		return fmt.Errorf("add field %q of %q as %v: %w", field, measurement, typ, err)
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/durable"
 	"concord/internal/entropy/scrub"
 )
 
@@ -135,44 +135,37 @@ func (s closedShard) repairWAL(last map[string]influxql.DataType, kept string) e
 			return fmt.Errorf("rewrite %s: %w", path, err)
 		}
 	}
-	return syncDir(s.walDir)
+	return nil
 }
 
 func rewrite(path string, last map[string]influxql.DataType) error {
 	tmp := filepath.Join(filepath.Dir(path), "concord-fields.tmp") // which the engine does not take for a segment
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666) // as the engine's
-	if err != nil {
-		return err
-	}
-	w := tsm1.NewWALSegmentWriter(f)
-	err = eachEntry(path, func(e tsm1.WALEntry) error {
-		if write, ok := e.(*tsm1.WriteWALEntry); ok {
-			left := make(map[string][]tsm1.Value, len(write.Values))
-			for key, values := range write.Values {
-				typ, err := tsm1.Values(values).InfluxQLType()
-				if want, other := last[key]; err != nil || !other || typ == want {
-					left[key] = values
+	mode := os.FileMode(0o666)                                     // as the engine's
+	return durable.Replace(path, tmp, mode, func(f *os.File) error {
+		w := tsm1.NewWALSegmentWriter(f)
+		err := eachEntry(path, func(e tsm1.WALEntry) error {
+			if write, ok := e.(*tsm1.WriteWALEntry); ok {
+				left := make(map[string][]tsm1.Value, len(write.Values))
+				for key, values := range write.Values {
+					typ, err := tsm1.Values(values).InfluxQLType()
+					if want, other := last[key]; err != nil || !other || typ == want {
+						left[key] = values
+					}
 				}
+				if len(left) == 0 {
+					return nil
+				}
+				e = &tsm1.WriteWALEntry{Values: left}
 			}
-			if len(left) == 0 {
-				return nil
+			b, err := e.MarshalBinary()
+			if err != nil {
+				return err
 			}
-			e = &tsm1.WriteWALEntry{Values: left}
-		}
-		b, err := e.MarshalBinary()
+			return w.Write(e.Type(), snappy.Encode(nil, b))
+		})
 		if err != nil {
 			return err
 		}
-		return w.Write(e.Type(), snappy.Encode(nil, b))
+		return w.Flush()
 	})
-	if err == nil {
-		err = w.Flush()
-	}
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(tmp))
-	}
-	return os.Rename(tmp, path)
 }

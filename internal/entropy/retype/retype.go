@@ -20,6 +20,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/durable"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/scan"
 	"concord/internal/entropy/tsmfile"
@@ -131,7 +132,7 @@ func flush(ctx context.Context, engine *tsm1.Engine) error {
 			if !engine.WALEnabled {
 				return nil
 			}
-			return syncDir(engine.WAL.Path()) // a segment that comes back would bring removed values back
+			return durable.SyncDir(engine.WAL.Path()) // a segment that comes back would bring removed values back
 		}
 		if err != nil && !errors.Is(err, tsm1.ErrSnapshotInProgress) {
 			return err
@@ -187,41 +188,26 @@ func (c *Copy) setAside(ctx context.Context, f Field, keys []otherKey) (kept Kep
 		return kept, err
 	}
 	kept.Path = filepath.Join(dir, FileName)
-	out, err := os.OpenFile(kept.Path+".tmp", os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
-	if err != nil {
-		return kept, err
-	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, os.RemoveAll(dir)) // nothing was removed from the copy
 		}
 	}()
-	w := &lines{Writer: bufio.NewWriterSize(out, 1<<16), field: f.Name}
-	fmt.Fprintf(w, "# Values of field %q of measurement %q in shard %d that were not %s.\n# DML\n# CONTEXT-DATABASE: %s\n# CONTEXT-RETENTION-POLICY: %s\n",
-		f.Name, f.Measurement, c.Shard.ID(), f.Type, c.Shard.Database(), c.Shard.RetentionPolicy())
-	err = w.all(ctx, c.Shard, keys)
-	if err == nil {
-		err = w.Flush()
-	}
-	if err == nil {
-		err = out.Sync()
-	}
-	if err = errors.Join(err, out.Close()); err != nil {
-		return kept, err
-	}
-	if err := os.Rename(out.Name(), kept.Path); err != nil {
-		return kept, err
-	}
-	kept.Points = w.points
-	return kept, errors.Join(syncDir(dir), syncDir(c.Dir), syncDir(filepath.Dir(c.Dir)))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+	err = durable.Replace(kept.Path, kept.Path+".tmp", 0o640, func(out *os.File) error {
+		w := &lines{Writer: bufio.NewWriterSize(out, 1<<16), field: f.Name}
+		fmt.Fprintf(w, "# Values of field %q of measurement %q in shard %d that were not %s.\n"+
+			"# DML\n# CONTEXT-DATABASE: %s\n# CONTEXT-RETENTION-POLICY: %s\n",
+			f.Name, f.Measurement, c.Shard.ID(), f.Type, c.Shard.Database(), c.Shard.RetentionPolicy())
+		if err := w.all(ctx, c.Shard, keys); err != nil {
+			return err
+		}
+		kept.Points = w.points
+		return w.Flush()
+	})
 	if err != nil {
-		return err
+		return kept, err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return kept, errors.Join(durable.SyncDir(c.Dir), durable.SyncDir(filepath.Dir(c.Dir)))
 }
 
 // lines writes values as line protocol.

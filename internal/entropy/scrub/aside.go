@@ -14,6 +14,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
+	"concord/internal/durable"
 	"concord/internal/entropy/tsmfile"
 )
 
@@ -69,7 +70,7 @@ func (a *Aside) Run(ctx context.Context) (kept string, found []*tsmfile.Damage, 
 		}
 		done[name] = true
 	}
-	return kept, found, syncDir(a.Dir)
+	return kept, found, durable.SyncDir(a.Dir)
 }
 
 // keep links a file into a folder, or moves it there. Where the folder is on another file system the file is copied.
@@ -86,13 +87,13 @@ func (a *Aside) keep(ctx context.Context, path, dir string, move bool) error {
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := syncDir(dir); err != nil || !move {
+	if err := durable.SyncDir(dir); err != nil || !move {
 		return err
 	}
 	if err := os.Remove(path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 // copyFile copies a file as it is. What the disk cannot read of it is zeroes in the copy.
@@ -141,14 +142,6 @@ func (a *Aside) copyBytes(ctx context.Context, in, out *os.File) error {
 		at += int64(len(b))
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // replace puts a file with the good blocks in the place of the one at path, which has no extension.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
+
+	"concord/internal/durable"
 )
 
 // Keep links a file into a folder. Where the folder is on another file system the file is copied.
@@ -16,7 +18,7 @@ func Copy(path, dir string) error {
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncDir(dir)
+	return durable.SyncDir(dir)
 }
 
 func unpaced() *Aside {

@@ -17,6 +17,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
+	"concord/internal/durable"
 	"concord/internal/entropy/tsmfile"
 )
 
@@ -90,7 +91,7 @@ func beforeOpen(path string) (*tsmfile.Damage, error) {
 	}
 	d := unopened(to)
 	d.Reason = unopenedReason + ": " + reason // of the tombstones, perhaps
-	return d, errors.Join(err, syncDir(filepath.Dir(path)))
+	return d, errors.Join(err, durable.SyncDir(filepath.Dir(path)))
 }
 
 // orphan renames the tombstones of a file that was renamed: a new file with its name would take them for its own.

@@ -75,9 +75,6 @@ func (p *peer) fail(err error) error {
 	case codes.Internal: // the other node's own words
 		return fmt.Errorf("node %s: %s", p.node.TCPAddr, status.Convert(err).Message())
 	}
-	if s, ok := status.FromError(err); ok && s.Code() == codes.Internal { // what the node itself says
-		return fmt.Errorf("node %s: %s", p.node.TCPAddr, s.Message())
-	}
 	return fmt.Errorf("node %s: %w", p.node.TCPAddr, err)
 }
 

@@ -134,6 +134,7 @@ func newOwnersWith(t testing.TB, n, shards int, prepare func(o *owners, dirs []s
 	}
 	o.state = st
 	cfg := entropy.NewConfig()
+	cfg.AutoRepairDiff = false // tests ask for repairs
 	cfg.Settle, cfg.MaxRate, cfg.MaxSync, cfg.AutoRepairMissing = 0, 0, 2, false
 	cfg.CheckInterval *= 1000
 	o.config = cfg
