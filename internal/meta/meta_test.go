@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -65,10 +66,16 @@ func newMeta(t *testing.T, single bool) *testMeta {
 
 func (m *testMeta) start(t *testing.T) {
 	t.Helper()
-	m.Server = NewServer(m.cfg, m.log)
-	m.Server.tune, m.Server.ShardRepair = m.tune, m.ShardRepair
-	if err := m.Open(testContext(t)); err != nil {
-		t.Fatal(err)
+	if err := until(testContext(t), func() bool {
+		m.Server = NewServer(m.cfg, m.log)
+		m.Server.tune, m.Server.ShardRepair = m.tune, m.ShardRepair
+		err := m.Open(testContext(t))
+		if err != nil && !errors.Is(err, syscall.EADDRINUSE) { // a client of another test may have its port for a moment
+			t.Fatal(err)
+		}
+		return err == nil
+	}); err != nil {
+		t.Fatal("a port of its stays in use")
 	}
 	m.cfg.Meta.BindAddress, m.cfg.Meta.HTTPBindAddress = m.RaftAddr(), m.HTTPAddr()
 }
