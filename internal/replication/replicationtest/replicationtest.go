@@ -110,12 +110,6 @@ func (Hung) WriteShard(ctx context.Context, _ *rpc.WriteShardRequest) (*rpc.Writ
 	return nil, ctx.Err()
 }
 
-// Execute waits until the caller gives up.
-func (Hung) Execute(ctx context.Context, _ *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
-	<-ctx.Done()
-	return nil, ctx.Err()
-}
-
 // NoSubscriber takes no copies of writes.
 type NoSubscriber struct{}
 
