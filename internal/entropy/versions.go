@@ -3,6 +3,7 @@ package entropy
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
@@ -23,6 +24,7 @@ type merger struct {
 	merged  func(patch.Merged) error
 	waiting []conflict
 	points  int
+	since   time.Time // of the first that waits
 }
 
 // conflict is a piece with points of which copies hold different values.
@@ -45,12 +47,16 @@ func (m *merger) add(ctx context.Context, c piece) error {
 		}
 		return m.merged(merged)
 	}
+	now := m.s.deps.Now()
+	if len(m.waiting) == 0 {
+		m.since = now
+	}
 	m.waiting = append(m.waiting, conflict{c, joined})
 	for _, values := range c.owners {
 		m.points += len(values)
 	}
-	if len(m.waiting) < conflictPieces && m.points < conflictPoints {
-		return nil
+	if len(m.waiting) < conflictPieces && m.points < conflictPoints && now.Sub(m.since) <= pushAge {
+		return nil // no longer: what owners get meanwhile is newer than what was read
 	}
 	return m.flush(ctx)
 }
