@@ -4,7 +4,9 @@
 package cluster
 
 import (
+	"slices"
 	"sort"
+	"time"
 
 	"github.com/influxdata/influxdb/services/meta"
 )
@@ -82,6 +84,23 @@ func (s *State) Shards() []Shard {
 	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
 	return out
 }
+
+// Live are the shards that have not expired, by ID. There are none in a state that was not loaded yet.
+func (s *State) Live(now time.Time) map[uint64]Shard {
+	out := make(map[uint64]Shard)
+	if s == nil || s.Data == nil {
+		return out
+	}
+	for _, sh := range s.Shards() {
+		if sh.Expires == 0 || sh.Expires > now.UnixNano() {
+			out[sh.ID] = sh
+		}
+	}
+	return out
+}
+
+// Owned reports whether a node is an owner of the shard.
+func (s Shard) Owned(node uint64) bool { return slices.Contains(s.Owners, node) }
 
 // Shard returns the shard with the given ID, unless its group is deleted.
 func (s *State) Shard(id uint64) (found Shard, ok bool) {

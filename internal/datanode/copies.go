@@ -47,7 +47,7 @@ func (n *Node) openCopies(written map[uint64]time.Time) (err error) {
 			}
 			return rpc.NewCopyStateClient(conn), nil
 		},
-		Written: written, Has: n.local.Has, Damaged: n.local.Damage, Owed: n.owed, GiveUp: n.giveUpQueues,
+		Written: written, Has: n.memory.Has, Damaged: n.memory.Damage, Owed: n.owed, GiveUp: n.giveUpQueues,
 		Heard: func(node uint64) {
 			if h := n.queues.handoff.Load(); h != nil {
 				h.Back(node)
@@ -91,7 +91,6 @@ func (n *Node) openCopies(written map[uint64]time.Time) (err error) {
 		return fmt.Errorf("open what is known of copies: %w", err)
 	}
 	n.onClose(n.copies.Close)
-	n.local.Copies = n.copies
 	return nil
 }
 

@@ -9,7 +9,7 @@ import (
 
 // fieldFolders are where the indexes of fields are, and where those that are replaced are kept.
 func (n *Node) fieldFolders() fieldindex.Folders {
-	return fieldindex.Folders{Data: n.cfg.Data.Dir, WAL: n.cfg.Data.WALDir, Aside: n.local.Aside()}
+	return fieldindex.Folders{Data: n.cfg.Data.Dir, WAL: n.cfg.Data.WALDir, Aside: n.memory.Aside()}
 }
 
 // fieldsRebuilt logs what was done to indexes of fields at the start. A shard that could not be put right is damaged.
@@ -29,15 +29,9 @@ func (n *Node) fieldsRebuilt(all []fieldindex.Rebuilt) error {
 		}
 		log.Error("Cannot put the index of fields of a shard right", zap.Error(r.Err))
 		d := &tsmfile.Damage{File: fieldindex.File, Offset: -1, Reason: r.Reason + ": " + r.Err.Error()}
-		if err := n.local.Found(r.Shard, d); err != nil {
+		if err := n.memory.Found(r.Shard, d); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// hiddenFound logs measurements that queries did not see.
-func (n *Node) hiddenFound(shard uint64, measurements []fieldindex.Hidden, conflicts []string) {
-	n.log.Warn("Queries did not see all that is in the files of a shard, and do so again", zap.Uint64("db_shard_id", shard),
-		zap.String("hidden", fieldindex.Reasons(measurements)), zap.Strings("conflicts", conflicts))
 }

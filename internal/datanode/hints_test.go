@@ -13,7 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"concord/internal/cluster"
-	"concord/internal/entropy"
+	"concord/internal/entropy/local"
 	"concord/internal/handoff"
 	cmeta "concord/internal/meta"
 	"concord/internal/replication"
@@ -48,7 +48,7 @@ func mustNode(t *testing.T, identity string, state []byte, change ...func(*Confi
 	n.writer = replication.NewWriter(n.Meta, nil, nil, n.pool)
 	n.writer.Order = &replication.Order{}
 	n.Store = tsdb.NewStore(t.TempDir())
-	n.local = entropy.NewLocal(n.Store, n.Meta.ClusterID, t.TempDir())
+	n.memory = local.NewMemory(n.Store, t.TempDir(), zap.NewNop())
 	n.cfg.Data.Dir = t.TempDir()
 	if err := n.openCopies(nil); err != nil {
 		t.Fatal(err)

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,11 +39,13 @@ import (
 	"concord/internal/distquery"
 	"concord/internal/entropy"
 	"concord/internal/entropy/fieldindex"
-	"concord/internal/entropy/pace"
+	"concord/internal/entropy/local"
 	"concord/internal/entropy/retype"
+	"concord/internal/entropy/routes"
 	"concord/internal/entropy/scrub"
-	"concord/internal/entropy/transport"
+	"concord/internal/entropy/service"
 	"concord/internal/entropy/tsmfile"
+	"concord/internal/entropy/view"
 	"concord/internal/fulldisk"
 	"concord/internal/handoff"
 	"concord/internal/httpapi"
@@ -61,7 +62,7 @@ import (
 type Node struct {
 	Meta    *meta.Client
 	Store   *tsdb.Store
-	Entropy *entropy.Service // nil when [anti-entropy] enabled = false
+	Entropy *service.Service // nil when [anti-entropy] enabled = false
 
 	// Blocked, when set before Open, tells which peers (by TCP address) this node
 	// must not call: with it tests and the tour cut links.
@@ -90,13 +91,14 @@ type Node struct {
 	asked    budget.Requests // queries of clients
 	sub      *subscriber.Service
 	api      *httpapi.Server
-	http     httpStore // the cluster, for api
-	local    *entropy.Local
+	http     httpStore          // the cluster, for api
+	memory   *local.Memory      // of copies
+	holds    *retype.Gate       // of writes to the store
 	copies   *copystate.Service // which copies are whole
 	queues   queues
 	clocks   *clocks.Watch                   // of the other data nodes
 	cache    *writecache.Store               // all writes to Store go through it
-	suspects atomic.Pointer[entropy.Service] // Entropy, for hinted handoff, which runs before it is there
+	suspects atomic.Pointer[service.Service] // Entropy, for hinted handoff, which runs before it is there
 	certs    *tlsconfig.TLSCertMonitor
 	peerTLS  *tlsconfig.TLSConfigManager // to and from data nodes
 	metaTLS  *tlsconfig.TLSConfigManager // to meta nodes
@@ -200,17 +202,7 @@ func (n *Node) openParts() error {
 	n.Store.EngineOptions.MonitorDisabled = true // it frees caches that are written to; writecache has another one
 	n.Store.WithLogger(n.log)
 	// The engine may compact as soon as it opens.
-	n.local = entropy.NewLocal(n.Store, n.Meta.ClusterID, n.cfg.entropyDir())
-	n.local.OnDamage = func(shard uint64, d *tsmfile.Damage) {
-		n.log.Error("A file of a shard is damaged", zap.Uint64("db_shard_id", shard), zap.String("file", d.File), zap.Int64("offset", d.Offset), zap.String("key", d.Key), zap.String("reason", d.Reason))
-	}
-	n.local.OnAside = func(shard uint64, dir string) {
-		n.log.Info("Damaged files were set aside", zap.Uint64("db_shard_id", shard), zap.String("kept", dir))
-	}
-	n.local.OnHidden = n.hiddenFound
-	n.local.OnRetype = func(shard uint64, kept retype.Kept) {
-		n.log.Warn("Values of another type were set aside", zap.Uint64("db_shard_id", shard), zap.Int("points", kept.Points), zap.String("kept", kept.Path))
-	}
+	n.memory = local.NewMemory(n.Store, n.cfg.entropyDir(), n.log)
 	gate := scrub.NewGate(n.cfg.Data)
 	gate.OnDamage = n.foundByGate
 	n.onClose(gate.Close)
@@ -253,17 +245,15 @@ func (n *Node) openParts() error {
 	n.writer.WriteTimeout = time.Duration(n.cfg.Cluster.WriteTimeout)
 	n.writer.WithLogger(n.log)
 	n.deleted = deletes.NewMemory(n.Meta)
-	n.writer.Begun, n.writer.Deletes, n.local.Deletes = n.local.Begin, n.deleted, n.deleted
-	writes := &retype.Gate{Store: n.disk}
-	n.writer.Shards = writes
-	n.local.Shards, n.local.HoldWrites = n.writer.Repairs(), writes.Hold
+	n.writer.Begun, n.writer.Deletes = n.beginnings().Begin, n.deleted
+	n.holds = &retype.Gate{Store: n.disk}
+	n.writer.Shards = n.holds
 	n.writer.HasLacks = n.copies.Lacking
-	n.local.PointVersions = n.writer.Repairs().Versions
 	n.writer.Missed, n.writer.Lacks, n.writer.Admit = n.missed, n.copies.Missed, n.copies.Admit
 	n.writer.NotWhole = func(ctx context.Context, shard uint64) bool { return len(n.copies.Unfit(ctx, shard)) > 0 }
 	n.writer.Deleted, n.writer.Refresh = n.Meta.Deleted, n.Meta.Refresh
 	for shard, found := range damaged {
-		if err := n.local.Found(shard, found...); err != nil {
+		if err := n.memory.Found(shard, found...); err != nil {
 			return err
 		}
 	}
@@ -324,7 +314,7 @@ func (n *Node) catchUp(ctx context.Context, index uint64) {
 
 // foundByGate notes damage that a compaction would have met, and has it healed.
 func (n *Node) foundByGate(shard uint64, found []*tsmfile.Damage) {
-	if err := n.local.Found(shard, found...); err != nil {
+	if err := n.memory.Found(shard, found...); err != nil {
 		n.log.Error("Cannot note damage", zap.Uint64("db_shard_id", shard), zap.Error(err))
 	}
 	if e := n.suspects.Load(); e != nil {
@@ -382,51 +372,11 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	}
 }
 
-// openEntropy starts the anti-entropy service and answers other nodes.
-// The view is the whole cluster's anti-entropy, which also answers when the
-// service is off.
-func (n *Node) openEntropy(pool *rpc.Pool) (*entropy.View, error) {
-	local := n.local
-	if n.handoff != nil {
-		local.Pending = n.handoff.Nodes
-	}
-	shards := &shardcopy.Server{
-		Store: n.Store, Pool: pool, Begun: local.Copied, Deletes: n.deleted.DeletesSeen, Hold: n.deleted.HoldDeletes,
-		NotWhole: n.notWhole, HoldWrites: n.cache.Hold,
-		Dir: filepath.Join(n.cfg.entropyDir(), "incoming"), CheckDisk: local.CheckDisk, Log: n.log,
-	}
-	local.Files = shards.FillFrom
-	local.Pace = pace.New(n.requests())
-	if err := shards.Discard(func(id uint64) bool { _, ok := n.Meta.Shard(id); return ok }); err != nil {
-		return nil, fmt.Errorf("remove files of shards that are gone: %w", err)
-	}
-	swept, stop := make(chan struct{}), make(chan struct{})
-	go func() { defer close(swept); n.sweep(shards, stop) }()
-	n.onClose(func() error { close(stop); <-swept; return nil })
-	tr := transport.New(pool)
-	view := &entropy.View{State: n.Meta.State, Transport: tr, NodeID: n.Meta.NodeID}
-	var control entropy.Control // stays nil when the service is off
-	if n.cfg.AntiEntropy.Enabled {
-		n.Entropy = entropy.New(n.cfg.AntiEntropy, entropy.Deps{
-			Dir: n.cfg.entropyDir(), Meta: n.Meta, Local: local, Transport: tr, Pace: local.Pace,
-		})
-		n.Entropy.WithLogger(n.log)
-		shards.Wait = n.Entropy.Throttle
-		n.suspects.Store(n.Entropy)
-		if err := n.Entropy.Open(); err != nil {
-			return nil, fmt.Errorf("open anti-entropy: %w", err)
-		}
-		n.onClose(n.Entropy.Close)
-		n.reporters.add(n.Entropy)
-		if n.copies.Lacking() {
-			n.Entropy.Lacks(0)
-		}
-		control, view.Self = n.Entropy, n.Entropy
-	}
-
+// serveNodes answers other nodes.
+func (n *Node) serveNodes(copies *local.Local, control entropy.Control, shards *shardcopy.Server) {
 	guard := rpc.NewGuard(n.cfg.Meta.InternalSharedSecret)
 	s := rpc.NewServer(append(rpc.CatchingUp(n.catchUp), guard.Option(), n.served.Option())...)
-	n.registerServices(s, local, control, shards)
+	n.registerServices(s, copies, control, shards)
 	ln, done := n.listener.forOneServer(), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -435,7 +385,6 @@ func (n *Node) openEntropy(pool *rpc.Pool) (*entropy.View, error) {
 		}
 	}()
 	n.onClose(func() error { s.Stop(); <-done; return nil })
-	return view, nil
 }
 
 // requests returns a function that tells how many writes and queries of clients this node has served. A call of
@@ -487,7 +436,7 @@ func (n *Node) Reload(cfg *Config) error {
 }
 
 // openServices starts the engine's services and, last of all, the HTTP API.
-func (n *Node) openServices(mon *monitor.Monitor, view *entropy.View) error {
+func (n *Node) openServices(mon *monitor.Monitor, v *view.View) error {
 	start := func(name string, s interface {
 		WithLogger(*zap.Logger)
 		Open() error
@@ -546,7 +495,7 @@ func (n *Node) openServices(mon *monitor.Monitor, view *entropy.View) error {
 	h.PointsWriter = n.writer
 	h.Store = n.http
 	h.Version, h.BuildType = n.version, "Concord"
-	h.AddRoutes(entropy.Routes(view)...)
+	h.AddRoutes(routes.Routes(v)...)
 	h.AddRoutes(httpd.Route{
 		Name: "shard-status", Method: http.MethodGet, Pattern: "/shard-status", LoggingEnabled: true, HandlerFunc: n.serveShardStatus,
 	})

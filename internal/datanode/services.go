@@ -6,6 +6,7 @@ import (
 	"concord/internal/copystate"
 	"concord/internal/distquery"
 	"concord/internal/entropy"
+	"concord/internal/entropy/local"
 	"concord/internal/entropy/transport"
 	"concord/internal/replication"
 	"concord/internal/rpc"
@@ -13,7 +14,7 @@ import (
 )
 
 // registerServices adds what this node does for other nodes. control is nil while anti-entropy is off.
-func (n *Node) registerServices(s grpc.ServiceRegistrar, local *entropy.Local, control entropy.Control,
+func (n *Node) registerServices(s grpc.ServiceRegistrar, copies *local.Local, control entropy.Control,
 	shards *shardcopy.Server) {
 	rpc.RegisterMembershipServer(s, &membership{node: n})
 	writes := replication.NewServer(n.Store, n.writer, n.log)
@@ -23,6 +24,6 @@ func (n *Node) registerServices(s grpc.ServiceRegistrar, local *entropy.Local, c
 	queries.Whole, queries.Budget = n.whole(), n.queries
 	rpc.RegisterQueryServer(s, queries)
 	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
-	transport.NewServer(local, control).Register(s)
+	transport.NewServer(copies, control).Register(s)
 	rpc.RegisterShardsServer(s, shards)
 }

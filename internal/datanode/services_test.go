@@ -9,7 +9,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
-	"concord/internal/entropy"
+	"concord/internal/entropy/local"
 	"concord/internal/rpc"
 	"concord/internal/shardcopy"
 )
@@ -18,7 +18,7 @@ import (
 func TestServicesAreThoseThatTheNodeRegisters(t *testing.T) {
 	t.Parallel()
 	s := grpc.NewServer()
-	(&Node{log: zap.NewNop()}).registerServices(s, &entropy.Local{}, nil, &shardcopy.Server{})
+	(&Node{log: zap.NewNop()}).registerServices(s, &local.Local{}, nil, &shardcopy.Server{})
 	registered := slices.Sorted(maps.Keys(s.GetServiceInfo()))
 	var listed []string
 	for _, service := range rpc.Services() {

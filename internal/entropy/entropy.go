@@ -1,122 +1,38 @@
-// Package entropy finds and repairs differences between the replicas of
-// shards: status checks, the durable repair queue, the repair driver and the
-// routes under /shard-repair.
+// Package entropy is the contract of anti-entropy: what a node can be asked about its copies of shards, and what its
+// service answers. It has no logic.
 //
-// It knows replicas and other nodes through the interfaces of this file alone;
-// the transport subpackage implements them over gRPC.
+// From the bottom up, the packages below it are these. The first group knows neither a network nor other nodes.
+//
+//	pace        holds background work back while clients are served
+//	tsmfile     the engine of a shard, the keys in its files, and what damage in them is
+//	scan        reads points out of the files of a shard
+//	scrub       finds damaged blocks
+//	digest      sums that say what a shard holds
+//	reconcile   finds the windows of time in which owners differ
+//	patch       merges the points of all owners, and writes what one lacks
+//	fieldindex  the engine's index of fields
+//	retype      gives a field another type
+//	refusal     what owners refuse, and why
+//
+//	local       this node's copies
+//	copies      the copies of one shard at its owners
+//	check       compares copies, and keeps what it finds
+//	repair      one repair of one shard
+//	service     the queue of repairs, and all of the above in one node
+//	view        the anti-entropy of all nodes as one
+//	routes      the HTTP API under /shard-repair; its JSON is in api
+//	transport   Replica and Control over gRPC
 package entropy
 
 import (
-	"context"
 	"errors"
+	"math"
 
 	"concord/internal/cluster"
-	"concord/internal/copystate"
-	"concord/internal/entropy/digest"
-	"concord/internal/entropy/patch"
-	"concord/internal/entropy/reconcile"
-	"concord/internal/entropy/reconcile/riblt"
-	"concord/internal/entropy/retype"
 )
 
-// ShardState is what one owner says of its copy of a shard.
-type ShardState struct {
-	Version
-	Hints []uint64 // nodes for which it has writes or deletes of the shard in hinted handoff
-	// Beginning shows whether the copy lacks older points that other owners may have.
-	Beginning copystate.Beginning
-	// Deletes changes with every delete that the node hears of; 0 for not known.
-	Deletes uint64
-	// Lack is what the copy lacks for good, as far as its node knows: such a copy has no vote, and is repaired at once.
-	Lack copystate.Lack
-	// Waiting are the nodes that keep writes or deletes for the copy, as far as its node knows.
-	Waiting []uint64
-	// Corrupt says what is damaged in the copy. It is empty when nothing is known to be. A
-	// copy that is Corrupt and does not exist is one that the engine could not open.
-	Corrupt string
-}
-
-// usable tells whether the copy can be read and written, or made when the owner lacks it.
-func (s ShardState) usable() bool { return s.Exists || s.Corrupt == "" }
-
-// Version changes with a copy's contents.
-type Version struct {
-	Exists       bool
-	LastModified int64 // nanoseconds; of the newest write, delete or file change
-	Size         int64 // bytes on disk
-}
-
-// Replica is one node's copies of shards, its own or over the network.
-// Every method may be repeated without harm. Errors are of the transport or
-// of reading; a shard that the node lacks is an empty one.
-//
-// A node of an older version does not know every method. Such a call fails with the error that the method names for it,
-// or with that of the transport.
-type Replica interface {
-	Comparer
-	Points
-	Restorer
-}
-
-// Comparer tells what a node has of a shard for less than its points.
-type Comparer interface {
-	// States tells about shards; the map has an entry for each asked ID.
-	States(ctx context.Context, ids []uint64) (map[uint64]ShardState, error)
-	// Root is the sum over all windows that end at or before until.
-	Root(ctx context.Context, shard cluster.Shard, until int64) (digest.Sum, error)
-	// Digests calls fn for each series-field with points in windows that end at or
-	// before until, in ascending order of (series, field). fn must not keep its argument.
-	Digests(ctx context.Context, shard cluster.Shard, until int64, fn func(*digest.SeriesField) error) error
-	// Summarize opens a summary of the windows that end at or before until. It tells a small difference for less than
-	// the list of Digests. It lasts until it is closed or ctx ends, and fails with reconcile.ErrTooLarge.
-	Summarize(ctx context.Context, shard cluster.Shard, until int64, key uint64) (reconcile.Summary, error)
-}
-
-// Points reads, compares and writes the points of a shard.
-type Points interface {
-	// Fetch calls fn with the points of regions in their order, within limits; a region without points gives no block.
-	Fetch(ctx context.Context, shard cluster.Shard, regions []patch.Region, limits patch.Limits, fn func(patch.Block) error) error
-	// Symbols are the coded symbols [from, to) of the points of all regions.
-	Symbols(ctx context.Context, shard cluster.Shard, regions []patch.Region, key uint64, from, to int) ([]riblt.Symbol, error)
-	// Slices are what the parts of each region hold.
-	Slices(ctx context.Context, shard cluster.Shard, regions []patch.Region, key uint64) ([][patch.Slices]patch.Slice, error)
-	// Versions returns with which versions points were written, which are regions of one time each. A version is 0 where
-	// it is not known, and patch.Unsettled while the point is being written. Versions that are not known are not above
-	// since. The error is ErrNoVersions when points have none there.
-	Versions(ctx context.Context, shard cluster.Shard, points []patch.Region) (versions []uint64, since uint64, err error)
-	// Apply writes points, creating the shard where it is missing (also when there are
-	// no blocks), and returns what became of them. It fails with ErrOvertaken when Deletes of
-	// the shard's state is not deletes any more; 0 asks for no such thing.
-	Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (patch.Applied, error)
-}
-
-// Restorer changes a copy as a whole, or what its node remembers of it.
-type Restorer interface {
-	// Fill makes the shard out of the files of a source, all of them or none. It goes on where an
-	// earlier call ended. It fails with ErrOvertaken when Deletes of the shard's state is not that of the
-	// source any more, with ErrSourceNotWhole when the source says that its copy is not whole, and with ErrNoFiles
-	// when there is no way. progress is called with the bytes that are there, and that will be.
-	Fill(ctx context.Context, shard cluster.Shard, from Source, progress func(done, total int64)) error
-	// SetAside replaces damaged files by ones with what is good in them, and keeps the damaged ones.
-	SetAside(ctx context.Context, id uint64) error
-	// Healed tells that a copy, of which files were set aside, was found equal to another.
-	Healed(ctx context.Context, id uint64) error
-	// Discard removes a copy whose Lack is copystate.Stale and has that Gen: it is made anew of another one.
-	Discard(ctx context.Context, id, gen uint64) error
-	// Whole tells that the copy was found equal to those of the other owners: its Beginning is FoundEqual, and it lacks
-	// nothing, unless the Gen of its Lack has changed since.
-	Whole(ctx context.Context, id, gen uint64) error
-}
-
-// Source is an owner whose files a missing copy is made of.
-type Source struct {
-	cluster.Node
-	Deletes    uint64 // of the missing copy's ShardState when it was decided
-	Incomplete bool   // take the files also when the source's copy is not whole
-}
-
-// ErrNoVersions says that points have no versions on a node.
-var ErrNoVersions = errors.New("points have no versions here")
+// Everything as the end of the time that is compared means all windows.
+const Everything int64 = math.MaxInt64
 
 // Metadata is the cluster's state as this node knows it.
 type Metadata interface {
@@ -124,53 +40,32 @@ type Metadata interface {
 	State() *cluster.State
 }
 
-// NodeStatus is what one node knows: results of its own checks and its own queue.
-type NodeStatus struct {
-	Enabled    bool
-	Shards     []ShardStatus
-	Queued     []uint64 // ascending; includes Processing
-	Processing []uint64
-}
-
-// ShardStatus is the result of a check that found entropy.
-type ShardStatus struct {
-	ID      uint64
-	Status  Status
-	Message string // for conflict and corrupt, and for copies that are known to lack something: what and where
-}
-
-// Status says how the replicas of a shard differ.
-type Status string
-
-// The statuses of the API.
-const (
-	Diff     Status = "diff"     // contents differ
-	Missing  Status = "missing"  // an owner lacks the shard entirely
-	Conflict Status = "conflict" // a field has different types on two owners
-	Corrupt  Status = "corrupt"  // files of an owner cannot be read back as they were written
-)
-
-// Control is a node's anti-entropy service, its own or over the network.
-type Control interface {
-	Status(ctx context.Context) (NodeStatus, error)
-	// Repair queues a shard on that node, which must be its first owner.
-	Repair(ctx context.Context, id uint64) error
-	// CancelRepair takes a shard from that node's queue and stops a running repair.
-	CancelRepair(ctx context.Context, id uint64) error
-	// Check makes the node compare a shard, or all of its shards for 0, at once.
-	Check(ctx context.Context, id uint64) error
-	// Pause stops the taking of repairs, and running ones, which keep what they did; or resumes.
-	Pause(ctx context.Context, paused bool) error
-	// Diff compares a shard, of which that node must be the first owner, and changes nothing.
-	Diff(ctx context.Context, id uint64) (DryRun, error)
-	// Resolve gives a field one type on all owners of a shard, of which that node must be the first owner.
-	Resolve(ctx context.Context, id uint64, f retype.Field) ([]Resolved, error)
-	// Repairs lists the node's repairs that wait, run, or ended since it started.
-	Repairs(ctx context.Context) (NodeRepairs, error)
-}
-
 // Transport reaches other nodes by their entry in the cluster's state.
 type Transport interface {
 	Replica(node cluster.Node) Replica
 	Control(node cluster.Node) Control
 }
+
+// The errors of replicas and of the service.
+var (
+	// ErrOvertaken is why points are not applied: a delete came after they were asked for.
+	ErrOvertaken = errors.New("a delete came meanwhile")
+	// ErrNoFiles is why a missing copy is not made out of files: a write began it meanwhile, or the files of the source
+	// are damaged.
+	ErrNoFiles = errors.New("no copy of files")
+	// ErrSourceNotWhole is why a missing copy is not made out of a source's files: that copy lacks something itself.
+	ErrSourceNotWhole = errors.New("the source's copy is not whole")
+	// ErrNoVersions says that points have no versions on a node.
+	ErrNoVersions = errors.New("points have no versions here")
+	// ErrNoCopy is why a copy is not verified.
+	ErrNoCopy = errors.New("the node has no copy of the shard")
+	// ErrUnknownShard is for an ID that the metadata does not have, or no more.
+	ErrUnknownShard = errors.New("unknown shard")
+	// ErrDisabled is the answer of every call while the service is off.
+	ErrDisabled = errors.New("anti-entropy is off: set [anti-entropy] enabled = true in influxdb.conf")
+)
+
+// UnresolvableError says that a conflict of types cannot be resolved as it was asked for, however often it is tried.
+type UnresolvableError struct{ Reason string }
+
+func (e UnresolvableError) Error() string { return e.Reason }

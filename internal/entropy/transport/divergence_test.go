@@ -206,7 +206,7 @@ func TestDivergence(t *testing.T) {
 			t.Parallel()
 			o := newOwners(t, n, *divergences)
 			for i := range n { // files on some, the write path on others
-				o.copies[i].FilePoints = []int{1, 500, entropy.NewLocal(nil, nil, "").FilePoints}[i%3]
+				o.copies[i].FilePoints = []int{1, 500, patch.DefaultFilePoints}[i%3]
 			}
 			for id := uint64(1); id <= uint64(*divergences); id++ {
 				rng := rand.New(rand.NewPCG(seed, id))
@@ -275,7 +275,7 @@ func TestFullDiskRefuses(t *testing.T) {
 			o := newOwners(t, 2, 1)
 			var full atomic.Bool
 			full.Store(true)
-			o.copies[owner].DiskFree = func(string) (uint64, uint64, error) {
+			o.copies[owner].Disk.Free = func(string) (uint64, uint64, error) {
 				if full.Load() {
 					return 49_000, 1_000_000, nil
 				}

@@ -56,9 +56,6 @@ func (o *owners) status(id uint64) string {
 	return strings.Join(out, "|")
 }
 
-// unthrottled lets a scrub go as fast as it can.
-func unthrottled(context.Context, int) error { return nil }
-
 // Damage is healed from another owner: nothing that was acknowledged is lost, what the damaged owner alone has
 // stays, an older value that the damage bares does not win, and what was deleted stays deleted.
 func TestDamageIsHealed(t *testing.T) {
@@ -94,7 +91,7 @@ func TestDamageIsHealed(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				found, err := o.copies[damaged].Scrub(t.Context(), 1, unthrottled)
+				found, err := o.copies[damaged].Scrub(t.Context(), 1)
 				if err != nil || len(found) != 1 || !strings.Contains(o.status(1), `block of "m,host=a f"`) {
 					t.Fatalf("found %v, %v, status %s", found, err, o.status(1))
 				}
@@ -161,7 +158,7 @@ func TestDamageWithoutASoundCopyIsLeft(t *testing.T) {
 		o.write(i, 1, o.point("m,host=a", "f", o.at(0), 1.0), o.point("m,host=a", "f", o.at(time.Hour), 2.0))
 		o.snapshot(i, 1)
 		o.damage(i, 1, 20)
-		if _, err := o.copies[i].Scrub(t.Context(), 1, unthrottled); err != nil {
+		if _, err := o.copies[i].Scrub(t.Context(), 1); err != nil {
 			t.Fatal(err)
 		}
 		b, err := os.ReadFile(filepath.Join(o.stores[i].Shard(1).Path(), "000000001-000000001.tsm"))
@@ -249,7 +246,7 @@ func TestUnopenedShardIsLeftAlone(t *testing.T) {
 	if err := o.copies[1].SetAside(t.Context(), 1); err != nil {
 		t.Error(err) // nothing was noted
 	}
-	if _, err := o.copies[1].Scrub(t.Context(), 1, unthrottled); err == nil {
+	if _, err := o.copies[1].Scrub(t.Context(), 1); err == nil {
 		t.Error("a shard that is not open passes as verified")
 	}
 	files, err := os.ReadDir(filepath.Dir(kept))
@@ -267,7 +264,7 @@ func TestDiffLeavesDamagedCopiesOut(t *testing.T) {
 	verify := func(i int) {
 		t.Helper()
 		o.damage(i, 1, 100)
-		if _, err := o.copies[i].Scrub(t.Context(), 1, unthrottled); err != nil {
+		if _, err := o.copies[i].Scrub(t.Context(), 1); err != nil {
 			t.Fatal(err)
 		}
 	}

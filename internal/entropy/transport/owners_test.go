@@ -20,7 +20,11 @@ import (
 	"concord/internal/cluster"
 	"concord/internal/entropy"
 	"concord/internal/entropy/digest"
+	"concord/internal/entropy/entropytest"
+	"concord/internal/entropy/local"
+	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
+	"concord/internal/entropy/service"
 	"concord/internal/rpc"
 	"concord/internal/shardcopy"
 )
@@ -30,11 +34,11 @@ type owners struct {
 	t       testing.TB
 	stores  []*tsdb.Store
 	servers []*shardcopy.Server
-	copies  []*entropy.Local
+	copies  []*local.Local
 	dirs    []string   // of the copies' own files
 	wire    []*counted // by owner; the first one's stays unused
 	sent    *messages
-	service *entropy.Service
+	service *service.Service
 	config  entropy.Config
 	state   *cluster.State
 	start   time.Time // of every shard
@@ -116,12 +120,20 @@ func newOwnersWith(t testing.TB, n, shards int, prepare func(o *owners, dirs []s
 		t.Cleanup(func() { s.Close() })
 		dir := t.TempDir()
 		o.dirs = append(o.dirs, dir)
-		local := entropy.NewLocal(s, func() uint64 { return 42 }, dir)
+		rate := pace.NewLimit(0)
+		beginnings := local.Beginnings{Memory: local.NewMemory(s, dir, zap.NewNop()), Copies: entropytest.NoCopies{}}
 		ln := mustCount(t)
-		shards := &shardcopy.Server{Store: s, Pool: pool, Begun: local.Copied, Dir: filepath.Join(dir, "incoming"), CheckDisk: local.CheckDisk, Log: zap.NewNop()}
-		local.Files = shards.FillFrom
-		mustServeWith(t, ln, local, nil, shards, grpc.StatsHandler(o.sent))
-		o.stores, o.copies, o.wire = append(o.stores, s), append(o.copies, local), append(o.wire, ln)
+		shards := &shardcopy.Server{
+			Store: s, Pool: pool, Begun: beginnings.Copied, Dir: filepath.Join(dir, "incoming"), Log: zap.NewNop(),
+			CheckDisk: func(bytes int64) error { return o.copies[i].Disk.Check(bytes) },
+		}
+		copies := local.New(local.Deps{
+			Store: s, Shards: s, Key: func() uint64 { return 42 }, Beginnings: beginnings, Deletes: entropytest.NoDeletes{},
+			Files: shards.FillFrom, HoldWrites: func(uint64) func() { return func() {} }, Disk: local.Disk{Dir: s.Path()},
+			Limit: rate, Log: zap.NewNop(),
+		})
+		mustServeWith(t, ln, copies, nil, shards, grpc.StatsHandler(o.sent))
+		o.stores, o.copies, o.wire = append(o.stores, s), append(o.copies, copies), append(o.wire, ln)
 		o.servers = append(o.servers, shards)
 		st.DataNodes = append(st.DataNodes, cluster.Node{ID: uint64(i + 1), TCPAddr: ln.Addr().String()})
 	}
@@ -138,10 +150,14 @@ func newOwnersWith(t testing.TB, n, shards int, prepare func(o *owners, dirs []s
 	cfg.Settle, cfg.MaxRate, cfg.MaxSync, cfg.AutoRepairMissing = 0, 0, 2, false
 	cfg.CheckInterval *= 1000
 	o.config = cfg
-	o.service = entropy.New(cfg, entropy.Deps{Dir: t.TempDir(), Meta: o, Local: o.copies[0], Transport: New(pool)})
-	if err := o.service.Open(); err != nil {
+	var err error
+	o.service, err = service.New(cfg, service.Deps{
+		Dir: t.TempDir(), Meta: o, Local: o.copies[0], Transport: New(pool), Limit: o.copies[0].Limit, Log: zap.NewNop(),
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
+	o.service.Open()
 	t.Cleanup(func() { o.service.Close() })
 	return o
 }

@@ -11,8 +11,6 @@ import (
 	"concord/internal/rpc"
 )
 
-var _ entropy.Retyper = (*peer)(nil)
-
 // resolver runs a call of the Resolve service with a deadline: all values of a field may be read.
 func resolver[Resp any](ctx context.Context, p *peer, fn func(context.Context, rpc.ResolveClient) (Resp, error)) (resp Resp, err error) {
 	conn, err := p.pool.Conn(p.node.TCPAddr)
@@ -81,15 +79,7 @@ func (s *Server) retyper(id uint64, measurement, field []byte) (entropy.Retyper,
 	if id == 0 {
 		return nil, invalid(errors.New("shard 0 is not valid"))
 	}
-	rep, err := s.copies()
-	if err != nil {
-		return nil, err
-	}
-	r, ok := rep.(entropy.Retyper)
-	if !ok {
-		return nil, invalid(fmt.Errorf("types of shard %d cannot be changed here", id))
-	}
-	return r, nil
+	return s.copies()
 }
 
 // FieldType tells which type a field has here.

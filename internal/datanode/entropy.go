@@ -1,0 +1,85 @@
+package datanode
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"concord/internal/entropy"
+	"concord/internal/entropy/local"
+	"concord/internal/entropy/pace"
+	"concord/internal/entropy/service"
+	"concord/internal/entropy/transport"
+	"concord/internal/entropy/view"
+	"concord/internal/rpc"
+	"concord/internal/shardcopy"
+)
+
+// beginnings is where it is noted how copies of this node begin.
+func (n *Node) beginnings() local.Beginnings {
+	return local.Beginnings{Memory: n.memory, Copies: n.copies}
+}
+
+// openEntropy starts the anti-entropy service and answers other nodes. The view is the whole cluster's anti-entropy,
+// which also answers when the service is off.
+func (n *Node) openEntropy(pool *rpc.Pool) (*view.View, error) {
+	rate := pace.NewLimit(0)
+	if n.cfg.AntiEntropy.Enabled {
+		rate.Set(uint64(n.cfg.AntiEntropy.MaxRate))
+	}
+	disk := local.Disk{Dir: n.Store.Path()}
+	shards := &shardcopy.Server{
+		Store: n.Store, Pool: pool, Begun: n.beginnings().Copied, Deletes: n.deleted.DeletesSeen, Hold: n.deleted.HoldDeletes,
+		NotWhole: n.notWhole, HoldWrites: n.cache.Hold, Wait: rate.Wait, CheckDisk: disk.Check,
+		Dir: filepath.Join(n.cfg.entropyDir(), "incoming"), Log: n.log,
+	}
+	if err := shards.Discard(func(id uint64) bool { _, ok := n.Meta.Shard(id); return ok }); err != nil {
+		return nil, fmt.Errorf("remove files of shards that are gone: %w", err)
+	}
+	swept, stop := make(chan struct{}), make(chan struct{})
+	go func() { defer close(swept); n.sweep(shards, stop) }()
+	n.onClose(func() error { close(stop); <-swept; return nil })
+
+	copies := n.localCopies(shards, disk, rate)
+	v := &view.View{State: n.Meta.State, Transport: transport.New(pool), NodeID: n.Meta.NodeID}
+	if n.cfg.AntiEntropy.Enabled {
+		if err := n.startEntropy(copies, v.Transport); err != nil {
+			return nil, fmt.Errorf("open anti-entropy: %w", err)
+		}
+		v.Self = n.Entropy
+	}
+	n.serveNodes(copies, v.Self, shards)
+	return v, nil
+}
+
+// localCopies are this node's copies of shards.
+func (n *Node) localCopies(shards *shardcopy.Server, disk local.Disk, rate *pace.Limit) *local.Local {
+	repairs := n.writer.Repairs()
+	deps := local.Deps{
+		Store: n.Store, Key: n.Meta.ClusterID, Beginnings: n.beginnings(), Shards: repairs, Versions: repairs.Versions,
+		Deletes: n.deleted, Files: shards.FillFrom, HoldWrites: n.holds.Hold, Disk: disk,
+		Pace: pace.New(n.requests()), Limit: rate, Log: n.log,
+	}
+	if n.handoff != nil {
+		deps.Hints = n.handoff.Nodes
+	}
+	return local.New(deps)
+}
+
+// startEntropy starts the anti-entropy service.
+func (n *Node) startEntropy(copies *local.Local, tr entropy.Transport) error {
+	s, err := service.New(n.cfg.AntiEntropy, service.Deps{
+		Dir: n.cfg.entropyDir(), Meta: n.Meta, Local: copies, Transport: tr, Limit: copies.Limit, Pace: copies.Pace, Log: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.Entropy = s
+	n.suspects.Store(s)
+	s.Open()
+	n.onClose(s.Close)
+	n.reporters.add(s)
+	if n.copies.Lacking() {
+		s.Lacks(0)
+	}
+	return nil
+}

@@ -1,0 +1,87 @@
+package copies
+
+import (
+	"context"
+	"sync"
+
+	"concord/internal/copystate"
+	"concord/internal/entropy"
+)
+
+// Equality tells owners that their copies were found equal to the others. It remembers those that it could not reach.
+type Equality struct {
+	report *entropy.Report
+
+	mu sync.Mutex
+	// untold are owners that could not be told, by shard, with the Beginning that their copies had then, by node.
+	untold map[uint64]map[uint64]copystate.Beginning
+}
+
+// NewEquality returns an Equality that has told nothing yet.
+func NewEquality(report *entropy.Report) *Equality {
+	return &Equality{report: report, untold: make(map[uint64]map[uint64]copystate.Beginning)}
+}
+
+// Tell tells owners whose copy a write began, or lacked something, that it is equal to the others. While an owner is
+// away none is told of its beginning: it would seem to have begun late. Of what it lacked it is told when one of the
+// equal copies is whole, or when there is no other.
+func (e *Equality) Tell(ctx context.Context, set Set) {
+	all, anyWhole := set.Complete(), set.Any(entropy.ShardState.Whole)
+	for _, c := range set.Copies {
+		lacks, began := c.State.Lack.Kind != "", c.State.Beginning != copystate.FoundEqual
+		if !(all && (began || lacks) || lacks && anyWhole) {
+			continue
+		}
+		if e.tell(ctx, set.Shard.ID, c) {
+			continue
+		}
+		e.mu.Lock()
+		if e.untold[set.Shard.ID] == nil {
+			e.untold[set.Shard.ID] = make(map[uint64]copystate.Beginning)
+		}
+		e.untold[set.Shard.ID][c.ID] = c.State.Beginning
+		e.mu.Unlock()
+	}
+}
+
+func (e *Equality) tell(ctx context.Context, shard uint64, c Copy) bool {
+	err := c.Replica.Whole(ctx, shard, c.State.Lack.Gen)
+	if err != nil {
+		e.report.Fail("Cannot tell an owner that its copy is whole", shard, err)
+	}
+	return err == nil
+}
+
+// Retry tells the owners that Tell could not reach. The other owners were told, and are FoundEqual. Beside them such a
+// copy would seem to have begun late, so in set it is FoundEqual, too.
+func (e *Equality) Retry(ctx context.Context, set Set) {
+	for i := range set.Copies {
+		c := &set.Copies[i]
+		e.mu.Lock()
+		began, ok := e.untold[set.Shard.ID][c.ID]
+		e.mu.Unlock()
+		if !ok {
+			continue
+		}
+		if c.State.Beginning == began { // else it lost the shard since, or a write began it again
+			c.State.Beginning = copystate.FoundEqual
+			if !e.tell(ctx, set.Shard.ID, *c) {
+				continue
+			}
+		}
+		e.mu.Lock()
+		delete(e.untold[set.Shard.ID], c.ID)
+		e.mu.Unlock()
+	}
+}
+
+// Forget forgets shards that are gone.
+func (e *Equality) Forget(gone func(shard uint64) bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for id := range e.untold {
+		if gone(id) {
+			delete(e.untold, id)
+		}
+	}
+}

@@ -1,0 +1,230 @@
+package copies
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"concord/internal/cluster"
+	"concord/internal/copystate"
+	"concord/internal/entropy"
+	"concord/internal/entropy/digest"
+	"concord/internal/entropy/reconcile"
+)
+
+// Copy is one owner's copy of a shard.
+type Copy struct {
+	cluster.Node
+	Replica entropy.Replica
+	State   entropy.ShardState // when it was asked
+	Own     bool               // it is this node's
+}
+
+// Set is the copies of one shard that can be used, in the order of its owners.
+type Set struct {
+	Shard  cluster.Shard
+	Copies []Copy
+	Away   []error // for each other owner: why its copy cannot be used
+}
+
+// Complete reports whether all owners take part.
+func (s Set) Complete() bool { return len(s.Copies) == len(s.Shard.Owners) }
+
+// Missing is nil when all owners take part, and otherwise says why the others do not.
+func (s Set) Missing() error { return errors.Join(s.Away...) }
+
+// Owners are the IDs of the nodes that take part.
+func (s Set) Owners() []uint64 { return column(s, func(c Copy) uint64 { return c.ID }) }
+
+// Addrs are the TCP addresses of the nodes that take part.
+func (s Set) Addrs() []string { return column(s, func(c Copy) string { return c.TCPAddr }) }
+
+// Versions change with the contents of the copies.
+func (s Set) Versions() []entropy.Version {
+	return column(s, func(c Copy) entropy.Version { return c.State.Version })
+}
+
+// Lacks change with what is known of what the copies lack.
+func (s Set) Lacks() []uint64 { return column(s, func(c Copy) uint64 { return c.State.Lack.Gen }) }
+
+func column[T any](s Set, of func(Copy) T) []T {
+	out := make([]T, len(s.Copies))
+	for i, c := range s.Copies {
+		out[i] = of(c)
+	}
+	return out
+}
+
+// Any reports whether there is a copy of which something holds.
+func (s Set) Any(holds func(entropy.ShardState) bool) bool {
+	return slices.ContainsFunc(s.Copies, func(c Copy) bool { return holds(c.State) })
+}
+
+// Existing is how many copies exist. The others can be made.
+func (s Set) Existing() (n int) {
+	for _, c := range s.Copies {
+		if c.State.Exists {
+			n++
+		}
+	}
+	return n
+}
+
+// MostLacking is the copy that lacks the most. any is false when none is known to lack anything.
+func (s Set) MostLacking() (worst Copy, any bool) {
+	for _, c := range s.Copies {
+		if c.State.Lack.Kind.Worse(worst.State.Lack.Kind) {
+			worst, any = c, true
+		}
+	}
+	return worst, any
+}
+
+// OnItsWay finds a copy for which a node keeps writes or deletes, and that node.
+func (s Set) OnItsWay() (from, to uint64, any bool) {
+	owners := s.Owners()
+	for _, c := range s.Copies {
+		for _, to := range c.State.Hints {
+			if slices.Contains(owners, to) {
+				return c.ID, to, true
+			}
+		}
+		if len(c.State.Waiting) > 0 {
+			return c.State.Waiting[0], c.ID, true
+		}
+	}
+	return 0, 0, false
+}
+
+// Quiet reports whether no copy was written to since a time.
+func (s Set) Quiet(since time.Time) bool {
+	return !s.Any(func(st entropy.ShardState) bool { return st.Exists && st.LastModified >= since.UnixNano() })
+}
+
+// OneBeganLate reports whether a copy lacks older points that another one may have, as their beginnings tell.
+func (s Set) OneBeganLate() bool {
+	first, last := s.Copies[0].State.Beginning, s.Copies[0].State.Beginning
+	for _, c := range s.Copies {
+		first, last = min(first, c.State.Beginning), max(last, c.State.Beginning)
+	}
+	return last.LaterThan(first)
+}
+
+// SettledAt is when the time settle is over since a write began the newest of the existing copies. It is the zero time
+// when one of them was not begun by a write.
+func (s Set) SettledAt(settle time.Duration) (settled time.Time) {
+	for _, c := range s.Copies {
+		if !c.State.Exists {
+			continue
+		}
+		began, ok := c.State.Beginning.Time()
+		if !ok {
+			return time.Time{}
+		}
+		if at := began.Add(settle); at.After(settled) {
+			settled = at
+		}
+	}
+	return settled
+}
+
+// EqualRoots computes the roots of all copies at the same time.
+func (s Set) EqualRoots(ctx context.Context, until int64) (bool, error) {
+	roots, errs := make([]digest.Sum, len(s.Copies)), make([]error, len(s.Copies))
+	var wg sync.WaitGroup
+	for i, c := range s.Copies {
+		wg.Go(func() {
+			if roots[i], errs[i] = c.Replica.Root(ctx, s.Shard, until); errs[i] != nil {
+				errs[i] = fmt.Errorf("root of node %d: %w", c.ID, errs[i])
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return false, err
+	}
+	for _, r := range roots[1:] {
+		if r != roots[0] {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// Unchanged reports whether all copies exist, and none was modified since the owners were asked.
+func (s Set) Unchanged(ctx context.Context) (bool, error) {
+	for _, c := range s.Copies {
+		m, err := c.Replica.States(ctx, []uint64{s.Shard.ID})
+		if err != nil {
+			return false, fmt.Errorf("state of node %d: %w", c.ID, err)
+		}
+		if m[s.Shard.ID].LastModified != c.State.LastModified || !m[s.Shard.ID].Exists {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// Reconciled are the copies as a Reconciler takes them.
+func (s Set) Reconciled(until int64) []reconcile.Owner {
+	out := make([]reconcile.Owner, len(s.Copies))
+	for i, c := range s.Copies {
+		out[i].List = func(ctx context.Context, fn func(*digest.SeriesField) error) error {
+			return c.Replica.Digests(ctx, s.Shard, until, fn)
+		}
+		if !c.Own { // this node lists its own copy: nothing crosses the network
+			out[i].Summarize = func(ctx context.Context, key uint64) (reconcile.Summary, error) {
+				return c.Replica.Summarize(ctx, s.Shard, until, key)
+			}
+		}
+	}
+	return out
+}
+
+// Sources are the owners whose files a missing copy can be made of: those whose copies are whole, then those that lack
+// some writes, then the others.
+func (s Set) Sources() (out []cluster.Node) {
+	var whole, right, rest []Copy
+	for _, c := range s.Copies {
+		switch {
+		case c.State.Whole():
+			whole = append(whole, c)
+		case c.State.Right():
+			right = append(right, c)
+		case c.State.Healthy():
+			rest = append(rest, c)
+		}
+	}
+	for _, c := range slices.Concat(s.largestFirst(whole), s.largestFirst(right), s.largestFirst(rest)) {
+		out = append(out, c.Node)
+	}
+	return out
+}
+
+// largestFirst orders copies by size. Of those that are about as large as the largest, it depends on the shard which is
+// first, so that not one node is the source of all.
+func (s Set) largestFirst(copies []Copy) []Copy {
+	if len(copies) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(copies, func(a, b Copy) int { return cmp.Compare(b.State.Size, a.State.Size) })
+	most, equal := copies[0].State.Size, 0
+	for equal < len(copies) && copies[equal].State.Size >= most-most/10 {
+		equal++
+	}
+	slices.SortFunc(copies[:equal], func(a, b Copy) int { return cmp.Compare(a.ID, b.ID) })
+	first := s.Shard.ID % uint64(equal)
+	return slices.Concat(copies[first:equal], copies[:first], copies[equal:])
+}
+
+// Doubtful are the copies that have no vote about which value is right. One that was made of another owner's files is
+// one of them: what a minority holds would become the majority.
+func (s Set) Doubtful() []bool {
+	return column(s, func(c Copy) bool {
+		return c.State.Corrupt != "" || c.State.Beginning == copystate.FromFiles || c.State.Lack.Kind != ""
+	})
+}

@@ -1,0 +1,111 @@
+package local
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb"
+	_ "github.com/influxdata/influxdb/tsdb/engine"
+	_ "github.com/influxdata/influxdb/tsdb/index"
+	"github.com/influxdata/influxql"
+	"go.uber.org/zap"
+
+	"concord/internal/cluster"
+	"concord/internal/copystate"
+	"concord/internal/entropy"
+	"concord/internal/entropy/entropytest"
+	"concord/internal/entropy/pace"
+)
+
+func mustStore(t *testing.T) *tsdb.Store {
+	t.Helper()
+	dir := t.TempDir()
+	s := tsdb.NewStore(filepath.Join(dir, "data"))
+	s.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
+	if err := s.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// mustDeps is what the copies in a store need.
+func mustDeps(t *testing.T, store *tsdb.Store) Deps {
+	t.Helper()
+	return Deps{
+		Store: store, Shards: store, Key: func() uint64 { return 1 }, Deletes: entropytest.NoDeletes{},
+		Beginnings: Beginnings{NewMemory(store, t.TempDir(), zap.NewNop()), entropytest.NoCopies{}},
+		HoldWrites: func(uint64) func() { return func() {} },
+		Disk:       Disk{Dir: store.Path()}, Limit: pace.NewLimit(0), Log: zap.NewNop(),
+	}
+}
+
+func TestLocalStateMovesOnWritesAndDeletes(t *testing.T) {
+	store := mustStore(t)
+	l := New(mustDeps(t, store))
+	sh := cluster.Shard{ID: 1, Database: "db", RetentionPolicy: "autogen", End: int64(time.Hour)}
+	state := func() entropy.ShardState {
+		t.Helper()
+		m, err := l.States(t.Context(), []uint64{1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m[1]
+	}
+	if st := state(); st.Version != (entropy.Version{}) {
+		t.Errorf("state of a missing shard is %+v", st)
+	}
+	if root, err := l.Root(t.Context(), sh, entropy.Everything); err != nil || root.Count != 0 {
+		t.Errorf("root of a missing shard is %+v, %v", root, err)
+	}
+	for range 2 { // twice: no harm
+		if n, err := l.Apply(t.Context(), sh, 0, nil); n.Points != 0 || err != nil {
+			t.Fatalf("create: %+v, %v", n, err)
+		}
+	}
+	last := state()
+	if !last.Exists {
+		t.Fatal("the shard was not created")
+	}
+	for name, change := range map[string]func() error{
+		"write": func() error {
+			p := models.MustNewPoint("cpu", nil, models.Fields{"value": 1.0}, time.Unix(1, 0))
+			return store.WriteToShard(tsdb.WriteContext{}, 1, []models.Point{p})
+		},
+		"delete": func() error {
+			p := models.MustNewPoint("mem", nil, models.Fields{"value": 1.0}, time.Unix(1, 0))
+			if err := store.WriteToShard(tsdb.WriteContext{}, 1, []models.Point{p}); err != nil {
+				return err
+			}
+			last = state()
+			return store.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "mem"}}, nil)
+		},
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		if st := state(); st.LastModified <= last.LastModified {
+			t.Errorf("%s: last modified stays at %d", name, st.LastModified)
+		}
+		last = state()
+	}
+}
+
+func TestBeginningsOutliveARestart(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "begun")
+	open := func() Beginnings { return Beginnings{NewMemory(nil, dir, zap.NewNop()), entropytest.NoCopies{}} }
+	if err := open().Begin(7); err != nil {
+		t.Fatal(err)
+	}
+	l := open()
+	if l.Memory.began.of(7) == copystate.FoundEqual || l.Memory.began.of(8) != copystate.FoundEqual {
+		t.Error("the note is lost, or there is one too many")
+	}
+	if err := l.Whole(t.Context(), 7, 0); err != nil || l.Memory.began.of(7) != copystate.FoundEqual ||
+		open().Memory.began.of(7) != copystate.FoundEqual {
+		t.Errorf("the note stays: %v", err)
+	}
+}

@@ -1,0 +1,73 @@
+package entropy
+
+import (
+	"time"
+
+	"concord/internal/entropy/patch"
+)
+
+// NodeRepairs are the repairs of one node.
+type NodeRepairs struct {
+	Paused  bool
+	Repairs []RepairRecord
+}
+
+// RepairState is where a repair is.
+type RepairState string
+
+// The states of repairs.
+const (
+	Waiting RepairState = "queued"
+	Running RepairState = "running"
+	Done    RepairState = "done"
+	Failed  RepairState = "failed"   // and waits to be tried again
+	Stopped RepairState = "stopped"  // canceled, paused, or the node went down
+	Refused RepairState = "conflict" // all is repaired but for what owners refuse: a field has different types
+)
+
+// RepairRecord is one repair of a shard. Times are zero for not yet.
+type RepairRecord struct {
+	ShardID   uint64
+	State     RepairState
+	Owners    []string // TCP addresses of those that took part
+	Added     time.Time
+	Started   time.Time
+	Ended     time.Time
+	Attempts  int              // that failed before
+	Rounds    int              // comparisons
+	Total     int              // differing series-fields that the last comparison found
+	Fixed     int              // of Total
+	Copied    int64            // bytes of the files that a missing copy is made of, while they come
+	Copying   int64            // of so many
+	Points    int              // applied
+	Conflicts int              // points with different values, decided
+	Decided   []patch.Decision // the first of them
+	Refused   int              // series-fields of which an owner refuses points that others have
+	Refusals  []Refusal        // the first of them
+	BytesRx   int64
+	BytesTx   int64
+	Rate      float64 // bytes per second, both ways
+	ETA       time.Duration
+	Error     string
+}
+
+// Refusal is a series-field of which an owner refuses the points that others have.
+type Refusal struct {
+	Node   string // TCP address of the owner
+	Series string
+	Field  string
+	Reason string
+}
+
+// Progress is 0 to 1, of the files that come, and then of the last comparison.
+func (r RepairRecord) Progress() float64 {
+	switch {
+	case r.State == Done:
+		return 1
+	case r.Copying > 0:
+		return float64(r.Copied) / float64(r.Copying)
+	case r.Total == 0:
+		return 0
+	}
+	return float64(r.Fixed) / float64(r.Total)
+}

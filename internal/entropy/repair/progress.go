@@ -1,0 +1,87 @@
+package repair
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"concord/internal/entropy"
+	"concord/internal/entropy/copies"
+	"concord/internal/entropy/patch"
+)
+
+const (
+	maxDecisions = 100 // that a record lists
+	maxRefusals  = 100
+)
+
+// progress is the record of a repair that runs.
+type progress struct {
+	mu sync.Mutex
+	r  entropy.RepairRecord
+}
+
+func newProgress(shard uint64, now time.Time) progress {
+	return progress{r: entropy.RepairRecord{ShardID: shard, State: entropy.Running, Started: now}}
+}
+
+// change runs fn, which changes the record, under the lock that record takes.
+func (p *progress) change(fn func(*entropy.RepairRecord)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fn(&p.r)
+}
+
+// record is a copy of the record so far, with the rate and the time that the rest will take.
+func (p *progress) record(now time.Time) entropy.RepairRecord {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.r
+	r.Owners, r.Decided, r.Refusals = slices.Clone(r.Owners), slices.Clone(r.Decided), slices.Clone(r.Refusals)
+	if took := now.Sub(r.Started); took > 0 {
+		r.Rate = float64(r.BytesRx+r.BytesTx) / took.Seconds()
+		if done := r.Progress(); done > 0 {
+			r.ETA = time.Duration(float64(took) * (1 - done) / done)
+		}
+	}
+	return r
+}
+
+// received counts bytes that were read from a copy, unless it is this node's.
+func (r *Repair) received(c copies.Copy, n int) {
+	if !c.Own {
+		r.Report.BytesRx.Add(int64(n))
+		r.progress.change(func(p *entropy.RepairRecord) { p.BytesRx += int64(n) })
+	}
+}
+
+// sent counts bytes that were sent to a copy, unless it is this node's.
+func (r *Repair) sent(c copies.Copy, n int) {
+	if !c.Own {
+		r.Report.BytesTx.Add(int64(n))
+		r.progress.change(func(p *entropy.RepairRecord) { p.BytesTx += int64(n) })
+	}
+}
+
+// decided counts values that were decided.
+func (r *Repair) decided(m patch.Merged) {
+	r.Report.Conflicts.Add(int64(m.Conflicts))
+	r.progress.change(func(p *entropy.RepairRecord) {
+		p.Conflicts += m.Conflicts
+		p.Decided = append(p.Decided, m.Decided[:min(len(m.Decided), maxDecisions-len(p.Decided))]...)
+	})
+}
+
+// refusedField counts a series-field of which copies refuse points; reasons are by copy.
+func (r *Repair) refusedField(series []byte, field string, reasons []string) {
+	r.progress.change(func(p *entropy.RepairRecord) {
+		p.Refused++
+		for i, reason := range reasons {
+			if reason != "" && len(p.Refusals) < maxRefusals {
+				p.Refusals = append(p.Refusals, entropy.Refusal{
+					Node: r.set.Copies[i].TCPAddr, Series: string(series), Field: field, Reason: reason,
+				})
+			}
+		}
+	})
+}

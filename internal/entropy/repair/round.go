@@ -1,0 +1,174 @@
+package repair
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"concord/internal/entropy"
+	"concord/internal/entropy/copies"
+	"concord/internal/entropy/reconcile"
+	"concord/internal/entropy/refusal"
+)
+
+const (
+	maxRounds      = 3       // comparisons of an attempt that do not end in equal copies
+	maxDifferences = 200_000 // held in memory; the rest is for the next round
+)
+
+// round is one comparison of the copies, and what came of it.
+type round struct {
+	number    int
+	until     int64               // windows that end at or before it were compared
+	windows   *copies.Windows     // that differ
+	conflicts map[uint64]struct{} // points with different values, in a shard that is written to
+	open      int                 // points with different values that were left as they are
+	overflow  bool                // there are more differences than a round holds
+	equal     bool                // the repair is done
+	verified  bool                // the roots were equal
+	diffs     []reconcile.Difference
+}
+
+// rounds compares and patches until the copies are equal, and returns the last round.
+func (r *Repair) rounds(ctx context.Context) (*round, error) {
+	r.progress.change(func(p *entropy.RepairRecord) { p.Rounds = 0 })
+	last := &round{}
+	for {
+		this := &round{number: last.number + 1}
+		if last.overflow {
+			this.number = last.number // it goes on where that one stopped
+		}
+		r.progress.change(func(p *entropy.RepairRecord) { p.Rounds = this.number })
+		if err := r.round(ctx, this, last); err != nil {
+			return nil, err
+		}
+		if this.equal {
+			return this, nil
+		}
+		if missing := r.set.Missing(); this.open > 0 && missing != nil {
+			return nil, fmt.Errorf("%d points differ, and the owners that are there cannot decide: %w", this.open, missing)
+		}
+		if this.number >= maxRounds && !this.overflow {
+			return nil, fmt.Errorf("owners of shard %d still differ after %d rounds", r.id, this.number)
+		}
+		if this.open > 0 { // writes on their way arrive meanwhile: what is still open then is none
+			select {
+			case <-r.After(time.Duration(r.Config().Settle)):
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+		}
+		last = this
+	}
+}
+
+// round compares once, applies what it found and compares the roots.
+func (r *Repair) round(ctx context.Context, this, last *round) error {
+	this.until = r.until(r.set, this.number)
+	if err := r.compare(ctx, this); err != nil {
+		return fmt.Errorf("compare the owners of shard %d: %w", r.id, err)
+	}
+	if err := r.create(ctx); err != nil {
+		return err
+	}
+	before, known := r.Record().Points, r.refused.Size()
+	if err := r.patch(ctx, this, last); err != nil {
+		return err
+	}
+	record := r.Record()
+	if this.overflow {
+		if record.Points == before && r.refused.Size() == known && len(this.diffs) > 0 {
+			return fmt.Errorf("repair of shard %d makes no progress", r.id)
+		}
+		return nil
+	}
+	if len(this.diffs) == 0 && record.Refused > 0 {
+		this.equal = true // but for what is refused
+		return nil
+	}
+	var err error
+	if this.verified, err = r.set.EqualRoots(ctx, this.until); err != nil {
+		return fmt.Errorf("verify shard %d: %w", r.id, err)
+	}
+	this.equal = this.verified || r.onlyWritesOnTheirWay(this, last)
+	return nil
+}
+
+// onlyWritesOnTheirWay reports whether what differs is something else than in the last round. The roots are never equal
+// while all windows are written to.
+func (r *Repair) onlyWritesOnTheirWay(this, last *round) bool {
+	return last.windows != nil && r.busy && (this.open == 0 || r.set.Complete()) && !this.windows.Again(last.windows)
+}
+
+// compare finds the differences of the copies, but for what they refuse.
+func (r *Repair) compare(ctx context.Context, this *round) error {
+	this.windows = copies.NewWindows()
+	r.progress.change(func(p *entropy.RepairRecord) { p.Refused, p.Refusals = 0, nil })
+	how := r.Reconciler
+	if this.number >= maxRounds {
+		how = reconcile.Flat{} // lists find what two equal hashes of different contents hid
+	}
+	r.refused.Complete = false
+	err := how.Differences(ctx, r.set.Reconciled(this.until), func(d reconcile.Difference) error {
+		r.refused.Learn(d.Series, d.Field, d.Types)
+		for _, d := range refusal.ByType(d) {
+			if r.explained(d) {
+				continue
+			}
+			this.windows.Add(d)
+			if len(this.diffs) >= maxDifferences {
+				this.overflow = true // conflicts are still looked for
+				continue
+			}
+			this.diffs = append(this.diffs, d.Clone())
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	// The types that a field has in series that come later are known now.
+	r.refused.Complete = true
+	this.diffs = slices.DeleteFunc(this.diffs, r.explained)
+	return nil
+}
+
+// explained reports whether the copies differ for what they refuse alone, and counts it.
+func (r *Repair) explained(d reconcile.Difference) bool {
+	reasons, ok := r.refused.Explain(d)
+	if ok {
+		r.refusedField(d.Series, d.Field, reasons)
+	}
+	return ok
+}
+
+// until bounds a round: all windows of a shard that nobody writes to, else those that ended before settle.
+// After the first round the copies were written by the repair itself; there the shard's end decides.
+func (d *Deps) until(set copies.Set, round int) int64 {
+	before := d.settled()
+	if _, lacks := set.MostLacking(); lacks {
+		return entropy.Everything // also what is written to: the copy may lack all of it
+	}
+	if round == 1 && set.Quiet(before) || round > 1 && set.Shard.End <= before.UnixNano() {
+		return entropy.Everything
+	}
+	return before.UnixNano()
+}
+
+// create makes the shard, empty, on owners that lack it while another has it.
+func (r *Repair) create(ctx context.Context) error {
+	if r.set.Existing() == 0 {
+		return nil
+	}
+	for i, c := range r.set.Copies {
+		if c.State.Exists {
+			continue
+		}
+		if _, err := c.Replica.Apply(ctx, r.shard, 0, nil); err != nil {
+			return fmt.Errorf("create shard %d on %s: %w", r.id, c.TCPAddr, err)
+		}
+		r.set.Copies[i].State.Exists = true
+	}
+	return nil
+}

@@ -1,0 +1,178 @@
+package repair
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+
+	"concord/internal/entropy"
+	"concord/internal/entropy/copies"
+	"concord/internal/entropy/pace"
+	"concord/internal/entropy/patch"
+)
+
+const (
+	conflictPieces = 256     // with conflicts that are merged together
+	conflictPoints = 1 << 16 // of theirs, after which no more are added
+)
+
+// merger merges what copies hold otherwise. Pieces with conflicts wait for others, so that one question to each copy is
+// about many series-fields.
+type merger struct {
+	*finder
+	rules   patch.Rules
+	age     time.Duration // for which pieces wait at most: what owners get meanwhile is newer than what was read
+	merged  func(patch.Merged) error
+	waiting []conflict
+	count   int       // of the points that wait
+	since   time.Time // of the first that waits
+}
+
+// conflict is a piece with points of which copies hold different values.
+type conflict struct {
+	piece
+	patch.Joined
+}
+
+// add merges a piece, now or later.
+func (m *merger) add(ctx context.Context, p piece) error {
+	joined := patch.Join(p.Series, p.Field, p.owners, m.rules)
+	if len(joined.Differing) == 0 || m.rules.Absent > 0 { // versions of copies that are away are not known
+		return m.merge(ctx, joined, nil)
+	}
+	now := m.now()
+	if len(m.waiting) == 0 {
+		m.since = now
+	}
+	m.waiting = append(m.waiting, conflict{p, joined})
+	for _, values := range p.owners {
+		m.count += len(values)
+	}
+	if len(m.waiting) < conflictPieces && m.count < conflictPoints && now.Sub(m.since) <= m.age {
+		return nil
+	}
+	return m.flush(ctx)
+}
+
+func (m *merger) merge(ctx context.Context, joined patch.Joined, versions *patch.Versions) error {
+	work := pace.Begin(ctx)
+	merged, err := joined.Merge(versions)
+	if err == nil {
+		err = work.Rest()
+	}
+	if err != nil {
+		return err
+	}
+	return m.merged(merged)
+}
+
+// flush merges what waits.
+func (m *merger) flush(ctx context.Context) error {
+	versions, err := m.versions(ctx, m.waiting)
+	if err != nil {
+		return err
+	}
+	for i, c := range m.waiting {
+		if err := m.merge(ctx, c.Joined, &versions[i]); err != nil {
+			return err
+		}
+	}
+	m.waiting, m.count = nil, 0
+	return nil
+}
+
+// versions asks the copies with which versions they got the points of conflicts. The result is by conflict.
+func (f *finder) versions(ctx context.Context, conflicts []conflict) ([]patch.Versions, error) {
+	out := make([]patch.Versions, len(conflicts))
+	n := len(f.set.Copies)
+	for i := range out {
+		out[i] = patch.Versions{Known: make([]map[int64]uint64, n), Since: make([]uint64, n)}
+	}
+	for k, c := range f.set.Copies {
+		q := question{finder: f, copy: c}
+		for i := range conflicts {
+			known := make(map[int64]uint64)
+			out[i].Known[k] = known
+			differing := conflicts[i].Differing
+			for _, v := range conflicts[i].owners[k] {
+				for len(differing) > 0 && differing[0] < v.UnixNano() {
+					differing = differing[1:]
+				}
+				if len(differing) == 0 || differing[0] != v.UnixNano() {
+					continue
+				}
+				if err := q.add(ctx, conflicts[i].Region, v, known); err != nil {
+					return nil, err
+				}
+			}
+		}
+		if err := q.ask(ctx); err != nil {
+			return nil, err
+		}
+		for i := range out {
+			out[i].Since[k] = q.since
+		}
+	}
+	return out, nil
+}
+
+// question is about points of one copy.
+type question struct {
+	*finder
+	copy   copies.Copy
+	asked  []patch.Region     // of one time each
+	values []tsm1.Value       // that were read, by point
+	known  []map[int64]uint64 // where the answers go, by point
+	since  uint64             // versions that are not known are not above it
+}
+
+// add asks about a point of a series-field with a value that was read before; known takes its version.
+func (q *question) add(ctx context.Context, of patch.Region, v tsm1.Value, known map[int64]uint64) error {
+	if q.since == patch.Unsettled { // it cannot tell
+		return nil
+	}
+	of.Min, of.Max = v.UnixNano(), v.UnixNano()
+	q.asked, q.values, q.known = append(q.asked, of), append(q.values, v), append(q.known, known)
+	if len(q.asked) < maxRegions {
+		return nil
+	}
+	return q.ask(ctx)
+}
+
+// ask asks about the points so far. Those whose versions are known are read again: one that is not what it was may
+// have got its version since.
+func (q *question) ask(ctx context.Context) error {
+	if len(q.asked) == 0 {
+		return nil
+	}
+	versions, since, err := q.copy.Replica.Versions(ctx, q.set.Shard, q.asked)
+	if errors.Is(err, entropy.ErrNoVersions) {
+		q.since = patch.Unsettled
+		q.asked = nil
+		return nil
+	} else if err != nil {
+		return q.fail(q.copy, err)
+	}
+	q.since = max(q.since, since)
+	var again []patch.Region
+	var places []int
+	for i, v := range versions {
+		if v != 0 {
+			again, places = append(again, q.asked[i]), append(places, i)
+		}
+	}
+	now, _, err := q.points(ctx, q.copy, again, patch.Limits{})
+	if err != nil {
+		return err
+	}
+	for k, i := range places {
+		t := q.asked[i].Min
+		if q.known[i][t] = patch.Unsettled; len(now[k]) == 1 && patch.Same(now[k][0], q.values[i]) {
+			q.known[i][t] = versions[i]
+		}
+	}
+	q.asked, q.values, q.known = q.asked[:0], q.values[:0], q.known[:0]
+	return nil
+}

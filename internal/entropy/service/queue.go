@@ -1,0 +1,264 @@
+package service
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"sort"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
+
+	"concord/internal/bolt"
+)
+
+// queueBucket names the version of the records: 4 bytes CRC-32C, big endian,
+// of the JSON that follows. The key is the shard ID in 8 bytes, big endian.
+var queueBucket = []byte("queue.v1")
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+const (
+	minBackoff = time.Second
+	maxBackoff = 5 * time.Minute
+)
+
+// queued is a shard that waits for its repair or is being repaired.
+type queued struct {
+	ID       uint64    `json:"id"`
+	Added    time.Time `json:"added"`
+	Attempts int       `json:"attempts"` // failed ones
+	Next     time.Time `json:"next"`     // not tried before
+	Error    string    `json:"error,omitempty"`
+}
+
+// queue is the durable list of shards to repair. Reads come from memory;
+// each change is on disk before its method returns. Safe for concurrent use.
+type queue struct {
+	db *bbolt.DB
+
+	mu    sync.Mutex
+	items map[uint64]queued
+}
+
+// openQueue opens or creates entropy.db in dir. A record that does not match
+// its checksum keeps its place, as its key says which shard it is, and loses its history. A file that is damaged
+// is renamed to aside, and an empty queue begins: what was in it were intentions, and checks find anew what differs.
+func openQueue(dir string) (q *queue, aside string, err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, "", fmt.Errorf("create the folder of the repair queue: %w", err)
+	}
+	path := filepath.Join(dir, "entropy.db")
+	q, err = readQueue(path)
+	var damaged *bolt.DamagedError
+	if errors.As(err, &damaged) {
+		if aside, err = bolt.SetAside(path); err == nil {
+			q, err = readQueue(path)
+		}
+	}
+	if err != nil {
+		return nil, aside, fmt.Errorf("open the repair queue: %w", err)
+	}
+	return q, aside, nil
+}
+
+func readQueue(path string) (*queue, error) {
+	db, err := bolt.Open(path, 0o644, 5*time.Second)
+	if errors.Is(err, bbolterrors.ErrTimeout) {
+		return nil, fmt.Errorf("%s is in use: is another influxd running?", path)
+	} else if err != nil {
+		return nil, err
+	}
+	q := &queue{db: db, items: make(map[uint64]queued)}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		if _, err := tx.CreateBucketIfNotExists(settingsBucket); err != nil {
+			return err
+		}
+		b, err := tx.CreateBucketIfNotExists(queueBucket)
+		if err != nil {
+			return err
+		}
+		return b.ForEach(func(k, v []byte) error {
+			if len(k) != 8 {
+				return nil
+			}
+			if v == nil {
+				return bbolterrors.ErrIncompatibleValue
+			}
+			id := binary.BigEndian.Uint64(k)
+			q.items[id] = decodeQueued(id, v)
+			return nil
+		})
+	})
+	if errors.Is(err, bbolterrors.ErrIncompatibleValue) { // a bucket where a value should be, or the other way round
+		err = &bolt.DamagedError{Path: path, Reason: err.Error()}
+	}
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return q, nil
+}
+
+// settingsBucket has what outlives a restart besides the queue: paused, one byte.
+var settingsBucket = []byte("settings.v1")
+
+func (q *queue) setPaused(paused bool) error {
+	v := []byte{0}
+	if paused {
+		v[0] = 1
+	}
+	err := q.db.Update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(settingsBucket)
+		if err != nil {
+			return err
+		}
+		return b.Put([]byte("paused"), v)
+	})
+	if err != nil {
+		return fmt.Errorf("store that repairs are paused: %w", err)
+	}
+	return nil
+}
+
+func (q *queue) paused() (paused bool, err error) {
+	err = q.db.View(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket(settingsBucket); b != nil {
+			v := b.Get([]byte("paused"))
+			paused = len(v) == 1 && v[0] == 1
+		}
+		return nil
+	})
+	return paused, err
+}
+
+func encodeQueued(it queued) ([]byte, error) {
+	b, err := json.Marshal(it)
+	if err != nil {
+		return nil, err
+	}
+	return append(binary.BigEndian.AppendUint32(nil, crc32.Checksum(b, castagnoli)), b...), nil
+}
+
+func decodeQueued(id uint64, v []byte) queued {
+	var it queued
+	if len(v) < 4 || binary.BigEndian.Uint32(v) != crc32.Checksum(v[4:], castagnoli) ||
+		json.Unmarshal(v[4:], &it) != nil || it.ID != id {
+		return queued{ID: id}
+	}
+	return it
+}
+
+func (q *queue) store(it queued) error {
+	v, err := encodeQueued(it)
+	if err != nil {
+		return err
+	}
+	err = q.db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket(queueBucket).Put(binary.BigEndian.AppendUint64(nil, it.ID), v)
+	})
+	if err != nil {
+		return fmt.Errorf("queue shard %d: %w", it.ID, err)
+	}
+	q.items[it.ID] = it
+	return nil
+}
+
+// put queues a shard to be tried at once. A shard that is queued already
+// keeps its place, its record and its back-off.
+func (q *queue) put(id uint64, now time.Time) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if _, ok := q.items[id]; ok {
+		return nil
+	}
+	return q.store(queued{ID: id, Added: now, Next: now})
+}
+
+// hurry ends the back-off of a queued shard.
+func (q *queue) hurry(id uint64, now time.Time) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	it, ok := q.items[id]
+	if !ok || !it.Next.After(now) {
+		return nil
+	}
+	it.Next = now
+	return q.store(it)
+}
+
+// fail records a failed attempt and when to try again. It does nothing to a
+// shard that left the queue meanwhile.
+func (q *queue) fail(id uint64, now time.Time, cause error) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	it, ok := q.items[id]
+	if !ok {
+		return nil
+	}
+	it.Attempts++
+	it.Next = now.Add(backoff(it.Attempts))
+	it.Error = cause.Error()
+	return q.store(it)
+}
+
+// backoff is 1 s after the first failure and doubles up to 5 minutes.
+func backoff(attempts int) time.Duration {
+	if attempts > 9 {
+		return maxBackoff
+	}
+	return min(minBackoff<<(max(attempts, 1)-1), maxBackoff)
+}
+
+func (q *queue) remove(id uint64) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if _, ok := q.items[id]; !ok {
+		return nil
+	}
+	err := q.db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket(queueBucket).Delete(binary.BigEndian.AppendUint64(nil, id))
+	})
+	if err != nil {
+		return fmt.Errorf("take shard %d from the repair queue: %w", id, err)
+	}
+	delete(q.items, id)
+	return nil
+}
+
+func (q *queue) has(id uint64) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	_, ok := q.items[id]
+	return ok
+}
+
+// list returns all records, the longest waiting first.
+func (q *queue) list() []queued {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	out := make([]queued, 0, len(q.items))
+	for _, it := range q.items {
+		out = append(out, it)
+	}
+	sort.Slice(out, func(i, j int) bool {
+		if !out[i].Added.Equal(out[j].Added) {
+			return out[i].Added.Before(out[j].Added)
+		}
+		return out[i].ID < out[j].ID
+	})
+	return out
+}
+
+func (q *queue) len() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.items)
+}
+
+func (q *queue) close() error { return q.db.Close() }

@@ -1,0 +1,171 @@
+package service
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	bbolterrors "go.etcd.io/bbolt/errors"
+
+	"concord/internal/bolt/bolttest"
+)
+
+// queueFile makes an entropy.db with n shards.
+func queueFile(t testing.TB, n int) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	q, _, err := openQueue(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.db.NoSync = true
+	for i := range n {
+		if err := q.put(uint64(i), time.Unix(int64(i), 0)); err != nil {
+			t.Fatal(err)
+		}
+		if i%3 == 0 {
+			if err := q.fail(uint64(i), time.Unix(int64(i), 0), errors.New("an owner is away")); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := errors.Join(q.setPaused(true), q.close()); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "entropy.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// A damaged queue file is kept aside, and an empty queue begins that works and lasts.
+func TestDamagedQueueIsSetAside(t *testing.T) {
+	t.Parallel()
+	whole := queueFile(t, 5)
+	for name, b := range map[string][]byte{
+		"foreign":      []byte("something else\n"),
+		"zeros":        make([]byte, len(whole)),
+		"cut short":    whole[:2*os.Getpagesize()],
+		"bad pointers": bolttest.Damage(whole, uint32(2*os.Getpagesize()), make([]byte, len(whole)-2*os.Getpagesize()), uint32(len(whole)), false),
+	} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "entropy.db")
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		q, aside, err := openQueue(dir)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if n := q.len(); n != 0 || aside == "" {
+			t.Errorf("%s: %d shards are queued, aside is %q", name, n, aside)
+		}
+		if kept, err := os.ReadFile(aside); err != nil || len(kept) != len(b) {
+			t.Errorf("%s: %d bytes are kept, %v", name, len(kept), err)
+		}
+		if err := errors.Join(q.put(7, time.Unix(1, 0)), q.close()); err != nil {
+			t.Fatal(err)
+		}
+		if q, aside, err = openQueue(dir); err != nil || aside != "" || !q.has(7) {
+			t.Errorf("%s: afterwards: %q, %v", name, aside, err)
+		} else {
+			q.close()
+		}
+	}
+}
+
+// FuzzOpenQueue damages a queue file: whatever it holds, there is a queue that works and lasts.
+func FuzzOpenQueue(f *testing.F) {
+	files := [][]byte{queueFile(f, 2), queueFile(f, 200)}
+	dir := f.TempDir()
+	f.Add(uint8(0), uint32(0), []byte(nil), uint32(1<<31), true)
+	for page := range uint32(10) {
+		f.Add(uint8(1), page*4096+8, []byte{2, 0, 255}, uint32(1<<31), true)
+		f.Add(uint8(1), page*4096+40, []byte(`"attempts":-1`), uint32(1<<31), false)
+	}
+	f.Add(uint8(1), uint32(9), []byte{1}, uint32(3*4096), true)
+	f.Fuzz(func(t *testing.T, which uint8, at uint32, patch []byte, end uint32, seal bool) {
+		path := filepath.Join(dir, "entropy.db")
+		if err := os.WriteFile(path, bolttest.Damage(files[int(which)%len(files)], at, patch, end, seal), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		q, aside, err := openQueue(dir)
+		if errors.Is(err, bbolterrors.ErrVersionMismatch) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if aside != "" {
+			defer os.Remove(aside)
+		}
+		q.db.NoSync = true
+		now := time.Unix(1_700_000_000, 0)
+		if err := q.put(1<<63, now); err != nil {
+			t.Fatal(err)
+		}
+		for _, it := range q.list() {
+			if err := q.fail(it.ID, now, fmt.Errorf("attempt %d", it.Attempts)); err != nil {
+				t.Fatal(err)
+			}
+			if it.ID%2 == 1 {
+				if err := q.remove(it.ID); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		want := q.list()
+		if err := errors.Join(q.setPaused(true), q.close()); err != nil {
+			t.Fatal(err)
+		}
+		q, again, err := openQueue(dir)
+		if err != nil || again != "" {
+			t.Fatalf("the second time: %q, %v", again, err)
+		}
+		defer q.close()
+		if d := cmp.Diff(want, q.list()); d != "" {
+			t.Fatal(d)
+		}
+		if paused, err := q.paused(); err != nil || !paused {
+			t.Fatal(paused, err)
+		}
+	})
+}
+
+func FuzzDecodeQueued(f *testing.F) {
+	b, err := encodeQueued(queued{ID: 7, Added: time.Unix(1, 2), Attempts: 3, Next: time.Unix(4, 5), Error: "x"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(uint64(7), b[4:])
+	f.Add(uint64(7), []byte(`{"id":7,"added":"9999-12-31T23:59:59-23:59","attempts":-9223372036854775808}`))
+	f.Add(uint64(7), []byte{})
+	f.Fuzz(func(t *testing.T, id uint64, b []byte) {
+		if got := decodeQueued(id, b); got.ID != id {
+			t.Fatalf("shard %d became %d", id, got.ID)
+		}
+		// With the checksum that it should have.
+		it := decodeQueued(id, append(binary.BigEndian.AppendUint32(nil, crc32.Checksum(b, castagnoli)), b...))
+		if it.ID != id {
+			t.Fatalf("shard %d became %d", id, it.ID)
+		}
+		c, err := encodeQueued(it)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(it, decodeQueued(id, c)); d != "" {
+			t.Fatal(d)
+		}
+		if w := backoff(it.Attempts + 1); w < minBackoff || w > maxBackoff {
+			t.Fatal(w)
+		}
+	})
+}

@@ -1,0 +1,244 @@
+// Package service is the anti-entropy service of a node: the checker, the queue of repairs with the dispatcher that runs
+// them, and the scrubber, under one Open and Close. It is what other nodes ask (entropy.Control).
+//
+//	service.go     puts the parts together; what the node tells the service
+//	control.go     what operators ask: status, repair, cancel, check, pause, dry run, list
+//	resolve.go     the end of a conflict of types
+//	queue.go       the durable queue
+//	dispatcher.go  runs repairs of queued shards, as many at a time as the configuration says
+//	scrubber.go    reads all files of this node's copies again from time to time
+//	history.go     repairs that ended
+package service
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+	"go.uber.org/zap"
+
+	"concord/internal/entropy"
+	"concord/internal/entropy/check"
+	"concord/internal/entropy/copies"
+	"concord/internal/entropy/pace"
+	"concord/internal/entropy/reconcile"
+	"concord/internal/entropy/refusal"
+	"concord/internal/entropy/repair"
+	"concord/internal/entropy/tsmfile"
+)
+
+// Local is this node's copies.
+type Local interface {
+	entropy.Replica
+	// Scrub reads all files of a copy from disk, and notes what is damaged. It fails with entropy.ErrNoCopy when the
+	// node does not have the shard.
+	Scrub(ctx context.Context, id uint64) ([]*tsmfile.Damage, error)
+	// Damaged returns what is damaged, by shard.
+	Damaged() (map[uint64]string, error)
+	// Sound forgets that a copy was damaged: all its files are verified.
+	Sound(id uint64) error
+}
+
+// Deps is what the service needs from its node. Fields without a remark must be set.
+type Deps struct {
+	Dir       string // of the service's own files
+	Meta      entropy.Metadata
+	Local     Local
+	Transport entropy.Transport
+	Limit     *pace.Limit // SetConfig changes it
+	Pace      *pace.Pace  // that of this node's background work; nil for none
+	Log       *zap.Logger
+
+	Reconciler reconcile.Reconciler                 // reconcile.Rateless when nil
+	Now        func() time.Time                     // time.Now when nil
+	After      func(time.Duration) <-chan time.Time // time.After when nil
+}
+
+// Service runs the status checks and the repairs of one node. A shard is queued on its first owner alone, so no two
+// nodes drive the repair of one shard.
+type Service struct {
+	cluster    copies.Cluster
+	local      Local
+	cfg        atomic.Pointer[entropy.Config]
+	limit      *pace.Limit
+	report     *entropy.Report
+	queue      *queue
+	repairs    repair.Deps
+	checker    *check.Checker
+	dispatcher *dispatcher
+	scrubber   *scrubber
+	cancel     context.CancelFunc // nil before Open, and after Close
+	loops      sync.WaitGroup
+	teller     teller
+}
+
+// New returns a service that Open starts. It opens the queue of repairs. cfg must be valid and enabled.
+func New(cfg entropy.Config, deps Deps) (*Service, error) {
+	if deps.Reconciler == nil {
+		deps.Reconciler = reconcile.Rateless{Dir: deps.Dir}
+	}
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	if deps.After == nil {
+		deps.After = time.After
+	}
+	report := &entropy.Report{Log: deps.Log.With(zap.String("service", "anti-entropy"))}
+	q, damaged, err := openQueue(deps.Dir)
+	if err != nil {
+		return nil, err
+	}
+	paused, err := q.paused()
+	if err != nil {
+		return nil, errors.Join(err, q.close())
+	}
+	s := &Service{
+		cluster: copies.Cluster{Meta: deps.Meta, Local: deps.Local, Transport: deps.Transport, Now: deps.Now},
+		local:   deps.Local, limit: deps.Limit, report: report, queue: q,
+	}
+	s.teller = teller{cluster: s.cluster, report: report}
+	s.cfg.Store(&cfg)
+	equality, refusals := copies.NewEquality(report), refusal.NewMemory(deps.Now)
+	s.repairs = repair.Deps{
+		Cluster: s.cluster, Equality: equality, Refusals: refusals, Reconciler: deps.Reconciler, Config: s.config,
+		Limit: deps.Limit, Pace: deps.Pace, Report: report, After: deps.After, Suspect: s.Suspect,
+	}
+	s.dispatcher = newDispatcher(q, paused, s.repairs, results{s})
+	s.checker = check.New(check.Deps{
+		Cluster: s.cluster, Equality: equality, Refusals: refusals, Reconciler: deps.Reconciler,
+		Repairs: s.dispatcher, Config: s.config, Report: report, After: deps.After,
+	})
+	s.scrubber = newScrubber(s)
+	if damaged != "" {
+		report.Errors.Add(1)
+		report.Log.Error("The repair queue was damaged and begins empty, not paused: all shards are checked, "+
+			"and repairs that were asked for have to be asked for again", zap.String("damaged_file", damaged))
+		s.Suspect(0)
+	}
+	return s, nil
+}
+
+// Open starts the loops.
+func (s *Service) Open() {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	s.loops.Go(func() { s.scrubber.run(ctx) })
+	s.loops.Go(func() { s.checker.Run(ctx) })
+	s.loops.Go(func() { s.dispatcher.run(ctx) })
+}
+
+// Close stops the loops and the running repairs, which stay queued, and waits for them.
+func (s *Service) Close() error {
+	if s.cancel != nil {
+		s.cancel()
+		s.teller.close()
+		s.loops.Wait()
+		s.cancel = nil
+	}
+	return s.queue.close()
+}
+
+// SetConfig takes over a changed section without a restart. Switching the
+// service off stops checks and repairs; the queue is kept.
+func (s *Service) SetConfig(cfg entropy.Config) {
+	s.cfg.Store(&cfg)
+	s.limit.Set(uint64(cfg.MaxRate))
+	s.dispatcher.reconfigured()
+	s.checker.Reconfigured()
+	s.scrubber.wakeUp()
+}
+
+func (s *Service) config() entropy.Config { return *s.cfg.Load() }
+
+// Statistics are those of the measurement ae.
+func (s *Service) Statistics(tags map[string]string) []models.Statistic {
+	values := s.report.Values()
+	values["queueDepth"] = int64(s.queue.len())
+	return []models.Statistic{{Name: "ae", Tags: models.StatisticTags{}.Merge(tags), Values: values}}
+}
+
+// CheckNow checks all shards and returns when that is done. Shards that could not be
+// compared are logged and looked at again at the next check.
+func (s *Service) CheckNow(ctx context.Context) error {
+	if !s.config().Enabled {
+		return entropy.ErrDisabled
+	}
+	return s.checker.Now(ctx)
+}
+
+// Suspect makes a check due at once that compares a shard anew, or all shards for 0: it lost writes.
+func (s *Service) Suspect(id uint64) { s.checker.Suspect(id) }
+
+// CheckSoon makes a check due at once: an owner that could not be reached may be back.
+func (s *Service) CheckSoon() { s.checker.Soon() }
+
+// Lacks has a shard of which this node's copy lacks something, 0 for several, checked at once: here, and on the
+// owners that come before this node and drive its repair.
+func (s *Service) Lacks(id uint64) {
+	s.Suspect(id)
+	if s.config().Enabled {
+		s.teller.tell(id)
+	}
+}
+
+// tellTimeout bounds how long another owner is told that a copy lacks something.
+const tellTimeout = 5 * time.Second
+
+// teller tells other nodes that copies of this node lack something.
+type teller struct {
+	cluster copies.Cluster
+	report  *entropy.Report
+
+	mu     sync.Mutex
+	closed bool
+	calls  sync.WaitGroup
+}
+
+// tell tells the first owners of a shard of this node, or of all for 0. It does not wait for them.
+func (t *teller) tell(id uint64) {
+	self := t.cluster.Self()
+	first := make(map[uint64]bool)
+	for _, sh := range t.cluster.Live() {
+		if (id == 0 || sh.ID == id) && sh.Owned(self) && sh.Owners[0] != self {
+			first[sh.Owners[0]] = true
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for node := range first {
+		n, err := t.cluster.Node(node)
+		if err != nil || t.closed {
+			continue
+		}
+		t.calls.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), tellTimeout)
+			defer cancel()
+			if err := t.cluster.Transport.Control(n).Check(ctx, id); err != nil {
+				t.report.Log.Debug("Cannot tell the first owner that a copy lacks something: its next check finds out",
+					zap.String("node", n.TCPAddr), zap.Error(err))
+			}
+		})
+	}
+}
+
+func (t *teller) close() {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.calls.Wait()
+}
+
+// results is where the dispatcher says what came of repairs.
+type results struct{ *Service }
+
+// copiesFiles reports whether the repair of a shard most likely copies files alone: an owner lacks it.
+func (r results) copiesFiles(shard uint64) bool { return r.checker.Status(shard) == entropy.Missing }
+
+func (r results) repaired(shard uint64) { r.checker.Forget(shard) }
+
+func (r results) inConflict(shard uint64, message string) { r.checker.InConflict(shard, message) }
+
+func (r results) checkAgain() { r.checker.Soon() }
