@@ -32,3 +32,27 @@ func TestCoreStandsAlone(t *testing.T) {
 		}
 	}
 }
+
+// The packages that need other nodes know them by the contract alone, and each other from the bottom up.
+func TestPackagesPointDown(t *testing.T) {
+	t.Parallel()
+	layers := []string{"refusal", "copies", "check", "repair", "local", "service", "view", "routes", "transport"}
+	may := map[string][]string{
+		"check": {"copies", "refusal"}, "repair": {"copies", "refusal"}, "service": {"check", "repair", "copies", "refusal"},
+		"routes": {"view"},
+	}
+	for _, of := range layers {
+		cmd := exec.CommandContext(t.Context(), "go", "list", "-f", `{{join .Imports "\n"}}`, "concord/internal/entropy/"+of)
+		cmd.Env = append(os.Environ(), "GOPROXY=off", "GOFLAGS=")
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("go list %s: %v", of, err)
+		}
+		for _, p := range strings.Fields(string(out)) {
+			name := strings.TrimPrefix(p, "concord/internal/entropy/")
+			if slices.Contains(layers, name) && !slices.Contains(may[of], name) {
+				t.Errorf("package %s imports %s", of, p)
+			}
+		}
+	}
+}
