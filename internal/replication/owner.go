@@ -45,20 +45,14 @@ func encode(
 	return out, size, nil
 }
 
-// yield writes an acknowledged write to an owner, without the points of which it has something newer.
-func (w *Writer) yield(
-	ctx tsdb.WriteContext, d *delivery, db, policy string, requests []*rpc.WriteShardRequest, points []models.Point,
-) {
-	if d.node == w.meta.NodeID() {
-		w.writeLocal(ctx, d, db, policy, points, true)
-		return
-	}
-	again := make([]*rpc.WriteShardRequest, len(requests))
+// yielding returns copies of messages of which an owner leaves out the points that it has something newer of.
+func yielding(requests []*rpc.WriteShardRequest) []*rpc.WriteShardRequest {
+	out := make([]*rpc.WriteShardRequest, len(requests))
 	for i, r := range requests {
-		again[i] = proto.Clone(r).(*rpc.WriteShardRequest)
-		again[i].Yields = true
+		out[i] = proto.Clone(r).(*rpc.WriteShardRequest)
+		out[i].Yields = true
 	}
-	w.writeRemote(d, again, sending{})
+	return out
 }
 
 // stamp gives the messages of a write its version.
