@@ -128,8 +128,8 @@ func (w *Writer) acceptSpans(r *rpc.WriteShardRequest, points []models.Point) er
 		writes.SetLimit(1) // their order is all that they have
 	}
 	for _, s := range r.Spans {
-		some := points[:min(int(s.Points), len(points))]
-		points = points[len(some):]
+		some := points[:s.Points]
+		points = points[s.Points:]
 		writes.Go(func() error {
 			v := order.Version(s.Version)
 			err := w.accept(ctx, r.ShardId, r.Database, r.RetentionPolicy, v, true, some)
