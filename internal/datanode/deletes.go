@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"concord/internal/deletes"
-	"concord/internal/handoff"
 	"concord/internal/replication"
 )
 
@@ -19,7 +18,7 @@ func (n *Node) newDeletes() error {
 	deps := deletes.Deps{
 		Meta: n.Meta, Store: n.Store, Pool: n.pool, Memory: n.deleted, Writes: n.writer,
 		Clock: n.writer.Order.Clock, Journal: n.writer.Order.Journal, Timeout: n.writer.WriteTimeout,
-		Missed: func(node uint64) { n.missed(node, handoff.WholeDatabase, true) }, Failed: n.disk.StallAll, Log: n.log,
+		Missed: func(node, shard uint64) { n.missed(node, shard, true) }, Failed: n.disk.StallAll, Log: n.log,
 	}
 	if n.handoff != nil {
 		path := filepath.Join(n.cfg.Meta.Dir, "deletes.db")

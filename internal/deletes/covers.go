@@ -61,15 +61,20 @@ func (c *covering) covers(p models.Point) bool {
 		return false
 	}
 	name := string(p.Name())
-	found := c.all || c.names[name]
-	for _, re := range c.regexps {
-		found = found || re.MatchString(name)
+	if !c.coversName(name) {
+		return false
 	}
-	if !found || c.tags == nil {
-		return found
+	if c.tags == nil {
+		return true
 	}
 	eval := influxql.ValuerEval{Valuer: tagValuer{p.Tags(), name}}
 	return eval.EvalBool(c.tags)
+}
+
+// coversName reports whether the delete may remove points of a measurement.
+func (c *covering) coversName(name string) bool {
+	return c.all || c.names[name] ||
+		slices.ContainsFunc(c.regexps, func(re *regexp.Regexp) bool { return re.MatchString(name) })
 }
 
 type tagValuer struct {

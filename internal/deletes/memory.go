@@ -33,17 +33,18 @@ func NewMemory(shards Shards) *Memory {
 
 // BeginWrite begins to write points of one version to a shard. It returns those that no newer delete removes. A delete
 // that runs here waits until end was called, with the points that were written: those that are newer than the delete
-// are written again after it.
+// are written again after it. When end fails, a crash may lose them.
 func (m *Memory) BeginWrite(
 	shard uint64, db, policy string, v order.Version, points []models.Point,
-) (left []models.Point, end func(wrote []models.Point)) {
+) (left []models.Point, end func(wrote []models.Point) error) {
 	of := m.removals.of(db)
 	of.writing.RLock()
-	return of.without(policy, v, points), func(wrote []models.Point) {
+	return of.without(policy, v, points), func(wrote []models.Point) error {
 		defer of.writing.RUnlock()
-		if len(wrote) > 0 {
-			of.wrote(shard, policy, v, wrote)
+		if len(wrote) == 0 {
+			return nil
 		}
+		return of.wrote(acceptedWrite{shard, policy, v, wrote})
 	}
 }
 
@@ -55,8 +56,9 @@ func (m *Memory) Forget(floor order.Version) { m.removals.forget(floor) }
 
 // announced notes that a delete is about to run.
 func (m *Memory) announced(r *rpc.Delete, by announcer) {
-	m.counts.begin(r.Database, r.Id, by)
-	m.removals.announce(r, time.Now())
+	if m.counts.begin(r.Database, r.Id, by) {
+		m.removals.announce(r, time.Now())
+	}
 }
 
 // ended notes that a delete ran wherever it was to run, or will not.
@@ -72,7 +74,13 @@ func (m *Memory) runs(db, id string) (done func()) {
 }
 
 // restarted notes that what a node announced before it started anew has ended.
-func (m *Memory) restarted(node, started uint64) { m.counts.endBefore(node, started) }
+func (m *Memory) restarted(node, started uint64) {
+	for db, ids := range m.counts.endBefore(node, started) {
+		for _, id := range ids {
+			m.removals.ended(db, id)
+		}
+	}
+}
 
 // Seen is a number for a database that every delete changes which this node hears of or runs. It is another one each
 // time while a delete is under way.

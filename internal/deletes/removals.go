@@ -4,11 +4,9 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxql"
-	"google.golang.org/protobuf/proto"
 
 	"concord/internal/order"
 	"concord/internal/rpc"
@@ -17,6 +15,8 @@ import (
 // removals are the deletes that ran on this node, or are about to. What is older than one of them is not written
 // any more. What is newer, and was written before the delete ran here, is written again after it.
 type removals struct {
+	most int // points that are noted for one delete; 0 is maxNoted
+
 	mu  sync.Mutex
 	dbs map[string]*removalsOf
 }
@@ -27,10 +27,10 @@ type removalsOf struct {
 
 	mu        sync.RWMutex
 	newest    order.Version
-	oldest    order.Version                // 0 when there are none
-	named     map[string][]*removal        // by measurement
-	others    []*removal                   // of all measurements, or those of a regular expression
-	announced map[string]*announcedRemoval // by ID: they run, or are about to
+	oldest    order.Version               // 0 when there are none
+	named     map[string][]*removal       // by measurement
+	others    []*removal                  // of all measurements, or those of a regular expression
+	announced map[string]*announcedDelete // by ID: they run, or are about to
 }
 
 type removal struct {
@@ -40,26 +40,6 @@ type removal struct {
 	by      map[string]*covering // by policy
 	byMu    sync.Mutex
 }
-
-// announcedRemoval keeps what is written while a delete is about to run.
-type announcedRemoval struct {
-	removal
-	until  time.Time
-	writes []acceptedWrite
-	n      int // points
-}
-
-// acceptedWrite is one that a delete which runs later may remove.
-type acceptedWrite struct {
-	shard   uint64
-	policy  string
-	version order.Version
-	points  []models.Point
-}
-
-// maxAccepted bounds the points that are kept for one delete. Past it anti-entropy brings back what the delete
-// removed on one owner and not on another.
-const maxAccepted = 1 << 20
 
 func (r *removal) covers(policy string, p models.Point) bool {
 	r.byMu.Lock()
@@ -82,7 +62,7 @@ func (r *removals) of(db string) *removalsOf {
 		r.dbs = make(map[string]*removalsOf)
 	}
 	if r.dbs[db] == nil {
-		r.dbs[db] = &removalsOf{named: make(map[string][]*removal), announced: make(map[string]*announcedRemoval)}
+		r.dbs[db] = &removalsOf{named: make(map[string][]*removal), announced: make(map[string]*announcedDelete)}
 	}
 	return r.dbs[db]
 }
@@ -196,65 +176,4 @@ func (o *removalsOf) without(policy string, v order.Version, points []models.Poi
 		return points
 	}
 	return slices.DeleteFunc(slices.Clone(points), gone)
-}
-
-// announce begins to keep what is written and a delete covers, until ended.
-func (r *removals) announce(req *rpc.Delete, now time.Time) {
-	o := r.of(req.Database)
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for id, a := range o.announced {
-		if now.After(a.until) {
-			delete(o.announced, id)
-		}
-	}
-	if o.announced[req.Id] == nil {
-		own := proto.Clone(req).(*rpc.Delete) // the caller gives its own the version yet
-		o.announced[req.Id] = &announcedRemoval{removal: removal{id: req.Id, req: own}, until: now.Add(longestDelete)}
-	}
-}
-
-func (r *removals) ended(db, id string) {
-	o := r.of(db)
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	delete(o.announced, id)
-}
-
-// wrote notes points that were written.
-func (o *removalsOf) wrote(shard uint64, policy string, v order.Version, points []models.Point) {
-	o.mu.RLock()
-	none := len(o.announced) == 0
-	o.mu.RUnlock()
-	if none {
-		return
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, a := range o.announced {
-		var covered []models.Point
-		for _, p := range points {
-			if a.covers(policy, p) {
-				covered = append(covered, p)
-			}
-		}
-		if a.n += len(covered); len(covered) > 0 && a.n <= maxAccepted {
-			a.writes = append(a.writes, acceptedWrite{shard, policy, v, covered})
-		}
-	}
-}
-
-// newer returns what was written here with a greater version since a delete was announced.
-func (r *removals) newer(req *rpc.Delete) []acceptedWrite {
-	o := r.of(req.Database)
-	o.await() // what is being written now has been noted then
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	a := o.announced[req.Id]
-	if a == nil {
-		return nil
-	}
-	out := slices.DeleteFunc(a.writes, func(w acceptedWrite) bool { return w.version <= order.Version(req.Version) })
-	a.writes = nil
-	return out
 }

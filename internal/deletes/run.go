@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
@@ -139,21 +138,17 @@ func (d *Service) runDelete(r *rpc.Delete, hinted bool) (err error) {
 	if r.Version == 0 { // of a node without versions
 		r.Version = uint64(d.deps.Clock.Next())
 	}
-	d.deps.Memory.removals.announce(r, time.Now())
+	newer := d.beginRewrite(r)
+	defer newer.end()
 	d.deps.Memory.Add(r)
-	var newer []acceptedWrite
-	if hinted {
-		if newer, err = d.newerInStore(r); err != nil {
-			return err
-		}
+	if err := newer.before(hinted); err != nil {
+		return err
 	}
 	if err := execute(d.deps.Store, r); err != nil {
 		return err
 	}
-	for _, n := range append(newer, d.deps.Memory.removals.newer(r)...) {
-		if err := d.deps.Writes.WriteAgain(n.shard, r.Database, n.policy, n.version, n.points); err != nil {
-			return fmt.Errorf("write again what is newer than the delete: %w", err)
-		}
+	if err := newer.after(); err != nil {
+		return err
 	}
 	if d.deps.Ran == nil {
 		return nil

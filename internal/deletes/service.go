@@ -42,16 +42,21 @@ type Writes interface {
 	WriteAgain(shard uint64, db, policy string, v order.Version, points []models.Point) error
 	// MayHaveNewer reports whether this node's copy of a shard may have points with a version above v.
 	MayHaveNewer(shard uint64, v order.Version) bool
+	// Entries returns a write as hinted handoff keeps it.
+	Entries(shard uint64, db, policy string, v order.Version, points []models.Point) ([]handoff.Entry, error)
 	// DeliverWrites sends entries of hinted handoff that are writes to a node, and returns how many it has. Removed
-	// returns which points of a write with a version are left out, nil for none.
+	// returns which points of a write with a version are left out, nil for none, or why the write has to wait.
 	DeliverWrites(
-		ctx context.Context, node uint64, entries []handoff.Entry, removed func(version uint64) func(models.Point) bool,
+		ctx context.Context, node uint64, entries []handoff.Entry,
+		removed func(version uint64) (func(models.Point) bool, error),
 	) (int, error)
 }
 
-// Handoff keeps deletes for nodes that miss them.
+// Handoff keeps deletes for nodes that miss them, and for this node the writes that are newer than a delete.
 type Handoff interface {
 	Append(node, shard uint64, entries ...handoff.Entry) error
+	// Back makes what waits for a node be tried at once.
+	Back(node uint64)
 }
 
 // Deps are the parts that deletes work with.
@@ -63,9 +68,11 @@ type Deps struct {
 	Writes  Writes
 	Clock   *order.Clock
 	Journal *order.Journal
-	Handoff Handoff                       // nil when [hinted-handoff] enabled = false
-	Ran     *RanLog                       // nil without Handoff
-	Missed  func(node uint64)             // is told, before the delete is acknowledged, of a node that misses one
+	Handoff Handoff // nil when [hinted-handoff] enabled = false
+	Ran     *RanLog // nil without Handoff
+	// Missed is told, before the delete is acknowledged, of a node's copy of a shard that lacks what Handoff has for it.
+	// The shard is handoff.WholeDatabase for a delete. It is not called without Handoff.
+	Missed  func(node, shard uint64)
 	Failed  func(db string, reason error) // is told why a delete could not run on the store
 	Timeout time.Duration                 // of a message to a node, other than the one to run a delete
 	Log     *zap.Logger

@@ -26,12 +26,13 @@ type announcer struct {
 	started uint64 // when the node's process did, in nanoseconds by its clock
 }
 
-func (c *deleteCounts) begin(db, id string, a announcer) {
+// begin reports whether the delete has not ended yet.
+func (c *deleteCounts) begin(db, id string, a announcer) bool {
 	c.next(db)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, late := c.ended[id]; late {
-		return
+		return false
 	}
 	if c.began == nil {
 		c.began = make(map[string]map[string]announcer)
@@ -45,6 +46,7 @@ func (c *deleteCounts) begin(db, id string, a announcer) {
 		}
 	}
 	c.began[db][id] = a
+	return true
 }
 
 // end counts, too: what was read before may be deleted.
@@ -66,14 +68,16 @@ func (c *deleteCounts) end(db, id string, now time.Time) {
 	c.ended[id] = now
 }
 
-// endBefore ends the deletes that a node announced before it started anew.
-func (c *deleteCounts) endBefore(node, started uint64) {
+// endBefore ends the deletes that a node announced before it started anew, and returns their IDs by database.
+func (c *deleteCounts) endBefore(node, started uint64) map[string][]string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	ended := make(map[string][]string)
 	for db, began := range c.began {
 		for id, a := range began {
 			if a.node == node && a.started < started {
 				delete(began, id)
+				ended[db] = append(ended[db], id)
 				c.m[db]++
 			}
 		}
@@ -81,6 +85,7 @@ func (c *deleteCounts) endBefore(node, started uint64) {
 			delete(c.began, db)
 		}
 	}
+	return ended
 }
 
 // underWay is called with mu held.

@@ -62,33 +62,29 @@ func stamp(requests []*rpc.WriteShardRequest, v order.Version, yields bool) {
 	}
 }
 
-// writeLocal writes to this node's own copy. What the store may take later
-// goes to hinted handoff, as for any other owner. Yields is as in shardWrite.
+// writeLocal writes to this node's own copy. What the store may take later goes to hinted handoff, as for any other
+// owner. What is in there already is not waited for: its versions say that it is older. Yields is as in shardWrite.
 func (w *Writer) writeLocal(
 	ctx tsdb.WriteContext, d *delivery, db, policy string, points []models.Point, yields bool,
 ) result {
 	if w.deleted(d.shard, 1) {
 		return result{err: errShardDeleted, never: true}
 	}
-	failed := result{err: errQueueNotEmpty}
-	if w.Handoff == nil || !w.Handoff.Pending(d.node, d.shard) {
-		w.stats.local.Add(int64(len(points)))
-		r := judge(w.accept(ctx, d.shard, db, policy, d.version, yields, points))
-		if r.err == nil || errors.Is(r.err, errBehind) || influxdb.IsClientError(r.err) {
-			return r
-		}
-		if w.Handoff == nil {
-			w.missedBy(d.node, d.shard, false)
-			return r
-		}
-		failed = r
+	w.stats.local.Add(int64(len(points)))
+	r := judge(w.accept(ctx, d.shard, db, policy, d.version, yields, points))
+	if r.err == nil || errors.Is(r.err, errBehind) || influxdb.IsClientError(r.err) {
+		return r
+	}
+	if w.Handoff == nil {
+		w.missedBy(d.node, d.shard, false)
+		return r
 	}
 	reqs, _, err := encode(ctx, d.shard, db, policy, points)
 	if err != nil {
 		return result{err: err}
 	}
 	stamp(reqs, d.version, yields)
-	return w.hint(d, reqs, failed)
+	return w.hint(d, reqs, r)
 }
 
 // judge tells a partial write, after which the owner has the other points, from a failure.

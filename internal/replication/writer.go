@@ -48,9 +48,10 @@ type Shards interface {
 // Deletes is what this node knows of deletes: deletes.Memory.
 type Deletes interface {
 	// BeginWrite begins to write points of one version to a shard. It returns those that no newer delete removes. A
-	// delete that runs here waits until end was called, with the points that were written.
+	// delete that runs here waits until end was called, with the points that were written. When end fails, a crash may
+	// lose them.
 	BeginWrite(shard uint64, db, policy string, v order.Version, points []models.Point) (
-		left []models.Point, end func(wrote []models.Point))
+		left []models.Point, end func(wrote []models.Point) error)
 	// Seen is a number for a database that every delete changes which this node hears of or runs.
 	Seen(db string) uint64
 	// Forget is told that nothing with a version below floor arrives any more.
