@@ -2,6 +2,7 @@ package deletes
 
 import (
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/influxdata/influxdb/models"
@@ -18,6 +19,9 @@ type Memory struct {
 	shards   Shards
 	removals removals
 	counts   deleteCounts
+
+	mu        sync.Mutex
+	forgotten []string // IDs of deletes that are still on disk
 }
 
 // Shards tells the database of a shard.
@@ -52,7 +56,21 @@ func (m *Memory) BeginWrite(
 func (m *Memory) Add(r *rpc.Delete) { m.removals.add(r) }
 
 // Forget forgets the deletes with a version below floor: nothing as old arrives any more.
-func (m *Memory) Forget(floor order.Version) { m.removals.forget(floor) }
+func (m *Memory) Forget(floor order.Version) {
+	ids := m.removals.forget(floor)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.forgotten = append(m.forgotten, ids...)
+}
+
+// takeForgotten returns the IDs of the deletes that were forgotten since the last time.
+func (m *Memory) takeForgotten() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ids := m.forgotten
+	m.forgotten = nil
+	return ids
+}
 
 // announced notes that a delete is about to run.
 func (m *Memory) announced(r *rpc.Delete, by announcer) {

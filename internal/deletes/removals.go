@@ -28,6 +28,7 @@ type removalsOf struct {
 	mu        sync.RWMutex
 	newest    order.Version
 	oldest    order.Version               // 0 when there are none
+	byID      map[string]*removal         // all of them
 	named     map[string][]*removal       // by measurement
 	others    []*removal                  // of all measurements, or those of a regular expression
 	announced map[string]*announcedDelete // by ID: they run, or are about to
@@ -62,7 +63,10 @@ func (r *removals) of(db string) *removalsOf {
 		r.dbs = make(map[string]*removalsOf)
 	}
 	if r.dbs[db] == nil {
-		r.dbs[db] = &removalsOf{named: make(map[string][]*removal), announced: make(map[string]*announcedDelete)}
+		r.dbs[db] = &removalsOf{
+			byID: make(map[string]*removal), named: make(map[string][]*removal),
+			announced: make(map[string]*announcedDelete),
+		}
 	}
 	return r.dbs[db]
 }
@@ -89,41 +93,47 @@ func (o *removalsOf) await() {
 func (o *removalsOf) remember(d *removal, names []string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	same := func(other *removal) bool { return other.id == d.id }
-	if names == nil && !slices.ContainsFunc(o.others, same) {
+	if o.byID[d.id] != nil {
+		return
+	}
+	o.byID[d.id] = d
+	if names == nil {
 		o.others = append(o.others, d)
 	}
 	for _, name := range names {
-		if !slices.ContainsFunc(o.named[name], same) {
-			o.named[name] = append(o.named[name], d)
-		}
+		o.named[name] = append(o.named[name], d)
 	}
 	o.keep(d)
 }
 
-// forget forgets the deletes with a version below floor: nothing as old arrives any more.
-func (r *removals) forget(floor order.Version) {
+// forget forgets the deletes with a version below floor, and returns their IDs: nothing as old arrives any more.
+func (r *removals) forget(floor order.Version) (ids []string) {
 	r.mu.Lock()
 	all := slices.Collect(maps.Values(r.dbs))
 	r.mu.Unlock()
 	for _, of := range all {
-		of.forget(floor)
+		ids = append(ids, of.forget(floor)...)
 	}
+	return ids
 }
 
-func (o *removalsOf) forget(floor order.Version) {
+func (o *removalsOf) forget(floor order.Version) (ids []string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.oldest == 0 || o.oldest >= floor {
-		return
+		return nil
 	}
 	o.oldest = 0
-	left := func(deletes []*removal) []*removal {
-		deletes = slices.DeleteFunc(deletes, func(d *removal) bool { return d.version < floor })
-		for _, d := range deletes {
-			o.keep(d)
+	for id, d := range o.byID {
+		if d.version < floor {
+			ids = append(ids, id)
+			delete(o.byID, id)
+			continue
 		}
-		return deletes
+		o.keep(d)
+	}
+	left := func(deletes []*removal) []*removal {
+		return slices.DeleteFunc(deletes, func(d *removal) bool { return d.version < floor })
 	}
 	o.others = left(o.others)
 	for name := range o.named {
@@ -131,6 +141,7 @@ func (o *removalsOf) forget(floor order.Version) {
 			delete(o.named, name)
 		}
 	}
+	return ids
 }
 
 // keep notes the version of a delete that is remembered. mu must be held.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
@@ -14,6 +15,7 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/entropy/fieldindex"
+	"concord/internal/order"
 	"concord/internal/rpc"
 )
 
@@ -150,10 +152,17 @@ func (d *Service) runDelete(r *rpc.Delete, hinted bool) (err error) {
 	if err := newer.after(); err != nil {
 		return err
 	}
+	return d.record(r)
+}
+
+// record notes durably that a delete ran here. What this node has forgotten of others goes from its disk, too.
+func (d *Service) record(r *rpc.Delete) error {
 	if d.deps.Ran == nil {
+		d.deps.Memory.takeForgotten()
 		return nil
 	}
-	return d.deps.Ran.Record(r)
+	d.deps.Memory.Forget(order.AtTime(time.Now().Add(-d.deps.Ran.keep.Versions)))
+	return d.deps.Ran.Record(r, d.deps.Memory.takeForgotten()...)
 }
 
 func execute(store *tsdb.Store, r *rpc.Delete) error {

@@ -101,18 +101,24 @@ func New(deps Deps) *Service {
 	return &Service{deps: deps, process: rand.Uint64() | 1, started: uint64(time.Now().UnixNano())}
 }
 
-// Open makes the service run deletes. From then on writes are compared with those that ran here before: call it before
-// the writer takes any.
+// Load reads which deletes ran here before. From then on writes are compared with them: call it before anything is
+// written, by clients or out of hinted handoff.
+func (d *Service) Load() error {
+	if d.deps.Ran == nil {
+		return nil
+	}
+	if err := d.deps.Ran.Each(d.deps.Memory.Add); err != nil {
+		return fmt.Errorf("read the deletes that ran here: %w", err)
+	}
+	return nil
+}
+
+// Open makes the service run deletes.
 func (d *Service) Open() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.opened = true
 	d.open, d.close = context.WithCancel(context.Background())
-	if d.deps.Ran != nil {
-		if err := d.deps.Ran.Each(d.deps.Memory.Add); err != nil {
-			return fmt.Errorf("read the deletes that ran here: %w", err)
-		}
-	}
 	if d.deps.Handoff != nil {
 		d.wg.Add(1)
 		go d.tellRestart()
