@@ -1,10 +1,10 @@
 package deletes
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,6 +25,22 @@ type ranOn struct {
 	missed  missedNodes    // others that did not
 	failed  missedNodes    // those, this one too, whose store may do later what it could not do
 	err     error          // of all stores
+}
+
+// outcome is what the client is told. Missed are nodes that were away before it ran, for which it is kept; kept is why
+// it is not kept for those on which it did not run since.
+func (o ranOn) outcome(missed missedNodes, kept error) error {
+	switch {
+	case kept != nil:
+		return inOneLine(o.err, fmt.Errorf("the delete cannot be kept for %s (%w): run it again when they can run it",
+			slices.Concat(o.missed, o.failed), kept))
+	case len(o.failed) == 0:
+		return o.err
+	}
+	if missed = slices.Concat(missed, o.missed); len(missed) > 0 {
+		return fmt.Errorf("%w; it is run again there, and on %s when they are back", o.err, missed)
+	}
+	return fmt.Errorf("%w; it is run again there, and has run on all other nodes", o.err)
 }
 
 // run runs a delete here and on other nodes, at the same time.
@@ -67,12 +83,14 @@ func (d *Service) on(
 			}
 		}()
 	}
-	err := here()
+	own := here()
 	wg.Wait()
-	failed(cluster.Node{ID: d.deps.Meta.NodeID()}, err)
-	if out.err = cmp.Or(err, other); err != nil && other != nil {
-		out.err = fmt.Errorf("%w; %w", err, other) // in one line
+	self := d.self()
+	failed(self, own)
+	if own != nil && !neverRuns(own) {
+		own = fmt.Errorf("data node %s: %w", self.TCPAddr, own)
 	}
+	out.err = inOneLine(own, other)
 	return out
 }
 

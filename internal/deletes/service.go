@@ -1,6 +1,7 @@
 package deletes
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -167,6 +168,15 @@ func (d *Service) others() ([]cluster.Node, error) {
 	return slices.DeleteFunc(nodes, func(n cluster.Node) bool { return n.ID == self }), nil
 }
 
+// self is this node.
+func (d *Service) self() cluster.Node {
+	id := d.deps.Meta.NodeID()
+	if n, ok := d.deps.Meta.DataNode(id); ok {
+		return n
+	}
+	return cluster.Node{ID: id, TCPAddr: fmt.Sprint(id)} // it is not in its metadata yet
+}
+
 // everywhere runs a delete on all nodes. It is announced first, kept for nodes that do not hear of it, and only then
 // run; a node that is lost in between has it kept then.
 func (d *Service) everywhere(r *rpc.Delete) error {
@@ -195,14 +205,7 @@ func (d *Service) everywhere(r *rpc.Delete) error {
 	ran := d.run(heard, r)
 	d.warn(r.Kind, r.Database, ran.missed)
 	kept := d.keep(r, slices.Concat(ran.missed, ran.failed), ran.reached)
-	switch {
-	case ran.err != nil && len(ran.failed) > 0 && kept == nil:
-		return fmt.Errorf("%w; it is run again there, and has run on all other nodes", ran.err)
-	case ran.err == nil && kept != nil:
-		return fmt.Errorf("the delete did not reach %s (%w); all other nodes have it: run it again when the node is back",
-			ran.missed, kept)
-	}
-	return ran.err
+	return ran.outcome(missed, kept)
 }
 
 // withoutHandoff runs a delete on all nodes when nobody could keep it for one that is away.
@@ -210,11 +213,10 @@ func (d *Service) withoutHandoff(nodes []cluster.Node, r *rpc.Delete) error {
 	r.Version = d.version()
 	ran := d.run(nodes, r)
 	d.warn(r.Kind, r.Database, ran.missed)
-	if len(ran.missed) > 0 && ran.err == nil {
-		return fmt.Errorf("the delete did not reach %s; all other nodes have it: run it again when the node is back",
-			ran.missed)
+	if len(ran.missed) == 0 {
+		return ran.err
 	}
-	return ran.err
+	return inOneLine(ran.err, fmt.Errorf("the delete did not reach %s: run it again when the node is back", ran.missed))
 }
 
 // version is that of a delete which begins now.
@@ -248,6 +250,14 @@ func (m missedNodes) String() string {
 	}
 	slices.Sort(out)
 	return strings.Join(out, ", ")
+}
+
+// inOneLine joins two errors of which either may be nil.
+func inOneLine(a, b error) error {
+	if a == nil || b == nil {
+		return cmp.Or(a, b)
+	}
+	return fmt.Errorf("%w; %w", a, b)
 }
 
 func (d *Service) warn(kind fmt.Stringer, database string, missed missedNodes) {
