@@ -38,7 +38,7 @@ const maxNoted = 1 << 20
 
 var errTooManyNoted = errors.New("too many points are written while a delete of them runs: write them again")
 
-// announce begins to note what is written and a delete covers, until ended.
+// announce begins to note what is written and a delete covers, until end.
 func (r *removals) announce(req *rpc.Delete, now time.Time) {
 	o := r.of(req.Database)
 	o.mu.Lock()
@@ -50,8 +50,8 @@ func (r *removals) announce(req *rpc.Delete, now time.Time) {
 // mostNoted is how many points are in memory for one delete.
 func (r *removals) mostNoted() int { return cmp.Or(r.most, maxNoted) }
 
-// announce returns the delete, and whether it was announced before. mu must be held.
-func (o *removalsOf) announce(req *rpc.Delete, now time.Time, most int) (a *announcedDelete, before bool) {
+// announce returns what notes the writes beside a delete, and whether the delete was announced before. mu must be held.
+func (o *databaseRemovals) announce(req *rpc.Delete, now time.Time, most int) (a *announcedDelete, before bool) {
 	if a := o.announced[req.Id]; a != nil {
 		return a, true
 	}
@@ -75,8 +75,8 @@ func (r *removals) begin(
 	return a, noted
 }
 
-// ended ends the notes for a delete, unless it runs here: its sender may have given up waiting for it.
-func (r *removals) ended(db, id string) {
+// end ends the notes for a delete, unless it runs here: its sender may have given up waiting for it.
+func (r *removals) end(db, id string) {
 	o := r.of(db)
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -94,7 +94,7 @@ func (r *removals) ran(db, id string) {
 }
 
 // dropGivenUp ends the notes for deletes whose end was never told. mu must be held.
-func (o *removalsOf) dropGivenUp(now time.Time) {
+func (o *databaseRemovals) dropGivenUp(now time.Time) {
 	for id, a := range o.announced {
 		if !a.running && now.After(a.until) {
 			delete(o.announced, id)
@@ -116,7 +116,7 @@ func (r *removals) runsBelow(db string, v order.Version) bool {
 }
 
 // wrote notes points that were written. An error says that they may be lost in a crash.
-func (o *removalsOf) wrote(w acceptedWrite) error {
+func (o *databaseRemovals) wrote(w acceptedWrite) error {
 	o.mu.RLock()
 	none := len(o.announced) == 0
 	o.mu.RUnlock()
@@ -131,7 +131,7 @@ func (o *removalsOf) wrote(w acceptedWrite) error {
 }
 
 // note notes points for the deletes that cover them, and returns what has to be called to queue them.
-func (o *removalsOf) note(w acceptedWrite, now time.Time) (queues []func() error, err error) {
+func (o *databaseRemovals) note(w acceptedWrite, now time.Time) (queues []func() error, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.dropGivenUp(now)

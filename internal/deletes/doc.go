@@ -82,5 +82,5 @@
 //
 // A message may be lost, or come twice or late. An announcement that comes after its end begins nothing
 // (deleteCounts.ended). A delete that comes twice runs once (runOnce). EndDelete is sent again until it is answered
-// (tellLater).
+// (sendUntilAnswered).
 package deletes

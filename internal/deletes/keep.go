@@ -18,8 +18,8 @@ import (
 	"concord/internal/rpc"
 )
 
-// keep queues a delete for missed nodes, here and on every node that was reached. Here is enough for it not to be
-// lost; the first that reaches a missed node brings it.
+// keep queues a delete for missed nodes, here and on every node that was reached. The queue here is enough for it not
+// to be lost. The others bring it sooner when they reach a missed node first.
 func (d *Service) keep(r *rpc.Delete, missed missedNodes, reached []cluster.Node) error {
 	if len(missed) == 0 {
 		return nil
@@ -52,7 +52,7 @@ func (d *Service) keep(r *rpc.Delete, missed missedNodes, reached []cluster.Node
 	return nil
 }
 
-// hint keeps a delete for nodes that were not reached, or on which it failed. That may be this one.
+// hint queues a delete for nodes that were not reached, or on which it failed. This node may be one of them.
 func (d *Service) hint(req *rpc.Delete, nodes []uint64) error {
 	if d.deps.Handoff == nil {
 		return errors.New("[hinted-handoff] enabled is false")

@@ -36,8 +36,8 @@ var (
 	removalBucket = []byte("removal.v1") // id -> the delete with its version, an rpc.Delete
 )
 
-// withoutRanLog is why a damaged log is not set aside automatically: what it says cannot be found out again.
-const withoutRanLog = "to start without, move it away; a delete that other nodes still keep for this one then runs " +
+// moveRanLog is why a damaged log is not set aside automatically: what it says cannot be found out again.
+const moveRanLog = "to start without, move it away; a delete that other nodes still keep for this one then runs " +
 	"once more, and takes later writes of its time range with it"
 
 // OpenRanLog opens the log at path, and forgets what is older than keep says.
@@ -47,13 +47,13 @@ func OpenRanLog(path string, keep Keep) (*RanLog, error) {
 	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("%s is in use: is another influxd running?", path)
 	} else if errors.As(err, &damaged) {
-		return nil, fmt.Errorf("%w: %s", err, withoutRanLog)
+		return nil, fmt.Errorf("%w: %s", err, moveRanLog)
 	} else if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	l := &RanLog{db: db, keep: keep}
 	if err := l.purge(time.Now()); errors.Is(err, bbolterrors.ErrIncompatibleValue) {
-		return nil, errors.Join(fmt.Errorf("%s is damaged: %w: %s", path, err, withoutRanLog), db.Close())
+		return nil, errors.Join(fmt.Errorf("%s is damaged: %w: %s", path, err, moveRanLog), db.Close())
 	} else if err != nil {
 		return nil, errors.Join(fmt.Errorf("read %s: %w", path, err), db.Close())
 	}

@@ -18,11 +18,11 @@ type removals struct {
 	most int // points that are noted for one delete; 0 is maxNoted
 
 	mu  sync.Mutex
-	dbs map[string]*removalsOf
+	dbs map[string]*databaseRemovals
 }
 
-// removalsOf are those of one database.
-type removalsOf struct {
+// databaseRemovals are those of one database.
+type databaseRemovals struct {
 	writing sync.RWMutex // held for reading while points are written
 
 	mu        sync.RWMutex
@@ -56,14 +56,14 @@ func (r *removal) covers(policy string, p models.Point) bool {
 	return c != nil && c.covers(p)
 }
 
-func (r *removals) of(db string) *removalsOf {
+func (r *removals) of(db string) *databaseRemovals {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.dbs == nil {
-		r.dbs = make(map[string]*removalsOf)
+		r.dbs = make(map[string]*databaseRemovals)
 	}
 	if r.dbs[db] == nil {
-		r.dbs[db] = &removalsOf{
+		r.dbs[db] = &databaseRemovals{
 			byID: make(map[string]*removal), named: make(map[string][]*removal),
 			announced: make(map[string]*announcedDelete),
 		}
@@ -83,14 +83,14 @@ func (r *removals) add(req *rpc.Delete) {
 }
 
 // await returns when the writes that run now have ended.
-func (o *removalsOf) await() {
+func (o *databaseRemovals) await() {
 	o.writing.Lock()
 	//lint:ignore SA2001 those that hold it are waited for
 	o.writing.Unlock()
 }
 
 // remember keeps a delete of measurements, nil for one that may be of any.
-func (o *removalsOf) remember(d *removal, names []string) {
+func (o *databaseRemovals) remember(d *removal, names []string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.byID[d.id] != nil {
@@ -117,7 +117,7 @@ func (r *removals) forget(floor order.Version) (ids []string) {
 	return ids
 }
 
-func (o *removalsOf) forget(floor order.Version) (ids []string) {
+func (o *databaseRemovals) forget(floor order.Version) (ids []string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.oldest == 0 || o.oldest >= floor {
@@ -145,7 +145,7 @@ func (o *removalsOf) forget(floor order.Version) (ids []string) {
 }
 
 // keep notes the version of a delete that is remembered. mu must be held.
-func (o *removalsOf) keep(d *removal) {
+func (o *databaseRemovals) keep(d *removal) {
 	o.newest = max(o.newest, d.version)
 	if o.oldest == 0 || d.version < o.oldest {
 		o.oldest = d.version
@@ -173,7 +173,7 @@ func namesOf(req *rpc.Delete) ([]string, error) {
 }
 
 // without returns the points that no newer delete removes.
-func (o *removalsOf) without(policy string, v order.Version, points []models.Point) []models.Point {
+func (o *databaseRemovals) without(policy string, v order.Version, points []models.Point) []models.Point {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
 	if v > o.newest {

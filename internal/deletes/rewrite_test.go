@@ -63,7 +63,7 @@ func dropBetween(t *testing.T, n *node, late bool) *rpc.Delete {
 	drop := &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "d"}
 	write("m v=1 1")
 	if !late {
-		n.announced(drop, announcer{at: time.Now()})
+		n.announce(drop, announcer{at: time.Now()})
 	}
 	drop.Version = uint64(n.Order.Clock.Next())
 	write("m v=2 2\nm v=3 3")
@@ -132,7 +132,7 @@ func TestWritesBesideADeleteAreKept(t *testing.T) {
 	if err := w.WritePoints(db, policy, one, nil, mustPoints(t, "m v=4 4")); err != nil {
 		t.Fatal(err)
 	}
-	w.ended(db, drop.Id) // its sender has given up waiting
+	w.end(db, drop.Id) // its sender has given up waiting
 	if err := execute(c.stores[0], drop); err != nil {
 		t.Fatal(err)
 	}
@@ -229,15 +229,15 @@ func TestNotesForADeleteEnd(t *testing.T) {
 	if n := announced(); n != 0 {
 		t.Errorf("notes are kept for %d deletes after one ran out of hinted handoff", n)
 	}
-	w.ended(db, drop.Id)
-	w.announced(drop, announcer{at: time.Now()})
+	w.end(db, drop.Id)
+	w.announce(drop, announcer{at: time.Now()})
 	if n := announced(); n != 0 {
 		t.Errorf("notes are kept for %d deletes whose announcement came after the end", n)
 	}
-	w.announced(&rpc.Delete{
+	w.announce(&rpc.Delete{
 		Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "crashed",
 	}, announcer{time.Now(), 2, 1})
-	w.restarted(2, 2)
+	w.endBefore(2, 2)
 	if n := announced(); n != 0 {
 		t.Errorf("notes are kept for %d deletes of a node that was started anew", n)
 	}

@@ -19,17 +19,17 @@ import (
 	"concord/internal/rpc"
 )
 
-// ranOn is what became of a statement.
-type ranOn struct {
-	reached []cluster.Node // others that answered
-	missed  missedNodes    // others that did not
-	failed  missedNodes    // those, this one too, whose store may do later what it could not do
+// results are those of a statement on all nodes.
+type results struct {
+	reached []cluster.Node // other nodes that answered
+	missed  missedNodes    // other nodes that did not
+	failed  missedNodes    // nodes, also this one, whose store failed and may succeed later
 	err     error          // of all stores
 }
 
-// outcome is what the client is told. Missed are nodes that were away before it ran, for which it is kept; kept is why
-// it is not kept for those on which it did not run since.
-func (o ranOn) outcome(missed missedNodes, kept error) error {
+// outcome returns the error for the client of a delete. Missed are the nodes that were away before it ran, for which it
+// is kept. The error kept is why it is not kept for the nodes on which it has not run since.
+func (o results) outcome(missed missedNodes, kept error) error {
 	switch {
 	case kept != nil:
 		return inOneLine(o.err, fmt.Errorf("the delete cannot be kept for %s (%w): run it again when they can run it",
@@ -44,17 +44,18 @@ func (o ranOn) outcome(missed missedNodes, kept error) error {
 }
 
 // run runs a delete here and on other nodes, at the same time.
-func (d *Service) run(nodes []cluster.Node, r *rpc.Delete) ranOn {
-	return d.on(nodes, func() error { return d.runDelete(r, false) }, func(ctx context.Context, p peer) (string, error) {
+func (d *Service) run(nodes []cluster.Node, r *rpc.Delete) results {
+	return d.onAllNodes(nodes, func() error { return d.runDelete(r, false) }, func(ctx context.Context, p peer) (string, error) {
 		resp, err := p.run(ctx, &rpc.RunDeleteRequest{Delete: r})
 		return resp.GetError(), err
 	})
 }
 
-// on does something here and on other nodes, at the same time. There returns the error of the other node's store.
-func (d *Service) on(
+// onAllNodes does something here and on other nodes, at the same time. There returns the error of the other node's
+// store.
+func (d *Service) onAllNodes(
 	nodes []cluster.Node, here func() error, there func(context.Context, peer) (string, error),
-) (out ranOn) {
+) (out results) {
 	var (
 		wg    sync.WaitGroup
 		mu    sync.Mutex
@@ -69,7 +70,7 @@ func (d *Service) on(
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			ok, err := d.remote(n, there)
+			ok, err := d.onNode(n, there)
 			mu.Lock()
 			defer mu.Unlock()
 			if !ok {
@@ -94,9 +95,9 @@ func (d *Service) on(
 	return out
 }
 
-// remote does something on one other node. What the node says of the request, or its store, is an error of a node that
-// was reached.
-func (d *Service) remote(
+// onNode does something on one other node. When that refuses the request, or its store fails, reached is true beside the
+// error.
+func (d *Service) onNode(
 	n cluster.Node, there func(context.Context, peer) (string, error),
 ) (reached bool, err error) {
 	p, err := d.peer(n)
@@ -115,7 +116,7 @@ func (d *Service) remote(
 	return true, nil
 }
 
-// ran tells whether a delete ran here.
+// ran reports whether a delete ran here.
 func (d *Service) ran(id string) bool { return d.deps.Ran != nil && d.deps.Ran.Ran(id) }
 
 // runOnce is runDelete, unless the delete ran here or runs: several nodes may bring the same one.
@@ -129,8 +130,8 @@ func (d *Service) runOnce(r *rpc.Delete, hinted bool) error {
 	return err
 }
 
-// starting returns when a delete or a drop may begin on this node's store. Close waits until it ended.
-func (d *Service) starting() (ended func(), err error) {
+// enter is called before a delete or a drop begins on this node's store. Close waits until leave is called.
+func (d *Service) enter() (leave func(), err error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if !d.opened {
@@ -143,11 +144,11 @@ func (d *Service) starting() (ended func(), err error) {
 // runDelete runs a delete on this node's store, and remembers it. Hinted is for one that waited in hinted handoff, and
 // comes late.
 func (d *Service) runDelete(r *rpc.Delete, hinted bool) (err error) {
-	ended, err := d.starting()
+	leave, err := d.enter()
 	if err != nil {
 		return err
 	}
-	defer ended()
+	defer leave()
 	defer func() {
 		if err != nil {
 			d.deps.Failed(r.Database, err)
@@ -155,8 +156,11 @@ func (d *Service) runDelete(r *rpc.Delete, hinted bool) (err error) {
 	}()
 	// While it runs a copy has the points in some files and not in others.
 	defer d.deps.Memory.runs(r.Database, fmt.Sprintf("run %x", d.numbers.Add(1)))()
-	if r.Version == 0 { // of a node without versions
+	if r.Version == 0 { // it is of a node without versions
 		r.Version = uint64(d.deps.Clock.Next())
+	}
+	if r.Id == "" { // it is of a node without IDs
+		r.Id = d.newID()
 	}
 	newer := d.beginRewrite(r)
 	defer newer.end()
@@ -198,8 +202,8 @@ func execute(store *tsdb.Store, r *rpc.Delete) error {
 	})
 }
 
-// durably runs a delete of points so that nothing of it comes back: neither points from a cache snapshot, nor, after
-// a crash, the types of fields of measurements that it dropped.
+// durably runs a delete of points so that nothing comes back: neither points from a cache snapshot, nor, after a crash,
+// the types of fields in measurements that were dropped.
 func durably(store *tsdb.Store, db string, run func() error) error {
 	return fieldindex.AfterDelete(store, db, func() error { return betweenSnapshots(store, db, run) })
 }

@@ -71,23 +71,23 @@ type Deps struct {
 	Journal *order.Journal
 	Handoff Handoff // nil when [hinted-handoff] enabled = false
 	Ran     *RanLog // nil without Handoff
-	// Missed is told, before the delete is acknowledged, of a node's copy of a shard that lacks what Handoff has for it.
-	// The shard is handoff.WholeDatabase for a delete. It is not called without Handoff.
+	// Missed is called, before the delete is acknowledged, for a node's copy of a shard that lacks what Handoff has for it.
+	// The shard is handoff.WholeDatabase for a delete. Missed is not called without Handoff.
 	Missed  func(node, shard uint64)
-	Failed  func(db string, reason error) // is told why a delete could not run on the store
+	Failed  func(db string, reason error) // is called when a delete could not run on the store
 	Timeout time.Duration                 // of a message to a node, other than the one to run a delete
 	Log     *zap.Logger
 }
 
 // Service runs deletes and drops on every data node, in parallel. A node that is away gets a delete through hinted
 // handoff: all nodes that were reached keep it for that node. Without hinted handoff the delete is an error that names
-// the node, to be run again. Drops of whole databases, policies and shards take the metadata along; a node that was
-// away finds out by that.
+// the node, to be run again. Drops of whole databases, policies and shards are in the metadata: a node that was away
+// finds them there.
 type Service struct {
 	deps    Deps
-	process uint64             // random; makes the IDs of this process's deletes unlike all others
-	started uint64             // when this process did, in nanoseconds
-	numbers atomic.Uint64      // of deletes that began on this node
+	process uint64             // random, for the IDs of deletes
+	started uint64             // when this process was started, in nanoseconds
+	numbers atomic.Uint64      // of deletes that began on this node, for their IDs
 	running singleflight.Group // deletes, by ID
 
 	mu     sync.RWMutex // held for reading while a delete starts, so that Close waits for it
@@ -122,7 +122,7 @@ func (d *Service) Open() error {
 	d.open, d.close = context.WithCancel(context.Background())
 	if d.deps.Handoff != nil {
 		d.wg.Add(1)
-		go d.tellRestart()
+		go d.announceRestart()
 	}
 	return nil
 }
@@ -140,7 +140,7 @@ func (d *Service) Close() error {
 	return nil
 }
 
-// DeleteSeries runs DELETE or DROP SERIES: with a time range, points go, without, series.
+// DeleteSeries runs DELETE or DROP SERIES. With a time range it removes points, and without one, series.
 func (d *Service) DeleteSeries(db string, sources []influxql.Source, cond influxql.Expr) error {
 	if cond != nil {
 		// now() must be the same instant everywhere.
@@ -177,32 +177,35 @@ func (d *Service) self() cluster.Node {
 	return cluster.Node{ID: id, TCPAddr: fmt.Sprint(id)} // it is not in its metadata yet
 }
 
-// everywhere runs a delete on all nodes. It is announced first, kept for nodes that do not hear of it, and only then
-// run; a node that is lost in between has it kept then.
+// newID is for a delete that begins here.
+func (d *Service) newID() string { return fmt.Sprintf("%x-%x", d.process, d.numbers.Add(1)) }
+
+// everywhere runs a delete on all nodes. It is announced first, and kept for the nodes that are away. Only then it is
+// run. Afterwards it is kept for the nodes that were lost in between, or whose stores failed.
 func (d *Service) everywhere(r *rpc.Delete) error {
 	nodes, err := d.others()
 	if err != nil {
 		return err
 	}
-	r.Id = fmt.Sprintf("%x-%x", d.process, d.numbers.Add(1))
+	r.Id = d.newID()
 	if d.deps.Handoff == nil {
 		return d.withoutHandoff(nodes, r)
 	}
 	if err := check(r); err != nil {
 		return err
 	}
-	d.deps.Memory.announced(r, announcer{at: time.Now()})
-	heard, missed, err := d.announce(nodes, r)
-	defer d.ended(nodes, r) // those that are not known to have heard of it may have, too
+	d.deps.Memory.announce(r, announcer{at: time.Now()})
+	reached, missed, err := d.announce(nodes, r)
+	defer d.announceEnd(nodes, r) // also to those that did not answer: the announcement may have arrived
 	if err != nil {
 		return err
 	}
-	r.Version = d.version() // above all that the nodes had when they heard of it
-	if err := d.keep(r, missed, heard); err != nil {
+	r.Version = d.version() // it is above all clocks that the nodes have answered with
+	if err := d.keep(r, missed, reached); err != nil {
 		return fmt.Errorf("the delete cannot be kept for %s, and was not run: %w", missed, err)
 	}
 	d.warn(r.Kind, r.Database, missed)
-	ran := d.run(heard, r)
+	ran := d.run(reached, r)
 	d.warn(r.Kind, r.Database, ran.missed)
 	kept := d.keep(r, slices.Concat(ran.missed, ran.failed), ran.reached)
 	return ran.outcome(missed, kept)
@@ -228,8 +231,8 @@ func (d *Service) version() uint64 {
 // now is this node's clock.
 func (d *Service) now() uint64 { return uint64(d.deps.Clock.Now()) }
 
-// heard takes over the clock of another node.
-func (d *Service) heard(clock uint64) {
+// takeClock moves this node's clock up to that of another node.
+func (d *Service) takeClock(clock uint64) {
 	if clock != 0 {
 		d.deps.Clock.Heard(order.Version(clock))
 	}

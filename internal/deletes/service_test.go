@@ -173,7 +173,7 @@ func TestOutcomeNamesAllThatWentWrong(t *testing.T) {
 	self, other := c.meta.Nodes[0], c.meta.Nodes[1]
 	full, away := errors.New("disk full"), errors.New("away")
 	missed := missedNodes{{other, away}}
-	ran := d.on(nil, func() error { return full }, nil)
+	ran := d.onAllNodes(nil, func() error { return full }, nil)
 	missing := ran
 	missing.missed = missed
 	failed := "data node " + self.TCPAddr + ": disk full; "
@@ -192,10 +192,10 @@ func TestOutcomeNamesAllThatWentWrong(t *testing.T) {
 			failed + "it is run again there, and on " + other.TCPAddr + ": away when they are back"},
 		{"and nothing is kept", missing.outcome(nil, errors.New("queue full")), failed +
 			"the delete cannot be kept for " + strings.Join(both, ", ") + " (queue full)" + again},
-		{"a node was away and nothing is kept", ranOn{missed: missed}.outcome(nil, errors.New("queue full")),
+		{"a node was away and nothing is kept", results{missed: missed}.outcome(nil, errors.New("queue full")),
 			"the delete cannot be kept for " + other.TCPAddr + ": away (queue full)" + again},
-		{"no store can run it", ranOn{err: full}.outcome(missed, nil), "disk full"},
-		{"all ran it", ranOn{}.outcome(missed, nil), ""},
+		{"no store can run it", results{err: full}.outcome(missed, nil), "disk full"},
+		{"all ran it", results{}.outcome(missed, nil), ""},
 	} {
 		got := ""
 		if tt.got != nil {

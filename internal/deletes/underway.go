@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// longestDelete is after which time a delete ended whose sender does not say so.
+// longestDelete is after which time a delete counts as ended, although nobody has said so.
 const longestDelete = 2 * deleteTimeout
 
 // deleteCounts counts the deletes of each database.
 type deleteCounts struct {
-	mu   sync.RWMutex // held for reading by who writes points that a delete must not miss
+	mu   sync.RWMutex // held for reading while repairs write points that a delete must not miss
 	base uint64       // random for each process
 	m    map[string]uint64
 	// began are the deletes that were announced and have not ended: some nodes may have run
@@ -26,7 +26,7 @@ type announcer struct {
 	started uint64 // when the node's process did, in nanoseconds by its clock
 }
 
-// begin reports whether the delete has not ended yet.
+// begin notes that a delete is under way. It reports false for one that has ended: its announcement came late.
 func (c *deleteCounts) begin(db, id string, a announcer) bool {
 	c.next(db)
 	c.mu.Lock()
@@ -49,7 +49,7 @@ func (c *deleteCounts) begin(db, id string, a announcer) bool {
 	return true
 }
 
-// end counts, too: what was read before may be deleted.
+// end ends a delete. That changes the count, too: what was read before may be deleted.
 func (c *deleteCounts) end(db, id string, now time.Time) {
 	c.next(db)
 	c.mu.Lock()
@@ -88,7 +88,7 @@ func (c *deleteCounts) endBefore(node, started uint64) map[string][]string {
 	return ended
 }
 
-// underWay is called with mu held.
+// underWay reports whether a delete of a database has not ended. mu must be held.
 func (c *deleteCounts) underWay(db string, now time.Time) bool {
 	for _, a := range c.began[db] {
 		if now.Sub(a.at) <= longestDelete {
@@ -109,7 +109,7 @@ func (c *deleteCounts) next(db string) {
 
 func (c *deleteCounts) count(db string) uint64 { return c.base + c.m[db] }
 
-// seen is another number each time while a delete is under way.
+// seen returns the count of a database. While a delete is under way, each call returns another one.
 func (c *deleteCounts) seen(db string) uint64 {
 	c.mu.RLock()
 	n, under := c.count(db), c.underWay(db, time.Now())

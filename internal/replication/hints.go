@@ -86,43 +86,19 @@ func (w *Writer) DeliverWrites(
 	ctx context.Context, node uint64, entries []handoff.Entry,
 	removed func(version uint64) (func(models.Point) bool, error),
 ) (int, error) {
-	var req *rpc.WriteShardRequest
-	n, had := 0, 0 // entries, and points before some were left out
+	var all joinedWrites
+	n := 0 // entries
 	for _, e := range entries {
-		next := &rpc.WriteShardRequest{}
-		if err := proto.Unmarshal(e.Data, next); err != nil {
-			if n > 0 {
-				break
-			}
-			return 0, &handoff.PermanentError{Err: fmt.Errorf("malformed entry: %w", err)}
-		}
-		leaveOut, err := removed(next.Version)
-		if err != nil && n == 0 {
+		if err := all.add(e, removed); err != nil && n == 0 {
 			return 0, err
 		} else if err != nil {
-			break
-		}
-		kept, err := without(next.Points, leaveOut)
-		if err != nil && n == 0 {
-			return 0, &handoff.PermanentError{Err: err}
-		} else if err != nil {
-			break
-		}
-		span := &rpc.VersionSpan{Version: next.Version, Points: uint32(len(kept))}
-		had += len(next.Points)
-		if req == nil {
-			req = next
-			req.Points, req.Version = nil, 0
-		}
-		if len(kept) > 0 {
-			req.Points = append(req.Points, kept...)
-			req.Spans = append(req.Spans, span)
+			break // it is met again when those before it are delivered
 		}
 		n++
 	}
 	var err error
-	if len(req.Points) > 0 || had == 0 {
-		err = w.deliverRequest(ctx, node, req)
+	if len(all.req.Points) > 0 || all.points == 0 {
+		err = w.deliverRequest(ctx, node, all.req)
 	}
 	var never *handoff.PermanentError
 	if errors.As(err, &never) && n > 1 {
@@ -134,7 +110,39 @@ func (w *Writer) DeliverWrites(
 	return n, nil
 }
 
-// without returns the points of a write that removed, nil for none, does not say.
+// joinedWrites is one message with the writes of several entries of hinted handoff.
+type joinedWrites struct {
+	req    *rpc.WriteShardRequest
+	points int // of the entries, also those that are left out
+}
+
+func (j *joinedWrites) add(e handoff.Entry, removed func(version uint64) (func(models.Point) bool, error)) error {
+	next := &rpc.WriteShardRequest{}
+	if err := proto.Unmarshal(e.Data, next); err != nil {
+		return &handoff.PermanentError{Err: fmt.Errorf("malformed entry: %w", err)}
+	}
+	leaveOut, err := removed(next.Version)
+	if err != nil {
+		return err
+	}
+	kept, err := without(next.Points, leaveOut)
+	if err != nil {
+		return &handoff.PermanentError{Err: err}
+	}
+	span := &rpc.VersionSpan{Version: next.Version, Points: uint32(len(kept))}
+	j.points += len(next.Points)
+	if j.req == nil {
+		j.req = next
+		j.req.Points, j.req.Version = nil, 0
+	}
+	if len(kept) > 0 {
+		j.req.Points = append(j.req.Points, kept...)
+		j.req.Spans = append(j.req.Spans, span)
+	}
+	return nil
+}
+
+// without returns the points of a write for which removed is false. Removed may be nil.
 func without(encoded [][]byte, removed func(models.Point) bool) ([][]byte, error) {
 	if removed == nil {
 		return encoded, nil

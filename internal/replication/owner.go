@@ -198,22 +198,25 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 	}
 	if err == nil {
 		w.heard(resp.Clock)
+		return answered(req, resp)
 	}
-	if err != nil {
-		if w.Handoff == nil {
-			w.missed.note(w.log, n.TCPAddr, len(req.Points), err)
-		}
-		// Canceled: the peer saw the deadline first.
-		switch c := status.Code(err); {
-		case c == codes.DeadlineExceeded, c == codes.Canceled, ctx.Err() != nil:
-			return result{err: coordinator.ErrTimeout}
-		case c == codes.NotFound:
-			return result{err: errShardDeleted, never: !at.hinted} // its queue goes when the metadata says so here, too
-		case c == codes.InvalidArgument, c == codes.ResourceExhausted:
-			return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err)), never: true}
-		}
-		return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err))}
+	if w.Handoff == nil {
+		w.missed.note(w.log, n.TCPAddr, len(req.Points), err)
 	}
+	// Canceled: the peer saw the deadline first.
+	switch c := status.Code(err); {
+	case c == codes.DeadlineExceeded, c == codes.Canceled, ctx.Err() != nil:
+		return result{err: coordinator.ErrTimeout}
+	case c == codes.NotFound:
+		return result{err: errShardDeleted, never: !at.hinted} // its queue goes when the metadata says so here, too
+	case c == codes.InvalidArgument, c == codes.ResourceExhausted:
+		return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err)), never: true}
+	}
+	return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err))}
+}
+
+// answered is the result of a write to which the owner has answered.
+func answered(req *rpc.WriteShardRequest, resp *rpc.WriteShardResponse) result {
 	switch {
 	case resp.Undecided:
 		return result{undecided: true}
