@@ -15,9 +15,9 @@ import (
 // announcedDelete notes what is written here from when a delete is announced until it has run. What is newer than the
 // delete is written again after it.
 type announcedDelete struct {
-	removal           // without a version until it runs here
-	until   time.Time // when it is given up, unless it runs here
-	running bool
+	removal                             // without a version until it runs here
+	until   time.Time                   // when it is given up, unless it runs here
+	running bool                        // here
 	queue   func([]acceptedWrite) error // puts writes into this node's own hinted handoff; nil without
 	most    int                         // points in writes
 	writes  []acceptedWrite
@@ -93,7 +93,7 @@ func (r *removals) ran(db, id string) {
 	delete(o.announced, id)
 }
 
-// dropGivenUp ends the notes for deletes whose end was never told. mu must be held.
+// dropGivenUp ends the notes for deletes that take longer than a delete may take. mu must be held.
 func (o *databaseRemovals) dropGivenUp(now time.Time) {
 	for id, a := range o.announced {
 		if !a.running && now.After(a.until) {

@@ -17,8 +17,8 @@ type rewrite struct {
 	d       *Service
 	req     *rpc.Delete
 	noted   *announcedDelete
-	whole   bool // noted has all that was written since the delete got its version
-	writes  []acceptedWrite
+	whole   bool            // everything was noted that was written since the delete got its version
+	writes  []acceptedWrite // to be written again
 	points  int             // in writes
 	missing map[uint64]bool // shards of which some points are in hinted handoff alone
 }
