@@ -6,24 +6,27 @@ import (
 	"time"
 
 	"concord/internal/deletes"
-	"concord/internal/handoff"
 	"concord/internal/replication"
 )
 
-// rememberDeletes is for how long a node knows which deletes it ran: a holder that was away as long may send one
-// again.
-const rememberDeletes = 365 * 24 * time.Hour
+// rememberDeletes is for how long a node knows which deletes it ran: a node that was away as long may send one again.
+// Their versions are needed for as long as writes may wait in hinted handoff.
+func rememberDeletes(maxAge time.Duration) deletes.Keep {
+	const day = 24 * time.Hour
+	return deletes.Keep{IDs: max(2*maxAge, 365*day), Versions: max(2*maxAge, day)}
+}
 
-// newDeletes makes what runs deletes. Hinted handoff is not open yet, if there is any: its queues hold deletes.
+// newDeletes makes what runs deletes, and loads those that ran before. Hinted handoff is not open yet, if there is any:
+// its queues hold deletes, and writes that an earlier delete may remove.
 func (n *Node) newDeletes() error {
 	deps := deletes.Deps{
 		Meta: n.Meta, Store: n.Store, Pool: n.pool, Memory: n.deleted, Writes: n.writer,
 		Clock: n.writer.Order.Clock, Journal: n.writer.Order.Journal, Timeout: n.writer.WriteTimeout,
-		Missed: func(node uint64) { n.missed(node, handoff.WholeDatabase, true) }, Failed: n.disk.StallAll, Log: n.log,
+		Missed: func(node, shard uint64) { n.missed(node, shard, true) }, Failed: n.disk.StallAll, Log: n.log,
 	}
 	if n.handoff != nil {
 		path := filepath.Join(n.cfg.Meta.Dir, "deletes.db")
-		ran, err := deletes.OpenRanLog(path, max(2*time.Duration(n.cfg.HintedHandoff.MaxAge), rememberDeletes))
+		ran, err := deletes.OpenRanLog(path, rememberDeletes(time.Duration(n.cfg.HintedHandoff.MaxAge)))
 		if err != nil {
 			return fmt.Errorf("open the log of deletes: %w", err)
 		}
@@ -32,7 +35,7 @@ func (n *Node) newDeletes() error {
 		deps.Handoff, deps.Ran = n.handoff, ran
 	}
 	n.deletes = deletes.New(deps)
-	return nil
+	return n.deletes.Load()
 }
 
 // replicationServer takes what other nodes write, and what nodes of the version before delete.

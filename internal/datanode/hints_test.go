@@ -1,18 +1,21 @@
 package datanode
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
 	"concord/internal/cluster"
+	"concord/internal/deletes"
 	"concord/internal/entropy/local"
 	"concord/internal/handoff"
 	cmeta "concord/internal/meta"
@@ -142,6 +145,29 @@ func TestQueuesThatNobodySendsStopTheStart(t *testing.T) {
 	n.keep(t)
 	if err := n.openHandoff(); err != nil || !n.HintsPending(7) {
 		t.Error("a member that sends them does not start with them:", err)
+	}
+}
+
+// What hinted handoff delivers when a node starts is compared with the deletes that ran before.
+func TestDeletesAreKnownBeforeHintsAreDelivered(t *testing.T) {
+	t.Parallel()
+	n := mustNode(t, identity, mustState(t))
+	l, err := deletes.OpenRanLog(filepath.Join(n.cfg.Meta.Dir, "deletes.db"), deletes.Keep{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	drop := &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: "db", Name: "m", Id: "d", Version: 5}
+	if err := errors.Join(l.Record(drop), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	n.deleted = deletes.NewMemory(n.Meta)
+	if err := n.openHandoff(); err != nil {
+		t.Fatal(err)
+	}
+	old := models.MustNewPoint("m", nil, models.Fields{"v": 1.0}, time.Unix(1, 0))
+	left, end := n.deleted.BeginWrite(7, "db", "rp", 4, []models.Point{old})
+	if err := end(nil); err != nil || len(left) > 0 {
+		t.Errorf("%d points are written that a delete removed: %v", len(left), err)
 	}
 }
 

@@ -14,15 +14,16 @@ import (
 	"concord/internal/rpc"
 )
 
-// announce tells all nodes of a delete before any of them runs it. Each answers with its clock: the version of the
-// delete is to be greater than those of the writes before it, which may still be under way to a slow owner.
+// announce tells all nodes of a delete before any of them runs it. Each answers with its clock. The version of the
+// delete will be greater than all of these, and so greater than those of the writes before it, which may still be under
+// way to a slow owner.
 //
-// A delete that more than half of the nodes do not know of is refused: they take writes meanwhile, which it would
-// remove when it reaches them. Of two nodes one is enough, or there were no deletes while the other is away.
+// More than half of the nodes must know of the delete, or it is refused: the others take writes meanwhile, which it
+// would remove when it reaches them. Of two nodes one is enough. Otherwise no delete could run while one is away.
 func (d *Service) announce(
 	nodes []cluster.Node, r *rpc.Delete,
-) (heard []cluster.Node, missed missedNodes, err error) {
-	first := &rpc.AnnounceDeleteRequest{
+) (reached []cluster.Node, missed missedNodes, err error) {
+	announcement := &rpc.AnnounceDeleteRequest{
 		Delete:     proto.Clone(r).(*rpc.Delete), // r gets its version when all have heard of it
 		SenderNode: d.deps.Meta.NodeID(), Started: d.started, Clock: d.now(),
 	}
@@ -39,7 +40,7 @@ func (d *Service) announce(
 			var clock uint64
 			p, err := d.peer(n)
 			if err == nil {
-				clock, err = p.announce(ctx, first)
+				clock, err = p.announce(ctx, announcement)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -47,25 +48,25 @@ func (d *Service) announce(
 				missed = append(missed, missedNode{n, errors.New(rpc.Message(err))})
 				return
 			}
-			heard = append(heard, n)
-			d.heard(clock)
+			reached = append(reached, n)
+			d.takeClock(clock)
 		}()
 	}
 	wg.Wait()
-	if all, know := len(nodes)+1, len(heard)+1; know <= all/2 && all > 2 {
-		return heard, nil, fmt.Errorf(
+	if all, know := len(nodes)+1, len(reached)+1; know <= all/2 && all > 2 {
+		return reached, nil, fmt.Errorf(
 			"the delete reaches %d of %d data nodes, and needs more than half: run it again when they are back (%s)",
 			know, all, missed)
 	}
-	return heard, missed, nil
+	return reached, missed, nil
 }
 
-// ended tells the nodes that nothing of a delete is under way any more: until then, and for no longer than a delete
-// may take, they take no points from others in its database, by repairs or copies. A node that does not answer is
-// told later.
-func (d *Service) ended(nodes []cluster.Node, r *rpc.Delete) {
+// announceEnd tells the nodes that nothing of a delete is under way any more. Until then they take no points in its
+// database from repairs or copies, though for no longer than longestDelete. A node that does not answer gets the message
+// later.
+func (d *Service) announceEnd(nodes []cluster.Node, r *rpc.Delete) {
 	end := &rpc.EndDeleteRequest{Database: r.Database, Id: r.Id, Version: r.Version}
-	last := func(ctx context.Context, p peer) error { return p.end(ctx, end) }
+	send := func(ctx context.Context, p peer) error { return p.end(ctx, end) }
 	ctx, cancel := context.WithTimeout(context.Background(), d.deps.Timeout)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -73,25 +74,25 @@ func (d *Service) ended(nodes []cluster.Node, r *rpc.Delete) {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			if err := d.tell(ctx, n, last); err != nil {
-				d.deps.Log.Debug("A data node does not hear yet that a delete has ended",
+			if err := d.send(ctx, n, send); err != nil {
+				d.deps.Log.Debug("A data node cannot be told yet that a delete has ended",
 					zap.String("node", n.TCPAddr), zap.String("error", rpc.Message(err)))
-				d.tellLater(n, last)
+				d.sendUntilAnswered(n, send)
 			}
 		}()
 	}
 	wg.Wait()
-	d.deps.Memory.ended(r.Database, r.Id)
+	d.deps.Memory.end(r.Database, r.Id)
 }
 
-// tellPause is between two attempts to tell a node that deletes have ended.
-const tellPause = time.Second
+// resendPause is between two attempts to send a message to a node.
+const resendPause = time.Second
 
-// message is one to another node.
+// message sends something to another node.
 type message func(context.Context, peer) error
 
-// tell sends a message to a node.
-func (d *Service) tell(ctx context.Context, n cluster.Node, m message) error {
+// send sends a message to a node.
+func (d *Service) send(ctx context.Context, n cluster.Node, m message) error {
 	p, err := d.peer(n)
 	if err != nil {
 		return err
@@ -99,22 +100,22 @@ func (d *Service) tell(ctx context.Context, n cluster.Node, m message) error {
 	return m(ctx, p)
 }
 
-// tellLater sends a message to a node until it has it, or need not know any more.
-func (d *Service) tellLater(n cluster.Node, m message) {
-	ended, err := d.starting()
+// sendUntilAnswered sends a message to a node in the background, until the node answers or longestDelete has passed.
+func (d *Service) sendUntilAnswered(n cluster.Node, m message) {
+	leave, err := d.enter()
 	if err != nil {
 		return
 	}
 	go func() {
-		defer ended()
-		d.tellAll(func() ([]cluster.Node, message) { return []cluster.Node{n}, m })
+		defer leave()
+		d.sendToAll(func() ([]cluster.Node, message) { return []cluster.Node{n}, m })
 	}()
 }
 
-// tellRestart tells the other nodes that what this node announced before it started has ended.
-func (d *Service) tellRestart() {
+// announceRestart tells the other nodes that what this node announced before it started has ended.
+func (d *Service) announceRestart() {
 	defer d.wg.Done()
-	d.tellAll(func() ([]cluster.Node, message) {
+	d.sendToAll(func() ([]cluster.Node, message) {
 		nodes, err := d.others()
 		if err != nil {
 			return nil, nil // it may be in a cluster the next time
@@ -124,29 +125,29 @@ func (d *Service) tellRestart() {
 	})
 }
 
-// tellAll sends the nodes that what returns at each attempt a message, until all have it; no message says to ask
-// again.
-func (d *Service) tellAll(what func() ([]cluster.Node, message)) {
+// sendToAll sends a message to nodes until all have answered, or longestDelete has passed. Next returns both before each
+// attempt; the message is nil while they are not known.
+func (d *Service) sendToAll(next func() ([]cluster.Node, message)) {
 	ctx, cancel := context.WithTimeout(d.open, longestDelete)
 	defer cancel()
-	told := make(map[uint64]bool)
+	answered := make(map[uint64]bool)
 	for {
-		nodes, m := what()
+		nodes, m := next()
 		waiting := m == nil
 		for _, n := range nodes {
-			if told[n.ID] {
+			if answered[n.ID] {
 				continue
 			}
 			attempt, cancel := context.WithTimeout(ctx, d.deps.Timeout)
-			told[n.ID] = d.tell(attempt, n, m) == nil
+			answered[n.ID] = d.send(attempt, n, m) == nil
 			cancel()
-			waiting = waiting || !told[n.ID]
+			waiting = waiting || !answered[n.ID]
 		}
 		if !waiting {
 			return
 		}
 		select {
-		case <-time.After(tellPause):
+		case <-time.After(resendPause):
 		case <-ctx.Done():
 			return
 		}

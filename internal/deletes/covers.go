@@ -11,7 +11,7 @@ import (
 	"concord/internal/rpc"
 )
 
-// covering is a delete, ready to tell which points it removes.
+// covering knows which points a delete removes.
 type covering struct {
 	names    map[string]bool
 	regexps  []*regexp.Regexp
@@ -21,7 +21,7 @@ type covering struct {
 	version  uint64        // of the delete; 0 for none
 }
 
-// newCovering reads a delete as it concerns one retention policy.
+// newCovering parses a delete, for the points of one retention policy.
 func newCovering(r *rpc.Delete, policy string) (*covering, error) {
 	c := &covering{names: map[string]bool{}, min: influxql.MinTime, max: influxql.MaxTime, version: r.Version}
 	if r.Kind == rpc.Delete_DROP_MEASUREMENT {
@@ -54,22 +54,26 @@ func newCovering(r *rpc.Delete, policy string) (*covering, error) {
 	return c, nil
 }
 
-// covers tells whether the delete removes the point. A tag that a series lacks
-// is an empty one, as in the engine.
+// covers reports whether the delete removes a point. A tag that a series lacks counts as empty, as in the engine.
 func (c *covering) covers(p models.Point) bool {
 	if t := p.UnixNano(); t < c.min || t > c.max {
 		return false
 	}
 	name := string(p.Name())
-	found := c.all || c.names[name]
-	for _, re := range c.regexps {
-		found = found || re.MatchString(name)
+	if !c.coversName(name) {
+		return false
 	}
-	if !found || c.tags == nil {
-		return found
+	if c.tags == nil {
+		return true
 	}
 	eval := influxql.ValuerEval{Valuer: tagValuer{p.Tags(), name}}
 	return eval.EvalBool(c.tags)
+}
+
+// coversName reports whether the delete may remove points of a measurement.
+func (c *covering) coversName(name string) bool {
+	return c.all || c.names[name] ||
+		slices.ContainsFunc(c.regexps, func(re *regexp.Regexp) bool { return re.MatchString(name) })
 }
 
 type tagValuer struct {
@@ -87,8 +91,8 @@ func (v tagValuer) Value(key string) (any, bool) {
 // coverings are deletes that wait behind writes in a queue.
 type coverings []*covering
 
-// removed returns which points of a write they remove, nil for none. A write with a version is newer than a delete
-// with a smaller one.
+// removed returns a function that reports whether the deletes remove a point of a write, or nil when they remove none.
+// A write is newer than a delete with a smaller version.
 func (c coverings) removed(version uint64) func(models.Point) bool {
 	older := slices.DeleteFunc(slices.Clone(c), func(d *covering) bool {
 		return version != 0 && d.version != 0 && d.version < version

@@ -6,10 +6,11 @@
 //
 //   - Service coordinates the deletes of clients (service.go, announce.go, run.go, keep.go). Server answers that of
 //     another node, and OldServer that of a node of the version before.
-//   - Memory is what a node knows of deletes. Which points a delete removed that may still arrive: removals.go. Which
-//     deletes are under way: underway.go. The writer and repairs ask it, and it asks nobody.
+//   - Memory is what a node knows of deletes. Which points a delete removed that may still arrive: removals.go. What is
+//     written beside a delete: announced.go. Which deletes are under way: underway.go. The writer and repairs ask it.
+//   - rewrite keeps what is newer than a delete that runs (rewrite.go), and newer.go finds it in the store.
 //   - RanLog says, durably, which deletes ran on this node.
-//   - covering tells whether a delete removes a point (covers.go). statement.go reads, writes and checks the texts.
+//   - covering reports whether a delete removes a point (covers.go). statement.go reads, writes and checks the texts.
 //
 // # The messages
 //
@@ -24,14 +25,16 @@
 //	  │           │ 3  hh for B  ── HintDelete ───────►│ hh for B                     ╳
 //	  │           │ 4  runs it   ── RunDelete ────────►│ runs it, if it has not run:  ╳
 //	  │           │                                    │ a remembers the version      ╳
-//	  │           │                                    │ b store deletes, between     ╳
+//	  │           │                                    │ b newer points into its own  ╳
+//	  │           │                                    │   hh                         ╳
+//	  │           │                                    │ c store deletes, between     ╳
 //	  │           │                                    │   snapshots of caches        ╳
-//	  │           │                                    │ c writes newer points again  ╳
-//	  │           │◄──────────────────────────── ran ──┤ d RanLog                     ╳
+//	  │           │                                    │ d writes newer points again  ╳
+//	  │           │◄──────────────────────────── ran ──┤ e RanLog                     ╳
 //	  │           │ 5  hh for nodes that failed in 4   │                              ╳
 //	  │           │ 6  EndDelete (id) ────────────────►│                              ╳
 //	  │◄─── done ─┤                                    │                              │ is back
-//	  │           │ 7  out of hh: RunDelete (hinted) ──┼─────────────────────────────►│ a to d
+//	  │           │ 7  out of hh: RunDelete (hinted) ──┼─────────────────────────────►│ a to e
 //	  │           │                                    ├─ the same: it has run ──────►│
 //
 // The steps:
@@ -43,15 +46,16 @@
 //  3. A delete that B misses is on the disk of C before it runs anywhere. Until B has run it, C and A take no writes
 //     without a version from B, and B's copies count as not whole.
 //  4. Points that arrive from then on with a smaller version than the delete are left out by Memory.BeginWrite, until
-//     no node can send any (Forget). The store removes by time and tags, whatever the version: what is newer is put
-//     back in c. Memory has kept it since 1. A delete out of hinted handoff looks for it before b, in the store and in
-//     the journal of versions.
+//     no node can send any (Forget). The store removes by time and tags, whatever the version: what is newer is
+//     written again in d. Memory has noted it since 1. A delete out of hinted handoff looks for it in b, in the store
+//     and in the journal of versions. From b to d, hinted handoff keeps the newer points on disk, also those that are
+//     written meanwhile, and delivers them after d. They have their versions: to come twice does no harm.
 //  5. A store that failed, because its disk is full for example, gets the delete out of hinted handoff: that of C,
 //     too.
 //  6. From 1 to 6 some nodes have the points and others do not: HoldDeletes refuses repairs and copies in the database
 //     meanwhile, or what one node removed would come back from another.
 //
-// Without hinted handoff there are only 2, 4 and an error that names the nodes which were not reached.
+// Without hinted handoff there are only 2, 4 (a, c, d) and an error that names the nodes which were not reached.
 //
 // # What a crash between two steps leads to
 //
@@ -65,10 +69,11 @@
 //   - C between 4 and 5: nodes on which it failed do not run it.
 //   - C between 5 and 6: the delete is done. A holds repairs up, as after 1.
 //   - A before a: C keeps the delete for it in 5, and it runs in 7.
-//   - A between a and d: the version in memory is lost, and the store may be half done. The RanLog of A does not have
-//     the delete, so that in 7 it runs again from its beginning. Points that are newer than the delete, and that b
-//     removed before c wrote them again, come back from another owner by a repair. An only owner has lost them.
-//   - A between d and its answer: C keeps the delete in 5. In 7 the RanLog says that it ran: it does not run again,
+//   - A between a and e: the version in memory is lost, and the store may be half done. The RanLog of A does not have
+//     the delete, so that in 7 it runs again from its beginning. Points that are newer than the delete are in the store
+//     until c, and from b on in A's own hinted handoff. That delivers them when A is back, before or after 7. Until
+//     then A's copies of their shards count as not whole.
+//   - A between e and its answer: C keeps the delete in 5. In 7 the RanLog says that it ran: it does not run again,
 //     and takes nothing that was written since. A reads its version from the RanLog when it starts.
 //   - B within 7: as A. The queues of C and A have the delete until B says that it has run.
 //
@@ -77,5 +82,5 @@
 //
 // A message may be lost, or come twice or late. An announcement that comes after its end begins nothing
 // (deleteCounts.ended). A delete that comes twice runs once (runOnce). EndDelete is sent again until it is answered
-// (tellLater).
+// (sendUntilAnswered).
 package deletes

@@ -28,14 +28,14 @@ func (d *Service) DeleteShard(id uint64) error {
 	return d.drop(&rpc.DropShardsRequest{What: &rpc.DropShardsRequest_ShardId{ShardId: id}})
 }
 
-// drop removes shards from all nodes that are reached. It is no delete: the metadata says that the shards are gone,
-// and a node that was away removes them when it hears of that.
+// drop removes shards from all nodes that can be reached. Nothing is kept for the others: they see in the metadata that
+// the shards are gone, and remove them.
 func (d *Service) drop(r *rpc.DropShardsRequest) error {
 	nodes, err := d.others()
 	if err != nil {
 		return err
 	}
-	ran := d.on(nodes, func() error { return d.dropShards(r) }, func(ctx context.Context, p peer) (string, error) {
+	ran := d.onAllNodes(nodes, func() error { return d.dropShards(r) }, func(ctx context.Context, p peer) (string, error) {
 		resp, err := p.drop(ctx, r)
 		return resp.GetError(), err
 	})
@@ -46,11 +46,11 @@ func (d *Service) drop(r *rpc.DropShardsRequest) error {
 
 // dropShards removes this node's copies of shards.
 func (d *Service) dropShards(r *rpc.DropShardsRequest) error {
-	ended, err := d.starting()
+	leave, err := d.enter()
 	if err != nil {
 		return err
 	}
-	defer ended()
+	defer leave()
 	switch what := r.What.(type) {
 	case *rpc.DropShardsRequest_Database:
 		return d.deps.Store.DeleteDatabase(what.Database)
@@ -66,7 +66,7 @@ func (d *Service) dropShards(r *rpc.DropShardsRequest) error {
 	return errUnknown
 }
 
-// checkDrop refuses what no drop can be; database and policy are folders.
+// checkDrop refuses an invalid request. The names of the database and the policy become folders.
 func checkDrop(r *rpc.DropShardsRequest) error {
 	switch what := r.What.(type) {
 	case *rpc.DropShardsRequest_Database:

@@ -70,7 +70,7 @@ func newNode(
 func (n *node) with(m replicationtest.Member, pool *rpc.Pool, hh *handoff.Service) {
 	deps := Deps{
 		Meta: m, Store: n.store, Pool: pool, Memory: n.Memory, Writes: n.Writer, Clock: n.Order.Clock,
-		Journal: n.Order.Journal, Timeout: n.WriteTimeout, Missed: func(uint64) {}, Failed: func(string, error) {},
+		Journal: n.Order.Journal, Timeout: n.WriteTimeout, Missed: func(uint64, uint64) {}, Failed: func(string, error) {},
 		Log: zap.NewNop(),
 	}
 	if hh != nil {
@@ -174,6 +174,12 @@ func (c *testCluster) withQueues(
 	change(&cfg)
 	n := c.newNode(t, 1)
 	n.WriteTimeout = timeout
+	return n, c.openQueues(t, n, cfg)
+}
+
+// openQueues opens a node with hinted handoff.
+func (c *testCluster) openQueues(t testing.TB, n *node, cfg handoff.Config) *handoff.Service {
+	t.Helper()
 	hh := handoff.New(cfg, handoff.Deps{
 		Deliver: func(ctx context.Context, node, shard uint64, entries, behind []handoff.Entry) (int, error) {
 			return n.deletes.Deliver(ctx, node, shard, entries, behind)
@@ -186,7 +192,7 @@ func (c *testCluster) withQueues(
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { n.Close(); hh.Close() })
-	return n, hh
+	return hh
 }
 
 // serverOf is the server of a node alone, over a store.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/influxdata/influxdb/models"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -13,11 +14,12 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/handoff"
+	"concord/internal/order"
 	"concord/internal/rpc"
 )
 
-// keep queues a delete for missed nodes, here and on every node that was reached. Here is enough for it not to be
-// lost; the first that reaches a missed node brings it.
+// keep queues a delete for missed nodes, here and on every node that was reached. The queue here is enough for it not
+// to be lost. The others bring it sooner when they reach a missed node first.
 func (d *Service) keep(r *rpc.Delete, missed missedNodes, reached []cluster.Node) error {
 	if len(missed) == 0 {
 		return nil
@@ -50,7 +52,7 @@ func (d *Service) keep(r *rpc.Delete, missed missedNodes, reached []cluster.Node
 	return nil
 }
 
-// hint keeps a delete for nodes that were not reached, or on which it failed. That may be this one.
+// hint queues a delete for nodes that were not reached, or on which it failed. This node may be one of them.
 func (d *Service) hint(req *rpc.Delete, nodes []uint64) error {
 	if d.deps.Handoff == nil {
 		return errors.New("[hinted-handoff] enabled is false")
@@ -62,7 +64,7 @@ func (d *Service) hint(req *rpc.Delete, nodes []uint64) error {
 	var errs []error
 	for _, n := range nodes {
 		errs = append(errs, d.deps.Handoff.Append(n, handoff.WholeDatabase, handoff.Entry{Kind: handoff.Delete, Data: b}))
-		d.deps.Missed(n)
+		d.deps.Missed(n, handoff.WholeDatabase)
 	}
 	return errors.Join(errs...)
 }
@@ -87,13 +89,27 @@ func (d *Service) Deliver(ctx context.Context, node, shard uint64, entries, behi
 		if err != nil {
 			return i, err
 		}
-		n, err := d.deps.Writes.DeliverWrites(ctx, node, entries[i:end], deletes.removed)
+		removed := func(version uint64) (func(models.Point) bool, error) {
+			return deletes.removed(version), d.mayDeliver(node, shard, version)
+		}
+		n, err := d.deps.Writes.DeliverWrites(ctx, node, entries[i:end], removed)
 		if i += n; err != nil {
 			return i, err
 		}
 	}
 	return len(entries), nil
 }
+
+// mayDeliver returns an error while a delete runs on this node that would remove a newer write which is brought to it.
+func (d *Service) mayDeliver(node, shard, version uint64) error {
+	sh, ok := d.deps.Meta.Shard(shard)
+	if ok && node == d.deps.Meta.NodeID() && d.deps.Memory.removals.runsBelow(sh.Database, order.Version(version)) {
+		return errDeleteRuns
+	}
+	return nil
+}
+
+var errDeleteRuns = errors.New("a delete runs on this node, and writes that are newer wait for its end")
 
 // behind returns the deletes among entries that wait behind writes of a shard. Only queues from before writes had
 // versions have some.

@@ -2,6 +2,7 @@ package deletes
 
 import (
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/influxdata/influxdb/models"
@@ -11,39 +12,42 @@ import (
 	"concord/internal/rpc"
 )
 
-// Memory is what this node knows of deletes: which removed points that may still arrive, and which are under way.
-// Writes and repairs ask it. It needs no other part of this package, so that the writer can be made before the
-// Service, which needs the writer.
+// Memory is what this node knows of deletes: which points they removed that may still arrive, and which deletes are
+// under way. Writes and repairs ask it. It needs no other part of this package, so that the writer can be made before
+// the Service, which needs the writer.
 type Memory struct {
 	shards   Shards
 	removals removals
 	counts   deleteCounts
+
+	mu        sync.Mutex
+	forgotten []string // IDs of deletes that are still on disk
 }
 
-// Shards tells the database of a shard.
+// Shards knows the database of each shard.
 type Shards interface {
 	Shard(id uint64) (cluster.Shard, bool)
 }
 
-// NewMemory returns the memory of a node that has heard of no delete. What it counts is never the same again after a
-// restart.
+// NewMemory returns the memory of a node that knows of no delete. Its counts begin elsewhere after each restart.
 func NewMemory(shards Shards) *Memory {
 	return &Memory{shards: shards, counts: deleteCounts{base: rand.Uint64()>>1 | 1}}
 }
 
 // BeginWrite begins to write points of one version to a shard. It returns those that no newer delete removes. A delete
 // that runs here waits until end was called, with the points that were written: those that are newer than the delete
-// are written again after it.
+// are written again after it. When end fails, a crash may lose them.
 func (m *Memory) BeginWrite(
 	shard uint64, db, policy string, v order.Version, points []models.Point,
-) (left []models.Point, end func(wrote []models.Point)) {
+) (left []models.Point, end func(wrote []models.Point) error) {
 	of := m.removals.of(db)
 	of.writing.RLock()
-	return of.without(policy, v, points), func(wrote []models.Point) {
+	return of.without(policy, v, points), func(wrote []models.Point) error {
 		defer of.writing.RUnlock()
-		if len(wrote) > 0 {
-			of.wrote(shard, policy, v, wrote)
+		if len(wrote) == 0 {
+			return nil
 		}
+		return of.wrote(acceptedWrite{shard, policy, v, wrote})
 	}
 }
 
@@ -51,31 +55,52 @@ func (m *Memory) BeginWrite(
 func (m *Memory) Add(r *rpc.Delete) { m.removals.add(r) }
 
 // Forget forgets the deletes with a version below floor: nothing as old arrives any more.
-func (m *Memory) Forget(floor order.Version) { m.removals.forget(floor) }
-
-// announced notes that a delete is about to run.
-func (m *Memory) announced(r *rpc.Delete, by announcer) {
-	m.counts.begin(r.Database, r.Id, by)
-	m.removals.announce(r, time.Now())
+func (m *Memory) Forget(floor order.Version) {
+	ids := m.removals.forget(floor)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.forgotten = append(m.forgotten, ids...)
 }
 
-// ended notes that a delete ran wherever it was to run, or will not.
-func (m *Memory) ended(db, id string) {
+// takeForgotten returns the IDs of the deletes that were forgotten since the last time.
+func (m *Memory) takeForgotten() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ids := m.forgotten
+	m.forgotten = nil
+	return ids
+}
+
+// announce notes that a delete is about to run.
+func (m *Memory) announce(r *rpc.Delete, by announcer) {
+	if m.counts.begin(r.Database, r.Id, by) {
+		m.removals.announce(r, time.Now())
+	}
+}
+
+// end notes that a delete has run wherever it can, or will not run.
+func (m *Memory) end(db, id string) {
 	m.counts.end(db, id, time.Now())
-	m.removals.ended(db, id)
+	m.removals.end(db, id)
 }
 
-// runs notes that a delete runs here, until done is called. Nobody need have announced it.
+// runs notes that a delete runs here, until done is called. It may run without an announcement.
 func (m *Memory) runs(db, id string) (done func()) {
 	m.counts.begin(db, id, announcer{at: time.Now()})
 	return func() { m.counts.end(db, id, time.Now()) }
 }
 
-// restarted notes that what a node announced before it started anew has ended.
-func (m *Memory) restarted(node, started uint64) { m.counts.endBefore(node, started) }
+// endBefore notes that the deletes have ended which a node announced before it was started anew.
+func (m *Memory) endBefore(node, started uint64) {
+	for db, ids := range m.counts.endBefore(node, started) {
+		for _, id := range ids {
+			m.removals.end(db, id)
+		}
+	}
+}
 
-// Seen is a number for a database that every delete changes which this node hears of or runs. It is another one each
-// time while a delete is under way.
+// Seen returns a number for a database. It changes with every delete that this node hears of or runs, and with every
+// call while a delete is under way.
 func (m *Memory) Seen(db string) uint64 { return m.counts.seen(db) }
 
 // DeletesSeen is Seen of a shard's database; 0 for an unknown shard.
@@ -87,9 +112,9 @@ func (m *Memory) DeletesSeen(shard uint64) uint64 {
 	return m.counts.seen(sh.Database)
 }
 
-// HoldDeletes keeps deletes of a shard's database from being announced or run here until release, unless
-// one was since DeletesSeen gave seen, or is under way: then ok is false, and what was read
-// elsewhere since may have been deleted, or be about to be.
+// HoldDeletes keeps deletes of a shard's database from being announced or run here until release is called. When one
+// was since DeletesSeen returned seen, or is under way, ok is false: what was read elsewhere since then may have been
+// deleted, or be about to be.
 func (m *Memory) HoldDeletes(shard, seen uint64) (release func(), ok bool) {
 	sh, known := m.shards.Shard(shard)
 	m.counts.mu.RLock()

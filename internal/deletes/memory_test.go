@@ -63,7 +63,7 @@ func TestVersionsDecideWhateverTheOrderOfArrival(t *testing.T) {
 			if err := w.deletes.runDelete(req, false); err != nil {
 				rt.Fatal(err)
 			}
-			w.removals.ended(db, req.Id)
+			w.removals.end(db, req.Id)
 			heard = max(heard, order.Version(req.Version))
 			for at := from; at <= to; at++ {
 				if want[at].version < order.Version(req.Version) {

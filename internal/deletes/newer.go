@@ -9,54 +9,76 @@ import (
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
-	"go.uber.org/zap"
 
 	"concord/internal/order"
 	"concord/internal/rpc"
 )
 
-// newerInStore returns the points that a delete covers and that this node has with greater versions. A node that was
-// away gets the delete late, and has writes by then that came after it.
-func (d *Service) newerInStore(r *rpc.Delete) (out []acceptedWrite, err error) {
-	of := &removal{version: order.Version(r.Version), req: r}
-	type write struct {
-		shard   uint64
-		version order.Version
-	}
-	at, n := make(map[write]int), 0 // the place of each write in out
+// eachNewer calls fn with the points that a delete covers and that this node has with greater versions, some at a time.
+// A node that was away gets the delete late, and has writes by then that came after it.
+func (d *Service) eachNewer(r *rpc.Delete, fn func([]acceptedWrite) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), deleteTimeout)
+	defer cancel()
+	removed := &removal{version: order.Version(r.Version), req: r}
 	for _, sh := range d.deps.Store.Shards(d.deps.Store.ShardIDs()) {
-		if sh.Database() != r.Database || !d.deps.Writes.MayHaveNewer(sh.ID(), of.version) {
+		if sh.Database() != r.Database || !d.deps.Writes.MayHaveNewer(sh.ID(), removed.version) {
 			continue
 		}
-		err := eachPoint(sh, of, func(p models.Point, key order.Key) {
-			v := d.deps.Journal.Version(key)
-			if v <= of.version {
-				return
+		b := batch{shard: sh, fn: fn}
+		err := eachPoint(ctx, sh, removed, func(p models.Point, key order.Key) error {
+			if v := d.deps.Journal.Version(key); v > removed.version {
+				return b.add(v, p)
 			}
-			if n++; n > maxAccepted {
-				return
-			}
-			i, ok := at[write{sh.ID(), v}]
-			if !ok {
-				i = len(out)
-				at[write{sh.ID(), v}] = i
-				out = append(out, acceptedWrite{shard: sh.ID(), policy: sh.RetentionPolicy(), version: v})
-			}
-			out[i].points = append(out[i].points, p)
+			return nil
 		})
+		if err == nil {
+			err = b.flush()
+		}
 		if err != nil {
-			return nil, fmt.Errorf("look for points of shard %d that are newer than the delete: %w", sh.ID(), err)
+			return fmt.Errorf("look for points of shard %d that are newer than the delete: %w", sh.ID(), err)
 		}
 	}
-	if n > maxAccepted {
-		d.deps.Log.Warn("A delete removes some points that are newer: anti-entropy brings them back",
-			zap.String("database", r.Database), zap.Int("points", n-maxAccepted))
+	return nil
+}
+
+// batch collects points of a shard, as one write for each version.
+type batch struct {
+	shard  *tsdb.Shard
+	fn     func([]acceptedWrite) error
+	writes map[order.Version]*acceptedWrite
+	bytes  int
+}
+
+// batchBytes is how much is collected, as line protocol.
+const batchBytes = 4 << 20
+
+func (b *batch) add(v order.Version, p models.Point) error {
+	if b.writes == nil {
+		b.writes = make(map[order.Version]*acceptedWrite)
 	}
-	return out, nil
+	w := b.writes[v]
+	if w == nil {
+		w = &acceptedWrite{shard: b.shard.ID(), policy: b.shard.RetentionPolicy(), version: v}
+		b.writes[v] = w
+	}
+	w.points = append(w.points, p)
+	if b.bytes += p.StringSize(); b.bytes > batchBytes {
+		return b.flush()
+	}
+	return nil
+}
+
+func (b *batch) flush() error {
+	writes := make([]acceptedWrite, 0, len(b.writes))
+	for _, w := range b.writes {
+		writes = append(writes, *w)
+	}
+	b.writes, b.bytes = nil, 0
+	return b.fn(writes)
 }
 
 // eachPoint calls fn with each field of the points that a delete covers, as a point of its own.
-func eachPoint(sh *tsdb.Shard, d *removal, fn func(models.Point, order.Key)) error {
+func eachPoint(ctx context.Context, sh *tsdb.Shard, d *removal, fn func(models.Point, order.Key) error) error {
 	c, err := newCovering(d.req, sh.RetentionPolicy())
 	if err != nil {
 		return err
@@ -66,32 +88,25 @@ func eachPoint(sh *tsdb.Shard, d *removal, fn func(models.Point, order.Key)) err
 		return err
 	}
 	for _, name := range names {
-		if !c.names[string(name)] && !c.all && len(c.regexps) == 0 {
+		if !c.coversName(string(name)) {
 			continue
 		}
 		fields, tags, err := sh.FieldDimensions([]string{string(name)})
 		if err != nil {
 			return err
 		}
-		opt := query.IteratorOptions{StartTime: c.min, EndTime: c.max, Ascending: true}
+		opt := query.IteratorOptions{StartTime: c.min, EndTime: c.max, Condition: c.tags, Ascending: true}
 		for tag := range tags {
 			opt.Dimensions = append(opt.Dimensions, tag)
 		}
 		for field, typ := range fields {
 			opt.Expr = &influxql.VarRef{Val: field, Type: typ}
-			itr, err := sh.CreateIterator(context.Background(), &influxql.Measurement{Name: string(name)}, opt)
-			if err != nil {
-				return err
-			}
-			if itr == nil {
-				continue
-			}
-			err = eachOf(itr, field, func(p models.Point) {
-				if d.covers(sh.RetentionPolicy(), p) {
-					fn(p, order.KeyOf(sh.ID(), p.Key(), field, p.UnixNano()))
+			err := eachOfField(ctx, sh, string(name), field, opt, func(p models.Point) error {
+				if err := ctx.Err(); err != nil || !d.covers(sh.RetentionPolicy(), p) {
+					return err
 				}
+				return fn(p, order.KeyOf(sh.ID(), p.Key(), field, p.UnixNano()))
 			})
-			itr.Close()
 			if err != nil {
 				return err
 			}
@@ -100,8 +115,20 @@ func eachPoint(sh *tsdb.Shard, d *removal, fn func(models.Point, order.Key)) err
 	return nil
 }
 
+// eachOfField calls fn with the values of one field of a measurement.
+func eachOfField(
+	ctx context.Context, sh *tsdb.Shard, name, field string, opt query.IteratorOptions, fn func(models.Point) error,
+) error {
+	itr, err := sh.CreateIterator(ctx, &influxql.Measurement{Name: name}, opt)
+	if err != nil || itr == nil {
+		return err
+	}
+	defer itr.Close()
+	return eachOf(itr, field, fn)
+}
+
 // eachOf calls fn with the values of an iterator, as points with one field.
-func eachOf(itr query.Iterator, field string, fn func(models.Point)) error {
+func eachOf(itr query.Iterator, field string, fn func(models.Point) error) error {
 	emit := func(name string, tags query.Tags, at int64, value any) error {
 		kept := tags.KeyValues()
 		for k, v := range kept {
@@ -110,10 +137,10 @@ func eachOf(itr query.Iterator, field string, fn func(models.Point)) error {
 			}
 		}
 		p, err := models.NewPoint(name, models.NewTags(kept), models.Fields{field: value}, time.Unix(0, at))
-		if err == nil {
-			fn(p)
+		if err != nil {
+			return err
 		}
-		return err
+		return fn(p)
 	}
 	switch itr := itr.(type) {
 	case query.FloatIterator:

@@ -25,9 +25,9 @@ func (o OldServer) Hint(ctx context.Context, r *rpc.HintDeleteRequest) (*rpc.Hin
 // Execute is each other call of service Deletes, as its flags say.
 func (o OldServer) Execute(_ context.Context, r *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
 	d := o.s.d
-	d.heard(r.Version)
+	d.takeClock(r.Version)
 	if r.AnnounceOnly && r.Ended && r.Id == "" && r.SenderNode != 0 {
-		d.deps.Memory.restarted(r.SenderNode, r.Started)
+		d.deps.Memory.endBefore(r.SenderNode, r.Started)
 		return &rpc.ExecuteResponse{}, nil
 	}
 	run, err := o.runs(r)
@@ -40,10 +40,10 @@ func (o OldServer) Execute(_ context.Context, r *rpc.ExecuteRequest) (*rpc.Execu
 	case r.AnnounceOnly && (isDrop(r) || r.Id == ""):
 		return &rpc.ExecuteResponse{}, nil
 	case r.AnnounceOnly && r.Ended:
-		d.deps.Memory.ended(r.Database, r.Id)
+		d.deps.Memory.end(r.Database, r.Id)
 		return &rpc.ExecuteResponse{}, nil
 	case r.AnnounceOnly:
-		d.deps.Memory.announced(newDelete(r), announcer{time.Now(), r.SenderNode, r.Started})
+		d.deps.Memory.announce(newDelete(r), announcer{time.Now(), r.SenderNode, r.Started})
 		return &rpc.ExecuteResponse{Clock: d.now()}, nil
 	}
 	failed, err := o.s.ran(run())

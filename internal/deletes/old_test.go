@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"concord/internal/order"
 	"concord/internal/rpc"
 )
 
@@ -94,5 +95,26 @@ func TestNodesOfTheVersionBeforeDelete(t *testing.T) {
 	execute(&rpc.ExecuteRequest{Kind: rpc.ExecuteRequest_DROP_SHARD, ShardId: shardID})
 	if s.Shard(shardID) != nil {
 		t.Error("the shard was not dropped")
+	}
+}
+
+// The deletes of a node without IDs are remembered, each with its version.
+func TestDeletesWithoutIDsAreRemembered(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok")
+	w := c.node(t)
+	first := w.Order.Clock.Next()
+	between, second := w.Order.Clock.Next(), w.Order.Clock.Next()
+	for _, v := range []order.Version{first, second} {
+		r := &rpc.ExecuteRequest{
+			Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db, Name: "m", Version: uint64(v),
+		}
+		if resp, err := w.server().Execute(t.Context(), r); err != nil || resp.Error != "" {
+			t.Fatal(resp, err)
+		}
+	}
+	left, end := w.BeginWrite(shardID, db, policy, between, mustPoints(t, "m v=1 1"))
+	if err := end(nil); err != nil || len(left) > 0 {
+		t.Errorf("%d points are written that the second delete removes: %v", len(left), err)
 	}
 }

@@ -14,14 +14,21 @@ import (
 	"concord/internal/rpc"
 )
 
-// RanLog remembers, durably, which deletes ran on this node. Several nodes may
-// bring the same delete, each with its own later writes behind it: only the first time counts.
+// RanLog remembers, durably, which deletes ran on this node, for two reasons. Several nodes may bring the same delete,
+// each with its own later writes behind it: only the first time counts. And points that are older than a delete may
+// arrive after it: they are left out while the delete is remembered with its version.
 type RanLog struct {
 	// Recorded, when set, is called when a delete was recorded: an older copy of this node's disk lacks it.
 	Recorded func() error
 
 	db   *bbolt.DB
-	keep time.Duration
+	keep Keep
+}
+
+// Keep is for how long deletes are remembered.
+type Keep struct {
+	IDs      time.Duration // longer than a delete may wait in hinted handoff
+	Versions time.Duration // longer than a write may wait there
 }
 
 var (
@@ -29,51 +36,56 @@ var (
 	removalBucket = []byte("removal.v1") // id -> the delete with its version, an rpc.Delete
 )
 
-// withoutRanLog is why a damaged log is not set aside unasked: what it says cannot be found out again.
-const withoutRanLog = "to start without, move it away; a delete that other nodes still keep for this one then runs " +
+// moveRanLog is why a damaged log is not set aside automatically: what it says cannot be found out again.
+const moveRanLog = "to start without, move it away; a delete that other nodes still keep for this one then runs " +
 	"once more, and takes later writes of its time range with it"
 
-// OpenRanLog opens the log at path. A delete is remembered for keep, which must
-// be longer than it can wait in hinted handoff.
-func OpenRanLog(path string, keep time.Duration) (*RanLog, error) {
+// OpenRanLog opens the log at path, and forgets what is older than keep says.
+func OpenRanLog(path string, keep Keep) (*RanLog, error) {
 	db, err := bolt.Open(path, 0o600, 2*time.Second)
 	var damaged *bolt.DamagedError
 	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("%s is in use: is another influxd running?", path)
 	} else if errors.As(err, &damaged) {
-		return nil, fmt.Errorf("%w: %s", err, withoutRanLog)
+		return nil, fmt.Errorf("%w: %s", err, moveRanLog)
 	} else if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	l := &RanLog{db: db, keep: keep}
 	if err := l.purge(time.Now()); errors.Is(err, bbolterrors.ErrIncompatibleValue) {
-		return nil, errors.Join(fmt.Errorf("%s is damaged: %w: %s", path, err, withoutRanLog), db.Close())
+		return nil, errors.Join(fmt.Errorf("%s is damaged: %w: %s", path, err, moveRanLog), db.Close())
 	} else if err != nil {
 		return nil, errors.Join(fmt.Errorf("read %s: %w", path, err), db.Close())
 	}
 	return l, nil
 }
 
+// purge forgets what is older than keep says.
 func (l *RanLog) purge(now time.Time) error {
 	return l.db.Update(func(tx *bbolt.Tx) error {
-		b, err := tx.CreateBucketIfNotExists(ranBucket)
-		if err != nil {
-			return err
-		}
-		oldest := uint64(now.Add(-l.keep).UnixNano())
-		var old [][]byte
-		err = b.ForEach(func(k, v []byte) error {
-			if len(v) != 8 || binary.BigEndian.Uint64(v) < oldest {
-				old = append(old, k)
-			}
-			return nil
-		})
+		ran, err := tx.CreateBucketIfNotExists(ranBucket)
 		removals, failed := tx.CreateBucketIfNotExists(removalBucket)
 		if err = errors.Join(err, failed); err != nil {
 			return err
 		}
-		for _, k := range old {
-			err = errors.Join(err, b.Delete(k), removals.Delete(k))
+		var ids, versions [][]byte
+		err = ran.ForEach(func(id, v []byte) error {
+			var at time.Time // long ago, when it is malformed
+			if len(v) == 8 {
+				at = time.Unix(0, int64(binary.BigEndian.Uint64(v)))
+			}
+			if age := now.Sub(at); age > l.keep.IDs {
+				ids = append(ids, id)
+			} else if age > l.keep.Versions {
+				versions = append(versions, id)
+			}
+			return nil
+		})
+		for _, id := range ids {
+			err = errors.Join(err, ran.Delete(id), removals.Delete(id))
+		}
+		for _, id := range versions {
+			err = errors.Join(err, removals.Delete(id))
 		}
 		return err
 	})
@@ -97,7 +109,7 @@ func (l *RanLog) Each(fn func(*rpc.Delete)) error {
 	})
 }
 
-// Ran tells whether a delete ran.
+// Ran reports whether a delete ran.
 func (l *RanLog) Ran(id string) (ran bool) {
 	l.db.View(func(tx *bbolt.Tx) error {
 		ran = tx.Bucket(ranBucket).Get([]byte(id)) != nil
@@ -106,8 +118,8 @@ func (l *RanLog) Ran(id string) (ran bool) {
 	return ran
 }
 
-// Record remembers that a delete ran; it is on disk when Record returns.
-func (l *RanLog) Record(r *rpc.Delete) error {
+// Record remembers that a delete ran, and forgets the versions of others. It is on disk when Record returns.
+func (l *RanLog) Record(r *rpc.Delete, forgotten ...string) error {
 	kept := &rpc.Delete{
 		Kind: r.Kind, Database: r.Database, Name: r.Name, Statement: r.Statement, Id: r.Id, Version: r.Version,
 	}
@@ -116,8 +128,14 @@ func (l *RanLog) Record(r *rpc.Delete) error {
 		return err
 	}
 	err = l.db.Update(func(tx *bbolt.Tx) error {
+		removals := tx.Bucket(removalBucket)
+		for _, id := range forgotten {
+			if err := removals.Delete([]byte(id)); err != nil {
+				return err
+			}
+		}
 		if r.Version != 0 {
-			if err := tx.Bucket(removalBucket).Put([]byte(r.Id), b); err != nil {
+			if err := removals.Put([]byte(r.Id), b); err != nil {
 				return err
 			}
 		}

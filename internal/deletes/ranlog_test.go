@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,11 +17,13 @@ import (
 	"concord/internal/rpc"
 )
 
+var hour = Keep{IDs: time.Hour, Versions: time.Hour}
+
 // ranFile makes a log with n deletes.
 func ranFile(t testing.TB, n int) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "deletes.db")
-	l, err := OpenRanLog(path, time.Hour)
+	l, err := OpenRanLog(path, hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,8 +43,8 @@ func ranFile(t testing.TB, n int) []byte {
 	return b
 }
 
-// Without the log a delete may run twice, and nothing tells: it is not begun anew unasked, and the error says what to
-// do.
+// Without the log a delete may run twice, and nobody would know. So a new log is not begun automatically, and the error
+// says what to do.
 func TestDamagedRanLogIsAnError(t *testing.T) {
 	t.Parallel()
 	whole := ranFile(t, 5)
@@ -49,7 +52,7 @@ func TestDamagedRanLogIsAnError(t *testing.T) {
 	if err := os.WriteFile(path, bolttest.Damage(whole, uint32(2*os.Getpagesize()), make([]byte, len(whole)-2*os.Getpagesize()), uint32(len(whole)), false), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := OpenRanLog(path, time.Hour)
+	_, err := OpenRanLog(path, hour)
 	var damaged *bolt.DamagedError
 	if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "move it away") || !strings.Contains(err.Error(), path) {
 		t.Errorf("got %v", err)
@@ -57,7 +60,7 @@ func TestDamagedRanLogIsAnError(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	l, err := OpenRanLog(path, time.Hour)
+	l, err := OpenRanLog(path, hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +82,7 @@ func FuzzOpenRanLog(f *testing.F) {
 		if err := os.WriteFile(path, bolttest.Damage(files[int(which)%len(files)], at, patch, end, seal), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		l, err := OpenRanLog(path, time.Hour)
+		l, err := OpenRanLog(path, hour)
 		if err != nil {
 			if !strings.Contains(err.Error(), path) {
 				t.Fatalf("the error names no file: %v", err)
@@ -93,7 +96,7 @@ func FuzzOpenRanLog(f *testing.F) {
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if l, err = OpenRanLog(path, time.Hour); err != nil {
+		if l, err = OpenRanLog(path, hour); err != nil {
 			t.Fatalf("the second time: %v", err)
 		}
 		defer l.Close()
@@ -106,7 +109,7 @@ func FuzzOpenRanLog(f *testing.F) {
 func TestRanLogOutlivesARestart(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "deletes.db")
-	l, err := OpenRanLog(path, time.Hour)
+	l, err := OpenRanLog(path, hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +119,7 @@ func TestRanLogOutlivesARestart(t *testing.T) {
 	if err := errors.Join(l.Record(&rpc.Delete{Id: "a"}), l.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if l, err = OpenRanLog(path, time.Hour); err != nil {
+	if l, err = OpenRanLog(path, hour); err != nil {
 		t.Fatal(err)
 	}
 	if !l.Ran("a") || l.Ran("b") {
@@ -127,5 +130,77 @@ func TestRanLogOutlivesARestart(t *testing.T) {
 	}
 	if err := l.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// versionsIn are the IDs of the deletes that a log has with their versions.
+func versionsIn(t *testing.T, l *RanLog) (ids []string) {
+	t.Helper()
+	if err := l.Each(func(r *rpc.Delete) { ids = append(ids, r.Id) }); err != nil {
+		t.Fatal(err)
+	}
+	return ids
+}
+
+// Of a delete that nothing older can follow any more, only the ID stays on disk.
+func TestVersionsOfDeletesAreForgotten(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok")
+	w := c.newNode(t, 1)
+	path := filepath.Join(t.TempDir(), "deletes.db")
+	l, err := OpenRanLog(path, Keep{IDs: 10 * time.Hour, Versions: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.deletes.deps.Ran = l
+	mustOpen(t, w)
+	drop := func(id string) *rpc.Delete {
+		t.Helper()
+		r := &rpc.Delete{
+			Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: id, Version: uint64(w.Order.Clock.Next()),
+		}
+		if err := w.deletes.runDelete(r, false); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	drop("a")
+	drop("b")
+	if got := versionsIn(t, l); !slices.Equal(got, []string{"a", "b"}) {
+		t.Fatalf("the log has the versions of %q", got)
+	}
+	w.Memory.Forget(w.Order.Clock.Now())
+	drop("c")
+	if got := versionsIn(t, l); !slices.Equal(got, []string{"c"}) {
+		t.Errorf("the log has the versions of %q after a and b were forgotten", got)
+	}
+	if !l.Ran("a") {
+		t.Error("the log does not know any more that a delete ran")
+	}
+	if err := l.purge(time.Now().Add(2 * time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if got := versionsIn(t, l); len(got) != 0 || !l.Ran("c") {
+		t.Errorf("after max-age the log has the versions of %q, and c ran: %v", got, l.Ran("c"))
+	}
+	if err := errors.Join(w.Close(), l.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+// BenchmarkLoad reads deletes of one measurement that ran before.
+func BenchmarkLoad(b *testing.B) {
+	for _, n := range []int{1000, 10_000, 100_000} {
+		b.Run(fmt.Sprintf("deletes=%d", n), func(b *testing.B) {
+			for b.Loop() {
+				var m Memory
+				for i := range n {
+					m.Add(&rpc.Delete{
+						Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: fmt.Sprint(i), Version: uint64(i + 1),
+					})
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/delete")
+		})
 	}
 }

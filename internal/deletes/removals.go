@@ -4,11 +4,9 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxql"
-	"google.golang.org/protobuf/proto"
 
 	"concord/internal/order"
 	"concord/internal/rpc"
@@ -17,20 +15,23 @@ import (
 // removals are the deletes that ran on this node, or are about to. What is older than one of them is not written
 // any more. What is newer, and was written before the delete ran here, is written again after it.
 type removals struct {
+	most int // points that are noted for one delete; 0 is maxNoted
+
 	mu  sync.Mutex
-	dbs map[string]*removalsOf
+	dbs map[string]*databaseRemovals
 }
 
-// removalsOf are those of one database.
-type removalsOf struct {
+// databaseRemovals are those of one database.
+type databaseRemovals struct {
 	writing sync.RWMutex // held for reading while points are written
 
 	mu        sync.RWMutex
 	newest    order.Version
-	oldest    order.Version                // 0 when there are none
-	named     map[string][]*removal        // by measurement
-	others    []*removal                   // of all measurements, or those of a regular expression
-	announced map[string]*announcedRemoval // by ID: they run, or are about to
+	oldest    order.Version               // 0 when there are none
+	byID      map[string]*removal         // all of them
+	named     map[string][]*removal       // by measurement
+	others    []*removal                  // of all measurements, or those of a regular expression
+	announced map[string]*announcedDelete // by ID: they run, or are about to
 }
 
 type removal struct {
@@ -40,26 +41,6 @@ type removal struct {
 	by      map[string]*covering // by policy
 	byMu    sync.Mutex
 }
-
-// announcedRemoval keeps what is written while a delete is about to run.
-type announcedRemoval struct {
-	removal
-	until  time.Time
-	writes []acceptedWrite
-	n      int // points
-}
-
-// acceptedWrite is one that a delete which runs later may remove.
-type acceptedWrite struct {
-	shard   uint64
-	policy  string
-	version order.Version
-	points  []models.Point
-}
-
-// maxAccepted bounds the points that are kept for one delete. Past it anti-entropy brings back what the delete
-// removed on one owner and not on another.
-const maxAccepted = 1 << 20
 
 func (r *removal) covers(policy string, p models.Point) bool {
 	r.byMu.Lock()
@@ -75,14 +56,17 @@ func (r *removal) covers(policy string, p models.Point) bool {
 	return c != nil && c.covers(p)
 }
 
-func (r *removals) of(db string) *removalsOf {
+func (r *removals) of(db string) *databaseRemovals {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.dbs == nil {
-		r.dbs = make(map[string]*removalsOf)
+		r.dbs = make(map[string]*databaseRemovals)
 	}
 	if r.dbs[db] == nil {
-		r.dbs[db] = &removalsOf{named: make(map[string][]*removal), announced: make(map[string]*announcedRemoval)}
+		r.dbs[db] = &databaseRemovals{
+			byID: make(map[string]*removal), named: make(map[string][]*removal),
+			announced: make(map[string]*announcedDelete),
+		}
 	}
 	return r.dbs[db]
 }
@@ -99,51 +83,57 @@ func (r *removals) add(req *rpc.Delete) {
 }
 
 // await returns when the writes that run now have ended.
-func (o *removalsOf) await() {
+func (o *databaseRemovals) await() {
 	o.writing.Lock()
 	//lint:ignore SA2001 those that hold it are waited for
 	o.writing.Unlock()
 }
 
 // remember keeps a delete of measurements, nil for one that may be of any.
-func (o *removalsOf) remember(d *removal, names []string) {
+func (o *databaseRemovals) remember(d *removal, names []string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	same := func(other *removal) bool { return other.id == d.id }
-	if names == nil && !slices.ContainsFunc(o.others, same) {
+	if o.byID[d.id] != nil {
+		return
+	}
+	o.byID[d.id] = d
+	if names == nil {
 		o.others = append(o.others, d)
 	}
 	for _, name := range names {
-		if !slices.ContainsFunc(o.named[name], same) {
-			o.named[name] = append(o.named[name], d)
-		}
+		o.named[name] = append(o.named[name], d)
 	}
 	o.keep(d)
 }
 
-// forget forgets the deletes with a version below floor: nothing as old arrives any more.
-func (r *removals) forget(floor order.Version) {
+// forget forgets the deletes with a version below floor, and returns their IDs: nothing as old arrives any more.
+func (r *removals) forget(floor order.Version) (ids []string) {
 	r.mu.Lock()
 	all := slices.Collect(maps.Values(r.dbs))
 	r.mu.Unlock()
 	for _, of := range all {
-		of.forget(floor)
+		ids = append(ids, of.forget(floor)...)
 	}
+	return ids
 }
 
-func (o *removalsOf) forget(floor order.Version) {
+func (o *databaseRemovals) forget(floor order.Version) (ids []string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.oldest == 0 || o.oldest >= floor {
-		return
+		return nil
 	}
 	o.oldest = 0
-	left := func(deletes []*removal) []*removal {
-		deletes = slices.DeleteFunc(deletes, func(d *removal) bool { return d.version < floor })
-		for _, d := range deletes {
-			o.keep(d)
+	for id, d := range o.byID {
+		if d.version < floor {
+			ids = append(ids, id)
+			delete(o.byID, id)
+			continue
 		}
-		return deletes
+		o.keep(d)
+	}
+	left := func(deletes []*removal) []*removal {
+		return slices.DeleteFunc(deletes, func(d *removal) bool { return d.version < floor })
 	}
 	o.others = left(o.others)
 	for name := range o.named {
@@ -151,10 +141,11 @@ func (o *removalsOf) forget(floor order.Version) {
 			delete(o.named, name)
 		}
 	}
+	return ids
 }
 
 // keep notes the version of a delete that is remembered. mu must be held.
-func (o *removalsOf) keep(d *removal) {
+func (o *databaseRemovals) keep(d *removal) {
 	o.newest = max(o.newest, d.version)
 	if o.oldest == 0 || d.version < o.oldest {
 		o.oldest = d.version
@@ -182,7 +173,7 @@ func namesOf(req *rpc.Delete) ([]string, error) {
 }
 
 // without returns the points that no newer delete removes.
-func (o *removalsOf) without(policy string, v order.Version, points []models.Point) []models.Point {
+func (o *databaseRemovals) without(policy string, v order.Version, points []models.Point) []models.Point {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
 	if v > o.newest {
@@ -196,65 +187,4 @@ func (o *removalsOf) without(policy string, v order.Version, points []models.Poi
 		return points
 	}
 	return slices.DeleteFunc(slices.Clone(points), gone)
-}
-
-// announce begins to keep what is written and a delete covers, until ended.
-func (r *removals) announce(req *rpc.Delete, now time.Time) {
-	o := r.of(req.Database)
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for id, a := range o.announced {
-		if now.After(a.until) {
-			delete(o.announced, id)
-		}
-	}
-	if o.announced[req.Id] == nil {
-		own := proto.Clone(req).(*rpc.Delete) // the caller gives its own the version yet
-		o.announced[req.Id] = &announcedRemoval{removal: removal{id: req.Id, req: own}, until: now.Add(longestDelete)}
-	}
-}
-
-func (r *removals) ended(db, id string) {
-	o := r.of(db)
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	delete(o.announced, id)
-}
-
-// wrote notes points that were written.
-func (o *removalsOf) wrote(shard uint64, policy string, v order.Version, points []models.Point) {
-	o.mu.RLock()
-	none := len(o.announced) == 0
-	o.mu.RUnlock()
-	if none {
-		return
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, a := range o.announced {
-		var covered []models.Point
-		for _, p := range points {
-			if a.covers(policy, p) {
-				covered = append(covered, p)
-			}
-		}
-		if a.n += len(covered); len(covered) > 0 && a.n <= maxAccepted {
-			a.writes = append(a.writes, acceptedWrite{shard, policy, v, covered})
-		}
-	}
-}
-
-// newer returns what was written here with a greater version since a delete was announced.
-func (r *removals) newer(req *rpc.Delete) []acceptedWrite {
-	o := r.of(req.Database)
-	o.await() // what is being written now has been noted then
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	a := o.announced[req.Id]
-	if a == nil {
-		return nil
-	}
-	out := slices.DeleteFunc(a.writes, func(w acceptedWrite) bool { return w.version <= order.Version(req.Version) })
-	a.writes = nil
-	return out
 }

@@ -1,10 +1,10 @@
 package deletes
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,29 +15,47 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/entropy/fieldindex"
+	"concord/internal/order"
 	"concord/internal/rpc"
 )
 
-// ranOn is what became of a statement.
-type ranOn struct {
-	reached []cluster.Node // others that answered
-	missed  missedNodes    // others that did not
-	failed  missedNodes    // those, this one too, whose store may do later what it could not do
+// results are those of a statement on all nodes.
+type results struct {
+	reached []cluster.Node // other nodes that answered
+	missed  missedNodes    // other nodes that did not
+	failed  missedNodes    // nodes, also this one, whose store failed and may succeed later
 	err     error          // of all stores
 }
 
+// outcome returns the error for the client of a delete. Missed are the nodes that were away before it ran, for which it
+// is kept. The error kept is why it is not kept for the nodes on which it has not run since.
+func (o results) outcome(missed missedNodes, kept error) error {
+	switch {
+	case kept != nil:
+		return inOneLine(o.err, fmt.Errorf("the delete cannot be kept for %s (%w): run it again when they can run it",
+			slices.Concat(o.missed, o.failed), kept))
+	case len(o.failed) == 0:
+		return o.err
+	}
+	if missed = slices.Concat(missed, o.missed); len(missed) > 0 {
+		return fmt.Errorf("%w; it is run again there, and on %s when they are back", o.err, missed)
+	}
+	return fmt.Errorf("%w; it is run again there, and has run on all other nodes", o.err)
+}
+
 // run runs a delete here and on other nodes, at the same time.
-func (d *Service) run(nodes []cluster.Node, r *rpc.Delete) ranOn {
-	return d.on(nodes, func() error { return d.runDelete(r, false) }, func(ctx context.Context, p peer) (string, error) {
+func (d *Service) run(nodes []cluster.Node, r *rpc.Delete) results {
+	return d.onAllNodes(nodes, func() error { return d.runDelete(r, false) }, func(ctx context.Context, p peer) (string, error) {
 		resp, err := p.run(ctx, &rpc.RunDeleteRequest{Delete: r})
 		return resp.GetError(), err
 	})
 }
 
-// on does something here and on other nodes, at the same time. There returns the error of the other node's store.
-func (d *Service) on(
+// onAllNodes does something here and on other nodes, at the same time. There returns the error of the other node's
+// store.
+func (d *Service) onAllNodes(
 	nodes []cluster.Node, here func() error, there func(context.Context, peer) (string, error),
-) (out ranOn) {
+) (out results) {
 	var (
 		wg    sync.WaitGroup
 		mu    sync.Mutex
@@ -52,7 +70,7 @@ func (d *Service) on(
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			ok, err := d.remote(n, there)
+			ok, err := d.onNode(n, there)
 			mu.Lock()
 			defer mu.Unlock()
 			if !ok {
@@ -66,18 +84,20 @@ func (d *Service) on(
 			}
 		}()
 	}
-	err := here()
+	own := here()
 	wg.Wait()
-	failed(cluster.Node{ID: d.deps.Meta.NodeID()}, err)
-	if out.err = cmp.Or(err, other); err != nil && other != nil {
-		out.err = fmt.Errorf("%w; %w", err, other) // in one line
+	self := d.self()
+	failed(self, own)
+	if own != nil && !neverRuns(own) {
+		own = fmt.Errorf("data node %s: %w", self.TCPAddr, own)
 	}
+	out.err = inOneLine(own, other)
 	return out
 }
 
-// remote does something on one other node. What the node says of the request, or its store, is an error of a node that
-// was reached.
-func (d *Service) remote(
+// onNode does something on one other node. When that refuses the request, or its store fails, reached is true beside the
+// error.
+func (d *Service) onNode(
 	n cluster.Node, there func(context.Context, peer) (string, error),
 ) (reached bool, err error) {
 	p, err := d.peer(n)
@@ -96,7 +116,7 @@ func (d *Service) remote(
 	return true, nil
 }
 
-// ran tells whether a delete ran here.
+// ran reports whether a delete ran here.
 func (d *Service) ran(id string) bool { return d.deps.Ran != nil && d.deps.Ran.Ran(id) }
 
 // runOnce is runDelete, unless the delete ran here or runs: several nodes may bring the same one.
@@ -110,8 +130,8 @@ func (d *Service) runOnce(r *rpc.Delete, hinted bool) error {
 	return err
 }
 
-// starting returns when a delete or a drop may begin on this node's store. Close waits until it ended.
-func (d *Service) starting() (ended func(), err error) {
+// enter is called before a delete or a drop begins on this node's store. Close waits until leave is called.
+func (d *Service) enter() (leave func(), err error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if !d.opened {
@@ -124,11 +144,11 @@ func (d *Service) starting() (ended func(), err error) {
 // runDelete runs a delete on this node's store, and remembers it. Hinted is for one that waited in hinted handoff, and
 // comes late.
 func (d *Service) runDelete(r *rpc.Delete, hinted bool) (err error) {
-	ended, err := d.starting()
+	leave, err := d.enter()
 	if err != nil {
 		return err
 	}
-	defer ended()
+	defer leave()
 	defer func() {
 		if err != nil {
 			d.deps.Failed(r.Database, err)
@@ -136,29 +156,35 @@ func (d *Service) runDelete(r *rpc.Delete, hinted bool) (err error) {
 	}()
 	// While it runs a copy has the points in some files and not in others.
 	defer d.deps.Memory.runs(r.Database, fmt.Sprintf("run %x", d.numbers.Add(1)))()
-	if r.Version == 0 { // of a node without versions
+	if r.Version == 0 { // it is of a node without versions
 		r.Version = uint64(d.deps.Clock.Next())
 	}
-	d.deps.Memory.removals.announce(r, time.Now())
+	if r.Id == "" { // it is of a node without IDs
+		r.Id = d.newID()
+	}
+	newer := d.beginRewrite(r)
+	defer newer.end()
 	d.deps.Memory.Add(r)
-	var newer []acceptedWrite
-	if hinted {
-		if newer, err = d.newerInStore(r); err != nil {
-			return err
-		}
+	if err := newer.before(hinted); err != nil {
+		return err
 	}
 	if err := execute(d.deps.Store, r); err != nil {
 		return err
 	}
-	for _, n := range append(newer, d.deps.Memory.removals.newer(r)...) {
-		if err := d.deps.Writes.WriteAgain(n.shard, r.Database, n.policy, n.version, n.points); err != nil {
-			return fmt.Errorf("write again what is newer than the delete: %w", err)
-		}
+	if err := newer.after(); err != nil {
+		return err
 	}
+	return d.record(r)
+}
+
+// record notes durably that a delete ran here. What this node has forgotten of others goes from its disk, too.
+func (d *Service) record(r *rpc.Delete) error {
 	if d.deps.Ran == nil {
+		d.deps.Memory.takeForgotten()
 		return nil
 	}
-	return d.deps.Ran.Record(r)
+	d.deps.Memory.Forget(order.AtTime(time.Now().Add(-d.deps.Ran.keep.Versions)))
+	return d.deps.Ran.Record(r, d.deps.Memory.takeForgotten()...)
 }
 
 func execute(store *tsdb.Store, r *rpc.Delete) error {
@@ -176,8 +202,8 @@ func execute(store *tsdb.Store, r *rpc.Delete) error {
 	})
 }
 
-// durably runs a delete of points so that nothing of it comes back: neither points from a cache snapshot, nor, after
-// a crash, the types of fields of measurements that it dropped.
+// durably runs a delete of points so that nothing comes back: neither points from a cache snapshot, nor, after a crash,
+// the types of fields in measurements that were dropped.
 func durably(store *tsdb.Store, db string, run func() error) error {
 	return fieldindex.AfterDelete(store, db, func() error { return betweenSnapshots(store, db, run) })
 }

@@ -24,17 +24,17 @@ func (d *Service) Server() *Server { return &Server{d: d} }
 func (s *Server) AnnounceDelete(
 	_ context.Context, r *rpc.AnnounceDeleteRequest,
 ) (*rpc.AnnounceDeleteResponse, error) {
-	s.d.heard(r.Clock) // what comes after the delete has a greater one
+	s.d.takeClock(r.Clock) // what comes after the delete has a greater one
 	if err := valid(r.Delete); err != nil {
 		return nil, err
 	}
-	s.d.deps.Memory.announced(r.Delete, announcer{time.Now(), r.SenderNode, r.Started})
+	s.d.deps.Memory.announce(r.Delete, announcer{time.Now(), r.SenderNode, r.Started})
 	return &rpc.AnnounceDeleteResponse{Clock: s.d.now()}, nil
 }
 
-// RunDelete runs a delete, unless it ran here.
+// RunDelete runs a delete, unless it has run here before.
 func (s *Server) RunDelete(_ context.Context, r *rpc.RunDeleteRequest) (*rpc.RunDeleteResponse, error) {
-	s.d.heard(r.GetDelete().GetVersion())
+	s.d.takeClock(r.GetDelete().GetVersion())
 	if err := valid(r.Delete); err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func (s *Server) RunDelete(_ context.Context, r *rpc.RunDeleteRequest) (*rpc.Run
 	return &rpc.RunDeleteResponse{Error: failed}, err
 }
 
-// ran returns the error of the store, as data unless the delete meets it each time.
+// ran returns the error of the store as text, or as an error when the delete can never run.
 func (s *Server) ran(err error) (failed string, _ error) {
 	if neverRuns(err) {
 		return "", status.Error(codes.InvalidArgument, err.Error())
@@ -65,21 +65,21 @@ func (s *Server) HintDelete(_ context.Context, r *rpc.HintDeleteRequest) (*rpc.H
 	return &rpc.HintDeleteResponse{}, nil
 }
 
-// EndDelete takes it that a delete has ended.
+// EndDelete notes that a delete has ended.
 func (s *Server) EndDelete(_ context.Context, r *rpc.EndDeleteRequest) (*rpc.EndDeleteResponse, error) {
-	s.d.heard(r.Version)
+	s.d.takeClock(r.Version)
 	if checkDatabase(r.Database) != nil || r.Id == "" {
 		return nil, status.Error(codes.InvalidArgument, "the end of a delete needs its database and its ID")
 	}
-	s.d.deps.Memory.ended(r.Database, r.Id)
+	s.d.deps.Memory.end(r.Database, r.Id)
 	return &rpc.EndDeleteResponse{}, nil
 }
 
-// EndDeletesBefore takes it that the deletes have ended which a node announced before it started.
+// EndDeletesBefore notes that the deletes have ended which a node announced before it started.
 func (s *Server) EndDeletesBefore(
 	_ context.Context, r *rpc.EndDeletesBeforeRequest,
 ) (*rpc.EndDeletesBeforeResponse, error) {
-	s.d.deps.Memory.restarted(r.SenderNode, r.Started)
+	s.d.deps.Memory.endBefore(r.SenderNode, r.Started)
 	return &rpc.EndDeletesBeforeResponse{}, nil
 }
 
@@ -94,7 +94,7 @@ func (s *Server) DropShards(_ context.Context, r *rpc.DropShardsRequest) (*rpc.D
 	return &rpc.DropShardsResponse{}, nil
 }
 
-// valid refuses what no delete can be.
+// valid refuses an invalid delete.
 func valid(r *rpc.Delete) error {
 	err := check(r)
 	if err == nil && r.Id == "" {

@@ -1,6 +1,7 @@
 package deletes
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,16 +43,21 @@ type Writes interface {
 	WriteAgain(shard uint64, db, policy string, v order.Version, points []models.Point) error
 	// MayHaveNewer reports whether this node's copy of a shard may have points with a version above v.
 	MayHaveNewer(shard uint64, v order.Version) bool
+	// Entries returns a write as hinted handoff keeps it.
+	Entries(shard uint64, db, policy string, v order.Version, points []models.Point) ([]handoff.Entry, error)
 	// DeliverWrites sends entries of hinted handoff that are writes to a node, and returns how many it has. Removed
-	// returns which points of a write with a version are left out, nil for none.
+	// returns which points of a write with a version are left out, nil for none, or why the write has to wait.
 	DeliverWrites(
-		ctx context.Context, node uint64, entries []handoff.Entry, removed func(version uint64) func(models.Point) bool,
+		ctx context.Context, node uint64, entries []handoff.Entry,
+		removed func(version uint64) (func(models.Point) bool, error),
 	) (int, error)
 }
 
-// Handoff keeps deletes for nodes that miss them.
+// Handoff keeps deletes for nodes that miss them, and for this node the writes that are newer than a delete.
 type Handoff interface {
 	Append(node, shard uint64, entries ...handoff.Entry) error
+	// Back makes what waits for a node be tried at once.
+	Back(node uint64)
 }
 
 // Deps are the parts that deletes work with.
@@ -63,23 +69,25 @@ type Deps struct {
 	Writes  Writes
 	Clock   *order.Clock
 	Journal *order.Journal
-	Handoff Handoff                       // nil when [hinted-handoff] enabled = false
-	Ran     *RanLog                       // nil without Handoff
-	Missed  func(node uint64)             // is told, before the delete is acknowledged, of a node that misses one
-	Failed  func(db string, reason error) // is told why a delete could not run on the store
+	Handoff Handoff // nil when [hinted-handoff] enabled = false
+	Ran     *RanLog // nil without Handoff
+	// Missed is called, before the delete is acknowledged, for a node's copy of a shard that lacks what Handoff has for it.
+	// The shard is handoff.WholeDatabase for a delete. Missed is not called without Handoff.
+	Missed  func(node, shard uint64)
+	Failed  func(db string, reason error) // is called when a delete could not run on the store
 	Timeout time.Duration                 // of a message to a node, other than the one to run a delete
 	Log     *zap.Logger
 }
 
 // Service runs deletes and drops on every data node, in parallel. A node that is away gets a delete through hinted
 // handoff: all nodes that were reached keep it for that node. Without hinted handoff the delete is an error that names
-// the node, to be run again. Drops of whole databases, policies and shards take the metadata along; a node that was
-// away finds out by that.
+// the node, to be run again. Drops of whole databases, policies and shards are in the metadata: a node that was away
+// finds them there.
 type Service struct {
 	deps    Deps
-	process uint64             // random; makes the IDs of this process's deletes unlike all others
-	started uint64             // when this process did, in nanoseconds
-	numbers atomic.Uint64      // of deletes that began on this node
+	process uint64             // random, for the IDs of deletes
+	started uint64             // when this process was started, in nanoseconds
+	numbers atomic.Uint64      // of deletes that began on this node, for their IDs
 	running singleflight.Group // deletes, by ID
 
 	mu     sync.RWMutex // held for reading while a delete starts, so that Close waits for it
@@ -94,21 +102,27 @@ func New(deps Deps) *Service {
 	return &Service{deps: deps, process: rand.Uint64() | 1, started: uint64(time.Now().UnixNano())}
 }
 
-// Open makes the service run deletes. From then on writes are compared with those that ran here before: call it before
-// the writer takes any.
+// Load reads which deletes ran here before. From then on writes are compared with them: call it before anything is
+// written, by clients or out of hinted handoff.
+func (d *Service) Load() error {
+	if d.deps.Ran == nil {
+		return nil
+	}
+	if err := d.deps.Ran.Each(d.deps.Memory.Add); err != nil {
+		return fmt.Errorf("read the deletes that ran here: %w", err)
+	}
+	return nil
+}
+
+// Open makes the service run deletes.
 func (d *Service) Open() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.opened = true
 	d.open, d.close = context.WithCancel(context.Background())
-	if d.deps.Ran != nil {
-		if err := d.deps.Ran.Each(d.deps.Memory.Add); err != nil {
-			return fmt.Errorf("read the deletes that ran here: %w", err)
-		}
-	}
 	if d.deps.Handoff != nil {
 		d.wg.Add(1)
-		go d.tellRestart()
+		go d.announceRestart()
 	}
 	return nil
 }
@@ -126,7 +140,7 @@ func (d *Service) Close() error {
 	return nil
 }
 
-// DeleteSeries runs DELETE or DROP SERIES: with a time range, points go, without, series.
+// DeleteSeries runs DELETE or DROP SERIES. With a time range it removes points, and without one, series.
 func (d *Service) DeleteSeries(db string, sources []influxql.Source, cond influxql.Expr) error {
 	if cond != nil {
 		// now() must be the same instant everywhere.
@@ -154,42 +168,47 @@ func (d *Service) others() ([]cluster.Node, error) {
 	return slices.DeleteFunc(nodes, func(n cluster.Node) bool { return n.ID == self }), nil
 }
 
-// everywhere runs a delete on all nodes. It is announced first, kept for nodes that do not hear of it, and only then
-// run; a node that is lost in between has it kept then.
+// self is this node.
+func (d *Service) self() cluster.Node {
+	id := d.deps.Meta.NodeID()
+	if n, ok := d.deps.Meta.DataNode(id); ok {
+		return n
+	}
+	return cluster.Node{ID: id, TCPAddr: fmt.Sprint(id)} // it is not in its metadata yet
+}
+
+// newID is for a delete that begins here.
+func (d *Service) newID() string { return fmt.Sprintf("%x-%x", d.process, d.numbers.Add(1)) }
+
+// everywhere runs a delete on all nodes. It is announced first, and kept for the nodes that are away. Only then it is
+// run. Afterwards it is kept for the nodes that were lost in between, or whose stores failed.
 func (d *Service) everywhere(r *rpc.Delete) error {
 	nodes, err := d.others()
 	if err != nil {
 		return err
 	}
-	r.Id = fmt.Sprintf("%x-%x", d.process, d.numbers.Add(1))
+	r.Id = d.newID()
 	if d.deps.Handoff == nil {
 		return d.withoutHandoff(nodes, r)
 	}
 	if err := check(r); err != nil {
 		return err
 	}
-	d.deps.Memory.announced(r, announcer{at: time.Now()})
-	heard, missed, err := d.announce(nodes, r)
-	defer d.ended(nodes, r) // those that are not known to have heard of it may have, too
+	d.deps.Memory.announce(r, announcer{at: time.Now()})
+	reached, missed, err := d.announce(nodes, r)
+	defer d.announceEnd(nodes, r) // also to those that did not answer: the announcement may have arrived
 	if err != nil {
 		return err
 	}
-	r.Version = d.version() // above all that the nodes had when they heard of it
-	if err := d.keep(r, missed, heard); err != nil {
+	r.Version = d.version() // it is above all clocks that the nodes have answered with
+	if err := d.keep(r, missed, reached); err != nil {
 		return fmt.Errorf("the delete cannot be kept for %s, and was not run: %w", missed, err)
 	}
 	d.warn(r.Kind, r.Database, missed)
-	ran := d.run(heard, r)
+	ran := d.run(reached, r)
 	d.warn(r.Kind, r.Database, ran.missed)
 	kept := d.keep(r, slices.Concat(ran.missed, ran.failed), ran.reached)
-	switch {
-	case ran.err != nil && len(ran.failed) > 0 && kept == nil:
-		return fmt.Errorf("%w; it is run again there, and has run on all other nodes", ran.err)
-	case ran.err == nil && kept != nil:
-		return fmt.Errorf("the delete did not reach %s (%w); all other nodes have it: run it again when the node is back",
-			ran.missed, kept)
-	}
-	return ran.err
+	return ran.outcome(missed, kept)
 }
 
 // withoutHandoff runs a delete on all nodes when nobody could keep it for one that is away.
@@ -197,11 +216,10 @@ func (d *Service) withoutHandoff(nodes []cluster.Node, r *rpc.Delete) error {
 	r.Version = d.version()
 	ran := d.run(nodes, r)
 	d.warn(r.Kind, r.Database, ran.missed)
-	if len(ran.missed) > 0 && ran.err == nil {
-		return fmt.Errorf("the delete did not reach %s; all other nodes have it: run it again when the node is back",
-			ran.missed)
+	if len(ran.missed) == 0 {
+		return ran.err
 	}
-	return ran.err
+	return inOneLine(ran.err, fmt.Errorf("the delete did not reach %s: run it again when the node is back", ran.missed))
 }
 
 // version is that of a delete which begins now.
@@ -213,8 +231,8 @@ func (d *Service) version() uint64 {
 // now is this node's clock.
 func (d *Service) now() uint64 { return uint64(d.deps.Clock.Now()) }
 
-// heard takes over the clock of another node.
-func (d *Service) heard(clock uint64) {
+// takeClock moves this node's clock up to that of another node.
+func (d *Service) takeClock(clock uint64) {
 	if clock != 0 {
 		d.deps.Clock.Heard(order.Version(clock))
 	}
@@ -235,6 +253,14 @@ func (m missedNodes) String() string {
 	}
 	slices.Sort(out)
 	return strings.Join(out, ", ")
+}
+
+// inOneLine joins two errors of which either may be nil.
+func inOneLine(a, b error) error {
+	if a == nil || b == nil {
+		return cmp.Or(a, b)
+	}
+	return fmt.Errorf("%w; %w", a, b)
 }
 
 func (d *Service) warn(kind fmt.Stringer, database string, missed missedNodes) {

@@ -1,7 +1,9 @@
 package deletes
 
 import (
+	"errors"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -159,6 +161,48 @@ func TestDeleteNeedsAMajorityThatHearsOfIt(t *testing.T) {
 			if kept := hh.Pending(uint64(i+1), 999); kept != (state == "down" && tt.want == "") {
 				t.Errorf("%v: kept for node %d: %v", tt.states, i+1, kept)
 			}
+		}
+	}
+}
+
+// The client is told on which nodes the delete did not run, and what becomes of it there.
+func TestOutcomeNamesAllThatWentWrong(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "down")
+	d := c.node(t).deletes
+	self, other := c.meta.Nodes[0], c.meta.Nodes[1]
+	full, away := errors.New("disk full"), errors.New("away")
+	missed := missedNodes{{other, away}}
+	ran := d.onAllNodes(nil, func() error { return full }, nil)
+	missing := ran
+	missing.missed = missed
+	failed := "data node " + self.TCPAddr + ": disk full; "
+	both := []string{other.TCPAddr + ": away", self.TCPAddr + ": disk full"}
+	slices.Sort(both)
+	again := ": run it again when they can run it"
+	for _, tt := range []struct {
+		name string
+		got  error
+		want string
+	}{
+		{"this store failed", ran.outcome(nil, nil), failed + "it is run again there, and has run on all other nodes"},
+		{"another node was away before, too", ran.outcome(missed, nil),
+			failed + "it is run again there, and on " + other.TCPAddr + ": away when they are back"},
+		{"another node was away since, too", missing.outcome(nil, nil),
+			failed + "it is run again there, and on " + other.TCPAddr + ": away when they are back"},
+		{"and nothing is kept", missing.outcome(nil, errors.New("queue full")), failed +
+			"the delete cannot be kept for " + strings.Join(both, ", ") + " (queue full)" + again},
+		{"a node was away and nothing is kept", results{missed: missed}.outcome(nil, errors.New("queue full")),
+			"the delete cannot be kept for " + other.TCPAddr + ": away (queue full)" + again},
+		{"no store can run it", results{err: full}.outcome(missed, nil), "disk full"},
+		{"all ran it", results{}.outcome(missed, nil), ""},
+	} {
+		got := ""
+		if tt.got != nil {
+			got = tt.got.Error()
+		}
+		if got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
 	}
 }

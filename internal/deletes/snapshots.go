@@ -15,13 +15,12 @@ const (
 	maxReruns    = 20 // of a delete that a snapshot began under
 )
 
-// betweenSnapshots runs a delete while no cache snapshot of the database's shards
-// is being written. The engine removes points from its TSM files and from the
-// live cache, and forgets those in a snapshot on its way from one to the other:
-// they would be back as soon as it is a file.
+// betweenSnapshots runs a delete while no cache snapshot of the database's shards is being written. The engine removes
+// points from its TSM files and from the live cache. It misses those in a snapshot, which is on its way from the cache
+// to a file: they would be back as soon as the file is there.
 //
-// When a snapshot begins under the delete, it runs again. That removes no write
-// which follows the delete, for the delete has no answer yet.
+// When a snapshot begins while the delete runs, the delete runs again. That removes no write which follows the delete,
+// for its client has no answer yet.
 func betweenSnapshots(store *tsdb.Store, db string, run func() error) error {
 	for range maxReruns {
 		caches, err := cachesOf(store, db)
@@ -33,7 +32,7 @@ func betweenSnapshots(store *tsdb.Store, db string, run func() error) error {
 		}
 		again := false
 		for _, c := range caches {
-			again = again || c.taken() != c.before
+			again = again || c.snapshotBytes() != c.before
 		}
 		if !again {
 			return nil
@@ -42,17 +41,17 @@ func betweenSnapshots(store *tsdb.Store, db string, run func() error) error {
 	return errors.New("a cache snapshot began each time the delete ran: run it again when fewer writes come in")
 }
 
-// shardCache is the cache of a shard with no snapshot out.
+// shardCache is the cache of a shard.
 type shardCache struct {
 	engine *tsm1.Engine
-	before int64
+	before int64 // snapshotBytes when no snapshot was being written
 }
 
-// taken grows with every snapshot, when it is taken.
-func (c shardCache) taken() int64 { return c.stat("cachedBytes") }
+// snapshotBytes grows when a snapshot begins.
+func (c shardCache) snapshotBytes() int64 { return c.stat("cachedBytes") }
 
-// out tells whether a snapshot is being written, or waits to be tried again.
-func (c shardCache) out() bool { return c.stat("snapshotCount") > 0 }
+// snapshotting reports whether a snapshot is being written, or waits to be tried again.
+func (c shardCache) snapshotting() bool { return c.stat("snapshotCount") > 0 }
 
 func (c shardCache) stat(name string) int64 {
 	for _, s := range c.engine.Cache.Statistics(nil) {
@@ -63,9 +62,8 @@ func (c shardCache) stat(name string) int64 {
 	return 0
 }
 
-// cachesOf returns the caches of a database's open shards, each without a
-// snapshot. A commit that has yet to remove its WAL segments is waited for by the
-// delete itself, which takes the engine's lock.
+// cachesOf returns the caches of a database's open shards, once no snapshot of them is being written. The WAL segments
+// of the last snapshot may still be there: the delete itself waits for their removal, as it takes the engine's lock.
 func cachesOf(store *tsdb.Store, db string) ([]shardCache, error) {
 	var out []shardCache
 	for _, sh := range store.Shards(store.ShardIDs()) {
@@ -74,7 +72,7 @@ func cachesOf(store *tsdb.Store, db string) ([]shardCache, error) {
 		}
 		e, err := sh.Engine()
 		if err != nil {
-			continue // closed or disabled: the delete says so
+			continue // it is closed or disabled, and the delete will fail
 		}
 		engine, ok := e.(*tsm1.Engine)
 		if !ok {
@@ -92,15 +90,15 @@ func cachesOf(store *tsdb.Store, db string) ([]shardCache, error) {
 // settle waits for the end of a snapshot. One that failed is written now.
 func (c *shardCache) settle() error {
 	for end := time.Now().Add(snapshotWait); ; {
-		c.before = c.taken()
-		if !c.out() {
+		c.before = c.snapshotBytes()
+		if !c.snapshotting() {
 			return nil
 		}
 		err := c.engine.WriteSnapshot()
 		switch {
 		case err == nil:
 		case time.Now().After(end):
-			return fmt.Errorf("a cache snapshot does not end, and a delete cannot run before: %w", err)
+			return fmt.Errorf("a delete cannot run while a cache snapshot is written, and this one does not end: %w", err)
 		default:
 			time.Sleep(snapshotPoll)
 		}

@@ -19,7 +19,7 @@ var everyName = regexp.MustCompile(`.*`)
 
 var errUnknown = errors.New("unknown statement")
 
-// check refuses what no delete can be; the database is a folder.
+// check refuses an invalid delete. The name of the database is that of a folder.
 func check(r *rpc.Delete) error {
 	if err := checkDatabase(r.GetDatabase()); err != nil {
 		return err
@@ -43,7 +43,7 @@ func checkDatabase(name string) error {
 	return nil
 }
 
-// checkDelete refuses what every store refuses: such a delete would wait for ever in a queue.
+// checkDelete refuses what every store refuses. Such a delete would stay in a queue for ever.
 func checkDelete(r *rpc.Delete) error {
 	sources, _, err := parseDelete(r.Statement)
 	if err != nil {
@@ -52,7 +52,7 @@ func checkDelete(r *rpc.Delete) error {
 	if _, err := newCovering(r, ""); err != nil {
 		return err
 	}
-	for _, s := range sources { // of type Measurement, says newCovering
+	for _, s := range sources { // newCovering has checked that they are of type Measurement
 		want, got := sources[0].(*influxql.Measurement).RetentionPolicy, s.(*influxql.Measurement).RetentionPolicy
 		if got != want {
 			return fmt.Errorf("mixed retention policies not supported, wanted %q got %q", want, got)
@@ -61,15 +61,15 @@ func checkDelete(r *rpc.Delete) error {
 	return nil
 }
 
-// neverRuns tells an error of the engine that a delete meets each time. It depends on what the store has,
-// and so cannot be found before.
+// neverRuns reports whether the engine refuses a delete each time that it is run. That depends on which fields the
+// store has, and so is not known before.
 func neverRuns(err error) bool {
 	return err != nil && strings.Contains(err.Error(), "fields not supported in WHERE clause during deletion")
 }
 
-// deleteText writes a delete as InfluxQL, and is sure that parseDelete reads the
-// same from it: names and expressions with control characters or invalid UTF-8
-// have no InfluxQL form, and nothing else must be deleted in their place.
+// deleteText writes a delete as InfluxQL. It returns an error unless parseDelete reads the same delete from the text:
+// names and expressions with control characters or invalid UTF-8 cannot be written, and nothing else must be deleted in
+// their place.
 func deleteText(sources []influxql.Source, cond influxql.Expr) (string, error) {
 	// A time literal is written as a string, and read as one.
 	cond = influxql.RewriteExpr(influxql.CloneExpr(cond), func(e influxql.Expr) influxql.Expr {
@@ -81,7 +81,7 @@ func deleteText(sources []influxql.Source, cond influxql.Expr) (string, error) {
 	text := (&influxql.DeleteSeriesStatement{Sources: sources, Condition: cond}).String()
 	gotSources, gotCond, err := parseDelete(text)
 	if err == nil && (!reflect.DeepEqual(gotSources, sources) || !reflect.DeepEqual(gotCond, cond)) {
-		err = errors.New("it reads differently")
+		err = errors.New("its text is parsed as another delete")
 	}
 	if err != nil {
 		return "", fmt.Errorf("this delete cannot be sent to other nodes as %q: %w", text, err)
@@ -102,5 +102,5 @@ func parseDelete(text string) ([]influxql.Source, influxql.Expr, error) {
 			return d.Sources, d.Condition, nil
 		}
 	}
-	return nil, nil, fmt.Errorf("%q is no delete", text)
+	return nil, nil, fmt.Errorf("%q is not a delete", text)
 }

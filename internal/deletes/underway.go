@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// longestDelete is after which time a delete ended whose sender does not say so.
+// longestDelete is after which time a delete counts as ended, although nobody has said so.
 const longestDelete = 2 * deleteTimeout
 
 // deleteCounts counts the deletes of each database.
 type deleteCounts struct {
-	mu   sync.RWMutex // held for reading by who writes points that a delete must not miss
+	mu   sync.RWMutex // held for reading while repairs write points that a delete must not miss
 	base uint64       // random for each process
 	m    map[string]uint64
 	// began are the deletes that were announced and have not ended: some nodes may have run
@@ -26,12 +26,13 @@ type announcer struct {
 	started uint64 // when the node's process did, in nanoseconds by its clock
 }
 
-func (c *deleteCounts) begin(db, id string, a announcer) {
+// begin notes that a delete is under way. It reports false for one that has ended: its announcement came late.
+func (c *deleteCounts) begin(db, id string, a announcer) bool {
 	c.next(db)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, late := c.ended[id]; late {
-		return
+		return false
 	}
 	if c.began == nil {
 		c.began = make(map[string]map[string]announcer)
@@ -45,9 +46,10 @@ func (c *deleteCounts) begin(db, id string, a announcer) {
 		}
 	}
 	c.began[db][id] = a
+	return true
 }
 
-// end counts, too: what was read before may be deleted.
+// end ends a delete. That changes the count, too: what was read before may be deleted.
 func (c *deleteCounts) end(db, id string, now time.Time) {
 	c.next(db)
 	c.mu.Lock()
@@ -66,14 +68,16 @@ func (c *deleteCounts) end(db, id string, now time.Time) {
 	c.ended[id] = now
 }
 
-// endBefore ends the deletes that a node announced before it started anew.
-func (c *deleteCounts) endBefore(node, started uint64) {
+// endBefore ends the deletes that a node announced before it started anew, and returns their IDs by database.
+func (c *deleteCounts) endBefore(node, started uint64) map[string][]string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	ended := make(map[string][]string)
 	for db, began := range c.began {
 		for id, a := range began {
 			if a.node == node && a.started < started {
 				delete(began, id)
+				ended[db] = append(ended[db], id)
 				c.m[db]++
 			}
 		}
@@ -81,9 +85,10 @@ func (c *deleteCounts) endBefore(node, started uint64) {
 			delete(c.began, db)
 		}
 	}
+	return ended
 }
 
-// underWay is called with mu held.
+// underWay reports whether a delete of a database has not ended. mu must be held.
 func (c *deleteCounts) underWay(db string, now time.Time) bool {
 	for _, a := range c.began[db] {
 		if now.Sub(a.at) <= longestDelete {
@@ -104,7 +109,7 @@ func (c *deleteCounts) next(db string) {
 
 func (c *deleteCounts) count(db string) uint64 { return c.base + c.m[db] }
 
-// seen is another number each time while a delete is under way.
+// seen returns the count of a database. While a delete is under way, each call returns another one.
 func (c *deleteCounts) seen(db string) uint64 {
 	c.mu.RLock()
 	n, under := c.count(db), c.underWay(db, time.Now())

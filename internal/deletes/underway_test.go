@@ -111,7 +111,7 @@ func TestEndOfADeleteIsToldUntilItIsHeard(t *testing.T) {
 		t.Fatal("the delete is not under way")
 	}
 	g.away.Store(true)
-	d.ended(c.meta.DataNodes()[1:], r)
+	d.announceEnd(c.meta.DataNodes()[1:], r)
 	if free() {
 		t.Fatal("it ended for a node that is away")
 	}

@@ -32,7 +32,7 @@ var errBehind = errors.New("the owner has newer values of some of the points")
 // others, and one that is not late is the newest.
 func (w *Writer) accept(
 	ctx tsdb.WriteContext, shard uint64, db, policy string, v order.Version, late bool, points []models.Point,
-) error {
+) (err error) {
 	if v == 0 && late {
 		v = oldest
 	}
@@ -45,7 +45,11 @@ func (w *Writer) accept(
 	defer l.RUnlock()
 	left, end := w.Deletes.BeginWrite(shard, db, policy, v, points)
 	var written []models.Point
-	defer func() { end(written) }()
+	defer func() {
+		if failed := end(written); failed != nil {
+			err = failed
+		}
+	}()
 	if len(left) < len(points) && !late {
 		return errBehind
 	}
@@ -128,8 +132,8 @@ func (w *Writer) acceptSpans(r *rpc.WriteShardRequest, points []models.Point) er
 		writes.SetLimit(1) // their order is all that they have
 	}
 	for _, s := range r.Spans {
-		some := points[:min(int(s.Points), len(points))]
-		points = points[len(some):]
+		some := points[:s.Points]
+		points = points[s.Points:]
 		writes.Go(func() error {
 			v := order.Version(s.Version)
 			err := w.accept(ctx, r.ShardId, r.Database, r.RetentionPolicy, v, true, some)

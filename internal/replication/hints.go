@@ -6,10 +6,12 @@ import (
 	"fmt"
 
 	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
 	"concord/internal/handoff"
+	"concord/internal/order"
 	"concord/internal/rpc"
 )
 
@@ -31,68 +33,72 @@ func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed result)
 		w.missedBy(d.node, d.shard, false)
 		return result{err: cause}
 	}
-	var entries []handoff.Entry
-	points := 0
-	for _, r := range reqs {
-		b, err := proto.Marshal(r)
-		if err != nil {
-			return result{err: fmt.Errorf("%w; and hinted handoff: %w", cause, err)}
-		}
-		points += len(r.Points)
-		entries = append(entries, handoff.Entry{Kind: handoff.Write, Points: len(r.Points), Data: b})
+	entries, err := entriesOf(reqs)
+	if err == nil {
+		err = w.Handoff.Append(d.node, d.shard, entries...)
 	}
-	if err := w.Handoff.Append(d.node, d.shard, entries...); err != nil {
+	if err != nil {
 		return result{err: fmt.Errorf("%w; and hinted handoff: %w", cause, err)}
 	}
-	w.stats.hinted.Add(int64(points))
+	for _, e := range entries {
+		w.stats.hinted.Add(int64(e.Points))
+	}
 	if d.verdict.keep(d.lane) {
 		w.missedBy(d.node, d.shard, true)
 	}
 	return result{err: cause, hinted: true}
 }
 
-// holdsDeletes tells whether deletes wait here for a node.
+// entriesOf are the messages of a write as hinted handoff keeps them.
+func entriesOf(reqs []*rpc.WriteShardRequest) ([]handoff.Entry, error) {
+	entries := make([]handoff.Entry, len(reqs))
+	for i, r := range reqs {
+		b, err := proto.Marshal(r)
+		if err != nil {
+			return nil, err
+		}
+		entries[i] = handoff.Entry{Kind: handoff.Write, Points: len(r.Points), Data: b}
+	}
+	return entries, nil
+}
+
+// Entries returns a write to a shard as hinted handoff keeps it.
+func (w *Writer) Entries(
+	shard uint64, db, policy string, v order.Version, points []models.Point,
+) ([]handoff.Entry, error) {
+	reqs, _, err := encode(tsdb.WriteContext{UserId: tsdb.UnknownUser}, shard, db, policy, points)
+	if err != nil {
+		return nil, err
+	}
+	stamp(reqs, v, false)
+	return entriesOf(reqs)
+}
+
+// holdsDeletes reports whether deletes wait here for a node.
 func (w *Writer) holdsDeletes(node uint64) bool {
 	return w.Handoff != nil && w.Handoff.Pending(node, handoff.WholeDatabase)
 }
 
 // DeliverWrites sends entries of hinted handoff that are writes to a node, as one, and returns how many of them the
-// node has. Removed returns which points of a write with a version are left out, nil for none. When they cannot be
-// sent as one for what one of them holds, the first is tried alone, to find it.
+// node has. Removed returns which points of a write with a version are left out, nil for none, or why the write has to
+// wait. When they cannot be sent as one for what one of them holds, the first is tried alone, to find it.
 func (w *Writer) DeliverWrites(
-	ctx context.Context, node uint64, entries []handoff.Entry, removed func(version uint64) func(models.Point) bool,
+	ctx context.Context, node uint64, entries []handoff.Entry,
+	removed func(version uint64) (func(models.Point) bool, error),
 ) (int, error) {
-	var req *rpc.WriteShardRequest
-	n, had := 0, 0 // entries, and points before some were left out
+	var all joinedWrites
+	n := 0 // entries
 	for _, e := range entries {
-		next := &rpc.WriteShardRequest{}
-		if err := proto.Unmarshal(e.Data, next); err != nil {
-			if n > 0 {
-				break
-			}
-			return 0, &handoff.PermanentError{Err: fmt.Errorf("malformed entry: %w", err)}
-		}
-		kept, err := without(next.Points, removed(next.Version))
-		if err != nil && n > 0 {
-			break
+		if err := all.add(e, removed); err != nil && n == 0 {
+			return 0, err
 		} else if err != nil {
-			return 0, &handoff.PermanentError{Err: err}
-		}
-		span := &rpc.VersionSpan{Version: next.Version, Points: uint32(len(kept))}
-		had += len(next.Points)
-		if req == nil {
-			req = next
-			req.Points, req.Version = nil, 0
-		}
-		if len(kept) > 0 {
-			req.Points = append(req.Points, kept...)
-			req.Spans = append(req.Spans, span)
+			break // it is met again when those before it are delivered
 		}
 		n++
 	}
 	var err error
-	if len(req.Points) > 0 || had == 0 {
-		err = w.deliverRequest(ctx, node, req)
+	if len(all.req.Points) > 0 || all.points == 0 {
+		err = w.deliverRequest(ctx, node, all.req)
 	}
 	var never *handoff.PermanentError
 	if errors.As(err, &never) && n > 1 {
@@ -104,7 +110,39 @@ func (w *Writer) DeliverWrites(
 	return n, nil
 }
 
-// without returns the points of a write that removed, nil for none, does not say.
+// joinedWrites is one message with the writes of several entries of hinted handoff.
+type joinedWrites struct {
+	req    *rpc.WriteShardRequest
+	points int // of the entries, also those that are left out
+}
+
+func (j *joinedWrites) add(e handoff.Entry, removed func(version uint64) (func(models.Point) bool, error)) error {
+	next := &rpc.WriteShardRequest{}
+	if err := proto.Unmarshal(e.Data, next); err != nil {
+		return &handoff.PermanentError{Err: fmt.Errorf("malformed entry: %w", err)}
+	}
+	leaveOut, err := removed(next.Version)
+	if err != nil {
+		return err
+	}
+	kept, err := without(next.Points, leaveOut)
+	if err != nil {
+		return &handoff.PermanentError{Err: err}
+	}
+	span := &rpc.VersionSpan{Version: next.Version, Points: uint32(len(kept))}
+	j.points += len(next.Points)
+	if j.req == nil {
+		j.req = next
+		j.req.Points, j.req.Version = nil, 0
+	}
+	if len(kept) > 0 {
+		j.req.Points = append(j.req.Points, kept...)
+		j.req.Spans = append(j.req.Spans, span)
+	}
+	return nil
+}
+
+// without returns the points of a write for which removed is false. Removed may be nil.
 func without(encoded [][]byte, removed func(models.Point) bool) ([][]byte, error) {
 	if removed == nil {
 		return encoded, nil

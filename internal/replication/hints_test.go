@@ -23,7 +23,7 @@ import (
 )
 
 // nothing removes no point of a write.
-func nothing(uint64) func(models.Point) bool { return nil }
+func nothing(uint64) (func(models.Point) bool, error) { return nil, nil }
 
 // deliver sends writes; deletes stay where they are.
 func (w *Writer) deliver(ctx context.Context, node, _ uint64, entries, _ []handoff.Entry) (int, error) {

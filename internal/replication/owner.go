@@ -45,20 +45,14 @@ func encode(
 	return out, size, nil
 }
 
-// yield writes an acknowledged write to an owner, without the points of which it has something newer.
-func (w *Writer) yield(
-	ctx tsdb.WriteContext, d *delivery, db, policy string, requests []*rpc.WriteShardRequest, points []models.Point,
-) {
-	if d.node == w.meta.NodeID() {
-		w.writeLocal(ctx, d, db, policy, points, true)
-		return
-	}
-	again := make([]*rpc.WriteShardRequest, len(requests))
+// yielding returns copies of messages of which an owner leaves out the points that it has something newer of.
+func yielding(requests []*rpc.WriteShardRequest) []*rpc.WriteShardRequest {
+	out := make([]*rpc.WriteShardRequest, len(requests))
 	for i, r := range requests {
-		again[i] = proto.Clone(r).(*rpc.WriteShardRequest)
-		again[i].Yields = true
+		out[i] = proto.Clone(r).(*rpc.WriteShardRequest)
+		out[i].Yields = true
 	}
-	w.writeRemote(d, again, sending{})
+	return out
 }
 
 // stamp gives the messages of a write its version.
@@ -68,33 +62,29 @@ func stamp(requests []*rpc.WriteShardRequest, v order.Version, yields bool) {
 	}
 }
 
-// writeLocal writes to this node's own copy. What the store may take later
-// goes to hinted handoff, as for any other owner. Yields is as in shardWrite.
+// writeLocal writes to this node's own copy. What the store may take later goes to hinted handoff, as for any other
+// owner. What is in there already is not waited for: its versions say that it is older. Yields is as in shardWrite.
 func (w *Writer) writeLocal(
 	ctx tsdb.WriteContext, d *delivery, db, policy string, points []models.Point, yields bool,
 ) result {
 	if w.deleted(d.shard, 1) {
 		return result{err: errShardDeleted, never: true}
 	}
-	failed := result{err: errQueueNotEmpty}
-	if w.Handoff == nil || !w.Handoff.Pending(d.node, d.shard) {
-		w.stats.local.Add(int64(len(points)))
-		r := judge(w.accept(ctx, d.shard, db, policy, d.version, yields, points))
-		if r.err == nil || errors.Is(r.err, errBehind) || influxdb.IsClientError(r.err) {
-			return r
-		}
-		if w.Handoff == nil {
-			w.missedBy(d.node, d.shard, false)
-			return r
-		}
-		failed = r
+	w.stats.local.Add(int64(len(points)))
+	r := judge(w.accept(ctx, d.shard, db, policy, d.version, yields, points))
+	if r.err == nil || errors.Is(r.err, errBehind) || influxdb.IsClientError(r.err) {
+		return r
+	}
+	if w.Handoff == nil {
+		w.missedBy(d.node, d.shard, false)
+		return r
 	}
 	reqs, _, err := encode(ctx, d.shard, db, policy, points)
 	if err != nil {
 		return result{err: err}
 	}
 	stamp(reqs, d.version, yields)
-	return w.hint(d, reqs, failed)
+	return w.hint(d, reqs, r)
 }
 
 // judge tells a partial write, after which the owner has the other points, from a failure.
@@ -208,22 +198,25 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 	}
 	if err == nil {
 		w.heard(resp.Clock)
+		return answered(req, resp)
 	}
-	if err != nil {
-		if w.Handoff == nil {
-			w.missed.note(w.log, n.TCPAddr, len(req.Points), err)
-		}
-		// Canceled: the peer saw the deadline first.
-		switch c := status.Code(err); {
-		case c == codes.DeadlineExceeded, c == codes.Canceled, ctx.Err() != nil:
-			return result{err: coordinator.ErrTimeout}
-		case c == codes.NotFound:
-			return result{err: errShardDeleted, never: !at.hinted} // its queue goes when the metadata says so here, too
-		case c == codes.InvalidArgument, c == codes.ResourceExhausted:
-			return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err)), never: true}
-		}
-		return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err))}
+	if w.Handoff == nil {
+		w.missed.note(w.log, n.TCPAddr, len(req.Points), err)
 	}
+	// Canceled: the peer saw the deadline first.
+	switch c := status.Code(err); {
+	case c == codes.DeadlineExceeded, c == codes.Canceled, ctx.Err() != nil:
+		return result{err: coordinator.ErrTimeout}
+	case c == codes.NotFound:
+		return result{err: errShardDeleted, never: !at.hinted} // its queue goes when the metadata says so here, too
+	case c == codes.InvalidArgument, c == codes.ResourceExhausted:
+		return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err)), never: true}
+	}
+	return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err))}
+}
+
+// answered is the result of a write to which the owner has answered.
+func answered(req *rpc.WriteShardRequest, resp *rpc.WriteShardResponse) result {
 	switch {
 	case resp.Undecided:
 		return result{undecided: true}

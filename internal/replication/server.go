@@ -35,6 +35,9 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	if r.ShardId == 0 || !emeta.ValidName(r.Database) || !emeta.ValidName(r.RetentionPolicy) {
 		return nil, status.Error(codes.InvalidArgument, "a write needs a shard, a database and a retention policy")
 	}
+	if !spansFit(r) {
+		return nil, status.Error(codes.InvalidArgument, "the spans of versions do not have as many points as the write")
+	}
 	// Its copy would be one that no query reads, and nothing removes.
 	if s.writer.deleted(r.ShardId, rpc.Relied(ctx)) {
 		return nil, status.Error(codes.NotFound, errShardDeleted.Error())
@@ -80,6 +83,18 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 		return resp, nil
 	}
 	return &rpc.WriteShardResponse{Error: err.Error(), Retryable: true}, nil
+}
+
+// spansFit reports whether the spans of a message, if it has some, have all of its points.
+func spansFit(r *rpc.WriteShardRequest) bool {
+	left := uint64(len(r.Points))
+	for _, s := range r.Spans {
+		if uint64(s.Points) > left {
+			return false
+		}
+		left -= uint64(s.Points)
+	}
+	return len(r.Spans) == 0 || left == 0
 }
 
 // versioned reports whether all points of a message have versions.

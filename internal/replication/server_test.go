@@ -28,6 +28,14 @@ func rawPoint(key, fields string, t time.Time) []byte {
 	return append(append(b, fields...), tb...)
 }
 
+// spans are versions of as many points each.
+func spans(points ...uint32) (out []*rpc.VersionSpan) {
+	for i, n := range points {
+		out = append(out, &rpc.VersionSpan{Version: uint64(i + 1), Points: n})
+	}
+	return out
+}
+
 func TestMalformedRequestsHaveNoEffect(t *testing.T) {
 	s := mustStore(t)
 	srv := serverOf(t, s)
@@ -48,6 +56,9 @@ func TestMalformedRequestsHaveNoEffect(t *testing.T) {
 	for _, req := range []*rpc.WriteShardRequest{
 		{Database: db, RetentionPolicy: policy}, {ShardId: 1, RetentionPolicy: policy}, {ShardId: 1, Database: "../x", RetentionPolicy: policy},
 		{ShardId: 1, Database: db, RetentionPolicy: ".."},
+		{ShardId: 1, Database: db, RetentionPolicy: policy, Points: [][]byte{good, good}, Spans: spans(1)},
+		{ShardId: 1, Database: db, RetentionPolicy: policy, Points: [][]byte{good, good}, Spans: spans(1, 2)},
+		{ShardId: 1, Database: db, RetentionPolicy: policy, Points: [][]byte{good}, Spans: spans(1<<32-1, 2)},
 	} {
 		if _, err := srv.WriteShard(context.Background(), req); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%v: %v", req, err)

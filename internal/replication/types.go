@@ -123,7 +123,7 @@ type undecidedWrite struct {
 	yields     bool // as in shardWrite
 	requests   []*rpc.WriteShardRequest
 	owners     []*delivery // in the shard's order
-	done       func(*delivery, result)
+	done       func(d *delivery, r result, yield func())
 }
 
 // decideTypes brings a write to one owner after the other until one has decided. The others get what it took, at the
@@ -141,7 +141,7 @@ func (w *Writer) decideTypes(u *undecidedWrite) {
 			}
 			if errors.Is(r.err, errBehind) {
 				for _, o := range others {
-					u.done(o, r) // all get it anew, with a greater version
+					u.done(o, r, func() {}) // all get it anew, with a greater version
 				}
 				return
 			}
@@ -155,7 +155,7 @@ func (w *Writer) decideTypes(u *undecidedWrite) {
 				requests = withoutConflicts(requests, r.conflicts)
 			}
 			for _, o := range others {
-				go func() { u.done(o, w.writeRest(u, o, requests)) }()
+				go w.writeRest(u, o, requests)
 			}
 			return
 		}
@@ -175,7 +175,7 @@ func (w *Writer) writeFirst(u *undecidedWrite, d *delivery, onlyWhole, last bool
 		defer time.AfterFunc(limit, d.cancel).Stop()
 		r := w.writeRemote(d, u.requests, sending{decides: true, onlyWhole: onlyWhole})
 		if !r.undecided {
-			u.done(d, r)
+			u.done(d, r, func() { w.writeRemote(d, yielding(u.requests), sending{}) })
 		}
 		return r
 	}
@@ -184,14 +184,14 @@ func (w *Writer) writeFirst(u *undecidedWrite, d *delivery, onlyWhole, last bool
 	}
 	answer := make(chan result, 1)
 	go func() {
-		r := w.writeRest(u, d, u.requests)
+		r := w.writeRequests(u, d, u.requests, u.yields)
 		if r.partial != nil {
 			var err error
 			if r.conflicts, err = conflictsOf(w.store.Shard(d.shard), u.requests); err != nil {
 				r = result{err: err}
 			}
 		}
-		u.done(d, r)
+		u.done(d, r, func() { w.writeRequests(u, d, u.requests, true) })
 		answer <- r
 	}()
 	timeout := time.NewTimer(limit)
@@ -204,9 +204,20 @@ func (w *Writer) writeFirst(u *undecidedWrite, d *delivery, onlyWhole, last bool
 	}
 }
 
-// writeRest writes the requests to one owner. This node's store reorders the points that it is given: it gets copies.
-func (w *Writer) writeRest(u *undecidedWrite, d *delivery, requests []*rpc.WriteShardRequest) result {
+// writeRest writes what is left of a write to an owner that did not decide. It is done with the owner then.
+func (w *Writer) writeRest(u *undecidedWrite, d *delivery, requests []*rpc.WriteShardRequest) {
+	u.done(d, w.writeRequests(u, d, requests, u.yields), func() { w.writeRequests(u, d, requests, true) })
+}
+
+// writeRequests writes the requests to one owner. This node's store reorders the points that it is given: it gets
+// copies.
+func (w *Writer) writeRequests(
+	u *undecidedWrite, d *delivery, requests []*rpc.WriteShardRequest, yields bool,
+) result {
 	if d.node != w.meta.NodeID() {
+		if yields {
+			requests = yielding(requests)
+		}
 		return w.writeRemote(d, requests, sending{})
 	}
 	var points []models.Point
@@ -220,7 +231,7 @@ func (w *Writer) writeRest(u *undecidedWrite, d *delivery, requests []*rpc.Write
 	if len(points) == 0 {
 		return result{}
 	}
-	return w.writeLocal(u.ctx, d, u.db, u.policy, points, u.yields)
+	return w.writeLocal(u.ctx, d, u.db, u.policy, points, yields)
 }
 
 // notWhole reports whether this node's copy of a shard may lack fields that other owners have.

@@ -110,6 +110,42 @@ func TestOwnersGetWhatTheFirstOneTook(t *testing.T) {
 	}
 }
 
+// An owner that has newer values of some points gets the others later. It does not get those that the owner which
+// decided refused.
+func TestOwnerThatIsBehindGetsWhatTheFirstOneTook(t *testing.T) {
+	t.Parallel()
+	for name, coordinator := range map[string]uint64{"this node": 1, "another node": 3} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newTestCluster(t, "ok", "ok", "ok")
+			c.meta.Owners = []uint64{2, 1}
+			mustWrite(t, c.stores[1], "m f=1i 1")
+			first, w := c.writerAt(t, 1), c.writerAt(t, coordinator)
+			if coordinator == 1 {
+				w = first
+			}
+			c.meta.Nodes[0].TCPAddr = mustServe(t, NewServer(c.stores[0], first, zap.NewNop()))
+			newer := first.Order.Clock.Next() + 1<<40 // its clock does not know
+			_, write, err := first.Order.Journal.Begin(shardID, newer, mustPoints(t, "m v=0 2"), true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write.End(true)
+			err = w.WritePoints(db, policy, one, nil, mustPoints(t, "m f=1.5 1\nm v=2 2\nm v=3 3"))
+			if !errors.As(err, new(tsdb.PartialWriteError)) {
+				t.Fatal(err)
+			}
+			w.Close() // waits for what goes on
+			if got := fmt.Sprint(values(t, c.stores[0], "m")); got != "[3]" {
+				t.Errorf("the owner that was behind has %s, want [3]", got)
+			}
+			if typ := typesIn(c.stores[0], "m")["f"]; typ != influxql.Unknown {
+				t.Errorf("the owner that was behind has a field of type %s, which the first one refused", typ)
+			}
+		})
+	}
+}
+
 // An owner that may lack fields decides only when no other one can.
 func TestOwnersThatAreNotWholeDoNotDecide(t *testing.T) {
 	t.Parallel()

@@ -48,9 +48,10 @@ type Shards interface {
 // Deletes is what this node knows of deletes: deletes.Memory.
 type Deletes interface {
 	// BeginWrite begins to write points of one version to a shard. It returns those that no newer delete removes. A
-	// delete that runs here waits until end was called, with the points that were written.
+	// delete that runs here waits until end was called, with the points that were written. When end fails, a crash may
+	// lose them.
 	BeginWrite(shard uint64, db, policy string, v order.Version, points []models.Point) (
-		left []models.Point, end func(wrote []models.Point))
+		left []models.Point, end func(wrote []models.Point) error)
 	// Seen is a number for a database that every delete changes which this node hears of or runs.
 	Seen(db string) uint64
 	// Forget is told that nothing with a version below floor arrives any more.
@@ -343,11 +344,11 @@ func (w *Writer) writeOwners(a shardWrite) error {
 	deliveries := w.lanes.begin(nodes, shard.ID, size, w.WriteTimeout)
 	defer w.lanes.answer(deliveries)
 	stamp(requests, deliveries[0].version, a.yields)
-	done := func(d *delivery, r result) {
+	// yield writes what was sent to the owner again, without the points of which the owner has something newer.
+	done := func(d *delivery, r result, yield func()) {
 		results <- r
-		// Other owners were enough: this one gets the points of which it has nothing newer.
 		if errors.Is(r.err, errBehind) && d.verdict.wait() {
-			w.yield(ctx, d, db, policy, requests, points)
+			yield() // the write is acknowledged, as other owners were enough
 		}
 		w.lanes.finish(d)
 		w.wg.Done()
@@ -358,10 +359,12 @@ func (w *Writer) writeOwners(a shardWrite) error {
 		for _, d := range deliveries {
 			go func() {
 				if d.node == self {
-					done(d, w.writeLocal(ctx, d, db, policy, points, a.yields))
+					yield := func() { w.writeLocal(ctx, d, db, policy, points, true) }
+					done(d, w.writeLocal(ctx, d, db, policy, points, a.yields), yield)
 					return
 				}
-				done(d, w.writeRemote(d, requests, sending{}))
+				yield := func() { w.writeRemote(d, yielding(requests), sending{}) }
+				done(d, w.writeRemote(d, requests, sending{}), yield)
 			}()
 		}
 	}

@@ -88,8 +88,8 @@ const stuck = 100_000
 // allocate returns when an empty cache keeps what is written to it.
 //
 // The engine marks a cache as allocated before it is, so that others may go on too early. They see that in the keys,
-// which are nil. When a cache is freed and allocated at the same time, the mark can stay without the cache: that is
-// what the second call of Free is for.
+// which are nil. When a cache is freed and allocated at the same time, the mark can stay without the cache: then it is
+// allocated anew.
 func allocate(c *tsm1.Cache) {
 	if c.Size() > 0 {
 		return
@@ -97,10 +97,23 @@ func allocate(c *tsm1.Cache) {
 	c.WriteMulti(nil)
 	for looks := 1; c.Keys() == nil; looks++ {
 		if looks%stuck == 0 {
-			c.Free()
-			c.WriteMulti(nil)
+			allocateAnew(c)
 		}
 		runtime.Gosched()
+	}
+}
+
+// allocating is held by who allocates a cache anew. Of two writers of one cache the second would otherwise free what
+// the first wrote meanwhile.
+var allocating sync.Mutex
+
+// allocateAnew takes the mark off a cache that nobody allocates, and allocates it.
+func allocateAnew(c *tsm1.Cache) {
+	allocating.Lock()
+	defer allocating.Unlock()
+	if c.Keys() == nil {
+		c.Free()
+		c.WriteMulti(nil)
 	}
 }
 

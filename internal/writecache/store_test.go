@@ -3,6 +3,7 @@ package writecache
 import (
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
@@ -179,6 +180,29 @@ func TestCacheThatIsMarkedAndMissingIsAllocated(t *testing.T) {
 		allocate(c)
 		if c.Keys() == nil {
 			t.Fatal("nothing keeps what is written")
+		}
+	}
+}
+
+// TestWritersOfACacheThatIsMissingAllStay has two writers that find out at the same time that nobody allocates their
+// cache.
+func TestWritersOfACacheThatIsMissingAllStay(t *testing.T) {
+	t.Parallel()
+	for range 20_000 {
+		c := tsm1.NewCache(0)
+		*(*uint32)(reflect.ValueOf(c).Elem().FieldByName("initializedCount").Addr().UnsafePointer()) = 1 // the mark
+		var both sync.WaitGroup
+		for _, key := range []string{"a", "b"} {
+			both.Go(func() {
+				allocateAnew(c)
+				if err := c.WriteMulti(map[string][]tsm1.Value{key: {tsm1.NewValue(1, 1.0)}}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		both.Wait()
+		if n := len(c.Keys()); n != 2 {
+			t.Fatalf("%d of 2 writes are there", n)
 		}
 	}
 }
