@@ -6,9 +6,6 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"time"
-
-	"github.com/influxdata/influxdb/tsdb"
 
 	"concord/internal/cluster"
 	"concord/internal/copystate"
@@ -37,7 +34,7 @@ func (q *queues) close() {
 }
 
 // openCopies opens the knowledge of which copies are whole, and begins to exchange it with other nodes.
-func (n *Node) openCopies(written map[uint64]time.Time) (err error) {
+func (n *Node) openCopies() (err error) {
 	n.copies, err = copystate.Open(copystate.Deps{
 		Path: filepath.Join(n.cfg.Meta.Dir, "copies.db"), DataDir: n.cfg.Data.Dir, Meta: n.Meta,
 		Peer: func(node cluster.Node) (rpc.CopyStateClient, error) {
@@ -47,7 +44,7 @@ func (n *Node) openCopies(written map[uint64]time.Time) (err error) {
 			}
 			return rpc.NewCopyStateClient(conn), nil
 		},
-		Written: written, Has: n.memory.Has, Damaged: n.memory.Damage, Owed: n.owed, GiveUp: n.giveUpQueues,
+		Written: n.stopped, Has: n.memory.Has, Damaged: n.memory.Damage, Owed: n.owed, GiveUp: n.giveUpQueues,
 		Heard: func(node uint64) {
 			if h := n.queues.handoff.Load(); h != nil {
 				h.Back(node)
@@ -105,17 +102,6 @@ func (n *Node) Marked() uint64 { return n.copies.Marked() }
 
 // Heard reports whether this node has heard of a mark of another one.
 func (n *Node) Heard(node, mark uint64) bool { return n.copies.HeardMark(node) >= mark }
-
-// written tells when each shard of a store was last written to.
-func written(store *tsdb.Store) map[uint64]time.Time {
-	out := make(map[uint64]time.Time)
-	for _, sh := range store.Shards(store.ShardIDs()) {
-		if at, err := sh.LastModifiedWithErr(); err == nil {
-			out[sh.ID()] = at
-		}
-	}
-	return out
-}
 
 // whole says which copies queries may read.
 func (n *Node) whole() distquery.Whole {

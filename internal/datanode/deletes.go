@@ -21,7 +21,7 @@ func rememberDeletes(maxAge time.Duration) deletes.Keep {
 func (n *Node) newDeletes() error {
 	deps := deletes.Deps{
 		Meta: n.Meta, Store: n.Store, Pool: n.pool, Memory: n.deleted, Writes: n.writer,
-		Clock: n.writer.Order.Clock, Journal: n.writer.Order.Journal, Timeout: n.writer.WriteTimeout,
+		Clock: n.order.Clock, Journal: n.order.Journal, Timeout: n.writer.WriteTimeout,
 		Missed: func(node, shard uint64) { n.missed(node, shard, true) }, Failed: n.disk.StallAll, Log: n.log,
 	}
 	if n.handoff != nil {

@@ -10,7 +10,6 @@ import (
 	"concord/internal/entropy/service"
 	"concord/internal/entropy/transport"
 	"concord/internal/entropy/view"
-	"concord/internal/rpc"
 	"concord/internal/shardcopy"
 )
 
@@ -21,34 +20,34 @@ func (n *Node) beginnings() local.Beginnings {
 
 // openEntropy starts the anti-entropy service and answers other nodes. The view is the whole cluster's anti-entropy,
 // which also answers when the service is off.
-func (n *Node) openEntropy(pool *rpc.Pool) (*view.View, error) {
+func (n *Node) openEntropy() error {
 	rate := pace.NewLimit(0)
 	if n.cfg.AntiEntropy.Enabled {
 		rate.Set(uint64(n.cfg.AntiEntropy.MaxRate))
 	}
 	disk := local.Disk{Dir: n.Store.Path()}
 	shards := &shardcopy.Server{
-		Store: n.Store, Pool: pool, Begun: n.beginnings().Copied, Deletes: n.deleted.DeletesSeen, Hold: n.deleted.HoldDeletes,
+		Store: n.Store, Pool: n.pool, Begun: n.beginnings().Copied, Deletes: n.deleted.DeletesSeen, Hold: n.deleted.HoldDeletes,
 		NotWhole: n.notWhole, HoldWrites: n.cache.Hold, Wait: rate.Wait, CheckDisk: disk.Check,
 		Dir: filepath.Join(n.cfg.entropyDir(), "incoming"), Log: n.log,
 	}
 	if err := shards.Discard(func(id uint64) bool { _, ok := n.Meta.Shard(id); return ok }); err != nil {
-		return nil, fmt.Errorf("remove files of shards that are gone: %w", err)
+		return fmt.Errorf("remove files of shards that are gone: %w", err)
 	}
 	swept, stop := make(chan struct{}), make(chan struct{})
 	go func() { defer close(swept); n.sweep(shards, stop) }()
 	n.onClose(func() error { close(stop); <-swept; return nil })
 
 	copies := n.localCopies(shards, disk, rate)
-	v := &view.View{State: n.Meta.State, Transport: transport.New(pool), NodeID: n.Meta.NodeID}
+	n.view = &view.View{State: n.Meta.State, Transport: transport.New(n.pool), NodeID: n.Meta.NodeID}
 	if n.cfg.AntiEntropy.Enabled {
-		if err := n.startEntropy(copies, v.Transport); err != nil {
-			return nil, fmt.Errorf("open anti-entropy: %w", err)
+		if err := n.startEntropy(copies, n.view.Transport); err != nil {
+			return fmt.Errorf("open anti-entropy: %w", err)
 		}
-		v.Self = n.Entropy
+		n.view.Self = n.Entropy
 	}
-	n.serveNodes(copies, v.Self, shards)
-	return v, nil
+	n.serveNodes(copies, n.view.Self, shards)
+	return nil
 }
 
 // localCopies are this node's copies of shards.

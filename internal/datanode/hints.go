@@ -1,7 +1,6 @@
 package datanode
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,19 +9,15 @@ import (
 	"concord/internal/handoff"
 )
 
-// openHandoff opens the hinted handoff queues, and makes the deletes; writes and deletes fill the queues, and send
-// what they hold.
-func (n *Node) openHandoff() error {
+// newHandoff makes hinted handoff. Its queues are opened when there is who empties them.
+func (n *Node) newHandoff() error {
 	if err := n.checkKept(); err != nil {
 		return err
 	}
 	if !n.cfg.HintedHandoff.Enabled {
-		return n.newDeletes()
+		return nil
 	}
 	n.handoff = handoff.New(n.cfg.HintedHandoff, handoff.Deps{
-		Deliver: func(ctx context.Context, node, shard uint64, entries, behind []handoff.Entry) (int, error) {
-			return n.deletes.Deliver(ctx, node, shard, entries, behind) // it is there before the queues are open
-		},
 		Due: n.due,
 		Now: n.timeBounds,
 		Dropped: func(node, shard uint64) {
@@ -31,13 +26,17 @@ func (n *Node) openHandoff() error {
 				e.Suspect(shard)
 			}
 		},
+		Log: n.log,
 	})
-	n.handoff.WithLogger(n.log)
-	n.writer.Handoff, n.writer.MaxPending = n.handoff, n.cfg.HintedHandoff.MaxWritesPending
-	if err := n.newDeletes(); err != nil {
-		return err
+	return nil
+}
+
+// openHandoff opens the queues, and sends what they hold.
+func (n *Node) openHandoff() error {
+	if n.handoff == nil {
+		return nil
 	}
-	if err := n.handoff.Open(); err != nil {
+	if err := n.handoff.Open(n.deletes.Deliver); err != nil {
 		return fmt.Errorf("open hinted handoff: %w", err)
 	}
 	n.onClose(n.handoff.Close)

@@ -19,7 +19,6 @@ import (
 	"concord/internal/entropy/local"
 	"concord/internal/handoff"
 	cmeta "concord/internal/meta"
-	"concord/internal/replication"
 	"concord/internal/rpc"
 )
 
@@ -48,12 +47,10 @@ func mustNode(t *testing.T, identity string, state []byte, change ...func(*Confi
 	n.onClose(n.Meta.Close)
 	n.pool = &rpc.Pool{}
 	n.onClose(n.pool.Close)
-	n.writer = replication.NewWriter(n.Meta, nil, nil, n.pool)
-	n.writer.Order = &replication.Order{}
 	n.Store = tsdb.NewStore(t.TempDir())
 	n.memory = local.NewMemory(n.Store, t.TempDir(), zap.NewNop())
 	n.cfg.Data.Dir = t.TempDir()
-	if err := n.openCopies(nil); err != nil {
+	if err := errors.Join(n.openCopies(), n.openOrder()); err != nil {
 		t.Fatal(err)
 	}
 	deadline := time.After(10 * time.Second)
@@ -118,7 +115,7 @@ func TestOnlyRealMetadataTellsThatANodeIsGone(t *testing.T) {
 func (n *Node) keep(t *testing.T) {
 	t.Helper()
 	s := handoff.New(n.cfg.HintedHandoff, handoff.Deps{Due: func(uint64, uint64) (bool, bool) { return false, false }})
-	if err := s.Open(); err != nil {
+	if err := s.Open(nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Append(2, 7, handoff.Entry{Kind: handoff.Write, Data: []byte("x")}); err != nil {
@@ -137,13 +134,13 @@ func TestQueuesThatNobodySendsStopTheStart(t *testing.T) {
 			t.Errorf("%s, without queues: %v", say, err)
 		}
 		n.keep(t)
-		if err := n.openHandoff(); err == nil || !strings.Contains(err.Error(), say) || !strings.Contains(err.Error(), n.cfg.HintedHandoff.Dir) {
+		if err := n.openWrites(); err == nil || !strings.Contains(err.Error(), say) || !strings.Contains(err.Error(), n.cfg.HintedHandoff.Dir) {
 			t.Errorf("%s: %v", say, err)
 		}
 	}
 	n := mustNode(t, identity, nil)
 	n.keep(t)
-	if err := n.openHandoff(); err != nil || !n.HintsPending(7) {
+	if err := n.openWrites(); err != nil || !n.HintsPending(7) {
 		t.Error("a member that sends them does not start with them:", err)
 	}
 }
@@ -160,8 +157,7 @@ func TestDeletesAreKnownBeforeHintsAreDelivered(t *testing.T) {
 	if err := errors.Join(l.Record(drop), l.Close()); err != nil {
 		t.Fatal(err)
 	}
-	n.deleted = deletes.NewMemory(n.Meta)
-	if err := n.openHandoff(); err != nil {
+	if err := n.openWrites(); err != nil {
 		t.Fatal(err)
 	}
 	old := models.MustNewPoint("m", nil, models.Fields{"v": 1.0}, time.Unix(1, 0))
@@ -174,7 +170,7 @@ func TestDeletesAreKnownBeforeHintsAreDelivered(t *testing.T) {
 func TestNodeThatLeavesForgetsItsHints(t *testing.T) {
 	t.Parallel()
 	n := mustNode(t, identity, mustState(t))
-	if err := n.openHandoff(); err != nil {
+	if err := n.openWrites(); err != nil {
 		t.Fatal(err)
 	}
 	b, err := proto.Marshal(&rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: "db", Name: "m", Id: "d"})

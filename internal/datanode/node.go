@@ -9,42 +9,27 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/influxdata/influxdb/coordinator"
-	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/monitor"
 	"github.com/influxdata/influxdb/pkg/tlsconfig"
 	"github.com/influxdata/influxdb/query"
-	"github.com/influxdata/influxdb/services/httpd"
-	emeta "github.com/influxdata/influxdb/services/meta"
-	"github.com/influxdata/influxdb/services/precreator"
-	"github.com/influxdata/influxdb/services/retention"
 	"github.com/influxdata/influxdb/services/subscriber"
 	"github.com/influxdata/influxdb/tsdb"
 	_ "github.com/influxdata/influxdb/tsdb/engine" // registers the tsm1 engine
 	_ "github.com/influxdata/influxdb/tsdb/index"  // registers the inmem and tsi1 indexes
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
 
 	"concord/internal/budget"
 	"concord/internal/clocks"
-	"concord/internal/continuous"
 	"concord/internal/copystate"
 	"concord/internal/deletes"
-	"concord/internal/distquery"
-	"concord/internal/entropy"
-	"concord/internal/entropy/fieldindex"
 	"concord/internal/entropy/local"
 	"concord/internal/entropy/retype"
-	"concord/internal/entropy/routes"
-	"concord/internal/entropy/scrub"
 	"concord/internal/entropy/service"
-	"concord/internal/entropy/tsmfile"
 	"concord/internal/entropy/view"
 	"concord/internal/fulldisk"
 	"concord/internal/handoff"
@@ -52,13 +37,13 @@ import (
 	"concord/internal/meta"
 	"concord/internal/replication"
 	"concord/internal/rpc"
-	"concord/internal/shardcopy"
 	"concord/internal/trust"
 	"concord/internal/trust/tlsmanager"
 	"concord/internal/writecache"
 )
 
-// Node is a data node. Parts start in the order of Open and stop in reverse.
+// Node is a data node. Parts start in the order of Open and stop in reverse. It has a field for each part, as parts are
+// made of each other, and none knows all.
 type Node struct {
 	Meta    *meta.Client
 	Store   *tsdb.Store
@@ -81,6 +66,7 @@ type Node struct {
 	log      *zap.Logger
 	tcpAddr  string // advertised
 	httpAddr string // advertised
+	order    *replication.Order
 	writer   *replication.Writer
 	deleted  *deletes.Memory // what this node knows of deletes
 	deletes  *deletes.Service
@@ -98,6 +84,8 @@ type Node struct {
 	queues   queues
 	clocks   *clocks.Watch                   // of the other data nodes
 	cache    *writecache.Store               // all writes to Store go through it
+	stopped  map[uint64]time.Time            // when shards were written to last before this start
+	view     *view.View                      // the anti-entropy of the whole cluster
 	suspects atomic.Pointer[service.Service] // Entropy, for hinted handoff, which runs before it is there
 	certs    *tlsconfig.TLSCertMonitor
 	peerTLS  *tlsconfig.TLSConfigManager // to and from data nodes
@@ -191,115 +179,17 @@ func (n *Node) Open() (err error) {
 	return n.takePlace()
 }
 
-// openParts starts what serves, and what works on the shards.
+// openParts starts what serves, and what works on the shards. Each part is made of those before it.
 func (n *Node) openParts() error {
 	n.life.Lock()
 	defer n.life.Unlock()
-	n.Store = tsdb.NewStore(n.cfg.Data.Dir)
-	n.Store.EngineOptions.Config = n.cfg.engine()
-	n.Store.EngineOptions.EngineVersion = n.cfg.Data.Engine
-	n.Store.EngineOptions.IndexVersion = n.cfg.Data.Index
-	n.Store.EngineOptions.MonitorDisabled = true // it frees caches that are written to; writecache has another one
-	n.Store.WithLogger(n.log)
-	// The engine may compact as soon as it opens.
-	n.memory = local.NewMemory(n.Store, n.cfg.entropyDir(), n.log)
-	gate := scrub.NewGate(n.cfg.Data)
-	gate.OnDamage = n.foundByGate
-	n.onClose(gate.Close)
-	n.Store.EngineOptions.CompactionPlannerCreator = gate.Planner
-	damaged, err := scrub.BeforeOpen(n.cfg.Data.Dir)
-	if err != nil {
-		return fmt.Errorf("look for files in %s that cannot be opened: %w", n.cfg.Data.Dir, err)
-	}
-	fields, err := fieldindex.BeforeOpen(n.fieldFolders())
-	if err != nil {
-		return fmt.Errorf("look for indexes of fields in %s that cannot be loaded: %w", n.cfg.Data.Dir, err)
-	}
-	if err := n.Store.Open(); err != nil {
-		return fmt.Errorf("open the storage engine in %s: %w", n.cfg.Data.Dir, err)
-	}
-	n.onClose(n.Store.Close)
-	stopped := written(n.Store) // before anything is written
-	fields.AfterOpen(n.Store)
-	if err := n.fieldsRebuilt(fields.Rebuilt); err != nil {
-		return err
-	}
-	n.cache = writecache.Wrap(n.Store, n.log)
-	n.onClose(n.cache.Close)
-	n.disk = fulldisk.New(n.cache, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.log)
-	n.onClose(n.disk.Close)
-
-	if err := n.openCopies(stopped); err != nil {
-		return err
-	}
-
-	n.sub = subscriber.NewService(n.cfg.Subscriber, n.certs)
-	n.sub.MetaClient = n.Meta
-	n.sub.WithLogger(n.log)
-	if err := n.sub.Open(); err != nil {
-		return fmt.Errorf("open the subscriber: %w", err)
-	}
-	n.onClose(n.sub.Close)
-
-	n.writer = replication.NewWriter(n.Meta, n.Store, n.sub, n.pool)
-	n.writer.WriteTimeout = time.Duration(n.cfg.Cluster.WriteTimeout)
-	n.writer.WithLogger(n.log)
-	n.deleted = deletes.NewMemory(n.Meta)
-	n.writer.Begun, n.writer.Deletes = n.beginnings().Begin, n.deleted
-	n.holds = &retype.Gate{Store: n.disk}
-	n.writer.Shards = n.holds
-	n.writer.HasLacks = n.copies.Lacking
-	n.writer.Missed, n.writer.Lacks, n.writer.Admit = n.missed, n.copies.Missed, n.copies.Admit
-	n.writer.NotWhole = func(ctx context.Context, shard uint64) bool { return len(n.copies.Unfit(ctx, shard)) > 0 }
-	n.writer.Deleted, n.writer.Refresh = n.Meta.Deleted, n.Meta.Refresh
-	for shard, found := range damaged {
-		if err := n.memory.Found(shard, found...); err != nil {
+	for _, open := range []func() error{
+		n.openStore, n.openCopies, n.openSubscriber, n.openOrder, n.openWrites, n.leaveCluster, n.startWrites,
+		n.openQueries, n.openEntropy, n.openServices,
+	} {
+		if err := open(); err != nil {
 			return err
 		}
-	}
-	if err := n.openOrder(); err != nil {
-		return err
-	}
-	if err := n.openHandoff(); err != nil {
-		return err
-	}
-	if n.place.left.Swap(false) {
-		if err := n.forgetCluster(); err != nil {
-			return fmt.Errorf("this node left its cluster, but %w", err)
-		}
-	}
-	if err := n.deletes.Open(); err != nil {
-		return fmt.Errorf("open the deletes: %w", err)
-	}
-	n.onClose(n.deletes.Close)
-	if err := n.writer.Open(); err != nil {
-		return fmt.Errorf("open the points writer: %w", err)
-	}
-	n.onClose(n.writer.Close)
-	n.queues.writer.Store(n.writer)
-	n.mon = n.newMonitor()
-
-	if n.queries, err = n.cfg.queryBudget(); err != nil {
-		return err
-	}
-	n.openExecutor(n.pool, n.mon)
-	n.onClose(n.executor.Close)
-
-	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served, n.copies, n.clocks, n.queries)
-	if n.handoff != nil {
-		n.reporters.add(n.handoff)
-	}
-	view, err := n.openEntropy(n.pool)
-	if err != nil {
-		return err
-	}
-	n.closeIdleServer()
-	// Clients are served from now on: what was confirmed to others while this node was down is to be true here.
-	if err := n.Meta.Refresh(); err != nil && n.Meta.NodeID() != 0 {
-		n.log.Warn("No meta node says what changed while this node was down: serving the copy", zap.Error(err))
-	}
-	if err := n.openServices(n.mon, view); err != nil {
-		return err
 	}
 	n.refusal.Store(nil)
 	return nil
@@ -309,16 +199,6 @@ func (n *Node) openParts() error {
 func (n *Node) catchUp(ctx context.Context, index uint64) {
 	if err := n.Meta.CatchUp(ctx, index, ""); err != nil {
 		n.log.Debug("Serving a request that relies on newer metadata", zap.Error(err))
-	}
-}
-
-// foundByGate notes damage that a compaction would have met, and has it healed.
-func (n *Node) foundByGate(shard uint64, found []*tsmfile.Damage) {
-	if err := n.memory.Found(shard, found...); err != nil {
-		n.log.Error("Cannot note damage", zap.Uint64("db_shard_id", shard), zap.Error(err))
-	}
-	if e := n.suspects.Load(); e != nil {
-		e.Suspect(shard)
 	}
 }
 
@@ -332,70 +212,6 @@ func (n *Node) LogQueries() {
 }
 
 func (n *Node) onClose(fn func() error) { n.stop = append(n.stop, fn) }
-
-// openExecutor makes the InfluxQL executor over the whole cluster.
-func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
-	c := n.cfg.Cluster
-	n.http = n.newHTTPStore(pool)
-	n.executor = query.NewExecutor()
-	mapper, schema := distquery.NewShardMapper(n.Meta, n.Store, pool), distquery.NewSchema(n.Meta, n.Store, pool)
-	mapper.Whole, schema.Whole = n.whole(), n.whole()
-	n.executor.StatementExecutor = &distquery.Executor{
-		Base: coordinator.StatementExecutor{
-			MetaClient:          n.Meta,
-			TaskManager:         n.executor.TaskManager,
-			Monitor:             mon,
-			PointsWriter:        n.writer,
-			MaxSelectPointN:     c.MaxSelectPointN,
-			MaxSelectSeriesN:    c.MaxSelectSeriesN,
-			MaxSelectBucketsN:   c.MaxSelectBucketsN,
-			StrictErrorHandling: n.cfg.Data.StrictErrorHandling,
-		},
-		Mapper: mapper,
-		Store: func(r *distquery.Report, share *budget.Share) coordinator.TSDBStore {
-			return clusterStore{Store: n.Store, Schema: schema.For(r, share), delete: n.deletes}
-		},
-		Strict:  c.IncompleteReads == failIncomplete,
-		State:   n.Meta.State,
-		Refresh: n.Meta.Refresh,
-		Log:     n.log,
-
-		Budget: n.queries, Requests: &n.asked,
-	}
-	tm := n.executor.TaskManager
-	tm.QueryTimeout = time.Duration(c.QueryTimeout)
-	tm.LogQueriesAfter = time.Duration(c.LogQueriesAfter)
-	tm.MaxConcurrentQueries = c.MaxConcurrentQueries
-	tm.LogTimedoutQueries = c.LogTimedOutQueries
-	if n.cfg.Data.QueryLogEnabled {
-		n.executor.WithLogger(n.log)
-	}
-}
-
-// serveNodes answers other nodes.
-func (n *Node) serveNodes(copies *local.Local, control entropy.Control, shards *shardcopy.Server) {
-	guard := rpc.NewGuard(n.cfg.Meta.InternalSharedSecret)
-	s := rpc.NewServer(append(rpc.CatchingUp(n.catchUp), guard.Option(), n.served.Option())...)
-	n.registerServices(s, copies, control, shards)
-	ln, done := n.listener.forOneServer(), make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := s.Serve(guard.Listener(ln)); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-			n.log.Error("Serving other nodes ended", zap.Error(err))
-		}
-	}()
-	n.onClose(func() error { s.Stop(); <-done; return nil })
-}
-
-// requests returns a function that tells how many writes and queries of clients this node has served. A call of
-// another node may ask it while the node closes, so it has the parts of its own.
-func (n *Node) requests() func() int64 {
-	executor, writer, store := n.executor, n.writer, n.http
-	return func() int64 {
-		queries, _ := executor.Statistics(nil)[0].Values["queriesExecuted"].(int64)
-		return n.served.Requests() + writer.Requests() + store.Requests() + queries
-	}
-}
 
 // Reload takes over what can change while the node runs: the [anti-entropy]
 // section and all certificates. On an error nothing has changed.
@@ -435,73 +251,6 @@ func (n *Node) Reload(cfg *Config) error {
 	return nil
 }
 
-// openServices starts the engine's services and, last of all, the HTTP API.
-func (n *Node) openServices(mon *monitor.Monitor, v *view.View) error {
-	start := func(name string, s interface {
-		WithLogger(*zap.Logger)
-		Open() error
-		Close() error
-	}) error {
-		s.WithLogger(n.log)
-		if err := s.Open(); err != nil {
-			return fmt.Errorf("open %s: %w", name, err)
-		}
-		n.onClose(s.Close)
-		if r, ok := s.(monitor.Reporter); ok {
-			n.reporters.add(r)
-		}
-		return nil
-	}
-
-	if err := start("the monitor", mon); err != nil {
-		return err
-	}
-	n.observe()
-	if n.cfg.Precreator.Enabled {
-		s := precreator.NewService(n.cfg.Precreator)
-		s.MetaClient = n.Meta
-		if err := start("shard precreation", s); err != nil {
-			return err
-		}
-	}
-	if n.cfg.ContinuousQuery.Enabled {
-		s := continuous.New(n.cfg.ContinuousQuery, n.Meta, n.executor, mon)
-		mon.RegisterDiagnosticsClient("cq", s)
-		if err := start("continuous queries", s); err != nil {
-			return err
-		}
-	}
-	if n.cfg.Retention.Enabled {
-		s := retention.NewService(n.cfg.Retention)
-		s.SetMetaClient(n.Meta)
-		s.TSDBStore = n.Store
-		// Each node drops its own ownership: the others still have to delete their copy.
-		s.DropShardMetaRef = func(id uint64, owners []uint64) error { return n.Meta.RemoveShardOwner(id, n.Meta.NodeID()) }
-		if err := start("retention enforcement", s); err != nil {
-			return err
-		}
-	}
-	if !n.cfg.HTTPD.Enabled {
-		return nil
-	}
-	s := httpapi.New(n.cfg.HTTPD, n.certs, n.queries, &n.asked)
-	n.api = s
-	h := s.Handler
-	h.MetaClient = httpMeta{n.Meta}
-	h.QueryAuthorizer = emeta.NewQueryAuthorizer(n.Meta.Client)
-	h.WriteAuthorizer = writeAuthorizer{n.Meta}
-	h.QueryExecutor = n.executor
-	h.Monitor = mon
-	h.PointsWriter = n.writer
-	h.Store = n.http
-	h.Version, h.BuildType = n.version, "Concord"
-	h.AddRoutes(routes.Routes(v)...)
-	h.AddRoutes(httpd.Route{
-		Name: "shard-status", Method: http.MethodGet, Pattern: "/shard-status", LoggingEnabled: true, HandlerFunc: n.serveShardStatus,
-	})
-	return start("the HTTP API", s)
-}
-
 // Close stops all parts, the last started first, and returns their errors.
 func (n *Node) Close() error {
 	err := n.leavePlace()
@@ -523,11 +272,4 @@ func (n *Node) unwind(first int) error {
 	n.reporters.clear()
 	n.Entropy, n.handoff, n.executor, n.api = nil, nil, nil, nil
 	return errors.Join(errs...)
-}
-
-// monitorWriter lets the monitor write _internal through the cluster.
-type monitorWriter struct{ w *replication.Writer }
-
-func (m monitorWriter) WritePoints(db, rp string, points models.Points) error {
-	return m.w.WritePointsPrivileged(tsdb.WriteContext{UserId: tsdb.MonitorUser}, db, rp, models.ConsistencyLevelAny, points)
 }

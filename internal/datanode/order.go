@@ -34,7 +34,7 @@ func (n *Node) openOrder() error {
 	}
 	n.onClose(journal.Close)
 	n.reporters.add(journal)
-	n.writer.Order = &replication.Order{Clock: clock, Journal: journal}
+	n.order = &replication.Order{Clock: clock, Journal: journal}
 	why := ""
 	switch {
 	case journal.Damaged():

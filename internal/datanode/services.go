@@ -1,13 +1,26 @@
 package datanode
 
 import (
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/influxdata/influxdb/monitor"
+	"github.com/influxdata/influxdb/services/httpd"
+	emeta "github.com/influxdata/influxdb/services/meta"
+	"github.com/influxdata/influxdb/services/precreator"
+	"github.com/influxdata/influxdb/services/retention"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"concord/internal/continuous"
 	"concord/internal/copystate"
 	"concord/internal/distquery"
 	"concord/internal/entropy"
 	"concord/internal/entropy/local"
+	"concord/internal/entropy/routes"
 	"concord/internal/entropy/transport"
+	"concord/internal/httpapi"
 	"concord/internal/replication"
 	"concord/internal/rpc"
 	"concord/internal/shardcopy"
@@ -26,4 +39,100 @@ func (n *Node) registerServices(s grpc.ServiceRegistrar, copies *local.Local, co
 	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
 	transport.NewServer(copies, control).Register(s)
 	rpc.RegisterShardsServer(s, shards)
+}
+
+// serveNodes answers other nodes.
+func (n *Node) serveNodes(copies *local.Local, control entropy.Control, shards *shardcopy.Server) {
+	guard := rpc.NewGuard(n.cfg.Meta.InternalSharedSecret)
+	s := rpc.NewServer(append(rpc.CatchingUp(n.catchUp), guard.Option(), n.served.Option())...)
+	n.registerServices(s, copies, control, shards)
+	ln, done := n.listener.forOneServer(), make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.Serve(guard.Listener(ln)); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			n.log.Error("Serving other nodes ended", zap.Error(err))
+		}
+	}()
+	n.onClose(func() error { s.Stop(); <-done; return nil })
+}
+
+// engineService is a service of the engine.
+type engineService interface {
+	WithLogger(*zap.Logger)
+	Open() error
+	Close() error
+}
+
+// start starts a service.
+func (n *Node) start(name string, s engineService) error {
+	s.WithLogger(n.log)
+	if err := s.Open(); err != nil {
+		return fmt.Errorf("open %s: %w", name, err)
+	}
+	n.onClose(s.Close)
+	if r, ok := s.(monitor.Reporter); ok {
+		n.reporters.add(r)
+	}
+	return nil
+}
+
+// openServices starts the engine's services and, last of all, the HTTP API.
+func (n *Node) openServices() error {
+	n.closeIdleServer()
+	// Clients are served from now on: what was confirmed to others while this node was down is to be true here.
+	if err := n.Meta.Refresh(); err != nil && n.Meta.NodeID() != 0 {
+		n.log.Warn("No meta node says what changed while this node was down: serving the copy", zap.Error(err))
+	}
+	if err := n.start("the monitor", n.mon); err != nil {
+		return err
+	}
+	n.observe()
+	if n.cfg.Precreator.Enabled {
+		s := precreator.NewService(n.cfg.Precreator)
+		s.MetaClient = n.Meta
+		if err := n.start("shard precreation", s); err != nil {
+			return err
+		}
+	}
+	if n.cfg.ContinuousQuery.Enabled {
+		s := continuous.New(n.cfg.ContinuousQuery, n.Meta, n.executor, n.mon)
+		n.mon.RegisterDiagnosticsClient("cq", s)
+		if err := n.start("continuous queries", s); err != nil {
+			return err
+		}
+	}
+	if n.cfg.Retention.Enabled {
+		s := retention.NewService(n.cfg.Retention)
+		s.SetMetaClient(n.Meta)
+		s.TSDBStore = n.Store
+		// Each node drops its own ownership: the others still have to delete their copy.
+		s.DropShardMetaRef = func(id uint64, owners []uint64) error { return n.Meta.RemoveShardOwner(id, n.Meta.NodeID()) }
+		if err := n.start("retention enforcement", s); err != nil {
+			return err
+		}
+	}
+	if !n.cfg.HTTPD.Enabled {
+		return nil
+	}
+	return n.openHTTP()
+}
+
+// openHTTP starts the HTTP API.
+func (n *Node) openHTTP() error {
+	s := httpapi.New(n.cfg.HTTPD, n.certs, n.queries, &n.asked)
+	n.api = s
+	h := s.Handler
+	h.MetaClient = httpMeta{n.Meta}
+	h.QueryAuthorizer = emeta.NewQueryAuthorizer(n.Meta.Client)
+	h.WriteAuthorizer = writeAuthorizer{n.Meta}
+	h.QueryExecutor = n.executor
+	h.Monitor = n.mon
+	h.PointsWriter = n.writer
+	h.Store = n.http
+	h.Version, h.BuildType = n.version, "Concord"
+	h.AddRoutes(routes.Routes(n.view)...)
+	h.AddRoutes(httpd.Route{
+		Name: "shard-status", Method: http.MethodGet, Pattern: "/shard-status", LoggingEnabled: true, HandlerFunc: n.serveShardStatus,
+	})
+	return n.start("the HTTP API", s)
 }

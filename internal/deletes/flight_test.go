@@ -63,7 +63,7 @@ func TestDeleteMeetsWriteOutOfHandoff(t *testing.T) {
 			if err := w.deletes.DeleteMeasurement(db, "m"); err != nil {
 				t.Fatal(err)
 			}
-			third := mustOpen(t, newNode(t, c.meta, c.stores[0], c.pool, 3, nil)) // as on another node
+			third := mustOpen(t, newNode(newDeps(t, c.meta, c.stores[0], c.pool, 3), nil)) // as on another node
 			if err := third.WritePoints(db, policy, all, nil, mustPoints(t, "m v=2 2")); err != nil {
 				t.Fatal(err)
 			}

@@ -51,35 +51,37 @@ type node struct {
 	store   *tsdb.Store
 }
 
-// newNode returns a node that is not open yet. It has no hinted handoff when hh is nil.
-func newNode(
-	t testing.TB, meta *replicationtest.Meta, s *tsdb.Store, pool *rpc.Pool, id uint64, hh *handoff.Service,
-) *node {
+// newDeps is what the writer of a node needs. It has no hinted handoff.
+func newDeps(t testing.TB, meta *replicationtest.Meta, s *tsdb.Store, pool *rpc.Pool, id uint64) replication.Deps {
 	t.Helper()
-	m := replicationtest.Member{Meta: meta, Node: id}
 	clock, journal := replicationtest.Order(t, id)
-	w := replication.NewWriter(m, s, replicationtest.NoSubscriber{}, pool)
-	n := &node{Writer: w, Memory: NewMemory(meta), store: s}
-	n.WriteTimeout = 5 * time.Second
-	n.Order, n.Deletes = &replication.Order{Clock: clock, Journal: journal}, n.Memory
-	n.with(m, pool, hh)
-	return n
+	return replication.Deps{
+		Meta: replicationtest.Member{Meta: meta, Node: id}, Store: s, Shards: s, Subscriber: replicationtest.NoSubscriber{},
+		Pool: pool, Order: &replication.Order{Clock: clock, Journal: journal}, Deletes: NewMemory(meta),
+		Copies: replicationtest.NoCopies{}, WriteTimeout: 5 * time.Second, Log: zap.NewNop(),
+	}
 }
 
-// with makes the deletes of a node.
-func (n *node) with(m replicationtest.Member, pool *rpc.Pool, hh *handoff.Service) {
+// newNode returns a node that is not open yet. It has no hinted handoff when hh is nil.
+func newNode(writes replication.Deps, hh *handoff.Service) *node {
+	memory := writes.Deletes.(*Memory)
 	deps := Deps{
-		Meta: m, Store: n.store, Pool: pool, Memory: n.Memory, Writes: n.Writer, Clock: n.Order.Clock,
-		Journal: n.Order.Journal, Timeout: n.WriteTimeout, Missed: func(uint64, uint64) {}, Failed: func(string, error) {},
-		Log: zap.NewNop(),
+		Meta: writes.Meta, Store: writes.Store, Pool: writes.Pool, Memory: memory, Clock: writes.Order.Clock,
+		Journal: writes.Order.Journal, Timeout: writes.WriteTimeout, Missed: func(uint64, uint64) {},
+		Failed: func(string, error) {}, Log: zap.NewNop(),
 	}
 	if hh != nil {
-		deps.Handoff, n.Handoff = hh, hh
+		deps.Handoff, writes.Handoff = hh, hh
 	}
-	n.deletes = New(deps)
+	w := replication.NewWriter(writes)
+	deps.Writes = w
+	return &node{Writer: w, Memory: memory, deletes: New(deps), store: writes.Store}
 }
 
-func (n *node) Open() error { return errors.Join(n.deletes.Open(), n.Writer.Open()) }
+func (n *node) Open() error {
+	n.Writer.Open()
+	return n.deletes.Open()
+}
 
 func (n *node) Close() error { return errors.Join(n.Writer.Close(), n.deletes.Close()) }
 
@@ -136,7 +138,7 @@ func newTestCluster(t testing.TB, states ...string) *testCluster {
 		var s *tsdb.Store
 		if state == "ok" {
 			s = mustStore(t)
-			n.TCPAddr = mustServe(t, mustOpen(t, newNode(t, c.meta, s, c.pool, n.ID, nil)).server())
+			n.TCPAddr = mustServe(t, mustOpen(t, newNode(newDeps(t, c.meta, s, c.pool, n.ID), nil)).server())
 		}
 		c.stores = append(c.stores, s)
 		c.meta.Nodes = append(c.meta.Nodes, n)
@@ -148,7 +150,7 @@ func newTestCluster(t testing.TB, states ...string) *testCluster {
 // newNode returns one of the nodes, which is not open yet.
 func (c *testCluster) newNode(t testing.TB, id uint64) *node {
 	t.Helper()
-	return newNode(t, c.meta, c.stores[id-1], c.pool, id, nil)
+	return newNode(newDeps(t, c.meta, c.stores[id-1], c.pool, id), nil)
 }
 
 // node is the first one, without hinted handoff.
@@ -172,33 +174,29 @@ func (c *testCluster) withQueues(
 	cfg.Dir = t.TempDir()
 	cfg.RetryInterval, cfg.RetryMaxInterval = itoml.Duration(5*time.Millisecond), itoml.Duration(20*time.Millisecond)
 	change(&cfg)
-	n := c.newNode(t, 1)
-	n.WriteTimeout = timeout
-	return n, c.openQueues(t, n, cfg)
+	return c.openQueues(t, timeout, cfg)
 }
 
-// openQueues opens a node with hinted handoff.
-func (c *testCluster) openQueues(t testing.TB, n *node, cfg handoff.Config) *handoff.Service {
+// openQueues opens the first node with hinted handoff.
+func (c *testCluster) openQueues(t testing.TB, timeout time.Duration, cfg handoff.Config) (*node, *handoff.Service) {
 	t.Helper()
 	hh := handoff.New(cfg, handoff.Deps{
-		Deliver: func(ctx context.Context, node, shard uint64, entries, behind []handoff.Entry) (int, error) {
-			return n.deletes.Deliver(ctx, node, shard, entries, behind)
-		},
 		Due: func(uint64, uint64) (bool, bool) { return true, true }, Dropped: func(uint64, uint64) {},
 	})
-	n.MaxPending = cfg.MaxWritesPending
-	n.with(replicationtest.Member{Meta: c.meta, Node: 1}, c.pool, hh)
-	if err := errors.Join(hh.Open(), n.Open()); err != nil {
+	deps := newDeps(t, c.meta, c.stores[0], c.pool, 1)
+	deps.WriteTimeout, deps.MaxPending = timeout, cfg.MaxWritesPending
+	n := newNode(deps, hh)
+	if err := errors.Join(hh.Open(n.deletes.Deliver), n.Open()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { n.Close(); hh.Close() })
-	return hh
+	return n, hh
 }
 
 // serverOf is the server of a node alone, over a store.
 func serverOf(t testing.TB, s *tsdb.Store) server {
 	t.Helper()
-	return mustOpen(t, newNode(t, &replicationtest.Meta{}, s, nil, 2, nil)).server()
+	return mustOpen(t, newNode(newDeps(t, &replicationtest.Meta{}, s, nil, 2), nil)).server()
 }
 
 // gate is a node that can be away, or hang.

@@ -110,7 +110,7 @@ func TestNewerPointsOutliveACrash(t *testing.T) {
 	if err := errors.Join(w.Close(), hh.Close()); err != nil {
 		t.Fatal(err)
 	}
-	hh = c.openQueues(t, c.newNode(t, 1), cfg)
+	_, hh = c.openQueues(t, 5*time.Second, cfg)
 	await(t, "the newer points are delivered", func() bool { return !hh.Pending(1, shardID) })
 	if got := values(t, c.stores[0], "m"); !slices.Equal(got, []float64{2, 3}) {
 		t.Errorf("the owner has %v, want what is newer than the delete", got)

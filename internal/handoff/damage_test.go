@@ -24,7 +24,7 @@ func TestDamagedNewestSegmentDoesNotKeepTheNodeFromStarting(t *testing.T) {
 		mustChange(t, filepath.Join(dir, "2", "7", "00000001.hh"), damage)
 		r.back()
 		s = New(testConfig(dir), r.deps())
-		if err := s.Open(); err != nil {
+		if err := s.Open(r.deliver); err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
@@ -50,7 +50,7 @@ func TestQueueOfAnotherVersionIsLeftAlone(t *testing.T) {
 	for _, segment := range []string{"00000001.hh", "00000002.hh"} {
 		path := filepath.Join(dir, "2", "7", segment)
 		mustChange(t, path, func(b []byte) { b[5]++ })
-		if err := New(testConfig(dir), r.deps()).Open(); err == nil {
+		if err := New(testConfig(dir), r.deps()).Open(r.deliver); err == nil {
 			t.Errorf("%s was opened", segment)
 		}
 		mustChange(t, path, func(b []byte) { b[5]-- })

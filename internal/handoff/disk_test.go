@@ -40,7 +40,7 @@ func mustOpenOn(t testing.TB, f *faulty, dir string, r *receiver) *Service {
 	t.Helper()
 	s := New(testConfig(dir), r.deps())
 	s.disk = f.disk()
-	if err := s.Open(); err != nil {
+	if err := s.Open(r.deliver); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })

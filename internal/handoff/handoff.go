@@ -40,10 +40,6 @@ func (e *PermanentError) Unwrap() error { return e.Err }
 
 // Deps is what the service needs of its surroundings.
 type Deps struct {
-	// Deliver sends entries of one shard to a node, in their order. It returns how many of them the
-	// node has, and why it lacks the next: a *PermanentError drops that one, any other error is tried again.
-	// behind are the deletes that wait behind the entries, in a queue from before writes had versions.
-	Deliver func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error)
 	// Due tells whether a node still is to get a shard's entries; those of a
 	// removed node or a dropped shard are forgotten. known is false while there is no
 	// metadata to tell it from: then nothing is sent, and nothing is forgotten.
@@ -53,14 +49,21 @@ type Deps struct {
 	// Now is what time it is at the earliest and at the latest, when clocks disagree; time.Now when nil. An entry is kept
 	// until it is older than max-age by all of them.
 	Now func() (earliest, latest time.Time)
+	Log *zap.Logger // nil for none
 }
+
+// Deliver sends entries of one shard to a node, in their order. It returns how many of them the
+// node has, and why it lacks the next: a *PermanentError drops that one, any other error is tried again.
+// behind are the deletes that wait behind the entries, in a queue from before writes had versions.
+type Deliver func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error)
 
 // Service holds the queues of all nodes.
 type Service struct {
-	cfg  Config
-	deps Deps
-	log  *zap.Logger
-	disk disk
+	cfg     Config
+	deps    Deps
+	deliver Deliver // since Open
+	log     *zap.Logger
+	disk    disk
 
 	mu    sync.RWMutex
 	nodes map[uint64]*node
@@ -76,14 +79,16 @@ func New(cfg Config, deps Deps) *Service {
 	if deps.Now == nil {
 		deps.Now = func() (_, _ time.Time) { now := time.Now(); return now, now }
 	}
-	return &Service{cfg: cfg, deps: deps, log: zap.NewNop(), disk: realDisk, nodes: make(map[uint64]*node)}
+	if deps.Log == nil {
+		deps.Log = zap.NewNop()
+	}
+	log := deps.Log.With(zap.String("service", "handoff"))
+	return &Service{cfg: cfg, deps: deps, log: log, disk: realDisk, nodes: make(map[uint64]*node)}
 }
 
-// WithLogger sets the logger; call it before Open.
-func (s *Service) WithLogger(log *zap.Logger) { s.log = log.With(zap.String("service", "handoff")) }
-
 // Open finds the queues on disk and starts to send them.
-func (s *Service) Open() error {
+func (s *Service) Open(deliver Deliver) error {
+	s.deliver = deliver
 	if err := os.MkdirAll(s.cfg.Dir, 0o750); err != nil {
 		return fmt.Errorf("[hinted-handoff] dir: %w", err)
 	}

@@ -84,7 +84,6 @@ func (r *receiver) set(fn func()) {
 
 func (r *receiver) deps() Deps {
 	return Deps{
-		Deliver: r.deliver,
 		Due: func(_, shard uint64) (bool, bool) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -114,7 +113,7 @@ func testConfig(dir string) Config {
 func mustOpen(t testing.TB, cfg Config, r *receiver) *Service {
 	t.Helper()
 	s := New(cfg, r.deps())
-	if err := s.Open(); err != nil {
+	if err := s.Open(r.deliver); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
@@ -472,10 +471,8 @@ func TestDeletesOfADatabaseGoFirst(t *testing.T) {
 	t.Parallel()
 	var order []string
 	r := newAway()
-	d := r.deps()
-	deliver := d.Deliver
-	d.Deliver = func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error) {
-		n, err := deliver(ctx, node, shard, entries, behind)
+	deliver := func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error) {
+		n, err := r.deliver(ctx, node, shard, entries, behind)
 		r.set(func() {
 			for _, e := range entries[:n] {
 				order = append(order, string(e.Data))
@@ -483,8 +480,8 @@ func TestDeletesOfADatabaseGoFirst(t *testing.T) {
 		})
 		return n, err
 	}
-	s := New(testConfig(t.TempDir()), d)
-	if err := s.Open(); err != nil {
+	s := New(testConfig(t.TempDir()), r.deps())
+	if err := s.Open(deliver); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })

@@ -194,7 +194,7 @@ func (n *node) send(ctx context.Context, sq shardQueue, entries []Entry) error {
 		}
 	}
 	n.stats.req.Add(1)
-	done, err := n.s.deps.Deliver(ctx, n.id, sq.shard, entries, sq.q.deletesBehind(entries))
+	done, err := n.s.deliver(ctx, n.id, sq.shard, entries, sq.q.deletesBehind(entries))
 	if err == nil {
 		done = len(entries)
 		n.stats.reqPoints.Add(int64(points))

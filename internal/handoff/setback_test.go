@@ -61,16 +61,16 @@ func TestSegmentThatCannotBeUnlinkedIsTriedAfterPauses(t *testing.T) {
 	d := r.deps()
 	stuck := segmentPath(dir, "2", "7", "1")
 	var once sync.Once
-	d.Deliver = func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error) {
+	deliver := func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error) {
 		if shard == 7 {
 			once.Do(func() { mustBlock(t, stuck) })
 		}
 		return r.deliver(ctx, node, shard, entries, behind)
 	}
 	core, logs := observer.New(zap.ErrorLevel)
+	d.Log = zap.New(core)
 	s := New(testConfig(dir), d)
-	s.WithLogger(zap.New(core))
-	if err := s.Open(); err != nil {
+	if err := s.Open(deliver); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
@@ -128,7 +128,7 @@ func TestSegmentThatCannotBeReadIsGivenUp(t *testing.T) {
 			s.Close()
 			tc.harm(path)
 			s = New(testConfig(dir), r.deps())
-			if err := s.Open(); err != nil {
+			if err := s.Open(r.deliver); err != nil {
 				t.Errorf("%s: the node does not start: %v", name, err)
 				continue
 			}
@@ -183,11 +183,10 @@ func TestShardThatFailsDoesNotHoldUpTheOthers(t *testing.T) {
 	r.back()
 	cfg := testConfig(dir)
 	cfg.RetryInterval, cfg.RetryMaxInterval = itoml.Duration(time.Hour), itoml.Duration(time.Hour)
-	d := r.deps()
 	var both sync.WaitGroup
 	both.Add(2)
 	var once [2]sync.Once
-	d.Deliver = func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error) {
+	deliver := func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error) {
 		once[shard-7].Do(both.Done)
 		both.Wait()
 		if shard == 7 {
@@ -195,8 +194,8 @@ func TestShardThatFailsDoesNotHoldUpTheOthers(t *testing.T) {
 		}
 		return r.deliver(ctx, node, shard, entries, behind)
 	}
-	s = New(cfg, d)
-	if err := s.Open(); err != nil {
+	s = New(cfg, r.deps())
+	if err := s.Open(deliver); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })

@@ -37,7 +37,7 @@ func (w *Writer) accept(
 		v = oldest
 	}
 	if v == 0 {
-		return writeStore(w.Shards, w.Begun, ctx, shard, db, policy, points)
+		return w.writeStore(ctx, shard, db, policy, points)
 	}
 	w.Order.Clock.Heard(v)
 	l := w.writing.Of(shard)
@@ -60,7 +60,7 @@ func (w *Writer) accept(
 		return err
 	}
 	if len(kept) > 0 {
-		err = writeStore(w.Shards, w.Begun, ctx, shard, db, policy, kept)
+		err = w.writeStore(ctx, shard, db, policy, kept)
 	}
 	var partial tsdb.PartialWriteError
 	wrote := err == nil || errors.As(err, &partial)

@@ -7,6 +7,8 @@ import (
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
+
+	"concord/internal/replication/replicationtest"
 )
 
 // newShard is a store without the shard until it is created. Its first two writes both find it missing.
@@ -32,21 +34,30 @@ func (s *newShard) CreateShard(string, string, uint64, bool) error {
 	return nil
 }
 
+// countedCopies counts how often a copy begins.
+type countedCopies struct {
+	replicationtest.NoCopies
+	n atomic.Int32
+}
+
+func (c *countedCopies) Begin(uint64) error { c.n.Add(1); return nil }
+
 func TestTwoFirstWritesBeginACopyOnce(t *testing.T) {
 	t.Parallel()
 	s := &newShard{}
 	s.both.Add(2)
-	var begun atomic.Int32
+	var begun countedCopies
+	w := &Writer{Deps: Deps{Shards: s, Copies: &begun}}
 	var wg sync.WaitGroup
 	for range 2 {
 		wg.Go(func() {
-			if err := writeStore(s, func(uint64) error { begun.Add(1); return nil }, tsdb.WriteContext{}, 1, "db", "rp", nil); err != nil {
+			if err := w.writeStore(tsdb.WriteContext{}, 1, "db", "rp", nil); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	wg.Wait()
-	if n := begun.Load(); n != 1 {
+	if n := begun.n.Load(); n != 1 {
 		t.Errorf("the copy was begun %d times", n)
 	}
 }

@@ -102,11 +102,11 @@ func (f *floors) held(lacks bool, now time.Time) bool {
 
 // forget lets the journal forget what no node can send something older than.
 func (w *Writer) forget() {
-	self := w.meta.NodeID()
+	self := w.Meta.NodeID()
 	floor := w.floor(self)
-	lacks := w.HasLacks != nil && w.HasLacks()
+	lacks := w.Copies.Lacking()
 	w.floors.mu.Lock()
-	for _, n := range w.meta.DataNodes() {
+	for _, n := range w.Meta.DataNodes() {
 		if n.ID != self {
 			floor = min(floor, w.floors.told[n.ID])
 			lacks = lacks || w.floors.lacks[n.ID]
@@ -128,8 +128,8 @@ func (w *Writer) forget() {
 	w.floors.mu.Unlock()
 	switch {
 	case news && err != nil:
-		w.log.Warn("Cannot keep the journal of writes, and goes on trying", zap.Error(err))
+		w.Log.Warn("Cannot keep the journal of writes, and goes on trying", zap.Error(err))
 	case news:
-		w.log.Info("The journal of writes is kept again")
+		w.Log.Info("The journal of writes is kept again")
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/influxdata/influxdb/coordinator"
 	"github.com/influxdata/influxdb/tsdb"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
@@ -84,18 +85,23 @@ func (c *testCluster) newWriter(t testing.TB, node uint64) *Writer {
 
 func newWriter(t testing.TB, meta *replicationtest.Meta, s *tsdb.Store, pool *rpc.Pool, node uint64) *Writer {
 	t.Helper()
-	w := NewWriter(replicationtest.Member{Meta: meta, Node: node}, s, replicationtest.NoSubscriber{}, pool)
+	return NewWriter(newDeps(t, meta, s, pool, node))
+}
+
+// newDeps is what the writer of a node needs. It has no hinted handoff.
+func newDeps(t testing.TB, meta *replicationtest.Meta, s *tsdb.Store, pool *rpc.Pool, node uint64) Deps {
+	t.Helper()
 	clock, journal := replicationtest.Order(t, node)
-	w.Order = &Order{Clock: clock, Journal: journal}
-	w.Deletes = deletes.NewMemory(meta)
-	return w
+	return Deps{
+		Meta: replicationtest.Member{Meta: meta, Node: node}, Store: s, Shards: s, Subscriber: replicationtest.NoSubscriber{},
+		Pool: pool, Order: &Order{Clock: clock, Journal: journal}, Deletes: deletes.NewMemory(meta),
+		Copies: replicationtest.NoCopies{}, WriteTimeout: coordinator.DefaultWriteTimeout, Log: zap.NewNop(),
+	}
 }
 
 func mustOpen(t testing.TB, w *Writer) *Writer {
 	t.Helper()
-	if err := w.Open(); err != nil {
-		t.Fatal(err)
-	}
+	w.Open()
 	t.Cleanup(func() { w.Close() })
 	return w
 }

@@ -30,7 +30,7 @@ type Handoff interface {
 func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed result) result {
 	cause := failed.err
 	if w.Handoff == nil {
-		w.missedBy(d.node, d.shard, false)
+		w.Copies.Missed(d.node, d.shard, false)
 		return result{err: cause}
 	}
 	entries, err := entriesOf(reqs)
@@ -44,7 +44,7 @@ func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed result)
 		w.stats.hinted.Add(int64(e.Points))
 	}
 	if d.verdict.keep(d.lane) {
-		w.missedBy(d.node, d.shard, true)
+		w.Copies.Missed(d.node, d.shard, true)
 	}
 	return result{err: cause, hinted: true}
 }
@@ -164,7 +164,7 @@ func (w *Writer) deliverRequest(ctx context.Context, node uint64, req *rpc.Write
 	ctx, cancel := context.WithTimeout(ctx, w.WriteTimeout)
 	defer cancel()
 	var r result
-	if node == w.meta.NodeID() {
+	if node == w.Meta.NodeID() {
 		points, err := decodePoints(req.Points)
 		if err != nil {
 			return &handoff.PermanentError{Err: err}
@@ -175,7 +175,7 @@ func (w *Writer) deliverRequest(ctx context.Context, node uint64, req *rpc.Write
 	}
 	switch {
 	case r.partial != nil:
-		w.log.Warn("A write out of hinted handoff was partial: the dropped points can never be written",
+		w.Log.Warn("A write out of hinted handoff was partial: the dropped points can never be written",
 			zap.Uint64("node_id", node), zap.Uint64("db_shard_id", req.ShardId), zap.Int("dropped", r.partial.Dropped), zap.String("reason", r.partial.Reason))
 		return nil
 	case r.err != nil && r.never:

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"concord/internal/handoff"
+	"concord/internal/replication/replicationtest"
 	"concord/internal/rpc"
 )
 
@@ -36,21 +37,20 @@ func (w *Writer) deliver(ctx context.Context, node, _ uint64, entries, _ []hando
 // withHandoff gives a cluster's first node a writer with hinted handoff.
 func (c *testCluster) withHandoff(t testing.TB, timeout time.Duration) (*Writer, *handoff.Service) {
 	t.Helper()
-	w := c.newWriter(t, 1)
-	w.WriteTimeout = timeout
+	deps := newDeps(t, c.meta, c.stores[0], c.pool, 1)
+	deps.WriteTimeout = timeout
 	cfg := handoff.NewConfig()
 	cfg.Dir = t.TempDir()
 	cfg.RetryInterval, cfg.RetryMaxInterval = itoml.Duration(5*time.Millisecond), itoml.Duration(20*time.Millisecond)
 	hh := handoff.New(cfg, handoff.Deps{
-		Deliver: w.deliver, Due: func(uint64, uint64) (bool, bool) { return true, true }, Dropped: func(uint64, uint64) {},
+		Due: func(uint64, uint64) (bool, bool) { return true, true }, Dropped: func(uint64, uint64) {},
 	})
-	w.Handoff, w.MaxPending = hh, cfg.MaxWritesPending
-	if err := hh.Open(); err != nil {
+	deps.Handoff, deps.MaxPending = hh, cfg.MaxWritesPending
+	w := NewWriter(deps)
+	if err := hh.Open(w.deliver); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Open(); err != nil {
-		t.Fatal(err)
-	}
+	w.Open()
 	t.Cleanup(func() { w.Close(); hh.Close() })
 	return w, hh
 }
@@ -83,6 +83,14 @@ func newGatedCluster(t *testing.T) (*testCluster, *gate) {
 	return c, g
 }
 
+// missedCopies are told what copies miss.
+type missedCopies struct {
+	replicationtest.NoCopies
+	missed func(node, shard uint64, kept bool)
+}
+
+func (c missedCopies) Missed(node, shard uint64, kept bool) { c.missed(node, shard, kept) }
+
 // A copy misses a write that waits for it once the client is told that the write succeeded.
 func TestLevelsWithHintedHandoff(t *testing.T) {
 	t.Parallel()
@@ -105,12 +113,12 @@ func TestLevelsWithHintedHandoff(t *testing.T) {
 			}
 			w, hh := c.withHandoff(t, 5*time.Second)
 			var missed atomic.Bool
-			w.Missed = func(node, shard uint64, kept bool) {
+			w.Copies = missedCopies{missed: func(node, shard uint64, kept bool) {
 				if node != 2 || shard != shardID || !kept {
 					t.Errorf("node %d misses a write of shard %d, kept %v", node, shard, kept)
 				}
 				missed.Store(true)
-			}
+			}}
 			g.away.Store(true)
 			err := w.WritePoints(db, policy, tt.level, nil, mustPoints(t, "m v=1 1"))
 			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {

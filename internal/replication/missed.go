@@ -50,9 +50,3 @@ func (w *Writer) Slow() map[uint64][]uint64 { return w.lanes.slow(slowAfter) }
 func (w *Writer) Settle(ctx context.Context, node uint64, shards []uint64) []uint64 {
 	return w.lanes.settle(ctx, node, shards)
 }
-
-func (w *Writer) missedBy(node, shard uint64, kept bool) {
-	if w.Missed != nil {
-		w.Missed(node, shard, kept)
-	}
-}

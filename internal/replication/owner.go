@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/influxdata/influxdb"
 	"github.com/influxdata/influxdb/coordinator"
@@ -67,7 +66,7 @@ func stamp(requests []*rpc.WriteShardRequest, v order.Version, yields bool) {
 func (w *Writer) writeLocal(
 	ctx tsdb.WriteContext, d *delivery, db, policy string, points []models.Point, yields bool,
 ) result {
-	if w.deleted(d.shard, 1) {
+	if w.Meta.Deleted(d.shard, 1) {
 		return result{err: errShardDeleted, never: true}
 	}
 	w.stats.local.Add(int64(len(points)))
@@ -76,7 +75,7 @@ func (w *Writer) writeLocal(
 		return r
 	}
 	if w.Handoff == nil {
-		w.missedBy(d.node, d.shard, false)
+		w.Copies.Missed(d.node, d.shard, false)
 		return r
 	}
 	reqs, _, err := encode(ctx, d.shard, db, policy, points)
@@ -96,15 +95,11 @@ func judge(err error) result {
 	return result{err: err}
 }
 
-// writeStore writes to the local copy of a shard and creates it where it is missing.
-// begun, which may be nil, is told before.
-func writeStore(
-	store Shards, begun func(shard uint64) error,
-	ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point,
-) error {
-	err := store.WriteToShard(ctx, id, points)
+// writeStore writes to this node's copy of a shard and creates it where it is missing.
+func (w *Writer) writeStore(ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) error {
+	err := w.Shards.WriteToShard(ctx, id, points)
 	if errors.Is(err, tsdb.ErrShardNotFound) {
-		err = beginShard(store, begun, ctx, id, db, policy, points)
+		err = w.beginShard(ctx, id, db, policy, points)
 	}
 	if errors.Is(err, tsdb.ErrShardDeletion) {
 		return tsdb.PartialWriteError{
@@ -115,29 +110,22 @@ func writeStore(
 	return err
 }
 
-// beginning is held while a write creates a copy.
-var beginning sync.Mutex
-
 // beginShard creates the copy of a shard, unless another write did so meanwhile, and writes to it. Of two first
-// writes at the same time one alone tells begun: of the second it would seem that the copy was lost between them.
-func beginShard(
-	store Shards, begun func(shard uint64) error,
-	ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point,
-) error {
-	beginning.Lock()
-	defer beginning.Unlock()
-	if err := store.WriteToShard(ctx, id, points); !errors.Is(err, tsdb.ErrShardNotFound) {
+// writes at the same time one alone begins it: of the second it would seem that the copy was lost between them.
+func (w *Writer) beginShard(ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) error {
+	l := w.creating.Of(id)
+	l.Lock()
+	defer l.Unlock()
+	if err := w.Shards.WriteToShard(ctx, id, points); !errors.Is(err, tsdb.ErrShardNotFound) {
 		return err
 	}
-	if begun != nil {
-		if err := begun(id); err != nil {
-			return err
-		}
-	}
-	if err := store.CreateShard(db, policy, id, true); err != nil {
+	if err := w.Copies.Begin(id); err != nil {
 		return err
 	}
-	return store.WriteToShard(ctx, id, points)
+	if err := w.Shards.CreateShard(db, policy, id, true); err != nil {
+		return err
+	}
+	return w.Shards.WriteToShard(ctx, id, points)
 }
 
 // writeRemote writes the messages in turn, within WriteTimeout. From the first
@@ -180,18 +168,18 @@ func partOf(write uint64, part int) uint64 { return write<<8 | uint64(min(part, 
 
 func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardRequest, at sending) result {
 	w.stats.remote.Add(int64(len(req.Points)))
-	n, ok := w.meta.DataNode(node)
+	n, ok := w.Meta.DataNode(node)
 	if !ok {
 		// What was queued is kept until it is clear that the node is gone: then its queue goes, and not an entry.
 		return result{err: fmt.Errorf("owner %d of shard %d is not in the cluster", node, req.ShardId), never: !at.hinted}
 	}
 	var resp *rpc.WriteShardResponse
-	conn, err := w.pool.Conn(n.TCPAddr)
+	conn, err := w.Pool.Conn(n.TCPAddr)
 	if err == nil {
 		resp, err = rpc.NewReplicationClient(conn).WriteShard(ctx, &rpc.WriteShardRequest{
 			ShardId: req.ShardId, Database: req.Database, RetentionPolicy: req.RetentionPolicy,
 			UserId: req.UserId, Points: req.Points,
-			Sender: w.sender, SenderNode: w.meta.NodeID(), Hinted: at.hinted,
+			Sender: w.sender, SenderNode: w.Meta.NodeID(), Hinted: at.hinted,
 			Write: at.write, SettledWrite: at.settledWrite, Decides: at.decides, OnlyWhole: at.onlyWhole,
 			Version: req.Version, Spans: req.Spans, Yields: req.Yields,
 		})
@@ -201,7 +189,7 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 		return answered(req, resp)
 	}
 	if w.Handoff == nil {
-		w.missed.note(w.log, n.TCPAddr, len(req.Points), err)
+		w.missed.note(w.Log, n.TCPAddr, len(req.Points), err)
 	}
 	// Canceled: the peer saw the deadline first.
 	switch c := status.Code(err); {

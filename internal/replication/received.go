@@ -124,12 +124,12 @@ func (w *Writer) SenderGone(node, current uint64) {
 	}
 	byOwner := make(map[uint64]map[uint64]*rpc.ReceivedRequest) // by owner, by process
 	for key, writes := range gone {
-		sh, ok := w.meta.Shard(key.shard)
+		sh, ok := w.Meta.Shard(key.shard)
 		if !ok || len(writes) == 0 {
 			continue
 		}
 		for _, o := range sh.Owners {
-			if o == w.meta.NodeID() || o == node {
+			if o == w.Meta.NodeID() || o == node {
 				continue
 			}
 			if byOwner[o] == nil {
@@ -176,11 +176,11 @@ func (w *Writer) tellReceived(owner uint64, r *rpc.ReceivedRequest) {
 	ctx, cancel := context.WithTimeout(w.open, receivedKeeps)
 	defer cancel()
 	for ctx.Err() == nil {
-		n, ok := w.meta.DataNode(owner)
+		n, ok := w.Meta.DataNode(owner)
 		if !ok {
 			return
 		}
-		conn, err := w.pool.Conn(n.TCPAddr)
+		conn, err := w.Pool.Conn(n.TCPAddr)
 		if err == nil {
 			attempt, cancel := context.WithTimeout(ctx, w.WriteTimeout)
 			_, err = rpc.NewReplicationClient(conn).Received(attempt, r)
@@ -189,7 +189,7 @@ func (w *Writer) tellReceived(owner uint64, r *rpc.ReceivedRequest) {
 		if err == nil {
 			return
 		}
-		w.log.Debug("Cannot tell an owner which writes of a node that went down came here", zap.String("node", n.TCPAddr), zap.String("error", rpc.Message(err)))
+		w.Log.Debug("Cannot tell an owner which writes of a node that went down came here", zap.String("node", n.TCPAddr), zap.String("error", rpc.Message(err)))
 		select {
 		case <-time.After(tellPause):
 		case <-ctx.Done():
@@ -205,14 +205,14 @@ func (w *Writer) compareReceived(ctx context.Context, r *rpc.ReceivedRequest) er
 		return ctx.Err()
 	}
 	for _, sh := range r.Shards {
-		if !w.received.lacks(r.Sender, sh.ShardId, sh.Writes) || w.Lacks == nil {
+		if !w.received.lacks(r.Sender, sh.ShardId, sh.Writes) {
 			continue
 		}
 		from := fmt.Sprintf("data node %d", r.SenderNode)
-		if n, ok := w.meta.DataNode(r.SenderNode); ok {
+		if n, ok := w.Meta.DataNode(r.SenderNode); ok {
 			from = "data node " + n.TCPAddr
 		}
-		w.Lacks(sh.ShardId, "writes of "+from+", which went down, reached other owners only")
+		w.Copies.Lacks(sh.ShardId, "writes of "+from+", which went down, reached other owners only")
 	}
 	return nil
 }

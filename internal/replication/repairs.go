@@ -20,7 +20,7 @@ type Repairs struct{ w *Writer }
 func (w *Writer) Repairs() Repairs { return Repairs{w} }
 
 // Shard is the engine's.
-func (r Repairs) Shard(id uint64) *tsdb.Shard { return r.w.store.Shard(id) }
+func (r Repairs) Shard(id uint64) *tsdb.Shard { return r.w.Store.Shard(id) }
 
 // CreateShard is the engine's.
 func (r Repairs) CreateShard(database, policy string, shard uint64, enabled bool) error {
@@ -81,7 +81,7 @@ func (r Repairs) present(
 	shard uint64, wrote map[int]order.Version, at func(i int) (series []byte, field string, time int64),
 ) (map[int]bool, error) {
 	out := make(map[int]bool)
-	sh := r.w.store.Shard(shard)
+	sh := r.w.Store.Shard(shard)
 	if len(wrote) == 0 || sh == nil {
 		return out, nil
 	}
@@ -100,7 +100,7 @@ func (r Repairs) present(
 
 // WriteVersion writes points of a known version, unless this node has newer ones.
 func (r Repairs) WriteVersion(ctx tsdb.WriteContext, shard, version uint64, points []models.Point) error {
-	sh, ok := r.w.meta.Shard(shard)
+	sh, ok := r.w.Meta.Shard(shard)
 	if !ok {
 		return errShardDeleted
 	}

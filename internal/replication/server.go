@@ -39,7 +39,7 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 		return nil, status.Error(codes.InvalidArgument, "the spans of versions do not have as many points as the write")
 	}
 	// Its copy would be one that no query reads, and nothing removes.
-	if s.writer.deleted(r.ShardId, rpc.Relied(ctx)) {
+	if s.writer.Meta.Deleted(r.ShardId, rpc.Relied(ctx)) {
 		return nil, status.Error(codes.NotFound, errShardDeleted.Error())
 	}
 	points, err := decodePoints(r.Points)

@@ -155,27 +155,27 @@ func TestWriteToADroppedShardIsPlacedAgain(t *testing.T) {
 	c.pool = &rpc.Pool{Index: index.Load}
 	t.Cleanup(func() { c.pool.Close() })
 	store, other := mustStore(t), mustStore(t)
-	owner := mustOpen(t, newWriter(t, c.meta, other, c.pool, 2))
-	dropped := func(_, at uint64) bool { return at > 0 && at <= 5 }
-	owner.Deleted = dropped
+	owned := &replicationtest.Meta{}
+	owner := mustOpen(t, newWriter(t, owned, other, c.pool, 2))
+	owned.Dropped = func(_, at uint64) bool { return at > 0 && at <= 5 }
 	c.stores = []*tsdb.Store{store, other}
 	c.meta.Nodes = []cluster.Node{{ID: 1}, {ID: 2, TCPAddr: mustServe(t, NewServer(other, owner, zap.NewNop()))}}
 	c.meta.Owners = []uint64{2}
 	w := c.writer(t)
 	refreshed := 0
-	w.Refresh = func() error { refreshed++; return nil }
+	c.meta.Update = func() error { refreshed++; return nil }
 	points := mustPoints(t, "cpu v=1 1")
 	write := func() error { return w.WritePoints(db, policy, models.ConsistencyLevelAll, nil, points) }
 	if err := write(); !errors.Is(err, errShardDeleted) || other.Shard(shardID) != nil || refreshed != 1 {
 		t.Errorf("%v after looking %d times", err, refreshed)
 	}
-	w.Refresh = func() error { index.Store(6); return nil } // now the metadata has a shard that is there
+	c.meta.Update = func() error { index.Store(6); return nil } // now the metadata has a shard that is there
 	if err := write(); err != nil || count(t, other, "cpu") != 1 {
 		t.Errorf("%v, %d points", err, count(t, other, "cpu"))
 	}
 	// This node's own copy is no other.
 	c.meta.Owners = []uint64{1}
-	w.Refresh, w.Deleted = nil, func(_, at uint64) bool { return at == 1 }
+	c.meta.Update, c.meta.Dropped = nil, func(_, at uint64) bool { return at == 1 }
 	if err := write(); !errors.Is(err, errShardDeleted) || store.Shard(shardID) != nil {
 		t.Errorf("its own: %v", err)
 	}

@@ -171,7 +171,7 @@ func (w *Writer) writeFirst(u *undecidedWrite, d *delivery, onlyWhole, last bool
 	if !last {
 		limit /= 2
 	}
-	if d.node != w.meta.NodeID() {
+	if d.node != w.Meta.NodeID() {
 		defer time.AfterFunc(limit, d.cancel).Stop()
 		r := w.writeRemote(d, u.requests, sending{decides: true, onlyWhole: onlyWhole})
 		if !r.undecided {
@@ -187,7 +187,7 @@ func (w *Writer) writeFirst(u *undecidedWrite, d *delivery, onlyWhole, last bool
 		r := w.writeRequests(u, d, u.requests, u.yields)
 		if r.partial != nil {
 			var err error
-			if r.conflicts, err = conflictsOf(w.store.Shard(d.shard), u.requests); err != nil {
+			if r.conflicts, err = conflictsOf(w.Store.Shard(d.shard), u.requests); err != nil {
 				r = result{err: err}
 			}
 		}
@@ -214,7 +214,7 @@ func (w *Writer) writeRest(u *undecidedWrite, d *delivery, requests []*rpc.Write
 func (w *Writer) writeRequests(
 	u *undecidedWrite, d *delivery, requests []*rpc.WriteShardRequest, yields bool,
 ) result {
-	if d.node != w.meta.NodeID() {
+	if d.node != w.Meta.NodeID() {
 		if yields {
 			requests = yielding(requests)
 		}
@@ -236,7 +236,7 @@ func (w *Writer) writeRequests(
 
 // notWhole reports whether this node's copy of a shard may lack fields that other owners have.
 func (w *Writer) notWhole(ctx context.Context, shard uint64) bool {
-	return w.NotWhole != nil && w.NotWhole(ctx, shard)
+	return w.Copies.NotWhole(ctx, shard)
 }
 
 // conflictsOf is conflicts of all points of a write.

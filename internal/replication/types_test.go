@@ -12,6 +12,8 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
+
+	"concord/internal/replication/replicationtest"
 )
 
 // writerAt is a writer of another node of a test cluster.
@@ -146,6 +148,11 @@ func TestOwnerThatIsBehindGetsWhatTheFirstOneTook(t *testing.T) {
 	}
 }
 
+// notWhole is a node whose copies may all lack something.
+type notWhole struct{ replicationtest.NoCopies }
+
+func (notWhole) NotWhole(context.Context, uint64) bool { return true }
+
 // An owner that may lack fields decides only when no other one can.
 func TestOwnersThatAreNotWholeDoNotDecide(t *testing.T) {
 	t.Parallel()
@@ -169,7 +176,7 @@ func TestOwnersThatAreNotWholeDoNotDecide(t *testing.T) {
 					other = c.writerAt(t, node)
 					c.meta.Nodes[node-1].TCPAddr = mustServe(t, NewServer(c.stores[node-1], other, zap.NewNop()))
 				}
-				other.NotWhole = func(context.Context, uint64) bool { return true }
+				other.Copies = notWhole{}
 			}
 			mustWrite(t, c.stores[2], "m f=1i 1")
 			err := w.WritePoints(db, policy, one, nil, mustPoints(t, "m f=1.5 1"))

@@ -37,6 +37,10 @@ type Metadata interface {
 	DataNode(id uint64) (cluster.Node, bool)
 	DataNodes() []cluster.Node
 	Shard(id uint64) (cluster.Shard, bool)
+	// Deleted reports whether a shard that was in the metadata at index was deleted since.
+	Deleted(shard, index uint64) bool
+	// Refresh makes the metadata as new as the leader's.
+	Refresh() error
 }
 
 // Shards takes writes to this node's copies of shards.
@@ -63,48 +67,52 @@ type Subscriber interface {
 	Send(*coordinator.WritePointsRequest)
 }
 
+// Copies knows which copies of shards lack something.
+type Copies interface {
+	// Begin is told of a shard that this node begins with a write: other owners may have more of it.
+	Begin(shard uint64) error
+	// Missed is told, before the write is acknowledged, that a node's copy of a shard lacks a write which this node
+	// keeps for it (kept), or which nobody keeps.
+	Missed(node, shard uint64, kept bool)
+	// Lacks is told of a shard of which this node's copy lacks writes that other owners have.
+	Lacks(shard uint64, why string)
+	// Lacking reports whether a copy of this node lacks something until it is repaired.
+	Lacking() bool
+	// Admit returns when the other nodes take writes from this one.
+	Admit(ctx context.Context)
+	// NotWhole reports whether this node's copy of a shard may lack acknowledged writes.
+	NotWhole(ctx context.Context, shard uint64) bool
+}
+
+// Deps is what a writer needs. All of it must be set, but for Handoff.
+type Deps struct {
+	Meta         Metadata
+	Store        *tsdb.Store // this node's copies of shards
+	Shards       Shards      // takes points for them
+	Subscriber   Subscriber
+	Pool         *rpc.Pool
+	Order        *Order // of writes and deletes
+	Deletes      Deletes
+	Copies       Copies
+	Handoff      Handoff       // nil when [hinted-handoff] enabled = false
+	MaxPending   int           // writes under way to one node, with Handoff
+	WriteTimeout time.Duration // for one owner
+	Log          *zap.Logger
+}
+
 // Writer sends points to all owners of their shards, in parallel, and answers
 // as soon as the consistency level is decided; the other owners go on in the
 // background. What an owner misses goes to its hinted handoff queue, and while that is not empty, so
 // does every later write, which keeps the order. Without hinted handoff it is
 // counted, logged, and left to anti-entropy.
 type Writer struct {
-	WriteTimeout time.Duration // for one owner
-	Handoff      Handoff       // nil when [hinted-handoff] enabled = false
-	MaxPending   int           // writes under way to one node, with Handoff
-	Deletes      Deletes       // what writes must not bring back; set before Open
-	Order        *Order        // of writes and deletes; set before Open
-	// Begun, when set, is told of a shard that this node begins with a write: other owners
-	// may have more of it.
-	Begun func(shard uint64) error
-	// Missed is told, before the write is acknowledged, that a node's copy of a shard lacks a write which this node
-	// keeps for it (kept), or which nobody keeps; nil for none.
-	Missed func(node, shard uint64, kept bool)
-	// Lacks is told of a shard of which this node's copy lacks writes that other owners have; nil for none.
-	Lacks func(shard uint64, why string)
-	// HasLacks reports whether a copy of this node lacks something until it is repaired; nil when none ever does.
-	HasLacks func() bool
-	// Admit returns when the other nodes take writes from this one; nil when they always do.
-	Admit func(ctx context.Context)
-	// NotWhole reports whether this node's copy of a shard may lack acknowledged writes; nil when it never does.
-	NotWhole func(ctx context.Context, shard uint64) bool
-	// Deleted reports whether a shard that was in the metadata at index was deleted since; nil when that is not known.
-	Deleted func(shard, index uint64) bool
-	// Refresh makes the metadata as new as the leader's; nil when it always is.
-	Refresh func() error
-	// Shards takes the points; NewWriter sets the store.
-	Shards Shards
-
-	meta     Metadata
-	store    *tsdb.Store
-	sub      Subscriber
-	pool     *rpc.Pool
+	Deps
 	mapper   *coordinator.PointsWriter // maps points to shards
-	log      *zap.Logger
 	missed   missedLog
 	sender   uint64 // this process, to peers
 	lanes    lanes
 	writing  keylock.Locks[uint64] // by shard; held for reading while points are accepted, and for writing by a repair
+	creating keylock.Locks[uint64] // by shard; held while a write creates a copy
 	received received
 	types    fieldTypes
 	floors   floors
@@ -122,29 +130,23 @@ type Writer struct {
 }
 
 // NewWriter returns a writer that Open starts.
-func NewWriter(meta Metadata, store *tsdb.Store, sub Subscriber, pool *rpc.Pool) *Writer {
-	m := coordinator.NewPointsWriter()
-	m.MetaClient = meta
-	return &Writer{
-		WriteTimeout: coordinator.DefaultWriteTimeout, Shards: store, meta: meta, store: store, sub: sub, pool: pool,
-		mapper: m, log: zap.NewNop(), sender: rand.Uint64() | 1,
+func NewWriter(deps Deps) *Writer {
+	deps.Log = deps.Log.With(zap.String("service", "write"))
+	w := &Writer{Deps: deps, mapper: coordinator.NewPointsWriter(), sender: rand.Uint64() | 1}
+	w.mapper.MetaClient = deps.Meta
+	w.lanes.clock = deps.Order.Clock
+	if deps.Handoff != nil {
+		w.lanes.maxPending = deps.MaxPending
 	}
+	return w
 }
 
-// WithLogger sets the logger; call it before Open.
-func (w *Writer) WithLogger(log *zap.Logger) { w.log = log.With(zap.String("service", "write")) }
-
 // Open makes the writer take writes.
-func (w *Writer) Open() error {
+func (w *Writer) Open() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.opened = true
-	w.lanes.clock = w.Order.Clock
 	w.open, w.close = context.WithCancel(context.Background())
-	if w.Handoff != nil {
-		w.lanes.maxPending = w.MaxPending
-	}
-	return nil
 }
 
 // Close refuses new writes and waits for those to owners that go on, which is
@@ -180,17 +182,15 @@ func (w *Writer) WritePoints(db, policy string, level models.ConsistencyLevel, u
 func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string, level models.ConsistencyLevel, points []models.Point) error {
 	w.stats.req.Add(1)
 	w.stats.points.Add(int64(len(points)))
-	if w.meta.NodeID() == 0 {
+	if w.Meta.NodeID() == 0 {
 		return errNotJoined
 	}
 	if level < models.ConsistencyLevelAny || level > models.ConsistencyLevelAll {
 		return models.ErrInvalidConsistencyLevel
 	}
-	if w.Admit != nil {
-		w.Admit(context.Background())
-	}
+	w.Copies.Admit(context.Background())
 	err := w.place(ctx, db, policy, level, points)
-	if errors.Is(err, errShardDeleted) && w.Refresh != nil && w.Refresh() == nil {
+	if errors.Is(err, errShardDeleted) && w.Meta.Refresh() == nil {
 		err = w.place(ctx, db, policy, level, points) // it was dropped, and this node did not know
 	}
 	return err
@@ -199,7 +199,7 @@ func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string,
 // place sends points to the shards that this node's metadata says.
 func (w *Writer) place(ctx tsdb.WriteContext, db, policy string, level models.ConsistencyLevel, points []models.Point) error {
 	if policy == "" {
-		info := w.meta.Database(db)
+		info := w.Meta.Database(db)
 		if info == nil {
 			return influxdb.ErrDatabaseNotFound(db)
 		}
@@ -213,7 +213,7 @@ func (w *Writer) place(ctx tsdb.WriteContext, db, policy string, level models.Co
 	for id, pts := range mapping.Points {
 		go func() { results <- w.writeShard(ctx, mapping.Shards[id], db, policy, level, pts) }()
 	}
-	w.sub.Send(&coordinator.WritePointsRequest{Database: db, RetentionPolicy: policy, Points: points})
+	w.Subscriber.Send(&coordinator.WritePointsRequest{Database: db, RetentionPolicy: policy, Points: points})
 	w.stats.sub.Add(1)
 
 	var partial *tsdb.PartialWriteError
@@ -245,11 +245,6 @@ func (w *Writer) place(ctx tsdb.WriteContext, db, policy string, level models.Co
 
 // errShardDeleted is for a write to a shard that is not in the metadata any more.
 var errShardDeleted = errors.New("the shard was dropped")
-
-// deleted reports whether a shard that was in the metadata at index was deleted since.
-func (w *Writer) deleted(shard, index uint64) bool {
-	return w.Deleted != nil && w.Deleted(shard, index)
-}
 
 // result is what one owner made of a write.
 type result struct {
@@ -327,7 +322,7 @@ func (w *Writer) writeOwners(a shardWrite) error {
 	// must outlive the call: the engine's inputs parse each request anew.
 	var requests []*rpc.WriteShardRequest
 	size := 0
-	self := w.meta.NodeID()
+	self := w.Meta.NodeID()
 	w.Order.Clock.SetNode(self)
 	nodes := make([]uint64, len(owners))
 	for i, o := range owners {
@@ -370,7 +365,7 @@ func (w *Writer) writeOwners(a shardWrite) error {
 	}
 	err := w.decide(a.level, results, len(owners))
 	for _, ln := range deliveries[0].verdict.pass(err) {
-		w.missedBy(ln.node, ln.shard, true)
+		w.Copies.Missed(ln.node, ln.shard, true)
 	}
 	return err
 }

@@ -128,11 +128,11 @@ func TestWriteIsRefused(t *testing.T) {
 	if err := w.WritePoints("nope", "", one, nil, points); err == nil || err.Error() != "database not found: nope" {
 		t.Error(err)
 	}
-	w.meta = replicationtest.Member{Meta: c.meta, Node: 0}
+	w.Meta = replicationtest.Member{Meta: c.meta, Node: 0}
 	if err := w.WritePoints(db, policy, one, nil, points); err == nil || !strings.Contains(err.Error(), "no cluster") {
 		t.Error(err)
 	}
-	w.meta = replicationtest.Member{Meta: c.meta, Node: 1}
+	w.Meta = replicationtest.Member{Meta: c.meta, Node: 1}
 	w.Close()
 	if err := w.WritePoints(db, policy, one, nil, points); !errors.Is(err, coordinator.ErrWriteFailed) {
 		t.Error(err)

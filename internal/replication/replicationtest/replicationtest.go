@@ -38,6 +38,20 @@ type Meta struct {
 	Owners   []uint64
 	Duration time.Duration
 	Lost     bool // no node and no shard is known
+
+	Dropped func(shard, index uint64) bool // as Deleted of the metadata; nil when no shard was
+	Update  func() error                   // as Refresh; nil when nothing is new
+}
+
+// Deleted asks Dropped.
+func (m *Meta) Deleted(shard, index uint64) bool { return m.Dropped != nil && m.Dropped(shard, index) }
+
+// Refresh runs Update.
+func (m *Meta) Refresh() error {
+	if m.Update == nil {
+		return nil
+	}
+	return m.Update()
 }
 
 // Database knows DB.
@@ -109,6 +123,27 @@ func (Hung) WriteShard(ctx context.Context, _ *rpc.WriteShardRequest) (*rpc.Writ
 	<-ctx.Done()
 	return nil, ctx.Err()
 }
+
+// NoCopies is what is known of copies that lack nothing. Tests replace what they are about.
+type NoCopies struct{}
+
+// Begin has nothing to note.
+func (NoCopies) Begin(uint64) error { return nil }
+
+// Missed has nothing to note.
+func (NoCopies) Missed(_, _ uint64, _ bool) {}
+
+// Lacks has nothing to note.
+func (NoCopies) Lacks(uint64, string) {}
+
+// Lacking is false.
+func (NoCopies) Lacking() bool { return false }
+
+// Admit lets all in.
+func (NoCopies) Admit(context.Context) {}
+
+// NotWhole is false.
+func (NoCopies) NotWhole(context.Context, uint64) bool { return false }
 
 // NoSubscriber takes no copies of writes.
 type NoSubscriber struct{}

@@ -1,0 +1,79 @@
+package datanode
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/influxdata/influxdb/tsdb"
+	"go.uber.org/zap"
+
+	"concord/internal/entropy/fieldindex"
+	"concord/internal/entropy/local"
+	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
+	"concord/internal/fulldisk"
+	"concord/internal/writecache"
+)
+
+// openStore opens the storage engine, and what stands before it: damaged files are known before it compacts them.
+func (n *Node) openStore() error {
+	n.Store = tsdb.NewStore(n.cfg.Data.Dir)
+	n.Store.EngineOptions.Config = n.cfg.engine()
+	n.Store.EngineOptions.EngineVersion = n.cfg.Data.Engine
+	n.Store.EngineOptions.IndexVersion = n.cfg.Data.Index
+	n.Store.EngineOptions.MonitorDisabled = true // it frees caches that are written to; writecache has another one
+	n.Store.WithLogger(n.log)
+	n.memory = local.NewMemory(n.Store, n.cfg.entropyDir(), n.log)
+	gate := scrub.NewGate(n.cfg.Data) // the engine may compact as soon as it opens
+	gate.OnDamage = n.foundByGate
+	n.onClose(gate.Close)
+	n.Store.EngineOptions.CompactionPlannerCreator = gate.Planner
+	damaged, err := scrub.BeforeOpen(n.cfg.Data.Dir)
+	if err != nil {
+		return fmt.Errorf("look for files in %s that cannot be opened: %w", n.cfg.Data.Dir, err)
+	}
+	fields, err := fieldindex.BeforeOpen(n.fieldFolders())
+	if err != nil {
+		return fmt.Errorf("look for indexes of fields in %s that cannot be loaded: %w", n.cfg.Data.Dir, err)
+	}
+	if err := n.Store.Open(); err != nil {
+		return fmt.Errorf("open the storage engine in %s: %w", n.cfg.Data.Dir, err)
+	}
+	n.onClose(n.Store.Close)
+	n.stopped = written(n.Store) // before anything is written
+	fields.AfterOpen(n.Store)
+	if err := n.fieldsRebuilt(fields.Rebuilt); err != nil {
+		return err
+	}
+	for shard, found := range damaged {
+		if err := n.memory.Found(shard, found...); err != nil {
+			return err
+		}
+	}
+	n.cache = writecache.Wrap(n.Store, n.log)
+	n.onClose(n.cache.Close)
+	n.disk = fulldisk.New(n.cache, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.log)
+	n.onClose(n.disk.Close)
+	return nil
+}
+
+// written tells when each shard of a store was last written to.
+func written(store *tsdb.Store) map[uint64]time.Time {
+	out := make(map[uint64]time.Time)
+	for _, sh := range store.Shards(store.ShardIDs()) {
+		if at, err := sh.LastModifiedWithErr(); err == nil {
+			out[sh.ID()] = at
+		}
+	}
+	return out
+}
+
+// foundByGate notes damage that a compaction would have met, and has it healed.
+func (n *Node) foundByGate(shard uint64, found []*tsmfile.Damage) {
+	if err := n.memory.Found(shard, found...); err != nil {
+		n.log.Error("Cannot note damage", zap.Uint64("db_shard_id", shard), zap.Error(err))
+	}
+	if e := n.suspects.Load(); e != nil {
+		e.Suspect(shard)
+	}
+}
