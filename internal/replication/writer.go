@@ -73,8 +73,8 @@ type Writer struct {
 	MaxPending   int           // writes under way to one node, with Handoff
 	Deletes      Deletes       // what writes must not bring back; set before Open
 	Order        *Order        // of writes and deletes; set before Open
-	// Begun, when set, is told of a shard that this node begins with a write: other owners
-	// may have more of it.
+	// Begun is called before a write makes a shard that this node does not have: other owners may have older points
+	// of it. nil for none.
 	Begun func(shard uint64) error
 	// Missed is told, before the write is acknowledged, that a node's copy of a shard lacks a write which this node
 	// keeps for it (kept), or which nobody keeps; nil for none.
@@ -112,8 +112,8 @@ type Writer struct {
 	mu     sync.RWMutex // held for reading while owners start, so that Close waits for them
 	opened bool
 	wg     sync.WaitGroup
-	open   context.Context // from Open to Close
-	close  context.CancelFunc
+	ctx    context.Context // from Open to Close
+	cancel context.CancelFunc
 
 	stats struct {
 		req, points, local, remote, hinted, ok, dropped, timeout, failed, sub atomic.Int64
@@ -139,7 +139,7 @@ func (w *Writer) Open() error {
 	defer w.mu.Unlock()
 	w.opened = true
 	w.lanes.clock = w.Order.Clock
-	w.open, w.close = context.WithCancel(context.Background())
+	w.ctx, w.cancel = context.WithCancel(context.Background())
 	if w.Handoff != nil {
 		w.lanes.maxPending = w.MaxPending
 	}
@@ -151,7 +151,7 @@ func (w *Writer) Open() error {
 func (w *Writer) Close() error {
 	w.mu.Lock()
 	if w.opened {
-		w.close()
+		w.cancel()
 	}
 	w.opened = false
 	w.mu.Unlock()
@@ -252,13 +252,13 @@ func (w *Writer) deleted(shard, index uint64) bool {
 
 // result is what one owner made of a write.
 type result struct {
-	err     error // of the owner or of the way to it
-	partial *tsdb.PartialWriteError
-	hinted  bool // with err: the write is in hinted handoff
-	never   bool // with err: the same write can never succeed
+	err       error // from the owner, or from the connection to it
+	partial   *tsdb.PartialWriteError
+	hinted    bool // with err: the write is in hinted handoff
+	permanent bool // with err: the same write can never succeed
 
-	undecided bool             // nothing was written: the owner's copy is not whole, and another one decides
-	conflicts []*rpc.FieldType // with partial, of an owner that decides: the types that it has
+	undecided     bool             // nothing was written: the owner's copy is not whole, and another one decides
+	typeConflicts []*rpc.FieldType // with partial, of an owner that decides: the types that it has
 }
 
 // writeShard writes to all owners and returns when the level is decided. A write with fields that the shard is not
