@@ -78,7 +78,7 @@ func (p Program[C]) Commands(short string, run func(cmd *cobra.Command, load fun
 		},
 	}, {
 		Use:   "config",
-		Short: "Print the configuration: the defaults, or those of -config, with the environment applied",
+		Short: "Print all settings with comments, as the file of -config and the environment set them",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := p.Load(path, os.Getenv)
