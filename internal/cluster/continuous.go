@@ -8,10 +8,7 @@ import (
 )
 
 // ContinuousQuery names a continuous query.
-type ContinuousQuery struct {
-	Database string `json:"database"`
-	Name     string `json:"name"`
-}
+type ContinuousQuery inDatabase
 
 // ContinuousRun is until when a continuous query has run.
 type ContinuousRun struct {

@@ -143,11 +143,14 @@ func (o UpdateRetentionPolicy) apply(s *State) (any, error) {
 	return nil, s.Data.UpdateRetentionPolicy(o.Database, o.Name, &o.Update, o.Default)
 }
 
-// DropRetentionPolicy drops a policy; a missing one is no error.
-type DropRetentionPolicy struct {
+// inDatabase names a retention policy or a continuous query of a database.
+type inDatabase struct {
 	Database string `json:"database"`
 	Name     string `json:"name"`
 }
+
+// DropRetentionPolicy drops a policy; a missing one is no error.
+type DropRetentionPolicy inDatabase
 
 func (o DropRetentionPolicy) apply(s *State) (any, error) {
 	return nil, s.Data.DropRetentionPolicy(o.Database, o.Name)
@@ -174,10 +177,7 @@ func (o CreateContinuousQuery) apply(s *State) (any, error) {
 }
 
 // DropContinuousQuery removes a continuous query; a missing one is no error.
-type DropContinuousQuery struct {
-	Database string `json:"database"`
-	Name     string `json:"name"`
-}
+type DropContinuousQuery inDatabase
 
 func (o DropContinuousQuery) apply(s *State) (any, error) {
 	return nil, s.Data.DropContinuousQuery(o.Database, o.Name)

@@ -78,7 +78,7 @@ func (p Program[C]) Commands(short string, run func(cmd *cobra.Command, load fun
 		},
 	}, {
 		Use:   "config",
-		Short: "Print the configuration: the defaults, or those of -config, with the environment applied",
+		Short: "Print all settings with comments, as the file of -config and the environment set them",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := p.Load(path, os.Getenv)
@@ -98,7 +98,7 @@ func (p Program[C]) Commands(short string, run func(cmd *cobra.Command, load fun
 // converts: a program that only reads a configuration does not link that logger, and the tracing that it brings.
 type Logging struct {
 	Format       string          `toml:"format" doc:"Format of the log: logfmt, json, or auto, which is logfmt unless standard error is a terminal."`
-	Level        zap.AtomicLevel `toml:"level" doc:"Least level that is logged: debug, info, warn or error."`
+	Level        zap.AtomicLevel `toml:"level" doc:"Lowest level that is logged: debug, info, warn or error."`
 	SuppressLogo bool            `toml:"suppress-logo" doc:"Accepted, and without effect: no logo is printed."`
 }
 

@@ -44,11 +44,19 @@ func testSample[C config.Settings](t *testing.T, p config.Program[C], command, e
 	sample := printed(t, p, p.New())
 
 	setting := regexp.MustCompile(`^(# )?[a-z-]+ = .+$`)
-	comment := regexp.MustCompile(`^# [A-Z].*\. Default: .+\.$`)
-	lines := strings.Split(sample, "\n")
-	for i, line := range lines {
-		if setting.MatchString(line) && !comment.MatchString(lines[i-1]) {
+	comment := regexp.MustCompile(`(?s)^# [A-Z].*\.\s(# )?Default:\s.+\.$`)
+	for _, part := range strings.Split(strings.TrimSuffix(sample, "\n"), "\n\n") {
+		about, line := "", part
+		if i := strings.LastIndex(part, "\n"); i >= 0 {
+			about, line = part[:i], part[i+1:]
+		}
+		if setting.MatchString(line) && !comment.MatchString(about) {
 			t.Errorf("%s has no comment of the form \"What it is, in which unit.\": give its field a doc tag", line)
+		}
+		for _, l := range strings.Split(about, "\n") {
+			if len(l) > 100 {
+				t.Errorf("a line of a comment has %d bytes: %s", len(l), l)
+			}
 		}
 	}
 

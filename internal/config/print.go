@@ -27,7 +27,7 @@ func (p Program[C]) printSample(w io.Writer, v, defaults reflect.Value) error {
 		if sec.name != "" {
 			b.WriteString("\n")
 			if sec.doc != "" {
-				fmt.Fprintf(&b, "# %s\n", sec.doc)
+				printComment(&b, sec.doc)
 			}
 			fmt.Fprintf(&b, "[%s]\n", sec.name)
 		}
@@ -58,7 +58,8 @@ func printSetting(b *bytes.Buffer, s setting, def reflect.Value) error {
 	if d == "" {
 		d = "not set"
 	}
-	fmt.Fprintf(b, "\n# %s Default: %s.\n", s.doc, d)
+	b.WriteByte('\n')
+	printComment(b, fmt.Sprintf("%s Default: %s.", s.doc, d))
 	switch {
 	case s.secret() && !s.value.IsZero():
 		fmt.Fprintf(b, "# %s is set, and never printed\n", s.key())
@@ -68,6 +69,22 @@ func printSetting(b *bytes.Buffer, s setting, def reflect.Value) error {
 		fmt.Fprintf(b, "%s = %s\n", s.key(), value)
 	}
 	return nil
+}
+
+// commentWidth is the length of the longest line of a comment.
+const commentWidth = 100
+
+// printComment writes text as lines of a comment.
+func printComment(b *bytes.Buffer, text string) {
+	line := "#"
+	for _, word := range strings.Fields(text) {
+		if len(line)+1+len(word) > commentWidth {
+			fmt.Fprintln(b, line)
+			line = "#"
+		}
+		line += " " + word
+	}
+	fmt.Fprintln(b, line)
 }
 
 // format writes a value as TOML in one line; it is empty for what is not set.

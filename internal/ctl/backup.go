@@ -33,8 +33,8 @@ func (c *client) backup() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "backup [flags] <dir>", Short: "Back up the cluster, or a database, policy or shard of it", Args: cobra.ExactArgs(1),
 		Long: "Back up the cluster, or a database, policy or shard of it.\n\n" +
-			"A shard that cannot be read, or of which only copies that lack something can be, is named on standard error and in the\n" +
-			"manifest. The backup then goes on with the others, and ends with exit code 3.",
+			"A shard that cannot be read, or only from a copy that lacks something, is named on standard error and in the manifest.\n" +
+			"The backup goes on with the other shards, and ends with exit code 3.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := newBackup(c.patient(), f, args[0], cmd)
 			if err != nil {

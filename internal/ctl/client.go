@@ -59,11 +59,11 @@ func (c *client) flags(root *cobra.Command) {
 	f.StringVar(&c.bind, "bind", "localhost:8091", "HTTP address of a meta node")
 	f.BoolVar(&c.tls, "bind-tls", false, "use TLS to the meta node")
 	f.BoolVarP(&c.insecure, "k", "k", false, "with -bind-tls: do not verify the certificate")
-	f.StringVar(&c.authType, "auth-type", "none", "none, basic or jwt")
+	f.StringVar(&c.authType, "auth-type", "none", "none; basic, with -user and -pwd; or jwt, with -secret or -config")
 	f.StringVar(&c.user, "user", "", "user name of -auth-type basic")
 	f.StringVar(&c.pwd, "pwd", "", "password of -auth-type basic")
 	f.StringVar((*string)(&c.secret), "secret", "", "shared secret of -auth-type jwt")
-	f.StringVar(&c.config, "config", "", "influxdb-meta.conf, from which address, TLS and the shared secret are taken")
+	f.StringVar(&c.config, "config", "", "influxdb-meta.conf, which has address, TLS and shared secret of the meta node")
 	f.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to wait for an answer")
 	c.global = f
 }
@@ -204,7 +204,8 @@ func (c *client) explain(err error, leader string) error {
 	case errors.As(err, &dial) && dial.Op == "dial":
 		return fmt.Errorf("%w at %s: start influxd-meta there, or name another with -bind", errNoMetaNode, c.bind)
 	case errors.As(err, &unverified):
-		return fmt.Errorf("the certificate of %s is not trusted (%w): -k does not verify it", c.bind, unverified.Err)
+		return fmt.Errorf("the certificate of %s is not trusted (%w): set SSL_CERT_FILE to the PEM file of your CA, or give -k to not verify it",
+			c.bind, unverified.Err)
 	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return fmt.Errorf("%s does not speak TLS: leave out -bind-tls", c.bind)
 	case errors.Is(err, context.DeadlineExceeded):

@@ -34,13 +34,13 @@ func (c *client) copyShard() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "copy it also when the source is not known to have all of it")
+	cmd.Flags().BoolVar(&force, "force", false, "copy it also when the source may lack something")
 	return cmd
 }
 
 func (c *client) killCopyShard() *cobra.Command {
 	return &cobra.Command{
-		Use: "kill-copy-shard <src-tcp-addr> <dst-tcp-addr> <shard-id>", Short: "Stop a running copy and remove what came of it", Args: cobra.ExactArgs(3),
+		Use: "kill-copy-shard <src-tcp-addr> <dst-tcp-addr> <shard-id>", Short: "Stop a running copy, and remove what was copied", Args: cobra.ExactArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			params := url.Values{"src": args[:1], "dest": args[1:2], "shard": args[2:]}
 			if err := c.slow().call(cmd.Context(), http.MethodPost, "/kill-copy-shard", params, nil); err != nil {

@@ -16,7 +16,7 @@ func (c *client) entropy() *cobra.Command {
 	cmd := &cobra.Command{Use: "entropy", Short: "Find and repair differences between the replicas of shards"}
 	cmd.AddCommand(c.entropyShow(),
 		c.entropyQueue("repair", api.Base+"/repair", "Queue the repair of a shard", "Repair Shard %s queued\n"),
-		c.entropyQueue("kill-repair", api.Base+"/cancel-repair", "Take a shard from the queue and stop its repair", "Repair Shard %s cancelled\n"),
+		c.entropyQueue("kill-repair", api.Base+"/cancel-repair", "Take a shard out of the queue, and stop its repair", "Repair Shard %s cancelled\n"),
 		c.entropyCheck(), c.entropyDiff(), c.entropyResolve(), c.entropyRepairs(), c.entropyWatch(),
 		c.entropyPause("pause", "Take no repairs, and stop those that run", "Repairs are paused"),
 		c.entropyPause("resume", "Take repairs again", "Repairs go on"))
@@ -27,8 +27,11 @@ func (c *client) entropyShow() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "show", Short: "Show shards whose replicas differ, and the repair queue", Args: cobra.NoArgs,
-		Long: "Show shards whose replicas differ, and the repair queue. A data node repairs them unasked, unless its " +
-			"[anti-entropy] auto-repair-diff or auto-repair-missing is false.",
+		Long: "Show shards whose replicas differ, and the repair queue.\n\n" +
+			"diff      the contents differ: repaired automatically, unless [anti-entropy] auto-repair-diff is false\n" +
+			"missing   an owner has no copy, or lost what it had: the same, unless auto-repair-missing is false\n" +
+			"conflict  an owner refuses points that another has: see entropy resolve\n" +
+			"corrupt   a file of an owner is damaged: healed automatically from another owner",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var s api.Status
 			if err := c.call(cmd.Context(), http.MethodGet, api.Base+"/status", nil, &s); err != nil {

@@ -56,7 +56,7 @@ func (c *client) join() *cobra.Command {
 			return c.joinNodes(cmd.Context(), cmd.OutOrStdout(), args, data, verbose)
 		},
 	}
-	cmd.Flags().BoolVarP(&verbose, "v", "v", false, "say what is not found, too")
+	cmd.Flags().BoolVarP(&verbose, "v", "v", false, "also say what was not found")
 	cmd.Flags().StringVar(&data, "data", "", "TCP address of this machine's data node, unless it is on 8088")
 	return cmd
 }

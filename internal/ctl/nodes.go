@@ -137,7 +137,7 @@ func (c *client) addData() *cobra.Command {
 func (c *client) removeData() *cobra.Command {
 	var force, tcp bool
 	cmd := &cobra.Command{
-		Use: "remove-data <tcp-addr>", Short: "Remove a data node and its ownerships", Args: cobra.ExactArgs(1),
+		Use: "remove-data <tcp-addr>", Short: "Remove a data node; give its shards other owners with copy-shard first", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			params := url.Values{"addr": args, "force": {strconv.FormatBool(force)}}
 			return c.change(cmd, "/remove-data", params, func(n wire.Removed) string {
@@ -145,7 +145,7 @@ func (c *client) removeData() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "remove it also when it does not answer, or holds what no other node has: that is lost")
+	cmd.Flags().BoolVar(&force, "force", false, "remove it also when it does not answer, or has what no other node has, which is lost then")
 	cmd.Flags().BoolVar(&tcp, "tcpAddr", false, "the address is the TCP address; it always is")
 	return cmd
 }
@@ -161,7 +161,7 @@ func removed(n wire.Removed) string {
 
 func (c *client) updateData() *cobra.Command {
 	return &cobra.Command{
-		Use: "update-data <old-tcp-addr> <new-tcp-addr>", Short: "Give a data node's ID and shards to another address, or to an empty node at the same", Args: cobra.ExactArgs(2),
+		Use: "update-data <old-tcp-addr> <new-tcp-addr>", Short: "Say that a data node has another address, or that an empty node takes its place", Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.change(cmd, "/update-data", url.Values{"old": args[:1], "new": args[1:]}, func(n wire.Removed) string {
 				return fmt.Sprintf("Updated data node %d to %s", n.ID, n.TCPAddr)
@@ -171,7 +171,7 @@ func (c *client) updateData() *cobra.Command {
 }
 
 func (c *client) nodeLabels() *cobra.Command {
-	cmd := &cobra.Command{Use: "node-labels", Short: "Set and delete labels of nodes; shards spread over different values of az"}
+	cmd := &cobra.Command{Use: "node-labels", Short: "Set and delete labels of nodes; copies of a shard go to nodes with different values of az"}
 	for _, sub := range []struct{ use, short, key, example string }{
 		{"set", "Set labels of a node", "set", `JSON object, such as {"az":"eu-1a"}`},
 		{"delete", "Delete labels of a node", "delete", `JSON list, such as ["az"]`},

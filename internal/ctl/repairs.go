@@ -160,7 +160,7 @@ func (c *client) entropyWatch() *cobra.Command {
 			return c.watch(cmd.Context(), w, interval, ok && isTerminal(f))
 		},
 	}
-	cmd.Flags().DurationVar(&interval, "interval", time.Second, "between two looks")
+	cmd.Flags().DurationVar(&interval, "interval", time.Second, "time between two looks")
 	return cmd
 }
 

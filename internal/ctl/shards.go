@@ -130,7 +130,7 @@ func (s shard) complete() bool {
 func (c *client) truncateShards() *cobra.Command {
 	var delay time.Duration
 	cmd := &cobra.Command{
-		Use: "truncate-shards", Short: "End the hot shards: later points go to new ones", Args: cobra.NoArgs,
+		Use: "truncate-shards", Short: "End the shards that are written to: later points go to new shards", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := c.slow().call(cmd.Context(), http.MethodPost, "/truncate-shards", url.Values{"delay": {delay.String()}}, nil); err != nil {
 				return err
@@ -139,6 +139,6 @@ func (c *client) truncateShards() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().DurationVar(&delay, "delay", time.Minute, "how long from now")
+	cmd.Flags().DurationVar(&delay, "delay", time.Minute, "when they end, from now")
 	return cmd
 }

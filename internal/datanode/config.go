@@ -27,7 +27,7 @@ import (
 // printed sample.
 type Config struct {
 	BindAddress string `toml:"bind-address" doc:"Host:port at which other nodes reach this one."`
-	Hostname    string `toml:"hostname" doc:"What other nodes and clients call this one; the machine's name when empty."`
+	Hostname    string `toml:"hostname" doc:"Name by which other nodes and clients reach this one; the machine's name when empty."`
 
 	Meta            MetaConfig                `toml:"meta" doc:"What this node keeps of the cluster's metadata."`
 	Data            tsdb.Config               `toml:"data" doc:"The storage engine."`
@@ -45,20 +45,20 @@ type Config struct {
 
 // MetaConfig is the [meta] section of a data node.
 type MetaConfig struct {
-	Dir string `toml:"dir" doc:"The node's identity, its cached copy of the metadata, and the anti-entropy queue."`
+	Dir string `toml:"dir" doc:"The node's identity, its copy of the metadata, the order of writes, and the anti-entropy queue. A meta node on the same machine needs another folder."`
 
-	TLSEnabled           bool         `toml:"meta-tls-enabled" doc:"Speak TLS to the meta nodes: when their [meta] https-enabled is true."`
+	TLSEnabled           bool         `toml:"meta-tls-enabled" doc:"Speak TLS to the meta nodes. Set it when they have [meta] https-enabled = true."`
 	InsecureTLS          bool         `toml:"meta-insecure-tls" doc:"Do not verify the certificates of the meta nodes."`
-	AuthEnabled          bool         `toml:"meta-auth-enabled" doc:"The meta nodes have auth-enabled: then the shared secret must be set."`
-	InternalSharedSecret trust.Secret `toml:"meta-internal-shared-secret" doc:"What all nodes of the cluster share: without it nobody joins, reads metadata, writes or repairs."`
+	AuthEnabled          bool         `toml:"meta-auth-enabled" doc:"Set it when the meta nodes have [meta] auth-enabled = true. The shared secret must be set, too."`
+	InternalSharedSecret trust.Secret `toml:"meta-internal-shared-secret" doc:"The shared secret of the cluster. Without it nobody joins, reads metadata, writes or repairs."`
 }
 
 // ClusterConfig is the [cluster] section: what InfluxDB 1.x has under
 // [coordinator], and TLS between data nodes.
 type ClusterConfig struct {
 	coordinator.Config
-	MaxQueryMemory  itoml.SSize `toml:"max-query-memory" doc:"Bytes that the queries of this node may hold together; the largest is ended when they need more. 0 is a quarter of the memory that the process may have, -1 is no limit."`
-	IncompleteReads string      `toml:"incomplete-reads" doc:"What becomes of a query when no whole copy of a shard can be read: \"warn\" answers from what there is, with a warning that names the shards; \"error\" fails."`
+	MaxQueryMemory  itoml.SSize `toml:"max-query-memory" doc:"Bytes that the queries of this node may hold together. The largest query is ended when they need more. 0 is a quarter of the memory that the process may have, and -1 is no limit."`
+	IncompleteReads string      `toml:"incomplete-reads" doc:"What happens to a query when no whole copy of a shard can be read: \"warn\" answers from what there is, with a warning that names the shards, and \"error\" fails."`
 	trust.TLS
 }
 

@@ -11,7 +11,7 @@ import (
 	"concord/internal/whois"
 )
 
-// membership answers the meta nodes about this node's place in the cluster.
+// membership answers meta nodes and other data nodes about places in the cluster.
 type membership struct {
 	rpc.UnimplementedMembershipServer
 	node *Node

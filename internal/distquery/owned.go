@@ -176,7 +176,7 @@ func (o *owned) assign(ids []uint64) (map[target][]uint64, error) {
 		var best, second uint64
 		var rank int // of second
 		var why []string
-		never := false // a whole copy is empty: nothing was ever written to the shard
+		empty := false // a whole copy does not exist: nothing was ever written to the shard
 		for _, n := range o.owners[id] {
 			u, unfit := o.unfit[placed{n, id}]
 			switch err := o.down[n]; {
@@ -188,7 +188,7 @@ func (o *owned) assign(ids []uint64) (map[target][]uint64, error) {
 					second, rank = n, u.Rank
 				}
 			case o.lacks[placed{n, id}]:
-				never = true
+				empty = true
 			case best == 0 || len(out[target{n, false}]) > len(out[target{best, false}]):
 				best = n
 			}
@@ -196,7 +196,7 @@ func (o *owned) assign(ids []uint64) (map[target][]uint64, error) {
 		switch {
 		case best != 0:
 			out[target{best, false}] = append(out[target{best, false}], id)
-		case never && (len(why) == 0 || o.whole.Unfit != nil):
+		case empty && (len(why) == 0 || o.whole.Unfit != nil):
 		case second != 0:
 			if err := o.report.add(id, why); err != nil {
 				return nil, err

@@ -11,12 +11,12 @@ import (
 type Config struct {
 	Enabled          bool           `toml:"enabled" doc:"Keep the writes and deletes that another data node misses, and send them when it is back."`
 	Dir              string         `toml:"dir" doc:"Where the queues are: a folder for each node, with one for each shard."`
-	MaxSize          itoml.Size     `toml:"max-size" doc:"Bytes on disk for one node; what does not fit is dropped, and its shard checked by anti-entropy at once."`
-	MaxAge           itoml.Duration `toml:"max-age" doc:"Writes that are older are dropped, and their shards checked by anti-entropy at once."`
+	MaxSize          itoml.Size     `toml:"max-size" doc:"Bytes on disk for one node. Writes that do not fit are dropped, and anti-entropy checks their shards at once. Deletes may take 16 MiB more."`
+	MaxAge           itoml.Duration `toml:"max-age" doc:"Older writes are dropped, and anti-entropy checks their shards at once. Deletes are kept."`
 	BatchSize        itoml.Size     `toml:"batch-size" doc:"Bytes that are sent in one request."`
-	MaxWritesPending int            `toml:"max-writes-pending" doc:"Writes in memory for one node; with more of them, all that are still under way go to its queues."`
+	MaxWritesPending int            `toml:"max-writes-pending" doc:"Writes in memory for one node. With more of them, all that are under way go to its queues."`
 	RetryConcurrency int            `toml:"retry-concurrency" doc:"Shards that are sent to one node at the same time."`
-	RetryInterval    itoml.Duration `toml:"retry-interval" doc:"Pause after the first failure to send; it doubles with each further one."`
+	RetryInterval    itoml.Duration `toml:"retry-interval" doc:"Pause after the first failure to send, of a whole node or of one queue. It doubles with each further failure."`
 	RetryMaxInterval itoml.Duration `toml:"retry-max-interval" doc:"The longest pause after a failure to send."`
 	RetryRateLimit   itoml.Size     `toml:"retry-rate-limit" doc:"Bytes a second that are sent to one node; 0 is no limit."`
 	PurgeInterval    itoml.Duration `toml:"purge-interval" doc:"How often the queues are searched for entries older than max-age."`

@@ -1,7 +1,3 @@
-// Package handoff is hinted handoff: what a data node that is away misses is
-// kept in durable queues, one for each (node, shard), and sent in its order
-// when the node is back. It knows neither network nor storage engine: who opens
-// it says how an entry is delivered.
 package handoff
 
 import (

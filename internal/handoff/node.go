@@ -339,7 +339,7 @@ func (n *node) setback(sq shardQueue, err error) {
 	pause := sq.q.setback(time.Duration(n.s.cfg.RetryInterval), time.Duration(n.s.cfg.RetryMaxInterval))
 	say := n.s.log.Debug
 	var own *ownError
-	if errors.As(err, &own) && sq.q.tell() {
+	if errors.As(err, &own) && sq.q.firstReport() {
 		say = n.s.log.Error
 	}
 	say("A hinted handoff queue does not get on, and is tried again: the others go on", zap.Uint64("node_id", n.id),

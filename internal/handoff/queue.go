@@ -43,19 +43,19 @@ type queue struct {
 	newest   uint64    // ID of the newest segment that there ever was
 	unsynced error     // why a segment was closed whose entries may not be on disk
 	bytes    int64     // on disk, delivered ones included
-	end      uint64    // bytes ever appended since it was opened
+	appended uint64    // bytes, since it was opened
 	deletes  []placed  // that wait among writes, in their order, but for those in unread
 	unread   []segment // in which they may be, as the queue was opened, until findDeletes reads them
 	setbacks int       // failures in a row to get on
 	rest     time.Time // no attempt before this
-	told     bool      // somebody of the setbacks
+	reported bool      // the setbacks were logged
 	owed     place     // behind the last entry that counts as acknowledged
 
 	draining sync.Mutex // held by who takes entries off the head, from peek to advance
 	tries    int        // to read a segment, all of them failed; guarded by draining
 
 	syncing sync.Mutex // held during fsync; never waited for with mu held
-	synced  uint64     // of end; guarded by syncing
+	synced  uint64     // of appended; guarded by syncing
 }
 
 // disk is what a queue does that tests make fail.
@@ -154,27 +154,27 @@ func (q *queue) setback(least, most time.Duration) time.Duration {
 	return pause
 }
 
-// tell tells whether a setback is news: the first since the queue got on.
-func (q *queue) tell() bool {
+// firstReport reports whether no setback was logged since the queue got on.
+func (q *queue) firstReport() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	news := !q.told
-	q.told = true
-	return news
+	first := !q.reported
+	q.reported = true
+	return first
 }
 
 // recovered ends the rest: the queue got on.
 func (q *queue) recovered() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.setbacks, q.rest, q.told = 0, time.Time{}, false
+	q.setbacks, q.rest, q.reported = 0, time.Time{}, false
 }
 
 // retry ends the rest, unless the queue rests for a fault of its own files.
 func (q *queue) retry() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !q.told {
+	if !q.reported {
 		q.setbacks, q.rest = 0, time.Time{}
 	}
 }
@@ -206,7 +206,7 @@ func (q *queue) write(entries ...Entry) (a appended, err error) {
 	defer q.mu.Unlock()
 	before := q.bytes
 	a.file, err = q.appendLocked(records)
-	a.end, a.grown = q.end, q.bytes-before
+	a.end, a.grown = q.appended, q.bytes-before
 	return a, err
 }
 
@@ -237,7 +237,7 @@ func (q *queue) appendLocked(b []byte) (*os.File, error) {
 	}
 	last.size += int64(len(b))
 	q.bytes += int64(len(b))
-	q.end += uint64(len(b))
+	q.appended += uint64(len(b))
 	return q.tail, nil
 }
 
@@ -283,7 +283,7 @@ func (q *queue) sync(a appended) error {
 		now := a.end
 		q.mu.Lock()
 		if q.tail == a.file {
-			now = q.end // segments before the tail are on disk
+			now = q.appended // segments before the tail are on disk
 		}
 		q.mu.Unlock()
 		err := q.disk.sync(a.file)
@@ -347,7 +347,7 @@ func (q *queue) advance(entries []Entry) error {
 	return q.dropDelivered()
 }
 
-// delivered tells whether there is nothing to send at the head, but something to remove.
+// delivered reports whether the queue is empty, or its first segment is delivered and can be removed.
 func (q *queue) delivered() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -427,8 +427,9 @@ func (q *queue) shift(away func(path string) error) error {
 	return nil
 }
 
-// moved follows the head: it stores it, and forgets the deletes before it. That the head is not stored is no error:
-// entries are sent twice after a restart, which leads to the same result, and on a full disk they make room.
+// moved stores the head, and forgets the deletes before it. It is not an error when the head cannot be stored: some
+// entries are then sent again after a restart, which leads to the same result, and delivering frees space on a full
+// disk.
 func (q *queue) moved() {
 	passed := 0
 	for passed < len(q.deletes) && (len(q.segments) == 0 || q.deletes[passed].segment < q.segments[0].id ||

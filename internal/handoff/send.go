@@ -208,9 +208,9 @@ func (n *node) send(ctx context.Context, sq shardQueue, entries []Entry) error {
 			return own(err)
 		}
 	}
-	var never *PermanentError
-	if errors.As(err, &never) {
-		return own(n.drop(sq, entries[done:done+1], never.Error()))
+	var permanent *PermanentError
+	if errors.As(err, &permanent) {
+		return own(n.drop(sq, entries[done:done+1], permanent.Error()))
 	}
 	return err
 }

@@ -100,8 +100,8 @@ func (w *Writer) DeliverWrites(
 	if len(all.req.Points) > 0 || all.points == 0 {
 		err = w.deliverRequest(ctx, node, all.req)
 	}
-	var never *handoff.PermanentError
-	if errors.As(err, &never) && n > 1 {
+	var permanent *handoff.PermanentError
+	if errors.As(err, &permanent) && n > 1 {
 		return w.DeliverWrites(ctx, node, entries[:1], removed)
 	}
 	if err != nil {
@@ -178,7 +178,7 @@ func (w *Writer) deliverRequest(ctx context.Context, node uint64, req *rpc.Write
 		w.Log.Warn("A write out of hinted handoff was partial: the dropped points can never be written",
 			zap.Uint64("node_id", node), zap.Uint64("db_shard_id", req.ShardId), zap.Int("dropped", r.partial.Dropped), zap.String("reason", r.partial.Reason))
 		return nil
-	case r.err != nil && r.never:
+	case r.err != nil && r.permanent:
 		return &handoff.PermanentError{Err: r.err}
 	}
 	return r.err

@@ -198,8 +198,8 @@ func (l *lanes) finish(d *delivery) {
 	close(d.done)
 }
 
-// settledWrite is a number that no write to a shard which is under way to any owner is below.
-func (l *lanes) settledWrite(shard uint64) uint64 {
+// noneBelow returns a number such that no write to the shard with a smaller one is under way to any owner.
+func (l *lanes) noneBelow(shard uint64) uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	least := l.write + 1

@@ -39,8 +39,10 @@ func (w *Writer) decide(level models.ConsistencyLevel, results <-chan result, ow
 		partial       *tsdb.PartialWriteError
 	)
 	timedOut := false
-	// A level that cannot be met is answered once an owner wrote or all failed: the two are different answers.
-	for !timedOut && (failed <= owners-need || wrote == 0 && failed < owners) {
+	canSucceed := func() bool { return failed <= owners-need }
+	// "Some owners have the write" and "none has it" are different errors.
+	unclearWhetherAnyWrote := func() bool { return wrote == 0 && failed < owners }
+	for !timedOut && (canSucceed() || unclearWhetherAnyWrote()) {
 		var r result
 		select {
 		case r = <-results:
@@ -79,7 +81,7 @@ func (w *Writer) decide(level models.ConsistencyLevel, results <-chan result, ow
 		w.stats.timeout.Add(1)
 		return coordinator.ErrTimeout
 	case wrote > 0 && missed == 0:
-		// Clients drop what is a partial write, and may: the others get it.
+		// Clients do not send a partial write again. That is fine: hinted handoff brings it to the others.
 		return fmt.Errorf("%w: %d of %d owners have it, hinted handoff brings it to the others",
 			coordinator.ErrPartialWrite, wrote, owners)
 	case wrote > 0:

@@ -67,7 +67,7 @@ func (w *Writer) writeLocal(
 	ctx tsdb.WriteContext, d *delivery, db, policy string, points []models.Point, yields bool,
 ) result {
 	if w.Meta.Deleted(d.shard, 1) {
-		return result{err: errShardDeleted, never: true}
+		return result{err: errShardDeleted, permanent: true}
 	}
 	w.stats.local.Add(int64(len(points)))
 	r := judge(w.accept(ctx, d.shard, db, policy, d.version, yields, points))
@@ -136,21 +136,21 @@ func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at send
 		if w.Handoff != nil && w.Handoff.Pending(d.node, d.shard) {
 			return w.hint(d, reqs[i:], result{err: errQueueNotEmpty})
 		}
-		at.write, at.settledWrite = partOf(d.write, i), partOf(w.lanes.settledWrite(d.shard), 0)
+		at.write, at.noneBelow = partOf(d.write, i), partOf(w.lanes.noneBelow(d.shard), 0)
 		r := w.send(d.ctx, d.node, req, at)
 		at.onlyWhole = false // it has a part of the write
 		if r.undecided || errors.Is(r.err, errBehind) {
 			return r
 		}
 		if r.err != nil {
-			if r.never {
+			if r.permanent {
 				return r
 			}
 			return w.hint(d, reqs[i:], r)
 		}
 		if r.partial != nil {
 			all.partial = merge(all.partial, *r.partial)
-			all.conflicts = append(all.conflicts, r.conflicts...)
+			all.typeConflicts = append(all.typeConflicts, r.typeConflicts...)
 		}
 	}
 	return all
@@ -158,9 +158,10 @@ func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at send
 
 // sending is the place of a message among those of this process.
 type sending struct {
-	hinted              bool
-	write, settledWrite uint64 // as in WriteShardRequest
-	decides, onlyWhole  bool   // as there
+	hinted             bool
+	write              uint64 // as in WriteShardRequest
+	noneBelow          uint64 // SettledWrite there: no write below it is under way
+	decides, onlyWhole bool   // as there
 }
 
 // partOf is the number of one message of a write.
@@ -171,7 +172,7 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 	n, ok := w.Meta.DataNode(node)
 	if !ok {
 		// What was queued is kept until it is clear that the node is gone: then its queue goes, and not an entry.
-		return result{err: fmt.Errorf("owner %d of shard %d is not in the cluster", node, req.ShardId), never: !at.hinted}
+		return result{err: fmt.Errorf("owner %d of shard %d is not in the cluster", node, req.ShardId), permanent: !at.hinted}
 	}
 	var resp *rpc.WriteShardResponse
 	conn, err := w.Pool.Conn(n.TCPAddr)
@@ -180,7 +181,7 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 			ShardId: req.ShardId, Database: req.Database, RetentionPolicy: req.RetentionPolicy,
 			UserId: req.UserId, Points: req.Points,
 			Sender: w.sender, SenderNode: w.Meta.NodeID(), Hinted: at.hinted,
-			Write: at.write, SettledWrite: at.settledWrite, Decides: at.decides, OnlyWhole: at.onlyWhole,
+			Write: at.write, SettledWrite: at.noneBelow, Decides: at.decides, OnlyWhole: at.onlyWhole,
 			Version: req.Version, Spans: req.Spans, Yields: req.Yields,
 		})
 	}
@@ -196,9 +197,9 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 	case c == codes.DeadlineExceeded, c == codes.Canceled, ctx.Err() != nil:
 		return result{err: coordinator.ErrTimeout}
 	case c == codes.NotFound:
-		return result{err: errShardDeleted, never: !at.hinted} // its queue goes when the metadata says so here, too
+		return result{err: errShardDeleted, permanent: !at.hinted} // its queue goes when the metadata says so here, too
 	case c == codes.InvalidArgument, c == codes.ResourceExhausted:
-		return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err)), never: true}
+		return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err)), permanent: true}
 	}
 	return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err))}
 }
@@ -211,12 +212,12 @@ func answered(req *rpc.WriteShardRequest, resp *rpc.WriteShardResponse) result {
 	case resp.Behind:
 		return result{err: errBehind}
 	case resp.Partial:
-		return result{conflicts: resp.Conflicts, partial: &tsdb.PartialWriteError{
+		return result{typeConflicts: resp.Conflicts, partial: &tsdb.PartialWriteError{
 			Reason: resp.Error, Dropped: int(resp.Dropped), Database: req.Database, RetentionPolicy: req.RetentionPolicy,
 		}}
 	case resp.Error != "":
 		// As the local store's: callers match its beginning.
-		return result{err: errors.New(resp.Error), never: !resp.Retryable}
+		return result{err: errors.New(resp.Error), permanent: !resp.Retryable}
 	}
 	return result{}
 }

@@ -31,10 +31,10 @@ type received struct {
 }
 
 type receivedFrom struct {
-	node    uint64              // of the sender
-	at      time.Time           // when the last one came
-	settled uint64              // all writes below it have reached their owners, or wait for them
-	writes  map[uint64]struct{} // those from settled on
+	node      uint64              // of the sender
+	at        time.Time           // when the last one came
+	noneBelow uint64              // no write below it is under way: all have reached their owners, or wait for them
+	writes    map[uint64]struct{} // those from noneBelow on
 }
 
 func (r *received) add(m *rpc.WriteShardRequest) {
@@ -56,15 +56,15 @@ func (r *received) add(m *rpc.WriteShardRequest) {
 		r.m[key] = from
 	}
 	from.at = time.Now()
-	if m.SettledWrite > from.settled {
-		from.settled = m.SettledWrite
+	if m.SettledWrite > from.noneBelow {
+		from.noneBelow = m.SettledWrite
 		for w := range from.writes {
-			if w < from.settled {
+			if w < from.noneBelow {
 				delete(from.writes, w)
 			}
 		}
 	}
-	if m.Write >= from.settled && len(from.writes) < maxReceived {
+	if m.Write >= from.noneBelow && len(from.writes) < maxReceived {
 		from.writes[m.Write] = struct{}{}
 	}
 }
@@ -82,7 +82,7 @@ func (r *received) lacks(sender, shard uint64, writes []uint64) bool {
 			return true
 		}
 		_, has := from.writes[w]
-		return !has && w >= from.settled
+		return !has && w >= from.noneBelow
 	})
 }
 
@@ -156,7 +156,7 @@ func (w *Writer) SenderGone(node, current uint64) {
 		// Later than any owner asks: it compares with what is here.
 		select {
 		case <-time.After(receivedKeeps):
-		case <-w.open.Done():
+		case <-w.ctx.Done():
 		}
 		w.received.drop(gone)
 	}()
@@ -173,7 +173,7 @@ const tellPause = time.Second
 
 // tellReceived tells one owner, again and again until it has it.
 func (w *Writer) tellReceived(owner uint64, r *rpc.ReceivedRequest) {
-	ctx, cancel := context.WithTimeout(w.open, receivedKeeps)
+	ctx, cancel := context.WithTimeout(w.ctx, receivedKeeps)
 	defer cancel()
 	for ctx.Err() == nil {
 		n, ok := w.Meta.DataNode(owner)

@@ -75,7 +75,7 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	case errors.As(err, &p):
 		resp := &rpc.WriteShardResponse{Error: p.Reason, Dropped: int32(p.Dropped), Partial: true, Clock: clock}
 		if r.Decides {
-			resp.Conflicts, err = conflicts(s.store.Shard(r.ShardId), r.Points)
+			resp.Conflicts, err = typeConflicts(s.store.Shard(r.ShardId), r.Points)
 			if err != nil {
 				return nil, status.Error(codes.Internal, err.Error())
 			}

@@ -151,8 +151,8 @@ func (w *Writer) decideTypes(u *undecidedWrite) {
 			requests := u.requests
 			if r.partial == nil {
 				w.types.learn(d.shard, u.deletes, u.fields)
-			} else if len(r.conflicts) > 0 {
-				requests = withoutConflicts(requests, r.conflicts)
+			} else if len(r.typeConflicts) > 0 {
+				requests = withoutTypeConflicts(requests, r.typeConflicts)
 			}
 			for _, o := range others {
 				go w.writeRest(u, o, requests)
@@ -187,7 +187,7 @@ func (w *Writer) writeFirst(u *undecidedWrite, d *delivery, onlyWhole, last bool
 		r := w.writeRequests(u, d, u.requests, u.yields)
 		if r.partial != nil {
 			var err error
-			if r.conflicts, err = conflictsOf(w.Store.Shard(d.shard), u.requests); err != nil {
+			if r.typeConflicts, err = typeConflictsOf(w.Store.Shard(d.shard), u.requests); err != nil {
 				r = result{err: err}
 			}
 		}
@@ -224,7 +224,7 @@ func (w *Writer) writeRequests(
 	for _, r := range requests {
 		some, err := decodePoints(r.Points)
 		if err != nil {
-			return result{err: err, never: true}
+			return result{err: err, permanent: true}
 		}
 		points = append(points, some...)
 	}
@@ -239,10 +239,10 @@ func (w *Writer) notWhole(ctx context.Context, shard uint64) bool {
 	return w.Copies.NotWhole(ctx, shard)
 }
 
-// conflictsOf is conflicts of all points of a write.
-func conflictsOf(shard *tsdb.Shard, requests []*rpc.WriteShardRequest) (out []*rpc.FieldType, err error) {
+// typeConflictsOf is typeConflicts of all points of a write.
+func typeConflictsOf(shard *tsdb.Shard, requests []*rpc.WriteShardRequest) (out []*rpc.FieldType, err error) {
 	for _, r := range requests {
-		some, err := conflicts(shard, r.Points)
+		some, err := typeConflicts(shard, r.Points)
 		if err != nil {
 			return nil, err
 		}
@@ -251,9 +251,9 @@ func conflictsOf(shard *tsdb.Shard, requests []*rpc.WriteShardRequest) (out []*r
 	return out, nil
 }
 
-// conflicts lists the fields of encoded points that have another type in a copy of a shard, with the type there: the
+// typeConflicts lists the fields of encoded points that have another type in a copy of a shard, with the type there: the
 // copy refuses each point that has one of them.
-func conflicts(shard *tsdb.Shard, encoded [][]byte) ([]*rpc.FieldType, error) {
+func typeConflicts(shard *tsdb.Shard, encoded [][]byte) ([]*rpc.FieldType, error) {
 	if shard == nil {
 		return nil, tsdb.ErrShardNotFound
 	}
@@ -286,9 +286,9 @@ func conflicts(shard *tsdb.Shard, encoded [][]byte) ([]*rpc.FieldType, error) {
 	return out, nil
 }
 
-// withoutConflicts returns the requests without the points that an owner refused, and without those that are empty
+// withoutTypeConflicts returns the requests without the points that an owner refused, and without those that are empty
 // then. The requests that it is given are not changed.
-func withoutConflicts(requests []*rpc.WriteShardRequest, conflicts []*rpc.FieldType) []*rpc.WriteShardRequest {
+func withoutTypeConflicts(requests []*rpc.WriteShardRequest, conflicts []*rpc.FieldType) []*rpc.WriteShardRequest {
 	types := make(map[fieldKey]influxql.DataType)
 	for _, c := range conflicts {
 		types[fieldKey{string(c.Measurement), string(c.Field)}] = influxql.DataType(c.Type)

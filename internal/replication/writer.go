@@ -121,8 +121,8 @@ type Writer struct {
 	mu     sync.RWMutex // held for reading while owners start, so that Close waits for them
 	opened bool
 	wg     sync.WaitGroup
-	open   context.Context // from Open to Close
-	close  context.CancelFunc
+	ctx    context.Context // from Open to Close
+	cancel context.CancelFunc
 
 	stats struct {
 		req, points, local, remote, hinted, ok, dropped, timeout, failed, sub atomic.Int64
@@ -146,7 +146,7 @@ func (w *Writer) Open() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.opened = true
-	w.open, w.close = context.WithCancel(context.Background())
+	w.ctx, w.cancel = context.WithCancel(context.Background())
 }
 
 // Close refuses new writes and waits for those to owners that go on, which is
@@ -154,7 +154,7 @@ func (w *Writer) Open() {
 func (w *Writer) Close() error {
 	w.mu.Lock()
 	if w.opened {
-		w.close()
+		w.cancel()
 	}
 	w.opened = false
 	w.mu.Unlock()
@@ -248,13 +248,13 @@ var errShardDeleted = errors.New("the shard was dropped")
 
 // result is what one owner made of a write.
 type result struct {
-	err     error // of the owner or of the way to it
-	partial *tsdb.PartialWriteError
-	hinted  bool // with err: the write is in hinted handoff
-	never   bool // with err: the same write can never succeed
+	err       error // from the owner, or from the connection to it
+	partial   *tsdb.PartialWriteError
+	hinted    bool // with err: the write is in hinted handoff
+	permanent bool // with err: the same write can never succeed
 
-	undecided bool             // nothing was written: the owner's copy is not whole, and another one decides
-	conflicts []*rpc.FieldType // with partial, of an owner that decides: the types that it has
+	undecided     bool             // nothing was written: the owner's copy is not whole, and another one decides
+	typeConflicts []*rpc.FieldType // with partial, of an owner that decides: the types that it has
 }
 
 // writeShard writes to all owners and returns when the level is decided. A write with fields that the shard is not

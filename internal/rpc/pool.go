@@ -1,6 +1,5 @@
-// Package rpc has the protobuf services between nodes and a pool of client
-// connections. Servers live with their roles: replication, distquery,
-// entropy/transport and datanode each implement one service.
+// Package rpc has the protobuf services on port 8088, and a pool of client connections. The package that does the work
+// of a service also implements it; datanode/services.go registers all of them.
 package rpc
 
 import (

@@ -37,11 +37,11 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Query: reading one node's shards. Every answer names the asked shards that
-// the node does not have, and those whose copy there is not whole, so that another
-// owner can be asked for them. An answer has nothing of these.
+// Query: reading one node's shards. Every answer names the shards that were asked for and that the node does not have
+// (missing), and those whose copy there is not whole (unfit). An answer has nothing of these, so that another owner can
+// be asked for them.
 type QueryClient interface {
-	// CreateIterator streams points in the engine's iterator encoding.
+	// CreateIterator streams points, as docs/format/points.md draws them.
 	CreateIterator(ctx context.Context, in *IteratorRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[IteratorChunk], error)
 	IteratorCost(ctx context.Context, in *IteratorRequest, opts ...grpc.CallOption) (*IteratorCostResponse, error)
 	// TagSets streams the groups that an iterator would have, shard by shard.
@@ -204,11 +204,11 @@ type Query_ReadSeriesClient = grpc.ServerStreamingClient[ReadSeriesChunk]
 // All implementations must embed UnimplementedQueryServer
 // for forward compatibility.
 //
-// Query: reading one node's shards. Every answer names the asked shards that
-// the node does not have, and those whose copy there is not whole, so that another
-// owner can be asked for them. An answer has nothing of these.
+// Query: reading one node's shards. Every answer names the shards that were asked for and that the node does not have
+// (missing), and those whose copy there is not whole (unfit). An answer has nothing of these, so that another owner can
+// be asked for them.
 type QueryServer interface {
-	// CreateIterator streams points in the engine's iterator encoding.
+	// CreateIterator streams points, as docs/format/points.md draws them.
 	CreateIterator(*IteratorRequest, grpc.ServerStreamingServer[IteratorChunk]) error
 	IteratorCost(context.Context, *IteratorRequest) (*IteratorCostResponse, error)
 	// TagSets streams the groups that an iterator would have, shard by shard.

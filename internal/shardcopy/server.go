@@ -32,9 +32,9 @@ var (
 
 // Server is a data node's shards as files.
 //
-// A copy is made of the source as it is at its snapshot. Until the node is recorded as an owner,
-// writes go on to the others alone; therefore the copy is noted as one that a
-// write began, and anti-entropy, unasked, gives it what came meanwhile.
+// A copy is made of the source as it is at its snapshot. Until the node is recorded as an owner, writes go to the other
+// owners alone. So the copy is noted as one that a write began, and anti-entropy brings it automatically what came
+// meanwhile.
 type Server struct {
 	rpc.UnimplementedShardsServer
 

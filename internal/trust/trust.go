@@ -17,8 +17,8 @@ type TLS struct {
 	HTTPSEnabled     bool   `toml:"https-enabled" doc:"Speak TLS on this port, and to the same port of other nodes."`
 	HTTPSCertificate string `toml:"https-certificate" doc:"PEM file with the certificate, and the private key unless that has its own file."`
 	HTTPSPrivateKey  string `toml:"https-private-key" doc:"PEM file with the private key; empty when it is in the certificate's file."`
-	HTTPSInsecureTLS bool   `toml:"https-insecure-tls" doc:"Do not verify the certificates of other nodes: for self-signed ones."`
-	HTTPSCA          string `toml:"https-ca" doc:"PEM file with the CA of all nodes: with it, data nodes, and meta nodes in Raft, let in only who has a certificate from it."`
+	HTTPSInsecureTLS bool   `toml:"https-insecure-tls" doc:"Do not verify the certificates of other nodes, when these are self-signed."`
+	HTTPSCA          string `toml:"https-ca" doc:"PEM file with the CA of all nodes: only nodes that show a certificate from it may connect to the port of data nodes, or to Raft."`
 }
 
 // Validate names the bad setting.

@@ -1,11 +1,3 @@
-// Package digest summarises what a shard holds, whatever its files look like.
-//
-// A point is (series key, field, type, timestamp, value) as the engine would
-// return it. Each has a 128-bit keyed hash; a window, one field of one series in
-// one of 64 equal slices of the shard's time range, has the number of its
-// points and the sum of their hashes modulo 2^128. Sums of disjoint sets add, so the sum
-// of all windows is the root of the shard. Blocks, files and compactions do
-// not exist at this level: equal data has equal digests, always.
 package digest
 
 import "math/bits"

@@ -1,5 +1,3 @@
-// Package patch reads the points of differing windows, merges those of all
-// owners, and writes to each owner what it lacks.
 package patch
 
 import "concord/internal/entropy/digest"

@@ -1,4 +1,3 @@
-// Package reconcile finds the windows in which the owners of a shard differ.
 package reconcile
 
 import (

@@ -1,5 +1,3 @@
-// Package scrub finds blocks of the engine's files that cannot be read back as
-// they were written, and sets them aside.
 package scrub
 
 import (

@@ -14,8 +14,8 @@ import (
 // Config is influxdb-meta.conf of a meta node. The doc tags are the comments of
 // the printed sample.
 type Config struct {
-	ReportingDisabled bool   `toml:"reporting-disabled" doc:"Nothing is ever reported; kept so that existing files work."`
-	Hostname          string `toml:"hostname" doc:"What other nodes call this one; the machine's name when empty."`
+	ReportingDisabled bool   `toml:"reporting-disabled" doc:"Nothing is ever reported. The setting is there so that existing files load."`
+	Hostname          string `toml:"hostname" doc:"Name by which other nodes reach this one; the machine's name when empty."`
 
 	Meta    NodeConfig     `toml:"meta" doc:"The cluster's metadata."`
 	Logging config.Logging `toml:"logging" doc:"The log, on standard error."`
@@ -26,17 +26,17 @@ type Config struct {
 
 // NodeConfig is the [meta] section.
 type NodeConfig struct {
-	Dir             string `toml:"dir" doc:"The Raft log, its snapshots and this node's identity."`
+	Dir             string `toml:"dir" doc:"The Raft log, its snapshots and this node's identity. A data node on the same machine needs another folder."`
 	BindAddress     string `toml:"bind-address" doc:"Host:port of Raft, between meta nodes."`
 	HTTPBindAddress string `toml:"http-bind-address" doc:"Host:port of the HTTP API, for influxd-ctl and data nodes."`
 
 	trust.TLS
 
-	DataUseTLS      bool `toml:"data-use-tls" doc:"Speak TLS to data nodes: when their [cluster] https-enabled is true."`
+	DataUseTLS      bool `toml:"data-use-tls" doc:"Speak TLS to the data nodes. Set it when they have [cluster] https-enabled = true."`
 	DataInsecureTLS bool `toml:"data-insecure-tls" doc:"Do not verify the certificates of data nodes."`
 
-	AuthEnabled          bool         `toml:"auth-enabled" doc:"Ask influxd-ctl and other clients for an administrator, and for a user where they read a status."`
-	InternalSharedSecret trust.Secret `toml:"internal-shared-secret" doc:"What all nodes of the cluster share: without it nobody joins, reads metadata, writes or repairs."`
+	AuthEnabled          bool         `toml:"auth-enabled" doc:"Clients, such as influxd-ctl, must log in: as an administrator, or to read a status as any user."`
+	InternalSharedSecret trust.Secret `toml:"internal-shared-secret" doc:"The shared secret of the cluster. Without it nobody joins, reads metadata, writes or repairs."`
 }
 
 // DataTLS is how to reach data nodes.
