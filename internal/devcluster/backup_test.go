@@ -111,7 +111,7 @@ func TestCopiedShardLosesNothing(t *testing.T) {
 	}
 	close(stop)
 	wrote := <-done
-	// What was written while it was copied comes by anti-entropy, unasked.
+	// What was written while it was copied comes by anti-entropy, automatically.
 	if err := c.Wait(wait30(t), func() bool {
 		_, err := os.Stat(filepath.Join(c.DataDir(target), "meta", "entropy", "begun", id))
 		return os.IsNotExist(err)

@@ -14,8 +14,8 @@ type Config struct {
 	CheckInterval     toml.Duration `toml:"check-interval" doc:"Time between two status checks."`
 	MaxFetch          int           `toml:"max-fetch" doc:"Shards that this node copies or repairs at the same time."`
 	MaxSync           int           `toml:"max-sync" doc:"How many of these compare and merge points; the others copy the files of missing shards."`
-	AutoRepairMissing bool          `toml:"auto-repair-missing" doc:"Repair shards that an owner lacks, unasked."`
-	AutoRepairDiff    bool          `toml:"auto-repair-diff" doc:"Repair shards whose contents differ, unasked."`
+	AutoRepairMissing bool          `toml:"auto-repair-missing" doc:"Repair automatically the shards that an owner lacks."`
+	AutoRepairDiff    bool          `toml:"auto-repair-diff" doc:"Repair automatically the shards whose contents differ."`
 	Settle            toml.Duration `toml:"settle" doc:"Data that is younger than this is not compared."`
 	MaxRate           toml.Size     `toml:"max-rate" doc:"Bytes a second that are read and sent for repair; 0 is no limit."`
 	ScrubInterval     toml.Duration `toml:"scrub-interval" doc:"Time within which every block is read again from disk; 0s is never."`

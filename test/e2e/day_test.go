@@ -409,7 +409,7 @@ func (d *day) replace(t *testing.T) {
 	d.Await("writes go on", func() bool { return d.written.Load() > at+400 })
 	t.Logf("the longest write took %v", stop())
 	d.complete(t)
-	d.clean(t) // its shards come back unasked
+	d.clean(t) // its shards come back automatically
 	d.repairAll(t)
 	d.ownersAgree(t)
 }

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { process.Main(m) }
 
 // TestKilledReplicaIsHealed is the story that the product exists for: a node
 // is killed, misses writes, comes back, is found to differ, is repaired, and
-// then answers alone as the others did. Then its disk is wiped and comes back unasked.
+// then answers alone as the others did. Then its disk is wiped and comes back automatically.
 // Repairs are paused until the difference was seen: a copy that is known to miss writes is repaired at once.
 func TestKilledReplicaIsHealed(t *testing.T) {
 	ctx := context.Background()
@@ -97,7 +97,7 @@ func TestKilledReplicaIsHealed(t *testing.T) {
 		t.Fatalf("node 3 alone answers otherwise:\n%s", d)
 	}
 
-	// A wiped data folder: all shards come back unasked.
+	// A wiped data folder: all shards come back automatically.
 	p.Data[0].Start()
 	p.Data[0].AwaitUp()
 	p.Data[1].Start()

@@ -268,7 +268,7 @@ func wantConflicts(t *testing.T, s *Service, points, repairs int64) {
 }
 
 func TestRepair(t *testing.T) {
-	bubble("a missing shard comes back unasked", t, func(t *testing.T, c *entropytest.Cluster) {
+	bubble("a missing shard comes back automatically", t, func(t *testing.T, c *entropytest.Cluster) {
 		s := mustOpen(t, c, nil)
 		c.Replicas[2].Write(1, "cpu,host=a", "value", old(), 1.0)
 		c.Replicas[3].Write(1, "cpu,host=a", "value", old(), 1.0)
@@ -379,7 +379,7 @@ func TestRepair(t *testing.T) {
 		mustCheck(t, s)
 		synctest.Wait()
 		if got, want := c.Replicas[3].Dump(1), c.Replicas[1].Dump(1); got != want || c.Replicas[3].Shards[1].Began != copystate.FoundEqual {
-			t.Errorf("it was not repaired unasked: %s, want %s; begun %v", got, want, c.Replicas[3].Shards[1].Began)
+			t.Errorf("it was not repaired automatically: %s, want %s; begun %v", got, want, c.Replicas[3].Shards[1].Began)
 		}
 	})
 	bubble("an owner that was away since a new shard began is not one that lost it", t, func(t *testing.T, c *entropytest.Cluster) {

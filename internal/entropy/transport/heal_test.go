@@ -185,7 +185,7 @@ func TestDamageWithoutASoundCopyIsLeft(t *testing.T) {
 	}
 }
 
-// The scrub finds damage that no read meets, and has it healed unasked.
+// The scrub finds damage that no read meets, and has it healed automatically.
 func TestScrubFindsDamage(t *testing.T) {
 	t.Parallel()
 	o := newOwners(t, 2, 1)

@@ -213,7 +213,7 @@ func send(t testing.TB, from, to string) (took time.Duration, size int64) {
 
 func mib(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 
-// TestEntropyTable measures what the README quotes, in one run.
+// TestEntropyTable measures what docs/benchmarks.md has, in one run.
 func TestEntropyTable(t *testing.T) {
 	b := &table{t: t}
 	defer b.print()
