@@ -21,7 +21,7 @@ func (n *Node) openOrder() error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("make the folder of the order of writes: %w", err)
 	}
-	clock, err := order.OpenClock(filepath.Join(dir, "clock"), n.now)
+	clock, err := order.OpenClock(filepath.Join(dir, "clock"), n.now, n.log)
 	if err != nil {
 		return fmt.Errorf("open the clock of writes: %w", err)
 	}

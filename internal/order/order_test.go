@@ -3,7 +3,6 @@ package order
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -356,76 +355,6 @@ func TestDamage(t *testing.T) {
 			if j = mustJournal(t, JournalConfig{Dir: to}); known(j) != want || j.Damaged() {
 				t.Errorf("byte %d %s: after another start %d are known, want %d", at, what, known(j), want)
 			}
-		}
-	}
-}
-
-func TestClock(t *testing.T) {
-	t.Parallel()
-	path, at := filepath.Join(t.TempDir(), "clock"), time.Unix(1_800_000_000, 0)
-	now := func() time.Time { return at }
-	open := func() *Clock {
-		c, err := OpenClock(path, now)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.SetNode(300)
-		return c
-	}
-	c := open()
-	last := Version(0)
-	grows := func(what string) {
-		t.Helper()
-		for range 1000 {
-			now := c.Now()
-			v := c.Next()
-			if v <= last || v < now || v > c.Now() || v&0xff != 300&0xff {
-				t.Fatalf("%s: %x comes after %x, with the time %x", what, v, last, now)
-			}
-			last = v
-		}
-	}
-	grows("at first")
-	if got := last.Time().Sub(at); got < 0 || got > time.Second {
-		t.Errorf("the version is of %v, want %v", last.Time(), at)
-	}
-	at = at.Add(-10 * time.Minute)
-	grows("after the time went back")
-	crashed := c
-	t.Cleanup(func() { crashed.Close() })
-	c = open() // as after a crash
-	grows("after a restart")
-	far := AtTime(at.Add(time.Hour))
-	c.Heard(far)
-	last = far
-	at = at.Add(time.Minute)
-	if got := c.Next().Time().Sub(far.Time()); got < time.Minute || got > time.Minute+time.Millisecond {
-		t.Errorf("a minute after another node's clock was ahead, this one is %v after it", got)
-	}
-	grows("after another node's clock was ahead")
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
-	c = open()
-	grows("after another restart")
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range b {
-		bad := slices.Clone(b)
-		bad[i] ^= 1
-		if err := os.WriteFile(path, bad, 0o640); err != nil {
-			t.Fatal(err)
-		}
-		if c, err := OpenClock(path, now); err == nil {
-			c.Close()
-			t.Errorf("byte %d is damaged, and nobody says so", i)
-		} else if errors.Is(err, fs.ErrNotExist) || strings.Contains(err.Error(), "\n") {
-			t.Errorf("byte %d: %v", i, err)
 		}
 	}
 }

@@ -39,7 +39,9 @@ func (w *Writer) accept(
 	if v == 0 {
 		return writeStore(w.Shards, w.Begun, ctx, shard, db, policy, points)
 	}
-	w.Order.Clock.Heard(v)
+	if err := w.Order.Clock.Heard(v); err != nil {
+		return err
+	}
 	l := w.writing.Of(shard)
 	l.RLock()
 	defer l.RUnlock()
@@ -157,12 +159,8 @@ func (w *Writer) clock() uint64 {
 	return uint64(w.Order.Clock.Now())
 }
 
-// heard takes over the clock of another node.
-func (w *Writer) heard(clock uint64) {
-	if clock != 0 {
-		w.Order.Clock.Heard(order.Version(clock))
-	}
-}
+// heard moves the clock of this node past that of another one. A clock that is far ahead is not believed.
+func (w *Writer) heard(clock uint64) { w.Order.Clock.Heard(order.Version(clock)) }
 
 // oldest is the version of what waited in hinted handoff before writes had versions.
 const oldest order.Version = 1

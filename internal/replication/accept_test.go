@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/influxdata/influxdb/tsdb"
 
@@ -52,5 +53,27 @@ func TestWriteBehindTheOwnerIsNotWritten(t *testing.T) {
 	}
 	if err := accept(1500, true, "m v=3 3"); err != nil || count(t, c.stores[0], "m") != 2 {
 		t.Errorf("%d points, %v: want 2", count(t, c.stores[0], "m"), err)
+	}
+}
+
+// A write with a version that is far ahead would be the newest of its points for ever. It is refused, and may come again
+// when the clocks are right.
+func TestWriteFromAClockFarAheadIsRefused(t *testing.T) {
+	t.Parallel()
+	s := mustStore(t)
+	srv := serverOf(t, s)
+	p, err := mustPoints(t, "m v=1 1")[0].MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := srv.WriteShard(t.Context(), &rpc.WriteShardRequest{
+		ShardId: shardID, Database: db, RetentionPolicy: policy, Points: [][]byte{p},
+		Version: uint64(order.AtTime(time.Now().AddDate(1, 0, 0))),
+	})
+	if err != nil || resp.Error == "" || !resp.Retryable {
+		t.Errorf("the answer is %v, %v: want an error after which the write may be sent again", resp, err)
+	}
+	if n := count(t, s, "m"); n != -1 {
+		t.Errorf("%d points were written", n)
 	}
 }
