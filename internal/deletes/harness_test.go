@@ -60,7 +60,7 @@ func newNode(
 	clock, journal := replicationtest.Order(t, id)
 	w := replication.NewWriter(m, s, replicationtest.NoSubscriber{}, pool)
 	n := &node{Writer: w, Memory: NewMemory(meta), store: s}
-	n.WriteTimeout = 5 * time.Second
+	n.WriteTimeout, n.ForgetEvery = 5*time.Second, time.Hour // tests change the metadata
 	n.Order, n.Deletes = &replication.Order{Clock: clock, Journal: journal}, n.Memory
 	n.with(m, pool, hh)
 	return n

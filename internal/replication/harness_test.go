@@ -88,6 +88,7 @@ func newWriter(t testing.TB, meta *replicationtest.Meta, s *tsdb.Store, pool *rp
 	clock, journal := replicationtest.Order(t, node)
 	w.Order = &Order{Clock: clock, Journal: journal}
 	w.Deletes = deletes.NewMemory(meta)
+	w.ForgetEvery = time.Hour // tests change the metadata
 	return w
 }
 

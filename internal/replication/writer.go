@@ -69,6 +69,7 @@ type Subscriber interface {
 // counted, logged, and left to anti-entropy.
 type Writer struct {
 	WriteTimeout time.Duration // for one owner
+	ForgetEvery  time.Duration // between two looks at what the journal may forget
 	Handoff      Handoff       // nil when [hinted-handoff] enabled = false
 	MaxPending   int           // writes under way to one node, with Handoff
 	Deletes      Deletes       // what writes must not bring back; set before Open
@@ -125,8 +126,9 @@ func NewWriter(meta Metadata, store *tsdb.Store, sub Subscriber, pool *rpc.Pool)
 	m := coordinator.NewPointsWriter()
 	m.MetaClient = meta
 	return &Writer{
-		WriteTimeout: coordinator.DefaultWriteTimeout, Shards: store, meta: meta, store: store, sub: sub, pool: pool,
-		mapper: m, log: zap.NewNop(), sender: rand.Uint64() | 1,
+		WriteTimeout: coordinator.DefaultWriteTimeout, ForgetEvery: time.Second, Shards: store,
+		meta: meta, store: store, sub: sub, pool: pool, mapper: m, log: zap.NewNop(), sender: rand.Uint64() | 1,
+		floors: floors{said: make(map[uint64]order.Version), told: make(map[uint64]toldFloor)},
 	}
 }
 
@@ -143,6 +145,8 @@ func (w *Writer) Open() error {
 	if w.Handoff != nil {
 		w.lanes.maxPending = w.MaxPending
 	}
+	w.wg.Add(1)
+	go w.keepForgetting()
 	return nil
 }
 
