@@ -90,7 +90,6 @@ func (n *Node) openCopies(written map[uint64]time.Time) (err error) {
 	if err != nil {
 		return fmt.Errorf("open what is known of copies: %w", err)
 	}
-	n.onClose(n.copies.Close)
 	n.local.Copies = n.copies
 	return nil
 }

@@ -17,7 +17,8 @@ func (n *Node) openHandoff() error {
 		return err
 	}
 	if !n.cfg.HintedHandoff.Enabled {
-		return n.newDeletes()
+		n.newDeletes()
+		return nil
 	}
 	n.handoff = handoff.New(n.cfg.HintedHandoff, handoff.Deps{
 		Deliver: func(ctx context.Context, node, shard uint64, entries, behind []handoff.Entry) (int, error) {
@@ -34,9 +35,7 @@ func (n *Node) openHandoff() error {
 	})
 	n.handoff.WithLogger(n.log)
 	n.writer.Handoff, n.writer.MaxPending = n.handoff, n.cfg.HintedHandoff.MaxWritesPending
-	if err := n.newDeletes(); err != nil {
-		return err
-	}
+	n.newDeletes()
 	if err := n.handoff.Open(); err != nil {
 		return fmt.Errorf("open hinted handoff: %w", err)
 	}

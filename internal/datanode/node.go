@@ -83,6 +83,7 @@ type Node struct {
 	writer   *replication.Writer
 	deleted  *deletes.Memory // what this node knows of deletes
 	deletes  *deletes.Service
+	ran      *deletes.RanLog  // deletes that ran here; nil without hinted handoff
 	disk     *fulldisk.Store  // keeps the engine whole when its disk is full
 	handoff  *handoff.Service // nil when [hinted-handoff] enabled = false
 	executor *query.Executor
@@ -240,6 +241,8 @@ func (n *Node) openParts() error {
 	if err := n.openCopies(stopped); err != nil {
 		return err
 	}
+	closeCopies := sync.OnceValue(n.copies.Close)
+	n.onClose(closeCopies)
 
 	n.sub = subscriber.NewService(n.cfg.Subscriber, n.certs)
 	n.sub.MetaClient = n.Meta
@@ -270,6 +273,7 @@ func (n *Node) openParts() error {
 	if err := n.openOrder(); err != nil {
 		return err
 	}
+	n.onClose(closeCopies) // before the clock: until then others tell this node of their clocks
 	if err := n.openHandoff(); err != nil {
 		return err
 	}

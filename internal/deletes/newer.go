@@ -1,6 +1,7 @@
 package deletes
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -28,8 +29,12 @@ func (d *Service) newerInStore(r *rpc.Delete) (out []acceptedWrite, err error) {
 		if sh.Database() != r.Database || !d.deps.Writes.MayHaveNewer(sh.ID(), of.version) {
 			continue
 		}
+		var failed error
 		err := eachPoint(sh, of, func(p models.Point, key order.Key) {
-			v := d.deps.Journal.Version(key)
+			v, err := d.deps.Journal.Version(key)
+			if err != nil {
+				failed = err
+			}
 			if v <= of.version {
 				return
 			}
@@ -44,7 +49,7 @@ func (d *Service) newerInStore(r *rpc.Delete) (out []acceptedWrite, err error) {
 			}
 			out[i].points = append(out[i].points, p)
 		})
-		if err != nil {
+		if err = cmp.Or(err, failed); err != nil {
 			return nil, fmt.Errorf("look for points of shard %d that are newer than the delete: %w", sh.ID(), err)
 		}
 	}

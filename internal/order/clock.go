@@ -77,7 +77,8 @@ const (
 	clockSize   = 4 + 2 + 2 + 8 + 4
 )
 
-// OpenClock opens the clock whose bound is in the file at path. Without the file it begins with the time of the machine.
+// OpenClock opens the clock whose bound is in the file at path. Without the file the clock begins with the time of the
+// machine.
 func OpenClock(path string, now func() time.Time, log *zap.Logger) (*Clock, error) {
 	c := &Clock{path: path, now: now, log: log}
 	b, err := os.ReadFile(path)

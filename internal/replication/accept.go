@@ -61,17 +61,27 @@ func (w *Writer) accept(
 		err = writeStore(w.Shards, w.Begun, ctx, shard, db, policy, kept)
 	}
 	var partial tsdb.PartialWriteError
-	wrote := err == nil || errors.As(err, &partial)
-	write.End(err == nil)
-	if !wrote {
+	switch {
+	case err == nil:
+		written = kept
+		write.Done()
+	case errors.As(err, &partial):
+		written = taken(kept, partial)
+		write.Failed(written)
+	default:
+		write.Failed(nil)
 		return err
 	}
-	written = kept
 	w.newest.note(shard, v)
 	if failed := write.Sync(); failed != nil {
 		return failed
 	}
 	return err
+}
+
+// taken returns the points of a partial write that the engine has. The engine moves them to the front of the slice.
+func taken(points []models.Point, partial tsdb.PartialWriteError) []models.Point {
+	return points[:max(0, len(points)-partial.Dropped)]
 }
 
 // newestVersions are the greatest versions that shards got since this process started.

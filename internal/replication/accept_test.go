@@ -56,8 +56,8 @@ func TestWriteBehindTheOwnerIsNotWritten(t *testing.T) {
 	}
 }
 
-// A write with a version that is far ahead would be the newest of its points for ever. It is refused, and may come again
-// when the clocks are right.
+// A write with a version that is far ahead would be the newest of its points for ever. It is refused, and may come
+// again when the clocks are right.
 func TestWriteFromAClockFarAheadIsRefused(t *testing.T) {
 	t.Parallel()
 	s := mustStore(t)
@@ -75,5 +75,28 @@ func TestWriteFromAClockFarAheadIsRefused(t *testing.T) {
 	}
 	if n := count(t, s, "m"); n != -1 {
 		t.Errorf("%d points were written", n)
+	}
+}
+
+// The engine takes a part of some writes. Only the points that it took hide older ones that come late.
+func TestPartialWriteHidesWhatItWrote(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok")
+	w := c.newWriter(t, 1)
+	accept := func(v order.Version, late bool, lines string) error {
+		return w.accept(tsdb.WriteContext{}, shardID, db, policy, v, late, mustPoints(t, lines))
+	}
+	if err := accept(10, false, "m v=0 0"); err != nil {
+		t.Fatal(err)
+	}
+	var partial tsdb.PartialWriteError
+	if err := accept(1000, false, "m v=1 1\nm v=\"text\" 2\nm v=1 3"); !errors.As(err, &partial) {
+		t.Fatalf("error is %v, want a partial write", err)
+	}
+	if err := accept(900, true, "m v=2 1\nm v=2 2\nm v=2 3"); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(values(t, c.stores[0], "m")); got != "[0 1 2 1]" {
+		t.Errorf("the owner has %v, want [0 1 2 1]", got)
 	}
 }
