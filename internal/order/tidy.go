@@ -71,14 +71,13 @@ func (j *Journal) tidy() error {
 	return errors.Join(err, j.giveUp())
 }
 
-// sortOld sorts the oldest generations until MaxMemory are left.
+// sortOld sorts the oldest generations until MaxMemory are left. One into which a write is under way waits.
 func (j *Journal) sortOld() error {
 	for {
 		j.mu.Lock()
-		g := j.inMemory[0]
-		due := len(j.inMemory) > j.cfg.MaxMemory && g.underWay == 0
+		g := firstIdle(j.inMemory[:max(0, len(j.inMemory)-j.cfg.MaxMemory)])
 		j.mu.Unlock()
-		if !due {
+		if g == nil {
 			return nil
 		}
 		if err := j.sort(g); err != nil {
@@ -87,7 +86,21 @@ func (j *Journal) sortOld() error {
 	}
 }
 
-// sort makes the oldest generation a sorted file. Nothing is added to it any more.
+// firstIdle returns the first generation into which no write is under way, nil for none.
+func firstIdle(generations []*generation) *generation {
+	i := slices.IndexFunc(generations, func(g *generation) bool { return g.underWay == 0 })
+	if i < 0 {
+		return nil
+	}
+	return generations[i]
+}
+
+// without removes a generation from those in memory. mu must be held.
+func (j *Journal) without(g *generation) {
+	j.inMemory = slices.DeleteFunc(j.inMemory, func(o *generation) bool { return o == g })
+}
+
+// sort makes a generation in memory a sorted file. Nothing is added to it any more.
 func (j *Journal) sort(g *generation) error {
 	pairs := g.pairs()
 	f, err := createSorted(j.cfg.Dir, g.id, g.newest, withoutError(pairs))
@@ -96,7 +109,7 @@ func (j *Journal) sort(g *generation) error {
 	}
 	f.failed = g.failed
 	j.mu.Lock()
-	j.inMemory = slices.Delete(j.inMemory, 0, 1)
+	j.without(g)
 	j.sorted = append(slices.Clone(j.sorted), f)
 	j.sorts++
 	j.mu.Unlock()
@@ -175,10 +188,10 @@ func (j *Journal) giveUp() error {
 			files = append(files, j.sorted[0])
 			j.since = max(j.since, j.sorted[0].newest+1)
 			j.sorted = slices.Clone(j.sorted[1:])
-		} else if g := j.inMemory[0]; g != j.current() && g.underWay == 0 {
+		} else if g := firstIdle(j.inMemory[:len(j.inMemory)-1]); g != nil {
 			generations = append(generations, g)
 			j.since = max(j.since, g.newest+1)
-			j.inMemory = slices.Delete(j.inMemory, 0, 1)
+			j.without(g)
 		} else {
 			break
 		}

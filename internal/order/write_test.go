@@ -186,6 +186,30 @@ func testLateWriteWaits(t *testing.T) {
 	}
 }
 
+// A write that hangs in the engine keeps only its own generation in memory.
+func TestWriteThatHangsHoldsOneGeneration(t *testing.T) {
+	t.Parallel()
+	j := mustJournal(t, JournalConfig{Dir: t.TempDir(), MaxKeys: 1, MaxMemory: 1})
+	_, hangs, err := j.Begin(1, 1, mustPoints(t, "m x=1 1"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for v := Version(2); v <= 20; v++ {
+		write(t, j, v, fmt.Sprintf("m x=1 %d", v))
+	}
+	if n := len(j.inMemory); n > 2 {
+		t.Errorf("%d generations are in memory, want 2", n)
+	}
+	hangs.Done()
+	if v, _ := j.Certain(KeyOf(1, []byte("m"), "x", 1)); v != 1 {
+		t.Errorf("the version is %d, want 1", v)
+	}
+	write(t, j, 21, "m x=1 21")
+	if n := len(j.inMemory); n > 1 {
+		t.Errorf("%d generations are in memory, want 1", n)
+	}
+}
+
 // What is known of failed writes is forgotten with their generation, and is bounded.
 func TestFailuresAreBounded(t *testing.T) {
 	t.Parallel()
