@@ -90,6 +90,8 @@ func (n *Node) openCopies(written map[uint64]time.Time) (err error) {
 	if err != nil {
 		return fmt.Errorf("open what is known of copies: %w", err)
 	}
+	n.closeCopies = sync.OnceValue(n.copies.Close)
+	n.onClose(n.closeCopies)
 	n.local.Copies = n.copies
 	return nil
 }

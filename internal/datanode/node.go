@@ -110,6 +110,8 @@ type Node struct {
 	place    place
 	life     sync.Mutex // held while parts are opened, closed or reloaded
 
+	closeCopies func() error // may be called twice
+
 	mon       *monitor.Monitor
 	reporters reporters
 }
@@ -241,8 +243,6 @@ func (n *Node) openParts() error {
 	if err := n.openCopies(stopped); err != nil {
 		return err
 	}
-	closeCopies := sync.OnceValue(n.copies.Close)
-	n.onClose(closeCopies)
 
 	n.sub = subscriber.NewService(n.cfg.Subscriber, n.certs)
 	n.sub.MetaClient = n.Meta
@@ -273,7 +273,7 @@ func (n *Node) openParts() error {
 	if err := n.openOrder(); err != nil {
 		return err
 	}
-	n.onClose(closeCopies) // before the clock: until then others tell this node of their clocks
+	n.onClose(n.closeCopies) // before the clock: until then others tell this node of their clocks
 	if err := n.openHandoff(); err != nil {
 		return err
 	}

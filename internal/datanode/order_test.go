@@ -69,3 +69,29 @@ func TestClockBeginsAboveWhatTheNodeHas(t *testing.T) {
 		}
 	}
 }
+
+// While a node closes, others still tell it of their clocks, until the exchange of what copies lack has ended. The clock
+// and the journal are there until then.
+func TestClockIsOpenUntilOthersTellNothingMore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cfg := NewConfig()
+	cfg.BindAddress, cfg.HTTPD.BindAddress = "127.0.0.1:0", "127.0.0.1:0"
+	cfg.Meta.Dir, cfg.HintedHandoff.Dir = filepath.Join(dir, "meta"), filepath.Join(dir, "hh")
+	cfg.Data.Dir, cfg.Data.WALDir = filepath.Join(dir, "data"), filepath.Join(dir, "wal")
+	n := New(cfg, "", zap.NewNop())
+	if err := n.Open(); err != nil {
+		t.Fatal(err)
+	}
+	journal, copies := n.writer.Order.Journal, n.copies
+	for left := len(n.stop); left > 0; left-- {
+		if err := n.unwind(left - 1); err != nil {
+			t.Fatal(err)
+		}
+		p := models.MustNewPoint("m", nil, models.Fields{"v": 1.0}, time.Unix(0, int64(left)))
+		_, _, err := journal.Begin(1, order.Version(left), []models.Point{p}, true)
+		if journalClosed, copiesOpen := err != nil, copies.Mark() == nil; journalClosed && copiesOpen {
+			t.Fatal("the journal is closed before the copies")
+		}
+	}
+}

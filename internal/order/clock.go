@@ -183,8 +183,12 @@ func (c *Clock) storeAhead(v Version) {
 // Heard moves the clock past a version of another node. The error is ErrFarAhead for a version that cannot be right.
 // Then the clock stays what it was: all nodes would follow one clock with a wrong year, for ever.
 func (c *Clock) Heard(v Version) error {
+	v &^= 1<<nodeBits - 1
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if v <= c.last {
+		return nil
+	}
 	// A machine may start with a time that is long past. Then it is the bound on disk that tells what is far ahead.
 	if limit := max(AtTime(c.now()), c.opened) + maxAheadVersions; v > limit {
 		if !c.refused {
@@ -194,11 +198,8 @@ func (c *Clock) Heard(v Version) error {
 		c.refused = true
 		return ErrFarAhead
 	}
-	v &^= 1<<nodeBits - 1
-	if v > c.last {
-		c.pass(func() Version { return v })
-		c.next() // the offset grows, and the clock goes on from there
-	}
+	c.pass(func() Version { return v })
+	c.next() // the offset grows, and the clock goes on from there
 	return nil
 }
 
