@@ -87,7 +87,8 @@ func (n *Node) openCopies() (err error) {
 	if err != nil {
 		return fmt.Errorf("open what is known of copies: %w", err)
 	}
-	n.onClose(n.copies.Close)
+	n.closeCopies = sync.OnceValue(n.copies.Close)
+	n.onClose(n.closeCopies)
 	return nil
 }
 

@@ -16,6 +16,22 @@ func rememberDeletes(maxAge time.Duration) deletes.Keep {
 	return deletes.Keep{IDs: max(2*maxAge, 365*day), Versions: max(2*maxAge, day)}
 }
 
+// openRanLog opens the log of the deletes that ran here. Without hinted handoff there is none.
+func (n *Node) openRanLog() (err error) {
+	n.ran = nil
+	if !n.cfg.HintedHandoff.Enabled {
+		return nil
+	}
+	path := filepath.Join(n.cfg.Meta.Dir, "deletes.db")
+	n.ran, err = deletes.OpenRanLog(path, rememberDeletes(time.Duration(n.cfg.HintedHandoff.MaxAge)))
+	if err != nil {
+		return fmt.Errorf("open the log of deletes: %w", err)
+	}
+	n.onClose(n.ran.Close)
+	n.ran.Recorded = n.copies.Mark
+	return nil
+}
+
 // newDeletes makes what runs deletes, and loads those that ran before. Hinted handoff is not open yet, if there is any:
 // its queues hold deletes, and writes that an earlier delete may remove.
 func (n *Node) newDeletes() error {
@@ -25,14 +41,7 @@ func (n *Node) newDeletes() error {
 		Missed: func(node, shard uint64) { n.missed(node, shard, true) }, Failed: n.disk.StallAll, Log: n.log,
 	}
 	if n.handoff != nil {
-		path := filepath.Join(n.cfg.Meta.Dir, "deletes.db")
-		ran, err := deletes.OpenRanLog(path, rememberDeletes(time.Duration(n.cfg.HintedHandoff.MaxAge)))
-		if err != nil {
-			return fmt.Errorf("open the log of deletes: %w", err)
-		}
-		n.onClose(ran.Close)
-		ran.Recorded = n.copies.Mark
-		deps.Handoff, deps.Ran = n.handoff, ran
+		deps.Handoff, deps.Ran = n.handoff, n.ran
 	}
 	n.deletes = deletes.New(deps)
 	return n.deletes.Load()

@@ -15,7 +15,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"concord/internal/cluster"
-	"concord/internal/deletes"
 	"concord/internal/entropy/local"
 	"concord/internal/handoff"
 	cmeta "concord/internal/meta"
@@ -149,12 +148,8 @@ func TestQueuesThatNobodySendsStopTheStart(t *testing.T) {
 func TestDeletesAreKnownBeforeHintsAreDelivered(t *testing.T) {
 	t.Parallel()
 	n := mustNode(t, identity, mustState(t))
-	l, err := deletes.OpenRanLog(filepath.Join(n.cfg.Meta.Dir, "deletes.db"), deletes.Keep{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	drop := &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: "db", Name: "m", Id: "d", Version: 5}
-	if err := errors.Join(l.Record(drop), l.Close()); err != nil {
+	if err := n.ran.Record(drop); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.openWrites(); err != nil {

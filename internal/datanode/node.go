@@ -70,6 +70,7 @@ type Node struct {
 	writer   *replication.Writer
 	deleted  *deletes.Memory // what this node knows of deletes
 	deletes  *deletes.Service
+	ran      *deletes.RanLog  // deletes that ran here; nil without hinted handoff
 	disk     *fulldisk.Store  // keeps the engine whole when its disk is full
 	handoff  *handoff.Service // nil when [hinted-handoff] enabled = false
 	executor *query.Executor
@@ -98,6 +99,8 @@ type Node struct {
 	refusal  atomic.Pointer[string] // why this node serves nothing; nil while it serves
 	place    place
 	life     sync.Mutex // held while parts are opened, closed or reloaded
+
+	closeCopies func() error // may be called twice
 
 	mon       *monitor.Monitor
 	reporters reporters

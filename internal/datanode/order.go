@@ -9,11 +9,13 @@ import (
 
 	"go.uber.org/zap"
 
+	"concord/internal/deletes"
 	"concord/internal/order"
 	"concord/internal/replication"
+	"concord/internal/rpc"
 )
 
-// openOrder opens what the writer knows of the order of writes.
+// openOrder opens what the node knows of the order of writes and deletes.
 func (n *Node) openOrder() error {
 	dir := filepath.Join(n.cfg.Meta.Dir, "order")
 	_, err := os.Stat(dir)
@@ -21,30 +23,52 @@ func (n *Node) openOrder() error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("make the folder of the order of writes: %w", err)
 	}
-	clock, err := order.OpenClock(filepath.Join(dir, "clock"), n.now)
+	clock, err := order.OpenClock(filepath.Join(dir, "clock"), n.now, n.log)
 	if err != nil {
 		return fmt.Errorf("open the clock of writes: %w", err)
 	}
 	n.onClose(clock.Close)
-	journal, err := order.OpenJournal(order.JournalConfig{
-		Dir: filepath.Join(dir, "journal"), Log: n.log, Begins: clock.Now(),
-	})
+	journal, err := order.OpenJournal(order.JournalConfig{Dir: filepath.Join(dir, "journal"), Log: n.log})
 	if err != nil {
 		return fmt.Errorf("open the journal of writes: %w", err)
 	}
 	n.onClose(journal.Close)
 	n.reporters.add(journal)
+	if err := n.openRanLog(); err != nil {
+		return err
+	}
+	if err := beginOrder(clock, journal, n.ran); err != nil {
+		return err
+	}
+	n.onClose(n.closeCopies) // before the clock: until then others tell this node of their clocks
 	n.order = &replication.Order{Clock: clock, Journal: journal}
+	return n.doubtCopies(journal.Damaged(), isNew)
+}
+
+// beginOrder moves the clock past all that this node wrote or removed before it started. After a crash the clock may
+// begin below versions that other nodes gave. Ran is nil when this node keeps no log of deletes.
+func beginOrder(clock *order.Clock, journal *order.Journal, ran *deletes.RanLog) error {
+	clock.Heard(journal.Loaded())
+	if ran != nil {
+		if err := ran.Each(func(r *rpc.Delete) { clock.Heard(order.Version(r.Version)) }); err != nil {
+			return fmt.Errorf("read the deletes that ran here: %w", err)
+		}
+	}
+	journal.SetBegins(clock.Now())
+	return nil
+}
+
+// doubtCopies notes that the copies of this node may have older values when its journal of writes is damaged or gone.
+func (n *Node) doubtCopies(damaged, isNew bool) error {
 	why := ""
 	switch {
-	case journal.Damaged():
+	case damaged:
 		why = "the journal of writes of its node was damaged"
 	case isNew && n.Meta.NodeID() != 0 && len(n.Store.ShardIDs()) > 0:
 		why = "its node has no journal of writes"
 		n.log.Warn("The journal of writes is gone: the copies of this node are compared before they are read",
-			zap.String("dir", dir))
-	}
-	if why == "" {
+			zap.String("dir", filepath.Join(n.cfg.Meta.Dir, "order")))
+	default:
 		return nil
 	}
 	if err := n.copies.Doubt(why + ", and an older write may have undone a newer one"); err != nil {

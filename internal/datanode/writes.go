@@ -27,6 +27,9 @@ func (n *Node) openSubscriber() error {
 	return nil
 }
 
+// forgetEvery is the time between two looks at what the journal of writes may forget.
+const forgetEvery = time.Second
+
 // openWrites makes what writes and what deletes, and opens the queues of hinted handoff, which both fill and empty.
 func (n *Node) openWrites() error {
 	if err := n.newHandoff(); err != nil {
@@ -37,7 +40,8 @@ func (n *Node) openWrites() error {
 	deps := replication.Deps{
 		Meta: n.Meta, Store: n.Store, Shards: n.holds, Subscriber: n.sub, Pool: n.pool, Order: n.order, Deletes: n.deleted,
 		Copies: writerCopies{n.copies, n.beginnings(), n.missed}, WriteTimeout: time.Duration(n.cfg.Cluster.WriteTimeout),
-		Log: n.log,
+		ForgetEvery: forgetEvery,
+		Log:         n.log,
 	}
 	if n.handoff != nil {
 		deps.Handoff, deps.MaxPending = n.handoff, n.cfg.HintedHandoff.MaxWritesPending

@@ -49,7 +49,7 @@ func (d *Service) announce(
 				return
 			}
 			reached = append(reached, n)
-			d.takeClock(clock)
+			d.heard(clock)
 		}()
 	}
 	wg.Wait()

@@ -26,10 +26,11 @@ func (d *Service) eachNewer(r *rpc.Delete, fn func([]acceptedWrite) error) error
 		}
 		b := batch{shard: sh, fn: fn}
 		err := eachPoint(ctx, sh, removed, func(p models.Point, key order.Key) error {
-			if v := d.deps.Journal.Version(key); v > removed.version {
-				return b.add(v, p)
+			v, err := d.deps.Journal.Version(key)
+			if err == nil && v > removed.version {
+				err = b.add(v, p)
 			}
-			return nil
+			return err
 		})
 		if err == nil {
 			err = b.flush()

@@ -25,7 +25,6 @@ func (o OldServer) Hint(ctx context.Context, r *rpc.HintDeleteRequest) (*rpc.Hin
 // Execute is each other call of service Deletes, as its flags say.
 func (o OldServer) Execute(_ context.Context, r *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
 	d := o.s.d
-	d.takeClock(r.Version)
 	if r.AnnounceOnly && r.Ended && r.Id == "" && r.SenderNode != 0 {
 		d.deps.Memory.endBefore(r.SenderNode, r.Started)
 		return &rpc.ExecuteResponse{}, nil
@@ -33,6 +32,9 @@ func (o OldServer) Execute(_ context.Context, r *rpc.ExecuteRequest) (*rpc.Execu
 	run, err := o.runs(r)
 	if err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "%v: %v", r.Kind, err)
+	}
+	if err := d.heard(r.Version); err != nil {
+		return &rpc.ExecuteResponse{Error: err.Error()}, nil
 	}
 	switch {
 	case r.Bounds != nil: // it concerned what waited before it in the queue of its sender

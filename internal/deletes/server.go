@@ -24,9 +24,11 @@ func (d *Service) Server() *Server { return &Server{d: d} }
 func (s *Server) AnnounceDelete(
 	_ context.Context, r *rpc.AnnounceDeleteRequest,
 ) (*rpc.AnnounceDeleteResponse, error) {
-	s.d.takeClock(r.Clock) // what comes after the delete has a greater one
 	if err := valid(r.Delete); err != nil {
 		return nil, err
+	}
+	if err := s.d.heard(r.Clock); err != nil { // what comes after the delete has a greater version
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
 	s.d.deps.Memory.announce(r.Delete, announcer{time.Now(), r.SenderNode, r.Started})
 	return &rpc.AnnounceDeleteResponse{Clock: s.d.now()}, nil
@@ -34,9 +36,11 @@ func (s *Server) AnnounceDelete(
 
 // RunDelete runs a delete, unless it has run here before.
 func (s *Server) RunDelete(_ context.Context, r *rpc.RunDeleteRequest) (*rpc.RunDeleteResponse, error) {
-	s.d.takeClock(r.GetDelete().GetVersion())
 	if err := valid(r.Delete); err != nil {
 		return nil, err
+	}
+	if err := s.d.heard(r.Delete.Version); err != nil {
+		return &rpc.RunDeleteResponse{Error: err.Error()}, nil
 	}
 	failed, err := s.ran(s.d.runOnce(r.Delete, r.Hinted))
 	return &rpc.RunDeleteResponse{Error: failed}, err
@@ -67,10 +71,10 @@ func (s *Server) HintDelete(_ context.Context, r *rpc.HintDeleteRequest) (*rpc.H
 
 // EndDelete notes that a delete has ended.
 func (s *Server) EndDelete(_ context.Context, r *rpc.EndDeleteRequest) (*rpc.EndDeleteResponse, error) {
-	s.d.takeClock(r.Version)
 	if checkDatabase(r.Database) != nil || r.Id == "" {
 		return nil, status.Error(codes.InvalidArgument, "the end of a delete needs its database and its ID")
 	}
+	s.d.heard(r.Version)
 	s.d.deps.Memory.end(r.Database, r.Id)
 	return &rpc.EndDeleteResponse{}, nil
 }

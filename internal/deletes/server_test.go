@@ -3,10 +3,12 @@ package deletes
 import (
 	"context"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/order"
 	"concord/internal/rpc"
 )
 
@@ -59,5 +61,32 @@ func TestMalformedDeletesHaveNoEffect(t *testing.T) {
 	}
 	if n := s.ShardN(); n != 0 {
 		t.Errorf("%d shards were created", n)
+	}
+}
+
+// A request that is refused does not move the clock. A version that is far ahead is refused, and may come again when
+// the clocks are right.
+func TestRefusedRequestsDoNotMoveTheClock(t *testing.T) {
+	t.Parallel()
+	srv := serverOf(t, mustStore(t))
+	clock := srv.s.d.deps.Clock
+	soon := uint64(order.AtTime(time.Now().Add(time.Hour)))
+	bad := &rpc.Delete{Kind: 99, Database: db, Id: "d", Version: soon}
+	srv.AnnounceDelete(t.Context(), &rpc.AnnounceDeleteRequest{Delete: bad, Clock: soon})
+	srv.RunDelete(t.Context(), &rpc.RunDeleteRequest{Delete: bad})
+	srv.EndDelete(t.Context(), &rpc.EndDeleteRequest{Database: "..", Version: soon})
+	srv.Execute(t.Context(), &rpc.ExecuteRequest{Kind: 99, Database: db, Version: soon})
+	far := uint64(order.AtTime(time.Now().Add(48 * time.Hour)))
+	del := &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "d", Version: far}
+	_, err := srv.AnnounceDelete(t.Context(), &rpc.AnnounceDeleteRequest{Delete: del, Clock: far})
+	if status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("announced with a clock that is far ahead: %v", err)
+	}
+	resp, err := srv.RunDelete(t.Context(), &rpc.RunDeleteRequest{Delete: del})
+	if err != nil || resp.Error == "" {
+		t.Errorf("a delete with a version that is far ahead: %v, %v", resp, err)
+	}
+	if got := time.Until(clock.Now().Time()); got > time.Minute {
+		t.Errorf("the clock moved by %v", got)
 	}
 }

@@ -231,12 +231,8 @@ func (d *Service) version() uint64 {
 // now is this node's clock.
 func (d *Service) now() uint64 { return uint64(d.deps.Clock.Now()) }
 
-// takeClock moves this node's clock up to that of another node.
-func (d *Service) takeClock(clock uint64) {
-	if clock != 0 {
-		d.deps.Clock.Heard(order.Version(clock))
-	}
-}
+// heard moves the clock of this node past that of another one. The error says that the other one is far ahead.
+func (d *Service) heard(clock uint64) error { return d.deps.Clock.Heard(order.Version(clock)) }
 
 // missedNode is a node that was not reached, and why.
 type missedNode struct {

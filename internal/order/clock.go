@@ -10,44 +10,65 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
+
 	"concord/internal/durable"
 )
 
-// Version orders operations: of two on the same point, the one with the greater version is the later one. The upper 56
-// bits are microseconds since 1970 times 16, and a counter; the lowest 8 bits are the node that gave it. 0 is none.
+// Version orders operations. Of two operations on the same point, the one with the greater version is the later one.
+// The upper 56 bits are microseconds since 1970 times 16, plus a counter. The lowest 8 bits name the node that gave the
+// version. No operation has version 0.
 type Version uint64
 
 const (
 	nodeBits    = 8
 	counterBits = 4
-	// ahead is how far ahead of the clock the bound is stored that no version has passed.
+	// The clock stores a bound that is ahead of the versions that it gives, so that it writes its file rarely.
 	ahead         = 10 * time.Second
 	aheadVersions = Version(ahead/time.Microsecond) << (counterBits + nodeBits)
+	// A version that is further ahead of the time of this machine is wrong.
+	maxAhead         = 24 * time.Hour
+	maxAheadVersions = Version(maxAhead/time.Microsecond) << (counterBits + nodeBits)
 )
 
-// AtTime is the smallest version of a time.
-func AtTime(t time.Time) Version { return Version(t.UnixMicro()) << (counterBits + nodeBits) }
+// ErrFarAhead is for a version that is too far ahead of the time of this machine to be believed.
+var ErrFarAhead = errors.New("the clock of the other data node is more than 24 hours ahead of the clock of this one: " +
+	"set the clocks of both machines")
 
-// Time is when the version was given, by the greatest clock that its node had heard of, to the microsecond.
+// AtTime returns the smallest version of a time. Times before 1970 and after 2112 have those of these years.
+func AtTime(t time.Time) Version {
+	return Version(min(max(0, t.UnixMicro()), 1<<(64-counterBits-nodeBits)-1)) << (counterBits + nodeBits)
+}
+
+// Time returns when the version was given, to the microsecond. It is the time of the greatest clock that the node which
+// gave it had heard of.
 func (v Version) Time() time.Time { return time.UnixMicro(int64(v >> (counterBits + nodeBits))) }
 
-// Clock gives versions. It is a hybrid logical clock: it follows the time, and never falls behind a version that it
-// gave or heard of, nor behind one that it gave before a restart. (Kulkarni et al., Logical Physical Clocks, 2014.)
+// length returns the time between two versions, of which v is the difference.
+func (v Version) length() time.Duration {
+	return time.Duration(v>>(counterBits+nodeBits)) * time.Microsecond
+}
+
+// Clock gives versions. It is a hybrid logical clock (Kulkarni et al., Logical Physical Clocks, 2014). It follows the
+// time of the machine. It never falls behind a version that it gave or heard of, not even after a crash: it stores a
+// bound on disk before it passes that bound.
 //
-// A clock that is behind another one goes on from there with the time, and does not wait for its own time to get there.
-// So the clocks of nodes that were in contact agree to milliseconds after they lost it, although the times of the
-// machines are minutes apart.
+// When a clock hears of a version that is ahead of it, it goes on from there at once. So the clocks of nodes that were
+// in contact agree to milliseconds afterwards, although the times of their machines may be minutes apart.
 type Clock struct {
-	path string
-	now  func() time.Time
+	path   string
+	now    func() time.Time // of this machine
+	log    *zap.Logger
+	opened Version // the bound on disk when the clock was opened
 
 	mu      sync.Mutex
-	last    Version       // given or heard, with the bits of the node 0
+	last    Version       // the greatest that was given or heard, with zeros for the node
 	offset  time.Duration // of this clock from the time of this machine; it only grows
 	node    Version
-	bound   Version // on disk: no version that was given is greater
-	storing chan struct{}
-	failed  error // of the last attempt to store a bound
+	bound   Version       // on disk: no version that was given or heard is greater
+	storing chan struct{} // closed when the bound is stored; nil when none is being stored
+	failed  error         // of the last attempt to store a bound
+	refused bool          // a version that is far ahead was logged
 }
 
 const (
@@ -56,9 +77,10 @@ const (
 	clockSize   = 4 + 2 + 2 + 8 + 4
 )
 
-// OpenClock opens the clock whose bound is in the file at path; without the file it begins with the time.
-func OpenClock(path string, now func() time.Time) (*Clock, error) {
-	c := &Clock{path: path, now: now}
+// OpenClock opens the clock whose bound is in the file at path. Without the file the clock begins with the time of the
+// machine.
+func OpenClock(path string, now func() time.Time, log *zap.Logger) (*Clock, error) {
+	c := &Clock{path: path, now: now, log: log}
 	b, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -69,7 +91,7 @@ func OpenClock(path string, now func() time.Time) (*Clock, error) {
 			return nil, fmt.Errorf("%s: %w: move it away to begin with the time of this machine", path, err)
 		}
 	}
-	c.bound = c.last
+	c.bound, c.opened = c.last, c.last
 	return c, c.store(c.next() + aheadVersions)
 }
 
@@ -102,14 +124,14 @@ func (c *Clock) store(bound Version) error {
 	return nil
 }
 
-// SetNode makes versions those of a node.
+// SetNode sets the node whose versions the clock gives.
 func (c *Clock) SetNode(id uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.node = Version(id & (1<<nodeBits - 1))
 }
 
-// next is the version that would be given now. mu must be held.
+// next returns the version that would be given now. mu must be held.
 func (c *Clock) next() Version {
 	at := AtTime(c.now().Add(c.offset))
 	if at <= c.last {
@@ -119,25 +141,27 @@ func (c *Clock) next() Version {
 	return at
 }
 
-// length is that of a range of versions.
-func (v Version) length() time.Duration {
-	return time.Duration(v>>(counterBits+nodeBits)) * time.Microsecond
-}
-
-// Next gives a version that is greater than all that this clock gave, or heard of, before. It waits for the bound to be
-// stored when it has to. When that fails, versions only grow as long as the time does not go back over a restart.
+// Next returns a version that is greater than all that this clock gave or heard of before.
 func (c *Clock) Next() Version {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	v := c.pass(c.next)
+	return v | c.node
+}
+
+// pass makes the version that next returns the last one, once a bound above it is on disk. When no bound can be stored,
+// it does not wait: then versions still grow unless the time of the machine goes back before a restart. mu must be
+// held, and is released meanwhile.
+func (c *Clock) pass(next func() Version) Version {
 	for {
-		v := c.next()
+		v := next()
 		if v+aheadVersions/2 > c.bound && c.storing == nil {
 			c.storing = make(chan struct{})
 			go c.storeAhead(v)
 		}
 		if v <= c.bound || c.failed != nil {
-			c.last = v
-			return v | c.node
+			c.last = max(c.last, v)
+			return v
 		}
 		stored := c.storing
 		c.mu.Unlock()
@@ -156,26 +180,37 @@ func (c *Clock) storeAhead(v Version) {
 	c.storing = nil
 }
 
-// Heard takes over a version of another node.
-func (c *Clock) Heard(v Version) {
+// Heard moves the clock past a version of another node. The error is ErrFarAhead for a version that cannot be right.
+// Then the clock stays what it was: all nodes would follow one clock with a wrong year, for ever.
+func (c *Clock) Heard(v Version) error {
 	v &^= 1<<nodeBits - 1
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if v <= c.last {
-		return
+		return nil
 	}
-	c.last = v
-	c.next() // it goes on from there
+	// A machine may start with a time that is long past. Then it is the bound on disk that tells what is far ahead.
+	if limit := max(AtTime(c.now()), c.opened) + maxAheadVersions; v > limit {
+		if !c.refused {
+			c.log.Warn("The clock of another data node is more than 24 hours ahead: its writes are refused. "+
+				"Set the clocks of both machines", zap.Time("its_time", v.Time()), zap.Time("own_time", c.now()))
+		}
+		c.refused = true
+		return ErrFarAhead
+	}
+	c.pass(func() Version { return v })
+	c.next() // the offset grows, and the clock goes on from there
+	return nil
 }
 
-// Now is a version of now: no smaller one will be given, and none that was given or heard of is greater.
+// Now returns a version of this moment. No smaller one will be given, and none that was given or heard of is greater.
 func (c *Clock) Now() Version {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return max(c.last|(1<<nodeBits-1), c.next()-1)
 }
 
-// Close stores what was given.
+// Close stores the time of the clock as the bound, so that the clock goes on from there.
 func (c *Clock) Close() error {
 	c.mu.Lock()
 	for c.storing != nil {
@@ -184,7 +219,7 @@ func (c *Clock) Close() error {
 		<-stored
 		c.mu.Lock()
 	}
-	last := c.last
+	bound := c.next()
 	c.mu.Unlock()
-	return durable.WriteFile(c.path, encodeBound(last+1<<nodeBits), 0o640)
+	return durable.WriteFile(c.path, encodeBound(bound), 0o640)
 }

@@ -1,20 +1,71 @@
-// Package order says which of two operations on a point is the later one.
+// Package order says which of two operations on a point is the later one. Every data node has one Clock and one Journal.
 //
-// Each write and each delete has a Version, which a Clock gives it. Clocks of nodes hear of each other with every
-// message: what happens after something else, anywhere in the cluster, gets a greater version, although the clocks of
-// the machines are minutes apart.
+// # Versions
 //
-// Owners may receive writes in any order: one that waited in hinted handoff arrives hours late. So each owner has a
-// Journal, which knows with which version it wrote each point lately. A write is written without the points that
-// have a greater version already:
+// Each write and each delete has a Version. It is a time in microseconds, a counter, and the node that gave it. Of two
+// operations on the same point, the one with the greater version wins, in whatever order they arrive.
+//
+// # The clock
+//
+// The Clock of a node gives versions. Nodes tell each other their clocks with every message, and a clock that is behind
+// moves forward at once. So what happens after something else, anywhere in the cluster, gets a greater version, although
+// the times of the machines may be minutes apart. A clock that is more than 24 hours ahead is not believed.
+//
+// # The journal
+//
+// Owners of a shard may receive writes in any order. A write that waited in hinted handoff arrives hours late. So each
+// owner has a Journal, which knows with which version it wrote each field of each point lately. A write is written
+// without the fields that have a greater version already:
 //
 //	arrives        journal of the point      written
 //	v2  temp=20    v2                        temp=20
 //	v1  temp=10    v2 (greater than v1)      nothing
 //	v3  temp=30    v3                        temp=30
 //
-// Nodes tell each other below which version nothing of theirs will arrive any more. What is below is forgotten, after
-// two seconds in a healthy cluster. While a node is away the journal grows, and goes to disk.
+// A write passes the journal in these steps:
 //
-// The package knows no network. docs/format/order.md describes its files.
+//	Begin   look up the keys of its fields ─► leave out the newer ones ─► note the others in the log
+//	        ─► wait for older writes of the same fields that are under way
+//	write   the caller writes the points to the engine
+//	Done    the engine has them           Failed   the engine has only some of them for certain
+//	Sync    wait until the log is on disk, when the journal must be durable
+//
+// What the engine did not take hides no older write. It is listed as failed instead: the engine may have it or not, so
+// nothing certain is known of these fields.
+//
+// # The floor
+//
+// Each node tells each other one, once a second, a version below which nothing of it will arrive any more. The lowest
+// of these is the floor, and SetFloor forgets what is below it. Package replication works it out, in floors.go. In a
+// healthy cluster the floor is about two seconds behind the clock. While a node is away, others keep writes for it in
+// hinted handoff, and the floor stands still.
+//
+// # Generations
+//
+// The journal is a list of generations, of which the newest takes the writes. A generation is forgotten as a whole.
+//
+//	oldest                                                                       newest
+//	┌─────────────────────────┬───────────┬───────┐ ┌────────────┬────────────┬────────────┐
+//	│ sortedFile (merged)     │ sorted    │ sorted│ │ generation │ generation │ generation │ ◄── writes
+//	└─────────────────────────┴───────────┴───────┘ └────────────┴────────────┴────────────┘
+//	 on disk, with an index in memory                in memory, with a log on disk
+//
+// While the floor follows, a generation ends after two seconds, and there are two or three of them. While the floor
+// stands still, a generation ends when it is full. Then the oldest in memory becomes a sorted file, and sorted files are
+// merged when they are many. Past its size on disk, the journal forgets the oldest writes although they are above the
+// floor. A write that is late by more is then written as it arrives.
+//
+// # What a crash leads to
+//
+//   - The clock begins above all versions that it gave or heard of: it stores a bound ahead of them. The node also makes
+//     it hear of the versions in the journal and of the deletes that it remembers.
+//   - A record of the log that is torn is cut off. While the floor is near, others may be lost with the power: the writes
+//     have arrived at all owners. While the floor is behind, a write is acknowledged only when its record is on disk.
+//   - A write that was under way counts as written, and the engine may not have it. So the journal says nothing certain
+//     of versions from before it was opened.
+//   - A crash may leave a log beside the sorted file that was made of it. The log is removed. It may also leave sorted
+//     files beside the one that they were merged into. They do no harm, and are merged again.
+//   - A file that is damaged in another way is set aside, and the node compares its copies with those of others.
+//
+// The package knows no network. docs/format/order.md describes its files, and docs/adr/0011 says why it is as it is.
 package order

@@ -39,7 +39,9 @@ func (w *Writer) accept(
 	if v == 0 {
 		return w.writeStore(ctx, shard, db, policy, points)
 	}
-	w.Order.Clock.Heard(v)
+	if err := w.Order.Clock.Heard(v); err != nil {
+		return err
+	}
 	l := w.writing.Of(shard)
 	l.RLock()
 	defer l.RUnlock()
@@ -63,17 +65,27 @@ func (w *Writer) accept(
 		err = w.writeStore(ctx, shard, db, policy, kept)
 	}
 	var partial tsdb.PartialWriteError
-	wrote := err == nil || errors.As(err, &partial)
-	write.End(err == nil)
-	if !wrote {
+	switch {
+	case err == nil:
+		written = kept
+		write.Done()
+	case errors.As(err, &partial):
+		written = taken(kept, partial)
+		write.Failed(written)
+	default:
+		write.Failed(nil)
 		return err
 	}
-	written = kept
 	w.newest.note(shard, v)
 	if failed := write.Sync(); failed != nil {
 		return failed
 	}
 	return err
+}
+
+// taken returns the points of a partial write that the engine has. The engine moves them to the front of the slice.
+func taken(points []models.Point, partial tsdb.PartialWriteError) []models.Point {
+	return points[:max(0, len(points)-partial.Dropped)]
 }
 
 // newestVersions are the greatest versions that shards got since this process started.
@@ -161,12 +173,8 @@ func (w *Writer) clock() uint64 {
 	return uint64(w.Order.Clock.Now())
 }
 
-// heard takes over the clock of another node.
-func (w *Writer) heard(clock uint64) {
-	if clock != 0 {
-		w.Order.Clock.Heard(order.Version(clock))
-	}
-}
+// heard moves the clock of this node past that of another one. A clock that is far ahead is not believed.
+func (w *Writer) heard(clock uint64) { w.Order.Clock.Heard(order.Version(clock)) }
 
 // oldest is the version of what waited in hinted handoff before writes had versions.
 const oldest order.Version = 1

@@ -1,12 +1,17 @@
 package replication
 
 import (
+	"errors"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"concord/internal/handoff"
+	"concord/internal/order"
+	"concord/internal/replication/replicationtest"
 	"concord/internal/rpc"
 )
 
@@ -44,3 +49,50 @@ func TestFloorStandsStillWhileSomethingWaits(t *testing.T) {
 		}
 	}
 }
+
+// What another node tells is only noted: its exchange with this node waits for no disk.
+func TestToldDoesNotWaitForTheJournal(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "down")
+	w := c.newWriter(t, 1)
+	w.lanes.clock = w.Order.Clock
+	journal := w.Order.Journal
+	w.Order.Journal = nil
+	w.Told(2, uint64(w.Order.Clock.Now()), uint64(w.Order.Clock.Now()), false)
+	w.Order.Journal = journal
+	if floor, kept := w.lowestFloor(time.Now()); floor == 0 || kept != floor {
+		t.Errorf("the floor is %d, and what is below %d is forgotten", floor, kept)
+	}
+}
+
+// A node alone in its cluster forgets, too. The journal ends with the writer.
+func TestWriterForgetsUntilItCloses(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var forgotten atomic.Int32
+		deps := newDeps(t, &replicationtest.Meta{}, nil, nil, 1)
+		deps.Deletes, deps.ForgetEvery = forgets{n: &forgotten}, time.Second
+		journal := deps.Order.Journal
+		w := NewWriter(deps)
+		w.Open()
+		time.Sleep(3*w.ForgetEvery + w.ForgetEvery/2) // of the clock of the test
+		if n := forgotten.Load(); n != 3 {
+			t.Errorf("it forgot %d times, want 3", n)
+		}
+		if err := errors.Join(w.Close(), journal.Close()); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(2 * w.ForgetEvery)
+		if n := forgotten.Load(); n != 3 {
+			t.Errorf("it forgot %d times, the last ones after it closed", n)
+		}
+	})
+}
+
+// forgets counts calls of Forget.
+type forgets struct {
+	Deletes
+	n *atomic.Int32
+}
+
+func (f forgets) Forget(order.Version) { f.n.Add(1) }

@@ -96,6 +96,7 @@ func newDeps(t testing.TB, meta *replicationtest.Meta, s *tsdb.Store, pool *rpc.
 		Meta: replicationtest.Member{Meta: meta, Node: node}, Store: s, Shards: s, Subscriber: replicationtest.NoSubscriber{},
 		Pool: pool, Order: &Order{Clock: clock, Journal: journal}, Deletes: deletes.NewMemory(meta),
 		Copies: replicationtest.NoCopies{}, WriteTimeout: coordinator.DefaultWriteTimeout, Log: zap.NewNop(),
+		ForgetEvery: time.Hour, // tests change the metadata
 	}
 }
 

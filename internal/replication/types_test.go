@@ -132,7 +132,7 @@ func TestOwnerThatIsBehindGetsWhatTheFirstOneTook(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			write.End(true)
+			write.Done()
 			err = w.WritePoints(db, policy, one, nil, mustPoints(t, "m f=1.5 1\nm v=2 2\nm v=3 3"))
 			if !errors.As(err, new(tsdb.PartialWriteError)) {
 				t.Fatal(err)

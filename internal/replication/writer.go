@@ -97,6 +97,7 @@ type Deps struct {
 	Handoff      Handoff       // nil when [hinted-handoff] enabled = false
 	MaxPending   int           // writes under way to one node, with Handoff
 	WriteTimeout time.Duration // for one owner
+	ForgetEvery  time.Duration // between two looks at what the journal may forget
 	Log          *zap.Logger
 }
 
@@ -132,7 +133,10 @@ type Writer struct {
 // NewWriter returns a writer that Open starts.
 func NewWriter(deps Deps) *Writer {
 	deps.Log = deps.Log.With(zap.String("service", "write"))
-	w := &Writer{Deps: deps, mapper: coordinator.NewPointsWriter(), sender: rand.Uint64() | 1}
+	w := &Writer{
+		Deps: deps, mapper: coordinator.NewPointsWriter(), sender: rand.Uint64() | 1,
+		floors: floors{said: make(map[uint64]order.Version), told: make(map[uint64]toldFloor)},
+	}
 	w.mapper.MetaClient = deps.Meta
 	w.lanes.clock = deps.Order.Clock
 	if deps.Handoff != nil {
@@ -147,6 +151,8 @@ func (w *Writer) Open() {
 	defer w.mu.Unlock()
 	w.opened = true
 	w.ctx, w.cancel = context.WithCancel(context.Background())
+	w.wg.Add(1)
+	go w.keepForgetting()
 }
 
 // Close refuses new writes and waits for those to owners that go on, which is

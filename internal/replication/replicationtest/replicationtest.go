@@ -196,7 +196,7 @@ func Down(t testing.TB) string {
 func Order(t testing.TB, node uint64) (*order.Clock, *order.Journal) {
 	t.Helper()
 	dir := t.TempDir()
-	clock, err := order.OpenClock(filepath.Join(dir, "clock"), time.Now)
+	clock, err := order.OpenClock(filepath.Join(dir, "clock"), time.Now, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,8 +3,6 @@ package order
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,6 +28,15 @@ func mustJournal(t testing.TB, cfg JournalConfig) *Journal {
 	}
 	t.Cleanup(func() { j.Close() })
 	return j
+}
+
+func version(t testing.TB, j *Journal, key Key) Version {
+	t.Helper()
+	v, err := j.Version(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
 }
 
 func mustPoints(t testing.TB, lines string) []models.Point {
@@ -61,8 +68,8 @@ func (e *engine) write(points []models.Point) {
 	}
 }
 
-// However writes arrive, each field keeps the value with the greatest version: with few keys in a generation, with
-// sorted files, and after the journal was opened again. Those that are behind are refused.
+// However writes arrive, each field keeps the value with the greatest version that the engine took: with few keys in a
+// generation, with sorted files, and after the journal was opened again. Those that are behind are refused.
 func TestGreatestVersionStays(t *testing.T) {
 	t.Parallel()
 	dir, run := t.TempDir(), 0
@@ -85,13 +92,12 @@ func TestGreatestVersionStays(t *testing.T) {
 				v := Version(rapid.Uint64Range(1, 200).Draw(rt, "version"))
 				late := rapid.Bool().Draw(rt, "late")
 				var lines []string
-				keys, behind := make(map[string]string), false
+				behind := false
 				for range rapid.IntRange(1, 4).Draw(rt, "points") {
 					s, at := rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "series"), rapid.IntRange(1, 3).Draw(rt, "time")
 					for _, f := range []string{"x", "y"} {
 						key := fmt.Sprintf("m,s=%s %s %d", s, f, at)
 						lines = append(lines, fmt.Sprintf("m,s=%s %s=%d %d", s, f, v, at))
-						keys[key] = fmt.Sprint(uint64(v))
 						behind = behind || versions[key] > v
 					}
 				}
@@ -105,12 +111,25 @@ func TestGreatestVersionStays(t *testing.T) {
 				if err != nil {
 					rt.Fatal(err)
 				}
-				e.write(kept)
-				w.End(true)
-				for key, value := range keys {
-					if versions[key] <= v {
-						versions[key], want[key] = v, value
+				taken := kept
+				if rapid.Bool().Draw(rt, "the engine takes all") {
+					e.write(kept)
+					w.Done()
+				} else {
+					taken = kept[:rapid.IntRange(0, len(kept)).Draw(rt, "points that it takes")]
+					e.write(taken)
+					w.Failed(taken)
+				}
+				for _, p := range taken {
+					for f := p.FieldIterator(); f.Next(); {
+						key := fmt.Sprintf("%s %s %d", p.Key(), f.FieldKey(), p.UnixNano())
+						versions[key], want[key] = v, fmt.Sprint(uint64(v))
 					}
+				}
+			},
+			"tidy up": func(rt *rapid.T) {
+				if err := j.SetFloor(0); err != nil {
+					rt.Fatal(err)
 				}
 			},
 			"open again": func(rt *rapid.T) {
@@ -130,113 +149,6 @@ func TestGreatestVersionStays(t *testing.T) {
 	})
 }
 
-// A point loses the fields that have greater versions, and no others.
-func TestPointLosesNewerFieldsAlone(t *testing.T) {
-	t.Parallel()
-	j := mustJournal(t, JournalConfig{Dir: t.TempDir()})
-	begin := func(v Version, lines string) string {
-		kept, w, err := j.Begin(1, v, mustPoints(t, lines), true)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.End(true)
-		var out []string
-		for _, p := range kept {
-			out = append(out, p.String())
-		}
-		return strings.Join(out, "; ")
-	}
-	begin(20, "m,h=a x=2 1")
-	if got, want := begin(10, "m,h=a x=1,y=\"1\" 1\nm,h=a x=1 1\nm,h=a x=1 2"), `m,h=a y="1" 1; m,h=a x=1 2`; got != want {
-		t.Errorf("kept %s, want %s", got, want)
-	}
-	if v := j.Version(KeyOf(1, []byte("m,h=a"), "x", 1)); v != 20 {
-		t.Errorf("version is %d, want 20", v)
-	}
-}
-
-// Writes of the same points at the same time end as their versions say, whichever is faster.
-func TestWritesAtTheSameTime(t *testing.T) {
-	t.Parallel()
-	j := mustJournal(t, JournalConfig{Dir: t.TempDir(), MaxKeys: 50})
-	e := &engine{m: make(map[string]string)}
-	const writes = 400
-	order := rand.Perm(writes)
-	var wg sync.WaitGroup
-	for part := range slices.Chunk(order, writes/8) {
-		wg.Go(func() {
-			for _, n := range part {
-				v := Version(n + 1)
-				points := mustPoints(t, fmt.Sprintf("m x=%d 1\nm x=%d 2\nm,n=%d x=%d 1", v, v, n%7, v))
-				kept, w, err := j.Begin(1, v, points, true)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				e.write(kept)
-				w.End(true)
-			}
-		})
-	}
-	wg.Wait()
-	for _, key := range []string{"m x 1", "m x 2"} {
-		if e.m[key] != fmt.Sprint(writes) {
-			t.Errorf("%s is %s, want %d", key, e.m[key], writes)
-		}
-	}
-}
-
-// What is below the floor is forgotten, and what is not stays.
-func TestFloor(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	j := mustJournal(t, JournalConfig{Dir: dir, MaxKeys: 1, MaxMemory: 1})
-	for v := Version(1); v <= 9; v++ {
-		_, w, err := j.Begin(1, v, mustPoints(t, fmt.Sprintf("m x=1 %d", v)), false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.End(true)
-	}
-	if err := j.SetFloor(6); err != nil {
-		t.Fatal(err)
-	}
-	for v := Version(1); v <= 9; v++ {
-		want := v
-		if v < 6 {
-			want = 0
-		}
-		if got := j.Version(KeyOf(1, []byte("m"), "x", int64(v))); got != want {
-			t.Errorf("version is %d, want %d", got, want)
-		}
-	}
-	if files, _ := filepath.Glob(filepath.Join(dir, "*")); len(files) != 4 {
-		t.Errorf("files are %v, want 4", files)
-	}
-}
-
-// Past its size on disk the journal forgets the oldest.
-func TestFullJournalForgetsTheOldest(t *testing.T) {
-	t.Parallel()
-	j := mustJournal(t, JournalConfig{Dir: t.TempDir(), MaxKeys: 10, MaxMemory: 1, MaxDisk: 2000})
-	for v := Version(1); v <= 500; v++ {
-		_, w, err := j.Begin(1, v, mustPoints(t, fmt.Sprintf("m x=1 %d", v)), false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.End(true)
-	}
-	since := j.Since()
-	if since == 0 || since > 500 {
-		t.Fatalf("it knows since %d", since)
-	}
-	for v := since; v <= 500; v++ {
-		if got := j.Version(KeyOf(1, []byte("m"), "x", int64(v))); got != v {
-			t.Errorf("version is %d, want %d", got, v)
-		}
-	}
-}
-
 // After a crash at any byte, all whole records are there. Any flipped byte of a sorted file is found.
 func TestDamage(t *testing.T) {
 	t.Parallel()
@@ -250,14 +162,15 @@ func TestDamage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.End(true)
+		w.Done()
 		if err := w.Sync(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	known := func(j *Journal) (n int) {
+		t.Helper()
 		for v := Version(1); v <= 10; v++ {
-			if j.Version(KeyOf(1, []byte("m"), "x", int64(v))) == v {
+			if version(t, j, KeyOf(1, []byte("m"), "x", int64(v))) == v {
 				n++
 			}
 		}
@@ -360,83 +273,13 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-func TestClock(t *testing.T) {
-	t.Parallel()
-	path, at := filepath.Join(t.TempDir(), "clock"), time.Unix(1_800_000_000, 0)
-	now := func() time.Time { return at }
-	open := func() *Clock {
-		c, err := OpenClock(path, now)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.SetNode(300)
-		return c
-	}
-	c := open()
-	last := Version(0)
-	grows := func(what string) {
-		t.Helper()
-		for range 1000 {
-			now := c.Now()
-			v := c.Next()
-			if v <= last || v < now || v > c.Now() || v&0xff != 300&0xff {
-				t.Fatalf("%s: %x comes after %x, with the time %x", what, v, last, now)
-			}
-			last = v
-		}
-	}
-	grows("at first")
-	if got := last.Time().Sub(at); got < 0 || got > time.Second {
-		t.Errorf("the version is of %v, want %v", last.Time(), at)
-	}
-	at = at.Add(-10 * time.Minute)
-	grows("after the time went back")
-	crashed := c
-	t.Cleanup(func() { crashed.Close() })
-	c = open() // as after a crash
-	grows("after a restart")
-	far := AtTime(at.Add(time.Hour))
-	c.Heard(far)
-	last = far
-	at = at.Add(time.Minute)
-	if got := c.Next().Time().Sub(far.Time()); got < time.Minute || got > time.Minute+time.Millisecond {
-		t.Errorf("a minute after another node's clock was ahead, this one is %v after it", got)
-	}
-	grows("after another node's clock was ahead")
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
-	c = open()
-	grows("after another restart")
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range b {
-		bad := slices.Clone(b)
-		bad[i] ^= 1
-		if err := os.WriteFile(path, bad, 0o640); err != nil {
-			t.Fatal(err)
-		}
-		if c, err := OpenClock(path, now); err == nil {
-			c.Close()
-			t.Errorf("byte %d is damaged, and nobody says so", i)
-		} else if errors.Is(err, fs.ErrNotExist) || strings.Contains(err.Error(), "\n") {
-			t.Errorf("byte %d: %v", i, err)
-		}
-	}
-}
-
 func FuzzReadLog(f *testing.F) {
 	j := mustJournal(f, JournalConfig{Dir: f.TempDir()})
 	_, w, err := j.Begin(1, 5, mustPoints(f, "m x=1 1"), false)
 	if err != nil {
 		f.Fatal(err)
 	}
-	w.End(true)
+	w.Done()
 	b, err := os.ReadFile(j.current().path)
 	if err != nil {
 		f.Fatal(err)
@@ -473,52 +316,10 @@ func BenchmarkBegin(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		w.End(true)
+		w.Done()
 		if err := j.SetFloor(v - 100<<20); err != nil {
 			b.Fatal(err)
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/5000, "ns/field")
-}
-
-// What a crash may have kept from the engine, what is being written, and what failed is not known for certain.
-func TestCertain(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	j := mustJournal(t, JournalConfig{Dir: dir, Begins: 10})
-	point := func(at int) []models.Point { return mustPoints(t, fmt.Sprintf("m v=1 %d", at)) }
-	key := func(at int64) Key { return KeyOf(1, []byte("m"), "v", at) }
-	expect := func(what string, at int64, v, since Version) {
-		t.Helper()
-		if got, s := j.Certain(key(at)); got != v || s != since {
-			t.Errorf("%s: version %d, since %d, want %d and %d", what, got, s, v, since)
-		}
-	}
-	expect("nothing", 1, 0, 10)
-	_, w, err := j.Begin(1, 20, point(1), false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	expect("being written", 1, Unsettled, 10)
-	w.End(true)
-	expect("written", 1, 20, 10)
-	_, w, err = j.Begin(1, 21, point(2), false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.End(false)
-	expect("failed", 2, Unsettled, 10)
-	if _, w, err = j.Begin(1, 21, point(2), true); err != nil {
-		t.Fatal(err)
-	}
-	w.End(true)
-	expect("written after it failed", 2, 21, 10)
-	if j.Wrote(key(1)) != 20 || j.Wrote(key(3)) != 0 {
-		t.Error("what was written is not what the journal says")
-	}
-	if err := j.Close(); err != nil {
-		t.Fatal(err)
-	}
-	j = mustJournal(t, JournalConfig{Dir: dir, Begins: 30})
-	expect("of the process before", 1, 0, 30)
 }

@@ -1,0 +1,178 @@
+package order
+
+import (
+	"errors"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+func TestClock(t *testing.T) {
+	t.Parallel()
+	path, at := filepath.Join(t.TempDir(), "clock"), time.Unix(1_800_000_000, 0)
+	now := func() time.Time { return at }
+	open := func() *Clock {
+		c, err := OpenClock(path, now, zap.NewNop())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetNode(300)
+		return c
+	}
+	c := open()
+	last := Version(0)
+	grows := func(what string) {
+		t.Helper()
+		for range 1000 {
+			now := c.Now()
+			v := c.Next()
+			if v <= last || v < now || v > c.Now() || v&0xff != 300&0xff {
+				t.Fatalf("%s: %x comes after %x, with the time %x", what, v, last, now)
+			}
+			last = v
+		}
+	}
+	grows("at first")
+	if got := last.Time().Sub(at); got < 0 || got > time.Second {
+		t.Errorf("the version is of %v, want %v", last.Time(), at)
+	}
+	at = at.Add(-10 * time.Minute)
+	grows("after the time went back")
+	crashed := c
+	t.Cleanup(func() { crashed.Close() })
+	c = open() // as after a crash
+	grows("after a restart")
+	far := AtTime(at.Add(time.Hour))
+	if err := c.Heard(far); err != nil {
+		t.Fatal(err)
+	}
+	last = far
+	at = at.Add(time.Minute)
+	if got := c.Next().Time().Sub(far.Time()); got < time.Minute || got > time.Minute+time.Millisecond {
+		t.Errorf("a minute after another node's clock was ahead, this one is %v after it", got)
+	}
+	grows("after another node's clock was ahead")
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c = open()
+	grows("after another restart")
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range b {
+		bad := slices.Clone(b)
+		bad[i] ^= 1
+		if err := os.WriteFile(path, bad, 0o640); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := OpenClock(path, now, zap.NewNop()); err == nil {
+			c.Close()
+			t.Errorf("byte %d is damaged, and nobody says so", i)
+		} else if errors.Is(err, fs.ErrNotExist) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("byte %d: %v", i, err)
+		}
+	}
+}
+
+// A version that was heard is not passed backwards after a crash: writes that came after it were acknowledged.
+func TestClockRemembersWhatItHeardOverACrash(t *testing.T) {
+	t.Parallel()
+	path, at := filepath.Join(t.TempDir(), "clock"), time.Unix(1_800_000_000, 0)
+	now := func() time.Time { return at }
+	c, err := OpenClock(path, now, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	far := AtTime(at.Add(time.Hour))
+	if err := c.Heard(far); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path) // as a crash leaves it
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, b, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if c, err = OpenClock(path, now, zap.NewNop()); err != nil {
+		t.Fatal(err)
+	}
+	if v := c.Next(); v <= far {
+		t.Errorf("after the crash the clock gives %v, and had heard of %v", v.Time(), far.Time())
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// One node with a wrong year does not move the clocks of the others. It is logged once.
+func TestClockRefusesVersionsThatAreFarAhead(t *testing.T) {
+	t.Parallel()
+	at := time.Unix(1_800_000_000, 0)
+	core, logs := observer.New(zapcore.WarnLevel)
+	c, err := OpenClock(filepath.Join(t.TempDir(), "clock"), func() time.Time { return at }, zap.New(core))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	for _, v := range []Version{AtTime(at.Add(25 * time.Hour)), AtTime(at.AddDate(100, 0, 0)), math.MaxUint64} {
+		if err := c.Heard(v); !errors.Is(err, ErrFarAhead) {
+			t.Errorf("%x: error is %v, want %v", v, err, ErrFarAhead)
+		}
+		if got := c.Next().Time().Sub(at); got > time.Second {
+			t.Errorf("%x moved the clock by %v", v, got)
+		}
+	}
+	if logs.Len() != 1 {
+		t.Errorf("it was logged %d times, want once", logs.Len())
+	}
+	if err := c.Heard(AtTime(at.Add(23 * time.Hour))); err != nil {
+		t.Errorf("a clock that is 23 hours ahead is refused: %v", err)
+	}
+}
+
+// The time of a machine may be wrong when it starts. The clock then goes by what it was before.
+func TestClockOfAMachineThatLostItsTime(t *testing.T) {
+	t.Parallel()
+	path, at := filepath.Join(t.TempDir(), "clock"), time.Unix(1_800_000_000, 0)
+	now := func() time.Time { return at }
+	c, err := OpenClock(path, now, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	other := AtTime(at.Add(time.Hour))
+	at = time.Unix(-100, 0)
+	if c, err = OpenClock(path, now, zap.NewNop()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	if err := c.Heard(c.Next()); err != nil {
+		t.Errorf("the clock refuses a version that it gave: %v", err)
+	}
+	if err := c.Heard(other); err != nil {
+		t.Errorf("the clock of another node is refused: %v", err)
+	}
+	if v := c.Next(); v <= other {
+		t.Errorf("the clock gives %v, and had heard of %v", v.Time(), other.Time())
+	}
+}

@@ -1,0 +1,105 @@
+package order
+
+// known is what the journal knows of a key.
+type known struct {
+	written  Version // the greatest with which the engine has it, 0 for none
+	underWay Version // the greatest of the writes of it that have not ended
+	failed   Version // the greatest of the failed writes of it, which the engine may have or not
+	failedTo Version // other writes of it that failed have no greater version
+	since    Version // the journal knows all writes above it since it was opened
+}
+
+// version is the greatest with which the key was written, or is being written.
+func (k known) version() Version { return max(k.written, k.underWay) }
+
+func (j *Journal) known(key Key) (known, error) {
+	j.reading.RLock()
+	defer j.reading.RUnlock()
+	k, files := j.knownInMemory(key)
+	for _, f := range files { // writes do not wait for these reads
+		if f.newest <= k.written {
+			continue
+		}
+		v, err := f.version(key)
+		if err != nil {
+			return k, err
+		}
+		k.written = max(k.written, v)
+	}
+	return k, nil
+}
+
+// knownInMemory returns what is known without the sorted files, and these.
+func (j *Journal) knownInMemory(key Key) (k known, files []*sortedFile) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	k.since = max(j.begins, j.loaded, j.since, j.dropped)
+	for _, w := range j.inFlight {
+		if w.version > k.underWay && w.has(key) {
+			k.underWay = w.version
+		}
+	}
+	for _, g := range j.inMemory {
+		k.written = max(k.written, g.version(key))
+		k.failed = max(k.failed, g.failed.keys[key])
+		k.failedTo = max(k.failedTo, g.failed.upTo)
+	}
+	for _, f := range j.sorted {
+		k.failed = max(k.failed, f.failed.keys[key])
+		k.failedTo = max(k.failedTo, f.failed.upTo)
+	}
+	return k, j.sorted
+}
+
+// Version returns with which version a field was written lately, or is being written. It is 0 when that is not known.
+func (j *Journal) Version(key Key) (Version, error) {
+	k, err := j.known(key)
+	return k.version(), err
+}
+
+// Unsettled is the version of a field that is being written, or of which a write failed. The engine may have that
+// value, or what it had before.
+const Unsettled = ^Version(0)
+
+// Certain returns the version of the value that the engine has of a field, and since: the journal knows of all writes
+// above since. The version is Unsettled while it may be one or the other. It is 0 when it is not above since. Then a
+// greater one may have been forgotten, or a crash may have kept a write from the engine or from the journal.
+func (j *Journal) Certain(key Key) (v, since Version) {
+	k, err := j.known(key)
+	since = max(k.since, k.failedTo)
+	switch {
+	case err != nil || max(k.underWay, k.failed) > k.written:
+		return Unsettled, since
+	case k.written <= since:
+		return 0, since
+	}
+	return k.written, since
+}
+
+// Wrote returns with which version a field was written since the journal was opened, or is being written. It is 0 when
+// no such write is known. What was written before the journal was opened does not count: the disk of the engine may be
+// another one. Unsettled is for a file that cannot be read.
+func (j *Journal) Wrote(key Key) Version {
+	k, err := j.known(key)
+	switch {
+	case err != nil:
+		return Unsettled
+	case k.version() <= k.since:
+		return 0
+	}
+	return k.version()
+}
+
+// Loaded returns the greatest version that the journal had when it was opened, 0 for none.
+func (j *Journal) Loaded() Version { return j.loaded }
+
+// Since returns a version below which the journal may have forgotten some that are above the floor.
+func (j *Journal) Since() Version {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.since
+}
+
+// Damaged reports whether some of what was on disk when the journal was opened is lost. A late write that came since
+// may have undone a newer one.
+func (j *Journal) Damaged() bool { return j.damaged }

@@ -1,0 +1,86 @@
+package order
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/influxdata/influxdb/models"
+)
+
+// What a crash may have kept from the engine, what is being written, and what failed is not known for certain.
+func TestCertain(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	j := mustJournal(t, JournalConfig{Dir: dir})
+	j.SetBegins(10)
+	point := func(at int) []models.Point { return mustPoints(t, fmt.Sprintf("m v=1 %d", at)) }
+	key := func(at int64) Key { return KeyOf(1, []byte("m"), "v", at) }
+	expect := func(what string, at int64, v, since Version) {
+		t.Helper()
+		if got, s := j.Certain(key(at)); got != v || s != since {
+			t.Errorf("%s: version %d, since %d, want %d and %d", what, got, s, v, since)
+		}
+	}
+	expect("nothing", 1, 0, 10)
+	_, w, err := j.Begin(1, 20, point(1), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect("being written", 1, Unsettled, 10)
+	w.Done()
+	expect("written", 1, 20, 10)
+	_, w, err = j.Begin(1, 21, point(2), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Failed(nil)
+	expect("failed", 2, Unsettled, 10)
+	if _, w, err = j.Begin(1, 21, point(2), true); err != nil {
+		t.Fatal(err)
+	}
+	w.Done()
+	expect("written after it failed", 2, 21, 10)
+	if j.Wrote(key(1)) != 20 || j.Wrote(key(3)) != 0 {
+		t.Error("what was written is not what the journal says")
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j = mustJournal(t, JournalConfig{Dir: dir})
+	j.SetBegins(30)
+	expect("of the process before", 1, 0, 30)
+}
+
+// A version that is not above what was forgotten is not known for certain: a greater one may have been forgotten.
+func TestVersionsBelowWhatWasForgottenAreNotCertain(t *testing.T) {
+	t.Parallel()
+	for _, forgotten := range []string{"below the floor", "because the journal is full"} {
+		j := mustJournal(t, JournalConfig{Dir: t.TempDir(), MaxKeys: 2})
+		write(t, j, 20, "m x=1 1\nm x=1 4")
+		_, w, err := j.Begin(1, 10, mustPoints(t, "m x=1 2"), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Done()
+		write(t, j, 30, "m x=1 3")
+		if forgotten == "below the floor" {
+			err = j.SetFloor(25) // the first generation goes
+		} else {
+			j.mu.Lock()
+			j.since = 21
+			j.mu.Unlock()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for at, want := range map[int64]Version{2: 0, 3: 30} {
+			key := KeyOf(1, []byte("m"), "x", at)
+			if v, since := j.Certain(key); v != want || since < 20 || since > 21 {
+				t.Errorf("%s: certain is %d since %d, want %d since 20 or 21", forgotten, v, since, want)
+			}
+			if v := j.Wrote(key); v != want {
+				t.Errorf("%s: wrote %d, want %d", forgotten, v, want)
+			}
+		}
+	}
+}
