@@ -54,7 +54,7 @@ func (n *Node) openEntropy() error {
 func (n *Node) localCopies(shards *shardcopy.Server, disk local.Disk, rate *pace.Limit) *local.Local {
 	repairs := n.writer.Repairs()
 	deps := local.Deps{
-		Store: n.Store, Key: n.Meta.ClusterID, Beginnings: n.beginnings(), Shards: repairs, Versions: repairs.Versions,
+		Store: n.Store, Key: n.Meta.ClusterID, Beginnings: n.beginnings(), Shards: repairs, Order: repairs,
 		Deletes: n.deleted, Files: shards.FillFrom, HoldWrites: n.holds.Hold, Disk: disk,
 		Pace: pace.New(n.requests()), Limit: rate, Log: n.log,
 	}

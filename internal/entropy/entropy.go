@@ -48,8 +48,9 @@ type Transport interface {
 
 // The errors of replicas and of the service.
 var (
-	// ErrOvertaken is why points are not applied: a delete came after they were asked for.
-	ErrOvertaken = errors.New("a delete came meanwhile")
+	// ErrOvertaken is why points are not applied: a delete came after they were read, or the node does not know any more
+	// what was written since.
+	ErrOvertaken = errors.New("points were deleted or written meanwhile")
 	// ErrNoFiles is why a missing copy is not made out of files: a write began it meanwhile, or the files of the source
 	// are damaged.
 	ErrNoFiles = errors.New("no copy of files")

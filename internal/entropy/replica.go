@@ -24,6 +24,8 @@ type ShardState struct {
 	Lack copystate.Lack
 	// Waiting are the nodes that keep writes or deletes for the copy, as far as its node knows.
 	Waiting []uint64
+	// Clock is the version of now on the node, 0 for not known: what is written later has a greater one.
+	Clock uint64
 	// Corrupt says what is damaged in the copy. It is empty when nothing is known to be. A
 	// copy that is Corrupt and does not exist is one that the engine could not open.
 	Corrupt string
@@ -88,14 +90,19 @@ type Points interface {
 	// Slices are what the parts of each region hold.
 	Slices(ctx context.Context, shard cluster.Shard, regions []patch.Region, key uint64) (
 		[][patch.Slices]patch.Slice, error)
-	// Versions returns with which versions points were written, which are regions of one time each. A version is 0 where
-	// it is not known, and patch.Unsettled while the point is being written. Versions that are not known are not above
-	// since. The error is ErrNoVersions when points have none there.
-	Versions(ctx context.Context, shard cluster.Shard, points []patch.Region) (versions []uint64, since uint64, err error)
+	// Versions returns with which versions points were written, which are regions of one time each. Without points it
+	// returns the clock. The error is ErrNoVersions when points have none there.
+	Versions(ctx context.Context, shard cluster.Shard, points []patch.Region) (patch.PointVersions, error)
 	// Apply writes points, creating the shard where it is missing (also when there are
-	// no blocks), and returns what became of them. It fails with ErrOvertaken when Deletes of
-	// the shard's state is not deletes any more; 0 asks for no such thing.
-	Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (patch.Applied, error)
+	// no blocks), and returns what became of them. A point that was written there since the points were read stays. It
+	// fails with ErrOvertaken when the node cannot tell any more what was deleted or written since then.
+	Apply(ctx context.Context, shard cluster.Shard, read ReadAt, blocks []patch.Block) (patch.Applied, error)
+}
+
+// ReadAt says when the points were read that are written to a node.
+type ReadAt struct {
+	Deletes uint64 // of the node's ShardState before; 0 for not known
+	Clock   uint64 // of the node's PointVersions before; 0 for not known
 }
 
 // Restorer changes a copy as a whole, or what its node remembers of it.

@@ -51,6 +51,7 @@ type Journal struct {
 	loaded     Version // the greatest that was on disk when the journal was opened
 	since      Version // what is older may have been forgotten although it is above the floor
 	dropped    Version // the greatest that was forgotten below the floor
+	leases     []lease // what is not to be forgotten below the floor, the oldest first
 	damaged    bool    // some of what was on disk when the journal was opened is lost
 	full       bool    // it was logged that the journal is past its size
 	closed     bool

@@ -33,7 +33,7 @@ func (j *Journal) known(key Key) (known, error) {
 func (j *Journal) knownInMemory(key Key) (k known, files []*sortedFile) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	k.since = max(j.begins, j.loaded, j.since, j.dropped)
+	k.since = j.forgotten()
 	for _, w := range j.inFlight {
 		if w.version > k.underWay && w.has(key) {
 			k.underWay = w.version

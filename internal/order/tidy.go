@@ -13,6 +13,7 @@ import (
 // forget drops the generations and files whose versions are all below floor. tidying must be held.
 func (j *Journal) forget(floor Version) error {
 	j.mu.Lock()
+	floor = j.leased(floor)
 	var generations []*generation
 	current := j.current()
 	j.inMemory = slices.DeleteFunc(j.inMemory, func(g *generation) bool {

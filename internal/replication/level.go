@@ -82,8 +82,8 @@ func (w *Writer) decide(level models.ConsistencyLevel, results <-chan result, ow
 		return coordinator.ErrTimeout
 	case wrote > 0 && missed == 0:
 		// Clients do not send a partial write again. That is fine: hinted handoff brings it to the others.
-		return fmt.Errorf("%w: %d of %d owners have it, hinted handoff brings it to the others",
-			coordinator.ErrPartialWrite, wrote, owners)
+		return fmt.Errorf("%w: %d of %d owners have it, hinted handoff brings it to the others: %w",
+			coordinator.ErrPartialWrite, wrote, owners, first)
 	case wrote > 0:
 		return fmt.Errorf("%w: %d of %d owners have it, the level needs %d: %w",
 			coordinator.ErrWriteFailed, wrote, owners, need, first)

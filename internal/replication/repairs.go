@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
@@ -124,16 +125,34 @@ func (r Repairs) Newer(shard uint64, series []byte, field string, times func() [
 	return there, err
 }
 
-// Versions returns with which versions this node wrote points of a shard, as entropy.VersionTeller has it.
-func (r Repairs) Versions(shard uint64, points []patch.Region) (versions []uint64, since uint64, err error) {
-	versions = make([]uint64, len(points))
+// keepFor is how long the journal remembers what is written after a question about versions: a repair has read points
+// by then, and has written them.
+const keepFor = time.Minute
+
+// Clock is the version of now: what is written later has a greater one.
+func (r Repairs) Clock() uint64 { return uint64(r.w.Order.Clock.Now()) }
+
+// Versions returns with which versions this node wrote points of a shard, as entropy.Points has it.
+func (r Repairs) Versions(shard uint64, points []patch.Region) (patch.PointVersions, error) {
+	clock, journal := r.w.Order.Clock.Now(), r.w.Order.Journal
+	journal.Keep(clock, keepFor)
+	out := patch.PointVersions{Versions: make([]uint64, len(points)), Clock: uint64(clock)}
+	if len(points) == 0 {
+		return out, nil
+	}
 	if r.w.newest.of(shard).writes == 0 {
-		_, s := r.w.Order.Journal.Certain(0)
-		return versions, uint64(s), nil
+		_, since := journal.Certain(0)
+		out.Since = uint64(since)
+		return out, nil
 	}
 	for i, p := range points {
-		v, s := r.w.Order.Journal.Certain(order.KeyOf(shard, p.Series, p.Field, p.Min))
-		versions[i], since = uint64(v), max(since, uint64(s))
+		v, since := journal.Certain(order.KeyOf(shard, p.Series, p.Field, p.Min))
+		out.Versions[i], out.Since = uint64(v), max(out.Since, uint64(since))
 	}
-	return versions, since, nil
+	return out, nil
+}
+
+// Keep reports whether this node knows all that was written after a clock of PointVersions. It does for a minute then.
+func (r Repairs) Keep(clock uint64) bool {
+	return r.w.Order.Journal.Keep(order.Version(clock), keepFor)
 }

@@ -2235,6 +2235,7 @@ type ShardState struct {
 	LackWhy       string                 `protobuf:"bytes,10,opt,name=lack_why,json=lackWhy,proto3" json:"lack_why,omitempty"`                // for people
 	LackGen       uint64                 `protobuf:"varint,11,opt,name=lack_gen,json=lackGen,proto3" json:"lack_gen,omitempty"`               // another for each time that something was missed
 	Waiting       []uint64               `protobuf:"varint,12,rep,packed,name=waiting,proto3" json:"waiting,omitempty"`                       // nodes that keep writes or deletes for it
+	Clock         uint64                 `protobuf:"fixed64,13,opt,name=clock,proto3" json:"clock,omitempty"`                                 // as in VersionsResponse
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2351,6 +2352,13 @@ func (x *ShardState) GetWaiting() []uint64 {
 		return x.Waiting
 	}
 	return nil
+}
+
+func (x *ShardState) GetClock() uint64 {
+	if x != nil {
+		return x.Clock
+	}
+	return 0
 }
 
 type WholeRequest struct {
@@ -3082,6 +3090,7 @@ func (x *FetchChunk) GetBlocks() []*Block {
 type ApplyRequest struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Deletes         uint64                 `protobuf:"varint,5,opt,name=deletes,proto3" json:"deletes,omitempty"` // as in ShardState when the points were asked for; 0 for whatever it is
+	Clock           uint64                 `protobuf:"fixed64,6,opt,name=clock,proto3" json:"clock,omitempty"`    // as in VersionsResponse, from before the points were read; 0 for whatever it is
 	ShardId         uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
 	Database        string                 `protobuf:"bytes,2,opt,name=database,proto3" json:"database,omitempty"`
 	RetentionPolicy string                 `protobuf:"bytes,3,opt,name=retention_policy,json=retentionPolicy,proto3" json:"retention_policy,omitempty"`
@@ -3123,6 +3132,13 @@ func (*ApplyRequest) Descriptor() ([]byte, []int) {
 func (x *ApplyRequest) GetDeletes() uint64 {
 	if x != nil {
 		return x.Deletes
+	}
+	return 0
+}
+
+func (x *ApplyRequest) GetClock() uint64 {
+	if x != nil {
+		return x.Clock
 	}
 	return 0
 }
@@ -4446,7 +4462,7 @@ const file_concord_proto_rawDesc = "" +
 	"\x12DropShardsResponse\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\"1\n" +
 	"\x12ShardStatesRequest\x12\x1b\n" +
-	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\"\xc5\x02\n" +
+	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\"\xdb\x02\n" +
 	"\n" +
 	"ShardState\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
@@ -4461,7 +4477,8 @@ const file_concord_proto_rawDesc = "" +
 	"\black_why\x18\n" +
 	" \x01(\tR\alackWhy\x12\x19\n" +
 	"\black_gen\x18\v \x01(\x04R\alackGen\x12\x18\n" +
-	"\awaiting\x18\f \x03(\x04R\awaiting\"D\n" +
+	"\awaiting\x18\f \x03(\x04R\awaiting\x12\x14\n" +
+	"\x05clock\x18\r \x01(\x06R\x05clock\"D\n" +
 	"\fWholeRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x19\n" +
 	"\black_gen\x18\x02 \x01(\x04R\alackGen\"\x0f\n" +
@@ -4508,9 +4525,10 @@ const file_concord_proto_rawDesc = "" +
 	"\flimit_points\x18\x04 \x01(\x04R\vlimitPoints\"7\n" +
 	"\n" +
 	"FetchChunk\x12)\n" +
-	"\x06blocks\x18\x01 \x03(\v2\x11.concord.v1.BlockR\x06blocks\"\xb5\x01\n" +
+	"\x06blocks\x18\x01 \x03(\v2\x11.concord.v1.BlockR\x06blocks\"\xcb\x01\n" +
 	"\fApplyRequest\x12\x18\n" +
-	"\adeletes\x18\x05 \x01(\x04R\adeletes\x12\x19\n" +
+	"\adeletes\x18\x05 \x01(\x04R\adeletes\x12\x14\n" +
+	"\x05clock\x18\x06 \x01(\x06R\x05clock\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
 	"\x10retention_policy\x18\x03 \x01(\tR\x0fretentionPolicy\x12)\n" +

@@ -67,6 +67,7 @@ func (c Cluster) copyAt(id uint64) (Copy, error) {
 // States are what owners said of shards.
 type States struct {
 	cluster Cluster
+	asked   time.Time
 	answers map[uint64]map[uint64]entropy.ShardState // by node, by shard
 
 	Failed map[uint64]error // by node: why it did not answer
@@ -80,7 +81,9 @@ func (c Cluster) States(ctx context.Context, shards ...cluster.Shard) (States, e
 			ids[o] = append(ids[o], sh.ID)
 		}
 	}
-	out := States{c, make(map[uint64]map[uint64]entropy.ShardState), make(map[uint64]error)}
+	out := States{
+		cluster: c, asked: c.Now(), answers: make(map[uint64]map[uint64]entropy.ShardState), Failed: make(map[uint64]error),
+	}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for owner, ids := range ids {
@@ -108,7 +111,7 @@ func (c Cluster) States(ctx context.Context, shards ...cluster.Shard) (States, e
 
 // Set has the copies of a shard that can be used, which States was asked about.
 func (s States) Set(sh cluster.Shard) Set {
-	out := Set{Shard: sh}
+	out := Set{Shard: sh, Asked: s.asked}
 	for _, owner := range sh.Owners {
 		c, err := s.copyAt(owner, sh.ID)
 		if err != nil {

@@ -29,6 +29,7 @@ type Set struct {
 	Shard  cluster.Shard
 	Copies []Copy
 	Away   []error // for each other owner: why its copy cannot be used
+	Asked  time.Time
 }
 
 // Complete reports whether all owners take part.
@@ -42,6 +43,9 @@ func (s Set) Owners() []uint64 { return column(s, func(c Copy) uint64 { return c
 
 // Addrs are the TCP addresses of the nodes that take part.
 func (s Set) Addrs() []string { return column(s, func(c Copy) string { return c.TCPAddr }) }
+
+// Clocks are those of the nodes when they were asked, 0 for not known.
+func (s Set) Clocks() []uint64 { return column(s, func(c Copy) uint64 { return c.State.Clock }) }
 
 // Versions change with the contents of the copies.
 func (s Set) Versions() []entropy.Version {

@@ -58,16 +58,18 @@ type Replica struct {
 	Asked         int                                        // for versions, so many times
 }
 
-func (r *Replica) Versions(_ context.Context, _ cluster.Shard, points []patch.Region) ([]uint64, uint64, error) {
+func (r *Replica) Versions(_ context.Context, _ cluster.Shard, points []patch.Region) (patch.PointVersions, error) {
 	if r.PointVersions == nil {
-		return nil, 0, entropy.ErrNoVersions
+		return patch.PointVersions{}, entropy.ErrNoVersions
 	}
-	r.Change(func() { r.Asked++ })
+	if len(points) > 0 {
+		r.Change(func() { r.Asked++ })
+	}
 	out := make([]uint64, len(points))
 	for i, p := range points {
 		out[i] = r.PointVersions(p)
 	}
-	return out, 0, nil
+	return patch.PointVersions{Versions: out}, nil
 }
 
 func (r *Replica) Fill(ctx context.Context, sh cluster.Shard, _ entropy.Source, progress func(done, total int64)) error {
@@ -349,7 +351,7 @@ func (r *Replica) SetAside(context.Context, uint64) error {
 }
 func (r *Replica) Healed(context.Context, uint64) error { return errors.New("no copy is damaged") }
 
-func (r *Replica) Apply(_ context.Context, sh cluster.Shard, deletes uint64, blocks []patch.Block) (patch.Applied, error) {
+func (r *Replica) Apply(_ context.Context, sh cluster.Shard, read entropy.ReadAt, blocks []patch.Block) (patch.Applied, error) {
 	unlock, err := r.lock()
 	if err != nil {
 		return patch.Applied{}, err
@@ -359,7 +361,7 @@ func (r *Replica) Apply(_ context.Context, sh cluster.Shard, deletes uint64, blo
 		r.Overtake()
 		r.Overtake = nil
 	}
-	if have := r.Shards[sh.ID]; have != nil && len(blocks) > 0 && have.Deletes != deletes {
+	if have := r.Shards[sh.ID]; have != nil && len(blocks) > 0 && have.Deletes != read.Deletes {
 		return patch.Applied{}, entropy.ErrOvertaken
 	}
 	r.put(sh.ID, Field{}, 0, nil)

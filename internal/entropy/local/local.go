@@ -29,9 +29,8 @@ type Deps struct {
 	Beginnings
 	Shards     patch.Store // takes the points of repairs
 	FilePoints int         // that a repair writes as a file of the engine; fewer take its write path; 0 for the default
-	// Versions returns with which versions points were written, as entropy.Points has it; nil when points have none.
-	Versions func(shard uint64, points []patch.Region) (versions []uint64, since uint64, err error)
-	Deletes  Deletes
+	Order      Order       // of writes; nil when points have no versions
+	Deletes    Deletes
 	// Files makes a missing shard out of another node's files, as entropy.Restorer has it; nil when there is no way.
 	Files func(ctx context.Context, shard cluster.Shard, from entropy.Source, progress func(done, total int64)) error
 	// Hints lists the nodes for which hinted handoff has entries of a shard; nil when it is off.
@@ -42,6 +41,16 @@ type Deps struct {
 	Pace       *pace.Pace // nil for none
 	Limit      *pace.Limit
 	Log        *zap.Logger
+}
+
+// Order is the order of writes on this node.
+type Order interface {
+	// Clock is the version of now.
+	Clock() uint64
+	// Versions returns with which versions points were written, as entropy.Points has it.
+	Versions(shard uint64, points []patch.Region) (patch.PointVersions, error)
+	// Keep reports whether this node knows all that was written after a clock of PointVersions. It does for a while then.
+	Keep(clock uint64) bool
 }
 
 // Deletes is the order of deletes on this node.
@@ -83,7 +92,10 @@ func New(deps Deps) *Local {
 // States tells about shards; the map has an entry for each asked ID.
 func (l *Local) States(_ context.Context, ids []uint64) (map[uint64]entropy.ShardState, error) {
 	out := make(map[uint64]entropy.ShardState, len(ids))
-	unopened := l.unopened()
+	unopened, clock := l.unopened(), uint64(0)
+	if l.Order != nil {
+		clock = l.Order.Clock()
+	}
 	for _, id := range ids {
 		lack, waiting := l.Copies.Lacks(id), l.Copies.Waiting(id)
 		if message, ok := unopened[id]; ok {
@@ -94,7 +106,7 @@ func (l *Local) States(_ context.Context, ids []uint64) (map[uint64]entropy.Shar
 		if err != nil {
 			return nil, fmt.Errorf("state of shard %d: %w", id, err)
 		}
-		st := entropy.ShardState{Version: v, Lack: lack, Waiting: waiting, Deletes: l.Deletes.DeletesSeen(id)}
+		st := entropy.ShardState{Version: v, Lack: lack, Waiting: waiting, Deletes: l.Deletes.DeletesSeen(id), Clock: clock}
 		if v.Exists {
 			st.Beginning = l.began.of(id)
 		}
@@ -216,11 +228,11 @@ func (l *Local) Slices(ctx context.Context, shard cluster.Shard, regions []patch
 }
 
 // Versions returns with which versions points were written.
-func (l *Local) Versions(_ context.Context, sh cluster.Shard, points []patch.Region) ([]uint64, uint64, error) {
-	if l.Deps.Versions == nil {
-		return nil, 0, entropy.ErrNoVersions
+func (l *Local) Versions(_ context.Context, sh cluster.Shard, points []patch.Region) (patch.PointVersions, error) {
+	if l.Order == nil {
+		return patch.PointVersions{}, entropy.ErrNoVersions
 	}
-	return l.Deps.Versions(sh.ID, points)
+	return l.Order.Versions(sh.ID, points)
 }
 
 // Fill makes a missing shard out of the files of another owner.
@@ -232,7 +244,9 @@ func (l *Local) Fill(ctx context.Context, shard cluster.Shard, from entropy.Sour
 }
 
 // Apply writes points, creating the shard where it is missing.
-func (l *Local) Apply(ctx context.Context, shard cluster.Shard, deletes uint64, blocks []patch.Block) (patch.Applied, error) {
+func (l *Local) Apply(
+	ctx context.Context, shard cluster.Shard, read entropy.ReadAt, blocks []patch.Block,
+) (patch.Applied, error) {
 	if err := ctx.Err(); err != nil {
 		return patch.Applied{}, err
 	}
@@ -255,8 +269,11 @@ func (l *Local) Apply(ctx context.Context, shard cluster.Shard, deletes uint64, 
 		return patch.Applied{}, nil
 	}
 	ctx = pace.With(ctx, l.Pace)
-	if deletes != 0 {
-		release, ok := l.Deletes.HoldDeletes(shard.ID, deletes)
+	if read.Clock != 0 && l.Order != nil && !l.Order.Keep(read.Clock) {
+		return patch.Applied{}, entropy.ErrOvertaken
+	}
+	if read.Deletes != 0 {
+		release, ok := l.Deletes.HoldDeletes(shard.ID, read.Deletes)
 		if !ok {
 			return patch.Applied{}, entropy.ErrOvertaken
 		}

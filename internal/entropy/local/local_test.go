@@ -61,7 +61,7 @@ func TestLocalStateMovesOnWritesAndDeletes(t *testing.T) {
 		t.Errorf("root of a missing shard is %+v, %v", root, err)
 	}
 	for range 2 { // twice: no harm
-		if n, err := l.Apply(t.Context(), sh, 0, nil); n.Points != 0 || err != nil {
+		if n, err := l.Apply(t.Context(), sh, entropy.ReadAt{}, nil); n.Points != 0 || err != nil {
 			t.Fatalf("create: %+v, %v", n, err)
 		}
 	}

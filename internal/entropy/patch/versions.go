@@ -65,3 +65,12 @@ func (v *Versions) newest(vs []owned) (best tsm1.Value, version uint64, why stri
 	}
 	return nil, 0, ""
 }
+
+// PointVersions is what a node says of the versions of points.
+type PointVersions struct {
+	Versions []uint64 // by point; 0 where it is not known, and Unsettled while the point is being written
+	Since    uint64   // a version that is not known is not above it
+	// Clock is the version of now, from before the points were looked up. For a minute the node knows what is written
+	// after it. 0 is for a node that cannot tell.
+	Clock uint64
+}

@@ -26,6 +26,8 @@ type piece struct {
 	// whole, when set, is what copies with a group have and the others have nothing of; owners is nil then.
 	whole patch.Block
 	count int // of its points
+
+	clocks []uint64 // by copy: from before it was read, as patch.PointVersions.Clock
 }
 
 // mark is how far the points of regions are complete.

@@ -24,12 +24,15 @@ func (r *Repair) patch(ctx context.Context, this, last *round) error {
 		push[i] = pusher{Repair: r, Copy: c, at: i}
 	}
 	find := r.finder()
+	if few(this.diffs) && !r.overtaken {
+		find.asked = r.set.Asked
+	}
 	merge := merger{finder: find, rules: r.rules(this, last), age: pushAge}
-	merge.merged = func(m patch.Merged) error {
+	merge.merged = func(p piece, m patch.Merged) error {
 		this.open += m.Open
 		r.decided(m)
 		for i := range m.Lacking {
-			if err := push[i].add(ctx, m.Lacking[i]...); err != nil {
+			if err := push[i].add(ctx, p.clocks[i], m.Lacking[i]...); err != nil {
 				return err
 			}
 		}
@@ -41,7 +44,7 @@ func (r *Repair) patch(ctx context.Context, this, last *round) error {
 		}
 		for i, g := range p.groups {
 			if g == 0 {
-				if err := push[i].add(ctx, p.whole); err != nil {
+				if err := push[i].add(ctx, p.clocks[i], p.whole); err != nil {
 					return err
 				}
 			}
@@ -96,17 +99,20 @@ type pusher struct {
 	blocks []patch.Block
 	size   int
 	since  time.Time // of the first block
+	clock  uint64    // of the copy from before the first block was read
 }
 
-func (p *pusher) add(ctx context.Context, blocks ...patch.Block) error {
+// add adds blocks, which were read after the copy had a clock.
+func (p *pusher) add(ctx context.Context, clock uint64, blocks ...patch.Block) error {
 	for _, b := range blocks {
 		if _, refused := p.refused.Refused(p.at, b.Series, b.Field, digest.Type(b.Data[0]+1)); refused {
 			continue
 		}
 		now := p.Cluster.Now()
 		if len(p.blocks) == 0 {
-			p.since = now
+			p.since, p.clock = now, clock
 		}
+		p.clock = min(p.clock, clock)
 		p.blocks = append(p.blocks, b)
 		p.size += int(b.Size())
 		if p.size >= pushBytes || now.Sub(p.since) > pushAge {
@@ -128,7 +134,8 @@ func (p *pusher) flush(ctx context.Context) error {
 	if err := p.Limit.Wait(ctx, p.size); err != nil {
 		return err
 	}
-	done, err := p.Replica.Apply(ctx, p.shard, p.State.Deletes, p.blocks)
+	read := entropy.ReadAt{Deletes: p.State.Deletes, Clock: p.clock}
+	done, err := p.Replica.Apply(ctx, p.shard, read, p.blocks)
 	if err != nil {
 		return fmt.Errorf("apply points of shard %d on %s: %w", p.shard.ID, p.TCPAddr, err)
 	}

@@ -62,11 +62,12 @@ type Repair struct {
 	progress progress
 
 	// What follows is of the current attempt.
-	shard   cluster.Shard
-	set     copies.Set
-	busy    bool // the shard was written to when the attempt began
-	refused *refusal.Known
-	message string // what owners refuse, for operators; empty for nothing
+	shard     cluster.Shard
+	set       copies.Set
+	busy      bool // the shard was written to when the attempt began
+	overtaken bool // an earlier attempt was
+	refused   *refusal.Known
+	message   string // what owners refuse, for operators; empty for nothing
 }
 
 // New returns a repair that Run starts, after a number of attempts that failed. turn is called before copies are
@@ -98,8 +99,9 @@ func (r *Repair) Run(ctx context.Context) error {
 		if err = r.attempt(ctx); !errors.Is(err, entropy.ErrOvertaken) {
 			return err
 		}
-		// What was fetched may be deleted by now: everything is read anew.
-		r.Report.Log.Debug("A delete came during a repair: comparing again", zap.Uint64("db_shard_id", r.id))
+		// What was fetched may be deleted or overwritten by now: everything is read anew.
+		r.overtaken = true
+		r.Report.Log.Debug("Points were deleted or written during a repair: comparing again", zap.Uint64("db_shard_id", r.id))
 	}
 	return err
 }

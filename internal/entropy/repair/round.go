@@ -165,7 +165,7 @@ func (r *Repair) create(ctx context.Context) error {
 		if c.State.Exists {
 			continue
 		}
-		if _, err := c.Replica.Apply(ctx, r.shard, 0, nil); err != nil {
+		if _, err := c.Replica.Apply(ctx, r.shard, entropy.ReadAt{}, nil); err != nil {
 			return fmt.Errorf("create shard %d on %s: %w", r.id, c.TCPAddr, err)
 		}
 		r.set.Copies[i].State.Exists = true

@@ -24,7 +24,7 @@ type merger struct {
 	*finder
 	rules   patch.Rules
 	age     time.Duration // for which pieces wait at most: what owners get meanwhile is newer than what was read
-	merged  func(patch.Merged) error
+	merged  func(piece, patch.Merged) error
 	waiting []conflict
 	count   int       // of the points that wait
 	since   time.Time // of the first that waits
@@ -40,7 +40,7 @@ type conflict struct {
 func (m *merger) add(ctx context.Context, p piece) error {
 	joined := patch.Join(p.Series, p.Field, p.owners, m.rules)
 	if len(joined.Differing) == 0 || m.rules.Absent > 0 { // versions of copies that are away are not known
-		return m.merge(ctx, joined, nil)
+		return m.merge(ctx, p, joined, nil)
 	}
 	now := m.now()
 	if len(m.waiting) == 0 {
@@ -56,7 +56,7 @@ func (m *merger) add(ctx context.Context, p piece) error {
 	return m.flush(ctx)
 }
 
-func (m *merger) merge(ctx context.Context, joined patch.Joined, versions *patch.Versions) error {
+func (m *merger) merge(ctx context.Context, p piece, joined patch.Joined, versions *patch.Versions) error {
 	work := pace.Begin(ctx)
 	merged, err := joined.Merge(versions)
 	if err == nil {
@@ -65,7 +65,7 @@ func (m *merger) merge(ctx context.Context, joined patch.Joined, versions *patch
 	if err != nil {
 		return err
 	}
-	return m.merged(merged)
+	return m.merged(p, merged)
 }
 
 // flush merges what waits.
@@ -75,7 +75,7 @@ func (m *merger) flush(ctx context.Context) error {
 		return err
 	}
 	for i, c := range m.waiting {
-		if err := m.merge(ctx, c.Joined, &versions[i]); err != nil {
+		if err := m.merge(ctx, c.piece, c.Joined, &versions[i]); err != nil {
 			return err
 		}
 	}
@@ -147,7 +147,7 @@ func (q *question) ask(ctx context.Context) error {
 	if len(q.asked) == 0 {
 		return nil
 	}
-	versions, since, err := q.copy.Replica.Versions(ctx, q.set.Shard, q.asked)
+	answer, err := q.copy.Replica.Versions(ctx, q.set.Shard, q.asked)
 	if errors.Is(err, entropy.ErrNoVersions) {
 		q.since = patch.Unsettled
 		q.asked = nil
@@ -155,10 +155,10 @@ func (q *question) ask(ctx context.Context) error {
 	} else if err != nil {
 		return q.fail(q.copy, err)
 	}
-	q.since = max(q.since, since)
+	q.since = max(q.since, answer.Since)
 	var again []patch.Region
 	var places []int
-	for i, v := range versions {
+	for i, v := range answer.Versions {
 		if v != 0 {
 			again, places = append(again, q.asked[i]), append(places, i)
 		}
@@ -170,7 +170,7 @@ func (q *question) ask(ctx context.Context) error {
 	for k, i := range places {
 		t := q.asked[i].Min
 		if q.known[i][t] = patch.Unsettled; len(now[k]) == 1 && patch.Same(now[k][0], q.values[i]) {
-			q.known[i][t] = versions[i]
+			q.known[i][t] = answer.Versions[i]
 		}
 	}
 	q.asked, q.values, q.known = q.asked[:0], q.values[:0], q.known[:0]

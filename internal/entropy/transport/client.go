@@ -152,8 +152,10 @@ func (p *peer) States(ctx context.Context, ids []uint64) (map[uint64]entropy.Sha
 		}
 		for _, s := range resp.States {
 			out[s.ShardId] = entropy.ShardState{
-				Version: entropy.Version{Exists: s.Exists, LastModified: s.LastModified, Size: s.Size}, Hints: s.Hints, Beginning: copystate.Beginning(s.Begun), Deletes: s.Deletes, Corrupt: s.Corrupt,
-				Lack: copystate.Lack{Kind: copystate.Kind(s.LackKind), Why: s.LackWhy, Gen: s.LackGen}, Waiting: s.Waiting,
+				Version: entropy.Version{Exists: s.Exists, LastModified: s.LastModified, Size: s.Size},
+				Hints:   s.Hints, Waiting: s.Waiting, Beginning: copystate.Beginning(s.Begun), Deletes: s.Deletes,
+				Lack:  copystate.Lack{Kind: copystate.Kind(s.LackKind), Why: s.LackWhy, Gen: s.LackGen},
+				Clock: s.Clock, Corrupt: s.Corrupt,
 			}
 		}
 		for _, id := range ids[:n] {
@@ -215,8 +217,12 @@ func (p *peer) Fetch(ctx context.Context, sh cluster.Shard, regions []patch.Regi
 	})
 }
 
-func (p *peer) Apply(ctx context.Context, sh cluster.Shard, deletes uint64, blocks []patch.Block) (patch.Applied, error) {
-	req := &rpc.ApplyRequest{Deletes: deletes, ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy}
+func (p *peer) Apply(
+	ctx context.Context, sh cluster.Shard, read entropy.ReadAt, blocks []patch.Block,
+) (patch.Applied, error) {
+	req := &rpc.ApplyRequest{
+		Deletes: read.Deletes, Clock: read.Clock, ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy,
+	}
 	for _, b := range blocks {
 		req.Blocks = append(req.Blocks, toBlock(b))
 	}

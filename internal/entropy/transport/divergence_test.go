@@ -248,7 +248,7 @@ func TestOddFloatsAreRepaired(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := o.copies[0].Apply(t.Context(), o.shard(1), 0, []patch.Block{b}); err != nil || n.Points != len(want) {
+	if n, err := o.copies[0].Apply(t.Context(), o.shard(1), entropy.ReadAt{}, []patch.Block{b}); err != nil || n.Points != len(want) {
 		t.Fatal(n, err)
 	}
 	o.create(1, 1)

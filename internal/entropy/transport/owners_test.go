@@ -25,6 +25,7 @@ import (
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/service"
+	"concord/internal/order"
 	"concord/internal/rpc"
 	"concord/internal/shardcopy"
 )
@@ -85,6 +86,17 @@ func (m *messages) of(methods ...string) (n int64) {
 	return n
 }
 
+// noVersions is the order of a node that has a clock, and knows no versions.
+type noVersions struct{}
+
+func (noVersions) Versions(_ uint64, points []patch.Region) (patch.PointVersions, error) {
+	return patch.PointVersions{Versions: make([]uint64, len(points)), Clock: uint64(order.AtTime(time.Now()))}, nil
+}
+
+func (noVersions) Clock() uint64 { return uint64(order.AtTime(time.Now())) }
+
+func (noVersions) Keep(uint64) bool { return true }
+
 const shardDays = 7
 
 func (o *owners) NodeID() uint64        { return 1 }
@@ -128,7 +140,7 @@ func newOwnersWith(t testing.TB, n, shards int, prepare func(o *owners, dirs []s
 			CheckDisk: func(bytes int64) error { return o.copies[i].Disk.Check(bytes) },
 		}
 		copies := local.New(local.Deps{
-			Store: s, Shards: s, Key: func() uint64 { return 42 }, Beginnings: beginnings, Deletes: entropytest.NoDeletes{},
+			Store: s, Shards: s, Key: func() uint64 { return 42 }, Beginnings: beginnings, Deletes: entropytest.NoDeletes{}, Order: noVersions{},
 			Files: shards.FillFrom, HoldWrites: func(uint64) func() { return func() {} }, Disk: local.Disk{Dir: s.Path()},
 			Limit: rate, Log: zap.NewNop(),
 		})

@@ -60,7 +60,7 @@ func (p *peer) Slices(ctx context.Context, sh cluster.Shard, regions []patch.Reg
 
 func (p *peer) Versions(
 	ctx context.Context, sh cluster.Shard, points []patch.Region,
-) (versions []uint64, since uint64, err error) {
+) (out patch.PointVersions, err error) {
 	err = p.points(ctx, func(ctx context.Context, c rpc.PointsClient) error {
 		resp, err := c.Versions(ctx, &rpc.VersionsRequest{ShardId: sh.ID, Points: toRegions(points)})
 		if status.Code(err) == codes.Unimplemented {
@@ -71,10 +71,10 @@ func (p *peer) Versions(
 		if len(resp.Versions) != len(points) {
 			return fmt.Errorf("sent %d of %d versions", len(resp.Versions), len(points))
 		}
-		versions, since = resp.Versions, resp.Since
+		out = patch.PointVersions{Versions: resp.Versions, Since: resp.Since, Clock: resp.Clock}
 		return nil
 	})
-	return versions, since, err
+	return out, err
 }
 
 // Symbols tells coded symbols of the points in regions.
@@ -132,13 +132,13 @@ func (s *Server) Versions(ctx context.Context, r *rpc.VersionsRequest) (*rpc.Ver
 	if err != nil {
 		return nil, err
 	}
-	versions, since, err := rep.Versions(ctx, cluster.Shard{ID: r.ShardId}, points)
+	v, err := rep.Versions(ctx, cluster.Shard{ID: r.ShardId}, points)
 	if errors.Is(err, entropy.ErrNoVersions) {
 		return nil, status.Error(codes.Unimplemented, err.Error())
 	} else if err != nil {
 		return nil, failure(err)
 	}
-	return &rpc.VersionsResponse{Versions: versions, Since: since}, nil
+	return &rpc.VersionsResponse{Versions: v.Versions, Since: v.Since, Clock: v.Clock}, nil
 }
 
 func fromSlices(in []*rpc.SlicesResponse_Slices, n int) ([][patch.Slices]patch.Slice, error) {

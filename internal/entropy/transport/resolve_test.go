@@ -130,7 +130,7 @@ func TestResolvingGoesOnWhereItEnded(t *testing.T) {
 	}
 	o.copies[2].Deletes = &busyDeletes{times: 1}
 	f := retype.Field{Measurement: "m", Name: "v", Type: digest.Float}
-	if _, err := o.service.Resolve(t.Context(), 1, f); err == nil || !strings.Contains(err.Error(), "a delete came meanwhile: resolve it again") {
+	if _, err := o.service.Resolve(t.Context(), 1, f); err == nil || !strings.Contains(err.Error(), "points were deleted or written meanwhile: resolve it again") {
 		t.Fatal(err)
 	}
 	if len(o.asideOf(0)) != 1 || len(o.asideOf(2)) != 0 {

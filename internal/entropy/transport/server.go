@@ -96,6 +96,7 @@ func (s *Server) ShardStates(ctx context.Context, r *rpc.ShardStatesRequest) (*r
 		resp.States = append(resp.States, &rpc.ShardState{
 			ShardId: id, Exists: st.Exists, LastModified: st.LastModified, Size: st.Size, Hints: st.Hints, Begun: int64(st.Beginning), Deletes: st.Deletes,
 			Corrupt: st.Corrupt, LackKind: string(st.Lack.Kind), LackWhy: st.Lack.Why, LackGen: st.Lack.Gen, Waiting: st.Waiting,
+			Clock: st.Clock,
 		})
 	}
 	return resp, nil
@@ -240,7 +241,8 @@ func (s *Server) Apply(ctx context.Context, r *rpc.ApplyRequest) (*rpc.ApplyResp
 	if err != nil {
 		return nil, err
 	}
-	done, err := rep.Apply(ctx, cluster.Shard{ID: r.ShardId, Database: r.Database, RetentionPolicy: r.RetentionPolicy}, r.Deletes, blocks)
+	sh := cluster.Shard{ID: r.ShardId, Database: r.Database, RetentionPolicy: r.RetentionPolicy}
+	done, err := rep.Apply(ctx, sh, entropy.ReadAt{Deletes: r.Deletes, Clock: r.Clock}, blocks)
 	if err != nil {
 		return nil, failure(err)
 	}

@@ -107,9 +107,9 @@ func (c *canned) Fetch(_ context.Context, _ cluster.Shard, regions []patch.Regio
 	return c.err
 }
 
-func (c *canned) Apply(_ context.Context, sh cluster.Shard, deletes uint64, blocks []patch.Block) (patch.Applied, error) {
+func (c *canned) Apply(_ context.Context, sh cluster.Shard, read entropy.ReadAt, blocks []patch.Block) (patch.Applied, error) {
 	c.shard, c.applied = sh, blocks
-	if deletes == 1 {
+	if read.Deletes == 1 {
 		return patch.Applied{}, entropy.ErrOvertaken
 	}
 	return patch.Applied{Points: len(blocks), Refused: c.refused}, c.err
@@ -241,22 +241,22 @@ func TestPointsRoundTripExactly(t *testing.T) {
 		t.Error(d)
 	}
 	c.refused = []patch.Refused{{Block: 1, Points: 3, Type: digest.Integer, Reason: "\xff one"}, {Block: 99, Points: 2, Reason: "two"}}
-	done, err := rep.Apply(t.Context(), shard, 9, got)
+	done, err := rep.Apply(t.Context(), shard, entropy.ReadAt{Deletes: 9}, got)
 	if d := cmp.Diff(patch.Applied{Points: len(got), Refused: c.refused}, done); err != nil || d != "" {
 		t.Errorf("applied: %v %s", err, d)
 	}
 	c.refused = []patch.Refused{{Block: 100, Reason: "there is no such block"}}
-	if _, err := rep.Apply(t.Context(), shard, 9, got); err == nil {
+	if _, err := rep.Apply(t.Context(), shard, entropy.ReadAt{Deletes: 9}, got); err == nil {
 		t.Error("a refused block that was not sent is believed")
 	}
 	c.refused = nil
 	if d := cmp.Diff(c.blocks, c.applied); d != "" {
 		t.Error(d)
 	}
-	if _, err := rep.Apply(t.Context(), shard, 1, got); !errors.Is(err, entropy.ErrOvertaken) {
+	if _, err := rep.Apply(t.Context(), shard, entropy.ReadAt{Deletes: 1}, got); !errors.Is(err, entropy.ErrOvertaken) {
 		t.Errorf("overtaken by a delete: %v", err)
 	}
-	if n, err := rep.Apply(t.Context(), shard, 9, nil); err != nil || n.Points != 0 || c.shard.Database != "db" {
+	if n, err := rep.Apply(t.Context(), shard, entropy.ReadAt{Deletes: 9}, nil); err != nil || n.Points != 0 || c.shard.Database != "db" {
 		t.Errorf("applied %+v to %+v, %v", n, c.shard, err)
 	}
 	stop := errors.New("enough")

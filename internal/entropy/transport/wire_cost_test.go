@@ -14,7 +14,7 @@ import (
 )
 
 // pointMethods are those that find out which points differ, and carry them.
-var pointMethods = []string{"Symbols", "Slices", "Fetch", "Apply"}
+var pointMethods = []string{"Symbols", "Slices", "Fetch", "Versions", "Apply"}
 
 const (
 	wireSeries = "cpu,host=server-017,region=eu-west"
