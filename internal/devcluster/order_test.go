@@ -96,7 +96,13 @@ func (o *order) begin(ctx context.Context, t *testing.T, rf int, falling bool) *
 		}
 	}
 	first := op{kind: write, node: 0, level: "all"}
-	if err := r.do(scheduleStep{ops: []op{first}}); err != nil {
+	err := r.do(scheduleStep{ops: []op{first}})
+	for tries := 0; err != nil && tries < 5; tries++ { // a write of the schedule before may still be on its way
+		if err = r.awaitHints(); err == nil {
+			err = r.do(scheduleStep{ops: []op{first}})
+		}
+	}
+	if err != nil {
 		t.Fatalf("the first write, to all owners: %v", err)
 	}
 	return r
