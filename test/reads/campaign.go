@@ -5,11 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -54,7 +52,6 @@ type campaign struct {
 	during     map[string]int // violations by the kind of the fault that was on, or was the last
 	complained map[string]int // the same of warnings and errors while all must be well
 	fault      int            // that is done just now
-	data       []*process.Node
 }
 
 // imageOf is an image of a node's folders.
@@ -81,11 +78,7 @@ func (c *campaign) note(format string, args ...any) string {
 }
 
 // nodes are the data nodes of the cluster.
-func (c *campaign) nodes() []*process.Node {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.data
-}
+func (c *campaign) nodes() []*process.Node { return c.cluster.DataNodes() }
 
 func (c *campaign) member(n *process.Node) member { return member{n.Name, c.trouble.disk(n.Name)} }
 
@@ -350,8 +343,6 @@ func (c *campaign) down(n *process.Node, f fault) {
 	switch f.kind {
 	case wipe:
 		n.Wipe("data", "wal", "hh")
-	case rejoin:
-		n.Wipe("meta", "data", "wal", "hh")
 	case rollBack:
 		image := c.images[n.Name]
 		c.event("%s is as it was %v ago", n.Name, time.Since(image.made).Round(10*time.Millisecond))
@@ -366,14 +357,14 @@ func (c *campaign) down(n *process.Node, f fault) {
 		c.mu.Unlock()
 	}
 	wait(f.hold)
-	if f.kind == replace {
+	switch f.kind {
+	case replace:
 		c.replace(n)
 		return
-	}
-	n.Start()
-	n.AwaitUp()
-	if f.kind == rejoin {
-		c.cluster.Ctl("update-data", n.TCP, n.TCP)
+	case rejoin:
+		c.cluster.Rejoin(n)
+	default:
+		n.Start()
 		n.AwaitUp()
 	}
 	end()
@@ -381,19 +372,17 @@ func (c *campaign) down(n *process.Node, f fault) {
 
 // replace puts an empty node in the place of one that is gone for ever, with what it did not tell.
 func (c *campaign) replace(old *process.Node) {
-	n := c.cluster.AddNode()
-	c.trouble.touch(n.Name)
-	end := c.trouble.part(n.Name, "")
-	c.cluster.Ctl("update-data", old.TCP, n.TCP)
-	n.AwaitUp()
-	c.cluster.Forget(old)
+	var end func()
+	n := c.cluster.Replace(old, func(n *process.Node) {
+		c.trouble.touch(n.Name)
+		end = c.trouble.part(n.Name, "")
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.ids[n.Name] = c.ids[old.Name]
+		c.hurt[n.Name] = true
+	})
 	c.mu.Lock()
-	c.ids[n.Name] = c.ids[old.Name]
-	c.hurt[n.Name] = true
 	delete(c.hurt, old.Name)
-	place := slices.Index(c.data, old)
-	c.data = slices.Clone(c.data)
-	c.data[place] = n
 	c.mu.Unlock()
 	now := time.Now()
 	c.trouble.recovered(old.Name, now, now) // it owns nothing any more
@@ -441,12 +430,12 @@ func (c *campaign) watch() {
 		if !c.trouble.reaches(n.Name) {
 			return
 		}
-		of, lacking, err := heldBy(n)
+		held, err := n.Held()
 		if err != nil {
 			return // what it holds nobody knows
 		}
-		notWhole[n.Name] = lacking
-		for id, bytes := range of {
+		notWhole[n.Name] = held.NotWhole
+		for id, bytes := range held.Hints {
 			hints[id] += bytes
 		}
 	}
@@ -485,48 +474,6 @@ func (c *campaign) repaired(nodes []*process.Node) bool {
 		c.calm = time.Now()
 	}
 	return time.Since(c.calm) > calmTime
-}
-
-// heldBy are the bytes of hints that a node has, by the node they are for, and how many of its copies it knows not to
-// be whole.
-func heldBy(n *process.Node) (hints map[uint64]int, notWhole int, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.HTTP+"/debug/vars", nil)
-	if err != nil {
-		return nil, 0, err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer resp.Body.Close()
-	var vars map[string]json.RawMessage
-	if err := json.NewDecoder(resp.Body).Decode(&vars); err != nil {
-		return nil, 0, fmt.Errorf("/debug/vars of %s: %w", n.Name, err)
-	}
-	hints = make(map[uint64]int)
-	for _, value := range vars {
-		var stat struct {
-			Name   string
-			Tags   struct{ Node string }
-			Values struct{ QueueBytes, QueueDepth, NotWhole float64 }
-		}
-		if json.Unmarshal(value, &stat) != nil {
-			continue // not a statistic
-		}
-		switch stat.Name {
-		case "copies":
-			notWhole += int(stat.Values.NotWhole)
-		case "hh_node":
-			id, err := strconv.ParseUint(stat.Tags.Node, 10, 64)
-			if err != nil {
-				return nil, 0, fmt.Errorf("/debug/vars of %s: hh_node has no node", n.Name)
-			}
-			hints[id] += int(stat.Values.QueueBytes + stat.Values.QueueDepth)
-		}
-	}
-	return hints, notWhole, nil
 }
 
 // identify asks the cluster for the IDs of its data nodes.

@@ -72,7 +72,6 @@ func TestReads(t *testing.T) {
 			"shard-precreation": {"enabled": false},
 		},
 	})
-	c.data = c.cluster.Data
 	if err := c.identify(); err != nil {
 		t.Fatal(err)
 	}
