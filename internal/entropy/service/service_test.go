@@ -590,6 +590,26 @@ func TestRepair(t *testing.T) {
 			t.Errorf("%d attempts, then %d, then %d: want one more, once", it.Attempts, attempts, got)
 		}
 	})
+	bubble("a repair that waited long for hinted handoff begins soon after it", t, func(t *testing.T, c *entropytest.Cluster) {
+		s := mustOpen(t, c, nil)
+		c.WriteAll(1, old(), 1.0)
+		c.Replicas[1].Write(1, "cpu,host=b", "value", old(), 1.0)
+		hints := func(to ...uint64) {
+			c.Replicas[1].Change(func() { c.Replicas[1].Shards[1].Hints = to })
+		}
+		hints(3)
+		mustRepair(t, s, 1)
+		pass(time.Hour)
+		if it := s.queue.list()[0]; it.Attempts != 0 || !strings.Contains(it.Error, "hinted handoff") {
+			t.Errorf("queued as %+v, want no failed attempt, and what it waits for", it)
+		}
+		hints()
+		pass(maxWait + time.Second)
+		wantStatus(t, s, entropy.NodeStatus{})
+		if c.Replicas[1].Dump(1) != c.Replicas[3].Dump(1) {
+			t.Error("owners differ")
+		}
+	})
 	bubble("a running repair is canceled", t, func(t *testing.T, c *entropytest.Cluster) {
 		s := mustOpen(t, c, nil)
 		c.WriteAll(1, old(), 1.0)
