@@ -96,7 +96,7 @@ func TestCampaign(t *testing.T) {
 			"cluster": {"write-timeout": "2s"},
 			// With the inmem index a query asks for the tags of all shards, also
 			// of those that its time range leaves out and a node alone lacks.
-			"data":         {"index-version": "tsi1"},
+			"data":         {"index-version": "tsi1", "query-log-enabled": false},
 			"anti-entropy": {"auto-repair-diff": c.plan.autoRepair, "settle": "3s"},
 		},
 	})
