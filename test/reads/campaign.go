@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -513,6 +514,41 @@ func (c *campaign) compare() {
 					}
 				}
 			}
+		}
+	}
+	for _, s := range c.stores {
+		for _, h := range c.rec.hours(s.name) {
+			c.compareNodes(s, h)
+		}
+	}
+}
+
+// compareNodes asks all nodes for the points of an hour. All must say the same, and what the history of each point allows.
+func (c *campaign) compareNodes(s *store, h int) {
+	from := c.begin + int64(h)*hour
+	var first answer
+	for i, n := range c.nodes() {
+		q := asked{window: window{s.name, h}, copies: s.copies, from: from, to: from + hour, node: c.member(n), sent: time.Now()}
+		q.statement = q.text()
+		ctx, cancel := context.WithTimeout(context.Background(), longWaits)
+		said, err := ask(ctx, n.HTTP, q.db, q.statement)
+		cancel()
+		var a answer
+		if err == nil {
+			a, err = q.read(said)
+		}
+		if err != nil || said.err != "" {
+			c.t.Errorf("%s answers %q with %v %s", n.Name, q.statement, err, said.err)
+			return
+		}
+		q.got = time.Now()
+		if found := c.rec.last(q, a); len(found) > 0 {
+			c.violation(q, c.rec.tell(found, c.start, 3))
+		}
+		if i == 0 {
+			first = a
+		} else if !maps.Equal(first.points, a.points) {
+			c.t.Errorf("%s and %s do not have the same: %d and %d points of %q", c.nodes()[0].Name, n.Name, len(first.points), len(a.points), q.statement)
 		}
 	}
 }
