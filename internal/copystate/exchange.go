@@ -394,6 +394,8 @@ func (s *Service) learnSelf(m *rpc.CopyStates) {
 func (s *Service) goneBack(m *rpc.CopyStates) {
 	s.log.Error("The folders of this node are older than they were: its copies are made anew from the other nodes, and what it kept for others is set aside",
 		zap.String("told_by", s.addr(m.Node)))
+	// First: who hears of what follows may have copies repaired at once, and must not take these for right.
+	s.missed([]uint64{allShards}, "the folders of its node are older than they were")
 	if err := writeFolder(s.deps.DataDir, s.self.Folder); err != nil {
 		s.log.Error("Cannot name the data folder anew", zap.Error(err))
 	}
@@ -411,7 +413,6 @@ func (s *Service) goneBack(m *rpc.CopyStates) {
 	if err := s.deps.GiveUp(); err != nil {
 		s.log.Error("Cannot set aside what this node kept for others", zap.Error(err))
 	}
-	s.missed([]uint64{allShards}, "the folders of its node are older than they were")
 }
 
 // takeOverRemoved tells others what nodes kept for them that are no data nodes any more.
