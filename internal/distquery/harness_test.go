@@ -69,6 +69,7 @@ func (v view) State() *cluster.State { return v.c.state }
 type testOptions struct {
 	nodes, replicas int
 	index           string                                     // tsi1 unless set
+	engine          bool                                       // aggregates are left to the engine
 	wrap            func(id uint64, s *Server) rpc.QueryServer // what a node serves
 	limits          func(*coordinator.StatementExecutor)
 	silence         time.Duration
@@ -103,6 +104,7 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 		n := &testNode{id: uint64(i + 1), store: mustStore(t, o.index)}
 		n.server = NewServer(n.store, zap.NewNop())
 		n.server.Chunk = 1 << 10 // so that few points need several
+		n.server.Vector.On = !o.engine
 		n.server.Beat = 20 * time.Millisecond
 		var srv rpc.QueryServer = n.server
 		if o.wrap != nil {
@@ -121,6 +123,7 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 
 		v := view{c.meta, c, n.id}
 		mapper := NewShardMapper(v, n.store, pool)
+		mapper.Vector.On = !o.engine
 		if o.silence > 0 {
 			mapper.Silence = o.silence
 		}

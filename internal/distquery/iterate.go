@@ -11,7 +11,9 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/aggregate"
 	"concord/internal/budget"
+	"concord/internal/cluster"
 	"concord/internal/rpc"
 )
 
@@ -57,7 +59,7 @@ func (m *mapping) open(ctx context.Context, src *source, ids []uint64, mm *influ
 		defer wg.Done()
 		err = m.openRemote(ctx, src, remote, mm, opt, &in)
 	}()
-	mine, lerr := openShards(ctx, m.store, local, mm, opt)
+	mine, lerr := openShards(ctx, m.store, m.e.Vector, local, mm, opt)
 	wg.Wait()
 	in.list = append(in.list, mine.list...)
 	in.series = append(in.series, mine.series...)
@@ -197,7 +199,9 @@ func (in *inputs) merge(mm *influxql.Measurement, opt query.IteratorOptions, tie
 
 // openShards opens the iterators of shards on this node, one for each
 // measurement and shard, so that their series can be told apart.
-func openShards(ctx context.Context, store *tsdb.Store, ids []uint64, mm *influxql.Measurement, opt query.IteratorOptions) (in *inputs, err error) {
+func openShards(
+	ctx context.Context, store *tsdb.Store, v Vector, ids []uint64, mm *influxql.Measurement, opt query.IteratorOptions,
+) (in *inputs, err error) {
 	in = &inputs{}
 	defer func() {
 		if err != nil {
@@ -231,7 +235,7 @@ func openShards(ctx context.Context, store *tsdb.Store, ids []uint64, mm *influx
 			}
 		}
 		for _, part := range parts {
-			itr, err := openCounted(ctx, part, mm, opt)
+			itr, err := openShard(ctx, v, part, mm, opt)
 			if err != nil {
 				return in, err
 			}
@@ -247,4 +251,40 @@ func openShards(ctx context.Context, store *tsdb.Store, ids []uint64, mm *influx
 		}
 	}
 	return in, nil
+}
+
+// Vector says how aggregates are answered.
+type Vector struct {
+	// On is whether they are computed from arrays (package aggregate), as far as they can be. Else the engine does it.
+	On bool
+	// Bounds tells the range of time of a shard. It may be nil.
+	Bounds aggregate.Bounds
+}
+
+// VectorOf computes aggregates from arrays, where a node's metadata tells the times of shards.
+func VectorOf(state func() *cluster.State) Vector {
+	return Vector{On: true, Bounds: func(shard uint64) (min, max int64, ok bool) {
+		sh, ok := state().Shard(shard)
+		return sh.Start, sh.GroupEnd - 1, ok
+	}}
+}
+
+// openShard opens the iterator of one shard, or of the shards whose indexes are read as one. Most
+// aggregates are computed from arrays.
+func openShard(
+	ctx context.Context, v Vector, part tsdb.Shards, mm *influxql.Measurement, opt query.IteratorOptions,
+) (query.Iterator, error) {
+	if v.On && len(part) == 1 && aggregate.Covers(mm, opt) {
+		scan, covered, err := aggregate.Open(ctx, part[0], v.Bounds, mm, opt, opt.Expr)
+		if err != nil {
+			return nil, err
+		}
+		if scan != nil {
+			return scan.Iterator(0), nil
+		}
+		if covered {
+			return nil, nil
+		}
+	}
+	return openCounted(ctx, part, mm, opt)
 }

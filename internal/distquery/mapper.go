@@ -40,6 +40,8 @@ type ShardMapper struct {
 	Silence time.Duration
 	// Whole says which copies may be read.
 	Whole Whole
+	// Vector says how aggregates are answered.
+	Vector Vector
 
 	// Of the statement.
 	report      *Report         // nil for none
@@ -54,7 +56,7 @@ type ShardMapper struct {
 
 // NewShardMapper returns a mapper for the node that store belongs to.
 func NewShardMapper(meta Metadata, store *tsdb.Store, pool *rpc.Pool) *ShardMapper {
-	return &ShardMapper{Silence: askTimeout, meta: meta, store: store, pool: pool}
+	return &ShardMapper{Silence: askTimeout, Vector: VectorOf(meta.State), meta: meta, store: store, pool: pool}
 }
 
 // For returns the mapper for one statement, which notes in the report what it could not read whole.

@@ -19,6 +19,7 @@ import (
 
 	"concord/internal/budget"
 	"concord/internal/copystate"
+	"concord/internal/entropy/tsmfile"
 	"concord/internal/rpc"
 )
 
@@ -39,6 +40,8 @@ type Server struct {
 	Whole Whole
 	// Budget is the memory of this node for queries; nil is no limit.
 	Budget *budget.Budget
+	// Vector says how aggregates are answered.
+	Vector Vector
 
 	store *tsdb.Store
 	log   *zap.Logger
@@ -46,7 +49,7 @@ type Server struct {
 
 // NewServer returns the server over store.
 func NewServer(store *tsdb.Store, log *zap.Logger) *Server {
-	return &Server{Beat: time.Second, Chunk: chunkSize, store: store, log: log}
+	return &Server{Beat: time.Second, Chunk: chunkSize, Vector: Vector{On: true}, store: store, log: log}
 }
 
 // guard turns a panic of the engine into an error of one call.
@@ -90,7 +93,7 @@ func failure(err error) error {
 			return status.Error(codes.Unavailable, err.Error())
 		}
 	}
-	if errors.As(err, new(*fs.PathError)) {
+	if errors.As(err, new(*fs.PathError)) || errors.As(err, new(*tsmfile.Damage)) {
 		return status.Error(codes.DataLoss, err.Error())
 	}
 	return status.Error(codes.InvalidArgument, err.Error())
@@ -147,7 +150,7 @@ func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIter
 	defer to.beat(s.Beat)()
 
 	ids, not := s.readable(ctx, r.ShardIds, r.Incomplete)
-	in, err := openShards(ctx, s.store, ids, mm, opt)
+	in, err := openShards(ctx, s.store, s.Vector, ids, mm, opt)
 	if err != nil {
 		return failure(err)
 	}
@@ -177,7 +180,9 @@ func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIter
 	if err := to.send(open); err != nil {
 		return err
 	}
-	if err := (&encoder{size: s.Chunk, send: to.points}).encode(itr); err != nil {
+	if err := (&encoder{size: s.Chunk, send: to.points}).encode(itr); errors.As(err, new(*tsmfile.Damage)) {
+		return failure(err)
+	} else if err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil { // an interrupted iterator ends as a finished one does

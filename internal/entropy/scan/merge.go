@@ -114,12 +114,7 @@ func codecOf[V Value]() codec[V] {
 //
 // Only one block of each file is decoded at a time.
 func Each[V Value](r *Reader, min, max int64, fn func(times []int64, values []V) error) error {
-	kind := blockOf[V]()
-	m, ok := r.mergers[kind].(*merger[V])
-	if !ok {
-		m = &merger[V]{codec: codecOf[V]()}
-		r.mergers[kind] = m
-	}
+	m := mergerOf[V](r)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	if err := m.reset(r, min, max); err != nil {
 		return err
@@ -142,9 +137,21 @@ func Each[V Value](r *Reader, min, max int64, fn func(times []int64, values []V)
 	}
 }
 
+// mergerOf returns the reader's merger of one type, with its buffers.
+func mergerOf[V Value](r *Reader) *merger[V] {
+	kind := blockOf[V]()
+	m, ok := r.mergers[kind].(*merger[V])
+	if !ok {
+		m = &merger[V]{codec: codecOf[V]()}
+		r.mergers[kind] = m
+	}
+	return m
+}
+
 // merger merges the streams of one series-field.
 type merger[V Value] struct {
 	codec[V]
+	reader   *Reader
 	key      []byte
 	min, max int64
 
@@ -183,7 +190,7 @@ type stream[V Value] struct {
 
 // reset begins with the series-field of the last Seek.
 func (m *merger[V]) reset(r *Reader, min, max int64) (err error) {
-	m.key, m.min, m.max = r.key, min, max
+	m.reader, m.key, m.min, m.max = r, r.key, min, max
 	used := m.streams[:0]
 	add := func() *stream[V] {
 		used = slices.Grow(used, 1)[:len(used)+1] // with the buffers of before
@@ -374,6 +381,7 @@ func (m *merger[V]) read(s *stream[V], e *tsm1.IndexEntry) (err error) {
 	case b[0] != m.block:
 		return fmt.Errorf("%s: the block of %q at byte %d has values of type %d, and the field has type %d", s.file.name, m.key, e.Offset, b[0], m.block)
 	}
+	m.reader.blocks++
 	s.buf.times, s.buf.values, err = m.decode(b, s.buf.times, s.buf.values)
 	if err != nil {
 		return m.damaged(s, e, err.Error())

@@ -33,6 +33,7 @@ type Reader struct {
 	engine *tsm1.Engine
 	listed []tsm1.TSMFile // the engine's list that files is of
 	files  []*file        // oldest first
+	blocks int64          // that were decoded
 
 	// Of the last Seek.
 	key    []byte
@@ -184,6 +185,9 @@ func (r *Reader) State() uint64 {
 
 // Flushed tells whether the write cache of the shard is empty.
 func (r *Reader) Flushed() bool { return r.engine.Cache.Size() == 0 }
+
+// Decoded is how many blocks were decoded so far.
+func (r *Reader) Decoded() int64 { return r.blocks }
 
 // Seek makes a series-field what the other methods are about: its points as they are now. It is false when there are none. Series
 // that are asked for in ascending order are found faster.

@@ -113,7 +113,33 @@ func read[V scan.Value](t fataler, r *scan.Reader, field string, min, max int64)
 		}
 		return nil
 	})
+	if err == nil {
+		edges[V](t, r, min, max, out)
+	}
 	return out, err
+}
+
+// edges fails unless First and Last return the first and the last of the points.
+func edges[V scan.Value](t fataler, r *scan.Reader, min, max int64, points []string) {
+	t.Helper()
+	for name, edge := range map[string]func(*scan.Reader, int64, int64) (int64, V, bool, error){
+		"first": scan.First[V], "last": scan.Last[V],
+	} {
+		at, v, ok, err := edge(r, min, max)
+		if err != nil || ok != (len(points) > 0) {
+			t.Fatal(name, " of ", len(points), " points: ", ok, err)
+		}
+		if !ok {
+			continue
+		}
+		want := points[0]
+		if name == "last" {
+			want = points[len(points)-1]
+		}
+		if got := fmt.Sprint(at, " ", v); got != want {
+			t.Fatal(name, " is ", got, ", want ", want)
+		}
+	}
 }
 
 // same fails unless a reader returns what the shard holds in [min, max].

@@ -1,0 +1,38 @@
+package aggregate
+
+import (
+	"fmt"
+
+	"github.com/influxdata/influxdb/pkg/tracing"
+	"github.com/influxdata/influxdb/pkg/tracing/fields"
+)
+
+// trace begins the part of EXPLAIN ANALYZE that is about the scan. It has the place and the labels of the engine's.
+func (s *Scan) trace() {
+	parent := tracing.SpanFromContext(s.ctx)
+	if parent == nil {
+		return
+	}
+	labels := []string{"shard_id", fmt.Sprint(s.shard.ID()), "measurement", s.name, "path", "arrays"}
+	if s.opt.Condition != nil {
+		labels = append(labels, "cond", s.opt.Condition.String())
+	}
+	s.span = parent.StartSpan("create_iterator")
+	s.span.SetLabels(labels...)
+}
+
+// traced ends it.
+func (s *Scan) traced() {
+	if s.span == nil {
+		return
+	}
+	var points int64
+	for _, c := range s.columns {
+		points += c.points.Load()
+	}
+	s.span.SetFields(fields.New(
+		fields.Int64("series", int64(s.series)), fields.Int64("blocks_decoded", s.blocks.Load()), fields.Int64("points", points),
+	))
+	s.span.Finish()
+	s.span = nil
+}
