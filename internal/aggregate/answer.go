@@ -78,15 +78,15 @@ func (o *sinkOf[S, V]) answer(c callPlan, p prototype) answer {
 
 // edgeAnswer is the answer of first or last by tag set.
 func (o *sinkOf[S, V]) edgeAnswer(c callPlan, p prototype) answer {
-	all, before := o.firsts, func(a, b int64) bool { return a < b }
+	e, better := edges[V]{slices.Clone(o.firsts), func(a, b int64) bool { return a < b }}, o.kind.first
 	if c.name == "last" {
-		all, before = slices.Clone(o.lasts), func(a, b int64) bool { return a > b }
-		slices.Reverse(all) // as the engine reverses the series
+		e, better = edges[V]{slices.Clone(o.lasts), func(a, b int64) bool { return a > b }}, o.kind.last
+		slices.Reverse(e.list) // as the engine reverses the series
 	}
-	if len(all) == 0 {
+	if len(e.list) == 0 {
 		return answer{}
 	}
-	s := all.pick(before)
+	s := e.pick(better)
 	return answer{
 		points: pointsOf(1, p, func(int) (int64, V, int64) { return s.time, s.value, 0 }),
 		stamps: []stamp{{time: s.time}},

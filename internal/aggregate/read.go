@@ -1,7 +1,7 @@
 package aggregate
 
 import (
-	"math/bits"
+	"container/heap"
 	"slices"
 	"unsafe"
 
@@ -101,7 +101,7 @@ type sinkOf[S, V scan.Value] struct {
 	buf     []V
 	add     func(times []int64, values []S) error
 
-	firsts, lasts edges[V]
+	firsts, lasts []selected[V] // of each series that has one
 }
 
 func newSinkOf[S, V scan.Value](s *Scan, c *column, p *part, k *kind[V], as func([]S, []V) []V) *sinkOf[S, V] {
@@ -133,7 +133,7 @@ func (o *sinkOf[S, V]) read(r *scan.Reader, key []byte) error {
 	return nil
 }
 
-func (o *sinkOf[S, V]) edge(to *edges[V], r *scan.Reader, find func(r *scan.Reader, min, max int64) (int64, S, bool, error)) error {
+func (o *sinkOf[S, V]) edge(to *[]selected[V], r *scan.Reader, find func(r *scan.Reader, min, max int64) (int64, S, bool, error)) error {
 	t, v, ok, err := find(r, o.part.min, o.part.max)
 	if err != nil || !ok {
 		return err
@@ -207,37 +207,30 @@ func (o *sinkOf[S, V]) join(other sink) error {
 }
 
 // edges are the first or last points of series that have one, in the order of the series.
-type edges[V scan.Value] []selected[V]
-
-// pick returns the point that the engine picks: the one that comes first, by before. Of several it is the one that lies
-// at the root of the engine's heap, which depends on the order of the series.
-func (e edges[V]) pick(before func(a, b int64) bool) selected[V] {
-	best := 0
-	for i := range e {
-		if before(e[i].time, e[best].time) || e[i].time == e[best].time && above(i, best) {
-			best = i
-		}
-	}
-	return e[best]
+type edges[V scan.Value] struct {
+	list   []selected[V]
+	before func(a, b int64) bool
 }
 
-// above reports whether, of two equal elements with these indexes, container/heap.Init moves the first one further up: a
-// parent stays above its children, and the left child rises before the right one. So the order is that of a walk through
-// the tree, a parent first, then all on its left, then all on its right.
-func above(a, b int) bool {
-	// The path to a node is the binary form of its index plus one, without the leading one.
-	x, y := a+1, b+1
-	for depth(x) > depth(y) {
-		if x >>= 1; x == y {
-			return false
-		}
+// pick returns the point that the engine picks: the one that comes first, by before. Of several at the same time, the
+// engine compares the first two that its merge of the series returns (it limits each group to one point, and passes on
+// two). Which two these are depends on how container/heap, which the merge uses, arranges equal elements.
+func (e *edges[V]) pick(better func(a, b V) bool) selected[V] {
+	heap.Init(e)
+	best := heap.Pop(e).(selected[V])
+	if len(e.list) > 0 && e.list[0].time == best.time && better(best.value, e.list[0].value) {
+		return e.list[0]
 	}
-	for depth(y) > depth(x) {
-		if y >>= 1; x == y {
-			return true
-		}
-	}
-	return x < y
+	return best
 }
 
-func depth(node int) int { return bits.Len(uint(node)) }
+func (e *edges[V]) Len() int           { return len(e.list) }
+func (e *edges[V]) Less(i, j int) bool { return e.before(e.list[i].time, e.list[j].time) }
+func (e *edges[V]) Swap(i, j int)      { e.list[i], e.list[j] = e.list[j], e.list[i] }
+func (e *edges[V]) Push(x any)         { e.list = append(e.list, x.(selected[V])) }
+func (e *edges[V]) Pop() any {
+	n := len(e.list) - 1
+	last := e.list[n]
+	e.list = e.list[:n]
+	return last
+}
