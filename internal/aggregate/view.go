@@ -23,13 +23,7 @@ func (s *Scan) Iterator(call int) query.Iterator {
 		v.Close()
 		return nil
 	}
-	typ := s.columns[v.call.column].asked
-	switch v.call.name {
-	case "count":
-		typ = influxql.Integer
-	case "mean":
-		typ = influxql.Float
-	}
+	typ := typeOf(v.call.name, s.columns[v.call.column].asked)
 	switch typ {
 	case influxql.Float:
 		return &iterator[query.FloatPoint]{view: v}
@@ -41,6 +35,22 @@ func (s *Scan) Iterator(call int) query.Iterator {
 		return &iterator[query.BooleanPoint]{view: v}
 	}
 	return &iterator[query.StringPoint]{view: v}
+}
+
+// TypeOf is the type of the points of a call that Covers holds for.
+func TypeOf(expr influxql.Expr) influxql.DataType {
+	call, ref := callOf(query.IteratorOptions{Expr: expr})
+	return typeOf(call.Name, ref.Type)
+}
+
+func typeOf(call string, field influxql.DataType) influxql.DataType {
+	switch call {
+	case "count":
+		return influxql.Integer
+	case "mean":
+		return influxql.Float
+	}
+	return field
 }
 
 // iterator is the engine's iterator of one type of points.

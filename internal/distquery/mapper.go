@@ -209,6 +209,8 @@ type mapping struct {
 
 	mu      sync.Mutex
 	schemas map[schemaKey]*schema
+
+	shared shared
 }
 
 // source returns the shards of a measurement, nil when there are none.

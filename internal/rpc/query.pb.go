@@ -25,12 +25,15 @@ const (
 )
 
 type IteratorRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
-	Options       []byte                 `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`                 // query.IteratorOptions in the engine's encoding, its one source is the measurement
-	Span          []byte                 `protobuf:"bytes,3,opt,name=span,proto3" json:"span,omitempty"`                       // tracing.SpanContext of EXPLAIN ANALYZE; empty when not traced
-	Incomplete    bool                   `protobuf:"varint,4,opt,name=incomplete,proto3" json:"incomplete,omitempty"`          // read copies that are not whole, too: no whole one can be reached
-	ByShard       bool                   `protobuf:"varint,5,opt,name=by_shard,json=byShard,proto3" json:"by_shard,omitempty"` // of several shards: aggregates of each, not of all, and each point with its shard
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	ShardIds   []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
+	Options    []byte                 `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`                 // query.IteratorOptions in the engine's encoding, its one source is the measurement
+	Span       []byte                 `protobuf:"bytes,3,opt,name=span,proto3" json:"span,omitempty"`                       // tracing.SpanContext of EXPLAIN ANALYZE; empty when not traced
+	Incomplete bool                   `protobuf:"varint,4,opt,name=incomplete,proto3" json:"incomplete,omitempty"`          // read copies that are not whole, too: no whole one can be reached
+	ByShard    bool                   `protobuf:"varint,5,opt,name=by_shard,json=byShard,proto3" json:"by_shard,omitempty"` // of several shards: aggregates of each, not of all, and each point with its shard
+	// Further calls of the statement, as InfluxQL, which differ from options in nothing else. A node that answers them reads
+	// its files once for all. A node of a former build leaves them out, and its opening has no more_types.
+	MoreCalls     [][]byte `protobuf:"bytes,6,rep,name=more_calls,json=moreCalls,proto3" json:"more_calls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -98,6 +101,13 @@ func (x *IteratorRequest) GetByShard() bool {
 		return x.ByShard
 	}
 	return false
+}
+
+func (x *IteratorRequest) GetMoreCalls() [][]byte {
+	if x != nil {
+		return x.MoreCalls
+	}
+	return nil
 }
 
 // Unfit is a copy that is not whole, and was not read.
@@ -177,11 +187,13 @@ type IteratorChunk struct {
 	DataType      int32                  `protobuf:"varint,2,opt,name=data_type,json=dataType,proto3" json:"data_type,omitempty"` // influxql.DataType; 0 when no point can match
 	SeriesN       int64                  `protobuf:"varint,3,opt,name=series_n,json=seriesN,proto3" json:"series_n,omitempty"`
 	PointN        int64                  `protobuf:"varint,4,opt,name=point_n,json=pointN,proto3" json:"point_n,omitempty"`
-	Missing       []uint64               `protobuf:"varint,6,rep,packed,name=missing,proto3" json:"missing,omitempty"` // of the opening
-	Series        []*SeriesCount         `protobuf:"bytes,7,rep,name=series,proto3" json:"series,omitempty"`           // of the opening, when the series are limited
-	Points        []byte                 `protobuf:"bytes,8,opt,name=points,proto3" json:"points,omitempty"`           // whole points, as docs/format/points.md draws them
-	Trace         []byte                 `protobuf:"bytes,9,opt,name=trace,proto3" json:"trace,omitempty"`             // of the engine, after the last point
-	Unfit         []*Unfit               `protobuf:"bytes,10,rep,name=unfit,proto3" json:"unfit,omitempty"`            // of the opening
+	Missing       []uint64               `protobuf:"varint,6,rep,packed,name=missing,proto3" json:"missing,omitempty"`                       // of the opening
+	Series        []*SeriesCount         `protobuf:"bytes,7,rep,name=series,proto3" json:"series,omitempty"`                                 // of the opening, when the series are limited
+	Points        []byte                 `protobuf:"bytes,8,opt,name=points,proto3" json:"points,omitempty"`                                 // whole points, as docs/format/points.md draws them
+	Trace         []byte                 `protobuf:"bytes,9,opt,name=trace,proto3" json:"trace,omitempty"`                                   // of the engine, after the last point
+	Unfit         []*Unfit               `protobuf:"bytes,10,rep,name=unfit,proto3" json:"unfit,omitempty"`                                  // of the opening
+	MoreTypes     []int32                `protobuf:"varint,11,rep,packed,name=more_types,json=moreTypes,proto3" json:"more_types,omitempty"` // of the opening: as data_type, of each of more_calls
+	Call          uint32                 `protobuf:"varint,12,opt,name=call,proto3" json:"call,omitempty"`                                   // which one points are of: 0 is that of options, 1 the first of more_calls
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -277,6 +289,20 @@ func (x *IteratorChunk) GetUnfit() []*Unfit {
 		return x.Unfit
 	}
 	return nil
+}
+
+func (x *IteratorChunk) GetMoreTypes() []int32 {
+	if x != nil {
+		return x.MoreTypes
+	}
+	return nil
+}
+
+func (x *IteratorChunk) GetCall() uint32 {
+	if x != nil {
+		return x.Call
+	}
+	return 0
 }
 
 type SeriesCount struct {
@@ -1585,7 +1611,7 @@ var File_query_proto protoreflect.FileDescriptor
 const file_query_proto_rawDesc = "" +
 	"\n" +
 	"\vquery.proto\x12\n" +
-	"concord.v1\"\x97\x01\n" +
+	"concord.v1\"\xb6\x01\n" +
 	"\x0fIteratorRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12\x18\n" +
 	"\aoptions\x18\x02 \x01(\fR\aoptions\x12\x12\n" +
@@ -1593,12 +1619,14 @@ const file_query_proto_rawDesc = "" +
 	"\n" +
 	"incomplete\x18\x04 \x01(\bR\n" +
 	"incomplete\x12\x19\n" +
-	"\bby_shard\x18\x05 \x01(\bR\abyShard\"j\n" +
+	"\bby_shard\x18\x05 \x01(\bR\abyShard\x12\x1d\n" +
+	"\n" +
+	"more_calls\x18\x06 \x03(\fR\tmoreCalls\"j\n" +
 	"\x05Unfit\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1a\n" +
 	"\breadable\x18\x03 \x01(\bR\breadable\x12\x12\n" +
-	"\x04rank\x18\x04 \x01(\rR\x04rank\"\x9c\x02\n" +
+	"\x04rank\x18\x04 \x01(\rR\x04rank\"\xcf\x02\n" +
 	"\rIteratorChunk\x12\x12\n" +
 	"\x04open\x18\x01 \x01(\bR\x04open\x12\x1b\n" +
 	"\tdata_type\x18\x02 \x01(\x05R\bdataType\x12\x19\n" +
@@ -1609,7 +1637,10 @@ const file_query_proto_rawDesc = "" +
 	"\x06points\x18\b \x01(\fR\x06points\x12\x14\n" +
 	"\x05trace\x18\t \x01(\fR\x05trace\x12'\n" +
 	"\x05unfit\x18\n" +
-	" \x03(\v2\x11.concord.v1.UnfitR\x05unfitJ\x04\b\x05\x10\x06\"e\n" +
+	" \x03(\v2\x11.concord.v1.UnfitR\x05unfit\x12\x1d\n" +
+	"\n" +
+	"more_types\x18\v \x03(\x05R\tmoreTypes\x12\x12\n" +
+	"\x04call\x18\f \x01(\rR\x04callJ\x04\b\x05\x10\x06\"e\n" +
 	"\vSeriesCount\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12 \n" +
 	"\vmeasurement\x18\x02 \x01(\fR\vmeasurement\x12\x19\n" +
