@@ -19,7 +19,7 @@ import (
 	"concord/internal/entropy/tsmfile"
 )
 
-// Covers reports whether this package may answer a call. Open has the last word.
+// Covers reports whether this package may answer a call. Open has the last word: it knows what of a condition is a field.
 func Covers(mm *influxql.Measurement, opt query.IteratorOptions) bool {
 	call, ref := callOf(opt)
 	switch {
@@ -28,6 +28,8 @@ func Covers(mm *influxql.Measurement, opt query.IteratorOptions) bool {
 	case len(opt.Aux) > 0 || opt.Limit != 0 || opt.Offset != 0:
 		return false
 	case byTagSet(call.Name, opt) && len(opt.GroupBy) != len(opt.Dimensions):
+		return false
+	case fieldIn(opt.Condition):
 		return false
 	}
 	switch ref.Type {
@@ -122,9 +124,6 @@ type group struct {
 func Open(
 	ctx context.Context, shard *tsdb.Shard, bounds Bounds, mm *influxql.Measurement, opt query.IteratorOptions, exprs ...influxql.Expr,
 ) (s *Scan, covered bool, err error) {
-	if fieldIn(opt.Condition) {
-		return nil, false, nil
-	}
 	engine, err := tsmfile.EngineOf(shard)
 	if err != nil {
 		return nil, true, err

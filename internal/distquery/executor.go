@@ -106,6 +106,9 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	base := e.Base
 	mapper := e.Mapper.For(report)
 	mapper.share, mapper.holdsPoints = share, holdsPoints(stmt)
+	if explain, ok := stmt.(*influxql.ExplainStatement); ok && !explain.Analyze {
+		mapper.paths = &paths{}
+	}
 	ending, end := context.WithCancel(ctx)
 	defer end()
 	mapper.ending = ending
@@ -118,6 +121,7 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 		defer close(ended)
 		for r := range results {
 			r.Messages = append(r.Messages, report.warning()...)
+			mapper.paths.add(r)
 			if answer.add(r) != nil {
 				continue // the statement ends
 			}

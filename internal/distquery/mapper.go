@@ -45,6 +45,7 @@ type ShardMapper struct {
 
 	// Of the statement.
 	report      *Report         // nil for none
+	paths       *paths          // of EXPLAIN; nil for others
 	share       *budget.Share   // of this node's memory
 	holdsPoints bool            // it keeps the points of a window
 	ending      context.Context // ends with the statement; nil for that of each iterator
@@ -402,6 +403,7 @@ func (m *mapping) IteratorCost(mm *influxql.Measurement, opt query.IteratorOptio
 		return query.IteratorCost{}, nil
 	}
 	opt = m.clip(opt)
+	m.e.paths.note(m.e.Vector, mm, opt)
 	req, err := encodeOptions(mm, opt)
 	if err != nil {
 		return query.IteratorCost{}, err

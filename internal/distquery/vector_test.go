@@ -16,6 +16,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/budget"
 	"concord/internal/entropy/tsmfile"
 	"concord/internal/rpc"
 )
@@ -259,5 +260,31 @@ func TestDamagedFilesAreNotRead(t *testing.T) {
 	}
 	if got := bad.run(t, text, query.ExecutionOptions{}); got != want && !strings.Contains(got, "is damaged: block of \"cpu,host=h00,region=r0 b\"") {
 		t.Errorf("through the node with the damage:\n%s", got)
+	}
+}
+
+func TestExplainTellsThePath(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, testOptions{nodes: 2, replicas: 1})
+	c.write(t, lines(9))
+	n, _ := c.limited(t, newPool(t), 1<<30, &budget.Requests{})
+	for _, tt := range []struct{ text, want string }{
+		{`EXPLAIN SELECT mean(v) FROM cpu WHERE host = 'h01'`, "EXPRESSION: mean(v::float)\n PATH: arrays\n"},
+		{`EXPLAIN SELECT mean(v) FROM cpu WHERE i > 3`, "EXPRESSION: mean(v::float)\n PATH: engine\n"},
+		{`EXPLAIN SELECT v FROM cpu`, "EXPRESSION: <nil>\n AUXILIARY FIELDS: v::float\n"},
+		{`EXPLAIN SELECT max(v), median(i) FROM cpu`, "EXPRESSION: max(v::float)\n PATH: arrays\n"},
+		{`EXPLAIN SELECT max(v), median(i) FROM cpu`, "EXPRESSION: i::integer\n PATH: engine\n"},
+		{`EXPLAIN ANALYZE SELECT max(v) FROM cpu`, "path: arrays\n"},
+		{`EXPLAIN ANALYZE SELECT max(v) FROM cpu`, "blocks_decoded: "},
+	} {
+		got := ""
+		for _, v := range n.rows(t, tt.text) {
+			if s, ok := v.(string); ok {
+				got += " " + s + "\n"
+			}
+		}
+		if !strings.Contains(got, tt.want) {
+			t.Errorf("%s answers\n%swithout\n%s", tt.text, got, tt.want)
+		}
 	}
 }
