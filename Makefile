@@ -42,6 +42,7 @@ trial: ## load POINTS in SHARDS into a cluster of processes, take a node away wi
 compare: ## compare a cluster's answers with a single node's, through all forms and real clients
 	test/compare/install.sh
 	$(GO) test -tags compare -count=1 -timeout 30m ./test/compare/
+	$(GO) test -count=1 -timeout 30m -run TestAggregatesAnswerAsTheEngineDoes ./internal/distquery -seeds 6 -statements 600 -engine
 
 race: ## run the tests under the race detector (needs a C compiler)
 	@if command -v cc >/dev/null 2>&1; then CGO_ENABLED=1 && export CGO_ENABLED && \

@@ -19,7 +19,8 @@ import (
 	"concord/internal/entropy/tsmfile"
 )
 
-// Covers reports whether this package may answer a call. Open has the last word: it knows what of a condition is a field.
+// Covers reports whether this package may answer a call. Open has the last word: it knows what of a condition is a
+// field.
 func Covers(mm *influxql.Measurement, opt query.IteratorOptions) bool {
 	call, ref := callOf(opt)
 	switch {
@@ -62,8 +63,8 @@ func byTagSet(call string, opt query.IteratorOptions) bool {
 // costOfSeries is what the plan of a scan takes for a series, in bytes, besides its key.
 const costOfSeries = 64
 
-// Bounds tells the range of time, inclusive, of the group that a shard belongs to; ok is false when it does not know. A nil
-// one knows nothing.
+// Bounds tells the range of time, inclusive, of the group that a shard belongs to; ok is false when it does not know.
+// A nil one knows nothing.
 type Bounds func(shard uint64) (min, max int64, ok bool)
 
 // Scan reads one measurement of one shard for some calls.
@@ -118,11 +119,12 @@ type group struct {
 	keys []string
 }
 
-// Open begins to read one shard for calls, which are of the same statement and differ in nothing but Expr. Covers must
-// hold for each. covered is false when the engine must answer them after all, which takes no time to find out, or nearly
-// none. The scan is nil when the shard has nothing of what is asked. Close ends it.
+// Open begins to read one shard for calls, which are of the same statement and differ in nothing but Expr. Covers
+// must hold for each. covered is false when the engine must answer them after all, which takes no time to find out,
+// or nearly none. The scan is nil when the shard has nothing of what is asked. Close ends it.
 func Open(
-	ctx context.Context, shard *tsdb.Shard, bounds Bounds, mm *influxql.Measurement, opt query.IteratorOptions, exprs ...influxql.Expr,
+	ctx context.Context, shard *tsdb.Shard, bounds Bounds,
+	mm *influxql.Measurement, opt query.IteratorOptions, exprs ...influxql.Expr,
 ) (s *Scan, covered bool, err error) {
 	engine, err := tsmfile.EngineOf(shard)
 	if err != nil {

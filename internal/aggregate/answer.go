@@ -42,7 +42,9 @@ func (o *sinkOf[S, V]) answer(c callPlan, p prototype) answer {
 		for i := range points {
 			w := at(i)
 			a.stamps[i] = stamp{window: w.start, time: w.start}
-			points[i] = query.IntegerPoint{Name: p.name, Tags: p.tags, Time: w.start, Value: w.n, Aggregated: aggregated(w.n)}
+			points[i] = query.IntegerPoint{
+				Name: p.name, Tags: p.tags, Time: w.start, Value: w.n, Aggregated: aggregated(w.n),
+			}
 		}
 		a.points = points
 	case "mean":
@@ -138,13 +140,14 @@ func pointsOf[V scan.Value](n int, p prototype, at func(i int) (t int64, v V, n 
 	return nil
 }
 
-// answer returns the points of a call in a group, in the order of the engine: by window, and within a window by the tags
-// of the buckets, or first by time when the call selects points and the statement wants them in order.
+// answer returns the points of a call in a group, in the order of the engine: by window, and within a window by the
+// tags of the buckets, or first by time when the call selects points and the statement wants them in order.
 func (p *part) answer(s *Scan, c callPlan) any {
 	if c.column < 0 {
 		return nil
 	}
-	byTags := slices.SortedFunc(slices.Values(p.buckets), func(a, b *bucket) int { return cmp.Compare(a.tags.ID(), b.tags.ID()) })
+	byTags := slices.Clone(p.buckets)
+	slices.SortFunc(byTags, func(a, b *bucket) int { return cmp.Compare(a.tags.ID(), b.tags.ID()) })
 	var all answer
 	for i, b := range byTags {
 		a := b.columns[c.column].answer(c, prototype{s.name, b.tags, s.opt.Ascending})

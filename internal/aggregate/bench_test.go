@@ -67,10 +67,12 @@ func BenchmarkPaths(b *testing.B) {
 		groups []string
 	}{
 		{"mean", 0, nil}, {"count", 0, nil}, {"max", 0, nil}, {"last", 0, []string{"host"}},
-		{"mean", time.Hour, []string{"region"}}, {"mean", time.Minute, []string{"region"}}, {"max", time.Hour, []string{"host"}},
+		{"mean", time.Hour, []string{"region"}}, {"mean", time.Minute, []string{"region"}},
+		{"max", time.Hour, []string{"host"}},
 	} {
+		v := &influxql.VarRef{Val: "v", Type: influxql.Float}
 		opt := query.IteratorOptions{
-			Expr:     &influxql.Call{Name: q.call, Args: []influxql.Expr{&influxql.VarRef{Val: "v", Type: influxql.Float}}},
+			Expr:     &influxql.Call{Name: q.call, Args: []influxql.Expr{v}},
 			Interval: query.Interval{Duration: q.every}, Dimensions: q.groups, GroupBy: map[string]struct{}{},
 			StartTime: 0, EndTime: int64(benchPoints * 10 * time.Second), Ascending: true, Ordered: true,
 		}

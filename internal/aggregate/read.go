@@ -133,7 +133,10 @@ func (o *sinkOf[S, V]) read(r *scan.Reader, key []byte) error {
 	return nil
 }
 
-func (o *sinkOf[S, V]) edge(to *[]selected[V], r *scan.Reader, find func(r *scan.Reader, min, max int64) (int64, S, bool, error)) error {
+// edge adds the first or the last point of a series.
+func (o *sinkOf[S, V]) edge(
+	to *[]selected[V], r *scan.Reader, find func(r *scan.Reader, min, max int64) (int64, S, bool, error),
+) error {
 	t, v, ok, err := find(r, o.part.min, o.part.max)
 	if err != nil || !ok {
 		return err

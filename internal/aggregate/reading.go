@@ -125,8 +125,8 @@ func (s *Scan) next() (*part, error) {
 	return whole, nil
 }
 
-// tasks cuts the series of each group into tasks, and those with many windows also by time. How the series are cut depends
-// on nothing but their number: so does the order in which floating-point numbers are added.
+// tasks cuts the series of each group into tasks, and those with many windows also by time. How the series are cut
+// depends on nothing but their number: so does the order in which floating-point numbers are added.
 func (s *Scan) tasks() iter.Seq[[]span] {
 	ranges := s.ranges()
 	return func(yield func([]span) bool) {

@@ -31,7 +31,8 @@ func (s *Scan) traced() {
 		points += c.points.Load()
 	}
 	s.span.SetFields(fields.New(
-		fields.Int64("series", int64(s.series)), fields.Int64("blocks_decoded", s.blocks.Load()), fields.Int64("points", points),
+		fields.Int64("series", int64(s.series)), fields.Int64("blocks_decoded", s.blocks.Load()),
+		fields.Int64("points", points),
 	))
 	s.span.Finish()
 	s.span = nil

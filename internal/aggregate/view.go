@@ -15,8 +15,8 @@ type view struct {
 
 func newView(s *Scan, call int) *view { return &view{scan: s, call: s.calls[call]} }
 
-// Iterator returns the answer to the call with this number; nil when the shard has nothing of it. Each call may be read at
-// its own speed: what another one is ahead of it is kept. The scan ends when all its iterators are closed.
+// Iterator returns the answer to the call with this number; nil when the shard has nothing of it. Each call may be
+// read at its own speed: what another one is ahead of it is kept. The scan ends when all its iterators are closed.
 func (s *Scan) Iterator(call int) query.Iterator {
 	v := s.views[call]
 	if v.call.column < 0 {

@@ -26,7 +26,8 @@ const (
 
 // needOf is what each function needs.
 var needOf = map[string]needs{
-	"count": needCount, "sum": needSum, "mean": needMean, "min": needMin, "max": needMax, "first": needFirst, "last": needLast,
+	"count": needCount, "sum": needSum, "mean": needMean, "min": needMin, "max": needMax,
+	"first": needFirst, "last": needLast,
 }
 
 // selected is a point that a selector picked.
@@ -83,15 +84,18 @@ type number interface{ float64 | int64 | uint64 }
 var (
 	floats = kind[float64]{
 		add: add[float64], plus: plus[float64], mean: func(w *window[float64]) float64 { return w.sum / float64(w.n) },
-		least: least[float64], most: most[float64], less: cmp.Less[float64], first: cmp.Less[float64], last: cmp.Less[float64],
+		least: least[float64], most: most[float64], less: cmp.Less[float64],
+		first: cmp.Less[float64], last: cmp.Less[float64],
 	}
 	integers = kind[int64]{
-		add: add[int64], plus: plus[int64], total: totalIntegers, mean: func(w *window[int64]) float64 { return w.total.float() / float64(w.n) },
-		least: least[int64], most: most[int64], less: cmp.Less[int64], first: cmp.Less[int64], last: cmp.Less[int64],
+		add: add[int64], plus: plus[int64], total: totalIntegers, mean: exactMean[int64],
+		least: least[int64], most: most[int64], less: cmp.Less[int64],
+		first: cmp.Less[int64], last: cmp.Less[int64],
 	}
 	unsigneds = kind[uint64]{
-		add: add[uint64], plus: plus[uint64], total: totalUnsigneds, mean: func(w *window[uint64]) float64 { return w.total.float() / float64(w.n) },
-		least: least[uint64], most: most[uint64], less: cmp.Less[uint64], first: cmp.Less[uint64], last: cmp.Less[uint64],
+		add: add[uint64], plus: plus[uint64], total: totalUnsigneds, mean: exactMean[uint64],
+		least: least[uint64], most: most[uint64], less: cmp.Less[uint64],
+		first: cmp.Less[uint64], last: cmp.Less[uint64],
 	}
 	booleans = kind[bool]{
 		least: func(v []bool) int { return max(slices.Index(v, false), 0) },
@@ -102,6 +106,9 @@ var (
 	}
 	texts = kind[string]{first: cmp.Less[string], last: cmp.Less[string]}
 )
+
+// exactMean is the mean of integers.
+func exactMean[V scan.Value](w *window[V]) float64 { return w.total.float() / float64(w.n) }
 
 func add[V number](sum V, values []V) V {
 	for _, v := range values {
@@ -243,7 +250,9 @@ func (s *windows[V]) find(start int64) *window[V] {
 	if s.of == nil {
 		i, found := n, false
 		if n > 0 && start <= s.list[n-1].start {
-			i, found = slices.BinarySearchFunc(s.list, start, func(w window[V], t int64) int { return cmp.Compare(w.start, t) })
+			i, found = slices.BinarySearchFunc(s.list, start, func(w window[V], t int64) int {
+				return cmp.Compare(w.start, t)
+			})
 		}
 		if found {
 			s.at = i

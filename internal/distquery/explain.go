@@ -8,8 +8,8 @@ import (
 	"github.com/influxdata/influxql"
 )
 
-// paths are how the expressions of an EXPLAIN are answered: from arrays or by the engine. The engine writes the plan, and
-// knows nothing of them.
+// paths are how the expressions of an EXPLAIN are answered: from arrays or by the engine. The engine writes the plan,
+// and knows nothing of them.
 type paths struct {
 	mu sync.Mutex
 	of map[string]string // by expression

@@ -42,6 +42,7 @@ type testNode struct {
 	store  *tsdb.Store
 	exec   *query.Executor
 	server *Server
+	mapper *ShardMapper
 	rpc    *grpc.Server
 }
 
@@ -69,7 +70,6 @@ func (v view) State() *cluster.State { return v.c.state }
 type testOptions struct {
 	nodes, replicas int
 	index           string                                     // tsi1 unless set
-	engine          bool                                       // aggregates are left to the engine
 	wrap            func(id uint64, s *Server) rpc.QueryServer // what a node serves
 	limits          func(*coordinator.StatementExecutor)
 	silence         time.Duration
@@ -104,7 +104,6 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 		n := &testNode{id: uint64(i + 1), store: mustStore(t, o.index)}
 		n.server = NewServer(n.store, zap.NewNop())
 		n.server.Chunk = 1 << 10 // so that few points need several
-		n.server.Vector.On = !o.engine
 		n.server.Beat = 20 * time.Millisecond
 		var srv rpc.QueryServer = n.server
 		if o.wrap != nil {
@@ -123,7 +122,7 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 
 		v := view{c.meta, c, n.id}
 		mapper := NewShardMapper(v, n.store, pool)
-		mapper.Vector.On = !o.engine
+		n.mapper = mapper
 		if o.silence > 0 {
 			mapper.Silence = o.silence
 		}

@@ -20,7 +20,9 @@ import (
 // CreateIterator merges the iterators of all shards. Aggregates are pushed
 // down: each node sends its own, and the merge joins them. See order.go for
 // the order of what it merges.
-func (m *mapping) CreateIterator(ctx context.Context, mm *influxql.Measurement, opt query.IteratorOptions) (query.Iterator, error) {
+func (m *mapping) CreateIterator(
+	ctx context.Context, mm *influxql.Measurement, opt query.IteratorOptions,
+) (query.Iterator, error) {
 	src := m.source(mm)
 	if src == nil {
 		return nil, nil
@@ -149,7 +151,8 @@ func (m *mapping) openRemote(
 			}
 			rest := opts[len(list):]
 			s, first, err := m.openStream(ctx, asking, p, &rpc.IteratorRequest{
-				ShardIds: ids, Options: req[len(list)], Incomplete: p.incomplete, ByShard: ordered, MoreCalls: exprs[len(list)+1:],
+				ShardIds: ids, Incomplete: p.incomplete, ByShard: ordered,
+				Options: req[len(list)], MoreCalls: exprs[len(list)+1:],
 			})
 			if err != nil {
 				return passed{}, err
@@ -272,8 +275,8 @@ func (in *inputs) merge(mm *influxql.Measurement, opt query.IteratorOptions, tie
 	return itr, err
 }
 
-// openShards opens the iterators of shards on this node, for each call one for each measurement and shard, so that their
-// series can be told apart.
+// openShards opens the iterators of shards on this node, for each call one for each measurement and shard, so that
+// their series can be told apart.
 func openShards(
 	ctx context.Context, store *tsdb.Store, v Vector, ids []uint64, mm *influxql.Measurement, opts calls,
 ) (ins []inputs, missing []uint64, err error) {
@@ -350,8 +353,8 @@ func VectorOf(state func() *cluster.State) Vector {
 	}}
 }
 
-// openPart opens the iterators of calls on one shard, or on the shards whose indexes are read as one. Most aggregates are
-// computed from arrays.
+// openPart opens the iterators of calls on one shard, or on the shards whose indexes are read as one. Most aggregates
+// are computed from arrays.
 func openPart(
 	ctx context.Context, v Vector, part tsdb.Shards, mm *influxql.Measurement, opts calls,
 ) ([]query.Iterator, error) {
@@ -386,5 +389,7 @@ func openPart(
 
 // covers reports whether calls may be computed from arrays.
 func (v Vector) covers(mm *influxql.Measurement, opts calls) bool {
-	return v.On && !slices.ContainsFunc(opts, func(opt query.IteratorOptions) bool { return !aggregate.Covers(mm, opt) })
+	return v.On && !slices.ContainsFunc(opts, func(opt query.IteratorOptions) bool {
+		return !aggregate.Covers(mm, opt)
+	})
 }

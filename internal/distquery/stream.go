@@ -43,7 +43,9 @@ type streamedCall struct {
 
 // openStream starts a remote iterator and waits for its opening. The stream
 // lives as long as ctx; while it is opened also asking can end it.
-func (m *mapping) openStream(ctx, asking context.Context, p peer, req *rpc.IteratorRequest) (*stream, *rpc.IteratorChunk, error) {
+func (m *mapping) openStream(
+	ctx, asking context.Context, p peer, req *rpc.IteratorRequest,
+) (*stream, *rpc.IteratorChunk, error) {
 	if span := tracing.SpanFromContext(ctx); span != nil {
 		b, err := span.Context().MarshalBinary()
 		if err != nil {

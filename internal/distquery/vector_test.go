@@ -22,12 +22,13 @@ import (
 )
 
 var (
-	statementsFlag = flag.Int("statements", 250, "statements of each seed of TestAggregatesAnswerAsTheEngineDoes")
-	seedsFlag      = flag.Uint64("seeds", 3, "seeds of TestAggregatesAnswerAsTheEngineDoes")
+	statementsFlag = flag.Int("statements", 100, "statements of each seed of TestAggregatesAnswerAsTheEngineDoes")
+	engineFlag     = flag.Bool("engine", false, "that test also asks with vector-aggregates = false")
+	seedsFlag      = flag.Uint64("seeds", 3, "seeds of that test")
 )
 
-// Aggregates over arrays answer as the engine of a plain node does: for all functions, types, groupings, fills, limits and
-// time zones, over points that were overwritten and deleted, in many files and in the write cache.
+// Aggregates over arrays answer as the engine of a plain node does: for all functions, types, groupings, fills,
+// limits and time zones, over points that were overwritten and deleted, in many files and in the write cache.
 func TestAggregatesAnswerAsTheEngineDoes(t *testing.T) {
 	t.Parallel()
 	for seed := range *seedsFlag {
@@ -44,12 +45,30 @@ func TestAggregatesAnswerAsTheEngineDoes(t *testing.T) {
 				text := aggregateText(rng)
 				want := c.plain.rows(t, text)
 				for _, n := range c.nodes {
-					if d := cmp.Diff(want, n.rows(t, text), cmpopts.EquateApprox(1e-12, 0)); d != "" {
-						t.Fatalf("%s\nnode %d and a plain node differ:\n%s", text, n.id, d)
-					}
+					same(t, text, n, want, n.rows(t, text))
+				}
+				if *engineFlag {
+					c.vector(false)
+					same(t, text, c.nodes[0], want, c.nodes[0].rows(t, text))
+					c.vector(true)
 				}
 			}
 		})
+	}
+}
+
+// same fails unless two answers are the same but for the last bits of floating-point numbers.
+func same(t *testing.T, text string, n *testNode, want, got []any) {
+	t.Helper()
+	if d := cmp.Diff(want, got, cmpopts.EquateApprox(1e-12, 0)); d != "" {
+		t.Fatalf("%s\nnode %d (arrays: %t) and a plain node differ:\n%s", text, n.id, n.server.Vector.On, d)
+	}
+}
+
+// vector sets on all nodes whether aggregates are computed from arrays.
+func (c *testCluster) vector(on bool) {
+	for _, n := range c.nodes {
+		n.server.Vector.On, n.mapper.Vector.On = on, on
 	}
 }
 
@@ -110,7 +129,8 @@ func (c *testCluster) fill(t *testing.T, rng *rand.Rand) {
 				cond += fmt.Sprintf(" AND host = 'h%d'", rng.IntN(9))
 			}
 			for _, s := range c.stores() {
-				if err := s.DeleteSeries(db, []influxql.Source{&influxql.Measurement{Name: "m"}}, influxql.MustParseExpr(cond)); err != nil {
+				m := []influxql.Source{&influxql.Measurement{Name: "m"}}
+				if err := s.DeleteSeries(db, m, influxql.MustParseExpr(cond)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -154,13 +174,14 @@ func aggregateText(rng *rand.Rand) string {
 	call := func() string {
 		switch pick(rng, "number", "number", "number", "any", "other") {
 		case "number":
-			return fmt.Sprintf("%s(%s)", pick(rng, "count", "sum", "mean", "min", "max", "first", "last"), pick(rng, "f", "i", "x"))
+			name := pick(rng, "count", "sum", "mean", "min", "max", "first", "last")
+			return fmt.Sprintf("%s(%s)", name, pick(rng, "f", "i", "x"))
 		case "any":
 			return fmt.Sprintf("%s(%s)", pick(rng, "count", "first", "last"), pick(rng, "b", "s"))
 		}
-		return pick(rng, "min(b)", "max(b)", "spread(i)", "stddev(f)", "median(i)", "count(distinct(s))", "percentile(f, 90)",
-			"derivative(mean(f), 1m)", "cumulative_sum(sum(i))", "mean(i::float)", "sum(f::integer)", "moving_average(max(f), 2)",
-			"first(nothing)", "count(i) / 2")
+		return pick(rng, "min(b)", "max(b)", "spread(i)", "stddev(f)", "median(i)", "count(distinct(s))",
+			"percentile(f, 90)", "derivative(mean(f), 1m)", "cumulative_sum(sum(i))", "mean(i::float)", "sum(f::integer)",
+			"moving_average(max(f), 2)", "first(nothing)", "count(i) / 2")
 	}
 	calls := []string{call()}
 	for rng.IntN(2) == 0 {
@@ -170,8 +191,10 @@ func aggregateText(rng *rand.Rand) string {
 	from := pick(rng, "m", "m", "m", "/^m/")
 	if rng.IntN(6) == 0 {
 		fields = calls[0] // of several, the engine reads the statement of a subquery with a data race
-		inner := pick(rng, "mean(f) AS f, max(i) AS i", "last(f) AS f, count(i) AS i, first(s) AS s", "max(f) AS f", "sum(i) AS i, min(x) AS x")
-		from = fmt.Sprintf("(SELECT %s FROM m %s GROUP BY %s)", inner, where(rng), pick(rng, "host", "time(6h), host", "region", "time(1d)"))
+		inner := pick(rng, "mean(f) AS f, max(i) AS i", "last(f) AS f, count(i) AS i, first(s) AS s", "max(f) AS f",
+			"sum(i) AS i, min(x) AS x")
+		by := pick(rng, "host", "time(6h), host", "region", "time(1d)")
+		from = fmt.Sprintf("(SELECT %s FROM m %s GROUP BY %s)", inner, where(rng), by)
 	}
 	text := fmt.Sprintf("SELECT %s FROM %s %s", fields, from, where(rng))
 	windows := pick(rng, "", "time(1m)", "time(90m)", "time(6h, 17m)", "time(1d)", "time(7s)")
@@ -204,7 +227,8 @@ func where(rng *rand.Rand) string {
 	lo := rng.IntN(groups * 24)
 	hi := lo + 1 + rng.IntN(groups*24-lo)
 	return fmt.Sprintf("WHERE time >= %dh AND time < %dh%s", lo, hi,
-		pick(rng, "", "", "", " AND host = 'h3'", " AND host =~ /h[1-4]/", " AND region != 'r1'", " AND zone = ''", " AND f > 100", " AND i < 0 AND host != 'h2'"))
+		pick(rng, "", "", "", " AND host = 'h3'", " AND host =~ /h[1-4]/", " AND region != 'r1'", " AND zone = ''",
+			" AND f > 100", " AND i < 0 AND host != 'h2'"))
 }
 
 // former is a node of a former build, which answers one call of a request.
@@ -258,7 +282,8 @@ func TestDamagedFilesAreNotRead(t *testing.T) {
 	if got := c.nodes[2].run(t, text, query.ExecutionOptions{}); got != want {
 		t.Errorf("through another node:\n%swant\n%s", got, want)
 	}
-	if got := bad.run(t, text, query.ExecutionOptions{}); got != want && !strings.Contains(got, "is damaged: block of \"cpu,host=h00,region=r0 b\"") {
+	const damage = `is damaged: block of "cpu,host=h00,region=r0 b"`
+	if got := bad.run(t, text, query.ExecutionOptions{}); got != want && !strings.Contains(got, damage) {
 		t.Errorf("through the node with the damage:\n%s", got)
 	}
 }

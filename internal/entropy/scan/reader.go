@@ -1,8 +1,10 @@
-// Package scan reads the points of a shard: what the engine's files and its write cache hold, the newest write of each time, without what was deleted.
+// Package scan reads the points of a shard: what the engine's files and its write cache hold, the newest write of
+// each time, without what was deleted.
 //
-// The engine's cursors do the same, but they do not verify checksums, copy each block once more, and order the blocks of a
-// series-field by a comparison that is not transitive: from thirteen blocks on that overlap each other, they may return values that
-// were overwritten (v1.13.2). Here the blocks of each file are a stream of their own, merged in the order of the files.
+// The engine's cursors do the same, but they do not verify checksums, copy each block once more, and order the blocks
+// of a series-field by a comparison that is not transitive: from thirteen blocks on that overlap each other, they may
+// return values that were overwritten (v1.13.2). Here the blocks of each file are a stream of their own, merged in
+// the order of the files.
 package scan
 
 import (
@@ -189,8 +191,8 @@ func (r *Reader) Flushed() bool { return r.engine.Cache.Size() == 0 }
 // Decoded is how many blocks were decoded so far.
 func (r *Reader) Decoded() int64 { return r.blocks }
 
-// Seek makes a series-field what the other methods are about: its points as they are now. It is false when there are none. Series
-// that are asked for in ascending order are found faster.
+// Seek makes a series-field what the other methods are about: its points as they are now. It is false when there are
+// none. Series that are asked for in ascending order are found faster.
 func (r *Reader) Seek(series []byte, field string) (ok bool, err error) {
 	r.key = append(append(append(r.key[:0], series...), tsmfile.KeyFieldSeparator...), field...)
 	// The write cache first: what is flushed between the two is in both, and not in neither.
@@ -280,8 +282,9 @@ func (f *file) index() []tsm1.IndexEntry {
 // Unknown is a fingerprint that no files have.
 const Unknown = 1
 
-// Since returns the fingerprint of the files that have the series-field, with its tombstones in them. Was print the one of the same
-// files but for the newest, known is true, and fn is called with the range of times of each block in those that came since.
+// Since returns the fingerprint of the files that have the series-field, with its tombstones in them. Was print the
+// one of the same files but for the newest, known is true, and fn is called with the range of times of each block in
+// those that came since.
 func (r *Reader) Since(print uint64, fn func(min, max int64)) (now uint64, known bool, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer r.damaged(&err)

@@ -170,8 +170,8 @@ func (s *shard) same(t fataler, r *scan.Reader, field string, min, max int64) {
 	}
 }
 
-// What a reader returns is what a map says, whatever lies in how many files, in the write cache and in tombstones; one reader lives
-// through all of it.
+// What a reader returns is what a map says, whatever lies in how many files, in the write cache and in tombstones;
+// one reader lives through all of it.
 func TestReaderReturnsWhatTheShardHolds(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
@@ -210,8 +210,8 @@ func TestReaderReturnsWhatTheShardHolds(t *testing.T) {
 	})
 }
 
-// From 13 blocks on of which each overlaps others, the engine returns values that were overwritten; a Reader does not. When this fails
-// for the engine's sake, it does no longer, and this test can go.
+// From 13 blocks on of which each overlaps others, the engine returns values that were overwritten; a Reader does
+// not. When this fails for the engine's sake, it does no longer, and this test can go.
 func TestReaderIsRightWhereTheEngineIsNot(t *testing.T) {
 	t.Parallel()
 	s := newShard(t)
@@ -329,7 +329,8 @@ func TestBlockOfAnotherType(t *testing.T) {
 	}
 }
 
-// A shard that was closed, and one that was opened anew, are no empty ones. (Closing waits for those who read its files; here it has none.)
+// A shard that was closed, and one that was opened anew, are no empty ones. (Closing waits for those who read its
+// files; here it has none.)
 func TestShardIsClosedMeanwhile(t *testing.T) {
 	t.Parallel()
 	s := newShard(t)
