@@ -3,7 +3,7 @@ GO      ?= go
 TOOL     = $(GO) tool -modfile=tools/go.mod
 export CGO_ENABLED = 0
 
-.PHONY: help build test e2e campaign campaign-entropy campaign-reads campaign-http trial compare race lint bench bench-entropy fuzz nightly proto
+.PHONY: help build test e2e campaign campaign-entropy campaign-reads campaign-http trial compare race lint bench bench-entropy bench-peer fuzz nightly proto
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,12 +57,16 @@ lint: ## gofmt, go vet and staticcheck
 
 bench: ## run the benchmarks, and compare a cluster with one plain node
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/...
-	$(GO) test -tags bench -count=1 -v -skip TestForeground ./test/bench/
+	$(GO) test -tags bench -count=1 -v -skip 'TestForeground|TestPeer' ./test/bench/
 	$(MAKE) bench-entropy
 
 bench-entropy: ## measure anti-entropy, as a table
 	$(GO) test -tags bench -count=1 -timeout 30m -run TestEntropyTable -v ./internal/entropy/transport
 	$(GO) test -tags bench -count=1 -timeout 30m -run TestForeground -v ./test/bench
+
+PEER ?=
+bench-peer: ## measure writes and queries beside a plain node, and beside influxdb-cluster when PEER is a checkout of it
+	$(GO) test -tags bench -count=1 -timeout 60m -run TestPeer -v ./test/bench -peer '$(PEER)'
 
 FUZZTIME ?= 30s
 fuzz: ## fuzz all that parses bytes from outside, FUZZTIME each; inputs are made smaller for a second only, or that takes most of the time

@@ -27,6 +27,7 @@ import (
 	"concord/internal/clocks"
 	"concord/internal/copystate"
 	"concord/internal/deletes"
+	"concord/internal/distquery"
 	"concord/internal/entropy/local"
 	"concord/internal/entropy/retype"
 	"concord/internal/entropy/service"
@@ -74,8 +75,9 @@ type Node struct {
 	disk     *fulldisk.Store  // keeps the engine whole when its disk is full
 	handoff  *handoff.Service // nil when [hinted-handoff] enabled = false
 	executor *query.Executor
-	queries  *budget.Budget  // what queries may hold in memory
-	asked    budget.Requests // queries of clients
+	queries  *budget.Budget   // what queries may hold in memory
+	vector   distquery.Vector // how aggregates are answered
+	asked    budget.Requests  // queries of clients
 	sub      *subscriber.Service
 	api      *httpapi.Server
 	http     httpStore          // the cluster, for api

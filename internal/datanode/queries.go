@@ -18,6 +18,8 @@ func (n *Node) openQueries() (err error) {
 	if n.queries, err = n.cfg.queryBudget(); err != nil {
 		return err
 	}
+	n.vector = distquery.VectorOf(n.Meta.State)
+	n.vector.On = n.cfg.Cluster.VectorAggregates
 	n.openExecutor(n.pool, n.mon)
 	n.onClose(n.executor.Close)
 	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served, n.copies, n.clocks, n.queries)
@@ -34,7 +36,7 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	n.executor = query.NewExecutor()
 	mapper, schema := distquery.NewShardMapper(n.Meta, n.Store, pool), distquery.NewSchema(n.Meta, n.Store, pool)
 	mapper.Whole, schema.Whole = n.whole(), n.whole()
-	mapper.Vector = n.vector()
+	mapper.Vector = n.vector
 	n.executor.StatementExecutor = &distquery.Executor{
 		Base: coordinator.StatementExecutor{
 			MetaClient:          n.Meta,
@@ -65,13 +67,6 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	if n.cfg.Data.QueryLogEnabled {
 		n.executor.WithLogger(n.log)
 	}
-}
-
-// vector says how this node answers aggregates.
-func (n *Node) vector() distquery.Vector {
-	v := distquery.VectorOf(n.Meta.State)
-	v.On = n.cfg.Cluster.VectorAggregates
-	return v
 }
 
 // requests returns a function that tells how many writes and queries of clients this node has served. A call of
