@@ -3,6 +3,7 @@ package distquery
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"concord/internal/aggregate"
 	"concord/internal/budget"
 	"concord/internal/cluster"
+	"concord/internal/entropy/tsmfile"
 	"concord/internal/rpc"
 )
 
@@ -102,7 +104,9 @@ func (m *mapping) open(
 	err = cmp.Or(lerr, err)
 	for i := range ins {
 		in := &ins[i]
-		in.list = append(in.list, mine[i].list...)
+		for _, here := range mine[i].list {
+			in.list = append(in.list, m.unlessDamaged(ctx, src, here, mm, opts[i]))
+		}
 		in.series = append(in.series, mine[i].series...)
 		all[i].list = append(all[i].list, in.list...)
 		if err == nil {
@@ -111,6 +115,40 @@ func (m *mapping) open(
 	}
 	return err
 }
+
+// unlessDamaged is an iterator over one shard of this node, which moves to other owners when a file here is damaged.
+func (m *mapping) unlessDamaged(
+	ctx context.Context, src *source, here opened, mm *influxql.Measurement, opt query.IteratorOptions,
+) opened {
+	if !here.only || !m.e.Vector.covers(mm, calls{opt}) {
+		return here
+	}
+	again := func(why error) (query.Iterator, error) {
+		src.others.damaged(here.lowest, why)
+		other := make([]inputs, 1)
+		if err := m.openRemote(ctx, src, []uint64{here.lowest}, mm, calls{opt}, other); err != nil {
+			closeAll(other)
+			return nil, err
+		}
+		return other[0].merge(mm, opt, false)
+	}
+	switch itr := here.Iterator.(type) {
+	case query.FloatIterator:
+		here.Iterator = moving(ctx, itr, isDamage, again)
+	case query.IntegerIterator:
+		here.Iterator = moving(ctx, itr, isDamage, again)
+	case query.UnsignedIterator:
+		here.Iterator = moving(ctx, itr, isDamage, again)
+	case query.StringIterator:
+		here.Iterator = moving(ctx, itr, isDamage, again)
+	case query.BooleanIterator:
+		here.Iterator = moving(ctx, itr, isDamage, again)
+	}
+	return here
+}
+
+// isDamage reports whether a file of a shard is why it could not be read.
+func isDamage(err error) bool { return errors.As(err, new(*tsmfile.Damage)) }
 
 // ties reports whether two shards may have points of one time: shards of one group
 // have, and names of fields have no time.

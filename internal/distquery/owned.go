@@ -324,6 +324,13 @@ func brokeOff(err error) bool {
 	return status.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "error reading from server")
 }
 
+// damaged notes that this node cannot read its own copy of a shard.
+func (o *owned) damaged(id uint64, why error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.unfit[placed{o.self, id}] = copystate.Unfit{Reason: why.Error()}
+}
+
 // pass notes what a node did not read and returns what others must be asked for.
 func (o *owned) pass(to target, asked []uint64, not passed) []uint64 {
 	o.mu.Lock()

@@ -20,7 +20,6 @@ import (
 
 	"concord/internal/budget"
 	"concord/internal/copystate"
-	"concord/internal/entropy/tsmfile"
 	"concord/internal/rpc"
 )
 
@@ -94,7 +93,7 @@ func failure(err error) error {
 			return status.Error(codes.Unavailable, err.Error())
 		}
 	}
-	if errors.As(err, new(*fs.PathError)) || errors.As(err, new(*tsmfile.Damage)) {
+	if errors.As(err, new(*fs.PathError)) || isDamage(err) {
 		return status.Error(codes.DataLoss, err.Error())
 	}
 	return status.Error(codes.InvalidArgument, err.Error())
@@ -178,7 +177,7 @@ func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIter
 	if err := to.send(open); err != nil {
 		return err
 	}
-	if err := s.encodeAll(to, list); errors.As(err, new(*tsmfile.Damage)) {
+	if err := s.encodeAll(to, list); isDamage(err) {
 		return failure(err)
 	} else if err != nil {
 		return err

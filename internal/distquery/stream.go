@@ -211,10 +211,10 @@ func newRemoteIterator(
 
 func remote[P any](
 	s *stream, call int, fill func(*decoder, *P), again func(error) (query.Iterator, error),
-) *remoteIterator[P] {
+) query.Iterator {
 	next := func() ([]byte, error) { return s.more(call) }
 	itr := &streamed[P]{decoded[P]{decoder: decoder{next: next}, fill: fill}, s, call}
-	return &remoteIterator[P]{statement: s.query, current: itr, again: again}
+	return moving[P](s.query, itr, retryable, again)
 }
 
 // streamed is an iterator over a stream, whose counters are those of its node
@@ -238,10 +238,11 @@ func (i *streamed[P]) Close() error {
 // shard is that of the last point, 0 when the node does not tell.
 func (i *streamed[P]) shard() uint64 { return i.decoder.shard }
 
-// remoteIterator moves to other owners when it fails before its first point;
+// movingIterator moves to other owners when it fails before its first point;
 // after it, points could be lost or doubled, so the query fails.
-type remoteIterator[P any] struct {
+type movingIterator[P any] struct {
 	statement context.Context
+	movable   func(error) bool // other owners may do better
 	again     func(why error) (query.Iterator, error)
 	begun     bool
 
@@ -249,7 +250,13 @@ type remoteIterator[P any] struct {
 	current points[P]  // nil after a move to where nothing matches
 }
 
-func (r *remoteIterator[P]) Next() (*P, error) {
+func moving[P any](
+	statement context.Context, from points[P], movable func(error) bool, again func(error) (query.Iterator, error),
+) *movingIterator[P] {
+	return &movingIterator[P]{statement: statement, current: from, movable: movable, again: again}
+}
+
+func (r *movingIterator[P]) Next() (*P, error) {
 	r.mu.Lock()
 	current := r.current
 	r.mu.Unlock()
@@ -257,7 +264,7 @@ func (r *remoteIterator[P]) Next() (*P, error) {
 		return nil, nil
 	}
 	p, err := current.Next()
-	if err != nil && !r.begun && r.statement.Err() == nil && retryable(err) {
+	if err != nil && !r.begun && r.statement.Err() == nil && r.movable(err) {
 		p, err = r.move(current, err)
 	}
 	r.begun = true
@@ -268,7 +275,7 @@ func (r *remoteIterator[P]) Next() (*P, error) {
 }
 
 // move goes on with other owners.
-func (r *remoteIterator[P]) move(from points[P], why error) (*P, error) {
+func (r *movingIterator[P]) move(from points[P], why error) (*P, error) {
 	from.Close()
 	itr, err := r.again(why)
 	if err != nil {
@@ -300,14 +307,14 @@ func abort(statement context.Context, err error) error {
 }
 
 // shard is called between calls of Next, the only one that changes current.
-func (r *remoteIterator[P]) shard() uint64 {
+func (r *movingIterator[P]) shard() uint64 {
 	if s, ok := r.current.(sharded); ok {
 		return s.shard()
 	}
 	return 0
 }
 
-func (r *remoteIterator[P]) Stats() query.IteratorStats {
+func (r *movingIterator[P]) Stats() query.IteratorStats {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.current == nil {
@@ -316,7 +323,7 @@ func (r *remoteIterator[P]) Stats() query.IteratorStats {
 	return r.current.Stats()
 }
 
-func (r *remoteIterator[P]) Close() error {
+func (r *movingIterator[P]) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.current == nil {

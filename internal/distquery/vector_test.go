@@ -255,7 +255,7 @@ func TestNodesOfAFormerBuildAnswerOneCallAtATime(t *testing.T) {
 	)
 }
 
-// A damaged block is no value: the owner whose file is damaged says so, and another one answers.
+// A damaged block is no value: another owner answers. Without one, the answer says what is damaged.
 func TestDamagedFilesAreNotRead(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, testOptions{nodes: 3, replicas: 2})
@@ -282,9 +282,16 @@ func TestDamagedFilesAreNotRead(t *testing.T) {
 	if got := c.nodes[2].run(t, text, query.ExecutionOptions{}); got != want {
 		t.Errorf("through another node:\n%swant\n%s", got, want)
 	}
+	if got := bad.run(t, text, query.ExecutionOptions{}); got != want {
+		t.Errorf("through the node with the damage:\n%swant\n%s", got, want)
+	}
+	for _, n := range c.nodes[1:] {
+		c.Blocked[c.state.DataNodes[n.id-1].TCPAddr] = true
+	}
 	const damage = `is damaged: block of "cpu,host=h00,region=r0 b"`
-	if got := bad.run(t, text, query.ExecutionOptions{}); got != want && !strings.Contains(got, damage) {
-		t.Errorf("through the node with the damage:\n%s", got)
+	if got := bad.run(t, `SELECT count(b) FROM cpu`, query.ExecutionOptions{}); !strings.Contains(got, damage) &&
+		!strings.Contains(got, "no owner of shard") {
+		t.Errorf("alone, it answers\n%s", got)
 	}
 }
 
