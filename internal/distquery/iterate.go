@@ -51,7 +51,7 @@ func (m *mapping) createIterator(
 	if err != nil {
 		return nil, err
 	}
-	return list[0], nil
+	return firstSeries(list[0], mm, opt), nil
 }
 
 // calls are the options of some calls of a statement, which differ in nothing but Expr. There is one at least.
@@ -417,6 +417,18 @@ func openPart(
 	}
 	for i, opt := range opts {
 		var err error
+		if v.On && len(part) == 1 && aggregate.CoversKeys(mm, opt) {
+			keys, covered, err := aggregate.OpenKeys(ctx, part[0], mm, opt)
+			if err != nil {
+				return nil, err
+			}
+			if covered {
+				if keys != nil {
+					list[i] = keys
+				}
+				continue
+			}
+		}
 		if list[i], err = openCounted(ctx, part, mm, opt); err != nil {
 			query.Iterators(slices.DeleteFunc(list[:i], func(itr query.Iterator) bool { return itr == nil })).Close()
 			return nil, err

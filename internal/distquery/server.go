@@ -221,6 +221,7 @@ func joinShards(ins []inputs, mm *influxql.Measurement, opts calls, r *rpc.Itera
 				closeAll(ins[i+1:])
 				return nil, err
 			}
+			list[i] = firstSeries(list[i], mm, opts[i])
 		case len(in.list) == 1 && len(r.ShardIds) == 1:
 			list[i] = in.list[0].Iterator
 		default:
