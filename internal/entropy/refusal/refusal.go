@@ -158,11 +158,11 @@ func (k *Known) conflicts(addrs []string) []string {
 	return out
 }
 
-func differ(types []digest.Type) bool { return reconcile.Difference{Types: types}.Conflict() }
+func differ(types []digest.Type) bool { return reconcile.Difference{Types: types}.TypesConflict() }
 
-// Conflicts tells operators which fields have different types on two of the owners with these addresses. It is empty
+// TypeConflicts tells operators which fields have different types on two of the owners with these addresses. It is empty
 // when none has.
-func (k *Known) Conflicts(addrs []string) string {
+func (k *Known) TypeConflicts(addrs []string) string {
 	conflicts := k.conflicts(addrs)
 	if len(conflicts) == 0 {
 		return ""
@@ -180,7 +180,7 @@ func (k *Known) Message(addrs []string, listed []entropy.Refusal) string {
 		return ""
 	}
 	var all []string
-	if text := k.Conflicts(addrs); text != "" {
+	if text := k.TypeConflicts(addrs); text != "" {
 		all = append(all, text)
 	}
 	type cause struct{ node, reason string }
