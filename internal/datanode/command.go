@@ -38,7 +38,7 @@ func run(ctx context.Context, load func() (*Config, error)) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
-	node := New(cfg, version.String(), log)
+	node := New(cfg, version.String(), log, Seams{})
 	if err := node.Open(); err != nil {
 		return err
 	}

@@ -79,7 +79,7 @@ func TestClockIsOpenUntilOthersTellNothingMore(t *testing.T) {
 	cfg.BindAddress, cfg.HTTPD.BindAddress = "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Meta.Dir, cfg.HintedHandoff.Dir = filepath.Join(dir, "meta"), filepath.Join(dir, "hh")
 	cfg.Data.Dir, cfg.Data.WALDir = filepath.Join(dir, "data"), filepath.Join(dir, "wal")
-	n := New(cfg, "", zap.NewNop())
+	n := New(cfg, "", zap.NewNop(), Seams{})
 	if err := n.Open(); err != nil {
 		t.Fatal(err)
 	}
