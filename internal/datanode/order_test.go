@@ -70,8 +70,8 @@ func TestClockBeginsAboveWhatTheNodeHas(t *testing.T) {
 	}
 }
 
-// While a node closes, others still tell it of their clocks, until the exchange of what copies lack has ended. The clock
-// and the journal are there until then.
+// While a node closes, others still tell it of their clocks, until the exchange of what copies lack has ended. The
+// clock and the journal are there until then.
 func TestClockIsOpenUntilOthersTellNothingMore(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

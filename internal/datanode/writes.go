@@ -107,5 +107,6 @@ func (w writerCopies) NotWhole(ctx context.Context, shard uint64) bool {
 type monitorWriter struct{ w *replication.Writer }
 
 func (m monitorWriter) WritePoints(db, rp string, points models.Points) error {
-	return m.w.WritePointsPrivileged(tsdb.WriteContext{UserId: tsdb.MonitorUser}, db, rp, models.ConsistencyLevelAny, points)
+	return m.w.WritePointsPrivileged(tsdb.WriteContext{UserId: tsdb.MonitorUser}, db, rp, models.ConsistencyLevelAny,
+		points)
 }

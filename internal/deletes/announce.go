@@ -50,8 +50,8 @@ func (d *Service) announce(
 }
 
 // announceEnd tells the nodes that nothing of a delete is under way any more. Until then they take no points in its
-// database from repairs or copies, though for no longer than longestDelete. A node that does not answer gets the message
-// later.
+// database from repairs or copies, though for no longer than longestDelete. A node that does not answer gets the
+// message later.
 func (d *Service) announceEnd(nodes []cluster.Node, r *rpc.Delete) {
 	end := &rpc.EndDeleteRequest{Database: r.Database, Id: r.Id, Version: r.Version}
 	send := func(ctx context.Context, p peer) error { return p.end(ctx, end) }
@@ -112,8 +112,8 @@ func (d *Service) announceRestart() {
 	})
 }
 
-// sendToAll sends a message to nodes until all have answered, or longestDelete has passed. Next returns both before each
-// attempt; the message is nil while they are not known.
+// sendToAll sends a message to nodes until all have answered, or longestDelete has passed. Next returns both before
+// each attempt; the message is nil while they are not known.
 func (d *Service) sendToAll(next func() ([]cluster.Node, message)) {
 	ctx, cancel := context.WithTimeout(d.open, longestDelete)
 	defer cancel()

@@ -44,10 +44,12 @@ func (o results) outcome(missed missedNodes, kept error) error {
 
 // run runs a delete here and on other nodes, at the same time.
 func (d *Service) run(nodes []cluster.Node, r *rpc.Delete) results {
-	return d.onAllNodes(nodes, func() error { return d.runDelete(r, false) }, func(ctx context.Context, p peer) (string, error) {
+	here := func() error { return d.runDelete(r, false) }
+	there := func(ctx context.Context, p peer) (string, error) {
 		resp, err := p.run(ctx, &rpc.RunDeleteRequest{Delete: r})
 		return resp.GetError(), err
-	})
+	}
+	return d.onAllNodes(nodes, here, there)
 }
 
 // onAllNodes does something here and on other nodes, at the same time. There returns the error of the other node's

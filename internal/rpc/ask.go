@@ -17,8 +17,8 @@ type Answer[N, A any] struct {
 // each node, in the order of the nodes. The context of ask ends after the timeout, if that is not 0, and when AskAll
 // returns. AskAll waits for each ask, so ask must return when its context ends.
 //
-// It is for questions of which every answer matters. Code that goes on with the first answer, or with those of a quorum,
-// has its own loop.
+// It is for questions of which every answer matters. Code that goes on with the first answer, or with those of a
+// quorum, has its own loop.
 func AskAll[N, A any](
 	ctx context.Context, nodes []N, timeout time.Duration, ask func(context.Context, N) (A, error),
 ) []Answer[N, A] {

@@ -31,7 +31,9 @@ func TestAskAllReturnsAnAnswerOfEachNodeInTheirOrder(t *testing.T) {
 	if diff := cmp.Diff(want, got, cmpopts.EquateErrors()); diff != "" {
 		t.Error(diff)
 	}
-	if got := AskAll(t.Context(), nil, 0, func(context.Context, string) (string, error) { panic("nobody") }); len(got) != 0 {
+	if got := AskAll(t.Context(), nil, 0, func(context.Context, string) (string, error) {
+		panic("nobody")
+	}); len(got) != 0 {
 		t.Errorf("%v answers of no nodes", got)
 	}
 }
@@ -52,7 +54,8 @@ func TestAskAllGivesUpANodeThatHangs(t *testing.T) {
 		}
 		return errs
 	}
-	if diff := cmp.Diff([]error{nil, context.DeadlineExceeded}, tell(t.Context(), time.Millisecond), cmpopts.EquateErrors()); diff != "" {
+	if diff := cmp.Diff([]error{nil, context.DeadlineExceeded}, tell(t.Context(), time.Millisecond),
+		cmpopts.EquateErrors()); diff != "" {
 		t.Errorf("after the timeout: %s", diff)
 	}
 	ended, end := context.WithCancel(t.Context())

@@ -112,7 +112,8 @@ func (s States) Set(sh cluster.Shard) Set {
 	for _, owner := range sh.Owners {
 		c, err := s.copyAt(owner, sh.ID)
 		if err != nil {
-			out.Away = append(out.Away, fmt.Errorf("owner %s of shard %d cannot take part: %w", s.cluster.Addr(owner), sh.ID, err))
+			out.Away = append(out.Away,
+				fmt.Errorf("owner %s of shard %d cannot take part: %w", s.cluster.Addr(owner), sh.ID, err))
 			continue
 		}
 		out.Copies = append(out.Copies, c)

@@ -36,7 +36,8 @@ type Difference struct {
 
 // Clone is a copy that may be kept.
 func (d Difference) Clone() Difference {
-	d.Series, d.Types, d.Marks, d.Groups = bytes.Clone(d.Series), slices.Clone(d.Types), slices.Clone(d.Marks), slices.Clone(d.Groups)
+	d.Series, d.Types = bytes.Clone(d.Series), slices.Clone(d.Types)
+	d.Marks, d.Groups = slices.Clone(d.Marks), slices.Clone(d.Groups)
 	return d
 }
 

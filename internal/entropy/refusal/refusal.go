@@ -160,8 +160,8 @@ func (k *Known) conflicts(addrs []string) []string {
 
 func differ(types []digest.Type) bool { return reconcile.Difference{Types: types}.TypesConflict() }
 
-// TypeConflicts tells operators which fields have different types on two of the owners with these addresses. It is empty
-// when none has.
+// TypeConflicts tells operators which fields have different types on two of the owners with these addresses. It is
+// empty when none has.
 func (k *Known) TypeConflicts(addrs []string) string {
 	conflicts := k.conflicts(addrs)
 	if len(conflicts) == 0 {
@@ -186,7 +186,8 @@ func (k *Known) Message(addrs []string, listed []entropy.Refusal) string {
 	type cause struct{ node, reason string }
 	seen := make(map[cause]bool)
 	for _, r := range listed {
-		if at := (cause{r.Node, r.Reason}); !seen[at] && len(seen) < maxMessage && !differ(k.types[fieldOf([]byte(r.Series), r.Field)]) {
+		if at := (cause{r.Node, r.Reason}); !seen[at] && len(seen) < maxMessage &&
+			!differ(k.types[fieldOf([]byte(r.Series), r.Field)]) {
 			seen[at] = true
 			all = append(all, fmt.Sprintf("%s refuses points of %q field %q: %s", r.Node, r.Series, r.Field, r.Reason))
 		}

@@ -26,7 +26,9 @@ func ByType(d reconcile.Difference) []reconcile.Difference {
 		}
 		votes[t]++
 	}
-	slices.SortFunc(types, func(a, b digest.Type) int { return cmp.Or(cmp.Compare(votes[b], votes[a]), cmp.Compare(a, b)) })
+	slices.SortFunc(types, func(a, b digest.Type) int {
+		return cmp.Or(cmp.Compare(votes[b], votes[a]), cmp.Compare(a, b))
+	})
 	var out []reconcile.Difference
 	for _, typ := range types {
 		if of := ofType(d, typ); of.Windows != 0 {
