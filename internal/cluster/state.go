@@ -114,7 +114,9 @@ func (s *State) Shard(id uint64) (found Shard, ok bool) {
 }
 
 // eachShard calls fn for the shards of groups that are not deleted, until it returns false.
-func (s *State) eachShard(fn func(*meta.DatabaseInfo, *meta.RetentionPolicyInfo, *meta.ShardGroupInfo, *meta.ShardInfo) bool) {
+func (s *State) eachShard(
+	fn func(*meta.DatabaseInfo, *meta.RetentionPolicyInfo, *meta.ShardGroupInfo, *meta.ShardInfo) bool,
+) {
 	for i := range s.Data.Databases {
 		db := &s.Data.Databases[i]
 		for j := range db.RetentionPolicies {
@@ -150,7 +152,7 @@ func newShard(db *meta.DatabaseInfo, rp *meta.RetentionPolicyInfo, g *meta.Shard
 	sort.Slice(owners, func(i, j int) bool { return owners[i] < owners[j] })
 	return Shard{
 		ID: sh.ID, Database: db.Name, RetentionPolicy: rp.Name, ReplicaN: rp.ReplicaN,
-		GroupID: g.ID, Start: g.StartTime.UnixNano(), End: end.UnixNano(), Truncated: g.Truncated(), GroupEnd: g.EndTime.UnixNano(),
-		Expires: expires, Owners: owners,
+		GroupID: g.ID, Start: g.StartTime.UnixNano(), End: end.UnixNano(), Truncated: g.Truncated(),
+		GroupEnd: g.EndTime.UnixNano(), Expires: expires, Owners: owners,
 	}
 }

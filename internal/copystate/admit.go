@@ -10,11 +10,11 @@ const (
 	admitAgain  = 25 * time.Millisecond // between two looks
 )
 
-// Admit returns when the other nodes take writes from this one: it was told of the others since it started or was
-// silent, and no node that can be reached keeps deletes for it. Until then owners refuse its writes, as they may be
-// from before a delete. A write that this node took meanwhile would be on its own copy alone, and no other copy would
-// be whole until it comes out of hinted handoff. It costs nothing otherwise, and waits for two seconds at most, once
-// for each time that deletes wait.
+// Admit returns when this node may take writes of clients: it has heard from the others since it started or was away,
+// and no node that can be reached keeps deletes for it. From then on its clock is past theirs, and its writes have
+// greater versions than what was acknowledged while it was away. A delete that waits is older than these writes, and
+// would have to find them and write them again when it runs. Admit costs nothing otherwise. It waits for two seconds at
+// most, once for each time that deletes wait.
 func (s *Service) Admit(ctx context.Context) {
 	if s.admits() {
 		return

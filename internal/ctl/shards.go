@@ -58,7 +58,9 @@ func (c *client) showShards() *cobra.Command {
 			if asJSON {
 				return printJSON(w, shards)
 			}
-			rows := [][]string{{"ID", "Database", "Retention Policy", "Desired Replicas", "Shard Group", "Start", "End", "Expires", "Owners"}}
+			rows := [][]string{
+				{"ID", "Database", "Retention Policy", "Desired Replicas", "Shard Group", "Start", "End", "Expires", "Owners"},
+			}
 			if verbose {
 				rows[0][8] = "Owners (ID, address, state, last modified, bytes)"
 			}
@@ -77,8 +79,11 @@ func (c *client) showShards() *cobra.Command {
 						owners = append(owners, copied.String())
 					}
 				}
-				rows = append(rows, []string{strconv.FormatUint(s.ID, 10), s.Database, s.RetentionPolicy, strconv.Itoa(s.ReplicaN), strconv.FormatUint(s.GroupID, 10),
-					stampOf(&s.Start), end, stampOf(s.Expires), "[" + strings.Join(owners, " ") + "]"})
+				rows = append(rows, []string{
+					strconv.FormatUint(s.ID, 10), s.Database, s.RetentionPolicy, strconv.Itoa(s.ReplicaN),
+					strconv.FormatUint(s.GroupID, 10), stampOf(&s.Start), end, stampOf(s.Expires),
+					"[" + strings.Join(owners, " ") + "]",
+				})
 			}
 			table(w, "Shards", rows)
 			printNotWhole(w, shards)
@@ -87,7 +92,8 @@ func (c *client) showShards() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().BoolVarP(&verbose, "v", "v", false, "with state, last modification and size of each copy")
-	cmd.Flags().BoolVarP(&inconsistent, "m", "m", false, "only shards with fewer copies than desired, or an owner without its copy or without all of it")
+	cmd.Flags().BoolVarP(&inconsistent, "m", "m", false,
+		"only shards with fewer copies than desired, or an owner without its copy or without all of it")
 	return cmd
 }
 
@@ -130,9 +136,11 @@ func (s shard) complete() bool {
 func (c *client) truncateShards() *cobra.Command {
 	var delay time.Duration
 	cmd := &cobra.Command{
-		Use: "truncate-shards", Short: "End the shards that are written to: later points go to new shards", Args: cobra.NoArgs,
+		Use: "truncate-shards", Short: "End the shards that are written to: later points go to new shards",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := c.slow().call(cmd.Context(), http.MethodPost, "/truncate-shards", url.Values{"delay": {delay.String()}}, nil); err != nil {
+			if err := c.slow().call(cmd.Context(), http.MethodPost, "/truncate-shards", url.Values{"delay": {delay.String()}},
+				nil); err != nil {
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "Truncated shards.")

@@ -83,7 +83,7 @@ func TestStartChecksWhoseShardsThereAre(t *testing.T) {
 			if tc.shards {
 				put(filepath.Join(cfg.Data.WALDir, "db", "rp", "3", "_00001.wal"), "")
 			}
-			n := New(cfg, "", zap.NewNop())
+			n := New(cfg, "", zap.NewNop(), Seams{})
 			n.Meta = cmeta.NewClient(cfg.Meta.Dir, nil)
 			if err := n.Meta.Open(); err != nil {
 				t.Fatal(err)

@@ -38,7 +38,7 @@ func mustNode(t *testing.T, identity string, state []byte, change ...func(*Confi
 			t.Fatal(err)
 		}
 	}
-	n := New(cfg, "", zap.NewNop())
+	n := New(cfg, "", zap.NewNop(), Seams{})
 	n.Meta = cmeta.NewClient(cfg.Meta.Dir, nil)
 	if err := n.Meta.Open(); err != nil {
 		t.Fatal(err)
@@ -67,10 +67,9 @@ func mustNode(t *testing.T, identity string, state []byte, change ...func(*Confi
 // Until a node has heard of a leader, it does not know how old its hints are: none is dropped for its age.
 func TestHintsDoNotAgeBeforeALeaderIsHeardOf(t *testing.T) {
 	t.Parallel()
-	n := New(NewConfig(), "", zap.NewNop())
-	n.Meta = cmeta.NewClient(t.TempDir(), nil)
 	own := time.Now().AddDate(1, 0, 0)
-	n.Now = func() time.Time { return own }
+	n := New(NewConfig(), "", zap.NewNop(), Seams{Now: func() time.Time { return own }})
+	n.Meta = cmeta.NewClient(t.TempDir(), nil)
 	if earliest, latest := n.timeBounds(); !earliest.Equal(time.Unix(0, 0)) || !latest.Equal(own) {
 		t.Errorf("it is between %s and %s", earliest, latest)
 	}

@@ -74,7 +74,8 @@ func (e *Executor) executeInto(ctx *query.ExecutionContext, stmt *influxql.Selec
 			return err
 		}
 		if first {
-			e.Log.Warn("A statement that stores its answer waits for whole copies", zap.Stringer("statement", stmt), zap.Error(err))
+			e.Log.Warn("A statement that stores its answer waits for whole copies",
+				zap.Stringer("statement", stmt), zap.Error(err))
 		}
 		select {
 		case <-time.After(pause):

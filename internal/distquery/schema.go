@@ -118,7 +118,9 @@ func (s *Schema) grow(n int64) error {
 }
 
 // MeasurementNames lists the measurements of a database, sorted.
-func (s *Schema) MeasurementNames(ctx context.Context, auth query.FineAuthorizer, db, rp string, cond influxql.Expr) ([][]byte, error) {
+func (s *Schema) MeasurementNames(
+	ctx context.Context, auth query.FineAuthorizer, db, rp string, cond influxql.Expr,
+) ([][]byte, error) {
 	if !query.AuthorizerIsOpen(auth) {
 		return nil, errAuthorizer
 	}
@@ -165,7 +167,9 @@ func (s *Schema) MeasurementNames(ctx context.Context, auth query.FineAuthorizer
 }
 
 // TagKeys lists the tag keys of shards by measurement, both sorted.
-func (s *Schema) TagKeys(ctx context.Context, auth query.FineAuthorizer, ids []uint64, cond influxql.Expr) ([]tsdb.TagKeys, error) {
+func (s *Schema) TagKeys(
+	ctx context.Context, auth query.FineAuthorizer, ids []uint64, cond influxql.Expr,
+) ([]tsdb.TagKeys, error) {
 	if !query.AuthorizerIsOpen(auth) {
 		return nil, errAuthorizer
 	}
@@ -178,7 +182,9 @@ func (s *Schema) TagKeys(ctx context.Context, auth query.FineAuthorizer, ids []u
 		}
 		return cmp.Or(err, s.grow(keysSize(list)))
 	}, func(ctx context.Context, p peer, ids []uint64) (passed, error) {
-		r, err := p.TagKeys(ctx, &rpc.SchemaRequest{ShardIds: ids, Condition: encodeCondition(cond), Incomplete: p.incomplete})
+		r, err := p.TagKeys(ctx, &rpc.SchemaRequest{
+			ShardIds: ids, Condition: encodeCondition(cond), Incomplete: p.incomplete,
+		})
 		if err != nil {
 			return passed{}, err
 		}
@@ -208,7 +214,9 @@ func (s *Schema) TagKeys(ctx context.Context, auth query.FineAuthorizer, ids []u
 }
 
 // TagValues lists the tag values of shards by measurement, all sorted.
-func (s *Schema) TagValues(ctx context.Context, auth query.FineAuthorizer, ids []uint64, cond influxql.Expr) ([]tsdb.TagValues, error) {
+func (s *Schema) TagValues(
+	ctx context.Context, auth query.FineAuthorizer, ids []uint64, cond influxql.Expr,
+) ([]tsdb.TagValues, error) {
 	if !query.AuthorizerIsOpen(auth) {
 		return nil, errAuthorizer
 	}
@@ -224,7 +232,9 @@ func (s *Schema) TagValues(ctx context.Context, auth query.FineAuthorizer, ids [
 		}
 		return err
 	}, func(ctx context.Context, p peer, ids []uint64) (not passed, err error) {
-		chunks, err := p.TagValues(ctx, &rpc.SchemaRequest{ShardIds: ids, Condition: encodeCondition(cond), Incomplete: p.incomplete})
+		chunks, err := p.TagValues(ctx, &rpc.SchemaRequest{
+			ShardIds: ids, Condition: encodeCondition(cond), Incomplete: p.incomplete,
+		})
 		if err != nil {
 			return passed{}, err
 		}

@@ -24,7 +24,9 @@ func condition(text []byte) (influxql.Expr, error) {
 }
 
 // MeasurementNames lists the measurements of shards.
-func (s *Server) MeasurementNames(ctx context.Context, r *rpc.SchemaRequest) (_ *rpc.MeasurementNamesResponse, err error) {
+func (s *Server) MeasurementNames(
+	ctx context.Context, r *rpc.SchemaRequest,
+) (_ *rpc.MeasurementNamesResponse, err error) {
 	defer s.guard(&err)
 	cond, err := condition(r.Condition)
 	if err != nil {

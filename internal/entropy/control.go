@@ -54,14 +54,14 @@ const (
 
 // DryRun is what a repair would find and send.
 type DryRun struct {
-	Owners    []string // TCP addresses of those that were compared
-	Away      string   // why others were not; empty when all were
-	Pairs     []PairDiff
-	Bytes     int64 // of points that a repair would send, as blocks
-	Fields    []FieldDiff
-	Count     int    // of differing series-fields; Fields has the first 1,000
-	Truncated bool   // there are more differences than fit into one comparison: the numbers are of a part
-	Conflict  string // what no repair brings: a field has different types
+	Owners        []string // TCP addresses of those that were compared
+	Away          string   // why others were not; empty when all were
+	Pairs         []PairDiff
+	Bytes         int64 // of points that a repair would send, as blocks
+	Fields        []FieldDiff
+	Count         int    // of differing series-fields; Fields has the first 1,000
+	Truncated     bool   // there are more differences than fit into one comparison: the numbers are of a part
+	TypeConflicts string // what no repair brings: which fields have different types; for people
 }
 
 // PairDiff is how two owners differ, in points.

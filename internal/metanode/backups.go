@@ -500,22 +500,17 @@ func newUpload(ctx context.Context, s shards, addr string, sh cluster.Shard) (*u
 
 // sendAll sends to all at the same time, and returns those that took it.
 func sendAll(to []*upload, failed map[string]error, m *rpc.ImportChunk) (took []*upload) {
-	errs := make([]error, len(to))
-	var wg sync.WaitGroup
-	for i, u := range to {
-		wg.Add(1)
-		go func() { defer wg.Done(); errs[i] = u.stream.Send(m) }()
-	}
-	wg.Wait()
-	for i, u := range to {
-		if errs[i] == nil {
+	send := func(_ context.Context, u *upload) error { return u.stream.Send(m) } // it ends with the stream
+	for _, a := range rpc.TellAll(context.Background(), to, 0, send) {
+		u := a.Node
+		if a.Err == nil {
 			took = append(took, u)
 			continue
 		}
-		if _, err := u.stream.CloseAndRecv(); err != nil { // says why
-			errs[i] = err
+		failed[u.addr] = a.Err
+		if _, err := u.stream.CloseAndRecv(); err != nil {
+			failed[u.addr] = err // it says why
 		}
-		failed[u.addr] = errs[i]
 	}
 	return took
 }

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"concord/internal/cluster"
@@ -75,24 +74,20 @@ func (s shards) describeCopies(ctx context.Context, of []cluster.Shard, flush bo
 		}
 	}
 	answers := map[uint64]map[uint64]*rpc.ShardDescription{} // by node and shard
-	var mu sync.Mutex
-	s.each(ctx, timeout, func(ctx context.Context, n cluster.Node, c rpc.ShardsClient) error {
-		if len(ids[n.ID]) == 0 {
-			return nil
+	ask := func(ctx context.Context, n cluster.Node) (*rpc.DescribeResponse, error) {
+		c, err := s.client(n.TCPAddr)
+		if err != nil || len(ids[n.ID]) == 0 {
+			return nil, err
 		}
-		resp, err := c.Describe(ctx, &rpc.DescribeRequest{ShardIds: ids[n.ID], Flush: flush})
-		if err != nil {
-			return err
-		}
-		said := make(map[uint64]*rpc.ShardDescription, len(resp.Shards))
-		for _, d := range resp.Shards {
+		return c.Describe(ctx, &rpc.DescribeRequest{ShardIds: ids[n.ID], Flush: flush})
+	}
+	for _, a := range rpc.AskAll(ctx, s.State().DataNodes, timeout, ask) {
+		said := make(map[uint64]*rpc.ShardDescription)
+		for _, d := range a.Value.GetShards() {
 			said[d.ShardId] = d
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		answers[n.ID] = said
-		return nil
-	})
+		answers[a.Node.ID] = said
+	}
 	out := make(map[uint64][]Copy, len(of))
 	for _, sh := range of {
 		for _, o := range sh.Owners {

@@ -2,11 +2,9 @@ package metanode
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 
 	"concord/internal/cluster"
 	"concord/internal/copystate"
@@ -61,27 +59,23 @@ func (s shards) heldAlone(ctx context.Context, of []cluster.Shard, n cluster.Nod
 // states asks every data node for the states of shards, by node and shard. A node that does not answer is not in it.
 func (s shards) states(ctx context.Context, ids []uint64) map[uint64]map[uint64]*rpc.ShardState {
 	out := map[uint64]map[uint64]*rpc.ShardState{}
-	var mu sync.Mutex
-	s.each(ctx, answerTimeout, func(ctx context.Context, o cluster.Node, _ rpc.ShardsClient) error {
-		conn, err := s.Pool().Conn(o.TCPAddr)
+	ask := func(ctx context.Context, n cluster.Node) (*rpc.ShardStatesResponse, error) {
+		conn, err := s.Pool().Conn(n.TCPAddr)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		resp, err := rpc.NewEntropyClient(conn).ShardStates(ctx, &rpc.ShardStatesRequest{ShardIds: ids})
-		if err != nil {
-			return err
-		} else if len(resp.States) != len(ids) {
-			return errors.New("not a state for each shard")
+		return rpc.NewEntropyClient(conn).ShardStates(ctx, &rpc.ShardStatesRequest{ShardIds: ids})
+	}
+	for _, a := range rpc.AskAll(ctx, s.State().DataNodes, answerTimeout, ask) {
+		if a.Err != nil || len(a.Value.States) != len(ids) { // it must have a state for each shard
+			continue
 		}
 		said := make(map[uint64]*rpc.ShardState, len(ids))
-		for _, st := range resp.States {
+		for _, st := range a.Value.States {
 			said[st.ShardId] = st
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		out[o.ID] = said
-		return nil
-	})
+		out[a.Node.ID] = said
+	}
 	return out
 }
 

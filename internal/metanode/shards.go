@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"concord/internal/cluster"
@@ -183,47 +182,23 @@ func (s shards) remove(r *http.Request) (any, error) {
 	return struct{}{}, nil
 }
 
-// each asks all data nodes at the same time, and returns the addresses of those that do not answer.
-func (s shards) each(ctx context.Context, timeout time.Duration, fn func(context.Context, cluster.Node, rpc.ShardsClient) error) (away []string) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	for _, n := range s.State().DataNodes {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			c, err := s.client(n.TCPAddr)
-			if err == nil {
-				err = fn(ctx, n, c)
-			}
-			if err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				away = append(away, n.TCPAddr)
-			}
-		}()
-	}
-	wg.Wait()
-	slices.Sort(away)
-	return away
-}
-
 func (s shards) copies(r *http.Request) (any, error) {
 	out := []wire.CopyStatus{}
-	var mu sync.Mutex
-	s.each(r.Context(), answerTimeout, func(ctx context.Context, n cluster.Node, c rpc.ShardsClient) error {
-		resp, err := c.Copies(ctx, &rpc.CopiesRequest{})
-		mu.Lock()
-		defer mu.Unlock()
-		for _, st := range resp.GetCopies() {
+	ask := func(ctx context.Context, n cluster.Node) (*rpc.CopiesResponse, error) {
+		c, err := s.client(n.TCPAddr)
+		if err != nil {
+			return nil, err
+		}
+		return c.Copies(ctx, &rpc.CopiesRequest{})
+	}
+	for _, a := range rpc.AskAll(r.Context(), s.State().DataNodes, answerTimeout, ask) {
+		for _, st := range a.Value.GetCopies() {
 			out = append(out, wire.CopyStatus{
-				Source: st.Source, Dest: n.TCPAddr, Database: st.Database, Policy: st.RetentionPolicy, ShardID: st.ShardId,
+				Source: st.Source, Dest: a.Node.TCPAddr, Database: st.Database, Policy: st.RetentionPolicy, ShardID: st.ShardId,
 				TotalSize: st.Total, CurrentSize: st.Current, StartedAt: time.Unix(0, st.Started).UTC(),
 			})
 		}
-		return err
-	})
+	}
 	slices.SortFunc(out, func(a, b wire.CopyStatus) int { return int(a.ShardID) - int(b.ShardID) })
 	return out, nil
 }

@@ -160,7 +160,7 @@ func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at send
 type sending struct {
 	hinted             bool
 	write              uint64 // as in WriteShardRequest
-	noneBelow          uint64 // SettledWrite there: no write below it is under way
+	noneBelow          uint64 // NoneUnderWayBelow there: no write below it is under way
 	decides, onlyWhole bool   // as there
 }
 
@@ -181,7 +181,7 @@ func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardReque
 			ShardId: req.ShardId, Database: req.Database, RetentionPolicy: req.RetentionPolicy,
 			UserId: req.UserId, Points: req.Points,
 			Sender: w.sender, SenderNode: w.Meta.NodeID(), Hinted: at.hinted,
-			Write: at.write, SettledWrite: at.noneBelow, Decides: at.decides, OnlyWhole: at.onlyWhole,
+			Write: at.write, NoneUnderWayBelow: at.noneBelow, Decides: at.decides, OnlyWhole: at.onlyWhole,
 			Version: req.Version, Spans: req.Spans, Yields: req.Yields,
 		})
 	}
@@ -212,12 +212,12 @@ func answered(req *rpc.WriteShardRequest, resp *rpc.WriteShardResponse) result {
 	case resp.Behind:
 		return result{err: errBehind}
 	case resp.Partial:
-		return result{typeConflicts: resp.Conflicts, partial: &tsdb.PartialWriteError{
+		return result{typeConflicts: resp.TypeConflicts, partial: &tsdb.PartialWriteError{
 			Reason: resp.Error, Dropped: int(resp.Dropped), Database: req.Database, RetentionPolicy: req.RetentionPolicy,
 		}}
 	case resp.Error != "":
 		// As the local store's: callers match its beginning.
-		return result{err: errors.New(resp.Error), permanent: !resp.Retryable}
+		return result{err: errors.New(resp.Error), permanent: !resp.Temporary}
 	}
 	return result{}
 }

@@ -56,8 +56,8 @@ func (r *received) add(m *rpc.WriteShardRequest) {
 		r.m[key] = from
 	}
 	from.at = time.Now()
-	if m.SettledWrite > from.noneBelow {
-		from.noneBelow = m.SettledWrite
+	if m.NoneUnderWayBelow > from.noneBelow {
+		from.noneBelow = m.NoneUnderWayBelow
 		for w := range from.writes {
 			if w < from.noneBelow {
 				delete(from.writes, w)

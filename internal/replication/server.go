@@ -75,14 +75,14 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	case errors.As(err, &p):
 		resp := &rpc.WriteShardResponse{Error: p.Reason, Dropped: int32(p.Dropped), Partial: true, Clock: clock}
 		if r.Decides {
-			resp.Conflicts, err = typeConflicts(s.store.Shard(r.ShardId), r.Points)
+			resp.TypeConflicts, err = typeConflicts(s.store.Shard(r.ShardId), r.Points)
 			if err != nil {
 				return nil, status.Error(codes.Internal, err.Error())
 			}
 		}
 		return resp, nil
 	}
-	return &rpc.WriteShardResponse{Error: err.Error(), Retryable: true}, nil
+	return &rpc.WriteShardResponse{Error: err.Error(), Temporary: true}, nil
 }
 
 // spansFit reports whether the spans of a message, if it has some, have all of its points.

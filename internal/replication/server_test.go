@@ -80,7 +80,7 @@ func TestErrorsOfTheStoreAreData(t *testing.T) {
 		t.Fatal(err)
 	}
 	resp, err := srv.WriteShard(context.Background(), req)
-	if err != nil || resp.Error != "shard is disabled" || resp.Partial || !resp.Retryable {
+	if err != nil || resp.Error != "shard is disabled" || resp.Partial || !resp.Temporary {
 		t.Errorf("%v, %v", resp, err)
 	}
 }

@@ -78,7 +78,7 @@ type Copies interface {
 	Lacks(shard uint64, why string)
 	// Lacking reports whether a copy of this node lacks something until it is repaired.
 	Lacking() bool
-	// Admit returns when the other nodes take writes from this one.
+	// Admit returns when this node may take writes of clients.
 	Admit(ctx context.Context)
 	// NotWhole reports whether this node's copy of a shard may lack acknowledged writes.
 	NotWhole(ctx context.Context, shard uint64) bool

@@ -685,8 +685,8 @@ type WriteShardRequest struct {
 	Hinted          bool                   `protobuf:"varint,8,opt,name=hinted,proto3" json:"hinted,omitempty"` // out of hinted handoff
 	SenderNode      uint64                 `protobuf:"varint,9,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
 	// The same for all owners of the shard: what was on its way when the sender went down may have reached some of them only.
-	Write        uint64 `protobuf:"varint,12,opt,name=write,proto3" json:"write,omitempty"`                                   // 0 for one out of hinted handoff
-	SettledWrite uint64 `protobuf:"varint,13,opt,name=settled_write,json=settledWrite,proto3" json:"settled_write,omitempty"` // all writes to the shard below it have reached their owners, or wait for them
+	Write             uint64 `protobuf:"varint,12,opt,name=write,proto3" json:"write,omitempty"`                                                      // 0 for one out of hinted handoff
+	NoneUnderWayBelow uint64 `protobuf:"varint,13,opt,name=none_under_way_below,json=noneUnderWayBelow,proto3" json:"none_under_way_below,omitempty"` // all writes to the shard below it have reached their owners, or wait for them
 	// The owner is the first to get the write: it decides the types of the fields that are new to the shard.
 	Decides   bool `protobuf:"varint,14,opt,name=decides,proto3" json:"decides,omitempty"`
 	OnlyWhole bool `protobuf:"varint,15,opt,name=only_whole,json=onlyWhole,proto3" json:"only_whole,omitempty"` // with decides: the owner writes nothing when its copy is not whole
@@ -793,9 +793,9 @@ func (x *WriteShardRequest) GetWrite() uint64 {
 	return 0
 }
 
-func (x *WriteShardRequest) GetSettledWrite() uint64 {
+func (x *WriteShardRequest) GetNoneUnderWayBelow() uint64 {
 	if x != nil {
-		return x.SettledWrite
+		return x.NoneUnderWayBelow
 	}
 	return 0
 }
@@ -894,10 +894,10 @@ type WriteShardResponse struct {
 	Error     string                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`          // empty on success
 	Dropped   int32                  `protobuf:"varint,2,opt,name=dropped,proto3" json:"dropped,omitempty"`     // points dropped by a partial write
 	Partial   bool                   `protobuf:"varint,3,opt,name=partial,proto3" json:"partial,omitempty"`     // error is a partial write: the other points were written
-	Retryable bool                   `protobuf:"varint,4,opt,name=retryable,proto3" json:"retryable,omitempty"` // the same write may succeed later
+	Temporary bool                   `protobuf:"varint,4,opt,name=temporary,proto3" json:"temporary,omitempty"` // the error is not permanent: the same write may succeed later
 	// Of an owner that decides.
-	Undecided bool         `protobuf:"varint,5,opt,name=undecided,proto3" json:"undecided,omitempty"` // its copy is not whole and may lack fields: nothing was written
-	Conflicts []*FieldType `protobuf:"bytes,6,rep,name=conflicts,proto3" json:"conflicts,omitempty"`  // the types that it has of fields for which it refused points
+	Undecided     bool         `protobuf:"varint,5,opt,name=undecided,proto3" json:"undecided,omitempty"`                             // its copy is not whole and may lack fields: nothing was written
+	TypeConflicts []*FieldType `protobuf:"bytes,6,rep,name=type_conflicts,json=typeConflicts,proto3" json:"type_conflicts,omitempty"` // the types that it has of fields for which it refused points
 	// The owner has newer versions of some points, and wrote nothing: the write needs a greater one.
 	Behind        bool   `protobuf:"varint,7,opt,name=behind,proto3" json:"behind,omitempty"`
 	Clock         uint64 `protobuf:"varint,8,opt,name=clock,proto3" json:"clock,omitempty"` // of the owner: no version that it has is greater
@@ -956,9 +956,9 @@ func (x *WriteShardResponse) GetPartial() bool {
 	return false
 }
 
-func (x *WriteShardResponse) GetRetryable() bool {
+func (x *WriteShardResponse) GetTemporary() bool {
 	if x != nil {
-		return x.Retryable
+		return x.Temporary
 	}
 	return false
 }
@@ -970,9 +970,9 @@ func (x *WriteShardResponse) GetUndecided() bool {
 	return false
 }
 
-func (x *WriteShardResponse) GetConflicts() []*FieldType {
+func (x *WriteShardResponse) GetTypeConflicts() []*FieldType {
 	if x != nil {
-		return x.Conflicts
+		return x.TypeConflicts
 	}
 	return nil
 }
@@ -3462,31 +3462,31 @@ func (x *PauseRequest) GetPaused() bool {
 
 // RepairRecord: times are nanoseconds since the epoch, 0 for not yet.
 type RepairRecord struct {
-	state         protoimpl.MessageState   `protogen:"open.v1"`
-	ShardId       uint64                   `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
-	State         string                   `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
-	Owners        []string                 `protobuf:"bytes,3,rep,name=owners,proto3" json:"owners,omitempty"`
-	Added         int64                    `protobuf:"varint,4,opt,name=added,proto3" json:"added,omitempty"`
-	Started       int64                    `protobuf:"varint,5,opt,name=started,proto3" json:"started,omitempty"`
-	Ended         int64                    `protobuf:"varint,6,opt,name=ended,proto3" json:"ended,omitempty"`
-	Attempts      int64                    `protobuf:"varint,7,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	Rounds        int64                    `protobuf:"varint,8,opt,name=rounds,proto3" json:"rounds,omitempty"`
-	Total         int64                    `protobuf:"varint,9,opt,name=total,proto3" json:"total,omitempty"`
-	Fixed         int64                    `protobuf:"varint,10,opt,name=fixed,proto3" json:"fixed,omitempty"`
-	Points        int64                    `protobuf:"varint,11,opt,name=points,proto3" json:"points,omitempty"`
-	Conflicts     int64                    `protobuf:"varint,12,opt,name=conflicts,proto3" json:"conflicts,omitempty"`
-	BytesRx       int64                    `protobuf:"varint,13,opt,name=bytes_rx,json=bytesRx,proto3" json:"bytes_rx,omitempty"`
-	BytesTx       int64                    `protobuf:"varint,14,opt,name=bytes_tx,json=bytesTx,proto3" json:"bytes_tx,omitempty"`
-	Rate          float64                  `protobuf:"fixed64,15,opt,name=rate,proto3" json:"rate,omitempty"`
-	Eta           int64                    `protobuf:"varint,16,opt,name=eta,proto3" json:"eta,omitempty"` // nanoseconds
-	Error         string                   `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`
-	Decided       []*RepairRecord_Decision `protobuf:"bytes,18,rep,name=decided,proto3" json:"decided,omitempty"`
-	Copied        int64                    `protobuf:"varint,19,opt,name=copied,proto3" json:"copied,omitempty"`    // bytes of files that came to an owner that lacked the shard
-	Copying       int64                    `protobuf:"varint,20,opt,name=copying,proto3" json:"copying,omitempty"`  // of so many
-	Refused       int64                    `protobuf:"varint,21,opt,name=refused,proto3" json:"refused,omitempty"`  // series-fields of which an owner refuses points
-	Refusals      []*RepairRecord_Refusal  `protobuf:"bytes,22,rep,name=refusals,proto3" json:"refusals,omitempty"` // the first of them
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState   `protogen:"open.v1"`
+	ShardId        uint64                   `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	State          string                   `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Owners         []string                 `protobuf:"bytes,3,rep,name=owners,proto3" json:"owners,omitempty"`
+	Added          int64                    `protobuf:"varint,4,opt,name=added,proto3" json:"added,omitempty"`
+	Started        int64                    `protobuf:"varint,5,opt,name=started,proto3" json:"started,omitempty"`
+	Ended          int64                    `protobuf:"varint,6,opt,name=ended,proto3" json:"ended,omitempty"`
+	Attempts       int64                    `protobuf:"varint,7,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Rounds         int64                    `protobuf:"varint,8,opt,name=rounds,proto3" json:"rounds,omitempty"`
+	Total          int64                    `protobuf:"varint,9,opt,name=total,proto3" json:"total,omitempty"`
+	Fixed          int64                    `protobuf:"varint,10,opt,name=fixed,proto3" json:"fixed,omitempty"`
+	Points         int64                    `protobuf:"varint,11,opt,name=points,proto3" json:"points,omitempty"`
+	ValueConflicts int64                    `protobuf:"varint,12,opt,name=value_conflicts,json=valueConflicts,proto3" json:"value_conflicts,omitempty"`
+	BytesRx        int64                    `protobuf:"varint,13,opt,name=bytes_rx,json=bytesRx,proto3" json:"bytes_rx,omitempty"`
+	BytesTx        int64                    `protobuf:"varint,14,opt,name=bytes_tx,json=bytesTx,proto3" json:"bytes_tx,omitempty"`
+	Rate           float64                  `protobuf:"fixed64,15,opt,name=rate,proto3" json:"rate,omitempty"`
+	Eta            int64                    `protobuf:"varint,16,opt,name=eta,proto3" json:"eta,omitempty"` // nanoseconds
+	Error          string                   `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`
+	Decided        []*RepairRecord_Decision `protobuf:"bytes,18,rep,name=decided,proto3" json:"decided,omitempty"`
+	Copied         int64                    `protobuf:"varint,19,opt,name=copied,proto3" json:"copied,omitempty"`    // bytes of files that came to an owner that lacked the shard
+	Copying        int64                    `protobuf:"varint,20,opt,name=copying,proto3" json:"copying,omitempty"`  // of so many
+	Refused        int64                    `protobuf:"varint,21,opt,name=refused,proto3" json:"refused,omitempty"`  // series-fields of which an owner refuses points
+	Refusals       []*RepairRecord_Refusal  `protobuf:"bytes,22,rep,name=refusals,proto3" json:"refusals,omitempty"` // the first of them
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *RepairRecord) Reset() {
@@ -3596,9 +3596,9 @@ func (x *RepairRecord) GetPoints() int64 {
 	return 0
 }
 
-func (x *RepairRecord) GetConflicts() int64 {
+func (x *RepairRecord) GetValueConflicts() int64 {
 	if x != nil {
-		return x.Conflicts
+		return x.ValueConflicts
 	}
 	return 0
 }
@@ -3682,7 +3682,7 @@ type DiffResponse struct {
 	Fields        []*DiffResponse_Field  `protobuf:"bytes,5,rep,name=fields,proto3" json:"fields,omitempty"`
 	Count         int64                  `protobuf:"varint,6,opt,name=count,proto3" json:"count,omitempty"`
 	Truncated     bool                   `protobuf:"varint,7,opt,name=truncated,proto3" json:"truncated,omitempty"`
-	Conflict      string                 `protobuf:"bytes,8,opt,name=conflict,proto3" json:"conflict,omitempty"`
+	TypeConflicts string                 `protobuf:"bytes,8,opt,name=type_conflicts,json=typeConflicts,proto3" json:"type_conflicts,omitempty"` // for people
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3766,9 +3766,9 @@ func (x *DiffResponse) GetTruncated() bool {
 	return false
 }
 
-func (x *DiffResponse) GetConflict() string {
+func (x *DiffResponse) GetTypeConflicts() string {
 	if x != nil {
-		return x.Conflict
+		return x.TypeConflicts
 	}
 	return ""
 }
@@ -4150,14 +4150,14 @@ func (x *RepairRecord_Refusal) GetReason() []byte {
 }
 
 type DiffResponse_Pair struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	A             string                 `protobuf:"bytes,1,opt,name=a,proto3" json:"a,omitempty"`
-	B             string                 `protobuf:"bytes,2,opt,name=b,proto3" json:"b,omitempty"`
-	MissingA      int64                  `protobuf:"varint,3,opt,name=missing_a,json=missingA,proto3" json:"missing_a,omitempty"` // points
-	MissingB      int64                  `protobuf:"varint,4,opt,name=missing_b,json=missingB,proto3" json:"missing_b,omitempty"`
-	Conflicts     int64                  `protobuf:"varint,5,opt,name=conflicts,proto3" json:"conflicts,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	A              string                 `protobuf:"bytes,1,opt,name=a,proto3" json:"a,omitempty"`
+	B              string                 `protobuf:"bytes,2,opt,name=b,proto3" json:"b,omitempty"`
+	LackingA       int64                  `protobuf:"varint,3,opt,name=lacking_a,json=lackingA,proto3" json:"lacking_a,omitempty"` // points
+	LackingB       int64                  `protobuf:"varint,4,opt,name=lacking_b,json=lackingB,proto3" json:"lacking_b,omitempty"`
+	ValueConflicts int64                  `protobuf:"varint,5,opt,name=value_conflicts,json=valueConflicts,proto3" json:"value_conflicts,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *DiffResponse_Pair) Reset() {
@@ -4204,23 +4204,23 @@ func (x *DiffResponse_Pair) GetB() string {
 	return ""
 }
 
-func (x *DiffResponse_Pair) GetMissingA() int64 {
+func (x *DiffResponse_Pair) GetLackingA() int64 {
 	if x != nil {
-		return x.MissingA
+		return x.LackingA
 	}
 	return 0
 }
 
-func (x *DiffResponse_Pair) GetMissingB() int64 {
+func (x *DiffResponse_Pair) GetLackingB() int64 {
 	if x != nil {
-		return x.MissingB
+		return x.LackingB
 	}
 	return 0
 }
 
-func (x *DiffResponse_Pair) GetConflicts() int64 {
+func (x *DiffResponse_Pair) GetValueConflicts() int64 {
 	if x != nil {
-		return x.Conflicts
+		return x.ValueConflicts
 	}
 	return 0
 }
@@ -4335,7 +4335,7 @@ const file_concord_proto_rawDesc = "" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x16\n" +
 	"\x06leader\x18\x03 \x01(\tR\x06leader\"\x11\n" +
-	"\x0fCatchUpResponse\"\xde\x03\n" +
+	"\x0fCatchUpResponse\"\xea\x03\n" +
 	"\x11WriteShardRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
@@ -4346,8 +4346,8 @@ const file_concord_proto_rawDesc = "" +
 	"\x06hinted\x18\b \x01(\bR\x06hinted\x12\x1f\n" +
 	"\vsender_node\x18\t \x01(\x04R\n" +
 	"senderNode\x12\x14\n" +
-	"\x05write\x18\f \x01(\x04R\x05write\x12#\n" +
-	"\rsettled_write\x18\r \x01(\x04R\fsettledWrite\x12\x18\n" +
+	"\x05write\x18\f \x01(\x04R\x05write\x12/\n" +
+	"\x14none_under_way_below\x18\r \x01(\x04R\x11noneUnderWayBelow\x12\x18\n" +
 	"\adecides\x18\x0e \x01(\bR\adecides\x12\x1d\n" +
 	"\n" +
 	"only_whole\x18\x0f \x01(\bR\tonlyWhole\x12\x18\n" +
@@ -4357,14 +4357,14 @@ const file_concord_proto_rawDesc = "" +
 	"\x10\vJ\x04\b\v\x10\f\"?\n" +
 	"\vVersionSpan\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
-	"\x06points\x18\x02 \x01(\rR\x06points\"\xfd\x01\n" +
+	"\x06points\x18\x02 \x01(\rR\x06points\"\x86\x02\n" +
 	"\x12WriteShardResponse\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x18\n" +
 	"\adropped\x18\x02 \x01(\x05R\adropped\x12\x18\n" +
 	"\apartial\x18\x03 \x01(\bR\apartial\x12\x1c\n" +
-	"\tretryable\x18\x04 \x01(\bR\tretryable\x12\x1c\n" +
-	"\tundecided\x18\x05 \x01(\bR\tundecided\x123\n" +
-	"\tconflicts\x18\x06 \x03(\v2\x15.concord.v1.FieldTypeR\tconflicts\x12\x16\n" +
+	"\ttemporary\x18\x04 \x01(\bR\ttemporary\x12\x1c\n" +
+	"\tundecided\x18\x05 \x01(\bR\tundecided\x12<\n" +
+	"\x0etype_conflicts\x18\x06 \x03(\v2\x15.concord.v1.FieldTypeR\rtypeConflicts\x12\x16\n" +
 	"\x06behind\x18\a \x01(\bR\x06behind\x12\x14\n" +
 	"\x05clock\x18\b \x01(\x04R\x05clock\"W\n" +
 	"\tFieldType\x12 \n" +
@@ -4558,7 +4558,7 @@ const file_concord_proto_rawDesc = "" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x10\n" +
 	"\x0eRepairResponse\"&\n" +
 	"\fPauseRequest\x12\x16\n" +
-	"\x06paused\x18\x01 \x01(\bR\x06paused\"\xc7\x06\n" +
+	"\x06paused\x18\x01 \x01(\bR\x06paused\"\xd2\x06\n" +
 	"\fRepairRecord\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
@@ -4571,8 +4571,8 @@ const file_concord_proto_rawDesc = "" +
 	"\x05total\x18\t \x01(\x03R\x05total\x12\x14\n" +
 	"\x05fixed\x18\n" +
 	" \x01(\x03R\x05fixed\x12\x16\n" +
-	"\x06points\x18\v \x01(\x03R\x06points\x12\x1c\n" +
-	"\tconflicts\x18\f \x01(\x03R\tconflicts\x12\x19\n" +
+	"\x06points\x18\v \x01(\x03R\x06points\x12'\n" +
+	"\x0fvalue_conflicts\x18\f \x01(\x03R\x0evalueConflicts\x12\x19\n" +
 	"\bbytes_rx\x18\r \x01(\x03R\abytesRx\x12\x19\n" +
 	"\bbytes_tx\x18\x0e \x01(\x03R\abytesTx\x12\x12\n" +
 	"\x04rate\x18\x0f \x01(\x01R\x04rate\x12\x10\n" +
@@ -4593,7 +4593,7 @@ const file_concord_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06series\x18\x02 \x01(\fR\x06series\x12\x14\n" +
 	"\x05field\x18\x03 \x01(\fR\x05field\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\fR\x06reason\"\xe8\x03\n" +
+	"\x06reason\x18\x04 \x01(\fR\x06reason\"\xff\x03\n" +
 	"\fDiffResponse\x12\x16\n" +
 	"\x06owners\x18\x01 \x03(\tR\x06owners\x12\x12\n" +
 	"\x04away\x18\x02 \x01(\tR\x04away\x123\n" +
@@ -4601,14 +4601,14 @@ const file_concord_proto_rawDesc = "" +
 	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\x126\n" +
 	"\x06fields\x18\x05 \x03(\v2\x1e.concord.v1.DiffResponse.FieldR\x06fields\x12\x14\n" +
 	"\x05count\x18\x06 \x01(\x03R\x05count\x12\x1c\n" +
-	"\ttruncated\x18\a \x01(\bR\ttruncated\x12\x1a\n" +
-	"\bconflict\x18\b \x01(\tR\bconflict\x1az\n" +
+	"\ttruncated\x18\a \x01(\bR\ttruncated\x12%\n" +
+	"\x0etype_conflicts\x18\b \x01(\tR\rtypeConflicts\x1a\x85\x01\n" +
 	"\x04Pair\x12\f\n" +
 	"\x01a\x18\x01 \x01(\tR\x01a\x12\f\n" +
 	"\x01b\x18\x02 \x01(\tR\x01b\x12\x1b\n" +
-	"\tmissing_a\x18\x03 \x01(\x03R\bmissingA\x12\x1b\n" +
-	"\tmissing_b\x18\x04 \x01(\x03R\bmissingB\x12\x1c\n" +
-	"\tconflicts\x18\x05 \x01(\x03R\tconflicts\x1a]\n" +
+	"\tlacking_a\x18\x03 \x01(\x03R\blackingA\x12\x1b\n" +
+	"\tlacking_b\x18\x04 \x01(\x03R\blackingB\x12'\n" +
+	"\x0fvalue_conflicts\x18\x05 \x01(\x03R\x0evalueConflicts\x1a]\n" +
 	"\x05Field\x12\x16\n" +
 	"\x06series\x18\x01 \x01(\fR\x06series\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\fR\x05field\x12\x14\n" +
@@ -4740,7 +4740,7 @@ var file_concord_proto_goTypes = []any{
 }
 var file_concord_proto_depIdxs = []int32{
 	13, // 0: concord.v1.WriteShardRequest.spans:type_name -> concord.v1.VersionSpan
-	15, // 1: concord.v1.WriteShardResponse.conflicts:type_name -> concord.v1.FieldType
+	15, // 1: concord.v1.WriteShardResponse.type_conflicts:type_name -> concord.v1.FieldType
 	0,  // 2: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
 	21, // 3: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
 	60, // 4: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard

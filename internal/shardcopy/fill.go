@@ -56,7 +56,9 @@ func (s *Server) Fill(r *rpc.FillRequest, stream grpc.ServerStreamingServer[rpc.
 }
 
 // FillFrom is Fill for this node itself, as entropy.Local has it.
-func (s *Server) FillFrom(ctx context.Context, sh cluster.Shard, from entropy.Source, progress func(done, total int64)) error {
+func (s *Server) FillFrom(
+	ctx context.Context, sh cluster.Shard, from entropy.Source, progress func(done, total int64),
+) error {
 	r := &rpc.FillRequest{
 		ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy,
 		Source: from.TCPAddr, Deletes: from.Deletes, Incomplete: from.Incomplete,
@@ -71,7 +73,9 @@ func (s *Server) fill(ctx context.Context, r *rpc.FillRequest, progress func(don
 	if s.Store.Shard(r.ShardId) != nil {
 		return errBegun
 	}
-	c, ctx, err := s.begin(ctx, &rpc.CopyRequest{ShardId: r.ShardId, Database: r.Database, RetentionPolicy: r.RetentionPolicy, Source: r.Source})
+	c, ctx, err := s.begin(ctx, &rpc.CopyRequest{
+		ShardId: r.ShardId, Database: r.Database, RetentionPolicy: r.RetentionPolicy, Source: r.Source,
+	})
 	if err != nil {
 		return err
 	}
@@ -92,7 +96,10 @@ func (s *Server) fill(ctx context.Context, r *rpc.FillRequest, progress func(don
 	if dropped { // nobody else removes what was made after the drop
 		err = errors.Join(errDropped, os.RemoveAll(g.dir), s.drop(r.ShardId))
 	}
-	fields := []zap.Field{zap.Uint64("db_shard_id", r.ShardId), zap.String("source", r.Source), zap.Int64("bytes", c.current.Load()), zap.Duration("duration", time.Since(started))}
+	fields := []zap.Field{
+		zap.Uint64("db_shard_id", r.ShardId), zap.String("source", r.Source), zap.Int64("bytes", c.current.Load()),
+		zap.Duration("duration", time.Since(started)),
+	}
 	if err != nil {
 		s.Log.Info("Files of a missing shard did not come", append(fields, zap.Error(err))...)
 		return fmt.Errorf("files of shard %d from %s: %w", r.ShardId, r.Source, err)
@@ -102,7 +109,9 @@ func (s *Server) fill(ctx context.Context, r *rpc.FillRequest, progress func(don
 }
 
 // gather fetches the files, and verifies them.
-func (s *Server) gather(ctx context.Context, c *copying, g stage, r *rpc.FillRequest, progress func(done, total int64) error) error {
+func (s *Server) gather(
+	ctx context.Context, c *copying, g stage, r *rpc.FillRequest, progress func(done, total int64) error,
+) error {
 	conn, err := s.Pool.Conn(r.Source)
 	if err != nil {
 		return err
@@ -115,7 +124,9 @@ func (s *Server) gather(ctx context.Context, c *copying, g stage, r *rpc.FillReq
 	defer stop(nil)
 	idle := time.AfterFunc(silence, func() { stop(fmt.Errorf("%s sent nothing for %s", r.Source, silence)) })
 	defer idle.Stop()
-	stream, err := rpc.NewShardsClient(conn).Files(ctx, &rpc.FilesRequest{ShardId: r.ShardId, Have: have, Incomplete: r.Incomplete})
+	stream, err := rpc.NewShardsClient(conn).Files(ctx, &rpc.FilesRequest{
+		ShardId: r.ShardId, Have: have, Incomplete: r.Incomplete,
+	})
 	if err != nil {
 		return err
 	}

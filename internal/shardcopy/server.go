@@ -132,7 +132,10 @@ func (s *Server) Copy(ctx context.Context, r *rpc.CopyRequest) (*rpc.CopyRespons
 	if cause := context.Cause(ctx); cause != nil && err != nil {
 		err = cause
 	}
-	fields := []zap.Field{zap.Uint64("db_shard_id", r.ShardId), zap.String("source", r.Source), zap.Int64("bytes", n), zap.Duration("duration", time.Since(time.Unix(0, c.status.Started)))}
+	fields := []zap.Field{
+		zap.Uint64("db_shard_id", r.ShardId), zap.String("source", r.Source), zap.Int64("bytes", n),
+		zap.Duration("duration", time.Since(time.Unix(0, c.status.Started))),
+	}
 	if err != nil {
 		s.Log.Warn("Copy of a shard failed", append(fields, zap.Error(err))...)
 		return nil, status.Errorf(codes.Aborted, "copy shard %d from %s: %s", r.ShardId, r.Source, rpc.Message(err))
@@ -151,7 +154,8 @@ func (s *Server) begin(ctx context.Context, r *rpc.CopyRequest) (*copying, conte
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	c := &copying{ctx: ctx, cancel: cancel, done: make(chan struct{}), status: &rpc.CopyStatus{
-		Source: r.Source, Database: r.Database, RetentionPolicy: r.RetentionPolicy, ShardId: r.ShardId, Started: time.Now().UnixNano(),
+		Source: r.Source, Database: r.Database, RetentionPolicy: r.RetentionPolicy, ShardId: r.ShardId,
+		Started: time.Now().UnixNano(),
 	}}
 	if s.copies == nil {
 		s.copies = make(map[copyKey]*copying)

@@ -138,7 +138,8 @@ func (c *campaign) complaint(q asked, s said) {
 	first := c.complained[key] == 1
 	c.mu.Unlock()
 	if first {
-		c.event("%v, asked at %.3fs, answers %q with %q %q though an owner of each shard is well", q.node, q.sent.Sub(c.start).Seconds(), q.statement, s.err, s.warnings)
+		c.event("%v, asked at %.3fs, answers %q with %q %q though an owner of each shard is well",
+			q.node, q.sent.Sub(c.start).Seconds(), q.statement, s.err, s.warnings)
 	}
 }
 
@@ -163,8 +164,10 @@ func (c *campaign) violation(q asked, found string) {
 	if err != nil {
 		owners = err.Error()
 	}
-	text := fmt.Sprintf("VIOLATION: %v, asked at %.3fs and answering at %.3fs without a warning: %q%s\n  now the nodes say, of the same:%s\n  around it:\n    %s\n  shards of that hour:\n%s",
-		q.node, q.sent.Sub(c.start).Seconds(), q.got.Sub(c.start).Seconds(), q.statement, found, c.others(q), strings.Join(around, "\n    "), c.ownersOf(q, owners))
+	text := fmt.Sprintf("VIOLATION: %v, asked at %.3fs and answering at %.3fs without a warning: %q%s\n  now the nodes "+
+		"say, of the same:%s\n  around it:\n    %s\n  shards of that hour:\n%s",
+		q.node, q.sent.Sub(c.start).Seconds(), q.got.Sub(c.start).Seconds(), q.statement, found, c.others(q),
+		strings.Join(around, "\n    "), c.ownersOf(q, owners))
 	c.note("VIOLATION by %v: %q", q.node, q.statement)
 	c.t.Error(text)
 }
@@ -216,11 +219,16 @@ func (c *campaign) work() {
 	defer stop()
 	var running sync.WaitGroup
 	for i := range writers {
-		w := &writer{base: base{rand.New(rand.NewPCG(c.seed, 100+uint64(i))), c, writerAvoid, make(map[string]time.Time)}, id: i + 1}
+		w := &writer{
+			base: base{rand.New(rand.NewPCG(c.seed, 100+uint64(i))), c, writerAvoid, make(map[string]time.Time)}, id: i + 1,
+		}
 		running.Go(func() { w.run(ctx) })
 	}
 	for i := range readers {
-		r := &reader{base: base{rand.New(rand.NewPCG(c.seed, 200+uint64(i))), c, readerAvoid, make(map[string]time.Time)}, patient: i%2 == 1}
+		r := &reader{
+			base:    base{rand.New(rand.NewPCG(c.seed, 200+uint64(i))), c, readerAvoid, make(map[string]time.Time)},
+			patient: i%2 == 1,
+		}
 		running.Go(func() { r.run(ctx) })
 	}
 	c.figures.begin()
@@ -241,7 +249,8 @@ func (c *campaign) work() {
 	c.fault = len(c.plan) + 1
 	c.mu.Unlock()
 	if !c.awaitWhole() {
-		c.t.Errorf("not all copies are whole %v after the last fault: %v have not recovered", c.healLimit, c.trouble.unrecovered())
+		c.t.Errorf("not all copies are whole %v after the last fault: %v have not recovered",
+			c.healLimit, c.trouble.unrecovered())
 	}
 	stop()
 	running.Wait()
@@ -261,7 +270,8 @@ func (c *campaign) inject(i int, f fault) {
 		}
 	}
 	if f.kind.destroys() && !c.awaitWhole() {
-		c.event("not all copies are whole after %v: %v have not recovered; no data is destroyed now", c.healLimit, c.trouble.unrecovered())
+		c.event("not all copies are whole after %v: %v have not recovered; no data is destroyed now",
+			c.healLimit, c.trouble.unrecovered())
 		c.t.Errorf("fault %d: not all copies are whole after %v", i, c.healLimit)
 		c.figures.skip(fmt.Sprintf("%v, as not all copies are whole: a kill instead", f.kind))
 		f.kind = kill

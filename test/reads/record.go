@@ -316,7 +316,9 @@ func (r *record) judge(q asked, a answer) (findings []finding, excused map[verdi
 	}
 	if q.form == raw {
 		if seen < len(a.points) {
-			findings = append(findings, finding{"INVENTED", fmt.Sprintf("%d points were never written", len(a.points)-seen), nil, len(a.points) - seen})
+			findings = append(findings, finding{
+				"INVENTED", fmt.Sprintf("%d points were never written", len(a.points)-seen), nil, len(a.points) - seen,
+			})
 		}
 		return findings, excused, own
 	}
@@ -360,7 +362,8 @@ func judgeCell(c cell, points []judged, got tally, excused map[verdict]int) (fin
 	at := fmt.Sprintf("series %q from %d: %d points with the sum %d, want", c.series, c.from, got.count, got.sum)
 	switch {
 	case got.count < least.count:
-		return finding{"LACKING", fmt.Sprintf("%s at least %d with the sum %d", at, least.count, least.sum), first, int(least.count - got.count)}, true
+		return finding{"LACKING", fmt.Sprintf("%s at least %d with the sum %d",
+			at, least.count, least.sum), first, int(least.count - got.count)}, true
 	case got.count > most.count:
 		return finding{"BACK", fmt.Sprintf("%s at most %d", at, most.count), nil, int(got.count - most.count)}, true
 	case got.count == least.count && least.count == most.count && got.sum != least.sum:
@@ -444,8 +447,8 @@ func (r *record) verdict(p *point, q asked, known map[member]heard) verdict {
 
 // tell is what is known of a point, for a reader of a failure; start is that of the campaign. The record's mu is held.
 func (p *point) tell(start time.Time) string {
-	s := fmt.Sprintf("%s, hour %d, series %s, time %d, value %d: write at %s through %v %v at %.3fs", p.db, p.hour, p.series, p.time, p.value,
-		p.level, p.through, p.written, p.at.Sub(start).Seconds())
+	s := fmt.Sprintf("%s, hour %d, series %s, time %d, value %d: write at %s through %v %v at %.3fs",
+		p.db, p.hour, p.series, p.time, p.value, p.level, p.through, p.written, p.at.Sub(start).Seconds())
 	if !p.deleting.IsZero() {
 		s += fmt.Sprintf("; delete sent at %.3fs", p.deleting.Sub(start).Seconds())
 	}
@@ -473,7 +476,8 @@ func (r *record) hours(db string) []int {
 func (r *record) summary() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := fmt.Sprintf("%d operations acknowledged, %d in limbo, %d refused, on %d points; longest time without an acknowledgement %v",
+	s := fmt.Sprintf("%d operations acknowledged, %d in limbo, %d refused, on %d points; longest time without an "+
+		"acknowledgement %v",
 		r.acknowledged, r.limbo, r.refused, r.points, r.longestGap.Round(10*time.Millisecond))
 	for v := range r.excused {
 		if n := len(r.excused[v]); n > 0 {

@@ -111,7 +111,7 @@ func (c *Checker) find(ctx context.Context, set copies.Set, until int64) (*found
 		}
 		return nil
 	})
-	if out.conflict = look.Conflicts(set.Addrs()); refused {
+	if out.conflict = look.TypeConflicts(set.Addrs()); refused {
 		out.conflict = left.Message
 	}
 	out.repairable = look.Repairable()

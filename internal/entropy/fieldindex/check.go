@@ -337,7 +337,9 @@ func (m *measurement) read(ctx context.Context) error {
 	return nil
 }
 
-func (m *measurement) file(r *tsm1.TSMReader, name []byte, add func([]byte, influxql.DataType, func() int64) error) (err error) {
+func (m *measurement) file(
+	r *tsm1.TSMReader, name []byte, add func([]byte, influxql.DataType, func() int64) error,
+) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {

@@ -52,7 +52,8 @@ func parse(ctx context.Context, blocks []Block) ([]parsed, error) {
 		if b.Versions != nil && len(b.Versions) != p.Points {
 			return nil, fmt.Errorf("%w: %d versions of %d points", ErrMalformed, len(b.Versions), p.Points)
 		}
-		p.key = append(append(append(make([]byte, 0, len(b.Series)+len(tsmfile.KeyFieldSeparator)+len(b.Field)), b.Series...), tsmfile.KeyFieldSeparator...), b.Field...)
+		p.key = make([]byte, 0, len(b.Series)+len(tsmfile.KeyFieldSeparator)+len(b.Field))
+		p.key = append(append(append(p.key, b.Series...), tsmfile.KeyFieldSeparator...), b.Field...)
 		out[i] = p
 	}
 	return out, nil
@@ -68,7 +69,9 @@ func parse(ctx context.Context, blocks []Block) ([]parsed, error) {
 //
 // The file is whole and on disk before the engine sees it. A crash before leaves a
 // temporary file, which the engine removes when it starts.
-func install(ctx context.Context, store Store, shardID uint64, blocks []parsed, refuse func(p parsed, reason string)) (rest []parsed, points int, err error) {
+func install(
+	ctx context.Context, store Store, shardID uint64, blocks []parsed, refuse func(p parsed, reason string),
+) (rest []parsed, points int, err error) {
 	shard := store.Shard(shardID)
 	if shard == nil {
 		return nil, 0, tsdb.ErrShardNotFound
@@ -77,7 +80,9 @@ func install(ctx context.Context, store Store, shardID uint64, blocks []parsed, 
 	if err != nil {
 		return nil, 0, err
 	}
-	slices.SortFunc(blocks, func(a, b parsed) int { return cmp.Or(bytes.Compare(a.key, b.key), cmp.Compare(a.First, b.First)) })
+	slices.SortFunc(blocks, func(a, b parsed) int {
+		return cmp.Or(bytes.Compare(a.key, b.key), cmp.Compare(a.First, b.First))
+	})
 	var file [][]parsed // by series-field
 	var begin []parsed  // the first points of what the shard does not have; at is the place in file
 	for len(blocks) > 0 {
@@ -96,7 +101,9 @@ func install(ctx context.Context, store Store, shardID uint64, blocks []parsed, 
 			if err != nil {
 				return nil, 0, err
 			}
-			begin = append(begin, parsed{Block: b, Span: Span{Type: field[0].Type, First: field[0].First, Last: field[0].First, Points: 1}, at: len(file)})
+			begin = append(begin, parsed{
+				Block: b, Span: Span{Type: field[0].Type, First: field[0].First, Last: field[0].First, Points: 1}, at: len(file),
+			})
 		}
 		file = append(file, field)
 	}
@@ -114,7 +121,8 @@ func install(ctx context.Context, store Store, shardID uint64, blocks []parsed, 
 		return rest, 0, err
 	}
 	// From here on a snapshot of the write cache is of a later generation, and newer.
-	path := filepath.Join(shard.Path(), tsm1.DefaultFormatFileName(engine.FileStore.NextGeneration(), 1)+"."+tsm1.TSMFileExtension+"."+tsm1.TmpTSMFileExtension)
+	path := filepath.Join(shard.Path(), tsm1.DefaultFormatFileName(engine.FileStore.NextGeneration(), 1)+"."+
+		tsm1.TSMFileExtension+"."+tsm1.TmpTSMFileExtension)
 	if err := writeFile(ctx, path, all); err != nil {
 		return nil, 0, err
 	}

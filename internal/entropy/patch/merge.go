@@ -93,9 +93,9 @@ type Rules struct {
 	Absent int
 	// Doubtful owners, by owner, have lost newer values: theirs count where no other owner has one. nil is none.
 	Doubtful []bool
-	// Settled tells whether a conflict, by its fingerprint, may be decided
-	// now; nil is always. One that is not may be a write in flight.
-	Settled func(fingerprint uint64) bool
+	// MayDecide reports whether a conflict of values, by its fingerprint, may be decided now. nil is always. One that may
+	// not be decided may be a write that is under way.
+	MayDecide func(fingerprint uint64) bool
 }
 
 // Decision is a point that owners held with different values.
@@ -124,11 +124,11 @@ const maxDecisions = 20
 
 // Merged is what owners lack to be equal.
 type Merged struct {
-	Lacking   [][]Block  // by owner: points that it misses or holds otherwise
-	Points    []int      // by owner: their number
-	Conflicts int        // timestamps with different values that were decided
-	Decided   []Decision // the first of them
-	Open      int        // and that were not
+	Lacking        [][]Block  // by owner: points that it lacks or holds otherwise
+	Points         []int      // by owner: their number
+	ValueConflicts int        // timestamps with different values that were decided
+	Decided        []Decision // the first of them
+	Open           int        // and that were not
 }
 
 // Merge is MergeValues of blocks.
@@ -187,8 +187,8 @@ func Join(series []byte, field string, owners []tsm1.Values, rules Rules) Joined
 		if !differ(vs) {
 			continue
 		}
-		hot := rules.Settled != nil && differ(trusted(vs, rules.Doubtful))
-		if hot && !rules.Settled(fingerprint(series, field, vs)) {
+		hot := rules.MayDecide != nil && differ(trusted(vs, rules.Doubtful))
+		if hot && !rules.MayDecide(fingerprint(series, field, vs)) {
 			j.open[vs[0].UnixNano()] = true
 		} else {
 			j.Differing = append(j.Differing, vs[0].UnixNano())
@@ -215,7 +215,7 @@ func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 				m.Open++
 				continue
 			}
-			if m.Conflicts++; len(m.Decided) < maxDecisions {
+			if m.ValueConflicts++; len(m.Decided) < maxDecisions {
 				m.Decided = append(m.Decided, Decision{string(j.series), j.field, best.UnixNano(), shown(best), why})
 			}
 		}
@@ -335,7 +335,7 @@ func vote(vs []owned, absent int) (best tsm1.Value, differ, won bool, why string
 	return best, differ, absent == 0 || votes > second+absent, why
 }
 
-// fingerprint is a hash of a conflict: where, and who holds what.
+// fingerprint is a hash of a conflict of values: where, and who holds what.
 func fingerprint(series []byte, field string, vs []owned) uint64 {
 	var h xxh3.Hasher
 	number := func(n uint64) { h.Write(binary.BigEndian.AppendUint64(nil, n)) }

@@ -206,7 +206,8 @@ func (c *comparison) add(owner int, d *riblt.Decoder) {
 				c.groups[hash] = g
 			}
 			g.changes = append(g.changes, change{
-				owner: owner, window: int(e[0] >> windowShift % digest.Windows), typ: digest.Type(e[0] % (1 << windowShift)), fold: e[1], theirs: i == 0,
+				owner: owner, window: int(e[0] >> windowShift % digest.Windows), typ: digest.Type(e[0] % (1 << windowShift)),
+				fold: e[1], theirs: i == 0,
 			})
 		}
 	}

@@ -49,7 +49,7 @@ func DryRun(ctx context.Context, deps Deps, sh cluster.Shard) (entropy.DryRun, e
 	if err := d.compare(ctx); err != nil {
 		return d.out, fmt.Errorf("compare the owners of shard %d: %w", sh.ID, err)
 	}
-	d.out.Conflict = d.refused.Conflicts(set.Addrs())
+	d.out.TypeConflicts = d.refused.TypeConflicts(set.Addrs())
 	d.listFields()
 	return d.out, d.countPoints(ctx)
 }
@@ -148,9 +148,9 @@ func (d *dryRun) addWhole(p piece) {
 		for _, b := range p.groups[i+1:] {
 			switch {
 			case a == 0 && b != 0:
-				d.addPair(pair, patch.Compared{MissingA: p.count})
+				d.addPair(pair, patch.Compared{LackingA: p.count})
 			case a != 0 && b == 0:
-				d.addPair(pair, patch.Compared{MissingB: p.count})
+				d.addPair(pair, patch.Compared{LackingB: p.count})
 			}
 			pair++
 		}
@@ -166,5 +166,7 @@ func (d *dryRun) addBytes(copy int, p piece, b patch.Block) {
 
 func (d *dryRun) addPair(pair int, c patch.Compared) {
 	p := &d.out.Pairs[pair]
-	p.MissingA, p.MissingB, p.Conflicts = p.MissingA+c.MissingA, p.MissingB+c.MissingB, p.Conflicts+c.Conflicts
+	p.LackingA += c.LackingA
+	p.LackingB += c.LackingB
+	p.ValueConflicts += c.ValueConflicts
 }

@@ -72,19 +72,19 @@ func (r *Repair) finder() *finder {
 	})
 }
 
-// rules are those of a round. In a shard that is written to, two owners may differ by
-// a write in flight, and the copies are not read at the same instant: there a
-// conflict counts when it was the same in the last round.
+// rules are those of a round. In a shard that is written to, two owners may differ by a write that is under way, and
+// the copies are not read at the same instant. There, a conflict of values is decided when it was the same in the last
+// round.
 func (r *Repair) rules(this, last *round) patch.Rules {
 	rules := patch.Rules{Absent: len(r.set.Away), Doubtful: r.set.Doubtful()}
 	if r.set.Quiet(r.settled()) {
-		this.conflicts = last.conflicts
+		this.valueConflicts = last.valueConflicts
 		return rules
 	}
-	this.conflicts = make(map[uint64]struct{})
-	rules.Settled = func(fingerprint uint64) bool {
-		this.conflicts[fingerprint] = struct{}{}
-		_, same := last.conflicts[fingerprint]
+	this.valueConflicts = make(map[uint64]struct{})
+	rules.MayDecide = func(fingerprint uint64) bool {
+		this.valueConflicts[fingerprint] = struct{}{}
+		_, same := last.valueConflicts[fingerprint]
 		return same
 	}
 	return rules

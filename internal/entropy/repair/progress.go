@@ -65,9 +65,9 @@ func (r *Repair) sent(c copies.Copy, n int) {
 
 // decided counts values that were decided.
 func (r *Repair) decided(m patch.Merged) {
-	r.Report.Conflicts.Add(int64(m.Conflicts))
+	r.Report.Conflicts.Add(int64(m.ValueConflicts))
 	r.progress.change(func(p *entropy.RepairRecord) {
-		p.Conflicts += m.Conflicts
+		p.Conflicts += m.ValueConflicts
 		p.Decided = append(p.Decided, m.Decided[:min(len(m.Decided), maxDecisions-len(p.Decided))]...)
 	})
 }

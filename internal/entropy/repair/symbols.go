@@ -51,8 +51,8 @@ var errFetchIsCheaper = errors.New("fetching the points is cheaper")
 // there. At 0 are those of this node.
 type unshared []map[int64]tsm1.Value
 
-// bySymbols asks for coded symbols of regions that this node and others have in part. It returns the differing points of
-// regions that it found out about, and the other regions.
+// bySymbols asks for coded symbols of regions that this node and others have in part. It returns the differing points
+// of regions that it found out about, and the other regions.
 func (f *finder) bySymbols(ctx context.Context, regions []region) (known []piece, rest []region, err error) {
 	if !f.set.Copies[0].Own {
 		return nil, regions, nil

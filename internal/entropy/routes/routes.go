@@ -394,10 +394,10 @@ func (h *handler) diff(w http.ResponseWriter, r *http.Request, params url.Values
 	}
 	out := api.Diff{
 		ID: strconv.FormatUint(id, 10), Owners: append([]string{}, d.Owners...), Pairs: make([]api.Pair, len(d.Pairs)), Bytes: d.Bytes,
-		Count: d.Count, Series: make([]api.Series, len(d.Fields)), Truncated: d.Truncated, Conflict: d.Conflict, Away: d.Away,
+		Count: d.Count, Series: make([]api.Series, len(d.Fields)), Truncated: d.Truncated, Conflict: d.TypeConflicts, Away: d.Away,
 	}
 	for i, p := range d.Pairs {
-		out.Pairs[i] = api.Pair{A: p.A, B: p.B, MissingA: p.MissingA, MissingB: p.MissingB, Conflicts: p.Conflicts}
+		out.Pairs[i] = api.Pair{A: p.A, B: p.B, MissingA: p.LackingA, MissingB: p.LackingB, Conflicts: p.ValueConflicts}
 	}
 	for i, f := range d.Fields {
 		out.Series[i] = api.Series{

@@ -24,8 +24,8 @@ type Aside struct {
 	Dir   string // in which a folder is made for the damaged files
 	// Wait is called before each read with its size.
 	Wait func(context.Context, int) error
-	// Hold keeps deletes back while a file is replaced, or fails when one came since the work began: its tombstones would go with
-	// the old file.
+	// Hold keeps deletes back while a file is replaced, or fails when one came since the work began: its tombstones would
+	// go with the old file.
 	Hold func() (release func(), err error)
 	// HoldWrites keeps writes to the shard back until release; nil for none.
 	HoldWrites func() (release func())
@@ -206,7 +206,9 @@ func (a *Aside) replace(ctx context.Context, engine *tsm1.Engine, path, kept str
 
 // copyGood writes the good blocks of a file to another, and returns how many there are; with none there is no file.
 // deleted tells what tombstones take out of them.
-func copyGood(ctx context.Context, from, to string, deleted *tsm1.TSMReader, wait func(context.Context, int) error) (blocks int, err error) {
+func copyGood(
+	ctx context.Context, from, to string, deleted *tsm1.TSMReader, wait func(context.Context, int) error,
+) (blocks int, err error) {
 	in, err := os.Open(from)
 	if err != nil {
 		return 0, err

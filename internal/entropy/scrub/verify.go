@@ -76,7 +76,9 @@ type block struct {
 }
 
 // verifyFile returns the damage of a file, of the index up to the first.
-func verifyFile(ctx context.Context, path string, wait func(context.Context, int) error) (found []*tsmfile.Damage, err error) {
+func verifyFile(
+	ctx context.Context, path string, wait func(context.Context, int) error,
+) (found []*tsmfile.Damage, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -105,7 +107,9 @@ func verifyFile(ctx context.Context, path string, wait func(context.Context, int
 // readBlock reads a block into buf, without its checksum, and checks it.
 func readBlock(f *os.File, b block, buf []byte) ([]byte, *tsmfile.Damage, error) {
 	damaged := func(reason string, args ...any) *tsmfile.Damage {
-		return &tsmfile.Damage{File: filepath.Base(f.Name()), Offset: b.Offset, Key: string(b.key), Reason: fmt.Sprintf(reason, args...)}
+		return &tsmfile.Damage{
+			File: filepath.Base(f.Name()), Offset: b.Offset, Key: string(b.key), Reason: fmt.Sprintf(reason, args...),
+		}
 	}
 	if cap(buf) < int(b.Size) {
 		buf = make([]byte, b.Size)
@@ -187,7 +191,8 @@ func eachBlock(f *os.File, fn func(block) error) (*tsmfile.Damage, error) {
 				MinTime: int64(binary.BigEndian.Uint64(b[:])), MaxTime: int64(binary.BigEndian.Uint64(b[8:])),
 				Offset: int64(binary.BigEndian.Uint64(b[16:])), Size: binary.BigEndian.Uint32(b[24:]),
 			}
-			if e.MinTime > e.MaxTime || i > 0 && e.MinTime < newest || e.Offset != next || e.Size <= checksumSize || e.Offset+int64(e.Size) > start {
+			if e.MinTime > e.MaxTime || i > 0 && e.MinTime < newest || e.Offset != next || e.Size <= checksumSize ||
+				e.Offset+int64(e.Size) > start {
 				return damaged(place, "the entry %d of %q is none of a block", i, key), nil
 			}
 			next, newest = e.Offset+int64(e.Size), e.MaxTime

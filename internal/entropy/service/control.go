@@ -68,7 +68,8 @@ func (s *Service) shards(live map[uint64]cluster.Shard) ([]entropy.ShardStatus, 
 	return out, nil
 }
 
-// shard returns a live shard of which this node is the first owner. what is done by first owners alone is for the error.
+// shard returns a live shard of which this node is the first owner. what is done by first owners alone is for the
+// error.
 func (s *Service) shard(id uint64, what string) (cluster.Shard, error) {
 	sh, ok := s.cluster.Live()[id]
 	if !ok {

@@ -227,7 +227,9 @@ func (d *dispatcher) free() {
 
 // takePlace waits until no repair of a shard runs, and lets none begin until release. What runs stops, and stays in
 // the queue. When somebody takes a shard's place twice, the second one gets an error.
-func (d *dispatcher) takePlace(ctx context.Context, shard uint64, cancel context.CancelCauseFunc) (release func(), err error) {
+func (d *dispatcher) takePlace(
+	ctx context.Context, shard uint64, cancel context.CancelCauseFunc,
+) (release func(), err error) {
 	for {
 		d.mu.Lock()
 		old := d.running[shard]

@@ -480,7 +480,7 @@ func TestRepair(t *testing.T) {
 		for _, p := range d.Pairs {
 			pairs = append(pairs, p.Compared)
 		}
-		want := []patch.Compared{{MissingA: 5}, {MissingA: 1}, {MissingB: 4, Conflicts: 1}}
+		want := []patch.Compared{{LackingA: 5}, {LackingA: 1}, {LackingB: 4, ValueConflicts: 1}}
 		if diff := cmp.Diff(want, pairs); diff != "" || d.Count != 1 || len(d.Fields) != 1 || d.Fields[0].Series != "cpu,host=new" || d.Bytes == 0 || len(d.Owners) != 3 {
 			t.Errorf("%s\n%+v", diff, d)
 		}

@@ -285,8 +285,8 @@ func TestControlKeepsErrorsAndStatus(t *testing.T) {
 		Refused: 13, Refusals: []entropy.Refusal{{Node: "a", Series: "m,t=\xff", Field: "f", Reason: "\xff"}},
 	}}
 	c.diff = entropy.DryRun{
-		Owners: []string{"a", "b"}, Away: "c", Bytes: 1, Count: 2, Truncated: true, Conflict: "d",
-		Pairs:  []entropy.PairDiff{{A: "a", B: "b", Compared: patch.Compared{MissingA: 3, MissingB: 4, Conflicts: 5}}},
+		Owners: []string{"a", "b"}, Away: "c", Bytes: 1, Count: 2, Truncated: true, TypeConflicts: "d",
+		Pairs:  []entropy.PairDiff{{A: "a", B: "b", Compared: patch.Compared{LackingA: 3, LackingB: 4, ValueConflicts: 5}}},
 		Fields: []entropy.FieldDiff{{Series: "m,t=\xff", Field: "f", Start: -6, End: 7}},
 	}
 	diff, err := ctl.Diff(t.Context(), 1)

@@ -183,7 +183,7 @@ func toRecord(r entropy.RepairRecord) *rpc.RepairRecord {
 	m := &rpc.RepairRecord{
 		ShardId: r.ShardID, State: string(r.State), Owners: r.Owners, Added: stamp(r.Added), Started: stamp(r.Started), Ended: stamp(r.Ended),
 		Attempts: int64(r.Attempts), Rounds: int64(r.Rounds), Total: int64(r.Total), Fixed: int64(r.Fixed), Copied: r.Copied, Copying: r.Copying, Points: int64(r.Points),
-		Conflicts: int64(r.Conflicts), BytesRx: r.BytesRx, BytesTx: r.BytesTx, Rate: r.Rate, Eta: int64(r.ETA), Error: r.Error,
+		ValueConflicts: int64(r.Conflicts), BytesRx: r.BytesRx, BytesTx: r.BytesTx, Rate: r.Rate, Eta: int64(r.ETA), Error: r.Error,
 		Refused: int64(r.Refused),
 	}
 	for _, d := range r.Refusals {
@@ -201,7 +201,7 @@ func fromRecord(m *rpc.RepairRecord) entropy.RepairRecord {
 	r := entropy.RepairRecord{
 		ShardID: m.ShardId, State: entropy.RepairState(m.State), Owners: m.Owners, Added: fromStamp(m.Added), Started: fromStamp(m.Started), Ended: fromStamp(m.Ended),
 		Attempts: int(m.Attempts), Rounds: int(m.Rounds), Total: int(m.Total), Fixed: int(m.Fixed), Copied: m.Copied, Copying: m.Copying, Points: int(m.Points),
-		Conflicts: int(m.Conflicts), BytesRx: m.BytesRx, BytesTx: m.BytesTx, Rate: m.Rate, ETA: time.Duration(m.Eta), Error: m.Error,
+		Conflicts: int(m.ValueConflicts), BytesRx: m.BytesRx, BytesTx: m.BytesTx, Rate: m.Rate, ETA: time.Duration(m.Eta), Error: m.Error,
 		Refused: int(m.Refused),
 	}
 	for _, d := range m.Refusals {
@@ -216,9 +216,14 @@ func fromRecord(m *rpc.RepairRecord) entropy.RepairRecord {
 }
 
 func toDiff(d entropy.DryRun) *rpc.DiffResponse {
-	m := &rpc.DiffResponse{Owners: d.Owners, Away: d.Away, Bytes: d.Bytes, Count: int64(d.Count), Truncated: d.Truncated, Conflict: d.Conflict}
+	m := &rpc.DiffResponse{
+		Owners: d.Owners, Away: d.Away, Bytes: d.Bytes, Count: int64(d.Count), Truncated: d.Truncated,
+		TypeConflicts: d.TypeConflicts,
+	}
 	for _, p := range d.Pairs {
-		m.Pairs = append(m.Pairs, &rpc.DiffResponse_Pair{A: p.A, B: p.B, MissingA: int64(p.MissingA), MissingB: int64(p.MissingB), Conflicts: int64(p.Conflicts)})
+		m.Pairs = append(m.Pairs, &rpc.DiffResponse_Pair{
+			A: p.A, B: p.B, LackingA: int64(p.LackingA), LackingB: int64(p.LackingB), ValueConflicts: int64(p.ValueConflicts),
+		})
 	}
 	for _, f := range d.Fields {
 		m.Fields = append(m.Fields, &rpc.DiffResponse_Field{Series: []byte(f.Series), Field: []byte(f.Field), Start: f.Start, End: f.End})
@@ -227,10 +232,13 @@ func toDiff(d entropy.DryRun) *rpc.DiffResponse {
 }
 
 func fromDiff(m *rpc.DiffResponse) entropy.DryRun {
-	d := entropy.DryRun{Owners: m.Owners, Away: m.Away, Bytes: m.Bytes, Count: int(m.Count), Truncated: m.Truncated, Conflict: m.Conflict}
+	d := entropy.DryRun{
+		Owners: m.Owners, Away: m.Away, Bytes: m.Bytes, Count: int(m.Count), Truncated: m.Truncated,
+		TypeConflicts: m.TypeConflicts,
+	}
 	for _, p := range m.Pairs {
 		d.Pairs = append(d.Pairs, entropy.PairDiff{A: p.A, B: p.B, Compared: patch.Compared{
-			MissingA: int(p.MissingA), MissingB: int(p.MissingB), Conflicts: int(p.Conflicts),
+			LackingA: int(p.LackingA), LackingB: int(p.LackingB), ValueConflicts: int(p.ValueConflicts),
 		}})
 	}
 	for _, f := range m.Fields {
