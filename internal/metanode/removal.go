@@ -13,11 +13,17 @@ import (
 	"concord/internal/rpc"
 )
 
-// losses lists what would be lost with a data node, each in a phrase that names the shard: copies that no other
+// losses finds out what only one data node has.
+type losses struct {
+	nodes  *dataNodes
+	copies *copies
+}
+
+// list lists what would be lost with a data node, each in a phrase that names the shard: copies that no other
 // node has in full, and writes that wait in its hinted handoff.
-func (s shards) losses(ctx context.Context, n cluster.Node) ([]string, error) {
-	all := s.State().Shards()
-	held := s.heldAlone(ctx, all, n)
+func (l *losses) list(ctx context.Context, n cluster.Node) ([]string, error) {
+	all := l.nodes.state().Shards()
+	held := l.heldAlone(ctx, all, n)
 	var out []string
 	for _, sh := range all {
 		if why := held[sh.ID]; why != "" {
@@ -29,7 +35,7 @@ func (s shards) losses(ctx context.Context, n cluster.Node) ([]string, error) {
 
 // heldAlone is, by shard, why no other owner is known to have all that n has of it. A shard of which n has nothing,
 // or another owner has everything, is not in it.
-func (s shards) heldAlone(ctx context.Context, of []cluster.Shard, n cluster.Node) map[uint64]string {
+func (l *losses) heldAlone(ctx context.Context, of []cluster.Shard, n cluster.Node) map[uint64]string {
 	ids := make([]uint64, 0, len(of))
 	var owned []cluster.Shard
 	for _, sh := range of {
@@ -38,20 +44,20 @@ func (s shards) heldAlone(ctx context.Context, of []cluster.Shard, n cluster.Nod
 			owned = append(owned, sh)
 		}
 	}
-	var copies map[uint64][]Copy
+	var described map[uint64][]Copy
 	done := make(chan struct{})
-	go func() { defer close(done); copies = s.describeCopies(ctx, owned, false) }()
-	states := s.states(ctx, ids)
+	go func() { defer close(done); described = l.copies.describeCopies(ctx, owned, false) }()
+	states := l.states(ctx, ids)
 	<-done
 	out := map[uint64]string{}
 	for _, sh := range of {
 		h := holder{node: n, shard: sh, states: states}
-		for _, c := range copies[sh.ID] {
+		for _, c := range described[sh.ID] {
 			if c.Node != n.ID {
 				h.others = append(h.others, c)
 			}
 		}
-		if why := h.alone(s.addr); why != "" {
+		if why := h.alone(l.nodes.addr); why != "" {
 			out[sh.ID] = why
 		}
 	}
@@ -59,11 +65,11 @@ func (s shards) heldAlone(ctx context.Context, of []cluster.Shard, n cluster.Nod
 }
 
 // states asks every data node for the states of shards, by node and shard. A node that does not answer is not in it.
-func (s shards) states(ctx context.Context, ids []uint64) map[uint64]map[uint64]*rpc.ShardState {
+func (l *losses) states(ctx context.Context, ids []uint64) map[uint64]map[uint64]*rpc.ShardState {
 	out := map[uint64]map[uint64]*rpc.ShardState{}
 	var mu sync.Mutex
-	s.each(ctx, answerTimeout, func(ctx context.Context, o cluster.Node, _ rpc.ShardsClient) error {
-		conn, err := s.Pool().Conn(o.TCPAddr)
+	l.nodes.each(ctx, answerTimeout, func(ctx context.Context, o cluster.Node, _ rpc.ShardsClient) error {
+		conn, err := l.nodes.pool.Conn(o.TCPAddr)
 		if err != nil {
 			return err
 		}
@@ -83,11 +89,6 @@ func (s shards) states(ctx context.Context, ids []uint64) map[uint64]map[uint64]
 		return nil
 	})
 	return out
-}
-
-func (s shards) addr(node uint64) string {
-	n, _ := s.State().DataNode(node)
-	return n.TCPAddr
 }
 
 // holder is a node that is about to give up what it has of a shard.
