@@ -35,10 +35,11 @@ func (b *backups) routes() []server.Route {
 		{Pattern: "GET /backup/meta", Handler: b.serveMeta},
 		{Pattern: "GET /backup/plan", Handler: answer(b.plan)},
 		{Pattern: "GET /backup/shard", Handler: b.serveShard},
-		{Pattern: "POST /restore/shard", Handler: answer(b.shard)},
+		{Pattern: "POST /restore/shard", Handler: answer(b.restoreShard)},
 	}
 }
 
+// serveMeta answers with all metadata.
 func (b *backups) serveMeta(w http.ResponseWriter, _ *http.Request) {
 	d, err := portable.EncodeMeta(b.nodes.state().Data)
 	if err != nil {
@@ -49,6 +50,7 @@ func (b *backups) serveMeta(w http.ResponseWriter, _ *http.Request) {
 	w.Write(d)
 }
 
+// serveShard answers with the files of a shard, as a data node streams them. An answer that is not whole is broken off.
 func (b *backups) serveShard(w http.ResponseWriter, r *http.Request) {
 	stream, err := b.export(r)
 	if err != nil {
@@ -86,6 +88,7 @@ type exportStream interface {
 	Recv() (*rpc.ExportChunk, error)
 }
 
+// export begins the stream of a shard from the data node that the request names.
 func (b *backups) export(r *http.Request) (exportStream, error) {
 	sh, err := b.nodes.shard(r)
 	if err != nil {
@@ -115,9 +118,9 @@ func (b *backups) export(r *http.Request) (exportStream, error) {
 	return c.Export(r.Context(), req)
 }
 
-// shard sends the body, a tar, to all owners of a shard. An owner that fails gets the
-// shard by anti-entropy, as long as one has it.
-func (b *backups) shard(r *http.Request) (any, error) {
+// restoreShard sends the body, a tar, to all owners of a shard. An owner that fails gets the shard by anti-entropy, as
+// long as one has it.
+func (b *backups) restoreShard(r *http.Request) (any, error) {
 	r.Form = r.URL.Query() // the body is the tar, and no form, whatever its type says
 	sh, err := b.nodes.shard(r)
 	if err != nil {
@@ -125,20 +128,7 @@ func (b *backups) shard(r *http.Request) (any, error) {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	var owners []*upload
-	failed := map[string]error{}
-	for _, id := range sh.Owners {
-		n, ok := b.nodes.state().DataNode(id)
-		if !ok {
-			continue
-		}
-		u, err := newUpload(ctx, b.nodes, n.TCPAddr, sh)
-		if err != nil {
-			failed[n.TCPAddr] = err
-			continue
-		}
-		owners = append(owners, u)
-	}
+	owners, failed := b.uploads(ctx, sh)
 	var total uint64
 	var sum uint32
 	err = eachChunk(r.Body, func(data []byte) bool {
@@ -151,8 +141,31 @@ func (b *backups) shard(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("the file did not come whole: %w", err)
 	}
 	owners = sendAll(owners, failed, &rpc.ImportChunk{Last: true, Bytes: total, Checksum: sum})
+	return end(sh.ID, owners, failed)
+}
+
+// uploads begins an upload to each owner of a shard. failed is why there is none to an owner, by address.
+func (b *backups) uploads(ctx context.Context, sh cluster.Shard) (to []*upload, failed map[string]error) {
+	failed = map[string]error{}
+	for _, id := range sh.Owners {
+		n, ok := b.nodes.state().DataNode(id)
+		if !ok {
+			continue
+		}
+		u, err := newUpload(ctx, b.nodes, n.TCPAddr, sh)
+		if err != nil {
+			failed[n.TCPAddr] = err
+			continue
+		}
+		to = append(to, u)
+	}
+	return to, failed
+}
+
+// end ends uploads, and says which owners have the shard. It is an error when none has.
+func end(shard uint64, uploads []*upload, failed map[string]error) (any, error) {
 	out := backup.Restored{Owners: []string{}, Failed: []string{}}
-	for _, u := range owners {
+	for _, u := range uploads {
 		if _, err := u.stream.CloseAndRecv(); err != nil {
 			failed[u.addr] = err
 			continue
@@ -167,13 +180,13 @@ func (b *backups) shard(r *http.Request) (any, error) {
 	slices.Sort(out.Failed)
 	slices.Sort(reasons)
 	if len(out.Owners) == 0 {
-		return nil, fmt.Errorf("no owner took shard %d: %s", sh.ID, strings.Join(reasons, "; "))
+		return nil, fmt.Errorf("no owner took shard %d: %s", shard, strings.Join(reasons, "; "))
 	}
 	return out, nil
 }
 
-// eachChunk calls fn with what comes, in chunks, while fn returns true. A body that was
-// cut ends with io.ErrUnexpectedEOF, which is why io.ReadFull, whose last chunk ends so, is not for it.
+// eachChunk calls fn with what comes, in chunks, while fn returns true. It does not use io.ReadFull, which returns
+// io.ErrUnexpectedEOF for a last chunk that is short: a body that was cut returns that, too.
 func eachChunk(body io.Reader, fn func(data []byte) bool) error {
 	buf := make([]byte, chunkBytes)
 	for {
@@ -211,7 +224,9 @@ func newUpload(ctx context.Context, nodes *dataNodes, addr string, sh cluster.Sh
 	if err != nil {
 		return nil, err
 	}
-	return &upload{addr, stream}, stream.Send(&rpc.ImportChunk{ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy})
+	return &upload{addr, stream}, stream.Send(&rpc.ImportChunk{
+		ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy,
+	})
 }
 
 // sendAll sends to all at the same time, and returns those that took it.

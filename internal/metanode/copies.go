@@ -65,6 +65,7 @@ func (c *copies) routes() []server.Route {
 	return []server.Route{{Pattern: "GET /shard-copies", Handler: answer(c.describe)}}
 }
 
+// describe lists all copies of all shards.
 func (c *copies) describe(r *http.Request) (any, error) {
 	return c.describeCopies(r.Context(), c.nodes.state().Shards(), false), nil
 }
@@ -148,7 +149,9 @@ func (c *copies) checkSource(ctx context.Context, sh cluster.Shard, from cluster
 		return nil
 	}
 	if len(whole) > 0 {
-		return fmt.Errorf("data node %s does not have all of shard %d (%s): copy it from %s, which has", from.TCPAddr, sh.ID, why, strings.Join(whole, " or "))
+		return fmt.Errorf("data node %s does not have all of shard %d (%s): copy it from %s, which has",
+			from.TCPAddr, sh.ID, why, strings.Join(whole, " or "))
 	}
-	return fmt.Errorf("no owner is known to have all of shard %d (%s): wait for anti-entropy, or copy what there is with -force", sh.ID, problems(all))
+	return fmt.Errorf("no owner is known to have all of shard %d (%s): "+
+		"wait for anti-entropy, or copy what there is with -force", sh.ID, problems(all))
 }

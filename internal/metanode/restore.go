@@ -30,17 +30,17 @@ type restores struct {
 	begins  sync.Mutex // held while one restore begins: its metadata is in memory several times
 }
 
-func (p *restores) routes() []server.Route {
-	return []server.Route{{Pattern: "POST /restore/begin", OnLeader: true, Handler: p.serveBegin}}
+func (b *restores) routes() []server.Route {
+	return []server.Route{{Pattern: "POST /restore/begin", OnLeader: true, Handler: b.serveBegin}}
 }
 
 // serveBegin begins one restore at a time.
-func (p *restores) serveBegin(w http.ResponseWriter, r *http.Request) {
-	if !p.begins.TryLock() {
+func (b *restores) serveBegin(w http.ResponseWriter, r *http.Request) {
+	if !b.begins.TryLock() {
 		server.Reply(w, nil, errors.New("another restore is just beginning: try again"))
 		return
 	}
-	defer p.begins.Unlock()
+	defer b.begins.Unlock()
 	control := http.NewResponseController(w)
 	control.SetReadDeadline(time.Now().Add(targetTime))
 	var t backup.Target
@@ -53,21 +53,21 @@ func (p *restores) serveBegin(w http.ResponseWriter, r *http.Request) {
 		server.Reply(w, nil, fmt.Errorf("restore: %w", err))
 		return
 	}
-	out, err := p.begin(t)
+	out, err := b.begin(t)
 	server.Reply(w, out, err)
 }
 
-// begin makes databases, policies and shard groups for what is to be restored,
-// and tells where each shard goes. It checks everything first.
-func (p *restores) begin(t backup.Target) (any, error) {
+// begin makes databases, policies and shard groups for what is to be restored, and returns where each shard goes. It
+// checks everything first.
+func (b *restores) begin(t backup.Target) (any, error) {
 	data, err := portable.DecodeMeta(t.Meta)
 	if err != nil {
 		return nil, err
 	}
 	if t.NewShard != 0 {
-		return p.intoShard(t)
+		return b.intoShard(t)
 	}
-	one := &restoration{state: p.state, execute: p.execute, target: t, data: data, with: map[uint64]bool{}}
+	one := &restoration{state: b.state, execute: b.execute, target: t, data: data, with: map[uint64]bool{}}
 	for _, id := range t.Shards {
 		one.with[id] = true
 	}
@@ -78,15 +78,15 @@ func (p *restores) begin(t backup.Target) (any, error) {
 }
 
 // intoShard maps one shard of the backup to one that is there.
-func (p *restores) intoShard(t backup.Target) (any, error) {
-	sh, ok := p.state().Shard(t.NewShard)
+func (b *restores) intoShard(t backup.Target) (any, error) {
+	sh, ok := b.state().Shard(t.NewShard)
 	if !ok {
 		return nil, fmt.Errorf("shard %d does not exist", t.NewShard)
 	}
 	if t.Shard == 0 {
 		return nil, errors.New("-newshard needs -shard")
 	}
-	return []backup.Mapping{newMapping(p.state(), t.Shard, sh)}, nil
+	return []backup.Mapping{newMapping(b.state(), t.Shard, sh)}, nil
 }
 
 // newMapping maps a shard of the backup to one that is there.
@@ -113,7 +113,9 @@ type restoration struct {
 }
 
 // each calls fn for every policy that is to be restored, with its new names.
-func (p *restoration) each(fn func(old emeta.DatabaseInfo, rp emeta.RetentionPolicyInfo, db, policy string) error) error {
+func (p *restoration) each(
+	fn func(old emeta.DatabaseInfo, rp emeta.RetentionPolicyInfo, db, policy string) error,
+) error {
 	t := p.target
 	for _, db := range p.data.Databases {
 		if t.Database != "" && db.Name != t.Database {
@@ -160,6 +162,7 @@ func (p *restoration) groups(rp emeta.RetentionPolicyInfo) (out []emeta.ShardGro
 	return out
 }
 
+// check refuses what cannot be restored, and changes nothing.
 func (p *restoration) check() error {
 	t := p.target
 	if t.NewDB != "" && t.Database == "" {
@@ -184,7 +187,8 @@ func (p *restoration) check() error {
 		}
 		for _, g := range have.ShardGroups {
 			if !g.Deleted() {
-				return fmt.Errorf("%s.%s has data already: drop it first, or restore into another name with -newdb or -newrp", db, policy)
+				return fmt.Errorf("%s.%s has data already: "+
+					"drop it first, or restore into another name with -newdb or -newrp", db, policy)
 			}
 		}
 		return nil
@@ -195,6 +199,7 @@ func (p *restoration) check() error {
 	return err
 }
 
+// carryOut makes what is to be restored.
 func (p *restoration) carryOut() ([]backup.Mapping, error) {
 	p.queries = map[string][]emeta.ContinuousQueryInfo{}
 	if err := p.each(p.policy); err != nil {
@@ -223,7 +228,9 @@ func (p *restoration) policy(old emeta.DatabaseInfo, rp emeta.RetentionPolicyInf
 	if p.duration != nil {
 		duration = *p.duration
 	}
-	spec := emeta.RetentionPolicySpec{Name: policy, ReplicaN: &replicas, Duration: &duration, ShardGroupDuration: rp.ShardGroupDuration}
+	spec := emeta.RetentionPolicySpec{
+		Name: policy, ReplicaN: &replicas, Duration: &duration, ShardGroupDuration: rp.ShardGroupDuration,
+	}
 	isDefault := old.DefaultRetentionPolicy == rp.Name
 	have, _ := st.Data.RetentionPolicy(db, policy)
 	var err error
@@ -234,9 +241,10 @@ func (p *restoration) policy(old emeta.DatabaseInfo, rp emeta.RetentionPolicyInf
 	case have == nil:
 		_, err = p.execute(cluster.CreateRetentionPolicy{Database: db, Spec: spec, Default: isDefault})
 	case p.target.Overwrite:
-		_, err = p.execute(cluster.UpdateRetentionPolicy{Database: db, Name: policy, Default: isDefault, Update: emeta.RetentionPolicyUpdate{
+		update := emeta.RetentionPolicyUpdate{
 			ReplicaN: &replicas, Duration: &duration, ShardGroupDuration: &rp.ShardGroupDuration,
-		}})
+		}
+		_, err = p.execute(cluster.UpdateRetentionPolicy{Database: db, Name: policy, Default: isDefault, Update: update})
 	}
 	if err != nil {
 		return fmt.Errorf("restore policy %s.%s: %w", db, policy, err)
@@ -246,7 +254,9 @@ func (p *restoration) policy(old emeta.DatabaseInfo, rp emeta.RetentionPolicyInf
 		p.queries[db] = old.ContinuousQueries
 	}
 	for _, sub := range rp.Subscriptions {
-		_, err := p.execute(cluster.CreateSubscription{Database: db, RetentionPolicy: policy, Name: sub.Name, Mode: sub.Mode, Destinations: sub.Destinations})
+		_, err := p.execute(cluster.CreateSubscription{
+			Database: db, RetentionPolicy: policy, Name: sub.Name, Mode: sub.Mode, Destinations: sub.Destinations,
+		})
 		if err != nil && !errors.Is(err, emeta.ErrSubscriptionExists) {
 			return fmt.Errorf("restore subscription %s of %s.%s: %w", sub.Name, db, policy, err)
 		}
@@ -254,6 +264,7 @@ func (p *restoration) policy(old emeta.DatabaseInfo, rp emeta.RetentionPolicyInf
 	return p.shards(rp, db, policy)
 }
 
+// shards makes the shard groups of a policy, and maps their shards.
 func (p *restoration) shards(rp emeta.RetentionPolicyInfo, db, policy string) error {
 	groups := p.groups(rp)
 	if len(groups) == 0 {

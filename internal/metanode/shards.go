@@ -48,7 +48,7 @@ func (s *shards) copy(r *http.Request) (any, error) {
 		return nil, err
 	}
 	if !slices.Contains(sh.Owners, from.ID) {
-		return nil, fmt.Errorf("data node %s is no owner of shard %d", from.TCPAddr, sh.ID)
+		return nil, fmt.Errorf("data node %s is not an owner of shard %d", from.TCPAddr, sh.ID)
 	} else if slices.Contains(sh.Owners, to.ID) {
 		return nil, fmt.Errorf("data node %s is an owner of shard %d already", to.TCPAddr, sh.ID)
 	}
@@ -70,7 +70,8 @@ func (s *shards) copy(r *http.Request) (any, error) {
 	// A client that goes away does not stop the copy; kill-copy-shard does.
 	ctx := context.WithoutCancel(r.Context())
 	if _, err := c.Copy(ctx, &rpc.CopyRequest{
-		ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy, Source: from.TCPAddr, Incomplete: incomplete,
+		ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy,
+		Source: from.TCPAddr, Incomplete: incomplete,
 	}); err != nil {
 		return nil, errors.New(rpc.Message(err))
 	}
@@ -102,9 +103,9 @@ func (s *shards) killCopy(r *http.Request) (any, error) {
 	return struct{}{}, nil
 }
 
-// remove takes an ownership away, then the copy: in between nobody writes to it.
-// Another owner must have all of the shard: a copy lacks what was written while
-// it was made until anti-entropy has brought it.
+// remove makes a data node one that does not own the shard, and then removes its copy: in between nobody writes to it.
+// Another owner must have all of the shard. One whose copy was just made may not: it lacks what was written meanwhile,
+// until anti-entropy has brought it.
 func (s *shards) remove(r *http.Request) (any, error) {
 	sh, err := s.nodes.shard(r)
 	if err != nil {
@@ -115,12 +116,14 @@ func (s *shards) remove(r *http.Request) (any, error) {
 		return nil, err
 	}
 	if !slices.Contains(sh.Owners, n.ID) {
-		return nil, fmt.Errorf("data node %s is no owner of shard %d", n.TCPAddr, sh.ID)
+		return nil, fmt.Errorf("data node %s is not an owner of shard %d", n.TCPAddr, sh.ID)
 	} else if len(sh.Owners) == 1 {
-		return nil, fmt.Errorf("data node %s has the last copy of shard %d: copy it to another one first, or drop it with DROP SHARD", n.TCPAddr, sh.ID)
+		return nil, fmt.Errorf("data node %s has the last copy of shard %d: "+
+			"copy it to another one first, or drop it with DROP SHARD", n.TCPAddr, sh.ID)
 	}
 	if why := s.losses.heldAlone(r.Context(), []cluster.Shard{sh}, n)[sh.ID]; why != "" {
-		return nil, fmt.Errorf("the other owners do not have all of shard %d (%s): wait for anti-entropy, which must be enabled, or copy it to another node", sh.ID, why)
+		return nil, fmt.Errorf("the other owners do not have all of shard %d (%s): "+
+			"wait for anti-entropy, which must be enabled, or copy it to another node", sh.ID, why)
 	}
 	if _, err := s.execute(cluster.RemoveShardOwner{ID: sh.ID, NodeID: n.ID, Time: time.Now()}); err != nil {
 		return nil, err
@@ -132,7 +135,8 @@ func (s *shards) remove(r *http.Request) (any, error) {
 		_, err = c.Remove(ctx, &rpc.RemoveRequest{ShardId: sh.ID})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("data node %s no longer owns shard %d, but its files are still there: %s", n.TCPAddr, sh.ID, rpc.Message(err))
+		return nil, fmt.Errorf("data node %s no longer owns shard %d, but its files are still there: %s",
+			n.TCPAddr, sh.ID, rpc.Message(err))
 	}
 	return struct{}{}, nil
 }

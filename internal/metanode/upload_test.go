@@ -102,7 +102,7 @@ func TestRestoredShardIsNoForm(t *testing.T) {
 		var body endless
 		r := httptest.NewRequest("POST", "/restore/shard?shard=none", &body)
 		r.Header.Set("Content-Type", kind)
-		if _, err := (&backups{nodes: &dataNodes{}}).shard(r); err == nil || err.Error() != "shard: must be a number" {
+		if _, err := (&backups{nodes: &dataNodes{}}).restoreShard(r); err == nil || err.Error() != "shard: must be a number" {
 			t.Error(err)
 		}
 		if body.n > 0 {

@@ -143,8 +143,8 @@ func (c *Client) Name() error {
 	return c.stateCopy.name()
 }
 
-// Join makes this node a member, durably, and waits for the first state.
-// Repeating it is harmless; a member of another cluster refuses.
+// Join makes this node a member, durably, and waits for the first state. Repeating it is harmless. A member of another
+// cluster refuses.
 func (c *Client) Join(nodeID, clusterID uint64, servers []string) error {
 	c.life.Lock()
 	defer c.life.Unlock()

@@ -37,7 +37,9 @@ func (d *databases) CreateDatabase(name string) (*emeta.DatabaseInfo, error) {
 }
 
 // CreateDatabaseWithRetentionPolicy creates a database with a default policy.
-func (d *databases) CreateDatabaseWithRetentionPolicy(name string, spec *emeta.RetentionPolicySpec) (*emeta.DatabaseInfo, error) {
+func (d *databases) CreateDatabaseWithRetentionPolicy(
+	name string, spec *emeta.RetentionPolicySpec,
+) (*emeta.DatabaseInfo, error) {
 	if spec == nil {
 		return nil, errors.New("CreateDatabaseWithRetentionPolicy called with nil spec")
 	}
@@ -52,7 +54,7 @@ func (d *databases) created(name string, err error) (*emeta.DatabaseInfo, error)
 	if db := d.engine.Database(name); db != nil {
 		return db, nil
 	}
-	return nil, influxdb.ErrDatabaseNotFound(name) // dropped again meanwhile
+	return nil, influxdb.ErrDatabaseNotFound(name) // it was dropped in the meantime
 }
 
 // DropDatabase drops a database.
@@ -61,8 +63,11 @@ func (d *databases) DropDatabase(name string) error {
 }
 
 // CreateRetentionPolicy creates a policy.
-func (d *databases) CreateRetentionPolicy(database string, spec *emeta.RetentionPolicySpec, makeDefault bool) (*emeta.RetentionPolicyInfo, error) {
-	if err := d.sender.Execute(cluster.CreateRetentionPolicy{Database: database, Spec: *spec, Default: makeDefault}); err != nil {
+func (d *databases) CreateRetentionPolicy(
+	database string, spec *emeta.RetentionPolicySpec, makeDefault bool,
+) (*emeta.RetentionPolicyInfo, error) {
+	op := cluster.CreateRetentionPolicy{Database: database, Spec: *spec, Default: makeDefault}
+	if err := d.sender.Execute(op); err != nil {
 		return nil, err
 	}
 	name := spec.NewRetentionPolicyInfo().Name
@@ -74,8 +79,12 @@ func (d *databases) CreateRetentionPolicy(database string, spec *emeta.Retention
 }
 
 // UpdateRetentionPolicy changes a policy.
-func (d *databases) UpdateRetentionPolicy(database, name string, rpu *emeta.RetentionPolicyUpdate, makeDefault bool) error {
-	return d.sender.Execute(cluster.UpdateRetentionPolicy{Database: database, Name: name, Update: *rpu, Default: makeDefault})
+func (d *databases) UpdateRetentionPolicy(
+	database, name string, update *emeta.RetentionPolicyUpdate, makeDefault bool,
+) error {
+	return d.sender.Execute(cluster.UpdateRetentionPolicy{
+		Database: database, Name: name, Update: *update, Default: makeDefault,
+	})
 }
 
 // DropRetentionPolicy drops a policy.
@@ -95,7 +104,9 @@ func (d *databases) DropContinuousQuery(database, name string) error {
 
 // CreateSubscription adds a subscription.
 func (d *databases) CreateSubscription(database, rp, name, mode string, destinations []string) error {
-	return d.sender.Execute(cluster.CreateSubscription{Database: database, RetentionPolicy: rp, Name: name, Mode: mode, Destinations: destinations})
+	return d.sender.Execute(cluster.CreateSubscription{
+		Database: database, RetentionPolicy: rp, Name: name, Mode: mode, Destinations: destinations,
+	})
 }
 
 // DropSubscription removes a subscription.

@@ -1,8 +1,8 @@
 // Package client is a data node's copy of the cluster's state, which the meta nodes have under Raft.
 //
-// The copy is on disk and in memory. A data node serves with it when no meta node answers. Reads come from the copy, and
-// what it lacks is asked of the leader before it counts as unknown. Changes go to the leader of the meta nodes, whatever
-// the copy says, and return once the copy shows them.
+// The copy is on disk and in memory. A data node serves with it when no meta node answers. Reads come from the copy.
+// What the copy lacks is asked of the leader before it counts as unknown. Changes go to the leader of the meta nodes,
+// whatever the copy says, and return once the copy shows them.
 //
 // Client is made of parts, each in a file of its own:
 //

@@ -7,6 +7,9 @@ const (
 	StateFile    = stateFile
 )
 
+// ErrReplace refuses what would replace the copy.
+var ErrReplace = errReplace
+
 // Become makes a client believe that it has joined, and does not follow.
 func (c *Client) Become(nodeID, clusterID uint64, servers ...string) {
 	c.taking.Lock()

@@ -95,8 +95,8 @@ func (m *metaNodes) pass(servers []string, failed string) {
 // question asks one server.
 type question[T any] func(ctx context.Context, server string) (T, error)
 
-// anyOf asks the servers in turn until one answers, the next one when one fails, and also when one takes longer than
-// hedgeAfter: a meta node that hangs holds nobody up. The request may so be carried out by several of them.
+// anyOf asks the servers in turn until one answers: the next one when one fails, and also when one takes longer than
+// hedgeAfter. So a meta node that hangs holds nobody up, but several may carry the request out.
 func anyOf[T any](ctx context.Context, m *metaNodes, servers []string, ask question[T]) (none T, _ error) {
 	type answer struct {
 		v   T
@@ -140,14 +140,14 @@ func anyOf[T any](ctx context.Context, m *metaNodes, servers []string, ask quest
 	return none, failed
 }
 
-// isAnswer reports whether an error is the leader's answer to the request, which no other server changes.
+// isAnswer reports whether an error is the leader's answer: another server would give the same.
 func isAnswer(err error) bool {
 	var f *httpclient.Refusal
 	return errors.As(err, &f) && (f.Code == http.StatusBadRequest || f.Code == http.StatusConflict)
 }
 
-// worse picks, of the errors of two servers, the one that says more of what became of the request: it may have been
-// carried out, somebody answered, nobody was there.
+// worse picks the one of two servers' errors that says more about what became of the request. In this order: it may
+// have been carried out, somebody answered, nobody was there.
 func worse(a, b error) error {
 	rank := func(err error) int {
 		var f *httpclient.Refusal

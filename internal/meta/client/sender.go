@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"time"
 
-	emeta "github.com/influxdata/influxdb/services/meta"
-
 	"concord/internal/cluster"
 	"concord/internal/meta/httpclient"
 	"concord/internal/meta/wire"
@@ -29,8 +27,8 @@ type sender struct {
 	catchUp *catchUp
 }
 
-// Execute commits a change on the meta nodes and waits until this node's copy
-// shows it. The engine's errors come back as its own sentinels, once the copy shows why.
+// Execute commits a change on the meta nodes and waits until this node's copy shows it. Of the engine's errors it
+// returns the engine's own value, once the copy shows why.
 func (s *sender) Execute(op cluster.Op) error {
 	who := s.copied.member.who.Load()
 	if who.NodeID == 0 {
@@ -123,6 +121,7 @@ func (s *sender) postOnce(ctx context.Context, servers []string, post question[[
 	return b, err
 }
 
+// executed reads the answer to a change: the index of the state that shows its effect.
 func executed(b []byte) (uint64, error) {
 	var e wire.Execution
 	if err := json.Unmarshal(b, &e); err != nil {
@@ -132,25 +131,4 @@ func executed(b []byte) (uint64, error) {
 		return e.Index, engineError(e.Error)
 	}
 	return e.Index, nil
-}
-
-// engineErrors are those that the engine compares by identity or that callers may.
-var engineErrors = []error{
-	emeta.ErrDatabaseExists, emeta.ErrDatabaseNotExists, emeta.ErrDatabaseNameRequired, emeta.ErrNameTooLong, emeta.ErrInvalidName,
-	emeta.ErrRetentionPolicyExists, emeta.ErrRetentionPolicyNotFound, emeta.ErrRetentionPolicyDefault, emeta.ErrRetentionPolicyRequired,
-	emeta.ErrRetentionPolicyNameRequired, emeta.ErrRetentionPolicyNameExists, emeta.ErrRetentionPolicyDurationTooLow,
-	emeta.ErrRetentionPolicyConflict, emeta.ErrIncompatibleDurations, emeta.ErrReplicationFactorTooLow, emeta.ErrNegativeWriteLimit,
-	emeta.ErrShardGroupExists, emeta.ErrShardGroupNotFound, emeta.ErrShardNotReplicated,
-	emeta.ErrContinuousQueryExists, emeta.ErrContinuousQueryNotFound, emeta.ErrSubscriptionExists, emeta.ErrSubscriptionNotFound,
-	emeta.ErrUserExists, emeta.ErrUserNotFound, emeta.ErrUsernameRequired, emeta.ErrAuthenticate,
-	cluster.ErrNoDataNodes,
-}
-
-func engineError(text string) error {
-	for _, err := range engineErrors {
-		if err.Error() == text {
-			return err
-		}
-	}
-	return errors.New(text)
 }

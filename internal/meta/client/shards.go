@@ -19,7 +19,8 @@ func (s *shards) CreateShardGroup(database, policy string, t time.Time) (*emeta.
 	if g, err := s.copied.State().Data.ShardGroupByTimestamp(database, policy, t); err == nil && g != nil {
 		return g, nil
 	}
-	if err := s.sender.Execute(cluster.CreateShardGroup{Database: database, RetentionPolicy: policy, Time: t}); err != nil {
+	op := cluster.CreateShardGroup{Database: database, RetentionPolicy: policy, Time: t}
+	if err := s.sender.Execute(op); err != nil {
 		return nil, err
 	}
 	g, err := s.copied.State().Data.ShardGroupByTimestamp(database, policy, t)
@@ -31,7 +32,9 @@ func (s *shards) CreateShardGroup(database, policy string, t time.Time) (*emeta.
 
 // DeleteShardGroup marks a shard group as deleted.
 func (s *shards) DeleteShardGroup(database, policy string, id uint64) error {
-	return s.sender.Execute(cluster.DeleteShardGroup{Database: database, RetentionPolicy: policy, ID: id, Time: time.Now()})
+	return s.sender.Execute(cluster.DeleteShardGroup{
+		Database: database, RetentionPolicy: policy, ID: id, Time: time.Now(),
+	})
 }
 
 // PrecreateShardGroups creates the successors of groups that end between from and to.

@@ -52,7 +52,7 @@ func (u *users) CreateUser(name, password string, admin bool) (emeta.User, error
 	user := u.copied.State().User(name)
 	switch {
 	case user == nil:
-		return nil, emeta.ErrUserNotFound // dropped again meanwhile
+		return nil, emeta.ErrUserNotFound // it was dropped in the meantime
 	case err != nil && (user.Admin != admin || bcrypt.CompareHashAndPassword([]byte(user.Hash), []byte(password)) != nil):
 		return nil, err
 	}

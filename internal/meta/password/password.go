@@ -1,5 +1,5 @@
-// Package password compares the passwords of users with their bcrypt hashes, and bounds the work of that. Meta nodes and
-// data nodes check their clients with it.
+// Package password compares the passwords of users with their bcrypt hashes, and bounds the work of that. Meta nodes
+// and data nodes check their clients with it.
 package password
 
 import (

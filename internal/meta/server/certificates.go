@@ -56,7 +56,11 @@ func (c *certificates) reload(cfg metaconfig.NodeConfig) error {
 		manager *tlsconfig.TLSConfigManager
 		tls     trust.TLS
 		peers   tlsmanager.Peers
-	}{{c.http, cfg.TLS, tlsmanager.Anyone}, {c.raft, cfg.TLS, tlsmanager.Nodes}, {c.data, cfg.DataTLS(), tlsmanager.Nodes}} {
+	}{
+		{c.http, cfg.TLS, tlsmanager.Anyone},
+		{c.raft, cfg.TLS, tlsmanager.Nodes},
+		{c.data, cfg.DataTLS(), tlsmanager.Nodes},
+	} {
 		if !m.manager.UseTLS() {
 			continue
 		}

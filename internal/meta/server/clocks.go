@@ -14,6 +14,7 @@ import (
 // clockTimeout bounds how long GET /show-cluster waits for the clocks of nodes.
 const clockTimeout = 2 * time.Second
 
+// serveCluster lists all nodes with their clocks.
 func (a *API) serveCluster(w http.ResponseWriter, r *http.Request) {
 	st := a.server.State()
 	m := wire.Members{Data: members(st.DataNodes), Meta: members(st.MetaNodes)}
@@ -29,7 +30,7 @@ func members(nodes []cluster.Node) []wire.Member {
 	return out
 }
 
-// clockReader asks nodes what time they have, and warns when it is another one.
+// clockReader asks nodes what time they have, and warns when a clock is off.
 type clockReader struct {
 	server *Server
 	meta   *MetaMembers
@@ -67,7 +68,7 @@ func (c *clockReader) read(ctx context.Context, m wire.Members) {
 	for i := range m.Data {
 		n := &m.Data[i]
 		ask(n, n.TCPAddr, func() (int64, error) {
-			_, who, err := c.data.identify(ctx, n.TCPAddr)
+			_, who, err := c.data.identify(ctx, n.TCPAddr, 0)
 			return who.GetClock(), err
 		})
 	}

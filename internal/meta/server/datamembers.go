@@ -34,8 +34,8 @@ func NewDataMembers(d DataMembersDeps) *DataMembers {
 	return &DataMembers{server: d.Server, losses: d.Losses}
 }
 
-// AddData makes the data node at addr (host:8088) a member. Repeating it is
-// harmless, and finishes what an earlier attempt left undone.
+// AddData makes the data node at addr (host:8088) a member. Repeating it is harmless, and finishes what an earlier
+// attempt left undone.
 func (d *DataMembers) AddData(ctx context.Context, addr string) (cluster.Node, error) {
 	var none cluster.Node
 	if err := checkTCPAddr(addr); err != nil {
@@ -53,7 +53,8 @@ func (d *DataMembers) AddData(ctx context.Context, addr string) (cluster.Node, e
 		return none, fmt.Errorf("data node %s is already a member as %s", addr, n.TCPAddr)
 	}
 	if n, ok := st.DataNodeByAddr(addr); ok && who.NodeId != 0 && n.ID != who.NodeId {
-		return none, fmt.Errorf("data node %s says its ID is %d, but the cluster knows this address as data node %d", addr, who.NodeId, n.ID)
+		return none, fmt.Errorf("data node %s says its ID is %d, but the cluster knows this address as data node %d",
+			addr, who.NodeId, n.ID)
 	}
 	if n, ok := st.DataNode(who.NodeId); ok && replaced(n, who) {
 		return none, errReplaced(addr, n)
@@ -66,7 +67,8 @@ func (d *DataMembers) AddData(ctx context.Context, addr string) (cluster.Node, e
 	return n, d.join(ctx, member, n, "add-data")
 }
 
-// replaced reports whether other folders than those of the node that answered hold its place.
+// replaced reports whether the place of data node n in the cluster belongs to other folders than those of the node that
+// answered.
 func replaced(n cluster.Node, who *rpc.IdentifyResponse) bool {
 	return n.Identity != "" && who.Identity != "" && n.Identity != who.Identity
 }
@@ -78,12 +80,12 @@ func errReplaced(addr string, n cluster.Node) error {
 
 func checkTCPAddr(addr string) error {
 	if _, port, err := net.SplitHostPort(addr); err != nil || port == "" {
-		return fmt.Errorf("%q is no address of a data node: give host:8088", addr)
+		return fmt.Errorf("%q is not the address of a data node: give host:8088", addr)
 	}
 	return nil
 }
 
-// join tells a data node who it is and which meta nodes to follow.
+// join tells a data node who it is and which meta nodes to follow. again is the command that tries once more.
 func (d *DataMembers) join(ctx context.Context, member rpc.MembershipClient, n cluster.Node, again string) error {
 	ctx, cancel := context.WithTimeout(ctx, dataNodeTimeout)
 	defer cancel()
@@ -97,14 +99,14 @@ func (d *DataMembers) join(ctx context.Context, member rpc.MembershipClient, n c
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("data node %s is recorded as %d but did not join, run %s again: %s", n.TCPAddr, n.ID, again, status.Convert(err).Message())
+		return fmt.Errorf("data node %s is recorded as %d but did not join, run %s again: %s",
+			n.TCPAddr, n.ID, again, status.Convert(err).Message())
 	}
 	return nil
 }
 
-// UpdateData gives the ID and the shards of the data node at old to the one at
-// addr, which may be the same address with an empty node behind it. What the node lacks
-// comes from the other owners, by anti-entropy.
+// UpdateData gives the ID and the shards of the data node at old to the one at addr, which may be the same address with
+// an empty node behind it. What the node lacks comes from the other owners, by anti-entropy.
 func (d *DataMembers) UpdateData(ctx context.Context, old, addr string) (cluster.Node, error) {
 	var none cluster.Node
 	if err := checkTCPAddr(addr); err != nil {
@@ -127,7 +129,8 @@ func (d *DataMembers) UpdateData(ctx context.Context, old, addr string) (cluster
 	}
 	switch {
 	case who.NodeId != 0 && who.NodeId != n.ID:
-		return none, fmt.Errorf("data node %s says its ID is %d: only a node without a cluster can take over data node %d", addr, who.NodeId, n.ID)
+		return none, fmt.Errorf("data node %s says its ID is %d: only a node without a cluster can take over data node %d",
+			addr, who.NodeId, n.ID)
 	case who.NodeId == n.ID && replaced(n, who):
 		return none, errReplaced(addr, n)
 	}
@@ -143,7 +146,7 @@ func (d *DataMembers) UpdateData(ctx context.Context, old, addr string) (cluster
 // candidate asks the data node at addr who it is, and refuses one that cannot join this cluster.
 func (d *DataMembers) candidate(ctx context.Context, addr string) (rpc.MembershipClient, *rpc.IdentifyResponse, error) {
 	own := d.server.State().Data.ClusterID
-	member, who, err := d.identifyFor(ctx, addr, own)
+	member, who, err := d.identify(ctx, addr, own)
 	switch {
 	case err != nil:
 	case who.ClusterId != 0 && who.ClusterId != own:
@@ -154,12 +157,9 @@ func (d *DataMembers) candidate(ctx context.Context, addr string) (rpc.Membershi
 	return member, who, err
 }
 
-// identify asks the data node at addr who it is.
-func (d *DataMembers) identify(ctx context.Context, addr string) (rpc.MembershipClient, *rpc.IdentifyResponse, error) {
-	return d.identifyFor(ctx, addr, 0)
-}
-
-func (d *DataMembers) identifyFor(
+// identify asks the data node at addr who it is. join is the ID of the cluster that it is to join, 0 for none: the node
+// then says whether it can.
+func (d *DataMembers) identify(
 	ctx context.Context, addr string, join uint64,
 ) (rpc.MembershipClient, *rpc.IdentifyResponse, error) {
 	conn, err := d.server.pool.Conn(addr)

@@ -17,7 +17,7 @@ func (s *Server) Initialised() bool { return s.st().initialised() }
 func (s *Server) CaughtUp() error { return s.st().caughtUp() }
 
 // Applied is the state that Raft has led to, without the saved copy.
-func (s *Server) Applied() *cluster.State { return s.st().applied() }
+func (s *Server) Applied() *cluster.State { return s.st().fsm.applied() }
 
 // Snapshot makes Raft take a snapshot.
 func (s *Server) Snapshot() error { return s.st().raft.Snapshot().Error() }
@@ -34,5 +34,5 @@ func ChangeRole(s *Server, action string, r wire.Role) error {
 
 // LabelNode is a POST /node-labels.
 func LabelNode(s *Server, node string, set map[string]string, remove []string) (cluster.Node, error) {
-	return (&API{server: s}).labelNode(node, set, remove)
+	return (&memberRoutes{server: s}).labelNode(node, set, remove)
 }

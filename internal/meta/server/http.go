@@ -35,13 +35,14 @@ type Route struct {
 
 // API is the HTTP API of a meta node.
 type API struct {
-	deps   APIDeps
-	server *Server
-	guard  *guard
-	news   *news
-	leases *leases
-	clocks *clockReader
-	users  *userRoutes
+	deps    APIDeps
+	server  *Server
+	guard   *guard
+	news    *news
+	leases  *leases
+	clocks  *clockReader
+	users   *userRoutes
+	members *memberRoutes
 
 	http *http.Server
 	stop chan struct{} // closed first of all, ends the long polls
@@ -60,11 +61,12 @@ func Serve(d APIDeps) *API {
 		guard: &guard{
 			auth: m.AuthEnabled, secret: m.InternalSharedSecret, state: s.State, passwords: password.NewChecker(),
 		},
-		news:   &news{server: s, stop: stop},
-		leases: &leases{server: s, time: d.LeaseTime},
-		clocks: &clockReader{server: s, meta: d.Meta, data: d.Data, watch: clocks.NewWatch(s.log)},
-		users:  &userRoutes{state: s.State, execute: s.Execute},
-		stop:   stop, done: make(chan struct{}),
+		news:    &news{server: s, stop: stop},
+		leases:  &leases{server: s, time: d.LeaseTime},
+		clocks:  &clockReader{server: s, meta: d.Meta, data: d.Data, watch: clocks.NewWatch(s.log)},
+		users:   &userRoutes{state: s.State, execute: s.Execute},
+		members: &memberRoutes{server: s, meta: d.Meta, data: d.Data},
+		stop:    stop, done: make(chan struct{}),
 	}
 	a.http = &http.Server{Handler: a.handler(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: zap.NewStdLog(s.log)}
 	go func() {
@@ -93,7 +95,7 @@ func (a *API) handler() http.Handler {
 	r := router{mux: http.NewServeMux(), guard: a.guard, server: a.server}
 	a.viewRoutes(r)
 	a.nodeRoutes(r)
-	a.memberRoutes(r)
+	a.members.routes(r)
 	a.users.routes(r)
 	for _, other := range a.deps.Routes {
 		if other.OnLeader {
@@ -129,21 +131,6 @@ func (a *API) nodeRoutes(r router) {
 	r.local("GET /who-is", internal, a.serveWhoIs)
 	r.leader("POST /execute", internal, a.serveExecute)
 	r.leader("GET /lease", internal, a.leases.serve)
-	r.local("POST /reset", internal, a.serveReset)
-}
-
-// memberRoutes change which nodes and shards there are. With GET, those that remove a node say whether that could be
-// done, and change nothing.
-func (a *API) memberRoutes(r router) {
-	r.change("POST /add-meta", a.addMeta)
-	r.change("GET /remove-meta", a.checkRemoveMeta)
-	r.leader("POST /remove-meta", admin, a.serveRemoveMeta)
-	r.change("POST /add-data", a.addData)
-	r.change("POST /update-data", a.updateData)
-	r.change("GET /remove-data", a.checkRemoveData)
-	r.change("POST /remove-data", a.removeData)
-	r.change("POST /truncate-shards", a.truncateShards)
-	r.change("POST /node-labels", a.nodeLabels)
 }
 
 // router adds routes, with who may use each and which meta node answers.

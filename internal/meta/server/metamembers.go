@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,8 +21,10 @@ import (
 	"concord/internal/version"
 )
 
-// logTimeout bounds how long a new meta node may take to get the log.
-const logTimeout = 30 * time.Second
+const (
+	identityTimeout = 5 * time.Second  // for a meta node to say who it is, or to accept a connection of Raft
+	logTimeout      = 30 * time.Second // for a new meta node to get the log
+)
 
 // MetaMembers adds and removes meta nodes, which are the members of Raft.
 type MetaMembers struct {
@@ -51,31 +54,32 @@ func (m *MetaMembers) FindCluster(ctx context.Context) error {
 	return err
 }
 
-// identityOf asks the meta node at addr (host:8091).
+// identityOf asks the meta node at addr (host:8091) who it is.
 func (m *MetaMembers) identityOf(ctx context.Context, addr string) (who wire.Identity, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, identityTimeout)
 	defer cancel()
 	b, err := m.server.peers.Ask(ctx, http.MethodGet, addr, "/identity", nil)
 	if err != nil {
 		return who, err
 	}
 	if err := json.Unmarshal(b, &who); err != nil || who.RaftID == "" {
-		return who, fmt.Errorf("%s is no meta node", addr)
+		return who, fmt.Errorf("%s is not a meta node", addr)
 	}
 	return who, nil
 }
 
-// AddMeta makes the meta node at addr (host:8091) a member; of a node without a
-// cluster, itself alone, which begins one. Repeating it is harmless.
+// AddMeta makes the meta node at addr (host:8091) a member. A node without a cluster can add itself alone, which begins
+// a cluster. Repeating it is harmless.
 func (m *MetaMembers) AddMeta(ctx context.Context, addr string) (cluster.Node, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, port, err := net.SplitHostPort(addr); err != nil || port == "" {
-		return cluster.Node{}, fmt.Errorf("%q is no address of a meta node: give host:8091", addr)
+		return cluster.Node{}, fmt.Errorf("%q is not the address of a meta node: give host:8091", addr)
 	}
 	if !m.server.st().initialised() || len(m.server.State().MetaNodes) == 0 {
 		if !m.isSelf(addr) {
-			return cluster.Node{}, fmt.Errorf("the meta node at %s is in no cluster yet: add it first, with influxd-ctl add-meta %s", m.server.httpAddr, m.server.httpAddr)
+			return cluster.Node{}, fmt.Errorf("the meta node at %s is in no cluster yet: "+
+				"add it first, with influxd-ctl add-meta %s", m.server.httpAddr, m.server.httpAddr)
 		}
 		return m.begin(ctx, addr)
 	}
@@ -109,14 +113,27 @@ func (m *MetaMembers) addAgain(ctx context.Context, n cluster.Node) (cluster.Nod
 		return n, fmt.Errorf("the cluster knows meta node %s with Raft at %s, and it says %s: "+
 			"remove it first, with influxd-ctl remove-meta -force %s", n.HTTPAddr, n.TCPAddr, who.RaftAddr, n.HTTPAddr)
 	}
+	if err := m.removeVoter(n.TCPAddr); err != nil {
+		return n, fmt.Errorf("remove what meta node %s was before it lost its folder: %w", n.HTTPAddr, err)
+	}
+	return m.addPeer(ctx, n.HTTPAddr)
+}
+
+// removeVoter removes what Raft has at an address, if anything.
+func (m *MetaMembers) removeVoter(raftAddr string) error {
+	r := m.server.st().raft
+	f := r.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return err
+	}
 	for _, srv := range f.Configuration().Servers {
-		if string(srv.Address) == n.TCPAddr {
-			if err := m.server.st().raft.RemoveServer(srv.ID, 0, wire.CommitTimeout).Error(); err != nil {
-				return n, fmt.Errorf("remove what meta node %s was before it lost its folder: %w", n.HTTPAddr, err)
+		if string(srv.Address) == raftAddr {
+			if err := r.RemoveServer(srv.ID, 0, wire.CommitTimeout).Error(); err != nil {
+				return err
 			}
 		}
 	}
-	return m.addPeer(ctx, n.HTTPAddr)
+	return nil
 }
 
 // begin starts a cluster of this meta node alone.
@@ -150,9 +167,10 @@ func (m *MetaMembers) addPeer(ctx context.Context, addr string) (cluster.Node, e
 		return none, fmt.Errorf("meta node %s belongs to another cluster", addr)
 	}
 	r := m.server.st().raft
-	conn, err := net.DialTimeout("tcp", who.RaftAddr, 5*time.Second)
+	conn, err := net.DialTimeout("tcp", who.RaftAddr, identityTimeout)
 	if err != nil {
-		return none, fmt.Errorf("meta node %s says that Raft reaches it at %s, which does not answer: %w", addr, who.RaftAddr, err)
+		return none, fmt.Errorf("meta node %s says that Raft reaches it at %s, which does not answer: %w",
+			addr, who.RaftAddr, err)
 	}
 	conn.Close()
 	id, raftAddr := raft.ServerID(who.RaftID), raft.ServerAddress(who.RaftAddr)
@@ -176,9 +194,9 @@ func (m *MetaMembers) addPeer(ctx context.Context, addr string) (cluster.Node, e
 	return m.server.executeNode(cluster.CreateMetaNode{RaftAddr: who.RaftAddr, HTTPAddr: addr, Version: who.Version})
 }
 
-// RemoveMeta removes the meta node at addr, its HTTP or Raft address, and tells
-// it. Without force a node that cannot be told stays. A leader that is to be removed
-// itself hands over first, and answers errNoLeader.
+// RemoveMeta removes the meta node at addr, its HTTP or Raft address, and tells it. Without force a node that cannot be
+// told stays. A leader that is to be removed itself first hands the leadership over, and returns errNoLeader: the next
+// leader can remove it.
 func (m *MetaMembers) RemoveMeta(ctx context.Context, addr string, force bool) (cluster.Node, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -188,32 +206,23 @@ func (m *MetaMembers) RemoveMeta(ctx context.Context, addr string, force bool) (
 	if err != nil {
 		return none, err
 	}
-	r := m.server.st().raft
 	if n.TCPAddr == m.server.raftAddr {
-		if err := r.LeadershipTransfer().Error(); err != nil {
+		if err := m.server.st().raft.LeadershipTransfer().Error(); err != nil {
 			return none, fmt.Errorf("hand the leadership over: %w", err)
 		}
 		return none, errNoLeader
 	}
-	_, err = m.identityOf(ctx, n.HTTPAddr)
-	if err != nil && !force {
-		return none, fmt.Errorf("%w; -force removes it all the same", err)
+	_, away := m.identityOf(ctx, n.HTTPAddr)
+	if away != nil && !force {
+		return none, fmt.Errorf("%w; -force removes it all the same", away)
 	}
-	f := r.GetConfiguration()
-	if err := f.Error(); err != nil {
-		return none, err
-	}
-	for _, srv := range f.Configuration().Servers {
-		if string(srv.Address) == n.TCPAddr {
-			if err := r.RemoveServer(srv.ID, 0, wire.CommitTimeout).Error(); err != nil {
-				return none, fmt.Errorf("remove meta node %s: %w", addr, err)
-			}
-		}
+	if err := m.removeVoter(n.TCPAddr); err != nil {
+		return none, fmt.Errorf("remove meta node %s: %w", addr, err)
 	}
 	if _, err := m.server.Execute(cluster.DeleteMetaNode{ID: n.ID}); err != nil {
 		return none, err
 	}
-	if err == nil {
+	if away == nil {
 		form := url.Values{"cluster": {fmt.Sprint(st.Data.ClusterID)}}
 		if _, err := m.server.peers.Ask(ctx, http.MethodPost, n.HTTPAddr, "/reset", form); err != nil && !force {
 			return none, fmt.Errorf("meta node %d at %s is removed, but did not forget the cluster: %w", n.ID, addr, err)
@@ -242,7 +251,7 @@ func (m *MetaMembers) removableMeta(addr string) (n cluster.Node, err error) {
 	return n, nil
 }
 
-// isSelf tells whether addr leads to this node's HTTP API.
+// isSelf reports whether addr leads to this node's HTTP API.
 func (m *MetaMembers) isSelf(addr string) bool {
 	host, port, err := net.SplitHostPort(addr)
 	own, ownPort, _ := net.SplitHostPort(m.server.httpAddr)
@@ -257,29 +266,22 @@ func (m *MetaMembers) isSelf(addr string) bool {
 	}
 	bound, _, _ := net.SplitHostPort(m.server.ln.Addr().String())
 	if ip := net.ParseIP(bound); ip != nil && !ip.IsUnspecified() {
-		// Bound to one address: another one of this machine may be another node'm.server.
-		for _, other := range ips {
-			if ip.Equal(other) {
-				return true
-			}
-		}
-		return false
+		// Another address of this machine may be that of another node.
+		return slices.ContainsFunc(ips, ip.Equal)
 	}
-	local, _ := net.InterfaceAddrs()
-	for _, ip := range ips {
-		if ip.IsLoopback() {
-			return true
-		}
-		for _, a := range local {
-			if n, ok := a.(*net.IPNet); ok && n.IP.Equal(ip) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(ips, isLocal)
 }
 
-// checkRemoveMeta refuses what RemoveMeta refuses.
+// isLocal reports whether an address is one of this machine.
+func isLocal(ip net.IP) bool {
+	local, _ := net.InterfaceAddrs()
+	return ip.IsLoopback() || slices.ContainsFunc(local, func(a net.Addr) bool {
+		n, ok := a.(*net.IPNet)
+		return ok && n.IP.Equal(ip)
+	})
+}
+
+// checkRemoveMeta refuses what RemoveMeta refuses, and changes nothing.
 func (m *MetaMembers) checkRemoveMeta(ctx context.Context, addr string, force bool) (cluster.Node, error) {
 	n, err := m.removableMeta(addr)
 	if err != nil || force {

@@ -37,7 +37,7 @@ func (n *news) serveState(w http.ResponseWriter, r *http.Request) {
 	timeout := time.NewTimer(min(wait, pollWait))
 	defer timeout.Stop()
 	for {
-		st, changed := n.server.st().current()
+		st, changed := n.server.st().fsm.current()
 		if st.Data.ClusterID == 0 {
 			Reply(w, nil, ErrNotInitialised)
 			return

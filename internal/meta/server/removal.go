@@ -20,14 +20,14 @@ type Removed struct {
 	Lost []string // a phrase for each shard; its files are still on the node
 }
 
-// answer is r in the answer of /remove-data.
+// answer is the answer of /remove-data.
 func (r Removed) answer() wire.Removed { return wire.Removed{Node: wire.Node(r.Node), Lost: r.Lost} }
 
 // maxNamed bounds how many shards an error names.
 const maxNamed = 20
 
-// RemoveData removes the data node at addr and its ownerships, and tells it; its files stay on its disk. Without
-// force a node that cannot be told stays, and so does one that holds what no other node has.
+// RemoveData removes the data node at addr as a member and as an owner, and tells it. Its files stay on its disk.
+// Without force a node that cannot be told stays, and so does one that holds what no other node has.
 func (d *DataMembers) RemoveData(ctx context.Context, addr string, force bool) (Removed, error) {
 	r, member, err := d.removableData(ctx, addr, force)
 	if err != nil {
@@ -44,7 +44,8 @@ func (d *DataMembers) RemoveData(ctx context.Context, addr string, force bool) (
 			return err
 		})
 		if err != nil && !force {
-			return Removed{}, fmt.Errorf("data node %d at %s is removed, but did not forget the cluster: %s", r.ID, addr, status.Convert(err).Message())
+			return Removed{}, fmt.Errorf("data node %d at %s is removed, but did not forget the cluster: %s",
+				r.ID, addr, status.Convert(err).Message())
 		}
 	}
 	return r, nil
@@ -72,7 +73,9 @@ const callAgain = 100 * time.Millisecond
 
 // removableData finds the data node at addr, with what would be lost with it, and refuses what RemoveData refuses.
 // It returns no client when nobody is to be told: the node does not answer, or another one does at its address.
-func (d *DataMembers) removableData(ctx context.Context, addr string, force bool) (r Removed, _ rpc.MembershipClient, err error) {
+func (d *DataMembers) removableData(
+	ctx context.Context, addr string, force bool,
+) (r Removed, _ rpc.MembershipClient, err error) {
 	st := d.server.State()
 	if st.Data.ClusterID == 0 {
 		return r, nil, ErrNotInitialised
@@ -81,7 +84,7 @@ func (d *DataMembers) removableData(ctx context.Context, addr string, force bool
 	if !ok {
 		return r, nil, fmt.Errorf("data node %q does not exist", addr)
 	}
-	member, who, err := d.identify(ctx, addr)
+	member, who, err := d.identify(ctx, addr, 0)
 	if err != nil && !force {
 		return r, nil, fmt.Errorf("%w; -force removes it all the same", err)
 	}
@@ -94,8 +97,10 @@ func (d *DataMembers) removableData(ctx context.Context, addr string, force bool
 		return r, nil, fmt.Errorf("find out what would be lost with data node %s: %w", addr, err)
 	}
 	if len(r.Lost) > 0 && !force {
-		return r, nil, fmt.Errorf("data node %s holds what no other node has: %s; give each shard another owner with influxd-ctl copy-shard %s <other-node> <shard-id>, "+
-			"or wait until anti-entropy has completed the other copies, or lose it with influxd-ctl remove-data -force %s", addr, named(r.Lost), addr, addr)
+		return r, nil, fmt.Errorf("data node %s holds what no other node has: %s; "+
+			"give each shard another owner with influxd-ctl copy-shard %s <other-node> <shard-id>, "+
+			"or wait until anti-entropy has completed the other copies, "+
+			"or lose it with influxd-ctl remove-data -force %s", addr, named(r.Lost), addr, addr)
 	}
 	return r, member, nil
 }

@@ -123,7 +123,7 @@ func (s *Server) reset() error {
 		return fmt.Errorf("stop raft: %w", err)
 	}
 	// The cached state first: without raft.db it would say that this node lost its log.
-	for _, name := range []string{cacheFile, "raft.db", "snapshots"} {
+	for _, name := range []string{savedFile, "raft.db", "snapshots"} {
 		if err := os.RemoveAll(filepath.Join(s.deps.Config.Meta.Dir, name)); err != nil {
 			return err
 		}
@@ -135,7 +135,7 @@ func (s *Server) reset() error {
 	if err := s.openStore(ln); err != nil {
 		return err
 	}
-	old.set(cluster.NewState()) // who waits for a change of the old state is told
+	old.fsm.set(cluster.NewState()) // who waits for a change of the old state is told
 	return nil
 }
 
@@ -153,7 +153,7 @@ func (s *Server) Leads() bool { return s.st().leads() }
 
 // State is the cluster's state as this node knows it: shared, read-only.
 func (s *Server) State() *cluster.State {
-	st, _ := s.st().current()
+	st, _ := s.st().fsm.current()
 	return st
 }
 

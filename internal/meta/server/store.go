@@ -7,11 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,7 +22,6 @@ import (
 
 	"concord/internal/bolt"
 	"concord/internal/cluster"
-	"concord/internal/durable"
 	"concord/internal/meta/wire"
 )
 
@@ -32,10 +29,12 @@ import (
 var ErrNotInitialised = errors.New("this meta node is in no cluster yet: run influxd-ctl add-meta")
 
 // errNoLeader means: try another meta node, or later.
-var errNoLeader = errors.New("the meta nodes have no leader at the moment: try again; without a majority of them there is none")
+var errNoLeader = errors.New("the meta nodes have no leader at the moment: try again; " +
+	"without a majority of them there is none")
 
 // errUncertain means: the change may have been made, or not.
-var errUncertain = errors.New("the meta nodes lost their leader while the change was under way, it may have been made: look, then try again")
+var errUncertain = errors.New("the meta nodes lost their leader while the change was under way, " +
+	"it may have been made: look, then try again")
 
 const (
 	leaderTimeout = 15 * time.Second
@@ -43,10 +42,11 @@ const (
 	keepSnapshots = 2
 )
 
-// store replicates the cluster's state: commands go through the Raft log, and
-// every committed one is applied to an immutable State that replaces the last.
+// store replicates the cluster's state: commands go through the Raft log, and every committed one is applied to the
+// fsm.
 type store struct {
 	raft  *raft.Raft
+	fsm   *fsm
 	log   *raftLog
 	trans *raft.NetworkTransport
 	id    raft.ServerID
@@ -54,26 +54,14 @@ type store struct {
 	dir   string
 	zap   *zap.Logger
 
-	mu      sync.Mutex
-	state   *cluster.State // never changed, only replaced
-	cached  *cluster.State // what the last run had applied, until Raft is as far
-	changed chan struct{}  // closed when state is replaced
-
 	caughtUpIn atomic.Uint64 // the last term at whose begin all that was committed before is known to be applied
-
-	save  chan struct{} // holds one signal: state is to be saved
-	saved chan struct{} // closed when saving has ended
 }
-
-// cacheFile has the state that was applied last. A node that cannot reach a majority after a restart
-// does not know what of its log is committed; it answers reads from this.
-const cacheFile = "cluster.state"
 
 // openStore starts Raft on dir and stream, and closes stream when it fails.
 func openStore(
 	dir string, ln *stream, advertised string, log *zap.Logger, tune func(*raft.Config),
 ) (_ *store, err error) {
-	s := &store{addr: advertised, dir: dir, zap: log, state: cluster.NewState(), changed: make(chan struct{})}
+	s := &store{addr: advertised, dir: dir, zap: log}
 	defer func() {
 		if err != nil {
 			ln.Close()
@@ -101,10 +89,8 @@ func openStore(
 	if tune != nil {
 		tune(c)
 	}
-	s.loadCache()
-	s.save, s.saved = make(chan struct{}, 1), make(chan struct{})
-	go s.saveLoop(s.save)
-	if s.raft, err = startRaft(c, (*fsm)(s), s.log, snaps, transport{s.trans}); err != nil {
+	s.fsm = openFSM(dir, log)
+	if s.raft, err = startRaft(c, s.fsm, s.log, snaps, transport{s.trans}); err != nil {
 		return nil, fmt.Errorf("start raft on %s: %w: %s", dir, err, s.comeBack())
 	}
 	if err := s.checkAddr(); err != nil {
@@ -140,7 +126,7 @@ func (s *store) openLog(path string) error {
 		return fmt.Errorf("%s is damaged: %w: %s", path, err, s.comeBack())
 	}
 	// The cached state is apart from the log, and is there once a node is a member.
-	if _, err := os.Stat(filepath.Join(s.dir, cacheFile)); err == nil && term == 0 {
+	if _, err := os.Stat(filepath.Join(s.dir, savedFile)); err == nil && term == 0 {
 		return fmt.Errorf("%s is missing or empty, and this meta node was in a cluster: %s", path, s.comeBack())
 	}
 	if s.id, err = serverID(s.log.BoltStore); err != nil {
@@ -175,38 +161,11 @@ func (s *store) checkAddr() error {
 	}
 	for _, srv := range f.Configuration().Servers {
 		if srv.ID == s.id && string(srv.Address) != s.addr {
-			return fmt.Errorf("the cluster knows this meta node as %s, and its [meta] bind-address with hostname now is %s: change it back, or remove the node and add it again", srv.Address, s.addr)
+			return fmt.Errorf("the cluster knows this meta node as %s, and its [meta] bind-address with hostname now is %s: "+
+				"change it back, or remove the node and add it again", srv.Address, s.addr)
 		}
 	}
 	return nil
-}
-
-func (s *store) loadCache() {
-	b, err := os.ReadFile(filepath.Join(s.dir, cacheFile))
-	if err != nil {
-		return
-	}
-	st := new(cluster.State)
-	if err := st.UnmarshalBinary(b); err != nil {
-		s.zap.Warn("The saved copy of the state is damaged: waiting for the other meta nodes", zap.Error(err))
-		return
-	}
-	s.cached = st
-}
-
-// saveLoop saves the newest state, as often as the disk allows.
-func (s *store) saveLoop(save <-chan struct{}) {
-	defer close(s.saved)
-	for range save {
-		st, _ := s.current()
-		b, err := st.MarshalBinary()
-		if err == nil {
-			err = durable.WriteFile(filepath.Join(s.dir, cacheFile), b, 0o600)
-		}
-		if err != nil {
-			s.zap.Warn("Cannot save a copy of the state", zap.Error(err))
-		}
-	}
 }
 
 // serverID is this node's name in Raft: random, made once, independent of
@@ -301,14 +260,14 @@ func until(ctx context.Context, ok func() bool) error {
 
 // check refuses a command that must not be logged. Another node than the leader logs none.
 func (s *store) check(c cluster.Command) error {
-	if !s.leads() || s.applied().Check(c) == nil {
+	if !s.leads() || s.fsm.applied().Check(c) == nil {
 		return nil
 	}
 	// A new leader may not have applied all that was committed.
 	if err := s.caughtUp(); err != nil {
 		return err
 	}
-	return s.applied().Check(c)
+	return s.fsm.applied().Check(c)
 }
 
 // apply commits a command. index is that of the state in which its effect is visible.
@@ -317,7 +276,7 @@ func (s *store) apply(c cluster.Command) (result any, index uint64, err error) {
 		return nil, 0, ErrNotInitialised
 	}
 	if err := s.check(c); err != nil {
-		return nil, s.applied().Index, err
+		return nil, s.fsm.applied().Index, err
 	}
 	b, err := json.Marshal(c)
 	if err != nil {
@@ -333,38 +292,8 @@ func (s *store) apply(c cluster.Command) (result any, index uint64, err error) {
 	case err != nil:
 		return nil, 0, fmt.Errorf("commit: %w", err)
 	}
-	r := f.Response().(applied)
+	r := f.Response().(outcome)
 	return r.result, r.index, r.err
-}
-
-// current returns the state and a channel that is closed when it changes.
-func (s *store) current() (*cluster.State, <-chan struct{}) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cached != nil && s.cached.Index > s.state.Index {
-		return s.cached, s.changed
-	}
-	s.cached = nil
-	return s.state, s.changed
-}
-
-// applied is the state that Raft has led to.
-func (s *store) applied() *cluster.State {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.state
-}
-
-func (s *store) set(next *cluster.State) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.state = next
-	close(s.changed)
-	s.changed = make(chan struct{})
-	select {
-	case s.save <- struct{}{}:
-	default:
-	}
 }
 
 // close stops Raft; what is committed is on disk.
@@ -373,13 +302,8 @@ func (s *store) close() error {
 	if s.raft != nil {
 		errs = append(errs, s.raft.Shutdown().Error())
 	}
-	if s.saved != nil {
-		s.mu.Lock()
-		close(s.save)
-		s.save = nil
-		s.mu.Unlock()
-		<-s.saved
-		s.saved = nil
+	if s.fsm != nil {
+		s.fsm.close()
 	}
 	if s.trans != nil {
 		errs = append(errs, s.trans.Close())
@@ -389,66 +313,6 @@ func (s *store) close() error {
 	}
 	return errors.Join(errs...)
 }
-
-// fsm is the store as Raft sees it.
-type fsm store
-
-type applied struct {
-	result any
-	index  uint64
-	err    error
-}
-
-// Apply carries out one committed command. A command that fails changes nothing.
-func (f *fsm) Apply(l *raft.Log) any {
-	s := (*store)(f)
-	cur := s.applied()
-	var c cluster.Command
-	if err := json.Unmarshal(l.Data, &c); err != nil {
-		return applied{index: cur.Index, err: fmt.Errorf("decode command: %w", err)}
-	}
-	next, result, err := cur.Next(l.Index, c)
-	if err != nil {
-		return applied{index: cur.Index, err: err}
-	}
-	s.set(next)
-	return applied{result: result, index: next.Index}
-}
-
-// Snapshot hands out the state, which never changes.
-func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
-	return snapshot{(*store)(f).applied()}, nil
-}
-
-// Restore replaces the state by a snapshot's.
-func (f *fsm) Restore(r io.ReadCloser) error {
-	defer r.Close()
-	b, err := io.ReadAll(r)
-	if err != nil {
-		return fmt.Errorf("read snapshot: %w", err)
-	}
-	st := new(cluster.State)
-	if err := st.UnmarshalBinary(b); err != nil {
-		return fmt.Errorf("read snapshot: %w", err)
-	}
-	(*store)(f).set(st)
-	return nil
-}
-
-type snapshot struct{ state *cluster.State }
-
-func (s snapshot) Persist(sink raft.SnapshotSink) error {
-	b, err := s.state.MarshalBinary()
-	if err == nil {
-		_, err = sink.Write(b)
-	}
-	if err != nil {
-		return errors.Join(err, sink.Cancel())
-	}
-	return sink.Close()
-}
-
-func (snapshot) Release() {}
 
 type hostPort string
 

@@ -20,9 +20,8 @@ const (
 	maxToken       = 4096 // bytes
 )
 
-// stream is Raft's listener under the address that others dial: over TLS when
-// the meta nodes speak it, and with the shared secret proven first on every connection. Who dials also says which
-// member it means: another one may be at its address.
+// stream is Raft's listener under the address that others dial, over TLS when the meta nodes speak it. Who connects
+// first proves that it knows the shared secret, and says which member it looks for: another one may be at its address.
 type stream struct {
 	net.Listener
 	id         raft.ServerID // of this node; set before Raft accepts connections

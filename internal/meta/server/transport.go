@@ -7,9 +7,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// transport calls a meta node by its ID in Raft, too, and not only by its address as the library does. A node that
-// lost its folder has another ID at the same address. Its empty log must not vote, nor count as a copy of what is
-// committed.
+// transport calls a meta node by its ID in Raft and its address. The library calls it by its address alone. But a node
+// that lost its folder has another ID at the same address, and its empty log must not vote, nor count as a copy of what
+// is committed.
 type transport struct{ *raft.NetworkTransport }
 
 // destination is what stream.Dial takes apart again.

@@ -26,8 +26,9 @@ const (
 
 // adminPermissions are what an administrator has under the database "".
 var adminPermissions = []string{
-	"ViewAdmin", "ViewChronograf", "CreateDatabase", "CreateUserAndRole", "AddRemoveNode", "DropDatabase", "DropData", readData, writeData,
-	"Rebalance", "ManageShard", "ManageContinuousQuery", "ManageQuery", "ManageSubscription", "Monitor", "CopyShard", "KapacitorAPI", "KapacitorConfigAPI",
+	"ViewAdmin", "ViewChronograf", "CreateDatabase", "CreateUserAndRole", "AddRemoveNode", "DropDatabase", "DropData",
+	readData, writeData, "Rebalance", "ManageShard", "ManageContinuousQuery", "ManageQuery", "ManageSubscription",
+	"Monitor", "CopyShard", "KapacitorAPI", "KapacitorConfigAPI",
 }
 
 // adminPermission makes an administrator.
@@ -62,6 +63,7 @@ func (u *userRoutes) serveUsers(w http.ResponseWriter, r *http.Request) {
 	Reply(w, map[string][]wire.User{"users": users}, nil)
 }
 
+// permissions are the names of what a user or a role may do, by database.
 func permissions(admin bool, privileges map[string]influxql.Privilege) map[string][]string {
 	out := map[string][]string{}
 	if admin {
@@ -112,7 +114,8 @@ func (u *userRoutes) changeUser(action string, user wire.User) error {
 	case "add-permissions", "remove-permissions":
 		return u.changePermissions(user, action == "add-permissions", do)
 	}
-	return fmt.Errorf("action %q is unknown: create, delete, change-password, add-permissions or remove-permissions", action)
+	return fmt.Errorf("action %q is unknown: "+
+		"create, delete, change-password, add-permissions or remove-permissions", action)
 }
 
 func (u *userRoutes) changePermissions(user wire.User, add bool, do func(cluster.Op) error) error {
@@ -144,7 +147,9 @@ func (u *userRoutes) changePermissions(user wire.User, add bool, do func(cluster
 }
 
 // changePrivileges adds named permissions to privileges, or takes them away.
-func changePrivileges(admin *bool, privileges map[string]influxql.Privilege, names map[string][]string, add bool) error {
+func changePrivileges(
+	admin *bool, privileges map[string]influxql.Privilege, names map[string][]string, add bool,
+) error {
 	for db, names := range names {
 		if db == "" {
 			if !slices.Contains(names, adminPermission) {
@@ -183,7 +188,8 @@ func (u *userRoutes) serveRoles(w http.ResponseWriter, r *http.Request) {
 	roles := []wire.Role{}
 	for _, role := range u.state().Roles {
 		if name == "" || role.Name == name {
-			roles = append(roles, wire.Role{Name: role.Name, Users: role.Users, Permissions: permissions(role.Admin, role.Privileges)})
+			names := permissions(role.Admin, role.Privileges)
+			roles = append(roles, wire.Role{Name: role.Name, Users: role.Users, Permissions: names})
 		}
 	}
 	if name != "" && len(roles) == 0 {
@@ -230,7 +236,8 @@ func (u *userRoutes) changeRole(action string, b wire.Role) error {
 			return err
 		}
 	default:
-		return fmt.Errorf("action %q is unknown: create, delete, change-name, add-users, remove-users, add-permissions or remove-permissions", action)
+		return fmt.Errorf("action %q is unknown: create, delete, change-name, add-users, remove-users, "+
+			"add-permissions or remove-permissions", action)
 	}
 	return do(cluster.SetRole{Name: b.Name, Role: role})
 }

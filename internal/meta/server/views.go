@@ -12,11 +12,13 @@ import (
 	"concord/internal/whois"
 )
 
-// This file has the routes that show something of the cluster.
-
+// serveStatus answers with this node's part in Raft.
 func (a *API) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	leader, _ := a.server.st().raft.LeaderWithID()
-	st := wire.Status{NodeType: "meta", Leader: string(leader), HTTPAddr: a.server.httpAddr, RaftAddr: a.server.raftAddr, Peers: []string{}}
+	st := wire.Status{
+		NodeType: "meta", Leader: string(leader),
+		HTTPAddr: a.server.httpAddr, RaftAddr: a.server.raftAddr, Peers: []string{},
+	}
 	if f := a.server.st().raft.GetConfiguration(); f.Error() == nil {
 		for _, p := range f.Configuration().Servers {
 			if p.ID == a.server.st().id {
@@ -28,6 +30,7 @@ func (a *API) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	Reply(w, st, nil)
 }
 
+// serveShards lists all shards with their owners.
 func (a *API) serveShards(w http.ResponseWriter, _ *http.Request) {
 	st := a.server.State()
 	out := []wire.Shard{}
