@@ -17,7 +17,7 @@ import (
 	"concord/internal/cluster"
 	"concord/internal/entropy/local"
 	"concord/internal/handoff"
-	cmeta "concord/internal/meta"
+	"concord/internal/meta/client"
 	"concord/internal/rpc"
 )
 
@@ -39,8 +39,8 @@ func mustNode(t *testing.T, identity string, state []byte, change ...func(*Confi
 		}
 	}
 	n := New(cfg, "", zap.NewNop(), Seams{})
-	n.Meta = cmeta.NewClient(cfg.Meta.Dir, nil)
-	if err := n.Meta.Open(); err != nil {
+	var err error
+	if n.Meta, err = client.Open(client.Deps{Dir: cfg.Meta.Dir}); err != nil {
 		t.Fatal(err)
 	}
 	n.onClose(n.Meta.Close)
@@ -69,7 +69,11 @@ func TestHintsDoNotAgeBeforeALeaderIsHeardOf(t *testing.T) {
 	t.Parallel()
 	own := time.Now().AddDate(1, 0, 0)
 	n := New(NewConfig(), "", zap.NewNop(), Seams{Now: func() time.Time { return own }})
-	n.Meta = cmeta.NewClient(t.TempDir(), nil)
+	var err error
+	if n.Meta, err = client.Open(client.Deps{Dir: t.TempDir()}); err != nil {
+		t.Fatal(err)
+	}
+	defer n.Meta.Close()
 	if earliest, latest := n.timeBounds(); !earliest.Equal(time.Unix(0, 0)) || !latest.Equal(own) {
 		t.Errorf("it is between %s and %s", earliest, latest)
 	}

@@ -35,7 +35,7 @@ import (
 	"concord/internal/fulldisk"
 	"concord/internal/handoff"
 	"concord/internal/httpapi"
-	"concord/internal/meta"
+	"concord/internal/meta/client"
 	"concord/internal/replication"
 	"concord/internal/rpc"
 	"concord/internal/trust"
@@ -46,7 +46,7 @@ import (
 // Node is a data node. Parts start in the order of Open and stop in reverse. It has a field for each part, as parts are
 // made of each other, and none knows all.
 type Node struct {
-	Meta    *meta.Client
+	Meta    *client.Client
 	Store   *tsdb.Store
 	Entropy *service.Service // nil when [anti-entropy] enabled = false
 
@@ -167,10 +167,10 @@ func (n *Node) Open() (err error) {
 	n.httpAddr = n.cfg.advertised(n.cfg.HTTPD.BindAddress, httpLn.Addr())
 	httpLn.Close()
 
-	n.Meta = meta.NewClient(n.cfg.Meta.Dir, n.log)
-	n.Meta.Late = n.seams.Late
-	n.Meta.Secure(n.metaTLS, n.cfg.Meta.InternalSharedSecret)
-	if err := n.Meta.Open(); err != nil {
+	n.Meta, err = client.Open(client.Deps{
+		Dir: n.cfg.Meta.Dir, Log: n.log, TLS: n.metaTLS, Secret: n.cfg.Meta.InternalSharedSecret, Late: n.seams.Late,
+	})
+	if err != nil {
 		return fmt.Errorf("open the cached metadata: %w", err)
 	}
 	n.onClose(n.Meta.Close)

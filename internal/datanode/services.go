@@ -123,7 +123,7 @@ func (n *Node) openHTTP() error {
 	n.api = s
 	h := s.Handler
 	h.MetaClient = httpMeta{n.Meta}
-	h.QueryAuthorizer = emeta.NewQueryAuthorizer(n.Meta.Client)
+	h.QueryAuthorizer = emeta.NewQueryAuthorizer(n.Meta.Engine())
 	h.WriteAuthorizer = writeAuthorizer{n.Meta}
 	h.QueryExecutor = n.executor
 	h.Monitor = n.mon

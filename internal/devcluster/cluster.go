@@ -21,8 +21,8 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/datanode"
-	"concord/internal/meta"
 	"concord/internal/meta/metaconfig"
+	"concord/internal/meta/server"
 	"concord/internal/metanode"
 	"concord/internal/version"
 )
@@ -49,7 +49,7 @@ type Ports struct{ TCP, HTTP int }
 
 // Cluster is a running cluster. Its methods count data nodes from 0.
 type Cluster struct {
-	Meta *meta.Server
+	Meta *metanode.Node
 	Data []*datanode.Node
 
 	opts       Options
@@ -124,15 +124,13 @@ func (o Options) metaConfig() *metaconfig.Config {
 }
 
 func (c *Cluster) startMeta(ctx context.Context) error {
-	s := meta.NewServer(c.metaConfig, c.opts.Logger)
-	metanode.Prepare(s)
-	if c.opts.Lease != 0 {
-		s.LeaseTime = c.opts.Lease
-	}
-	if err := s.Open(ctx); err != nil {
+	n, err := metanode.Open(ctx, metanode.Deps{
+		Deps: server.Deps{Config: c.metaConfig, Log: c.opts.Logger}, LeaseTime: c.opts.Lease,
+	})
+	if err != nil {
 		return fmt.Errorf("meta node: %w", err)
 	}
-	c.Meta = s
+	c.Meta = n
 	return nil
 }
 

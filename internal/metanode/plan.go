@@ -16,10 +16,10 @@ import (
 
 // plan lists the asked shards that have points, each with the copy to read. A shard of which no whole copy can be read
 // is asked for again until the time to wait is over, and then listed with the reason and the best copy that there is.
-func (b backups) plan(r *http.Request) (any, error) {
+func (b *backups) plan(r *http.Request) (any, error) {
 	from := r.FormValue("from")
 	if from != "" {
-		if _, ok := b.State().DataNodeByAddr(from); !ok {
+		if _, ok := b.nodes.state().DataNodeByAddr(from); !ok {
 			return nil, fmt.Errorf("data node %q does not exist", from)
 		}
 	}
@@ -80,8 +80,8 @@ func waitValue(r *http.Request) (time.Duration, error) {
 
 // sources has, for each of the asked shards, the copy to read as choose picks it: without a node and a problem for a
 // shard that is empty.
-func (b backups) sources(ctx context.Context, asked []cluster.Shard, from string) ([]backup.Source, error) {
-	copies := shards{b.Server}.describeCopies(ctx, asked, true)
+func (b *backups) sources(ctx context.Context, asked []cluster.Shard, from string) ([]backup.Source, error) {
+	copies := b.copies.describeCopies(ctx, asked, true)
 	if err := ctx.Err(); err != nil {
 		return nil, err // who did not answer may well be there
 	}
@@ -97,7 +97,7 @@ func (b backups) sources(ctx context.Context, asked []cluster.Shard, from string
 }
 
 // asked are the shards that a request names by db, rp and shard; without these, all.
-func (b backups) asked(r *http.Request) ([]cluster.Shard, error) {
+func (b *backups) asked(r *http.Request) ([]cluster.Shard, error) {
 	db, rp := r.FormValue("db"), r.FormValue("rp")
 	var shard uint64
 	if v := r.FormValue("shard"); v != "" {
@@ -106,7 +106,7 @@ func (b backups) asked(r *http.Request) ([]cluster.Shard, error) {
 			return nil, errors.New("shard: must be a number")
 		}
 	}
-	st := b.State()
+	st := b.nodes.state()
 	if db != "" {
 		d := st.Data.Database(db)
 		if d == nil {
