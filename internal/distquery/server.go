@@ -151,40 +151,22 @@ func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIter
 	if err != nil {
 		return failure(err)
 	}
-	var itr query.Iterator
-	if !r.ByShard {
-		if itr, err = in.merge(mm, opt, false); err != nil {
-			return failure(err)
-		}
-	} else if len(in.list) == 1 && len(r.ShardIds) == 1 {
-		itr = in.list[0].Iterator
-	} else {
-		itr = byShard(in.list, opt, false)
+	itr, err := iteratorOf(in, r, mm, opt)
+	if err != nil {
+		return failure(err)
 	}
-	open := &rpc.IteratorChunk{Open: true, Missing: append(not.missing, in.missing...), Unfit: not.unfit, Series: in.series}
+	open := &rpc.IteratorChunk{
+		Open: true, Missing: append(not.missing, in.missing...), Unfit: not.unfit, Series: in.series,
+	}
 	if itr == nil {
 		return to.send(open)
 	}
 	closeItr := sync.OnceFunc(func() { itr.Close() })
 	defer closeItr()
-	typ, err := typeOf(itr)
-	if err != nil {
-		return err
-	}
-	open.DataType = int32(typ)
 	to.count(itr)
 	defer to.count(nil)
-	if err := to.send(open); err != nil {
+	if err := s.stream(ctx, to, open, itr); err != nil || trace == nil {
 		return err
-	}
-	if err := (&encoder{size: s.Chunk, send: to.points}).encode(itr); err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil { // an interrupted iterator ends as a finished one does
-		return err
-	}
-	if trace == nil {
-		return nil
 	}
 	closeItr() // which completes the engine's spans
 	span.Finish()
@@ -193,6 +175,36 @@ func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIter
 		return err
 	}
 	return to.send(&rpc.IteratorChunk{Trace: b})
+}
+
+// iteratorOf is one iterator of all shards: merged, or by shard when the asking node merges them. It is nil when no
+// shard has points.
+func iteratorOf(
+	in *inputs, r *rpc.IteratorRequest, mm *influxql.Measurement, opt query.IteratorOptions,
+) (query.Iterator, error) {
+	switch {
+	case !r.ByShard:
+		return in.merge(mm, opt, false)
+	case len(in.list) == 1 && len(r.ShardIds) == 1:
+		return in.list[0].Iterator, nil
+	}
+	return byShard(in.list, opt, false), nil
+}
+
+// stream sends an iterator: first what it is, then its points.
+func (s *Server) stream(ctx context.Context, to *sender, open *rpc.IteratorChunk, itr query.Iterator) error {
+	typ, err := typeOf(itr)
+	if err != nil {
+		return err
+	}
+	open.DataType = int32(typ)
+	if err := to.send(open); err != nil {
+		return err
+	}
+	if err := (&encoder{size: s.Chunk, send: to.points}).encode(itr); err != nil {
+		return err
+	}
+	return ctx.Err() // an interrupted iterator ends as a finished one does
 }
 
 // traced continues the trace of the asking node, when there is one.

@@ -102,30 +102,18 @@ func (s *Server) fill(ctx context.Context, r *rpc.FillRequest, progress func(don
 }
 
 // gather fetches the files, and verifies them.
-func (s *Server) gather(ctx context.Context, c *copying, g stage, r *rpc.FillRequest, progress func(done, total int64) error) error {
-	conn, err := s.Pool.Conn(r.Source)
-	if err != nil {
-		return err
-	}
-	have, err := g.have()
-	if err != nil {
-		return err
-	}
+func (s *Server) gather(
+	ctx context.Context, c *copying, g stage, r *rpc.FillRequest, progress func(done, total int64) error,
+) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	idle := time.AfterFunc(silence, func() { stop(fmt.Errorf("%s sent nothing for %s", r.Source, silence)) })
 	defer idle.Stop()
-	stream, err := rpc.NewShardsClient(conn).Files(ctx, &rpc.FilesRequest{ShardId: r.ShardId, Have: have, Incomplete: r.Incomplete})
+	stream, files, err := s.openFiles(ctx, g, r)
 	if err != nil {
 		return err
 	}
-	head, err := stream.Recv()
-	if status.Code(err) == codes.DataLoss {
-		return fmt.Errorf("%w: %s", entropy.ErrSourceNotWhole, rpc.Message(err))
-	} else if err != nil {
-		return errors.Join(context.Cause(ctx), err)
-	}
-	done, total, err := g.begin(head.Files)
+	done, total, err := g.begin(files)
 	if err != nil {
 		return err
 	}
@@ -139,7 +127,7 @@ func (s *Server) gather(ctx context.Context, c *copying, g stage, r *rpc.FillReq
 	s.mu.Unlock()
 	c.current.Store(done)
 	told := time.Now()
-	for i, f := range head.Files {
+	for i, f := range files {
 		err := g.take(f, func() (*rpc.FilesChunk, error) {
 			idle.Reset(silence)
 			m, err := stream.Recv()
@@ -163,6 +151,41 @@ func (s *Server) gather(ctx context.Context, c *copying, g stage, r *rpc.FillReq
 			return err
 		}
 	}
+	if err := g.verify(ctx); err != nil {
+		return err
+	}
+	return progress(total, total)
+}
+
+// openFiles asks the source for the files that are not here yet, and returns all that there are.
+func (s *Server) openFiles(ctx context.Context, g stage, r *rpc.FillRequest) (
+	grpc.ServerStreamingClient[rpc.FilesChunk], []*rpc.FilesChunk_File, error,
+) {
+	conn, err := s.Pool.Conn(r.Source)
+	if err != nil {
+		return nil, nil, err
+	}
+	have, err := g.have()
+	if err != nil {
+		return nil, nil, err
+	}
+	stream, err := rpc.NewShardsClient(conn).Files(ctx, &rpc.FilesRequest{
+		ShardId: r.ShardId, Have: have, Incomplete: r.Incomplete,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	head, err := stream.Recv()
+	if status.Code(err) == codes.DataLoss {
+		return nil, nil, fmt.Errorf("%w: %s", entropy.ErrSourceNotWhole, rpc.Message(err))
+	} else if err != nil {
+		return nil, nil, errors.Join(context.Cause(ctx), err)
+	}
+	return stream, head.Files, nil
+}
+
+// verify reads the files that have come from disk. When one is damaged, all are removed.
+func (g stage) verify(ctx context.Context) error {
 	if err := durable.SyncDir(g.dir); err != nil {
 		return err
 	}
@@ -173,7 +196,7 @@ func (s *Server) gather(ctx context.Context, c *copying, g stage, r *rpc.FillReq
 	if len(damage) > 0 {
 		return errors.Join(fmt.Errorf("%w: at the source %w", entropy.ErrNoFiles, damage[0]), os.RemoveAll(g.dir))
 	}
-	return progress(total, total)
+	return nil
 }
 
 // install makes the shard.

@@ -207,28 +207,15 @@ func (s *Server) fetchOnce(ctx context.Context, c *copying, r *rpc.CopyRequest) 
 		return 0, err
 	}
 	source := rpc.NewShardsClient(conn)
-	about, err := source.Describe(ctx, &rpc.DescribeRequest{ShardIds: []uint64{r.ShardId}})
+	size, err := sizeAt(ctx, source, r) // before anything is replaced
 	if err != nil {
 		return 0, err
 	}
-	if len(about.Shards) != 1 || !about.Shards[0].Exists {
-		return 0, fmt.Errorf("%s does not have it", r.Source)
-	}
-	if why := about.Shards[0].NotWhole; why != "" && !r.Incomplete { // before anything is replaced
-		return 0, refuse(r.ShardId, why)
-	}
 	s.mu.Lock()
-	c.status.Total = about.Shards[0].Size
+	c.status.Total = size
 	s.mu.Unlock()
-	if s.Store.Shard(r.ShardId) != nil {
-		if err := s.Store.DeleteShard(r.ShardId); err != nil {
-			return 0, fmt.Errorf("remove what is left of an earlier copy: %w", err)
-		}
-	}
-	if s.Begun != nil {
-		if err := s.Begun(r.ShardId); err != nil {
-			return 0, err
-		}
+	if err := s.makeRoom(r.ShardId); err != nil {
+		return 0, err
 	}
 	sctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -257,6 +244,35 @@ func (s *Server) fetchOnce(ctx context.Context, c *copying, r *rpc.CopyRequest) 
 		return c.current.Load(), errors.Join(err, s.Store.DeleteShard(r.ShardId))
 	}
 	return c.current.Load(), nil
+}
+
+// sizeAt asks the source how large its copy is. It is an error when the source does not have the shard, or does not
+// have all of it.
+func sizeAt(ctx context.Context, source rpc.ShardsClient, r *rpc.CopyRequest) (int64, error) {
+	about, err := source.Describe(ctx, &rpc.DescribeRequest{ShardIds: []uint64{r.ShardId}})
+	if err != nil {
+		return 0, err
+	}
+	if len(about.Shards) != 1 || !about.Shards[0].Exists {
+		return 0, fmt.Errorf("%s does not have it", r.Source)
+	}
+	if why := about.Shards[0].NotWhole; why != "" && !r.Incomplete {
+		return 0, refuse(r.ShardId, why)
+	}
+	return about.Shards[0].Size, nil
+}
+
+// makeRoom removes what is left of an earlier copy, and notes that another one begins.
+func (s *Server) makeRoom(shard uint64) error {
+	if s.Store.Shard(shard) != nil {
+		if err := s.Store.DeleteShard(shard); err != nil {
+			return fmt.Errorf("remove what is left of an earlier copy: %w", err)
+		}
+	}
+	if s.Begun != nil {
+		return s.Begun(shard)
+	}
+	return nil
 }
 
 // drop removes a shard, which may be missing.
