@@ -71,11 +71,13 @@ func (s *Server) fill(ctx context.Context, r *rpc.FillRequest, progress func(don
 	if s.Store.Shard(r.ShardId) != nil {
 		return errBegun
 	}
-	c, ctx, err := s.begin(ctx, &rpc.CopyRequest{ShardId: r.ShardId, Database: r.Database, RetentionPolicy: r.RetentionPolicy, Source: r.Source})
+	c, ctx, err := s.copies.begin(ctx, &rpc.CopyRequest{
+		ShardId: r.ShardId, Database: r.Database, RetentionPolicy: r.RetentionPolicy, Source: r.Source,
+	})
 	if err != nil {
 		return err
 	}
-	defer s.end(c, &rpc.CopyRequest{ShardId: r.ShardId, Source: r.Source})
+	defer s.copies.end(c)
 	g := stage{filepath.Join(s.Dir, strconv.FormatUint(r.ShardId, 10))}
 	started := time.Now()
 	err = s.gather(ctx, c, g, r, progress)
@@ -85,14 +87,14 @@ func (s *Server) fill(ctx context.Context, r *rpc.FillRequest, progress func(don
 	if cause := context.Cause(ctx); cause != nil && err != nil {
 		err = cause
 	}
-	s.mu.Lock()
-	delete(s.copies, copyKey{r.Source, r.ShardId}) // from now on Dropped removes the files itself
-	dropped := errors.Is(context.Cause(ctx), errDropped)
-	s.mu.Unlock()
-	if dropped { // nobody else removes what was made after the drop
+	stopped := s.copies.leave(c)        // from now on Dropped removes the files itself
+	if errors.Is(stopped, errDropped) { // nobody else removes what was made after the drop
 		err = errors.Join(errDropped, os.RemoveAll(g.dir), s.drop(r.ShardId))
 	}
-	fields := []zap.Field{zap.Uint64("db_shard_id", r.ShardId), zap.String("source", r.Source), zap.Int64("bytes", c.current.Load()), zap.Duration("duration", time.Since(started))}
+	fields := []zap.Field{
+		zap.Uint64("db_shard_id", r.ShardId), zap.String("source", r.Source), zap.Int64("bytes", c.current.Load()),
+		zap.Duration("duration", time.Since(started)),
+	}
 	if err != nil {
 		s.Log.Info("Files of a missing shard did not come", append(fields, zap.Error(err))...)
 		return fmt.Errorf("files of shard %d from %s: %w", r.ShardId, r.Source, err)
@@ -122,9 +124,7 @@ func (s *Server) gather(
 			return err
 		}
 	}
-	s.mu.Lock()
-	c.status.Total = total
-	s.mu.Unlock()
+	s.copies.setTotal(c, total)
 	c.current.Store(done)
 	told := time.Now()
 	for i, f := range files {
@@ -258,15 +258,9 @@ func (s *Server) Discard(due func(shard uint64) bool) error {
 
 // Dropped removes what is gathered of a shard that was dropped, and ends a copy of it.
 func (s *Server) Dropped(shard uint64) error {
-	s.mu.Lock()
-	defer s.mu.Unlock() // no copy begins meanwhile
-	for key, c := range s.copies {
-		if key.shard == shard {
-			c.cancel(errDropped)
-			return nil // the copy removes its files
-		}
-	}
-	return os.RemoveAll(filepath.Join(s.Dir, strconv.FormatUint(shard, 10)))
+	return s.copies.dropped(shard, func() error {
+		return os.RemoveAll(filepath.Join(s.Dir, strconv.FormatUint(shard, 10)))
+	})
 }
 
 func (s *Server) wait(ctx context.Context, n int) error {
