@@ -27,7 +27,8 @@ type Node struct {
 }
 
 // State is everything the meta nodes agree on. Data is the engine's own
-// metadata; shard owners in it are IDs of DataNodes.
+// metadata; shard owners in it are IDs of DataNodes. Its many methods look things up, or are
+// what several commands do; each change is a Command.
 type State struct {
 	Index     uint64 // grows with every change
 	MaxNodeID uint64

@@ -21,7 +21,7 @@ func (s *Service) Admit(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, admitWithin)
 	defer cancel()
-	if int64(time.Since(s.base)) > s.freshUntil.Load() {
+	if !s.fresh() {
 		s.ask(ctx)
 	}
 	tick := time.NewTicker(admitAgain)
@@ -38,7 +38,7 @@ func (s *Service) Admit(ctx context.Context) {
 // admits reports whether nothing has to be waited for, without a lock.
 func (s *Service) admits() bool {
 	f := s.facts.Load()
-	return s.deps.Meta.NodeID() == 0 || s.ready.Load() && f.deletes.IsZero() && int64(time.Since(s.base)) <= s.freshUntil.Load()
+	return s.meta.NodeID() == 0 || s.ready.Load() && f.deletes.IsZero() && s.fresh()
 }
 
 // admitted reports whether the wait is over.
@@ -53,7 +53,7 @@ func (s *Service) admitted() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for holder, p := range s.peers {
-		if _, deletes := s.tables[holder].owed[s.deps.Meta.NodeID()][allShards]; deletes && !p.away() {
+		if _, deletes := s.holders.tables[holder].owed[s.meta.NodeID()][allShards]; deletes && !p.away() {
 			return false
 		}
 	}

@@ -28,7 +28,7 @@ import (
 // errNoMetaNode is that nobody listens at -bind.
 var errNoMetaNode = errors.New("no meta node answers")
 
-// client asks one meta node, and follows it to the leader.
+// client asks one meta node, and follows it to the leader. Each command is a method that returns it.
 type client struct {
 	bind, user, pwd, authType string
 	config                    string

@@ -149,13 +149,9 @@ func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIter
 	to := &sender{out: out}
 	defer to.beat(s.Beat)()
 
-	opts := calls{opt}
-	for _, text := range r.MoreCalls {
-		more := opt
-		if more.Expr, err = influxql.ParseExpr(string(text)); err != nil {
-			return status.Error(codes.InvalidArgument, err.Error())
-		}
-		opts = append(opts, more)
+	opts, err := callsOf(opt, r)
+	if err != nil {
+		return err
 	}
 	ids, not := s.readable(ctx, r.ShardIds, r.Incomplete)
 	ins, missing, err := openShards(ctx, s.store, s.Vector, ids, mm, opts)
@@ -168,25 +164,16 @@ func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIter
 	}
 	closeAll := sync.OnceFunc(func() { list.Close() })
 	defer closeAll()
-	open := &rpc.IteratorChunk{Open: true, Missing: append(not.missing, missing...), Unfit: not.unfit, Series: ins[0].series}
+	open := &rpc.IteratorChunk{
+		Open: true, Missing: append(not.missing, missing...), Unfit: not.unfit, Series: ins[0].series,
+	}
 	if open.DataType, open.MoreTypes, err = typesOf(list); err != nil {
 		return err
 	}
 	to.count(list)
 	defer to.count(nil)
-	if err := to.send(open); err != nil {
+	if err := s.stream(ctx, to, open, list); err != nil || trace == nil {
 		return err
-	}
-	if err := s.encodeAll(to, list); isDamage(err) {
-		return failure(err)
-	} else if err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil { // an interrupted iterator ends as a finished one does
-		return err
-	}
-	if trace == nil {
-		return nil
 	}
 	closeAll() // which completes the engine's spans
 	span.Finish()
@@ -195,6 +182,33 @@ func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIter
 		return err
 	}
 	return to.send(&rpc.IteratorChunk{Trace: b})
+}
+
+// callsOf are the calls of a request.
+func callsOf(opt query.IteratorOptions, r *rpc.IteratorRequest) (calls, error) {
+	opts := calls{opt}
+	for _, text := range r.MoreCalls {
+		more := opt
+		var err error
+		if more.Expr, err = influxql.ParseExpr(string(text)); err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+		opts = append(opts, more)
+	}
+	return opts, nil
+}
+
+// stream sends what the iterators of the calls are, and then their points.
+func (s *Server) stream(ctx context.Context, to *sender, open *rpc.IteratorChunk, list maybe) error {
+	if err := to.send(open); err != nil {
+		return err
+	}
+	if err := s.encodeAll(to, list); isDamage(err) {
+		return failure(err)
+	} else if err != nil {
+		return err
+	}
+	return ctx.Err() // an interrupted iterator ends as a finished one does
 }
 
 // maybe is iterators of calls, nil where no point can match.

@@ -25,7 +25,8 @@ const (
 	Refused RepairState = "conflict" // all is repaired but for what owners refuse: a field has different types
 )
 
-// RepairRecord is one repair of a shard. Times are zero for not yet.
+// RepairRecord is one repair of a shard. Times are zero for not yet. It has many fields because it is a flat record: it
+// is sent and shown as it is.
 type RepairRecord struct {
 	ShardID   uint64
 	State     RepairState

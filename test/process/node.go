@@ -17,7 +17,7 @@ import (
 	"concord/internal/devcluster"
 )
 
-// Node is a node's process, its files and its addresses.
+// Node is a node's process, its files and its addresses. It has a method for each thing that a test does to a node.
 type Node struct {
 	Name string // data1, meta1
 	TCP  string // what other nodes call: 8088 of a data node, Raft of a meta node

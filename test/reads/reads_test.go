@@ -37,10 +37,12 @@ func TestMain(m *testing.M) { process.Main(m) }
 
 func TestReads(t *testing.T) {
 	c := &campaign{
-		t: t, seed: *seedFlag, deletes: *deletesFlag, grace: *graceFlag, healLimit: *healFlag,
-		trouble: newTrouble(), figures: newFigures(), images: make(map[string]imageOf),
-		ids: make(map[string]uint64), hurt: make(map[string]bool), told: make(map[string]int), during: make(map[string]int),
-		complained: make(map[string]int),
+		options: options{seed: *seedFlag, deletes: *deletesFlag, grace: *graceFlag, healLimit: *healFlag},
+		t:       t, trouble: newTrouble(), figures: newFigures(),
+		members: &members{ids: make(map[string]uint64), hurt: make(map[string]bool)},
+		told: told{
+			violations: make(map[string]int), during: make(map[string]int), complaints: make(map[string]int),
+		},
 	}
 	if c.seed == 0 {
 		c.seed = uint64(time.Now().UnixNano() % 1_000_000)
@@ -78,7 +80,7 @@ func TestReads(t *testing.T) {
 			"shard-precreation": {"enabled": false},
 		},
 	})
-	c.data = c.cluster.Data
+	c.members.data = c.cluster.Data
 	if err := c.identify(); err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +101,7 @@ func TestReads(t *testing.T) {
 		c.stores = append(c.stores, s)
 	}
 	c.begin = time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -5).UnixNano()
-	c.start = time.Now()
+	c.diary.start = time.Now()
 	c.rec = newRecord(c.seed, c.trouble, c.grace)
 	c.event("seed %d: %d meta nodes, %d data nodes, %d faults; grace %v",
 		c.seed, *metaFlag, *dataFlag, *faultsFlag, c.grace)
@@ -111,14 +113,15 @@ func TestReads(t *testing.T) {
 // end prints the figures and says what of them is a failure.
 func (c *campaign) end() {
 	c.t.Logf("seed %d: %d faults in %v; %s\n%s",
-		c.seed, len(c.plan), time.Since(c.start).Round(time.Second), c.rec.summary(), c.figures.summary())
+		c.seed, len(c.plan), time.Since(c.diary.start).Round(time.Second), c.rec.summary(), c.figures.summary())
 	told := 0
-	for _, n := range c.told {
+	for _, n := range c.told.violations {
 		told += n
 	}
 	if told > 0 {
-		c.t.Errorf("%d answers lacked acknowledged points, or had deleted or unknown ones, and said nothing, in %d times "+
-			"and places; by the last fault:\n    %s", told, len(c.told), strings.Join(sorted(c.during), "\n    "))
+		c.t.Errorf("%d answers lacked acknowledged points, or had deleted or unknown ones, and said nothing, "+
+			"in %d times and places; by the last fault:\n    %s",
+			told, len(c.told.violations), strings.Join(sorted(c.told.during), "\n    "))
 	}
 	if bad, all := c.figures.ratio(); bad*goodIn > all {
 		c.t.Errorf("%d of %d answers carried a warning or an error while an owner of each shard was well: more than 1 in %d",
@@ -127,7 +130,6 @@ func (c *campaign) end() {
 	c.figures.mu.Lock()
 	defer c.figures.mu.Unlock()
 	if c.figures.longest > quietLimit {
-		c.t.Errorf("no node gave a good answer for %v, until %.3fs",
-			c.figures.longest, c.figures.longestAt.Sub(c.start).Seconds())
+		c.t.Errorf("no node gave a good answer for %v, until %.3fs", c.figures.longest, c.figures.longestAt.Sub(c.diary.start).Seconds())
 	}
 }

@@ -299,16 +299,11 @@ func (r *record) judge(q asked, a answer) (findings []finding, excused map[verdi
 			if there {
 				seen++
 			}
-			switch {
-			case there && p.written == refused:
-				findings = append(findings, finding{"INVENTED", "the write was refused", p, 1})
-			case there && value != p.value:
-				findings = append(findings, finding{"WRONG", fmt.Sprintf("it reads as %d", value), p, 1})
-			case there && v == gone:
-				findings = append(findings, finding{"BACK", "it was deleted", p, 1})
-			case !there && (v == must || v == mustOwn):
-				findings = append(findings, finding{"LACKING", "", p, 1})
-			case !there && (v == young || v == cutOff || v == diskLost), there && v == deleteNew:
+			f, bad, mayBe := judgePoint(p, v, value, there)
+			if bad {
+				findings = append(findings, f)
+			}
+			if mayBe {
 				excused[v]++
 				r.excused[v][p] = true
 			}
@@ -333,6 +328,22 @@ func (r *record) judge(q asked, a answer) (findings []finding, excused map[verdi
 		}
 	}
 	return findings, excused, own
+}
+
+// judgePoint judges what an answer has of one point: bad is what it must not have, or lack; excused is what it need not
+// have, or may have.
+func judgePoint(p *point, v verdict, value int64, there bool) (f finding, bad, excused bool) {
+	switch {
+	case there && p.written == refused:
+		return finding{"INVENTED", "the write was refused", p, 1}, true, false
+	case there && value != p.value:
+		return finding{"WRONG", fmt.Sprintf("it reads as %d", value), p, 1}, true, false
+	case there && v == gone:
+		return finding{"BACK", "it was deleted", p, 1}, true, false
+	case !there && (v == must || v == mustOwn):
+		return finding{"LACKING", "", p, 1}, true, false
+	}
+	return finding{}, false, !there && (v == young || v == cutOff || v == diskLost) || there && v == deleteNew
 }
 
 // judged is a point with its verdict.

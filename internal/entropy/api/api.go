@@ -40,7 +40,7 @@ type Repairs struct {
 	Unreachable []string `json:"unreachable_nodes,omitempty"`
 }
 
-// Repair is one repair. A time of "0" is for not yet.
+// Repair is one repair. A time of "0" is for not yet. Clients get it as one flat object of JSON, so it has many fields.
 type Repair struct {
 	ID              string    `json:"id"`
 	Database        string    `json:"database"`

@@ -22,10 +22,10 @@ import (
 
 // Cache keeps the digests of shards in files of its own, one for each shard.
 //
-// A window of a series-field is read again unless the files of the engine that have the series-field,
-// with their tombstones, are those that it was read from before, or newer ones without a block there, and the write
-// cache had and has nothing of it. So what a write, a delete or a compaction touched is read again, and nothing else. A
-// cache file that is torn, damaged, foreign or of another version is dropped, and what was in it is read again.
+// A window of a series-field is read again unless the files of the engine that have the series-field, with their
+// tombstones, are those that it was read from before, or newer ones without a block there, and the write cache had and
+// has nothing of it. So what a write, a delete or a compaction touched is read again, and nothing else. A cache file
+// that is torn, damaged, foreign or of another version is dropped, and what was in it is read again.
 type Cache struct {
 	dir string
 
@@ -230,16 +230,7 @@ func (c *Cache) refresh(ctx context.Context, shard *tsdb.Shard, id cacheID, old 
 			if err != nil {
 				return err
 			}
-			if changed == 0 {
-				v.Reused++
-			} else {
-				v.Read++
-			}
-			for w := range rec.Windows {
-				if changed.has(w) {
-					v.Points += rec.Windows[w].Count
-				}
-			}
+			v.note(rec, changed)
 			if rec.Sum().Count > 0 {
 				w.add(rec)
 			}
@@ -257,6 +248,20 @@ func (c *Cache) refresh(ctx context.Context, shard *tsdb.Shard, id cacheID, old 
 	}
 	v.count, v.totals = w.count, w.totals
 	return v, nil
+}
+
+// note counts what was read of a series-field.
+func (v *View) note(rec *record, changed windows) {
+	if changed == 0 {
+		v.Reused++
+	} else {
+		v.Read++
+	}
+	for w := range rec.Windows {
+		if changed.has(w) {
+			v.Points += rec.Windows[w].Count
+		}
+	}
 }
 
 // renew returns the record of the series-field that the reader is at: the windows of old, which may be nil, as far as

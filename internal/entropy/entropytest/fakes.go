@@ -44,7 +44,7 @@ type Shard struct {
 	Fields   map[Field]map[int64]any
 }
 
-// Replica is a node's copies in memory.
+// Replica is a node's copies in memory. It has a method for each question of entropy.Replica.
 type Replica struct {
 	Overtake      func() // runs once, before points are applied
 	mu            sync.Mutex

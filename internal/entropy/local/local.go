@@ -61,7 +61,7 @@ type Deletes interface {
 	HoldDeletes(shard, seen uint64) (release func(), ok bool)
 }
 
-// Local is this node's copies of shards in its storage engine.
+// Local is this node's copies of shards in its storage engine. It has many methods because entropy.Replica has them.
 //
 // The engine's last-modified time covers writes (time of the last append to the
 // log), deletes (each touches the file store, and the log when the cache had

@@ -30,7 +30,7 @@ func (r *Repair) patch(ctx context.Context, this, last *round) error {
 	merge := merger{finder: find, rules: r.rules(this, last), age: pushAge}
 	merge.merged = func(p piece, m patch.Merged) error {
 		this.open += m.Open
-		r.decided(m)
+		r.progress.decided(m)
 		for i := range m.Lacking {
 			if err := push[i].add(ctx, p.clocks[i], m.Lacking[i]...); err != nil {
 				return err
@@ -67,7 +67,7 @@ func (r *Repair) patch(ctx context.Context, this, last *round) error {
 // finder finds points for a repair: what it reads is counted, and has to be allowed.
 func (r *Repair) finder() *finder {
 	return newFinder(r.set, r.Cluster.Now, func(ctx context.Context, c copies.Copy, bytes int) error {
-		r.received(c, bytes)
+		r.progress.received(c, bytes)
 		return r.Limit.Wait(ctx, bytes)
 	})
 }
@@ -144,7 +144,7 @@ func (p *pusher) flush(ctx context.Context) error {
 	}
 	p.Report.PointsRepaired.Add(int64(done.Points))
 	p.progress.change(func(r *entropy.RepairRecord) { r.Points += done.Points })
-	p.sent(p.Copy, p.size)
+	p.progress.sent(p.Copy, p.size)
 	p.blocks, p.size = nil, 0
 	return nil
 }

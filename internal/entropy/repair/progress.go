@@ -17,12 +17,14 @@ const (
 
 // progress is the record of a repair that runs.
 type progress struct {
+	report *entropy.Report // counts what all repairs do
+
 	mu sync.Mutex
 	r  entropy.RepairRecord
 }
 
-func newProgress(shard uint64, now time.Time) progress {
-	return progress{r: entropy.RepairRecord{ShardID: shard, State: entropy.Running, Started: now}}
+func newProgress(shard uint64, now time.Time, report *entropy.Report) progress {
+	return progress{report: report, r: entropy.RepairRecord{ShardID: shard, State: entropy.Running, Started: now}}
 }
 
 // change runs fn, which changes the record, under the lock that record takes.
@@ -48,38 +50,38 @@ func (p *progress) record(now time.Time) entropy.RepairRecord {
 }
 
 // received counts bytes that were read from a copy, unless it is this node's.
-func (r *Repair) received(c copies.Copy, n int) {
+func (p *progress) received(c copies.Copy, n int) {
 	if !c.Own {
-		r.Report.BytesRx.Add(int64(n))
-		r.progress.change(func(p *entropy.RepairRecord) { p.BytesRx += int64(n) })
+		p.report.BytesRx.Add(int64(n))
+		p.change(func(r *entropy.RepairRecord) { r.BytesRx += int64(n) })
 	}
 }
 
 // sent counts bytes that were sent to a copy, unless it is this node's.
-func (r *Repair) sent(c copies.Copy, n int) {
+func (p *progress) sent(c copies.Copy, n int) {
 	if !c.Own {
-		r.Report.BytesTx.Add(int64(n))
-		r.progress.change(func(p *entropy.RepairRecord) { p.BytesTx += int64(n) })
+		p.report.BytesTx.Add(int64(n))
+		p.change(func(r *entropy.RepairRecord) { r.BytesTx += int64(n) })
 	}
 }
 
 // decided counts values that were decided.
-func (r *Repair) decided(m patch.Merged) {
-	r.Report.Conflicts.Add(int64(m.ValueConflicts))
-	r.progress.change(func(p *entropy.RepairRecord) {
-		p.Conflicts += m.ValueConflicts
-		p.Decided = append(p.Decided, m.Decided[:min(len(m.Decided), maxDecisions-len(p.Decided))]...)
+func (p *progress) decided(m patch.Merged) {
+	p.report.Conflicts.Add(int64(m.ValueConflicts))
+	p.change(func(r *entropy.RepairRecord) {
+		r.Conflicts += m.ValueConflicts
+		r.Decided = append(r.Decided, m.Decided[:min(len(m.Decided), maxDecisions-len(r.Decided))]...)
 	})
 }
 
-// refusedField counts a series-field of which copies refuse points; reasons are by copy.
-func (r *Repair) refusedField(series []byte, field string, reasons []string) {
-	r.progress.change(func(p *entropy.RepairRecord) {
-		p.Refused++
+// refused counts a series-field of which copies refuse points; reasons are by copy.
+func (p *progress) refused(set copies.Set, series []byte, field string, reasons []string) {
+	p.change(func(r *entropy.RepairRecord) {
+		r.Refused++
 		for i, reason := range reasons {
-			if reason != "" && len(p.Refusals) < maxRefusals {
-				p.Refusals = append(p.Refusals, entropy.Refusal{
-					Node: r.set.Copies[i].TCPAddr, Series: string(series), Field: field, Reason: reason,
+			if reason != "" && len(r.Refusals) < maxRefusals {
+				r.Refusals = append(r.Refusals, entropy.Refusal{
+					Node: set.Copies[i].TCPAddr, Series: string(series), Field: field, Reason: reason,
 				})
 			}
 		}

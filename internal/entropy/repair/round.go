@@ -138,7 +138,7 @@ func (r *Repair) compare(ctx context.Context, this *round) error {
 func (r *Repair) explained(d reconcile.Difference) bool {
 	reasons, ok := r.refused.Explain(d)
 	if ok {
-		r.refusedField(d.Series, d.Field, reasons)
+		r.progress.refused(r.set, d.Series, d.Field, reasons)
 	}
 	return ok
 }

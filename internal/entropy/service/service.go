@@ -58,7 +58,7 @@ type Deps struct {
 }
 
 // Service runs the status checks and the repairs of one node. A shard is queued on its first owner alone, so no two
-// nodes drive the repair of one shard.
+// nodes drive the repair of one shard. It has many methods because it answers all that entropy.Control asks.
 type Service struct {
 	cluster    copies.Cluster
 	local      Local

@@ -19,7 +19,7 @@ import (
 	"concord/internal/rpc"
 )
 
-// Server answers other nodes. It trusts none of what they send.
+// Server answers other nodes. It trusts none of what they send. It has a method for each RPC.
 type Server struct {
 	rpc.UnimplementedEntropyServer
 	rpc.UnimplementedReconcileServer
