@@ -41,17 +41,6 @@ type ShardStatus struct {
 	Message string // for conflict and corrupt, and for copies that are known to lack something: what and where
 }
 
-// Status says how the replicas of a shard differ.
-type Status string
-
-// The statuses of the API.
-const (
-	Diff     Status = "diff"     // contents differ
-	Missing  Status = "missing"  // an owner lacks the shard entirely
-	Conflict Status = "conflict" // a field has different types on two owners
-	Corrupt  Status = "corrupt"  // files of an owner cannot be read back as they were written
-)
-
 // DryRun is what a repair would find and send.
 type DryRun struct {
 	Owners        []string // TCP addresses of those that were compared
