@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/influxdata/influxdb/monitor"
 	"github.com/influxdata/influxdb/services/httpd"
@@ -44,7 +45,8 @@ func (n *Node) registerServices(s grpc.ServiceRegistrar, copies *local.Local, co
 // serveNodes answers other nodes.
 func (n *Node) serveNodes(copies *local.Local, control entropy.Control, shards *shardcopy.Server) {
 	guard := rpc.NewGuard(n.cfg.Meta.InternalSharedSecret)
-	s := rpc.NewServer(append(rpc.CatchingUp(n.catchUp), guard.Option(), n.served.Option())...)
+	options := slices.Concat(n.refuseUnjoined(), rpc.CatchingUp(n.catchUp))
+	s := rpc.NewServer(append(options, guard.Option(), n.served.Option())...)
 	n.registerServices(s, copies, control, shards)
 	ln, done := n.listener.forOneServer(), make(chan struct{})
 	go func() {

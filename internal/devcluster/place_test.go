@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/influxdata/influxdb/models"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -147,6 +148,57 @@ func TestReplacedNodeServesNothing(t *testing.T) {
 	_, err := c.Meta.UpdateData(ctx, fresh.TCPAddr(), old)
 	if err == nil || !strings.Contains(err.Error(), "empty folders") {
 		t.Errorf("the place was given back to old folders: %v", err)
+	}
+	awaitWritten(ctx, t, c)
+	awaitCount(ctx, t, c, fresh, "200")
+}
+
+// TestNodeThatLostAllFoldersServesNoOtherNodeBeforeItJoins: it is up at the address that the others know. Nothing may be
+// written there before update-data gives it its place back, and no answer comes from there.
+func TestNodeThatLostAllFoldersServesNoOtherNodeBeforeItJoins(t *testing.T) {
+	t.Parallel()
+	ctx, c, shard := startWritten(t)
+	place := addr(t, c, 2)
+	if err := c.StopData(2); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(c.DataDir(2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.StartData(2); err != nil {
+		t.Fatal(err)
+	}
+	fresh := c.Data[2]
+	conn, err := grpc.NewClient(fresh.TCPAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	const why = "it is in no cluster"
+	refused := func(what string, err error) {
+		t.Helper()
+		if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), why) {
+			t.Errorf("%s of another node is answered with %v", what, err)
+		}
+	}
+	point, err := models.MustNewPoint("m", nil, models.Fields{"f": 1.0}, yesterday()).MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = rpc.NewReplicationClient(conn).WriteShard(ctx, &rpc.WriteShardRequest{
+		ShardId: shard.ID, Database: "db", RetentionPolicy: "autogen", Points: [][]byte{point},
+	})
+	refused("a write", err)
+	answer, err := rpc.NewQueryClient(conn).CreateIterator(ctx, &rpc.IteratorRequest{ShardIds: []uint64{shard.ID}})
+	if err == nil {
+		_, err = answer.Recv()
+	}
+	refused("a query", err)
+	if found, err := filepath.Glob(filepath.Join(c.DataDir(2), "data", "*", "*", "*")); err != nil || len(found) != 0 {
+		t.Errorf("it has %v, %v", found, err)
+	}
+	if _, err := c.Meta.UpdateData(ctx, place, fresh.TCPAddr()); err != nil {
+		t.Fatal(err)
 	}
 	awaitWritten(ctx, t, c)
 	awaitCount(ctx, t, c, fresh, "200")

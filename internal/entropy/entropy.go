@@ -51,6 +51,8 @@ var (
 	// ErrOvertaken is why points are not applied: a delete came after they were read, or the node does not know any more
 	// what was written since.
 	ErrOvertaken = errors.New("points were deleted or written meanwhile")
+	// ErrOnItsWay is why copies are not repaired yet: writes or deletes for them wait in hinted handoff.
+	ErrOnItsWay = errors.New("hinted handoff is not done")
 	// ErrNoFiles is why a missing copy is not made out of files: a write began it meanwhile, or the files of the source
 	// are damaged.
 	ErrNoFiles = errors.New("no copy of files")

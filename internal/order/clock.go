@@ -60,10 +60,13 @@ type Clock struct {
 	now    func() time.Time // of this machine
 	log    *zap.Logger
 	opened Version // the bound on disk when the clock was opened
+	// between is how much time passed between two times of this machine, whatever they say. Tests replace it.
+	between func(earlier, later time.Time) time.Duration
 
 	mu      sync.Mutex
 	last    Version       // the greatest that was given or heard, with zeros for the node
-	offset  time.Duration // of this clock from the time of this machine; it only grows
+	offset  time.Duration // of this clock from the time of this machine, which is never ahead of this clock
+	seen    time.Time     // of this machine, when the clock looked last
 	node    Version
 	bound   Version       // on disk: no version that was given or heard is greater
 	storing chan struct{} // closed when the bound is stored; nil when none is being stored
@@ -81,6 +84,7 @@ const (
 // machine.
 func OpenClock(path string, now func() time.Time, log *zap.Logger) (*Clock, error) {
 	c := &Clock{path: path, now: now, log: log}
+	c.between = func(earlier, later time.Time) time.Duration { return later.Sub(earlier) } // both are monotonic
 	b, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -133,12 +137,26 @@ func (c *Clock) SetNode(id uint64) {
 
 // next returns the version that would be given now. mu must be held.
 func (c *Clock) next() Version {
-	at := AtTime(c.now().Add(c.offset))
+	at := AtTime(c.machine().Add(c.offset))
 	if at <= c.last {
 		c.offset += (c.last - at).length()
 		return c.last + 1<<nodeBits
 	}
 	return at
+}
+
+// machine returns the time of this machine. Where that was set forward, the offset gets smaller: what the machine was
+// behind is over. Otherwise a machine whose time goes back and forth would carry all clocks of the cluster ahead, each
+// time by as much. mu must be held.
+func (c *Clock) machine() time.Time {
+	now := c.now()
+	if !c.seen.IsZero() {
+		if forward := now.Round(0).Sub(c.seen.Round(0)) - c.between(c.seen, now); forward > 0 {
+			c.offset = max(0, c.offset-forward)
+		}
+	}
+	c.seen = now
+	return now
 }
 
 // Next returns a version that is greater than all that this clock gave or heard of before.

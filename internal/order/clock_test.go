@@ -176,3 +176,42 @@ func TestClockOfAMachineThatLostItsTime(t *testing.T) {
 		t.Errorf("the clock gives %v, and had heard of %v", v.Time(), other.Time())
 	}
 }
+
+func TestTimeThatGoesBackAndForthDoesNotCarryTheClockAhead(t *testing.T) {
+	t.Parallel()
+	begin := time.Unix(1_800_000_000, 0)
+	passed, off := time.Duration(0), time.Duration(0)
+	now := func() time.Time { return begin.Add(passed + off) }
+	c, err := OpenClock(filepath.Join(t.TempDir(), "clock"), now, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	last := passed
+	c.between = func(_, _ time.Time) time.Duration {
+		d := passed - last
+		last = passed
+		return d
+	}
+	for range 20 {
+		for _, off = range []time.Duration{10 * time.Minute, -10 * time.Minute, 0} {
+			before := c.Next()
+			passed += time.Second
+			if v := c.Next(); v <= before || v.Time().Before(now()) {
+				t.Fatalf("with the time %v off, %v comes after %v", off, v.Time(), before.Time())
+			}
+		}
+	}
+	if ahead := c.Next().Time().Sub(begin.Add(passed)); ahead > 10*time.Minute+time.Second {
+		t.Errorf("the clock is %v ahead, and the time never was more than ten minutes", ahead)
+	}
+	passed += time.Minute
+	if err := c.Heard(AtTime(begin.Add(passed + time.Hour))); err != nil {
+		t.Fatal(err)
+	}
+	off = 30 * time.Minute
+	passed += time.Second
+	if ahead := c.Next().Time().Sub(begin.Add(passed)); ahead < time.Hour || ahead > time.Hour+time.Second {
+		t.Errorf("the clock is %v ahead, and that of another node was an hour", ahead)
+	}
+}

@@ -5,22 +5,42 @@
 //	make campaign                      # 500 faults
 //	make campaign SEED=7 FAULTS=50     # a replay: the same cluster, faults and operations
 //
-// The record keeps for each operation when it began and when its answer came. A point may hold at the end what the last
-// operation leaves there in some order of all that keeps to these times (package history); all owners must hold the
-// same.
+// The seed chooses the numbers of nodes, two or three copies of each shard, and whether anti-entropy repairs what
+// differs by itself, or when it is asked to.
+//
+// # What is checked
+//
+// The record keeps for each operation when it began and when its answer came. For each point there must be a linear
+// order of its writes and deletes that respects these times and ends in what an owner holds (package history). An
+// operation that was not acknowledged may come anywhere after its begin in that order, or not at all. All owners must
+// hold the same. All writes ask for a quorum: two of three copies, and both of two. At level one, two writes through
+// nodes that do not reach each other have the order of their clocks (docs/adr/0011-one-order.md), which no record
+// knows.
 //
 // The writes of a point go through any node, so that one out of the hinted handoff of one node may arrive after a newer
 // one through another. With CAMPAIGN='-through one' they go through one node, as long as it answers. With
 // CAMPAIGN='-shared' all writers write to the same series, so that operations on a point overlap.
 //
+// # Faults
+//
 // Faults: kill -9, restart, pause (SIGSTOP), cut links (reset, stalled, or with
 // the answers held), slow links, calls between data nodes that arrive twice (the second at once, or behind
 // later calls), a full disk (but for some kB, or for less than the 5 % that repairs leave free; at times
-// the node is killed and started while it is full), a power cut of all data nodes, and kills,
+// the node is killed and started while it is full), a power cut of all data nodes, a wiped node (all folders are gone,
+// and update-data gives it its place back), a replaced node (update-data gives its place to an empty one at another
+// address), clocks of data nodes that go off by up to ten minutes and come back, and kills,
 // pauses and cuts of a meta node. One data node at a time is in trouble, so a quorum
-// of the owners of every shard stays and writes must go on. Faults follow the seed
-// exactly; how they meet the writers' requests depends on the machine.
+// of three owners of a shard stays and writes must go on; of two owners it does not, and writes to the shards of
+// that node wait. One clock at a time is off, beside the other faults, and so are meta nodes in trouble. Faults follow
+// the seed exactly; how they meet the writers' requests depends on the machine.
+//
+// A wipe takes a copy away for ever. What was acknowledged at a quorum is on two copies, and the other one may be
+// all that is left of it. So a node is wiped or replaced only when nothing else is missing: no data node is down or
+// cut off, nobody has hints for anybody, every node knows its copies to be whole, and anti-entropy has found nothing
+// to repair for two checks. Writers go on meanwhile. What is acknowledged after that is safe, too: the other owners of
+// the shard are reached. Other faults come at once, while the copies are made anew.
 //
 // Disks are full for real: each data node has a small file system of its own, in memory, which takes
-// Linux and root. Elsewhere these faults are skipped, and the log says so.
+// Linux and root. Elsewhere these faults are skipped, and the log says so. To move clocks, all of Go's library is
+// compiled anew, once, which takes minutes; with CAMPAIGN='-clocks=false' these faults are skipped.
 package campaign

@@ -75,7 +75,7 @@ func (n *names) retire(s string) {
 type writer struct {
 	rng     *rand.Rand
 	rec     *record
-	nodes   []*process.Node
+	nodes   func() []*process.Node
 	begin   int64         // of the first day
 	days    *atomic.Int64 // that are written to; more with time, so that shard groups are made during faults
 	names   *names
@@ -126,13 +126,14 @@ func (w *writer) node() *process.Node {
 // any picks a node that answered of late, as a client with failover does.
 func (w *writer) any() *process.Node {
 	var good []*process.Node
-	for _, n := range w.nodes {
+	all := w.nodes()
+	for _, n := range all {
 		if time.Since(w.shunned[n.Name]) > avoid {
 			good = append(good, n)
 		}
 	}
 	if len(good) == 0 {
-		good = w.nodes
+		good = all
 	}
 	return good[w.rng.IntN(len(good))]
 }

@@ -45,8 +45,8 @@ type Cluster struct {
 	opt Options
 	bin binaries
 
-	mu   sync.Mutex // guards Data against links, which look for callers
-	made int        // data nodes so far
+	mu      sync.Mutex // guards Data and started
+	started []*Node    // all data nodes so far
 }
 
 // binaries are built once for each test binary.
@@ -212,8 +212,17 @@ func (c *Cluster) newMeta() *Node {
 // AddNode starts one more data node, which is in no cluster yet.
 func (c *Cluster) AddNode() *Node {
 	c.t.Helper()
-	c.made++
-	n := c.newNode(fmt.Sprintf("data%d", c.made), "influxd")
+	n := c.startNode()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.Data = append(slices.Clone(c.Data), n)
+	return n
+}
+
+// startNode starts a data node that is none of Data yet.
+func (c *Cluster) startNode() *Node {
+	c.t.Helper()
+	n := c.newNode(fmt.Sprintf("data%d", len(c.started)+1), "influxd")
 	n.noDisk = errors.New("none was asked for")
 	if c.opt.Disk > 0 {
 		n.disk, n.noDisk = newDisk(n.Dir, c.opt.Disk)
@@ -248,25 +257,61 @@ func (c *Cluster) AddNode() *Node {
 	}
 	n.configure(all)
 	c.mu.Lock()
-	c.Data = append(slices.Clone(c.Data), n)
+	c.started = append(c.started, n) // first: links look for callers
 	c.mu.Unlock()
 	n.Start()
 	n.AwaitUp()
 	return n
 }
 
-// Forget takes a data node that is down for good off the list, when another one has taken its place.
-func (c *Cluster) Forget(n *Node) {
+// DataNodes are Data at one moment, for callers beside which nodes are replaced.
+func (c *Cluster) DataNodes() []*Node {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.Data = slices.DeleteFunc(slices.Clone(c.Data), func(o *Node) bool { return o == n })
+	return c.Data
+}
+
+// Rejoin removes all folders of a data node that is down, starts it, and gives it the place in the cluster that it had.
+func (c *Cluster) Rejoin(n *Node) {
+	c.t.Helper()
+	n.Wipe(folders...)
+	n.Start()
+	n.AwaitUp()
+	c.updateData(n, n)
+}
+
+// Replace puts a new, empty data node in the place of one that is down for good, also in Data. started is called with
+// it before it has that place.
+func (c *Cluster) Replace(old *Node, started func(*Node)) *Node {
+	c.t.Helper()
+	n := c.startNode()
+	started(n)
+	c.updateData(old, n)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.Data = slices.Clone(c.Data)
+	c.Data[slices.Index(c.Data, old)] = n
+	return n
+}
+
+// updateData gives the place of a data node to one with empty folders. Meta nodes may have no leader just now.
+func (c *Cluster) updateData(old, empty *Node) {
+	c.t.Helper()
+	var err error
+	if !Poll(time.Minute, func() bool {
+		_, err = c.TryCtl("update-data", old.TCP, empty.TCP)
+		return err == nil
+	}) {
+		c.t.Fatal(err)
+	}
+	empty.AwaitUp()
 }
 
 // nodes are all nodes, meta nodes first.
 func (c *Cluster) nodes() []*Node {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return append(append([]*Node(nil), c.Meta...), c.Data...)
+	return append(append([]*Node(nil), c.Meta...), c.started...)
 }
 
 // pids name the nodes that run, by process.

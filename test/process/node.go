@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -53,11 +55,25 @@ func (c *Cluster) newNode(name, binary string) *Node {
 			}
 		}
 		if c.t.Failed() {
-			text := n.Log()
-			c.t.Logf("log of %s:\n%s", name, text[max(0, len(text)-6000):])
+			text := notable(n.Log())
+			c.t.Logf("log of %s:\n%s", name, text[max(0, len(text)-12000):])
 		}
 	})
 	return n
+}
+
+// routine are messages that a node logs all the time.
+var routine = []string{`msg="Checking status"`, `msg="Skipped shards"`}
+
+// notable is a log without what is logged all the time.
+func notable(log string) string {
+	var b strings.Builder
+	for line := range strings.Lines(log) {
+		if !slices.ContainsFunc(routine, func(m string) bool { return strings.Contains(line, m) }) {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
 }
 
 func (n *Node) configure(settings map[string]any) {

@@ -4,10 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
-	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -52,19 +51,11 @@ type options struct {
 	healLimit time.Duration // within which all copies must be whole after the faults
 }
 
-// members are the data nodes.
+// members is what is known of the data nodes.
 type members struct {
 	mu   sync.Mutex
-	data []*process.Node
 	ids  map[string]uint64 // by name
 	hurt map[string]bool   // nodes that lost data, until all is repaired
-}
-
-// nodes are the data nodes that are there now.
-func (m *members) nodes() []*process.Node {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.data
 }
 
 // lostData notes that a node lost data.
@@ -81,16 +72,19 @@ func (m *members) anyHurt() bool {
 	return len(m.hurt) > 0
 }
 
-// replace puts an empty node in the place of another one.
-func (m *members) replace(old, by *process.Node) {
+// begin notes an empty node that takes the place of another one.
+func (m *members) begin(old, by *process.Node) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ids[by.Name] = m.ids[old.Name]
 	m.hurt[by.Name] = true
+}
+
+// forget is for a node that is gone for ever.
+func (m *members) forget(old *process.Node) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	delete(m.hurt, old.Name)
-	place := slices.Index(m.data, old)
-	m.data = slices.Clone(m.data)
-	m.data[place] = by
 }
 
 // recovered returns those of the nodes that lack nothing any more, by what all nodes hold for them.
@@ -180,7 +174,7 @@ func (t *told) violation(q asked) (full bool) {
 func (c *campaign) event(format string, args ...any) { c.diary.event(format, args...) }
 
 // nodes are the data nodes of the cluster.
-func (c *campaign) nodes() []*process.Node { return c.members.nodes() }
+func (c *campaign) nodes() []*process.Node { return c.cluster.DataNodes() }
 
 func (c *campaign) member(n *process.Node) member { return member{n.Name, c.trouble.disk(n.Name)} }
 
@@ -354,12 +348,12 @@ func (c *campaign) watch() {
 		if !c.trouble.reaches(n.Name) {
 			return
 		}
-		of, lacking, err := heldBy(n)
+		held, err := n.Held()
 		if err != nil {
 			return // what it holds nobody knows
 		}
-		notWhole[n.Name] = lacking
-		for id, bytes := range of {
+		notWhole[n.Name] = held.NotWhole
+		for id, bytes := range held.Hints {
 			hints[id] += bytes
 		}
 	}
@@ -388,48 +382,6 @@ func (c *campaign) repaired(nodes []*process.Node) bool {
 		c.calm = time.Now()
 	}
 	return time.Since(c.calm) > calmTime
-}
-
-// heldBy are the bytes of hints that a node has, by the node they are for, and how many of its copies it knows not to
-// be whole.
-func heldBy(n *process.Node) (hints map[uint64]int, notWhole int, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.HTTP+"/debug/vars", nil)
-	if err != nil {
-		return nil, 0, err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer resp.Body.Close()
-	var vars map[string]json.RawMessage
-	if err := json.NewDecoder(resp.Body).Decode(&vars); err != nil {
-		return nil, 0, fmt.Errorf("/debug/vars of %s: %w", n.Name, err)
-	}
-	hints = make(map[uint64]int)
-	for _, value := range vars {
-		var stat struct {
-			Name   string
-			Tags   struct{ Node string }
-			Values struct{ QueueBytes, QueueDepth, NotWhole float64 }
-		}
-		if json.Unmarshal(value, &stat) != nil {
-			continue // not a statistic
-		}
-		switch stat.Name {
-		case "copies":
-			notWhole += int(stat.Values.NotWhole)
-		case "hh_node":
-			id, err := strconv.ParseUint(stat.Tags.Node, 10, 64)
-			if err != nil {
-				return nil, 0, fmt.Errorf("/debug/vars of %s: hh_node has no node", n.Name)
-			}
-			hints[id] += int(stat.Values.QueueBytes + stat.Values.QueueDepth)
-		}
-	}
-	return hints, notWhole, nil
 }
 
 // identify asks the cluster for the IDs of its data nodes.
@@ -469,6 +421,41 @@ func (c *campaign) compare() {
 					}
 				}
 			}
+		}
+	}
+	for _, s := range c.stores {
+		for _, h := range c.rec.hours(s.name) {
+			c.compareNodes(s, h)
+		}
+	}
+}
+
+// compareNodes asks all nodes for the points of an hour. All must say the same, and what the history of each point allows.
+func (c *campaign) compareNodes(s *store, h int) {
+	from := c.begin + int64(h)*hour
+	var first answer
+	for i, n := range c.nodes() {
+		q := asked{window: window{s.name, h}, copies: s.copies, from: from, to: from + hour, node: c.member(n), sent: time.Now()}
+		q.statement = q.text()
+		ctx, cancel := context.WithTimeout(context.Background(), longWaits)
+		said, err := ask(ctx, n.HTTP, q.db, q.statement)
+		cancel()
+		var a answer
+		if err == nil {
+			a, err = q.read(said)
+		}
+		if err != nil || said.err != "" {
+			c.t.Errorf("%s answers %q with %v %s", n.Name, q.statement, err, said.err)
+			return
+		}
+		q.got = time.Now()
+		if found := c.rec.last(q, a); len(found) > 0 {
+			c.violation(q, c.rec.tell(found, c.diary.start, 3))
+		}
+		if i == 0 {
+			first = a
+		} else if !maps.Equal(first.points, a.points) {
+			c.t.Errorf("%s and %s do not have the same: %d and %d points of %q", c.nodes()[0].Name, n.Name, len(first.points), len(a.points), q.statement)
 		}
 	}
 }

@@ -149,8 +149,8 @@ func (w *writer) delete() {
 	i := w.rng.IntN(liveSeries)
 	o := w.live[s][i]
 	at := w.place(s, o)
-	batch := w.c.rec.deleting(at)
-	if len(batch) == 0 {
+	d := w.c.rec.deleting(at)
+	if len(d.batch) == 0 {
 		return
 	}
 	n := w.node()
@@ -158,7 +158,7 @@ func (w *writer) delete() {
 	ctx, cancel := context.WithTimeout(context.Background(), writerWaits)
 	defer cancel()
 	answer, err := ask(ctx, n.HTTP, s.name, fmt.Sprintf(`DELETE FROM m WHERE s = '%s' AND time >= %d AND time <= %d`,
-		at.series, batch[0].time, batch[len(batch)-1].time))
+		at.series, d.batch[0].time, d.batch[len(d.batch)-1].time))
 	f, why := acknowledged, ""
 	switch {
 	case err != nil:
@@ -166,7 +166,7 @@ func (w *writer) delete() {
 	case answer.err != "":
 		f, why = limbo, answer.err
 	}
-	w.c.rec.deleted(batch, f, through)
+	w.c.rec.deleted(d, f, through)
 	if f != acknowledged {
 		w.shunned[n.Name] = time.Now()
 		w.c.figures.failed("delete: " + why)

@@ -24,6 +24,9 @@
 // may have taken writes that the others lack, and so the others are touched, too. Questions to a node that is down,
 // hangs or is cut off are not counted.
 //
+// When all is over, all nodes must say the same. For each point, a linear order of its write and its deletes that
+// respects real time must end in that (package history).
+//
 // # What is excused
 //
 // Two things only, and each is counted and printed:

@@ -145,8 +145,6 @@ func (c *faults) down(n *process.Node, f fault) {
 	switch f.kind {
 	case wipe:
 		n.Wipe("data", "wal", "hh")
-	case rejoin:
-		n.Wipe("meta", "data", "wal", "hh")
 	case rollBack:
 		image := c.images[n.Name]
 		c.event("%s is as it was %v ago", n.Name, time.Since(image.made).Round(10*time.Millisecond))
@@ -159,14 +157,14 @@ func (c *faults) down(n *process.Node, f fault) {
 		c.members.lostData(n.Name)
 	}
 	wait(f.hold)
-	if f.kind == replace {
+	switch f.kind {
+	case replace:
 		c.replace(n)
 		return
-	}
-	n.Start()
-	n.AwaitUp()
-	if f.kind == rejoin {
-		c.cluster.Ctl("update-data", n.TCP, n.TCP)
+	case rejoin:
+		c.cluster.Rejoin(n)
+	default:
+		n.Start()
 		n.AwaitUp()
 	}
 	end()
@@ -174,13 +172,13 @@ func (c *faults) down(n *process.Node, f fault) {
 
 // replace puts an empty node in the place of one that is gone for ever, with what it did not tell.
 func (c *faults) replace(old *process.Node) {
-	n := c.cluster.AddNode()
-	c.trouble.touch(n.Name)
-	end := c.trouble.part(n.Name, "")
-	c.cluster.Ctl("update-data", old.TCP, n.TCP)
-	n.AwaitUp()
-	c.cluster.Forget(old)
-	c.members.replace(old, n)
+	var end func()
+	n := c.cluster.Replace(old, func(n *process.Node) {
+		c.trouble.touch(n.Name)
+		end = c.trouble.part(n.Name, "")
+		c.members.begin(old, n)
+	})
+	c.members.forget(old)
 	now := time.Now()
 	c.trouble.recovered(old.Name, now, now) // it owns nothing any more
 	c.event("%s is in the place of %s", n.Name, old.Name)

@@ -80,7 +80,6 @@ func TestReads(t *testing.T) {
 			"shard-precreation": {"enabled": false},
 		},
 	})
-	c.members.data = c.cluster.Data
 	if err := c.identify(); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"concord/test/history"
 )
 
 // record is what the cluster acknowledged, and when, and through which node. It judges answers by it.
@@ -20,6 +22,7 @@ type record struct {
 
 	mu     sync.Mutex
 	rng    *rand.Rand
+	clock  history.Clock
 	series map[place][]*point // in order of time
 	placed map[window][]place // those of an hour
 	recent []*point           // acknowledged last
@@ -46,18 +49,14 @@ type place struct {
 }
 
 // fate is what a client knows of its operation.
-type fate int
+type fate = history.Fate
 
 const (
-	underWay fate = iota
-	limbo
-	refused // no node has seen it
-	acknowledged
+	underWay     = history.UnderWay
+	limbo        = history.Limbo
+	refused      = history.Refused
+	acknowledged = history.Acknowledged
 )
-
-func (f fate) String() string {
-	return [...]string{"under way", "in limbo", "refused", "acknowledged"}[f]
-}
 
 // member is a node with a disk: with another one it knows nothing of what it said before.
 type member struct {
@@ -77,6 +76,9 @@ type point struct {
 	place
 	time  int64
 	value int64
+
+	history history.Point
+	write   *history.Op
 
 	written fate
 	level   string
@@ -109,12 +111,14 @@ func (r *record) issue(at place, begin int64, n int, level string, through membe
 	if all := r.series[at]; len(all) > 0 {
 		last = all[len(all)-1].time
 	}
+	op := r.clock.Begin()
 	for range n {
 		last += int64(1+r.rng.IntN(40)) * int64(10*time.Millisecond)
 		if last >= begin+int64(time.Hour) {
 			break
 		}
-		p := &point{place: at, time: last, value: r.rng.Int64N(1 << 40), level: level, through: through}
+		p := &point{place: at, time: last, value: r.rng.Int64N(1 << 40), level: level, through: through, write: op}
+		p.history.Add(op, history.Value(p.value))
 		r.series[at] = append(r.series[at], p)
 		out = append(out, p)
 	}
@@ -128,6 +132,9 @@ func (r *record) wrote(batch []*point, f fate) {
 	defer r.mu.Unlock()
 	r.count(f)
 	now := time.Now()
+	if len(batch) > 0 {
+		r.clock.End(batch[0].write, f)
+	}
 	for _, p := range batch {
 		p.written, p.at = f, now
 		if f != acknowledged {
@@ -156,33 +163,41 @@ func (r *record) count(f fate) {
 	}
 }
 
-// deleting picks a range of points of a series in an hour that are acknowledged, and says that a delete of it is
-// under way; none when there is nothing to delete.
-func (r *record) deleting(at place) (batch []*point) {
+// deletion is a delete of points next to each other that has begun.
+type deletion struct {
+	op    *history.Op
+	batch []*point
+}
+
+// deleting picks a range of points of a series in an hour, and says that a delete of it is under way; the batch is empty
+// when there is nothing to delete.
+func (r *record) deleting(at place) (d deletion) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	all := r.series[at]
 	if len(all) == 0 {
-		return nil
+		return d
 	}
 	from := r.rng.IntN(len(all))
-	batch = all[from:min(len(all), from+1+r.rng.IntN(12))]
+	d = deletion{r.clock.Begin(), all[from:min(len(all), from+1+r.rng.IntN(12))]}
 	now := time.Now()
-	for _, p := range batch {
+	for _, p := range d.batch {
+		p.history.Add(d.op, history.Outcome{})
 		if p.deleting.IsZero() {
 			p.deleting = now
 		}
 	}
-	return batch
+	return d
 }
 
-// deleted says what came of the delete of points.
-func (r *record) deleted(batch []*point, f fate, through member) {
+// deleted says what came of a delete.
+func (r *record) deleted(d deletion, f fate, through member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.clock.End(d.op, f)
 	r.count(f)
 	now := time.Now()
-	for _, p := range batch {
+	for _, p := range d.batch {
 		// A write in limbo may be carried out after the delete.
 		if f == acknowledged && p.written == acknowledged && p.deleted.IsZero() && p.at.Before(now) {
 			p.deleted, p.deleter = now, through
@@ -389,6 +404,31 @@ func judgeCell(c cell, points []judged, got tally, excused map[verdict]int) (fin
 		missed -= n
 	}
 	return finding{}, false
+}
+
+// last judges a raw answer when all operations have ended. For each point, there must be a linear order of its write and
+// its deletes that respects real time and ends in what the answer has. What is excused is left out: it is gone with a
+// disk.
+func (r *record) last(q asked, a answer) (findings []finding) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	known := make(map[member]heard)
+	for _, at := range r.places(q) {
+		for _, p := range r.series[at] {
+			if p.time < q.from || p.time >= q.to {
+				continue
+			}
+			switch r.verdict(p, q, known) {
+			case young, cutOff, diskLost, deleteNew:
+				continue
+			}
+			value, there := a.points[cell{p.series, p.time}]
+			if has := (history.Outcome{Value: value, Present: there}); !p.history.Allows(has) {
+				findings = append(findings, finding{"IN NO ORDER", fmt.Sprintf("it has %v, and may have %v", has, p.history.Allowed()), p, 1})
+			}
+		}
+	}
+	return findings
 }
 
 func (t *tally) add(v int64) { t.count++; t.sum += v }

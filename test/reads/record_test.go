@@ -1,6 +1,7 @@
 package reads
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -241,6 +242,48 @@ func TestAnswersCountWhileAnOwnerOfEachShardIsWell(t *testing.T) {
 	} {
 		if got := s.trouble.counts(tt.node, tt.copies, s.at(tt.from), s.at(tt.to), 2*time.Second); got != tt.want {
 			t.Errorf("%s, %d copies, from %v to %v: %v", tt.node, tt.copies, tt.from, tt.to, got)
+		}
+	}
+}
+
+func TestLastAnswerEndsAnOrderOfEachPoint(t *testing.T) {
+	t.Parallel()
+	there, none := true, false
+	for _, tt := range []struct {
+		name  string
+		build func(*scene) *point
+		wrong []bool // whether the point is there, in answers that no order ends in
+	}{
+		{"written", func(s *scene) *point { return s.write(acknowledged, "one", "a", 1) }, []bool{none}},
+		{"in limbo", func(s *scene) *point { return s.write(limbo, "one", "a", 1) }, nil},
+		{"refused", func(s *scene) *point { return s.write(refused, "one", "a", 1) }, []bool{there}},
+		{"deleted", func(s *scene) *point {
+			p := s.write(acknowledged, "one", "a", 1)
+			s.deleted(s.deleting(p.place), acknowledged, member{"a", 0})
+			p.deleting, p.deleted = s.at(2), s.at(2.1)
+			return p
+		}, []bool{there}},
+		{"delete in limbo", func(s *scene) *point {
+			p := s.write(acknowledged, "one", "a", 1)
+			s.deleted(s.deleting(p.place), limbo, member{"a", 0})
+			return p
+		}, nil},
+		{"gone with a disk", func(s *scene) *point {
+			s.trouble.lost["a"] = []time.Time{s.at(2)}
+			return s.write(acknowledged, "one", "a", 1)
+		}, nil},
+	} {
+		for _, has := range []bool{there, none} {
+			s := newScene()
+			p := tt.build(s)
+			a := answer{points: make(map[cell]int64)}
+			if has {
+				a.points[cell{p.series, p.time}] = p.value
+			}
+			want := slices.Contains(tt.wrong, has)
+			if got := s.last(s.question("b", 10), a); (len(got) > 0) != want {
+				t.Errorf("%s, there: %v: %v", tt.name, has, got)
+			}
 		}
 	}
 }

@@ -135,7 +135,8 @@ func (s States) copyAt(owner, shard uint64) (Copy, error) {
 	return c, nil
 }
 
-// Reach returns the copies of a shard that can be used. It fails while writes or deletes are on their way to them.
+// Reach returns the copies of a shard that can be used. It fails with
+// entropy.ErrOnItsWay while writes or deletes are on their way to them.
 func (c Cluster) Reach(ctx context.Context, sh cluster.Shard) (Set, error) {
 	states, err := c.States(ctx, sh)
 	if err != nil {
@@ -143,7 +144,7 @@ func (c Cluster) Reach(ctx context.Context, sh cluster.Shard) (Set, error) {
 	}
 	set := states.Set(sh)
 	if from, to, any := set.OnItsWay(); any {
-		return Set{}, fmt.Errorf("%s still has hinted handoff of shard %d for %s", c.Addr(from), sh.ID, c.Addr(to))
+		return Set{}, fmt.Errorf("%w: %s still has some of shard %d for %s", entropy.ErrOnItsWay, c.Addr(from), sh.ID, c.Addr(to))
 	}
 	return set, nil
 }

@@ -58,9 +58,30 @@ func (r *Repair) rounds(ctx context.Context) (*round, error) {
 			case <-ctx.Done():
 				return nil, context.Cause(ctx)
 			}
+			if err := r.hearOfDeletes(ctx); err != nil {
+				return nil, err
+			}
 		}
 		last = this
 	}
+}
+
+// hearOfDeletes asks the copies which deletes they have heard of. The next round reads all points anew: only deletes
+// that come while it does can overtake it. Otherwise deletes that come more often than settle would keep a repair from
+// ever ending.
+func (r *Repair) hearOfDeletes(ctx context.Context) error {
+	now, err := r.Cluster.Reach(ctx, r.shard)
+	if err != nil {
+		return err
+	}
+	for i, c := range r.set.Copies {
+		at := slices.Index(now.Owners(), c.ID)
+		if at < 0 {
+			return now.Missing()
+		}
+		r.set.Copies[i].State.Deletes = now.Copies[at].State.Deletes
+	}
+	return nil
 }
 
 // round compares once, applies what it found and compares the roots.

@@ -157,6 +157,13 @@ func (d *dispatcher) repair(ctx context.Context, it queued, j *job) {
 		r.State, r.Error = entropy.Stopped, cause.Error()
 		log.Info("Repair stopped", zap.NamedError("reason", cause))
 		return
+	case errors.Is(err, entropy.ErrOnItsWay):
+		r.State, r.Error = entropy.Failed, err.Error()
+		log.Debug("Repair waits for hinted handoff", zap.Error(err))
+		if err := d.queue.postpone(it.ID, d.deps.Cluster.Now(), err); err != nil {
+			report.Fail("Cannot record that a repair waits", it.ID, err)
+		}
+		return
 	case err != nil:
 		r.State, r.Error = entropy.Failed, err.Error()
 		report.Errors.Add(1)

@@ -27,6 +27,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 const (
 	minBackoff = time.Second
 	maxBackoff = 5 * time.Minute
+	maxWait    = 30 * time.Second // for hinted handoff
 )
 
 // queued is a shard that waits for its repair or is being repaired.
@@ -203,6 +204,20 @@ func (q *queue) fail(id uint64, now time.Time, cause error) error {
 	}
 	it.Attempts++
 	it.Next = now.Add(backoff(it.Attempts))
+	it.Error = cause.Error()
+	return q.store(it)
+}
+
+// postpone records that a repair could not begin yet, and when to look again: after as long as it has been queued, within
+// limits. That is no failed attempt: the next real one comes as soon as without it.
+func (q *queue) postpone(id uint64, now time.Time, cause error) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	it, ok := q.items[id]
+	if !ok {
+		return nil
+	}
+	it.Next = now.Add(min(max(now.Sub(it.Added), minBackoff), maxWait))
 	it.Error = cause.Error()
 	return q.store(it)
 }

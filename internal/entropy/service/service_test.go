@@ -429,6 +429,36 @@ func TestRepair(t *testing.T) {
 			}
 		}
 	})
+	bubble("writes and deletes beside a repair do not keep it from ending", t, func(t *testing.T, c *entropytest.Cluster) {
+		s := mustOpen(t, c, nil)
+		c.WriteAll(1, old(), 1.0)
+		c.Replicas[3].Write(1, "cpu,host=a", "value", old(), 2.0) // just now: it may be on its way to the others
+		tick := time.NewTicker(10 * time.Second)
+		defer tick.Stop()
+		stop := make(chan struct{})
+		defer close(stop)
+		go func() {
+			for {
+				select {
+				case <-tick.C:
+				case <-stop:
+					return
+				}
+				c.WriteAll(1, old()+int64(time.Hour), 3.0)
+				for _, r := range c.Replicas {
+					r.Change(func() { r.Shards[1].Deletes++ })
+				}
+			}
+		}()
+		mustRepair(t, s, 1)
+		pass(3 * time.Minute)
+		for id, r := range c.Replicas {
+			if a, b := r.Dump(1), c.Replicas[1].Dump(1); a != b {
+				t.Errorf("owner %d has %s, and owner 1 %s", id, a, b)
+			}
+		}
+		wantStatus(t, s, entropy.NodeStatus{})
+	})
 	bubble("paused repairs wait, also over a restart, and are recorded", t, func(t *testing.T, c *entropytest.Cluster) {
 		dir := t.TempDir()
 		open := func() *Service { return mustOpen(t, c, func(_ *entropy.Config, d *Deps) { d.Dir = dir }) }
@@ -588,6 +618,26 @@ func TestRepair(t *testing.T) {
 		pass(time.Second)
 		if got := s.queue.list()[0].Attempts; got != attempts || attempts != it.Attempts+1 {
 			t.Errorf("%d attempts, then %d, then %d: want one more, once", it.Attempts, attempts, got)
+		}
+	})
+	bubble("a repair that waited long for hinted handoff begins soon after it", t, func(t *testing.T, c *entropytest.Cluster) {
+		s := mustOpen(t, c, nil)
+		c.WriteAll(1, old(), 1.0)
+		c.Replicas[1].Write(1, "cpu,host=b", "value", old(), 1.0)
+		hints := func(to ...uint64) {
+			c.Replicas[1].Change(func() { c.Replicas[1].Shards[1].Hints = to })
+		}
+		hints(3)
+		mustRepair(t, s, 1)
+		pass(time.Hour)
+		if it := s.queue.list()[0]; it.Attempts != 0 || !strings.Contains(it.Error, "hinted handoff") {
+			t.Errorf("queued as %+v, want no failed attempt, and what it waits for", it)
+		}
+		hints()
+		pass(maxWait + time.Second)
+		wantStatus(t, s, entropy.NodeStatus{})
+		if c.Replicas[1].Dump(1) != c.Replicas[3].Dump(1) {
+			t.Error("owners differ")
 		}
 	})
 	bubble("a running repair is canceled", t, func(t *testing.T, c *entropytest.Cluster) {
