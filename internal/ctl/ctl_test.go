@@ -34,11 +34,13 @@ var answers = map[string]string{
 	"POST /shard-repair/repair":        ``,
 	"POST /shard-repair/cancel-repair": ``,
 	"POST /shard-repair/resolve":       `{"id":"21179","owners":[{"node":"data1:8088","points":0},{"node":"data2:8088","points":3,"kept":"/var/lib/influxdb/meta/anti-entropy/aside/21179-20171009T000000.000000000Z/values.lp"}]}`,
-	"GET /shard-repair/diff":           `{"id":"21179","owners":["data1:8088","data2:8088"],"pairs":[{"a":"data1:8088","b":"data2:8088","missing_on_a":0,"missing_on_b":42,"conflicts":1}],"bytes":2048,"differing_fields":3,"series":[{"series":"cpu,host=a","field":"v","start_time":"1507507200000000000","end_time":"1507510800000000000"}]}`,
-	"POST /shard-repair/check":         ``,
-	"POST /shard-repair/pause":         ``,
-	"POST /shard-repair/resume":        ``,
-	"GET /shard-repair/repairs":        `{"repairs":[{"id":"21179","database":"statsdb","retention_policy":"1hour","state":"done","node":"data1:8088","owners":["data1:8088","data2:8088"],"added":"1507507200000000000","started":"1507507200000000000","ended":"1507507201500000000","progress":1,"points":4200,"conflicts":1,"refused":3,"refusals":[{"node":"data2:8088","series":"m,host=a","field":"v","reason":"the field is integer there, and not float"}],"bytes_received":123456,"bytes_sent":999}],"paused_nodes":["data3:8088"]}`,
+	"GET /shard-repair/diff": `{"id":"21179","owners":["data1:8088","data2:8088"],"pairs":[{"a":"data1:8088","b":"data2:8088","missing_on_a":0,"missing_on_b":42,"conflicts":1}],"bytes":2048,"differing_fields":3,"series":[{"series":"cpu,host=a","field":"v","start_time":"1507507200000000000","end_time":"1507510800000000000"}],` +
+		`"decided":[{"series":"cpu,host=a","field":"v","time":"1507507200000000001","value":"1","reason":"it was written last","held":[{"node":"data1:8088","value":"1","version":"2017-10-09T01:00:00.000001Z #0 node 4"},{"node":"data2:8088","value":"2","not_after":"2017-10-09T00:30:00Z"}]},` +
+		`{"series":"cpu,host=b","field":"v","time":"0","value":"","reason":"an owner may decide otherwise","undecided":true,"held":[{"node":"data1:8088","value":"1"},{"node":"data2:8088","value":"2","version":"is being written"}]}]}`,
+	"POST /shard-repair/check":  ``,
+	"POST /shard-repair/pause":  ``,
+	"POST /shard-repair/resume": ``,
+	"GET /shard-repair/repairs": `{"repairs":[{"id":"21179","database":"statsdb","retention_policy":"1hour","state":"done","node":"data1:8088","owners":["data1:8088","data2:8088"],"added":"1507507200000000000","started":"1507507200000000000","ended":"1507507201500000000","progress":1,"points":4200,"conflicts":1,"decided":[{"series":"m,host=a","field":"u","time":"1507507200000000000","value":"1","reason":"most owners have it","held":[{"node":"data1:8088","value":"1"},{"node":"data2:8088","value":"2"}]}],"refused":3,"refusals":[{"node":"data2:8088","series":"m,host=a","field":"v","reason":"the field is integer there, and not float"}],"bytes_received":123456,"bytes_sent":999}],"paused_nodes":["data3:8088"]}`,
 }
 
 // run executes influxd-ctl against a meta node and returns what it prints and its error.
@@ -105,6 +107,14 @@ Series      Field  Start                          End
 cpu,host=a  v      2017-10-09 00:00:00 +0000 UTC  2017-10-09 01:00:00 +0000 UTC
 and 2 more
 
+Conflicts
+==========
+Series      Field  Time                                     Value After Repair  Reason                         Owner       Its Value  Version
+cpu,host=a  v      2017-10-09 00:00:00.000000001 +0000 UTC  1                   it was written last            data1:8088  1          2017-10-09T01:00:00.000001Z #0 node 4
+                                                                                                               data2:8088  2          not known, not after 2017-10-09T00:30:00Z
+cpu,host=b  v      1970-01-01 00:00:00 +0000 UTC            (undecided)         an owner may decide otherwise  data1:8088  1          not known
+                                                                                                               data2:8088  2          is being written
+
 A repair would send 2.0 kB.
 `},
 		{"entropy resolve 21179 -measurement m -field v -type float", `data1:8088: nothing to set aside
@@ -117,6 +127,12 @@ Field "v" of "m" is float in shard 21179; its repair is queued: see entropy show
 ==========
 Shard  Database  Retention Policy  State  Node        Started                        Took  Progress  Points  Conflicts  Received  Sent   Error
 21179  statsdb   1hour             done   data1:8088  2017-10-09 00:00:00 +0000 UTC  1.5s  100%      4200    1          123.5 kB  999 B  
+
+Conflicts Decided
+==========
+Shard  Series    Field  Time                           Value Now  Reason               Owner       Its Value  Version
+21179  m,host=a  u      2017-10-09 00:00:00 +0000 UTC  1          most owners have it  data1:8088  1          not known
+                                                                                       data2:8088  2          not known
 
 Points Refused
 ==========

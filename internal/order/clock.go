@@ -44,6 +44,12 @@ func AtTime(t time.Time) Version {
 // gave it had heard of.
 func (v Version) Time() time.Time { return time.UnixMicro(int64(v >> (counterBits + nodeBits))) }
 
+// String is the version for people: its time, its counter, and its node, or the lowest 8 bits of that.
+func (v Version) String() string {
+	counter, node := v>>nodeBits&(1<<counterBits-1), v&(1<<nodeBits-1)
+	return fmt.Sprintf("%s #%d node %d", v.Time().UTC().Format("2006-01-02T15:04:05.000000Z07:00"), counter, node)
+}
+
 // length returns the time between two versions, of which v is the difference.
 func (v Version) length() time.Duration {
 	return time.Duration(v>>(counterBits+nodeBits)) * time.Microsecond

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	maxDecisions = 100 // that a record lists
+	maxDecisions = 100 // that a record or a dry run lists
 	maxRefusals  = 100
 )
 
@@ -68,8 +68,13 @@ func (r *Repair) decided(m patch.Merged) {
 	r.Report.Conflicts.Add(int64(m.Conflicts))
 	r.progress.change(func(p *entropy.RepairRecord) {
 		p.Conflicts += m.Conflicts
-		p.Decided = append(p.Decided, m.Decided[:min(len(m.Decided), maxDecisions-len(p.Decided))]...)
+		p.Decided = listDecisions(p.Decided, m.Decided, r.set)
 	})
+}
+
+// listDecisions adds decisions about points of copies to a list, as far as it goes.
+func listDecisions(to []entropy.Decision, d []patch.Decision, of copies.Set) []entropy.Decision {
+	return append(to, entropy.Decisions(d[:min(len(d), maxDecisions-len(to))], of.Addrs())...)
 }
 
 // refusedField counts a series-field of which copies refuse points; reasons are by copy.
