@@ -356,7 +356,7 @@ func (s *Service) ask(ctx context.Context) {
 	}) {
 		return
 	}
-	why := "its node has not heard of the other data nodes for a while"
+	why := "its node waits until the other data nodes have told what they keep for it, for some seconds"
 	s.unsure.Store(&why)
 }
 

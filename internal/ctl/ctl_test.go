@@ -3,9 +3,14 @@ package ctl_test
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -70,6 +75,67 @@ func TestShowSaysWhatIsDamaged(t *testing.T) {
 	}
 }
 
+// With -config, the meta node of this machine is the one in the file, and the cluster is that of the one in the command.
+func TestJoinWithConfigurationAsksTheRightNodes(t *testing.T) {
+	t.Parallel()
+	node := func(name string) (addr string, asked func() []string) {
+		var mu sync.Mutex
+		var paths []string
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			defer mu.Unlock()
+			paths = append(paths, r.URL.Path)
+			if r.URL.Path == "/status" {
+				fmt.Fprintf(w, `{"httpAddr":"%s:8091"}`, name)
+				return
+			}
+			fmt.Fprint(w, `{"id":1}`)
+		}))
+		t.Cleanup(srv.Close)
+		return srv.Listener.Addr().String(), func() []string {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(paths)
+		}
+	}
+	own, askedOwn := node("own")
+	other, askedOther := node("other")
+	host, port, err := net.SplitHostPort(own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf := filepath.Join(t.TempDir(), "influxdb-meta.conf")
+	text := fmt.Sprintf("hostname = %q\n[meta]\nhttp-bind-address = %q\n", host, ":"+port)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	join := func(args ...string) string {
+		t.Helper()
+		root := &cobra.Command{Use: "influxd-ctl", SilenceUsage: true, SilenceErrors: true}
+		ctl.Setup(root)
+		var out bytes.Buffer
+		root.SetOut(&out)
+		root.SetArgs(cli.DoubleDash(append([]string{"-config", conf, "join"}, args...)))
+		if err := root.ExecuteContext(t.Context()); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out.String())
+		}
+		first, _, _ := strings.Cut(out.String(), "\n")
+		return first
+	}
+	if got, want := join(), "Joining meta node at "+own; got != want {
+		t.Errorf("it prints %q, want %q", got, want)
+	}
+	if d := cmp.Diff([]string{"/status", "/add-meta", "/add-data"}, askedOwn()); d != "" {
+		t.Error(d)
+	}
+	if got, want := join(other), "Joining meta node at "+other; got != want {
+		t.Errorf("it prints %q, want %q", got, want)
+	}
+	if d := cmp.Diff([]string{"/add-meta", "/add-data"}, askedOther()); d != "" {
+		t.Errorf("the node of the cluster to join is asked for: %s", d)
+	}
+}
+
 func TestOutputIsAsDocumented(t *testing.T) {
 	t.Parallel()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -94,6 +160,7 @@ Queued Shards: [21179 25165]
 `},
 		{"entropy repair 21179", "Repair Shard 21179 queued\n"},
 		{"entropy kill-repair 21179", "Repair Shard 21179 cancelled\n"},
+		{"entropy kill-repair 7", "No repair of Shard 7 was queued or running\n"},
 		{"entropy check", "Checking all shards: see entropy show\n"},
 		{"entropy check 21179", "Checking shard 21179: see entropy show\n"},
 		{"entropy diff 21179", `Points of Shard 21179

@@ -31,6 +31,9 @@ const (
 	maxAheadVersions = Version(maxAhead/time.Microsecond) << (counterBits + nodeBits)
 )
 
+// BeforeVersions is the version of writes that waited in hinted handoff before writes had versions.
+const BeforeVersions Version = 1
+
 // ErrFarAhead is for a version that is too far ahead of the time of this machine to be believed.
 var ErrFarAhead = errors.New("the clock of the other data node is more than 24 hours ahead of the clock of this one: " +
 	"set the clocks of both machines")

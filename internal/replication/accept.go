@@ -34,7 +34,7 @@ func (w *Writer) accept(
 	ctx tsdb.WriteContext, shard uint64, db, policy string, v order.Version, late bool, points []models.Point,
 ) (err error) {
 	if v == 0 && late {
-		v = oldest
+		v = order.BeforeVersions
 	}
 	if v == 0 {
 		return w.writeStore(ctx, shard, db, policy, points)
@@ -175,6 +175,3 @@ func (w *Writer) clock() uint64 {
 
 // heard moves the clock of this node past that of another one. A clock that is far ahead is not believed.
 func (w *Writer) heard(clock uint64) { w.Order.Clock.Heard(order.Version(clock)) }
-
-// oldest is the version of what waited in hinted handoff before writes had versions.
-const oldest order.Version = 1

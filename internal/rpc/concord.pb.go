@@ -1356,6 +1356,8 @@ type Delete struct {
 	Statement string      `protobuf:"bytes,4,opt,name=statement,proto3" json:"statement,omitempty"`
 	Id        string      `protobuf:"bytes,7,opt,name=id,proto3" json:"id,omitempty"`             // the same wherever and however often it arrives
 	Version   uint64      `protobuf:"varint,16,opt,name=version,proto3" json:"version,omitempty"` // as in WriteShardRequest: what is older is deleted, whenever it arrives
+	// unversioned is a delete of a node without versions, which got its version where it ran.
+	Unversioned bool `protobuf:"varint,17,opt,name=unversioned,proto3" json:"unversioned,omitempty"`
 	// bounds are of a node without versions. Such a delete waits behind the writes of one shard in a hinted handoff queue,
 	// takes points out of these, and does nothing else.
 	Bounds        *DeleteBounds `protobuf:"bytes,6,opt,name=bounds,proto3" json:"bounds,omitempty"`
@@ -1433,6 +1435,13 @@ func (x *Delete) GetVersion() uint64 {
 		return x.Version
 	}
 	return 0
+}
+
+func (x *Delete) GetUnversioned() bool {
+	if x != nil {
+		return x.Unversioned
+	}
+	return false
 }
 
 func (x *Delete) GetBounds() *DeleteBounds {
@@ -4499,14 +4508,15 @@ const file_concord_proto_rawDesc = "" +
 	"\x05Shard\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
 	"\x06writes\x18\x02 \x03(\x04R\x06writes\"\x12\n" +
-	"\x10ReceivedResponse\"\xa9\x02\n" +
+	"\x10ReceivedResponse\"\xcb\x02\n" +
 	"\x06Delete\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.concord.v1.Delete.KindR\x04kind\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1c\n" +
 	"\tstatement\x18\x04 \x01(\tR\tstatement\x12\x0e\n" +
 	"\x02id\x18\a \x01(\tR\x02id\x12\x18\n" +
-	"\aversion\x18\x10 \x01(\x04R\aversion\x120\n" +
+	"\aversion\x18\x10 \x01(\x04R\aversion\x12 \n" +
+	"\vunversioned\x18\x11 \x01(\bR\vunversioned\x120\n" +
 	"\x06bounds\x18\x06 \x01(\v2\x18.concord.v1.DeleteBoundsR\x06bounds\"<\n" +
 	"\x04Kind\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\x11\n" +
