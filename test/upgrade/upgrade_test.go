@@ -292,6 +292,7 @@ func TestDeletesThatRanAreRemembered(t *testing.T) {
 	kill(away)
 	c.write(0, "quorum", "one", 0, allPoints, 1)
 	c.write(1, "quorum", "two", 0, allPoints, 2)
+	c.awaitKept(one, two)
 	c.remove(0, "cut", 20, 120)
 	if len(c.queued(deletes, two)) == 0 {
 		t.Fatalf("%s keeps no delete: %v", two.Name, c.queued("*", two))
@@ -314,7 +315,8 @@ func TestDeletesThatRanAreRemembered(t *testing.T) {
 	c.same("after the upgrade")
 }
 
-// One node runs the previous version beside new ones, and nodes go away and come back meanwhile.
+// One node runs the previous version beside new ones, and nodes go away and come back meanwhile. Repairs run: what a new
+// node gets late from an old one is older there than all that has a version.
 func TestNodesOfBothVersionsWorkTogether(t *testing.T) {
 	c := start(t)
 	for _, s := range []string{"base", "cut", "gone", "again", "mixed"} {
@@ -346,6 +348,7 @@ func TestNodesOfBothVersionsWorkTogether(t *testing.T) {
 	c.write(2, "quorum", "mixed", 80, 120, 21)
 	c.remove(0, "again", 10, 30)
 	c.remove(2, "by0", 0, 70)
+	c.write(2, "quorum", "by0", 30, 60, 23) // in the queue of an old node, as its delete
 	c.write(0, "quorum", "again", 20, 40, 22)
 	c.right("a new node is away", 0, 2)
 	c.Data[1].Start()
