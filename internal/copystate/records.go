@@ -334,8 +334,8 @@ func (s *Service) review(at look) error {
 			case at.starting && r.Had && !has:
 				s.lack(&r, Lost, "its node lost it")
 			case at.crashed && s.underWay(sh.ID) && r.Lacks == "":
-				s.lack(&r, Missed, "its node went down while writes were on their way: it waits until a repair has compared it with the "+
-					"other copies, for seconds, or about as long as [anti-entropy] settle where they have different values")
+				s.lack(&r, Missed, "its node went down while writes were on their way: it waits until a repair has compared it "+
+					"with the other copies, for seconds, or about as long as [anti-entropy] settle where they have different values")
 			case !known:
 				s.lack(&r, Lost, "its node became an owner later, and does not have all of it yet")
 			}

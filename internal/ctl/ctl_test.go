@@ -75,7 +75,8 @@ func TestShowSaysWhatIsDamaged(t *testing.T) {
 	}
 }
 
-// With -config, the meta node of this machine is the one in the file, and the cluster is that of the one in the command.
+// With -config, the meta node of this machine is the one in the file, and the cluster is that of the one in the
+// command.
 func TestJoinWithConfigurationAsksTheRightNodes(t *testing.T) {
 	t.Parallel()
 	node := func(name string) (addr string, asked func() []string) {

@@ -111,7 +111,8 @@ func (c *client) entropyKillRepair() *cobra.Command {
 			if err := c.call(cmd.Context(), http.MethodGet, api.Base+"/status", nil, &before); err != nil {
 				return err
 			}
-			if err := c.call(cmd.Context(), http.MethodPost, api.Base+"/cancel-repair", url.Values{"id": args}, nil); err != nil {
+			err := c.call(cmd.Context(), http.MethodPost, api.Base+"/cancel-repair", url.Values{"id": args}, nil)
+			if err != nil {
 				return err
 			}
 			done := "Repair Shard %s cancelled\n"

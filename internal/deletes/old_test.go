@@ -120,9 +120,9 @@ func TestDeletesWithoutIDsAreRemembered(t *testing.T) {
 	}
 }
 
-// A queue from before writes had versions was cleared of what the deletes behind it remove. So what comes out of it after
-// such a delete was written after the delete, and stays, also when the node is restarted in between. All that has a
-// version, and all deletes that have one, are in the order of versions.
+// A queue from before writes had versions was cleared of what the deletes behind it remove. So what comes out of it
+// after such a delete was written after the delete, and stays, also when the node is restarted in between. All that has
+// a version, and all deletes that have one, are in the order of versions.
 func TestWritesBehindDeletesOfAnOldQueueStay(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok")

@@ -172,8 +172,8 @@ func namesOf(req *rpc.Delete) ([]string, error) {
 	return names, nil
 }
 
-// without returns the points that no newer delete removes. Writes and deletes without versions are in the order in which
-// they arrive: the queue that such a write comes from was cleared of what the deletes behind it remove.
+// without returns the points that no newer delete removes. Writes and deletes without versions are in the order in
+// which they arrive: the queue that such a write comes from was cleared of what the deletes behind it remove.
 func (o *databaseRemovals) without(policy string, v order.Version, points []models.Point) []models.Point {
 	o.mu.RLock()
 	defer o.mu.RUnlock()

@@ -11,8 +11,8 @@ import (
 	"concord/test/process"
 )
 
-// TestWarningAfterAPowerFailureSaysWhatItWaitsFor kills all nodes at once, while their copies differ. No copy is known to
-// be whole then: answers say so, what they wait for and about how long, and no longer do so once a repair has run.
+// TestWarningAfterAPowerFailureSaysWhatItWaitsFor kills all nodes at once, while their copies differ. No copy is known
+// to be whole then: answers say so, what they wait for and about how long, and no longer do so once a repair has run.
 func TestWarningAfterAPowerFailureSaysWhatItWaitsFor(t *testing.T) {
 	ctx := t.Context()
 	p := process.Start(t, process.Options{Meta: 1, Data: 3, Settings: map[string]map[string]any{

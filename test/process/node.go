@@ -44,7 +44,10 @@ type running struct {
 }
 
 func (c *Cluster) newNode(name, program string) *Node {
-	n := &Node{Name: name, Dir: filepath.Join(c.Dir, name), t: c.t, program: program, binary: c.Bin(program), links: c.Links}
+	n := &Node{
+		Name: name, Dir: filepath.Join(c.Dir, name), t: c.t,
+		program: program, binary: c.Bin(program), links: c.Links,
+	}
 	n.conf, n.log = n.Dir+".conf", n.Dir+".log"
 	c.t.Cleanup(func() {
 		n.kill()

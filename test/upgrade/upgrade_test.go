@@ -187,8 +187,8 @@ func (c *cluster) awaitHints(on ...*process.Node) {
 	c.Await("hints arrive", func() bool { return len(c.queued(segments, on...)) == 0 })
 }
 
-// awaitKept waits until what a write left for nodes that are away is in hinted handoff: a quorum is acknowledged before.
-// Nothing tells when that is. So the queues have to stay as they are for a second.
+// awaitKept waits until what a write left for nodes that are away is in hinted handoff: a quorum is acknowledged
+// before. Nothing tells when that is. So the queues have to stay as they are for a second.
 func (c *cluster) awaitKept(on ...*process.Node) {
 	c.t.Helper()
 	last, same := int64(-1), 0

@@ -109,7 +109,7 @@ type Diff struct {
 	Bytes     int64     `json:"bytes"`            // that a repair would send
 	Count     int       `json:"differing_fields"` // series-fields that differ
 	Series    []Series  `json:"series"`           // the first 1,000 of them
-	Decided   []Decided `json:"decided"`          // the first 100 points with different values, as a repair would decide them
+	Decided   []Decided `json:"decided"`          // the first 100 points with different values
 	Truncated bool      `json:"truncated,omitempty"`
 	Conflict  string    `json:"conflict,omitempty"`
 	Away      string    `json:"unreachable,omitempty"`

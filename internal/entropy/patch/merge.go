@@ -268,8 +268,8 @@ func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 	return m, nil
 }
 
-// list adds what became of the values of one timestamp to a list, unless that is full. best is nil when they stay as they
-// are.
+// list adds what became of the values of one timestamp to a list, unless that is full. best is nil when they stay as
+// they are.
 func (j Joined) list(to []Decision, vs []owned, versions *Versions, best tsm1.Value, why string) []Decision {
 	if len(to) == maxDecisions {
 		return to

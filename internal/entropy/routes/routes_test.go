@@ -320,7 +320,9 @@ func TestConflictsHaveValuesAndVersions(t *testing.T) {
 			{Node: "data2:8088", Value: "2", NotAfter: "2026-01-02T03:04:05.00006Z"},
 			{Node: "data3:8088", Value: "3", Version: api.BeingWritten}, {Node: "data4:8088", Value: "4"},
 		}},
-		{Series: "m", Field: "g", Time: "0", Reason: "not yet", Undecided: true, Held: []api.Held{{Node: "data1:8088", Value: "1"}}},
+		{Series: "m", Field: "g", Time: "0", Reason: "not yet", Undecided: true, Held: []api.Held{
+			{Node: "data1:8088", Value: "1"},
+		}},
 	}
 	c, controls := viewCluster()
 	controls[0].Dry.Decided = decided
