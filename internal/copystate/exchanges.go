@@ -149,7 +149,7 @@ func (x *exchanges) ask(ctx context.Context) {
 		}
 		return true
 	}) {
-		x.doubt("its node has not heard of the other data nodes for a while")
+		x.doubt("its node waits until the other data nodes have told what they keep for it, for some seconds")
 	}
 }
 

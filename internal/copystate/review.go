@@ -89,7 +89,8 @@ func (l *ledger) reviewShard(sh cluster.Shard, at look) (r record, changed bool)
 		l.records.lack(&r, Lost, "its node lost it")
 	case at.crashed && l.engine.underWay(sh.ID) && r.Lacks == "":
 		l.records.lack(&r, Missed,
-			"its node went down while writes were on their way, and it is not compared with the other copies yet")
+			"its node went down while writes were on their way: it waits until a repair has compared it "+
+				"with the other copies, for seconds, or about as long as [anti-entropy] settle where they have different values")
 	case !known:
 		l.records.lack(&r, Lost, "its node became an owner later, and does not have all of it yet")
 	}

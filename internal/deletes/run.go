@@ -155,7 +155,7 @@ func (d *Service) runDelete(r *rpc.Delete, hinted bool) (err error) {
 	// While it runs a copy has the points in some files and not in others.
 	defer d.deps.Memory.runs(r.Database, fmt.Sprintf("run %x", d.numbers.Add(1)))()
 	if r.Version == 0 { // it is of a node without versions
-		r.Version = uint64(d.deps.Clock.Next())
+		r.Version, r.Unversioned = uint64(d.deps.Clock.Next()), true
 	}
 	if r.Id == "" { // it is of a node without IDs
 		r.Id = d.newID()

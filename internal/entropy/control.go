@@ -46,7 +46,8 @@ type DryRun struct {
 	Owners        []string // TCP addresses of those that were compared
 	Away          string   // why others were not; empty when all were
 	Pairs         []PairDiff
-	Bytes         int64 // of points that a repair would send, as blocks
+	Bytes         int64      // of points that a repair would send, as blocks
+	Decided       []Decision // the first points with different values, as a repair would decide them
 	Fields        []FieldDiff
 	Count         int    // of differing series-fields; Fields has the first 1,000
 	Truncated     bool   // there are more differences than fit into one comparison: the numbers are of a part

@@ -43,7 +43,7 @@ func (c *ownCopies) accept(
 	ctx tsdb.WriteContext, shard uint64, db, policy string, v order.Version, late bool, points []models.Point,
 ) (err error) {
 	if v == 0 && late {
-		v = oldest
+		v = order.BeforeVersions
 	}
 	if v == 0 {
 		return c.writeStore(ctx, shard, db, policy, points)
@@ -193,6 +193,3 @@ func (c *ownCopies) clock() uint64 {
 
 // heard moves the clock of this node past that of another one. A clock that is far ahead is not believed.
 func (c *ownCopies) heard(clock uint64) { c.Order.Clock.Heard(order.Version(clock)) }
-
-// oldest is the version of what waited in hinted handoff before writes had versions.
-const oldest order.Version = 1

@@ -30,7 +30,7 @@ func (r *Repair) patch(ctx context.Context, this, last *round) error {
 	merge := merger{finder: find, rules: r.rules(this, last), age: pushAge}
 	merge.merged = func(p piece, m patch.Merged) error {
 		this.open += m.Open
-		r.progress.decided(m)
+		r.progress.decided(m, r.set)
 		for i := range m.Lacking {
 			if err := push[i].add(ctx, p.clocks[i], m.Lacking[i]...); err != nil {
 				return err

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	maxDecisions = 100 // that a record lists
+	maxDecisions = 100 // that a record or a dry run lists
 	maxRefusals  = 100
 )
 
@@ -66,12 +66,17 @@ func (p *progress) sent(c copies.Copy, n int) {
 }
 
 // decided counts values that were decided.
-func (p *progress) decided(m patch.Merged) {
+func (p *progress) decided(m patch.Merged, of copies.Set) {
 	p.report.Conflicts.Add(int64(m.ValueConflicts))
 	p.change(func(r *entropy.RepairRecord) {
 		r.Conflicts += m.ValueConflicts
-		r.Decided = append(r.Decided, m.Decided[:min(len(m.Decided), maxDecisions-len(r.Decided))]...)
+		r.Decided = listDecisions(r.Decided, m.Decided, of)
 	})
+}
+
+// listDecisions adds decisions about points of copies to a list, as far as it goes.
+func listDecisions(to []entropy.Decision, d []patch.Decision, of copies.Set) []entropy.Decision {
+	return append(to, entropy.Decisions(d[:min(len(d), maxDecisions-len(to))], of.Addrs())...)
 }
 
 // refused counts a series-field of which copies refuse points; reasons are by copy.

@@ -22,9 +22,12 @@ const (
 // each copy is about many series-fields.
 type merger struct {
 	*finder
-	rules   patch.Rules
-	age     time.Duration // for which pieces wait at most: what owners get meanwhile is newer than what was read
-	merged  func(piece, patch.Merged) error
+	rules  patch.Rules
+	age    time.Duration // for which pieces wait at most: what owners get meanwhile is newer than what was read
+	merged func(piece, patch.Merged) error
+	// alwaysAsk is for versions that are shown although they decide nothing: an absent copy may have a greater one.
+	alwaysAsk bool
+
 	waiting []valueConflict
 	count   int       // of the points that wait
 	since   time.Time // of the first that waits
@@ -39,7 +42,7 @@ type valueConflict struct {
 // add merges a piece, now or later.
 func (m *merger) add(ctx context.Context, p piece) error {
 	joined := patch.Join(p.Series, p.Field, p.owners, m.rules)
-	if len(joined.Differing) == 0 || m.rules.Absent > 0 { // versions of copies that are away are not known
+	if len(joined.Differing) == 0 || m.rules.Absent > 0 && !m.alwaysAsk {
 		return m.merge(ctx, p, joined, nil)
 	}
 	now := m.now()

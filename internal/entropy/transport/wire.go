@@ -189,11 +189,7 @@ func toRecord(r entropy.RepairRecord) *rpc.RepairRecord {
 	for _, d := range r.Refusals {
 		m.Refusals = append(m.Refusals, &rpc.RepairRecord_Refusal{Node: d.Node, Series: []byte(d.Series), Field: []byte(d.Field), Reason: []byte(d.Reason)})
 	}
-	for _, d := range r.Decided {
-		m.Decided = append(m.Decided, &rpc.RepairRecord_Decision{
-			Series: []byte(d.Series), Field: []byte(d.Field), Time: d.Time, Value: []byte(d.Value), Why: d.Why,
-		})
-	}
+	m.Decided = toDecisions(r.Decided)
 	return m
 }
 
@@ -207,12 +203,36 @@ func fromRecord(m *rpc.RepairRecord) entropy.RepairRecord {
 	for _, d := range m.Refusals {
 		r.Refusals = append(r.Refusals, entropy.Refusal{Node: d.Node, Series: string(d.Series), Field: string(d.Field), Reason: string(d.Reason)})
 	}
-	for _, d := range m.Decided {
-		r.Decided = append(r.Decided, patch.Decision{
-			Series: string(d.Series), Field: string(d.Field), Time: d.Time, Value: string(d.Value), Why: d.Why,
-		})
-	}
+	r.Decided = fromDecisions(m.Decided)
 	return r
+}
+
+func toDecisions(of []entropy.Decision) (out []*rpc.RepairRecord_Decision) {
+	for _, d := range of {
+		m := &rpc.RepairRecord_Decision{
+			Series: []byte(d.Series), Field: []byte(d.Field), Time: d.Time, Value: []byte(d.Value), Why: d.Why, Open: d.Open,
+		}
+		for _, h := range d.Held {
+			m.Held = append(m.Held, &rpc.RepairRecord_Held{
+				Node: h.Node, Value: []byte(h.Value), Version: h.Version, Bound: h.Bound,
+			})
+		}
+		out = append(out, m)
+	}
+	return out
+}
+
+func fromDecisions(of []*rpc.RepairRecord_Decision) (out []entropy.Decision) {
+	for _, m := range of {
+		d := entropy.Decision{
+			Series: string(m.Series), Field: string(m.Field), Time: m.Time, Value: string(m.Value), Why: m.Why, Open: m.Open,
+		}
+		for _, h := range m.Held {
+			d.Held = append(d.Held, entropy.Held{Node: h.Node, Value: string(h.Value), Version: h.Version, Bound: h.Bound})
+		}
+		out = append(out, d)
+	}
+	return out
 }
 
 func toDiff(d entropy.DryRun) *rpc.DiffResponse {
@@ -225,6 +245,7 @@ func toDiff(d entropy.DryRun) *rpc.DiffResponse {
 			A: p.A, B: p.B, LackingA: int64(p.LackingA), LackingB: int64(p.LackingB), ValueConflicts: int64(p.ValueConflicts),
 		})
 	}
+	m.Decided = toDecisions(d.Decided)
 	for _, f := range d.Fields {
 		m.Fields = append(m.Fields, &rpc.DiffResponse_Field{Series: []byte(f.Series), Field: []byte(f.Field), Start: f.Start, End: f.End})
 	}
@@ -241,6 +262,7 @@ func fromDiff(m *rpc.DiffResponse) entropy.DryRun {
 			LackingA: int(p.LackingA), LackingB: int(p.LackingB), ValueConflicts: int(p.ValueConflicts),
 		}})
 	}
+	d.Decided = fromDecisions(m.Decided)
 	for _, f := range m.Fields {
 		d.Fields = append(d.Fields, entropy.FieldDiff{Series: string(f.Series), Field: string(f.Field), Start: f.Start, End: f.End})
 	}
