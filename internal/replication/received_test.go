@@ -10,7 +10,9 @@ func TestReceivedTellsWhatAnotherOwnerGotAlone(t *testing.T) {
 	t.Parallel()
 	const sender, node, shard = 77, 3, 5
 	write := func(to *received, write, noneBelow uint64) {
-		to.add(&rpc.WriteShardRequest{Sender: sender, SenderNode: node, ShardId: shard, Write: write, NoneUnderWayBelow: noneBelow})
+		to.add(&rpc.WriteShardRequest{
+			Sender: sender, SenderNode: node, ShardId: shard, Write: write, NoneUnderWayBelow: noneBelow,
+		})
 	}
 	var a, b received
 	for w := range uint64(4) {
