@@ -42,6 +42,8 @@ type Server struct {
 	Budget *budget.Budget
 	// Vector says how aggregates are answered.
 	Vector Vector
+	// Sketches estimate the number of series.
+	Sketches *Sketches
 
 	store *tsdb.Store
 	log   *zap.Logger
@@ -49,7 +51,7 @@ type Server struct {
 
 // NewServer returns the server over store.
 func NewServer(store *tsdb.Store, log *zap.Logger) *Server {
-	return &Server{Beat: time.Second, Chunk: chunkSize, Vector: Vector{On: true}, store: store, log: log}
+	return &Server{Beat: time.Second, Chunk: chunkSize, Vector: Vector{On: true}, Sketches: &Sketches{}, store: store, log: log}
 }
 
 // guard turns a panic of the engine into an error of one call.

@@ -1,13 +1,10 @@
 package metanode
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"concord/internal/cluster"
@@ -71,32 +68,6 @@ func (d *dataNodes) node(addr string) (cluster.Node, error) {
 func (d *dataNodes) addr(node uint64) string {
 	n, _ := d.state().DataNode(node)
 	return n.TCPAddr
-}
-
-// each asks all data nodes at the same time, and returns the addresses of those that do not answer.
-func (d *dataNodes) each(ctx context.Context, timeout time.Duration, fn func(context.Context, cluster.Node, rpc.ShardsClient) error) (away []string) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	for _, n := range d.state().DataNodes {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			c, err := d.client(n.TCPAddr)
-			if err == nil {
-				err = fn(ctx, n, c)
-			}
-			if err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				away = append(away, n.TCPAddr)
-			}
-		}()
-	}
-	wg.Wait()
-	slices.Sort(away)
-	return away
 }
 
 // answer is a handler that answers with what fn returns.

@@ -729,6 +729,74 @@ func (x *SchemaRequest) GetMore() [][]byte {
 	return nil
 }
 
+type SeriesSketchResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sketch        []byte                 `protobuf:"bytes,1,opt,name=sketch,proto3" json:"sketch,omitempty"` // HyperLogLog++ of the engine, over the hashes that SeriesHashes streams, little endian
+	Missing       []uint64               `protobuf:"varint,2,rep,packed,name=missing,proto3" json:"missing,omitempty"`
+	Unfit         []*Unfit               `protobuf:"bytes,3,rep,name=unfit,proto3" json:"unfit,omitempty"`
+	Hashes        []uint64               `protobuf:"fixed64,4,rep,packed,name=hashes,proto3" json:"hashes,omitempty"` // instead of the sketch when the series are few
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeriesSketchResponse) Reset() {
+	*x = SeriesSketchResponse{}
+	mi := &file_query_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeriesSketchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeriesSketchResponse) ProtoMessage() {}
+
+func (x *SeriesSketchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_query_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeriesSketchResponse.ProtoReflect.Descriptor instead.
+func (*SeriesSketchResponse) Descriptor() ([]byte, []int) {
+	return file_query_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SeriesSketchResponse) GetSketch() []byte {
+	if x != nil {
+		return x.Sketch
+	}
+	return nil
+}
+
+func (x *SeriesSketchResponse) GetMissing() []uint64 {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *SeriesSketchResponse) GetUnfit() []*Unfit {
+	if x != nil {
+		return x.Unfit
+	}
+	return nil
+}
+
+func (x *SeriesSketchResponse) GetHashes() []uint64 {
+	if x != nil {
+		return x.Hashes
+	}
+	return nil
+}
+
 type MeasurementNamesResponse struct {
 	state         protoimpl.MessageState            `protogen:"open.v1"`
 	Names         [][]byte                          `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
@@ -741,7 +809,7 @@ type MeasurementNamesResponse struct {
 
 func (x *MeasurementNamesResponse) Reset() {
 	*x = MeasurementNamesResponse{}
-	mi := &file_query_proto_msgTypes[9]
+	mi := &file_query_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -753,7 +821,7 @@ func (x *MeasurementNamesResponse) String() string {
 func (*MeasurementNamesResponse) ProtoMessage() {}
 
 func (x *MeasurementNamesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[9]
+	mi := &file_query_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -766,7 +834,7 @@ func (x *MeasurementNamesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeasurementNamesResponse.ProtoReflect.Descriptor instead.
 func (*MeasurementNamesResponse) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{9}
+	return file_query_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MeasurementNamesResponse) GetNames() [][]byte {
@@ -808,7 +876,7 @@ type TagKeysResponse struct {
 
 func (x *TagKeysResponse) Reset() {
 	*x = TagKeysResponse{}
-	mi := &file_query_proto_msgTypes[10]
+	mi := &file_query_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -820,7 +888,7 @@ func (x *TagKeysResponse) String() string {
 func (*TagKeysResponse) ProtoMessage() {}
 
 func (x *TagKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[10]
+	mi := &file_query_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -833,7 +901,7 @@ func (x *TagKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagKeysResponse.ProtoReflect.Descriptor instead.
 func (*TagKeysResponse) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{10}
+	return file_query_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TagKeysResponse) GetMeasurements() []*TagKeysResponse_Keys {
@@ -868,7 +936,7 @@ type TagValuesChunk struct {
 
 func (x *TagValuesChunk) Reset() {
 	*x = TagValuesChunk{}
-	mi := &file_query_proto_msgTypes[11]
+	mi := &file_query_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -880,7 +948,7 @@ func (x *TagValuesChunk) String() string {
 func (*TagValuesChunk) ProtoMessage() {}
 
 func (x *TagValuesChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[11]
+	mi := &file_query_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -893,7 +961,7 @@ func (x *TagValuesChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagValuesChunk.ProtoReflect.Descriptor instead.
 func (*TagValuesChunk) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{11}
+	return file_query_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TagValuesChunk) GetMeasurements() []*TagValuesChunk_Values {
@@ -928,7 +996,7 @@ type SeriesHashesChunk struct {
 
 func (x *SeriesHashesChunk) Reset() {
 	*x = SeriesHashesChunk{}
-	mi := &file_query_proto_msgTypes[12]
+	mi := &file_query_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -940,7 +1008,7 @@ func (x *SeriesHashesChunk) String() string {
 func (*SeriesHashesChunk) ProtoMessage() {}
 
 func (x *SeriesHashesChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[12]
+	mi := &file_query_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -953,7 +1021,7 @@ func (x *SeriesHashesChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesHashesChunk.ProtoReflect.Descriptor instead.
 func (*SeriesHashesChunk) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{12}
+	return file_query_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SeriesHashesChunk) GetHashes() []uint64 {
@@ -989,7 +1057,7 @@ type ReadSeriesRequest struct {
 
 func (x *ReadSeriesRequest) Reset() {
 	*x = ReadSeriesRequest{}
-	mi := &file_query_proto_msgTypes[13]
+	mi := &file_query_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1001,7 +1069,7 @@ func (x *ReadSeriesRequest) String() string {
 func (*ReadSeriesRequest) ProtoMessage() {}
 
 func (x *ReadSeriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[13]
+	mi := &file_query_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1014,7 +1082,7 @@ func (x *ReadSeriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesRequest.ProtoReflect.Descriptor instead.
 func (*ReadSeriesRequest) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{13}
+	return file_query_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReadSeriesRequest) GetShardIds() []uint64 {
@@ -1057,7 +1125,7 @@ type ReadSeriesChunk struct {
 
 func (x *ReadSeriesChunk) Reset() {
 	*x = ReadSeriesChunk{}
-	mi := &file_query_proto_msgTypes[14]
+	mi := &file_query_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1137,7 @@ func (x *ReadSeriesChunk) String() string {
 func (*ReadSeriesChunk) ProtoMessage() {}
 
 func (x *ReadSeriesChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[14]
+	mi := &file_query_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1150,7 @@ func (x *ReadSeriesChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesChunk.ProtoReflect.Descriptor instead.
 func (*ReadSeriesChunk) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{14}
+	return file_query_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReadSeriesChunk) GetBlocks() []*ReadSeriesChunk_Block {
@@ -1118,7 +1186,7 @@ type TagSetsChunk_TagSet struct {
 
 func (x *TagSetsChunk_TagSet) Reset() {
 	*x = TagSetsChunk_TagSet{}
-	mi := &file_query_proto_msgTypes[15]
+	mi := &file_query_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1198,7 @@ func (x *TagSetsChunk_TagSet) String() string {
 func (*TagSetsChunk_TagSet) ProtoMessage() {}
 
 func (x *TagSetsChunk_TagSet) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[15]
+	mi := &file_query_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1252,7 @@ type FieldDimensionsResponse_Field struct {
 
 func (x *FieldDimensionsResponse_Field) Reset() {
 	*x = FieldDimensionsResponse_Field{}
-	mi := &file_query_proto_msgTypes[16]
+	mi := &file_query_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1264,7 @@ func (x *FieldDimensionsResponse_Field) String() string {
 func (*FieldDimensionsResponse_Field) ProtoMessage() {}
 
 func (x *FieldDimensionsResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[16]
+	mi := &file_query_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1235,7 +1303,7 @@ type MeasurementNamesResponse_Names struct {
 
 func (x *MeasurementNamesResponse_Names) Reset() {
 	*x = MeasurementNamesResponse_Names{}
-	mi := &file_query_proto_msgTypes[17]
+	mi := &file_query_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1247,7 +1315,7 @@ func (x *MeasurementNamesResponse_Names) String() string {
 func (*MeasurementNamesResponse_Names) ProtoMessage() {}
 
 func (x *MeasurementNamesResponse_Names) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[17]
+	mi := &file_query_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1260,7 +1328,7 @@ func (x *MeasurementNamesResponse_Names) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeasurementNamesResponse_Names.ProtoReflect.Descriptor instead.
 func (*MeasurementNamesResponse_Names) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{9, 0}
+	return file_query_proto_rawDescGZIP(), []int{10, 0}
 }
 
 func (x *MeasurementNamesResponse_Names) GetNames() [][]byte {
@@ -1280,7 +1348,7 @@ type TagKeysResponse_Keys struct {
 
 func (x *TagKeysResponse_Keys) Reset() {
 	*x = TagKeysResponse_Keys{}
-	mi := &file_query_proto_msgTypes[18]
+	mi := &file_query_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1292,7 +1360,7 @@ func (x *TagKeysResponse_Keys) String() string {
 func (*TagKeysResponse_Keys) ProtoMessage() {}
 
 func (x *TagKeysResponse_Keys) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[18]
+	mi := &file_query_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1305,7 +1373,7 @@ func (x *TagKeysResponse_Keys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagKeysResponse_Keys.ProtoReflect.Descriptor instead.
 func (*TagKeysResponse_Keys) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{10, 0}
+	return file_query_proto_rawDescGZIP(), []int{11, 0}
 }
 
 func (x *TagKeysResponse_Keys) GetMeasurement() []byte {
@@ -1332,7 +1400,7 @@ type TagValuesChunk_KeyValue struct {
 
 func (x *TagValuesChunk_KeyValue) Reset() {
 	*x = TagValuesChunk_KeyValue{}
-	mi := &file_query_proto_msgTypes[19]
+	mi := &file_query_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1344,7 +1412,7 @@ func (x *TagValuesChunk_KeyValue) String() string {
 func (*TagValuesChunk_KeyValue) ProtoMessage() {}
 
 func (x *TagValuesChunk_KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[19]
+	mi := &file_query_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1357,7 +1425,7 @@ func (x *TagValuesChunk_KeyValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagValuesChunk_KeyValue.ProtoReflect.Descriptor instead.
 func (*TagValuesChunk_KeyValue) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{11, 0}
+	return file_query_proto_rawDescGZIP(), []int{12, 0}
 }
 
 func (x *TagValuesChunk_KeyValue) GetKey() []byte {
@@ -1384,7 +1452,7 @@ type TagValuesChunk_Values struct {
 
 func (x *TagValuesChunk_Values) Reset() {
 	*x = TagValuesChunk_Values{}
-	mi := &file_query_proto_msgTypes[20]
+	mi := &file_query_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1396,7 +1464,7 @@ func (x *TagValuesChunk_Values) String() string {
 func (*TagValuesChunk_Values) ProtoMessage() {}
 
 func (x *TagValuesChunk_Values) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[20]
+	mi := &file_query_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1409,7 +1477,7 @@ func (x *TagValuesChunk_Values) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagValuesChunk_Values.ProtoReflect.Descriptor instead.
 func (*TagValuesChunk_Values) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{11, 1}
+	return file_query_proto_rawDescGZIP(), []int{12, 1}
 }
 
 func (x *TagValuesChunk_Values) GetMeasurement() []byte {
@@ -1436,7 +1504,7 @@ type ReadSeriesChunk_Tag struct {
 
 func (x *ReadSeriesChunk_Tag) Reset() {
 	*x = ReadSeriesChunk_Tag{}
-	mi := &file_query_proto_msgTypes[21]
+	mi := &file_query_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +1516,7 @@ func (x *ReadSeriesChunk_Tag) String() string {
 func (*ReadSeriesChunk_Tag) ProtoMessage() {}
 
 func (x *ReadSeriesChunk_Tag) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[21]
+	mi := &file_query_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +1529,7 @@ func (x *ReadSeriesChunk_Tag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesChunk_Tag.ProtoReflect.Descriptor instead.
 func (*ReadSeriesChunk_Tag) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{14, 0}
+	return file_query_proto_rawDescGZIP(), []int{15, 0}
 }
 
 func (x *ReadSeriesChunk_Tag) GetKey() []byte {
@@ -1489,7 +1557,7 @@ type ReadSeriesChunk_Series struct {
 
 func (x *ReadSeriesChunk_Series) Reset() {
 	*x = ReadSeriesChunk_Series{}
-	mi := &file_query_proto_msgTypes[22]
+	mi := &file_query_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1501,7 +1569,7 @@ func (x *ReadSeriesChunk_Series) String() string {
 func (*ReadSeriesChunk_Series) ProtoMessage() {}
 
 func (x *ReadSeriesChunk_Series) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[22]
+	mi := &file_query_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1514,7 +1582,7 @@ func (x *ReadSeriesChunk_Series) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesChunk_Series.ProtoReflect.Descriptor instead.
 func (*ReadSeriesChunk_Series) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{14, 1}
+	return file_query_proto_rawDescGZIP(), []int{15, 1}
 }
 
 func (x *ReadSeriesChunk_Series) GetMeasurement() []byte {
@@ -1550,7 +1618,7 @@ type ReadSeriesChunk_Block struct {
 
 func (x *ReadSeriesChunk_Block) Reset() {
 	*x = ReadSeriesChunk_Block{}
-	mi := &file_query_proto_msgTypes[23]
+	mi := &file_query_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1630,7 @@ func (x *ReadSeriesChunk_Block) String() string {
 func (*ReadSeriesChunk_Block) ProtoMessage() {}
 
 func (x *ReadSeriesChunk_Block) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[23]
+	mi := &file_query_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1643,7 @@ func (x *ReadSeriesChunk_Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesChunk_Block.ProtoReflect.Descriptor instead.
 func (*ReadSeriesChunk_Block) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{14, 2}
+	return file_query_proto_rawDescGZIP(), []int{15, 2}
 }
 
 func (x *ReadSeriesChunk_Block) GetSeries() *ReadSeriesChunk_Series {
@@ -1690,7 +1758,12 @@ const file_query_proto_rawDesc = "" +
 	"\n" +
 	"incomplete\x18\x03 \x01(\bR\n" +
 	"incomplete\x12\x12\n" +
-	"\x04more\x18\x04 \x03(\fR\x04more\"\xd2\x01\n" +
+	"\x04more\x18\x04 \x03(\fR\x04more\"\x89\x01\n" +
+	"\x14SeriesSketchResponse\x12\x16\n" +
+	"\x06sketch\x18\x01 \x01(\fR\x06sketch\x12\x18\n" +
+	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +
+	"\x05unfit\x18\x03 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\x12\x16\n" +
+	"\x06hashes\x18\x04 \x03(\x06R\x06hashes\"\xd2\x01\n" +
 	"\x18MeasurementNamesResponse\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\fR\x05names\x12\x18\n" +
 	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +
@@ -1739,7 +1812,7 @@ const file_query_proto_rawDesc = "" +
 	"\x06series\x18\x01 \x01(\v2\".concord.v1.ReadSeriesChunk.SeriesR\x06series\x12\x19\n" +
 	"\bshard_id\x18\x02 \x01(\x04R\ashardId\x12\x1b\n" +
 	"\tdata_type\x18\x03 \x01(\x05R\bdataType\x12\x16\n" +
-	"\x06points\x18\x04 \x01(\fR\x06points2\xb8\x05\n" +
+	"\x06points\x18\x04 \x01(\fR\x06points2\x85\x06\n" +
 	"\x05Query\x12J\n" +
 	"\x0eCreateIterator\x12\x1b.concord.v1.IteratorRequest\x1a\x19.concord.v1.IteratorChunk0\x01\x12M\n" +
 	"\fIteratorCost\x12\x1b.concord.v1.IteratorRequest\x1a .concord.v1.IteratorCostResponse\x12B\n" +
@@ -1747,7 +1820,8 @@ const file_query_proto_rawDesc = "" +
 	"\x0fFieldDimensions\x12\".concord.v1.FieldDimensionsRequest\x1a#.concord.v1.FieldDimensionsResponse\x12S\n" +
 	"\x10MeasurementNames\x12\x19.concord.v1.SchemaRequest\x1a$.concord.v1.MeasurementNamesResponse\x12A\n" +
 	"\aTagKeys\x12\x19.concord.v1.SchemaRequest\x1a\x1b.concord.v1.TagKeysResponse\x12D\n" +
-	"\tTagValues\x12\x19.concord.v1.SchemaRequest\x1a\x1a.concord.v1.TagValuesChunk0\x01\x12J\n" +
+	"\tTagValues\x12\x19.concord.v1.SchemaRequest\x1a\x1a.concord.v1.TagValuesChunk0\x01\x12K\n" +
+	"\fSeriesSketch\x12\x19.concord.v1.SchemaRequest\x1a .concord.v1.SeriesSketchResponse\x12J\n" +
 	"\fSeriesHashes\x12\x19.concord.v1.SchemaRequest\x1a\x1d.concord.v1.SeriesHashesChunk0\x01\x12J\n" +
 	"\n" +
 	"ReadSeries\x12\x1d.concord.v1.ReadSeriesRequest\x1a\x1b.concord.v1.ReadSeriesChunk0\x01B\x16Z\x14concord/internal/rpcb\x06proto3"
@@ -1764,7 +1838,7 @@ func file_query_proto_rawDescGZIP() []byte {
 	return file_query_proto_rawDescData
 }
 
-var file_query_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_query_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_query_proto_goTypes = []any{
 	(*IteratorRequest)(nil),                // 0: concord.v1.IteratorRequest
 	(*Unfit)(nil),                          // 1: concord.v1.Unfit
@@ -1775,65 +1849,69 @@ var file_query_proto_goTypes = []any{
 	(*FieldDimensionsRequest)(nil),         // 6: concord.v1.FieldDimensionsRequest
 	(*FieldDimensionsResponse)(nil),        // 7: concord.v1.FieldDimensionsResponse
 	(*SchemaRequest)(nil),                  // 8: concord.v1.SchemaRequest
-	(*MeasurementNamesResponse)(nil),       // 9: concord.v1.MeasurementNamesResponse
-	(*TagKeysResponse)(nil),                // 10: concord.v1.TagKeysResponse
-	(*TagValuesChunk)(nil),                 // 11: concord.v1.TagValuesChunk
-	(*SeriesHashesChunk)(nil),              // 12: concord.v1.SeriesHashesChunk
-	(*ReadSeriesRequest)(nil),              // 13: concord.v1.ReadSeriesRequest
-	(*ReadSeriesChunk)(nil),                // 14: concord.v1.ReadSeriesChunk
-	(*TagSetsChunk_TagSet)(nil),            // 15: concord.v1.TagSetsChunk.TagSet
-	(*FieldDimensionsResponse_Field)(nil),  // 16: concord.v1.FieldDimensionsResponse.Field
-	(*MeasurementNamesResponse_Names)(nil), // 17: concord.v1.MeasurementNamesResponse.Names
-	(*TagKeysResponse_Keys)(nil),           // 18: concord.v1.TagKeysResponse.Keys
-	(*TagValuesChunk_KeyValue)(nil),        // 19: concord.v1.TagValuesChunk.KeyValue
-	(*TagValuesChunk_Values)(nil),          // 20: concord.v1.TagValuesChunk.Values
-	(*ReadSeriesChunk_Tag)(nil),            // 21: concord.v1.ReadSeriesChunk.Tag
-	(*ReadSeriesChunk_Series)(nil),         // 22: concord.v1.ReadSeriesChunk.Series
-	(*ReadSeriesChunk_Block)(nil),          // 23: concord.v1.ReadSeriesChunk.Block
+	(*SeriesSketchResponse)(nil),           // 9: concord.v1.SeriesSketchResponse
+	(*MeasurementNamesResponse)(nil),       // 10: concord.v1.MeasurementNamesResponse
+	(*TagKeysResponse)(nil),                // 11: concord.v1.TagKeysResponse
+	(*TagValuesChunk)(nil),                 // 12: concord.v1.TagValuesChunk
+	(*SeriesHashesChunk)(nil),              // 13: concord.v1.SeriesHashesChunk
+	(*ReadSeriesRequest)(nil),              // 14: concord.v1.ReadSeriesRequest
+	(*ReadSeriesChunk)(nil),                // 15: concord.v1.ReadSeriesChunk
+	(*TagSetsChunk_TagSet)(nil),            // 16: concord.v1.TagSetsChunk.TagSet
+	(*FieldDimensionsResponse_Field)(nil),  // 17: concord.v1.FieldDimensionsResponse.Field
+	(*MeasurementNamesResponse_Names)(nil), // 18: concord.v1.MeasurementNamesResponse.Names
+	(*TagKeysResponse_Keys)(nil),           // 19: concord.v1.TagKeysResponse.Keys
+	(*TagValuesChunk_KeyValue)(nil),        // 20: concord.v1.TagValuesChunk.KeyValue
+	(*TagValuesChunk_Values)(nil),          // 21: concord.v1.TagValuesChunk.Values
+	(*ReadSeriesChunk_Tag)(nil),            // 22: concord.v1.ReadSeriesChunk.Tag
+	(*ReadSeriesChunk_Series)(nil),         // 23: concord.v1.ReadSeriesChunk.Series
+	(*ReadSeriesChunk_Block)(nil),          // 24: concord.v1.ReadSeriesChunk.Block
 }
 var file_query_proto_depIdxs = []int32{
 	3,  // 0: concord.v1.IteratorChunk.series:type_name -> concord.v1.SeriesCount
 	1,  // 1: concord.v1.IteratorChunk.unfit:type_name -> concord.v1.Unfit
 	1,  // 2: concord.v1.IteratorCostResponse.unfit:type_name -> concord.v1.Unfit
-	15, // 3: concord.v1.TagSetsChunk.tag_sets:type_name -> concord.v1.TagSetsChunk.TagSet
+	16, // 3: concord.v1.TagSetsChunk.tag_sets:type_name -> concord.v1.TagSetsChunk.TagSet
 	1,  // 4: concord.v1.TagSetsChunk.unfit:type_name -> concord.v1.Unfit
-	16, // 5: concord.v1.FieldDimensionsResponse.fields:type_name -> concord.v1.FieldDimensionsResponse.Field
+	17, // 5: concord.v1.FieldDimensionsResponse.fields:type_name -> concord.v1.FieldDimensionsResponse.Field
 	1,  // 6: concord.v1.FieldDimensionsResponse.unfit:type_name -> concord.v1.Unfit
-	1,  // 7: concord.v1.MeasurementNamesResponse.unfit:type_name -> concord.v1.Unfit
-	17, // 8: concord.v1.MeasurementNamesResponse.more:type_name -> concord.v1.MeasurementNamesResponse.Names
-	18, // 9: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
-	1,  // 10: concord.v1.TagKeysResponse.unfit:type_name -> concord.v1.Unfit
-	20, // 11: concord.v1.TagValuesChunk.measurements:type_name -> concord.v1.TagValuesChunk.Values
-	1,  // 12: concord.v1.TagValuesChunk.unfit:type_name -> concord.v1.Unfit
-	1,  // 13: concord.v1.SeriesHashesChunk.unfit:type_name -> concord.v1.Unfit
-	23, // 14: concord.v1.ReadSeriesChunk.blocks:type_name -> concord.v1.ReadSeriesChunk.Block
-	1,  // 15: concord.v1.ReadSeriesChunk.unfit:type_name -> concord.v1.Unfit
-	19, // 16: concord.v1.TagValuesChunk.Values.values:type_name -> concord.v1.TagValuesChunk.KeyValue
-	21, // 17: concord.v1.ReadSeriesChunk.Series.tags:type_name -> concord.v1.ReadSeriesChunk.Tag
-	22, // 18: concord.v1.ReadSeriesChunk.Block.series:type_name -> concord.v1.ReadSeriesChunk.Series
-	0,  // 19: concord.v1.Query.CreateIterator:input_type -> concord.v1.IteratorRequest
-	0,  // 20: concord.v1.Query.IteratorCost:input_type -> concord.v1.IteratorRequest
-	0,  // 21: concord.v1.Query.TagSets:input_type -> concord.v1.IteratorRequest
-	6,  // 22: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
-	8,  // 23: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
-	8,  // 24: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
-	8,  // 25: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
-	8,  // 26: concord.v1.Query.SeriesHashes:input_type -> concord.v1.SchemaRequest
-	13, // 27: concord.v1.Query.ReadSeries:input_type -> concord.v1.ReadSeriesRequest
-	2,  // 28: concord.v1.Query.CreateIterator:output_type -> concord.v1.IteratorChunk
-	4,  // 29: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
-	5,  // 30: concord.v1.Query.TagSets:output_type -> concord.v1.TagSetsChunk
-	7,  // 31: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
-	9,  // 32: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
-	10, // 33: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
-	11, // 34: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesChunk
-	12, // 35: concord.v1.Query.SeriesHashes:output_type -> concord.v1.SeriesHashesChunk
-	14, // 36: concord.v1.Query.ReadSeries:output_type -> concord.v1.ReadSeriesChunk
-	28, // [28:37] is the sub-list for method output_type
-	19, // [19:28] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	1,  // 7: concord.v1.SeriesSketchResponse.unfit:type_name -> concord.v1.Unfit
+	1,  // 8: concord.v1.MeasurementNamesResponse.unfit:type_name -> concord.v1.Unfit
+	18, // 9: concord.v1.MeasurementNamesResponse.more:type_name -> concord.v1.MeasurementNamesResponse.Names
+	19, // 10: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
+	1,  // 11: concord.v1.TagKeysResponse.unfit:type_name -> concord.v1.Unfit
+	21, // 12: concord.v1.TagValuesChunk.measurements:type_name -> concord.v1.TagValuesChunk.Values
+	1,  // 13: concord.v1.TagValuesChunk.unfit:type_name -> concord.v1.Unfit
+	1,  // 14: concord.v1.SeriesHashesChunk.unfit:type_name -> concord.v1.Unfit
+	24, // 15: concord.v1.ReadSeriesChunk.blocks:type_name -> concord.v1.ReadSeriesChunk.Block
+	1,  // 16: concord.v1.ReadSeriesChunk.unfit:type_name -> concord.v1.Unfit
+	20, // 17: concord.v1.TagValuesChunk.Values.values:type_name -> concord.v1.TagValuesChunk.KeyValue
+	22, // 18: concord.v1.ReadSeriesChunk.Series.tags:type_name -> concord.v1.ReadSeriesChunk.Tag
+	23, // 19: concord.v1.ReadSeriesChunk.Block.series:type_name -> concord.v1.ReadSeriesChunk.Series
+	0,  // 20: concord.v1.Query.CreateIterator:input_type -> concord.v1.IteratorRequest
+	0,  // 21: concord.v1.Query.IteratorCost:input_type -> concord.v1.IteratorRequest
+	0,  // 22: concord.v1.Query.TagSets:input_type -> concord.v1.IteratorRequest
+	6,  // 23: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
+	8,  // 24: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
+	8,  // 25: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
+	8,  // 26: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
+	8,  // 27: concord.v1.Query.SeriesSketch:input_type -> concord.v1.SchemaRequest
+	8,  // 28: concord.v1.Query.SeriesHashes:input_type -> concord.v1.SchemaRequest
+	14, // 29: concord.v1.Query.ReadSeries:input_type -> concord.v1.ReadSeriesRequest
+	2,  // 30: concord.v1.Query.CreateIterator:output_type -> concord.v1.IteratorChunk
+	4,  // 31: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
+	5,  // 32: concord.v1.Query.TagSets:output_type -> concord.v1.TagSetsChunk
+	7,  // 33: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
+	10, // 34: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
+	11, // 35: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
+	12, // 36: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesChunk
+	9,  // 37: concord.v1.Query.SeriesSketch:output_type -> concord.v1.SeriesSketchResponse
+	13, // 38: concord.v1.Query.SeriesHashes:output_type -> concord.v1.SeriesHashesChunk
+	15, // 39: concord.v1.Query.ReadSeries:output_type -> concord.v1.ReadSeriesChunk
+	30, // [30:40] is the sub-list for method output_type
+	20, // [20:30] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_query_proto_init() }
@@ -1847,7 +1925,7 @@ func file_query_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_query_proto_rawDesc), len(file_query_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
