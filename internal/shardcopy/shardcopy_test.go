@@ -32,6 +32,7 @@ func mustStore(t *testing.T) *tsdb.Store {
 	s.EngineOptions.Config = tsdb.NewConfig()
 	s.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
 	s.EngineOptions.IndexVersion = tsdb.TSI1IndexName
+	s.EngineOptions.CompactionDisabled = true // tests count files and bytes
 	if err := s.Open(); err != nil {
 		t.Fatal(err)
 	}
