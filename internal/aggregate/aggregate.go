@@ -16,6 +16,7 @@ import (
 	"github.com/influxdata/influxql"
 
 	"concord/internal/budget"
+	"concord/internal/entropy/scan"
 	"concord/internal/entropy/tsmfile"
 )
 
@@ -60,8 +61,12 @@ func byTagSet(call string, opt query.IteratorOptions) bool {
 	return opt.Interval.IsZero() && (call == "first" || call == "last")
 }
 
-// costOfSeries is what the plan of a scan takes for a series, in bytes, besides its key.
-const costOfSeries = 64
+// What a scan takes from the share of memory, in bytes.
+const (
+	costOfSeries = 64      // in the plan, besides its key
+	costOfCall   = 2 << 10 // with its iterator
+	costOfSink   = 1 << 10 // of a column in a part, besides its windows
+)
 
 // Bounds tells the range of time, inclusive, of the group that a shard belongs to; ok is false when it does not know.
 // A nil one knows nothing.
@@ -92,8 +97,8 @@ type Scan struct {
 	held  *part // whose points the views have
 	err   error
 
-	span   *tracing.Span // of EXPLAIN ANALYZE, nil mostly
-	blocks atomic.Int64  // that were decoded
+	span   *tracing.Span            // of EXPLAIN ANALYZE, nil mostly
+	blocks [scan.Types]atomic.Int64 // that were decoded
 }
 
 // column is a field that calls are about.
@@ -139,6 +144,9 @@ func Open(
 	}
 	if !s.plan(mm.Name, exprs) {
 		return nil, true, nil
+	}
+	if err := s.share.Grow(costOfCall * int64(len(exprs))); err != nil {
+		return nil, true, err
 	}
 	covered, err = s.group(mm.Name)
 	if err != nil || !covered || s.series == 0 {

@@ -240,7 +240,9 @@ func (s *Scan) work(tasks <-chan *task) {
 	if r == nil {
 		return
 	}
-	s.blocks.Add(r.Decoded())
+	for typ, n := range r.Decoded() {
+		s.blocks[typ].Add(n)
+	}
 	if err := r.End(); err != nil {
 		s.reading.mu.Lock()
 		s.reading.err = errors.Join(s.reading.err, err)
@@ -260,7 +262,10 @@ func (s *Scan) read(r *scan.Reader, spans []span) ([]*part, error) {
 			if err := s.ended(); err != nil {
 				return list, err
 			}
-			b := s.bucket(p, g, series)
+			b, err := s.bucket(p, g, series)
+			if err != nil {
+				return list, err
+			}
 			key = append(key[:0], series...)
 			for _, c := range b.columns {
 				if err := c.read(r, key); err != nil {
@@ -273,7 +278,7 @@ func (s *Scan) read(r *scan.Reader, spans []span) ([]*part, error) {
 }
 
 // bucket returns the bucket of a part that a series belongs to.
-func (s *Scan) bucket(p *part, g *group, series string) *bucket {
+func (s *Scan) bucket(p *part, g *group, series string) (*bucket, error) {
 	if s.dims == nil {
 		return p.bucket(s, g.tags)
 	}
@@ -281,9 +286,12 @@ func (s *Scan) bucket(p *part, g *group, series string) *bucket {
 	return p.bucket(s, tags.Subset(s.dims))
 }
 
-func (p *part) bucket(s *Scan, tags query.Tags) *bucket {
+func (p *part) bucket(s *Scan, tags query.Tags) (*bucket, error) {
 	if b := p.of[tags.ID()]; b != nil {
-		return b
+		return b, nil
+	}
+	if err := s.grow(p, costOfSink*int64(len(s.columns))); err != nil {
+		return nil, err
 	}
 	b := &bucket{tags: tags, columns: make([]sink, len(s.columns))}
 	for i, c := range s.columns {
@@ -291,7 +299,7 @@ func (p *part) bucket(s *Scan, tags query.Tags) *bucket {
 	}
 	p.buckets = append(p.buckets, b)
 	p.of[tags.ID()] = b
-	return b
+	return b, nil
 }
 
 // continues reports whether a part is of the same group and time as another.
@@ -301,7 +309,10 @@ func (p *part) continues(o *part) bool { return p.group == o.group && p.timeRang
 func (p *part) join(s *Scan, o *part) error {
 	defer func() { s.grow(o, -o.size) }()
 	for _, b := range o.buckets {
-		to := p.bucket(s, b.tags)
+		to, err := p.bucket(s, b.tags)
+		if err != nil {
+			return err
+		}
 		for i, c := range b.columns {
 			if err := to.columns[i].join(c); err != nil {
 				return err

@@ -5,6 +5,8 @@ import (
 
 	"github.com/influxdata/influxdb/pkg/tracing"
 	"github.com/influxdata/influxdb/pkg/tracing/fields"
+
+	"concord/internal/entropy/scan"
 )
 
 // trace begins the part of EXPLAIN ANALYZE that is about the scan. It has the place and the labels of the engine's.
@@ -30,10 +32,11 @@ func (s *Scan) traced() {
 	for _, c := range s.columns {
 		points += c.points.Load()
 	}
-	s.span.SetFields(fields.New(
-		fields.Int64("series", int64(s.series)), fields.Int64("blocks_decoded", s.blocks.Load()),
-		fields.Int64("points", points),
-	))
+	list := []fields.Field{fields.Int64("series", int64(s.series)), fields.Int64("points", points)}
+	for typ, name := range [scan.Types]string{"float", "integer", "boolean", "string", "unsigned"} {
+		list = append(list, fields.Int64(name+"_blocks_decoded", s.blocks[typ].Load()))
+	}
+	s.span.SetFields(fields.New(list...))
 	s.span.Finish()
 	s.span = nil
 }

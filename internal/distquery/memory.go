@@ -21,6 +21,7 @@ const (
 	costOfStream = 32 << 10 // of another node's points: the messages that are on their way
 	costOfSeries = 2 << 10  // an iterator of one series of one shard
 	costOfCursor = 4 << 10  // and each of its fields
+	costOfCall   = 2 << 10  // of an aggregate: its iterator, before it is opened
 	costOfField  = 256      // a field or tag of a measurement: its name and type, a few times
 	costOfRow    = 64       // of the answer
 	costOfValue  = 64       // in a row: boxed, and then as JSON

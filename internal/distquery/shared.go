@@ -47,6 +47,9 @@ func (m *mapping) share(
 	if !m.e.Vector.On || opt.SLimit != 0 || opt.SOffset != 0 || !aggregate.Covers(mm, opt) {
 		return nil, nil
 	}
+	if err := m.e.share.Grow(costOfCall); err != nil {
+		return nil, err
+	}
 	without := opt
 	without.Expr = nil
 	common, err := encodeOptions(mm, without)

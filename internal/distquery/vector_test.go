@@ -307,7 +307,7 @@ func TestExplainTellsThePath(t *testing.T) {
 		{`EXPLAIN SELECT max(v), median(i) FROM cpu`, "EXPRESSION: max(v::float)\n PATH: arrays\n"},
 		{`EXPLAIN SELECT max(v), median(i) FROM cpu`, "EXPRESSION: i::integer\n PATH: engine\n"},
 		{`EXPLAIN ANALYZE SELECT max(v) FROM cpu`, "path: arrays\n"},
-		{`EXPLAIN ANALYZE SELECT max(v) FROM cpu`, "blocks_decoded: "},
+		{`EXPLAIN ANALYZE SELECT max(v) FROM cpu`, "float_blocks_decoded: "},
 	} {
 		got := ""
 		for _, v := range n.rows(t, tt.text) {

@@ -35,7 +35,7 @@ type Reader struct {
 	engine *tsm1.Engine
 	listed []tsm1.TSMFile // the engine's list that files is of
 	files  []*file        // oldest first
-	blocks int64          // that were decoded
+	blocks [Types]int64   // that were decoded
 
 	// Of the last Seek.
 	key    []byte
@@ -43,7 +43,7 @@ type Reader struct {
 	having []*file // those with the series-field
 	at     *file   // that is being looked into
 
-	mergers [tsm1.BlockUnsigned + 1]any // *merger of each type, for their buffers
+	mergers [Types]any // *merger of each type, for their buffers
 	buf     []byte
 }
 
@@ -188,8 +188,11 @@ func (r *Reader) State() uint64 {
 // Flushed tells whether the write cache of the shard is empty.
 func (r *Reader) Flushed() bool { return r.engine.Cache.Size() == 0 }
 
-// Decoded is how many blocks were decoded so far.
-func (r *Reader) Decoded() int64 { return r.blocks }
+// Types is how many types of blocks the engine has.
+const Types = int(tsm1.BlockUnsigned) + 1
+
+// Decoded is how many blocks were decoded so far, by the engine's number of their type.
+func (r *Reader) Decoded() [Types]int64 { return r.blocks }
 
 // Seek makes a series-field what the other methods are about: its points as they are now. It is false when there are
 // none. Series that are asked for in ascending order are found faster.
