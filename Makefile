@@ -68,8 +68,9 @@ bench-entropy: ## measure anti-entropy, as a table
 	$(GO) test -tags bench -count=1 -timeout 30m -run TestForeground -v ./test/bench
 
 PEER ?=
-bench-peer: ## measure writes and queries beside a plain node, and beside influxdb-cluster when PEER is a checkout of it
-	$(GO) test -tags bench -count=1 -timeout 60m -run TestPeer -v ./test/bench -peer '$(PEER)'
+BEFORE ?=
+bench-peer: ## compare with a plain node, with influxdb-cluster (PEER is a checkout of it), with a former build (BEFORE is its commit)
+	$(GO) test -tags bench -count=1 -timeout 60m -run TestPeer -v ./test/bench -peer '$(PEER)' -before '$(BEFORE)'
 
 FUZZTIME ?= 30s
 fuzz: ## fuzz all that parses bytes from outside, FUZZTIME each; inputs are made smaller for a second only, or that takes most of the time

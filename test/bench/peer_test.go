@@ -14,7 +14,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"text/tabwriter"
@@ -27,6 +30,7 @@ import (
 
 var (
 	peerFlag    = flag.String("peer", "", "checkout of chengshiwen/influxdb-cluster, which TestPeer builds and measures; empty leaves it out")
+	beforeFlag  = flag.String("before", "", "commit of a former build of Concord, which TestPeer measures, too")
 	batchesFlag = flag.Int("batches", 300, "batches of 5,000 points that TestPeer writes to each system")
 )
 
@@ -59,37 +63,67 @@ var peerQueries = []struct {
 	{"SHOW FIELD KEYS", "SHOW FIELD KEYS", 0.8},
 }
 
-// TestPeer compares Concord with one plain node of the same engine and with influxdb-cluster: three data nodes and one meta
-// node each, all processes on this machine. What one request takes drifts with the machine, so the systems take turns.
+// TestPeer compares Concord with one plain node of the same engine, with influxdb-cluster and with a former build: three
+// data nodes and one meta node each, all processes on this machine. What one request takes drifts with the machine, so
+// the systems take turns.
 func TestPeer(t *testing.T) {
 	http.DefaultTransport.(*http.Transport).MaxIdleConnsPerHost = writers
-	concord := process.Start(t, process.Options{Meta: 1, Data: 3, Settings: map[string]map[string]any{
-		"data": {"query-log-enabled": false}, "http": {"log-enabled": false}, "monitor": {"store-enabled": false},
-	}})
+	systems := peerSystems(t)
+	for _, s := range systems {
+		replicas := peerReplicas
+		if len(s.nodes) == 1 {
+			replicas = 0
+		}
+		create(t.Context(), t, s, replicas)
+	}
+	report := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	defer report.Flush()
+	comparePeerWrites(t, report, systems)
+	fmt.Fprintln(report)
+	comparePeerQueries(t, report, systems)
+}
+
+// peerSystems starts what is compared: Concord comes first.
+func peerSystems(t *testing.T) []system {
+	t.Helper()
+	start := func(build *process.Build) (nodes []devcluster.Client) {
+		c := process.Start(t, process.Options{Meta: 1, Data: 3, Build: build, Settings: map[string]map[string]any{
+			"data": {"query-log-enabled": false}, "http": {"log-enabled": false}, "monitor": {"store-enabled": false},
+		}})
+		for _, n := range c.Data {
+			nodes = append(nodes, n.Client())
+		}
+		return nodes
+	}
 	single, err := plain.Start(plain.Options{Dir: t.TempDir(), Index: "inmem"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { single.Close() })
 	systems := []system{
-		{"Concord", nil, "bench", "all"},
+		{"Concord", start(nil), "bench", "all"},
 		{"plain node", []devcluster.Client{{Base: "http://" + single.HTTPAddr()}}, "bench", "one"},
 	}
-	for _, n := range concord.Data {
-		systems[0].nodes = append(systems[0].nodes, n.Client())
-	}
 	if *peerFlag != "" {
-		systems = append(systems, system{"peer", startPeer(t, *peerFlag), "bench", "all"})
+		systems = append(systems, system{peerName, startPeer(t, *peerFlag), "bench", "all"})
 	}
-	for i, s := range systems {
-		create(t.Context(), t, s, []int{peerReplicas, 0, peerReplicas}[i])
+	if *beforeFlag != "" {
+		build, err := process.BuildCommit(*beforeFlag)
+		if err != nil {
+			t.Fatal(err)
+		}
+		systems = append(systems, system{"before", start(&build), "bench", "all"})
 	}
-	report := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-	defer report.Flush()
+	return systems
+}
 
-	// Writes, in rounds that take turns.
-	figures := make([][]float64, len(systems))
+const peerName = "peer"
+
+// comparePeerWrites writes the same batches to all systems, in rounds that take turns.
+func comparePeerWrites(t *testing.T, report io.Writer, systems []system) {
+	t.Helper()
 	const writeRounds = 6
+	rates, took := make([][]float64, len(systems)), make([][]float64, len(systems))
 	for r := range writeRounds {
 		var bodies [][]byte
 		for i := range *batchesFlag / writeRounds {
@@ -97,20 +131,57 @@ func TestPeer(t *testing.T) {
 		}
 		for i := range systems {
 			i = (i + r) % len(systems)
-			figures[i] = append(figures[i], systems[i].write(t.Context(), t, bodies))
+			rate, each := systems[i].timed(t, bodies)
+			rates[i], took[i] = append(rates[i], rate), append(took[i], each...)
 		}
 	}
-	fmt.Fprintln(report, "\twrites of 5,000 points, points a second\tof the plain node\tof the peer")
+	fmt.Fprintln(report, "writes of 5,000 points\tpoints a second\tof Concord's\tmedian\tp99")
 	for i, s := range systems {
-		ofPeer := 0.0
-		if len(systems) > 2 {
-			ofPeer = median(figures[i]) / median(figures[2])
-		}
-		fmt.Fprintf(report, "%s\t%.0f\t%.2f\t%.2f\n", s.name, median(figures[i]), median(figures[i])/median(figures[1]), ofPeer)
+		slices.Sort(took[i])
+		fmt.Fprintf(report, "%s\t%.0f\t%.2f\t%.1f ms\t%.1f ms\n", s.name, median(rates[i]), median(rates[i])/median(rates[0]),
+			median(took[i]), took[i][len(took[i])*99/100])
 	}
-	fmt.Fprintln(report)
+}
 
-	fmt.Fprintln(report, "query\tConcord\tplain node\tpeer\tof the plain node\tof the peer\ttarget\t")
+// timed sends the batches, and returns points a second and the milliseconds that each batch took.
+func (s system) timed(t *testing.T, bodies [][]byte) (rate float64, took []float64) {
+	t.Helper()
+	var next atomic.Int64
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	begin := time.Now()
+	for range writers {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(bodies) {
+					return
+				}
+				sent := time.Now()
+				if err := s.nodes[i%len(s.nodes)].Write(t.Context(), s.db, s.level, bodies[i]); err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				took = append(took, time.Since(sent).Seconds()*1000)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return float64(len(bodies)*batch) / time.Since(begin).Seconds(), took
+}
+
+// comparePeerQueries asks all systems the same, in turns.
+func comparePeerQueries(t *testing.T, report io.Writer, systems []system) {
+	t.Helper()
+	head := "query"
+	for i, s := range systems {
+		if head += "\t" + s.name; i > 0 {
+			head += "\tratio"
+		}
+	}
+	fmt.Fprintln(report, head+"\ttarget")
 	end := start.Add(time.Duration(*batchesFlag*batch/peerHosts) * peerStep)
 	for _, q := range peerQueries {
 		text := strings.ReplaceAll(q.text, "$all", fmt.Sprintf("time >= %d AND time < %d", start.UnixNano(), end.UnixNano()))
@@ -126,18 +197,22 @@ func TestPeer(t *testing.T) {
 				}
 			}
 		}
-		row := fmt.Sprintf("%s\t%.2f ms\t%.2f ms", q.name, median(took[0]), median(took[1]))
-		if len(systems) > 2 {
-			ratio := median(took[0]) / median(took[2])
-			verdict := "ok"
-			if ratio > q.most {
-				verdict = "missed"
+		row, verdict := q.name, ""
+		for i, s := range systems {
+			row += fmt.Sprintf("\t%.2f ms", median(took[i]))
+			if i == 0 {
+				continue
 			}
-			row += fmt.Sprintf("\t%.2f ms\t%.2f\t%.2f\t%.2f\t%s", median(took[2]), median(took[0])/median(took[1]), ratio, q.most, verdict)
-		} else {
-			row += fmt.Sprintf("\t\t%.2f\t\t\t", median(took[0])/median(took[1]))
+			ratio := median(took[0]) / median(took[i])
+			row += fmt.Sprintf("\t%.2f", ratio)
+			if s.name == peerName {
+				verdict = fmt.Sprintf("%.2f of the peer: ok", q.most)
+				if ratio > q.most {
+					verdict = fmt.Sprintf("%.2f of the peer: missed", q.most)
+				}
+			}
 		}
-		fmt.Fprintln(report, row)
+		fmt.Fprintln(report, row+"\t"+verdict)
 	}
 }
 

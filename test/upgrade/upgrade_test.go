@@ -3,13 +3,12 @@
 package upgrade
 
 import (
-	"archive/zip"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -29,38 +28,7 @@ func TestMain(m *testing.M) {
 	process.Main(m)
 }
 
-var previous = sync.OnceValues(buildPrevious)
-
-// skipped is an error for what is missing on this machine.
-type skipped struct{ error }
-
-// buildPrevious builds the commit out of the history, which a copy of the source without it, or a shallow one, lacks.
-func buildPrevious() (process.Build, error) {
-	if out, err := exec.Command("git", "cat-file", "-e", *from+"^{commit}").CombinedOutput(); err != nil {
-		return process.Build{}, skipped{fmt.Errorf("commit %s is not in the history here: %w: %s", *from, err, out)}
-	}
-	dir, err := os.MkdirTemp("", "concord-previous-")
-	if err != nil {
-		return process.Build{}, err
-	}
-	defer os.RemoveAll(dir)
-	archive, source := filepath.Join(dir, "source.zip"), filepath.Join(dir, "source")
-	git := exec.Command("git", "archive", "--format=zip", "-o", archive, *from)
-	git.Dir = "../.." // what is archived is below the working directory
-	if out, err := git.CombinedOutput(); err != nil {
-		return process.Build{}, fmt.Errorf("git archive: %w: %s", err, out)
-	}
-	z, err := zip.OpenReader(archive)
-	if err != nil {
-		return process.Build{}, err
-	}
-	defer z.Close()
-	if err := os.CopyFS(source, z); err != nil {
-		return process.Build{}, err
-	}
-	// With -trimpath, the next run finds in Go's cache what this one compiled in a folder of another name.
-	return process.BuildFrom(source, "-trimpath", "-buildvcs=false")
-}
+var previous = sync.OnceValues(func() (process.Build, error) { return process.BuildCommit(*from) })
 
 // cluster is one whose nodes are asked for all that was written and not deleted.
 type cluster struct {
@@ -75,8 +43,8 @@ type cluster struct {
 func start(t *testing.T) *cluster {
 	t.Parallel()
 	old, err := previous()
-	if missing, ok := err.(skipped); ok {
-		t.Skip(missing)
+	if errors.Is(err, process.ErrNoCommit) {
+		t.Skip(err)
 	} else if err != nil {
 		t.Fatal(err)
 	}
