@@ -6,8 +6,6 @@ import (
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
-
-	"concord/internal/budget"
 )
 
 // CoversKeys reports whether an iterator is asked for nothing but the keys of series, as exact cardinality asks.
@@ -26,20 +24,17 @@ const keyTime = 0
 func OpenKeys(
 	ctx context.Context, shard *tsdb.Shard, mm *influxql.Measurement, opt query.IteratorOptions,
 ) (itr query.StringIterator, covered bool, err error) {
-	s := &Scan{ctx: ctx, shard: shard, opt: opt, share: budget.Of(ctx), name: mm.Name}
-	if opt.StripName {
-		s.name = ""
-	}
-	covered, err = s.group(mm.Name)
-	if err != nil || !covered || s.series == 0 {
+	p := newPlan(ctx, shard, mm, opt)
+	covered, err = p.findSeries(mm.Name)
+	if err != nil || !covered || p.series == 0 {
 		return nil, covered, err
 	}
-	return &keys{scan: s}, true, nil
+	return &keys{plan: p}, true, nil
 }
 
-// keys are the series of a scan.
+// keys are the series of a plan.
 type keys struct {
-	scan      *Scan
+	plan      *plan
 	group, at int
 	point     query.StringPoint
 }
@@ -47,15 +42,15 @@ type keys struct {
 // Next returns a point that is valid until the next call.
 func (k *keys) Next() (*query.StringPoint, error) {
 	if k.at%endedEvery == 0 {
-		if err := k.scan.ended(); err != nil {
+		if err := k.plan.ended(); err != nil {
 			return nil, err
 		}
 	}
-	for k.group < len(k.scan.groups) {
-		g := k.scan.groups[k.group]
+	for k.group < len(k.plan.groups) {
+		g := k.plan.groups[k.group]
 		if k.at < len(g.keys) {
 			k.at++
-			k.point = query.StringPoint{Name: k.scan.name, Tags: g.tags, Time: keyTime, Value: g.keys[k.at-1]}
+			k.point = query.StringPoint{Name: k.plan.name, Tags: g.tags, Time: keyTime, Value: g.keys[k.at-1]}
 			return &k.point, nil
 		}
 		k.group, k.at = k.group+1, 0
@@ -68,7 +63,7 @@ const endedEvery = 1024
 
 // Stats is of query.Iterator.
 func (k *keys) Stats() query.IteratorStats {
-	return query.IteratorStats{SeriesN: k.scan.series, PointN: k.scan.series}
+	return query.IteratorStats{SeriesN: k.plan.series, PointN: k.plan.series}
 }
 
 // Close has nothing to free.

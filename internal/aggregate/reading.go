@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"math"
 	"runtime"
-	"slices"
 	"sync"
 
 	"github.com/influxdata/influxdb/query"
@@ -128,7 +126,6 @@ func (s *Scan) next() (*part, error) {
 // tasks cuts the series of each group into tasks, and those with many windows also by time. How the series are cut
 // depends on nothing but their number: so does the order in which floating-point numbers are added.
 func (s *Scan) tasks() iter.Seq[[]span] {
-	ranges := s.ranges()
 	return func(yield func([]span) bool) {
 		var small []span // groups of few series, which are one task
 		n := 0
@@ -139,8 +136,8 @@ func (s *Scan) tasks() iter.Seq[[]span] {
 		}
 		for i, g := range s.groups {
 			series := len(g.keys)
-			if len(ranges) == 1 && series <= parts && len(s.groups) > parts {
-				small = append(small, span{group: i, to: series, timeRange: ranges[0]})
+			if len(s.ranges) == 1 && series <= parts && len(s.groups) > parts {
+				small = append(small, span{group: i, to: series, timeRange: s.ranges[0]})
 				if n += series; n >= partOf(s.series) && !flush() {
 					return
 				}
@@ -149,7 +146,7 @@ func (s *Scan) tasks() iter.Seq[[]span] {
 			if !flush() {
 				return
 			}
-			for _, r := range ranges {
+			for _, r := range s.ranges {
 				for from := 0; from < series; from += partOf(series) {
 					if !yield([]span{{group: i, from: from, to: min(from+partOf(series), series), timeRange: r}}) {
 						return
@@ -163,59 +160,6 @@ func (s *Scan) tasks() iter.Seq[[]span] {
 
 // partOf is how many of n series are read as one.
 func partOf(n int) int { return min(max(n/parts, 1), maxPart) }
-
-// timeRange is a part of the time of a statement, inclusive.
-type timeRange struct{ min, max int64 }
-
-// How many windows a part may have, by the memory that there is. Fewer cost time: a block that lies on the edge of two
-// parts is decoded twice.
-const (
-	minWindows = 256
-	maxWindows = 8192
-	shareParts = 16 // a part may take one of so many parts of the memory that is left
-)
-
-// ranges cuts the time of the statement where windows begin, in the order in which the statement wants its answer.
-func (s *Scan) ranges() []timeRange {
-	all := timeRange{s.opt.StartTime, s.opt.EndTime}
-	if s.opt.Interval.IsZero() {
-		return []timeRange{all}
-	}
-	d, n := int64(s.opt.Interval.Duration), int64(maxWindows)
-	if s.share != nil {
-		n = min(max(s.share.Left()/shareParts/int64(len(s.columns))/sizeOfWindow, minWindows), maxWindows)
-	}
-	r := s.filled(all)
-	var list []timeRange
-	for r.min < r.max && (r.max-r.min)/d >= n {
-		next, _ := s.opt.Window(r.min + n*d)
-		if next <= r.min {
-			break
-		}
-		list = append(list, timeRange{all.min, next - 1})
-		all.min, r.min = next, next
-	}
-	list = append(list, all)
-	if !s.opt.Ascending {
-		slices.Reverse(list)
-	}
-	return list
-}
-
-// filled is the part of a range in which the shard may have points, as far as that can be told.
-func (s *Scan) filled(all timeRange) timeRange {
-	r := timeRange{math.MaxInt64, math.MinInt64}
-	for _, f := range s.engine.FileStore.Files() {
-		from, to := f.TimeRange()
-		r = timeRange{min(r.min, from), max(r.max, to)}
-	}
-	if s.engine.Cache.Size() > 0 && s.bounds != nil {
-		if from, to, ok := s.bounds(s.shard.ID()); ok {
-			r = timeRange{min(r.min, from), max(r.max, to)}
-		}
-	}
-	return timeRange{max(r.min, all.min), min(r.max, all.max)}
-}
 
 // work does tasks until there are no more.
 func (s *Scan) work(tasks <-chan *task) {
@@ -320,18 +264,6 @@ func (p *part) join(s *Scan, o *part) error {
 		}
 	}
 	return nil
-}
-
-// ended is the error of a scan that is to end.
-func (s *Scan) ended() error {
-	select {
-	case <-s.ctx.Done():
-		return context.Cause(s.ctx)
-	case <-s.opt.InterruptCh:
-		return query.ErrQueryInterrupted
-	default:
-		return nil
-	}
 }
 
 // grow takes memory for a part.

@@ -97,7 +97,7 @@ func TestSumsOfIntegersAreExact(t *testing.T) {
 func TestTasksHoldEachSeriesOnce(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		s := &Scan{}
+		s := &Scan{plan: &plan{ranges: []timeRange{{}}}}
 		for _, n := range rapid.SliceOf(rapid.IntRange(1, 300)).Draw(t, "groups") {
 			s.groups = append(s.groups, group{keys: make([]string, n)})
 			s.series += n
@@ -115,6 +115,35 @@ func TestTasksHoldEachSeriesOnce(t *testing.T) {
 		}
 		if next.group != len(s.groups) {
 			t.Fatalf("the tasks end at group %d of %d", next.group, len(s.groups))
+		}
+	})
+}
+
+// Ranges cover the time of a statement without gaps, begin where windows do, and are not too many.
+func TestRangesCoverTheTime(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		p := &plan{columns: []*column{{}}, opt: query.IteratorOptions{
+			Interval:  query.Interval{Duration: time.Duration(rapid.Int64Range(1, int64(time.Hour)).Draw(t, "every"))},
+			StartTime: rapid.Int64Range(-1e15, 1e15).Draw(t, "start"), Ascending: rapid.Bool().Draw(t, "ascending"),
+		}}
+		p.opt.EndTime = p.opt.StartTime + rapid.Int64Range(0, 1e15).Draw(t, "length")
+		list := cut(p, timeRange{p.opt.StartTime, p.opt.EndTime})
+		if len(list) > maxRanges+1 {
+			t.Fatal(len(list), " ranges")
+		}
+		if !p.opt.Ascending {
+			slices.Reverse(list)
+		}
+		next := p.opt.StartTime
+		for i, r := range list {
+			if start, _ := p.opt.Window(r.min); r.min != next || r.max < r.min || i > 0 && start != r.min {
+				t.Fatalf("range %d is %+v, and should begin at %d", i, r, next)
+			}
+			next = r.max + 1
+		}
+		if next != p.opt.EndTime+1 {
+			t.Fatalf("the ranges end at %d, want %d", next-1, p.opt.EndTime)
 		}
 	})
 }
