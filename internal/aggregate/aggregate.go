@@ -96,11 +96,20 @@ func Open(
 	ctx context.Context, shard *tsdb.Shard, bounds Bounds,
 	mm *influxql.Measurement, opt query.IteratorOptions, exprs ...influxql.Expr,
 ) (s *Scan, covered bool, err error) {
+	return open(ctx, shard, bounds, mm, opt, Keep{}, exprs...)
+}
+
+// open is Open. With keep, the one call is its name, and the answer is points of the field.
+func open(
+	ctx context.Context, shard *tsdb.Shard, bounds Bounds,
+	mm *influxql.Measurement, opt query.IteratorOptions, keep Keep, exprs ...influxql.Expr,
+) (s *Scan, covered bool, err error) {
 	engine, err := tsmfile.EngineOf(shard)
 	if err != nil {
 		return nil, true, err
 	}
 	p := newPlan(ctx, shard, mm, opt)
+	p.keep = keep
 	if !p.findFields(engine.MeasurementFieldSet().FieldsByString(mm.Name), exprs) {
 		return nil, true, nil
 	}

@@ -28,6 +28,9 @@ func (o *sinkOf[S, V]) answer(c callPlan, p prototype) answer {
 	if c.edge {
 		return o.edgeAnswer(c, p)
 	}
+	if needOfKeep[c.name] != 0 {
+		return o.pointAnswer(c, p)
+	}
 	list := o.windows.sorted()
 	at := func(i int) *window[V] {
 		if !p.ascending {
@@ -75,6 +78,36 @@ func (o *sinkOf[S, V]) answer(c callPlan, p prototype) answer {
 			return s.time, s.value, w.n
 		})
 	}
+	return a
+}
+
+// pointAnswer is the points that suffice for a function of the engine.
+func (o *sinkOf[S, V]) pointAnswer(c callPlan, p prototype) answer {
+	var all []selected[V]
+	var a answer
+	for _, w := range o.windows.sorted() {
+		var list []selected[V]
+		switch {
+		case w.kept != nil:
+			list = w.kept.points(o.kind.less)
+		case w.min == w.max:
+			list = []selected[V]{w.min}
+		default:
+			list = []selected[V]{w.min, w.max}
+			if w.max.time < w.min.time {
+				slices.Reverse(list)
+			}
+		}
+		all = append(all, list...)
+		for _, s := range list {
+			a.stamps = append(a.stamps, stamp{window: w.start, time: s.time})
+		}
+	}
+	if !p.ascending {
+		slices.Reverse(all)
+		slices.Reverse(a.stamps)
+	}
+	a.points = pointsOf(len(all), p, func(i int) (int64, V, int64) { return all[i].time, all[i].value, 0 })
 	return a
 }
 

@@ -10,6 +10,9 @@
 // conditions on tags and time. It leaves to the engine what needs more of a point than its time and value: conditions
 // on fields, and selectors that return other fields or tags of the point that they select.
 //
+// For top, bottom, distinct and spread it returns the points of each window that suffice, and the engine computes the
+// answer from these (keep.go).
+//
 // # How it works
 //
 // The engine's index says which series a statement reads, and groups them (tag sets). The series of a group are cut

@@ -30,6 +30,7 @@ type plan struct {
 	share *budget.Share
 
 	name    string   // of the points
+	keep    Keep     // of the one call, if it is about points
 	dims    []string // that the points have, when these are more than those of the groups
 	columns []*column
 	calls   []callPlan
@@ -75,14 +76,13 @@ type group struct {
 // findFields finds the fields of the calls. It is false when the shard has none of them.
 func (p *plan) findFields(fields *tsdb.MeasurementFields, exprs []influxql.Expr) bool {
 	for _, e := range exprs {
-		opt := p.opt
-		opt.Expr = e
-		call, ref := callOf(opt)
-		c := callPlan{name: call.Name, column: -1, edge: byTagSet(call.Name, opt)}
+		call := e.(*influxql.Call)
+		ref := call.Args[0].(*influxql.VarRef)
+		c := callPlan{name: call.Name, column: -1, edge: byTagSet(call.Name, p.opt)}
 		if fields != nil {
 			if f := fields.Field(ref.Val); f != nil && readable(f.Type, ref.Type) {
 				c.column = p.column(ref.Val, f.Type, ref.Type)
-				need := needOf[call.Name]
+				need := needOf[call.Name] | needOfKeep[call.Name]
 				if call.Name == "mean" && ref.Type == influxql.Float {
 					need |= needSum
 				}

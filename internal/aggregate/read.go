@@ -98,6 +98,7 @@ type sinkOf[S, V scan.Value] struct {
 	windows windows[V]
 	window  *window[V] // of the frame; nil before the first point of a series
 	counted int        // windows that were taken from the share
+	held    int        // kept points that were not
 	buf     []V
 	add     func(times []int64, values []S) error
 
@@ -164,6 +165,9 @@ func (o *sinkOf[S, V]) take(times []int64, stored []S) error {
 		}
 		n := until(times, o.frame.end)
 		o.kind.take(o.column.need, o.window, times[:n], values[:n])
+		if o.column.need&needKept != 0 {
+			o.held += o.window.keep(o.kind, o.scan.keep, times[:n], values[:n])
+		}
 		times, values = times[n:], values[n:]
 	}
 	return o.count()
@@ -190,19 +194,23 @@ const sizeOfWindow = int64(unsafe.Sizeof(window[string]{}))
 
 // count takes the windows that came since from the share of memory.
 func (o *sinkOf[S, V]) count() error {
-	n := len(o.windows.list) - o.counted
-	if n == 0 {
+	n, held := len(o.windows.list)-o.counted, o.held
+	if n == 0 && held == 0 {
 		return nil
 	}
-	o.counted += n
-	return o.scan.grow(o.part, int64(n)*sizeOfWindow)
+	o.counted, o.held = o.counted+n, 0
+	return o.scan.grow(o.part, int64(n)*sizeOfWindow+int64(held)*sizeOfKept)
 }
 
 // join is of sink.
 func (o *sinkOf[S, V]) join(other sink) error {
 	x := other.(*sinkOf[S, V])
 	for _, w := range x.windows.sorted() {
-		o.kind.join(o.column.need, o.windows.find(w.start), &w)
+		to := o.windows.find(w.start)
+		o.kind.join(o.column.need, to, &w)
+		if o.column.need&needKept != 0 {
+			o.held += to.keepOf(o.kind, o.scan.keep, &w)
+		}
 	}
 	o.firsts = append(o.firsts, x.firsts...)
 	o.lasts = append(o.lasts, x.lasts...)

@@ -22,6 +22,7 @@ const (
 	needMax
 	needFirst
 	needLast
+	needKept
 )
 
 // needOf is what each function needs.
@@ -43,6 +44,7 @@ type window[V scan.Value] struct {
 	sum                   V
 	total                 wide // the sum of integers, which may exceed 64 bits, for their mean
 	min, max, first, last selected[V]
+	kept                  *kept[V] // nil unless points are kept
 }
 
 // wide is an integer of 128 bits.
@@ -104,7 +106,7 @@ var (
 		first: func(a, b bool) bool { return a && !b },
 		last:  func(a, b bool) bool { return !a && b },
 	}
-	texts = kind[string]{first: cmp.Less[string], last: cmp.Less[string]}
+	texts = kind[string]{less: cmp.Less[string], first: cmp.Less[string], last: cmp.Less[string]}
 )
 
 // exactMean is the mean of integers.
@@ -283,6 +285,28 @@ func (s *windows[V]) sorted() []window[V] {
 		s.of, s.at = nil, 0
 	}
 	return s.list
+}
+
+// keep adds points to those that a window keeps, and returns how many more it holds.
+func (w *window[V]) keep(k *kind[V], of Keep, times []int64, values []V) (more int) {
+	if w.kept == nil {
+		w.kept = k.newKept(of)
+	}
+	for i, v := range values {
+		more += w.kept.add(selected[V]{times[i], v})
+	}
+	return more
+}
+
+// keepOf adds those of another window.
+func (w *window[V]) keepOf(k *kind[V], of Keep, o *window[V]) (more int) {
+	if w.kept == nil {
+		w.kept = k.newKept(of)
+	}
+	for _, p := range o.kept.points(k.less) {
+		more += w.kept.add(p)
+	}
+	return more
 }
 
 // frame finds the window of a time as the engine does.

@@ -12,6 +12,7 @@ import (
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
 
+	"concord/internal/aggregate"
 	"concord/internal/budget"
 	"concord/internal/cluster"
 )
@@ -109,6 +110,9 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	mapper.share, mapper.holdsPoints = share, holdsPoints(stmt)
 	if explain, ok := stmt.(*influxql.ExplainStatement); ok && !explain.Analyze {
 		mapper.paths = &paths{}
+	}
+	if sel, ok := stmt.(*influxql.SelectStatement); ok {
+		mapper.keeps = aggregate.KeepOf(sel)
 	}
 	ending, end := context.WithCancel(ctx)
 	defer end()

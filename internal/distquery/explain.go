@@ -21,7 +21,7 @@ func (p *paths) note(v Vector, mm *influxql.Measurement, opt query.IteratorOptio
 		return
 	}
 	path := "engine"
-	if v.covers(mm, calls{opt}) {
+	if v.covers(mm, oneCall(opt)) {
 		path = "arrays"
 	}
 	p.mu.Lock()

@@ -47,7 +47,11 @@ func (m *mapping) createIterator(
 	if opt.SLimit != 0 || opt.SOffset != 0 {
 		return m.limitSeries(ctx, src, mm, opt)
 	}
-	list, err := m.createIterators(ctx, src, mm, calls{opt})
+	opts := oneCall(opt)
+	if ref, ok := opt.Expr.(*influxql.VarRef); ok {
+		opts.keep = m.e.keeps[ref.Val]
+	}
+	list, err := m.createIterators(ctx, src, mm, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -55,18 +59,24 @@ func (m *mapping) createIterator(
 }
 
 // calls are the options of some calls of a statement, which differ in nothing but Expr. There is one at least.
-type calls []query.IteratorOptions
+type calls struct {
+	list []query.IteratorOptions
+	// keep says which points suffice, when what is asked for is the points of a field.
+	keep aggregate.Keep
+}
+
+func oneCall(opt query.IteratorOptions) calls { return calls{list: []query.IteratorOptions{opt}} }
 
 // createIterators returns the iterators of some calls. The files of a shard are read once for all.
 func (m *mapping) createIterators(
 	ctx context.Context, src *source, mm *influxql.Measurement, opts calls,
 ) (list []query.Iterator, err error) {
-	ins := make([]inputs, len(opts))
+	ins := make([]inputs, len(opts.list))
 	if err := m.open(ctx, src, src.shards(), mm, opts, ins); err != nil {
 		closeAll(ins)
 		return nil, err
 	}
-	for i, opt := range opts {
+	for i, opt := range opts.list {
 		itr, err := ins[i].merge(mm, opt, src.ties(mm))
 		if err != nil {
 			closeAll(ins[i+1:])
@@ -90,7 +100,7 @@ func (m *mapping) open(
 ) error {
 	local, remote := src.split(ids)
 	var (
-		ins = make([]inputs, len(opts))
+		ins = make([]inputs, len(opts.list))
 		err error
 		wg  sync.WaitGroup
 	)
@@ -105,12 +115,12 @@ func (m *mapping) open(
 	for i := range ins {
 		in := &ins[i]
 		for _, here := range mine[i].list {
-			in.list = append(in.list, m.unlessDamaged(ctx, src, here, mm, opts[i]))
+			in.list = append(in.list, m.unlessDamaged(ctx, src, here, mm, opts.list[i]))
 		}
 		in.series = append(in.series, mine[i].series...)
 		all[i].list = append(all[i].list, in.list...)
 		if err == nil {
-			err = in.limit(src, opts[i].MaxSeriesN)
+			err = in.limit(src, opts.list[i].MaxSeriesN)
 		}
 	}
 	return err
@@ -120,13 +130,13 @@ func (m *mapping) open(
 func (m *mapping) unlessDamaged(
 	ctx context.Context, src *source, here opened, mm *influxql.Measurement, opt query.IteratorOptions,
 ) opened {
-	if !here.only || !m.e.Vector.covers(mm, calls{opt}) {
+	if !here.only || !m.e.Vector.covers(mm, oneCall(opt)) {
 		return here
 	}
 	again := func(why error) (query.Iterator, error) {
 		src.others.damaged(here.lowest, why)
 		other := make([]inputs, 1)
-		if err := m.openRemote(ctx, src, []uint64{here.lowest}, mm, calls{opt}, other); err != nil {
+		if err := m.openRemote(ctx, src, []uint64{here.lowest}, mm, oneCall(opt), other); err != nil {
 			closeAll(other)
 			return nil, err
 		}
@@ -163,8 +173,8 @@ func (m *mapping) openRemote(
 	if len(ids) == 0 {
 		return nil
 	}
-	req, exprs := make([][]byte, len(opts)), make([][]byte, len(opts))
-	for i, opt := range opts {
+	req, exprs := make([][]byte, len(opts.list)), make([][]byte, len(opts.list))
+	for i, opt := range opts.list {
 		var err error
 		if req[i], err = encodeOptions(mm, opt); err != nil {
 			return err
@@ -173,23 +183,24 @@ func (m *mapping) openRemote(
 			exprs[i] = []byte(opt.Expr.String())
 		}
 	}
-	ordered := mm.SystemIterator != "_series" && slices.ContainsFunc(opts, orderMatters)
+	ordered := mm.SystemIterator != "_series" && slices.ContainsFunc(opts.list, orderMatters)
 	share := budget.Of(ctx)
 	ask := func(asking context.Context, p peer, ids []uint64) (not passed, err error) {
-		list := make([]opened, 0, len(opts))
+		list := make([]opened, 0, len(opts.list))
 		var series []*rpc.SeriesCount
 		defer func() {
 			if err != nil {
 				(&inputs{list: list}).close()
 			}
 		}()
-		for len(list) < len(opts) { // once, unless the node has a former build
+		for len(list) < len(opts.list) { // once, unless the node has a former build
 			if err := share.Grow(costOfStream); err != nil {
 				return passed{}, overBudget(err)
 			}
-			rest := opts[len(list):]
+			rest := opts.list[len(list):]
 			s, first, err := m.openStream(ctx, asking, p, &rpc.IteratorRequest{
 				ShardIds: ids, Incomplete: p.incomplete, ByShard: ordered,
+				Keep: []byte(opts.keep.Name), KeepN: int64(opts.keep.N),
 				Options: req[len(list)], MoreCalls: exprs[len(list)+1:],
 			})
 			if err != nil {
@@ -199,7 +210,7 @@ func (m *mapping) openRemote(
 			types := append([]int32{first.DataType}, first.MoreTypes...)
 			s.calls = make([]streamedCall, len(types))
 			for call, typ := range types[:min(len(types), len(rest))] {
-				itr, err := m.remoteCall(ctx, src, s, call, influxql.DataType(typ), p, ids, not, mm, rest[call])
+				itr, err := m.remoteCall(ctx, src, s, call, influxql.DataType(typ), p, ids, not, mm, rest[call], opts.keep)
 				if err != nil {
 					s.Close()
 					return passed{}, err
@@ -218,7 +229,7 @@ func (m *mapping) openRemote(
 // remoteCall returns the iterator of one call of a stream, nil when no point can match.
 func (m *mapping) remoteCall(
 	ctx context.Context, src *source, s *stream, call int, typ influxql.DataType, p peer, ids []uint64, not passed,
-	mm *influxql.Measurement, opt query.IteratorOptions,
+	mm *influxql.Measurement, opt query.IteratorOptions, keep aggregate.Keep,
 ) (query.Iterator, error) {
 	if typ == influxql.Unknown {
 		s.end(call)
@@ -230,7 +241,7 @@ func (m *mapping) remoteCall(
 		}
 		held := slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return not.has(id) })
 		other := make([]inputs, 1)
-		if err := m.openRemote(ctx, src, held, mm, calls{opt}, other); err != nil {
+		if err := m.openRemote(ctx, src, held, mm, calls{[]query.IteratorOptions{opt}, keep}, other); err != nil {
 			closeAll(other)
 			return nil, err
 		}
@@ -318,11 +329,11 @@ func (in *inputs) merge(mm *influxql.Measurement, opt query.IteratorOptions, tie
 func openShards(
 	ctx context.Context, store *tsdb.Store, v Vector, ids []uint64, mm *influxql.Measurement, opts calls,
 ) (ins []inputs, missing []uint64, err error) {
-	ins = make([]inputs, len(opts))
+	ins = make([]inputs, len(opts.list))
 	defer func() {
 		if err != nil {
 			closeAll(ins)
-			ins = make([]inputs, len(opts))
+			ins = make([]inputs, len(opts.list))
 		}
 	}()
 	var shards tsdb.Shards
@@ -357,7 +368,7 @@ func openShards(
 			}
 			for i, itr := range list {
 				if itr != nil {
-					ins[i].take(itr, part, mm, opts[i])
+					ins[i].take(itr, part, mm, opts.list[i])
 				}
 			}
 		}
@@ -396,13 +407,13 @@ func VectorOf(state func() *cluster.State) Vector {
 func openPart(
 	ctx context.Context, v Vector, part tsdb.Shards, mm *influxql.Measurement, opts calls,
 ) ([]query.Iterator, error) {
-	list := make([]query.Iterator, len(opts))
+	list := make([]query.Iterator, len(opts.list))
 	if len(part) == 1 && v.covers(mm, opts) {
 		var exprs []influxql.Expr
-		for _, opt := range opts {
+		for _, opt := range opts.list {
 			exprs = append(exprs, opt.Expr)
 		}
-		scan, covered, err := aggregate.Open(ctx, part[0], v.Bounds, mm, opts[0], exprs...)
+		scan, covered, err := aggregate.Open(ctx, part[0], v.Bounds, mm, opts.list[0], exprs...)
 		if err != nil {
 			return nil, err
 		}
@@ -415,21 +426,9 @@ func openPart(
 			return list, nil
 		}
 	}
-	for i, opt := range opts {
+	for i, opt := range opts.list {
 		var err error
-		if v.On && len(part) == 1 && aggregate.CoversKeys(mm, opt) {
-			keys, covered, err := aggregate.OpenKeys(ctx, part[0], mm, opt)
-			if err != nil {
-				return nil, err
-			}
-			if covered {
-				if keys != nil {
-					list[i] = keys
-				}
-				continue
-			}
-		}
-		if list[i], err = openCounted(ctx, part, mm, opt); err != nil {
+		if list[i], err = openOne(ctx, v, part, mm, opt, opts.keep); err != nil {
 			query.Iterators(slices.DeleteFunc(list[:i], func(itr query.Iterator) bool { return itr == nil })).Close()
 			return nil, err
 		}
@@ -437,9 +436,29 @@ func openPart(
 	return list, nil
 }
 
+// openOne opens an iterator that shares its work with no other: from the index or the files, where that suffices, and
+// else the engine's.
+func openOne(
+	ctx context.Context, v Vector, part tsdb.Shards, mm *influxql.Measurement, opt query.IteratorOptions, keep aggregate.Keep,
+) (query.Iterator, error) {
+	if v.On && len(part) == 1 {
+		switch {
+		case aggregate.CoversKeys(mm, opt):
+			if keys, covered, err := aggregate.OpenKeys(ctx, part[0], mm, opt); err != nil || covered {
+				return keys, err
+			}
+		case aggregate.CoversPoints(mm, opt, keep):
+			if itr, covered, err := aggregate.OpenPoints(ctx, part[0], v.Bounds, mm, opt, keep); err != nil || covered {
+				return itr, err
+			}
+		}
+	}
+	return openCounted(ctx, part, mm, opt)
+}
+
 // covers reports whether calls may be computed from arrays.
 func (v Vector) covers(mm *influxql.Measurement, opts calls) bool {
-	return v.On && !slices.ContainsFunc(opts, func(opt query.IteratorOptions) bool {
+	return v.On && !slices.ContainsFunc(opts.list, func(opt query.IteratorOptions) bool {
 		return !aggregate.Covers(mm, opt)
 	})
 }

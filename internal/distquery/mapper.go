@@ -16,6 +16,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/aggregate"
 	"concord/internal/budget"
 	"concord/internal/cluster"
 	"concord/internal/rpc"
@@ -44,11 +45,12 @@ type ShardMapper struct {
 	Vector Vector
 
 	// Of the statement.
-	report      *Report         // nil for none
-	paths       *paths          // of EXPLAIN; nil for others
-	share       *budget.Share   // of this node's memory
-	holdsPoints bool            // it keeps the points of a window
-	ending      context.Context // ends with the statement; nil for that of each iterator
+	report      *Report                   // nil for none
+	paths       *paths                    // of EXPLAIN; nil for others
+	keeps       map[string]aggregate.Keep // which points of a field suffice
+	share       *budget.Share             // of this node's memory
+	holdsPoints bool                      // it keeps the points of a window
+	ending      context.Context           // ends with the statement; nil for that of each iterator
 
 	meta  Metadata
 	store *tsdb.Store

@@ -34,7 +34,7 @@ func (m *mapping) limitSeries(ctx context.Context, src *source, mm *influxql.Mea
 	ins := make([]inputs, 1)
 	err := func() error {
 		if len(whole) > 0 {
-			if err := m.open(ctx, src, whole, mm, calls{opt}, ins); err != nil {
+			if err := m.open(ctx, src, whole, mm, oneCall(opt), ins); err != nil {
 				return err
 			}
 		}
@@ -57,7 +57,7 @@ func (m *mapping) limitSeries(ctx context.Context, src *source, mm *influxql.Mea
 				if len(kept) < len(all) {
 					these.Condition = and(every.Condition, oneOf(kept, opt.Dimensions))
 				}
-				if err := m.open(ctx, src, g, one, calls{these}, ins); err != nil {
+				if err := m.open(ctx, src, g, one, oneCall(these), ins); err != nil {
 					return err
 				}
 			}

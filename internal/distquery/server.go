@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/aggregate"
 	"concord/internal/budget"
 	"concord/internal/copystate"
 	"concord/internal/rpc"
@@ -188,14 +189,15 @@ func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIter
 
 // callsOf are the calls of a request.
 func callsOf(opt query.IteratorOptions, r *rpc.IteratorRequest) (calls, error) {
-	opts := calls{opt}
+	opts := oneCall(opt)
+	opts.keep = aggregate.Keep{Name: string(r.Keep), N: int(r.KeepN)}
 	for _, text := range r.MoreCalls {
 		more := opt
 		var err error
 		if more.Expr, err = influxql.ParseExpr(string(text)); err != nil {
-			return nil, status.Error(codes.InvalidArgument, err.Error())
+			return calls{}, status.Error(codes.InvalidArgument, err.Error())
 		}
-		opts = append(opts, more)
+		opts.list = append(opts.list, more)
 	}
 	return opts, nil
 }
@@ -232,16 +234,16 @@ func joinShards(ins []inputs, mm *influxql.Measurement, opts calls, r *rpc.Itera
 		switch {
 		case !r.ByShard:
 			var err error
-			if list[i], err = in.merge(mm, opts[i], false); err != nil {
+			if list[i], err = in.merge(mm, opts.list[i], false); err != nil {
 				list.Close()
 				closeAll(ins[i+1:])
 				return nil, err
 			}
-			list[i] = firstSeries(list[i], mm, opts[i])
+			list[i] = firstSeries(list[i], mm, opts.list[i])
 		case len(in.list) == 1 && len(r.ShardIds) == 1:
 			list[i] = in.list[0].Iterator
 		default:
-			list[i] = byShard(in.list, opts[i], false)
+			list[i] = byShard(in.list, opts.list[i], false)
 		}
 	}
 	return list, nil

@@ -67,7 +67,7 @@ func (m *mapping) share(
 		m.shared.sets[string(common)] = set
 	}
 	itr := newDeferred(aggregate.TypeOf(opt.Expr), func() error { return m.openSet(set) }, ctx)
-	set.opts = append(set.opts, opt)
+	set.opts.list = append(set.opts.list, opt)
 	set.list = append(set.list, itr)
 	return itr, nil
 }

@@ -33,7 +33,11 @@ type IteratorRequest struct {
 	ByShard    bool                   `protobuf:"varint,5,opt,name=by_shard,json=byShard,proto3" json:"by_shard,omitempty"` // of several shards: aggregates of each, not of all, and each point with its shard
 	// Further calls of the statement, as InfluxQL, which differ from options in nothing else. A node that answers them reads
 	// its files once for all. A node of a former build leaves them out, and its opening has no more_types.
-	MoreCalls     [][]byte `protobuf:"bytes,6,rep,name=more_calls,json=moreCalls,proto3" json:"more_calls,omitempty"`
+	MoreCalls [][]byte `protobuf:"bytes,6,rep,name=more_calls,json=moreCalls,proto3" json:"more_calls,omitempty"`
+	// Which points of each window suffice when options ask for the points of a field: top or bottom with keep_n of them,
+	// distinct, or spread. Empty for all. Nodes of a former build send all.
+	Keep          []byte `protobuf:"bytes,7,opt,name=keep,proto3" json:"keep,omitempty"`
+	KeepN         int64  `protobuf:"varint,8,opt,name=keep_n,json=keepN,proto3" json:"keep_n,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -108,6 +112,20 @@ func (x *IteratorRequest) GetMoreCalls() [][]byte {
 		return x.MoreCalls
 	}
 	return nil
+}
+
+func (x *IteratorRequest) GetKeep() []byte {
+	if x != nil {
+		return x.Keep
+	}
+	return nil
+}
+
+func (x *IteratorRequest) GetKeepN() int64 {
+	if x != nil {
+		return x.KeepN
+	}
+	return 0
 }
 
 // Unfit is a copy that is not whole, and was not read.
@@ -1679,7 +1697,7 @@ var File_query_proto protoreflect.FileDescriptor
 const file_query_proto_rawDesc = "" +
 	"\n" +
 	"\vquery.proto\x12\n" +
-	"concord.v1\"\xb6\x01\n" +
+	"concord.v1\"\xe1\x01\n" +
 	"\x0fIteratorRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12\x18\n" +
 	"\aoptions\x18\x02 \x01(\fR\aoptions\x12\x12\n" +
@@ -1689,7 +1707,9 @@ const file_query_proto_rawDesc = "" +
 	"incomplete\x12\x19\n" +
 	"\bby_shard\x18\x05 \x01(\bR\abyShard\x12\x1d\n" +
 	"\n" +
-	"more_calls\x18\x06 \x03(\fR\tmoreCalls\"j\n" +
+	"more_calls\x18\x06 \x03(\fR\tmoreCalls\x12\x12\n" +
+	"\x04keep\x18\a \x01(\fR\x04keep\x12\x15\n" +
+	"\x06keep_n\x18\b \x01(\x03R\x05keepN\"j\n" +
 	"\x05Unfit\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1a\n" +
