@@ -271,6 +271,15 @@ func (d *dispatcher) Queue(shard uint64) error {
 	return nil
 }
 
+// QueueNow queues a shard, and makes one that is queued due at once.
+func (d *dispatcher) QueueNow(shard uint64) error {
+	if err := d.queue.putNow(shard, d.deps.Cluster.Now()); err != nil {
+		return err
+	}
+	d.wakeUp()
+	return nil
+}
+
 // Hurry makes a queued shard due at once, whose last repair failed.
 func (d *dispatcher) Hurry(shard uint64) error {
 	if err := d.queue.hurry(shard, d.deps.Cluster.Now()); err != nil {
