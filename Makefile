@@ -3,7 +3,7 @@ GO      ?= go
 TOOL     = $(GO) tool -modfile=tools/go.mod
 export CGO_ENABLED = 0
 
-.PHONY: help build test e2e campaign campaign-entropy campaign-reads campaign-http trial compare race lint bench bench-entropy fuzz nightly proto
+.PHONY: help build test e2e upgrade campaign campaign-entropy campaign-reads campaign-http trial compare race lint bench bench-entropy bench-peer fuzz nightly proto
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,6 +16,9 @@ test: ## run the tests
 
 e2e: ## run the stories of a killed replica and of an operator's day on separate processes
 	$(GO) test -tags e2e -count=1 ./test/e2e/
+
+upgrade: ## upgrade clusters of processes from the previous version, which is built out of the history; FROM is another commit
+	$(GO) test -tags upgrade -count=1 -timeout 30m -v ./test/upgrade $(if $(FROM),-from $(FROM))
 
 FAULTS ?= 500
 SEED ?= 0
@@ -42,6 +45,7 @@ trial: ## load POINTS in SHARDS into a cluster of processes, take a node away wi
 compare: ## compare a cluster's answers with a single node's, through all forms and real clients
 	test/compare/install.sh
 	$(GO) test -tags compare -count=1 -timeout 30m ./test/compare/
+	$(GO) test -count=1 -timeout 30m -run TestAggregatesAnswerAsTheEngineDoes ./internal/distquery -seeds 6 -statements 600 -engine
 
 race: ## run the tests under the race detector (needs a C compiler)
 	@if command -v cc >/dev/null 2>&1; then CGO_ENABLED=1 && export CGO_ENABLED && \
@@ -51,17 +55,22 @@ race: ## run the tests under the race detector (needs a C compiler)
 lint: ## gofmt, go vet and staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); \
 	if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
-	$(GO) vet ./... && $(GO) vet -tags e2e,compare,bench,campaign,trial ./test/... ./internal/entropy/...
-	$(TOOL) staticcheck -tags e2e,compare,bench,campaign,trial ./...
+	$(GO) vet ./... && $(GO) vet -tags e2e,compare,bench,campaign,trial,upgrade ./test/... ./internal/entropy/...
+	$(TOOL) staticcheck -tags e2e,compare,bench,campaign,trial,upgrade ./...
 
 bench: ## run the benchmarks, and compare a cluster with one plain node
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/...
-	$(GO) test -tags bench -count=1 -v -skip TestForeground ./test/bench/
+	$(GO) test -tags bench -count=1 -v -skip 'TestForeground|TestPeer' ./test/bench/
 	$(MAKE) bench-entropy
 
 bench-entropy: ## measure anti-entropy, as a table
 	$(GO) test -tags bench -count=1 -timeout 30m -run TestEntropyTable -v ./internal/entropy/transport
 	$(GO) test -tags bench -count=1 -timeout 30m -run TestForeground -v ./test/bench
+
+PEER ?=
+BEFORE ?=
+bench-peer: ## compare with a plain node, with influxdb-cluster (PEER is a checkout of it), with a former build (BEFORE is its commit)
+	$(GO) test -tags bench -count=1 -timeout 60m -run TestPeer -v ./test/bench -peer '$(PEER)' -before '$(BEFORE)'
 
 FUZZTIME ?= 30s
 fuzz: ## fuzz all that parses bytes from outside, FUZZTIME each; inputs are made smaller for a second only, or that takes most of the time

@@ -7,12 +7,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"concord/internal/cli"
-	"concord/internal/meta"
 	"concord/internal/metanode"
 )
 
 func main() {
 	os.Exit(cli.Run("influxd-meta", "run", os.Args[1:], func(root *cobra.Command) {
-		root.AddCommand(meta.Commands(metanode.Prepare)...)
+		root.AddCommand(metanode.Commands()...)
 	}))
 }

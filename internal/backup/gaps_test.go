@@ -12,7 +12,9 @@ func TestFolderSaysWhatItsNewestBackupsLack(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := func(shard uint64, modified int64, incomplete string) Entry {
-		return Entry{Database: "db", Policy: "rp", ShardID: shard, LastModified: modified, FileName: "f", Incomplete: incomplete}
+		return Entry{
+			Database: "db", Policy: "rp", ShardID: shard, LastModified: modified, FileName: "f", Incomplete: incomplete,
+		}
 	}
 	gap := func(shard uint64, reason string) Gap {
 		return Gap{Database: "db", Policy: "rp", ShardID: shard, Reason: reason}
@@ -20,7 +22,10 @@ func TestFolderSaysWhatItsNewestBackupsLack(t *testing.T) {
 	inRange := file(6, 3, "")
 	inRange.Partial = true
 	for name, m := range map[string]*Manifest{
-		"1": {Files: []Entry{file(1, 1, ""), file(2, 1, ""), file(3, 1, "hints"), file(6, 1, "hints")}, Missing: []Gap{gap(4, "away"), gap(5, "away")}},
+		"1": {
+			Files:   []Entry{file(1, 1, ""), file(2, 1, ""), file(3, 1, "hints"), file(6, 1, "hints")},
+			Missing: []Gap{gap(4, "away"), gap(5, "away")},
+		},
 		"2": {Files: []Entry{file(2, 2, "hints"), file(3, 2, ""), file(4, 2, "")}, Missing: []Gap{gap(1, "away")}},
 		"3": {Files: []Entry{inRange}},
 	} {

@@ -1,6 +1,7 @@
 // Package bolt opens bbolt files that may be damaged. bbolt trusts what it maps into memory: a page that is not
-// one makes it panic, fault or walk in a circle, in goroutines of its own as well, so that no caller can recover. Open therefore
-// reads the whole file first, and lets bbolt have it only when every page is one. What is in the values is for the caller to check.
+// one makes it panic, fault or walk in a circle, in goroutines of its own as well, so that no caller can recover. Open
+// therefore reads the whole file first, and lets bbolt have it only when every page is one. What is in the values is
+// for the caller to check.
 package bolt
 
 import (

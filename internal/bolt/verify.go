@@ -11,12 +11,16 @@ import (
 	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
-// The file format of bbolt, see its page.go, db.go, bucket.go and freelist.go. Numbers are in the byte order of the machine.
+// The file format of bbolt, see its page.go, db.go, bucket.go and freelist.go. Numbers are in the byte order of the
+// machine.
 const (
-	pageHeader    = 16 // id 8, flags 2, count 2, overflow 4
-	elementSize   = 16 // of leaf pages: flags 4, place 4, key size 4, value size 4; of branch pages: place 4, key size 4, page 8
-	bucketHeader  = 16 // root page 8, sequence 8
-	metaSize      = 64 // magic 4, version 4, page size 4, flags 4, root bucket 16, free list 8, first unused page 8, transaction 8, checksum 8
+	pageHeader = 16 // id 8, flags 2, count 2, overflow 4
+	// of leaf pages: flags 4, place 4, key size 4, value size 4; of branch pages: place 4, key size 4, page 8
+	elementSize  = 16
+	bucketHeader = 16 // root page 8, sequence 8
+	// magic 4, version 4, page size 4, flags 4, root bucket 16, free list 8, first unused page 8, transaction 8,
+	// checksum 8
+	metaSize      = 64
 	metaMagic     = 0xED0CDAED
 	metaVersion   = 2
 	branchPage    = 0x01
@@ -126,8 +130,8 @@ func (v *verifier) page(id uint64) (flags, count uint16, page []byte, err error)
 // maxDepth is far more than a tree has: pages have two elements or more.
 const maxDepth = 64
 
-// tree walks the pages from id on, whose keys must ascend below high when that is not nil, and begin with low unless it is the
-// root: by that key bbolt finds a page in the one above.
+// tree walks the pages from id on, whose keys must ascend below high when that is not nil, and begin with low unless it
+// is the root: by that key bbolt finds a page in the one above.
 func (v *verifier) tree(id uint64, root bool, low, high []byte, depth int) error {
 	flags, count, page, err := v.page(id)
 	if err != nil {
@@ -225,7 +229,8 @@ func (v *verifier) bucket(value []byte, depth int) error {
 		return v.tree(root, true, nil, nil, depth+1)
 	}
 	page := value[bucketHeader:]
-	if len(page) < pageHeader || order.Uint64(page) != 0 || order.Uint16(page[8:]) != leafPage || order.Uint32(page[12:]) != 0 {
+	if len(page) < pageHeader || order.Uint64(page) != 0 || order.Uint16(page[8:]) != leafPage ||
+		order.Uint32(page[12:]) != 0 {
 		return errTree
 	}
 	return v.leaf(page, int(order.Uint16(page[10:])), nil, nil, depth, false)

@@ -138,7 +138,8 @@ func (b *Budget) reclaim() {
 			}
 		}
 		b.exceeded.Add(1)
-		most.end(fmt.Errorf("%w: it holds %s, and the budget of all queries is %s", ErrExceeded, size(most.leave()), size(b.max)))
+		most.end(fmt.Errorf("%w: it holds %s, and the budget of all queries is %s",
+			ErrExceeded, size(most.leave()), size(b.max)))
 	}
 }
 

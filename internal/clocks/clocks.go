@@ -43,7 +43,9 @@ func Reference(by []time.Duration) time.Duration {
 		return 0
 	}
 	by = slices.Sorted(slices.Values(by))
-	return slices.MinFunc(by[(len(by)-1)/2:len(by)/2+1], func(a, b time.Duration) int { return cmp.Compare(a.Abs(), b.Abs()) })
+	return slices.MinFunc(by[(len(by)-1)/2:len(by)/2+1], func(a, b time.Duration) int {
+		return cmp.Compare(a.Abs(), b.Abs())
+	})
 }
 
 // Watch keeps the skews of other nodes. It logs once when the clock of a node goes off, and once when it is right
@@ -78,10 +80,13 @@ func (w *Watch) Observe(node string, s Skew) {
 		w.nodes[node] = n
 	}
 	n.skew, n.at = s, w.now()
-	switch fields := []zap.Field{zap.String("node", node), zap.Duration("ahead", s.By), zap.Duration("margin", s.Margin)}; {
+	switch fields := []zap.Field{
+		zap.String("node", node), zap.Duration("ahead", s.By), zap.Duration("margin", s.Margin),
+	}; {
 	case !n.off && s.Off():
 		n.off = true
-		w.log.Warn("The clock of another node differs from this node's by more than a second: set both, with NTP for example", fields...)
+		w.log.Warn("The clock of another node differs from this node's by more than a second: set both, with NTP for example",
+			fields...)
 	case n.off && s.By.Abs() < Limit*3/4: // well below the limit, or it would be logged again and again
 		n.off = false
 		w.log.Info("The clock of another node agrees with this node's again", fields...)

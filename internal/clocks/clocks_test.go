@@ -66,15 +66,22 @@ func TestClockIsLoggedOncePerChange(t *testing.T) {
 	w.Observe("data1:8088", Skew{})
 	var got []string
 	for _, e := range logged.All() {
-		got = append(got, e.Level.String()+" "+e.ContextMap()["node"].(string)+" "+e.ContextMap()["ahead"].(time.Duration).String())
+		got = append(got,
+			e.Level.String()+" "+e.ContextMap()["node"].(string)+" "+e.ContextMap()["ahead"].(time.Duration).String())
 	}
 	if d := cmp.Diff([]string{"warn data2:8088 3s", "info data2:8088 100ms", "warn data2:8088 -2s"}, got); d != "" {
 		t.Error(d)
 	}
 
 	want := []models.Statistic{
-		{Name: "clock", Tags: models.StatisticTags{"node": "data1:8088", "a": "b"}, Values: map[string]any{"skewMs": int64(0), "off": int64(0)}},
-		{Name: "clock", Tags: models.StatisticTags{"node": "data2:8088", "a": "b"}, Values: map[string]any{"skewMs": int64(-2000), "off": int64(1)}},
+		{
+			Name: "clock", Tags: models.StatisticTags{"node": "data1:8088", "a": "b"},
+			Values: map[string]any{"skewMs": int64(0), "off": int64(0)},
+		},
+		{
+			Name: "clock", Tags: models.StatisticTags{"node": "data2:8088", "a": "b"},
+			Values: map[string]any{"skewMs": int64(-2000), "off": int64(1)},
+		},
 	}
 	if d := cmp.Diff(want, w.Statistics(map[string]string{"a": "b"})); d != "" {
 		t.Error(d)

@@ -52,7 +52,9 @@ func TestShardsHaveDistinctOwnersSpreadEvenly(t *testing.T) {
 		mustApply(t, s, CreateDatabase{Name: "db", Spec: &meta.RetentionPolicySpec{ReplicaN: &x}})
 		load := map[uint64]int{}
 		for i := range n { // n successive groups come round to every node equally
-			mustApply(t, s, CreateShardGroup{Database: "db", RetentionPolicy: "autogen", Time: t0.Add(time.Duration(i) * 7 * 24 * time.Hour)})
+			mustApply(t, s, CreateShardGroup{
+				Database: "db", RetentionPolicy: "autogen", Time: t0.Add(time.Duration(i) * 7 * 24 * time.Hour),
+			})
 		}
 		shards := s.Shards()
 		if want := n * max(1, n/x); len(shards) != want {
@@ -91,7 +93,9 @@ func TestFailedCommandLeavesStateUnchanged(t *testing.T) {
 	t.Parallel()
 	s := withNodes(t, 2)
 	mustApply(t, s, CreateDatabase{Name: "db"})
-	mustApply(t, s, CreateSubscription{Database: "db", RetentionPolicy: "autogen", Name: "sub", Mode: "ALL", Destinations: []string{"http://h:1"}})
+	mustApply(t, s, CreateSubscription{
+		Database: "db", RetentionPolicy: "autogen", Name: "sub", Mode: "ALL", Destinations: []string{"http://h:1"},
+	})
 	three, minute := 3, time.Minute
 	cmd := func(op Op) Command {
 		c, err := NewCommand(op)
@@ -108,11 +112,24 @@ func TestFailedCommandLeavesStateUnchanged(t *testing.T) {
 		{"unknown type", Command{Type: "explode", Args: json.RawMessage(`{}`)}, "unknown command"},
 		{"no arguments", Command{Type: "drop-user"}, "arguments of drop-user"},
 		{"unknown argument", Command{Type: "drop-user", Args: json.RawMessage(`{"nam":"x"}`)}, "unknown field"},
-		{"factor too high", cmd(CreateDatabase{Name: "new", Spec: &meta.RetentionPolicySpec{ReplicaN: &three}}), "above the number of data nodes, 2"},
-		{"factor raised too high", cmd(UpdateRetentionPolicy{Database: "db", Name: "autogen", Update: meta.RetentionPolicyUpdate{ReplicaN: &three}}), "above the number"},
-		{"duration too short", cmd(CreateDatabase{Name: "new", Spec: &meta.RetentionPolicySpec{Duration: &minute}}), meta.ErrRetentionPolicyDurationTooLow.Error()},
+		{
+			"factor too high", cmd(CreateDatabase{Name: "new", Spec: &meta.RetentionPolicySpec{ReplicaN: &three}}),
+			"above the number of data nodes, 2",
+		},
+		{
+			"factor raised too high",
+			cmd(UpdateRetentionPolicy{Database: "db", Name: "autogen", Update: meta.RetentionPolicyUpdate{ReplicaN: &three}}),
+			"above the number",
+		},
+		{
+			"duration too short", cmd(CreateDatabase{Name: "new", Spec: &meta.RetentionPolicySpec{Duration: &minute}}),
+			meta.ErrRetentionPolicyDurationTooLow.Error(),
+		},
 		{"name that leaves the folder", cmd(CreateDatabase{Name: "../x"}), meta.ErrInvalidName.Error()},
-		{"missing database", cmd(CreateShardGroup{Database: "nope", RetentionPolicy: "autogen", Time: t0}), "database not found: nope"},
+		{
+			"missing database", cmd(CreateShardGroup{Database: "nope", RetentionPolicy: "autogen", Time: t0}),
+			"database not found: nope",
+		},
 		{"missing user", cmd(UpdateUser{Name: "nope"}), meta.ErrUserNotFound.Error()},
 		{"missing node", cmd(DeleteDataNode{ID: 99}), "data node 99 does not exist"},
 	} {
@@ -126,7 +143,11 @@ func TestFailedCommandLeavesStateUnchanged(t *testing.T) {
 	}
 	// What a command does to the next state, the last one does not see.
 	before := s.Clone()
-	for _, op := range []Op{DropSubscription{Database: "db", RetentionPolicy: "autogen", Name: "sub"}, DropDatabase{Name: "db"}, DeleteDataNode{ID: 2}} {
+	for _, op := range []Op{
+		DropSubscription{Database: "db", RetentionPolicy: "autogen", Name: "sub"},
+		DropDatabase{Name: "db"},
+		DeleteDataNode{ID: 2},
+	} {
 		if _, _, err := s.Next(s.Index+1, cmd(op)); err != nil {
 			t.Fatal(err)
 		}
@@ -140,7 +161,9 @@ func TestContinuousQueryThatCannotBeParsedIsRefused(t *testing.T) {
 	t.Parallel()
 	s := withNodes(t, 1)
 	mustApply(t, s, CreateDatabase{Name: "db"})
-	c, err := NewCommand(CreateContinuousQuery{Database: "db", Name: "cq", Query: "SELECT " + strings.Repeat("(", 1_000_000)})
+	c, err := NewCommand(CreateContinuousQuery{
+		Database: "db", Name: "cq", Query: "SELECT " + strings.Repeat("(", 1_000_000),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +233,8 @@ func TestShardsOfARemovedNodeAreAdopted(t *testing.T) {
 				t.Errorf("without node %d, shard %d is owned by %v", removed+2, sh.ID, sh.Owners)
 			}
 		}
-		if n := len(s.Shards()); n != map[bool]int{true: 3, false: 0}[removed < 2] { // the number of shards says where a series is
+		// the number of shards says where a series is
+		if n := len(s.Shards()); n != map[bool]int{true: 3, false: 0}[removed < 2] {
 			t.Errorf("without node %d, %d shards are left", removed+2, n)
 		}
 	}
@@ -305,7 +329,9 @@ func TestStateRoundTripsAndCorruptionIsRefused(t *testing.T) {
 			mustApply(t, s, SetPrivilege{User: db, Database: db, Privilege: influxql.WritePrivilege})
 			mustApply(t, s, CreateContinuousQuery{Database: db, Name: "cq", Query: "SELECT"})
 			for range rapid.IntRange(0, 3).Draw(t, "groups") {
-				mustApply(t, s, CreateShardGroup{Database: db, RetentionPolicy: "autogen", Time: time.Unix(rapid.Int64Range(-1<<32, 1<<32).Draw(t, "time"), 0)})
+				mustApply(t, s, CreateShardGroup{
+					Database: db, RetentionPolicy: "autogen", Time: time.Unix(rapid.Int64Range(-1<<32, 1<<32).Draw(t, "time"), 0),
+				})
 			}
 		}
 		b, err := s.MarshalBinary()
@@ -400,7 +426,8 @@ func TestUpdateDataNodeKeepsIDShardsAndLabels(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(Node{ID: 1, TCPAddr: "c:1", HTTPAddr: "c:2", Version: "v", Labels: map[string]string{"az": "x"}}, n); diff != "" {
+	if diff := cmp.Diff(Node{ID: 1, TCPAddr: "c:1", HTTPAddr: "c:2", Version: "v", Labels: map[string]string{"az": "x"}},
+		n); diff != "" {
 		t.Error(diff)
 	}
 	for _, o := range []UpdateDataNode{{ID: 1, TCPAddr: "b:1"}, {ID: 9, TCPAddr: "d:1"}, {ID: 1}} {
@@ -432,7 +459,8 @@ func TestRestoredGroupsKeepTheirShards(t *testing.T) {
 		}
 	}
 	for _, g := range []RestoredGroup{
-		{Start: at(9), End: at(10), Shards: 1}, {Start: at(23), End: at(25), Shards: 1}, {Start: at(30), End: at(30), Shards: 1}, {Start: at(30), End: at(31)},
+		{Start: at(9), End: at(10), Shards: 1}, {Start: at(23), End: at(25), Shards: 1},
+		{Start: at(30), End: at(30), Shards: 1}, {Start: at(30), End: at(31)},
 	} {
 		c, err := NewCommand(RestoreShardGroups{Database: "db", RetentionPolicy: "autogen", Groups: []RestoredGroup{g}})
 		if err != nil {

@@ -242,11 +242,15 @@ func (o RestoreShardGroups) apply(s *State) (any, error) {
 		}
 		for _, g := range rpi.ShardGroups {
 			if !g.Deleted() && cut(g).Overlaps(want.Start, want.ends().Add(-1)) {
-				return nil, fmt.Errorf("%s.%s holds data of %s already: nothing is overwritten", o.Database, o.RetentionPolicy, want.Start.UTC().Format(time.RFC3339))
+				return nil, fmt.Errorf("%s.%s holds data of %s already: nothing is overwritten",
+					o.Database, o.RetentionPolicy, want.Start.UTC().Format(time.RFC3339))
 			}
 		}
 		s.Data.MaxShardGroupID++
-		g := meta.ShardGroupInfo{ID: s.Data.MaxShardGroupID, StartTime: want.Start.UTC(), EndTime: want.End.UTC(), TruncatedAt: want.TruncatedAt.UTC()}
+		g := meta.ShardGroupInfo{
+			ID: s.Data.MaxShardGroupID, StartTime: want.Start.UTC(), EndTime: want.End.UTC(),
+			TruncatedAt: want.TruncatedAt.UTC(),
+		}
 		replicas, load := min(max(1, rpi.ReplicaN), n), map[uint64]int{}
 		var made []uint64
 		for i := range want.Shards {

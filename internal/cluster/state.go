@@ -27,7 +27,8 @@ type Node struct {
 }
 
 // State is everything the meta nodes agree on. Data is the engine's own
-// metadata; shard owners in it are IDs of DataNodes.
+// metadata; shard owners in it are IDs of DataNodes. Its many methods look things up, or are
+// what several commands do; each change is a Command.
 type State struct {
 	Index     uint64 // grows with every change
 	MaxNodeID uint64
@@ -114,7 +115,9 @@ func (s *State) Shard(id uint64) (found Shard, ok bool) {
 }
 
 // eachShard calls fn for the shards of groups that are not deleted, until it returns false.
-func (s *State) eachShard(fn func(*meta.DatabaseInfo, *meta.RetentionPolicyInfo, *meta.ShardGroupInfo, *meta.ShardInfo) bool) {
+func (s *State) eachShard(
+	fn func(*meta.DatabaseInfo, *meta.RetentionPolicyInfo, *meta.ShardGroupInfo, *meta.ShardInfo) bool,
+) {
 	for i := range s.Data.Databases {
 		db := &s.Data.Databases[i]
 		for j := range db.RetentionPolicies {
@@ -150,7 +153,7 @@ func newShard(db *meta.DatabaseInfo, rp *meta.RetentionPolicyInfo, g *meta.Shard
 	sort.Slice(owners, func(i, j int) bool { return owners[i] < owners[j] })
 	return Shard{
 		ID: sh.ID, Database: db.Name, RetentionPolicy: rp.Name, ReplicaN: rp.ReplicaN,
-		GroupID: g.ID, Start: g.StartTime.UnixNano(), End: end.UnixNano(), Truncated: g.Truncated(), GroupEnd: g.EndTime.UnixNano(),
-		Expires: expires, Owners: owners,
+		GroupID: g.ID, Start: g.StartTime.UnixNano(), End: end.UnixNano(), Truncated: g.Truncated(),
+		GroupEnd: g.EndTime.UnixNano(), Expires: expires, Owners: owners,
 	}
 }

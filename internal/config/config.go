@@ -67,7 +67,9 @@ func (p Program[C]) Print(w io.Writer, c C) error {
 }
 
 // Commands are `run` and `config`. run may load again, when it is told to reload.
-func (p Program[C]) Commands(short string, run func(cmd *cobra.Command, load func() (C, error)) error) []*cobra.Command {
+func (p Program[C]) Commands(
+	short string, run func(cmd *cobra.Command, load func() (C, error)) error,
+) []*cobra.Command {
 	var path string
 	cmds := []*cobra.Command{{
 		Use:   "run",

@@ -74,7 +74,8 @@ func testSample[C config.Settings](t *testing.T, p config.Program[C], command, e
 		t.Fatal(err)
 	}
 	if string(b) != sample {
-		t.Errorf("etc/%s is not what is printed: go run ./cmd/%s config > etc/%s\n%s", etc, command, etc, cmp.Diff(string(b), sample))
+		t.Errorf("etc/%s is not what is printed: go run ./cmd/%s config > etc/%s\n%s",
+			etc, command, etc, cmp.Diff(string(b), sample))
 	}
 }
 
@@ -107,9 +108,10 @@ max-rate = 5
 	}
 	sample := printed(t, datanode.Program, first)
 	for _, want := range []string{
-		`hostname = "data1"`, `max-body-size = "10m"`, `headers = { "X-A" = "1", "X-B" = "2" }`, `enqueued-write-timeout = "1m30s"`,
-		`https-client-ca = { paths = ["/ca.pem"], include-system = true }`, `access-log-status-filters = ["404", "5XX"]`,
-		`check-interval = "1h"`, `max-rate = 5`, `repair; 0 is no limit. Default: "48m".`,
+		`hostname = "data1"`, `max-body-size = "10m"`, `headers = { "X-A" = "1", "X-B" = "2" }`,
+		`enqueued-write-timeout = "1m30s"`, `https-client-ca = { paths = ["/ca.pem"], include-system = true }`,
+		`access-log-status-filters = ["404", "5XX"]`, `check-interval = "1h"`, `max-rate = 5`,
+		`repair; 0 is no limit. Default: "48m".`,
 	} {
 		if !strings.Contains(sample, want) {
 			t.Errorf("no %s in:\n%s", want, sample)
@@ -178,14 +180,16 @@ func TestEnvironmentWinsAndIsNamed(t *testing.T) {
 	t.Parallel()
 	path := file(t, "hostname = \"file\"\n[anti-entropy]\nmax-sync = 3\n")
 	env := map[string]string{
-		"INFLUXDB_HOSTNAME": "environment", "INFLUXDB_ANTI_ENTROPY_MAX_SYNC": "4", "INFLUXDB_CONTINUOUS_QUERIES_RUN_INTERVAL": "3s",
-		"INFLUXDB_HTTP_ENQUEUED_WRITE_TIMEOUT": "7s", "INFLUXDB_LOGGING_LEVEL": "debug", "INFLUXDB_HINTED_HANDOFF_MAX_SIZE": "1g",
+		"INFLUXDB_HOSTNAME": "environment", "INFLUXDB_ANTI_ENTROPY_MAX_SYNC": "4",
+		"INFLUXDB_CONTINUOUS_QUERIES_RUN_INTERVAL": "3s", "INFLUXDB_HTTP_ENQUEUED_WRITE_TIMEOUT": "7s",
+		"INFLUXDB_LOGGING_LEVEL": "debug", "INFLUXDB_HINTED_HANDOFF_MAX_SIZE": "1g",
 	}
 	c, err := datanode.Program.Load(path, func(k string) string { return env[k] })
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprint(c.Hostname, c.AntiEntropy.MaxSync, c.ContinuousQuery.RunInterval, c.HTTPD.EnqueuedWriteTimeout, c.Logging.Level, c.HintedHandoff.MaxSize)
+	got := fmt.Sprint(c.Hostname, c.AntiEntropy.MaxSync, c.ContinuousQuery.RunInterval, c.HTTPD.EnqueuedWriteTimeout,
+		c.Logging.Level, c.HintedHandoff.MaxSize)
 	if want := "environment4 3s 7s debug 1g"; strings.ReplaceAll(got, " ", "") != strings.ReplaceAll(want, " ", "") {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -218,7 +222,8 @@ func FuzzLoad(f *testing.F) {
 			}
 			return
 		}
-		if _, err := datanode.Program.Load(file(t, printed(t, datanode.Program, c)), noEnvironment); err != nil && c.HTTPD.SharedSecret == "" {
+		if _, err := datanode.Program.Load(file(t, printed(t, datanode.Program, c)), noEnvironment); err != nil &&
+			c.HTTPD.SharedSecret == "" {
 			t.Errorf("what loads is printed and does not load: %v", err)
 		}
 	})

@@ -167,7 +167,9 @@ func (*refuse) UnmarshalTOML(any) error { return errors.New("refused") }
 func (d *document) line(path []string) int {
 	t := reflect.TypeFor[refuse]()
 	for i := len(path) - 1; i >= 0; i-- {
-		t = reflect.StructOf([]reflect.StructField{{Name: "K", Type: t, Tag: reflect.StructTag("toml:" + strconv.Quote(path[i]))}})
+		t = reflect.StructOf([]reflect.StructField{
+			{Name: "K", Type: t, Tag: reflect.StructTag("toml:" + strconv.Quote(path[i]))},
+		})
 	}
 	_, err := toml.Decode(d.text, reflect.New(t).Interface())
 	var at toml.ParseError

@@ -10,18 +10,18 @@ const (
 	admitAgain  = 25 * time.Millisecond // between two looks
 )
 
-// Admit returns when the other nodes take writes from this one: it was told of the others since it started or was
-// silent, and no node that can be reached keeps deletes for it. Until then owners refuse its writes, as they may be
-// from before a delete. A write that this node took meanwhile would be on its own copy alone, and no other copy would
-// be whole until it comes out of hinted handoff. It costs nothing otherwise, and waits for two seconds at most, once
-// for each time that deletes wait.
+// Admit returns when this node may take writes of clients: it has heard from the others since it started or was away,
+// and no node that can be reached keeps deletes for it. From then on its clock is past theirs, and its writes have
+// greater versions than what was acknowledged while it was away. A delete that waits is older than these writes, and
+// would have to find them and write them again when it runs. Admit costs nothing otherwise. It waits for two seconds at
+// most, once for each time that deletes wait.
 func (s *Service) Admit(ctx context.Context) {
 	if s.admits() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, admitWithin)
 	defer cancel()
-	if int64(time.Since(s.base)) > s.freshUntil.Load() {
+	if !s.fresh() {
 		s.ask(ctx)
 	}
 	tick := time.NewTicker(admitAgain)
@@ -38,7 +38,7 @@ func (s *Service) Admit(ctx context.Context) {
 // admits reports whether nothing has to be waited for, without a lock.
 func (s *Service) admits() bool {
 	f := s.facts.Load()
-	return s.deps.Meta.NodeID() == 0 || s.ready.Load() && f.deletes.IsZero() && int64(time.Since(s.base)) <= s.freshUntil.Load()
+	return s.meta.NodeID() == 0 || s.ready.Load() && f.deletes.IsZero() && s.fresh()
 }
 
 // admitted reports whether the wait is over.
@@ -53,7 +53,7 @@ func (s *Service) admitted() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for holder, p := range s.peers {
-		if _, deletes := s.tables[holder].owed[s.deps.Meta.NodeID()][allShards]; deletes && !p.away() {
+		if _, deletes := s.holders.tables[holder].owed[s.meta.NodeID()][allShards]; deletes && !p.away() {
 			return false
 		}
 	}

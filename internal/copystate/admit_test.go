@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// A node that was down takes no writes of clients before it ran the deletes that wait for it: the owners refuse its
-// writes until then.
+// A node that was down takes no writes of clients before it ran the deletes that wait for it: they are older than these
+// writes.
 func TestWritesWaitForDeletes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 3)

@@ -55,12 +55,26 @@ type node struct {
 }
 
 func newWorld(t *testing.T, nodes int) *world {
-	w := &world{t: t, state: cluster.NewState(), news: make(chan struct{}), nodes: make(map[uint64]*node), cut: make(map[[2]uint64]bool), older: make(map[uint64]bool)}
+	w := &world{
+		t:     t,
+		state: cluster.NewState(),
+		news:  make(chan struct{}),
+		nodes: make(map[uint64]*node),
+		cut:   make(map[[2]uint64]bool),
+		older: make(map[uint64]bool),
+	}
 	w.state.Data.ClusterID = 42
 	for i := range nodes {
 		id := uint64(i + 1)
 		w.state.DataNodes = append(w.state.DataNodes, cluster.Node{ID: id, TCPAddr: fmt.Sprintf("node%d:8088", id)})
-		w.nodes[id] = &node{w: w, id: id, dir: t.TempDir(), has: make(map[uint64]bool), found: make(map[uint64]int), owed: make(map[uint64][]uint64)}
+		w.nodes[id] = &node{
+			w:     w,
+			id:    id,
+			dir:   t.TempDir(),
+			has:   make(map[uint64]bool),
+			found: make(map[uint64]int),
+			owed:  make(map[uint64][]uint64),
+		}
 		w.nodes[id].process = 1
 	}
 	for id := range w.nodes {
@@ -74,33 +88,41 @@ func (w *world) start(id uint64) {
 	n := w.nodes[id]
 	s, err := Open(Deps{
 		Path: filepath.Join(n.dir, "copies.db"), DataDir: filepath.Join(n.dir, "data"), Meta: n,
-		Peer:    func(to cluster.Node) (rpc.CopyStateClient, error) { return link{w, id, to.ID}, nil },
-		Has:     func(shard uint64) bool { return n.get(func() bool { return n.has[shard] }) },
-		Damaged: func(uint64) (string, bool) { return "", true },
-		Owed: func() map[uint64][]uint64 {
-			out := make(map[uint64][]uint64)
-			n.get(func() bool {
-				for to, shards := range n.owed {
-					out[to] = append([]uint64(nil), shards...)
+		Peer: func(to cluster.Node) (rpc.CopyStateClient, error) { return link{w, id, to.ID}, nil },
+		Engine: Engine{
+			Has:     func(shard uint64) bool { return n.get(func() bool { return n.has[shard] }) },
+			Damaged: func(uint64) (string, bool) { return "", true },
+		},
+		Hints: Hints{
+			Owed: func() map[uint64][]uint64 {
+				out := make(map[uint64][]uint64)
+				n.get(func() bool {
+					for to, shards := range n.owed {
+						out[to] = append([]uint64(nil), shards...)
+					}
+					return true
+				})
+				return out
+			},
+			GiveUp: func() error {
+				if n.giveUp != nil {
+					<-n.giveUp
 				}
-				return true
-			})
-			return out
+				n.get(func() bool { n.gaveUp, n.owed = true, map[uint64][]uint64{}; return true })
+				return nil
+			},
 		},
-		GiveUp: func() error {
-			if n.giveUp != nil {
-				<-n.giveUp
-			}
-			n.get(func() bool { n.gaveUp, n.owed = true, map[uint64][]uint64{}; return true })
-			return nil
+		Events: Events{
+			Heard: func(id uint64) { n.get(func() bool { n.back = append(n.back, id); return true }) },
+			Found: func(shard uint64) { n.get(func() bool { n.found[shard]++; return true }) },
+			Gone:  func(uint64, uint64) {},
 		},
-		Heard:    func(id uint64) { n.get(func() bool { n.back = append(n.back, id); return true }) },
-		Found:    func(shard uint64) { n.get(func() bool { n.found[shard]++; return true }) },
-		Gone:     func(uint64, uint64) {},
-		Process:  func() (p uint64) { n.get(func() bool { p = n.process; return true }); return p },
-		Identity: func() (i string) { n.get(func() bool { i = n.identity; return true }); return i },
-		Doubt:    func() { n.get(func() bool { n.doubted++; return true }) },
-		Log:      zap.NewNop(),
+		Place: Place{
+			Process:  func() (p uint64) { n.get(func() bool { p = n.process; return true }); return p },
+			Identity: func() (i string) { n.get(func() bool { i = n.identity; return true }); return i },
+			Doubt:    func() { n.get(func() bool { n.doubted++; return true }) },
+		},
+		Log: zap.NewNop(),
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -236,7 +258,7 @@ func (w *world) knows(id, shard uint64) {
 		s := w.nodes[id].s
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return s.self.Newest >= shard
+		return s.folders.self.Newest >= shard
 	})
 }
 
@@ -450,14 +472,17 @@ func TestLostHintsAreTold(t *testing.T) {
 		s := w.nodes[1].s
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return len(s.lost[2]) == 0
+		return len(s.own.lost[2]) == 0
 	})
 }
 
 func TestRolledBackNodeFindsOut(t *testing.T) {
 	t.Parallel()
 	for _, kept := range []bool{true, false} {
-		t.Run(fmt.Sprintf("and kept something for another until it went back: %v", kept), func(t *testing.T) { rollBack(t, kept) })
+		t.Run(
+			fmt.Sprintf("and kept something for another until it went back: %v", kept),
+			func(t *testing.T) { rollBack(t, kept) },
+		)
 	}
 }
 
@@ -465,7 +490,7 @@ func TestRolledBackNodeFindsOut(t *testing.T) {
 func (s *Service) folderOf(node uint64) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.tables[node].folder
+	return s.holders.tables[node].folder
 }
 
 func rollBack(t *testing.T, kept bool) {
@@ -481,7 +506,7 @@ func rollBack(t *testing.T, kept bool) {
 	if err := w.nodes[2].s.Mark(); err != nil { // a delete ran
 		t.Fatal(err)
 	}
-	mark := w.nodes[2].s.self.Mark
+	mark := w.nodes[2].s.folders.self.Mark
 	if kept {
 		w.nodes[2].owe(1, id)
 		w.nodes[2].s.Announce(1, id)
@@ -490,7 +515,7 @@ func rollBack(t *testing.T, kept bool) {
 		s := w.nodes[1].s
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return s.marks[2] >= mark
+		return s.holders.marks[2] >= mark
 	})
 	w.stop(2)
 	before := w.nodes[1].s.folderOf(2)
@@ -510,7 +535,10 @@ func rollBack(t *testing.T, kept bool) {
 		return w.nodes[2].get(func() bool { return w.nodes[2].gaveUp })
 	})
 	if kept {
-		w.await("node 1 knows that node 2 lost what it kept for it", func() bool { return w.nodes[1].s.Lacks(id).Kind == Missed })
+		w.await(
+			"node 1 knows that node 2 lost what it kept for it",
+			func() bool { return w.nodes[1].s.Lacks(id).Kind == Missed },
+		)
 	} else {
 		// It has brought all to node 1, as node 1 and 3 know.
 		w.await("node 1 has heard of the new folder", func() bool { return w.nodes[1].s.folderOf(2) != before })
@@ -520,7 +548,7 @@ func rollBack(t *testing.T, kept bool) {
 	}
 	w.stop(2)
 	w.start(2)
-	if w.nodes[2].s.wentBack || w.nodes[2].s.Lacks(id).Kind != Stale {
+	if w.nodes[2].s.folders.wentBack || w.nodes[2].s.Lacks(id).Kind != Stale {
 		t.Error("after one more start it is not what it was")
 	}
 }
@@ -535,13 +563,14 @@ func TestWhatCannotBeStoredIsNotTakenOver(t *testing.T) {
 	if err := s.store.close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := (Server{Service: s}).Exchange(t.Context(), &rpc.CopyStates{Node: 1, Starting: true, Lost: []uint64{id}}); err == nil {
+	m := &rpc.CopyStates{Node: 1, Starting: true, Lost: []uint64{id}}
+	if _, err := (Server{Service: s}).Exchange(t.Context(), m); err == nil {
 		t.Error("it was taken over")
 	}
 	if w.unfit(2, id) == "" {
 		t.Error("the copy counts as whole")
 	}
-	if err := s.Begin(other); err == nil || s.records[other].Had {
+	if err := s.Begin(other); err == nil || s.records.byShard[other].Had {
 		t.Error("a copy begins that is not remembered:", err)
 	}
 }
@@ -606,6 +635,9 @@ func TestNodeThatReachesFewOthersIsUnsure(t *testing.T) {
 	w.await("node 1 is sure beside nodes that are down", func() bool { return w.unfit(1, id) == "" })
 	w.start(3)
 	w.await("node 1 hears of node 3 again", func() bool {
-		return w.nodes[1].get(func() bool { return len(w.nodes[1].back) > 0 && w.nodes[1].back[len(w.nodes[1].back)-1] == 3 })
+		return w.nodes[1].get(func() bool {
+			back := w.nodes[1].back
+			return len(back) > 0 && back[len(back)-1] == 3
+		})
 	})
 }

@@ -33,6 +33,10 @@
 // ties the two together: when one of them is lost or replaced, every copy
 // that other nodes have too counts as lost.
 //
+// The code has layers, and none knows those above it: knowledge is in memory,
+// ledger keeps copies.db in step with it, exchanges talk to the other nodes,
+// and Service is what the rest of the node asks.
+//
 // A node whose folders were rolled back to an older state finds out from the
 // others: they remember a later mark of it. Its copies may then hold deleted
 // points, so they are made anew from whole copies, and what it kept for

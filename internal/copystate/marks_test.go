@@ -19,7 +19,7 @@ func TestMarksOfAReplacedNodeAreForgotten(t *testing.T) {
 			s := w.nodes[1].s
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			mark = s.marks[2]
+			mark = s.holders.marks[2]
 			return ok(mark)
 		})
 		return mark
@@ -49,7 +49,7 @@ func TestMarksOfAReplacedNodeAreForgotten(t *testing.T) {
 	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.wentBack {
+	if s.folders.wentBack {
 		t.Error("a node that was restarted takes its folders for older ones")
 	}
 }

@@ -1,72 +1,45 @@
 package copystate
 
 import (
-	"context"
 	"maps"
 	"slices"
 )
 
-// Owes returns those of the shards for whose copies on a node this node keeps writes or deletes. What it keeps counts
-// from before it is acknowledged until about a second after it was brought there.
-func (s *Service) Owes(node uint64, ids []uint64) []uint64 {
-	owed := s.owing.Load().owed[node]
-	if len(owed) == 0 {
-		return nil
-	}
-	return slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return !owed.has(id) })
+// own is what this node keeps for others, or has lost for them.
+type own struct {
+	table                     // its version is told with it
+	lost  map[uint64]shardSet // of table.owed, what nobody keeps any more and its node does not know yet
 }
 
-// Announce returns when the other nodes that can be reached know that a copy on a node lacks a write or a delete
-// which this node keeps, or did not bring there. It is called before such a write is acknowledged, and costs nothing
-// while they know.
-func (s *Service) Announce(node, shard uint64) {
-	s.mu.Lock()
-	if s.own.owed[node].has(shard) && s.told() {
-		s.mu.Unlock()
-		return
+func (o *own) addLost(node, shard uint64) {
+	if o.lost[node] == nil {
+		o.lost[node] = make(shardSet)
 	}
-	s.refreshOwn()
-	due := s.own.sequence
-	attempt := make(map[*peer]uint64, len(s.peers))
-	for _, p := range s.peers {
-		if !p.away() || p.refused { // one that was down may be up again, and is asked at no cost
-			attempt[p] = p.begun + 1
-		}
-		notify(p.kick)
-	}
-	s.mu.Unlock()
-	s.stats.announced.Add(1)
-	ctx, cancel := context.WithTimeout(context.Background(), exchangeTimeout)
-	defer cancel()
-	s.await(ctx, func() bool {
-		for p, n := range attempt {
-			if p.told < due && (p.ended < n || p.reached) && s.peers[p.node.ID] == p {
-				return false
-			}
-		}
-		return true
-	})
+	o.lost[node][shard] = struct{}{}
 }
 
-// told reports whether all nodes that can be reached have this node's table. mu must be held.
-func (s *Service) told() bool {
-	for _, p := range s.peers {
-		if !p.away() && p.told < s.own.sequence {
-			return false
+// lostChange is what disk has to have of lost.
+func (o *own) lostChange() map[uint64]*shardSet {
+	out := make(map[uint64]*shardSet, len(o.lost))
+	for node, shards := range o.lost {
+		out[node] = nil
+		if len(shards) > 0 {
+			set := newShardSet(shards.sorted())
+			out[node] = &set
 		}
 	}
-	return true
+	return out
 }
 
-// owed is what this node keeps for others now. It includes what was lost for good and not told yet.
-func (s *Service) owed() map[uint64]shardSet {
+// with adds what was lost to what this node keeps.
+func (o *own) with(kept map[uint64][]uint64) map[uint64]shardSet {
 	out := make(map[uint64]shardSet)
-	for node, ids := range s.deps.Owed() {
+	for node, ids := range kept {
 		if len(ids) > 0 {
 			out[node] = newShardSet(ids)
 		}
 	}
-	for node, shards := range s.lost {
+	for node, shards := range o.lost {
 		if out[node] == nil {
 			out[node] = make(shardSet)
 		}
@@ -75,22 +48,39 @@ func (s *Service) owed() map[uint64]shardSet {
 	return out
 }
 
+// forget forgets what was lost, and adds to a change what has to be removed from disk.
+func (o *own) forget(c *change) {
+	for id := range o.lost {
+		c.lost[id] = nil
+	}
+	clear(o.lost)
+}
+
+// Owes returns those of the shards for whose copies on a node this node keeps writes or deletes. What it keeps counts
+// from before it is acknowledged until about a second after it was brought there.
+func (k *knowledge) Owes(node uint64, ids []uint64) []uint64 {
+	owed := k.owing.Load().owed[node]
+	if len(owed) == 0 {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return !owed.has(id) })
+}
+
 // refreshOwn takes over what this node owes to others now. mu must be held.
-func (s *Service) refreshOwn() {
-	owed := s.owed()
-	if s.own.equal(owed) {
+func (k *knowledge) refreshOwn() {
+	owed := k.own.with(k.kept())
+	if k.own.equal(owed) {
 		return
 	}
-	self := s.deps.Meta.NodeID()
-	mine := !maps.Equal(s.own.owed[self], owed[self])
-	s.own.owed = owed
-	s.own.sequence++
-	s.owing.Store(&table{owed: owed})
+	self := k.meta.NodeID()
+	mine := !maps.Equal(k.own.owed[self], owed[self])
+	k.own.owed = owed
+	k.own.sequence++
+	k.owing.Store(&table{owed: owed})
 	if self != 0 {
-		s.tables[self] = s.own // stored, to be compared with what is left after a restart
-		s.dirty[self] = true
+		k.holders.set(self, k.own.table) // stored, to be compared with what is left after a restart
 	}
 	if mine {
-		s.refresh()
+		k.refresh()
 	}
 }

@@ -75,7 +75,8 @@ type state struct {
 // store is copies.db.
 type store struct{ db *bbolt.DB }
 
-const withoutStore = "move it away to start without it: every copy that other nodes have too is then compared before it is read"
+const withoutStore = "move it away to start without it: " +
+	"every copy that other nodes have too is then compared before it is read"
 
 // openStore opens the file at path and reads it.
 func openStore(path string) (*store, *state, error) {
@@ -96,82 +97,91 @@ func openStore(path string) (*store, *state, error) {
 	return &store{db}, st, nil
 }
 
+// load reads everything, and makes the buckets that are not there.
 func load(db *bbolt.DB) (*state, error) {
 	st := &state{
-		shards: make(map[uint64]record), tables: make(map[uint64]table), lost: make(map[uint64]shardSet), marks: make(map[uint64]uint64),
+		shards: make(map[uint64]record), tables: make(map[uint64]table), lost: make(map[uint64]shardSet),
+		marks: make(map[uint64]uint64),
 	}
 	err := db.Update(func(tx *bbolt.Tx) error {
-		each := func(name []byte, fn func(id uint64, value []byte) error) error {
-			b, err := tx.CreateBucketIfNotExists(name)
-			if err != nil {
-				return err
-			}
-			return b.ForEach(func(k, v []byte) error {
-				if len(k) != 8 {
-					return fmt.Errorf("%s has a key of %d bytes", name, len(k))
-				}
-				value, err := unseal(v)
-				if err == nil {
-					err = fn(binary.BigEndian.Uint64(k), value)
-				}
-				if err != nil {
-					return fmt.Errorf("%s, entry %d: %w", name, binary.BigEndian.Uint64(k), err)
-				}
-				return nil
-			})
-		}
-		b, err := tx.CreateBucketIfNotExists(selfBucket)
-		if err != nil {
+		if err := loadSelf(tx, &st.self); err != nil {
 			return err
 		}
-		if v := b.Get(selfKey); v != nil {
-			value, err := unseal(v)
-			if err == nil {
-				err = json.Unmarshal(value, &st.self)
-			}
-			if err != nil {
-				return fmt.Errorf("%s: %w", selfBucket, err)
-			}
-		}
 		return errors.Join(
-			each(shardsBucket, func(id uint64, v []byte) error {
-				var r record
-				if err := json.Unmarshal(v, &r); err != nil {
-					return err
-				}
-				if _, ok := severity[r.Lacks]; !ok {
-					return fmt.Errorf("unknown kind %q", r.Lacks)
-				}
-				st.shards[id] = r
-				return nil
-			}),
-			each(tablesBucket, func(id uint64, v []byte) error {
+			loadEach(tx, shardsBucket, st.shards, decodeRecord),
+			loadEach(tx, tablesBucket, st.tables, func(v []byte) (table, error) {
 				m := new(rpc.OwedTable)
 				if err := proto.Unmarshal(v, m); err != nil {
-					return err
+					return table{}, err
 				}
-				t, err := decodeTable(m)
-				st.tables[id] = t
-				return err
+				return decodeTable(m)
 			}),
-			each(lostBucket, func(id uint64, v []byte) error {
+			loadEach(tx, lostBucket, st.lost, func(v []byte) (shardSet, error) {
 				m := new(rpc.Owed)
-				if err := proto.Unmarshal(v, m); err != nil {
-					return err
-				}
-				st.lost[id] = newShardSet(m.Shards)
-				return nil
+				err := proto.Unmarshal(v, m)
+				return newShardSet(m.Shards), err
 			}),
-			each(marksBucket, func(id uint64, v []byte) error {
+			loadEach(tx, marksBucket, st.marks, func(v []byte) (uint64, error) {
 				if len(v) != 8 {
-					return fmt.Errorf("a mark of %d bytes", len(v))
+					return 0, fmt.Errorf("a mark of %d bytes", len(v))
 				}
-				st.marks[id] = binary.BigEndian.Uint64(v)
-				return nil
+				return binary.BigEndian.Uint64(v), nil
 			}),
 		)
 	})
 	return st, err
+}
+
+func loadSelf(tx *bbolt.Tx, to *self) error {
+	b, err := tx.CreateBucketIfNotExists(selfBucket)
+	if err != nil {
+		return err
+	}
+	v := b.Get(selfKey)
+	if v == nil {
+		return nil
+	}
+	value, err := unseal(v)
+	if err == nil {
+		err = json.Unmarshal(value, to)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", selfBucket, err)
+	}
+	return nil
+}
+
+// loadEach reads the entries of a bucket.
+func loadEach[V any](tx *bbolt.Tx, name []byte, to map[uint64]V, decode func(value []byte) (V, error)) error {
+	b, err := tx.CreateBucketIfNotExists(name)
+	if err != nil {
+		return err
+	}
+	return b.ForEach(func(k, v []byte) error {
+		if len(k) != 8 {
+			return fmt.Errorf("%s has a key of %d bytes", name, len(k))
+		}
+		id := binary.BigEndian.Uint64(k)
+		value, err := unseal(v)
+		if err == nil {
+			to[id], err = decode(value)
+		}
+		if err != nil {
+			return fmt.Errorf("%s, entry %d: %w", name, id, err)
+		}
+		return nil
+	})
+}
+
+func decodeRecord(v []byte) (record, error) {
+	var r record
+	if err := json.Unmarshal(v, &r); err != nil {
+		return r, err
+	}
+	if _, ok := severity[r.Lacks]; !ok {
+		return r, fmt.Errorf("unknown kind %q", r.Lacks)
+	}
+	return r, nil
 }
 
 // seal puts a checksum before a value.
@@ -207,7 +217,9 @@ func (s *store) save(c change) error {
 		}
 		return errors.Join(
 			put(tx.Bucket(shardsBucket), c.shards, func(_ uint64, r record) ([]byte, error) { return json.Marshal(r) }),
-			put(tx.Bucket(tablesBucket), c.tables, func(id uint64, t table) ([]byte, error) { return proto.Marshal(t.encode(id)) }),
+			put(tx.Bucket(tablesBucket), c.tables, func(id uint64, t table) ([]byte, error) {
+				return proto.Marshal(t.encode(id))
+			}),
 			put(tx.Bucket(lostBucket), c.lost, func(id uint64, l shardSet) ([]byte, error) {
 				return proto.Marshal(&rpc.Owed{Node: id, Shards: l.sorted()})
 			}),

@@ -33,7 +33,8 @@ func full() change {
 	lost := newShardSet([]uint64{6})
 	return change{
 		self:   &self{Folder: "folder", Start: 3, Mark: 8, Newest: 6, Reviewed: true},
-		shards: map[uint64]*record{5: &r}, tables: map[uint64]*table{1: &t}, lost: map[uint64]*shardSet{2: &lost}, marks: map[uint64]*uint64{2: &m},
+		shards: map[uint64]*record{5: &r}, tables: map[uint64]*table{1: &t},
+		lost: map[uint64]*shardSet{2: &lost}, marks: map[uint64]*uint64{2: &m},
 	}
 }
 
@@ -47,7 +48,13 @@ func TestStoreKeepsWhatIsSaved(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.close()
-	want := &state{*c.self, map[uint64]record{5: *c.shards[5]}, map[uint64]table{1: *c.tables[1]}, map[uint64]shardSet{2: *c.lost[2]}, map[uint64]uint64{2: 9}}
+	want := &state{
+		*c.self,
+		map[uint64]record{5: *c.shards[5]},
+		map[uint64]table{1: *c.tables[1]},
+		map[uint64]shardSet{2: *c.lost[2]},
+		map[uint64]uint64{2: 9},
+	}
 	if d := cmp.Diff(want, st, cmp.AllowUnexported(state{}, self{}, record{}, table{}, version{})); d != "" {
 		t.Error(d)
 	}

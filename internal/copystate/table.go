@@ -73,6 +73,15 @@ func decodeVersion(m *rpc.TableVersion) version {
 	return version{m.GetFolder(), m.GetStart(), m.GetSequence()}
 }
 
+// decodeVersions returns the versions by holder.
+func decodeVersions(ms []*rpc.TableVersion) map[uint64]version {
+	out := make(map[uint64]version, len(ms))
+	for _, m := range ms {
+		out[m.GetHolder()] = decodeVersion(m)
+	}
+	return out
+}
+
 func decodeTable(m *rpc.OwedTable) (table, error) {
 	t := table{version: decodeVersion(m.Version), owed: make(map[uint64]shardSet)}
 	if len(t.folder) > 64 {

@@ -31,9 +31,11 @@ type backupFlags struct {
 func (c *client) backup() *cobra.Command {
 	var f backupFlags
 	cmd := &cobra.Command{
-		Use: "backup [flags] <dir>", Short: "Back up the cluster, or a database, policy or shard of it", Args: cobra.ExactArgs(1),
+		Use: "backup [flags] <dir>", Short: "Back up the cluster, or a database, policy or shard of it",
+		Args: cobra.ExactArgs(1),
 		Long: "Back up the cluster, or a database, policy or shard of it.\n\n" +
-			"A shard that cannot be read, or only from a copy that lacks something, is named on standard error and in the manifest.\n" +
+			"A shard that cannot be read, or only from a copy that lacks something, is named on standard error and in the " +
+			"manifest.\n" +
 			"The backup goes on with the other shards, and ends with exit code 3.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := newBackup(c.patient(), f, args[0], cmd)
@@ -44,7 +46,8 @@ func (c *client) backup() *cobra.Command {
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.strategy, "strategy", "incremental", "full, incremental (shards that changed since the last backup in <dir>) or only-meta")
+	fl.StringVar(&f.strategy, "strategy", "incremental",
+		"full, incremental (shards that changed since the last backup in <dir>) or only-meta")
 	fl.BoolVar(&f.full, "full", false, "the same as -strategy full")
 	fl.StringVar(&f.db, "db", "", "only this database")
 	fl.StringVar(&f.rp, "rp", "", "only this retention policy of -db")
@@ -74,7 +77,9 @@ type backupRun struct {
 }
 
 func newBackup(c *client, f backupFlags, dir string, cmd *cobra.Command) (*backupRun, error) {
-	b := &backupRun{client: c, backupFlags: f, dir: dir, out: cmd.OutOrStdout(), errs: cmd.ErrOrStderr(), span: url.Values{}}
+	b := &backupRun{
+		client: c, backupFlags: f, dir: dir, out: cmd.OutOrStdout(), errs: cmd.ErrOrStderr(), span: url.Values{},
+	}
 	if f.full {
 		b.strategy = "full"
 	}
@@ -89,7 +94,10 @@ func newBackup(c *client, f backupFlags, dir string, cmd *cobra.Command) (*backu
 	if f.bufsize < 1 {
 		return nil, errors.New("-bufsize: must be above 0")
 	}
-	levels := map[string]int{"default": gzip.DefaultCompression, "full": gzip.BestCompression, "speedy": gzip.BestSpeed, "none": gzip.NoCompression}
+	levels := map[string]int{
+		"default": gzip.DefaultCompression, "full": gzip.BestCompression, "speedy": gzip.BestSpeed,
+		"none": gzip.NoCompression,
+	}
 	level, ok := levels[f.level]
 	if !ok {
 		return nil, fmt.Errorf("-gzipCompressionLevel %s is unknown: default, full, speedy or none", f.level)
@@ -113,7 +121,9 @@ func newBackup(c *client, f backupFlags, dir string, cmd *cobra.Command) (*backu
 		if start.After(end) {
 			return nil, errors.New("-start is after -end")
 		}
-		b.span = url.Values{"start": {strconv.FormatInt(start.UnixNano(), 10)}, "end": {strconv.FormatInt(end.UnixNano(), 10)}}
+		b.span = url.Values{
+			"start": {strconv.FormatInt(start.UnixNano(), 10)}, "end": {strconv.FormatInt(end.UnixNano(), 10)},
+		}
 	}
 	return b, nil
 }
@@ -167,7 +177,8 @@ func (b *backupRun) printEstimate(plan []backup.Source) error {
 		if s.Node == "" {
 			continue
 		}
-		fmt.Fprintf(b.out, "Estimated size of db %s, rp %s, shard %d on node %s: %d bytes\n", s.Database, s.Policy, s.ShardID, s.Node, s.Size)
+		fmt.Fprintf(b.out, "Estimated size of db %s, rp %s, shard %d on node %s: %d bytes\n",
+			s.Database, s.Policy, s.ShardID, s.Node, s.Size)
 		size += s.Size
 	}
 	fmt.Fprintf(b.out, "Estimated %d shards, %d bytes before compression\n", len(plan), size)
@@ -191,7 +202,8 @@ func (b *backupRun) partial(what string) error {
 	if b.gaps == 0 {
 		return nil
 	}
-	return cli.AsPartial(fmt.Errorf("%s is partial, see the shards named above (%d): run it again when their owners are up and have caught up", what, b.gaps))
+	return cli.AsPartial(fmt.Errorf("%s is partial, see the shards named above (%d): run it again when their owners are "+
+		"up and have caught up", what, b.gaps))
 }
 
 // add backs up a shard. When its source fails, another owner is tried once; what cannot be read then becomes a gap of

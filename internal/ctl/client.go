@@ -28,7 +28,7 @@ import (
 // errNoMetaNode is that nobody listens at -bind.
 var errNoMetaNode = errors.New("no meta node answers")
 
-// client asks one meta node, and follows it to the leader.
+// client asks one meta node, and follows it to the leader. Each command is a method that returns it.
 type client struct {
 	bind, user, pwd, authType string
 	config                    string
@@ -36,6 +36,7 @@ type client struct {
 	tls, insecure             bool
 	timeout                   time.Duration
 	global                    *pflag.FlagSet
+	configured                bool          // configure was called: the address may be another one since
 	overTLS                   *tlsTransport // copies with another timeout share it
 }
 
@@ -77,8 +78,11 @@ func (c *client) slow() *client {
 	return &s
 }
 
-// configure takes from -config what no flag says, and checks the credentials.
+// configure takes from -config what no flag says, and checks the credentials. Only the first call does something.
 func (c *client) configure() error {
+	if c.configured {
+		return nil
+	}
 	if c.config != "" {
 		cfg, err := metaconfig.Program.Load(c.config, os.Getenv)
 		if err != nil {
@@ -111,6 +115,7 @@ func (c *client) configure() error {
 	default:
 		return fmt.Errorf("-auth-type %s is not supported: use none, basic or jwt", c.authType)
 	}
+	c.configured = true
 	return nil
 }
 

@@ -24,7 +24,8 @@ func (c *client) patient() *client {
 func (c *client) copyShard() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
-		Use: "copy-shard <src-tcp-addr> <dst-tcp-addr> <shard-id>", Short: "Copy a shard to another data node, which becomes an owner", Args: cobra.ExactArgs(3),
+		Use:   "copy-shard <src-tcp-addr> <dst-tcp-addr> <shard-id>",
+		Short: "Copy a shard to another data node, which becomes an owner", Args: cobra.ExactArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			params := url.Values{"src": args[:1], "dest": args[1:2], "shard": args[2:], "force": {strconv.FormatBool(force)}}
 			if err := c.patient().call(cmd.Context(), http.MethodPost, "/copy-shard", params, nil); err != nil {
@@ -40,7 +41,8 @@ func (c *client) copyShard() *cobra.Command {
 
 func (c *client) killCopyShard() *cobra.Command {
 	return &cobra.Command{
-		Use: "kill-copy-shard <src-tcp-addr> <dst-tcp-addr> <shard-id>", Short: "Stop a running copy, and remove what was copied", Args: cobra.ExactArgs(3),
+		Use:   "kill-copy-shard <src-tcp-addr> <dst-tcp-addr> <shard-id>",
+		Short: "Stop a running copy, and remove what was copied", Args: cobra.ExactArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			params := url.Values{"src": args[:1], "dest": args[1:2], "shard": args[2:]}
 			if err := c.slow().call(cmd.Context(), http.MethodPost, "/kill-copy-shard", params, nil); err != nil {

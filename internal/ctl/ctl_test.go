@@ -3,9 +3,14 @@ package ctl_test
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -34,11 +39,13 @@ var answers = map[string]string{
 	"POST /shard-repair/repair":        ``,
 	"POST /shard-repair/cancel-repair": ``,
 	"POST /shard-repair/resolve":       `{"id":"21179","owners":[{"node":"data1:8088","points":0},{"node":"data2:8088","points":3,"kept":"/var/lib/influxdb/meta/anti-entropy/aside/21179-20171009T000000.000000000Z/values.lp"}]}`,
-	"GET /shard-repair/diff":           `{"id":"21179","owners":["data1:8088","data2:8088"],"pairs":[{"a":"data1:8088","b":"data2:8088","missing_on_a":0,"missing_on_b":42,"conflicts":1}],"bytes":2048,"differing_fields":3,"series":[{"series":"cpu,host=a","field":"v","start_time":"1507507200000000000","end_time":"1507510800000000000"}]}`,
-	"POST /shard-repair/check":         ``,
-	"POST /shard-repair/pause":         ``,
-	"POST /shard-repair/resume":        ``,
-	"GET /shard-repair/repairs":        `{"repairs":[{"id":"21179","database":"statsdb","retention_policy":"1hour","state":"done","node":"data1:8088","owners":["data1:8088","data2:8088"],"added":"1507507200000000000","started":"1507507200000000000","ended":"1507507201500000000","progress":1,"points":4200,"conflicts":1,"refused":3,"refusals":[{"node":"data2:8088","series":"m,host=a","field":"v","reason":"the field is integer there, and not float"}],"bytes_received":123456,"bytes_sent":999}],"paused_nodes":["data3:8088"]}`,
+	"GET /shard-repair/diff": `{"id":"21179","owners":["data1:8088","data2:8088"],"pairs":[{"a":"data1:8088","b":"data2:8088","missing_on_a":0,"missing_on_b":42,"conflicts":1}],"bytes":2048,"differing_fields":3,"series":[{"series":"cpu,host=a","field":"v","start_time":"1507507200000000000","end_time":"1507510800000000000"}],` +
+		`"decided":[{"series":"cpu,host=a","field":"v","time":"1507507200000000001","value":"1","reason":"it was written last","held":[{"node":"data1:8088","value":"1","version":"2017-10-09T01:00:00.000001Z #0 node 4"},{"node":"data2:8088","value":"2","not_after":"2017-10-09T00:30:00Z"}]},` +
+		`{"series":"cpu,host=b","field":"v","time":"0","value":"","reason":"an owner may decide otherwise","undecided":true,"held":[{"node":"data1:8088","value":"1"},{"node":"data2:8088","value":"2","version":"is being written"}]}]}`,
+	"POST /shard-repair/check":  ``,
+	"POST /shard-repair/pause":  ``,
+	"POST /shard-repair/resume": ``,
+	"GET /shard-repair/repairs": `{"repairs":[{"id":"21179","database":"statsdb","retention_policy":"1hour","state":"done","node":"data1:8088","owners":["data1:8088","data2:8088"],"added":"1507507200000000000","started":"1507507200000000000","ended":"1507507201500000000","progress":1,"points":4200,"conflicts":1,"decided":[{"series":"m,host=a","field":"u","time":"1507507200000000000","value":"1","reason":"most owners have it","held":[{"node":"data1:8088","value":"1"},{"node":"data2:8088","value":"2"}]}],"refused":3,"refusals":[{"node":"data2:8088","series":"m,host=a","field":"v","reason":"the field is integer there, and not float"}],"bytes_received":123456,"bytes_sent":999}],"paused_nodes":["data3:8088"]}`,
 }
 
 // run executes influxd-ctl against a meta node and returns what it prints and its error.
@@ -68,6 +75,68 @@ func TestShowSaysWhatIsDamaged(t *testing.T) {
 	}
 }
 
+// With -config, the meta node of this machine is the one in the file, and the cluster is that of the one in the
+// command.
+func TestJoinWithConfigurationAsksTheRightNodes(t *testing.T) {
+	t.Parallel()
+	node := func(name string) (addr string, asked func() []string) {
+		var mu sync.Mutex
+		var paths []string
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			defer mu.Unlock()
+			paths = append(paths, r.URL.Path)
+			if r.URL.Path == "/status" {
+				fmt.Fprintf(w, `{"httpAddr":"%s:8091"}`, name)
+				return
+			}
+			fmt.Fprint(w, `{"id":1}`)
+		}))
+		t.Cleanup(srv.Close)
+		return srv.Listener.Addr().String(), func() []string {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(paths)
+		}
+	}
+	own, askedOwn := node("own")
+	other, askedOther := node("other")
+	host, port, err := net.SplitHostPort(own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf := filepath.Join(t.TempDir(), "influxdb-meta.conf")
+	text := fmt.Sprintf("hostname = %q\n[meta]\nhttp-bind-address = %q\n", host, ":"+port)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	join := func(args ...string) string {
+		t.Helper()
+		root := &cobra.Command{Use: "influxd-ctl", SilenceUsage: true, SilenceErrors: true}
+		ctl.Setup(root)
+		var out bytes.Buffer
+		root.SetOut(&out)
+		root.SetArgs(cli.DoubleDash(append([]string{"-config", conf, "join"}, args...)))
+		if err := root.ExecuteContext(t.Context()); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out.String())
+		}
+		first, _, _ := strings.Cut(out.String(), "\n")
+		return first
+	}
+	if got, want := join(), "Joining meta node at "+own; got != want {
+		t.Errorf("it prints %q, want %q", got, want)
+	}
+	if d := cmp.Diff([]string{"/status", "/add-meta", "/add-data"}, askedOwn()); d != "" {
+		t.Error(d)
+	}
+	if got, want := join(other), "Joining meta node at "+other; got != want {
+		t.Errorf("it prints %q, want %q", got, want)
+	}
+	if d := cmp.Diff([]string{"/add-meta", "/add-data"}, askedOther()); d != "" {
+		t.Errorf("the node of the cluster to join is asked for: %s", d)
+	}
+}
+
 func TestOutputIsAsDocumented(t *testing.T) {
 	t.Parallel()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -92,6 +161,7 @@ Queued Shards: [21179 25165]
 `},
 		{"entropy repair 21179", "Repair Shard 21179 queued\n"},
 		{"entropy kill-repair 21179", "Repair Shard 21179 cancelled\n"},
+		{"entropy kill-repair 7", "No repair of Shard 7 was queued or running\n"},
 		{"entropy check", "Checking all shards: see entropy show\n"},
 		{"entropy check 21179", "Checking shard 21179: see entropy show\n"},
 		{"entropy diff 21179", `Points of Shard 21179
@@ -105,6 +175,14 @@ Series      Field  Start                          End
 cpu,host=a  v      2017-10-09 00:00:00 +0000 UTC  2017-10-09 01:00:00 +0000 UTC
 and 2 more
 
+Conflicts
+==========
+Series      Field  Time                                     Value After Repair  Reason                         Owner       Its Value  Version
+cpu,host=a  v      2017-10-09 00:00:00.000000001 +0000 UTC  1                   it was written last            data1:8088  1          2017-10-09T01:00:00.000001Z #0 node 4
+                                                                                                               data2:8088  2          not known, not after 2017-10-09T00:30:00Z
+cpu,host=b  v      1970-01-01 00:00:00 +0000 UTC            (undecided)         an owner may decide otherwise  data1:8088  1          not known
+                                                                                                               data2:8088  2          is being written
+
 A repair would send 2.0 kB.
 `},
 		{"entropy resolve 21179 -measurement m -field v -type float", `data1:8088: nothing to set aside
@@ -117,6 +195,12 @@ Field "v" of "m" is float in shard 21179; its repair is queued: see entropy show
 ==========
 Shard  Database  Retention Policy  State  Node        Started                        Took  Progress  Points  Conflicts  Received  Sent   Error
 21179  statsdb   1hour             done   data1:8088  2017-10-09 00:00:00 +0000 UTC  1.5s  100%      4200    1          123.5 kB  999 B  
+
+Conflicts Decided
+==========
+Shard  Series    Field  Time                           Value Now  Reason               Owner       Its Value  Version
+21179  m,host=a  u      2017-10-09 00:00:00 +0000 UTC  1          most owners have it  data1:8088  1          not known
+                                                                                       data2:8088  2          not known
 
 Points Refused
 ==========

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,8 +17,7 @@ import (
 func (c *client) entropy() *cobra.Command {
 	cmd := &cobra.Command{Use: "entropy", Short: "Find and repair differences between the replicas of shards"}
 	cmd.AddCommand(c.entropyShow(),
-		c.entropyQueue("repair", api.Base+"/repair", "Queue the repair of a shard", "Repair Shard %s queued\n"),
-		c.entropyQueue("kill-repair", api.Base+"/cancel-repair", "Take a shard out of the queue, and stop its repair", "Repair Shard %s cancelled\n"),
+		c.entropyRepair(), c.entropyKillRepair(),
 		c.entropyCheck(), c.entropyDiff(), c.entropyResolve(), c.entropyRepairs(), c.entropyWatch(),
 		c.entropyPause("pause", "Take no repairs, and stop those that run", "Repairs are paused"),
 		c.entropyPause("resume", "Take repairs again", "Repairs go on"))
@@ -88,12 +89,35 @@ func expiry(ns string) string {
 	return stamp(ns)
 }
 
-func (c *client) entropyQueue(use, path, short, done string) *cobra.Command {
+func (c *client) entropyRepair() *cobra.Command {
 	return &cobra.Command{
-		Use: use + " <shard-id>", Short: short, Args: cobra.ExactArgs(1),
+		Use: "repair <shard-id>", Short: "Queue the repair of a shard", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := c.call(cmd.Context(), http.MethodPost, path, url.Values{"id": args}, nil); err != nil {
+			if err := c.call(cmd.Context(), http.MethodPost, api.Base+"/repair", url.Values{"id": args}, nil); err != nil {
 				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "Repair Shard %s queued\n", args[0])
+			return nil
+		},
+	}
+}
+
+// entropyKillRepair asks for the queue first: the answer to a cancellation is the same when there is nothing to cancel.
+func (c *client) entropyKillRepair() *cobra.Command {
+	return &cobra.Command{
+		Use: "kill-repair <shard-id>", Short: "Take a shard out of the queue, and stop its repair", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var before api.Status
+			if err := c.call(cmd.Context(), http.MethodGet, api.Base+"/status", nil, &before); err != nil {
+				return err
+			}
+			err := c.call(cmd.Context(), http.MethodPost, api.Base+"/cancel-repair", url.Values{"id": args}, nil)
+			if err != nil {
+				return err
+			}
+			done := "Repair Shard %s cancelled\n"
+			if !slices.Contains(before.Queued, strings.TrimLeft(args[0], "0")) { // those that run are queued, too
+				done = "No repair of Shard %s was queued or running\n"
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), done, args[0])
 			return nil

@@ -62,6 +62,9 @@ func (c *client) join() *cobra.Command {
 }
 
 func (c *client) joinNodes(ctx context.Context, w io.Writer, args []string, data string, verbose bool) error {
+	if err := c.configure(); err != nil {
+		return err
+	}
 	target, done := c.bind, "Successfully created cluster"
 	if len(args) == 1 {
 		target, done = args[0], "Successfully joined cluster"

@@ -27,15 +27,17 @@ func goTool(t *testing.T, args ...string) string {
 func TestLinksNoServer(t *testing.T) {
 	t.Parallel()
 	ours := []string{
-		"concord/cmd/influxd-ctl", "concord/internal/backup", "concord/internal/cli", "concord/internal/config", "concord/internal/ctl",
-		"concord/internal/durable", "concord/internal/entropy/api", "concord/internal/meta/metaconfig",
-		"concord/internal/meta/wire", "concord/internal/trust", "concord/internal/version",
+		"concord/cmd/influxd-ctl", "concord/internal/backup", "concord/internal/cli", "concord/internal/config",
+		"concord/internal/ctl", "concord/internal/durable", "concord/internal/entropy/api",
+		"concord/internal/meta/metaconfig", "concord/internal/meta/wire", "concord/internal/trust",
+		"concord/internal/version",
 	}
 	servers := []string{
 		"github.com/hashicorp/raft", "go.etcd.io/bbolt", "google.golang.org/grpc", "github.com/influxdata/influxql",
 		"github.com/influxdata/influxdb/logger", "github.com/prometheus/client_golang",
-		"github.com/influxdata/influxdb/cmd", "github.com/influxdata/influxdb/coordinator", "github.com/influxdata/influxdb/models",
-		"github.com/influxdata/influxdb/query", "github.com/influxdata/influxdb/services", "github.com/influxdata/influxdb/tsdb",
+		"github.com/influxdata/influxdb/cmd", "github.com/influxdata/influxdb/coordinator",
+		"github.com/influxdata/influxdb/models", "github.com/influxdata/influxdb/query",
+		"github.com/influxdata/influxdb/services", "github.com/influxdata/influxdb/tsdb",
 	}
 	for _, p := range strings.Fields(goTool(t, "list", "-deps", "concord/cmd/influxd-ctl")) {
 		if strings.HasPrefix(p, "concord/") && !slices.Contains(ours, p) {

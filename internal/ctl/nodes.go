@@ -40,11 +40,15 @@ func (c *client) show() *cobra.Command {
 			}
 			w := cmd.OutOrStdout()
 			if asJSON {
-				return printJSON(w, map[string]any{"data": members.Data, "meta": members.Meta, "raft": map[string]any{"leader": status.Leader, "peers": status.Peers}})
+				return printJSON(w, map[string]any{
+					"data": members.Data, "meta": members.Meta, "raft": map[string]any{"leader": status.Leader, "peers": status.Peers},
+				})
 			}
 			rows := [][]string{{"ID", "TCP Address", "HTTP Address", "Version", "Labels", "Passive"}}
 			for _, n := range members.Data {
-				rows = append(rows, []string{strconv.FormatUint(n.ID, 10), n.TCPAddr, n.HTTPAddr, n.Version, labelsOf(n.Node), "false"})
+				rows = append(rows, []string{
+					strconv.FormatUint(n.ID, 10), n.TCPAddr, n.HTTPAddr, n.Version, labelsOf(n.Node), "false",
+				})
 			}
 			table(w, "Data Nodes", rows)
 			fmt.Fprintln(w)
@@ -74,7 +78,8 @@ func printClocks(w io.Writer, kind string, nodes []wire.Member) {
 		if by < 0 {
 			by, way = -by, "behind"
 		}
-		fmt.Fprintf(w, "\nThe clock of %s node %d, %s, is %s %s those of the other nodes: set it, with NTP for example.\n", kind, n.ID, n.TCPAddr, short(by), way)
+		fmt.Fprintf(w, "\nThe clock of %s node %d, %s, is %s %s those of the other nodes: set it, with NTP for example.\n",
+			kind, n.ID, n.TCPAddr, short(by), way)
 	}
 }
 
@@ -137,7 +142,8 @@ func (c *client) addData() *cobra.Command {
 func (c *client) removeData() *cobra.Command {
 	var force, tcp bool
 	cmd := &cobra.Command{
-		Use: "remove-data <tcp-addr>", Short: "Remove a data node; give its shards other owners with copy-shard first", Args: cobra.ExactArgs(1),
+		Use: "remove-data <tcp-addr>", Short: "Remove a data node; give its shards other owners with copy-shard first",
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			params := url.Values{"addr": args, "force": {strconv.FormatBool(force)}}
 			return c.change(cmd, "/remove-data", params, func(n wire.Removed) string {
@@ -145,7 +151,8 @@ func (c *client) removeData() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "remove it also when it does not answer, or has what no other node has, which is lost then")
+	cmd.Flags().BoolVar(&force, "force", false,
+		"remove it also when it does not answer, or has what no other node has, which is lost then")
 	cmd.Flags().BoolVar(&tcp, "tcpAddr", false, "the address is the TCP address; it always is")
 	return cmd
 }
@@ -156,12 +163,14 @@ func removed(n wire.Removed) string {
 	if len(n.Lost) == 0 {
 		return say
 	}
-	return say + "\nThe cluster has lost:\n  " + strings.Join(n.Lost, "\n  ") + "\nTheir files are still on the disk of that node."
+	return say + "\nThe cluster has lost:\n  " + strings.Join(n.Lost, "\n  ") +
+		"\nTheir files are still on the disk of that node."
 }
 
 func (c *client) updateData() *cobra.Command {
 	return &cobra.Command{
-		Use: "update-data <old-tcp-addr> <new-tcp-addr>", Short: "Say that a data node has another address, or that an empty node takes its place", Args: cobra.ExactArgs(2),
+		Use:   "update-data <old-tcp-addr> <new-tcp-addr>",
+		Short: "Say that a data node has another address, or that an empty node takes its place", Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.change(cmd, "/update-data", url.Values{"old": args[:1], "new": args[1:]}, func(n wire.Removed) string {
 				return fmt.Sprintf("Updated data node %d to %s", n.ID, n.TCPAddr)
@@ -171,7 +180,10 @@ func (c *client) updateData() *cobra.Command {
 }
 
 func (c *client) nodeLabels() *cobra.Command {
-	cmd := &cobra.Command{Use: "node-labels", Short: "Set and delete labels of nodes; copies of a shard go to nodes with different values of az"}
+	cmd := &cobra.Command{
+		Use:   "node-labels",
+		Short: "Set and delete labels of nodes; copies of a shard go to nodes with different values of az",
+	}
 	for _, sub := range []struct{ use, short, key, example string }{
 		{"set", "Set labels of a node", "set", `JSON object, such as {"az":"eu-1a"}`},
 		{"delete", "Delete labels of a node", "delete", `JSON list, such as ["az"]`},

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -84,16 +85,38 @@ func (c *client) entropyRepairs() *cobra.Command {
 
 // decided lists points that owners held with different values.
 func decided(w io.Writer, all api.Repairs) {
-	rows := [][]string{{"Shard", "Series", "Field", "Time", "Value Now", "Reason"}}
+	rows := [][]string{append([]string{"Shard", "Series", "Field", "Time", "Value Now", "Reason"}, heldColumns...)}
 	for _, r := range all.Repairs {
 		for _, d := range r.Decided {
-			rows = append(rows, []string{r.ID, d.Series, d.Field, expiry(d.Time), d.Value, d.Reason})
+			rows = addHeld(rows, []string{r.ID, d.Series, d.Field, stamp(d.Time), d.Value, d.Reason}, d)
 		}
 	}
 	if len(rows) > 1 {
 		fmt.Fprintln(w)
 		table(w, "Conflicts Decided", rows)
 	}
+}
+
+var heldColumns = []string{"Owner", "Its Value", "Version"}
+
+// addHeld adds a row for each owner that held a value of a point. The first one begins with what is said of the point.
+func addHeld(rows [][]string, point []string, d api.Decided) [][]string {
+	if len(d.Held) == 0 { // a node of an earlier build does not tell
+		return append(rows, append(point, "", "", ""))
+	}
+	for _, h := range d.Held {
+		version := h.Version
+		switch {
+		case version != "":
+		case h.NotAfter != "":
+			version = "not known, not after " + h.NotAfter
+		default:
+			version = "not known"
+		}
+		rows = append(rows, slices.Concat(point, []string{h.Node, h.Value, version}))
+		point = make([]string, len(point))
+	}
+	return rows
 }
 
 // refused lists what owners refuse of each other's points.
@@ -280,6 +303,18 @@ func printDiff(w io.Writer, d api.Diff) {
 		if more := d.Count - len(d.Series); more > 0 {
 			fmt.Fprintf(w, "and %d more\n", more)
 		}
+	}
+	if len(d.Decided) > 0 {
+		fmt.Fprintln(w)
+		rows = [][]string{append([]string{"Series", "Field", "Time", "Value After Repair", "Reason"}, heldColumns...)}
+		for _, p := range d.Decided {
+			value := p.Value
+			if p.Undecided {
+				value = "(undecided)"
+			}
+			rows = addHeld(rows, []string{p.Series, p.Field, stamp(p.Time), value, p.Reason}, p)
+		}
+		table(w, "Conflicts", rows)
 	}
 	fmt.Fprintf(w, "\nA repair would send %s.\n", size(d.Bytes))
 	for _, note := range []struct{ say, what string }{{"Not to be repaired: ", d.Conflict}, {"Not compared: ", d.Away}} {

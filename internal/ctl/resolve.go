@@ -15,9 +15,12 @@ func (c *client) entropyResolve() *cobra.Command {
 	var measurement, field, typ string
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "resolve <shard-id> -measurement <name> -field <name> -type <type>", Short: "Give a field one type on all owners of a shard, and set its values of other types aside",
-		Long: "Give a field one type on all owners of a shard: float, integer, unsigned, boolean or string. Each owner writes its values of other types\n" +
-			"to a file of line protocol, removes them, and gets the values of the others. Run it again if it fails: it goes on where it ended.",
+		Use:   "resolve <shard-id> -measurement <name> -field <name> -type <type>",
+		Short: "Give a field one type on all owners of a shard, and set its values of other types aside",
+		Long: "Give a field one type on all owners of a shard: float, integer, unsigned, boolean or string. Each owner " +
+			"writes its values of other types\n" +
+			"to a file of line protocol, removes them, and gets the values of the others. Run it again if it fails: " +
+			"it goes on where it ended.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, f := range []struct{ name, value string }{{"measurement", measurement}, {"field", field}, {"type", typ}} {
@@ -41,7 +44,8 @@ func (c *client) entropyResolve() *cobra.Command {
 					fmt.Fprintf(w, "%s: set %d points aside in %s\n", o.Node, o.Points, o.Kept)
 				}
 			}
-			fmt.Fprintf(w, "Field %q of %q is %s in shard %s; its repair is queued: see entropy show\n", field, measurement, typ, args[0])
+			fmt.Fprintf(w, "Field %q of %q is %s in shard %s; its repair is queued: see entropy show\n",
+				field, measurement, typ, args[0])
 			return nil
 		},
 	}

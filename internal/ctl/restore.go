@@ -31,9 +31,12 @@ type restoreFlags struct {
 func (c *client) restore() *cobra.Command {
 	var f restoreFlags
 	cmd := &cobra.Command{
-		Use: "restore [flags] <dir> | restore -full [flags] <manifest>", Short: "Restore a backup, also one of InfluxDB 1.x (influxd backup -portable)", Args: cobra.ExactArgs(1),
+		Use:   "restore [flags] <dir> | restore -full [flags] <manifest>",
+		Short: "Restore a backup, also one of InfluxDB 1.x (influxd backup -portable)", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return (&restoreRun{client: c.patient(), restoreFlags: f, path: args[0], out: cmd.OutOrStdout(), errs: cmd.ErrOrStderr()}).run(cmd.Context())
+			return (&restoreRun{
+				client: c.patient(), restoreFlags: f, path: args[0], out: cmd.OutOrStdout(), errs: cmd.ErrOrStderr(),
+			}).run(cmd.Context())
 		},
 	}
 	fl := cmd.Flags()
@@ -47,7 +50,8 @@ func (c *client) restore() *cobra.Command {
 	fl.IntVar(&f.Replicas, "newrf", 0, "replication factor after the restore")
 	fl.StringVar(&f.Duration, "newduration", "", "duration of the policies after the restore")
 	fl.Uint64Var(&f.NewShard, "newshard", 0, "restore -shard into this shard, which must be empty")
-	fl.BoolVar(&f.overwrite, "meta-only-overwrite-force", false, "restore metadata alone, over policies and users that are there")
+	fl.BoolVar(&f.overwrite, "meta-only-overwrite-force", false,
+		"restore metadata alone, over policies and users that are there")
 	return cmd
 }
 
@@ -94,14 +98,16 @@ func (r *restoreRun) run(ctx context.Context) (err error) {
 	}
 	fmt.Fprintf(r.out, "Restored from %s in %s, transferred %d bytes\n", r.path, short(time.Since(began)), r.bytes)
 	if n := r.printGaps(); n > 0 {
-		return cli.AsPartial(fmt.Errorf("the backup is partial, see the shards named above (%d): everything else is restored", n))
+		return cli.AsPartial(fmt.Errorf("the backup is partial, see the shards named above (%d): everything else is restored",
+			n))
 	}
 	return nil
 }
 
 // asked reports whether a shard of the backup is to be restored.
 func (r *restoreRun) asked(database, policy string, shard uint64) bool {
-	return (r.Database == "" || database == r.Database) && (r.Policy == "" || policy == r.Policy) && (r.Shard == 0 || shard == r.Shard)
+	return (r.Database == "" || database == r.Database) && (r.Policy == "" || policy == r.Policy) &&
+		(r.Shard == 0 || shard == r.Shard)
 }
 
 // printGaps says what the backup could not read of the asked shards, and returns of how many.
@@ -125,7 +131,8 @@ func (r *restoreRun) printGaps() (n int) {
 		case e.Incomplete != "":
 			fmt.Fprintf(r.errs, "Not whole in the backup: %s\n", g)
 		default:
-			fmt.Fprintf(r.errs, "In the backup as of %s, because a later one could not read it: %s\n", time.Unix(0, e.LastModified).UTC().Format(time.RFC3339), g)
+			fmt.Fprintf(r.errs, "In the backup as of %s, because a later one could not read it: %s\n",
+				time.Unix(0, e.LastModified).UTC().Format(time.RFC3339), g)
 		}
 	}
 	return n
@@ -213,7 +220,8 @@ func (r *restoreRun) shard(ctx context.Context, e backup.Entry, m backup.Mapping
 	}
 	fmt.Fprintf(r.out, "Copying data to %s... ", strings.Join(m.Owners, ", "))
 	var done backup.Restored
-	if err := r.post(ctx, "/restore/shard", url.Values{"shard": {strconv.FormatUint(m.NewShard, 10)}}, z, &done); err != nil {
+	if err := r.post(ctx, "/restore/shard", url.Values{"shard": {strconv.FormatUint(m.NewShard, 10)}}, z,
+		&done); err != nil {
 		fmt.Fprintln(r.out)
 		return fmt.Errorf("restore shard %d: %w", m.Shard, err)
 	}
@@ -222,7 +230,8 @@ func (r *restoreRun) shard(ctx context.Context, e backup.Entry, m backup.Mapping
 		return errors.New("no owner took it")
 	}
 	r.bytes += e.Size
-	fmt.Fprintf(r.out, "Done. Restored shard %d into shard %d in %s, %d bytes transferred\n", m.Shard, m.NewShard, short(time.Since(began)), e.Size)
+	fmt.Fprintf(r.out, "Done. Restored shard %d into shard %d in %s, %d bytes transferred\n",
+		m.Shard, m.NewShard, short(time.Since(began)), e.Size)
 	for _, addr := range done.Failed {
 		fmt.Fprintf(r.out, "  %s did not take it: anti-entropy brings it there\n", addr)
 	}

@@ -58,37 +58,49 @@ func (c *client) showShards() *cobra.Command {
 			if asJSON {
 				return printJSON(w, shards)
 			}
-			rows := [][]string{{"ID", "Database", "Retention Policy", "Desired Replicas", "Shard Group", "Start", "End", "Expires", "Owners"}}
-			if verbose {
-				rows[0][8] = "Owners (ID, address, state, last modified, bytes)"
-			}
-			for _, s := range shards {
-				end := stampOf(&s.End)
-				if s.TruncatedAt != nil {
-					end += "*"
-				}
-				owners := make([]string, len(s.Owners))
-				for i, o := range s.Owners {
-					owners[i] = fmt.Sprintf("{%d %s}", o.ID, o.TCPAddr)
-				}
-				if verbose {
-					owners = owners[:0]
-					for _, copied := range s.Copies {
-						owners = append(owners, copied.String())
-					}
-				}
-				rows = append(rows, []string{strconv.FormatUint(s.ID, 10), s.Database, s.RetentionPolicy, strconv.Itoa(s.ReplicaN), strconv.FormatUint(s.GroupID, 10),
-					stampOf(&s.Start), end, stampOf(s.Expires), "[" + strings.Join(owners, " ") + "]"})
-			}
-			table(w, "Shards", rows)
+			table(w, "Shards", shardRows(shards, verbose))
 			printNotWhole(w, shards)
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().BoolVarP(&verbose, "v", "v", false, "with state, last modification and size of each copy")
-	cmd.Flags().BoolVarP(&inconsistent, "m", "m", false, "only shards with fewer copies than desired, or an owner without its copy or without all of it")
+	cmd.Flags().BoolVarP(&inconsistent, "m", "m", false,
+		"only shards with fewer copies than desired, or an owner without its copy or without all of it")
 	return cmd
+}
+
+// shardRows are the rows of show-shards, the first of them the names of the columns. With verbose, the last column says
+// what each owner has.
+func shardRows(shards []shard, verbose bool) [][]string {
+	rows := [][]string{{
+		"ID", "Database", "Retention Policy", "Desired Replicas", "Shard Group", "Start", "End", "Expires", "Owners",
+	}}
+	if verbose {
+		rows[0][8] = "Owners (ID, address, state, last modified, bytes)"
+	}
+	for _, s := range shards {
+		end := stampOf(&s.End)
+		if s.TruncatedAt != nil {
+			end += "*"
+		}
+		owners := make([]string, len(s.Owners))
+		for i, o := range s.Owners {
+			owners[i] = fmt.Sprintf("{%d %s}", o.ID, o.TCPAddr)
+		}
+		if verbose {
+			owners = owners[:0]
+			for _, copied := range s.Copies {
+				owners = append(owners, copied.String())
+			}
+		}
+		rows = append(rows, []string{
+			strconv.FormatUint(s.ID, 10), s.Database, s.RetentionPolicy, strconv.Itoa(s.ReplicaN),
+			strconv.FormatUint(s.GroupID, 10), stampOf(&s.Start), end, stampOf(s.Expires),
+			"[" + strings.Join(owners, " ") + "]",
+		})
+	}
+	return rows
 }
 
 // stampOf is a time as JSON has it, and empty for none.
@@ -130,9 +142,11 @@ func (s shard) complete() bool {
 func (c *client) truncateShards() *cobra.Command {
 	var delay time.Duration
 	cmd := &cobra.Command{
-		Use: "truncate-shards", Short: "End the shards that are written to: later points go to new shards", Args: cobra.NoArgs,
+		Use: "truncate-shards", Short: "End the shards that are written to: later points go to new shards",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := c.slow().call(cmd.Context(), http.MethodPost, "/truncate-shards", url.Values{"delay": {delay.String()}}, nil); err != nil {
+			if err := c.slow().call(cmd.Context(), http.MethodPost, "/truncate-shards", url.Values{"delay": {delay.String()}},
+				nil); err != nil {
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "Truncated shards.")

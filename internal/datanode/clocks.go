@@ -9,8 +9,8 @@ import (
 
 // now is this node's clock, as it tells others.
 func (n *Node) now() time.Time {
-	if n.Now != nil {
-		return n.Now()
+	if n.seams.Now != nil {
+		return n.seams.Now()
 	}
 	return time.Now()
 }

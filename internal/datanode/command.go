@@ -17,9 +17,8 @@ import (
 
 // Commands are `run` and `config` of influxd.
 func Commands() []*cobra.Command {
-	return Program.Commands("Run a data node until it is told to stop", func(cmd *cobra.Command, load func() (*Config, error)) error {
-		return run(cmd.Context(), load)
-	})
+	run := func(cmd *cobra.Command, load func() (*Config, error)) error { return run(cmd.Context(), load) }
+	return Program.Commands("Run a data node until it is told to stop", run)
 }
 
 func run(ctx context.Context, load func() (*Config, error)) error {
@@ -38,7 +37,7 @@ func run(ctx context.Context, load func() (*Config, error)) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
-	node := New(cfg, version.String(), log)
+	node := New(cfg, version.String(), log, Seams{})
 	if err := node.Open(); err != nil {
 		return err
 	}

@@ -33,6 +33,35 @@ func (q *queues) close() {
 	q.giveUp = false
 }
 
+// sender names this process as a sender of writes, 0 before it can send any.
+func (q *queues) sender() uint64 {
+	if w := q.writer.Load(); w != nil {
+		return w.Sender()
+	}
+	return 0
+}
+
+// senderGone tells the writer that all processes of a node are gone but this one.
+func (q *queues) senderGone(node, process uint64) {
+	if w := q.writer.Load(); w != nil {
+		w.SenderGone(node, process)
+	}
+}
+
+// floor is what another node is told of the order of writes, and told takes over what another node says of it.
+func (q *queues) floor(node uint64) (clock, floor uint64) {
+	if w := q.writer.Load(); w != nil {
+		return w.Floor(node)
+	}
+	return 0, 0
+}
+
+func (q *queues) told(node, clock, floor uint64, lacks bool) {
+	if w := q.writer.Load(); w != nil {
+		w.Told(node, clock, floor, lacks)
+	}
+}
+
 // openCopies opens the knowledge of which copies are whole, and begins to exchange it with other nodes.
 func (n *Node) openCopies() (err error) {
 	n.copies, err = copystate.Open(copystate.Deps{
@@ -44,45 +73,14 @@ func (n *Node) openCopies() (err error) {
 			}
 			return rpc.NewCopyStateClient(conn), nil
 		},
-		Written: n.stopped, Has: n.memory.Has, Damaged: n.memory.Damage, Owed: n.owed, GiveUp: n.giveUpQueues,
-		Heard: func(node uint64) {
-			if h := n.queues.handoff.Load(); h != nil {
-				h.Back(node)
-			}
-			if e := n.suspects.Load(); e != nil {
-				e.CheckSoon()
-			}
+		Engine: copystate.Engine{Written: n.stopped, Has: n.memory.Has, Damaged: n.memory.Damage},
+		Hints:  copystate.Hints{Owed: n.owed, GiveUp: n.giveUpQueues},
+		Place:  copystate.Place{Process: n.queues.sender, Identity: n.Meta.Identity, Doubt: n.Doubt},
+		Order:  copystate.Order{Floor: n.queues.floor, Told: n.queues.told},
+		Events: copystate.Events{
+			Heard: n.heardNode, Gone: n.queues.senderGone, Found: n.foundLacking, Clock: n.compareClock,
 		},
-		Process: func() uint64 {
-			if w := n.queues.writer.Load(); w != nil {
-				return w.Sender()
-			}
-			return 0
-		},
-		Gone: func(node, process uint64) {
-			if w := n.queues.writer.Load(); w != nil {
-				w.SenderGone(node, process)
-			}
-		},
-		Found: func(shard uint64) {
-			if e := n.suspects.Load(); e != nil {
-				e.Lacks(shard)
-			}
-		},
-		Clock: n.compareClock, Now: n.now,
-		Floor: func(node uint64) (clock, floor uint64) {
-			if w := n.queues.writer.Load(); w != nil {
-				return w.Floor(node)
-			}
-			return 0, 0
-		},
-		Told: func(node, clock, floor uint64, lacks bool) {
-			if w := n.queues.writer.Load(); w != nil {
-				w.Told(node, clock, floor, lacks)
-			}
-		},
-		Identity: n.Meta.Identity, Doubt: n.Doubt,
-		Log: n.log,
+		Log: n.log, Now: n.now,
 	})
 	if err != nil {
 		return fmt.Errorf("open what is known of copies: %w", err)
@@ -90,6 +88,23 @@ func (n *Node) openCopies() (err error) {
 	n.closeCopies = sync.OnceValue(n.copies.Close)
 	n.onClose(n.closeCopies)
 	return nil
+}
+
+// heardNode is told each time that another node answers after a silence.
+func (n *Node) heardNode(node uint64) {
+	if h := n.queues.handoff.Load(); h != nil {
+		h.Back(node)
+	}
+	if e := n.suspects.Load(); e != nil {
+		e.CheckSoon()
+	}
+}
+
+// foundLacking is told of each copy here that was found to lack something.
+func (n *Node) foundLacking(shard uint64) {
+	if e := n.suspects.Load(); e != nil {
+		e.Lacks(shard)
+	}
 }
 
 // Unfit says why this node's copy of a shard is not whole; it is empty when it is.

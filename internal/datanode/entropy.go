@@ -27,8 +27,8 @@ func (n *Node) openEntropy() error {
 	}
 	disk := local.Disk{Dir: n.Store.Path()}
 	shards := &shardcopy.Server{
-		Store: n.Store, Pool: n.pool, Begun: n.beginnings().Copied, Deletes: n.deleted.DeletesSeen, Hold: n.deleted.HoldDeletes,
-		NotWhole: n.notWhole, HoldWrites: n.cache.Hold, Wait: rate.Wait, CheckDisk: disk.Check,
+		Store: n.Store, Pool: n.pool, Begun: n.beginnings().Copied, Deletes: n.deleted.DeletesSeen,
+		Hold: n.deleted.HoldDeletes, NotWhole: n.notWhole, HoldWrites: n.cache.Hold, Wait: rate.Wait, CheckDisk: disk.Check,
 		Dir: filepath.Join(n.cfg.entropyDir(), "incoming"), Log: n.log,
 	}
 	if err := shards.Discard(func(id uint64) bool { _, ok := n.Meta.Shard(id); return ok }); err != nil {
@@ -67,7 +67,8 @@ func (n *Node) localCopies(shards *shardcopy.Server, disk local.Disk, rate *pace
 // startEntropy starts the anti-entropy service.
 func (n *Node) startEntropy(copies *local.Local, tr entropy.Transport) error {
 	s, err := service.New(n.cfg.AntiEntropy, service.Deps{
-		Dir: n.cfg.entropyDir(), Meta: n.Meta, Local: copies, Transport: tr, Limit: copies.Limit, Pace: copies.Pace, Log: n.log,
+		Dir: n.cfg.entropyDir(), Meta: n.Meta, Local: copies, Transport: tr, Limit: copies.Limit, Pace: copies.Pace,
+		Log: n.log,
 	})
 	if err != nil {
 		return err

@@ -8,7 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
-	cmeta "concord/internal/meta"
+	"concord/internal/meta/client"
 )
 
 // A mark of this format must stay readable.
@@ -83,13 +83,13 @@ func TestStartChecksWhoseShardsThereAre(t *testing.T) {
 			if tc.shards {
 				put(filepath.Join(cfg.Data.WALDir, "db", "rp", "3", "_00001.wal"), "")
 			}
-			n := New(cfg, "", zap.NewNop())
-			n.Meta = cmeta.NewClient(cfg.Meta.Dir, nil)
-			if err := n.Meta.Open(); err != nil {
+			n := New(cfg, "", zap.NewNop(), Seams{})
+			var err error
+			if n.Meta, err = client.Open(client.Deps{Dir: cfg.Meta.Dir}); err != nil {
 				t.Fatal(err)
 			}
 			defer n.Meta.Close()
-			err := n.keepFolder()
+			err = n.keepFolder()
 			if (err == nil) != (tc.refuses == "") || err != nil && !strings.Contains(err.Error(), tc.refuses) {
 				t.Errorf("the start says %v, want %q", err, tc.refuses)
 			}

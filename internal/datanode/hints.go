@@ -83,6 +83,7 @@ func (n *Node) checkKept() error {
 	if len(kept) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%s, and %s still holds what other nodes miss (queues: %d): start with it enabled and in its cluster until they have it, or move the folder away to give it up",
+	return fmt.Errorf("%s, and %s still holds what other nodes miss (queues: %d): start with it enabled and in its "+
+		"cluster until they have it, or move the folder away to give it up",
 		why, cfg.Dir, len(kept))
 }

@@ -17,7 +17,7 @@ import (
 	"concord/internal/cluster"
 	"concord/internal/entropy/local"
 	"concord/internal/handoff"
-	cmeta "concord/internal/meta"
+	"concord/internal/meta/client"
 	"concord/internal/rpc"
 )
 
@@ -38,9 +38,9 @@ func mustNode(t *testing.T, identity string, state []byte, change ...func(*Confi
 			t.Fatal(err)
 		}
 	}
-	n := New(cfg, "", zap.NewNop())
-	n.Meta = cmeta.NewClient(cfg.Meta.Dir, nil)
-	if err := n.Meta.Open(); err != nil {
+	n := New(cfg, "", zap.NewNop(), Seams{})
+	var err error
+	if n.Meta, err = client.Open(client.Deps{Dir: cfg.Meta.Dir}); err != nil {
 		t.Fatal(err)
 	}
 	n.onClose(n.Meta.Close)
@@ -67,10 +67,13 @@ func mustNode(t *testing.T, identity string, state []byte, change ...func(*Confi
 // Until a node has heard of a leader, it does not know how old its hints are: none is dropped for its age.
 func TestHintsDoNotAgeBeforeALeaderIsHeardOf(t *testing.T) {
 	t.Parallel()
-	n := New(NewConfig(), "", zap.NewNop())
-	n.Meta = cmeta.NewClient(t.TempDir(), nil)
 	own := time.Now().AddDate(1, 0, 0)
-	n.Now = func() time.Time { return own }
+	n := New(NewConfig(), "", zap.NewNop(), Seams{Now: func() time.Time { return own }})
+	var err error
+	if n.Meta, err = client.Open(client.Deps{Dir: t.TempDir()}); err != nil {
+		t.Fatal(err)
+	}
+	defer n.Meta.Close()
 	if earliest, latest := n.timeBounds(); !earliest.Equal(time.Unix(0, 0)) || !latest.Equal(own) {
 		t.Errorf("it is between %s and %s", earliest, latest)
 	}

@@ -8,7 +8,7 @@ import (
 
 	"concord/internal/deletes"
 	"concord/internal/distquery"
-	"concord/internal/meta"
+	"concord/internal/meta/client"
 	"concord/internal/rpc"
 )
 
@@ -39,7 +39,7 @@ func (s httpStore) DeleteRetentionPolicy(db, name string) error {
 // httpMeta is the metadata as the engine's HTTP API sees it. A bucket of
 // /api/v2 has no replication factor, and the engine asks for one copy: here a
 // new policy gets the default, and one that is changed keeps what it has.
-type httpMeta struct{ *meta.Client }
+type httpMeta struct{ *client.Client }
 
 func (m httpMeta) CreateDatabaseWithRetentionPolicy(name string, spec *emeta.RetentionPolicySpec) (*emeta.DatabaseInfo, error) {
 	return m.Client.CreateDatabaseWithRetentionPolicy(name, withoutReplicaN(spec))

@@ -27,6 +27,7 @@ import (
 	"concord/internal/clocks"
 	"concord/internal/copystate"
 	"concord/internal/deletes"
+	"concord/internal/distquery"
 	"concord/internal/entropy/local"
 	"concord/internal/entropy/retype"
 	"concord/internal/entropy/service"
@@ -34,7 +35,7 @@ import (
 	"concord/internal/fulldisk"
 	"concord/internal/handoff"
 	"concord/internal/httpapi"
-	"concord/internal/meta"
+	"concord/internal/meta/client"
 	"concord/internal/replication"
 	"concord/internal/rpc"
 	"concord/internal/trust"
@@ -45,22 +46,11 @@ import (
 // Node is a data node. Parts start in the order of Open and stop in reverse. It has a field for each part, as parts are
 // made of each other, and none knows all.
 type Node struct {
-	Meta    *meta.Client
+	Meta    *client.Client
 	Store   *tsdb.Store
 	Entropy *service.Service // nil when [anti-entropy] enabled = false
 
-	// Blocked, when set before Open, tells which peers (by TCP address) this node
-	// must not call: with it tests and the tour cut links.
-	Blocked func(addr string) bool
-	// NotWhole, when set before Open, is why this node's copy of a shard cannot be trusted, instead of what the
-	// node knows: with it tests make a copy incomplete.
-	NotWhole func(shard uint64) string
-	// Late, when set before Open, holds up what the long poll of the metadata brings until it returns: with it tests
-	// make a node late.
-	Late func(ctx context.Context)
-	// Now, when set before Open, is the clock that this node tells others: with it tests move it.
-	Now func() time.Time
-
+	seams    Seams
 	cfg      *Config
 	version  string
 	log      *zap.Logger
@@ -74,8 +64,9 @@ type Node struct {
 	disk     *fulldisk.Store  // keeps the engine whole when its disk is full
 	handoff  *handoff.Service // nil when [hinted-handoff] enabled = false
 	executor *query.Executor
-	queries  *budget.Budget  // what queries may hold in memory
-	asked    budget.Requests // queries of clients
+	queries  *budget.Budget   // what queries may hold in memory
+	vector   distquery.Vector // how aggregates are answered
+	asked    budget.Requests  // queries of clients
 	sub      *subscriber.Service
 	api      *httpapi.Server
 	http     httpStore          // the cluster, for api
@@ -106,11 +97,20 @@ type Node struct {
 	reporters reporters
 }
 
+// Seams are where tests and the tour change what a node does. Each may be nil.
+type Seams struct {
+	Blocked  func(addr string) bool    // whether the node must not call a peer, by its TCP address: a link is cut
+	NotWhole func(shard uint64) string // why its copy of a shard cannot be trusted, instead of what the node knows
+	Late     func(ctx context.Context) // holds up what the long poll of the metadata brings, until it returns
+	Now      func() time.Time          // the clock that the node tells others
+}
+
 // New returns a data node that Open starts. cfg must be valid.
-func New(cfg *Config, version string, log *zap.Logger) *Node {
-	n := &Node{cfg: cfg, version: version, log: log, clocks: clocks.NewWatch(log)}
-	n.place = place{process: rand.Uint64() | 1, doubt: make(chan struct{}, 1)}
-	return n
+func New(cfg *Config, version string, log *zap.Logger, seams Seams) *Node {
+	return &Node{
+		cfg: cfg, version: version, log: log, seams: seams, clocks: clocks.NewWatch(log),
+		place: place{process: rand.Uint64() | 1, doubt: make(chan struct{}, 1)},
+	}
 }
 
 // TCPAddr is the host:port at which other nodes reach this one, after Open.
@@ -167,14 +167,14 @@ func (n *Node) Open() (err error) {
 	n.httpAddr = n.cfg.advertised(n.cfg.HTTPD.BindAddress, httpLn.Addr())
 	httpLn.Close()
 
-	n.Meta = meta.NewClient(n.cfg.Meta.Dir, n.log)
-	n.Meta.Late = n.Late
-	n.Meta.Secure(n.metaTLS, n.cfg.Meta.InternalSharedSecret)
-	if err := n.Meta.Open(); err != nil {
+	n.Meta, err = client.Open(client.Deps{
+		Dir: n.cfg.Meta.Dir, Log: n.log, TLS: n.metaTLS, Secret: n.cfg.Meta.InternalSharedSecret, Late: n.seams.Late,
+	})
+	if err != nil {
 		return fmt.Errorf("open the cached metadata: %w", err)
 	}
 	n.onClose(n.Meta.Close)
-	n.pool = &rpc.Pool{Blocked: n.Blocked, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.peerTLS, Index: n.Meta.Index}
+	n.pool = &rpc.Pool{Blocked: n.seams.Blocked, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.peerTLS, Index: n.Meta.Index}
 	n.onClose(n.pool.Close)
 	if err := n.keepFolder(); err != nil {
 		return err

@@ -190,7 +190,8 @@ func collect(out chan<- prometheus.Metric, s *monitor.Statistic) {
 		default:
 			continue
 		}
-		desc := prometheus.NewDesc("influxdb_"+metricName(s.Name)+"_"+metricName(field), field+" of the statistic "+s.Name+".", names, nil)
+		desc := prometheus.NewDesc("influxdb_"+metricName(s.Name)+"_"+metricName(field),
+			field+" of the statistic "+s.Name+".", names, nil)
 		if m, err := prometheus.NewConstMetric(desc, prometheus.UntypedValue, f, values...); err == nil {
 			out <- m
 		}

@@ -70,8 +70,8 @@ func TestClockBeginsAboveWhatTheNodeHas(t *testing.T) {
 	}
 }
 
-// While a node closes, others still tell it of their clocks, until the exchange of what copies lack has ended. The clock
-// and the journal are there until then.
+// While a node closes, others still tell it of their clocks, until the exchange of what copies lack has ended. The
+// clock and the journal are there until then.
 func TestClockIsOpenUntilOthersTellNothingMore(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -79,7 +79,7 @@ func TestClockIsOpenUntilOthersTellNothingMore(t *testing.T) {
 	cfg.BindAddress, cfg.HTTPD.BindAddress = "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Meta.Dir, cfg.HintedHandoff.Dir = filepath.Join(dir, "meta"), filepath.Join(dir, "hh")
 	cfg.Data.Dir, cfg.Data.WALDir = filepath.Join(dir, "data"), filepath.Join(dir, "wal")
-	n := New(cfg, "", zap.NewNop())
+	n := New(cfg, "", zap.NewNop(), Seams{})
 	if err := n.Open(); err != nil {
 		t.Fatal(err)
 	}

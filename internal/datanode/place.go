@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	startWait    = 5 * time.Second // for another member to confirm who this node is, before Open returns with a node that serves nothing
-	confirmAgain = time.Second     // between two attempts of a node that serves nothing
+	// for another member to confirm who this node is, before Open returns with a node that serves nothing
+	startWait    = 5 * time.Second
+	confirmAgain = time.Second // between two attempts of a node that serves nothing
 	claimAgain   = 30 * time.Second
 )
 

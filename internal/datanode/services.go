@@ -35,7 +35,7 @@ func (n *Node) registerServices(s grpc.ServiceRegistrar, copies *local.Local, co
 	rpc.RegisterReplicationServer(s, replicationServer{writes, n.deletes.OldServer()})
 	rpc.RegisterDeletesServer(s, n.deletes.Server())
 	queries := distquery.NewServer(n.Store, n.log)
-	queries.Whole, queries.Budget = n.whole(), n.queries
+	queries.Whole, queries.Budget, queries.Vector = n.whole(), n.queries, n.vector
 	rpc.RegisterQueryServer(s, queries)
 	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
 	transport.NewServer(copies, control).Register(s)
@@ -125,7 +125,7 @@ func (n *Node) openHTTP() error {
 	n.api = s
 	h := s.Handler
 	h.MetaClient = httpMeta{n.Meta}
-	h.QueryAuthorizer = emeta.NewQueryAuthorizer(n.Meta.Client)
+	h.QueryAuthorizer = emeta.NewQueryAuthorizer(n.Meta.Engine())
 	h.WriteAuthorizer = writeAuthorizer{n.Meta}
 	h.QueryExecutor = n.executor
 	h.Monitor = n.mon

@@ -36,15 +36,21 @@ func (s clusterStore) DeleteSeries(db string, sources []influxql.Source, cond in
 
 func (s clusterStore) DeleteShard(id uint64) error { return s.delete.DeleteShard(id) }
 
-func (s clusterStore) MeasurementNames(ctx context.Context, auth query.FineAuthorizer, db, rp string, cond influxql.Expr) ([][]byte, error) {
+func (s clusterStore) MeasurementNames(
+	ctx context.Context, auth query.FineAuthorizer, db, rp string, cond influxql.Expr,
+) ([][]byte, error) {
 	return s.Schema.MeasurementNames(ctx, auth, db, rp, cond)
 }
 
-func (s clusterStore) TagKeys(ctx context.Context, auth query.FineAuthorizer, ids []uint64, cond influxql.Expr) ([]tsdb.TagKeys, error) {
+func (s clusterStore) TagKeys(
+	ctx context.Context, auth query.FineAuthorizer, ids []uint64, cond influxql.Expr,
+) ([]tsdb.TagKeys, error) {
 	return s.Schema.TagKeys(ctx, auth, ids, cond)
 }
 
-func (s clusterStore) TagValues(ctx context.Context, auth query.FineAuthorizer, ids []uint64, cond influxql.Expr) ([]tsdb.TagValues, error) {
+func (s clusterStore) TagValues(
+	ctx context.Context, auth query.FineAuthorizer, ids []uint64, cond influxql.Expr,
+) ([]tsdb.TagValues, error) {
 	return s.Schema.TagValues(ctx, auth, ids, cond)
 }
 

@@ -6,9 +6,9 @@ import "context"
 // that has them all is not in it. It is what a backup, a copy and a removal ask before they trust a copy.
 func (n *Node) notWhole(ctx context.Context, shards ...uint64) map[uint64]string {
 	why := make(map[uint64]string)
-	if n.NotWhole != nil {
+	if n.seams.NotWhole != nil {
 		for _, id := range shards {
-			if reason := n.NotWhole(id); reason != "" {
+			if reason := n.seams.NotWhole(id); reason != "" {
 				why[id] = reason
 			}
 		}

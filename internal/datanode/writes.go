@@ -95,7 +95,7 @@ func (w writerCopies) Lacks(shard uint64, why string) { w.copies.Missed(shard, w
 // Lacking reports whether a copy of this node lacks something.
 func (w writerCopies) Lacking() bool { return w.copies.Lacking() }
 
-// Admit returns when the other nodes take writes from this one.
+// Admit returns when this node may take writes of clients.
 func (w writerCopies) Admit(ctx context.Context) { w.copies.Admit(ctx) }
 
 // NotWhole reports whether this node's copy of a shard may lack acknowledged writes.
@@ -107,5 +107,6 @@ func (w writerCopies) NotWhole(ctx context.Context, shard uint64) bool {
 type monitorWriter struct{ w *replication.Writer }
 
 func (m monitorWriter) WritePoints(db, rp string, points models.Points) error {
-	return m.w.WritePointsPrivileged(tsdb.WriteContext{UserId: tsdb.MonitorUser}, db, rp, models.ConsistencyLevelAny, points)
+	return m.w.WritePointsPrivileged(tsdb.WriteContext{UserId: tsdb.MonitorUser}, db, rp, models.ConsistencyLevelAny,
+		points)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -27,32 +26,21 @@ func (d *Service) announce(
 		Delete:     proto.Clone(r).(*rpc.Delete), // r gets its version when all have heard of it
 		SenderNode: d.deps.Meta.NodeID(), Started: d.started, Clock: d.now(),
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), d.deps.Timeout)
-	defer cancel()
-	var (
-		wg sync.WaitGroup
-		mu sync.Mutex
-	)
-	for _, n := range nodes {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			var clock uint64
-			p, err := d.peer(n)
-			if err == nil {
-				clock, err = p.announce(ctx, announcement)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				missed = append(missed, missedNode{n, errors.New(rpc.Message(err))})
-				return
-			}
-			reached = append(reached, n)
-			d.heard(clock)
-		}()
+	ask := func(ctx context.Context, n cluster.Node) (clock uint64, err error) {
+		p, err := d.peer(n)
+		if err != nil {
+			return 0, err
+		}
+		return p.announce(ctx, announcement)
 	}
-	wg.Wait()
+	for _, a := range rpc.AskAll(context.Background(), nodes, d.deps.Timeout, ask) {
+		if a.Err != nil {
+			missed = append(missed, missedNode{a.Node, errors.New(rpc.Message(a.Err))})
+			continue
+		}
+		reached = append(reached, a.Node)
+		d.heard(a.Value)
+	}
 	if all, know := len(nodes)+1, len(reached)+1; know <= all/2 && all > 2 {
 		return reached, nil, fmt.Errorf(
 			"the delete reaches %d of %d data nodes, and needs more than half: run it again when they are back (%s)",
@@ -62,26 +50,18 @@ func (d *Service) announce(
 }
 
 // announceEnd tells the nodes that nothing of a delete is under way any more. Until then they take no points in its
-// database from repairs or copies, though for no longer than longestDelete. A node that does not answer gets the message
-// later.
+// database from repairs or copies, though for no longer than longestDelete. A node that does not answer gets the
+// message later.
 func (d *Service) announceEnd(nodes []cluster.Node, r *rpc.Delete) {
 	end := &rpc.EndDeleteRequest{Database: r.Database, Id: r.Id, Version: r.Version}
 	send := func(ctx context.Context, p peer) error { return p.end(ctx, end) }
-	ctx, cancel := context.WithTimeout(context.Background(), d.deps.Timeout)
-	defer cancel()
-	var wg sync.WaitGroup
-	for _, n := range nodes {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			if err := d.send(ctx, n, send); err != nil {
-				d.deps.Log.Debug("A data node cannot be told yet that a delete has ended",
-					zap.String("node", n.TCPAddr), zap.String("error", rpc.Message(err)))
-				d.sendUntilAnswered(n, send)
-			}
-		}()
+	for _, a := range d.tellAll(nodes, send) {
+		if a.Err != nil {
+			d.deps.Log.Debug("A data node cannot be told yet that a delete has ended",
+				zap.String("node", a.Node.TCPAddr), zap.String("error", rpc.Message(a.Err)))
+			d.sendUntilAnswered(a.Node, send)
+		}
 	}
-	wg.Wait()
 	d.deps.Memory.end(r.Database, r.Id)
 }
 
@@ -98,6 +78,13 @@ func (d *Service) send(ctx context.Context, n cluster.Node, m message) error {
 		return err
 	}
 	return m(ctx, p)
+}
+
+// tellAll sends a message to nodes at the same time, once.
+func (d *Service) tellAll(nodes []cluster.Node, m message) []rpc.Answer[cluster.Node, struct{}] {
+	return rpc.TellAll(context.Background(), nodes, d.deps.Timeout, func(ctx context.Context, n cluster.Node) error {
+		return d.send(ctx, n, m)
+	})
 }
 
 // sendUntilAnswered sends a message to a node in the background, until the node answers or longestDelete has passed.
@@ -125,8 +112,8 @@ func (d *Service) announceRestart() {
 	})
 }
 
-// sendToAll sends a message to nodes until all have answered, or longestDelete has passed. Next returns both before each
-// attempt; the message is nil while they are not known.
+// sendToAll sends a message to nodes until all have answered, or longestDelete has passed. Next returns both before
+// each attempt; the message is nil while they are not known.
 func (d *Service) sendToAll(next func() ([]cluster.Node, message)) {
 	ctx, cancel := context.WithTimeout(d.open, longestDelete)
 	defer cancel()

@@ -18,9 +18,11 @@ func TestCoveringIsWhatTheEngineDeletes(t *testing.T) {
 	}
 	for _, text := range []string{
 		"DELETE FROM cpu", "DELETE FROM cpu WHERE host = 'a'", "DELETE FROM cpu WHERE host != 'a'", "DELETE WHERE host = ''",
-		"DELETE WHERE host =~ /a|b/ AND dc = 'x'", "DELETE WHERE host !~ /a/ OR dc = 'x'", "DELETE FROM /c.*/ WHERE time > 1000",
-		"DELETE WHERE time >= 1000 AND time < 2000", `DELETE FROM "odd name" WHERE "ta g" = 'it is'`, "DELETE FROM other.cpu",
-		`DELETE FROM rp0./.*/ WHERE host = 'a' AND time = 1000`, "DELETE FROM cpu WHERE (host = 'a' OR host = 'b') AND time <= 1500",
+		"DELETE WHERE host =~ /a|b/ AND dc = 'x'", "DELETE WHERE host !~ /a/ OR dc = 'x'",
+		"DELETE FROM /c.*/ WHERE time > 1000", "DELETE WHERE time >= 1000 AND time < 2000",
+		`DELETE FROM "odd name" WHERE "ta g" = 'it is'`, "DELETE FROM other.cpu",
+		`DELETE FROM rp0./.*/ WHERE host = 'a' AND time = 1000`,
+		"DELETE FROM cpu WHERE (host = 'a' OR host = 'b') AND time <= 1500",
 	} {
 		s := mustStore(t)
 		if err := s.CreateShard(db, policy, shardID, true); err != nil {

@@ -52,7 +52,8 @@ func TestDeleteByAFieldDoesNotStopTheQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.away.Store(true)
-	if err := deleteOf(`DELETE FROM m WHERE v > 5`)(d); err == nil || !strings.Contains(err.Error(), "fields not supported in WHERE clause during deletion") {
+	if err := deleteOf(`DELETE FROM m WHERE v > 5`)(d); err == nil ||
+		!strings.Contains(err.Error(), "fields not supported in WHERE clause during deletion") {
 		t.Fatal(err)
 	}
 	if err := w.WritePoints(db, policy, one, nil, mustPoints(t, "m v=2 2")); err != nil {
@@ -89,7 +90,8 @@ func TestDeleteGoesIntoAFullQueue(t *testing.T) {
 	if err := hh.Append(2, shardID, handoff.Entry{Kind: handoff.Write, Points: 1, Data: b}); err != nil {
 		t.Fatal(err)
 	}
-	if err := hh.Append(2, shardID, handoff.Entry{Kind: handoff.Write, Points: 1, Data: b}); !errors.Is(err, handoff.ErrQueueFull) {
+	if err := hh.Append(2, shardID,
+		handoff.Entry{Kind: handoff.Write, Points: 1, Data: b}); !errors.Is(err, handoff.ErrQueueFull) {
 		t.Fatalf("the queue is not full: %v", err)
 	}
 	if err := w.deletes.DeleteMeasurement(db, "m"); err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/influxdata/influxdb/models"
 	"go.uber.org/zap"
@@ -31,24 +30,15 @@ func (d *Service) keep(r *rpc.Delete, missed missedNodes, reached []cluster.Node
 	if err := d.hint(r, ids); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), d.deps.Timeout)
-	defer cancel()
-	var wg sync.WaitGroup
-	for _, n := range reached {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			p, err := d.peer(n)
-			if err == nil {
-				err = p.hint(ctx, &rpc.HintDeleteRequest{Delete: r, Nodes: ids})
-			}
-			if err != nil {
-				d.deps.Log.Warn("A data node does not keep a delete for those that miss it",
-					zap.String("node", n.TCPAddr), zap.String("error", rpc.Message(err)))
-			}
-		}()
+	hint := func(ctx context.Context, p peer) error {
+		return p.hint(ctx, &rpc.HintDeleteRequest{Delete: r, Nodes: ids})
 	}
-	wg.Wait()
+	for _, a := range d.tellAll(reached, hint) {
+		if a.Err != nil {
+			d.deps.Log.Warn("A data node does not keep a delete for those that miss it",
+				zap.String("node", a.Node.TCPAddr), zap.String("error", rpc.Message(a.Err)))
+		}
+	}
 	return nil
 }
 

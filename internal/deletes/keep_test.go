@@ -137,7 +137,9 @@ func TestDeletesInOldQueuesAreKept(t *testing.T) {
 			Bounds: &rpc.DeleteBounds{RetentionPolicy: policy, Start: 0, End: 1e18},
 		})
 	}
-	entries := []handoff.Entry{write("m v=1 1"), write("gone v=1 1"), drop("gone"), write("gone v=2 2"), drop("other"), write("later v=1 1")}
+	entries := []handoff.Entry{
+		write("m v=1 1"), write("gone v=1 1"), drop("gone"), write("gone v=2 2"), drop("other"), write("later v=1 1"),
+	}
 	n, err := w.deletes.Deliver(t.Context(), 2, shardID, entries, []handoff.Entry{drop("later")})
 	if n != len(entries) || err != nil {
 		t.Errorf("%d entries of %d are delivered: %v", n, len(entries), err)

@@ -1,6 +1,7 @@
 package deletes
 
 import (
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -116,5 +117,56 @@ func TestDeletesWithoutIDsAreRemembered(t *testing.T) {
 	left, end := w.BeginWrite(shardID, db, policy, between, mustPoints(t, "m v=1 1"))
 	if err := end(nil); err != nil || len(left) > 0 {
 		t.Errorf("%d points are written that the second delete removes: %v", len(left), err)
+	}
+}
+
+// A queue from before writes had versions was cleared of what the deletes behind it remove. So what comes out of it
+// after such a delete was written after the delete, and stays, also when the node is restarted in between. All that has
+// a version, and all deletes that have one, are in the order of versions.
+func TestWritesBehindDeletesOfAnOldQueueStay(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok")
+	w := c.node(t)
+	log, err := OpenRanLog(filepath.Join(t.TempDir(), "deletes.db"), hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	before := w.Order.Clock.Next()
+	run := func(r *rpc.ExecuteRequest) {
+		t.Helper()
+		r.Kind, r.Database, r.Name = rpc.ExecuteRequest_DROP_MEASUREMENT, db, "m"
+		if resp, err := w.server().Execute(t.Context(), r); err != nil || resp.Error != "" {
+			t.Fatal(resp, err)
+		}
+	}
+	written := func(m *Memory, v order.Version) int {
+		t.Helper()
+		left, end := m.BeginWrite(shardID, db, policy, v, mustPoints(t, "m v=1 1"))
+		if err := end(nil); err != nil {
+			t.Fatal(err)
+		}
+		return len(left)
+	}
+	run(&rpc.ExecuteRequest{Id: "old", Hinted: true})
+	old := w.deletes.deps.Memory.removals.of(db).byID["old"].req
+	if err := log.Record(old); err != nil {
+		t.Fatal(err)
+	}
+	restarted := NewMemory(nil)
+	if err := log.Each(restarted.Add); err != nil {
+		t.Fatal(err)
+	}
+	for name, m := range map[string]*Memory{"at once": w.deletes.deps.Memory, "after a restart": restarted} {
+		if written(m, order.BeforeVersions) != 1 {
+			t.Errorf("%s, a write behind the delete is left out", name)
+		}
+		if written(m, before) != 0 {
+			t.Errorf("%s, a write with an older version is not left out", name)
+		}
+	}
+	run(&rpc.ExecuteRequest{Id: "new", Version: uint64(w.Order.Clock.Next())})
+	if written(w.deletes.deps.Memory, order.BeforeVersions) != 0 {
+		t.Error("a write without a version is newer than a delete with one")
 	}
 }

@@ -122,6 +122,7 @@ func (l *RanLog) Ran(id string) (ran bool) {
 func (l *RanLog) Record(r *rpc.Delete, forgotten ...string) error {
 	kept := &rpc.Delete{
 		Kind: r.Kind, Database: r.Database, Name: r.Name, Statement: r.Statement, Id: r.Id, Version: r.Version,
+		Unversioned: r.Unversioned,
 	}
 	b, err := proto.Marshal(kept)
 	if err != nil {

@@ -49,12 +49,14 @@ func TestDamagedRanLogIsAnError(t *testing.T) {
 	t.Parallel()
 	whole := ranFile(t, 5)
 	path := filepath.Join(t.TempDir(), "deletes.db")
-	if err := os.WriteFile(path, bolttest.Damage(whole, uint32(2*os.Getpagesize()), make([]byte, len(whole)-2*os.Getpagesize()), uint32(len(whole)), false), 0o600); err != nil {
+	if err := os.WriteFile(path, bolttest.Damage(whole, uint32(2*os.Getpagesize()),
+		make([]byte, len(whole)-2*os.Getpagesize()), uint32(len(whole)), false), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	_, err := OpenRanLog(path, hour)
 	var damaged *bolt.DamagedError
-	if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "move it away") || !strings.Contains(err.Error(), path) {
+	if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "move it away") ||
+		!strings.Contains(err.Error(), path) {
 		t.Errorf("got %v", err)
 	}
 	if err := os.Remove(path); err != nil {

@@ -172,7 +172,8 @@ func namesOf(req *rpc.Delete) ([]string, error) {
 	return names, nil
 }
 
-// without returns the points that no newer delete removes.
+// without returns the points that no newer delete removes. Writes and deletes without versions are in the order in
+// which they arrive: the queue that such a write comes from was cleared of what the deletes behind it remove.
 func (o *databaseRemovals) without(policy string, v order.Version, points []models.Point) []models.Point {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
@@ -180,7 +181,9 @@ func (o *databaseRemovals) without(policy string, v order.Version, points []mode
 		return points
 	}
 	removed := func(p models.Point, deletes []*removal) bool {
-		return slices.ContainsFunc(deletes, func(d *removal) bool { return d.version > v && d.covers(policy, p) })
+		return slices.ContainsFunc(deletes, func(d *removal) bool {
+			return d.version > v && !(v == order.BeforeVersions && d.req.Unversioned) && d.covers(policy, p)
+		})
 	}
 	gone := func(p models.Point) bool { return removed(p, o.others) || removed(p, o.named[string(p.Name())]) }
 	if !slices.ContainsFunc(points, gone) {

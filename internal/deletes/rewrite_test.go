@@ -192,7 +192,8 @@ func TestDeleteThatWouldLoseNewerPointsIsRefused(t *testing.T) {
 	w := c.node(t)
 	w.removals.most = 1
 	drop := dropBetween(t, w, true)
-	if err := w.deletes.runDelete(drop, true); err == nil || !strings.Contains(err.Error(), "more than 1 points are newer") {
+	if err := w.deletes.runDelete(drop, true); err == nil ||
+		!strings.Contains(err.Error(), "more than 1 points are newer") {
 		t.Errorf("the delete has the error %v", err)
 	}
 	newer := w.deletes.beginRewrite(drop)
@@ -305,7 +306,9 @@ func TestSearchForNewerPointsEnds(t *testing.T) {
 	drop := dropBetween(t, w, true)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	err := eachPoint(ctx, c.stores[0].Shard(shardID), &removal{req: drop}, func(models.Point, order.Key) error { return nil })
+	err := eachPoint(ctx, c.stores[0].Shard(shardID), &removal{req: drop}, func(models.Point, order.Key) error {
+		return nil
+	})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/influxdata/influxdb/tsdb"
@@ -45,10 +44,12 @@ func (o results) outcome(missed missedNodes, kept error) error {
 
 // run runs a delete here and on other nodes, at the same time.
 func (d *Service) run(nodes []cluster.Node, r *rpc.Delete) results {
-	return d.onAllNodes(nodes, func() error { return d.runDelete(r, false) }, func(ctx context.Context, p peer) (string, error) {
+	here := func() error { return d.runDelete(r, false) }
+	there := func(ctx context.Context, p peer) (string, error) {
 		resp, err := p.run(ctx, &rpc.RunDeleteRequest{Delete: r})
 		return resp.GetError(), err
-	})
+	}
+	return d.onAllNodes(nodes, here, there)
 }
 
 // onAllNodes does something here and on other nodes, at the same time. There returns the error of the other node's
@@ -56,38 +57,35 @@ func (d *Service) run(nodes []cluster.Node, r *rpc.Delete) results {
 func (d *Service) onAllNodes(
 	nodes []cluster.Node, here func() error, there func(context.Context, peer) (string, error),
 ) (out results) {
-	var (
-		wg    sync.WaitGroup
-		mu    sync.Mutex
-		other error // of another node's store
-	)
+	self := d.self()
+	var own, other error // of the stores of this node and of another one
 	failed := func(n cluster.Node, err error) {
 		if err != nil && !neverRuns(err) {
 			out.failed = append(out.failed, missedNode{n, err})
 		}
 	}
-	for _, n := range nodes {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			ok, err := d.onNode(n, there)
-			mu.Lock()
-			defer mu.Unlock()
-			if !ok {
-				out.missed = append(out.missed, missedNode{n, err})
-				return
-			}
+	ask := func(ctx context.Context, n cluster.Node) (failed, err error) {
+		if n.ID == self.ID {
+			return here(), nil
+		}
+		return d.onNode(ctx, n, there)
+	}
+	all := append(slices.Clone(nodes), self)
+	for _, a := range rpc.AskAll(context.Background(), all, deleteTimeout, ask) {
+		switch n, err := a.Node, a.Value; {
+		case a.Err != nil:
+			out.missed = append(out.missed, missedNode{n, a.Err})
+		case n.ID == self.ID:
+			own = err
+			failed(n, err)
+		default:
 			out.reached = append(out.reached, n)
 			failed(n, err)
 			if err != nil && other == nil {
 				other = fmt.Errorf("data node %s: %w", n.TCPAddr, err)
 			}
-		}()
+		}
 	}
-	own := here()
-	wg.Wait()
-	self := d.self()
-	failed(self, own)
 	if own != nil && !neverRuns(own) {
 		own = fmt.Errorf("data node %s: %w", self.TCPAddr, own)
 	}
@@ -95,25 +93,25 @@ func (d *Service) onAllNodes(
 	return out
 }
 
-// onNode does something on one other node. When that refuses the request, or its store fails, reached is true beside the
-// error.
+// onNode does something on one other node. It returns why that refuses the request, or the error of its store, in
+// failed.
 func (d *Service) onNode(
-	n cluster.Node, there func(context.Context, peer) (string, error),
-) (reached bool, err error) {
+	ctx context.Context, n cluster.Node, there func(context.Context, peer) (string, error),
+) (failed, err error) {
 	p, err := d.peer(n)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), deleteTimeout)
-	defer cancel()
-	failed, err := there(ctx, p)
-	if err != nil {
-		return status.Code(err) == codes.InvalidArgument, errors.New(rpc.Message(err))
+	message, err := there(ctx, p)
+	switch {
+	case status.Code(err) == codes.InvalidArgument:
+		return errors.New(rpc.Message(err)), nil
+	case err != nil:
+		return nil, errors.New(rpc.Message(err))
+	case message != "":
+		return errors.New(message), nil
 	}
-	if failed != "" {
-		return true, errors.New(failed)
-	}
-	return true, nil
+	return nil, nil
 }
 
 // ran reports whether a delete ran here.
@@ -157,7 +155,7 @@ func (d *Service) runDelete(r *rpc.Delete, hinted bool) (err error) {
 	// While it runs a copy has the points in some files and not in others.
 	defer d.deps.Memory.runs(r.Database, fmt.Sprintf("run %x", d.numbers.Add(1)))()
 	if r.Version == 0 { // it is of a node without versions
-		r.Version = uint64(d.deps.Clock.Next())
+		r.Version, r.Unversioned = uint64(d.deps.Clock.Next()), true
 	}
 	if r.Id == "" { // it is of a node without IDs
 		r.Id = d.newID()

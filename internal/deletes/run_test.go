@@ -33,7 +33,8 @@ func TestDeleteOfAMeasurementIsOnDisk(t *testing.T) {
 			}
 			write("f=1")
 			r.Database, r.Id = db, "d"
-			if resp, err := srv.RunDelete(context.Background(), &rpc.RunDeleteRequest{Delete: r}); err != nil || resp.Error != "" {
+			if resp, err := srv.RunDelete(context.Background(), &rpc.RunDeleteRequest{Delete: r}); err != nil ||
+				resp.Error != "" {
 				t.Fatal(resp, err)
 			}
 			write(`f="x"`)

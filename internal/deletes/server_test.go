@@ -49,8 +49,9 @@ func TestMalformedDeletesHaveNoEffect(t *testing.T) {
 		}
 	}
 	for _, req := range []*rpc.ExecuteRequest{
-		{Database: db}, {Kind: 99, Database: db}, {Kind: rpc.ExecuteRequest_DROP_DATABASE}, {Kind: rpc.ExecuteRequest_DROP_DATABASE, Database: ".."},
-		{Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db}, {Kind: rpc.ExecuteRequest_DROP_RETENTION_POLICY, Database: db, Name: "../db1"},
+		{Database: db}, {Kind: 99, Database: db}, {Kind: rpc.ExecuteRequest_DROP_DATABASE},
+		{Kind: rpc.ExecuteRequest_DROP_DATABASE, Database: ".."}, {Kind: rpc.ExecuteRequest_DROP_MEASUREMENT, Database: db},
+		{Kind: rpc.ExecuteRequest_DROP_RETENTION_POLICY, Database: db, Name: "../db1"},
 		{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: "DROP DATABASE db0"},
 		{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: "DELETE FROM a; DELETE FROM b"},
 		{Kind: rpc.ExecuteRequest_DELETE_SERIES, Database: db, Statement: "DELETE FR"},

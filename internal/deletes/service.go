@@ -71,8 +71,8 @@ type Deps struct {
 	Journal *order.Journal
 	Handoff Handoff // nil when [hinted-handoff] enabled = false
 	Ran     *RanLog // nil without Handoff
-	// Missed is called, before the delete is acknowledged, for a node's copy of a shard that lacks what Handoff has for it.
-	// The shard is handoff.WholeDatabase for a delete. Missed is not called without Handoff.
+	// Missed is called, before the delete is acknowledged, for a node's copy of a shard that lacks what Handoff has for
+	// it. The shard is handoff.WholeDatabase for a delete. Missed is not called without Handoff.
 	Missed  func(node, shard uint64)
 	Failed  func(db string, reason error) // is called when a delete could not run on the store
 	Timeout time.Duration                 // of a message to a node, other than the one to run a delete

@@ -12,7 +12,8 @@ import (
 	"github.com/influxdata/influxql"
 )
 
-const deletable = "cpu,host=a v=1 1000\ncpu,host=b v=1 2000\nmem,host=a v=1 1000\n" + `odd\ "name"\,'é/,host=it\ is\ 'é' v=1 1000`
+const deletable = "cpu,host=a v=1 1000\ncpu,host=b v=1 2000\nmem,host=a v=1 1000\n" +
+	`odd\ "name"\,'é/,host=it\ is\ 'é' v=1 1000`
 
 func TestDeleteReachesAllNodes(t *testing.T) {
 	odd := `odd "name",'é/`
@@ -21,12 +22,17 @@ func TestDeleteReachesAllNodes(t *testing.T) {
 		do   func(*Service) error
 		want map[string]int // left; nil when the shard is gone
 	}{
-		{"measurement", func(d *Service) error { return d.DeleteMeasurement(db, odd) }, map[string]int{"cpu": 2, "mem": 1, odd: 0}},
+		{"measurement", func(d *Service) error {
+			return d.DeleteMeasurement(db, odd)
+		}, map[string]int{"cpu": 2, "mem": 1, odd: 0}},
 		{"series of a tag", deleteOf(`DELETE FROM cpu WHERE host = 'b'`), map[string]int{"cpu": 1, "mem": 1, odd: 1}},
 		{"tag of odd value", deleteOf(`DELETE WHERE host = 'it is \'é\''`), map[string]int{"cpu": 2, "mem": 1, odd: 0}},
 		{"odd measurement", deleteOf(`DELETE FROM "odd \"name\",'é/"`), map[string]int{"cpu": 2, "mem": 1, odd: 0}},
 		{"regex", deleteOf(`DELETE FROM /^(cpu|.*\/)$/ WHERE host =~ /a|é/`), map[string]int{"cpu": 1, "mem": 1, odd: 0}},
-		{"time range", deleteOf(`DELETE FROM cpu WHERE time < now() AND time >= '1970-01-01T00:00:00.000002Z'`), map[string]int{"cpu": 1, "mem": 1, odd: 1}},
+		{
+			"time range", deleteOf(`DELETE FROM cpu WHERE time < now() AND time >= '1970-01-01T00:00:00.000002Z'`),
+			map[string]int{"cpu": 1, "mem": 1, odd: 1},
+		},
 		{"other policy", deleteOf(`DELETE FROM "other".cpu`), map[string]int{"cpu": 2, "mem": 1, odd: 1}},
 		{"retention policy", func(d *Service) error { return d.DeleteRetentionPolicy(db, policy) }, nil},
 		{"database", func(d *Service) error { return d.DeleteDatabase(db) }, nil},
@@ -118,7 +124,10 @@ func TestDeleteTextRoundTrips(t *testing.T) {
 		{src(m("", "select"), m("", "1st"), m("", "a\nb")), nil, `DELETE FROM "select", "1st", "a\nb"`},
 		{src(&influxql.Measurement{Regex: re(`^a/b\.c "$`)}), nil, `DELETE FROM /^a\/b\.c "$/`},
 		{src(&influxql.Measurement{RetentionPolicy: "rp", Regex: re(`.*`)}), nil, `DELETE FROM rp./.*/`},
-		{nil, expr(`host = 'it\'s' OR (a = 'x' OR b = 'y') AND c !~ /\/z/`), `DELETE WHERE host = 'it\'s' OR (a = 'x' OR b = 'y') AND c !~ /\/z/`},
+		{
+			nil, expr(`host = 'it\'s' OR (a = 'x' OR b = 'y') AND c !~ /\/z/`),
+			`DELETE WHERE host = 'it\'s' OR (a = 'x' OR b = 'y') AND c !~ /\/z/`,
+		},
 		{nil, expr(`time < now() - 1s`), `DELETE WHERE time < '1970-01-01T00:00:00.000000001Z'`},
 		{nil, expr(`time > -5 AND "time" < 1h`), `DELETE WHERE time > -5 AND time < 1h`},
 		{src(m("", "a\rb")), nil, ""},

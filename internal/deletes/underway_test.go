@@ -83,7 +83,8 @@ func TestDeleteThatIsGivenUpHoldsNothingUp(t *testing.T) {
 	var counts deleteCounts
 	now := time.Now()
 	counts.begin(db, "lost", announcer{at: now})
-	if !counts.underWay(db, now) || counts.underWay("other", now) || counts.underWay(db, now.Add(2*deleteTimeout+time.Second)) {
+	if !counts.underWay(db, now) || counts.underWay("other", now) ||
+		counts.underWay(db, now.Add(2*deleteTimeout+time.Second)) {
 		t.Error("a delete whose sender is lost is under way for another time than it may take")
 	}
 }

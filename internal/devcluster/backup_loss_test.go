@@ -39,7 +39,8 @@ func TestRemoveShardKeepsWhatACopyLacks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rpc.NewShardsClient(conn).Copy(ctx, &rpc.CopyRequest{ShardId: sh.ID, Database: "db", RetentionPolicy: "autogen", Source: from.TCPAddr}); err != nil {
+	if _, err := rpc.NewShardsClient(conn).Copy(ctx,
+		&rpc.CopyRequest{ShardId: sh.ID, Database: "db", RetentionPolicy: "autogen", Source: from.TCPAddr}); err != nil {
 		t.Fatal(err)
 	}
 	// The group has a shard on each node: of this many series some fall into this one.
@@ -55,7 +56,8 @@ func TestRemoveShardKeepsWhatACopyLacks(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := strconv.FormatUint(sh.ID, 10)
-	if out, err := runCtl(ctx, c, "remove-shard", from.TCPAddr, id); err == nil || !strings.Contains(err.Error(), "not have all of shard "+id) {
+	if out, err := runCtl(ctx, c, "remove-shard", from.TCPAddr, id); err == nil ||
+		!strings.Contains(err.Error(), "not have all of shard "+id) {
 		t.Errorf("removed the one whole copy: %v %q", err, out)
 	}
 	// The copy itself may go, and everything is there without it.
@@ -133,7 +135,8 @@ func TestBackupsInOneSecondKeepTheirFiles(t *testing.T) {
 	}
 	mustCtl(ctx, t, c, "restore", dir)
 	for i := range n {
-		if got := fmt.Sprint(mustQuery(ctx, t, c, 0, "db"+strconv.Itoa(i), "SELECT count(i) FROM m")); !strings.Contains(got, "5") {
+		if got := fmt.Sprint(mustQuery(ctx, t, c, 0, "db"+strconv.Itoa(i),
+			"SELECT count(i) FROM m")); !strings.Contains(got, "5") {
 			t.Errorf("db%d: %s", i, got)
 		}
 	}

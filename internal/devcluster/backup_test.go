@@ -106,7 +106,8 @@ func TestCopiedShardLosesNothing(t *testing.T) {
 		}
 	}()
 	id := fmt.Sprint(sh.ID)
-	if got, want := mustCtl(ctx, t, c, "copy-shard", from.TCPAddr, to.TCPAddr, id), fmt.Sprintf("Copied shard %s from %s to %s\n", id, from.TCPAddr, to.TCPAddr); got != want {
+	if got, want := mustCtl(ctx, t, c, "copy-shard", from.TCPAddr, to.TCPAddr,
+		id), fmt.Sprintf("Copied shard %s from %s to %s\n", id, from.TCPAddr, to.TCPAddr); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	close(stop)
@@ -124,7 +125,8 @@ func TestCopiedShardLosesNothing(t *testing.T) {
 		}
 	}
 	want := fmt.Sprint([][]any{{"0", "429"}}, [][]any{{"0", fmt.Sprint(wrote)}})
-	if got := fmt.Sprint(mustQuery(ctx, t, c, target, "db", "SELECT count(i) FROM m"), mustQuery(ctx, t, c, target, "db", "SELECT count(v) FROM live")); got != want {
+	if got := fmt.Sprint(mustQuery(ctx, t, c, target, "db", "SELECT count(i) FROM m"),
+		mustQuery(ctx, t, c, target, "db", "SELECT count(v) FROM live")); got != want {
 		t.Errorf("the new owner alone has %s, want %s", got, want)
 	}
 	for i := range c.Data {
@@ -141,7 +143,8 @@ func TestCopiedShardLosesNothing(t *testing.T) {
 			t.Errorf("%s: %v %q, want %s", args, err, out, want)
 		}
 	}
-	if out := mustCtl(ctx, t, c, "remove-shard", from.TCPAddr, id); out != fmt.Sprintf("Removed shard %s from %s\n", id, from.TCPAddr) {
+	want = fmt.Sprintf("Removed shard %s from %s\n", id, from.TCPAddr)
+	if out := mustCtl(ctx, t, c, "remove-shard", from.TCPAddr, id); out != want {
 		t.Errorf("remove-shard printed %q", out)
 	}
 	if sh := c.Shards("db")[0]; slices.Contains(sh.Owners, from.ID) || len(sh.Owners) != 2 {
@@ -181,7 +184,8 @@ func TestBackupRestores(t *testing.T) {
 	}
 	waitForStamp(t, ctx, c, dir)
 	out := mustCtl(ctx, t, c, "backup", dir)
-	if n := strings.Count(out, ", shard "); n != 1 || !strings.Contains(out, "Backing up meta data... Done. ") || !strings.Contains(out, "Backed up to "+dir+" in ") {
+	if n := strings.Count(out, ", shard "); n != 1 || !strings.Contains(out, "Backing up meta data... Done. ") ||
+		!strings.Contains(out, "Backed up to "+dir+" in ") {
 		t.Errorf("the incremental backup has %d shards:\n%s", n, out)
 	}
 	want, wantOther := contents(ctx, t, c, 0, "db"), contents(ctx, t, c, 0, "other")
@@ -192,7 +196,10 @@ func TestBackupRestores(t *testing.T) {
 	}
 	// Into another name, beside it.
 	out = mustCtl(ctx, t, c, "restore", "-db", "db", "-newdb", "copy", "-newrf", "3", dir)
-	for _, part := range []string{"Using backup directory: " + dir, "Restoring meta data... Done. Restored in ", "Restoring db copy, rp autogen, shard ", "Copying data to 127.0.0.1:", "Restored from " + dir} {
+	for _, part := range []string{
+		"Using backup directory: " + dir, "Restoring meta data... Done. Restored in ",
+		"Restoring db copy, rp autogen, shard ", "Copying data to 127.0.0.1:", "Restored from " + dir,
+	} {
 		if !strings.Contains(out, part) {
 			t.Errorf("no %q in:\n%s", part, out)
 		}
@@ -251,7 +258,8 @@ func TestBackupRestores(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := runCtl(ctx, c, "restore", "-db", "db", "-newdb", "damaged", dir); err == nil || !strings.Contains(err.Error(), "the backup is damaged") {
+	if _, err := runCtl(ctx, c, "restore", "-db", "db", "-newdb", "damaged", dir); err == nil ||
+		!strings.Contains(err.Error(), "the backup is damaged") {
 		t.Errorf("restore of a damaged backup: %v", err)
 	}
 	if c.Meta.State().Data.Database("damaged") != nil {
@@ -290,7 +298,8 @@ func TestPortableBackupOfInfluxDBRestores(t *testing.T) {
 	theirs := backup_util.Manifest{Meta: backup_util.MetaEntry{FileName: ours.Meta.FileName, Size: ours.Meta.Size}}
 	for _, e := range ours.Files {
 		theirs.Files = append(theirs.Files, backup_util.Entry{
-			Database: e.Database, Policy: e.Policy, ShardID: e.ShardID, FileName: e.FileName, Size: e.Size, LastModified: e.LastModified,
+			Database: e.Database, Policy: e.Policy, ShardID: e.ShardID, FileName: e.FileName, Size: e.Size,
+			LastModified: e.LastModified,
 		})
 	}
 	if err := theirs.Save(paths[0]); err != nil {
@@ -395,7 +404,8 @@ func TestMetadataAloneRestores(t *testing.T) {
 	ctx, c := mustStartWith(t, 2, nil)
 	dir := t.TempDir()
 	for _, q := range []string{
-		`CREATE DATABASE db WITH DURATION 10d REPLICATION 2`, `CREATE USER paul WITH PASSWORD 'pw'`, `GRANT READ ON db TO paul`,
+		`CREATE DATABASE db WITH DURATION 10d REPLICATION 2`, `CREATE USER paul WITH PASSWORD 'pw'`,
+		`GRANT READ ON db TO paul`,
 		`CREATE CONTINUOUS QUERY cq ON db BEGIN SELECT mean(v) INTO x FROM m GROUP BY time(1h) END`,
 	} {
 		mustQuery(ctx, t, c, 0, "", q)
@@ -404,7 +414,8 @@ func TestMetadataAloneRestores(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := mustCtl(ctx, t, c, "backup", "-strategy", "only-meta", dir)
-	if files, _ := filepath.Glob(filepath.Join(dir, "*.tar.gz")); len(files) != 0 || !strings.Contains(out, "Backing up meta data... Done.") {
+	if files, _ := filepath.Glob(filepath.Join(dir, "*.tar.gz")); len(files) != 0 ||
+		!strings.Contains(out, "Backing up meta data... Done.") {
 		t.Errorf("files %v\n%s", files, out)
 	}
 	mustQuery(ctx, t, c, 0, "", `ALTER RETENTION POLICY autogen ON db DURATION 20d`)
@@ -419,7 +430,8 @@ func TestMetadataAloneRestores(t *testing.T) {
 	}
 	mustQuery(ctx, t, c, 0, "", `DROP DATABASE db`)
 	mustCtl(ctx, t, c, "restore", "-meta-only-overwrite-force", dir)
-	if db := c.Meta.State().Data.Database("db"); db == nil || len(db.ContinuousQueries) != 1 || len(db.RetentionPolicies[0].ShardGroups) != 0 {
+	if db := c.Meta.State().Data.Database("db"); db == nil || len(db.ContinuousQueries) != 1 ||
+		len(db.RetentionPolicies[0].ShardGroups) != 0 {
 		t.Errorf("the database is %+v", db)
 	}
 	if out := mustCtl(ctx, t, c, "show-shards", "-m"); strings.Contains(out, "autogen") {

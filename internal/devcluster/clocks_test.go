@@ -38,7 +38,10 @@ func TestWrongClocksAreNamed(t *testing.T) {
 	wrong := c.Meta.State().DataNodes[1]
 
 	out := mustCtl(ctx, t, c, "show")
-	want := fmt.Sprintf(`\nThe clock of data node %d, %s, is (5m|4m5)[0-9.]+s behind those of the other nodes: set it, with NTP for example.\n$`, wrong.ID, wrong.TCPAddr)
+	want := fmt.Sprintf(
+		`\nThe clock of data node %d, %s, is (5m|4m5)[0-9.]+s behind those of the other nodes: set it, with NTP for example.\n$`,
+		wrong.ID, wrong.TCPAddr,
+	)
 	if !regexp.MustCompile(want).MatchString(out) || strings.Count(out, "The clock of") != 1 {
 		t.Errorf("want %s:\n%s", want, out)
 	}

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -22,8 +21,8 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/datanode"
-	"concord/internal/meta"
 	"concord/internal/meta/metaconfig"
+	"concord/internal/meta/server"
 	"concord/internal/metanode"
 	"concord/internal/version"
 )
@@ -50,29 +49,37 @@ type Ports struct{ TCP, HTTP int }
 
 // Cluster is a running cluster. Its methods count data nodes from 0.
 type Cluster struct {
-	Meta *meta.Server
+	Meta *metanode.Node
 	Data []*datanode.Node
 
 	opts       Options
-	configs    []*datanode.Config
+	configs    []*datanode.Config // of each data node
 	metaConfig *metaconfig.Config
-	addrs      []string // TCP address of each data node
+	links      *links
 	extra      []*datanode.Node
-
-	mu      sync.Mutex
-	cut     map[string]bool    // TCP addresses whose links are cut
-	cutLink map[[2]string]bool // from one TCP address to another
 }
 
-// Start starts a meta node and the data nodes, and joins them.
-func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
+// newCluster is a cluster of which no node has started.
+func newCluster(o Options) *Cluster {
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
 	}
 	if o.Ports == nil {
 		o.Ports = func(int) Ports { return Ports{} }
 	}
-	c := &Cluster{opts: o, cut: make(map[string]bool), cutLink: make(map[[2]string]bool)}
+	c := &Cluster{
+		Data: make([]*datanode.Node, o.DataNodes), opts: o, configs: make([]*datanode.Config, o.DataNodes),
+		metaConfig: o.metaConfig(), links: newLinks(o.DataNodes),
+	}
+	for i := range c.configs {
+		c.configs[i] = o.dataConfig(c.DataDir(i), o.Ports(i+1))
+	}
+	return c
+}
+
+// Start starts a meta node and the data nodes, and joins them.
+func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
+	c := newCluster(o)
 	defer func() {
 		if err != nil {
 			c.Close()
@@ -81,15 +88,13 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if err := c.startMeta(ctx); err != nil {
 		return nil, err
 	}
-	// In full before the first node starts, which asks for what is cut.
-	c.Data, c.addrs = make([]*datanode.Node, o.DataNodes), make([]string, o.DataNodes)
-	for i := range o.DataNodes {
-		c.configs = append(c.configs, c.dataConfig(c.DataDir(i), o.Ports(i+1)))
+	for i := range c.Data {
 		if err := c.StartData(i); err != nil {
 			return nil, err
 		}
-		if _, err := c.Meta.AddData(ctx, c.addrs[i]); err != nil {
-			return nil, fmt.Errorf("add data node %s: %w", c.addrs[i], err)
+		addr := c.Data[i].TCPAddr()
+		if _, err := c.Meta.AddData(ctx, addr); err != nil {
+			return nil, fmt.Errorf("add data node %s: %w", addr, err)
 		}
 	}
 	// Every node must know all others before the first write, or a node would
@@ -106,42 +111,44 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
-func (c *Cluster) startMeta(ctx context.Context) error {
-	p := c.opts.Ports(0)
+func (o Options) metaConfig() *metaconfig.Config {
+	p := o.Ports(0)
 	cfg := metaconfig.New()
-	cfg.Meta.Dir = filepath.Join(c.opts.Dir, "meta")
+	cfg.Meta.Dir = filepath.Join(o.Dir, "meta")
 	cfg.Meta.BindAddress, cfg.Meta.HTTPBindAddress = loopback(p.TCP), loopback(p.HTTP)
 	cfg.SingleServer = true
-	if c.opts.MetaConfig != nil {
-		c.opts.MetaConfig(cfg)
+	if o.MetaConfig != nil {
+		o.MetaConfig(cfg)
 	}
-	c.metaConfig = cfg
-	s := meta.NewServer(cfg, c.opts.Logger)
-	metanode.Prepare(s)
-	if c.opts.Lease != 0 {
-		s.LeaseTime = c.opts.Lease
-	}
-	if err := s.Open(ctx); err != nil {
+	return cfg
+}
+
+func (c *Cluster) startMeta(ctx context.Context) error {
+	n, err := metanode.Open(ctx, metanode.Deps{
+		Deps: server.Deps{Config: c.metaConfig, Log: c.opts.Logger}, LeaseTime: c.opts.Lease,
+	})
+	if err != nil {
 		return fmt.Errorf("meta node: %w", err)
 	}
-	c.Meta = s
+	c.Meta = n
 	return nil
 }
 
-func (c *Cluster) dataConfig(dir string, p Ports) *datanode.Config {
+func (o Options) dataConfig(dir string, p Ports) *datanode.Config {
 	cfg := datanode.NewConfig()
 	cfg.BindAddress, cfg.HTTPD.BindAddress = loopback(p.TCP), loopback(p.HTTP)
 	cfg.Meta.Dir = filepath.Join(dir, "meta")
 	cfg.Data.Dir, cfg.Data.WALDir = filepath.Join(dir, "data"), filepath.Join(dir, "wal")
 	cfg.HintedHandoff.Dir = filepath.Join(dir, "hh")
-	cfg.HintedHandoff.RetryInterval, cfg.HintedHandoff.RetryMaxInterval = itoml.Duration(50*time.Millisecond), itoml.Duration(500*time.Millisecond)
+	cfg.HintedHandoff.RetryInterval = itoml.Duration(50 * time.Millisecond)
+	cfg.HintedHandoff.RetryMaxInterval = itoml.Duration(500 * time.Millisecond)
 	cfg.HTTPD.LogEnabled = false
 	cfg.Monitor.StoreEnabled = false
 	cfg.AntiEntropy.CheckInterval = itoml.Duration(time.Second)
 	cfg.AntiEntropy.Settle = itoml.Duration(time.Second)
 	cfg.AntiEntropy.AutoRepairDiff = false // differences are to be seen
-	if c.opts.DataConfig != nil {
-		c.opts.DataConfig(cfg)
+	if o.DataConfig != nil {
+		o.DataConfig(cfg)
 	}
 	return cfg
 }
@@ -168,9 +175,8 @@ func (c *Cluster) StartData(i int) error {
 	if err != nil {
 		return fmt.Errorf("data node %d: %w", i+1, err)
 	}
-	c.mu.Lock() // Blocked is asked already
-	c.Data[i], c.addrs[i] = n, n.TCPAddr()
-	c.mu.Unlock()
+	c.Data[i] = n
+	c.links.started(i, n.TCPAddr())
 	c.configs[i].BindAddress = n.TCPAddr() // the same port after a restart
 	return nil
 }
@@ -179,7 +185,7 @@ func (c *Cluster) StartData(i int) error {
 // folders say so. It stops with the cluster at the latest.
 func (c *Cluster) Extra(dir string) (*datanode.Node, error) {
 	log := c.opts.Logger.With(zap.String("extra_data_node", dir))
-	n := datanode.New(c.dataConfig(dir, Ports{}), version.String(), log)
+	n := datanode.New(c.opts.dataConfig(dir, Ports{}), version.String(), log, datanode.Seams{})
 	if err := n.Open(); err != nil {
 		return nil, err
 	}
@@ -189,22 +195,22 @@ func (c *Cluster) Extra(dir string) (*datanode.Node, error) {
 
 // newData makes a data node with the seams of this cluster.
 func (c *Cluster) newData(i int) *datanode.Node {
-	n := datanode.New(c.configs[i], version.String(), c.opts.Logger.With(zap.Int("data_node", i+1)))
-	n.Blocked = func(addr string) bool {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return addr != c.addrs[i] && (c.cut[addr] || c.cut[c.addrs[i]] || c.cutLink[[2]string{c.addrs[i], addr}])
-	}
+	log := c.opts.Logger.With(zap.Int("data_node", i+1))
+	return datanode.New(c.configs[i], version.String(), log, c.seams(i))
+}
+
+func (c *Cluster) seams(i int) datanode.Seams {
+	s := datanode.Seams{Blocked: func(addr string) bool { return c.links.blocked(i, addr) }}
 	if f := c.opts.NotWhole; f != nil {
-		n.NotWhole = func(shard uint64) string { return f(i, shard) }
+		s.NotWhole = func(shard uint64) string { return f(i, shard) }
 	}
 	if f := c.opts.Late; f != nil {
-		n.Late = func(ctx context.Context) { f(ctx, i) }
+		s.Late = func(ctx context.Context) { f(ctx, i) }
 	}
 	if f := c.opts.Now; f != nil {
-		n.Now = func() time.Time { return f(i) }
+		s.Now = func() time.Time { return f(i) }
 	}
-	return n
+	return s
 }
 
 // StopData stops a data node; its files stay.
@@ -237,35 +243,6 @@ func (c *Cluster) Wipe(i int) error {
 		return errors.New("stop the node before wiping it")
 	}
 	return errors.Join(os.RemoveAll(c.configs[i].Data.Dir), os.RemoveAll(c.configs[i].Data.WALDir))
-}
-
-// Cut takes a data node's link to all others away, and tells whether it was
-// cut before; Heal gives it back. The node stays up and keeps answering its
-// own clients.
-func (c *Cluster) Cut(i int) (was bool) { return c.setCut(i, true) }
-
-// Heal undoes Cut.
-func (c *Cluster) Heal(i int) { c.setCut(i, false) }
-
-func (c *Cluster) setCut(i int, cut bool) (was bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	was = c.cut[c.addrs[i]]
-	c.cut[c.addrs[i]] = cut
-	return was
-}
-
-// CutLink makes one data node unable to call another, which can still call it. So what the first one keeps for the
-// other in hinted handoff stays there. HealLink gives the link back.
-func (c *Cluster) CutLink(from, to int) { c.setCutLink(from, to, true) }
-
-// HealLink undoes CutLink.
-func (c *Cluster) HealLink(from, to int) { c.setCutLink(from, to, false) }
-
-func (c *Cluster) setCutLink(from, to int, cut bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.cutLink[[2]string{c.addrs[from], c.addrs[to]}] = cut
 }
 
 // Shards lists the shards of a database as the meta node knows them.

@@ -86,7 +86,8 @@ func yesterday() time.Time { return time.Now().UTC().Truncate(24*time.Hour).AddD
 func lines(n int, from time.Time, step time.Duration) []byte {
 	var b []byte
 	for i := range n {
-		b = fmt.Appendf(b, "m,host=h%d f=%d.5,i=%di,s=\"v%d\",b=%t %d\n", i%7, i, i, i%5, i%2 == 0, from.Add(time.Duration(i)*step).UnixNano())
+		b = fmt.Appendf(b, "m,host=h%d f=%d.5,i=%di,s=\"v%d\",b=%t %d\n",
+			i%7, i, i, i%5, i%2 == 0, from.Add(time.Duration(i)*step).UnixNano())
 	}
 	return b
 }
@@ -258,7 +259,8 @@ func TestStatementsActOnTheCluster(t *testing.T) {
 			t.Errorf("node %d counts %s after the drop", i+1, got)
 		}
 	}
-	mustQuery(ctx, t, c, 2, "db", fmt.Sprintf("DELETE FROM /^m$/ WHERE host = 'h2' AND time < %d", yesterday().Add(70*time.Minute).UnixNano()))
+	mustQuery(ctx, t, c, 2, "db",
+		fmt.Sprintf("DELETE FROM /^m$/ WHERE host = 'h2' AND time < %d", yesterday().Add(70*time.Minute).UnixNano()))
 	for i := range c.Data {
 		if got := fmt.Sprint(mustQuery(ctx, t, c, i, "db", "SELECT count(f) FROM m")); got != "[[0 504]]" {
 			t.Errorf("node %d counts %s after the delete", i+1, got)

@@ -79,19 +79,11 @@ func dev(ctx context.Context, f devFlags, out io.Writer) (err error) {
 	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-
-	dir := f.dir
-	if dir == "" {
-		if dir, err = os.MkdirTemp("", "concord-dev-"); err != nil {
-			return fmt.Errorf("make a temporary folder: %w", err)
-		}
-		defer os.RemoveAll(dir)
-	} else if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("make -dir: %w", err)
+	dir, remove, err := f.makeDir()
+	if err != nil {
+		return err
 	}
-	if _, err := os.Stat(filepath.Join(dir, "meta")); err == nil && !f.empty {
-		return fmt.Errorf("%s holds a cluster already: pass -empty to run it, or give the tour another -dir", dir)
-	}
+	defer remove()
 	logFile, err := os.OpenFile(filepath.Join(dir, "dev.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return fmt.Errorf("open the log: %w", err)
@@ -104,30 +96,56 @@ func dev(ctx context.Context, f devFlags, out io.Writer) (err error) {
 	}
 
 	c, err := Start(ctx, Options{Dir: dir, DataNodes: f.nodes, Ports: f.ports, Logger: log, DataConfig: f.dataConfig})
-	if err != nil {
-		if errors.Is(err, syscall.EADDRINUSE) {
-			return fmt.Errorf("%w: end what uses the port, or shift all ports with -port-offset", err)
-		}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w: end what uses the port, or shift all ports with -port-offset", err)
+	} else if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-
-	fmt.Fprintf(out, "Concord: %d data nodes and one meta node in one process; logs in %s\n", f.nodes, logFile.Name())
-	fmt.Fprintf(out, "   meta node     http %s\n", c.Meta.HTTPAddr())
-	for i, n := range c.Data {
-		fmt.Fprintf(out, "   data node %-3d http %-16s tcp %s\n", i+1, n.HTTPAddr(), n.TCPAddr())
-	}
+	sayNodes(out, c, logFile.Name())
 	if !f.empty {
-		tctx, cancel := context.WithTimeout(ctx, tourLimit)
-		err := Tour(tctx, c, out)
-		cancel()
-		if err != nil {
+		if err := tourWithin(ctx, tourLimit, c, out); err != nil {
 			return fmt.Errorf("the tour failed: %w", err)
 		}
 	}
 	if f.exit {
 		return nil
 	}
+	sayCommands(out, c)
+	<-ctx.Done()
+	fmt.Fprintln(out, "Stopping.")
+	return nil
+}
+
+// makeDir makes the folder of the cluster. remove removes it when it is a temporary one.
+func (f devFlags) makeDir() (dir string, remove func(), err error) {
+	if f.dir == "" {
+		dir, err = os.MkdirTemp("", "concord-dev-")
+		if err != nil {
+			return "", nil, fmt.Errorf("make a temporary folder: %w", err)
+		}
+		return dir, func() { os.RemoveAll(dir) }, nil
+	}
+	if err := os.MkdirAll(f.dir, 0o755); err != nil {
+		return "", nil, fmt.Errorf("make -dir: %w", err)
+	}
+	if _, err := os.Stat(filepath.Join(f.dir, "meta")); err == nil && !f.empty {
+		return "", nil, fmt.Errorf("%s holds a cluster already: pass -empty to run it, or give the tour another -dir", f.dir)
+	}
+	return f.dir, func() {}, nil
+}
+
+// sayNodes says where the nodes are.
+func sayNodes(out io.Writer, c *Cluster, logFile string) {
+	fmt.Fprintf(out, "Concord: %d data nodes and one meta node in one process; logs in %s\n", len(c.Data), logFile)
+	fmt.Fprintf(out, "   meta node     http %s\n", c.Meta.HTTPAddr())
+	for i, n := range c.Data {
+		fmt.Fprintf(out, "   data node %-3d http %-16s tcp %s\n", i+1, n.HTTPAddr(), n.TCPAddr())
+	}
+}
+
+// sayCommands says what to try while the cluster runs.
+func sayCommands(out io.Writer, c *Cluster) {
 	http := c.Data[0].HTTPAddr()
 	fmt.Fprintf(out, `
 Try:
@@ -136,7 +154,10 @@ Try:
    influxd-ctl -bind %s entropy show
 Ctrl-C ends the cluster.
 `, http, http, c.Meta.HTTPAddr())
-	<-ctx.Done()
-	fmt.Fprintln(out, "Stopping.")
-	return nil
+}
+
+func tourWithin(ctx context.Context, limit time.Duration, c *Cluster, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return Tour(ctx, c, out)
 }

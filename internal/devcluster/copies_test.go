@@ -193,7 +193,9 @@ func TestWipedOwnerIsNoSourceOfABackup(t *testing.T) {
 	if err := c.StartData(1); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Wait(ctx, func() bool { return c.Client(0).Write(ctx, "db", "all", lines(10, yesterday(), time.Second)) == nil }); err != nil {
+	if err := c.Wait(ctx, func() bool {
+		return c.Client(0).Write(ctx, "db", "all", lines(10, yesterday(), time.Second)) == nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	sh := c.Shards("db")[0]
@@ -201,7 +203,8 @@ func TestWipedOwnerIsNoSourceOfABackup(t *testing.T) {
 		t.Fatal("the write did not begin the shard anew")
 	}
 	dir := t.TempDir()
-	if out, errs, code := exit(c, "backup", "-full", "-from", addr(t, c, 1), dir); code != 0 || errs != "" || !strings.Contains(out, "node "+addr(t, c, 0)) {
+	if out, errs, code := exit(c, "backup", "-full", "-from", addr(t, c, 1), dir); code != 0 || errs != "" ||
+		!strings.Contains(out, "node "+addr(t, c, 0)) {
 		t.Errorf("exit code %d\n%s%s", code, out, errs)
 	}
 	for _, args := range [][]string{{"remove-shard", addr(t, c, 0), fmt.Sprint(sh.ID)}, {"remove-data", addr(t, c, 0)}} {
@@ -228,7 +231,8 @@ func TestBackupSaysThatNoCopyIsWhole(t *testing.T) {
 	said.set(1, "a write began it anew")
 
 	_, errs, code := exit(c, "backup", "-wait", "0s", dir)
-	want := fmt.Sprintf("Not whole, read from %s all the same: shard %d of db.autogen: no whole copy can be read: %[1]s: it waits for hints; %[3]s: a write began it anew\n",
+	want := fmt.Sprintf("Not whole, read from %s all the same: shard %d of db.autogen: no whole copy can be read: "+
+		"%[1]s: it waits for hints; %[3]s: a write began it anew\n",
 		addr(t, c, 0), sh.ID, addr(t, c, 1))
 	if code != cli.Partial || errs != want {
 		t.Errorf("exit code %d, %q, want %q", code, errs, want)
@@ -237,7 +241,8 @@ func TestBackupSaysThatNoCopyIsWhole(t *testing.T) {
 	if len(m.Files) != 1 || !strings.Contains(m.Files[0].Incomplete, "it waits for hints") || len(m.Missing) != 0 {
 		t.Errorf("%+v", m)
 	}
-	if _, errs, code := exit(c, "restore", "-db", "db", "-newdb", "part", dir); code != cli.Partial || !strings.Contains(errs, fmt.Sprintf("Not whole in the backup: shard %d of db.autogen", sh.ID)) {
+	if _, errs, code := exit(c, "restore", "-db", "db", "-newdb", "part", dir); code != cli.Partial ||
+		!strings.Contains(errs, fmt.Sprintf("Not whole in the backup: shard %d of db.autogen", sh.ID)) {
 		t.Errorf("restore: exit code %d, %q", code, errs)
 	}
 	waitCount(ctx, t, c, "part", "2000") // of the largest copy
@@ -245,7 +250,8 @@ func TestBackupSaysThatNoCopyIsWhole(t *testing.T) {
 	// Nothing was written since, but what was read was not whole.
 	said.set(0, "")
 	said.set(1, "")
-	if out, errs, code := exit(c, "backup", "-db", "db", "-from", addr(t, c, 0), dir); code != 0 || errs != "" || !strings.Contains(out, fmt.Sprintf("shard %d...", sh.ID)) {
+	if out, errs, code := exit(c, "backup", "-db", "db", "-from", addr(t, c, 0), dir); code != 0 || errs != "" ||
+		!strings.Contains(out, fmt.Sprintf("shard %d...", sh.ID)) {
 		t.Errorf("exit code %d\n%s%s", code, out, errs)
 	}
 	if _, errs, code := exit(c, "restore", "-db", "db", "-newdb", "whole", dir); code != 0 || errs != "" {
@@ -277,7 +283,8 @@ func TestBackupTakesAnotherCopyWhenOneFails(t *testing.T) {
 	said.after(1, "it was lost")
 	dir := t.TempDir()
 	out, errs, code := exit(c, "backup", "-full", "-from", addr(t, c, 1), dir)
-	if code != 0 || errs != "" || !strings.Contains(out, "Backing up node "+addr(t, c, 1)) || !strings.Contains(out, "Backing up node "+addr(t, c, 0)) {
+	if code != 0 || errs != "" || !strings.Contains(out, "Backing up node "+addr(t, c, 1)) ||
+		!strings.Contains(out, "Backing up node "+addr(t, c, 0)) {
 		t.Errorf("exit code %d\n%s%s", code, out, errs)
 	}
 	if m := manifest(t, dir); len(m.Files) != 1 || !m.Files[0].Whole() || len(m.Missing) != 0 {
@@ -316,7 +323,8 @@ func TestBackupGoesOnWithoutWhatItCannotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, errs, code := exit(c, "backup", "-full", "-wait", "0s", dir)
-	want := fmt.Sprintf("Not backed up: shard %d of spread.autogen: no copy can be read: %s does not answer\n", lost.ID, away.TCPAddr)
+	want := fmt.Sprintf("Not backed up: shard %d of spread.autogen: no copy can be read: %s does not answer\n",
+		lost.ID, away.TCPAddr)
 	if code != cli.Partial || errs != want {
 		t.Errorf("exit code %d, %q, want %q\n%s", code, errs, want, out)
 	}
@@ -329,7 +337,8 @@ func TestBackupGoesOnWithoutWhatItCannotRead(t *testing.T) {
 	}
 
 	// A restore says what it does not bring back, of what it was asked for.
-	if _, errs, code := exit(c, "restore", "-db", "spread", "-newdb", "s2", dir); code != cli.Partial || !strings.Contains(errs, fmt.Sprintf("Not in the backup: shard %d of spread.autogen", lost.ID)) {
+	if _, errs, code := exit(c, "restore", "-db", "spread", "-newdb", "s2", dir); code != cli.Partial ||
+		!strings.Contains(errs, fmt.Sprintf("Not in the backup: shard %d of spread.autogen", lost.ID)) {
 		t.Errorf("restore: exit code %d, %q", code, errs)
 	}
 	if _, errs, code := exit(c, "restore", "-db", "both", "-newdb", "b2", "-newrf", "1", dir); code != 0 || errs != "" {
@@ -339,7 +348,8 @@ func TestBackupGoesOnWithoutWhatItCannotRead(t *testing.T) {
 	if err := c.StartData(1); err != nil {
 		t.Fatal(err)
 	}
-	if out, errs, code := exit(c, "backup", "-db", "spread", dir); code != 0 || errs != "" || !strings.Contains(out, fmt.Sprintf("shard %d...", lost.ID)) {
+	if out, errs, code := exit(c, "backup", "-db", "spread", dir); code != 0 || errs != "" ||
+		!strings.Contains(out, fmt.Sprintf("shard %d...", lost.ID)) {
 		t.Errorf("once it is back: exit code %d\n%s%s", code, out, errs)
 	}
 	if out, errs, code := exit(c, "restore", "-list", dir); code != 0 || errs != "" {
@@ -364,15 +374,18 @@ func TestCopyShardTakesAWholeSource(t *testing.T) {
 	id := fmt.Sprint(sh.ID)
 	args := []string{"copy-shard", addr(t, c, owners[0]), addr(t, c, to), id}
 	said.set(owners[0], "it waits for hints")
-	want := fmt.Sprintf("data node %s does not have all of shard %s (%[1]s: it waits for hints): copy it from %[3]s, which has", addr(t, c, owners[0]), id, addr(t, c, owners[1]))
+	want := fmt.Sprintf("data node %s does not have all of shard %s (%[1]s: it waits for hints): copy it from %[3]s, "+
+		"which has", addr(t, c, owners[0]), id, addr(t, c, owners[1]))
 	if _, err := runCtl(ctx, c, args...); err == nil || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
 	}
 	said.set(owners[1], "it is damaged")
-	if _, err := runCtl(ctx, c, args...); err == nil || !strings.Contains(err.Error(), "no owner is known to have all of shard "+id) || !strings.Contains(err.Error(), "-force") {
+	if _, err := runCtl(ctx, c, args...); err == nil || !strings.Contains(err.Error(),
+		"no owner is known to have all of shard "+id) || !strings.Contains(err.Error(), "-force") {
 		t.Errorf("no whole copy: %v", err)
 	}
-	if out := mustCtl(ctx, t, c, "show-shards", "-v"); !strings.Contains(out, fmt.Sprintf("Shard %s on %s is not whole: it waits for hints\n", id, addr(t, c, owners[0]))) {
+	if out := mustCtl(ctx, t, c, "show-shards", "-v"); !strings.Contains(out,
+		fmt.Sprintf("Shard %s on %s is not whole: it waits for hints\n", id, addr(t, c, owners[0]))) {
 		t.Errorf("show-shards -v:\n%s", out)
 	}
 	mustCtl(ctx, t, c, append(args, "-force")...)
@@ -390,7 +403,8 @@ func TestRemoveShardKeepsTheOnlyWholeCopyOfAYoungShard(t *testing.T) {
 	sh := c.Shards("db")[0]
 	id := fmt.Sprint(sh.ID)
 	said.set(1, "it was lost and is being repaired")
-	want := fmt.Sprintf("the other owners do not have all of shard %s (%s: it was lost and is being repaired)", id, addr(t, c, 1))
+	want := fmt.Sprintf("the other owners do not have all of shard %s (%s: it was lost and is being repaired)",
+		id, addr(t, c, 1))
 	if _, err := runCtl(ctx, c, "remove-shard", addr(t, c, 0), id); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("removed the one whole copy: %v", err)
 	}
@@ -406,7 +420,8 @@ func TestRemoveDataKeepsWhatNoOtherNodeHas(t *testing.T) {
 	gone := c.Meta.State().DataNodes[1]
 	said.set(0, "it waits for hints")
 	both := c.Shards("both")[0]
-	want := fmt.Sprintf("data node %s holds what no other node has: shard %d of both.autogen (%s: it waits for hints); give each shard another owner", gone.TCPAddr, both.ID, addr(t, c, 0))
+	want := fmt.Sprintf("data node %s holds what no other node has: shard %d of both.autogen (%s: it waits for hints); "+
+		"give each shard another owner", gone.TCPAddr, both.ID, addr(t, c, 0))
 	if _, err := runCtl(ctx, c, "remove-data", gone.TCPAddr); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v, want %s", err, want)
 	}
@@ -420,7 +435,8 @@ func TestRemoveDataKeepsWhatNoOtherNodeHas(t *testing.T) {
 		}
 	}
 	phrase := fmt.Sprintf("shard %d of spread.autogen (the last copy)", last.ID)
-	if _, err := runCtl(ctx, c, "remove-data", gone.TCPAddr); err == nil || !strings.Contains(err.Error(), "no other node has: "+phrase+"; give") {
+	if _, err := runCtl(ctx, c, "remove-data", gone.TCPAddr); err == nil ||
+		!strings.Contains(err.Error(), "no other node has: "+phrase+"; give") {
 		t.Errorf("%v, want %s", err, phrase)
 	}
 	if n := len(c.Meta.State().DataNodes); n != 2 {
@@ -428,7 +444,8 @@ func TestRemoveDataKeepsWhatNoOtherNodeHas(t *testing.T) {
 	}
 
 	kept := c.Data[1].Store.Shard(last.ID).Path()
-	wantOut := fmt.Sprintf("Removed data node %d at %s\nThe cluster has lost:\n  %s\nTheir files are still on the disk of that node.\n", gone.ID, gone.TCPAddr, phrase)
+	wantOut := fmt.Sprintf("Removed data node %d at %s\nThe cluster has lost:\n  %s\nTheir files are still on the disk "+
+		"of that node.\n", gone.ID, gone.TCPAddr, phrase)
 	if out := mustCtl(ctx, t, c, "remove-data", "-force", gone.TCPAddr); out != wantOut {
 		t.Errorf("got %q, want %q", out, wantOut)
 	}
@@ -458,7 +475,9 @@ func TestFilesStayOnARemovedNode(t *testing.T) {
 	mustWriteAll(ctx, t, c, "db", lines(100, yesterday(), time.Second))
 	kept := c.Data[0].Store.Shard(c.Shards("db")[0].ID).Path()
 	// The node gets the metadata without itself before it is told to leave.
-	if _, err := c.Meta.Execute(cluster.DeleteDataNode{ID: c.Data[0].Meta.NodeID(), Time: time.Now(), Adopt: true}); err != nil {
+	if _, err := c.Meta.Execute(
+		cluster.DeleteDataNode{ID: c.Data[0].Meta.NodeID(), Time: time.Now(), Adopt: true},
+	); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Wait(ctx, func() bool { return len(c.Data[0].Meta.DataNodes()) == 0 }); err != nil {
@@ -498,12 +517,14 @@ func TestLeaveChecksAllBeforeItRemovesAny(t *testing.T) {
 	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 2`)
 	mustWriteAll(ctx, t, c, "db", lines(10, yesterday(), time.Second))
 	args := []string{"leave", "-y", "-data", addr(t, c, 1)}
-	if out, err := runCtl(ctx, c, args...); err == nil || !strings.HasPrefix(err.Error(), "nothing was removed: ") || !strings.Contains(err.Error(), "is the last meta node") || out != "" {
+	if out, err := runCtl(ctx, c, args...); err == nil || !strings.HasPrefix(err.Error(), "nothing was removed: ") ||
+		!strings.Contains(err.Error(), "is the last meta node") || out != "" {
 		t.Errorf("%v\n%s", err, out)
 	}
 	said.set(0, "it waits for hints")
 	_, err := runCtl(ctx, c, args...)
-	for _, want := range []string{"holds what no other node has: shard " + strconv.FormatUint(c.Shards("db")[0].ID, 10), "; and ", "is the last meta node"} {
+	for _, want := range []string{"holds what no other node has: shard " +
+		strconv.FormatUint(c.Shards("db")[0].ID, 10), "; and ", "is the last meta node"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
 		}

@@ -28,7 +28,8 @@ func TestTimesAtBothEndsAreWrittenAndFound(t *testing.T) {
 	beyond := []string{fmt.Sprintf("m v=2 %d", models.MinNanoTime-1), fmt.Sprintf("m v=2 %d", models.MaxNanoTime+1)}
 	for node := range c.Data {
 		err := write(node, append(beyond, batch...))
-		if err == nil || !strings.Contains(err.Error(), "partial write") || !strings.Contains(err.Error(), "time outside range") {
+		if err == nil || !strings.Contains(err.Error(), "partial write") ||
+			!strings.Contains(err.Error(), "time outside range") {
 			t.Errorf("node %d: times out of range: %v, want a partial write", node+1, err)
 		}
 		var got []string

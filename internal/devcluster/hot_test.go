@@ -21,17 +21,19 @@ import (
 
 var hotFor = flag.Duration("hot", 6*time.Second, "for how long TestHotShardIsNeverListed writes")
 
-// Under heavy writes, out of order and over each other, nothing is reported that is not entropy; what is, is found and repaired under
-// the same writes.
+// Under heavy writes, out of order and over each other, nothing is reported that is not entropy; what is, is found and
+// repaired under the same writes.
 func TestHotShardIsNeverListed(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), *hotFor+4*time.Minute)
 	defer cancel()
-	c, err := devcluster.Start(ctx, devcluster.Options{Dir: t.TempDir(), DataNodes: 3, DataConfig: func(cfg *datanode.Config) {
+	config := func(cfg *datanode.Config) {
 		// Settle is longer than a write is on its way, also on a machine that runs all other tests beside this one.
-		cfg.AntiEntropy.Settle, cfg.AntiEntropy.CheckInterval = itoml.Duration(4*time.Second), itoml.Duration(500*time.Millisecond)
+		cfg.AntiEntropy.Settle = itoml.Duration(4 * time.Second)
+		cfg.AntiEntropy.CheckInterval = itoml.Duration(500 * time.Millisecond)
 		cfg.HintedHandoff.Enabled = false
-	}})
+	}
+	c, err := devcluster.Start(ctx, devcluster.Options{Dir: t.TempDir(), DataNodes: 3, DataConfig: config})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -144,15 +144,18 @@ func TestPrometheusReadsTheSameThroughEveryNode(t *testing.T) {
 			p := devcluster.Client{Base: "http://" + mustPlain(t, index).HTTPAddr()}
 			for replicas := 1; replicas <= 3; replicas++ {
 				db := fmt.Sprintf("db%d", replicas)
-				mustQuery(ctx, t, c, 0, "", fmt.Sprintf(`CREATE DATABASE %s WITH DURATION 52w REPLICATION %d SHARD DURATION 1d NAME "rp"`, db, replicas))
-				if _, err := p.Query(ctx, "", fmt.Sprintf(`CREATE DATABASE %s WITH DURATION 52w SHARD DURATION 1d NAME "rp"`, db)); err != nil {
+				mustQuery(ctx, t, c, 0, "",
+					fmt.Sprintf(`CREATE DATABASE %s WITH DURATION 52w REPLICATION %d SHARD DURATION 1d NAME "rp"`, db, replicas))
+				if _, err := p.Query(ctx, "",
+					fmt.Sprintf(`CREATE DATABASE %s WITH DURATION 52w SHARD DURATION 1d NAME "rp"`, db)); err != nil {
 					t.Fatal(err)
 				}
 				plainAddr := strings.TrimPrefix(p.Base, "http://")
 				promWrite(ctx, t, plainAddr, db, samples(from, hours))
 				promWrite(ctx, t, c.Data[0].HTTPAddr(), db, samples(from, hours))
 				// What Prometheus cannot have written is left out, by both.
-				other := fmt.Appendf(nil, "down value=7i %d\nup,job=node other=1 %[1]d\ncpu,host=a usage=1 %[1]d\n", from.UnixNano())
+				other := fmt.Appendf(nil, "down value=7i %d\nup,job=node other=1 %[1]d\ncpu,host=a usage=1 %[1]d\n",
+					from.UnixNano())
 				other = fmt.Appendf(other, "mem,host=a value=\"text\" %d\n", from.UnixNano())
 				for _, to := range []devcluster.Client{p, c.Client(1)} {
 					if err := to.Write(ctx, db, "all", other); err != nil {
@@ -282,8 +285,10 @@ func TestV2DeleteDeletesOnEveryNode(t *testing.T) {
 	day := func(n int) string { return from.AddDate(0, 0, n).Format(time.RFC3339) }
 	for replicas := 1; replicas <= 3; replicas++ {
 		db := fmt.Sprintf("db%d", replicas)
-		mustQuery(ctx, t, c, 0, "", fmt.Sprintf(`CREATE DATABASE %s WITH DURATION 52w REPLICATION %d SHARD DURATION 1d NAME "rp"`, db, replicas))
-		if _, err := p.Query(ctx, "", fmt.Sprintf(`CREATE DATABASE %s WITH DURATION 52w SHARD DURATION 1d NAME "rp"`, db)); err != nil {
+		mustQuery(ctx, t, c, 0, "",
+			fmt.Sprintf(`CREATE DATABASE %s WITH DURATION 52w REPLICATION %d SHARD DURATION 1d NAME "rp"`, db, replicas))
+		if _, err := p.Query(ctx, "",
+			fmt.Sprintf(`CREATE DATABASE %s WITH DURATION 52w SHARD DURATION 1d NAME "rp"`, db)); err != nil {
 			t.Fatal(err)
 		}
 		points := lines(500, from, 5*time.Minute)
@@ -351,7 +356,8 @@ func TestV2DeleteDeletesOnEveryNode(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := mustQuery(ctx, t, c, 1, fmt.Sprintf("db%d", replicas), `SELECT * FROM m`); len(got) != len(left) || len(got) == 0 {
+		if got := mustQuery(ctx, t, c, 1, fmt.Sprintf("db%d", replicas), `SELECT * FROM m`); len(got) != len(left) ||
+			len(got) == 0 {
 			t.Errorf("%d points came back, want %d", len(got), len(left))
 		}
 	}

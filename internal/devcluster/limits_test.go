@@ -22,7 +22,8 @@ func TestRequestsThatAreTooMuchAreRefused(t *testing.T) {
 	ctx, c := mustStartWith(t, 2, func(cfg *datanode.Config) { cfg.HTTPD.MaxBodySize = 7 << 19 })
 	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db`)
 	query := func(q string) []byte { return []byte(url.Values{"db": {"db"}, "q": {q}}.Encode()) }
-	gigabyte := append(binary.AppendUvarint(nil, 1<<30), bytes.Repeat(snappy.Encode(nil, make([]byte, 1<<16))[3:], 1<<10)...)
+	gigabyte := append(binary.AppendUvarint(nil, 1<<30),
+		bytes.Repeat(snappy.Encode(nil, make([]byte, 1<<16))[3:], 1<<10)...)
 	for node := range c.Data {
 		for _, tt := range []struct {
 			name, path string
@@ -30,14 +31,21 @@ func TestRequestsThatAreTooMuchAreRefused(t *testing.T) {
 			want       int
 		}{
 			{"a million parentheses", "/query", query("SELECT " + strings.Repeat("(", 1_000_000)), http.StatusBadRequest},
-			{"signs", "/query", query("SELECT " + strings.Repeat("-(", 10_000) + "v" + strings.Repeat(")", 10_000) + " FROM m"), http.StatusBadRequest},
-			{"subqueries", "/query", query("SELECT v FROM " + strings.Repeat("(SELECT v FROM ", 6666) + "m" + strings.Repeat(")", 6666)), http.StatusBadRequest},
-			{"a delete", "/api/v2/delete?bucket=db/autogen", []byte(`{"start":"2020-01-01T00:00:00Z","stop":"2021-01-01T00:00:00Z","predicate":"` + strings.Repeat("(", 200_000) + `"}`), http.StatusBadRequest},
+			{
+				"signs", "/query", query("SELECT " + strings.Repeat("-(", 10_000) + "v" + strings.Repeat(")", 10_000) + " FROM m"),
+				http.StatusBadRequest,
+			},
+			{"subqueries", "/query", query("SELECT v FROM " +
+				strings.Repeat("(SELECT v FROM ", 6666) + "m" + strings.Repeat(")", 6666)), http.StatusBadRequest},
+			{"a delete", "/api/v2/delete?bucket=db/autogen", []byte(
+				`{"start":"2020-01-01T00:00:00Z","stop":"2021-01-01T00:00:00Z","predicate":"` + strings.Repeat("(", 200_000) + `"}`,
+			), http.StatusBadRequest},
 			{"a long query", "/query", query("SELECT v FROM " + strings.Repeat("x", 4<<20)), http.StatusRequestEntityTooLarge},
 			{"compressed zeros", "/api/v1/prom/read?db=db", gigabyte, http.StatusRequestEntityTooLarge},
 			{"compressed zeros to write", "/api/v1/prom/write?db=db", gigabyte, http.StatusRequestEntityTooLarge},
 		} {
-			req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+c.Data[node].HTTPAddr()+tt.path, bytes.NewReader(tt.body))
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+c.Data[node].HTTPAddr()+tt.path,
+				bytes.NewReader(tt.body))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -67,7 +75,8 @@ func TestQueryThatNeedsTooMuchMemoryEndsAlone(t *testing.T) {
 		wide = fmt.Appendf(wide, "f%d=%d,", i, i)
 	}
 	wide = fmt.Appendf(wide, "last=1 %d", at.UnixNano())
-	if err := c.Client(0).Write(ctx, "db", "all", append(append(wide, '\n'), lines(1000, at, time.Second)...)); err != nil {
+	if err := c.Client(0).Write(ctx, "db", "all",
+		append(append(wide, '\n'), lines(1000, at, time.Second)...)); err != nil {
 		t.Fatal(err)
 	}
 	span := fmt.Sprintf("time >= %d AND time < %d", at.UnixNano(), at.Add(24*time.Hour).UnixNano())
@@ -79,16 +88,20 @@ func TestQueryThatNeedsTooMuchMemoryEndsAlone(t *testing.T) {
 			"SELECT top(f, 1000000000) FROM m",
 			"SELECT moving_average(f, 1000000000) FROM m",
 		} {
-			if _, err := c.Client(node).Query(ctx, "db", q); err == nil || !strings.Contains(err.Error(), "needs more memory than [cluster] max-query-memory") {
+			if _, err := c.Client(node).Query(ctx, "db", q); err == nil ||
+				!strings.Contains(err.Error(), "needs more memory than [cluster] max-query-memory") {
 				t.Errorf("node %d: %s: %v", node+1, q, err)
 			}
 		}
-		rows := mustQuery(ctx, t, c, node, "db", "SELECT max(f), percentile(f, 50) FROM m WHERE "+span+" GROUP BY time(1m), host fill(none)")
+		rows := mustQuery(ctx, t, c, node, "db", "SELECT max(f), percentile(f, 50) FROM m WHERE "+
+			span+" GROUP BY time(1m), host fill(none)")
 		if len(rows) < 7 {
 			t.Errorf("node %d: an ordinary query has %d rows", node+1, len(rows))
 		}
 		// What a client takes as it comes may be of any size.
-		form := url.Values{"db": {"db"}, "chunked": {"true"}, "q": {"SELECT max(f) FROM m WHERE " + span + " GROUP BY time(1s) fill(0)"}}
+		form := url.Values{
+			"db": {"db"}, "chunked": {"true"}, "q": {"SELECT max(f) FROM m WHERE " + span + " GROUP BY time(1s) fill(0)"},
+		}
 		resp, err := http.PostForm("http://"+c.Data[node].HTTPAddr()+"/query", form)
 		if err != nil {
 			t.Fatal(err)

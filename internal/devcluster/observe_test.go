@@ -50,10 +50,12 @@ var statistics = map[string][]string{
 	},
 	"hh": {"writeShardReq", "writeShardReqPoints"},
 	"hh_processor": {
-		"bytesRead", "bytesWritten", "queueBytes", "queueDepth", "writeBlocked", "writeDropped", "writeNodeReq", "writeNodeReqFail", "writeNodeReqPoints",
+		"bytesRead", "bytesWritten", "queueBytes", "queueDepth", "writeBlocked", "writeDropped", "writeNodeReq",
+		"writeNodeReqFail", "writeNodeReqPoints",
 	},
 	"write": {
-		"pointReq", "pointReqHH", "pointReqLocal", "pointReqRemote", "req", "subWriteOk", "writeDrop", "writeError", "writeOk", "writeTimeout",
+		"pointReq", "pointReqHH", "pointReqLocal", "pointReqRemote", "req", "subWriteOk", "writeDrop", "writeError",
+		"writeOk", "writeTimeout",
 	},
 }
 
@@ -177,7 +179,10 @@ func TestStatisticsCountWhatOtherNodesAsk(t *testing.T) {
 			sum[k] += v
 		}
 	}
-	for _, field := range []string{"createIteratorReq", "fieldDimensionsReq", "iteratorCostReq", "expandSourcesReq", "openConnections", "writeShardReq", "copyShardReq", "removeShardReq"} {
+	for _, field := range []string{
+		"createIteratorReq", "fieldDimensionsReq", "iteratorCostReq", "expandSourcesReq", "openConnections", "writeShardReq",
+		"copyShardReq", "removeShardReq",
+	} {
 		if sum[field] == 0 {
 			t.Errorf("%s is 0 on all nodes", field)
 		}
@@ -217,7 +222,9 @@ func TestShowStatsAndDiagnostics(t *testing.T) {
 			t.Errorf("SHOW STATS has no %s: %v", want, stats)
 		}
 	}
-	for _, want := range []string{"build", "cluster", "config-cluster", "config-data", "config-httpd", "network", "runtime", "system"} {
+	for _, want := range []string{
+		"build", "cluster", "config-cluster", "config-data", "config-httpd", "network", "runtime", "system",
+	} {
 		if !slices.Contains(diags, want) {
 			t.Errorf("SHOW DIAGNOSTICS has no %s: %v", want, diags)
 		}

@@ -47,12 +47,15 @@ type authority struct {
 func newAuthority(t *testing.T) *authority {
 	t.Helper()
 	a := &authority{t: t, dir: t.TempDir()}
-	a.cert, a.key, a.path = a.sign("ca", &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, nil, nil)
+	a.cert, a.key, a.path = a.sign("ca",
+		&x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, nil, nil)
 	return a
 }
 
 // sign makes a certificate with its key in one file.
-func (a *authority) sign(name string, c, parent *x509.Certificate, signer *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey, string) {
+func (a *authority) sign(
+	name string, c, parent *x509.Certificate, signer *ecdsa.PrivateKey,
+) (*x509.Certificate, *ecdsa.PrivateKey, string) {
 	a.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -72,7 +75,8 @@ func (a *authority) sign(name string, c, parent *x509.Certificate, signer *ecdsa
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	b := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: k})...)
+	b := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: k})...)
 	path := filepath.Join(a.dir, name+".pem")
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		a.t.Fatal(err)
@@ -170,13 +174,15 @@ func TestClusterOverTLSWithUsers(t *testing.T) {
 		t.Fatal("the user never reached the other node")
 	}
 	for _, text := range []string{
-		"CREATE USER paul WITH PASSWORD 'pw'", "CREATE DATABASE db WITH REPLICATION 2", "CREATE DATABASE other", "GRANT READ ON db TO paul",
+		"CREATE USER paul WITH PASSWORD 'pw'", "CREATE DATABASE db WITH REPLICATION 2", "CREATE DATABASE other",
+		"GRANT READ ON db TO paul",
 	} {
 		if code, body := q(1, "root", text); code != 200 || strings.Contains(body, "error") {
 			t.Fatalf("%s: %d %s", text, code, body)
 		}
 	}
-	if code, body := ask(0, "root", "POST", "/write", url.Values{"db": {"db"}, "consistency": {"all"}}, "m,host=a v=1 1000000000\nm,host=b v=2 1000000000"); code != 204 {
+	if code, body := ask(0, "root", "POST", "/write", url.Values{"db": {"db"}, "consistency": {"all"}},
+		"m,host=a v=1 1000000000\nm,host=b v=2 1000000000"); code != 204 {
 		t.Fatalf("write: %d %s", code, body)
 	}
 	if err := c.Wait(ctx, func() bool {
@@ -287,7 +293,10 @@ func TestEveryRPCIsGuarded(t *testing.T) {
 	}{
 		{"no TLS", nil, "", codes.Unavailable},
 		{"no certificate", &tls.Config{RootCAs: pool}, "", codes.Unavailable},
-		{"a strange certificate", &tls.Config{RootCAs: pool, Certificates: certificate(stranger.node("x"))}, "", codes.Unavailable},
+		{
+			"a strange certificate", &tls.Config{RootCAs: pool, Certificates: certificate(stranger.node("x"))}, "",
+			codes.Unavailable,
+		},
 		{"no token", &tls.Config{RootCAs: pool, Certificates: certificate(ca.node("y"))}, "", codes.Unauthenticated},
 		{"a wrong token", &tls.Config{RootCAs: pool, Certificates: certificate(ca.node("z"))}, wrong, codes.Unauthenticated},
 	} {

@@ -27,7 +27,8 @@ func TestContinuousQueryRunsOnOneNode(t *testing.T) {
 		cfg.ContinuousQuery.RunInterval = itoml.Duration(100 * time.Millisecond)
 	})
 	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 3`)
-	mustQuery(ctx, t, c, 0, "", `CREATE CONTINUOUS QUERY cq ON db BEGIN SELECT count(v) INTO counted FROM m GROUP BY time(1s), * END`)
+	mustQuery(ctx, t, c, 0, "",
+		`CREATE CONTINUOUS QUERY cq ON db BEGIN SELECT count(v) INTO counted FROM m GROUP BY time(1s), * END`)
 	n := 0
 	if err := c.Wait(ctx, func() bool {
 		line := fmt.Appendf(nil, "m,host=a v=%d %d", n, time.Now().UnixNano())
@@ -162,7 +163,10 @@ func TestSubscriptionGetsEachWriteOnce(t *testing.T) {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			return slices.ContainsFunc(got, func(s string) bool { return strings.HasSuffix(s, fmt.Sprint(at)) && len(got) > node })
+			return slices.ContainsFunc(got, func(s string) bool {
+				return strings.HasSuffix(s, fmt.Sprint(at)) &&
+					len(got) > node
+			})
 		}); err != nil {
 			t.Fatalf("nothing came from node %d", node+1)
 		}
@@ -193,7 +197,8 @@ func TestShardStatusTellsThisNodesCopies(t *testing.T) {
 			t.Fatalf("node %d: %s", node+1, body)
 		}
 		p := got.Databases[0].Policies[0]
-		if got.Databases[0].Name != "db" || p.Name != "autogen" || p.ReplicaN != 2 || len(p.Shards) != 1 || p.Shards[0].ID != id || !p.Shards[0].IsHot || p.Shards[0].State != "hot" {
+		if got.Databases[0].Name != "db" || p.Name != "autogen" || p.ReplicaN != 2 || len(p.Shards) != 1 ||
+			p.Shards[0].ID != id || !p.Shards[0].IsHot || p.Shards[0].State != "hot" {
 			t.Errorf("node %d: %s", node+1, body)
 		}
 	}

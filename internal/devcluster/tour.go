@@ -31,7 +31,9 @@ type tour struct {
 // Tour runs the story on a fresh cluster of at least three data nodes and
 // prints it to out. It returns an error when a claim did not come true.
 func Tour(ctx context.Context, c *Cluster, out io.Writer) error {
-	t := &tour{c: c, out: out, day: time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -1), rng: rand.New(rand.NewSource(1))}
+	t := &tour{
+		c: c, out: out, day: time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -1), rng: rand.New(rand.NewSource(1)),
+	}
 	for _, step := range []func(context.Context) error{t.fill, t.damage, t.find, t.heal} {
 		if err := step(ctx); err != nil {
 			return err
@@ -54,7 +56,8 @@ func (t *tour) fill(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t.say("   wrote %d points in %d series at consistency=all in %s", n, tourHosts, time.Since(start).Round(100*time.Millisecond))
+	t.say("   wrote %d points in %d series at consistency=all in %s",
+		n, tourHosts, time.Since(start).Round(100*time.Millisecond))
 	answers, err := t.answers(ctx)
 	if err != nil {
 		return err
@@ -114,7 +117,8 @@ func (t *tour) damage(ctx context.Context) error {
 	t.say("   node 3 missed %d points", n)
 	cond := influxql.MustParseExpr(fmt.Sprintf("host = 'web007' AND time >= %d AND time < %d",
 		t.day.Add(6*time.Hour).UnixNano(), t.day.Add(9*time.Hour).UnixNano()))
-	if err := t.c.Data[1].Store.DeleteSeries(tourDB, []influxql.Source{&influxql.Measurement{Name: "cpu"}}, cond); err != nil {
+	if err := t.c.Data[1].Store.DeleteSeries(tourDB, []influxql.Source{&influxql.Measurement{Name: "cpu"}},
+		cond); err != nil {
 		return fmt.Errorf("delete on the engine of node 2: %w", err)
 	}
 	t.say("   node 2 lost three hours of host web007, straight from its storage engine")
@@ -156,7 +160,8 @@ func (t *tour) find(ctx context.Context) error {
 
 // heal queues the repair on a node that need not be the one to drive it.
 func (t *tour) heal(ctx context.Context) error {
-	t.say("\n4. What a copy is known to miss is repaired at once. Ask for it on any node, as for any other difference, and wait.")
+	t.say("\n4. What a copy is known to miss is repaired at once. Ask for it on any node, as for any other difference, " +
+		"and wait.")
 	s, _, err := t.c.Client(1).EntropyStatus(ctx)
 	if err != nil {
 		return err

@@ -24,7 +24,8 @@ import (
 // resolve posts to /shard-repair/resolve of a data node, and returns the files that owners made.
 func resolve(ctx context.Context, c *devcluster.Cluster, node int, shard, typ string) (kept []string, err error) {
 	form := url.Values{"id": {shard}, "measurement": {"m"}, "field": {"f"}, "type": {typ}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.Client(node).Base+"/shard-repair/resolve", strings.NewReader(form.Encode()))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.Client(node).Base+"/shard-repair/resolve",
+		strings.NewReader(form.Encode()))
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +100,8 @@ func TestTypeConflictEndsAsAnOperatorChooses(t *testing.T) {
 	}
 	inConflict := func() bool {
 		s := status()
-		return strings.HasPrefix(s, `conflict measurement "m" field "f" is `) && strings.Contains(s, "float on ") && strings.Contains(s, "integer on ")
+		return strings.HasPrefix(s, `conflict measurement "m" field "f" is `) && strings.Contains(s, "float on ") &&
+			strings.Contains(s, "integer on ")
 	}
 	mustWait(ctx, t, c, "the conflict is found", inConflict)
 	if err := c.Client(0).Repair(ctx, id); err != nil {
@@ -130,15 +132,19 @@ func TestTypeConflictEndsAsAnOperatorChooses(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if got := fmt.Sprint(mustQuery(ctx, t, c, node, "db", `SHOW FIELD KEYS FROM m`)); got != "[[f float] [g float] [good float]]" {
+			if got := fmt.Sprint(
+				mustQuery(ctx, t, c, node, "db", `SHOW FIELD KEYS FROM m`),
+			); got != "[[f float] [g float] [good float]]" {
 				t.Errorf("node %d, restarted %v: fields %s", node+1, restarted, got)
 			}
-			if got := fmt.Sprint(mustQuery(ctx, t, c, node, "db", `SELECT count(f), sum(f), count(good) FROM m`)); !strings.HasSuffix(got, " 1 1.5 3000]]") {
+			if got := fmt.Sprint(mustQuery(ctx, t, c, node, "db",
+				`SELECT count(f), sum(f), count(good) FROM m`)); !strings.HasSuffix(got, " 1 1.5 3000]]") {
 				t.Errorf("node %d, restarted %v: %s", node+1, restarted, got)
 			}
 		}
 	}
-	if _, err := resolve(ctx, c, 0, id, "string"); err == nil || !strings.Contains(err.Error(), "400 Bad Request") || !strings.Contains(err.Error(), "it is float on ") {
+	if _, err := resolve(ctx, c, 0, id, "string"); err == nil || !strings.Contains(err.Error(), "400 Bad Request") ||
+		!strings.Contains(err.Error(), "it is float on ") {
 		t.Error(err)
 	}
 }
@@ -166,7 +172,8 @@ func TestWritesGoOnWhileATypeConflictIsResolved(t *testing.T) {
 				if c.Client(node).Write(ctx, "db", "one", []byte(line)) == nil {
 					acknowledged[node].Add(1)
 				}
-				c.Client(node).Write(ctx, "db", "one", fmt.Appendf(nil, "m,host=i%d f=%di %d", node, i, at.Add(time.Duration(i)*time.Millisecond).UnixNano()))
+				c.Client(node).Write(ctx, "db", "one",
+					fmt.Appendf(nil, "m,host=i%d f=%di %d", node, i, at.Add(time.Duration(i)*time.Millisecond).UnixNano()))
 			}
 		}()
 	}
@@ -228,7 +235,8 @@ func TestTypesOfNewFieldsAreDecidedOnce(t *testing.T) {
 			}
 			refused := 0
 			for range 2 {
-				if err := <-results; err != nil && strings.Contains(err.Error(), `400 Bad Request: {"error":"partial write: field type conflict`) {
+				if err := <-results; err != nil &&
+					strings.Contains(err.Error(), `400 Bad Request: {"error":"partial write: field type conflict`) {
 					refused++
 				} else if err != nil {
 					t.Fatal(err)

@@ -137,7 +137,8 @@ func TestReturningOwnerIsNotReadBeforeItHasWhatItMissed(t *testing.T) {
 func TestWipedOwnerIsNotReadAndIsRepairedWhileItsShardIsWritten(t *testing.T) {
 	t.Parallel()
 	ctx, c := mustStartWith(t, 3, func(cfg *datanode.Config) {
-		cfg.AntiEntropy.Settle, cfg.AntiEntropy.CheckInterval = itoml.Duration(time.Hour), itoml.Duration(time.Hour) // as if all were hot
+		// as if all were hot
+		cfg.AntiEntropy.Settle, cfg.AntiEntropy.CheckInterval = itoml.Duration(time.Hour), itoml.Duration(time.Hour)
 	})
 	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 2`)
 	at := yesterday()
@@ -224,7 +225,8 @@ func TestIsolatedOwnerWarns(t *testing.T) {
 		if err != nil {
 			said = err.Error()
 		}
-		if (err != nil) != (want == "error") || !strings.Contains(said, fmt.Sprintf("no whole copy can be read of shard %d of db.autogen", id)) ||
+		if (err != nil) != (want == "error") ||
+			!strings.Contains(said, fmt.Sprintf("no whole copy can be read of shard %d of db.autogen", id)) ||
 			!strings.Contains(said, "can reach 1 of 3 data nodes") {
 			t.Errorf("node %d: %v, %q", node+1, rows, said)
 		}
@@ -375,7 +377,9 @@ func TestRolledBackNodeBringsNothingBack(t *testing.T) {
 	if err := c.Client(2).Write(ctx, "db", "all", points(at, 100, 20)); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Wait(ctx, func() bool { return c.Data[0].Heard(c.Data[1].Meta.NodeID(), c.Data[1].Marked()) }); err != nil {
+	if err := c.Wait(ctx, func() bool {
+		return c.Data[0].Heard(c.Data[1].Meta.NodeID(), c.Data[1].Marked())
+	}); err != nil {
 		t.Fatal("node 1 does not hear of node 2's delete")
 	}
 	if err := c.StopData(1); err != nil {
@@ -446,7 +450,9 @@ func TestRolledBackNodeBringsNothingBackToACopyThatLacksWrites(t *testing.T) {
 		t.Fatal("the owners never became whole")
 	}
 	mustQuery(ctx, t, c, away, "db", fmt.Sprintf("DELETE FROM m WHERE time < %d", at.Add(50*time.Second).UnixNano()))
-	if err := c.Wait(ctx, func() bool { return c.Data[away].Heard(c.Data[rolled].Meta.NodeID(), c.Data[rolled].Marked()) }); err != nil {
+	if err := c.Wait(ctx, func() bool {
+		return c.Data[away].Heard(c.Data[rolled].Meta.NodeID(), c.Data[rolled].Marked())
+	}); err != nil {
 		t.Fatal("the other owner does not hear of the delete")
 	}
 	if err := c.StopData(rolled); err != nil {
@@ -474,7 +480,8 @@ func TestRolledBackNodeBringsNothingBackToACopyThatLacksWrites(t *testing.T) {
 		}
 		c.Heal(i)
 	}
-	if kept, err := filepath.Glob(filepath.Join(c.DataDir(rolled), "meta", "entropy", "aside", fmt.Sprint(sh.ID)+"-*")); err != nil || len(kept) == 0 {
+	if kept, err := filepath.Glob(filepath.Join(c.DataDir(rolled), "meta", "entropy", "aside",
+		fmt.Sprint(sh.ID)+"-*")); err != nil || len(kept) == 0 {
 		t.Error("the files of the copy that was made anew are not kept:", err)
 	}
 }

@@ -55,7 +55,10 @@ func TestPartialWriteAnswersAsInfluxDBDoes(t *testing.T) {
 		want string
 	}{
 		{`m v="text"`, now, "400 Bad Request"},
-		{`m v="text"`, now, `partial write: field type conflict: input field \"v\" on measurement \"m\" is type string, already exists as type float dropped=1`},
+		{
+			`m v="text"`, now,
+			`partial write: field type conflict: input field \"v\" on measurement \"m\" is type string, already exists as type float dropped=1`,
+		},
 		{`m v=1`, now.Add(-72 * time.Hour), "partial write: dropped 1 points outside retention policy"},
 		{`m v=`, now, "unable to parse"},
 	} {

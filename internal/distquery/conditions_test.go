@@ -41,15 +41,18 @@ func spread() string {
 
 // conditions on tags, on names, and on fields, as SHOW statements may have them.
 var conditions = []string{
-	`host = 'h1'`, `host != 'h1'`, `host =~ /h[12]/`, `host !~ /h[12]/`, `host = ''`, `host != ''`, `host =~ /.*/`, `host !~ /.*/`,
-	`host =~ /^$/`, `host !~ /^$/`, `host = 'none'`, `host != 'none'`, `nothing = 'x'`, `nothing != 'x'`,
-	`host = 'h1' AND region = 'r1'`, `host = 'h1' AND region != 'r1'`, `host != 'h1' AND region != 'r1'`, `host != 'h0' AND host != 'h2'`,
-	`host =~ /h[0-3]/ AND region !~ /r[12]/`, `host = 'h1' AND host = 'h2' AND zone = 'z'`, `rack = 'a' AND host = 'h5'`, `rack != 'a'`,
-	`rack != 'b' AND region = 'r2'`, `host = 'h1' OR region = 'r2'`, `host != 'h1' OR region != 'r2'`, `rack = 'a' OR host != 'h3'`,
-	`(host = 'h1' OR host = 'h2') AND region = 'r0'`, `host = 'h1' OR host = 'h2' AND region = 'r0'`,
-	`(host != 'h1' OR region = 'r1') AND (zone = 'z' OR rack = 'a') AND host !~ /h9/`, `((host != 'h4'))`,
-	`v = 1`, `v > 2 AND host = 'h3'`, `note = 'n'`, `role = 'db'`, `role != 'db'`, `role =~ /d/ AND host != 'h1'`,
-	`host = "region"`, `host + 1 = 2`, `v`, `host > 'h1'`, `'h1' = host`, `host = 1`, `_name = 'm1'`, `_name != 'm1' AND host != 'h1'`,
+	`host = 'h1'`, `host != 'h1'`, `host =~ /h[12]/`, `host !~ /h[12]/`, `host = ''`, `host != ''`, `host =~ /.*/`,
+	`host !~ /.*/`, `host =~ /^$/`, `host !~ /^$/`, `host = 'none'`, `host != 'none'`, `nothing = 'x'`, `nothing != 'x'`,
+	`host = 'h1' AND region = 'r1'`, `host = 'h1' AND region != 'r1'`, `host != 'h1' AND region != 'r1'`,
+	`host != 'h0' AND host != 'h2'`, `host =~ /h[0-3]/ AND region !~ /r[12]/`,
+	`host = 'h1' AND host = 'h2' AND zone = 'z'`, `rack = 'a' AND host = 'h5'`, `rack != 'a'`,
+	`rack != 'b' AND region = 'r2'`, `host = 'h1' OR region = 'r2'`, `host != 'h1' OR region != 'r2'`,
+	`rack = 'a' OR host != 'h3'`, `(host = 'h1' OR host = 'h2') AND region = 'r0'`,
+	`host = 'h1' OR host = 'h2' AND region = 'r0'`,
+	`(host != 'h1' OR region = 'r1') AND (zone = 'z' OR rack = 'a') AND host !~ /h9/`, `((host != 'h4'))`, `v = 1`,
+	`v > 2 AND host = 'h3'`, `note = 'n'`, `role = 'db'`, `role != 'db'`, `role =~ /d/ AND host != 'h1'`,
+	`host = "region"`, `host + 1 = 2`, `v`, `host > 'h1'`, `'h1' = host`, `host = 1`, `_name = 'm1'`,
+	`_name != 'm1' AND host != 'h1'`,
 }
 
 // TestConditionsHoldOverAllNodes: what no series of a measurement may have, no
@@ -59,7 +62,11 @@ func TestConditionsHoldOverAllNodes(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it compares many answers")
 	}
-	for _, tt := range []testOptions{{nodes: 3, replicas: 1}, {nodes: 4, replicas: 2}, {nodes: 2, replicas: 1, index: "inmem"}} {
+	for _, tt := range []testOptions{
+		{nodes: 3, replicas: 1},
+		{nodes: 4, replicas: 2},
+		{nodes: 2, replicas: 1, index: "inmem"},
+	} {
 		t.Run(fmt.Sprintf("%d nodes, %d replicas %s", tt.nodes, tt.replicas, tt.index), func(t *testing.T) {
 			t.Parallel()
 			c := newTestCluster(t, tt)
@@ -94,11 +101,14 @@ func (o older) MeasurementNames(ctx context.Context, r *rpc.SchemaRequest) (*rpc
 
 func TestNodeThatDoesNotKnowSeveralConditionsIsAClearError(t *testing.T) {
 	t.Parallel()
-	c := newTestCluster(t, testOptions{nodes: 2, replicas: 1, wrap: func(_ uint64, s *Server) rpc.QueryServer { return older{s} }})
+	c := newTestCluster(t, testOptions{
+		nodes: 2, replicas: 1, wrap: func(_ uint64, s *Server) rpc.QueryServer { return older{s} },
+	})
 	c.write(t, spread())
 	c.compare(t, `SHOW MEASUREMENTS WHERE host = 'h1' OR region = 'r2'`)
 	got := c.nodes[0].run(t, `SHOW MEASUREMENTS WHERE host != 'h1'`, query.ExecutionOptions{})
-	if want := "it answers 1 of 2 conditions: install the same version on all data nodes"; !strings.Contains(got, want) || strings.Contains(got, "m1") {
+	if want := "it answers 1 of 2 conditions: install the same version on all data nodes"; !strings.Contains(got, want) ||
+		strings.Contains(got, "m1") {
 		t.Errorf("the answer is %s", got)
 	}
 }
@@ -115,7 +125,9 @@ func TestConditionThatCannotBeParsedIsRefused(t *testing.T) {
 		}
 	}
 	// The numbers are the engine's.
-	v, err := (&query.IteratorOptions{Expr: influxql.MustParseExpr("count(a)"), Condition: influxql.MustParseExpr("b = 1")}).MarshalBinary()
+	v, err := (&query.IteratorOptions{
+		Expr: influxql.MustParseExpr("count(a)"), Condition: influxql.MustParseExpr("b = 1"),
+	}).MarshalBinary()
 	if err != nil {
 		t.Fatal(err)
 	}

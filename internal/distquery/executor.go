@@ -12,6 +12,7 @@ import (
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
 
+	"concord/internal/aggregate"
 	"concord/internal/budget"
 	"concord/internal/cluster"
 )
@@ -74,7 +75,8 @@ func (e *Executor) executeInto(ctx *query.ExecutionContext, stmt *influxql.Selec
 			return err
 		}
 		if first {
-			e.Log.Warn("A statement that stores its answer waits for whole copies", zap.Stringer("statement", stmt), zap.Error(err))
+			e.Log.Warn("A statement that stores its answer waits for whole copies",
+				zap.Stringer("statement", stmt), zap.Error(err))
 		}
 		select {
 		case <-time.After(pause):
@@ -106,6 +108,12 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	base := e.Base
 	mapper := e.Mapper.For(report)
 	mapper.share, mapper.holdsPoints = share, holdsPoints(stmt)
+	if explain, ok := stmt.(*influxql.ExplainStatement); ok && !explain.Analyze {
+		mapper.paths = &paths{}
+	}
+	if sel, ok := stmt.(*influxql.SelectStatement); ok {
+		mapper.keeps = aggregate.KeepOf(sel)
+	}
 	ending, end := context.WithCancel(ctx)
 	defer end()
 	mapper.ending = ending
@@ -118,6 +126,7 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 		defer close(ended)
 		for r := range results {
 			r.Messages = append(r.Messages, report.warning()...)
+			mapper.paths.add(r)
 			if answer.add(r) != nil {
 				continue // the statement ends
 			}

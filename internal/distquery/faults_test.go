@@ -25,9 +25,10 @@ type faulty struct {
 	rpc.QueryServer
 	id     uint64
 	chunks func(node uint64, n int, c *rpc.IteratorChunk) error // before chunk n of a stream is sent
-	hang   int                                                  // the chunk before which a stream waits for its end; 0 is none
-	open   *atomic.Int64                                        // streams being served
-	serve  func(ctx context.Context, node uint64) error         // before anything
+	// the chunk before which a stream waits for its end; 0 is none
+	hang  int
+	open  *atomic.Int64                                // streams being served
+	serve func(ctx context.Context, node uint64) error // before anything
 }
 
 type faultyStream struct {
@@ -80,9 +81,11 @@ func many() string {
 func TestIteratorThatFailsBeforeItsFirstPointMovesToAnotherOwner(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(node uint64, n int, c *rpc.IteratorChunk) error{
-		"at its opening":     func(_ uint64, n int, _ *rpc.IteratorChunk) error { return errors.New("disk on fire") },
-		"after its opening":  func(_ uint64, n int, _ *rpc.IteratorChunk) error { return errAt(n, 1) },
-		"as a lost node":     func(_ uint64, n int, _ *rpc.IteratorChunk) error { return status.Error(codes.Unavailable, "gone") },
+		"at its opening":    func(_ uint64, n int, _ *rpc.IteratorChunk) error { return errors.New("disk on fire") },
+		"after its opening": func(_ uint64, n int, _ *rpc.IteratorChunk) error { return errAt(n, 1) },
+		"as a lost node": func(_ uint64, n int, _ *rpc.IteratorChunk) error {
+			return status.Error(codes.Unavailable, "gone")
+		},
 		"with a panic there": func(_ uint64, n int, _ *rpc.IteratorChunk) error { panic("nil map") },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -109,7 +112,8 @@ func TestIteratorThatFailsBeforeItsFirstPointMovesToAnotherOwner(t *testing.T) {
 				}}
 			}})
 			c.write(t, lines(9))
-			c.compare(t, `SELECT v, host FROM cpu`, `SELECT sum(i), max(v) FROM cpu GROUP BY host`, `SELECT first(s) FROM cpu`, `SELECT i::unsigned FROM cpu`)
+			c.compare(t, `SELECT v, host FROM cpu`,
+				`SELECT sum(i), max(v) FROM cpu GROUP BY host`, `SELECT first(s) FROM cpu`, `SELECT i::unsigned FROM cpu`)
 			if len(failed) == 0 {
 				t.Error("no iterator failed")
 			}
@@ -130,7 +134,9 @@ func TestIteratorThatFailsForGoodIsAClearError(t *testing.T) {
 		t.Run(fmt.Sprintf("chunk %d", at), func(t *testing.T) {
 			t.Parallel()
 			c := newTestCluster(t, testOptions{nodes: 2, replicas: 1, wrap: func(id uint64, s *Server) rpc.QueryServer {
-				return faulty{QueryServer: s, id: id, chunks: func(_ uint64, n int, _ *rpc.IteratorChunk) error { return errAt(n, at) }}
+				return faulty{
+					QueryServer: s, id: id, chunks: func(_ uint64, n int, _ *rpc.IteratorChunk) error { return errAt(n, at) },
+				}
 			}})
 			c.write(t, many())
 			for _, n := range c.nodes {
@@ -143,9 +149,10 @@ func TestIteratorThatFailsForGoodIsAClearError(t *testing.T) {
 					want = addr + ": " + want
 				}
 				for _, q := range []string{
-					`SELECT v FROM cpu`, `SELECT v FROM cpu ORDER BY time DESC`, `SELECT * FROM cpu GROUP BY *`, `SELECT v FROM cpu, /c.u/`,
-					`SELECT sum(v) FROM cpu WHERE time >= 0 AND time < 6h GROUP BY time(1s), host`, `SELECT v FROM (SELECT v, i FROM cpu)`,
-					`SELECT elapsed(v) FROM cpu`, `SELECT top(v, 100000) FROM cpu`, `SELECT v INTO copy FROM cpu`, `EXPLAIN ANALYZE SELECT v FROM cpu`,
+					`SELECT v FROM cpu`, `SELECT v FROM cpu ORDER BY time DESC`, `SELECT * FROM cpu GROUP BY *`,
+					`SELECT v FROM cpu, /c.u/`, `SELECT sum(v) FROM cpu WHERE time >= 0 AND time < 6h GROUP BY time(1s), host`,
+					`SELECT v FROM (SELECT v, i FROM cpu)`, `SELECT elapsed(v) FROM cpu`, `SELECT top(v, 100000) FROM cpu`,
+					`SELECT v INTO copy FROM cpu`, `EXPLAIN ANALYZE SELECT v FROM cpu`,
 				} {
 					got := n.run(t, q, query.ExecutionOptions{})
 					i := strings.Index(got, "error: ")
@@ -165,11 +172,13 @@ func TestNoOwnerIsAClearError(t *testing.T) {
 	away := c.state.DataNodes[1].TCPAddr
 	c.Blocked[away] = true
 	for _, q := range []string{
-		`SELECT v FROM cpu`, `SELECT * FROM cpu`, `SELECT sum(v) FROM cpu GROUP BY host SLIMIT 1`, `SHOW TAG VALUES WITH KEY = host`,
-		`SHOW TAG KEYS`, `SHOW MEASUREMENTS`, `SHOW SERIES`, `SHOW SERIES CARDINALITY`, `SHOW FIELD KEYS`, `EXPLAIN SELECT v FROM cpu`,
+		`SELECT v FROM cpu`, `SELECT * FROM cpu`, `SELECT sum(v) FROM cpu GROUP BY host SLIMIT 1`,
+		`SHOW TAG VALUES WITH KEY = host`, `SHOW TAG KEYS`, `SHOW MEASUREMENTS`, `SHOW SERIES`, `SHOW SERIES CARDINALITY`,
+		`SHOW FIELD KEYS`, `EXPLAIN SELECT v FROM cpu`,
 	} {
 		got := c.nodes[0].run(t, q, query.ExecutionOptions{})
-		if !strings.Contains(got, "no owner of shard ") || !strings.Contains(got, away+": link to "+away+" is cut") || strings.Count(got, "\n") != 1 {
+		if !strings.Contains(got, "no owner of shard ") || !strings.Contains(got, away+": link to "+away+" is cut") ||
+			strings.Count(got, "\n") != 1 {
 			t.Errorf("%s: %s", q, got)
 		}
 	}
@@ -330,9 +339,13 @@ func TestLimitsHoldOverAllNodes(t *testing.T) {
 		e.MaxSelectSeriesN, e.MaxSelectBucketsN = 5, 4
 	}})
 	c.write(t, lines(6)) // six series, at most some on each node; in all groups the same
-	for _, q := range []string{`SELECT v FROM cpu`, `SELECT sum(v) FROM cpu GROUP BY host`, `SELECT sum(v) FROM /cpu/`, `SELECT count(v) FROM (SELECT v FROM cpu)`} {
+	for _, q := range []string{
+		`SELECT v FROM cpu`, `SELECT sum(v) FROM cpu GROUP BY host`, `SELECT sum(v) FROM /cpu/`,
+		`SELECT count(v) FROM (SELECT v FROM cpu)`,
+	} {
 		for _, n := range c.nodes {
-			if got := n.run(t, q, query.ExecutionOptions{}); !strings.HasPrefix(got, "error: max-select-series limit exceeded: (6/5)") {
+			if got := n.run(t, q, query.ExecutionOptions{}); !strings.HasPrefix(got,
+				"error: max-select-series limit exceeded: (6/5)") {
 				t.Errorf("node %d: %s: %s", n.id, q, got)
 			}
 		}
@@ -404,7 +417,9 @@ func TestGrantsFinerThanDatabasesAreRefused(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, testOptions{nodes: 2, replicas: 1})
 	c.write(t, lines(3))
-	for _, q := range []string{`SELECT v FROM cpu`, `SHOW TAG VALUES WITH KEY = host`, `SHOW TAG KEYS`, `SHOW MEASUREMENTS`, `SHOW SERIES`} {
+	for _, q := range []string{
+		`SELECT v FROM cpu`, `SHOW TAG VALUES WITH KEY = host`, `SHOW TAG KEYS`, `SHOW MEASUREMENTS`, `SHOW SERIES`,
+	} {
 		got := c.nodes[0].run(t, q, query.ExecutionOptions{Authorizer: reader{query.OpenAuthorizer}})
 		if !strings.Contains(got, errAuthorizer.Error()) || strings.Contains(got, "h0") {
 			t.Errorf("%s: %s", q, got)
@@ -449,8 +464,11 @@ func TestConditionsArriveAsTheyWere(t *testing.T) {
 		bin(influxql.AND, bin(influxql.OR, ref("a"), ref("b")), ref("c")),
 		bin(influxql.AND, ref("a"), bin(influxql.OR, ref("b"), ref("c"))),
 		bin(influxql.AND, ref("a"), bin(influxql.AND, ref("b"), ref("c"))),
-		bin(influxql.GT, bin(influxql.MUL, bin(influxql.ADD, num(0.00001), num(1e20)), num(-3)), bin(influxql.SUB, num(1), bin(influxql.SUB, num(2), num(3.0)))),
-		bin(influxql.EQ, &influxql.VarRef{Val: `a "b" \ c`, Type: influxql.Unsigned}, &influxql.StringLiteral{Val: "it's \\ \n ü"}),
+		bin(influxql.GT, bin(influxql.MUL, bin(influxql.ADD, num(0.00001), num(1e20)), num(-3)),
+			bin(influxql.SUB, num(1), bin(influxql.SUB, num(2), num(3.0)))),
+		bin(influxql.EQ, &influxql.VarRef{
+			Val: `a "b" \ c`, Type: influxql.Unsigned,
+		}, &influxql.StringLiteral{Val: "it's \\ \n ü"}),
 		bin(influxql.EQ, &influxql.VarRef{Val: "i"}, &influxql.IntegerLiteral{Val: -1 << 63}),
 		bin(influxql.EQ, &influxql.VarRef{Val: "i"}, &influxql.UnsignedLiteral{Val: 1<<64 - 1}),
 	} {

@@ -42,6 +42,7 @@ type testNode struct {
 	store  *tsdb.Store
 	exec   *query.Executor
 	server *Server
+	mapper *ShardMapper
 	rpc    *grpc.Server
 }
 
@@ -121,6 +122,7 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 
 		v := view{c.meta, c, n.id}
 		mapper := NewShardMapper(v, n.store, pool)
+		n.mapper = mapper
 		if o.silence > 0 {
 			mapper.Silence = o.silence
 		}

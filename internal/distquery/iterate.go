@@ -3,6 +3,7 @@ package distquery
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -11,20 +12,28 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/aggregate"
 	"concord/internal/budget"
+	"concord/internal/cluster"
+	"concord/internal/entropy/tsmfile"
 	"concord/internal/rpc"
 )
 
 // CreateIterator merges the iterators of all shards. Aggregates are pushed
 // down: each node sends its own, and the merge joins them. See order.go for
 // the order of what it merges.
-func (m *mapping) CreateIterator(ctx context.Context, mm *influxql.Measurement, opt query.IteratorOptions) (query.Iterator, error) {
+func (m *mapping) CreateIterator(
+	ctx context.Context, mm *influxql.Measurement, opt query.IteratorOptions,
+) (query.Iterator, error) {
 	src := m.source(mm)
 	if src == nil {
 		return nil, nil
 	}
 	opt = m.clip(opt)
 	ctx = budget.With(m.e.context(ctx), m.e.share)
+	if itr, err := m.share(ctx, src, mm, opt); itr != nil || err != nil {
+		return itr, err
+	}
 	itr, err := m.createIterator(ctx, src, mm, opt)
 	if _, ok := opt.Expr.(*influxql.VarRef); ok && err == nil && m.e.holdsPoints && m.e.share != nil {
 		itr = countHeld(itr, m.e.share, opt)
@@ -32,41 +41,124 @@ func (m *mapping) CreateIterator(ctx context.Context, mm *influxql.Measurement, 
 	return itr, err
 }
 
-func (m *mapping) createIterator(ctx context.Context, src *source, mm *influxql.Measurement, opt query.IteratorOptions) (query.Iterator, error) {
+func (m *mapping) createIterator(
+	ctx context.Context, src *source, mm *influxql.Measurement, opt query.IteratorOptions,
+) (query.Iterator, error) {
 	if opt.SLimit != 0 || opt.SOffset != 0 {
 		return m.limitSeries(ctx, src, mm, opt)
 	}
-	var in inputs
-	if err := m.open(ctx, src, src.shards(), mm, opt, &in); err != nil {
-		in.close()
+	opts := oneCall(opt)
+	if ref, ok := opt.Expr.(*influxql.VarRef); ok {
+		opts.keep = m.e.keeps[ref.Val]
+	}
+	list, err := m.createIterators(ctx, src, mm, opts)
+	if err != nil {
 		return nil, err
 	}
-	return in.merge(mm, opt, src.ties(mm))
+	return firstSeries(list[0], mm, opt), nil
 }
 
-// open adds the iterators of some shards of a source to all.
-func (m *mapping) open(ctx context.Context, src *source, ids []uint64, mm *influxql.Measurement, opt query.IteratorOptions, all *inputs) error {
+// calls are the options of some calls of a statement, which differ in nothing but Expr. There is one at least.
+type calls struct {
+	list []query.IteratorOptions
+	// keep says which points suffice, when what is asked for is the points of a field.
+	keep aggregate.Keep
+}
+
+func oneCall(opt query.IteratorOptions) calls { return calls{list: []query.IteratorOptions{opt}} }
+
+// createIterators returns the iterators of some calls. The files of a shard are read once for all.
+func (m *mapping) createIterators(
+	ctx context.Context, src *source, mm *influxql.Measurement, opts calls,
+) (list []query.Iterator, err error) {
+	ins := make([]inputs, len(opts.list))
+	if err := m.open(ctx, src, src.shards(), mm, opts, ins); err != nil {
+		closeAll(ins)
+		return nil, err
+	}
+	for i, opt := range opts.list {
+		itr, err := ins[i].merge(mm, opt, src.ties(mm))
+		if err != nil {
+			closeAll(ins[i+1:])
+			query.Iterators(list).Close()
+			return nil, err
+		}
+		list = append(list, itr)
+	}
+	return list, nil
+}
+
+func closeAll(ins []inputs) {
+	for i := range ins {
+		ins[i].close()
+	}
+}
+
+// open adds the iterators of some shards of a source to all, which are those of each call.
+func (m *mapping) open(
+	ctx context.Context, src *source, ids []uint64, mm *influxql.Measurement, opts calls, all []inputs,
+) error {
 	local, remote := src.split(ids)
 	var (
-		in  inputs
+		ins = make([]inputs, len(opts.list))
 		err error
 		wg  sync.WaitGroup
 	)
 	wg.Add(1)
 	go func() {
 		defer wg.Done()
-		err = m.openRemote(ctx, src, remote, mm, opt, &in)
+		err = m.openRemote(ctx, src, remote, mm, opts, ins)
 	}()
-	mine, lerr := openShards(ctx, m.store, local, mm, opt)
+	mine, _, lerr := openShards(ctx, m.store, m.e.Vector, local, mm, opts)
 	wg.Wait()
-	in.list = append(in.list, mine.list...)
-	in.series = append(in.series, mine.series...)
-	all.list = append(all.list, in.list...)
-	if err = cmp.Or(lerr, err); err == nil {
-		err = in.limit(src, opt.MaxSeriesN)
+	err = cmp.Or(lerr, err)
+	for i := range ins {
+		in := &ins[i]
+		for _, here := range mine[i].list {
+			in.list = append(in.list, m.unlessDamaged(ctx, src, here, mm, opts.list[i]))
+		}
+		in.series = append(in.series, mine[i].series...)
+		all[i].list = append(all[i].list, in.list...)
+		if err == nil {
+			err = in.limit(src, opts.list[i].MaxSeriesN)
+		}
 	}
 	return err
 }
+
+// unlessDamaged is an iterator over one shard of this node, which moves to other owners when a file here is damaged.
+func (m *mapping) unlessDamaged(
+	ctx context.Context, src *source, here opened, mm *influxql.Measurement, opt query.IteratorOptions,
+) opened {
+	if !here.only || !m.e.Vector.covers(mm, oneCall(opt)) {
+		return here
+	}
+	again := func(why error) (query.Iterator, error) {
+		src.others.damaged(here.lowest, why)
+		other := make([]inputs, 1)
+		if err := m.openRemote(ctx, src, []uint64{here.lowest}, mm, oneCall(opt), other); err != nil {
+			closeAll(other)
+			return nil, err
+		}
+		return other[0].merge(mm, opt, false)
+	}
+	switch itr := here.Iterator.(type) {
+	case query.FloatIterator:
+		here.Iterator = moving(ctx, itr, isDamage, again)
+	case query.IntegerIterator:
+		here.Iterator = moving(ctx, itr, isDamage, again)
+	case query.UnsignedIterator:
+		here.Iterator = moving(ctx, itr, isDamage, again)
+	case query.StringIterator:
+		here.Iterator = moving(ctx, itr, isDamage, again)
+	case query.BooleanIterator:
+		here.Iterator = moving(ctx, itr, isDamage, again)
+	}
+	return here
+}
+
+// isDamage reports whether a file of a shard is why it could not be read.
+func isDamage(err error) bool { return errors.As(err, new(*tsmfile.Damage)) }
 
 // ties reports whether two shards may have points of one time: shards of one group
 // have, and names of fields have no time.
@@ -74,60 +166,97 @@ func (s *source) ties(mm *influxql.Measurement) bool {
 	return mm.SystemIterator != "" || slices.ContainsFunc(s.groups, func(g []uint64) bool { return len(g) > 1 })
 }
 
-// openRemote adds the iterators of other nodes' shards to in.
-func (m *mapping) openRemote(ctx context.Context, src *source, ids []uint64, mm *influxql.Measurement, opt query.IteratorOptions, in *inputs) error {
+// openRemote adds the iterators of other nodes' shards to ins.
+func (m *mapping) openRemote(
+	ctx context.Context, src *source, ids []uint64, mm *influxql.Measurement, opts calls, ins []inputs,
+) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	req, err := encodeOptions(mm, opt)
-	if err != nil {
-		return err
+	req, exprs := make([][]byte, len(opts.list)), make([][]byte, len(opts.list))
+	for i, opt := range opts.list {
+		var err error
+		if req[i], err = encodeOptions(mm, opt); err != nil {
+			return err
+		}
+		if i > 0 {
+			exprs[i] = []byte(opt.Expr.String())
+		}
 	}
-	ordered := orderMatters(opt) && mm.SystemIterator != "_series"
+	ordered := mm.SystemIterator != "_series" && slices.ContainsFunc(opts.list, orderMatters)
 	share := budget.Of(ctx)
-	return src.others.open(ctx, ids, func(asking context.Context, p peer, ids []uint64) (passed, error) {
-		if err := share.Grow(costOfStream); err != nil {
-			return passed{}, overBudget(err)
-		}
-		s, first, err := m.openStream(ctx, asking, p, &rpc.IteratorRequest{
-			ShardIds: ids, Options: req, Incomplete: p.incomplete, ByShard: ordered,
-		})
-		if err != nil {
-			return passed{}, err
-		}
-		not := passed{first.Missing, first.Unfit}
-		var itr query.Iterator
-		if typ := influxql.DataType(first.DataType); typ == influxql.Unknown {
-			s.Close()
-		} else if itr, err = newRemoteIterator(s, typ, func(why error) (query.Iterator, error) {
-			if err := src.others.fail(p.id, why); err != nil {
-				return nil, err
+	ask := func(asking context.Context, p peer, ids []uint64) (not passed, err error) {
+		list := make([]opened, 0, len(opts.list))
+		var series []*rpc.SeriesCount
+		defer func() {
+			if err != nil {
+				(&inputs{list: list}).close()
 			}
-			held := slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return not.has(id) })
-			var other inputs
-			if err := m.openRemote(ctx, src, held, mm, opt, &other); err != nil {
-				other.close()
-				return nil, err
+		}()
+		for len(list) < len(opts.list) { // once, unless the node has a former build
+			if err := share.Grow(costOfStream); err != nil {
+				return passed{}, overBudget(err)
 			}
-			if ordered {
-				return byShard(other.list, opt, false), nil
+			rest := opts.list[len(list):]
+			s, first, err := m.openStream(ctx, asking, p, &rpc.IteratorRequest{
+				ShardIds: ids, Incomplete: p.incomplete, ByShard: ordered,
+				Keep: []byte(opts.keep.Name), KeepN: int64(opts.keep.N),
+				Options: req[len(list)], MoreCalls: exprs[len(list)+1:],
+			})
+			if err != nil {
+				return passed{}, err
 			}
-			return other.merge(mm, opt, false)
-		}); err != nil {
-			s.Close()
-			return passed{}, err
+			not, series = passed{first.Missing, first.Unfit}, first.Series
+			types := append([]int32{first.DataType}, first.MoreTypes...)
+			s.calls = make([]streamedCall, len(types))
+			for call, typ := range types[:min(len(types), len(rest))] {
+				itr, err := m.remoteCall(ctx, src, s, call, influxql.DataType(typ), p, ids, not, mm, rest[call], opts.keep)
+				if err != nil {
+					s.Close()
+					return passed{}, err
+				}
+				list = append(list, opened{Iterator: itr, lowest: slices.Min(ids), only: len(ids) == 1, remote: true})
+			}
 		}
-		in.add(opened{Iterator: itr, lowest: slices.Min(ids), only: len(ids) == 1, remote: true}, first.Series)
+		for i := range list {
+			ins[i].add(list[i], series)
+		}
 		return not, nil
+	}
+	return src.others.open(ctx, ids, ask)
+}
+
+// remoteCall returns the iterator of one call of a stream, nil when no point can match.
+func (m *mapping) remoteCall(
+	ctx context.Context, src *source, s *stream, call int, typ influxql.DataType, p peer, ids []uint64, not passed,
+	mm *influxql.Measurement, opt query.IteratorOptions, keep aggregate.Keep,
+) (query.Iterator, error) {
+	if typ == influxql.Unknown {
+		s.end(call)
+		return nil, nil
+	}
+	return newRemoteIterator(s, call, typ, func(why error) (query.Iterator, error) {
+		if err := src.others.fail(p.id, why); err != nil {
+			return nil, err
+		}
+		held := slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return not.has(id) })
+		other := make([]inputs, 1)
+		if err := m.openRemote(ctx, src, held, mm, calls{[]query.IteratorOptions{opt}, keep}, other); err != nil {
+			closeAll(other)
+			return nil, err
+		}
+		if orderMatters(opt) && mm.SystemIterator != "_series" {
+			return byShard(other[0].list, opt, false), nil
+		}
+		return other[0].merge(mm, opt, false)
 	})
 }
 
 // inputs are what a merge is made of.
 type inputs struct {
-	mu      sync.Mutex
-	list    []opened
-	series  []*rpc.SeriesCount
-	missing []uint64
+	mu     sync.Mutex
+	list   []opened
+	series []*rpc.SeriesCount
 }
 
 func (in *inputs) add(itr opened, series []*rpc.SeriesCount) {
@@ -195,14 +324,16 @@ func (in *inputs) merge(mm *influxql.Measurement, opt query.IteratorOptions, tie
 	return itr, err
 }
 
-// openShards opens the iterators of shards on this node, one for each
-// measurement and shard, so that their series can be told apart.
-func openShards(ctx context.Context, store *tsdb.Store, ids []uint64, mm *influxql.Measurement, opt query.IteratorOptions) (in *inputs, err error) {
-	in = &inputs{}
+// openShards opens the iterators of shards on this node, for each call one for each measurement and shard, so that
+// their series can be told apart.
+func openShards(
+	ctx context.Context, store *tsdb.Store, v Vector, ids []uint64, mm *influxql.Measurement, opts calls,
+) (ins []inputs, missing []uint64, err error) {
+	ins = make([]inputs, len(opts.list))
 	defer func() {
 		if err != nil {
-			in.close()
-			in.list = nil
+			closeAll(ins)
+			ins = make([]inputs, len(opts.list))
 		}
 	}()
 	var shards tsdb.Shards
@@ -210,7 +341,7 @@ func openShards(ctx context.Context, store *tsdb.Store, ids []uint64, mm *influx
 		if sh := store.Shard(id); sh != nil {
 			shards = append(shards, sh)
 		} else {
-			in.missing = append(in.missing, id)
+			missing = append(missing, id)
 		}
 	}
 	measurements := []*influxql.Measurement{mm}
@@ -218,7 +349,7 @@ func openShards(ctx context.Context, store *tsdb.Store, ids []uint64, mm *influx
 		measurements = nil
 		for _, name := range shards.MeasurementsByRegex(mm.Regex.Val) {
 			one := mm.Clone()
-			one.Name = name
+			one.Name, one.Regex = name, nil
 			measurements = append(measurements, one)
 		}
 	}
@@ -231,20 +362,103 @@ func openShards(ctx context.Context, store *tsdb.Store, ids []uint64, mm *influx
 			}
 		}
 		for _, part := range parts {
-			itr, err := openCounted(ctx, part, mm, opt)
+			list, err := openPart(ctx, v, part, mm, opts)
 			if err != nil {
-				return in, err
+				return ins, missing, err
 			}
-			if itr == nil {
-				continue
-			}
-			in.list = append(in.list, opened{Iterator: itr, lowest: part[0].ID(), only: len(part) == 1})
-			if opt.MaxSeriesN > 0 && len(part) == 1 {
-				in.series = append(in.series, &rpc.SeriesCount{
-					ShardId: part[0].ID(), Measurement: []byte(mm.Name), SeriesN: int64(itr.Stats().SeriesN),
-				})
+			for i, itr := range list {
+				if itr != nil {
+					ins[i].take(itr, part, mm, opts.list[i])
+				}
 			}
 		}
 	}
-	return in, nil
+	return ins, missing, nil
+}
+
+// take adds the iterator of a part of the shards of this node.
+func (in *inputs) take(itr query.Iterator, part tsdb.Shards, mm *influxql.Measurement, opt query.IteratorOptions) {
+	in.list = append(in.list, opened{Iterator: itr, lowest: part[0].ID(), only: len(part) == 1})
+	if opt.MaxSeriesN > 0 && len(part) == 1 {
+		in.series = append(in.series, &rpc.SeriesCount{
+			ShardId: part[0].ID(), Measurement: []byte(mm.Name), SeriesN: int64(itr.Stats().SeriesN),
+		})
+	}
+}
+
+// Vector says how aggregates are answered.
+type Vector struct {
+	// On is whether they are computed from arrays (package aggregate), as far as they can be. Else the engine does it.
+	On bool
+	// Bounds tells the range of time of a shard. It may be nil.
+	Bounds aggregate.Bounds
+}
+
+// VectorOf computes aggregates from arrays, where a node's metadata tells the times of shards.
+func VectorOf(state func() *cluster.State) Vector {
+	return Vector{On: true, Bounds: func(shard uint64) (min, max int64, ok bool) {
+		sh, ok := state().Shard(shard)
+		return sh.Start, sh.GroupEnd - 1, ok
+	}}
+}
+
+// openPart opens the iterators of calls on one shard, or on the shards whose indexes are read as one. Most aggregates
+// are computed from arrays.
+func openPart(
+	ctx context.Context, v Vector, part tsdb.Shards, mm *influxql.Measurement, opts calls,
+) ([]query.Iterator, error) {
+	list := make([]query.Iterator, len(opts.list))
+	if len(part) == 1 && v.covers(mm, opts) {
+		var exprs []influxql.Expr
+		for _, opt := range opts.list {
+			exprs = append(exprs, opt.Expr)
+		}
+		scan, covered, err := aggregate.Open(ctx, part[0], v.Bounds, mm, opts.list[0], exprs...)
+		if err != nil {
+			return nil, err
+		}
+		if covered {
+			for i := range list {
+				if scan != nil {
+					list[i] = scan.Iterator(i)
+				}
+			}
+			return list, nil
+		}
+	}
+	for i, opt := range opts.list {
+		var err error
+		if list[i], err = openOne(ctx, v, part, mm, opt, opts.keep); err != nil {
+			query.Iterators(slices.DeleteFunc(list[:i], func(itr query.Iterator) bool { return itr == nil })).Close()
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// openOne opens an iterator that shares its work with no other: from the index or the files, where that suffices, and
+// else the engine's.
+func openOne(
+	ctx context.Context, v Vector, part tsdb.Shards, mm *influxql.Measurement, opt query.IteratorOptions, keep aggregate.Keep,
+) (query.Iterator, error) {
+	if v.On && len(part) == 1 {
+		switch {
+		case aggregate.CoversKeys(mm, opt):
+			if keys, covered, err := aggregate.OpenKeys(ctx, part[0], mm, opt); err != nil || covered {
+				return keys, err
+			}
+		case aggregate.CoversPoints(mm, opt, keep):
+			if itr, covered, err := aggregate.OpenPoints(ctx, part[0], v.Bounds, mm, opt, keep); err != nil || covered {
+				return itr, err
+			}
+		}
+	}
+	return openCounted(ctx, part, mm, opt)
+}
+
+// covers reports whether calls may be computed from arrays.
+func (v Vector) covers(mm *influxql.Measurement, opts calls) bool {
+	return v.On && !slices.ContainsFunc(opts.list, func(opt query.IteratorOptions) bool {
+		return !aggregate.Covers(mm, opt)
+	})
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/aggregate"
 	"concord/internal/budget"
 	"concord/internal/cluster"
 	"concord/internal/rpc"
@@ -40,12 +41,16 @@ type ShardMapper struct {
 	Silence time.Duration
 	// Whole says which copies may be read.
 	Whole Whole
+	// Vector says how aggregates are answered.
+	Vector Vector
 
 	// Of the statement.
-	report      *Report         // nil for none
-	share       *budget.Share   // of this node's memory
-	holdsPoints bool            // it keeps the points of a window
-	ending      context.Context // ends with the statement; nil for that of each iterator
+	report      *Report                   // nil for none
+	paths       *paths                    // of EXPLAIN; nil for others
+	keeps       map[string]aggregate.Keep // which points of a field suffice
+	share       *budget.Share             // of this node's memory
+	holdsPoints bool                      // it keeps the points of a window
+	ending      context.Context           // ends with the statement; nil for that of each iterator
 
 	meta  Metadata
 	store *tsdb.Store
@@ -54,7 +59,7 @@ type ShardMapper struct {
 
 // NewShardMapper returns a mapper for the node that store belongs to.
 func NewShardMapper(meta Metadata, store *tsdb.Store, pool *rpc.Pool) *ShardMapper {
-	return &ShardMapper{Silence: askTimeout, meta: meta, store: store, pool: pool}
+	return &ShardMapper{Silence: askTimeout, Vector: VectorOf(meta.State), meta: meta, store: store, pool: pool}
 }
 
 // For returns the mapper for one statement, which notes in the report what it could not read whole.
@@ -207,6 +212,8 @@ type mapping struct {
 
 	mu      sync.Mutex
 	schemas map[schemaKey]*schema
+
+	shared shared
 }
 
 // source returns the shards of a measurement, nil when there are none.
@@ -398,6 +405,7 @@ func (m *mapping) IteratorCost(mm *influxql.Measurement, opt query.IteratorOptio
 		return query.IteratorCost{}, nil
 	}
 	opt = m.clip(opt)
+	m.e.paths.note(m.e.Vector, mm, opt)
 	req, err := encodeOptions(mm, opt)
 	if err != nil {
 		return query.IteratorCost{}, err

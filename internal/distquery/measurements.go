@@ -67,7 +67,9 @@ func (p *namesPlan) done(n names) names {
 }
 
 // askNode asks a node all questions at once: what happens between two of them could show in the answer.
-func (p *namesPlan) askNode(ctx context.Context, node peer, ids []uint64) (*rpc.MeasurementNamesResponse, [][][]byte, error) {
+func (p *namesPlan) askNode(
+	ctx context.Context, node peer, ids []uint64,
+) (*rpc.MeasurementNamesResponse, [][][]byte, error) {
 	if len(p.questions) == 0 {
 		return nil, nil, nil
 	}
@@ -84,7 +86,8 @@ func (p *namesPlan) askNode(ctx context.Context, node peer, ids []uint64) (*rpc.
 		return nil, nil, err
 	}
 	if len(r.More) != len(req.More) {
-		return nil, nil, fmt.Errorf("it answers %d of %d conditions: install the same version on all data nodes", len(r.More)+1, len(p.questions))
+		return nil, nil, fmt.Errorf("it answers %d of %d conditions: install the same version on all data nodes",
+			len(r.More)+1, len(p.questions))
 	}
 	answers := [][][]byte{r.Names}
 	for _, more := range r.More {

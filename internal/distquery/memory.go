@@ -21,6 +21,7 @@ const (
 	costOfStream = 32 << 10 // of another node's points: the messages that are on their way
 	costOfSeries = 2 << 10  // an iterator of one series of one shard
 	costOfCursor = 4 << 10  // and each of its fields
+	costOfCall   = 2 << 10  // of an aggregate: its iterator, before it is opened
 	costOfField  = 256      // a field or tag of a measurement: its name and type, a few times
 	costOfRow    = 64       // of the answer
 	costOfValue  = 64       // in a row: boxed, and then as JSON
@@ -39,7 +40,9 @@ func seriesCost(opt query.IteratorOptions) int64 {
 
 // openCounted opens the iterator of shards on this node. The engine itself counts the series before it opens them, so
 // that one query which has too many for the node's memory ends before it takes it.
-func openCounted(ctx context.Context, shards tsdb.Shards, mm *influxql.Measurement, opt query.IteratorOptions) (query.Iterator, error) {
+func openCounted(
+	ctx context.Context, shards tsdb.Shards, mm *influxql.Measurement, opt query.IteratorOptions,
+) (query.Iterator, error) {
 	share := budget.Of(ctx)
 	if share == nil || mm.SystemIterator != "" {
 		return shards.CreateIterator(ctx, mm, opt)
@@ -112,10 +115,10 @@ const pointSize = int64(unsafe.Sizeof(query.FloatPoint{}))
 
 // reserves are the functions of the engine that reserve memory by their arguments.
 var reserves = map[string]bool{
-	"top": true, "bottom": true, "sample": true, "moving_average": true, "holt_winters": true, "holt_winters_with_fit": true,
-	"kaufmans_efficiency_ratio": true, "kaufmans_adaptive_moving_average": true, "chande_momentum_oscillator": true,
-	"exponential_moving_average": true, "double_exponential_moving_average": true, "triple_exponential_moving_average": true,
-	"relative_strength_index": true, "triple_exponential_derivative": true,
+	"top": true, "bottom": true, "sample": true, "moving_average": true, "holt_winters": true,
+	"holt_winters_with_fit": true, "kaufmans_efficiency_ratio": true, "kaufmans_adaptive_moving_average": true,
+	"chande_momentum_oscillator": true, "exponential_moving_average": true, "double_exponential_moving_average": true,
+	"triple_exponential_moving_average": true, "relative_strength_index": true, "triple_exponential_derivative": true,
 }
 
 // holdsPoints reports whether a function of a statement keeps all points of a window until its end.

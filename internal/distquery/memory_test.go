@@ -20,7 +20,9 @@ import (
 )
 
 // limited is node 1 with a budget for the queries that it coordinates.
-func (c *testCluster) limited(t *testing.T, pool *rpc.Pool, bytes int64, requests *budget.Requests) (*testNode, *budget.Budget) {
+func (c *testCluster) limited(
+	t *testing.T, pool *rpc.Pool, bytes int64, requests *budget.Requests,
+) (*testNode, *budget.Budget) {
 	t.Helper()
 	n := *c.nodes[0]
 	v := view{c.meta, c, n.id}
@@ -119,7 +121,9 @@ func TestOwnersBoundTheMemoryOfQueries(t *testing.T) {
 		n.server.Budget = budget.New(1 << 20)
 	}
 	outside := c.nodes[3] // owns nothing of the first group
-	if got := outside.run(t, "SELECT v FROM cpu", query.ExecutionOptions{}); !strings.Contains(got, "error: data node 127.0.0.1:") ||
+	if got := outside.run(
+		t, "SELECT v FROM cpu", query.ExecutionOptions{},
+	); !strings.Contains(got, "error: data node 127.0.0.1:") ||
 		!strings.Contains(got, "the query needs more memory than [cluster] max-query-memory") || asked.Load() != 1 {
 		t.Errorf("%d nodes were asked: %.300s", asked.Load(), got)
 	}
@@ -161,7 +165,8 @@ func TestQueryThatEndsOwnersIsNotGivenToAll(t *testing.T) {
 			}})
 			c.write(t, "cpu v=1 1")
 			got := c.nodes[3].run(t, "SELECT v FROM cpu", query.ExecutionOptions{})
-			if died.Load() != maxBroken || !strings.Contains(got, "2 data nodes ended while they answered this query, and no other one is asked") {
+			if died.Load() != maxBroken ||
+				!strings.Contains(got, "2 data nodes ended while they answered this query, and no other one is asked") {
 				t.Errorf("%d nodes ended: %s", died.Load(), got)
 			}
 		})
@@ -178,7 +183,9 @@ func TestReadsOfPrometheusTakeFromTheBudget(t *testing.T) {
 		t.Fatal(err)
 	}
 	read := func(end int64) (n int, err error) {
-		set, err := r.ReadFilter(t.Context(), &datatypes.ReadFilterRequest{ReadSource: source, Range: &datatypes.TimestampRange{End: end}})
+		set, err := r.ReadFilter(t.Context(), &datatypes.ReadFilterRequest{
+			ReadSource: source, Range: &datatypes.TimestampRange{End: end},
+		})
 		if err != nil {
 			return 0, err
 		}

@@ -226,8 +226,12 @@ func counted(points []*query.FloatPoint, shard uint64) opened {
 func TestMergeDoesNotDependOnWhereTheShardsAre(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		opt := query.IteratorOptions{Ascending: rapid.Bool().Draw(t, "ascending"), Ordered: true, Dimensions: []string{"host"}}
-		opt.Aux = []influxql.VarRef{{Val: "s", Type: rapid.SampledFrom([]influxql.DataType{influxql.String, influxql.Float}).Draw(t, "aux")}}
+		opt := query.IteratorOptions{
+			Ascending: rapid.Bool().Draw(t, "ascending"), Ordered: true, Dimensions: []string{"host"},
+		}
+		opt.Aux = []influxql.VarRef{
+			{Val: "s", Type: rapid.SampledFrom([]influxql.DataType{influxql.String, influxql.Float}).Draw(t, "aux")},
+		}
 		nodes := make([][]opened, rapid.IntRange(1, 4).Draw(t, "nodes"))
 		var flat []opened
 		for shard := range uint64(rapid.IntRange(1, 8).Draw(t, "shards")) {
@@ -244,7 +248,9 @@ func TestMergeDoesNotDependOnWhereTheShardsAre(t *testing.T) {
 				sign = -1
 			}
 			slices.SortStableFunc(points, func(a, b *query.FloatPoint) int {
-				return sign * slices.Compare([]string{a.Name, a.Tags.ID(), fmt.Sprint(a.Time)}, []string{b.Name, b.Tags.ID(), fmt.Sprint(b.Time)})
+				return sign * slices.Compare([]string{a.Name, a.Tags.ID(), fmt.Sprint(a.Time)}, []string{
+					b.Name, b.Tags.ID(), fmt.Sprint(b.Time),
+				})
 			})
 			for i, p := range points {
 				p.Value = float64(shard*100) + float64(i)

@@ -60,7 +60,9 @@ func (o *owned) settle(ctx context.Context, node uint64, ids []uint64) []uint64 
 }
 
 // underWay is why a copy is not read that acknowledged writes have not reached.
-var underWay = copystate.Unfit{Reason: "writes that were acknowledged are still on their way to it", Readable: true, Rank: 1}
+var underWay = copystate.Unfit{
+	Reason: "writes that were acknowledged are still on their way to it", Readable: true, Rank: 1,
+}
 
 // owned are shards that other nodes have, and who can be asked for them. A
 // node that failed once is not asked again by the same statement. A node that
@@ -106,7 +108,8 @@ func (p *passed) add(missing []uint64, unfit []*rpc.Unfit) {
 
 // has reports whether a shard was not read.
 func (p *passed) has(id uint64) bool {
-	return slices.Contains(p.missing, id) || slices.ContainsFunc(p.unfit, func(u *rpc.Unfit) bool { return u.ShardId == id })
+	return slices.Contains(p.missing, id) ||
+		slices.ContainsFunc(p.unfit, func(u *rpc.Unfit) bool { return u.ShardId == id })
 }
 
 // question asks a node for shards and tells those that it did not read.
@@ -115,7 +118,8 @@ type question func(ctx context.Context, p peer, ids []uint64) (passed, error)
 func newOwned(meta Metadata, pool *rpc.Pool, whole Whole, report *Report) *owned {
 	return &owned{
 		self: meta.NodeID(), state: meta.State(), pool: pool, whole: whole, report: report,
-		owners: make(map[uint64][]uint64), down: make(map[uint64]error), lacks: make(map[placed]bool), unfit: make(map[placed]copystate.Unfit),
+		owners: make(map[uint64][]uint64), down: make(map[uint64]error), lacks: make(map[placed]bool),
+		unfit: make(map[placed]copystate.Unfit),
 	}
 }
 
@@ -171,7 +175,8 @@ func (o *owned) assign(ids []uint64) (map[target][]uint64, error) {
 	out := make(map[target][]uint64)
 	for _, id := range ids {
 		if len(o.owners[id]) == 0 {
-			return nil, fmt.Errorf("shard %d is on no data node: all its owners left the cluster; DROP SHARD %d gives it up", id, id)
+			return nil, fmt.Errorf("shard %d is on no data node: all its owners left the cluster; DROP SHARD %d gives it up",
+				id, id)
 		}
 		var best, second uint64
 		var rank int // of second
@@ -288,7 +293,9 @@ func (o *owned) ask(ctx context.Context, to target, ids []uint64, ask question) 
 	}
 	var not passed
 	if len(ids) > 0 {
-		not, err = ask(ctx, peer{QueryClient: rpc.NewQueryClient(conn), id: to.node, addr: n.TCPAddr, incomplete: to.incomplete}, ids)
+		not, err = ask(ctx, peer{
+			QueryClient: rpc.NewQueryClient(conn), id: to.node, addr: n.TCPAddr, incomplete: to.incomplete,
+		}, ids)
 	}
 	not.unfit = append(not.unfit, late...)
 	return not, err
@@ -316,12 +323,20 @@ func (o *owned) fail(node uint64, err error) error {
 	if o.broke < maxBroken {
 		return nil
 	}
-	return fmt.Errorf("%d data nodes ended while they answered this query, and no other one is asked: %w", o.broke, o.down[node])
+	return fmt.Errorf("%d data nodes ended while they answered this query, and no other one is asked: %w",
+		o.broke, o.down[node])
 }
 
 // brokeOff reports whether a connection ended while a node answered. A node that could not be reached did not.
 func brokeOff(err error) bool {
 	return status.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "error reading from server")
+}
+
+// damaged notes that this node cannot read its own copy of a shard.
+func (o *owned) damaged(id uint64, why error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.unfit[placed{o.self, id}] = copystate.Unfit{Reason: why.Error()}
 }
 
 // pass notes what a node did not read and returns what others must be asked for.

@@ -95,7 +95,8 @@ func TestUnsignedFieldsKeepTheirValues(t *testing.T) {
 	models.EnableUintSupport() // for the whole process: not parallel, and no other test writes with u
 	c := newTestCluster(t, testOptions{nodes: 3, replicas: 1})
 	c.write(t, "m,h=a u=18446744073709551615u 1\nm,h=b u=7u 2\nm,h=c u=9u 3\nm,h=d u=1u 90000000000000\n")
-	c.compare(t, `SELECT u FROM m`, `SELECT max(u), min(u), first(u), count(u) FROM m`, `SELECT u FROM m WHERE u > 8`, `SELECT sum(u) FROM m WHERE h != 'a' GROUP BY h`, `SHOW FIELD KEYS`)
+	c.compare(t, `SELECT u FROM m`, `SELECT max(u), min(u), first(u), count(u) FROM m`,
+		`SELECT u FROM m WHERE u > 8`, `SELECT sum(u) FROM m WHERE h != 'a' GROUP BY h`, `SHOW FIELD KEYS`)
 }
 
 func TestSeriesLimitsCountOverAllShardsOfAGroup(t *testing.T) {
@@ -105,7 +106,8 @@ func TestSeriesLimitsCountOverAllShardsOfAGroup(t *testing.T) {
 			t.Parallel()
 			c := newTestCluster(t, testOptions{nodes: 4, replicas: 1, index: index})
 			// Series that start late, and ones without the field that is asked for.
-			c.write(t, lines(9)+odd+"cpu,host=h00a other=1 90000000000000\ncpu,host=h04a v=1 90000000000001\ncpu v=5 180000000000000\n")
+			c.write(t,
+				lines(9)+odd+"cpu,host=h00a other=1 90000000000000\ncpu,host=h04a v=1 90000000000001\ncpu v=5 180000000000000\n")
 			for _, from := range []string{
 				`SELECT v FROM cpu %s GROUP BY *`,
 				`SELECT v, other, host FROM cpu %s GROUP BY host`,
@@ -117,7 +119,10 @@ func TestSeriesLimitsCountOverAllShardsOfAGroup(t *testing.T) {
 				`SELECT sum(c) FROM (SELECT count(v) AS c FROM cpu GROUP BY host) %s GROUP BY host`,
 			} {
 				for _, where := range []string{"", "WHERE (host > '' OR host = '') AND region != 'r1' OR v > 40"} {
-					for _, limit := range []string{"SLIMIT 1", "SLIMIT 3 SOFFSET 1", "SLIMIT 2 SOFFSET 8", "SLIMIT 100", "SOFFSET 2", "SLIMIT 2 SOFFSET 100", "ORDER BY time DESC SLIMIT 2 SOFFSET 1"} {
+					for _, limit := range []string{
+						"SLIMIT 1", "SLIMIT 3 SOFFSET 1", "SLIMIT 2 SOFFSET 8", "SLIMIT 100", "SOFFSET 2", "SLIMIT 2 SOFFSET 100",
+						"ORDER BY time DESC SLIMIT 2 SOFFSET 1",
+					} {
 						c.compare(t, fmt.Sprintf(from, where)+" "+limit)
 					}
 				}

@@ -131,7 +131,9 @@ func (r *seriesRead) run(ctx context.Context, store *tsdb.Store, ids []uint64, e
 	return nil
 }
 
-func openReaders(ctx context.Context, store *tsdb.Store, ids []uint64) (shards []shardReader, is tsdb.IndexSet, err error) {
+func openReaders(
+	ctx context.Context, store *tsdb.Store, ids []uint64,
+) (shards []shardReader, is tsdb.IndexSet, err error) {
 	for _, id := range ids {
 		sh := store.Shard(id)
 		if sh == nil {
@@ -167,7 +169,9 @@ func (r *seriesRead) measurements(index tsdb.IndexSet) ([][]byte, error) {
 	return index.MeasurementNamesByExpr(query.OpenAuthorizer, nil)
 }
 
-func (r *seriesRead) measurement(ctx context.Context, shards []shardReader, index tsdb.IndexSet, name []byte, emit func(samples) error) error {
+func (r *seriesRead) measurement(
+	ctx context.Context, shards []shardReader, index tsdb.IndexSet, name []byte, emit func(samples) error,
+) error {
 	var all tsdb.Shards
 	for _, sh := range shards {
 		all = append(all, sh.Shard)

@@ -5,14 +5,18 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"sync"
 
 	"github.com/influxdata/influxdb/pkg/bytesutil"
+	"github.com/influxdata/influxdb/pkg/estimator/hll"
 	"github.com/influxdata/influxdb/query"
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"concord/internal/budget"
@@ -24,6 +28,8 @@ import (
 type Schema struct {
 	// Whole says which copies may be read.
 	Whole Whole
+	// Sketches estimate the number of series.
+	Sketches *Sketches
 
 	report *Report       // of the statement; nil for none
 	share  *budget.Share // of this node's memory
@@ -34,7 +40,7 @@ type Schema struct {
 
 // NewSchema returns the schema of the cluster as seen from one node.
 func NewSchema(meta Metadata, store *tsdb.Store, pool *rpc.Pool) *Schema {
-	return &Schema{meta: meta, store: store, pool: pool}
+	return &Schema{Sketches: &Sketches{}, meta: meta, store: store, pool: pool}
 }
 
 // For returns the schema for one statement, which notes in the report what it could not read whole, and takes its
@@ -118,7 +124,9 @@ func (s *Schema) grow(n int64) error {
 }
 
 // MeasurementNames lists the measurements of a database, sorted.
-func (s *Schema) MeasurementNames(ctx context.Context, auth query.FineAuthorizer, db, rp string, cond influxql.Expr) ([][]byte, error) {
+func (s *Schema) MeasurementNames(
+	ctx context.Context, auth query.FineAuthorizer, db, rp string, cond influxql.Expr,
+) ([][]byte, error) {
 	if !query.AuthorizerIsOpen(auth) {
 		return nil, errAuthorizer
 	}
@@ -165,7 +173,9 @@ func (s *Schema) MeasurementNames(ctx context.Context, auth query.FineAuthorizer
 }
 
 // TagKeys lists the tag keys of shards by measurement, both sorted.
-func (s *Schema) TagKeys(ctx context.Context, auth query.FineAuthorizer, ids []uint64, cond influxql.Expr) ([]tsdb.TagKeys, error) {
+func (s *Schema) TagKeys(
+	ctx context.Context, auth query.FineAuthorizer, ids []uint64, cond influxql.Expr,
+) ([]tsdb.TagKeys, error) {
 	if !query.AuthorizerIsOpen(auth) {
 		return nil, errAuthorizer
 	}
@@ -178,7 +188,9 @@ func (s *Schema) TagKeys(ctx context.Context, auth query.FineAuthorizer, ids []u
 		}
 		return cmp.Or(err, s.grow(keysSize(list)))
 	}, func(ctx context.Context, p peer, ids []uint64) (passed, error) {
-		r, err := p.TagKeys(ctx, &rpc.SchemaRequest{ShardIds: ids, Condition: encodeCondition(cond), Incomplete: p.incomplete})
+		r, err := p.TagKeys(ctx, &rpc.SchemaRequest{
+			ShardIds: ids, Condition: encodeCondition(cond), Incomplete: p.incomplete,
+		})
 		if err != nil {
 			return passed{}, err
 		}
@@ -208,7 +220,9 @@ func (s *Schema) TagKeys(ctx context.Context, auth query.FineAuthorizer, ids []u
 }
 
 // TagValues lists the tag values of shards by measurement, all sorted.
-func (s *Schema) TagValues(ctx context.Context, auth query.FineAuthorizer, ids []uint64, cond influxql.Expr) ([]tsdb.TagValues, error) {
+func (s *Schema) TagValues(
+	ctx context.Context, auth query.FineAuthorizer, ids []uint64, cond influxql.Expr,
+) ([]tsdb.TagValues, error) {
 	if !query.AuthorizerIsOpen(auth) {
 		return nil, errAuthorizer
 	}
@@ -224,7 +238,9 @@ func (s *Schema) TagValues(ctx context.Context, auth query.FineAuthorizer, ids [
 		}
 		return err
 	}, func(ctx context.Context, p peer, ids []uint64) (not passed, err error) {
-		chunks, err := p.TagValues(ctx, &rpc.SchemaRequest{ShardIds: ids, Condition: encodeCondition(cond), Incomplete: p.incomplete})
+		chunks, err := p.TagValues(ctx, &rpc.SchemaRequest{
+			ShardIds: ids, Condition: encodeCondition(cond), Incomplete: p.incomplete,
+		})
 		if err != nil {
 			return passed{}, err
 		}
@@ -263,43 +279,71 @@ func (s *Schema) TagValues(ctx context.Context, auth query.FineAuthorizer, ids [
 	return out, nil
 }
 
-// SeriesCardinality counts the series of a database, each once: by 64-bit
-// hashes of their keys, of which two among a million are equal with a
-// probability of one in 37 million.
+// SeriesCardinality is how many series a database has. It is exact when they are few, or when this node has all shards.
+// Else it is an estimate: see Sketches.
 func (s *Schema) SeriesCardinality(ctx context.Context, db string) (int64, error) {
 	var (
 		mu     sync.Mutex
-		hashes []uint64
+		all    tally
+		here   uint64
+		others bool
 	)
-	err := s.each(ctx, s.shardsOf(db, ""), func(mine []uint64) (err error) {
-		hashes, err = seriesHashes(budget.With(ctx, s.share), s.store, mine)
-		return err
-	}, func(ctx context.Context, p peer, ids []uint64) (not passed, err error) {
-		chunks, err := p.SeriesHashes(ctx, &rpc.SchemaRequest{ShardIds: ids, Incomplete: p.incomplete})
+	err := s.each(ctx, s.shardsOf(db, ""), func(mine []uint64) error {
+		n, hashes, counts, err := s.Sketches.of(budget.With(ctx, s.share), s.store, mine)
+		if err != nil {
+			return err
+		}
+		here = n
+		return all.add(hashes, counts)
+	}, func(ctx context.Context, p peer, ids []uint64) (passed, error) {
+		hashes, counts, not, err := sketchOf(ctx, p, ids)
 		if err != nil {
 			return passed{}, err
 		}
-		for {
-			c, err := chunks.Recv()
-			if err == io.EOF {
-				return not, nil
-			} else if err != nil {
-				return passed{}, err
-			}
-			not.add(c.Missing, c.Unfit)
-			if err := s.grow(2 * 8 * int64(len(c.Hashes))); err != nil {
-				return passed{}, err
-			}
-			mu.Lock()
-			hashes = append(hashes, c.Hashes...)
-			mu.Unlock()
-		}
+		mu.Lock()
+		defer mu.Unlock()
+		others = true
+		return not, all.add(hashes, counts)
 	})
 	if err != nil {
 		return 0, err
 	}
-	slices.Sort(hashes)
-	return int64(len(slices.Compact(hashes))), nil
+	if !others {
+		return int64(here), nil
+	}
+	return all.n(), nil
+}
+
+// sketchOf asks another node. One of a former build sends the hashes of all series.
+func sketchOf(ctx context.Context, p peer, ids []uint64) (hashes []uint64, counts *hll.Plus, not passed, err error) {
+	req := &rpc.SchemaRequest{ShardIds: ids, Incomplete: p.incomplete}
+	r, err := p.SeriesSketch(ctx, req)
+	if err == nil {
+		if len(r.Sketch) > 0 {
+			counts, err = readSketch(r.Sketch)
+		}
+		return r.Hashes, counts, passed{r.Missing, r.Unfit}, err
+	}
+	if status.Code(err) != codes.Unimplemented {
+		return nil, nil, not, err
+	}
+	chunks, err := p.SeriesHashes(ctx, req)
+	if err != nil {
+		return nil, nil, not, err
+	}
+	var all tally
+	for {
+		c, err := chunks.Recv()
+		if err == io.EOF {
+			return slices.Collect(maps.Keys(all.hashes)), all.counts, not, nil
+		} else if err != nil {
+			return nil, nil, not, err
+		}
+		not.add(c.Missing, c.Unfit)
+		if err := all.add(c.Hashes, nil); err != nil {
+			return nil, nil, not, err
+		}
+	}
 }
 
 // MeasurementsCardinality counts the measurements of a database.

@@ -31,10 +31,10 @@ func (m *mapping) limitSeries(ctx context.Context, src *source, mm *influxql.Mea
 			several = append(several, g...)
 		}
 	}
-	var in inputs
+	ins := make([]inputs, 1)
 	err := func() error {
 		if len(whole) > 0 {
-			if err := m.open(ctx, src, whole, mm, opt, &in); err != nil {
+			if err := m.open(ctx, src, whole, mm, oneCall(opt), ins); err != nil {
 				return err
 			}
 		}
@@ -57,7 +57,7 @@ func (m *mapping) limitSeries(ctx context.Context, src *source, mm *influxql.Mea
 				if len(kept) < len(all) {
 					these.Condition = and(every.Condition, oneOf(kept, opt.Dimensions))
 				}
-				if err := m.open(ctx, src, g, one, these, &in); err != nil {
+				if err := m.open(ctx, src, g, one, oneCall(these), ins); err != nil {
 					return err
 				}
 			}
@@ -65,10 +65,10 @@ func (m *mapping) limitSeries(ctx context.Context, src *source, mm *influxql.Mea
 		return nil
 	}()
 	if err != nil {
-		in.close()
+		closeAll(ins)
 		return nil, err
 	}
-	return in.merge(mm, opt, src.ties(mm))
+	return ins[0].merge(mm, opt, src.ties(mm))
 }
 
 // join is the tag sets of a group of shards by measurement, in the engine's order.

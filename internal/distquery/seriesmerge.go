@@ -4,6 +4,7 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxql"
 )
 
 // seriesMerge joins the nodes' answers to SHOW SERIES: each is in the engine's
@@ -93,4 +94,27 @@ func (m *seriesMerge) Close() error {
 		}
 	}
 	return err
+}
+
+// firstSeries ends the list of series where LIMIT ends the answer. The engine would read on, in search of another group of
+// points, and there is only one.
+func firstSeries(itr query.Iterator, mm *influxql.Measurement, opt query.IteratorOptions) query.Iterator {
+	list, ok := itr.(query.FloatIterator)
+	if !ok || mm.SystemIterator != "_series" || opt.Limit <= 0 {
+		return itr
+	}
+	return &seriesLimit{FloatIterator: list, left: opt.Offset + opt.Limit}
+}
+
+type seriesLimit struct {
+	query.FloatIterator
+	left int
+}
+
+func (l *seriesLimit) Next() (*query.FloatPoint, error) {
+	if l.left == 0 {
+		return nil, nil
+	}
+	l.left--
+	return l.FloatIterator.Next()
 }

@@ -108,7 +108,10 @@ func (s *SeriesReader) ReadFilter(ctx context.Context, req *datatypes.ReadFilter
 	ctx, cancel := context.WithCancelCause(budget.With(ctx, share))
 	defer cancel(nil)
 	defer share.OnEnd(func(err error) { cancel(err) })()
-	g := &gathering{reader: s, read: read, share: share, request: &rpc.ReadSeriesRequest{Predicate: predicate, MinTime: read.min, MaxTime: read.max}}
+	g := &gathering{
+		reader: s, read: read, share: share,
+		request: &rpc.ReadSeriesRequest{Predicate: predicate, MinTime: read.min, MaxTime: read.max},
+	}
 	// The answer has no place for a warning: one that would be incomplete is an error.
 	others := newOwned(s.meta, s.pool, s.Whole, &Report{strict: true, state: s.meta.State})
 	series, err := g.run(ctx, newSource(others, s.store, groups))

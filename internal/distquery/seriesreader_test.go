@@ -119,7 +119,9 @@ func answer(t testing.TB, from filterReader, req *datatypes.ReadFilterRequest) s
 }
 
 func compares(op datatypes.Node_Comparison, key, value string) *datatypes.Node {
-	literal := &datatypes.Node{NodeType: datatypes.Node_TypeLiteral, Value: &datatypes.Node_StringValue{StringValue: value}}
+	literal := &datatypes.Node{
+		NodeType: datatypes.Node_TypeLiteral, Value: &datatypes.Node_StringValue{StringValue: value},
+	}
 	if op == datatypes.Node_ComparisonRegex || op == datatypes.Node_ComparisonNotRegex {
 		literal.Value = &datatypes.Node_RegexValue{RegexValue: value}
 	}
@@ -132,7 +134,9 @@ func compares(op datatypes.Node_Comparison, key, value string) *datatypes.Node {
 }
 
 func logical(op datatypes.Node_Logical, children ...*datatypes.Node) *datatypes.Node {
-	return &datatypes.Node{NodeType: datatypes.Node_TypeLogicalExpression, Value: &datatypes.Node_Logical_{Logical: op}, Children: children}
+	return &datatypes.Node{
+		NodeType: datatypes.Node_TypeLogicalExpression, Value: &datatypes.Node_Logical_{Logical: op}, Children: children,
+	}
 }
 
 // plainReader is the engine's own storage API over the plain node.
@@ -178,7 +182,9 @@ func TestSeriesAreReadAsOnASingleNode(t *testing.T) {
 				var node func(depth int) *datatypes.Node
 				node = func(depth int) *datatypes.Node {
 					if depth > 0 && rapid.Bool().Draw(rt, "logical") {
-						op := rapid.SampledFrom([]datatypes.Node_Logical{datatypes.Node_LogicalAnd, datatypes.Node_LogicalOr}).Draw(rt, "op")
+						op := rapid.SampledFrom([]datatypes.Node_Logical{
+							datatypes.Node_LogicalAnd, datatypes.Node_LogicalOr,
+						}).Draw(rt, "op")
 						return logical(op, node(depth-1), node(depth-1))
 					}
 					op := rapid.SampledFrom([]datatypes.Node_Comparison{
@@ -207,10 +213,15 @@ func TestSeriesAreReadAsOnASingleNode(t *testing.T) {
 func TestSeriesOfANodeThatFailsAreReadFromAnother(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(ctx context.Context, n int, c *rpc.ReadSeriesChunk) error{
-		"at its first block": func(_ context.Context, _ int, _ *rpc.ReadSeriesChunk) error { return errors.New("disk on fire") },
-		"in the middle":      func(_ context.Context, n int, _ *rpc.ReadSeriesChunk) error { return errAt(n, 3) },
-		"with a panic":       func(_ context.Context, n int, _ *rpc.ReadSeriesChunk) error { panic("nil map") },
-		"by falling silent":  func(ctx context.Context, n int, _ *rpc.ReadSeriesChunk) error { <-ctx.Done(); return ctx.Err() },
+		"at its first block": func(_ context.Context, _ int, _ *rpc.ReadSeriesChunk) error {
+			return errors.New("disk on fire")
+		},
+		"in the middle": func(_ context.Context, n int, _ *rpc.ReadSeriesChunk) error { return errAt(n, 3) },
+		"with a panic":  func(_ context.Context, n int, _ *rpc.ReadSeriesChunk) error { panic("nil map") },
+		"by falling silent": func(ctx context.Context, n int, _ *rpc.ReadSeriesChunk) error {
+			<-ctx.Done()
+			return ctx.Err()
+		},
 		"with a bad block": func(_ context.Context, n int, c *rpc.ReadSeriesChunk) error {
 			b := c.Blocks[len(c.Blocks)-1]
 			b.Points = b.Points[:len(b.Points)/2]
@@ -266,7 +277,8 @@ func TestSeriesThatNoOwnerCanReadAreAnError(t *testing.T) {
 	r, req := c.seriesReader(t, c.nodes[0]), readRequest(t, nil, 0, everything)
 	for _, want := range []string{addr + ": disk on fire", addr + ": link to " + addr + " is cut"} {
 		got := answer(t, r, req)
-		if !strings.HasPrefix(got, "error: no owner of shard ") || !strings.HasSuffix(got, want) || strings.Contains(got, "\n") {
+		if !strings.HasPrefix(got, "error: no owner of shard ") || !strings.HasSuffix(got, want) ||
+			strings.Contains(got, "\n") {
 			t.Errorf("%q, want %q", got, want)
 		}
 		c.Blocked[addr] = true
@@ -402,7 +414,9 @@ func FuzzSeriesBlock(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, points []byte) {
 		p := &part{gathering: &gathering{reader: &SeriesReader{}}}
-		if err := p.check(&rpc.ReadSeriesChunk_Block{Series: &rpc.ReadSeriesChunk_Series{}, ShardId: 1, Points: points}); err != nil {
+		if err := p.check(
+			&rpc.ReadSeriesChunk_Block{Series: &rpc.ReadSeriesChunk_Series{}, ShardId: 1, Points: points},
+		); err != nil {
 			return
 		}
 		cur := &floatBlocks{}
@@ -439,7 +453,8 @@ func BenchmarkReadSeries(b *testing.B) {
 		b.Run(from.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				rs, err := from.ReadFilter(context.Background(), readRequest(b, compares(datatypes.Node_ComparisonEqual, "_field", "value"), 0, everything))
+				rs, err := from.ReadFilter(context.Background(),
+					readRequest(b, compares(datatypes.Node_ComparisonEqual, "_field", "value"), 0, everything))
 				if err != nil {
 					b.Fatal(err)
 				}

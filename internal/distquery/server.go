@@ -14,9 +14,11 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/aggregate"
 	"concord/internal/budget"
 	"concord/internal/copystate"
 	"concord/internal/rpc"
@@ -39,6 +41,10 @@ type Server struct {
 	Whole Whole
 	// Budget is the memory of this node for queries; nil is no limit.
 	Budget *budget.Budget
+	// Vector says how aggregates are answered.
+	Vector Vector
+	// Sketches estimate the number of series.
+	Sketches *Sketches
 
 	store *tsdb.Store
 	log   *zap.Logger
@@ -46,7 +52,7 @@ type Server struct {
 
 // NewServer returns the server over store.
 func NewServer(store *tsdb.Store, log *zap.Logger) *Server {
-	return &Server{Beat: time.Second, Chunk: chunkSize, store: store, log: log}
+	return &Server{Beat: time.Second, Chunk: chunkSize, Vector: Vector{On: true}, Sketches: &Sketches{}, store: store, log: log}
 }
 
 // guard turns a panic of the engine into an error of one call.
@@ -90,7 +96,7 @@ func failure(err error) error {
 			return status.Error(codes.Unavailable, err.Error())
 		}
 	}
-	if errors.As(err, new(*fs.PathError)) {
+	if errors.As(err, new(*fs.PathError)) || isDamage(err) {
 		return status.Error(codes.DataLoss, err.Error())
 	}
 	return status.Error(codes.InvalidArgument, err.Error())
@@ -146,53 +152,137 @@ func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIter
 	to := &sender{out: out}
 	defer to.beat(s.Beat)()
 
+	opts, err := callsOf(opt, r)
+	if err != nil {
+		return err
+	}
 	ids, not := s.readable(ctx, r.ShardIds, r.Incomplete)
-	in, err := openShards(ctx, s.store, ids, mm, opt)
+	ins, missing, err := openShards(ctx, s.store, s.Vector, ids, mm, opts)
 	if err != nil {
 		return failure(err)
 	}
-	var itr query.Iterator
-	if !r.ByShard {
-		if itr, err = in.merge(mm, opt, false); err != nil {
-			return failure(err)
-		}
-	} else if len(in.list) == 1 && len(r.ShardIds) == 1 {
-		itr = in.list[0].Iterator
-	} else {
-		itr = byShard(in.list, opt, false)
-	}
-	open := &rpc.IteratorChunk{Open: true, Missing: append(not.missing, in.missing...), Unfit: not.unfit, Series: in.series}
-	if itr == nil {
-		return to.send(open)
-	}
-	closeItr := sync.OnceFunc(func() { itr.Close() })
-	defer closeItr()
-	typ, err := typeOf(itr)
+	list, err := joinShards(ins, mm, opts, r)
 	if err != nil {
+		return failure(err)
+	}
+	closeAll := sync.OnceFunc(func() { list.Close() })
+	defer closeAll()
+	open := &rpc.IteratorChunk{
+		Open: true, Missing: append(not.missing, missing...), Unfit: not.unfit, Series: ins[0].series,
+	}
+	if open.DataType, open.MoreTypes, err = typesOf(list); err != nil {
 		return err
 	}
-	open.DataType = int32(typ)
-	to.count(itr)
+	to.count(list)
 	defer to.count(nil)
-	if err := to.send(open); err != nil {
+	if err := s.stream(ctx, to, open, list); err != nil || trace == nil {
 		return err
 	}
-	if err := (&encoder{size: s.Chunk, send: to.points}).encode(itr); err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil { // an interrupted iterator ends as a finished one does
-		return err
-	}
-	if trace == nil {
-		return nil
-	}
-	closeItr() // which completes the engine's spans
+	closeAll() // which completes the engine's spans
 	span.Finish()
 	b, err := trace.MarshalBinary()
 	if err != nil {
 		return err
 	}
 	return to.send(&rpc.IteratorChunk{Trace: b})
+}
+
+// callsOf are the calls of a request.
+func callsOf(opt query.IteratorOptions, r *rpc.IteratorRequest) (calls, error) {
+	opts := oneCall(opt)
+	opts.keep = aggregate.Keep{Name: string(r.Keep), N: int(r.KeepN)}
+	for _, text := range r.MoreCalls {
+		more := opt
+		var err error
+		if more.Expr, err = influxql.ParseExpr(string(text)); err != nil {
+			return calls{}, status.Error(codes.InvalidArgument, err.Error())
+		}
+		opts.list = append(opts.list, more)
+	}
+	return opts, nil
+}
+
+// stream sends what the iterators of the calls are, and then their points.
+func (s *Server) stream(ctx context.Context, to *sender, open *rpc.IteratorChunk, list maybe) error {
+	if err := to.send(open); err != nil {
+		return err
+	}
+	if err := s.encodeAll(to, list); isDamage(err) {
+		return failure(err)
+	} else if err != nil {
+		return err
+	}
+	return ctx.Err() // an interrupted iterator ends as a finished one does
+}
+
+// maybe is iterators of calls, nil where no point can match.
+type maybe []query.Iterator
+
+func (m maybe) Close() {
+	for _, itr := range m {
+		if itr != nil {
+			itr.Close()
+		}
+	}
+}
+
+// joinShards returns the iterator of each call over all shards.
+func joinShards(ins []inputs, mm *influxql.Measurement, opts calls, r *rpc.IteratorRequest) (maybe, error) {
+	list := make(maybe, len(ins))
+	for i := range ins {
+		in := &ins[i]
+		switch {
+		case !r.ByShard:
+			var err error
+			if list[i], err = in.merge(mm, opts.list[i], false); err != nil {
+				list.Close()
+				closeAll(ins[i+1:])
+				return nil, err
+			}
+			list[i] = firstSeries(list[i], mm, opts.list[i])
+		case len(in.list) == 1 && len(r.ShardIds) == 1:
+			list[i] = in.list[0].Iterator
+		default:
+			list[i] = byShard(in.list, opts.list[i], false)
+		}
+	}
+	return list, nil
+}
+
+// typesOf returns the types of the first iterator and of the others.
+func typesOf(list maybe) (first int32, more []int32, err error) {
+	types := make([]int32, len(list))
+	for i, itr := range list {
+		if itr == nil {
+			continue
+		}
+		typ, err := typeOf(itr)
+		if err != nil {
+			return 0, nil, err
+		}
+		types[i] = int32(typ)
+	}
+	return types[0], types[1:], nil
+}
+
+// encodeAll sends the points of all calls, beside each other: whoever receives them reads all calls at the same speed.
+func (s *Server) encodeAll(to *sender, list maybe) error {
+	var g errgroup.Group
+	for call, itr := range list {
+		if itr == nil {
+			continue
+		}
+		send := func(chunk []byte) error { return to.points(call, chunk) }
+		run := func() (err error) {
+			defer s.guard(&err)
+			return (&encoder{size: s.Chunk, send: send}).encode(itr)
+		}
+		if len(list) == 1 {
+			return run()
+		}
+		g.Go(run)
+	}
+	return g.Wait()
 }
 
 // traced continues the trace of the asking node, when there is one.
@@ -212,14 +302,14 @@ func traced(ctx context.Context, parent []byte) (context.Context, *tracing.Trace
 type sender struct {
 	mu   sync.Mutex // a stream takes one Send at a time
 	out  rpc.Query_CreateIteratorServer
-	itr  query.Iterator // counted; nil before it is there and after its end
-	sent bool           // something, since the last beat
+	list maybe // counted; nil before they are there and after their end
+	sent bool  // something, since the last beat
 }
 
-func (s *sender) count(itr query.Iterator) {
+func (s *sender) count(list maybe) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.itr = itr
+	s.list = list
 }
 
 func (s *sender) send(c *rpc.IteratorChunk) error {
@@ -229,16 +319,18 @@ func (s *sender) send(c *rpc.IteratorChunk) error {
 }
 
 func (s *sender) sendLocked(c *rpc.IteratorChunk) error {
-	if s.itr != nil {
-		n := s.itr.Stats()
+	if int(c.Call) < len(s.list) && s.list[c.Call] != nil {
+		n := s.list[c.Call].Stats()
 		c.SeriesN, c.PointN = int64(n.SeriesN), int64(n.PointN)
 	}
 	s.sent = true
 	return s.out.Send(c)
 }
 
-// points sends a chunk of points, which is gRPC's from then on.
-func (s *sender) points(chunk []byte) error { return s.send(&rpc.IteratorChunk{Points: chunk}) }
+// points sends a chunk of points of a call, which is gRPC's from then on.
+func (s *sender) points(call int, chunk []byte) error {
+	return s.send(&rpc.IteratorChunk{Points: chunk, Call: uint32(call)})
+}
 
 // beat sends a sign of life whenever nothing else was sent, until the returned function.
 func (s *sender) beat(every time.Duration) (stop func()) {

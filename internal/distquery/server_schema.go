@@ -24,7 +24,9 @@ func condition(text []byte) (influxql.Expr, error) {
 }
 
 // MeasurementNames lists the measurements of shards.
-func (s *Server) MeasurementNames(ctx context.Context, r *rpc.SchemaRequest) (_ *rpc.MeasurementNamesResponse, err error) {
+func (s *Server) MeasurementNames(
+	ctx context.Context, r *rpc.SchemaRequest,
+) (_ *rpc.MeasurementNamesResponse, err error) {
 	defer s.guard(&err)
 	cond, err := condition(r.Condition)
 	if err != nil {
@@ -114,6 +116,23 @@ func (s *Server) TagValues(r *rpc.SchemaRequest, out rpc.Query_TagValuesServer) 
 	return nil
 }
 
+// SeriesSketch tells how many series shards have, about.
+func (s *Server) SeriesSketch(ctx context.Context, r *rpc.SchemaRequest) (_ *rpc.SeriesSketchResponse, err error) {
+	defer s.guard(&err)
+	ids, not := s.readable(ctx, r.ShardIds, r.Incomplete)
+	_, hashes, counts, err := s.Sketches.of(ctx, s.store, ids)
+	if err != nil {
+		return nil, failure(err)
+	}
+	resp := &rpc.SeriesSketchResponse{Hashes: hashes, Missing: not.missing, Unfit: not.unfit}
+	if counts != nil {
+		if resp.Sketch, err = counts.MarshalBinary(); err != nil {
+			return nil, err
+		}
+	}
+	return resp, nil
+}
+
 // SeriesHashes streams the hashes of the series of shards.
 func (s *Server) SeriesHashes(r *rpc.SchemaRequest, out rpc.Query_SeriesHashesServer) (err error) {
 	defer s.guard(&err)
@@ -185,19 +204,9 @@ func valuesSize(values []tsdb.KeyValue) (n int64) {
 
 // seriesHashes hashes the keys of all live series of shards on this node, sorted, each once.
 func seriesHashes(ctx context.Context, store *tsdb.Store, ids []uint64) ([]uint64, error) {
-	all, file := tsdb.NewSeriesIDSet(), (*tsdb.SeriesFile)(nil)
-	for _, sh := range store.Shards(ids) {
-		index, err := sh.Index()
-		if err != nil {
-			return nil, err
-		}
-		if file, err = sh.SeriesFile(); err != nil { // one for all shards of a database
-			return nil, err
-		}
-		all.Merge(index.SeriesIDSet())
-	}
-	if file == nil {
-		return nil, nil
+	all, file, err := seriesOf(store, ids)
+	if err != nil || file == nil {
+		return nil, err
 	}
 	defer file.Retain()()
 	if err := budget.Of(ctx).Grow(2 * 8 * int64(all.Cardinality())); err != nil {

@@ -66,7 +66,8 @@ func (p *packer) add(s samples) error {
 	if s.values != nil {
 		p.times = append(p.times[:0], s.values.Timestamps...) // the encoder works in place
 		var err error
-		if b.Points, err = tsm1.EncodeFloatArrayBlock(&cursors.FloatArray{Timestamps: p.times, Values: s.values.Values}, nil); err != nil {
+		if b.Points, err = tsm1.EncodeFloatArrayBlock(&cursors.FloatArray{Timestamps: p.times, Values: s.values.Values},
+			nil); err != nil {
 			return err
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/budget"
 	"concord/internal/rpc"
 )
 
@@ -26,13 +27,25 @@ type stream struct {
 	cancel  context.CancelCauseFunc
 	chunks  rpc.Query_CreateIteratorClient
 	silence time.Duration
+	share   *budget.Share // of the statement
 
+	mu    sync.Mutex // of what follows; while a chunk is awaited, too
+	calls []streamedCall
+	err   error // that ended it
+}
+
+// streamedCall is what a stream has of one call.
+type streamedCall struct {
 	seriesN, pointN atomic.Int64 // as the node counts them
+	waiting         [][]byte     // chunks that came before they were asked for
+	closed          bool
 }
 
 // openStream starts a remote iterator and waits for its opening. The stream
 // lives as long as ctx; while it is opened also asking can end it.
-func (m *mapping) openStream(ctx, asking context.Context, p peer, req *rpc.IteratorRequest) (*stream, *rpc.IteratorChunk, error) {
+func (m *mapping) openStream(
+	ctx, asking context.Context, p peer, req *rpc.IteratorRequest,
+) (*stream, *rpc.IteratorChunk, error) {
 	if span := tracing.SpanFromContext(ctx); span != nil {
 		b, err := span.Context().MarshalBinary()
 		if err != nil {
@@ -42,7 +55,7 @@ func (m *mapping) openStream(ctx, asking context.Context, p peer, req *rpc.Itera
 	}
 	sctx, cancel := context.WithCancelCause(ctx)
 	defer context.AfterFunc(asking, func() { cancel(asking.Err()) })()
-	s := &stream{addr: p.addr, query: ctx, ctx: sctx, cancel: cancel, silence: m.silence}
+	s := &stream{addr: p.addr, query: ctx, ctx: sctx, cancel: cancel, silence: m.silence, share: budget.Of(ctx)}
 	var err error
 	if s.chunks, err = p.CreateIterator(sctx, req); err != nil {
 		s.Close()
@@ -71,8 +84,10 @@ func (s *stream) next() (*rpc.IteratorChunk, error) {
 	c, err := s.chunks.Recv()
 	t.Stop()
 	if err == nil {
-		s.seriesN.Store(c.SeriesN)
-		s.pointN.Store(c.PointN)
+		if int(c.Call) < len(s.calls) {
+			s.calls[c.Call].seriesN.Store(c.SeriesN)
+			s.calls[c.Call].pointN.Store(c.PointN)
+		}
 		return c, nil
 	}
 	defer s.Close()
@@ -85,25 +100,59 @@ func (s *stream) next() (*rpc.IteratorChunk, error) {
 	return nil, err
 }
 
-// more is the next chunk of points, empty after the last one.
-func (s *stream) more() ([]byte, error) {
-	for {
-		c, err := s.next()
-		switch {
-		case err == io.EOF:
+// more is the next chunk of points of a call, empty after the last one. What comes of other calls is kept for them.
+func (s *stream) more(call int) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	of := &s.calls[call]
+	for len(of.waiting) == 0 {
+		if s.err == io.EOF || of.closed {
 			return nil, nil
-		case err != nil && s.query.Err() != nil:
-			return nil, err
-		case err != nil:
-			return nil, &streamError{fmt.Sprintf("data node %s failed during the query: %s", s.addr, rpc.Message(err)), err}
-		case len(c.Trace) > 0:
-			if err := s.merge(c.Trace); err != nil {
-				return nil, fmt.Errorf("trace of data node %s: %w", s.addr, err)
-			}
-		case len(c.Points) > 0:
-			return c.Points, nil
+		} else if s.err != nil {
+			return nil, s.err
+		}
+		s.err = s.read()
+	}
+	b := of.waiting[0]
+	of.waiting = of.waiting[1:]
+	s.share.Grow(-int64(len(b)))
+	return b, nil
+}
+
+// read takes the next chunk.
+func (s *stream) read() error {
+	c, err := s.next()
+	switch {
+	case err == io.EOF || err != nil && s.query.Err() != nil:
+		return err
+	case err != nil:
+		return &streamError{fmt.Sprintf("data node %s failed during the query: %s", s.addr, rpc.Message(err)), err}
+	case int(c.Call) >= len(s.calls):
+		return fmt.Errorf("data node %s sends points of call %d of %d", s.addr, c.Call, len(s.calls))
+	case len(c.Trace) > 0:
+		if err := s.merge(c.Trace); err != nil {
+			return fmt.Errorf("trace of data node %s: %w", s.addr, err)
+		}
+	case len(c.Points) > 0 && !s.calls[c.Call].closed:
+		s.calls[c.Call].waiting = append(s.calls[c.Call].waiting, c.Points)
+		if err := s.share.Grow(int64(len(c.Points))); err != nil {
+			return overBudget(err)
 		}
 	}
+	return nil
+}
+
+// end is for a call whose points nobody wants any more. With the last one the stream ends.
+func (s *stream) end(call int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls[call].closed, s.calls[call].waiting = true, nil
+	for i := range s.calls {
+		if !s.calls[i].closed {
+			return
+		}
+	}
+	s.Close()
 }
 
 // streamError is an error of a node during a query, for people.
@@ -140,27 +189,32 @@ type points[P any] interface {
 	Next() (*P, error)
 }
 
-// newRemoteIterator reads typed points from a stream. again is asked for
+// newRemoteIterator reads the typed points of one call from a stream. again is asked for
 // another iterator over the same shards when the stream fails before its first point.
-func newRemoteIterator(s *stream, typ influxql.DataType, again func(why error) (query.Iterator, error)) (query.Iterator, error) {
+func newRemoteIterator(
+	s *stream, call int, typ influxql.DataType, again func(why error) (query.Iterator, error),
+) (query.Iterator, error) {
 	switch typ {
 	case influxql.Float:
-		return remote(s, fillFloat, again), nil
+		return remote(s, call, fillFloat, again), nil
 	case influxql.Integer:
-		return remote(s, fillInteger, again), nil
+		return remote(s, call, fillInteger, again), nil
 	case influxql.Unsigned:
-		return remote(s, fillUnsigned, again), nil
+		return remote(s, call, fillUnsigned, again), nil
 	case influxql.String:
-		return remote(s, fillString, again), nil
+		return remote(s, call, fillString, again), nil
 	case influxql.Boolean:
-		return remote(s, fillBoolean, again), nil
+		return remote(s, call, fillBoolean, again), nil
 	}
 	return nil, fmt.Errorf("data node %s sends points of unknown type %d", s.addr, typ)
 }
 
-func remote[P any](s *stream, fill func(*decoder, *P), again func(error) (query.Iterator, error)) *remoteIterator[P] {
-	itr := &streamed[P]{decoded[P]{decoder: decoder{next: s.more}, fill: fill}, s}
-	return &remoteIterator[P]{statement: s.query, current: itr, again: again}
+func remote[P any](
+	s *stream, call int, fill func(*decoder, *P), again func(error) (query.Iterator, error),
+) query.Iterator {
+	next := func() ([]byte, error) { return s.more(call) }
+	itr := &streamed[P]{decoded[P]{decoder: decoder{next: next}, fill: fill}, s, call}
+	return moving[P](s.query, itr, retryable, again)
 }
 
 // streamed is an iterator over a stream, whose counters are those of its node
@@ -168,21 +222,27 @@ func remote[P any](s *stream, fill func(*decoder, *P), again func(error) (query.
 type streamed[P any] struct {
 	decoded[P]
 	stream *stream
+	call   int
 }
 
 func (i *streamed[P]) Stats() query.IteratorStats {
-	return query.IteratorStats{SeriesN: int(i.stream.seriesN.Load()), PointN: int(i.stream.pointN.Load())}
+	c := &i.stream.calls[i.call]
+	return query.IteratorStats{SeriesN: int(c.seriesN.Load()), PointN: int(c.pointN.Load())}
 }
 
-func (i *streamed[P]) Close() error { return i.stream.Close() }
+func (i *streamed[P]) Close() error {
+	i.stream.end(i.call)
+	return nil
+}
 
 // shard is that of the last point, 0 when the node does not tell.
 func (i *streamed[P]) shard() uint64 { return i.decoder.shard }
 
-// remoteIterator moves to other owners when it fails before its first point;
+// movingIterator moves to other owners when it fails before its first point;
 // after it, points could be lost or doubled, so the query fails.
-type remoteIterator[P any] struct {
+type movingIterator[P any] struct {
 	statement context.Context
+	movable   func(error) bool // other owners may do better
 	again     func(why error) (query.Iterator, error)
 	begun     bool
 
@@ -190,7 +250,13 @@ type remoteIterator[P any] struct {
 	current points[P]  // nil after a move to where nothing matches
 }
 
-func (r *remoteIterator[P]) Next() (*P, error) {
+func moving[P any](
+	statement context.Context, from points[P], movable func(error) bool, again func(error) (query.Iterator, error),
+) *movingIterator[P] {
+	return &movingIterator[P]{statement: statement, current: from, movable: movable, again: again}
+}
+
+func (r *movingIterator[P]) Next() (*P, error) {
 	r.mu.Lock()
 	current := r.current
 	r.mu.Unlock()
@@ -198,7 +264,7 @@ func (r *remoteIterator[P]) Next() (*P, error) {
 		return nil, nil
 	}
 	p, err := current.Next()
-	if err != nil && !r.begun && r.statement.Err() == nil && retryable(err) {
+	if err != nil && !r.begun && r.statement.Err() == nil && r.movable(err) {
 		p, err = r.move(current, err)
 	}
 	r.begun = true
@@ -209,7 +275,7 @@ func (r *remoteIterator[P]) Next() (*P, error) {
 }
 
 // move goes on with other owners.
-func (r *remoteIterator[P]) move(from points[P], why error) (*P, error) {
+func (r *movingIterator[P]) move(from points[P], why error) (*P, error) {
 	from.Close()
 	itr, err := r.again(why)
 	if err != nil {
@@ -241,14 +307,14 @@ func abort(statement context.Context, err error) error {
 }
 
 // shard is called between calls of Next, the only one that changes current.
-func (r *remoteIterator[P]) shard() uint64 {
+func (r *movingIterator[P]) shard() uint64 {
 	if s, ok := r.current.(sharded); ok {
 		return s.shard()
 	}
 	return 0
 }
 
-func (r *remoteIterator[P]) Stats() query.IteratorStats {
+func (r *movingIterator[P]) Stats() query.IteratorStats {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.current == nil {
@@ -257,7 +323,7 @@ func (r *remoteIterator[P]) Stats() query.IteratorStats {
 	return r.current.Stats()
 }
 
-func (r *remoteIterator[P]) Close() error {
+func (r *movingIterator[P]) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.current == nil {

@@ -64,10 +64,11 @@ var sameFloat = cmp.Comparer(func(a, b float64) bool { return math.Float64bits(a
 
 func anyAux(t *rapid.T) any {
 	return rapid.OneOf(
-		rapid.Just[any](nil), rapid.Just[any]((*float64)(nil)), rapid.Just[any]((*int64)(nil)), rapid.Just[any]((*uint64)(nil)),
-		rapid.Just[any]((*string)(nil)), rapid.Just[any]((*bool)(nil)),
-		rapid.Map(rapid.Float64(), func(v float64) any { return v }), rapid.Map(rapid.Int64(), func(v int64) any { return v }),
-		rapid.Map(rapid.Uint64(), func(v uint64) any { return v }), rapid.Map(rapid.String(), func(v string) any { return v }),
+		rapid.Just[any](nil), rapid.Just[any]((*float64)(nil)), rapid.Just[any]((*int64)(nil)),
+		rapid.Just[any]((*uint64)(nil)), rapid.Just[any]((*string)(nil)), rapid.Just[any]((*bool)(nil)),
+		rapid.Map(rapid.Float64(), func(v float64) any { return v }),
+		rapid.Map(rapid.Int64(), func(v int64) any { return v }), rapid.Map(rapid.Uint64(), func(v uint64) any { return v }),
+		rapid.Map(rapid.String(), func(v string) any { return v }),
 		rapid.Map(rapid.Bool(), func(v bool) any { return v }),
 	).Draw(t, "aux")
 }
@@ -183,10 +184,14 @@ func TestPointsOfSeveralShardsHaveTheDocumentedBytes(t *testing.T) {
 	t.Parallel()
 	opt := query.IteratorOptions{Ascending: true, Ordered: true}
 	itr := byShard([]opened{
-		counted([]*query.FloatPoint{{Name: "mem", Time: 1, Value: 2}}, 300), counted([]*query.FloatPoint{{Name: "mem", Time: 1, Value: 1.5}}, 7),
+		counted([]*query.FloatPoint{{Name: "mem", Time: 1, Value: 2}}, 300),
+		counted([]*query.FloatPoint{{Name: "mem", Time: 1, Value: 1.5}}, 7),
 	}, opt, false)
 	var got []byte
-	if err := (&encoder{size: 1 << 10, send: func(b []byte) error { got = append(got, b...); return nil }}).encode(itr); err != nil {
+	if err := (&encoder{size: 1 << 10, send: func(b []byte) error {
+		got = append(got, b...)
+		return nil
+	}}).encode(itr); err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(goldenShards, got); d != "" {
@@ -199,8 +204,9 @@ func FuzzDecodePoints(f *testing.F) {
 	f.Add(goldenShards)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, err := range []error{
-			second(receiveAll([][]byte{b}, fillFloat)), second(receiveAll([][]byte{b}, fillInteger)), second(receiveAll([][]byte{b}, fillUnsigned)),
-			second(receiveAll([][]byte{b}, fillString)), second(receiveAll([][]byte{b}, fillBoolean)),
+			second(receiveAll([][]byte{b}, fillFloat)), second(receiveAll([][]byte{b}, fillInteger)),
+			second(receiveAll([][]byte{b}, fillUnsigned)), second(receiveAll([][]byte{b}, fillString)),
+			second(receiveAll([][]byte{b}, fillBoolean)),
 		} {
 			if err != nil && !errors.Is(err, errMalformed) {
 				t.Error(err)

@@ -41,27 +41,17 @@ type ShardStatus struct {
 	Message string // for conflict and corrupt, and for copies that are known to lack something: what and where
 }
 
-// Status says how the replicas of a shard differ.
-type Status string
-
-// The statuses of the API.
-const (
-	Diff     Status = "diff"     // contents differ
-	Missing  Status = "missing"  // an owner lacks the shard entirely
-	Conflict Status = "conflict" // a field has different types on two owners
-	Corrupt  Status = "corrupt"  // files of an owner cannot be read back as they were written
-)
-
 // DryRun is what a repair would find and send.
 type DryRun struct {
-	Owners    []string // TCP addresses of those that were compared
-	Away      string   // why others were not; empty when all were
-	Pairs     []PairDiff
-	Bytes     int64 // of points that a repair would send, as blocks
-	Fields    []FieldDiff
-	Count     int    // of differing series-fields; Fields has the first 1,000
-	Truncated bool   // there are more differences than fit into one comparison: the numbers are of a part
-	Conflict  string // what no repair brings: a field has different types
+	Owners        []string // TCP addresses of those that were compared
+	Away          string   // why others were not; empty when all were
+	Pairs         []PairDiff
+	Bytes         int64      // of points that a repair would send, as blocks
+	Decided       []Decision // the first points with different values, as a repair would decide them
+	Fields        []FieldDiff
+	Count         int    // of differing series-fields; Fields has the first 1,000
+	Truncated     bool   // there are more differences than fit into one comparison: the numbers are of a part
+	TypeConflicts string // what no repair brings: which fields have different types; for people
 }
 
 // PairDiff is how two owners differ, in points.

@@ -25,7 +25,8 @@ const (
 	Refused RepairState = "conflict" // all is repaired but for what owners refuse: a field has different types
 )
 
-// RepairRecord is one repair of a shard. Times are zero for not yet.
+// RepairRecord is one repair of a shard. Times are zero for not yet. It has many fields because it is a flat record: it
+// is sent and shown as it is.
 type RepairRecord struct {
 	ShardID   uint64
 	State     RepairState
@@ -33,22 +34,53 @@ type RepairRecord struct {
 	Added     time.Time
 	Started   time.Time
 	Ended     time.Time
-	Attempts  int              // that failed before
-	Rounds    int              // comparisons
-	Total     int              // differing series-fields that the last comparison found
-	Fixed     int              // of Total
-	Copied    int64            // bytes of the files that a missing copy is made of, while they come
-	Copying   int64            // of so many
-	Points    int              // applied
-	Conflicts int              // points with different values, decided
-	Decided   []patch.Decision // the first of them
-	Refused   int              // series-fields of which an owner refuses points that others have
-	Refusals  []Refusal        // the first of them
+	Attempts  int        // that failed before
+	Rounds    int        // comparisons
+	Total     int        // differing series-fields that the last comparison found
+	Fixed     int        // of Total
+	Copied    int64      // bytes of the files that a missing copy is made of, while they come
+	Copying   int64      // of so many
+	Points    int        // applied
+	Conflicts int        // points with different values, decided
+	Decided   []Decision // the first of them
+	Refused   int        // series-fields of which an owner refuses points that others have
+	Refusals  []Refusal  // the first of them
 	BytesRx   int64
 	BytesTx   int64
 	Rate      float64 // bytes per second, both ways
 	ETA       time.Duration
 	Error     string
+}
+
+// Decision is a point that owners held with different values, as patch.Decision has it.
+type Decision struct {
+	Series, Field string
+	Time          int64  // nanoseconds
+	Value         string // that all have now, unless it is Open
+	Why           string // it was chosen, or why none was
+	Open          bool   // nothing was chosen
+	Held          []Held // by owners that have the point
+}
+
+// Held is the value that one owner held.
+type Held struct {
+	Node    string // TCP address
+	Value   string
+	Version uint64 // with which it was written; 0 is not known, and patch.Unsettled while it is being written
+	Bound   uint64 // a version that is not known is not above it; 0 is not known either
+}
+
+// Decisions names the owners of points; addrs has them by their place among those that were merged.
+func Decisions(of []patch.Decision, addrs []string) []Decision {
+	out := make([]Decision, len(of))
+	for i, d := range of {
+		out[i] = Decision{Series: d.Series, Field: d.Field, Time: d.Time, Value: d.Value, Why: d.Why, Open: d.Open}
+		for _, h := range d.Held {
+			held := Held{Node: addrs[h.Owner], Value: h.Value, Version: h.Version, Bound: h.Bound}
+			out[i].Held = append(out[i].Held, held)
+		}
+	}
+	return out
 }
 
 // Refusal is a series-field of which an owner refuses the points that others have.

@@ -56,7 +56,9 @@ type Store struct {
 
 // New returns a store over an engine's store that is open.
 func New(store *writecache.Store, dirs []string, log *zap.Logger) *Store {
-	s := &Store{Store: store, dirs: dirs, log: log.With(zap.String("service", "store")), free: Free, stalled: make(map[uint64]bool)}
+	s := &Store{
+		Store: store, dirs: dirs, log: log.With(zap.String("service", "store")), free: Free, stalled: make(map[uint64]bool),
+	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	for _, sh := range store.Shards(store.ShardIDs()) {
 		if err := newSegment(sh); err != nil {
@@ -135,7 +137,8 @@ func Free(dir string) (free, total uint64, err error) {
 
 // full tells whether an error is a full disk's. The engine wraps some of them as text.
 func full(err error) bool {
-	return err != nil && !errors.Is(err, ErrFull) && (errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), syscall.ENOSPC.Error()))
+	return err != nil && !errors.Is(err, ErrFull) &&
+		(errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), syscall.ENOSPC.Error()))
 }
 
 // Stall makes a shard take no writes until it was opened anew, if err is that of a full disk.
@@ -148,7 +151,8 @@ func (s *Store) Stall(id uint64, err error) {
 	if s.closed || s.stalled[id] {
 		return
 	}
-	s.log.Error("The disk is full: a shard takes no writes until there is space", zap.Uint64("db_shard_id", id), zap.Error(err))
+	s.log.Error("The disk is full: a shard takes no writes until there is space",
+		zap.Uint64("db_shard_id", id), zap.Error(err))
 	s.stalled[id] = true
 	s.wg.Add(1)
 	go func() { defer s.wg.Done(); s.await(id) }()

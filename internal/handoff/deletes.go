@@ -5,19 +5,33 @@ import (
 	"path/filepath"
 )
 
+// oldDeletes are deletes that wait among the writes of a shard.
+//
 // Before writes had versions, a delete went into the queue of each shard, behind the writes there: it takes its points
-// out of the writes before it. Such queues are still read. They have a file "deletes".
+// out of the writes before it. Such queues are still read. They have a file "deletes". queue.mu guards the fields.
+type oldDeletes struct {
+	found  []placed  // in their order, but for those in unread
+	unread []segment // in which there may be some, as the queue was opened, until findDeletes reads them
+}
 
-func (q *queue) hasDeletes() bool {
-	_, err := os.Stat(filepath.Join(q.dir, "deletes"))
+func hasDeletes(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "deletes"))
 	return err == nil
 }
 
 // placed is an entry with its place.
 type placed struct {
-	segment uint64
-	at      int64
-	entry   Entry
+	place
+	entry Entry
+}
+
+// forgetBefore forgets the deletes before the head.
+func (d *oldDeletes) forgetBefore(s *segments) {
+	passed := 0
+	for passed < len(d.found) && (len(s.list) == 0 || s.first().behind(d.found[passed].place)) {
+		passed++
+	}
+	d.found = d.found[passed:]
 }
 
 // next is peek once the deletes are known that wait behind the entries. The error is a *segmentError.
@@ -32,15 +46,17 @@ func (q *queue) next(max int64) ([]Entry, error) {
 // the deletes in that segment, the writes before it must not be sent.
 func (q *queue) findDeletes() error {
 	q.mu.Lock()
-	unread := q.unread
+	unread := q.deletes.unread
 	q.mu.Unlock()
 	var found []placed
 	for _, s := range unread {
-		at, due := q.due(s.id)
+		q.mu.Lock()
+		at, due := q.files.due(s.id)
+		q.mu.Unlock()
 		if !due {
 			continue
 		}
-		deletes, err := q.deletesOf(s, at)
+		deletes, err := deletesOf(q.files.path(s.id), s, at)
 		if err != nil {
 			return &segmentError{s.id, err}
 		}
@@ -48,14 +64,14 @@ func (q *queue) findDeletes() error {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.deletes = append(q.deletes, found...)
-	q.unread = nil
+	q.deletes.found = append(q.deletes.found, found...)
+	q.deletes.unread = nil
 	return nil
 }
 
 // deletesOf reads the deletes of a segment from offset at on.
-func (q *queue) deletesOf(s segment, at int64) (found []placed, err error) {
-	f, err := os.Open(q.path(s.id))
+func deletesOf(path string, s segment, at int64) (found []placed, err error) {
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +85,7 @@ func (q *queue) deletesOf(s segment, at int64) (found []placed, err error) {
 			return nil, err
 		}
 		if e.Kind == Delete {
-			found = append(found, placed{s.id, at, e})
+			found = append(found, placed{place{s.id, at}, e})
 		}
 		at += n
 	}
@@ -80,14 +96,15 @@ func (q *queue) deletesOf(s segment, at int64) (found []placed, err error) {
 func (q *queue) deletesBehind(entries []Entry) []Entry {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.segments) == 0 {
+	if len(q.files.list) == 0 {
 		return nil
 	}
 	size, _ := measure(entries)
-	at := q.head + size
+	next := q.files.first()
+	next.at += size
 	var out []Entry
-	for _, d := range q.deletes {
-		if d.segment > q.segments[0].id || d.segment == q.segments[0].id && d.at >= at {
+	for _, d := range q.deletes.found {
+		if !next.behind(d.place) {
 			out = append(out, d.entry)
 		}
 	}

@@ -82,7 +82,8 @@ func TestFirstWriteThatFailsLeavesNoQueue(t *testing.T) {
 		if stuck {
 			s.Purge() // tries again
 		}
-		if names, _ := os.ReadDir(filepath.Join(dir, "2")); s.Pending(2, 7) || len(names) != 0 || s.known(2).bytes.Load() != 0 {
+		if names, _ := os.ReadDir(filepath.Join(dir, "2")); s.Pending(2, 7) || len(names) != 0 ||
+			s.known(2).bytes.Load() != 0 {
 			t.Errorf("stuck %v: pending %v, files %v, %d bytes", stuck, s.Pending(2, 7), names, s.known(2).bytes.Load())
 		}
 	}

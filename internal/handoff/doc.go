@@ -27,7 +27,8 @@
 //
 // The entries of one queue are sent in their order. Queues of one node are sent beside each other, retry-concurrency at
 // the same time. While queue 0 has entries, it is sent alone: a node runs the deletes that it missed before it gets
-// anything else. Nothing depends on the order between senders, because writes and deletes have versions (package order).
+// anything else. Nothing depends on the order between senders, because writes and deletes have versions (package
+// order).
 //
 // Two things pause:
 //

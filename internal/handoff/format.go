@@ -75,9 +75,9 @@ type place struct {
 	at      int64
 }
 
-// behind tells whether the place is behind an offset of a segment.
-func (p place) behind(segment uint64, at int64) bool {
-	return p.segment > segment || p.segment == segment && p.at > at
+// behind tells whether the place is behind another one.
+func (p place) behind(other place) bool {
+	return p.segment > other.segment || p.segment == other.segment && p.at > other.at
 }
 
 // A place on disk: segment ID, offset, checksum.

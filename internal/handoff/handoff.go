@@ -268,8 +268,8 @@ func (s *Service) Owe(nodeID, shard uint64) {
 	}
 }
 
-// Owed lists the shards, by node, for which something acknowledged waits, with WholeDatabase where it is a delete. After
-// a start all that waits counts as acknowledged.
+// Owed lists the shards, by node, for which something acknowledged waits, with WholeDatabase where it is a delete.
+// After a start all that waits counts as acknowledged.
 func (s *Service) Owed() map[uint64][]uint64 {
 	out := make(map[uint64][]uint64)
 	for _, n := range s.all() {
@@ -344,7 +344,7 @@ func (s *Service) Back(nodeID uint64) {
 		return
 	}
 	for _, sq := range n.all() {
-		sq.q.retry()
+		sq.q.rest.retry()
 	}
 	notify(n.heard)
 	notify(n.wake)
@@ -384,11 +384,16 @@ func (s *Service) Statistics(tags map[string]string) []models.Statistic {
 		points += st.reqPoints.Load()
 		t := models.StatisticTags{"node": strconv.FormatUint(n.id, 10), "path": n.dir}.Merge(tags)
 		values := map[string]any{
-			"bytesWritten": st.written.Load(), "bytesRead": st.read.Load(), "queueBytes": n.bytes.Load(), "queueDepth": int64(len(n.all())),
+			"bytesWritten": st.written.Load(), "bytesRead": st.read.Load(),
+			"queueBytes": n.bytes.Load(), "queueDepth": int64(len(n.all())),
 			"writeBlocked": st.blocked.Load(), "writeDropped": st.dropped.Load(),
-			"writeNodeReq": st.req.Load(), "writeNodeReqFail": st.reqFail.Load(), "writeNodeReqPoints": st.reqPoints.Load(),
+			"writeNodeReq": st.req.Load(), "writeNodeReqFail": st.reqFail.Load(),
+			"writeNodeReqPoints": st.reqPoints.Load(),
 		}
-		out = append(out, models.Statistic{Name: "hh_processor", Tags: t, Values: values}, models.Statistic{Name: "hh_node", Tags: t, Values: values})
+		out = append(out,
+			models.Statistic{Name: "hh_processor", Tags: t, Values: values},
+			models.Statistic{Name: "hh_node", Tags: t, Values: values})
 	}
-	return append(out, models.Statistic{Name: "hh", Tags: tags, Values: map[string]any{"writeShardReq": reqs, "writeShardReqPoints": points}})
+	all := map[string]any{"writeShardReq": reqs, "writeShardReqPoints": points}
+	return append(out, models.Statistic{Name: "hh", Tags: tags, Values: all})
 }

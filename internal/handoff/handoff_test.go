@@ -35,7 +35,12 @@ type receiver struct {
 }
 
 func newReceiver() *receiver {
-	return &receiver{got: map[string][]string{}, gone: map[uint64]bool{}, now: time.Unix(1e9, 0), changed: make(chan struct{}, 1)}
+	return &receiver{
+		got:     map[string][]string{},
+		gone:    map[uint64]bool{},
+		now:     time.Unix(1e9, 0),
+		changed: make(chan struct{}, 1),
+	}
 }
 
 var errAway = errors.New("away")
@@ -286,9 +291,9 @@ func TestTornTailLosesNothingBeforeIt(t *testing.T) {
 	if _, err := q.write(entries(numbers(0, 3))...); err != nil {
 		t.Fatal(err)
 	}
-	whole := q.bytes
+	whole := q.files.bytes
 	q.close()
-	path := q.path(1)
+	path := q.files.path(1)
 	full, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -298,7 +303,8 @@ func TestTornTailLosesNothingBeforeIt(t *testing.T) {
 		for _, garbage := range [][]byte{nil, make([]byte, whole-cut), []byte("xyz")} {
 			dir := filepath.Join(t.TempDir(), "2", "7")
 			os.MkdirAll(dir, 0o755)
-			if err := os.WriteFile(filepath.Join(dir, filepath.Base(path)), append(slices.Clone(full[:cut]), garbage...), 0o600); err != nil {
+			torn := append(slices.Clone(full[:cut]), garbage...)
+			if err := os.WriteFile(filepath.Join(dir, filepath.Base(path)), torn, 0o600); err != nil {
 				t.Fatal(err)
 			}
 			q, _, err := openQueue(filepath.Dir(dir), 7, realDisk)
@@ -316,7 +322,8 @@ func TestTornTailLosesNothingBeforeIt(t *testing.T) {
 			if err := q.advance(got); err != nil {
 				t.Fatal(err)
 			}
-			if got, err = q.peek(1 << 20); err != nil || len(got) != 1 || string(got[0].Data) != "next" || got[0].Kind != Delete {
+			if got, err = q.peek(1 << 20); err != nil || len(got) != 1 || string(got[0].Data) != "next" ||
+				got[0].Kind != Delete {
 				t.Fatalf("cut at %d: then %v, %v", cut, got, err)
 			}
 			q.close()

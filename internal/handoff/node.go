@@ -4,31 +4,25 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"go.uber.org/zap"
-	"golang.org/x/time/rate"
 )
 
-// deleteRoom is how many bytes deletes may take above max-size: a queue that is full of writes must not refuse
-// them. What does not fit even so is refused before it runs anywhere: without a limit, the deletes for a node that never
+// deleteRoom is how many bytes deletes may take above max-size: a queue that is full of writes must not refuse them.
+// What does not fit even so is refused before it runs anywhere: without a limit, the deletes for a node that never
 // comes back would fill the disk.
 const deleteRoom = 16 << 20
 
-// node is one node's queues, and the loop that sends them.
-type node struct {
-	id    uint64
-	s     *Service
-	dir   string
-	wake  chan struct{} // holds one signal: there is something to send
-	heard chan struct{} // holds one signal: the node may be back
-	limit *rate.Limiter // nil for none
+// nodeQueues are the queues for one node: what goes into them, and what is dropped of them.
+type nodeQueues struct {
+	id  uint64
+	s   *Service
+	dir string
 
 	progress atomic.Int64 // entries taken off the queues
 
@@ -42,19 +36,8 @@ type node struct {
 	}
 }
 
-func newNode(id uint64, s *Service) *node {
-	n := &node{
-		id: id, s: s, dir: filepath.Join(s.cfg.Dir, strconv.FormatUint(id, 10)),
-		wake: make(chan struct{}, 1), heard: make(chan struct{}, 1), queues: make(map[uint64]*queue),
-	}
-	if r := int(s.cfg.RetryRateLimit); r > 0 {
-		n.limit = rate.NewLimiter(rate.Limit(r), max(r, int(s.cfg.BatchSize)))
-	}
-	return n
-}
-
 // load opens the queues that are on disk, and returns the shards of those whose end was cut off.
-func (n *node) load() (cut []uint64, err error) {
+func (n *nodeQueues) load() (cut []uint64, err error) {
 	shards, err := numbered(n.dir)
 	if err != nil {
 		return nil, err
@@ -66,20 +49,22 @@ func (n *node) load() (cut []uint64, err error) {
 		}
 		if lost > 0 {
 			cut = append(cut, shard)
-			n.s.log.Warn("Cut the end off a hinted handoff queue, torn by a crash or damaged: anti-entropy has to repair the shard", zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", shard), zap.Int64("bytes", lost))
+			n.s.log.Warn("Cut the end off a hinted handoff queue, torn by a crash or damaged: "+
+				"anti-entropy has to repair the shard",
+				zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", shard), zap.Int64("bytes", lost))
 		}
 		if !q.pending() {
 			q.remove()
 			continue
 		}
 		n.queues[shard] = q
-		n.bytes.Add(q.bytes)
+		n.bytes.Add(q.files.bytes)
 	}
 	return cut, nil
 }
 
 // append queues entries as one, and returns when they are on disk.
-func (n *node) append(shard uint64, entries []Entry) error {
+func (n *nodeQueues) append(shard uint64, entries []Entry) error {
 	size, _ := measure(entries)
 	n.mu.Lock()
 	if n.closed {
@@ -123,7 +108,7 @@ func (n *node) append(shard uint64, entries []Entry) error {
 }
 
 // close ends appends; what is queued stays on disk.
-func (n *node) close() error {
+func (n *nodeQueues) close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.closed = true
@@ -140,7 +125,7 @@ type shardQueue struct {
 	q     *queue
 }
 
-func (n *node) all() []shardQueue {
+func (n *nodeQueues) all() []shardQueue {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	out := make([]shardQueue, 0, len(n.queues))
@@ -151,14 +136,14 @@ func (n *node) all() []shardQueue {
 }
 
 // queued tells whether one of the shards has entries.
-func (n *node) queued(shards ...uint64) bool {
+func (n *nodeQueues) queued(shards ...uint64) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.ContainsFunc(shards, func(shard uint64) bool { return n.queues[shard] != nil })
 }
 
 // owe makes everything count as acknowledged that waits for a shard.
-func (n *node) owe(shard uint64) {
+func (n *nodeQueues) owe(shard uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if q := n.queues[shard]; q != nil {
@@ -167,12 +152,12 @@ func (n *node) owe(shard uint64) {
 }
 
 // advance takes entries off a queue.
-func (n *node) advance(sq shardQueue, entries []Entry) error {
+func (n *nodeQueues) advance(sq shardQueue, entries []Entry) error {
 	return n.take(sq, func() error { return sq.q.advance(entries) })
 }
 
 // take runs what takes entries off a queue, counts the room that it made, and removes the queue when it is empty.
-func (n *node) take(sq shardQueue, off func() error) error {
+func (n *nodeQueues) take(sq shardQueue, off func() error) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	before := sq.q.onDisk()
@@ -182,7 +167,7 @@ func (n *node) take(sq shardQueue, off func() error) error {
 		err = n.remove(sq)
 	}
 	if err == nil {
-		sq.q.recovered()
+		sq.q.rest.recovered()
 		n.progress.Add(1)
 	}
 	return err
@@ -190,7 +175,7 @@ func (n *node) take(sq shardQueue, off func() error) error {
 
 // remove is called with n.mu held. A queue that cannot be removed stays: later writes go behind it, since
 // what is left of it on disk would be sent over them after a restart.
-func (n *node) remove(sq shardQueue) error {
+func (n *nodeQueues) remove(sq shardQueue) error {
 	before := sq.q.onDisk()
 	if err := sq.q.remove(); err != nil {
 		return err
@@ -202,7 +187,7 @@ func (n *node) remove(sq shardQueue) error {
 
 // expired counts the leading entries that are older than max-age. Deletes of a whole database do not age: a node that
 // comes back without them would bring back what they removed.
-func (n *node) expired(shard uint64, entries []Entry) int {
+func (n *nodeQueues) expired(shard uint64, entries []Entry) int {
 	if shard == WholeDatabase {
 		return 0
 	}
@@ -217,7 +202,7 @@ func (n *node) expired(shard uint64, entries []Entry) int {
 }
 
 // dropExpired drops the leading entries that are older than max-age, and returns how many those were.
-func (n *node) dropExpired(sq shardQueue, entries []Entry) (int, error) {
+func (n *nodeQueues) dropExpired(sq shardQueue, entries []Entry) (int, error) {
 	old := n.expired(sq.shard, entries)
 	if old == 0 {
 		return 0, nil
@@ -226,11 +211,12 @@ func (n *node) dropExpired(sq shardQueue, entries []Entry) (int, error) {
 }
 
 // drop gives entries at the head up.
-func (n *node) drop(sq shardQueue, entries []Entry, reason string) error {
+func (n *nodeQueues) drop(sq shardQueue, entries []Entry, reason string) error {
 	_, points := measure(entries)
 	n.stats.dropped.Add(int64(len(entries)))
 	n.s.log.Warn("Dropped hinted handoff entries: anti-entropy has to repair the shard", zap.Uint64("node_id", n.id),
-		zap.Uint64("db_shard_id", sq.shard), zap.Int("entries", len(entries)), zap.Int("points", points), zap.String("reason", reason))
+		zap.Uint64("db_shard_id", sq.shard), zap.Int("entries", len(entries)), zap.Int("points", points),
+		zap.String("reason", reason))
 	err := n.advance(sq, entries)
 	n.s.deps.Dropped(n.id, sq.shard)
 	return err
@@ -242,7 +228,7 @@ const readTries = 8
 
 // unreadable is called when a segment cannot be read on. Damage is given up at once; what may pass is an error until it
 // was tried often enough.
-func (n *node) unreadable(sq shardQueue, err error) error {
+func (n *nodeQueues) unreadable(sq shardQueue, err error) error {
 	var at *segmentError
 	if !errors.As(err, &at) {
 		return err
@@ -261,7 +247,7 @@ func (n *node) unreadable(sq shardQueue, err error) error {
 }
 
 // giveUp sets a damaged segment aside, and what is before it.
-func (n *node) giveUp(sq shardQueue, at *segmentError) error {
+func (n *nodeQueues) giveUp(sq shardQueue, at *segmentError) error {
 	var lost int64
 	var files []string
 	err := n.take(sq, func() (err error) { lost, files, err = sq.q.setAside(at.id); return err })
@@ -270,35 +256,38 @@ func (n *node) giveUp(sq shardQueue, at *segmentError) error {
 	}
 	n.stats.dropped.Add(1)
 	n.s.log.Error("Gave up what is left of a damaged hinted handoff queue: anti-entropy has to repair the shard",
-		zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard), zap.Int64("bytes", lost), zap.Strings("kept", files), zap.Error(at))
+		zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard), zap.Int64("bytes", lost),
+		zap.Strings("kept", files), zap.Error(at))
 	n.s.deps.Dropped(n.id, sq.shard)
 	return err
 }
 
 // setAside gives a queue up, and keeps its files.
-func (n *node) setAside(sq shardQueue) error {
+func (n *nodeQueues) setAside(sq shardQueue) error {
 	sq.q.draining.Lock()
 	defer sq.q.draining.Unlock()
 	var files []string
 	err := n.take(sq, func() (err error) { _, files, err = sq.q.setAside(math.MaxUint64); return err })
-	n.s.log.Warn("Set a hinted handoff queue aside", zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard), zap.Strings("kept", files), zap.Error(err))
+	n.s.log.Warn("Set a hinted handoff queue aside", zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard),
+		zap.Strings("kept", files), zap.Error(err))
 	return err
 }
 
 // forget removes a queue that nobody is to get any more.
-func (n *node) forget(sq shardQueue, reason string) error {
+func (n *nodeQueues) forget(sq shardQueue, reason string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.queues[sq.shard] != sq.q {
 		return nil
 	}
-	n.s.log.Info("Forgot hinted handoff entries", zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard), zap.String("reason", reason))
+	n.s.log.Info("Forgot hinted handoff entries", zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard),
+		zap.String("reason", reason))
 	return n.remove(sq)
 }
 
 // over tells whether a queue needs no more attention: it is forgotten when its node or shard is gone. The error is
 // errNoMetadata while nobody knows.
-func (n *node) over(sq shardQueue) (bool, error) {
+func (n *nodeQueues) over(sq shardQueue) (bool, error) {
 	due, known := n.s.deps.Due(n.id, sq.shard)
 	switch {
 	case !known:
@@ -309,8 +298,9 @@ func (n *node) over(sq shardQueue) (bool, error) {
 	return true, n.forget(sq, "the node or the shard is gone")
 }
 
-// purge drops what is older than max-age, and the queue of a node or shard that is gone. It must not take entries that are being sent: it holds the queue's drain lock.
-func (n *node) purge(sq shardQueue) error {
+// purge drops what is older than max-age, and the queue of a node or shard that is gone. It must not take entries that
+// are being sent: it holds the queue's drain lock.
+func (n *nodeQueues) purge(sq shardQueue) error {
 	sq.q.draining.Lock()
 	defer sq.q.draining.Unlock()
 	for {
@@ -334,12 +324,13 @@ func (n *node) purge(sq shardQueue) error {
 	}
 }
 
-// setback lets a queue rest that cannot get on, for its files or its shard and not for its node. The others go on meanwhile.
-func (n *node) setback(sq shardQueue, err error) {
-	pause := sq.q.setback(time.Duration(n.s.cfg.RetryInterval), time.Duration(n.s.cfg.RetryMaxInterval))
+// setback lets a queue rest that cannot get on, for its files or its shard and not for its node. The others go on
+// meanwhile.
+func (n *nodeQueues) setback(sq shardQueue, err error) {
+	pause := sq.q.rest.setback(time.Duration(n.s.cfg.RetryInterval), time.Duration(n.s.cfg.RetryMaxInterval))
 	say := n.s.log.Debug
 	var own *ownError
-	if errors.As(err, &own) && sq.q.firstReport() {
+	if errors.As(err, &own) && sq.q.rest.firstReport() {
 		say = n.s.log.Error
 	}
 	say("A hinted handoff queue does not get on, and is tried again: the others go on", zap.Uint64("node_id", n.id),
@@ -348,7 +339,7 @@ func (n *node) setback(sq shardQueue, err error) {
 
 // ready lists the queues to send now: that of deletes for the whole database alone, and first. Without one,
 // rest is how long the first of those that rest does so, 0 when there are none.
-func (n *node) ready() (ready []shardQueue, rest time.Duration) {
+func (n *nodeQueues) ready() (ready []shardQueue, rest time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	queues := n.queues
@@ -356,7 +347,7 @@ func (n *node) ready() (ready []shardQueue, rest time.Duration) {
 		queues = map[uint64]*queue{WholeDatabase: q}
 	}
 	for shard, q := range queues {
-		wait := q.resting()
+		wait := q.rest.left()
 		if wait <= 0 {
 			ready = append(ready, shardQueue{shard, q})
 		} else if rest == 0 || wait < rest {

@@ -3,10 +3,13 @@ package handoff
 import (
 	"context"
 	"errors"
+	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 )
 
 // errNoMetadata means that nobody knows yet which nodes and shards there are.
@@ -18,6 +21,27 @@ func notify(signal chan<- struct{}) {
 	case signal <- struct{}{}:
 	default:
 	}
+}
+
+// node sends its queues to one node.
+type node struct {
+	nodeQueues
+	wake  chan struct{} // holds one signal: there is something to send
+	heard chan struct{} // holds one signal: the node may be back
+	limit *rate.Limiter // nil for none
+}
+
+func newNode(id uint64, s *Service) *node {
+	n := &node{
+		nodeQueues: nodeQueues{
+			id: id, s: s, dir: filepath.Join(s.cfg.Dir, strconv.FormatUint(id, 10)), queues: make(map[uint64]*queue),
+		},
+		wake: make(chan struct{}, 1), heard: make(chan struct{}, 1),
+	}
+	if r := int(s.cfg.RetryRateLimit); r > 0 {
+		n.limit = rate.NewLimiter(rate.Limit(r), max(r, int(s.cfg.BatchSize)))
+	}
+	return n
 }
 
 // loop sends all queues of a node. When none of them gets on the node is away, and all pause; a queue that does not

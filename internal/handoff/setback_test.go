@@ -19,7 +19,8 @@ func segmentPath(dir, node, shard string, n string) string {
 	return filepath.Join(dir, node, shard, "0000000"+n+".hh")
 }
 
-// mustBlock puts a folder that is not empty in the place of a segment: it can be neither read nor unlinked, but renamed.
+// mustBlock puts a folder that is not empty in the place of a segment: it can be neither read nor unlinked, but
+// renamed.
 func mustBlock(t testing.TB, path string) {
 	t.Helper()
 	if err := errors.Join(os.RemoveAll(path), os.MkdirAll(filepath.Join(path, "x"), 0o750)); err != nil {
@@ -49,9 +50,9 @@ func setbacks(s *Service, node, shard uint64) int {
 	if q == nil {
 		return 0
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.setbacks
+	q.rest.mu.Lock()
+	defer q.rest.mu.Unlock()
+	return q.rest.setbacks
 }
 
 func TestSegmentThatCannotBeUnlinkedIsTriedAfterPauses(t *testing.T) {
@@ -106,12 +107,12 @@ func TestSegmentThatCannotBeReadIsGivenUp(t *testing.T) {
 		left    []string
 		kept    int
 	}{
-		"the first is removed":    {segment: "1", harm: func(p string) { os.Remove(p) }, running: true, left: []string{"b"}},
-		"the newest is removed":   {segment: "2", harm: func(p string) { os.Remove(p) }, running: true, left: []string{"a"}},
-		"the first is unreadable": {segment: "1", harm: func(p string) { mustBlock(t, p) }, left: []string{"b", "c"}, kept: 1},
-		"the newest one is":       {segment: "2", harm: func(p string) { mustBlock(t, p) }, left: []string{"a", "c"}, kept: 1},
-		"the first is, later":     {segment: "1", harm: func(p string) { mustBlock(t, p) }, running: true, left: []string{"b"}, kept: 1},
-		"the first is cut short":  {segment: "1", harm: func(p string) { os.Truncate(p, headerSize+3) }, running: true, left: []string{"b"}, kept: 1},
+		"the first is removed":    {"1", func(p string) { os.Remove(p) }, true, []string{"b"}, 0},
+		"the newest is removed":   {"2", func(p string) { os.Remove(p) }, true, []string{"a"}, 0},
+		"the first is unreadable": {"1", func(p string) { mustBlock(t, p) }, false, []string{"b", "c"}, 1},
+		"the newest one is":       {"2", func(p string) { mustBlock(t, p) }, false, []string{"a", "c"}, 1},
+		"the first is, later":     {"1", func(p string) { mustBlock(t, p) }, true, []string{"b"}, 1},
+		"the first is cut short":  {"1", func(p string) { os.Truncate(p, headerSize+3) }, true, []string{"b"}, 1},
 	} {
 		dir := t.TempDir()
 		r := newAway()
@@ -136,7 +137,11 @@ func TestSegmentThatCannotBeReadIsGivenUp(t *testing.T) {
 		}
 		r.back()
 		r.await(t, name+": the other shard's came", func() bool { return len(r.got["2/8"]) == 1 })
-		r.await(t, name+": the queue is empty, and its shard checked", func() bool { return !s.Pending(2, 7) && len(r.dropped) > 0 })
+		r.await(
+			t,
+			name+": the queue is empty, and its shard checked",
+			func() bool { return !s.Pending(2, 7) && len(r.dropped) > 0 },
+		)
 		r.set(func() {
 			if !slices.Equal(r.got["2/7"], tc.left) || !slices.Equal(r.dropped, []uint64{7}) {
 				t.Errorf("%s: %v came, %v dropped", name, r.got["2/7"], r.dropped)

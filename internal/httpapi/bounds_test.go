@@ -128,7 +128,9 @@ func TestBodiesAreBounded(t *testing.T) {
 func TestNoLimitIsNoneForWritesAlone(t *testing.T) {
 	t.Parallel()
 	large := make([]byte, 30<<20)
-	for path, want := range map[string]int{"/write": 204, "/api/v2/write": 204, "/query": 413, "/api/v2/delete": 413, "/api/v1/prom/read": 413} {
+	for path, want := range map[string]int{
+		"/write": 204, "/api/v2/write": 204, "/query": 413, "/api/v2/delete": 413, "/api/v1/prom/read": 413,
+	} {
 		r := post(path, large)
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		if code, answer, got := serve(t, &bounds{}, r); code != want || got.called != (want == 204) {
@@ -164,9 +166,11 @@ func TestWhatIsWithinBoundsArrivesWhole(t *testing.T) {
 	}{
 		{"/write", body}, {"/api/v2/write", body}, {"/api/v1/prom/write", snappy.Encode(nil, body)},
 		{"/api/v1/prom/write", nil}, {"/api/v1/prom/write", []byte{1}},
-		{"/api/v1/prom/read", snappy.Encode(nil, body)}, {"/api/v2/delete", []byte(`{"predicate": "a = 'b'"}`)}, {"/api/v2/buckets", body},
+		{"/api/v1/prom/read", snappy.Encode(nil, body)}, {"/api/v2/delete", []byte(`{"predicate": "a = 'b'"}`)},
+		{"/api/v2/buckets", body},
 	} {
-		if code, answer, got := serve(t, &bounds{maxBody: 1000}, post(tt.path, tt.body)); code != 204 || got.body != string(tt.body) {
+		if code, answer, got := serve(t, &bounds{maxBody: 1000}, post(tt.path, tt.body)); code != 204 ||
+			got.body != string(tt.body) {
 			t.Errorf("%s: %d %s, %d bytes of %d", tt.path, code, answer, len(got.body), len(tt.body))
 		}
 	}
@@ -175,7 +179,9 @@ func TestWhatIsWithinBoundsArrivesWhole(t *testing.T) {
 	if code, answer, got := serve(t, &bounds{maxBody: 1000}, r); code != 204 || got.body != string(body) {
 		t.Errorf("compressed lines: %d %s, %d bytes of %d", code, answer, len(got.body), len(body))
 	}
-	for _, r := range []*http.Request{form("SHOW DATABASES"), httptest.NewRequest(http.MethodGet, "/query?q=SHOW+DATABASES&node_id=7", nil)} {
+	for _, r := range []*http.Request{form("SHOW DATABASES"), httptest.NewRequest(
+		http.MethodGet, "/query?q=SHOW+DATABASES&node_id=7", nil,
+	)} {
 		if code, answer, got := serve(t, &bounds{}, r); code != 204 || got.q != "SHOW DATABASES" || got.id != "1" {
 			t.Errorf("%d %s, the engine got %+v", code, answer, got)
 		}
@@ -185,11 +191,13 @@ func TestWhatIsWithinBoundsArrivesWhole(t *testing.T) {
 func TestAQueryLeavesNothingInTheBudget(t *testing.T) {
 	t.Parallel()
 	b := &bounds{queries: budget.New(1 << 20)}
-	if code, _, _ := serve(t, b, form("SHOW DATABASES")); code != 204 || b.queries.Used() != 0 || b.requests.Get(1) != nil {
+	if code, _, _ := serve(t, b, form("SHOW DATABASES")); code != 204 || b.queries.Used() != 0 ||
+		b.requests.Get(1) != nil {
 		t.Errorf("status %d, %d bytes used", code, b.queries.Used())
 	}
 	long := "SELECT v FROM m WHERE a = '" + strings.Repeat("x", 10_000) + "'"
-	if code, answer, got := serve(t, b, form(long)); code != 400 || !strings.Contains(answer, "max-query-memory") || got.called {
+	if code, answer, got := serve(t, b, form(long)); code != 400 || !strings.Contains(answer, "max-query-memory") ||
+		got.called {
 		t.Errorf("%d %s", code, answer)
 	}
 }

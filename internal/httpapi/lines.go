@@ -12,8 +12,8 @@ const maxTags = 1000
 
 // tagLimit hands on line protocol, and ends with an error at a point that has too many tags.
 //
-// It takes every newline for the end of a point, also in a string. What follows it in a string would have to look like a
-// thousand tags to be refused.
+// It takes every newline for the end of a point, also in a string. What follows it in a string would have to look like
+// a thousand tags to be refused.
 type tagLimit struct {
 	r io.Reader
 

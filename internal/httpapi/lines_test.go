@@ -62,7 +62,8 @@ func TestPointsWithTooManyTagsAreRefusedBeforeTheyAreSorted(t *testing.T) {
 }
 
 func BenchmarkTagLimit(b *testing.B) {
-	body := bytes.Repeat([]byte("cpu,host=server-1,region=eu-west usage_idle=92.5,usage_user=3.25,usage_system=1.5 1700000000000000000\n"), 10_000)
+	body := bytes.Repeat([]byte("cpu,host=server-1,region=eu-west usage_idle=92.5,usage_user=3.25,usage_system=1.5 "+
+		"1700000000000000000\n"), 10_000)
 	b.SetBytes(int64(len(body)))
 	for b.Loop() {
 		if !new(tagLimit).check(body) {

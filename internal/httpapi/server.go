@@ -61,7 +61,8 @@ func (s *Server) WithLogger(log *zap.Logger) {
 // Open listens and begins to serve.
 func (s *Server) Open() (err error) {
 	s.Handler.Open()
-	s.tls, err = tlsconfig.NewServerTLSConfigManager(s.certs, append(s.cfg.TLSManagerOpts(), tlsconfig.WithLogger(s.log))...)
+	s.tls, err = tlsconfig.NewServerTLSConfigManager(s.certs,
+		append(s.cfg.TLSManagerOpts(), tlsconfig.WithLogger(s.log))...)
 	if err != nil {
 		return fmt.Errorf("[http] https: %w", err)
 	}

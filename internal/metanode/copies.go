@@ -7,10 +7,10 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"concord/internal/cluster"
+	"concord/internal/meta/server"
 	"concord/internal/meta/wire"
 	"concord/internal/rpc"
 	"concord/internal/shardcopy"
@@ -57,13 +57,21 @@ func problems(copies []Copy) string {
 	return strings.Join(out, "; ")
 }
 
-func (s shards) describe(r *http.Request) (any, error) {
-	return s.describeCopies(r.Context(), s.State().Shards(), false), nil
+// copies knows what data nodes say about their copies of shards.
+type copies struct{ nodes *dataNodes }
+
+func (c *copies) routes() []server.Route {
+	return []server.Route{{Pattern: "GET /shard-copies", Handler: answer(c.describe)}}
+}
+
+// describe lists all copies of all shards.
+func (c *copies) describe(r *http.Request) (any, error) {
+	return c.describeCopies(r.Context(), c.nodes.state().Shards(), false), nil
 }
 
 // describeCopies asks the owners of shards about their copies; with flush they write their caches to files first.
 // The answer has a Copy for each owner of each shard.
-func (s shards) describeCopies(ctx context.Context, of []cluster.Shard, flush bool) map[uint64][]Copy {
+func (c *copies) describeCopies(ctx context.Context, of []cluster.Shard, flush bool) map[uint64][]Copy {
 	ids := map[uint64][]uint64{}
 	timeout := answerTimeout
 	if flush {
@@ -75,28 +83,24 @@ func (s shards) describeCopies(ctx context.Context, of []cluster.Shard, flush bo
 		}
 	}
 	answers := map[uint64]map[uint64]*rpc.ShardDescription{} // by node and shard
-	var mu sync.Mutex
-	s.each(ctx, timeout, func(ctx context.Context, n cluster.Node, c rpc.ShardsClient) error {
-		if len(ids[n.ID]) == 0 {
-			return nil
+	ask := func(ctx context.Context, n cluster.Node) (*rpc.DescribeResponse, error) {
+		client, err := c.nodes.client(n.TCPAddr)
+		if err != nil || len(ids[n.ID]) == 0 {
+			return nil, err
 		}
-		resp, err := c.Describe(ctx, &rpc.DescribeRequest{ShardIds: ids[n.ID], Flush: flush})
-		if err != nil {
-			return err
-		}
-		said := make(map[uint64]*rpc.ShardDescription, len(resp.Shards))
-		for _, d := range resp.Shards {
+		return client.Describe(ctx, &rpc.DescribeRequest{ShardIds: ids[n.ID], Flush: flush})
+	}
+	for _, a := range rpc.AskAll(ctx, c.nodes.state().DataNodes, timeout, ask) {
+		said := make(map[uint64]*rpc.ShardDescription)
+		for _, d := range a.Value.GetShards() {
 			said[d.ShardId] = d
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		answers[n.ID] = said
-		return nil
-	})
+		answers[a.Node.ID] = said
+	}
 	out := make(map[uint64][]Copy, len(of))
 	for _, sh := range of {
 		for _, o := range sh.Owners {
-			n, _ := s.State().DataNode(o)
+			n, _ := c.nodes.state().DataNode(o)
 			out[sh.ID] = append(out[sh.ID], newCopy(o, n.TCPAddr, answers[o][sh.ID]))
 		}
 		slices.SortFunc(out[sh.ID], func(a, b Copy) int { return cmp.Compare(a.Node, b.Node) })
@@ -125,22 +129,24 @@ func newCopy(node uint64, addr string, d *rpc.ShardDescription) Copy {
 }
 
 // checkSource refuses to copy a shard from a node whose copy is not whole, and names one whose copy is.
-func (s shards) checkSource(ctx context.Context, sh cluster.Shard, from cluster.Node) error {
-	copies := s.describeCopies(ctx, []cluster.Shard{sh}, false)[sh.ID]
+func (c *copies) checkSource(ctx context.Context, sh cluster.Shard, from cluster.Node) error {
+	all := c.describeCopies(ctx, []cluster.Shard{sh}, false)[sh.ID]
 	why, whole := "", []string{}
-	for _, c := range copies {
-		switch p := c.problem(); {
-		case c.Node == from.ID && p != "":
+	for _, o := range all {
+		switch p := o.problem(); {
+		case o.Node == from.ID && p != "":
 			why = p
 		case p == "":
-			whole = append(whole, c.TCPAddr)
+			whole = append(whole, o.TCPAddr)
 		}
 	}
 	if why == "" {
 		return nil
 	}
 	if len(whole) > 0 {
-		return fmt.Errorf("data node %s does not have all of shard %d (%s): copy it from %s, which has", from.TCPAddr, sh.ID, why, strings.Join(whole, " or "))
+		return fmt.Errorf("data node %s does not have all of shard %d (%s): copy it from %s, which has",
+			from.TCPAddr, sh.ID, why, strings.Join(whole, " or "))
 	}
-	return fmt.Errorf("no owner is known to have all of shard %d (%s): wait for anti-entropy, or copy what there is with -force", sh.ID, problems(copies))
+	return fmt.Errorf("no owner is known to have all of shard %d (%s): "+
+		"wait for anti-entropy, or copy what there is with -force", sh.ID, problems(all))
 }

@@ -1,18 +1,107 @@
-// Package metanode joins the meta server with what it asks of data nodes for
-// operators: the view of anti-entropy, copies of shards, backup and restore.
+// Package metanode assembles a meta node: the server with the cluster's state, and what it asks of data nodes for
+// operators, which is copies of shards, backup and restore, and the view of anti-entropy.
 package metanode
 
 import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"time"
+
 	"concord/internal/entropy/routes"
 	"concord/internal/entropy/transport"
 	"concord/internal/entropy/view"
-	"concord/internal/meta"
+	"concord/internal/meta/server"
 )
 
-// Prepare adds to a meta node, before it opens, what needs data nodes.
-func Prepare(s *meta.Server) {
-	s.ShardRepair = routes.NewHandler(&view.View{State: s.State, Transport: transport.New(s.Pool())}, meta.UserOf)
-	s.Losses = shards{s}.losses
-	shards{s}.routes()
-	newBackups(s).routes()
+// Deps is what a meta node is made of.
+type Deps struct {
+	server.Deps
+	LeaseTime time.Duration // for which leases are granted; 0 for the engine's default
+}
+
+// Node is a meta node. Parts start in the order of Open, each made of those before it, and stop in reverse.
+type Node struct {
+	*server.Server
+	*server.MetaMembers
+	*server.DataMembers
+
+	deps     Deps
+	nodes    *dataNodes
+	copies   *copies
+	losses   *losses
+	shards   *shards
+	backups  *backups
+	restores *restores
+	entropy  http.Handler   // the anti-entropy of the whole cluster
+	stop     []func() error // what Close runs, last first
+}
+
+// Open starts all parts. A node that is in a cluster waits for a leader, but not for long: without one it answers
+// reads. ctx bounds the start alone. When it fails, what had started is stopped.
+func Open(ctx context.Context, d Deps) (*Node, error) {
+	n := &Node{deps: d}
+	for _, open := range []func(context.Context) error{
+		n.openServer, n.openOperations, n.openMembers, n.findCluster, n.serve,
+	} {
+		if err := open(ctx); err != nil {
+			return nil, errors.Join(err, n.Close())
+		}
+	}
+	return n, nil
+}
+
+func (n *Node) onClose(fn func() error) { n.stop = append(n.stop, fn) }
+
+// Close stops all parts, the last started first, and returns their errors. It may be called again.
+func (n *Node) Close() error {
+	var errs []error
+	for _, stop := range slices.Backward(n.stop) {
+		errs = append(errs, stop())
+	}
+	n.stop = nil
+	return errors.Join(errs...)
+}
+
+// openServer starts Raft, and listens for requests that serve answers.
+func (n *Node) openServer(context.Context) (err error) {
+	if n.Server, err = server.Open(n.deps.Deps); err != nil {
+		return err
+	}
+	n.onClose(n.Server.Close)
+	return nil
+}
+
+// openOperations makes what this node does with data nodes for operators.
+func (n *Node) openOperations(context.Context) error {
+	s := n.Server
+	n.nodes = &dataNodes{state: s.State, pool: s.Pool()}
+	n.copies = &copies{nodes: n.nodes}
+	n.losses = &losses{nodes: n.nodes, copies: n.copies}
+	n.shards = &shards{nodes: n.nodes, copies: n.copies, losses: n.losses, execute: s.Execute}
+	n.backups = &backups{nodes: n.nodes, copies: n.copies}
+	n.restores = &restores{state: s.State, execute: s.Execute}
+	n.entropy = routes.NewHandler(&view.View{State: s.State, Transport: transport.New(s.Pool())}, server.UserOf)
+	return nil
+}
+
+func (n *Node) openMembers(context.Context) error {
+	n.MetaMembers = server.NewMetaMembers(n.Server)
+	n.DataMembers = server.NewDataMembers(server.DataMembersDeps{Server: n.Server, Losses: n.losses.list})
+	return nil
+}
+
+func (n *Node) findCluster(ctx context.Context) error { return n.MetaMembers.FindCluster(ctx) }
+
+// serve starts the HTTP API, which needs all other parts.
+func (n *Node) serve(context.Context) error {
+	api := server.Serve(server.APIDeps{
+		Server: n.Server, Meta: n.MetaMembers, Data: n.DataMembers,
+		Routes:      slices.Concat(n.copies.routes(), n.shards.routes(), n.backups.routes(), n.restores.routes()),
+		ShardRepair: n.entropy,
+		LeaseTime:   n.deps.LeaseTime,
+	})
+	n.onClose(api.Close)
+	return nil
 }

@@ -7,95 +7,47 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"concord/internal/cluster"
-	"concord/internal/meta"
+	"concord/internal/meta/server"
 	"concord/internal/meta/wire"
 	"concord/internal/rpc"
 )
 
-// answerTimeout bounds what a data node answers from memory.
-const answerTimeout = 10 * time.Second
-
 // shards serves the commands that move and remove copies of shards.
-type shards struct{ *meta.Server }
-
-func (s shards) routes() {
-	s.HandleAdmin("POST /copy-shard", true, s.serve(s.copy))
-	s.HandleAdmin("POST /kill-copy-shard", false, s.serve(s.killCopy))
-	s.HandleAdmin("POST /remove-shard", true, s.serve(s.remove))
-	s.HandleAdmin("GET /copy-shard-status", false, s.serve(s.copies))
-	s.HandleAdmin("GET /shard-copies", false, s.serve(s.describe))
+type shards struct {
+	nodes   *dataNodes
+	copies  *copies
+	losses  *losses
+	execute func(cluster.Op) (any, error)
 }
 
-func (s shards) serve(fn func(*http.Request) (any, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		v, err := fn(r)
-		meta.Reply(w, v, err)
+func (s *shards) routes() []server.Route {
+	return []server.Route{
+		{Pattern: "POST /copy-shard", OnLeader: true, Handler: answer(s.copy)},
+		{Pattern: "POST /kill-copy-shard", Handler: answer(s.killCopy)},
+		{Pattern: "POST /remove-shard", OnLeader: true, Handler: answer(s.remove)},
+		{Pattern: "GET /copy-shard-status", Handler: answer(s.copying)},
 	}
-}
-
-func (s shards) client(addr string) (rpc.ShardsClient, error) {
-	conn, err := s.Pool().Conn(addr)
-	if err != nil {
-		return nil, err
-	}
-	return rpc.NewShardsClient(conn), nil
-}
-
-// shard finds the shard of a request, and node the data node with an address.
-func (s shards) shard(r *http.Request) (cluster.Shard, error) {
-	id, err := strconv.ParseUint(r.FormValue("shard"), 10, 64)
-	if err != nil {
-		return cluster.Shard{}, errors.New("shard: must be a number")
-	}
-	// A follower may be a heartbeat behind the leader that has just made the shard, as in a restore.
-	late := time.After(behind)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if sh, ok := s.State().Shard(id); ok {
-			return sh, nil
-		}
-		select {
-		case <-tick.C:
-		case <-late:
-			return cluster.Shard{}, fmt.Errorf("shard %d does not exist", id)
-		case <-r.Context().Done():
-			return cluster.Shard{}, r.Context().Err()
-		}
-	}
-}
-
-// behind is how far a follower's state may be behind the leader's.
-const behind = 2 * time.Second
-
-func (s shards) node(addr string) (cluster.Node, error) {
-	n, ok := s.State().DataNodeByAddr(addr)
-	if !ok {
-		return n, fmt.Errorf("data node %q does not exist", addr)
-	}
-	return n, nil
 }
 
 // copy makes a data node fetch a shard, and records it as an owner. Its answer comes when that is done.
-func (s shards) copy(r *http.Request) (any, error) {
-	sh, err := s.shard(r)
+func (s *shards) copy(r *http.Request) (any, error) {
+	sh, err := s.nodes.shard(r)
 	if err != nil {
 		return nil, err
 	}
-	from, err := s.node(r.FormValue("src"))
+	from, err := s.nodes.node(r.FormValue("src"))
 	if err != nil {
 		return nil, err
 	}
-	to, err := s.node(r.FormValue("dest"))
+	to, err := s.nodes.node(r.FormValue("dest"))
 	if err != nil {
 		return nil, err
 	}
 	if !slices.Contains(sh.Owners, from.ID) {
-		return nil, fmt.Errorf("data node %s is no owner of shard %d", from.TCPAddr, sh.ID)
+		return nil, fmt.Errorf("data node %s is not an owner of shard %d", from.TCPAddr, sh.ID)
 	} else if slices.Contains(sh.Owners, to.ID) {
 		return nil, fmt.Errorf("data node %s is an owner of shard %d already", to.TCPAddr, sh.ID)
 	}
@@ -106,37 +58,39 @@ func (s shards) copy(r *http.Request) (any, error) {
 		}
 	}
 	if !incomplete {
-		if err := s.checkSource(r.Context(), sh, from); err != nil {
+		if err := s.copies.checkSource(r.Context(), sh, from); err != nil {
 			return nil, err
 		}
 	}
-	c, err := s.client(to.TCPAddr)
+	c, err := s.nodes.client(to.TCPAddr)
 	if err != nil {
 		return nil, err
 	}
 	// A client that goes away does not stop the copy; kill-copy-shard does.
 	ctx := context.WithoutCancel(r.Context())
 	if _, err := c.Copy(ctx, &rpc.CopyRequest{
-		ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy, Source: from.TCPAddr, Incomplete: incomplete,
+		ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy,
+		Source: from.TCPAddr, Incomplete: incomplete,
 	}); err != nil {
 		return nil, errors.New(rpc.Message(err))
 	}
-	if _, err := s.Execute(cluster.AddShardOwner{ID: sh.ID, NodeID: to.ID}); err != nil {
+	if _, err := s.execute(cluster.AddShardOwner{ID: sh.ID, NodeID: to.ID}); err != nil {
 		return nil, fmt.Errorf("shard %d is on %s, but was not recorded: %w", sh.ID, to.TCPAddr, err)
 	}
 	return struct{}{}, nil
 }
 
-func (s shards) killCopy(r *http.Request) (any, error) {
-	sh, err := s.shard(r)
+// killCopy stops a copy that is being made.
+func (s *shards) killCopy(r *http.Request) (any, error) {
+	sh, err := s.nodes.shard(r)
 	if err != nil {
 		return nil, err
 	}
-	to, err := s.node(r.FormValue("dest"))
+	to, err := s.nodes.node(r.FormValue("dest"))
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.client(to.TCPAddr)
+	c, err := s.nodes.client(to.TCPAddr)
 	if err != nil {
 		return nil, err
 	}
@@ -148,82 +102,62 @@ func (s shards) killCopy(r *http.Request) (any, error) {
 	return struct{}{}, nil
 }
 
-// remove takes an ownership away, then the copy: in between nobody writes to it.
-// Another owner must have all of the shard: a copy lacks what was written while
-// it was made until anti-entropy has brought it.
-func (s shards) remove(r *http.Request) (any, error) {
-	sh, err := s.shard(r)
+// remove makes a data node one that does not own the shard, and then removes its copy: in between nobody writes to it.
+// Another owner must have all of the shard. One whose copy was just made may not: it lacks what was written meanwhile,
+// until anti-entropy has brought it.
+func (s *shards) remove(r *http.Request) (any, error) {
+	sh, err := s.nodes.shard(r)
 	if err != nil {
 		return nil, err
 	}
-	n, err := s.node(r.FormValue("node"))
+	n, err := s.nodes.node(r.FormValue("node"))
 	if err != nil {
 		return nil, err
 	}
 	if !slices.Contains(sh.Owners, n.ID) {
-		return nil, fmt.Errorf("data node %s is no owner of shard %d", n.TCPAddr, sh.ID)
+		return nil, fmt.Errorf("data node %s is not an owner of shard %d", n.TCPAddr, sh.ID)
 	} else if len(sh.Owners) == 1 {
-		return nil, fmt.Errorf("data node %s has the last copy of shard %d: copy it to another one first, or drop it with DROP SHARD", n.TCPAddr, sh.ID)
+		return nil, fmt.Errorf("data node %s has the last copy of shard %d: "+
+			"copy it to another one first, or drop it with DROP SHARD", n.TCPAddr, sh.ID)
 	}
-	if why := s.heldAlone(r.Context(), []cluster.Shard{sh}, n)[sh.ID]; why != "" {
-		return nil, fmt.Errorf("the other owners do not have all of shard %d (%s): wait for anti-entropy, which must be enabled, or copy it to another node", sh.ID, why)
+	if why := s.losses.heldAlone(r.Context(), []cluster.Shard{sh}, n)[sh.ID]; why != "" {
+		return nil, fmt.Errorf("the other owners do not have all of shard %d (%s): "+
+			"wait for anti-entropy, which must be enabled, or copy it to another node", sh.ID, why)
 	}
-	if _, err := s.Execute(cluster.RemoveShardOwner{ID: sh.ID, NodeID: n.ID, Time: time.Now()}); err != nil {
+	if _, err := s.execute(cluster.RemoveShardOwner{ID: sh.ID, NodeID: n.ID, Time: time.Now()}); err != nil {
 		return nil, err
 	}
-	c, err := s.client(n.TCPAddr)
+	c, err := s.nodes.client(n.TCPAddr)
 	if err == nil {
 		ctx, cancel := context.WithTimeout(r.Context(), time.Minute)
 		defer cancel()
 		_, err = c.Remove(ctx, &rpc.RemoveRequest{ShardId: sh.ID})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("data node %s no longer owns shard %d, but its files are still there: %s", n.TCPAddr, sh.ID, rpc.Message(err))
+		return nil, fmt.Errorf("data node %s no longer owns shard %d, but its files are still there: %s",
+			n.TCPAddr, sh.ID, rpc.Message(err))
 	}
 	return struct{}{}, nil
 }
 
-// each asks all data nodes at the same time, and returns the addresses of those that do not answer.
-func (s shards) each(ctx context.Context, timeout time.Duration, fn func(context.Context, cluster.Node, rpc.ShardsClient) error) (away []string) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	for _, n := range s.State().DataNodes {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			c, err := s.client(n.TCPAddr)
-			if err == nil {
-				err = fn(ctx, n, c)
-			}
-			if err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				away = append(away, n.TCPAddr)
-			}
-		}()
-	}
-	wg.Wait()
-	slices.Sort(away)
-	return away
-}
-
-func (s shards) copies(r *http.Request) (any, error) {
+// copying lists the copies that are being made.
+func (s *shards) copying(r *http.Request) (any, error) {
 	out := []wire.CopyStatus{}
-	var mu sync.Mutex
-	s.each(r.Context(), answerTimeout, func(ctx context.Context, n cluster.Node, c rpc.ShardsClient) error {
-		resp, err := c.Copies(ctx, &rpc.CopiesRequest{})
-		mu.Lock()
-		defer mu.Unlock()
-		for _, st := range resp.GetCopies() {
+	ask := func(ctx context.Context, n cluster.Node) (*rpc.CopiesResponse, error) {
+		c, err := s.nodes.client(n.TCPAddr)
+		if err != nil {
+			return nil, err
+		}
+		return c.Copies(ctx, &rpc.CopiesRequest{})
+	}
+	for _, a := range rpc.AskAll(r.Context(), s.nodes.state().DataNodes, answerTimeout, ask) {
+		for _, st := range a.Value.GetCopies() {
 			out = append(out, wire.CopyStatus{
-				Source: st.Source, Dest: n.TCPAddr, Database: st.Database, Policy: st.RetentionPolicy, ShardID: st.ShardId,
+				Source: st.Source, Dest: a.Node.TCPAddr, Database: st.Database, Policy: st.RetentionPolicy, ShardID: st.ShardId,
 				TotalSize: st.Total, CurrentSize: st.Current, StartedAt: time.Unix(0, st.Started).UTC(),
 			})
 		}
-		return err
-	})
+	}
 	slices.SortFunc(out, func(a, b wire.CopyStatus) int { return int(a.ShardID) - int(b.ShardID) })
 	return out, nil
 }

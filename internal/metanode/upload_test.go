@@ -65,7 +65,7 @@ func (e *endless) Read(b []byte) (int, error) {
 // What begins a restore is bounded, and there is one at a time.
 func TestRestoreBeginsWithABoundedBody(t *testing.T) {
 	t.Parallel()
-	b := newBackups(nil)
+	b := &restores{}
 	begin := func(body io.Reader) string {
 		w := httptest.NewRecorder()
 		b.serveBegin(w, httptest.NewRequest("POST", "/restore/begin", body))
@@ -102,7 +102,7 @@ func TestRestoredShardIsNoForm(t *testing.T) {
 		var body endless
 		r := httptest.NewRequest("POST", "/restore/shard?shard=none", &body)
 		r.Header.Set("Content-Type", kind)
-		if _, err := newBackups(nil).shard(r); err == nil || err.Error() != "shard: must be a number" {
+		if _, err := (&backups{nodes: &dataNodes{}}).restoreShard(r); err == nil || err.Error() != "shard: must be a number" {
 			t.Error(err)
 		}
 		if body.n > 0 {

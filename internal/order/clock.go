@@ -31,6 +31,9 @@ const (
 	maxAheadVersions = Version(maxAhead/time.Microsecond) << (counterBits + nodeBits)
 )
 
+// BeforeVersions is the version of writes that waited in hinted handoff before writes had versions.
+const BeforeVersions Version = 1
+
 // ErrFarAhead is for a version that is too far ahead of the time of this machine to be believed.
 var ErrFarAhead = errors.New("the clock of the other data node is more than 24 hours ahead of the clock of this one: " +
 	"set the clocks of both machines")
@@ -43,6 +46,12 @@ func AtTime(t time.Time) Version {
 // Time returns when the version was given, to the microsecond. It is the time of the greatest clock that the node which
 // gave it had heard of.
 func (v Version) Time() time.Time { return time.UnixMicro(int64(v >> (counterBits + nodeBits))) }
+
+// String is the version for people: its time, its counter, and its node, or the lowest 8 bits of that.
+func (v Version) String() string {
+	counter, node := v>>nodeBits&(1<<counterBits-1), v&(1<<nodeBits-1)
+	return fmt.Sprintf("%s #%d node %d", v.Time().UTC().Format("2006-01-02T15:04:05.000000Z07:00"), counter, node)
+}
 
 // length returns the time between two versions, of which v is the difference.
 func (v Version) length() time.Duration {

@@ -89,6 +89,14 @@ func TestClock(t *testing.T) {
 }
 
 // A version that was heard is not passed backwards after a crash: writes that came after it were acknowledged.
+func TestVersionForPeople(t *testing.T) {
+	t.Parallel()
+	v := AtTime(time.Date(2026, 1, 2, 3, 4, 5, 60_000, time.UTC)) | 15<<nodeBits | 255
+	if got, want := v.String(), "2026-01-02T03:04:05.000060Z #15 node 255"; got != want {
+		t.Errorf("it is %q, want %q", got, want)
+	}
+}
+
 func TestClockRemembersWhatItHeardOverACrash(t *testing.T) {
 	t.Parallel()
 	path, at := filepath.Join(t.TempDir(), "clock"), time.Unix(1_800_000_000, 0)

@@ -1,4 +1,5 @@
-// Package order says which of two operations on a point is the later one. Every data node has one Clock and one Journal.
+// Package order says which of two operations on a point is the later one. Every data node has one Clock and one
+// Journal.
 //
 // # Versions
 //
@@ -7,9 +8,9 @@
 //
 // # The clock
 //
-// The Clock of a node gives versions. Nodes tell each other their clocks with every message, and a clock that is behind
-// moves forward at once. So what happens after something else, anywhere in the cluster, gets a greater version, although
-// the times of the machines may be minutes apart. A clock that is more than 24 hours ahead is not believed.
+// The Clock of a node gives versions. Nodes tell each other their clocks with every message, and a clock that is
+// behind moves forward at once. So what happens after something else, anywhere in the cluster, gets a greater version,
+// although the times of the machines may be minutes apart. A clock that is more than 24 hours ahead is not believed.
 //
 // # The journal
 //
@@ -51,18 +52,19 @@
 //	 on disk, with an index in memory                in memory, with a log on disk
 //
 // While the floor follows, a generation ends after two seconds, and there are two or three of them. While the floor
-// stands still, a generation ends when it is full. Then the oldest in memory becomes a sorted file, and sorted files are
-// merged when they are many. Past its size on disk, the journal forgets the oldest writes although they are above the
-// floor. A write that is late by more is then written as it arrives.
+// stands still, a generation ends when it is full. Then the oldest in memory becomes a sorted file, and sorted files
+// are merged when they are many. Past its size on disk, the journal forgets the oldest writes although they are above
+// the floor. A write that is late by more is then written as it arrives.
 //
 // # What a crash leads to
 //
-//   - The clock begins above all versions that it gave or heard of: it stores a bound ahead of them. The node also makes
-//     it hear of the versions in the journal and of the deletes that it remembers.
-//   - A record of the log that is torn is cut off. While the floor is near, others may be lost with the power: the writes
-//     have arrived at all owners. While the floor is behind, a write is acknowledged only when its record is on disk.
-//   - A write that was under way counts as written, and the engine may not have it. So the journal says nothing certain
-//     of versions from before it was opened.
+//   - The clock begins above all versions that it gave or heard of: it stores a bound ahead of them. The node also
+//     makes it hear of the versions in the journal and of the deletes that it remembers.
+//   - A record of the log that is torn is cut off. While the floor is near, others may be lost with the power: the
+//     writes have arrived at all owners. While the floor is behind, a write is acknowledged only when its record is on
+//     disk.
+//   - A write that was under way counts as written, and the engine may not have it. So the journal says nothing
+//     certain of versions from before it was opened.
 //   - A crash may leave a log beside the sorted file that was made of it. The log is removed. It may also leave sorted
 //     files beside the one that they were merged into. They do no harm, and are merged again.
 //   - A file that is damaged in another way is set aside, and the node compares its copies with those of others.

@@ -14,6 +14,7 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"pgregory.net/rapid"
 )
 
@@ -218,15 +219,20 @@ func TestDamage(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(to, filepath.Base(files[0])), bad, 0o640); err != nil {
 			t.Fatal(err)
 		}
-		j, err := OpenJournal(JournalConfig{Dir: to, Log: zap.NewNop()})
+		core, logged := observer.New(zap.WarnLevel)
+		j, err := OpenJournal(JournalConfig{Dir: to, Log: zap.New(core)})
 		if err != nil {
 			t.Fatalf("byte %d: %v", at, err)
 		}
 		if n := known(j); n != 6 || j.Since() == 0 {
 			t.Errorf("byte %d: %d are known, want 6", at, n)
 		}
-		if _, err := os.Stat(filepath.Join(to, filepath.Base(files[0])+".damaged")); err != nil {
+		kept := filepath.Join(to, filepath.Base(files[0])+".damaged")
+		if _, err := os.Stat(kept); err != nil {
 			t.Errorf("byte %d: %v", at, err)
+		}
+		if logged.FilterField(zap.String("kept", kept)).Len() != 1 {
+			t.Errorf("byte %d: the log does not name %s: %v", at, kept, logged.All())
 		}
 		j.Close()
 	}

@@ -213,23 +213,6 @@ func withoutFields(p models.Point, keys []Key, newer map[Key]bool) models.Point 
 	return left
 }
 
-// add notes a write in the newest generation. mu must be held.
-func (j *Journal) add(w *Write) (err error) {
-	if len(w.keys) == 0 {
-		return nil
-	}
-	if j.current().keys >= j.cfg.MaxKeys {
-		if err := j.rotate(); err != nil {
-			return err
-		}
-	}
-	w.record, err = j.current().add(w.noted)
-	if err == nil {
-		w.in = j.current()
-	}
-	return err
-}
-
 // Done ends a write. The engine has all of the points.
 func (w *Write) Done() { w.end(w.noted, nil) }
 
@@ -260,16 +243,4 @@ func (w *Write) end(has noted, lost []Key) {
 	if !j.isClosed() {
 		j.tidy()
 	}
-}
-
-// Sync returns when what was noted of the write is on disk. It returns at once while the journal need not be durable.
-func (w *Write) Sync() error {
-	j := w.journal
-	j.mu.Lock()
-	due := j.durable && w.in != nil
-	j.mu.Unlock()
-	if !due {
-		return nil
-	}
-	return j.syncTo(w.in, w.record)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"golang.org/x/sync/errgroup"
 
+	"concord/internal/keylock"
 	"concord/internal/order"
 	"concord/internal/rpc"
 )
@@ -23,6 +24,14 @@ type Order struct {
 // newest.
 var errBehind = errors.New("the owner has newer values of some of the points")
 
+// ownCopies takes writes to this node's copies of shards: those of its clients, of other nodes and of repairs.
+type ownCopies struct {
+	Deps
+	writing  keylock.Locks[uint64] // by shard; held for reading while points are accepted, and for writing by a repair
+	creating keylock.Locks[uint64] // by shard; held while a write creates a copy
+	newest   newestVersions
+}
+
 // accept writes points of version v to this node's copy of a shard. Some of the points may have a greater version
 // there, or be removed by a delete with a greater version. A late write is written without these, whether it comes out
 // of hinted handoff or its client has its answer already. Of any other write nothing is written then, and the error is
@@ -30,57 +39,66 @@ var errBehind = errors.New("the owner has newer values of some of the points")
 //
 // A write without a version, which is 0, is of a node from before there were versions. A late one is older than all
 // others, and one that is not late is the newest.
-func (w *Writer) accept(
+func (c *ownCopies) accept(
 	ctx tsdb.WriteContext, shard uint64, db, policy string, v order.Version, late bool, points []models.Point,
 ) (err error) {
 	if v == 0 && late {
-		v = oldest
+		v = order.BeforeVersions
 	}
 	if v == 0 {
-		return w.writeStore(ctx, shard, db, policy, points)
+		return c.writeStore(ctx, shard, db, policy, points)
 	}
-	if err := w.Order.Clock.Heard(v); err != nil {
+	if err := c.Order.Clock.Heard(v); err != nil {
 		return err
 	}
-	l := w.writing.Of(shard)
+	l := c.writing.Of(shard)
 	l.RLock()
 	defer l.RUnlock()
-	left, end := w.Deletes.BeginWrite(shard, db, policy, v, points)
+	left, ended := c.Deletes.BeginWrite(shard, db, policy, v, points)
 	var written []models.Point
 	defer func() {
-		if failed := end(written); failed != nil {
+		if failed := ended(written); failed != nil {
 			err = failed
 		}
 	}()
 	if len(left) < len(points) && !late {
 		return errBehind
 	}
-	kept, write, err := w.Order.Journal.Begin(shard, v, left, late)
+	kept, write, err := c.Order.Journal.Begin(shard, v, left, late)
 	if errors.Is(err, order.ErrBehind) {
 		return errBehind
 	} else if err != nil {
 		return err
 	}
 	if len(kept) > 0 {
-		err = w.writeStore(ctx, shard, db, policy, kept)
+		err = c.writeStore(ctx, shard, db, policy, kept)
 	}
-	var partial tsdb.PartialWriteError
-	switch {
-	case err == nil:
-		written = kept
-		write.Done()
-	case errors.As(err, &partial):
-		written = taken(kept, partial)
-		write.Failed(written)
-	default:
-		write.Failed(nil)
+	known := false
+	if written, known = end(write, kept, err); !known {
 		return err
 	}
-	w.newest.note(shard, v)
+	c.newest.note(shard, v)
 	if failed := write.Sync(); failed != nil {
 		return failed
 	}
 	return err
+}
+
+// end tells the journal what the engine made of points: it has those that end returns. It is false when the engine may
+// have any of them or none.
+func end(write *order.Write, points []models.Point, err error) (written []models.Point, known bool) {
+	var partial tsdb.PartialWriteError
+	switch {
+	case err == nil:
+		write.Done()
+		return points, true
+	case errors.As(err, &partial):
+		written = taken(points, partial)
+		write.Failed(written)
+		return written, true
+	}
+	write.Failed(nil)
+	return nil, false
 }
 
 // taken returns the points of a partial write that the engine has. The engine moves them to the front of the slice.
@@ -117,22 +135,22 @@ func (n *newestVersions) of(shard uint64) newestVersion {
 
 // WriteAgain writes points to this node's copy of a shard with the version that they had: those that a delete removed
 // and that are newer than it. Where the copy has got something newer, it stays.
-func (w *Writer) WriteAgain(shard uint64, db, policy string, v order.Version, points []models.Point) error {
-	return w.accept(tsdb.WriteContext{UserId: tsdb.UnknownUser}, shard, db, policy, v, true, points)
+func (c *ownCopies) WriteAgain(shard uint64, db, policy string, v order.Version, points []models.Point) error {
+	return c.accept(tsdb.WriteContext{UserId: tsdb.UnknownUser}, shard, db, policy, v, true, points)
 }
 
 // MayHaveNewer reports whether this node's copy of a shard may have points with a version above v.
-func (w *Writer) MayHaveNewer(shard uint64, v order.Version) bool {
-	return w.newest.of(shard).version > v || w.Order.Journal.Loaded() > v
+func (c *ownCopies) MayHaveNewer(shard uint64, v order.Version) bool {
+	return c.newest.of(shard).version > v || c.Order.Journal.Loaded() > v
 }
 
 // acceptSpans writes what another node sent. Writes out of hinted handoff come as one, with the version of each. They
 // are written at the same time: their versions order them.
-func (w *Writer) acceptSpans(r *rpc.WriteShardRequest, points []models.Point) error {
+func (c *ownCopies) acceptSpans(r *rpc.WriteShardRequest, points []models.Point) error {
 	ctx := tsdb.WriteContext{UserId: r.UserId}
 	if len(r.Spans) == 0 {
 		v := order.Version(r.Version)
-		return w.accept(ctx, r.ShardId, r.Database, r.RetentionPolicy, v, r.Hinted || r.Yields, points)
+		return c.accept(ctx, r.ShardId, r.Database, r.RetentionPolicy, v, r.Hinted || r.Yields, points)
 	}
 	var (
 		writes  errgroup.Group
@@ -148,7 +166,7 @@ func (w *Writer) acceptSpans(r *rpc.WriteShardRequest, points []models.Point) er
 		points = points[s.Points:]
 		writes.Go(func() error {
 			v := order.Version(s.Version)
-			err := w.accept(ctx, r.ShardId, r.Database, r.RetentionPolicy, v, true, some)
+			err := c.accept(ctx, r.ShardId, r.Database, r.RetentionPolicy, v, true, some)
 			var p tsdb.PartialWriteError
 			if !errors.As(err, &p) {
 				return err
@@ -169,12 +187,9 @@ func (w *Writer) acceptSpans(r *rpc.WriteShardRequest, points []models.Point) er
 const maxSpans = 16
 
 // clock is this node's.
-func (w *Writer) clock() uint64 {
-	return uint64(w.Order.Clock.Now())
+func (c *ownCopies) clock() uint64 {
+	return uint64(c.Order.Clock.Now())
 }
 
 // heard moves the clock of this node past that of another one. A clock that is far ahead is not believed.
-func (w *Writer) heard(clock uint64) { w.Order.Clock.Heard(order.Version(clock)) }
-
-// oldest is the version of what waited in hinted handoff before writes had versions.
-const oldest order.Version = 1
+func (c *ownCopies) heard(clock uint64) { c.Order.Clock.Heard(order.Version(clock)) }

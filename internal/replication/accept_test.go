@@ -70,7 +70,7 @@ func TestWriteFromAClockFarAheadIsRefused(t *testing.T) {
 		ShardId: shardID, Database: db, RetentionPolicy: policy, Points: [][]byte{p},
 		Version: uint64(order.AtTime(time.Now().AddDate(1, 0, 0))),
 	})
-	if err != nil || resp.Error == "" || !resp.Retryable {
+	if err != nil || resp.Error == "" || !resp.Temporary {
 		t.Errorf("the answer is %v, %v: want an error after which the write may be sent again", resp, err)
 	}
 	if n := count(t, s, "m"); n != -1 {

@@ -47,7 +47,7 @@ func TestTwoFirstWritesBeginACopyOnce(t *testing.T) {
 	s := &newShard{}
 	s.both.Add(2)
 	var begun countedCopies
-	w := &Writer{Deps: Deps{Shards: s, Copies: &begun}}
+	w := &ownCopies{Deps: Deps{Shards: s, Copies: &begun}}
 	var wg sync.WaitGroup
 	for range 2 {
 		wg.Go(func() {

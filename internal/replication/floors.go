@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"sync"
@@ -16,6 +17,8 @@ import (
 // floors are versions below which no write reaches a node any more. Each node tells each other one such a floor, once a
 // second. Below the floors of all nodes, the journal forgets.
 type floors struct {
+	*outgoing
+
 	mu   sync.Mutex
 	said map[uint64]order.Version // by this node, to each node; they never fall
 	told map[uint64]toldFloor     // by each other node, to this one
@@ -31,48 +34,41 @@ type toldFloor struct {
 	lacks bool // some of its copies lack something
 }
 
-// Floor returns the clock of this node, and a version. No write of this node with a smaller version will reach the
-// other node any more. While hinted handoff keeps something for that node, the version stays what it was: what is kept may be
-// as old.
-func (w *Writer) Floor(node uint64) (clock, floor uint64) {
-	return w.clock(), uint64(w.floor(node))
-}
-
-func (w *Writer) floor(node uint64) order.Version {
-	oldest := w.lanes.oldest() // before the look into hinted handoff: a write that ends meanwhile is there by then
-	w.floors.mu.Lock()
-	defer w.floors.mu.Unlock()
-	if !w.keepsFor(node) {
-		w.floors.said[node] = max(w.floors.said[node], oldest)
+// floor is a version below which nothing of this node reaches another one any more, as Writer.Floor says.
+func (f *floors) floor(node uint64) order.Version {
+	oldest := f.lanes.oldest() // before the look into hinted handoff: a write that ends meanwhile is there by then
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.keepsFor(node) {
+		f.said[node] = max(f.said[node], oldest)
 	}
-	return w.floors.said[node]
+	return f.said[node]
 }
 
 // keepsFor reports whether hinted handoff has writes or deletes for a node. Deletes count, because the node must know
 // which of its points are newer than a delete when it gets it.
-func (w *Writer) keepsFor(node uint64) bool {
-	if w.Handoff == nil {
+func (c *ownCopies) keepsFor(node uint64) bool {
+	if c.Handoff == nil {
 		return false
 	}
-	return w.holdsDeletes(node) ||
-		slices.ContainsFunc(w.Handoff.Waiting(), func(q handoff.Waiting) bool { return q.Node == node })
+	return c.holdsDeletes(node) ||
+		slices.ContainsFunc(c.Handoff.Waiting(), func(q handoff.Waiting) bool { return q.Node == node })
 }
 
-// Told takes what another node tells this one: its clock, its floor, and whether some of its copies lack something.
-func (w *Writer) Told(node, clock, floor uint64, lacks bool) {
-	w.heard(clock)
-	w.floors.mu.Lock()
-	defer w.floors.mu.Unlock()
-	w.floors.told[node] = toldFloor{order.Version(floor), lacks}
+// hear takes the floor of another node.
+func (f *floors) hear(node uint64, floor order.Version, lacks bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.told[node] = toldFloor{floor, lacks}
 }
 
 // tooLate reports whether a message is below the floor of its sender. Then its sender has given it up: the write is in
 // hinted handoff, or it failed. The message may come out of the buffers of a node that hung, and be older than what the
 // journal knows.
-func (w *Writer) tooLate(r *rpc.WriteShardRequest) bool {
-	w.floors.mu.Lock()
-	defer w.floors.mu.Unlock()
-	floor := uint64(w.floors.told[r.SenderNode].floor)
+func (f *floors) tooLate(r *rpc.WriteShardRequest) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	floor := uint64(f.told[r.SenderNode].floor)
 	late := func(v uint64) bool { return v != 0 && v < floor }
 	return late(r.Version) || slices.ContainsFunc(r.Spans, func(s *rpc.VersionSpan) bool { return late(s.Version) })
 }
@@ -85,56 +81,55 @@ const (
 	holdFor = time.Hour
 )
 
-// keepForgetting tells the journal of the floor, again and again until the writer closes.
-func (w *Writer) keepForgetting() {
-	defer w.wg.Done()
-	tick := time.NewTicker(w.ForgetEvery)
+// keepForgetting tells the journal of the floor, again and again until ctx ends.
+func (f *floors) keepForgetting(ctx context.Context) {
+	tick := time.NewTicker(f.ForgetEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
-			w.forget()
-		case <-w.ctx.Done():
+			f.forget()
+		case <-ctx.Done():
 			return
 		}
 	}
 }
 
 // forget lets the journal forget the versions below which no node can send anything any more.
-func (w *Writer) forget() {
-	if w.Meta.NodeID() == 0 {
+func (f *floors) forget() {
+	if f.Meta.NodeID() == 0 {
 		return
 	}
-	floor, kept := w.lowestFloor(time.Now())
-	w.Deletes.Forget(kept)
-	behind := w.Order.Clock.Now().Time().Sub(floor.Time())
-	err := errors.Join(w.Order.Journal.SetFloor(kept), w.Order.Journal.SetDurable(behind > behindFor))
-	news := (err != nil) != w.floors.failing
-	w.floors.failing = err != nil
+	floor, kept := f.lowestFloor(time.Now())
+	f.Deletes.Forget(kept)
+	behind := f.Order.Clock.Now().Time().Sub(floor.Time())
+	err := errors.Join(f.Order.Journal.SetFloor(kept), f.Order.Journal.SetDurable(behind > behindFor))
+	news := (err != nil) != f.failing
+	f.failing = err != nil
 	switch {
 	case news && err != nil:
-		w.Log.Warn("Cannot keep the journal of writes, and goes on trying", zap.Error(err))
+		f.Log.Warn("Cannot keep the journal of writes, and goes on trying", zap.Error(err))
 	case news:
-		w.Log.Info("The journal of writes is kept again")
+		f.Log.Info("The journal of writes is kept again")
 	}
 }
 
 // lowestFloor returns the lowest floor of all nodes, and the version below which the journal may forget: 0 while copies
 // lack something.
-func (w *Writer) lowestFloor(now time.Time) (floor, kept order.Version) {
-	self := w.Meta.NodeID()
-	floor = w.floor(self)
-	lacks := w.Copies.Lacking()
-	w.floors.mu.Lock()
-	defer w.floors.mu.Unlock()
-	for _, n := range w.Meta.DataNodes() {
+func (f *floors) lowestFloor(now time.Time) (floor, kept order.Version) {
+	self := f.Meta.NodeID()
+	floor = f.floor(self)
+	lacks := f.Copies.Lacking()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, n := range f.Meta.DataNodes() {
 		if n.ID != self {
-			told := w.floors.told[n.ID]
+			told := f.told[n.ID]
 			floor = min(floor, told.floor)
 			lacks = lacks || told.lacks
 		}
 	}
-	if w.floors.holds(lacks, now) {
+	if f.holds(lacks, now) {
 		return floor, 0
 	}
 	return floor, floor

@@ -60,7 +60,7 @@ func TestToldDoesNotWaitForTheJournal(t *testing.T) {
 	w.Order.Journal = nil
 	w.Told(2, uint64(w.Order.Clock.Now()), uint64(w.Order.Clock.Now()), false)
 	w.Order.Journal = journal
-	if floor, kept := w.lowestFloor(time.Now()); floor == 0 || kept != floor {
+	if floor, kept := w.floors.lowestFloor(time.Now()); floor == 0 || kept != floor {
 		t.Errorf("the floor is %d, and what is below %d is forgotten", floor, kept)
 	}
 }

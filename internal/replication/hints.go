@@ -27,24 +27,24 @@ type Handoff interface {
 }
 
 // hint queues the messages of a write for an owner.
-func (w *Writer) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed result) result {
+func (o *outgoing) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed result) result {
 	cause := failed.err
-	if w.Handoff == nil {
-		w.Copies.Missed(d.node, d.shard, false)
+	if o.Handoff == nil {
+		o.Copies.Missed(d.node, d.shard, false)
 		return result{err: cause}
 	}
 	entries, err := entriesOf(reqs)
 	if err == nil {
-		err = w.Handoff.Append(d.node, d.shard, entries...)
+		err = o.Handoff.Append(d.node, d.shard, entries...)
 	}
 	if err != nil {
 		return result{err: fmt.Errorf("%w; and hinted handoff: %w", cause, err)}
 	}
 	for _, e := range entries {
-		w.stats.hinted.Add(int64(e.Points))
+		o.points.hinted.Add(int64(e.Points))
 	}
 	if d.verdict.keep(d.lane) {
-		w.Copies.Missed(d.node, d.shard, true)
+		o.Copies.Missed(d.node, d.shard, true)
 	}
 	return result{err: cause, hinted: true}
 }
@@ -63,7 +63,7 @@ func entriesOf(reqs []*rpc.WriteShardRequest) ([]handoff.Entry, error) {
 }
 
 // Entries returns a write to a shard as hinted handoff keeps it.
-func (w *Writer) Entries(
+func (o *outgoing) Entries(
 	shard uint64, db, policy string, v order.Version, points []models.Point,
 ) ([]handoff.Entry, error) {
 	reqs, _, err := encode(tsdb.WriteContext{UserId: tsdb.UnknownUser}, shard, db, policy, points)
@@ -75,14 +75,14 @@ func (w *Writer) Entries(
 }
 
 // holdsDeletes reports whether deletes wait here for a node.
-func (w *Writer) holdsDeletes(node uint64) bool {
-	return w.Handoff != nil && w.Handoff.Pending(node, handoff.WholeDatabase)
+func (c *ownCopies) holdsDeletes(node uint64) bool {
+	return c.Handoff != nil && c.Handoff.Pending(node, handoff.WholeDatabase)
 }
 
 // DeliverWrites sends entries of hinted handoff that are writes to a node, as one, and returns how many of them the
 // node has. Removed returns which points of a write with a version are left out, nil for none, or why the write has to
 // wait. When they cannot be sent as one for what one of them holds, the first is tried alone, to find it.
-func (w *Writer) DeliverWrites(
+func (o *outgoing) DeliverWrites(
 	ctx context.Context, node uint64, entries []handoff.Entry,
 	removed func(version uint64) (func(models.Point) bool, error),
 ) (int, error) {
@@ -98,11 +98,11 @@ func (w *Writer) DeliverWrites(
 	}
 	var err error
 	if len(all.req.Points) > 0 || all.points == 0 {
-		err = w.deliverRequest(ctx, node, all.req)
+		err = o.deliverRequest(ctx, node, all.req)
 	}
 	var permanent *handoff.PermanentError
 	if errors.As(err, &permanent) && n > 1 {
-		return w.DeliverWrites(ctx, node, entries[:1], removed)
+		return o.DeliverWrites(ctx, node, entries[:1], removed)
 	}
 	if err != nil {
 		return 0, err
@@ -160,23 +160,24 @@ func without(encoded [][]byte, removed func(models.Point) bool) ([][]byte, error
 	return kept, nil
 }
 
-func (w *Writer) deliverRequest(ctx context.Context, node uint64, req *rpc.WriteShardRequest) error {
-	ctx, cancel := context.WithTimeout(ctx, w.WriteTimeout)
+func (o *outgoing) deliverRequest(ctx context.Context, node uint64, req *rpc.WriteShardRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, o.WriteTimeout)
 	defer cancel()
 	var r result
-	if node == w.Meta.NodeID() {
+	if node == o.Meta.NodeID() {
 		points, err := decodePoints(req.Points)
 		if err != nil {
 			return &handoff.PermanentError{Err: err}
 		}
-		r = judge(w.acceptSpans(req, points))
+		r = judge(o.acceptSpans(req, points))
 	} else {
-		r = w.send(ctx, node, req, sending{hinted: true})
+		r = o.send(ctx, node, req, sending{hinted: true})
 	}
 	switch {
 	case r.partial != nil:
-		w.Log.Warn("A write out of hinted handoff was partial: the dropped points can never be written",
-			zap.Uint64("node_id", node), zap.Uint64("db_shard_id", req.ShardId), zap.Int("dropped", r.partial.Dropped), zap.String("reason", r.partial.Reason))
+		o.Log.Warn("A write out of hinted handoff was partial: the dropped points can never be written",
+			zap.Uint64("node_id", node), zap.Uint64("db_shard_id", req.ShardId),
+			zap.Int("dropped", r.partial.Dropped), zap.String("reason", r.partial.Reason))
 		return nil
 	case r.err != nil && r.permanent:
 		return &handoff.PermanentError{Err: r.err}

@@ -198,7 +198,8 @@ func TestHintForAnUnknownNodeIsTriedAgain(t *testing.T) {
 	}
 	c.meta.Lost = true
 	var never *handoff.PermanentError
-	if n, err := w.DeliverWrites(t.Context(), 2, []handoff.Entry{{Kind: handoff.Write, Points: 1, Data: b}}, nothing); n != 0 || err == nil || errors.As(err, &never) {
+	entries := []handoff.Entry{{Kind: handoff.Write, Points: 1, Data: b}}
+	if n, err := w.DeliverWrites(t.Context(), 2, entries, nothing); n != 0 || err == nil || errors.As(err, &never) {
 		t.Errorf("%d sent, %v", n, err)
 	}
 }

@@ -51,7 +51,8 @@ func (l *lanes) begin(owners []uint64, shard uint64, size int, timeout time.Dura
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lanes == nil {
-		l.lanes, l.nodes, l.writes = make(map[lane]map[*delivery]struct{}), make(map[uint64]*underWay), make(map[uint64]map[uint64]int)
+		l.lanes, l.nodes = make(map[lane]map[*delivery]struct{}), make(map[uint64]*underWay)
+		l.writes = make(map[uint64]map[uint64]int)
 	}
 	l.write++
 	if l.writes[shard] == nil {

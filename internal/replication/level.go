@@ -31,18 +31,8 @@ func (w *Writer) decide(level models.ConsistencyLevel, results <-chan result, ow
 	}
 	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
-	need := required(level, owners)
-	var (
-		wrote, failed int
-		missed        int // failed, and not in hinted handoff
-		first         error
-		partial       *tsdb.PartialWriteError
-	)
-	timedOut := false
-	canSucceed := func() bool { return failed <= owners-need }
-	// "Some owners have the write" and "none has it" are different errors.
-	unclearWhetherAnyWrote := func() bool { return wrote == 0 && failed < owners }
-	for !timedOut && (canSucceed() || unclearWhetherAnyWrote()) {
+	t := tally{level: level, owners: owners, need: required(level, owners)}
+	for timedOut := false; !timedOut && t.undecided(); {
 		var r result
 		select {
 		case r = <-results:
@@ -53,44 +43,72 @@ func (w *Writer) decide(level models.ConsistencyLevel, results <-chan result, ow
 		if errors.Is(r.err, errBehind) {
 			return errBehind
 		}
-		if r.err != nil && !(r.hinted && level == models.ConsistencyLevelAny) {
-			failed++
-			if !r.hinted {
-				missed++
-			}
-			if first == nil || errors.Is(r.err, coordinator.ErrTimeout) {
-				first = r.err
-			}
-		} else {
-			wrote++
-			if partial == nil {
-				partial = r.partial
-			}
-		}
-		if wrote >= need {
+		t.add(r)
+		if t.wrote >= t.need {
 			w.stats.ok.Add(1)
-			if partial != nil {
-				return *partial
+			if t.partial != nil {
+				return *t.partial
 			}
 			return nil
 		}
 	}
 	w.stats.failed.Add(1)
-	switch {
-	case errors.Is(first, coordinator.ErrTimeout):
+	if errors.Is(t.first, coordinator.ErrTimeout) {
 		w.stats.timeout.Add(1)
+	}
+	return t.failure()
+}
+
+// tally counts what the owners made of a write.
+type tally struct {
+	level        models.ConsistencyLevel
+	owners, need int // all of them, and those that must have written
+
+	wrote, failed int
+	missed        int   // failed, and not in hinted handoff
+	first         error // the first one, or a timeout
+	partial       *tsdb.PartialWriteError
+}
+
+func (t *tally) add(r result) {
+	if r.err == nil || r.hinted && t.level == models.ConsistencyLevelAny {
+		t.wrote++
+		if t.partial == nil {
+			t.partial = r.partial
+		}
+		return
+	}
+	t.failed++
+	if !r.hinted {
+		t.missed++
+	}
+	if t.first == nil || errors.Is(r.err, coordinator.ErrTimeout) {
+		t.first = r.err
+	}
+}
+
+// undecided reports whether to wait for more owners: the level can be met, or it is not clear whether any owner has the
+// write. "Some owners have the write" and "none has it" are different errors.
+func (t *tally) undecided() bool {
+	return t.failed <= t.owners-t.need || t.wrote == 0 && t.failed < t.owners
+}
+
+// failure is the error of a write whose level is not met.
+func (t *tally) failure() error {
+	switch {
+	case errors.Is(t.first, coordinator.ErrTimeout):
 		return coordinator.ErrTimeout
-	case wrote > 0 && missed == 0:
+	case t.wrote > 0 && t.missed == 0:
 		// Clients do not send a partial write again. That is fine: hinted handoff brings it to the others.
 		return fmt.Errorf("%w: %d of %d owners have it, hinted handoff brings it to the others: %w",
-			coordinator.ErrPartialWrite, wrote, owners, first)
-	case wrote > 0:
+			coordinator.ErrPartialWrite, t.wrote, t.owners, t.first)
+	case t.wrote > 0:
 		return fmt.Errorf("%w: %d of %d owners have it, the level needs %d: %w",
-			coordinator.ErrWriteFailed, wrote, owners, need, first)
-	case influxdb.IsClientError(first):
-		return first
+			coordinator.ErrWriteFailed, t.wrote, t.owners, t.need, t.first)
+	case influxdb.IsClientError(t.first):
+		return t.first
 	}
-	return fmt.Errorf("%w: %w", coordinator.ErrWriteFailed, first)
+	return fmt.Errorf("%w: %w", coordinator.ErrWriteFailed, t.first)
 }
 
 // merge adds a partial write to those before, with each reason once.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/influxdata/influxdb"
 	"github.com/influxdata/influxdb/coordinator"
@@ -16,6 +17,18 @@ import (
 	"concord/internal/order"
 	"concord/internal/rpc"
 )
+
+// outgoing brings writes to one owner at a time: to another node, to this node's own copy, or into hinted handoff.
+type outgoing struct {
+	*ownCopies
+	sender uint64 // this process, to peers
+	lanes  lanes
+	missed missedLog
+	points struct{ local, remote, hinted atomic.Int64 } // as in Statistics
+}
+
+// Sender names this process in its messages.
+func (o *outgoing) Sender() uint64 { return o.sender }
 
 // batchBytes is where a shard's points go on in another message, well below rpc.MaxMessage.
 const batchBytes = 8 << 20
@@ -63,19 +76,19 @@ func stamp(requests []*rpc.WriteShardRequest, v order.Version, yields bool) {
 
 // writeLocal writes to this node's own copy. What the store may take later goes to hinted handoff, as for any other
 // owner. What is in there already is not waited for: its versions say that it is older. Yields is as in shardWrite.
-func (w *Writer) writeLocal(
+func (o *outgoing) writeLocal(
 	ctx tsdb.WriteContext, d *delivery, db, policy string, points []models.Point, yields bool,
 ) result {
-	if w.Meta.Deleted(d.shard, 1) {
+	if o.Meta.Deleted(d.shard, 1) {
 		return result{err: errShardDeleted, permanent: true}
 	}
-	w.stats.local.Add(int64(len(points)))
-	r := judge(w.accept(ctx, d.shard, db, policy, d.version, yields, points))
+	o.points.local.Add(int64(len(points)))
+	r := judge(o.accept(ctx, d.shard, db, policy, d.version, yields, points))
 	if r.err == nil || errors.Is(r.err, errBehind) || influxdb.IsClientError(r.err) {
 		return r
 	}
-	if w.Handoff == nil {
-		w.Copies.Missed(d.node, d.shard, false)
+	if o.Handoff == nil {
+		o.Copies.Missed(d.node, d.shard, false)
 		return r
 	}
 	reqs, _, err := encode(ctx, d.shard, db, policy, points)
@@ -83,7 +96,7 @@ func (w *Writer) writeLocal(
 		return result{err: err}
 	}
 	stamp(reqs, d.version, yields)
-	return w.hint(d, reqs, r)
+	return o.hint(d, reqs, r)
 }
 
 // judge tells a partial write, after which the owner has the other points, from a failure.
@@ -96,10 +109,10 @@ func judge(err error) result {
 }
 
 // writeStore writes to this node's copy of a shard and creates it where it is missing.
-func (w *Writer) writeStore(ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) error {
-	err := w.Shards.WriteToShard(ctx, id, points)
+func (c *ownCopies) writeStore(ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) error {
+	err := c.Shards.WriteToShard(ctx, id, points)
 	if errors.Is(err, tsdb.ErrShardNotFound) {
-		err = w.beginShard(ctx, id, db, policy, points)
+		err = c.beginShard(ctx, id, db, policy, points)
 	}
 	if errors.Is(err, tsdb.ErrShardDeletion) {
 		return tsdb.PartialWriteError{
@@ -112,32 +125,32 @@ func (w *Writer) writeStore(ctx tsdb.WriteContext, id uint64, db, policy string,
 
 // beginShard creates the copy of a shard, unless another write did so meanwhile, and writes to it. Of two first
 // writes at the same time one alone begins it: of the second it would seem that the copy was lost between them.
-func (w *Writer) beginShard(ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) error {
-	l := w.creating.Of(id)
+func (c *ownCopies) beginShard(ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) error {
+	l := c.creating.Of(id)
 	l.Lock()
 	defer l.Unlock()
-	if err := w.Shards.WriteToShard(ctx, id, points); !errors.Is(err, tsdb.ErrShardNotFound) {
+	if err := c.Shards.WriteToShard(ctx, id, points); !errors.Is(err, tsdb.ErrShardNotFound) {
 		return err
 	}
-	if err := w.Copies.Begin(id); err != nil {
+	if err := c.Copies.Begin(id); err != nil {
 		return err
 	}
-	if err := w.Shards.CreateShard(db, policy, id, true); err != nil {
+	if err := c.Shards.CreateShard(db, policy, id, true); err != nil {
 		return err
 	}
-	return w.Shards.WriteToShard(ctx, id, points)
+	return c.Shards.WriteToShard(ctx, id, points)
 }
 
 // writeRemote writes the messages in turn, within WriteTimeout. From the first
 // that fails and may succeed later, they go to hinted handoff. Of the order, it sets what depends on the message.
-func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at sending) result {
+func (o *outgoing) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at sending) result {
 	var all result
 	for i, req := range reqs {
-		if w.Handoff != nil && w.Handoff.Pending(d.node, d.shard) {
-			return w.hint(d, reqs[i:], result{err: errQueueNotEmpty})
+		if o.Handoff != nil && o.Handoff.Pending(d.node, d.shard) {
+			return o.hint(d, reqs[i:], result{err: errQueueNotEmpty})
 		}
-		at.write, at.noneBelow = partOf(d.write, i), partOf(w.lanes.noneBelow(d.shard), 0)
-		r := w.send(d.ctx, d.node, req, at)
+		at.write, at.noneBelow = partOf(d.write, i), partOf(o.lanes.noneBelow(d.shard), 0)
+		r := o.send(d.ctx, d.node, req, at)
 		at.onlyWhole = false // it has a part of the write
 		if r.undecided || errors.Is(r.err, errBehind) {
 			return r
@@ -146,7 +159,7 @@ func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at send
 			if r.permanent {
 				return r
 			}
-			return w.hint(d, reqs[i:], r)
+			return o.hint(d, reqs[i:], r)
 		}
 		if r.partial != nil {
 			all.partial = merge(all.partial, *r.partial)
@@ -160,37 +173,37 @@ func (w *Writer) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at send
 type sending struct {
 	hinted             bool
 	write              uint64 // as in WriteShardRequest
-	noneBelow          uint64 // SettledWrite there: no write below it is under way
+	noneBelow          uint64 // NoneUnderWayBelow there: no write below it is under way
 	decides, onlyWhole bool   // as there
 }
 
 // partOf is the number of one message of a write.
 func partOf(write uint64, part int) uint64 { return write<<8 | uint64(min(part, 255)) }
 
-func (w *Writer) send(ctx context.Context, node uint64, req *rpc.WriteShardRequest, at sending) result {
-	w.stats.remote.Add(int64(len(req.Points)))
-	n, ok := w.Meta.DataNode(node)
+func (o *outgoing) send(ctx context.Context, node uint64, req *rpc.WriteShardRequest, at sending) result {
+	o.points.remote.Add(int64(len(req.Points)))
+	n, ok := o.Meta.DataNode(node)
 	if !ok {
 		// What was queued is kept until it is clear that the node is gone: then its queue goes, and not an entry.
 		return result{err: fmt.Errorf("owner %d of shard %d is not in the cluster", node, req.ShardId), permanent: !at.hinted}
 	}
 	var resp *rpc.WriteShardResponse
-	conn, err := w.Pool.Conn(n.TCPAddr)
+	conn, err := o.Pool.Conn(n.TCPAddr)
 	if err == nil {
 		resp, err = rpc.NewReplicationClient(conn).WriteShard(ctx, &rpc.WriteShardRequest{
 			ShardId: req.ShardId, Database: req.Database, RetentionPolicy: req.RetentionPolicy,
 			UserId: req.UserId, Points: req.Points,
-			Sender: w.sender, SenderNode: w.Meta.NodeID(), Hinted: at.hinted,
-			Write: at.write, SettledWrite: at.noneBelow, Decides: at.decides, OnlyWhole: at.onlyWhole,
+			Sender: o.sender, SenderNode: o.Meta.NodeID(), Hinted: at.hinted,
+			Write: at.write, NoneUnderWayBelow: at.noneBelow, Decides: at.decides, OnlyWhole: at.onlyWhole,
 			Version: req.Version, Spans: req.Spans, Yields: req.Yields,
 		})
 	}
 	if err == nil {
-		w.heard(resp.Clock)
+		o.heard(resp.Clock)
 		return answered(req, resp)
 	}
-	if w.Handoff == nil {
-		w.missed.note(w.Log, n.TCPAddr, len(req.Points), err)
+	if o.Handoff == nil {
+		o.missed.note(o.Log, n.TCPAddr, len(req.Points), err)
 	}
 	// Canceled: the peer saw the deadline first.
 	switch c := status.Code(err); {
@@ -212,12 +225,12 @@ func answered(req *rpc.WriteShardRequest, resp *rpc.WriteShardResponse) result {
 	case resp.Behind:
 		return result{err: errBehind}
 	case resp.Partial:
-		return result{typeConflicts: resp.Conflicts, partial: &tsdb.PartialWriteError{
+		return result{typeConflicts: resp.TypeConflicts, partial: &tsdb.PartialWriteError{
 			Reason: resp.Error, Dropped: int(resp.Dropped), Database: req.Database, RetentionPolicy: req.RetentionPolicy,
 		}}
 	case resp.Error != "":
 		// As the local store's: callers match its beginning.
-		return result{err: errors.New(resp.Error), permanent: !resp.Retryable}
+		return result{err: errors.New(resp.Error), permanent: !resp.Temporary}
 	}
 	return result{}
 }

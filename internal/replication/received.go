@@ -26,6 +26,9 @@ type receivedKey struct{ sender, shard uint64 }
 // that goes down takes what was on its way with it: some owners have it, others do not, and nobody keeps it. The
 // owners then tell each other what they received; one that lacks a write knows that its copy is not whole.
 type received struct {
+	*ownCopies
+	running *running
+
 	mu sync.Mutex
 	m  map[receivedKey]*receivedFrom // by the sender's process and shard
 }
@@ -56,8 +59,8 @@ func (r *received) add(m *rpc.WriteShardRequest) {
 		r.m[key] = from
 	}
 	from.at = time.Now()
-	if m.SettledWrite > from.noneBelow {
-		from.noneBelow = m.SettledWrite
+	if m.NoneUnderWayBelow > from.noneBelow {
+		from.noneBelow = m.NoneUnderWayBelow
 		for w := range from.writes {
 			if w < from.noneBelow {
 				delete(from.writes, w)
@@ -110,56 +113,59 @@ func (r *received) drop(keys map[receivedKey][]uint64) {
 	}
 }
 
-// Sender names this process in its messages.
-func (w *Writer) Sender() uint64 { return w.sender }
-
-// SenderGone is told that processes of a node are gone, all but current when that is not 0. The other owners are told
-// which of their writes came here.
-func (w *Writer) SenderGone(node, current uint64) {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	gone := w.received.take(node, current)
-	if !w.opened || len(gone) == 0 {
+// senderGone tells the other owners which writes of processes of a node came here that are gone, as Writer.SenderGone
+// says.
+func (r *received) senderGone(node, current uint64) {
+	r.running.mu.RLock()
+	defer r.running.mu.RUnlock()
+	gone := r.take(node, current)
+	if !r.running.opened || len(gone) == 0 {
 		return
 	}
-	byOwner := make(map[uint64]map[uint64]*rpc.ReceivedRequest) // by owner, by process
-	for key, writes := range gone {
-		sh, ok := w.Meta.Shard(key.shard)
-		if !ok || len(writes) == 0 {
-			continue
-		}
-		for _, o := range sh.Owners {
-			if o == w.Meta.NodeID() || o == node {
-				continue
-			}
-			if byOwner[o] == nil {
-				byOwner[o] = make(map[uint64]*rpc.ReceivedRequest)
-			}
-			if byOwner[o][key.sender] == nil {
-				byOwner[o][key.sender] = &rpc.ReceivedRequest{Sender: key.sender, SenderNode: node}
-			}
-			r := byOwner[o][key.sender]
-			r.Shards = append(r.Shards, &rpc.ReceivedRequest_Shard{ShardId: key.shard, Writes: writes})
-		}
-	}
 	var told sync.WaitGroup
-	for owner, requests := range byOwner {
-		for _, r := range requests {
-			w.wg.Add(1)
-			told.Go(func() { defer w.wg.Done(); w.tellReceived(owner, r) })
+	for owner, requests := range r.byOwner(node, gone) {
+		for _, m := range requests {
+			r.running.wg.Add(1)
+			told.Go(func() { defer r.running.wg.Done(); r.tell(owner, m) })
 		}
 	}
-	w.wg.Add(1)
+	r.running.wg.Add(1)
 	go func() {
-		defer w.wg.Done()
+		defer r.running.wg.Done()
 		told.Wait()
 		// Later than any owner asks: it compares with what is here.
 		select {
 		case <-time.After(receivedKeeps):
-		case <-w.ctx.Done():
+		case <-r.running.ctx.Done():
 		}
-		w.received.drop(gone)
+		r.drop(gone)
 	}()
+}
+
+// byOwner makes the messages that tell the other owners what came from processes of a node that are gone: by owner, by
+// process.
+func (r *received) byOwner(node uint64, gone map[receivedKey][]uint64) map[uint64]map[uint64]*rpc.ReceivedRequest {
+	out := make(map[uint64]map[uint64]*rpc.ReceivedRequest)
+	for key, writes := range gone {
+		sh, ok := r.Meta.Shard(key.shard)
+		if !ok || len(writes) == 0 {
+			continue
+		}
+		for _, o := range sh.Owners {
+			if o == r.Meta.NodeID() || o == node {
+				continue
+			}
+			if out[o] == nil {
+				out[o] = make(map[uint64]*rpc.ReceivedRequest)
+			}
+			if out[o][key.sender] == nil {
+				out[o][key.sender] = &rpc.ReceivedRequest{Sender: key.sender, SenderNode: node}
+			}
+			m := out[o][key.sender]
+			m.Shards = append(m.Shards, &rpc.ReceivedRequest_Shard{ShardId: key.shard, Writes: writes})
+		}
+	}
+	return out
 }
 
 const (
@@ -171,25 +177,26 @@ const (
 // tellPause is between two attempts to tell an owner.
 const tellPause = time.Second
 
-// tellReceived tells one owner, again and again until it has it.
-func (w *Writer) tellReceived(owner uint64, r *rpc.ReceivedRequest) {
-	ctx, cancel := context.WithTimeout(w.ctx, receivedKeeps)
+// tell tells one owner, again and again until it has it.
+func (r *received) tell(owner uint64, m *rpc.ReceivedRequest) {
+	ctx, cancel := context.WithTimeout(r.running.ctx, receivedKeeps)
 	defer cancel()
 	for ctx.Err() == nil {
-		n, ok := w.Meta.DataNode(owner)
+		n, ok := r.Meta.DataNode(owner)
 		if !ok {
 			return
 		}
-		conn, err := w.Pool.Conn(n.TCPAddr)
+		conn, err := r.Pool.Conn(n.TCPAddr)
 		if err == nil {
-			attempt, cancel := context.WithTimeout(ctx, w.WriteTimeout)
-			_, err = rpc.NewReplicationClient(conn).Received(attempt, r)
+			attempt, cancel := context.WithTimeout(ctx, r.WriteTimeout)
+			_, err = rpc.NewReplicationClient(conn).Received(attempt, m)
 			cancel()
 		}
 		if err == nil {
 			return
 		}
-		w.Log.Debug("Cannot tell an owner which writes of a node that went down came here", zap.String("node", n.TCPAddr), zap.String("error", rpc.Message(err)))
+		r.Log.Debug("Cannot tell an owner which writes of a node that went down came here",
+			zap.String("node", n.TCPAddr), zap.String("error", rpc.Message(err)))
 		select {
 		case <-time.After(tellPause):
 		case <-ctx.Done():
@@ -197,22 +204,22 @@ func (w *Writer) tellReceived(owner uint64, r *rpc.ReceivedRequest) {
 	}
 }
 
-// compareReceived notes which copies of this node lack writes that another owner received.
-func (w *Writer) compareReceived(ctx context.Context, r *rpc.ReceivedRequest) error {
+// compare notes which copies of this node lack writes that another owner received.
+func (r *received) compare(ctx context.Context, m *rpc.ReceivedRequest) error {
 	select {
 	case <-time.After(receivedWait):
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	for _, sh := range r.Shards {
-		if !w.received.lacks(r.Sender, sh.ShardId, sh.Writes) {
+	for _, sh := range m.Shards {
+		if !r.lacks(m.Sender, sh.ShardId, sh.Writes) {
 			continue
 		}
-		from := fmt.Sprintf("data node %d", r.SenderNode)
-		if n, ok := w.Meta.DataNode(r.SenderNode); ok {
+		from := fmt.Sprintf("data node %d", m.SenderNode)
+		if n, ok := r.Meta.DataNode(m.SenderNode); ok {
 			from = "data node " + n.TCPAddr
 		}
-		w.Copies.Lacks(sh.ShardId, "writes of "+from+", which went down, reached other owners only")
+		r.Copies.Lacks(sh.ShardId, "writes of "+from+", which went down, reached other owners only")
 	}
 	return nil
 }

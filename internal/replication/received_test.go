@@ -9,8 +9,10 @@ import (
 func TestReceivedTellsWhatAnotherOwnerGotAlone(t *testing.T) {
 	t.Parallel()
 	const sender, node, shard = 77, 3, 5
-	write := func(to *received, write, settled uint64) {
-		to.add(&rpc.WriteShardRequest{Sender: sender, SenderNode: node, ShardId: shard, Write: write, SettledWrite: settled})
+	write := func(to *received, write, noneBelow uint64) {
+		to.add(&rpc.WriteShardRequest{
+			Sender: sender, SenderNode: node, ShardId: shard, Write: write, NoneUnderWayBelow: noneBelow,
+		})
 	}
 	var a, b received
 	for w := range uint64(4) {

@@ -36,7 +36,8 @@ func TestRepairLeavesWhatWasWrittenSinceItRead(t *testing.T) {
 		}
 		write := func(lines string) {
 			t.Helper()
-			if err := w.accept(tsdb.WriteContext{}, shardID, db, policy, w.Order.Clock.Next(), false, mustPoints(t, lines)); err != nil {
+			v, points := w.Order.Clock.Next(), mustPoints(t, lines)
+			if err := w.accept(tsdb.WriteContext{}, shardID, db, policy, v, false, points); err != nil {
 				t.Fatal(err)
 			}
 		}

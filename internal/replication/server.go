@@ -52,7 +52,7 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	if !versioned(r) && s.writer.holdsDeletes(r.SenderNode) {
 		return nil, status.Error(codes.FailedPrecondition, "deletes wait here for the sender of the write: they come first")
 	}
-	if s.writer.tooLate(r) {
+	if s.writer.floors.tooLate(r) {
 		return nil, status.Error(codes.Canceled, "the write came too late: its sender has given it up")
 	}
 	if r.Decides && r.OnlyWhole && s.writer.notWhole(ctx, r.ShardId) {
@@ -61,7 +61,11 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	if err := ctx.Err(); err != nil {
 		return nil, status.FromContextError(err).Err()
 	}
-	err = s.writer.acceptSpans(r, points)
+	return s.answer(r, s.writer.acceptSpans(r, points))
+}
+
+// answer is what the sender of a write is told of its outcome.
+func (s *Server) answer(r *rpc.WriteShardRequest, err error) (*rpc.WriteShardResponse, error) {
 	var p tsdb.PartialWriteError
 	if err == nil || errors.As(err, &p) {
 		s.writer.received.add(r)
@@ -75,14 +79,14 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	case errors.As(err, &p):
 		resp := &rpc.WriteShardResponse{Error: p.Reason, Dropped: int32(p.Dropped), Partial: true, Clock: clock}
 		if r.Decides {
-			resp.Conflicts, err = typeConflicts(s.store.Shard(r.ShardId), r.Points)
+			resp.TypeConflicts, err = typeConflicts(s.store.Shard(r.ShardId), r.Points)
 			if err != nil {
 				return nil, status.Error(codes.Internal, err.Error())
 			}
 		}
 		return resp, nil
 	}
-	return &rpc.WriteShardResponse{Error: err.Error(), Retryable: true}, nil
+	return &rpc.WriteShardResponse{Error: err.Error(), Temporary: true}, nil
 }
 
 // spansFit reports whether the spans of a message, if it has some, have all of its points.
@@ -153,7 +157,7 @@ func decodePoint(b []byte) (p models.Point, err error) {
 
 // Received compares what another owner got of a node that went down with what this node got.
 func (s *Server) Received(ctx context.Context, r *rpc.ReceivedRequest) (*rpc.ReceivedResponse, error) {
-	if err := s.writer.compareReceived(ctx, r); err != nil {
+	if err := s.writer.received.compare(ctx, r); err != nil {
 		return nil, err
 	}
 	return &rpc.ReceivedResponse{}, nil

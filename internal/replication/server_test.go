@@ -43,18 +43,24 @@ func TestMalformedRequestsHaveNoEffect(t *testing.T) {
 	good := rawPoint("cpu", "v=1", now)
 	for name, p := range map[string][]byte{
 		"empty": nil, "cut": good[:9], "huge length": {0xff, 0xff, 0xff, 0xff, 1},
-		"no field": rawPoint("cpu", "", now), "bare quote": rawPoint("cpu", `v="`, now), "open string": rawPoint("cpu", `v="a`, now),
-		"no value": rawPoint("cpu", "v=", now), "no equals": rawPoint("cpu", "v", now), "bad integer": rawPoint("cpu", "v=1x2i", now),
+		"no field": rawPoint("cpu", "", now), "bare quote": rawPoint("cpu", `v="`, now),
+		"open string": rawPoint("cpu", `v="a`, now),
+		"no value":    rawPoint("cpu", "v=", now), "no equals": rawPoint("cpu", "v", now),
+		"bad integer":    rawPoint("cpu", "v=1x2i", now),
 		"no measurement": rawPoint("", "v=1", now), "only tags": rawPoint(",a=b", "v=1", now),
-		"out of time": rawPoint("cpu", "v=1", time.Unix(1<<40, 0)), "long key": rawPoint(string(make([]byte, 70000)), "v=1", now),
+		"out of time": rawPoint("cpu", "v=1", time.Unix(1<<40, 0)),
+		"long key":    rawPoint(string(make([]byte, 70000)), "v=1", now),
 	} {
-		_, err := srv.WriteShard(context.Background(), &rpc.WriteShardRequest{ShardId: shardID, Database: db, RetentionPolicy: policy, Points: [][]byte{good, p}})
+		_, err := srv.WriteShard(context.Background(), &rpc.WriteShardRequest{
+			ShardId: shardID, Database: db, RetentionPolicy: policy, Points: [][]byte{good, p},
+		})
 		if status.Code(err) != codes.InvalidArgument {
 			t.Errorf("point %s: %v", name, err)
 		}
 	}
 	for _, req := range []*rpc.WriteShardRequest{
-		{Database: db, RetentionPolicy: policy}, {ShardId: 1, RetentionPolicy: policy}, {ShardId: 1, Database: "../x", RetentionPolicy: policy},
+		{Database: db, RetentionPolicy: policy}, {ShardId: 1, RetentionPolicy: policy},
+		{ShardId: 1, Database: "../x", RetentionPolicy: policy},
 		{ShardId: 1, Database: db, RetentionPolicy: ".."},
 		{ShardId: 1, Database: db, RetentionPolicy: policy, Points: [][]byte{good, good}, Spans: spans(1)},
 		{ShardId: 1, Database: db, RetentionPolicy: policy, Points: [][]byte{good, good}, Spans: spans(1, 2)},
@@ -72,7 +78,10 @@ func TestMalformedRequestsHaveNoEffect(t *testing.T) {
 func TestErrorsOfTheStoreAreData(t *testing.T) {
 	s := mustStore(t)
 	srv := serverOf(t, s)
-	req := &rpc.WriteShardRequest{ShardId: shardID, Database: db, RetentionPolicy: policy, Points: [][]byte{rawPoint("cpu", "v=1", time.Unix(1, 0))}}
+	req := &rpc.WriteShardRequest{
+		ShardId: shardID, Database: db, RetentionPolicy: policy,
+		Points: [][]byte{rawPoint("cpu", "v=1", time.Unix(1, 0))},
+	}
 	if resp, err := srv.WriteShard(context.Background(), req); err != nil || resp.Error != "" {
 		t.Fatal(resp, err)
 	}
@@ -80,7 +89,7 @@ func TestErrorsOfTheStoreAreData(t *testing.T) {
 		t.Fatal(err)
 	}
 	resp, err := srv.WriteShard(context.Background(), req)
-	if err != nil || resp.Error != "shard is disabled" || resp.Partial || !resp.Retryable {
+	if err != nil || resp.Error != "shard is disabled" || resp.Partial || !resp.Temporary {
 		t.Errorf("%v, %v", resp, err)
 	}
 }

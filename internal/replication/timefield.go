@@ -32,7 +32,8 @@ func withoutTime(points []models.Point) (left []models.Point, reason string, err
 		}
 		if reason == "" {
 			left = append([]models.Point(nil), points...) // they are the caller's
-			reason = fmt.Sprintf("invalid field name: input field %q on measurement %q is invalid. Field %[1]q has been stripped from point.", tsdb.TimeBytes, p.Name())
+			reason = fmt.Sprintf("invalid field name: input field %q on measurement %q is invalid. "+
+				"Field %[1]q has been stripped from point.", tsdb.TimeBytes, p.Name())
 		}
 		left[i] = without
 	}

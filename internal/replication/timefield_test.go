@@ -41,7 +41,8 @@ mem time=5 1000`
 	}
 	var got, engine tsdb.PartialWriteError
 	for i, lines := range []string{strings.Join(strings.Split(lines, "\n")[:3], "\n"), "mem time=5 1000"} {
-		if perr := plain.WriteToShard(tsdb.WriteContext{}, shardID, mustPoints(t, lines)); !errors.As(perr, &engine) || !errors.As(err, &got) || !strings.Contains(got.Reason, engine.Reason) {
+		perr := plain.WriteToShard(tsdb.WriteContext{}, shardID, mustPoints(t, lines))
+		if !errors.As(perr, &engine) || !errors.As(err, &got) || !strings.Contains(got.Reason, engine.Reason) {
 			t.Errorf("%d: %v, want what the engine says: %v", i, err, perr)
 		}
 	}
@@ -77,7 +78,8 @@ mem time=5 1000`
 }
 
 func BenchmarkWithoutTime(b *testing.B) {
-	points := mustPoints(b, strings.Repeat("cpu,host=a,region=eu usage_user=12.5,usage_system=3.25,usage_idle=84.25 1000\n", 5000))
+	points := mustPoints(b,
+		strings.Repeat("cpu,host=a,region=eu usage_user=12.5,usage_system=3.25,usage_idle=84.25 1000\n", 5000))
 	b.ReportAllocs()
 	for range b.N {
 		if _, reason, err := withoutTime(points); err != nil || reason != "" {

@@ -114,6 +114,12 @@ func (t *fieldTypes) learn(shard, deletes uint64, fields map[fieldKey]influxql.D
 	}
 }
 
+// typeDecider brings writes with new fields to owners.
+type typeDecider struct {
+	*outgoing
+	known fieldTypes
+}
+
 // undecidedWrite is a write with fields whose types are not decided yet.
 type undecidedWrite struct {
 	ctx        tsdb.WriteContext
@@ -126,15 +132,15 @@ type undecidedWrite struct {
 	done       func(d *delivery, r result, yield func())
 }
 
-// decideTypes brings a write to one owner after the other until one has decided. The others get what it took, at the
+// decide brings a write to one owner after the other until one has decided. The others get what it took, at the
 // same time. Owners whose copies are not whole decide when no other owner answers.
-func (w *Writer) decideTypes(u *undecidedWrite) {
+func (t *typeDecider) decide(u *undecidedWrite) {
 	owners := u.owners
 	for _, onlyWhole := range []bool{true, false} {
 		var undecided []*delivery
 		for i, d := range owners {
 			others := slices.Concat(undecided, owners[i+1:])
-			r := w.writeFirst(u, d, onlyWhole, len(others) == 0)
+			r := t.writeFirst(u, d, onlyWhole, len(others) == 0)
 			if r.undecided {
 				undecided = append(undecided, d)
 				continue
@@ -150,12 +156,12 @@ func (w *Writer) decideTypes(u *undecidedWrite) {
 			}
 			requests := u.requests
 			if r.partial == nil {
-				w.types.learn(d.shard, u.deletes, u.fields)
+				t.known.learn(d.shard, u.deletes, u.fields)
 			} else if len(r.typeConflicts) > 0 {
 				requests = withoutTypeConflicts(requests, r.typeConflicts)
 			}
 			for _, o := range others {
-				go w.writeRest(u, o, requests)
+				go t.writeRest(u, o, requests)
 			}
 			return
 		}
@@ -165,33 +171,33 @@ func (w *Writer) decideTypes(u *undecidedWrite) {
 
 // writeFirst lets an owner decide. It is done with the owner unless the result is undecided. An owner other than the
 // last one has half of the time that is left, or its answer would be too late for the others.
-func (w *Writer) writeFirst(u *undecidedWrite, d *delivery, onlyWhole, last bool) result {
+func (t *typeDecider) writeFirst(u *undecidedWrite, d *delivery, onlyWhole, last bool) result {
 	deadline, _ := d.ctx.Deadline()
 	limit := time.Until(deadline)
 	if !last {
 		limit /= 2
 	}
-	if d.node != w.Meta.NodeID() {
+	if d.node != t.Meta.NodeID() {
 		defer time.AfterFunc(limit, d.cancel).Stop()
-		r := w.writeRemote(d, u.requests, sending{decides: true, onlyWhole: onlyWhole})
+		r := t.writeRemote(d, u.requests, sending{decides: true, onlyWhole: onlyWhole})
 		if !r.undecided {
-			u.done(d, r, func() { w.writeRemote(d, yielding(u.requests), sending{}) })
+			u.done(d, r, func() { t.writeRemote(d, yielding(u.requests), sending{}) })
 		}
 		return r
 	}
-	if onlyWhole && w.notWhole(d.ctx, d.shard) {
+	if onlyWhole && t.notWhole(d.ctx, d.shard) {
 		return result{undecided: true}
 	}
 	answer := make(chan result, 1)
 	go func() {
-		r := w.writeRequests(u, d, u.requests, u.yields)
+		r := t.writeRequests(u, d, u.requests, u.yields)
 		if r.partial != nil {
 			var err error
-			if r.typeConflicts, err = typeConflictsOf(w.Store.Shard(d.shard), u.requests); err != nil {
+			if r.typeConflicts, err = typeConflictsOf(t.Store.Shard(d.shard), u.requests); err != nil {
 				r = result{err: err}
 			}
 		}
-		u.done(d, r, func() { w.writeRequests(u, d, u.requests, true) })
+		u.done(d, r, func() { t.writeRequests(u, d, u.requests, true) })
 		answer <- r
 	}()
 	timeout := time.NewTimer(limit)
@@ -205,20 +211,20 @@ func (w *Writer) writeFirst(u *undecidedWrite, d *delivery, onlyWhole, last bool
 }
 
 // writeRest writes what is left of a write to an owner that did not decide. It is done with the owner then.
-func (w *Writer) writeRest(u *undecidedWrite, d *delivery, requests []*rpc.WriteShardRequest) {
-	u.done(d, w.writeRequests(u, d, requests, u.yields), func() { w.writeRequests(u, d, requests, true) })
+func (t *typeDecider) writeRest(u *undecidedWrite, d *delivery, requests []*rpc.WriteShardRequest) {
+	u.done(d, t.writeRequests(u, d, requests, u.yields), func() { t.writeRequests(u, d, requests, true) })
 }
 
 // writeRequests writes the requests to one owner. This node's store reorders the points that it is given: it gets
 // copies.
-func (w *Writer) writeRequests(
+func (t *typeDecider) writeRequests(
 	u *undecidedWrite, d *delivery, requests []*rpc.WriteShardRequest, yields bool,
 ) result {
-	if d.node != w.Meta.NodeID() {
+	if d.node != t.Meta.NodeID() {
 		if yields {
 			requests = yielding(requests)
 		}
-		return w.writeRemote(d, requests, sending{})
+		return t.writeRemote(d, requests, sending{})
 	}
 	var points []models.Point
 	for _, r := range requests {
@@ -231,12 +237,12 @@ func (w *Writer) writeRequests(
 	if len(points) == 0 {
 		return result{}
 	}
-	return w.writeLocal(u.ctx, d, u.db, u.policy, points, yields)
+	return t.writeLocal(u.ctx, d, u.db, u.policy, points, yields)
 }
 
 // notWhole reports whether this node's copy of a shard may lack fields that other owners have.
-func (w *Writer) notWhole(ctx context.Context, shard uint64) bool {
-	return w.Copies.NotWhole(ctx, shard)
+func (c *ownCopies) notWhole(ctx context.Context, shard uint64) bool {
+	return c.Copies.NotWhole(ctx, shard)
 }
 
 // typeConflictsOf is typeConflicts of all points of a write.
@@ -251,8 +257,8 @@ func typeConflictsOf(shard *tsdb.Shard, requests []*rpc.WriteShardRequest) (out 
 	return out, nil
 }
 
-// typeConflicts lists the fields of encoded points that have another type in a copy of a shard, with the type there: the
-// copy refuses each point that has one of them.
+// typeConflicts lists the fields of encoded points that have another type in a copy of a shard, with the type there:
+// the copy refuses each point that has one of them.
 func typeConflicts(shard *tsdb.Shard, encoded [][]byte) ([]*rpc.FieldType, error) {
 	if shard == nil {
 		return nil, tsdb.ErrShardNotFound

@@ -21,7 +21,6 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/cluster"
-	"concord/internal/keylock"
 	"concord/internal/order"
 	"concord/internal/rpc"
 )
@@ -78,7 +77,7 @@ type Copies interface {
 	Lacks(shard uint64, why string)
 	// Lacking reports whether a copy of this node lacks something until it is repaired.
 	Lacking() bool
-	// Admit returns when the other nodes take writes from this one.
+	// Admit returns when this node may take writes of clients.
 	Admit(ctx context.Context)
 	// NotWhole reports whether this node's copy of a shard may lack acknowledged writes.
 	NotWhole(ctx context.Context, shard uint64) bool
@@ -101,80 +100,104 @@ type Deps struct {
 	Log          *zap.Logger
 }
 
-// Writer sends points to all owners of their shards, in parallel, and answers
-// as soon as the consistency level is decided; the other owners go on in the
-// background. What an owner misses goes to its hinted handoff queue, and while that is not empty, so
-// does every later write, which keeps the order. Without hinted handoff it is
-// counted, logged, and left to anti-entropy.
+// Writer sends points to all owners of their shards, in parallel, and answers as soon as the consistency level is
+// decided; the other owners go on in the background. What an owner misses goes to its hinted handoff queue, and while
+// that is not empty, so does every later write, which keeps the order. Without hinted handoff it is counted, logged,
+// and left to anti-entropy.
+//
+// It is made of parts, each in a file of its own. ownCopies takes writes to this node's copies (accept.go), and
+// outgoing brings writes to one owner (owner.go, hints.go). With these, typeDecider decides the types of new fields
+// (types.go), floors let the journal forget (floors.go), and received finds which owners lack what a node wrote before
+// it went down (received.go). Writer itself is what clients ask. It knows the consistency levels.
 type Writer struct {
-	Deps
+	*outgoing
+	types    *typeDecider
+	floors   *floors
+	received *received
 	mapper   *coordinator.PointsWriter // maps points to shards
-	missed   missedLog
-	sender   uint64 // this process, to peers
-	lanes    lanes
-	writing  keylock.Locks[uint64] // by shard; held for reading while points are accepted, and for writing by a repair
-	creating keylock.Locks[uint64] // by shard; held while a write creates a copy
-	received received
-	types    fieldTypes
-	floors   floors
-	newest   newestVersions
-
-	mu     sync.RWMutex // held for reading while owners start, so that Close waits for them
-	opened bool
-	wg     sync.WaitGroup
-	ctx    context.Context // from Open to Close
-	cancel context.CancelFunc
-
-	stats struct {
-		req, points, local, remote, hinted, ok, dropped, timeout, failed, sub atomic.Int64
-	}
+	running  *running
+	stats    struct{ req, points, ok, dropped, timeout, failed, sub atomic.Int64 }
 }
 
 // NewWriter returns a writer that Open starts.
 func NewWriter(deps Deps) *Writer {
 	deps.Log = deps.Log.With(zap.String("service", "write"))
-	w := &Writer{
-		Deps: deps, mapper: coordinator.NewPointsWriter(), sender: rand.Uint64() | 1,
-		floors: floors{said: make(map[uint64]order.Version), told: make(map[uint64]toldFloor)},
+	out := &outgoing{
+		ownCopies: &ownCopies{Deps: deps}, sender: rand.Uint64() | 1, lanes: lanes{clock: deps.Order.Clock},
 	}
-	w.mapper.MetaClient = deps.Meta
-	w.lanes.clock = deps.Order.Clock
 	if deps.Handoff != nil {
-		w.lanes.maxPending = deps.MaxPending
+		out.lanes.maxPending = deps.MaxPending
 	}
-	return w
+	mapper, running := coordinator.NewPointsWriter(), &running{}
+	mapper.MetaClient = deps.Meta
+	return &Writer{
+		outgoing: out,
+		types:    &typeDecider{outgoing: out},
+		floors:   &floors{outgoing: out, said: make(map[uint64]order.Version), told: make(map[uint64]toldFloor)},
+		received: &received{ownCopies: out.ownCopies, running: running},
+		mapper:   mapper, running: running,
+	}
+}
+
+// running is what a writer does between Open and Close.
+type running struct {
+	mu     sync.RWMutex // held for reading while owners start, so that close waits for them
+	opened bool
+	wg     sync.WaitGroup
+	ctx    context.Context // from open to close
+	cancel context.CancelFunc
+}
+
+// open begins, with a task that ends when ctx does.
+func (r *running) open(task func(ctx context.Context)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.opened = true
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.wg.Go(func() { task(r.ctx) })
+}
+
+// begin reports whether n tasks may begin. Each ends by wg.Done.
+func (r *running) begin(n int) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if r.opened {
+		r.wg.Add(n)
+	}
+	return r.opened
+}
+
+// close lets no task begin, and waits for those that began.
+func (r *running) close() {
+	r.mu.Lock()
+	if r.opened {
+		r.cancel()
+	}
+	r.opened = false
+	r.mu.Unlock()
+	r.wg.Wait()
 }
 
 // Open makes the writer take writes.
-func (w *Writer) Open() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.opened = true
-	w.ctx, w.cancel = context.WithCancel(context.Background())
-	w.wg.Add(1)
-	go w.keepForgetting()
-}
+func (w *Writer) Open() { w.running.open(w.floors.keepForgetting) }
 
 // Close refuses new writes and waits for those to owners that go on, which is
 // WriteTimeout at most.
 func (w *Writer) Close() error {
-	w.mu.Lock()
-	if w.opened {
-		w.cancel()
-	}
-	w.opened = false
-	w.mu.Unlock()
-	w.wg.Wait()
+	w.running.close()
 	return nil
 }
 
 // WritePointsInto takes the points of SELECT INTO.
 func (w *Writer) WritePointsInto(r *coordinator.IntoWriteRequest) error {
-	return w.WritePointsPrivileged(tsdb.WriteContext{UserId: tsdb.SelectIntoUser}, r.Database, r.RetentionPolicy, models.ConsistencyLevelOne, r.Points)
+	ctx := tsdb.WriteContext{UserId: tsdb.SelectIntoUser}
+	return w.WritePointsPrivileged(ctx, r.Database, r.RetentionPolicy, models.ConsistencyLevelOne, r.Points)
 }
 
 // WritePoints takes the points of a client.
-func (w *Writer) WritePoints(db, policy string, level models.ConsistencyLevel, user emeta.User, points []models.Point) error {
+func (w *Writer) WritePoints(
+	db, policy string, level models.ConsistencyLevel, user emeta.User, points []models.Point,
+) error {
 	id := tsdb.UnknownUser
 	if user != nil {
 		id = user.ID()
@@ -185,7 +208,9 @@ func (w *Writer) WritePoints(db, policy string, level models.ConsistencyLevel, u
 // WritePointsPrivileged writes points at a consistency level. A partial write is a
 // tsdb.PartialWriteError, as in InfluxDB 1.x; a missed level is
 // coordinator.ErrTimeout, ErrPartialWrite or the error of an owner.
-func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string, level models.ConsistencyLevel, points []models.Point) error {
+func (w *Writer) WritePointsPrivileged(
+	ctx tsdb.WriteContext, db, policy string, level models.ConsistencyLevel, points []models.Point,
+) error {
 	w.stats.req.Add(1)
 	w.stats.points.Add(int64(len(points)))
 	if w.Meta.NodeID() == 0 {
@@ -203,7 +228,9 @@ func (w *Writer) WritePointsPrivileged(ctx tsdb.WriteContext, db, policy string,
 }
 
 // place sends points to the shards that this node's metadata says.
-func (w *Writer) place(ctx tsdb.WriteContext, db, policy string, level models.ConsistencyLevel, points []models.Point) error {
+func (w *Writer) place(
+	ctx tsdb.WriteContext, db, policy string, level models.ConsistencyLevel, points []models.Point,
+) error {
 	if policy == "" {
 		info := w.Meta.Database(db)
 		if info == nil {
@@ -211,7 +238,8 @@ func (w *Writer) place(ctx tsdb.WriteContext, db, policy string, level models.Co
 		}
 		policy = info.DefaultRetentionPolicy
 	}
-	mapping, err := w.mapper.MapShards(&coordinator.WritePointsRequest{Database: db, RetentionPolicy: policy, Points: points})
+	request := &coordinator.WritePointsRequest{Database: db, RetentionPolicy: policy, Points: points}
+	mapping, err := w.mapper.MapShards(request)
 	if err != nil {
 		return err
 	}
@@ -265,7 +293,10 @@ type result struct {
 
 // writeShard writes to all owners and returns when the level is decided. A write with fields that the shard is not
 // known to have goes to one owner first, which decides their types.
-func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, policy string, level models.ConsistencyLevel, points []models.Point) error {
+func (w *Writer) writeShard(
+	ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, policy string, level models.ConsistencyLevel,
+	points []models.Point,
+) error {
 	owners := shard.Owners
 	if len(owners) == 0 {
 		return fmt.Errorf("%w: shard %d has no owners", coordinator.ErrWriteFailed, shard.ID)
@@ -274,7 +305,7 @@ func (w *Writer) writeShard(ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, p
 	var newFields map[fieldKey]influxql.DataType
 	mayHaveTime := true
 	if len(owners) > 1 {
-		newFields, mayHaveTime = w.types.unknown(shard.ID, deletes, points)
+		newFields, mayHaveTime = w.types.known.unknown(shard.ID, deletes, points)
 	}
 	if mayHaveTime {
 		left, reason, err := withoutTime(points)
@@ -314,37 +345,36 @@ type shardWrite struct {
 	yields     bool                           // to newer versions of the points
 }
 
+// encode makes the messages for the owners other than self, nil when there are none. size is the bytes of all points.
+func (a *shardWrite) encode(self uint64) (requests []*rpc.WriteShardRequest, size int, err error) {
+	if !slices.ContainsFunc(a.shard.Owners, func(o emeta.ShardOwner) bool { return o.NodeID != self }) {
+		return nil, 0, nil
+	}
+	return encode(a.ctx, a.shard.ID, a.db, a.policy, a.points)
+}
+
 // writeOwners makes an attempt. The error is errBehind when an owner has something newer and the client has no answer.
 func (w *Writer) writeOwners(a shardWrite) error {
-	ctx, shard, db, policy, points, owners := a.ctx, a.shard, a.db, a.policy, a.points, a.shard.Owners
-	w.mu.RLock()
-	if !w.opened {
-		w.mu.RUnlock()
+	owners := make([]uint64, len(a.shard.Owners))
+	for i, o := range a.shard.Owners {
+		owners[i] = o.NodeID
+	}
+	if !w.running.begin(len(owners)) {
 		return fmt.Errorf("%w: this node is shutting down", coordinator.ErrWriteFailed)
 	}
-	w.wg.Add(len(owners))
-	w.mu.RUnlock()
-	// Taken before the local store reorders the points. The points themselves
-	// must outlive the call: the engine's inputs parse each request anew.
-	var requests []*rpc.WriteShardRequest
-	size := 0
 	self := w.Meta.NodeID()
 	w.Order.Clock.SetNode(self)
-	nodes := make([]uint64, len(owners))
-	for i, o := range owners {
-		nodes[i] = o.NodeID
-		if o.NodeID != self && requests == nil {
-			var err error
-			if requests, size, err = encode(ctx, shard.ID, db, policy, points); err != nil {
-				w.wg.Add(-len(owners))
-				return err
-			}
-		}
+	// Taken before the local store reorders the points. The points themselves
+	// must outlive the call: the engine's inputs parse each request anew.
+	requests, size, err := a.encode(self)
+	if err != nil {
+		w.running.wg.Add(-len(owners))
+		return err
 	}
-	results := make(chan result, len(owners))
-	deliveries := w.lanes.begin(nodes, shard.ID, size, w.WriteTimeout)
+	deliveries := w.lanes.begin(owners, a.shard.ID, size, w.WriteTimeout)
 	defer w.lanes.answer(deliveries)
 	stamp(requests, deliveries[0].version, a.yields)
+	results := make(chan result, len(owners))
 	// yield writes what was sent to the owner again, without the points of which the owner has something newer.
 	done := func(d *delivery, r result, yield func()) {
 		results <- r
@@ -352,41 +382,66 @@ func (w *Writer) writeOwners(a shardWrite) error {
 			yield() // the write is acknowledged, as other owners were enough
 		}
 		w.lanes.finish(d)
-		w.wg.Done()
+		w.running.wg.Done()
 	}
 	if len(a.newFields) > 0 {
-		go w.decideTypes(&undecidedWrite{ctx, db, policy, a.deletes, a.newFields, a.yields, requests, deliveries, done})
+		go w.types.decide(&undecidedWrite{
+			a.ctx, a.db, a.policy, a.deletes, a.newFields, a.yields, requests, deliveries, done,
+		})
 	} else {
 		for _, d := range deliveries {
-			go func() {
-				if d.node == self {
-					yield := func() { w.writeLocal(ctx, d, db, policy, points, true) }
-					done(d, w.writeLocal(ctx, d, db, policy, points, a.yields), yield)
-					return
-				}
-				yield := func() { w.writeRemote(d, yielding(requests), sending{}) }
-				done(d, w.writeRemote(d, requests, sending{}), yield)
-			}()
+			go w.writeOwner(a, d, requests, done)
 		}
 	}
-	err := w.decide(a.level, results, len(owners))
+	err = w.decide(a.level, results, len(owners))
 	for _, ln := range deliveries[0].verdict.pass(err) {
 		w.Copies.Missed(ln.node, ln.shard, true)
 	}
 	return err
 }
 
+// writeOwner writes to one owner. It is done with the owner then.
+func (w *Writer) writeOwner(
+	a shardWrite, d *delivery, requests []*rpc.WriteShardRequest, done func(d *delivery, r result, yield func()),
+) {
+	if d.node == w.Meta.NodeID() {
+		yield := func() { w.writeLocal(a.ctx, d, a.db, a.policy, a.points, true) }
+		done(d, w.writeLocal(a.ctx, d, a.db, a.policy, a.points, a.yields), yield)
+		return
+	}
+	yield := func() { w.writeRemote(d, yielding(requests), sending{}) }
+	done(d, w.writeRemote(d, requests, sending{}), yield)
+}
+
+// Floor returns the clock of this node, and a version. No write of this node with a smaller version will reach the
+// other node any more. While hinted handoff keeps something for that node, the version stays what it was: what is kept
+// may be as old.
+func (w *Writer) Floor(node uint64) (clock, floor uint64) {
+	return w.clock(), uint64(w.floors.floor(node))
+}
+
+// Told takes what another node tells this one: its clock, its floor, and whether some of its copies lack something.
+func (w *Writer) Told(node, clock, floor uint64, lacks bool) {
+	w.heard(clock)
+	w.floors.hear(node, order.Version(floor), lacks)
+}
+
+// SenderGone is told that processes of a node are gone, all but current when that is not 0. The other owners are told
+// which of their writes came here.
+func (w *Writer) SenderGone(node, current uint64) { w.received.senderGone(node, current) }
+
 // Requests is how many writes this node coordinated.
 func (w *Writer) Requests() int64 { return w.stats.req.Load() }
 
 // Statistics are the engine's of writes, with where the points went.
 func (w *Writer) Statistics(tags map[string]string) []models.Statistic {
-	s := &w.stats
+	s, points := &w.stats, &w.outgoing.points
 	return []models.Statistic{{
 		Name: "write", Tags: tags,
 		Values: map[string]any{
-			"req": s.req.Load(), "pointReq": s.points.Load(), "pointReqLocal": s.local.Load(), "pointReqRemote": s.remote.Load(),
-			"pointReqHH": s.hinted.Load(), "writeOk": s.ok.Load(), "writeDrop": s.dropped.Load(),
+			"req": s.req.Load(), "pointReq": s.points.Load(),
+			"pointReqLocal": points.local.Load(), "pointReqRemote": points.remote.Load(),
+			"pointReqHH": points.hinted.Load(), "writeOk": s.ok.Load(), "writeDrop": s.dropped.Load(),
 			"writeTimeout": s.timeout.Load(), "writeError": s.failed.Load(), "subWriteOk": s.sub.Load(),
 		},
 	}}

@@ -83,6 +83,13 @@ func TestWriteIsJudgedByItsLevel(t *testing.T) {
 }
 
 func TestPartialWriteAnswersAsInfluxDBDoes(t *testing.T) {
+	const (
+		field    = `partial write: field type conflict: input field "v"`
+		conflict = field + ` on measurement "cpu" is type boolean, already exists as type float dropped=1` +
+			` for database: db0 for retention policy: rp0`
+		outside = "partial write: dropped 1 points outside retention policy of duration 1h0m0s"
+	)
+	both := fmt.Sprintf("cpu v=3 4000\ncpu v=true %d", time.Now().UnixNano())
 	for _, tt := range []struct {
 		name   string
 		owners []uint64
@@ -93,11 +100,11 @@ func TestPartialWriteAnswersAsInfluxDBDoes(t *testing.T) {
 		drop   int
 		count  int
 	}{
-		{"type conflict here", []uint64{1}, "cpu v=true 3000\ncpu v=3 4000", 0, one, `partial write: field type conflict: input field "v" on measurement "cpu" is type boolean, already exists as type float dropped=1 for database: db0 for retention policy: rp0`, 1, 2},
-		{"type conflict elsewhere", []uint64{2}, "cpu v=true 3000\ncpu v=3 4000", 0, one, `partial write: field type conflict: input field "v" on measurement "cpu" is type boolean, already exists as type float dropped=1 for database: db0 for retention policy: rp0`, 1, 2},
-		{"type conflict on all", []uint64{1, 2}, "cpu v=true 3000", 0, all, `partial write: field type conflict: input field "v"`, 1, 1},
-		{"outside the policy", []uint64{1, 2}, "cpu v=3 4000", time.Hour, all, "partial write: dropped 1 points outside retention policy of duration 1h0m0s", 1, 1},
-		{"both", []uint64{2}, fmt.Sprintf("cpu v=3 4000\ncpu v=true %d", time.Now().UnixNano()), time.Hour, all, "partial write: dropped 1 points outside retention policy of duration 1h0m0s", 2, 1},
+		{"type conflict here", []uint64{1}, "cpu v=true 3000\ncpu v=3 4000", 0, one, conflict, 1, 2},
+		{"type conflict elsewhere", []uint64{2}, "cpu v=true 3000\ncpu v=3 4000", 0, one, conflict, 1, 2},
+		{"type conflict on all", []uint64{1, 2}, "cpu v=true 3000", 0, all, field, 1, 1},
+		{"outside the policy", []uint64{1, 2}, "cpu v=3 4000", time.Hour, all, outside, 1, 1},
+		{"both", []uint64{2}, both, time.Hour, all, outside, 2, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newTestCluster(t, "ok", "ok")
@@ -150,7 +157,10 @@ func TestLargeWriteGoesInSeveralMessages(t *testing.T) {
 	for i := range n {
 		fmt.Fprintf(&lines, "cpu v=1,s=\"%s\" %d\n", value, i+1)
 	}
-	if err := w.WritePointsInto(&coordinator.IntoWriteRequest{Database: db, RetentionPolicy: policy, Points: mustPoints(t, lines.String())}); err != nil {
+	into := &coordinator.IntoWriteRequest{
+		Database: db, RetentionPolicy: policy, Points: mustPoints(t, lines.String()),
+	}
+	if err := w.WritePointsInto(into); err != nil {
 		t.Fatal(err)
 	}
 	if got := count(t, c.stores[1], "cpu"); got != n {
@@ -177,7 +187,8 @@ func TestStatisticsCountOwners(t *testing.T) {
 	if diff := cmp.Diff(want, stats[0].Values); diff != "" {
 		t.Error(diff)
 	}
-	if got := c.served.Statistics(nil)[0].Values; got["writeShardReq"] != int64(1) || got["writeShardPointsReq"] != int64(2) || got["openConnections"] != int64(1) {
+	got := c.served.Statistics(nil)[0].Values
+	if got["writeShardReq"] != int64(1) || got["writeShardPointsReq"] != int64(2) || got["openConnections"] != int64(1) {
 		t.Errorf("got %v", got)
 	}
 }

@@ -685,8 +685,8 @@ type WriteShardRequest struct {
 	Hinted          bool                   `protobuf:"varint,8,opt,name=hinted,proto3" json:"hinted,omitempty"` // out of hinted handoff
 	SenderNode      uint64                 `protobuf:"varint,9,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
 	// The same for all owners of the shard: what was on its way when the sender went down may have reached some of them only.
-	Write        uint64 `protobuf:"varint,12,opt,name=write,proto3" json:"write,omitempty"`                                   // 0 for one out of hinted handoff
-	SettledWrite uint64 `protobuf:"varint,13,opt,name=settled_write,json=settledWrite,proto3" json:"settled_write,omitempty"` // all writes to the shard below it have reached their owners, or wait for them
+	Write             uint64 `protobuf:"varint,12,opt,name=write,proto3" json:"write,omitempty"`                                                      // 0 for one out of hinted handoff
+	NoneUnderWayBelow uint64 `protobuf:"varint,13,opt,name=none_under_way_below,json=noneUnderWayBelow,proto3" json:"none_under_way_below,omitempty"` // all writes to the shard below it have reached their owners, or wait for them
 	// The owner is the first to get the write: it decides the types of the fields that are new to the shard.
 	Decides   bool `protobuf:"varint,14,opt,name=decides,proto3" json:"decides,omitempty"`
 	OnlyWhole bool `protobuf:"varint,15,opt,name=only_whole,json=onlyWhole,proto3" json:"only_whole,omitempty"` // with decides: the owner writes nothing when its copy is not whole
@@ -793,9 +793,9 @@ func (x *WriteShardRequest) GetWrite() uint64 {
 	return 0
 }
 
-func (x *WriteShardRequest) GetSettledWrite() uint64 {
+func (x *WriteShardRequest) GetNoneUnderWayBelow() uint64 {
 	if x != nil {
-		return x.SettledWrite
+		return x.NoneUnderWayBelow
 	}
 	return 0
 }
@@ -894,10 +894,10 @@ type WriteShardResponse struct {
 	Error     string                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`          // empty on success
 	Dropped   int32                  `protobuf:"varint,2,opt,name=dropped,proto3" json:"dropped,omitempty"`     // points dropped by a partial write
 	Partial   bool                   `protobuf:"varint,3,opt,name=partial,proto3" json:"partial,omitempty"`     // error is a partial write: the other points were written
-	Retryable bool                   `protobuf:"varint,4,opt,name=retryable,proto3" json:"retryable,omitempty"` // the same write may succeed later
+	Temporary bool                   `protobuf:"varint,4,opt,name=temporary,proto3" json:"temporary,omitempty"` // the error is not permanent: the same write may succeed later
 	// Of an owner that decides.
-	Undecided bool         `protobuf:"varint,5,opt,name=undecided,proto3" json:"undecided,omitempty"` // its copy is not whole and may lack fields: nothing was written
-	Conflicts []*FieldType `protobuf:"bytes,6,rep,name=conflicts,proto3" json:"conflicts,omitempty"`  // the types that it has of fields for which it refused points
+	Undecided     bool         `protobuf:"varint,5,opt,name=undecided,proto3" json:"undecided,omitempty"`                             // its copy is not whole and may lack fields: nothing was written
+	TypeConflicts []*FieldType `protobuf:"bytes,6,rep,name=type_conflicts,json=typeConflicts,proto3" json:"type_conflicts,omitempty"` // the types that it has of fields for which it refused points
 	// The owner has newer versions of some points, and wrote nothing: the write needs a greater one.
 	Behind        bool   `protobuf:"varint,7,opt,name=behind,proto3" json:"behind,omitempty"`
 	Clock         uint64 `protobuf:"varint,8,opt,name=clock,proto3" json:"clock,omitempty"` // of the owner: no version that it has is greater
@@ -956,9 +956,9 @@ func (x *WriteShardResponse) GetPartial() bool {
 	return false
 }
 
-func (x *WriteShardResponse) GetRetryable() bool {
+func (x *WriteShardResponse) GetTemporary() bool {
 	if x != nil {
-		return x.Retryable
+		return x.Temporary
 	}
 	return false
 }
@@ -970,9 +970,9 @@ func (x *WriteShardResponse) GetUndecided() bool {
 	return false
 }
 
-func (x *WriteShardResponse) GetConflicts() []*FieldType {
+func (x *WriteShardResponse) GetTypeConflicts() []*FieldType {
 	if x != nil {
-		return x.Conflicts
+		return x.TypeConflicts
 	}
 	return nil
 }
@@ -1356,6 +1356,8 @@ type Delete struct {
 	Statement string      `protobuf:"bytes,4,opt,name=statement,proto3" json:"statement,omitempty"`
 	Id        string      `protobuf:"bytes,7,opt,name=id,proto3" json:"id,omitempty"`             // the same wherever and however often it arrives
 	Version   uint64      `protobuf:"varint,16,opt,name=version,proto3" json:"version,omitempty"` // as in WriteShardRequest: what is older is deleted, whenever it arrives
+	// unversioned is a delete of a node without versions, which got its version where it ran.
+	Unversioned bool `protobuf:"varint,17,opt,name=unversioned,proto3" json:"unversioned,omitempty"`
 	// bounds are of a node without versions. Such a delete waits behind the writes of one shard in a hinted handoff queue,
 	// takes points out of these, and does nothing else.
 	Bounds        *DeleteBounds `protobuf:"bytes,6,opt,name=bounds,proto3" json:"bounds,omitempty"`
@@ -1433,6 +1435,13 @@ func (x *Delete) GetVersion() uint64 {
 		return x.Version
 	}
 	return 0
+}
+
+func (x *Delete) GetUnversioned() bool {
+	if x != nil {
+		return x.Unversioned
+	}
+	return false
 }
 
 func (x *Delete) GetBounds() *DeleteBounds {
@@ -3462,31 +3471,31 @@ func (x *PauseRequest) GetPaused() bool {
 
 // RepairRecord: times are nanoseconds since the epoch, 0 for not yet.
 type RepairRecord struct {
-	state         protoimpl.MessageState   `protogen:"open.v1"`
-	ShardId       uint64                   `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
-	State         string                   `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
-	Owners        []string                 `protobuf:"bytes,3,rep,name=owners,proto3" json:"owners,omitempty"`
-	Added         int64                    `protobuf:"varint,4,opt,name=added,proto3" json:"added,omitempty"`
-	Started       int64                    `protobuf:"varint,5,opt,name=started,proto3" json:"started,omitempty"`
-	Ended         int64                    `protobuf:"varint,6,opt,name=ended,proto3" json:"ended,omitempty"`
-	Attempts      int64                    `protobuf:"varint,7,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	Rounds        int64                    `protobuf:"varint,8,opt,name=rounds,proto3" json:"rounds,omitempty"`
-	Total         int64                    `protobuf:"varint,9,opt,name=total,proto3" json:"total,omitempty"`
-	Fixed         int64                    `protobuf:"varint,10,opt,name=fixed,proto3" json:"fixed,omitempty"`
-	Points        int64                    `protobuf:"varint,11,opt,name=points,proto3" json:"points,omitempty"`
-	Conflicts     int64                    `protobuf:"varint,12,opt,name=conflicts,proto3" json:"conflicts,omitempty"`
-	BytesRx       int64                    `protobuf:"varint,13,opt,name=bytes_rx,json=bytesRx,proto3" json:"bytes_rx,omitempty"`
-	BytesTx       int64                    `protobuf:"varint,14,opt,name=bytes_tx,json=bytesTx,proto3" json:"bytes_tx,omitempty"`
-	Rate          float64                  `protobuf:"fixed64,15,opt,name=rate,proto3" json:"rate,omitempty"`
-	Eta           int64                    `protobuf:"varint,16,opt,name=eta,proto3" json:"eta,omitempty"` // nanoseconds
-	Error         string                   `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`
-	Decided       []*RepairRecord_Decision `protobuf:"bytes,18,rep,name=decided,proto3" json:"decided,omitempty"`
-	Copied        int64                    `protobuf:"varint,19,opt,name=copied,proto3" json:"copied,omitempty"`    // bytes of files that came to an owner that lacked the shard
-	Copying       int64                    `protobuf:"varint,20,opt,name=copying,proto3" json:"copying,omitempty"`  // of so many
-	Refused       int64                    `protobuf:"varint,21,opt,name=refused,proto3" json:"refused,omitempty"`  // series-fields of which an owner refuses points
-	Refusals      []*RepairRecord_Refusal  `protobuf:"bytes,22,rep,name=refusals,proto3" json:"refusals,omitempty"` // the first of them
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState   `protogen:"open.v1"`
+	ShardId        uint64                   `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	State          string                   `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Owners         []string                 `protobuf:"bytes,3,rep,name=owners,proto3" json:"owners,omitempty"`
+	Added          int64                    `protobuf:"varint,4,opt,name=added,proto3" json:"added,omitempty"`
+	Started        int64                    `protobuf:"varint,5,opt,name=started,proto3" json:"started,omitempty"`
+	Ended          int64                    `protobuf:"varint,6,opt,name=ended,proto3" json:"ended,omitempty"`
+	Attempts       int64                    `protobuf:"varint,7,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Rounds         int64                    `protobuf:"varint,8,opt,name=rounds,proto3" json:"rounds,omitempty"`
+	Total          int64                    `protobuf:"varint,9,opt,name=total,proto3" json:"total,omitempty"`
+	Fixed          int64                    `protobuf:"varint,10,opt,name=fixed,proto3" json:"fixed,omitempty"`
+	Points         int64                    `protobuf:"varint,11,opt,name=points,proto3" json:"points,omitempty"`
+	ValueConflicts int64                    `protobuf:"varint,12,opt,name=value_conflicts,json=valueConflicts,proto3" json:"value_conflicts,omitempty"`
+	BytesRx        int64                    `protobuf:"varint,13,opt,name=bytes_rx,json=bytesRx,proto3" json:"bytes_rx,omitempty"`
+	BytesTx        int64                    `protobuf:"varint,14,opt,name=bytes_tx,json=bytesTx,proto3" json:"bytes_tx,omitempty"`
+	Rate           float64                  `protobuf:"fixed64,15,opt,name=rate,proto3" json:"rate,omitempty"`
+	Eta            int64                    `protobuf:"varint,16,opt,name=eta,proto3" json:"eta,omitempty"` // nanoseconds
+	Error          string                   `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`
+	Decided        []*RepairRecord_Decision `protobuf:"bytes,18,rep,name=decided,proto3" json:"decided,omitempty"`
+	Copied         int64                    `protobuf:"varint,19,opt,name=copied,proto3" json:"copied,omitempty"`    // bytes of files that came to an owner that lacked the shard
+	Copying        int64                    `protobuf:"varint,20,opt,name=copying,proto3" json:"copying,omitempty"`  // of so many
+	Refused        int64                    `protobuf:"varint,21,opt,name=refused,proto3" json:"refused,omitempty"`  // series-fields of which an owner refuses points
+	Refusals       []*RepairRecord_Refusal  `protobuf:"bytes,22,rep,name=refusals,proto3" json:"refusals,omitempty"` // the first of them
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *RepairRecord) Reset() {
@@ -3596,9 +3605,9 @@ func (x *RepairRecord) GetPoints() int64 {
 	return 0
 }
 
-func (x *RepairRecord) GetConflicts() int64 {
+func (x *RepairRecord) GetValueConflicts() int64 {
 	if x != nil {
-		return x.Conflicts
+		return x.ValueConflicts
 	}
 	return 0
 }
@@ -3674,15 +3683,16 @@ func (x *RepairRecord) GetRefusals() []*RepairRecord_Refusal {
 }
 
 type DiffResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Owners        []string               `protobuf:"bytes,1,rep,name=owners,proto3" json:"owners,omitempty"`
-	Away          string                 `protobuf:"bytes,2,opt,name=away,proto3" json:"away,omitempty"`
-	Pairs         []*DiffResponse_Pair   `protobuf:"bytes,3,rep,name=pairs,proto3" json:"pairs,omitempty"`
-	Bytes         int64                  `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Fields        []*DiffResponse_Field  `protobuf:"bytes,5,rep,name=fields,proto3" json:"fields,omitempty"`
-	Count         int64                  `protobuf:"varint,6,opt,name=count,proto3" json:"count,omitempty"`
-	Truncated     bool                   `protobuf:"varint,7,opt,name=truncated,proto3" json:"truncated,omitempty"`
-	Conflict      string                 `protobuf:"bytes,8,opt,name=conflict,proto3" json:"conflict,omitempty"`
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Owners        []string                 `protobuf:"bytes,1,rep,name=owners,proto3" json:"owners,omitempty"`
+	Away          string                   `protobuf:"bytes,2,opt,name=away,proto3" json:"away,omitempty"`
+	Pairs         []*DiffResponse_Pair     `protobuf:"bytes,3,rep,name=pairs,proto3" json:"pairs,omitempty"`
+	Bytes         int64                    `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Fields        []*DiffResponse_Field    `protobuf:"bytes,5,rep,name=fields,proto3" json:"fields,omitempty"`
+	Count         int64                    `protobuf:"varint,6,opt,name=count,proto3" json:"count,omitempty"`
+	Truncated     bool                     `protobuf:"varint,7,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	TypeConflicts string                   `protobuf:"bytes,8,opt,name=type_conflicts,json=typeConflicts,proto3" json:"type_conflicts,omitempty"` // for people
+	Decided       []*RepairRecord_Decision `protobuf:"bytes,9,rep,name=decided,proto3" json:"decided,omitempty"`                                  // the first of them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3766,11 +3776,18 @@ func (x *DiffResponse) GetTruncated() bool {
 	return false
 }
 
-func (x *DiffResponse) GetConflict() string {
+func (x *DiffResponse) GetTypeConflicts() string {
 	if x != nil {
-		return x.Conflict
+		return x.TypeConflicts
 	}
 	return ""
+}
+
+func (x *DiffResponse) GetDecided() []*RepairRecord_Decision {
+	if x != nil {
+		return x.Decided
+	}
+	return nil
 }
 
 type RepairsResponse struct {
@@ -4012,6 +4029,8 @@ type RepairRecord_Decision struct {
 	Time          int64                  `protobuf:"varint,3,opt,name=time,proto3" json:"time,omitempty"`
 	Value         []byte                 `protobuf:"bytes,4,opt,name=value,proto3" json:"value,omitempty"`
 	Why           string                 `protobuf:"bytes,5,opt,name=why,proto3" json:"why,omitempty"`
+	Open          bool                   `protobuf:"varint,6,opt,name=open,proto3" json:"open,omitempty"` // there is no value
+	Held          []*RepairRecord_Held   `protobuf:"bytes,7,rep,name=held,proto3" json:"held,omitempty"`  // by owners that have the point
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4081,6 +4100,88 @@ func (x *RepairRecord_Decision) GetWhy() string {
 	return ""
 }
 
+func (x *RepairRecord_Decision) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
+func (x *RepairRecord_Decision) GetHeld() []*RepairRecord_Held {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+type RepairRecord_Held struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Version       uint64                 `protobuf:"fixed64,3,opt,name=version,proto3" json:"version,omitempty"` // 0: not known; all bits: is being written
+	Bound         uint64                 `protobuf:"fixed64,4,opt,name=bound,proto3" json:"bound,omitempty"`     // a version that is not known is not above it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairRecord_Held) Reset() {
+	*x = RepairRecord_Held{}
+	mi := &file_concord_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairRecord_Held) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairRecord_Held) ProtoMessage() {}
+
+func (x *RepairRecord_Held) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairRecord_Held.ProtoReflect.Descriptor instead.
+func (*RepairRecord_Held) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{55, 1}
+}
+
+func (x *RepairRecord_Held) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RepairRecord_Held) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *RepairRecord_Held) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RepairRecord_Held) GetBound() uint64 {
+	if x != nil {
+		return x.Bound
+	}
+	return 0
+}
+
 type RepairRecord_Refusal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -4093,7 +4194,7 @@ type RepairRecord_Refusal struct {
 
 func (x *RepairRecord_Refusal) Reset() {
 	*x = RepairRecord_Refusal{}
-	mi := &file_concord_proto_msgTypes[62]
+	mi := &file_concord_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4105,7 +4206,7 @@ func (x *RepairRecord_Refusal) String() string {
 func (*RepairRecord_Refusal) ProtoMessage() {}
 
 func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[62]
+	mi := &file_concord_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4118,7 +4219,7 @@ func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Refusal.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Refusal) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{55, 1}
+	return file_concord_proto_rawDescGZIP(), []int{55, 2}
 }
 
 func (x *RepairRecord_Refusal) GetNode() string {
@@ -4150,19 +4251,19 @@ func (x *RepairRecord_Refusal) GetReason() []byte {
 }
 
 type DiffResponse_Pair struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	A             string                 `protobuf:"bytes,1,opt,name=a,proto3" json:"a,omitempty"`
-	B             string                 `protobuf:"bytes,2,opt,name=b,proto3" json:"b,omitempty"`
-	MissingA      int64                  `protobuf:"varint,3,opt,name=missing_a,json=missingA,proto3" json:"missing_a,omitempty"` // points
-	MissingB      int64                  `protobuf:"varint,4,opt,name=missing_b,json=missingB,proto3" json:"missing_b,omitempty"`
-	Conflicts     int64                  `protobuf:"varint,5,opt,name=conflicts,proto3" json:"conflicts,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	A              string                 `protobuf:"bytes,1,opt,name=a,proto3" json:"a,omitempty"`
+	B              string                 `protobuf:"bytes,2,opt,name=b,proto3" json:"b,omitempty"`
+	LackingA       int64                  `protobuf:"varint,3,opt,name=lacking_a,json=lackingA,proto3" json:"lacking_a,omitempty"` // points
+	LackingB       int64                  `protobuf:"varint,4,opt,name=lacking_b,json=lackingB,proto3" json:"lacking_b,omitempty"`
+	ValueConflicts int64                  `protobuf:"varint,5,opt,name=value_conflicts,json=valueConflicts,proto3" json:"value_conflicts,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[63]
+	mi := &file_concord_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4174,7 +4275,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[63]
+	mi := &file_concord_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4204,23 +4305,23 @@ func (x *DiffResponse_Pair) GetB() string {
 	return ""
 }
 
-func (x *DiffResponse_Pair) GetMissingA() int64 {
+func (x *DiffResponse_Pair) GetLackingA() int64 {
 	if x != nil {
-		return x.MissingA
+		return x.LackingA
 	}
 	return 0
 }
 
-func (x *DiffResponse_Pair) GetMissingB() int64 {
+func (x *DiffResponse_Pair) GetLackingB() int64 {
 	if x != nil {
-		return x.MissingB
+		return x.LackingB
 	}
 	return 0
 }
 
-func (x *DiffResponse_Pair) GetConflicts() int64 {
+func (x *DiffResponse_Pair) GetValueConflicts() int64 {
 	if x != nil {
-		return x.Conflicts
+		return x.ValueConflicts
 	}
 	return 0
 }
@@ -4237,7 +4338,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[64]
+	mi := &file_concord_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4249,7 +4350,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[64]
+	mi := &file_concord_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4335,7 +4436,7 @@ const file_concord_proto_rawDesc = "" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x16\n" +
 	"\x06leader\x18\x03 \x01(\tR\x06leader\"\x11\n" +
-	"\x0fCatchUpResponse\"\xde\x03\n" +
+	"\x0fCatchUpResponse\"\xea\x03\n" +
 	"\x11WriteShardRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
@@ -4346,8 +4447,8 @@ const file_concord_proto_rawDesc = "" +
 	"\x06hinted\x18\b \x01(\bR\x06hinted\x12\x1f\n" +
 	"\vsender_node\x18\t \x01(\x04R\n" +
 	"senderNode\x12\x14\n" +
-	"\x05write\x18\f \x01(\x04R\x05write\x12#\n" +
-	"\rsettled_write\x18\r \x01(\x04R\fsettledWrite\x12\x18\n" +
+	"\x05write\x18\f \x01(\x04R\x05write\x12/\n" +
+	"\x14none_under_way_below\x18\r \x01(\x04R\x11noneUnderWayBelow\x12\x18\n" +
 	"\adecides\x18\x0e \x01(\bR\adecides\x12\x1d\n" +
 	"\n" +
 	"only_whole\x18\x0f \x01(\bR\tonlyWhole\x12\x18\n" +
@@ -4357,14 +4458,14 @@ const file_concord_proto_rawDesc = "" +
 	"\x10\vJ\x04\b\v\x10\f\"?\n" +
 	"\vVersionSpan\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
-	"\x06points\x18\x02 \x01(\rR\x06points\"\xfd\x01\n" +
+	"\x06points\x18\x02 \x01(\rR\x06points\"\x86\x02\n" +
 	"\x12WriteShardResponse\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x18\n" +
 	"\adropped\x18\x02 \x01(\x05R\adropped\x12\x18\n" +
 	"\apartial\x18\x03 \x01(\bR\apartial\x12\x1c\n" +
-	"\tretryable\x18\x04 \x01(\bR\tretryable\x12\x1c\n" +
-	"\tundecided\x18\x05 \x01(\bR\tundecided\x123\n" +
-	"\tconflicts\x18\x06 \x03(\v2\x15.concord.v1.FieldTypeR\tconflicts\x12\x16\n" +
+	"\ttemporary\x18\x04 \x01(\bR\ttemporary\x12\x1c\n" +
+	"\tundecided\x18\x05 \x01(\bR\tundecided\x12<\n" +
+	"\x0etype_conflicts\x18\x06 \x03(\v2\x15.concord.v1.FieldTypeR\rtypeConflicts\x12\x16\n" +
 	"\x06behind\x18\a \x01(\bR\x06behind\x12\x14\n" +
 	"\x05clock\x18\b \x01(\x04R\x05clock\"W\n" +
 	"\tFieldType\x12 \n" +
@@ -4407,14 +4508,15 @@ const file_concord_proto_rawDesc = "" +
 	"\x05Shard\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
 	"\x06writes\x18\x02 \x03(\x04R\x06writes\"\x12\n" +
-	"\x10ReceivedResponse\"\xa9\x02\n" +
+	"\x10ReceivedResponse\"\xcb\x02\n" +
 	"\x06Delete\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.concord.v1.Delete.KindR\x04kind\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1c\n" +
 	"\tstatement\x18\x04 \x01(\tR\tstatement\x12\x0e\n" +
 	"\x02id\x18\a \x01(\tR\x02id\x12\x18\n" +
-	"\aversion\x18\x10 \x01(\x04R\aversion\x120\n" +
+	"\aversion\x18\x10 \x01(\x04R\aversion\x12 \n" +
+	"\vunversioned\x18\x11 \x01(\bR\vunversioned\x120\n" +
 	"\x06bounds\x18\x06 \x01(\v2\x18.concord.v1.DeleteBoundsR\x06bounds\"<\n" +
 	"\x04Kind\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\x11\n" +
@@ -4558,7 +4660,7 @@ const file_concord_proto_rawDesc = "" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x10\n" +
 	"\x0eRepairResponse\"&\n" +
 	"\fPauseRequest\x12\x16\n" +
-	"\x06paused\x18\x01 \x01(\bR\x06paused\"\xc7\x06\n" +
+	"\x06paused\x18\x01 \x01(\bR\x06paused\"\xfc\a\n" +
 	"\fRepairRecord\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
@@ -4571,8 +4673,8 @@ const file_concord_proto_rawDesc = "" +
 	"\x05total\x18\t \x01(\x03R\x05total\x12\x14\n" +
 	"\x05fixed\x18\n" +
 	" \x01(\x03R\x05fixed\x12\x16\n" +
-	"\x06points\x18\v \x01(\x03R\x06points\x12\x1c\n" +
-	"\tconflicts\x18\f \x01(\x03R\tconflicts\x12\x19\n" +
+	"\x06points\x18\v \x01(\x03R\x06points\x12'\n" +
+	"\x0fvalue_conflicts\x18\f \x01(\x03R\x0evalueConflicts\x12\x19\n" +
 	"\bbytes_rx\x18\r \x01(\x03R\abytesRx\x12\x19\n" +
 	"\bbytes_tx\x18\x0e \x01(\x03R\abytesTx\x12\x12\n" +
 	"\x04rate\x18\x0f \x01(\x01R\x04rate\x12\x10\n" +
@@ -4582,18 +4684,25 @@ const file_concord_proto_rawDesc = "" +
 	"\x06copied\x18\x13 \x01(\x03R\x06copied\x12\x18\n" +
 	"\acopying\x18\x14 \x01(\x03R\acopying\x12\x18\n" +
 	"\arefused\x18\x15 \x01(\x03R\arefused\x12<\n" +
-	"\brefusals\x18\x16 \x03(\v2 .concord.v1.RepairRecord.RefusalR\brefusals\x1at\n" +
+	"\brefusals\x18\x16 \x03(\v2 .concord.v1.RepairRecord.RefusalR\brefusals\x1a\xbb\x01\n" +
 	"\bDecision\x12\x16\n" +
 	"\x06series\x18\x01 \x01(\fR\x06series\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\fR\x05field\x12\x12\n" +
 	"\x04time\x18\x03 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05value\x18\x04 \x01(\fR\x05value\x12\x10\n" +
-	"\x03why\x18\x05 \x01(\tR\x03why\x1ac\n" +
+	"\x03why\x18\x05 \x01(\tR\x03why\x12\x12\n" +
+	"\x04open\x18\x06 \x01(\bR\x04open\x121\n" +
+	"\x04held\x18\a \x03(\v2\x1d.concord.v1.RepairRecord.HeldR\x04held\x1a`\n" +
+	"\x04Held\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x06R\aversion\x12\x14\n" +
+	"\x05bound\x18\x04 \x01(\x06R\x05bound\x1ac\n" +
 	"\aRefusal\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06series\x18\x02 \x01(\fR\x06series\x12\x14\n" +
 	"\x05field\x18\x03 \x01(\fR\x05field\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\fR\x06reason\"\xe8\x03\n" +
+	"\x06reason\x18\x04 \x01(\fR\x06reason\"\xbc\x04\n" +
 	"\fDiffResponse\x12\x16\n" +
 	"\x06owners\x18\x01 \x03(\tR\x06owners\x12\x12\n" +
 	"\x04away\x18\x02 \x01(\tR\x04away\x123\n" +
@@ -4601,14 +4710,15 @@ const file_concord_proto_rawDesc = "" +
 	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\x126\n" +
 	"\x06fields\x18\x05 \x03(\v2\x1e.concord.v1.DiffResponse.FieldR\x06fields\x12\x14\n" +
 	"\x05count\x18\x06 \x01(\x03R\x05count\x12\x1c\n" +
-	"\ttruncated\x18\a \x01(\bR\ttruncated\x12\x1a\n" +
-	"\bconflict\x18\b \x01(\tR\bconflict\x1az\n" +
+	"\ttruncated\x18\a \x01(\bR\ttruncated\x12%\n" +
+	"\x0etype_conflicts\x18\b \x01(\tR\rtypeConflicts\x12;\n" +
+	"\adecided\x18\t \x03(\v2!.concord.v1.RepairRecord.DecisionR\adecided\x1a\x85\x01\n" +
 	"\x04Pair\x12\f\n" +
 	"\x01a\x18\x01 \x01(\tR\x01a\x12\f\n" +
 	"\x01b\x18\x02 \x01(\tR\x01b\x12\x1b\n" +
-	"\tmissing_a\x18\x03 \x01(\x03R\bmissingA\x12\x1b\n" +
-	"\tmissing_b\x18\x04 \x01(\x03R\bmissingB\x12\x1c\n" +
-	"\tconflicts\x18\x05 \x01(\x03R\tconflicts\x1a]\n" +
+	"\tlacking_a\x18\x03 \x01(\x03R\blackingA\x12\x1b\n" +
+	"\tlacking_b\x18\x04 \x01(\x03R\blackingB\x12'\n" +
+	"\x0fvalue_conflicts\x18\x05 \x01(\x03R\x0evalueConflicts\x1a]\n" +
 	"\x05Field\x12\x16\n" +
 	"\x06series\x18\x01 \x01(\fR\x06series\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\fR\x05field\x12\x14\n" +
@@ -4668,7 +4778,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),         // 0: concord.v1.ExecuteRequest.Kind
 	(Delete_Kind)(0),                 // 1: concord.v1.Delete.Kind
@@ -4734,13 +4844,14 @@ var file_concord_proto_goTypes = []any{
 	(*ApplyResponse_Refused)(nil),    // 61: concord.v1.ApplyResponse.Refused
 	(*StatusResponse_Shard)(nil),     // 62: concord.v1.StatusResponse.Shard
 	(*RepairRecord_Decision)(nil),    // 63: concord.v1.RepairRecord.Decision
-	(*RepairRecord_Refusal)(nil),     // 64: concord.v1.RepairRecord.Refusal
-	(*DiffResponse_Pair)(nil),        // 65: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),       // 66: concord.v1.DiffResponse.Field
+	(*RepairRecord_Held)(nil),        // 64: concord.v1.RepairRecord.Held
+	(*RepairRecord_Refusal)(nil),     // 65: concord.v1.RepairRecord.Refusal
+	(*DiffResponse_Pair)(nil),        // 66: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),       // 67: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
 	13, // 0: concord.v1.WriteShardRequest.spans:type_name -> concord.v1.VersionSpan
-	15, // 1: concord.v1.WriteShardResponse.conflicts:type_name -> concord.v1.FieldType
+	15, // 1: concord.v1.WriteShardResponse.type_conflicts:type_name -> concord.v1.FieldType
 	0,  // 2: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
 	21, // 3: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
 	60, // 4: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
@@ -4761,73 +4872,75 @@ var file_concord_proto_depIdxs = []int32{
 	61, // 19: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
 	62, // 20: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
 	63, // 21: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
-	64, // 22: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
-	65, // 23: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	66, // 24: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	57, // 25: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
-	2,  // 26: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
-	4,  // 27: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
-	6,  // 28: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	8,  // 29: concord.v1.Membership.WhoIs:input_type -> concord.v1.WhoIsRequest
-	10, // 30: concord.v1.Membership.CatchUp:input_type -> concord.v1.CatchUpRequest
-	12, // 31: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	16, // 32: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	26, // 33: concord.v1.Replication.Hint:input_type -> concord.v1.HintDeleteRequest
-	18, // 34: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
-	22, // 35: concord.v1.Deletes.AnnounceDelete:input_type -> concord.v1.AnnounceDeleteRequest
-	24, // 36: concord.v1.Deletes.RunDelete:input_type -> concord.v1.RunDeleteRequest
-	26, // 37: concord.v1.Deletes.HintDelete:input_type -> concord.v1.HintDeleteRequest
-	28, // 38: concord.v1.Deletes.EndDelete:input_type -> concord.v1.EndDeleteRequest
-	30, // 39: concord.v1.Deletes.EndDeletesBefore:input_type -> concord.v1.EndDeletesBeforeRequest
-	32, // 40: concord.v1.Deletes.DropShards:input_type -> concord.v1.DropShardsRequest
-	35, // 41: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	41, // 42: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	41, // 43: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	48, // 44: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	50, // 45: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	37, // 46: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	37, // 47: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
-	52, // 48: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	54, // 49: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	54, // 50: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	54, // 51: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	56, // 52: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	54, // 53: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	52, // 54: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	3,  // 55: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	5,  // 56: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	7,  // 57: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	9,  // 58: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
-	11, // 59: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
-	14, // 60: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	17, // 61: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	27, // 62: concord.v1.Replication.Hint:output_type -> concord.v1.HintDeleteResponse
-	19, // 63: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
-	23, // 64: concord.v1.Deletes.AnnounceDelete:output_type -> concord.v1.AnnounceDeleteResponse
-	25, // 65: concord.v1.Deletes.RunDelete:output_type -> concord.v1.RunDeleteResponse
-	27, // 66: concord.v1.Deletes.HintDelete:output_type -> concord.v1.HintDeleteResponse
-	29, // 67: concord.v1.Deletes.EndDelete:output_type -> concord.v1.EndDeleteResponse
-	31, // 68: concord.v1.Deletes.EndDeletesBefore:output_type -> concord.v1.EndDeletesBeforeResponse
-	34, // 69: concord.v1.Deletes.DropShards:output_type -> concord.v1.DropShardsResponse
-	39, // 70: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	42, // 71: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	45, // 72: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	49, // 73: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	51, // 74: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	38, // 75: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	38, // 76: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
-	53, // 77: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	55, // 78: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	55, // 79: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	55, // 80: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	55, // 81: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	58, // 82: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	59, // 83: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	55, // [55:84] is the sub-list for method output_type
-	26, // [26:55] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	65, // 22: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
+	66, // 23: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	67, // 24: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	63, // 25: concord.v1.DiffResponse.decided:type_name -> concord.v1.RepairRecord.Decision
+	57, // 26: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	64, // 27: concord.v1.RepairRecord.Decision.held:type_name -> concord.v1.RepairRecord.Held
+	2,  // 28: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
+	4,  // 29: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
+	6,  // 30: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
+	8,  // 31: concord.v1.Membership.WhoIs:input_type -> concord.v1.WhoIsRequest
+	10, // 32: concord.v1.Membership.CatchUp:input_type -> concord.v1.CatchUpRequest
+	12, // 33: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	16, // 34: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	26, // 35: concord.v1.Replication.Hint:input_type -> concord.v1.HintDeleteRequest
+	18, // 36: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
+	22, // 37: concord.v1.Deletes.AnnounceDelete:input_type -> concord.v1.AnnounceDeleteRequest
+	24, // 38: concord.v1.Deletes.RunDelete:input_type -> concord.v1.RunDeleteRequest
+	26, // 39: concord.v1.Deletes.HintDelete:input_type -> concord.v1.HintDeleteRequest
+	28, // 40: concord.v1.Deletes.EndDelete:input_type -> concord.v1.EndDeleteRequest
+	30, // 41: concord.v1.Deletes.EndDeletesBefore:input_type -> concord.v1.EndDeletesBeforeRequest
+	32, // 42: concord.v1.Deletes.DropShards:input_type -> concord.v1.DropShardsRequest
+	35, // 43: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	41, // 44: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	41, // 45: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	48, // 46: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	50, // 47: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	37, // 48: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	37, // 49: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
+	52, // 50: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	54, // 51: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	54, // 52: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	54, // 53: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	56, // 54: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	54, // 55: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	52, // 56: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	3,  // 57: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	5,  // 58: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	7,  // 59: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	9,  // 60: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
+	11, // 61: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
+	14, // 62: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	17, // 63: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	27, // 64: concord.v1.Replication.Hint:output_type -> concord.v1.HintDeleteResponse
+	19, // 65: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
+	23, // 66: concord.v1.Deletes.AnnounceDelete:output_type -> concord.v1.AnnounceDeleteResponse
+	25, // 67: concord.v1.Deletes.RunDelete:output_type -> concord.v1.RunDeleteResponse
+	27, // 68: concord.v1.Deletes.HintDelete:output_type -> concord.v1.HintDeleteResponse
+	29, // 69: concord.v1.Deletes.EndDelete:output_type -> concord.v1.EndDeleteResponse
+	31, // 70: concord.v1.Deletes.EndDeletesBefore:output_type -> concord.v1.EndDeletesBeforeResponse
+	34, // 71: concord.v1.Deletes.DropShards:output_type -> concord.v1.DropShardsResponse
+	39, // 72: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	42, // 73: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	45, // 74: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	49, // 75: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	51, // 76: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	38, // 77: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	38, // 78: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
+	53, // 79: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	55, // 80: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	55, // 81: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	55, // 82: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	55, // 83: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	58, // 84: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	59, // 85: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	57, // [57:86] is the sub-list for method output_type
+	28, // [28:57] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_concord_proto_init() }
@@ -4846,7 +4959,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   65,
+			NumMessages:   66,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -1,5 +1,5 @@
-// Package rpc has the protobuf services on port 8088, and a pool of client connections. The package that does the work
-// of a service also implements it; datanode/services.go registers all of them.
+// Package rpc has the protobuf services on port 8088, a pool of client connections, and AskAll, which asks all nodes at
+// once. The package that does the work of a service also implements it; datanode/services.go registers all of them.
 package rpc
 
 import (
@@ -102,7 +102,9 @@ func (p *Pool) dial(addr string) (*grpc.ClientConn, error) {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		// A peer that is back is found within seconds.
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
+			Backoff: backoff.Config{
+				BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second,
+			},
 			MinConnectTimeout: 5 * time.Second,
 		}),
 	)...)

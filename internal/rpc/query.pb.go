@@ -25,12 +25,19 @@ const (
 )
 
 type IteratorRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
-	Options       []byte                 `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`                 // query.IteratorOptions in the engine's encoding, its one source is the measurement
-	Span          []byte                 `protobuf:"bytes,3,opt,name=span,proto3" json:"span,omitempty"`                       // tracing.SpanContext of EXPLAIN ANALYZE; empty when not traced
-	Incomplete    bool                   `protobuf:"varint,4,opt,name=incomplete,proto3" json:"incomplete,omitempty"`          // read copies that are not whole, too: no whole one can be reached
-	ByShard       bool                   `protobuf:"varint,5,opt,name=by_shard,json=byShard,proto3" json:"by_shard,omitempty"` // of several shards: aggregates of each, not of all, and each point with its shard
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	ShardIds   []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
+	Options    []byte                 `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`                 // query.IteratorOptions in the engine's encoding, its one source is the measurement
+	Span       []byte                 `protobuf:"bytes,3,opt,name=span,proto3" json:"span,omitempty"`                       // tracing.SpanContext of EXPLAIN ANALYZE; empty when not traced
+	Incomplete bool                   `protobuf:"varint,4,opt,name=incomplete,proto3" json:"incomplete,omitempty"`          // read copies that are not whole, too: no whole one can be reached
+	ByShard    bool                   `protobuf:"varint,5,opt,name=by_shard,json=byShard,proto3" json:"by_shard,omitempty"` // of several shards: aggregates of each, not of all, and each point with its shard
+	// Further calls of the statement, as InfluxQL, which differ from options in nothing else. A node that answers them reads
+	// its files once for all. A node of a former build leaves them out, and its opening has no more_types.
+	MoreCalls [][]byte `protobuf:"bytes,6,rep,name=more_calls,json=moreCalls,proto3" json:"more_calls,omitempty"`
+	// Which points of each window suffice when options ask for the points of a field: top or bottom with keep_n of them,
+	// distinct, or spread. Empty for all. Nodes of a former build send all.
+	Keep          []byte `protobuf:"bytes,7,opt,name=keep,proto3" json:"keep,omitempty"`
+	KeepN         int64  `protobuf:"varint,8,opt,name=keep_n,json=keepN,proto3" json:"keep_n,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -98,6 +105,27 @@ func (x *IteratorRequest) GetByShard() bool {
 		return x.ByShard
 	}
 	return false
+}
+
+func (x *IteratorRequest) GetMoreCalls() [][]byte {
+	if x != nil {
+		return x.MoreCalls
+	}
+	return nil
+}
+
+func (x *IteratorRequest) GetKeep() []byte {
+	if x != nil {
+		return x.Keep
+	}
+	return nil
+}
+
+func (x *IteratorRequest) GetKeepN() int64 {
+	if x != nil {
+		return x.KeepN
+	}
+	return 0
 }
 
 // Unfit is a copy that is not whole, and was not read.
@@ -177,11 +205,13 @@ type IteratorChunk struct {
 	DataType      int32                  `protobuf:"varint,2,opt,name=data_type,json=dataType,proto3" json:"data_type,omitempty"` // influxql.DataType; 0 when no point can match
 	SeriesN       int64                  `protobuf:"varint,3,opt,name=series_n,json=seriesN,proto3" json:"series_n,omitempty"`
 	PointN        int64                  `protobuf:"varint,4,opt,name=point_n,json=pointN,proto3" json:"point_n,omitempty"`
-	Missing       []uint64               `protobuf:"varint,6,rep,packed,name=missing,proto3" json:"missing,omitempty"` // of the opening
-	Series        []*SeriesCount         `protobuf:"bytes,7,rep,name=series,proto3" json:"series,omitempty"`           // of the opening, when the series are limited
-	Points        []byte                 `protobuf:"bytes,8,opt,name=points,proto3" json:"points,omitempty"`           // whole points, as docs/format/points.md draws them
-	Trace         []byte                 `protobuf:"bytes,9,opt,name=trace,proto3" json:"trace,omitempty"`             // of the engine, after the last point
-	Unfit         []*Unfit               `protobuf:"bytes,10,rep,name=unfit,proto3" json:"unfit,omitempty"`            // of the opening
+	Missing       []uint64               `protobuf:"varint,6,rep,packed,name=missing,proto3" json:"missing,omitempty"`                       // of the opening
+	Series        []*SeriesCount         `protobuf:"bytes,7,rep,name=series,proto3" json:"series,omitempty"`                                 // of the opening, when the series are limited
+	Points        []byte                 `protobuf:"bytes,8,opt,name=points,proto3" json:"points,omitempty"`                                 // whole points, as docs/format/points.md draws them
+	Trace         []byte                 `protobuf:"bytes,9,opt,name=trace,proto3" json:"trace,omitempty"`                                   // of the engine, after the last point
+	Unfit         []*Unfit               `protobuf:"bytes,10,rep,name=unfit,proto3" json:"unfit,omitempty"`                                  // of the opening
+	MoreTypes     []int32                `protobuf:"varint,11,rep,packed,name=more_types,json=moreTypes,proto3" json:"more_types,omitempty"` // of the opening: as data_type, of each of more_calls
+	Call          uint32                 `protobuf:"varint,12,opt,name=call,proto3" json:"call,omitempty"`                                   // which one points are of: 0 is that of options, 1 the first of more_calls
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -277,6 +307,20 @@ func (x *IteratorChunk) GetUnfit() []*Unfit {
 		return x.Unfit
 	}
 	return nil
+}
+
+func (x *IteratorChunk) GetMoreTypes() []int32 {
+	if x != nil {
+		return x.MoreTypes
+	}
+	return nil
+}
+
+func (x *IteratorChunk) GetCall() uint32 {
+	if x != nil {
+		return x.Call
+	}
+	return 0
 }
 
 type SeriesCount struct {
@@ -703,6 +747,74 @@ func (x *SchemaRequest) GetMore() [][]byte {
 	return nil
 }
 
+type SeriesSketchResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sketch        []byte                 `protobuf:"bytes,1,opt,name=sketch,proto3" json:"sketch,omitempty"` // HyperLogLog++ of the engine, over the hashes that SeriesHashes streams, little endian
+	Missing       []uint64               `protobuf:"varint,2,rep,packed,name=missing,proto3" json:"missing,omitempty"`
+	Unfit         []*Unfit               `protobuf:"bytes,3,rep,name=unfit,proto3" json:"unfit,omitempty"`
+	Hashes        []uint64               `protobuf:"fixed64,4,rep,packed,name=hashes,proto3" json:"hashes,omitempty"` // instead of the sketch when the series are few
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeriesSketchResponse) Reset() {
+	*x = SeriesSketchResponse{}
+	mi := &file_query_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeriesSketchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeriesSketchResponse) ProtoMessage() {}
+
+func (x *SeriesSketchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_query_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeriesSketchResponse.ProtoReflect.Descriptor instead.
+func (*SeriesSketchResponse) Descriptor() ([]byte, []int) {
+	return file_query_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SeriesSketchResponse) GetSketch() []byte {
+	if x != nil {
+		return x.Sketch
+	}
+	return nil
+}
+
+func (x *SeriesSketchResponse) GetMissing() []uint64 {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *SeriesSketchResponse) GetUnfit() []*Unfit {
+	if x != nil {
+		return x.Unfit
+	}
+	return nil
+}
+
+func (x *SeriesSketchResponse) GetHashes() []uint64 {
+	if x != nil {
+		return x.Hashes
+	}
+	return nil
+}
+
 type MeasurementNamesResponse struct {
 	state         protoimpl.MessageState            `protogen:"open.v1"`
 	Names         [][]byte                          `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
@@ -715,7 +827,7 @@ type MeasurementNamesResponse struct {
 
 func (x *MeasurementNamesResponse) Reset() {
 	*x = MeasurementNamesResponse{}
-	mi := &file_query_proto_msgTypes[9]
+	mi := &file_query_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -727,7 +839,7 @@ func (x *MeasurementNamesResponse) String() string {
 func (*MeasurementNamesResponse) ProtoMessage() {}
 
 func (x *MeasurementNamesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[9]
+	mi := &file_query_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -740,7 +852,7 @@ func (x *MeasurementNamesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeasurementNamesResponse.ProtoReflect.Descriptor instead.
 func (*MeasurementNamesResponse) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{9}
+	return file_query_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MeasurementNamesResponse) GetNames() [][]byte {
@@ -782,7 +894,7 @@ type TagKeysResponse struct {
 
 func (x *TagKeysResponse) Reset() {
 	*x = TagKeysResponse{}
-	mi := &file_query_proto_msgTypes[10]
+	mi := &file_query_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -794,7 +906,7 @@ func (x *TagKeysResponse) String() string {
 func (*TagKeysResponse) ProtoMessage() {}
 
 func (x *TagKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[10]
+	mi := &file_query_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -807,7 +919,7 @@ func (x *TagKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagKeysResponse.ProtoReflect.Descriptor instead.
 func (*TagKeysResponse) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{10}
+	return file_query_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TagKeysResponse) GetMeasurements() []*TagKeysResponse_Keys {
@@ -842,7 +954,7 @@ type TagValuesChunk struct {
 
 func (x *TagValuesChunk) Reset() {
 	*x = TagValuesChunk{}
-	mi := &file_query_proto_msgTypes[11]
+	mi := &file_query_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +966,7 @@ func (x *TagValuesChunk) String() string {
 func (*TagValuesChunk) ProtoMessage() {}
 
 func (x *TagValuesChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[11]
+	mi := &file_query_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +979,7 @@ func (x *TagValuesChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagValuesChunk.ProtoReflect.Descriptor instead.
 func (*TagValuesChunk) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{11}
+	return file_query_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TagValuesChunk) GetMeasurements() []*TagValuesChunk_Values {
@@ -902,7 +1014,7 @@ type SeriesHashesChunk struct {
 
 func (x *SeriesHashesChunk) Reset() {
 	*x = SeriesHashesChunk{}
-	mi := &file_query_proto_msgTypes[12]
+	mi := &file_query_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -914,7 +1026,7 @@ func (x *SeriesHashesChunk) String() string {
 func (*SeriesHashesChunk) ProtoMessage() {}
 
 func (x *SeriesHashesChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[12]
+	mi := &file_query_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -927,7 +1039,7 @@ func (x *SeriesHashesChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesHashesChunk.ProtoReflect.Descriptor instead.
 func (*SeriesHashesChunk) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{12}
+	return file_query_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SeriesHashesChunk) GetHashes() []uint64 {
@@ -963,7 +1075,7 @@ type ReadSeriesRequest struct {
 
 func (x *ReadSeriesRequest) Reset() {
 	*x = ReadSeriesRequest{}
-	mi := &file_query_proto_msgTypes[13]
+	mi := &file_query_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1087,7 @@ func (x *ReadSeriesRequest) String() string {
 func (*ReadSeriesRequest) ProtoMessage() {}
 
 func (x *ReadSeriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[13]
+	mi := &file_query_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1100,7 @@ func (x *ReadSeriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesRequest.ProtoReflect.Descriptor instead.
 func (*ReadSeriesRequest) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{13}
+	return file_query_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReadSeriesRequest) GetShardIds() []uint64 {
@@ -1031,7 +1143,7 @@ type ReadSeriesChunk struct {
 
 func (x *ReadSeriesChunk) Reset() {
 	*x = ReadSeriesChunk{}
-	mi := &file_query_proto_msgTypes[14]
+	mi := &file_query_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1043,7 +1155,7 @@ func (x *ReadSeriesChunk) String() string {
 func (*ReadSeriesChunk) ProtoMessage() {}
 
 func (x *ReadSeriesChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[14]
+	mi := &file_query_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1056,7 +1168,7 @@ func (x *ReadSeriesChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesChunk.ProtoReflect.Descriptor instead.
 func (*ReadSeriesChunk) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{14}
+	return file_query_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReadSeriesChunk) GetBlocks() []*ReadSeriesChunk_Block {
@@ -1092,7 +1204,7 @@ type TagSetsChunk_TagSet struct {
 
 func (x *TagSetsChunk_TagSet) Reset() {
 	*x = TagSetsChunk_TagSet{}
-	mi := &file_query_proto_msgTypes[15]
+	mi := &file_query_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1104,7 +1216,7 @@ func (x *TagSetsChunk_TagSet) String() string {
 func (*TagSetsChunk_TagSet) ProtoMessage() {}
 
 func (x *TagSetsChunk_TagSet) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[15]
+	mi := &file_query_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +1270,7 @@ type FieldDimensionsResponse_Field struct {
 
 func (x *FieldDimensionsResponse_Field) Reset() {
 	*x = FieldDimensionsResponse_Field{}
-	mi := &file_query_proto_msgTypes[16]
+	mi := &file_query_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1282,7 @@ func (x *FieldDimensionsResponse_Field) String() string {
 func (*FieldDimensionsResponse_Field) ProtoMessage() {}
 
 func (x *FieldDimensionsResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[16]
+	mi := &file_query_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1321,7 @@ type MeasurementNamesResponse_Names struct {
 
 func (x *MeasurementNamesResponse_Names) Reset() {
 	*x = MeasurementNamesResponse_Names{}
-	mi := &file_query_proto_msgTypes[17]
+	mi := &file_query_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1221,7 +1333,7 @@ func (x *MeasurementNamesResponse_Names) String() string {
 func (*MeasurementNamesResponse_Names) ProtoMessage() {}
 
 func (x *MeasurementNamesResponse_Names) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[17]
+	mi := &file_query_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1234,7 +1346,7 @@ func (x *MeasurementNamesResponse_Names) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeasurementNamesResponse_Names.ProtoReflect.Descriptor instead.
 func (*MeasurementNamesResponse_Names) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{9, 0}
+	return file_query_proto_rawDescGZIP(), []int{10, 0}
 }
 
 func (x *MeasurementNamesResponse_Names) GetNames() [][]byte {
@@ -1254,7 +1366,7 @@ type TagKeysResponse_Keys struct {
 
 func (x *TagKeysResponse_Keys) Reset() {
 	*x = TagKeysResponse_Keys{}
-	mi := &file_query_proto_msgTypes[18]
+	mi := &file_query_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1266,7 +1378,7 @@ func (x *TagKeysResponse_Keys) String() string {
 func (*TagKeysResponse_Keys) ProtoMessage() {}
 
 func (x *TagKeysResponse_Keys) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[18]
+	mi := &file_query_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1279,7 +1391,7 @@ func (x *TagKeysResponse_Keys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagKeysResponse_Keys.ProtoReflect.Descriptor instead.
 func (*TagKeysResponse_Keys) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{10, 0}
+	return file_query_proto_rawDescGZIP(), []int{11, 0}
 }
 
 func (x *TagKeysResponse_Keys) GetMeasurement() []byte {
@@ -1306,7 +1418,7 @@ type TagValuesChunk_KeyValue struct {
 
 func (x *TagValuesChunk_KeyValue) Reset() {
 	*x = TagValuesChunk_KeyValue{}
-	mi := &file_query_proto_msgTypes[19]
+	mi := &file_query_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +1430,7 @@ func (x *TagValuesChunk_KeyValue) String() string {
 func (*TagValuesChunk_KeyValue) ProtoMessage() {}
 
 func (x *TagValuesChunk_KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[19]
+	mi := &file_query_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1331,7 +1443,7 @@ func (x *TagValuesChunk_KeyValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagValuesChunk_KeyValue.ProtoReflect.Descriptor instead.
 func (*TagValuesChunk_KeyValue) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{11, 0}
+	return file_query_proto_rawDescGZIP(), []int{12, 0}
 }
 
 func (x *TagValuesChunk_KeyValue) GetKey() []byte {
@@ -1358,7 +1470,7 @@ type TagValuesChunk_Values struct {
 
 func (x *TagValuesChunk_Values) Reset() {
 	*x = TagValuesChunk_Values{}
-	mi := &file_query_proto_msgTypes[20]
+	mi := &file_query_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1482,7 @@ func (x *TagValuesChunk_Values) String() string {
 func (*TagValuesChunk_Values) ProtoMessage() {}
 
 func (x *TagValuesChunk_Values) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[20]
+	mi := &file_query_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1495,7 @@ func (x *TagValuesChunk_Values) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagValuesChunk_Values.ProtoReflect.Descriptor instead.
 func (*TagValuesChunk_Values) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{11, 1}
+	return file_query_proto_rawDescGZIP(), []int{12, 1}
 }
 
 func (x *TagValuesChunk_Values) GetMeasurement() []byte {
@@ -1410,7 +1522,7 @@ type ReadSeriesChunk_Tag struct {
 
 func (x *ReadSeriesChunk_Tag) Reset() {
 	*x = ReadSeriesChunk_Tag{}
-	mi := &file_query_proto_msgTypes[21]
+	mi := &file_query_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1534,7 @@ func (x *ReadSeriesChunk_Tag) String() string {
 func (*ReadSeriesChunk_Tag) ProtoMessage() {}
 
 func (x *ReadSeriesChunk_Tag) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[21]
+	mi := &file_query_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1547,7 @@ func (x *ReadSeriesChunk_Tag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesChunk_Tag.ProtoReflect.Descriptor instead.
 func (*ReadSeriesChunk_Tag) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{14, 0}
+	return file_query_proto_rawDescGZIP(), []int{15, 0}
 }
 
 func (x *ReadSeriesChunk_Tag) GetKey() []byte {
@@ -1463,7 +1575,7 @@ type ReadSeriesChunk_Series struct {
 
 func (x *ReadSeriesChunk_Series) Reset() {
 	*x = ReadSeriesChunk_Series{}
-	mi := &file_query_proto_msgTypes[22]
+	mi := &file_query_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +1587,7 @@ func (x *ReadSeriesChunk_Series) String() string {
 func (*ReadSeriesChunk_Series) ProtoMessage() {}
 
 func (x *ReadSeriesChunk_Series) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[22]
+	mi := &file_query_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +1600,7 @@ func (x *ReadSeriesChunk_Series) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesChunk_Series.ProtoReflect.Descriptor instead.
 func (*ReadSeriesChunk_Series) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{14, 1}
+	return file_query_proto_rawDescGZIP(), []int{15, 1}
 }
 
 func (x *ReadSeriesChunk_Series) GetMeasurement() []byte {
@@ -1524,7 +1636,7 @@ type ReadSeriesChunk_Block struct {
 
 func (x *ReadSeriesChunk_Block) Reset() {
 	*x = ReadSeriesChunk_Block{}
-	mi := &file_query_proto_msgTypes[23]
+	mi := &file_query_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1536,7 +1648,7 @@ func (x *ReadSeriesChunk_Block) String() string {
 func (*ReadSeriesChunk_Block) ProtoMessage() {}
 
 func (x *ReadSeriesChunk_Block) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[23]
+	mi := &file_query_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1549,7 +1661,7 @@ func (x *ReadSeriesChunk_Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesChunk_Block.ProtoReflect.Descriptor instead.
 func (*ReadSeriesChunk_Block) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{14, 2}
+	return file_query_proto_rawDescGZIP(), []int{15, 2}
 }
 
 func (x *ReadSeriesChunk_Block) GetSeries() *ReadSeriesChunk_Series {
@@ -1585,7 +1697,7 @@ var File_query_proto protoreflect.FileDescriptor
 const file_query_proto_rawDesc = "" +
 	"\n" +
 	"\vquery.proto\x12\n" +
-	"concord.v1\"\x97\x01\n" +
+	"concord.v1\"\xe1\x01\n" +
 	"\x0fIteratorRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12\x18\n" +
 	"\aoptions\x18\x02 \x01(\fR\aoptions\x12\x12\n" +
@@ -1593,12 +1705,16 @@ const file_query_proto_rawDesc = "" +
 	"\n" +
 	"incomplete\x18\x04 \x01(\bR\n" +
 	"incomplete\x12\x19\n" +
-	"\bby_shard\x18\x05 \x01(\bR\abyShard\"j\n" +
+	"\bby_shard\x18\x05 \x01(\bR\abyShard\x12\x1d\n" +
+	"\n" +
+	"more_calls\x18\x06 \x03(\fR\tmoreCalls\x12\x12\n" +
+	"\x04keep\x18\a \x01(\fR\x04keep\x12\x15\n" +
+	"\x06keep_n\x18\b \x01(\x03R\x05keepN\"j\n" +
 	"\x05Unfit\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1a\n" +
 	"\breadable\x18\x03 \x01(\bR\breadable\x12\x12\n" +
-	"\x04rank\x18\x04 \x01(\rR\x04rank\"\x9c\x02\n" +
+	"\x04rank\x18\x04 \x01(\rR\x04rank\"\xcf\x02\n" +
 	"\rIteratorChunk\x12\x12\n" +
 	"\x04open\x18\x01 \x01(\bR\x04open\x12\x1b\n" +
 	"\tdata_type\x18\x02 \x01(\x05R\bdataType\x12\x19\n" +
@@ -1609,7 +1725,10 @@ const file_query_proto_rawDesc = "" +
 	"\x06points\x18\b \x01(\fR\x06points\x12\x14\n" +
 	"\x05trace\x18\t \x01(\fR\x05trace\x12'\n" +
 	"\x05unfit\x18\n" +
-	" \x03(\v2\x11.concord.v1.UnfitR\x05unfitJ\x04\b\x05\x10\x06\"e\n" +
+	" \x03(\v2\x11.concord.v1.UnfitR\x05unfit\x12\x1d\n" +
+	"\n" +
+	"more_types\x18\v \x03(\x05R\tmoreTypes\x12\x12\n" +
+	"\x04call\x18\f \x01(\rR\x04callJ\x04\b\x05\x10\x06\"e\n" +
 	"\vSeriesCount\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12 \n" +
 	"\vmeasurement\x18\x02 \x01(\fR\vmeasurement\x12\x19\n" +
@@ -1659,7 +1778,12 @@ const file_query_proto_rawDesc = "" +
 	"\n" +
 	"incomplete\x18\x03 \x01(\bR\n" +
 	"incomplete\x12\x12\n" +
-	"\x04more\x18\x04 \x03(\fR\x04more\"\xd2\x01\n" +
+	"\x04more\x18\x04 \x03(\fR\x04more\"\x89\x01\n" +
+	"\x14SeriesSketchResponse\x12\x16\n" +
+	"\x06sketch\x18\x01 \x01(\fR\x06sketch\x12\x18\n" +
+	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +
+	"\x05unfit\x18\x03 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\x12\x16\n" +
+	"\x06hashes\x18\x04 \x03(\x06R\x06hashes\"\xd2\x01\n" +
 	"\x18MeasurementNamesResponse\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\fR\x05names\x12\x18\n" +
 	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +
@@ -1708,7 +1832,7 @@ const file_query_proto_rawDesc = "" +
 	"\x06series\x18\x01 \x01(\v2\".concord.v1.ReadSeriesChunk.SeriesR\x06series\x12\x19\n" +
 	"\bshard_id\x18\x02 \x01(\x04R\ashardId\x12\x1b\n" +
 	"\tdata_type\x18\x03 \x01(\x05R\bdataType\x12\x16\n" +
-	"\x06points\x18\x04 \x01(\fR\x06points2\xb8\x05\n" +
+	"\x06points\x18\x04 \x01(\fR\x06points2\x85\x06\n" +
 	"\x05Query\x12J\n" +
 	"\x0eCreateIterator\x12\x1b.concord.v1.IteratorRequest\x1a\x19.concord.v1.IteratorChunk0\x01\x12M\n" +
 	"\fIteratorCost\x12\x1b.concord.v1.IteratorRequest\x1a .concord.v1.IteratorCostResponse\x12B\n" +
@@ -1716,7 +1840,8 @@ const file_query_proto_rawDesc = "" +
 	"\x0fFieldDimensions\x12\".concord.v1.FieldDimensionsRequest\x1a#.concord.v1.FieldDimensionsResponse\x12S\n" +
 	"\x10MeasurementNames\x12\x19.concord.v1.SchemaRequest\x1a$.concord.v1.MeasurementNamesResponse\x12A\n" +
 	"\aTagKeys\x12\x19.concord.v1.SchemaRequest\x1a\x1b.concord.v1.TagKeysResponse\x12D\n" +
-	"\tTagValues\x12\x19.concord.v1.SchemaRequest\x1a\x1a.concord.v1.TagValuesChunk0\x01\x12J\n" +
+	"\tTagValues\x12\x19.concord.v1.SchemaRequest\x1a\x1a.concord.v1.TagValuesChunk0\x01\x12K\n" +
+	"\fSeriesSketch\x12\x19.concord.v1.SchemaRequest\x1a .concord.v1.SeriesSketchResponse\x12J\n" +
 	"\fSeriesHashes\x12\x19.concord.v1.SchemaRequest\x1a\x1d.concord.v1.SeriesHashesChunk0\x01\x12J\n" +
 	"\n" +
 	"ReadSeries\x12\x1d.concord.v1.ReadSeriesRequest\x1a\x1b.concord.v1.ReadSeriesChunk0\x01B\x16Z\x14concord/internal/rpcb\x06proto3"
@@ -1733,7 +1858,7 @@ func file_query_proto_rawDescGZIP() []byte {
 	return file_query_proto_rawDescData
 }
 
-var file_query_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_query_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_query_proto_goTypes = []any{
 	(*IteratorRequest)(nil),                // 0: concord.v1.IteratorRequest
 	(*Unfit)(nil),                          // 1: concord.v1.Unfit
@@ -1744,65 +1869,69 @@ var file_query_proto_goTypes = []any{
 	(*FieldDimensionsRequest)(nil),         // 6: concord.v1.FieldDimensionsRequest
 	(*FieldDimensionsResponse)(nil),        // 7: concord.v1.FieldDimensionsResponse
 	(*SchemaRequest)(nil),                  // 8: concord.v1.SchemaRequest
-	(*MeasurementNamesResponse)(nil),       // 9: concord.v1.MeasurementNamesResponse
-	(*TagKeysResponse)(nil),                // 10: concord.v1.TagKeysResponse
-	(*TagValuesChunk)(nil),                 // 11: concord.v1.TagValuesChunk
-	(*SeriesHashesChunk)(nil),              // 12: concord.v1.SeriesHashesChunk
-	(*ReadSeriesRequest)(nil),              // 13: concord.v1.ReadSeriesRequest
-	(*ReadSeriesChunk)(nil),                // 14: concord.v1.ReadSeriesChunk
-	(*TagSetsChunk_TagSet)(nil),            // 15: concord.v1.TagSetsChunk.TagSet
-	(*FieldDimensionsResponse_Field)(nil),  // 16: concord.v1.FieldDimensionsResponse.Field
-	(*MeasurementNamesResponse_Names)(nil), // 17: concord.v1.MeasurementNamesResponse.Names
-	(*TagKeysResponse_Keys)(nil),           // 18: concord.v1.TagKeysResponse.Keys
-	(*TagValuesChunk_KeyValue)(nil),        // 19: concord.v1.TagValuesChunk.KeyValue
-	(*TagValuesChunk_Values)(nil),          // 20: concord.v1.TagValuesChunk.Values
-	(*ReadSeriesChunk_Tag)(nil),            // 21: concord.v1.ReadSeriesChunk.Tag
-	(*ReadSeriesChunk_Series)(nil),         // 22: concord.v1.ReadSeriesChunk.Series
-	(*ReadSeriesChunk_Block)(nil),          // 23: concord.v1.ReadSeriesChunk.Block
+	(*SeriesSketchResponse)(nil),           // 9: concord.v1.SeriesSketchResponse
+	(*MeasurementNamesResponse)(nil),       // 10: concord.v1.MeasurementNamesResponse
+	(*TagKeysResponse)(nil),                // 11: concord.v1.TagKeysResponse
+	(*TagValuesChunk)(nil),                 // 12: concord.v1.TagValuesChunk
+	(*SeriesHashesChunk)(nil),              // 13: concord.v1.SeriesHashesChunk
+	(*ReadSeriesRequest)(nil),              // 14: concord.v1.ReadSeriesRequest
+	(*ReadSeriesChunk)(nil),                // 15: concord.v1.ReadSeriesChunk
+	(*TagSetsChunk_TagSet)(nil),            // 16: concord.v1.TagSetsChunk.TagSet
+	(*FieldDimensionsResponse_Field)(nil),  // 17: concord.v1.FieldDimensionsResponse.Field
+	(*MeasurementNamesResponse_Names)(nil), // 18: concord.v1.MeasurementNamesResponse.Names
+	(*TagKeysResponse_Keys)(nil),           // 19: concord.v1.TagKeysResponse.Keys
+	(*TagValuesChunk_KeyValue)(nil),        // 20: concord.v1.TagValuesChunk.KeyValue
+	(*TagValuesChunk_Values)(nil),          // 21: concord.v1.TagValuesChunk.Values
+	(*ReadSeriesChunk_Tag)(nil),            // 22: concord.v1.ReadSeriesChunk.Tag
+	(*ReadSeriesChunk_Series)(nil),         // 23: concord.v1.ReadSeriesChunk.Series
+	(*ReadSeriesChunk_Block)(nil),          // 24: concord.v1.ReadSeriesChunk.Block
 }
 var file_query_proto_depIdxs = []int32{
 	3,  // 0: concord.v1.IteratorChunk.series:type_name -> concord.v1.SeriesCount
 	1,  // 1: concord.v1.IteratorChunk.unfit:type_name -> concord.v1.Unfit
 	1,  // 2: concord.v1.IteratorCostResponse.unfit:type_name -> concord.v1.Unfit
-	15, // 3: concord.v1.TagSetsChunk.tag_sets:type_name -> concord.v1.TagSetsChunk.TagSet
+	16, // 3: concord.v1.TagSetsChunk.tag_sets:type_name -> concord.v1.TagSetsChunk.TagSet
 	1,  // 4: concord.v1.TagSetsChunk.unfit:type_name -> concord.v1.Unfit
-	16, // 5: concord.v1.FieldDimensionsResponse.fields:type_name -> concord.v1.FieldDimensionsResponse.Field
+	17, // 5: concord.v1.FieldDimensionsResponse.fields:type_name -> concord.v1.FieldDimensionsResponse.Field
 	1,  // 6: concord.v1.FieldDimensionsResponse.unfit:type_name -> concord.v1.Unfit
-	1,  // 7: concord.v1.MeasurementNamesResponse.unfit:type_name -> concord.v1.Unfit
-	17, // 8: concord.v1.MeasurementNamesResponse.more:type_name -> concord.v1.MeasurementNamesResponse.Names
-	18, // 9: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
-	1,  // 10: concord.v1.TagKeysResponse.unfit:type_name -> concord.v1.Unfit
-	20, // 11: concord.v1.TagValuesChunk.measurements:type_name -> concord.v1.TagValuesChunk.Values
-	1,  // 12: concord.v1.TagValuesChunk.unfit:type_name -> concord.v1.Unfit
-	1,  // 13: concord.v1.SeriesHashesChunk.unfit:type_name -> concord.v1.Unfit
-	23, // 14: concord.v1.ReadSeriesChunk.blocks:type_name -> concord.v1.ReadSeriesChunk.Block
-	1,  // 15: concord.v1.ReadSeriesChunk.unfit:type_name -> concord.v1.Unfit
-	19, // 16: concord.v1.TagValuesChunk.Values.values:type_name -> concord.v1.TagValuesChunk.KeyValue
-	21, // 17: concord.v1.ReadSeriesChunk.Series.tags:type_name -> concord.v1.ReadSeriesChunk.Tag
-	22, // 18: concord.v1.ReadSeriesChunk.Block.series:type_name -> concord.v1.ReadSeriesChunk.Series
-	0,  // 19: concord.v1.Query.CreateIterator:input_type -> concord.v1.IteratorRequest
-	0,  // 20: concord.v1.Query.IteratorCost:input_type -> concord.v1.IteratorRequest
-	0,  // 21: concord.v1.Query.TagSets:input_type -> concord.v1.IteratorRequest
-	6,  // 22: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
-	8,  // 23: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
-	8,  // 24: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
-	8,  // 25: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
-	8,  // 26: concord.v1.Query.SeriesHashes:input_type -> concord.v1.SchemaRequest
-	13, // 27: concord.v1.Query.ReadSeries:input_type -> concord.v1.ReadSeriesRequest
-	2,  // 28: concord.v1.Query.CreateIterator:output_type -> concord.v1.IteratorChunk
-	4,  // 29: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
-	5,  // 30: concord.v1.Query.TagSets:output_type -> concord.v1.TagSetsChunk
-	7,  // 31: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
-	9,  // 32: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
-	10, // 33: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
-	11, // 34: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesChunk
-	12, // 35: concord.v1.Query.SeriesHashes:output_type -> concord.v1.SeriesHashesChunk
-	14, // 36: concord.v1.Query.ReadSeries:output_type -> concord.v1.ReadSeriesChunk
-	28, // [28:37] is the sub-list for method output_type
-	19, // [19:28] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	1,  // 7: concord.v1.SeriesSketchResponse.unfit:type_name -> concord.v1.Unfit
+	1,  // 8: concord.v1.MeasurementNamesResponse.unfit:type_name -> concord.v1.Unfit
+	18, // 9: concord.v1.MeasurementNamesResponse.more:type_name -> concord.v1.MeasurementNamesResponse.Names
+	19, // 10: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
+	1,  // 11: concord.v1.TagKeysResponse.unfit:type_name -> concord.v1.Unfit
+	21, // 12: concord.v1.TagValuesChunk.measurements:type_name -> concord.v1.TagValuesChunk.Values
+	1,  // 13: concord.v1.TagValuesChunk.unfit:type_name -> concord.v1.Unfit
+	1,  // 14: concord.v1.SeriesHashesChunk.unfit:type_name -> concord.v1.Unfit
+	24, // 15: concord.v1.ReadSeriesChunk.blocks:type_name -> concord.v1.ReadSeriesChunk.Block
+	1,  // 16: concord.v1.ReadSeriesChunk.unfit:type_name -> concord.v1.Unfit
+	20, // 17: concord.v1.TagValuesChunk.Values.values:type_name -> concord.v1.TagValuesChunk.KeyValue
+	22, // 18: concord.v1.ReadSeriesChunk.Series.tags:type_name -> concord.v1.ReadSeriesChunk.Tag
+	23, // 19: concord.v1.ReadSeriesChunk.Block.series:type_name -> concord.v1.ReadSeriesChunk.Series
+	0,  // 20: concord.v1.Query.CreateIterator:input_type -> concord.v1.IteratorRequest
+	0,  // 21: concord.v1.Query.IteratorCost:input_type -> concord.v1.IteratorRequest
+	0,  // 22: concord.v1.Query.TagSets:input_type -> concord.v1.IteratorRequest
+	6,  // 23: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
+	8,  // 24: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
+	8,  // 25: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
+	8,  // 26: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
+	8,  // 27: concord.v1.Query.SeriesSketch:input_type -> concord.v1.SchemaRequest
+	8,  // 28: concord.v1.Query.SeriesHashes:input_type -> concord.v1.SchemaRequest
+	14, // 29: concord.v1.Query.ReadSeries:input_type -> concord.v1.ReadSeriesRequest
+	2,  // 30: concord.v1.Query.CreateIterator:output_type -> concord.v1.IteratorChunk
+	4,  // 31: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
+	5,  // 32: concord.v1.Query.TagSets:output_type -> concord.v1.TagSetsChunk
+	7,  // 33: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
+	10, // 34: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
+	11, // 35: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
+	12, // 36: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesChunk
+	9,  // 37: concord.v1.Query.SeriesSketch:output_type -> concord.v1.SeriesSketchResponse
+	13, // 38: concord.v1.Query.SeriesHashes:output_type -> concord.v1.SeriesHashesChunk
+	15, // 39: concord.v1.Query.ReadSeries:output_type -> concord.v1.ReadSeriesChunk
+	30, // [30:40] is the sub-list for method output_type
+	20, // [20:30] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_query_proto_init() }
@@ -1816,7 +1945,7 @@ func file_query_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_query_proto_rawDesc), len(file_query_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

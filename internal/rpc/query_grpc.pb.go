@@ -29,6 +29,7 @@ const (
 	Query_MeasurementNames_FullMethodName = "/concord.v1.Query/MeasurementNames"
 	Query_TagKeys_FullMethodName          = "/concord.v1.Query/TagKeys"
 	Query_TagValues_FullMethodName        = "/concord.v1.Query/TagValues"
+	Query_SeriesSketch_FullMethodName     = "/concord.v1.Query/SeriesSketch"
 	Query_SeriesHashes_FullMethodName     = "/concord.v1.Query/SeriesHashes"
 	Query_ReadSeries_FullMethodName       = "/concord.v1.Query/ReadSeries"
 )
@@ -50,7 +51,9 @@ type QueryClient interface {
 	MeasurementNames(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (*MeasurementNamesResponse, error)
 	TagKeys(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (*TagKeysResponse, error)
 	TagValues(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TagValuesChunk], error)
-	// SeriesHashes streams the hashes of all series of the shards, ascending, each once.
+	// SeriesSketch is for how many series the shards have, about.
+	SeriesSketch(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (*SeriesSketchResponse, error)
+	// SeriesHashes streams the hashes of all series of the shards, ascending, each once. Nodes of a former build ask.
 	SeriesHashes(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SeriesHashesChunk], error)
 	// ReadSeries streams whole series in the engine's order of series, for the
 	// storage API that Prometheus reads through.
@@ -162,6 +165,16 @@ func (c *queryClient) TagValues(ctx context.Context, in *SchemaRequest, opts ...
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Query_TagValuesClient = grpc.ServerStreamingClient[TagValuesChunk]
 
+func (c *queryClient) SeriesSketch(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (*SeriesSketchResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SeriesSketchResponse)
+	err := c.cc.Invoke(ctx, Query_SeriesSketch_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *queryClient) SeriesHashes(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SeriesHashesChunk], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[3], Query_SeriesHashes_FullMethodName, cOpts...)
@@ -217,7 +230,9 @@ type QueryServer interface {
 	MeasurementNames(context.Context, *SchemaRequest) (*MeasurementNamesResponse, error)
 	TagKeys(context.Context, *SchemaRequest) (*TagKeysResponse, error)
 	TagValues(*SchemaRequest, grpc.ServerStreamingServer[TagValuesChunk]) error
-	// SeriesHashes streams the hashes of all series of the shards, ascending, each once.
+	// SeriesSketch is for how many series the shards have, about.
+	SeriesSketch(context.Context, *SchemaRequest) (*SeriesSketchResponse, error)
+	// SeriesHashes streams the hashes of all series of the shards, ascending, each once. Nodes of a former build ask.
 	SeriesHashes(*SchemaRequest, grpc.ServerStreamingServer[SeriesHashesChunk]) error
 	// ReadSeries streams whole series in the engine's order of series, for the
 	// storage API that Prometheus reads through.
@@ -252,6 +267,9 @@ func (UnimplementedQueryServer) TagKeys(context.Context, *SchemaRequest) (*TagKe
 }
 func (UnimplementedQueryServer) TagValues(*SchemaRequest, grpc.ServerStreamingServer[TagValuesChunk]) error {
 	return status.Errorf(codes.Unimplemented, "method TagValues not implemented")
+}
+func (UnimplementedQueryServer) SeriesSketch(context.Context, *SchemaRequest) (*SeriesSketchResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method SeriesSketch not implemented")
 }
 func (UnimplementedQueryServer) SeriesHashes(*SchemaRequest, grpc.ServerStreamingServer[SeriesHashesChunk]) error {
 	return status.Errorf(codes.Unimplemented, "method SeriesHashes not implemented")
@@ -385,6 +403,24 @@ func _Query_TagValues_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Query_TagValuesServer = grpc.ServerStreamingServer[TagValuesChunk]
 
+func _Query_SeriesSketch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SchemaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueryServer).SeriesSketch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Query_SeriesSketch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueryServer).SeriesSketch(ctx, req.(*SchemaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Query_SeriesHashes_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(SchemaRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -429,6 +465,10 @@ var Query_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TagKeys",
 			Handler:    _Query_TagKeys_Handler,
+		},
+		{
+			MethodName: "SeriesSketch",
+			Handler:    _Query_SeriesSketch_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -114,7 +114,9 @@ func checksum(path string, n int64) (uint32, error) {
 	return h.Sum32(), nil
 }
 
-func (s *Server) sendFile(stream grpc.ServerStreamingServer[rpc.FilesChunk], dir string, at uint32, file *rpc.FilesChunk_File) error {
+func (s *Server) sendFile(
+	stream grpc.ServerStreamingServer[rpc.FilesChunk], dir string, at uint32, file *rpc.FilesChunk_File,
+) error {
 	path := filepath.Join(dir, file.Name)
 	sum, err := checksum(path, file.From)
 	if err != nil {
@@ -233,7 +235,8 @@ func (g stage) take(file *rpc.FilesChunk_File, next func() (*rpc.FilesChunk, err
 		}
 		if c.Last {
 			if size != file.Size || c.Checksum != sum {
-				return errors.Join(fmt.Errorf("%s came with %d bytes and another checksum than the %d bytes that were sent", file.Name, size, file.Size), os.Remove(path))
+				return errors.Join(fmt.Errorf("%s came with %d bytes and another checksum than the %d bytes that were sent",
+					file.Name, size, file.Size), os.Remove(path))
 			}
 			return f.Sync()
 		}

@@ -56,7 +56,9 @@ func (s *Server) Fill(r *rpc.FillRequest, stream grpc.ServerStreamingServer[rpc.
 }
 
 // FillFrom is Fill for this node itself, as entropy.Local has it.
-func (s *Server) FillFrom(ctx context.Context, sh cluster.Shard, from entropy.Source, progress func(done, total int64)) error {
+func (s *Server) FillFrom(
+	ctx context.Context, sh cluster.Shard, from entropy.Source, progress func(done, total int64),
+) error {
 	r := &rpc.FillRequest{
 		ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy,
 		Source: from.TCPAddr, Deletes: from.Deletes, Incomplete: from.Incomplete,
@@ -71,11 +73,13 @@ func (s *Server) fill(ctx context.Context, r *rpc.FillRequest, progress func(don
 	if s.Store.Shard(r.ShardId) != nil {
 		return errBegun
 	}
-	c, ctx, err := s.begin(ctx, &rpc.CopyRequest{ShardId: r.ShardId, Database: r.Database, RetentionPolicy: r.RetentionPolicy, Source: r.Source})
+	c, ctx, err := s.copies.begin(ctx, &rpc.CopyRequest{
+		ShardId: r.ShardId, Database: r.Database, RetentionPolicy: r.RetentionPolicy, Source: r.Source,
+	})
 	if err != nil {
 		return err
 	}
-	defer s.end(c, &rpc.CopyRequest{ShardId: r.ShardId, Source: r.Source})
+	defer s.copies.end(c)
 	g := stage{filepath.Join(s.Dir, strconv.FormatUint(r.ShardId, 10))}
 	started := time.Now()
 	err = s.gather(ctx, c, g, r, progress)
@@ -85,14 +89,14 @@ func (s *Server) fill(ctx context.Context, r *rpc.FillRequest, progress func(don
 	if cause := context.Cause(ctx); cause != nil && err != nil {
 		err = cause
 	}
-	s.mu.Lock()
-	delete(s.copies, copyKey{r.Source, r.ShardId}) // from now on Dropped removes the files itself
-	dropped := errors.Is(context.Cause(ctx), errDropped)
-	s.mu.Unlock()
-	if dropped { // nobody else removes what was made after the drop
+	stopped := s.copies.leave(c)        // from now on Dropped removes the files itself
+	if errors.Is(stopped, errDropped) { // nobody else removes what was made after the drop
 		err = errors.Join(errDropped, os.RemoveAll(g.dir), s.drop(r.ShardId))
 	}
-	fields := []zap.Field{zap.Uint64("db_shard_id", r.ShardId), zap.String("source", r.Source), zap.Int64("bytes", c.current.Load()), zap.Duration("duration", time.Since(started))}
+	fields := []zap.Field{
+		zap.Uint64("db_shard_id", r.ShardId), zap.String("source", r.Source), zap.Int64("bytes", c.current.Load()),
+		zap.Duration("duration", time.Since(started)),
+	}
 	if err != nil {
 		s.Log.Info("Files of a missing shard did not come", append(fields, zap.Error(err))...)
 		return fmt.Errorf("files of shard %d from %s: %w", r.ShardId, r.Source, err)
@@ -102,30 +106,18 @@ func (s *Server) fill(ctx context.Context, r *rpc.FillRequest, progress func(don
 }
 
 // gather fetches the files, and verifies them.
-func (s *Server) gather(ctx context.Context, c *copying, g stage, r *rpc.FillRequest, progress func(done, total int64) error) error {
-	conn, err := s.Pool.Conn(r.Source)
-	if err != nil {
-		return err
-	}
-	have, err := g.have()
-	if err != nil {
-		return err
-	}
+func (s *Server) gather(
+	ctx context.Context, c *copying, g stage, r *rpc.FillRequest, progress func(done, total int64) error,
+) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	idle := time.AfterFunc(silence, func() { stop(fmt.Errorf("%s sent nothing for %s", r.Source, silence)) })
 	defer idle.Stop()
-	stream, err := rpc.NewShardsClient(conn).Files(ctx, &rpc.FilesRequest{ShardId: r.ShardId, Have: have, Incomplete: r.Incomplete})
+	stream, files, err := s.openFiles(ctx, g, r)
 	if err != nil {
 		return err
 	}
-	head, err := stream.Recv()
-	if status.Code(err) == codes.DataLoss {
-		return fmt.Errorf("%w: %s", entropy.ErrSourceNotWhole, rpc.Message(err))
-	} else if err != nil {
-		return errors.Join(context.Cause(ctx), err)
-	}
-	done, total, err := g.begin(head.Files)
+	done, total, err := g.begin(files)
 	if err != nil {
 		return err
 	}
@@ -134,12 +126,10 @@ func (s *Server) gather(ctx context.Context, c *copying, g stage, r *rpc.FillReq
 			return err
 		}
 	}
-	s.mu.Lock()
-	c.status.Total = total
-	s.mu.Unlock()
+	s.copies.setTotal(c, total)
 	c.current.Store(done)
 	told := time.Now()
-	for i, f := range head.Files {
+	for i, f := range files {
 		err := g.take(f, func() (*rpc.FilesChunk, error) {
 			idle.Reset(silence)
 			m, err := stream.Recv()
@@ -163,6 +153,41 @@ func (s *Server) gather(ctx context.Context, c *copying, g stage, r *rpc.FillReq
 			return err
 		}
 	}
+	if err := g.verify(ctx); err != nil {
+		return err
+	}
+	return progress(total, total)
+}
+
+// openFiles asks the source for the files that are not here yet, and returns all that there are.
+func (s *Server) openFiles(ctx context.Context, g stage, r *rpc.FillRequest) (
+	grpc.ServerStreamingClient[rpc.FilesChunk], []*rpc.FilesChunk_File, error,
+) {
+	conn, err := s.Pool.Conn(r.Source)
+	if err != nil {
+		return nil, nil, err
+	}
+	have, err := g.have()
+	if err != nil {
+		return nil, nil, err
+	}
+	stream, err := rpc.NewShardsClient(conn).Files(ctx, &rpc.FilesRequest{
+		ShardId: r.ShardId, Have: have, Incomplete: r.Incomplete,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	head, err := stream.Recv()
+	if status.Code(err) == codes.DataLoss {
+		return nil, nil, fmt.Errorf("%w: %s", entropy.ErrSourceNotWhole, rpc.Message(err))
+	} else if err != nil {
+		return nil, nil, errors.Join(context.Cause(ctx), err)
+	}
+	return stream, head.Files, nil
+}
+
+// verify reads the files that have come from disk. When one is damaged, all are removed.
+func (g stage) verify(ctx context.Context) error {
 	if err := durable.SyncDir(g.dir); err != nil {
 		return err
 	}
@@ -173,7 +198,7 @@ func (s *Server) gather(ctx context.Context, c *copying, g stage, r *rpc.FillReq
 	if len(damage) > 0 {
 		return errors.Join(fmt.Errorf("%w: at the source %w", entropy.ErrNoFiles, damage[0]), os.RemoveAll(g.dir))
 	}
-	return progress(total, total)
+	return nil
 }
 
 // install makes the shard.
@@ -235,15 +260,9 @@ func (s *Server) Discard(due func(shard uint64) bool) error {
 
 // Dropped removes what is gathered of a shard that was dropped, and ends a copy of it.
 func (s *Server) Dropped(shard uint64) error {
-	s.mu.Lock()
-	defer s.mu.Unlock() // no copy begins meanwhile
-	for key, c := range s.copies {
-		if key.shard == shard {
-			c.cancel(errDropped)
-			return nil // the copy removes its files
-		}
-	}
-	return os.RemoveAll(filepath.Join(s.Dir, strconv.FormatUint(shard, 10)))
+	return s.copies.dropped(shard, func() error {
+		return os.RemoveAll(filepath.Join(s.Dir, strconv.FormatUint(shard, 10)))
+	})
 }
 
 func (s *Server) wait(ctx context.Context, n int) error {

@@ -80,7 +80,9 @@ func contents(t *testing.T, s *tsdb.Store, id uint64) map[string]string {
 	out := make(map[string]string)
 	for _, host := range []string{"0", "1", "2", "3", "4", "new"} {
 		series := "m,host=" + host
-		region := patch.Region{Series: []byte(series), Field: "s", Type: digest.String, Min: math.MinInt64 + 2, Max: math.MaxInt64 - 1}
+		region := patch.Region{
+			Series: []byte(series), Field: "s", Type: digest.String, Min: math.MinInt64 + 2, Max: math.MaxInt64 - 1,
+		}
 		n, sum := 0, crc32.NewIEEE()
 		err := patch.Read(t.Context(), sh, []patch.Region{region}, patch.Limits{}, func(b patch.Block) error {
 			vs, err := b.Decode()
@@ -99,7 +101,9 @@ func contents(t *testing.T, s *tsdb.Store, id uint64) map[string]string {
 }
 
 func fillFrom(ctx context.Context, dst *Server, addr string, deletes uint64) error {
-	return dst.FillFrom(ctx, shard7, entropy.Source{Node: cluster.Node{TCPAddr: addr}, Deletes: deletes}, func(int64, int64) {})
+	return dst.FillFrom(ctx, shard7, entropy.Source{
+		Node: cluster.Node{TCPAddr: addr}, Deletes: deletes,
+	}, func(int64, int64) {})
 }
 
 func newFilled(t *testing.T) *Server {
@@ -275,7 +279,8 @@ func TestDeleteOvertakesFill(t *testing.T) {
 	if got := src.bytes.Load(); got > size/10 {
 		t.Errorf("%d of %d bytes were sent again", got, size)
 	}
-	if d := cmp.Diff(contents(t, src.Store, 7), contents(t, dst.Store, 7)); d != "" || !strings.HasPrefix(contents(t, dst.Store, 7)["m,host=1"], "   0 points") {
+	if d := cmp.Diff(contents(t, src.Store, 7), contents(t, dst.Store, 7)); d != "" ||
+		!strings.HasPrefix(contents(t, dst.Store, 7)["m,host=1"], "   0 points") {
 		t.Error(d)
 	}
 }
@@ -316,10 +321,20 @@ func TestFillRefusesWhatIsNoShard(t *testing.T) {
 		{"what was never had", []*rpc.FilesChunk{files(name, 10, 5)}, "0 bytes"},
 		{"another file", []*rpc.FilesChunk{files(name, 10, 0), {File: 1, Data: garbage}}, "file 1, and not 0"},
 		{"too much", []*rpc.FilesChunk{files(name, 10, 0), {Data: garbage}}, "more than its 10 bytes"},
-		{"too little", []*rpc.FilesChunk{files(name, 1000, 0), {Data: garbage}, {Last: true, Checksum: sum}}, "another checksum"},
-		{"another checksum", []*rpc.FilesChunk{files(name, int64(len(garbage)), 0), {Data: garbage}, {Last: true, Checksum: sum + 1}}, "another checksum"},
+		{
+			"too little", []*rpc.FilesChunk{files(name, 1000, 0), {Data: garbage}, {Last: true, Checksum: sum}},
+			"another checksum",
+		},
+		{
+			"another checksum",
+			[]*rpc.FilesChunk{files(name, int64(len(garbage)), 0), {Data: garbage}, {Last: true, Checksum: sum + 1}},
+			"another checksum",
+		},
 		{"a torn stream", []*rpc.FilesChunk{files(name, int64(len(garbage)), 0), {Data: garbage}}, "EOF"},
-		{"garbage", []*rpc.FilesChunk{files(name, int64(len(garbage)), 0), {Data: garbage}, {Last: true, Checksum: sum}}, "damaged"},
+		{
+			"garbage", []*rpc.FilesChunk{files(name, int64(len(garbage)), 0), {Data: garbage}, {Last: true, Checksum: sum}},
+			"damaged",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -344,7 +359,8 @@ func TestFullDiskRefusesFiles(t *testing.T) {
 	var asked int64
 	dst.CheckDisk = func(n int64) error { asked = n; return errors.New("no space") }
 	src := filled(t)
-	if err := fillFrom(t.Context(), dst, mustServe(t, src), 0); err == nil || !strings.Contains(err.Error(), "no space") || asked < 1000 {
+	if err := fillFrom(t.Context(), dst, mustServe(t, src), 0); err == nil || !strings.Contains(err.Error(), "no space") ||
+		asked < 1000 {
 		t.Errorf("%v for %d bytes", err, asked)
 	}
 	if names := gathered(t, dst); len(names) > 0 {
@@ -416,15 +432,18 @@ func TestOnlyWholeCopiesAreSources(t *testing.T) {
 	const why = "its copy of shard 7 is not whole: shard 7 waits for hints"
 
 	dst := newFilled(t)
-	if err := fillFrom(t.Context(), dst, addr, 0); !errors.Is(err, entropy.ErrSourceNotWhole) || !strings.Contains(err.Error(), why) || dst.Store.Shard(7) != nil {
+	if err := fillFrom(t.Context(), dst, addr, 0); !errors.Is(err, entropy.ErrSourceNotWhole) ||
+		!strings.Contains(err.Error(), why) || dst.Store.Shard(7) != nil {
 		t.Errorf("Fill: %v", err)
 	}
 	copyReq := &rpc.CopyRequest{ShardId: 7, Database: "db", RetentionPolicy: "rp", Source: addr}
-	if _, err := dst.Copy(t.Context(), copyReq); err == nil || !strings.Contains(err.Error(), why) || dst.Store.Shard(7) != nil {
+	if _, err := dst.Copy(t.Context(), copyReq); err == nil || !strings.Contains(err.Error(), why) ||
+		dst.Store.Shard(7) != nil {
 		t.Errorf("Copy: %v", err)
 	}
 	about, err := src.Describe(t.Context(), &rpc.DescribeRequest{ShardIds: []uint64{7, 8}})
-	if err != nil || about.Shards[0].NotWhole != "shard 7 waits for hints" || about.Shards[1].NotWhole != "shard 8 waits for hints" || about.Shards[1].Exists {
+	if err != nil || about.Shards[0].NotWhole != "shard 7 waits for hints" ||
+		about.Shards[1].NotWhole != "shard 8 waits for hints" || about.Shards[1].Exists {
 		t.Errorf("Describe: %v, %v", about, err)
 	}
 

@@ -24,9 +24,9 @@ func TestCopyKilledAtTheVeryEndStaysKilled(t *testing.T) {
 				_, err := s.KillCopy(t.Context(), &rpc.KillCopyRequest{ShardId: 7, Source: addr})
 				killed <- err
 			}()
-			s.mu.Lock()
-			c := s.copies[copyKey{addr, 7}]
-			s.mu.Unlock()
+			s.copies.mu.Lock()
+			c := s.copies.m[copyKey{addr, 7}]
+			s.copies.mu.Unlock()
 			<-c.ctx.Done()
 		}
 		return 1

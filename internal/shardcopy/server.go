@@ -5,9 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sort"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	emeta "github.com/influxdata/influxdb/services/meta"
@@ -30,7 +27,7 @@ var (
 	errDropped = errors.New("the shard was dropped")
 )
 
-// Server is a data node's shards as files.
+// Server is a data node's shards as files. It has many methods because each RPC is one.
 //
 // A copy is made of the source as it is at its snapshot. Until the node is recorded as an owner, writes go to the other
 // owners alone. So the copy is noted as one that a write began, and anti-entropy brings it automatically what came
@@ -56,21 +53,7 @@ type Server struct {
 	CheckDisk func(bytes int64) error          // refuses what would fill the disk; nil for none
 	Log       *zap.Logger
 
-	mu     sync.Mutex
-	copies map[copyKey]*copying
-}
-
-type copyKey struct {
-	source string
-	shard  uint64
-}
-
-type copying struct {
-	status  *rpc.CopyStatus // but for Current
-	current atomic.Int64
-	ctx     context.Context
-	cancel  context.CancelCauseFunc
-	done    chan struct{}
+	copies copies
 }
 
 // Export streams a copy.
@@ -120,65 +103,28 @@ func (s *Server) Copy(ctx context.Context, r *rpc.CopyRequest) (*rpc.CopyRespons
 	if err := checkNames(r.ShardId, r.Database, r.RetentionPolicy); err != nil {
 		return nil, err
 	}
-	c, ctx, err := s.begin(ctx, r)
+	c, ctx, err := s.copies.begin(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	defer s.end(c, r)
+	defer s.copies.end(c)
 	n, err := s.fetch(ctx, c, r)
-	if err == nil && !s.done(c, r) {
+	if err == nil && !s.copies.done(c) {
 		err = errors.Join(ctx.Err(), s.drop(r.ShardId))
 	}
 	if cause := context.Cause(ctx); cause != nil && err != nil {
 		err = cause
 	}
-	fields := []zap.Field{zap.Uint64("db_shard_id", r.ShardId), zap.String("source", r.Source), zap.Int64("bytes", n), zap.Duration("duration", time.Since(time.Unix(0, c.status.Started)))}
+	fields := []zap.Field{
+		zap.Uint64("db_shard_id", r.ShardId), zap.String("source", r.Source), zap.Int64("bytes", n),
+		zap.Duration("duration", time.Since(time.Unix(0, c.status.Started))),
+	}
 	if err != nil {
 		s.Log.Warn("Copy of a shard failed", append(fields, zap.Error(err))...)
 		return nil, status.Errorf(codes.Aborted, "copy shard %d from %s: %s", r.ShardId, r.Source, rpc.Message(err))
 	}
 	s.Log.Info("Copied a shard", fields...)
 	return &rpc.CopyResponse{Bytes: uint64(n)}, nil
-}
-
-func (s *Server) begin(ctx context.Context, r *rpc.CopyRequest) (*copying, context.Context, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for k := range s.copies {
-		if k.shard == r.ShardId {
-			return nil, nil, status.Errorf(codes.AlreadyExists, "shard %d is being copied from %s already", r.ShardId, k.source)
-		}
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	c := &copying{ctx: ctx, cancel: cancel, done: make(chan struct{}), status: &rpc.CopyStatus{
-		Source: r.Source, Database: r.Database, RetentionPolicy: r.RetentionPolicy, ShardId: r.ShardId, Started: time.Now().UnixNano(),
-	}}
-	if s.copies == nil {
-		s.copies = make(map[copyKey]*copying)
-	}
-	s.copies[copyKey{r.Source, r.ShardId}] = c
-	return c, ctx, nil
-}
-
-// done ends what a kill can stop, unless one came before.
-func (s *Server) done(c *copying, r *rpc.CopyRequest) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c.ctx.Err() != nil {
-		return false
-	}
-	delete(s.copies, copyKey{r.Source, r.ShardId})
-	return true
-}
-
-func (s *Server) end(c *copying, r *rpc.CopyRequest) {
-	s.mu.Lock()
-	if key := (copyKey{r.Source, r.ShardId}); s.copies[key] == c {
-		delete(s.copies, key)
-	}
-	s.mu.Unlock()
-	c.cancel(nil)
-	close(c.done)
 }
 
 // overtaken is how often a copy is made anew because a delete came meanwhile:
@@ -207,28 +153,13 @@ func (s *Server) fetchOnce(ctx context.Context, c *copying, r *rpc.CopyRequest) 
 		return 0, err
 	}
 	source := rpc.NewShardsClient(conn)
-	about, err := source.Describe(ctx, &rpc.DescribeRequest{ShardIds: []uint64{r.ShardId}})
+	size, err := sizeAt(ctx, source, r) // before anything is replaced
 	if err != nil {
 		return 0, err
 	}
-	if len(about.Shards) != 1 || !about.Shards[0].Exists {
-		return 0, fmt.Errorf("%s does not have it", r.Source)
-	}
-	if why := about.Shards[0].NotWhole; why != "" && !r.Incomplete { // before anything is replaced
-		return 0, refuse(r.ShardId, why)
-	}
-	s.mu.Lock()
-	c.status.Total = about.Shards[0].Size
-	s.mu.Unlock()
-	if s.Store.Shard(r.ShardId) != nil {
-		if err := s.Store.DeleteShard(r.ShardId); err != nil {
-			return 0, fmt.Errorf("remove what is left of an earlier copy: %w", err)
-		}
-	}
-	if s.Begun != nil {
-		if err := s.Begun(r.ShardId); err != nil {
-			return 0, err
-		}
+	s.copies.setTotal(c, size)
+	if err := s.makeRoom(r.ShardId); err != nil {
+		return 0, err
 	}
 	sctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -259,6 +190,35 @@ func (s *Server) fetchOnce(ctx context.Context, c *copying, r *rpc.CopyRequest) 
 	return c.current.Load(), nil
 }
 
+// sizeAt asks the source how large its copy is. It is an error when the source does not have the shard, or does not
+// have all of it.
+func sizeAt(ctx context.Context, source rpc.ShardsClient, r *rpc.CopyRequest) (int64, error) {
+	about, err := source.Describe(ctx, &rpc.DescribeRequest{ShardIds: []uint64{r.ShardId}})
+	if err != nil {
+		return 0, err
+	}
+	if len(about.Shards) != 1 || !about.Shards[0].Exists {
+		return 0, fmt.Errorf("%s does not have it", r.Source)
+	}
+	if why := about.Shards[0].NotWhole; why != "" && !r.Incomplete {
+		return 0, refuse(r.ShardId, why)
+	}
+	return about.Shards[0].Size, nil
+}
+
+// makeRoom removes what is left of an earlier copy, and notes that another one begins.
+func (s *Server) makeRoom(shard uint64) error {
+	if s.Store.Shard(shard) != nil {
+		if err := s.Store.DeleteShard(shard); err != nil {
+			return fmt.Errorf("remove what is left of an earlier copy: %w", err)
+		}
+	}
+	if s.Begun != nil {
+		return s.Begun(shard)
+	}
+	return nil
+}
+
 // drop removes a shard, which may be missing.
 func (s *Server) drop(id uint64) error {
 	if err := s.Store.DeleteShard(id); !errors.Is(err, tsdb.ErrShardNotFound) {
@@ -269,28 +229,12 @@ func (s *Server) drop(id uint64) error {
 
 // Copies lists what is being copied to this node.
 func (s *Server) Copies(context.Context, *rpc.CopiesRequest) (*rpc.CopiesResponse, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	resp := &rpc.CopiesResponse{}
-	for _, c := range s.copies {
-		st := c.status
-		resp.Copies = append(resp.Copies, &rpc.CopyStatus{
-			Source: st.Source, Database: st.Database, RetentionPolicy: st.RetentionPolicy, ShardId: st.ShardId,
-			Total: st.Total, Current: c.current.Load(), Started: st.Started,
-		})
-	}
-	sort.Slice(resp.Copies, func(i, j int) bool { return resp.Copies[i].ShardId < resp.Copies[j].ShardId })
-	return resp, nil
+	return &rpc.CopiesResponse{Copies: s.copies.list()}, nil
 }
 
 // KillCopy stops a copy to this node and returns when nothing of it is left.
 func (s *Server) KillCopy(ctx context.Context, r *rpc.KillCopyRequest) (*rpc.KillCopyResponse, error) {
-	s.mu.Lock()
-	c := s.copies[copyKey{r.Source, r.ShardId}]
-	if c != nil {
-		c.cancel(errKilled) // with mu held: the copy is done before, or killed
-	}
-	s.mu.Unlock()
+	c := s.copies.kill(copyKey{r.Source, r.ShardId})
 	if c == nil {
 		return nil, status.Errorf(codes.NotFound, "shard %d is not being copied from %s", r.ShardId, r.Source)
 	}

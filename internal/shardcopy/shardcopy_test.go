@@ -32,6 +32,7 @@ func mustStore(t *testing.T) *tsdb.Store {
 	s.EngineOptions.Config = tsdb.NewConfig()
 	s.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
 	s.EngineOptions.IndexVersion = tsdb.TSI1IndexName
+	s.EngineOptions.CompactionDisabled = true // tests count files and bytes
 	if err := s.Open(); err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +57,8 @@ func mustWrite(t *testing.T, s *tsdb.Store, id uint64, lines string) {
 // mustDelete deletes the points of measurement m that a condition names.
 func mustDelete(t *testing.T, s *tsdb.Store, cond string) {
 	t.Helper()
-	if err := s.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "m"}}, influxql.MustParseExpr(cond)); err != nil {
+	if err := s.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "m"}},
+		influxql.MustParseExpr(cond)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -149,7 +151,8 @@ func TestImportRefusesWhatIsNoShard(t *testing.T) {
 	}
 	full := mustStore(t)
 	mustWrite(t, full, 7, "m v=1 1")
-	if err := Import(full, "db", "rp", 7, archive("db/rp/7/000000001-000000001.tsm", nil)); err == nil || !strings.Contains(err.Error(), "not empty") || series(t, full, 7) != 1 {
+	if err := Import(full, "db", "rp", 7, archive("db/rp/7/000000001-000000001.tsm", nil)); err == nil ||
+		!strings.Contains(err.Error(), "not empty") || series(t, full, 7) != 1 {
 		t.Errorf("over data: %v", err)
 	}
 	for name, r := range map[string]io.Reader{
@@ -242,7 +245,9 @@ func TestKilledCopyStaysKilled(t *testing.T) {
 		}
 		running = len(resp.Copies) == 1 && resp.Copies[0].Current == 100 && resp.Copies[0].Total == 100
 	}
-	if _, err := s.Copy(ctx, &rpc.CopyRequest{ShardId: 7, Database: "db", RetentionPolicy: "rp", Source: addr}); status.Code(err) != codes.AlreadyExists {
+	if _, err := s.Copy(
+		ctx, &rpc.CopyRequest{ShardId: 7, Database: "db", RetentionPolicy: "rp", Source: addr},
+	); status.Code(err) != codes.AlreadyExists {
 		t.Errorf("a second copy of the shard: %v", err)
 	}
 	if _, err := s.KillCopy(ctx, &rpc.KillCopyRequest{ShardId: 8, Source: addr}); status.Code(err) != codes.NotFound {
@@ -271,7 +276,9 @@ func TestTornAndDamagedStreamsLeaveNothing(t *testing.T) {
 		"half":             {{Data: whole[:len(whole)/2]}},
 	} {
 		s := newServer(t)
-		_, err := s.Copy(t.Context(), &rpc.CopyRequest{ShardId: 7, Database: "db", RetentionPolicy: "rp", Source: mustServe(t, &source{chunks: chunks})})
+		_, err := s.Copy(t.Context(), &rpc.CopyRequest{
+			ShardId: 7, Database: "db", RetentionPolicy: "rp", Source: mustServe(t, &source{chunks: chunks}),
+		})
 		if err == nil || s.Store.Shard(7) != nil {
 			t.Errorf("%s: %v, and a shard is left: %v", name, err, s.Store.Shard(7) != nil)
 		}
@@ -292,7 +299,8 @@ func TestCopyBeginsAnewAfterADelete(t *testing.T) {
 	}
 	began := 0
 	dst.Begun = func(uint64) error { began++; return nil }
-	if _, err := dst.Copy(t.Context(), &rpc.CopyRequest{ShardId: 7, Database: "db", RetentionPolicy: "rp", Source: addr}); err != nil {
+	if _, err := dst.Copy(t.Context(),
+		&rpc.CopyRequest{ShardId: 7, Database: "db", RetentionPolicy: "rp", Source: addr}); err != nil {
 		t.Fatal(err)
 	}
 	if began != 2 || series(t, dst.Store, 7) != 1 {
@@ -300,10 +308,14 @@ func TestCopyBeginsAnewAfterADelete(t *testing.T) {
 	}
 	asked = 0
 	dst.Deletes = func(uint64) uint64 { asked++; return uint64(asked) }
-	if _, err := dst.Copy(t.Context(), &rpc.CopyRequest{ShardId: 7, Database: "db", RetentionPolicy: "rp", Source: addr}); err == nil || !strings.Contains(err.Error(), "deletes come all the time") {
+	if _, err := dst.Copy(
+		t.Context(), &rpc.CopyRequest{ShardId: 7, Database: "db", RetentionPolicy: "rp", Source: addr},
+	); err == nil || !strings.Contains(err.Error(), "deletes come all the time") {
 		t.Errorf("deletes all the time: %v", err)
 	}
-	if _, err := dst.Copy(t.Context(), &rpc.CopyRequest{ShardId: 7, Database: "..", RetentionPolicy: "rp", Source: addr}); status.Code(err) != codes.InvalidArgument {
+	if _, err := dst.Copy(
+		t.Context(), &rpc.CopyRequest{ShardId: 7, Database: "..", RetentionPolicy: "rp", Source: addr},
+	); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("a name that is a path: %v", err)
 	}
 }

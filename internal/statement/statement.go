@@ -49,7 +49,9 @@ func (l Limits) Expr(text string) error {
 
 // check parses a text only where it could exceed a limit. What the parser finds wrong is no error here: it will say so
 // itself.
-func (l Limits) check(text string, params map[string]any, parse func(*influxql.Parser) (influxql.Statements, influxql.Expr, error)) error {
+func (l Limits) check(
+	text string, params map[string]any, parse func(*influxql.Parser) (influxql.Statements, influxql.Expr, error),
+) error {
 	if n := size(text, params); n > l.Bytes {
 		return fmt.Errorf("the query has %d bytes with its parameters, more than the %d that it may have", n, l.Bytes)
 	}

@@ -107,12 +107,16 @@ func TestNothingThatParsesIsDeeperThanTheCheckSays(t *testing.T) {
 	limits := Limits{Bytes: 1 << 20, Depth: 3, Operators: 5}
 	var expr func(t *rapid.T, depth int) string
 	expr = func(t *rapid.T, depth int) string {
-		leaf := rapid.SampledFrom([]string{"v", `"a(b"`, "'c('", "1", "/* ( */ v", "m =~ /'(/", "f(v)", "v / 2", "$p"}).Draw(t, "leaf")
+		leaf := rapid.SampledFrom([]string{
+			"v", `"a(b"`, "'c('", "1", "/* ( */ v", "m =~ /'(/", "f(v)", "v / 2", "$p",
+		}).Draw(t, "leaf")
 		if depth == 0 {
 			return leaf
 		}
 		in := expr(t, depth-1)
-		return fmt.Sprintf(rapid.SampledFrom([]string{"(%s)", "-(%s)", "f(%s)", "(%s) OR v", "v AND (%s)", "%s"}).Draw(t, "form"), in)
+		return fmt.Sprintf(rapid.SampledFrom([]string{
+			"(%s)", "-(%s)", "f(%s)", "(%s) OR v", "v AND (%s)", "%s",
+		}).Draw(t, "form"), in)
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		text := "SELECT v FROM m WHERE " + expr(t, rapid.IntRange(0, 7).Draw(t, "depth"))

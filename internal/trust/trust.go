@@ -57,7 +57,8 @@ var ErrRefused = errors.New("the shared secret of the cluster is missing or wron
 
 // ErrClocks is the answer to who has the secret and another time: a token is good for a minute, and used for half of
 // it.
-var ErrClocks = errors.New("the clocks of the two nodes differ by half a minute or more: set them, with NTP for example")
+var ErrClocks = errors.New("the clocks of the two nodes differ by half a minute or more: set them, with NTP for " +
+	"example")
 
 // Token signs a token that is good for life from now.
 func (s Secret) Token(life time.Duration) (string, error) {

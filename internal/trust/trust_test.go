@@ -21,15 +21,33 @@ func TestVerify(t *testing.T) {
 		claims jwt.RegisteredClaims
 		ok     bool
 	}{
-		{"good", jwt.SigningMethodHS256, []byte(secret), jwt.RegisteredClaims{IssuedAt: at(0), ExpiresAt: at(time.Minute)}, true},
-		{"of a node whose clock is ahead", jwt.SigningMethodHS256, []byte(secret), jwt.RegisteredClaims{IssuedAt: at(5 * time.Second), ExpiresAt: at(time.Minute)}, true},
-		{"without the time it was made", jwt.SigningMethodHS256, []byte(secret), jwt.RegisteredClaims{ExpiresAt: at(time.Minute)}, true},
-		{"expired", jwt.SigningMethodHS256, []byte(secret), jwt.RegisteredClaims{IssuedAt: at(-time.Hour), ExpiresAt: at(-2 * time.Second)}, false},
-		{"not yet", jwt.SigningMethodHS256, []byte(secret), jwt.RegisteredClaims{NotBefore: at(time.Minute), ExpiresAt: at(time.Hour)}, false},
+		{
+			"good", jwt.SigningMethodHS256, []byte(secret), jwt.RegisteredClaims{IssuedAt: at(0), ExpiresAt: at(time.Minute)},
+			true,
+		},
+		{
+			"of a node whose clock is ahead", jwt.SigningMethodHS256, []byte(secret),
+			jwt.RegisteredClaims{IssuedAt: at(5 * time.Second), ExpiresAt: at(time.Minute)}, true,
+		},
+		{
+			"without the time it was made", jwt.SigningMethodHS256, []byte(secret),
+			jwt.RegisteredClaims{ExpiresAt: at(time.Minute)}, true,
+		},
+		{
+			"expired", jwt.SigningMethodHS256, []byte(secret),
+			jwt.RegisteredClaims{IssuedAt: at(-time.Hour), ExpiresAt: at(-2 * time.Second)}, false,
+		},
+		{
+			"not yet", jwt.SigningMethodHS256, []byte(secret),
+			jwt.RegisteredClaims{NotBefore: at(time.Minute), ExpiresAt: at(time.Hour)}, false,
+		},
 		{"without an end", jwt.SigningMethodHS256, []byte(secret), jwt.RegisteredClaims{IssuedAt: at(0)}, false},
 		{"another secret", jwt.SigningMethodHS256, []byte("other"), jwt.RegisteredClaims{ExpiresAt: at(time.Minute)}, false},
 		{"another method", jwt.SigningMethodHS512, []byte(secret), jwt.RegisteredClaims{ExpiresAt: at(time.Minute)}, false},
-		{"unsigned", jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, jwt.RegisteredClaims{ExpiresAt: at(time.Minute)}, false},
+		{
+			"unsigned", jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType,
+			jwt.RegisteredClaims{ExpiresAt: at(time.Minute)}, false,
+		},
 	} {
 		token, err := jwt.NewWithClaims(tt.method, tt.claims).SignedString(tt.key)
 		if err != nil {

@@ -152,7 +152,8 @@ func (s Self) judge(reports []Report) (Verdict, string) {
 	case reached:
 		return Confirmed, ""
 	case len(reports) > 1:
-		return Unconfirmed, fmt.Sprintf("the cluster knows this node as data node %d at %s, where no other member reaches it: "+
+		return Unconfirmed, fmt.Sprintf("the cluster knows this node as data node %d at %s, where no other member "+
+			"reaches it: "+
 			"set hostname and bind-address as they were, or run influxd-ctl update-data", s.Node, newest.Addr)
 	}
 	return Unconfirmed, fmt.Sprintf("this node waits until another member of the cluster answers "+

@@ -31,11 +31,13 @@ func TestNewestWordAndTheAddressDecide(t *testing.T) {
 		want    Verdict
 		why     string
 	}{
-		"nobody answers":             {own, nil, Unconfirmed, "waits until another member"},
-		"a member reaches it":        {own, []Report{good}, Confirmed, ""},
-		"nobody reaches it":          {own, []Report{own}, Unconfirmed, "where no other member reaches it"},
-		"one of two reaches it":      {own, []Report{own, good}, Confirmed, ""},
-		"another process is there":   {own, []Report{good, with(func(w *Report) { w.Process = 8 })}, Refuted, "two processes"},
+		"nobody answers":        {own, nil, Unconfirmed, "waits until another member"},
+		"a member reaches it":   {own, []Report{good}, Confirmed, ""},
+		"nobody reaches it":     {own, []Report{own}, Unconfirmed, "where no other member reaches it"},
+		"one of two reaches it": {own, []Report{own, good}, Confirmed, ""},
+		"another process is there": {
+			own, []Report{good, with(func(w *Report) { w.Process = 8 })}, Refuted, "two processes",
+		},
 		"a newer state has another":  {own, []Report{good, given(11)}, Refuted, "another one at b:1"},
 		"an older state has another": {own, []Report{good, given(9)}, Confirmed, ""},
 		"its own state has another":  {with(func(w *Report) { w.Identity = "other" }), nil, Refuted, "another one at a:1"},

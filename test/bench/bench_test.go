@@ -174,9 +174,13 @@ func TestQueryLatency(t *testing.T) {
 		{"one series, 500 points", fmt.Sprintf(`SELECT usage FROM cpu WHERE host = 'host-7' AND time >= '%s'`, at)},
 		{"mean of one series", fmt.Sprintf(`SELECT mean(usage) FROM cpu WHERE host = 'host-7' AND time >= '%s'`, at)},
 		{"mean of 500 series, by host", fmt.Sprintf(`SELECT mean(usage) FROM cpu WHERE time >= '%s' GROUP BY host`, at)},
-		{"mean by minute and service", fmt.Sprintf(`SELECT mean(usage) FROM cpu WHERE time >= '%s' AND time < '%s' + 500s GROUP BY time(1m), service`, at, at)},
+		{"mean by minute and service", fmt.Sprintf(
+			`SELECT mean(usage) FROM cpu WHERE time >= '%s' AND time < '%s' + 500s GROUP BY time(1m), service`, at, at,
+		)},
 		{"count of all fields", fmt.Sprintf(`SELECT count(*) FROM cpu WHERE time >= '%s'`, at)},
-		{"50,000 points of 100 series", fmt.Sprintf(`SELECT usage FROM cpu WHERE service =~ /^s[0-3]$/ AND time >= '%s'`, at)},
+		{
+			"50,000 points of 100 series", fmt.Sprintf(`SELECT usage FROM cpu WHERE service =~ /^s[0-3]$/ AND time >= '%s'`, at),
+		},
 	} {
 		figures := make([][]float64, len(systems))
 		for r := range *rounds * 6 {
@@ -198,7 +202,10 @@ func TestQueryLatency(t *testing.T) {
 // TestQueryOfManyShards asks for one day of a database that has 200: 600 shards.
 func TestQueryOfManyShards(t *testing.T) {
 	ctx, single, nodes := both(t)
-	systems := []system{{"one plain node", []devcluster.Client{single}, "many", "one"}, {"3 nodes, 1 replica", nodes, "many", "all"}}
+	systems := []system{
+		{"one plain node", []devcluster.Client{single}, "many", "one"},
+		{"3 nodes, 1 replica", nodes, "many", "all"},
+	}
 	var body []byte
 	for day := range 200 {
 		for h := range 50 {
@@ -206,7 +213,8 @@ func TestQueryOfManyShards(t *testing.T) {
 		}
 	}
 	for _, s := range systems {
-		if _, err := s.nodes[0].Query(ctx, "", "CREATE DATABASE many WITH DURATION INF REPLICATION 1 SHARD DURATION 1d"); err != nil {
+		if _, err := s.nodes[0].Query(ctx, "",
+			"CREATE DATABASE many WITH DURATION INF REPLICATION 1 SHARD DURATION 1d"); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.nodes[0].Write(ctx, s.db, s.level, body); err != nil {
@@ -226,6 +234,7 @@ func TestQueryOfManyShards(t *testing.T) {
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', tabwriter.AlignRight)
 	plain, clustered := median(figures[0]), median(figures[1])
-	fmt.Fprintf(w, "one series of one day of 200, ms\t%s %.2f\t%s %.2f\tratio %.2f\t\n", systems[0].name, plain, systems[1].name, clustered, clustered/plain)
+	fmt.Fprintf(w, "one series of one day of 200, ms\t%s %.2f\t%s %.2f\tratio %.2f\t\n",
+		systems[0].name, plain, systems[1].name, clustered, clustered/plain)
 	w.Flush()
 }

@@ -21,9 +21,9 @@ import (
 
 func TestMain(m *testing.M) { process.Main(m) }
 
-// TestForeground measures writes beside repairs at the default rate, on separate processes: two data nodes that own everything, the
-// second one without half of the blocks of some shards. What a write costs drifts with the machine: repairs and pauses of the same
-// length take turns.
+// TestForeground measures writes beside repairs at the default rate, on separate processes: two data nodes that own
+// everything, the second one without half of the blocks of some shards. What a write costs drifts with the machine:
+// repairs and pauses of the same length take turns.
 func TestForeground(t *testing.T) {
 	const shards, series, blocks = 2, 1000, 40
 	c := process.Start(t, process.Options{Meta: 1, Data: 2, Settings: map[string]map[string]any{
@@ -58,7 +58,8 @@ func TestForeground(t *testing.T) {
 		}
 		slices.Sort(dirs)
 		for i, dir := range dirs {
-			fill(t, filepath.Join(dir, "000000100-000000001.tsm"), begin.AddDate(0, 0, 7*i).Add(time.Hour), series, blocks, func(block int) bool { return owner == 1 && block%2 == 1 })
+			fill(t, filepath.Join(dir, "000000100-000000001.tsm"), begin.AddDate(0, 0, 7*i).Add(time.Hour), series, blocks,
+				func(block int) bool { return owner == 1 && block%2 == 1 })
 		}
 	}
 	for _, n := range c.Data {
@@ -143,13 +144,17 @@ func TestForeground(t *testing.T) {
 		verdict = "MISSED"
 	}
 	fmt.Printf("\n| What | Measured | Target |  |\n| --- | --- | --- | --- |\n")
-	fmt.Printf("| p99 of %d writes to both owners (separate processes, %d CPUs) beside %d repairs of %.1fs at the default rate, and of %d between them | %v beside %v: %+.0f %%; the medians %v and %v | at most 10 %% more | %s |\n\n",
-		len(beside), runtime.NumCPU(), shards, repairing.Seconds()/shards, len(alone), b.Round(10*time.Microsecond), a.Round(10*time.Microsecond), 100*(b.Seconds()/a.Seconds()-1),
-		beside[len(beside)/2].Round(10*time.Microsecond), alone[len(alone)/2].Round(10*time.Microsecond), verdict)
+	fmt.Printf("| p99 of %d writes to both owners (separate processes, %d CPUs) beside %d repairs of %.1fs at the "+
+		"default rate, and of %d between them | %v beside %v: %+.0f %%; the medians %v and %v | at most 10 %% more | "+
+		"%s |\n\n",
+		len(beside), runtime.NumCPU(), shards, repairing.Seconds()/shards, len(alone), b.Round(10*time.Microsecond),
+		a.Round(10*time.Microsecond), 100*(b.Seconds()/a.Seconds()-1), beside[len(beside)/2].Round(10*time.Microsecond),
+		alone[len(alone)/2].Round(10*time.Microsecond), verdict)
 	fmt.Println(c.Ctl("entropy", "repairs"))
 }
 
-// fill writes a file of the engine: a thousand random floats a block, one each ten seconds, and no blocks that lacks leaves out.
+// fill writes a file of the engine: a thousand random floats a block, one each ten seconds, and no blocks that lacks
+// leaves out.
 func fill(t testing.TB, path string, from time.Time, series, blocks int, lacks func(block int) bool) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(3, uint64(from.UnixNano()))) // the same for each owner

@@ -63,7 +63,8 @@ func Write(ctx context.Context, addr, db, lines string, f Form) error {
 	for k, p := range f.Params {
 		v[k] = p
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+addr+"/write?"+v.Encode(), strings.NewReader(lines))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+addr+"/write?"+v.Encode(),
+		strings.NewReader(lines))
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,8 @@ func shell(addrs []string, db string, statements []string) ([]string, error) {
 			return nil, err
 		}
 		out, err := exec.Command("influx", "-host", host, "-port", port, "-database", db,
-			"-format", []string{"json", "column", "csv"}[i%3], "-precision", []string{"ns", "rfc3339", "s"}[i%3], "-execute", statement).CombinedOutput()
+			"-format", []string{"json", "column", "csv"}[i%3], "-precision", []string{"ns", "rfc3339", "s"}[i%3], "-execute",
+			statement).CombinedOutput()
 		answers = append(answers, fmt.Sprintf("%v\n%s", err, out))
 	}
 	return answers, nil
@@ -67,7 +68,10 @@ func clients(t *testing.T) []client {
 		probe []string
 	}{
 		{client{"influx shell", shell}, []string{"influx", "-version"}},
-		{client{"python3-influxdb", script("/usr/bin/python3", "ask.py")}, []string{"/usr/bin/python3", "-c", "import influxdb"}},
+		{
+			client{"python3-influxdb", script("/usr/bin/python3", "ask.py")},
+			[]string{"/usr/bin/python3", "-c", "import influxdb"},
+		},
 		{client{"npm influx", script("node", "ask.js")}, []string{"node", "-e", "require('influx')"}},
 	} {
 		cmd := exec.Command(c.probe[0], c.probe[1:]...)
@@ -106,7 +110,8 @@ func (s *sides) throughClients(t *testing.T, db string) {
 			answered := 0
 			for i, statement := range statements {
 				if !Same(want[i], got[i]) {
-					t.Errorf("%s, node %d: %s\n the cluster answers %s\n the single node   %s", db, i%len(addrs)+1, statement, near(got[i], want[i]), near(want[i], got[i]))
+					t.Errorf("%s, node %d: %s\n the cluster answers %s\n the single node   %s",
+						db, i%len(addrs)+1, statement, near(got[i], want[i]), near(want[i], got[i]))
 				}
 				if len(want[i]) > 100 {
 					answered++
@@ -169,9 +174,9 @@ func (s *sides) flush(t *testing.T) {
 func TestGrants(t *testing.T) {
 	s := mustStart(t, "tsi1", true, "one", "two")
 	for _, statement := range []string{
-		`CREATE USER reader WITH PASSWORD 'r'`, `CREATE USER writer WITH PASSWORD 'w'`, `CREATE USER nobody WITH PASSWORD 'n'`,
-		`GRANT READ ON one TO reader`, `GRANT WRITE ON one TO writer`, `GRANT ALL ON two TO writer`,
-		`SHOW USERS`, `SHOW GRANTS FOR reader`,
+		`CREATE USER reader WITH PASSWORD 'r'`, `CREATE USER writer WITH PASSWORD 'w'`,
+		`CREATE USER nobody WITH PASSWORD 'n'`, `GRANT READ ON one TO reader`, `GRANT WRITE ON one TO writer`,
+		`GRANT ALL ON two TO writer`, `SHOW USERS`, `SHOW GRANTS FOR reader`,
 	} {
 		s.both(t, "", statement, s.admin)
 		s.settle(t)
@@ -180,22 +185,26 @@ func TestGrants(t *testing.T) {
 		f    Form
 		want string
 	}{{s.admin, "count_usage"}, {Forms[0], "401 "}} {
-		if got, err := Ask(s.ctx, s.node(), "one", `SELECT count(*) FROM cpu`, tt.f); err != nil || !strings.Contains(got, tt.want) {
+		if got, err := Ask(s.ctx, s.node(), "one", `SELECT count(*) FROM cpu`, tt.f); err != nil ||
+			!strings.Contains(got, tt.want) {
 			t.Fatalf("%s: %s, %v", tt.f.Name, got, err)
 		}
 	}
 	for _, f := range []Form{
-		s.admin, Form{Name: "reader"}.As("reader", "r"), Form{Name: "writer"}.As("writer", "w"), Form{Name: "nobody"}.As("nobody", "n"),
-		Form{Name: "wrong password"}.As("reader", "x"), Form{Name: "unknown user"}.As("who", "x"), {Name: "no user"},
+		s.admin, Form{Name: "reader"}.As("reader", "r"), Form{Name: "writer"}.As("writer", "w"),
+		Form{Name: "nobody"}.As("nobody", "n"), Form{Name: "wrong password"}.As("reader", "x"),
+		Form{Name: "unknown user"}.As("who", "x"), {Name: "no user"},
 	} {
 		for _, db := range []string{"one", "two", "none"} {
 			for _, statement := range []string{
-				`SELECT count(*) FROM cpu`, `SELECT * FROM cpu LIMIT 2`, `SELECT usage FROM two.autogen.cpu LIMIT 1`, `SELECT max(u) FROM (SELECT usage AS u FROM two..cpu)`,
-				`SHOW MEASUREMENTS`, `SHOW TAG KEYS`, `SHOW TAG VALUES WITH KEY = host`, `SHOW FIELD KEYS`, `SHOW SERIES`,
-				`SHOW SERIES CARDINALITY`, `SHOW SERIES EXACT CARDINALITY`, `SHOW MEASUREMENT CARDINALITY`, `SHOW TAG VALUES CARDINALITY WITH KEY = host`,
-				`SHOW TAG VALUES ON two WITH KEY = region`, `SHOW MEASUREMENTS ON *.*`, `SHOW DATABASES`, `SHOW RETENTION POLICIES`, `SHOW CONTINUOUS QUERIES`, `SHOW USERS`,
-				`SELECT usage INTO copy FROM cpu WHERE host = 'h01'`, `DELETE FROM once`, `DROP MEASUREMENT once`, `SHOW GRANTS FOR reader`,
-				`SET PASSWORD FOR nobody = 'n'`, `CREATE DATABASE x`, `DROP DATABASE x`,
+				`SELECT count(*) FROM cpu`, `SELECT * FROM cpu LIMIT 2`, `SELECT usage FROM two.autogen.cpu LIMIT 1`,
+				`SELECT max(u) FROM (SELECT usage AS u FROM two..cpu)`, `SHOW MEASUREMENTS`, `SHOW TAG KEYS`,
+				`SHOW TAG VALUES WITH KEY = host`, `SHOW FIELD KEYS`, `SHOW SERIES`, `SHOW SERIES CARDINALITY`,
+				`SHOW SERIES EXACT CARDINALITY`, `SHOW MEASUREMENT CARDINALITY`, `SHOW TAG VALUES CARDINALITY WITH KEY = host`,
+				`SHOW TAG VALUES ON two WITH KEY = region`, `SHOW MEASUREMENTS ON *.*`, `SHOW DATABASES`, `SHOW RETENTION POLICIES`,
+				`SHOW CONTINUOUS QUERIES`, `SHOW USERS`, `SELECT usage INTO copy FROM cpu WHERE host = 'h01'`, `DELETE FROM once`,
+				`DROP MEASUREMENT once`, `SHOW GRANTS FOR reader`, `SET PASSWORD FOR nobody = 'n'`, `CREATE DATABASE x`,
+				`DROP DATABASE x`,
 			} {
 				s.both(t, db, statement, f)
 				s.settle(t)

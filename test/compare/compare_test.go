@@ -113,7 +113,8 @@ func (s *sides) ask(t *testing.T, db, statement string, f Form) (differ string) 
 	if Same(want, got) {
 		return ""
 	}
-	return fmt.Sprintf("%s, %s, node %d: %s\n the cluster answers %s\n the single node   %s", db, f.Name, s.turn%len(s.nodes)+1, statement, near(got, want), near(want, got))
+	return fmt.Sprintf("%s, %s, node %d: %s\n the cluster answers %s\n the single node   %s",
+		db, f.Name, s.turn%len(s.nodes)+1, statement, near(got, want), near(want, got))
 }
 
 // near is the part of a where it begins to differ from b.
@@ -170,8 +171,12 @@ func TestEveryNodeExplains(t *testing.T) {
 	s := mustStart(t, "tsi1", false, "one")
 	for _, n := range s.nodes {
 		for statement, want := range map[string][]string{
-			`EXPLAIN SELECT mean(usage) FROM cpu GROUP BY host`:         {"mean(usage::float)", "NUMBER OF SERIES: 33", "CACHED VALUES: 1320"},
-			`EXPLAIN ANALYZE SELECT mean(usage) FROM cpu GROUP BY host`: {"execution_time", "remote_iterator", "float_blocks_decoded"},
+			`EXPLAIN SELECT mean(usage) FROM cpu GROUP BY host`: {
+				"mean(usage::float)", "NUMBER OF SERIES: 33", "CACHED VALUES: 1320",
+			},
+			`EXPLAIN ANALYZE SELECT mean(usage) FROM cpu GROUP BY host`: {
+				"execution_time", "remote_iterator", "float_blocks_decoded",
+			},
 		} {
 			got, err := Ask(s.ctx, n.HTTPAddr(), "one", statement, Forms[0])
 			if err != nil {

@@ -43,7 +43,8 @@ func Data() []string {
 	for week := range 3 {
 		for i := range 30 {
 			n := 1000 + i*2
-			fmt.Fprintf(&b, "mem,host=h%02d total=%di,free=%di %d\n", i%5, int64(9007199254740993)+int64(i), int64(i)*1e15+7, at(week, n))
+			fmt.Fprintf(&b, "mem,host=h%02d total=%di,free=%di %d\n",
+				i%5, int64(9007199254740993)+int64(i), int64(i)*1e15+7, at(week, n))
 			if i%3 == 0 {
 				fmt.Fprintf(&b, "mem,host=h%02d swap=%d.5 %d\n", i%5, i, at(week, n+1))
 			}
@@ -55,13 +56,16 @@ func Data() []string {
 	fmt.Fprintf(&b, "extreme,kind=tiny i=0i,f=5e-324 %d\n", at(1, 2002))
 	fmt.Fprintf(&b, "extreme,kind=third i=1i,f=0.3333333333333333 %d\n", at(2, 2003))
 	// Names and values that need escapes, of measurements, tags, fields and strings.
-	fmt.Fprintf(&b, "odd\\ name\\,\\=,tag\\ key\\,\\==v\\ 1\\,\\=2 field\\ key\\,\\==1,s=\"a \\\"quoted\\\" \\\\ back\" %d\n", at(0, 2100))
+	fmt.Fprintf(&b,
+		"odd\\ name\\,\\=,tag\\ key\\,\\==v\\ 1\\,\\=2 field\\ key\\,\\==1,s=\"a \\\"quoted\\\" \\\\ back\" %d\n",
+		at(0, 2100))
 	fmt.Fprintf(&b, "odd\\ name\\,\\=,tag\\ key\\,\\==v field\\ key\\,\\==2,s=\"two\nlines\" %d\n", at(1, 2101))
 	fmt.Fprintf(&b, "odd\\ name\\,\\=,tag\\ key\\,\\==v! field\\ key\\,\\==3,s=\"it's\" %d\n", at(1, 2102))
 	fmt.Fprintf(&b, "größe,stadt=Zürich,straße=Bahnhofstraße wert=1i,名=\"日本語 ☃\" %d\n", at(0, 2200))
 	fmt.Fprintf(&b, "größe,stadt=København wert=2i,名=\"\" %d\n", at(1, 2201))
 	fmt.Fprintf(&b, "größe,stadt=Αθήνα wert=3i %d\n", at(2, 2202))
-	fmt.Fprintf(&b, "series,a=x v=1 %d\nseries,a=x,b=y v=2 %d\nseries,a=x\\ z v=3 %d\nseries,a=x!,b=y v=4 %d\nseries v=5 %d\n",
+	fmt.Fprintf(&b, "series,a=x v=1 %d\nseries,a=x,b=y v=2 %d\nseries,a=x\\ z v=3 %d\nseries,a=x!,b=y v=4 %d\nseries "+
+		"v=5 %d\n",
 		at(0, 2300), at(0, 2301), at(1, 2302), at(1, 2303), at(2, 2304))
 	flush()
 	// flags: booleans and strings only. gaps: hours without points. once: a single point.

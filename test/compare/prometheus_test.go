@@ -35,7 +35,8 @@ func prometheus(ctx context.Context, t *testing.T, config string) (addr string, 
 	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("prometheus", "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:0")
+	cmd := exec.Command("prometheus", "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"),
+		"--web.listen-address=127.0.0.1:0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // also when this test panics
 	out, err := cmd.StderrPipe()
 	if err != nil {
@@ -144,7 +145,8 @@ remote_write:%s%s%s
 	// Samples of a series come in their order: when there are later ones, all until the end are there.
 	await(ctx, t, "twenty scrapes", func() bool { return scrapes.Load() >= 20 })
 	end := time.Now()
-	later := fmt.Sprintf(`SELECT last(value) FROM room_temperature, room_doors_total WHERE time > %d GROUP BY *`, end.UnixNano())
+	later := fmt.Sprintf(`SELECT last(value) FROM room_temperature, room_doors_total WHERE time > %d GROUP BY *`,
+		end.UnixNano())
 	for _, addr := range []string{s.plain.HTTPAddr(), s.nodes[2].HTTPAddr()} {
 		await(ctx, t, "all series at "+addr, func() bool {
 			got, err := Ask(ctx, addr, "prom", later, Form{})
@@ -154,16 +156,18 @@ remote_write:%s%s%s
 	stop()
 
 	read := func(node string) string {
-		addr, _ := prometheus(ctx, t, fmt.Sprintf("remote_read:\n- {url: 'http://%s/api/v1/prom/read?db=prom', read_recent: true}\n", node))
+		addr, _ := prometheus(ctx, t,
+			fmt.Sprintf("remote_read:\n- {url: 'http://%s/api/v1/prom/read?db=prom', read_recent: true}\n", node))
 		return addr
 	}
 	plain := read(s.plain.HTTPAddr())
 	for i, n := range s.nodes {
 		node := read(n.HTTPAddr())
 		for _, q := range []string{
-			`room_temperature`, `room_temperature{floor="1"}`, `room_temperature{floor!="1"}`, `room_temperature{room=~"1|3|5|7"}`,
-			`room_temperature{room!~"1.*"}`, `{__name__=~"room_.+"}`, `{__name__=~"room_.+",floor=""}`, `sum by (floor) (room_temperature)`,
-			`rate(room_doors_total[1s])`, `max_over_time(room_temperature[1s])`, `count({job="rooms"})`, `topk(3, room_temperature)`, `absent(none)`,
+			`room_temperature`, `room_temperature{floor="1"}`, `room_temperature{floor!="1"}`,
+			`room_temperature{room=~"1|3|5|7"}`, `room_temperature{room!~"1.*"}`, `{__name__=~"room_.+"}`,
+			`{__name__=~"room_.+",floor=""}`, `sum by (floor) (room_temperature)`, `rate(room_doors_total[1s])`,
+			`max_over_time(room_temperature[1s])`, `count({job="rooms"})`, `topk(3, room_temperature)`, `absent(none)`,
 		} {
 			want, got := promQL(ctx, t, plain, q, began, end), promQL(ctx, t, node, q, began, end)
 			if len(want) < 60 || !Same(want, got) {
@@ -176,7 +180,9 @@ remote_write:%s%s%s
 // promQL asks for a range and returns the data of the answer.
 func promQL(ctx context.Context, t *testing.T, addr, q string, from, to time.Time) string {
 	t.Helper()
-	v := url.Values{"query": {q}, "start": {fmt.Sprint(from.Unix())}, "end": {fmt.Sprint(to.UnixMilli() / 1000)}, "step": {"0.1"}}
+	v := url.Values{
+		"query": {q}, "start": {fmt.Sprint(from.Unix())}, "end": {fmt.Sprint(to.UnixMilli() / 1000)}, "step": {"0.1"},
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/api/v1/query_range?"+v.Encode(), nil)
 	if err != nil {
 		t.Fatal(err)

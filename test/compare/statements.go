@@ -410,21 +410,45 @@ var Reads = []string{
 // by the reads of its line.
 var Changes = [][]string{
 	{`SELECT usage INTO copy FROM cpu WHERE host = 'h01'`, `SELECT * FROM copy`, `SHOW FIELD KEYS FROM copy`},
-	{`SELECT * INTO copyall FROM cpu WHERE time < '2024-01-01T00:30:00Z' GROUP BY *`, `SELECT * FROM copyall`, `SHOW SERIES FROM copyall`},
-	{`SELECT mean(usage) AS usage, sum("count") AS "count" INTO hourly FROM cpu WHERE time >= '2024-01-01' AND time < '2024-01-16' GROUP BY time(1h), region fill(none)`, `SELECT * FROM hourly GROUP BY region`},
-	{`SELECT mean(usage) INTO filled FROM cpu WHERE time >= '2024-01-01' AND time < '2024-01-02' GROUP BY time(1h)`, `SELECT * FROM filled`},
+	{
+		`SELECT * INTO copyall FROM cpu WHERE time < '2024-01-01T00:30:00Z' GROUP BY *`, `SELECT * FROM copyall`,
+		`SHOW SERIES FROM copyall`,
+	},
+	{
+		`SELECT mean(usage) AS usage, sum("count") AS "count" INTO hourly FROM cpu WHERE time >= '2024-01-01' AND time < '2024-01-16' GROUP BY time(1h), region fill(none)`,
+		`SELECT * FROM hourly GROUP BY region`,
+	},
+	{
+		`SELECT mean(usage) INTO filled FROM cpu WHERE time >= '2024-01-01' AND time < '2024-01-02' GROUP BY time(1h)`,
+		`SELECT * FROM filled`,
+	},
 	{`SELECT * INTO :MEASUREMENT FROM nothing`},
 	{`SELECT total INTO "odd out,=" FROM mem GROUP BY host`, `SELECT * FROM "odd out,=" GROUP BY *`},
 	{`CREATE RETENTION POLICY longer ON %s DURATION 0s REPLICATION 1 SHARD DURATION 1d`, `SHOW MEASUREMENTS`},
-	{`SELECT * INTO longer.:MEASUREMENT FROM /^(cpu|mem)$/ WHERE time < '2024-01-03' GROUP BY *`, `SELECT count(*) FROM longer./.*/`, `SELECT usage FROM longer.cpu WHERE host = 'h03'`, `SHOW SERIES CARDINALITY`, `SHOW TAG VALUES FROM longer.cpu WITH KEY = region`},
-	{`DELETE FROM cpu WHERE host = 'h02' AND time < '2024-01-08'`, `SELECT count(*) FROM cpu GROUP BY host`, `SHOW SERIES FROM cpu`},
+	{
+		`SELECT * INTO longer.:MEASUREMENT FROM /^(cpu|mem)$/ WHERE time < '2024-01-03' GROUP BY *`,
+		`SELECT count(*) FROM longer./.*/`, `SELECT usage FROM longer.cpu WHERE host = 'h03'`, `SHOW SERIES CARDINALITY`,
+		`SHOW TAG VALUES FROM longer.cpu WITH KEY = region`,
+	},
+	{
+		`DELETE FROM cpu WHERE host = 'h02' AND time < '2024-01-08'`, `SELECT count(*) FROM cpu GROUP BY host`,
+		`SHOW SERIES FROM cpu`,
+	},
 	{`DELETE WHERE region = 'us' AND time >= '2024-01-15'`, `SELECT count(*) FROM cpu GROUP BY *`},
-	{`DROP SERIES FROM cpu WHERE host = 'h04'`, `SHOW SERIES FROM cpu`, `SHOW TAG VALUES FROM cpu WITH KEY = host`, `SHOW SERIES CARDINALITY`, `SHOW SERIES EXACT CARDINALITY`, `SELECT count(usage) FROM cpu GROUP BY host`},
+	{
+		`DROP SERIES FROM cpu WHERE host = 'h04'`, `SHOW SERIES FROM cpu`, `SHOW TAG VALUES FROM cpu WITH KEY = host`,
+		`SHOW SERIES CARDINALITY`, `SHOW SERIES EXACT CARDINALITY`, `SELECT count(usage) FROM cpu GROUP BY host`,
+	},
 	{`DROP SERIES WHERE host =~ /h0[0-2]/`, `SHOW SERIES`, `SHOW MEASUREMENTS`, `SHOW SERIES CARDINALITY`},
-	{`DROP MEASUREMENT gaps`, `SHOW MEASUREMENTS`, `SHOW MEASUREMENT CARDINALITY`, `SHOW FIELD KEYS`, `SELECT * FROM gaps`},
+	{
+		`DROP MEASUREMENT gaps`, `SHOW MEASUREMENTS`, `SHOW MEASUREMENT CARDINALITY`, `SHOW FIELD KEYS`, `SELECT * FROM gaps`,
+	},
 	{`DROP MEASUREMENT nothing`},
 	{`DROP RETENTION POLICY longer ON %s`, `SELECT count(*) FROM longer./.*/`, `SHOW SERIES CARDINALITY`},
-	{`CREATE CONTINUOUS QUERY cq ON %s BEGIN SELECT mean(usage) INTO cqout FROM cpu GROUP BY time(1h) END`, `SHOW CONTINUOUS QUERIES`},
+	{
+		`CREATE CONTINUOUS QUERY cq ON %s BEGIN SELECT mean(usage) INTO cqout FROM cpu GROUP BY time(1h) END`,
+		`SHOW CONTINUOUS QUERIES`,
+	},
 	{`DROP CONTINUOUS QUERY cq ON %s`, `SHOW CONTINUOUS QUERIES`},
 	{`CREATE USER reader_%s WITH PASSWORD 'a'`, `SHOW USERS`},
 	{`GRANT READ ON %s TO reader_%[1]s`, `SHOW USERS`},

@@ -42,14 +42,17 @@ func TestDamagedFilesAreHealed(t *testing.T) {
 	begin := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -10)
 	write := func(db string, replicas, days int) {
 		t.Helper()
-		if _, err := one.Query(ctx, "", fmt.Sprintf(`CREATE DATABASE %s WITH DURATION INF REPLICATION %d SHARD DURATION 1d NAME "autogen"`, db, replicas)); err != nil {
+		if _, err := one.Query(ctx, "", fmt.Sprintf(
+			`CREATE DATABASE %s WITH DURATION INF REPLICATION %d SHARD DURATION 1d NAME "autogen"`, db, replicas,
+		)); err != nil {
 			t.Fatal(err)
 		}
 		r := rand.New(rand.NewPCG(1, 2))
 		for day := range days {
 			var lines []byte
 			for i := range 40_000 {
-				lines = fmt.Appendf(lines, "m,s=s%d v=%d %d\n", i%series, r.IntN(1<<40), begin.AddDate(0, 0, day).Add(time.Duration(i)*time.Second).UnixNano())
+				lines = fmt.Appendf(lines, "m,s=s%d v=%d %d\n", i%series, r.IntN(1<<40),
+					begin.AddDate(0, 0, day).Add(time.Duration(i)*time.Second).UnixNano())
 			}
 			if err := one.Write(ctx, db, "all", lines); err != nil {
 				t.Fatal(err)
@@ -225,13 +228,15 @@ func TestDamagedFilesAreHealed(t *testing.T) {
 		_, raw, err := one.EntropyStatus(ctx)
 		return err == nil && json.Unmarshal(raw, &s) == nil && len(s.Shards) == 1
 	})
-	if m := s.Shards[0].Message; s.Shards[0].Status != "corrupt" || !strings.HasPrefix(m, sick.TCP+": "+filepath.Base(singleFile)) {
+	if m := s.Shards[0].Message; s.Shards[0].Status != "corrupt" ||
+		!strings.HasPrefix(m, sick.TCP+": "+filepath.Base(singleFile)) {
 		t.Errorf("%+v", s.Shards)
 	}
 	answers()
 	var other []string
 	for i := range series {
-		rows, err := sick.Client().Query(ctx, "single", fmt.Sprintf("SELECT count(v), sum(v), first(v), last(v) FROM m WHERE s = 's%d'", i))
+		rows, err := sick.Client().Query(ctx, "single",
+			fmt.Sprintf("SELECT count(v), sum(v), first(v), last(v) FROM m WHERE s = 's%d'", i))
 		if d := cmp.Diff(wantSingle[i:i+1], rows); d != "" {
 			other = append(other, fmt.Sprintf("s%d %v\n%s", i, err, d))
 		}
@@ -245,7 +250,8 @@ func TestDamagedFilesAreHealed(t *testing.T) {
 	took := time.Since(at)
 	said := sick.Log()[mark:]
 	t.Logf("log of %s in %v, %v of CPU:\n%s", sick.Name, took, cpu(t, sick)-used, said)
-	if n := strings.Count(said, "lvl=warn") + strings.Count(said, "lvl=error"); n > 3 { // one for each time that it is verified
+	// one for each time that it is verified
+	if n := strings.Count(said, "lvl=warn") + strings.Count(said, "lvl=error"); n > 3 {
 		t.Errorf("%d warnings in %v", n, took)
 	}
 	if got := cpu(t, sick) - used; got > took/4 {

@@ -237,7 +237,8 @@ func (d *day) ownersAgree(t *testing.T) {
 		for _, o := range sh.Owners {
 			for _, n := range d.running() {
 				if n.TCP == o.TCPAddr {
-					answers[n.Name] = fmt.Sprint(d.ask(t, n, fmt.Sprintf("SELECT count(v), sum(v), mean(f), count(t) FROM m WHERE time >= %d AND time < %d", sh.Start.UnixNano(), sh.End.UnixNano())))
+					answers[n.Name] = fmt.Sprint(d.ask(t, n, fmt.Sprintf("SELECT count(v), sum(v), mean(f), count(t) FROM m WHERE "+
+						"time >= %d AND time < %d", sh.Start.UnixNano(), sh.End.UnixNano())))
 				}
 			}
 		}
@@ -310,7 +311,8 @@ func (d *day) create(t *testing.T) {
 		t.Errorf("a policy without a factor on four data nodes is %v, want 2 replicas", rows)
 	}
 	ctx := t.Context()
-	if _, err := d.Data[2].Client().Query(ctx, "", `CREATE RETENTION POLICY five ON plain DURATION 1d REPLICATION 5`); err == nil {
+	if _, err := d.Data[2].Client().Query(ctx, "",
+		`CREATE RETENTION POLICY five ON plain DURATION 1d REPLICATION 5`); err == nil {
 		t.Error("five replicas on four data nodes are accepted")
 	}
 	d.ask(t, d.Data[3], `CREATE DATABASE ops WITH DURATION INF REPLICATION 3 SHARD DURATION 1d NAME "autogen"`)
@@ -453,7 +455,8 @@ func (d *day) truncate(t *testing.T) {
 	n := d.running()[0]
 	hot := func(at time.Time, v int) {
 		t.Helper()
-		if err := n.Client().Write(t.Context(), "ops", "all", fmt.Appendf(nil, "hot v=%di %d\n", v, at.UnixNano())); err != nil {
+		if err := n.Client().Write(t.Context(), "ops", "all",
+			fmt.Appendf(nil, "hot v=%di %d\n", v, at.UnixNano())); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -504,7 +507,8 @@ func (d *day) copyShard(t *testing.T) {
 		t.Fatal("every node owns every shard")
 	}
 	src, id := sh.Owners[0].TCPAddr, strconv.FormatUint(sh.ID, 10)
-	if out, want := d.Ctl("copy-shard", src, dst.TCP, id), fmt.Sprintf("Copied shard %s from %s to %s\n", id, src, dst.TCP); out != want {
+	if out, want := d.Ctl("copy-shard", src, dst.TCP, id), fmt.Sprintf("Copied shard %s from %s to %s\n",
+		id, src, dst.TCP); out != want {
 		t.Errorf("copy-shard printed %q, want %q", out, want)
 	}
 	if out := d.Ctl("copy-shard-status"); !strings.Contains(out, "Source") || !strings.Contains(out, "CurrentSize") {
@@ -525,7 +529,8 @@ func (d *day) copyShard(t *testing.T) {
 		return strings.Contains(fmt.Sprint(d.ask(t, dst, "SHOW SHARDS")), id)
 	})
 	d.ownersAgree(t)
-	if out, want := d.Ctl("remove-shard", dst.TCP, id), fmt.Sprintf("Removed shard %s from %s\n", id, dst.TCP); out != want {
+	want := fmt.Sprintf("Removed shard %s from %s\n", id, dst.TCP)
+	if out := d.Ctl("remove-shard", dst.TCP, id); out != want {
 		t.Errorf("remove-shard printed %q, want %q", out, want)
 	}
 	d.Await("the removed copy has no owner", func() bool { return !slices.Contains(owners(), dst.TCP) })
@@ -537,7 +542,8 @@ func (d *day) restore(t *testing.T) {
 	want := d.answers(t, d.running()[0])
 	out := d.Ctl("backup", "-strategy", "full", "-db", "ops", dir)
 	t.Logf("backup:\n%s", out)
-	if !strings.Contains(out, "Backing up meta data... Done.") || !regexp.MustCompile(`(?m)^Backed up to .* in .*, transferred \d+ bytes$`).MatchString(out) {
+	if !strings.Contains(out, "Backing up meta data... Done.") ||
+		!regexp.MustCompile(`(?m)^Backed up to .* in .*, transferred \d+ bytes$`).MatchString(out) {
 		t.Errorf("backup printed:\n%s", out)
 	}
 	for _, pattern := range []string{"*.manifest", "*.meta", "*.s*.tar.gz"} {
@@ -553,7 +559,8 @@ func (d *day) restore(t *testing.T) {
 	}
 	out = d.Ctl("restore", dir)
 	t.Logf("restore:\n%s", out)
-	if !strings.Contains(out, "Restoring meta data... Done.") || !regexp.MustCompile(`(?m)^Restored from .* in .*, transferred \d+ bytes$`).MatchString(out) {
+	if !strings.Contains(out, "Restoring meta data... Done.") ||
+		!regexp.MustCompile(`(?m)^Restored from .* in .*, transferred \d+ bytes$`).MatchString(out) {
 		t.Errorf("restore printed:\n%s", out)
 	}
 	d.complete(t)

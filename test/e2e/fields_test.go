@@ -43,7 +43,8 @@ func dropAndKill(t *testing.T, index string) {
 		}
 		return rows
 	}
-	if _, err := one.Query(ctx, "", `CREATE DATABASE "fields" WITH DURATION INF REPLICATION 3 SHARD DURATION 1d NAME "autogen"`); err != nil {
+	if _, err := one.Query(ctx, "",
+		`CREATE DATABASE "fields" WITH DURATION INF REPLICATION 3 SHARD DURATION 1d NAME "autogen"`); err != nil {
 		t.Fatal(err)
 	}
 	at := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -3).UnixNano()
@@ -74,7 +75,8 @@ func dropAndKill(t *testing.T, index string) {
 	answers := func() {
 		t.Helper()
 		for _, n := range p.Data {
-			got := fmt.Sprint(query(n, `SELECT count(f) FROM a`), query(n, `SELECT count(f) FROM later`), query(n, `SELECT count(f), last(f) FROM m`), query(n, `SHOW FIELD KEYS`))
+			got := fmt.Sprint(query(n, `SELECT count(f) FROM a`), query(n, `SELECT count(f) FROM later`),
+				query(n, `SELECT count(f), last(f) FROM m`), query(n, `SHOW FIELD KEYS`))
 			want := `[[0 100]] [[0 100]] [[0 100 text]] [[f float] [f float] [f string]]`
 			if d := cmp.Diff(want, got); d != "" {
 				t.Errorf("%s answers otherwise:\n%s", n.Name, d)
@@ -107,7 +109,8 @@ func dropAndKill(t *testing.T, index string) {
 
 	// As earlier versions left it: the log has all fields and not the drop.
 	killAll()
-	log := logOf(t, []field{{"a", influxql.Float}, {"m", influxql.Float}, {"m", influxql.String}, {"later", influxql.Float}})
+	log := logOf(t,
+		[]field{{"a", influxql.Float}, {"m", influxql.Float}, {"m", influxql.String}, {"later", influxql.Float}})
 	for _, n := range p.Data {
 		dirs, err := filepath.Glob(filepath.Join(n.Dir, "data", "fields", "autogen", "*"))
 		if err != nil || len(dirs) != 1 {
@@ -153,7 +156,8 @@ func killWhileDropping(t *testing.T, index string) {
 		"data": {"index-version": index},
 	}})
 	n := p.Data[0]
-	if _, err := n.Client().Query(ctx, "", `CREATE DATABASE "fields" WITH DURATION INF SHARD DURATION 1d NAME "autogen"`); err != nil {
+	if _, err := n.Client().Query(ctx, "",
+		`CREATE DATABASE "fields" WITH DURATION INF SHARD DURATION 1d NAME "autogen"`); err != nil {
 		t.Fatal(err)
 	}
 	seed := rand.Uint64()
@@ -166,7 +170,8 @@ func killWhileDropping(t *testing.T, index string) {
 		if _, err := n.Client().Query(ctx, "fields", `DROP MEASUREMENT m`); err != nil {
 			return err
 		}
-		if err := n.Client().Write(ctx, "fields", "all", fmt.Appendf(nil, "m f=%s %d", []string{"1", `"x"`, "1i", "true"}[i%4], at)); err != nil {
+		if err := n.Client().Write(ctx, "fields", "all",
+			fmt.Appendf(nil, "m f=%s %d", []string{"1", `"x"`, "1i", "true"}[i%4], at)); err != nil {
 			return err
 		}
 		if err := n.Client().Write(ctx, "fields", "all", fmt.Appendf(nil, "kept%d f=1 %d", kept, at)); err != nil {

@@ -29,7 +29,8 @@ func TestKilledReplicaIsHealed(t *testing.T) {
 		"hinted-handoff": {"enabled": false}, // what a node misses is left to anti-entropy
 	}})
 	one := p.Data[0].Client()
-	if _, err := one.Query(ctx, "", `CREATE DATABASE "e2e" WITH DURATION INF REPLICATION 3 SHARD DURATION 1d NAME "autogen"`); err != nil {
+	if _, err := one.Query(ctx, "",
+		`CREATE DATABASE "e2e" WITH DURATION INF REPLICATION 3 SHARD DURATION 1d NAME "autogen"`); err != nil {
 		t.Fatal(err)
 	}
 	begin := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -3)

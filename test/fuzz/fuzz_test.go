@@ -20,8 +20,9 @@ var (
 	requestsFlag = flag.Int("requests", 1_000_000, "how many requests")
 	fromFlag     = flag.Int("from", 0, "the number of the first one: with -requests 1 a single one is sent again")
 	workersFlag  = flag.Int("workers", 8, "requests at the same time")
-	limitFlag    = flag.Duration("limit", time.Minute, "how long an answer may take; a query is ended after a quarter of it")
-	memoryFlag   = flag.Int64("memory", 2<<30, "bytes of memory that a data node may have")
+	limitFlag    = flag.Duration("limit", time.Minute,
+		"how long an answer may take; a query is ended after a quarter of it")
+	memoryFlag = flag.Int64("memory", 2<<30, "bytes of memory that a data node may have")
 )
 
 func TestMain(m *testing.M) { process.Main(m) }
@@ -52,8 +53,11 @@ func TestHTTP(t *testing.T) {
 	// The garbage collector works within the limit, and queries may hold an eighth of it.
 	t.Setenv("GOMEMLIMIT", fmt.Sprint(*memoryFlag*3/4))
 	c.cluster = process.Start(t, process.Options{Meta: 1, Data: 3, Settings: map[string]map[string]any{
-		"cluster":      {"query-timeout": (*limitFlag / 4).String(), "max-query-memory": *memoryFlag / 8},
-		"data":         {"index-version": "tsi1", "query-log-enabled": false, "cache-max-memory-size": "64m", "cache-snapshot-memory-size": "8m"},
+		"cluster": {"query-timeout": (*limitFlag / 4).String(), "max-query-memory": *memoryFlag / 8},
+		"data": {
+			"index-version": "tsi1", "query-log-enabled": false, "cache-max-memory-size": "64m",
+			"cache-snapshot-memory-size": "8m",
+		},
 		"http":         {"log-enabled": false, "max-concurrent-write-limit": 4},
 		"anti-entropy": {"enabled": false},
 		"monitor":      {"store-enabled": false},
@@ -86,13 +90,16 @@ func TestHTTP(t *testing.T) {
 		of   *latencies
 	}{{"alone", alone}, {"beside", beside}} {
 		n, median, p99, most, errs := l.of.figures()
-		t.Logf("the plain client %s: %d requests, median %s, p99 %s, longest %s, %d errors", l.name, n, median, p99, most, len(errs))
+		t.Logf("the plain client %s: %d requests, median %s, p99 %s, longest %s, %d errors",
+			l.name, n, median, p99, most, len(errs))
 		if len(errs) > 0 {
 			t.Errorf("the plain client %s: %s", l.name, errs[0])
 		}
 	}
-	t.Logf("seed %d: %d requests in %s, the longest answer after %s; by status: 2xx %d, 4xx %d, 5xx %d, broken %d", c.seed, *requestsFlag, took,
-		time.Duration(c.slowest.Load()), c.statuses[2].Load(), c.statuses[4].Load(), c.statuses[5].Load(), c.statuses[0].Load())
+	t.Logf("seed %d: %d requests in %s, the longest answer after %s; by status: 2xx %d, 4xx %d, 5xx %d, broken %d",
+		c.seed, *requestsFlag, took,
+		time.Duration(c.slowest.Load()), c.statuses[2].Load(), c.statuses[4].Load(), c.statuses[5].Load(),
+		c.statuses[0].Load())
 	for i, n := range c.nodes {
 		t.Logf("%s: %d MB of memory at most", n.Name, c.most[i]>>20)
 	}
@@ -102,7 +109,10 @@ func TestHTTP(t *testing.T) {
 }
 
 func (c *campaign) prepare(ctx context.Context) {
-	for _, q := range []string{"CREATE DATABASE plain WITH REPLICATION 3", "CREATE DATABASE fuzz WITH REPLICATION 2", "CREATE DATABASE known WITH REPLICATION 2", "CREATE DATABASE scratch"} {
+	for _, q := range []string{
+		"CREATE DATABASE plain WITH REPLICATION 3", "CREATE DATABASE fuzz WITH REPLICATION 2",
+		"CREATE DATABASE known WITH REPLICATION 2", "CREATE DATABASE scratch",
+	} {
 		if _, err := c.nodes[0].Client().Query(ctx, "", q); err != nil {
 			c.Fatal(err)
 		}
@@ -110,7 +120,8 @@ func (c *campaign) prepare(ctx context.Context) {
 	for i := range 20 {
 		var b []byte
 		for j := range 5000 {
-			b = fmt.Appendf(b, "cpu,host=h%d v=%d,i=%di,s=\"s%d\" %d\n", j%100, j, j, j%10, 1_700_000_000_000_000_000+int64(i*5000+j)*1e9)
+			b = fmt.Appendf(b, "cpu,host=h%d v=%d,i=%di,s=\"s%d\" %d\n",
+				j%100, j, j, j%10, 1_700_000_000_000_000_000+int64(i*5000+j)*1e9)
 		}
 		if err := c.nodes[i%len(c.nodes)].Client().Write(ctx, "fuzz", "all", b); err != nil {
 			c.Fatal(err)
@@ -194,7 +205,8 @@ func (c *campaign) watch(ctx context.Context, stop func()) {
 			bytes, err := anonymous(n.PID())
 			c.most[i] = max(c.most[i], bytes)
 			if !n.Running() || err != nil || bytes > *memoryFlag {
-				c.Errorf("%s: %v, %d MB of memory, running %t, while these requests were under way:", n.Name, err, bytes>>20, n.Running())
+				c.Errorf("%s: %v, %d MB of memory, running %t, while these requests were under way:",
+					n.Name, err, bytes>>20, n.Running())
 				c.sent.Range(func(_, r any) bool {
 					c.Logf("request %d: %s", r.(request).n, describe(r.(request)))
 					return true

@@ -32,6 +32,7 @@ type Options struct {
 	Clocks     bool                      // clocks of data nodes can be moved, with SetClock
 	Dir        string                    // of all files; the test's own when empty
 	Settings   map[string]map[string]any // of the data nodes, by section; sections that the build lacks are left out
+	Build      *Build                    // that the nodes run at first; nil for the one of this source
 }
 
 // Cluster is a set of node processes.
@@ -43,54 +44,61 @@ type Cluster struct {
 
 	t   testing.TB
 	opt Options
-	bin binaries
+	bin Build
 
 	mu      sync.Mutex // guards Data and started
 	started []*Node    // all data nodes so far
 }
 
-// binaries are built once for each test binary.
-type binaries struct {
+// Build is the programs of one version.
+type Build struct {
 	dir      string
 	sections map[string]any // of influxd's configuration
 }
 
+// Those of this source are built once for each test binary.
 var (
-	built           = sync.OnceValues(func() (binaries, error) { return build(false) })
-	builtWithClocks = sync.OnceValues(func() (binaries, error) { return build(true) })
+	built           = sync.OnceValues(func() (Build, error) { return build(false) })
+	builtWithClocks = sync.OnceValues(func() (Build, error) { return build(true) })
 )
 
-func build(clocks bool) (binaries, error) {
+func build(clocks bool) (Build, error) {
+	if !clocks {
+		return BuildFrom("")
+	}
+	over, err := os.MkdirTemp("", "concord-clock-")
+	if err != nil {
+		return Build{}, err
+	}
+	defer os.RemoveAll(over)
+	overlay, err := clockOverlay(over)
+	if err != nil {
+		return Build{}, err
+	}
+	return BuildFrom("", "-overlay", overlay)
+}
+
+// BuildFrom builds the programs of the source in a folder, with flags of go build. The folder is empty for this source.
+// Main removes what is built.
+func BuildFrom(source string, flags ...string) (Build, error) {
 	dir, err := os.MkdirTemp("", "concord-bin-")
 	if err != nil {
-		return binaries{}, err
+		return Build{}, err
 	}
 	binDirs = append(binDirs, dir)
-	args := []string{"build", "-o", dir}
-	if clocks {
-		over, err := os.MkdirTemp("", "concord-clock-")
-		if err != nil {
-			return binaries{}, err
-		}
-		defer os.RemoveAll(over)
-		overlay, err := clockOverlay(over)
-		if err != nil {
-			return binaries{}, err
-		}
-		args = append(args, "-overlay", overlay)
-	}
-	build := exec.Command("go", append(args, "concord/cmd/...")...)
+	build := exec.Command("go", slices.Concat([]string{"build", "-o", dir}, flags, []string{"concord/cmd/..."})...)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build.Dir = source
 	if out, err := build.CombinedOutput(); err != nil {
-		return binaries{}, fmt.Errorf("build: %w\n%s", err, out)
+		return Build{}, fmt.Errorf("build: %w\n%s", err, out)
 	}
-	b := binaries{dir: dir}
+	b := Build{dir: dir}
 	out, err := exec.Command(filepath.Join(dir, "influxd"), "config").Output()
 	if err == nil {
 		_, err = toml.Decode(string(out), &b.sections)
 	}
 	if err != nil {
-		return binaries{}, fmt.Errorf("influxd config: %w", err)
+		return Build{}, fmt.Errorf("influxd config: %w", err)
 	}
 	return b, nil
 }
@@ -109,15 +117,19 @@ func Main(m *testing.M) {
 // Start starts all nodes and makes them one cluster.
 func Start(t testing.TB, opt Options) *Cluster {
 	t.Helper()
-	binaries := built
-	if opt.Clocks {
-		binaries = builtWithClocks
+	c := &Cluster{Dir: opt.Dir, t: t, opt: opt}
+	if opt.Build != nil {
+		c.bin = *opt.Build
+	} else {
+		of := built
+		if opt.Clocks {
+			of = builtWithClocks
+		}
+		var err error
+		if c.bin, err = of(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	bin, err := binaries()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &Cluster{Dir: opt.Dir, t: t, opt: opt, bin: bin}
 	if c.Dir == "" {
 		c.Dir = t.TempDir()
 	}
@@ -151,6 +163,19 @@ func Start(t testing.TB, opt Options) *Cluster {
 
 // HasSection tells whether influxd has a section of the configuration.
 func (c *Cluster) HasSection(name string) bool { _, ok := c.bin.sections[name]; return ok }
+
+// ThisBuild is the programs of this source.
+func ThisBuild(t testing.TB) Build {
+	t.Helper()
+	b, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// Use makes influxd-ctl, and the data nodes that are added from now on, those of another build.
+func (c *Cluster) Use(b Build) { c.bin = b }
 
 // Bin is the path of a binary.
 func (c *Cluster) Bin(name string) string { return filepath.Join(c.bin.dir, name) }

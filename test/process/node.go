@@ -19,7 +19,7 @@ import (
 	"concord/internal/devcluster"
 )
 
-// Node is a node's process, its files and its addresses.
+// Node is a node's process, its files and its addresses. It has a method for each thing that a test does to a node.
 type Node struct {
 	Name string // data1, meta1
 	TCP  string // what other nodes call: 8088 of a data node, Raft of a meta node
@@ -27,6 +27,7 @@ type Node struct {
 	Dir  string
 
 	t                 testing.TB
+	program           string // influxd, influxd-meta
 	binary, conf, log string
 	bindTCP, bindHTTP string
 	links             *Links
@@ -44,8 +45,11 @@ type running struct {
 	err   error // after ended
 }
 
-func (c *Cluster) newNode(name, binary string) *Node {
-	n := &Node{Name: name, Dir: filepath.Join(c.Dir, name), t: c.t, binary: c.Bin(binary), links: c.Links}
+func (c *Cluster) newNode(name, program string) *Node {
+	n := &Node{
+		Name: name, Dir: filepath.Join(c.Dir, name), t: c.t,
+		program: program, binary: c.Bin(program), links: c.Links,
+	}
 	n.conf, n.log = n.Dir+".conf", n.Dir+".log"
 	c.t.Cleanup(func() {
 		n.kill()
@@ -87,6 +91,9 @@ func (n *Node) configure(settings map[string]any) {
 		n.t.Fatal(err)
 	}
 }
+
+// Use makes the node, which is down, run the program of another build when it starts.
+func (n *Node) Use(b Build) { n.binary = filepath.Join(b.dir, n.program) }
 
 // Start starts the process; it does not wait until the node answers.
 func (n *Node) Start() {

@@ -36,7 +36,8 @@ type row struct {
 // ask asks a node. An error is no answer at all: the node was not there, or did not answer in time.
 func ask(ctx context.Context, address, db, statement string) (said, error) {
 	form := url.Values{"db": {db}, "q": {statement}, "epoch": {"ns"}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+"/query", strings.NewReader(form.Encode()))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+"/query",
+		strings.NewReader(form.Encode()))
 	if err != nil {
 		return said{}, err
 	}
@@ -157,7 +158,8 @@ func numbers(v []any) (t int64, out tally, err error) {
 // write sends points, and tells what the client knows of their fate.
 func write(ctx context.Context, address, db, level string, lines []byte) (fate, string) {
 	v := url.Values{"db": {db}, "consistency": {level}, "precision": {"ns"}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+"/write?"+v.Encode(), strings.NewReader(string(lines)))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+"/write?"+v.Encode(),
+		strings.NewReader(string(lines)))
 	if err != nil {
 		return refused, err.Error()
 	}

@@ -14,9 +14,16 @@ func TestAnswersAreParsed(t *testing.T) {
 		warnings   []string
 		err        string
 	}{
-		{"well", `{"results":[{"statement_id":0,"series":[{"name":"m","columns":["time","v"],"values":[[1,2]]}]}]}`, 200, nil, ""},
+		{
+			"well", `{"results":[{"statement_id":0,"series":[{"name":"m","columns":["time","v"],"values":[[1,2]]}]}]}`, 200, nil,
+			"",
+		},
 		{"empty", `{"results":[{"statement_id":0}]}`, 200, nil, ""},
-		{"warning", `{"results":[{"statement_id":0,"messages":[{"level":"warning","text":"w"},{"level":"info","text":"i"}]}]}`, 200, []string{"w"}, ""},
+		{
+			"warning",
+			`{"results":[{"statement_id":0,"messages":[{"level":"warning","text":"w"},{"level":"info","text":"i"}]}]}`, 200,
+			[]string{"w"}, "",
+		},
 		{"error of a statement", `{"results":[{"statement_id":0,"error":"e"}]}`, 200, nil, "e"},
 		{"error", `{"error":"e"}`, 400, nil, "e"},
 		{"partial", `{"results":[{"statement_id":0,"partial":true}]}`, 200, nil, "the answer is partial"},
@@ -75,7 +82,8 @@ func TestRowsAreRead(t *testing.T) {
 
 func TestSortsOfErrorsLeaveNumbersOut(t *testing.T) {
 	t.Parallel()
-	if a, b := sortOf("shard 12 of 127.0.0.1:8088 is away"), sortOf("shard 7 of 127.0.0.1:18088 is away"); a != b || a != "shard N of ADDR is away" {
+	if a, b := sortOf("shard 12 of 127.0.0.1:8088 is away"), sortOf("shard 7 of 127.0.0.1:18088 is away"); a != b ||
+		a != "shard N of ADDR is away" {
 		t.Errorf("%q, %q", a, b)
 	}
 }

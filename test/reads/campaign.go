@@ -6,12 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -29,54 +26,152 @@ const (
 
 // campaign is one run.
 type campaign struct {
-	t         testing.TB
+	options
+	t       testing.TB
+	plan    []fault
+	cluster *process.Cluster
+	members *members
+	stores  []*store
+	begin   int64 // of the first hour
+
+	rec     *record
+	trouble *trouble
+	figures *figures
+	diary   diary
+	told    told
+
+	calm time.Time // since when anti-entropy has nothing to do, for watch
+}
+
+// options are what the flags say.
+type options struct {
 	seed      uint64
-	plan      []fault
-	cluster   *process.Cluster
-	rec       *record
-	trouble   *trouble
-	figures   *figures
-	stores    []*store
 	deletes   bool
 	grace     time.Duration
 	healLimit time.Duration // within which all copies must be whole after the faults
-	start     time.Time
-	begin     int64              // of the first hour
-	images    map[string]imageOf // by name of the node
-	calm      time.Time          // since when anti-entropy has nothing to do, for watch
-
-	mu         sync.Mutex
-	ids        map[string]uint64 // of data nodes, by name
-	hurt       map[string]bool   // nodes that lost data, until all is repaired
-	events     []string
-	told       map[string]int // violations by node, database and fault
-	during     map[string]int // violations by the kind of the fault that was on, or was the last
-	complained map[string]int // the same of warnings and errors while all must be well
-	fault      int            // that is done just now
 }
 
-// imageOf is an image of a node's folders.
-type imageOf struct {
-	dir  string
-	made time.Time
+// members is what is known of the data nodes.
+type members struct {
+	mu   sync.Mutex
+	ids  map[string]uint64 // by name
+	hurt map[string]bool   // nodes that lost data, until all is repaired
+}
+
+// lostData notes that a node lost data.
+func (m *members) lostData(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hurt[name] = true
+}
+
+// anyHurt reports whether a node lost data that is not repaired.
+func (m *members) anyHurt() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.hurt) > 0
+}
+
+// begin notes an empty node that takes the place of another one.
+func (m *members) begin(old, by *process.Node) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ids[by.Name] = m.ids[old.Name]
+	m.hurt[by.Name] = true
+}
+
+// forget is for a node that is gone for ever.
+func (m *members) forget(old *process.Node) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.hurt, old.Name)
+}
+
+// recovered returns those of the nodes that lack nothing any more, by what all nodes hold for them.
+func (m *members) recovered(
+	names []string, hints map[uint64]int, notWhole map[string]int, repaired bool,
+) (out []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, name := range names {
+		if hints[m.ids[name]] > 0 || notWhole[name] > 0 || m.hurt[name] && !repaired {
+			continue
+		}
+		delete(m.hurt, name)
+		out = append(out, name)
+	}
+	return out
+}
+
+// diary is what happened, for those who read of a violation later.
+type diary struct {
+	start  time.Time
+	mu     sync.Mutex
+	events []string
 }
 
 // event notes what happened, with the time since the start, and prints it.
-func (c *campaign) event(format string, args ...any) {
-	line := c.note(format, args...)
+func (d *diary) event(format string, args ...any) {
+	line := d.note(format, args...)
 	if testing.Verbose() {
 		fmt.Println(line)
 	}
 }
 
-// note notes what happened, for those who read of a violation later.
-func (c *campaign) note(format string, args ...any) string {
-	line := fmt.Sprintf("%8.3fs ", time.Since(c.start).Seconds()) + fmt.Sprintf(format, args...)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.events = append(c.events, line)
+// note notes what happened.
+func (d *diary) note(format string, args ...any) string {
+	line := fmt.Sprintf("%8.3fs ", time.Since(d.start).Seconds()) + fmt.Sprintf(format, args...)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.events = append(d.events, line)
 	return line
 }
+
+// last are the last events.
+func (d *diary) last(n int) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.events[max(0, len(d.events)-n):])
+}
+
+// told counts what was told, so that the same is told in full once.
+type told struct {
+	mu         sync.Mutex
+	fault      int            // that is done just now
+	kind       string         // of the fault that is on, or was the last
+	violations map[string]int // by node, database and fault
+	during     map[string]int // violations by kind
+	complaints map[string]int // warnings and errors while all must be well, by node, database and fault
+}
+
+// begin begins a fault.
+func (t *told) begin(fault int, kind string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.fault, t.kind = fault, kind
+}
+
+// complaint counts a complaint. It is true for the first of its node during a fault.
+func (t *told) complaint(q asked) (first bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	key := fmt.Sprint(q.node.node, " ", q.db, " during fault ", t.fault)
+	t.complaints[key]++
+	return t.complaints[key] == 1
+}
+
+// violation counts a violation. It is true for the first of its node during a fault, unless there are many.
+func (t *told) violation(q asked) (full bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	key := fmt.Sprint(q.node.node, " ", q.db, " during fault ", t.fault)
+	t.violations[key]++
+	t.during[t.kind]++
+	return t.violations[key] == 1 && len(t.violations) <= toldInFull
+}
+
+// event notes what happened, with the time since the start, and prints it.
+func (c *campaign) event(format string, args ...any) { c.diary.event(format, args...) }
 
 // nodes are the data nodes of the cluster.
 func (c *campaign) nodes() []*process.Node { return c.cluster.DataNodes() }
@@ -119,37 +214,23 @@ func (c *campaign) ask(n *process.Node, q asked, waits time.Duration) bool {
 	findings, excused, own := c.rec.judge(q, a)
 	c.figures.judged(findings, excused, own)
 	if len(findings) > 0 {
-		c.violation(q, c.rec.tell(findings, c.start, 3))
+		c.violation(q, c.rec.tell(findings, c.diary.start, 3))
 	}
 	return true
 }
 
 // complaint tells of an answer that must be a good one and is not. Those of one node during one fault are told once.
 func (c *campaign) complaint(q asked, s said) {
-	c.mu.Lock()
-	key := fmt.Sprint("complaint of ", q.node.node, " ", q.db, " during fault ", c.fault)
-	c.complained[key]++
-	first := c.complained[key] == 1
-	c.mu.Unlock()
-	if first {
-		c.event("%v, asked at %.3fs, answers %q with %q %q though an owner of each shard is well", q.node, q.sent.Sub(c.start).Seconds(), q.statement, s.err, s.warnings)
+	if c.told.complaint(q) {
+		c.event("%v, asked at %.3fs, answers %q with %q %q though an owner of each shard is well",
+			q.node, q.sent.Sub(c.diary.start).Seconds(), q.statement, s.err, s.warnings)
 	}
 }
 
 // violation tells of an answer that broke the law. Those of one node during one fault are told once in full.
 func (c *campaign) violation(q asked, found string) {
-	c.mu.Lock()
-	key := fmt.Sprint(q.node.node, " ", q.db, " during fault ", c.fault)
-	c.told[key]++
-	full := c.told[key] == 1 && len(c.told) <= toldInFull
-	during := "the time after the last fault"
-	if c.fault <= len(c.plan) {
-		during = c.plan[c.fault-1].kind.String()
-	}
-	c.during[during]++
-	around := slices.Clone(c.events[max(0, len(c.events)-10):])
-	c.mu.Unlock()
-	if !full {
+	around := c.diary.last(10)
+	if !c.told.violation(q) {
 		c.t.Fail()
 		return
 	}
@@ -157,9 +238,12 @@ func (c *campaign) violation(q asked, found string) {
 	if err != nil {
 		owners = err.Error()
 	}
-	text := fmt.Sprintf("VIOLATION: %v, asked at %.3fs and answering at %.3fs without a warning: %q%s\n  now the nodes say, of the same:%s\n  around it:\n    %s\n  shards of that hour:\n%s",
-		q.node, q.sent.Sub(c.start).Seconds(), q.got.Sub(c.start).Seconds(), q.statement, found, c.others(q), strings.Join(around, "\n    "), c.ownersOf(q, owners))
-	c.note("VIOLATION by %v: %q", q.node, q.statement)
+	start := c.diary.start
+	text := fmt.Sprintf("VIOLATION: %v, asked at %.3fs and answering at %.3fs without a warning: %q%s\n"+
+		"  now the nodes say, of the same:%s\n  around it:\n    %s\n  shards of that hour:\n%s",
+		q.node, q.sent.Sub(start).Seconds(), q.got.Sub(start).Seconds(), q.statement, found,
+		c.others(q), strings.Join(around, "\n    "), c.ownersOf(q, owners))
+	c.diary.note("VIOLATION by %v: %q", q.node, q.statement)
 	c.t.Error(text)
 }
 
@@ -210,205 +294,38 @@ func (c *campaign) work() {
 	defer stop()
 	var running sync.WaitGroup
 	for i := range writers {
-		w := &writer{base: base{rand.New(rand.NewPCG(c.seed, 100+uint64(i))), c, writerAvoid, make(map[string]time.Time)}, id: i + 1}
+		rng := rand.New(rand.NewPCG(c.seed, 100+uint64(i)))
+		w := &writer{base: base{rng, c, writerAvoid, make(map[string]time.Time)}, id: i + 1}
 		running.Go(func() { w.run(ctx) })
 	}
 	for i := range readers {
-		r := &reader{base: base{rand.New(rand.NewPCG(c.seed, 200+uint64(i))), c, readerAvoid, make(map[string]time.Time)}, patient: i%2 == 1}
+		rng := rand.New(rand.NewPCG(c.seed, 200+uint64(i)))
+		r := &reader{base: base{rng, c, readerAvoid, make(map[string]time.Time)}, patient: i%2 == 1}
 		running.Go(func() { r.run(ctx) })
 	}
 	c.figures.begin()
+	faults := &faults{campaign: c, images: make(map[string]imageOf)}
 	watched := make(chan struct{})
 	watching, unwatch := context.WithCancel(context.Background())
 	go func() { defer close(watched); every(watching, 250*time.Millisecond, c.watch) }()
 	for i, f := range c.plan {
-		c.mu.Lock()
-		c.fault = i + 1
-		c.mu.Unlock()
+		c.told.begin(i+1, f.kind.String())
 		for _, s := range c.stores {
 			s.hours.Store(int64(2 + i/max(4, (len(c.plan)+hoursLimit-1)/hoursLimit)))
 		}
-		c.inject(i+1, f)
+		faults.inject(i+1, f)
 	}
 	c.cluster.Links.Heal()
-	c.mu.Lock()
-	c.fault = len(c.plan) + 1
-	c.mu.Unlock()
+	c.told.begin(len(c.plan)+1, "the time after the last fault")
 	if !c.awaitWhole() {
-		c.t.Errorf("not all copies are whole %v after the last fault: %v have not recovered", c.healLimit, c.trouble.unrecovered())
+		c.t.Errorf("not all copies are whole %v after the last fault: %v have not recovered",
+			c.healLimit, c.trouble.unrecovered())
 	}
 	stop()
 	running.Wait()
 	unwatch()
 	<-watched
 	c.event("writers and readers are done: %s", c.rec.summary())
-}
-
-// wait lets time pass; it is the only clock of the faults.
-func wait(d time.Duration) { <-time.After(d) }
-
-// inject does a fault, holds it, undoes it, and waits until the node answers.
-func (c *campaign) inject(i int, f fault) {
-	for _, n := range c.nodes() {
-		if !n.Running() {
-			c.t.Fatalf("%s ended by itself: %v", n.Name, n.End())
-		}
-	}
-	if f.kind.destroys() && !c.awaitWhole() {
-		c.event("not all copies are whole after %v: %v have not recovered; no data is destroyed now", c.healLimit, c.trouble.unrecovered())
-		c.t.Errorf("fault %d: not all copies are whole after %v", i, c.healLimit)
-		c.figures.skip(fmt.Sprintf("%v, as not all copies are whole: a kill instead", f.kind))
-		f.kind = kill
-	}
-	if f.image {
-		c.image(c.nodes()[(f.node+f.peer)%len(c.nodes())])
-	}
-	n := c.nodes()[f.node]
-	if f.kind == rollBack {
-		if old, ok := c.images[n.Name]; !ok || time.Since(old.made) < f.age {
-			if !ok {
-				c.image(n)
-			}
-			wait(f.age)
-		}
-	}
-	c.event("fault %d: %v (%s)", i, f, n.Name)
-	c.figures.fault(f.kind)
-	links := c.cluster.Links
-	switch f.kind {
-	case hang:
-		c.trouble.touch(n.Name)
-		end := c.trouble.part(n.Name, "")
-		n.Signal(syscall.SIGSTOP)
-		wait(f.hold)
-		n.Signal(syscall.SIGCONT)
-		n.AwaitUp()
-		end()
-	case isolate:
-		c.trouble.touch(n.Name)
-		end := c.trouble.part(n.Name, "")
-		for _, link := range []process.Link{{Mode: f.mode}, {}} {
-			for _, o := range append(slices.Clone(c.cluster.Meta), c.nodes()...) {
-				if o != n {
-					links.Set(n.Name, o.Name, link)
-					links.Set(o.Name, n.Name, link)
-				}
-			}
-			if link.Mode != process.Open {
-				wait(f.hold)
-				// What the node took alone the others lack; they hear of it now.
-				for _, o := range c.nodes() {
-					c.trouble.touch(o.Name)
-				}
-			}
-		}
-		n.AwaitUp()
-		end()
-	case clock:
-		if err := n.SetClock(f.skew); err != nil {
-			c.t.Fatal(err)
-		}
-		wait(f.hold)
-		if err := n.SetClock(0); err != nil {
-			c.t.Fatal(err)
-		}
-	case cut:
-		a, b := n.Name, c.nodes()[f.peer].Name
-		c.trouble.touch(a, b)
-		end := c.trouble.part(a, b)
-		for _, link := range []process.Link{{Mode: f.mode}, {}} {
-			links.Set(a, b, link)
-			if !f.oneWay {
-				links.Set(b, a, link)
-			}
-			if link.Mode != process.Open {
-				wait(f.hold)
-			}
-		}
-		end()
-	default:
-		c.down(n, f)
-	}
-	c.event("undone: fault %d", i)
-	wait(f.gap)
-}
-
-// down kills a node, and starts it, or another one in its place, with all of its folders or less.
-func (c *campaign) down(n *process.Node, f fault) {
-	c.trouble.touch(n.Name)
-	end := c.trouble.part(n.Name, "")
-	n.Stop(syscall.SIGKILL)
-	if f.kind.destroys() {
-		c.trouble.loseDisk(n.Name)
-	}
-	switch f.kind {
-	case wipe:
-		n.Wipe("data", "wal", "hh")
-	case rollBack:
-		image := c.images[n.Name]
-		c.event("%s is as it was %v ago", n.Name, time.Since(image.made).Round(10*time.Millisecond))
-		if err := n.Restore(image.dir); err != nil {
-			c.t.Fatal(err)
-		}
-	}
-	if f.kind.destroys() {
-		c.forgetImage(n)
-		c.mu.Lock()
-		c.hurt[n.Name] = true
-		c.mu.Unlock()
-	}
-	wait(f.hold)
-	switch f.kind {
-	case replace:
-		c.replace(n)
-		return
-	case rejoin:
-		c.cluster.Rejoin(n)
-	default:
-		n.Start()
-		n.AwaitUp()
-	}
-	end()
-}
-
-// replace puts an empty node in the place of one that is gone for ever, with what it did not tell.
-func (c *campaign) replace(old *process.Node) {
-	var end func()
-	n := c.cluster.Replace(old, func(n *process.Node) {
-		c.trouble.touch(n.Name)
-		end = c.trouble.part(n.Name, "")
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.ids[n.Name] = c.ids[old.Name]
-		c.hurt[n.Name] = true
-	})
-	c.mu.Lock()
-	delete(c.hurt, old.Name)
-	c.mu.Unlock()
-	now := time.Now()
-	c.trouble.recovered(old.Name, now, now) // it owns nothing any more
-	c.event("%s is in the place of %s", n.Name, old.Name)
-	end()
-}
-
-// image makes an image of a node's folders.
-func (c *campaign) image(n *process.Node) {
-	dir := filepath.Join(c.cluster.Dir, n.Name+".image")
-	began := time.Now()
-	if err := n.Image(dir); err != nil {
-		c.t.Fatal(err)
-	}
-	c.images[n.Name] = imageOf{dir, began}
-	c.event("made an image of %s in %v", n.Name, time.Since(began).Round(time.Millisecond))
-}
-
-func (c *campaign) forgetImage(n *process.Node) {
-	if old, ok := c.images[n.Name]; ok {
-		delete(c.images, n.Name)
-		if err := os.RemoveAll(old.dir); err != nil {
-			c.t.Error(err)
-		}
-	}
 }
 
 // awaitWhole waits until every node has recovered from every fault.
@@ -440,14 +357,7 @@ func (c *campaign) watch() {
 			hints[id] += bytes
 		}
 	}
-	repaired := c.repaired(nodes)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, name := range waiting {
-		if hints[c.ids[name]] > 0 || notWhole[name] > 0 || c.hurt[name] && !repaired {
-			continue
-		}
-		delete(c.hurt, name)
+	for _, name := range c.members.recovered(waiting, hints, notWhole, c.repaired(nodes)) {
 		// The others hear of it a moment later.
 		c.trouble.recovered(name, asked, time.Now().Add(c.grace))
 	}
@@ -455,10 +365,7 @@ func (c *campaign) watch() {
 
 // repaired tells whether anti-entropy has had nothing to do for so long that every shard was checked since.
 func (c *campaign) repaired(nodes []*process.Node) bool {
-	c.mu.Lock()
-	hurt := len(c.hurt)
-	c.mu.Unlock()
-	if hurt == 0 {
+	if !c.members.anyHurt() {
 		c.calm = time.Time{}
 		return true
 	}
@@ -490,10 +397,10 @@ func (c *campaign) identify() error {
 	for _, n := range c.cluster.Data {
 		for _, m := range members.Data {
 			if m.TCPAddr == n.TCP {
-				c.ids[n.Name] = m.ID
+				c.members.ids[n.Name] = m.ID
 			}
 		}
-		if c.ids[n.Name] == 0 {
+		if c.members.ids[n.Name] == 0 {
 			return fmt.Errorf("%s has no ID in %s", n.Name, out)
 		}
 	}
@@ -543,7 +450,7 @@ func (c *campaign) compareNodes(s *store, h int) {
 		}
 		q.got = time.Now()
 		if found := c.rec.last(q, a); len(found) > 0 {
-			c.violation(q, c.rec.tell(found, c.start, 3))
+			c.violation(q, c.rec.tell(found, c.diary.start, 3))
 		}
 		if i == 0 {
 			first = a

@@ -157,7 +157,8 @@ func (w *writer) delete() {
 	through := w.c.member(n)
 	ctx, cancel := context.WithTimeout(context.Background(), writerWaits)
 	defer cancel()
-	answer, err := ask(ctx, n.HTTP, s.name, fmt.Sprintf(`DELETE FROM m WHERE s = '%s' AND time >= %d AND time <= %d`, at.series, d.batch[0].time, d.batch[len(d.batch)-1].time))
+	answer, err := ask(ctx, n.HTTP, s.name, fmt.Sprintf(`DELETE FROM m WHERE s = '%s' AND time >= %d AND time <= %d`,
+		at.series, d.batch[0].time, d.batch[len(d.batch)-1].time))
 	f, why := acknowledged, ""
 	switch {
 	case err != nil:
@@ -190,14 +191,18 @@ func (r *reader) read() {
 		h = max(0, newest-r.rng.IntN(2))
 	}
 	from := r.c.begin + int64(h)*hour
-	q := asked{window: window{s.name, h}, copies: s.copies, from: from, to: from + hour, form: form(r.rng.IntN(int(forms)))}
+	q := asked{
+		window: window{s.name, h}, copies: s.copies, from: from, to: from + hour, form: form(r.rng.IntN(int(forms))),
+	}
 	switch p := r.c.rec.some(r.rng); {
 	case p == nil:
 	case r.rng.IntN(3) == 0: // one point
 		q = asked{window: p.window, copies: r.c.store(p.db).copies, series: p.series, from: p.time, to: p.time + 1, form: raw}
 	case r.rng.IntN(2) == 0: // its series
 		begin := r.c.begin + int64(p.hour)*hour
-		q = asked{window: p.window, copies: r.c.store(p.db).copies, series: p.series, from: begin, to: begin + hour, form: q.form}
+		q = asked{
+			window: p.window, copies: r.c.store(p.db).copies, series: p.series, from: begin, to: begin + hour, form: q.form,
+		}
 	case r.rng.IntN(3) == 0: // a part of the hour
 		q.from += r.rng.Int64N(int64(time.Minute))
 		q.to = q.from + r.rng.Int64N(int64(5*time.Minute))

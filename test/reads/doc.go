@@ -12,9 +12,10 @@
 // Of any other answer:
 //
 //   - A point that the asked node itself acknowledged, at any level, is in it, at once.
-//   - A point that another node acknowledged is in it when the question came more than the grace (-grace, 2 s) after the
-//     acknowledgement. That is how long a delivery may be in flight.
-//   - A point that was deleted is not in it when the question came more than the grace after the delete was acknowledged.
+//   - A point that another node acknowledged is in it when the question came more than the grace (-grace, 2 s) after
+//     the acknowledgement. That is how long a delivery may be in flight.
+//   - A point that was deleted is not in it when the question came more than the grace after the delete was
+//     acknowledged.
 //   - Nothing is in it that was never written, and values, counts and sums are right.
 //
 // While each shard has an owner that no fault touched, at most one in a thousand answers carries a warning or an
@@ -30,8 +31,8 @@
 //
 // Two things only, and each is counted and printed:
 //
-//   - The node that acknowledged the point, and the asked one, did not reach each other for the whole of a grace since then: one of
-//     them was down, hung or cut off. The asked node cannot know of the point.
+//   - The node that acknowledged the point, and the asked one, did not reach each other for the whole of a grace since
+//     then: one of them was down, hung or cut off. The asked node cannot know of the point.
 //   - The node that acknowledged the point lost its disk before that, and the level did not ask for all owners:
 //     then the only copy, or the only knowledge of who lacks one, may be gone for ever.
 //

@@ -139,17 +139,20 @@ func (f *figures) summary() string {
 	fmt.Fprintf(&b, "faults: %s\n", strings.Join(parts, ", "))
 	for i, title := range []string{"answers at other times", "answers while an owner of each shard was well"} {
 		k := f.answers[i]
-		fmt.Fprintf(&b, "%s: %d good, %d with a warning, %d errors; %d questions without an answer\n", title, k.good, k.warned, k.failed, k.none)
+		fmt.Fprintf(&b, "%s: %d good, %d with a warning, %d errors; %d questions without an answer\n",
+			title, k.good, k.warned, k.failed, k.none)
 	}
 	if all > 0 {
-		fmt.Fprintf(&b, "warnings and errors while an owner of each shard was well: %d of %d, 1 in %s\n", bad, all, oneIn(bad, all))
+		fmt.Fprintf(&b, "warnings and errors while an owner of each shard was well: %d of %d, 1 in %s\n",
+			bad, all, oneIn(bad, all))
 	}
 	parts = parts[:0]
 	for i, n := range f.forms {
 		parts = append(parts, fmt.Sprintf("%d %v", n, form(i)))
 	}
 	fmt.Fprintf(&b, "good answers by form: %s\n", strings.Join(parts, ", "))
-	fmt.Fprintf(&b, "answers that lacked something without a warning, or had too much: %d, with %d points lacking\n", f.violating, f.lacking)
+	fmt.Fprintf(&b, "answers that lacked something without a warning, or had too much: %d, with %d points lacking\n",
+		f.violating, f.lacking)
 	fmt.Fprintf(&b, "points that the asked node itself had acknowledged, and that its answers had to have: %d\n", f.own)
 	for v, n := range f.excused {
 		what := "lacked, and excused"
@@ -162,7 +165,12 @@ func (f *figures) summary() string {
 	for _, group := range []struct {
 		title string
 		of    map[string]int
-	}{{"warnings and errors", f.warnings}, {"questions without an answer", f.noAnswer}, {"writes and deletes that failed", f.failures}, {"skipped", f.skipped}} {
+	}{
+		{"warnings and errors", f.warnings},
+		{"questions without an answer", f.noAnswer},
+		{"writes and deletes that failed", f.failures},
+		{"skipped", f.skipped},
+	} {
 		if len(group.of) > 0 {
 			fmt.Fprintf(&b, "\n%s:", group.title)
 		}

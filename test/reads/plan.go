@@ -25,7 +25,9 @@ const (
 )
 
 func (k kind) String() string {
-	return [...]string{"kill", "hang", "isolate", "cut", "wipe", "wipe and join", "replace", "roll back", "move the clock of"}[k]
+	return [...]string{
+		"kill", "hang", "isolate", "cut", "wipe", "wipe and join", "replace", "roll back", "move the clock of",
+	}[k]
 }
 
 // destroys tells whether a fault takes data away from a node. These wait until all copies are whole: of two

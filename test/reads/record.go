@@ -314,16 +314,11 @@ func (r *record) judge(q asked, a answer) (findings []finding, excused map[verdi
 			if there {
 				seen++
 			}
-			switch {
-			case there && p.written == refused:
-				findings = append(findings, finding{"INVENTED", "the write was refused", p, 1})
-			case there && value != p.value:
-				findings = append(findings, finding{"WRONG", fmt.Sprintf("it reads as %d", value), p, 1})
-			case there && v == gone:
-				findings = append(findings, finding{"BACK", "it was deleted", p, 1})
-			case !there && (v == must || v == mustOwn):
-				findings = append(findings, finding{"LACKING", "", p, 1})
-			case !there && (v == young || v == cutOff || v == diskLost), there && v == deleteNew:
+			f, bad, mayBe := judgePoint(p, v, value, there)
+			if bad {
+				findings = append(findings, f)
+			}
+			if mayBe {
 				excused[v]++
 				r.excused[v][p] = true
 			}
@@ -331,7 +326,9 @@ func (r *record) judge(q asked, a answer) (findings []finding, excused map[verdi
 	}
 	if q.form == raw {
 		if seen < len(a.points) {
-			findings = append(findings, finding{"INVENTED", fmt.Sprintf("%d points were never written", len(a.points)-seen), nil, len(a.points) - seen})
+			findings = append(findings, finding{
+				"INVENTED", fmt.Sprintf("%d points were never written", len(a.points)-seen), nil, len(a.points) - seen,
+			})
 		}
 		return findings, excused, own
 	}
@@ -346,6 +343,22 @@ func (r *record) judge(q asked, a answer) (findings []finding, excused map[verdi
 		}
 	}
 	return findings, excused, own
+}
+
+// judgePoint judges what an answer has of one point: bad is what it must not have, or lack; excused is what it need not
+// have, or may have.
+func judgePoint(p *point, v verdict, value int64, there bool) (f finding, bad, excused bool) {
+	switch {
+	case there && p.written == refused:
+		return finding{"INVENTED", "the write was refused", p, 1}, true, false
+	case there && value != p.value:
+		return finding{"WRONG", fmt.Sprintf("it reads as %d", value), p, 1}, true, false
+	case there && v == gone:
+		return finding{"BACK", "it was deleted", p, 1}, true, false
+	case !there && (v == must || v == mustOwn):
+		return finding{"LACKING", "", p, 1}, true, false
+	}
+	return finding{}, false, !there && (v == young || v == cutOff || v == diskLost) || there && v == deleteNew
 }
 
 // judged is a point with its verdict.
@@ -375,7 +388,8 @@ func judgeCell(c cell, points []judged, got tally, excused map[verdict]int) (fin
 	at := fmt.Sprintf("series %q from %d: %d points with the sum %d, want", c.series, c.from, got.count, got.sum)
 	switch {
 	case got.count < least.count:
-		return finding{"LACKING", fmt.Sprintf("%s at least %d with the sum %d", at, least.count, least.sum), first, int(least.count - got.count)}, true
+		return finding{"LACKING", fmt.Sprintf("%s at least %d with the sum %d",
+			at, least.count, least.sum), first, int(least.count - got.count)}, true
 	case got.count > most.count:
 		return finding{"BACK", fmt.Sprintf("%s at most %d", at, most.count), nil, int(got.count - most.count)}, true
 	case got.count == least.count && least.count == most.count && got.sum != least.sum:
@@ -484,8 +498,8 @@ func (r *record) verdict(p *point, q asked, known map[member]heard) verdict {
 
 // tell is what is known of a point, for a reader of a failure; start is that of the campaign. The record's mu is held.
 func (p *point) tell(start time.Time) string {
-	s := fmt.Sprintf("%s, hour %d, series %s, time %d, value %d: write at %s through %v %v at %.3fs", p.db, p.hour, p.series, p.time, p.value,
-		p.level, p.through, p.written, p.at.Sub(start).Seconds())
+	s := fmt.Sprintf("%s, hour %d, series %s, time %d, value %d: write at %s through %v %v at %.3fs",
+		p.db, p.hour, p.series, p.time, p.value, p.level, p.through, p.written, p.at.Sub(start).Seconds())
 	if !p.deleting.IsZero() {
 		s += fmt.Sprintf("; delete sent at %.3fs", p.deleting.Sub(start).Seconds())
 	}
@@ -513,7 +527,8 @@ func (r *record) hours(db string) []int {
 func (r *record) summary() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := fmt.Sprintf("%d operations acknowledged, %d in limbo, %d refused, on %d points; longest time without an acknowledgement %v",
+	s := fmt.Sprintf("%d operations acknowledged, %d in limbo, %d refused, on %d points; longest time without an "+
+		"acknowledgement %v",
 		r.acknowledged, r.limbo, r.refused, r.points, r.longestGap.Round(10*time.Millisecond))
 	for v := range r.excused {
 		if n := len(r.excused[v]); n > 0 {

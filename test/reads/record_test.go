@@ -35,7 +35,10 @@ func (s *scene) apart(a, b string, from, to float64) {
 }
 
 func (s *scene) question(node string, seconds float64) asked {
-	return asked{window: window{"two", 0}, copies: 2, to: int64(time.Hour), node: member{node, 0}, sent: s.at(seconds), got: s.at(seconds + 0.1)}
+	return asked{
+		window: window{"two", 0}, copies: 2, to: int64(time.Hour), node: member{node, 0}, sent: s.at(seconds),
+		got: s.at(seconds + 0.1),
+	}
 }
 
 func TestVerdicts(t *testing.T) {
@@ -46,13 +49,27 @@ func TestVerdicts(t *testing.T) {
 		node  string // that is asked after 10 s
 		want  verdict
 	}{
-		{"acknowledged elsewhere, long ago", func(s *scene) *point { return s.write(acknowledged, "one", "a", 1) }, "b", must},
-		{"acknowledged elsewhere, just now", func(s *scene) *point { return s.write(acknowledged, "all", "a", 9) }, "b", young},
-		{"acknowledged by the asked node, just now", func(s *scene) *point { return s.write(acknowledged, "one", "b", 9.9) }, "b", mustOwn},
-		{"acknowledged after the question", func(s *scene) *point { return s.write(acknowledged, "one", "b", 10.05) }, "b", free},
+		{
+			"acknowledged elsewhere, long ago", func(s *scene) *point { return s.write(acknowledged, "one", "a", 1) }, "b", must,
+		},
+		{"acknowledged elsewhere, just now", func(s *scene) *point {
+			return s.write(acknowledged, "all", "a", 9)
+		}, "b", young},
+		{"acknowledged by the asked node, just now", func(s *scene) *point {
+			return s.write(acknowledged, "one", "b", 9.9)
+		}, "b", mustOwn},
+		{"acknowledged after the question", func(s *scene) *point {
+			return s.write(acknowledged, "one", "b", 10.05)
+		}, "b", free},
 		{"in limbo", func(s *scene) *point { return s.write(limbo, "one", "a", 1) }, "b", free},
-		{"cut off since", func(s *scene) *point { s.apart("b", "a", 2, 20); return s.write(acknowledged, "one", "a", 1) }, "b", cutOff},
-		{"cut off since, from another node", func(s *scene) *point { s.apart("a", "c", 2, 20); return s.write(acknowledged, "one", "a", 1) }, "b", must},
+		{"cut off since", func(s *scene) *point {
+			s.apart("b", "a", 2, 20)
+			return s.write(acknowledged, "one", "a", 1)
+		}, "b", cutOff},
+		{"cut off since, from another node", func(s *scene) *point {
+			s.apart("a", "c", 2, 20)
+			return s.write(acknowledged, "one", "a", 1)
+		}, "b", must},
 		{"cut off, but for long enough in between", func(s *scene) *point {
 			s.apart("a", "b", 1.5, 4)
 			s.apart("a", "", 6.5, 20)
@@ -68,8 +85,14 @@ func TestVerdicts(t *testing.T) {
 			s.apart("b", "", 3, 5)
 			return s.write(acknowledged, "one", "a", 1)
 		}, "b", cutOff},
-		{"the asked node was down since", func(s *scene) *point { s.apart("b", "", 1.5, 9); return s.write(acknowledged, "one", "a", 1) }, "b", cutOff},
-		{"own, though the node was down since", func(s *scene) *point { s.apart("b", "", 1.5, 9); return s.write(acknowledged, "one", "b", 1) }, "b", mustOwn},
+		{"the asked node was down since", func(s *scene) *point {
+			s.apart("b", "", 1.5, 9)
+			return s.write(acknowledged, "one", "a", 1)
+		}, "b", cutOff},
+		{"own, though the node was down since", func(s *scene) *point {
+			s.apart("b", "", 1.5, 9)
+			return s.write(acknowledged, "one", "b", 1)
+		}, "b", mustOwn},
 		{"the disk was lost at once", func(s *scene) *point {
 			s.trouble.lost["a"] = []time.Time{s.at(2)}
 			return s.write(acknowledged, "one", "a", 1)

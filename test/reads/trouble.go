@@ -110,7 +110,9 @@ func (t *trouble) disk(node string) int {
 // heard is the latest time such that whatever a node with a disk knew then it could tell another one before
 // the time at: after it, and before its disk was lost, the two reached each other for the whole of grace.
 // lost tells whether that is over because the disk is gone.
-func (t *trouble) heard(node string, disk int, other string, at time.Time, grace time.Duration) (known time.Time, lost bool) {
+func (t *trouble) heard(
+	node string, disk int, other string, at time.Time, grace time.Duration,
+) (known time.Time, lost bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	end := at

@@ -48,7 +48,10 @@ type trial struct {
 
 // TestTrial is the whole story, with figures.
 func TestTrial(t *testing.T) {
-	c := &trial{T: t, each: *pointsFlag / *shardsFlag / series, begin: time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -*shardsFlag-1)}
+	c := &trial{
+		T: t, each: *pointsFlag / *shardsFlag / series,
+		begin: time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -*shardsFlag-1),
+	}
 	if c.each < 1 {
 		t.Fatalf("%d points in %d shards are fewer than one of each of %d series", *pointsFlag, *shardsFlag, series)
 	}
@@ -56,7 +59,9 @@ func TestTrial(t *testing.T) {
 		"hinted-handoff": {"enabled": false},
 		"anti-entropy":   {"settle": "5s", "check-interval": "10s", "auto-repair-missing": true},
 	}})
-	if _, err := c.c.Data[0].Client().Query(t.Context(), "", fmt.Sprintf(`CREATE DATABASE %q WITH DURATION INF REPLICATION 3 SHARD DURATION 1d NAME "autogen"`, database)); err != nil {
+	if _, err := c.c.Data[0].Client().Query(t.Context(), "", fmt.Sprintf(
+		`CREATE DATABASE %q WITH DURATION INF REPLICATION 3 SHARD DURATION 1d NAME "autogen"`, database,
+	)); err != nil {
 		t.Fatal(err)
 	}
 	away := max(int(float64(c.each)**missFlag), 1)
@@ -78,7 +83,8 @@ func TestTrial(t *testing.T) {
 	}) {
 		t.Fatalf("after ten minutes the check lists %d of %d shards", len(status.Shards), *shardsFlag)
 	}
-	c.say("all %d shards are listed as diff %v after data3 came back", len(status.Shards), time.Since(start).Round(time.Second))
+	c.say("all %d shards are listed as diff %v after data3 came back",
+		len(status.Shards), time.Since(start).Round(time.Second))
 
 	disk := c.diskOf(2)
 	start = time.Now()
@@ -90,7 +96,8 @@ func TestTrial(t *testing.T) {
 	stop := c.memory()
 	lines := c.watch()
 	most := stop()
-	c.say("repaired in %v; entropy watch printed %d lines, the last of them:\n%s", time.Since(start).Round(100*time.Millisecond), len(lines), strings.Join(lines[max(0, len(lines)-8):], "\n"))
+	c.say("repaired in %v; entropy watch printed %d lines, the last of them:\n%s",
+		time.Since(start).Round(100*time.Millisecond), len(lines), strings.Join(lines[max(0, len(lines)-8):], "\n"))
 	for i, n := range c.c.Data {
 		c.say("%s: at most %d MiB resident during the repairs", n.Name, most[i]>>20)
 	}
@@ -165,7 +172,8 @@ func (c *trial) load(from, to int, nodes []*process.Node, level string) int {
 	close(jobs)
 	wg.Wait()
 	n := int(written.Load())
-	c.say("%d points in %v: %.0f a second", n, time.Since(start).Round(time.Second), float64(n)/time.Since(start).Seconds())
+	c.say("%d points in %v: %.0f a second",
+		n, time.Since(start).Round(time.Second), float64(n)/time.Since(start).Seconds())
 	return n
 }
 

@@ -40,7 +40,7 @@ type Repairs struct {
 	Unreachable []string `json:"unreachable_nodes,omitempty"`
 }
 
-// Repair is one repair. A time of "0" is for not yet.
+// Repair is one repair. A time of "0" is for not yet. Clients get it as one flat object of JSON, so it has many fields.
 type Repair struct {
 	ID              string    `json:"id"`
 	Database        string    `json:"database"`
@@ -71,9 +71,27 @@ type Decided struct {
 	Series string `json:"series"`
 	Field  string `json:"field"`
 	Time   string `json:"time"`
-	Value  string `json:"value"` // that all owners have now
+	Value  string `json:"value"` // that all owners have now, or would have after a repair; empty when it is undecided
 	Reason string `json:"reason,omitempty"`
+	// Undecided is true when a repair leaves the point as it is.
+	Undecided bool   `json:"undecided,omitempty"`
+	Held      []Held `json:"held"` // by the owners that have the point
 }
+
+// Held is the value of a point that an owner held.
+type Held struct {
+	Node  string `json:"node"` // TCP address of the owner
+	Value string `json:"value"`
+	// Version says when the value was written: the time of the cluster's clock, a counter, and the node that gave the
+	// version, as in "2026-01-02T15:04:05.000001Z #0 node 2". It is BeingWritten for a value that is. It is absent when
+	// it is not known.
+	Version string `json:"version,omitempty"`
+	// NotAfter is a time after which a value of no known version was not written. It is absent when that is not known.
+	NotAfter string `json:"not_after,omitempty"`
+}
+
+// BeingWritten is the version of a value that was being written when it was looked at.
+const BeingWritten = "is being written"
 
 // Refusal is a series-field of which an owner refuses the points that others have.
 type Refusal struct {
@@ -85,15 +103,16 @@ type Refusal struct {
 
 // Diff is the answer of GET /shard-repair/diff, a dry run.
 type Diff struct {
-	ID        string   `json:"id"`
-	Owners    []string `json:"owners"`
-	Pairs     []Pair   `json:"pairs"`
-	Bytes     int64    `json:"bytes"`            // that a repair would send
-	Count     int      `json:"differing_fields"` // series-fields that differ
-	Series    []Series `json:"series"`           // the first 1,000 of them
-	Truncated bool     `json:"truncated,omitempty"`
-	Conflict  string   `json:"conflict,omitempty"`
-	Away      string   `json:"unreachable,omitempty"`
+	ID        string    `json:"id"`
+	Owners    []string  `json:"owners"`
+	Pairs     []Pair    `json:"pairs"`
+	Bytes     int64     `json:"bytes"`            // that a repair would send
+	Count     int       `json:"differing_fields"` // series-fields that differ
+	Series    []Series  `json:"series"`           // the first 1,000 of them
+	Decided   []Decided `json:"decided"`          // the first 100 points with different values
+	Truncated bool      `json:"truncated,omitempty"`
+	Conflict  string    `json:"conflict,omitempty"`
+	Away      string    `json:"unreachable,omitempty"`
 }
 
 // Pair is how two owners differ, in points.

@@ -5,13 +5,14 @@
 //	check     asks all owners for the states of their copies, once for all shards (checker.go)
 //	shard     decides what the states of one shard mean, and whether its contents are compared (shard.go)
 //	compare   compares the contents (compare.go)
-//	conclude  keeps the result, and queues the repair (results.go)
+//	conclude  keeps the result (memory.go), and queues the repair (results.go)
 package check
 
 import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -47,37 +48,27 @@ type Repairs interface {
 	DropGone(live map[uint64]cluster.Shard)
 }
 
-// Checker checks shards, and keeps what it finds.
+// Checker checks shards when they are due. The judge checks one of them, and memory keeps what it finds.
 type Checker struct {
-	Deps
-
-	wake     chan struct{} // tells Run that something is due earlier than it was
-	checking sync.Mutex    // held by a check
-
-	mu      sync.Mutex
-	results map[uint64]entropy.ShardStatus
-	last    map[uint64]*lastCheck
-	due     bool // a check of all shards is due at once
+	*judge
+	checking sync.Mutex  // held by a check
+	due      atomic.Bool // a check of all shards is due at once
 }
 
-// lastCheck is what the checker remembers of a shard.
-type lastCheck struct {
-	owners []uint64          // the reachable ones
-	lacks  []uint64          // copies.Set.Lacks; nil when no copy lacked anything
-	states []entropy.Version // at the last conclusive check, for owners; nil if there was none
-	// A window of a shard that is being written counts when it differs in the same way
-	// at lookAgain, up to the same time.
-	until     int64
-	lookAgain time.Time // zero when there is no mismatch to look at again
-	seen      *found    // with lookAgain
+// signal tells Run that something is due earlier than it was.
+type signal chan struct{}
+
+func (s signal) up() {
+	select {
+	case s <- struct{}{}:
+	default:
+	}
 }
 
 // New returns a checker that Run starts.
 func New(deps Deps) *Checker {
-	return &Checker{
-		Deps: deps, wake: make(chan struct{}, 1),
-		results: make(map[uint64]entropy.ShardStatus), last: make(map[uint64]*lastCheck),
-	}
+	memory := &memory{results: make(map[uint64]entropy.ShardStatus), last: make(map[uint64]*lastCheck)}
+	return &Checker{judge: &judge{Deps: deps, memory: memory, wake: make(signal, 1)}}
 }
 
 // firstCheck is how long after its start a node checks at the latest, so that
@@ -86,22 +77,20 @@ const firstCheck = 10 * time.Second
 
 func (c *Checker) interval() time.Duration { return time.Duration(c.Config().CheckInterval) }
 
-func (c *Checker) settle() time.Duration { return time.Duration(c.Config().Settle) }
-
 // Run checks every check-interval until ctx ends, and shards with a mismatch to look at again when it is time.
 func (c *Checker) Run(ctx context.Context) {
 	now := c.Cluster.Now
 	next := now().Add(min(c.interval(), firstCheck))
 	for {
 		at := next
-		if again := c.nextLook(); !again.IsZero() && again.Before(at) {
+		if again := c.nextLook(); c.Config().Enabled && !again.IsZero() && again.Before(at) {
 			at = again
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-c.wake:
-			if c.takeDue() {
+			if c.due.Swap(false) {
 				next = now()
 			}
 			if soonest := now().Add(c.interval()); next.After(soonest) {
@@ -124,37 +113,6 @@ func (c *Checker) Run(ctx context.Context) {
 	}
 }
 
-// takeDue reports once that a check of all shards is due at once.
-func (c *Checker) takeDue() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	was := c.due
-	c.due = false
-	return was
-}
-
-// nextLook is when the first shard is to be looked at again, the zero time for none.
-func (c *Checker) nextLook() (first time.Time) {
-	if !c.Config().Enabled {
-		return first
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, l := range c.last {
-		if !l.lookAgain.IsZero() && (first.IsZero() || l.lookAgain.Before(first)) {
-			first = l.lookAgain
-		}
-	}
-	return first
-}
-
-func (c *Checker) lookDue(shard uint64) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	l := c.last[shard]
-	return l != nil && !l.lookAgain.IsZero() && !l.lookAgain.After(c.Cluster.Now())
-}
-
 // Now checks all shards and returns when that is done. Shards that could not be
 // compared are logged and looked at again at the next check.
 func (c *Checker) Now(ctx context.Context) error {
@@ -164,41 +122,22 @@ func (c *Checker) Now(ctx context.Context) error {
 
 // Soon makes a check of all shards due at once: an owner that could not be reached may be back.
 func (c *Checker) Soon() {
-	c.mu.Lock()
-	c.due = true
-	c.mu.Unlock()
-	c.wakeUp()
+	c.due.Store(true)
+	c.wake.up()
 }
 
 // Suspect makes a check due at once that compares a shard anew, or all shards for 0, whatever is known of them.
 func (c *Checker) Suspect(shard uint64) {
 	asked := func(id uint64) bool { return shard == 0 || shard == id }
 	c.Refusals.Forget(asked) // what is refused may be accepted now
-	c.mu.Lock()
-	for id, l := range c.last {
-		if asked(id) {
-			l.states = nil
-		}
-	}
-	c.mu.Unlock()
+	c.compareAnew(asked)
 	c.Soon()
 }
 
 // Reconfigured takes over a changed configuration.
 func (c *Checker) Reconfigured() {
-	c.mu.Lock()
-	for _, l := range c.last {
-		l.states = nil // what is to be repaired automatically may be other shards now
-	}
-	c.mu.Unlock()
-	c.wakeUp()
-}
-
-func (c *Checker) wakeUp() {
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
+	c.compareAnew(func(uint64) bool { return true }) // what is to be repaired automatically may be other shards now
+	c.wake.up()
 }
 
 // check looks at all shards, or at those whose mismatch is to be looked at again.
@@ -210,7 +149,10 @@ func (c *Checker) check(ctx context.Context, full bool) {
 	}
 	live := c.Cluster.Live()
 	c.Repairs.DropGone(live)
-	c.forgetGone(live)
+	gone := func(id uint64) bool { _, ok := live[id]; return !ok } // shards that expired or were dropped
+	c.Equality.Forget(gone)
+	c.Refusals.Forget(gone)
+	c.forgetGone(gone)
 	shards := c.dueShards(live, full)
 	if len(shards) == 0 {
 		return
@@ -252,7 +194,7 @@ func (c *Checker) dueShards(live map[uint64]cluster.Shard, full bool) (out []clu
 			c.Forget(sh.ID)
 			continue
 		}
-		if full || c.lookDue(sh.ID) {
+		if full || c.lookDue(sh.ID, c.Cluster.Now()) {
 			out = append(out, sh)
 		}
 	}

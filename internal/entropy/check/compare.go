@@ -2,7 +2,6 @@ package check
 
 import (
 	"context"
-	"time"
 
 	"concord/internal/entropy"
 	"concord/internal/entropy/copies"
@@ -13,45 +12,45 @@ import (
 // compare compares the roots of copies that all exist. Of a shard that is
 // being written only windows that ended before settle count, and a window has to
 // differ twice in the same way: a write in flight is not entropy.
-func (c *Checker) compare(ctx context.Context, set copies.Set, last lastCheck) error {
-	settled := c.Cluster.Now().Add(-c.settle())
+func (j *judge) compare(ctx context.Context, set copies.Set, last lastCheck) error {
+	settled := j.Cluster.Now().Add(-j.settle())
 	if set.Quiet(settled) {
-		if done, err := c.compareQuiet(ctx, set); done || err != nil {
+		if done, err := j.compareQuiet(ctx, set); done || err != nil {
 			return err
 		}
 	}
-	return c.compareBusy(ctx, set, last, settled.UnixNano())
+	return j.compareBusy(ctx, set, last, settled.UnixNano())
 }
 
 // compareQuiet compares all windows of a shard that nobody writes to. done is false when somebody did meanwhile.
-func (c *Checker) compareQuiet(ctx context.Context, set copies.Set) (done bool, err error) {
+func (j *judge) compareQuiet(ctx context.Context, set copies.Set) (done bool, err error) {
 	equal, err := set.EqualRoots(ctx, entropy.Everything)
 	if err != nil {
 		return false, err
 	}
 	check := &lastCheck{owners: set.Owners(), states: set.Versions()}
 	if equal {
-		c.Equality.Tell(ctx, set)
-		c.conclude(set, nil, check)
+		j.Equality.Tell(ctx, set)
+		j.conclude(set, nil, check)
 		return true, nil
 	}
 	if same, err := set.Unchanged(ctx); err != nil || !same {
 		return false, err
 	}
-	found, err := c.find(ctx, set, entropy.Everything)
+	found, err := j.find(ctx, set, entropy.Everything)
 	if err != nil {
 		return false, err
 	}
-	c.concludeFound(set, found, check)
+	j.concludeFound(set, found, check)
 	return true, nil
 }
 
 // compareBusy compares the windows of a shard that ended before settled. When they differ for the first time, it has
 // them looked at again.
-func (c *Checker) compareBusy(ctx context.Context, set copies.Set, last lastCheck, settled int64) error {
+func (j *judge) compareBusy(ctx context.Context, set copies.Set, last lastCheck, settled int64) error {
 	until := settled
 	if second := last.seen != nil; second {
-		if c.Cluster.Now().Before(last.lookAgain) {
+		if j.Cluster.Now().Before(last.lookAgain) {
 			return nil
 		}
 		until = last.until
@@ -62,27 +61,25 @@ func (c *Checker) compareBusy(ctx context.Context, set copies.Set, last lastChec
 		return err
 	case equal:
 		// Younger windows may still differ: without states the next check looks again.
-		c.Equality.Tell(ctx, set)
-		c.conclude(set, nil, &lastCheck{owners: last.owners})
+		j.Equality.Tell(ctx, set)
+		j.conclude(set, nil, &lastCheck{owners: last.owners})
 		return nil
 	}
-	found, err := c.find(ctx, set, until)
+	found, err := j.find(ctx, set, until)
 	if err != nil {
 		return err
 	}
 	if last.seen != nil {
 		if again := found.windows.Again(last.seen.windows); again || found.conflict != "" {
 			found.repairable = found.repairable && again
-			c.concludeFound(set, found, &lastCheck{owners: last.owners})
+			j.concludeFound(set, found, &lastCheck{owners: last.owners})
 			return nil
 		}
 	}
-	c.mu.Lock()
-	c.last[set.Shard.ID] = &lastCheck{
-		owners: last.owners, until: settled, lookAgain: c.Cluster.Now().Add(max(c.settle(), time.Second)), seen: found,
-	}
-	c.mu.Unlock()
-	c.wakeUp()
+	j.lookAgain(set.Shard.ID, &lastCheck{
+		owners: last.owners, until: settled, lookAgain: j.secondLook(), seen: found,
+	})
+	j.wake.up()
 	return nil
 }
 
@@ -94,11 +91,11 @@ type found struct {
 }
 
 // find finds how the owners differ.
-func (c *Checker) find(ctx context.Context, set copies.Set, until int64) (*found, error) {
+func (j *judge) find(ctx context.Context, set copies.Set, until int64) (*found, error) {
 	out := &found{windows: copies.NewWindows()}
 	look, refused := refusal.NewLook(), false
-	left, known := c.Refusals.Of(set.Shard.ID, set.Owners())
-	err := c.Reconciler.Differences(ctx, set.Reconciled(until), func(d reconcile.Difference) error {
+	left, known := j.Refusals.Of(set.Shard.ID, set.Owners())
+	err := j.Reconciler.Differences(ctx, set.Reconciled(until), func(d reconcile.Difference) error {
 		for _, of := range refusal.ByType(d) {
 			if known {
 				if _, explained := left.Explain(of); explained {
@@ -111,14 +108,14 @@ func (c *Checker) find(ctx context.Context, set copies.Set, until int64) (*found
 		}
 		return nil
 	})
-	if out.conflict = look.Conflicts(set.Addrs()); refused {
+	if out.conflict = look.TypeConflicts(set.Addrs()); refused {
 		out.conflict = left.Message
 	}
 	out.repairable = look.Repairable()
 	return out, err
 }
 
-func (c *Checker) concludeFound(set copies.Set, found *found, check *lastCheck) {
+func (j *judge) concludeFound(set copies.Set, found *found, check *lastCheck) {
 	result := entropy.ShardStatus{ID: set.Shard.ID, Status: entropy.Diff}
 	late := set.OneBeganLate()
 	if late {
@@ -127,8 +124,8 @@ func (c *Checker) concludeFound(set copies.Set, found *found, check *lastCheck) 
 	if found.conflict != "" {
 		result.Status, result.Message = entropy.Conflict, found.conflict
 	}
-	c.conclude(set, &result, check)
+	j.conclude(set, &result, check)
 	if found.conflict != "" && found.repairable {
-		c.repairBeside(set, late)
+		j.repairBeside(set, late)
 	}
 }

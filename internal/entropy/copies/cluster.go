@@ -5,11 +5,13 @@ package copies
 import (
 	"context"
 	"fmt"
-	"sync"
+	"maps"
+	"slices"
 	"time"
 
 	"concord/internal/cluster"
 	"concord/internal/entropy"
+	"concord/internal/rpc"
 )
 
 // Cluster is where copies are: those of this node, and those of other nodes.
@@ -84,25 +86,20 @@ func (c Cluster) States(ctx context.Context, shards ...cluster.Shard) (States, e
 	out := States{
 		cluster: c, asked: c.Now(), answers: make(map[uint64]map[uint64]entropy.ShardState), Failed: make(map[uint64]error),
 	}
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for owner, ids := range ids {
-		wg.Go(func() {
-			var answer map[uint64]entropy.ShardState
-			at, err := c.copyAt(owner)
-			if err == nil {
-				answer, err = at.Replica.States(ctx, ids)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				out.Failed[owner] = err
-			} else {
-				out.answers[owner] = answer
-			}
-		})
+	ask := func(ctx context.Context, owner uint64) (map[uint64]entropy.ShardState, error) {
+		at, err := c.copyAt(owner)
+		if err != nil {
+			return nil, err
+		}
+		return at.Replica.States(ctx, ids[owner])
 	}
-	wg.Wait()
+	for _, a := range rpc.AskAll(ctx, slices.Collect(maps.Keys(ids)), 0, ask) {
+		if a.Err != nil {
+			out.Failed[a.Node] = a.Err
+		} else {
+			out.answers[a.Node] = a.Value
+		}
+	}
 	if ctx.Err() != nil {
 		return out, context.Cause(ctx)
 	}
@@ -115,7 +112,8 @@ func (s States) Set(sh cluster.Shard) Set {
 	for _, owner := range sh.Owners {
 		c, err := s.copyAt(owner, sh.ID)
 		if err != nil {
-			out.Away = append(out.Away, fmt.Errorf("owner %s of shard %d cannot take part: %w", s.cluster.Addr(owner), sh.ID, err))
+			out.Away = append(out.Away,
+				fmt.Errorf("owner %s of shard %d cannot take part: %w", s.cluster.Addr(owner), sh.ID, err))
 			continue
 		}
 		out.Copies = append(out.Copies, c)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"concord/internal/cluster"
@@ -14,6 +13,7 @@ import (
 	"concord/internal/entropy"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/reconcile"
+	"concord/internal/rpc"
 )
 
 // Copy is one owner's copy of a shard.
@@ -138,25 +138,21 @@ func (s Set) SettledAt(settle time.Duration) (settled time.Time) {
 
 // EqualRoots computes the roots of all copies at the same time.
 func (s Set) EqualRoots(ctx context.Context, until int64) (bool, error) {
-	roots, errs := make([]digest.Sum, len(s.Copies)), make([]error, len(s.Copies))
-	var wg sync.WaitGroup
-	for i, c := range s.Copies {
-		wg.Go(func() {
-			if roots[i], errs[i] = c.Replica.Root(ctx, s.Shard, until); errs[i] != nil {
-				errs[i] = fmt.Errorf("root of node %d: %w", c.ID, errs[i])
-			}
-		})
+	roots := rpc.AskAll(ctx, s.Copies, 0, func(ctx context.Context, c Copy) (digest.Sum, error) {
+		return c.Replica.Root(ctx, s.Shard, until)
+	})
+	var errs []error
+	equal := true
+	for _, r := range roots {
+		if r.Err != nil {
+			errs = append(errs, fmt.Errorf("root of node %d: %w", r.Node.ID, r.Err))
+		}
+		equal = equal && r.Value == roots[0].Value
 	}
-	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
 		return false, err
 	}
-	for _, r := range roots[1:] {
-		if r != roots[0] {
-			return false, nil
-		}
-	}
-	return true, nil
+	return equal, nil
 }
 
 // Unchanged reports whether all copies exist, and none was modified since the owners were asked.

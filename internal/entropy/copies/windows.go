@@ -9,8 +9,8 @@ import (
 // maxWindows bounds the windows that are remembered from one comparison to the next.
 const maxWindows = 1 << 16
 
-// Windows are the windows in which a comparison found differences, and how they differ. Of a shard that is being written
-// to, a window counts when it differs twice in the same way: a write on its way is not entropy.
+// Windows are the windows in which a comparison found differences, and how they differ. Of a shard that is being
+// written to, a window counts when it differs twice in the same way: a write on its way is not entropy.
 type Windows struct {
 	seen map[uint64]struct{} // hashes
 	more bool                // there are more than it remembers

@@ -22,7 +22,8 @@ func BenchmarkDigest(b *testing.B) {
 		name  string
 		value func(i int) any
 	}{
-		{"float", func(i int) any { return math.Round(100*(20+8*math.Sin(float64(i)/700)+rnd.Float64())) / 100 }}, // a thermometer
+		// a thermometer
+		{"float", func(i int) any { return math.Round(100*(20+8*math.Sin(float64(i)/700)+rnd.Float64())) / 100 }},
 		{"integer", func(i int) any { return int64(i % 1000) }},
 		{"unsigned", func(i int) any { return uint64(i % 1000) }},
 		{"boolean", func(i int) any { return i%3 == 0 }},
@@ -59,7 +60,8 @@ func BenchmarkDigest(b *testing.B) {
 		})
 		b.Run(kind.name+"/digest", func(b *testing.B) {
 			for b.Loop() {
-				if root, err := digest.Root(context.Background(), s.Shard(1), key, shardRange, math.MaxInt64); err != nil || root.Count != series*perSeries {
+				if root, err := digest.Root(context.Background(), s.Shard(1), key, shardRange, math.MaxInt64); err != nil ||
+					root.Count != series*perSeries {
 					b.Fatal(root, err)
 				}
 			}

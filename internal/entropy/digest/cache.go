@@ -22,10 +22,10 @@ import (
 
 // Cache keeps the digests of shards in files of its own, one for each shard.
 //
-// A window of a series-field is read again unless the files of the engine that have the series-field,
-// with their tombstones, are those that it was read from before, or newer ones without a block there, and the write cache had
-// and has nothing of it. So what a write, a delete or a compaction touched is read again, and nothing else. A cache file that is torn, damaged, foreign or of
-// another version is dropped, and what was in it is read again.
+// A window of a series-field is read again unless the files of the engine that have the series-field, with their
+// tombstones, are those that it was read from before, or newer ones without a block there, and the write cache had and
+// has nothing of it. So what a write, a delete or a compaction touched is read again, and nothing else. A cache file
+// that is torn, damaged, foreign or of another version is dropped, and what was in it is read again.
 type Cache struct {
 	dir string
 
@@ -124,7 +124,9 @@ type View struct {
 // View returns the digests of a shard: from its file when stamp says that
 // nothing changed, and otherwise after the file is brought up to date. stamp is
 // called before and after the shard is read. The caller closes the View.
-func (c *Cache) View(ctx context.Context, shard *tsdb.Shard, key uint64, rng Range, stamp func() (Stamp, error)) (*View, error) {
+func (c *Cache) View(
+	ctx context.Context, shard *tsdb.Shard, key uint64, rng Range, stamp func() (Stamp, error),
+) (*View, error) {
 	c.mu.Lock()
 	s := c.shards[shard.ID()]
 	if s == nil {
@@ -168,7 +170,9 @@ func (c *Cache) View(ctx context.Context, shard *tsdb.Shard, key uint64, rng Ran
 
 const deleteTries = 3
 
-func (c *Cache) view(ctx context.Context, s *cachedShard, shard *tsdb.Shard, id cacheID, now Stamp, anew bool) (*View, error) {
+func (c *Cache) view(
+	ctx context.Context, s *cachedShard, shard *tsdb.Shard, id cacheID, now Stamp, anew bool,
+) (*View, error) {
 	var old *View
 	if f, err := os.Open(c.path(id.shard)); err == nil && !anew {
 		if end, err := readCacheEnd(f, id); err == nil {
@@ -226,16 +230,7 @@ func (c *Cache) refresh(ctx context.Context, shard *tsdb.Shard, id cacheID, old 
 			if err != nil {
 				return err
 			}
-			if changed == 0 {
-				v.Reused++
-			} else {
-				v.Read++
-			}
-			for w := range rec.Windows {
-				if changed.has(w) {
-					v.Points += rec.Windows[w].Count
-				}
-			}
+			v.note(rec, changed)
 			if rec.Sum().Count > 0 {
 				w.add(rec)
 			}
@@ -255,8 +250,22 @@ func (c *Cache) refresh(ctx context.Context, shard *tsdb.Shard, id cacheID, old 
 	return v, nil
 }
 
-// renew returns the record of the series-field that the reader is at: the windows of old, which may be nil, as far as nothing in them
-// can have changed, and the others as they are read.
+// note counts what was read of a series-field.
+func (v *View) note(rec *record, changed windows) {
+	if changed == 0 {
+		v.Reused++
+	} else {
+		v.Read++
+	}
+	for w := range rec.Windows {
+		if changed.has(w) {
+			v.Points += rec.Windows[w].Count
+		}
+	}
+}
+
+// renew returns the record of the series-field that the reader is at: the windows of old, which may be nil, as far as
+// nothing in them can have changed, and the others as they are read.
 func (r *reader) renew(old *record, series []byte, field string, typ Type) (rec *record, changed windows, err error) {
 	var unflushed windows
 	last := int64(math.MinInt64)

@@ -137,10 +137,13 @@ func TestCacheIsWhatTheShardHolds(t *testing.T) {
 		defer c.store.Close()
 		for range rapid.IntRange(1, 12).Draw(rt, "steps") {
 			name := rapid.SampledFrom([]string{"a", "a\\ b", "m"}).Draw(rt, "measurement")
-			switch rapid.SampledFrom([]string{"write", "write", "write", "flush", "compact", "delete", "drop", "reopen", "look", "tear"}).Draw(rt, "step") {
+			switch rapid.SampledFrom(
+				[]string{"write", "write", "write", "flush", "compact", "delete", "drop", "reopen", "look", "tear"},
+			).Draw(rt, "step") {
 			case "write":
 				for range rapid.IntRange(1, 5).Draw(rt, "points") {
-					c.write(rt, fmt.Sprintf("%s,h=%d f%d=%d %d", name, rapid.IntRange(0, 2).Draw(rt, "host"), rapid.IntRange(0, 1).Draw(rt, "field"),
+					c.write(rt, fmt.Sprintf("%s,h=%d f%d=%d %d",
+						name, rapid.IntRange(0, 2).Draw(rt, "host"), rapid.IntRange(0, 1).Draw(rt, "field"),
 						rapid.IntRange(0, 3).Draw(rt, "value"), shardRange.Start+rapid.Int64Range(0, 200).Draw(rt, "time")))
 				}
 			case "flush":
@@ -188,7 +191,8 @@ func TestCacheReadsWhatChanged(t *testing.T) {
 	t.Parallel()
 	c := newCached(t)
 	for h := range 50 {
-		c.write(t, fmt.Sprintf("cpu,host=%02d usage=1,idle=2 %d\ncpu,host=%02d usage=3 %d", h, shardRange.Start, h, shardRange.End-1))
+		c.write(t,
+			fmt.Sprintf("cpu,host=%02d usage=1,idle=2 %d\ncpu,host=%02d usage=3 %d", h, shardRange.Start, h, shardRange.End-1))
 	}
 	check := func(what string, read, reused int) {
 		t.Helper()
@@ -221,7 +225,8 @@ func TestCacheReadsWhatChanged(t *testing.T) {
 	check("another measurement", 1, 100)
 }
 
-// Of a series-field that a write, its flush or a file of a repair touched, the windows in which they have points are read again.
+// Of a series-field that a write, its flush or a file of a repair touched, the windows in which they have points are
+// read again.
 func TestCacheReadsWindowsThatChanged(t *testing.T) {
 	t.Parallel()
 	c := newCached(t)
@@ -303,7 +308,8 @@ func TestViewIsPinned(t *testing.T) {
 	c.write(t, fmt.Sprintf("m f=2 %d\nn f=2 %d", shardRange.Start, shardRange.Start))
 	c.same(t)
 	var got []line
-	if err := v.Each(t.Context(), math.MaxInt64, lines(&got)); err != nil || len(got) != 1 || v.Root(math.MaxInt64) != before {
+	if err := v.Each(t.Context(), math.MaxInt64, lines(&got)); err != nil || len(got) != 1 ||
+		v.Root(math.MaxInt64) != before {
 		t.Errorf("%d series-fields, %v", len(got), err)
 	}
 }

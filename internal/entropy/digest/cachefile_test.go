@@ -32,8 +32,8 @@ func FuzzDecodeRecord(f *testing.F) {
 	})
 }
 
-// FuzzCacheFile damages a cache file: it is refused, or read to its end or to an error, and never for another shard. seal
-// gives the frames the checksums that they should have: no mutation finds one.
+// FuzzCacheFile damages a cache file: it is refused, or read to its end or to an error, and never for another shard.
+// seal gives the frames the checksums that they should have: no mutation finds one.
 func FuzzCacheFile(f *testing.F) {
 	id := cacheID{key: 1, shard: 2, rng: Range{Start: 0, End: 64_000}}
 	dir := f.TempDir()
@@ -42,7 +42,10 @@ func FuzzCacheFile(f *testing.F) {
 		f.Fatal(err)
 	}
 	for i := range 40 {
-		r := record{SeriesField: SeriesField{Series: fmt.Appendf(nil, "cpu,host=%02d", i), Field: "v", Type: Type(1 + i%5)}, files: uint64(i)}
+		r := record{
+			SeriesField: SeriesField{Series: fmt.Appendf(nil, "cpu,host=%02d", i), Field: "v", Type: Type(1 + i%5)},
+			files:       uint64(i),
+		}
 		r.Windows[i], r.Windows[63] = Sum{1, 2, 3}, Sum{Count: 4}
 		w.add(&r)
 	}

@@ -78,7 +78,9 @@ func (t Type) String() string {
 // windows that end at or before until (math.MaxInt64: in all), in ascending
 // order of (series, field). fn must not keep its argument. key is the
 // cluster's id.
-func Compute(ctx context.Context, shard *tsdb.Shard, key uint64, rng Range, until int64, fn func(*SeriesField) error) error {
+func Compute(
+	ctx context.Context, shard *tsdb.Shard, key uint64, rng Range, until int64, fn func(*SeriesField) error,
+) error {
 	open, err := opened(shard)
 	if err != nil {
 		return err

@@ -147,7 +147,10 @@ func TestUnequalShardsAreHealed(t *testing.T) {
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			switch rapid.IntRange(0, 12).Draw(t, "step") {
 			default:
-				p := id{rapid.SampledFrom(names).Draw(t, "series"), rapid.SampledFrom(fields).Draw(t, "field"), int64(rapid.IntRange(-10, 64_010).Draw(t, "time"))}
+				p := id{
+					rapid.SampledFrom(names).Draw(t, "series"), rapid.SampledFrom(fields).Draw(t, "field"),
+					int64(rapid.IntRange(-10, 64_010).Draw(t, "time")),
+				}
 				if rapid.Bool().Draw(t, "again") && len(m) > 0 { // overwrite
 					p = rapid.SampledFrom(sorted(m)).Draw(t, "point")
 				}
@@ -158,7 +161,8 @@ func TestUnequalShardsAreHealed(t *testing.T) {
 				from := int64(rapid.IntRange(0, 64_000).Draw(t, "from"))
 				to := from + int64(rapid.IntRange(0, 20_000).Draw(t, "length"))
 				cond := influxql.MustParseExpr(fmt.Sprintf("time >= %d AND time <= %d", from, to))
-				if err := dirty.DeleteSeries(fmt.Sprint("db", shard), []influxql.Source{&influxql.Measurement{Name: "cpu"}}, cond); err != nil {
+				if err := dirty.DeleteSeries(fmt.Sprint("db", shard), []influxql.Source{&influxql.Measurement{Name: "cpu"}},
+					cond); err != nil {
 					t.Fatal(err)
 				}
 				for p := range m {
@@ -218,7 +222,10 @@ func heal(t interface{ Fatal(...any) }, shard uint64, stores ...*tsdb.Store) {
 		}
 	}
 	var diffs []reconcile.Difference
-	err := reconcile.Flat{}.Differences(ctx, owners, func(d reconcile.Difference) error { diffs = append(diffs, d); return nil })
+	err := reconcile.Flat{}.Differences(ctx, owners, func(d reconcile.Difference) error {
+		diffs = append(diffs, d)
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +239,10 @@ func heal(t interface{ Fatal(...any) }, shard uint64, stores ...*tsdb.Store) {
 		}
 		owners := make([][]patch.Block, len(stores))
 		for i, s := range stores {
-			if err := patch.Read(ctx, s.Shard(shard), regions, patch.Limits{}, func(b patch.Block) error { owners[i] = append(owners[i], b); return nil }); err != nil {
+			if err := patch.Read(ctx, s.Shard(shard), regions, patch.Limits{}, func(b patch.Block) error {
+				owners[i] = append(owners[i], b)
+				return nil
+			}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -241,7 +251,8 @@ func heal(t interface{ Fatal(...any) }, shard uint64, stores ...*tsdb.Store) {
 			t.Fatal(err)
 		}
 		for i, s := range stores {
-			if _, err := patch.Apply(ctx, s, s.Shard(shard).Database(), "rp", shard, m.Lacking[i], []int{1, patch.DefaultFilePoints}[i%2]); err != nil {
+			if _, err := patch.Apply(ctx, s, s.Shard(shard).Database(), "rp", shard, m.Lacking[i],
+				[]int{1, patch.DefaultFilePoints}[i%2]); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -61,8 +61,8 @@
 // # What a crash or bad input leads to
 //
 // A cache file is written under a temporary name, synced and renamed. OpenCache removes what a crash left. A file that
-// is damaged, or of another version, cluster, shard or time range, is not used, and the shard is read again. Damage that
-// is found only while the records are read is an error: the file is removed, and the next attempt reads the shard.
+// is damaged, or of another version, cluster, shard or time range, is not used, and the shard is read again. Damage
+// that is found only while the records are read is an error: the file is removed, and the next attempt reads the shard.
 //
 // A damaged block of the shard is an error that holds a *tsmfile.Damage. There is no digest then: one without the block
 // would make another owner repair what is not missing there.

@@ -55,7 +55,10 @@ func TestSumsTellAlikeSetsApart(t *testing.T) {
 	pairs := map[string]func(i int) (a, b []point){
 		"two values swapped": func(i int) (a, b []point) {
 			at, step := start+int64(i)*1e9, int64(1e9)<<(i%8)
-			return []point{{at, number(1)}, {at + step, number(float64(2 + i%100))}}, []point{{at, number(float64(2 + i%100))}, {at + step, number(1)}}
+			return []point{{at, number(1)}, {at + step, number(float64(2 + i%100))}}, []point{
+				{at, number(float64(2 + i%100))},
+				{at + step, number(1)},
+			}
 		},
 		"three values turned": func(i int) (a, b []point) {
 			at := start + int64(i)*1e9
@@ -68,7 +71,11 @@ func TestSumsTellAlikeSetsApart(t *testing.T) {
 		},
 		"powers of two": func(i int) (a, b []point) {
 			v := uint64(1) << (i % 62)
-			return []point{{start, v}, {start + 1e9, 2 * v}, {start + 2e9, 0}}, []point{{start, 2 * v}, {start + 1e9, v}, {start + 2e9, 0}}
+			return []point{{start, v}, {start + 1e9, 2 * v}, {start + 2e9, 0}}, []point{
+				{start, 2 * v},
+				{start + 1e9, v},
+				{start + 2e9, 0},
+			}
 		},
 		"another sign": func(i int) (a, b []point) {
 			at, v := start+int64(i)*1e9, float64(i)+0.5

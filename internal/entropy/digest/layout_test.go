@@ -29,7 +29,8 @@ import (
 )
 
 var (
-	layouts    = flag.Int("layouts", defaultLayouts, "random layouts of equal data that TestEqualDataHasEqualDigests compares with the model")
+	layouts = flag.Int("layouts", defaultLayouts,
+		"random layouts of equal data that TestEqualDataHasEqualDigests compares with the model")
 	layoutTime = flag.Duration("layouts-for", 0, "stop TestEqualDataHasEqualDigests after this time; 0 is never")
 )
 
@@ -39,7 +40,8 @@ const layoutsPerData = 8
 // TestEqualDataHasEqualDigests draws data sets and brings each into shards of the real engine in many ways:
 // by writes, by files with blocks of any size, in any order, with overwrites, with points that are deleted again,
 // with flushes, compactions and restarts in between, and with a rest in the write cache. Whatever the way, the shard
-// must have the digests that the points alone give, by Compute and out of the cache. One arrangement of one data set is one layout.
+// must have the digests that the points alone give, by Compute and out of the cache. One arrangement of one data set is
+// one layout.
 func TestEqualDataHasEqualDigests(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -80,12 +82,18 @@ func TestEqualDataHasEqualDigests(t *testing.T) {
 var (
 	layoutSeries = []string{"cpu,host=a", "cpu,host=b", "cpu+x,host=a", "mem", "m\\ m,a\\ b=c\\,d"}
 	layoutFields = []string{"b", "f", "i", "n", "s", "u"}
-	layoutTypes  = map[string]digest.Type{"b": digest.Boolean, "f": digest.Float, "i": digest.Integer, "n": digest.Float, "s": digest.String, "u": digest.Unsigned}
+	layoutTypes  = map[string]digest.Type{
+		"b": digest.Boolean, "f": digest.Float, "i": digest.Integer, "n": digest.Float, "s": digest.String,
+		"u": digest.Unsigned,
+	}
 	layoutValues = map[string][]any{
 		"b": {true, false},
 		"f": {0.0, math.Copysign(0, -1), 1.5, -2.25, math.MaxFloat64, math.SmallestNonzeroFloat64, math.Inf(1), math.Inf(-1)},
 		"i": {int64(0), int64(1), int64(-1), int64(math.MinInt64), int64(math.MaxInt64), int64(1 << 40)},
-		"n": {0.0, math.Copysign(0, -1), 7.5, math.Float64frombits(0x7ff8000000000002), math.Float64frombits(0xfff8000000000001), math.Float64frombits(0x7ff0000000000001), math.Float64frombits(0x7fffffffffffffff), math.Inf(-1)},
+		"n": {
+			0.0, math.Copysign(0, -1), 7.5, math.Float64frombits(0x7ff8000000000002), math.Float64frombits(0xfff8000000000001),
+			math.Float64frombits(0x7ff0000000000001), math.Float64frombits(0x7fffffffffffffff), math.Inf(-1),
+		},
 		"s": {"", "a", "b,c = \"d\"", "ü", strings.Repeat("long ", 60), "a\nb"},
 		"u": {uint64(0), uint64(1), uint64(math.MaxUint64), uint64(1 << 63)},
 	}
@@ -98,7 +106,9 @@ func drawValue(t *rapid.T, field string) any {
 func drawPoint(t *rapid.T) id {
 	p := id{rapid.SampledFrom(layoutSeries).Draw(t, "series"), rapid.SampledFrom(layoutFields).Draw(t, "field"), 0}
 	if rapid.IntRange(0, 9).Draw(t, "far") == 0 {
-		p.t = rapid.SampledFrom([]int64{-10, -1, 0, 999, 1000, 1001, 63_999, 64_000, 64_010, models.MinNanoTime, models.MaxNanoTime}).Draw(t, "time")
+		p.t = rapid.SampledFrom([]int64{
+			-10, -1, 0, 999, 1000, 1001, 63_999, 64_000, 64_010, models.MinNanoTime, models.MaxNanoTime,
+		}).Draw(t, "time")
 	} else {
 		p.t = 500 * rapid.Int64Range(0, 100).Draw(t, "time")
 	}
@@ -304,7 +314,8 @@ func (s *arranged) arrange(t *rapid.T, data model) {
 	for range rapid.IntRange(0, 5).Draw(t, "steps") {
 		switch rapid.IntRange(0, 7).Draw(t, "step") {
 		case 0:
-			s.delete(t, rapid.SampledFrom(layoutSeries).Draw(t, "series"), 500*rapid.Int64Range(0, 100).Draw(t, "from"), rapid.Int64Range(0, 20_000).Draw(t, "length"))
+			s.delete(t, rapid.SampledFrom(layoutSeries).Draw(t, "series"), 500*rapid.Int64Range(0, 100).Draw(t, "from"),
+				rapid.Int64Range(0, 20_000).Draw(t, "length"))
 		case 1, 2, 3:
 			s.rewrite(t)
 		default:
@@ -342,7 +353,9 @@ func (s *arranged) arrange(t *rapid.T, data model) {
 			s.rewrite(t)
 		}
 		if len(extra) > 0 && (len(lacking) == 0 || rapid.Bool().Draw(t, "delete first")) {
-			p := slices.MinFunc(extra, func(a, b id) int { return cmp.Or(strings.Compare(a.series, b.series), cmp.Compare(a.t, b.t)) })
+			p := slices.MinFunc(extra, func(a, b id) int {
+				return cmp.Or(strings.Compare(a.series, b.series), cmp.Compare(a.t, b.t))
+			})
 			length := int64(0)
 			if round < 6 {
 				length = rapid.Int64Range(0, 5_000).Draw(t, "length")
@@ -431,9 +444,12 @@ func (s *arranged) register(t fataler, p id) {
 	if err := e.CreateSeriesIfNotExists([]byte(p.series), name, tags, tsdb.NoopStatsTracker()); err != nil {
 		t.Fatal(err)
 	}
-	typ := map[digest.Type]influxql.DataType{digest.Float: influxql.Float, digest.Integer: influxql.Integer, digest.Boolean: influxql.Boolean,
-		digest.String: influxql.String, digest.Unsigned: influxql.Unsigned}[layoutTypes[p.field]]
-	if _, _, err := e.MeasurementFieldSet().CreateFieldsIfNotExists(name).CreateFieldIfNotExists(p.field, typ); err != nil {
+	typ := map[digest.Type]influxql.DataType{
+		digest.Float: influxql.Float, digest.Integer: influxql.Integer, digest.Boolean: influxql.Boolean,
+		digest.String: influxql.String, digest.Unsigned: influxql.Unsigned,
+	}[layoutTypes[p.field]]
+	known := e.MeasurementFieldSet().CreateFieldsIfNotExists(name)
+	if _, _, err := known.CreateFieldIfNotExists(p.field, typ); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -442,7 +458,8 @@ func (s *arranged) register(t fataler, p id) {
 func (s *arranged) file(t *rapid.T, m model) {
 	e := s.engine(t)
 	size := rapid.SampledFrom([]int{1, 2, 3, 7, 1000}).Draw(t, "block size")
-	path := filepath.Join(e.Path(), tsm1.DefaultFormatFileName(e.FileStore.NextGeneration(), 1)+"."+tsm1.TSMFileExtension+"."+tsm1.TmpTSMFileExtension)
+	path := filepath.Join(e.Path(),
+		tsm1.DefaultFormatFileName(e.FileStore.NextGeneration(), 1)+"."+tsm1.TSMFileExtension+"."+tsm1.TmpTSMFileExtension)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		t.Fatal(err)
@@ -463,7 +480,8 @@ func (s *arranged) file(t *rapid.T, m model) {
 			s.holds[p] = m[p]
 		}
 		s.register(t, ids[0])
-		if err := w.WriteBlock([]byte(ids[0].series+keyFieldSeparator+ids[0].field), ids[0].t, ids[n-1].t, encodeBlock(t, values)); err != nil {
+		if err := w.WriteBlock([]byte(ids[0].series+keyFieldSeparator+ids[0].field), ids[0].t, ids[n-1].t,
+			encodeBlock(t, values)); err != nil {
 			t.Fatal(err)
 		}
 		ids = ids[n:]
@@ -643,7 +661,10 @@ func (s *arranged) change(t *rapid.T) (p id, v any, ok bool) {
 		}
 		v = drawValue(t, p.field)
 	case 2: // one less, when no other field has the same time
-		if len(ids) == 0 || slices.ContainsFunc(ids, func(o id) bool { return o.series == p.series && o.t == p.t && o != p }) {
+		if len(ids) == 0 || slices.ContainsFunc(ids, func(o id) bool {
+			return o.series == p.series && o.t == p.t &&
+				o != p
+		}) {
 			return p, nil, false
 		}
 		s.delete(t, p.series, p.t, 0)

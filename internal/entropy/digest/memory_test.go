@@ -25,7 +25,8 @@ import (
 var manySeries = flag.Int("series", defaultSeries, "series of the shard in TestMemoryDoesNotGrowWithSeries")
 
 // TestMemoryDoesNotGrowWithSeries digests a shard of very many series with few points, and writes and reads its
-// cache: what that holds in memory at any moment is the same for any number of series. It is not parallel: it measures the heap.
+// cache: what that holds in memory at any moment is the same for any number of series. It is not parallel: it measures
+// the heap.
 func TestMemoryDoesNotGrowWithSeries(t *testing.T) {
 	s := openManySeries(t, *manySeries)
 	sh := s.Shard(1)
@@ -35,7 +36,9 @@ func TestMemoryDoesNotGrowWithSeries(t *testing.T) {
 		t.Fatal(err)
 	}
 	view := func() *digest.View {
-		v, err := cache.View(context.Background(), sh, key, shardRange, func() (digest.Stamp, error) { return digest.Stamp{LastModified: 1}, nil })
+		v, err := cache.View(context.Background(), sh, key, shardRange, func() (digest.Stamp, error) {
+			return digest.Stamp{LastModified: 1}, nil
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,7 +67,10 @@ func TestMemoryDoesNotGrowWithSeries(t *testing.T) {
 			v := view()
 			defer v.Close()
 			n := 0
-			if err := v.Each(context.Background(), math.MaxInt64, func(*digest.SeriesField) error { n++; return nil }); err != nil || n != *manySeries || v.Read != 0 {
+			if err := v.Each(context.Background(), math.MaxInt64, func(*digest.SeriesField) error {
+				n++
+				return nil
+			}); err != nil || n != *manySeries || v.Read != 0 {
 				t.Fatalf("%d series-fields, %d of them read, %v", n, v.Read, err)
 			}
 		}},
@@ -73,7 +79,9 @@ func TestMemoryDoesNotGrowWithSeries(t *testing.T) {
 			if err := engineOf(t, s, 1).WriteSnapshot(); err != nil {
 				t.Fatal(err)
 			}
-			v, err := cache.View(context.Background(), sh, key, shardRange, func() (digest.Stamp, error) { return digest.Stamp{LastModified: 2}, nil })
+			v, err := cache.View(context.Background(), sh, key, shardRange, func() (digest.Stamp, error) {
+				return digest.Stamp{LastModified: 2}, nil
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -85,7 +93,8 @@ func TestMemoryDoesNotGrowWithSeries(t *testing.T) {
 	} {
 		start := time.Now()
 		peak := heapPeak(tt.do)
-		t.Logf("%s, %d series: %.1f MB at most, %v", tt.name, *manySeries, float64(peak)/1e6, time.Since(start).Round(time.Millisecond))
+		t.Logf("%s, %d series: %.1f MB at most, %v",
+			tt.name, *manySeries, float64(peak)/1e6, time.Since(start).Round(time.Millisecond))
 		if peak > limit {
 			t.Errorf("%s: %d bytes are more than %d", tt.name, peak, limit)
 		}
@@ -143,7 +152,8 @@ func openManySeries(t testing.TB, n int) *tsdb.Store {
 		t.Fatal(err)
 	}
 	e := engineOf(t, s, 1)
-	path := filepath.Join(e.Path(), tsm1.DefaultFormatFileName(e.FileStore.NextGeneration(), 1)+"."+tsm1.TSMFileExtension+"."+tsm1.TmpTSMFileExtension)
+	path := filepath.Join(e.Path(),
+		tsm1.DefaultFormatFileName(e.FileStore.NextGeneration(), 1)+"."+tsm1.TSMFileExtension+"."+tsm1.TmpTSMFileExtension)
 	f, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +166,8 @@ func openManySeries(t testing.TB, n int) *tsdb.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := e.MeasurementFieldSet().CreateFieldsIfNotExists([]byte("cpu")).CreateFieldIfNotExists("v", influxql.Float); err != nil {
+	known := e.MeasurementFieldSet().CreateFieldsIfNotExists([]byte("cpu"))
+	if _, _, err := known.CreateFieldIfNotExists("v", influxql.Float); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.MeasurementFieldSet().WriteToFile(); err != nil {

@@ -16,7 +16,8 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 )
 
-// runBytes is how many bytes of series keys, with what it takes to sort them, are held; more are sorted by way of a temporary file.
+// runBytes is how many bytes of series keys, with what it takes to sort them, are held; more are sorted by way of a
+// temporary file.
 const runBytes = 16 << 20
 
 // keyOverhead is the end of a key and, while they are sorted, a slice.

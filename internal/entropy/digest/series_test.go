@@ -33,7 +33,8 @@ func TestSeriesComeInOrderByWayOfAFile(t *testing.T) {
 	for i := range 3000 {
 		// Measurements of which one is the beginning of another, and order by whole keys.
 		name := []string{"a", "a b", "a!", "ab"}[i%4]
-		p := models.MustNewPoint(name, models.NewTags(map[string]string{"host": fmt.Sprint(i * 7919 % 3000)}), models.Fields{"v": 1.0}, time.Unix(0, 1))
+		p := models.MustNewPoint(name, models.NewTags(map[string]string{"host": fmt.Sprint(i * 7919 % 3000)}),
+			models.Fields{"v": 1.0}, time.Unix(0, 1))
 		points, want = append(points, p), append(want, string(p.Key()))
 	}
 	slices.Sort(want)

@@ -44,7 +44,7 @@ type Shard struct {
 	Fields   map[Field]map[int64]any
 }
 
-// Replica is a node's copies in memory.
+// Replica is a node's copies in memory. It has a method for each question of entropy.Replica.
 type Replica struct {
 	Overtake      func() // runs once, before points are applied
 	mu            sync.Mutex
@@ -72,7 +72,9 @@ func (r *Replica) Versions(_ context.Context, _ cluster.Shard, points []patch.Re
 	return patch.PointVersions{Versions: out}, nil
 }
 
-func (r *Replica) Fill(ctx context.Context, sh cluster.Shard, _ entropy.Source, progress func(done, total int64)) error {
+func (r *Replica) Fill(
+	ctx context.Context, sh cluster.Shard, _ entropy.Source, progress func(done, total int64),
+) error {
 	if r.Files == nil {
 		return entropy.ErrNoFiles
 	}
@@ -146,7 +148,10 @@ func (r *Replica) States(_ context.Context, ids []uint64) (map[uint64]entropy.Sh
 	for _, id := range ids {
 		out[id] = entropy.ShardState{}
 		if sh := r.Shards[id]; sh != nil {
-			out[id] = entropy.ShardState{Version: entropy.Version{Exists: true, LastModified: sh.modified}, Hints: sh.Hints, Beginning: sh.Began, Deletes: sh.Deletes, Lack: sh.Lack}
+			out[id] = entropy.ShardState{
+				Version: entropy.Version{Exists: true, LastModified: sh.modified}, Hints: sh.Hints, Beginning: sh.Began,
+				Deletes: sh.Deletes, Lack: sh.Lack,
+			}
 		}
 	}
 	return out, nil
@@ -242,7 +247,9 @@ func (r *Replica) Digests(_ context.Context, sh cluster.Shard, until int64, fn f
 	return nil
 }
 
-func (r *Replica) Fetch(ctx context.Context, sh cluster.Shard, regions []patch.Region, limits patch.Limits, fn func(patch.Block) error) error {
+func (r *Replica) Fetch(
+	ctx context.Context, sh cluster.Shard, regions []patch.Region, limits patch.Limits, fn func(patch.Block) error,
+) error {
 	if pace.Of(ctx) != nil {
 		r.Paced.Store(true)
 	}
@@ -297,7 +304,9 @@ func (r *Replica) Fetch(ctx context.Context, sh cluster.Shard, regions []patch.R
 }
 
 // points calls fn with each point of regions as patch.Symbols counts it.
-func (r *Replica) points(sh cluster.Shard, regions []patch.Region, key uint64, fn func(region int, t int64, e riblt.Element)) error {
+func (r *Replica) points(
+	sh cluster.Shard, regions []patch.Region, key uint64, fn func(region int, t int64, e riblt.Element),
+) error {
 	unlock, err := r.lock()
 	if err != nil {
 		return err
@@ -327,13 +336,17 @@ func (r *Replica) points(sh cluster.Shard, regions []patch.Region, key uint64, f
 	return nil
 }
 
-func (r *Replica) Symbols(_ context.Context, sh cluster.Shard, regions []patch.Region, key uint64, from, to int) ([]riblt.Symbol, error) {
+func (r *Replica) Symbols(
+	_ context.Context, sh cluster.Shard, regions []patch.Region, key uint64, from, to int,
+) ([]riblt.Symbol, error) {
 	return riblt.Encode(key, from, to, func(add func(riblt.Element)) error {
 		return r.points(sh, regions, key, func(_ int, _ int64, e riblt.Element) { add(e) })
 	})
 }
 
-func (r *Replica) Slices(_ context.Context, sh cluster.Shard, regions []patch.Region, key uint64) ([][patch.Slices]patch.Slice, error) {
+func (r *Replica) Slices(
+	_ context.Context, sh cluster.Shard, regions []patch.Region, key uint64,
+) ([][patch.Slices]patch.Slice, error) {
 	out := make([][patch.Slices]patch.Slice, len(regions))
 	err := r.points(sh, regions, key, func(i int, t int64, e riblt.Element) {
 		for j := range patch.Slices {
@@ -351,7 +364,9 @@ func (r *Replica) SetAside(context.Context, uint64) error {
 }
 func (r *Replica) Healed(context.Context, uint64) error { return errors.New("no copy is damaged") }
 
-func (r *Replica) Apply(_ context.Context, sh cluster.Shard, read entropy.ReadAt, blocks []patch.Block) (patch.Applied, error) {
+func (r *Replica) Apply(
+	_ context.Context, sh cluster.Shard, read entropy.ReadAt, blocks []patch.Block,
+) (patch.Applied, error) {
 	unlock, err := r.lock()
 	if err != nil {
 		return patch.Applied{}, err
@@ -372,7 +387,9 @@ func (r *Replica) Apply(_ context.Context, sh cluster.Shard, read entropy.ReadAt
 			return out, err
 		}
 		if have := r.typeOf(sh.ID, b); have != 0 && have != typeOf(vs[0].Value()) {
-			out.Refused = append(out.Refused, patch.Refused{Block: i, Points: len(vs), Type: have, Reason: "field type conflict"})
+			out.Refused = append(out.Refused, patch.Refused{
+				Block: i, Points: len(vs), Type: have, Reason: "field type conflict",
+			})
 			continue
 		}
 		for _, v := range vs {
@@ -424,7 +441,10 @@ func (c *Control) Pause(_ context.Context, paused bool) error {
 
 func (c *Control) Resolve(_ context.Context, id uint64, f retype.Field) ([]entropy.Resolved, error) {
 	c.Retyped = append(c.Retyped, f)
-	return []entropy.Resolved{{Node: "data1:8088"}, {Node: "data2:8088", Kept: retype.Kept{Path: "/x/values.lp", Points: 3}}}, c.Err
+	return []entropy.Resolved{
+		{Node: "data1:8088"},
+		{Node: "data2:8088", Kept: retype.Kept{Path: "/x/values.lp", Points: 3}},
+	}, c.Err
 }
 
 func (c *Control) Diff(context.Context, uint64) (entropy.DryRun, error) { return c.Dry, c.Err }

@@ -75,16 +75,7 @@ func (c *Checker) check(ctx context.Context, sh *tsdb.Shard, deletes uint64, hol
 	if err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	if c.shards == nil {
-		c.shards = make(map[uint64]*checked)
-	}
-	s := c.shards[sh.ID()]
-	if s == nil {
-		s = &checked{}
-		c.shards[sh.ID()] = s
-	}
-	c.mu.Unlock()
+	s := c.checked(sh.ID())
 	s.Lock()
 	defer s.Unlock()
 	if s.engine != engine || s.deletes != deletes {
@@ -112,8 +103,31 @@ func (c *Checker) check(ctx context.Context, sh *tsdb.Shard, deletes uint64, hol
 		}
 		files[path] = true
 	}
-	var out []Hidden
-	for _, h := range w.found() {
+	out, err := wrong(ctx, sh, w.found())
+	if err == nil && len(out) == 0 {
+		s.files, s.written = files, written
+	}
+	return out, err
+}
+
+// checked is what was found of a shard before.
+func (c *Checker) checked(shard uint64) *checked {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.shards == nil {
+		c.shards = make(map[uint64]*checked)
+	}
+	s := c.shards[shard]
+	if s == nil {
+		s = &checked{}
+		c.shards[shard] = s
+	}
+	return s
+}
+
+// wrong reads the measurements that were found, and returns those of which the indexes are not right.
+func wrong(ctx context.Context, sh *tsdb.Shard, found []Hidden) (out []Hidden, err error) {
+	for _, h := range found {
 		m, err := readMeasurement(ctx, sh, h.Measurement)
 		if err != nil {
 			return nil, err
@@ -123,9 +137,6 @@ func (c *Checker) check(ctx context.Context, sh *tsdb.Shard, deletes uint64, hol
 		} else if !right {
 			out = append(out, h)
 		}
-	}
-	if len(out) == 0 {
-		s.files, s.written = files, written
 	}
 	return out, nil
 }
@@ -337,7 +348,9 @@ func (m *measurement) read(ctx context.Context) error {
 	return nil
 }
 
-func (m *measurement) file(r *tsm1.TSMReader, name []byte, add func([]byte, influxql.DataType, func() int64) error) (err error) {
+func (m *measurement) file(
+	r *tsm1.TSMReader, name []byte, add func([]byte, influxql.DataType, func() int64) error,
+) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {

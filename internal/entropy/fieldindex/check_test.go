@@ -47,8 +47,10 @@ func TestCheckFindsHiddenFields(t *testing.T) {
 		hide func(n *node)
 		want string
 	}{
-		"nothing":       {func(n *node) {}, "[]"},
-		"a measurement": {func(n *node) { n.fields().Delete("m") }, `[measurement "m": the index of fields does not have its field "f"]`},
+		"nothing": {func(n *node) {}, "[]"},
+		"a measurement": {
+			func(n *node) { n.fields().Delete("m") }, `[measurement "m": the index of fields does not have its field "f"]`,
+		},
 		"a field": {func(n *node) {
 			n.fields().Delete("m")
 			if _, _, err := n.fields().CreateFieldsIfNotExists([]byte("m")).CreateFieldIfNotExists("g", 2); err != nil {
@@ -71,7 +73,8 @@ func TestCheckFindsHiddenFields(t *testing.T) {
 				n.flush()
 				n.write(`m,h=b g=2i 2`)
 				hide.hide(n)
-				if got := fmt.Sprint(healAll(t, n)); got != hide.want && (name != "another type" || !strings.Contains(got, hide.want)) {
+				if got := fmt.Sprint(healAll(t, n)); got != hide.want &&
+					(name != "another type" || !strings.Contains(got, hide.want)) {
 					t.Errorf("healed %s, want %s", got, hide.want)
 				}
 				for _, n := range []*node{n, n.crashed()} {

@@ -24,7 +24,9 @@ func TestDeleteWritesTheIndex(t *testing.T) {
 			t.Parallel()
 			each(t, func(t *testing.T, n *node) {
 				n.write("m f=1 1", "a f=1 1")
-				if err := AfterDelete(n.Store, db, func() error { return del(n) }); (err != nil) != strings.Contains(name, "fails") {
+				if err := AfterDelete(n.Store, db, func() error {
+					return del(n)
+				}); (err != nil) != strings.Contains(name, "fails") {
 					t.Fatal(err)
 				}
 				n.write(`m f="x" 2`)

@@ -8,10 +8,12 @@
 //   - a shard with the index tsi1 opens without the fields that the log makes from there on. Queries do not see them.
 //
 // This package works around that in three places:
-//   - AfterDelete writes the index of fields to disk when a delete dropped a measurement, before the delete is acknowledged.
+//   - AfterDelete writes the index of fields to disk when a delete dropped a measurement, before the delete is
+//     acknowledged.
 //   - BeforeOpen replays the log as the engine does. Where that fails it sets both files aside and writes fields.idx
 //     from the data files. AfterOpen does the same for a shard that the engine could not open for two types of a field.
-//   - Checker compares the index of fields with what the data files hold while the shard is open, and adds what is missing.
+//   - Checker compares the index of fields with what the data files hold while the shard is open, and adds what is
+//     missing.
 //
 // The data files may hold two types of one field, in different series. Then the field has the type of its newest
 // point, by the time of the point: this depends on the data alone, and all owners of equal copies decide alike. When

@@ -104,7 +104,10 @@ func escapeGlob(path string) string {
 
 func (f Folders) shard(dir string) closedShard {
 	policy := filepath.Dir(dir)
-	return closedShard{dir: dir, walDir: filepath.Join(f.WAL, filepath.Base(filepath.Dir(policy)), filepath.Base(policy), filepath.Base(dir))}
+	return closedShard{
+		dir:    dir,
+		walDir: filepath.Join(f.WAL, filepath.Base(filepath.Dir(policy)), filepath.Base(policy), filepath.Base(dir)),
+	}
 }
 
 func (f Folders) beforeOpen(id uint64, dir string) (Rebuilt, bool) {

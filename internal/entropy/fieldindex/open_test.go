@@ -95,8 +95,10 @@ func TestTornIndexIsRemoved(t *testing.T) {
 func TestUnreadableIndexIsRebuilt(t *testing.T) {
 	t.Parallel()
 	for name, harm := range map[string]func(dir string) error{
-		"index of another format": func(dir string) error { return os.WriteFile(filepath.Join(dir, indexName), []byte("????abc"), 0o644) },
-		"empty index":             func(dir string) error { return os.WriteFile(filepath.Join(dir, indexName), nil, 0o644) },
+		"index of another format": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, indexName), []byte("????abc"), 0o644)
+		},
+		"empty index": func(dir string) error { return os.WriteFile(filepath.Join(dir, indexName), nil, 0o644) },
 		"log with a huge record": func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, logName), binary.LittleEndian.AppendUint64(nil, 1<<62), 0o644)
 		},
@@ -112,7 +114,8 @@ func TestUnreadableIndexIsRebuilt(t *testing.T) {
 			return errors.Join(err, f.Close())
 		},
 		"log of noise": func(dir string) error {
-			return os.WriteFile(filepath.Join(dir, logName), append(binary.LittleEndian.AppendUint64(nil, 4), 0xff, 0xff, 0xff, 0xff), 0o644)
+			return os.WriteFile(filepath.Join(dir, logName),
+				append(binary.LittleEndian.AppendUint64(nil, 4), 0xff, 0xff, 0xff, 0xff), 0o644)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -168,7 +171,8 @@ func TestTwoTypesInTheFiles(t *testing.T) {
 				c.want("a", "f", "1")
 				c.want("m", "g", "1")
 				r := c.rebuilt()
-				if want := `field "f" of "m" has values of the types float and string, and is now string`; len(r.Conflicts) != 1 || r.Conflicts[0] != want {
+				if want := `field "f" of "m" has values of the types float and string, and is now string`; len(r.Conflicts) != 1 ||
+					r.Conflicts[0] != want {
 					t.Errorf("conflicts: %q", r.Conflicts)
 				}
 				if typ := c.Shard(id).MeasurementFields([]byte("m")).Field("f").Type; typ != influxql.String {
@@ -216,7 +220,8 @@ func TestOldTypeInTheIndex(t *testing.T) {
 					n.flush()
 				}
 				c := n.copied()
-				if err := errors.Join(os.WriteFile(filepath.Join(c.dir(), indexName), old, 0o644), os.Remove(filepath.Join(c.dir(), logName))); err != nil {
+				if err := errors.Join(os.WriteFile(filepath.Join(c.dir(), indexName), old, 0o644),
+					os.Remove(filepath.Join(c.dir(), logName))); err != nil {
 					t.Fatal(err)
 				}
 				c.open()

@@ -57,7 +57,8 @@ func (t types) conflicts() (out []string) {
 				for _, typ := range slices.Sorted(maps.Keys(have)) {
 					names = append(names, typ.String())
 				}
-				out = append(out, fmt.Sprintf("field %q of %q has values of the types %s, and is now %s", f, m, strings.Join(names, " and "), newest(have)))
+				out = append(out, fmt.Sprintf("field %q of %q has values of the types %s, and is now %s",
+					f, m, strings.Join(names, " and "), newest(have)))
 			}
 		}
 	}

@@ -43,7 +43,8 @@ func encodeDamage(d damage) ([]byte, error) {
 func decodeDamage(b []byte) damage {
 	head, body, _ := strings.Cut(string(b), "\n")
 	var d damage
-	if head != fmt.Sprintf("%s %08x", damageVersion, crc32.Checksum([]byte(body), castagnoli)) || json.Unmarshal([]byte(body), &d) != nil || d.Message == "" {
+	if head != fmt.Sprintf("%s %08x", damageVersion, crc32.Checksum([]byte(body), castagnoli)) ||
+		json.Unmarshal([]byte(body), &d) != nil || d.Message == "" {
 		return damage{Message: "damage that was found earlier"}
 	}
 	return d

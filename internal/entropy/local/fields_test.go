@@ -154,7 +154,8 @@ func TestHiddenMeasurementThatCannotBeHealedIsDamage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m := states[1].Corrupt; !strings.Contains(m, `queries do not see`) || !strings.Contains(m, `"m"`) || strings.Contains(m, "\n") {
+	if m := states[1].Corrupt; !strings.Contains(m, `queries do not see`) || !strings.Contains(m, `"m"`) ||
+		strings.Contains(m, "\n") {
 		t.Errorf("the state is %q", m)
 	}
 	if err := os.Remove(torn); err != nil {

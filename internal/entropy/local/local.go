@@ -61,7 +61,7 @@ type Deletes interface {
 	HoldDeletes(shard, seen uint64) (release func(), ok bool)
 }
 
-// Local is this node's copies of shards in its storage engine.
+// Local is this node's copies of shards in its storage engine. It has many methods because entropy.Replica has them.
 //
 // The engine's last-modified time covers writes (time of the last append to the
 // log), deletes (each touches the file store, and the log when the cache had
@@ -150,12 +150,16 @@ func (l *Local) Root(ctx context.Context, shard cluster.Shard, until int64) (roo
 }
 
 // Digests calls fn for each series-field with points in windows that end at or before until.
-func (l *Local) Digests(ctx context.Context, shard cluster.Shard, until int64, fn func(*digest.SeriesField) error) error {
+func (l *Local) Digests(
+	ctx context.Context, shard cluster.Shard, until int64, fn func(*digest.SeriesField) error,
+) error {
 	return l.view(ctx, shard, func(v *digest.View) error { return v.Each(ctx, until, fn) })
 }
 
 // Summarize opens a summary of the windows that end at or before until.
-func (l *Local) Summarize(ctx context.Context, shard cluster.Shard, until int64, key uint64) (reconcile.Summary, error) {
+func (l *Local) Summarize(
+	ctx context.Context, shard cluster.Shard, until int64, key uint64,
+) (reconcile.Summary, error) {
 	s, err := reconcile.NewSpool(ctx, l.dir, key, func(ctx context.Context, fn func(*digest.SeriesField) error) error {
 		return l.Digests(ctx, shard, until, fn)
 	})
@@ -196,7 +200,9 @@ func (l *Local) view(ctx context.Context, shard cluster.Shard, fn func(*digest.V
 }
 
 // Fetch calls fn with the points of regions in their order, within limits.
-func (l *Local) Fetch(ctx context.Context, shard cluster.Shard, regions []patch.Region, limits patch.Limits, fn func(patch.Block) error) error {
+func (l *Local) Fetch(
+	ctx context.Context, shard cluster.Shard, regions []patch.Region, limits patch.Limits, fn func(patch.Block) error,
+) error {
 	ctx = pace.With(ctx, l.Pace)
 	sh := l.Store.Shard(shard.ID)
 	if sh == nil {
@@ -206,7 +212,9 @@ func (l *Local) Fetch(ctx context.Context, shard cluster.Shard, regions []patch.
 }
 
 // Symbols are the coded symbols [from, to) of the points of all regions.
-func (l *Local) Symbols(ctx context.Context, shard cluster.Shard, regions []patch.Region, key uint64, from, to int) ([]riblt.Symbol, error) {
+func (l *Local) Symbols(
+	ctx context.Context, shard cluster.Shard, regions []patch.Region, key uint64, from, to int,
+) ([]riblt.Symbol, error) {
 	ctx = pace.With(ctx, l.Pace)
 	sh := l.Store.Shard(shard.ID)
 	if sh == nil {
@@ -217,7 +225,9 @@ func (l *Local) Symbols(ctx context.Context, shard cluster.Shard, regions []patc
 }
 
 // Slices are what the parts of each region hold.
-func (l *Local) Slices(ctx context.Context, shard cluster.Shard, regions []patch.Region, key uint64) ([][patch.Slices]patch.Slice, error) {
+func (l *Local) Slices(
+	ctx context.Context, shard cluster.Shard, regions []patch.Region, key uint64,
+) ([][patch.Slices]patch.Slice, error) {
 	ctx = pace.With(ctx, l.Pace)
 	sh := l.Store.Shard(shard.ID)
 	if sh == nil {
@@ -236,7 +246,9 @@ func (l *Local) Versions(_ context.Context, sh cluster.Shard, points []patch.Reg
 }
 
 // Fill makes a missing shard out of the files of another owner.
-func (l *Local) Fill(ctx context.Context, shard cluster.Shard, from entropy.Source, progress func(done, total int64)) error {
+func (l *Local) Fill(
+	ctx context.Context, shard cluster.Shard, from entropy.Source, progress func(done, total int64),
+) error {
 	if l.Files == nil {
 		return entropy.ErrNoFiles
 	}

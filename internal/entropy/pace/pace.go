@@ -1,8 +1,9 @@
 // Package pace holds background work back while its node serves clients.
 //
-// On few processors it is not bytes that writes wait for behind a repair, but processors: a comparison reads and hashes without
-// a pause, and whoever becomes runnable meanwhile waits for a slice of the scheduler. So all background work of a node together gets a
-// small share of the processors, in short stints, as long as there are requests, and all that it can take when there are none.
+// On few processors it is not bytes that writes wait for behind a repair, but processors: a comparison reads and hashes
+// without a pause, and whoever becomes runnable meanwhile waits for a slice of the scheduler. So all background work of
+// a node together gets a small share of the processors, in short stints, as long as there are requests, and all that it
+// can take when there are none.
 package pace
 
 import (
@@ -36,7 +37,10 @@ type Pace struct {
 
 // New returns the pace of a node that has served as many requests of clients as requests returns.
 func New(requests func() int64) *Pace {
-	return &Pace{requests: requests, begun: time.Now(), limiter: rate.NewLimiter(rate.Limit(Share*float64(runtime.GOMAXPROCS(0))*1e9), int(stint))}
+	return &Pace{
+		requests: requests, begun: time.Now(),
+		limiter: rate.NewLimiter(rate.Limit(Share*float64(runtime.GOMAXPROCS(0))*1e9), int(stint)),
+	}
 }
 
 // Busy tells whether there was a request of late.

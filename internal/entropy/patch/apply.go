@@ -38,7 +38,9 @@ type VersionStore interface {
 //
 // Fewer than filePoints go through the engine's write path, into its log and its cache. More become
 // a file of the engine, as the blocks are; see install.
-func Apply(ctx context.Context, store Store, database, policy string, shardID uint64, blocks []Block, filePoints int) (Applied, error) {
+func Apply(
+	ctx context.Context, store Store, database, policy string, shardID uint64, blocks []Block, filePoints int,
+) (Applied, error) {
 	var out Applied
 	fail := func(err error) (Applied, error) { return out, fmt.Errorf("repair shard %d: %w", shardID, err) }
 	if store.Shard(shardID) == nil {
@@ -130,7 +132,9 @@ func withoutNewer(store Store, shardID uint64, blocks []parsed) ([]parsed, error
 
 // write takes points through the engine's write path, and returns how many. It calls refuse for each block that the
 // engine refuses.
-func write(ctx context.Context, store Store, shardID uint64, blocks []parsed, refuse func(p parsed, reason string)) (written int, err error) {
+func write(
+	ctx context.Context, store Store, shardID uint64, blocks []parsed, refuse func(p parsed, reason string),
+) (written int, err error) {
 	for len(blocks) > 0 {
 		n, points := 1, blocks[0].Points
 		for n < len(blocks) && points+blocks[n].Points <= applyBatch {
@@ -148,7 +152,9 @@ func write(ctx context.Context, store Store, shardID uint64, blocks []parsed, re
 
 // writeBatch writes blocks together. The engine says that it refuses some of the points, but not which: then
 // it writes each half by itself.
-func writeBatch(ctx context.Context, store Store, shardID uint64, blocks []parsed, refuse func(p parsed, reason string)) (int, error) {
+func writeBatch(
+	ctx context.Context, store Store, shardID uint64, blocks []parsed, refuse func(p parsed, reason string),
+) (int, error) {
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}

@@ -101,7 +101,9 @@ func (n *node) apply(filePoints int, blocks ...patch.Block) (int, error) {
 // floats are the points of a series-field as the engine's queries see them.
 func (n *node) floats(series, field string) map[int64]float64 {
 	out := make(map[int64]float64)
-	region := patch.Region{Series: []byte(series), Field: field, Type: digest.Float, Min: math.MinInt64 + 2, Max: math.MaxInt64 - 1}
+	region := patch.Region{
+		Series: []byte(series), Field: field, Type: digest.Float, Min: math.MinInt64 + 2, Max: math.MaxInt64 - 1,
+	}
 	err := patch.Read(context.Background(), n.store.Shard(shardID), []patch.Region{region}, patch.Limits{}, func(b patch.Block) error {
 		vs, err := b.Decode()
 		for _, v := range vs {
@@ -141,7 +143,10 @@ func TestManyPointsBecomeAFileThatOutlivesARestart(t *testing.T) {
 	n := newNode(t)
 	n.write("m,host=a f=1 1") // f of host=a exists; the rest is new
 	n.flush()
-	blocks := []patch.Block{of(t, "m,host=b", "g", 500, 1000, 3.0), of(t, "m,host=a", "f", 2000, 1000, 2.0), of(t, "m,host=a", "f", 100, 1000, 2.0), of(t, "new,host=c", "s", 1, 10, "text")}
+	blocks := []patch.Block{
+		of(t, "m,host=b", "g", 500, 1000, 3.0), of(t, "m,host=a", "f", 2000, 1000, 2.0),
+		of(t, "m,host=a", "f", 100, 1000, 2.0), of(t, "new,host=c", "s", 1, 10, "text"),
+	}
 	files := n.engine().FileStore.Count()
 	for again := range 2 {
 		got, err := n.apply(100, blocks...)
@@ -262,7 +267,9 @@ func TestApplyFailsOnAMalformedBlock(t *testing.T) {
 // What the engine refuses is told, and everything else is written, as a file and through the write path.
 func TestApplyWritesAllThatTheEngineTakes(t *testing.T) {
 	t.Parallel()
-	good := []patch.Block{of(t, "m,host=a", "f", 1000, 200, 1.0), of(t, "m,host=z", "f", 1000, 200, 1.0), of(t, "o", "f", 1, 50, int64(1))}
+	good := []patch.Block{
+		of(t, "m,host=a", "f", 1000, 200, 1.0), of(t, "m,host=z", "f", 1000, 200, 1.0), of(t, "o", "f", 1, 50, int64(1)),
+	}
 	typed := func(points int) patch.Refused {
 		return patch.Refused{
 			Points: points, Type: digest.Float,
@@ -296,7 +303,8 @@ func TestApplyWritesAllThatTheEngineTakes(t *testing.T) {
 				n := newNodeWith(t, tt.index, 2)
 				n.write("m,host=a f=1 1", "m,host=z f=1 1")
 				n.flush()
-				blocks := []patch.Block{good[0], tt.block, good[1], good[2], of(t, "o", "f", 60, 10, 1.0)} // the last one is of the other type, too
+				// the last one is of the other type, too
+				blocks := []patch.Block{good[0], tt.block, good[1], good[2], of(t, "o", "f", 60, 10, 1.0)}
 				tt.want.Block = 1
 				want := patch.Applied{Points: 450, Refused: []patch.Refused{tt.want, {
 					Block: 4, Points: 10, Type: digest.Integer,

@@ -8,8 +8,8 @@ import (
 
 // Compared is how two owners' points of one series-field differ, in points.
 type Compared struct {
-	MissingA, MissingB int // that the other one has
-	Conflicts          int // that both have, with different values
+	LackingA, LackingB int // that the other one has
+	ValueConflicts     int // that both have, with different values
 }
 
 // Compare compares two owners' points of one series-field, each ascending by time. Values compare by their bits.
@@ -18,14 +18,14 @@ func Compare(va, vb tsm1.Values) (c Compared) {
 	for i < len(va) || j < len(vb) {
 		switch {
 		case j == len(vb) || i < len(va) && va[i].UnixNano() < vb[j].UnixNano():
-			c.MissingB++
+			c.LackingB++
 			i++
 		case i == len(va) || vb[j].UnixNano() < va[i].UnixNano():
-			c.MissingA++
+			c.LackingA++
 			j++
 		default:
 			if !bytes.Equal(canonical(va[i]), canonical(vb[j])) {
-				c.Conflicts++
+				c.ValueConflicts++
 			}
 			i, j = i+1, j+1
 		}

@@ -27,7 +27,7 @@
 //  3. The greater value, in the order of the bytes of its encoding. This is arbitrary, but the same on every node.
 //
 // 2 and 3 decide nothing that owners which do not take part could turn (Rules.Absent). A difference that may be a write
-// on its way is not decided at all (Rules.Settled). Such points are left as they are, and counted as open.
+// that is under way is not decided at all (Rules.MayDecide). Such points are left as they are, and counted as open.
 //
 //	time   A      B      C      all will hold
 //	10     1.5    1.5    -      1.5, which C lacks

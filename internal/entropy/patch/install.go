@@ -52,7 +52,8 @@ func parse(ctx context.Context, blocks []Block) ([]parsed, error) {
 		if b.Versions != nil && len(b.Versions) != p.Points {
 			return nil, fmt.Errorf("%w: %d versions of %d points", ErrMalformed, len(b.Versions), p.Points)
 		}
-		p.key = append(append(append(make([]byte, 0, len(b.Series)+len(tsmfile.KeyFieldSeparator)+len(b.Field)), b.Series...), tsmfile.KeyFieldSeparator...), b.Field...)
+		p.key = make([]byte, 0, len(b.Series)+len(tsmfile.KeyFieldSeparator)+len(b.Field))
+		p.key = append(append(append(p.key, b.Series...), tsmfile.KeyFieldSeparator...), b.Field...)
 		out[i] = p
 	}
 	return out, nil
@@ -68,7 +69,9 @@ func parse(ctx context.Context, blocks []Block) ([]parsed, error) {
 //
 // The file is whole and on disk before the engine sees it. A crash before leaves a
 // temporary file, which the engine removes when it starts.
-func install(ctx context.Context, store Store, shardID uint64, blocks []parsed, refuse func(p parsed, reason string)) (rest []parsed, points int, err error) {
+func install(
+	ctx context.Context, store Store, shardID uint64, blocks []parsed, refuse func(p parsed, reason string),
+) (rest []parsed, points int, err error) {
 	shard := store.Shard(shardID)
 	if shard == nil {
 		return nil, 0, tsdb.ErrShardNotFound
@@ -77,9 +80,35 @@ func install(ctx context.Context, store Store, shardID uint64, blocks []parsed, 
 	if err != nil {
 		return nil, 0, err
 	}
-	slices.SortFunc(blocks, func(a, b parsed) int { return cmp.Or(bytes.Compare(a.key, b.key), cmp.Compare(a.First, b.First)) })
-	var file [][]parsed // by series-field
-	var begin []parsed  // the first points of what the shard does not have; at is the place in file
+	file, begin, rest, err := place(engine, blocks)
+	if err != nil || len(file) == 0 {
+		return rest, 0, err
+	}
+	_, err = write(ctx, store, shardID, begin, func(p parsed, reason string) {
+		for _, of := range file[p.at] {
+			refuse(of, reason)
+		}
+		file[p.at] = nil
+	})
+	all := slices.Concat(file...)
+	if err != nil || len(all) == 0 {
+		return rest, 0, err
+	}
+	if err := addFile(ctx, shard, engine, all); err != nil {
+		return nil, 0, err
+	}
+	for _, p := range all {
+		points += p.Points
+	}
+	return rest, points, nil
+}
+
+// place says where blocks go: into a file, by series-field, or, those in rest, on the write path. begin are the first
+// points of the series-fields in file that the shard does not have; at is the place in file.
+func place(engine *tsm1.Engine, blocks []parsed) (file [][]parsed, begin, rest []parsed, err error) {
+	slices.SortFunc(blocks, func(a, b parsed) int {
+		return cmp.Or(bytes.Compare(a.key, b.key), cmp.Compare(a.First, b.First))
+	})
 	for len(blocks) > 0 {
 		n := 1
 		for n < len(blocks) && bytes.Equal(blocks[n].key, blocks[0].key) {
@@ -94,40 +123,31 @@ func install(ctx context.Context, store Store, shardID uint64, blocks []parsed, 
 		if typ, err := engine.Type(field[0].key); err != nil || typ != field[0].Type {
 			b, err := field[0].first()
 			if err != nil {
-				return nil, 0, err
+				return nil, nil, nil, err
 			}
-			begin = append(begin, parsed{Block: b, Span: Span{Type: field[0].Type, First: field[0].First, Last: field[0].First, Points: 1}, at: len(file)})
+			first := Span{Type: field[0].Type, First: field[0].First, Last: field[0].First, Points: 1}
+			begin = append(begin, parsed{Block: b, Span: first, at: len(file)})
 		}
 		file = append(file, field)
 	}
-	if len(file) == 0 {
-		return rest, 0, nil
-	}
-	_, err = write(ctx, store, shardID, begin, func(p parsed, reason string) {
-		for _, of := range file[p.at] {
-			refuse(of, reason)
-		}
-		file[p.at] = nil
-	})
-	all := slices.Concat(file...)
-	if err != nil || len(all) == 0 {
-		return rest, 0, err
-	}
+	return file, begin, rest, nil
+}
+
+// addFile gives the engine a file of blocks.
+func addFile(ctx context.Context, shard *tsdb.Shard, engine *tsm1.Engine, blocks []parsed) error {
 	// From here on a snapshot of the write cache is of a later generation, and newer.
-	path := filepath.Join(shard.Path(), tsm1.DefaultFormatFileName(engine.FileStore.NextGeneration(), 1)+"."+tsm1.TSMFileExtension+"."+tsm1.TmpTSMFileExtension)
-	if err := writeFile(ctx, path, all); err != nil {
-		return nil, 0, err
+	name := tsm1.DefaultFormatFileName(engine.FileStore.NextGeneration(), 1)
+	path := filepath.Join(shard.Path(), name+"."+tsm1.TSMFileExtension+"."+tsm1.TmpTSMFileExtension)
+	if err := writeFile(ctx, path, blocks); err != nil {
+		return err
 	}
 	if _, err := shard.Engine(); err != nil {
-		return nil, 0, errors.Join(err, os.Remove(path))
+		return errors.Join(err, os.Remove(path))
 	}
 	if err := engine.FileStore.Replace(nil, []string{path}); err != nil {
-		return nil, 0, errors.Join(err, os.Remove(path))
+		return errors.Join(err, os.Remove(path))
 	}
-	for _, p := range all {
-		points += p.Points
-	}
-	return rest, points, nil
+	return nil
 }
 
 // fits tells whether blocks of one series-field, ascending, can be in a file.

@@ -93,24 +93,37 @@ type Rules struct {
 	Absent int
 	// Doubtful owners, by owner, have lost newer values: theirs count where no other owner has one. nil is none.
 	Doubtful []bool
-	// Settled tells whether a conflict, by its fingerprint, may be decided
-	// now; nil is always. One that is not may be a write in flight.
-	Settled func(fingerprint uint64) bool
+	// MayDecide reports whether a conflict of values, by its fingerprint, may be decided now. nil is always. One that may
+	// not be decided may be a write that is under way.
+	MayDecide func(fingerprint uint64) bool
 }
 
 // Decision is a point that owners held with different values.
 type Decision struct {
 	Series, Field string
 	Time          int64  // nanoseconds
-	Value         string // that all have now
-	Why           string // it was chosen, for people
+	Value         string // that all have now, unless it is Open
+	Why           string // it was chosen, or why none was, for people
+	Open          bool   // nothing was chosen
+	Held          []Held // by owners that have the point
 }
 
-// Why a value was chosen.
+// Held is the value that one owner held.
+type Held struct {
+	Owner   int // its place among those that were merged
+	Value   string
+	Version uint64 // with which it was written; 0 is not known, and Unsettled while it is being written
+	Bound   uint64 // a version that is not known is not above it; 0 is not known either
+}
+
+// Why a value was chosen, or none was.
 const (
 	WhyNewer    = "it was written last"
 	WhyMajority = "most owners have it"
 	WhyOrder    = "nothing says which is newer: the greater in a fixed order"
+	WhyWhole    = "the other copies lack newer writes"
+	WhyAbsent   = "an owner that does not take part may decide otherwise"
+	WhyHot      = "it may be a write on its way"
 )
 
 // shown is a value for people, cut when it is long.
@@ -124,11 +137,13 @@ const maxDecisions = 20
 
 // Merged is what owners lack to be equal.
 type Merged struct {
-	Lacking   [][]Block  // by owner: points that it misses or holds otherwise
-	Points    []int      // by owner: their number
-	Conflicts int        // timestamps with different values that were decided
-	Decided   []Decision // the first of them
-	Open      int        // and that were not
+	Lacking        [][]Block  // by owner: points that it lacks or holds otherwise
+	Points         []int      // by owner: their number
+	ValueConflicts int        // timestamps with different values that were decided
+	Decided        []Decision // the first of them
+	Open           int        // and that were not
+	Undecided      []Decision // the first of them
+	Outdated       []Decision // the first that only Doubtful owners hold otherwise, which is no conflict
 }
 
 // Merge is MergeValues of blocks.
@@ -187,8 +202,8 @@ func Join(series []byte, field string, owners []tsm1.Values, rules Rules) Joined
 		if !differ(vs) {
 			continue
 		}
-		hot := rules.Settled != nil && differ(trusted(vs, rules.Doubtful))
-		if hot && !rules.Settled(fingerprint(series, field, vs)) {
+		hot := rules.MayDecide != nil && differ(trusted(vs, rules.Doubtful))
+		if hot && !rules.MayDecide(fingerprint(series, field, vs)) {
 			j.open[vs[0].UnixNano()] = true
 		} else {
 			j.Differing = append(j.Differing, vs[0].UnixNano())
@@ -199,25 +214,39 @@ func Join(series []byte, field string, owners []tsm1.Values, rules Rules) Joined
 
 // Merge decides what all owners are to hold. The result has every timestamp that any owner has. Where owners hold
 // different values, the one that is known to be the newest wins, else the one that most hold, and on a tie the greater
-// in the order of encodings. What the rules do not let it decide is left as it is. versions is nil for none.
+// in the order of encodings. What the rules do not let it decide is left as it is. versions is nil for none. While
+// owners are absent, versions are listed and decide nothing: an absent owner may have a newer value.
 func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 	m.Lacking, m.Points = make([][]Block, j.owners), make([]int, j.owners)
 	need := make([]lacking, j.owners)
 	same := make([]bool, j.owners) // owner i holds the winning value
 	for vs := range byTime(j.all) {
-		best, version, why := versions.newest(vs)
-		differ, won := true, true
-		if best == nil {
-			best, differ, won, why = vote(trusted(vs, j.rules.Doubtful), j.rules.Absent)
+		var (
+			best          tsm1.Value
+			version       uint64
+			why           string
+			conflict, won = true, true
+		)
+		if j.rules.Absent == 0 {
+			best, version, why = versions.newest(vs)
 		}
-		if differ {
-			if !won || j.open[vs[0].UnixNano()] {
-				m.Open++
-				continue
-			}
-			if m.Conflicts++; len(m.Decided) < maxDecisions {
-				m.Decided = append(m.Decided, Decision{string(j.series), j.field, best.UnixNano(), shown(best), why})
-			}
+		if best == nil {
+			best, conflict, won, why = vote(trusted(vs, j.rules.Doubtful), j.rules.Absent)
+		}
+		switch hot := j.open[vs[0].UnixNano()]; {
+		case conflict && hot:
+			m.Open++
+			m.Undecided = j.list(m.Undecided, vs, versions, nil, WhyHot)
+			continue
+		case conflict && !won:
+			m.Open++
+			m.Undecided = j.list(m.Undecided, vs, versions, nil, WhyAbsent)
+			continue
+		case conflict:
+			m.ValueConflicts++
+			m.Decided = j.list(m.Decided, vs, versions, best, why)
+		case j.rules.Doubtful != nil && differ(vs):
+			m.Outdated = j.list(m.Outdated, vs, versions, best, WhyWhole)
 		}
 		clear(same)
 		want := canonical(best)
@@ -237,6 +266,29 @@ func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 		}
 	}
 	return m, nil
+}
+
+// list adds what became of the values of one timestamp to a list, unless that is full. best is nil when they stay as
+// they are.
+func (j Joined) list(to []Decision, vs []owned, versions *Versions, best tsm1.Value, why string) []Decision {
+	if len(to) == maxDecisions {
+		return to
+	}
+	d := Decision{Series: string(j.series), Field: j.field, Time: vs[0].UnixNano(), Why: why, Open: best == nil}
+	if best != nil {
+		d.Value = shown(best)
+	}
+	for _, v := range vs {
+		h := Held{Owner: v.owner, Value: shown(v.Value)}
+		if versions != nil {
+			var known bool
+			if h.Version, known = versions.Known[v.owner][v.UnixNano()]; !known {
+				h.Bound = versions.bound(v.owner)
+			}
+		}
+		d.Held = append(d.Held, h)
+	}
+	return append(to, d)
 }
 
 // byTime iterates over the values of each time.
@@ -335,7 +387,7 @@ func vote(vs []owned, absent int) (best tsm1.Value, differ, won bool, why string
 	return best, differ, absent == 0 || votes > second+absent, why
 }
 
-// fingerprint is a hash of a conflict: where, and who holds what.
+// fingerprint is a hash of a conflict of values: where, and who holds what.
 func fingerprint(series []byte, field string, vs []owned) uint64 {
 	var h xxh3.Hasher
 	number := func(n uint64) { h.Write(binary.BigEndian.AppendUint64(nil, n)) }

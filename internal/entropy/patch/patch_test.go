@@ -75,8 +75,8 @@ func TestMergeAgreesWithNaiveModel(t *testing.T) {
 		if len(m.Decided) != min(conflicts, 20) {
 			t.Errorf("%d of %d decisions are listed", len(m.Decided), conflicts)
 		}
-		if m.Conflicts != conflicts || m.Open != 0 {
-			t.Errorf("%d conflicts and %d open, want %d", m.Conflicts, m.Open, conflicts)
+		if m.ValueConflicts != conflicts || m.Open != 0 {
+			t.Errorf("%d conflicts and %d open, want %d", m.ValueConflicts, m.Open, conflicts)
 		}
 		for i, o := range owners {
 			got := 0
@@ -132,12 +132,12 @@ func TestMergeLeavesWhatAbsentOwnersMayDecide(t *testing.T) {
 		for _, v := range tt.values {
 			owners = append(owners, block(v))
 		}
-		m, err := patch.Merge(owners, patch.Rules{Absent: tt.absent, Settled: func(uint64) bool { return tt.settled }})
+		m, err := patch.Merge(owners, patch.Rules{Absent: tt.absent, MayDecide: func(uint64) bool { return tt.settled }})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if m.Open != tt.open || m.Conflicts != tt.conflicts {
-			t.Errorf("%s: %d open and %d decided, want %d and %d", tt.name, m.Open, m.Conflicts, tt.open, tt.conflicts)
+		if m.Open != tt.open || m.ValueConflicts != tt.conflicts {
+			t.Errorf("%s: %d open and %d decided, want %d and %d", tt.name, m.Open, m.ValueConflicts, tt.open, tt.conflicts)
 		}
 		for i, n := range m.Points {
 			if tt.open > 0 && n > 0 {

@@ -10,8 +10,8 @@ import (
 )
 
 // point is one value of a block for the engine. It has the names of a point that was made once for the
-// block, and gives the value as it is: a models.Point holds text, which costs more to write and to parse than all the rest,
-// and has no form for infinities.
+// block, and gives the value as it is: a models.Point holds text, which costs more to write and to parse than all the
+// rest, and has no form for infinities.
 type point struct {
 	models.Point // the first of the block
 	field        []byte

@@ -31,7 +31,9 @@ func Element(region int, since, value uint64) riblt.Element {
 func HashString(key uint64, s string) uint64 { return xxh3.HashStringSeed(s, key) }
 
 // Symbols returns the coded symbols [from, to) of the points of all regions.
-func Symbols(ctx context.Context, shard *tsdb.Shard, regions []Region, key uint64, from, to int) ([]riblt.Symbol, error) {
+func Symbols(
+	ctx context.Context, shard *tsdb.Shard, regions []Region, key uint64, from, to int,
+) ([]riblt.Symbol, error) {
 	return riblt.Encode(key, from, to, func(add func(riblt.Element)) error {
 		return points(ctx, shard, regions, key, func(i int, since, value uint64) { add(Element(i, since, value)) })
 	})
@@ -67,7 +69,9 @@ func (r Region) Slice(first, last int) (part Region, ok bool) {
 }
 
 // points calls fn with the points of each region.
-func points(ctx context.Context, shard *tsdb.Shard, regions []Region, key uint64, fn func(region int, since, value uint64)) error {
+func points(
+	ctx context.Context, shard *tsdb.Shard, regions []Region, key uint64, fn func(region int, since, value uint64),
+) error {
 	return each(ctx, shard, regions, func(i int, r *scan.Reader) error {
 		switch regions[i].Type {
 		case digest.Float:
@@ -91,7 +95,9 @@ func points(ctx context.Context, shard *tsdb.Shard, regions []Region, key uint64
 }
 
 // elements calls fn with the points of a region.
-func elements[V scan.Value](in *scan.Reader, regions []Region, i int, bits func(V) uint64, fn func(region int, since, value uint64)) error {
+func elements[V scan.Value](
+	in *scan.Reader, regions []Region, i int, bits func(V) uint64, fn func(region int, since, value uint64),
+) error {
 	r := regions[i]
 	return scan.Each(in, r.Min, r.Max, func(times []int64, values []V) error {
 		for j, t := range times {

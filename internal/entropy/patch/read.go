@@ -152,7 +152,8 @@ func blocks(ctx context.Context, in *scan.Reader, r Region, fn func(points int, 
 	return fmt.Errorf("unknown type %v", r.Type)
 }
 
-// chunks calls fn with blockPoints points of a region at a time. The encoders change what they are given: it is fn's until it returns.
+// chunks calls fn with blockPoints points of a region at a time. The encoders change what they are given: it is fn's
+// until it returns.
 func chunks[V scan.Value](in *scan.Reader, r Region, fn func([]int64, []V) error) error {
 	times, values := make([]int64, 0, blockPoints), make([]V, 0, blockPoints)
 	flush := func() error {

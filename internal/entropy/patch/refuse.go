@@ -67,7 +67,8 @@ func (r *refuser) check() ([]parsed, error) {
 			types[at] = have
 		}
 		if have != p.typ() {
-			r.add(p, have, fmt.Sprintf("%s: input field %q on measurement %q is type %s, already exists as type %s", tsdb.ErrFieldTypeConflict, p.Field, name, p.typ(), have))
+			r.add(p, have, fmt.Sprintf("%s: input field %q on measurement %q is type %s, already exists as type %s",
+				tsdb.ErrFieldTypeConflict, p.Field, name, p.typ(), have))
 			continue
 		}
 		left = append(left, p)
@@ -96,7 +97,8 @@ func (r *refuser) series(engine *tsm1.Engine, blocks []parsed) ([]parsed, error)
 				left = append(left, p)
 				continue
 			}
-			err := engine.CreateSeriesListIfNotExists([][]byte{key}, [][]byte{name}, []models.Tags{tags}, tsdb.NoopStatsTracker())
+			err := engine.CreateSeriesListIfNotExists([][]byte{key}, [][]byte{name}, []models.Tags{tags},
+				tsdb.NoopStatsTracker())
 			if err != nil {
 				var ok bool
 				if reason, ok = refusal(err); !ok {

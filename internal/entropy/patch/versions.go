@@ -17,6 +17,14 @@ type Versions struct {
 // Unsettled is the version of a point that is being written, or was when it was looked at: nothing follows from it.
 const Unsettled = ^uint64(0)
 
+// bound is a version that those of an owner which are not known are not above, 0 when there is none.
+func (v *Versions) bound(owner int) uint64 {
+	if v.Since[owner] == Unsettled {
+		return 0
+	}
+	return v.Since[owner]
+}
+
 // Same reports whether two values are equal, bit by bit.
 func Same(a, b tsm1.Value) bool { return bytes.Equal(canonical(a), canonical(b)) }
 

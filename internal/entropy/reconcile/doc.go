@@ -15,9 +15,9 @@
 //	| hash of the series-field, 55 bits | window  | type |   | digest.Sum.Fold       |
 //	+-----------------------------------+---------+------+   +-----------------------+
 //
-// A window that differs is one or two elements that only one of two owners has. They are found by coded symbols: package
-// riblt, after Yang, Gilad and Alizadeh, "Practical Rateless Set Reconciliation" (SIGCOMM 2024). About 1.35 to 1.7
-// symbols of some 23 bytes are needed for each of them, however large the sets are.
+// A window that differs is one or two elements that only one of two owners has. They are found by coded symbols:
+// package riblt, after Yang, Gilad and Alizadeh, "Practical Rateless Set Reconciliation" (SIGCOMM 2024). About 1.35 to
+// 1.7 symbols of some 23 bytes are needed for each of them, however large the sets are.
 //
 //	this node                                         another owner
 //	list of digests ──► Spool, a temporary file       list of digests ──► Spool

@@ -58,7 +58,7 @@ func base(owners []Owner) int {
 	return own
 }
 
-func (r Rateless) find(ctx context.Context, owners []Owner) (_ []Difference, err error) {
+func (r Rateless) find(ctx context.Context, owners []Owner) ([]Difference, error) {
 	own := base(owners)
 	if own < 0 {
 		return nil, errDearer
@@ -67,52 +67,13 @@ func (r Rateless) find(ctx context.Context, owners []Owner) (_ []Difference, err
 	rand.Read(random[:])
 	key := binary.LittleEndian.Uint64(random[:])
 
-	var mine *Spool
-	theirs := make([]Summary, len(owners))
-	defer func() {
-		for _, s := range theirs {
-			if s != nil {
-				s.Close() // the answers are in
-			}
-		}
-		if mine != nil {
-			mine.Close()
-		}
-	}()
-	// Summaries outlive this group's context.
-	var open errgroup.Group
-	for i, o := range owners {
-		open.Go(func() (err error) {
-			if i == own {
-				mine, err = NewSpool(ctx, r.Dir, key, o.List)
-			} else {
-				theirs[i], err = o.Summarize(ctx, key)
-			}
-			if err != nil {
-				return fmt.Errorf("owner %d: %w", i, err)
-			}
-			return nil
-		})
-	}
-	if err := open.Wait(); errors.Is(err, ErrTooLarge) {
-		return nil, errDearer
-	} else if err != nil {
+	all, err := r.summarize(ctx, key, owners, own)
+	defer all.close() // the answers are in
+	if err != nil {
 		return nil, err
 	}
-	found := make([]*riblt.Decoder, len(owners))
-	g, gctx := errgroup.WithContext(ctx)
-	for i, s := range theirs {
-		if s == nil {
-			continue
-		}
-		g.Go(func() (err error) {
-			if found[i], err = decode(gctx, key, mine, s); err != nil {
-				return fmt.Errorf("owner %d: %w", i, err)
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
+	found, err := all.decode(ctx, key)
+	if err != nil {
 		return nil, err
 	}
 	c := comparison{key: key, own: own, owners: len(owners), groups: make(map[uint64]*group)}
@@ -121,10 +82,70 @@ func (r Rateless) find(ctx context.Context, owners []Owner) (_ []Difference, err
 			c.add(i, d)
 		}
 	}
-	if err := c.name(ctx, mine, theirs); err != nil {
+	if err := c.name(ctx, all); err != nil {
 		return nil, err
 	}
 	return c.differences()
+}
+
+// summaries are the sets of windows of all owners.
+type summaries struct {
+	mine   *Spool    // of this node
+	theirs []Summary // of the others, by their place; nil for this node
+}
+
+// summarize opens the summaries of all owners. The caller closes what it returns, also with an error.
+func (r Rateless) summarize(ctx context.Context, key uint64, owners []Owner, own int) (*summaries, error) {
+	all := &summaries{theirs: make([]Summary, len(owners))}
+	// Summaries outlive this group's context.
+	var open errgroup.Group
+	for i, o := range owners {
+		open.Go(func() (err error) {
+			if i == own {
+				all.mine, err = NewSpool(ctx, r.Dir, key, o.List)
+			} else {
+				all.theirs[i], err = o.Summarize(ctx, key)
+			}
+			if err != nil {
+				return fmt.Errorf("owner %d: %w", i, err)
+			}
+			return nil
+		})
+	}
+	err := open.Wait()
+	if errors.Is(err, ErrTooLarge) {
+		err = errDearer
+	}
+	return all, err
+}
+
+func (all *summaries) close() {
+	for _, s := range all.theirs {
+		if s != nil {
+			s.Close()
+		}
+	}
+	if all.mine != nil {
+		all.mine.Close()
+	}
+}
+
+// decode returns what each other owner does not share with this node, by its place.
+func (all *summaries) decode(ctx context.Context, key uint64) ([]*riblt.Decoder, error) {
+	found := make([]*riblt.Decoder, len(all.theirs))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, s := range all.theirs {
+		if s == nil {
+			continue
+		}
+		g.Go(func() (err error) {
+			if found[i], err = decode(ctx, key, all.mine, s); err != nil {
+				return fmt.Errorf("owner %d: %w", i, err)
+			}
+			return nil
+		})
+	}
+	return found, g.Wait()
 }
 
 // The first symbols that are asked for. A peer sends the list in about listBytes
@@ -206,30 +227,19 @@ func (c *comparison) add(owner int, d *riblt.Decoder) {
 				c.groups[hash] = g
 			}
 			g.changes = append(g.changes, change{
-				owner: owner, window: int(e[0] >> windowShift % digest.Windows), typ: digest.Type(e[0] % (1 << windowShift)), fold: e[1], theirs: i == 0,
+				owner: owner, window: int(e[0] >> windowShift % digest.Windows),
+				typ: digest.Type(e[0] % (1 << windowShift)), fold: e[1], theirs: i == 0,
 			})
 		}
 	}
 }
 
 // name finds what the hashes stand for: in this node's summary, or from an owner that has the series-field.
-func (c *comparison) name(ctx context.Context, mine *Spool, theirs []Summary) error {
+func (c *comparison) name(ctx context.Context, all *summaries) error {
 	if len(c.groups) == 0 {
 		return nil
 	}
-	err := mine.each(ctx, func(r *record) error {
-		g := c.groups[r.hash]
-		if g == nil {
-			return nil
-		}
-		if g.named {
-			return errDearer // two series-fields with one hash
-		}
-		g.named, g.series, g.field, g.typ = true, bytes.Clone(r.series), r.field, r.typ
-		r.elements(func(e riblt.Element) { g.folds[e[0]>>windowShift%digest.Windows] = e[1] })
-		return nil
-	})
-	if err != nil {
+	if err := c.nameMine(ctx, all.mine); err != nil {
 		return err
 	}
 	ask := make([][]uint64, c.owners)
@@ -246,25 +256,46 @@ func (c *comparison) name(ctx context.Context, mine *Spool, theirs []Summary) er
 	}
 	for owner, hashes := range ask {
 		for part := range slices.Chunk(hashes, MaxHashes) {
-			named := 0
-			err := theirs[owner].Names(ctx, part, func(series []byte, field string) error {
-				g := c.groups[HashOf(c.key, series, field)]
-				if g == nil || g.named {
-					return errDearer
-				}
-				g.named, g.series, g.field = true, bytes.Clone(series), field
-				named++
-				return nil
-			})
-			if err != nil {
+			if err := c.nameTheirs(ctx, all.theirs[owner], part); err != nil {
 				return fmt.Errorf("owner %d: %w", owner, err)
-			}
-			if named != len(part) {
-				return errDearer
 			}
 		}
 	}
 	return nil
+}
+
+// nameMine names the series-fields that this node has.
+func (c *comparison) nameMine(ctx context.Context, mine *Spool) error {
+	return mine.each(ctx, func(r *record) error {
+		g := c.groups[r.hash]
+		if g == nil {
+			return nil
+		}
+		if g.named {
+			return errDearer // two series-fields with one hash
+		}
+		g.named, g.series, g.field, g.typ = true, bytes.Clone(r.series), r.field, r.typ
+		r.elements(func(e riblt.Element) { g.folds[e[0]>>windowShift%digest.Windows] = e[1] })
+		return nil
+	})
+}
+
+// nameTheirs asks an owner for the names of series-fields.
+func (c *comparison) nameTheirs(ctx context.Context, owner Summary, hashes []uint64) error {
+	named := 0
+	err := owner.Names(ctx, hashes, func(series []byte, field string) error {
+		g := c.groups[HashOf(c.key, series, field)]
+		if g == nil || g.named {
+			return errDearer
+		}
+		g.named, g.series, g.field = true, bytes.Clone(series), field
+		named++
+		return nil
+	})
+	if err == nil && named != len(hashes) {
+		return errDearer
+	}
+	return err
 }
 
 // differences are those of all owners at once, in order.

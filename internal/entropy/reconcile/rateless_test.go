@@ -63,7 +63,10 @@ func TestRatelessFindsWhatFlatFinds(t *testing.T) {
 		}
 		for s := range rapid.IntRange(0, 12).Draw(rt, "series") {
 			for i := range lists {
-				f := digest.SeriesField{Series: fmt.Appendf(nil, "m,host=%03d", s/2), Field: fmt.Sprint("f", s%2), Type: rapid.SampledFrom([]digest.Type{1, 1, 1, 2}).Draw(rt, "type")}
+				f := digest.SeriesField{
+					Series: fmt.Appendf(nil, "m,host=%03d", s/2), Field: fmt.Sprint("f", s%2),
+					Type: rapid.SampledFrom([]digest.Type{1, 1, 1, 2}).Draw(rt, "type"),
+				}
 				some := false
 				for _, w := range []int{0, 1, 31, 63} {
 					if c := rapid.Uint64Range(0, 2).Draw(rt, "sum"); c > 0 {
@@ -79,7 +82,9 @@ func TestRatelessFindsWhatFlatFinds(t *testing.T) {
 		for i := range owners {
 			if owners[i] = list(lists[i]...); i != own {
 				list := owners[i].List
-				owners[i].Summarize = func(ctx context.Context, key uint64) (Summary, error) { return NewSpool(ctx, dir, key, list) }
+				owners[i].Summarize = func(ctx context.Context, key uint64) (Summary, error) {
+					return NewSpool(ctx, dir, key, list)
+				}
 			}
 		}
 		if d := cmp.Diff(all(rt, Flat{}, owners), all(rt, Rateless{Dir: dir}, owners)); d != "" {
@@ -88,7 +93,8 @@ func TestRatelessFindsWhatFlatFinds(t *testing.T) {
 	})
 }
 
-// large are two lists of n windows, of which differ ones differ: some are missing here, some there, some are other ones.
+// large are two lists of n windows, of which differ ones differ: some are missing here, some there, some are other
+// ones.
 func large(n, differ int) (mine, theirs Source) {
 	rnd := rand.New(rand.NewPCG(7, 7))
 	at := make(map[int]int, differ)
@@ -98,7 +104,9 @@ func large(n, differ int) (mine, theirs Source) {
 	source := func(side int) Source {
 		return func(_ context.Context, fn func(*digest.SeriesField) error) error {
 			for s := 0; s < n/digest.Windows; s++ {
-				f := digest.SeriesField{Series: fmt.Appendf(nil, "cpu,host=server-%06d,region=eu-west", s), Field: "usage_idle", Type: digest.Float}
+				f := digest.SeriesField{
+					Series: fmt.Appendf(nil, "cpu,host=server-%06d,region=eu-west", s), Field: "usage_idle", Type: digest.Float,
+				}
 				for w := range digest.Windows {
 					i := s*digest.Windows + w
 					f.Windows[w] = digest.Sum{Count: 10, Hi: uint64(i) * 0x9e3779b97f4a7c15, Lo: uint64(i) * 0xbf58476d1ce4e5b9}
@@ -165,7 +173,10 @@ func TestRatelessDoesWithoutALiarsAnswers(t *testing.T) {
 	base := func(n int) []digest.SeriesField {
 		var out []digest.SeriesField
 		for i := range n {
-			out = append(out, digest.SeriesField{Series: fmt.Appendf(nil, "m,h=%03d", i), Field: "v", Type: 1, Windows: [64]digest.Sum{{Count: 1, Lo: uint64(i)}, {Count: 2, Lo: 5}, {Count: 2, Lo: 6}}})
+			out = append(out, digest.SeriesField{
+				Series: fmt.Appendf(nil, "m,h=%03d", i), Field: "v", Type: 1,
+				Windows: [64]digest.Sum{{Count: 1, Lo: uint64(i)}, {Count: 2, Lo: 5}, {Count: 2, Lo: 6}},
+			})
 		}
 		return out
 	}

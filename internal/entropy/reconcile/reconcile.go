@@ -36,7 +36,8 @@ type Difference struct {
 
 // Clone is a copy that may be kept.
 func (d Difference) Clone() Difference {
-	d.Series, d.Types, d.Marks, d.Groups = bytes.Clone(d.Series), slices.Clone(d.Types), slices.Clone(d.Marks), slices.Clone(d.Groups)
+	d.Series, d.Types = bytes.Clone(d.Series), slices.Clone(d.Types)
+	d.Marks, d.Groups = slices.Clone(d.Marks), slices.Clone(d.Groups)
 	return d
 }
 
@@ -63,8 +64,8 @@ func GroupsOf(g []uint8, folds []uint64) []uint8 {
 	return g
 }
 
-// Conflict tells whether two owners have the field in different types.
-func (d Difference) Conflict() bool {
+// TypesConflict reports whether two owners have the field in different types.
+func (d Difference) TypesConflict() bool {
 	var seen digest.Type
 	for _, t := range d.Types {
 		if t != 0 && seen != 0 && t != seen {
@@ -216,7 +217,7 @@ func merge(ctx context.Context, streams []*stream, fn func(Difference) error) er
 				d.Groups = GroupsOf(d.Groups, folds)
 			}
 		}
-		if d.Windows != 0 || d.Conflict() {
+		if d.Windows != 0 || d.TypesConflict() {
 			if err := fn(d); err != nil {
 				return err
 			}

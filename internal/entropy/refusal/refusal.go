@@ -158,11 +158,11 @@ func (k *Known) conflicts(addrs []string) []string {
 	return out
 }
 
-func differ(types []digest.Type) bool { return reconcile.Difference{Types: types}.Conflict() }
+func differ(types []digest.Type) bool { return reconcile.Difference{Types: types}.TypesConflict() }
 
-// Conflicts tells operators which fields have different types on two of the owners with these addresses. It is empty
-// when none has.
-func (k *Known) Conflicts(addrs []string) string {
+// TypeConflicts tells operators which fields have different types on two of the owners with these addresses. It is
+// empty when none has.
+func (k *Known) TypeConflicts(addrs []string) string {
 	conflicts := k.conflicts(addrs)
 	if len(conflicts) == 0 {
 		return ""
@@ -180,13 +180,14 @@ func (k *Known) Message(addrs []string, listed []entropy.Refusal) string {
 		return ""
 	}
 	var all []string
-	if text := k.Conflicts(addrs); text != "" {
+	if text := k.TypeConflicts(addrs); text != "" {
 		all = append(all, text)
 	}
 	type cause struct{ node, reason string }
 	seen := make(map[cause]bool)
 	for _, r := range listed {
-		if at := (cause{r.Node, r.Reason}); !seen[at] && len(seen) < maxMessage && !differ(k.types[fieldOf([]byte(r.Series), r.Field)]) {
+		if at := (cause{r.Node, r.Reason}); !seen[at] && len(seen) < maxMessage &&
+			!differ(k.types[fieldOf([]byte(r.Series), r.Field)]) {
 			seen[at] = true
 			all = append(all, fmt.Sprintf("%s refuses points of %q field %q: %s", r.Node, r.Series, r.Field, r.Reason))
 		}

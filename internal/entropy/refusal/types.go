@@ -15,7 +15,7 @@ const maxShapes = 1 << 10
 // ByType returns a difference for each type in which copies have a field, the type that most have first. In each, the
 // copies that have the field in another type hold nothing; they refuse what it is about.
 func ByType(d reconcile.Difference) []reconcile.Difference {
-	if !d.Conflict() {
+	if !d.TypesConflict() {
 		return []reconcile.Difference{d}
 	}
 	votes := make(map[digest.Type]int)
@@ -26,7 +26,9 @@ func ByType(d reconcile.Difference) []reconcile.Difference {
 		}
 		votes[t]++
 	}
-	slices.SortFunc(types, func(a, b digest.Type) int { return cmp.Or(cmp.Compare(votes[b], votes[a]), cmp.Compare(a, b)) })
+	slices.SortFunc(types, func(a, b digest.Type) int {
+		return cmp.Or(cmp.Compare(votes[b], votes[a]), cmp.Compare(a, b))
+	})
 	var out []reconcile.Difference
 	for _, typ := range types {
 		if of := ofType(d, typ); of.Windows != 0 {

@@ -49,7 +49,7 @@ func DryRun(ctx context.Context, deps Deps, sh cluster.Shard) (entropy.DryRun, e
 	if err := d.compare(ctx); err != nil {
 		return d.out, fmt.Errorf("compare the owners of shard %d: %w", sh.ID, err)
 	}
-	d.out.Conflict = d.refused.Conflicts(set.Addrs())
+	d.out.TypeConflicts = d.refused.TypeConflicts(set.Addrs())
 	d.listFields()
 	return d.out, d.countPoints(ctx)
 }
@@ -104,7 +104,8 @@ func (d *dryRun) listFields() {
 	}
 }
 
-// countPoints counts the points that differ between each two owners, and the bytes that a repair would send.
+// countPoints counts the points that differ between each two owners, and the bytes that a repair would send. It lists
+// what a repair would decide.
 func (d *dryRun) countPoints(ctx context.Context) error {
 	find := newFinder(d.set, d.Cluster.Now, func(ctx context.Context, c copies.Copy, bytes int) error {
 		if !c.Own {
@@ -112,20 +113,12 @@ func (d *dryRun) countPoints(ctx context.Context) error {
 		}
 		return d.Limit.Wait(ctx, bytes)
 	})
-	rules := patch.Rules{Absent: len(d.set.Shard.Owners) - len(d.set.Copies)}
-	return find.each(ctx, d.diffs, func(p piece) error {
+	rules := patch.Rules{Absent: len(d.set.Shard.Owners) - len(d.set.Copies), Doubtful: d.set.Doubtful()}
+	merge := merger{finder: find, rules: rules, age: pushAge, alwaysAsk: true, merged: d.addMerged}
+	err := find.each(ctx, d.diffs, func(p piece) error {
 		if p.owners == nil {
 			d.addWhole(p)
 			return nil
-		}
-		m, err := patch.MergeValues(p.Series, p.Field, p.owners, rules)
-		if err != nil {
-			return err
-		}
-		for i, blocks := range m.Lacking {
-			for _, b := range blocks {
-				d.addBytes(i, p, b)
-			}
 		}
 		pair := 0
 		for i := range p.owners {
@@ -134,8 +127,25 @@ func (d *dryRun) countPoints(ctx context.Context) error {
 				pair++
 			}
 		}
-		return nil
+		return merge.add(ctx, p)
 	}, func(int) {})
+	if err != nil {
+		return err
+	}
+	return merge.flush(ctx)
+}
+
+// addMerged counts what copies lack, and lists how their values were decided.
+func (d *dryRun) addMerged(p piece, m patch.Merged) error {
+	for i, blocks := range m.Lacking {
+		for _, b := range blocks {
+			d.addBytes(i, p, b)
+		}
+	}
+	for _, of := range [][]patch.Decision{m.Decided, m.Undecided, m.Outdated} {
+		d.out.Decided = listDecisions(d.out.Decided, of, d.set)
+	}
+	return nil
 }
 
 // addWhole counts a block that some copies have and the others have nothing of.
@@ -148,9 +158,9 @@ func (d *dryRun) addWhole(p piece) {
 		for _, b := range p.groups[i+1:] {
 			switch {
 			case a == 0 && b != 0:
-				d.addPair(pair, patch.Compared{MissingA: p.count})
+				d.addPair(pair, patch.Compared{LackingA: p.count})
 			case a != 0 && b == 0:
-				d.addPair(pair, patch.Compared{MissingB: p.count})
+				d.addPair(pair, patch.Compared{LackingB: p.count})
 			}
 			pair++
 		}
@@ -166,5 +176,7 @@ func (d *dryRun) addBytes(copy int, p piece, b patch.Block) {
 
 func (d *dryRun) addPair(pair int, c patch.Compared) {
 	p := &d.out.Pairs[pair]
-	p.MissingA, p.MissingB, p.Conflicts = p.MissingA+c.MissingA, p.MissingB+c.MissingB, p.Conflicts+c.Conflicts
+	p.LackingA += c.LackingA
+	p.LackingB += c.LackingB
+	p.ValueConflicts += c.ValueConflicts
 }

@@ -40,7 +40,8 @@ func (m mark) before(o mark) bool {
 	return m.region < o.region || m.region == o.region && m.time < o.time
 }
 
-// fetch reads regions, those that have to be merged from the source of each group, a bounded number of points at a time.
+// fetch reads regions, those that have to be merged from the source of each group, a bounded number of points at a
+// time.
 func (f *finder) fetch(ctx context.Context, regions []region, fn func(piece) error) error {
 	var whole, mixed []region
 	for _, r := range regions {
@@ -114,7 +115,9 @@ func upTo(r region, got []map[int]tsm1.Values, i int, end mark) (owners []tsm1.V
 		}
 		v := got[g-1][i]
 		if i == end.region {
-			n, _ := slices.BinarySearchFunc(v, end.time+1, func(v tsm1.Value, t int64) int { return cmp.Compare(v.UnixNano(), t) })
+			n, _ := slices.BinarySearchFunc(v, end.time+1, func(v tsm1.Value, t int64) int {
+				return cmp.Compare(v.UnixNano(), t)
+			})
 			v = v[:n]
 		}
 		owners[k] = v

@@ -20,10 +20,9 @@ const (
 	maxRegions   = 2048 // that one question is about
 )
 
-// finder finds the points that copies do not share, in the windows in which they differ. Three ways lead there, from the
-// cheapest: coded symbols tell of a few points in regions that are the same otherwise;
-// sums over slices leave out what is the same before and after a gap; the rest is fetched, once for
-// each group of copies that hold the same.
+// finder finds the points that copies do not share, in the windows in which they differ. Three ways lead there, from
+// the cheapest: coded symbols tell of a few points in regions that are the same otherwise; sums over slices leave out
+// what is the same before and after a gap; the rest is fetched, once for each group of copies that hold the same.
 type finder struct {
 	set     copies.Set
 	now     func() time.Time
@@ -74,8 +73,8 @@ func (f *finder) askClocks(ctx context.Context) error {
 	return nil
 }
 
-// each calls fn with pieces of the differing windows: all points that are not the same on all copies, and some that are.
-// done is called with numbers of differences that fn got all pieces of.
+// each calls fn with pieces of the differing windows: all points that are not the same on all copies, and some that
+// are. done is called with numbers of differences that fn got all pieces of.
 func (f *finder) each(ctx context.Context, diffs []reconcile.Difference, fn func(piece) error, done func(int)) error {
 	rng := digest.Range{Start: f.set.Shard.Start, End: f.set.Shard.End}
 	withClocks := func(p piece) error {

@@ -14,7 +14,9 @@ import (
 func TestNextBatch(t *testing.T) {
 	rng := digest.Range{Start: 0, End: 64 * 10}
 	diff := func(windows uint64, groups ...uint8) reconcile.Difference {
-		return reconcile.Difference{Series: []byte("m"), Field: "f", Types: []digest.Type{0, digest.Float}, Windows: windows, Groups: groups}
+		return reconcile.Difference{
+			Series: []byte("m"), Field: "f", Types: []digest.Type{0, digest.Float}, Windows: windows, Groups: groups,
+		}
 	}
 	for _, tt := range []struct {
 		diff reconcile.Difference

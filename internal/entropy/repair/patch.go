@@ -30,7 +30,7 @@ func (r *Repair) patch(ctx context.Context, this, last *round) error {
 	merge := merger{finder: find, rules: r.rules(this, last), age: pushAge}
 	merge.merged = func(p piece, m patch.Merged) error {
 		this.open += m.Open
-		r.decided(m)
+		r.progress.decided(m, r.set)
 		for i := range m.Lacking {
 			if err := push[i].add(ctx, p.clocks[i], m.Lacking[i]...); err != nil {
 				return err
@@ -67,24 +67,24 @@ func (r *Repair) patch(ctx context.Context, this, last *round) error {
 // finder finds points for a repair: what it reads is counted, and has to be allowed.
 func (r *Repair) finder() *finder {
 	return newFinder(r.set, r.Cluster.Now, func(ctx context.Context, c copies.Copy, bytes int) error {
-		r.received(c, bytes)
+		r.progress.received(c, bytes)
 		return r.Limit.Wait(ctx, bytes)
 	})
 }
 
-// rules are those of a round. In a shard that is written to, two owners may differ by
-// a write in flight, and the copies are not read at the same instant: there a
-// conflict counts when it was the same in the last round.
+// rules are those of a round. In a shard that is written to, two owners may differ by a write that is under way, and
+// the copies are not read at the same instant. There, a conflict of values is decided when it was the same in the last
+// round.
 func (r *Repair) rules(this, last *round) patch.Rules {
 	rules := patch.Rules{Absent: len(r.set.Away), Doubtful: r.set.Doubtful()}
 	if r.set.Quiet(r.settled()) {
-		this.conflicts = last.conflicts
+		this.valueConflicts = last.valueConflicts
 		return rules
 	}
-	this.conflicts = make(map[uint64]struct{})
-	rules.Settled = func(fingerprint uint64) bool {
-		this.conflicts[fingerprint] = struct{}{}
-		_, same := last.conflicts[fingerprint]
+	this.valueConflicts = make(map[uint64]struct{})
+	rules.MayDecide = func(fingerprint uint64) bool {
+		this.valueConflicts[fingerprint] = struct{}{}
+		_, same := last.valueConflicts[fingerprint]
 		return same
 	}
 	return rules
@@ -144,7 +144,7 @@ func (p *pusher) flush(ctx context.Context) error {
 	}
 	p.Report.PointsRepaired.Add(int64(done.Points))
 	p.progress.change(func(r *entropy.RepairRecord) { r.Points += done.Points })
-	p.sent(p.Copy, p.size)
+	p.progress.sent(p.Copy, p.size)
 	p.blocks, p.size = nil, 0
 	return nil
 }

@@ -11,18 +11,20 @@ import (
 )
 
 const (
-	maxDecisions = 100 // that a record lists
+	maxDecisions = 100 // that a record or a dry run lists
 	maxRefusals  = 100
 )
 
 // progress is the record of a repair that runs.
 type progress struct {
+	report *entropy.Report // counts what all repairs do
+
 	mu sync.Mutex
 	r  entropy.RepairRecord
 }
 
-func newProgress(shard uint64, now time.Time) progress {
-	return progress{r: entropy.RepairRecord{ShardID: shard, State: entropy.Running, Started: now}}
+func newProgress(shard uint64, now time.Time, report *entropy.Report) progress {
+	return progress{report: report, r: entropy.RepairRecord{ShardID: shard, State: entropy.Running, Started: now}}
 }
 
 // change runs fn, which changes the record, under the lock that record takes.
@@ -48,38 +50,43 @@ func (p *progress) record(now time.Time) entropy.RepairRecord {
 }
 
 // received counts bytes that were read from a copy, unless it is this node's.
-func (r *Repair) received(c copies.Copy, n int) {
+func (p *progress) received(c copies.Copy, n int) {
 	if !c.Own {
-		r.Report.BytesRx.Add(int64(n))
-		r.progress.change(func(p *entropy.RepairRecord) { p.BytesRx += int64(n) })
+		p.report.BytesRx.Add(int64(n))
+		p.change(func(r *entropy.RepairRecord) { r.BytesRx += int64(n) })
 	}
 }
 
 // sent counts bytes that were sent to a copy, unless it is this node's.
-func (r *Repair) sent(c copies.Copy, n int) {
+func (p *progress) sent(c copies.Copy, n int) {
 	if !c.Own {
-		r.Report.BytesTx.Add(int64(n))
-		r.progress.change(func(p *entropy.RepairRecord) { p.BytesTx += int64(n) })
+		p.report.BytesTx.Add(int64(n))
+		p.change(func(r *entropy.RepairRecord) { r.BytesTx += int64(n) })
 	}
 }
 
 // decided counts values that were decided.
-func (r *Repair) decided(m patch.Merged) {
-	r.Report.Conflicts.Add(int64(m.Conflicts))
-	r.progress.change(func(p *entropy.RepairRecord) {
-		p.Conflicts += m.Conflicts
-		p.Decided = append(p.Decided, m.Decided[:min(len(m.Decided), maxDecisions-len(p.Decided))]...)
+func (p *progress) decided(m patch.Merged, of copies.Set) {
+	p.report.Conflicts.Add(int64(m.ValueConflicts))
+	p.change(func(r *entropy.RepairRecord) {
+		r.Conflicts += m.ValueConflicts
+		r.Decided = listDecisions(r.Decided, m.Decided, of)
 	})
 }
 
-// refusedField counts a series-field of which copies refuse points; reasons are by copy.
-func (r *Repair) refusedField(series []byte, field string, reasons []string) {
-	r.progress.change(func(p *entropy.RepairRecord) {
-		p.Refused++
+// listDecisions adds decisions about points of copies to a list, as far as it goes.
+func listDecisions(to []entropy.Decision, d []patch.Decision, of copies.Set) []entropy.Decision {
+	return append(to, entropy.Decisions(d[:min(len(d), maxDecisions-len(to))], of.Addrs())...)
+}
+
+// refused counts a series-field of which copies refuse points; reasons are by copy.
+func (p *progress) refused(set copies.Set, series []byte, field string, reasons []string) {
+	p.change(func(r *entropy.RepairRecord) {
+		r.Refused++
 		for i, reason := range reasons {
-			if reason != "" && len(p.Refusals) < maxRefusals {
-				p.Refusals = append(p.Refusals, entropy.Refusal{
-					Node: r.set.Copies[i].TCPAddr, Series: string(series), Field: field, Reason: reason,
+			if reason != "" && len(r.Refusals) < maxRefusals {
+				r.Refusals = append(r.Refusals, entropy.Refusal{
+					Node: set.Copies[i].TCPAddr, Series: string(series), Field: field, Reason: reason,
 				})
 			}
 		}

@@ -53,7 +53,7 @@ func (d *Deps) settled() time.Time {
 // maxOvertaken is how often a repair starts over because a delete came.
 const maxOvertaken = 20
 
-// Repair is one repair of one shard.
+// Repair is one repair of one shard. It has many methods because each stage, and each step of one, has its own.
 type Repair struct {
 	Deps
 	id       uint64
@@ -73,7 +73,10 @@ type Repair struct {
 // New returns a repair that Run starts, after a number of attempts that failed. turn is called before copies are
 // compared, and not while files are copied: it waits until the repair may go on.
 func New(deps Deps, shard uint64, attempts int, turn func(context.Context) error) *Repair {
-	return &Repair{Deps: deps, id: shard, attempts: attempts, turn: turn, progress: newProgress(shard, deps.Cluster.Now())}
+	return &Repair{
+		Deps: deps, id: shard, attempts: attempts, turn: turn,
+		progress: newProgress(shard, deps.Cluster.Now(), deps.Report),
+	}
 }
 
 // Record is what the repair did so far. It may be called while the repair runs.

@@ -19,15 +19,15 @@ const (
 
 // round is one comparison of the copies, and what came of it.
 type round struct {
-	number    int
-	until     int64               // windows that end at or before it were compared
-	windows   *copies.Windows     // that differ
-	conflicts map[uint64]struct{} // points with different values, in a shard that is written to
-	open      int                 // points with different values that were left as they are
-	overflow  bool                // there are more differences than a round holds
-	equal     bool                // the repair is done
-	verified  bool                // the roots were equal
-	diffs     []reconcile.Difference
+	number         int
+	until          int64               // windows that end at or before it were compared
+	windows        *copies.Windows     // that differ
+	valueConflicts map[uint64]struct{} // points with different values, in a shard that is written to
+	open           int                 // points with different values that were left as they are
+	overflow       bool                // there are more differences than a round holds
+	equal          bool                // the repair is done
+	verified       bool                // the roots were equal
+	diffs          []reconcile.Difference
 }
 
 // rounds compares and patches until the copies are equal, and returns the last round.
@@ -139,7 +139,7 @@ func (r *Repair) compare(ctx context.Context, this *round) error {
 			}
 			this.windows.Add(d)
 			if len(this.diffs) >= maxDifferences {
-				this.overflow = true // conflicts are still looked for
+				this.overflow = true // conflicts of values are still looked for
 				continue
 			}
 			this.diffs = append(this.diffs, d.Clone())
@@ -159,7 +159,7 @@ func (r *Repair) compare(ctx context.Context, this *round) error {
 func (r *Repair) explained(d reconcile.Difference) bool {
 	reasons, ok := r.refused.Explain(d)
 	if ok {
-		r.refusedField(d.Series, d.Field, reasons)
+		r.progress.refused(r.set, d.Series, d.Field, reasons)
 	}
 	return ok
 }

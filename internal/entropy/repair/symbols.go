@@ -51,8 +51,8 @@ var errFetchIsCheaper = errors.New("fetching the points is cheaper")
 // there. At 0 are those of this node.
 type unshared []map[int64]tsm1.Value
 
-// bySymbols asks for coded symbols of regions that this node and others have in part. It returns the differing points of
-// regions that it found out about, and the other regions.
+// bySymbols asks for coded symbols of regions that this node and others have in part. It returns the differing points
+// of regions that it found out about, and the other regions.
 func (f *finder) bySymbols(ctx context.Context, regions []region) (known []piece, rest []region, err error) {
 	if !f.set.Copies[0].Own {
 		return nil, regions, nil
@@ -204,24 +204,10 @@ func (q *symbolQuestion) verify(ctx context.Context, d *riblt.Decoder) (map[plac
 	if err != nil {
 		return nil, err
 	}
-	places := slices.Collect(maps.Keys(theirs))
-	for p := range ours {
-		if _, ok := theirs[p]; !ok {
-			places = append(places, p)
-		}
-	}
-	slices.SortFunc(places, func(a, b place) int {
-		return cmp.Or(cmp.Compare(a.region, b.region), cmp.Compare(a.time, b.time))
-	})
+	places, texts := q.placesOf(theirs, ours)
 	have, err := q.fetch(ctx, q.set.Copies[0], places)
 	if err != nil {
 		return nil, err
-	}
-	var texts []place
-	for _, p := range places {
-		if _, ok := theirs[p]; ok && q.regions[p.region].Type == digest.String {
-			texts = append(texts, p)
-		}
 	}
 	fetched, err := q.fetch(ctx, q.copy, texts)
 	if err != nil {
@@ -249,6 +235,25 @@ func (q *symbolQuestion) verify(ctx context.Context, d *riblt.Decoder) (map[plac
 		out[p] = found
 	}
 	return out, nil
+}
+
+// placesOf are the places of all points, in order, and those of strings that the other copy has.
+func (q *symbolQuestion) placesOf(theirs, ours map[place]uint64) (all, texts []place) {
+	all = slices.Collect(maps.Keys(theirs))
+	for p := range ours {
+		if _, ok := theirs[p]; !ok {
+			all = append(all, p)
+		}
+	}
+	slices.SortFunc(all, func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.region, b.region), cmp.Compare(a.time, b.time))
+	})
+	for _, p := range all {
+		if _, ok := theirs[p]; ok && q.regions[p.region].Type == digest.String {
+			texts = append(texts, p)
+		}
+	}
+	return all, texts
 }
 
 // values are the decoded elements as patch.Element makes them: the bits of values by place.

@@ -14,24 +14,27 @@ import (
 )
 
 const (
-	conflictPieces = 256     // with conflicts that are merged together
+	conflictPieces = 256     // with conflicts of values that are merged together
 	conflictPoints = 1 << 16 // of theirs, after which no more are added
 )
 
-// merger merges what copies hold otherwise. Pieces with conflicts wait for others, so that one question to each copy is
-// about many series-fields.
+// merger merges what copies hold otherwise. Pieces with conflicts of values wait for others, so that one question to
+// each copy is about many series-fields.
 type merger struct {
 	*finder
-	rules   patch.Rules
-	age     time.Duration // for which pieces wait at most: what owners get meanwhile is newer than what was read
-	merged  func(piece, patch.Merged) error
-	waiting []conflict
+	rules  patch.Rules
+	age    time.Duration // for which pieces wait at most: what owners get meanwhile is newer than what was read
+	merged func(piece, patch.Merged) error
+	// alwaysAsk is for versions that are shown although they decide nothing: an absent copy may have a greater one.
+	alwaysAsk bool
+
+	waiting []valueConflict
 	count   int       // of the points that wait
 	since   time.Time // of the first that waits
 }
 
-// conflict is a piece with points of which copies hold different values.
-type conflict struct {
+// valueConflict is a piece with points of which copies hold different values.
+type valueConflict struct {
 	piece
 	patch.Joined
 }
@@ -39,14 +42,14 @@ type conflict struct {
 // add merges a piece, now or later.
 func (m *merger) add(ctx context.Context, p piece) error {
 	joined := patch.Join(p.Series, p.Field, p.owners, m.rules)
-	if len(joined.Differing) == 0 || m.rules.Absent > 0 { // versions of copies that are away are not known
+	if len(joined.Differing) == 0 || m.rules.Absent > 0 && !m.alwaysAsk {
 		return m.merge(ctx, p, joined, nil)
 	}
 	now := m.now()
 	if len(m.waiting) == 0 {
 		m.since = now
 	}
-	m.waiting = append(m.waiting, conflict{p, joined})
+	m.waiting = append(m.waiting, valueConflict{p, joined})
 	for _, values := range p.owners {
 		m.count += len(values)
 	}
@@ -83,8 +86,8 @@ func (m *merger) flush(ctx context.Context) error {
 	return nil
 }
 
-// versions asks the copies with which versions they got the points of conflicts. The result is by conflict.
-func (f *finder) versions(ctx context.Context, conflicts []conflict) ([]patch.Versions, error) {
+// versions asks the copies with which versions they got the points of conflicts of values. The result is by conflict.
+func (f *finder) versions(ctx context.Context, conflicts []valueConflict) ([]patch.Versions, error) {
 	out := make([]patch.Versions, len(conflicts))
 	n := len(f.set.Copies)
 	for i := range out {

@@ -102,7 +102,8 @@ func (c *Copy) Run(ctx context.Context, f Field) (Kept, error) {
 			return Kept{}, err
 		}
 		if kept, err = c.setAside(ctx, f, keys); err != nil {
-			return Kept{}, fmt.Errorf("set values of field %q of %q in shard %d aside: %w", f.Name, f.Measurement, c.Shard.ID(), err)
+			return Kept{}, fmt.Errorf("set values of field %q of %q in shard %d aside: %w",
+				f.Name, f.Measurement, c.Shard.ID(), err)
 		}
 		if err := c.step("remove"); err != nil {
 			return kept, err
@@ -112,7 +113,8 @@ func (c *Copy) Run(ctx context.Context, f Field) (Kept, error) {
 			all[i] = tsm1.SeriesFieldKeyBytes(string(k.series), f.Name)
 		}
 		if err := engine.FileStore.Delete(all); err != nil {
-			return kept, fmt.Errorf("remove values of field %q of %q from shard %d: %w", f.Name, f.Measurement, c.Shard.ID(), err)
+			return kept, fmt.Errorf("remove values of field %q of %q from shard %d: %w",
+				f.Name, f.Measurement, c.Shard.ID(), err)
 		}
 	}
 	if err := c.step("index"); err != nil {

@@ -91,7 +91,9 @@ func (n *node) flush() {
 func (n *node) all() (out []string) {
 	n.t.Helper()
 	err := digest.Compute(n.t.Context(), n.store.Shard(shardID), 1, digest.Range{Start: 0, End: 1e6}, 1<<63-1, func(f *digest.SeriesField) error {
-		region := patch.Region{Series: f.Series, Field: f.Field, Type: f.Type, Min: models.MinNanoTime, Max: models.MaxNanoTime}
+		region := patch.Region{
+			Series: f.Series, Field: f.Field, Type: f.Type, Min: models.MinNanoTime, Max: models.MaxNanoTime,
+		}
 		return patch.Read(n.t.Context(), n.store.Shard(shardID), []patch.Region{region}, patch.Limits{}, func(b patch.Block) error {
 			vs, err := b.Decode()
 			for _, v := range vs {
@@ -145,7 +147,8 @@ func TestValuesOfOtherTypesAreSetAside(t *testing.T) {
 				}
 				n.mustWrite(`m,host=a f=1i,g=1 10`, `m,host=b f=2i 20`, `mm,host=a f=7i 10`, `m\ x f=8i 10`)
 				n.flush()
-				n.mustWrite(`m,host=a f=11i 10`, `m,host=c f=3i,g=5 30`, `m s="x" 5`) // an overwritten value, and some in the write cache
+				// an overwritten value, and some in the write cache
+				n.mustWrite(`m,host=a f=11i 10`, `m,host=c f=3i,g=5 30`, `m s="x" 5`)
 				dir := filepath.Join(t.TempDir(), "aside")
 				run := func(at string) (Kept, error) {
 					c := Copy{Shard: n.store.Shard(shardID), Dir: dir, Hold: free, step: func(name string) error {
@@ -172,12 +175,14 @@ func TestValuesOfOtherTypesAreSetAside(t *testing.T) {
 				n.mustWrite(`m,host=a f=1.5 10`)
 				for _, again := range []string{"at once", "after a crash", "after a restart"} {
 					want := []string{
-						`m s=x(string) 5`, `m,host=a f=1.5(float) 10`, `m,host=a g=1(float) 10`, `m,host=c g=5(float) 30`, `m\ x f=8(integer) 10`, `mm,host=a f=7(integer) 10`,
+						`m s=x(string) 5`, `m,host=a f=1.5(float) 10`, `m,host=a g=1(float) 10`, `m,host=c g=5(float) 30`,
+						`m\ x f=8(integer) 10`, `mm,host=a f=7(integer) 10`,
 					}
 					if d := cmp.Diff(want, n.all()); d != "" {
 						t.Errorf("%s: %s", again, d)
 					}
-					if err := n.write(`m,host=z f=1i 10`); err == nil || !strings.Contains(err.Error(), "is type integer, already exists as type float") {
+					if err := n.write(`m,host=z f=1i 10`); err == nil ||
+						!strings.Contains(err.Error(), "is type integer, already exists as type float") {
 						t.Errorf("%s: an integer: %v", again, err)
 					}
 					switch again {

@@ -43,7 +43,9 @@ func openAPI() object {
 		}
 		var params []any
 		for _, p := range r.params {
-			params = append(params, object{"name": p.name, "in": "query", "required": p.required, "description": p.doc, "schema": object{"type": p.kind}})
+			params = append(params, object{
+				"name": p.name, "in": "query", "required": p.required, "description": p.doc, "schema": object{"type": p.kind},
+			})
 		}
 		if params != nil {
 			op["parameters"] = params
@@ -52,8 +54,11 @@ func openAPI() object {
 	}
 	return object{
 		"openapi": "3.0.3",
-		"info":    object{"title": "Anti-entropy", "version": "1", "description": "Finds and repairs differences between the replicas of shards."},
-		"paths":   paths,
+		"info": object{
+			"title": "Anti-entropy", "version": "1",
+			"description": "Finds and repairs differences between the replicas of shards.",
+		},
+		"paths": paths,
 	}
 }
 

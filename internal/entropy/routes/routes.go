@@ -18,7 +18,9 @@ import (
 	"concord/internal/cluster"
 	"concord/internal/entropy"
 	"concord/internal/entropy/api"
+	"concord/internal/entropy/patch"
 	"concord/internal/entropy/view"
+	"concord/internal/order"
 )
 
 // maxForm bounds the body of a POST in bytes.
@@ -363,17 +365,36 @@ func (h *handler) repairs(w http.ResponseWriter, r *http.Request, _ url.Values) 
 			Attempts: r.Attempts, Rounds: r.Rounds, Progress: r.Progress(), Points: r.Points, Conflicts: r.Conflicts, Refused: r.Refused,
 			BytesReceived: r.BytesRx, BytesSent: r.BytesTx, Rate: r.Rate, ETA: r.ETA.Seconds(), Error: r.Error,
 		}
-		for _, d := range r.Decided {
-			out.Repairs[i].Decided = append(out.Repairs[i].Decided, api.Decided{
-				Series: d.Series, Field: d.Field, Time: strconv.FormatInt(d.Time, 10), Value: d.Value, Reason: d.Why,
-			})
-		}
+		out.Repairs[i].Decided = decided(r.Decided)
 		for _, f := range r.Refusals {
 			out.Repairs[i].Refusals = append(out.Repairs[i].Refusals, api.Refusal(f))
 		}
 	}
 	writeJSON(w, http.StatusOK, out)
 	return nil
+}
+
+func decided(of []entropy.Decision) []api.Decided {
+	out := make([]api.Decided, len(of))
+	for i, d := range of {
+		out[i] = api.Decided{
+			Series: d.Series, Field: d.Field, Time: strconv.FormatInt(d.Time, 10), Value: d.Value, Reason: d.Why,
+			Undecided: d.Open, Held: make([]api.Held, len(d.Held)),
+		}
+		for k, h := range d.Held {
+			held := api.Held{Node: h.Node, Value: h.Value}
+			switch {
+			case h.Version == patch.Unsettled:
+				held.Version = api.BeingWritten
+			case h.Version != 0:
+				held.Version = order.Version(h.Version).String()
+			case h.Bound != 0:
+				held.NotAfter = order.Version(h.Bound).Time().UTC().Format(time.RFC3339Nano)
+			}
+			out[i].Held[k] = held
+		}
+	}
+	return out
 }
 
 func nanoseconds(t time.Time) string {
@@ -394,10 +415,11 @@ func (h *handler) diff(w http.ResponseWriter, r *http.Request, params url.Values
 	}
 	out := api.Diff{
 		ID: strconv.FormatUint(id, 10), Owners: append([]string{}, d.Owners...), Pairs: make([]api.Pair, len(d.Pairs)), Bytes: d.Bytes,
-		Count: d.Count, Series: make([]api.Series, len(d.Fields)), Truncated: d.Truncated, Conflict: d.Conflict, Away: d.Away,
+		Count: d.Count, Series: make([]api.Series, len(d.Fields)), Decided: decided(d.Decided),
+		Truncated: d.Truncated, Conflict: d.TypeConflicts, Away: d.Away,
 	}
 	for i, p := range d.Pairs {
-		out.Pairs[i] = api.Pair{A: p.A, B: p.B, MissingA: p.MissingA, MissingB: p.MissingB, Conflicts: p.Conflicts}
+		out.Pairs[i] = api.Pair{A: p.A, B: p.B, MissingA: p.LackingA, MissingB: p.LackingB, Conflicts: p.ValueConflicts}
 	}
 	for i, f := range d.Fields {
 		out.Series[i] = api.Series{

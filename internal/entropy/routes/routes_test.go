@@ -21,8 +21,10 @@ import (
 	"concord/internal/entropy/api"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/entropytest"
+	"concord/internal/entropy/patch"
 	"concord/internal/entropy/retype"
 	"concord/internal/entropy/view"
+	"concord/internal/order"
 )
 
 // users are those that the engine's handler asks for: admin and reader, with any password.
@@ -297,6 +299,51 @@ func TestAuthentication(t *testing.T) {
 	}
 	if len(controls[0].Repaired) != 1 {
 		t.Errorf("queued %v", controls[0].Repaired)
+	}
+}
+
+// The dry run and the records say alike who had which value, and of which version where that is known.
+func TestConflictsHaveValuesAndVersions(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 1, 2, 3, 4, 5, 60_000, time.UTC)
+	version := uint64(order.AtTime(at)) | 2<<8 | 4
+	decided := []entropy.Decision{
+		{Series: "m", Field: "f", Time: -7, Value: "1", Why: "why", Held: []entropy.Held{
+			{Node: "data1:8088", Value: "1", Version: version}, {Node: "data2:8088", Value: "2", Bound: version},
+			{Node: "data3:8088", Value: "3", Version: patch.Unsettled}, {Node: "data4:8088", Value: "4"},
+		}},
+		{Series: "m", Field: "g", Why: "not yet", Open: true, Held: []entropy.Held{{Node: "data1:8088", Value: "1"}}},
+	}
+	want := []api.Decided{
+		{Series: "m", Field: "f", Time: "-7", Value: "1", Reason: "why", Held: []api.Held{
+			{Node: "data1:8088", Value: "1", Version: "2026-01-02T03:04:05.000060Z #2 node 4"},
+			{Node: "data2:8088", Value: "2", NotAfter: "2026-01-02T03:04:05.00006Z"},
+			{Node: "data3:8088", Value: "3", Version: api.BeingWritten}, {Node: "data4:8088", Value: "4"},
+		}},
+		{Series: "m", Field: "g", Time: "0", Reason: "not yet", Undecided: true, Held: []api.Held{
+			{Node: "data1:8088", Value: "1"},
+		}},
+	}
+	c, controls := viewCluster()
+	controls[0].Dry.Decided = decided
+	controls[0].Records = []entropy.RepairRecord{{ShardID: 1, Decided: decided}}
+	var (
+		diff    api.Diff
+		repairs api.Repairs
+	)
+	for path, into := range map[string]any{"/diff?id=1": &diff, "/repairs": &repairs} {
+		if err := json.Unmarshal(do(metaHandler(c), "GET", api.Base+path, "").Body.Bytes(), into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d := cmp.Diff(want, diff.Decided); d != "" {
+		t.Errorf("diff: %s", d)
+	}
+	if len(repairs.Repairs) != 1 {
+		t.Fatalf("%d repairs", len(repairs.Repairs))
+	}
+	if d := cmp.Diff(want, repairs.Repairs[0].Decided); d != "" {
+		t.Errorf("repairs: %s", d)
 	}
 }
 

@@ -46,67 +46,89 @@ func codecOf[V Value]() codec[V] {
 	var c any
 	switch blockOf[V]() {
 	case tsm1.BlockFloat64:
-		var a tsdb.FloatArray
-		c = codec[float64]{tsm1.BlockFloat64, func(b []byte, times []int64, values []float64) ([]int64, []float64, error) {
-			a.Timestamps, a.Values = times, values
-			err := tsm1.DecodeFloatArrayBlock(b, &a)
-			return a.Timestamps, a.Values, err
-		}, func(v tsm1.Value) (x float64, ok bool) {
-			if v, is := v.(tsm1.FloatValue); is {
-				x, ok = v.Value().(float64)
-			}
-			return x, ok
-		}}
+		c = floats()
 	case tsm1.BlockInteger:
-		var a tsdb.IntegerArray
-		c = codec[int64]{tsm1.BlockInteger, func(b []byte, times []int64, values []int64) ([]int64, []int64, error) {
-			a.Timestamps, a.Values = times, values
-			err := tsm1.DecodeIntegerArrayBlock(b, &a)
-			return a.Timestamps, a.Values, err
-		}, func(v tsm1.Value) (x int64, ok bool) {
-			if v, is := v.(tsm1.IntegerValue); is {
-				x, ok = v.Value().(int64)
-			}
-			return x, ok
-		}}
+		c = integers()
 	case tsm1.BlockUnsigned:
-		var a tsdb.UnsignedArray
-		c = codec[uint64]{tsm1.BlockUnsigned, func(b []byte, times []int64, values []uint64) ([]int64, []uint64, error) {
-			a.Timestamps, a.Values = times, values
-			err := tsm1.DecodeUnsignedArrayBlock(b, &a)
-			return a.Timestamps, a.Values, err
-		}, func(v tsm1.Value) (x uint64, ok bool) {
-			if v, is := v.(tsm1.UnsignedValue); is {
-				x, ok = v.Value().(uint64)
-			}
-			return x, ok
-		}}
+		c = unsigneds()
 	case tsm1.BlockBoolean:
-		var a tsdb.BooleanArray
-		c = codec[bool]{tsm1.BlockBoolean, func(b []byte, times []int64, values []bool) ([]int64, []bool, error) {
-			a.Timestamps, a.Values = times, values
-			err := tsm1.DecodeBooleanArrayBlock(b, &a)
-			return a.Timestamps, a.Values, err
-		}, func(v tsm1.Value) (x bool, ok bool) {
-			if v, is := v.(tsm1.BooleanValue); is {
-				x, ok = v.Value().(bool)
-			}
-			return x, ok
-		}}
+		c = booleans()
 	case tsm1.BlockString:
-		var a tsdb.StringArray
-		c = codec[string]{tsm1.BlockString, func(b []byte, times []int64, values []string) ([]int64, []string, error) {
-			a.Timestamps, a.Values = times, values
-			err := tsm1.DecodeStringArrayBlock(b, &a)
-			return a.Timestamps, a.Values, err
-		}, func(v tsm1.Value) (x string, ok bool) {
-			if v, is := v.(tsm1.StringValue); is {
-				x, ok = v.Value().(string)
-			}
-			return x, ok
-		}}
+		c = texts()
 	}
 	return c.(codec[V])
+}
+
+// The codecs of the five types. They are written out: the engine's arrays have no type in common.
+
+func floats() codec[float64] {
+	var a tsdb.FloatArray
+	return codec[float64]{tsm1.BlockFloat64, func(b []byte, times []int64, values []float64) ([]int64, []float64, error) {
+		a.Timestamps, a.Values = times, values
+		err := tsm1.DecodeFloatArrayBlock(b, &a)
+		return a.Timestamps, a.Values, err
+	}, func(v tsm1.Value) (x float64, ok bool) {
+		if v, is := v.(tsm1.FloatValue); is {
+			x, ok = v.Value().(float64)
+		}
+		return x, ok
+	}}
+}
+
+func integers() codec[int64] {
+	var a tsdb.IntegerArray
+	return codec[int64]{tsm1.BlockInteger, func(b []byte, times []int64, values []int64) ([]int64, []int64, error) {
+		a.Timestamps, a.Values = times, values
+		err := tsm1.DecodeIntegerArrayBlock(b, &a)
+		return a.Timestamps, a.Values, err
+	}, func(v tsm1.Value) (x int64, ok bool) {
+		if v, is := v.(tsm1.IntegerValue); is {
+			x, ok = v.Value().(int64)
+		}
+		return x, ok
+	}}
+}
+
+func unsigneds() codec[uint64] {
+	var a tsdb.UnsignedArray
+	return codec[uint64]{tsm1.BlockUnsigned, func(b []byte, times []int64, values []uint64) ([]int64, []uint64, error) {
+		a.Timestamps, a.Values = times, values
+		err := tsm1.DecodeUnsignedArrayBlock(b, &a)
+		return a.Timestamps, a.Values, err
+	}, func(v tsm1.Value) (x uint64, ok bool) {
+		if v, is := v.(tsm1.UnsignedValue); is {
+			x, ok = v.Value().(uint64)
+		}
+		return x, ok
+	}}
+}
+
+func booleans() codec[bool] {
+	var a tsdb.BooleanArray
+	return codec[bool]{tsm1.BlockBoolean, func(b []byte, times []int64, values []bool) ([]int64, []bool, error) {
+		a.Timestamps, a.Values = times, values
+		err := tsm1.DecodeBooleanArrayBlock(b, &a)
+		return a.Timestamps, a.Values, err
+	}, func(v tsm1.Value) (x bool, ok bool) {
+		if v, is := v.(tsm1.BooleanValue); is {
+			x, ok = v.Value().(bool)
+		}
+		return x, ok
+	}}
+}
+
+func texts() codec[string] {
+	var a tsdb.StringArray
+	return codec[string]{tsm1.BlockString, func(b []byte, times []int64, values []string) ([]int64, []string, error) {
+		a.Timestamps, a.Values = times, values
+		err := tsm1.DecodeStringArrayBlock(b, &a)
+		return a.Timestamps, a.Values, err
+	}, func(v tsm1.Value) (x string, ok bool) {
+		if v, is := v.(tsm1.StringValue); is {
+			x, ok = v.Value().(string)
+		}
+		return x, ok
+	}}
 }
 
 // Each calls fn with the points in [min, max] of the series-field of the last Seek, ascending by time, each time once. fn
@@ -114,12 +136,7 @@ func codecOf[V Value]() codec[V] {
 //
 // Only one block of each file is decoded at a time.
 func Each[V Value](r *Reader, min, max int64, fn func(times []int64, values []V) error) error {
-	kind := blockOf[V]()
-	m, ok := r.mergers[kind].(*merger[V])
-	if !ok {
-		m = &merger[V]{codec: codecOf[V]()}
-		r.mergers[kind] = m
-	}
+	m := mergerOf[V](r)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	if err := m.reset(r, min, max); err != nil {
 		return err
@@ -142,9 +159,21 @@ func Each[V Value](r *Reader, min, max int64, fn func(times []int64, values []V)
 	}
 }
 
+// mergerOf returns the reader's merger of one type, with its buffers.
+func mergerOf[V Value](r *Reader) *merger[V] {
+	kind := blockOf[V]()
+	m, ok := r.mergers[kind].(*merger[V])
+	if !ok {
+		m = &merger[V]{codec: codecOf[V]()}
+		r.mergers[kind] = m
+	}
+	return m
+}
+
 // merger merges the streams of one series-field.
 type merger[V Value] struct {
 	codec[V]
+	reader   *Reader
 	key      []byte
 	min, max int64
 
@@ -183,7 +212,7 @@ type stream[V Value] struct {
 
 // reset begins with the series-field of the last Seek.
 func (m *merger[V]) reset(r *Reader, min, max int64) (err error) {
-	m.key, m.min, m.max = r.key, min, max
+	m.reader, m.key, m.min, m.max = r, r.key, min, max
 	used := m.streams[:0]
 	add := func() *stream[V] {
 		used = slices.Grow(used, 1)[:len(used)+1] // with the buffers of before
@@ -286,6 +315,12 @@ again:
 		first.run = run[V]{}
 		return r.times, r.values, nil
 	}
+	times, values = m.upTo(limit)
+	return times, values, nil
+}
+
+// upTo takes the points until limit from all streams.
+func (m *merger[V]) upTo(limit int64) ([]int64, []V) {
 	var merged run[V]
 	out := 0
 	for i := range m.streams {
@@ -301,7 +336,7 @@ again:
 			out = 1 - out
 		}
 	}
-	return merged.times, merged.values, nil
+	return merged.times, merged.values
 }
 
 // merge makes r the union of two others; of two points of one time it takes the one of newer.
@@ -374,6 +409,7 @@ func (m *merger[V]) read(s *stream[V], e *tsm1.IndexEntry) (err error) {
 	case b[0] != m.block:
 		return fmt.Errorf("%s: the block of %q at byte %d has values of type %d, and the field has type %d", s.file.name, m.key, e.Offset, b[0], m.block)
 	}
+	m.reader.blocks[m.block]++
 	s.buf.times, s.buf.values, err = m.decode(b, s.buf.times, s.buf.values)
 	if err != nil {
 		return m.damaged(s, e, err.Error())

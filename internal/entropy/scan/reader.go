@@ -1,8 +1,10 @@
-// Package scan reads the points of a shard: what the engine's files and its write cache hold, the newest write of each time, without what was deleted.
+// Package scan reads the points of a shard: what the engine's files and its write cache hold, the newest write of
+// each time, without what was deleted.
 //
-// The engine's cursors do the same, but they do not verify checksums, copy each block once more, and order the blocks of a
-// series-field by a comparison that is not transitive: from thirteen blocks on that overlap each other, they may return values that
-// were overwritten (v1.13.2). Here the blocks of each file are a stream of their own, merged in the order of the files.
+// The engine's cursors do the same, but they do not verify checksums, copy each block once more, and order the blocks
+// of a series-field by a comparison that is not transitive: from thirteen blocks on that overlap each other, they may
+// return values that were overwritten (v1.13.2). Here the blocks of each file are a stream of their own, merged in
+// the order of the files.
 package scan
 
 import (
@@ -33,6 +35,7 @@ type Reader struct {
 	engine *tsm1.Engine
 	listed []tsm1.TSMFile // the engine's list that files is of
 	files  []*file        // oldest first
+	blocks [Types]int64   // that were decoded
 
 	// Of the last Seek.
 	key    []byte
@@ -40,7 +43,7 @@ type Reader struct {
 	having []*file // those with the series-field
 	at     *file   // that is being looked into
 
-	mergers [tsm1.BlockUnsigned + 1]any // *merger of each type, for their buffers
+	mergers [Types]any // *merger of each type, for their buffers
 	buf     []byte
 }
 
@@ -185,8 +188,14 @@ func (r *Reader) State() uint64 {
 // Flushed tells whether the write cache of the shard is empty.
 func (r *Reader) Flushed() bool { return r.engine.Cache.Size() == 0 }
 
-// Seek makes a series-field what the other methods are about: its points as they are now. It is false when there are none. Series
-// that are asked for in ascending order are found faster.
+// Types is how many types of blocks the engine has.
+const Types = int(tsm1.BlockUnsigned) + 1
+
+// Decoded is how many blocks were decoded so far, by the engine's number of their type.
+func (r *Reader) Decoded() [Types]int64 { return r.blocks }
+
+// Seek makes a series-field what the other methods are about: its points as they are now. It is false when there are
+// none. Series that are asked for in ascending order are found faster.
 func (r *Reader) Seek(series []byte, field string) (ok bool, err error) {
 	r.key = append(append(append(r.key[:0], series...), tsmfile.KeyFieldSeparator...), field...)
 	// The write cache first: what is flushed between the two is in both, and not in neither.
@@ -276,8 +285,9 @@ func (f *file) index() []tsm1.IndexEntry {
 // Unknown is a fingerprint that no files have.
 const Unknown = 1
 
-// Since returns the fingerprint of the files that have the series-field, with its tombstones in them. Was print the one of the same
-// files but for the newest, known is true, and fn is called with the range of times of each block in those that came since.
+// Since returns the fingerprint of the files that have the series-field, with its tombstones in them. Was print the
+// one of the same files but for the newest, known is true, and fn is called with the range of times of each block in
+// those that came since.
 func (r *Reader) Since(print uint64, fn func(min, max int64)) (now uint64, known bool, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer r.damaged(&err)

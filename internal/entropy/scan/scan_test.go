@@ -113,7 +113,33 @@ func read[V scan.Value](t fataler, r *scan.Reader, field string, min, max int64)
 		}
 		return nil
 	})
+	if err == nil {
+		edges[V](t, r, min, max, out)
+	}
 	return out, err
+}
+
+// edges fails unless First and Last return the first and the last of the points.
+func edges[V scan.Value](t fataler, r *scan.Reader, min, max int64, points []string) {
+	t.Helper()
+	for name, edge := range map[string]func(*scan.Reader, int64, int64) (int64, V, bool, error){
+		"first": scan.First[V], "last": scan.Last[V],
+	} {
+		at, v, ok, err := edge(r, min, max)
+		if err != nil || ok != (len(points) > 0) {
+			t.Fatal(name, " of ", len(points), " points: ", ok, err)
+		}
+		if !ok {
+			continue
+		}
+		want := points[0]
+		if name == "last" {
+			want = points[len(points)-1]
+		}
+		if got := fmt.Sprint(at, " ", v); got != want {
+			t.Fatal(name, " is ", got, ", want ", want)
+		}
+	}
 }
 
 // same fails unless a reader returns what the shard holds in [min, max].
@@ -144,8 +170,8 @@ func (s *shard) same(t fataler, r *scan.Reader, field string, min, max int64) {
 	}
 }
 
-// What a reader returns is what a map says, whatever lies in how many files, in the write cache and in tombstones; one reader lives
-// through all of it.
+// What a reader returns is what a map says, whatever lies in how many files, in the write cache and in tombstones;
+// one reader lives through all of it.
 func TestReaderReturnsWhatTheShardHolds(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
@@ -184,8 +210,8 @@ func TestReaderReturnsWhatTheShardHolds(t *testing.T) {
 	})
 }
 
-// From 13 blocks on of which each overlaps others, the engine returns values that were overwritten; a Reader does not. When this fails
-// for the engine's sake, it does no longer, and this test can go.
+// From 13 blocks on of which each overlaps others, the engine returns values that were overwritten; a Reader does
+// not. When this fails for the engine's sake, it does no longer, and this test can go.
 func TestReaderIsRightWhereTheEngineIsNot(t *testing.T) {
 	t.Parallel()
 	s := newShard(t)
@@ -303,7 +329,8 @@ func TestBlockOfAnotherType(t *testing.T) {
 	}
 }
 
-// A shard that was closed, and one that was opened anew, are no empty ones. (Closing waits for those who read its files; here it has none.)
+// A shard that was closed, and one that was opened anew, are no empty ones. (Closing waits for those who read its
+// files; here it has none.)
 func TestShardIsClosedMeanwhile(t *testing.T) {
 	t.Parallel()
 	s := newShard(t)

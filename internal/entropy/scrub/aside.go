@@ -24,8 +24,8 @@ type Aside struct {
 	Dir   string // in which a folder is made for the damaged files
 	// Wait is called before each read with its size.
 	Wait func(context.Context, int) error
-	// Hold keeps deletes back while a file is replaced, or fails when one came since the work began: its tombstones would go with
-	// the old file.
+	// Hold keeps deletes back while a file is replaced, or fails when one came since the work began: its tombstones would
+	// go with the old file.
 	Hold func() (release func(), err error)
 	// HoldWrites keeps writes to the shard back until release; nil for none.
 	HoldWrites func() (release func())
@@ -144,6 +144,38 @@ func (a *Aside) copyBytes(ctx context.Context, in, out *os.File) error {
 	return nil
 }
 
+// writeGood writes the good blocks of a file to another one beside it. It returns no file when there are none.
+func (a *Aside) writeGood(ctx context.Context, engine *tsm1.Engine, tsm string) (files []string, err error) {
+	r, err := engine.FileStore.TSMReader(tsm)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		return nil, errors.New("the engine does not have it")
+	}
+	defer r.Unref()
+	generation, sequence, err := engine.FileStore.ParseFileName(tsm)
+	if err != nil {
+		return nil, err
+	}
+	var to string
+	for taken := true; taken; {
+		sequence++
+		to = filepath.Join(filepath.Dir(tsm), tsm1.DefaultFormatFileName(generation, sequence)+tsmExt)
+		_, err := os.Stat(to)
+		taken = !errors.Is(err, fs.ErrNotExist)
+	}
+	to += "." + tsm1.TmpTSMFileExtension
+	blocks, err := copyGood(ctx, tsm, to, r, a.Wait)
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(to))
+	}
+	if blocks == 0 {
+		return nil, nil
+	}
+	return []string{to}, nil
+}
+
 // replace puts a file with the good blocks in the place of the one at path, which has no extension.
 func (a *Aside) replace(ctx context.Context, engine *tsm1.Engine, path, kept string) error {
 	// A compaction would write damaged blocks with a new checksum. It is kept away for one file and no
@@ -164,32 +196,7 @@ func (a *Aside) replace(ctx context.Context, engine *tsm1.Engine, path, kept str
 	if err := a.keep(ctx, path+tombstoneExt, kept, false); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	r, err := engine.FileStore.TSMReader(tsm)
-	if err != nil {
-		return err
-	}
-	if r == nil {
-		return errors.New("the engine does not have it")
-	}
-	generation, sequence, err := engine.FileStore.ParseFileName(tsm)
-	var files []string
-	if err == nil {
-		var to string
-		for taken := true; taken; {
-			sequence++
-			to = filepath.Join(filepath.Dir(path), tsm1.DefaultFormatFileName(generation, sequence)+tsmExt)
-			_, err := os.Stat(to)
-			taken = !errors.Is(err, fs.ErrNotExist)
-		}
-		to += "." + tsm1.TmpTSMFileExtension
-		var blocks int
-		if blocks, err = copyGood(ctx, tsm, to, r, a.Wait); err != nil {
-			err = errors.Join(err, os.RemoveAll(to))
-		} else if blocks > 0 {
-			files = []string{to}
-		}
-	}
-	r.Unref()
+	files, err := a.writeGood(ctx, engine, tsm)
 	if err != nil {
 		return err
 	}
@@ -206,7 +213,9 @@ func (a *Aside) replace(ctx context.Context, engine *tsm1.Engine, path, kept str
 
 // copyGood writes the good blocks of a file to another, and returns how many there are; with none there is no file.
 // deleted tells what tombstones take out of them.
-func copyGood(ctx context.Context, from, to string, deleted *tsm1.TSMReader, wait func(context.Context, int) error) (blocks int, err error) {
+func copyGood(
+	ctx context.Context, from, to string, deleted *tsm1.TSMReader, wait func(context.Context, int) error,
+) (blocks int, err error) {
 	in, err := os.Open(from)
 	if err != nil {
 		return 0, err

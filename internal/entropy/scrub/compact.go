@@ -20,8 +20,8 @@ import (
 // checksums, and would write a damaged block with a new one, which nobody could tell from the truth.
 //
 // It stands in the engine's compaction planner. A planned group of files waits, with its files taken, until
-// all of them were read and found sound; then the engine gets the plan, and finds the files in the page cache. A group with a
-// damaged file is given back, and the damage is told. What goes bad between the two reads is not seen.
+// all of them were read and found sound; then the engine gets the plan, and finds the files in the page cache. A group
+// with a damaged file is given back, and the damage is told. What goes bad between the two reads is not seen.
 type Gate struct {
 	// OnDamage is told of damaged files, once for each. Set it before the store opens.
 	OnDamage func(shard uint64, found []*tsmfile.Damage)
@@ -55,7 +55,10 @@ func NewGate(cfg tsdb.Config) *Gate {
 		limit = rate.NewLimiter(rate.Limit(2*n), max(2*n, 1<<20))
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	g := &Gate{limit: limit, stop: stop, wake: make(chan struct{}, 1), due: make(map[string]struct{}), files: make(map[string]*verified)}
+	g := &Gate{
+		limit: limit, stop: stop, wake: make(chan struct{}, 1), due: make(map[string]struct{}),
+		files: make(map[string]*verified),
+	}
 	g.wg.Add(1)
 	go func() { defer g.wg.Done(); g.loop(ctx) }()
 	return g
@@ -143,7 +146,8 @@ func (g *Gate) wait(ctx context.Context, n int) error {
 	return ctx.Err()
 }
 
-// look tells whether all files of a group are known to be sound, or one to be damaged or gone. Those of which nothing is known are verified.
+// look tells whether all files of a group are known to be sound, or one to be damaged or gone. Those of which nothing
+// is known are verified.
 func (g *Gate) look(group tsm1.CompactionGroup) (sound, spoiled bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -81,7 +81,8 @@ func TestGateLetsSoundFilesPass(t *testing.T) {
 	}
 }
 
-// A compaction does not write a damaged block with a new checksum: the file stays as it is, is told of once, and others are compacted.
+// A compaction does not write a damaged block with a new checksum: the file stays as it is, is told of once, and others
+// are compacted.
 func TestGateHoldsDamagedFilesBack(t *testing.T) {
 	t.Parallel()
 	var path string

@@ -32,8 +32,8 @@
 // # Setting aside
 //
 // Run keeps each damaged file, with its tombstones, in a new folder <shard>-<time>: as a link, or as a copy where the
-// folder is on another file system. Then it puts a file with the good blocks in its place, without what was deleted from
-// them. Writes and queries go on. Deletes are held back for the moment in which files change places, as their
+// folder is on another file system. Then it puts a file with the good blocks in its place, without what was deleted
+// from them. Writes and queries go on. Deletes are held back for the moment in which files change places, as their
 // tombstones would go with the old file. Nothing here removes a kept file.
 //
 // # What a crash or a bad disk leads to

@@ -21,12 +21,13 @@ import (
 	"concord/internal/entropy/tsmfile"
 )
 
-// BeforeOpen renames the TSM files under a data folder that the engine cannot open, and their tombstones, to .bad, and returns
-// what is wrong with them, and with those that were renamed earlier, by shard. Call it before the store opens.
+// BeforeOpen renames the TSM files under a data folder that the engine cannot open, and their tombstones, to .bad, and
+// returns what is wrong with them, and with those that were renamed earlier, by shard. Call it before the store opens.
 //
-// The engine renames such a file, too, and then gives up the whole shard, sound files and all, until it is started again. As it gives up,
-// readers of the shard's other files keep their tokens for opening files, one for each core, and the store waits for one forever. It trusts
-// an index, and a zeroed one ends the process (file_store.go and reader.go of v1.13.2). Its own reader decides here, one file at a time.
+// The engine renames such a file, too, and then gives up the whole shard, sound files and all, until it is started
+// again. As it gives up, readers of the shard's other files keep their tokens for opening files, one for each core, and
+// the store waits for one forever. It trusts an index, and a zeroed one ends the process (file_store.go and reader.go
+// of v1.13.2). Its own reader decides here, one file at a time.
 func BeforeOpen(dataDir string) (map[uint64][]*tsmfile.Damage, error) {
 	files, err := filepath.Glob(filepath.Join(escapeGlob(dataDir), "*", "*", "*", "*"))
 	if err != nil {
@@ -121,7 +122,8 @@ func unopened(path string) *tsmfile.Damage {
 	return d
 }
 
-// renameBad gives a file the name that the engine gives those that it cannot open, and another where there is such a file.
+// renameBad gives a file the name that the engine gives those that it cannot open, and another where there is such a
+// file.
 func renameBad(path string) (string, error) {
 	if _, err := os.Lstat(path); err != nil {
 		return "", err
@@ -137,7 +139,8 @@ func renameBad(path string) (string, error) {
 	}
 }
 
-// cannotOpen says why the engine would not open a file, and nothing when it would, or when the system has no room for it.
+// cannotOpen says why the engine would not open a file, and nothing when it would, or when the system has no room for
+// it.
 func cannotOpen(path string) (reason string) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -35,7 +35,8 @@ func reopened(t *testing.T, s *tsdb.Store, change func()) (*tsdb.Store, map[uint
 	return next, found
 }
 
-// A file that the engine cannot open costs what is in it, and not the whole shard, the process, or the start of the node.
+// A file that the engine cannot open costs what is in it, and not the whole shard, the process, or the start of the
+// node.
 func TestUnopenableFileCostsNoMoreThanItself(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -58,8 +59,12 @@ func TestUnopenableFileCostsNoMoreThanItself(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "the file ends in its header"},
-		{"the first page is zero", func(t *testing.T, path string) { change(t, path, 0, make([]byte, 4096)) }, "it does not begin as a file of version 1 does"},
-		{"the index begins with zeroes", func(t *testing.T, path string) { change(t, path, indexOf(t, path), make([]byte, 64)) }, "the index is not in order"},
+		{"the first page is zero", func(t *testing.T, path string) {
+			change(t, path, 0, make([]byte, 4096))
+		}, "it does not begin as a file of version 1 does"},
+		{"the index begins with zeroes", func(t *testing.T, path string) {
+			change(t, path, indexOf(t, path), make([]byte, 64))
+		}, "the index is not in order"},
 		{"damaged tombstones", func(t *testing.T, path string) {
 			change(t, strings.TrimSuffix(path, ".tsm")+".tombstone", 12, []byte{1, 2, 3, 4, 5, 6})
 		}, "gzip"},
@@ -92,7 +97,8 @@ func TestUnopenableFileCostsNoMoreThanItself(t *testing.T) {
 			if !strings.Contains(all, bad+" is damaged: the engine could not open it: ") || !strings.Contains(all, tt.reason) {
 				t.Errorf("found %s", all)
 			}
-			if found, err := Verify(t.Context(), s.Shard(1).Path(), noWait); err != nil || len(found) != 2 { // the tombstones go with their file
+			// the tombstones go with their file
+			if found, err := Verify(t.Context(), s.Shard(1).Path(), noWait); err != nil || len(found) != 2 {
 				t.Errorf("verified: %v, %v", found, err)
 			}
 			// It is seen again at each start, until it is set aside.

@@ -47,7 +47,8 @@ func newShard(t testing.TB) (*tsdb.Store, *tsdb.Shard) {
 	var points []models.Point
 	for i := range 5000 {
 		for _, name := range []string{"a", "b"} {
-			points = append(points, models.MustNewPoint("m", models.NewTags(map[string]string{"s": name}), models.Fields{"v": float64(i)}, time.Unix(0, int64(i))))
+			points = append(points, models.MustNewPoint("m", models.NewTags(map[string]string{"s": name}),
+				models.Fields{"v": float64(i)}, time.Unix(0, int64(i))))
 		}
 	}
 	if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
@@ -58,7 +59,8 @@ func newShard(t testing.TB) (*tsdb.Store, *tsdb.Shard) {
 		err = e.WriteSnapshot()
 	}
 	if err == nil {
-		err = s.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "m"}}, influxql.MustParseExpr("s = 'a' AND time >= 1000 AND time < 2000"))
+		err = s.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "m"}},
+			influxql.MustParseExpr("s = 'a' AND time >= 1000 AND time < 2000"))
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -72,7 +74,8 @@ func more(t testing.TB, s *tsdb.Store, n int) {
 	for i := range n {
 		var points []models.Point
 		for _, name := range []string{"a", "b"} {
-			points = append(points, models.MustNewPoint("m", models.NewTags(map[string]string{"s": name}), models.Fields{"v": 1.0}, time.Unix(0, int64(10_000+i))))
+			points = append(points, models.MustNewPoint("m", models.NewTags(map[string]string{"s": name}),
+				models.Fields{"v": 1.0}, time.Unix(0, int64(10_000+i))))
 		}
 		if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
 			t.Fatal(err)
@@ -106,7 +109,10 @@ func count(t testing.TB, sh *tsdb.Shard) map[string]int {
 	}
 	out := make(map[string]int)
 	for _, name := range []string{"a", "b"} {
-		cur, err := cursors.Next(t.Context(), &tsdb.CursorRequest{Name: []byte("m"), Tags: models.NewTags(map[string]string{"s": name}), Field: "v", Ascending: true, StartTime: 0, EndTime: 1 << 40})
+		cur, err := cursors.Next(t.Context(), &tsdb.CursorRequest{
+			Name: []byte("m"), Tags: models.NewTags(map[string]string{"s": name}), Field: "v", Ascending: true, StartTime: 0,
+			EndTime: 1 << 40,
+		})
 		if err != nil || cur == nil {
 			continue
 		}
@@ -180,7 +186,8 @@ func TestDamageIsFoundAndSetAside(t *testing.T) {
 		}, []string{"the index is not in order"}, map[string]int{}},
 		{"an index entry of no block", func(t *testing.T, sh *tsdb.Shard) {
 			// the second entry of the first key
-			change(t, file(t, sh, ".tsm"), indexOf(t, file(t, sh, ".tsm"))+2+int64(len("m,s=a#!~#v"))+3+indexEntrySize+16, []byte{9})
+			change(t, file(t, sh, ".tsm"), indexOf(t, file(t, sh, ".tsm"))+2+int64(len("m,s=a#!~#v"))+3+indexEntrySize+16,
+				[]byte{9})
 		}, []string{`the entry 1 of "m,s=a#!~#v" is none of a block`}, map[string]int{"a": 1000}},
 		{"a damaged tombstone", func(t *testing.T, sh *tsdb.Shard) {
 			change(t, file(t, sh, ".tombstone"), 12, []byte{1, 2, 3, 4, 5, 6})
@@ -261,7 +268,8 @@ func TestDeleteOvertakesSettingAside(t *testing.T) {
 	deleted := false
 	dir := t.TempDir()
 	a := Aside{Shard: sh, Dir: dir, Wait: noWait, Hold: func() (func(), error) {
-		if err := s.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "m"}}, influxql.MustParseExpr("s = 'b' AND time < 1000")); err != nil {
+		if err := s.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "m"}},
+			influxql.MustParseExpr("s = 'b' AND time < 1000")); err != nil {
 			t.Error(err)
 		}
 		deleted = true
@@ -337,7 +345,8 @@ func TestTombstoneWithAnImpossibleKeyIsDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 		found, err := Verify(t.Context(), dir, noWait)
-		if err != nil || len(found) != tt.want || tt.want > 0 && !strings.Contains(found[0].Reason, "a key has 4278190080 bytes") {
+		if err != nil || len(found) != tt.want ||
+			tt.want > 0 && !strings.Contains(found[0].Reason, "a key has 4278190080 bytes") {
 			t.Errorf("%s: %v, %v", name, found, err)
 		}
 	}

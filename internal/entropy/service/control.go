@@ -68,7 +68,8 @@ func (s *Service) shards(live map[uint64]cluster.Shard) ([]entropy.ShardStatus, 
 	return out, nil
 }
 
-// shard returns a live shard of which this node is the first owner. what is done by first owners alone is for the error.
+// shard returns a live shard of which this node is the first owner. what is done by first owners alone is for the
+// error.
 func (s *Service) shard(id uint64, what string) (cluster.Shard, error) {
 	sh, ok := s.cluster.Live()[id]
 	if !ok {
@@ -92,7 +93,7 @@ func (s *Service) Repair(_ context.Context, id uint64) error {
 	if err := s.hopeless(sh); err != nil {
 		return err
 	}
-	return s.queueNow(id)
+	return s.dispatcher.QueueNow(id)
 }
 
 // hopeless is why a repair of a shard cannot help: its only copy is damaged.
@@ -109,15 +110,6 @@ func (s *Service) hopeless(sh cluster.Shard) error {
 			"restore it from a backup, or remove the file and check the shard", sh.ID, message)
 	}
 	return nil
-}
-
-// queueNow queues a shard, and makes it due when it is queued already. In this order: an attempt that has failed by the
-// time of Hurry would be made again at once.
-func (s *Service) queueNow(id uint64) error {
-	if err := s.dispatcher.Queue(id); err != nil {
-		return err
-	}
-	return s.dispatcher.Hurry(id)
 }
 
 // CancelRepair takes a shard from the queue and stops a running repair, which

@@ -151,7 +151,7 @@ func (d *dispatcher) repair(ctx context.Context, it queued, j *job) {
 	r := j.repair.Record()
 	r.Added, r.Attempts, r.Ended, r.ETA = it.Added, it.Attempts, d.deps.Cluster.Now(), 0
 	defer func() { d.history.add(r) }()
-	log, report := d.summary(r), d.deps.Report
+	log, report := summary(d.deps.Report.Log, r), d.deps.Report
 	switch cause := context.Cause(ctx); {
 	case cause != nil: // it left the queue when it was canceled; otherwise it is tried again
 		r.State, r.Error = entropy.Stopped, cause.Error()
@@ -189,8 +189,8 @@ func (d *dispatcher) repair(ctx context.Context, it queued, j *job) {
 }
 
 // summary is a log with what a repair did.
-func (d *dispatcher) summary(r entropy.RepairRecord) *zap.Logger {
-	return d.deps.Report.Log.With(
+func summary(log *zap.Logger, r entropy.RepairRecord) *zap.Logger {
+	return log.With(
 		zap.Uint64("db_shard_id", r.ShardID), zap.Strings("owners", r.Owners), zap.Int("points", r.Points),
 		zap.Int64("bytes_rx", r.BytesRx), zap.Int64("bytes_tx", r.BytesTx), zap.Int("conflicts", r.Conflicts),
 		zap.Int("rounds", r.Rounds), zap.Duration("duration", r.Ended.Sub(r.Started)),
@@ -234,7 +234,9 @@ func (d *dispatcher) free() {
 
 // takePlace waits until no repair of a shard runs, and lets none begin until release. What runs stops, and stays in
 // the queue. When somebody takes a shard's place twice, the second one gets an error.
-func (d *dispatcher) takePlace(ctx context.Context, shard uint64, cancel context.CancelCauseFunc) (release func(), err error) {
+func (d *dispatcher) takePlace(
+	ctx context.Context, shard uint64, cancel context.CancelCauseFunc,
+) (release func(), err error) {
 	for {
 		d.mu.Lock()
 		old := d.running[shard]
@@ -263,6 +265,15 @@ func (d *dispatcher) takePlace(ctx context.Context, shard uint64, cancel context
 // Queue queues a shard, unless it is queued.
 func (d *dispatcher) Queue(shard uint64) error {
 	if err := d.queue.put(shard, d.deps.Cluster.Now()); err != nil {
+		return err
+	}
+	d.wakeUp()
+	return nil
+}
+
+// QueueNow queues a shard, and makes one that is queued due at once.
+func (d *dispatcher) QueueNow(shard uint64) error {
+	if err := d.queue.putNow(shard, d.deps.Cluster.Now()); err != nil {
 		return err
 	}
 	d.wakeUp()

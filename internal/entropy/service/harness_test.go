@@ -19,7 +19,10 @@ func mustOpen(t *testing.T, c *entropytest.Cluster, change func(*entropy.Config,
 	t.Helper()
 	cfg := entropy.NewConfig()
 	cfg.AutoRepairDiff = false // tests ask for repairs
-	deps := Deps{Dir: t.TempDir(), Meta: c, Local: c.Replicas[c.ID], Transport: c, Log: zap.NewNop(), Limit: pace.NewLimit(uint64(cfg.MaxRate))}
+	deps := Deps{
+		Dir: t.TempDir(), Meta: c, Local: c.Replicas[c.ID], Transport: c, Log: zap.NewNop(),
+		Limit: pace.NewLimit(uint64(cfg.MaxRate)),
+	}
 	cfg.CheckInterval *= 1000 // tests check when they want to
 	if change != nil {
 		change(&cfg, &deps)

@@ -185,6 +185,22 @@ func (q *queue) put(id uint64, now time.Time) error {
 func (q *queue) hurry(id uint64, now time.Time) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	return q.due(id, now)
+}
+
+// putNow queues a shard to be tried at once, also one that is queued already. It is one step: an attempt that failed
+// between put and hurry would be made again.
+func (q *queue) putNow(id uint64, now time.Time) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if _, ok := q.items[id]; !ok {
+		return q.store(queued{ID: id, Added: now, Next: now})
+	}
+	return q.due(id, now)
+}
+
+// due ends the back-off of a shard. mu must be held.
+func (q *queue) due(id uint64, now time.Time) error {
 	it, ok := q.items[id]
 	if !ok || !it.Next.After(now) {
 		return nil

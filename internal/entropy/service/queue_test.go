@@ -12,8 +12,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	bbolterrors "go.etcd.io/bbolt/errors"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"concord/internal/bolt/bolttest"
+	"concord/internal/entropy"
+	"concord/internal/entropy/entropytest"
 )
 
 // queueFile makes an entropy.db with n shards.
@@ -43,6 +47,24 @@ func queueFile(t testing.TB, n int) []byte {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// The operator finds a queue file that was kept aside by the log.
+func TestLogNamesADamagedQueue(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "entropy.db"), []byte("something else\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	core, logged := observer.New(zap.ErrorLevel)
+	mustOpen(t, entropytest.NewCluster(), func(_ *entropy.Config, d *Deps) { d.Dir, d.Log = dir, zap.New(core) })
+	kept := filepath.Join(dir, "entropy.db.damaged-1")
+	if _, err := os.Stat(kept); err != nil {
+		t.Error(err)
+	}
+	if logged.FilterField(zap.String("damaged_file", kept)).Len() != 1 {
+		t.Errorf("the log does not name %s: %v", kept, logged.All())
+	}
 }
 
 // A damaged queue file is kept aside, and an empty queue begins that works and lasts.

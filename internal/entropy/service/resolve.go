@@ -55,7 +55,7 @@ func (s *Service) Resolve(ctx context.Context, id uint64, f retype.Field) ([]ent
 	if len(sh.Owners) < 2 {
 		return out, nil
 	}
-	return out, s.queueNow(id) // it runs when release has made room
+	return out, s.dispatcher.QueueNow(id) // it runs when release has made room
 }
 
 // allOwners returns the copies of all owners, which have to be there: one that stays as it is would bring the conflict

@@ -32,7 +32,9 @@ type scrubbed struct {
 }
 
 func newScrubbed(r *entropytest.Replica) *scrubbed {
-	return &scrubbed{Replica: r, when: make(map[uint64][]time.Time), fails: make(map[uint64]error), damaged: make(map[uint64]string)}
+	return &scrubbed{
+		Replica: r, when: make(map[uint64][]time.Time), fails: make(map[uint64]error), damaged: make(map[uint64]string),
+	}
 }
 
 func (s *scrubbed) Scrub(_ context.Context, id uint64) ([]*tsmfile.Damage, error) {
@@ -123,7 +125,8 @@ func TestScrubGoesOnAfterAFailure(t *testing.T) {
 		c := entropytest.NewCluster()
 		local := newScrubbed(c.Replicas[1])
 		local.fails[1], local.fails[2] = errors.New("no"), entropy.ErrNoCopy
-		c.SetGroups(0, time.Now().Add(-3*entropytest.Week), time.Now().Add(-2*entropytest.Week), time.Now().Add(-entropytest.Week/2))
+		c.SetGroups(0, time.Now().Add(-3*entropytest.Week), time.Now().Add(-2*entropytest.Week),
+			time.Now().Add(-entropytest.Week/2))
 		s := mustOpen(t, c, scrubEvery(100*time.Hour, t.TempDir(), local))
 		pass(100*time.Hour + time.Second)
 		if n := local.counts(1, 2, 3); !slices.Equal(n, []int{1, 1, 1}) {
@@ -148,12 +151,14 @@ func TestScrubGoesOnAfterAFailure(t *testing.T) {
 	})
 }
 
-// The only copy of a shard: a repair says that it cannot help, and a check verifies it again, also where the scrub is off.
+// The only copy of a shard: a repair says that it cannot help, and a check verifies it again, also where the scrub is
+// off.
 func TestDamagedOnlyCopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := entropytest.NewCluster()
 		st := c.State()
-		st.Data.Databases[0].RetentionPolicies[0].ShardGroups[0].Shards[0].Owners = st.Data.Databases[0].RetentionPolicies[0].ShardGroups[0].Shards[0].Owners[:1]
+		sh := &st.Data.Databases[0].RetentionPolicies[0].ShardGroups[0].Shards[0]
+		sh.Owners = sh.Owners[:1]
 		local := newScrubbed(c.Replicas[1])
 		local.damaged[1] = "01.tsm"
 		s := mustOpen(t, c, scrubEvery(0, t.TempDir(), local))
@@ -163,14 +168,18 @@ func TestDamagedOnlyCopy(t *testing.T) {
 			t.Errorf("verified %v times without being asked to", n)
 		}
 		got := mustStatus(t, s)
-		if len(got.Shards) != 1 || got.Shards[0].Status != entropy.Corrupt || got.Shards[0].Message != "data1:8088: 01.tsm is damaged; no other owner has the shard" {
+		if len(got.Shards) != 1 || got.Shards[0].Status != entropy.Corrupt ||
+			got.Shards[0].Message != "data1:8088: 01.tsm is damaged; no other owner has the shard" {
 			t.Errorf("status %+v", got.Shards)
 		}
 		h := handlerOf(c)
-		if w := do(h, http.MethodGet, "/shard-repair/status"); !strings.Contains(w.Body.String(), `"status":"corrupt","message":"data1:8088: 01.tsm is damaged; no other owner has the shard"`) {
+		if w := do(h, http.MethodGet, "/shard-repair/status"); !strings.Contains(w.Body.String(),
+			`"status":"corrupt","message":"data1:8088: 01.tsm is damaged; no other owner has the shard"`) {
 			t.Errorf("%s", w.Body)
 		}
-		if w := do(h, http.MethodPost, "/shard-repair/repair?id=1"); w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), "the only copy of shard 1 is damaged, and no other owner has what is lost: 01.tsm") {
+		if w := do(h, http.MethodPost, "/shard-repair/repair?id=1"); w.Code != http.StatusInternalServerError ||
+			!strings.Contains(w.Body.String(), "the only copy of shard 1 is damaged, and no other owner has what is "+
+				"lost: 01.tsm") {
 			t.Errorf("%d %s", w.Code, w.Body)
 		}
 		if st := mustStatus(t, s); len(st.Queued) > 0 {

@@ -14,7 +14,8 @@ import (
 // 8 bytes, big endian, by shard ID in the same form.
 var scrubBucket = []byte("scrubbed.v1")
 
-// scrubbed returns when each of the shards was verified last, or seen first, which may be now. It forgets all others. It is asked every minute, and writes only what changed.
+// scrubbed returns when each of the shards was verified last, or seen first, which may be now. It forgets all others.
+// It is asked every minute, and writes only what changed.
 func (q *queue) scrubbed(now time.Time, shards map[uint64]cluster.Shard) (map[uint64]time.Time, error) {
 	out := make(map[uint64]time.Time)
 	wanted := func(id uint64) bool { _, ok := shards[id]; return ok }

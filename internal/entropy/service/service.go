@@ -1,5 +1,5 @@
-// Package service is the anti-entropy service of a node: the checker, the queue of repairs with the dispatcher that runs
-// them, and the scrubber, under one Open and Close. It is what other nodes ask (entropy.Control).
+// Package service is the anti-entropy service of a node: the checker, the queue of repairs with the dispatcher that
+// runs them, and the scrubber, under one Open and Close. It is what other nodes ask (entropy.Control).
 //
 //	service.go     puts the parts together; what the node tells the service
 //	control.go     what operators ask: status, repair, cancel, check, pause, dry run, list
@@ -58,7 +58,7 @@ type Deps struct {
 }
 
 // Service runs the status checks and the repairs of one node. A shard is queued on its first owner alone, so no two
-// nodes drive the repair of one shard.
+// nodes drive the repair of one shard. It has many methods because it answers all that entropy.Control asks.
 type Service struct {
 	cluster    copies.Cluster
 	local      Local

@@ -43,7 +43,8 @@ func (t *Transport) Replica(node cluster.Node) entropy.Replica { return &peer{t.
 // Control is the node's anti-entropy service.
 func (t *Transport) Control(node cluster.Node) entropy.Control { return &peer{t.pool, node} }
 
-// peer is another node. It connects with each call, so that a cut link is an error of the call.
+// peer is another node. It connects with each call, so that a cut link is an error of the call. It has a method for each
+// question of entropy.Replica and entropy.Control.
 type peer struct {
 	pool *rpc.Pool
 	node cluster.Node
@@ -101,11 +102,14 @@ func receive[Req, Msg any](ctx context.Context, p *peer, req Req,
 	if err != nil {
 		return err
 	}
-	return receiveFrom(ctx, p, func(ctx context.Context) (grpc.ServerStreamingClient[Msg], error) { return method(c, ctx, req) }, fn)
+	return receiveFrom(ctx, p,
+		func(ctx context.Context) (grpc.ServerStreamingClient[Msg], error) { return method(c, ctx, req) }, fn)
 }
 
 // receiveFrom is receive of the stream that open opens.
-func receiveFrom[Msg any](ctx context.Context, p *peer, open func(context.Context) (grpc.ServerStreamingClient[Msg], error), fn func(*Msg) error) error {
+func receiveFrom[Msg any](
+	ctx context.Context, p *peer, open func(context.Context) (grpc.ServerStreamingClient[Msg], error), fn func(*Msg) error,
+) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silent := fmt.Errorf("node %s sent nothing for %s", p.node.TCPAddr, idleTimeout)
@@ -198,11 +202,15 @@ func (p *peer) Digests(ctx context.Context, sh cluster.Shard, until int64, fn fu
 	})
 }
 
-func (p *peer) Fetch(ctx context.Context, sh cluster.Shard, regions []patch.Region, limits patch.Limits, fn func(patch.Block) error) error {
+func (p *peer) Fetch(
+	ctx context.Context, sh cluster.Shard, regions []patch.Region, limits patch.Limits, fn func(patch.Block) error,
+) error {
 	if len(regions) == 0 {
 		return nil
 	}
-	req := &rpc.FetchRequest{ShardId: sh.ID, Regions: toRegions(regions), LimitBytes: uint64(limits.Bytes), LimitPoints: uint64(limits.Points)}
+	req := &rpc.FetchRequest{
+		ShardId: sh.ID, Regions: toRegions(regions), LimitBytes: uint64(limits.Bytes), LimitPoints: uint64(limits.Points),
+	}
 	return receive(ctx, p, req, rpc.EntropyClient.Fetch, func(c *rpc.FetchChunk) error {
 		for _, m := range c.Blocks {
 			b, err := fromBlock(m)

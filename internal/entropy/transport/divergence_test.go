@@ -129,7 +129,9 @@ func diverge(rng *rand.Rand, o *owners, n int) []naive {
 			copies[i][f] = maps.Clone(points)
 		}
 	}
-	names := slices.SortedFunc(maps.Keys(base), func(a, b fieldName) int { return strings.Compare(a.series+a.field, b.series+b.field) })
+	names := slices.SortedFunc(maps.Keys(base), func(a, b fieldName) int {
+		return strings.Compare(a.series+a.field, b.series+b.field)
+	})
 	for range rng.IntN(6) {
 		c := copies[rng.IntN(n)]
 		f := names[rng.IntN(len(names))]
@@ -223,7 +225,8 @@ func TestDivergence(t *testing.T) {
 					for f, points := range want {
 						got := o.read(i, id, f.series, f.field, fieldTypes[f.field])
 						if !maps.EqualFunc(points, got, same) {
-							t.Fatalf("seed %d, shard %d, owner %d, %v: %d points, want %d: %s", seed, id, i+1, f, len(got), len(points), different(points, got))
+							t.Fatalf("seed %d, shard %d, owner %d, %v: %d points, want %d: %s",
+								seed, id, i+1, f, len(got), len(points), different(points, got))
 						}
 					}
 					if a, b := o.root(0, id), o.root(i, id); a != b {
@@ -235,11 +238,14 @@ func TestDivergence(t *testing.T) {
 	}
 }
 
-// Values that no line protocol can write (and the engine can store: NaN is none) are compared, sent and written by their bits.
+// Values that no line protocol can write (and the engine can store: NaN is none) are compared, sent and written by
+// their bits.
 func TestOddFloatsAreRepaired(t *testing.T) {
 	t.Parallel()
 	o := newOwners(t, 2, 1)
-	want := []uint64{1, math.Float64bits(math.Inf(1)), math.Float64bits(math.Inf(-1)), math.Float64bits(math.Copysign(0, -1))}
+	want := []uint64{
+		1, math.Float64bits(math.Inf(1)), math.Float64bits(math.Inf(-1)), math.Float64bits(math.Copysign(0, -1)),
+	}
 	var values tsm1.Values
 	for i, bits := range want {
 		values = append(values, tsm1.NewValue(o.at(time.Duration(i)*time.Hour), math.Float64frombits(bits)))
@@ -248,7 +254,8 @@ func TestOddFloatsAreRepaired(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := o.copies[0].Apply(t.Context(), o.shard(1), entropy.ReadAt{}, []patch.Block{b}); err != nil || n.Points != len(want) {
+	if n, err := o.copies[0].Apply(t.Context(), o.shard(1), entropy.ReadAt{}, []patch.Block{b}); err != nil ||
+		n.Points != len(want) {
 		t.Fatal(n, err)
 	}
 	o.create(1, 1)
@@ -287,7 +294,8 @@ func TestFullDiskRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			r := o.failed(1)
-			if !strings.Contains(r.Error, "less than 5 % of the disk of "+o.stores[owner].Path()) || strings.Contains(r.Error, "rpc error") {
+			if !strings.Contains(r.Error, "less than 5 % of the disk of "+o.stores[owner].Path()) ||
+				strings.Contains(r.Error, "rpc error") {
 				t.Errorf("%q", r.Error)
 			}
 			if got := o.read(owner, 1, "m", "f", digest.Float); len(got) > 0 {

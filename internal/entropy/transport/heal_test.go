@@ -180,7 +180,8 @@ func TestDamageWithoutASoundCopyIsLeft(t *testing.T) {
 		}
 	}
 	st, err := o.service.Status(t.Context())
-	if err != nil || len(st.Shards) != 1 || st.Shards[0].Status != entropy.Corrupt || !strings.Contains(st.Shards[0].Message, "is damaged") {
+	if err != nil || len(st.Shards) != 1 || st.Shards[0].Status != entropy.Corrupt ||
+		!strings.Contains(st.Shards[0].Message, "is damaged") {
 		t.Errorf("status %+v, %v", st, err)
 	}
 }
@@ -203,7 +204,8 @@ func TestScrubFindsDamage(t *testing.T) {
 	}
 }
 
-// A shard that the engine cannot open is corrupt, and not missing: the others are repaired without it, and its files stay as they are.
+// A shard that the engine cannot open is corrupt, and not missing: the others are repaired without it, and its files
+// stay as they are.
 func TestUnopenedShardIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	o := newOwners(t, 3, 1)
@@ -215,7 +217,8 @@ func TestUnopenedShardIsLeftAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.stores[1].SetShardOpenErrorForTest(1, tsdb.NewShardError(1, errors.New("its index is broken"))) // as the engine does when it opens
+	// as the engine does when it opens
+	o.stores[1].SetShardOpenErrorForTest(1, tsdb.NewShardError(1, errors.New("its index is broken")))
 	o.rising(1, 1000, 0, 2)
 	o.write(2, 1, o.point("m,host=b", "f", o.at(0), 1.0))
 	cfg := o.config
@@ -229,7 +232,8 @@ func TestUnopenedShardIsLeftAlone(t *testing.T) {
 		t.Errorf("status %+v, %v", st, err)
 	}
 	r := o.failed(1)
-	if !strings.Contains(r.Error, "cannot take part: the engine could not open the shard: ") || !strings.Contains(r.Error, "its index is broken") {
+	if !strings.Contains(r.Error, "cannot take part: the engine could not open the shard: ") ||
+		!strings.Contains(r.Error, "its index is broken") {
 		t.Errorf("%+v", r)
 	}
 	if o.root(0, 1) != o.root(2, 1) {
@@ -270,12 +274,13 @@ func TestDiffLeavesDamagedCopiesOut(t *testing.T) {
 	}
 	verify(1)
 	d, err := o.service.Diff(t.Context(), 1)
-	if err != nil || len(d.Owners) != 2 || len(d.Pairs) != 1 || d.Pairs[0].MissingA != 1 ||
+	if err != nil || len(d.Owners) != 2 || len(d.Pairs) != 1 || d.Pairs[0].LackingA != 1 ||
 		!strings.Contains(d.Away, "the copy on "+o.state.DataNodes[1].TCPAddr+" is damaged: 000000001-000000001.tsm") {
 		t.Errorf("%+v, %v", d, err)
 	}
 	verify(0)
-	if d, err := o.service.Diff(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "shard 1 has no two sound copies to compare: ") {
+	if d, err := o.service.Diff(t.Context(), 1); err == nil ||
+		!strings.Contains(err.Error(), "shard 1 has no two sound copies to compare: ") {
 		t.Errorf("%+v, %v", d, err)
 	}
 }

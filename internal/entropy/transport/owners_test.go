@@ -111,7 +111,10 @@ func newOwners(t testing.TB, n, shards int) *owners {
 // newOwnersWith calls prepare with the folders of the stores before they open.
 func newOwnersWith(t testing.TB, n, shards int, prepare func(o *owners, dirs []string)) *owners {
 	t.Helper()
-	o := &owners{t: t, sent: &messages{bytes: make(map[string]int64)}, start: time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -30)}
+	o := &owners{
+		t: t, sent: &messages{bytes: make(map[string]int64)},
+		start: time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -30),
+	}
 	st := &cluster.State{Index: 1, Data: &meta.Data{}}
 	var ids []meta.ShardOwner
 	pool := &rpc.Pool{}
@@ -140,9 +143,9 @@ func newOwnersWith(t testing.TB, n, shards int, prepare func(o *owners, dirs []s
 			CheckDisk: func(bytes int64) error { return o.copies[i].Disk.Check(bytes) },
 		}
 		copies := local.New(local.Deps{
-			Store: s, Shards: s, Key: func() uint64 { return 42 }, Beginnings: beginnings, Deletes: entropytest.NoDeletes{}, Order: noVersions{},
-			Files: shards.FillFrom, HoldWrites: func(uint64) func() { return func() {} }, Disk: local.Disk{Dir: s.Path()},
-			Limit: rate, Log: zap.NewNop(),
+			Store: s, Shards: s, Key: func() uint64 { return 42 }, Beginnings: beginnings, Deletes: entropytest.NoDeletes{},
+			Order: noVersions{}, Files: shards.FillFrom, HoldWrites: func(uint64) func() { return func() {} },
+			Disk: local.Disk{Dir: s.Path()}, Limit: rate, Log: zap.NewNop(),
 		})
 		mustServeWith(t, ln, copies, nil, shards, grpc.StatsHandler(o.sent))
 		o.stores, o.copies, o.wire = append(o.stores, s), append(o.copies, copies), append(o.wire, ln)
@@ -152,7 +155,8 @@ func newOwnersWith(t testing.TB, n, shards int, prepare func(o *owners, dirs []s
 	for id := uint64(1); id <= uint64(shards); id++ {
 		st.Data.Databases = append(st.Data.Databases, meta.DatabaseInfo{Name: fmt.Sprint("db", id), RetentionPolicies: []meta.RetentionPolicyInfo{{
 			Name: "autogen", ReplicaN: n, ShardGroups: []meta.ShardGroupInfo{{
-				ID: id, StartTime: o.start, EndTime: o.start.AddDate(0, 0, shardDays), Shards: []meta.ShardInfo{{ID: id, Owners: ids}},
+				ID: id, StartTime: o.start, EndTime: o.start.AddDate(0, 0, shardDays),
+				Shards: []meta.ShardInfo{{ID: id, Owners: ids}},
 			}},
 		}}})
 	}
@@ -175,7 +179,10 @@ func newOwnersWith(t testing.TB, n, shards int, prepare func(o *owners, dirs []s
 }
 
 func (o *owners) shard(id uint64) cluster.Shard {
-	return cluster.Shard{ID: id, Database: fmt.Sprint("db", id), RetentionPolicy: "autogen", Start: o.start.UnixNano(), End: o.start.AddDate(0, 0, shardDays).UnixNano()}
+	return cluster.Shard{
+		ID: id, Database: fmt.Sprint("db", id), RetentionPolicy: "autogen", Start: o.start.UnixNano(),
+		End: o.start.AddDate(0, 0, shardDays).UnixNano(),
+	}
 }
 
 // at is a time in every shard.
@@ -294,7 +301,8 @@ func (o *owners) root(owner int, id uint64) digest.Sum {
 	if o.stores[owner].Shard(id) == nil {
 		return digest.Sum{}
 	}
-	sum, err := digest.Root(context.Background(), o.stores[owner].Shard(id), 42, digest.Range{Start: sh.Start, End: sh.End}, 1<<63-1)
+	sum, err := digest.Root(context.Background(), o.stores[owner].Shard(id), 42,
+		digest.Range{Start: sh.Start, End: sh.End}, 1<<63-1)
 	if err != nil {
 		o.t.Fatal(err)
 	}
@@ -308,7 +316,9 @@ func (o *owners) read(owner int, id uint64, series, field string, typ digest.Typ
 	if sh == nil {
 		return out
 	}
-	all := []patch.Region{{Series: []byte(series), Field: field, Type: typ, Min: models.MinNanoTime, Max: models.MaxNanoTime}}
+	all := []patch.Region{
+		{Series: []byte(series), Field: field, Type: typ, Min: models.MinNanoTime, Max: models.MaxNanoTime},
+	}
 	err := patch.Read(context.Background(), sh, all, patch.Limits{}, func(b patch.Block) error {
 		vs, err := b.Decode()
 		for _, v := range vs {

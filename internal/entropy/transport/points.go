@@ -32,9 +32,13 @@ func (p *peer) points(ctx context.Context, fn func(context.Context, rpc.PointsCl
 	return nil
 }
 
-func (p *peer) Symbols(ctx context.Context, sh cluster.Shard, regions []patch.Region, key uint64, from, to int) (out []riblt.Symbol, err error) {
+func (p *peer) Symbols(
+	ctx context.Context, sh cluster.Shard, regions []patch.Region, key uint64, from, to int,
+) (out []riblt.Symbol, err error) {
 	err = p.points(ctx, func(ctx context.Context, c rpc.PointsClient) error {
-		resp, err := c.Symbols(ctx, &rpc.SymbolsRequest{ShardId: sh.ID, Regions: toRegions(regions), Key: key, From: uint32(from), To: uint32(to)})
+		resp, err := c.Symbols(ctx, &rpc.SymbolsRequest{
+			ShardId: sh.ID, Regions: toRegions(regions), Key: key, From: uint32(from), To: uint32(to),
+		})
 		if err != nil {
 			return err
 		}
@@ -46,7 +50,9 @@ func (p *peer) Symbols(ctx context.Context, sh cluster.Shard, regions []patch.Re
 	return out, err
 }
 
-func (p *peer) Slices(ctx context.Context, sh cluster.Shard, regions []patch.Region, key uint64) (out [][patch.Slices]patch.Slice, err error) {
+func (p *peer) Slices(
+	ctx context.Context, sh cluster.Shard, regions []patch.Region, key uint64,
+) (out [][patch.Slices]patch.Slice, err error) {
 	err = p.points(ctx, func(ctx context.Context, c rpc.PointsClient) error {
 		resp, err := c.Slices(ctx, &rpc.SlicesRequest{ShardId: sh.ID, Regions: toRegions(regions), Key: key})
 		if err != nil {

@@ -54,12 +54,15 @@ func TestRefusedPointsKeepNothingElseFromBeingRepaired(t *testing.T) {
 			prepare: func(o *owners) {
 				o.write(0, 1, o.point("m,host=x", "v", o.at(0), 1.5))
 				mf := o.stores[1].Shard(1).MeasurementFields([]byte("m"))
-				if _, _, err := mf.CreateFieldIfNotExists("v", 2); err != nil { // as a point leaves it that is refused for another field
+				// as a point leaves it that is refused for another field
+				if _, _, err := mf.CreateFieldIfNotExists("v", 2); err != nil {
 					o.t.Fatal(err)
 				}
 			},
 			message: `measurement "m" field "v" is float on $1, integer on $2: choose a type with influxd-ctl entropy resolve`,
-			refusal: []entropy.Refusal{{Node: "$2", Series: "m,host=x", Field: "v", Reason: "the field is integer there, and not float"}},
+			refusal: []entropy.Refusal{
+				{Node: "$2", Series: "m,host=x", Field: "v", Reason: "the field is integer there, and not float"},
+			},
 		},
 		{
 			name: "too many values of a tag",
@@ -71,7 +74,10 @@ func TestRefusedPointsKeepNothingElseFromBeingRepaired(t *testing.T) {
 				}
 			},
 			message: `$2 refuses points of "t,k=c" field "v": max-values-per-tag limit exceeded (2/2): measurement="t" tag="k" value="c"`,
-			refusal: []entropy.Refusal{{Node: "$2", Series: "t,k=c", Field: "v", Reason: `max-values-per-tag limit exceeded (2/2): measurement="t" tag="k" value="c"`}},
+			refusal: []entropy.Refusal{{
+				Node: "$2", Series: "t,k=c", Field: "v",
+				Reason: `max-values-per-tag limit exceeded (2/2): measurement="t" tag="k" value="c"`,
+			}},
 			cure: func(o *owners) {
 				o.reopen(1, func() { o.stores[1].EngineOptions.Config.MaxValuesPerTag = 0 })
 			},
@@ -80,19 +86,24 @@ func TestRefusedPointsKeepNothingElseFromBeingRepaired(t *testing.T) {
 			name: "a field called time",
 			prepare: func(o *owners) {
 				// The engine refuses and stores it, and shows it when it opens the shard anew.
-				p, err := models.NewPoint("m", models.NewTags(map[string]string{"host": "x"}), models.Fields{"time": 1.0, "v": 1.0}, time.Unix(0, o.at(0)))
+				p, err := models.NewPoint("m", models.NewTags(map[string]string{"host": "x"}), models.Fields{"time": 1.0, "v": 1.0},
+					time.Unix(0, o.at(0)))
 				if err != nil {
 					o.t.Fatal(err)
 				}
 				o.write(0, 1, o.point("m,host=x", "v", o.at(0), 1.0))
-				if err := o.stores[1].WriteToShard(tsdb.WriteContext{}, 1, []models.Point{p}); err == nil || !strings.Contains(err.Error(), "has been stripped") {
+				if err := o.stores[1].WriteToShard(tsdb.WriteContext{}, 1, []models.Point{p}); err == nil ||
+					!strings.Contains(err.Error(), "has been stripped") {
 					o.t.Fatal(err)
 				}
 				o.snapshot(1, 1)
 				o.reopen(1, func() {})
 			},
 			message: `$1 refuses points of "m,host=x" field "time": invalid field name: input field "time" on measurement "m" is invalid`,
-			refusal: []entropy.Refusal{{Node: "$1", Series: "m,host=x", Field: "time", Reason: `invalid field name: input field "time" on measurement "m" is invalid`}},
+			refusal: []entropy.Refusal{{
+				Node: "$1", Series: "m,host=x", Field: "time",
+				Reason: `invalid field name: input field "time" on measurement "m" is invalid`,
+			}},
 		},
 	} {
 		for path, filePoints := range map[string]int{"files": 100, "the write path": 1 << 30} {
@@ -176,7 +187,8 @@ func TestOwnersAgreeInAllThatTheyCan(t *testing.T) {
 	}
 	for i, want := range []string{
 		fmt.Sprint(map[int64]any{o.at(0): 1.5, o.at(2 * time.Hour): 2.5}), fmt.Sprint(map[int64]any{o.at(time.Hour): 1}),
-		fmt.Sprint(map[int64]any{o.at(0): 1.5, o.at(2 * time.Hour): 2.5}), fmt.Sprint(map[int64]any{o.at(0): 1.5, o.at(2 * time.Hour): 2.5}),
+		fmt.Sprint(map[int64]any{o.at(0): 1.5, o.at(2 * time.Hour): 2.5}),
+		fmt.Sprint(map[int64]any{o.at(0): 1.5, o.at(2 * time.Hour): 2.5}),
 	} {
 		if got := o.read(i, 1, "m,host=a", "w", digest.Float); len(got) != 4 {
 			t.Errorf("owner %d: %v", i+1, got)

@@ -12,7 +12,9 @@ import (
 )
 
 // resolver runs a call of the Resolve service with a deadline: all values of a field may be read.
-func resolver[Resp any](ctx context.Context, p *peer, fn func(context.Context, rpc.ResolveClient) (Resp, error)) (resp Resp, err error) {
+func resolver[Resp any](
+	ctx context.Context, p *peer, fn func(context.Context, rpc.ResolveClient) (Resp, error),
+) (resp Resp, err error) {
 	conn, err := p.pool.Conn(p.node.TCPAddr)
 	if err != nil {
 		return resp, err

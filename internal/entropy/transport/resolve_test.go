@@ -130,7 +130,8 @@ func TestResolvingGoesOnWhereItEnded(t *testing.T) {
 	}
 	o.copies[2].Deletes = &busyDeletes{times: 1}
 	f := retype.Field{Measurement: "m", Name: "v", Type: digest.Float}
-	if _, err := o.service.Resolve(t.Context(), 1, f); err == nil || !strings.Contains(err.Error(), "points were deleted or written meanwhile: resolve it again") {
+	if _, err := o.service.Resolve(t.Context(), 1, f); err == nil ||
+		!strings.Contains(err.Error(), "points were deleted or written meanwhile: resolve it again") {
 		t.Fatal(err)
 	}
 	if len(o.asideOf(0)) != 1 || len(o.asideOf(2)) != 0 {
@@ -167,11 +168,18 @@ func TestTypeConflictIsNotResolvedWithout(t *testing.T) {
 	}{
 		{9, retype.Field{Measurement: "m", Name: "v", Type: digest.Float}, "shard 9: unknown shard", false},
 		{1, retype.Field{Measurement: "n", Name: "v", Type: digest.Float}, `shard 1 has no measurement "n"`, true},
-		{1, retype.Field{Measurement: "m", Name: "x", Type: digest.Float}, `measurement "m" has no field "x" in shard 1`, true},
-		{1, retype.Field{Measurement: "m", Name: "v", Type: digest.String}, `no owner of shard 1 has field "v" of "m" as string: it is float on ` + first + ", integer on " + second, true},
+		{
+			1, retype.Field{Measurement: "m", Name: "x", Type: digest.Float}, `measurement "m" has no field "x" in shard 1`,
+			true,
+		},
+		{
+			1, retype.Field{Measurement: "m", Name: "v", Type: digest.String},
+			`no owner of shard 1 has field "v" of "m" as string: it is float on ` + first + ", integer on " + second, true,
+		},
 	} {
 		_, err := o.service.Resolve(t.Context(), tt.shard, tt.f)
-		if err == nil || !strings.Contains(err.Error(), tt.want) || errors.As(err, &entropy.UnresolvableError{}) != tt.unresolvable {
+		if err == nil || !strings.Contains(err.Error(), tt.want) ||
+			errors.As(err, &entropy.UnresolvableError{}) != tt.unresolvable {
 			t.Errorf("%+v: %v, want %s", tt.f, err, tt.want)
 		}
 	}
@@ -180,7 +188,8 @@ func TestTypeConflictIsNotResolvedWithout(t *testing.T) {
 	st.DataNodes[1].TCPAddr = "127.0.0.1:1"
 	o.state = &st
 	_, err := o.service.Resolve(t.Context(), 1, retype.Field{Measurement: "m", Name: "v", Type: digest.Float})
-	if err == nil || !strings.Contains(err.Error(), "owner 127.0.0.1:1 of shard 1 is away, and all owners have to take part") {
+	if err == nil || !strings.Contains(err.Error(), "owner 127.0.0.1:1 of shard 1 is away, and all owners have to "+
+		"take part") {
 		t.Error(err)
 	}
 	for i, b := range before {
@@ -200,10 +209,17 @@ func TestResolveRoundTrips(t *testing.T) {
 		t.Errorf("%+v, %v, asked for %+v", got, err, c.resolved)
 	}
 	c.err = entropy.UnresolvableError{Reason: "there is none"}
-	if _, err := ctl.Resolve(t.Context(), 7, f); !errors.As(err, &entropy.UnresolvableError{}) || err.Error() != "there is none" {
+	if _, err := ctl.Resolve(t.Context(), 7, f); !errors.As(err, &entropy.UnresolvableError{}) ||
+		err.Error() != "there is none" {
 		t.Error(err)
 	}
-	for _, f := range []retype.Field{{Name: "f", Type: 1}, {Measurement: "m", Type: 1}, {Measurement: "m", Name: "f"}, {Measurement: "m", Name: "f", Type: 6}, {Measurement: strings.Repeat("m", maxKey), Name: "f", Type: 1}} {
+	for _, f := range []retype.Field{
+		{Name: "f", Type: 1},
+		{Measurement: "m", Type: 1},
+		{Measurement: "m", Name: "f"},
+		{Measurement: "m", Name: "f", Type: 6},
+		{Measurement: strings.Repeat("m", maxKey), Name: "f", Type: 1},
+	} {
 		if _, err := ctl.Resolve(t.Context(), 7, f); err == nil || !strings.Contains(err.Error(), "InvalidArgument") {
 			t.Errorf("%v: %v", f.Type, err)
 		}

@@ -19,7 +19,7 @@ import (
 	"concord/internal/rpc"
 )
 
-// Server answers other nodes. It trusts none of what they send.
+// Server answers other nodes. It trusts none of what they send. It has a method for each RPC.
 type Server struct {
 	rpc.UnimplementedEntropyServer
 	rpc.UnimplementedReconcileServer
@@ -94,8 +94,9 @@ func (s *Server) ShardStates(ctx context.Context, r *rpc.ShardStatesRequest) (*r
 	resp := &rpc.ShardStatesResponse{}
 	for id, st := range states {
 		resp.States = append(resp.States, &rpc.ShardState{
-			ShardId: id, Exists: st.Exists, LastModified: st.LastModified, Size: st.Size, Hints: st.Hints, Begun: int64(st.Beginning), Deletes: st.Deletes,
-			Corrupt: st.Corrupt, LackKind: string(st.Lack.Kind), LackWhy: st.Lack.Why, LackGen: st.Lack.Gen, Waiting: st.Waiting,
+			ShardId: id, Exists: st.Exists, LastModified: st.LastModified, Size: st.Size, Hints: st.Hints,
+			Begun: int64(st.Beginning), Deletes: st.Deletes, Corrupt: st.Corrupt, LackKind: string(st.Lack.Kind),
+			LackWhy: st.Lack.Why, LackGen: st.Lack.Gen, Waiting: st.Waiting,
 			Clock: st.Clock,
 		})
 	}
@@ -128,7 +129,8 @@ func (s *Server) Discard(ctx context.Context, r *rpc.WholeRequest) (*rpc.WholeRe
 
 func rootShard(r *rpc.RootRequest) (cluster.Shard, error) {
 	if r.ShardId == 0 || r.Start >= r.End {
-		return cluster.Shard{}, invalid(fmt.Errorf("shard %d with the time range [%d, %d) is not valid", r.ShardId, r.Start, r.End))
+		return cluster.Shard{}, invalid(fmt.Errorf("shard %d with the time range [%d, %d) is not valid",
+			r.ShardId, r.Start, r.End))
 	}
 	return cluster.Shard{ID: r.ShardId, Start: r.Start, End: r.End}, nil
 }
@@ -190,7 +192,9 @@ func (s *Server) Digests(r *rpc.RootRequest, stream grpc.ServerStreamingServer[r
 	out := chunker[*rpc.SeriesField]{send: func(f []*rpc.SeriesField) error {
 		return stream.Send(&rpc.DigestsChunk{Fields: f})
 	}}
-	err = rep.Digests(stream.Context(), sh, r.Until, func(f *digest.SeriesField) error { return out.add(toSeriesField(f)) })
+	err = rep.Digests(stream.Context(), sh, r.Until, func(f *digest.SeriesField) error {
+		return out.add(toSeriesField(f))
+	})
 	if err == nil {
 		err = out.flush()
 	}
@@ -227,7 +231,8 @@ func validName(name string) bool {
 // Apply writes points.
 func (s *Server) Apply(ctx context.Context, r *rpc.ApplyRequest) (*rpc.ApplyResponse, error) {
 	if r.ShardId == 0 || !validName(r.Database) || !validName(r.RetentionPolicy) || len(r.Blocks) > maxBlocks {
-		return nil, invalid(fmt.Errorf("shard %d of %q.%q with %d blocks is not valid", r.ShardId, r.Database, r.RetentionPolicy, len(r.Blocks)))
+		return nil, invalid(fmt.Errorf("shard %d of %q.%q with %d blocks is not valid",
+			r.ShardId, r.Database, r.RetentionPolicy, len(r.Blocks)))
 	}
 	blocks := make([]patch.Block, len(r.Blocks))
 	for i, m := range r.Blocks {
@@ -260,7 +265,9 @@ func (s *Server) Status(ctx context.Context, _ *rpc.StatusRequest) (*rpc.StatusR
 	}
 	resp := &rpc.StatusResponse{Enabled: st.Enabled, Queued: st.Queued, Processing: st.Processing}
 	for _, sh := range st.Shards {
-		resp.Shards = append(resp.Shards, &rpc.StatusResponse_Shard{Id: sh.ID, Status: string(sh.Status), Message: sh.Message})
+		resp.Shards = append(resp.Shards, &rpc.StatusResponse_Shard{
+			Id: sh.ID, Status: string(sh.Status), Message: sh.Message,
+		})
 	}
 	return resp, nil
 }

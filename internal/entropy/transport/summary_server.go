@@ -78,7 +78,10 @@ func (s *Server) open(ctx context.Context, q *rpc.SummaryQuestion_Open) (reconci
 	return sum, failure(err)
 }
 
-func sendSymbols(stream grpc.BidiStreamingServer[rpc.SummaryQuestion, rpc.SummaryAnswer], sum reconcile.Summary, q *rpc.SummaryQuestion_Range) error {
+func sendSymbols(
+	stream grpc.BidiStreamingServer[rpc.SummaryQuestion, rpc.SummaryAnswer], sum reconcile.Summary,
+	q *rpc.SummaryQuestion_Range,
+) error {
 	if q.From > q.To || q.To > reconcile.MaxSymbols {
 		return invalid(fmt.Errorf("symbols [%d, %d) are out of bounds", q.From, q.To))
 	}
@@ -89,7 +92,9 @@ func sendSymbols(stream grpc.BidiStreamingServer[rpc.SummaryQuestion, rpc.Summar
 	return stream.Send(&rpc.SummaryAnswer{Symbols: riblt.AppendSymbols(nil, symbols)})
 }
 
-func sendNames(stream grpc.BidiStreamingServer[rpc.SummaryQuestion, rpc.SummaryAnswer], sum reconcile.Summary, hashes []uint64) error {
+func sendNames(
+	stream grpc.BidiStreamingServer[rpc.SummaryQuestion, rpc.SummaryAnswer], sum reconcile.Summary, hashes []uint64,
+) error {
 	if len(hashes) > reconcile.MaxHashes {
 		return invalid(fmt.Errorf("names of %d series are too many at once", len(hashes)))
 	}

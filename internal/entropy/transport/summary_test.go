@@ -69,7 +69,9 @@ type windows struct {
 func (w *windows) Digests(_ context.Context, _ cluster.Shard, _ int64, fn func(*digest.SeriesField) error) error {
 	var f digest.SeriesField
 	for s := range w.n / digest.Windows {
-		f = digest.SeriesField{Series: fmt.Appendf(f.Series[:0], "cpu,host=server-%06d,region=eu-west", s), Field: "usage_idle", Type: digest.Float}
+		f = digest.SeriesField{
+			Series: fmt.Appendf(f.Series[:0], "cpu,host=server-%06d,region=eu-west", s), Field: "usage_idle", Type: digest.Float,
+		}
 		for i := range digest.Windows {
 			at := s*digest.Windows + i
 			f.Windows[i] = digest.Sum{Count: 10, Hi: uint64(at) * 0x9e3779b97f4a7c15, Lo: uint64(at) * 0xbf58476d1ce4e5b9}
@@ -167,7 +169,10 @@ func TestSummaryNamesSeries(t *testing.T) {
 	t.Parallel()
 	c := &canned{}
 	for i := range 5000 {
-		c.fields = append(c.fields, digest.SeriesField{Series: fmt.Appendf(nil, "m,host=%s%05d", strings.Repeat("x", 90), i), Field: "v\x00", Type: digest.Integer, Windows: [64]digest.Sum{{Count: 1, Lo: uint64(i)}}})
+		c.fields = append(c.fields, digest.SeriesField{
+			Series: fmt.Appendf(nil, "m,host=%s%05d", strings.Repeat("x", 90), i), Field: "v\x00", Type: digest.Integer,
+			Windows: [64]digest.Sum{{Count: 1, Lo: uint64(i)}},
+		})
 	}
 	rep, _, _, _ := mustServe(t, c, nil)
 	s, err := rep.Summarize(t.Context(), shard, math.MaxInt64, 5)
@@ -201,11 +206,17 @@ func TestSummaryRefusesWhatIsOutOfBounds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	open := &rpc.SummaryQuestion{Question: &rpc.SummaryQuestion_Open_{Open: &rpc.SummaryQuestion_Open{ShardId: 7, Start: 0, End: 1}}}
-	symbols := func(from, to uint64) *rpc.SummaryQuestion {
-		return &rpc.SummaryQuestion{Question: &rpc.SummaryQuestion_Symbols{Symbols: &rpc.SummaryQuestion_Range{From: from, To: to}}}
+	open := &rpc.SummaryQuestion{
+		Question: &rpc.SummaryQuestion_Open_{Open: &rpc.SummaryQuestion_Open{ShardId: 7, Start: 0, End: 1}},
 	}
-	names := &rpc.SummaryQuestion{Question: &rpc.SummaryQuestion_Names{Names: &rpc.SummaryQuestion_Hashes{Hashes: make([]uint64, reconcile.MaxHashes+1)}}}
+	symbols := func(from, to uint64) *rpc.SummaryQuestion {
+		return &rpc.SummaryQuestion{
+			Question: &rpc.SummaryQuestion_Symbols{Symbols: &rpc.SummaryQuestion_Range{From: from, To: to}},
+		}
+	}
+	names := &rpc.SummaryQuestion{Question: &rpc.SummaryQuestion_Names{
+		Names: &rpc.SummaryQuestion_Hashes{Hashes: make([]uint64, reconcile.MaxHashes+1)},
+	}}
 	for name, questions := range map[string][]*rpc.SummaryQuestion{
 		"not opened":      {symbols(0, 1)},
 		"empty":           {{}},
@@ -266,7 +277,9 @@ func TestSummaryEndsWithItsContext(t *testing.T) {
 // BenchmarkDifferencesOnTheWire compares copies of a million windows of which a thousand differ.
 func BenchmarkDifferencesOnTheWire(b *testing.B) {
 	const n, differ = 1_000_000 / 64 * 64, 1000
-	for name, hows := range map[string][]int{"missing there": {1}, "missing here": {0}, "other sums": {2}, "all kinds": {0, 1, 2}} {
+	for name, hows := range map[string][]int{
+		"missing there": {1}, "missing here": {0}, "other sums": {2}, "all kinds": {0, 1, 2},
+	} {
 		b.Run(name, func(b *testing.B) {
 			at := randomWindows(n, differ, hows...)
 			var wire int64

@@ -49,7 +49,10 @@ func (b *table) print() {
 
 // files writes one TSM file of a shard for each owner before the stores open: series times points random floats, one
 // each ten seconds, of which lacks leaves blocks out.
-func files(t testing.TB, dirs []string, id uint64, start time.Time, series, points int, value func(rng *rand.Rand, i int) float64, lacks func(owner, series, block int) bool) {
+func files(
+	t testing.TB, dirs []string, id uint64, start time.Time, series, points int, value func(rng *rand.Rand, i int) float64,
+	lacks func(owner, series, block int) bool,
+) {
 	t.Helper()
 	for owner, dir := range dirs {
 		rng := rand.New(rand.NewPCG(3, id)) // the same for each owner
@@ -134,7 +137,10 @@ func walk(t testing.TB, sh *tsdb.Shard, series int) (points int) {
 	}
 	for s := range series {
 		tags := models.NewTags(map[string]string{"host": fmt.Sprintf("server-%05d", s), "region": "eu-west"})
-		cur, err := cursors.Next(t.Context(), &tsdb.CursorRequest{Name: []byte("cpu"), Tags: tags, Field: "usage_idle", Ascending: true, StartTime: models.MinNanoTime, EndTime: models.MaxNanoTime})
+		cur, err := cursors.Next(t.Context(), &tsdb.CursorRequest{
+			Name: []byte("cpu"), Tags: tags, Field: "usage_idle", Ascending: true, StartTime: models.MinNanoTime,
+			EndTime: models.MaxNanoTime,
+		})
 		if err != nil || cur == nil {
 			t.Fatal(cur, err)
 		}
@@ -248,9 +254,12 @@ func (b *table) digests() {
 	rate := func(took time.Duration) float64 { return 5 * points / took.Seconds() / 1e6 }
 	share := float64(decoded) / float64(digested)
 	b.row("digest of float points, beside the bare decode of the same blocks by the engine's cursors",
-		fmt.Sprintf("%.0f of %.0f million points a second: %.0f %%", rate(digested), rate(decoded), 100*share), "at least 70 %", share >= 0.7)
+		fmt.Sprintf("%.0f of %.0f million points a second: %.0f %%", rate(digested), rate(decoded), 100*share),
+		"at least 70 %", share >= 0.7)
 	b.row("the same, beside a loop over the blocks that nothing is merged with",
-		fmt.Sprintf("%.0f of %.0f million points a second: %.0f %%", rate(digested), rate(raw), 100*float64(raw)/float64(digested)), "100 million points a second", rate(digested) >= 100)
+		fmt.Sprintf("%.0f of %.0f million points a second: %.0f %%",
+			rate(digested), rate(raw), 100*float64(raw)/float64(digested)),
+		"100 million points a second", rate(digested) >= 100)
 
 	check := func() time.Duration {
 		start := time.Now()
@@ -264,27 +273,32 @@ func (b *table) digests() {
 	second := check()
 	b.t.Logf("calls: %v", o.sent.bytes)
 	calls := o.sent.count()
-	b.row("check of an unchanged shard of 10 million points", fmt.Sprintf("%v after %v, %d call", second.Round(10*time.Microsecond), first.Round(time.Millisecond), calls), "one round trip", calls == 1)
+	b.row("check of an unchanged shard of 10 million points",
+		fmt.Sprintf("%v after %v, %d call", second.Round(10*time.Microsecond), first.Round(time.Millisecond), calls),
+		"one round trip", calls == 1)
 
 	start := time.Now()
 	if _, err := o.copies[0].Root(b.t.Context(), o.shard(1), math.MaxInt64); err != nil {
 		b.t.Fatal(err)
 	}
 	root := time.Since(start)
-	b.row("root of that shard out of the cache", root.Round(time.Microsecond).String(), "no block is read", root < time.Duration(float64(digested)/5/20))
+	b.row("root of that shard out of the cache",
+		root.Round(time.Microsecond).String(), "no block is read", root < time.Duration(float64(digested)/5/20))
 	o.write(0, 1, o.point("cpu,host=server-00007,region=eu-west", "usage_idle", o.at(time.Hour)+1, 1.0))
 	start = time.Now()
 	if _, err := o.copies[0].Root(b.t.Context(), o.shard(1), math.MaxInt64); err != nil {
 		b.t.Fatal(err)
 	}
 	root = time.Since(start)
-	b.row("the same after a write to one series", root.Round(time.Microsecond).String(), "a tenth of a digest at most", root < time.Duration(float64(digested)/5/10))
+	b.row("the same after a write to one series",
+		root.Round(time.Microsecond).String(), "a tenth of a digest at most", root < time.Duration(float64(digested)/5/10))
 }
 
 func (b *table) windows() {
 	const n, differ = 1_000_000 / 64 * 64, 1000
 	_, wire := compareOver(b.t, n, randomWindows(n, differ, 0, 1, 2))
-	b.row("a million windows of which a thousand differ", fmt.Sprintf("%d kB both ways", wire/1000), "120 kB at most", wire <= 120_000)
+	b.row("a million windows of which a thousand differ",
+		fmt.Sprintf("%d kB both ways", wire/1000), "120 kB at most", wire <= 120_000)
 }
 
 func (b *table) points() {
@@ -298,7 +312,8 @@ func (b *table) points() {
 	size := o.blockBytes(0, 2, from, to)
 	bytes, _ = o.repaired(2)
 	ratio := float64(bytes) / float64(size)
-	b.row("missing blocks, beside their compressed size", fmt.Sprintf("%.3f times", ratio), "1.1 times at most", ratio <= 1.1)
+	b.row("missing blocks, beside their compressed size",
+		fmt.Sprintf("%.3f times", ratio), "1.1 times at most", ratio <= 1.1)
 }
 
 // large is the row about a shard of 1 GB of which an owner lacks 1 %.
@@ -331,11 +346,17 @@ func (b *table) large() {
 	if r.State != entropy.Done || r.Points != series/5*3000 {
 		b.t.Fatalf("%+v", r)
 	}
-	b.row(fmt.Sprintf("repair of a shard of %s with %.1f %% missing: bytes", mib(size), 100*float64(r.Points)/series/points),
-		fmt.Sprintf("%s, %.0f times less than the shard", mib(wire), float64(size)/float64(wire)), "20 times less", wire*20 <= size)
+	b.row(fmt.Sprintf("repair of a shard of %s with %.1f %% missing: bytes",
+		mib(size), 100*float64(r.Points)/series/points),
+		fmt.Sprintf("%s, %.0f times less than the shard", mib(wire), float64(size)/float64(wire)), "20 times less",
+		wire*20 <= size)
 	limit := float64(size) / (48 << 20)
-	b.row("the same: time, beside a copy of the shard at the default max-rate of 48 MB/s", fmt.Sprintf("%v beside %.1fs, %.1f times less", took.Round(time.Millisecond), limit, limit/took.Seconds()), "20 times less", took.Seconds()*20 <= limit)
+	b.row("the same: time, beside a copy of the shard at the default max-rate of 48 MB/s",
+		fmt.Sprintf("%v beside %.1fs, %.1f times less", took.Round(time.Millisecond), limit, limit/took.Seconds()),
+		"20 times less", took.Seconds()*20 <= limit)
 	b.row("the same, beside a bare copy of the file over loopback with fsync, at no limit",
-		fmt.Sprintf("%v beside %v, %.1f times less", took.Round(time.Millisecond), copied.Round(time.Millisecond), copied.Seconds()/took.Seconds()), "20 times less", took*20 <= copied)
+		fmt.Sprintf("%v beside %v, %.1f times less",
+			took.Round(time.Millisecond), copied.Round(time.Millisecond), copied.Seconds()/took.Seconds()),
+		"20 times less", took*20 <= copied)
 	b.row("heap of both owners during it", mib(int64(most)), "256 MiB at most", most <= 256<<20)
 }

@@ -279,15 +279,22 @@ func TestControlKeepsErrorsAndStatus(t *testing.T) {
 		t.Error(err)
 	}
 	at := time.Unix(1, 2)
+	decided := []entropy.Decision{
+		{Series: "m,t=\xff", Field: "f", Time: -1, Value: "2", Why: "y", Held: []entropy.Held{
+			{Node: "a", Value: "\xff", Version: patch.Unsettled}, {Node: "b", Bound: 1},
+		}},
+		{Series: "m", Open: true},
+	}
 	c.records = []entropy.RepairRecord{{
 		ShardID: 1, State: entropy.Running, Owners: []string{"a"}, Added: at, Started: at.Add(1), Attempts: 2, Rounds: 3, Total: 4, Fixed: 5,
-		Points: 6, Conflicts: 7, Decided: []patch.Decision{{Series: "m,t=\xff", Field: "f", Time: -1, Value: "2"}}, BytesRx: 8, BytesTx: 9, Rate: 10.5, ETA: 11, Error: "12",
+		Points: 6, Conflicts: 7, Decided: decided, BytesRx: 8, BytesTx: 9, Rate: 10.5, ETA: 11, Error: "12",
 		Refused: 13, Refusals: []entropy.Refusal{{Node: "a", Series: "m,t=\xff", Field: "f", Reason: "\xff"}},
 	}}
 	c.diff = entropy.DryRun{
-		Owners: []string{"a", "b"}, Away: "c", Bytes: 1, Count: 2, Truncated: true, Conflict: "d",
-		Pairs:  []entropy.PairDiff{{A: "a", B: "b", Compared: patch.Compared{MissingA: 3, MissingB: 4, Conflicts: 5}}},
-		Fields: []entropy.FieldDiff{{Series: "m,t=\xff", Field: "f", Start: -6, End: 7}},
+		Owners: []string{"a", "b"}, Away: "c", Bytes: 1, Count: 2, Truncated: true, TypeConflicts: "d",
+		Pairs:   []entropy.PairDiff{{A: "a", B: "b", Compared: patch.Compared{LackingA: 3, LackingB: 4, ValueConflicts: 5}}},
+		Decided: decided,
+		Fields:  []entropy.FieldDiff{{Series: "m,t=\xff", Field: "f", Start: -6, End: 7}},
 	}
 	diff, err := ctl.Diff(t.Context(), 1)
 	if d := cmp.Diff(c.diff, diff); err != nil || d != "" {

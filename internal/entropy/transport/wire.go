@@ -183,17 +183,13 @@ func toRecord(r entropy.RepairRecord) *rpc.RepairRecord {
 	m := &rpc.RepairRecord{
 		ShardId: r.ShardID, State: string(r.State), Owners: r.Owners, Added: stamp(r.Added), Started: stamp(r.Started), Ended: stamp(r.Ended),
 		Attempts: int64(r.Attempts), Rounds: int64(r.Rounds), Total: int64(r.Total), Fixed: int64(r.Fixed), Copied: r.Copied, Copying: r.Copying, Points: int64(r.Points),
-		Conflicts: int64(r.Conflicts), BytesRx: r.BytesRx, BytesTx: r.BytesTx, Rate: r.Rate, Eta: int64(r.ETA), Error: r.Error,
+		ValueConflicts: int64(r.Conflicts), BytesRx: r.BytesRx, BytesTx: r.BytesTx, Rate: r.Rate, Eta: int64(r.ETA), Error: r.Error,
 		Refused: int64(r.Refused),
 	}
 	for _, d := range r.Refusals {
 		m.Refusals = append(m.Refusals, &rpc.RepairRecord_Refusal{Node: d.Node, Series: []byte(d.Series), Field: []byte(d.Field), Reason: []byte(d.Reason)})
 	}
-	for _, d := range r.Decided {
-		m.Decided = append(m.Decided, &rpc.RepairRecord_Decision{
-			Series: []byte(d.Series), Field: []byte(d.Field), Time: d.Time, Value: []byte(d.Value), Why: d.Why,
-		})
-	}
+	m.Decided = toDecisions(r.Decided)
 	return m
 }
 
@@ -201,25 +197,55 @@ func fromRecord(m *rpc.RepairRecord) entropy.RepairRecord {
 	r := entropy.RepairRecord{
 		ShardID: m.ShardId, State: entropy.RepairState(m.State), Owners: m.Owners, Added: fromStamp(m.Added), Started: fromStamp(m.Started), Ended: fromStamp(m.Ended),
 		Attempts: int(m.Attempts), Rounds: int(m.Rounds), Total: int(m.Total), Fixed: int(m.Fixed), Copied: m.Copied, Copying: m.Copying, Points: int(m.Points),
-		Conflicts: int(m.Conflicts), BytesRx: m.BytesRx, BytesTx: m.BytesTx, Rate: m.Rate, ETA: time.Duration(m.Eta), Error: m.Error,
+		Conflicts: int(m.ValueConflicts), BytesRx: m.BytesRx, BytesTx: m.BytesTx, Rate: m.Rate, ETA: time.Duration(m.Eta), Error: m.Error,
 		Refused: int(m.Refused),
 	}
 	for _, d := range m.Refusals {
 		r.Refusals = append(r.Refusals, entropy.Refusal{Node: d.Node, Series: string(d.Series), Field: string(d.Field), Reason: string(d.Reason)})
 	}
-	for _, d := range m.Decided {
-		r.Decided = append(r.Decided, patch.Decision{
-			Series: string(d.Series), Field: string(d.Field), Time: d.Time, Value: string(d.Value), Why: d.Why,
-		})
-	}
+	r.Decided = fromDecisions(m.Decided)
 	return r
 }
 
-func toDiff(d entropy.DryRun) *rpc.DiffResponse {
-	m := &rpc.DiffResponse{Owners: d.Owners, Away: d.Away, Bytes: d.Bytes, Count: int64(d.Count), Truncated: d.Truncated, Conflict: d.Conflict}
-	for _, p := range d.Pairs {
-		m.Pairs = append(m.Pairs, &rpc.DiffResponse_Pair{A: p.A, B: p.B, MissingA: int64(p.MissingA), MissingB: int64(p.MissingB), Conflicts: int64(p.Conflicts)})
+func toDecisions(of []entropy.Decision) (out []*rpc.RepairRecord_Decision) {
+	for _, d := range of {
+		m := &rpc.RepairRecord_Decision{
+			Series: []byte(d.Series), Field: []byte(d.Field), Time: d.Time, Value: []byte(d.Value), Why: d.Why, Open: d.Open,
+		}
+		for _, h := range d.Held {
+			m.Held = append(m.Held, &rpc.RepairRecord_Held{
+				Node: h.Node, Value: []byte(h.Value), Version: h.Version, Bound: h.Bound,
+			})
+		}
+		out = append(out, m)
 	}
+	return out
+}
+
+func fromDecisions(of []*rpc.RepairRecord_Decision) (out []entropy.Decision) {
+	for _, m := range of {
+		d := entropy.Decision{
+			Series: string(m.Series), Field: string(m.Field), Time: m.Time, Value: string(m.Value), Why: m.Why, Open: m.Open,
+		}
+		for _, h := range m.Held {
+			d.Held = append(d.Held, entropy.Held{Node: h.Node, Value: string(h.Value), Version: h.Version, Bound: h.Bound})
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+func toDiff(d entropy.DryRun) *rpc.DiffResponse {
+	m := &rpc.DiffResponse{
+		Owners: d.Owners, Away: d.Away, Bytes: d.Bytes, Count: int64(d.Count), Truncated: d.Truncated,
+		TypeConflicts: d.TypeConflicts,
+	}
+	for _, p := range d.Pairs {
+		m.Pairs = append(m.Pairs, &rpc.DiffResponse_Pair{
+			A: p.A, B: p.B, LackingA: int64(p.LackingA), LackingB: int64(p.LackingB), ValueConflicts: int64(p.ValueConflicts),
+		})
+	}
+	m.Decided = toDecisions(d.Decided)
 	for _, f := range d.Fields {
 		m.Fields = append(m.Fields, &rpc.DiffResponse_Field{Series: []byte(f.Series), Field: []byte(f.Field), Start: f.Start, End: f.End})
 	}
@@ -227,12 +253,16 @@ func toDiff(d entropy.DryRun) *rpc.DiffResponse {
 }
 
 func fromDiff(m *rpc.DiffResponse) entropy.DryRun {
-	d := entropy.DryRun{Owners: m.Owners, Away: m.Away, Bytes: m.Bytes, Count: int(m.Count), Truncated: m.Truncated, Conflict: m.Conflict}
+	d := entropy.DryRun{
+		Owners: m.Owners, Away: m.Away, Bytes: m.Bytes, Count: int(m.Count), Truncated: m.Truncated,
+		TypeConflicts: m.TypeConflicts,
+	}
 	for _, p := range m.Pairs {
 		d.Pairs = append(d.Pairs, entropy.PairDiff{A: p.A, B: p.B, Compared: patch.Compared{
-			MissingA: int(p.MissingA), MissingB: int(p.MissingB), Conflicts: int(p.Conflicts),
+			LackingA: int(p.LackingA), LackingB: int(p.LackingB), ValueConflicts: int(p.ValueConflicts),
 		}})
 	}
+	d.Decided = fromDecisions(m.Decided)
 	for _, f := range m.Fields {
 		d.Fields = append(d.Fields, entropy.FieldDiff{Series: string(f.Series), Field: string(f.Field), Start: f.Start, End: f.End})
 	}

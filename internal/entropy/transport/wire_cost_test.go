@@ -116,7 +116,10 @@ func TestMissingBlocksCostTheirSize(t *testing.T) {
 			}
 			return false
 		}
-		o.series(uint64(id+1), randomFloat, func(owner int, at time.Duration) bool { return lacking(owner) && at >= from && at < to })
+		o.series(uint64(id+1), randomFloat, func(owner int, at time.Duration) bool {
+			return lacking(owner) && at >= from &&
+				at < to
+		})
 		has := 0
 		for lacking(has) {
 			has++
@@ -124,15 +127,16 @@ func TestMissingBlocksCostTheirSize(t *testing.T) {
 		size := o.blockBytes(has, uint64(id+1), from, to)
 		bytes, r := o.repaired(uint64(id + 1))
 		ratio := float64(bytes) / float64(size*tt.hops)
-		t.Logf("blocks are missing %s: %d bytes for %d in %d hops, %.3f; record says %d received, %d sent", tt.name, bytes, size, tt.hops, ratio, r.BytesRx, r.BytesTx)
+		t.Logf("blocks are missing %s: %d bytes for %d in %d hops, %.3f; record says %d received, %d sent",
+			tt.name, bytes, size, tt.hops, ratio, r.BytesRx, r.BytesTx)
 		if ratio > 1.1 {
 			t.Errorf("blocks are missing %s: %d bytes for %d in %d hops, %.2f times", tt.name, bytes, size, tt.hops, ratio)
 		}
 	}
 }
 
-// Half of the blocks of several series are missing, every other one, and no block ends with a window: what both have of such windows is
-// left out, however many of them are worked on at once.
+// Half of the blocks of several series are missing, every other one, and no block ends with a window: what both have of
+// such windows is left out, however many of them are worked on at once.
 func TestScatteredGapsCostLittle(t *testing.T) {
 	t.Parallel()
 	o := newOwners(t, 2, 1)
@@ -151,7 +155,9 @@ func TestScatteredGapsCostLittle(t *testing.T) {
 				}
 			}
 			o.write(owner, 1, points...)
-			whole := patch.Region{Series: []byte(name), Field: wireField, Type: digest.Float, Min: models.MinNanoTime, Max: models.MaxNanoTime}
+			whole := patch.Region{
+				Series: []byte(name), Field: wireField, Type: digest.Float, Min: models.MinNanoTime, Max: models.MaxNanoTime,
+			}
 			err := patch.Read(t.Context(), o.stores[owner].Shard(1), []patch.Region{whole}, patch.Limits{}, func(b patch.Block) error {
 				sizes[owner] += int64(len(b.Data))
 				return nil

@@ -8,12 +8,12 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"concord/internal/cluster"
 	"concord/internal/entropy"
 	"concord/internal/entropy/retype"
+	"concord/internal/rpc"
 )
 
 // viewTimeout bounds the answer of each node to a status question.
@@ -85,50 +85,29 @@ func (v *View) control(n cluster.Node) entropy.Control {
 	return v.Transport.Control(n)
 }
 
-// each calls fn for all nodes at the same time and returns their errors by position.
-func each(ctx context.Context, nodes []cluster.Node, timeout time.Duration, fn func(context.Context, int, cluster.Node) error) []error {
-	errs := make([]error, len(nodes))
-	var wg sync.WaitGroup
-	for i, n := range nodes {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			ctx, cancel := context.WithTimeout(ctx, timeout)
-			defer cancel()
-			errs[i] = fn(ctx, i, n)
-		}()
-	}
-	wg.Wait()
-	return errs
-}
-
 // Status merges what all data nodes know, or with local only shards that this
 // data node owns. It fails with entropy.ErrDisabled when no node that answers has the service on.
 func (v *View) Status(ctx context.Context, local bool) (ClusterStatus, error) {
 	if err := v.Enabled(ctx); err != nil {
 		return ClusterStatus{}, err
 	}
-	nodes := v.nodes()
-	answers := make([]entropy.NodeStatus, len(nodes))
-	errs := each(ctx, nodes, viewTimeout, func(ctx context.Context, i int, n cluster.Node) (err error) {
-		answers[i], err = v.control(n).Status(ctx)
-		return err
-	})
+	ask := func(ctx context.Context, n cluster.Node) (entropy.NodeStatus, error) { return v.control(n).Status(ctx) }
+	answers := rpc.AskAll(ctx, v.nodes(), viewTimeout, ask)
 	live := v.Live()
 	if local {
 		maps.DeleteFunc(live, func(_ uint64, sh cluster.Shard) bool { return !sh.Owned(v.NodeID()) })
 	}
 	m := merge{live: live, shards: make(map[uint64]found)}
 	enabled, off := false, false
-	for i, n := range nodes {
+	for _, a := range answers {
 		switch {
-		case errs[i] != nil:
-			m.out.Unreachable = append(m.out.Unreachable, n.TCPAddr)
-		case !answers[i].Enabled:
+		case a.Err != nil:
+			m.out.Unreachable = append(m.out.Unreachable, a.Node.TCPAddr)
+		case !a.Value.Enabled:
 			off = true
 		default:
 			enabled = true
-			m.add(n.ID, answers[i])
+			m.add(a.Node.ID, a.Value)
 		}
 	}
 	if off && !enabled && len(m.out.Unreachable) == 0 {
@@ -146,10 +125,9 @@ func (v *View) Repair(ctx context.Context, id uint64) error {
 	if err != nil {
 		return err
 	}
-	err = each(ctx, []cluster.Node{node}, controlTimeout, func(ctx context.Context, _ int, n cluster.Node) error {
-		return v.control(n).Repair(ctx, id)
-	})[0]
-	return v.remote(node, id, err)
+	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
+	defer cancel()
+	return v.remote(node, id, v.control(node).Repair(ctx, id))
 }
 
 // CancelRepair takes a shard from the queues of all nodes, or with local of
@@ -165,20 +143,18 @@ func (v *View) CancelRepair(ctx context.Context, id uint64, local bool) error {
 	if local {
 		return v.Self.CancelRepair(ctx, id)
 	}
-	nodes := v.nodes()
-	errs := each(ctx, nodes, controlTimeout, func(ctx context.Context, _ int, n cluster.Node) error {
-		return v.control(n).CancelRepair(ctx, id)
-	})
+	cancel := func(ctx context.Context, n cluster.Node) error { return v.control(n).CancelRepair(ctx, id) }
+	answers := rpc.TellAll(ctx, v.nodes(), controlTimeout, cancel)
 	var failed []error
 	disabled := 0
-	for i, err := range errs {
-		if errors.Is(err, entropy.ErrDisabled) {
+	for _, a := range answers {
+		if errors.Is(a.Err, entropy.ErrDisabled) {
 			disabled++ // nothing runs there
-		} else if slices.Contains(sh.Owners, nodes[i].ID) {
-			failed = append(failed, v.remote(nodes[i], id, err))
+		} else if slices.Contains(sh.Owners, a.Node.ID) {
+			failed = append(failed, v.remote(a.Node, id, a.Err))
 		}
 	}
-	if v.NodeID == nil && disabled > 0 && disabled == len(nodes) {
+	if v.NodeID == nil && disabled > 0 && disabled == len(answers) {
 		return entropy.ErrDisabled
 	}
 	return errors.Join(failed...)
@@ -219,17 +195,18 @@ func (v *View) Pause(ctx context.Context, paused bool) error {
 
 // all asks every node; those where the service is off have nothing to do.
 func (v *View) all(ctx context.Context, fn func(context.Context, entropy.Control) error) error {
-	nodes := v.nodes()
+	tell := func(ctx context.Context, n cluster.Node) error { return fn(ctx, v.control(n)) }
+	answers := rpc.TellAll(ctx, v.nodes(), controlTimeout, tell)
 	off := 0
 	var failed []error
-	for i, err := range each(ctx, nodes, controlTimeout, func(ctx context.Context, _ int, n cluster.Node) error { return fn(ctx, v.control(n)) }) {
-		if errors.Is(err, entropy.ErrDisabled) {
+	for _, a := range answers {
+		if errors.Is(a.Err, entropy.ErrDisabled) {
 			off++
-		} else if err != nil {
-			failed = append(failed, fmt.Errorf("node %s: %w", nodes[i].TCPAddr, err))
+		} else if a.Err != nil {
+			failed = append(failed, fmt.Errorf("node %s: %w", a.Node.TCPAddr, a.Err))
 		}
 	}
-	if off > 0 && off == len(nodes) {
+	if off > 0 && off == len(answers) {
 		return entropy.ErrDisabled
 	}
 	return errors.Join(failed...)
@@ -254,30 +231,29 @@ func (v *View) Repairs(ctx context.Context) (ClusterRepairs, error) {
 	if err := v.Enabled(ctx); err != nil {
 		return ClusterRepairs{}, err
 	}
-	nodes := v.nodes()
-	answers := make([]entropy.NodeRepairs, len(nodes))
-	errs := each(ctx, nodes, viewTimeout, func(ctx context.Context, i int, n cluster.Node) (err error) {
-		answers[i], err = v.control(n).Repairs(ctx)
-		return err
-	})
+	ask := func(ctx context.Context, n cluster.Node) (entropy.NodeRepairs, error) {
+		return v.control(n).Repairs(ctx)
+	}
+	answers := rpc.AskAll(ctx, v.nodes(), viewTimeout, ask)
 	var out ClusterRepairs
 	live, off := v.Live(), 0
-	for i, n := range nodes {
-		if errors.Is(errs[i], entropy.ErrDisabled) {
+	for _, a := range answers {
+		addr := a.Node.TCPAddr
+		if errors.Is(a.Err, entropy.ErrDisabled) {
 			off++
 			continue
-		} else if errs[i] != nil {
-			out.Unreachable = append(out.Unreachable, n.TCPAddr)
+		} else if a.Err != nil {
+			out.Unreachable = append(out.Unreachable, addr)
 			continue
 		}
-		if answers[i].Paused {
-			out.Paused = append(out.Paused, n.TCPAddr)
+		if a.Value.Paused {
+			out.Paused = append(out.Paused, addr)
 		}
-		for _, r := range answers[i].Repairs {
-			out.Repairs = append(out.Repairs, NodeRepair{r, live[r.ShardID], n.TCPAddr})
+		for _, r := range a.Value.Repairs {
+			out.Repairs = append(out.Repairs, NodeRepair{r, live[r.ShardID], addr})
 		}
 	}
-	if off > 0 && off == len(nodes) {
+	if off > 0 && off == len(answers) {
 		return ClusterRepairs{}, entropy.ErrDisabled
 	}
 	order := func(r NodeRepair) int {

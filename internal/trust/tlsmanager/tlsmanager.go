@@ -38,7 +38,9 @@ func Options(t trust.TLS, peers Peers) []tlsconfig.TLSConfigManagerOpt {
 
 // New returns a manager that listens and dials with the settings; its certificates can be loaded
 // anew. The monitor warns before they expire.
-func New(t trust.TLS, monitor *tlsconfig.TLSCertMonitor, usage string, peers Peers) (*tlsconfig.TLSConfigManager, error) {
+func New(
+	t trust.TLS, monitor *tlsconfig.TLSCertMonitor, usage string, peers Peers,
+) (*tlsconfig.TLSConfigManager, error) {
 	opts := append(Options(t, peers), tlsconfig.WithUsage(usage))
 	if !t.HTTPSEnabled {
 		return tlsconfig.NewDisabledTLSConfigManager(), nil

@@ -86,7 +86,9 @@ func Start(o Options) (_ *Node, err error) {
 	n.executor = query.NewExecutor()
 	n.executor.StatementExecutor = &coordinator.StatementExecutor{
 		MetaClient: metaClient, TaskManager: n.executor.TaskManager, TSDBStore: n.store, Monitor: mon, PointsWriter: writer,
-		ShardMapper: &coordinator.LocalShardMapper{MetaClient: metaClient, TSDBStore: coordinator.LocalTSDBStore{Store: n.store}},
+		ShardMapper: &coordinator.LocalShardMapper{
+			MetaClient: metaClient, TSDBStore: coordinator.LocalTSDBStore{Store: n.store},
+		},
 	}
 	n.stop = append(n.stop, n.executor.Close)
 	if err := n.open("the monitor", mon.Open, mon.Close); err != nil {

@@ -52,7 +52,9 @@ func TestDifferenceOfSetsIsFound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		all := rapid.SliceOfNDistinct(rapid.Custom(func(t *rapid.T) Element {
 			// Small numbers: elements may be made of anything, zero as well.
-			return Element{rapid.Uint64Range(0, 50).Draw(t, "a"), rapid.Uint64Range(0, 50).Draw(t, "b"), rapid.Uint64Range(0, 1).Draw(t, "c")}
+			return Element{
+				rapid.Uint64Range(0, 50).Draw(t, "a"), rapid.Uint64Range(0, 50).Draw(t, "b"), rapid.Uint64Range(0, 1).Draw(t, "c"),
+			}
 		}), 0, 300, rapid.ID[Element]).Draw(t, "elements")
 		var sets, only [2][]Element
 		for _, e := range all {
@@ -71,7 +73,8 @@ func TestDifferenceOfSetsIsFound(t *testing.T) {
 			t.Fatalf("%d symbols do not tell a difference of %d", d.Len(), len(only[0])+len(only[1]))
 		}
 		remote, local := d.Found()
-		if diff := cmp.Diff([][]Element{sorted(only[0]), sorted(only[1])}, [][]Element{sorted(remote), sorted(local)}); diff != "" {
+		if diff := cmp.Diff([][]Element{sorted(only[0]), sorted(only[1])},
+			[][]Element{sorted(remote), sorted(local)}); diff != "" {
 			t.Fatal(diff)
 		}
 	})

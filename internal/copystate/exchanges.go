@@ -1,0 +1,246 @@
+package copystate
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"concord/internal/cluster"
+	"concord/internal/rpc"
+)
+
+// exchanges tell the other data nodes what this one knows, and take over what they know. Each other node has a
+// goroutine of its own, so that one that hangs does not hold up what the others are told.
+type exchanges struct {
+	*ledger
+	dial   func(cluster.Node) (rpc.CopyStateClient, error)
+	place  Place
+	order  Order
+	events Events
+	giveUp func() error // Hints.GiveUp
+	now    func() time.Time
+
+	peers     map[uint64]*peer  // guarded by mu, like the next two
+	processes map[uint64]uint64 // of other nodes, the newest known
+	changed   chan struct{}     // closed and replaced when an exchange ended
+	freshness
+
+	wg    sync.WaitGroup
+	stats struct{ exchanges, failed, announced atomic.Int64 }
+}
+
+func newExchanges(l *ledger, deps Deps) *exchanges {
+	return &exchanges{
+		ledger: l, dial: deps.Peer, place: deps.Place, order: deps.Order, events: deps.Events,
+		giveUp: deps.Hints.GiveUp, now: deps.Now,
+		peers: make(map[uint64]*peer), processes: make(map[uint64]uint64), changed: make(chan struct{}),
+		freshness: freshness{base: time.Now()},
+	}
+}
+
+// Ready reports whether the others were asked since the start: until then this node sends nothing that it kept.
+func (x *exchanges) Ready() bool { return x.ready.Load() }
+
+// follow starts and ends exchanges as nodes come and go.
+func (x *exchanges) follow(ctx context.Context) {
+	st := x.meta.State()
+	me := x.meta.NodeID()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	live := make(map[uint64]cluster.Node)
+	if me != 0 {
+		for _, n := range st.DataNodes {
+			if n.ID != me {
+				live[n.ID] = n
+			}
+		}
+	}
+	for id, p := range x.peers {
+		if n, ok := live[id]; !ok || n.TCPAddr != p.node.TCPAddr {
+			p.cancel()
+			delete(x.peers, id)
+		}
+	}
+	for id, n := range live {
+		if x.peers[id] != nil {
+			continue
+		}
+		p := &peer{node: n, kick: make(chan struct{}, 1), since: time.Now()}
+		var pctx context.Context
+		pctx, p.cancel = context.WithCancel(ctx)
+		x.peers[id] = p
+		x.wg.Add(1)
+		go func() { defer x.wg.Done(); x.talk(pctx, p) }()
+	}
+	x.settle()
+}
+
+// talk exchanges with one node until ctx ends.
+func (x *exchanges) talk(ctx context.Context, p *peer) {
+	again := false
+	for ctx.Err() == nil {
+		// Once: a node that does not take a table does not get it without pause.
+		if again = x.exchange(ctx, p) && !again; again {
+			continue
+		}
+		pause := exchangeEvery
+		x.mu.Lock()
+		if len(x.own.owed[p.node.ID]) > 0 {
+			pause = owingEvery
+		}
+		x.mu.Unlock()
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+		case <-p.kick:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// settle works out from the exchanges what this node can know. mu must be held.
+func (x *exchanges) settle() {
+	all := x.freshness.settle(x.peers)
+	if all && x.meta.State().Data.ClusterID != 0 && !x.ready.Load() {
+		self := x.folders.self
+		x.own.table = table{version: version{self.Folder, self.Start, x.own.sequence + 1}, owed: x.own.owed}
+		x.ready.Store(true)
+		for _, p := range x.peers {
+			notify(p.kick)
+		}
+	}
+}
+
+// await waits for exchanges to end until ok, which is called with mu held, or until ctx ends.
+func (x *exchanges) await(ctx context.Context, ok func() bool) bool {
+	for {
+		x.mu.Lock()
+		done, changed := ok(), x.changed
+		x.mu.Unlock()
+		if done {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// ask exchanges with all nodes now.
+func (x *exchanges) ask(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout+200*time.Millisecond)
+	defer cancel()
+	x.mu.Lock()
+	due := make(map[*peer]uint64, len(x.peers))
+	for _, p := range x.peers {
+		due[p] = p.begun + 1
+		notify(p.kick)
+	}
+	x.mu.Unlock()
+	if !x.await(ctx, func() bool {
+		for p, n := range due {
+			if p.ended < n && x.peers[p.node.ID] == p {
+				return false
+			}
+		}
+		return true
+	}) {
+		x.doubt("its node waits until the other data nodes have told what they keep for it, for some seconds")
+	}
+}
+
+// Announce returns when the other nodes that can be reached know that a copy on a node lacks a write or a delete
+// which this node keeps, or did not bring there. It is called before such a write is acknowledged, and costs nothing
+// while they know.
+func (x *exchanges) Announce(node, shard uint64) {
+	x.mu.Lock()
+	if x.own.owed[node].has(shard) && x.told() {
+		x.mu.Unlock()
+		return
+	}
+	x.refreshOwn()
+	due := x.own.sequence
+	attempt := make(map[*peer]uint64, len(x.peers))
+	for _, p := range x.peers {
+		if !p.away() || p.refused { // one that was down may be up again, and is asked at no cost
+			attempt[p] = p.begun + 1
+		}
+		notify(p.kick)
+	}
+	x.mu.Unlock()
+	x.stats.announced.Add(1)
+	ctx, cancel := context.WithTimeout(context.Background(), exchangeTimeout)
+	defer cancel()
+	x.await(ctx, func() bool {
+		for p, n := range attempt {
+			if p.told < due && (p.ended < n || p.reached) && x.peers[p.node.ID] == p {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// told reports whether all nodes that can be reached have this node's table. mu must be held.
+func (x *exchanges) told() bool {
+	for _, p := range x.peers {
+		if !p.away() && p.told < x.own.sequence {
+			return false
+		}
+	}
+	return true
+}
+
+// Lose notes that a write or delete for a copy on another node, or on this one, is lost: nobody keeps it. Shard 0 is
+// for all shards of the node.
+func (x *exchanges) Lose(node, shard uint64) {
+	if node == x.meta.NodeID() {
+		x.missed([]uint64{shard}, "writes did not reach it, and are not kept for it")
+		return
+	}
+	x.mu.Lock()
+	known := x.own.lost[node].has(shard)
+	if !known {
+		x.own.addLost(node, shard)
+		x.refreshOwn()
+	}
+	x.mu.Unlock()
+	if !known {
+		x.saveLost()
+	}
+	x.Announce(node, shard)
+}
+
+// replaceAway has copies repaired for which only nodes keep writes that stay away.
+func (x *exchanges) replaceAway() {
+	me := x.meta.NodeID()
+	mine := make(shardSet)
+	var away uint64
+	x.mu.Lock()
+	for holder, t := range x.holders.tables {
+		p := x.peers[holder]
+		if holder == me || p == nil || !p.silent() || !x.holders.counts(holder, t) || len(t.owed[me]) == 0 {
+			continue
+		}
+		for id := range t.owed[me] {
+			mine[id] = struct{}{}
+		}
+		x.holders.voided[holder] = t.version
+		away = holder
+	}
+	x.mu.Unlock()
+	if len(mine) > 0 {
+		x.missed(mine.sorted(), "data node "+x.addr(away)+", which keeps writes for it, is away")
+	}
+}
+
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,221 @@
+package copystate
+
+import (
+	"errors"
+	"sync"
+
+	"go.uber.org/zap"
+)
+
+// ledger is knowledge that survives a restart: it keeps copies.db in step with it. What copies lack for good is on
+// disk before anything depends on it. Tables of other nodes are stored within a second; they matter only when several
+// nodes fail together.
+type ledger struct {
+	*knowledge
+	dataDir string
+	engine  Engine
+	found   func(shard uint64) // Events.Found
+	log     *zap.Logger
+
+	store  *store
+	saving sync.Mutex // held while records are changed and stored; taken before mu
+}
+
+// openLedger reads copies.db and finds out whether the folders are those of the last start.
+func openLedger(deps Deps, log *zap.Logger) (*ledger, error) {
+	db, st, err := openStore(deps.Path)
+	if err != nil {
+		return nil, err
+	}
+	l := &ledger{
+		knowledge: newKnowledge(deps.Meta, deps.Hints.Owed, st), store: db,
+		dataDir: deps.DataDir, engine: deps.Engine, found: deps.Events.Found, log: log,
+	}
+	if err := l.begin(); err != nil {
+		return nil, errors.Join(err, db.close())
+	}
+	return l, nil
+}
+
+// begin compares the names of the folders with those of the last start.
+func (l *ledger) begin() error {
+	name, err := readFolder(l.dataDir)
+	if err != nil {
+		return err
+	}
+	at := l.folders.begin(name)
+	if l.folders.self.Folder != name {
+		if err := writeFolder(l.dataDir, l.folders.self.Folder); err != nil {
+			return err
+		}
+	}
+	l.knowledge.begin()
+	if err := l.store.save(change{self: &l.folders.self, lost: l.own.lostChange()}); err != nil {
+		return err
+	}
+	at.adopt = at.adopt && l.meta.NodeID() != 0 && l.engine.hasAny(l.meta.State())
+	return l.review(at)
+}
+
+// close stores that the node stopped by itself.
+func (l *ledger) close() error {
+	l.folders.self.Clean = true
+	return errors.Join(l.store.save(change{self: &l.folders.self}), l.store.close())
+}
+
+// saveDue stores what time asks for: marks, and tables of other nodes.
+func (l *ledger) saveDue() {
+	l.saving.Lock()
+	defer l.saving.Unlock()
+	c := change{tables: make(map[uint64]*table), marks: make(map[uint64]*uint64)}
+	l.mu.Lock()
+	if mark := l.folders.due(); mark > l.folders.self.Mark {
+		next := l.folders.self
+		next.Mark = mark
+		c.self = &next
+		l.holders.takeDirtyMarks(&c)
+	}
+	l.holders.takeDirty(&c)
+	l.mu.Unlock()
+	if c.self == nil && len(c.tables) == 0 {
+		return
+	}
+	err := l.store.save(c)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.log.Error("Cannot store what nodes keep for each other", zap.Error(err))
+		for id := range c.tables {
+			l.holders.dirty[id] = true
+		}
+		return
+	}
+	if c.self != nil {
+		l.folders.self.Mark = c.self.Mark
+	}
+}
+
+// Mark makes the others remember this moment: after it something is on this node's disk that an older copy of its
+// folders lacks.
+func (l *ledger) Mark() error {
+	l.saving.Lock()
+	defer l.saving.Unlock()
+	l.mu.Lock()
+	next := l.folders.self
+	next.Mark++
+	l.mu.Unlock()
+	if err := l.store.save(change{self: &next}); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	l.folders.self.Mark = next.Mark
+	l.folders.firstMark++ // the marks of time go on from here
+	l.mu.Unlock()
+	return nil
+}
+
+// compare compares what another node remembers of this one with what this one remembers. It reports whether the
+// folders of this node turn out to be older than they were, and stores their new name then.
+func (l *ledger) compare(remembered version, mark uint64) (back bool) {
+	l.mu.Lock()
+	known := l.folders.knows(remembered.start)
+	l.mu.Unlock()
+	if known {
+		return false
+	}
+	l.saving.Lock() // first: a mark that is stored meanwhile must not be stored over
+	defer l.saving.Unlock()
+	l.mu.Lock()
+	back = l.folders.compare(remembered, mark)
+	l.own.version = version{l.folders.self.Folder, l.folders.self.Start, l.own.sequence + 1}
+	next := l.folders.self
+	l.mu.Unlock()
+	if err := l.store.save(change{self: &next}); err != nil {
+		l.log.Error("Cannot store the place of this node among its starts", zap.Error(err))
+	}
+	return back
+}
+
+// saveLost stores what was lost for other nodes.
+func (l *ledger) saveLost() {
+	l.saving.Lock()
+	defer l.saving.Unlock()
+	l.mu.Lock()
+	c := change{lost: l.own.lostChange()}
+	l.mu.Unlock()
+	if err := l.store.save(c); err != nil {
+		l.log.Error("Cannot store that copies on other nodes lack writes", zap.Error(err))
+	}
+}
+
+// toldLost forgets what a node has noted itself.
+func (l *ledger) toldLost(node uint64, shards []uint64) {
+	if len(shards) == 0 {
+		return
+	}
+	l.mu.Lock()
+	for _, id := range shards {
+		delete(l.own.lost[node], id)
+	}
+	l.mu.Unlock()
+	l.saveLost()
+	l.mu.Lock()
+	if len(l.own.lost[node]) == 0 {
+		delete(l.own.lost, node)
+	}
+	l.mu.Unlock()
+}
+
+// takeOverRemoved tells others what nodes kept for them that are no data nodes any more.
+func (l *ledger) takeOverRemoved() {
+	st := l.meta.State()
+	me := l.meta.NodeID()
+	if st.Data.ClusterID == 0 || me == 0 {
+		return
+	}
+	var mine []uint64
+	lost := false
+	l.mu.Lock()
+	for holder, t := range l.holders.tables {
+		if _, ok := st.DataNode(holder); ok || holder == me {
+			continue
+		}
+		mine = append(mine, l.takeOver(t)...)
+		lost = lost || len(t.owed) > 0
+		l.holders.remove(holder)
+	}
+	for node := range l.own.lost {
+		if _, ok := st.DataNode(node); !ok {
+			lost = true
+			clear(l.own.lost[node])
+		}
+	}
+	l.refresh()
+	l.mu.Unlock()
+	if len(mine) > 0 {
+		l.missed(mine, "a data node that kept writes for it was removed")
+	}
+	if lost {
+		l.saveLost()
+	}
+}
+
+// Forget forgets all copies: this node has left its cluster, and another one may have the same numbers.
+func (l *ledger) Forget() error {
+	l.saving.Lock()
+	defer l.saving.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := change{
+		shards: make(map[uint64]*record), tables: make(map[uint64]*table), lost: make(map[uint64]*shardSet),
+		marks: make(map[uint64]*uint64),
+	}
+	l.records.forget(&c)
+	l.holders.forget(&c)
+	l.own.forget(&c)
+	l.folders.self.Newest, l.folders.self.Reviewed = 0, false
+	next := l.folders.self
+	c.self = &next
+	l.refresh()
+	return l.store.save(c)
+}

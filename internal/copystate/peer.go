@@ -1,0 +1,111 @@
+package copystate
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"concord/internal/cluster"
+	"concord/internal/rpc"
+)
+
+// peer is another data node. Its fields are guarded by knowledge.mu.
+type peer struct {
+	node   cluster.Node
+	kick   chan struct{} // holds one signal: exchange now
+	cancel context.CancelFunc
+
+	begun   uint64    // number of the last exchange that began
+	ended   uint64    // and of the last one that ended
+	at      time.Time // when the last one that ended began
+	reached bool      // it was answered
+	refused bool      // nothing listens there, or it serves nothing: the node is down, and takes no writes
+	since   time.Time // when it was first not answered, after it was
+	heard   time.Time // when it last told this node its table
+	told    uint64    // sequence of this node's table that it has
+	process uint64    // that answered the last exchange, 0 for none
+	have    map[uint64]version
+}
+
+// away reports whether the last exchange failed. mu must be held.
+func (p *peer) away() bool { return p.ended > 0 && !p.reached }
+
+// silent reports whether the node is away for long. mu must be held.
+func (p *peer) silent() bool {
+	return p.away() && time.Since(p.since) >= awayFor && time.Since(p.heard) >= awayFor
+}
+
+// end notes how an exchange ended. It returns whether the node answers after a silence, and whether it went down. mu
+// must be held.
+func (p *peer) end(number uint64, began time.Time, reply *rpc.CopyStates, err error) (heard, gone bool) {
+	heard = err == nil && !p.reached
+	if err != nil && p.reached {
+		p.since = time.Now()
+	}
+	p.ended, p.at = number, began
+	p.reached = err == nil
+	refused := err != nil &&
+		(strings.Contains(err.Error(), "connection refused") || strings.Contains(err.Error(), rpc.ServesNothing))
+	gone = refused && !p.refused
+	p.refused = refused
+	p.process = 0
+	if err == nil {
+		p.process = reply.Process
+		p.have = decodeVersions(reply.Have)
+	}
+	return heard, gone
+}
+
+// lacksTable reports whether the node was not told of one of these tables. mu must be held.
+func (p *peer) lacksTable(tables map[uint64]table) bool {
+	for holder, t := range tables {
+		if holder != p.node.ID && t.version.newer(p.have[holder]) {
+			return true
+		}
+	}
+	return false
+}
+
+// freshness is how much of what the other nodes know this one can know, as its exchanges with them say.
+type freshness struct {
+	base   time.Time              // when the process began
+	until  atomic.Int64           // nanoseconds since base, by the monotonic clock: what is known is fresh until then
+	unsure atomic.Pointer[string] // why this node cannot know; nil when it can
+	ready  atomic.Bool            // the others were asked once since the start
+}
+
+func (f *freshness) fresh() bool { return int64(time.Since(f.base)) <= f.until.Load() }
+
+// doubt notes why this node cannot know.
+func (f *freshness) doubt(why string) { f.unsure.Store(&why) }
+
+// settle works out from the exchanges how fresh they are. It reports whether all nodes were asked. mu must be held.
+func (f *freshness) settle(peers map[uint64]*peer) (all bool) {
+	fresh, all := time.Duration(1<<62), true
+	reached, total := 1, 1
+	for _, p := range peers {
+		if p.ended == 0 {
+			all = false
+		} else {
+			fresh = min(fresh, p.at.Add(freshFor).Sub(f.base))
+		}
+		if p.reached {
+			reached++
+		}
+		if !p.refused {
+			total++
+		}
+	}
+	if !all {
+		fresh = 0
+	}
+	f.until.Store(int64(fresh))
+	if 2*reached < total {
+		f.doubt(fmt.Sprintf("its node can reach %d of %d data nodes", reached, len(peers)+1))
+	} else {
+		f.unsure.Store(nil)
+	}
+	return all
+}

@@ -1,0 +1,157 @@
+package check
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+
+	"concord/internal/cluster"
+	"concord/internal/entropy"
+	"concord/internal/entropy/copies"
+)
+
+// memory is what the checks found of each shard, and what the next check of it needs to know.
+type memory struct {
+	mu      sync.Mutex
+	results map[uint64]entropy.ShardStatus
+	last    map[uint64]*lastCheck
+}
+
+// lastCheck is what the checker remembers of a shard.
+type lastCheck struct {
+	owners []uint64          // the reachable ones
+	lacks  []uint64          // copies.Set.Lacks; nil when no copy lacked anything
+	states []entropy.Version // at the last conclusive check, for owners; nil if there was none
+	// A window of a shard that is being written counts when it differs in the same way
+	// at lookAgain, up to the same time.
+	until     int64
+	lookAgain time.Time // zero when there is no mismatch to look at again
+	seen      *found    // with lookAgain
+}
+
+// Results are what the checks found of live shards, by ascending ID.
+func (m *memory) Results(live map[uint64]cluster.Shard) (out []entropy.ShardStatus) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, r := range m.results {
+		if _, ok := live[id]; ok {
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, func(a, b entropy.ShardStatus) int { return cmpIDs(a.ID, b.ID) })
+	return out
+}
+
+func cmpIDs(a, b uint64) int { return cmp.Compare(a, b) }
+
+// Status is what the checks found of a shard, empty for nothing.
+func (m *memory) Status(shard uint64) entropy.Status {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.results[shard].Status
+}
+
+// Forget forgets what is known of a shard: it was repaired, or another node checks it.
+func (m *memory) Forget(shard uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.results, shard)
+	delete(m.last, shard)
+}
+
+// InConflict keeps that a repair ended with points that owners refuse.
+func (m *memory) InConflict(shard uint64, message string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.results[shard] = entropy.ShardStatus{ID: shard, Status: entropy.Conflict, Message: message}
+}
+
+// forgetGone forgets shards that are gone.
+func (m *memory) forgetGone(gone func(shard uint64) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id := range m.results {
+		if gone(id) {
+			delete(m.results, id)
+		}
+	}
+	for id := range m.last {
+		if gone(id) {
+			delete(m.last, id)
+		}
+	}
+}
+
+// keep keeps what a check found, nil for nothing. It returns whether that is news, and what was remembered before.
+func (m *memory) keep(shard uint64, result *entropy.ShardStatus, check *lastCheck) (news bool, before *lastCheck) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before = m.last[shard]
+	m.last[shard] = check
+	if result == nil {
+		delete(m.results, shard)
+		return false, before
+	}
+	old, had := m.results[shard]
+	m.results[shard] = *result
+	return !had || old != *result, before
+}
+
+// compareAnew forgets which contents of shards were compared.
+func (m *memory) compareAnew(which func(shard uint64) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, l := range m.last {
+		if which(id) {
+			l.states = nil
+		}
+	}
+}
+
+// lastOf is what is remembered of a shard when the same owners were reached.
+func (m *memory) lastOf(set copies.Set) lastCheck {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l := m.last[set.Shard.ID]; l != nil && slices.Equal(l.owners, set.Owners()) {
+		return *l
+	}
+	return lastCheck{owners: set.Owners()}
+}
+
+// lookAgain sets what is remembered of a shard that is to be looked at again.
+func (m *memory) lookAgain(shard uint64, check *lastCheck) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.last[shard] = check
+}
+
+// nextLook is when the first shard is to be looked at again, the zero time for none.
+func (m *memory) nextLook() (first time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, l := range m.last {
+		if !l.lookAgain.IsZero() && (first.IsZero() || l.lookAgain.Before(first)) {
+			first = l.lookAgain
+		}
+	}
+	return first
+}
+
+// lookDue reports whether a shard is to be looked at again now.
+func (m *memory) lookDue(shard uint64, now time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l := m.last[shard]
+	return l != nil && !l.lookAgain.IsZero() && !l.lookAgain.After(now)
+}
+
+// postpone puts off the second look at a shard that cannot be compared now: one
+// that stays due would have the shard checked without pause.
+func (m *memory) postpone(shard uint64, until time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l := m.last[shard]; l != nil && !l.lookAgain.IsZero() {
+		l.lookAgain = until
+	}
+}

@@ -1,0 +1,99 @@
+package client
+
+import (
+	"errors"
+
+	emeta "github.com/influxdata/influxdb/services/meta"
+	"github.com/influxdata/influxql"
+	"golang.org/x/crypto/bcrypt"
+
+	"concord/internal/cluster"
+	"concord/internal/meta/password"
+)
+
+// users has users and their privileges, as the engine asks for them and changes them, and checks passwords.
+type users struct {
+	engine    engine
+	copied    *stateCopy
+	refresher *refresher
+	sender    *sender
+	passwords *password.Checker
+}
+
+// UserInfo returns a user with the privileges of its roles, nil for one that the leader does not know either.
+func (u *users) UserInfo(name string) *emeta.UserInfo {
+	return known(u.refresher, func() *emeta.UserInfo { return u.copied.State().User(name) })
+}
+
+// UserPrivileges returns the privileges of a user by database, without those of its roles.
+func (u *users) UserPrivileges(name string) (map[string]influxql.Privilege, error) {
+	p, err := u.engine.UserPrivileges(name)
+	if err == nil || u.refresher.Refresh() != nil {
+		return p, err
+	}
+	return u.engine.UserPrivileges(name)
+}
+
+// AdminUserExists reports whether there is an administrator. Without one every client may do everything.
+func (u *users) AdminUserExists() bool {
+	return u.engine.AdminUserExists() || u.refresher.Refresh() == nil && u.engine.AdminUserExists()
+}
+
+// CreateUser adds a user; an equal one that exists is returned.
+func (u *users) CreateUser(name, password string, admin bool) (emeta.User, error) {
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
+	if err != nil {
+		return nil, err
+	}
+	err = u.sender.Execute(cluster.CreateUser{Name: name, Hash: string(hash), Admin: admin})
+	if err != nil && !errors.Is(err, emeta.ErrUserExists) {
+		return nil, err
+	}
+	user := u.copied.State().User(name)
+	switch {
+	case user == nil:
+		return nil, emeta.ErrUserNotFound // it was dropped in the meantime
+	case err != nil && (user.Admin != admin || bcrypt.CompareHashAndPassword([]byte(user.Hash), []byte(password)) != nil):
+		return nil, err
+	}
+	return user, nil
+}
+
+// UpdateUser changes a password.
+func (u *users) UpdateUser(name, password string) error {
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
+	if err != nil {
+		return err
+	}
+	return u.sender.Execute(cluster.UpdateUser{Name: name, Hash: string(hash)})
+}
+
+// DropUser removes a user.
+func (u *users) DropUser(name string) error { return u.sender.Execute(cluster.DropUser{Name: name}) }
+
+// SetPrivilege sets what a user may do with a database.
+func (u *users) SetPrivilege(username, database string, p influxql.Privilege) error {
+	return u.sender.Execute(cluster.SetPrivilege{User: username, Database: database, Privilege: p})
+}
+
+// SetAdminPrivilege makes a user an administrator, or no longer one.
+func (u *users) SetAdminPrivilege(username string, admin bool) error {
+	return u.sender.Execute(cluster.SetAdminPrivilege{User: username, Admin: admin})
+}
+
+// Authenticate checks a password against the user's current hash.
+func (u *users) Authenticate(username, password string) (emeta.User, error) {
+	user := u.UserInfo(username)
+	if err := u.passwords.Check(user, password); err != nil {
+		return nil, err
+	}
+	return user, nil
+}
+
+// User returns a user, with the privileges of its roles.
+func (u *users) User(name string) (emeta.User, error) {
+	if user := u.UserInfo(name); user != nil {
+		return user, nil
+	}
+	return nil, emeta.ErrUserNotFound
+}

@@ -1,0 +1,114 @@
+// Package password compares the passwords of users with their bcrypt hashes, and bounds the work of that. Meta nodes
+// and data nodes check their clients with it.
+package password
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"runtime"
+	"sync"
+
+	emeta "github.com/influxdata/influxdb/services/meta"
+	"golang.org/x/crypto/bcrypt"
+)
+
+// maxWaiting bounds the passwords that are compared with their bcrypt hashes, or wait to be. It is some five seconds of
+// work on two processors.
+const maxWaiting = 64
+
+// noHash is what the password of an unknown user is compared with, so that the time of an answer does not tell which
+// users there are. It costs as much as the hashes of users.
+const noHash = "$2a$10$7EqJtq98hPqEX7fNZaFWoOe5ZQ8yQ1vJm5uQf3fC0o9x1mWlQxqPa"
+
+// ErrBusy says that a password was not looked at.
+var ErrBusy = errors.New("too many passwords are being checked: try again in a few seconds")
+
+// Checker remembers passwords that were right, salted and hashed, so that only the first request of a user pays for
+// bcrypt. What it remembers counts for one bcrypt hash alone: a password that was changed on any node, or a user that
+// was dropped, is refused at once.
+//
+// Comparisons with bcrypt take half of the processors at most, so that wrong passwords leave the rest to others.
+type Checker struct {
+	waiting chan struct{} // has an entry for each password that is being compared or waits
+	running chan struct{} // has an entry for each comparison
+
+	mu    sync.Mutex
+	right map[string]remembered // by user
+}
+
+// remembered is a password that was right.
+type remembered struct {
+	bcrypt string
+	salt   [16]byte
+	sum    [sha256.Size]byte
+}
+
+// NewChecker returns a checker that remembers nothing yet.
+func NewChecker() *Checker {
+	return &Checker{
+		waiting: make(chan struct{}, maxWaiting), running: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+		right: make(map[string]remembered),
+	}
+}
+
+func saltedSum(salt [16]byte, password string) [sha256.Size]byte {
+	return sha256.Sum256(append(salt[:], password...))
+}
+
+// Check compares a password with that of a user, nil for an unknown one. It returns emeta.ErrUserNotFound,
+// emeta.ErrAuthenticate or ErrBusy.
+func (c *Checker) Check(u *emeta.UserInfo, password string) error {
+	if u == nil {
+		if err := c.compare(noHash, password); errors.Is(err, ErrBusy) {
+			return err
+		}
+		return emeta.ErrUserNotFound
+	}
+	c.mu.Lock()
+	r, ok := c.right[u.Name]
+	c.mu.Unlock()
+	if ok && r.bcrypt == u.Hash {
+		if sum := saltedSum(r.salt, password); subtle.ConstantTimeCompare(sum[:], r.sum[:]) == 1 {
+			return nil
+		}
+	}
+	if err := c.compare(u.Hash, password); err != nil {
+		return err
+	}
+	r = remembered{bcrypt: u.Hash}
+	rand.Read(r.salt[:])
+	r.sum = saltedSum(r.salt, password)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.right[u.Name] = r
+	return nil
+}
+
+// Reserve takes one of the places for passwords that are being compared or wait, until release is called. It returns
+// ErrBusy when all are taken.
+func (c *Checker) Reserve() (release func(), err error) {
+	select {
+	case c.waiting <- struct{}{}:
+		return func() { <-c.waiting }, nil
+	default:
+		return nil, ErrBusy
+	}
+}
+
+// compare compares a password with a bcrypt hash as soon as a processor may be had. It returns ErrBusy at once when
+// too many passwords wait.
+func (c *Checker) compare(hash, password string) error {
+	release, err := c.Reserve()
+	if err != nil {
+		return err
+	}
+	defer release()
+	c.running <- struct{}{}
+	defer func() { <-c.running }()
+	if bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)) != nil {
+		return emeta.ErrAuthenticate
+	}
+	return nil
+}

@@ -1,0 +1,38 @@
+package server
+
+import (
+	"concord/internal/cluster"
+	"concord/internal/meta/wire"
+)
+
+// What tests outside of the package see.
+
+// SpreadTimeout is for how long a change waits for a data node.
+const SpreadTimeout = spreadTimeout
+
+// Initialised reports whether the node is in a cluster.
+func (s *Server) Initialised() bool { return s.st().initialised() }
+
+// CaughtUp returns when a leader has applied all that was committed before it led.
+func (s *Server) CaughtUp() error { return s.st().caughtUp() }
+
+// Applied is the state that Raft has led to, without the saved copy.
+func (s *Server) Applied() *cluster.State { return s.st().fsm.applied() }
+
+// Snapshot makes Raft take a snapshot.
+func (s *Server) Snapshot() error { return s.st().raft.Snapshot().Error() }
+
+// ChangeUser is a POST /user.
+func ChangeUser(s *Server, action string, u wire.User) error {
+	return (&userRoutes{state: s.State, execute: s.Execute}).changeUser(action, u)
+}
+
+// ChangeRole is a POST /role.
+func ChangeRole(s *Server, action string, r wire.Role) error {
+	return (&userRoutes{state: s.State, execute: s.Execute}).changeRole(action, r)
+}
+
+// LabelNode is a POST /node-labels.
+func LabelNode(s *Server, node string, set map[string]string, remove []string) (cluster.Node, error) {
+	return (&memberRoutes{server: s}).labelNode(node, set, remove)
+}

@@ -1,0 +1,164 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	emeta "github.com/influxdata/influxdb/services/meta"
+	"go.uber.org/zap"
+
+	"concord/internal/clocks"
+	"concord/internal/meta/password"
+	"concord/internal/meta/wire"
+)
+
+// APIDeps is what an API is made of.
+type APIDeps struct {
+	Server *Server
+	Meta   *MetaMembers
+	Data   *DataMembers
+
+	Routes      []Route       // of other packages
+	ShardRepair http.Handler  // answers below /shard-repair/
+	LeaseTime   time.Duration // for which a lease is granted; 0 for the engine's default
+}
+
+// Route is what another package adds to the HTTP API. Administrators alone may use it.
+type Route struct {
+	Pattern  string // as of http.ServeMux
+	OnLeader bool   // the leader answers it
+	Handler  http.HandlerFunc
+}
+
+// API is the HTTP API of a meta node.
+type API struct {
+	deps    APIDeps
+	server  *Server
+	guard   *guard
+	news    *news
+	leases  *leases
+	clocks  *clockReader
+	users   *userRoutes
+	members *memberRoutes
+
+	http *http.Server
+	stop chan struct{} // closed first of all, ends the long polls
+	done chan struct{} // closed when the HTTP server has ended
+}
+
+// Serve serves the API until Close.
+func Serve(d APIDeps) *API {
+	s, stop := d.Server, make(chan struct{})
+	if d.LeaseTime == 0 {
+		d.LeaseTime = emeta.DefaultLeaseDuration
+	}
+	m := s.deps.Config.Meta
+	a := &API{
+		deps: d, server: s,
+		guard: &guard{
+			auth: m.AuthEnabled, secret: m.InternalSharedSecret, state: s.State, passwords: password.NewChecker(),
+		},
+		news:    &news{server: s, stop: stop},
+		leases:  &leases{server: s, time: d.LeaseTime},
+		clocks:  &clockReader{server: s, meta: d.Meta, data: d.Data, watch: clocks.NewWatch(s.log)},
+		users:   &userRoutes{state: s.State, execute: s.Execute},
+		members: &memberRoutes{server: s, meta: d.Meta, data: d.Data},
+		stop:    stop, done: make(chan struct{}),
+	}
+	a.http = &http.Server{Handler: a.handler(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: zap.NewStdLog(s.log)}
+	go func() {
+		defer close(a.done)
+		if err := a.http.Serve(s.ln); !errors.Is(err, http.ErrServerClosed) {
+			s.log.Error("HTTP server ended", zap.Error(err))
+		}
+	}()
+	return a
+}
+
+// Close ends the API. Requests in flight get a moment to end.
+func (a *API) Close() error {
+	close(a.stop)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := a.http.Shutdown(ctx); err != nil {
+		a.http.Close()
+	}
+	<-a.done
+	return nil
+}
+
+// handler has every route, with who may use it.
+func (a *API) handler() http.Handler {
+	r := router{mux: http.NewServeMux(), guard: a.guard, server: a.server}
+	a.viewRoutes(r)
+	a.nodeRoutes(r)
+	a.members.routes(r)
+	a.users.routes(r)
+	for _, other := range a.deps.Routes {
+		if other.OnLeader {
+			r.leader(other.Pattern, admin, other.Handler)
+		} else {
+			r.local(other.Pattern, admin, other.Handler)
+		}
+	}
+	r.local("GET /shard-repair/", read, a.deps.ShardRepair.ServeHTTP)
+	r.local("/shard-repair/", admin, a.deps.ShardRepair.ServeHTTP)
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		// The files of a restore are the one large thing that is sent here.
+		if !strings.HasPrefix(req.URL.Path, "/restore/") {
+			req.Body = http.MaxBytesReader(w, req.Body, wire.MaxBody)
+		}
+		r.mux.ServeHTTP(&timed{ResponseWriter: w, server: a.server}, req)
+	})
+}
+
+// viewRoutes are for people and monitoring.
+func (a *API) viewRoutes(r router) {
+	r.local("GET /ping", open, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	r.local("GET /status", read, a.serveStatus)
+	r.local("GET /show-cluster", admin, a.serveCluster)
+	r.local("GET /show-shards", admin, a.serveShards)
+}
+
+// nodeRoutes are for data nodes and other meta nodes.
+func (a *API) nodeRoutes(r router) {
+	r.local("GET /identity", internal, func(w http.ResponseWriter, _ *http.Request) { Reply(w, a.server.identity(), nil) })
+	r.local("GET /state", internal, a.news.serveState)
+	r.leader("GET /latest", internal, a.news.serveLatest)
+	r.local("GET /who-is", internal, a.serveWhoIs)
+	r.leader("POST /execute", internal, a.serveExecute)
+	r.leader("GET /lease", internal, a.leases.serve)
+}
+
+// router adds routes, with who may use each and which meta node answers.
+type router struct {
+	mux    *http.ServeMux
+	guard  *guard
+	server *Server
+}
+
+// local adds a route that every meta node answers.
+func (r router) local(pattern string, need access, fn http.HandlerFunc) {
+	r.mux.Handle(pattern, r.guard.admits(need, fn))
+}
+
+// leader adds a route that the leader alone answers.
+func (r router) leader(pattern string, need access, fn http.HandlerFunc) {
+	r.mux.Handle(pattern, r.guard.admits(need, toLeader(r.server, fn)))
+}
+
+// change adds a route for administrators that the leader answers when it has applied all that was committed before it
+// led.
+func (r router) change(pattern string, fn func(*http.Request) (any, error)) {
+	r.leader(pattern, admin, func(w http.ResponseWriter, req *http.Request) {
+		if err := r.server.st().caughtUp(); err != nil {
+			Reply(w, nil, err)
+			return
+		}
+		v, err := fn(req)
+		Reply(w, v, err)
+	})
+}

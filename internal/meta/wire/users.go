@@ -1,0 +1,29 @@
+package wire
+
+// User is a user in the answer of GET /user and in POST /user. There is no hash in it.
+type User struct {
+	Name        string              `json:"name"`
+	Password    string              `json:"password,omitempty"`    // in requests
+	Permissions map[string][]string `json:"permissions,omitempty"` // by database
+}
+
+// Role is a role in the answer of GET /role and in POST /role.
+type Role struct {
+	Name        string              `json:"name"`
+	NewName     string              `json:"newName,omitempty"` // in requests that rename it
+	Users       []string            `json:"users,omitempty"`
+	Permissions map[string][]string `json:"permissions,omitempty"` // by database
+}
+
+// ChangeUser is a POST /user.
+type ChangeUser struct {
+	Action string `json:"action"` // create, delete, change-password, add-permissions or remove-permissions
+	User   User   `json:"user"`
+}
+
+// ChangeRole is a POST /role.
+type ChangeRole struct {
+	// Action is create, delete, change-name, add-users, remove-users, add-permissions or remove-permissions.
+	Action string `json:"action"`
+	Role   Role   `json:"role"`
+}
