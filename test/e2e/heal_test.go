@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"concord/internal/entropy/api"
 	"concord/test/process"
 )
 
@@ -70,16 +71,13 @@ func TestKilledReplicaIsHealed(t *testing.T) {
 	p.Data[2].Start()
 	p.Data[2].AwaitUp()
 
-	var shown string
-	p.Await("entropy show lists the shards as diff", func() bool {
-		shown = p.Ctl("entropy", "show")
-		return strings.Count(shown, "diff") == 2
+	var s api.Status
+	p.Await("both shards have the status diff", func() bool {
+		var err error
+		s, _, err = one.EntropyStatus(ctx)
+		return err == nil && len(s.Shards) == 2 && s.Shards[0].Status == "diff" && s.Shards[1].Status == "diff"
 	})
-	t.Logf("entropy show:\n%s", shown)
-	s, _, err := one.EntropyStatus(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	t.Logf("entropy show:\n%s", p.Ctl("entropy", "show"))
 	for _, sh := range s.Shards {
 		if got, want := p.Ctl("entropy", "repair", sh.ID), "Repair Shard "+sh.ID+" queued\n"; got != want {
 			t.Errorf("entropy repair printed %q, want %q", got, want)
