@@ -157,7 +157,9 @@ func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIter
 		return err
 	}
 	ids, not := s.readable(ctx, r.ShardIds, r.Incomplete)
-	ins, missing, err := openShards(ctx, s.store, s.Vector, ids, mm, opts)
+	v := s.Vector
+	v.On = v.On && !r.Incomplete // of a copy that is known to be damaged, the engine reads what is sound
+	ins, missing, err := openShards(ctx, s.store, v, ids, mm, opts)
 	if err != nil {
 		return failure(err)
 	}
