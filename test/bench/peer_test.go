@@ -89,6 +89,7 @@ func peerSystems(t *testing.T) []system {
 	start := func(build *process.Build) (nodes []devcluster.Client) {
 		c := process.Start(t, process.Options{Meta: 1, Data: 3, Build: build, Settings: map[string]map[string]any{
 			"data": {"query-log-enabled": false}, "http": {"log-enabled": false}, "monitor": {"store-enabled": false},
+			"anti-entropy": {"check-interval": "5m", "settle": "1m"}, // the defaults: tests check more often
 		}})
 		for _, n := range c.Data {
 			nodes = append(nodes, n.Client())
