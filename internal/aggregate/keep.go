@@ -19,13 +19,14 @@ import (
 // fewer points then, and its answer is the same:
 //
 //   - top, bottom: the N greatest or smallest values, of equal ones the earlier
-//   - distinct: the first point of each value
+//   - distinct: the first point of each value, or the last one when the statement goes back in time
 //   - spread: the smallest and the greatest value
 //
 // The zero value keeps all.
 type Keep struct {
 	Name string
 	N    int
+	back bool // the statement goes back in time
 }
 
 // maxKept bounds N: a heap of more points is no help.
@@ -65,7 +66,7 @@ func keepOf(call *influxql.Call) Keep {
 	case "top", "bottom":
 		if len(call.Args) == 2 {
 			if n, ok := call.Args[1].(*influxql.IntegerLiteral); ok && n.Val > 0 && n.Val <= maxKept {
-				return Keep{call.Name, int(n.Val)}
+				return Keep{Name: call.Name, N: int(n.Val)}
 			}
 		}
 	case "distinct", "spread":
@@ -103,6 +104,7 @@ func CoversPoints(mm *influxql.Measurement, opt query.IteratorOptions, k Keep) b
 func OpenPoints(
 	ctx context.Context, shard *tsdb.Shard, bounds Bounds, mm *influxql.Measurement, opt query.IteratorOptions, k Keep,
 ) (itr query.Iterator, covered bool, err error) {
+	k.back = !opt.Ascending
 	call := &influxql.Call{Name: k.Name, Args: []influxql.Expr{opt.Expr}}
 	s, covered, err := open(ctx, shard, bounds, mm, opt, k, call)
 	if s == nil || err != nil {
@@ -114,13 +116,14 @@ func OpenPoints(
 // kept are the points of a window that suffice for top, bottom or distinct.
 type kept[V scan.Value] struct {
 	n     int
+	back  bool
 	worse func(a, b selected[V]) bool // of top and bottom; nil for distinct
 	list  []selected[V]               // of top and bottom: a heap, the worst point first
-	first map[V]int64                 // of distinct: when each value came first
+	first map[V]int64                 // of distinct: when each value came first, or last
 }
 
 func (k *kind[V]) newKept(of Keep) *kept[V] {
-	s := &kept[V]{n: of.N}
+	s := &kept[V]{n: of.N, back: of.back}
 	switch of.Name {
 	case "distinct":
 		s.first = make(map[V]int64)
@@ -140,7 +143,7 @@ func (k *kind[V]) newKept(of Keep) *kept[V] {
 func (s *kept[V]) add(p selected[V]) int {
 	switch {
 	case s.worse == nil:
-		if t, ok := s.first[p.value]; !ok || p.time < t {
+		if t, ok := s.first[p.value]; !ok || p.time < t && !s.back || p.time > t && s.back {
 			s.first[p.value] = p.time
 			if !ok {
 				return 1

@@ -24,15 +24,24 @@ func (c *testCluster) limited(
 	t *testing.T, pool *rpc.Pool, bytes int64, requests *budget.Requests,
 ) (*testNode, *budget.Budget) {
 	t.Helper()
-	n := *c.nodes[0]
+	return c.executing(t, c.nodes[0], pool, bytes, requests)
+}
+
+// executing is a node whose queries run through the Executor.
+func (c *testCluster) executing(
+	t testing.TB, of *testNode, pool *rpc.Pool, bytes int64, requests *budget.Requests,
+) (*testNode, *budget.Budget) {
+	t.Helper()
+	n := *of
 	v := view{c.meta, c, n.id}
 	b := budget.New(bytes)
 	n.exec = query.NewExecutor()
 	t.Cleanup(func() { n.exec.Close() })
 	schema := NewSchema(v, n.store, pool)
+	n.mapper = NewShardMapper(v, n.store, pool)
 	n.exec.StatementExecutor = &Executor{
 		Base:   coordinator.StatementExecutor{MetaClient: c.meta, TaskManager: n.exec.TaskManager, PointsWriter: nowhere{}},
-		Mapper: NewShardMapper(v, n.store, pool),
+		Mapper: n.mapper,
 		Store: func(r *Report, s *budget.Share) coordinator.TSDBStore {
 			return schemaStore{n.store, schema.For(r, s)}
 		},
@@ -42,7 +51,7 @@ func (c *testCluster) limited(
 	return &n, b
 }
 
-func newPool(t *testing.T) *rpc.Pool {
+func newPool(t testing.TB) *rpc.Pool {
 	pool := &rpc.Pool{}
 	t.Cleanup(func() { pool.Close() })
 	return pool
