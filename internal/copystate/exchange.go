@@ -154,7 +154,8 @@ func (x *exchanges) goneBack(m *rpc.CopyStates) {
 	if err := writeFolder(x.dataDir, x.folders.self.Folder); err != nil {
 		x.log.Error("Cannot name the data folder anew", zap.Error(err))
 	}
-	// Who heard a later mark knows what this node kept for others since, and takes that over. The rest was brought there.
+	// Who heard a later mark knows what this node kept for others since, and takes that over. The rest was brought
+	// there.
 	if m.YourMark <= x.folders.loadedMark {
 		x.mu.Lock()
 		for node, shards := range x.kept() {

@@ -277,8 +277,8 @@ func mustKnow(ctx context.Context, t *testing.T, c *devcluster.Cluster) {
 
 func TestV2DeleteDeletesOnEveryNode(t *testing.T) {
 	t.Parallel()
-	// A delete changes the engine's index while a digest reads it. The digest is void then, but the race detector, whose
-	// tests are the short ones, reports it.
+	// A delete changes the engine's index while a digest reads it. The digest is void then, but the race detector,
+	// whose tests are the short ones, reports it.
 	ctx, c := mustStartWith(t, 3, func(cfg *datanode.Config) { cfg.AntiEntropy.Enabled = !testing.Short() })
 	p := devcluster.Client{Base: "http://" + mustPlain(t, "tsi1").HTTPAddr()}
 	from := yesterday().AddDate(0, 0, -2)

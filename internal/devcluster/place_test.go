@@ -153,8 +153,8 @@ func TestReplacedNodeServesNothing(t *testing.T) {
 	awaitCount(ctx, t, c, fresh, "200")
 }
 
-// TestNodeThatLostAllFoldersServesNoOtherNodeBeforeItJoins: it is up at the address that the others know. Nothing may be
-// written there before update-data gives it its place back, and no answer comes from there.
+// TestNodeThatLostAllFoldersServesNoOtherNodeBeforeItJoins: it is up at the address that the others know. Nothing may
+// be written there before update-data gives it its place back, and no answer comes from there.
 func TestNodeThatLostAllFoldersServesNoOtherNodeBeforeItJoins(t *testing.T) {
 	t.Parallel()
 	ctx, c, shard := startWritten(t)

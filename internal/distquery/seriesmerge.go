@@ -96,8 +96,8 @@ func (m *seriesMerge) Close() error {
 	return err
 }
 
-// firstSeries ends the list of series where LIMIT ends the answer. The engine would read on, in search of another group of
-// points, and there is only one.
+// firstSeries ends the list of series where LIMIT ends the answer. The engine would read on, in search of another
+// group of points, and there is only one.
 func firstSeries(itr query.Iterator, mm *influxql.Measurement, opt query.IteratorOptions) query.Iterator {
 	list, ok := itr.(query.FloatIterator)
 	if !ok || mm.SystemIterator != "_series" || opt.Limit <= 0 {

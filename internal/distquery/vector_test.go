@@ -239,8 +239,8 @@ func aggregateText(rng *rand.Rand) string {
 	return text
 }
 
-// spreadTies reports whether an answer may depend on how series are spread over shards: of points at the same time, first and
-// last without windows return one of the first series of each shard.
+// spreadTies reports whether an answer may depend on how series are spread over shards: of points at the same time,
+// first and last without windows return one of the first series of each shard.
 func spreadTies(text string) bool {
 	if strings.Contains(text, "LIMIT") && (strings.Contains(text, "top(") || strings.Contains(text, "bottom(")) {
 		return true // the engine limits the points of each shard before it looks for the greatest

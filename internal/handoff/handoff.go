@@ -42,8 +42,8 @@ type Deps struct {
 	Due func(node, shard uint64) (due, known bool)
 	// Dropped is told of each shard that lost entries, WholeDatabase included.
 	Dropped func(node, shard uint64)
-	// Now is what time it is at the earliest and at the latest, when clocks disagree; time.Now when nil. An entry is kept
-	// until it is older than max-age by all of them.
+	// Now is what time it is at the earliest and at the latest, when clocks disagree; time.Now when nil. An entry is
+	// kept until it is older than max-age by all of them.
 	Now func() (earliest, latest time.Time)
 	Log *zap.Logger // nil for none
 }

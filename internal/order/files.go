@@ -12,7 +12,8 @@ import (
 type files struct {
 	// tidying is held while generations are forgotten, sorted or merged. It comes before reading and mu.
 	tidying sync.Mutex
-	// reading is held for reading while sorted files are read, and for writing while some are closed. It comes before mu.
+	// reading is held for reading while sorted files are read, and for writing while some are closed. It comes before
+	// mu.
 	reading sync.RWMutex
 
 	mu sync.Mutex

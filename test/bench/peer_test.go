@@ -63,9 +63,9 @@ var peerQueries = []struct {
 	{"SHOW FIELD KEYS", "SHOW FIELD KEYS", 0.8},
 }
 
-// TestPeer compares Concord with one plain node of the same engine, with influxdb-cluster and with a former build: three
-// data nodes and one meta node each, all processes on this machine. What one request takes drifts with the machine, so
-// the systems take turns.
+// TestPeer compares Concord with one plain node of the same engine, with influxdb-cluster and with a former build:
+// three data nodes and one meta node each, all processes on this machine. What one request takes drifts with the
+// machine, so the systems take turns.
 func TestPeer(t *testing.T) {
 	http.DefaultTransport.(*http.Transport).MaxIdleConnsPerHost = writers
 	systems := peerSystems(t)

@@ -132,8 +132,8 @@ func (c *campaign) moveClock(f fault) {
 	wait(f.gap)
 }
 
-// destroy takes a data node and all that it has away. It gets its place back with empty folders, or another one gets it.
-// Until then all other copies must have all that was acknowledged.
+// destroy takes a data node and all that it has away. It gets its place back with empty folders, or another one gets
+// it. Until then all other copies must have all that was acknowledged.
 func (c *campaign) destroy(n *process.Node, f fault) {
 	if why := c.settle(); why != "" {
 		c.t.Errorf("skipped: no data is destroyed, as copies are not whole and equal after %v: %s", settleTime, why)

@@ -430,7 +430,8 @@ func (c *campaign) compare() {
 	}
 }
 
-// compareNodes asks all nodes for the points of an hour. All must say the same, and what the history of each point allows.
+// compareNodes asks all nodes for the points of an hour. All must say the same, and what the history of each point
+// allows.
 func (c *campaign) compareNodes(s *store, h int) {
 	from := c.begin + int64(h)*hour
 	var first answer

@@ -169,8 +169,8 @@ type deletion struct {
 	batch []*point
 }
 
-// deleting picks a range of points of a series in an hour, and says that a delete of it is under way; the batch is empty
-// when there is nothing to delete.
+// deleting picks a range of points of a series in an hour, and says that a delete of it is under way; the batch is
+// empty when there is nothing to delete.
 func (r *record) deleting(at place) (d deletion) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -406,9 +406,9 @@ func judgeCell(c cell, points []judged, got tally, excused map[verdict]int) (fin
 	return finding{}, false
 }
 
-// last judges a raw answer when all operations have ended. For each point, there must be a linear order of its write and
-// its deletes that respects real time and ends in what the answer has. What is excused is left out: it is gone with a
-// disk.
+// last judges a raw answer when all operations have ended. For each point, there must be a linear order of its write
+// and its deletes that respects real time and ends in what the answer has. What is excused is left out: it is gone
+// with a disk.
 func (r *record) last(q asked, a answer) (findings []finding) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -250,8 +250,8 @@ func TestQueuesOfThePreviousVersionAreRead(t *testing.T) {
 	c.same("after the upgrade")
 }
 
-// A delete that two nodes of the previous version keep for a third one runs there once, and this version remembers that:
-// what was written after it stays when the second node brings it.
+// A delete that two nodes of the previous version keep for a third one runs there once, and this version remembers
+// that: what was written after it stays when the second node brings it.
 func TestDeletesThatRanAreRemembered(t *testing.T) {
 	c := start(t)
 	c.write(0, "all", "cut", 0, allPoints, 1)
@@ -283,8 +283,8 @@ func TestDeletesThatRanAreRemembered(t *testing.T) {
 	c.same("after the upgrade")
 }
 
-// One node runs the previous version beside new ones, and nodes go away and come back meanwhile. Repairs run: what a new
-// node gets late from an old one is older there than all that has a version.
+// One node runs the previous version beside new ones, and nodes go away and come back meanwhile. Repairs run: what a
+// new node gets late from an old one is older there than all that has a version.
 func TestNodesOfBothVersionsWorkTogether(t *testing.T) {
 	c := start(t)
 	for _, s := range []string{"base", "cut", "gone", "again", "mixed"} {

@@ -49,7 +49,8 @@ type Order interface {
 	Clock() uint64
 	// Versions returns with which versions points were written, as entropy.Points has it.
 	Versions(shard uint64, points []patch.Region) (patch.PointVersions, error)
-	// Keep reports whether this node knows all that was written after a clock of PointVersions. It does for a while then.
+	// Keep reports whether this node knows all that was written after a clock of PointVersions. It does for a while
+	// then.
 	Keep(clock uint64) bool
 }
 

@@ -93,8 +93,8 @@ type Rules struct {
 	Absent int
 	// Doubtful owners, by owner, have lost newer values: theirs count where no other owner has one. nil is none.
 	Doubtful []bool
-	// MayDecide reports whether a conflict of values, by its fingerprint, may be decided now. nil is always. One that may
-	// not be decided may be a write that is under way.
+	// MayDecide reports whether a conflict of values, by its fingerprint, may be decided now. nil is always. One that
+	// may not be decided may be a write that is under way.
 	MayDecide func(fingerprint uint64) bool
 }
 
@@ -177,8 +177,8 @@ func MergeValues(series []byte, field string, owners []tsm1.Values, rules Rules)
 
 // Joined are the points of one series-field that owners hold.
 type Joined struct {
-	// Differing are the times at which owners hold different values, but for those that may be on their way. Versions of
-	// them help Merge.
+	// Differing are the times at which owners hold different values, but for those that may be on their way. Versions
+	// of them help Merge.
 	Differing []int64
 
 	series []byte

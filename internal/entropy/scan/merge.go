@@ -131,8 +131,8 @@ func texts() codec[string] {
 	}}
 }
 
-// Each calls fn with the points in [min, max] of the series-field of the last Seek, ascending by time, each time once. fn
-// must not keep the slices. A block that is damaged is a *tsmfile.Damage; what fn got before that is right.
+// Each calls fn with the points in [min, max] of the series-field of the last Seek, ascending by time, each time
+// once. fn must not keep the slices. A block that is damaged is a *tsmfile.Damage; what fn got before that is right.
 //
 // Only one block of each file is decoded at a time.
 func Each[V Value](r *Reader, min, max int64, fn func(times []int64, values []V) error) error {

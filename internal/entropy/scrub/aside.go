@@ -24,8 +24,8 @@ type Aside struct {
 	Dir   string // in which a folder is made for the damaged files
 	// Wait is called before each read with its size.
 	Wait func(context.Context, int) error
-	// Hold keeps deletes back while a file is replaced, or fails when one came since the work began: its tombstones would
-	// go with the old file.
+	// Hold keeps deletes back while a file is replaced, or fails when one came since the work began: its tombstones
+	// would go with the old file.
 	Hold func() (release func(), err error)
 	// HoldWrites keeps writes to the shard back until release; nil for none.
 	HoldWrites func() (release func())

@@ -224,8 +224,8 @@ func (q *queue) fail(id uint64, now time.Time, cause error) error {
 	return q.store(it)
 }
 
-// postpone records that a repair could not begin yet, and when to look again: after as long as it has been queued, within
-// limits. That is no failed attempt: the next real one comes as soon as without it.
+// postpone records that a repair could not begin yet, and when to look again: after as long as it has been queued,
+// within limits. That is no failed attempt: the next real one comes as soon as without it.
 func (q *queue) postpone(id uint64, now time.Time, cause error) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -43,8 +43,8 @@ func (t *Transport) Replica(node cluster.Node) entropy.Replica { return &peer{t.
 // Control is the node's anti-entropy service.
 func (t *Transport) Control(node cluster.Node) entropy.Control { return &peer{t.pool, node} }
 
-// peer is another node. It connects with each call, so that a cut link is an error of the call. It has a method for each
-// question of entropy.Replica and entropy.Control.
+// peer is another node. It connects with each call, so that a cut link is an error of the call. It has a method for
+// each question of entropy.Replica and entropy.Control.
 type peer struct {
 	pool *rpc.Pool
 	node cluster.Node
