@@ -177,11 +177,12 @@ and 2 more
 
 Conflicts
 ==========
-Series      Field  Time                                     Value After Repair  Reason                         Owner       Its Value  Version
-cpu,host=a  v      2017-10-09 00:00:00.000000001 +0000 UTC  1                   it was written last            data1:8088  1          2017-10-09T01:00:00.000001Z #0 node 4
-                                                                                                               data2:8088  2          not known, not after 2017-10-09T00:30:00Z
-cpu,host=b  v      1970-01-01 00:00:00 +0000 UTC            (undecided)         an owner may decide otherwise  data1:8088  1          not known
-                                                                                                               data2:8088  2          is being written
+cpu,host=a v 2017-10-09 00:00:00.000000001 +0000 UTC is 1 after a repair: it was written last
+    data1:8088  1  2017-10-09T01:00:00.000001Z #0 node 4
+    data2:8088  2  version not known, not after 2017-10-09T00:30:00Z
+cpu,host=b v 1970-01-01 00:00:00 +0000 UTC is undecided: an owner may decide otherwise
+    data1:8088  1  version not known
+    data2:8088  2  is being written
 
 A repair would send 2.0 kB.
 `},
@@ -198,9 +199,9 @@ Shard  Database  Retention Policy  State  Node        Started                   
 
 Conflicts Decided
 ==========
-Shard  Series    Field  Time                           Value Now  Reason               Owner       Its Value  Version
-21179  m,host=a  u      2017-10-09 00:00:00 +0000 UTC  1          most owners have it  data1:8088  1          not known
-                                                                                       data2:8088  2          not known
+Shard 21179: m,host=a u 2017-10-09 00:00:00 +0000 UTC is 1: most owners have it
+    data1:8088  1  version not known
+    data2:8088  2  version not known
 
 Points Refused
 ==========

@@ -8,9 +8,9 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -85,38 +85,44 @@ func (c *client) entropyRepairs() *cobra.Command {
 
 // decided lists points that owners held with different values.
 func decided(w io.Writer, all api.Repairs) {
-	rows := [][]string{append([]string{"Shard", "Series", "Field", "Time", "Value Now", "Reason"}, heldColumns...)}
+	var list []conflict
 	for _, r := range all.Repairs {
 		for _, d := range r.Decided {
-			rows = addHeld(rows, []string{r.ID, d.Series, d.Field, stamp(d.Time), d.Value, d.Reason}, d)
+			list = append(list, conflict{"Shard " + r.ID + ": ", d, d.Value})
 		}
 	}
-	if len(rows) > 1 {
-		fmt.Fprintln(w)
-		table(w, "Conflicts Decided", rows)
-	}
+	printConflicts(w, "Conflicts Decided", list)
 }
 
-var heldColumns = []string{"Owner", "Its Value", "Version"}
+// conflict is a point of which owners held different values.
+type conflict struct {
+	where string // before the point
+	api.Decided
+	result string // its value now, or after a repair
+}
 
-// addHeld adds a row for each owner that held a value of a point. The first one begins with what is said of the point.
-func addHeld(rows [][]string, point []string, d api.Decided) [][]string {
-	if len(d.Held) == 0 { // a node of an earlier build does not tell
-		return append(rows, append(point, "", "", ""))
+// printConflicts prints a line for each point, with one for each owner below it: as one table they would be too wide.
+func printConflicts(w io.Writer, title string, list []conflict) {
+	if len(list) == 0 {
+		return
 	}
-	for _, h := range d.Held {
-		version := h.Version
-		switch {
-		case version != "":
-		case h.NotAfter != "":
-			version = "not known, not after " + h.NotAfter
-		default:
-			version = "not known"
+	fmt.Fprintf(w, "\n%s\n==========\n", title)
+	for _, c := range list {
+		fmt.Fprintf(w, "%s%s %s %s is %s: %s\n", c.where, c.Series, c.Field, stamp(c.Time), c.result, c.Reason)
+		held := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+		for _, h := range c.Held { // none from a node of an earlier build
+			version := h.Version
+			switch {
+			case version != "":
+			case h.NotAfter != "":
+				version = "version not known, not after " + h.NotAfter
+			default:
+				version = "version not known"
+			}
+			fmt.Fprintf(held, "    %s\t%s\t%s\n", h.Node, h.Value, version)
 		}
-		rows = append(rows, slices.Concat(point, []string{h.Node, h.Value, version}))
-		point = make([]string, len(point))
+		held.Flush()
 	}
-	return rows
 }
 
 // refused lists what owners refuse of each other's points.
@@ -304,18 +310,15 @@ func printDiff(w io.Writer, d api.Diff) {
 			fmt.Fprintf(w, "and %d more\n", more)
 		}
 	}
-	if len(d.Decided) > 0 {
-		fmt.Fprintln(w)
-		rows = [][]string{append([]string{"Series", "Field", "Time", "Value After Repair", "Reason"}, heldColumns...)}
-		for _, p := range d.Decided {
-			value := p.Value
-			if p.Undecided {
-				value = "(undecided)"
-			}
-			rows = addHeld(rows, []string{p.Series, p.Field, stamp(p.Time), value, p.Reason}, p)
+	var list []conflict
+	for _, p := range d.Decided {
+		result := p.Value + " after a repair"
+		if p.Undecided {
+			result = "undecided"
 		}
-		table(w, "Conflicts", rows)
+		list = append(list, conflict{"", p, result})
 	}
+	printConflicts(w, "Conflicts", list)
 	fmt.Fprintf(w, "\nA repair would send %s.\n", size(d.Bytes))
 	for _, note := range []struct{ say, what string }{{"Not to be repaired: ", d.Conflict}, {"Not compared: ", d.Away}} {
 		if note.what != "" {
