@@ -41,25 +41,17 @@ func (o *sinkOf[S, V]) answer(c callPlan, p prototype) answer {
 	a := answer{stamps: make([]stamp, len(list))}
 	switch c.name {
 	case "count":
-		points := make([]query.IntegerPoint, len(list))
-		for i := range points {
+		a.points = pointsOf(len(list), p, func(i int) (int64, int64, int64) {
 			w := at(i)
 			a.stamps[i] = stamp{window: w.start, time: w.start}
-			points[i] = query.IntegerPoint{
-				Name: p.name, Tags: p.tags, Time: w.start, Value: w.n, Aggregated: aggregated(w.n),
-			}
-		}
-		a.points = points
+			return w.start, w.n, w.n
+		})
 	case "mean":
-		points := make([]query.FloatPoint, len(list))
-		for i := range points {
+		a.points = pointsOf(len(list), p, func(i int) (int64, float64, int64) {
 			w := at(i)
 			a.stamps[i] = stamp{window: w.start, time: w.start}
-			points[i] = query.FloatPoint{
-				Name: p.name, Tags: p.tags, Time: w.start, Value: o.kind.mean(w), Aggregated: aggregated(w.n),
-			}
-		}
-		a.points = points
+			return w.start, o.kind.mean(w), w.n
+		})
 	default:
 		a.points = pointsOf(len(list), p, func(i int) (int64, V, int64) {
 			w := at(i)
@@ -131,46 +123,40 @@ func (o *sinkOf[S, V]) edgeAnswer(c callPlan, p prototype) answer {
 // aggregated is how many points one stands for, as far as the engine can say.
 func aggregated(n int64) uint32 { return uint32(min(n, math.MaxUint32)) }
 
-// pointsOf makes points of a type by its values.
-func pointsOf[V scan.Value](n int, p prototype, at func(i int) (t int64, v V, n int64)) any {
+// pointsOf makes points of the type of their values: at returns time, value, and how many points one stands for.
+func pointsOf[V scan.Value](n int, p prototype, at func(i int) (int64, V, int64)) any {
 	switch at := any(at).(type) {
 	case func(int) (int64, float64, int64):
-		points := make([]query.FloatPoint, n)
-		for i := range points {
-			t, v, n := at(i)
-			points[i] = query.FloatPoint{Name: p.name, Tags: p.tags, Time: t, Value: v, Aggregated: aggregated(n)}
-		}
-		return points
+		return build(n, at, func(t int64, v float64, n uint32) query.FloatPoint {
+			return query.FloatPoint{Name: p.name, Tags: p.tags, Time: t, Value: v, Aggregated: n}
+		})
 	case func(int) (int64, int64, int64):
-		points := make([]query.IntegerPoint, n)
-		for i := range points {
-			t, v, n := at(i)
-			points[i] = query.IntegerPoint{Name: p.name, Tags: p.tags, Time: t, Value: v, Aggregated: aggregated(n)}
-		}
-		return points
+		return build(n, at, func(t int64, v int64, n uint32) query.IntegerPoint {
+			return query.IntegerPoint{Name: p.name, Tags: p.tags, Time: t, Value: v, Aggregated: n}
+		})
 	case func(int) (int64, uint64, int64):
-		points := make([]query.UnsignedPoint, n)
-		for i := range points {
-			t, v, n := at(i)
-			points[i] = query.UnsignedPoint{Name: p.name, Tags: p.tags, Time: t, Value: v, Aggregated: aggregated(n)}
-		}
-		return points
+		return build(n, at, func(t int64, v uint64, n uint32) query.UnsignedPoint {
+			return query.UnsignedPoint{Name: p.name, Tags: p.tags, Time: t, Value: v, Aggregated: n}
+		})
 	case func(int) (int64, bool, int64):
-		points := make([]query.BooleanPoint, n)
-		for i := range points {
-			t, v, n := at(i)
-			points[i] = query.BooleanPoint{Name: p.name, Tags: p.tags, Time: t, Value: v, Aggregated: aggregated(n)}
-		}
-		return points
+		return build(n, at, func(t int64, v bool, n uint32) query.BooleanPoint {
+			return query.BooleanPoint{Name: p.name, Tags: p.tags, Time: t, Value: v, Aggregated: n}
+		})
 	case func(int) (int64, string, int64):
-		points := make([]query.StringPoint, n)
-		for i := range points {
-			t, v, n := at(i)
-			points[i] = query.StringPoint{Name: p.name, Tags: p.tags, Time: t, Value: v, Aggregated: aggregated(n)}
-		}
-		return points
+		return build(n, at, func(t int64, v string, n uint32) query.StringPoint {
+			return query.StringPoint{Name: p.name, Tags: p.tags, Time: t, Value: v, Aggregated: n}
+		})
 	}
 	return nil
+}
+
+func build[V scan.Value, P any](n int, at func(i int) (int64, V, int64), point func(t int64, v V, n uint32) P) []P {
+	points := make([]P, n)
+	for i := range points {
+		t, v, n := at(i)
+		points[i] = point(t, v, aggregated(n))
+	}
+	return points
 }
 
 // answer returns the points of a call in a group, in the order of the engine: by window, and within a window by the

@@ -108,10 +108,13 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	base := e.Base
 	mapper := e.Mapper.For(report)
 	mapper.share, mapper.holdsPoints = share, holdsPoints(stmt)
-	if explain, ok := stmt.(*influxql.ExplainStatement); ok && !explain.Analyze {
-		mapper.paths = &paths{}
+	sel, _ := stmt.(*influxql.SelectStatement)
+	if explain, ok := stmt.(*influxql.ExplainStatement); ok {
+		if sel = explain.Statement; !explain.Analyze {
+			mapper.paths = &paths{}
+		}
 	}
-	if sel, ok := stmt.(*influxql.SelectStatement); ok {
+	if sel != nil {
 		mapper.keeps = aggregate.KeepOf(sel)
 	}
 	ending, end := context.WithCancel(ctx)

@@ -6,6 +6,8 @@ import (
 
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxql"
+
+	"concord/internal/aggregate"
 )
 
 // paths are how the expressions of an EXPLAIN are answered: from arrays or by the engine. The engine writes the plan,
@@ -16,12 +18,12 @@ type paths struct {
 }
 
 // note takes down the path of an iterator.
-func (p *paths) note(v Vector, mm *influxql.Measurement, opt query.IteratorOptions) {
+func (p *paths) note(v Vector, mm *influxql.Measurement, opt query.IteratorOptions, keep aggregate.Keep) {
 	if p == nil || opt.Expr == nil {
 		return
 	}
 	path := "engine"
-	if v.covers(mm, oneCall(opt)) {
+	if v.covers(mm, oneCall(opt)) || v.On && aggregate.CoversPoints(mm, opt, keep) {
 		path = "arrays"
 	}
 	p.mu.Lock()

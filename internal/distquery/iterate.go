@@ -47,15 +47,20 @@ func (m *mapping) createIterator(
 	if opt.SLimit != 0 || opt.SOffset != 0 {
 		return m.limitSeries(ctx, src, mm, opt)
 	}
-	opts := oneCall(opt)
-	if ref, ok := opt.Expr.(*influxql.VarRef); ok {
-		opts.keep = m.e.keeps[ref.Val]
-	}
-	list, err := m.createIterators(ctx, src, mm, opts)
+	list, err := m.createIterators(ctx, src, mm, calls{[]query.IteratorOptions{opt}, m.keep(opt)})
 	if err != nil {
 		return nil, err
 	}
 	return firstSeries(list[0], mm, opt), nil
+}
+
+// keep says which points suffice when an iterator is asked for those of a field.
+func (m *mapping) keep(opt query.IteratorOptions) aggregate.Keep {
+	ref, ok := opt.Expr.(*influxql.VarRef)
+	if !ok {
+		return aggregate.Keep{}
+	}
+	return m.e.keeps[ref.Val]
 }
 
 // calls are the options of some calls of a statement, which differ in nothing but Expr. There is one at least.

@@ -405,7 +405,7 @@ func (m *mapping) IteratorCost(mm *influxql.Measurement, opt query.IteratorOptio
 		return query.IteratorCost{}, nil
 	}
 	opt = m.clip(opt)
-	m.e.paths.note(m.e.Vector, mm, opt)
+	m.e.paths.note(m.e.Vector, mm, opt, m.keep(opt))
 	req, err := encodeOptions(mm, opt)
 	if err != nil {
 		return query.IteratorCost{}, err

@@ -334,6 +334,8 @@ func TestExplainTellsThePath(t *testing.T) {
 		{`EXPLAIN SELECT mean(v) FROM cpu WHERE host = 'h01'`, "EXPRESSION: mean(v::float)\n PATH: arrays\n"},
 		{`EXPLAIN SELECT mean(v) FROM cpu WHERE i > 3`, "EXPRESSION: mean(v::float)\n PATH: engine\n"},
 		{`EXPLAIN SELECT v FROM cpu`, "EXPRESSION: <nil>\n AUXILIARY FIELDS: v::float\n"},
+		{`EXPLAIN SELECT top(v, 2) FROM cpu`, "EXPRESSION: v::float\n PATH: arrays\n"},
+		{`EXPLAIN ANALYZE SELECT top(v, 2) FROM cpu`, "path: arrays\n"},
 		{`EXPLAIN SELECT median(i) FROM cpu`, "EXPRESSION: i::integer\n PATH: engine\n"},
 		{`EXPLAIN ANALYZE SELECT max(v) FROM cpu`, "path: arrays\n"},
 		{`EXPLAIN ANALYZE SELECT max(v) FROM cpu`, "float_blocks_decoded: "},
