@@ -64,9 +64,10 @@ type Node struct {
 	disk     *fulldisk.Store  // keeps the engine whole when its disk is full
 	handoff  *handoff.Service // nil when [hinted-handoff] enabled = false
 	executor *query.Executor
-	queries  *budget.Budget   // what queries may hold in memory
-	vector   distquery.Vector // how aggregates are answered
-	asked    budget.Requests  // queries of clients
+	queries  *budget.Budget      // what queries may hold in memory
+	vector   distquery.Vector    // how aggregates are answered
+	sketches *distquery.Sketches // how many series there are
+	asked    budget.Requests     // queries of clients
 	sub      *subscriber.Service
 	api      *httpapi.Server
 	http     httpStore          // the cluster, for api

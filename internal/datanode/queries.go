@@ -18,7 +18,7 @@ func (n *Node) openQueries() (err error) {
 	if n.queries, err = n.cfg.queryBudget(); err != nil {
 		return err
 	}
-	n.vector = distquery.VectorOf(n.Meta.State)
+	n.vector, n.sketches = distquery.VectorOf(n.Meta.State), &distquery.Sketches{}
 	n.vector.On = n.cfg.Cluster.VectorAggregates
 	n.openExecutor(n.pool, n.mon)
 	n.onClose(n.executor.Close)
@@ -36,7 +36,7 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	n.executor = query.NewExecutor()
 	mapper, schema := distquery.NewShardMapper(n.Meta, n.Store, pool), distquery.NewSchema(n.Meta, n.Store, pool)
 	mapper.Whole, schema.Whole = n.whole(), n.whole()
-	mapper.Vector = n.vector
+	mapper.Vector, schema.Sketches = n.vector, n.sketches
 	n.executor.StatementExecutor = &distquery.Executor{
 		Base: coordinator.StatementExecutor{
 			MetaClient:          n.Meta,

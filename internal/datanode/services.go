@@ -35,7 +35,7 @@ func (n *Node) registerServices(s grpc.ServiceRegistrar, copies *local.Local, co
 	rpc.RegisterReplicationServer(s, replicationServer{writes, n.deletes.OldServer()})
 	rpc.RegisterDeletesServer(s, n.deletes.Server())
 	queries := distquery.NewServer(n.Store, n.log)
-	queries.Whole, queries.Budget, queries.Vector = n.whole(), n.queries, n.vector
+	queries.Whole, queries.Budget, queries.Vector, queries.Sketches = n.whole(), n.queries, n.vector, n.sketches
 	rpc.RegisterQueryServer(s, queries)
 	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
 	transport.NewServer(copies, control).Register(s)
