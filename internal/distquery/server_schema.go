@@ -208,6 +208,11 @@ func seriesHashes(ctx context.Context, store *tsdb.Store, ids []uint64) ([]uint6
 	if err != nil || file == nil {
 		return nil, err
 	}
+	return hashesOf(ctx, file, all)
+}
+
+// hashesOf hashes the keys of series, sorted, each once.
+func hashesOf(ctx context.Context, file *tsdb.SeriesFile, all *tsdb.SeriesIDSet) ([]uint64, error) {
 	defer file.Retain()()
 	if err := budget.Of(ctx).Grow(2 * 8 * int64(all.Cardinality())); err != nil {
 		return nil, err

@@ -88,7 +88,7 @@ func (s *Sketches) of(
 		return 0, nil, nil, err
 	}
 	if n = series.Cardinality(); n <= maxExact {
-		hashes, err = seriesHashes(ctx, store, shards)
+		hashes, err = hashesOf(ctx, file, series)
 		return n, hashes, nil, err
 	}
 	shards = slices.Sorted(slices.Values(shards))
