@@ -35,6 +35,7 @@ type campaign struct {
 	seed    uint64
 
 	sent     sync.Map // what is under way: *request by worker
+	kinds    kinds    // how long each kind of request took
 	statuses [6]atomic.Int64
 	slowest  atomic.Int64 // ns
 	most     []int64      // memory of each node, bytes
@@ -100,6 +101,7 @@ func TestHTTP(t *testing.T) {
 		c.seed, *requestsFlag, took,
 		time.Duration(c.slowest.Load()), c.statuses[2].Load(), c.statuses[4].Load(), c.statuses[5].Load(),
 		c.statuses[0].Load())
+	t.Logf("by kind:\n%s", &c.kinds)
 	for i, n := range c.nodes {
 		t.Logf("%s: %d MB of memory at most", n.Name, c.most[i]>>20)
 	}
@@ -178,6 +180,7 @@ func (c *campaign) one(ctx context.Context, client *http.Client, r request) {
 		}
 	}
 	c.statuses[min(status/100, 5)].Add(1)
+	c.kinds.add(r.kind, took)
 	switch {
 	case ctx.Err() != nil:
 	case limited.Err() != nil:
