@@ -119,6 +119,13 @@ func (c *campaign) prepare(ctx context.Context) {
 			c.Fatal(err)
 		}
 	}
+	if err := c.fill(ctx); err != nil {
+		c.Fatal(err)
+	}
+}
+
+// fill writes what statements read.
+func (c *campaign) fill(ctx context.Context) error {
 	for i := range 20 {
 		var b []byte
 		for j := range 5000 {
@@ -126,8 +133,25 @@ func (c *campaign) prepare(ctx context.Context) {
 				j%100, j, j, j%10, 1_700_000_000_000_000_000+int64(i*5000+j)*1e9)
 		}
 		if err := c.nodes[i%len(c.nodes)].Client().Write(ctx, "fuzz", "all", b); err != nil {
-			c.Fatal(err)
+			return err
 		}
+	}
+	return nil
+}
+
+// anewEvery is after how many requests the database that they write to is made anew. Points with odd times make a shard
+// each, and a thousand shards take most of the memory that a node has here.
+const anewEvery = 1000
+
+// anew drops the database that requests write to, and makes it again, while other requests go on.
+func (c *campaign) anew(ctx context.Context) {
+	for _, q := range []string{"DROP DATABASE fuzz", "CREATE DATABASE fuzz WITH REPLICATION 2"} {
+		if _, err := c.nodes[0].Client().Query(ctx, "", q); err != nil {
+			c.Errorf("%s: %v", q, err)
+		}
+	}
+	if err := c.fill(ctx); err != nil && ctx.Err() == nil {
+		c.Logf("the points that statements read are not all written: %v", err)
 	}
 }
 
@@ -156,6 +180,9 @@ func (c *campaign) run(ctx context.Context) {
 				n := int(next.Add(1)) - 1
 				if n >= *fromFlag+*requestsFlag {
 					return
+				}
+				if (n+1)%anewEvery == 0 {
+					c.anew(ctx)
 				}
 				r := generate(c.seed, n)
 				c.sent.Store(w, r)
