@@ -219,6 +219,18 @@ func (n *Node) LogQueries() {
 	}
 }
 
+// inBackground runs a task until the node closes.
+func (n *Node) inBackground(task func(ctx context.Context)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { task(ctx) })
+	n.onClose(func() error {
+		cancel()
+		running.Wait()
+		return nil
+	})
+}
+
 func (n *Node) onClose(fn func() error) { n.stop = append(n.stop, fn) }
 
 // Reload takes over what can change while the node runs: the [anti-entropy]
