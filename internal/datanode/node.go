@@ -206,8 +206,8 @@ func (n *Node) catchUp(ctx context.Context, index uint64) {
 	}
 }
 
-// LogQueries logs the queries that run now.
-func (n *Node) LogQueries() {
+// logQueries logs the queries that run now.
+func (n *Node) logQueries() {
 	n.life.Lock()
 	defer n.life.Unlock()
 	if n.executor != nil {
@@ -255,8 +255,12 @@ func (n *Node) Reload(cfg *Config) error {
 	return nil
 }
 
-// Close stops all parts, the last started first, and returns their errors.
+// Close stops all parts, the last started first, and returns their errors. Before, it logs the queries that run, with
+// [cluster] termination-query-log.
 func (n *Node) Close() error {
+	if n.cfg.Cluster.TerminationQueryLog {
+		n.logQueries()
+	}
 	err := n.leavePlace()
 	n.life.Lock()
 	defer n.life.Unlock()
