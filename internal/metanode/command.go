@@ -14,7 +14,9 @@ import (
 
 // Commands are `run` and `config` of influxd-meta.
 func Commands() []*cobra.Command {
-	run := func(cmd *cobra.Command, load func() (*metaconfig.Config, error)) error { return run(cmd.Context(), load) }
+	run := func(cmd *cobra.Command, load func() (*metaconfig.Config, error)) error {
+		return run(cmd.Context(), load)
+	}
 	return metaconfig.Program.Commands("Run a meta node until it is told to stop", run)
 }
 
