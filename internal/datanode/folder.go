@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/durable"
+	"concord/internal/entropy/tsmfile"
 	"concord/internal/meta/client"
 )
 
@@ -136,7 +137,7 @@ func (f dataFolder) join(cluster uint64) error {
 func (f dataFolder) foreignShards(mark uint64) error {
 	found, databases := 0, make(map[string]bool)
 	for _, dir := range []string{f.dir, f.walDir} {
-		paths, err := filepath.Glob(filepath.Join(escapeGlob(dir), "*", "*", "*"))
+		paths, err := tsmfile.Glob(dir, "*", "*", "*")
 		if err != nil {
 			return fmt.Errorf("look for shards in %s: %w", dir, err)
 		}
@@ -162,9 +163,4 @@ func (f dataFolder) foreignShards(mark uint64) error {
 	return fmt.Errorf("%s and %s hold shards %s (databases: %s): nothing was changed; "+
 		"set [data] dir and wal-dir to empty folders, and bring the data in with influxd-ctl restore of a portable backup",
 		f.dir, f.walDir, whose, strings.Join(names, ", "))
-}
-
-// escapeGlob makes a path match itself.
-func escapeGlob(path string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
