@@ -94,10 +94,11 @@ type Node struct {
 
 // Seams are where tests and the tour change what a node does. Each may be nil.
 type Seams struct {
-	Blocked  func(addr string) bool    // whether the node must not call a peer, by its TCP address: a link is cut
-	NotWhole func(shard uint64) string // why its copy of a shard cannot be trusted, instead of what the node knows
-	Late     func(ctx context.Context) // holds up what the long poll of the metadata brings, until it returns
-	Now      func() time.Time          // the clock that the node tells others
+	Blocked  func(addr string) bool                    // whether the node must not call a peer, by its TCP address: a link is cut
+	NotWhole func(shard uint64) string                 // why its copy of a shard cannot be trusted, instead of what the node knows
+	Wrap     func(addr string, conn net.Conn) net.Conn // gets each connection to a peer: what goes over it may be held
+	Late     func(ctx context.Context)                 // holds up what the long poll of the metadata brings, until it returns
+	Now      func() time.Time                          // the clock that the node tells others
 }
 
 // New returns a data node that Open starts. cfg must be valid.
@@ -160,7 +161,8 @@ func (n *Node) Open() (err error) {
 	}
 	n.onClose(n.Meta.Close)
 	n.pool = &rpc.Pool{
-		Blocked: n.seams.Blocked, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.certs.peers, Index: n.Meta.Index,
+		Blocked: n.seams.Blocked, Wrap: n.seams.Wrap, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.certs.peers,
+		Index: n.Meta.Index,
 	}
 	n.onClose(n.pool.Close)
 	if err := n.folder().keep(); err != nil {

@@ -40,8 +40,7 @@ func (n *Node) openWrites() error {
 	deps := replication.Deps{
 		Meta: n.Meta, Store: n.Store, Shards: n.holds, Subscriber: n.sub, Pool: n.pool, Order: n.order, Deletes: n.deleted,
 		Copies: writerCopies{n.copies, n.beginnings(), n.missed}, WriteTimeout: time.Duration(n.cfg.Cluster.WriteTimeout),
-		ForgetEvery: forgetEvery,
-		Log:         n.log,
+		MaxNewGroups: n.cfg.Cluster.MaxNewGroups, ForgetEvery: forgetEvery, Log: n.log,
 	}
 	if n.handoff != nil {
 		deps.Handoff, deps.MaxPending = n.handoff, n.cfg.HintedHandoff.MaxWritesPending
