@@ -17,7 +17,7 @@ import (
 )
 
 func (n *Node) openSubscriber() error {
-	n.sub = subscriber.NewService(n.cfg.Subscriber, n.certs)
+	n.sub = subscriber.NewService(n.cfg.Subscriber, n.certs.monitor)
 	n.sub.MetaClient = n.Meta
 	n.sub.WithLogger(n.log)
 	if err := n.sub.Open(); err != nil {

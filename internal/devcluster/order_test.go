@@ -53,7 +53,8 @@ func clockOf(node int) time.Time {
 	return time.Now().Add(off[node%len(off)])
 }
 
-// run is a schedule as it runs: its own measurement with one series, and what its clients know.
+// run is a schedule as it runs: its own measurement with one series, and what its clients know. It has many fields,
+// because each step of a schedule changes one or two of them, and the next step depends on all.
 type run struct {
 	*order
 	t     *testing.T
