@@ -25,6 +25,7 @@ func run(ctx context.Context, load func() (*Config, error)) error {
 	if err != nil {
 		return err
 	}
+	daemon.Warn(log, cfg.Notes)
 	if err := limitMemory(); err != nil {
 		log.Warn("The garbage collector does not know how much memory there is", zap.Error(err))
 	}

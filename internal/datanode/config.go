@@ -26,6 +26,8 @@ import (
 // Config is influxdb.conf of a data node. The doc tags are the comments of the
 // printed sample.
 type Config struct {
+	config.Notes `toml:"-"`
+
 	BindAddress string `toml:"bind-address" doc:"Host:port at which other nodes reach this one."`
 	Hostname    string `toml:"hostname" doc:"Name by which other nodes and clients reach this one; the machine's name when empty."`
 
@@ -80,9 +82,10 @@ func (c *Config) metaTLS() trust.TLS {
 // Program loads and prints it.
 var Program = config.Program[*Config]{
 	Title:        "Concord data node: influxdb.conf",
-	File:         "/etc/influxdb/influxdb.conf",
+	Files:        []string{"~/.influxdb/influxdb.conf", "/etc/influxdb/influxdb.conf"},
 	PathVariable: "INFLUXDB_CONFIG_PATH",
 	New:          NewConfig,
+	Foreign:      foreign,
 	Docs:         engineDocs,
 	Show:         engineShow,
 }

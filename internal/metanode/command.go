@@ -29,6 +29,7 @@ func run(ctx context.Context, load func() (*metaconfig.Config, error)) error {
 	if err != nil {
 		return err
 	}
+	daemon.Warn(log, cfg.Notes)
 	return daemon.Run(ctx, log, load, func(ctx context.Context) (*Node, error) {
 		n, err := Open(ctx, Deps{Deps: server.Deps{Config: cfg, Log: log}})
 		if err != nil {

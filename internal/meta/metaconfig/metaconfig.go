@@ -14,6 +14,8 @@ import (
 // Config is influxdb-meta.conf of a meta node. The doc tags are the comments of
 // the printed sample.
 type Config struct {
+	config.Notes `toml:"-"`
+
 	ReportingDisabled bool   `toml:"reporting-disabled" doc:"Nothing is ever reported. The setting is there so that existing files load."`
 	Hostname          string `toml:"hostname" doc:"Name by which other nodes reach this one; the machine's name when empty."`
 
@@ -49,9 +51,10 @@ func (c NodeConfig) DataTLS() trust.TLS {
 // Program loads and prints it.
 var Program = config.Program[*Config]{
 	Title:        "Concord meta node: influxdb-meta.conf",
-	File:         "/etc/influxdb/influxdb-meta.conf",
+	Files:        []string{"/etc/influxdb/influxdb-meta.conf"},
 	PathVariable: "INFLUXDB_META_CONFIG_PATH",
 	New:          New,
+	Foreign:      foreign,
 }
 
 // New returns the defaults.
