@@ -24,7 +24,7 @@ import (
 // one as "[section] key: reason"; the loader adds where it was set.
 type Settings interface {
 	Validate() error
-	notes() *Notes
+	Noted() *Notes
 }
 
 // Program is how one command gets its configuration.
@@ -101,7 +101,7 @@ func (p Program[C]) Commands(
 			if err != nil {
 				return err
 			}
-			for _, note := range *c.notes() {
+			for _, note := range *c.Noted() {
 				fmt.Fprintln(cmd.ErrOrStderr(), note)
 			}
 			return p.Print(cmd.OutOrStdout(), c)

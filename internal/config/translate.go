@@ -28,7 +28,8 @@ type Foreign struct {
 // Notes are what was found in a file that has no effect. A struct of settings embeds it, with the tag toml:"-".
 type Notes []string
 
-func (n *Notes) notes() *Notes { return n }
+// Noted returns the notes.
+func (n *Notes) Noted() *Notes { return n }
 
 // translate makes what a file has into what this program knows: it renames, takes out what has no function here, with a
 // note for each, and writes durations of days and weeks as hours.
@@ -41,7 +42,7 @@ func (p Program[C]) translate(file map[string]any, c C) (text string, err error)
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.Foreign.Idle)) {
 		if _, ok := take(file, split(name)); ok {
-			n := c.notes()
+			n := c.Noted()
 			*n = append(*n, fmt.Sprintf("%s has no effect: %s", name, p.Foreign.Idle[name]))
 		}
 	}
