@@ -189,7 +189,8 @@ func (s *Service) note(now time.Time) {
 		op.Runs = append(op.Runs, cluster.ContinuousRun{ContinuousQuery: q, Until: until})
 	}
 	if err := s.meta.Execute(op); err != nil {
-		s.log.Warn("Cannot record until when continuous queries have run: another node would begin earlier", zap.Error(err))
+		s.log.Warn("Cannot record until when continuous queries have run: another node would begin earlier",
+			zap.Error(err))
 		return
 	}
 	clear(s.ran)

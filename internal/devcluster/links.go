@@ -18,7 +18,8 @@ type links struct {
 
 func newLinks(nodes int) *links {
 	l := &links{
-		addrs: make([]string, nodes), cut: make([]bool, nodes), oneWay: make(map[[2]int]bool), hung: make([]bool, nodes),
+		addrs: make([]string, nodes), cut: make([]bool, nodes), oneWay: make(map[[2]int]bool),
+		hung: make([]bool, nodes),
 	}
 	l.moved = sync.NewCond(&l.mu)
 	return l

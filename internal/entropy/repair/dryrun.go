@@ -67,7 +67,8 @@ func withoutDamaged(set copies.Set) (copies.Set, error) {
 		set.Away = append(set.Away, fmt.Errorf("the copy on %s is damaged: %s", c.TCPAddr, c.State.Corrupt))
 	}
 	if len(set.Copies) < len(all) && len(set.Copies) < 2 {
-		return set, fmt.Errorf("shard %d has no two sound copies to compare: %w", set.Shard.ID, errors.Join(set.Away...))
+		return set, fmt.Errorf("shard %d has no two sound copies to compare: %w", set.Shard.ID,
+			errors.Join(set.Away...))
 	}
 	return set, nil
 }
