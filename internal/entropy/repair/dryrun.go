@@ -51,7 +51,8 @@ func DryRun(ctx context.Context, deps Deps, sh cluster.Shard) (entropy.DryRun, e
 	}
 	d.out.TypeConflicts = d.refused.TypeConflicts(set.Addrs())
 	d.listFields()
-	return d.out, d.countPoints(ctx)
+	err = d.countPoints(ctx)
+	return d.out, err
 }
 
 // withoutDamaged leaves damaged copies out: what a repair would bring to them shows when their damaged files are set
