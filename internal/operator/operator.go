@@ -10,8 +10,7 @@
 //	restores   databases, policies and shard groups for what is restored
 //
 // Each is made of those above it. What an operator asks about anti-entropy is in packages entropy/view and
-// entropy/routes: data nodes serve that too. Adding and removing nodes changes the state of the cluster alone, and is in
-// package meta/server.
+// entropy/routes, because data nodes serve that too. Package meta/server adds and removes nodes.
 package operator
 
 import (
