@@ -150,8 +150,8 @@ func (c *heldConn) Close() error {
 	return c.Conn.Close()
 }
 
-// Hang holds all that goes between a data node and the others, until GoOn delivers it: as if its process was stopped. The
-// node itself goes on, and so do the requests of its own clients.
+// Hang holds all that goes between a data node and the others, until GoOn delivers it: as if its process was stopped.
+// The node itself goes on, and so do the requests of its own clients.
 func (c *Cluster) Hang(i int) { c.links.setHung(i, true) }
 
 // GoOn undoes Hang.

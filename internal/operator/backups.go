@@ -22,8 +22,8 @@ const chunkBytes = 256 << 10
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// backups serves what influxd-ctl backup reads, and what restore sends after it has begun: the metadata, and the files of
-// shards in both directions.
+// backups serves what influxd-ctl backup reads, and what restore sends after it has begun: the metadata, and the files
+// of shards in both directions.
 type backups struct{ nodes *dataNodes }
 
 func (b *backups) routes() []server.Route {
