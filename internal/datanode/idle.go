@@ -63,7 +63,7 @@ func (l *idleServer) openHTTP() error {
 	if l.http != nil || !l.node.cfg.HTTPD.Enabled {
 		return nil
 	}
-	c := l.node.cfg.HTTPD
+	c := l.node.cfg.http()
 	manager, err := tlsconfig.NewServerTLSConfigManager(l.node.certs.monitor, c.TLSManagerOpts()...)
 	if err != nil {
 		return fmt.Errorf("[http] https: %w", err)

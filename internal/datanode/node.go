@@ -203,10 +203,22 @@ func (n *Node) logQueries() {
 	}
 }
 
+// inBackground runs a task until the node closes.
+func (n *Node) inBackground(task func(ctx context.Context)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { task(ctx) })
+	n.onClose(func() error {
+		cancel()
+		running.Wait()
+		return nil
+	})
+}
+
 func (n *Node) onClose(fn func() error) { n.stop = append(n.stop, fn) }
 
 // Reload takes over what can change while the node runs: the [anti-entropy]
-// section and all certificates. On an error nothing has changed.
+// section, all certificates, and the level of the log. On an error nothing has changed.
 func (n *Node) Reload(cfg *Config) error {
 	n.life.Lock()
 	defer n.life.Unlock()
@@ -215,7 +227,7 @@ func (n *Node) Reload(cfg *Config) error {
 		return err
 	}
 	if n.api != nil && n.cfg.HTTPD.HTTPSEnabled {
-		apply, err := n.api.PrepareReload(cfg.HTTPD)
+		apply, err := n.api.PrepareReload(cfg.http())
 		if err != nil {
 			return fmt.Errorf("reload the certificates of [http]: %w", err)
 		}
@@ -229,6 +241,7 @@ func (n *Node) Reload(cfg *Config) error {
 	if n.Entropy != nil {
 		n.Entropy.SetConfig(cfg.AntiEntropy)
 	}
+	n.cfg.Logging.Level.SetLevel(cfg.Logging.Level.Level())
 	return nil
 }
 

@@ -71,6 +71,7 @@ func (n *Node) startWrites() error {
 		return fmt.Errorf("open the deletes: %w", err)
 	}
 	n.onClose(n.deletes.Close)
+	n.inBackground(n.keepCatchingUp)
 	n.writer.Open()
 	n.onClose(n.writer.Close)
 	n.queues.writer.Store(n.writer)
