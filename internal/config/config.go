@@ -1,11 +1,10 @@
-// Package config loads and prints the configuration of the data and the meta
-// node: a struct with defaults, over it a TOML file, over that the environment.
+// Package config loads and prints the configuration of the data and the meta node: a struct with defaults, over it a
+// TOML file, over that the environment.
 //
-// A setting is a field with a `toml` tag. Its comment in the printed sample is
-// the `doc` tag: one sentence of meaning and unit. The engine's structs have no
-// such tags; a program gives the comments of theirs as Docs. A field that is a struct is
-// a section. To add a setting or a section, add the field: loading, printing
-// and the environment follow from it.
+// A setting is a field with a `toml` tag. Its comment in the printed sample is the `doc` tag: one sentence of meaning
+// and unit. The engine's structs have no such tags, so a program gives the comments of their fields as Docs. A field
+// that is a struct is a section. To add a setting or a section, add the field: loading, printing and the environment
+// follow from it.
 package config
 
 import (

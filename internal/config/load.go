@@ -92,7 +92,8 @@ func reason(s setting, err error) string {
 	if len(s.path) > 1 {
 		text = strings.TrimPrefix(text, "["+s.path[0]+"] ")
 	}
-	if rest, ok := strings.CutPrefix(text, s.key()); ok && (strings.HasPrefix(rest, " ") || strings.HasPrefix(rest, ":")) {
+	if rest, ok := strings.CutPrefix(text, s.key()); ok &&
+		(strings.HasPrefix(rest, " ") || strings.HasPrefix(rest, ":")) {
 		text = strings.TrimLeft(rest, ": ")
 	}
 	return text

@@ -43,7 +43,8 @@ func (l *idleServer) run(serve func() error) {
 	l.done = append(l.done, done)
 	go func() {
 		defer close(done)
-		if err := serve(); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, grpc.ErrServerStopped) {
+		if err := serve(); err != nil && !errors.Is(err, http.ErrServerClosed) &&
+			!errors.Is(err, grpc.ErrServerStopped) {
 			l.node.log.Error("Answering why this node serves nothing ended", zap.Error(err))
 		}
 	}()

@@ -37,8 +37,8 @@ import (
 	"concord/internal/writecache"
 )
 
-// Node is a data node. Parts start in the order of Open and stop in reverse. It has a field for each part, because parts
-// are made of each other and no part knows all of them; and a method for each step that makes one.
+// Node is a data node. Parts start in the order of Open and stop in reverse. It has a field for each part, because
+// parts are made of each other and no part knows all of them; and a method for each step that makes one.
 type Node struct {
 	Meta    *client.Client
 	Store   *tsdb.Store

@@ -56,7 +56,8 @@ func (a *asked) check(t *testing.T, maxWarned int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.lacking) > 0 {
-		t.Errorf("%d of %d answers lack points and do not say so, the first: %s", len(a.lacking), a.answers, a.lacking[0])
+		t.Errorf("%d of %d answers lack points and do not say so, the first: %s", len(a.lacking), a.answers,
+			a.lacking[0])
 	}
 	if bad := a.warned + a.failed; bad > maxWarned {
 		t.Errorf("%d of %d answers are warnings or errors, the first: %s", bad, a.answers, a.warnings[0])
@@ -465,7 +466,8 @@ func TestRolledBackNodeBringsNothingBackToACopyThatLacksWrites(t *testing.T) {
 		t.Fatal("the node does not find out")
 	}
 	if err := c.Wait(ctx, whole); err != nil {
-		t.Fatalf("the owners never became whole: %q, %q", c.Data[away].Unfit(ctx, sh.ID), c.Data[rolled].Unfit(ctx, sh.ID))
+		t.Fatalf("the owners never became whole: %q, %q", c.Data[away].Unfit(ctx, sh.ID),
+			c.Data[rolled].Unfit(ctx, sh.ID))
 	}
 	for _, i := range []int{away, rolled} {
 		c.Cut(i) // asked alone
