@@ -307,6 +307,7 @@ func TestLoginAndUserWithoutRights(t *testing.T) {
 		tb.shot("reader")
 		tb.click("#logout")
 		tb.login("root", "pw")
+		tb.wait("the home of the page", "document.querySelector('main').dataset.view === 'agreement'")
 		tb.wait("both databases", "[...document.querySelectorAll('.policy b')].map((e) => e.innerText).join() === 'open,secret'")
 		tb.waitText("nav", "Repairs")
 	}
