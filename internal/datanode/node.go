@@ -28,6 +28,7 @@ import (
 	"concord/internal/entropy/retype"
 	"concord/internal/entropy/service"
 	"concord/internal/entropy/view"
+	"concord/internal/eventlog"
 	"concord/internal/fulldisk"
 	"concord/internal/handoff"
 	"concord/internal/httpapi"
@@ -87,6 +88,11 @@ type Node struct {
 	api      *httpapi.Server
 	mon      *monitor.Monitor
 
+	// What this node says of itself to people.
+	started   time.Time
+	events    eventlog.Log
+	load      *httpapi.Load // what clients ask
+	overview  *overview     // for the page
 	reporters reporters
 	life      sync.Mutex     // held while parts are opened, closed or reloaded
 	stop      []func() error // what Close runs, last first
@@ -103,10 +109,13 @@ type Seams struct {
 
 // New returns a data node that Open starts. cfg must be valid.
 func New(cfg *Config, version string, log *zap.Logger, seams Seams) *Node {
-	return &Node{
-		cfg: cfg, version: version, log: log, seams: seams, clocks: clocks.NewWatch(log),
+	n := &Node{
+		cfg: cfg, version: version, seams: seams, started: time.Now(), load: &httpapi.Load{},
 		place: place{process: rand.Uint64() | 1, doubt: make(chan struct{}, 1)},
 	}
+	n.log = n.events.Of(log)
+	n.clocks = clocks.NewWatch(n.log)
+	return n
 }
 
 // TCPAddr is the host:port at which other nodes reach this one, after Open.

@@ -18,7 +18,7 @@ import (
 func TestServicesAreThoseThatTheNodeRegisters(t *testing.T) {
 	t.Parallel()
 	s := grpc.NewServer()
-	(&Node{log: zap.NewNop()}).registerServices(s, &local.Local{}, nil, &shardcopy.Server{})
+	(&Node{log: zap.NewNop(), overview: &overview{}}).registerServices(s, &local.Local{}, nil, &shardcopy.Server{})
 	registered := slices.Sorted(maps.Keys(s.GetServiceInfo()))
 	var listed []string
 	for _, service := range rpc.Services() {

@@ -31,6 +31,7 @@ import (
 	"concord/internal/datanode"
 	"concord/internal/devcluster"
 	"concord/internal/meta/metaconfig"
+	"concord/internal/page"
 	"concord/internal/rpc"
 	"concord/internal/trust"
 )
@@ -193,6 +194,7 @@ func TestClusterOverTLSWithUsers(t *testing.T) {
 	t.Run("each route of a data node is guarded", s.testDataRoutes)
 	t.Run("where databases are named, a reader sees its own", s.testShardStatus)
 	t.Run("each route of a meta node is guarded", s.testMetaRoutes)
+	t.Run("each route of the page is guarded", s.testPage)
 }
 
 // addUsers makes the users and the databases db, which has points, and other.
@@ -268,6 +270,47 @@ func (s *secure) testDataRoutes(t *testing.T) {
 		for _, secret := range []string{string(testSecret), "of the clients", "$2a$"} {
 			if strings.Contains(body, secret) {
 				t.Errorf("%s %s tells a secret", r.method, r.path)
+			}
+		}
+	}
+}
+
+// testPage asks for every route of the page of the cluster on a data node and on a meta node: as nobody, which is
+// also what EventSource of another site is, as a reader, and as an administrator for a page of another site.
+func (s *secure) testPage(t *testing.T) {
+	ask := func(addr, user, site string, r page.Route) (int, string) {
+		ctx, cancel := context.WithCancel(s.ctx)
+		defer cancel() // the stream of events goes on
+		req, err := http.NewRequestWithContext(ctx, r.Method, "https://"+addr+page.Base+r.Path+"?id=1", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		if site != "" {
+			req.Header.Set("Sec-Fetch-Site", site)
+		}
+		if user != "" {
+			req.SetBasicAuth(user, "pw")
+		}
+		resp, err := s.http.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body := make([]byte, 300)
+		n, _ := io.ReadFull(resp.Body, body)
+		return resp.StatusCode, string(body[:n])
+	}
+	for _, addr := range []string{s.Data[0].HTTPAddr(), s.Meta.HTTPAddr()} {
+		for _, r := range page.Routes() {
+			if code, body := ask(addr, "", "", r); !r.Public() && (code != 401 || !strings.Contains(body, "log in first")) {
+				t.Errorf("%s /cluster%s by nobody: %d %s", r.Method, r.Path, code, body)
+			}
+			if code, body := ask(addr, "paul", "", r); r.Admin() != (code == 403) {
+				t.Errorf("%s /cluster%s by a reader: %d %s", r.Method, r.Path, code, body)
+			}
+			if code, body := ask(addr, "root", "cross-site", r); r.Method == http.MethodPost && code != 403 {
+				t.Errorf("%s /cluster%s for another site: %d %s", r.Method, r.Path, code, body)
 			}
 		}
 	}

@@ -14,6 +14,8 @@ import (
 	"concord/internal/entropy/view"
 	"concord/internal/meta/server"
 	"concord/internal/operator"
+	"concord/internal/page"
+	"concord/internal/version"
 )
 
 // Deps is what a meta node is made of.
@@ -31,6 +33,7 @@ type Node struct {
 	deps       Deps
 	operations *operator.Operations
 	entropy    http.Handler   // the anti-entropy of the whole cluster
+	page       *page.Page     // of the cluster
 	stop       []func() error // what Close runs, last first
 }
 
@@ -73,7 +76,12 @@ func (n *Node) openServer(context.Context) (err error) {
 func (n *Node) openOperations(context.Context) error {
 	s := n.Server
 	n.operations = operator.New(operator.Deps{State: s.State, Execute: s.Execute, Pool: s.Pool()})
-	n.entropy = routes.NewHandler(&view.View{State: s.State, Transport: transport.New(s.Pool())}, server.UserOf)
+	all := &view.View{State: s.State, Transport: transport.New(s.Pool())}
+	n.entropy = routes.NewHandler(all, server.UserOf)
+	n.page = page.New(page.Deps{
+		Address: s.HTTPAddr(), Kind: "meta", Version: version.String(), State: s.State, View: all, Pool: s.Pool(),
+		AskRaft: s.AskRaft, Auth: n.deps.Config.Meta.AuthEnabled, Log: s.Log(),
+	})
 	return nil
 }
 
@@ -91,8 +99,10 @@ func (n *Node) serve(context.Context) error {
 		Server: n.Server, Meta: n.MetaMembers, Data: n.DataMembers,
 		Routes:      n.operations.Routes(),
 		ShardRepair: n.entropy,
+		Page:        n.page,
 		LeaseTime:   n.deps.LeaseTime,
 	})
 	n.onClose(api.Close)
+	n.onClose(n.page.Close) // before the API, which waits for its streams
 	return nil
 }

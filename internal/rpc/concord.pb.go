@@ -3505,6 +3505,50 @@ func (x *PauseRequest) GetPaused() bool {
 	return false
 }
 
+type MaxRateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MaxRateRequest) Reset() {
+	*x = MaxRateRequest{}
+	mi := &file_concord_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MaxRateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MaxRateRequest) ProtoMessage() {}
+
+func (x *MaxRateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MaxRateRequest.ProtoReflect.Descriptor instead.
+func (*MaxRateRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *MaxRateRequest) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 // RepairRecord: times are nanoseconds since the epoch, 0 for not yet.
 type RepairRecord struct {
 	state          protoimpl.MessageState   `protogen:"open.v1"`
@@ -3536,7 +3580,7 @@ type RepairRecord struct {
 
 func (x *RepairRecord) Reset() {
 	*x = RepairRecord{}
-	mi := &file_concord_proto_msgTypes[56]
+	mi := &file_concord_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3548,7 +3592,7 @@ func (x *RepairRecord) String() string {
 func (*RepairRecord) ProtoMessage() {}
 
 func (x *RepairRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[56]
+	mi := &file_concord_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3561,7 +3605,7 @@ func (x *RepairRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord.ProtoReflect.Descriptor instead.
 func (*RepairRecord) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{56}
+	return file_concord_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RepairRecord) GetShardId() uint64 {
@@ -3735,7 +3779,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_concord_proto_msgTypes[57]
+	mi := &file_concord_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3747,7 +3791,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[57]
+	mi := &file_concord_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3760,7 +3804,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{57}
+	return file_concord_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DiffResponse) GetOwners() []string {
@@ -3830,13 +3874,14 @@ type RepairsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Paused        bool                   `protobuf:"varint,1,opt,name=paused,proto3" json:"paused,omitempty"`
 	Repairs       []*RepairRecord        `protobuf:"bytes,2,rep,name=repairs,proto3" json:"repairs,omitempty"`
+	MaxRate       uint64                 `protobuf:"varint,3,opt,name=max_rate,json=maxRate,proto3" json:"max_rate,omitempty"` // bytes a second; 0 for no limit
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RepairsResponse) Reset() {
 	*x = RepairsResponse{}
-	mi := &file_concord_proto_msgTypes[58]
+	mi := &file_concord_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3848,7 +3893,7 @@ func (x *RepairsResponse) String() string {
 func (*RepairsResponse) ProtoMessage() {}
 
 func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[58]
+	mi := &file_concord_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3861,7 +3906,7 @@ func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsResponse.ProtoReflect.Descriptor instead.
 func (*RepairsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{58}
+	return file_concord_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RepairsResponse) GetPaused() bool {
@@ -3878,6 +3923,13 @@ func (x *RepairsResponse) GetRepairs() []*RepairRecord {
 	return nil
 }
 
+func (x *RepairsResponse) GetMaxRate() uint64 {
+	if x != nil {
+		return x.MaxRate
+	}
+	return 0
+}
+
 type ReceivedRequest_Shard struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
@@ -3888,7 +3940,7 @@ type ReceivedRequest_Shard struct {
 
 func (x *ReceivedRequest_Shard) Reset() {
 	*x = ReceivedRequest_Shard{}
-	mi := &file_concord_proto_msgTypes[59]
+	mi := &file_concord_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3900,7 +3952,7 @@ func (x *ReceivedRequest_Shard) String() string {
 func (*ReceivedRequest_Shard) ProtoMessage() {}
 
 func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[59]
+	mi := &file_concord_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3942,7 +3994,7 @@ type ApplyResponse_Refused struct {
 
 func (x *ApplyResponse_Refused) Reset() {
 	*x = ApplyResponse_Refused{}
-	mi := &file_concord_proto_msgTypes[60]
+	mi := &file_concord_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3954,7 +4006,7 @@ func (x *ApplyResponse_Refused) String() string {
 func (*ApplyResponse_Refused) ProtoMessage() {}
 
 func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[60]
+	mi := &file_concord_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4009,7 +4061,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[61]
+	mi := &file_concord_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4021,7 +4073,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[61]
+	mi := &file_concord_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4073,7 +4125,7 @@ type RepairRecord_Decision struct {
 
 func (x *RepairRecord_Decision) Reset() {
 	*x = RepairRecord_Decision{}
-	mi := &file_concord_proto_msgTypes[62]
+	mi := &file_concord_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4085,7 +4137,7 @@ func (x *RepairRecord_Decision) String() string {
 func (*RepairRecord_Decision) ProtoMessage() {}
 
 func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[62]
+	mi := &file_concord_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4098,7 +4150,7 @@ func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Decision.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Decision) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{56, 0}
+	return file_concord_proto_rawDescGZIP(), []int{57, 0}
 }
 
 func (x *RepairRecord_Decision) GetSeries() []byte {
@@ -4162,7 +4214,7 @@ type RepairRecord_Held struct {
 
 func (x *RepairRecord_Held) Reset() {
 	*x = RepairRecord_Held{}
-	mi := &file_concord_proto_msgTypes[63]
+	mi := &file_concord_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4174,7 +4226,7 @@ func (x *RepairRecord_Held) String() string {
 func (*RepairRecord_Held) ProtoMessage() {}
 
 func (x *RepairRecord_Held) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[63]
+	mi := &file_concord_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4187,7 +4239,7 @@ func (x *RepairRecord_Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Held.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Held) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{56, 1}
+	return file_concord_proto_rawDescGZIP(), []int{57, 1}
 }
 
 func (x *RepairRecord_Held) GetNode() string {
@@ -4230,7 +4282,7 @@ type RepairRecord_Refusal struct {
 
 func (x *RepairRecord_Refusal) Reset() {
 	*x = RepairRecord_Refusal{}
-	mi := &file_concord_proto_msgTypes[64]
+	mi := &file_concord_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4242,7 +4294,7 @@ func (x *RepairRecord_Refusal) String() string {
 func (*RepairRecord_Refusal) ProtoMessage() {}
 
 func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[64]
+	mi := &file_concord_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4255,7 +4307,7 @@ func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Refusal.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Refusal) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{56, 2}
+	return file_concord_proto_rawDescGZIP(), []int{57, 2}
 }
 
 func (x *RepairRecord_Refusal) GetNode() string {
@@ -4299,7 +4351,7 @@ type DiffResponse_Pair struct {
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[65]
+	mi := &file_concord_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4311,7 +4363,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[65]
+	mi := &file_concord_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4324,7 +4376,7 @@ func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Pair.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Pair) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{57, 0}
+	return file_concord_proto_rawDescGZIP(), []int{58, 0}
 }
 
 func (x *DiffResponse_Pair) GetA() string {
@@ -4374,7 +4426,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[66]
+	mi := &file_concord_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4386,7 +4438,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[66]
+	mi := &file_concord_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4399,7 +4451,7 @@ func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Field.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Field) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{57, 1}
+	return file_concord_proto_rawDescGZIP(), []int{58, 1}
 }
 
 func (x *DiffResponse_Field) GetSeries() []byte {
@@ -4697,7 +4749,9 @@ const file_concord_proto_rawDesc = "" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x10\n" +
 	"\x0eRepairResponse\"&\n" +
 	"\fPauseRequest\x12\x16\n" +
-	"\x06paused\x18\x01 \x01(\bR\x06paused\"\xfc\a\n" +
+	"\x06paused\x18\x01 \x01(\bR\x06paused\"&\n" +
+	"\x0eMaxRateRequest\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"\xfc\a\n" +
 	"\fRepairRecord\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
@@ -4760,10 +4814,11 @@ const file_concord_proto_rawDesc = "" +
 	"\x06series\x18\x01 \x01(\fR\x06series\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\fR\x05field\x12\x14\n" +
 	"\x05start\x18\x03 \x01(\x03R\x05start\x12\x10\n" +
-	"\x03end\x18\x04 \x01(\x03R\x03end\"]\n" +
+	"\x03end\x18\x04 \x01(\x03R\x03end\"x\n" +
 	"\x0fRepairsResponse\x12\x16\n" +
 	"\x06paused\x18\x01 \x01(\bR\x06paused\x122\n" +
-	"\arepairs\x18\x02 \x03(\v2\x18.concord.v1.RepairRecordR\arepairs2\xce\x02\n" +
+	"\arepairs\x18\x02 \x03(\v2\x18.concord.v1.RepairRecordR\arepairs\x12\x19\n" +
+	"\bmax_rate\x18\x03 \x01(\x04R\amaxRate2\xce\x02\n" +
 	"\n" +
 	"Membership\x12E\n" +
 	"\bIdentify\x12\x1b.concord.v1.IdentifyRequest\x1a\x1c.concord.v1.IdentifyResponse\x129\n" +
@@ -4786,7 +4841,7 @@ const file_concord_proto_rawDesc = "" +
 	"\x10EndDeletesBefore\x12#.concord.v1.EndDeletesBeforeRequest\x1a$.concord.v1.EndDeletesBeforeResponse\x12O\n" +
 	"\x11RememberedDeletes\x12$.concord.v1.RememberedDeletesRequest\x1a\x12.concord.v1.Delete0\x01\x12K\n" +
 	"\n" +
-	"DropShards\x12\x1d.concord.v1.DropShardsRequest\x1a\x1e.concord.v1.DropShardsResponse2\x95\a\n" +
+	"DropShards\x12\x1d.concord.v1.DropShardsRequest\x1a\x1e.concord.v1.DropShardsResponse2\xdb\a\n" +
 	"\aEntropy\x12N\n" +
 	"\vShardStates\x12\x1e.concord.v1.ShardStatesRequest\x1a\x1f.concord.v1.ShardStatesResponse\x129\n" +
 	"\x04Root\x12\x17.concord.v1.RootRequest\x1a\x18.concord.v1.RootResponse\x12>\n" +
@@ -4799,7 +4854,9 @@ const file_concord_proto_rawDesc = "" +
 	"\x06Repair\x12\x19.concord.v1.RepairRequest\x1a\x1a.concord.v1.RepairResponse\x12E\n" +
 	"\fCancelRepair\x12\x19.concord.v1.RepairRequest\x1a\x1a.concord.v1.RepairResponse\x12>\n" +
 	"\x05Check\x12\x19.concord.v1.RepairRequest\x1a\x1a.concord.v1.RepairResponse\x12=\n" +
-	"\x05Pause\x12\x18.concord.v1.PauseRequest\x1a\x1a.concord.v1.RepairResponse\x12;\n" +
+	"\x05Pause\x12\x18.concord.v1.PauseRequest\x1a\x1a.concord.v1.RepairResponse\x12D\n" +
+	"\n" +
+	"SetMaxRate\x12\x1a.concord.v1.MaxRateRequest\x1a\x1a.concord.v1.RepairResponse\x12;\n" +
 	"\x04Diff\x12\x19.concord.v1.RepairRequest\x1a\x18.concord.v1.DiffResponse\x12A\n" +
 	"\aRepairs\x12\x19.concord.v1.StatusRequest\x1a\x1b.concord.v1.RepairsResponseB\x16Z\x14concord/internal/rpcb\x06proto3"
 
@@ -4816,7 +4873,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),         // 0: concord.v1.ExecuteRequest.Kind
 	(Delete_Kind)(0),                 // 1: concord.v1.Delete.Kind
@@ -4876,24 +4933,25 @@ var file_concord_proto_goTypes = []any{
 	(*RepairRequest)(nil),            // 55: concord.v1.RepairRequest
 	(*RepairResponse)(nil),           // 56: concord.v1.RepairResponse
 	(*PauseRequest)(nil),             // 57: concord.v1.PauseRequest
-	(*RepairRecord)(nil),             // 58: concord.v1.RepairRecord
-	(*DiffResponse)(nil),             // 59: concord.v1.DiffResponse
-	(*RepairsResponse)(nil),          // 60: concord.v1.RepairsResponse
-	(*ReceivedRequest_Shard)(nil),    // 61: concord.v1.ReceivedRequest.Shard
-	(*ApplyResponse_Refused)(nil),    // 62: concord.v1.ApplyResponse.Refused
-	(*StatusResponse_Shard)(nil),     // 63: concord.v1.StatusResponse.Shard
-	(*RepairRecord_Decision)(nil),    // 64: concord.v1.RepairRecord.Decision
-	(*RepairRecord_Held)(nil),        // 65: concord.v1.RepairRecord.Held
-	(*RepairRecord_Refusal)(nil),     // 66: concord.v1.RepairRecord.Refusal
-	(*DiffResponse_Pair)(nil),        // 67: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),       // 68: concord.v1.DiffResponse.Field
+	(*MaxRateRequest)(nil),           // 58: concord.v1.MaxRateRequest
+	(*RepairRecord)(nil),             // 59: concord.v1.RepairRecord
+	(*DiffResponse)(nil),             // 60: concord.v1.DiffResponse
+	(*RepairsResponse)(nil),          // 61: concord.v1.RepairsResponse
+	(*ReceivedRequest_Shard)(nil),    // 62: concord.v1.ReceivedRequest.Shard
+	(*ApplyResponse_Refused)(nil),    // 63: concord.v1.ApplyResponse.Refused
+	(*StatusResponse_Shard)(nil),     // 64: concord.v1.StatusResponse.Shard
+	(*RepairRecord_Decision)(nil),    // 65: concord.v1.RepairRecord.Decision
+	(*RepairRecord_Held)(nil),        // 66: concord.v1.RepairRecord.Held
+	(*RepairRecord_Refusal)(nil),     // 67: concord.v1.RepairRecord.Refusal
+	(*DiffResponse_Pair)(nil),        // 68: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),       // 69: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
 	13, // 0: concord.v1.WriteShardRequest.spans:type_name -> concord.v1.VersionSpan
 	15, // 1: concord.v1.WriteShardResponse.type_conflicts:type_name -> concord.v1.FieldType
 	0,  // 2: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
 	21, // 3: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
-	61, // 4: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
+	62, // 4: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
 	1,  // 5: concord.v1.Delete.kind:type_name -> concord.v1.Delete.Kind
 	21, // 6: concord.v1.Delete.bounds:type_name -> concord.v1.DeleteBounds
 	20, // 7: concord.v1.AnnounceDeleteRequest.delete:type_name -> concord.v1.Delete
@@ -4908,15 +4966,15 @@ var file_concord_proto_depIdxs = []int32{
 	47, // 16: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
 	48, // 17: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
 	48, // 18: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	62, // 19: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
-	63, // 20: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	64, // 21: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
-	66, // 22: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
-	67, // 23: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	68, // 24: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	64, // 25: concord.v1.DiffResponse.decided:type_name -> concord.v1.RepairRecord.Decision
-	58, // 26: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
-	65, // 27: concord.v1.RepairRecord.Decision.held:type_name -> concord.v1.RepairRecord.Held
+	63, // 19: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
+	64, // 20: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	65, // 21: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
+	67, // 22: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
+	68, // 23: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	69, // 24: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	65, // 25: concord.v1.DiffResponse.decided:type_name -> concord.v1.RepairRecord.Decision
+	59, // 26: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	66, // 27: concord.v1.RepairRecord.Decision.held:type_name -> concord.v1.RepairRecord.Held
 	2,  // 28: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
 	4,  // 29: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
 	6,  // 30: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
@@ -4945,40 +5003,42 @@ var file_concord_proto_depIdxs = []int32{
 	55, // 53: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
 	55, // 54: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
 	57, // 55: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	55, // 56: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	53, // 57: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	3,  // 58: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	5,  // 59: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	7,  // 60: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	9,  // 61: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
-	11, // 62: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
-	14, // 63: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	17, // 64: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	27, // 65: concord.v1.Replication.Hint:output_type -> concord.v1.HintDeleteResponse
-	19, // 66: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
-	23, // 67: concord.v1.Deletes.AnnounceDelete:output_type -> concord.v1.AnnounceDeleteResponse
-	25, // 68: concord.v1.Deletes.RunDelete:output_type -> concord.v1.RunDeleteResponse
-	27, // 69: concord.v1.Deletes.HintDelete:output_type -> concord.v1.HintDeleteResponse
-	30, // 70: concord.v1.Deletes.EndDelete:output_type -> concord.v1.EndDeleteResponse
-	32, // 71: concord.v1.Deletes.EndDeletesBefore:output_type -> concord.v1.EndDeletesBeforeResponse
-	20, // 72: concord.v1.Deletes.RememberedDeletes:output_type -> concord.v1.Delete
-	35, // 73: concord.v1.Deletes.DropShards:output_type -> concord.v1.DropShardsResponse
-	40, // 74: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	43, // 75: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	46, // 76: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	50, // 77: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	52, // 78: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	39, // 79: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	39, // 80: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
-	54, // 81: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	56, // 82: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	56, // 83: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	56, // 84: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	56, // 85: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	59, // 86: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	60, // 87: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	58, // [58:88] is the sub-list for method output_type
-	28, // [28:58] is the sub-list for method input_type
+	58, // 56: concord.v1.Entropy.SetMaxRate:input_type -> concord.v1.MaxRateRequest
+	55, // 57: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	53, // 58: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	3,  // 59: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	5,  // 60: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	7,  // 61: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	9,  // 62: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
+	11, // 63: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
+	14, // 64: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	17, // 65: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	27, // 66: concord.v1.Replication.Hint:output_type -> concord.v1.HintDeleteResponse
+	19, // 67: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
+	23, // 68: concord.v1.Deletes.AnnounceDelete:output_type -> concord.v1.AnnounceDeleteResponse
+	25, // 69: concord.v1.Deletes.RunDelete:output_type -> concord.v1.RunDeleteResponse
+	27, // 70: concord.v1.Deletes.HintDelete:output_type -> concord.v1.HintDeleteResponse
+	30, // 71: concord.v1.Deletes.EndDelete:output_type -> concord.v1.EndDeleteResponse
+	32, // 72: concord.v1.Deletes.EndDeletesBefore:output_type -> concord.v1.EndDeletesBeforeResponse
+	20, // 73: concord.v1.Deletes.RememberedDeletes:output_type -> concord.v1.Delete
+	35, // 74: concord.v1.Deletes.DropShards:output_type -> concord.v1.DropShardsResponse
+	40, // 75: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	43, // 76: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	46, // 77: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	50, // 78: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	52, // 79: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	39, // 80: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	39, // 81: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
+	54, // 82: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	56, // 83: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	56, // 84: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	56, // 85: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	56, // 86: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	56, // 87: concord.v1.Entropy.SetMaxRate:output_type -> concord.v1.RepairResponse
+	60, // 88: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	61, // 89: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	59, // [59:90] is the sub-list for method output_type
+	28, // [28:59] is the sub-list for method input_type
 	28, // [28:28] is the sub-list for extension type_name
 	28, // [28:28] is the sub-list for extension extendee
 	0,  // [0:28] is the sub-list for field type_name
@@ -5000,7 +5060,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   67,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

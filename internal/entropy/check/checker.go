@@ -67,7 +67,9 @@ func (s signal) up() {
 
 // New returns a checker that Run starts.
 func New(deps Deps) *Checker {
-	memory := &memory{results: make(map[uint64]entropy.ShardStatus), last: make(map[uint64]*lastCheck)}
+	memory := &memory{
+		results: make(map[uint64]entropy.ShardStatus), last: make(map[uint64]*lastCheck), compared: make(map[uint64]time.Time),
+	}
 	return &Checker{judge: &judge{Deps: deps, memory: memory, wake: make(signal, 1)}}
 }
 
@@ -155,6 +157,9 @@ func (c *Checker) check(ctx context.Context, full bool) {
 	c.forgetGone(gone)
 	shards := c.dueShards(live, full)
 	if len(shards) == 0 {
+		if full {
+			c.noteFull()
+		}
 		return
 	}
 	c.Report.Log.Info("Checking status", zap.Int("shards", len(shards)))
@@ -184,6 +189,9 @@ func (c *Checker) check(ctx context.Context, full bool) {
 	}
 	if skipped > 0 {
 		c.Report.Log.Info("Skipped shards", zap.Int("shards", skipped))
+	}
+	if full {
+		c.noteFull()
 	}
 }
 

@@ -16,6 +16,9 @@ type memory struct {
 	mu      sync.Mutex
 	results map[uint64]entropy.ShardStatus
 	last    map[uint64]*lastCheck
+
+	compared map[uint64]time.Time // when the contents of a shard were last found equal or not
+	full     time.Time            // when the last check of all shards ended
 }
 
 // lastCheck is what the checker remembers of a shard.
@@ -60,6 +63,40 @@ func (m *memory) Forget(shard uint64) {
 	delete(m.last, shard)
 }
 
+// Repaired forgets what was found of a shard: a repair has made the copies equal.
+func (m *memory) Repaired(shard uint64) {
+	m.Forget(shard)
+	m.noteCompared(shard)
+}
+
+// noteCompared notes that the contents of a shard were found equal or not.
+func (m *memory) noteCompared(shard uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.compared[shard] = time.Now()
+}
+
+// Compared is when the contents of a shard were last found equal or not, here or by a repair; zero for never.
+func (m *memory) Compared(shard uint64) time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.compared[shard]
+}
+
+// noteFull notes that a check of all shards has ended.
+func (m *memory) noteFull() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.full = time.Now()
+}
+
+// LastFull is when the last check of all shards ended; zero for never.
+func (m *memory) LastFull() time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.full
+}
+
 // InConflict keeps that a repair ended with points that owners refuse.
 func (m *memory) InConflict(shard uint64, message string) {
 	m.mu.Lock()
@@ -81,6 +118,11 @@ func (m *memory) forgetGone(gone func(shard uint64) bool) {
 			delete(m.last, id)
 		}
 	}
+	for id := range m.compared {
+		if gone(id) {
+			delete(m.compared, id)
+		}
+	}
 }
 
 // keep keeps what a check found, nil for nothing. It returns whether that is news, and what was remembered before.
@@ -89,6 +131,9 @@ func (m *memory) keep(shard uint64, result *entropy.ShardStatus, check *lastChec
 	defer m.mu.Unlock()
 	before = m.last[shard]
 	m.last[shard] = check
+	if check.lookAgain.IsZero() {
+		m.compared[shard] = time.Now()
+	}
 	if result == nil {
 		delete(m.results, shard)
 		return false, before

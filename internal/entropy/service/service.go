@@ -237,7 +237,7 @@ type results struct{ *Service }
 // copiesFiles reports whether the repair of a shard most likely copies files alone: an owner lacks it.
 func (r results) copiesFiles(shard uint64) bool { return r.checker.Status(shard) == entropy.Missing }
 
-func (r results) repaired(shard uint64) { r.checker.Forget(shard) }
+func (r results) repaired(shard uint64) { r.checker.Repaired(shard) }
 
 func (r results) inConflict(shard uint64, message string) { r.checker.InConflict(shard, message) }
 

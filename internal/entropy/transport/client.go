@@ -285,12 +285,21 @@ func (p *peer) Pause(ctx context.Context, paused bool) error {
 	return err
 }
 
+func (p *peer) SetMaxRate(ctx context.Context, bytes uint64) error {
+	_, err := call(ctx, p, shortTimeout, &rpc.MaxRateRequest{Bytes: bytes}, rpc.EntropyClient.SetMaxRate)
+	if errors.Is(err, entropy.ErrNoFiles) { // which is what fail makes of a call that the node does not know
+		return fmt.Errorf("node %s is of an earlier version: set max-rate in its configuration, and send it SIGHUP",
+			p.node.TCPAddr)
+	}
+	return err
+}
+
 func (p *peer) Repairs(ctx context.Context) (entropy.NodeRepairs, error) {
 	resp, err := call(ctx, p, shortTimeout, &rpc.StatusRequest{}, rpc.EntropyClient.Repairs)
 	if err != nil {
 		return entropy.NodeRepairs{}, err
 	}
-	out := entropy.NodeRepairs{Paused: resp.Paused}
+	out := entropy.NodeRepairs{Paused: resp.Paused, MaxRate: resp.MaxRate}
 	for _, r := range resp.Repairs {
 		out.Repairs = append(out.Repairs, fromRecord(r))
 	}
