@@ -22,7 +22,7 @@ func (n *Node) openQueries() (err error) {
 	n.vector.On = n.cfg.Cluster.VectorAggregates
 	n.openExecutor(n.pool, n.mon)
 	n.onClose(n.executor.Close)
-	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served, n.copies, n.clocks, n.queries)
+	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served, n.copies, n.clocks, n.queries, n.disks())
 	if n.handoff != nil {
 		n.reporters.add(n.handoff)
 	}

@@ -257,7 +257,8 @@ func TestClusterOverTLSWithUsers(t *testing.T) {
 		}
 	}
 	for path, want := range map[string]int{
-		"/status": 200, "/shard-repair/status": 200, "/show-cluster": 403, "/show-shards": 403, "/shard-copies": 403,
+		"/status": 200, "/metrics": 200, "/shard-repair/status": 200,
+		"/show-cluster": 403, "/show-shards": 403, "/shard-copies": 403,
 		"/copy-shard-status": 403, "/backup/meta": 403, "/shard-repair/diff": 403, "/shard-repair/repairs": 403, "/user": 403,
 	} {
 		for user, want := range map[string]int{"": 401, "paul": want, "root": 200} {

@@ -135,6 +135,22 @@ func (n *nodeQueues) all() []shardQueue {
 	return out
 }
 
+// oldest is how long the entries wait that have waited for longest: of all queues, and of the deletes that concern a
+// whole database. It is 0 for none.
+func (n *nodeQueues) oldest(now time.Time) (all, deletes time.Duration) {
+	for _, sq := range n.all() {
+		at := sq.q.oldest()
+		if at == 0 {
+			continue
+		}
+		age := max(now.Sub(time.Unix(0, at)), 0)
+		if all = max(all, age); sq.shard == WholeDatabase {
+			deletes = age
+		}
+	}
+	return all, deletes
+}
+
 // queued tells whether one of the shards has entries.
 func (n *nodeQueues) queued(shards ...uint64) bool {
 	n.mu.Lock()

@@ -67,8 +67,7 @@ func (s signal) up() {
 
 // New returns a checker that Run starts.
 func New(deps Deps) *Checker {
-	memory := &memory{results: make(map[uint64]entropy.ShardStatus), last: make(map[uint64]*lastCheck)}
-	return &Checker{judge: &judge{Deps: deps, memory: memory, wake: make(signal, 1)}}
+	return &Checker{judge: &judge{Deps: deps, memory: newMemory(deps.Cluster.Now), wake: make(signal, 1)}}
 }
 
 // firstCheck is how long after its start a node checks at the latest, so that
@@ -155,6 +154,9 @@ func (c *Checker) check(ctx context.Context, full bool) {
 	c.forgetGone(gone)
 	shards := c.dueShards(live, full)
 	if len(shards) == 0 {
+		if full {
+			c.checkedAll()
+		}
 		return
 	}
 	c.Report.Log.Info("Checking status", zap.Int("shards", len(shards)))
@@ -184,6 +186,9 @@ func (c *Checker) check(ctx context.Context, full bool) {
 	}
 	if skipped > 0 {
 		c.Report.Log.Info("Skipped shards", zap.Int("shards", skipped))
+	}
+	if full {
+		c.checkedAll()
 	}
 }
 

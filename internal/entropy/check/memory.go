@@ -2,6 +2,8 @@ package check
 
 import (
 	"cmp"
+	"iter"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -13,9 +15,43 @@ import (
 
 // memory is what the checks found of each shard, and what the next check of it needs to know.
 type memory struct {
+	now func() time.Time
+
 	mu      sync.Mutex
 	results map[uint64]entropy.ShardStatus
+	since   map[uint64]time.Time // of results: when the shard was first found to differ
 	last    map[uint64]*lastCheck
+	partial map[uint64]bool // at the last check an owner was away, or hinted handoff had writes for a copy
+	equal   map[uint64]bool // no check since a repair that made all copies equal
+	full    time.Time       // when the last check of all shards ended; the start before the first one
+}
+
+func newMemory(now func() time.Time) *memory {
+	return &memory{
+		now: now, results: make(map[uint64]entropy.ShardStatus), since: make(map[uint64]time.Time),
+		last: make(map[uint64]*lastCheck), partial: make(map[uint64]bool), equal: make(map[uint64]bool), full: now(),
+	}
+}
+
+// differs keeps what is wrong with a shard. mu must be held.
+func (m *memory) differs(shard uint64, st entropy.ShardStatus) {
+	m.results[shard] = st
+	if _, ok := m.since[shard]; !ok {
+		m.since[shard] = m.now()
+	}
+}
+
+// agrees forgets what was wrong with a shard. mu must be held.
+func (m *memory) agrees(shard uint64) {
+	delete(m.results, shard)
+	delete(m.since, shard)
+}
+
+// checkedAll notes that a check of all shards has ended.
+func (m *memory) checkedAll() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.full = m.now()
 }
 
 // lastCheck is what the checker remembers of a shard.
@@ -52,33 +88,54 @@ func (m *memory) Status(shard uint64) entropy.Status {
 	return m.results[shard].Status
 }
 
-// Forget forgets what is known of a shard: it was repaired, or another node checks it.
+// Forget forgets what is known of a shard, because another node checks it for example.
 func (m *memory) Forget(shard uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.results, shard)
+	m.forget(shard)
+}
+
+// forget is Forget. mu must be held.
+func (m *memory) forget(shard uint64) {
+	m.agrees(shard)
 	delete(m.last, shard)
+	delete(m.partial, shard)
+	delete(m.equal, shard)
+}
+
+// Repaired notes that a repair made all copies of a shard equal. The next check looks at it anew.
+func (m *memory) Repaired(shard uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.forget(shard)
+	m.equal[shard] = true
+}
+
+// reached notes at the beginning of a check whether all that a shard is to have could be compared.
+func (m *memory) reached(shard uint64, all bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.partial[shard] = !all
 }
 
 // InConflict keeps that a repair ended with points that owners refuse.
 func (m *memory) InConflict(shard uint64, message string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.results[shard] = entropy.ShardStatus{ID: shard, Status: entropy.Conflict, Message: message}
+	m.differs(shard, entropy.ShardStatus{ID: shard, Status: entropy.Conflict, Message: message})
 }
 
 // forgetGone forgets shards that are gone.
 func (m *memory) forgetGone(gone func(shard uint64) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for id := range m.results {
-		if gone(id) {
-			delete(m.results, id)
-		}
-	}
-	for id := range m.last {
-		if gone(id) {
-			delete(m.last, id)
+	for _, ids := range []iter.Seq[uint64]{
+		maps.Keys(m.results), maps.Keys(m.last), maps.Keys(m.partial), maps.Keys(m.equal),
+	} {
+		for id := range ids {
+			if gone(id) {
+				m.forget(id)
+			}
 		}
 	}
 }
@@ -89,12 +146,13 @@ func (m *memory) keep(shard uint64, result *entropy.ShardStatus, check *lastChec
 	defer m.mu.Unlock()
 	before = m.last[shard]
 	m.last[shard] = check
+	delete(m.equal, shard)
 	if result == nil {
-		delete(m.results, shard)
+		m.agrees(shard)
 		return false, before
 	}
 	old, had := m.results[shard]
-	m.results[shard] = *result
+	m.differs(shard, *result)
 	return !had || old != *result, before
 }
 

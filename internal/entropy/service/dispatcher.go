@@ -338,6 +338,12 @@ func (d *dispatcher) pause(paused bool) error {
 	return nil
 }
 
+func (d *dispatcher) isPaused() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.paused
+}
+
 func (d *dispatcher) stop(cause error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -292,4 +292,16 @@ func (q *queue) len() int {
 	return len(q.items)
 }
 
+// failed counts the shards whose repair failed and is to be tried again.
+func (q *queue) failed() (n int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, it := range q.items {
+		if it.Attempts > 0 {
+			n++
+		}
+	}
+	return n
+}
+
 func (q *queue) close() error { return q.db.Close() }

@@ -52,6 +52,7 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 	for _, route := range []struct{ method, path, who string }{
 		{"GET", "/ping", anybody},
 		{"GET", "/status", users},
+		{"GET", "/metrics", users},
 		{"GET", "/show-cluster", admins},
 		{"GET", "/show-shards", admins},
 		{"GET", "/identity", nodes},
