@@ -37,6 +37,7 @@ func (x *exchanges) exchange(ctx context.Context, p *peer) (again bool) {
 		x.stats.failed.Add(1)
 	}
 	x.mu.Lock()
+	lost, back := p.reached && err != nil && ctx.Err() == nil, p.away() && err == nil
 	heard, gone := p.end(number, began, reply, err)
 	if err == nil {
 		if !m.Starting {
@@ -48,6 +49,12 @@ func (x *exchanges) exchange(ctx context.Context, p *peer) (again bool) {
 	close(x.changed)
 	x.changed = make(chan struct{})
 	x.mu.Unlock()
+	switch {
+	case lost:
+		x.log.Warn("A data node does not answer", zap.String("node", p.node.TCPAddr), zap.Error(err))
+	case back:
+		x.log.Info("A data node answers again", zap.String("node", p.node.TCPAddr))
+	}
 	if heard {
 		x.events.Heard(p.node.ID)
 	}

@@ -18,6 +18,9 @@ type Control interface {
 	Check(ctx context.Context, id uint64) error
 	// Pause stops the taking of repairs, and running ones, which keep what they did; or resumes.
 	Pause(ctx context.Context, paused bool) error
+	// SetMaxRate changes how many bytes a second the node reads and sends for repairs, 0 for no limit, until its
+	// configuration is loaded again. Running repairs go on at the new rate.
+	SetMaxRate(ctx context.Context, bytes uint64) error
 	// Diff compares a shard, of which that node must be the first owner, and changes nothing.
 	Diff(ctx context.Context, id uint64) (DryRun, error)
 	// Resolve gives a field one type on all owners of a shard, of which that node must be the first owner.

@@ -9,6 +9,7 @@ import (
 // NodeRepairs are the repairs of one node.
 type NodeRepairs struct {
 	Paused  bool
+	MaxRate uint64 // bytes a second that the node reads and sends; 0 for no limit
 	Repairs []RepairRecord
 }
 

@@ -3469,6 +3469,50 @@ func (x *PauseRequest) GetPaused() bool {
 	return false
 }
 
+type MaxRateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MaxRateRequest) Reset() {
+	*x = MaxRateRequest{}
+	mi := &file_concord_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MaxRateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MaxRateRequest) ProtoMessage() {}
+
+func (x *MaxRateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MaxRateRequest.ProtoReflect.Descriptor instead.
+func (*MaxRateRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *MaxRateRequest) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 // RepairRecord: times are nanoseconds since the epoch, 0 for not yet.
 type RepairRecord struct {
 	state          protoimpl.MessageState   `protogen:"open.v1"`
@@ -3500,7 +3544,7 @@ type RepairRecord struct {
 
 func (x *RepairRecord) Reset() {
 	*x = RepairRecord{}
-	mi := &file_concord_proto_msgTypes[55]
+	mi := &file_concord_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3512,7 +3556,7 @@ func (x *RepairRecord) String() string {
 func (*RepairRecord) ProtoMessage() {}
 
 func (x *RepairRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[55]
+	mi := &file_concord_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3525,7 +3569,7 @@ func (x *RepairRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord.ProtoReflect.Descriptor instead.
 func (*RepairRecord) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{55}
+	return file_concord_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RepairRecord) GetShardId() uint64 {
@@ -3699,7 +3743,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_concord_proto_msgTypes[56]
+	mi := &file_concord_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3711,7 +3755,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[56]
+	mi := &file_concord_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3724,7 +3768,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{56}
+	return file_concord_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DiffResponse) GetOwners() []string {
@@ -3794,13 +3838,14 @@ type RepairsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Paused        bool                   `protobuf:"varint,1,opt,name=paused,proto3" json:"paused,omitempty"`
 	Repairs       []*RepairRecord        `protobuf:"bytes,2,rep,name=repairs,proto3" json:"repairs,omitempty"`
+	MaxRate       uint64                 `protobuf:"varint,3,opt,name=max_rate,json=maxRate,proto3" json:"max_rate,omitempty"` // bytes a second; 0 for no limit
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RepairsResponse) Reset() {
 	*x = RepairsResponse{}
-	mi := &file_concord_proto_msgTypes[57]
+	mi := &file_concord_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3812,7 +3857,7 @@ func (x *RepairsResponse) String() string {
 func (*RepairsResponse) ProtoMessage() {}
 
 func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[57]
+	mi := &file_concord_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3825,7 +3870,7 @@ func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsResponse.ProtoReflect.Descriptor instead.
 func (*RepairsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{57}
+	return file_concord_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RepairsResponse) GetPaused() bool {
@@ -3842,6 +3887,13 @@ func (x *RepairsResponse) GetRepairs() []*RepairRecord {
 	return nil
 }
 
+func (x *RepairsResponse) GetMaxRate() uint64 {
+	if x != nil {
+		return x.MaxRate
+	}
+	return 0
+}
+
 type ReceivedRequest_Shard struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
@@ -3852,7 +3904,7 @@ type ReceivedRequest_Shard struct {
 
 func (x *ReceivedRequest_Shard) Reset() {
 	*x = ReceivedRequest_Shard{}
-	mi := &file_concord_proto_msgTypes[58]
+	mi := &file_concord_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3864,7 +3916,7 @@ func (x *ReceivedRequest_Shard) String() string {
 func (*ReceivedRequest_Shard) ProtoMessage() {}
 
 func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[58]
+	mi := &file_concord_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3906,7 +3958,7 @@ type ApplyResponse_Refused struct {
 
 func (x *ApplyResponse_Refused) Reset() {
 	*x = ApplyResponse_Refused{}
-	mi := &file_concord_proto_msgTypes[59]
+	mi := &file_concord_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3918,7 +3970,7 @@ func (x *ApplyResponse_Refused) String() string {
 func (*ApplyResponse_Refused) ProtoMessage() {}
 
 func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[59]
+	mi := &file_concord_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3973,7 +4025,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[60]
+	mi := &file_concord_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3985,7 +4037,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[60]
+	mi := &file_concord_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4037,7 +4089,7 @@ type RepairRecord_Decision struct {
 
 func (x *RepairRecord_Decision) Reset() {
 	*x = RepairRecord_Decision{}
-	mi := &file_concord_proto_msgTypes[61]
+	mi := &file_concord_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4049,7 +4101,7 @@ func (x *RepairRecord_Decision) String() string {
 func (*RepairRecord_Decision) ProtoMessage() {}
 
 func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[61]
+	mi := &file_concord_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4062,7 +4114,7 @@ func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Decision.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Decision) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{55, 0}
+	return file_concord_proto_rawDescGZIP(), []int{56, 0}
 }
 
 func (x *RepairRecord_Decision) GetSeries() []byte {
@@ -4126,7 +4178,7 @@ type RepairRecord_Held struct {
 
 func (x *RepairRecord_Held) Reset() {
 	*x = RepairRecord_Held{}
-	mi := &file_concord_proto_msgTypes[62]
+	mi := &file_concord_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4138,7 +4190,7 @@ func (x *RepairRecord_Held) String() string {
 func (*RepairRecord_Held) ProtoMessage() {}
 
 func (x *RepairRecord_Held) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[62]
+	mi := &file_concord_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4151,7 +4203,7 @@ func (x *RepairRecord_Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Held.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Held) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{55, 1}
+	return file_concord_proto_rawDescGZIP(), []int{56, 1}
 }
 
 func (x *RepairRecord_Held) GetNode() string {
@@ -4194,7 +4246,7 @@ type RepairRecord_Refusal struct {
 
 func (x *RepairRecord_Refusal) Reset() {
 	*x = RepairRecord_Refusal{}
-	mi := &file_concord_proto_msgTypes[63]
+	mi := &file_concord_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4206,7 +4258,7 @@ func (x *RepairRecord_Refusal) String() string {
 func (*RepairRecord_Refusal) ProtoMessage() {}
 
 func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[63]
+	mi := &file_concord_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4219,7 +4271,7 @@ func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Refusal.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Refusal) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{55, 2}
+	return file_concord_proto_rawDescGZIP(), []int{56, 2}
 }
 
 func (x *RepairRecord_Refusal) GetNode() string {
@@ -4263,7 +4315,7 @@ type DiffResponse_Pair struct {
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[64]
+	mi := &file_concord_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4275,7 +4327,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[64]
+	mi := &file_concord_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4288,7 +4340,7 @@ func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Pair.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Pair) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{56, 0}
+	return file_concord_proto_rawDescGZIP(), []int{57, 0}
 }
 
 func (x *DiffResponse_Pair) GetA() string {
@@ -4338,7 +4390,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[65]
+	mi := &file_concord_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4350,7 +4402,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[65]
+	mi := &file_concord_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4363,7 +4415,7 @@ func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Field.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Field) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{56, 1}
+	return file_concord_proto_rawDescGZIP(), []int{57, 1}
 }
 
 func (x *DiffResponse_Field) GetSeries() []byte {
@@ -4660,7 +4712,9 @@ const file_concord_proto_rawDesc = "" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x10\n" +
 	"\x0eRepairResponse\"&\n" +
 	"\fPauseRequest\x12\x16\n" +
-	"\x06paused\x18\x01 \x01(\bR\x06paused\"\xfc\a\n" +
+	"\x06paused\x18\x01 \x01(\bR\x06paused\"&\n" +
+	"\x0eMaxRateRequest\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"\xfc\a\n" +
 	"\fRepairRecord\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
@@ -4723,10 +4777,11 @@ const file_concord_proto_rawDesc = "" +
 	"\x06series\x18\x01 \x01(\fR\x06series\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\fR\x05field\x12\x14\n" +
 	"\x05start\x18\x03 \x01(\x03R\x05start\x12\x10\n" +
-	"\x03end\x18\x04 \x01(\x03R\x03end\"]\n" +
+	"\x03end\x18\x04 \x01(\x03R\x03end\"x\n" +
 	"\x0fRepairsResponse\x12\x16\n" +
 	"\x06paused\x18\x01 \x01(\bR\x06paused\x122\n" +
-	"\arepairs\x18\x02 \x03(\v2\x18.concord.v1.RepairRecordR\arepairs2\xce\x02\n" +
+	"\arepairs\x18\x02 \x03(\v2\x18.concord.v1.RepairRecordR\arepairs\x12\x19\n" +
+	"\bmax_rate\x18\x03 \x01(\x04R\amaxRate2\xce\x02\n" +
 	"\n" +
 	"Membership\x12E\n" +
 	"\bIdentify\x12\x1b.concord.v1.IdentifyRequest\x1a\x1c.concord.v1.IdentifyResponse\x129\n" +
@@ -4748,7 +4803,7 @@ const file_concord_proto_rawDesc = "" +
 	"\tEndDelete\x12\x1c.concord.v1.EndDeleteRequest\x1a\x1d.concord.v1.EndDeleteResponse\x12]\n" +
 	"\x10EndDeletesBefore\x12#.concord.v1.EndDeletesBeforeRequest\x1a$.concord.v1.EndDeletesBeforeResponse\x12K\n" +
 	"\n" +
-	"DropShards\x12\x1d.concord.v1.DropShardsRequest\x1a\x1e.concord.v1.DropShardsResponse2\x95\a\n" +
+	"DropShards\x12\x1d.concord.v1.DropShardsRequest\x1a\x1e.concord.v1.DropShardsResponse2\xdb\a\n" +
 	"\aEntropy\x12N\n" +
 	"\vShardStates\x12\x1e.concord.v1.ShardStatesRequest\x1a\x1f.concord.v1.ShardStatesResponse\x129\n" +
 	"\x04Root\x12\x17.concord.v1.RootRequest\x1a\x18.concord.v1.RootResponse\x12>\n" +
@@ -4761,7 +4816,9 @@ const file_concord_proto_rawDesc = "" +
 	"\x06Repair\x12\x19.concord.v1.RepairRequest\x1a\x1a.concord.v1.RepairResponse\x12E\n" +
 	"\fCancelRepair\x12\x19.concord.v1.RepairRequest\x1a\x1a.concord.v1.RepairResponse\x12>\n" +
 	"\x05Check\x12\x19.concord.v1.RepairRequest\x1a\x1a.concord.v1.RepairResponse\x12=\n" +
-	"\x05Pause\x12\x18.concord.v1.PauseRequest\x1a\x1a.concord.v1.RepairResponse\x12;\n" +
+	"\x05Pause\x12\x18.concord.v1.PauseRequest\x1a\x1a.concord.v1.RepairResponse\x12D\n" +
+	"\n" +
+	"SetMaxRate\x12\x1a.concord.v1.MaxRateRequest\x1a\x1a.concord.v1.RepairResponse\x12;\n" +
 	"\x04Diff\x12\x19.concord.v1.RepairRequest\x1a\x18.concord.v1.DiffResponse\x12A\n" +
 	"\aRepairs\x12\x19.concord.v1.StatusRequest\x1a\x1b.concord.v1.RepairsResponseB\x16Z\x14concord/internal/rpcb\x06proto3"
 
@@ -4778,7 +4835,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),         // 0: concord.v1.ExecuteRequest.Kind
 	(Delete_Kind)(0),                 // 1: concord.v1.Delete.Kind
@@ -4837,24 +4894,25 @@ var file_concord_proto_goTypes = []any{
 	(*RepairRequest)(nil),            // 54: concord.v1.RepairRequest
 	(*RepairResponse)(nil),           // 55: concord.v1.RepairResponse
 	(*PauseRequest)(nil),             // 56: concord.v1.PauseRequest
-	(*RepairRecord)(nil),             // 57: concord.v1.RepairRecord
-	(*DiffResponse)(nil),             // 58: concord.v1.DiffResponse
-	(*RepairsResponse)(nil),          // 59: concord.v1.RepairsResponse
-	(*ReceivedRequest_Shard)(nil),    // 60: concord.v1.ReceivedRequest.Shard
-	(*ApplyResponse_Refused)(nil),    // 61: concord.v1.ApplyResponse.Refused
-	(*StatusResponse_Shard)(nil),     // 62: concord.v1.StatusResponse.Shard
-	(*RepairRecord_Decision)(nil),    // 63: concord.v1.RepairRecord.Decision
-	(*RepairRecord_Held)(nil),        // 64: concord.v1.RepairRecord.Held
-	(*RepairRecord_Refusal)(nil),     // 65: concord.v1.RepairRecord.Refusal
-	(*DiffResponse_Pair)(nil),        // 66: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),       // 67: concord.v1.DiffResponse.Field
+	(*MaxRateRequest)(nil),           // 57: concord.v1.MaxRateRequest
+	(*RepairRecord)(nil),             // 58: concord.v1.RepairRecord
+	(*DiffResponse)(nil),             // 59: concord.v1.DiffResponse
+	(*RepairsResponse)(nil),          // 60: concord.v1.RepairsResponse
+	(*ReceivedRequest_Shard)(nil),    // 61: concord.v1.ReceivedRequest.Shard
+	(*ApplyResponse_Refused)(nil),    // 62: concord.v1.ApplyResponse.Refused
+	(*StatusResponse_Shard)(nil),     // 63: concord.v1.StatusResponse.Shard
+	(*RepairRecord_Decision)(nil),    // 64: concord.v1.RepairRecord.Decision
+	(*RepairRecord_Held)(nil),        // 65: concord.v1.RepairRecord.Held
+	(*RepairRecord_Refusal)(nil),     // 66: concord.v1.RepairRecord.Refusal
+	(*DiffResponse_Pair)(nil),        // 67: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),       // 68: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
 	13, // 0: concord.v1.WriteShardRequest.spans:type_name -> concord.v1.VersionSpan
 	15, // 1: concord.v1.WriteShardResponse.type_conflicts:type_name -> concord.v1.FieldType
 	0,  // 2: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
 	21, // 3: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
-	60, // 4: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
+	61, // 4: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
 	1,  // 5: concord.v1.Delete.kind:type_name -> concord.v1.Delete.Kind
 	21, // 6: concord.v1.Delete.bounds:type_name -> concord.v1.DeleteBounds
 	20, // 7: concord.v1.AnnounceDeleteRequest.delete:type_name -> concord.v1.Delete
@@ -4869,15 +4927,15 @@ var file_concord_proto_depIdxs = []int32{
 	46, // 16: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
 	47, // 17: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
 	47, // 18: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	61, // 19: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
-	62, // 20: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	63, // 21: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
-	65, // 22: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
-	66, // 23: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	67, // 24: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	63, // 25: concord.v1.DiffResponse.decided:type_name -> concord.v1.RepairRecord.Decision
-	57, // 26: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
-	64, // 27: concord.v1.RepairRecord.Decision.held:type_name -> concord.v1.RepairRecord.Held
+	62, // 19: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
+	63, // 20: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	64, // 21: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
+	66, // 22: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
+	67, // 23: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	68, // 24: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	64, // 25: concord.v1.DiffResponse.decided:type_name -> concord.v1.RepairRecord.Decision
+	58, // 26: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	65, // 27: concord.v1.RepairRecord.Decision.held:type_name -> concord.v1.RepairRecord.Held
 	2,  // 28: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
 	4,  // 29: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
 	6,  // 30: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
@@ -4905,39 +4963,41 @@ var file_concord_proto_depIdxs = []int32{
 	54, // 52: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
 	54, // 53: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
 	56, // 54: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	54, // 55: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	52, // 56: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	3,  // 57: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	5,  // 58: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	7,  // 59: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	9,  // 60: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
-	11, // 61: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
-	14, // 62: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	17, // 63: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	27, // 64: concord.v1.Replication.Hint:output_type -> concord.v1.HintDeleteResponse
-	19, // 65: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
-	23, // 66: concord.v1.Deletes.AnnounceDelete:output_type -> concord.v1.AnnounceDeleteResponse
-	25, // 67: concord.v1.Deletes.RunDelete:output_type -> concord.v1.RunDeleteResponse
-	27, // 68: concord.v1.Deletes.HintDelete:output_type -> concord.v1.HintDeleteResponse
-	29, // 69: concord.v1.Deletes.EndDelete:output_type -> concord.v1.EndDeleteResponse
-	31, // 70: concord.v1.Deletes.EndDeletesBefore:output_type -> concord.v1.EndDeletesBeforeResponse
-	34, // 71: concord.v1.Deletes.DropShards:output_type -> concord.v1.DropShardsResponse
-	39, // 72: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	42, // 73: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	45, // 74: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	49, // 75: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	51, // 76: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	38, // 77: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	38, // 78: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
-	53, // 79: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	55, // 80: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	55, // 81: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	55, // 82: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	55, // 83: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	58, // 84: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	59, // 85: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	57, // [57:86] is the sub-list for method output_type
-	28, // [28:57] is the sub-list for method input_type
+	57, // 55: concord.v1.Entropy.SetMaxRate:input_type -> concord.v1.MaxRateRequest
+	54, // 56: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	52, // 57: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	3,  // 58: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	5,  // 59: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	7,  // 60: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	9,  // 61: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
+	11, // 62: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
+	14, // 63: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	17, // 64: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	27, // 65: concord.v1.Replication.Hint:output_type -> concord.v1.HintDeleteResponse
+	19, // 66: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
+	23, // 67: concord.v1.Deletes.AnnounceDelete:output_type -> concord.v1.AnnounceDeleteResponse
+	25, // 68: concord.v1.Deletes.RunDelete:output_type -> concord.v1.RunDeleteResponse
+	27, // 69: concord.v1.Deletes.HintDelete:output_type -> concord.v1.HintDeleteResponse
+	29, // 70: concord.v1.Deletes.EndDelete:output_type -> concord.v1.EndDeleteResponse
+	31, // 71: concord.v1.Deletes.EndDeletesBefore:output_type -> concord.v1.EndDeletesBeforeResponse
+	34, // 72: concord.v1.Deletes.DropShards:output_type -> concord.v1.DropShardsResponse
+	39, // 73: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	42, // 74: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	45, // 75: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	49, // 76: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	51, // 77: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	38, // 78: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	38, // 79: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
+	53, // 80: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	55, // 81: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	55, // 82: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	55, // 83: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	55, // 84: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	55, // 85: concord.v1.Entropy.SetMaxRate:output_type -> concord.v1.RepairResponse
+	59, // 86: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	60, // 87: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	58, // [58:88] is the sub-list for method output_type
+	28, // [28:58] is the sub-list for method input_type
 	28, // [28:28] is the sub-list for extension type_name
 	28, // [28:28] is the sub-list for extension extendee
 	0,  // [0:28] is the sub-list for field type_name
@@ -4959,7 +5019,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   66,
+			NumMessages:   67,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

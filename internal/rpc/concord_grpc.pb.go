@@ -839,6 +839,7 @@ const (
 	Entropy_CancelRepair_FullMethodName = "/concord.v1.Entropy/CancelRepair"
 	Entropy_Check_FullMethodName        = "/concord.v1.Entropy/Check"
 	Entropy_Pause_FullMethodName        = "/concord.v1.Entropy/Pause"
+	Entropy_SetMaxRate_FullMethodName   = "/concord.v1.Entropy/SetMaxRate"
 	Entropy_Diff_FullMethodName         = "/concord.v1.Entropy/Diff"
 	Entropy_Repairs_FullMethodName      = "/concord.v1.Entropy/Repairs"
 )
@@ -866,6 +867,8 @@ type EntropyClient interface {
 	CancelRepair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
 	Check(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
 	Pause(ctx context.Context, in *PauseRequest, opts ...grpc.CallOption) (*RepairResponse, error)
+	// SetMaxRate changes how many bytes a second the node reads and sends for repairs, until it loads its configuration.
+	SetMaxRate(ctx context.Context, in *MaxRateRequest, opts ...grpc.CallOption) (*RepairResponse, error)
 	Diff(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*DiffResponse, error)
 	Repairs(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*RepairsResponse, error)
 }
@@ -1016,6 +1019,16 @@ func (c *entropyClient) Pause(ctx context.Context, in *PauseRequest, opts ...grp
 	return out, nil
 }
 
+func (c *entropyClient) SetMaxRate(ctx context.Context, in *MaxRateRequest, opts ...grpc.CallOption) (*RepairResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RepairResponse)
+	err := c.cc.Invoke(ctx, Entropy_SetMaxRate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *entropyClient) Diff(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*DiffResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DiffResponse)
@@ -1059,6 +1072,8 @@ type EntropyServer interface {
 	CancelRepair(context.Context, *RepairRequest) (*RepairResponse, error)
 	Check(context.Context, *RepairRequest) (*RepairResponse, error)
 	Pause(context.Context, *PauseRequest) (*RepairResponse, error)
+	// SetMaxRate changes how many bytes a second the node reads and sends for repairs, until it loads its configuration.
+	SetMaxRate(context.Context, *MaxRateRequest) (*RepairResponse, error)
 	Diff(context.Context, *RepairRequest) (*DiffResponse, error)
 	Repairs(context.Context, *StatusRequest) (*RepairsResponse, error)
 	mustEmbedUnimplementedEntropyServer()
@@ -1106,6 +1121,9 @@ func (UnimplementedEntropyServer) Check(context.Context, *RepairRequest) (*Repai
 }
 func (UnimplementedEntropyServer) Pause(context.Context, *PauseRequest) (*RepairResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Pause not implemented")
+}
+func (UnimplementedEntropyServer) SetMaxRate(context.Context, *MaxRateRequest) (*RepairResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method SetMaxRate not implemented")
 }
 func (UnimplementedEntropyServer) Diff(context.Context, *RepairRequest) (*DiffResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Diff not implemented")
@@ -1336,6 +1354,24 @@ func _Entropy_Pause_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Entropy_SetMaxRate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MaxRateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EntropyServer).SetMaxRate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Entropy_SetMaxRate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EntropyServer).SetMaxRate(ctx, req.(*MaxRateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Entropy_Diff_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RepairRequest)
 	if err := dec(in); err != nil {
@@ -1418,6 +1454,10 @@ var Entropy_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Pause",
 			Handler:    _Entropy_Pause_Handler,
+		},
+		{
+			MethodName: "SetMaxRate",
+			Handler:    _Entropy_SetMaxRate_Handler,
 		},
 		{
 			MethodName: "Diff",

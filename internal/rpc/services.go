@@ -10,6 +10,7 @@ func Services() []*grpc.ServiceDesc {
 		&Deletes_ServiceDesc,
 		&Entropy_ServiceDesc,
 		&Membership_ServiceDesc,
+		&Overview_ServiceDesc,
 		&Points_ServiceDesc,
 		&Query_ServiceDesc,
 		&Reconcile_ServiceDesc,

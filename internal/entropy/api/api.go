@@ -35,9 +35,11 @@ type Shard struct {
 
 // Repairs is the answer of GET /shard-repair/repairs.
 type Repairs struct {
-	Repairs     []Repair `json:"repairs"`
-	Paused      []string `json:"paused_nodes,omitempty"`
-	Unreachable []string `json:"unreachable_nodes,omitempty"`
+	Repairs []Repair `json:"repairs"`
+	Paused  []string `json:"paused_nodes,omitempty"`
+	// MaxRates are the bytes a second that nodes read and send for repairs, 0 for no limit, by TCP address.
+	MaxRates    map[string]uint64 `json:"max_rates,omitempty"`
+	Unreachable []string          `json:"unreachable_nodes,omitempty"`
 }
 
 // Repair is one repair. A time of "0" is for not yet. Clients get it as one flat object of JSON, so it has many fields.

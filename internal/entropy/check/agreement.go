@@ -25,7 +25,9 @@ func (c *Checker) Agreement() Agreement {
 	live, self := c.Cluster.Live(), c.Cluster.Self()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out.CheckedAll = c.full
+	if out.CheckedAll = c.full; c.full.IsZero() {
+		out.CheckedAll = c.began
+	}
 	for id, sh := range live {
 		r, differs := c.results[id]
 		last := c.last[id]
@@ -40,7 +42,7 @@ func (c *Checker) Agreement() Agreement {
 			if r.Status != entropy.Conflict && (out.Oldest.IsZero() || since.Before(out.Oldest)) {
 				out.Oldest = since
 			}
-		case c.equal[id], last != nil && last.lookAgain.IsZero() && !c.partial[id]:
+		case !c.compared[id].IsZero() && !c.partial[id] && (last == nil || last.lookAgain.IsZero()):
 			out.Equal++
 		default:
 			out.Unknown++

@@ -155,7 +155,7 @@ func (c *Checker) check(ctx context.Context, full bool) {
 	shards := c.dueShards(live, full)
 	if len(shards) == 0 {
 		if full {
-			c.checkedAll()
+			c.noteFull()
 		}
 		return
 	}
@@ -188,7 +188,7 @@ func (c *Checker) check(ctx context.Context, full bool) {
 		c.Report.Log.Info("Skipped shards", zap.Int("shards", skipped))
 	}
 	if full {
-		c.checkedAll()
+		c.noteFull()
 	}
 }
 

@@ -22,14 +22,17 @@ type memory struct {
 	since   map[uint64]time.Time // of results: when the shard was first found to differ
 	last    map[uint64]*lastCheck
 	partial map[uint64]bool // at the last check an owner was away, or hinted handoff had writes for a copy
-	equal   map[uint64]bool // no check since a repair that made all copies equal
-	full    time.Time       // when the last check of all shards ended; the start before the first one
+
+	compared map[uint64]time.Time // when the contents of a shard were last found equal or not
+	began    time.Time
+	full     time.Time // when the last check of all shards ended
 }
 
 func newMemory(now func() time.Time) *memory {
 	return &memory{
 		now: now, results: make(map[uint64]entropy.ShardStatus), since: make(map[uint64]time.Time),
-		last: make(map[uint64]*lastCheck), partial: make(map[uint64]bool), equal: make(map[uint64]bool), full: now(),
+		last: make(map[uint64]*lastCheck), partial: make(map[uint64]bool), compared: make(map[uint64]time.Time),
+		began: now(),
 	}
 }
 
@@ -45,13 +48,6 @@ func (m *memory) differs(shard uint64, st entropy.ShardStatus) {
 func (m *memory) agrees(shard uint64) {
 	delete(m.results, shard)
 	delete(m.since, shard)
-}
-
-// checkedAll notes that a check of all shards has ended.
-func (m *memory) checkedAll() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.full = m.now()
 }
 
 // lastCheck is what the checker remembers of a shard.
@@ -100,15 +96,7 @@ func (m *memory) forget(shard uint64) {
 	m.agrees(shard)
 	delete(m.last, shard)
 	delete(m.partial, shard)
-	delete(m.equal, shard)
-}
-
-// Repaired notes that a repair made all copies of a shard equal. The next check looks at it anew.
-func (m *memory) Repaired(shard uint64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.forget(shard)
-	m.equal[shard] = true
+	delete(m.compared, shard)
 }
 
 // reached notes at the beginning of a check whether all that a shard is to have could be compared.
@@ -116,6 +104,40 @@ func (m *memory) reached(shard uint64, all bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.partial[shard] = !all
+}
+
+// Repaired forgets what was found of a shard: a repair has made the copies equal.
+func (m *memory) Repaired(shard uint64) {
+	m.Forget(shard)
+	m.noteCompared(shard)
+}
+
+// noteCompared notes that the contents of a shard were found equal or not.
+func (m *memory) noteCompared(shard uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.compared[shard] = m.now()
+}
+
+// Compared is when the contents of a shard were last found equal or not, here or by a repair; zero for never.
+func (m *memory) Compared(shard uint64) time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.compared[shard]
+}
+
+// noteFull notes that a check of all shards has ended.
+func (m *memory) noteFull() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.full = m.now()
+}
+
+// LastFull is when the last check of all shards ended; zero for never.
+func (m *memory) LastFull() time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.full
 }
 
 // InConflict keeps that a repair ended with points that owners refuse.
@@ -130,7 +152,7 @@ func (m *memory) forgetGone(gone func(shard uint64) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, ids := range []iter.Seq[uint64]{
-		maps.Keys(m.results), maps.Keys(m.last), maps.Keys(m.partial), maps.Keys(m.equal),
+		maps.Keys(m.results), maps.Keys(m.last), maps.Keys(m.partial), maps.Keys(m.compared),
 	} {
 		for id := range ids {
 			if gone(id) {
@@ -146,7 +168,9 @@ func (m *memory) keep(shard uint64, result *entropy.ShardStatus, check *lastChec
 	defer m.mu.Unlock()
 	before = m.last[shard]
 	m.last[shard] = check
-	delete(m.equal, shard)
+	if check.lookAgain.IsZero() {
+		m.compared[shard] = m.now()
+	}
 	if result == nil {
 		m.agrees(shard)
 		return false, before

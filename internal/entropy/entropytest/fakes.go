@@ -420,6 +420,7 @@ type Control struct {
 	Canceled []uint64
 	Checked  []uint64
 	Paused   bool
+	MaxRate  uint64
 	Records  []entropy.RepairRecord
 	Dry      entropy.DryRun
 	Retyped  []retype.Field
@@ -428,6 +429,13 @@ type Control struct {
 func (c *Control) Check(_ context.Context, id uint64) error {
 	if c.Err == nil {
 		c.Checked = append(c.Checked, id)
+	}
+	return c.Err
+}
+
+func (c *Control) SetMaxRate(_ context.Context, bytes uint64) error {
+	if c.Err == nil {
+		c.MaxRate = bytes
 	}
 	return c.Err
 }
@@ -450,7 +458,7 @@ func (c *Control) Resolve(_ context.Context, id uint64, f retype.Field) ([]entro
 func (c *Control) Diff(context.Context, uint64) (entropy.DryRun, error) { return c.Dry, c.Err }
 
 func (c *Control) Repairs(context.Context) (entropy.NodeRepairs, error) {
-	return entropy.NodeRepairs{Paused: c.Paused, Repairs: c.Records}, c.Err
+	return entropy.NodeRepairs{Paused: c.Paused, MaxRate: c.MaxRate, Repairs: c.Records}, c.Err
 }
 
 func (c *Control) Status(context.Context) (entropy.NodeStatus, error) { return c.Know, c.Err }

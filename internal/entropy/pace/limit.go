@@ -29,6 +29,14 @@ func (l *Limit) Set(bytes uint64) {
 	l.limiter.SetLimit(limit)
 }
 
+// Bytes is the limit in bytes a second; 0 is none.
+func (l *Limit) Bytes() uint64 {
+	if limit := l.limiter.Limit(); limit != rate.Inf {
+		return uint64(limit)
+	}
+	return 0
+}
+
 // Wait waits until n bytes may be read or sent. When ctx ends, it returns the cause.
 func (l *Limit) Wait(ctx context.Context, n int) error {
 	for n > 0 {

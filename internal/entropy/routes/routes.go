@@ -113,6 +113,9 @@ var routes = map[string]route{
 		nil, http.StatusOK, api.Repairs{}},
 	"/pause": {http.MethodPost, admins, (*handler).pause, "Take no repairs, and stop running ones",
 		nil, http.StatusNoContent, nil},
+	"/max-rate": {http.MethodPost, admins, (*handler).maxRate,
+		"Change how many bytes a second each node reads and sends for repairs, until it loads its configuration",
+		[]parameter{{"bytes", "integer", true, "bytes a second; 0 for no limit"}}, http.StatusNoContent, nil},
 	"/resume": {http.MethodPost, admins, (*handler).resume, "Take repairs again",
 		nil, http.StatusNoContent, nil},
 }
@@ -125,6 +128,10 @@ func find(path string) (route, bool) {
 	rt, ok := routes[path]
 	return rt, ok
 }
+
+// crossSite refuses changes that a browser sends for a page of another site. Clients that are no browsers do not say
+// where they come from, and are let through.
+var crossSite = http.NewCrossOriginProtection()
 
 // badRequest is an error that the client made.
 type badRequest struct{ error }
@@ -142,6 +149,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != rt.method {
 		w.Header().Set("Allow", rt.method)
 		writeError(w, http.StatusMethodNotAllowed, fmt.Errorf("%s is for %s", r.URL.Path, rt.method))
+		return
+	}
+	// A browser that is logged in sends its credentials also for a page of another site.
+	if err := crossSite.Check(r); err != nil {
+		writeError(w, http.StatusForbidden, fmt.Errorf("a page of another site may not do this: %w", err))
 		return
 	}
 	if user := h.userOf(r); rt.access == admins && user != nil && !user.AuthorizeUnrestricted() {
@@ -352,12 +364,28 @@ func (h *handler) setPaused(w http.ResponseWriter, r *http.Request, paused bool)
 	return nil
 }
 
+func (h *handler) maxRate(w http.ResponseWriter, r *http.Request, params url.Values) error {
+	v, _, err := single(params, "bytes")
+	if err != nil {
+		return err
+	}
+	bytes, err := strconv.ParseUint(v, 10, 63)
+	if err != nil {
+		return badRequest{fmt.Errorf("parameter bytes must be a number of bytes a second, 0 for no limit, not %q", v)}
+	}
+	if err := h.view.SetMaxRate(r.Context(), bytes); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
 func (h *handler) repairs(w http.ResponseWriter, r *http.Request, _ url.Values) error {
 	all, err := h.view.Repairs(r.Context())
 	if err != nil {
 		return err
 	}
-	out := api.Repairs{Repairs: make([]api.Repair, len(all.Repairs)), Paused: all.Paused, Unreachable: all.Unreachable}
+	out := api.Repairs{Repairs: make([]api.Repair, len(all.Repairs)), Paused: all.Paused, MaxRates: all.MaxRates, Unreachable: all.Unreachable}
 	for i, r := range all.Repairs {
 		out.Repairs[i] = api.Repair{
 			ID: strconv.FormatUint(r.ShardID, 10), Database: r.Database, RetentionPolicy: r.RetentionPolicy, State: string(r.State), Node: r.Node,

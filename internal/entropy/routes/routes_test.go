@@ -545,3 +545,63 @@ func TestOpenAPIIsTrueToTheCode(t *testing.T) {
 		}
 	}
 }
+
+func TestMaxRateReachesEveryNode(t *testing.T) {
+	t.Parallel()
+	c, controls := viewCluster()
+	h := metaHandler(c)
+	post := func(query string) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/shard-repair/max-rate"+query, nil))
+		return w
+	}
+	for _, bad := range []string{"", "?bytes=", "?bytes=-1", "?bytes=fast", "?bytes=1&bytes=2"} {
+		if w := post(bad); w.Code != http.StatusBadRequest {
+			t.Errorf("%q: %d %s", bad, w.Code, w.Body)
+		}
+	}
+	if w := post("?bytes=1048576"); w.Code != http.StatusNoContent {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	for i, n := range controls {
+		if n.MaxRate != 1<<20 {
+			t.Errorf("node %d repairs with %d bytes a second", i+1, n.MaxRate)
+		}
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/shard-repair/repairs", nil))
+	var all api.Repairs
+	if err := json.Unmarshal(w.Body.Bytes(), &all); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]uint64{}
+	for _, n := range c.State().DataNodes {
+		want[n.TCPAddr] = 1 << 20
+	}
+	if d := cmp.Diff(want, all.MaxRates); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestPagesOfOtherSitesChangeNothing(t *testing.T) {
+	t.Parallel()
+	c, controls := viewCluster()
+	for _, header := range []http.Header{
+		{"Sec-Fetch-Site": {"cross-site"}}, {"Sec-Fetch-Site": {"same-site"}}, {"Origin": {"http://elsewhere.example"}},
+	} {
+		r := httptest.NewRequest(http.MethodPost, "http://data1:8086/shard-repair/pause", nil)
+		r.Header = header
+		w := httptest.NewRecorder()
+		metaHandler(c).ServeHTTP(w, r)
+		if w.Code != http.StatusForbidden || controls[0].Paused {
+			t.Errorf("%v: %d %s", header, w.Code, w.Body)
+		}
+	}
+	r := httptest.NewRequest(http.MethodPost, "http://data1:8086/shard-repair/pause", nil)
+	r.Header = http.Header{"Origin": {"http://data1:8086"}}
+	w := httptest.NewRecorder()
+	metaHandler(c).ServeHTTP(w, r)
+	if w.Code != http.StatusNoContent || !controls[0].Paused {
+		t.Errorf("from its own page: %d %s", w.Code, w.Body)
+	}
+}

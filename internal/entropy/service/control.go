@@ -5,6 +5,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
+
+	"go.uber.org/zap"
 
 	"concord/internal/cluster"
 	"concord/internal/entropy"
@@ -139,6 +142,38 @@ func (s *Service) Pause(_ context.Context, paused bool) error {
 	return s.dispatcher.pause(paused)
 }
 
+// SetMaxRate changes how many bytes a second this node reads and sends for repairs, until SetConfig.
+func (s *Service) SetMaxRate(_ context.Context, bytes uint64) error {
+	if !s.config().Enabled {
+		return entropy.ErrDisabled
+	}
+	s.limit.Set(bytes)
+	s.report.Log.Info("The rate of repairs was changed", zap.Uint64("max_rate", bytes))
+	return nil
+}
+
+// Coverage is how much of what this node has to compare it has compared.
+type Coverage struct {
+	Checked   time.Time // when the last check of all shards ended; zero for never
+	Unchecked []uint64  // shards of which this node is the first owner, and whose contents it has not compared yet
+}
+
+// Coverage tells how much of what this node has to compare it has compared.
+func (s *Service) Coverage() Coverage {
+	out := Coverage{Checked: s.checker.LastFull()}
+	self := s.cluster.Self()
+	for id, sh := range s.cluster.Live() {
+		if len(sh.Owners) > 1 && sh.Owners[0] == self && s.checker.Compared(id).IsZero() {
+			out.Unchecked = append(out.Unchecked, id)
+		}
+	}
+	slices.Sort(out.Unchecked)
+	return out
+}
+
+// Compared is when this node last found the contents of a shard equal or not; zero for never.
+func (s *Service) Compared(shard uint64) time.Time { return s.checker.Compared(shard) }
+
 // Diff compares the owners of a shard, of which this node must be the first, and changes nothing.
 func (s *Service) Diff(ctx context.Context, id uint64) (entropy.DryRun, error) {
 	if !s.config().Enabled {
@@ -156,5 +191,7 @@ func (s *Service) Repairs(context.Context) (entropy.NodeRepairs, error) {
 	if !s.config().Enabled {
 		return entropy.NodeRepairs{}, entropy.ErrDisabled
 	}
-	return s.dispatcher.records(), nil
+	out := s.dispatcher.records()
+	out.MaxRate = s.limit.Bytes()
+	return out, nil
 }

@@ -277,12 +277,30 @@ func (p *peer) Pause(ctx context.Context, paused bool) error {
 	return err
 }
 
+func (p *peer) SetMaxRate(ctx context.Context, bytes uint64) error {
+	c, err := p.client()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, shortTimeout)
+	defer cancel()
+	_, err = c.SetMaxRate(ctx, &rpc.MaxRateRequest{Bytes: bytes})
+	switch {
+	case status.Code(err) == codes.Unimplemented:
+		return fmt.Errorf("node %s is of an earlier version: set max-rate in its configuration, and send it SIGHUP",
+			p.node.TCPAddr)
+	case err != nil:
+		return p.fail(err)
+	}
+	return nil
+}
+
 func (p *peer) Repairs(ctx context.Context) (entropy.NodeRepairs, error) {
 	resp, err := call(ctx, p, shortTimeout, &rpc.StatusRequest{}, rpc.EntropyClient.Repairs)
 	if err != nil {
 		return entropy.NodeRepairs{}, err
 	}
-	out := entropy.NodeRepairs{Paused: resp.Paused}
+	out := entropy.NodeRepairs{Paused: resp.Paused, MaxRate: resp.MaxRate}
 	for _, r := range resp.Repairs {
 		out.Repairs = append(out.Repairs, fromRecord(r))
 	}

@@ -292,6 +292,11 @@ func (s *Server) Pause(ctx context.Context, r *rpc.PauseRequest) (*rpc.RepairRes
 	return s.ask(func(c entropy.Control) error { return c.Pause(ctx, r.Paused) })
 }
 
+// SetMaxRate changes how fast this node repairs.
+func (s *Server) SetMaxRate(ctx context.Context, r *rpc.MaxRateRequest) (*rpc.RepairResponse, error) {
+	return s.ask(func(c entropy.Control) error { return c.SetMaxRate(ctx, r.Bytes) })
+}
+
 func (s *Server) ask(do func(entropy.Control) error) (*rpc.RepairResponse, error) {
 	if s.control == nil {
 		return nil, failure(entropy.ErrDisabled)
@@ -323,7 +328,7 @@ func (s *Server) Repairs(ctx context.Context, _ *rpc.StatusRequest) (*rpc.Repair
 	if err != nil {
 		return nil, failure(err)
 	}
-	resp := &rpc.RepairsResponse{Paused: all.Paused}
+	resp := &rpc.RepairsResponse{Paused: all.Paused, MaxRate: all.MaxRate}
 	for _, r := range all.Repairs {
 		resp.Repairs = append(resp.Repairs, toRecord(r))
 	}

@@ -40,6 +40,7 @@ type canned struct {
 	status   entropy.NodeStatus
 	checked  uint64
 	paused   bool
+	maxRate  uint64
 	records  []entropy.RepairRecord
 	diff     entropy.DryRun
 	err      error
@@ -121,6 +122,11 @@ func (c *canned) Check(_ context.Context, id uint64) error {
 	return c.err
 }
 
+func (c *canned) SetMaxRate(_ context.Context, bytes uint64) error {
+	c.maxRate = bytes
+	return c.err
+}
+
 func (c *canned) Pause(_ context.Context, paused bool) error {
 	c.paused = paused
 	return c.err
@@ -134,7 +140,7 @@ func (c *canned) Resolve(_ context.Context, _ uint64, f retype.Field) ([]entropy
 }
 
 func (c *canned) Repairs(context.Context) (entropy.NodeRepairs, error) {
-	return entropy.NodeRepairs{Paused: c.paused, Repairs: c.records}, c.err
+	return entropy.NodeRepairs{Paused: c.paused, MaxRate: c.maxRate, Repairs: c.records}, c.err
 }
 
 func (c *canned) Repair(context.Context, uint64) error       { return c.err }
@@ -275,7 +281,7 @@ func TestControlKeepsErrorsAndStatus(t *testing.T) {
 	if d := cmp.Diff(c.status, st); err != nil || d != "" {
 		t.Errorf("status: %v %s", err, d)
 	}
-	if err := errors.Join(ctl.Repair(t.Context(), 1), ctl.CancelRepair(t.Context(), 1), ctl.Check(t.Context(), 7), ctl.Pause(t.Context(), true)); err != nil || c.checked != 7 || !c.paused {
+	if err := errors.Join(ctl.Repair(t.Context(), 1), ctl.CancelRepair(t.Context(), 1), ctl.Check(t.Context(), 7), ctl.Pause(t.Context(), true), ctl.SetMaxRate(t.Context(), 5<<20)); err != nil || c.checked != 7 || !c.paused {
 		t.Error(err)
 	}
 	at := time.Unix(1, 2)
@@ -301,7 +307,7 @@ func TestControlKeepsErrorsAndStatus(t *testing.T) {
 		t.Errorf("diff: %v %s", err, d)
 	}
 	all, err := ctl.Repairs(t.Context())
-	if d := cmp.Diff(entropy.NodeRepairs{Paused: true, Repairs: c.records}, all); err != nil || d != "" {
+	if d := cmp.Diff(entropy.NodeRepairs{Paused: true, MaxRate: 5 << 20, Repairs: c.records}, all); err != nil || d != "" {
 		t.Errorf("repairs: %v %s", err, d)
 	}
 	for _, want := range []error{entropy.ErrUnknownShard, entropy.ErrDisabled} {

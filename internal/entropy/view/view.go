@@ -193,6 +193,15 @@ func (v *View) Pause(ctx context.Context, paused bool) error {
 	return v.all(ctx, func(ctx context.Context, c entropy.Control) error { return c.Pause(ctx, paused) })
 }
 
+// SetMaxRate changes how many bytes a second each node reads and sends for repairs, 0 for no limit, until it loads its
+// configuration.
+func (v *View) SetMaxRate(ctx context.Context, bytes uint64) error {
+	if err := v.Enabled(ctx); err != nil {
+		return err
+	}
+	return v.all(ctx, func(ctx context.Context, c entropy.Control) error { return c.SetMaxRate(ctx, bytes) })
+}
+
 // all asks every node; those where the service is off have nothing to do.
 func (v *View) all(ctx context.Context, fn func(context.Context, entropy.Control) error) error {
 	tell := func(ctx context.Context, n cluster.Node) error { return fn(ctx, v.control(n)) }
@@ -214,7 +223,8 @@ func (v *View) all(ctx context.Context, fn func(context.Context, entropy.Control
 
 // ClusterRepairs are the repairs of all nodes, running ones first, then the newest.
 type ClusterRepairs struct {
-	Paused      []string // TCP addresses of nodes that take no repairs
+	Paused      []string          // TCP addresses of nodes that take no repairs
+	MaxRates    map[string]uint64 // bytes a second, 0 for no limit, by TCP address
 	Repairs     []NodeRepair
 	Unreachable []string
 }
@@ -235,7 +245,7 @@ func (v *View) Repairs(ctx context.Context) (ClusterRepairs, error) {
 		return v.control(n).Repairs(ctx)
 	}
 	answers := rpc.AskAll(ctx, v.nodes(), viewTimeout, ask)
-	var out ClusterRepairs
+	out := ClusterRepairs{MaxRates: make(map[string]uint64)}
 	live, off := v.Live(), 0
 	for _, a := range answers {
 		addr := a.Node.TCPAddr
@@ -249,6 +259,7 @@ func (v *View) Repairs(ctx context.Context) (ClusterRepairs, error) {
 		if a.Value.Paused {
 			out.Paused = append(out.Paused, addr)
 		}
+		out.MaxRates[addr] = a.Value.MaxRate
 		for _, r := range a.Value.Repairs {
 			out.Repairs = append(out.Repairs, NodeRepair{r, live[r.ShardID], addr})
 		}
