@@ -6,6 +6,7 @@ import (
 	"github.com/influxdata/influxdb/coordinator"
 	"github.com/influxdata/influxdb/monitor"
 	"github.com/influxdata/influxdb/query"
+	"go.uber.org/zap"
 
 	"concord/internal/budget"
 	"concord/internal/distquery"
@@ -67,6 +68,7 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	if n.cfg.Data.QueryLogEnabled {
 		n.executor.WithLogger(n.log)
 	}
+	tm.Logger = distquery.QueryLog(n.log.With(zap.String("service", "query")), tm, &n.asked)
 }
 
 // requests returns a function that tells how many writes and queries of clients this node has served. A call of

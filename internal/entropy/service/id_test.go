@@ -13,7 +13,7 @@ import (
 )
 
 func TestRepairID(t *testing.T) {
-	bubble("is in the records and in the log, the same for all attempts and after a restart", t, func(t *testing.T, c *entropytest.Cluster) {
+	bubble("is in records and the log, the same for all attempts", t, func(t *testing.T, c *entropytest.Cluster) {
 		core, logs := observer.New(zapcore.DebugLevel)
 		dir := t.TempDir()
 		open := func() *Service {
