@@ -37,7 +37,8 @@ func (x *exchanges) exchange(ctx context.Context, p *peer) (again bool) {
 		x.stats.failed.Add(1)
 	}
 	x.mu.Lock()
-	lost, back := p.reached && err != nil && ctx.Err() == nil, p.away() && err == nil
+	lost, back := p.reached && err != nil && ctx.Err() == nil, p.lost && err == nil
+	p.lost = lost || p.lost && err != nil
 	heard, gone := p.end(number, began, reply, err)
 	if err == nil {
 		if !m.Starting {

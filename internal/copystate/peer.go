@@ -22,6 +22,7 @@ type peer struct {
 	at      time.Time // when the last one that ended began
 	reached bool      // it was answered
 	refused bool      // nothing listens there, or it serves nothing: the node is down, and takes no writes
+	lost    bool      // the log says that it does not answer
 	since   time.Time // when it was first not answered, after it was
 	heard   time.Time // when it last told this node its table
 	told    uint64    // sequence of this node's table that it has

@@ -9,6 +9,7 @@ import (
 	"concord/internal/deletes"
 	"concord/internal/distquery"
 	"concord/internal/meta/client"
+	"concord/internal/page"
 	"concord/internal/rpc"
 )
 
@@ -39,7 +40,18 @@ func (s httpStore) DeleteRetentionPolicy(db, name string) error {
 // httpMeta is the metadata as the engine's HTTP API sees it. A bucket of
 // /api/v2 has no replication factor, and the engine asks for one copy: here a
 // new policy gets the default, and one that is changed keeps what it has.
-type httpMeta struct{ *client.Client }
+type httpMeta struct {
+	*client.Client
+	pages *page.Page
+}
+
+// Authenticate also takes the token of a login of the page as a password: so the page asks /query.
+func (m httpMeta) Authenticate(username, password string) (emeta.User, error) {
+	if u := m.pages.Token(username, password); u != nil {
+		return u, nil
+	}
+	return m.Client.Authenticate(username, password)
+}
 
 func (m httpMeta) CreateDatabaseWithRetentionPolicy(name string, spec *emeta.RetentionPolicySpec) (*emeta.DatabaseInfo, error) {
 	return m.Client.CreateDatabaseWithRetentionPolicy(name, withoutReplicaN(spec))

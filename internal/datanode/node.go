@@ -32,6 +32,7 @@ import (
 	"concord/internal/entropy/retype"
 	"concord/internal/entropy/service"
 	"concord/internal/entropy/view"
+	"concord/internal/eventlog"
 	"concord/internal/fulldisk"
 	"concord/internal/handoff"
 	"concord/internal/httpapi"
@@ -68,6 +69,10 @@ type Node struct {
 	vector   distquery.Vector    // how aggregates are answered
 	sketches *distquery.Sketches // how many series there are
 	asked    budget.Requests     // queries of clients
+	load     *httpapi.Load       // what clients ask
+	overview *overview           // what this node says of itself for the page
+	events   eventlog.Log        // what people want to know of
+	started  time.Time
 	sub      *subscriber.Service
 	api      *httpapi.Server
 	http     httpStore          // the cluster, for api
@@ -108,10 +113,13 @@ type Seams struct {
 
 // New returns a data node that Open starts. cfg must be valid.
 func New(cfg *Config, version string, log *zap.Logger, seams Seams) *Node {
-	return &Node{
-		cfg: cfg, version: version, log: log, seams: seams, clocks: clocks.NewWatch(log),
+	n := &Node{
+		cfg: cfg, version: version, seams: seams, started: time.Now(), load: &httpapi.Load{},
 		place: place{process: rand.Uint64() | 1, doubt: make(chan struct{}, 1)},
 	}
+	n.log = n.events.Of(log)
+	n.clocks = clocks.NewWatch(n.log)
+	return n
 }
 
 // TCPAddr is the host:port at which other nodes reach this one, after Open.

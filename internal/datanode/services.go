@@ -22,6 +22,7 @@ import (
 	"concord/internal/entropy/routes"
 	"concord/internal/entropy/transport"
 	"concord/internal/httpapi"
+	"concord/internal/page"
 	"concord/internal/replication"
 	"concord/internal/rpc"
 	"concord/internal/shardcopy"
@@ -40,6 +41,7 @@ func (n *Node) registerServices(s grpc.ServiceRegistrar, copies *local.Local, co
 	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
 	transport.NewServer(copies, control).Register(s)
 	rpc.RegisterShardsServer(s, shards)
+	rpc.RegisterOverviewServer(s, n.overview)
 }
 
 // serveNodes answers other nodes.
@@ -121,10 +123,15 @@ func (n *Node) openServices() error {
 
 // openHTTP starts the HTTP API.
 func (n *Node) openHTTP() error {
-	s := httpapi.New(n.cfg.HTTPD, n.certs, n.queries, &n.asked)
+	s := httpapi.New(n.cfg.HTTPD, n.certs, n.queries, &n.asked, n.load)
 	n.api = s
 	h := s.Handler
-	h.MetaClient = httpMeta{n.Meta}
+	pages := page.New(page.Deps{
+		Address: n.httpAddr, Kind: "data", Version: n.version, State: n.Meta.State, View: n.view, Pool: n.pool,
+		Own: n.overview, AskRaft: n.Meta.AskRaft, Auth: n.cfg.HTTPD.AuthEnabled, Query: s, Log: n.log,
+	})
+	s.Page = pages
+	h.MetaClient = httpMeta{n.Meta, pages}
 	h.QueryAuthorizer = emeta.NewQueryAuthorizer(n.Meta.Engine())
 	h.WriteAuthorizer = writeAuthorizer{n.Meta}
 	h.QueryExecutor = n.executor
@@ -136,5 +143,9 @@ func (n *Node) openHTTP() error {
 	h.AddRoutes(httpd.Route{
 		Name: "shard-status", Method: http.MethodGet, Pattern: "/shard-status", LoggingEnabled: true, HandlerFunc: n.serveShardStatus,
 	})
-	return n.start("the HTTP API", s)
+	if err := n.start("the HTTP API", s); err != nil {
+		return err
+	}
+	n.onClose(pages.Close) // before the HTTP API, which waits for its streams
+	return nil
 }

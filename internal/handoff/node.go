@@ -31,6 +31,8 @@ type nodeQueues struct {
 	closed bool              // no appends any more
 	bytes  atomic.Int64      // on disk, of all queues
 
+	first atomic.Pointer[oldestEntry] // as Report last found it; nil for never
+
 	stats struct {
 		written, read, dropped, blocked, req, reqFail, reqPoints atomic.Int64 // as in Statistics
 	}

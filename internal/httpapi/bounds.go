@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/golang/snappy"
 	"github.com/influxdata/influxdb/services/httpd"
@@ -39,6 +40,8 @@ type bounds struct {
 	maxBody  int64 // 0 is no limit
 	queries  *budget.Budget
 	requests *budget.Requests
+	load     *Load         // nil for not counted
+	page     *http.Handler // of the cluster
 }
 
 func (b *bounds) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -46,15 +49,26 @@ func (b *bounds) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		tooLarge(w, b.maxBody)
 		return
 	}
+	if r.URL.Path == pagePath || strings.HasPrefix(r.URL.Path, pagePath+"/") {
+		b.servePage(w, r)
+		return
+	}
+	began := time.Now()
 	switch r.URL.Path {
 	case "/write", "/api/v2/write":
 		b.write(w, r)
+		if b.load != nil {
+			b.load.wrote(time.Since(began))
+		}
 	case "/api/v1/prom/write":
 		b.promWrite(w, r)
 	case "/api/v1/prom/read":
 		b.promRead(w, r)
 	case "/query":
 		b.query(w, r)
+		if b.load != nil {
+			b.load.asked(time.Since(began))
+		}
 	case "/api/v2/delete":
 		b.delete(w, r)
 	default:
@@ -62,6 +76,19 @@ func (b *bounds) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			b.next.ServeHTTP(w, r)
 		}
 	}
+}
+
+// pagePath is where the page of the cluster is, and all that it asks for.
+const pagePath = "/cluster"
+
+// servePage hands a request to the page, which knows who is logged in.
+func (b *bounds) servePage(w http.ResponseWriter, r *http.Request) {
+	if *b.page == nil {
+		refuse(w, http.StatusNotFound, "this server has no page of the cluster")
+		return
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, b.limit(maxSmallBody))
+	(*b.page).ServeHTTP(w, r)
 }
 
 // write looks at the lines on their way to the engine, which bounds how many bytes it reads.

@@ -33,6 +33,7 @@ const (
 // Server is the HTTP API of one node: the engine's handler on a TCP port and, when asked for, a Unix socket.
 type Server struct {
 	Handler *httpd.Handler // to be completed before Open
+	Page    http.Handler   // of the cluster, nil for none; to be set before Open
 
 	cfg   httpd.Config
 	certs *tlsconfig.TLSCertMonitor
@@ -44,10 +45,16 @@ type Server struct {
 }
 
 // New returns a server that Open starts. Queries take their memory from the budget, and their statements find their
-// request in requests.
-func New(cfg httpd.Config, certs *tlsconfig.TLSCertMonitor, queries *budget.Budget, requests *budget.Requests) *Server {
+// request in requests. What clients ask is counted in load.
+func New(
+	cfg httpd.Config, certs *tlsconfig.TLSCertMonitor, queries *budget.Budget, requests *budget.Requests, load *Load,
+) *Server {
 	s := &Server{Handler: httpd.NewHandler(cfg), cfg: cfg, certs: certs, log: zap.NewNop()}
-	s.http.Handler = &bounds{next: s.Handler, maxBody: int64(cfg.MaxBodySize), queries: queries, requests: requests}
+	load.CountPoints(func() int64 {
+		n, _ := s.Handler.Statistics(nil)[0].Values["pointsWrittenOK"].(int64)
+		return n
+	})
+	s.http.Handler = &bounds{next: s.Handler, maxBody: int64(cfg.MaxBodySize), queries: queries, requests: requests, load: load, page: &s.Page}
 	s.http.ReadHeaderTimeout = headerTimeout
 	return s
 }
@@ -129,6 +136,9 @@ func (s *Server) Close() error {
 	s.Handler.Close()
 	return errors.Join(err, s.tls.Close())
 }
+
+// ServeHTTP answers a request of another part of this process, within the bounds of those of clients.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.http.Handler.ServeHTTP(w, r) }
 
 // Statistics are those of the handler.
 func (s *Server) Statistics(tags map[string]string) []models.Statistic {

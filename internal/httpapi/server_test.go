@@ -33,7 +33,7 @@ func open(t *testing.T, config func(*httpd.Config)) (tcp, unix *http.Client, s *
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { certs.Close() })
-	s = New(cfg, certs, nil, &budget.Requests{})
+	s = New(cfg, certs, nil, &budget.Requests{}, &Load{})
 	if err := s.Open(); err != nil {
 		t.Fatal(err)
 	}

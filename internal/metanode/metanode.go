@@ -13,6 +13,8 @@ import (
 	"concord/internal/entropy/transport"
 	"concord/internal/entropy/view"
 	"concord/internal/meta/server"
+	"concord/internal/page"
+	"concord/internal/version"
 )
 
 // Deps is what a meta node is made of.
@@ -35,6 +37,7 @@ type Node struct {
 	backups  *backups
 	restores *restores
 	entropy  http.Handler   // the anti-entropy of the whole cluster
+	page     *page.Page     // of the cluster
 	stop     []func() error // what Close runs, last first
 }
 
@@ -82,7 +85,12 @@ func (n *Node) openOperations(context.Context) error {
 	n.shards = &shards{nodes: n.nodes, copies: n.copies, losses: n.losses, execute: s.Execute}
 	n.backups = &backups{nodes: n.nodes, copies: n.copies}
 	n.restores = &restores{state: s.State, execute: s.Execute}
-	n.entropy = routes.NewHandler(&view.View{State: s.State, Transport: transport.New(s.Pool())}, server.UserOf)
+	all := &view.View{State: s.State, Transport: transport.New(s.Pool())}
+	n.entropy = routes.NewHandler(all, server.UserOf)
+	n.page = page.New(page.Deps{
+		Address: s.HTTPAddr(), Kind: "meta", Version: version.String(), State: s.State, View: all, Pool: s.Pool(),
+		AskRaft: s.AskRaft, Auth: n.deps.Config.Meta.AuthEnabled, Log: s.Log(),
+	})
 	return nil
 }
 
@@ -100,8 +108,10 @@ func (n *Node) serve(context.Context) error {
 		Server: n.Server, Meta: n.MetaMembers, Data: n.DataMembers,
 		Routes:      slices.Concat(n.copies.routes(), n.shards.routes(), n.backups.routes(), n.restores.routes()),
 		ShardRepair: n.entropy,
+		Page:        n.page,
 		LeaseTime:   n.deps.LeaseTime,
 	})
 	n.onClose(api.Close)
+	n.onClose(n.page.Close) // before the API, which waits for its streams
 	return nil
 }

@@ -21,6 +21,7 @@ import (
 	"concord/internal/meta/httpclient"
 	"concord/internal/meta/password"
 	"concord/internal/meta/wire"
+	"concord/internal/rpc"
 	"concord/internal/trust"
 	"concord/internal/whois"
 )
@@ -182,6 +183,27 @@ func (c *Client) Leave() error {
 		return err
 	}
 	return c.stateCopy.leave()
+}
+
+// AskRaft asks all meta nodes for their parts in the consensus. seen says of which process, by HTTP address, which
+// events the caller has.
+func (c *Client) AskRaft(
+	ctx context.Context, timeout time.Duration, seen func(addr string) (process, after uint64),
+) []rpc.Answer[cluster.Node, wire.Raft] {
+	return rpc.AskAll(ctx, c.State().MetaNodes, timeout, func(ctx context.Context, n cluster.Node) (wire.Raft, error) {
+		process, after := seen(n.HTTPAddr)
+		b, err := c.nodes.ask(ctx, http.MethodGet, n.HTTPAddr, "/raft", url.Values{
+			"process": {strconv.FormatUint(process, 10)}, "after": {strconv.FormatUint(after, 10)},
+		})
+		var out wire.Raft
+		if err == nil {
+			err = json.Unmarshal(b, &out)
+		}
+		if err != nil {
+			return out, fmt.Errorf("meta node %s: %w", n.HTTPAddr, err)
+		}
+		return out, nil
+	})
 }
 
 // AskPlace asks a meta node what it knows of this data node's place.

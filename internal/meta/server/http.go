@@ -23,6 +23,7 @@ type APIDeps struct {
 
 	Routes      []Route       // of other packages
 	ShardRepair http.Handler  // answers below /shard-repair/
+	Page        http.Handler  // answers at and below /cluster, and knows by itself who is logged in
 	LeaseTime   time.Duration // for which a lease is granted; 0 for the engine's default
 }
 
@@ -106,6 +107,8 @@ func (a *API) handler() http.Handler {
 	}
 	r.local("GET /shard-repair/", read, a.deps.ShardRepair.ServeHTTP)
 	r.local("/shard-repair/", admin, a.deps.ShardRepair.ServeHTTP)
+	r.local("/cluster", open, a.deps.Page.ServeHTTP)
+	r.local("/cluster/", open, a.deps.Page.ServeHTTP)
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		// The files of a restore are the one large thing that is sent here.
 		if !strings.HasPrefix(req.URL.Path, "/restore/") {
@@ -127,6 +130,7 @@ func (a *API) viewRoutes(r router) {
 // nodeRoutes are for data nodes and other meta nodes.
 func (a *API) nodeRoutes(r router) {
 	r.local("GET /identity", internal, func(w http.ResponseWriter, _ *http.Request) { Reply(w, a.server.identity(), nil) })
+	r.local("GET /raft", internal, a.serveRaft)
 	r.local("GET /state", internal, a.news.serveState)
 	r.leader("GET /latest", internal, a.news.serveLatest)
 	r.local("GET /who-is", internal, a.serveWhoIs)

@@ -41,6 +41,8 @@ type Server struct {
 	peers  *httpclient.Client // to other meta nodes
 	spread *spread            // tells data nodes of changes
 
+	process *process
+
 	httpAddr, raftAddr string // that others use
 	raftBind           string // what Raft listens on
 }
@@ -59,7 +61,8 @@ func Open(d Deps) (_ *Server, err error) {
 	own := *d.Config
 	d.Config = &own
 	m := own.Meta
-	s := &Server{deps: d, log: d.Log.With(zap.String("service", "meta"))}
+	s := &Server{deps: d, process: newProcess()}
+	s.log = s.process.events.Of(d.Log).With(zap.String("service", "meta"))
 	if s.tls, err = openCertificates(m); err != nil {
 		return nil, err
 	}
@@ -109,6 +112,9 @@ func (s *Server) Close() error {
 	s.tls.close()
 	return err
 }
+
+// Log is the log of this node, of which the page shows the events.
+func (s *Server) Log() *zap.Logger { return s.log }
 
 // Reload loads the certificates anew.
 func (s *Server) Reload(cfg *metaconfig.Config) error { return s.tls.reload(cfg.Meta) }
@@ -191,6 +197,7 @@ func (s *Server) apply(c cluster.Command) (result any, index uint64, err error) 
 		result, index, err = s.st().apply(c)
 	}
 	if err == nil {
+		s.logChange(c)
 		s.spread.tellDataNodes(index)
 	}
 	return result, index, err
