@@ -381,7 +381,13 @@ func (s *Service) Statistics(tags map[string]string) []models.Statistic {
 	_, now := s.deps.Now()
 	for _, n := range s.all() {
 		st := &n.stats
-		oldest, oldestDelete := n.oldest(now)
+		oldest, oldestDelete := n.oldest()
+		age := func(at time.Time) int64 {
+			if at.IsZero() {
+				return 0
+			}
+			return int64(max(now.Sub(at), 0).Seconds())
+		}
 		reqs += st.req.Load()
 		points += st.reqPoints.Load()
 		t := models.StatisticTags{"node": strconv.FormatUint(n.id, 10), "path": n.dir}.Merge(tags)
@@ -391,7 +397,7 @@ func (s *Service) Statistics(tags map[string]string) []models.Statistic {
 			"writeBlocked": st.blocked.Load(), "writeDropped": st.dropped.Load(),
 			"writeNodeReq": st.req.Load(), "writeNodeReqFail": st.reqFail.Load(),
 			"writeNodeReqPoints": st.reqPoints.Load(),
-			"oldestSec":          int64(oldest.Seconds()), "oldestDeleteSec": int64(oldestDelete.Seconds()),
+			"oldestSec":          age(oldest), "oldestDeleteSec": age(oldestDelete),
 		}
 		out = append(out,
 			models.Statistic{Name: "hh_processor", Tags: t, Values: values},

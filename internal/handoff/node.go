@@ -31,8 +31,6 @@ type nodeQueues struct {
 	closed bool              // no appends any more
 	bytes  atomic.Int64      // on disk, of all queues
 
-	first atomic.Pointer[oldestEntry] // as Report last found it; nil for never
-
 	stats struct {
 		written, read, dropped, blocked, req, reqFail, reqPoints atomic.Int64 // as in Statistics
 	}
@@ -137,17 +135,20 @@ func (n *nodeQueues) all() []shardQueue {
 	return out
 }
 
-// oldest is how long the entries wait that have waited for longest: of all queues, and of the deletes that concern a
-// whole database. It is 0 for none.
-func (n *nodeQueues) oldest(now time.Time) (all, deletes time.Duration) {
+// oldest is when the first of the entries was queued: of all queues, and of the deletes that concern a whole database.
+// It is zero when there is none, or it cannot be read.
+func (n *nodeQueues) oldest() (all, deletes time.Time) {
 	for _, sq := range n.all() {
-		at := sq.q.oldest()
-		if at == 0 {
+		ns := sq.q.oldest()
+		if ns == 0 {
 			continue
 		}
-		age := max(now.Sub(time.Unix(0, at)), 0)
-		if all = max(all, age); sq.shard == WholeDatabase {
-			deletes = age
+		at := time.Unix(0, ns)
+		if all.IsZero() || at.Before(all) {
+			all = at
+		}
+		if sq.shard == WholeDatabase {
+			deletes = at
 		}
 	}
 	return all, deletes
