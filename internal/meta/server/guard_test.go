@@ -53,6 +53,7 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 		{"GET", "/ping", anybody},
 		{"GET", "/status", users},
 		{"GET", "/metrics", users},
+		{"GET", "/cluster/state", users},
 		{"GET", "/show-cluster", admins},
 		{"GET", "/show-shards", admins},
 		{"GET", "/identity", nodes},
