@@ -117,7 +117,8 @@ func (p panel) render(s source, ref object) object {
 		defaults["color"] = object{"mode": "thresholds"}
 		out["type"] = "stat"
 		out["options"] = object{
-			"colorMode": "value", "graphMode": "none", "justifyMode": "center", "textMode": "value",
+			"colorMode": "value", "graphMode": "none", "justifyMode": "center", "textMode": "value", "orientation": "auto",
+			"wideLayout": true, "showPercentChange": false, "percentChangeColorMode": "standard",
 			"reduceOptions": object{"calcs": []string{"lastNotNull"}, "fields": "", "values": false},
 		}
 		return out
