@@ -63,6 +63,13 @@ func mean(statistic, total, events string) query {
 	return q
 }
 
+// part is what a field is of another one, for each node.
+func part(statistic, field, of string) query {
+	q := line(statistic, field)
+	q.per = of
+	return q
+}
+
 // between is a field of a statistic that a node has for each other node.
 func between(statistic, field, legend string) query {
 	q := query{legend: legend, statistic: statistic, field: field, tags: []string{"node"}}
@@ -227,7 +234,7 @@ var rows = []row{
 		{
 			title: "Memory of queries", width: 4, unit: share, warn: at(0.8),
 			help:    "What they hold of what they may hold.",
-			queries: []query{{legend: "{{nodeID}}", statistic: "queryMemory", field: "bytes", per: "limitBytes", by: []string{"nodeID"}}},
+			queries: []query{part("queryMemory", "bytes", "limitBytes")},
 		},
 	}},
 	{title: "Meta nodes", only: prometheus.kind, panels: []panel{
