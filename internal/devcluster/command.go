@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"concord/internal/datanode"
+	"concord/internal/page"
 )
 
 // tourLimit bounds the tour: it takes well under a minute on two cores.
@@ -135,8 +136,9 @@ func (f devFlags) makeDir() (dir string, remove func(), err error) {
 	return f.dir, func() {}, nil
 }
 
-// sayNodes says where the nodes are.
+// sayNodes says where the page of the cluster is, and where the nodes are.
 func sayNodes(out io.Writer, c *Cluster, logFile string) {
+	fmt.Fprintf(out, "Watch it in a browser: http://%s%s\n\n", c.Data[0].HTTPAddr(), page.Base)
 	fmt.Fprintf(out, "Concord: %d data nodes and one meta node in one process; logs in %s\n", len(c.Data), logFile)
 	fmt.Fprintf(out, "   meta node     http %s\n", c.Meta.HTTPAddr())
 	for i, n := range c.Data {

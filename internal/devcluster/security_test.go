@@ -31,6 +31,7 @@ import (
 	"concord/internal/datanode"
 	"concord/internal/devcluster"
 	"concord/internal/meta/metaconfig"
+	"concord/internal/page"
 	"concord/internal/rpc"
 	"concord/internal/trust"
 )
@@ -241,6 +242,8 @@ func TestClusterOverTLSWithUsers(t *testing.T) {
 		}
 	}
 
+	guardsThePage(t, ctx, c, hc)
+
 	// Where databases are named, a reader sees its own.
 	for user, want := range map[string][]string{"root": {"db", "other"}, "paul": {"db"}} {
 		var got struct{ Databases []struct{ Name string } }
@@ -264,6 +267,48 @@ func TestClusterOverTLSWithUsers(t *testing.T) {
 		for user, want := range map[string]int{"": 401, "paul": want, "root": 200} {
 			if code, body := askAt(c.Meta.HTTPAddr(), user, "GET", path, url.Values{"id": {"1"}}, ""); code != want {
 				t.Errorf("%s of a meta node by %q: %d %.200s, want %d", path, user, code, body, want)
+			}
+		}
+	}
+}
+
+// guardsThePage asks for every route of the page of the cluster on a data node and on a meta node: as nobody, which is
+// also what EventSource of another site is, as a reader, and as an administrator for a page of another site.
+func guardsThePage(t *testing.T, ctx context.Context, c *devcluster.Cluster, hc *http.Client) {
+	t.Helper()
+	ask := func(addr, user, site string, r page.Route) (int, string) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel() // the stream of events goes on
+		req, err := http.NewRequestWithContext(ctx, r.Method, "https://"+addr+page.Base+r.Path+"?id=1", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		if site != "" {
+			req.Header.Set("Sec-Fetch-Site", site)
+		}
+		if user != "" {
+			req.SetBasicAuth(user, "pw")
+		}
+		resp, err := hc.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body := make([]byte, 300)
+		n, _ := io.ReadFull(resp.Body, body)
+		return resp.StatusCode, string(body[:n])
+	}
+	for _, addr := range []string{c.Data[0].HTTPAddr(), c.Meta.HTTPAddr()} {
+		for _, r := range page.Routes() {
+			if code, body := ask(addr, "", "", r); !r.Public() && (code != 401 || !strings.Contains(body, "log in first")) {
+				t.Errorf("%s /cluster%s by nobody: %d %s", r.Method, r.Path, code, body)
+			}
+			if code, body := ask(addr, "paul", "", r); r.Admin() != (code == 403) {
+				t.Errorf("%s /cluster%s by a reader: %d %s", r.Method, r.Path, code, body)
+			}
+			if code, body := ask(addr, "root", "cross-site", r); r.Method == http.MethodPost && code != 403 {
+				t.Errorf("%s /cluster%s for another site: %d %s", r.Method, r.Path, code, body)
 			}
 		}
 	}

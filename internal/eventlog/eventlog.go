@@ -143,6 +143,9 @@ var plain = map[string]bool{
 	"service": true, "db_shard_id": true, "data_node": true, "extra_data_node": true, "log_id": true, "stack": true, "engine": true,
 }
 
+// names are what people call fields that have the engine's names in the log.
+var names = map[string]string{"db_instance": "database", "db_rp": "policy"}
+
 // Write keeps an event.
 func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	values := zapcore.NewMapObjectEncoder()
@@ -155,7 +158,11 @@ func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 		if !ok || plain[f.Key] || v == "" {
 			continue
 		}
-		fmt.Fprintf(&text, "%s%s %v", sep, strings.ReplaceAll(f.Key, "_", " "), v)
+		name, ok := names[f.Key]
+		if !ok {
+			name = strings.ReplaceAll(f.Key, "_", " ")
+		}
+		fmt.Fprintf(&text, "%s%s %v", sep, name, v)
 		sep = ", "
 	}
 	out := Event{Time: e.Time, Level: e.Level.String(), Kind: kinds[e.Message], Text: text.String()}

@@ -406,7 +406,7 @@ func (b *builder) sentence() string {
 		} else {
 			parts = append(parts, fmt.Sprintf("All %s shards agree", thousands(s.Shards)))
 		}
-	} else {
+	} else if s.Agree > 0 || s.Away+s.Unchecked < s.Shards {
 		parts = append(parts, fmt.Sprintf("%s of %s agree", thousands(s.Agree), plural(s.Shards, "shard")))
 	}
 	for _, p := range []struct {
@@ -423,6 +423,9 @@ func (b *builder) sentence() string {
 		case p.n > 1:
 			parts = append(parts, thousands(p.n)+" "+p.many)
 		}
+	}
+	if s.Agree == 0 && s.Away+s.Unchecked == s.Shards { // nothing is known to be wrong
+		parts[0] = strings.Replace(parts[0], " ", fmt.Sprintf(" of %s ", plural(s.Shards, "shard")), 1)
 	}
 	return strings.Join(parts, "; ")
 }

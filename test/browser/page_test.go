@@ -5,6 +5,7 @@ package browser
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -307,6 +308,7 @@ func TestLoginAndUserWithoutRights(t *testing.T) {
 		tb.shot("reader")
 		tb.click("#logout")
 		tb.login("root", "pw")
+		tb.wait("the home of the page", "document.querySelector('main').dataset.view === 'agreement'")
 		tb.wait("both databases", "[...document.querySelectorAll('.policy b')].map((e) => e.innerText).join() === 'open,secret'")
 		tb.waitText("nav", "Repairs")
 	}
@@ -367,4 +369,91 @@ func TestKeyboardReachesAShard(t *testing.T) {
 	}
 	tb.do(chromedp.KeyEvent(kb.Enter))
 	tb.waitText("h1", "Shard "+second)
+}
+
+func TestAThousandShardsAreShownAtOnce(t *testing.T) {
+	c := start(t, func(o *devcluster.Options) { o.DataNodes = 2 })
+	ctx := t.Context()
+	if _, err := c.Client(0).Query(ctx, "", `CREATE DATABASE "hours" WITH DURATION INF REPLICATION 2 SHARD DURATION 1h NAME "autogen"`); err != nil {
+		t.Fatal(err)
+	}
+	var lines []byte
+	for hour := range 1000 {
+		lines = fmt.Appendf(lines, "m v=%di %d\n", hour, time.Duration(400000+hour)*time.Hour)
+	}
+	if err := c.Client(0).Write(ctx, "hours", "all", lines); err != nil {
+		t.Fatal(err)
+	}
+	tb := open(t, page(c.Data[0].HTTPAddr()), wide, high)
+	tb.wait("all cells", "document.querySelectorAll('.cell[data-shard]').length === 1000")
+	tb.shot("thousand")
+	tb.view("shards")
+	// While all of it is drawn anew again and again, the page goes on.
+	frames := eval[[]float64](tb, `new Promise((done) => {
+		const frames = []
+		let last = performance.now()
+		const step = (now) => {
+			frames.push(now - last)
+			last = now
+			window.dispatchEvent(new Event('hashchange'))
+			if (frames.length < 60) requestAnimationFrame(step)
+			else done(frames)
+		}
+		requestAnimationFrame(step)
+	})`)
+	slices.Sort(frames)
+	t.Logf("a frame takes %.0f ms, the longest %.0f ms", frames[len(frames)/2], frames[len(frames)-1])
+	if frames[len(frames)/2] > 100 {
+		t.Errorf("a frame takes %.0f ms", frames[len(frames)/2])
+	}
+}
+
+// TestPicturesOfTheReadme makes the pictures of the README, of a cluster with some history.
+func TestPicturesOfTheReadme(t *testing.T) {
+	if *shots == "" {
+		t.Skip("give -shots, the folder for the pictures")
+	}
+	c := start(t, nil)
+	ctx := t.Context()
+	day := time.Now().UTC().Truncate(24 * time.Hour)
+	for _, db := range []struct {
+		name, duration string
+		step           time.Duration
+		n              int
+	}{{"telegraf", "1d", time.Hour, 90 * 24}, {"billing", "7d", 6 * time.Hour, 300 * 4}, {"sensors", "1d", 2 * time.Hour, 45 * 12}} {
+		if _, err := c.Client(0).Query(ctx, "", fmt.Sprintf(`CREATE DATABASE "%s" WITH DURATION INF REPLICATION 3 SHARD DURATION %s NAME "autogen"`, db.name, db.duration)); err != nil {
+			t.Fatal(err)
+		}
+		var lines []byte
+		for i := range db.n {
+			at := day.Add(-db.step * time.Duration(i+1))
+			for host := range 8 {
+				lines = fmt.Appendf(lines, "cpu,host=web%02d usage=%d %d\n", host, 20+(i*7+host*5)%60, at.UnixNano())
+			}
+		}
+		if err := c.Client(0).Write(ctx, db.name, "all", lines); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove := func(node int, db string, from time.Time, length time.Duration, hosts string) {
+		cond := influxql.MustParseExpr(fmt.Sprintf("host =~ /%s/ AND time >= %d AND time < %d", hosts, from.UnixNano(), from.Add(length).UnixNano()))
+		if err := c.Data[node].Store.DeleteSeries(db, []influxql.Source{&influxql.Measurement{Name: "cpu"}}, cond); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tb := open(t, page(c.Data[0].HTTPAddr()), 1360, 860)
+	tb.wait("all shards to agree", "/All .* shards agree/.test(document.querySelector('#sentence').innerText)")
+	remove(2, "sensors", day.Add(-20*24*time.Hour), 48*time.Hour, "web0[1-3]")
+	tb.waitText("#sentence", "differ")
+	repair(tb)
+	tb.view("agreement")
+	remove(1, "telegraf", day.Add(-31*24*time.Hour), 40*time.Hour, "web0[2-6]")
+	tb.waitText("#sentence", "3 differ")
+	// What was written a while ago is not being written any more.
+	tb.wait("quiet shards", "document.querySelectorAll('.cell[data-shard].writing').length < 12")
+	tb.shot("readme-agreement")
+	tb.click(".cell[data-shard].s-diff")
+	tb.click("#dry-run")
+	tb.waitText("#dry-result", "A repair would send")
+	tb.shot("readme-shard")
 }

@@ -27,7 +27,7 @@ import (
 var shots = flag.String("shots", "", "folder for pictures of the views; none when empty")
 
 // patience is how long the page may take for one step.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // browserPath finds Chromium.
 func browserPath() string {

@@ -146,7 +146,7 @@ on('login', async (form) => {
     form.password.select()
   }
 })
-on('logout', () => logout().catch((e) => toast(e.message, 'bad')))
+on('logout', () => { location.hash = '#/agreement'; logout().catch((e) => toast(e.message, 'bad')) })
 
 const themes = ['system', 'light', 'dark']
 

@@ -23,6 +23,16 @@ export function chart({ key, label, lines, format }) {
   return own(c.box)
 }
 
+const day = new Intl.DateTimeFormat(undefined, { day: 'numeric', month: 'short' })
+const minute = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' })
+const second = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' })
+
+// clock names a time on an axis as exactly as the axis needs it.
+function clock(t, times) {
+  const step = times.length > 1 ? times[1] - times[0] : 3600
+  return (step >= 86400 ? day : step >= 60 ? minute : second).format(new Date(t * 1000))
+}
+
 // paint draws a chart that is on the page.
 function paint(c) {
   if (!c.box.isConnected) return
@@ -40,7 +50,7 @@ function paint(c) {
     legend: { show: lines.length <= 12 },
     series: [{ value: (u, t) => t == null ? '–' : new Date(t * 1000).toLocaleString() },
       ...lines.map((l, i) => ({ label: l.name, stroke: colours[i % colours.length], width: 1.75, dash: dashes[Math.floor(i / colours.length) % dashes.length], spanGaps: false, value: (u, v) => v == null ? '–' : format(v) }))],
-    axes: [axis, { ...axis, size: 72, values: (u, vs) => vs.map(format) }],
+    axes: [{ ...axis, values: (u, times) => times.map((t) => clock(t, times)) }, { ...axis, size: 72, values: (u, vs) => vs.map(format) }],
     scales: { y: { range: (u, min, max) => [Math.min(0, min ?? 0), (max ?? 0) > 0 ? max * 1.1 : 1] } },
   }, data, c.box)
   c.watch = new ResizeObserver(() => c.plot?.setSize(size()))

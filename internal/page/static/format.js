@@ -12,7 +12,7 @@ export function short(n) {
   for (const [limit, unit] of [[1e9, ' G'], [1e6, ' M'], [1e4, ' k']]) {
     if (n >= limit) return trim(n / (limit === 1e4 ? 1e3 : limit)) + unit
   }
-  return n >= 100 || Number.isInteger(n) ? count(n) : trim(n)
+  return n >= 100 || Number.isInteger(n) ? count(n) : n < 1 ? String(Number(n.toPrecision(2))) : trim(n)
 }
 
 const trim = (n) => String(Number(n.toPrecision(3)))
@@ -37,6 +37,13 @@ export function seconds(s) {
   if (s < 3600) return `${Math.floor(s / 60)} min ${Math.round(s % 60)} s`
   if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.round((s % 3600) / 60)} min`
   return `${Math.floor(s / 86400)} d ${Math.round((s % 86400) / 3600)} h`
+}
+
+// lasting says for how long something has been so.
+export function lasting(t) {
+  const s = Math.max(0, (Date.now() - Date.parse(t)) / 1000)
+  const text = s < 60 ? `${Math.floor(s / 10) * 10 || 1} s` : s < 3600 ? `${Math.floor(s / 60)} min` : s < 2 * 86400 ? `${Math.floor(s / 3600)} h` : `${Math.floor(s / 86400)} days`
+  return h('time', { datetime: t, title: `since ${dayTimeS.format(new Date(t))} (${utc(t)})` }, `for ${text}`)
 }
 
 // ago says how long ago something was, roughly.

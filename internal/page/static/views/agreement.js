@@ -1,9 +1,10 @@
 // Do the replicas agree? What needs a person, and what is being done?
 
 import { h } from '../dom.js'
-import { ago, count, sorted } from '../format.js'
+import { ago, count, percent, sorted } from '../format.js'
 import { store } from '../store.js'
 import { empty, statuses, statusMark } from './parts.js'
+import { recent } from './events.js'
 import { progress } from './repairs.js'
 import { legend, map } from './shards.js'
 
@@ -32,6 +33,9 @@ export const agreement = {
       h('section', { 'data-key': 'map' },
         h('div', { class: 'row between' }, h('h2', {}, 'Shards'), h('a', { href: '#/shards' }, 'Filter and look closer')),
         Object.keys(s.shards).length ? [map(s.shards, 'all'), legend()] : empty('There is no shard yet. The first point that is written makes one.')),
+      nodes(s),
+      store.session.admin && Object.keys(s.events).length ? h('section', { 'data-key': 'events' },
+        h('div', { class: 'row between' }, h('h2', {}, 'Latest events'), h('a', { href: '#/events' }, 'All events')), recent(6)) : null,
     ]
   },
 }
@@ -56,7 +60,22 @@ function share(sum) {
     h('div', { class: 'stack', role: 'img', 'aria-label': parts.map(([s, n]) => `${n} ${statuses[s].name}`).join(', ') },
       parts.map(([status, n]) => h('span', { class: `s-${status}`, 'data-key': status, style: { 'flex-grow': n } }))),
     h('ul', { class: 'counts' }, parts.map(([status, n]) => h('li', { 'data-key': status },
-      h('a', { href: `#/shards/${status}` }, statusMark(status), h('b', {}, count(n)), ' ', statuses[status].name)))))
+      h('a', { href: `#/shards/${status}` }, statusMark(status), h('b', {}, count(n)), ' ', n === 1 ? statuses[status].name : statuses[status].many ?? statuses[status].name)))))
+}
+
+// nodes says of each data node whether it is up, and how much of its disk is free.
+function nodes(s) {
+  return h('section', { 'data-key': 'nodes' },
+    h('div', { class: 'row between' }, h('h2', {}, 'Data nodes'), h('a', { href: '#/nodes' }, 'Look closer')),
+    h('ul', { class: 'strip' }, sorted(s.nodes).map(([id, n]) => {
+      const free = Math.min(1, ...(n.disks ?? []).map((d) => d.free / d.size))
+      const low = (n.disks ?? []).some((d) => d.low)
+      const hints = (n.hints ?? []).some((x) => x.bytes > 0)
+      return h('li', { class: n.up && !low ? '' : 'bad-edge', 'data-key': id },
+        h('span', { class: n.up ? 'good-text' : 'bad' }, n.up ? '✓' : '✕', h('span', { class: 'hidden' }, n.up ? ' up' : ' away')),
+        h('b', {}, n.address),
+        h('span', { class: 'muted small' }, [n.zone, n.up ? null : 'does not answer', n.disks?.length ? `${percent(free)} free` : null, hints ? 'keeps writes for others' : null].filter(Boolean).join(' · ')))
+    })))
 }
 
 function attention(s) {

@@ -2,7 +2,7 @@
 
 import { chart } from '../chart.js'
 import { h, on, toast } from '../dom.js'
-import { ago, bytes, count, percent, seconds, short, sorted } from '../format.js'
+import { ago, bytes, count, lasting, percent, seconds, short, sorted } from '../format.js'
 import { get, nodeName, store } from '../store.js'
 import { bar } from './parts.js'
 
@@ -37,7 +37,7 @@ export const nodes = {
 
 const head = (n) => h('div', { class: 'row between' },
   h('h2', { class: 'h3' }, n.address),
-  h('span', { class: `pill ${n.up ? 'good' : 'bad'}` }, n.up ? '✓ up' : '✕ away', ' ', n.since ? [h('span', { class: 'muted' }, 'since '), ago(n.since)] : null))
+  h('span', { class: `pill ${n.up ? 'good' : 'bad'}` }, n.up ? '✓ up' : '✕ away', ' ', n.since ? lasting(n.since) : null))
 
 function card(id, n) {
   const l = n.load
@@ -46,8 +46,8 @@ function card(id, n) {
       `clients at ${n.http}`].filter(Boolean).join(' · ')),
     n.error ? h('p', { class: 'bad small' }, n.error) : null,
     l ? h('dl', { class: 'numbers' },
-      number('Points/s', short(l.points)), number('Writes/s', short(l.writes)), number('p99', l.write_p99 ? seconds(l.write_p99) : '–'),
-      number('Queries/s', short(l.queries)), number('p99', l.query_p99 ? seconds(l.query_p99) : '–')) : null,
+      number('Points/s', short(l.points)), number('Writes/s', short(l.writes)), number('p99 of writes', l.write_p99 ? seconds(l.write_p99) : '–'),
+      number('Queries/s', short(l.queries)), number('p99 of queries', l.query_p99 ? seconds(l.query_p99) : '–')) : null,
     (n.disks ?? []).map((d) => disk(d)),
     n.up ? h('p', { class: 'small muted' }, `${count(n.shards)} copies, ${bytes(n.bytes)}`) : null,
     (n.hints ?? []).filter((x) => x.bytes > 0 || x.dropped).map((x) => hints(x)))

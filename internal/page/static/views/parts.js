@@ -8,7 +8,7 @@ export const statuses = {
   corrupt: { letter: '✕', name: 'damaged', means: 'a file of an owner cannot be read back as it was written' },
   conflict: { letter: '!', name: 'conflict', means: 'owners refuse points that others have: a field has different types' },
   missing: { letter: 'M', name: 'missing', means: 'an owner has no copy, or lost it' },
-  diff: { letter: '≠', name: 'differs', means: 'the contents of the copies differ' },
+  diff: { letter: '≠', name: 'differs', many: 'differ', means: 'the contents of the copies differ' },
   away: { letter: 'A', name: 'owner away', means: 'an owner does not answer; nothing else is known to be wrong' },
   unchecked: { letter: '?', name: 'not checked yet', means: 'the copies were not compared yet' },
   single: { letter: '1', name: 'one copy', means: 'there is one copy: nothing to compare' },

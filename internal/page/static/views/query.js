@@ -44,23 +44,34 @@ export const query = {
 function result() {
   if (!answer) return null
   if (answer.error) return h('p', { class: 'error card', role: 'alert' }, answer.error)
-  return h('div', { id: 'answer' }, answer.results.map((r, i) => [
+  return h('div', { id: 'answer', class: 'answer' }, answer.results.map((r, i) => [
     r.error ? h('p', { class: 'error card', role: 'alert' }, r.error) : null,
     (r.messages ?? []).map((m) => h('p', { class: 'warn card' }, m.text)),
     draw(r, i),
-    (r.series ?? []).slice(0, 50).map((s) => series(s)),
-    (r.series ?? []).length > 50 ? h('p', { class: 'muted' }, `and ${count(r.series.length - 50)} more series`) : null,
+    together(r.series ?? []).map((s) => series(s)),
     !r.error && !r.series ? empty('The answer is empty.') : null,
   ]))
 }
 
+// together makes one table of series with the same columns: their tags are columns, too.
+function together(all) {
+  const tables = new Map()
+  for (const s of all) {
+    const tags = Object.keys(s.tags ?? {})
+    const key = JSON.stringify([s.name, tags, s.columns])
+    if (!tables.has(key)) tables.set(key, { name: s.name, columns: [...tags, ...s.columns], values: [] })
+    const t = tables.get(key)
+    for (const v of s.values ?? []) t.values.push([...tags.map((k) => s.tags[k]), ...v])
+  }
+  return [...tables.values()]
+}
+
 function series(s) {
-  const tags = Object.entries(s.tags ?? {}).map(([k, v]) => `${k}=${v}`).join(', ')
-  const rows = (s.values ?? []).slice(0, maxRows)
-  return h('section', {}, s.name || tags ? h('h3', {}, s.name, tags ? h('span', { class: 'muted' }, ` ${tags}`) : null) : null,
+  const rows = s.values.slice(0, maxRows)
+  return h('section', {}, s.name ? h('h3', {}, s.name) : null,
     table(s.columns.map((c, i) => isNumber(s, i) ? { num: c } : c), rows.map((row) => row.map((v, i) => isNumber(s, i) ? { num: cell(v, s.columns[i]) } : { wide: cell(v, s.columns[i]) })),
       { label: `Answer ${s.name ?? ''}` }),
-    s.values?.length > maxRows ? h('p', { class: 'muted' }, `The first ${count(maxRows)} of ${count(s.values.length)} rows`) : null)
+    s.values.length > maxRows ? h('p', { class: 'muted' }, `The first ${count(maxRows)} of ${count(s.values.length)} rows`) : null)
 }
 
 const isNumber = (s, i) => s.columns[i] !== 'time' && typeof (s.values ?? []).find((r) => r[i] !== null)?.[i] === 'number'

@@ -129,7 +129,7 @@ function result(s, d) {
       d.truncated ? ' There are more differences than fit into one comparison: the numbers are of a part.' : null),
     d.unreachable ? h('p', { class: 'warn' }, `Not compared: ${d.unreachable}`) : null,
     d.conflict ? h('p', { class: 'bad' }, `No repair brings this: ${d.conflict}. Choose the type with influxd-ctl entropy resolve.`) : null,
-    table(['Owner', { num: 'lacks' }, 'Owner', { num: 'lacks' }, { num: 'Different values' }],
+    table(['Owner', { num: 'Lacks points' }, 'Owner', { num: 'Lacks points' }, { num: 'Different values' }],
       d.pairs.map((p) => [p.a, { num: count(p.missing_on_a) }, p.b, { num: count(p.missing_on_b) }, { num: count(p.conflicts) }]),
       { label: 'Points that each owner lacks' }),
     shown.length ? [h('h3', {}, `Where they differ${d.differing_fields > shown.length ? `, the first ${shown.length}` : ''}`),
