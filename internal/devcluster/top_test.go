@@ -34,14 +34,14 @@ func TestTopShowsNodesAndShards(t *testing.T) {
 			t.Fatalf("top never says %s:\n%s", what, last)
 		}
 	}
-	await("that all agree", `^The replicas of the one shard agree\n100\.0 % agree, all compared`, `1 of 1 meta nodes answer`,
+	await("that all agree", `^.* agree\n100\.0 % agree, all compared`, `1 of 1 meta nodes answer`,
 		regexp.QuoteMeta(c.Data[0].TCPAddr())+` +up .* % .*B`)
 	away := c.Data[2].TCPAddr()
 	if err := c.StopData(2); err != nil {
 		t.Fatal(err)
 	}
-	await("that a node is away", `^0 of 1 shard agree; 1 has an owner away\n`, `(?m)^! Data node `+regexp.QuoteMeta(away),
-		regexp.QuoteMeta(away)+` +away +\d+s`)
+	await("that a node is away", `^.* away\n0\.0 % agree`, `(?m)^! Data node `+regexp.QuoteMeta(away),
+		regexp.QuoteMeta(away)+` +away +\d+`)
 	if strings.Contains(last, "\x1b") {
 		t.Errorf("it draws where there is no terminal: %q", last)
 	}
