@@ -3,7 +3,7 @@ GO      ?= go
 TOOL     = $(GO) tool -modfile=tools/go.mod
 export CGO_ENABLED = 0
 
-.PHONY: help build test e2e upgrade campaign campaign-entropy campaign-reads campaign-http trial compare race lint bench bench-entropy bench-peer fuzz nightly proto
+.PHONY: help build test e2e browser upgrade campaign campaign-entropy campaign-reads campaign-http trial compare race lint bench bench-entropy bench-peer fuzz nightly proto
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,6 +16,9 @@ test: ## run the tests
 
 e2e: ## run the stories of a killed replica and of an operator's day on separate processes
 	$(GO) test -tags e2e -count=1 ./test/e2e/
+
+browser: ## drive the page of the cluster in headless Chromium; SHOTS=DIR keeps pictures of it
+	$(GO) test -tags browser -count=1 -timeout 30m ./test/browser/ $(if $(SHOTS),-shots $(abspath $(SHOTS)))
 
 upgrade: ## upgrade clusters of processes from the previous version, which is built out of the history; FROM is another commit
 	$(GO) test -tags upgrade -count=1 -timeout 30m -v ./test/upgrade $(if $(FROM),-from $(FROM))

@@ -37,8 +37,7 @@ func (x *exchanges) exchange(ctx context.Context, p *peer) (again bool) {
 		x.stats.failed.Add(1)
 	}
 	x.mu.Lock()
-	lost, back := p.reached && err != nil && ctx.Err() == nil, p.lost && err == nil
-	p.lost = lost || p.lost && err != nil
+	lost, back := p.count(err, ctx.Err() != nil)
 	heard, gone := p.end(number, began, reply, err)
 	if err == nil {
 		if !m.Starting {
@@ -52,7 +51,8 @@ func (x *exchanges) exchange(ctx context.Context, p *peer) (again bool) {
 	x.mu.Unlock()
 	switch {
 	case lost:
-		x.log.Warn("A data node does not answer", zap.String("node", p.node.TCPAddr), zap.Error(err))
+		x.log.Warn("A data node does not answer", zap.String("node", p.node.TCPAddr),
+			zap.String("error", rpc.Message(err)))
 	case back:
 		x.log.Info("A data node answers again", zap.String("node", p.node.TCPAddr))
 	}

@@ -22,7 +22,7 @@ type peer struct {
 	at      time.Time // when the last one that ended began
 	reached bool      // it was answered
 	refused bool      // nothing listens there, or it serves nothing: the node is down, and takes no writes
-	lost    bool      // the log says that it does not answer
+	failed  int       // exchanges in a row, after one that was answered
 	since   time.Time // when it was first not answered, after it was
 	heard   time.Time // when it last told this node its table
 	told    uint64    // sequence of this node's table that it has
@@ -36,6 +36,24 @@ func (p *peer) away() bool { return p.ended > 0 && !p.reached }
 // silent reports whether the node is away for long. mu must be held.
 func (p *peer) silent() bool {
 	return p.away() && time.Since(p.since) >= awayFor && time.Since(p.heard) >= awayFor
+}
+
+// lostAfter is how many exchanges in a row fail until the log says that a node does not answer. One that is late once is
+// not worth it.
+const lostAfter = 3
+
+// count counts exchanges that fail in a row, and returns whether the log should say that the node does not answer, or
+// answers again. One that failed because this node closes does not count. mu must be held.
+func (p *peer) count(err error, closing bool) (lost, back bool) {
+	switch {
+	case err == nil:
+		back = p.failed >= lostAfter
+		p.failed = 0
+	case !closing && (p.reached || p.failed > 0):
+		p.failed++
+		lost = p.failed == lostAfter
+	}
+	return lost, back
 }
 
 // end notes how an exchange ended. It returns whether the node answers after a silence, and whether it went down. mu

@@ -54,7 +54,7 @@ func (n *Node) newOverview(shards *shardcopy.Server) *overview {
 		version: n.version, started: n.started, process: n.place.process,
 		dirs:  []string{n.cfg.Data.Dir, n.cfg.Data.WALDir, n.cfg.Meta.Dir, n.cfg.HintedHandoff.Dir},
 		store: n.Store, load: n.load, events: &n.events, hints: n.handoff, shards: shards,
-		tasks: n.executor.TaskManager, entropy: n.Entropy,
+		tasks: n.queries.executor.TaskManager, entropy: n.Entropy,
 	}
 }
 

@@ -105,7 +105,7 @@ func TestStreamCarriesOnlyChanges(t *testing.T) {
 	if state.Summary.Sentence != "All 4 shards agree" || state.Summary.Level != "good" || len(state.Nodes) != 3 {
 		t.Errorf("%+v", state.Summary)
 	}
-	c.nodes[0].change(func(r *rpc.ReportResponse) { r.Written = []uint64{2} })
+	c.Nodes[0].Change(func(r *rpc.ReportResponse) { r.Written = []uint64{2} })
 	h.soon()
 	event, patch := next(t, s)
 	var changed encoded
@@ -131,8 +131,8 @@ func TestAHundredPagesCostTheNodesAsMuchAsOne(t *testing.T) {
 		next(t, s)
 		streams = append(streams, s)
 	}
-	before := c.nodes[1].asked.Load()
-	c.nodes[0].change(func(r *rpc.ReportResponse) { r.ShardBytes = 1 << 20 })
+	before := c.Nodes[1].Asked.Load()
+	c.Nodes[0].Change(func(r *rpc.ReportResponse) { r.ShardBytes = 1 << 20 })
 	h.soon()
 	var first []byte
 	for i, s := range streams {
@@ -143,7 +143,7 @@ func TestAHundredPagesCostTheNodesAsMuchAsOne(t *testing.T) {
 			t.Fatalf("page %d gets %s, and the first one %s", i, patch, first)
 		}
 	}
-	if n := c.nodes[1].asked.Load() - before; n > 3 {
+	if n := c.Nodes[1].Asked.Load() - before; n > 3 {
 		t.Errorf("one change of what a hundred pages show asks a node %d times", n)
 	}
 }
@@ -158,9 +158,9 @@ func TestNobodyIsAskedWhileNoPageIsOpen(t *testing.T) {
 	}
 	h.leave(s)
 	h.loops.Wait() // the loop has ended with the last page
-	asked := c.nodes[0].asked.Load()
+	asked := c.Nodes[0].Asked.Load()
 	h.soon()
-	if h.stop != nil || c.nodes[0].asked.Load() != asked {
+	if h.stop != nil || c.Nodes[0].Asked.Load() != asked {
 		t.Error("snapshots go on without a page")
 	}
 	again, err := h.open(t.Context(), everything())
@@ -194,7 +194,7 @@ func TestAStreamEndsWithTheUsersRights(t *testing.T) {
 	if event != "state" || bytes.Contains(whole, []byte("secret")) {
 		t.Errorf("a reader of another database gets %s %s", event, whole)
 	}
-	c.setUsers(func(all []emeta.UserInfo) []emeta.UserInfo { return all[1:] })
+	c.SetUsers(func(all []emeta.UserInfo) []emeta.UserInfo { return all[1:] })
 	p.hub.soon()
 	if event, _ := next(t, s); event != "login" {
 		t.Errorf("a user who was dropped gets %s", event)
@@ -207,9 +207,9 @@ func TestAStreamEndsWithTheUsersRights(t *testing.T) {
 func TestSentencesSayHowFarTheReplicasAgree(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 6)
-	c.nodes[0].control.Know.Shards = []entropy.ShardStatus{{ID: 1, Status: entropy.Diff}, {ID: 2, Status: entropy.Missing}}
-	c.nodes[0].control.Know.Processing, c.nodes[0].control.Know.Queued = []uint64{2}, []uint64{2}
-	c.nodes[0].change(func(r *rpc.ReportResponse) { r.Unchecked = []uint64{3, 4} })
+	c.Nodes[0].Control.Know.Shards = []entropy.ShardStatus{{ID: 1, Status: entropy.Diff}, {ID: 2, Status: entropy.Missing}}
+	c.Nodes[0].Control.Know.Processing, c.Nodes[0].Control.Know.Queued = []uint64{2}, []uint64{2}
+	c.Nodes[0].Change(func(r *rpc.ReportResponse) { r.Unchecked = []uint64{3, 4} })
 	h := newHub(c.deps)
 	defer h.close()
 	snap, err := h.now(t.Context(), 0)
@@ -224,7 +224,7 @@ func TestSentencesSayHowFarTheReplicasAgree(t *testing.T) {
 		t.Errorf("%+v %+v", s.Summary, s.Shards["2"])
 	}
 	// What a reader of one database sees counts its own shards: 1, 3 and 5.
-	s = build(snap, c.deps, c.user("paul"))
+	s = build(snap, c.deps, c.User("paul"))
 	if want := "1 of 3 shards agree; 1 differs; 1 is not checked yet"; s.Summary.Sentence != want {
 		t.Errorf("%q, not %q", s.Summary.Sentence, want)
 	}
@@ -254,8 +254,8 @@ func TestAnIdleClusterCostsLittle(t *testing.T) {
 	sent, began := 0, cpuTime(t)
 	for i := range collects { // as many as in two minutes
 		if i%15 == 0 { // the load is told anew every half a minute
-			for _, n := range c.nodes {
-				n.change(func(r *rpc.ReportResponse) {
+			for _, n := range c.Nodes {
+				n.Change(func(r *rpc.ReportResponse) {
 					r.Load = []*rpc.Load{{Start: time.Now().Add(time.Duration(i) * every).UnixNano(), Seconds: 30}}
 				})
 			}

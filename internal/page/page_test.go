@@ -19,7 +19,7 @@ import (
 )
 
 // secured is the page of a cluster whose clients must log in.
-func secured(t *testing.T, change func(*Deps)) (*fakeCluster, *Page) {
+func secured(t *testing.T, change func(*Deps)) (*testCluster, *Page) {
 	t.Helper()
 	c := newCluster(t, 4)
 	c.deps.Auth = true
@@ -112,8 +112,8 @@ func TestEveryRouteRefusesWhoMayNotUseIt(t *testing.T) {
 			}
 		}
 	}
-	for i, n := range c.nodes {
-		if n.control.Paused {
+	for i, n := range c.Nodes {
+		if n.Control.Paused {
 			t.Errorf("node %d is paused", i+1)
 		}
 	}
@@ -151,11 +151,11 @@ func TestPagesOfOtherSitesCanDoNothing(t *testing.T) {
 			}
 		}
 	}
-	if c.nodes[0].control.Paused {
+	if c.Nodes[0].Control.Paused {
 		t.Error("repairs are paused")
 	}
 	own := func(r *http.Request) { root(r); r.Header.Set("Sec-Fetch-Site", "same-origin") }
-	if w := request(p, http.MethodPost, "/shard-repair/pause", "{}", own); w.Code != http.StatusNoContent || !c.nodes[0].control.Paused {
+	if w := request(p, http.MethodPost, "/shard-repair/pause", "{}", own); w.Code != http.StatusNoContent || !c.Nodes[0].Control.Paused {
 		t.Errorf("from its own page: %d %s", w.Code, w.Body)
 	}
 }
@@ -198,7 +198,7 @@ func TestALoginEnds(t *testing.T) {
 	}
 
 	user = loggedIn(t, p, "paul")
-	c.setUsers(func(all []emeta.UserInfo) []emeta.UserInfo {
+	c.SetUsers(func(all []emeta.UserInfo) []emeta.UserInfo {
 		all[0].Hash = all[0].Hash[:len(all[0].Hash)-1] + "x"
 		return all
 	})
@@ -230,7 +230,7 @@ func TestLoginsAreBounded(t *testing.T) {
 func TestWithoutAnAdministratorNobodyLogsIn(t *testing.T) {
 	t.Parallel()
 	c, p := secured(t, nil)
-	c.setUsers(func(all []emeta.UserInfo) []emeta.UserInfo { return all[:1] })
+	c.SetUsers(func(all []emeta.UserInfo) []emeta.UserInfo { return all[:1] })
 	w := request(p, http.MethodPost, "/login", `{"username":"paul","password":"pw"}`, nil)
 	if w.Code != http.StatusUnauthorized || !strings.Contains(w.Body.String(), "CREATE USER") {
 		t.Errorf("%d %s", w.Code, w.Body)
@@ -247,7 +247,7 @@ func TestWithoutAuthenticationEverybodyMayDoEverything(t *testing.T) {
 	if err := json.Unmarshal(w.Body.Bytes(), &s); err != nil || s.Auth || !s.Admin || !s.Ready {
 		t.Errorf("%s %v", w.Body, err)
 	}
-	c.nodes[0].control.Records = []entropy.RepairRecord{{ShardID: 2, State: entropy.Running}}
+	c.Nodes[0].Control.Records = []entropy.RepairRecord{{ShardID: 2, State: entropy.Running}}
 	w = request(p, http.MethodGet, "/state", "", nil)
 	var state State
 	if err := json.Unmarshal(w.Body.Bytes(), &state); err != nil {
@@ -256,7 +256,7 @@ func TestWithoutAuthenticationEverybodyMayDoEverything(t *testing.T) {
 	if len(state.Shards) != 4 || len(state.Repairs) != 1 || state.Meta["9"].State != "leader" || state.Policies["open.autogen"].Shards != 2 {
 		t.Errorf("%s", w.Body)
 	}
-	if w := request(p, http.MethodPost, "/kill-query", `{"node":"2","id":"77"}`, nil); w.Code != http.StatusNoContent || c.nodes[1].killed[0] != 77 {
+	if w := request(p, http.MethodPost, "/kill-query", `{"node":"2","id":"77"}`, nil); w.Code != http.StatusNoContent || c.Nodes[1].Killed()[0] != 77 {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	for _, bad := range []string{`{}`, `{"node":"5","id":"1"}`, `{"node":"2","id":"x"}`, `{"other":1}`, `[`} {

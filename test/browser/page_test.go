@@ -5,18 +5,25 @@ package browser
 import (
 	"context"
 	"fmt"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 	"github.com/influxdata/influxql"
+	"go.uber.org/zap"
 
 	"concord/internal/datanode"
 	"concord/internal/devcluster"
+	"concord/internal/entropy"
 	"concord/internal/meta/metaconfig"
+	cluster "concord/internal/page"
+	"concord/internal/page/pagetest"
+	"concord/internal/rpc"
 )
 
 const (
@@ -371,23 +378,44 @@ func TestKeyboardReachesAShard(t *testing.T) {
 	tb.waitText("h1", "Shard "+second)
 }
 
-func TestAThousandShardsAreShownAtOnce(t *testing.T) {
-	c := start(t, func(o *devcluster.Options) { o.DataNodes = 2 })
-	ctx := t.Context()
-	if _, err := c.Client(0).Query(ctx, "", `CREATE DATABASE "hours" WITH DURATION INF REPLICATION 2 SHARD DURATION 1h NAME "autogen"`); err != nil {
-		t.Fatal(err)
+func TestAThousandShardsAndFiftyNodesStaySmooth(t *testing.T) {
+	if browserPath() == "" {
+		t.Skip("there is no Chromium: apt-get install chromium")
 	}
-	var lines []byte
-	for hour := range 1000 {
-		lines = fmt.Appendf(lines, "m v=%di %d\n", hour, time.Duration(400000+hour)*time.Hour)
+	c := pagetest.New(t, 50, 1000)
+	c.Nodes[0].Control.Know.Shards = []entropy.ShardStatus{
+		{ID: 1, Status: entropy.Diff}, {ID: 2, Status: entropy.Missing},
+		{ID: 3, Status: entropy.Conflict, Message: "cpu.usage is float on one owner and string on another"},
+		{ID: 4, Status: entropy.Corrupt, Message: "data1: 000001-01.tsm has a bad block"},
 	}
-	if err := c.Client(0).Write(ctx, "hours", "all", lines); err != nil {
-		t.Fatal(err)
-	}
-	tb := open(t, page(c.Data[0].HTTPAddr()), wide, high)
+	c.Nodes[0].Control.Know.Queued, c.Nodes[0].Control.Know.Processing = []uint64{1, 2}, []uint64{2}
+	c.Nodes[1].Change(func(r *rpc.ReportResponse) {
+		r.Unchecked, r.Written = []uint64{30, 31, 32}, []uint64{999, 1000}
+		r.Disks = []*rpc.Disk{{Path: "/data", Free: 2 << 30, Total: 100 << 30}}
+		r.Hints = []*rpc.HintQueue{{
+			Node: 3, Bytes: 120 << 20, Oldest: time.Now().Add(-2 * time.Hour).UnixNano(), Shards: 4, Sent: 1 << 20,
+		}}
+		r.Queries = []*rpc.RunningQuery{{
+			Id: 7, Text: []byte("SELECT percentile(usage, 99) FROM cpu GROUP BY host"), Database: []byte("open"),
+			Started: time.Now().Add(-73 * time.Second).UnixNano(), Status: "running",
+		}}
+	})
+	p := cluster.New(cluster.Deps{
+		Address: "data1:8086", Kind: "data", Version: "1.0.0", State: c.State, Pool: c.Pool, View: c.View, AskRaft: c.AskRaft,
+		Log: zap.NewNop(),
+	})
+	s := httptest.NewServer(p)
+	t.Cleanup(s.Close)
+	t.Cleanup(func() { p.Close() })
+	tb := open(t, s.URL+"/cluster", wide, high)
 	tb.wait("all cells", "document.querySelectorAll('.cell[data-shard]').length === 1000")
 	tb.shot("thousand")
-	tb.view("shards")
+	tb.audit("thousand")
+	for _, v := range []string{"nodes", "queries", "balance", "shards"} {
+		tb.view(v)
+		tb.shot("thousand-" + v)
+		tb.audit("thousand " + v)
+	}
 	// While all of it is drawn anew again and again, the page goes on.
 	frames := eval[[]float64](tb, `new Promise((done) => {
 		const frames = []
@@ -451,6 +479,7 @@ func TestPicturesOfTheReadme(t *testing.T) {
 	tb.waitText("#sentence", "3 differ")
 	// What was written a while ago is not being written any more.
 	tb.wait("quiet shards", "document.querySelectorAll('.cell[data-shard].writing').length < 12")
+	tb.do(chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, 1, 1))
 	tb.shot("readme-agreement")
 	tb.click(".cell[data-shard].s-diff")
 	tb.click("#dry-run")

@@ -37,6 +37,9 @@ export function bar(part, text, kind = '') {
   }, h('span', { style: { width: `${100 * Math.min(1, Math.max(0, part))}%` } }))
 }
 
+// action is the head of a column of buttons.
+export const action = () => h('span', { class: 'hidden' }, 'Action')
+
 export const field = (name, ...value) => h('div', { class: 'field' }, h('dt', {}, name), h('dd', {}, value))
 
 // act runs an action of an operator, and says what became of it.

@@ -3,7 +3,7 @@
 import { confirm, h, on } from '../dom.js'
 import { ago, seconds, sorted } from '../format.js'
 import { nodeName, post, store } from '../store.js'
-import { act, empty, table } from './parts.js'
+import { act, action, empty, table } from './parts.js'
 
 export const queries = {
   render() {
@@ -11,11 +11,11 @@ export const queries = {
     return [
       h('h1', {}, 'Queries'),
       h('p', { class: 'muted' }, 'What clients ask of all data nodes now, the longest first.'),
-      all.length ? table([{ num: 'Runs for' }, 'Node', 'Database', 'Statement', ''], all.map(([, q]) => [
+      all.length ? table([{ num: 'Runs for' }, 'Node', 'Database', 'Statement', action()], all.map(([, q]) => [
         { num: h('span', { title: `since ${q.since}` }, seconds((Date.now() - Date.parse(q.since)) / 1000)) }, nodeName(q.node), q.database || '–',
         { wide: h('code', {}, q.text) },
         q.status === 'running'
-          ? h('button', { class: 'button small danger', 'data-act': 'kill', 'data-node': q.node, 'data-id': q.id, 'data-text': q.text, 'aria-label': `End query ${q.id}` }, 'End it')
+          ? h('button', { class: 'button small danger', 'data-act': 'kill', 'data-node': q.node, 'data-id': q.id, 'data-text': q.text, 'aria-label': `End it: query ${q.id}` }, 'End it')
           : q.status,
       ]), { label: 'Queries that run', key: (i) => all[i][0] }) : empty('No query runs at this moment.'),
     ]

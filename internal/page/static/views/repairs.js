@@ -3,7 +3,7 @@
 import { h, on } from '../dom.js'
 import { ago, bytes, count, percent, seconds, sorted } from '../format.js'
 import { repairCall, store } from '../store.js'
-import { act, bar, empty, table } from './parts.js'
+import { act, action, bar, empty, table } from './parts.js'
 
 export const repairs = {
   render() {
@@ -21,9 +21,9 @@ export const repairs = {
         h('div', { class: 'row between' }, h('b', {}, `Shard ${c.shard} of ${c.policy}`), `${bytes(c.bytes)} of ${bytes(c.total)}`),
         bar(c.total ? c.bytes / c.total : 0, `Copy of shard ${c.shard}`), h('small', { class: 'muted' }, `from ${c.from} to ${c.to}, since `, ago(c.since))))) : null,
       h('section', {}, h('h2', {}, `Waiting (${waiting.length})`),
-        waiting.length ? table(['Shard', 'Asked', 'Driven by', { num: 'Failed before' }, 'Last error', ''], waiting.map(([, r]) => [
+        waiting.length ? table(['Shard', 'Asked', 'Driven by', { num: 'Failed before' }, 'Last error', action()], waiting.map(([, r]) => [
           link(r), ago(r.added), r.node, { num: r.attempts ?? 0 }, { wide: r.error ?? '' },
-          h('button', { class: 'button small', 'data-act': 'cancel', 'data-shard': r.shard, 'aria-label': `Cancel the repair of shard ${r.shard}` }, 'Cancel'),
+          h('button', { class: 'button small', 'data-act': 'cancel', 'data-shard': r.shard, 'aria-label': `Cancel: the repair of shard ${r.shard}` }, 'Cancel'),
         ]), { label: 'Repairs that wait', key: (i) => waiting[i][0] }) : empty('Nothing waits.')),
       h('section', {}, h('h2', {}, `Ended (${ended.length})`),
         ended.length ? table(['Shard', 'Ended', 'Outcome', { num: 'Took' }, { num: 'Points' }, { num: 'Sent' }, { num: 'Received' }, { num: 'Decided' }], ended.map(([, r]) => [
@@ -44,7 +44,7 @@ export function progress(key, r) {
   const left = r.left ? `, ${seconds(r.left)} left` : ''
   return h('div', { class: 'card run', 'data-key': key },
     h('div', { class: 'row between' }, h('b', {}, link(r)),
-      h('button', { class: 'button small', 'data-act': 'cancel', 'data-shard': r.shard, 'aria-label': `Cancel the repair of shard ${r.shard}` }, 'Cancel')),
+      h('button', { class: 'button small', 'data-act': 'cancel', 'data-shard': r.shard, 'aria-label': `Cancel: the repair of shard ${r.shard}` }, 'Cancel')),
     bar(r.progress, `Repair of shard ${r.shard}`),
     h('div', { class: 'row between muted small' },
       h('span', {}, `${percent(r.progress)}${left}`),

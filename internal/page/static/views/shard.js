@@ -76,7 +76,7 @@ function owners(s) {
   const by = Object.fromEntries((detail?.owners ?? []).map((o) => [o.node, o]))
   const most = Math.max(1, ...Object.values(by).map((o) => o.size))
   return h('section', {}, h('h2', {}, 'Owners'),
-    table(['Node', 'Copy', { num: 'Size' }, '', 'Last write'], s.owners.map((n, i) => {
+    table(['Node', 'Copy', { num: 'Size' }, h('span', { class: 'hidden' }, 'Size as a bar'), 'Last write'], s.owners.map((n, i) => {
       const o = by[n]
       const node = store.state.nodes[n]
       return [

@@ -45,7 +45,10 @@ on('filter', (e) => {
   redraw()
 })
 
-// cells keeps the cells of each map: a thousand of them are not made anew with each change.
+// many shards have smaller cells, so that all of them are seen at once.
+const many = 300
+
+// kept has the cells of each map: a thousand of them are not made anew with each change.
 const kept = new Map()
 
 // map draws the shards of each policy, the oldest first. Shards of one group are above each other.
@@ -70,7 +73,7 @@ export function map(shown, name) {
         h('small', { class: 'muted' }, rangeText(starts[0], last.end))),
       cells(`${name}/${key}`, key, shown, starts, p.groups))
   })
-  return h('div', { class: 'map', 'data-map': name }, rows)
+  return h('div', { class: `map${Object.keys(shown).length > many ? ' dense' : ''}`, 'data-map': name }, rows)
 }
 
 // cells returns the cells of a policy: those of the last time where the shards are the same.
