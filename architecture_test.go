@@ -24,7 +24,7 @@ func TestArchitectureNamesEachPackage(t *testing.T) {
 		}
 	}
 	there := make(map[string]bool)
-	for _, root := range []string{"cmd", "internal", "test"} {
+	for _, root := range []string{"cmd", "deploy", "internal", "test"} {
 		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			if d != nil && d.IsDir() && d.Name() == "testdata" {
 				return filepath.SkipDir

@@ -1,10 +1,15 @@
 package budget
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // Request is the request of a client that statements belong to.
 type Request struct {
 	*Share
+	ID    string        // that its client and the log know
+	Query atomic.Uint64 // the ID of its query, as SHOW QUERIES has it; 0 before that runs
 	// Streamed is whether the client gets each part of the answer as soon as it is there. Else the whole answer is held
 	// until the last statement has ended.
 	Streamed bool
@@ -41,4 +46,16 @@ func (r *Requests) Get(id uint64) *Request {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.open[id]
+}
+
+// OfQuery returns the request of a query, nil when there is none.
+func (r *Requests) OfQuery(id uint64) *Request {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, q := range r.open {
+		if q.Query.Load() == id {
+			return q
+		}
+	}
+	return nil
 }

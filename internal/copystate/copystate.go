@@ -158,10 +158,25 @@ func (s *Service) tick() {
 	s.saveDue()
 }
 
-// Statistics are those of the measurement copies.
+// Away are the other data nodes that do not answer this one, by TCP address, with how long that is so. Nodes that
+// answer are in it with 0.
+func (s *Service) Away() map[string]time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[string]time.Duration, len(s.peers))
+	for _, p := range s.peers {
+		out[p.node.TCPAddr] = 0
+		if p.away() {
+			out[p.node.TCPAddr] = max(time.Since(p.since), 1)
+		}
+	}
+	return out
+}
+
+// Statistics are those of the measurement copies, and node for each other data node.
 func (s *Service) Statistics(tags map[string]string) []models.Statistic {
 	lacking, notWhole, owed := s.count()
-	return []models.Statistic{{
+	out := []models.Statistic{{
 		Name: "copies", Tags: models.StatisticTags{}.Merge(tags),
 		Values: map[string]any{
 			"lacking": int64(lacking), "notWhole": int64(notWhole), "owed": int64(owed),
@@ -169,4 +184,15 @@ func (s *Service) Statistics(tags map[string]string) []models.Statistic {
 			"announcements": s.stats.announced.Load(),
 		},
 	}}
+	for addr, away := range s.Away() {
+		isAway := int64(0)
+		if away > 0 {
+			isAway = 1
+		}
+		out = append(out, models.Statistic{
+			Name: "node", Tags: models.StatisticTags{"node": addr}.Merge(tags),
+			Values: map[string]any{"away": isAway, "awaySec": int64(away.Seconds())},
+		})
+	}
+	return out
 }

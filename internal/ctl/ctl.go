@@ -15,7 +15,7 @@ func Setup(root *cobra.Command) {
 	c := &client{overTLS: &tlsTransport{}}
 	c.flags(root)
 	root.AddCommand(
-		c.show(), c.showShards(), c.entropy(),
+		c.show(), c.showShards(), c.entropy(), c.top(),
 		c.addData(), c.removeData(), c.updateData(),
 		c.addMeta(), c.removeMeta(), c.join(), c.leave(),
 		c.truncateShards(), c.copyShard(), c.copyShardStatus(), c.killCopyShard(), c.removeShard(),

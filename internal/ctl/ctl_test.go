@@ -45,7 +45,7 @@ var answers = map[string]string{
 	"POST /shard-repair/check":  ``,
 	"POST /shard-repair/pause":  ``,
 	"POST /shard-repair/resume": ``,
-	"GET /shard-repair/repairs": `{"repairs":[{"id":"21179","database":"statsdb","retention_policy":"1hour","state":"done","node":"data1:8088","owners":["data1:8088","data2:8088"],"added":"1507507200000000000","started":"1507507200000000000","ended":"1507507201500000000","progress":1,"points":4200,"conflicts":1,"decided":[{"series":"m,host=a","field":"u","time":"1507507200000000000","value":"1","reason":"most owners have it","held":[{"node":"data1:8088","value":"1"},{"node":"data2:8088","value":"2"}]}],"refused":3,"refusals":[{"node":"data2:8088","series":"m,host=a","field":"v","reason":"the field is integer there, and not float"}],"bytes_received":123456,"bytes_sent":999}],"paused_nodes":["data3:8088"]}`,
+	"GET /shard-repair/repairs": `{"repairs":[{"id":"21179","repair_id":"21179-fb3k3v8ow0","database":"statsdb","retention_policy":"1hour","state":"done","node":"data1:8088","owners":["data1:8088","data2:8088"],"added":"1507507200000000000","started":"1507507200000000000","ended":"1507507201500000000","progress":1,"points":4200,"conflicts":1,"decided":[{"series":"m,host=a","field":"u","time":"1507507200000000000","value":"1","reason":"most owners have it","held":[{"node":"data1:8088","value":"1"},{"node":"data2:8088","value":"2"}]}],"refused":3,"refusals":[{"node":"data2:8088","series":"m,host=a","field":"v","reason":"the field is integer there, and not float"}],"bytes_received":123456,"bytes_sent":999}],"paused_nodes":["data3:8088"]}`,
 }
 
 // run executes influxd-ctl against a meta node and returns what it prints and its error.
@@ -181,8 +181,8 @@ Field "v" of "m" is float in shard 21179; its repair is queued: see entropy show
 	{"entropy resume", "Repairs go on\n"},
 	{"entropy repairs", `Repairs
 ==========
-Shard  Database  Retention Policy  State  Node        Started                        Took  Progress  Points  Conflicts  Received  Sent   Error
-21179  statsdb   1hour             done   data1:8088  2017-10-09 00:00:00 +0000 UTC  1.5s  100%      4200    1          123.5 kB  999 B  
+Shard  Repair ID         Database  Retention Policy  State  Node        Started                        Took  Progress  Points  Conflicts  Received  Sent   Error
+21179  21179-fb3k3v8ow0  statsdb   1hour             done   data1:8088  2017-10-09 00:00:00 +0000 UTC  1.5s  100%      4200    1          123.5 kB  999 B  
 
 Conflicts Decided
 ==========

@@ -58,6 +58,8 @@ func (c *client) entropyRepairs() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "repairs", Short: "Show running, waiting and ended repairs", Args: cobra.NoArgs,
+		Long: "Show running, waiting and ended repairs.\n\n" +
+			"Repair ID names a repair: its lines in the log of the node that drives it have it as repair_id.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			all, err := c.fetchRepairs(cmd.Context())
 			if err != nil {
@@ -67,9 +69,12 @@ func (c *client) entropyRepairs() *cobra.Command {
 			if asJSON {
 				return printJSON(w, all)
 			}
-			rows := [][]string{{"Shard", "Database", "Retention Policy", "State", "Node", "Started", "Took", "Progress", "Points", "Conflicts", "Received", "Sent", "Error"}}
+			rows := [][]string{{
+				"Shard", "Repair ID", "Database", "Retention Policy", "State", "Node", "Started", "Took", "Progress", "Points",
+				"Conflicts", "Received", "Sent", "Error",
+			}}
 			for _, r := range all.Repairs {
-				rows = append(rows, []string{r.ID, r.Database, r.RetentionPolicy, r.State, r.Node, expiry(r.Started), took(r), fmt.Sprintf("%.0f%%", 100*r.Progress),
+				rows = append(rows, []string{r.ID, r.RepairID, r.Database, r.RetentionPolicy, r.State, r.Node, expiry(r.Started), took(r), fmt.Sprintf("%.0f%%", 100*r.Progress),
 					strconv.Itoa(r.Points), strconv.Itoa(r.Conflicts), size(r.BytesReceived), size(r.BytesSent), r.Error})
 			}
 			table(w, "Repairs", rows)

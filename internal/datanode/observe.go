@@ -104,7 +104,8 @@ func (n *Node) diagnose() (*diagnostics.Diagnostics, error) {
 // labels. The engine's /metrics serves the default registry, of which a process
 // has one; the label nodeID tells its nodes apart.
 //
-// Metrics are untyped: the engine does not say which of its fields are counters.
+// The engine's metrics are untyped: it does not say which of its fields are counters. Those of the cluster have a type
+// and a text in descriptions.
 type collector struct {
 	register sync.Once
 
@@ -190,9 +191,9 @@ func collect(out chan<- prometheus.Metric, s *monitor.Statistic) {
 		default:
 			continue
 		}
-		desc := prometheus.NewDesc("influxdb_"+metricName(s.Name)+"_"+metricName(field),
-			field+" of the statistic "+s.Name+".", names, nil)
-		if m, err := prometheus.NewConstMetric(desc, prometheus.UntypedValue, f, values...); err == nil {
+		d := describe(s.Name, field)
+		desc := prometheus.NewDesc("influxdb_"+metricName(s.Name)+"_"+metricName(field), d.help, names, nil)
+		if m, err := prometheus.NewConstMetric(desc, d.kind, f, values...); err == nil {
 			out <- m
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"github.com/influxdata/influxdb/coordinator"
 	"github.com/influxdata/influxdb/monitor"
 	"github.com/influxdata/influxdb/query"
+	"go.uber.org/zap"
 
 	"concord/internal/budget"
 	"concord/internal/distquery"
@@ -32,7 +33,8 @@ func (n *Node) openQueries() (err error) {
 	n.queries.vector.On = n.cfg.Cluster.VectorAggregates
 	n.openExecutor(n.pool, n.mon)
 	n.onClose(n.queries.executor.Close)
-	n.reporters.add(n.queries.executor, n.Store, n.writer, n.sub, &n.served, n.copies, n.clocks, n.queries.budget)
+	n.reporters.add(n.queries.executor, n.Store, n.writer, n.sub, &n.served, n.copies, n.clocks, n.queries.budget,
+		n.disks())
 	if n.handoff != nil {
 		n.reporters.add(n.handoff)
 	}
@@ -77,6 +79,7 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	if n.cfg.Data.QueryLogEnabled {
 		n.queries.executor.WithLogger(n.log)
 	}
+	tm.Logger = distquery.QueryLog(n.log.With(zap.String("service", "query")), tm, &n.queries.requests)
 }
 
 // requests returns a function that tells how many writes and queries of clients this node has served. A call of

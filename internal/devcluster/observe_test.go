@@ -44,15 +44,21 @@ var statistics = map[string][]string{
 		"bytesRx", "bytesTx", "checks", "conflicts", "errors", "jobs", "jobsActive", "pointsRepaired", "queueDepth",
 		"repairsInConflict",
 	},
+	"agreement": {
+		"checkedSec", "conflict", "corrupt", "diff", "equal", "failedQueued", "missing", "oldestSec", "paused", "shards",
+		"unknown",
+	},
 	"cluster": {
 		"copyShardReq", "createIteratorReq", "expandSourcesReq", "fieldDimensionsReq", "iteratorCostReq", "openConnections",
 		"removeShardReq", "writeShardFail", "writeShardPointsReq", "writeShardReq",
 	},
-	"hh": {"writeShardReq", "writeShardReqPoints"},
+	"disk": {"freeBytes", "totalBytes"},
+	"hh":   {"writeShardReq", "writeShardReqPoints"},
 	"hh_processor": {
-		"bytesRead", "bytesWritten", "queueBytes", "queueDepth", "writeBlocked", "writeDropped", "writeNodeReq",
-		"writeNodeReqFail", "writeNodeReqPoints",
+		"bytesRead", "bytesWritten", "oldestDeleteSec", "oldestSec", "queueBytes", "queueDepth", "writeBlocked", "writeDropped",
+		"writeNodeReq", "writeNodeReqFail", "writeNodeReqPoints",
 	},
+	"node": {"away", "awaySec"},
 	"write": {
 		"pointReq", "pointReqHH", "pointReqLocal", "pointReqRemote", "req", "subWriteOk", "writeDrop", "writeError",
 		"writeOk", "writeTimeout",
@@ -126,6 +132,9 @@ func TestStatisticsHaveTheSameNamesEverywhere(t *testing.T) {
 			re := regexp.MustCompile(fmt.Sprintf(`(?m)^influxdb_%s_%s{.*nodeID="%s"`, name, field, c.Data[0].TCPAddr()))
 			if !re.MatchString(body) {
 				t.Errorf("/metrics has no influxdb_%s_%s of this node", name, field)
+			}
+			if strings.Contains(body, fmt.Sprintf("# TYPE influxdb_%s_%s untyped", name, field)) {
+				t.Errorf("/metrics does not say what influxdb_%s_%s is", name, field)
 			}
 		}
 	}

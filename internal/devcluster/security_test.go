@@ -335,7 +335,8 @@ func (s *secure) testShardStatus(t *testing.T) {
 
 func (s *secure) testMetaRoutes(t *testing.T) {
 	for path, want := range map[string]int{
-		"/status": 200, "/shard-repair/status": 200, "/show-cluster": 403, "/show-shards": 403, "/shard-copies": 403,
+		"/status": 200, "/metrics": 200, "/shard-repair/status": 200,
+		"/show-cluster": 403, "/show-shards": 403, "/shard-copies": 403,
 		"/copy-shard-status": 403, "/backup/meta": 403, "/shard-repair/diff": 403, "/shard-repair/repairs": 403, "/user": 403,
 	} {
 		for user, want := range map[string]int{"": 401, "paul": want, "root": 200} {

@@ -91,8 +91,11 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	share := e.Budget.Open()
 	defer share.Close()
 	answer := &answerCount{share: share}
-	if r := e.Requests.Get(ctx.NodeID); r != nil && !r.Streamed {
-		answer.share, answer.keep = r.Share, true
+	if r := e.Requests.Get(ctx.NodeID); r != nil {
+		r.Query.Store(ctx.QueryID)
+		if !r.Streamed {
+			answer.share, answer.keep = r.Share, true
+		}
 	}
 	for _, s := range []*budget.Share{share, answer.share} {
 		defer s.OnEnd(func(err error) {

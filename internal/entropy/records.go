@@ -1,6 +1,7 @@
 package entropy
 
 import (
+	"strconv"
 	"time"
 
 	"concord/internal/entropy/patch"
@@ -51,6 +52,16 @@ type RepairRecord struct {
 	Rate      float64 // bytes per second, both ways
 	ETA       time.Duration
 	Error     string
+}
+
+// ID names a repair in logs, in /shard-repair/repairs and in the header RepairIDHeader of package api: the shard, and
+// when the repair was queued. All attempts of a repair have the same, also after a restart. It is empty when it is not
+// known when the repair was queued.
+func (r RepairRecord) ID() string {
+	if r.Added.IsZero() {
+		return ""
+	}
+	return strconv.FormatUint(r.ShardID, 10) + "-" + strconv.FormatInt(r.Added.UnixMicro(), 36)
 }
 
 // Decision is a point that owners held with different values, as patch.Decision has it.

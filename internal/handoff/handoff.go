@@ -378,8 +378,16 @@ func (s *Service) Purge() {
 func (s *Service) Statistics(tags map[string]string) []models.Statistic {
 	var points, reqs int64
 	var out []models.Statistic
+	_, now := s.deps.Now()
 	for _, n := range s.all() {
 		st := &n.stats
+		oldest, oldestDelete := n.oldest()
+		age := func(at time.Time) int64 {
+			if at.IsZero() {
+				return 0
+			}
+			return int64(max(now.Sub(at), 0).Seconds())
+		}
 		reqs += st.req.Load()
 		points += st.reqPoints.Load()
 		t := models.StatisticTags{"node": strconv.FormatUint(n.id, 10), "path": n.dir}.Merge(tags)
@@ -389,6 +397,7 @@ func (s *Service) Statistics(tags map[string]string) []models.Statistic {
 			"writeBlocked": st.blocked.Load(), "writeDropped": st.dropped.Load(),
 			"writeNodeReq": st.req.Load(), "writeNodeReqFail": st.reqFail.Load(),
 			"writeNodeReqPoints": st.reqPoints.Load(),
+			"oldestSec":          age(oldest), "oldestDeleteSec": age(oldestDelete),
 		}
 		out = append(out,
 			models.Statistic{Name: "hh_processor", Tags: t, Values: values},

@@ -31,8 +31,6 @@ type nodeQueues struct {
 	closed bool              // no appends any more
 	bytes  atomic.Int64      // on disk, of all queues
 
-	first atomic.Pointer[oldestEntry] // as Report last found it; nil for never
-
 	stats struct {
 		written, read, dropped, blocked, req, reqFail, reqPoints atomic.Int64 // as in Statistics
 	}
@@ -135,6 +133,25 @@ func (n *nodeQueues) all() []shardQueue {
 		out = append(out, shardQueue{shard, q})
 	}
 	return out
+}
+
+// oldest is when the first of the entries was queued: of all queues, and of the deletes that concern a whole database.
+// It is zero when there is none, or it cannot be read.
+func (n *nodeQueues) oldest() (all, deletes time.Time) {
+	for _, sq := range n.all() {
+		ns := sq.q.oldest()
+		if ns == 0 {
+			continue
+		}
+		at := time.Unix(0, ns)
+		if all.IsZero() || at.Before(all) {
+			all = at
+		}
+		if sq.shard == WholeDatabase {
+			deletes = at
+		}
+	}
+	return all, deletes
 }
 
 // queued tells whether one of the shards has entries.

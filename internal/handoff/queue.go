@@ -18,6 +18,9 @@ type queue struct {
 	deletes oldDeletes // that wait among writes
 	owed    place      // behind the last entry that counts as acknowledged
 
+	aged   place // the head when age was asked last; guarded by mu, like agedAt
+	agedAt int64 // when the entry there was queued
+
 	draining sync.Mutex // held by who takes entries off the head, from peek to advance
 	tries    int        // to read a segment, all of them failed; guarded by draining
 
@@ -162,6 +165,41 @@ func (q *queue) peek(max int64) ([]Entry, error) {
 		at += n
 	}
 	return out, nil
+}
+
+// oldest is when the entry at the head was queued, in nanoseconds; 0 when there is none, or it cannot be read. It reads
+// from disk only when the head has moved since it was asked last.
+func (q *queue) oldest() int64 {
+	q.mu.Lock()
+	if q.files.delivered() {
+		q.mu.Unlock()
+		return 0
+	}
+	seg, head := q.files.list[0], q.files.first()
+	if q.aged == head {
+		defer q.mu.Unlock()
+		return q.agedAt
+	}
+	q.mu.Unlock()
+	at := timeOf(q.files.path(seg.id), head.at, seg.size)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.aged, q.agedAt = head, at
+	return at
+}
+
+// timeOf is when the entry at an offset of a segment was queued, 0 when it cannot be read.
+func timeOf(path string, at, size int64) int64 {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	e, _, err := readRecord(f, path, at, size)
+	if err != nil {
+		return 0
+	}
+	return e.Time
 }
 
 // advance takes delivered entries off the head, as peek returned them.

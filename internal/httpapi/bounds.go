@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/golang/snappy"
 	"github.com/influxdata/influxdb/services/httpd"
+	"github.com/influxdata/influxdb/uuid"
 
 	"concord/internal/budget"
 	"concord/internal/statement"
@@ -159,6 +161,7 @@ func (b *bounds) delete(w http.ResponseWriter, r *http.Request) {
 
 // query checks the statements, and opens the share of memory from which they and their answer take.
 func (b *bounds) query(w http.ResponseWriter, r *http.Request) {
+	named := requestID(w, r)
 	r.Body = http.MaxBytesReader(w, r.Body, b.limit(maxQueryBody))
 	err := r.ParseForm()
 	if err == nil {
@@ -181,7 +184,7 @@ func (b *bounds) query(w http.ResponseWriter, r *http.Request) {
 		b.next.ServeHTTP(w, r)
 		return
 	}
-	request := &budget.Request{Share: b.queries.Open(), Streamed: r.FormValue("chunked") == "true"}
+	request := &budget.Request{Share: b.queries.Open(), ID: named, Streamed: r.FormValue("chunked") == "true"}
 	defer request.Close()
 	if err := request.Grow(statement.Cost(text)); err != nil {
 		refuse(w, http.StatusBadRequest, err.Error())
@@ -192,6 +195,29 @@ func (b *bounds) query(w http.ResponseWriter, r *http.Request) {
 	// The engine takes nothing else from a request to its statements.
 	r.Form.Set("node_id", strconv.FormatUint(id, 10))
 	b.next.ServeHTTP(w, r)
+}
+
+// The names of the headers with the ID of a request. The engine takes the first of them that a client gives, or makes an
+// ID, and answers with both.
+var requestIDHeaders = []string{"X-Request-Id", "Request-Id"}
+
+// maxRequestID bounds the bytes of an ID that are logged: clients choose it.
+const maxRequestID = 128
+
+// requestID names a request as the engine does, and before it: what is refused here has an ID, too.
+func requestID(w http.ResponseWriter, r *http.Request) string {
+	id := ""
+	for _, name := range requestIDHeaders {
+		id = cmp.Or(id, r.Header.Get(name))
+	}
+	if id == "" {
+		id = uuid.TimeUUID().String()
+	}
+	for _, name := range requestIDHeaders {
+		r.Header.Set(name, id)
+		w.Header().Set(name, id)
+	}
+	return id[:min(len(id), maxRequestID)]
 }
 
 // statements are what the engine will parse: the parameter q, or a file of that name.

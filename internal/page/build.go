@@ -220,6 +220,7 @@ func (b *builder) addRepairs() {
 	b.state.Repairs = make(map[string]Repair, len(b.repairs.Repairs))
 	for _, r := range b.repairs.Repairs {
 		out := Repair{
+			ID:    r.RepairRecord.ID(),
 			Shard: id(r.ShardID), Database: r.Database, Policy: r.RetentionPolicy, Node: r.Node, State: string(r.State),
 			Owners: append([]string{}, r.RepairRecord.Owners...), Added: stampOf(r.Added), Started: stampOf(r.Started), Ended: stampOf(r.Ended),
 			Attempts: r.Attempts, Rounds: r.Rounds, Progress: rounded(r.Progress()), Points: r.Points,

@@ -45,9 +45,12 @@ type Deps struct {
 	Own     rpc.OverviewServer // of this data node; nil on meta nodes
 	AskRaft AskRaft
 
-	Auth  bool         // clients must log in
-	Query http.Handler // answers /query with basic authentication, for which Token is a password, too; nil on meta nodes
-	Log   *zap.Logger
+	Auth bool // clients must log in
+	// Trusted is nil for a token of the shared secret, whose bearer may do everything, as influxd-ctl -auth-type jwt. It
+	// is nil itself where no such token counts.
+	Trusted func(token string) error
+	Query   http.Handler // answers /query with basic authentication, for which Token is a password, too; nil on meta nodes
+	Log     *zap.Logger
 }
 
 // Page serves the page.
@@ -64,7 +67,7 @@ type Page struct {
 func New(d Deps) *Page {
 	p := &Page{deps: d, hub: newHub(d)}
 	p.sessions = &sessions{
-		on: d.Auth, passwords: password.NewChecker(), now: time.Now, logins: make(map[[32]byte]*login),
+		on: d.Auth, trusted: d.Trusted, passwords: password.NewChecker(), now: time.Now, logins: make(map[[32]byte]*login),
 		users: func(name string) *emeta.UserInfo { return d.State().User(name) },
 		anyAdmin: func() bool {
 			return slices.ContainsFunc(d.State().Data.Users, func(u emeta.UserInfo) bool { return u.Admin })

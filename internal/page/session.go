@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -74,6 +75,7 @@ type sessions struct {
 	users     func(name string) *emeta.UserInfo
 	anyAdmin  func() bool
 	passwords *password.Checker
+	trusted   func(token string) error // as Deps.Trusted
 	now       func() time.Time
 
 	mu     sync.Mutex
@@ -176,6 +178,12 @@ func (s *sessions) of(r *http.Request) (*login, error) {
 	}
 	if name, given, ok := r.BasicAuth(); ok {
 		return s.check(name, given)
+	}
+	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok && s.trusted != nil {
+		if err := s.trusted(token); err != nil {
+			return nil, statusError{http.StatusUnauthorized, err}
+		}
+		return &login{of: s}, nil
 	}
 	return nil, errNeedsLogin
 }

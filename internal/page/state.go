@@ -125,6 +125,7 @@ type Shard struct {
 
 // Repair is a repair, by node, shard and when it was asked for.
 type Repair struct {
+	ID        string     `json:"id"` // as in the log of the node that drives it
 	Shard     string     `json:"shard"`
 	Database  string     `json:"database"`
 	Policy    string     `json:"policy"`

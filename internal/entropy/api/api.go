@@ -5,6 +5,9 @@
 // cannot hold all of them in every language; times are nanoseconds since the epoch.
 package api
 
+// RepairIDHeader is the header with the ID of the repair in the answer of POST /shard-repair/repair.
+const RepairIDHeader = "Repair-Id"
+
 // Base is the path below which all routes are.
 const Base = "/shard-repair"
 
@@ -44,7 +47,8 @@ type Repairs struct {
 
 // Repair is one repair. A time of "0" is for not yet. Clients get it as one flat object of JSON, so it has many fields.
 type Repair struct {
-	ID              string    `json:"id"`
+	ID              string    `json:"id"`        // of the shard
+	RepairID        string    `json:"repair_id"` // of the repair, which the log has, too
 	Database        string    `json:"database"`
 	RetentionPolicy string    `json:"retention_policy"`
 	State           string    `json:"state"`

@@ -67,10 +67,7 @@ func (s signal) up() {
 
 // New returns a checker that Run starts.
 func New(deps Deps) *Checker {
-	memory := &memory{
-		results: make(map[uint64]entropy.ShardStatus), last: make(map[uint64]*lastCheck), compared: make(map[uint64]time.Time),
-	}
-	return &Checker{judge: &judge{Deps: deps, memory: memory, wake: make(signal, 1)}}
+	return &Checker{judge: &judge{Deps: deps, memory: newMemory(deps.Cluster.Now), wake: make(signal, 1)}}
 }
 
 // firstCheck is how long after its start a node checks at the latest, so that

@@ -2,6 +2,8 @@ package check
 
 import (
 	"cmp"
+	"iter"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -13,12 +15,39 @@ import (
 
 // memory is what the checks found of each shard, and what the next check of it needs to know.
 type memory struct {
+	now func() time.Time
+
 	mu      sync.Mutex
 	results map[uint64]entropy.ShardStatus
+	since   map[uint64]time.Time // of results: when the shard was first found to differ
 	last    map[uint64]*lastCheck
+	partial map[uint64]bool // at the last check an owner was away, or hinted handoff had writes for a copy
 
 	compared map[uint64]time.Time // when the contents of a shard were last found equal or not
-	full     time.Time            // when the last check of all shards ended
+	began    time.Time
+	full     time.Time // when the last check of all shards ended
+}
+
+func newMemory(now func() time.Time) *memory {
+	return &memory{
+		now: now, results: make(map[uint64]entropy.ShardStatus), since: make(map[uint64]time.Time),
+		last: make(map[uint64]*lastCheck), partial: make(map[uint64]bool), compared: make(map[uint64]time.Time),
+		began: now(),
+	}
+}
+
+// differs keeps what is wrong with a shard. mu must be held.
+func (m *memory) differs(shard uint64, st entropy.ShardStatus) {
+	m.results[shard] = st
+	if _, ok := m.since[shard]; !ok {
+		m.since[shard] = m.now()
+	}
+}
+
+// agrees forgets what was wrong with a shard. mu must be held.
+func (m *memory) agrees(shard uint64) {
+	delete(m.results, shard)
+	delete(m.since, shard)
 }
 
 // lastCheck is what the checker remembers of a shard.
@@ -55,12 +84,26 @@ func (m *memory) Status(shard uint64) entropy.Status {
 	return m.results[shard].Status
 }
 
-// Forget forgets what is known of a shard: it was repaired, or another node checks it.
+// Forget forgets what is known of a shard, because another node checks it for example.
 func (m *memory) Forget(shard uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.results, shard)
+	m.forget(shard)
+}
+
+// forget is Forget. mu must be held.
+func (m *memory) forget(shard uint64) {
+	m.agrees(shard)
 	delete(m.last, shard)
+	delete(m.partial, shard)
+	delete(m.compared, shard)
+}
+
+// reached notes at the beginning of a check whether all that a shard is to have could be compared.
+func (m *memory) reached(shard uint64, all bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.partial[shard] = !all
 }
 
 // Repaired forgets what was found of a shard: a repair has made the copies equal.
@@ -73,7 +116,7 @@ func (m *memory) Repaired(shard uint64) {
 func (m *memory) noteCompared(shard uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.compared[shard] = time.Now()
+	m.compared[shard] = m.now()
 }
 
 // Compared is when the contents of a shard were last found equal or not, here or by a repair; zero for never.
@@ -87,7 +130,7 @@ func (m *memory) Compared(shard uint64) time.Time {
 func (m *memory) noteFull() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.full = time.Now()
+	m.full = m.now()
 }
 
 // LastFull is when the last check of all shards ended; zero for never.
@@ -101,26 +144,20 @@ func (m *memory) LastFull() time.Time {
 func (m *memory) InConflict(shard uint64, message string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.results[shard] = entropy.ShardStatus{ID: shard, Status: entropy.Conflict, Message: message}
+	m.differs(shard, entropy.ShardStatus{ID: shard, Status: entropy.Conflict, Message: message})
 }
 
 // forgetGone forgets shards that are gone.
 func (m *memory) forgetGone(gone func(shard uint64) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for id := range m.results {
-		if gone(id) {
-			delete(m.results, id)
-		}
-	}
-	for id := range m.last {
-		if gone(id) {
-			delete(m.last, id)
-		}
-	}
-	for id := range m.compared {
-		if gone(id) {
-			delete(m.compared, id)
+	for _, ids := range []iter.Seq[uint64]{
+		maps.Keys(m.results), maps.Keys(m.last), maps.Keys(m.partial), maps.Keys(m.compared),
+	} {
+		for id := range ids {
+			if gone(id) {
+				m.forget(id)
+			}
 		}
 	}
 }
@@ -132,14 +169,14 @@ func (m *memory) keep(shard uint64, result *entropy.ShardStatus, check *lastChec
 	before = m.last[shard]
 	m.last[shard] = check
 	if check.lookAgain.IsZero() {
-		m.compared[shard] = time.Now()
+		m.compared[shard] = m.now()
 	}
 	if result == nil {
-		delete(m.results, shard)
+		m.agrees(shard)
 		return false, before
 	}
 	old, had := m.results[shard]
-	m.results[shard] = *result
+	m.differs(shard, *result)
 	return !had || old != *result, before
 }
 

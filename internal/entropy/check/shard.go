@@ -35,6 +35,8 @@ func (j *judge) shard(ctx context.Context, set copies.Set) (skip string, err err
 		j.Forget(id)
 		return "another node is the first reachable owner", nil
 	}
+	from, to, onItsWay := set.OnItsWay()
+	j.reached(id, set.Complete() && !onItsWay)
 	if len(set.Copies) < 2 {
 		return "no other owner is reachable", nil
 	}
@@ -47,7 +49,7 @@ func (j *judge) shard(ctx context.Context, set copies.Set) (skip string, err err
 		return "a repair is running", nil
 	}
 	// What is on its way is not entropy, and a delete on its way must not meet its points again.
-	if from, to, any := set.OnItsWay(); any {
+	if onItsWay {
 		if j.postpone(id, j.secondLook()); lacks {
 			j.lookLater(set)
 		}

@@ -28,7 +28,7 @@ func (r *Repair) fill(ctx context.Context) (any bool, err error) {
 			continue
 		}
 		source, err := r.fillFromFirstWhole(ctx, c, sources)
-		log := r.Report.Log.With(zap.Uint64("db_shard_id", r.id), zap.String("node", c.TCPAddr))
+		log := r.log.With(zap.String("node", c.TCPAddr))
 		switch {
 		case errors.Is(err, entropy.ErrNoFiles):
 			log.Info("A missing shard gets its points one by one", zap.Error(err))
@@ -50,8 +50,7 @@ func (r *Repair) fillFromFirstWhole(ctx context.Context, c copies.Copy, sources 
 		if !errors.Is(err, entropy.ErrSourceNotWhole) {
 			return source, err
 		}
-		r.Report.Log.Info("Not copying the files of a copy that is not whole", zap.Uint64("db_shard_id", r.id),
-			zap.String("source", source.TCPAddr), zap.Error(err))
+		r.log.Info("Not copying the files of a copy that is not whole", zap.String("source", source.TCPAddr), zap.Error(err))
 	}
 	return sources[0], r.fillFrom(ctx, c, entropy.Source{Node: sources[0], Deletes: c.State.Deletes, Incomplete: true})
 }

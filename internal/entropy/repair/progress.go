@@ -23,8 +23,9 @@ type progress struct {
 	r  entropy.RepairRecord
 }
 
-func newProgress(shard uint64, now time.Time, report *entropy.Report) progress {
-	return progress{report: report, r: entropy.RepairRecord{ShardID: shard, State: entropy.Running, Started: now}}
+func newProgress(queued entropy.RepairRecord, now time.Time, report *entropy.Report) progress {
+	queued.State, queued.Started = entropy.Running, now
+	return progress{report: report, r: queued}
 }
 
 // change runs fn, which changes the record, under the lock that record takes.

@@ -59,6 +59,7 @@ type Repair struct {
 	id       uint64
 	attempts int                         // that failed before
 	turn     func(context.Context) error // waits until the repair may compare
+	log      *zap.Logger                 // names the repair and the shard
 	progress progress
 
 	// What follows is of the current attempt.
@@ -70,12 +71,13 @@ type Repair struct {
 	message   string // what owners refuse, for operators; empty for nothing
 }
 
-// New returns a repair that Run starts, after a number of attempts that failed. turn is called before copies are
-// compared, and not while files are copied: it waits until the repair may go on.
-func New(deps Deps, shard uint64, attempts int, turn func(context.Context) error) *Repair {
+// New returns a repair that Run starts. queued has the shard, when its repair was queued, and how many attempts failed.
+// turn is called before copies are compared, and not while files are copied: it waits until the repair may go on.
+func New(deps Deps, queued entropy.RepairRecord, turn func(context.Context) error) *Repair {
 	return &Repair{
-		Deps: deps, id: shard, attempts: attempts, turn: turn,
-		progress: newProgress(shard, deps.Cluster.Now(), deps.Report),
+		Deps: deps, id: queued.ShardID, attempts: queued.Attempts, turn: turn,
+		log:      deps.Report.Log.With(zap.String("repair_id", queued.ID()), zap.Uint64("db_shard_id", queued.ShardID)),
+		progress: newProgress(queued, deps.Cluster.Now(), deps.Report),
 	}
 }
 
@@ -104,7 +106,7 @@ func (r *Repair) Run(ctx context.Context) error {
 		}
 		// What was fetched may be deleted or overwritten by now: everything is read anew.
 		r.overtaken = true
-		r.Report.Log.Debug("Points were deleted or written during a repair: comparing again", zap.Uint64("db_shard_id", r.id))
+		r.log.Debug("Points were deleted or written during a repair: comparing again")
 	}
 	return err
 }
@@ -200,7 +202,7 @@ func (r *Repair) makeAnew(ctx context.Context) (any bool, err error) {
 		if err := c.Replica.Discard(ctx, r.id, c.State.Lack.Gen); err != nil {
 			return false, fmt.Errorf("remove the copy of shard %d on %s, to make it anew: %w", r.id, c.TCPAddr, err)
 		}
-		r.Report.Log.Info("Removed a copy that may hold deleted or old points: it is made anew", zap.Uint64("db_shard_id", r.id),
+		r.log.Info("Removed a copy that may hold deleted or old points: it is made anew",
 			zap.String("node", c.TCPAddr), zap.String("reason", c.State.Lack.Why))
 	}
 	return true, nil
@@ -254,8 +256,7 @@ func (r *Repair) healed(ctx context.Context) error {
 		if err := c.Replica.Healed(ctx, r.id); err != nil {
 			return fmt.Errorf("tell %s that its copy of shard %d is healed: %w", c.TCPAddr, r.id, err)
 		}
-		r.Report.Log.Info("A damaged copy is healed", zap.Uint64("db_shard_id", r.id), zap.String("node", c.TCPAddr),
-			zap.String("message", c.State.Corrupt))
+		r.log.Info("A damaged copy is healed", zap.String("node", c.TCPAddr), zap.String("message", c.State.Corrupt))
 	}
 	return nil
 }

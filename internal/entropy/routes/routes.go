@@ -308,8 +308,12 @@ func (h *handler) repair(w http.ResponseWriter, r *http.Request, params url.Valu
 	if err != nil {
 		return err
 	}
-	if err := h.view.Repair(r.Context(), id); err != nil {
+	repair, err := h.view.Repair(r.Context(), id)
+	if err != nil {
 		return err
+	}
+	if repair != "" {
+		w.Header().Set(api.RepairIDHeader, repair)
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
@@ -388,7 +392,8 @@ func (h *handler) repairs(w http.ResponseWriter, r *http.Request, _ url.Values) 
 	out := api.Repairs{Repairs: make([]api.Repair, len(all.Repairs)), Paused: all.Paused, MaxRates: all.MaxRates, Unreachable: all.Unreachable}
 	for i, r := range all.Repairs {
 		out.Repairs[i] = api.Repair{
-			ID: strconv.FormatUint(r.ShardID, 10), Database: r.Database, RetentionPolicy: r.RetentionPolicy, State: string(r.State), Node: r.Node,
+			ID: strconv.FormatUint(r.ShardID, 10), RepairID: r.RepairRecord.ID(),
+			Database: r.Database, RetentionPolicy: r.RetentionPolicy, State: string(r.State), Node: r.Node,
 			Owners: append([]string{}, r.RepairRecord.Owners...), Added: nanoseconds(r.Added), Started: nanoseconds(r.Started), Ended: nanoseconds(r.Ended),
 			Attempts: r.Attempts, Rounds: r.Rounds, Progress: r.Progress(), Points: r.Points, Conflicts: r.Conflicts, Refused: r.Refused,
 			BytesReceived: r.BytesRx, BytesSent: r.BytesTx, Rate: r.Rate, ETA: r.ETA.Seconds(), Error: r.Error,

@@ -390,8 +390,35 @@ func TestViewBeforeTheNodeJoined(t *testing.T) {
 	if st, err := v.Status(context.Background(), false); err != nil || len(st.Shards) != 0 {
 		t.Errorf("status is %+v, %v", st, err)
 	}
-	if err := v.Repair(context.Background(), 1); err == nil {
+	if _, err := v.Repair(context.Background(), 1); err == nil {
 		t.Error("an unknown shard was accepted")
+	}
+}
+
+func TestTheAnswerNamesTheRepair(t *testing.T) {
+	t.Parallel()
+	c, controls := viewCluster()
+	for _, n := range controls {
+		n.Records = []entropy.RepairRecord{
+			{ShardID: 2, State: entropy.Running, Added: time.Unix(1, 0)},
+			{ShardID: 1, State: entropy.Waiting, Added: time.Unix(1700000000, 0)},
+			{ShardID: 1, State: entropy.Done, Added: time.Unix(1600000000, 0)},
+		}
+	}
+	h := metaHandler(c)
+	w := do(h, "POST", "/shard-repair/repair", "id=1")
+	id := w.Header().Get(api.RepairIDHeader)
+	if w.Code != http.StatusNoContent || !strings.HasPrefix(id, "1-") {
+		t.Fatalf("%d, header %q", w.Code, id)
+	}
+	var all api.Repairs
+	if err := json.Unmarshal(do(h, "GET", "/shard-repair/repairs", "").Body.Bytes(), &all); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range all.Repairs {
+		if (r.RepairID == id) != (r.ID == "1" && r.State == "queued") {
+			t.Errorf("the repair of shard %s that is %s has the ID %s", r.ID, r.State, r.RepairID)
+		}
 	}
 }
 

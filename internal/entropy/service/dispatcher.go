@@ -121,7 +121,7 @@ func (d *dispatcher) dispatch(ctx context.Context) (wait time.Duration, waiting 
 func (d *dispatcher) start(ctx context.Context, it queued, compares bool) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	j := &job{cancel: cancel, compares: compares}
-	j.repair = repair.New(d.deps, it.ID, it.Attempts, func(ctx context.Context) error { return d.turn(ctx, j) })
+	j.repair = repair.New(d.deps, it.record(), func(ctx context.Context) error { return d.turn(ctx, j) })
 	d.running[it.ID] = j
 	d.deps.Report.Jobs.Add(1)
 	d.deps.Report.JobsActive.Add(1)
@@ -151,7 +151,7 @@ func (d *dispatcher) end(shard uint64) (again bool) {
 func (d *dispatcher) repair(ctx context.Context, it queued, j *job) {
 	err := j.repair.Run(ctx)
 	r := j.repair.Record()
-	r.Added, r.Attempts, r.Ended, r.ETA = it.Added, it.Attempts, d.deps.Cluster.Now(), 0
+	r.Ended, r.ETA = d.deps.Cluster.Now(), 0
 	defer func() { d.history.add(r) }()
 	log, report := summary(d.deps.Report.Log, r), d.deps.Report
 	switch cause := context.Cause(ctx); {
@@ -193,7 +193,7 @@ func (d *dispatcher) repair(ctx context.Context, it queued, j *job) {
 // summary is a log with what a repair did.
 func summary(log *zap.Logger, r entropy.RepairRecord) *zap.Logger {
 	return log.With(
-		zap.Uint64("db_shard_id", r.ShardID), zap.Strings("owners", r.Owners), zap.Int("points", r.Points),
+		zap.String("repair_id", r.ID()), zap.Uint64("db_shard_id", r.ShardID), zap.Strings("owners", r.Owners), zap.Int("points", r.Points),
 		zap.Int64("bytes_rx", r.BytesRx), zap.Int64("bytes_tx", r.BytesTx), zap.Int("conflicts", r.Conflicts),
 		zap.Int("rounds", r.Rounds), zap.Duration("duration", r.Ended.Sub(r.Started)),
 	)
@@ -273,11 +273,13 @@ func (d *dispatcher) Queue(shard uint64) error {
 	return nil
 }
 
-// QueueNow queues a shard, and makes one that is queued due at once.
+// QueueNow queues a shard, and makes one that is queued due at once: somebody asked for it.
 func (d *dispatcher) QueueNow(shard uint64) error {
-	if err := d.queue.putNow(shard, d.deps.Cluster.Now()); err != nil {
+	it, err := d.queue.putNow(shard, d.deps.Cluster.Now())
+	if err != nil {
 		return err
 	}
+	d.deps.Report.Log.Info("Repair was asked for", zap.String("repair_id", it.record().ID()), zap.Uint64("db_shard_id", shard))
 	d.wakeUp()
 	return nil
 }
@@ -340,6 +342,12 @@ func (d *dispatcher) pause(paused bool) error {
 	return nil
 }
 
+func (d *dispatcher) isPaused() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.paused
+}
+
 func (d *dispatcher) stop(cause error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -383,14 +391,10 @@ func (d *dispatcher) records() entropy.NodeRepairs {
 	}
 	d.mu.Unlock()
 	for _, it := range d.queue.list() {
-		r := entropy.RepairRecord{ShardID: it.ID, State: entropy.Waiting, Error: it.Error}
-		if it.Error != "" {
-			r.State = entropy.Failed
-		}
+		r := it.record()
 		if of := running[it.ID]; of != nil {
 			r = of.Record()
 		}
-		r.Added, r.Attempts = it.Added, it.Attempts
 		out.Repairs = append(out.Repairs, r)
 	}
 	out.Repairs = append(out.Repairs, d.history.newestFirst()...)

@@ -16,6 +16,7 @@ import (
 	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"concord/internal/bolt"
+	"concord/internal/entropy"
 )
 
 // queueBucket names the version of the records: 4 bytes CRC-32C, big endian,
@@ -37,6 +38,17 @@ type queued struct {
 	Attempts int       `json:"attempts"` // failed ones
 	Next     time.Time `json:"next"`     // not tried before
 	Error    string    `json:"error,omitempty"`
+}
+
+// record is what is known of a repair that does not run.
+func (it queued) record() entropy.RepairRecord {
+	r := entropy.RepairRecord{
+		ShardID: it.ID, State: entropy.Waiting, Added: it.Added, Attempts: it.Attempts, Error: it.Error,
+	}
+	if it.Error != "" {
+		r.State = entropy.Failed
+	}
+	return r
 }
 
 // queue is the durable list of shards to repair. Reads come from memory;
@@ -190,13 +202,15 @@ func (q *queue) hurry(id uint64, now time.Time) error {
 
 // putNow queues a shard to be tried at once, also one that is queued already. It is one step: an attempt that failed
 // between put and hurry would be made again.
-func (q *queue) putNow(id uint64, now time.Time) error {
+func (q *queue) putNow(id uint64, now time.Time) (it queued, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if _, ok := q.items[id]; !ok {
-		return q.store(queued{ID: id, Added: now, Next: now})
+		err = q.store(queued{ID: id, Added: now, Next: now})
+	} else {
+		err = q.due(id, now)
 	}
-	return q.due(id, now)
+	return q.items[id], err
 }
 
 // due ends the back-off of a shard. mu must be held.
@@ -290,6 +304,18 @@ func (q *queue) len() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.items)
+}
+
+// failed counts the shards whose repair failed and is to be tried again.
+func (q *queue) failed() (n int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, it := range q.items {
+		if it.Attempts > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 func (q *queue) close() error { return q.db.Close() }

@@ -153,11 +153,46 @@ func (s *Service) SetConfig(cfg entropy.Config) {
 
 func (s *Service) config() entropy.Config { return *s.cfg.Load() }
 
-// Statistics are those of the measurement ae.
+// Statistics are those of the measurements ae and agreement.
 func (s *Service) Statistics(tags map[string]string) []models.Statistic {
 	values := s.report.Values()
 	values["queueDepth"] = int64(s.queue.len())
-	return []models.Statistic{{Name: "ae", Tags: models.StatisticTags{}.Merge(tags), Values: values}}
+	tags = models.StatisticTags{}.Merge(tags)
+	return []models.Statistic{
+		{Name: "ae", Tags: tags, Values: values},
+		{Name: "agreement", Tags: tags, Values: s.agreement()},
+	}
+}
+
+// agreement are the values of the measurement agreement: what this node knows of the shards of which it is the first
+// owner that can be reached. Added up over all nodes, they are those of the cluster.
+func (s *Service) agreement() map[string]any {
+	a, now := s.checker.Agreement(), s.cluster.Now()
+	values := map[string]any{
+		"shards": int64(a.Shards), "equal": int64(a.Equal), "unknown": int64(a.Unknown),
+		"diff": int64(a.Found[entropy.Diff]), "missing": int64(a.Found[entropy.Missing]),
+		"conflict":     int64(a.Found[entropy.Conflict]),
+		"oldestSec":    int64(0),
+		"checkedSec":   int64(now.Sub(a.CheckedAll).Seconds()),
+		"corrupt":      int64(0),
+		"failedQueued": s.queue.failed(), "paused": int64(0),
+	}
+	if !a.Oldest.IsZero() {
+		values["oldestSec"] = int64(now.Sub(a.Oldest).Seconds())
+	}
+	if damaged, err := s.local.Damaged(); err == nil {
+		live, self := s.cluster.Live(), s.cluster.Self()
+		for id := range damaged {
+			if sh, ok := live[id]; !ok || !sh.Owned(self) {
+				delete(damaged, id)
+			}
+		}
+		values["corrupt"] = int64(len(damaged))
+	}
+	if s.dispatcher.isPaused() {
+		values["paused"] = int64(1)
+	}
+	return values
 }
 
 // CheckNow checks all shards and returns when that is done. Shards that could not be

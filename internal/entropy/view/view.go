@@ -116,18 +116,31 @@ func (v *View) Status(ctx context.Context, local bool) (ClusterStatus, error) {
 	return m.status(), nil
 }
 
-// Repair queues a shard on its first owner.
-func (v *View) Repair(ctx context.Context, id uint64) error {
+// Repair queues a shard on its first owner. It returns the ID of the repair, which is empty when it is not known.
+func (v *View) Repair(ctx context.Context, id uint64) (repair string, err error) {
 	if err := v.Enabled(ctx); err != nil {
-		return err
+		return "", err
 	}
 	node, err := v.firstOwner(id)
 	if err != nil {
-		return err
+		return "", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
 	defer cancel()
-	return v.remote(node, id, v.control(node).Repair(ctx, id))
+	control := v.control(node)
+	if err := control.Repair(ctx, id); err != nil {
+		return "", v.remote(node, id, err)
+	}
+	all, err := control.Repairs(ctx)
+	if err != nil {
+		return "", nil // it is queued all the same
+	}
+	for _, r := range all.Repairs { // what waits or runs comes first, and then the newest
+		if r.ShardID == id {
+			return r.ID(), nil
+		}
+	}
+	return "", nil
 }
 
 // CancelRepair takes a shard from the queues of all nodes, or with local of

@@ -52,6 +52,8 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 	for _, route := range []struct{ method, path, who string }{
 		{"GET", "/ping", anybody},
 		{"GET", "/status", users},
+		{"GET", "/metrics", users},
+		{"GET", "/cluster/state", users},
 		{"GET", "/show-cluster", admins},
 		{"GET", "/debug/pprof/cmdline", admins},
 		{"GET", "/show-shards", admins},

@@ -27,7 +27,7 @@ export const repairs = {
         ]), { label: 'Repairs that wait', key: (i) => waiting[i][0] }) : empty('Nothing waits.')),
       h('section', {}, h('h2', {}, `Ended (${ended.length})`),
         ended.length ? table(['Shard', 'Ended', 'Outcome', { num: 'Took' }, { num: 'Points' }, { num: 'Sent' }, { num: 'Received' }, { num: 'Decided' }], ended.map(([, r]) => [
-          link(r), ago(r.ended), [h('span', { class: `state ${r.state}` }, r.state), r.error ? h('div', { class: 'muted wide' }, r.error) : null],
+          [link(r), h('div', { class: 'muted small', title: `The log of ${r.node} names the repair so` }, r.id)], ago(r.ended), [h('span', { class: `state ${r.state}` }, r.state), r.error ? h('div', { class: 'muted wide' }, r.error) : null],
           { num: r.started ? seconds((Date.parse(r.ended) - Date.parse(r.started)) / 1000) : '–' }, { num: count(r.points) },
           { num: bytes(r.sent) }, { num: bytes(r.received) }, { num: count(r.conflicts) },
         ]), { label: 'Repairs that ended', key: (i) => ended[i][0] }) : empty('No repair has ended since the nodes started.')),
@@ -49,7 +49,7 @@ export function progress(key, r) {
     h('div', { class: 'row between muted small' },
       h('span', {}, `${percent(r.progress)}${left}`),
       h('span', {}, `${count(r.points)} points · ${bytes(r.sent)} sent · ${bytes(r.received)} received · ${bytes(r.rate)}/s`),
-      h('span', {}, `driven by ${r.node}`)))
+      h('span', { title: 'The log of this node names the repair so' }, `${r.id}, driven by ${r.node}`)))
 }
 
 const rates = [[1 << 20, '1 MiB/s'], [4 << 20, '4 MiB/s'], [16 << 20, '16 MiB/s'], [48 << 20, '48 MiB/s'], [128 << 20, '128 MiB/s'], [0, 'no limit']]

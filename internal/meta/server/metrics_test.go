@@ -1,0 +1,41 @@
+package server_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"concord/internal/meta/metatest"
+)
+
+func TestMetricsTellWhetherThereIsALeader(t *testing.T) {
+	t.Parallel()
+	nodes := metatest.NewCluster(t, 3)
+	leader := metatest.LeaderOf(t, nodes)
+	has := func(m *metatest.Meta, field string, value int) func() bool {
+		line := fmt.Sprintf("\ninfluxdb_meta_%s{nodeID=%q} %d\n", field, m.RaftAddr(), value)
+		return func() bool {
+			_, body := metatest.CallOnly(t, "GET", m.URL("/metrics"))
+			return strings.Contains(body, line)
+		}
+	}
+	for _, m := range nodes {
+		for field, value := range map[string]int{"hasLeader": 1, "peers": 3, "dataNodes": 0} {
+			if !metatest.Until(t, has(m, field, value)) {
+				t.Errorf("%s of %s is not %d", field, m.RaftAddr(), value)
+			}
+		}
+	}
+	if !has(leader, "isLeader", 1)() || !has(leader, "contactSec", 0)() {
+		t.Error("the leader does not say that it leads")
+	}
+	rest := metatest.Others(nodes, leader)
+	leader.Stop()
+	rest[0].Stop()
+	if !metatest.Until(t, has(rest[1], "hasLeader", 0)) || !has(rest[1], "isLeader", 0)() {
+		t.Error("a meta node without the others still has a leader")
+	}
+	if _, body := metatest.Call(t, "GET", rest[1].URL("/metrics")); !strings.Contains(body, "\ngo_goroutines ") {
+		t.Error("nothing is said of the process")
+	}
+}
