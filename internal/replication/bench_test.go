@@ -183,9 +183,10 @@ func captured(b *testing.B) (method string, message []byte) {
 	return *peer.method.Load(), *peer.last.Load()
 }
 
-// withVersion is a message with another version: of a field that comes twice the last one counts.
+// withVersion is a message with another version: a message that comes twice in another one is merged.
 func withVersion(message []byte, v order.Version) []byte {
-	return protowire.AppendVarint(protowire.AppendTag(slices.Clip(message), 16, protowire.VarintType), uint64(v))
+	write := protowire.AppendVarint(protowire.AppendTag(nil, 16, protowire.VarintType), uint64(v))
+	return protowire.AppendBytes(protowire.AppendTag(slices.Clip(message), 1, protowire.BytesType), write)
 }
 
 // serveWith serves without any service of this program.

@@ -124,6 +124,12 @@ func (Hung) WriteShard(ctx context.Context, _ *rpc.WriteShardRequest) (*rpc.Writ
 	return nil, ctx.Err()
 }
 
+// WriteBatch waits, too.
+func (Hung) WriteBatch(ctx context.Context, _ *rpc.WriteBatchRequest) (*rpc.WriteShardResponse, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
 // NoCopies is what is known of copies that lack nothing. Tests replace what they are about.
 type NoCopies struct{}
 
