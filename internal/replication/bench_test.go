@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
@@ -41,6 +43,9 @@ type nullShards struct{}
 
 func (nullShards) WriteToShard(tsdb.WriteContext, uint64, []models.Point) error { return nil }
 func (nullShards) CreateShard(string, string, uint64, bool) error               { return nil }
+
+// forgetEvery keeps the journal small, as it is in a cluster.
+const forgetEvery = 100 * time.Millisecond
 
 // rawCodec passes messages as the bytes that they are.
 type rawCodec struct{}
@@ -96,8 +101,10 @@ func BenchmarkCoordinator(b *testing.B) {
 				c.meta.Owners = []uint64{2}
 			}
 			deps := newDeps(b, c.meta, c.stores[0], c.pool, 1)
-			deps.Shards = nullShards{}
-			w := mustOpen(b, NewWriter(deps))
+			deps.Shards, deps.ForgetEvery = nullShards{}, forgetEvery
+			w := NewWriter(deps)
+			w.floors.hear(2, math.MaxUint64, false) // nothing of the other node is under way
+			mustOpen(b, w)
 			points := benchPoints(b)
 			learnAll(w, points)
 			b.ReportAllocs()
@@ -139,6 +146,7 @@ func BenchmarkOwner(b *testing.B) {
 			method, message := captured(b)
 			c := newTestCluster(b, "ok")
 			deps := newDeps(b, c.meta, c.stores[0], c.pool, 1)
+			deps.ForgetEvery = forgetEvery
 			if !engine {
 				deps.Shards = nullShards{}
 			}

@@ -240,7 +240,7 @@ func (w *Writer) place(
 		policy = info.DefaultRetentionPolicy
 	}
 	request := &coordinator.WritePointsRequest{Database: db, RetentionPolicy: policy, Points: points}
-	mapping, err := w.mapper.MapShards(request)
+	mapping, err := w.mapShards(request)
 	if err != nil {
 		return err
 	}
