@@ -137,8 +137,8 @@ const peerName = "peer"
 // comparePeerWrites writes the same batches to all systems, in rounds that take turns.
 func comparePeerWrites(t *testing.T, report io.Writer, systems []system) {
 	t.Helper()
-	const writeRounds = 6
-	rates, took, cpu := make([][]float64, len(systems)), make([][]float64, len(systems)), make([]time.Duration, len(systems))
+	const writeRounds = 12
+	rates, took, cpu := make([][]float64, len(systems)), make([][]float64, len(systems)), make([][]float64, len(systems))
 	for r := range writeRounds {
 		var bodies [][]byte
 		for i := range *batchesFlag / writeRounds {
@@ -149,7 +149,8 @@ func comparePeerWrites(t *testing.T, report io.Writer, systems []system) {
 			before := systems[i].cpu(t)
 			rate, each := systems[i].timed(t, bodies)
 			rates[i], took[i] = append(rates[i], rate), append(took[i], each...)
-			cpu[i] += systems[i].cpu(t) - before
+			used := systems[i].cpu(t) - before
+			cpu[i] = append(cpu[i], float64(used.Nanoseconds())/1e3/float64(len(bodies)*batch))
 		}
 	}
 	fmt.Fprintln(report, "writes of 5,000 points\tpoints a second\tof Concord's\tmedian\tp99\tCPU time of a point")
@@ -157,7 +158,7 @@ func comparePeerWrites(t *testing.T, report io.Writer, systems []system) {
 		slices.Sort(took[i])
 		each := "not measured"
 		if len(s.pids) > 0 {
-			each = fmt.Sprintf("%.2f µs", float64(cpu[i].Nanoseconds())/1e3/float64(len(took[i])*batch))
+			each = fmt.Sprintf("%.2f µs", median(cpu[i]))
 		}
 		fmt.Fprintf(report, "%s\t%.0f\t%.2f\t%.1f ms\t%.1f ms\t%s\n", s.name, median(rates[i]), median(rates[i])/median(rates[0]),
 			median(took[i]), took[i][len(took[i])*99/100], each)
