@@ -13,6 +13,7 @@ package batch
 
 import (
 	"bytes"
+	"hash/maphash"
 	"math"
 	"math/bits"
 	"sync"
@@ -20,7 +21,6 @@ import (
 	"unsafe"
 
 	"github.com/influxdata/influxdb/models"
-	"github.com/zeebo/xxh3"
 )
 
 // Batch is the points of a write. Of and Decode make one. Its users share it: each calls Retain before it gets the
@@ -299,11 +299,13 @@ func (b *Batch) value(f models.FieldIterator) (v field, ok bool) {
 // finite reports whether the bits of a float are a number.
 func finite(b uint64) bool { return b>>52&0x7ff != 0x7ff }
 
+var seed = maphash.MakeSeed() // clients choose the keys
+
 // seriesOf returns the place of the series of a point.
 func (b *Batch) seriesOf(p models.Point) (at int32, ok bool) {
 	key := p.Key()
 	mask := uint64(len(b.slots) - 1)
-	i := xxh3.Hash(key) & mask
+	i := maphash.Bytes(seed, key) & mask
 	for ; b.slots[i] != 0; i = (i + 1) & mask {
 		if at := b.slots[i] - 1; bytes.Equal(b.series[at].key, key) {
 			return at, true

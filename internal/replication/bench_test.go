@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -139,15 +138,18 @@ func learnAll(w *Writer, points []models.Point) {
 	w.types.known.learn(shardID, seen, fields)
 }
 
-// BenchmarkOwner is what a batch of 5,000 points costs an owner to which another node sends it.
+// BenchmarkOwner is what a batch of 5,000 points costs an owner to which another node sends it, without the engine and
+// with it, and without the journal, which knows the versions.
 func BenchmarkOwner(b *testing.B) {
-	for _, engine := range []bool{false, true} {
-		b.Run(fmt.Sprintf("engine=%v", engine), func(b *testing.B) {
+	for name, on := range map[string]struct{ engine, journal bool }{
+		"without the engine": {journal: true}, "without the engine and the journal": {}, "with both": {true, true},
+	} {
+		b.Run(name, func(b *testing.B) {
 			method, message := captured(b)
 			c := newTestCluster(b, "ok")
 			deps := newDeps(b, c.meta, c.stores[0], c.pool, 1)
 			deps.ForgetEvery = forgetEvery
-			if !engine {
+			if !on.engine {
 				deps.Shards = nullShards{}
 			}
 			w := mustOpen(b, NewWriter(deps))
@@ -162,8 +164,11 @@ func BenchmarkOwner(b *testing.B) {
 			b.ReportAllocs()
 			defer reportCPU(b)()
 			for b.Loop() {
-				next := withVersion(message, w.Order.Clock.Next())
-				if err := conn.Invoke(context.Background(), method, next, &answer); err != nil {
+				version := order.Version(0)
+				if on.journal {
+					version = w.Order.Clock.Next()
+				}
+				if err := conn.Invoke(b.Context(), method, withVersion(message, version), &answer); err != nil {
 					b.Fatal(err)
 				}
 				if n := len(answer); n > 16 { // it has the clock, and no error
