@@ -58,6 +58,7 @@ type MetaConfig struct {
 type ClusterConfig struct {
 	coordinator.Config
 	MaxQueryMemory   itoml.SSize `toml:"max-query-memory" doc:"Bytes that the queries of this node may hold together. The largest query is ended when they need more. 0 is a quarter of the memory that the process may have, and -1 is no limit."`
+	MaxNewGroups     int         `toml:"max-new-shard-groups" doc:"Shard groups that one write of a client may make. Points with random times need one each, and a shard on each owner. 0 is no limit."`
 	VectorAggregates bool        `toml:"vector-aggregates" doc:"Compute count, sum, mean, min, max, first and last from whole blocks of the files. False leaves them to the engine, point by point: the answers are the same."`
 	IncompleteReads  string      `toml:"incomplete-reads" doc:"What happens to a query when no whole copy of a shard can be read: \"warn\" answers from what there is, with a warning that names the shards, and \"error\" fails."`
 	trust.TLS
@@ -89,10 +90,12 @@ var Program = config.Program[*Config]{
 // NewConfig returns the defaults.
 func NewConfig() *Config {
 	c := &Config{
-		BindAddress:     ":8088",
-		Meta:            MetaConfig{Dir: "/var/lib/influxdb/meta"},
-		Data:            tsdb.NewConfig(),
-		Cluster:         ClusterConfig{Config: coordinator.NewConfig(), IncompleteReads: warnIncomplete, VectorAggregates: true},
+		BindAddress: ":8088",
+		Meta:        MetaConfig{Dir: "/var/lib/influxdb/meta"},
+		Data:        tsdb.NewConfig(),
+		Cluster: ClusterConfig{
+			Config: coordinator.NewConfig(), IncompleteReads: warnIncomplete, VectorAggregates: true, MaxNewGroups: 500,
+		},
 		Retention:       retention.NewConfig(),
 		Precreator:      precreator.NewConfig(),
 		Monitor:         monitor.NewConfig(),

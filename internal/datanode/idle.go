@@ -63,7 +63,7 @@ func (l *idleServer) openHTTP() error {
 		return nil
 	}
 	c := l.node.cfg.HTTPD
-	manager, err := tlsconfig.NewServerTLSConfigManager(l.node.certs, c.TLSManagerOpts()...)
+	manager, err := tlsconfig.NewServerTLSConfigManager(l.node.certs.monitor, c.TLSManagerOpts()...)
 	if err != nil {
 		return fmt.Errorf("[http] https: %w", err)
 	}

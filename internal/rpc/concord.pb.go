@@ -1868,6 +1868,42 @@ func (*HintDeleteResponse) Descriptor() ([]byte, []int) {
 	return file_concord_proto_rawDescGZIP(), []int{26}
 }
 
+type RememberedDeletesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RememberedDeletesRequest) Reset() {
+	*x = RememberedDeletesRequest{}
+	mi := &file_concord_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RememberedDeletesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RememberedDeletesRequest) ProtoMessage() {}
+
+func (x *RememberedDeletesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RememberedDeletesRequest.ProtoReflect.Descriptor instead.
+func (*RememberedDeletesRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{27}
+}
+
 type EndDeleteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Database      string                 `protobuf:"bytes,1,opt,name=database,proto3" json:"database,omitempty"`
@@ -1879,7 +1915,7 @@ type EndDeleteRequest struct {
 
 func (x *EndDeleteRequest) Reset() {
 	*x = EndDeleteRequest{}
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1891,7 +1927,7 @@ func (x *EndDeleteRequest) String() string {
 func (*EndDeleteRequest) ProtoMessage() {}
 
 func (x *EndDeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1904,7 +1940,7 @@ func (x *EndDeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeleteRequest.ProtoReflect.Descriptor instead.
 func (*EndDeleteRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *EndDeleteRequest) GetDatabase() string {
@@ -1936,7 +1972,7 @@ type EndDeleteResponse struct {
 
 func (x *EndDeleteResponse) Reset() {
 	*x = EndDeleteResponse{}
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1948,7 +1984,7 @@ func (x *EndDeleteResponse) String() string {
 func (*EndDeleteResponse) ProtoMessage() {}
 
 func (x *EndDeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1961,7 +1997,7 @@ func (x *EndDeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeleteResponse.ProtoReflect.Descriptor instead.
 func (*EndDeleteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_proto_rawDescGZIP(), []int{29}
 }
 
 type EndDeletesBeforeRequest struct {
@@ -1974,7 +2010,7 @@ type EndDeletesBeforeRequest struct {
 
 func (x *EndDeletesBeforeRequest) Reset() {
 	*x = EndDeletesBeforeRequest{}
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1986,7 +2022,7 @@ func (x *EndDeletesBeforeRequest) String() string {
 func (*EndDeletesBeforeRequest) ProtoMessage() {}
 
 func (x *EndDeletesBeforeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1999,7 +2035,7 @@ func (x *EndDeletesBeforeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeletesBeforeRequest.ProtoReflect.Descriptor instead.
 func (*EndDeletesBeforeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *EndDeletesBeforeRequest) GetSenderNode() uint64 {
@@ -2024,7 +2060,7 @@ type EndDeletesBeforeResponse struct {
 
 func (x *EndDeletesBeforeResponse) Reset() {
 	*x = EndDeletesBeforeResponse{}
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2036,7 +2072,7 @@ func (x *EndDeletesBeforeResponse) String() string {
 func (*EndDeletesBeforeResponse) ProtoMessage() {}
 
 func (x *EndDeletesBeforeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2049,7 +2085,7 @@ func (x *EndDeletesBeforeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeletesBeforeResponse.ProtoReflect.Descriptor instead.
 func (*EndDeletesBeforeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_proto_rawDescGZIP(), []int{31}
 }
 
 type DropShardsRequest struct {
@@ -2066,7 +2102,7 @@ type DropShardsRequest struct {
 
 func (x *DropShardsRequest) Reset() {
 	*x = DropShardsRequest{}
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2078,7 +2114,7 @@ func (x *DropShardsRequest) String() string {
 func (*DropShardsRequest) ProtoMessage() {}
 
 func (x *DropShardsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2091,7 +2127,7 @@ func (x *DropShardsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropShardsRequest.ProtoReflect.Descriptor instead.
 func (*DropShardsRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DropShardsRequest) GetWhat() isDropShardsRequest_What {
@@ -2160,7 +2196,7 @@ type DropRetentionPolicy struct {
 
 func (x *DropRetentionPolicy) Reset() {
 	*x = DropRetentionPolicy{}
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2172,7 +2208,7 @@ func (x *DropRetentionPolicy) String() string {
 func (*DropRetentionPolicy) ProtoMessage() {}
 
 func (x *DropRetentionPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2185,7 +2221,7 @@ func (x *DropRetentionPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropRetentionPolicy.ProtoReflect.Descriptor instead.
 func (*DropRetentionPolicy) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DropRetentionPolicy) GetDatabase() string {
@@ -2211,7 +2247,7 @@ type DropShardsResponse struct {
 
 func (x *DropShardsResponse) Reset() {
 	*x = DropShardsResponse{}
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2223,7 +2259,7 @@ func (x *DropShardsResponse) String() string {
 func (*DropShardsResponse) ProtoMessage() {}
 
 func (x *DropShardsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2236,7 +2272,7 @@ func (x *DropShardsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropShardsResponse.ProtoReflect.Descriptor instead.
 func (*DropShardsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DropShardsResponse) GetError() string {
@@ -2255,7 +2291,7 @@ type ShardStatesRequest struct {
 
 func (x *ShardStatesRequest) Reset() {
 	*x = ShardStatesRequest{}
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2267,7 +2303,7 @@ func (x *ShardStatesRequest) String() string {
 func (*ShardStatesRequest) ProtoMessage() {}
 
 func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2280,7 +2316,7 @@ func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ShardStatesRequest) GetShardIds() []uint64 {
@@ -2300,7 +2336,7 @@ type ShardState struct {
 	Deletes       uint64                 `protobuf:"varint,7,opt,name=deletes,proto3" json:"deletes,omitempty"`                               // changes with every delete in its database
 	Corrupt       string                 `protobuf:"bytes,8,opt,name=corrupt,proto3" json:"corrupt,omitempty"`                                // what is damaged in it; empty when nothing is known to be
 	Begun         int64                  `protobuf:"varint,6,opt,name=begun,proto3" json:"begun,omitempty"`                                   // how it began: a copystate.Beginning
-	LackKind      string                 `protobuf:"bytes,9,opt,name=lack_kind,json=lackKind,proto3" json:"lack_kind,omitempty"`              // what it lacks for good: missed, lost or stale; empty for nothing
+	LackKind      string                 `protobuf:"bytes,9,opt,name=lack_kind,json=lackKind,proto3" json:"lack_kind,omitempty"`              // what it lacks for good: missed, lost, outdated or stale; empty for nothing
 	LackWhy       string                 `protobuf:"bytes,10,opt,name=lack_why,json=lackWhy,proto3" json:"lack_why,omitempty"`                // for people
 	LackGen       uint64                 `protobuf:"varint,11,opt,name=lack_gen,json=lackGen,proto3" json:"lack_gen,omitempty"`               // another for each time that something was missed
 	Waiting       []uint64               `protobuf:"varint,12,rep,packed,name=waiting,proto3" json:"waiting,omitempty"`                       // nodes that keep writes or deletes for it
@@ -2311,7 +2347,7 @@ type ShardState struct {
 
 func (x *ShardState) Reset() {
 	*x = ShardState{}
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2323,7 +2359,7 @@ func (x *ShardState) String() string {
 func (*ShardState) ProtoMessage() {}
 
 func (x *ShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2336,7 +2372,7 @@ func (x *ShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardState.ProtoReflect.Descriptor instead.
 func (*ShardState) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ShardState) GetShardId() uint64 {
@@ -2440,7 +2476,7 @@ type WholeRequest struct {
 
 func (x *WholeRequest) Reset() {
 	*x = WholeRequest{}
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2488,7 @@ func (x *WholeRequest) String() string {
 func (*WholeRequest) ProtoMessage() {}
 
 func (x *WholeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2501,7 @@ func (x *WholeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeRequest.ProtoReflect.Descriptor instead.
 func (*WholeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WholeRequest) GetShardId() uint64 {
@@ -2490,7 +2526,7 @@ type WholeResponse struct {
 
 func (x *WholeResponse) Reset() {
 	*x = WholeResponse{}
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2502,7 +2538,7 @@ func (x *WholeResponse) String() string {
 func (*WholeResponse) ProtoMessage() {}
 
 func (x *WholeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2515,7 +2551,7 @@ func (x *WholeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeResponse.ProtoReflect.Descriptor instead.
 func (*WholeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_proto_rawDescGZIP(), []int{38}
 }
 
 type ShardStatesResponse struct {
@@ -2527,7 +2563,7 @@ type ShardStatesResponse struct {
 
 func (x *ShardStatesResponse) Reset() {
 	*x = ShardStatesResponse{}
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2539,7 +2575,7 @@ func (x *ShardStatesResponse) String() string {
 func (*ShardStatesResponse) ProtoMessage() {}
 
 func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2552,7 +2588,7 @@ func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesResponse.ProtoReflect.Descriptor instead.
 func (*ShardStatesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ShardStatesResponse) GetStates() []*ShardState {
@@ -2573,7 +2609,7 @@ type Sum struct {
 
 func (x *Sum) Reset() {
 	*x = Sum{}
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2621,7 @@ func (x *Sum) String() string {
 func (*Sum) ProtoMessage() {}
 
 func (x *Sum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2634,7 @@ func (x *Sum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sum.ProtoReflect.Descriptor instead.
 func (*Sum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Sum) GetCount() uint64 {
@@ -2634,7 +2670,7 @@ type RootRequest struct {
 
 func (x *RootRequest) Reset() {
 	*x = RootRequest{}
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2646,7 +2682,7 @@ func (x *RootRequest) String() string {
 func (*RootRequest) ProtoMessage() {}
 
 func (x *RootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2659,7 +2695,7 @@ func (x *RootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRequest.ProtoReflect.Descriptor instead.
 func (*RootRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RootRequest) GetShardId() uint64 {
@@ -2699,7 +2735,7 @@ type RootResponse struct {
 
 func (x *RootResponse) Reset() {
 	*x = RootResponse{}
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2711,7 +2747,7 @@ func (x *RootResponse) String() string {
 func (*RootResponse) ProtoMessage() {}
 
 func (x *RootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2724,7 +2760,7 @@ func (x *RootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootResponse.ProtoReflect.Descriptor instead.
 func (*RootResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RootResponse) GetRoot() *Sum {
@@ -2744,7 +2780,7 @@ type WindowSum struct {
 
 func (x *WindowSum) Reset() {
 	*x = WindowSum{}
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2756,7 +2792,7 @@ func (x *WindowSum) String() string {
 func (*WindowSum) ProtoMessage() {}
 
 func (x *WindowSum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2769,7 +2805,7 @@ func (x *WindowSum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSum.ProtoReflect.Descriptor instead.
 func (*WindowSum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WindowSum) GetWindow() uint32 {
@@ -2798,7 +2834,7 @@ type SeriesField struct {
 
 func (x *SeriesField) Reset() {
 	*x = SeriesField{}
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2810,7 +2846,7 @@ func (x *SeriesField) String() string {
 func (*SeriesField) ProtoMessage() {}
 
 func (x *SeriesField) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2823,7 +2859,7 @@ func (x *SeriesField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesField.ProtoReflect.Descriptor instead.
 func (*SeriesField) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SeriesField) GetSeries() []byte {
@@ -2863,7 +2899,7 @@ type DigestsChunk struct {
 
 func (x *DigestsChunk) Reset() {
 	*x = DigestsChunk{}
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2875,7 +2911,7 @@ func (x *DigestsChunk) String() string {
 func (*DigestsChunk) ProtoMessage() {}
 
 func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2888,7 +2924,7 @@ func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsChunk.ProtoReflect.Descriptor instead.
 func (*DigestsChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{44}
+	return file_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DigestsChunk) GetFields() []*SeriesField {
@@ -2911,7 +2947,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2923,7 +2959,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2936,7 +2972,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{45}
+	return file_concord_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Region) GetSeries() []byte {
@@ -2987,7 +3023,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2999,7 +3035,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3012,7 +3048,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{46}
+	return file_concord_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Block) GetSeries() []byte {
@@ -3056,7 +3092,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3068,7 +3104,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3081,7 +3117,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{47}
+	return file_concord_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *FetchRequest) GetShardId() uint64 {
@@ -3121,7 +3157,7 @@ type FetchChunk struct {
 
 func (x *FetchChunk) Reset() {
 	*x = FetchChunk{}
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3133,7 +3169,7 @@ func (x *FetchChunk) String() string {
 func (*FetchChunk) ProtoMessage() {}
 
 func (x *FetchChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3146,7 +3182,7 @@ func (x *FetchChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
 func (*FetchChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{48}
+	return file_concord_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *FetchChunk) GetBlocks() []*Block {
@@ -3170,7 +3206,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3182,7 +3218,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3195,7 +3231,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{49}
+	return file_concord_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ApplyRequest) GetDeletes() uint64 {
@@ -3252,7 +3288,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_concord_proto_msgTypes[50]
+	mi := &file_concord_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3264,7 +3300,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[50]
+	mi := &file_concord_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3277,7 +3313,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{50}
+	return file_concord_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ApplyResponse) GetPoints() uint64 {
@@ -3309,7 +3345,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_proto_msgTypes[51]
+	mi := &file_concord_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3321,7 +3357,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[51]
+	mi := &file_concord_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3334,7 +3370,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{51}
+	return file_concord_proto_rawDescGZIP(), []int{52}
 }
 
 type StatusResponse struct {
@@ -3349,7 +3385,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_proto_msgTypes[52]
+	mi := &file_concord_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3361,7 +3397,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[52]
+	mi := &file_concord_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3374,7 +3410,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{52}
+	return file_concord_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
@@ -3414,7 +3450,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_concord_proto_msgTypes[53]
+	mi := &file_concord_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3426,7 +3462,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[53]
+	mi := &file_concord_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3439,7 +3475,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{53}
+	return file_concord_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RepairRequest) GetShardId() uint64 {
@@ -3457,7 +3493,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_concord_proto_msgTypes[54]
+	mi := &file_concord_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3469,7 +3505,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[54]
+	mi := &file_concord_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3482,7 +3518,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{54}
+	return file_concord_proto_rawDescGZIP(), []int{55}
 }
 
 type PauseRequest struct {
@@ -3494,7 +3530,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_concord_proto_msgTypes[55]
+	mi := &file_concord_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3506,7 +3542,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[55]
+	mi := &file_concord_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3519,7 +3555,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{55}
+	return file_concord_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *PauseRequest) GetPaused() bool {
@@ -3560,7 +3596,7 @@ type RepairRecord struct {
 
 func (x *RepairRecord) Reset() {
 	*x = RepairRecord{}
-	mi := &file_concord_proto_msgTypes[56]
+	mi := &file_concord_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3572,7 +3608,7 @@ func (x *RepairRecord) String() string {
 func (*RepairRecord) ProtoMessage() {}
 
 func (x *RepairRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[56]
+	mi := &file_concord_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3585,7 +3621,7 @@ func (x *RepairRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord.ProtoReflect.Descriptor instead.
 func (*RepairRecord) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{56}
+	return file_concord_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RepairRecord) GetShardId() uint64 {
@@ -3759,7 +3795,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_concord_proto_msgTypes[57]
+	mi := &file_concord_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3771,7 +3807,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[57]
+	mi := &file_concord_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3784,7 +3820,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{57}
+	return file_concord_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DiffResponse) GetOwners() []string {
@@ -3860,7 +3896,7 @@ type RepairsResponse struct {
 
 func (x *RepairsResponse) Reset() {
 	*x = RepairsResponse{}
-	mi := &file_concord_proto_msgTypes[58]
+	mi := &file_concord_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3872,7 +3908,7 @@ func (x *RepairsResponse) String() string {
 func (*RepairsResponse) ProtoMessage() {}
 
 func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[58]
+	mi := &file_concord_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3885,7 +3921,7 @@ func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsResponse.ProtoReflect.Descriptor instead.
 func (*RepairsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{58}
+	return file_concord_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RepairsResponse) GetPaused() bool {
@@ -3912,7 +3948,7 @@ type ReceivedRequest_Shard struct {
 
 func (x *ReceivedRequest_Shard) Reset() {
 	*x = ReceivedRequest_Shard{}
-	mi := &file_concord_proto_msgTypes[59]
+	mi := &file_concord_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3924,7 +3960,7 @@ func (x *ReceivedRequest_Shard) String() string {
 func (*ReceivedRequest_Shard) ProtoMessage() {}
 
 func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[59]
+	mi := &file_concord_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3966,7 +4002,7 @@ type ApplyResponse_Refused struct {
 
 func (x *ApplyResponse_Refused) Reset() {
 	*x = ApplyResponse_Refused{}
-	mi := &file_concord_proto_msgTypes[60]
+	mi := &file_concord_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3978,7 +4014,7 @@ func (x *ApplyResponse_Refused) String() string {
 func (*ApplyResponse_Refused) ProtoMessage() {}
 
 func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[60]
+	mi := &file_concord_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3991,7 +4027,7 @@ func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse_Refused.ProtoReflect.Descriptor instead.
 func (*ApplyResponse_Refused) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{50, 0}
+	return file_concord_proto_rawDescGZIP(), []int{51, 0}
 }
 
 func (x *ApplyResponse_Refused) GetBlock() uint32 {
@@ -4033,7 +4069,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[61]
+	mi := &file_concord_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4045,7 +4081,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[61]
+	mi := &file_concord_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4058,7 +4094,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{52, 0}
+	return file_concord_proto_rawDescGZIP(), []int{53, 0}
 }
 
 func (x *StatusResponse_Shard) GetId() uint64 {
@@ -4097,7 +4133,7 @@ type RepairRecord_Decision struct {
 
 func (x *RepairRecord_Decision) Reset() {
 	*x = RepairRecord_Decision{}
-	mi := &file_concord_proto_msgTypes[62]
+	mi := &file_concord_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4109,7 +4145,7 @@ func (x *RepairRecord_Decision) String() string {
 func (*RepairRecord_Decision) ProtoMessage() {}
 
 func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[62]
+	mi := &file_concord_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4122,7 +4158,7 @@ func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Decision.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Decision) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{56, 0}
+	return file_concord_proto_rawDescGZIP(), []int{57, 0}
 }
 
 func (x *RepairRecord_Decision) GetSeries() []byte {
@@ -4186,7 +4222,7 @@ type RepairRecord_Held struct {
 
 func (x *RepairRecord_Held) Reset() {
 	*x = RepairRecord_Held{}
-	mi := &file_concord_proto_msgTypes[63]
+	mi := &file_concord_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4198,7 +4234,7 @@ func (x *RepairRecord_Held) String() string {
 func (*RepairRecord_Held) ProtoMessage() {}
 
 func (x *RepairRecord_Held) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[63]
+	mi := &file_concord_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4211,7 +4247,7 @@ func (x *RepairRecord_Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Held.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Held) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{56, 1}
+	return file_concord_proto_rawDescGZIP(), []int{57, 1}
 }
 
 func (x *RepairRecord_Held) GetNode() string {
@@ -4254,7 +4290,7 @@ type RepairRecord_Refusal struct {
 
 func (x *RepairRecord_Refusal) Reset() {
 	*x = RepairRecord_Refusal{}
-	mi := &file_concord_proto_msgTypes[64]
+	mi := &file_concord_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4266,7 +4302,7 @@ func (x *RepairRecord_Refusal) String() string {
 func (*RepairRecord_Refusal) ProtoMessage() {}
 
 func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[64]
+	mi := &file_concord_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4279,7 +4315,7 @@ func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Refusal.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Refusal) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{56, 2}
+	return file_concord_proto_rawDescGZIP(), []int{57, 2}
 }
 
 func (x *RepairRecord_Refusal) GetNode() string {
@@ -4323,7 +4359,7 @@ type DiffResponse_Pair struct {
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[65]
+	mi := &file_concord_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4335,7 +4371,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[65]
+	mi := &file_concord_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4348,7 +4384,7 @@ func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Pair.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Pair) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{57, 0}
+	return file_concord_proto_rawDescGZIP(), []int{58, 0}
 }
 
 func (x *DiffResponse_Pair) GetA() string {
@@ -4398,7 +4434,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[66]
+	mi := &file_concord_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4410,7 +4446,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[66]
+	mi := &file_concord_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4423,7 +4459,7 @@ func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Field.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Field) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{57, 1}
+	return file_concord_proto_rawDescGZIP(), []int{58, 1}
 }
 
 func (x *DiffResponse_Field) GetSeries() []byte {
@@ -4606,7 +4642,8 @@ const file_concord_proto_rawDesc = "" +
 	"\x11HintDeleteRequest\x12*\n" +
 	"\x06delete\x18\x01 \x01(\v2\x12.concord.v1.DeleteR\x06delete\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\x04R\x05nodes\"\x14\n" +
-	"\x12HintDeleteResponse\"X\n" +
+	"\x12HintDeleteResponse\"\x1a\n" +
+	"\x18RememberedDeletesRequest\"X\n" +
 	"\x10EndDeleteRequest\x12\x1a\n" +
 	"\bdatabase\x18\x01 \x01(\tR\bdatabase\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
@@ -4805,14 +4842,15 @@ const file_concord_proto_rawDesc = "" +
 	"WriteBatch\x12\x1d.concord.v1.WriteBatchRequest\x1a\x1e.concord.v1.WriteShardResponse\x12B\n" +
 	"\aExecute\x12\x1a.concord.v1.ExecuteRequest\x1a\x1b.concord.v1.ExecuteResponse\x12E\n" +
 	"\x04Hint\x12\x1d.concord.v1.HintDeleteRequest\x1a\x1e.concord.v1.HintDeleteResponse\x12E\n" +
-	"\bReceived\x12\x1b.concord.v1.ReceivedRequest\x1a\x1c.concord.v1.ReceivedResponse2\xef\x03\n" +
+	"\bReceived\x12\x1b.concord.v1.ReceivedRequest\x1a\x1c.concord.v1.ReceivedResponse2\xc0\x04\n" +
 	"\aDeletes\x12W\n" +
 	"\x0eAnnounceDelete\x12!.concord.v1.AnnounceDeleteRequest\x1a\".concord.v1.AnnounceDeleteResponse\x12H\n" +
 	"\tRunDelete\x12\x1c.concord.v1.RunDeleteRequest\x1a\x1d.concord.v1.RunDeleteResponse\x12K\n" +
 	"\n" +
 	"HintDelete\x12\x1d.concord.v1.HintDeleteRequest\x1a\x1e.concord.v1.HintDeleteResponse\x12H\n" +
 	"\tEndDelete\x12\x1c.concord.v1.EndDeleteRequest\x1a\x1d.concord.v1.EndDeleteResponse\x12]\n" +
-	"\x10EndDeletesBefore\x12#.concord.v1.EndDeletesBeforeRequest\x1a$.concord.v1.EndDeletesBeforeResponse\x12K\n" +
+	"\x10EndDeletesBefore\x12#.concord.v1.EndDeletesBeforeRequest\x1a$.concord.v1.EndDeletesBeforeResponse\x12O\n" +
+	"\x11RememberedDeletes\x12$.concord.v1.RememberedDeletesRequest\x1a\x12.concord.v1.Delete0\x01\x12K\n" +
 	"\n" +
 	"DropShards\x12\x1d.concord.v1.DropShardsRequest\x1a\x1e.concord.v1.DropShardsResponse2\x95\a\n" +
 	"\aEntropy\x12N\n" +
@@ -4844,7 +4882,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),         // 0: concord.v1.ExecuteRequest.Kind
 	(Delete_Kind)(0),                 // 1: concord.v1.Delete.Kind
@@ -4875,46 +4913,47 @@ var file_concord_proto_goTypes = []any{
 	(*RunDeleteResponse)(nil),        // 26: concord.v1.RunDeleteResponse
 	(*HintDeleteRequest)(nil),        // 27: concord.v1.HintDeleteRequest
 	(*HintDeleteResponse)(nil),       // 28: concord.v1.HintDeleteResponse
-	(*EndDeleteRequest)(nil),         // 29: concord.v1.EndDeleteRequest
-	(*EndDeleteResponse)(nil),        // 30: concord.v1.EndDeleteResponse
-	(*EndDeletesBeforeRequest)(nil),  // 31: concord.v1.EndDeletesBeforeRequest
-	(*EndDeletesBeforeResponse)(nil), // 32: concord.v1.EndDeletesBeforeResponse
-	(*DropShardsRequest)(nil),        // 33: concord.v1.DropShardsRequest
-	(*DropRetentionPolicy)(nil),      // 34: concord.v1.DropRetentionPolicy
-	(*DropShardsResponse)(nil),       // 35: concord.v1.DropShardsResponse
-	(*ShardStatesRequest)(nil),       // 36: concord.v1.ShardStatesRequest
-	(*ShardState)(nil),               // 37: concord.v1.ShardState
-	(*WholeRequest)(nil),             // 38: concord.v1.WholeRequest
-	(*WholeResponse)(nil),            // 39: concord.v1.WholeResponse
-	(*ShardStatesResponse)(nil),      // 40: concord.v1.ShardStatesResponse
-	(*Sum)(nil),                      // 41: concord.v1.Sum
-	(*RootRequest)(nil),              // 42: concord.v1.RootRequest
-	(*RootResponse)(nil),             // 43: concord.v1.RootResponse
-	(*WindowSum)(nil),                // 44: concord.v1.WindowSum
-	(*SeriesField)(nil),              // 45: concord.v1.SeriesField
-	(*DigestsChunk)(nil),             // 46: concord.v1.DigestsChunk
-	(*Region)(nil),                   // 47: concord.v1.Region
-	(*Block)(nil),                    // 48: concord.v1.Block
-	(*FetchRequest)(nil),             // 49: concord.v1.FetchRequest
-	(*FetchChunk)(nil),               // 50: concord.v1.FetchChunk
-	(*ApplyRequest)(nil),             // 51: concord.v1.ApplyRequest
-	(*ApplyResponse)(nil),            // 52: concord.v1.ApplyResponse
-	(*StatusRequest)(nil),            // 53: concord.v1.StatusRequest
-	(*StatusResponse)(nil),           // 54: concord.v1.StatusResponse
-	(*RepairRequest)(nil),            // 55: concord.v1.RepairRequest
-	(*RepairResponse)(nil),           // 56: concord.v1.RepairResponse
-	(*PauseRequest)(nil),             // 57: concord.v1.PauseRequest
-	(*RepairRecord)(nil),             // 58: concord.v1.RepairRecord
-	(*DiffResponse)(nil),             // 59: concord.v1.DiffResponse
-	(*RepairsResponse)(nil),          // 60: concord.v1.RepairsResponse
-	(*ReceivedRequest_Shard)(nil),    // 61: concord.v1.ReceivedRequest.Shard
-	(*ApplyResponse_Refused)(nil),    // 62: concord.v1.ApplyResponse.Refused
-	(*StatusResponse_Shard)(nil),     // 63: concord.v1.StatusResponse.Shard
-	(*RepairRecord_Decision)(nil),    // 64: concord.v1.RepairRecord.Decision
-	(*RepairRecord_Held)(nil),        // 65: concord.v1.RepairRecord.Held
-	(*RepairRecord_Refusal)(nil),     // 66: concord.v1.RepairRecord.Refusal
-	(*DiffResponse_Pair)(nil),        // 67: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),       // 68: concord.v1.DiffResponse.Field
+	(*RememberedDeletesRequest)(nil), // 29: concord.v1.RememberedDeletesRequest
+	(*EndDeleteRequest)(nil),         // 30: concord.v1.EndDeleteRequest
+	(*EndDeleteResponse)(nil),        // 31: concord.v1.EndDeleteResponse
+	(*EndDeletesBeforeRequest)(nil),  // 32: concord.v1.EndDeletesBeforeRequest
+	(*EndDeletesBeforeResponse)(nil), // 33: concord.v1.EndDeletesBeforeResponse
+	(*DropShardsRequest)(nil),        // 34: concord.v1.DropShardsRequest
+	(*DropRetentionPolicy)(nil),      // 35: concord.v1.DropRetentionPolicy
+	(*DropShardsResponse)(nil),       // 36: concord.v1.DropShardsResponse
+	(*ShardStatesRequest)(nil),       // 37: concord.v1.ShardStatesRequest
+	(*ShardState)(nil),               // 38: concord.v1.ShardState
+	(*WholeRequest)(nil),             // 39: concord.v1.WholeRequest
+	(*WholeResponse)(nil),            // 40: concord.v1.WholeResponse
+	(*ShardStatesResponse)(nil),      // 41: concord.v1.ShardStatesResponse
+	(*Sum)(nil),                      // 42: concord.v1.Sum
+	(*RootRequest)(nil),              // 43: concord.v1.RootRequest
+	(*RootResponse)(nil),             // 44: concord.v1.RootResponse
+	(*WindowSum)(nil),                // 45: concord.v1.WindowSum
+	(*SeriesField)(nil),              // 46: concord.v1.SeriesField
+	(*DigestsChunk)(nil),             // 47: concord.v1.DigestsChunk
+	(*Region)(nil),                   // 48: concord.v1.Region
+	(*Block)(nil),                    // 49: concord.v1.Block
+	(*FetchRequest)(nil),             // 50: concord.v1.FetchRequest
+	(*FetchChunk)(nil),               // 51: concord.v1.FetchChunk
+	(*ApplyRequest)(nil),             // 52: concord.v1.ApplyRequest
+	(*ApplyResponse)(nil),            // 53: concord.v1.ApplyResponse
+	(*StatusRequest)(nil),            // 54: concord.v1.StatusRequest
+	(*StatusResponse)(nil),           // 55: concord.v1.StatusResponse
+	(*RepairRequest)(nil),            // 56: concord.v1.RepairRequest
+	(*RepairResponse)(nil),           // 57: concord.v1.RepairResponse
+	(*PauseRequest)(nil),             // 58: concord.v1.PauseRequest
+	(*RepairRecord)(nil),             // 59: concord.v1.RepairRecord
+	(*DiffResponse)(nil),             // 60: concord.v1.DiffResponse
+	(*RepairsResponse)(nil),          // 61: concord.v1.RepairsResponse
+	(*ReceivedRequest_Shard)(nil),    // 62: concord.v1.ReceivedRequest.Shard
+	(*ApplyResponse_Refused)(nil),    // 63: concord.v1.ApplyResponse.Refused
+	(*StatusResponse_Shard)(nil),     // 64: concord.v1.StatusResponse.Shard
+	(*RepairRecord_Decision)(nil),    // 65: concord.v1.RepairRecord.Decision
+	(*RepairRecord_Held)(nil),        // 66: concord.v1.RepairRecord.Held
+	(*RepairRecord_Refusal)(nil),     // 67: concord.v1.RepairRecord.Refusal
+	(*DiffResponse_Pair)(nil),        // 68: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),       // 69: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
 	13, // 0: concord.v1.WriteShardRequest.spans:type_name -> concord.v1.VersionSpan
@@ -4922,30 +4961,30 @@ var file_concord_proto_depIdxs = []int32{
 	16, // 2: concord.v1.WriteShardResponse.type_conflicts:type_name -> concord.v1.FieldType
 	0,  // 3: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
 	22, // 4: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
-	61, // 5: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
+	62, // 5: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
 	1,  // 6: concord.v1.Delete.kind:type_name -> concord.v1.Delete.Kind
 	22, // 7: concord.v1.Delete.bounds:type_name -> concord.v1.DeleteBounds
 	21, // 8: concord.v1.AnnounceDeleteRequest.delete:type_name -> concord.v1.Delete
 	21, // 9: concord.v1.RunDeleteRequest.delete:type_name -> concord.v1.Delete
 	21, // 10: concord.v1.HintDeleteRequest.delete:type_name -> concord.v1.Delete
-	34, // 11: concord.v1.DropShardsRequest.retention_policy:type_name -> concord.v1.DropRetentionPolicy
-	37, // 12: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
-	41, // 13: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
-	41, // 14: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
-	44, // 15: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
-	45, // 16: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
-	47, // 17: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
-	48, // 18: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
-	48, // 19: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	62, // 20: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
-	63, // 21: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	64, // 22: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
-	66, // 23: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
-	67, // 24: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	68, // 25: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	64, // 26: concord.v1.DiffResponse.decided:type_name -> concord.v1.RepairRecord.Decision
-	58, // 27: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
-	65, // 28: concord.v1.RepairRecord.Decision.held:type_name -> concord.v1.RepairRecord.Held
+	35, // 11: concord.v1.DropShardsRequest.retention_policy:type_name -> concord.v1.DropRetentionPolicy
+	38, // 12: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
+	42, // 13: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
+	42, // 14: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
+	45, // 15: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
+	46, // 16: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
+	48, // 17: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
+	49, // 18: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
+	49, // 19: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
+	63, // 20: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
+	64, // 21: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	65, // 22: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
+	67, // 23: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
+	68, // 24: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	69, // 25: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	65, // 26: concord.v1.DiffResponse.decided:type_name -> concord.v1.RepairRecord.Decision
+	59, // 27: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	66, // 28: concord.v1.RepairRecord.Decision.held:type_name -> concord.v1.RepairRecord.Held
 	2,  // 29: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
 	4,  // 30: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
 	6,  // 31: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
@@ -4959,55 +4998,57 @@ var file_concord_proto_depIdxs = []int32{
 	23, // 39: concord.v1.Deletes.AnnounceDelete:input_type -> concord.v1.AnnounceDeleteRequest
 	25, // 40: concord.v1.Deletes.RunDelete:input_type -> concord.v1.RunDeleteRequest
 	27, // 41: concord.v1.Deletes.HintDelete:input_type -> concord.v1.HintDeleteRequest
-	29, // 42: concord.v1.Deletes.EndDelete:input_type -> concord.v1.EndDeleteRequest
-	31, // 43: concord.v1.Deletes.EndDeletesBefore:input_type -> concord.v1.EndDeletesBeforeRequest
-	33, // 44: concord.v1.Deletes.DropShards:input_type -> concord.v1.DropShardsRequest
-	36, // 45: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	42, // 46: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	42, // 47: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	49, // 48: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	51, // 49: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	38, // 50: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	38, // 51: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
-	53, // 52: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	55, // 53: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	55, // 54: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	55, // 55: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	57, // 56: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	55, // 57: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	53, // 58: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	3,  // 59: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	5,  // 60: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	7,  // 61: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	9,  // 62: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
-	11, // 63: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
-	15, // 64: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	15, // 65: concord.v1.Replication.WriteBatch:output_type -> concord.v1.WriteShardResponse
-	18, // 66: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	28, // 67: concord.v1.Replication.Hint:output_type -> concord.v1.HintDeleteResponse
-	20, // 68: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
-	24, // 69: concord.v1.Deletes.AnnounceDelete:output_type -> concord.v1.AnnounceDeleteResponse
-	26, // 70: concord.v1.Deletes.RunDelete:output_type -> concord.v1.RunDeleteResponse
-	28, // 71: concord.v1.Deletes.HintDelete:output_type -> concord.v1.HintDeleteResponse
-	30, // 72: concord.v1.Deletes.EndDelete:output_type -> concord.v1.EndDeleteResponse
-	32, // 73: concord.v1.Deletes.EndDeletesBefore:output_type -> concord.v1.EndDeletesBeforeResponse
-	35, // 74: concord.v1.Deletes.DropShards:output_type -> concord.v1.DropShardsResponse
-	40, // 75: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	43, // 76: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	46, // 77: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	50, // 78: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	52, // 79: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	39, // 80: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	39, // 81: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
-	54, // 82: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	56, // 83: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	56, // 84: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	56, // 85: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	56, // 86: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	59, // 87: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	60, // 88: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	59, // [59:89] is the sub-list for method output_type
-	29, // [29:59] is the sub-list for method input_type
+	30, // 42: concord.v1.Deletes.EndDelete:input_type -> concord.v1.EndDeleteRequest
+	32, // 43: concord.v1.Deletes.EndDeletesBefore:input_type -> concord.v1.EndDeletesBeforeRequest
+	29, // 44: concord.v1.Deletes.RememberedDeletes:input_type -> concord.v1.RememberedDeletesRequest
+	34, // 45: concord.v1.Deletes.DropShards:input_type -> concord.v1.DropShardsRequest
+	37, // 46: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	43, // 47: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	43, // 48: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	50, // 49: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	52, // 50: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	39, // 51: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	39, // 52: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
+	54, // 53: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	56, // 54: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	56, // 55: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	56, // 56: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	58, // 57: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	56, // 58: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	54, // 59: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	3,  // 60: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	5,  // 61: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	7,  // 62: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	9,  // 63: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
+	11, // 64: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
+	15, // 65: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	15, // 66: concord.v1.Replication.WriteBatch:output_type -> concord.v1.WriteShardResponse
+	18, // 67: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	28, // 68: concord.v1.Replication.Hint:output_type -> concord.v1.HintDeleteResponse
+	20, // 69: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
+	24, // 70: concord.v1.Deletes.AnnounceDelete:output_type -> concord.v1.AnnounceDeleteResponse
+	26, // 71: concord.v1.Deletes.RunDelete:output_type -> concord.v1.RunDeleteResponse
+	28, // 72: concord.v1.Deletes.HintDelete:output_type -> concord.v1.HintDeleteResponse
+	31, // 73: concord.v1.Deletes.EndDelete:output_type -> concord.v1.EndDeleteResponse
+	33, // 74: concord.v1.Deletes.EndDeletesBefore:output_type -> concord.v1.EndDeletesBeforeResponse
+	21, // 75: concord.v1.Deletes.RememberedDeletes:output_type -> concord.v1.Delete
+	36, // 76: concord.v1.Deletes.DropShards:output_type -> concord.v1.DropShardsResponse
+	41, // 77: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	44, // 78: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	47, // 79: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	51, // 80: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	53, // 81: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	40, // 82: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	40, // 83: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
+	55, // 84: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	57, // 85: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	57, // 86: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	57, // 87: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	57, // 88: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	60, // 89: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	61, // 90: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	60, // [60:91] is the sub-list for method output_type
+	29, // [29:60] is the sub-list for method input_type
 	29, // [29:29] is the sub-list for extension type_name
 	29, // [29:29] is the sub-list for extension extendee
 	0,  // [0:29] is the sub-list for field type_name
@@ -5018,7 +5059,7 @@ func file_concord_proto_init() {
 	if File_concord_proto != nil {
 		return
 	}
-	file_concord_proto_msgTypes[31].OneofWrappers = []any{
+	file_concord_proto_msgTypes[32].OneofWrappers = []any{
 		(*DropShardsRequest_Database)(nil),
 		(*DropShardsRequest_RetentionPolicy)(nil),
 		(*DropShardsRequest_ShardId)(nil),
@@ -5029,7 +5070,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   67,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -25,7 +25,7 @@ import (
 	"concord/test/process"
 )
 
-// day is a cluster, what was written to it, and what an operator knows of it.
+// day is a cluster, what was written to it, and what an operator knows of it. It has a method for each step of the day.
 type day struct {
 	*process.Cluster
 	begin   time.Time // of the points' times

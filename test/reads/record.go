@@ -16,6 +16,8 @@ import (
 //
 // Every point is written once: a point that an answer lacks was lost or hidden, never replaced. An operation
 // that was neither acknowledged nor surely refused is in limbo: it may have been carried out, and may still be.
+//
+// It has more than 15 fields: the last five count for the line that ends a campaign.
 type record struct {
 	trouble *trouble
 	grace   time.Duration // how long a delivery may be in flight, and the news of it

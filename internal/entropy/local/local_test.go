@@ -1,6 +1,7 @@
 package local
 
 import (
+	"errors"
 	"path/filepath"
 	"testing"
 	"time"
@@ -107,5 +108,21 @@ func TestBeginningsOutliveARestart(t *testing.T) {
 	if err := l.Whole(t.Context(), 7, 0); err != nil || l.Memory.began.of(7) != copystate.FoundEqual ||
 		open().Memory.began.of(7) != copystate.FoundEqual {
 		t.Errorf("the note stays: %v", err)
+	}
+}
+
+// starting are the copies of a node that has not asked the others yet.
+type starting struct{ entropytest.NoCopies }
+
+func (starting) Ready() bool { return false }
+
+// TestStatesWaitForTheOthers: a node whose folders were rolled back does not know it before it has asked the others. A
+// repair that took its copies for right would bring back what was deleted.
+func TestStatesWaitForTheOthers(t *testing.T) {
+	deps := mustDeps(t, mustStore(t))
+	deps.Copies = starting{}
+	l := New(deps)
+	if st, err := l.States(t.Context(), []uint64{1}); !errors.Is(err, errStarting) {
+		t.Errorf("%v, %v; want no state", st, err)
 	}
 }

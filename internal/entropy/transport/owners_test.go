@@ -30,7 +30,8 @@ import (
 	"concord/internal/shardcopy"
 )
 
-// owners are data nodes with real stores, of which the first drives repairs over real connections.
+// owners are data nodes with real stores, of which the first drives repairs over real connections. It has a method for
+// each thing that a test does to them.
 type owners struct {
 	t       testing.TB
 	stores  []*tsdb.Store

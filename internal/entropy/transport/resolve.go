@@ -15,16 +15,11 @@ import (
 func resolver[Resp any](
 	ctx context.Context, p *peer, fn func(context.Context, rpc.ResolveClient) (Resp, error),
 ) (resp Resp, err error) {
-	conn, err := p.pool.Conn(p.node.TCPAddr)
-	if err != nil {
-		return resp, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, rootTimeout)
-	defer cancel()
-	if resp, err = fn(ctx, rpc.NewResolveClient(conn)); err != nil {
-		return resp, p.fail(err)
-	}
-	return resp, nil
+	err = within(ctx, p, rootTimeout, rpc.NewResolveClient, func(ctx context.Context, c rpc.ResolveClient) error {
+		resp, err = fn(ctx, c)
+		return err
+	})
+	return resp, err
 }
 
 func (p *peer) FieldType(ctx context.Context, id uint64, measurement, field string) (digest.Type, bool, error) {
