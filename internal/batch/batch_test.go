@@ -67,7 +67,9 @@ func shownAll(points []models.Point) (out []string) {
 
 // drawPoints draws points with names, values and orders of fields that clients may send.
 func drawPoints(t *rapid.T) (out []models.Point) {
-	text := rapid.SampledFrom([]string{"a", "cpu", "b c", "d,e", "f=g", `h"i`, `\`, `j\`, `k\,l`, "ü", "time", "\n", "\xff"})
+	text := rapid.SampledFrom([]string{
+		"a", "cpu", "b c", "d,e", "f=g", `h"i`, `\`, `j\`, `k\,l`, "ü", "time", "\n", "\xff",
+	})
 	n := rapid.IntRange(1, 40).Draw(t, "points")
 	for range n {
 		tags := models.NewTags(rapid.MapOfN(text, text, 0, 3).Draw(t, "tags"))

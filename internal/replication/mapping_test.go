@@ -62,7 +62,8 @@ func TestPointsAreMappedAsTheEngineDoes(t *testing.T) {
 			tags := models.NewTags(map[string]string{"host": fmt.Sprint(i % 7)})
 			points = append(points, models.MustNewPoint("cpu", tags, models.Fields{"v": 1.0}, at))
 		}
-		w := &Writer{outgoing: &outgoing{ownCopies: &ownCopies{Deps: Deps{Meta: meta}}}, mapper: coordinator.NewPointsWriter()}
+		out := &outgoing{ownCopies: &ownCopies{Deps: Deps{Meta: meta}}}
+		w := &Writer{outgoing: out, mapper: coordinator.NewPointsWriter()}
 		w.mapper.MetaClient = meta
 		request := &coordinator.WritePointsRequest{Database: db, RetentionPolicy: policy, Points: points}
 		want, err := w.mapper.MapShards(request)

@@ -341,7 +341,7 @@ func (w *Writer) writeShard(
 	}
 }
 
-// fieldsOf returns the fields of points whose types are not known, where owners have to agree on them, and whether some
+// fieldsOf returns the fields of points whose types are not known, where owners have to agree on them, and whether a
 // field may be called time. Read is the batch of the points, or nil.
 func (w *Writer) fieldsOf(shard *emeta.ShardInfo, deletes uint64, points []models.Point, read *batch.Batch) (
 	newFields map[fieldKey]influxql.DataType, mayHaveTime bool,
@@ -379,7 +379,8 @@ type shardWrite struct {
 	failed   error // why there are no requests
 }
 
-// encode makes what the owners other than self get. It returns the bytes of all points, 0 when there are no such owners.
+// encode makes what the owners other than self get. It returns the bytes of all points, 0 when there are no such
+// owners.
 func (a *shardWrite) encode(self uint64) (size int, err error) {
 	if !slices.ContainsFunc(a.shard.Owners, func(o emeta.ShardOwner) bool { return o.NodeID != self }) {
 		return 0, nil
@@ -394,8 +395,8 @@ func (a *shardWrite) encode(self uint64) (size int, err error) {
 	return size, a.failed
 }
 
-// messages returns the write in the form that nodes of all versions take and that hinted handoff keeps. Owners share it,
-// and only read.
+// messages returns the write in the form that nodes of all versions take and that hinted handoff keeps. Owners share
+// it, and only read.
 func (a *shardWrite) messages() ([]*rpc.WriteShardRequest, error) {
 	a.encoded.Do(func() {
 		a.requests, _, a.failed = encode(a.ctx, a.shard.ID, a.db, a.policy, a.points)

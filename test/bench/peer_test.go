@@ -34,7 +34,7 @@ var (
 	beforeFlag  = flag.String("before", "", "commit of a former build of Concord, which TestPeer measures, too")
 	batchesFlag = flag.Int("batches", 300, "batches of 5,000 points that TestPeer writes to each system")
 	onlyFlag    = flag.String("only", "", `what TestPeer measures: "writes", or both writes and queries when empty`)
-	profileFlag = flag.String("profiles", "", "folder for CPU profiles of the data nodes while TestPeer writes; empty for none")
+	profileFlag = flag.String("profiles", "", "folder for CPU profiles of data nodes while TestPeer writes; empty for none")
 )
 
 const (
@@ -160,12 +160,13 @@ func comparePeerWrites(t *testing.T, report io.Writer, systems []system) {
 		if len(s.pids) > 0 {
 			each = fmt.Sprintf("%.2f µs", median(cpu[i]))
 		}
-		fmt.Fprintf(report, "%s\t%.0f\t%.2f\t%.1f ms\t%.1f ms\t%s\n", s.name, median(rates[i]), median(rates[i])/median(rates[0]),
-			median(took[i]), took[i][len(took[i])*99/100], each)
+		fmt.Fprintf(report, "%s\t%.0f\t%.2f\t%.1f ms\t%.1f ms\t%s\n", s.name, median(rates[i]),
+			median(rates[i])/median(rates[0]), median(took[i]), took[i][len(took[i])*99/100], each)
 	}
 }
 
-// cpu is the CPU time that the data nodes have used. Unlike their rate, it depends little on what else the machine does.
+// cpu is the CPU time that the data nodes have used. Unlike their rate, it depends little on what else the machine
+// does.
 func (s system) cpu(t *testing.T) (all time.Duration) {
 	t.Helper()
 	for _, pid := range s.pids {
