@@ -122,7 +122,7 @@ func (n *Node) openServices() error {
 
 // openHTTP starts the HTTP API.
 func (n *Node) openHTTP() error {
-	s := httpapi.New(n.cfg.HTTPD, n.certs.monitor, n.queries.budget, &n.queries.requests)
+	s := httpapi.New(n.cfg.http(), n.certs.monitor, n.queries.budget, &n.queries.requests)
 	n.api = s
 	h := s.Handler
 	h.MetaClient = httpMeta{n.Meta}
