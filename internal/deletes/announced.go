@@ -8,6 +8,7 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"google.golang.org/protobuf/proto"
 
+	"concord/internal/batch"
 	"concord/internal/order"
 	"concord/internal/rpc"
 )
@@ -154,11 +155,11 @@ func (o *databaseRemovals) note(w acceptedWrite, now time.Time) (queues []func()
 	return queues, err
 }
 
-// coveredOf returns the points of a write that the delete covers.
+// coveredOf returns the points of a write that the delete covers. They stay when the write has ended.
 func (a *announcedDelete) coveredOf(w acceptedWrite) (out []models.Point) {
 	for _, p := range w.points {
 		if a.covers(w.policy, p) {
-			out = append(out, p)
+			out = append(out, batch.Keep(p))
 		}
 	}
 	return out

@@ -217,6 +217,17 @@ func (g *gate) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc.W
 	return g.server.WriteShard(ctx, r)
 }
 
+func (g *gate) WriteBatch(ctx context.Context, r *rpc.WriteBatchRequest) (*rpc.WriteShardResponse, error) {
+	if err := g.gone(); err != nil {
+		return nil, err
+	}
+	if g.hang.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return g.server.WriteBatch(ctx, r)
+}
+
 func (g *gate) gone() error {
 	if g.away.Load() {
 		return status.Error(codes.Unavailable, "error while dialing: away")

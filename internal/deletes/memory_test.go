@@ -8,6 +8,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"concord/internal/batch"
 	"concord/internal/order"
 	"concord/internal/rpc"
 )
@@ -38,9 +39,10 @@ func TestVersionsDecideWhateverTheOrderOfArrival(t *testing.T) {
 				return // each version is one write or delete
 			}
 			heard = max(heard, v)
-			late := mustPoints(t, fmt.Sprintf("%s v=%d %d", name, at*10_000+to, at))
-			err := w.WriteAgain(shardID, db, policy, v, late)
-			if err != nil {
+			// As of another node: the memory of the points is that of other ones when the write has ended.
+			late := batch.Of(mustPoints(t, fmt.Sprintf("%s v=%d %d", name, at*10_000+to, at)))
+			err := w.WriteAgain(shardID, db, policy, v, late.Points())
+			if late.Release(); err != nil {
 				rt.Fatal(err)
 			}
 			if v > want[at].version {

@@ -24,7 +24,7 @@ func (d *Service) eachNewer(r *rpc.Delete, fn func([]acceptedWrite) error) error
 		if sh.Database() != r.Database || !d.deps.Writes.MayHaveNewer(sh.ID(), removed.version) {
 			continue
 		}
-		b := batch{shard: sh, fn: fn}
+		b := collector{shard: sh, fn: fn}
 		err := eachPoint(ctx, sh, removed, func(p models.Point, key order.Key) error {
 			v, err := d.deps.Journal.Version(key)
 			if err == nil && v > removed.version {
@@ -42,18 +42,18 @@ func (d *Service) eachNewer(r *rpc.Delete, fn func([]acceptedWrite) error) error
 	return nil
 }
 
-// batch collects points of a shard, as one write for each version.
-type batch struct {
+// collector collects points of a shard, as one write for each version.
+type collector struct {
 	shard  *tsdb.Shard
 	fn     func([]acceptedWrite) error
 	writes map[order.Version]*acceptedWrite
 	bytes  int
 }
 
-// batchBytes is how much is collected, as line protocol.
-const batchBytes = 4 << 20
+// collectedBytes is how much is collected, as line protocol.
+const collectedBytes = 4 << 20
 
-func (b *batch) add(v order.Version, p models.Point) error {
+func (b *collector) add(v order.Version, p models.Point) error {
 	if b.writes == nil {
 		b.writes = make(map[order.Version]*acceptedWrite)
 	}
@@ -63,13 +63,13 @@ func (b *batch) add(v order.Version, p models.Point) error {
 		b.writes[v] = w
 	}
 	w.points = append(w.points, p)
-	if b.bytes += p.StringSize(); b.bytes > batchBytes {
+	if b.bytes += p.StringSize(); b.bytes > collectedBytes {
 		return b.flush()
 	}
 	return nil
 }
 
-func (b *batch) flush() error {
+func (b *collector) flush() error {
 	writes := make([]acceptedWrite, 0, len(b.writes))
 	for _, w := range b.writes {
 		writes = append(writes, *w)

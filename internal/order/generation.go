@@ -27,6 +27,7 @@ type generation struct {
 	underWay int     // writes that have not ended
 	written  []writtenBefore
 	finished bool   // the log has the mark of its end
+	buf      []byte // of the last record
 	table    *table // of the first tabled of written
 	tabled   int
 	failed   failures

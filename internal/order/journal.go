@@ -12,7 +12,7 @@ import (
 type JournalConfig struct {
 	Dir       string
 	MaxKeys   int   // of one generation; 0 is 1,000,000, which takes 32 MiB of memory at most
-	MaxMemory int   // generations in memory, 0 is 3; older ones are in sorted files alone
+	MaxMemory int   // generations in memory, 0 is 5; older ones are in sorted files alone
 	MaxDisk   int64 // bytes, 0 is 1 GiB; past it the oldest writes are forgotten
 	Log       *zap.Logger
 }
@@ -34,7 +34,7 @@ type Journal struct {
 // OpenJournal opens the journal in a folder. It cuts off what a crash tore. It sets other damage aside.
 func OpenJournal(cfg JournalConfig) (*Journal, error) {
 	cfg.MaxKeys = cmp.Or(cfg.MaxKeys, 1_000_000)
-	cfg.MaxMemory = cmp.Or(cfg.MaxMemory, 3)
+	cfg.MaxMemory = cmp.Or(cfg.MaxMemory, 5) // of a million keys a second none is sorted while the floor follows
 	cfg.MaxDisk = cmp.Or(cfg.MaxDisk, 1<<30)
 	j := &Journal{
 		files: files{

@@ -125,8 +125,14 @@ func (g *generation) finish() (err error) {
 	return err
 }
 
+// maxBuffer is how large a buffer for records is that is used again.
+const maxBuffer = 1 << 20
+
 func (g *generation) append(n noted) error {
-	b := make([]byte, recordHeader, recordHeader+8*len(n.keys))
+	b := slices.Grow(g.buf[:0], recordHeader+8*len(n.keys))[:recordHeader]
+	if g.buf = b; cap(b) > maxBuffer {
+		g.buf = nil
+	}
 	binary.BigEndian.PutUint32(b[4:], uint32(len(n.keys)))
 	binary.BigEndian.PutUint64(b[8:], uint64(n.version))
 	binary.BigEndian.PutUint64(b[16:], uint64(n.first))

@@ -72,6 +72,17 @@ func (g *gate) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc.W
 	return g.Server.WriteShard(ctx, r)
 }
 
+func (g *gate) WriteBatch(ctx context.Context, r *rpc.WriteBatchRequest) (*rpc.WriteShardResponse, error) {
+	if g.away.Load() {
+		return nil, status.Error(codes.Unavailable, "error while dialing: away")
+	}
+	if g.hang.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return g.Server.WriteBatch(ctx, r)
+}
+
 // newGatedCluster has this node and a second one behind a gate.
 func newGatedCluster(t *testing.T) (*testCluster, *gate) {
 	t.Helper()

@@ -10,6 +10,7 @@ import (
 	"github.com/influxdata/influxdb/coordinator"
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -25,6 +26,8 @@ type outgoing struct {
 	lanes  lanes
 	missed missedLog
 	points struct{ local, remote, hinted atomic.Int64 } // as in Statistics
+
+	batchless batchless
 }
 
 // Sender names this process in its messages.
@@ -74,10 +77,12 @@ func stamp(requests []*rpc.WriteShardRequest, v order.Version, yields bool) {
 	}
 }
 
-// writeLocal writes to this node's own copy. What the store may take later goes to hinted handoff, as for any other
-// owner. What is in there already is not waited for: its versions say that it is older. Yields is as in shardWrite.
+// writeLocal writes to this node's own copy. What the store may take later goes to hinted handoff, in messages, as for
+// any other owner. What is in there already is not waited for: its versions say that it is older. Yields is as in
+// shardWrite.
 func (o *outgoing) writeLocal(
-	ctx tsdb.WriteContext, d *delivery, db, policy string, points []models.Point, yields bool,
+	ctx tsdb.WriteContext, d *delivery, db, policy string, points []models.Point,
+	messages func() ([]*rpc.WriteShardRequest, error), yields bool,
 ) result {
 	if o.Meta.Deleted(d.shard, 1) {
 		return result{err: errShardDeleted, permanent: true}
@@ -91,11 +96,10 @@ func (o *outgoing) writeLocal(
 		o.Copies.Missed(d.node, d.shard, false)
 		return r
 	}
-	reqs, _, err := encode(ctx, d.shard, db, policy, points)
+	reqs, err := messages()
 	if err != nil {
 		return result{err: err}
 	}
-	stamp(reqs, d.version, yields)
 	return o.hint(d, reqs, r)
 }
 
@@ -180,8 +184,18 @@ type sending struct {
 // partOf is the number of one message of a write.
 func partOf(write uint64, part int) uint64 { return write<<8 | uint64(min(part, 255)) }
 
+// send sends a message to a node.
 func (o *outgoing) send(ctx context.Context, node uint64, req *rpc.WriteShardRequest, at sending) result {
 	o.points.remote.Add(int64(len(req.Points)))
+	return o.call(ctx, node, req, len(req.Points), at, rpc.ReplicationClient.WriteShard)
+}
+
+// call sends the points of a message. How says in which form.
+func (o *outgoing) call(
+	ctx context.Context, node uint64, req *rpc.WriteShardRequest, points int, at sending,
+	how func(rpc.ReplicationClient, context.Context, *rpc.WriteShardRequest, ...grpc.CallOption) (
+		*rpc.WriteShardResponse, error),
+) result {
 	n, ok := o.Meta.DataNode(node)
 	if !ok {
 		// What was queued is kept until it is clear that the node is gone: then its queue goes, and not an entry.
@@ -190,7 +204,7 @@ func (o *outgoing) send(ctx context.Context, node uint64, req *rpc.WriteShardReq
 	var resp *rpc.WriteShardResponse
 	conn, err := o.Pool.Conn(n.TCPAddr)
 	if err == nil {
-		resp, err = rpc.NewReplicationClient(conn).WriteShard(ctx, &rpc.WriteShardRequest{
+		resp, err = how(rpc.NewReplicationClient(conn), ctx, &rpc.WriteShardRequest{
 			ShardId: req.ShardId, Database: req.Database, RetentionPolicy: req.RetentionPolicy,
 			UserId: req.UserId, Points: req.Points,
 			Sender: o.sender, SenderNode: o.Meta.NodeID(), Hinted: at.hinted,
@@ -202,8 +216,11 @@ func (o *outgoing) send(ctx context.Context, node uint64, req *rpc.WriteShardReq
 		o.heard(resp.Clock)
 		return answered(req, resp)
 	}
+	if errors.Is(err, errNoBatches) {
+		return result{err: err}
+	}
 	if o.Handoff == nil {
-		o.missed.note(o.Log, n.TCPAddr, len(req.Points), err)
+		o.missed.note(o.Log, n.TCPAddr, points, err)
 	}
 	// Canceled: the peer saw the deadline first.
 	switch c := status.Code(err); {

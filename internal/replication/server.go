@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/batch"
 	"concord/internal/rpc"
 )
 
@@ -31,18 +32,47 @@ func NewServer(store *tsdb.Store, writer *Writer, log *zap.Logger) *Server {
 
 // WriteShard writes points to one shard.
 func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc.WriteShardResponse, error) {
+	if !spansFit(r) {
+		return nil, status.Error(codes.InvalidArgument, "the spans of versions do not have as many points as the write")
+	}
+	return s.write(ctx, r, func() ([]models.Point, error) { return decodePoints(r.Points) })
+}
+
+// WriteBatch writes a batch of points to one shard.
+func (s *Server) WriteBatch(ctx context.Context, r *rpc.WriteBatchRequest) (*rpc.WriteShardResponse, error) {
+	w := r.Write
+	if w == nil || len(w.Points)+len(w.Spans) > 0 || w.Decides || w.OnlyWhole {
+		return nil, status.Error(codes.InvalidArgument, "a batch has a write without points, spans and decisions")
+	}
+	b, err := batch.Decode(r.Batch)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	defer b.Release() // nobody has the points when the write has returned
+	if b.Len() != int(r.Points) {
+		return nil, status.Errorf(codes.InvalidArgument, "%d points in a batch of %d", b.Len(), r.Points)
+	}
+	return s.write(ctx, w, func() (points []models.Point, err error) {
+		if points = b.Points(); b.HasField(tsdb.TimeBytes) {
+			points, _, err = withoutTime(points)
+		}
+		return points, err
+	})
+}
+
+// write writes the points of a message to one shard.
+func (s *Server) write(
+	ctx context.Context, r *rpc.WriteShardRequest, read func() ([]models.Point, error),
+) (*rpc.WriteShardResponse, error) {
 	// The names become folders.
 	if r.ShardId == 0 || !emeta.ValidName(r.Database) || !emeta.ValidName(r.RetentionPolicy) {
 		return nil, status.Error(codes.InvalidArgument, "a write needs a shard, a database and a retention policy")
-	}
-	if !spansFit(r) {
-		return nil, status.Error(codes.InvalidArgument, "the spans of versions do not have as many points as the write")
 	}
 	// Its copy would be one that no query reads, and nothing removes.
 	if s.writer.Meta.Deleted(r.ShardId, rpc.Relied(ctx)) {
 		return nil, status.Error(codes.NotFound, errShardDeleted.Error())
 	}
-	points, err := decodePoints(r.Points)
+	points, err := read()
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}

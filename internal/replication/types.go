@@ -14,6 +14,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/batch"
 	"concord/internal/entropy/fieldindex"
 	"concord/internal/rpc"
 )
@@ -78,6 +79,33 @@ func (t *fieldTypes) unknown(shard, deletes uint64, points []models.Point) (
 			}
 			out[fieldKey{string(name), string(f.FieldKey())}] = typ
 		}
+	}
+	return out, hasTime
+}
+
+// unknownColumns is unknown of the columns of a batch.
+func (t *fieldTypes) unknownColumns(shard, deletes uint64, columns []batch.Column) (
+	out map[fieldKey]influxql.DataType, hasTime bool,
+) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	var known map[string]map[string]influxql.DataType
+	if s := t.shards[shard]; s != nil && s.deletes == deletes {
+		known = s.measurements
+	}
+	for _, c := range columns {
+		typ := fieldindex.DataTypeOf(c.Type)
+		if known[string(c.Measurement)][string(c.Field)] == typ {
+			continue
+		}
+		if bytes.Equal(c.Field, tsdb.TimeBytes) {
+			hasTime = true
+			continue
+		}
+		if out == nil {
+			out = make(map[fieldKey]influxql.DataType)
+		}
+		out[fieldKey{string(c.Measurement), string(c.Field)}] = typ
 	}
 	return out, hasTime
 }
@@ -237,7 +265,8 @@ func (t *typeDecider) writeRequests(
 	if len(points) == 0 {
 		return result{}
 	}
-	return t.writeLocal(u.ctx, d, u.db, u.policy, points, yields)
+	messages := func() ([]*rpc.WriteShardRequest, error) { return requests, nil }
+	return t.writeLocal(u.ctx, d, u.db, u.policy, points, messages, yields)
 }
 
 // notWhole reports whether this node's copy of a shard may lack fields that other owners have.

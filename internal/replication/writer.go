@@ -20,6 +20,7 @@ import (
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
 
+	"concord/internal/batch"
 	"concord/internal/cluster"
 	"concord/internal/order"
 	"concord/internal/rpc"
@@ -245,7 +246,7 @@ func (w *Writer) place(
 		policy = info.DefaultRetentionPolicy
 	}
 	request := &coordinator.WritePointsRequest{Database: db, RetentionPolicy: policy, Points: points}
-	mapping, err := w.mapper.MapShards(request)
+	mapping, err := w.mapShards(request)
 	if err != nil {
 		return err
 	}
@@ -308,11 +309,11 @@ func (w *Writer) writeShard(
 		return fmt.Errorf("%w: shard %d has no owners", coordinator.ErrWriteFailed, shard.ID)
 	}
 	deletes := w.Deletes.Seen(db)
-	var newFields map[fieldKey]influxql.DataType
-	mayHaveTime := true
-	if len(owners) > 1 {
-		newFields, mayHaveTime = w.types.known.unknown(shard.ID, deletes, points)
+	read := batch.Of(points)
+	if read != nil {
+		defer read.Release()
 	}
+	newFields, mayHaveTime := w.fieldsOf(shard, deletes, points, read)
 	if mayHaveTime {
 		left, reason, err := withoutTime(points)
 		if err != nil {
@@ -323,16 +324,37 @@ func (w *Writer) writeShard(
 			return alsoStripped(err, tsdb.PartialWriteError{Reason: reason, Database: db, RetentionPolicy: policy})
 		}
 	}
+	if len(newFields) > 0 {
+		read = nil // the owner that decides may refuse some of the points
+	}
 	for restamps := 0; ; restamps++ {
-		write := shardWrite{
-			ctx: ctx, shard: shard, db: db, policy: policy, level: level,
-			points:    slices.Clone(points), // the local store reorders what it is given
+		write := &shardWrite{
+			ctx: ctx, shard: shard, db: db, policy: policy, level: level, points: points, batch: read,
 			newFields: newFields, deletes: deletes, yields: restamps == maxRestamps,
+		}
+		if read == nil {
+			write.points = slices.Clone(points) // the local store reorders what it is given
 		}
 		if err := w.writeOwners(write); !errors.Is(err, errBehind) {
 			return err
 		}
 	}
+}
+
+// fieldsOf returns the fields of points whose types are not known, where owners have to agree on them, and whether a
+// field may be called time. Read is the batch of the points, or nil.
+func (w *Writer) fieldsOf(shard *emeta.ShardInfo, deletes uint64, points []models.Point, read *batch.Batch) (
+	newFields map[fieldKey]influxql.DataType, mayHaveTime bool,
+) {
+	switch {
+	case len(shard.Owners) == 1 && read == nil:
+		return nil, true
+	case len(shard.Owners) == 1:
+		return nil, read.HasField(tsdb.TimeBytes)
+	case read == nil:
+		return w.types.known.unknown(shard.ID, deletes, points)
+	}
+	return w.types.known.unknownColumns(shard.ID, deletes, read.Columns())
 }
 
 // maxRestamps is how often a write gets a greater version because an owner had a newer one of the same points. After
@@ -346,21 +368,53 @@ type shardWrite struct {
 	db, policy string
 	level      models.ConsistencyLevel
 	points     []models.Point
+	batch      *batch.Batch                   // of points; nil when they cannot be one, or some field is new
 	newFields  map[fieldKey]influxql.DataType // whose types are not known
 	deletes    uint64                         // as in shardTypes
 	yields     bool                           // to newer versions of the points
+
+	version  order.Version
+	requests []*rpc.WriteShardRequest // made by encode, or by the first who asks messages
+	encoded  sync.Once
+	failed   error // why there are no requests
 }
 
-// encode makes the messages for the owners other than self, nil when there are none. size is the bytes of all points.
-func (a *shardWrite) encode(self uint64) (requests []*rpc.WriteShardRequest, size int, err error) {
+// encode makes what the owners other than self get. It returns the bytes of all points, 0 when there are no such
+// owners.
+func (a *shardWrite) encode(self uint64) (size int, err error) {
 	if !slices.ContainsFunc(a.shard.Owners, func(o emeta.ShardOwner) bool { return o.NodeID != self }) {
-		return nil, 0, nil
+		return 0, nil
 	}
-	return encode(a.ctx, a.shard.ID, a.db, a.policy, a.points)
+	if a.batch != nil && len(a.batch.Encoded()) <= batch.MaxBytes {
+		return a.batch.Size(), nil
+	}
+	if a.batch != nil { // it goes in several messages
+		a.batch, a.points = nil, slices.Clone(a.points)
+	}
+	a.encoded.Do(func() { a.requests, size, a.failed = encode(a.ctx, a.shard.ID, a.db, a.policy, a.points) })
+	return size, a.failed
+}
+
+// messages returns the write in the form that nodes of all versions take and that hinted handoff keeps. Owners share
+// it, and only read.
+func (a *shardWrite) messages() ([]*rpc.WriteShardRequest, error) {
+	a.encoded.Do(func() {
+		a.requests, _, a.failed = encode(a.ctx, a.shard.ID, a.db, a.policy, a.points)
+		stamp(a.requests, a.version, a.yields)
+	})
+	return a.requests, a.failed
+}
+
+// local returns points for this node's own store, which reorders them.
+func (a *shardWrite) local() []models.Point {
+	if a.batch != nil {
+		return a.batch.Points()
+	}
+	return a.points
 }
 
 // writeOwners makes an attempt. The error is errBehind when an owner has something newer and the client has no answer.
-func (w *Writer) writeOwners(a shardWrite) error {
+func (w *Writer) writeOwners(a *shardWrite) error {
 	owners := make([]uint64, len(a.shard.Owners))
 	for i, o := range a.shard.Owners {
 		owners[i] = o.NodeID
@@ -372,14 +426,15 @@ func (w *Writer) writeOwners(a shardWrite) error {
 	w.Order.Clock.SetNode(self)
 	// Taken before the local store reorders the points. The points themselves
 	// must outlive the call: the engine's inputs parse each request anew.
-	requests, size, err := a.encode(self)
+	size, err := a.encode(self)
 	if err != nil {
 		w.running.wg.Add(-len(owners))
 		return err
 	}
 	deliveries := w.lanes.begin(owners, a.shard.ID, size, w.WriteTimeout)
 	defer w.lanes.answer(deliveries)
-	stamp(requests, deliveries[0].version, a.yields)
+	a.version = deliveries[0].version
+	stamp(a.requests, a.version, a.yields)
 	results := make(chan result, len(owners))
 	// yield writes what was sent to the owner again, without the points of which the owner has something newer.
 	done := func(d *delivery, r result, yield func()) {
@@ -392,11 +447,14 @@ func (w *Writer) writeOwners(a shardWrite) error {
 	}
 	if len(a.newFields) > 0 {
 		go w.types.decide(&undecidedWrite{
-			a.ctx, a.db, a.policy, a.deletes, a.newFields, a.yields, requests, deliveries, done,
+			a.ctx, a.db, a.policy, a.deletes, a.newFields, a.yields, a.requests, deliveries, done,
 		})
 	} else {
 		for _, d := range deliveries {
-			go w.writeOwner(a, d, requests, done)
+			if a.batch != nil {
+				a.batch.Retain() // the client may have its answer before the owner has the points
+			}
+			go w.writeOwner(a, d, done)
 		}
 	}
 	err = w.decide(a.level, results, len(owners))
@@ -407,16 +465,38 @@ func (w *Writer) writeOwners(a shardWrite) error {
 }
 
 // writeOwner writes to one owner. It is done with the owner then.
-func (w *Writer) writeOwner(
-	a shardWrite, d *delivery, requests []*rpc.WriteShardRequest, done func(d *delivery, r result, yield func()),
-) {
+func (w *Writer) writeOwner(a *shardWrite, d *delivery, done func(d *delivery, r result, yield func())) {
+	write := w.writeAway
 	if d.node == w.Meta.NodeID() {
-		yield := func() { w.writeLocal(a.ctx, d, a.db, a.policy, a.points, true) }
-		done(d, w.writeLocal(a.ctx, d, a.db, a.policy, a.points, a.yields), yield)
-		return
+		write = w.writeHere
 	}
-	yield := func() { w.writeRemote(d, yielding(requests), sending{}) }
-	done(d, w.writeRemote(d, requests, sending{}), yield)
+	done(d, write(a, d, a.yields), func() { write(a, d, true) })
+	if a.batch != nil {
+		a.batch.Release()
+	}
+}
+
+// writeHere writes to this node's own copy. Yields is as in shardWrite, also below.
+func (w *Writer) writeHere(a *shardWrite, d *delivery, yields bool) result {
+	return w.writeLocal(a.ctx, d, a.db, a.policy, a.local(), a.messages, yields)
+}
+
+// writeAway writes to another node.
+func (w *Writer) writeAway(a *shardWrite, d *delivery, yields bool) result {
+	if a.batch != nil && w.batchless.takes(d.node) {
+		if r := w.writeBatch(a, d, yields); !errors.Is(r.err, errNoBatches) {
+			return r
+		}
+		w.batchless.note(d.node)
+	}
+	requests, err := a.messages()
+	if err != nil {
+		return result{err: err, permanent: true}
+	}
+	if yields && !a.yields {
+		requests = yielding(requests)
+	}
+	return w.writeRemote(d, requests, sending{})
 }
 
 // Floor returns the clock of this node, and a version. No write of this node with a smaller version will reach the

@@ -78,7 +78,7 @@ func (x ExecuteRequest_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExecuteRequest_Kind.Descriptor instead.
 func (ExecuteRequest_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{14, 0}
+	return file_concord_proto_rawDescGZIP(), []int{15, 0}
 }
 
 type Delete_Kind int32
@@ -127,7 +127,7 @@ func (x Delete_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Delete_Kind.Descriptor instead.
 func (Delete_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{18, 0}
+	return file_concord_proto_rawDescGZIP(), []int{19, 0}
 }
 
 type IdentifyRequest struct {
@@ -888,6 +888,66 @@ func (x *VersionSpan) GetPoints() uint32 {
 	return 0
 }
 
+type WriteBatchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Write         *WriteShardRequest     `protobuf:"bytes,1,opt,name=write,proto3" json:"write,omitempty"`    // without points and spans; decides and only_whole are not set
+	Batch         []byte                 `protobuf:"bytes,2,opt,name=batch,proto3" json:"batch,omitempty"`    // the points, as docs/format/batch.md describes them
+	Points        uint32                 `protobuf:"varint,3,opt,name=points,proto3" json:"points,omitempty"` // how many they are
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WriteBatchRequest) Reset() {
+	*x = WriteBatchRequest{}
+	mi := &file_concord_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WriteBatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WriteBatchRequest) ProtoMessage() {}
+
+func (x *WriteBatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WriteBatchRequest.ProtoReflect.Descriptor instead.
+func (*WriteBatchRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *WriteBatchRequest) GetWrite() *WriteShardRequest {
+	if x != nil {
+		return x.Write
+	}
+	return nil
+}
+
+func (x *WriteBatchRequest) GetBatch() []byte {
+	if x != nil {
+		return x.Batch
+	}
+	return nil
+}
+
+func (x *WriteBatchRequest) GetPoints() uint32 {
+	if x != nil {
+		return x.Points
+	}
+	return 0
+}
+
 // WriteShardResponse: an error of the write itself is data, not a transport error.
 type WriteShardResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -907,7 +967,7 @@ type WriteShardResponse struct {
 
 func (x *WriteShardResponse) Reset() {
 	*x = WriteShardResponse{}
-	mi := &file_concord_proto_msgTypes[12]
+	mi := &file_concord_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -919,7 +979,7 @@ func (x *WriteShardResponse) String() string {
 func (*WriteShardResponse) ProtoMessage() {}
 
 func (x *WriteShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[12]
+	mi := &file_concord_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -932,7 +992,7 @@ func (x *WriteShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteShardResponse.ProtoReflect.Descriptor instead.
 func (*WriteShardResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{12}
+	return file_concord_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WriteShardResponse) GetError() string {
@@ -1002,7 +1062,7 @@ type FieldType struct {
 
 func (x *FieldType) Reset() {
 	*x = FieldType{}
-	mi := &file_concord_proto_msgTypes[13]
+	mi := &file_concord_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1014,7 +1074,7 @@ func (x *FieldType) String() string {
 func (*FieldType) ProtoMessage() {}
 
 func (x *FieldType) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[13]
+	mi := &file_concord_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1027,7 +1087,7 @@ func (x *FieldType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldType.ProtoReflect.Descriptor instead.
 func (*FieldType) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{13}
+	return file_concord_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FieldType) GetMeasurement() []byte {
@@ -1079,7 +1139,7 @@ type ExecuteRequest struct {
 
 func (x *ExecuteRequest) Reset() {
 	*x = ExecuteRequest{}
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1091,7 +1151,7 @@ func (x *ExecuteRequest) String() string {
 func (*ExecuteRequest) ProtoMessage() {}
 
 func (x *ExecuteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1104,7 +1164,7 @@ func (x *ExecuteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecuteRequest.ProtoReflect.Descriptor instead.
 func (*ExecuteRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{14}
+	return file_concord_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ExecuteRequest) GetKind() ExecuteRequest_Kind {
@@ -1208,7 +1268,7 @@ type ExecuteResponse struct {
 
 func (x *ExecuteResponse) Reset() {
 	*x = ExecuteResponse{}
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1280,7 @@ func (x *ExecuteResponse) String() string {
 func (*ExecuteResponse) ProtoMessage() {}
 
 func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1293,7 @@ func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecuteResponse.ProtoReflect.Descriptor instead.
 func (*ExecuteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{15}
+	return file_concord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExecuteResponse) GetError() string {
@@ -1261,7 +1321,7 @@ type ReceivedRequest struct {
 
 func (x *ReceivedRequest) Reset() {
 	*x = ReceivedRequest{}
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1333,7 @@ func (x *ReceivedRequest) String() string {
 func (*ReceivedRequest) ProtoMessage() {}
 
 func (x *ReceivedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1346,7 @@ func (x *ReceivedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedRequest.ProtoReflect.Descriptor instead.
 func (*ReceivedRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ReceivedRequest) GetSender() uint64 {
@@ -1318,7 +1378,7 @@ type ReceivedResponse struct {
 
 func (x *ReceivedResponse) Reset() {
 	*x = ReceivedResponse{}
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1330,7 +1390,7 @@ func (x *ReceivedResponse) String() string {
 func (*ReceivedResponse) ProtoMessage() {}
 
 func (x *ReceivedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1343,7 +1403,7 @@ func (x *ReceivedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedResponse.ProtoReflect.Descriptor instead.
 func (*ReceivedResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_proto_rawDescGZIP(), []int{18}
 }
 
 // Delete is also what hinted handoff and the log of deletes keep.
@@ -1367,7 +1427,7 @@ type Delete struct {
 
 func (x *Delete) Reset() {
 	*x = Delete{}
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1379,7 +1439,7 @@ func (x *Delete) String() string {
 func (*Delete) ProtoMessage() {}
 
 func (x *Delete) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1392,7 +1452,7 @@ func (x *Delete) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delete.ProtoReflect.Descriptor instead.
 func (*Delete) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Delete) GetKind() Delete_Kind {
@@ -1462,7 +1522,7 @@ type DeleteBounds struct {
 
 func (x *DeleteBounds) Reset() {
 	*x = DeleteBounds{}
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1534,7 @@ func (x *DeleteBounds) String() string {
 func (*DeleteBounds) ProtoMessage() {}
 
 func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1547,7 @@ func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBounds.ProtoReflect.Descriptor instead.
 func (*DeleteBounds) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeleteBounds) GetRetentionPolicy() string {
@@ -1523,7 +1583,7 @@ type AnnounceDeleteRequest struct {
 
 func (x *AnnounceDeleteRequest) Reset() {
 	*x = AnnounceDeleteRequest{}
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1535,7 +1595,7 @@ func (x *AnnounceDeleteRequest) String() string {
 func (*AnnounceDeleteRequest) ProtoMessage() {}
 
 func (x *AnnounceDeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1548,7 +1608,7 @@ func (x *AnnounceDeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceDeleteRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceDeleteRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AnnounceDeleteRequest) GetDelete() *Delete {
@@ -1588,7 +1648,7 @@ type AnnounceDeleteResponse struct {
 
 func (x *AnnounceDeleteResponse) Reset() {
 	*x = AnnounceDeleteResponse{}
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1600,7 +1660,7 @@ func (x *AnnounceDeleteResponse) String() string {
 func (*AnnounceDeleteResponse) ProtoMessage() {}
 
 func (x *AnnounceDeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1613,7 +1673,7 @@ func (x *AnnounceDeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceDeleteResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceDeleteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AnnounceDeleteResponse) GetClock() uint64 {
@@ -1633,7 +1693,7 @@ type RunDeleteRequest struct {
 
 func (x *RunDeleteRequest) Reset() {
 	*x = RunDeleteRequest{}
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1645,7 +1705,7 @@ func (x *RunDeleteRequest) String() string {
 func (*RunDeleteRequest) ProtoMessage() {}
 
 func (x *RunDeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1658,7 +1718,7 @@ func (x *RunDeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunDeleteRequest.ProtoReflect.Descriptor instead.
 func (*RunDeleteRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RunDeleteRequest) GetDelete() *Delete {
@@ -1685,7 +1745,7 @@ type RunDeleteResponse struct {
 
 func (x *RunDeleteResponse) Reset() {
 	*x = RunDeleteResponse{}
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1757,7 @@ func (x *RunDeleteResponse) String() string {
 func (*RunDeleteResponse) ProtoMessage() {}
 
 func (x *RunDeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +1770,7 @@ func (x *RunDeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunDeleteResponse.ProtoReflect.Descriptor instead.
 func (*RunDeleteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RunDeleteResponse) GetError() string {
@@ -1730,7 +1790,7 @@ type HintDeleteRequest struct {
 
 func (x *HintDeleteRequest) Reset() {
 	*x = HintDeleteRequest{}
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +1802,7 @@ func (x *HintDeleteRequest) String() string {
 func (*HintDeleteRequest) ProtoMessage() {}
 
 func (x *HintDeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +1815,7 @@ func (x *HintDeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintDeleteRequest.ProtoReflect.Descriptor instead.
 func (*HintDeleteRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *HintDeleteRequest) GetDelete() *Delete {
@@ -1780,7 +1840,7 @@ type HintDeleteResponse struct {
 
 func (x *HintDeleteResponse) Reset() {
 	*x = HintDeleteResponse{}
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1792,7 +1852,7 @@ func (x *HintDeleteResponse) String() string {
 func (*HintDeleteResponse) ProtoMessage() {}
 
 func (x *HintDeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1805,7 +1865,7 @@ func (x *HintDeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintDeleteResponse.ProtoReflect.Descriptor instead.
 func (*HintDeleteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_proto_rawDescGZIP(), []int{26}
 }
 
 type RememberedDeletesRequest struct {
@@ -1816,7 +1876,7 @@ type RememberedDeletesRequest struct {
 
 func (x *RememberedDeletesRequest) Reset() {
 	*x = RememberedDeletesRequest{}
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +1888,7 @@ func (x *RememberedDeletesRequest) String() string {
 func (*RememberedDeletesRequest) ProtoMessage() {}
 
 func (x *RememberedDeletesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +1901,7 @@ func (x *RememberedDeletesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RememberedDeletesRequest.ProtoReflect.Descriptor instead.
 func (*RememberedDeletesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_proto_rawDescGZIP(), []int{27}
 }
 
 type EndDeleteRequest struct {
@@ -1855,7 +1915,7 @@ type EndDeleteRequest struct {
 
 func (x *EndDeleteRequest) Reset() {
 	*x = EndDeleteRequest{}
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +1927,7 @@ func (x *EndDeleteRequest) String() string {
 func (*EndDeleteRequest) ProtoMessage() {}
 
 func (x *EndDeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +1940,7 @@ func (x *EndDeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeleteRequest.ProtoReflect.Descriptor instead.
 func (*EndDeleteRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *EndDeleteRequest) GetDatabase() string {
@@ -1912,7 +1972,7 @@ type EndDeleteResponse struct {
 
 func (x *EndDeleteResponse) Reset() {
 	*x = EndDeleteResponse{}
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1924,7 +1984,7 @@ func (x *EndDeleteResponse) String() string {
 func (*EndDeleteResponse) ProtoMessage() {}
 
 func (x *EndDeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1937,7 +1997,7 @@ func (x *EndDeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeleteResponse.ProtoReflect.Descriptor instead.
 func (*EndDeleteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_proto_rawDescGZIP(), []int{29}
 }
 
 type EndDeletesBeforeRequest struct {
@@ -1950,7 +2010,7 @@ type EndDeletesBeforeRequest struct {
 
 func (x *EndDeletesBeforeRequest) Reset() {
 	*x = EndDeletesBeforeRequest{}
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1962,7 +2022,7 @@ func (x *EndDeletesBeforeRequest) String() string {
 func (*EndDeletesBeforeRequest) ProtoMessage() {}
 
 func (x *EndDeletesBeforeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1975,7 +2035,7 @@ func (x *EndDeletesBeforeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeletesBeforeRequest.ProtoReflect.Descriptor instead.
 func (*EndDeletesBeforeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *EndDeletesBeforeRequest) GetSenderNode() uint64 {
@@ -2000,7 +2060,7 @@ type EndDeletesBeforeResponse struct {
 
 func (x *EndDeletesBeforeResponse) Reset() {
 	*x = EndDeletesBeforeResponse{}
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2012,7 +2072,7 @@ func (x *EndDeletesBeforeResponse) String() string {
 func (*EndDeletesBeforeResponse) ProtoMessage() {}
 
 func (x *EndDeletesBeforeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2025,7 +2085,7 @@ func (x *EndDeletesBeforeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeletesBeforeResponse.ProtoReflect.Descriptor instead.
 func (*EndDeletesBeforeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_proto_rawDescGZIP(), []int{31}
 }
 
 type DropShardsRequest struct {
@@ -2042,7 +2102,7 @@ type DropShardsRequest struct {
 
 func (x *DropShardsRequest) Reset() {
 	*x = DropShardsRequest{}
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2054,7 +2114,7 @@ func (x *DropShardsRequest) String() string {
 func (*DropShardsRequest) ProtoMessage() {}
 
 func (x *DropShardsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2067,7 +2127,7 @@ func (x *DropShardsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropShardsRequest.ProtoReflect.Descriptor instead.
 func (*DropShardsRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DropShardsRequest) GetWhat() isDropShardsRequest_What {
@@ -2136,7 +2196,7 @@ type DropRetentionPolicy struct {
 
 func (x *DropRetentionPolicy) Reset() {
 	*x = DropRetentionPolicy{}
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2148,7 +2208,7 @@ func (x *DropRetentionPolicy) String() string {
 func (*DropRetentionPolicy) ProtoMessage() {}
 
 func (x *DropRetentionPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2161,7 +2221,7 @@ func (x *DropRetentionPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropRetentionPolicy.ProtoReflect.Descriptor instead.
 func (*DropRetentionPolicy) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DropRetentionPolicy) GetDatabase() string {
@@ -2187,7 +2247,7 @@ type DropShardsResponse struct {
 
 func (x *DropShardsResponse) Reset() {
 	*x = DropShardsResponse{}
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2199,7 +2259,7 @@ func (x *DropShardsResponse) String() string {
 func (*DropShardsResponse) ProtoMessage() {}
 
 func (x *DropShardsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2212,7 +2272,7 @@ func (x *DropShardsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropShardsResponse.ProtoReflect.Descriptor instead.
 func (*DropShardsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DropShardsResponse) GetError() string {
@@ -2231,7 +2291,7 @@ type ShardStatesRequest struct {
 
 func (x *ShardStatesRequest) Reset() {
 	*x = ShardStatesRequest{}
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2243,7 +2303,7 @@ func (x *ShardStatesRequest) String() string {
 func (*ShardStatesRequest) ProtoMessage() {}
 
 func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2256,7 +2316,7 @@ func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ShardStatesRequest) GetShardIds() []uint64 {
@@ -2287,7 +2347,7 @@ type ShardState struct {
 
 func (x *ShardState) Reset() {
 	*x = ShardState{}
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2299,7 +2359,7 @@ func (x *ShardState) String() string {
 func (*ShardState) ProtoMessage() {}
 
 func (x *ShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2312,7 +2372,7 @@ func (x *ShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardState.ProtoReflect.Descriptor instead.
 func (*ShardState) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ShardState) GetShardId() uint64 {
@@ -2416,7 +2476,7 @@ type WholeRequest struct {
 
 func (x *WholeRequest) Reset() {
 	*x = WholeRequest{}
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +2488,7 @@ func (x *WholeRequest) String() string {
 func (*WholeRequest) ProtoMessage() {}
 
 func (x *WholeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +2501,7 @@ func (x *WholeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeRequest.ProtoReflect.Descriptor instead.
 func (*WholeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WholeRequest) GetShardId() uint64 {
@@ -2466,7 +2526,7 @@ type WholeResponse struct {
 
 func (x *WholeResponse) Reset() {
 	*x = WholeResponse{}
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2478,7 +2538,7 @@ func (x *WholeResponse) String() string {
 func (*WholeResponse) ProtoMessage() {}
 
 func (x *WholeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2491,7 +2551,7 @@ func (x *WholeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeResponse.ProtoReflect.Descriptor instead.
 func (*WholeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_proto_rawDescGZIP(), []int{38}
 }
 
 type ShardStatesResponse struct {
@@ -2503,7 +2563,7 @@ type ShardStatesResponse struct {
 
 func (x *ShardStatesResponse) Reset() {
 	*x = ShardStatesResponse{}
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2515,7 +2575,7 @@ func (x *ShardStatesResponse) String() string {
 func (*ShardStatesResponse) ProtoMessage() {}
 
 func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2528,7 +2588,7 @@ func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesResponse.ProtoReflect.Descriptor instead.
 func (*ShardStatesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ShardStatesResponse) GetStates() []*ShardState {
@@ -2549,7 +2609,7 @@ type Sum struct {
 
 func (x *Sum) Reset() {
 	*x = Sum{}
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2561,7 +2621,7 @@ func (x *Sum) String() string {
 func (*Sum) ProtoMessage() {}
 
 func (x *Sum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2574,7 +2634,7 @@ func (x *Sum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sum.ProtoReflect.Descriptor instead.
 func (*Sum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Sum) GetCount() uint64 {
@@ -2610,7 +2670,7 @@ type RootRequest struct {
 
 func (x *RootRequest) Reset() {
 	*x = RootRequest{}
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2622,7 +2682,7 @@ func (x *RootRequest) String() string {
 func (*RootRequest) ProtoMessage() {}
 
 func (x *RootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2635,7 +2695,7 @@ func (x *RootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRequest.ProtoReflect.Descriptor instead.
 func (*RootRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RootRequest) GetShardId() uint64 {
@@ -2675,7 +2735,7 @@ type RootResponse struct {
 
 func (x *RootResponse) Reset() {
 	*x = RootResponse{}
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2687,7 +2747,7 @@ func (x *RootResponse) String() string {
 func (*RootResponse) ProtoMessage() {}
 
 func (x *RootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2700,7 +2760,7 @@ func (x *RootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootResponse.ProtoReflect.Descriptor instead.
 func (*RootResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RootResponse) GetRoot() *Sum {
@@ -2720,7 +2780,7 @@ type WindowSum struct {
 
 func (x *WindowSum) Reset() {
 	*x = WindowSum{}
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2732,7 +2792,7 @@ func (x *WindowSum) String() string {
 func (*WindowSum) ProtoMessage() {}
 
 func (x *WindowSum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2745,7 +2805,7 @@ func (x *WindowSum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSum.ProtoReflect.Descriptor instead.
 func (*WindowSum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WindowSum) GetWindow() uint32 {
@@ -2774,7 +2834,7 @@ type SeriesField struct {
 
 func (x *SeriesField) Reset() {
 	*x = SeriesField{}
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2786,7 +2846,7 @@ func (x *SeriesField) String() string {
 func (*SeriesField) ProtoMessage() {}
 
 func (x *SeriesField) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2799,7 +2859,7 @@ func (x *SeriesField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesField.ProtoReflect.Descriptor instead.
 func (*SeriesField) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SeriesField) GetSeries() []byte {
@@ -2839,7 +2899,7 @@ type DigestsChunk struct {
 
 func (x *DigestsChunk) Reset() {
 	*x = DigestsChunk{}
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2851,7 +2911,7 @@ func (x *DigestsChunk) String() string {
 func (*DigestsChunk) ProtoMessage() {}
 
 func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2864,7 +2924,7 @@ func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsChunk.ProtoReflect.Descriptor instead.
 func (*DigestsChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{44}
+	return file_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DigestsChunk) GetFields() []*SeriesField {
@@ -2887,7 +2947,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2899,7 +2959,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2912,7 +2972,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{45}
+	return file_concord_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Region) GetSeries() []byte {
@@ -2963,7 +3023,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2975,7 +3035,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2988,7 +3048,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{46}
+	return file_concord_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Block) GetSeries() []byte {
@@ -3032,7 +3092,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3044,7 +3104,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3057,7 +3117,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{47}
+	return file_concord_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *FetchRequest) GetShardId() uint64 {
@@ -3097,7 +3157,7 @@ type FetchChunk struct {
 
 func (x *FetchChunk) Reset() {
 	*x = FetchChunk{}
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3109,7 +3169,7 @@ func (x *FetchChunk) String() string {
 func (*FetchChunk) ProtoMessage() {}
 
 func (x *FetchChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3122,7 +3182,7 @@ func (x *FetchChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
 func (*FetchChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{48}
+	return file_concord_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *FetchChunk) GetBlocks() []*Block {
@@ -3146,7 +3206,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3158,7 +3218,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3171,7 +3231,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{49}
+	return file_concord_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ApplyRequest) GetDeletes() uint64 {
@@ -3228,7 +3288,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_concord_proto_msgTypes[50]
+	mi := &file_concord_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3240,7 +3300,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[50]
+	mi := &file_concord_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3253,7 +3313,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{50}
+	return file_concord_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ApplyResponse) GetPoints() uint64 {
@@ -3285,7 +3345,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_proto_msgTypes[51]
+	mi := &file_concord_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3297,7 +3357,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[51]
+	mi := &file_concord_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3310,7 +3370,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{51}
+	return file_concord_proto_rawDescGZIP(), []int{52}
 }
 
 type StatusResponse struct {
@@ -3325,7 +3385,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_proto_msgTypes[52]
+	mi := &file_concord_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3337,7 +3397,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[52]
+	mi := &file_concord_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3350,7 +3410,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{52}
+	return file_concord_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
@@ -3390,7 +3450,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_concord_proto_msgTypes[53]
+	mi := &file_concord_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3402,7 +3462,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[53]
+	mi := &file_concord_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3415,7 +3475,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{53}
+	return file_concord_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RepairRequest) GetShardId() uint64 {
@@ -3433,7 +3493,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_concord_proto_msgTypes[54]
+	mi := &file_concord_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3445,7 +3505,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[54]
+	mi := &file_concord_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3458,7 +3518,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{54}
+	return file_concord_proto_rawDescGZIP(), []int{55}
 }
 
 type PauseRequest struct {
@@ -3470,7 +3530,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_concord_proto_msgTypes[55]
+	mi := &file_concord_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3482,7 +3542,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[55]
+	mi := &file_concord_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3495,7 +3555,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{55}
+	return file_concord_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *PauseRequest) GetPaused() bool {
@@ -3514,7 +3574,7 @@ type MaxRateRequest struct {
 
 func (x *MaxRateRequest) Reset() {
 	*x = MaxRateRequest{}
-	mi := &file_concord_proto_msgTypes[56]
+	mi := &file_concord_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3526,7 +3586,7 @@ func (x *MaxRateRequest) String() string {
 func (*MaxRateRequest) ProtoMessage() {}
 
 func (x *MaxRateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[56]
+	mi := &file_concord_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3539,7 +3599,7 @@ func (x *MaxRateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaxRateRequest.ProtoReflect.Descriptor instead.
 func (*MaxRateRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{56}
+	return file_concord_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *MaxRateRequest) GetBytes() uint64 {
@@ -3580,7 +3640,7 @@ type RepairRecord struct {
 
 func (x *RepairRecord) Reset() {
 	*x = RepairRecord{}
-	mi := &file_concord_proto_msgTypes[57]
+	mi := &file_concord_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3592,7 +3652,7 @@ func (x *RepairRecord) String() string {
 func (*RepairRecord) ProtoMessage() {}
 
 func (x *RepairRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[57]
+	mi := &file_concord_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3605,7 +3665,7 @@ func (x *RepairRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord.ProtoReflect.Descriptor instead.
 func (*RepairRecord) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{57}
+	return file_concord_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RepairRecord) GetShardId() uint64 {
@@ -3779,7 +3839,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_concord_proto_msgTypes[58]
+	mi := &file_concord_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3791,7 +3851,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[58]
+	mi := &file_concord_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3804,7 +3864,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{58}
+	return file_concord_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *DiffResponse) GetOwners() []string {
@@ -3881,7 +3941,7 @@ type RepairsResponse struct {
 
 func (x *RepairsResponse) Reset() {
 	*x = RepairsResponse{}
-	mi := &file_concord_proto_msgTypes[59]
+	mi := &file_concord_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3893,7 +3953,7 @@ func (x *RepairsResponse) String() string {
 func (*RepairsResponse) ProtoMessage() {}
 
 func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[59]
+	mi := &file_concord_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3906,7 +3966,7 @@ func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsResponse.ProtoReflect.Descriptor instead.
 func (*RepairsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{59}
+	return file_concord_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RepairsResponse) GetPaused() bool {
@@ -3940,7 +4000,7 @@ type ReceivedRequest_Shard struct {
 
 func (x *ReceivedRequest_Shard) Reset() {
 	*x = ReceivedRequest_Shard{}
-	mi := &file_concord_proto_msgTypes[60]
+	mi := &file_concord_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3952,7 +4012,7 @@ func (x *ReceivedRequest_Shard) String() string {
 func (*ReceivedRequest_Shard) ProtoMessage() {}
 
 func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[60]
+	mi := &file_concord_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3965,7 +4025,7 @@ func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedRequest_Shard.ProtoReflect.Descriptor instead.
 func (*ReceivedRequest_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{16, 0}
+	return file_concord_proto_rawDescGZIP(), []int{17, 0}
 }
 
 func (x *ReceivedRequest_Shard) GetShardId() uint64 {
@@ -3994,7 +4054,7 @@ type ApplyResponse_Refused struct {
 
 func (x *ApplyResponse_Refused) Reset() {
 	*x = ApplyResponse_Refused{}
-	mi := &file_concord_proto_msgTypes[61]
+	mi := &file_concord_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4006,7 +4066,7 @@ func (x *ApplyResponse_Refused) String() string {
 func (*ApplyResponse_Refused) ProtoMessage() {}
 
 func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[61]
+	mi := &file_concord_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4019,7 +4079,7 @@ func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse_Refused.ProtoReflect.Descriptor instead.
 func (*ApplyResponse_Refused) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{50, 0}
+	return file_concord_proto_rawDescGZIP(), []int{51, 0}
 }
 
 func (x *ApplyResponse_Refused) GetBlock() uint32 {
@@ -4061,7 +4121,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[62]
+	mi := &file_concord_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4073,7 +4133,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[62]
+	mi := &file_concord_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4086,7 +4146,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{52, 0}
+	return file_concord_proto_rawDescGZIP(), []int{53, 0}
 }
 
 func (x *StatusResponse_Shard) GetId() uint64 {
@@ -4125,7 +4185,7 @@ type RepairRecord_Decision struct {
 
 func (x *RepairRecord_Decision) Reset() {
 	*x = RepairRecord_Decision{}
-	mi := &file_concord_proto_msgTypes[63]
+	mi := &file_concord_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4137,7 +4197,7 @@ func (x *RepairRecord_Decision) String() string {
 func (*RepairRecord_Decision) ProtoMessage() {}
 
 func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[63]
+	mi := &file_concord_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4150,7 +4210,7 @@ func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Decision.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Decision) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{57, 0}
+	return file_concord_proto_rawDescGZIP(), []int{58, 0}
 }
 
 func (x *RepairRecord_Decision) GetSeries() []byte {
@@ -4214,7 +4274,7 @@ type RepairRecord_Held struct {
 
 func (x *RepairRecord_Held) Reset() {
 	*x = RepairRecord_Held{}
-	mi := &file_concord_proto_msgTypes[64]
+	mi := &file_concord_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4226,7 +4286,7 @@ func (x *RepairRecord_Held) String() string {
 func (*RepairRecord_Held) ProtoMessage() {}
 
 func (x *RepairRecord_Held) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[64]
+	mi := &file_concord_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4239,7 +4299,7 @@ func (x *RepairRecord_Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Held.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Held) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{57, 1}
+	return file_concord_proto_rawDescGZIP(), []int{58, 1}
 }
 
 func (x *RepairRecord_Held) GetNode() string {
@@ -4282,7 +4342,7 @@ type RepairRecord_Refusal struct {
 
 func (x *RepairRecord_Refusal) Reset() {
 	*x = RepairRecord_Refusal{}
-	mi := &file_concord_proto_msgTypes[65]
+	mi := &file_concord_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4294,7 +4354,7 @@ func (x *RepairRecord_Refusal) String() string {
 func (*RepairRecord_Refusal) ProtoMessage() {}
 
 func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[65]
+	mi := &file_concord_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4307,7 +4367,7 @@ func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Refusal.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Refusal) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{57, 2}
+	return file_concord_proto_rawDescGZIP(), []int{58, 2}
 }
 
 func (x *RepairRecord_Refusal) GetNode() string {
@@ -4351,7 +4411,7 @@ type DiffResponse_Pair struct {
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[66]
+	mi := &file_concord_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4363,7 +4423,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[66]
+	mi := &file_concord_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4376,7 +4436,7 @@ func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Pair.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Pair) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{58, 0}
+	return file_concord_proto_rawDescGZIP(), []int{59, 0}
 }
 
 func (x *DiffResponse_Pair) GetA() string {
@@ -4426,7 +4486,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[67]
+	mi := &file_concord_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4438,7 +4498,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[67]
+	mi := &file_concord_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4451,7 +4511,7 @@ func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Field.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Field) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{58, 1}
+	return file_concord_proto_rawDescGZIP(), []int{59, 1}
 }
 
 func (x *DiffResponse_Field) GetSeries() []byte {
@@ -4546,7 +4606,11 @@ const file_concord_proto_rawDesc = "" +
 	"\x10\vJ\x04\b\v\x10\f\"?\n" +
 	"\vVersionSpan\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
-	"\x06points\x18\x02 \x01(\rR\x06points\"\x86\x02\n" +
+	"\x06points\x18\x02 \x01(\rR\x06points\"v\n" +
+	"\x11WriteBatchRequest\x123\n" +
+	"\x05write\x18\x01 \x01(\v2\x1d.concord.v1.WriteShardRequestR\x05write\x12\x14\n" +
+	"\x05batch\x18\x02 \x01(\fR\x05batch\x12\x16\n" +
+	"\x06points\x18\x03 \x01(\rR\x06points\"\x86\x02\n" +
 	"\x12WriteShardResponse\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x18\n" +
 	"\adropped\x18\x02 \x01(\x05R\adropped\x12\x18\n" +
@@ -4825,10 +4889,12 @@ const file_concord_proto_rawDesc = "" +
 	"\x04Join\x12\x17.concord.v1.JoinRequest\x1a\x18.concord.v1.JoinResponse\x12<\n" +
 	"\x05Leave\x12\x18.concord.v1.LeaveRequest\x1a\x19.concord.v1.LeaveResponse\x12<\n" +
 	"\x05WhoIs\x12\x18.concord.v1.WhoIsRequest\x1a\x19.concord.v1.WhoIsResponse\x12B\n" +
-	"\aCatchUp\x12\x1a.concord.v1.CatchUpRequest\x1a\x1b.concord.v1.CatchUpResponse2\xac\x02\n" +
+	"\aCatchUp\x12\x1a.concord.v1.CatchUpRequest\x1a\x1b.concord.v1.CatchUpResponse2\xf9\x02\n" +
 	"\vReplication\x12K\n" +
 	"\n" +
-	"WriteShard\x12\x1d.concord.v1.WriteShardRequest\x1a\x1e.concord.v1.WriteShardResponse\x12B\n" +
+	"WriteShard\x12\x1d.concord.v1.WriteShardRequest\x1a\x1e.concord.v1.WriteShardResponse\x12K\n" +
+	"\n" +
+	"WriteBatch\x12\x1d.concord.v1.WriteBatchRequest\x1a\x1e.concord.v1.WriteShardResponse\x12B\n" +
 	"\aExecute\x12\x1a.concord.v1.ExecuteRequest\x1a\x1b.concord.v1.ExecuteResponse\x12E\n" +
 	"\x04Hint\x12\x1d.concord.v1.HintDeleteRequest\x1a\x1e.concord.v1.HintDeleteResponse\x12E\n" +
 	"\bReceived\x12\x1b.concord.v1.ReceivedRequest\x1a\x1c.concord.v1.ReceivedResponse2\xc0\x04\n" +
@@ -4873,7 +4939,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),         // 0: concord.v1.ExecuteRequest.Kind
 	(Delete_Kind)(0),                 // 1: concord.v1.Delete.Kind
@@ -4889,159 +4955,163 @@ var file_concord_proto_goTypes = []any{
 	(*CatchUpResponse)(nil),          // 11: concord.v1.CatchUpResponse
 	(*WriteShardRequest)(nil),        // 12: concord.v1.WriteShardRequest
 	(*VersionSpan)(nil),              // 13: concord.v1.VersionSpan
-	(*WriteShardResponse)(nil),       // 14: concord.v1.WriteShardResponse
-	(*FieldType)(nil),                // 15: concord.v1.FieldType
-	(*ExecuteRequest)(nil),           // 16: concord.v1.ExecuteRequest
-	(*ExecuteResponse)(nil),          // 17: concord.v1.ExecuteResponse
-	(*ReceivedRequest)(nil),          // 18: concord.v1.ReceivedRequest
-	(*ReceivedResponse)(nil),         // 19: concord.v1.ReceivedResponse
-	(*Delete)(nil),                   // 20: concord.v1.Delete
-	(*DeleteBounds)(nil),             // 21: concord.v1.DeleteBounds
-	(*AnnounceDeleteRequest)(nil),    // 22: concord.v1.AnnounceDeleteRequest
-	(*AnnounceDeleteResponse)(nil),   // 23: concord.v1.AnnounceDeleteResponse
-	(*RunDeleteRequest)(nil),         // 24: concord.v1.RunDeleteRequest
-	(*RunDeleteResponse)(nil),        // 25: concord.v1.RunDeleteResponse
-	(*HintDeleteRequest)(nil),        // 26: concord.v1.HintDeleteRequest
-	(*HintDeleteResponse)(nil),       // 27: concord.v1.HintDeleteResponse
-	(*RememberedDeletesRequest)(nil), // 28: concord.v1.RememberedDeletesRequest
-	(*EndDeleteRequest)(nil),         // 29: concord.v1.EndDeleteRequest
-	(*EndDeleteResponse)(nil),        // 30: concord.v1.EndDeleteResponse
-	(*EndDeletesBeforeRequest)(nil),  // 31: concord.v1.EndDeletesBeforeRequest
-	(*EndDeletesBeforeResponse)(nil), // 32: concord.v1.EndDeletesBeforeResponse
-	(*DropShardsRequest)(nil),        // 33: concord.v1.DropShardsRequest
-	(*DropRetentionPolicy)(nil),      // 34: concord.v1.DropRetentionPolicy
-	(*DropShardsResponse)(nil),       // 35: concord.v1.DropShardsResponse
-	(*ShardStatesRequest)(nil),       // 36: concord.v1.ShardStatesRequest
-	(*ShardState)(nil),               // 37: concord.v1.ShardState
-	(*WholeRequest)(nil),             // 38: concord.v1.WholeRequest
-	(*WholeResponse)(nil),            // 39: concord.v1.WholeResponse
-	(*ShardStatesResponse)(nil),      // 40: concord.v1.ShardStatesResponse
-	(*Sum)(nil),                      // 41: concord.v1.Sum
-	(*RootRequest)(nil),              // 42: concord.v1.RootRequest
-	(*RootResponse)(nil),             // 43: concord.v1.RootResponse
-	(*WindowSum)(nil),                // 44: concord.v1.WindowSum
-	(*SeriesField)(nil),              // 45: concord.v1.SeriesField
-	(*DigestsChunk)(nil),             // 46: concord.v1.DigestsChunk
-	(*Region)(nil),                   // 47: concord.v1.Region
-	(*Block)(nil),                    // 48: concord.v1.Block
-	(*FetchRequest)(nil),             // 49: concord.v1.FetchRequest
-	(*FetchChunk)(nil),               // 50: concord.v1.FetchChunk
-	(*ApplyRequest)(nil),             // 51: concord.v1.ApplyRequest
-	(*ApplyResponse)(nil),            // 52: concord.v1.ApplyResponse
-	(*StatusRequest)(nil),            // 53: concord.v1.StatusRequest
-	(*StatusResponse)(nil),           // 54: concord.v1.StatusResponse
-	(*RepairRequest)(nil),            // 55: concord.v1.RepairRequest
-	(*RepairResponse)(nil),           // 56: concord.v1.RepairResponse
-	(*PauseRequest)(nil),             // 57: concord.v1.PauseRequest
-	(*MaxRateRequest)(nil),           // 58: concord.v1.MaxRateRequest
-	(*RepairRecord)(nil),             // 59: concord.v1.RepairRecord
-	(*DiffResponse)(nil),             // 60: concord.v1.DiffResponse
-	(*RepairsResponse)(nil),          // 61: concord.v1.RepairsResponse
-	(*ReceivedRequest_Shard)(nil),    // 62: concord.v1.ReceivedRequest.Shard
-	(*ApplyResponse_Refused)(nil),    // 63: concord.v1.ApplyResponse.Refused
-	(*StatusResponse_Shard)(nil),     // 64: concord.v1.StatusResponse.Shard
-	(*RepairRecord_Decision)(nil),    // 65: concord.v1.RepairRecord.Decision
-	(*RepairRecord_Held)(nil),        // 66: concord.v1.RepairRecord.Held
-	(*RepairRecord_Refusal)(nil),     // 67: concord.v1.RepairRecord.Refusal
-	(*DiffResponse_Pair)(nil),        // 68: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),       // 69: concord.v1.DiffResponse.Field
+	(*WriteBatchRequest)(nil),        // 14: concord.v1.WriteBatchRequest
+	(*WriteShardResponse)(nil),       // 15: concord.v1.WriteShardResponse
+	(*FieldType)(nil),                // 16: concord.v1.FieldType
+	(*ExecuteRequest)(nil),           // 17: concord.v1.ExecuteRequest
+	(*ExecuteResponse)(nil),          // 18: concord.v1.ExecuteResponse
+	(*ReceivedRequest)(nil),          // 19: concord.v1.ReceivedRequest
+	(*ReceivedResponse)(nil),         // 20: concord.v1.ReceivedResponse
+	(*Delete)(nil),                   // 21: concord.v1.Delete
+	(*DeleteBounds)(nil),             // 22: concord.v1.DeleteBounds
+	(*AnnounceDeleteRequest)(nil),    // 23: concord.v1.AnnounceDeleteRequest
+	(*AnnounceDeleteResponse)(nil),   // 24: concord.v1.AnnounceDeleteResponse
+	(*RunDeleteRequest)(nil),         // 25: concord.v1.RunDeleteRequest
+	(*RunDeleteResponse)(nil),        // 26: concord.v1.RunDeleteResponse
+	(*HintDeleteRequest)(nil),        // 27: concord.v1.HintDeleteRequest
+	(*HintDeleteResponse)(nil),       // 28: concord.v1.HintDeleteResponse
+	(*RememberedDeletesRequest)(nil), // 29: concord.v1.RememberedDeletesRequest
+	(*EndDeleteRequest)(nil),         // 30: concord.v1.EndDeleteRequest
+	(*EndDeleteResponse)(nil),        // 31: concord.v1.EndDeleteResponse
+	(*EndDeletesBeforeRequest)(nil),  // 32: concord.v1.EndDeletesBeforeRequest
+	(*EndDeletesBeforeResponse)(nil), // 33: concord.v1.EndDeletesBeforeResponse
+	(*DropShardsRequest)(nil),        // 34: concord.v1.DropShardsRequest
+	(*DropRetentionPolicy)(nil),      // 35: concord.v1.DropRetentionPolicy
+	(*DropShardsResponse)(nil),       // 36: concord.v1.DropShardsResponse
+	(*ShardStatesRequest)(nil),       // 37: concord.v1.ShardStatesRequest
+	(*ShardState)(nil),               // 38: concord.v1.ShardState
+	(*WholeRequest)(nil),             // 39: concord.v1.WholeRequest
+	(*WholeResponse)(nil),            // 40: concord.v1.WholeResponse
+	(*ShardStatesResponse)(nil),      // 41: concord.v1.ShardStatesResponse
+	(*Sum)(nil),                      // 42: concord.v1.Sum
+	(*RootRequest)(nil),              // 43: concord.v1.RootRequest
+	(*RootResponse)(nil),             // 44: concord.v1.RootResponse
+	(*WindowSum)(nil),                // 45: concord.v1.WindowSum
+	(*SeriesField)(nil),              // 46: concord.v1.SeriesField
+	(*DigestsChunk)(nil),             // 47: concord.v1.DigestsChunk
+	(*Region)(nil),                   // 48: concord.v1.Region
+	(*Block)(nil),                    // 49: concord.v1.Block
+	(*FetchRequest)(nil),             // 50: concord.v1.FetchRequest
+	(*FetchChunk)(nil),               // 51: concord.v1.FetchChunk
+	(*ApplyRequest)(nil),             // 52: concord.v1.ApplyRequest
+	(*ApplyResponse)(nil),            // 53: concord.v1.ApplyResponse
+	(*StatusRequest)(nil),            // 54: concord.v1.StatusRequest
+	(*StatusResponse)(nil),           // 55: concord.v1.StatusResponse
+	(*RepairRequest)(nil),            // 56: concord.v1.RepairRequest
+	(*RepairResponse)(nil),           // 57: concord.v1.RepairResponse
+	(*PauseRequest)(nil),             // 58: concord.v1.PauseRequest
+	(*MaxRateRequest)(nil),           // 59: concord.v1.MaxRateRequest
+	(*RepairRecord)(nil),             // 60: concord.v1.RepairRecord
+	(*DiffResponse)(nil),             // 61: concord.v1.DiffResponse
+	(*RepairsResponse)(nil),          // 62: concord.v1.RepairsResponse
+	(*ReceivedRequest_Shard)(nil),    // 63: concord.v1.ReceivedRequest.Shard
+	(*ApplyResponse_Refused)(nil),    // 64: concord.v1.ApplyResponse.Refused
+	(*StatusResponse_Shard)(nil),     // 65: concord.v1.StatusResponse.Shard
+	(*RepairRecord_Decision)(nil),    // 66: concord.v1.RepairRecord.Decision
+	(*RepairRecord_Held)(nil),        // 67: concord.v1.RepairRecord.Held
+	(*RepairRecord_Refusal)(nil),     // 68: concord.v1.RepairRecord.Refusal
+	(*DiffResponse_Pair)(nil),        // 69: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),       // 70: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
 	13, // 0: concord.v1.WriteShardRequest.spans:type_name -> concord.v1.VersionSpan
-	15, // 1: concord.v1.WriteShardResponse.type_conflicts:type_name -> concord.v1.FieldType
-	0,  // 2: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
-	21, // 3: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
-	62, // 4: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
-	1,  // 5: concord.v1.Delete.kind:type_name -> concord.v1.Delete.Kind
-	21, // 6: concord.v1.Delete.bounds:type_name -> concord.v1.DeleteBounds
-	20, // 7: concord.v1.AnnounceDeleteRequest.delete:type_name -> concord.v1.Delete
-	20, // 8: concord.v1.RunDeleteRequest.delete:type_name -> concord.v1.Delete
-	20, // 9: concord.v1.HintDeleteRequest.delete:type_name -> concord.v1.Delete
-	34, // 10: concord.v1.DropShardsRequest.retention_policy:type_name -> concord.v1.DropRetentionPolicy
-	37, // 11: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
-	41, // 12: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
-	41, // 13: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
-	44, // 14: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
-	45, // 15: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
-	47, // 16: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
-	48, // 17: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
-	48, // 18: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	63, // 19: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
-	64, // 20: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	65, // 21: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
-	67, // 22: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
-	68, // 23: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	69, // 24: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	65, // 25: concord.v1.DiffResponse.decided:type_name -> concord.v1.RepairRecord.Decision
-	59, // 26: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
-	66, // 27: concord.v1.RepairRecord.Decision.held:type_name -> concord.v1.RepairRecord.Held
-	2,  // 28: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
-	4,  // 29: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
-	6,  // 30: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	8,  // 31: concord.v1.Membership.WhoIs:input_type -> concord.v1.WhoIsRequest
-	10, // 32: concord.v1.Membership.CatchUp:input_type -> concord.v1.CatchUpRequest
-	12, // 33: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	16, // 34: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	26, // 35: concord.v1.Replication.Hint:input_type -> concord.v1.HintDeleteRequest
-	18, // 36: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
-	22, // 37: concord.v1.Deletes.AnnounceDelete:input_type -> concord.v1.AnnounceDeleteRequest
-	24, // 38: concord.v1.Deletes.RunDelete:input_type -> concord.v1.RunDeleteRequest
-	26, // 39: concord.v1.Deletes.HintDelete:input_type -> concord.v1.HintDeleteRequest
-	29, // 40: concord.v1.Deletes.EndDelete:input_type -> concord.v1.EndDeleteRequest
-	31, // 41: concord.v1.Deletes.EndDeletesBefore:input_type -> concord.v1.EndDeletesBeforeRequest
-	28, // 42: concord.v1.Deletes.RememberedDeletes:input_type -> concord.v1.RememberedDeletesRequest
-	33, // 43: concord.v1.Deletes.DropShards:input_type -> concord.v1.DropShardsRequest
-	36, // 44: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	42, // 45: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	42, // 46: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	49, // 47: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	51, // 48: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	38, // 49: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	38, // 50: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
-	53, // 51: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	55, // 52: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	55, // 53: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	55, // 54: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	57, // 55: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	58, // 56: concord.v1.Entropy.SetMaxRate:input_type -> concord.v1.MaxRateRequest
-	55, // 57: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	53, // 58: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	3,  // 59: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	5,  // 60: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	7,  // 61: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	9,  // 62: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
-	11, // 63: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
-	14, // 64: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	17, // 65: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	27, // 66: concord.v1.Replication.Hint:output_type -> concord.v1.HintDeleteResponse
-	19, // 67: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
-	23, // 68: concord.v1.Deletes.AnnounceDelete:output_type -> concord.v1.AnnounceDeleteResponse
-	25, // 69: concord.v1.Deletes.RunDelete:output_type -> concord.v1.RunDeleteResponse
-	27, // 70: concord.v1.Deletes.HintDelete:output_type -> concord.v1.HintDeleteResponse
-	30, // 71: concord.v1.Deletes.EndDelete:output_type -> concord.v1.EndDeleteResponse
-	32, // 72: concord.v1.Deletes.EndDeletesBefore:output_type -> concord.v1.EndDeletesBeforeResponse
-	20, // 73: concord.v1.Deletes.RememberedDeletes:output_type -> concord.v1.Delete
-	35, // 74: concord.v1.Deletes.DropShards:output_type -> concord.v1.DropShardsResponse
-	40, // 75: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	43, // 76: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	46, // 77: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	50, // 78: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	52, // 79: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	39, // 80: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	39, // 81: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
-	54, // 82: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	56, // 83: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	56, // 84: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	56, // 85: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	56, // 86: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	56, // 87: concord.v1.Entropy.SetMaxRate:output_type -> concord.v1.RepairResponse
-	60, // 88: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	61, // 89: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	59, // [59:90] is the sub-list for method output_type
-	28, // [28:59] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	12, // 1: concord.v1.WriteBatchRequest.write:type_name -> concord.v1.WriteShardRequest
+	16, // 2: concord.v1.WriteShardResponse.type_conflicts:type_name -> concord.v1.FieldType
+	0,  // 3: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
+	22, // 4: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
+	63, // 5: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
+	1,  // 6: concord.v1.Delete.kind:type_name -> concord.v1.Delete.Kind
+	22, // 7: concord.v1.Delete.bounds:type_name -> concord.v1.DeleteBounds
+	21, // 8: concord.v1.AnnounceDeleteRequest.delete:type_name -> concord.v1.Delete
+	21, // 9: concord.v1.RunDeleteRequest.delete:type_name -> concord.v1.Delete
+	21, // 10: concord.v1.HintDeleteRequest.delete:type_name -> concord.v1.Delete
+	35, // 11: concord.v1.DropShardsRequest.retention_policy:type_name -> concord.v1.DropRetentionPolicy
+	38, // 12: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
+	42, // 13: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
+	42, // 14: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
+	45, // 15: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
+	46, // 16: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
+	48, // 17: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
+	49, // 18: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
+	49, // 19: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
+	64, // 20: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
+	65, // 21: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	66, // 22: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
+	68, // 23: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
+	69, // 24: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	70, // 25: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	66, // 26: concord.v1.DiffResponse.decided:type_name -> concord.v1.RepairRecord.Decision
+	60, // 27: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	67, // 28: concord.v1.RepairRecord.Decision.held:type_name -> concord.v1.RepairRecord.Held
+	2,  // 29: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
+	4,  // 30: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
+	6,  // 31: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
+	8,  // 32: concord.v1.Membership.WhoIs:input_type -> concord.v1.WhoIsRequest
+	10, // 33: concord.v1.Membership.CatchUp:input_type -> concord.v1.CatchUpRequest
+	12, // 34: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	14, // 35: concord.v1.Replication.WriteBatch:input_type -> concord.v1.WriteBatchRequest
+	17, // 36: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	27, // 37: concord.v1.Replication.Hint:input_type -> concord.v1.HintDeleteRequest
+	19, // 38: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
+	23, // 39: concord.v1.Deletes.AnnounceDelete:input_type -> concord.v1.AnnounceDeleteRequest
+	25, // 40: concord.v1.Deletes.RunDelete:input_type -> concord.v1.RunDeleteRequest
+	27, // 41: concord.v1.Deletes.HintDelete:input_type -> concord.v1.HintDeleteRequest
+	30, // 42: concord.v1.Deletes.EndDelete:input_type -> concord.v1.EndDeleteRequest
+	32, // 43: concord.v1.Deletes.EndDeletesBefore:input_type -> concord.v1.EndDeletesBeforeRequest
+	29, // 44: concord.v1.Deletes.RememberedDeletes:input_type -> concord.v1.RememberedDeletesRequest
+	34, // 45: concord.v1.Deletes.DropShards:input_type -> concord.v1.DropShardsRequest
+	37, // 46: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	43, // 47: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	43, // 48: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	50, // 49: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	52, // 50: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	39, // 51: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	39, // 52: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
+	54, // 53: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	56, // 54: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	56, // 55: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	56, // 56: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	58, // 57: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	59, // 58: concord.v1.Entropy.SetMaxRate:input_type -> concord.v1.MaxRateRequest
+	56, // 59: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	54, // 60: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	3,  // 61: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	5,  // 62: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	7,  // 63: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	9,  // 64: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
+	11, // 65: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
+	15, // 66: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	15, // 67: concord.v1.Replication.WriteBatch:output_type -> concord.v1.WriteShardResponse
+	18, // 68: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	28, // 69: concord.v1.Replication.Hint:output_type -> concord.v1.HintDeleteResponse
+	20, // 70: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
+	24, // 71: concord.v1.Deletes.AnnounceDelete:output_type -> concord.v1.AnnounceDeleteResponse
+	26, // 72: concord.v1.Deletes.RunDelete:output_type -> concord.v1.RunDeleteResponse
+	28, // 73: concord.v1.Deletes.HintDelete:output_type -> concord.v1.HintDeleteResponse
+	31, // 74: concord.v1.Deletes.EndDelete:output_type -> concord.v1.EndDeleteResponse
+	33, // 75: concord.v1.Deletes.EndDeletesBefore:output_type -> concord.v1.EndDeletesBeforeResponse
+	21, // 76: concord.v1.Deletes.RememberedDeletes:output_type -> concord.v1.Delete
+	36, // 77: concord.v1.Deletes.DropShards:output_type -> concord.v1.DropShardsResponse
+	41, // 78: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	44, // 79: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	47, // 80: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	51, // 81: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	53, // 82: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	40, // 83: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	40, // 84: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
+	55, // 85: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	57, // 86: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	57, // 87: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	57, // 88: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	57, // 89: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	57, // 90: concord.v1.Entropy.SetMaxRate:output_type -> concord.v1.RepairResponse
+	61, // 91: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	62, // 92: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	61, // [61:93] is the sub-list for method output_type
+	29, // [29:61] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_concord_proto_init() }
@@ -5049,7 +5119,7 @@ func file_concord_proto_init() {
 	if File_concord_proto != nil {
 		return
 	}
-	file_concord_proto_msgTypes[31].OneofWrappers = []any{
+	file_concord_proto_msgTypes[32].OneofWrappers = []any{
 		(*DropShardsRequest_Database)(nil),
 		(*DropShardsRequest_RetentionPolicy)(nil),
 		(*DropShardsRequest_ShardId)(nil),
@@ -5060,7 +5130,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   68,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

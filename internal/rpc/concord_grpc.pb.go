@@ -294,6 +294,7 @@ var Membership_ServiceDesc = grpc.ServiceDesc{
 
 const (
 	Replication_WriteShard_FullMethodName = "/concord.v1.Replication/WriteShard"
+	Replication_WriteBatch_FullMethodName = "/concord.v1.Replication/WriteBatch"
 	Replication_Execute_FullMethodName    = "/concord.v1.Replication/Execute"
 	Replication_Hint_FullMethodName       = "/concord.v1.Replication/Hint"
 	Replication_Received_FullMethodName   = "/concord.v1.Replication/Received"
@@ -306,6 +307,8 @@ const (
 // Replication: writes on one owner.
 type ReplicationClient interface {
 	WriteShard(ctx context.Context, in *WriteShardRequest, opts ...grpc.CallOption) (*WriteShardResponse, error)
+	// WriteBatch is WriteShard with the points as one run of bytes. A node of the version before it does not have it.
+	WriteBatch(ctx context.Context, in *WriteBatchRequest, opts ...grpc.CallOption) (*WriteShardResponse, error)
 	// Execute and Hint are what service Deletes was before it had a call for each thing. Nodes of that version call them.
 	Execute(ctx context.Context, in *ExecuteRequest, opts ...grpc.CallOption) (*ExecuteResponse, error)
 	Hint(ctx context.Context, in *HintDeleteRequest, opts ...grpc.CallOption) (*HintDeleteResponse, error)
@@ -325,6 +328,16 @@ func (c *replicationClient) WriteShard(ctx context.Context, in *WriteShardReques
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(WriteShardResponse)
 	err := c.cc.Invoke(ctx, Replication_WriteShard_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *replicationClient) WriteBatch(ctx context.Context, in *WriteBatchRequest, opts ...grpc.CallOption) (*WriteShardResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WriteShardResponse)
+	err := c.cc.Invoke(ctx, Replication_WriteBatch_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -368,6 +381,8 @@ func (c *replicationClient) Received(ctx context.Context, in *ReceivedRequest, o
 // Replication: writes on one owner.
 type ReplicationServer interface {
 	WriteShard(context.Context, *WriteShardRequest) (*WriteShardResponse, error)
+	// WriteBatch is WriteShard with the points as one run of bytes. A node of the version before it does not have it.
+	WriteBatch(context.Context, *WriteBatchRequest) (*WriteShardResponse, error)
 	// Execute and Hint are what service Deletes was before it had a call for each thing. Nodes of that version call them.
 	Execute(context.Context, *ExecuteRequest) (*ExecuteResponse, error)
 	Hint(context.Context, *HintDeleteRequest) (*HintDeleteResponse, error)
@@ -385,6 +400,9 @@ type UnimplementedReplicationServer struct{}
 
 func (UnimplementedReplicationServer) WriteShard(context.Context, *WriteShardRequest) (*WriteShardResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method WriteShard not implemented")
+}
+func (UnimplementedReplicationServer) WriteBatch(context.Context, *WriteBatchRequest) (*WriteShardResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method WriteBatch not implemented")
 }
 func (UnimplementedReplicationServer) Execute(context.Context, *ExecuteRequest) (*ExecuteResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Execute not implemented")
@@ -430,6 +448,24 @@ func _Replication_WriteShard_Handler(srv interface{}, ctx context.Context, dec f
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ReplicationServer).WriteShard(ctx, req.(*WriteShardRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Replication_WriteBatch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WriteBatchRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicationServer).WriteBatch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Replication_WriteBatch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicationServer).WriteBatch(ctx, req.(*WriteBatchRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -498,6 +534,10 @@ var Replication_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "WriteShard",
 			Handler:    _Replication_WriteShard_Handler,
+		},
+		{
+			MethodName: "WriteBatch",
+			Handler:    _Replication_WriteBatch_Handler,
 		},
 		{
 			MethodName: "Execute",

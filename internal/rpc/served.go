@@ -22,7 +22,7 @@ type Served struct {
 // requests is the counter of a method, nil for those that are not counted.
 func (s *Served) requests(method string) *atomic.Int64 {
 	switch method {
-	case Replication_WriteShard_FullMethodName:
+	case Replication_WriteShard_FullMethodName, Replication_WriteBatch_FullMethodName:
 		return &s.writes
 	case Query_CreateIterator_FullMethodName, Query_ReadSeries_FullMethodName:
 		return &s.iterators
@@ -96,8 +96,11 @@ func (c counting) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Co
 func (c counting) HandleRPC(ctx context.Context, s stats.RPCStats) {
 	switch s := s.(type) {
 	case *stats.InPayload:
-		if r, ok := s.Payload.(*WriteShardRequest); ok {
+		switch r := s.Payload.(type) {
+		case *WriteShardRequest:
 			c.writePoints.Add(int64(len(r.Points)))
+		case *WriteBatchRequest:
+			c.writePoints.Add(int64(r.Points))
 		}
 	case *stats.OutPayload:
 		// A partial write has written the other points.

@@ -38,6 +38,7 @@ type system struct {
 	nodes []devcluster.Client
 	db    string
 	level string
+	pids  []int // of the nodes; none when they run in this process
 }
 
 // both starts a plain node and a cluster.
@@ -121,10 +122,10 @@ func median(v []float64) float64 {
 func TestWriteThroughput(t *testing.T) {
 	ctx, single, nodes := both(t)
 	systems := []system{
-		{"one plain node", []devcluster.Client{single}, "w", "one"},
-		{"3 nodes, 2 replicas, all", nodes, "rf2", "all"},
-		{"3 nodes, 3 replicas, all", nodes, "rf3", "all"},
-		{"3 nodes, 3 replicas, one", nodes, "rf3one", "one"},
+		{name: "one plain node", nodes: []devcluster.Client{single}, db: "w", level: "one"},
+		{name: "3 nodes, 2 replicas, all", nodes: nodes, db: "rf2", level: "all"},
+		{name: "3 nodes, 3 replicas, all", nodes: nodes, db: "rf3", level: "all"},
+		{name: "3 nodes, 3 replicas, one", nodes: nodes, db: "rf3one", level: "one"},
 	}
 	for i, s := range systems {
 		create(ctx, t, s, []int{0, 2, 3, 3}[i])
@@ -155,9 +156,9 @@ func TestWriteThroughput(t *testing.T) {
 func TestQueryLatency(t *testing.T) {
 	ctx, single, nodes := both(t)
 	systems := []system{
-		{"one plain node", []devcluster.Client{single}, "q", "one"},
-		{"3 replicas", nodes, "rf3", "all"}, // every node has all shards
-		{"1 replica", nodes, "rf1", "all"},  // every node has a third
+		{name: "one plain node", nodes: []devcluster.Client{single}, db: "q", level: "one"},
+		{name: "3 replicas", nodes: nodes, db: "rf3", level: "all"}, // every node has all shards
+		{name: "1 replica", nodes: nodes, db: "rf1", level: "all"},  // every node has a third
 	}
 	var bodies [][]byte
 	for i := range 50 { // 500 points of each host
@@ -203,8 +204,8 @@ func TestQueryLatency(t *testing.T) {
 func TestQueryOfManyShards(t *testing.T) {
 	ctx, single, nodes := both(t)
 	systems := []system{
-		{"one plain node", []devcluster.Client{single}, "many", "one"},
-		{"3 nodes, 1 replica", nodes, "many", "all"},
+		{name: "one plain node", nodes: []devcluster.Client{single}, db: "many", level: "one"},
+		{name: "3 nodes, 1 replica", nodes: nodes, db: "many", level: "all"},
 	}
 	var body []byte
 	for day := range 200 {

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,6 +33,8 @@ var (
 	peerFlag    = flag.String("peer", "", "checkout of chengshiwen/influxdb-cluster, which TestPeer builds and measures; empty leaves it out")
 	beforeFlag  = flag.String("before", "", "commit of a former build of Concord, which TestPeer measures, too")
 	batchesFlag = flag.Int("batches", 300, "batches of 5,000 points that TestPeer writes to each system")
+	onlyFlag    = flag.String("only", "", `what TestPeer measures: "writes", or both writes and queries when empty`)
+	profileFlag = flag.String("profiles", "", "folder for CPU profiles of data nodes while TestPeer writes; empty for none")
 )
 
 const (
@@ -78,7 +81,12 @@ func TestPeer(t *testing.T) {
 	}
 	report := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
 	defer report.Flush()
+	profiled := profile(t, systems)
 	comparePeerWrites(t, report, systems)
+	profiled.Wait()
+	if *onlyFlag == "writes" {
+		return
+	}
 	fmt.Fprintln(report)
 	comparePeerQueries(t, report, systems)
 }
@@ -86,34 +94,40 @@ func TestPeer(t *testing.T) {
 // peerSystems starts what is compared: Concord comes first.
 func peerSystems(t *testing.T) []system {
 	t.Helper()
-	start := func(build *process.Build) (nodes []devcluster.Client) {
+	start := func(build *process.Build) (nodes []devcluster.Client, pids []int) {
 		c := process.Start(t, process.Options{Meta: 1, Data: 3, Build: build, Settings: map[string]map[string]any{
 			"data": {"query-log-enabled": false}, "http": {"log-enabled": false}, "monitor": {"store-enabled": false},
 			"anti-entropy": {"check-interval": "5m", "settle": "1m"}, // the defaults: tests check more often
 		}})
 		for _, n := range c.Data {
-			nodes = append(nodes, n.Client())
+			nodes, pids = append(nodes, n.Client()), append(pids, n.PID())
 		}
-		return nodes
+		return nodes, pids
 	}
 	single, err := plain.Start(plain.Options{Dir: t.TempDir(), Index: "inmem"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { single.Close() })
+	cluster := func(name string, nodes []devcluster.Client, pids []int) system {
+		return system{name: name, nodes: nodes, pids: pids, db: "bench", level: "all"}
+	}
+	nodes, pids := start(nil)
 	systems := []system{
-		{"Concord", start(nil), "bench", "all"},
-		{"plain node", []devcluster.Client{{Base: "http://" + single.HTTPAddr()}}, "bench", "one"},
+		cluster("Concord", nodes, pids),
+		{name: "plain node", nodes: []devcluster.Client{{Base: "http://" + single.HTTPAddr()}}, db: "bench", level: "one"},
 	}
 	if *peerFlag != "" {
-		systems = append(systems, system{peerName, startPeer(t, *peerFlag), "bench", "all"})
+		nodes, pids := startPeer(t, *peerFlag)
+		systems = append(systems, cluster(peerName, nodes, pids))
 	}
 	if *beforeFlag != "" {
 		build, err := process.BuildCommit(*beforeFlag)
 		if err != nil {
 			t.Fatal(err)
 		}
-		systems = append(systems, system{"before", start(&build), "bench", "all"})
+		nodes, pids := start(&build)
+		systems = append(systems, cluster("before", nodes, pids))
 	}
 	return systems
 }
@@ -123,8 +137,8 @@ const peerName = "peer"
 // comparePeerWrites writes the same batches to all systems, in rounds that take turns.
 func comparePeerWrites(t *testing.T, report io.Writer, systems []system) {
 	t.Helper()
-	const writeRounds = 6
-	rates, took := make([][]float64, len(systems)), make([][]float64, len(systems))
+	const writeRounds = 12
+	rates, took, cpu := make([][]float64, len(systems)), make([][]float64, len(systems)), make([][]float64, len(systems))
 	for r := range writeRounds {
 		var bodies [][]byte
 		for i := range *batchesFlag / writeRounds {
@@ -132,16 +146,72 @@ func comparePeerWrites(t *testing.T, report io.Writer, systems []system) {
 		}
 		for i := range systems {
 			i = (i + r) % len(systems)
+			before := systems[i].cpu(t)
 			rate, each := systems[i].timed(t, bodies)
 			rates[i], took[i] = append(rates[i], rate), append(took[i], each...)
+			used := systems[i].cpu(t) - before
+			cpu[i] = append(cpu[i], float64(used.Nanoseconds())/1e3/float64(len(bodies)*batch))
 		}
 	}
-	fmt.Fprintln(report, "writes of 5,000 points\tpoints a second\tof Concord's\tmedian\tp99")
+	fmt.Fprintln(report, "writes of 5,000 points\tpoints a second\tof Concord's\tmedian\tp99\tCPU time of a point")
 	for i, s := range systems {
 		slices.Sort(took[i])
-		fmt.Fprintf(report, "%s\t%.0f\t%.2f\t%.1f ms\t%.1f ms\n", s.name, median(rates[i]), median(rates[i])/median(rates[0]),
-			median(took[i]), took[i][len(took[i])*99/100])
+		each := "not measured"
+		if len(s.pids) > 0 {
+			each = fmt.Sprintf("%.2f µs", median(cpu[i]))
+		}
+		fmt.Fprintf(report, "%s\t%.0f\t%.2f\t%.1f ms\t%.1f ms\t%s\n", s.name, median(rates[i]),
+			median(rates[i])/median(rates[0]), median(took[i]), took[i][len(took[i])*99/100], each)
 	}
+}
+
+// cpu is the CPU time that the data nodes have used. Unlike their rate, it depends little on what else the machine
+// does.
+func (s system) cpu(t *testing.T) (all time.Duration) {
+	t.Helper()
+	for _, pid := range s.pids {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, after, _ := strings.Cut(string(b), ") ") // the name of the program may have spaces
+		for _, field := range strings.Fields(after)[11:13] {
+			ticks, err := strconv.Atoi(field)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all += time.Duration(ticks) * time.Second / 100 // Linux counts hundredths everywhere
+		}
+	}
+	return all
+}
+
+// profile takes CPU profiles of all data nodes with processes of their own, when asked for.
+func profile(t *testing.T, systems []system) *sync.WaitGroup {
+	var wg sync.WaitGroup
+	if *profileFlag == "" {
+		return &wg
+	}
+	for _, s := range systems {
+		for i, n := range s.nodes[:len(s.pids)] {
+			wg.Go(func() {
+				resp, err := http.Get(n.Base + "/debug/pprof/profile?seconds=20")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer resp.Body.Close()
+				b, err := io.ReadAll(resp.Body)
+				if err == nil {
+					err = os.WriteFile(filepath.Join(*profileFlag, fmt.Sprintf("%s-%d.cpu", s.name, i+1)), b, 0o600)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	return &wg
 }
 
 // timed sends the batches, and returns points a second and the milliseconds that each batch took.
@@ -246,7 +316,7 @@ func ask(t *testing.T, base, db, q string) {
 }
 
 // startPeer builds the peer, starts its nodes and makes them a cluster.
-func startPeer(t *testing.T, checkout string) (nodes []devcluster.Client) {
+func startPeer(t *testing.T, checkout string) (nodes []devcluster.Client, pids []int) {
 	t.Helper()
 	dir := t.TempDir()
 	build := exec.Command("go", "build", "-o", dir, "./cmd/influxd", "./cmd/influxd-meta", "./cmd/influxd-ctl")
@@ -281,7 +351,7 @@ hostname = "127.0.0.1"
 	for i := range 3 {
 		tcp, client := freeAddr(t), freeAddr(t)
 		home := filepath.Join(dir, fmt.Sprint("data", i))
-		run(t, dir, "influxd", fmt.Sprintf(`
+		pids = append(pids, run(t, dir, "influxd", fmt.Sprintf(`
 reporting-disabled = true
 bind-address = %q
 hostname = "127.0.0.1"
@@ -298,15 +368,15 @@ hostname = "127.0.0.1"
   store-enabled = false
 [hinted-handoff]
   dir = "%[2]s/hh"
-`, tcp, home, client))
+`, tcp, home, client)))
 		ctl("add-data", tcp)
 		nodes = append(nodes, devcluster.Client{Base: "http://" + client})
 	}
-	return nodes
+	return nodes, pids
 }
 
-// run starts a process that ends with the test.
-func run(t *testing.T, dir, name, config string) {
+// run starts a process that ends with the test, and returns its number.
+func run(t *testing.T, dir, name, config string) int {
 	t.Helper()
 	file := filepath.Join(dir, fmt.Sprintf("%s-%d.conf", name, time.Now().UnixNano()))
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
@@ -326,6 +396,7 @@ func run(t *testing.T, dir, name, config string) {
 			t.Logf("%s ends its log with\n%s", name, tail[max(0, len(tail)-2000):])
 		}
 	})
+	return cmd.Process.Pid
 }
 
 // freeAddr is a loopback address that nothing listens on.

@@ -4,8 +4,10 @@ package replicationtest
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb"
 	_ "github.com/influxdata/influxdb/tsdb/engine"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
@@ -124,6 +127,12 @@ func (Hung) WriteShard(ctx context.Context, _ *rpc.WriteShardRequest) (*rpc.Writ
 	return nil, ctx.Err()
 }
 
+// WriteBatch waits, too.
+func (Hung) WriteBatch(ctx context.Context, _ *rpc.WriteBatchRequest) (*rpc.WriteShardResponse, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
 // NoCopies is what is known of copies that lack nothing. Tests replace what they are about.
 type NoCopies struct{}
 
@@ -154,11 +163,17 @@ func (NoSubscriber) Send(*coordinator.WritePointsRequest) {}
 // Store opens an empty store for the time of the test.
 func Store(t testing.TB) *tsdb.Store {
 	t.Helper()
+	return StoreWith(t, tsdb.InmemIndexName) // deletes race with reads in the other one
+}
+
+// StoreWith opens an empty store with an index.
+func StoreWith(t testing.TB, index string) *tsdb.Store {
+	t.Helper()
 	dir := t.TempDir()
 	s := tsdb.NewStore(filepath.Join(dir, "data"))
 	s.EngineOptions.Config = tsdb.NewConfig()
 	s.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
-	s.EngineOptions.IndexVersion = tsdb.InmemIndexName // deletes race with reads in the other one
+	s.EngineOptions.IndexVersion = index
 	if err := s.Open(); err != nil {
 		t.Fatal(err)
 	}
@@ -260,6 +275,23 @@ func Values(t testing.TB, s *tsdb.Store, measurement string) (out []float64) {
 		}
 		out = append(out, p.Value)
 	}
+}
+
+// Cached are all values that the write cache of Shard has.
+func Cached(t testing.TB, s *tsdb.Store) (out []string) {
+	t.Helper()
+	e, err := s.Shard(Shard).Engine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache := e.(*tsm1.Engine).Cache
+	for _, key := range cache.Keys() {
+		for _, v := range cache.Values(key) {
+			out = append(out, fmt.Sprintf("%s %v", key, v))
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // Await returns when ok holds, and fails the test when it does not for long.
