@@ -43,9 +43,10 @@ type streamedCall struct {
 
 // openStream starts a remote iterator and waits for its opening. The stream
 // lives as long as ctx; while it is opened also asking can end it.
-func (m *mapping) openStream(
-	ctx, asking context.Context, p peer, req *rpc.IteratorRequest,
+func (r *reading) openStream(
+	asking context.Context, p peer, req *rpc.IteratorRequest,
 ) (*stream, *rpc.IteratorChunk, error) {
+	ctx := r.ctx
 	if span := tracing.SpanFromContext(ctx); span != nil {
 		b, err := span.Context().MarshalBinary()
 		if err != nil {
@@ -55,7 +56,7 @@ func (m *mapping) openStream(
 	}
 	sctx, cancel := context.WithCancelCause(ctx)
 	defer context.AfterFunc(asking, func() { cancel(asking.Err()) })()
-	s := &stream{addr: p.addr, query: ctx, ctx: sctx, cancel: cancel, silence: m.silence, share: budget.Of(ctx)}
+	s := &stream{addr: p.addr, query: ctx, ctx: sctx, cancel: cancel, silence: r.e.Silence, share: budget.Of(ctx)}
 	var err error
 	if s.chunks, err = p.CreateIterator(sctx, req); err != nil {
 		s.Close()
