@@ -31,7 +31,10 @@ func (m *mapping) CreateIterator(
 	}
 	opt = m.clip(opt)
 	ctx = budget.With(m.e.context(ctx), m.e.share)
-	r := &reading{e: m.e, ctx: ctx, src: src, mm: mm, opts: calls{[]query.IteratorOptions{opt}, m.keep(opt)}}
+	r := &reading{
+		e: m.e, ahead: m.ahead, ctx: ctx, src: src, mm: mm,
+		opts: calls{[]query.IteratorOptions{opt}, keepFor(m.e.keeps, opt)},
+	}
 	if m.e.shareable(mm, opt) {
 		return m.shared.note(r)
 	}
@@ -42,13 +45,13 @@ func (m *mapping) CreateIterator(
 	return itr, err
 }
 
-// keep says which points suffice when an iterator is asked for those of a field.
-func (m *mapping) keep(opt query.IteratorOptions) aggregate.Keep {
+// keepFor says which points suffice when an iterator is asked for those of a field.
+func keepFor(keeps map[string]aggregate.Keep, opt query.IteratorOptions) aggregate.Keep {
 	ref, ok := opt.Expr.(*influxql.VarRef)
 	if !ok {
 		return aggregate.Keep{}
 	}
-	return m.e.keeps[ref.Val]
+	return keeps[ref.Val]
 }
 
 // calls are the options of some calls of a statement, which differ in nothing but Expr. There is one at least.
@@ -62,11 +65,12 @@ func oneCall(opt query.IteratorOptions) calls { return calls{list: []query.Itera
 
 // reading is the calls of a statement over the shards of a source.
 type reading struct {
-	e    *ShardMapper
-	ctx  context.Context // of the statement
-	src  *source
-	mm   *influxql.Measurement
-	opts calls
+	e     *ShardMapper
+	ahead *ahead
+	ctx   context.Context // of the statement
+	src   *source
+	mm    *influxql.Measurement
+	opts  calls
 }
 
 // with is the reading of other calls over the same shards.

@@ -6,6 +6,7 @@ package distquery
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,6 +46,7 @@ type ShardMapper struct {
 
 	// Of the statement.
 	report      *Report                   // nil for none
+	statement   string                    // that nodes may begin; empty for none
 	paths       *paths                    // of EXPLAIN; nil for others
 	keeps       map[string]aggregate.Keep // which points of a field suffice
 	share       *budget.Share             // of this node's memory
@@ -94,10 +96,13 @@ func (e *ShardMapper) MapShards(sources influxql.Sources, t influxql.TimeRange, 
 	}
 	m := &mapping{
 		e: e, sources: make(map[coordinator.Source]*source),
-		schemas: schemas{e: e, of: make(map[schemaKey]*schema)},
-		min:     time.Unix(0, t.MinTimeNano()), max: time.Unix(0, t.MaxTimeNano()),
+		min: time.Unix(0, t.MinTimeNano()), max: time.Unix(0, t.MaxTimeNano()), ahead: &ahead{},
+	}
+	m.schemas = schemas{
+		e: e, min: m.min, max: m.max, series: opt.MaxSeriesN, ahead: m.ahead, of: make(map[schemaKey]*schema),
 	}
 	if err := e.mapShards(m, sources); err != nil {
+		m.ahead.close()
 		return nil, err
 	}
 	return m, nil
@@ -116,8 +121,8 @@ func (e *ShardMapper) mapShards(m *mapping, sources influxql.Sources) error {
 				m.sources[key] = newSource(e.newOwned(), e.store, groups)
 			}
 			// MapType cannot fail, and a field of unknown type is left out of the answer without a word.
-			if s.SystemIterator == "" {
-				if err := m.schemas.get(s, m.source(s)).err; err != nil {
+			if src := m.source(s); src != nil && s.SystemIterator == "" {
+				if err := m.schemas.get(s, src).err; err != nil {
 					return err
 				}
 			}
@@ -158,8 +163,12 @@ func newSource(others *owned, store *tsdb.Store, groups []emeta.ShardGroupInfo) 
 	return s
 }
 
-// newDatabase is all shards of a database.
-func newDatabase(others *owned, store *tsdb.Store, db string) *source {
+// newDatabase is all shards of a database without some of them.
+func newDatabase(others *owned, store *tsdb.Store, db string, without []uint64) *source {
+	leave := make(map[uint64]bool, len(without))
+	for _, id := range without {
+		leave[id] = true
+	}
 	var all []emeta.ShardInfo
 	if info := others.state.Data.Database(db); info != nil {
 		for _, rp := range info.RetentionPolicies {
@@ -170,6 +179,7 @@ func newDatabase(others *owned, store *tsdb.Store, db string) *source {
 			}
 		}
 	}
+	all = slices.DeleteFunc(all, func(sh emeta.ShardInfo) bool { return leave[sh.ID] })
 	return newSource(others, store, []emeta.ShardGroupInfo{{Shards: all}})
 }
 
@@ -207,6 +217,7 @@ type mapping struct {
 	sources  map[coordinator.Source]*source
 	min, max time.Time // the statement's time range
 	schemas  schemas
+	ahead    *ahead
 	shared   shared
 }
 
@@ -225,7 +236,7 @@ func (m *mapping) IteratorCost(mm *influxql.Measurement, opt query.IteratorOptio
 		return query.IteratorCost{}, nil
 	}
 	opt = m.clip(opt)
-	m.e.paths.note(m.e.Vector, mm, opt, m.keep(opt))
+	m.e.paths.note(m.e.Vector, mm, opt, keepFor(m.e.keeps, opt))
 	req, err := encodeOptions(mm, opt)
 	if err != nil {
 		return query.IteratorCost{}, err
@@ -252,8 +263,13 @@ func (m *mapping) IteratorCost(mm *influxql.Measurement, opt query.IteratorOptio
 	return cost, err
 }
 
-// Close has nothing to free: iterators that were made live on.
-func (m *mapping) Close() error { return nil }
+// Close frees what no iterator will read. Iterators that were made live on.
+func (m *mapping) Close() error {
+	if !m.shared.waiting() {
+		m.ahead.close()
+	}
+	return nil
+}
 
 // clip narrows the time range to that of the statement, as the engine does locally.
 func (m *mapping) clip(opt query.IteratorOptions) query.IteratorOptions {

@@ -7,7 +7,6 @@ import (
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxql"
 
-	"concord/internal/budget"
 	"concord/internal/rpc"
 )
 
@@ -84,15 +83,19 @@ type nodeAnswer struct {
 // openAnswer asks a node for shards. The answer lives as long as the statement; while it is opened also asking can
 // end it.
 func (r *reading) openAnswer(asking context.Context, p peer, ids []uint64) (*nodeAnswer, error) {
-	if err := budget.Of(r.ctx).Grow(costOfStream); err != nil {
-		return nil, overBudget(err)
-	}
 	req, err := r.opts.request(r.mm, ids)
 	if err != nil {
 		return nil, err
 	}
 	req.Incomplete = p.incomplete
-	s, first, err := r.openStream(asking, p, req)
+	s := r.ahead.take(p.id, req)
+	if s == nil {
+		if s, err = r.openStream(asking, p, req); err != nil {
+			return nil, err
+		}
+	}
+	s.query = r.ctx
+	first, err := s.await(asking, func(c *rpc.IteratorChunk) bool { return c.Open })
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package distquery
 import (
 	"context"
 	"fmt"
+	"sort"
 	"sync"
 
 	"github.com/influxdata/influxdb/query"
@@ -37,9 +38,31 @@ type deferred interface {
 	become(query.Iterator) error
 }
 
+// byText orders the calls of a set by their text. The engine asks for them in any order.
+type byText struct{ *callSet }
+
+func (s byText) Len() int           { return len(s.list) }
+func (s byText) Less(i, j int) bool { return exprText(s.opts.list[i]) < exprText(s.opts.list[j]) }
+func (s byText) Swap(i, j int) {
+	s.list[i], s.list[j] = s.list[j], s.list[i]
+	s.opts.list[i], s.opts.list[j] = s.opts.list[j], s.opts.list[i]
+}
+
+// exprText is the text of what an iterator is asked for, empty when that is whole points.
+func exprText(opt query.IteratorOptions) string {
+	if opt.Expr == nil {
+		return ""
+	}
+	return opt.Expr.String()
+}
+
 // shareable reports whether a call can be opened with others.
 func (e *ShardMapper) shareable(mm *influxql.Measurement, opt query.IteratorOptions) bool {
-	return e.Vector.On && opt.SLimit == 0 && opt.SOffset == 0 && aggregate.Covers(mm, opt)
+	return e.Vector.On && shareable(mm, opt)
+}
+
+func shareable(mm *influxql.Measurement, opt query.IteratorOptions) bool {
+	return opt.SLimit == 0 && opt.SOffset == 0 && aggregate.Covers(mm, opt)
 }
 
 // common is what calls have in common that are opened together.
@@ -93,10 +116,19 @@ func (s *shared) open(set *callSet) error {
 		}()
 	}
 	wg.Wait()
+	set.ahead.close()
 	return set.err
 }
 
+// waiting reports whether calls were noted that are not opened.
+func (s *shared) waiting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sets) > 0
+}
+
 func (s *callSet) begin() error {
+	sort.Sort(byText{s})
 	list, err := s.iterators()
 	for i, itr := range list {
 		if failed := s.list[i].become(itr); failed != nil {
