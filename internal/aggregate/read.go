@@ -47,33 +47,31 @@ type prototype struct {
 func (s *Scan) newSink(c *column, p *part) sink {
 	switch c.stored {
 	case influxql.Float:
-		switch c.asked {
-		case influxql.Integer:
-			return newSinkOf(s, c, p, &integers, convert[float64, int64])
-		case influxql.Unsigned:
-			return newSinkOf(s, c, p, &unsigneds, convert[float64, uint64])
-		}
-		return newSinkOf(s, c, p, &floats, same[float64])
+		return newNumberSink(s, c, p, &floats)
 	case influxql.Integer:
-		switch c.asked {
-		case influxql.Float:
-			return newSinkOf(s, c, p, &floats, convert[int64, float64])
-		case influxql.Unsigned:
-			return newSinkOf(s, c, p, &unsigneds, convert[int64, uint64])
-		}
-		return newSinkOf(s, c, p, &integers, same[int64])
+		return newNumberSink(s, c, p, &integers)
 	case influxql.Unsigned:
-		switch c.asked {
-		case influxql.Float:
-			return newSinkOf(s, c, p, &floats, convert[uint64, float64])
-		case influxql.Integer:
-			return newSinkOf(s, c, p, &integers, convert[uint64, int64])
-		}
-		return newSinkOf(s, c, p, &unsigneds, same[uint64])
+		return newNumberSink(s, c, p, &unsigneds)
 	case influxql.Boolean:
 		return newSinkOf(s, c, p, &booleans, same[bool])
 	}
 	return newSinkOf(s, c, p, &texts, same[string])
+}
+
+// newNumberSink makes the sink of a column that the shard has as S, and gives the numbers in the type that is asked
+// for.
+func newNumberSink[S number](s *Scan, c *column, p *part, stored *kind[S]) sink {
+	if c.asked != c.stored {
+		switch c.asked {
+		case influxql.Float:
+			return newSinkOf(s, c, p, &floats, convert[S, float64])
+		case influxql.Integer:
+			return newSinkOf(s, c, p, &integers, convert[S, int64])
+		case influxql.Unsigned:
+			return newSinkOf(s, c, p, &unsigneds, convert[S, uint64])
+		}
+	}
+	return newSinkOf(s, c, p, stored, same[S])
 }
 
 func same[V scan.Value](values, _ []V) []V { return values }

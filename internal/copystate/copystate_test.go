@@ -551,6 +551,19 @@ func rollBack(t *testing.T, kept bool) {
 	if w.nodes[2].s.folders.wentBack || w.nodes[2].s.Lacks(id).Kind != Stale {
 		t.Error("after one more start it is not what it was")
 	}
+
+	// All deletes that it missed have run on the copies that were stale when it asked for them.
+	s := w.nodes[2].s
+	stale := s.Stale()
+	if len(stale) != 1 || stale[id] == 0 {
+		t.Fatalf("stale copies: %v", stale)
+	}
+	if err := s.CaughtUp(map[uint64]uint64{id: stale[id] - 1}); err != nil || s.Lacks(id).Kind != Stale {
+		t.Errorf("%v; deletes that were lost since are taken for run", err)
+	}
+	if err := s.CaughtUp(stale); err != nil || s.Lacks(id).Kind != Outdated || len(s.Stale()) != 0 {
+		t.Errorf("%v; the copy is %+v", err, s.Lacks(id))
+	}
 }
 
 // What a node is told to lack is on its disk before it says so: the one that tells it forgets it then.

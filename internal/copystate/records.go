@@ -130,11 +130,39 @@ func (l *ledger) Whole(id, gen uint64) error {
 	})
 }
 
-// Discarded is called when a copy that may have held deleted points was removed: from now on it lacks what it had,
-// and no more.
+// Stale returns the copies of this node that may hold deleted points, each with its Lack.Gen.
+func (l *ledger) Stale() map[uint64]uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out map[uint64]uint64
+	for id := range l.records.lacking {
+		if r := l.records.byShard[id]; r.Lacks == Stale {
+			if out == nil {
+				out = make(map[uint64]uint64)
+			}
+			out[id] = r.Gen
+		}
+	}
+	return out
+}
+
+// CaughtUp is called when all deletes that other nodes remember have run on copies that Stale returned.
+func (l *ledger) CaughtUp(stale map[uint64]uint64) error {
+	return l.update(func(set func(uint64, record)) {
+		for id, gen := range stale {
+			if r := l.records.byShard[id]; r.Lacks == Stale && r.Gen == gen {
+				r.Lacks = Outdated
+				set(id, r)
+			}
+		}
+	})
+}
+
+// Discarded is called when a copy that was Outdated or Stale was removed: from now on it lacks what it had, and no
+// more.
 func (l *ledger) Discarded(id, gen uint64) error {
 	return l.update(func(set func(uint64, record)) {
-		if r := l.records.byShard[id]; r.Lacks == Stale && r.Gen == gen {
+		if r := l.records.byShard[id]; r.Lacks.Worse(Lost) && r.Gen == gen {
 			r.Lacks = Lost
 			set(id, r)
 		}

@@ -47,13 +47,16 @@ type Kind string
 const (
 	Missed Kind = "missed" // writes: what the copy has is right, and merged with the others
 	Lost   Kind = "lost"   // all that was written before the disk or the shard was lost
-	Stale  Kind = "stale"  // writes and deletes: what the copy has may be deleted, so that it is made anew
+	// Outdated lacks writes, of which some replaced what the copy has: it is made anew of a copy that is right, if there
+	// is one, and else merged with the others.
+	Outdated Kind = "outdated"
+	Stale    Kind = "stale" // writes and deletes: what the copy has may be deleted, so that it is not merged
 )
 
 // Worse reports whether a copy of this kind lacks more than one of the other.
 func (k Kind) Worse(than Kind) bool { return severity[k] > severity[than] }
 
-var severity = map[Kind]int{"": 0, Missed: 1, Lost: 2, Stale: 3}
+var severity = map[Kind]int{"": 0, Missed: 1, Lost: 2, Outdated: 3, Stale: 4}
 
 // record is what a node remembers of a shard that it owns.
 type record struct {

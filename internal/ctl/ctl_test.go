@@ -137,34 +137,21 @@ func TestJoinWithConfigurationAsksTheRightNodes(t *testing.T) {
 	}
 }
 
-func TestOutputIsAsDocumented(t *testing.T) {
-	t.Parallel()
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a, ok := answers[r.Method+" "+r.URL.Path]
-		if !ok {
-			http.Error(w, `{"error":"no such path"}`, http.StatusNotFound)
-			return
-		}
-		if a == "" {
-			w.WriteHeader(http.StatusNoContent)
-		}
-		fmt.Fprint(w, a)
-	}))
-	t.Cleanup(srv.Close)
-	for _, tt := range []struct{ args, want string }{
-		{"entropy show", `Entropy
+// outputs are what commands print.
+var outputs = []struct{ args, want string }{
+	{"entropy show", `Entropy
 ==========
 ID     Database  Retention Policy  Start                          End                            Expires                        Status
 21179  statsdb   1hour             2017-10-09 00:00:00 +0000 UTC  2017-10-16 00:00:00 +0000 UTC  2018-10-22 00:00:00 +0000 UTC  diff
 
 Queued Shards: [21179 25165]
 `},
-		{"entropy repair 21179", "Repair Shard 21179 queued\n"},
-		{"entropy kill-repair 21179", "Repair Shard 21179 cancelled\n"},
-		{"entropy kill-repair 7", "No repair of Shard 7 was queued or running\n"},
-		{"entropy check", "Checking all shards: see entropy show\n"},
-		{"entropy check 21179", "Checking shard 21179: see entropy show\n"},
-		{"entropy diff 21179", `Points of Shard 21179
+	{"entropy repair 21179", "Repair Shard 21179 queued\n"},
+	{"entropy kill-repair 21179", "Repair Shard 21179 cancelled\n"},
+	{"entropy kill-repair 7", "No repair of Shard 7 was queued or running\n"},
+	{"entropy check", "Checking all shards: see entropy show\n"},
+	{"entropy check 21179", "Checking shard 21179: see entropy show\n"},
+	{"entropy diff 21179", `Points of Shard 21179
 ==========
 Owner A     Owner B     Missing on A  Missing on B  Conflicts
 data1:8088  data2:8088  0             42            1
@@ -186,13 +173,13 @@ cpu,host=b v 1970-01-01 00:00:00 +0000 UTC is undecided: an owner may decide oth
 
 A repair would send 2.0 kB.
 `},
-		{"entropy resolve 21179 -measurement m -field v -type float", `data1:8088: nothing to set aside
+	{"entropy resolve 21179 -measurement m -field v -type float", `data1:8088: nothing to set aside
 data2:8088: set 3 points aside in /var/lib/influxdb/meta/anti-entropy/aside/21179-20171009T000000.000000000Z/values.lp
 Field "v" of "m" is float in shard 21179; its repair is queued: see entropy show
 `},
-		{"entropy pause", "Repairs are paused\n"},
-		{"entropy resume", "Repairs go on\n"},
-		{"entropy repairs", `Repairs
+	{"entropy pause", "Repairs are paused\n"},
+	{"entropy resume", "Repairs go on\n"},
+	{"entropy repairs", `Repairs
 ==========
 Shard  Database  Retention Policy  State  Node        Started                        Took  Progress  Points  Conflicts  Received  Sent   Error
 21179  statsdb   1hour             done   data1:8088  2017-10-09 00:00:00 +0000 UTC  1.5s  100%      4200    1          123.5 kB  999 B  
@@ -211,19 +198,19 @@ and 2 more
 
 Paused Nodes: [data3:8088]
 `},
-		{"entropy watch", `shard 21179 done on data1:8088: 100%, 4200 points, 123.5 kB received, 999 B sent
+	{"entropy watch", `shard 21179 done on data1:8088: 100%, 4200 points, 123.5 kB received, 999 B sent
 No repair waits or runs.
 
 Paused Nodes: [data3:8088]
 `},
-		{"add-data data1:8088", "Added data node 4 at data1:8088\n"},
-		{"add-meta meta1:8091", "Added meta node 1 at meta1:8091\n"},
-		{"remove-data -force data1:8088", "Removed data node 4 at data1:8088\n"},
-		{"update-data data1:8088 data5:8088", "Updated data node 4 to data5:8088\n"},
-		{"remove-meta meta1:8091", "Removed meta node 1 at meta1:8091\n"},
-		{"truncate-shards -delay 30s", "Truncated shards.\n"},
-		{`node-labels set -nodeid 4 -labels {"az":"eu"}`, `Labels of node 4: {"az":"eu","rack":"1"}` + "\n"},
-		{"join -data data1:8088", `Joining meta node at META
+	{"add-data data1:8088", "Added data node 4 at data1:8088\n"},
+	{"add-meta meta1:8091", "Added meta node 1 at meta1:8091\n"},
+	{"remove-data -force data1:8088", "Removed data node 4 at data1:8088\n"},
+	{"update-data data1:8088 data5:8088", "Updated data node 4 to data5:8088\n"},
+	{"remove-meta meta1:8091", "Removed meta node 1 at meta1:8091\n"},
+	{"truncate-shards -delay 30s", "Truncated shards.\n"},
+	{`node-labels set -nodeid 4 -labels {"az":"eu"}`, `Labels of node 4: {"az":"eu","rack":"1"}` + "\n"},
+	{"join -data data1:8088", `Joining meta node at META
 Searching for meta node on meta1:8091...
 Searching for data node on data1:8088...
 Successfully created cluster
@@ -234,13 +221,13 @@ To join further machines to this cluster, run there:
 
     influxd-ctl join meta1:8091
 `},
-		{"leave -y -data data1:8088", `Removing data node at data1:8088
+	{"leave -y -data data1:8088", `Removing data node at data1:8088
 Removing meta node at meta1:8091
 Removed data node 4 at data1:8088
 Removed meta node 1 at meta1:8091
 Successfully left cluster
 `},
-		{"show", `Data Nodes
+	{"show", `Data Nodes
 ==========
 ID  TCP Address  HTTP Address  Version  Labels  Passive
 2   data1:8088   data1:8086    1.0      {}      false
@@ -255,13 +242,29 @@ Raft Status
 Leader      Peers
 meta1:8089  [meta1:8089]
 `},
-		{"show-shards", `Shards
+	{"show-shards", `Shards
 ==========
 ID  Database  Retention Policy  Desired Replicas  Shard Group  Start                 End                    Expires               Owners
 22  telegraf  autogen           2                 11           2017-01-26T18:00:00Z  2017-01-27T18:00:00Z                         [{26 data1:8088} {33 data2:8088}]
 23  telegraf  autogen           2                 12           2017-01-27T18:00:00Z  2017-01-27T20:00:00Z*  2017-02-03T18:00:00Z  []
 `},
-	} {
+}
+
+func TestOutputIsAsDocumented(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a, ok := answers[r.Method+" "+r.URL.Path]
+		if !ok {
+			http.Error(w, `{"error":"no such path"}`, http.StatusNotFound)
+			return
+		}
+		if a == "" {
+			w.WriteHeader(http.StatusNoContent)
+		}
+		fmt.Fprint(w, a)
+	}))
+	t.Cleanup(srv.Close)
+	for _, tt := range outputs {
 		got, err := run(t, srv.Listener.Addr().String(), strings.Fields(tt.args)...)
 		if err != nil {
 			t.Errorf("%s: %v", tt.args, err)

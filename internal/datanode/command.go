@@ -2,88 +2,51 @@ package datanode
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"os/signal"
-	"syscall"
-	"time"
+	"errors"
 
-	"github.com/influxdata/influxdb/logger"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
+	"concord/internal/daemon"
 	"concord/internal/version"
 )
 
 // Commands are `run` and `config` of influxd.
 func Commands() []*cobra.Command {
-	run := func(cmd *cobra.Command, load func() (*Config, error)) error { return run(cmd.Context(), load) }
-	return Program.Commands("Run a data node until it is told to stop", run)
+	var flags daemon.Flags
+	run := func(cmd *cobra.Command, load func() (*Config, error)) error { return run(cmd.Context(), flags, load) }
+	commands := Program.Commands("Run a data node until it is told to stop", run)
+	flags.Add(commands[0])
+	return commands
 }
 
-func run(ctx context.Context, load func() (*Config, error)) error {
+func run(ctx context.Context, flags daemon.Flags, load func() (*Config, error)) (err error) {
 	cfg, err := load()
 	if err != nil {
 		return err
 	}
-	logging := logger.Config(cfg.Logging)
-	log, err := logging.New(os.Stderr)
+	end, err := flags.Begin()
 	if err != nil {
-		return fmt.Errorf("logging: %w", err)
+		return err
 	}
+	defer func() { err = errors.Join(err, end()) }()
+	log, err := daemon.Logger(cfg.Logging)
+	if err != nil {
+		return err
+	}
+	daemon.Warn(log, cfg.Notes)
 	if err := limitMemory(); err != nil {
 		log.Warn("The garbage collector does not know how much memory there is", zap.Error(err))
 	}
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	defer stop()
-
-	node := New(cfg, version.String(), log, Seams{})
-	if err := node.Open(); err != nil {
-		return err
-	}
-	if node.Refusal() == "" {
-		log.Info("Data node is up", zap.String("version", version.String()),
-			zap.String("tcp", node.TCPAddr()), zap.String("http", node.HTTPAddr()), zap.Uint64("node_id", node.Meta.NodeID()))
-	}
-
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-	for {
-		select {
-		case <-hup:
-			c, err := load()
-			if err != nil {
-				log.Error("Kept the configuration: the new one is bad", zap.Error(err))
-				continue
-			}
-			if err := node.Reload(c); err != nil {
-				log.Error("Kept the configuration: the new one is bad", zap.Error(err))
-				continue
-			}
-			log.Info("Reloaded the [anti-entropy] section and the certificates")
-		case <-ctx.Done():
-			log.Info("Stopping")
-			if cfg.Cluster.TerminationQueryLog {
-				node.LogQueries()
-			}
-			stop() // a second signal ends the process at once
-			return closeWithin(hardStop, node)
+	return daemon.Run(ctx, log, load, func(context.Context) (*Node, error) {
+		n := New(cfg, version.String(), log, Seams{})
+		if err := n.Open(); err != nil {
+			return nil, err
 		}
-	}
-}
-
-// hardStop is how long a node may take to stop, as for InfluxDB.
-const hardStop = 30 * time.Second
-
-// closeWithin closes a node, and gives up after limit: what was acknowledged is on disk.
-func closeWithin(limit time.Duration, node *Node) error {
-	done := make(chan error, 1)
-	go func() { done <- node.Close() }()
-	select {
-	case err := <-done:
-		return err
-	case <-time.After(limit):
-		return fmt.Errorf("not stopped within %s: ending hard, nothing that was acknowledged is lost", limit)
-	}
+		if n.Refusal() == "" {
+			log.Info("Data node is up", zap.String("version", version.String()), zap.String("tcp", n.TCPAddr()),
+				zap.String("http", n.HTTPAddr()), zap.Uint64("node_id", n.Meta.NodeID()))
+		}
+		return n, nil
+	})
 }

@@ -119,6 +119,9 @@ func (n *Node) Marked() uint64 { return n.copies.Marked() }
 // Heard reports whether this node has heard of a mark of another one.
 func (n *Node) Heard(node, mark uint64) bool { return n.copies.HeardMark(node) >= mark }
 
+// DeletesRemembered is how many deletes this node compares with what arrives.
+func (n *Node) DeletesRemembered() int { return n.deleted.Remembered() }
+
 // whole says which copies queries may read.
 func (n *Node) whole() distquery.Whole {
 	return distquery.Whole{Unfit: n.copies.Unfit, Settle: func(ctx context.Context, node uint64, shards []uint64) []uint64 {

@@ -1,9 +1,12 @@
 package datanode
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"time"
+
+	"go.uber.org/zap"
 
 	"concord/internal/deletes"
 	"concord/internal/replication"
@@ -45,6 +48,40 @@ func (n *Node) newDeletes() error {
 	}
 	n.deletes = deletes.New(deps)
 	return n.deletes.Load()
+}
+
+// catchUpEvery is the time between two looks for copies that may hold deleted points.
+const catchUpEvery = time.Second
+
+// keepCatchingUp runs deletes that this node lost, when its disk turns out to be older than it was, until ctx ends.
+func (n *Node) keepCatchingUp(ctx context.Context) {
+	tick := time.NewTicker(catchUpEvery)
+	defer tick.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		stale := n.copies.Stale()
+		if len(stale) == 0 {
+			continue
+		}
+		err := n.deletes.CatchUp(ctx)
+		if err == nil {
+			err = n.copies.CaughtUp(stale)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			n.log.Info("All deletes have run here that other nodes remember", zap.Int("shards", len(stale)))
+		case !failing:
+			n.log.Warn("Cannot run all deletes that this node missed, and goes on trying", zap.Error(err))
+		}
+		failing = err != nil
+	}
 }
 
 // replicationServer takes what other nodes write, and what nodes of the version before delete.

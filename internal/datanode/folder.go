@@ -15,6 +15,8 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/durable"
+	"concord/internal/entropy/tsmfile"
+	"concord/internal/meta/client"
 )
 
 // The mark is a file in the data folder, beside the databases. It says of which cluster the shards in the folder are.
@@ -58,73 +60,84 @@ func readMark(dir string) (cluster uint64, err error) {
 	return cluster, nil
 }
 
-func (n *Node) writeMark(cluster uint64) error {
-	dir := n.cfg.Data.Dir
-	err := os.MkdirAll(dir, 0o755)
+// dataFolder is where the shards of this node are.
+type dataFolder struct {
+	dir    string // of the engine's files; has the mark
+	walDir string
+	meta   *client.Client
+	log    *zap.Logger
+}
+
+func (n *Node) folder() dataFolder {
+	return dataFolder{dir: n.cfg.Data.Dir, walDir: n.cfg.Data.WALDir, meta: n.Meta, log: n.log}
+}
+
+func (f dataFolder) writeMark(cluster uint64) error {
+	err := os.MkdirAll(f.dir, 0o755)
 	if err == nil {
-		err = durable.WriteFile(filepath.Join(dir, markFile), encodeMark(cluster), 0o640)
+		err = durable.WriteFile(filepath.Join(f.dir, markFile), encodeMark(cluster), 0o640)
 	}
 	if err != nil {
-		return fmt.Errorf("mark the data folder %s: %w", dir, err)
+		return fmt.Errorf("mark the data folder %s: %w", f.dir, err)
 	}
 	return nil
 }
 
-// keepFolder refuses to start on shards that are not of this node's cluster, before anything touches them. A node that
+// keep refuses to start on shards that are not of this node's cluster, before anything touches them. A node that
 // joined with a version that had no mark gets one.
-func (n *Node) keepFolder() error {
-	cluster, earlier := n.Meta.ClusterID(), n.Meta.NodeID() != 0 && n.Meta.Identity() == ""
-	mark, err := readMark(n.cfg.Data.Dir)
+func (f dataFolder) keep() error {
+	cluster, earlier := f.meta.ClusterID(), f.meta.NodeID() != 0 && f.meta.Identity() == ""
+	mark, err := readMark(f.dir)
 	switch {
 	case errors.Is(err, errDamagedMark) && cluster != 0:
-		n.log.Warn("The mark of the data folder is written anew", zap.Error(err)) // node.json has the cluster, too
+		f.log.Warn("The mark of the data folder is written anew", zap.Error(err)) // node.json has the cluster, too
 		earlier = true
-	case errors.Is(err, errDamagedMark): // joinFolder refuses shards that it finds
+	case errors.Is(err, errDamagedMark): // join refuses shards that it finds
 		return nil
 	case err != nil:
 		return err
 	case mark != 0 && mark == cluster, mark != 0 && cluster == 0:
-		return n.Meta.Name()
+		return f.meta.Name()
 	}
 	if !earlier || mark != 0 {
-		if err := n.foreignShards(mark); err != nil {
+		if err := f.foreignShards(mark); err != nil {
 			return err
 		}
 	}
 	if cluster == 0 {
 		return nil
 	}
-	if err := n.writeMark(cluster); err != nil {
+	if err := f.writeMark(cluster); err != nil {
 		return err
 	}
-	return n.Meta.Name()
+	return f.meta.Name()
 }
 
-// checkFolder refuses shards that are not of a cluster.
-func (n *Node) checkFolder(cluster uint64) error {
-	mark, err := readMark(n.cfg.Data.Dir)
+// check refuses shards that are not of a cluster.
+func (f dataFolder) check(cluster uint64) error {
+	mark, err := readMark(f.dir)
 	if err != nil && !errors.Is(err, errDamagedMark) {
 		return err
 	}
 	if mark == cluster {
 		return nil
 	}
-	return n.foreignShards(mark)
+	return f.foreignShards(mark)
 }
 
-// joinFolder marks the data folder for the cluster that this node joins.
-func (n *Node) joinFolder(cluster uint64) error {
-	if err := n.checkFolder(cluster); err != nil {
+// join marks the data folder for the cluster that this node joins.
+func (f dataFolder) join(cluster uint64) error {
+	if err := f.check(cluster); err != nil {
 		return err
 	}
-	return n.writeMark(cluster)
+	return f.writeMark(cluster)
 }
 
 // foreignShards returns an error when there are shards on disk. mark is the cluster whose they are, 0 for none.
-func (n *Node) foreignShards(mark uint64) error {
+func (f dataFolder) foreignShards(mark uint64) error {
 	found, databases := 0, make(map[string]bool)
-	for _, dir := range []string{n.cfg.Data.Dir, n.cfg.Data.WALDir} {
-		paths, err := filepath.Glob(filepath.Join(escapeGlob(dir), "*", "*", "*"))
+	for _, dir := range []string{f.dir, f.walDir} {
+		paths, err := tsmfile.Glob(dir, "*", "*", "*")
 		if err != nil {
 			return fmt.Errorf("look for shards in %s: %w", dir, err)
 		}
@@ -149,10 +162,5 @@ func (n *Node) foreignShards(mark uint64) error {
 	}
 	return fmt.Errorf("%s and %s hold shards %s (databases: %s): nothing was changed; "+
 		"set [data] dir and wal-dir to empty folders, and bring the data in with influxd-ctl restore of a portable backup",
-		n.cfg.Data.Dir, n.cfg.Data.WALDir, whose, strings.Join(names, ", "))
-}
-
-// escapeGlob makes a path match itself.
-func escapeGlob(path string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+		f.dir, f.walDir, whose, strings.Join(names, ", "))
 }

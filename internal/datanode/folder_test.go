@@ -89,7 +89,7 @@ func TestStartChecksWhoseShardsThereAre(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer n.Meta.Close()
-			err = n.keepFolder()
+			err = n.folder().keep()
 			if (err == nil) != (tc.refuses == "") || err != nil && !strings.Contains(err.Error(), tc.refuses) {
 				t.Errorf("the start says %v, want %q", err, tc.refuses)
 			}

@@ -23,7 +23,7 @@ type httpStore struct {
 func (n *Node) newHTTPStore(pool *rpc.Pool) httpStore {
 	r := distquery.NewSeriesReader(n.Meta, n.Store, pool)
 	r.MaxPoints, r.MaxSeries = n.cfg.Cluster.MaxSelectPointN, n.cfg.Cluster.MaxSelectSeriesN
-	r.Whole, r.Budget = n.whole(), n.queries
+	r.Whole, r.Budget = n.whole(), n.queries.budget
 	r.Timeout = time.Duration(n.cfg.Cluster.QueryTimeout)
 	return httpStore{SeriesReader: r, delete: n.deletes}
 }

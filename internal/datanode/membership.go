@@ -22,7 +22,7 @@ type membership struct {
 func (m *membership) Identify(_ context.Context, r *rpc.IdentifyRequest) (*rpc.IdentifyResponse, error) {
 	unfit := ""
 	if r.JoinCluster != 0 {
-		if err := m.node.checkFolder(r.JoinCluster); err != nil {
+		if err := m.node.folder().check(r.JoinCluster); err != nil {
 			unfit = err.Error()
 		}
 	}
@@ -53,7 +53,7 @@ func (m *membership) Join(_ context.Context, r *rpc.JoinRequest) (*rpc.JoinRespo
 	if r.Identity != "" && r.Identity != m.node.Meta.Identity() {
 		return nil, status.Error(codes.FailedPrecondition, "another process answered at this address a moment ago")
 	}
-	if err := m.node.joinFolder(r.ClusterId); err != nil {
+	if err := m.node.folder().join(r.ClusterId); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
 	if err := m.node.Meta.Join(r.NodeId, r.ClusterId, r.MetaServers); err != nil {
@@ -76,7 +76,8 @@ func (m *membership) Leave(context.Context, *rpc.LeaveRequest) (*rpc.LeaveRespon
 		defer n.life.Unlock()
 		idle = !n.partsOpen()
 	}
-	// The parts of a node that has noticed its removal before it was told to leave forget the cluster when they run again.
+	// The parts of a node that has noticed its removal before it was told to leave forget the cluster when they run
+	// again.
 	n.place.left.Store(idle)
 	if err := n.Meta.Leave(); err != nil {
 		return nil, status.Error(codes.Internal, err.Error())

@@ -15,19 +15,15 @@ import (
 	"time"
 
 	"github.com/influxdata/influxdb/monitor"
-	"github.com/influxdata/influxdb/pkg/tlsconfig"
-	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxdb/services/subscriber"
 	"github.com/influxdata/influxdb/tsdb"
 	_ "github.com/influxdata/influxdb/tsdb/engine" // registers the tsm1 engine
 	_ "github.com/influxdata/influxdb/tsdb/index"  // registers the inmem and tsi1 indexes
 	"go.uber.org/zap"
 
-	"concord/internal/budget"
 	"concord/internal/clocks"
 	"concord/internal/copystate"
 	"concord/internal/deletes"
-	"concord/internal/distquery"
 	"concord/internal/entropy/local"
 	"concord/internal/entropy/retype"
 	"concord/internal/entropy/service"
@@ -38,72 +34,71 @@ import (
 	"concord/internal/meta/client"
 	"concord/internal/replication"
 	"concord/internal/rpc"
-	"concord/internal/trust"
-	"concord/internal/trust/tlsmanager"
 	"concord/internal/writecache"
 )
 
-// Node is a data node. Parts start in the order of Open and stop in reverse. It has a field for each part, as parts are
-// made of each other, and none knows all.
+// Node is a data node. Parts start in the order of Open and stop in reverse. It has a field for each part, because
+// parts are made of each other and no part knows all of them; and a method for each step that makes one.
 type Node struct {
 	Meta    *client.Client
 	Store   *tsdb.Store
 	Entropy *service.Service // nil when [anti-entropy] enabled = false
 
-	seams    Seams
-	cfg      *Config
-	version  string
-	log      *zap.Logger
+	cfg     *Config
+	version string
+	log     *zap.Logger
+	seams   Seams
+
+	// How others reach this node, and it them.
 	tcpAddr  string // advertised
 	httpAddr string // advertised
-	order    *replication.Order
-	writer   *replication.Writer
-	deleted  *deletes.Memory // what this node knows of deletes
-	deletes  *deletes.Service
-	ran      *deletes.RanLog  // deletes that ran here; nil without hinted handoff
-	disk     *fulldisk.Store  // keeps the engine whole when its disk is full
-	handoff  *handoff.Service // nil when [hinted-handoff] enabled = false
-	executor *query.Executor
-	queries  *budget.Budget      // what queries may hold in memory
-	vector   distquery.Vector    // how aggregates are answered
-	sketches *distquery.Sketches // how many series there are
-	asked    budget.Requests     // queries of clients
-	sub      *subscriber.Service
-	api      *httpapi.Server
-	http     httpStore          // the cluster, for api
-	memory   *local.Memory      // of copies
-	holds    *retype.Gate       // of writes to the store
-	copies   *copystate.Service // which copies are whole
-	queues   queues
-	clocks   *clocks.Watch                   // of the other data nodes
-	cache    *writecache.Store               // all writes to Store go through it
-	stopped  map[uint64]time.Time            // when shards were written to last before this start
+	certs    certificates
+	listener *sharedListener // other nodes come in
+	pool     *rpc.Pool       // to other data nodes
+	served   rpc.Served      // what other nodes ask of this one
+	place    place
+
+	// The storage engine, and what is in front of it.
+	stopped map[uint64]time.Time // when shards were written to last before this start
+	memory  *local.Memory        // of copies
+	cache   *writecache.Store    // all writes to Store go through it
+	disk    *fulldisk.Store      // keeps the engine whole when its disk is full
+	holds   *retype.Gate         // of writes to the store
+
+	// Which copies are whole.
+	copies      *copystate.Service
+	closeCopies func() error  // may be called twice
+	clocks      *clocks.Watch // of the other data nodes
+
+	// Writes and deletes.
+	order   *replication.Order
+	writer  *replication.Writer
+	deleted *deletes.Memory // what this node knows of deletes
+	deletes *deletes.Service
+	ran     *deletes.RanLog  // deletes that ran here; nil without hinted handoff
+	handoff *handoff.Service // nil when [hinted-handoff] enabled = false
+	queues  queues
+	sub     *subscriber.Service
+
+	// What reads them, and what compares them.
+	queries  queries
 	view     *view.View                      // the anti-entropy of the whole cluster
 	suspects atomic.Pointer[service.Service] // Entropy, for hinted handoff, which runs before it is there
-	certs    *tlsconfig.TLSCertMonitor
-	peerTLS  *tlsconfig.TLSConfigManager // to and from data nodes
-	metaTLS  *tlsconfig.TLSConfigManager // to meta nodes
-	served   rpc.Served                  // what other nodes ask of this one
-	stop     []func() error              // what Close runs, last first
+	api      *httpapi.Server
+	mon      *monitor.Monitor
 
-	listener *sharedListener        // other nodes come in
-	pool     *rpc.Pool              // to other data nodes
-	refusal  atomic.Pointer[string] // why this node serves nothing; nil while it serves
-	place    place
-	life     sync.Mutex // held while parts are opened, closed or reloaded
-
-	closeCopies func() error // may be called twice
-
-	mon       *monitor.Monitor
 	reporters reporters
+	life      sync.Mutex     // held while parts are opened, closed or reloaded
+	stop      []func() error // what Close runs, last first
 }
 
 // Seams are where tests and the tour change what a node does. Each may be nil.
 type Seams struct {
-	Blocked  func(addr string) bool    // whether the node must not call a peer, by its TCP address: a link is cut
-	NotWhole func(shard uint64) string // why its copy of a shard cannot be trusted, instead of what the node knows
-	Late     func(ctx context.Context) // holds up what the long poll of the metadata brings, until it returns
-	Now      func() time.Time          // the clock that the node tells others
+	Blocked  func(addr string) bool                    // whether the node must not call a peer, by its TCP address: a link is cut
+	NotWhole func(shard uint64) string                 // why its copy of a shard cannot be trusted, instead of what the node knows
+	Wrap     func(addr string, conn net.Conn) net.Conn // gets each connection to a peer: what goes over it may be held
+	Late     func(ctx context.Context)                 // holds up what the long poll of the metadata brings, until it returns
+	Now      func() time.Time                          // the clock that the node tells others
 }
 
 // New returns a data node that Open starts. cfg must be valid.
@@ -137,21 +132,11 @@ func (n *Node) Open() (err error) {
 		return fmt.Errorf("create the meta folder: %w", err)
 	}
 
-	n.certs = tlsconfig.NewTLSCertMonitor()
-	if err := n.certs.Open(); err != nil {
-		return fmt.Errorf("start the certificate monitor: %w", err)
+	n.onClose(n.certs.Close)
+	if err := n.certs.open(n.cfg); err != nil {
+		return err
 	}
-	n.onClose(func() error { n.certs.Close(); return nil })
-	if n.peerTLS, err = tlsmanager.New(n.cfg.Cluster.TLS, n.certs, "cluster", tlsmanager.Nodes); err != nil {
-		return fmt.Errorf("[cluster] https: %w", err)
-	}
-	n.onClose(n.peerTLS.Close)
-	if n.metaTLS, err = tlsmanager.New(n.cfg.metaTLS(), n.certs, "meta", tlsmanager.Anyone); err != nil {
-		return fmt.Errorf("[meta] meta-tls: %w", err)
-	}
-	n.onClose(n.metaTLS.Close)
-
-	ln, err := n.peerTLS.Listen("tcp", n.cfg.BindAddress)
+	ln, err := n.certs.peers.Listen("tcp", n.cfg.BindAddress)
 	if err != nil {
 		return fmt.Errorf("listen on bind-address %s: %w", n.cfg.BindAddress, err)
 	}
@@ -169,15 +154,18 @@ func (n *Node) Open() (err error) {
 	httpLn.Close()
 
 	n.Meta, err = client.Open(client.Deps{
-		Dir: n.cfg.Meta.Dir, Log: n.log, TLS: n.metaTLS, Secret: n.cfg.Meta.InternalSharedSecret, Late: n.seams.Late,
+		Dir: n.cfg.Meta.Dir, Log: n.log, TLS: n.certs.meta, Secret: n.cfg.Meta.InternalSharedSecret, Late: n.seams.Late,
 	})
 	if err != nil {
 		return fmt.Errorf("open the cached metadata: %w", err)
 	}
 	n.onClose(n.Meta.Close)
-	n.pool = &rpc.Pool{Blocked: n.seams.Blocked, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.peerTLS, Index: n.Meta.Index}
+	n.pool = &rpc.Pool{
+		Blocked: n.seams.Blocked, Wrap: n.seams.Wrap, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.certs.peers,
+		Index: n.Meta.Index,
+	}
 	n.onClose(n.pool.Close)
-	if err := n.keepFolder(); err != nil {
+	if err := n.folder().keep(); err != nil {
 		return err
 	}
 	return n.takePlace()
@@ -195,7 +183,7 @@ func (n *Node) openParts() error {
 			return err
 		}
 	}
-	n.refusal.Store(nil)
+	n.place.refusal.Store(nil)
 	return nil
 }
 
@@ -206,39 +194,40 @@ func (n *Node) catchUp(ctx context.Context, index uint64) {
 	}
 }
 
-// LogQueries logs the queries that run now.
-func (n *Node) LogQueries() {
+// logQueries logs the queries that run now.
+func (n *Node) logQueries() {
 	n.life.Lock()
 	defer n.life.Unlock()
-	if n.executor != nil {
-		n.executor.TaskManager.LogCurrentQueries(n.log.Info)
+	if n.queries.executor != nil {
+		n.queries.executor.TaskManager.LogCurrentQueries(n.log.Info)
 	}
+}
+
+// inBackground runs a task until the node closes.
+func (n *Node) inBackground(task func(ctx context.Context)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { task(ctx) })
+	n.onClose(func() error {
+		cancel()
+		running.Wait()
+		return nil
+	})
 }
 
 func (n *Node) onClose(fn func() error) { n.stop = append(n.stop, fn) }
 
 // Reload takes over what can change while the node runs: the [anti-entropy]
-// section and all certificates. On an error nothing has changed.
+// section, all certificates, and the level of the log. On an error nothing has changed.
 func (n *Node) Reload(cfg *Config) error {
 	n.life.Lock()
 	defer n.life.Unlock()
-	var steps []func() error
-	for _, m := range []struct {
-		manager *tlsconfig.TLSConfigManager
-		tls     trust.TLS
-		peers   tlsmanager.Peers
-	}{{n.peerTLS, cfg.Cluster.TLS, tlsmanager.Nodes}, {n.metaTLS, cfg.metaTLS(), tlsmanager.Anyone}} {
-		if !m.manager.UseTLS() {
-			continue
-		}
-		apply, err := m.manager.PrepareReconfigure(tlsmanager.Options(m.tls, m.peers)...)
-		if err != nil {
-			return fmt.Errorf("reload certificates: %w", err)
-		}
-		steps = append(steps, apply)
+	steps, err := n.certs.prepare(cfg)
+	if err != nil {
+		return err
 	}
 	if n.api != nil && n.cfg.HTTPD.HTTPSEnabled {
-		apply, err := n.api.PrepareReload(cfg.HTTPD)
+		apply, err := n.api.PrepareReload(cfg.http())
 		if err != nil {
 			return fmt.Errorf("reload the certificates of [http]: %w", err)
 		}
@@ -252,11 +241,16 @@ func (n *Node) Reload(cfg *Config) error {
 	if n.Entropy != nil {
 		n.Entropy.SetConfig(cfg.AntiEntropy)
 	}
+	n.cfg.Logging.Level.SetLevel(cfg.Logging.Level.Level())
 	return nil
 }
 
-// Close stops all parts, the last started first, and returns their errors.
+// Close stops all parts, the last started first, and returns their errors. Before, it logs the queries that run, with
+// [cluster] termination-query-log.
 func (n *Node) Close() error {
+	if n.cfg.Cluster.TerminationQueryLog {
+		n.logQueries()
+	}
 	err := n.leavePlace()
 	n.life.Lock()
 	defer n.life.Unlock()
@@ -274,6 +268,6 @@ func (n *Node) unwind(first int) error {
 	n.suspects.Store(nil)
 	n.queues.close()
 	n.reporters.clear()
-	n.Entropy, n.handoff, n.executor, n.api = nil, nil, nil, nil
+	n.Entropy, n.handoff, n.queries.executor, n.api = nil, nil, nil, nil
 	return errors.Join(errs...)
 }

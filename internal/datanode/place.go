@@ -22,9 +22,10 @@ const (
 // place is this node's hold on its place in the cluster. All parts run while it is confirmed, and only an idle
 // server otherwise.
 type place struct {
-	process uint64        // names this process
-	doubt   chan struct{} // holds one signal: look again whether the place is still this node's
-	left    atomic.Bool   // the cluster was left, and the parts have not forgotten it yet
+	process uint64                 // names this process
+	refusal atomic.Pointer[string] // why this node serves nothing; nil while it serves
+	doubt   chan struct{}          // holds one signal: look again whether the place is still this node's
+	left    atomic.Bool            // the cluster was left, and the parts have not forgotten it yet
 	cancel  context.CancelFunc
 	kept    chan struct{} // closed when keepPlace has ended
 	idle    *idleServer   // nil while the parts serve
@@ -33,7 +34,7 @@ type place struct {
 
 // Refusal is why this node serves nothing; it is empty while it serves.
 func (n *Node) Refusal() string {
-	if r := n.refusal.Load(); r != nil {
+	if r := n.place.refusal.Load(); r != nil {
 		return *r
 	}
 	return ""
@@ -101,7 +102,9 @@ func (n *Node) confirm(ctx context.Context) (whois.Verdict, string) {
 	st := n.Meta.State()
 	var members []whois.Member
 	for _, server := range n.Meta.MetaServers() {
-		members = append(members, func(ctx context.Context) (whois.Report, error) { return n.Meta.AskPlace(ctx, server) })
+		members = append(members, func(ctx context.Context) (whois.Report, error) {
+			return n.Meta.AskPlace(ctx, server)
+		})
 	}
 	others := 0
 	for _, other := range st.DataNodes {
@@ -198,7 +201,7 @@ func (n *Node) refuse(reason string) error {
 		return nil
 	}
 	n.log.Error("This node serves nothing", zap.String("reason", reason))
-	n.refusal.Store(&reason)
+	n.place.refusal.Store(&reason)
 	n.closeParts()
 	if n.place.idle == nil {
 		n.place.idle = n.openIdleServer()

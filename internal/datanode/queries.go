@@ -12,17 +12,27 @@ import (
 	"concord/internal/rpc"
 )
 
+// queries are what answers queries of clients.
+type queries struct {
+	executor *query.Executor
+	store    httpStore        // the cluster, for the HTTP API
+	budget   *budget.Budget   // what queries may hold in memory; nil for no limit
+	requests budget.Requests  // of clients, that run now
+	vector   distquery.Vector // how aggregates are answered
+	sketches *distquery.Sketches
+}
+
 // openQueries makes the InfluxQL executor over the whole cluster.
 func (n *Node) openQueries() (err error) {
 	n.mon = n.newMonitor()
-	if n.queries, err = n.cfg.queryBudget(); err != nil {
+	if n.queries.budget, err = n.cfg.queryBudget(); err != nil {
 		return err
 	}
-	n.vector, n.sketches = distquery.VectorOf(n.Meta.State), &distquery.Sketches{}
-	n.vector.On = n.cfg.Cluster.VectorAggregates
+	n.queries.vector, n.queries.sketches = distquery.VectorOf(n.Meta.State), &distquery.Sketches{}
+	n.queries.vector.On = n.cfg.Cluster.VectorAggregates
 	n.openExecutor(n.pool, n.mon)
-	n.onClose(n.executor.Close)
-	n.reporters.add(n.executor, n.Store, n.writer, n.sub, &n.served, n.copies, n.clocks, n.queries)
+	n.onClose(n.queries.executor.Close)
+	n.reporters.add(n.queries.executor, n.Store, n.writer, n.sub, &n.served, n.copies, n.clocks, n.queries.budget)
 	if n.handoff != nil {
 		n.reporters.add(n.handoff)
 	}
@@ -32,15 +42,15 @@ func (n *Node) openQueries() (err error) {
 // openExecutor makes the InfluxQL executor over the whole cluster.
 func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	c := n.cfg.Cluster
-	n.http = n.newHTTPStore(pool)
-	n.executor = query.NewExecutor()
+	n.queries.store = n.newHTTPStore(pool)
+	n.queries.executor = query.NewExecutor()
 	mapper, schema := distquery.NewShardMapper(n.Meta, n.Store, pool), distquery.NewSchema(n.Meta, n.Store, pool)
 	mapper.Whole, schema.Whole = n.whole(), n.whole()
-	mapper.Vector, schema.Sketches = n.vector, n.sketches
-	n.executor.StatementExecutor = &distquery.Executor{
+	mapper.Vector, schema.Sketches = n.queries.vector, n.queries.sketches
+	n.queries.executor.StatementExecutor = &distquery.Executor{
 		Base: coordinator.StatementExecutor{
 			MetaClient:          n.Meta,
-			TaskManager:         n.executor.TaskManager,
+			TaskManager:         n.queries.executor.TaskManager,
 			Monitor:             mon,
 			PointsWriter:        n.writer,
 			MaxSelectPointN:     c.MaxSelectPointN,
@@ -57,22 +67,22 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 		Refresh: n.Meta.Refresh,
 		Log:     n.log,
 
-		Budget: n.queries, Requests: &n.asked,
+		Budget: n.queries.budget, Requests: &n.queries.requests,
 	}
-	tm := n.executor.TaskManager
+	tm := n.queries.executor.TaskManager
 	tm.QueryTimeout = time.Duration(c.QueryTimeout)
 	tm.LogQueriesAfter = time.Duration(c.LogQueriesAfter)
 	tm.MaxConcurrentQueries = c.MaxConcurrentQueries
 	tm.LogTimedoutQueries = c.LogTimedOutQueries
 	if n.cfg.Data.QueryLogEnabled {
-		n.executor.WithLogger(n.log)
+		n.queries.executor.WithLogger(n.log)
 	}
 }
 
 // requests returns a function that tells how many writes and queries of clients this node has served. A call of
 // another node may ask it while the node closes, so it has the parts of its own.
 func (n *Node) requests() func() int64 {
-	executor, writer, store := n.executor, n.writer, n.http
+	executor, writer, store := n.queries.executor, n.writer, n.queries.store
 	return func() int64 {
 		queries, _ := executor.Statistics(nil)[0].Values["queriesExecuted"].(int64)
 		return n.served.Requests() + writer.Requests() + store.Requests() + queries

@@ -35,7 +35,8 @@ func (n *Node) registerServices(s grpc.ServiceRegistrar, copies *local.Local, co
 	rpc.RegisterReplicationServer(s, replicationServer{writes, n.deletes.OldServer()})
 	rpc.RegisterDeletesServer(s, n.deletes.Server())
 	queries := distquery.NewServer(n.Store, n.log)
-	queries.Whole, queries.Budget, queries.Vector, queries.Sketches = n.whole(), n.queries, n.vector, n.sketches
+	queries.Whole, queries.Budget = n.whole(), n.queries.budget
+	queries.Vector, queries.Sketches = n.queries.vector, n.queries.sketches
 	rpc.RegisterQueryServer(s, queries)
 	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
 	transport.NewServer(copies, control).Register(s)
@@ -97,7 +98,7 @@ func (n *Node) openServices() error {
 		}
 	}
 	if n.cfg.ContinuousQuery.Enabled {
-		s := continuous.New(n.cfg.ContinuousQuery, n.Meta, n.executor, n.mon)
+		s := continuous.New(n.cfg.ContinuousQuery, n.Meta, n.queries.executor, n.mon)
 		n.mon.RegisterDiagnosticsClient("cq", s)
 		if err := n.start("continuous queries", s); err != nil {
 			return err
@@ -121,16 +122,16 @@ func (n *Node) openServices() error {
 
 // openHTTP starts the HTTP API.
 func (n *Node) openHTTP() error {
-	s := httpapi.New(n.cfg.HTTPD, n.certs, n.queries, &n.asked)
+	s := httpapi.New(n.cfg.http(), n.certs.monitor, n.queries.budget, &n.queries.requests)
 	n.api = s
 	h := s.Handler
 	h.MetaClient = httpMeta{n.Meta}
 	h.QueryAuthorizer = emeta.NewQueryAuthorizer(n.Meta.Engine())
 	h.WriteAuthorizer = writeAuthorizer{n.Meta}
-	h.QueryExecutor = n.executor
+	h.QueryExecutor = n.queries.executor
 	h.Monitor = n.mon
 	h.PointsWriter = n.writer
-	h.Store = n.http
+	h.Store = n.queries.store
 	h.Version, h.BuildType = n.version, "Concord"
 	h.AddRoutes(routes.Routes(n.view)...)
 	h.AddRoutes(httpd.Route{

@@ -17,7 +17,7 @@ import (
 )
 
 func (n *Node) openSubscriber() error {
-	n.sub = subscriber.NewService(n.cfg.Subscriber, n.certs)
+	n.sub = subscriber.NewService(n.cfg.Subscriber, n.certs.monitor)
 	n.sub.MetaClient = n.Meta
 	n.sub.WithLogger(n.log)
 	if err := n.sub.Open(); err != nil {
@@ -38,10 +38,11 @@ func (n *Node) openWrites() error {
 	n.deleted = deletes.NewMemory(n.Meta)
 	n.holds = &retype.Gate{Store: n.disk}
 	deps := replication.Deps{
-		Meta: n.Meta, Store: n.Store, Shards: n.holds, Subscriber: n.sub, Pool: n.pool, Order: n.order, Deletes: n.deleted,
-		Copies: writerCopies{n.copies, n.beginnings(), n.missed}, WriteTimeout: time.Duration(n.cfg.Cluster.WriteTimeout),
-		ForgetEvery: forgetEvery,
-		Log:         n.log,
+		Meta: n.Meta, Store: n.Store, Shards: n.holds, Subscriber: n.sub, Pool: n.pool, Order: n.order,
+		Deletes:      n.deleted,
+		Copies:       writerCopies{n.copies, n.beginnings(), n.missed},
+		WriteTimeout: time.Duration(n.cfg.Cluster.WriteTimeout),
+		MaxNewGroups: n.cfg.Cluster.MaxNewGroups, ForgetEvery: forgetEvery, Log: n.log,
 	}
 	if n.handoff != nil {
 		deps.Handoff, deps.MaxPending = n.handoff, n.cfg.HintedHandoff.MaxWritesPending
@@ -70,6 +71,7 @@ func (n *Node) startWrites() error {
 		return fmt.Errorf("open the deletes: %w", err)
 	}
 	n.onClose(n.deletes.Close)
+	n.inBackground(n.keepCatchingUp)
 	n.writer.Open()
 	n.onClose(n.writer.Close)
 	n.queues.writer.Store(n.writer)

@@ -4,12 +4,13 @@
 //
 // # The parts
 //
-//   - Service coordinates the deletes of clients (service.go, announce.go, run.go, keep.go). Server answers that of
-//     another node, and OldServer that of a node of the version before.
+//   - Service coordinates the deletes of clients (service.go, announce.go, run.go, keep.go). Server answers the Service
+//     of another node, and OldServer that of a node of the version before.
 //   - Memory is what a node knows of deletes. Which points a delete removed that may still arrive: removals.go. What is
 //     written beside a delete: announced.go. Which deletes are under way: underway.go. The writer and repairs ask it.
 //   - rewrite keeps what is newer than a delete that runs (rewrite.go), and newer.go finds it in the store.
-//   - RanLog says, durably, which deletes ran on this node.
+//   - RanLog says, durably, which deletes ran on this node. Nodes whose disks are older than they were ask the others
+//     for what their logs have (catchup.go).
 //   - covering reports whether a delete removes a point (covers.go). statement.go reads, writes and checks the texts.
 //
 // # The messages

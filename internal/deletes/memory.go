@@ -62,6 +62,9 @@ func (m *Memory) Forget(floor order.Version) {
 	m.forgotten = append(m.forgotten, ids...)
 }
 
+// Remembered is how many deletes are compared with what arrives.
+func (m *Memory) Remembered() int { return m.removals.count() }
+
 // takeForgotten returns the IDs of the deletes that were forgotten since the last time.
 func (m *Memory) takeForgotten() []string {
 	m.mu.Lock()

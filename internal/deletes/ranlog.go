@@ -1,6 +1,7 @@
 package deletes
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -11,12 +12,14 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"concord/internal/bolt"
+	"concord/internal/order"
 	"concord/internal/rpc"
 )
 
-// RanLog remembers, durably, which deletes ran on this node, for two reasons. Several nodes may bring the same delete,
-// each with its own later writes behind it: only the first time counts. And points that are older than a delete may
-// arrive after it: they are left out while the delete is remembered with its version.
+// RanLog remembers, durably, which deletes ran on this node, for three reasons. Several nodes may bring the same delete,
+// each with its own later writes behind it: only the first time counts. Points that are older than a delete may
+// arrive after it: they are left out while the delete is remembered with its version. And a node whose disk is older
+// than it was asks the others which deletes it has lost: so they are kept when nothing older can arrive any more.
 type RanLog struct {
 	// Recorded, when set, is called when a delete was recorded: an older copy of this node's disk lacks it.
 	Recorded func() error
@@ -34,6 +37,7 @@ type Keep struct {
 var (
 	ranBucket     = []byte("ran.v1")     // id -> nanoseconds, 8 bytes big endian
 	removalBucket = []byte("removal.v1") // id -> the delete with its version, an rpc.Delete
+	pastBucket    = []byte("past.v1")    // version, 8 bytes big endian, and id -> a delete that nothing older follows
 )
 
 // moveRanLog is why a damaged log is not set aside automatically: what it says cannot be found out again.
@@ -65,7 +69,11 @@ func (l *RanLog) purge(now time.Time) error {
 	return l.db.Update(func(tx *bbolt.Tx) error {
 		ran, err := tx.CreateBucketIfNotExists(ranBucket)
 		removals, failed := tx.CreateBucketIfNotExists(removalBucket)
-		if err = errors.Join(err, failed); err != nil {
+		past, without := tx.CreateBucketIfNotExists(pastBucket)
+		if err = errors.Join(err, failed, without); err != nil {
+			return err
+		}
+		if err := l.purgePast(past, now); err != nil {
 			return err
 		}
 		var ids, versions [][]byte
@@ -91,7 +99,19 @@ func (l *RanLog) purge(now time.Time) error {
 	})
 }
 
-// Each calls fn with the deletes that have versions.
+// purgePast removes what nobody asks for any more.
+func (l *RanLog) purgePast(past *bbolt.Bucket, now time.Time) error {
+	before := binary.BigEndian.AppendUint64(nil, uint64(order.AtTime(now.Add(-l.keep.Versions))))
+	c := past.Cursor()
+	for key, _ := c.First(); key != nil && bytes.Compare(key, before) < 0; key, _ = c.First() {
+		if err := c.Delete(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Each calls fn with the deletes that have versions, and that something older may follow.
 func (l *RanLog) Each(fn func(*rpc.Delete)) error {
 	return l.db.View(func(tx *bbolt.Tx) error {
 		return tx.Bucket(removalBucket).ForEach(func(id, v []byte) error {
@@ -118,7 +138,54 @@ func (l *RanLog) Ran(id string) (ran bool) {
 	return ran
 }
 
-// Record remembers that a delete ran, and forgets the versions of others. It is on disk when Record returns.
+// remembered calls fn with all deletes that have versions, some of them twice.
+func (l *RanLog) remembered(fn func(*rpc.Delete) error) error {
+	// In this order: a delete moves from the first bucket to the second.
+	for _, bucket := range [][]byte{removalBucket, pastBucket} {
+		for after := []byte(nil); ; {
+			values, last, err := l.page(bucket, after)
+			if err != nil {
+				return err
+			}
+			if len(values) == 0 {
+				break
+			}
+			for _, v := range values {
+				r := &rpc.Delete{}
+				if err := proto.Unmarshal(v, r); err != nil {
+					return fmt.Errorf("a delete in the log of deletes: %w", err)
+				}
+				if err := fn(r); err != nil {
+					return err
+				}
+			}
+			after = last
+		}
+	}
+	return nil
+}
+
+// pageLength is how many deletes are read at once: a transaction that stays open keeps pages of the file from use.
+const pageLength = 1000
+
+// page returns the next values of a bucket, and the key of the last one.
+func (l *RanLog) page(bucket, after []byte) (values [][]byte, last []byte, err error) {
+	err = l.db.View(func(tx *bbolt.Tx) error {
+		c := tx.Bucket(bucket).Cursor()
+		key, v := c.Seek(after)
+		if after != nil && bytes.Equal(key, after) {
+			key, v = c.Next()
+		}
+		for ; key != nil && len(values) < pageLength; key, v = c.Next() {
+			values, last = append(values, bytes.Clone(v)), bytes.Clone(key)
+		}
+		return nil
+	})
+	return values, last, err
+}
+
+// Record remembers that a delete ran, and that nothing older than some others arrives any more. It is on disk when
+// Record returns.
 func (l *RanLog) Record(r *rpc.Delete, forgotten ...string) error {
 	kept := &rpc.Delete{
 		Kind: r.Kind, Database: r.Database, Name: r.Name, Statement: r.Statement, Id: r.Id, Version: r.Version,
@@ -129,11 +196,14 @@ func (l *RanLog) Record(r *rpc.Delete, forgotten ...string) error {
 		return err
 	}
 	err = l.db.Update(func(tx *bbolt.Tx) error {
-		removals := tx.Bucket(removalBucket)
+		removals, past := tx.Bucket(removalBucket), tx.Bucket(pastBucket)
 		for _, id := range forgotten {
-			if err := removals.Delete([]byte(id)); err != nil {
+			if err := putPast(past, removals, id); err != nil {
 				return err
 			}
+		}
+		if err := l.purgePast(past, time.Now()); err != nil {
+			return err
 		}
 		if r.Version != 0 {
 			if err := removals.Put([]byte(r.Id), b); err != nil {
@@ -146,6 +216,20 @@ func (l *RanLog) Record(r *rpc.Delete, forgotten ...string) error {
 		err = l.Recorded()
 	}
 	return err
+}
+
+// putPast moves a delete that nothing older follows any more.
+func putPast(past, removals *bbolt.Bucket, id string) error {
+	v := removals.Get([]byte(id))
+	if v == nil {
+		return nil
+	}
+	r := &rpc.Delete{}
+	if err := proto.Unmarshal(v, r); err != nil {
+		return fmt.Errorf("delete %s: %w", id, err)
+	}
+	key := append(binary.BigEndian.AppendUint64(nil, r.Version), id...)
+	return errors.Join(past.Put(key, bytes.Clone(v)), removals.Delete([]byte(id)))
 }
 
 // Close closes the file.

@@ -14,6 +14,7 @@ import (
 
 	"concord/internal/bolt"
 	"concord/internal/bolt/bolttest"
+	"concord/internal/order"
 	"concord/internal/rpc"
 )
 
@@ -179,14 +180,59 @@ func TestVersionsOfDeletesAreForgotten(t *testing.T) {
 	if !l.Ran("a") {
 		t.Error("the log does not know any more that a delete ran")
 	}
+	if got := rememberedBy(t, l); !slices.Equal(got, []string{"a", "b", "c"}) {
+		t.Errorf("other nodes are told of %q", got)
+	}
 	if err := l.purge(time.Now().Add(2 * time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	if got := versionsIn(t, l); len(got) != 0 || !l.Ran("c") {
 		t.Errorf("after max-age the log has the versions of %q, and c ran: %v", got, l.Ran("c"))
 	}
+	if got := rememberedBy(t, l); len(got) != 0 {
+		t.Errorf("after max-age other nodes are told of %q", got)
+	}
 	if err := errors.Join(w.Close(), l.Close()); err != nil {
 		t.Error(err)
+	}
+}
+
+// rememberedBy are the IDs of the deletes that a log tells other nodes of, each once.
+func rememberedBy(t *testing.T, l *RanLog) (ids []string) {
+	t.Helper()
+	if err := l.remembered(func(r *rpc.Delete) error { ids = append(ids, r.Id); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
+// More deletes than one page are told of.
+func TestManyDeletesAreRemembered(t *testing.T) {
+	t.Parallel()
+	l, err := OpenRanLog(filepath.Join(t.TempDir(), "deletes.db"), hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	l.db.NoSync = true
+	const n = pageLength*2 + 1
+	var past []string
+	for i := range n {
+		id := fmt.Sprint("d", i)
+		err := l.Record(&rpc.Delete{
+			Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: id,
+			Version: uint64(order.AtTime(time.Now())) + uint64(i),
+		}, past...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if past = nil; i%2 == 0 {
+			past = []string{id}
+		}
+	}
+	if got := len(rememberedBy(t, l)); got != n {
+		t.Errorf("%d of %d deletes are remembered", got, n)
 	}
 }
 

@@ -117,6 +117,19 @@ func (r *removals) forget(floor order.Version) (ids []string) {
 	return ids
 }
 
+// count counts all deletes.
+func (r *removals) count() (n int) {
+	r.mu.Lock()
+	all := slices.Collect(maps.Values(r.dbs))
+	r.mu.Unlock()
+	for _, of := range all {
+		of.mu.RLock()
+		n += len(of.byID)
+		of.mu.RUnlock()
+	}
+	return n
+}
+
 func (o *databaseRemovals) forget(floor order.Version) (ids []string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -85,6 +86,16 @@ func (s *Server) EndDeletesBefore(
 ) (*rpc.EndDeletesBeforeResponse, error) {
 	s.d.deps.Memory.endBefore(r.SenderNode, r.Started)
 	return &rpc.EndDeletesBeforeResponse{}, nil
+}
+
+// RememberedDeletes sends the deletes that this node remembers.
+func (s *Server) RememberedDeletes(
+	_ *rpc.RememberedDeletesRequest, stream grpc.ServerStreamingServer[rpc.Delete],
+) error {
+	if s.d.deps.Ran == nil {
+		return nil // [hinted-handoff] enabled is false: nobody remembers deletes
+	}
+	return s.d.deps.Ran.remembered(stream.Send)
 }
 
 // DropShards removes this node's copies of shards.

@@ -83,6 +83,10 @@ type Deps struct {
 // handoff: all nodes that were reached keep it for that node. Without hinted handoff the delete is an error that names
 // the node, to be run again. Drops of whole databases, policies and shards are in the metadata: a node that was away
 // finds them there.
+//
+// It has many methods, because each step of a delete is one and all steps work with the same parts. A file has the
+// methods of one step: announce.go, keep.go, run.go, rewrite.go with newer.go, and drop.go. What is remembered of
+// deletes has types of its own, Memory and RanLog.
 type Service struct {
 	deps    Deps
 	process uint64             // random, for the IDs of deletes

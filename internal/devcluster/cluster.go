@@ -200,7 +200,10 @@ func (c *Cluster) newData(i int) *datanode.Node {
 }
 
 func (c *Cluster) seams(i int) datanode.Seams {
-	s := datanode.Seams{Blocked: func(addr string) bool { return c.links.blocked(i, addr) }}
+	s := datanode.Seams{
+		Blocked: func(addr string) bool { return c.links.blocked(i, addr) },
+		Wrap:    func(addr string, conn net.Conn) net.Conn { return c.links.wrap(i, addr, conn) },
+	}
 	if f := c.opts.NotWhole; f != nil {
 		s.NotWhole = func(shard uint64) string { return f(i, shard) }
 	}
@@ -273,6 +276,9 @@ func (c *Cluster) Wait(ctx context.Context, ok func() bool) error {
 // Close stops all nodes, data nodes first.
 func (c *Cluster) Close() error {
 	var errs []error
+	for i := range c.Data {
+		c.GoOn(i)
+	}
 	for _, n := range c.extra {
 		errs = append(errs, n.Close())
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/influxdata/influxdb/models"
+	itoml "github.com/influxdata/influxdb/toml"
 	"github.com/influxdata/influxdb/tsdb"
 
 	"concord/internal/datanode"
@@ -25,19 +26,24 @@ const (
 	settleTime  = 5 * time.Second  // for writes that were under way when their client got its answer
 )
 
-// order is a cluster on which schedules run, one after the other. Anti-entropy is off, so nothing but the order of
-// writes, deletes and hints decides what an owner has.
+// order is a cluster on which schedules run, one after the other.
 type order struct {
-	c      *devcluster.Cluster
-	points int // of the series of each schedule
-	made   int // schedules so far
+	c       *devcluster.Cluster
+	points  int  // of the series of each schedule
+	repairs bool // by anti-entropy
+	made    int  // schedules so far
 }
 
+// mustStartOrder starts a cluster without anti-entropy: nothing but the order of writes, deletes and hints decides what
+// an owner has.
 func mustStartOrder(t *testing.T, nodes, points int) (context.Context, *order) {
 	t.Helper()
-	ctx, c := mustStartOptions(t, devcluster.Options{
-		DataNodes: nodes, DataConfig: func(cfg *datanode.Config) { cfg.AntiEntropy.Enabled = false }, Now: clockOf,
-	})
+	return mustStartOrderWith(t, nodes, points, func(cfg *datanode.Config) { cfg.AntiEntropy.Enabled = false })
+}
+
+func mustStartOrderWith(t *testing.T, nodes, points int, config func(*datanode.Config)) (context.Context, *order) {
+	t.Helper()
+	ctx, c := mustStartOptions(t, devcluster.Options{DataNodes: nodes, DataConfig: config, Now: clockOf})
 	return ctx, &order{c: c, points: points}
 }
 
@@ -47,7 +53,8 @@ func clockOf(node int) time.Time {
 	return time.Now().Add(off[node%len(off)])
 }
 
-// run is a schedule as it runs: its own measurement with one series, and what its clients know.
+// run is a schedule as it runs: its own measurement with one series, and what its clients know. It has many fields,
+// because each step of a schedule changes one or two of them, and the next step depends on all.
 type run struct {
 	*order
 	t     *testing.T
@@ -61,6 +68,7 @@ type run struct {
 	falling bool            // newer values are smaller
 	down    map[int]bool    // stopped nodes, by place in nodes; so are the others
 	cut     map[int]bool    // nodes without links
+	hung    map[int]bool    // nodes that hang
 	links   map[[2]int]bool // links that are cut one way
 	log     []string        // the steps so far, with their answers
 
@@ -77,7 +85,8 @@ func (o *order) begin(ctx context.Context, t *testing.T, rf int, falling bool) *
 	r := &run{
 		order: o, t: t, ctx: ctx, db: fmt.Sprintf("rf%d", rf), name: fmt.Sprintf("m%d", o.made),
 		rf: rf, falling: falling,
-		expected: make([]history.Point, o.points), down: map[int]bool{}, cut: map[int]bool{}, links: map[[2]int]bool{},
+		expected: make([]history.Point, o.points), down: map[int]bool{}, cut: map[int]bool{}, hung: map[int]bool{},
+		links: map[[2]int]bool{},
 	}
 	if len(o.c.Shards(r.db)) == 0 {
 		mustQuery(ctx, t, o.c, 0, "", fmt.Sprintf("CREATE DATABASE %s WITH REPLICATION %d", r.db, rf))
@@ -146,8 +155,10 @@ const (
 	noEvent      event = iota
 	cutOff             // the node has no links, and answers its own clients
 	stop               // the node is stopped
+	hang               // the node's process is stopped: what goes to it and from it waits
+	wipe               // when all owners are equal, the node loses its shards
 	cutOneWay          // the node cannot call its peer
-	back               // a node that was cut off or stopped is back
+	back               // a node that was cut off, stopped or hung is back
 	linkBack           // a link that was cut one way is back
 	hintsArrived       // nothing is kept for any node
 )
@@ -158,6 +169,10 @@ func (s scheduleStep) String() string {
 		return fmt.Sprintf("node %d is cut off", s.node+1)
 	case stop:
 		return fmt.Sprintf("node %d is stopped", s.node+1)
+	case hang:
+		return fmt.Sprintf("node %d hangs", s.node+1)
+	case wipe:
+		return fmt.Sprintf("all owners are equal, and node %d loses its disk", s.node+1)
 	case cutOneWay:
 		return fmt.Sprintf("node %d cannot call node %d", s.node+1, s.peer+1)
 	case back:
@@ -204,14 +219,23 @@ func (r *run) do(s scheduleStep) (err error) {
 	case stop:
 		r.down[s.node] = true
 		err = r.c.StopData(node)
+	case hang:
+		r.hung[s.node] = true
+		r.c.Hang(node)
+	case wipe:
+		err = r.wipe(node)
 	case cutOneWay:
 		r.links[[2]int{s.node, s.peer}] = true
 		r.c.CutLink(node, r.nodes[s.peer])
 	case back:
-		if r.cut[s.node] {
+		switch {
+		case r.cut[s.node]:
 			delete(r.cut, s.node)
 			r.c.Heal(node)
-		} else {
+		case r.hung[s.node]:
+			delete(r.hung, s.node)
+			r.c.GoOn(node)
+		default:
 			delete(r.down, s.node)
 			err = r.start(node)
 		}
@@ -223,6 +247,39 @@ func (r *run) do(s scheduleStep) (err error) {
 	}
 	if err != nil {
 		r.t.Fatalf("%v: %v\n%s", s, err, r)
+	}
+	return nil
+}
+
+// wipe takes the shards of a node away, when nothing is missing anywhere: what is acknowledged by then is on the other
+// owners.
+func (r *run) wipe(node int) error {
+	if err := r.settle(); err != nil {
+		return err
+	}
+	err := r.c.StopData(node)
+	if err == nil {
+		err = r.c.Wipe(node)
+	}
+	if err == nil {
+		err = r.start(node)
+	}
+	return err
+}
+
+// settle waits until all nodes have all.
+func (r *run) settle() error {
+	if err := r.awaitHints(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, hintsTime)
+	defer cancel()
+	whole := func(n *datanode.Node) bool { return n.Unfit(ctx, r.shard) == "" }
+	err := r.c.Wait(ctx, func() bool {
+		return r.wrong() == "" && !slices.ContainsFunc(r.c.Data, func(n *datanode.Node) bool { return !whole(n) })
+	})
+	if err != nil {
+		return fmt.Errorf("the owners do not agree: %s", r.wrong())
 	}
 	return nil
 }
@@ -310,12 +367,17 @@ func (r *run) end() string {
 	for link := range maps.Clone(r.links) {
 		_ = r.do(scheduleStep{event: linkBack, node: link[0], peer: link[1]})
 	}
-	for _, away := range []map[int]bool{r.cut, r.down} {
+	for _, away := range []map[int]bool{r.cut, r.down, r.hung} {
 		for node := range maps.Clone(away) {
 			_ = r.do(scheduleStep{event: back, node: node})
 		}
 	}
 	_ = r.do(scheduleStep{event: hintsArrived})
+	if r.repairs {
+		if err := r.settle(); err != nil {
+			return err.Error()
+		}
+	}
 	ctx, cancel := context.WithTimeout(r.ctx, settleTime)
 	defer cancel()
 	_ = r.c.Wait(ctx, func() bool { return !r.hintsPending() && r.wrong() == "" })
@@ -451,5 +513,29 @@ func TestDeletedPointsStayDeletedWhenALateHintArrives(t *testing.T) {
 				t.Errorf("%s\n%s", problem, r)
 			}
 		})
+	}
+}
+
+// A node that hangs has no write of meanwhile, and all of them when it goes on.
+func TestHungNodeGetsLateWhatWasSentToIt(t *testing.T) {
+	t.Parallel()
+	ctx, o := mustStartOrderWith(t, 2, 1, func(cfg *datanode.Config) {
+		cfg.AntiEntropy.Enabled = false
+		cfg.Cluster.WriteTimeout = itoml.Duration(time.Second)
+	})
+	r := o.begin(ctx, t, 2, false)
+	_ = r.do(scheduleStep{event: hang, node: 1})
+	if err := r.do(scheduleStep{ops: []op{{kind: write, node: 0, level: "all"}}}); err == nil {
+		t.Error("a write to all owners is acknowledged while one of them hangs")
+	}
+	if got := r.read(1)[0]; got != history.Value(1) {
+		t.Errorf("the node that hangs has %v, want the value of before", got)
+	}
+	_ = r.do(scheduleStep{event: back, node: 1})
+	if err := o.c.Wait(ctx, func() bool { return r.read(1)[0] == history.Value(2) }); err != nil {
+		t.Errorf("the node that goes on has %v, want what was written meanwhile", r.read(1)[0])
+	}
+	if problem := r.end(); problem != "" {
+		t.Errorf("%s\n%s", problem, r)
 	}
 }

@@ -1,42 +1,75 @@
 package devcluster_test
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	itoml "github.com/influxdata/influxdb/toml"
+
+	"concord/internal/datanode"
 )
 
 var (
 	scheduleSteps  = flag.Int("schedule-steps", 4, "steps of the longest schedules of TestSchedules")
 	schedules      = flag.Int("schedules", 40, "schedules that TestSchedules runs; all of them where there are no more")
 	scheduleSeed   = flag.Uint64("schedule-seed", 0, "which schedules TestSchedules picks; 0 takes a new seed")
-	scheduleNumber = flag.Int64("schedule-number", -1, "the one schedule of -schedule-steps that TestSchedules runs")
+	scheduleNumber = flag.Int64("schedule-number", -1, "the one schedule of -schedule-steps that the test runs; needs -run")
 )
 
 // failuresShown is after how many failed schedules TestSchedules ends.
 const failuresShown = 5
 
-const replaySchedule = "replay with: go test ./internal/devcluster -run 'TestSchedules$'"
-
 // TestSchedules runs schedules of writes, deletes and nodes that are away, and compares the owners' copies with what
 // the history of acknowledged operations allows.
 func TestSchedules(t *testing.T) {
 	t.Parallel()
-	g := generator{counts: map[situation]map[int]int64{}}
+	ctx, o := mustStartOrder(t, 3, 3)
+	runSchedules(ctx, t, o, generator{}, *schedules)
+}
+
+// TestSchedulesWithHungNodes: a node hangs, too. What was sent to it, and what it was about to send, arrives when it
+// goes on, however long ago its sender has given it up.
+func TestSchedulesWithHungNodes(t *testing.T) {
+	t.Parallel()
+	ctx, o := mustStartOrderWith(t, 3, 3, func(cfg *datanode.Config) {
+		cfg.AntiEntropy.Enabled = false
+		cfg.Cluster.WriteTimeout = itoml.Duration(time.Second) // each write waits so long for a node that hangs
+	})
+	runSchedules(ctx, t, o, generator{start: situation{hangs: true}}, *schedules/4)
+}
+
+// TestSchedulesWithWipedNodes: a node loses its disk, once, while all owners are equal, and anti-entropy brings its
+// copy back while the schedule goes on.
+func TestSchedulesWithWipedNodes(t *testing.T) {
+	t.Parallel()
+	ctx, o := mustStartOrderWith(t, 3, 3, func(cfg *datanode.Config) {
+		cfg.AntiEntropy.CheckInterval = itoml.Duration(200 * time.Millisecond)
+		cfg.AntiEntropy.Settle = itoml.Duration(time.Second)
+	})
+	o.repairs = true
+	runSchedules(ctx, t, o, generator{start: situation{wipes: true}}, *schedules/4)
+}
+
+// runSchedules runs so many of the schedules that a generator makes.
+func runSchedules(ctx context.Context, t *testing.T, o *order, g generator, most int) {
+	t.Helper()
+	g.counts = map[situation]map[int]int64{}
 	total := g.total(*scheduleSteps)
 	seed := *scheduleSeed
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano() % 1_000_000)
 	}
-	numbers := g.pick(seed, *schedules, total)
+	numbers := g.pick(seed, most, total)
 	if *scheduleNumber >= 0 {
 		numbers = []int64{*scheduleNumber}
 	}
 	t.Logf("%d of %d schedules of up to %d steps, -schedule-seed %d", len(numbers), total, *scheduleSteps, seed)
-
-	ctx, o := mustStartOrder(t, 3, 3)
+	replay := fmt.Sprintf("replay with: go test ./internal/devcluster -run '%s$' -schedule-steps %d -schedule-number",
+		t.Name(), *scheduleSteps)
 	var good []*run
 	failed := 0
 	for i, number := range numbers {
@@ -50,7 +83,7 @@ func TestSchedules(t *testing.T) {
 			good = append(good, r)
 			continue
 		}
-		t.Errorf("%s\n%s%s -schedule-steps %d -schedule-number %d", problem, r, replaySchedule, *scheduleSteps, number)
+		t.Errorf("%s\n%s%s %d", problem, r, replay, number)
 		if failed++; failed == failuresShown {
 			t.Errorf("ended after %d of %d schedules, %d failed", i+1, len(numbers), failed)
 			break
@@ -65,10 +98,17 @@ func TestSchedules(t *testing.T) {
 
 // situation is what decides which steps may come next.
 type situation struct {
-	cut, stopped int    // the node that is away, counted from 1; 0 for none
-	link         [2]int // that is cut one way
-	faults, ops  int8   // so far, as far as it matters
+	cut, stopped, hung int    // the node that is away, counted from 1; 0 for none
+	link               [2]int // that is cut one way
+	faults, ops        int8   // so far, as far as it matters
+	hangs, wipes       bool   // nodes may hang; one may be wiped, and was not yet
 }
+
+// away is the node that is away, counted from 1; 0 for none.
+func (s situation) away() int { return max(s.cut, s.stopped, s.hung) }
+
+// healthy reports whether no node is away and no link is cut.
+func (s situation) healthy() bool { return s.away() == 0 && s.link == [2]int{} }
 
 // next lists the steps that may come in a situation, and the situation after each.
 func (s situation) next() (steps []scheduleStep, then []situation) {
@@ -77,7 +117,7 @@ func (s situation) next() (steps []scheduleStep, then []situation) {
 	if s.faults > 0 {
 		request.ops = min(2, s.ops+1)
 	}
-	up := func(node int) bool { return s.stopped != node+1 }
+	up := func(node int) bool { return s.stopped != node+1 && s.hung != node+1 }
 	one := func(o op) { add(scheduleStep{ops: []op{o}}, request) }
 	two := func(a, b op) { add(scheduleStep{ops: []op{a, b}}, request) }
 	for n := range 3 {
@@ -102,12 +142,21 @@ func (s situation) next() (steps []scheduleStep, then []situation) {
 	fault := s
 	fault.faults = 1
 	for n := range 3 {
-		if s.cut == 0 && s.stopped == 0 {
+		if s.away() == 0 {
 			fault := fault
 			fault.cut = n + 1
 			add(scheduleStep{event: cutOff, node: n}, fault)
 			fault.cut, fault.stopped = 0, n+1
 			add(scheduleStep{event: stop, node: n}, fault)
+			if fault.stopped = 0; s.hangs {
+				fault.hung = n + 1
+				add(scheduleStep{event: hang, node: n}, fault)
+			}
+		}
+		if s.wipes && s.healthy() {
+			fault := fault
+			fault.wipes = false
+			add(scheduleStep{event: wipe, node: n}, fault)
 		}
 		for m := range 3 {
 			if s.link == [2]int{} && m != n {
@@ -117,9 +166,9 @@ func (s situation) next() (steps []scheduleStep, then []situation) {
 			}
 		}
 	}
-	if away := max(s.cut, s.stopped); away > 0 {
+	if away := s.away(); away > 0 {
 		healed := s
-		healed.cut, healed.stopped = 0, 0
+		healed.cut, healed.stopped, healed.hung = 0, 0, 0
 		add(scheduleStep{event: back, node: away - 1}, healed)
 	}
 	if s.link != [2]int{} {
@@ -127,7 +176,7 @@ func (s situation) next() (steps []scheduleStep, then []situation) {
 		healed.link = [2]int{}
 		add(scheduleStep{event: linkBack, node: s.link[0], peer: s.link[1]}, healed)
 	}
-	if s.faults > 0 && s.cut == 0 && s.stopped == 0 && s.link == [2]int{} {
+	if s.faults > 0 && s.healthy() {
 		add(scheduleStep{event: hintsArrived}, s)
 	}
 	return steps, then
@@ -138,6 +187,7 @@ func (s situation) tells() bool { return s.ops >= 2 }
 
 // A generator numbers all schedules, and makes each by its number.
 type generator struct {
+	start  situation
 	counts map[situation]map[int]int64 // by the steps that are left: how many schedules go on from there
 }
 
@@ -147,7 +197,7 @@ var starts = []struct {
 	falling bool
 }{{3, false}, {2, false}, {3, true}, {2, true}}
 
-func (g generator) total(steps int) int64 { return int64(len(starts)) * g.count(situation{}, steps) }
+func (g generator) total(steps int) int64 { return int64(len(starts)) * g.count(g.start, steps) }
 
 // count counts the schedules of up to so many further steps.
 func (g generator) count(s situation, left int) (n int64) {
@@ -174,7 +224,7 @@ func (g generator) count(s situation, left int) (n int64) {
 func (g generator) schedule(number int64, left int) (rf int, falling bool, out []scheduleStep) {
 	start := starts[number%int64(len(starts))]
 	number /= int64(len(starts))
-	s := situation{}
+	s := g.start
 	for {
 		if s.tells() {
 			if number == 0 {
@@ -219,7 +269,7 @@ func (g generator) pick(seed uint64, n int, total int64) []int64 {
 // Each number is another schedule.
 func TestSchedulesAreNumbered(t *testing.T) {
 	t.Parallel()
-	g := generator{counts: map[situation]map[int]int64{}}
+	g := generator{start: situation{hangs: true, wipes: true}, counts: map[situation]map[int]int64{}}
 	const steps = 3
 	seen := map[string]bool{}
 	for number := range g.total(steps) {

@@ -138,56 +138,90 @@ func (a *authority) client() *http.Client {
 	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}}
 }
 
+// secure is a cluster with everything on, and the users root, who may do all, and paul, who may read one database.
+type secure struct {
+	*devcluster.Cluster
+	ctx  context.Context
+	http *http.Client
+}
+
+// askAt sends a request to a node by its HTTP address. user is empty for nobody.
+func (s *secure) askAt(t *testing.T, addr, user, method, path string, form url.Values, body string) (int, string) {
+	t.Helper()
+	target := "https://" + addr + path + "?" + form.Encode()
+	req, err := http.NewRequestWithContext(s.ctx, method, target, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if user != "" {
+		req.SetBasicAuth(user, "pw")
+	}
+	resp, err := s.http.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(b)
+}
+
+// ask sends a request to a data node.
+func (s *secure) ask(t *testing.T, node int, user, method, path string, form url.Values, body string) (int, string) {
+	t.Helper()
+	return s.askAt(t, s.Data[node].HTTPAddr(), user, method, path, form, body)
+}
+
+func (s *secure) query(t *testing.T, node int, user, text string) (int, string) {
+	t.Helper()
+	return s.ask(t, node, user, "POST", "/query", url.Values{"db": {"db"}, "q": {text}}, "")
+}
+
 func TestClusterOverTLSWithUsers(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t)
 	ctx, c := startSecure(t, ca)
-	hc := ca.client()
-	askAt := func(addr, user, method, path string, form url.Values, body string) (int, string) {
-		t.Helper()
-		req, err := http.NewRequestWithContext(ctx, method, "https://"+addr+path+"?"+form.Encode(), strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
+	s := &secure{Cluster: c, ctx: ctx, http: ca.client()}
+	s.addUsers(t)
+	t.Run("a reader reads", func(t *testing.T) {
+		for node := range s.Data {
+			code, body := s.query(t, node, "paul", "SELECT sum(v) FROM m")
+			if code != 200 || !strings.Contains(body, ",3]") {
+				t.Errorf("node %d: %d %s", node+1, code, body)
+			}
 		}
-		if user != "" {
-			req.SetBasicAuth(user, "pw")
-		}
-		resp, err := hc.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		b, _ := io.ReadAll(resp.Body)
-		return resp.StatusCode, string(b)
-	}
-	ask := func(node int, user, method, path string, form url.Values, body string) (int, string) {
-		t.Helper()
-		return askAt(c.Data[node].HTTPAddr(), user, method, path, form, body)
-	}
-	q := func(node int, user, text string) (int, string) {
-		return ask(node, user, "POST", "/query", url.Values{"db": {"db"}, "q": {text}}, "")
-	}
-	if code, body := q(0, "", "CREATE USER root WITH PASSWORD 'pw' WITH ALL PRIVILEGES"); code != 200 {
+	})
+	t.Run("each route of a data node is guarded", s.testDataRoutes)
+	t.Run("where databases are named, a reader sees its own", s.testShardStatus)
+	t.Run("each route of a meta node is guarded", s.testMetaRoutes)
+}
+
+// addUsers makes the users and the databases db, which has points, and other.
+func (s *secure) addUsers(t *testing.T) {
+	t.Helper()
+	if code, body := s.query(t, 0, "", "CREATE USER root WITH PASSWORD 'pw' WITH ALL PRIVILEGES"); code != 200 {
 		t.Fatalf("the first user: %d %s", code, body)
 	}
-	if err := c.Wait(ctx, func() bool { code, _ := q(1, "root", "SHOW DATABASES"); return code == 200 }); err != nil {
+	if err := s.Wait(s.ctx, func() bool {
+		code, _ := s.query(t, 1, "root", "SHOW DATABASES")
+		return code == 200
+	}); err != nil {
 		t.Fatal("the user never reached the other node")
 	}
 	for _, text := range []string{
 		"CREATE USER paul WITH PASSWORD 'pw'", "CREATE DATABASE db WITH REPLICATION 2", "CREATE DATABASE other",
 		"GRANT READ ON db TO paul",
 	} {
-		if code, body := q(1, "root", text); code != 200 || strings.Contains(body, "error") {
+		if code, body := s.query(t, 1, "root", text); code != 200 || strings.Contains(body, "error") {
 			t.Fatalf("%s: %d %s", text, code, body)
 		}
 	}
-	if code, body := ask(0, "root", "POST", "/write", url.Values{"db": {"db"}, "consistency": {"all"}},
+	if code, body := s.ask(t, 0, "root", "POST", "/write", url.Values{"db": {"db"}, "consistency": {"all"}},
 		"m,host=a v=1 1000000000\nm,host=b v=2 1000000000"); code != 204 {
 		t.Fatalf("write: %d %s", code, body)
 	}
-	if err := c.Wait(ctx, func() bool {
-		for node := range c.Data {
-			if code, _ := q(node, "paul", "SELECT * FROM m"); code != 200 {
+	if err := s.Wait(s.ctx, func() bool {
+		for node := range s.Data {
+			if code, _ := s.query(t, node, "paul", "SELECT * FROM m"); code != 200 {
 				return false
 			}
 		}
@@ -195,13 +229,10 @@ func TestClusterOverTLSWithUsers(t *testing.T) {
 	}); err != nil {
 		t.Fatal("the user's rights never reached all nodes")
 	}
-	for node := range c.Data {
-		if code, body := q(node, "paul", "SELECT sum(v) FROM m"); code != 200 || !strings.Contains(body, ",3]") {
-			t.Errorf("node %d: %d %s", node+1, code, body)
-		}
-	}
+}
 
-	// Every route, by nobody, a user without rights, and who may.
+// testDataRoutes asks each route as nobody and as a user who may only read.
+func (s *secure) testDataRoutes(t *testing.T) {
 	for _, r := range []struct {
 		method, path   string
 		form           url.Values
@@ -226,11 +257,11 @@ func TestClusterOverTLSWithUsers(t *testing.T) {
 		{"GET", "/metrics", nil, 401, 200},
 		{"GET", "/ping", nil, 401, 204},
 	} {
-		code, body := ask(0, "", r.method, r.path, r.form, "m v=1")
+		code, body := s.ask(t, 0, "", r.method, r.path, r.form, "m v=1")
 		if code != r.nobody || strings.Contains(body, `"results"`) {
 			t.Errorf("%s %s %v by nobody: %d %.200s, want %d", r.method, r.path, r.form, code, body, r.nobody)
 		}
-		code, body = ask(0, "paul", r.method, r.path, r.form, "m v=1")
+		code, body = s.ask(t, 0, "paul", r.method, r.path, r.form, "m v=1")
 		if r.reader != 0 && code != r.reader && !(r.reader == 403 && strings.Contains(body, "error")) {
 			t.Errorf("%s %s %v by a reader: %d %.200s, want %d", r.method, r.path, r.form, code, body, r.reader)
 		}
@@ -240,11 +271,12 @@ func TestClusterOverTLSWithUsers(t *testing.T) {
 			}
 		}
 	}
+}
 
-	// Where databases are named, a reader sees its own.
+func (s *secure) testShardStatus(t *testing.T) {
 	for user, want := range map[string][]string{"root": {"db", "other"}, "paul": {"db"}} {
 		var got struct{ Databases []struct{ Name string } }
-		_, body := ask(0, user, "GET", "/shard-status", nil, "")
+		_, body := s.ask(t, 0, user, "GET", "/shard-status", nil, "")
 		if err := json.Unmarshal([]byte(body), &got); err != nil {
 			t.Fatalf("%s: %s", err, body)
 		}
@@ -256,12 +288,16 @@ func TestClusterOverTLSWithUsers(t *testing.T) {
 			t.Errorf("/shard-status by %s has the databases %v, want %v", user, names, want)
 		}
 	}
+}
+
+func (s *secure) testMetaRoutes(t *testing.T) {
 	for path, want := range map[string]int{
 		"/status": 200, "/shard-repair/status": 200, "/show-cluster": 403, "/show-shards": 403, "/shard-copies": 403,
 		"/copy-shard-status": 403, "/backup/meta": 403, "/shard-repair/diff": 403, "/shard-repair/repairs": 403, "/user": 403,
 	} {
 		for user, want := range map[string]int{"": 401, "paul": want, "root": 200} {
-			if code, body := askAt(c.Meta.HTTPAddr(), user, "GET", path, url.Values{"id": {"1"}}, ""); code != want {
+			code, body := s.askAt(t, s.Meta.HTTPAddr(), user, "GET", path, url.Values{"id": {"1"}}, "")
+			if code != want {
 				t.Errorf("%s of a meta node by %q: %d %.200s, want %d", path, user, code, body, want)
 			}
 		}

@@ -3,6 +3,7 @@ package devcluster_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -55,7 +56,8 @@ func (a *asked) check(t *testing.T, maxWarned int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.lacking) > 0 {
-		t.Errorf("%d of %d answers lack points and do not say so, the first: %s", len(a.lacking), a.answers, a.lacking[0])
+		t.Errorf("%d of %d answers lack points and do not say so, the first: %s", len(a.lacking), a.answers,
+			a.lacking[0])
 	}
 	if bad := a.warned + a.failed; bad > maxWarned {
 		t.Errorf("%d of %d answers are warnings or errors, the first: %s", bad, a.answers, a.warnings[0])
@@ -449,39 +451,100 @@ func TestRolledBackNodeBringsNothingBackToACopyThatLacksWrites(t *testing.T) {
 	if err := c.Wait(ctx, whole); err != nil {
 		t.Fatal("the owners never became whole")
 	}
+	// What was written over is why the older copy is made anew: the deletes that it missed have run on it by then.
+	if err := c.Client(away).Write(ctx, "db", "all", fmt.Appendf(nil, "m v=-1 %d", at.Add(110*time.Second).UnixNano())); err != nil {
+		t.Fatal(err)
+	}
 	mustQuery(ctx, t, c, away, "db", fmt.Sprintf("DELETE FROM m WHERE time < %d", at.Add(50*time.Second).UnixNano()))
 	if err := c.Wait(ctx, func() bool {
 		return c.Data[away].Heard(c.Data[rolled].Meta.NodeID(), c.Data[rolled].Marked())
 	}); err != nil {
 		t.Fatal("the other owner does not hear of the delete")
 	}
-	if err := c.StopData(rolled); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.RemoveAll(c.DataDir(rolled)); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.CopyFS(c.DataDir(rolled), os.DirFS(old)); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.StartData(rolled); err != nil {
-		t.Fatal(err)
-	}
+	rollBack(t, c, rolled, old)
 	if err := c.Wait(ctx, func() bool { return c.Data[rolled].Unfit(ctx, sh.ID) != "" }); err != nil {
 		t.Fatal("the node does not find out")
 	}
 	if err := c.Wait(ctx, whole); err != nil {
-		t.Fatalf("the owners never became whole: %q, %q", c.Data[away].Unfit(ctx, sh.ID), c.Data[rolled].Unfit(ctx, sh.ID))
+		t.Fatalf("the owners never became whole: %q, %q", c.Data[away].Unfit(ctx, sh.ID),
+			c.Data[rolled].Unfit(ctx, sh.ID))
 	}
 	for _, i := range []int{away, rolled} {
 		c.Cut(i) // asked alone
 		if rows, _ := c.Client(i).Query(ctx, "db", "SELECT count(v) FROM m"); fmt.Sprint(rows) != "[[0 70]]" {
 			t.Errorf("node %d alone has %v", i+1, rows)
 		}
+		if rows, _ := c.Client(i).Query(ctx, "db", "SELECT min(v) FROM m"); len(rows) != 1 || fmt.Sprint(rows[0][1]) != "-1" {
+			t.Errorf("node %d alone has an old value: %v", i+1, rows)
+		}
 		c.Heal(i)
 	}
 	if kept, err := filepath.Glob(filepath.Join(c.DataDir(rolled), "meta", "entropy", "aside",
 		fmt.Sprint(sh.ID)+"-*")); err != nil || len(kept) == 0 {
 		t.Error("the files of the copy that was made anew are not kept:", err)
+	}
+}
+
+// rollBack gives a node the folders that it had before.
+func rollBack(t *testing.T, c *devcluster.Cluster, node int, old string) {
+	t.Helper()
+	if err := errors.Join(c.StopData(node), os.RemoveAll(c.DataDir(node))); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.CopyFS(c.DataDir(node), os.DirFS(old)), c.StartData(node)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The other owner loses its disk at the same time: the copy that was rolled back is all that is left. What was deleted
+// since stays deleted, because all nodes remember deletes.
+func TestRolledBackNodeThatIsAllThatIsLeftBringsNothingBack(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStartWith(t, 3, nil)
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 2`)
+	at := yesterday()
+	if err := c.Client(0).Write(ctx, "db", "all", points(at, 0, 100)); err != nil {
+		t.Fatal(err)
+	}
+	sh := c.Shards("db")[0]
+	wiped, rolled := place(c, sh.Owners[0]), place(c, sh.Owners[1])
+	third := 3 - wiped - rolled
+	if err := c.StopData(rolled); err != nil {
+		t.Fatal(err)
+	}
+	old := t.TempDir()
+	if err := errors.Join(os.CopyFS(old, os.DirFS(c.DataDir(rolled))), c.StartData(rolled)); err != nil {
+		t.Fatal(err)
+	}
+	whole := func() bool { return c.Data[wiped].Unfit(ctx, sh.ID)+c.Data[rolled].Unfit(ctx, sh.ID) == "" }
+	if err := c.Wait(ctx, whole); err != nil {
+		t.Fatal("the owners never became whole")
+	}
+	mustQuery(ctx, t, c, third, "db", fmt.Sprintf("DELETE FROM m WHERE time < %d", at.Add(50*time.Second).UnixNano()))
+	if err := c.Wait(ctx, func() bool {
+		return c.Data[third].Heard(c.Data[rolled].Meta.NodeID(), c.Data[rolled].Marked()) &&
+			c.Data[third].DeletesRemembered() == 0 // nothing older can arrive any more
+	}); err != nil {
+		t.Fatal("the deletes are not forgotten")
+	}
+	if err := errors.Join(c.StopData(wiped), c.Wipe(wiped)); err != nil {
+		t.Fatal(err)
+	}
+	rollBack(t, c, rolled, old)
+	if err := c.StartData(wiped); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(ctx, func() bool { return c.Data[rolled].Unfit(ctx, sh.ID) != "" }); err != nil {
+		t.Fatal("the node does not find out")
+	}
+	if err := c.Wait(ctx, whole); err != nil {
+		t.Fatalf("the owners never became whole: %q, %q", c.Data[wiped].Unfit(ctx, sh.ID), c.Data[rolled].Unfit(ctx, sh.ID))
+	}
+	for _, i := range []int{wiped, rolled} {
+		c.Cut(i) // asked alone
+		if rows, _ := c.Client(i).Query(ctx, "db", "SELECT count(v) FROM m"); fmt.Sprint(rows) != "[[0 50]]" {
+			t.Errorf("node %d alone has %v", i+1, rows)
+		}
+		c.Heal(i)
 	}
 }

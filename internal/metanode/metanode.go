@@ -1,5 +1,5 @@
-// Package metanode assembles a meta node: the server with the cluster's state, and what it asks of data nodes for
-// operators, which is copies of shards, backup and restore, and the view of anti-entropy.
+// Package metanode puts a meta node together: the server with the cluster's state (package meta/server), what operators
+// ask it to do with data nodes (package operator), and the anti-entropy of the whole cluster (package entropy/view).
 package metanode
 
 import (
@@ -13,6 +13,7 @@ import (
 	"concord/internal/entropy/transport"
 	"concord/internal/entropy/view"
 	"concord/internal/meta/server"
+	"concord/internal/operator"
 )
 
 // Deps is what a meta node is made of.
@@ -27,15 +28,10 @@ type Node struct {
 	*server.MetaMembers
 	*server.DataMembers
 
-	deps     Deps
-	nodes    *dataNodes
-	copies   *copies
-	losses   *losses
-	shards   *shards
-	backups  *backups
-	restores *restores
-	entropy  http.Handler   // the anti-entropy of the whole cluster
-	stop     []func() error // what Close runs, last first
+	deps       Deps
+	operations *operator.Operations
+	entropy    http.Handler   // the anti-entropy of the whole cluster
+	stop       []func() error // what Close runs, last first
 }
 
 // Open starts all parts. A node that is in a cluster waits for a leader, but not for long: without one it answers
@@ -76,19 +72,14 @@ func (n *Node) openServer(context.Context) (err error) {
 // openOperations makes what this node does with data nodes for operators.
 func (n *Node) openOperations(context.Context) error {
 	s := n.Server
-	n.nodes = &dataNodes{state: s.State, pool: s.Pool()}
-	n.copies = &copies{nodes: n.nodes}
-	n.losses = &losses{nodes: n.nodes, copies: n.copies}
-	n.shards = &shards{nodes: n.nodes, copies: n.copies, losses: n.losses, execute: s.Execute}
-	n.backups = &backups{nodes: n.nodes, copies: n.copies}
-	n.restores = &restores{state: s.State, execute: s.Execute}
+	n.operations = operator.New(operator.Deps{State: s.State, Execute: s.Execute, Pool: s.Pool()})
 	n.entropy = routes.NewHandler(&view.View{State: s.State, Transport: transport.New(s.Pool())}, server.UserOf)
 	return nil
 }
 
 func (n *Node) openMembers(context.Context) error {
 	n.MetaMembers = server.NewMetaMembers(n.Server)
-	n.DataMembers = server.NewDataMembers(server.DataMembersDeps{Server: n.Server, Losses: n.losses.list})
+	n.DataMembers = server.NewDataMembers(server.DataMembersDeps{Server: n.Server, Losses: n.operations.Losses})
 	return nil
 }
 
@@ -98,7 +89,7 @@ func (n *Node) findCluster(ctx context.Context) error { return n.MetaMembers.Fin
 func (n *Node) serve(context.Context) error {
 	api := server.Serve(server.APIDeps{
 		Server: n.Server, Meta: n.MetaMembers, Data: n.DataMembers,
-		Routes:      slices.Concat(n.copies.routes(), n.shards.routes(), n.backups.routes(), n.restores.routes()),
+		Routes:      n.operations.Routes(),
 		ShardRepair: n.entropy,
 		LeaseTime:   n.deps.LeaseTime,
 	})

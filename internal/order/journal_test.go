@@ -95,7 +95,8 @@ func TestGreatestVersionStays(t *testing.T) {
 				var lines []string
 				behind := false
 				for range rapid.IntRange(1, 4).Draw(rt, "points") {
-					s, at := rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "series"), rapid.IntRange(1, 3).Draw(rt, "time")
+					s, at := rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "series"), rapid.IntRange(1, 3).Draw(rt,
+						"time")
 					for _, f := range []string{"x", "y"} {
 						key := fmt.Sprintf("m,s=%s %s %d", s, f, at)
 						lines = append(lines, fmt.Sprintf("m,s=%s %s=%d %d", s, f, v, at))
@@ -150,11 +151,16 @@ func TestGreatestVersionStays(t *testing.T) {
 	})
 }
 
-// After a crash at any byte, all whole records are there. Any flipped byte of a sorted file is found.
-func TestDamage(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	j := mustJournal(t, JournalConfig{Dir: dir, MaxKeys: 4, MaxMemory: 1})
+// damagedJournal is a journal of ten versions in two sorted files and a log, of which tests damage copies.
+type damagedJournal struct {
+	dir   string
+	files []string // the names of the three, in order
+}
+
+func newDamagedJournal(t *testing.T) (damagedJournal, *Journal) {
+	t.Helper()
+	d := damagedJournal{dir: t.TempDir()}
+	j := mustJournal(t, JournalConfig{Dir: d.dir, MaxKeys: 4, MaxMemory: 1})
 	if err := j.SetDurable(true); err != nil {
 		t.Fatal(err)
 	}
@@ -168,66 +174,95 @@ func TestDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	known := func(j *Journal) (n int) {
-		t.Helper()
-		for v := Version(1); v <= 10; v++ {
-			if version(t, j, KeyOf(1, []byte("m"), "x", int64(v))) == v {
-				n++
-			}
-		}
-		return n
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "*"))
+	files, err := filepath.Glob(filepath.Join(d.dir, "*"))
 	if err != nil || len(files) != 3 {
 		t.Fatalf("files are %v, %v: want two sorted ones and a log", files, err)
 	}
-	copied := func() string {
-		to := t.TempDir()
-		if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
-			t.Fatal(err)
-		}
-		return to
+	for _, f := range files {
+		d.files = append(d.files, filepath.Base(f))
 	}
-	if n := known(mustJournal(t, JournalConfig{Dir: copied()})); n != 10 {
-		t.Errorf("%d of 10 are known after a crash", n)
-	}
-	last, err := os.ReadFile(files[2])
+	return d, j
+}
+
+// read reads one of the files.
+func (d damagedJournal) read(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(d.dir, name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for size := range len(last) {
-		to := copied()
-		if err := os.Truncate(filepath.Join(to, filepath.Base(files[2])), int64(size)); err != nil {
-			t.Fatal(err)
+	return b
+}
+
+// copy copies the folder, as it is after a crash.
+func (d damagedJournal) copy(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(d.dir)); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// replace copies the folder with other contents of a file.
+func (d damagedJournal) replace(t *testing.T, name string, b []byte) (dir string) {
+	t.Helper()
+	dir = d.copy(t)
+	if err := os.WriteFile(filepath.Join(dir, name), b, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// countKnown is how many of the ten versions a journal knows.
+func countKnown(t *testing.T, j *Journal) (n int) {
+	t.Helper()
+	for v := Version(1); v <= 10; v++ {
+		if version(t, j, KeyOf(1, []byte("m"), "x", int64(v))) == v {
+			n++
 		}
+	}
+	return n
+}
+
+// After a crash at any byte, all whole records are there.
+func TestCrashLosesOnlyTheRecordThatIsCut(t *testing.T) {
+	t.Parallel()
+	d, _ := newDamagedJournal(t)
+	if n := countKnown(t, mustJournal(t, JournalConfig{Dir: d.copy(t)})); n != 10 {
+		t.Errorf("%d of 10 are known after a crash", n)
+	}
+	log := d.read(t, d.files[2])
+	for size := range len(log) {
+		dir := d.replace(t, d.files[2], log[:size])
 		want := 8 + max(0, size-headerSize)/(recordHeader+8)
-		if n := known(mustJournal(t, JournalConfig{Dir: to})); n != want {
+		if n := countKnown(t, mustJournal(t, JournalConfig{Dir: dir})); n != want {
 			t.Errorf("%d are known with %d bytes of the last file, want %d", n, size, want)
 		}
 	}
-	sorted, err := os.ReadFile(files[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+}
+
+// Any flipped byte of a sorted file is found.
+func TestDamagedSortedFileIsKeptAside(t *testing.T) {
+	t.Parallel()
+	d, _ := newDamagedJournal(t)
+	sorted := d.read(t, d.files[0])
 	for at := range sorted {
 		if at == 5 {
 			continue // the format: another one is an error
 		}
-		to := copied()
 		bad := slices.Clone(sorted)
 		bad[at] ^= 0x10
-		if err := os.WriteFile(filepath.Join(to, filepath.Base(files[0])), bad, 0o640); err != nil {
-			t.Fatal(err)
-		}
+		dir := d.replace(t, d.files[0], bad)
 		core, logged := observer.New(zap.WarnLevel)
-		j, err := OpenJournal(JournalConfig{Dir: to, Log: zap.New(core)})
+		j, err := OpenJournal(JournalConfig{Dir: dir, Log: zap.New(core)})
 		if err != nil {
 			t.Fatalf("byte %d: %v", at, err)
 		}
-		if n := known(j); n != 6 || j.Since() == 0 {
+		if n := countKnown(t, j); n != 6 || j.Since() == 0 {
 			t.Errorf("byte %d: %d are known, want 6", at, n)
 		}
-		kept := filepath.Join(to, filepath.Base(files[0])+".damaged")
+		kept := filepath.Join(dir, d.files[0]+".damaged")
 		if _, err := os.Stat(kept); err != nil {
 			t.Errorf("byte %d: %v", at, err)
 		}
@@ -236,44 +271,46 @@ func TestDamage(t *testing.T) {
 		}
 		j.Close()
 	}
+}
 
-	// A log that was finished is damaged where it cannot be read; what is before that still counts.
+// A log that was finished is damaged where it cannot be read; what is before that still counts.
+func TestDamagedLogCountsUpToTheDamage(t *testing.T) {
+	t.Parallel()
+	d, j := newDamagedJournal(t)
+	unfinished := len(d.read(t, d.files[2]))
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
-	log, err := os.ReadFile(files[2])
-	if err != nil || len(log) != len(last)+recordHeader {
-		t.Fatalf("the log has %d bytes, and had %d: %v", len(log), len(last), err)
+	log := d.read(t, d.files[2])
+	if len(log) != unfinished+recordHeader {
+		t.Fatalf("the log has %d bytes, and had %d", len(log), unfinished)
 	}
 	for at := range log {
 		if at == 5 {
-			continue
+			continue // the format: another one is an error
 		}
-		for what, bad := range map[string][]byte{"flipped": slices.Clone(log), "cut, in the middle": slices.Clone(log)} {
-			if bad[at] ^= 0x10; what != "flipped" {
-				bad = slices.Delete(bad, at, at+1)
-			}
-			to := copied()
-			if err := os.WriteFile(filepath.Join(to, filepath.Base(files[2])), bad, 0o640); err != nil {
-				t.Fatal(err)
-			}
-			j, err := OpenJournal(JournalConfig{Dir: to, Log: zap.NewNop()})
+		flipped := slices.Clone(log)
+		flipped[at] ^= 0x10
+		cut := slices.Delete(slices.Clone(log), at, at+1)
+		for what, bad := range map[string][]byte{"flipped": flipped, "cut, in the middle": cut} {
+			dir := d.replace(t, d.files[2], bad)
+			j, err := OpenJournal(JournalConfig{Dir: dir, Log: zap.NewNop()})
 			if err != nil {
 				t.Fatalf("byte %d %s: %v", at, what, err)
 			}
-			end := at >= len(last) // the mark alone is damaged
+			end := at >= unfinished // the mark alone is damaged
 			want := 8 + min(2, max(0, at-headerSize)/(recordHeader+8))
-			if n := known(j); n != want || !end && !j.Damaged() {
+			if n := countKnown(t, j); n != want || !end && !j.Damaged() {
 				t.Errorf("byte %d %s: %d are known, want %d; damaged: %v", at, what, n, want, j.Damaged())
 			}
-			if _, err := os.Stat(filepath.Join(to, filepath.Base(files[2])+".damaged")); err != nil && !end {
+			if _, err := os.Stat(filepath.Join(dir, d.files[2]+".damaged")); err != nil && !end {
 				t.Errorf("byte %d %s: %v", at, what, err)
 			}
 			if err := j.Close(); err != nil {
 				t.Error(err)
 			}
-			if j = mustJournal(t, JournalConfig{Dir: to}); known(j) != want || j.Damaged() {
-				t.Errorf("byte %d %s: after another start %d are known, want %d", at, what, known(j), want)
+			if j = mustJournal(t, JournalConfig{Dir: dir}); countKnown(t, j) != want || j.Damaged() {
+				t.Errorf("byte %d %s: after another start %d are known, want %d", at, what, countKnown(t, j), want)
 			}
 		}
 	}

@@ -95,6 +95,7 @@ type Deps struct {
 	Copies       Copies
 	Handoff      Handoff       // nil when [hinted-handoff] enabled = false
 	MaxPending   int           // writes under way to one node, with Handoff
+	MaxNewGroups int           // shard groups that one write of a client may make; 0 is no limit
 	WriteTimeout time.Duration // for one owner
 	ForgetEvery  time.Duration // between two looks at what the journal may forget
 	Log          *zap.Logger
@@ -201,6 +202,11 @@ func (w *Writer) WritePoints(
 	id := tsdb.UnknownUser
 	if user != nil {
 		id = user.ID()
+	}
+	if err := w.checkNewGroups(db, policy, points); err != nil {
+		w.stats.req.Add(1)
+		w.stats.dropped.Add(int64(len(points)))
+		return err
 	}
 	return w.WritePointsPrivileged(tsdb.WriteContext{UserId: id}, db, policy, level, points)
 }

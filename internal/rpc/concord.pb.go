@@ -1808,6 +1808,42 @@ func (*HintDeleteResponse) Descriptor() ([]byte, []int) {
 	return file_concord_proto_rawDescGZIP(), []int{25}
 }
 
+type RememberedDeletesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RememberedDeletesRequest) Reset() {
+	*x = RememberedDeletesRequest{}
+	mi := &file_concord_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RememberedDeletesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RememberedDeletesRequest) ProtoMessage() {}
+
+func (x *RememberedDeletesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RememberedDeletesRequest.ProtoReflect.Descriptor instead.
+func (*RememberedDeletesRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{26}
+}
+
 type EndDeleteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Database      string                 `protobuf:"bytes,1,opt,name=database,proto3" json:"database,omitempty"`
@@ -1819,7 +1855,7 @@ type EndDeleteRequest struct {
 
 func (x *EndDeleteRequest) Reset() {
 	*x = EndDeleteRequest{}
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1831,7 +1867,7 @@ func (x *EndDeleteRequest) String() string {
 func (*EndDeleteRequest) ProtoMessage() {}
 
 func (x *EndDeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1844,7 +1880,7 @@ func (x *EndDeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeleteRequest.ProtoReflect.Descriptor instead.
 func (*EndDeleteRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *EndDeleteRequest) GetDatabase() string {
@@ -1876,7 +1912,7 @@ type EndDeleteResponse struct {
 
 func (x *EndDeleteResponse) Reset() {
 	*x = EndDeleteResponse{}
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1888,7 +1924,7 @@ func (x *EndDeleteResponse) String() string {
 func (*EndDeleteResponse) ProtoMessage() {}
 
 func (x *EndDeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1901,7 +1937,7 @@ func (x *EndDeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeleteResponse.ProtoReflect.Descriptor instead.
 func (*EndDeleteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_proto_rawDescGZIP(), []int{28}
 }
 
 type EndDeletesBeforeRequest struct {
@@ -1914,7 +1950,7 @@ type EndDeletesBeforeRequest struct {
 
 func (x *EndDeletesBeforeRequest) Reset() {
 	*x = EndDeletesBeforeRequest{}
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1926,7 +1962,7 @@ func (x *EndDeletesBeforeRequest) String() string {
 func (*EndDeletesBeforeRequest) ProtoMessage() {}
 
 func (x *EndDeletesBeforeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1939,7 +1975,7 @@ func (x *EndDeletesBeforeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeletesBeforeRequest.ProtoReflect.Descriptor instead.
 func (*EndDeletesBeforeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *EndDeletesBeforeRequest) GetSenderNode() uint64 {
@@ -1964,7 +2000,7 @@ type EndDeletesBeforeResponse struct {
 
 func (x *EndDeletesBeforeResponse) Reset() {
 	*x = EndDeletesBeforeResponse{}
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2012,7 @@ func (x *EndDeletesBeforeResponse) String() string {
 func (*EndDeletesBeforeResponse) ProtoMessage() {}
 
 func (x *EndDeletesBeforeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2025,7 @@ func (x *EndDeletesBeforeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeletesBeforeResponse.ProtoReflect.Descriptor instead.
 func (*EndDeletesBeforeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_proto_rawDescGZIP(), []int{30}
 }
 
 type DropShardsRequest struct {
@@ -2006,7 +2042,7 @@ type DropShardsRequest struct {
 
 func (x *DropShardsRequest) Reset() {
 	*x = DropShardsRequest{}
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2018,7 +2054,7 @@ func (x *DropShardsRequest) String() string {
 func (*DropShardsRequest) ProtoMessage() {}
 
 func (x *DropShardsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2031,7 +2067,7 @@ func (x *DropShardsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropShardsRequest.ProtoReflect.Descriptor instead.
 func (*DropShardsRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DropShardsRequest) GetWhat() isDropShardsRequest_What {
@@ -2100,7 +2136,7 @@ type DropRetentionPolicy struct {
 
 func (x *DropRetentionPolicy) Reset() {
 	*x = DropRetentionPolicy{}
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2148,7 @@ func (x *DropRetentionPolicy) String() string {
 func (*DropRetentionPolicy) ProtoMessage() {}
 
 func (x *DropRetentionPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2161,7 @@ func (x *DropRetentionPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropRetentionPolicy.ProtoReflect.Descriptor instead.
 func (*DropRetentionPolicy) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DropRetentionPolicy) GetDatabase() string {
@@ -2151,7 +2187,7 @@ type DropShardsResponse struct {
 
 func (x *DropShardsResponse) Reset() {
 	*x = DropShardsResponse{}
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2163,7 +2199,7 @@ func (x *DropShardsResponse) String() string {
 func (*DropShardsResponse) ProtoMessage() {}
 
 func (x *DropShardsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2176,7 +2212,7 @@ func (x *DropShardsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropShardsResponse.ProtoReflect.Descriptor instead.
 func (*DropShardsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DropShardsResponse) GetError() string {
@@ -2195,7 +2231,7 @@ type ShardStatesRequest struct {
 
 func (x *ShardStatesRequest) Reset() {
 	*x = ShardStatesRequest{}
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2207,7 +2243,7 @@ func (x *ShardStatesRequest) String() string {
 func (*ShardStatesRequest) ProtoMessage() {}
 
 func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2220,7 +2256,7 @@ func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ShardStatesRequest) GetShardIds() []uint64 {
@@ -2240,7 +2276,7 @@ type ShardState struct {
 	Deletes       uint64                 `protobuf:"varint,7,opt,name=deletes,proto3" json:"deletes,omitempty"`                               // changes with every delete in its database
 	Corrupt       string                 `protobuf:"bytes,8,opt,name=corrupt,proto3" json:"corrupt,omitempty"`                                // what is damaged in it; empty when nothing is known to be
 	Begun         int64                  `protobuf:"varint,6,opt,name=begun,proto3" json:"begun,omitempty"`                                   // how it began: a copystate.Beginning
-	LackKind      string                 `protobuf:"bytes,9,opt,name=lack_kind,json=lackKind,proto3" json:"lack_kind,omitempty"`              // what it lacks for good: missed, lost or stale; empty for nothing
+	LackKind      string                 `protobuf:"bytes,9,opt,name=lack_kind,json=lackKind,proto3" json:"lack_kind,omitempty"`              // what it lacks for good: missed, lost, outdated or stale; empty for nothing
 	LackWhy       string                 `protobuf:"bytes,10,opt,name=lack_why,json=lackWhy,proto3" json:"lack_why,omitempty"`                // for people
 	LackGen       uint64                 `protobuf:"varint,11,opt,name=lack_gen,json=lackGen,proto3" json:"lack_gen,omitempty"`               // another for each time that something was missed
 	Waiting       []uint64               `protobuf:"varint,12,rep,packed,name=waiting,proto3" json:"waiting,omitempty"`                       // nodes that keep writes or deletes for it
@@ -2251,7 +2287,7 @@ type ShardState struct {
 
 func (x *ShardState) Reset() {
 	*x = ShardState{}
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2263,7 +2299,7 @@ func (x *ShardState) String() string {
 func (*ShardState) ProtoMessage() {}
 
 func (x *ShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2276,7 +2312,7 @@ func (x *ShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardState.ProtoReflect.Descriptor instead.
 func (*ShardState) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ShardState) GetShardId() uint64 {
@@ -2380,7 +2416,7 @@ type WholeRequest struct {
 
 func (x *WholeRequest) Reset() {
 	*x = WholeRequest{}
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2392,7 +2428,7 @@ func (x *WholeRequest) String() string {
 func (*WholeRequest) ProtoMessage() {}
 
 func (x *WholeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2405,7 +2441,7 @@ func (x *WholeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeRequest.ProtoReflect.Descriptor instead.
 func (*WholeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WholeRequest) GetShardId() uint64 {
@@ -2430,7 +2466,7 @@ type WholeResponse struct {
 
 func (x *WholeResponse) Reset() {
 	*x = WholeResponse{}
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2442,7 +2478,7 @@ func (x *WholeResponse) String() string {
 func (*WholeResponse) ProtoMessage() {}
 
 func (x *WholeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2455,7 +2491,7 @@ func (x *WholeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeResponse.ProtoReflect.Descriptor instead.
 func (*WholeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_proto_rawDescGZIP(), []int{37}
 }
 
 type ShardStatesResponse struct {
@@ -2467,7 +2503,7 @@ type ShardStatesResponse struct {
 
 func (x *ShardStatesResponse) Reset() {
 	*x = ShardStatesResponse{}
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2479,7 +2515,7 @@ func (x *ShardStatesResponse) String() string {
 func (*ShardStatesResponse) ProtoMessage() {}
 
 func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2492,7 +2528,7 @@ func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesResponse.ProtoReflect.Descriptor instead.
 func (*ShardStatesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ShardStatesResponse) GetStates() []*ShardState {
@@ -2513,7 +2549,7 @@ type Sum struct {
 
 func (x *Sum) Reset() {
 	*x = Sum{}
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2525,7 +2561,7 @@ func (x *Sum) String() string {
 func (*Sum) ProtoMessage() {}
 
 func (x *Sum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2538,7 +2574,7 @@ func (x *Sum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sum.ProtoReflect.Descriptor instead.
 func (*Sum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Sum) GetCount() uint64 {
@@ -2574,7 +2610,7 @@ type RootRequest struct {
 
 func (x *RootRequest) Reset() {
 	*x = RootRequest{}
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2586,7 +2622,7 @@ func (x *RootRequest) String() string {
 func (*RootRequest) ProtoMessage() {}
 
 func (x *RootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2599,7 +2635,7 @@ func (x *RootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRequest.ProtoReflect.Descriptor instead.
 func (*RootRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RootRequest) GetShardId() uint64 {
@@ -2639,7 +2675,7 @@ type RootResponse struct {
 
 func (x *RootResponse) Reset() {
 	*x = RootResponse{}
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2651,7 +2687,7 @@ func (x *RootResponse) String() string {
 func (*RootResponse) ProtoMessage() {}
 
 func (x *RootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2664,7 +2700,7 @@ func (x *RootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootResponse.ProtoReflect.Descriptor instead.
 func (*RootResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RootResponse) GetRoot() *Sum {
@@ -2684,7 +2720,7 @@ type WindowSum struct {
 
 func (x *WindowSum) Reset() {
 	*x = WindowSum{}
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2696,7 +2732,7 @@ func (x *WindowSum) String() string {
 func (*WindowSum) ProtoMessage() {}
 
 func (x *WindowSum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2709,7 +2745,7 @@ func (x *WindowSum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSum.ProtoReflect.Descriptor instead.
 func (*WindowSum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WindowSum) GetWindow() uint32 {
@@ -2738,7 +2774,7 @@ type SeriesField struct {
 
 func (x *SeriesField) Reset() {
 	*x = SeriesField{}
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2750,7 +2786,7 @@ func (x *SeriesField) String() string {
 func (*SeriesField) ProtoMessage() {}
 
 func (x *SeriesField) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2763,7 +2799,7 @@ func (x *SeriesField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesField.ProtoReflect.Descriptor instead.
 func (*SeriesField) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SeriesField) GetSeries() []byte {
@@ -2803,7 +2839,7 @@ type DigestsChunk struct {
 
 func (x *DigestsChunk) Reset() {
 	*x = DigestsChunk{}
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2815,7 +2851,7 @@ func (x *DigestsChunk) String() string {
 func (*DigestsChunk) ProtoMessage() {}
 
 func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2828,7 +2864,7 @@ func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsChunk.ProtoReflect.Descriptor instead.
 func (*DigestsChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DigestsChunk) GetFields() []*SeriesField {
@@ -2851,7 +2887,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2863,7 +2899,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2876,7 +2912,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{44}
+	return file_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Region) GetSeries() []byte {
@@ -2927,7 +2963,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2939,7 +2975,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2952,7 +2988,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{45}
+	return file_concord_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Block) GetSeries() []byte {
@@ -2996,7 +3032,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3008,7 +3044,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3021,7 +3057,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{46}
+	return file_concord_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *FetchRequest) GetShardId() uint64 {
@@ -3061,7 +3097,7 @@ type FetchChunk struct {
 
 func (x *FetchChunk) Reset() {
 	*x = FetchChunk{}
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3073,7 +3109,7 @@ func (x *FetchChunk) String() string {
 func (*FetchChunk) ProtoMessage() {}
 
 func (x *FetchChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3086,7 +3122,7 @@ func (x *FetchChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
 func (*FetchChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{47}
+	return file_concord_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *FetchChunk) GetBlocks() []*Block {
@@ -3110,7 +3146,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3122,7 +3158,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3135,7 +3171,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{48}
+	return file_concord_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ApplyRequest) GetDeletes() uint64 {
@@ -3192,7 +3228,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3204,7 +3240,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3217,7 +3253,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{49}
+	return file_concord_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ApplyResponse) GetPoints() uint64 {
@@ -3249,7 +3285,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_proto_msgTypes[50]
+	mi := &file_concord_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3261,7 +3297,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[50]
+	mi := &file_concord_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3274,7 +3310,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{50}
+	return file_concord_proto_rawDescGZIP(), []int{51}
 }
 
 type StatusResponse struct {
@@ -3289,7 +3325,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_proto_msgTypes[51]
+	mi := &file_concord_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3301,7 +3337,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[51]
+	mi := &file_concord_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3314,7 +3350,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{51}
+	return file_concord_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
@@ -3354,7 +3390,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_concord_proto_msgTypes[52]
+	mi := &file_concord_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3366,7 +3402,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[52]
+	mi := &file_concord_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3379,7 +3415,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{52}
+	return file_concord_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RepairRequest) GetShardId() uint64 {
@@ -3397,7 +3433,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_concord_proto_msgTypes[53]
+	mi := &file_concord_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3409,7 +3445,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[53]
+	mi := &file_concord_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3422,7 +3458,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{53}
+	return file_concord_proto_rawDescGZIP(), []int{54}
 }
 
 type PauseRequest struct {
@@ -3434,7 +3470,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_concord_proto_msgTypes[54]
+	mi := &file_concord_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3446,7 +3482,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[54]
+	mi := &file_concord_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3459,7 +3495,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{54}
+	return file_concord_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *PauseRequest) GetPaused() bool {
@@ -3500,7 +3536,7 @@ type RepairRecord struct {
 
 func (x *RepairRecord) Reset() {
 	*x = RepairRecord{}
-	mi := &file_concord_proto_msgTypes[55]
+	mi := &file_concord_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3512,7 +3548,7 @@ func (x *RepairRecord) String() string {
 func (*RepairRecord) ProtoMessage() {}
 
 func (x *RepairRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[55]
+	mi := &file_concord_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3525,7 +3561,7 @@ func (x *RepairRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord.ProtoReflect.Descriptor instead.
 func (*RepairRecord) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{55}
+	return file_concord_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RepairRecord) GetShardId() uint64 {
@@ -3699,7 +3735,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_concord_proto_msgTypes[56]
+	mi := &file_concord_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3711,7 +3747,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[56]
+	mi := &file_concord_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3724,7 +3760,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{56}
+	return file_concord_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DiffResponse) GetOwners() []string {
@@ -3800,7 +3836,7 @@ type RepairsResponse struct {
 
 func (x *RepairsResponse) Reset() {
 	*x = RepairsResponse{}
-	mi := &file_concord_proto_msgTypes[57]
+	mi := &file_concord_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3812,7 +3848,7 @@ func (x *RepairsResponse) String() string {
 func (*RepairsResponse) ProtoMessage() {}
 
 func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[57]
+	mi := &file_concord_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3825,7 +3861,7 @@ func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsResponse.ProtoReflect.Descriptor instead.
 func (*RepairsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{57}
+	return file_concord_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RepairsResponse) GetPaused() bool {
@@ -3852,7 +3888,7 @@ type ReceivedRequest_Shard struct {
 
 func (x *ReceivedRequest_Shard) Reset() {
 	*x = ReceivedRequest_Shard{}
-	mi := &file_concord_proto_msgTypes[58]
+	mi := &file_concord_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3864,7 +3900,7 @@ func (x *ReceivedRequest_Shard) String() string {
 func (*ReceivedRequest_Shard) ProtoMessage() {}
 
 func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[58]
+	mi := &file_concord_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3906,7 +3942,7 @@ type ApplyResponse_Refused struct {
 
 func (x *ApplyResponse_Refused) Reset() {
 	*x = ApplyResponse_Refused{}
-	mi := &file_concord_proto_msgTypes[59]
+	mi := &file_concord_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3918,7 +3954,7 @@ func (x *ApplyResponse_Refused) String() string {
 func (*ApplyResponse_Refused) ProtoMessage() {}
 
 func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[59]
+	mi := &file_concord_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3931,7 +3967,7 @@ func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse_Refused.ProtoReflect.Descriptor instead.
 func (*ApplyResponse_Refused) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{49, 0}
+	return file_concord_proto_rawDescGZIP(), []int{50, 0}
 }
 
 func (x *ApplyResponse_Refused) GetBlock() uint32 {
@@ -3973,7 +4009,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[60]
+	mi := &file_concord_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3985,7 +4021,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[60]
+	mi := &file_concord_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3998,7 +4034,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{51, 0}
+	return file_concord_proto_rawDescGZIP(), []int{52, 0}
 }
 
 func (x *StatusResponse_Shard) GetId() uint64 {
@@ -4037,7 +4073,7 @@ type RepairRecord_Decision struct {
 
 func (x *RepairRecord_Decision) Reset() {
 	*x = RepairRecord_Decision{}
-	mi := &file_concord_proto_msgTypes[61]
+	mi := &file_concord_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4049,7 +4085,7 @@ func (x *RepairRecord_Decision) String() string {
 func (*RepairRecord_Decision) ProtoMessage() {}
 
 func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[61]
+	mi := &file_concord_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4062,7 +4098,7 @@ func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Decision.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Decision) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{55, 0}
+	return file_concord_proto_rawDescGZIP(), []int{56, 0}
 }
 
 func (x *RepairRecord_Decision) GetSeries() []byte {
@@ -4126,7 +4162,7 @@ type RepairRecord_Held struct {
 
 func (x *RepairRecord_Held) Reset() {
 	*x = RepairRecord_Held{}
-	mi := &file_concord_proto_msgTypes[62]
+	mi := &file_concord_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4138,7 +4174,7 @@ func (x *RepairRecord_Held) String() string {
 func (*RepairRecord_Held) ProtoMessage() {}
 
 func (x *RepairRecord_Held) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[62]
+	mi := &file_concord_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4151,7 +4187,7 @@ func (x *RepairRecord_Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Held.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Held) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{55, 1}
+	return file_concord_proto_rawDescGZIP(), []int{56, 1}
 }
 
 func (x *RepairRecord_Held) GetNode() string {
@@ -4194,7 +4230,7 @@ type RepairRecord_Refusal struct {
 
 func (x *RepairRecord_Refusal) Reset() {
 	*x = RepairRecord_Refusal{}
-	mi := &file_concord_proto_msgTypes[63]
+	mi := &file_concord_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4206,7 +4242,7 @@ func (x *RepairRecord_Refusal) String() string {
 func (*RepairRecord_Refusal) ProtoMessage() {}
 
 func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[63]
+	mi := &file_concord_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4219,7 +4255,7 @@ func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Refusal.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Refusal) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{55, 2}
+	return file_concord_proto_rawDescGZIP(), []int{56, 2}
 }
 
 func (x *RepairRecord_Refusal) GetNode() string {
@@ -4263,7 +4299,7 @@ type DiffResponse_Pair struct {
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[64]
+	mi := &file_concord_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4275,7 +4311,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[64]
+	mi := &file_concord_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4288,7 +4324,7 @@ func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Pair.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Pair) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{56, 0}
+	return file_concord_proto_rawDescGZIP(), []int{57, 0}
 }
 
 func (x *DiffResponse_Pair) GetA() string {
@@ -4338,7 +4374,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[65]
+	mi := &file_concord_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4350,7 +4386,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[65]
+	mi := &file_concord_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4363,7 +4399,7 @@ func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Field.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Field) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{56, 1}
+	return file_concord_proto_rawDescGZIP(), []int{57, 1}
 }
 
 func (x *DiffResponse_Field) GetSeries() []byte {
@@ -4542,7 +4578,8 @@ const file_concord_proto_rawDesc = "" +
 	"\x11HintDeleteRequest\x12*\n" +
 	"\x06delete\x18\x01 \x01(\v2\x12.concord.v1.DeleteR\x06delete\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\x04R\x05nodes\"\x14\n" +
-	"\x12HintDeleteResponse\"X\n" +
+	"\x12HintDeleteResponse\"\x1a\n" +
+	"\x18RememberedDeletesRequest\"X\n" +
 	"\x10EndDeleteRequest\x12\x1a\n" +
 	"\bdatabase\x18\x01 \x01(\tR\bdatabase\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
@@ -4739,14 +4776,15 @@ const file_concord_proto_rawDesc = "" +
 	"WriteShard\x12\x1d.concord.v1.WriteShardRequest\x1a\x1e.concord.v1.WriteShardResponse\x12B\n" +
 	"\aExecute\x12\x1a.concord.v1.ExecuteRequest\x1a\x1b.concord.v1.ExecuteResponse\x12E\n" +
 	"\x04Hint\x12\x1d.concord.v1.HintDeleteRequest\x1a\x1e.concord.v1.HintDeleteResponse\x12E\n" +
-	"\bReceived\x12\x1b.concord.v1.ReceivedRequest\x1a\x1c.concord.v1.ReceivedResponse2\xef\x03\n" +
+	"\bReceived\x12\x1b.concord.v1.ReceivedRequest\x1a\x1c.concord.v1.ReceivedResponse2\xc0\x04\n" +
 	"\aDeletes\x12W\n" +
 	"\x0eAnnounceDelete\x12!.concord.v1.AnnounceDeleteRequest\x1a\".concord.v1.AnnounceDeleteResponse\x12H\n" +
 	"\tRunDelete\x12\x1c.concord.v1.RunDeleteRequest\x1a\x1d.concord.v1.RunDeleteResponse\x12K\n" +
 	"\n" +
 	"HintDelete\x12\x1d.concord.v1.HintDeleteRequest\x1a\x1e.concord.v1.HintDeleteResponse\x12H\n" +
 	"\tEndDelete\x12\x1c.concord.v1.EndDeleteRequest\x1a\x1d.concord.v1.EndDeleteResponse\x12]\n" +
-	"\x10EndDeletesBefore\x12#.concord.v1.EndDeletesBeforeRequest\x1a$.concord.v1.EndDeletesBeforeResponse\x12K\n" +
+	"\x10EndDeletesBefore\x12#.concord.v1.EndDeletesBeforeRequest\x1a$.concord.v1.EndDeletesBeforeResponse\x12O\n" +
+	"\x11RememberedDeletes\x12$.concord.v1.RememberedDeletesRequest\x1a\x12.concord.v1.Delete0\x01\x12K\n" +
 	"\n" +
 	"DropShards\x12\x1d.concord.v1.DropShardsRequest\x1a\x1e.concord.v1.DropShardsResponse2\x95\a\n" +
 	"\aEntropy\x12N\n" +
@@ -4778,7 +4816,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),         // 0: concord.v1.ExecuteRequest.Kind
 	(Delete_Kind)(0),                 // 1: concord.v1.Delete.Kind
@@ -4808,76 +4846,77 @@ var file_concord_proto_goTypes = []any{
 	(*RunDeleteResponse)(nil),        // 25: concord.v1.RunDeleteResponse
 	(*HintDeleteRequest)(nil),        // 26: concord.v1.HintDeleteRequest
 	(*HintDeleteResponse)(nil),       // 27: concord.v1.HintDeleteResponse
-	(*EndDeleteRequest)(nil),         // 28: concord.v1.EndDeleteRequest
-	(*EndDeleteResponse)(nil),        // 29: concord.v1.EndDeleteResponse
-	(*EndDeletesBeforeRequest)(nil),  // 30: concord.v1.EndDeletesBeforeRequest
-	(*EndDeletesBeforeResponse)(nil), // 31: concord.v1.EndDeletesBeforeResponse
-	(*DropShardsRequest)(nil),        // 32: concord.v1.DropShardsRequest
-	(*DropRetentionPolicy)(nil),      // 33: concord.v1.DropRetentionPolicy
-	(*DropShardsResponse)(nil),       // 34: concord.v1.DropShardsResponse
-	(*ShardStatesRequest)(nil),       // 35: concord.v1.ShardStatesRequest
-	(*ShardState)(nil),               // 36: concord.v1.ShardState
-	(*WholeRequest)(nil),             // 37: concord.v1.WholeRequest
-	(*WholeResponse)(nil),            // 38: concord.v1.WholeResponse
-	(*ShardStatesResponse)(nil),      // 39: concord.v1.ShardStatesResponse
-	(*Sum)(nil),                      // 40: concord.v1.Sum
-	(*RootRequest)(nil),              // 41: concord.v1.RootRequest
-	(*RootResponse)(nil),             // 42: concord.v1.RootResponse
-	(*WindowSum)(nil),                // 43: concord.v1.WindowSum
-	(*SeriesField)(nil),              // 44: concord.v1.SeriesField
-	(*DigestsChunk)(nil),             // 45: concord.v1.DigestsChunk
-	(*Region)(nil),                   // 46: concord.v1.Region
-	(*Block)(nil),                    // 47: concord.v1.Block
-	(*FetchRequest)(nil),             // 48: concord.v1.FetchRequest
-	(*FetchChunk)(nil),               // 49: concord.v1.FetchChunk
-	(*ApplyRequest)(nil),             // 50: concord.v1.ApplyRequest
-	(*ApplyResponse)(nil),            // 51: concord.v1.ApplyResponse
-	(*StatusRequest)(nil),            // 52: concord.v1.StatusRequest
-	(*StatusResponse)(nil),           // 53: concord.v1.StatusResponse
-	(*RepairRequest)(nil),            // 54: concord.v1.RepairRequest
-	(*RepairResponse)(nil),           // 55: concord.v1.RepairResponse
-	(*PauseRequest)(nil),             // 56: concord.v1.PauseRequest
-	(*RepairRecord)(nil),             // 57: concord.v1.RepairRecord
-	(*DiffResponse)(nil),             // 58: concord.v1.DiffResponse
-	(*RepairsResponse)(nil),          // 59: concord.v1.RepairsResponse
-	(*ReceivedRequest_Shard)(nil),    // 60: concord.v1.ReceivedRequest.Shard
-	(*ApplyResponse_Refused)(nil),    // 61: concord.v1.ApplyResponse.Refused
-	(*StatusResponse_Shard)(nil),     // 62: concord.v1.StatusResponse.Shard
-	(*RepairRecord_Decision)(nil),    // 63: concord.v1.RepairRecord.Decision
-	(*RepairRecord_Held)(nil),        // 64: concord.v1.RepairRecord.Held
-	(*RepairRecord_Refusal)(nil),     // 65: concord.v1.RepairRecord.Refusal
-	(*DiffResponse_Pair)(nil),        // 66: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),       // 67: concord.v1.DiffResponse.Field
+	(*RememberedDeletesRequest)(nil), // 28: concord.v1.RememberedDeletesRequest
+	(*EndDeleteRequest)(nil),         // 29: concord.v1.EndDeleteRequest
+	(*EndDeleteResponse)(nil),        // 30: concord.v1.EndDeleteResponse
+	(*EndDeletesBeforeRequest)(nil),  // 31: concord.v1.EndDeletesBeforeRequest
+	(*EndDeletesBeforeResponse)(nil), // 32: concord.v1.EndDeletesBeforeResponse
+	(*DropShardsRequest)(nil),        // 33: concord.v1.DropShardsRequest
+	(*DropRetentionPolicy)(nil),      // 34: concord.v1.DropRetentionPolicy
+	(*DropShardsResponse)(nil),       // 35: concord.v1.DropShardsResponse
+	(*ShardStatesRequest)(nil),       // 36: concord.v1.ShardStatesRequest
+	(*ShardState)(nil),               // 37: concord.v1.ShardState
+	(*WholeRequest)(nil),             // 38: concord.v1.WholeRequest
+	(*WholeResponse)(nil),            // 39: concord.v1.WholeResponse
+	(*ShardStatesResponse)(nil),      // 40: concord.v1.ShardStatesResponse
+	(*Sum)(nil),                      // 41: concord.v1.Sum
+	(*RootRequest)(nil),              // 42: concord.v1.RootRequest
+	(*RootResponse)(nil),             // 43: concord.v1.RootResponse
+	(*WindowSum)(nil),                // 44: concord.v1.WindowSum
+	(*SeriesField)(nil),              // 45: concord.v1.SeriesField
+	(*DigestsChunk)(nil),             // 46: concord.v1.DigestsChunk
+	(*Region)(nil),                   // 47: concord.v1.Region
+	(*Block)(nil),                    // 48: concord.v1.Block
+	(*FetchRequest)(nil),             // 49: concord.v1.FetchRequest
+	(*FetchChunk)(nil),               // 50: concord.v1.FetchChunk
+	(*ApplyRequest)(nil),             // 51: concord.v1.ApplyRequest
+	(*ApplyResponse)(nil),            // 52: concord.v1.ApplyResponse
+	(*StatusRequest)(nil),            // 53: concord.v1.StatusRequest
+	(*StatusResponse)(nil),           // 54: concord.v1.StatusResponse
+	(*RepairRequest)(nil),            // 55: concord.v1.RepairRequest
+	(*RepairResponse)(nil),           // 56: concord.v1.RepairResponse
+	(*PauseRequest)(nil),             // 57: concord.v1.PauseRequest
+	(*RepairRecord)(nil),             // 58: concord.v1.RepairRecord
+	(*DiffResponse)(nil),             // 59: concord.v1.DiffResponse
+	(*RepairsResponse)(nil),          // 60: concord.v1.RepairsResponse
+	(*ReceivedRequest_Shard)(nil),    // 61: concord.v1.ReceivedRequest.Shard
+	(*ApplyResponse_Refused)(nil),    // 62: concord.v1.ApplyResponse.Refused
+	(*StatusResponse_Shard)(nil),     // 63: concord.v1.StatusResponse.Shard
+	(*RepairRecord_Decision)(nil),    // 64: concord.v1.RepairRecord.Decision
+	(*RepairRecord_Held)(nil),        // 65: concord.v1.RepairRecord.Held
+	(*RepairRecord_Refusal)(nil),     // 66: concord.v1.RepairRecord.Refusal
+	(*DiffResponse_Pair)(nil),        // 67: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),       // 68: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
 	13, // 0: concord.v1.WriteShardRequest.spans:type_name -> concord.v1.VersionSpan
 	15, // 1: concord.v1.WriteShardResponse.type_conflicts:type_name -> concord.v1.FieldType
 	0,  // 2: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
 	21, // 3: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
-	60, // 4: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
+	61, // 4: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
 	1,  // 5: concord.v1.Delete.kind:type_name -> concord.v1.Delete.Kind
 	21, // 6: concord.v1.Delete.bounds:type_name -> concord.v1.DeleteBounds
 	20, // 7: concord.v1.AnnounceDeleteRequest.delete:type_name -> concord.v1.Delete
 	20, // 8: concord.v1.RunDeleteRequest.delete:type_name -> concord.v1.Delete
 	20, // 9: concord.v1.HintDeleteRequest.delete:type_name -> concord.v1.Delete
-	33, // 10: concord.v1.DropShardsRequest.retention_policy:type_name -> concord.v1.DropRetentionPolicy
-	36, // 11: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
-	40, // 12: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
-	40, // 13: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
-	43, // 14: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
-	44, // 15: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
-	46, // 16: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
-	47, // 17: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
-	47, // 18: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	61, // 19: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
-	62, // 20: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	63, // 21: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
-	65, // 22: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
-	66, // 23: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	67, // 24: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	63, // 25: concord.v1.DiffResponse.decided:type_name -> concord.v1.RepairRecord.Decision
-	57, // 26: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
-	64, // 27: concord.v1.RepairRecord.Decision.held:type_name -> concord.v1.RepairRecord.Held
+	34, // 10: concord.v1.DropShardsRequest.retention_policy:type_name -> concord.v1.DropRetentionPolicy
+	37, // 11: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
+	41, // 12: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
+	41, // 13: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
+	44, // 14: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
+	45, // 15: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
+	47, // 16: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
+	48, // 17: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
+	48, // 18: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
+	62, // 19: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
+	63, // 20: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	64, // 21: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
+	66, // 22: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
+	67, // 23: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	68, // 24: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	64, // 25: concord.v1.DiffResponse.decided:type_name -> concord.v1.RepairRecord.Decision
+	58, // 26: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	65, // 27: concord.v1.RepairRecord.Decision.held:type_name -> concord.v1.RepairRecord.Held
 	2,  // 28: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
 	4,  // 29: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
 	6,  // 30: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
@@ -4890,54 +4929,56 @@ var file_concord_proto_depIdxs = []int32{
 	22, // 37: concord.v1.Deletes.AnnounceDelete:input_type -> concord.v1.AnnounceDeleteRequest
 	24, // 38: concord.v1.Deletes.RunDelete:input_type -> concord.v1.RunDeleteRequest
 	26, // 39: concord.v1.Deletes.HintDelete:input_type -> concord.v1.HintDeleteRequest
-	28, // 40: concord.v1.Deletes.EndDelete:input_type -> concord.v1.EndDeleteRequest
-	30, // 41: concord.v1.Deletes.EndDeletesBefore:input_type -> concord.v1.EndDeletesBeforeRequest
-	32, // 42: concord.v1.Deletes.DropShards:input_type -> concord.v1.DropShardsRequest
-	35, // 43: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	41, // 44: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	41, // 45: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	48, // 46: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	50, // 47: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	37, // 48: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	37, // 49: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
-	52, // 50: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	54, // 51: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	54, // 52: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	54, // 53: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	56, // 54: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	54, // 55: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	52, // 56: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	3,  // 57: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	5,  // 58: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	7,  // 59: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	9,  // 60: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
-	11, // 61: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
-	14, // 62: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	17, // 63: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	27, // 64: concord.v1.Replication.Hint:output_type -> concord.v1.HintDeleteResponse
-	19, // 65: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
-	23, // 66: concord.v1.Deletes.AnnounceDelete:output_type -> concord.v1.AnnounceDeleteResponse
-	25, // 67: concord.v1.Deletes.RunDelete:output_type -> concord.v1.RunDeleteResponse
-	27, // 68: concord.v1.Deletes.HintDelete:output_type -> concord.v1.HintDeleteResponse
-	29, // 69: concord.v1.Deletes.EndDelete:output_type -> concord.v1.EndDeleteResponse
-	31, // 70: concord.v1.Deletes.EndDeletesBefore:output_type -> concord.v1.EndDeletesBeforeResponse
-	34, // 71: concord.v1.Deletes.DropShards:output_type -> concord.v1.DropShardsResponse
-	39, // 72: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	42, // 73: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	45, // 74: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	49, // 75: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	51, // 76: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	38, // 77: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	38, // 78: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
-	53, // 79: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	55, // 80: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	55, // 81: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	55, // 82: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	55, // 83: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	58, // 84: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	59, // 85: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	57, // [57:86] is the sub-list for method output_type
-	28, // [28:57] is the sub-list for method input_type
+	29, // 40: concord.v1.Deletes.EndDelete:input_type -> concord.v1.EndDeleteRequest
+	31, // 41: concord.v1.Deletes.EndDeletesBefore:input_type -> concord.v1.EndDeletesBeforeRequest
+	28, // 42: concord.v1.Deletes.RememberedDeletes:input_type -> concord.v1.RememberedDeletesRequest
+	33, // 43: concord.v1.Deletes.DropShards:input_type -> concord.v1.DropShardsRequest
+	36, // 44: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	42, // 45: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	42, // 46: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	49, // 47: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	51, // 48: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	38, // 49: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	38, // 50: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
+	53, // 51: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	55, // 52: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	55, // 53: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	55, // 54: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	57, // 55: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	55, // 56: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	53, // 57: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	3,  // 58: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	5,  // 59: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	7,  // 60: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	9,  // 61: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
+	11, // 62: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
+	14, // 63: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	17, // 64: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	27, // 65: concord.v1.Replication.Hint:output_type -> concord.v1.HintDeleteResponse
+	19, // 66: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
+	23, // 67: concord.v1.Deletes.AnnounceDelete:output_type -> concord.v1.AnnounceDeleteResponse
+	25, // 68: concord.v1.Deletes.RunDelete:output_type -> concord.v1.RunDeleteResponse
+	27, // 69: concord.v1.Deletes.HintDelete:output_type -> concord.v1.HintDeleteResponse
+	30, // 70: concord.v1.Deletes.EndDelete:output_type -> concord.v1.EndDeleteResponse
+	32, // 71: concord.v1.Deletes.EndDeletesBefore:output_type -> concord.v1.EndDeletesBeforeResponse
+	20, // 72: concord.v1.Deletes.RememberedDeletes:output_type -> concord.v1.Delete
+	35, // 73: concord.v1.Deletes.DropShards:output_type -> concord.v1.DropShardsResponse
+	40, // 74: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	43, // 75: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	46, // 76: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	50, // 77: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	52, // 78: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	39, // 79: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	39, // 80: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
+	54, // 81: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	56, // 82: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	56, // 83: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	56, // 84: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	56, // 85: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	59, // 86: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	60, // 87: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	58, // [58:88] is the sub-list for method output_type
+	28, // [28:58] is the sub-list for method input_type
 	28, // [28:28] is the sub-list for extension type_name
 	28, // [28:28] is the sub-list for extension extendee
 	0,  // [0:28] is the sub-list for field type_name
@@ -4948,7 +4989,7 @@ func file_concord_proto_init() {
 	if File_concord_proto != nil {
 		return
 	}
-	file_concord_proto_msgTypes[30].OneofWrappers = []any{
+	file_concord_proto_msgTypes[31].OneofWrappers = []any{
 		(*DropShardsRequest_Database)(nil),
 		(*DropShardsRequest_RetentionPolicy)(nil),
 		(*DropShardsRequest_ShardId)(nil),
@@ -4959,7 +5000,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   66,
+			NumMessages:   67,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -517,12 +517,13 @@ var Replication_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Deletes_AnnounceDelete_FullMethodName   = "/concord.v1.Deletes/AnnounceDelete"
-	Deletes_RunDelete_FullMethodName        = "/concord.v1.Deletes/RunDelete"
-	Deletes_HintDelete_FullMethodName       = "/concord.v1.Deletes/HintDelete"
-	Deletes_EndDelete_FullMethodName        = "/concord.v1.Deletes/EndDelete"
-	Deletes_EndDeletesBefore_FullMethodName = "/concord.v1.Deletes/EndDeletesBefore"
-	Deletes_DropShards_FullMethodName       = "/concord.v1.Deletes/DropShards"
+	Deletes_AnnounceDelete_FullMethodName    = "/concord.v1.Deletes/AnnounceDelete"
+	Deletes_RunDelete_FullMethodName         = "/concord.v1.Deletes/RunDelete"
+	Deletes_HintDelete_FullMethodName        = "/concord.v1.Deletes/HintDelete"
+	Deletes_EndDelete_FullMethodName         = "/concord.v1.Deletes/EndDelete"
+	Deletes_EndDeletesBefore_FullMethodName  = "/concord.v1.Deletes/EndDeletesBefore"
+	Deletes_RememberedDeletes_FullMethodName = "/concord.v1.Deletes/RememberedDeletes"
+	Deletes_DropShards_FullMethodName        = "/concord.v1.Deletes/DropShards"
 )
 
 // DeletesClient is the client API for Deletes service.
@@ -542,6 +543,9 @@ type DeletesClient interface {
 	EndDelete(ctx context.Context, in *EndDeleteRequest, opts ...grpc.CallOption) (*EndDeleteResponse, error)
 	// EndDeletesBefore says so of all deletes that a node announced before it started anew.
 	EndDeletesBefore(ctx context.Context, in *EndDeletesBeforeRequest, opts ...grpc.CallOption) (*EndDeletesBeforeResponse, error)
+	// RememberedDeletes returns the deletes that ran on this node and that it remembers, some of them twice. A node whose
+	// disk is older than it was has forgotten them.
+	RememberedDeletes(ctx context.Context, in *RememberedDeletesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Delete], error)
 	// DropShards removes this node's copies of shards that were dropped.
 	DropShards(ctx context.Context, in *DropShardsRequest, opts ...grpc.CallOption) (*DropShardsResponse, error)
 }
@@ -604,6 +608,25 @@ func (c *deletesClient) EndDeletesBefore(ctx context.Context, in *EndDeletesBefo
 	return out, nil
 }
 
+func (c *deletesClient) RememberedDeletes(ctx context.Context, in *RememberedDeletesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Delete], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Deletes_ServiceDesc.Streams[0], Deletes_RememberedDeletes_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RememberedDeletesRequest, Delete]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Deletes_RememberedDeletesClient = grpc.ServerStreamingClient[Delete]
+
 func (c *deletesClient) DropShards(ctx context.Context, in *DropShardsRequest, opts ...grpc.CallOption) (*DropShardsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DropShardsResponse)
@@ -631,6 +654,9 @@ type DeletesServer interface {
 	EndDelete(context.Context, *EndDeleteRequest) (*EndDeleteResponse, error)
 	// EndDeletesBefore says so of all deletes that a node announced before it started anew.
 	EndDeletesBefore(context.Context, *EndDeletesBeforeRequest) (*EndDeletesBeforeResponse, error)
+	// RememberedDeletes returns the deletes that ran on this node and that it remembers, some of them twice. A node whose
+	// disk is older than it was has forgotten them.
+	RememberedDeletes(*RememberedDeletesRequest, grpc.ServerStreamingServer[Delete]) error
 	// DropShards removes this node's copies of shards that were dropped.
 	DropShards(context.Context, *DropShardsRequest) (*DropShardsResponse, error)
 	mustEmbedUnimplementedDeletesServer()
@@ -657,6 +683,9 @@ func (UnimplementedDeletesServer) EndDelete(context.Context, *EndDeleteRequest) 
 }
 func (UnimplementedDeletesServer) EndDeletesBefore(context.Context, *EndDeletesBeforeRequest) (*EndDeletesBeforeResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method EndDeletesBefore not implemented")
+}
+func (UnimplementedDeletesServer) RememberedDeletes(*RememberedDeletesRequest, grpc.ServerStreamingServer[Delete]) error {
+	return status.Errorf(codes.Unimplemented, "method RememberedDeletes not implemented")
 }
 func (UnimplementedDeletesServer) DropShards(context.Context, *DropShardsRequest) (*DropShardsResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method DropShards not implemented")
@@ -772,6 +801,17 @@ func _Deletes_EndDeletesBefore_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Deletes_RememberedDeletes_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(RememberedDeletesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(DeletesServer).RememberedDeletes(m, &grpc.GenericServerStream[RememberedDeletesRequest, Delete]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Deletes_RememberedDeletesServer = grpc.ServerStreamingServer[Delete]
+
 func _Deletes_DropShards_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DropShardsRequest)
 	if err := dec(in); err != nil {
@@ -822,7 +862,13 @@ var Deletes_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Deletes_DropShards_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "RememberedDeletes",
+			Handler:       _Deletes_RememberedDeletes_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "concord.proto",
 }
 

@@ -36,6 +36,8 @@ type Pool struct {
 	// Blocked, when set, refuses calls to an address: the seam with which
 	// tests and the tour cut links.
 	Blocked func(addr string) bool
+	// Wrap, when set, gets each new connection to an address: the seam with which tests have nodes hang.
+	Wrap func(addr string, conn net.Conn) net.Conn
 	// Secret, when set before the first call, is proven with every call.
 	Secret trust.Secret
 	// TLS, when set before the first call, makes the connections.
@@ -90,10 +92,8 @@ func (p *Pool) dial(addr string) (*grpc.ClientConn, error) {
 	if p.Index != nil {
 		opts = append(opts, relying(p.Index)...)
 	}
-	if p.TLS != nil && p.TLS.UseTLS() {
-		opts = append(opts, grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-			return p.TLS.DialContext(ctx, "tcp", addr)
-		}))
+	if p.TLS != nil && p.TLS.UseTLS() || p.Wrap != nil {
+		opts = append(opts, grpc.WithContextDialer(p.connect))
 	}
 	c, err := grpc.NewClient("passthrough:///"+addr, append(opts,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -114,6 +114,19 @@ func (p *Pool) dial(addr string) (*grpc.ClientConn, error) {
 	return c, nil
 }
 
+// connect makes one connection.
+func (p *Pool) connect(ctx context.Context, addr string) (conn net.Conn, err error) {
+	if p.TLS != nil && p.TLS.UseTLS() {
+		conn, err = p.TLS.DialContext(ctx, "tcp", addr)
+	} else {
+		conn, err = new(net.Dialer).DialContext(ctx, "tcp", addr)
+	}
+	if err == nil && p.Wrap != nil {
+		conn = p.Wrap(addr, conn)
+	}
+	return conn, err
+}
+
 // Close ends all connections; calls in flight fail.
 func (p *Pool) Close() error {
 	p.mu.Lock()
@@ -131,7 +144,9 @@ func NewServer(opts ...grpc.ServerOption) *grpc.Server {
 	return grpc.NewServer(append([]grpc.ServerOption{
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage), grpc.MaxHeaderListSize(maxHeader),
 		grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(strangerTime),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
+			MinTime: 5 * time.Second, PermitWithoutStream: true,
+		}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 	}, opts...)...)
 }

@@ -35,6 +35,7 @@ type campaign struct {
 	seed    uint64
 
 	sent     sync.Map // what is under way: *request by worker
+	kinds    kinds    // how long each kind of request took
 	statuses [6]atomic.Int64
 	slowest  atomic.Int64 // ns
 	most     []int64      // memory of each node, bytes
@@ -100,6 +101,7 @@ func TestHTTP(t *testing.T) {
 		c.seed, *requestsFlag, took,
 		time.Duration(c.slowest.Load()), c.statuses[2].Load(), c.statuses[4].Load(), c.statuses[5].Load(),
 		c.statuses[0].Load())
+	t.Logf("by kind:\n%s", &c.kinds)
 	for i, n := range c.nodes {
 		t.Logf("%s: %d MB of memory at most", n.Name, c.most[i]>>20)
 	}
@@ -117,6 +119,13 @@ func (c *campaign) prepare(ctx context.Context) {
 			c.Fatal(err)
 		}
 	}
+	if err := c.fill(ctx); err != nil {
+		c.Fatal(err)
+	}
+}
+
+// fill writes what statements read.
+func (c *campaign) fill(ctx context.Context) error {
 	for i := range 20 {
 		var b []byte
 		for j := range 5000 {
@@ -124,8 +133,25 @@ func (c *campaign) prepare(ctx context.Context) {
 				j%100, j, j, j%10, 1_700_000_000_000_000_000+int64(i*5000+j)*1e9)
 		}
 		if err := c.nodes[i%len(c.nodes)].Client().Write(ctx, "fuzz", "all", b); err != nil {
-			c.Fatal(err)
+			return err
 		}
+	}
+	return nil
+}
+
+// anewEvery is after how many requests the database that they write to is made anew. Points with odd times make a shard
+// each, and a thousand shards take most of the memory that a node has here.
+const anewEvery = 1000
+
+// anew drops the database that requests write to, and makes it again, while other requests go on.
+func (c *campaign) anew(ctx context.Context) {
+	for _, q := range []string{"DROP DATABASE fuzz", "CREATE DATABASE fuzz WITH REPLICATION 2"} {
+		if _, err := c.nodes[0].Client().Query(ctx, "", q); err != nil {
+			c.Errorf("%s: %v", q, err)
+		}
+	}
+	if err := c.fill(ctx); err != nil && ctx.Err() == nil {
+		c.Logf("the points that statements read are not all written: %v", err)
 	}
 }
 
@@ -155,6 +181,9 @@ func (c *campaign) run(ctx context.Context) {
 				if n >= *fromFlag+*requestsFlag {
 					return
 				}
+				if (n+1)%anewEvery == 0 {
+					c.anew(ctx)
+				}
 				r := generate(c.seed, n)
 				c.sent.Store(w, r)
 				c.one(ctx, client, r)
@@ -178,6 +207,7 @@ func (c *campaign) one(ctx context.Context, client *http.Client, r request) {
 		}
 	}
 	c.statuses[min(status/100, 5)].Add(1)
+	c.kinds.add(r.kind, took)
 	switch {
 	case ctx.Err() != nil:
 	case limited.Err() != nil:

@@ -1,9 +1,11 @@
 package fuzz
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"slices"
@@ -97,4 +99,44 @@ func (l *latencies) figures() (n int, median, p99, most time.Duration, errs []st
 		median, p99, most = t[n/2], t[n*99/100], t[n-1]
 	}
 	return n, median, p99, most, l.errs
+}
+
+// kinds are how long requests took, by kind.
+type kinds struct {
+	mu sync.Mutex
+	of map[string]*kind
+}
+
+type kind struct {
+	n         int
+	all, most time.Duration
+}
+
+func (k *kinds) add(name string, took time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.of == nil {
+		k.of = make(map[string]*kind)
+	}
+	if k.of[name] == nil {
+		k.of[name] = &kind{}
+	}
+	one := k.of[name]
+	one.n++
+	one.all += took
+	one.most = max(one.most, took)
+}
+
+// String is a table: the kinds that took longest together come first.
+func (k *kinds) String() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	names := slices.SortedFunc(maps.Keys(k.of), func(a, b string) int { return cmp.Compare(k.of[b].all, k.of[a].all) })
+	var b strings.Builder
+	for _, name := range names {
+		one := k.of[name]
+		fmt.Fprintf(&b, "%8d %-26s %8.1f s together, %7.1f ms each, %6.1f s at most\n",
+			one.n, name, one.all.Seconds(), one.all.Seconds()*1000/float64(one.n), one.most.Seconds())
+	}
+	return b.String()
 }

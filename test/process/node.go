@@ -19,7 +19,8 @@ import (
 	"concord/internal/devcluster"
 )
 
-// Node is a node's process, its files and its addresses. It has a method for each thing that a test does to a node.
+// Node is a node's process, its files and its addresses. It has a method for each thing that a test does to a node. It
+// has many fields because it has several addresses and paths.
 type Node struct {
 	Name string // data1, meta1
 	TCP  string // what other nodes call: 8088 of a data node, Raft of a meta node

@@ -16,6 +16,8 @@ import (
 //
 // Every point is written once: a point that an answer lacks was lost or hidden, never replaced. An operation
 // that was neither acknowledged nor surely refused is in limbo: it may have been carried out, and may still be.
+//
+// It has more than 15 fields: the last five count for the line that ends a campaign.
 type record struct {
 	trouble *trouble
 	grace   time.Duration // how long a delivery may be in flight, and the news of it
@@ -424,7 +426,9 @@ func (r *record) last(q asked, a answer) (findings []finding) {
 			}
 			value, there := a.points[cell{p.series, p.time}]
 			if has := (history.Outcome{Value: value, Present: there}); !p.history.Allows(has) {
-				findings = append(findings, finding{"IN NO ORDER", fmt.Sprintf("it has %v, and may have %v", has, p.history.Allowed()), p, 1})
+				findings = append(findings, finding{
+					"IN NO ORDER", fmt.Sprintf("it has %v, and may have %v", has, p.history.Allowed()), p, 1,
+				})
 			}
 		}
 	}

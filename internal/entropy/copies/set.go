@@ -222,9 +222,14 @@ func (s Set) largestFirst(copies []Copy) []Copy {
 }
 
 // Doubtful are the copies that have no vote about which value is right. One that was made of another owner's files is
-// one of them: what a minority holds would become the majority.
+// one of them: what a minority holds would become the majority. When all copies are in doubt, those that are older than
+// they were have no vote.
 func (s Set) Doubtful() []bool {
-	return column(s, func(c Copy) bool {
+	doubtful := column(s, func(c Copy) bool {
 		return c.State.Corrupt != "" || c.State.Beginning == copystate.FromFiles || c.State.Lack.Kind != ""
 	})
+	if slices.Contains(doubtful, false) {
+		return doubtful
+	}
+	return column(s, func(c Copy) bool { return c.State.Lack.Kind.Worse(copystate.Lost) })
 }

@@ -84,7 +84,7 @@ func BeforeOpen(f Folders) (*Start, error) {
 
 // shards are the folders of the shards under the data folder whose ID matches a pattern.
 func (f Folders) shards(pattern string) (map[uint64]string, error) {
-	paths, err := filepath.Glob(filepath.Join(escapeGlob(f.Data), "*", "*", pattern))
+	paths, err := tsmfile.Glob(f.Data, "*", "*", pattern)
 	if err != nil {
 		return nil, err
 	}
@@ -96,10 +96,6 @@ func (f Folders) shards(pattern string) (map[uint64]string, error) {
 		}
 	}
 	return out, nil
-}
-
-func escapeGlob(path string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
 
 func (f Folders) shard(dir string) closedShard {

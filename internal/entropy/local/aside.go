@@ -100,10 +100,10 @@ func (l *Local) logAside(id uint64, dir string) {
 	l.Log.Info("Damaged files were set aside", zap.Uint64("db_shard_id", id), zap.String("kept", dir))
 }
 
-// Discard removes a copy that may hold deleted points, so that it is made anew of another one. Its files are kept
+// Discard removes a copy that may hold deleted or old points, so that it is made anew of another one. Its files are kept
 // aside: a write that reached no other copy would be lost with them.
 func (l *Local) Discard(_ context.Context, id, gen uint64) error {
-	if l.Copies.Lacks(id).Kind != copystate.Stale || l.Copies.Lacks(id).Gen != gen {
+	if lack := l.Copies.Lacks(id); !lack.Kind.Worse(copystate.Lost) || lack.Gen != gen {
 		return errors.New("the copy is not one that has to be made anew")
 	}
 	if l.Store.Shard(id) == nil {

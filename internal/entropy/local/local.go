@@ -90,8 +90,14 @@ func New(deps Deps) *Local {
 	}
 }
 
-// States tells about shards; the map has an entry for each asked ID.
+var errStarting = errors.New("this node has just started, and has not asked the other data nodes yet what it missed")
+
+// States tells about shards; the map has an entry for each asked ID. It fails while this node does not know whether its
+// copies can be trusted: their folders may have been rolled back, and hold points that were deleted since.
 func (l *Local) States(_ context.Context, ids []uint64) (map[uint64]entropy.ShardState, error) {
+	if !l.Copies.Ready() {
+		return nil, errStarting
+	}
 	out := make(map[uint64]entropy.ShardState, len(ids))
 	unopened, clock := l.unopened(), uint64(0)
 	if l.Order != nil {
@@ -107,7 +113,9 @@ func (l *Local) States(_ context.Context, ids []uint64) (map[uint64]entropy.Shar
 		if err != nil {
 			return nil, fmt.Errorf("state of shard %d: %w", id, err)
 		}
-		st := entropy.ShardState{Version: v, Lack: lack, Waiting: waiting, Deletes: l.Deletes.DeletesSeen(id), Clock: clock}
+		st := entropy.ShardState{
+			Version: v, Lack: lack, Waiting: waiting, Deletes: l.Deletes.DeletesSeen(id), Clock: clock,
+		}
 		if v.Exists {
 			st.Beginning = l.began.of(id)
 		}

@@ -132,3 +132,19 @@ func TestScrubRestsBesideClients(t *testing.T) {
 		}
 	})
 }
+
+// starting are the copies of a node that has not asked the others yet.
+type starting struct{ entropytest.NoCopies }
+
+func (starting) Ready() bool { return false }
+
+// TestStatesWaitForTheOthers: a node whose folders were rolled back does not know it before it has asked the others. A
+// repair that took its copies for right would bring back what was deleted.
+func TestStatesWaitForTheOthers(t *testing.T) {
+	deps := mustDeps(t, mustStore(t))
+	deps.Copies = starting{}
+	l := New(deps)
+	if st, err := l.States(t.Context(), []uint64{1}); !errors.Is(err, errStarting) {
+		t.Errorf("%v, %v; want no state", st, err)
+	}
+}

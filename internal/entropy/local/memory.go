@@ -125,6 +125,9 @@ type Copies interface {
 	Lacks(shard uint64) copystate.Lack
 	Waiting(shard uint64) []uint64
 	Discarded(shard, gen uint64) error
+	// Ready reports whether the other data nodes were asked since the start. Only then this node knows that its disk is
+	// not older than it was.
+	Ready() bool
 }
 
 // Beginnings is where it is noted, durably, how this node's copies begin.

@@ -10,9 +10,9 @@
 //
 // Compare, patch and verify are a round. There are more rounds while copies differ.
 //
-// Which points differ, narrow finds in the windows (narrow.go), from the cheapest way to the dearest: by coded symbols
-// (symbols.go), by sums over slices of time (narrow.go), by fetching them (fetch.go). Versions say which of two values
-// was written last (versions.go).
+// A finder finds the points that differ in these windows (finder.go), and takes the cheapest way first: coded symbols
+// (symbols.go), then sums over slices of time (narrow.go), then it fetches points (fetch.go). Versions say which of two
+// values was written last (versions.go).
 package repair
 
 import (
@@ -177,13 +177,18 @@ func (r *Repair) setAside(ctx context.Context) (any bool, err error) {
 	return any, nil
 }
 
-// makeAnew removes copies that may hold deleted points, when they differ from the others and another copy holds none:
-// a merge would bring these points back everywhere. They are then missing, and filled. The other copy may lack some
-// writes: what it has is right.
+// makeAnew removes copies that may hold deleted or old points, when they differ from the others and what another copy
+// holds is right: a merge would bring these points back everywhere. They are then missing, and filled. The other copy
+// may lack some writes.
+//
+// Where no copy is right, they are merged, but not before all deletes ran on them that other nodes remember.
 func (r *Repair) makeAnew(ctx context.Context) (any bool, err error) {
-	stale := func(st entropy.ShardState) bool { return st.Exists && st.Lack.Kind == copystate.Stale }
-	if !r.set.Any(stale) || !r.set.Any(entropy.ShardState.Right) {
+	stale := func(st entropy.ShardState) bool { return st.Exists && st.Lack.Kind.Worse(copystate.Lost) }
+	if !r.set.Any(stale) {
 		return false, nil
+	}
+	if !r.set.Any(entropy.ShardState.Right) {
+		return false, r.mergeable()
 	}
 	if equal, err := r.set.EqualRoots(ctx, entropy.Everything); err != nil || equal {
 		return false, err
@@ -195,10 +200,21 @@ func (r *Repair) makeAnew(ctx context.Context) (any bool, err error) {
 		if err := c.Replica.Discard(ctx, r.id, c.State.Lack.Gen); err != nil {
 			return false, fmt.Errorf("remove the copy of shard %d on %s, to make it anew: %w", r.id, c.TCPAddr, err)
 		}
-		r.Report.Log.Info("Removed a copy that may hold deleted points: it is made anew", zap.Uint64("db_shard_id", r.id),
+		r.Report.Log.Info("Removed a copy that may hold deleted or old points: it is made anew", zap.Uint64("db_shard_id", r.id),
 			zap.String("node", c.TCPAddr), zap.String("reason", c.State.Lack.Why))
 	}
 	return true, nil
+}
+
+// mergeable returns an error while a copy may hold deleted points.
+func (r *Repair) mergeable() error {
+	for _, c := range r.set.Copies {
+		if c.State.Exists && c.State.Lack.Kind == copystate.Stale {
+			return fmt.Errorf("the copy of shard %d on %s may hold deleted points, and no other copy is known to be right: "+
+				"it waits until all data nodes have told %[2]s which deletes it missed", r.id, c.TCPAddr)
+		}
+	}
+	return nil
 }
 
 // finish tells the owners of copies that are equal now, and remembers what owners refuse.

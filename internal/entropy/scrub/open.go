@@ -29,7 +29,7 @@ import (
 // the store waits for one forever. It trusts an index, and a zeroed one ends the process (file_store.go and reader.go
 // of v1.13.2). Its own reader decides here, one file at a time.
 func BeforeOpen(dataDir string) (map[uint64][]*tsmfile.Damage, error) {
-	files, err := filepath.Glob(filepath.Join(escapeGlob(dataDir), "*", "*", "*", "*"))
+	files, err := tsmfile.Glob(dataDir, "*", "*", "*", "*")
 	if err != nil {
 		return nil, err
 	}
@@ -176,9 +176,4 @@ func plain(path, reason string) string {
 		return d.Reason
 	}
 	return reason
-}
-
-// escapeGlob makes a pattern that matches path alone.
-func escapeGlob(path string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }

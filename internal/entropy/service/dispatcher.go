@@ -22,8 +22,10 @@ var (
 	errResolved  = errors.New("a type conflict of the shard is being resolved already: see the log of its first owner")
 )
 
-// dispatcher takes due shards from the queue, the longest waiting first: at most max-fetch at
-// a time, of which max-sync compare and patch while the others copy the files of missing shards.
+// dispatcher takes due shards from the queue, the longest waiting first: at most max-fetch at a time, of which max-sync
+// compare and patch while the others copy the files of missing shards.
+//
+// It has many methods because all that looks at running repairs, or stops them, is a short one under the same lock.
 type dispatcher struct {
 	queue   *queue
 	deps    repair.Deps

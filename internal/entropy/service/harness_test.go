@@ -5,6 +5,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
@@ -75,4 +76,41 @@ func mustStatus(t *testing.T, s entropy.Control) entropy.NodeStatus {
 		t.Fatal(err)
 	}
 	return st
+}
+
+// nodes are the data nodes of a cluster, in memory.
+type nodes = entropytest.Cluster
+
+// old is a time in shard 1.
+func old() int64 { return time.Now().Add(-2*entropytest.Week - entropytest.Week/2).UnixNano() }
+
+// bubble runs a test of a new cluster.
+func bubble(name string, t *testing.T, fn func(*testing.T, *nodes)) {
+	t.Run(name, func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) { fn(t, entropytest.NewCluster()) })
+	})
+}
+
+// shard1 is the status of a node that knows of one shard, which is 1.
+func shard1(status entropy.Status) entropy.NodeStatus {
+	return entropy.NodeStatus{Shards: []entropy.ShardStatus{{ID: 1, Status: status}}}
+}
+
+func wantStatus(t *testing.T, s *Service, want entropy.NodeStatus) {
+	t.Helper()
+	want.Enabled = true
+	if d := cmp.Diff(want, mustStatus(t, s)); d != "" {
+		t.Errorf("status (-want +got):\n%s", d)
+	}
+}
+
+// wantConflicts compares the statistics about points of which owners had different values, and about repairs that ended
+// with points that an owner refuses.
+func wantConflicts(t *testing.T, s *Service, points, repairs int64) {
+	t.Helper()
+	values := s.Statistics(nil)[0].Values
+	if p, r := values["conflicts"], values["repairsInConflict"]; p != points || r != repairs {
+		t.Errorf("conflicts is %v and repairsInConflict %v, want %d and %d", p, r, points, repairs)
+	}
 }

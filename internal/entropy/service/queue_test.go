@@ -191,3 +191,30 @@ func FuzzDecodeQueued(f *testing.F) {
 		}
 	})
 }
+
+func TestBackoffDoublesUpToFiveMinutes(t *testing.T) {
+	t.Parallel()
+	for attempts, want := range map[int]time.Duration{
+		1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 9: 256 * time.Second,
+		10: 5 * time.Minute, 1000: 5 * time.Minute,
+	} {
+		if got := backoff(attempts); got != want {
+			t.Errorf("backoff(%d) = %s, want %s", attempts, got, want)
+		}
+	}
+}
+
+func TestQueueRecordWithBadChecksumKeepsItsPlace(t *testing.T) {
+	t.Parallel()
+	v, err := encodeQueued(queued{ID: 7, Attempts: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := decodeQueued(7, v); got.Attempts != 3 {
+		t.Errorf("decoded %+v", got)
+	}
+	v[len(v)-2] ^= 1
+	if got := decodeQueued(7, v); got != (queued{ID: 7}) {
+		t.Errorf("decoded %+v from a damaged record", got)
+	}
+}

@@ -53,14 +53,6 @@ type peer struct {
 	node cluster.Node
 }
 
-func (p *peer) client() (rpc.EntropyClient, error) {
-	c, err := p.pool.Conn(p.node.TCPAddr)
-	if err != nil {
-		return nil, err
-	}
-	return rpc.NewEntropyClient(c), nil
-}
-
 // fail names the node and gives the service's own errors back their identity.
 func (p *peer) fail(err error) error {
 	switch status.Code(err) {
@@ -82,31 +74,47 @@ func (p *peer) fail(err error) error {
 	return fmt.Errorf("node %s: %w", p.node.TCPAddr, err)
 }
 
-// call runs a unary call with a deadline.
-func call[Req, Resp any](ctx context.Context, p *peer, timeout time.Duration, req Req,
-	method func(rpc.EntropyClient, context.Context, Req, ...grpc.CallOption) (Resp, error)) (resp Resp, err error) {
-	c, err := p.client()
+// within runs calls of one of the peer's services with a deadline.
+func within[Client any](
+	ctx context.Context, p *peer, timeout time.Duration, newClient func(grpc.ClientConnInterface) Client,
+	fn func(context.Context, Client) error,
+) error {
+	conn, err := p.pool.Conn(p.node.TCPAddr)
 	if err != nil {
-		return resp, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	if resp, err = method(c, ctx, req); err != nil {
-		return resp, p.fail(err)
+	if err := fn(ctx, newClient(conn)); err != nil {
+		return p.fail(err)
 	}
-	return resp, nil
+	return nil
+}
+
+// call runs a unary call of the Entropy service with a deadline.
+func call[Req, Resp any](
+	ctx context.Context, p *peer, timeout time.Duration, req Req,
+	method func(rpc.EntropyClient, context.Context, Req, ...grpc.CallOption) (Resp, error),
+) (resp Resp, err error) {
+	err = within(ctx, p, timeout, rpc.NewEntropyClient, func(ctx context.Context, c rpc.EntropyClient) error {
+		resp, err = method(c, ctx, req)
+		return err
+	})
+	return resp, err
 }
 
 // receive calls fn for each message of a stream, and gives up when the peer is silent for idleTimeout.
 func receive[Req, Msg any](ctx context.Context, p *peer, req Req,
 	method func(rpc.EntropyClient, context.Context, Req, ...grpc.CallOption) (grpc.ServerStreamingClient[Msg], error),
 	fn func(*Msg) error) error {
-	c, err := p.client()
+	conn, err := p.pool.Conn(p.node.TCPAddr)
 	if err != nil {
 		return err
 	}
-	return receiveFrom(ctx, p,
-		func(ctx context.Context) (grpc.ServerStreamingClient[Msg], error) { return method(c, ctx, req) }, fn)
+	open := func(ctx context.Context) (grpc.ServerStreamingClient[Msg], error) {
+		return method(rpc.NewEntropyClient(conn), ctx, req)
+	}
+	return receiveFrom(ctx, p, open, fn)
 }
 
 // receiveFrom is receive of the stream that open opens.

@@ -20,16 +20,7 @@ const maxPointSymbols = 1 << 16
 
 // points runs a call of the Points service with a deadline.
 func (p *peer) points(ctx context.Context, fn func(context.Context, rpc.PointsClient) error) error {
-	conn, err := p.pool.Conn(p.node.TCPAddr)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, rootTimeout)
-	defer cancel()
-	if err := fn(ctx, rpc.NewPointsClient(conn)); err != nil {
-		return p.fail(err)
-	}
-	return nil
+	return within(ctx, p, rootTimeout, rpc.NewPointsClient, fn)
 }
 
 func (p *peer) Symbols(

@@ -15,21 +15,18 @@ import (
 func resolver[Resp any](
 	ctx context.Context, p *peer, fn func(context.Context, rpc.ResolveClient) (Resp, error),
 ) (resp Resp, err error) {
-	conn, err := p.pool.Conn(p.node.TCPAddr)
-	if err != nil {
-		return resp, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, rootTimeout)
-	defer cancel()
-	if resp, err = fn(ctx, rpc.NewResolveClient(conn)); err != nil {
-		return resp, p.fail(err)
-	}
-	return resp, nil
+	err = within(ctx, p, rootTimeout, rpc.NewResolveClient, func(ctx context.Context, c rpc.ResolveClient) error {
+		resp, err = fn(ctx, c)
+		return err
+	})
+	return resp, err
 }
 
 func (p *peer) FieldType(ctx context.Context, id uint64, measurement, field string) (digest.Type, bool, error) {
 	resp, err := resolver(ctx, p, func(ctx context.Context, c rpc.ResolveClient) (*rpc.FieldTypeResponse, error) {
-		return c.FieldType(ctx, &rpc.FieldTypeRequest{ShardId: id, Measurement: []byte(measurement), Field: []byte(field)})
+		return c.FieldType(ctx, &rpc.FieldTypeRequest{
+			ShardId: id, Measurement: []byte(measurement), Field: []byte(field),
+		})
 	})
 	if err != nil {
 		return 0, false, err
@@ -43,7 +40,9 @@ func (p *peer) FieldType(ctx context.Context, id uint64, measurement, field stri
 }
 
 func retypeRequest(id uint64, f retype.Field) *rpc.RetypeRequest {
-	return &rpc.RetypeRequest{ShardId: id, Measurement: []byte(f.Measurement), Field: []byte(f.Name), Type: uint32(f.Type)}
+	return &rpc.RetypeRequest{
+		ShardId: id, Measurement: []byte(f.Measurement), Field: []byte(f.Name), Type: uint32(f.Type),
+	}
 }
 
 func (p *peer) Retype(ctx context.Context, id uint64, f retype.Field) (retype.Kept, error) {
@@ -143,7 +142,9 @@ func (s *Server) Resolve(ctx context.Context, r *rpc.RetypeRequest) (*rpc.Resolv
 	}
 	resp := &rpc.ResolveResponse{}
 	for _, o := range all {
-		resp.Owners = append(resp.Owners, &rpc.ResolveResponse_Owner{Node: o.Node, Path: o.Path, Points: uint64(o.Points)})
+		resp.Owners = append(resp.Owners, &rpc.ResolveResponse_Owner{
+			Node: o.Node, Path: o.Path, Points: uint64(o.Points),
+		})
 	}
 	return resp, nil
 }

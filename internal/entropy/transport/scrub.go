@@ -8,18 +8,9 @@ import (
 	"concord/internal/rpc"
 )
 
-// heal runs a call of the Scrub service with a deadline.
+// heal runs a call of the Scrub service with a deadline: the whole shard is read.
 func (p *peer) heal(ctx context.Context, fn func(context.Context, rpc.ScrubClient) error) error {
-	conn, err := p.pool.Conn(p.node.TCPAddr)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, rootTimeout) // the whole shard is read
-	defer cancel()
-	if err := fn(ctx, rpc.NewScrubClient(conn)); err != nil {
-		return p.fail(err)
-	}
-	return nil
+	return within(ctx, p, rootTimeout, rpc.NewScrubClient, fn)
 }
 
 func (p *peer) SetAside(ctx context.Context, id uint64) error {

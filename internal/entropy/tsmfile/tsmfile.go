@@ -1,9 +1,10 @@
 // Package tsmfile is what the packages that read the engine's files share: the engine of a shard, the form of its keys,
-// and the error of a read that meets damage.
+// where its files are, and the error of a read that meets damage.
 package tsmfile
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/influxdata/influxdb/tsdb"
@@ -30,6 +31,13 @@ func (d *Damage) Error() string {
 		what = fmt.Sprintf("block of %q at byte", strings.Replace(d.Key, KeyFieldSeparator, " ", 1))
 	}
 	return fmt.Sprintf("%s is damaged: %s %d: %s", d.File, what, d.Offset, d.Reason)
+}
+
+// Glob lists what matches a pattern below dir, as filepath.Glob does. The characters of dir itself have no meaning.
+// Shards are in dir/database/policy/shard.
+func Glob(dir string, pattern ...string) ([]string, error) {
+	dir = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(dir)
+	return filepath.Glob(filepath.Join(append([]string{dir}, pattern...)...))
 }
 
 // EngineOf returns the engine of a shard.

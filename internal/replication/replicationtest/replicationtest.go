@@ -64,7 +64,7 @@ func (m *Meta) Database(name string) *emeta.DatabaseInfo {
 
 // RetentionPolicy is always Policy.
 func (m *Meta) RetentionPolicy(string, string) (*emeta.RetentionPolicyInfo, error) {
-	return &emeta.RetentionPolicyInfo{Name: Policy, Duration: m.Duration}, nil
+	return &emeta.RetentionPolicyInfo{Name: Policy, Duration: m.Duration, ShardGroupDuration: 7 * 24 * time.Hour}, nil
 }
 
 // CreateShardGroup returns a group with Shard that t is in.

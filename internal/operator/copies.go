@@ -1,4 +1,4 @@
-package metanode
+package operator
 
 import (
 	"cmp"

@@ -1,0 +1,88 @@
+// Package daemon runs a node as a process: it logs to standard error, reloads the configuration on SIGHUP, and stops on
+// SIGINT and SIGTERM.
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/influxdata/influxdb/logger"
+	"go.uber.org/zap"
+
+	"concord/internal/config"
+)
+
+// Node is what Run runs. C is its configuration.
+type Node[C any] interface {
+	Reload(C) error // changes nothing when it fails
+	Close() error
+}
+
+// Logger returns a logger to standard error.
+func Logger(c config.Logging) (*zap.Logger, error) {
+	engine := logger.Config(c)
+	log, err := engine.New(os.Stderr)
+	if err != nil {
+		return nil, fmt.Errorf("logging: %w", err)
+	}
+	return log, nil
+}
+
+// Warn logs what a configuration file has that has no effect.
+func Warn(log *zap.Logger, notes config.Notes) {
+	for _, note := range notes {
+		log.Warn(note)
+	}
+}
+
+// Run opens a node, and closes it when ctx ends or a signal says so. load loads the configuration for a reload.
+func Run[C any, N Node[C]](
+	ctx context.Context, log *zap.Logger, load func() (C, error), open func(context.Context) (N, error),
+) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	node, err := open(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-hup:
+			c, err := load()
+			if err == nil {
+				err = node.Reload(c)
+			}
+			if err != nil {
+				log.Error("Kept the configuration: the new one is bad", zap.Error(err))
+				continue
+			}
+			log.Info("Reloaded what can change while the node runs")
+		case <-ctx.Done():
+			log.Info("Stopping")
+			stop() // a second signal ends the process at once
+			return closeWithin(hardStop, node.Close)
+		}
+	}
+}
+
+// hardStop is how long a node may take to stop, as for InfluxDB.
+const hardStop = 30 * time.Second
+
+// closeWithin calls fn, and gives up after limit: what was acknowledged is on disk.
+func closeWithin(limit time.Duration, fn func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- fn() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(limit):
+		return fmt.Errorf("not stopped within %s: ending hard, nothing that was acknowledged is lost", limit)
+	}
+}

@@ -1,0 +1,83 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest"
+)
+
+// node notes what Run does with it.
+type node struct{ reloaded []string }
+
+func (n *node) Reload(c string) error {
+	if c == "bad" {
+		return errors.New("bad")
+	}
+	n.reloaded = append(n.reloaded, c)
+	return nil
+}
+
+func (n *node) Close() error { return errors.New("closed") }
+
+// Signals reach the whole process: this test must not run beside others that send some.
+func TestRunReloadsAndStopsOnSignals(t *testing.T) {
+	said := make(chan string, 10)
+	log := zaptest.NewLogger(t, zaptest.WrapOptions(zap.Hooks(func(e zapcore.Entry) error {
+		said <- e.Message
+		return nil
+	})))
+	opened, ended := make(chan struct{}), make(chan error, 1)
+	n := &node{}
+	configs := []string{"bad", "good"}
+	load := func() (string, error) {
+		c := configs[0]
+		configs = configs[1:]
+		return c, nil
+	}
+	go func() {
+		ended <- Run(t.Context(), log, load, func(context.Context) (*node, error) {
+			close(opened)
+			return n, nil
+		})
+	}()
+	<-opened
+	for _, want := range []string{"Kept the configuration", "Reloaded"} {
+		syscall.Kill(os.Getpid(), syscall.SIGHUP)
+		if got := <-said; !strings.HasPrefix(got, want) {
+			t.Errorf("logged %q, want %q", got, want)
+		}
+	}
+	syscall.Kill(os.Getpid(), syscall.SIGTERM)
+	if err := <-ended; err == nil || err.Error() != "closed" {
+		t.Errorf("got %v, want the error of Close", err)
+	}
+	if len(n.reloaded) != 1 || n.reloaded[0] != "good" {
+		t.Errorf("reloaded %q, want the good configuration once", n.reloaded)
+	}
+}
+
+func TestRunReturnsWhyANodeDidNotOpen(t *testing.T) {
+	want := errors.New("the port is taken")
+	load := func() (string, error) { return "", nil }
+	open := func(context.Context) (*node, error) { return nil, want }
+	if err := Run(t.Context(), zap.NewNop(), load, open); !errors.Is(err, want) {
+		t.Errorf("got %v, want %v", err, want)
+	}
+}
+
+func TestCloseGivesUpAfterTheLimit(t *testing.T) {
+	release := make(chan struct{})
+	err := closeWithin(time.Nanosecond, func() error { <-release; return nil })
+	close(release)
+	if err == nil || !strings.Contains(err.Error(), "not stopped within 1ns") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,71 @@
+package deletes
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"concord/internal/cluster"
+	"concord/internal/replication/replicationtest"
+	"concord/internal/rpc"
+)
+
+// A node whose disk is older than it was runs what other nodes remember, and keeps what is newer.
+func TestNodeCatchesUpWithDeletes(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok")
+	behind := c.newNode(t, 1)
+	logOf := func(n *node) *RanLog {
+		l, err := OpenRanLog(filepath.Join(t.TempDir(), "deletes.db"), hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		n.deletes.deps.Ran = l
+		return l
+	}
+	logOf(behind)
+	mustOpen(t, behind)
+	if err := behind.WritePoints(db, policy, one, nil, mustPoints(t, "cpu v=1 1\nmem v=1 1")); err != nil {
+		t.Fatal(err)
+	}
+
+	// The other nodes have no copies: only what they remember counts.
+	var others []*RanLog
+	for id := uint64(2); id <= 3; id++ {
+		n := mustOpen(t, newNode(newDeps(t, c.meta, mustStore(t), c.pool, id), nil))
+		others = append(others, logOf(n))
+		c.meta.Nodes = append(c.meta.Nodes, cluster.Node{ID: id, TCPAddr: mustServe(t, n.server())})
+	}
+	drop := func(name, id string) *rpc.Delete {
+		return &rpc.Delete{
+			Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: name, Id: id, Version: uint64(behind.Order.Clock.Next()),
+		}
+	}
+	cpu, mem := drop("cpu", "a"), drop("mem", "b")
+	for _, err := range []error{
+		others[0].Record(cpu), others[1].Record(cpu), others[1].Record(mem, cpu.Id), // which is in the past there
+		behind.WritePoints(db, policy, one, nil, mustPoints(t, "mem v=2 2")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := behind.deletes.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := count(t, behind.store, "cpu"); got != 0 {
+		t.Errorf("%d points are left of a measurement that was dropped", got)
+	}
+	if got := count(t, behind.store, "mem"); got != 1 {
+		t.Errorf("there are %d points, want the one that was written after the drop", got)
+	}
+	if !behind.deletes.ran("a") || !behind.deletes.ran("b") {
+		t.Error("the deletes are not recorded")
+	}
+
+	c.meta.Nodes = append(c.meta.Nodes, cluster.Node{ID: 4, TCPAddr: replicationtest.Down(t)})
+	if err := behind.deletes.CatchUp(t.Context()); err == nil || !strings.Contains(err.Error(), c.meta.Nodes[3].TCPAddr) {
+		t.Errorf("%v, want an error that names the node that did not answer", err)
+	}
+}

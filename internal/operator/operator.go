@@ -1,0 +1,67 @@
+// Package operator is what an operator asks a meta node to do with data nodes, through influxd-ctl: copy and remove
+// shards, back up and restore, and find out what a removal of a node would lose.
+//
+//	dataNodes  finds the data nodes and the shard that a request names
+//	copies     what each owner says about its copy of a shard: is it whole?
+//	losses     what only one data node has
+//	shards     copy-shard, kill-copy-shard, remove-shard, copy-shard-status
+//	plans      which copy of each shard a backup reads
+//	backups    the metadata, and the files of shards in both directions
+//	restores   databases, policies and shard groups for what is restored
+//
+// Each is made of those above it. What an operator asks about anti-entropy is in packages entropy/view and
+// entropy/routes, because data nodes serve that too. Package meta/server adds and removes nodes.
+package operator
+
+import (
+	"context"
+	"slices"
+
+	"concord/internal/cluster"
+	"concord/internal/meta/server"
+	"concord/internal/rpc"
+)
+
+// Deps is what Operations are made of.
+type Deps struct {
+	State   func() *cluster.State
+	Execute func(cluster.Op) (any, error) // changes the state of the cluster
+	Pool    *rpc.Pool                     // of connections to data nodes
+}
+
+// Operations does what operators ask.
+type Operations struct {
+	copies   *copies
+	losses   *losses
+	shards   *shards
+	plans    *plans
+	backups  *backups
+	restores *restores
+}
+
+// New returns the Operations of a meta node.
+func New(d Deps) *Operations {
+	nodes := &dataNodes{state: d.State, pool: d.Pool}
+	copies := &copies{nodes: nodes}
+	losses := &losses{nodes: nodes, copies: copies}
+	return &Operations{
+		copies:   copies,
+		losses:   losses,
+		shards:   &shards{nodes: nodes, copies: copies, losses: losses, execute: d.Execute},
+		plans:    &plans{nodes: nodes, copies: copies},
+		backups:  &backups{nodes: nodes},
+		restores: &restores{state: d.State, execute: d.Execute},
+	}
+}
+
+// Routes are what Operations adds to the HTTP API of the meta node.
+func (o *Operations) Routes() []server.Route {
+	return slices.Concat(
+		o.copies.routes(), o.shards.routes(), o.plans.routes(), o.backups.routes(), o.restores.routes(),
+	)
+}
+
+// Losses lists what would be lost with a data node, each in a phrase that names the shard.
+func (o *Operations) Losses(ctx context.Context, n cluster.Node) ([]string, error) {
+	return o.losses.list(ctx, n)
+}
