@@ -125,7 +125,8 @@ func TestStatementsThatOwnersBeginAreAnsweredAlike(t *testing.T) {
 			c.compare(t, `SELECT * FROM cpu`, `SELECT mean(v) FROM cpu`) // no shard exists
 			c.write(t, lines(9)+odd)
 			// Fields and tags that not all nodes have, and a field of two types.
-			c.write(t, "cpu,host=h01 x=1 5\ncpu,host=h05,rack=a y=2i,z=1 86400000000005\ncpu,host=h02 z=1i 172800000000005\n")
+			c.write(t, "cpu,host=h01 x=1 5\ncpu,host=h05,rack=a y=2i,z=1 86400000000005\n"+
+				"cpu,host=h02,region=r2 z=1i 172800000000005\n")
 			c.compare(t, append(slices.Clone(statements),
 				`SELECT mean(z), sum(z), count(x) FROM cpu`, `SELECT z, x, y FROM cpu GROUP BY *`,
 				`SELECT count(y) FROM cpu GROUP BY rack`)...)
