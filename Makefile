@@ -63,12 +63,12 @@ lint: ## gofmt, go vet and staticcheck
 
 bench: ## run the benchmarks, and compare a cluster with one plain node
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/...
-	$(GO) test -tags bench -count=1 -v -skip 'TestForeground|TestPeer' ./test/bench/
+	$(GO) test -tags bench -count=1 -v -skip 'TestForeground|TestBeside|TestPeer' ./test/bench/
 	$(MAKE) bench-entropy
 
 bench-entropy: ## measure anti-entropy, as a table
 	$(GO) test -tags bench -count=1 -timeout 30m -run TestEntropyTable -v ./internal/entropy/transport
-	$(GO) test -tags bench -count=1 -timeout 30m -run TestForeground -v ./test/bench
+	$(GO) test -tags bench -count=1 -timeout 30m -run 'TestForeground|TestBeside' -v ./test/bench
 
 PEER ?=
 BEFORE ?=

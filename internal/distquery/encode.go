@@ -3,6 +3,8 @@ package distquery
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxql"
@@ -12,13 +14,18 @@ import (
 )
 
 // encodeOptions encodes a measurement and options: the engine's encoding of
-// options carries measurements as their sources.
+// options carries measurements as their sources. Equal options have equal encodings.
 func encodeOptions(mm *influxql.Measurement, opt query.IteratorOptions) ([]byte, error) {
+	groupBy := slices.Sorted(maps.Keys(opt.GroupBy)) // which the engine encodes in any order
+	opt.GroupBy = nil
 	opt.Sources = []influxql.Source{mm}
 	opt.Condition = explicit(opt.Condition)
 	b, err := opt.MarshalBinary()
 	if err != nil {
 		return nil, fmt.Errorf("encode the query for other nodes: %w", err)
+	}
+	for _, dim := range groupBy {
+		b = protowire.AppendString(protowire.AppendTag(b, groupByField, protowire.BytesType), dim)
 	}
 	return b, nil
 }
@@ -42,10 +49,11 @@ func decodeOptions(b []byte) (*influxql.Measurement, query.IteratorOptions, erro
 	return mm, opt, nil
 }
 
-// The fields of the engine's message IteratorOptions that it parses as InfluxQL.
+// Fields of the engine's message IteratorOptions.
 const (
-	exprField      = 1
-	conditionField = 8
+	exprField      = 1 // InfluxQL
+	conditionField = 8 // InfluxQL
+	groupByField   = 19
 )
 
 // checkOptions checks the InfluxQL in encoded options before the engine parses it.

@@ -120,6 +120,9 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	if sel != nil {
 		mapper.keeps = aggregate.KeepOf(sel)
 	}
+	if plain, ok := stmt.(*influxql.SelectStatement); ok && mapper.Vector.On {
+		mapper.statement = textAhead(plain)
+	}
 	ending, end := context.WithCancel(ctx)
 	defer end()
 	mapper.ending = ending

@@ -73,6 +73,9 @@ type testOptions struct {
 	wrap            func(id uint64, s *Server) rpc.QueryServer // what a node serves
 	limits          func(*coordinator.StatementExecutor)
 	silence         time.Duration
+	idle            int                 // further nodes, which own nothing
+	serving         []grpc.ServerOption // of all nodes
+	delay           time.Duration       // of what is sent to a node
 }
 
 func mustStore(t testing.TB, index string) *tsdb.Store {
@@ -100,7 +103,7 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 	c.meta = emeta.NewClient(cfg)
 	pool := &rpc.Pool{Blocked: func(addr string) bool { return c.Blocked[addr] }}
 	t.Cleanup(func() { pool.Close() })
-	for i := range o.nodes {
+	for i := range o.nodes + o.idle {
 		n := &testNode{id: uint64(i + 1), store: mustStore(t, o.index)}
 		n.server = NewServer(n.store, zap.NewNop())
 		n.server.Chunk = 1 << 10 // so that few points need several
@@ -113,7 +116,10 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n.rpc = rpc.NewServer()
+		if o.delay > 0 {
+			ln = farListener{ln, o.delay}
+		}
+		n.rpc = rpc.NewServer(o.serving...)
 		rpc.RegisterQueryServer(n.rpc, srv)
 		done := make(chan struct{})
 		go func() { defer close(done); n.rpc.Serve(ln) }()
@@ -133,7 +139,7 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 	c.plain.exec = c.executor(t, c.plain.store, &coordinator.LocalShardMapper{
 		MetaClient: plainMeta{c.meta}, TSDBStore: coordinator.LocalTSDBStore{Store: c.plain.store},
 	}, o.limits)
-	c.place(t, o.replicas)
+	c.place(t, o.nodes, o.replicas)
 	return c
 }
 
@@ -192,8 +198,8 @@ type nowhere struct{}
 
 func (nowhere) WritePointsInto(*coordinator.IntoWriteRequest) error { return nil }
 
-// place makes the shard groups and their shards on their owners.
-func (c *testCluster) place(t testing.TB, replicas int) {
+// place makes the shard groups and their shards on the first n nodes.
+func (c *testCluster) place(t testing.TB, n, replicas int) {
 	t.Helper()
 	d := c.state.Data
 	must := func(err error) {
@@ -207,7 +213,6 @@ func (c *testCluster) place(t testing.TB, replicas int) {
 	must(d.CreateRetentionPolicy(db, rpi, true))
 	rpi, err := d.RetentionPolicy(db, policy)
 	must(err)
-	n := len(c.nodes)
 	next := 0
 	for g := range groups {
 		info := emeta.ShardGroupInfo{ID: uint64(g + 1), StartTime: time.Unix(0, int64(g)*day).UTC(), EndTime: time.Unix(0, int64(g+1)*day).UTC()}

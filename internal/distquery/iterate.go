@@ -31,36 +31,27 @@ func (m *mapping) CreateIterator(
 	}
 	opt = m.clip(opt)
 	ctx = budget.With(m.e.context(ctx), m.e.share)
-	if itr, err := m.share(ctx, src, mm, opt); itr != nil || err != nil {
-		return itr, err
+	r := &reading{
+		e: m.e, ahead: m.ahead, ctx: ctx, src: src, mm: mm,
+		opts: calls{[]query.IteratorOptions{opt}, keepFor(m.e.keeps, opt)},
 	}
-	itr, err := m.createIterator(ctx, src, mm, opt)
+	if m.e.shareable(mm, opt) {
+		return m.shared.note(r)
+	}
+	itr, err := r.iterator()
 	if _, ok := opt.Expr.(*influxql.VarRef); ok && err == nil && m.e.holdsPoints && m.e.share != nil {
 		itr = countHeld(itr, m.e.share, opt)
 	}
 	return itr, err
 }
 
-func (m *mapping) createIterator(
-	ctx context.Context, src *source, mm *influxql.Measurement, opt query.IteratorOptions,
-) (query.Iterator, error) {
-	if opt.SLimit != 0 || opt.SOffset != 0 {
-		return m.limitSeries(ctx, src, mm, opt)
-	}
-	list, err := m.createIterators(ctx, src, mm, calls{[]query.IteratorOptions{opt}, m.keep(opt)})
-	if err != nil {
-		return nil, err
-	}
-	return firstSeries(list[0], mm, opt), nil
-}
-
-// keep says which points suffice when an iterator is asked for those of a field.
-func (m *mapping) keep(opt query.IteratorOptions) aggregate.Keep {
+// keepFor says which points suffice when an iterator is asked for those of a field.
+func keepFor(keeps map[string]aggregate.Keep, opt query.IteratorOptions) aggregate.Keep {
 	ref, ok := opt.Expr.(*influxql.VarRef)
 	if !ok {
 		return aggregate.Keep{}
 	}
-	return m.e.keeps[ref.Val]
+	return keeps[ref.Val]
 }
 
 // calls are the options of some calls of a statement, which differ in nothing but Expr. There is one at least.
@@ -72,17 +63,45 @@ type calls struct {
 
 func oneCall(opt query.IteratorOptions) calls { return calls{list: []query.IteratorOptions{opt}} }
 
-// createIterators returns the iterators of some calls. The files of a shard are read once for all.
-func (m *mapping) createIterators(
-	ctx context.Context, src *source, mm *influxql.Measurement, opts calls,
-) (list []query.Iterator, err error) {
-	ins := make([]inputs, len(opts.list))
-	if err := m.open(ctx, src, src.shards(), mm, opts, ins); err != nil {
+// reading is the calls of a statement over the shards of a source.
+type reading struct {
+	e     *ShardMapper
+	ahead *ahead
+	ctx   context.Context // of the statement
+	src   *source
+	mm    *influxql.Measurement
+	opts  calls
+}
+
+// with is the reading of other calls over the same shards.
+func (r *reading) with(opts calls) *reading {
+	other := *r
+	other.opts = opts
+	return &other
+}
+
+// iterator returns the iterator of the only call.
+func (r *reading) iterator() (query.Iterator, error) {
+	opt := r.opts.list[0]
+	if opt.SLimit != 0 || opt.SOffset != 0 {
+		return r.limitSeries()
+	}
+	list, err := r.iterators()
+	if err != nil {
+		return nil, err
+	}
+	return firstSeries(list[0], r.mm, opt), nil
+}
+
+// iterators returns the iterators of all calls. The files of a shard are read once for all.
+func (r *reading) iterators() (list []query.Iterator, err error) {
+	ins := make([]inputs, len(r.opts.list))
+	if err := r.open(r.src.shards(), ins); err != nil {
 		closeAll(ins)
 		return nil, err
 	}
-	for i, opt := range opts.list {
-		itr, err := ins[i].merge(mm, opt, src.ties(mm))
+	for i, opt := range r.opts.list {
+		itr, err := ins[i].merge(r.mm, opt, r.src.ties(r.mm))
 		if err != nil {
 			closeAll(ins[i+1:])
 			query.Iterators(list).Close()
@@ -99,53 +118,51 @@ func closeAll(ins []inputs) {
 	}
 }
 
-// open adds the iterators of some shards of a source to all, which are those of each call.
-func (m *mapping) open(
-	ctx context.Context, src *source, ids []uint64, mm *influxql.Measurement, opts calls, all []inputs,
-) error {
-	local, remote := src.split(ids)
+// open adds the iterators of some shards of the source to all, which are those of each call.
+func (r *reading) open(ids []uint64, all []inputs) error {
+	local, remote := r.src.split(ids)
 	var (
-		ins = make([]inputs, len(opts.list))
+		ins = make([]inputs, len(r.opts.list))
 		err error
 		wg  sync.WaitGroup
 	)
 	wg.Add(1)
 	go func() {
 		defer wg.Done()
-		err = m.openRemote(ctx, src, remote, mm, opts, ins)
+		err = r.openRemote(remote, ins)
 	}()
-	mine, _, lerr := openShards(ctx, m.store, m.e.Vector, local, mm, opts)
+	mine, _, lerr := openShards(r.ctx, r.e.store, r.e.Vector, local, r.mm, r.opts)
 	wg.Wait()
 	err = cmp.Or(lerr, err)
 	for i := range ins {
 		in := &ins[i]
 		for _, here := range mine[i].list {
-			in.list = append(in.list, m.unlessDamaged(ctx, src, here, mm, opts.list[i]))
+			in.list = append(in.list, r.unlessDamaged(here, r.opts.list[i]))
 		}
 		in.series = append(in.series, mine[i].series...)
 		all[i].list = append(all[i].list, in.list...)
 		if err == nil {
-			err = in.limit(src, opts.list[i].MaxSeriesN)
+			err = in.limit(r.src, r.opts.list[i].MaxSeriesN)
 		}
 	}
 	return err
 }
 
 // unlessDamaged is an iterator over one shard of this node, which moves to other owners when a file here is damaged.
-func (m *mapping) unlessDamaged(
-	ctx context.Context, src *source, here opened, mm *influxql.Measurement, opt query.IteratorOptions,
-) opened {
-	if !here.only || !m.e.Vector.covers(mm, oneCall(opt)) {
+func (r *reading) unlessDamaged(here opened, opt query.IteratorOptions) opened {
+	one := r.with(oneCall(opt))
+	if !here.only || !r.e.Vector.covers(r.mm, one.opts) {
 		return here
 	}
+	ctx := r.ctx
 	again := func(why error) (query.Iterator, error) {
-		src.others.damaged(here.lowest, why)
+		r.src.others.damaged(here.lowest, why)
 		other := make([]inputs, 1)
-		if err := m.openRemote(ctx, src, []uint64{here.lowest}, mm, oneCall(opt), other); err != nil {
+		if err := one.openRemote([]uint64{here.lowest}, other); err != nil {
 			closeAll(other)
 			return nil, err
 		}
-		return other[0].merge(mm, opt, false)
+		return other[0].merge(r.mm, opt, false)
 	}
 	switch itr := here.Iterator.(type) {
 	case query.FloatIterator:
@@ -169,92 +186,6 @@ func isDamage(err error) bool { return errors.As(err, new(*tsmfile.Damage)) }
 // have, and names of fields have no time.
 func (s *source) ties(mm *influxql.Measurement) bool {
 	return mm.SystemIterator != "" || slices.ContainsFunc(s.groups, func(g []uint64) bool { return len(g) > 1 })
-}
-
-// openRemote adds the iterators of other nodes' shards to ins.
-func (m *mapping) openRemote(
-	ctx context.Context, src *source, ids []uint64, mm *influxql.Measurement, opts calls, ins []inputs,
-) error {
-	if len(ids) == 0 {
-		return nil
-	}
-	req, exprs := make([][]byte, len(opts.list)), make([][]byte, len(opts.list))
-	for i, opt := range opts.list {
-		var err error
-		if req[i], err = encodeOptions(mm, opt); err != nil {
-			return err
-		}
-		if i > 0 {
-			exprs[i] = []byte(opt.Expr.String())
-		}
-	}
-	ordered := mm.SystemIterator != "_series" && slices.ContainsFunc(opts.list, orderMatters)
-	share := budget.Of(ctx)
-	ask := func(asking context.Context, p peer, ids []uint64) (not passed, err error) {
-		list := make([]opened, 0, len(opts.list))
-		var series []*rpc.SeriesCount
-		defer func() {
-			if err != nil {
-				(&inputs{list: list}).close()
-			}
-		}()
-		for len(list) < len(opts.list) { // once, unless the node has a former build
-			if err := share.Grow(costOfStream); err != nil {
-				return passed{}, overBudget(err)
-			}
-			rest := opts.list[len(list):]
-			s, first, err := m.openStream(ctx, asking, p, &rpc.IteratorRequest{
-				ShardIds: ids, Incomplete: p.incomplete, ByShard: ordered,
-				Keep: []byte(opts.keep.Name), KeepN: int64(opts.keep.N),
-				Options: req[len(list)], MoreCalls: exprs[len(list)+1:],
-			})
-			if err != nil {
-				return passed{}, err
-			}
-			not, series = passed{first.Missing, first.Unfit}, first.Series
-			types := append([]int32{first.DataType}, first.MoreTypes...)
-			s.calls = make([]streamedCall, len(types))
-			for call, typ := range types[:min(len(types), len(rest))] {
-				itr, err := m.remoteCall(ctx, src, s, call, influxql.DataType(typ), p, ids, not, mm, rest[call], opts.keep)
-				if err != nil {
-					s.Close()
-					return passed{}, err
-				}
-				list = append(list, opened{Iterator: itr, lowest: slices.Min(ids), only: len(ids) == 1, remote: true})
-			}
-		}
-		for i := range list {
-			ins[i].add(list[i], series)
-		}
-		return not, nil
-	}
-	return src.others.open(ctx, ids, ask)
-}
-
-// remoteCall returns the iterator of one call of a stream, nil when no point can match.
-func (m *mapping) remoteCall(
-	ctx context.Context, src *source, s *stream, call int, typ influxql.DataType, p peer, ids []uint64, not passed,
-	mm *influxql.Measurement, opt query.IteratorOptions, keep aggregate.Keep,
-) (query.Iterator, error) {
-	if typ == influxql.Unknown {
-		s.end(call)
-		return nil, nil
-	}
-	return newRemoteIterator(s, call, typ, func(why error) (query.Iterator, error) {
-		if err := src.others.fail(p.id, why); err != nil {
-			return nil, err
-		}
-		held := slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return not.has(id) })
-		other := make([]inputs, 1)
-		if err := m.openRemote(ctx, src, held, mm, calls{[]query.IteratorOptions{opt}, keep}, other); err != nil {
-			closeAll(other)
-			return nil, err
-		}
-		if orderMatters(opt) && mm.SystemIterator != "_series" {
-			return byShard(other[0].list, opt, false), nil
-		}
-		return other[0].merge(mm, opt, false)
-	})
 }
 
 // inputs are what a merge is made of.

@@ -4,9 +4,9 @@
 package distquery
 
 import (
-	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,6 +46,7 @@ type ShardMapper struct {
 
 	// Of the statement.
 	report      *Report                   // nil for none
+	statement   string                    // that nodes may begin; empty for none
 	paths       *paths                    // of EXPLAIN; nil for others
 	keeps       map[string]aggregate.Keep // which points of a field suffice
 	share       *budget.Share             // of this node's memory
@@ -94,11 +95,14 @@ func (e *ShardMapper) MapShards(sources influxql.Sources, t influxql.TimeRange, 
 		return nil, errAuthorizer
 	}
 	m := &mapping{
-		e: e, store: e.store, silence: e.Silence,
-		sources: make(map[coordinator.Source]*source), schemas: make(map[schemaKey]*schema),
-		min: time.Unix(0, t.MinTimeNano()), max: time.Unix(0, t.MaxTimeNano()),
+		e: e, sources: make(map[coordinator.Source]*source),
+		min: time.Unix(0, t.MinTimeNano()), max: time.Unix(0, t.MaxTimeNano()), ahead: &ahead{},
+	}
+	m.schemas = schemas{
+		e: e, min: m.min, max: m.max, series: opt.MaxSeriesN, ahead: m.ahead, of: make(map[schemaKey]*schema),
 	}
 	if err := e.mapShards(m, sources); err != nil {
+		m.ahead.close()
 		return nil, err
 	}
 	return m, nil
@@ -117,8 +121,8 @@ func (e *ShardMapper) mapShards(m *mapping, sources influxql.Sources) error {
 				m.sources[key] = newSource(e.newOwned(), e.store, groups)
 			}
 			// MapType cannot fail, and a field of unknown type is left out of the answer without a word.
-			if s.SystemIterator == "" {
-				if err := m.schema(s).err; err != nil {
+			if src := m.source(s); src != nil && s.SystemIterator == "" {
+				if err := m.schemas.get(s, src).err; err != nil {
 					return err
 				}
 			}
@@ -159,8 +163,12 @@ func newSource(others *owned, store *tsdb.Store, groups []emeta.ShardGroupInfo) 
 	return s
 }
 
-// newDatabase is all shards of a database.
-func newDatabase(others *owned, store *tsdb.Store, db string) *source {
+// newDatabase is all shards of a database without some of them.
+func newDatabase(others *owned, store *tsdb.Store, db string, without []uint64) *source {
+	leave := make(map[uint64]bool, len(without))
+	for _, id := range without {
+		leave[id] = true
+	}
 	var all []emeta.ShardInfo
 	if info := others.state.Data.Database(db); info != nil {
 		for _, rp := range info.RetentionPolicies {
@@ -171,6 +179,7 @@ func newDatabase(others *owned, store *tsdb.Store, db string) *source {
 			}
 		}
 	}
+	all = slices.DeleteFunc(all, func(sh emeta.ShardInfo) bool { return leave[sh.ID] })
 	return newSource(others, store, []emeta.ShardGroupInfo{{Shards: all}})
 }
 
@@ -205,15 +214,11 @@ func (s *source) shards() []uint64 {
 // mapping is a query.ShardGroup: the shards of one statement.
 type mapping struct {
 	e        *ShardMapper
-	store    *tsdb.Store
-	silence  time.Duration
 	sources  map[coordinator.Source]*source
 	min, max time.Time // the statement's time range
-
-	mu      sync.Mutex
-	schemas map[schemaKey]*schema
-
-	shared shared
+	schemas  schemas
+	ahead    *ahead
+	shared   shared
 }
 
 // source returns the shards of a measurement, nil when there are none.
@@ -224,180 +229,6 @@ func (m *mapping) source(mm *influxql.Measurement) *source {
 	return nil
 }
 
-type schemaKey struct {
-	coordinator.Source
-	name, regex string
-}
-
-// schema is the fields and tags of a measurement over all shards. It is asked
-// for once in a statement: every field's type comes from it.
-type schema struct {
-	once   sync.Once
-	err    error
-	mu     sync.Mutex // while nodes are asked
-	fields map[string]influxql.DataType
-	dims   map[string]struct{}
-}
-
-func (m *mapping) schema(mm *influxql.Measurement) *schema {
-	key := schemaKey{Source: sourceOf(mm), name: mm.Name}
-	if mm.Regex != nil {
-		key.regex = mm.Regex.Val.String()
-	}
-	m.mu.Lock()
-	s := m.schemas[key]
-	if s == nil {
-		s = &schema{fields: make(map[string]influxql.DataType), dims: make(map[string]struct{})}
-		m.schemas[key] = s
-	}
-	m.mu.Unlock()
-	s.once.Do(func() { s.err = m.ask(mm, s) })
-	return s
-}
-
-// ask fills s; of two types of a field the engine's order picks. The in-memory
-// index is one for all shards of a database, so there the tags are those of
-// the database: a tag is known at times at which no series has it.
-func (m *mapping) ask(mm *influxql.Measurement, s *schema) error {
-	src := m.source(mm)
-	if src == nil {
-		return nil
-	}
-	all := src
-	if m.store.EngineOptions.IndexVersion == tsdb.InmemIndexName {
-		all = newDatabase(m.e.newOwned(), m.store, mm.Database)
-	}
-	if len(all.shards()) <= len(src.shards()) {
-		return m.askSource(mm, src, false, s)
-	}
-	tags := make(chan error, 1)
-	go func() { tags <- m.askSource(mm, all, true, s) }()
-	return cmp.Or(m.askSource(mm, src, false, s), <-tags)
-}
-
-// add takes over what one node knows.
-func (s *schema) add(share *budget.Share, fields map[string]influxql.DataType, dims map[string]struct{}) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	before := len(s.fields) + len(s.dims)
-	for name, typ := range fields {
-		if s.fields[name].LessThan(typ) {
-			s.fields[name] = typ
-		}
-	}
-	for d := range dims {
-		s.dims[d] = struct{}{}
-	}
-	if err := share.Grow(costOfField * int64(len(s.fields)+len(s.dims)-before)); err != nil {
-		return overBudget(err)
-	}
-	return nil
-}
-
-// askSource adds to s what is known of a measurement on all nodes of a source.
-func (m *mapping) askSource(mm *influxql.Measurement, src *source, tagsOnly bool, s *schema) error {
-	req, err := encodeOptions(mm, query.IteratorOptions{})
-	if err != nil {
-		return err
-	}
-	local, remote := src.split(src.shards())
-	if tagsOnly {
-		local = tagShards(m.store, local)
-	}
-	fields, dims, err := localShards(m.store, local, mm).FieldDimensions(mm)
-	if err != nil {
-		return err
-	}
-	if tagsOnly {
-		fields = nil
-	}
-	if err := s.add(m.e.share, fields, dims); err != nil {
-		return err
-	}
-	// The engine's interface has no context here: KILL QUERY waits for askTimeout at most.
-	return src.others.each(context.Background(), remote, func(ctx context.Context, p peer, ids []uint64) (passed, error) {
-		r, err := p.FieldDimensions(ctx, &rpc.FieldDimensionsRequest{ShardIds: ids, Measurement: req, TagsOnly: tagsOnly, Incomplete: p.incomplete})
-		if err != nil {
-			return passed{}, err
-		}
-		fields, dims := make(map[string]influxql.DataType, len(r.Fields)), make(map[string]struct{}, len(r.Dimensions))
-		for _, f := range r.Fields {
-			fields[string(f.Name)] = influxql.DataType(f.DataType)
-		}
-		for _, d := range r.Dimensions {
-			dims[string(d)] = struct{}{}
-		}
-		return passed{r.Missing, r.Unfit}, s.add(m.e.share, fields, dims)
-	})
-}
-
-// tagShards are those of a node's shards of one database that are enough to
-// know the tags of all: an index in memory is one for all shards that have it.
-// A database may have thousands of shards, and every statement asks.
-func tagShards(store *tsdb.Store, ids []uint64) []uint64 {
-	var enough []uint64
-	inmem := false
-	for _, id := range ids {
-		sh := store.Shard(id)
-		if sh == nil {
-			continue
-		}
-		if sh.IndexType() == tsdb.InmemIndexName {
-			if inmem {
-				continue
-			}
-			inmem = true
-		}
-		enough = append(enough, id)
-	}
-	return enough
-}
-
-// FieldDimensions joins the fields and tags of all shards.
-func (m *mapping) FieldDimensions(mm *influxql.Measurement) (map[string]influxql.DataType, map[string]struct{}, error) {
-	if m.source(mm) == nil {
-		return nil, nil, nil
-	}
-	s := m.schema(mm)
-	if s.err != nil {
-		return nil, nil, s.err
-	}
-	fields, dims := make(map[string]influxql.DataType, len(s.fields)), make(map[string]struct{}, len(s.dims))
-	for k, t := range s.fields { // copies: the engine adds to what it gets
-		fields[k] = t
-	}
-	for d := range s.dims {
-		dims[d] = struct{}{}
-	}
-	return fields, dims, nil
-}
-
-// MapType is the type of a field or tag over all shards, as the engine tells it of one.
-func (m *mapping) MapType(mm *influxql.Measurement, field string) influxql.DataType {
-	if m.source(mm) == nil {
-		return influxql.Unknown
-	}
-	switch field {
-	case "_name", "_tagKey", "_tagValue", "_seriesKey":
-		return influxql.String
-	}
-	switch mm.SystemIterator + "." + field {
-	case "_fieldKeys.fieldKey", "_fieldKeys.fieldType", "_series.key", "_tagKeys.tagKey":
-		return influxql.String
-	}
-	if mm.SystemIterator != "" {
-		return influxql.Unknown
-	}
-	s := m.schema(mm)
-	if t, ok := s.fields[field]; ok {
-		return t
-	}
-	if _, ok := s.dims[field]; ok {
-		return influxql.Tag
-	}
-	return influxql.Unknown
-}
-
 // IteratorCost adds the costs of all shards.
 func (m *mapping) IteratorCost(mm *influxql.Measurement, opt query.IteratorOptions) (query.IteratorCost, error) {
 	src := m.source(mm)
@@ -405,13 +236,13 @@ func (m *mapping) IteratorCost(mm *influxql.Measurement, opt query.IteratorOptio
 		return query.IteratorCost{}, nil
 	}
 	opt = m.clip(opt)
-	m.e.paths.note(m.e.Vector, mm, opt, m.keep(opt))
+	m.e.paths.note(m.e.Vector, mm, opt, keepFor(m.e.keeps, opt))
 	req, err := encodeOptions(mm, opt)
 	if err != nil {
 		return query.IteratorCost{}, err
 	}
 	local, remote := src.split(src.shards())
-	cost, err := localShards(m.store, local, mm).IteratorCost(mm, opt)
+	cost, err := localShards(m.e.store, local, mm).IteratorCost(mm, opt)
 	if err != nil {
 		return cost, err
 	}
@@ -432,8 +263,13 @@ func (m *mapping) IteratorCost(mm *influxql.Measurement, opt query.IteratorOptio
 	return cost, err
 }
 
-// Close has nothing to free: iterators that were made live on.
-func (m *mapping) Close() error { return nil }
+// Close frees what no iterator will read. Iterators that were made live on.
+func (m *mapping) Close() error {
+	if !m.shared.waiting() {
+		m.ahead.close()
+	}
+	return nil
+}
 
 // clip narrows the time range to that of the statement, as the engine does locally.
 func (m *mapping) clip(opt query.IteratorOptions) query.IteratorOptions {

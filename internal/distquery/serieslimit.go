@@ -22,7 +22,8 @@ import (
 // joined, cut by the engine's own function, and what is left becomes a
 // condition: other series are neither read nor sent nor counted. A group of
 // one shard is the engine's own business.
-func (m *mapping) limitSeries(ctx context.Context, src *source, mm *influxql.Measurement, opt query.IteratorOptions) (query.Iterator, error) {
+func (r *reading) limitSeries() (query.Iterator, error) {
+	src, mm, opt := r.src, r.mm, r.opts.list[0]
 	var whole, several []uint64
 	for _, g := range src.groups {
 		if len(g) == 1 || mm.SystemIterator != "" {
@@ -34,13 +35,13 @@ func (m *mapping) limitSeries(ctx context.Context, src *source, mm *influxql.Mea
 	ins := make([]inputs, 1)
 	err := func() error {
 		if len(whole) > 0 {
-			if err := m.open(ctx, src, whole, mm, oneCall(opt), ins); err != nil {
+			if err := r.with(oneCall(opt)).open(whole, ins); err != nil {
 				return err
 			}
 		}
 		every := opt
 		every.SLimit, every.SOffset = 0, 0
-		sets, err := m.tagSets(ctx, src, several, mm, every)
+		sets, err := r.with(oneCall(every)).tagSets(several)
 		if err != nil {
 			return err
 		}
@@ -57,7 +58,9 @@ func (m *mapping) limitSeries(ctx context.Context, src *source, mm *influxql.Mea
 				if len(kept) < len(all) {
 					these.Condition = and(every.Condition, oneOf(kept, opt.Dimensions))
 				}
-				if err := m.open(ctx, src, g, one, oneCall(these), ins); err != nil {
+				limited := r.with(oneCall(these))
+				limited.mm = one
+				if err := limited.open(g, ins); err != nil {
 					return err
 				}
 			}
@@ -124,10 +127,11 @@ func oneOf(sets []*query.TagSet, dims []string) influxql.Expr {
 }
 
 // tagSets asks for the tag sets of shards, by shard.
-func (m *mapping) tagSets(ctx context.Context, src *source, ids []uint64, mm *influxql.Measurement, opt query.IteratorOptions) (map[uint64][]*rpc.TagSetsChunk_TagSet, error) {
+func (r *reading) tagSets(ids []uint64) (map[uint64][]*rpc.TagSetsChunk_TagSet, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
+	mm, opt := r.mm, r.opts.list[0]
 	req, err := encodeOptions(mm, opt)
 	if err != nil {
 		return nil, err
@@ -138,14 +142,14 @@ func (m *mapping) tagSets(ctx context.Context, src *source, ids []uint64, mm *in
 			out[s.ShardId] = append(out[s.ShardId], s)
 		}
 	}
-	local, remote := src.split(ids)
-	sets, _, err := shardTagSets(m.store, local, mm, opt)
+	local, remote := r.src.split(ids)
+	sets, _, err := shardTagSets(r.e.store, local, mm, opt)
 	if err != nil {
 		return nil, err
 	}
 	add(sets)
 	var mu sync.Mutex
-	err = src.others.each(ctx, remote, func(ctx context.Context, p peer, ids []uint64) (not passed, err error) {
+	err = r.src.others.each(r.ctx, remote, func(ctx context.Context, p peer, ids []uint64) (not passed, err error) {
 		chunks, err := p.TagSets(ctx, &rpc.IteratorRequest{ShardIds: ids, Options: req, Incomplete: p.incomplete})
 		if err != nil {
 			return passed{}, err

@@ -135,12 +135,19 @@ func (s *Server) readable(ctx context.Context, asked []uint64, incomplete bool) 
 // does: the stream's context interrupts the engine.
 func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIteratorServer) (err error) {
 	defer s.guard(&err)
+	ctx, end := s.begin(out.Context())
+	defer end(&err)
+	to := &sender{out: out}
+	defer to.beat(s.Beat)()
+	return s.iterate(ctx, r, to)
+}
+
+// iterate sends the points that a request asks for.
+func (s *Server) iterate(ctx context.Context, r *rpc.IteratorRequest, to *sender) error {
 	mm, opt, err := decode(r.Options)
 	if err != nil {
 		return err
 	}
-	ctx, end := s.begin(out.Context())
-	defer end(&err)
 	ctx, trace, span, err := traced(ctx, r.Span)
 	if err != nil {
 		return err
@@ -149,9 +156,6 @@ func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIter
 		return overBudget(err)
 	}
 	opt.InterruptCh = ctx.Done()
-	to := &sender{out: out}
-	defer to.beat(s.Beat)()
-
 	opts, err := callsOf(opt, r)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package distquery
 import (
 	"context"
 	"fmt"
+	"sort"
 	"sync"
 
 	"github.com/influxdata/influxdb/query"
@@ -23,11 +24,8 @@ type shared struct {
 
 // callSet is calls that are opened together.
 type callSet struct {
-	ctx  context.Context
-	src  *source
-	mm   *influxql.Measurement
-	opts calls
-	list []deferred // of the calls
+	reading
+	list []deferred // of its calls
 
 	opened bool
 	err    error
@@ -40,61 +38,98 @@ type deferred interface {
 	become(query.Iterator) error
 }
 
-// share notes a call. It is nil when the call cannot be opened with others.
-func (m *mapping) share(
-	ctx context.Context, src *source, mm *influxql.Measurement, opt query.IteratorOptions,
-) (query.Iterator, error) {
-	if !m.e.Vector.On || opt.SLimit != 0 || opt.SOffset != 0 || !aggregate.Covers(mm, opt) {
-		return nil, nil
+// byText orders the calls of a set by their text. The engine asks for them in any order.
+type byText struct{ *callSet }
+
+func (s byText) Len() int           { return len(s.list) }
+func (s byText) Less(i, j int) bool { return exprText(s.opts.list[i]) < exprText(s.opts.list[j]) }
+func (s byText) Swap(i, j int) {
+	s.list[i], s.list[j] = s.list[j], s.list[i]
+	s.opts.list[i], s.opts.list[j] = s.opts.list[j], s.opts.list[i]
+}
+
+// exprText is the text of what an iterator is asked for, empty when that is whole points.
+func exprText(opt query.IteratorOptions) string {
+	if opt.Expr == nil {
+		return ""
 	}
-	if err := m.e.share.Grow(costOfCall); err != nil {
+	return opt.Expr.String()
+}
+
+// shareable reports whether a call can be opened with others.
+func (e *ShardMapper) shareable(mm *influxql.Measurement, opt query.IteratorOptions) bool {
+	return e.Vector.On && shareable(mm, opt)
+}
+
+func shareable(mm *influxql.Measurement, opt query.IteratorOptions) bool {
+	return opt.SLimit == 0 && opt.SOffset == 0 && aggregate.Covers(mm, opt)
+}
+
+// common is what calls have in common that are opened together.
+func common(mm *influxql.Measurement, opt query.IteratorOptions) (string, error) {
+	opt.Expr = nil
+	b, err := encodeOptions(mm, opt)
+	return string(b), err
+}
+
+// note takes a call, and returns its iterator.
+func (s *shared) note(r *reading) (query.Iterator, error) {
+	if err := r.e.share.Grow(costOfCall); err != nil {
 		return nil, err
 	}
-	without := opt
-	without.Expr = nil
-	common, err := encodeOptions(mm, without)
+	opt := r.opts.list[0]
+	key, err := common(r.mm, opt)
 	if err != nil {
 		return nil, err
 	}
-	m.shared.mu.Lock()
-	defer m.shared.mu.Unlock()
-	set := m.shared.sets[string(common)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	set := s.sets[key]
 	if set == nil {
-		set = &callSet{ctx: ctx, src: src, mm: mm}
-		if m.shared.sets == nil {
-			m.shared.sets = make(map[string]*callSet)
+		set = &callSet{reading: *r.with(calls{})}
+		if s.sets == nil {
+			s.sets = make(map[string]*callSet)
 		}
-		m.shared.sets[string(common)] = set
+		s.sets[key] = set
 	}
-	itr := newDeferred(aggregate.TypeOf(opt.Expr), func() error { return m.openSet(set) }, ctx)
+	itr := newDeferred(aggregate.TypeOf(opt.Expr), func() error { return s.open(set) }, r.ctx)
 	set.opts.list = append(set.opts.list, opt)
 	set.list = append(set.list, itr)
 	return itr, nil
 }
 
-// openSet opens all calls that were noted: those of other sets are read next.
-func (m *mapping) openSet(set *callSet) error {
-	m.shared.mu.Lock()
-	defer m.shared.mu.Unlock()
+// open opens all calls that were noted: those of other sets are read next.
+func (s *shared) open(set *callSet) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if set.opened {
 		return set.err
 	}
 	var wg sync.WaitGroup
-	for key, s := range m.shared.sets {
-		delete(m.shared.sets, key)
-		s.opened = true
+	for key, other := range s.sets {
+		delete(s.sets, key)
+		other.opened = true
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			s.err = m.openCalls(s)
+			other.err = other.begin()
 		}()
 	}
 	wg.Wait()
+	set.ahead.close()
 	return set.err
 }
 
-func (m *mapping) openCalls(s *callSet) error {
-	list, err := m.createIterators(s.ctx, s.src, s.mm, s.opts)
+// waiting reports whether calls were noted that are not opened.
+func (s *shared) waiting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sets) > 0
+}
+
+func (s *callSet) begin() error {
+	sort.Sort(byText{s})
+	list, err := s.iterators()
 	for i, itr := range list {
 		if failed := s.list[i].become(itr); failed != nil {
 			err = failed

@@ -41,26 +41,48 @@ type streamedCall struct {
 	closed          bool
 }
 
-// openStream starts a remote iterator and waits for its opening. The stream
-// lives as long as ctx; while it is opened also asking can end it.
-func (m *mapping) openStream(
-	ctx, asking context.Context, p peer, req *rpc.IteratorRequest,
-) (*stream, *rpc.IteratorChunk, error) {
-	if span := tracing.SpanFromContext(ctx); span != nil {
+// openStream starts a remote iterator, which lives as long as the statement.
+func (r *reading) openStream(asking context.Context, p peer, req *rpc.IteratorRequest) (*stream, error) {
+	if span := tracing.SpanFromContext(r.ctx); span != nil {
 		b, err := span.Context().MarshalBinary()
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		req.Span = b
 	}
-	sctx, cancel := context.WithCancelCause(ctx)
-	defer context.AfterFunc(asking, func() { cancel(asking.Err()) })()
-	s := &stream{addr: p.addr, query: ctx, ctx: sctx, cancel: cancel, silence: m.silence, share: budget.Of(ctx)}
-	var err error
-	if s.chunks, err = p.CreateIterator(sctx, req); err != nil {
-		s.Close()
-		return nil, nil, err
+	return startStream(r.ctx, asking, r.e.Silence, p, func(ctx context.Context) (rpc.Query_CreateIteratorClient, error) {
+		return p.CreateIterator(ctx, req)
+	})
+}
+
+// startStream starts a stream with call. It lives as long as statement; while it is started also asking can end it.
+func startStream(
+	statement, asking context.Context, silence time.Duration, p peer,
+	call func(context.Context) (rpc.Query_CreateIteratorClient, error),
+) (*stream, error) {
+	share := budget.Of(statement)
+	if err := share.Grow(costOfStream); err != nil {
+		return nil, overBudget(err)
 	}
+	ctx, cancel := context.WithCancelCause(statement)
+	s := &stream{addr: p.addr, query: statement, ctx: ctx, cancel: cancel, silence: silence, share: share}
+	defer s.endWith(asking)()
+	var err error
+	if s.chunks, err = call(ctx); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// endWith ends the stream when asking ends, until stop is called.
+func (s *stream) endWith(asking context.Context) (stop func() bool) {
+	return context.AfterFunc(asking, func() { s.cancel(asking.Err()) })
+}
+
+// await waits for the first chunk that is wanted, and skips signs of life. The stream ends when there is none.
+func (s *stream) await(asking context.Context, wanted func(*rpc.IteratorChunk) bool) (*rpc.IteratorChunk, error) {
+	defer s.endWith(asking)()
 	for {
 		c, err := s.next()
 		if err == io.EOF {
@@ -68,10 +90,10 @@ func (m *mapping) openStream(
 		}
 		if err != nil {
 			s.Close()
-			return nil, nil, err
+			return nil, err
 		}
-		if c.Open {
-			return s, c, nil
+		if wanted(c) {
+			return c, nil
 		}
 	}
 }

@@ -3,11 +3,13 @@ package distquery
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/query"
+	"github.com/influxdata/influxql"
 	"pgregory.net/rapid"
 )
 
@@ -231,4 +233,26 @@ func BenchmarkPoints(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(points)), "ns/point")
+}
+
+func TestEqualOptionsHaveEqualEncodings(t *testing.T) {
+	t.Parallel()
+	mm := &influxql.Measurement{Database: db, Name: "cpu"}
+	opt := query.IteratorOptions{Dimensions: []string{"host", "region"}, GroupBy: map[string]struct{}{}}
+	for i := range 20 {
+		opt.GroupBy[fmt.Sprint("tag", i)] = struct{}{}
+	}
+	want, err := encodeOptions(mm, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		if got, err := encodeOptions(mm, opt); err != nil || !bytes.Equal(got, want) {
+			t.Fatal("the encoding changes: ", err)
+		}
+	}
+	_, back, err := decodeOptions(want)
+	if d := cmp.Diff(opt.GroupBy, back.GroupBy); d != "" || err != nil {
+		t.Error(d, err)
+	}
 }

@@ -128,6 +128,108 @@ func (x *IteratorRequest) GetKeepN() int64 {
 	return 0
 }
 
+// SelectRequest asks for the schema of the measurement of a statement, and for its points.
+type SelectRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ShardIds    []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
+	Measurement []byte                 `protobuf:"bytes,2,opt,name=measurement,proto3" json:"measurement,omitempty"`                              // as IteratorRequest.options
+	Incomplete  bool                   `protobuf:"varint,3,opt,name=incomplete,proto3" json:"incomplete,omitempty"`                               // as in IteratorRequest
+	TagShardIds []uint64               `protobuf:"varint,4,rep,packed,name=tag_shard_ids,json=tagShardIds,proto3" json:"tag_shard_ids,omitempty"` // further shards of the database, of which only tags are asked for
+	Statement   []byte                 `protobuf:"bytes,5,opt,name=statement,proto3" json:"statement,omitempty"`                                  // InfluxQL, whose one source is the measurement; empty when only the schema is asked for
+	// What the asking node makes the iterators of the statement with.
+	MinTime       int64 `protobuf:"varint,6,opt,name=min_time,json=minTime,proto3" json:"min_time,omitempty"` // ns, inclusive
+	MaxTime       int64 `protobuf:"varint,7,opt,name=max_time,json=maxTime,proto3" json:"max_time,omitempty"` // ns, inclusive
+	MaxSeriesN    int64 `protobuf:"varint,8,opt,name=max_series_n,json=maxSeriesN,proto3" json:"max_series_n,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SelectRequest) Reset() {
+	*x = SelectRequest{}
+	mi := &file_query_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SelectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SelectRequest) ProtoMessage() {}
+
+func (x *SelectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_query_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SelectRequest.ProtoReflect.Descriptor instead.
+func (*SelectRequest) Descriptor() ([]byte, []int) {
+	return file_query_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SelectRequest) GetShardIds() []uint64 {
+	if x != nil {
+		return x.ShardIds
+	}
+	return nil
+}
+
+func (x *SelectRequest) GetMeasurement() []byte {
+	if x != nil {
+		return x.Measurement
+	}
+	return nil
+}
+
+func (x *SelectRequest) GetIncomplete() bool {
+	if x != nil {
+		return x.Incomplete
+	}
+	return false
+}
+
+func (x *SelectRequest) GetTagShardIds() []uint64 {
+	if x != nil {
+		return x.TagShardIds
+	}
+	return nil
+}
+
+func (x *SelectRequest) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+func (x *SelectRequest) GetMinTime() int64 {
+	if x != nil {
+		return x.MinTime
+	}
+	return 0
+}
+
+func (x *SelectRequest) GetMaxTime() int64 {
+	if x != nil {
+		return x.MaxTime
+	}
+	return 0
+}
+
+func (x *SelectRequest) GetMaxSeriesN() int64 {
+	if x != nil {
+		return x.MaxSeriesN
+	}
+	return 0
+}
+
 // Unfit is a copy that is not whole, and was not read.
 type Unfit struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -141,7 +243,7 @@ type Unfit struct {
 
 func (x *Unfit) Reset() {
 	*x = Unfit{}
-	mi := &file_query_proto_msgTypes[1]
+	mi := &file_query_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -153,7 +255,7 @@ func (x *Unfit) String() string {
 func (*Unfit) ProtoMessage() {}
 
 func (x *Unfit) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[1]
+	mi := &file_query_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -166,7 +268,7 @@ func (x *Unfit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unfit.ProtoReflect.Descriptor instead.
 func (*Unfit) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{1}
+	return file_query_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Unfit) GetShardId() uint64 {
@@ -200,25 +302,29 @@ func (x *Unfit) GetRank() uint32 {
 // IteratorChunk: the first after signs of life is the opening, which has data_type or none.
 // Each carries the counters so far. A chunk with nothing else is a sign of life.
 type IteratorChunk struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Open          bool                   `protobuf:"varint,1,opt,name=open,proto3" json:"open,omitempty"`                         // this is the opening
-	DataType      int32                  `protobuf:"varint,2,opt,name=data_type,json=dataType,proto3" json:"data_type,omitempty"` // influxql.DataType; 0 when no point can match
-	SeriesN       int64                  `protobuf:"varint,3,opt,name=series_n,json=seriesN,proto3" json:"series_n,omitempty"`
-	PointN        int64                  `protobuf:"varint,4,opt,name=point_n,json=pointN,proto3" json:"point_n,omitempty"`
-	Missing       []uint64               `protobuf:"varint,6,rep,packed,name=missing,proto3" json:"missing,omitempty"`                       // of the opening
-	Series        []*SeriesCount         `protobuf:"bytes,7,rep,name=series,proto3" json:"series,omitempty"`                                 // of the opening, when the series are limited
-	Points        []byte                 `protobuf:"bytes,8,opt,name=points,proto3" json:"points,omitempty"`                                 // whole points, as docs/format/points.md draws them
-	Trace         []byte                 `protobuf:"bytes,9,opt,name=trace,proto3" json:"trace,omitempty"`                                   // of the engine, after the last point
-	Unfit         []*Unfit               `protobuf:"bytes,10,rep,name=unfit,proto3" json:"unfit,omitempty"`                                  // of the opening
-	MoreTypes     []int32                `protobuf:"varint,11,rep,packed,name=more_types,json=moreTypes,proto3" json:"more_types,omitempty"` // of the opening: as data_type, of each of more_calls
-	Call          uint32                 `protobuf:"varint,12,opt,name=call,proto3" json:"call,omitempty"`                                   // which one points are of: 0 is that of options, 1 the first of more_calls
+	state     protoimpl.MessageState   `protogen:"open.v1"`
+	Open      bool                     `protobuf:"varint,1,opt,name=open,proto3" json:"open,omitempty"`                         // this is the opening
+	DataType  int32                    `protobuf:"varint,2,opt,name=data_type,json=dataType,proto3" json:"data_type,omitempty"` // influxql.DataType; 0 when no point can match
+	SeriesN   int64                    `protobuf:"varint,3,opt,name=series_n,json=seriesN,proto3" json:"series_n,omitempty"`
+	PointN    int64                    `protobuf:"varint,4,opt,name=point_n,json=pointN,proto3" json:"point_n,omitempty"`
+	Missing   []uint64                 `protobuf:"varint,6,rep,packed,name=missing,proto3" json:"missing,omitempty"`                       // of the opening
+	Series    []*SeriesCount           `protobuf:"bytes,7,rep,name=series,proto3" json:"series,omitempty"`                                 // of the opening, when the series are limited
+	Points    []byte                   `protobuf:"bytes,8,opt,name=points,proto3" json:"points,omitempty"`                                 // whole points, as docs/format/points.md draws them
+	Trace     []byte                   `protobuf:"bytes,9,opt,name=trace,proto3" json:"trace,omitempty"`                                   // of the engine, after the last point
+	Unfit     []*Unfit                 `protobuf:"bytes,10,rep,name=unfit,proto3" json:"unfit,omitempty"`                                  // of the opening
+	MoreTypes []int32                  `protobuf:"varint,11,rep,packed,name=more_types,json=moreTypes,proto3" json:"more_types,omitempty"` // of the opening: as data_type, of each of more_calls
+	Call      uint32                   `protobuf:"varint,12,opt,name=call,proto3" json:"call,omitempty"`                                   // which one points are of: 0 is that of options, 1 the first of more_calls
+	Schema    *FieldDimensionsResponse `protobuf:"bytes,13,opt,name=schema,proto3" json:"schema,omitempty"`                                // of the first chunk of Select
+	// With schema: the request that the following chunks answer. Without it the stream ends: the statement needs several
+	// requests, or the types of the fields on this node do not fit it.
+	Begun         *IteratorRequest `protobuf:"bytes,14,opt,name=begun,proto3" json:"begun,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IteratorChunk) Reset() {
 	*x = IteratorChunk{}
-	mi := &file_query_proto_msgTypes[2]
+	mi := &file_query_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -230,7 +336,7 @@ func (x *IteratorChunk) String() string {
 func (*IteratorChunk) ProtoMessage() {}
 
 func (x *IteratorChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[2]
+	mi := &file_query_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -243,7 +349,7 @@ func (x *IteratorChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IteratorChunk.ProtoReflect.Descriptor instead.
 func (*IteratorChunk) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{2}
+	return file_query_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *IteratorChunk) GetOpen() bool {
@@ -323,6 +429,20 @@ func (x *IteratorChunk) GetCall() uint32 {
 	return 0
 }
 
+func (x *IteratorChunk) GetSchema() *FieldDimensionsResponse {
+	if x != nil {
+		return x.Schema
+	}
+	return nil
+}
+
+func (x *IteratorChunk) GetBegun() *IteratorRequest {
+	if x != nil {
+		return x.Begun
+	}
+	return nil
+}
+
 type SeriesCount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
@@ -334,7 +454,7 @@ type SeriesCount struct {
 
 func (x *SeriesCount) Reset() {
 	*x = SeriesCount{}
-	mi := &file_query_proto_msgTypes[3]
+	mi := &file_query_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -346,7 +466,7 @@ func (x *SeriesCount) String() string {
 func (*SeriesCount) ProtoMessage() {}
 
 func (x *SeriesCount) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[3]
+	mi := &file_query_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -359,7 +479,7 @@ func (x *SeriesCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesCount.ProtoReflect.Descriptor instead.
 func (*SeriesCount) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{3}
+	return file_query_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SeriesCount) GetShardId() uint64 {
@@ -399,7 +519,7 @@ type IteratorCostResponse struct {
 
 func (x *IteratorCostResponse) Reset() {
 	*x = IteratorCostResponse{}
-	mi := &file_query_proto_msgTypes[4]
+	mi := &file_query_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -411,7 +531,7 @@ func (x *IteratorCostResponse) String() string {
 func (*IteratorCostResponse) ProtoMessage() {}
 
 func (x *IteratorCostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[4]
+	mi := &file_query_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -424,7 +544,7 @@ func (x *IteratorCostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IteratorCostResponse.ProtoReflect.Descriptor instead.
 func (*IteratorCostResponse) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{4}
+	return file_query_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *IteratorCostResponse) GetNumShards() int64 {
@@ -494,7 +614,7 @@ type TagSetsChunk struct {
 
 func (x *TagSetsChunk) Reset() {
 	*x = TagSetsChunk{}
-	mi := &file_query_proto_msgTypes[5]
+	mi := &file_query_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -506,7 +626,7 @@ func (x *TagSetsChunk) String() string {
 func (*TagSetsChunk) ProtoMessage() {}
 
 func (x *TagSetsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[5]
+	mi := &file_query_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -519,7 +639,7 @@ func (x *TagSetsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagSetsChunk.ProtoReflect.Descriptor instead.
 func (*TagSetsChunk) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{5}
+	return file_query_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TagSetsChunk) GetTagSets() []*TagSetsChunk_TagSet {
@@ -555,7 +675,7 @@ type FieldDimensionsRequest struct {
 
 func (x *FieldDimensionsRequest) Reset() {
 	*x = FieldDimensionsRequest{}
-	mi := &file_query_proto_msgTypes[6]
+	mi := &file_query_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -567,7 +687,7 @@ func (x *FieldDimensionsRequest) String() string {
 func (*FieldDimensionsRequest) ProtoMessage() {}
 
 func (x *FieldDimensionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[6]
+	mi := &file_query_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -580,7 +700,7 @@ func (x *FieldDimensionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldDimensionsRequest.ProtoReflect.Descriptor instead.
 func (*FieldDimensionsRequest) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{6}
+	return file_query_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FieldDimensionsRequest) GetShardIds() []uint64 {
@@ -623,7 +743,7 @@ type FieldDimensionsResponse struct {
 
 func (x *FieldDimensionsResponse) Reset() {
 	*x = FieldDimensionsResponse{}
-	mi := &file_query_proto_msgTypes[7]
+	mi := &file_query_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +755,7 @@ func (x *FieldDimensionsResponse) String() string {
 func (*FieldDimensionsResponse) ProtoMessage() {}
 
 func (x *FieldDimensionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[7]
+	mi := &file_query_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +768,7 @@ func (x *FieldDimensionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldDimensionsResponse.ProtoReflect.Descriptor instead.
 func (*FieldDimensionsResponse) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{7}
+	return file_query_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *FieldDimensionsResponse) GetFields() []*FieldDimensionsResponse_Field {
@@ -691,7 +811,7 @@ type SchemaRequest struct {
 
 func (x *SchemaRequest) Reset() {
 	*x = SchemaRequest{}
-	mi := &file_query_proto_msgTypes[8]
+	mi := &file_query_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -703,7 +823,7 @@ func (x *SchemaRequest) String() string {
 func (*SchemaRequest) ProtoMessage() {}
 
 func (x *SchemaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[8]
+	mi := &file_query_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -716,7 +836,7 @@ func (x *SchemaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchemaRequest.ProtoReflect.Descriptor instead.
 func (*SchemaRequest) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{8}
+	return file_query_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SchemaRequest) GetShardIds() []uint64 {
@@ -759,7 +879,7 @@ type SeriesSketchResponse struct {
 
 func (x *SeriesSketchResponse) Reset() {
 	*x = SeriesSketchResponse{}
-	mi := &file_query_proto_msgTypes[9]
+	mi := &file_query_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -771,7 +891,7 @@ func (x *SeriesSketchResponse) String() string {
 func (*SeriesSketchResponse) ProtoMessage() {}
 
 func (x *SeriesSketchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[9]
+	mi := &file_query_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -784,7 +904,7 @@ func (x *SeriesSketchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesSketchResponse.ProtoReflect.Descriptor instead.
 func (*SeriesSketchResponse) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{9}
+	return file_query_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SeriesSketchResponse) GetSketch() []byte {
@@ -827,7 +947,7 @@ type MeasurementNamesResponse struct {
 
 func (x *MeasurementNamesResponse) Reset() {
 	*x = MeasurementNamesResponse{}
-	mi := &file_query_proto_msgTypes[10]
+	mi := &file_query_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +959,7 @@ func (x *MeasurementNamesResponse) String() string {
 func (*MeasurementNamesResponse) ProtoMessage() {}
 
 func (x *MeasurementNamesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[10]
+	mi := &file_query_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +972,7 @@ func (x *MeasurementNamesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeasurementNamesResponse.ProtoReflect.Descriptor instead.
 func (*MeasurementNamesResponse) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{10}
+	return file_query_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *MeasurementNamesResponse) GetNames() [][]byte {
@@ -894,7 +1014,7 @@ type TagKeysResponse struct {
 
 func (x *TagKeysResponse) Reset() {
 	*x = TagKeysResponse{}
-	mi := &file_query_proto_msgTypes[11]
+	mi := &file_query_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +1026,7 @@ func (x *TagKeysResponse) String() string {
 func (*TagKeysResponse) ProtoMessage() {}
 
 func (x *TagKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[11]
+	mi := &file_query_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +1039,7 @@ func (x *TagKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagKeysResponse.ProtoReflect.Descriptor instead.
 func (*TagKeysResponse) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{11}
+	return file_query_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TagKeysResponse) GetMeasurements() []*TagKeysResponse_Keys {
@@ -954,7 +1074,7 @@ type TagValuesChunk struct {
 
 func (x *TagValuesChunk) Reset() {
 	*x = TagValuesChunk{}
-	mi := &file_query_proto_msgTypes[12]
+	mi := &file_query_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1086,7 @@ func (x *TagValuesChunk) String() string {
 func (*TagValuesChunk) ProtoMessage() {}
 
 func (x *TagValuesChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[12]
+	mi := &file_query_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1099,7 @@ func (x *TagValuesChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagValuesChunk.ProtoReflect.Descriptor instead.
 func (*TagValuesChunk) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{12}
+	return file_query_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TagValuesChunk) GetMeasurements() []*TagValuesChunk_Values {
@@ -1014,7 +1134,7 @@ type SeriesHashesChunk struct {
 
 func (x *SeriesHashesChunk) Reset() {
 	*x = SeriesHashesChunk{}
-	mi := &file_query_proto_msgTypes[13]
+	mi := &file_query_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1146,7 @@ func (x *SeriesHashesChunk) String() string {
 func (*SeriesHashesChunk) ProtoMessage() {}
 
 func (x *SeriesHashesChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[13]
+	mi := &file_query_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1159,7 @@ func (x *SeriesHashesChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesHashesChunk.ProtoReflect.Descriptor instead.
 func (*SeriesHashesChunk) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{13}
+	return file_query_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SeriesHashesChunk) GetHashes() []uint64 {
@@ -1075,7 +1195,7 @@ type ReadSeriesRequest struct {
 
 func (x *ReadSeriesRequest) Reset() {
 	*x = ReadSeriesRequest{}
-	mi := &file_query_proto_msgTypes[14]
+	mi := &file_query_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1207,7 @@ func (x *ReadSeriesRequest) String() string {
 func (*ReadSeriesRequest) ProtoMessage() {}
 
 func (x *ReadSeriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[14]
+	mi := &file_query_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1220,7 @@ func (x *ReadSeriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesRequest.ProtoReflect.Descriptor instead.
 func (*ReadSeriesRequest) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{14}
+	return file_query_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReadSeriesRequest) GetShardIds() []uint64 {
@@ -1143,7 +1263,7 @@ type ReadSeriesChunk struct {
 
 func (x *ReadSeriesChunk) Reset() {
 	*x = ReadSeriesChunk{}
-	mi := &file_query_proto_msgTypes[15]
+	mi := &file_query_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1155,7 +1275,7 @@ func (x *ReadSeriesChunk) String() string {
 func (*ReadSeriesChunk) ProtoMessage() {}
 
 func (x *ReadSeriesChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[15]
+	mi := &file_query_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1168,7 +1288,7 @@ func (x *ReadSeriesChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesChunk.ProtoReflect.Descriptor instead.
 func (*ReadSeriesChunk) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{15}
+	return file_query_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReadSeriesChunk) GetBlocks() []*ReadSeriesChunk_Block {
@@ -1204,7 +1324,7 @@ type TagSetsChunk_TagSet struct {
 
 func (x *TagSetsChunk_TagSet) Reset() {
 	*x = TagSetsChunk_TagSet{}
-	mi := &file_query_proto_msgTypes[16]
+	mi := &file_query_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1216,7 +1336,7 @@ func (x *TagSetsChunk_TagSet) String() string {
 func (*TagSetsChunk_TagSet) ProtoMessage() {}
 
 func (x *TagSetsChunk_TagSet) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[16]
+	mi := &file_query_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1229,7 +1349,7 @@ func (x *TagSetsChunk_TagSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagSetsChunk_TagSet.ProtoReflect.Descriptor instead.
 func (*TagSetsChunk_TagSet) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{5, 0}
+	return file_query_proto_rawDescGZIP(), []int{6, 0}
 }
 
 func (x *TagSetsChunk_TagSet) GetShardId() uint64 {
@@ -1270,7 +1390,7 @@ type FieldDimensionsResponse_Field struct {
 
 func (x *FieldDimensionsResponse_Field) Reset() {
 	*x = FieldDimensionsResponse_Field{}
-	mi := &file_query_proto_msgTypes[17]
+	mi := &file_query_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1282,7 +1402,7 @@ func (x *FieldDimensionsResponse_Field) String() string {
 func (*FieldDimensionsResponse_Field) ProtoMessage() {}
 
 func (x *FieldDimensionsResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[17]
+	mi := &file_query_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1295,7 +1415,7 @@ func (x *FieldDimensionsResponse_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldDimensionsResponse_Field.ProtoReflect.Descriptor instead.
 func (*FieldDimensionsResponse_Field) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{7, 0}
+	return file_query_proto_rawDescGZIP(), []int{8, 0}
 }
 
 func (x *FieldDimensionsResponse_Field) GetName() []byte {
@@ -1321,7 +1441,7 @@ type MeasurementNamesResponse_Names struct {
 
 func (x *MeasurementNamesResponse_Names) Reset() {
 	*x = MeasurementNamesResponse_Names{}
-	mi := &file_query_proto_msgTypes[18]
+	mi := &file_query_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +1453,7 @@ func (x *MeasurementNamesResponse_Names) String() string {
 func (*MeasurementNamesResponse_Names) ProtoMessage() {}
 
 func (x *MeasurementNamesResponse_Names) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[18]
+	mi := &file_query_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +1466,7 @@ func (x *MeasurementNamesResponse_Names) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeasurementNamesResponse_Names.ProtoReflect.Descriptor instead.
 func (*MeasurementNamesResponse_Names) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{10, 0}
+	return file_query_proto_rawDescGZIP(), []int{11, 0}
 }
 
 func (x *MeasurementNamesResponse_Names) GetNames() [][]byte {
@@ -1366,7 +1486,7 @@ type TagKeysResponse_Keys struct {
 
 func (x *TagKeysResponse_Keys) Reset() {
 	*x = TagKeysResponse_Keys{}
-	mi := &file_query_proto_msgTypes[19]
+	mi := &file_query_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1378,7 +1498,7 @@ func (x *TagKeysResponse_Keys) String() string {
 func (*TagKeysResponse_Keys) ProtoMessage() {}
 
 func (x *TagKeysResponse_Keys) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[19]
+	mi := &file_query_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1391,7 +1511,7 @@ func (x *TagKeysResponse_Keys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagKeysResponse_Keys.ProtoReflect.Descriptor instead.
 func (*TagKeysResponse_Keys) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{11, 0}
+	return file_query_proto_rawDescGZIP(), []int{12, 0}
 }
 
 func (x *TagKeysResponse_Keys) GetMeasurement() []byte {
@@ -1418,7 +1538,7 @@ type TagValuesChunk_KeyValue struct {
 
 func (x *TagValuesChunk_KeyValue) Reset() {
 	*x = TagValuesChunk_KeyValue{}
-	mi := &file_query_proto_msgTypes[20]
+	mi := &file_query_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1550,7 @@ func (x *TagValuesChunk_KeyValue) String() string {
 func (*TagValuesChunk_KeyValue) ProtoMessage() {}
 
 func (x *TagValuesChunk_KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[20]
+	mi := &file_query_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1563,7 @@ func (x *TagValuesChunk_KeyValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagValuesChunk_KeyValue.ProtoReflect.Descriptor instead.
 func (*TagValuesChunk_KeyValue) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{12, 0}
+	return file_query_proto_rawDescGZIP(), []int{13, 0}
 }
 
 func (x *TagValuesChunk_KeyValue) GetKey() []byte {
@@ -1470,7 +1590,7 @@ type TagValuesChunk_Values struct {
 
 func (x *TagValuesChunk_Values) Reset() {
 	*x = TagValuesChunk_Values{}
-	mi := &file_query_proto_msgTypes[21]
+	mi := &file_query_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1482,7 +1602,7 @@ func (x *TagValuesChunk_Values) String() string {
 func (*TagValuesChunk_Values) ProtoMessage() {}
 
 func (x *TagValuesChunk_Values) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[21]
+	mi := &file_query_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1495,7 +1615,7 @@ func (x *TagValuesChunk_Values) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagValuesChunk_Values.ProtoReflect.Descriptor instead.
 func (*TagValuesChunk_Values) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{12, 1}
+	return file_query_proto_rawDescGZIP(), []int{13, 1}
 }
 
 func (x *TagValuesChunk_Values) GetMeasurement() []byte {
@@ -1522,7 +1642,7 @@ type ReadSeriesChunk_Tag struct {
 
 func (x *ReadSeriesChunk_Tag) Reset() {
 	*x = ReadSeriesChunk_Tag{}
-	mi := &file_query_proto_msgTypes[22]
+	mi := &file_query_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1534,7 +1654,7 @@ func (x *ReadSeriesChunk_Tag) String() string {
 func (*ReadSeriesChunk_Tag) ProtoMessage() {}
 
 func (x *ReadSeriesChunk_Tag) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[22]
+	mi := &file_query_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1547,7 +1667,7 @@ func (x *ReadSeriesChunk_Tag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesChunk_Tag.ProtoReflect.Descriptor instead.
 func (*ReadSeriesChunk_Tag) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{15, 0}
+	return file_query_proto_rawDescGZIP(), []int{16, 0}
 }
 
 func (x *ReadSeriesChunk_Tag) GetKey() []byte {
@@ -1575,7 +1695,7 @@ type ReadSeriesChunk_Series struct {
 
 func (x *ReadSeriesChunk_Series) Reset() {
 	*x = ReadSeriesChunk_Series{}
-	mi := &file_query_proto_msgTypes[23]
+	mi := &file_query_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1707,7 @@ func (x *ReadSeriesChunk_Series) String() string {
 func (*ReadSeriesChunk_Series) ProtoMessage() {}
 
 func (x *ReadSeriesChunk_Series) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[23]
+	mi := &file_query_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1720,7 @@ func (x *ReadSeriesChunk_Series) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesChunk_Series.ProtoReflect.Descriptor instead.
 func (*ReadSeriesChunk_Series) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{15, 1}
+	return file_query_proto_rawDescGZIP(), []int{16, 1}
 }
 
 func (x *ReadSeriesChunk_Series) GetMeasurement() []byte {
@@ -1636,7 +1756,7 @@ type ReadSeriesChunk_Block struct {
 
 func (x *ReadSeriesChunk_Block) Reset() {
 	*x = ReadSeriesChunk_Block{}
-	mi := &file_query_proto_msgTypes[24]
+	mi := &file_query_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1648,7 +1768,7 @@ func (x *ReadSeriesChunk_Block) String() string {
 func (*ReadSeriesChunk_Block) ProtoMessage() {}
 
 func (x *ReadSeriesChunk_Block) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[24]
+	mi := &file_query_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1661,7 +1781,7 @@ func (x *ReadSeriesChunk_Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesChunk_Block.ProtoReflect.Descriptor instead.
 func (*ReadSeriesChunk_Block) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{15, 2}
+	return file_query_proto_rawDescGZIP(), []int{16, 2}
 }
 
 func (x *ReadSeriesChunk_Block) GetSeries() *ReadSeriesChunk_Series {
@@ -1709,12 +1829,24 @@ const file_query_proto_rawDesc = "" +
 	"\n" +
 	"more_calls\x18\x06 \x03(\fR\tmoreCalls\x12\x12\n" +
 	"\x04keep\x18\a \x01(\fR\x04keep\x12\x15\n" +
-	"\x06keep_n\x18\b \x01(\x03R\x05keepN\"j\n" +
+	"\x06keep_n\x18\b \x01(\x03R\x05keepN\"\x88\x02\n" +
+	"\rSelectRequest\x12\x1b\n" +
+	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12 \n" +
+	"\vmeasurement\x18\x02 \x01(\fR\vmeasurement\x12\x1e\n" +
+	"\n" +
+	"incomplete\x18\x03 \x01(\bR\n" +
+	"incomplete\x12\"\n" +
+	"\rtag_shard_ids\x18\x04 \x03(\x04R\vtagShardIds\x12\x1c\n" +
+	"\tstatement\x18\x05 \x01(\fR\tstatement\x12\x19\n" +
+	"\bmin_time\x18\x06 \x01(\x03R\aminTime\x12\x19\n" +
+	"\bmax_time\x18\a \x01(\x03R\amaxTime\x12 \n" +
+	"\fmax_series_n\x18\b \x01(\x03R\n" +
+	"maxSeriesN\"j\n" +
 	"\x05Unfit\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1a\n" +
 	"\breadable\x18\x03 \x01(\bR\breadable\x12\x12\n" +
-	"\x04rank\x18\x04 \x01(\rR\x04rank\"\xcf\x02\n" +
+	"\x04rank\x18\x04 \x01(\rR\x04rank\"\xbf\x03\n" +
 	"\rIteratorChunk\x12\x12\n" +
 	"\x04open\x18\x01 \x01(\bR\x04open\x12\x1b\n" +
 	"\tdata_type\x18\x02 \x01(\x05R\bdataType\x12\x19\n" +
@@ -1728,7 +1860,9 @@ const file_query_proto_rawDesc = "" +
 	" \x03(\v2\x11.concord.v1.UnfitR\x05unfit\x12\x1d\n" +
 	"\n" +
 	"more_types\x18\v \x03(\x05R\tmoreTypes\x12\x12\n" +
-	"\x04call\x18\f \x01(\rR\x04callJ\x04\b\x05\x10\x06\"e\n" +
+	"\x04call\x18\f \x01(\rR\x04call\x12;\n" +
+	"\x06schema\x18\r \x01(\v2#.concord.v1.FieldDimensionsResponseR\x06schema\x121\n" +
+	"\x05begun\x18\x0e \x01(\v2\x1b.concord.v1.IteratorRequestR\x05begunJ\x04\b\x05\x10\x06\"e\n" +
 	"\vSeriesCount\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12 \n" +
 	"\vmeasurement\x18\x02 \x01(\fR\vmeasurement\x12\x19\n" +
@@ -1832,9 +1966,10 @@ const file_query_proto_rawDesc = "" +
 	"\x06series\x18\x01 \x01(\v2\".concord.v1.ReadSeriesChunk.SeriesR\x06series\x12\x19\n" +
 	"\bshard_id\x18\x02 \x01(\x04R\ashardId\x12\x1b\n" +
 	"\tdata_type\x18\x03 \x01(\x05R\bdataType\x12\x16\n" +
-	"\x06points\x18\x04 \x01(\fR\x06points2\x85\x06\n" +
+	"\x06points\x18\x04 \x01(\fR\x06points2\xc7\x06\n" +
 	"\x05Query\x12J\n" +
-	"\x0eCreateIterator\x12\x1b.concord.v1.IteratorRequest\x1a\x19.concord.v1.IteratorChunk0\x01\x12M\n" +
+	"\x0eCreateIterator\x12\x1b.concord.v1.IteratorRequest\x1a\x19.concord.v1.IteratorChunk0\x01\x12@\n" +
+	"\x06Select\x12\x19.concord.v1.SelectRequest\x1a\x19.concord.v1.IteratorChunk0\x01\x12M\n" +
 	"\fIteratorCost\x12\x1b.concord.v1.IteratorRequest\x1a .concord.v1.IteratorCostResponse\x12B\n" +
 	"\aTagSets\x12\x1b.concord.v1.IteratorRequest\x1a\x18.concord.v1.TagSetsChunk0\x01\x12Z\n" +
 	"\x0fFieldDimensions\x12\".concord.v1.FieldDimensionsRequest\x1a#.concord.v1.FieldDimensionsResponse\x12S\n" +
@@ -1858,80 +1993,85 @@ func file_query_proto_rawDescGZIP() []byte {
 	return file_query_proto_rawDescData
 }
 
-var file_query_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_query_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_query_proto_goTypes = []any{
 	(*IteratorRequest)(nil),                // 0: concord.v1.IteratorRequest
-	(*Unfit)(nil),                          // 1: concord.v1.Unfit
-	(*IteratorChunk)(nil),                  // 2: concord.v1.IteratorChunk
-	(*SeriesCount)(nil),                    // 3: concord.v1.SeriesCount
-	(*IteratorCostResponse)(nil),           // 4: concord.v1.IteratorCostResponse
-	(*TagSetsChunk)(nil),                   // 5: concord.v1.TagSetsChunk
-	(*FieldDimensionsRequest)(nil),         // 6: concord.v1.FieldDimensionsRequest
-	(*FieldDimensionsResponse)(nil),        // 7: concord.v1.FieldDimensionsResponse
-	(*SchemaRequest)(nil),                  // 8: concord.v1.SchemaRequest
-	(*SeriesSketchResponse)(nil),           // 9: concord.v1.SeriesSketchResponse
-	(*MeasurementNamesResponse)(nil),       // 10: concord.v1.MeasurementNamesResponse
-	(*TagKeysResponse)(nil),                // 11: concord.v1.TagKeysResponse
-	(*TagValuesChunk)(nil),                 // 12: concord.v1.TagValuesChunk
-	(*SeriesHashesChunk)(nil),              // 13: concord.v1.SeriesHashesChunk
-	(*ReadSeriesRequest)(nil),              // 14: concord.v1.ReadSeriesRequest
-	(*ReadSeriesChunk)(nil),                // 15: concord.v1.ReadSeriesChunk
-	(*TagSetsChunk_TagSet)(nil),            // 16: concord.v1.TagSetsChunk.TagSet
-	(*FieldDimensionsResponse_Field)(nil),  // 17: concord.v1.FieldDimensionsResponse.Field
-	(*MeasurementNamesResponse_Names)(nil), // 18: concord.v1.MeasurementNamesResponse.Names
-	(*TagKeysResponse_Keys)(nil),           // 19: concord.v1.TagKeysResponse.Keys
-	(*TagValuesChunk_KeyValue)(nil),        // 20: concord.v1.TagValuesChunk.KeyValue
-	(*TagValuesChunk_Values)(nil),          // 21: concord.v1.TagValuesChunk.Values
-	(*ReadSeriesChunk_Tag)(nil),            // 22: concord.v1.ReadSeriesChunk.Tag
-	(*ReadSeriesChunk_Series)(nil),         // 23: concord.v1.ReadSeriesChunk.Series
-	(*ReadSeriesChunk_Block)(nil),          // 24: concord.v1.ReadSeriesChunk.Block
+	(*SelectRequest)(nil),                  // 1: concord.v1.SelectRequest
+	(*Unfit)(nil),                          // 2: concord.v1.Unfit
+	(*IteratorChunk)(nil),                  // 3: concord.v1.IteratorChunk
+	(*SeriesCount)(nil),                    // 4: concord.v1.SeriesCount
+	(*IteratorCostResponse)(nil),           // 5: concord.v1.IteratorCostResponse
+	(*TagSetsChunk)(nil),                   // 6: concord.v1.TagSetsChunk
+	(*FieldDimensionsRequest)(nil),         // 7: concord.v1.FieldDimensionsRequest
+	(*FieldDimensionsResponse)(nil),        // 8: concord.v1.FieldDimensionsResponse
+	(*SchemaRequest)(nil),                  // 9: concord.v1.SchemaRequest
+	(*SeriesSketchResponse)(nil),           // 10: concord.v1.SeriesSketchResponse
+	(*MeasurementNamesResponse)(nil),       // 11: concord.v1.MeasurementNamesResponse
+	(*TagKeysResponse)(nil),                // 12: concord.v1.TagKeysResponse
+	(*TagValuesChunk)(nil),                 // 13: concord.v1.TagValuesChunk
+	(*SeriesHashesChunk)(nil),              // 14: concord.v1.SeriesHashesChunk
+	(*ReadSeriesRequest)(nil),              // 15: concord.v1.ReadSeriesRequest
+	(*ReadSeriesChunk)(nil),                // 16: concord.v1.ReadSeriesChunk
+	(*TagSetsChunk_TagSet)(nil),            // 17: concord.v1.TagSetsChunk.TagSet
+	(*FieldDimensionsResponse_Field)(nil),  // 18: concord.v1.FieldDimensionsResponse.Field
+	(*MeasurementNamesResponse_Names)(nil), // 19: concord.v1.MeasurementNamesResponse.Names
+	(*TagKeysResponse_Keys)(nil),           // 20: concord.v1.TagKeysResponse.Keys
+	(*TagValuesChunk_KeyValue)(nil),        // 21: concord.v1.TagValuesChunk.KeyValue
+	(*TagValuesChunk_Values)(nil),          // 22: concord.v1.TagValuesChunk.Values
+	(*ReadSeriesChunk_Tag)(nil),            // 23: concord.v1.ReadSeriesChunk.Tag
+	(*ReadSeriesChunk_Series)(nil),         // 24: concord.v1.ReadSeriesChunk.Series
+	(*ReadSeriesChunk_Block)(nil),          // 25: concord.v1.ReadSeriesChunk.Block
 }
 var file_query_proto_depIdxs = []int32{
-	3,  // 0: concord.v1.IteratorChunk.series:type_name -> concord.v1.SeriesCount
-	1,  // 1: concord.v1.IteratorChunk.unfit:type_name -> concord.v1.Unfit
-	1,  // 2: concord.v1.IteratorCostResponse.unfit:type_name -> concord.v1.Unfit
-	16, // 3: concord.v1.TagSetsChunk.tag_sets:type_name -> concord.v1.TagSetsChunk.TagSet
-	1,  // 4: concord.v1.TagSetsChunk.unfit:type_name -> concord.v1.Unfit
-	17, // 5: concord.v1.FieldDimensionsResponse.fields:type_name -> concord.v1.FieldDimensionsResponse.Field
-	1,  // 6: concord.v1.FieldDimensionsResponse.unfit:type_name -> concord.v1.Unfit
-	1,  // 7: concord.v1.SeriesSketchResponse.unfit:type_name -> concord.v1.Unfit
-	1,  // 8: concord.v1.MeasurementNamesResponse.unfit:type_name -> concord.v1.Unfit
-	18, // 9: concord.v1.MeasurementNamesResponse.more:type_name -> concord.v1.MeasurementNamesResponse.Names
-	19, // 10: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
-	1,  // 11: concord.v1.TagKeysResponse.unfit:type_name -> concord.v1.Unfit
-	21, // 12: concord.v1.TagValuesChunk.measurements:type_name -> concord.v1.TagValuesChunk.Values
-	1,  // 13: concord.v1.TagValuesChunk.unfit:type_name -> concord.v1.Unfit
-	1,  // 14: concord.v1.SeriesHashesChunk.unfit:type_name -> concord.v1.Unfit
-	24, // 15: concord.v1.ReadSeriesChunk.blocks:type_name -> concord.v1.ReadSeriesChunk.Block
-	1,  // 16: concord.v1.ReadSeriesChunk.unfit:type_name -> concord.v1.Unfit
-	20, // 17: concord.v1.TagValuesChunk.Values.values:type_name -> concord.v1.TagValuesChunk.KeyValue
-	22, // 18: concord.v1.ReadSeriesChunk.Series.tags:type_name -> concord.v1.ReadSeriesChunk.Tag
-	23, // 19: concord.v1.ReadSeriesChunk.Block.series:type_name -> concord.v1.ReadSeriesChunk.Series
-	0,  // 20: concord.v1.Query.CreateIterator:input_type -> concord.v1.IteratorRequest
-	0,  // 21: concord.v1.Query.IteratorCost:input_type -> concord.v1.IteratorRequest
-	0,  // 22: concord.v1.Query.TagSets:input_type -> concord.v1.IteratorRequest
-	6,  // 23: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
-	8,  // 24: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
-	8,  // 25: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
-	8,  // 26: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
-	8,  // 27: concord.v1.Query.SeriesSketch:input_type -> concord.v1.SchemaRequest
-	8,  // 28: concord.v1.Query.SeriesHashes:input_type -> concord.v1.SchemaRequest
-	14, // 29: concord.v1.Query.ReadSeries:input_type -> concord.v1.ReadSeriesRequest
-	2,  // 30: concord.v1.Query.CreateIterator:output_type -> concord.v1.IteratorChunk
-	4,  // 31: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
-	5,  // 32: concord.v1.Query.TagSets:output_type -> concord.v1.TagSetsChunk
-	7,  // 33: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
-	10, // 34: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
-	11, // 35: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
-	12, // 36: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesChunk
-	9,  // 37: concord.v1.Query.SeriesSketch:output_type -> concord.v1.SeriesSketchResponse
-	13, // 38: concord.v1.Query.SeriesHashes:output_type -> concord.v1.SeriesHashesChunk
-	15, // 39: concord.v1.Query.ReadSeries:output_type -> concord.v1.ReadSeriesChunk
-	30, // [30:40] is the sub-list for method output_type
-	20, // [20:30] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	4,  // 0: concord.v1.IteratorChunk.series:type_name -> concord.v1.SeriesCount
+	2,  // 1: concord.v1.IteratorChunk.unfit:type_name -> concord.v1.Unfit
+	8,  // 2: concord.v1.IteratorChunk.schema:type_name -> concord.v1.FieldDimensionsResponse
+	0,  // 3: concord.v1.IteratorChunk.begun:type_name -> concord.v1.IteratorRequest
+	2,  // 4: concord.v1.IteratorCostResponse.unfit:type_name -> concord.v1.Unfit
+	17, // 5: concord.v1.TagSetsChunk.tag_sets:type_name -> concord.v1.TagSetsChunk.TagSet
+	2,  // 6: concord.v1.TagSetsChunk.unfit:type_name -> concord.v1.Unfit
+	18, // 7: concord.v1.FieldDimensionsResponse.fields:type_name -> concord.v1.FieldDimensionsResponse.Field
+	2,  // 8: concord.v1.FieldDimensionsResponse.unfit:type_name -> concord.v1.Unfit
+	2,  // 9: concord.v1.SeriesSketchResponse.unfit:type_name -> concord.v1.Unfit
+	2,  // 10: concord.v1.MeasurementNamesResponse.unfit:type_name -> concord.v1.Unfit
+	19, // 11: concord.v1.MeasurementNamesResponse.more:type_name -> concord.v1.MeasurementNamesResponse.Names
+	20, // 12: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
+	2,  // 13: concord.v1.TagKeysResponse.unfit:type_name -> concord.v1.Unfit
+	22, // 14: concord.v1.TagValuesChunk.measurements:type_name -> concord.v1.TagValuesChunk.Values
+	2,  // 15: concord.v1.TagValuesChunk.unfit:type_name -> concord.v1.Unfit
+	2,  // 16: concord.v1.SeriesHashesChunk.unfit:type_name -> concord.v1.Unfit
+	25, // 17: concord.v1.ReadSeriesChunk.blocks:type_name -> concord.v1.ReadSeriesChunk.Block
+	2,  // 18: concord.v1.ReadSeriesChunk.unfit:type_name -> concord.v1.Unfit
+	21, // 19: concord.v1.TagValuesChunk.Values.values:type_name -> concord.v1.TagValuesChunk.KeyValue
+	23, // 20: concord.v1.ReadSeriesChunk.Series.tags:type_name -> concord.v1.ReadSeriesChunk.Tag
+	24, // 21: concord.v1.ReadSeriesChunk.Block.series:type_name -> concord.v1.ReadSeriesChunk.Series
+	0,  // 22: concord.v1.Query.CreateIterator:input_type -> concord.v1.IteratorRequest
+	1,  // 23: concord.v1.Query.Select:input_type -> concord.v1.SelectRequest
+	0,  // 24: concord.v1.Query.IteratorCost:input_type -> concord.v1.IteratorRequest
+	0,  // 25: concord.v1.Query.TagSets:input_type -> concord.v1.IteratorRequest
+	7,  // 26: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
+	9,  // 27: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
+	9,  // 28: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
+	9,  // 29: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
+	9,  // 30: concord.v1.Query.SeriesSketch:input_type -> concord.v1.SchemaRequest
+	9,  // 31: concord.v1.Query.SeriesHashes:input_type -> concord.v1.SchemaRequest
+	15, // 32: concord.v1.Query.ReadSeries:input_type -> concord.v1.ReadSeriesRequest
+	3,  // 33: concord.v1.Query.CreateIterator:output_type -> concord.v1.IteratorChunk
+	3,  // 34: concord.v1.Query.Select:output_type -> concord.v1.IteratorChunk
+	5,  // 35: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
+	6,  // 36: concord.v1.Query.TagSets:output_type -> concord.v1.TagSetsChunk
+	8,  // 37: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
+	11, // 38: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
+	12, // 39: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
+	13, // 40: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesChunk
+	10, // 41: concord.v1.Query.SeriesSketch:output_type -> concord.v1.SeriesSketchResponse
+	14, // 42: concord.v1.Query.SeriesHashes:output_type -> concord.v1.SeriesHashesChunk
+	16, // 43: concord.v1.Query.ReadSeries:output_type -> concord.v1.ReadSeriesChunk
+	33, // [33:44] is the sub-list for method output_type
+	22, // [22:33] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_query_proto_init() }
@@ -1945,7 +2085,7 @@ func file_query_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_query_proto_rawDesc), len(file_query_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

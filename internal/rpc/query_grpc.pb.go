@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Query_CreateIterator_FullMethodName   = "/concord.v1.Query/CreateIterator"
+	Query_Select_FullMethodName           = "/concord.v1.Query/Select"
 	Query_IteratorCost_FullMethodName     = "/concord.v1.Query/IteratorCost"
 	Query_TagSets_FullMethodName          = "/concord.v1.Query/TagSets"
 	Query_FieldDimensions_FullMethodName  = "/concord.v1.Query/FieldDimensions"
@@ -44,6 +45,9 @@ const (
 type QueryClient interface {
 	// CreateIterator streams points, as docs/format/points.md draws them.
 	CreateIterator(ctx context.Context, in *IteratorRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[IteratorChunk], error)
+	// Select answers what FieldDimensions answers, and goes on with what CreateIterator would stream for the statement.
+	// The first chunk after signs of life is the schema. Nodes of a former build do not have it.
+	Select(ctx context.Context, in *SelectRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[IteratorChunk], error)
 	IteratorCost(ctx context.Context, in *IteratorRequest, opts ...grpc.CallOption) (*IteratorCostResponse, error)
 	// TagSets streams the groups that an iterator would have, shard by shard.
 	TagSets(ctx context.Context, in *IteratorRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TagSetsChunk], error)
@@ -87,6 +91,25 @@ func (c *queryClient) CreateIterator(ctx context.Context, in *IteratorRequest, o
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Query_CreateIteratorClient = grpc.ServerStreamingClient[IteratorChunk]
 
+func (c *queryClient) Select(ctx context.Context, in *SelectRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[IteratorChunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[1], Query_Select_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SelectRequest, IteratorChunk]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Query_SelectClient = grpc.ServerStreamingClient[IteratorChunk]
+
 func (c *queryClient) IteratorCost(ctx context.Context, in *IteratorRequest, opts ...grpc.CallOption) (*IteratorCostResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(IteratorCostResponse)
@@ -99,7 +122,7 @@ func (c *queryClient) IteratorCost(ctx context.Context, in *IteratorRequest, opt
 
 func (c *queryClient) TagSets(ctx context.Context, in *IteratorRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TagSetsChunk], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[1], Query_TagSets_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[2], Query_TagSets_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +171,7 @@ func (c *queryClient) TagKeys(ctx context.Context, in *SchemaRequest, opts ...gr
 
 func (c *queryClient) TagValues(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TagValuesChunk], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[2], Query_TagValues_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[3], Query_TagValues_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +200,7 @@ func (c *queryClient) SeriesSketch(ctx context.Context, in *SchemaRequest, opts 
 
 func (c *queryClient) SeriesHashes(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SeriesHashesChunk], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[3], Query_SeriesHashes_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[4], Query_SeriesHashes_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +219,7 @@ type Query_SeriesHashesClient = grpc.ServerStreamingClient[SeriesHashesChunk]
 
 func (c *queryClient) ReadSeries(ctx context.Context, in *ReadSeriesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadSeriesChunk], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[4], Query_ReadSeries_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[5], Query_ReadSeries_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -223,6 +246,9 @@ type Query_ReadSeriesClient = grpc.ServerStreamingClient[ReadSeriesChunk]
 type QueryServer interface {
 	// CreateIterator streams points, as docs/format/points.md draws them.
 	CreateIterator(*IteratorRequest, grpc.ServerStreamingServer[IteratorChunk]) error
+	// Select answers what FieldDimensions answers, and goes on with what CreateIterator would stream for the statement.
+	// The first chunk after signs of life is the schema. Nodes of a former build do not have it.
+	Select(*SelectRequest, grpc.ServerStreamingServer[IteratorChunk]) error
 	IteratorCost(context.Context, *IteratorRequest) (*IteratorCostResponse, error)
 	// TagSets streams the groups that an iterator would have, shard by shard.
 	TagSets(*IteratorRequest, grpc.ServerStreamingServer[TagSetsChunk]) error
@@ -249,6 +275,9 @@ type UnimplementedQueryServer struct{}
 
 func (UnimplementedQueryServer) CreateIterator(*IteratorRequest, grpc.ServerStreamingServer[IteratorChunk]) error {
 	return status.Errorf(codes.Unimplemented, "method CreateIterator not implemented")
+}
+func (UnimplementedQueryServer) Select(*SelectRequest, grpc.ServerStreamingServer[IteratorChunk]) error {
+	return status.Errorf(codes.Unimplemented, "method Select not implemented")
 }
 func (UnimplementedQueryServer) IteratorCost(context.Context, *IteratorRequest) (*IteratorCostResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method IteratorCost not implemented")
@@ -308,6 +337,17 @@ func _Query_CreateIterator_Handler(srv interface{}, stream grpc.ServerStream) er
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Query_CreateIteratorServer = grpc.ServerStreamingServer[IteratorChunk]
+
+func _Query_Select_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SelectRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(QueryServer).Select(m, &grpc.GenericServerStream[SelectRequest, IteratorChunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Query_SelectServer = grpc.ServerStreamingServer[IteratorChunk]
 
 func _Query_IteratorCost_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(IteratorRequest)
@@ -475,6 +515,11 @@ var Query_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "CreateIterator",
 			Handler:       _Query_CreateIterator_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Select",
+			Handler:       _Query_Select_Handler,
 			ServerStreams: true,
 		},
 		{

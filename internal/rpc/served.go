@@ -24,7 +24,7 @@ func (s *Served) requests(method string) *atomic.Int64 {
 	switch method {
 	case Replication_WriteShard_FullMethodName, Replication_WriteBatch_FullMethodName:
 		return &s.writes
-	case Query_CreateIterator_FullMethodName, Query_ReadSeries_FullMethodName:
+	case Query_CreateIterator_FullMethodName, Query_Select_FullMethodName, Query_ReadSeries_FullMethodName:
 		return &s.iterators
 	case Query_IteratorCost_FullMethodName:
 		return &s.costs
@@ -87,6 +87,9 @@ func (c counting) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Co
 		return ctx
 	}
 	n.Add(1)
+	if info.FullMethodName == Query_Select_FullMethodName { // both in one
+		c.dimensions.Add(1)
+	}
 	if n == &c.writes {
 		return context.WithValue(ctx, isWrite{}, true)
 	}

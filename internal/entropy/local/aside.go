@@ -27,11 +27,25 @@ func (l *Local) Scrub(ctx context.Context, id uint64) ([]*tsmfile.Damage, error)
 	if sh == nil {
 		return nil, entropy.ErrNoCopy
 	}
-	found, err := scrub.Verify(ctx, sh.Path(), l.Limit.Wait)
+	found, err := scrub.Verify(ctx, sh.Path(), l.paced(ctx))
 	if err == nil && len(found) == 0 {
 		err = l.checkFields(pace.With(ctx, l.Pace), sh)
 	}
 	return found, errors.Join(err, l.Found(id, found...))
+}
+
+// paced is Limit.Wait for a loop that does nothing but read and check: it also rests.
+func (l *Local) paced(ctx context.Context) func(context.Context, int) error {
+	ctx = pace.With(ctx, l.Pace)
+	work := pace.Begin(ctx)
+	return func(ctx context.Context, n int) error {
+		if err := work.Rest(); err != nil {
+			return err
+		}
+		err := l.Limit.Wait(ctx, n)
+		work = pace.Begin(ctx) // to wait was no work
+		return err
+	}
 }
 
 // SetAside replaces the damaged files of a copy by ones with what is good in them; the damaged

@@ -169,6 +169,7 @@ func (l *Local) Digests(
 func (l *Local) Summarize(
 	ctx context.Context, shard cluster.Shard, until int64, key uint64,
 ) (reconcile.Summary, error) {
+	ctx = pace.With(ctx, l.Pace)
 	s, err := reconcile.NewSpool(ctx, l.dir, key, func(ctx context.Context, fn func(*digest.SeriesField) error) error {
 		return l.Digests(ctx, shard, until, fn)
 	})

@@ -1,9 +1,12 @@
 package local
 
 import (
+	"context"
 	"errors"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/influxdata/influxdb/models"
@@ -109,6 +112,25 @@ func TestBeginningsOutliveARestart(t *testing.T) {
 		open().Memory.began.of(7) != copystate.FoundEqual {
 		t.Errorf("the note stays: %v", err)
 	}
+}
+
+func TestScrubRestsBesideClients(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var looked atomic.Int64 // for requests of clients
+		l := &Local{Deps: Deps{Pace: pace.New(func() int64 { return looked.Add(1) }), Limit: pace.NewLimit(0)}}
+		wait := l.paced(t.Context())
+		time.Sleep(time.Second)
+		if err := wait(t.Context(), 1); err != nil || looked.Load() == 0 {
+			t.Errorf("a scrub reads without looking whether clients are served: %v", err)
+		}
+		stop := errors.New("stop")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(stop)
+		if err := l.paced(ctx)(ctx, 1); !errors.Is(err, stop) {
+			t.Error("it goes on: ", err)
+		}
+	})
 }
 
 // starting are the copies of a node that has not asked the others yet.

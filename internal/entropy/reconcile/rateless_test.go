@@ -7,12 +7,16 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"concord/internal/entropy/digest"
+	"concord/internal/entropy/pace"
 	"concord/internal/entropy/reconcile/riblt"
 )
 
@@ -227,6 +231,34 @@ func TestErrorsOfOwnersAreErrors(t *testing.T) {
 	if err := (Rateless{Dir: "/dev/null/x"}).Differences(t.Context(), []Owner{list(), far}, nil); err == nil {
 		t.Error("no error without a folder for temporary files")
 	}
+}
+
+// Whoever asks a Spool, as another node does, has no pace of its own.
+func TestSpoolRestsAtThePaceOfItsMaker(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var looked atomic.Int64 // for requests of clients
+		ctx := pace.With(t.Context(), pace.New(func() int64 { return looked.Add(1) }))
+		mine, _ := large(6400, 3)
+		s, err := NewSpool(ctx, t.TempDir(), 1, mine)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		for what, ask := range map[string]func() error{
+			"symbols": func() error { _, err := s.Symbols(context.Background(), 0, 1); return err },
+			"names":   func() error { return s.Names(context.Background(), nil, nil) },
+		} {
+			time.Sleep(time.Second)
+			before := looked.Load()
+			if err := ask(); err != nil {
+				t.Fatal(err)
+			}
+			if looked.Load() == before {
+				t.Errorf("%s are made without looking whether clients are served", what)
+			}
+		}
+	})
 }
 
 func TestSpoolLeavesNoFile(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"github.com/zeebo/xxh3"
 
 	"concord/internal/entropy/digest"
+	"concord/internal/entropy/pace"
 	"concord/internal/entropy/reconcile/riblt"
 )
 
@@ -60,6 +61,7 @@ type Spool struct {
 	key      uint64
 	file     *os.File
 	elements int
+	pace     *pace.Pace // of whoever made it; those who ask may be other nodes
 
 	mu      sync.Mutex
 	symbols []riblt.Symbol // the first ones
@@ -67,7 +69,8 @@ type Spool struct {
 
 var _ Summary = (*Spool)(nil)
 
-// NewSpool reads a list into a file in dir. key is that of the hashes.
+// NewSpool reads a list into a file in dir. key is that of the hashes. The pace of ctx is that of all that is asked of
+// the Spool.
 func NewSpool(ctx context.Context, dir string, key uint64, list Source) (*Spool, error) {
 	if dir != "" {
 		if err := os.MkdirAll(dir, 0o750); err != nil {
@@ -78,7 +81,7 @@ func NewSpool(ctx context.Context, dir string, key uint64, list Source) (*Spool,
 	if err != nil {
 		return nil, fmt.Errorf("summary of a shard: %w", err)
 	}
-	s := &Spool{key: key, file: f}
+	s := &Spool{key: key, file: f, pace: pace.Of(ctx)}
 	if err = os.Remove(f.Name()); err == nil {
 		err = s.fill(ctx, list)
 	}
@@ -133,9 +136,10 @@ func (s *Spool) each(ctx context.Context, fn func(*record) error) error {
 		h     [25]byte
 		names []byte
 	)
-	for n := 0; ; n++ {
-		if n%1024 == 0 && ctx.Err() != nil {
-			return context.Cause(ctx)
+	work := pace.Begin(pace.With(ctx, s.pace))
+	for {
+		if err := work.Rest(); err != nil {
+			return err
 		}
 		if _, err := io.ReadFull(in, h[:]); err == io.EOF {
 			return nil

@@ -41,7 +41,11 @@ type valueConflict struct {
 
 // add merges a piece, now or later.
 func (m *merger) add(ctx context.Context, p piece) error {
+	work := pace.Begin(ctx)
 	joined := patch.Join(p.Series, p.Field, p.owners, m.rules)
+	if err := work.Rest(); err != nil {
+		return err
+	}
 	if len(joined.Differing) == 0 || m.rules.Absent > 0 && !m.alwaysAsk {
 		return m.merge(ctx, p, joined, nil)
 	}

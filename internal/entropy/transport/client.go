@@ -27,6 +27,9 @@ const (
 	applyTimeout = 2 * time.Minute  // one batch of points
 	rootTimeout  = 30 * time.Minute // may read a whole cold shard
 	idleTimeout  = 5 * time.Minute  // between two messages of a stream
+	// Between two messages about a summary: both sides make symbols of a whole shard, at a small part of the processors
+	// while clients are served. A node that is gone ends its connection long before.
+	summaryTimeout = 30 * time.Minute
 )
 
 // Transport reaches other nodes through a pool of connections.

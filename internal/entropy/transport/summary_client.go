@@ -80,7 +80,7 @@ func (s *summary) Elements() int { return s.elements }
 
 func (s *summary) Symbols(_ context.Context, from, to int) ([]riblt.Symbol, error) {
 	q := &rpc.SummaryQuestion_Range{From: uint64(from), To: uint64(to)}
-	a, err := s.ask(&rpc.SummaryQuestion{Question: &rpc.SummaryQuestion_Symbols{Symbols: q}}, idleTimeout)
+	a, err := s.ask(&rpc.SummaryQuestion{Question: &rpc.SummaryQuestion_Symbols{Symbols: q}}, summaryTimeout)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +97,7 @@ func (s *summary) Symbols(_ context.Context, from, to int) ([]riblt.Symbol, erro
 func (s *summary) Names(_ context.Context, hashes []uint64, fn func(series []byte, field string) error) error {
 	q := &rpc.SummaryQuestion{Question: &rpc.SummaryQuestion_Names{Names: &rpc.SummaryQuestion_Hashes{Hashes: hashes}}}
 	for named := 0; ; {
-		a, err := s.ask(q, idleTimeout)
+		a, err := s.ask(q, summaryTimeout)
 		if err != nil {
 			return err
 		}

@@ -138,7 +138,7 @@ func receiveQuestions(stream grpc.BidiStreamingServer[rpc.SummaryQuestion, rpc.S
 
 // nextQuestion waits for a question; nil without an error says that the client has ended.
 func nextQuestion(ctx context.Context, questions <-chan question) (*rpc.SummaryQuestion, error) {
-	idle := time.NewTimer(idleTimeout)
+	idle := time.NewTimer(summaryTimeout)
 	defer idle.Stop()
 	select {
 	case q, ok := <-questions:
@@ -149,6 +149,6 @@ func nextQuestion(ctx context.Context, questions <-chan question) (*rpc.SummaryQ
 	case <-ctx.Done():
 		return nil, nil
 	case <-idle.C:
-		return nil, status.Errorf(codes.DeadlineExceeded, "nothing was asked about the summary for %s", idleTimeout)
+		return nil, status.Errorf(codes.DeadlineExceeded, "nothing was asked about the summary for %s", summaryTimeout)
 	}
 }
