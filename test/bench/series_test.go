@@ -220,11 +220,13 @@ func repairSeries(t *testing.T, report *tabwriter.Writer, c *process.Cluster, s 
 		t.Fatal(err)
 	}
 	sick.Start()
-	sick.AwaitUp()
+	if !process.Poll(10*time.Minute, sick.Up) {
+		t.Fatalf("%s does not come up", sick.Name)
+	}
 	client := c.Data[0].Client()
 	check := func(what string, clean bool) {
 		t.Helper()
-		if !process.Poll(5*time.Minute, func() bool {
+		if !process.Poll(15*time.Minute, func() bool {
 			s, _, err := client.EntropyStatus(t.Context())
 			return err == nil && len(s.Queued)+len(s.Processing)+len(s.Unreachable) == 0 && (len(s.Shards) == 0) == clean
 		}) {
