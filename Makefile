@@ -3,7 +3,7 @@ GO      ?= go
 TOOL     = $(GO) tool -modfile=tools/go.mod
 export CGO_ENABLED = 0
 
-.PHONY: help build test e2e browser upgrade campaign campaign-entropy campaign-reads campaign-http trial compare race lint bench bench-entropy bench-peer fuzz nightly proto
+.PHONY: help build test e2e browser upgrade campaign campaign-entropy campaign-reads campaign-http trial compare race lint bench bench-entropy bench-peer bench-series fuzz nightly proto
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,7 +63,7 @@ lint: ## gofmt, go vet and staticcheck
 
 bench: ## run the benchmarks, and compare a cluster with one plain node
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/...
-	$(GO) test -tags bench -count=1 -v -skip 'TestForeground|TestBeside|TestPeer' ./test/bench/
+	$(GO) test -tags bench -count=1 -v -skip 'TestForeground|TestBeside|TestPeer|TestSeries' ./test/bench/
 	$(MAKE) bench-entropy
 
 bench-entropy: ## measure anti-entropy, as a table
@@ -74,6 +74,9 @@ PEER ?=
 BEFORE ?=
 bench-peer: ## compare with a plain node, with influxdb-cluster (PEER is a checkout of it), with a former build (BEFORE is its commit)
 	$(GO) test -tags bench -count=1 -timeout 60m -run TestPeer -v ./test/bench -peer '$(PEER)' -before '$(BEFORE)'
+
+bench-series: ## measure a million series beside a plain node, and beside influxdb-cluster (PEER)
+	$(GO) test -tags bench -count=1 -timeout 60m -run TestSeries -v ./test/bench -peer '$(PEER)'
 
 FUZZTIME ?= 30s
 fuzz: ## fuzz all that parses bytes from outside, FUZZTIME each; inputs are made smaller for a second only, or that takes most of the time

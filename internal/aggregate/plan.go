@@ -122,32 +122,14 @@ func (p *plan) findSeries(name string) (covered bool, err error) {
 		if most := p.share.Left() / costOfSeries; p.opt.MaxSeriesN == 0 || most < int64(p.opt.MaxSeriesN) {
 			limited := p.opt
 			limited.MaxSeriesN = int(max(most, 1))
-			sets, err := tagSets(p.shard, name, limited)
+			sets, err := p.tagSets(name, limited)
 			if err != nil && strings.HasPrefix(err.Error(), "max-select-series") {
 				return true, p.share.Grow(costOfSeries * (most + 1))
 			}
 			return p.take(sets, err)
 		}
 	}
-	return p.take(tagSets(p.shard, name, p.opt))
-}
-
-// tagSets returns the series that a statement reads, in the order of the engine.
-func tagSets(shard *tsdb.Shard, name string, opt query.IteratorOptions) ([]*query.TagSet, error) {
-	index, err := shard.Index()
-	if err != nil {
-		return nil, err
-	}
-	if own, ok := index.(interface {
-		TagSets(name []byte, opt query.IteratorOptions) ([]*query.TagSet, error)
-	}); ok { // the index in memory, which tells the shard's series from the database's
-		return own.TagSets([]byte(name), opt)
-	}
-	file, err := shard.SeriesFile()
-	if err != nil {
-		return nil, err
-	}
-	return tsdb.IndexSet{Indexes: []tsdb.Index{index}, SeriesFile: file}.TagSets(file, []byte(name), opt)
+	return p.take(p.tagSets(name, p.opt))
 }
 
 // take makes groups of tag sets.

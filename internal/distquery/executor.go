@@ -119,6 +119,9 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	}
 	if sel != nil {
 		mapper.keeps = aggregate.KeepOf(sel)
+		if listsSeries(sel) {
+			sel.Dedupe = false
+		}
 	}
 	if plain, ok := stmt.(*influxql.SelectStatement); ok && mapper.Vector.On {
 		mapper.statement = textAhead(plain)
@@ -157,6 +160,16 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 		return ctx.Send(&query.Result{Messages: late})
 	}
 	return err
+}
+
+// listsSeries reports whether a statement is SHOW SERIES of one database. It gets each series once, whereas the engine
+// would hold all of them in memory to see to that.
+func listsSeries(stmt *influxql.SelectStatement) bool {
+	if len(stmt.Sources) != 1 {
+		return false
+	}
+	mm, ok := stmt.Sources[0].(*influxql.Measurement)
+	return ok && mm.SystemIterator == "_series"
 }
 
 // answerCount takes the memory of an answer from a share.

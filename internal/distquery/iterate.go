@@ -281,7 +281,7 @@ func openShards(
 		}
 	}
 	measurements := []*influxql.Measurement{mm}
-	if mm.Regex != nil {
+	if mm.Regex != nil && mm.SystemIterator != "_series" { // whose condition has it
 		measurements = nil
 		for _, name := range shards.MeasurementsByRegex(mm.Regex.Val) {
 			one := mm.Clone()
@@ -377,6 +377,9 @@ func openPart(
 func openOne(
 	ctx context.Context, v Vector, part tsdb.Shards, mm *influxql.Measurement, opt query.IteratorOptions, keep aggregate.Keep,
 ) (query.Iterator, error) {
+	if mm.SystemIterator == "_series" {
+		return openSeriesList(ctx, part, opt)
+	}
 	if v.On && len(part) == 1 {
 		switch {
 		case aggregate.CoversKeys(mm, opt):

@@ -279,21 +279,20 @@ func (s *Schema) TagValues(
 	return out, nil
 }
 
-// SeriesCardinality is how many series a database has. It is exact when they are few, or when this node has all shards.
-// Else it is an estimate: see Sketches.
+// SeriesCardinality is how many series a database has. It is exact when they are few, or when one node has all shards
+// that have series. Else it is an estimate: see Sketches.
 func (s *Schema) SeriesCardinality(ctx context.Context, db string) (int64, error) {
-	var (
-		mu     sync.Mutex
-		all    tally
-		here   uint64
-		others bool
-	)
-	err := s.each(ctx, s.shardsOf(db, ""), func(mine []uint64) error {
-		n, hashes, counts, err := s.Sketches.of(budget.With(ctx, s.share), s.store, mine)
+	n, alone, err := s.seriesOfOne(ctx, db)
+	if alone || err != nil {
+		return n, err
+	}
+	var mu sync.Mutex
+	var all tally
+	err = s.each(ctx, s.shardsOf(db, ""), func(mine []uint64) error {
+		_, hashes, counts, err := s.Sketches.of(budget.With(ctx, s.share), s.store, mine)
 		if err != nil {
 			return err
 		}
-		here = n
 		return all.add(hashes, counts)
 	}, func(ctx context.Context, p peer, ids []uint64) (passed, error) {
 		hashes, counts, not, err := sketchOf(ctx, p, ids)
@@ -302,16 +301,40 @@ func (s *Schema) SeriesCardinality(ctx context.Context, db string) (int64, error
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		others = true
 		return not, all.add(hashes, counts)
 	})
 	if err != nil {
 		return 0, err
 	}
-	if !others {
-		return int64(here), nil
-	}
 	return all.n(), nil
+}
+
+// seriesOfOne counts the series without looking at them, which works when one node has all of them; alone says so.
+func (s *Schema) seriesOfOne(ctx context.Context, db string) (n int64, alone bool, err error) {
+	var mu sync.Mutex
+	nodes := 0 // that have series
+	err = s.each(ctx, s.shardsOf(db, ""), func(mine []uint64) error {
+		series, _, err := seriesOf(s.store, mine)
+		if err == nil && series.Cardinality() > 0 {
+			n, nodes = int64(series.Cardinality()), 1
+		}
+		return err
+	}, func(ctx context.Context, p peer, ids []uint64) (passed, error) {
+		r, err := p.SeriesSketch(ctx, &rpc.SchemaRequest{ShardIds: ids, Incomplete: p.incomplete, Count: true})
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case status.Code(err) == codes.Unimplemented || err == nil && len(r.Sketch)+len(r.Hashes) > 0:
+			nodes += 2 // a former build, which does not count
+			return passed{}, nil
+		case err != nil:
+			return passed{}, err
+		case r.Count > 0:
+			n, nodes = int64(r.Count), nodes+1
+		}
+		return passed{r.Missing, r.Unfit}, nil
+	})
+	return n, nodes < 2, err
 }
 
 // sketchOf asks another node. One of a former build sends the hashes of all series.

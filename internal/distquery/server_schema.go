@@ -116,15 +116,24 @@ func (s *Server) TagValues(r *rpc.SchemaRequest, out rpc.Query_TagValuesServer) 
 	return nil
 }
 
-// SeriesSketch tells how many series shards have, about.
+// SeriesSketch tells how many series shards have, and, unless the count alone is asked for, which ones, about.
 func (s *Server) SeriesSketch(ctx context.Context, r *rpc.SchemaRequest) (_ *rpc.SeriesSketchResponse, err error) {
 	defer s.guard(&err)
 	ids, not := s.readable(ctx, r.ShardIds, r.Incomplete)
-	_, hashes, counts, err := s.Sketches.of(ctx, s.store, ids)
+	resp := &rpc.SeriesSketchResponse{Missing: not.missing, Unfit: not.unfit}
+	if r.Count {
+		series, _, err := seriesOf(s.store, ids)
+		if err != nil {
+			return nil, failure(err)
+		}
+		resp.Count = series.Cardinality()
+		return resp, nil
+	}
+	n, hashes, counts, err := s.Sketches.of(ctx, s.store, ids)
 	if err != nil {
 		return nil, failure(err)
 	}
-	resp := &rpc.SeriesSketchResponse{Hashes: hashes, Missing: not.missing, Unfit: not.unfit}
+	resp.Count, resp.Hashes = n, hashes
 	if counts != nil {
 		if resp.Sketch, err = counts.MarshalBinary(); err != nil {
 			return nil, err

@@ -805,6 +805,7 @@ type SchemaRequest struct {
 	Condition     []byte                 `protobuf:"bytes,2,opt,name=condition,proto3" json:"condition,omitempty"`    // InfluxQL expression, empty for none
 	Incomplete    bool                   `protobuf:"varint,3,opt,name=incomplete,proto3" json:"incomplete,omitempty"` // as in IteratorRequest
 	More          [][]byte               `protobuf:"bytes,4,rep,name=more,proto3" json:"more,omitempty"`              // further conditions, of MeasurementNames only
+	Count         bool                   `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`           // of SeriesSketch only: the count alone is asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -867,12 +868,20 @@ func (x *SchemaRequest) GetMore() [][]byte {
 	return nil
 }
 
+func (x *SchemaRequest) GetCount() bool {
+	if x != nil {
+		return x.Count
+	}
+	return false
+}
+
 type SeriesSketchResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Sketch        []byte                 `protobuf:"bytes,1,opt,name=sketch,proto3" json:"sketch,omitempty"` // HyperLogLog++ of the engine, over the hashes that SeriesHashes streams, little endian
 	Missing       []uint64               `protobuf:"varint,2,rep,packed,name=missing,proto3" json:"missing,omitempty"`
 	Unfit         []*Unfit               `protobuf:"bytes,3,rep,name=unfit,proto3" json:"unfit,omitempty"`
 	Hashes        []uint64               `protobuf:"fixed64,4,rep,packed,name=hashes,proto3" json:"hashes,omitempty"` // instead of the sketch when the series are few
+	Count         uint64                 `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`           // of the series
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -933,6 +942,13 @@ func (x *SeriesSketchResponse) GetHashes() []uint64 {
 		return x.Hashes
 	}
 	return nil
+}
+
+func (x *SeriesSketchResponse) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
 }
 
 type MeasurementNamesResponse struct {
@@ -1905,19 +1921,21 @@ const file_query_proto_rawDesc = "" +
 	"\x05unfit\x18\x04 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\x1a8\n" +
 	"\x05Field\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x1b\n" +
-	"\tdata_type\x18\x02 \x01(\x05R\bdataType\"~\n" +
+	"\tdata_type\x18\x02 \x01(\x05R\bdataType\"\x94\x01\n" +
 	"\rSchemaRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12\x1c\n" +
 	"\tcondition\x18\x02 \x01(\fR\tcondition\x12\x1e\n" +
 	"\n" +
 	"incomplete\x18\x03 \x01(\bR\n" +
 	"incomplete\x12\x12\n" +
-	"\x04more\x18\x04 \x03(\fR\x04more\"\x89\x01\n" +
+	"\x04more\x18\x04 \x03(\fR\x04more\x12\x14\n" +
+	"\x05count\x18\x05 \x01(\bR\x05count\"\x9f\x01\n" +
 	"\x14SeriesSketchResponse\x12\x16\n" +
 	"\x06sketch\x18\x01 \x01(\fR\x06sketch\x12\x18\n" +
 	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +
 	"\x05unfit\x18\x03 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\x12\x16\n" +
-	"\x06hashes\x18\x04 \x03(\x06R\x06hashes\"\xd2\x01\n" +
+	"\x06hashes\x18\x04 \x03(\x06R\x06hashes\x12\x14\n" +
+	"\x05count\x18\x05 \x01(\x04R\x05count\"\xd2\x01\n" +
 	"\x18MeasurementNamesResponse\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\fR\x05names\x12\x18\n" +
 	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +

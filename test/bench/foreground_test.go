@@ -19,7 +19,16 @@ import (
 	"concord/test/process"
 )
 
-func TestMain(m *testing.M) { process.Main(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(plainEnv); dir != "" {
+		if err := servePlain(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	process.Main(m)
+}
 
 // TestForeground measures writes beside repairs at the default rate, on separate processes: two data nodes that own
 // everything, the second one without half of the blocks of some shards. What a write costs drifts with the machine:

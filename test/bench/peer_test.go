@@ -118,7 +118,7 @@ func peerSystems(t *testing.T) []system {
 		{name: "plain node", nodes: []devcluster.Client{{Base: "http://" + single.HTTPAddr()}}, db: "bench", level: "one"},
 	}
 	if *peerFlag != "" {
-		nodes, pids := startPeer(t, *peerFlag)
+		nodes, pids := startPeer(t, *peerFlag, "inmem")
 		systems = append(systems, cluster(peerName, nodes, pids))
 	}
 	if *beforeFlag != "" {
@@ -316,7 +316,7 @@ func ask(t *testing.T, base, db, q string) {
 }
 
 // startPeer builds the peer, starts its nodes and makes them a cluster.
-func startPeer(t *testing.T, checkout string) (nodes []devcluster.Client, pids []int) {
+func startPeer(t *testing.T, checkout, index string) (nodes []devcluster.Client, pids []int) {
 	t.Helper()
 	dir := t.TempDir()
 	build := exec.Command("go", "build", "-o", dir, "./cmd/influxd", "./cmd/influxd-meta", "./cmd/influxd-ctl")
@@ -360,15 +360,16 @@ hostname = "127.0.0.1"
 [data]
   dir = "%[2]s/data"
   wal-dir = "%[2]s/wal"
+  index-version = %[3]q
   query-log-enabled = false
 [http]
-  bind-address = %q
+  bind-address = %[4]q
   log-enabled = false
 [monitor]
   store-enabled = false
 [hinted-handoff]
   dir = "%[2]s/hh"
-`, tcp, home, client)))
+`, tcp, home, index, client)))
 		ctl("add-data", tcp)
 		nodes = append(nodes, devcluster.Client{Base: "http://" + client})
 	}

@@ -87,6 +87,8 @@ type keySorter struct {
 	limit int
 	data  []byte // of the keys of this run
 	ends  []int
+	key   []byte      // of the last series
+	tags  models.Tags // of it
 	file  *os.File
 	at    int64
 	runs  []int64 // where each run in the file ends
@@ -99,11 +101,13 @@ func (s *keySorter) add(sfile *tsdb.SeriesFile, id uint64) error {
 	if len(b) == 0 {
 		return nil // deleted
 	}
-	name, tags := tsdb.ParseSeriesKey(b)
-	if len(name) == 0 {
+	var name []byte
+	if name, s.tags = tsdb.ParseSeriesKeyInto(b, s.tags); len(name) == 0 {
 		return nil
 	}
-	s.data = models.AppendMakeKey(s.data, name, tags)
+	// By way of a buffer: the engine makes just enough room for one key, so that it would copy the whole run each time.
+	s.key = models.AppendMakeKey(s.key[:0], name, s.tags)
+	s.data = append(s.data, s.key...)
 	s.ends = append(s.ends, len(s.data))
 	if len(s.data)+keyOverhead*len(s.ends) >= s.limit {
 		return s.spill()

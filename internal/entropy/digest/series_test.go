@@ -16,31 +16,8 @@ import (
 // Keys that do not fit into memory come in the same order as those that do.
 func TestSeriesComeInOrderByWayOfAFile(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	s := tsdb.NewStore(filepath.Join(dir, "data"))
-	s.EngineOptions.Config = tsdb.NewConfig()
-	s.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
-	s.EngineOptions.IndexVersion = tsdb.TSI1IndexName
-	if err := s.Open(); err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	if err := s.CreateShard("db", "rp", 1, true); err != nil {
-		t.Fatal(err)
-	}
-	var points []models.Point
-	var want []string
-	for i := range 3000 {
-		// Measurements of which one is the beginning of another, and order by whole keys.
-		name := []string{"a", "a b", "a!", "ab"}[i%4]
-		p := models.MustNewPoint(name, models.NewTags(map[string]string{"host": fmt.Sprint(i * 7919 % 3000)}),
-			models.Fields{"v": 1.0}, time.Unix(0, 1))
-		points, want = append(points, p), append(want, string(p.Key()))
-	}
+	s, want := storeOfSeries(t, 3000)
 	slices.Sort(want)
-	if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
-		t.Fatal(err)
-	}
 	for _, limit := range []int{1, 1000, 10_000, runBytes} {
 		var got []string
 		if err := mustOpened(t, s.Shard(1)).eachSeries(t.Context(), limit, func(k []byte) error {
@@ -59,6 +36,56 @@ func TestSeriesComeInOrderByWayOfAFile(t *testing.T) {
 	if err != context.Canceled {
 		t.Errorf("got %v", err)
 	}
+}
+
+// The engine makes room for just one more key when it appends one: a million would be copied for minutes.
+func TestRunIsNotCopiedForEachKey(t *testing.T) {
+	t.Parallel()
+	s, _ := storeOfSeries(t, 3000)
+	open := mustOpened(t, s.Shard(1))
+	sorter := &keySorter{limit: runBytes}
+	grew := 0
+	for _, id := range open.index.SeriesIDSet().Slice() {
+		had := cap(sorter.data)
+		if err := sorter.add(open.sfile, id); err != nil {
+			t.Fatal(err)
+		}
+		if cap(sorter.data) != had {
+			grew++
+		}
+	}
+	if len(sorter.ends) != 3000 || grew > 50 {
+		t.Errorf("the run of %d keys was copied %d times", len(sorter.ends), grew)
+	}
+}
+
+// storeOfSeries has a shard with series of measurements of which one is the beginning of another. They order by keys.
+func storeOfSeries(t *testing.T, n int) (s *tsdb.Store, keys []string) {
+	t.Helper()
+	dir := t.TempDir()
+	s = tsdb.NewStore(filepath.Join(dir, "data"))
+	s.EngineOptions.Config = tsdb.NewConfig()
+	s.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
+	s.EngineOptions.IndexVersion = tsdb.TSI1IndexName
+	if err := s.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	if err := s.CreateShard("db", "rp", 1, true); err != nil {
+		t.Fatal(err)
+	}
+	var points []models.Point
+	for i := range n {
+		name := []string{"a", "a b", "a!", "ab"}[i%4]
+		p := models.MustNewPoint(name, models.NewTags(map[string]string{
+			"host": fmt.Sprint(i * 7919 % n), "dc": "a", "rack": "b", "role": "c",
+		}), models.Fields{"v": 1.0}, time.Unix(0, 1))
+		points, keys = append(points, p), append(keys, string(p.Key()))
+	}
+	if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
+		t.Fatal(err)
+	}
+	return s, keys
 }
 
 func mustOpened(t *testing.T, shard *tsdb.Shard) openShard {

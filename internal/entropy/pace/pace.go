@@ -89,12 +89,25 @@ type Stint struct {
 }
 
 // Begin begins work under ctx.
-func Begin(ctx context.Context) Stint { return Stint{ctx, Of(ctx), time.Now()} }
+func Begin(ctx context.Context) Stint {
+	s := Stint{ctx: ctx, pace: Of(ctx)}
+	s.Resume()
+	return s
+}
+
+// Resume goes on with the work after something else was done.
+func (s *Stint) Resume() {
+	if s.pace != nil { // else nobody wants to know the time, which costs as much as a small block
+		s.since = time.Now()
+	}
+}
 
 // Rest is to be called every hundred microseconds of work or so. It returns the cause when ctx is done.
-func (s *Stint) Rest() error {
-	err := s.pace.Rest(s.ctx, time.Since(s.since))
-	s.since = time.Now()
+func (s *Stint) Rest() (err error) {
+	if s.pace != nil {
+		err = s.pace.Rest(s.ctx, time.Since(s.since))
+		s.since = time.Now()
+	}
 	if s.ctx.Err() != nil {
 		return context.Cause(s.ctx)
 	}

@@ -10,7 +10,6 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
-	"concord/internal/entropy/pace"
 	"concord/internal/entropy/tsmfile"
 )
 
@@ -141,16 +140,16 @@ func Each[V Value](r *Reader, min, max int64, fn func(times []int64, values []V)
 	if err := m.reset(r, min, max); err != nil {
 		return err
 	}
-	work := pace.Begin(r.ctx)
+	r.work.Resume()
 	for {
 		times, values, err := m.next()
 		if err != nil {
 			return err
 		}
 		if len(times) == 0 {
-			return work.Rest()
+			return r.work.Rest()
 		}
-		if err := work.Rest(); err != nil {
+		if err := r.work.Rest(); err != nil {
 			return err
 		}
 		if err := fn(times, values); err != nil {

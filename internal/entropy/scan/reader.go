@@ -24,13 +24,14 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"github.com/zeebo/xxh3"
 
+	"concord/internal/entropy/pace"
 	"concord/internal/entropy/tsmfile"
 )
 
 // Reader reads one series-field of a shard after another. It holds the files that it reads open; Close lets them go.
 // It is for one goroutine.
 type Reader struct {
-	ctx    context.Context // of all that is read
+	work   pace.Stint // of all that is read
 	shard  *tsdb.Shard
 	engine *tsm1.Engine
 	listed []tsm1.TSMFile // the engine's list that files is of
@@ -66,7 +67,7 @@ func NewReader(ctx context.Context, shard *tsdb.Shard) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read shard %d: %w", shard.ID(), err)
 	}
-	r := &Reader{ctx: ctx, shard: shard, engine: engine}
+	r := &Reader{work: pace.Begin(ctx), shard: shard, engine: engine}
 	if err := r.follow(); err != nil {
 		r.Close()
 		return nil, err
