@@ -68,7 +68,8 @@ func (s signal) up() {
 // New returns a checker that Run starts.
 func New(deps Deps) *Checker {
 	memory := &memory{
-		results: make(map[uint64]entropy.ShardStatus), last: make(map[uint64]*lastCheck), compared: make(map[uint64]time.Time),
+		results: make(map[uint64]entropy.ShardStatus), last: make(map[uint64]*lastCheck),
+		compared: make(map[uint64]time.Time),
 	}
 	return &Checker{judge: &judge{Deps: deps, memory: memory, wake: make(signal, 1)}}
 }
