@@ -37,6 +37,7 @@ require (
 	github.com/Masterminds/semver v1.4.2 // indirect
 	github.com/Masterminds/semver/v3 v3.3.1 // indirect
 	github.com/Masterminds/sprig v2.16.0+incompatible // indirect
+	github.com/agnivade/levenshtein v1.2.2 // indirect
 	github.com/aokoli/goutils v1.0.1 // indirect
 	github.com/armon/go-metrics v0.4.1 // indirect
 	github.com/benbjohnson/tmpl v1.0.0 // indirect

@@ -1,4 +1,4 @@
-// Command influxd-ctl is an operator's hand on a Concord cluster.
+// Command influxd-ctl administers a Concord cluster.
 package main
 
 import (

@@ -12,7 +12,8 @@ import (
 func CoversKeys(mm *influxql.Measurement, opt query.IteratorOptions) bool {
 	ref, ok := opt.Expr.(*influxql.VarRef)
 	return ok && ref.Val == "_seriesKey" && mm.SystemIterator == "" && mm.Regex == nil && len(opt.Aux) == 0 &&
-		opt.Limit == 0 && opt.Offset == 0 && len(opt.GetDimensions()) == len(opt.Dimensions) && !fieldIn(opt.Condition) &&
+		opt.Limit == 0 && opt.Offset == 0 && len(opt.GetDimensions()) == len(opt.Dimensions) &&
+		!fieldIn(opt.Condition) &&
 		opt.StartTime <= keyTime && opt.EndTime >= keyTime
 }
 

@@ -168,9 +168,11 @@ func (p *plan) take(sets []*query.TagSet, err error) (covered bool, _ error) {
 			continue
 		}
 		tags := tagsOf(set.SeriesKeys[0])
-		p.groups = append(p.groups, group{tags: tags.Subset(p.opt.Dimensions), keys: set.SeriesKeys})
-		p.series += len(set.SeriesKeys)
-		for _, key := range set.SeriesKeys {
+		// They are sorted. A series that is deleted and written again while the index is read comes twice, with two IDs.
+		keys := slices.Compact(set.SeriesKeys)
+		p.groups = append(p.groups, group{tags: tags.Subset(p.opt.Dimensions), keys: keys})
+		p.series += len(keys)
+		for _, key := range keys {
 			size += costOfSeries + int64(len(key))
 		}
 	}

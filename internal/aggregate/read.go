@@ -58,7 +58,8 @@ func (s *Scan) newSink(c *column, p *part) sink {
 	return newSinkOf(s, c, p, &texts, same[string])
 }
 
-// newNumberSink makes the sink of a column that the shard has as S, and gives the numbers in the type that is asked for.
+// newNumberSink makes the sink of a column that the shard has as S, and gives the numbers in the type that is asked
+// for.
 func newNumberSink[S number](s *Scan, c *column, p *part, stored *kind[S]) sink {
 	if c.asked != c.stored {
 		switch c.asked {

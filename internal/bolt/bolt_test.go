@@ -195,7 +195,8 @@ func TestFilesOfBboltAreWhole(t *testing.T) {
 			if err := db.Update(func(tx *bbolt.Tx) error {
 				name := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(rt, "bucket")
 				if rapid.IntRange(0, 9).Draw(rt, "drop") == 9 {
-					if err := tx.DeleteBucket([]byte(name)); err != nil && !errors.Is(err, bbolterrors.ErrBucketNotFound) {
+					if err := tx.DeleteBucket([]byte(name)); err != nil &&
+						!errors.Is(err, bbolterrors.ErrBucketNotFound) {
 						return err
 					}
 				}
@@ -206,7 +207,8 @@ func TestFilesOfBboltAreWhole(t *testing.T) {
 				// Runs of keys, so that whole pages come and go at either end and in between.
 				from, n := rapid.IntRange(0, 2000).Draw(rt, "from"), rapid.IntRange(1, 600).Draw(rt, "keys")
 				step := rapid.IntRange(1, 7).Draw(rt, "step")
-				remove, size := rapid.Bool().Draw(rt, "delete"), rapid.SampledFrom([]int{0, 10, 100, 3000}).Draw(rt, "size")
+				remove, size := rapid.Bool().Draw(rt, "delete"), rapid.SampledFrom([]int{0, 10, 100, 3000}).Draw(rt,
+					"size")
 				for i := range n {
 					k := fmt.Appendf(nil, "%0*d", 4+i%3, from+i*step)
 					if remove {

@@ -170,7 +170,8 @@ func (v *verifier) tree(id uint64, root bool, low, high []byte, depth int) error
 
 // fits tells whether a key may be the one of the element i of a page.
 func fits(i int, key, low, high []byte) bool {
-	return len(key) > 0 && (i > 0 || low == nil || bytes.Equal(key, low)) && (high == nil || bytes.Compare(key, high) < 0)
+	return len(key) > 0 && (i > 0 || low == nil || bytes.Equal(key, low)) &&
+		(high == nil || bytes.Compare(key, high) < 0)
 }
 
 // part returns what lies behind the elements of a page, as seen from the element at.

@@ -38,7 +38,9 @@ func withNodes(t fataler, n int) *State {
 	s := NewState()
 	mustApply(t, s, CreateMetaNode{RaftAddr: "meta:8089", HTTPAddr: "meta:8091", ClusterID: 7})
 	for i := range n {
-		mustApply(t, s, CreateDataNode{TCPAddr: fmt.Sprintf("data%d:8088", i+1), HTTPAddr: fmt.Sprintf("data%d:8086", i+1)})
+		mustApply(t, s, CreateDataNode{
+			TCPAddr: fmt.Sprintf("data%d:8088", i+1), HTTPAddr: fmt.Sprintf("data%d:8086", i+1),
+		})
 	}
 	return s
 }
@@ -118,7 +120,9 @@ func TestFailedCommandLeavesStateUnchanged(t *testing.T) {
 		},
 		{
 			"factor raised too high",
-			cmd(UpdateRetentionPolicy{Database: "db", Name: "autogen", Update: meta.RetentionPolicyUpdate{ReplicaN: &three}}),
+			cmd(UpdateRetentionPolicy{
+				Database: "db", Name: "autogen", Update: meta.RetentionPolicyUpdate{ReplicaN: &three},
+			}),
 			"above the number",
 		},
 		{
@@ -296,7 +300,8 @@ func TestShardGroupsCoverTheEndsOfTime(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := range groups {
-			if i > 0 && groups[i].StartTime.Before(groups[i-1].EndTime) || !groups[i].StartTime.Before(groups[i].EndTime) {
+			if i > 0 && groups[i].StartTime.Before(groups[i-1].EndTime) ||
+				!groups[i].StartTime.Before(groups[i].EndTime) {
 				t.Fatalf("groups that overlap or are turned around: %+v", groups)
 			}
 		}
@@ -325,12 +330,15 @@ func TestStateRoundTripsAndCorruptionIsRefused(t *testing.T) {
 		for i := range rapid.IntRange(0, 4).Draw(t, "databases") {
 			db := fmt.Sprintf("db%d", i)
 			mustApply(t, s, CreateDatabase{Name: db})
-			mustApply(t, s, CreateUser{Name: db, Hash: rapid.StringMatching(`[a-z]{0,9}`).Draw(t, "hash"), Admin: i%2 == 0})
+			mustApply(t, s, CreateUser{
+				Name: db, Hash: rapid.StringMatching(`[a-z]{0,9}`).Draw(t, "hash"), Admin: i%2 == 0,
+			})
 			mustApply(t, s, SetPrivilege{User: db, Database: db, Privilege: influxql.WritePrivilege})
 			mustApply(t, s, CreateContinuousQuery{Database: db, Name: "cq", Query: "SELECT"})
 			for range rapid.IntRange(0, 3).Draw(t, "groups") {
 				mustApply(t, s, CreateShardGroup{
-					Database: db, RetentionPolicy: "autogen", Time: time.Unix(rapid.Int64Range(-1<<32, 1<<32).Draw(t, "time"), 0),
+					Database: db, RetentionPolicy: "autogen",
+					Time: time.Unix(rapid.Int64Range(-1<<32, 1<<32).Draw(t, "time"), 0),
 				})
 			}
 		}
@@ -411,7 +419,8 @@ func TestOwnersStandInDifferentZones(t *testing.T) {
 					}
 				}
 				if want := min(replicas, len(distinct)); len(seen) < want || len(sh.Owners) != replicas {
-					t.Errorf("zones %s, %d replicas: shard %d is on %v, in %d zones", zones, replicas, sh.ID, sh.Owners, len(seen))
+					t.Errorf("zones %s, %d replicas: shard %d is on %v, in %d zones", zones, replicas, sh.ID, sh.Owners,
+						len(seen))
 				}
 			}
 		}
@@ -426,7 +435,9 @@ func TestUpdateDataNodeKeepsIDShardsAndLabels(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(Node{ID: 1, TCPAddr: "c:1", HTTPAddr: "c:2", Version: "v", Labels: map[string]string{"az": "x"}},
+	if diff := cmp.Diff(Node{
+		ID: 1, TCPAddr: "c:1", HTTPAddr: "c:2", Version: "v", Labels: map[string]string{"az": "x"},
+	},
 		n); diff != "" {
 		t.Error(diff)
 	}

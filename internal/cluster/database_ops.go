@@ -9,10 +9,25 @@ import (
 )
 
 // CreateDatabase creates a database, with the policy of Spec as its default
-// one. Without Spec the policy is autogen, and an existing database is left as it is.
+// one. Without Spec the policy is autogen, or there is none, and an existing database is left as it is.
 type CreateDatabase struct {
-	Name string                    `json:"name"`
-	Spec *meta.RetentionPolicySpec `json:"spec,omitempty"`
+	Name      string                    `json:"name"`
+	Spec      *meta.RetentionPolicySpec `json:"spec,omitempty"`
+	NoAutogen bool                      `json:"no_autogen,omitempty"`
+}
+
+// WithoutAutogen returns c so that it makes no policy that nobody asked for.
+func WithoutAutogen(c Command) (Command, error) {
+	op, err := c.op()
+	if err != nil {
+		return c, err
+	}
+	create, ok := op.(CreateDatabase)
+	if !ok || create.Spec != nil {
+		return c, nil
+	}
+	create.NoAutogen = true
+	return NewCommand(create)
 }
 
 func (o CreateDatabase) apply(s *State) (any, error) {
@@ -27,6 +42,9 @@ func (o CreateDatabase) apply(s *State) (any, error) {
 	}
 	if err := s.Data.CreateDatabase(o.Name); err != nil {
 		return nil, err
+	}
+	if o.NoAutogen {
+		return nil, nil
 	}
 	db := s.Data.Database(o.Name)
 	if len(db.RetentionPolicies) == 0 {

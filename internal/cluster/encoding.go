@@ -106,7 +106,8 @@ func (s *State) UnmarshalBinary(b []byte) error {
 		return fmt.Errorf("%w: data: %w", ErrCorrupt, err)
 	}
 	*s = State{
-		Index: h.Index, MaxNodeID: h.MaxNodeID, DataNodes: h.DataNodes, MetaNodes: h.MetaNodes, Roles: h.Roles, Data: data,
+		Index: h.Index, MaxNodeID: h.MaxNodeID, DataNodes: h.DataNodes, MetaNodes: h.MetaNodes, Roles: h.Roles,
+		Data:           data,
 		ContinuousRuns: h.ContinuousRuns,
 	}
 	return nil

@@ -89,7 +89,8 @@ func (s *State) deal(replicas, start int, load map[uint64]int) []meta.ShardOwner
 			if taken[c.ID] {
 				continue
 			}
-			if best == nil || zones[c.Labels[zoneLabel]] != zones[best.Labels[zoneLabel]] && !zones[c.Labels[zoneLabel]] ||
+			if best == nil || zones[c.Labels[zoneLabel]] != zones[best.Labels[zoneLabel]] &&
+				!zones[c.Labels[zoneLabel]] ||
 				zones[c.Labels[zoneLabel]] == zones[best.Labels[zoneLabel]] && load[c.ID] < load[best.ID] {
 				best = c
 			}
@@ -237,8 +238,10 @@ func (o RestoreShardGroups) apply(s *State) (any, error) {
 	}
 	ids := make([][]uint64, 0, len(o.Groups))
 	for _, want := range o.Groups {
-		if want.Shards < 1 || want.Shards > maxGroupShards || !want.Start.Before(want.ends()) || want.ends().After(want.End) {
-			return nil, fmt.Errorf("a shard group with %d shards from %s to %s cannot be", want.Shards, want.Start, want.End)
+		if want.Shards < 1 || want.Shards > maxGroupShards || !want.Start.Before(want.ends()) ||
+			want.ends().After(want.End) {
+			return nil, fmt.Errorf("a shard group with %d shards from %s to %s cannot be", want.Shards, want.Start,
+				want.End)
 		}
 		for _, g := range rpi.ShardGroups {
 			if !g.Deleted() && cut(g).Overlaps(want.Start, want.ends().Add(-1)) {

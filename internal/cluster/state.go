@@ -1,6 +1,5 @@
-// Package cluster holds the cluster's state as data, and pure functions over
-// it: nodes, databases, shard groups and their owners. It knows no network,
-// no disk and no clock; the meta package replicates it with Raft.
+// Package cluster holds the cluster's state as data, and pure functions over it: nodes, databases, shard groups and
+// their owners. It knows no network, no disk and no clock. Package meta/server replicates the state with Raft.
 package cluster
 
 import (
@@ -26,9 +25,8 @@ type Node struct {
 	Labels map[string]string `json:"labels,omitempty"` // never changed, only replaced
 }
 
-// State is everything the meta nodes agree on. Data is the engine's own
-// metadata; shard owners in it are IDs of DataNodes. Its many methods look things up, or are
-// what several commands do; each change is a Command.
+// State is everything the meta nodes agree on. Data is the engine's own metadata; shard owners in it are IDs of
+// DataNodes. State has many methods: they look things up, or do what several commands do. Each change is a Command.
 type State struct {
 	Index     uint64 // grows with every change
 	MaxNodeID uint64

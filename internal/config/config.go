@@ -1,11 +1,10 @@
-// Package config loads and prints the configuration of the data and the meta
-// node: a struct with defaults, over it a TOML file, over that the environment.
+// Package config loads and prints the configuration of the data and the meta node: a struct with defaults, over it a
+// TOML file, over that the environment.
 //
-// A setting is a field with a `toml` tag. Its comment in the printed sample is
-// the `doc` tag: one sentence of meaning and unit. The engine's structs have no
-// such tags; a program gives the comments of theirs as Docs. A field that is a struct is
-// a section. To add a setting or a section, add the field: loading, printing
-// and the environment follow from it.
+// A setting is a field with a `toml` tag. Its comment in the printed sample is the `doc` tag: one sentence of meaning
+// and unit. The engine's structs have no such tags, so a program gives the comments of their fields as Docs. A field
+// that is a struct is a section. To add a setting or a section, add the field: loading, printing and the environment
+// follow from it.
 package config
 
 import (
@@ -14,27 +13,32 @@ import (
 	"net"
 	"os"
 	"reflect"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 )
 
-// Settings is a pointer to a struct of settings. Validate returns the first bad
+// Settings is a pointer to a struct of settings, which embeds Notes. Validate returns the first bad
 // one as "[section] key: reason"; the loader adds where it was set.
-type Settings interface{ Validate() error }
+type Settings interface {
+	Validate() error
+	Noted() *Notes
+}
 
 // Program is how one command gets its configuration.
 type Program[C Settings] struct {
 	Title        string   // of the printed sample
-	File         string   // is read when no path is given and it exists
+	Files        []string // the first that exists is read when no path is given; ~ is the home of the user
 	PathVariable string   // environment variable with the path
 	New          func() C // the defaults, a fresh value each time
 	Docs         Texts    // comments of settings whose fields have no doc tag
 	Show         Texts    // what the sample shows for such settings when they have no value
+	Foreign      Foreign  // what files of other servers have
 }
 
-// Path is the file to read: the given one, that of the environment, or File
-// where it exists. It is empty when there is none.
+// Path is the file to read: the given one, that of the environment, or the first of Files
+// that exists. It is empty when there is none.
 func (p Program[C]) Path(given string, getenv func(string) string) string {
 	if given != "" {
 		return given
@@ -42,8 +46,17 @@ func (p Program[C]) Path(given string, getenv func(string) string) string {
 	if path := getenv(p.PathVariable); path != "" {
 		return path
 	}
-	if _, err := os.Stat(p.File); err == nil {
-		return p.File
+	for _, path := range p.Files {
+		if rest, ok := strings.CutPrefix(path, "~"); ok {
+			home := getenv("HOME")
+			if home == "" {
+				continue
+			}
+			path = home + rest
+		}
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
 	}
 	return ""
 }
@@ -86,6 +99,9 @@ func (p Program[C]) Commands(
 			c, err := p.Load(path, os.Getenv)
 			if err != nil {
 				return err
+			}
+			for _, note := range *c.Noted() {
+				fmt.Fprintln(cmd.ErrOrStderr(), note)
 			}
 			return p.Print(cmd.OutOrStdout(), c)
 		},

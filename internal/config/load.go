@@ -6,6 +6,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,7 +20,7 @@ func (p Program[C]) load(path string, getenv func(string) string) (C, error) {
 	var file *document
 	if path != "" {
 		var err error
-		if file, err = read(path, c); err != nil {
+		if file, err = p.read(path, c); err != nil {
 			return c, err
 		}
 	}
@@ -91,7 +92,8 @@ func reason(s setting, err error) string {
 	if len(s.path) > 1 {
 		text = strings.TrimPrefix(text, "["+s.path[0]+"] ")
 	}
-	if rest, ok := strings.CutPrefix(text, s.key()); ok && (strings.HasPrefix(rest, " ") || strings.HasPrefix(rest, ":")) {
+	if rest, ok := strings.CutPrefix(text, s.key()); ok &&
+		(strings.HasPrefix(rest, " ") || strings.HasPrefix(rest, ":")) {
 		text = strings.TrimLeft(rest, ": ")
 	}
 	return text
@@ -101,7 +103,9 @@ func reason(s setting, err error) string {
 type document struct {
 	path string
 	text string
-	meta toml.MetaData
+	meta toml.MetaData // of the text as it was translated
+
+	renamed map[string]string
 }
 
 func (d *document) defined(path []string) bool { return d.meta.IsDefined(path...) }
@@ -109,31 +113,48 @@ func (d *document) defined(path []string) bool { return d.meta.IsDefined(path...
 // errorf is an error about one key of the file, with its line.
 func (d *document) errorf(path []string, format string, args ...any) error {
 	where := d.path
-	if n := d.line(path); n > 0 {
-		where += ":" + strconv.Itoa(n)
+	for _, path := range append([][]string{path}, d.before(path)...) {
+		if n := d.line(path); n > 0 {
+			return fmt.Errorf("%s:%d: %s: %s", where, n, name(path), fmt.Sprintf(format, args...))
+		}
 	}
 	return fmt.Errorf("%s: %s: %s", where, name(path), fmt.Sprintf(format, args...))
+}
+
+// before are the names that a key may have had in the file.
+func (d *document) before(path []string) (out [][]string) {
+	for from, to := range d.renamed {
+		if old, now := split(from), split(to); len(now) <= len(path) && slices.Equal(now, path[:len(now)]) {
+			out = append(out, slices.Concat(old, path[len(now):]))
+		}
+	}
+	return out
 }
 
 // atLine are the library's errors that have a line and a key; not all are toml.ParseError.
 var atLine = regexp.MustCompile(`(?s)^toml: line (\d+)(?: \(last key "(.*?)"\))?: (.*)$`)
 
 // read decodes the file at path over c.
-func read[C Settings](path string, c C) (*document, error) {
+func (p Program[C]) read(path string, c C) (*document, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
-	d := &document{path: path, text: string(b)}
-	if _, err := toml.Decode(d.text, new(map[string]any)); err != nil {
+	d := &document{path: path, text: string(b), renamed: p.Foreign.Renamed}
+	tables := make(map[string]any)
+	if _, err := toml.Decode(d.text, &tables); err != nil {
 		if m := atLine.FindStringSubmatch(err.Error()); m != nil {
 			return nil, fmt.Errorf("%s:%s: this is not TOML: %s", path, m[1], m[3])
 		}
 		return nil, fmt.Errorf("%s: this is not TOML: %w", path, err)
 	}
-	if d.meta, err = toml.Decode(d.text, c); err != nil {
+	text, err := p.translate(tables, c)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if d.meta, err = toml.Decode(text, c); err != nil {
 		if m := atLine.FindStringSubmatch(err.Error()); m != nil {
-			return nil, fmt.Errorf("%s:%s: %s: %s", path, m[1], name(strings.Split(m[2], ".")), m[3])
+			return nil, d.errorf(strings.Split(m[2], "."), "%s", m[3])
 		}
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -149,12 +170,31 @@ func read[C Settings](path string, c C) (*document, error) {
 		if strings.HasSuffix(d.meta.Type(key...), "Hash") {
 			what = "unknown section"
 		}
+		if known := p.nearest(c, key); known != "" {
+			what += "; did you mean " + known + "?"
+		}
 		unknown = append(unknown, d.errorf(key, "%s", what).Error())
 	}
 	if len(unknown) > 0 {
 		return nil, errors.New(strings.Join(unknown, "; "))
 	}
 	return d, nil
+}
+
+// nearest is the known setting or section that an unknown one may be meant to be. It is empty when there is none.
+func (p Program[C]) nearest(c C, key toml.Key) string {
+	var known []string
+	for _, s := range sections(reflect.ValueOf(c).Elem()) {
+		if len(key) == 1 && s.name != "" {
+			known = append(known, s.name)
+		}
+		if len(key) == 1 && s.name == "" || len(key) == 2 && s.name == key[0] {
+			for _, one := range s.settings {
+				known = append(known, one.key())
+			}
+		}
+	}
+	return nearest(key[len(key)-1], known)
 }
 
 // refuse is a value that nothing can be decoded into.

@@ -1,7 +1,7 @@
-// Package continuous runs the continuous queries of the cluster on one of its data nodes, by the engine's own rules
-// of when each of them is due. Until when they have run is in the cluster's metadata, a minute late at most: when the
-// node dies, the next one goes on from there. A window that is computed again has the same points, and perhaps more
-// of them.
+// Package continuous runs the continuous queries of the cluster on one of its data nodes, by the engine's own rules of
+// when each of them is due. The cluster's metadata says until when they have run, and is a minute behind at most. When
+// the node dies, the next one goes on from there. It may compute a window again, which then has the same points, and
+// perhaps more of them.
 package continuous
 
 import (
@@ -189,7 +189,8 @@ func (s *Service) note(now time.Time) {
 		op.Runs = append(op.Runs, cluster.ContinuousRun{ContinuousQuery: q, Until: until})
 	}
 	if err := s.meta.Execute(op); err != nil {
-		s.log.Warn("Cannot record until when continuous queries have run: another node would begin earlier", zap.Error(err))
+		s.log.Warn("Cannot record until when continuous queries have run: another node would begin earlier",
+			zap.Error(err))
 		return
 	}
 	clear(s.ran)

@@ -144,7 +144,9 @@ func (c *client) call(ctx context.Context, method, path string, params url.Value
 
 // send sends a request with a body, which may be nil, and returns the answer, whose body
 // the caller closes, or the error that it says.
-func (c *client) send(ctx context.Context, method, path string, params url.Values, body io.Reader) (*http.Response, error) {
+func (c *client) send(
+	ctx context.Context, method, path string, params url.Values, body io.Reader,
+) (*http.Response, error) {
 	if err := c.configure(); err != nil {
 		return nil, err
 	}

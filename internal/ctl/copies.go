@@ -27,7 +27,9 @@ func (c *client) copyShard() *cobra.Command {
 		Use:   "copy-shard <src-tcp-addr> <dst-tcp-addr> <shard-id>",
 		Short: "Copy a shard to another data node, which becomes an owner", Args: cobra.ExactArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			params := url.Values{"src": args[:1], "dest": args[1:2], "shard": args[2:], "force": {strconv.FormatBool(force)}}
+			params := url.Values{
+				"src": args[:1], "dest": args[1:2], "shard": args[2:], "force": {strconv.FormatBool(force)},
+			}
 			if err := c.patient().call(cmd.Context(), http.MethodPost, "/copy-shard", params, nil); err != nil {
 				return err
 			}
@@ -56,7 +58,8 @@ func (c *client) killCopyShard() *cobra.Command {
 
 func (c *client) removeShard() *cobra.Command {
 	return &cobra.Command{
-		Use: "remove-shard <tcp-addr> <shard-id>", Short: "Drop a data node's copy of a shard", Args: cobra.ExactArgs(2),
+		Use: "remove-shard <tcp-addr> <shard-id>", Short: "Drop a data node's copy of a shard",
+		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			params := url.Values{"node": args[:1], "shard": args[1:]}
 			if err := c.slow().call(cmd.Context(), http.MethodPost, "/remove-shard", params, nil); err != nil {

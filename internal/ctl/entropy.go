@@ -44,7 +44,10 @@ func (c *client) entropyShow() *cobra.Command {
 			}
 			rows := [][]string{{"ID", "Database", "Retention Policy", "Start", "End", "Expires", "Status"}}
 			for _, sh := range s.Shards {
-				rows = append(rows, []string{sh.ID, sh.Database, sh.RetentionPolicy, stamp(sh.Start), stamp(sh.End), expiry(sh.Expires), sh.Status})
+				rows = append(rows, []string{
+					sh.ID, sh.Database, sh.RetentionPolicy, stamp(sh.Start), stamp(sh.End), expiry(sh.Expires),
+					sh.Status,
+				})
 			}
 			table(w, "Entropy", rows)
 			said := false
@@ -105,7 +108,8 @@ func (c *client) entropyRepair() *cobra.Command {
 // entropyKillRepair asks for the queue first: the answer to a cancellation is the same when there is nothing to cancel.
 func (c *client) entropyKillRepair() *cobra.Command {
 	return &cobra.Command{
-		Use: "kill-repair <shard-id>", Short: "Take a shard out of the queue, and stop its repair", Args: cobra.ExactArgs(1),
+		Use: "kill-repair <shard-id>", Short: "Take a shard out of the queue, and stop its repair",
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var before api.Status
 			if err := c.call(cmd.Context(), http.MethodGet, api.Base+"/status", nil, &before); err != nil {

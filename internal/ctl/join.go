@@ -51,7 +51,8 @@ func (c *client) join() *cobra.Command {
 	var verbose bool
 	var data string
 	cmd := &cobra.Command{
-		Use: "join [meta:8091]", Short: "Join this machine's nodes to the cluster of a meta node, or begin one", Args: cobra.MaximumNArgs(1),
+		Use: "join [meta:8091]", Short: "Join this machine's nodes to the cluster of a meta node, or begin one",
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.joinNodes(cmd.Context(), cmd.OutOrStdout(), args, data, verbose)
 		},

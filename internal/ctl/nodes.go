@@ -41,7 +41,8 @@ func (c *client) show() *cobra.Command {
 			w := cmd.OutOrStdout()
 			if asJSON {
 				return printJSON(w, map[string]any{
-					"data": members.Data, "meta": members.Meta, "raft": map[string]any{"leader": status.Leader, "peers": status.Peers},
+					"data": members.Data, "meta": members.Meta,
+					"raft": map[string]any{"leader": status.Leader, "peers": status.Peers},
 				})
 			}
 			rows := [][]string{{"ID", "TCP Address", "HTTP Address", "Version", "Labels", "Passive"}}
@@ -54,7 +55,9 @@ func (c *client) show() *cobra.Command {
 			fmt.Fprintln(w)
 			rows = [][]string{{"ID", "Raft Address", "HTTP Address", "Version", "Labels"}}
 			for _, n := range members.Meta {
-				rows = append(rows, []string{strconv.FormatUint(n.ID, 10), n.TCPAddr, n.HTTPAddr, n.Version, labelsOf(n.Node)})
+				rows = append(rows, []string{
+					strconv.FormatUint(n.ID, 10), n.TCPAddr, n.HTTPAddr, n.Version, labelsOf(n.Node),
+				})
 			}
 			table(w, "Meta Nodes", rows)
 			fmt.Fprintln(w)
@@ -96,7 +99,8 @@ func (c *client) change(cmd *cobra.Command, path string, params url.Values, done
 
 func (c *client) addMeta() *cobra.Command {
 	return &cobra.Command{
-		Use: "add-meta <http-addr>", Short: "Add a meta node; the first one begins the cluster", Args: cobra.ExactArgs(1),
+		Use: "add-meta <http-addr>", Short: "Add a meta node; the first one begins the cluster",
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.change(cmd, "/add-meta", url.Values{"addr": args}, func(n wire.Removed) string {
 				return fmt.Sprintf("Added meta node %d at %s", n.ID, args[0])
@@ -170,7 +174,8 @@ func removed(n wire.Removed) string {
 func (c *client) updateData() *cobra.Command {
 	return &cobra.Command{
 		Use:   "update-data <old-tcp-addr> <new-tcp-addr>",
-		Short: "Say that a data node has another address, or that an empty node takes its place", Args: cobra.ExactArgs(2),
+		Short: "Say that a data node has another address, or that an empty node takes its place",
+		Args:  cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.change(cmd, "/update-data", url.Values{"old": args[:1], "new": args[1:]}, func(n wire.Removed) string {
 				return fmt.Sprintf("Updated data node %d to %s", n.ID, n.TCPAddr)

@@ -145,7 +145,8 @@ func (c *client) truncateShards() *cobra.Command {
 		Use: "truncate-shards", Short: "End the shards that are written to: later points go to new shards",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := c.slow().call(cmd.Context(), http.MethodPost, "/truncate-shards", url.Values{"delay": {delay.String()}},
+			if err := c.slow().call(cmd.Context(), http.MethodPost, "/truncate-shards",
+				url.Values{"delay": {delay.String()}},
 				nil); err != nil {
 				return err
 			}

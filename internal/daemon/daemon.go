@@ -32,6 +32,13 @@ func Logger(c config.Logging) (*zap.Logger, error) {
 	return log, nil
 }
 
+// Warn logs what a configuration file has that has no effect.
+func Warn(log *zap.Logger, notes config.Notes) {
+	for _, note := range notes {
+		log.Warn(note)
+	}
+}
+
 // Run opens a node, and closes it when ctx ends or a signal says so. load loads the configuration for a reload.
 func Run[C any, N Node[C]](
 	ctx context.Context, log *zap.Logger, load func() (C, error), open func(context.Context) (N, error),

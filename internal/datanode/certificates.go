@@ -19,11 +19,11 @@ type certificates struct {
 
 // open loads the certificates that cfg names. Close is due even when it fails.
 func (c *certificates) open(cfg *Config) (err error) {
-	c.monitor = tlsconfig.NewTLSCertMonitor()
+	c.monitor = tlsmanager.NewMonitor(cfg.TLS)
 	if err := c.monitor.Open(); err != nil {
 		return fmt.Errorf("start the certificate monitor: %w", err)
 	}
-	if c.peers, err = tlsmanager.New(cfg.Cluster.TLS, c.monitor, "cluster", tlsmanager.Nodes); err != nil {
+	if c.peers, err = tlsmanager.New(cfg.clusterTLS(), c.monitor, "cluster", tlsmanager.Nodes); err != nil {
 		return fmt.Errorf("[cluster] https: %w", err)
 	}
 	if c.meta, err = tlsmanager.New(cfg.metaTLS(), c.monitor, "meta", tlsmanager.Anyone); err != nil {
@@ -50,7 +50,7 @@ func (c *certificates) prepare(cfg *Config) (steps []func() error, err error) {
 		manager *tlsconfig.TLSConfigManager
 		tls     trust.TLS
 		peers   tlsmanager.Peers
-	}{{c.peers, cfg.Cluster.TLS, tlsmanager.Nodes}, {c.meta, cfg.metaTLS(), tlsmanager.Anyone}} {
+	}{{c.peers, cfg.clusterTLS(), tlsmanager.Nodes}, {c.meta, cfg.metaTLS(), tlsmanager.Anyone}} {
 		if !m.manager.UseTLS() {
 			continue
 		}

@@ -2,6 +2,7 @@ package datanode
 
 import (
 	"context"
+	"errors"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -12,19 +13,28 @@ import (
 
 // Commands are `run` and `config` of influxd.
 func Commands() []*cobra.Command {
-	run := func(cmd *cobra.Command, load func() (*Config, error)) error { return run(cmd.Context(), load) }
-	return Program.Commands("Run a data node until it is told to stop", run)
+	var flags daemon.Flags
+	run := func(cmd *cobra.Command, load func() (*Config, error)) error { return run(cmd.Context(), flags, load) }
+	commands := Program.Commands("Run a data node until it is told to stop", run)
+	flags.Add(commands[0])
+	return commands
 }
 
-func run(ctx context.Context, load func() (*Config, error)) error {
+func run(ctx context.Context, flags daemon.Flags, load func() (*Config, error)) (err error) {
 	cfg, err := load()
 	if err != nil {
 		return err
 	}
+	end, err := flags.Begin()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, end()) }()
 	log, err := daemon.Logger(cfg.Logging)
 	if err != nil {
 		return err
 	}
+	daemon.Warn(log, cfg.Notes)
 	if err := limitMemory(); err != nil {
 		log.Warn("The garbage collector does not know how much memory there is", zap.Error(err))
 	}

@@ -21,11 +21,14 @@ import (
 	"concord/internal/entropy"
 	"concord/internal/handoff"
 	"concord/internal/trust"
+	"concord/internal/trust/tlsmanager"
 )
 
 // Config is influxdb.conf of a data node. The doc tags are the comments of the
 // printed sample.
 type Config struct {
+	config.Notes `toml:"-"`
+
 	BindAddress string `toml:"bind-address" doc:"Host:port at which other nodes reach this one."`
 	Hostname    string `toml:"hostname" doc:"Name by which other nodes and clients reach this one; the machine's name when empty."`
 
@@ -40,6 +43,7 @@ type Config struct {
 	Logging         config.Logging            `toml:"logging" doc:"The log, on standard error."`
 	ContinuousQuery continuous_querier.Config `toml:"continuous_queries" doc:"Continuous queries."`
 	HintedHandoff   handoff.Config            `toml:"hinted-handoff" doc:"Durable queues of what other nodes miss."`
+	TLS             trust.Protocol            `toml:"tls" doc:"TLS of all listeners and connections of this node that use it."`
 	AntiEntropy     entropy.Config            `toml:"anti-entropy" doc:"Comparison and repair of replicas; SIGHUP loads this section again."`
 }
 
@@ -70,9 +74,16 @@ const (
 	failIncomplete = "error"
 )
 
+// clusterTLS is that of the port for other nodes.
+func (c *Config) clusterTLS() trust.TLS {
+	t := c.Cluster.TLS
+	t.Protocol = c.TLS
+	return t
+}
+
 // metaTLS is how to reach the meta nodes.
 func (c *Config) metaTLS() trust.TLS {
-	t := c.Cluster.TLS
+	t := c.clusterTLS()
 	t.HTTPSEnabled, t.HTTPSInsecureTLS = c.Meta.TLSEnabled, c.Meta.InsecureTLS
 	return t
 }
@@ -80,9 +91,10 @@ func (c *Config) metaTLS() trust.TLS {
 // Program loads and prints it.
 var Program = config.Program[*Config]{
 	Title:        "Concord data node: influxdb.conf",
-	File:         "/etc/influxdb/influxdb.conf",
+	Files:        []string{"~/.influxdb/influxdb.conf", "/etc/influxdb/influxdb.conf"},
 	PathVariable: "INFLUXDB_CONFIG_PATH",
 	New:          NewConfig,
+	Foreign:      foreign,
 	Docs:         engineDocs,
 	Show:         engineShow,
 }
@@ -104,6 +116,7 @@ func NewConfig() *Config {
 		Logging:         config.NewLogging(),
 		ContinuousQuery: continuous_querier.NewConfig(),
 		HintedHandoff:   handoff.NewConfig(),
+		TLS:             trust.NewProtocol(),
 		AntiEntropy:     entropy.NewConfig(),
 	}
 	c.Data.Dir = "/var/lib/influxdb/data"
@@ -133,6 +146,9 @@ func (c *Config) Validate() error {
 	if v := c.Cluster.IncompleteReads; v != warnIncomplete && v != failIncomplete {
 		return fmt.Errorf("[cluster] incomplete-reads: %q is neither %q nor %q", v, warnIncomplete, failIncomplete)
 	}
+	if _, err := tlsmanager.Base(c.TLS); err != nil {
+		return fmt.Errorf("[tls] %w", err)
+	}
 	engine := c.engine()
 	for _, check := range []struct {
 		section string
@@ -154,6 +170,13 @@ func (c *Config) Validate() error {
 		}
 	}
 	return nil
+}
+
+// http is [http] as the engine takes it.
+func (c *Config) http() httpd.Config {
+	h := c.HTTPD
+	h.TLS, _ = tlsmanager.Base(c.TLS) // Validate has checked it
+	return h
 }
 
 // engine is [data] as the storage engine takes it.

@@ -136,7 +136,8 @@ func TestQueuesThatNobodySendsStopTheStart(t *testing.T) {
 			t.Errorf("%s, without queues: %v", say, err)
 		}
 		n.keep(t)
-		if err := n.openWrites(); err == nil || !strings.Contains(err.Error(), say) || !strings.Contains(err.Error(), n.cfg.HintedHandoff.Dir) {
+		if err := n.openWrites(); err == nil || !strings.Contains(err.Error(), say) ||
+			!strings.Contains(err.Error(), n.cfg.HintedHandoff.Dir) {
 			t.Errorf("%s: %v", say, err)
 		}
 	}

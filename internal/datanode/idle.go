@@ -43,7 +43,8 @@ func (l *idleServer) run(serve func() error) {
 	l.done = append(l.done, done)
 	go func() {
 		defer close(done)
-		if err := serve(); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, grpc.ErrServerStopped) {
+		if err := serve(); err != nil && !errors.Is(err, http.ErrServerClosed) &&
+			!errors.Is(err, grpc.ErrServerStopped) {
 			l.node.log.Error("Answering why this node serves nothing ended", zap.Error(err))
 		}
 	}()
@@ -62,7 +63,7 @@ func (l *idleServer) openHTTP() error {
 	if l.http != nil || !l.node.cfg.HTTPD.Enabled {
 		return nil
 	}
-	c := l.node.cfg.HTTPD
+	c := l.node.cfg.http()
 	manager, err := tlsconfig.NewServerTLSConfigManager(l.node.certs.monitor, c.TLSManagerOpts()...)
 	if err != nil {
 		return fmt.Errorf("[http] https: %w", err)

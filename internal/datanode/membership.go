@@ -76,7 +76,8 @@ func (m *membership) Leave(context.Context, *rpc.LeaveRequest) (*rpc.LeaveRespon
 		defer n.life.Unlock()
 		idle = !n.partsOpen()
 	}
-	// The parts of a node that has noticed its removal before it was told to leave forget the cluster when they run again.
+	// The parts of a node that has noticed its removal before it was told to leave forget the cluster when they run
+	// again.
 	n.place.left.Store(idle)
 	if err := n.Meta.Leave(); err != nil {
 		return nil, status.Error(codes.Internal, err.Error())

@@ -38,8 +38,8 @@ import (
 	"concord/internal/writecache"
 )
 
-// Node is a data node. Parts start in the order of Open and stop in reverse. It has a field for each part, because parts
-// are made of each other and no part knows all of them; and a method for each step that makes one.
+// Node is a data node. Parts start in the order of Open and stop in reverse. It has a field for each part, because
+// parts are made of each other and no part knows all of them; and a method for each step that makes one.
 type Node struct {
 	Meta    *client.Client
 	Store   *tsdb.Store
@@ -227,7 +227,7 @@ func (n *Node) inBackground(task func(ctx context.Context)) {
 func (n *Node) onClose(fn func() error) { n.stop = append(n.stop, fn) }
 
 // Reload takes over what can change while the node runs: the [anti-entropy]
-// section and all certificates. On an error nothing has changed.
+// section, all certificates, and the level of the log. On an error nothing has changed.
 func (n *Node) Reload(cfg *Config) error {
 	n.life.Lock()
 	defer n.life.Unlock()
@@ -236,7 +236,7 @@ func (n *Node) Reload(cfg *Config) error {
 		return err
 	}
 	if n.api != nil && n.cfg.HTTPD.HTTPSEnabled {
-		apply, err := n.api.PrepareReload(cfg.HTTPD)
+		apply, err := n.api.PrepareReload(cfg.http())
 		if err != nil {
 			return fmt.Errorf("reload the certificates of [http]: %w", err)
 		}
@@ -250,6 +250,7 @@ func (n *Node) Reload(cfg *Config) error {
 	if n.Entropy != nil {
 		n.Entropy.SetConfig(cfg.AntiEntropy)
 	}
+	n.cfg.Logging.Level.SetLevel(cfg.Logging.Level.Level())
 	return nil
 }
 

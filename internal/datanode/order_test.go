@@ -20,7 +20,8 @@ func TestClockBeginsAboveWhatTheNodeHas(t *testing.T) {
 	for _, what := range []string{"a write", "a delete"} {
 		dir := t.TempDir()
 		ahead := order.AtTime(time.Now().Add(time.Hour))
-		ran, err := deletes.OpenRanLog(filepath.Join(dir, "deletes.db"), deletes.Keep{IDs: time.Hour, Versions: time.Hour})
+		ran, err := deletes.OpenRanLog(filepath.Join(dir, "deletes.db"),
+			deletes.Keep{IDs: time.Hour, Versions: time.Hour})
 		if err != nil {
 			t.Fatal(err)
 		}

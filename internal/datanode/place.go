@@ -102,7 +102,9 @@ func (n *Node) confirm(ctx context.Context) (whois.Verdict, string) {
 	st := n.Meta.State()
 	var members []whois.Member
 	for _, server := range n.Meta.MetaServers() {
-		members = append(members, func(ctx context.Context) (whois.Report, error) { return n.Meta.AskPlace(ctx, server) })
+		members = append(members, func(ctx context.Context) (whois.Report, error) {
+			return n.Meta.AskPlace(ctx, server)
+		})
 	}
 	others := 0
 	for _, other := range st.DataNodes {

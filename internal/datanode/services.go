@@ -124,7 +124,7 @@ func (n *Node) openServices() error {
 
 // openHTTP starts the HTTP API.
 func (n *Node) openHTTP() error {
-	s := httpapi.New(n.cfg.HTTPD, n.certs.monitor, n.queries.budget, &n.queries.requests, n.load)
+	s := httpapi.New(n.cfg.http(), n.certs.monitor, n.queries.budget, &n.queries.requests, n.load)
 	n.api = s
 	h := s.Handler
 	pages := page.New(page.Deps{

@@ -38,8 +38,10 @@ func (n *Node) openWrites() error {
 	n.deleted = deletes.NewMemory(n.Meta)
 	n.holds = &retype.Gate{Store: n.disk}
 	deps := replication.Deps{
-		Meta: n.Meta, Store: n.Store, Shards: n.holds, Subscriber: n.sub, Pool: n.pool, Order: n.order, Deletes: n.deleted,
-		Copies: writerCopies{n.copies, n.beginnings(), n.missed}, WriteTimeout: time.Duration(n.cfg.Cluster.WriteTimeout),
+		Meta: n.Meta, Store: n.Store, Shards: n.holds, Subscriber: n.sub, Pool: n.pool, Order: n.order,
+		Deletes:      n.deleted,
+		Copies:       writerCopies{n.copies, n.beginnings(), n.missed},
+		WriteTimeout: time.Duration(n.cfg.Cluster.WriteTimeout),
 		MaxNewGroups: n.cfg.Cluster.MaxNewGroups, ForgetEvery: forgetEvery, Log: n.log,
 	}
 	if n.handoff != nil {

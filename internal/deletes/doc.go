@@ -4,8 +4,8 @@
 //
 // # The parts
 //
-//   - Service coordinates the deletes of clients (service.go, announce.go, run.go, keep.go). Server answers that of
-//     another node, and OldServer that of a node of the version before.
+//   - Service coordinates the deletes of clients (service.go, announce.go, run.go, keep.go). Server answers the Service
+//     of another node, and OldServer that of a node of the version before.
 //   - Memory is what a node knows of deletes. Which points a delete removed that may still arrive: removals.go. What is
 //     written beside a delete: announced.go. Which deletes are under way: underway.go. The writer and repairs ask it.
 //   - rewrite keeps what is newer than a delete that runs (rewrite.go), and newer.go finds it in the store.

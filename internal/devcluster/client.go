@@ -31,7 +31,8 @@ func (c Client) Query(ctx context.Context, db, q string) ([][]any, error) {
 // Ask is Query, with the warnings of the answer.
 func (c Client) Ask(ctx context.Context, db, q string) (rows [][]any, warnings []string, err error) {
 	form := url.Values{"db": {db}, "q": {q}, "epoch": {"ns"}}
-	b, err := c.do(ctx, http.MethodPost, "/query", "application/x-www-form-urlencoded", strings.NewReader(form.Encode()))
+	b, err := c.do(ctx, http.MethodPost, "/query", "application/x-www-form-urlencoded",
+		strings.NewReader(form.Encode()))
 	if err != nil {
 		return nil, nil, err
 	}

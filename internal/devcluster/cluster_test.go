@@ -73,7 +73,9 @@ func awaitMetadata(ctx context.Context, t *testing.T, c *devcluster.Cluster, nod
 	t.Helper()
 	index := c.Data[node].Meta.State().Index
 	err := c.Wait(ctx, func() bool {
-		return !slices.ContainsFunc(c.Data, func(n *datanode.Node) bool { return n != nil && n.Meta.State().Index < index })
+		return !slices.ContainsFunc(c.Data, func(n *datanode.Node) bool {
+			return n != nil && n.Meta.State().Index < index
+		})
 	})
 	if err != nil {
 		t.Fatal("a node never gets the metadata:", err)

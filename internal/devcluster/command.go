@@ -131,7 +131,8 @@ func (f devFlags) makeDir() (dir string, remove func(), err error) {
 		return "", nil, fmt.Errorf("make -dir: %w", err)
 	}
 	if _, err := os.Stat(filepath.Join(f.dir, "meta")); err == nil && !f.empty {
-		return "", nil, fmt.Errorf("%s holds a cluster already: pass -empty to run it, or give the tour another -dir", f.dir)
+		return "", nil, fmt.Errorf("%s holds a cluster already: pass -empty to run it, or give the tour another -dir",
+			f.dir)
 	}
 	return f.dir, func() {}, nil
 }

@@ -332,7 +332,8 @@ func TestBackupGoesOnWithoutWhatItCannotRead(t *testing.T) {
 	if len(m.Missing) != 1 || m.Missing[0].ShardID != lost.ID || len(m.Files) != 2 {
 		t.Errorf("%+v", m)
 	}
-	if _, errs, code := exit(c, "backup", "-full", "-estimate", "-wait", "0s", dir); code != cli.Partial || errs != want {
+	if _, errs, code := exit(c, "backup", "-full", "-estimate", "-wait", "0s", dir); code != cli.Partial ||
+		errs != want {
 		t.Errorf("-estimate: exit code %d, %q", code, errs)
 	}
 

@@ -66,7 +66,8 @@ func TestHotShardIsNeverListed(t *testing.T) {
 				for range 500 {
 					// One writer, and so one coordinator, has each series.
 					at := from.Add(time.Duration(rng.IntN(3600)) * time.Second)
-					b = fmt.Appendf(b, "m,w=%d,s=%d v=%d,x=%g %d\n", w, rng.IntN(5), rng.IntN(1e6), rng.Float64(), at.UnixNano())
+					b = fmt.Appendf(b, "m,w=%d,s=%d v=%d,x=%g %d\n", w, rng.IntN(5), rng.IntN(1e6), rng.Float64(),
+						at.UnixNano())
 				}
 				if err := c.Client(w%3).Write(ctx, "db", "all", b); err != nil {
 					t.Errorf("write: %v", err)

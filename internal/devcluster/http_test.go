@@ -105,7 +105,9 @@ func samples(from time.Time, hours int) (out []prompb.TimeSeries) {
 		}
 		for h := range hours {
 			at := from.Add(time.Duration(h)*time.Hour + time.Duration(len(out))*time.Second)
-			s.Samples = append(s.Samples, prompb.Sample{Timestamp: at.UnixMilli(), Value: float64(h) + float64(len(out))/10})
+			s.Samples = append(s.Samples, prompb.Sample{
+				Timestamp: at.UnixMilli(), Value: float64(h) + float64(len(out))/10,
+			})
 		}
 		out = append(out, s)
 	}
@@ -145,7 +147,8 @@ func TestPrometheusReadsTheSameThroughEveryNode(t *testing.T) {
 			for replicas := 1; replicas <= 3; replicas++ {
 				db := fmt.Sprintf("db%d", replicas)
 				mustQuery(ctx, t, c, 0, "",
-					fmt.Sprintf(`CREATE DATABASE %s WITH DURATION 52w REPLICATION %d SHARD DURATION 1d NAME "rp"`, db, replicas))
+					fmt.Sprintf(`CREATE DATABASE %s WITH DURATION 52w REPLICATION %d SHARD DURATION 1d NAME "rp"`, db,
+						replicas))
 				if _, err := p.Query(ctx, "",
 					fmt.Sprintf(`CREATE DATABASE %s WITH DURATION 52w SHARD DURATION 1d NAME "rp"`, db)); err != nil {
 					t.Fatal(err)
@@ -202,7 +205,9 @@ func TestPrometheusReadsTheSameThroughEveryNode(t *testing.T) {
 						{from.Add(25*time.Hour + 30*time.Minute), from.Add(25*time.Hour + 31*time.Minute)},
 						{from.AddDate(-9, 0, 0), from.AddDate(-8, 0, 0)},
 					} {
-						q := &prompb.Query{Matchers: matchers, StartTimestampMs: r[0].UnixMilli(), EndTimestampMs: r[1].UnixMilli()}
+						q := &prompb.Query{
+							Matchers: matchers, StartTimestampMs: r[0].UnixMilli(), EndTimestampMs: r[1].UnixMilli(),
+						}
 						want := promRead(ctx, t, plainAddr, db, q)
 						lines += strings.Count(want, "\n")
 						for i, n := range c.Data {
@@ -286,7 +291,8 @@ func TestV2DeleteDeletesOnEveryNode(t *testing.T) {
 	for replicas := 1; replicas <= 3; replicas++ {
 		db := fmt.Sprintf("db%d", replicas)
 		mustQuery(ctx, t, c, 0, "",
-			fmt.Sprintf(`CREATE DATABASE %s WITH DURATION 52w REPLICATION %d SHARD DURATION 1d NAME "rp"`, db, replicas))
+			fmt.Sprintf(`CREATE DATABASE %s WITH DURATION 52w REPLICATION %d SHARD DURATION 1d NAME "rp"`, db,
+				replicas))
 		if _, err := p.Query(ctx, "",
 			fmt.Sprintf(`CREATE DATABASE %s WITH DURATION 52w SHARD DURATION 1d NAME "rp"`, db)); err != nil {
 			t.Fatal(err)
@@ -336,7 +342,8 @@ func TestV2DeleteDeletesOnEveryNode(t *testing.T) {
 				}
 				for node := range c.Data {
 					if got := mustQuery(ctx, t, c, node, db, q); len(got) != len(left) {
-						t.Fatalf("%s, node %d: after %s %d points are left, want %d", db, node+1, body, len(got), len(left))
+						t.Fatalf("%s, node %d: after %s %d points are left, want %d", db, node+1, body, len(got),
+							len(left))
 					}
 				}
 			}

@@ -30,7 +30,10 @@ func TestRequestsThatAreTooMuchAreRefused(t *testing.T) {
 			body       []byte
 			want       int
 		}{
-			{"a million parentheses", "/query", query("SELECT " + strings.Repeat("(", 1_000_000)), http.StatusBadRequest},
+			{
+				"a million parentheses", "/query", query("SELECT " + strings.Repeat("(", 1_000_000)),
+				http.StatusBadRequest,
+			},
 			{
 				"signs", "/query", query("SELECT " + strings.Repeat("-(", 10_000) + "v" + strings.Repeat(")", 10_000) + " FROM m"),
 				http.StatusBadRequest,
@@ -40,7 +43,10 @@ func TestRequestsThatAreTooMuchAreRefused(t *testing.T) {
 			{"a delete", "/api/v2/delete?bucket=db/autogen", []byte(
 				`{"start":"2020-01-01T00:00:00Z","stop":"2021-01-01T00:00:00Z","predicate":"` + strings.Repeat("(", 200_000) + `"}`,
 			), http.StatusBadRequest},
-			{"a long query", "/query", query("SELECT v FROM " + strings.Repeat("x", 4<<20)), http.StatusRequestEntityTooLarge},
+			{
+				"a long query", "/query", query("SELECT v FROM " + strings.Repeat("x", 4<<20)),
+				http.StatusRequestEntityTooLarge,
+			},
 			{"compressed zeros", "/api/v1/prom/read?db=db", gigabyte, http.StatusRequestEntityTooLarge},
 			{"compressed zeros to write", "/api/v1/prom/write?db=db", gigabyte, http.StatusRequestEntityTooLarge},
 		} {
@@ -108,7 +114,8 @@ func TestQueryThatNeedsTooMuchMemoryEndsAlone(t *testing.T) {
 		}
 		answer, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
-		if n := bytes.Count(answer, []byte("],[")); err != nil || n < 80_000 || bytes.Contains(answer, []byte("error")) {
+		if n := bytes.Count(answer, []byte("],[")); err != nil || n < 80_000 ||
+			bytes.Contains(answer, []byte("error")) {
 			t.Errorf("node %d: in chunks: %d rows, %v", node+1, n, err)
 		}
 	}

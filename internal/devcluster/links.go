@@ -18,7 +18,8 @@ type links struct {
 
 func newLinks(nodes int) *links {
 	l := &links{
-		addrs: make([]string, nodes), cut: make([]bool, nodes), oneWay: make(map[[2]int]bool), hung: make([]bool, nodes),
+		addrs: make([]string, nodes), cut: make([]bool, nodes), oneWay: make(map[[2]int]bool),
+		hung: make([]bool, nodes),
 	}
 	l.moved = sync.NewCond(&l.mu)
 	return l
@@ -149,8 +150,8 @@ func (c *heldConn) Close() error {
 	return c.Conn.Close()
 }
 
-// Hang holds all that goes between a data node and the others, until GoOn delivers it: as if its process was stopped. The
-// node itself goes on, and so do the requests of its own clients.
+// Hang holds all that goes between a data node and the others, until GoOn delivers it: as if its process was stopped.
+// The node itself goes on, and so do the requests of its own clients.
 func (c *Cluster) Hang(i int) { c.links.setHung(i, true) }
 
 // GoOn undoes Hang.

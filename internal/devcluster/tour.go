@@ -32,7 +32,8 @@ type tour struct {
 // prints it to out. It returns an error when a claim did not come true.
 func Tour(ctx context.Context, c *Cluster, out io.Writer) error {
 	t := &tour{
-		c: c, out: out, day: time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -1), rng: rand.New(rand.NewSource(1)),
+		c: c, out: out, day: time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -1),
+		rng: rand.New(rand.NewSource(1)),
 	}
 	for _, step := range []func(context.Context) error{t.fill, t.damage, t.find, t.heal} {
 		if err := step(ctx); err != nil {

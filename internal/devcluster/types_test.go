@@ -168,12 +168,14 @@ func TestWritesGoOnWhileATypeConflictIsResolved(t *testing.T) {
 					return
 				default:
 				}
-				line := fmt.Sprintf("m,host=w%d f=%d.5 %d", node, i, at.Add(time.Duration(i)*time.Millisecond).UnixNano())
+				line := fmt.Sprintf("m,host=w%d f=%d.5 %d", node, i,
+					at.Add(time.Duration(i)*time.Millisecond).UnixNano())
 				if c.Client(node).Write(ctx, "db", "one", []byte(line)) == nil {
 					acknowledged[node].Add(1)
 				}
 				c.Client(node).Write(ctx, "db", "one",
-					fmt.Appendf(nil, "m,host=i%d f=%di %d", node, i, at.Add(time.Duration(i)*time.Millisecond).UnixNano()))
+					fmt.Appendf(nil, "m,host=i%d f=%di %d", node, i,
+						at.Add(time.Duration(i)*time.Millisecond).UnixNano()))
 			}
 		}()
 	}
@@ -230,7 +232,8 @@ func TestTypesOfNewFieldsAreDecidedOnce(t *testing.T) {
 			results := make(chan error, 2)
 			for node, value := range []string{"1.5", "7i"} {
 				go func() {
-					results <- c.Client((i+node)%3).Write(ctx, "db", level, fmt.Appendf(nil, "m %s=%s %d", field, value, at))
+					results <- c.Client((i+node)%3).Write(ctx, "db", level,
+						fmt.Appendf(nil, "m %s=%s %d", field, value, at))
 				}()
 			}
 			refused := 0

@@ -84,7 +84,8 @@ func TestQueriesFailOver(t *testing.T) {
 		c.Cut(away)
 		for node := range c.Data {
 			if node == away {
-				if _, err := c.Client(node).Query(ctx, "db", q); err == nil || !strings.Contains(err.Error(), "can answer: ") {
+				if _, err := c.Client(node).Query(ctx, "db", q); err == nil ||
+					!strings.Contains(err.Error(), "can answer: ") {
 					t.Errorf("node %d, cut off: %v, want a clear error", node+1, err)
 				}
 				continue

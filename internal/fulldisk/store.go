@@ -57,7 +57,8 @@ type Store struct {
 // New returns a store over an engine's store that is open.
 func New(store *writecache.Store, dirs []string, log *zap.Logger) *Store {
 	s := &Store{
-		Store: store, dirs: dirs, log: log.With(zap.String("service", "store")), free: Free, stalled: make(map[uint64]bool),
+		Store: store, dirs: dirs, log: log.With(zap.String("service", "store")), free: Free,
+		stalled: make(map[uint64]bool),
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	for _, sh := range store.Shards(store.ShardIDs()) {

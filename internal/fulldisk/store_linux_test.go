@@ -154,7 +154,8 @@ func TestWritesAreRefusedBeforeTheDiskIsFull(t *testing.T) {
 		if n := count(t, s); (n == 0) != tt.full {
 			t.Errorf("%d of %d bytes are free: %d points", tt.free, tt.total, n)
 		}
-		if err := s.CreateShard("db", "rp", shard+1, true); errors.Is(err, ErrFull) != tt.full || (err != nil) != tt.full {
+		if err := s.CreateShard("db", "rp", shard+1, true); errors.Is(err, ErrFull) != tt.full ||
+			(err != nil) != tt.full {
 			t.Errorf("%d of %d bytes are free: shard: %v", tt.free, tt.total, err)
 		}
 	}

@@ -62,7 +62,9 @@ func TestWritesBeforeALostDeleteAreGivenUp(t *testing.T) {
 	mustChange(t, segmentPath(dir, "2", "7", "1"), func(b []byte) { b[bytes.Index(b, []byte("d1"))] ^= 1 })
 	r.back()
 	s = mustOpen(t, testConfig(dir), r)
-	r.await(t, "the queue is empty, and its shard checked", func() bool { return !s.Pending(2, 7) && len(r.dropped) > 0 })
+	r.await(t, "the queue is empty, and its shard checked", func() bool {
+		return !s.Pending(2, 7) && len(r.dropped) > 0
+	})
 	s.Close()
 	if diff := cmp.Diff([]string{"w3"}, r.got["2/7"]); diff != "" {
 		t.Error(diff)
@@ -83,7 +85,9 @@ func TestDeletesBeforeDamageAreSent(t *testing.T) {
 	mustChange(t, segmentPath(dir, "2", "0", "1"), func(b []byte) { b[bytes.Index(b, []byte("d2"))] ^= 1 })
 	r.back()
 	s = mustOpen(t, testConfig(dir), r)
-	r.await(t, "the queue is empty, and all shards checked", func() bool { return !s.Pending(2, 7) && len(r.dropped) > 0 })
+	r.await(t, "the queue is empty, and all shards checked", func() bool {
+		return !s.Pending(2, 7) && len(r.dropped) > 0
+	})
 	s.Close()
 	if diff := cmp.Diff([]string{"d1"}, r.got["2/0"]); diff != "" {
 		t.Error(diff)

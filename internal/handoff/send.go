@@ -72,7 +72,8 @@ func (n *node) loop(ctx context.Context) {
 				}
 				break
 			}
-			n.s.log.Debug("Hinted handoff pauses", zap.Uint64("node_id", n.id), zap.Duration("pause", pause), zap.Error(err))
+			n.s.log.Debug("Hinted handoff pauses", zap.Uint64("node_id", n.id), zap.Duration("pause", pause),
+				zap.Error(err))
 			timer := time.NewTimer(pause)
 			select {
 			case <-ctx.Done():

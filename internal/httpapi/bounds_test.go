@@ -118,7 +118,8 @@ func TestBodiesAreBounded(t *testing.T) {
 		"a write, announced":     post("/write", []byte(long)),
 	} {
 		code, answer, got := serve(t, &bounds{maxBody: limit}, r)
-		if code != http.StatusRequestEntityTooLarge || !strings.Contains(answer, "larger than 1000 bytes") || got.called {
+		if code != http.StatusRequestEntityTooLarge || !strings.Contains(answer, "larger than 1000 bytes") ||
+			got.called {
 			t.Errorf("%s: %d %s", name, code, answer)
 		}
 	}

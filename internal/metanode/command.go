@@ -2,6 +2,7 @@ package metanode
 
 import (
 	"context"
+	"errors"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -14,21 +15,30 @@ import (
 
 // Commands are `run` and `config` of influxd-meta.
 func Commands() []*cobra.Command {
+	var flags daemon.Flags
 	run := func(cmd *cobra.Command, load func() (*metaconfig.Config, error)) error {
-		return run(cmd.Context(), load)
+		return run(cmd.Context(), flags, load)
 	}
-	return metaconfig.Program.Commands("Run a meta node until it is told to stop", run)
+	commands := metaconfig.Program.Commands("Run a meta node until it is told to stop", run)
+	flags.Add(commands[0])
+	return commands
 }
 
-func run(ctx context.Context, load func() (*metaconfig.Config, error)) error {
+func run(ctx context.Context, flags daemon.Flags, load func() (*metaconfig.Config, error)) (err error) {
 	cfg, err := load()
 	if err != nil {
 		return err
 	}
+	end, err := flags.Begin()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, end()) }()
 	log, err := daemon.Logger(cfg.Logging)
 	if err != nil {
 		return err
 	}
+	daemon.Warn(log, cfg.Notes)
 	return daemon.Run(ctx, log, load, func(ctx context.Context) (*Node, error) {
 		n, err := Open(ctx, Deps{Deps: server.Deps{Config: cfg, Log: log}})
 		if err != nil {

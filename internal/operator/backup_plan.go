@@ -12,18 +12,29 @@ import (
 
 	"concord/internal/backup"
 	"concord/internal/cluster"
+	"concord/internal/meta/server"
 )
+
+// plans says which copy of each shard a backup reads.
+type plans struct {
+	nodes  *dataNodes
+	copies *copies
+}
+
+func (p *plans) routes() []server.Route {
+	return []server.Route{{Pattern: "GET /backup/plan", Handler: answer(p.plan)}}
+}
 
 // plan lists the asked shards that have points, each with the copy to read. A shard of which no whole copy can be read
 // is asked for again until the time to wait is over, and then listed with the reason and the best copy that there is.
-func (b *backups) plan(r *http.Request) (any, error) {
+func (p *plans) plan(r *http.Request) (any, error) {
 	from := r.FormValue("from")
 	if from != "" {
-		if _, ok := b.nodes.state().DataNodeByAddr(from); !ok {
+		if _, ok := p.nodes.state().DataNodeByAddr(from); !ok {
 			return nil, fmt.Errorf("data node %q does not exist", from)
 		}
 	}
-	asked, err := b.asked(r)
+	asked, err := p.asked(r)
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +45,7 @@ func (b *backups) plan(r *http.Request) (any, error) {
 	ctx, until := r.Context(), time.Now().Add(wait)
 	out := []backup.Source{}
 	for {
-		sources, err := b.sources(ctx, asked, from)
+		sources, err := p.sources(ctx, asked, from)
 		if err != nil {
 			return nil, err
 		}
@@ -80,8 +91,8 @@ func waitValue(r *http.Request) (time.Duration, error) {
 
 // sources has, for each of the asked shards, the copy to read as choose picks it: without a node and a problem for a
 // shard that is empty.
-func (b *backups) sources(ctx context.Context, asked []cluster.Shard, from string) ([]backup.Source, error) {
-	copies := b.copies.describeCopies(ctx, asked, true)
+func (p *plans) sources(ctx context.Context, asked []cluster.Shard, from string) ([]backup.Source, error) {
+	copies := p.copies.describeCopies(ctx, asked, true)
 	if err := ctx.Err(); err != nil {
 		return nil, err // who did not answer may well be there
 	}
@@ -97,7 +108,7 @@ func (b *backups) sources(ctx context.Context, asked []cluster.Shard, from strin
 }
 
 // asked are the shards that a request names by db, rp and shard; without these, all.
-func (b *backups) asked(r *http.Request) ([]cluster.Shard, error) {
+func (p *plans) asked(r *http.Request) ([]cluster.Shard, error) {
 	db, rp := r.FormValue("db"), r.FormValue("rp")
 	var shard uint64
 	if v := r.FormValue("shard"); v != "" {
@@ -106,7 +117,7 @@ func (b *backups) asked(r *http.Request) ([]cluster.Shard, error) {
 			return nil, errors.New("shard: must be a number")
 		}
 	}
-	st := b.nodes.state()
+	st := p.nodes.state()
 	if db != "" {
 		d := st.Data.Database(db)
 		if d == nil {

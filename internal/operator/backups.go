@@ -22,17 +22,13 @@ const chunkBytes = 256 << 10
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// backups serves what influxd-ctl backup asks, and restore after it has begun: the metadata, which copy to read, and
-// the files of shards in both directions.
-type backups struct {
-	nodes  *dataNodes
-	copies *copies
-}
+// backups serves what influxd-ctl backup reads, and what restore sends after it has begun: the metadata, and the files
+// of shards in both directions.
+type backups struct{ nodes *dataNodes }
 
 func (b *backups) routes() []server.Route {
 	return []server.Route{
 		{Pattern: "GET /backup/meta", Handler: b.serveMeta},
-		{Pattern: "GET /backup/plan", Handler: answer(b.plan)},
 		{Pattern: "GET /backup/shard", Handler: b.serveShard},
 		{Pattern: "POST /restore/shard", Handler: answer(b.restoreShard)},
 	}

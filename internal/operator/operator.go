@@ -5,12 +5,12 @@
 //	copies     what each owner says about its copy of a shard: is it whole?
 //	losses     what only one data node has
 //	shards     copy-shard, kill-copy-shard, remove-shard, copy-shard-status
-//	backups    which copy a backup reads, and the files of shards in both directions
+//	plans      which copy of each shard a backup reads
+//	backups    the metadata, and the files of shards in both directions
 //	restores   databases, policies and shard groups for what is restored
 //
 // Each is made of those above it. What an operator asks about anti-entropy is in packages entropy/view and
-// entropy/routes: data nodes serve that too. Adding and removing nodes changes the state of the cluster alone, and is in
-// package meta/server.
+// entropy/routes, because data nodes serve that too. Package meta/server adds and removes nodes.
 package operator
 
 import (
@@ -34,6 +34,7 @@ type Operations struct {
 	copies   *copies
 	losses   *losses
 	shards   *shards
+	plans    *plans
 	backups  *backups
 	restores *restores
 }
@@ -47,14 +48,17 @@ func New(d Deps) *Operations {
 		copies:   copies,
 		losses:   losses,
 		shards:   &shards{nodes: nodes, copies: copies, losses: losses, execute: d.Execute},
-		backups:  &backups{nodes: nodes, copies: copies},
+		plans:    &plans{nodes: nodes, copies: copies},
+		backups:  &backups{nodes: nodes},
 		restores: &restores{state: d.State, execute: d.Execute},
 	}
 }
 
 // Routes are what Operations adds to the HTTP API of the meta node.
 func (o *Operations) Routes() []server.Route {
-	return slices.Concat(o.copies.routes(), o.shards.routes(), o.backups.routes(), o.restores.routes())
+	return slices.Concat(
+		o.copies.routes(), o.shards.routes(), o.plans.routes(), o.backups.routes(), o.restores.routes(),
+	)
 }
 
 // Losses lists what would be lost with a data node, each in a phrase that names the shard.

@@ -244,7 +244,9 @@ func (p *restoration) policy(old emeta.DatabaseInfo, rp emeta.RetentionPolicyInf
 		update := emeta.RetentionPolicyUpdate{
 			ReplicaN: &replicas, Duration: &duration, ShardGroupDuration: &rp.ShardGroupDuration,
 		}
-		_, err = p.execute(cluster.UpdateRetentionPolicy{Database: db, Name: policy, Default: isDefault, Update: update})
+		_, err = p.execute(cluster.UpdateRetentionPolicy{
+			Database: db, Name: policy, Default: isDefault, Update: update,
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("restore policy %s.%s: %w", db, policy, err)

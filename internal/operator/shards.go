@@ -153,7 +153,8 @@ func (s *shards) copying(r *http.Request) (any, error) {
 	for _, a := range rpc.AskAll(r.Context(), s.nodes.state().DataNodes, answerTimeout, ask) {
 		for _, st := range a.Value.GetCopies() {
 			out = append(out, wire.CopyStatus{
-				Source: st.Source, Dest: a.Node.TCPAddr, Database: st.Database, Policy: st.RetentionPolicy, ShardID: st.ShardId,
+				Source: st.Source, Dest: a.Node.TCPAddr, Database: st.Database, Policy: st.RetentionPolicy,
+				ShardID:   st.ShardId,
 				TotalSize: st.Total, CurrentSize: st.Current, StartedAt: time.Unix(0, st.Started).UTC(),
 			})
 		}

@@ -41,7 +41,8 @@ func TestUploadThatIsCutIsNotWhole(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n%s", tt.bytes, bytes.Repeat([]byte("x"), tt.bytes), tt.end)
+		fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n%s", tt.bytes,
+			bytes.Repeat([]byte("x"), tt.bytes), tt.end)
 		conn.(*net.TCPConn).CloseWrite()
 		got := <-ended
 		conn.Close()
@@ -102,7 +103,8 @@ func TestRestoredShardIsNoForm(t *testing.T) {
 		var body endless
 		r := httptest.NewRequest("POST", "/restore/shard?shard=none", &body)
 		r.Header.Set("Content-Type", kind)
-		if _, err := (&backups{nodes: &dataNodes{}}).restoreShard(r); err == nil || err.Error() != "shard: must be a number" {
+		if _, err := (&backups{nodes: &dataNodes{}}).restoreShard(r); err == nil ||
+			err.Error() != "shard: must be a number" {
 			t.Error(err)
 		}
 		if body.n > 0 {

@@ -146,7 +146,8 @@ func (c *Clock) SetNode(id uint64) {
 
 // next returns the version that would be given now. mu must be held.
 func (c *Clock) next() Version {
-	at := AtTime(c.machine().Add(c.offset))
+	now := c.machine() // may change the offset
+	at := AtTime(now.Add(c.offset))
 	if at <= c.last {
 		c.offset += (c.last - at).length()
 		return c.last + 1<<nodeBits

@@ -95,7 +95,8 @@ func TestGreatestVersionStays(t *testing.T) {
 				var lines []string
 				behind := false
 				for range rapid.IntRange(1, 4).Draw(rt, "points") {
-					s, at := rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "series"), rapid.IntRange(1, 3).Draw(rt, "time")
+					s, at := rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "series"), rapid.IntRange(1, 3).Draw(rt,
+						"time")
 					for _, f := range []string{"x", "y"} {
 						key := fmt.Sprintf("m,s=%s %s %d", s, f, at)
 						lines = append(lines, fmt.Sprintf("m,s=%s %s=%d %d", s, f, v, at))

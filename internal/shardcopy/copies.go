@@ -2,6 +2,7 @@ package shardcopy
 
 import (
 	"context"
+	"errors"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -11,6 +12,12 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/rpc"
+)
+
+// errKilled and errDropped are why a copy ends early.
+var (
+	errKilled  = errors.New("the copy was killed")
+	errDropped = errors.New("the shard was dropped")
 )
 
 // copies are the shards that are being copied to this node.

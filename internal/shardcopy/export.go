@@ -242,7 +242,9 @@ func verified(r io.Reader, w io.Writer, path string) (err error) {
 	if _, err := io.Copy(f, r); err != nil {
 		return err
 	}
-	damage, err := scrub.Verify(context.Background(), filepath.Dir(path), func(context.Context, int) error { return nil })
+	damage, err := scrub.Verify(context.Background(), filepath.Dir(path), func(context.Context, int) error {
+		return nil
+	})
 	if err != nil {
 		return err
 	}

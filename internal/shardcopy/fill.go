@@ -264,10 +264,3 @@ func (s *Server) Dropped(shard uint64) error {
 		return os.RemoveAll(filepath.Join(s.Dir, strconv.FormatUint(shard, 10)))
 	})
 }
-
-func (s *Server) wait(ctx context.Context, n int) error {
-	if s.Wait == nil {
-		return ctx.Err()
-	}
-	return s.Wait(ctx, n)
-}

@@ -332,7 +332,9 @@ func TestFillRefusesWhatIsNoShard(t *testing.T) {
 		},
 		{"a torn stream", []*rpc.FilesChunk{files(name, int64(len(garbage)), 0), {Data: garbage}}, "EOF"},
 		{
-			"garbage", []*rpc.FilesChunk{files(name, int64(len(garbage)), 0), {Data: garbage}, {Last: true, Checksum: sum}},
+			"garbage", []*rpc.FilesChunk{
+				files(name, int64(len(garbage)), 0), {Data: garbage}, {Last: true, Checksum: sum},
+			},
 			"damaged",
 		},
 	} {
@@ -359,7 +361,8 @@ func TestFullDiskRefusesFiles(t *testing.T) {
 	var asked int64
 	dst.CheckDisk = func(n int64) error { asked = n; return errors.New("no space") }
 	src := filled(t)
-	if err := fillFrom(t.Context(), dst, mustServe(t, src), 0); err == nil || !strings.Contains(err.Error(), "no space") ||
+	if err := fillFrom(t.Context(), dst, mustServe(t, src), 0); err == nil ||
+		!strings.Contains(err.Error(), "no space") ||
 		asked < 1000 {
 		t.Errorf("%v for %d bytes", err, asked)
 	}

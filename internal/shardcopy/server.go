@@ -21,12 +21,6 @@ import (
 // silence is how long a source may send nothing.
 const silence = 2 * time.Minute
 
-// errKilled and errDropped are why a copy ends early.
-var (
-	errKilled  = errors.New("the copy was killed")
-	errDropped = errors.New("the shard was dropped")
-)
-
 // Server is a data node's shards as files. It has many methods because each RPC is one.
 //
 // A copy is made of the source as it is at its snapshot. Until the node is recorded as an owner, writes go to the other
@@ -306,4 +300,11 @@ func Describe(store *tsdb.Store, id uint64) (*rpc.ShardDescription, error) {
 		d.State = "hot"
 	}
 	return d, nil
+}
+
+func (s *Server) wait(ctx context.Context, n int) error {
+	if s.Wait == nil {
+		return ctx.Err()
+	}
+	return s.Wait(ctx, n)
 }

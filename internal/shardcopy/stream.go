@@ -66,7 +66,8 @@ func (r *reader) Read(b []byte) (int, error) {
 		}
 		if c.GetLast() {
 			if c.GetBytes() != r.bytes || c.GetChecksum() != r.sum {
-				return 0, fmt.Errorf("%d bytes came, with another checksum than the %d that were sent", r.bytes, c.GetBytes())
+				return 0, fmt.Errorf("%d bytes came, with another checksum than the %d that were sent", r.bytes,
+					c.GetBytes())
 			}
 			r.ended = true
 			continue

@@ -41,7 +41,8 @@ func TestLimitsOfDepth(t *testing.T) {
 				t.Errorf("it took %s to parse what is within the limit", d)
 			}
 			for _, n := range []int{Client.Depth + 1, 10 * Client.Depth, 50 * Client.Depth} {
-				if err := Client.Query(text(n), nil); err == nil || !strings.Contains(err.Error(), "deeper than 100 levels") {
+				if err := Client.Query(text(n), nil); err == nil ||
+					!strings.Contains(err.Error(), "deeper than 100 levels") {
 					t.Errorf("%d levels: %v", n, err)
 				}
 			}
@@ -75,7 +76,8 @@ func TestLimitOfOperators(t *testing.T) {
 		t.Errorf("at the limit: %v", err)
 	}
 	for _, n := range []int{Client.Operators + 2, 10 * Client.Operators} {
-		if err := Client.Query(chain(n), nil); err == nil || !strings.Contains(err.Error(), "more than 10000 operators") {
+		if err := Client.Query(chain(n), nil); err == nil ||
+			!strings.Contains(err.Error(), "more than 10000 operators") {
 			t.Errorf("%d operators: %v", n, err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v4"
+	itoml "github.com/influxdata/influxdb/toml"
 )
 
 // TLS are the settings of a listener of the cluster, and of the connections that
@@ -19,7 +20,20 @@ type TLS struct {
 	HTTPSPrivateKey  string `toml:"https-private-key" doc:"PEM file with the private key; empty when it is in the certificate's file."`
 	HTTPSInsecureTLS bool   `toml:"https-insecure-tls" doc:"Do not verify the certificates of other nodes, when these are self-signed."`
 	HTTPSCA          string `toml:"https-ca" doc:"PEM file with the CA of all nodes: only nodes that show a certificate from it may connect to the port of data nodes, or to Raft."`
+
+	Protocol Protocol `toml:"-"` // of the section [tls]
 }
+
+// Protocol is the section [tls], for all listeners and connections of a node.
+type Protocol struct {
+	Ciphers            []string       `toml:"ciphers" doc:"Cipher suites that are accepted up to TLS 1.2, by their names in Go; those of TLS 1.3 cannot be chosen." show:"[\"TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384\"]"`
+	MinVersion         string         `toml:"min-version" doc:"Lowest version of TLS: \"tls1.0\" to \"tls1.3\"; Go's when empty."`
+	MaxVersion         string         `toml:"max-version" doc:"Highest version of TLS; Go's when empty."`
+	AdvancedExpiration itoml.Duration `toml:"advanced-expiration" doc:"How long before a certificate expires the log warns of it."`
+}
+
+// NewProtocol returns the defaults.
+func NewProtocol() Protocol { return Protocol{AdvancedExpiration: itoml.Duration(5 * 24 * time.Hour)} }
 
 // Validate names the bad setting.
 func (t TLS) Validate() error {

@@ -22,7 +22,8 @@ func TestVerify(t *testing.T) {
 		ok     bool
 	}{
 		{
-			"good", jwt.SigningMethodHS256, []byte(secret), jwt.RegisteredClaims{IssuedAt: at(0), ExpiresAt: at(time.Minute)},
+			"good", jwt.SigningMethodHS256, []byte(secret),
+			jwt.RegisteredClaims{IssuedAt: at(0), ExpiresAt: at(time.Minute)},
 			true,
 		},
 		{
@@ -42,8 +43,14 @@ func TestVerify(t *testing.T) {
 			jwt.RegisteredClaims{NotBefore: at(time.Minute), ExpiresAt: at(time.Hour)}, false,
 		},
 		{"without an end", jwt.SigningMethodHS256, []byte(secret), jwt.RegisteredClaims{IssuedAt: at(0)}, false},
-		{"another secret", jwt.SigningMethodHS256, []byte("other"), jwt.RegisteredClaims{ExpiresAt: at(time.Minute)}, false},
-		{"another method", jwt.SigningMethodHS512, []byte(secret), jwt.RegisteredClaims{ExpiresAt: at(time.Minute)}, false},
+		{
+			"another secret", jwt.SigningMethodHS256, []byte("other"), jwt.RegisteredClaims{ExpiresAt: at(time.Minute)},
+			false,
+		},
+		{
+			"another method", jwt.SigningMethodHS512, []byte(secret), jwt.RegisteredClaims{ExpiresAt: at(time.Minute)},
+			false,
+		},
 		{
 			"unsigned", jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType,
 			jwt.RegisteredClaims{ExpiresAt: at(time.Minute)}, false,

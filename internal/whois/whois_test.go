@@ -40,13 +40,17 @@ func TestNewestWordAndTheAddressDecide(t *testing.T) {
 		},
 		"a newer state has another":  {own, []Report{good, given(11)}, Refuted, "another one at b:1"},
 		"an older state has another": {own, []Report{good, given(9)}, Confirmed, ""},
-		"its own state has another":  {with(func(w *Report) { w.Identity = "other" }), nil, Refuted, "another one at a:1"},
-		"it was removed":             {own, []Report{{Index: 11}}, Refuted, "was removed"},
-		"it moved":                   {own, []Report{moved(7)}, Confirmed, ""},
-		"the address is an old one":  {own, []Report{moved(0), good}, Unconfirmed, "at b:1"},
-		"it has no state":            {Report{}, []Report{good}, Confirmed, ""},
-		"nobody has a state":         {Report{}, []Report{{}}, Unconfirmed, "where no other member"},
-		"the place was never named":  {own, []Report{with(func(w *Report) { w.Identity, w.Process = "", 7 })}, Confirmed, ""},
+		"its own state has another": {
+			with(func(w *Report) { w.Identity = "other" }), nil, Refuted, "another one at a:1",
+		},
+		"it was removed":            {own, []Report{{Index: 11}}, Refuted, "was removed"},
+		"it moved":                  {own, []Report{moved(7)}, Confirmed, ""},
+		"the address is an old one": {own, []Report{moved(0), good}, Unconfirmed, "at b:1"},
+		"it has no state":           {Report{}, []Report{good}, Confirmed, ""},
+		"nobody has a state":        {Report{}, []Report{{}}, Unconfirmed, "where no other member"},
+		"the place was never named": {
+			own, []Report{with(func(w *Report) { w.Identity, w.Process = "", 7 })}, Confirmed, "",
+		},
 	} {
 		members := []Member{func(context.Context) (Report, error) { return Report{}, errors.New("away") }}
 		for _, w := range tc.reports {

@@ -200,7 +200,8 @@ func (s *Store) warnOfTagsOf(sh *tsdb.Shard, most int) error {
 			if n*10 < most*8 {
 				return nil
 			}
-			s.log.Warn("A tag has nearly as many values as max-values-per-tag allows", zap.Int("n", n), zap.Int("max", most),
+			s.log.Warn("A tag has nearly as many values as max-values-per-tag allows", zap.Int("n", n),
+				zap.Int("max", most),
 				zap.String("database", sh.Database()), zap.ByteString("measurement", name), zap.ByteString("tag", key))
 			return nil
 		})

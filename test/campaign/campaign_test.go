@@ -103,7 +103,8 @@ func TestCampaign(t *testing.T) {
 	// Without durable queues a delete that misses an owner fails, and what it
 	// leaves behind is defined by nobody.
 	c.deletes = c.cluster.HasSection("hinted-handoff") && *deletesFlag
-	create := fmt.Sprintf(`CREATE DATABASE "%s" WITH DURATION INF REPLICATION %d SHARD DURATION 1d NAME "autogen"`, database, c.plan.copies)
+	create := fmt.Sprintf(`CREATE DATABASE "%s" WITH DURATION INF REPLICATION %d SHARD DURATION 1d NAME "autogen"`,
+		database, c.plan.copies)
 	if _, err := c.cluster.Data[0].Client().Query(t.Context(), "", create); err != nil {
 		t.Fatal(err)
 	}

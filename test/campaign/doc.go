@@ -23,16 +23,20 @@
 //
 // # Faults
 //
-// Faults: kill -9, restart, pause (SIGSTOP), cut links (reset, stalled, or with
-// the answers held), slow links, calls between data nodes that arrive twice (the second at once, or behind
-// later calls), a full disk (but for some kB, or for less than the 5 % that repairs leave free; at times
-// the node is killed and started while it is full), a power cut of all data nodes, a wiped node (all folders are gone,
-// and update-data gives it its place back), a replaced node (update-data gives its place to an empty one at another
-// address), clocks of data nodes that go off by up to ten minutes and come back, and kills,
-// pauses and cuts of a meta node. One data node at a time is in trouble, so a quorum
-// of three owners of a shard stays and writes must go on; of two owners it does not, and writes to the shards of
-// that node wait. One clock at a time is off, beside the other faults, and so are meta nodes in trouble. Faults follow
-// the seed exactly; how they meet the writers' requests depends on the machine.
+//   - a data node is killed (kill -9), restarted or paused (SIGSTOP)
+//   - links are cut (reset, stalled, or with the answers held) or slow
+//   - calls between data nodes arrive twice, the second at once or behind later calls
+//   - a disk is full, but for some kB, or for less than the 5 % that repairs leave free; at times the node is killed
+//     and started while it is full
+//   - the power of all data nodes is cut
+//   - a node is wiped: all its folders are gone, and update-data gives it its place back
+//   - a node is replaced: update-data gives its place to an empty one at another address
+//   - the clock of a data node goes off by up to ten minutes, and comes back
+//   - a meta node is killed, paused or cut off
+//
+// One data node at a time is in trouble. Of the three owners of a shard a quorum stays, and writes must go on. Of two
+// owners it does not, and writes to the shards of that node wait. Clocks and meta nodes are in trouble beside the other
+// faults, one at a time. Faults follow the seed exactly; how they meet the writers' requests depends on the machine.
 //
 // A wipe takes a copy away for ever. What was acknowledged at a quorum is on two copies, and the other one may be
 // all that is left of it. So a node is wiped or replaced only when nothing else is missing: no data node is down or

@@ -123,7 +123,9 @@ type plan struct {
 // newPlan makes the plan of a seed. Numbers of nodes and of copies other than 0 are given.
 func newPlan(seed uint64, faults, metaNodes, dataNodes, copies int) plan {
 	rng := rand.New(rand.NewPCG(seed, 0))
-	p := plan{metaNodes: 1 + 2*rng.IntN(2), dataNodes: 3 + rng.IntN(2), copies: 2 + rng.IntN(2), autoRepair: rng.IntN(2) == 0}
+	p := plan{
+		metaNodes: 1 + 2*rng.IntN(2), dataNodes: 3 + rng.IntN(2), copies: 2 + rng.IntN(2), autoRepair: rng.IntN(2) == 0,
+	}
 	switch {
 	case copies != 0:
 		p.copies = copies
@@ -140,7 +142,9 @@ func newPlan(seed uint64, faults, metaNodes, dataNodes, copies int) plan {
 		p.dataNodes = dataNodes
 	}
 	for range faults {
-		f := fault{hold: hold(rng), gap: time.Duration(rng.IntN(1500)) * time.Millisecond, mode: process.Mode(1 + rng.IntN(3))}
+		f := fault{
+			hold: hold(rng), gap: time.Duration(rng.IntN(1500)) * time.Millisecond, mode: process.Mode(1 + rng.IntN(3)),
+		}
 		f.kind = pick(rng)
 		switch f.kind {
 		case cutPair:

@@ -325,5 +325,6 @@ func (r *record) summary() string {
 	}
 	return fmt.Sprintf("%d operations acknowledged, %d in limbo, %d refused; ", r.acknowledged, r.limbo, r.refused) +
 		fmt.Sprintf("longest time without an acknowledgement %v; ", r.longestGap.Round(10*time.Millisecond)) +
-		fmt.Sprintf("%d points of which %d surely present and %d with an operation in limbo", len(r.points), present, resting)
+		fmt.Sprintf("%d points of which %d surely present and %d with an operation in limbo", len(r.points), present,
+			resting)
 }

@@ -28,8 +28,14 @@ func TestRecordJudges(t *testing.T) {
 		{"last value", []op{{"write", acknowledged}, {"write", acknowledged}}, 1, ""},
 		{"deleted point back", []op{{"write", acknowledged}, {"delete", acknowledged}}, 0, "BACK"},
 		{"deleted", []op{{"write", acknowledged}, {"delete", acknowledged}}, -1, ""},
-		{"written after the delete, lost", []op{{"write", acknowledged}, {"delete", acknowledged}, {"write", acknowledged}}, -1, "LOST"},
-		{"written after the delete, old one", []op{{"write", acknowledged}, {"delete", acknowledged}, {"write", acknowledged}}, 0, "STALE"},
+		{
+			"written after the delete, lost",
+			[]op{{"write", acknowledged}, {"delete", acknowledged}, {"write", acknowledged}}, -1, "LOST",
+		},
+		{
+			"written after the delete, old one",
+			[]op{{"write", acknowledged}, {"delete", acknowledged}, {"write", acknowledged}}, 0, "STALE",
+		},
 		{"limbo, there", []op{{"write", acknowledged}, {"write", limbo}}, 1, ""},
 		{"limbo, not there", []op{{"write", acknowledged}, {"write", limbo}}, 0, ""},
 		{"limbo, and both gone", []op{{"write", acknowledged}, {"write", limbo}}, -1, "LOST"},

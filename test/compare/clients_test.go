@@ -52,7 +52,8 @@ func shell(addrs []string, db string, statements []string) ([]string, error) {
 			return nil, err
 		}
 		out, err := exec.Command("influx", "-host", host, "-port", port, "-database", db,
-			"-format", []string{"json", "column", "csv"}[i%3], "-precision", []string{"ns", "rfc3339", "s"}[i%3], "-execute",
+			"-format", []string{"json", "column", "csv"}[i%3], "-precision", []string{"ns", "rfc3339", "s"}[i%3],
+			"-execute",
 			statement).CombinedOutput()
 		answers = append(answers, fmt.Sprintf("%v\n%s", err, out))
 	}
@@ -200,9 +201,12 @@ func TestGrants(t *testing.T) {
 				`SELECT count(*) FROM cpu`, `SELECT * FROM cpu LIMIT 2`, `SELECT usage FROM two.autogen.cpu LIMIT 1`,
 				`SELECT max(u) FROM (SELECT usage AS u FROM two..cpu)`, `SHOW MEASUREMENTS`, `SHOW TAG KEYS`,
 				`SHOW TAG VALUES WITH KEY = host`, `SHOW FIELD KEYS`, `SHOW SERIES`, `SHOW SERIES CARDINALITY`,
-				`SHOW SERIES EXACT CARDINALITY`, `SHOW MEASUREMENT CARDINALITY`, `SHOW TAG VALUES CARDINALITY WITH KEY = host`,
-				`SHOW TAG VALUES ON two WITH KEY = region`, `SHOW MEASUREMENTS ON *.*`, `SHOW DATABASES`, `SHOW RETENTION POLICIES`,
-				`SHOW CONTINUOUS QUERIES`, `SHOW USERS`, `SELECT usage INTO copy FROM cpu WHERE host = 'h01'`, `DELETE FROM once`,
+				`SHOW SERIES EXACT CARDINALITY`, `SHOW MEASUREMENT CARDINALITY`,
+				`SHOW TAG VALUES CARDINALITY WITH KEY = host`,
+				`SHOW TAG VALUES ON two WITH KEY = region`, `SHOW MEASUREMENTS ON *.*`, `SHOW DATABASES`,
+				`SHOW RETENTION POLICIES`,
+				`SHOW CONTINUOUS QUERIES`, `SHOW USERS`, `SELECT usage INTO copy FROM cpu WHERE host = 'h01'`,
+				`DELETE FROM once`,
 				`DROP MEASUREMENT once`, `SHOW GRANTS FOR reader`, `SET PASSWORD FOR nobody = 'n'`, `CREATE DATABASE x`,
 				`DROP DATABASE x`,
 			} {

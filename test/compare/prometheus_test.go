@@ -140,7 +140,8 @@ scrape_configs:
   static_configs: [{targets: ['%s']}]
 remote_write:%s%s%s
 `, strings.TrimPrefix(target.URL, "http://"),
-		write(s.nodes[0].HTTPAddr(), "[0-5]"), write(s.nodes[1].HTTPAddr(), "[6-9]|1."), write(s.plain.HTTPAddr(), ".+")))
+		write(s.nodes[0].HTTPAddr(), "[0-5]"), write(s.nodes[1].HTTPAddr(), "[6-9]|1."), write(s.plain.HTTPAddr(),
+			".+")))
 
 	// Samples of a series come in their order: when there are later ones, all until the end are there.
 	await(ctx, t, "twenty scrapes", func() bool { return scrapes.Load() >= 20 })

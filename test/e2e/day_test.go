@@ -307,7 +307,8 @@ func (d *day) create(t *testing.T) {
 	d.ask(t, d.Data[0], `CREATE DATABASE plain`)
 	d.everywhereKnown(t, "plain")
 	// autogen, its duration, its shard groups' duration, its replicas
-	if rows := d.ask(t, d.Data[1], `SHOW RETENTION POLICIES ON plain`); len(rows) != 1 || fmt.Sprint(rows[0][3]) != "2" {
+	if rows := d.ask(t, d.Data[1], `SHOW RETENTION POLICIES ON plain`); len(rows) != 1 ||
+		fmt.Sprint(rows[0][3]) != "2" {
 		t.Errorf("a policy without a factor on four data nodes is %v, want 2 replicas", rows)
 	}
 	ctx := t.Context()

@@ -221,8 +221,10 @@ func logOf(t *testing.T, fields []field) []byte {
 	defer set.Close()
 	for _, f := range fields {
 		err := set.Save(tsdb.FieldChanges{{
-			FieldCreate: tsdb.FieldCreate{Measurement: []byte(f.measurement), Field: &tsdb.Field{Name: "f", Type: f.typ}},
-			ChangeType:  tsdb.AddMeasurementField,
+			FieldCreate: tsdb.FieldCreate{
+				Measurement: []byte(f.measurement), Field: &tsdb.Field{Name: "f", Type: f.typ},
+			},
+			ChangeType: tsdb.AddMeasurementField,
 		}})
 		if err != nil {
 			t.Fatal(err)

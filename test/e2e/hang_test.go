@@ -77,7 +77,8 @@ func TestHungOwnerIsNotReadAndIsCaughtUpAtOnce(t *testing.T) {
 	for time.Since(went) < 5*time.Second {
 		for i := range p.Data {
 			if n, warned, err := count(i); err == nil && !warned && n < total {
-				t.Fatalf("%v after it went on, node %d answers %d of %d points and no warning", time.Since(went), i+1, n, total)
+				t.Fatalf("%v after it went on, node %d answers %d of %d points and no warning", time.Since(went), i+1,
+					n, total)
 			}
 		}
 	}

@@ -59,7 +59,8 @@ func socketInode(local, remote string) string {
 	}
 	defer f.Close()
 	for s := bufio.NewScanner(f); s.Scan(); {
-		if fields := strings.Fields(s.Text()); len(fields) > 9 && fields[1] == local && fields[2] == remote && fields[9] != "0" {
+		if fields := strings.Fields(s.Text()); len(fields) > 9 && fields[1] == local && fields[2] == remote &&
+			fields[9] != "0" {
 			return fields[9]
 		}
 	}

@@ -154,7 +154,8 @@ func Start(t testing.TB, opt Options) *Cluster {
 	}
 	for range opt.Data {
 		n := c.AddNode()
-		if out := c.Ctl("add-data", n.TCP); !strings.HasPrefix(out, "Added data node ") || !strings.Contains(out, n.TCP) {
+		if out := c.Ctl("add-data", n.TCP); !strings.HasPrefix(out, "Added data node ") ||
+			!strings.Contains(out, n.TCP) {
 			t.Fatalf("add-data printed %q", out)
 		}
 	}
@@ -229,7 +230,9 @@ func (c *Cluster) newMeta() *Node {
 	n.bindHTTP, n.HTTP = c.listen(n.Name, bytesAlone)
 	n.configure(map[string]any{
 		"hostname": "127.0.0.1",
-		"meta":     map[string]any{"dir": filepath.Join(n.Dir, "meta"), "bind-address": n.bindTCP, "http-bind-address": n.bindHTTP},
+		"meta": map[string]any{
+			"dir": filepath.Join(n.Dir, "meta"), "bind-address": n.bindTCP, "http-bind-address": n.bindHTTP,
+		},
 	})
 	return n
 }
@@ -368,7 +371,8 @@ func (c *Cluster) CtlAt(n *Node, args ...string) (string, error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return stdout.String(), fmt.Errorf("influxd-ctl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+		return stdout.String(), fmt.Errorf("influxd-ctl %s: %w: %s", strings.Join(args, " "), err,
+			strings.TrimSpace(stderr.String()))
 	}
 	return stdout.String(), nil
 }

@@ -70,7 +70,8 @@ func TestDiskIsGoneAfterItsUnmount(t *testing.T) {
 			t.Fatal(err)
 		}
 		var fs, above syscall.Statfs_t
-		if err := errors.Join(syscall.Statfs(dir, &fs), syscall.Statfs(filepath.Dir(dir), &above)); err != nil || fs.Fsid != above.Fsid {
+		if err := errors.Join(syscall.Statfs(dir, &fs), syscall.Statfs(filepath.Dir(dir), &above)); err != nil ||
+			fs.Fsid != above.Fsid {
 			t.Errorf("%s is mounted yet: %v", dir, err)
 		}
 		if _, err := os.Stat(filepath.Join(dir, "file")); (err == nil) != keep {

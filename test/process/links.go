@@ -79,7 +79,9 @@ type carried struct {
 }
 
 func newLinks(pids func() map[int]string) *Links {
-	return &Links{pids: pids, state: make(map[pair]Link), change: make(chan struct{}), conns: make(map[*carried]struct{})}
+	return &Links{
+		pids: pids, state: make(map[pair]Link), change: make(chan struct{}), conns: make(map[*carried]struct{}),
+	}
 }
 
 // Set changes the link over which from calls to.

@@ -47,7 +47,8 @@ func repeat(c *carried, link Link) {
 	var once sync.Once
 	upstream, err := grpc.NewClient("passthrough:///"+c.to,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.ForceCodec(rawCodec{}), grpc.MaxCallRecvMsgSize(rpc.MaxMessage), grpc.MaxCallSendMsgSize(rpc.MaxMessage)),
+		grpc.WithDefaultCallOptions(grpc.ForceCodec(rawCodec{}), grpc.MaxCallRecvMsgSize(rpc.MaxMessage),
+			grpc.MaxCallSendMsgSize(rpc.MaxMessage)),
 		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
 			var conn net.Conn
 			once.Do(func() { conn = c.server })
@@ -71,7 +72,8 @@ func repeat(c *carried, link Link) {
 
 // open begins a call of the same kind as the client's.
 func (r *repeater) open(ctx context.Context, md metadata.MD, method string) (grpc.ClientStream, error) {
-	return r.upstream.NewStream(metadata.NewOutgoingContext(ctx, md), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method)
+	return r.upstream.NewStream(metadata.NewOutgoingContext(ctx, md),
+		&grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method)
 }
 
 // handle passes on one call.

@@ -150,7 +150,9 @@ func TestRepeatedCallArrivesTwiceAndIsAnsweredOnce(t *testing.T) {
 
 // retried makes a call on a connection that may have been reset under it, in
 // which case no server has seen the call.
-func retried(t *testing.T, addr string, pool *rpc.Pool, r *rpc.WriteShardRequest) (resp *rpc.WriteShardResponse, err error) {
+func retried(
+	t *testing.T, addr string, pool *rpc.Pool, r *rpc.WriteShardRequest,
+) (resp *rpc.WriteShardResponse, err error) {
 	t.Helper()
 	Poll(10*time.Second, func() bool {
 		resp, err = writeShard(t, addr, pool, r)

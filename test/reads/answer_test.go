@@ -15,13 +15,15 @@ func TestAnswersAreParsed(t *testing.T) {
 		err        string
 	}{
 		{
-			"well", `{"results":[{"statement_id":0,"series":[{"name":"m","columns":["time","v"],"values":[[1,2]]}]}]}`, 200, nil,
+			"well", `{"results":[{"statement_id":0,"series":[{"name":"m","columns":["time","v"],"values":[[1,2]]}]}]}`,
+			200, nil,
 			"",
 		},
 		{"empty", `{"results":[{"statement_id":0}]}`, 200, nil, ""},
 		{
 			"warning",
-			`{"results":[{"statement_id":0,"messages":[{"level":"warning","text":"w"},{"level":"info","text":"i"}]}]}`, 200,
+			`{"results":[{"statement_id":0,"messages":[{"level":"warning","text":"w"},{"level":"info","text":"i"}]}]}`,
+			200,
 			[]string{"w"}, "",
 		},
 		{"error of a statement", `{"results":[{"statement_id":0,"error":"e"}]}`, 200, nil, "e"},

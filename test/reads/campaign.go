@@ -436,7 +436,10 @@ func (c *campaign) compareNodes(s *store, h int) {
 	from := c.begin + int64(h)*hour
 	var first answer
 	for i, n := range c.nodes() {
-		q := asked{window: window{s.name, h}, copies: s.copies, from: from, to: from + hour, node: c.member(n), sent: time.Now()}
+		q := asked{
+			window: window{s.name, h}, copies: s.copies, from: from, to: from + hour, node: c.member(n),
+			sent: time.Now(),
+		}
 		q.statement = q.text()
 		ctx, cancel := context.WithTimeout(context.Background(), longWaits)
 		said, err := ask(ctx, n.HTTP, q.db, q.statement)
@@ -456,7 +459,8 @@ func (c *campaign) compareNodes(s *store, h int) {
 		if i == 0 {
 			first = a
 		} else if !maps.Equal(first.points, a.points) {
-			c.t.Errorf("%s and %s do not have the same: %d and %d points of %q", c.nodes()[0].Name, n.Name, len(first.points), len(a.points), q.statement)
+			c.t.Errorf("%s and %s do not have the same: %d and %d points of %q", c.nodes()[0].Name, n.Name,
+				len(first.points), len(a.points), q.statement)
 		}
 	}
 }

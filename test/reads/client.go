@@ -138,7 +138,8 @@ func (w *writer) write() {
 	if w.rng.IntN(2) == 0 {
 		// Read your own write: at once, and through the node that acknowledged it.
 		w.c.ask(n, asked{
-			window: at.window, copies: s.copies, series: at.series, from: batch[0].time, to: batch[len(batch)-1].time + 1,
+			window: at.window, copies: s.copies, series: at.series, from: batch[0].time,
+			to:   batch[len(batch)-1].time + 1,
 			form: []form{raw, total}[w.rng.IntN(2)],
 		}, readerWaits)
 	}
@@ -197,11 +198,14 @@ func (r *reader) read() {
 	switch p := r.c.rec.some(r.rng); {
 	case p == nil:
 	case r.rng.IntN(3) == 0: // one point
-		q = asked{window: p.window, copies: r.c.store(p.db).copies, series: p.series, from: p.time, to: p.time + 1, form: raw}
+		q = asked{
+			window: p.window, copies: r.c.store(p.db).copies, series: p.series, from: p.time, to: p.time + 1, form: raw,
+		}
 	case r.rng.IntN(2) == 0: // its series
 		begin := r.c.begin + int64(p.hour)*hour
 		q = asked{
-			window: p.window, copies: r.c.store(p.db).copies, series: p.series, from: begin, to: begin + hour, form: q.form,
+			window: p.window, copies: r.c.store(p.db).copies, series: p.series, from: begin, to: begin + hour,
+			form: q.form,
 		}
 	case r.rng.IntN(3) == 0: // a part of the hour
 		q.from += r.rng.Int64N(int64(time.Minute))

@@ -129,6 +129,7 @@ func (c *campaign) end() {
 	c.figures.mu.Lock()
 	defer c.figures.mu.Unlock()
 	if c.figures.longest > quietLimit {
-		c.t.Errorf("no node gave a good answer for %v, until %.3fs", c.figures.longest, c.figures.longestAt.Sub(c.diary.start).Seconds())
+		c.t.Errorf("no node gave a good answer for %v, until %.3fs", c.figures.longest,
+			c.figures.longestAt.Sub(c.diary.start).Seconds())
 	}
 }

@@ -426,7 +426,9 @@ func (r *record) last(q asked, a answer) (findings []finding) {
 			}
 			value, there := a.points[cell{p.series, p.time}]
 			if has := (history.Outcome{Value: value, Present: there}); !p.history.Allows(has) {
-				findings = append(findings, finding{"IN NO ORDER", fmt.Sprintf("it has %v, and may have %v", has, p.history.Allowed()), p, 1})
+				findings = append(findings, finding{
+					"IN NO ORDER", fmt.Sprintf("it has %v, and may have %v", has, p.history.Allowed()), p, 1,
+				})
 			}
 		}
 	}

@@ -50,7 +50,8 @@ func TestVerdicts(t *testing.T) {
 		want  verdict
 	}{
 		{
-			"acknowledged elsewhere, long ago", func(s *scene) *point { return s.write(acknowledged, "one", "a", 1) }, "b", must,
+			"acknowledged elsewhere, long ago", func(s *scene) *point { return s.write(acknowledged, "one", "a", 1) },
+			"b", must,
 		},
 		{"acknowledged elsewhere, just now", func(s *scene) *point {
 			return s.write(acknowledged, "all", "a", 9)

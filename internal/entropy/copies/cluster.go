@@ -84,7 +84,8 @@ func (c Cluster) States(ctx context.Context, shards ...cluster.Shard) (States, e
 		}
 	}
 	out := States{
-		cluster: c, asked: c.Now(), answers: make(map[uint64]map[uint64]entropy.ShardState), Failed: make(map[uint64]error),
+		cluster: c, asked: c.Now(), answers: make(map[uint64]map[uint64]entropy.ShardState),
+		Failed: make(map[uint64]error),
 	}
 	ask := func(ctx context.Context, owner uint64) (map[uint64]entropy.ShardState, error) {
 		at, err := c.copyAt(owner)
@@ -144,7 +145,8 @@ func (c Cluster) Reach(ctx context.Context, sh cluster.Shard) (Set, error) {
 	}
 	set := states.Set(sh)
 	if from, to, any := set.OnItsWay(); any {
-		return Set{}, fmt.Errorf("%w: %s still has some of shard %d for %s", entropy.ErrOnItsWay, c.Addr(from), sh.ID, c.Addr(to))
+		return Set{}, fmt.Errorf("%w: %s still has some of shard %d for %s", entropy.ErrOnItsWay, c.Addr(from), sh.ID,
+			c.Addr(to))
 	}
 	return set, nil
 }

@@ -38,7 +38,8 @@ func BenchmarkDigest(b *testing.B) {
 			points := make([]models.Point, perSeries)
 			tags := models.NewTags(map[string]string{"host": fmt.Sprint(h)})
 			for i := range points {
-				points[i] = models.MustNewPoint("cpu", tags, models.Fields{"v": kind.value(i)}, time.Unix(0, int64(i)*6))
+				points[i] = models.MustNewPoint("cpu", tags, models.Fields{"v": kind.value(i)},
+					time.Unix(0, int64(i)*6))
 			}
 			if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
 				b.Fatal(err)
@@ -79,7 +80,8 @@ func decode(b *testing.B, sh *tsdb.Shard) (n int) {
 	err = digest.EachSeries(context.Background(), sh, func(k []byte) error {
 		name, tags := models.ParseKeyBytes(k)
 		cur, err := cursors.Next(context.Background(), &tsdb.CursorRequest{
-			Name: name, Tags: tags, Field: "v", Ascending: true, StartTime: models.MinNanoTime, EndTime: models.MaxNanoTime,
+			Name: name, Tags: tags, Field: "v", Ascending: true, StartTime: models.MinNanoTime,
+			EndTime: models.MaxNanoTime,
 		})
 		if err != nil {
 			b.Fatal(err)

@@ -144,7 +144,8 @@ func TestCacheIsWhatTheShardHolds(t *testing.T) {
 				for range rapid.IntRange(1, 5).Draw(rt, "points") {
 					c.write(rt, fmt.Sprintf("%s,h=%d f%d=%d %d",
 						name, rapid.IntRange(0, 2).Draw(rt, "host"), rapid.IntRange(0, 1).Draw(rt, "field"),
-						rapid.IntRange(0, 3).Draw(rt, "value"), shardRange.Start+rapid.Int64Range(0, 200).Draw(rt, "time")))
+						rapid.IntRange(0, 3).Draw(rt, "value"), shardRange.Start+rapid.Int64Range(0, 200).Draw(rt,
+							"time")))
 				}
 			case "flush":
 				if err := engineOf(t, c.store, 1).WriteSnapshot(); err != nil {
@@ -192,7 +193,8 @@ func TestCacheReadsWhatChanged(t *testing.T) {
 	c := newCached(t)
 	for h := range 50 {
 		c.write(t,
-			fmt.Sprintf("cpu,host=%02d usage=1,idle=2 %d\ncpu,host=%02d usage=3 %d", h, shardRange.Start, h, shardRange.End-1))
+			fmt.Sprintf("cpu,host=%02d usage=1,idle=2 %d\ncpu,host=%02d usage=3 %d", h, shardRange.Start, h,
+				shardRange.End-1))
 	}
 	check := func(what string, read, reused int) {
 		t.Helper()
@@ -347,7 +349,8 @@ func BenchmarkCache(b *testing.B) {
 		points := make([]models.Point, perSeries)
 		tags := models.NewTags(map[string]string{"host": fmt.Sprint(h)})
 		for i := range points {
-			points[i] = models.MustNewPoint("cpu", tags, models.Fields{"v": float64(i%1000) / 4}, time.Unix(0, int64(i)))
+			points[i] = models.MustNewPoint("cpu", tags, models.Fields{"v": float64(i%1000) / 4},
+				time.Unix(0, int64(i)))
 		}
 		if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
 			b.Fatal(err)

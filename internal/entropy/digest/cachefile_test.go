@@ -26,7 +26,8 @@ func FuzzDecodeRecord(f *testing.F) {
 			t.Fatal("nothing was read")
 		}
 		c := appendRecord(nil, &r)
-		if rest, err := decodeRecord(c, &again); err != nil || len(rest) != 0 || !bytes.Equal(appendRecord(nil, &again), c) {
+		if rest, err := decodeRecord(c, &again); err != nil || len(rest) != 0 ||
+			!bytes.Equal(appendRecord(nil, &again), c) {
 			t.Fatalf("%x became %x", b, c)
 		}
 	})

@@ -21,7 +21,9 @@ func TestShardIsClosedWhileItIsRead(t *testing.T) {
 	const series = 10
 	for name, read := range map[string]func(ctx context.Context, sh *tsdb.Shard, fn func() error) error{
 		"digest": func(ctx context.Context, sh *tsdb.Shard, fn func() error) error {
-			return digest.Compute(ctx, sh, key, shardRange, math.MaxInt64, func(*digest.SeriesField) error { return fn() })
+			return digest.Compute(ctx, sh, key, shardRange, math.MaxInt64, func(*digest.SeriesField) error {
+				return fn()
+			})
 		},
 		"patch": func(ctx context.Context, sh *tsdb.Shard, fn func() error) error {
 			var regions []patch.Region

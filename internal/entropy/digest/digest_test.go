@@ -161,12 +161,14 @@ func TestUnequalShardsAreHealed(t *testing.T) {
 				from := int64(rapid.IntRange(0, 64_000).Draw(t, "from"))
 				to := from + int64(rapid.IntRange(0, 20_000).Draw(t, "length"))
 				cond := influxql.MustParseExpr(fmt.Sprintf("time >= %d AND time <= %d", from, to))
-				if err := dirty.DeleteSeries(fmt.Sprint("db", shard), []influxql.Source{&influxql.Measurement{Name: "cpu"}},
+				if err := dirty.DeleteSeries(fmt.Sprint("db", shard),
+					[]influxql.Source{&influxql.Measurement{Name: "cpu"}},
 					cond); err != nil {
 					t.Fatal(err)
 				}
 				for p := range m {
-					if name, _ := models.ParseKeyBytes([]byte(p.series)); string(name) == "cpu" && p.t >= from && p.t <= to {
+					if name, _ := models.ParseKeyBytes([]byte(p.series)); string(name) == "cpu" && p.t >= from &&
+						p.t <= to {
 						delete(m, p)
 					}
 				}

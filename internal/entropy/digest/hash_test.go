@@ -36,7 +36,8 @@ func TestHashAvalanche(t *testing.T) {
 			low, total = min(low, n), total+n
 		}
 		if mean := float64(total) / 128 / samples; mean < 0.45 || mean > 0.55 || low < samples/5 {
-			t.Errorf("bit %d flips %.2f of the output bits, one of them in %.2f of all cases", in, mean, float64(low)/samples)
+			t.Errorf("bit %d flips %.2f of the output bits, one of them in %.2f of all cases", in, mean,
+				float64(low)/samples)
 		}
 	}
 }

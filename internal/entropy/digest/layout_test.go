@@ -88,10 +88,14 @@ var (
 	}
 	layoutValues = map[string][]any{
 		"b": {true, false},
-		"f": {0.0, math.Copysign(0, -1), 1.5, -2.25, math.MaxFloat64, math.SmallestNonzeroFloat64, math.Inf(1), math.Inf(-1)},
+		"f": {
+			0.0, math.Copysign(0, -1), 1.5, -2.25, math.MaxFloat64, math.SmallestNonzeroFloat64, math.Inf(1),
+			math.Inf(-1),
+		},
 		"i": {int64(0), int64(1), int64(-1), int64(math.MinInt64), int64(math.MaxInt64), int64(1 << 40)},
 		"n": {
-			0.0, math.Copysign(0, -1), 7.5, math.Float64frombits(0x7ff8000000000002), math.Float64frombits(0xfff8000000000001),
+			0.0, math.Copysign(0, -1), 7.5, math.Float64frombits(0x7ff8000000000002),
+			math.Float64frombits(0xfff8000000000001),
 			math.Float64frombits(0x7ff0000000000001), math.Float64frombits(0x7fffffffffffffff), math.Inf(-1),
 		},
 		"s": {"", "a", "b,c = \"d\"", "ü", strings.Repeat("long ", 60), "a\nb"},
@@ -696,7 +700,9 @@ func (s *arranged) compare(t *rapid.T, want []line) {
 	if !slices.Equal(got, want) {
 		t.Fatalf("equal data, other digests:\n%s", gocmp.Diff(want, got))
 	}
-	v, err := s.cache.View(context.Background(), sh, key, shardRange, func() (digest.Stamp, error) { return s.stamp, nil })
+	v, err := s.cache.View(context.Background(), sh, key, shardRange, func() (digest.Stamp, error) {
+		return s.stamp, nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -228,7 +228,8 @@ func (w *walker) key(key []byte, typ influxql.DataType) error {
 
 // same reports whether a series is of the measurement of the last key.
 func (w *walker) same(series []byte) bool {
-	return len(w.name) > 0 && bytes.HasPrefix(series, w.name) && (len(series) == len(w.name) || series[len(w.name)] == ',')
+	return len(w.name) > 0 && bytes.HasPrefix(series, w.name) &&
+		(len(series) == len(w.name) || series[len(w.name)] == ',')
 }
 
 func (w *walker) measurement(series []byte) (err error) {

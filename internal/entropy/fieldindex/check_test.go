@@ -49,7 +49,8 @@ func TestCheckFindsHiddenFields(t *testing.T) {
 	}{
 		"nothing": {func(n *node) {}, "[]"},
 		"a measurement": {
-			func(n *node) { n.fields().Delete("m") }, `[measurement "m": the index of fields does not have its field "f"]`,
+			func(n *node) { n.fields().Delete("m") },
+			`[measurement "m": the index of fields does not have its field "f"]`,
 		},
 		"a field": {func(n *node) {
 			n.fields().Delete("m")

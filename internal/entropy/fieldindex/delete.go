@@ -172,8 +172,10 @@ func additions(fields, have map[string]map[string]influxql.DataType) (out tsdb.F
 		for field, typ := range fields {
 			if _, ok := have[name][field]; !ok {
 				out = append(out, &tsdb.FieldChange{
-					FieldCreate: tsdb.FieldCreate{Measurement: []byte(name), Field: &tsdb.Field{Name: field, Type: typ}},
-					ChangeType:  tsdb.AddMeasurementField,
+					FieldCreate: tsdb.FieldCreate{
+						Measurement: []byte(name), Field: &tsdb.Field{Name: field, Type: typ},
+					},
+					ChangeType: tsdb.AddMeasurementField,
 				})
 			}
 		}

@@ -103,7 +103,8 @@ func TestUnreadableIndexIsRebuilt(t *testing.T) {
 			return os.WriteFile(filepath.Join(dir, logName), binary.LittleEndian.AppendUint64(nil, 1<<62), 0o644)
 		},
 		"log with a change of nothing": func(dir string) error {
-			return os.WriteFile(filepath.Join(dir, logName), append(binary.LittleEndian.AppendUint64(nil, 2), 0x0a, 0), 0o644)
+			return os.WriteFile(filepath.Join(dir, logName), append(binary.LittleEndian.AppendUint64(nil, 2), 0x0a, 0),
+				0o644)
 		},
 		"log that ends within a record": func(dir string) error {
 			f, err := os.OpenFile(filepath.Join(dir, logName), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)

@@ -26,7 +26,8 @@ func (d Disk) Check(bytes int64) error {
 		return err
 	}
 	if free < total/minFree || free-total/minFree < uint64(bytes) {
-		return fmt.Errorf("less than 5 %% of the disk of %s would be free: make space, the repair goes on by itself", d.Dir)
+		return fmt.Errorf("less than 5 %% of the disk of %s would be free: make space, the repair goes on by itself",
+			d.Dir)
 	}
 	return nil
 }

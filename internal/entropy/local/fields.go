@@ -52,7 +52,8 @@ func (l *Local) checkFields(ctx context.Context, sh *tsdb.Shard) error {
 	if len(healed) == 0 {
 		return nil
 	}
-	l.Log.Warn("Queries did not see all that is in the files of a shard, and do so again", zap.Uint64("db_shard_id", id),
+	l.Log.Warn("Queries did not see all that is in the files of a shard, and do so again",
+		zap.Uint64("db_shard_id", id),
 		zap.String("hidden", fieldindex.Reasons(healed)), zap.Strings("conflicts", conflicts))
 	// The digests were of what could be seen.
 	cache, err := l.cache()

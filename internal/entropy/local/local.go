@@ -113,7 +113,9 @@ func (l *Local) States(_ context.Context, ids []uint64) (map[uint64]entropy.Shar
 		if err != nil {
 			return nil, fmt.Errorf("state of shard %d: %w", id, err)
 		}
-		st := entropy.ShardState{Version: v, Lack: lack, Waiting: waiting, Deletes: l.Deletes.DeletesSeen(id), Clock: clock}
+		st := entropy.ShardState{
+			Version: v, Lack: lack, Waiting: waiting, Deletes: l.Deletes.DeletesSeen(id), Clock: clock,
+		}
 		if v.Exists {
 			st.Beginning = l.began.of(id)
 		}

@@ -178,7 +178,8 @@ func TestManyPointsBecomeAFileThatOutlivesARestart(t *testing.T) {
 		if got := n.store.Shard(shardID).SeriesN(); got != 3 {
 			t.Errorf("restarted: %v: %d series, want 3", restarted, got)
 		}
-		if f := n.store.Shard(shardID).MeasurementFields([]byte("new")).Field("s"); f == nil || f.Type.String() != "string" {
+		if f := n.store.Shard(shardID).MeasurementFields([]byte("new")).Field("s"); f == nil ||
+			f.Type.String() != "string" {
 			t.Errorf("restarted: %v: field s of new is %v", restarted, f)
 		}
 	}
@@ -268,7 +269,8 @@ func TestApplyFailsOnAMalformedBlock(t *testing.T) {
 func TestApplyWritesAllThatTheEngineTakes(t *testing.T) {
 	t.Parallel()
 	good := []patch.Block{
-		of(t, "m,host=a", "f", 1000, 200, 1.0), of(t, "m,host=z", "f", 1000, 200, 1.0), of(t, "o", "f", 1, 50, int64(1)),
+		of(t, "m,host=a", "f", 1000, 200, 1.0), of(t, "m,host=z", "f", 1000, 200, 1.0),
+		of(t, "o", "f", 1, 50, int64(1)),
 	}
 	typed := func(points int) patch.Refused {
 		return patch.Refused{
@@ -283,7 +285,10 @@ func TestApplyWritesAllThatTheEngineTakes(t *testing.T) {
 		want  patch.Refused
 	}{
 		{"a field of another type", "tsi1", of(t, "m,host=a", "f", 1, 200, int64(1)), typed(200)},
-		{"a field that another series has in another type", "tsi1", of(t, "m,host=b", "f", 1, 200, int64(1)), typed(200)},
+		{
+			"a field that another series has in another type", "tsi1", of(t, "m,host=b", "f", 1, 200, int64(1)),
+			typed(200),
+		},
 		{"a field called time", "tsi1", of(t, "m,host=a", "time", 1, 200, 1.0), patch.Refused{
 			Points: 200, Reason: `invalid field name: input field "time" on measurement "m" is invalid`,
 		}},

@@ -27,7 +27,8 @@ func TestMergeOfEmptyStrings(t *testing.T) {
 	if m.ValueConflicts != 2 || m.Points[0] != 1 || m.Points[1] != 1 {
 		t.Errorf("%d conflicts, lacking %v, want the x on both", m.ValueConflicts, m.Points)
 	}
-	if m, err = Merge([][]Block{block(""), block(""), block("x")}, Rules{}); err != nil || m.Points[0]+m.Points[1] != 0 ||
+	if m, err = Merge([][]Block{block(""), block(""), block("x")}, Rules{}); err != nil ||
+		m.Points[0]+m.Points[1] != 0 ||
 		m.Points[2] != 1 {
 		t.Errorf("the majority has the empty string: %v, %v", m.Points, err)
 	}

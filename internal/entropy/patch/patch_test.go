@@ -132,12 +132,15 @@ func TestMergeLeavesWhatAbsentOwnersMayDecide(t *testing.T) {
 		for _, v := range tt.values {
 			owners = append(owners, block(v))
 		}
-		m, err := patch.Merge(owners, patch.Rules{Absent: tt.absent, MayDecide: func(uint64) bool { return tt.settled }})
+		m, err := patch.Merge(owners, patch.Rules{Absent: tt.absent, MayDecide: func(uint64) bool {
+			return tt.settled
+		}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if m.Open != tt.open || m.ValueConflicts != tt.conflicts {
-			t.Errorf("%s: %d open and %d decided, want %d and %d", tt.name, m.Open, m.ValueConflicts, tt.open, tt.conflicts)
+			t.Errorf("%s: %d open and %d decided, want %d and %d", tt.name, m.Open, m.ValueConflicts, tt.open,
+				tt.conflicts)
 		}
 		for i, n := range m.Points {
 			if tt.open > 0 && n > 0 {

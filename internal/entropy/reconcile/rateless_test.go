@@ -105,11 +105,14 @@ func large(n, differ int) (mine, theirs Source) {
 		return func(_ context.Context, fn func(*digest.SeriesField) error) error {
 			for s := 0; s < n/digest.Windows; s++ {
 				f := digest.SeriesField{
-					Series: fmt.Appendf(nil, "cpu,host=server-%06d,region=eu-west", s), Field: "usage_idle", Type: digest.Float,
+					Series: fmt.Appendf(nil, "cpu,host=server-%06d,region=eu-west", s), Field: "usage_idle",
+					Type: digest.Float,
 				}
 				for w := range digest.Windows {
 					i := s*digest.Windows + w
-					f.Windows[w] = digest.Sum{Count: 10, Hi: uint64(i) * 0x9e3779b97f4a7c15, Lo: uint64(i) * 0xbf58476d1ce4e5b9}
+					f.Windows[w] = digest.Sum{
+						Count: 10, Hi: uint64(i) * 0x9e3779b97f4a7c15, Lo: uint64(i) * 0xbf58476d1ce4e5b9,
+					}
 					if how, ok := at[i]; ok && how == side {
 						f.Windows[w] = digest.Sum{}
 					} else if ok && how == 2 && side == 1 {
@@ -184,7 +187,9 @@ func TestRatelessDoesWithoutALiarsAnswers(t *testing.T) {
 	for name, l := range map[string]liar{
 		"random symbols": {symbols: func(s []riblt.Symbol) {
 			for i := range s {
-				s[i] = riblt.Symbol{Sum: riblt.Element{rnd.Uint64(), rnd.Uint64()}, Check: rnd.Uint64(), Count: rnd.Int64N(9) - 4}
+				s[i] = riblt.Symbol{
+					Sum: riblt.Element{rnd.Uint64(), rnd.Uint64()}, Check: rnd.Uint64(), Count: rnd.Int64N(9) - 4,
+				}
 			}
 		}},
 		"damaged symbol": {symbols: func(s []riblt.Symbol) { s[0].Sum[1] ^= 4 }},

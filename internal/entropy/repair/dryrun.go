@@ -51,7 +51,8 @@ func DryRun(ctx context.Context, deps Deps, sh cluster.Shard) (entropy.DryRun, e
 	}
 	d.out.TypeConflicts = d.refused.TypeConflicts(set.Addrs())
 	d.listFields()
-	return d.out, d.countPoints(ctx)
+	err = d.countPoints(ctx)
+	return d.out, err
 }
 
 // withoutDamaged leaves damaged copies out: what a repair would bring to them shows when their damaged files are set
@@ -67,7 +68,8 @@ func withoutDamaged(set copies.Set) (copies.Set, error) {
 		set.Away = append(set.Away, fmt.Errorf("the copy on %s is damaged: %s", c.TCPAddr, c.State.Corrupt))
 	}
 	if len(set.Copies) < len(all) && len(set.Copies) < 2 {
-		return set, fmt.Errorf("shard %d has no two sound copies to compare: %w", set.Shard.ID, errors.Join(set.Away...))
+		return set, fmt.Errorf("shard %d has no two sound copies to compare: %w", set.Shard.ID,
+			errors.Join(set.Away...))
 	}
 	return set, nil
 }

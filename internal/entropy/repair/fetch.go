@@ -19,17 +19,6 @@ const (
 	batchPoints = 1 << 18 // the same
 )
 
-// piece is points of one series-field.
-type piece struct {
-	region
-	owners []tsm1.Values // by copy: what it has
-	// whole, when set, is what copies with a group have and the others have nothing of; owners is nil then.
-	whole patch.Block
-	count int // of its points
-
-	clocks []uint64 // by copy: from before it was read, as patch.PointVersions.Clock
-}
-
 // mark is how far the points of regions are complete.
 type mark struct {
 	region int

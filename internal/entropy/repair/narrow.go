@@ -98,16 +98,6 @@ func (f *finder) slices(ctx context.Context, regions []region, marked []bool) ([
 	return out, nil
 }
 
-// askFor returns the regions that a question to a copy is about, and their places among all.
-func askFor(regions []region, wanted func(i int) bool) (places []int, ask []patch.Region) {
-	for i, r := range regions {
-		if wanted(i) {
-			places, ask = append(places, i), append(ask, r.Region)
-		}
-	}
-	return places, ask
-}
-
 // appendSlices appends the slices of r that copies do not share; sums are by copy, for the sources of groups.
 func appendSlices(parts []region, r region, sums [][patch.Slices]patch.Slice) []region {
 	first := len(parts)

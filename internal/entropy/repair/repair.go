@@ -10,9 +10,9 @@
 //
 // Compare, patch and verify are a round. There are more rounds while copies differ.
 //
-// Which points differ, narrow finds in the windows (narrow.go), from the cheapest way to the dearest: by coded symbols
-// (symbols.go), by sums over slices of time (narrow.go), by fetching them (fetch.go). Versions say which of two values
-// was written last (versions.go).
+// A finder finds the points that differ in these windows (finder.go), and takes the cheapest way first: coded symbols
+// (symbols.go), then sums over slices of time (narrow.go), then it fetches points (fetch.go). Versions say which of two
+// values was written last (versions.go).
 package repair
 
 import (

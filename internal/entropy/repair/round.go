@@ -47,7 +47,8 @@ func (r *Repair) rounds(ctx context.Context) (*round, error) {
 			return this, nil
 		}
 		if missing := r.set.Missing(); this.open > 0 && missing != nil {
-			return nil, fmt.Errorf("%d points differ, and the owners that are there cannot decide: %w", this.open, missing)
+			return nil, fmt.Errorf("%d points differ, and the owners that are there cannot decide: %w", this.open,
+				missing)
 		}
 		if this.number >= maxRounds && !this.overflow {
 			return nil, fmt.Errorf("owners of shard %d still differ after %d rounds", r.id, this.number)

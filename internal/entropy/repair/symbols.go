@@ -68,7 +68,9 @@ func (f *finder) bySymbols(ctx context.Context, regions []region) (known []piece
 		}
 		err := errFetchIsCheaper
 		if f.symbols[k].due() {
-			q := symbolQuestion{finder: f, copy: c, at: k, key: rand.Uint64(), regions: regions, places: asked, ask: ask}
+			q := symbolQuestion{
+				finder: f, copy: c, at: k, key: rand.Uint64(), regions: regions, places: asked, ask: ask,
+			}
 			err = q.run(ctx, found)
 			f.symbols[k].tried(errors.Is(err, errFetchIsCheaper))
 		}

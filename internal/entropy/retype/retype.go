@@ -165,7 +165,8 @@ func (c *Copy) others(engine *tsm1.Engine, f Field) []otherKey {
 				break
 			}
 			series, field := tsm1.SeriesAndFieldFromCompositeKey(key)
-			if string(field) == f.Name && string(models.ParseName(series)) == f.Measurement && digest.Type(typ+1) != f.Type {
+			if string(field) == f.Name && string(models.ParseName(series)) == f.Measurement &&
+				digest.Type(typ+1) != f.Type {
 				found[string(series)] = digest.Type(typ + 1)
 			}
 		}
@@ -185,7 +186,8 @@ const FileName = "values.lp"
 // setAside writes the values of series to a file of line protocol, durably. The file begins as `influx -import` wants
 // it.
 func (c *Copy) setAside(ctx context.Context, f Field, keys []otherKey) (kept Kept, err error) {
-	dir := filepath.Join(c.Dir, fmt.Sprintf("%d-%s", c.Shard.ID(), time.Now().UTC().Format("20060102T150405.000000000Z")))
+	dir := filepath.Join(c.Dir, fmt.Sprintf("%d-%s", c.Shard.ID(),
+		time.Now().UTC().Format("20060102T150405.000000000Z")))
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return kept, err
 	}

@@ -175,7 +175,8 @@ func TestValuesOfOtherTypesAreSetAside(t *testing.T) {
 				n.mustWrite(`m,host=a f=1.5 10`)
 				for _, again := range []string{"at once", "after a crash", "after a restart"} {
 					want := []string{
-						`m s=x(string) 5`, `m,host=a f=1.5(float) 10`, `m,host=a g=1(float) 10`, `m,host=c g=5(float) 30`,
+						`m s=x(string) 5`, `m,host=a f=1.5(float) 10`, `m,host=a g=1(float) 10`,
+						`m,host=c g=5(float) 30`,
 						`m\ x f=8(integer) 10`, `mm,host=a f=7(integer) 10`,
 					}
 					if d := cmp.Diff(want, n.all()); d != "" {

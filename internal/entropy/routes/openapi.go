@@ -44,7 +44,8 @@ func openAPI() object {
 		var params []any
 		for _, p := range r.params {
 			params = append(params, object{
-				"name": p.name, "in": "query", "required": p.required, "description": p.doc, "schema": object{"type": p.kind},
+				"name": p.name, "in": "query", "required": p.required, "description": p.doc,
+				"schema": object{"type": p.kind},
 			})
 		}
 		if params != nil {

@@ -407,7 +407,8 @@ func (m *merger[V]) read(s *stream[V], e *tsm1.IndexEntry) (err error) {
 	case len(b) == 0:
 		return m.damaged(s, e, "it is empty")
 	case b[0] != m.block:
-		return fmt.Errorf("%s: the block of %q at byte %d has values of type %d, and the field has type %d", s.file.name, m.key, e.Offset, b[0], m.block)
+		return fmt.Errorf("%s: the block of %q at byte %d has values of type %d, and the field has type %d",
+			s.file.name, m.key, e.Offset, b[0], m.block)
 	}
 	m.reader.blocks[m.block]++
 	s.buf.times, s.buf.values, err = m.decode(b, s.buf.times, s.buf.values)

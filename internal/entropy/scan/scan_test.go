@@ -166,7 +166,8 @@ func (s *shard) same(t fataler, r *scan.Reader, field string, min, max int64) {
 		got, err = read[string](t, r, field, min, max)
 	}
 	if err != nil || !slices.Equal(got, want) {
-		t.Fatal("field ", field, " in ", min, " to ", max, ":\n", strings.Join(got, "\n"), "\nwant\n", strings.Join(want, "\n"), err)
+		t.Fatal("field ", field, " in ", min, " to ", max, ":\n", strings.Join(got, "\n"), "\nwant\n",
+			strings.Join(want, "\n"), err)
 	}
 }
 
@@ -234,7 +235,9 @@ func TestReaderIsRightWhereTheEngineIsNot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cur, err := cursors.Next(t.Context(), &tsdb.CursorRequest{Name: []byte("m"), Field: "f", Ascending: true, StartTime: models.MinNanoTime, EndTime: models.MaxNanoTime})
+	cur, err := cursors.Next(t.Context(), &tsdb.CursorRequest{
+		Name: []byte("m"), Field: "f", Ascending: true, StartTime: models.MinNanoTime, EndTime: models.MaxNanoTime,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -296,7 +299,8 @@ func TestDamageIsMet(t *testing.T) {
 		return err
 	})
 	var d *tsmfile.Damage
-	if got, err := read[float64](t, r, "f", 500, 4000); !errors.As(err, &d) || d.Key != "m#!~#f" || d.Offset != 5 || d.File != filepath.Base(names[0]) || len(got) > 0 {
+	if got, err := read[float64](t, r, "f", 500, 4000); !errors.As(err, &d) || d.Key != "m#!~#f" || d.Offset != 5 ||
+		d.File != filepath.Base(names[0]) || len(got) > 0 {
 		t.Errorf("a damaged block: %d points, %v", len(got), err)
 	}
 	s.same(t, r, "f", 1000, 4000)
@@ -315,11 +319,13 @@ func TestBlockOfAnotherType(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if _, err := read[int64](t, r, "f", 0, 10); err == nil || !strings.Contains(err.Error(), `the block of "m#!~#f" at byte 5 has values of type 0, and the field has type 1`) {
+	if _, err := read[int64](t, r, "f", 0, 10); err == nil ||
+		!strings.Contains(err.Error(), `the block of "m#!~#f" at byte 5 has values of type 0, and the field has type 1`) {
 		t.Error(err)
 	}
 	s.write(t, "f", map[int64]any{9999: 1.0})
-	if _, err := read[int64](t, r, "f", 9999, 9999); err == nil || !strings.Contains(err.Error(), "the write cache has values of another type") {
+	if _, err := read[int64](t, r, "f", 9999, 9999); err == nil ||
+		!strings.Contains(err.Error(), "the write cache has values of another type") {
 		t.Error(err)
 	}
 	s.delete(t, models.MinNanoTime, 700)

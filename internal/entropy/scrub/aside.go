@@ -47,7 +47,8 @@ func (a *Aside) Run(ctx context.Context) (kept string, found []*tsmfile.Damage, 
 	if found, err = Verify(ctx, a.Shard.Path(), a.Wait); err != nil || len(found) == 0 {
 		return "", found, err
 	}
-	kept = filepath.Join(a.Dir, fmt.Sprintf("%d-%s", a.Shard.ID(), time.Now().UTC().Format("20060102T150405.000000000Z")))
+	kept = filepath.Join(a.Dir, fmt.Sprintf("%d-%s", a.Shard.ID(),
+		time.Now().UTC().Format("20060102T150405.000000000Z")))
 	if err := os.MkdirAll(kept, 0o750); err != nil {
 		return "", found, err
 	}

@@ -94,7 +94,8 @@ func TestUnopenableFileCostsNoMoreThanItself(t *testing.T) {
 				messages = append(messages, d.Error())
 			}
 			all := strings.Join(messages, "; ")
-			if !strings.Contains(all, bad+" is damaged: the engine could not open it: ") || !strings.Contains(all, tt.reason) {
+			if !strings.Contains(all, bad+" is damaged: the engine could not open it: ") ||
+				!strings.Contains(all, tt.reason) {
 				t.Errorf("found %s", all)
 			}
 			// the tombstones go with their file
@@ -157,7 +158,9 @@ func TestSetAsideToAnotherFileSystem(t *testing.T) {
 			waited := 0
 			a := Aside{Shard: sh, Dir: t.TempDir(), Hold: noDelete,
 				Wait: func(_ context.Context, n int) error { waited += n; return nil },
-				link: func(from, to string) error { return &os.LinkError{Op: "link", Old: from, New: to, Err: syscall.EXDEV} },
+				link: func(from, to string) error {
+					return &os.LinkError{Op: "link", Old: from, New: to, Err: syscall.EXDEV}
+				},
 			}
 			kept, _, err := a.Run(t.Context())
 			if err != nil {

@@ -110,8 +110,9 @@ func count(t testing.TB, sh *tsdb.Shard) map[string]int {
 	out := make(map[string]int)
 	for _, name := range []string{"a", "b"} {
 		cur, err := cursors.Next(t.Context(), &tsdb.CursorRequest{
-			Name: []byte("m"), Tags: models.NewTags(map[string]string{"s": name}), Field: "v", Ascending: true, StartTime: 0,
-			EndTime: 1 << 40,
+			Name: []byte("m"), Tags: models.NewTags(map[string]string{"s": name}), Field: "v", Ascending: true,
+			StartTime: 0,
+			EndTime:   1 << 40,
 		})
 		if err != nil || cur == nil {
 			continue

@@ -69,7 +69,8 @@ func TestCopiedFilesHaveNoVote(t *testing.T) {
 	for id := uint64(1); id <= 2; id++ { // of which the source is another owner each
 		for i, v := range []float64{1, 2} {
 			o.create(i, id)
-			o.write(i, id, o.point("m,host=a", "f", o.at(time.Hour), v), o.point("m,host=a", "f", o.at(2*time.Hour), 3-v))
+			o.write(i, id, o.point("m,host=a", "f", o.at(time.Hour), v),
+				o.point("m,host=a", "f", o.at(2*time.Hour), 3-v))
 		}
 		if r := o.repair(id); r.State != entropy.Done || r.Conflicts != 2 {
 			t.Errorf("%+v", r)
@@ -143,7 +144,8 @@ func TestFilesComeFromAWholeCopy(t *testing.T) {
 			}
 			o.sent.of()
 			r := o.repair(1)
-			if r.State != entropy.Done || r.Points != 0 || o.sent.of("Files") < 3000 || int(asked.Load()) != len(notWhole) {
+			if r.State != entropy.Done || r.Points != 0 || o.sent.of("Files") < 3000 ||
+				int(asked.Load()) != len(notWhole) {
 				t.Errorf("asked %d times: %+v", asked.Load(), r)
 			}
 			for i := range 3 {

@@ -132,7 +132,8 @@ func TestRepairMeetsDamage(t *testing.T) {
 	o.write(0, 1, o.point("m,host=b", "f", o.at(0), 1.0))
 	o.damage(1, 1, 100)
 	ctx := t.Context()
-	if _, err := o.copies[1].Root(ctx, o.shard(1), 1<<63-1); err == nil || !strings.Contains(err.Error(), "is damaged") {
+	if _, err := o.copies[1].Root(ctx, o.shard(1), 1<<63-1); err == nil ||
+		!strings.Contains(err.Error(), "is damaged") {
 		t.Errorf("the digest of damage: %v", err)
 	}
 	if !strings.Contains(o.status(1), "|000000001-000000001.tsm is damaged") {

@@ -144,8 +144,9 @@ func newOwnersWith(t testing.TB, n, shards int, prepare func(o *owners, dirs []s
 			CheckDisk: func(bytes int64) error { return o.copies[i].Disk.Check(bytes) },
 		}
 		copies := local.New(local.Deps{
-			Store: s, Shards: s, Key: func() uint64 { return 42 }, Beginnings: beginnings, Deletes: entropytest.NoDeletes{},
-			Order: noVersions{}, Files: shards.FillFrom, HoldWrites: func(uint64) func() { return func() {} },
+			Store: s, Shards: s, Key: func() uint64 { return 42 }, Beginnings: beginnings,
+			Deletes: entropytest.NoDeletes{},
+			Order:   noVersions{}, Files: shards.FillFrom, HoldWrites: func(uint64) func() { return func() {} },
 			Disk: local.Disk{Dir: s.Path()}, Limit: rate, Log: zap.NewNop(),
 		})
 		mustServeWith(t, ln, copies, nil, shards, grpc.StatsHandler(o.sent))
@@ -169,7 +170,8 @@ func newOwnersWith(t testing.TB, n, shards int, prepare func(o *owners, dirs []s
 	o.config = cfg
 	var err error
 	o.service, err = service.New(cfg, service.Deps{
-		Dir: t.TempDir(), Meta: o, Local: o.copies[0], Transport: New(pool), Limit: o.copies[0].Limit, Log: zap.NewNop(),
+		Dir: t.TempDir(), Meta: o, Local: o.copies[0], Transport: New(pool), Limit: o.copies[0].Limit,
+		Log: zap.NewNop(),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -24,7 +24,9 @@ func resolver[Resp any](
 
 func (p *peer) FieldType(ctx context.Context, id uint64, measurement, field string) (digest.Type, bool, error) {
 	resp, err := resolver(ctx, p, func(ctx context.Context, c rpc.ResolveClient) (*rpc.FieldTypeResponse, error) {
-		return c.FieldType(ctx, &rpc.FieldTypeRequest{ShardId: id, Measurement: []byte(measurement), Field: []byte(field)})
+		return c.FieldType(ctx, &rpc.FieldTypeRequest{
+			ShardId: id, Measurement: []byte(measurement), Field: []byte(field),
+		})
 	})
 	if err != nil {
 		return 0, false, err
@@ -38,7 +40,9 @@ func (p *peer) FieldType(ctx context.Context, id uint64, measurement, field stri
 }
 
 func retypeRequest(id uint64, f retype.Field) *rpc.RetypeRequest {
-	return &rpc.RetypeRequest{ShardId: id, Measurement: []byte(f.Measurement), Field: []byte(f.Name), Type: uint32(f.Type)}
+	return &rpc.RetypeRequest{
+		ShardId: id, Measurement: []byte(f.Measurement), Field: []byte(f.Name), Type: uint32(f.Type),
+	}
 }
 
 func (p *peer) Retype(ctx context.Context, id uint64, f retype.Field) (retype.Kept, error) {
@@ -138,7 +142,9 @@ func (s *Server) Resolve(ctx context.Context, r *rpc.RetypeRequest) (*rpc.Resolv
 	}
 	resp := &rpc.ResolveResponse{}
 	for _, o := range all {
-		resp.Owners = append(resp.Owners, &rpc.ResolveResponse_Owner{Node: o.Node, Path: o.Path, Points: uint64(o.Points)})
+		resp.Owners = append(resp.Owners, &rpc.ResolveResponse_Owner{
+			Node: o.Node, Path: o.Path, Points: uint64(o.Points),
+		})
 	}
 	return resp, nil
 }

@@ -58,7 +58,8 @@ func TestTypeConflictIsResolved(t *testing.T) {
 			}
 			o.write(0, 1, o.point("m,host=a", "v", o.at(0), 1.5))
 			o.write(2, 1, o.point("m,host=c", "v", o.at(time.Hour), 2.5))
-			o.write(1, 1, o.point("m,host=a", "v", o.at(0), int64(1)), o.point("m,host=b", "v", o.at(time.Minute), int64(2)))
+			o.write(1, 1, o.point("m,host=a", "v", o.at(0), int64(1)),
+				o.point("m,host=b", "v", o.at(time.Minute), int64(2)))
 			o.snapshot(1, 1)
 			if r := o.repair(1); r.State != entropy.Refused {
 				t.Fatalf("%+v", r)
@@ -70,7 +71,8 @@ func TestTypeConflictIsResolved(t *testing.T) {
 					t.Fatal(err)
 				}
 				for i, r := range all {
-					if r.Node != o.state.DataNodes[i].TCPAddr || (r.Path == "") != (r.Points == 0) || again > 0 && r.Points > 0 {
+					if r.Node != o.state.DataNodes[i].TCPAddr || (r.Path == "") != (r.Points == 0) ||
+						again > 0 && r.Points > 0 {
 						t.Errorf("%d: %+v", again, r)
 					}
 				}
@@ -169,12 +171,14 @@ func TestTypeConflictIsNotResolvedWithout(t *testing.T) {
 		{9, retype.Field{Measurement: "m", Name: "v", Type: digest.Float}, "shard 9: unknown shard", false},
 		{1, retype.Field{Measurement: "n", Name: "v", Type: digest.Float}, `shard 1 has no measurement "n"`, true},
 		{
-			1, retype.Field{Measurement: "m", Name: "x", Type: digest.Float}, `measurement "m" has no field "x" in shard 1`,
+			1, retype.Field{Measurement: "m", Name: "x", Type: digest.Float},
+			`measurement "m" has no field "x" in shard 1`,
 			true,
 		},
 		{
 			1, retype.Field{Measurement: "m", Name: "v", Type: digest.String},
-			`no owner of shard 1 has field "v" of "m" as string: it is float on ` + first + ", integer on " + second, true,
+			`no owner of shard 1 has field "v" of "m" as string: it is float on ` + first + ", integer on " + second,
+			true,
 		},
 	} {
 		_, err := o.service.Resolve(t.Context(), tt.shard, tt.f)

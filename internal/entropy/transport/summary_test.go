@@ -70,11 +70,14 @@ func (w *windows) Digests(_ context.Context, _ cluster.Shard, _ int64, fn func(*
 	var f digest.SeriesField
 	for s := range w.n / digest.Windows {
 		f = digest.SeriesField{
-			Series: fmt.Appendf(f.Series[:0], "cpu,host=server-%06d,region=eu-west", s), Field: "usage_idle", Type: digest.Float,
+			Series: fmt.Appendf(f.Series[:0], "cpu,host=server-%06d,region=eu-west", s), Field: "usage_idle",
+			Type: digest.Float,
 		}
 		for i := range digest.Windows {
 			at := s*digest.Windows + i
-			f.Windows[i] = digest.Sum{Count: 10, Hi: uint64(at) * 0x9e3779b97f4a7c15, Lo: uint64(at) * 0xbf58476d1ce4e5b9}
+			f.Windows[i] = digest.Sum{
+				Count: 10, Hi: uint64(at) * 0x9e3779b97f4a7c15, Lo: uint64(at) * 0xbf58476d1ce4e5b9,
+			}
 			switch how, ok := w.differ[at]; {
 			case ok && how == w.side:
 				f.Windows[i] = digest.Sum{}

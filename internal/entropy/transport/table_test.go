@@ -39,7 +39,8 @@ func (b *table) row(what, measured, target string, ok bool) {
 }
 
 func (b *table) print() {
-	b.rows = slices.Insert(b.rows, 0, [4]string{"What", "Measured", "Target", ""}, [4]string{"---", "---", "---", "---"})
+	b.rows = slices.Insert(b.rows, 0, [4]string{"What", "Measured", "Target", ""},
+		[4]string{"---", "---", "---", "---"})
 	fmt.Println()
 	for _, r := range b.rows {
 		fmt.Printf("| %s | %s | %s | %s |\n", r[0], r[1], r[2], r[3])
@@ -50,7 +51,8 @@ func (b *table) print() {
 // files writes one TSM file of a shard for each owner before the stores open: series times points random floats, one
 // each ten seconds, of which lacks leaves blocks out.
 func files(
-	t testing.TB, dirs []string, id uint64, start time.Time, series, points int, value func(rng *rand.Rand, i int) float64,
+	t testing.TB, dirs []string, id uint64, start time.Time, series, points int,
+	value func(rng *rand.Rand, i int) float64,
 	lacks func(owner, series, block int) bool,
 ) {
 	t.Helper()

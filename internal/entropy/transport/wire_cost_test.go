@@ -72,18 +72,23 @@ func TestAnIsolatedPointCostsLittle(t *testing.T) {
 		{"a string here", text, 0, 400}, // it is fetched
 	} {
 		gap := 3*24*time.Hour + 7*time.Hour + 10*time.Second
-		o.series(uint64(id+1), tt.value, func(owner int, at time.Duration) bool { return owner == tt.lacks && at == gap })
+		o.series(uint64(id+1), tt.value, func(owner int, at time.Duration) bool {
+			return owner == tt.lacks && at == gap
+		})
 		bytes, r := o.repaired(uint64(id + 1))
 		t.Logf("a point is missing %s: %d bytes", tt.name, bytes)
 		if bytes > tt.bound || r.Points != 1 {
-			t.Errorf("a point is missing %s: %d bytes and %d points, want %d bytes at most", tt.name, bytes, r.Points, tt.bound)
+			t.Errorf("a point is missing %s: %d bytes and %d points, want %d bytes at most", tt.name, bytes, r.Points,
+				tt.bound)
 		}
 	}
 }
 
 // blockBytes is the size of a field's points on an owner, encoded by the engine.
 func (o *owners) blockBytes(owner int, id uint64, from, to time.Duration) (n int64) {
-	r := patch.Region{Series: []byte(wireSeries), Field: wireField, Type: digest.Float, Min: o.at(from), Max: o.at(to) - 1}
+	r := patch.Region{
+		Series: []byte(wireSeries), Field: wireField, Type: digest.Float, Min: o.at(from), Max: o.at(to) - 1,
+	}
 	err := patch.Read(o.t.Context(), o.stores[owner].Shard(id), []patch.Region{r}, patch.Limits{}, func(b patch.Block) error {
 		n += int64(len(b.Data))
 		return nil
@@ -130,7 +135,8 @@ func TestMissingBlocksCostTheirSize(t *testing.T) {
 		t.Logf("blocks are missing %s: %d bytes for %d in %d hops, %.3f; record says %d received, %d sent",
 			tt.name, bytes, size, tt.hops, ratio, r.BytesRx, r.BytesTx)
 		if ratio > 1.1 {
-			t.Errorf("blocks are missing %s: %d bytes for %d in %d hops, %.2f times", tt.name, bytes, size, tt.hops, ratio)
+			t.Errorf("blocks are missing %s: %d bytes for %d in %d hops, %.2f times", tt.name, bytes, size, tt.hops,
+				ratio)
 		}
 	}
 }
@@ -156,7 +162,8 @@ func TestScatteredGapsCostLittle(t *testing.T) {
 			}
 			o.write(owner, 1, points...)
 			whole := patch.Region{
-				Series: []byte(name), Field: wireField, Type: digest.Float, Min: models.MinNanoTime, Max: models.MaxNanoTime,
+				Series: []byte(name), Field: wireField, Type: digest.Float, Min: models.MinNanoTime,
+				Max: models.MaxNanoTime,
 			}
 			err := patch.Read(t.Context(), o.stores[owner].Shard(1), []patch.Region{whole}, patch.Limits{}, func(b patch.Block) error {
 				sizes[owner] += int64(len(b.Data))

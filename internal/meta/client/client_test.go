@@ -151,7 +151,8 @@ func TestEveryChangeAndItsErrors(t *testing.T) {
 	if p, err := d.UserPrivilege("ann", "db"); err != nil || *p != influxql.ReadPrivilege || !d.AdminUserExists() {
 		t.Errorf("privilege %v, %v", p, err)
 	}
-	if db := d.Database("db"); db.DefaultRetentionPolicy != newName || len(db.ContinuousQueries) != 1 || len(db.RetentionPolicy("rp").Subscriptions) != 1 {
+	if db := d.Database("db"); db.DefaultRetentionPolicy != newName || len(db.ContinuousQueries) != 1 ||
+		len(db.RetentionPolicy("rp").Subscriptions) != 1 {
 		t.Errorf("got %+v", db)
 	}
 	if _, err := d.CreateUser("ann", "y", true); err != emeta.ErrUserExists {
@@ -191,7 +192,8 @@ func TestMemberOfAnotherClusterDoesNotJoin(t *testing.T) {
 	if err := d.Client.Join(d.NodeID(), d.ClusterID(), d.MetaServers()); err != nil {
 		t.Errorf("repeated: %v", err)
 	}
-	if err := d.Client.Join(1, d.ClusterID()+1, d.MetaServers()); err == nil || !strings.Contains(err.Error(), "another cluster") {
+	if err := d.Client.Join(1, d.ClusterID()+1, d.MetaServers()); err == nil ||
+		!strings.Contains(err.Error(), "another cluster") {
 		t.Errorf("got %v", err)
 	}
 }

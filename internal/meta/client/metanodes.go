@@ -189,7 +189,8 @@ func (m *metaNodes) state(ctx context.Context, server string, after uint64) ([]b
 func (m *metaNodes) latest(ctx context.Context, servers []string, after uint64) ([]byte, error) {
 	return anyOf(ctx, m, servers, func(ctx context.Context, server string) ([]byte, error) {
 		a, err := m.do(ctx, httpclient.Request{
-			Method: http.MethodGet, Server: server, Path: "/latest?index=" + strconv.FormatUint(after, 10), Limit: maxState,
+			Method: http.MethodGet, Server: server, Path: "/latest?index=" + strconv.FormatUint(after, 10),
+			Limit: maxState,
 		})
 		return newer(a), err
 	})

@@ -27,7 +27,9 @@ func TestPasswordsThatWaitAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	known, other := &emeta.UserInfo{Name: "known", Hash: string(hash)}, &emeta.UserInfo{Name: "other", Hash: string(hash)}
+	known, other := &emeta.UserInfo{Name: "known", Hash: string(hash)}, &emeta.UserInfo{
+		Name: "other", Hash: string(hash),
+	}
 	c := NewChecker()
 	if err := c.Check(known, "right"); err != nil {
 		t.Fatal(err)
@@ -45,7 +47,10 @@ func TestPasswordsThatWaitAreBounded(t *testing.T) {
 		{"a remembered password", true, known, "right", nil},
 		{"a wrong password", true, known, "wrong", ErrBusy},
 		{"an unknown user", true, nil, "right", ErrBusy},
-		{"a user whose password changed", true, &emeta.UserInfo{Name: "known", Hash: string(hash) + "x"}, "right", ErrBusy},
+		{
+			"a user whose password changed", true, &emeta.UserInfo{Name: "known", Hash: string(hash) + "x"}, "right",
+			ErrBusy,
+		},
 	} {
 		for step.full && len(c.waiting) < cap(c.waiting) {
 			if _, err := c.Reserve(); err != nil {

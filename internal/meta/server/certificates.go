@@ -19,8 +19,8 @@ type certificates struct {
 }
 
 // openCertificates loads the certificates. When it fails, nothing is left open.
-func openCertificates(m metaconfig.NodeConfig) (_ *certificates, err error) {
-	c := &certificates{monitor: tlsconfig.NewTLSCertMonitor()}
+func openCertificates(cfg *metaconfig.Config) (_ *certificates, err error) {
+	c := &certificates{monitor: tlsmanager.NewMonitor(cfg.TLS)}
 	if err := c.monitor.Open(); err != nil {
 		return nil, fmt.Errorf("start the certificate monitor: %w", err)
 	}
@@ -29,13 +29,13 @@ func openCertificates(m metaconfig.NodeConfig) (_ *certificates, err error) {
 			c.close()
 		}
 	}()
-	if c.http, err = tlsmanager.New(m.TLS, c.monitor, "meta", tlsmanager.Anyone); err != nil {
+	if c.http, err = tlsmanager.New(cfg.MetaTLS(), c.monitor, "meta", tlsmanager.Anyone); err != nil {
 		return nil, fmt.Errorf("[meta] https: %w", err)
 	}
-	if c.raft, err = tlsmanager.New(m.TLS, c.monitor, "raft", tlsmanager.Nodes); err != nil {
+	if c.raft, err = tlsmanager.New(cfg.MetaTLS(), c.monitor, "raft", tlsmanager.Nodes); err != nil {
 		return nil, fmt.Errorf("[meta] https: %w", err)
 	}
-	if c.data, err = tlsmanager.New(m.DataTLS(), c.monitor, "meta to data", tlsmanager.Nodes); err != nil {
+	if c.data, err = tlsmanager.New(cfg.DataTLS(), c.monitor, "meta to data", tlsmanager.Nodes); err != nil {
 		return nil, fmt.Errorf("[meta] data-use-tls: %w", err)
 	}
 	return c, nil
@@ -51,14 +51,14 @@ func (c *certificates) close() {
 }
 
 // reload loads the certificates anew.
-func (c *certificates) reload(cfg metaconfig.NodeConfig) error {
+func (c *certificates) reload(cfg *metaconfig.Config) error {
 	for _, m := range []struct {
 		manager *tlsconfig.TLSConfigManager
 		tls     trust.TLS
 		peers   tlsmanager.Peers
 	}{
-		{c.http, cfg.TLS, tlsmanager.Anyone},
-		{c.raft, cfg.TLS, tlsmanager.Nodes},
+		{c.http, cfg.MetaTLS(), tlsmanager.Anyone},
+		{c.raft, cfg.MetaTLS(), tlsmanager.Nodes},
 		{c.data, cfg.DataTLS(), tlsmanager.Nodes},
 	} {
 		if !m.manager.UseTLS() {

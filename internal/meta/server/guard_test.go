@@ -53,6 +53,7 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 		{"GET", "/ping", anybody},
 		{"GET", "/status", users},
 		{"GET", "/show-cluster", admins},
+		{"GET", "/debug/pprof/cmdline", admins},
 		{"GET", "/show-shards", admins},
 		{"GET", "/identity", nodes},
 		{"GET", "/state", nodes},

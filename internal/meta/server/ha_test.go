@@ -49,7 +49,8 @@ func TestChangesGoOnWithoutTheLeader(t *testing.T) {
 	}
 	leader.Start(t)
 	metatest.Await(t, nodes, metatest.HasDatabase("db59"))
-	if diff := cmp.Diff(nodes[0].State().MetaNodes, nodes[2].State().MetaNodes); diff != "" || len(nodes[0].State().MetaNodes) != 3 {
+	if diff := cmp.Diff(nodes[0].State().MetaNodes, nodes[2].State().MetaNodes); diff != "" ||
+		len(nodes[0].State().MetaNodes) != 3 {
 		t.Error(diff)
 	}
 }
@@ -68,7 +69,8 @@ func TestMinorityAnswersReadsAndRefusesWrites(t *testing.T) {
 	last := rest[1]
 	check := func(when string) {
 		t.Helper()
-		if code, body := metatest.Call(t, "GET", "http://"+last.HTTPAddr()+"/show-cluster"); code != 200 || strings.Count(body, "tcpAddr") != 3 {
+		if code, body := metatest.Call(t, "GET", "http://"+last.HTTPAddr()+"/show-cluster"); code != 200 ||
+			strings.Count(body, "tcpAddr") != 3 {
 			t.Errorf("%s: show-cluster: %d %s", when, code, body)
 		}
 		if !metatest.HasDatabase("db")(last.State()) {
@@ -130,7 +132,8 @@ func TestAddMetaRefusesWithAReason(t *testing.T) {
 		"127.0.0.1:1": "unreachable",
 		"nonsense":    "give host:8091",
 	} {
-		if code, body := metatest.Call(t, "POST", "http://"+a.HTTPAddr()+"/add-meta?addr="+addr); code != 400 || !strings.Contains(body, want) {
+		if code, body := metatest.Call(t, "POST", "http://"+a.HTTPAddr()+"/add-meta?addr="+addr); code != 400 ||
+			!strings.Contains(body, want) {
 			t.Errorf("%s: %d %s, want %s", addr, code, body, want)
 		}
 	}

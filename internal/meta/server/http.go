@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/http/pprof"
 	"strings"
 	"time"
 
-	emeta "github.com/influxdata/influxdb/services/meta"
 	"go.uber.org/zap"
 
 	"concord/internal/clocks"
@@ -54,7 +54,7 @@ type API struct {
 func Serve(d APIDeps) *API {
 	s, stop := d.Server, make(chan struct{})
 	if d.LeaseTime == 0 {
-		d.LeaseTime = emeta.DefaultLeaseDuration
+		d.LeaseTime = time.Duration(d.Server.deps.Config.Meta.LeaseDuration)
 	}
 	m := s.deps.Config.Meta
 	a := &API{
@@ -105,6 +105,9 @@ func (a *API) handler() http.Handler {
 			r.local(other.Pattern, admin, other.Handler)
 		}
 	}
+	if a.server.deps.Config.Meta.PprofEnabled {
+		profiles(r)
+	}
 	r.local("GET /shard-repair/", read, a.deps.ShardRepair.ServeHTTP)
 	r.local("/shard-repair/", admin, a.deps.ShardRepair.ServeHTTP)
 	r.local("/cluster", open, a.deps.Page.ServeHTTP)
@@ -116,6 +119,15 @@ func (a *API) handler() http.Handler {
 		}
 		r.mux.ServeHTTP(&timed{ResponseWriter: w, server: a.server}, req)
 	})
+}
+
+// profiles are the routes of package net/http/pprof.
+func profiles(r router) {
+	r.local("GET /debug/pprof/", admin, pprof.Index)
+	r.local("GET /debug/pprof/cmdline", admin, pprof.Cmdline)
+	r.local("GET /debug/pprof/profile", admin, pprof.Profile)
+	r.local("GET /debug/pprof/symbol", admin, pprof.Symbol)
+	r.local("GET /debug/pprof/trace", admin, pprof.Trace)
 }
 
 // viewRoutes are for people and monitoring.

@@ -41,7 +41,8 @@ func (l *leases) grant(name string, node uint64) (*emeta.Lease, error) {
 	// The first term of a cluster has no predecessor.
 	if f := st.raft.GetConfiguration(); f.Error() == nil && len(f.Configuration().Servers) > 1 {
 		if wait := l.time - time.Since(l.since); wait > 0 {
-			return nil, fmt.Errorf("lease %q may be held: the new leader grants leases in %s", name, wait.Round(time.Second))
+			return nil, fmt.Errorf("lease %q may be held: the new leader grants leases in %s", name,
+				wait.Round(time.Second))
 		}
 	}
 	return l.granted.Acquire(name, node)

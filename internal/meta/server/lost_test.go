@@ -185,7 +185,8 @@ func TestNothingIsLostByARestart(t *testing.T) {
 		t.Errorf("change without meta nodes: %v", err)
 	}
 	m.Start(t)
-	if m.State().Index != index || m.State().Data.Database("before") == nil || m.State().Data.Database("after-snapshot") == nil {
+	if m.State().Index != index || m.State().Data.Database("before") == nil ||
+		m.State().Data.Database("after-snapshot") == nil {
 		t.Errorf("index %d, want %d", m.State().Index, index)
 	}
 	var first cluster.State

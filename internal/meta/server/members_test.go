@@ -22,10 +22,12 @@ func TestClusterStartsThroughTheAPI(t *testing.T) {
 	if code, body := metatest.Call(t, "GET", base+"/status"); code != 200 || !strings.Contains(body, `"leader":""`) {
 		t.Fatalf("status before joining: %d %s", code, body)
 	}
-	if code, body := metatest.Call(t, "POST", base+"/add-data?addr="+d.Addr); code != 503 || !strings.Contains(body, server.ErrNotInitialised.Error()) {
+	if code, body := metatest.Call(t, "POST", base+"/add-data?addr="+d.Addr); code != 503 ||
+		!strings.Contains(body, server.ErrNotInitialised.Error()) {
 		t.Fatalf("add-data before add-meta: %d %s", code, body)
 	}
-	if code, body := metatest.Call(t, "POST", base+"/add-meta?addr=192.0.2.1:8091"); code != 400 || !strings.Contains(body, "is in no cluster yet") {
+	if code, body := metatest.Call(t, "POST", base+"/add-meta?addr=192.0.2.1:8091"); code != 400 ||
+		!strings.Contains(body, "is in no cluster yet") {
 		t.Fatalf("add-meta of another node: %d %s", code, body)
 	}
 	var first, again cluster.Node
@@ -50,7 +52,8 @@ func TestClusterStartsThroughTheAPI(t *testing.T) {
 	_, err = d.CreateShardGroup("db", "autogen", time.Unix(0, 0))
 	metatest.OK(t, err)
 	for path, want := range map[string]string{
-		"/show-cluster": d.Addr, "/show-shards": `"owners":[{"id":2,"tcpAddr":"` + d.Addr, "/status": `"leader":"` + m.RaftAddr(),
+		"/show-cluster": d.Addr, "/show-shards": `"owners":[{"id":2,"tcpAddr":"` + d.Addr,
+		"/status": `"leader":"` + m.RaftAddr(),
 	} {
 		if code, body := metatest.Call(t, "GET", base+path); code != 200 || !strings.Contains(body, want) {
 			t.Errorf("%s: %d %s", path, code, body)

@@ -225,7 +225,8 @@ func (m *MetaMembers) RemoveMeta(ctx context.Context, addr string, force bool) (
 	if away == nil {
 		form := url.Values{"cluster": {fmt.Sprint(st.Data.ClusterID)}}
 		if _, err := m.server.peers.Ask(ctx, http.MethodPost, n.HTTPAddr, "/reset", form); err != nil && !force {
-			return none, fmt.Errorf("meta node %d at %s is removed, but did not forget the cluster: %w", n.ID, addr, err)
+			return none, fmt.Errorf("meta node %d at %s is removed, but did not forget the cluster: %w", n.ID, addr,
+				err)
 		}
 	}
 	return n, nil

@@ -15,7 +15,9 @@ func TestDamagedValuesAreFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.log.Close()
-	key, entry := []byte("CurrentTerm"), &raft.Log{Index: 1, Term: 1, Type: raft.LogCommand, Data: []byte(`{"type":"x"}`)}
+	key, entry := []byte("CurrentTerm"), &raft.Log{
+		Index: 1, Term: 1, Type: raft.LogCommand, Data: []byte(`{"type":"x"}`),
+	}
 	mustAll(t, s.log.SetUint64(key, 7), s.log.StoreLog(entry), s.log.verify())
 	if v, err := s.log.GetUint64(key); err != nil || v != 7 {
 		t.Errorf("%d, %v", v, err)
@@ -29,7 +31,9 @@ func TestDamagedValuesAreFound(t *testing.T) {
 		t.Errorf("%d, %v", v, err)
 	}
 	for name, bad := range map[string]*raft.Log{
-		"another command":  {Index: 1, Term: 1, Type: raft.LogCommand, Data: []byte(`{"type":"y"}`), Extensions: sum(entry)},
+		"another command": {
+			Index: 1, Term: 1, Type: raft.LogCommand, Data: []byte(`{"type":"y"}`), Extensions: sum(entry),
+		},
 		"another term":     {Index: 1, Term: 2, Type: raft.LogCommand, Data: entry.Data, Extensions: sum(entry)},
 		"no command":       {Index: 1, Term: 1, Type: raft.LogCommand, Data: []byte("{")},
 		"no type":          {Index: 1, Term: 1, Type: 77},

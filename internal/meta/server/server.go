@@ -63,7 +63,7 @@ func Open(d Deps) (_ *Server, err error) {
 	m := own.Meta
 	s := &Server{deps: d, process: newProcess()}
 	s.log = s.process.events.Of(d.Log).With(zap.String("service", "meta"))
-	if s.tls, err = openCertificates(m); err != nil {
+	if s.tls, err = openCertificates(d.Config); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -95,7 +95,14 @@ func Open(d Deps) (_ *Server, err error) {
 func (s *Server) openStore(ln net.Listener) error {
 	signer := &trust.Signer{Secret: s.deps.Config.Meta.InternalSharedSecret}
 	layer := &stream{Listener: ln, advertised: s.raftAddr, tls: s.tls.raft, signer: signer}
-	st, err := openStore(s.deps.Config.Meta.Dir, layer, s.raftAddr, s.log, s.deps.Tune)
+	m, tune := s.deps.Config.Meta, s.deps.Tune
+	st, err := openStore(m.Dir, layer, s.raftAddr, s.log, func(c *raft.Config) {
+		c.HeartbeatTimeout, c.ElectionTimeout = time.Duration(m.HeartbeatTimeout), time.Duration(m.ElectionTimeout)
+		c.LeaderLeaseTimeout, c.CommitTimeout = time.Duration(m.LeaderLeaseTimeout), time.Duration(m.CommitTimeout)
+		if tune != nil {
+			tune(c)
+		}
+	})
 	if err != nil {
 		return err
 	}
@@ -116,8 +123,14 @@ func (s *Server) Close() error {
 // Log is the log of this node, of which the page shows the events.
 func (s *Server) Log() *zap.Logger { return s.log }
 
-// Reload loads the certificates anew.
-func (s *Server) Reload(cfg *metaconfig.Config) error { return s.tls.reload(cfg.Meta) }
+// Reload loads the certificates anew, and takes over the level of the log.
+func (s *Server) Reload(cfg *metaconfig.Config) error {
+	if err := s.tls.reload(cfg); err != nil {
+		return err
+	}
+	s.deps.Config.Logging.Level.SetLevel(cfg.Logging.Level.Level())
+	return nil
+}
 
 // st is the store; another one after this node was removed from its cluster.
 func (s *Server) st() *store { return s.store.Load() }
@@ -187,7 +200,10 @@ func (s *Server) executeNode(op cluster.Op) (cluster.Node, error) {
 func (s *Server) apply(c cluster.Command) (result any, index uint64, err error) {
 	st := s.State()
 	if s.Leads() {
-		if c, err = st.At(c, s.deps.Now()); err != nil {
+		if c, err = st.At(c, s.deps.Now()); err == nil && !s.deps.Config.Meta.RetentionAutocreate {
+			c, err = cluster.WithoutAutogen(c)
+		}
+		if err != nil {
 			return nil, st.Index, err
 		}
 	}

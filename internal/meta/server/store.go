@@ -85,7 +85,6 @@ func openStore(
 	})
 	c := raft.DefaultConfig()
 	c.LocalID, c.Logger = s.id, rlog
-	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = time.Second, time.Second, 500*time.Millisecond
 	if tune != nil {
 		tune(c)
 	}

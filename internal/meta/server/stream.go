@@ -199,7 +199,8 @@ func (g *guarded) verify() error {
 	}
 	if string(id) != g.id {
 		g.Conn.Write([]byte{stranger})
-		return fmt.Errorf("raft connection from %s: it looks for meta node %s, and this one is %s", g.RemoteAddr(), id, g.id)
+		return fmt.Errorf("raft connection from %s: it looks for meta node %s, and this one is %s", g.RemoteAddr(), id,
+			g.id)
 	}
 	_, err = g.Conn.Write([]byte{welcome})
 	return err

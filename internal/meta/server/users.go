@@ -153,7 +153,8 @@ func changePrivileges(
 	for db, names := range names {
 		if db == "" {
 			if !slices.Contains(names, adminPermission) {
-				return fmt.Errorf("permissions without a database are those of an administrator: they need %s", adminPermission)
+				return fmt.Errorf("permissions without a database are those of an administrator: they need %s",
+					adminPermission)
 			}
 			*admin = add
 			continue

@@ -37,7 +37,8 @@ func TestUsersOverHTTP(t *testing.T) {
 			t.Errorf("%s %v: %v, want %q", step.action, step.perms, err, step.want)
 		}
 	}
-	if code, body := metatest.Call(t, "GET", "http://"+m.HTTPAddr()+"/user"); code != 200 || !strings.Contains(body, `"paul"`) || strings.Contains(body, "$2a$") {
+	if code, body := metatest.Call(t, "GET", "http://"+m.HTTPAddr()+"/user"); code != 200 ||
+		!strings.Contains(body, `"paul"`) || strings.Contains(body, "$2a$") {
 		t.Errorf("GET /user: %d %s", code, body)
 	}
 	if err := server.ChangeUser(m.Server, "delete", u); err != nil {
@@ -63,7 +64,8 @@ func TestRolesGiveTheirUsersPrivileges(t *testing.T) {
 		if u == nil {
 			return "no such user"
 		}
-		return fmt.Sprint(u.AuthorizeDatabase(influxql.ReadPrivilege, "db"), u.AuthorizeDatabase(influxql.WritePrivilege, "db"), u.AuthorizeUnrestricted())
+		return fmt.Sprint(u.AuthorizeDatabase(influxql.ReadPrivilege, "db"),
+			u.AuthorizeDatabase(influxql.WritePrivilege, "db"), u.AuthorizeUnrestricted())
 	}
 	for _, step := range []struct {
 		action string
@@ -77,11 +79,26 @@ func TestRolesGiveTheirUsersPrivileges(t *testing.T) {
 		{"add-users", wire.Role{Name: "west", Users: []string{"paul"}}, "role not found", "false false false"},
 		{"add-users", wire.Role{Name: "east", Users: []string{"nobody"}}, "user not found", "false false false"},
 		{"add-users", wire.Role{Name: "east", Users: []string{"paul", "paul"}}, "", "false false false"},
-		{"add-permissions", wire.Role{Name: "east", Permissions: map[string][]string{"nix": {"ReadData"}}}, "database does not exist", "false false false"},
-		{"add-permissions", wire.Role{Name: "east", Permissions: map[string][]string{"db": {"ReadData"}}}, "", "true false false"},
-		{"add-permissions", wire.Role{Name: "east", Permissions: map[string][]string{"db": {"WriteData"}}}, "", "true true false"},
-		{"remove-permissions", wire.Role{Name: "east", Permissions: map[string][]string{"db": {"ReadData"}}}, "", "false true false"},
-		{"add-permissions", wire.Role{Name: "east", Permissions: map[string][]string{"": {"CreateUserAndRole"}}}, "", "true true true"},
+		{
+			"add-permissions", wire.Role{Name: "east", Permissions: map[string][]string{"nix": {"ReadData"}}},
+			"database does not exist", "false false false",
+		},
+		{
+			"add-permissions", wire.Role{Name: "east", Permissions: map[string][]string{"db": {"ReadData"}}}, "",
+			"true false false",
+		},
+		{
+			"add-permissions", wire.Role{Name: "east", Permissions: map[string][]string{"db": {"WriteData"}}}, "",
+			"true true false",
+		},
+		{
+			"remove-permissions", wire.Role{Name: "east", Permissions: map[string][]string{"db": {"ReadData"}}}, "",
+			"false true false",
+		},
+		{
+			"add-permissions", wire.Role{Name: "east", Permissions: map[string][]string{"": {"CreateUserAndRole"}}}, "",
+			"true true true",
+		},
 		{"change-name", wire.Role{Name: "east", NewName: "south"}, "", "true true true"},
 		{"fly", wire.Role{Name: "south"}, "unknown", "true true true"},
 		{"remove-users", wire.Role{Name: "south", Users: []string{"paul"}}, "", "false false false"},
@@ -99,7 +116,8 @@ func TestRolesGiveTheirUsersPrivileges(t *testing.T) {
 	if err := errors.Join(server.ChangeRole(m.Server, "create", wire.Role{Name: "r"}), server.ChangeRole(m.Server, "add-users", wire.Role{Name: "r", Users: []string{"paul"}}), server.ChangeUser(m.Server, "delete", wire.User{Name: "paul"})); err != nil {
 		t.Fatal(err)
 	}
-	if code, body := metatest.Call(t, "GET", "http://"+m.HTTPAddr()+"/role"); code != 200 || body != `{"roles":[{"name":"r"}]}`+"\n" {
+	if code, body := metatest.Call(t, "GET", "http://"+m.HTTPAddr()+"/role"); code != 200 ||
+		body != `{"roles":[{"name":"r"}]}`+"\n" {
 		t.Errorf("GET /role: %d %s", code, body)
 	}
 	m.Stop()

@@ -36,8 +36,9 @@ func (a *API) serveShards(w http.ResponseWriter, _ *http.Request) {
 	out := []wire.Shard{}
 	for _, sh := range st.Shards() {
 		i := wire.Shard{
-			ID: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy, ReplicaN: sh.ReplicaN, GroupID: sh.GroupID,
-			Start: time.Unix(0, sh.Start).UTC(), End: time.Unix(0, sh.End).UTC(), Owners: []wire.Owner{},
+			ID: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy, ReplicaN: sh.ReplicaN,
+			GroupID: sh.GroupID,
+			Start:   time.Unix(0, sh.Start).UTC(), End: time.Unix(0, sh.End).UTC(), Owners: []wire.Owner{},
 		}
 		if sh.Expires != 0 {
 			t := time.Unix(0, sh.Expires).UTC()

@@ -4,6 +4,8 @@ package tlsmanager
 
 import (
 	"crypto/tls"
+	"fmt"
+	"time"
 
 	"github.com/influxdata/influxdb/pkg/tlsconfig"
 
@@ -19,9 +21,21 @@ const (
 	Nodes  Peers = true
 )
 
-// Options are the settings as the engine's TLS manager takes them.
+// Base returns what [tls] says, or what is wrong with it. It is nil when the section says nothing.
+func Base(p trust.Protocol) (*tls.Config, error) {
+	return tlsconfig.Config{Ciphers: p.Ciphers, MinVersion: p.MinVersion, MaxVersion: p.MaxVersion}.Parse()
+}
+
+// NewMonitor returns what warns before certificates expire.
+func NewMonitor(p trust.Protocol) *tlsconfig.TLSCertMonitor {
+	return tlsconfig.NewTLSCertMonitor(tlsconfig.WithMonitorExpirationAdvanced(time.Duration(p.AdvancedExpiration)))
+}
+
+// Options are the settings as the engine's TLS manager takes them. Base must have found nothing wrong.
 func Options(t trust.TLS, peers Peers) []tlsconfig.TLSConfigManagerOpt {
+	base, _ := Base(t.Protocol)
 	opts := []tlsconfig.TLSConfigManagerOpt{
+		tlsconfig.WithBaseConfig(base),
 		tlsconfig.WithUseTLS(t.HTTPSEnabled),
 		tlsconfig.WithServerCertificate(t.HTTPSCertificate, t.HTTPSPrivateKey),
 		tlsconfig.WithAllowInsecure(t.HTTPSInsecureTLS),
@@ -41,9 +55,12 @@ func Options(t trust.TLS, peers Peers) []tlsconfig.TLSConfigManagerOpt {
 func New(
 	t trust.TLS, monitor *tlsconfig.TLSCertMonitor, usage string, peers Peers,
 ) (*tlsconfig.TLSConfigManager, error) {
-	opts := append(Options(t, peers), tlsconfig.WithUsage(usage))
 	if !t.HTTPSEnabled {
 		return tlsconfig.NewDisabledTLSConfigManager(), nil
 	}
+	if _, err := Base(t.Protocol); err != nil {
+		return nil, fmt.Errorf("[tls]: %w", err)
+	}
+	opts := append(Options(t, peers), tlsconfig.WithUsage(usage))
 	return tlsconfig.NewClientServerTLSConfigManager(monitor, opts...)
 }

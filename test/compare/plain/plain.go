@@ -85,7 +85,8 @@ func Start(o Options) (_ *Node, err error) {
 	mon.MetaClient = metaClient
 	n.executor = query.NewExecutor()
 	n.executor.StatementExecutor = &coordinator.StatementExecutor{
-		MetaClient: metaClient, TaskManager: n.executor.TaskManager, TSDBStore: n.store, Monitor: mon, PointsWriter: writer,
+		MetaClient: metaClient, TaskManager: n.executor.TaskManager, TSDBStore: n.store, Monitor: mon,
+		PointsWriter: writer,
 		ShardMapper: &coordinator.LocalShardMapper{
 			MetaClient: metaClient, TSDBStore: coordinator.LocalTSDBStore{Store: n.store},
 		},

@@ -1,15 +1,13 @@
-// Package riblt finds the difference of two sets of fixed-size elements by a
-// rateless invertible Bloom lookup table, after Yang, Gilad, Alizadeh:
-// "Practical Rateless Set Reconciliation" (SIGCOMM 2024).
+// Package riblt finds the difference of two sets of elements of one size by a rateless invertible Bloom lookup table,
+// after Yang, Gilad, Alizadeh: "Practical Rateless Set Reconciliation" (SIGCOMM 2024).
 //
-// A set has an endless sequence of coded symbols. Symbol i is the sum of the
-// elements that are mapped to i: all of them to symbol 0, and each to later ones with a
-// probability of 1/(1+i/2). Symbols of two sets subtract; what both have falls
-// out. From about 1.35 to 1.7 symbols for each element of the difference all of it can be
-// read off, however large the sets are.
+// A set has an endless sequence of coded symbols. Symbol i is the sum of the elements that are mapped to i: all of them
+// to symbol 0, and each to later ones with a probability of 1/(1+i/2). Symbols of two sets subtract, and what both sets
+// have falls out. From about 1.35 to 1.7 symbols for each element of the difference, all of it can be read off, however
+// large the sets are.
 //
-// Encode makes symbols in one pass over a stream of elements and holds the
-// symbols alone, never the set. The decoder trusts none of the symbols that it is given.
+// Encode makes symbols in one pass over a stream of elements. It holds the symbols alone, never the set. The decoder
+// trusts none of the symbols that it is given.
 package riblt
 
 import (

@@ -53,7 +53,8 @@ func TestDifferenceOfSetsIsFound(t *testing.T) {
 		all := rapid.SliceOfNDistinct(rapid.Custom(func(t *rapid.T) Element {
 			// Small numbers: elements may be made of anything, zero as well.
 			return Element{
-				rapid.Uint64Range(0, 50).Draw(t, "a"), rapid.Uint64Range(0, 50).Draw(t, "b"), rapid.Uint64Range(0, 1).Draw(t, "c"),
+				rapid.Uint64Range(0, 50).Draw(t, "a"), rapid.Uint64Range(0, 50).Draw(t, "b"),
+				rapid.Uint64Range(0, 1).Draw(t, "c"),
 			}
 		}), 0, 300, rapid.ID[Element]).Draw(t, "elements")
 		var sets, only [2][]Element
