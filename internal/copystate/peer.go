@@ -38,8 +38,8 @@ func (p *peer) silent() bool {
 	return p.away() && time.Since(p.since) >= awayFor && time.Since(p.heard) >= awayFor
 }
 
-// lostAfter is how many exchanges in a row fail until the log says that a node does not answer. One that is late once is
-// not worth it.
+// lostAfter is how many exchanges in a row fail until the log says that a node does not answer. A single one that is
+// late is not worth a line.
 const lostAfter = 3
 
 // count counts exchanges that fail in a row, and returns whether the log should say that the node does not answer, or

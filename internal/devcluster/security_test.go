@@ -281,7 +281,8 @@ func (s *secure) testPage(t *testing.T) {
 	ask := func(addr, user, site string, r page.Route) (int, string) {
 		ctx, cancel := context.WithCancel(s.ctx)
 		defer cancel() // the stream of events goes on
-		req, err := http.NewRequestWithContext(ctx, r.Method, "https://"+addr+page.Base+r.Path+"?id=1", strings.NewReader("{}"))
+		target := "https://" + addr + page.Base + r.Path + "?id=1"
+		req, err := http.NewRequestWithContext(ctx, r.Method, target, strings.NewReader("{}"))
 		if err != nil {
 			t.Fatal(err)
 		}

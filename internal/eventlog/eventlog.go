@@ -140,7 +140,8 @@ func (c *core) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.Ch
 
 // plain are fields that say nothing to people: which part of the node speaks, and what the event has besides its text.
 var plain = map[string]bool{
-	"service": true, "db_shard_id": true, "data_node": true, "extra_data_node": true, "log_id": true, "stack": true, "engine": true,
+	"service": true, "db_shard_id": true, "data_node": true, "extra_data_node": true,
+	"log_id": true, "stack": true, "engine": true,
 }
 
 // names are what people call fields that have the engine's names in the log.

@@ -54,7 +54,10 @@ func New(
 		n, _ := s.Handler.Statistics(nil)[0].Values["pointsWrittenOK"].(int64)
 		return n
 	})
-	s.http.Handler = &bounds{next: s.Handler, maxBody: int64(cfg.MaxBodySize), queries: queries, requests: requests, load: load, page: &s.Page}
+	s.http.Handler = &bounds{
+		next: s.Handler, maxBody: int64(cfg.MaxBodySize), queries: queries,
+		requests: requests, load: load, page: &s.Page,
+	}
 	s.http.ReadHeaderTimeout = headerTimeout
 	return s
 }

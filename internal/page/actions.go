@@ -116,7 +116,7 @@ func (p *Page) shard(w http.ResponseWriter, r *http.Request, l *login) error {
 		n.ID = o
 		owners = append(owners, n)
 	}
-	answers := rpc.AskAll(r.Context(), owners, askTimeout, func(ctx context.Context, n cluster.Node) (out both, err error) {
+	ask := func(ctx context.Context, n cluster.Node) (out both, err error) {
 		states, err := p.deps.View.Transport.Replica(n).States(ctx, []uint64{shardID})
 		if err != nil {
 			return out, err
@@ -126,7 +126,8 @@ func (p *Page) shard(w http.ResponseWriter, r *http.Request, l *login) error {
 			out.compared = report.Shard.Compared
 		}
 		return out, nil
-	})
+	}
+	answers := rpc.AskAll(r.Context(), owners, askTimeout, ask)
 	out := ShardDetail{ID: id(shardID)}
 	compared := int64(0)
 	for _, a := range answers {

@@ -99,7 +99,8 @@ func (b *builder) addDetails(n nodeReport, out *Node) {
 		out.Disks = append(out.Disks, disk)
 		if disk.Low {
 			b.attend("disk-"+id(n.ID)+d.Path, Attention{
-				Level: "bad", Node: id(n.ID), Text: fmt.Sprintf("Less than 5 %% of the disk of data node %s is free (%s)", n.TCPAddr, d.Path),
+				Level: "bad", Node: id(n.ID),
+				Text: fmt.Sprintf("Less than 5 %% of the disk of data node %s is free (%s)", n.TCPAddr, d.Path),
 				Do: "Make space, or add a data node and move shards to it with influxd-ctl copy-shard. Repairs pause, and " +
 					"writes are refused when it is full.",
 			})
@@ -110,7 +111,8 @@ func (b *builder) addDetails(n nodeReport, out *Node) {
 			b.attend("hints-"+id(n.ID)+"-"+h.For, Attention{
 				Level: "warn", Node: id(n.ID),
 				Text: fmt.Sprintf("Data node %s has kept writes for node %s for more than an hour", n.TCPAddr, h.For),
-				Do:   "Bring that node back, or replace it. What is older than [hinted-handoff] max-age is dropped, and repaired later.",
+				Do: "Bring that node back, or replace it. What is older than [hinted-handoff] max-age is dropped, and " +
+					"repaired later.",
 			})
 		}
 	}
@@ -153,7 +155,8 @@ func (b *builder) addShards() {
 			continue
 		}
 		out := Shard{
-			Database: sh.Database, Policy: sh.RetentionPolicy, Start: time.Unix(0, sh.Start).UTC(), End: time.Unix(0, sh.End).UTC(),
+			Database: sh.Database, Policy: sh.RetentionPolicy,
+			Start: time.Unix(0, sh.Start).UTC(), End: time.Unix(0, sh.End).UTC(),
 			Expires: stamp(sh.Expires), Owners: make([]string, len(sh.Owners)), Status: "equal", Writing: written[shardID],
 		}
 		anyAway := false
@@ -222,7 +225,8 @@ func (b *builder) addRepairs() {
 		out := Repair{
 			ID:    r.RepairRecord.ID(),
 			Shard: id(r.ShardID), Database: r.Database, Policy: r.RetentionPolicy, Node: r.Node, State: string(r.State),
-			Owners: append([]string{}, r.RepairRecord.Owners...), Added: stampOf(r.Added), Started: stampOf(r.Started), Ended: stampOf(r.Ended),
+			Owners: append([]string{}, r.RepairRecord.Owners...),
+			Added:  stampOf(r.Added), Started: stampOf(r.Started), Ended: stampOf(r.Ended),
 			Attempts: r.Attempts, Rounds: r.Rounds, Progress: rounded(r.Progress()), Points: r.Points,
 			Received: r.BytesRx, Sent: r.BytesTx, Rate: rounded(r.Rate), Left: rounded(r.ETA.Seconds()),
 			Conflicts: r.Conflicts, Refused: r.Refused, Error: r.Error,
@@ -234,8 +238,9 @@ func (b *builder) addRepairs() {
 		b.state.Repairs[key] = out
 		if r.State == entropy.Failed && r.Attempts >= repairFails && r.Ended.IsZero() {
 			b.attend("repair-"+out.Shard, Attention{
-				Level: "warn", Shard: out.Shard, Text: fmt.Sprintf("The repair of shard %s has failed %d times: %s", out.Shard, r.Attempts, r.Error),
-				Do: "It is tried again by itself. Look at the error: most often an owner is away or has no space.",
+				Level: "warn", Shard: out.Shard,
+				Text: fmt.Sprintf("The repair of shard %s has failed %d times: %s", out.Shard, r.Attempts, r.Error),
+				Do:   "It is tried again by itself. Look at the error: most often an owner is away or has no space.",
 			})
 		}
 	}
@@ -287,7 +292,8 @@ func (b *builder) addMeta() {
 			out.Error = a.Err.Error()
 			b.attend("meta-"+a.Node.HTTPAddr, Attention{
 				Level: "warn", Text: "Meta node " + a.Node.HTTPAddr + " does not answer",
-				Do: "Look whether influxd-meta runs there. Without a majority of the meta nodes nothing of the metadata can change.",
+				Do: "Look whether influxd-meta runs there. Without a majority of the meta nodes nothing of " +
+					"the metadata can change.",
 			})
 		} else {
 			r := a.Value
@@ -299,7 +305,8 @@ func (b *builder) addMeta() {
 	if !leader {
 		b.attend("leader", Attention{
 			Level: "bad", Text: "The meta nodes have no leader",
-			Do: "Bring back a majority of them. Until then no database, user or shard can be made, and writes that need a new shard fail.",
+			Do: "Bring back a majority of them. Until then no database, user or shard can be made, " +
+				"and writes that need a new shard fail.",
 		})
 	}
 }

@@ -222,7 +222,8 @@ func (p *Page) serve(w http.ResponseWriter, r *http.Request) error {
 	rt, ok, methods := find(r)
 	if !ok && methods != nil {
 		w.Header().Set("Allow", strings.Join(methods, ", "))
-		return statusError{http.StatusMethodNotAllowed, fmt.Errorf("%s is for %s", r.URL.Path, strings.Join(methods, " and "))}
+		may := strings.Join(methods, " and ")
+		return statusError{http.StatusMethodNotAllowed, fmt.Errorf("%s is for %s", r.URL.Path, may)}
 	} else if !ok {
 		return statusError{http.StatusNotFound, fmt.Errorf("%s is not a path of the page", r.URL.Path)}
 	}
@@ -324,7 +325,9 @@ func (p *Page) login(w http.ResponseWriter, r *http.Request, _ *login) error {
 		return err
 	}
 	http.SetCookie(w, cookie(r, l.token))
-	answer(w, http.StatusOK, Session{Auth: true, User: l.name, Admin: isAdmin(l.user()), Ready: true, Query: p.deps.Query != nil})
+	answer(w, http.StatusOK, Session{
+		Auth: true, User: l.name, Admin: isAdmin(l.user()), Ready: true, Query: p.deps.Query != nil,
+	})
 	return nil
 }
 

@@ -137,10 +137,12 @@ func TestPagesOfOtherSitesCanDoNothing(t *testing.T) {
 		}
 		for _, credentials := range []func(*http.Request){root, as("root")} {
 			for what, change := range map[string]func(*http.Request){
-				"another site":           func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") },
-				"another port":           func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "same-site") },
-				"an old browser":         func(r *http.Request) { r.Header.Set("Origin", "http://elsewhere.example") },
-				"a form":                 func(r *http.Request) { r.Header.Set("Content-Type", "application/x-www-form-urlencoded") },
+				"another site":   func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") },
+				"another port":   func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "same-site") },
+				"an old browser": func(r *http.Request) { r.Header.Set("Origin", "http://elsewhere.example") },
+				"a form": func(r *http.Request) {
+					r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+				},
 				"a form of another kind": func(r *http.Request) { r.Header.Set("Content-Type", "text/plain") },
 				"a form without a type":  func(r *http.Request) { r.Header.Del("Content-Type") },
 			} {
@@ -155,7 +157,8 @@ func TestPagesOfOtherSitesCanDoNothing(t *testing.T) {
 		t.Error("repairs are paused")
 	}
 	own := func(r *http.Request) { root(r); r.Header.Set("Sec-Fetch-Site", "same-origin") }
-	if w := request(p, http.MethodPost, "/shard-repair/pause", "{}", own); w.Code != http.StatusNoContent || !c.Nodes[0].Control.Paused {
+	w := request(p, http.MethodPost, "/shard-repair/pause", "{}", own)
+	if w.Code != http.StatusNoContent || !c.Nodes[0].Control.Paused {
 		t.Errorf("from its own page: %d %s", w.Code, w.Body)
 	}
 }
@@ -190,7 +193,8 @@ func TestALoginEnds(t *testing.T) {
 	}
 
 	user = loggedIn(t, p, "paul")
-	if w := request(p, http.MethodPost, "/logout", "{}", user); w.Code != http.StatusNoContent || w.Result().Cookies()[0].MaxAge >= 0 {
+	w := request(p, http.MethodPost, "/logout", "{}", user)
+	if w.Code != http.StatusNoContent || w.Result().Cookies()[0].MaxAge >= 0 {
 		t.Errorf("logout: %d %v", w.Code, w.Result().Cookies())
 	}
 	if got := code(user); got != http.StatusUnauthorized {
@@ -253,10 +257,12 @@ func TestWithoutAuthenticationEverybodyMayDoEverything(t *testing.T) {
 	if err := json.Unmarshal(w.Body.Bytes(), &state); err != nil {
 		t.Fatal(err)
 	}
-	if len(state.Shards) != 4 || len(state.Repairs) != 1 || state.Meta["9"].State != "leader" || state.Policies["open.autogen"].Shards != 2 {
+	if len(state.Shards) != 4 || len(state.Repairs) != 1 ||
+		state.Meta["9"].State != "leader" || state.Policies["open.autogen"].Shards != 2 {
 		t.Errorf("%s", w.Body)
 	}
-	if w := request(p, http.MethodPost, "/kill-query", `{"node":"2","id":"77"}`, nil); w.Code != http.StatusNoContent || c.Nodes[1].Killed()[0] != 77 {
+	w = request(p, http.MethodPost, "/kill-query", `{"node":"2","id":"77"}`, nil)
+	if w.Code != http.StatusNoContent || c.Nodes[1].Killed()[0] != 77 {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	for _, bad := range []string{`{}`, `{"node":"5","id":"1"}`, `{"node":"2","id":"x"}`, `{"other":1}`, `[`} {
@@ -326,7 +332,8 @@ func TestQueryRunsAsTheUserOfThePage(t *testing.T) {
 			t.Errorf("%d %s", w.Code, w.Body)
 		}
 	}
-	if w := request(p, http.MethodPost, "/query", `{"q":"large"}`, as("paul")); w.Code != http.StatusRequestEntityTooLarge {
+	w := request(p, http.MethodPost, "/query", `{"q":"large"}`, as("paul"))
+	if w.Code != http.StatusRequestEntityTooLarge {
 		t.Errorf("an answer that is too large: %d %.100s", w.Code, w.Body)
 	}
 	if p.Token("root", "") != nil || p.Token("root", "made up") != nil {
@@ -381,7 +388,8 @@ func TestFilesOfThePageHaveNothingInline(t *testing.T) {
 			t.Errorf("%s: %d", gone, w.Code)
 		}
 	}
-	if w := request(p, http.MethodDelete, "/state", "", nil); w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != "GET" {
+	w = request(p, http.MethodDelete, "/state", "", nil)
+	if w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != "GET" {
 		t.Errorf("DELETE: %d %s", w.Code, w.Header().Get("Allow"))
 	}
 }

@@ -200,8 +200,8 @@ func cookieName(r *http.Request) string {
 // cookie carries a token. No script can read it, and it is not sent for pages of other sites.
 func cookie(r *http.Request, token string) *http.Cookie {
 	c := &http.Cookie{
-		Name: cookieName(r), Value: token, Path: Base, HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: r.TLS != nil,
-		MaxAge: int(longLogin / time.Second),
+		Name: cookieName(r), Value: token, Path: Base,
+		HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: r.TLS != nil, MaxAge: int(longLogin / time.Second),
 	}
 	if token == "" {
 		c.MaxAge = -1

@@ -62,7 +62,8 @@ func start(t *testing.T, change func(*devcluster.Options)) *devcluster.Cluster {
 func fill(t *testing.T, c *devcluster.Cluster) (first time.Time) {
 	t.Helper()
 	ctx := t.Context()
-	if _, err := c.Client(0).Query(ctx, "", `CREATE DATABASE "metrics" WITH DURATION INF REPLICATION 3 SHARD DURATION 7d NAME "autogen"`); err != nil {
+	const create = `CREATE DATABASE "metrics" WITH DURATION INF REPLICATION 3 SHARD DURATION 7d NAME "autogen"`
+	if _, err := c.Client(0).Query(ctx, "", create); err != nil {
 		t.Fatal(err)
 	}
 	first = time.Now().Truncate(7 * 24 * time.Hour).Add(-(weeks + 1) * 7 * 24 * time.Hour)
@@ -164,7 +165,8 @@ func TestEveryViewShowsWhatIsThere(t *testing.T) {
 	}
 	tb.set("#query-text", "SELECT mean(usage) FROM cpu GROUP BY time(1d), host")
 	tb.click("#run-query")
-	tb.wait("the answer with a chart", "document.querySelector('#answer table') && document.querySelector('.chart canvas')")
+	tb.wait("the answer with a chart",
+		"document.querySelector('#answer table') && document.querySelector('.chart canvas')")
 	tb.shot("answer")
 	tb.audit("answer")
 	tb.set("#query-text", "SELECT nothing FROM")
@@ -184,7 +186,6 @@ func TestPauseAndRateChangeOnThePage(t *testing.T) {
 	eval[bool](tb, "document.querySelector('#max-rate').dispatchEvent(new Event('change', {bubbles: true}))")
 	tb.wait("the rate", "document.querySelector('#max-rate').value === '4194304'")
 	for _, n := range c.Data {
-		n := n
 		if err := c.Wait(t.Context(), func() bool {
 			r, err := n.Entropy.Repairs(t.Context())
 			return err == nil && r.MaxRate == 4<<20 && r.Paused
@@ -264,10 +265,6 @@ func (tb *tab) login(user, password string) {
 func TestLoginAndUserWithoutRights(t *testing.T) {
 	c := start(t, func(o *devcluster.Options) {
 		data := o.DataConfig
-		o.DataConfig = func(c *datanode.Config) {
-			data(c)
-			c.HTTPD.AuthEnabled = true
-		}
 		o.MetaConfig = func(c *metaconfig.Config) { c.Meta.AuthEnabled = true; c.Meta.InternalSharedSecret = "between nodes" }
 		o.DataConfig = func(c *datanode.Config) {
 			data(c)
@@ -305,8 +302,9 @@ func TestLoginAndUserWithoutRights(t *testing.T) {
 			}
 		}
 		// The page hides what the user may not do, and the node refuses it.
-		code := eval[int](tb, `fetch('/cluster/shard-repair/pause', {method: 'POST', headers: {'Content-Type': 'application/json'}})
-			.then((r) => r.status)`)
+		code := eval[int](tb, `fetch('/cluster/shard-repair/pause', {
+			method: 'POST', headers: {'Content-Type': 'application/json'},
+		}).then((r) => r.status)`)
 		if code != 403 {
 			t.Errorf("a reader pauses repairs: %d", code)
 		}
@@ -316,7 +314,8 @@ func TestLoginAndUserWithoutRights(t *testing.T) {
 		tb.click("#logout")
 		tb.login("root", "pw")
 		tb.wait("the home of the page", "document.querySelector('main').dataset.view === 'agreement'")
-		tb.wait("both databases", "[...document.querySelectorAll('.policy b')].map((e) => e.innerText).join() === 'open,secret'")
+		tb.wait("both databases",
+			"[...document.querySelectorAll('.policy b')].map((e) => e.innerText).join() === 'open,secret'")
 		tb.waitText("nav", "Repairs")
 	}
 }
@@ -448,8 +447,12 @@ func TestPicturesOfTheReadme(t *testing.T) {
 		name, duration string
 		step           time.Duration
 		n              int
-	}{{"telegraf", "1d", time.Hour, 90 * 24}, {"billing", "7d", 6 * time.Hour, 300 * 4}, {"sensors", "1d", 2 * time.Hour, 45 * 12}} {
-		if _, err := c.Client(0).Query(ctx, "", fmt.Sprintf(`CREATE DATABASE "%s" WITH DURATION INF REPLICATION 3 SHARD DURATION %s NAME "autogen"`, db.name, db.duration)); err != nil {
+	}{
+		{"telegraf", "1d", time.Hour, 90 * 24}, {"billing", "7d", 6 * time.Hour, 300 * 4}, {"sensors", "1d", 2 * time.Hour, 45 * 12},
+	} {
+		create := fmt.Sprintf(`CREATE DATABASE "%s" WITH DURATION INF REPLICATION 3 SHARD DURATION %s NAME "autogen"`,
+			db.name, db.duration)
+		if _, err := c.Client(0).Query(ctx, "", create); err != nil {
 			t.Fatal(err)
 		}
 		var lines []byte
@@ -464,8 +467,10 @@ func TestPicturesOfTheReadme(t *testing.T) {
 		}
 	}
 	remove := func(node int, db string, from time.Time, length time.Duration, hosts string) {
-		cond := influxql.MustParseExpr(fmt.Sprintf("host =~ /%s/ AND time >= %d AND time < %d", hosts, from.UnixNano(), from.Add(length).UnixNano()))
-		if err := c.Data[node].Store.DeleteSeries(db, []influxql.Source{&influxql.Measurement{Name: "cpu"}}, cond); err != nil {
+		cond := influxql.MustParseExpr(fmt.Sprintf("host =~ /%s/ AND time >= %d AND time < %d", hosts,
+			from.UnixNano(), from.Add(length).UnixNano()))
+		source := []influxql.Source{&influxql.Measurement{Name: "cpu"}}
+		if err := c.Data[node].Store.DeleteSeries(db, source, cond); err != nil {
 			t.Fatal(err)
 		}
 	}

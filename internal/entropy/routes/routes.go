@@ -389,7 +389,10 @@ func (h *handler) repairs(w http.ResponseWriter, r *http.Request, _ url.Values) 
 	if err != nil {
 		return err
 	}
-	out := api.Repairs{Repairs: make([]api.Repair, len(all.Repairs)), Paused: all.Paused, MaxRates: all.MaxRates, Unreachable: all.Unreachable}
+	out := api.Repairs{
+		Repairs: make([]api.Repair, len(all.Repairs)), Paused: all.Paused, MaxRates: all.MaxRates,
+		Unreachable: all.Unreachable,
+	}
 	for i, r := range all.Repairs {
 		out.Repairs[i] = api.Repair{
 			ID: strconv.FormatUint(r.ShardID, 10), RepairID: r.RepairRecord.ID(),

@@ -101,7 +101,9 @@ func New(t testing.TB, nodes, shards int) *Cluster {
 		serving.Go(func() { _ = s.Serve(ln) })
 		t.Cleanup(func() { s.Stop(); serving.Wait() })
 		c.Nodes = append(c.Nodes, n)
-		st.DataNodes = append(st.DataNodes, cluster.Node{ID: uint64(i + 1), TCPAddr: ln.Addr().String(), HTTPAddr: "data:8086"})
+		st.DataNodes = append(st.DataNodes, cluster.Node{
+			ID: uint64(i + 1), TCPAddr: ln.Addr().String(), HTTPAddr: "data:8086",
+		})
 	}
 	st.MetaNodes = []cluster.Node{{ID: 9, TCPAddr: "meta:8089", HTTPAddr: "meta:8091"}}
 	hash, err := bcrypt.GenerateFromPassword([]byte("pw"), bcrypt.MinCost)
@@ -141,7 +143,9 @@ func database(name string, first, nodes, shards int) emeta.DatabaseInfo {
 			Shards: []emeta.ShardInfo{{ID: uint64(i + 1), Owners: owners(i, nodes)}},
 		})
 	}
-	return emeta.DatabaseInfo{Name: name, DefaultRetentionPolicy: "autogen", RetentionPolicies: []emeta.RetentionPolicyInfo{rp}}
+	return emeta.DatabaseInfo{
+		Name: name, DefaultRetentionPolicy: "autogen", RetentionPolicies: []emeta.RetentionPolicyInfo{rp},
+	}
 }
 
 // owners are three of the nodes: 1, 2 and 3 of the first shard.
