@@ -507,7 +507,12 @@ func TestLeaderRefusesNamesThatAreFolders(t *testing.T) {
 			UpdateRetentionPolicy{Database: "db", Name: "autogen", Update: name("index")},
 		},
 		"files of the data folder": {CreateDatabase{Name: "concord-cluster"}},
-		"shard not found":          {DropShard{ID: 99999}},
+		"for a pattern of file names": {
+			CreateDatabase{Name: "a[b]"}, CreateDatabase{Name: "a*"}, CreateDatabase{Name: `a\b`},
+			CreateRetentionPolicy{Database: "db", Spec: meta.RetentionPolicySpec{Name: "a?"}},
+			UpdateRetentionPolicy{Database: "db", Name: "autogen", Update: name("[")},
+		},
+		"shard not found": {DropShard{ID: 99999}},
 		"": {
 			CreateRetentionPolicy{Database: "db", Spec: meta.RetentionPolicySpec{Name: "_Series"}},
 			CreateDatabase{Name: "_series"}, CreateDatabase{Name: "index"}, CreateDatabase{Name: "concord"},

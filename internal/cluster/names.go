@@ -11,7 +11,22 @@ import (
 // reservedPrefix is what the names of Concord's files in the data folder begin with.
 const reservedPrefix = "concord-"
 
+// patterns are characters that the engine takes for a pattern when it looks for the files of a shard. With a [ in its
+// path a shard opens without its files, and with a * or ? it may open those of another one.
+const patterns = `*?[\`
+
+func checkPattern(what, name string) error {
+	if i := strings.IndexAny(name, patterns); i >= 0 {
+		return fmt.Errorf("%q cannot be the name of a %s: the storage engine takes %q for a pattern of file names",
+			name, what, name[i:i+1])
+	}
+	return nil
+}
+
 func checkPolicyFolder(name string) error {
+	if err := checkPattern("retention policy", name); err != nil {
+		return err
+	}
 	if name == "_series" || name == "index" {
 		return fmt.Errorf("%q cannot be the name of a retention policy: a folder of the storage engine has it", name)
 	}
@@ -19,6 +34,11 @@ func checkPolicyFolder(name string) error {
 }
 
 func (o CreateDatabase) check(s *State) error {
+	if s.Data.Database(o.Name) == nil {
+		if err := checkPattern("database", o.Name); err != nil {
+			return err
+		}
+	}
 	if s.Data.Database(o.Name) == nil && strings.HasPrefix(o.Name, reservedPrefix) {
 		return fmt.Errorf("%q cannot be the name of a database: files of the data folder begin with %s",
 			o.Name, reservedPrefix)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/influxdata/influxdb/coordinator"
 	"github.com/influxdata/influxdb/monitor"
@@ -145,6 +146,12 @@ func (c *Config) Validate() error {
 	}
 	if v := c.Cluster.IncompleteReads; v != warnIncomplete && v != failIncomplete {
 		return fmt.Errorf("[cluster] incomplete-reads: %q is neither %q nor %q", v, warnIncomplete, failIncomplete)
+	}
+	for key, dir := range map[string]string{"dir": c.Data.Dir, "wal-dir": c.Data.WALDir} {
+		if i := strings.IndexAny(dir, `*?[`); i >= 0 {
+			return fmt.Errorf("[data] %s: the storage engine takes %q for a pattern of file names, and would not find its files",
+				key, dir[i:i+1])
+		}
 	}
 	if _, err := tlsmanager.Base(c.TLS); err != nil {
 		return fmt.Errorf("[tls] %w", err)
