@@ -98,7 +98,7 @@ func TestRepair(t *testing.T) {
 			}
 		}()
 		mustRepair(t, s, 1)
-		pass(3 * time.Minute)
+		pass(10 * time.Minute) // each write or delete that comes between costs it another settle time at most
 		for id, r := range c.Replicas {
 			if a, b := r.Dump(1), c.Replicas[1].Dump(1); a != b {
 				t.Errorf("owner %d has %s, and owner 1 %s", id, a, b)
