@@ -70,6 +70,8 @@ type Order struct {
 	Floor func(node uint64) (clock, floor uint64) // what a node is told
 	// Told is told what another node says of it, and whether some of that node's copies lack something.
 	Told func(node, clock, floor uint64, lacks bool)
+	// Began is a version that this node had reached when its folders were written last; 0 for not known.
+	Began uint64
 }
 
 // Events are told to the other parts of this node.

@@ -158,7 +158,7 @@ func (x *exchanges) goneBack(m *rpc.CopyStates) {
 		"and what it kept for others is set aside",
 		zap.String("told_by", x.addr(m.Node)))
 	// First: who hears of what follows may have copies repaired at once, and must not take these for right.
-	x.missed([]uint64{allShards}, "the folders of its node are older than they were")
+	x.rolledBack(x.order.Began)
 	if err := writeFolder(x.dataDir, x.folders.self.Folder); err != nil {
 		x.log.Error("Cannot name the data folder anew", zap.Error(err))
 	}

@@ -130,20 +130,20 @@ func (l *ledger) Whole(id, gen uint64) error {
 	})
 }
 
-// Stale returns the copies of this node that may hold deleted points, each with its Lack.Gen.
-func (l *ledger) Stale() map[uint64]uint64 {
+// Stale returns the copies of this node that may hold deleted points, each with its Lack.Gen. Deletes with versions above
+// since may not have run on them.
+func (l *ledger) Stale() (copies map[uint64]uint64, since uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var out map[uint64]uint64
 	for id := range l.records.lacking {
 		if r := l.records.byShard[id]; r.Lacks == Stale {
-			if out == nil {
-				out = make(map[uint64]uint64)
+			if copies == nil {
+				copies, since = make(map[uint64]uint64), r.Since
 			}
-			out[id] = r.Gen
+			copies[id], since = r.Gen, min(since, r.Since)
 		}
 	}
-	return out
+	return copies, since
 }
 
 // CaughtUp is called when all deletes that other nodes remember have run on copies that Stale returned.
@@ -151,7 +151,7 @@ func (l *ledger) CaughtUp(stale map[uint64]uint64) error {
 	return l.update(func(set func(uint64, record)) {
 		for id, gen := range stale {
 			if r := l.records.byShard[id]; r.Lacks == Stale && r.Gen == gen {
-				r.Lacks = Outdated
+				r.Lacks, r.Since = Outdated, 0
 				set(id, r)
 			}
 		}
@@ -163,7 +163,7 @@ func (l *ledger) CaughtUp(stale map[uint64]uint64) error {
 func (l *ledger) Discarded(id, gen uint64) error {
 	return l.update(func(set func(uint64, record)) {
 		if r := l.records.byShard[id]; r.Lacks.Worse(Lost) && r.Gen == gen {
-			r.Lacks = Lost
+			r.Lacks, r.Since = Lost, 0
 			set(id, r)
 		}
 	})
@@ -190,7 +190,7 @@ func (l *ledger) missed(shards []uint64, why string) error {
 		for _, id := range shards {
 			if id == allShards {
 				for id := range owned {
-					mark(id, Stale)
+					mark(id, Outdated)
 				}
 			} else if owned[id] {
 				mark(id, Missed)
@@ -199,6 +199,26 @@ func (l *ledger) missed(shards []uint64, why string) error {
 	})
 	if err != nil {
 		l.log.Error("Cannot store that copies lack writes", zap.Error(err))
+	}
+	return err
+}
+
+// rolledBack marks all copies of this node that other nodes have, too: its folders are as they were at a moment that is
+// not before the version since.
+func (l *ledger) rolledBack(since uint64) error {
+	err := l.update(func(set func(uint64, record)) {
+		for id := range l.owned(l.meta.State()) {
+			r := l.records.byShard[id]
+			if r.Lacks != Stale {
+				r.Since = since
+			}
+			r.Since = min(r.Since, since)
+			l.records.lack(&r, Stale, "the folders of its node are older than they were")
+			set(id, r)
+		}
+	})
+	if err != nil {
+		l.log.Error("Cannot store that copies may hold what was deleted", zap.Error(err))
 	}
 	return err
 }

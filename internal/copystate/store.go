@@ -47,10 +47,10 @@ type Kind string
 const (
 	Missed Kind = "missed" // writes: what the copy has is right, and merged with the others
 	Lost   Kind = "lost"   // all that was written before the disk or the shard was lost
-	// Outdated lacks writes, of which some replaced what the copy has: it is made anew of a copy that is right, if there
-	// is one, and else merged with the others.
+	// Outdated lacks writes, of which some replaced what the copy has, or deletes that nobody knows any more: it is made
+	// anew of a copy that is right, if there is one, and else merged with the others.
 	Outdated Kind = "outdated"
-	Stale    Kind = "stale" // writes and deletes: what the copy has may be deleted, so that it is not merged
+	Stale    Kind = "stale" // as Outdated, and other nodes know the deletes: it is not merged before they have run on it
 )
 
 // Worse reports whether a copy of this kind lacks more than one of the other.
@@ -64,6 +64,7 @@ type record struct {
 	Lacks Kind   `json:"lacks,omitempty"` // empty when nothing is known to be missing
 	Why   string `json:"why,omitempty"`   // for people
 	Gen   uint64 `json:"gen,omitempty"`   // of Lacks: another for each time that something was missed
+	Since uint64 `json:"since,omitempty"` // of Stale: deletes with versions above it may not have run on the copy
 }
 
 // state is all that is on disk.

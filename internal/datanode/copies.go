@@ -11,6 +11,7 @@ import (
 	"concord/internal/copystate"
 	"concord/internal/distquery"
 	"concord/internal/handoff"
+	"concord/internal/order"
 	"concord/internal/replication"
 	"concord/internal/rpc"
 )
@@ -76,7 +77,7 @@ func (n *Node) openCopies() (err error) {
 		Engine: copystate.Engine{Written: n.stopped, Has: n.memory.Has, Damaged: n.memory.Damage},
 		Hints:  copystate.Hints{Owed: n.owed, GiveUp: n.giveUpQueues},
 		Place:  copystate.Place{Process: n.queues.sender, Identity: n.Meta.Identity, Doubt: n.Doubt},
-		Order:  copystate.Order{Floor: n.queues.floor, Told: n.queues.told},
+		Order:  copystate.Order{Floor: n.queues.floor, Told: n.queues.told, Began: uint64(order.Reached(n.clockFile()))},
 		Events: copystate.Events{
 			Heard: n.heardNode, Gone: n.queues.senderGone, Found: n.foundLacking, Clock: n.compareClock,
 		},

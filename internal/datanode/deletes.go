@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/deletes"
+	"concord/internal/order"
 	"concord/internal/replication"
 )
 
@@ -64,11 +65,14 @@ func (n *Node) keepCatchingUp(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		stale := n.copies.Stale()
+		stale, since := n.copies.Stale()
 		if len(stale) == 0 {
 			continue
 		}
-		err := n.deletes.CatchUp(ctx)
+		var err error
+		if since != 0 { // else a version that did not note it found out
+			err = n.deletes.CatchUp(ctx, order.Version(since))
+		}
 		if err == nil {
 			err = n.copies.CaughtUp(stale)
 		}

@@ -15,6 +15,9 @@ import (
 	"concord/internal/rpc"
 )
 
+// clockFile is where the clock of writes and deletes stores how far it may have come.
+func (n *Node) clockFile() string { return filepath.Join(n.cfg.Meta.Dir, "order", "clock") }
+
 // openOrder opens what the node knows of the order of writes and deletes.
 func (n *Node) openOrder() error {
 	dir := filepath.Join(n.cfg.Meta.Dir, "order")
@@ -23,7 +26,7 @@ func (n *Node) openOrder() error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("make the folder of the order of writes: %w", err)
 	}
-	clock, err := order.OpenClock(filepath.Join(dir, "clock"), n.now, n.log)
+	clock, err := order.OpenClock(n.clockFile(), n.now, n.log)
 	if err != nil {
 		return fmt.Errorf("open the clock of writes: %w", err)
 	}

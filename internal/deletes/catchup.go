@@ -8,15 +8,19 @@ import (
 	"time"
 
 	"concord/internal/cluster"
+	"concord/internal/order"
 	"concord/internal/rpc"
 )
 
 // catchUpTimeout is for all deletes of one node.
 const catchUpTimeout = 10 * time.Minute
 
-// CatchUp runs the deletes that other nodes remember and this one does not: its disk is older than it was, or deletes
-// that were kept for it are lost. All nodes must answer, as a delete may have run on some of them only.
-func (d *Service) CatchUp(ctx context.Context) error {
+// CatchUp runs the deletes with versions above since that other nodes remember and this one does not: its disk was rolled
+// back to a moment that is not before since. All nodes must answer, as a delete may have run on some of them only.
+//
+// An older delete must not run. When it ran on the others, this node had no part in it, as it joined later for example,
+// and may have newer points whose versions are forgotten.
+func (d *Service) CatchUp(ctx context.Context, since order.Version) error {
 	if d.deps.Ran == nil {
 		return nil // without hinted handoff nobody remembers deletes
 	}
@@ -25,7 +29,8 @@ func (d *Service) CatchUp(ctx context.Context) error {
 		return err
 	}
 	var errs []error
-	for _, a := range rpc.TellAll(ctx, nodes, catchUpTimeout, d.catchUpFrom) {
+	from := func(ctx context.Context, n cluster.Node) error { return d.catchUpFrom(ctx, n, since) }
+	for _, a := range rpc.TellAll(ctx, nodes, catchUpTimeout, from) {
 		if a.Err != nil {
 			errs = append(errs, fmt.Errorf("%s: %s", a.Node.TCPAddr, rpc.Message(a.Err)))
 		}
@@ -34,12 +39,12 @@ func (d *Service) CatchUp(ctx context.Context) error {
 }
 
 // catchUpFrom runs what one node remembers.
-func (d *Service) catchUpFrom(ctx context.Context, n cluster.Node) error {
+func (d *Service) catchUpFrom(ctx context.Context, n cluster.Node, since order.Version) error {
 	p, err := d.peer(n)
 	if err != nil {
 		return err
 	}
-	stream, err := p.deletes.RememberedDeletes(ctx, &rpc.RememberedDeletesRequest{})
+	stream, err := p.deletes.RememberedDeletes(ctx, &rpc.RememberedDeletesRequest{Since: uint64(since)})
 	if err != nil {
 		return err
 	}
@@ -50,6 +55,9 @@ func (d *Service) catchUpFrom(ctx context.Context, n cluster.Node) error {
 		}
 		if err == nil {
 			err = valid(r)
+		}
+		if err == nil && order.Version(r.Version) <= since {
+			continue
 		}
 		if err == nil {
 			err = d.heard(r.Version)

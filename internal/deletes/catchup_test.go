@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"concord/internal/cluster"
+	"concord/internal/order"
 	"concord/internal/replication/replicationtest"
 	"concord/internal/rpc"
 )
@@ -42,16 +43,18 @@ func TestNodeCatchesUpWithDeletes(t *testing.T) {
 			Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: name, Id: id, Version: uint64(behind.Order.Clock.Next()),
 		}
 	}
+	before := drop("mem", "before") // this node had no part in it
+	since := order.Version(before.Version)
 	cpu, mem := drop("cpu", "a"), drop("mem", "b")
 	for _, err := range []error{
-		others[0].Record(cpu), others[1].Record(cpu), others[1].Record(mem, cpu.Id), // which is in the past there
+		others[0].Record(before), others[0].Record(cpu, before.Id), others[1].Record(cpu), others[1].Record(mem, cpu.Id), // which is in the past there
 		behind.WritePoints(db, policy, one, nil, mustPoints(t, "mem v=2 2")),
 	} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := behind.deletes.CatchUp(t.Context()); err != nil {
+	if err := behind.deletes.CatchUp(t.Context(), since); err != nil {
 		t.Fatal(err)
 	}
 	if got := count(t, behind.store, "cpu"); got != 0 {
@@ -63,9 +66,12 @@ func TestNodeCatchesUpWithDeletes(t *testing.T) {
 	if !behind.deletes.ran("a") || !behind.deletes.ran("b") {
 		t.Error("the deletes are not recorded")
 	}
+	if behind.deletes.ran("before") {
+		t.Error("a delete ran that is older than what this node lost: points that are newer would be lost with it")
+	}
 
 	c.meta.Nodes = append(c.meta.Nodes, cluster.Node{ID: 4, TCPAddr: replicationtest.Down(t)})
-	if err := behind.deletes.CatchUp(t.Context()); err == nil || !strings.Contains(err.Error(), c.meta.Nodes[3].TCPAddr) {
+	if err := behind.deletes.CatchUp(t.Context(), since); err == nil || !strings.Contains(err.Error(), c.meta.Nodes[3].TCPAddr) {
 		t.Errorf("%v, want an error that names the node that did not answer", err)
 	}
 }

@@ -138,11 +138,15 @@ func (l *RanLog) Ran(id string) (ran bool) {
 	return ran
 }
 
-// remembered calls fn with all deletes that have versions, some of them twice.
-func (l *RanLog) remembered(fn func(*rpc.Delete) error) error {
+// remembered calls fn with all deletes that have versions above since, some of them twice.
+func (l *RanLog) remembered(since order.Version, fn func(*rpc.Delete) error) error {
 	// In this order: a delete moves from the first bucket to the second.
 	for _, bucket := range [][]byte{removalBucket, pastBucket} {
-		for after := []byte(nil); ; {
+		after := []byte(nil)
+		if bytes.Equal(bucket, pastBucket) {
+			after = binary.BigEndian.AppendUint64(nil, uint64(since))
+		}
+		for {
 			values, last, err := l.page(bucket, after)
 			if err != nil {
 				return err
@@ -154,6 +158,9 @@ func (l *RanLog) remembered(fn func(*rpc.Delete) error) error {
 				r := &rpc.Delete{}
 				if err := proto.Unmarshal(v, r); err != nil {
 					return fmt.Errorf("a delete in the log of deletes: %w", err)
+				}
+				if order.Version(r.Version) <= since {
+					continue
 				}
 				if err := fn(r); err != nil {
 					return err

@@ -200,7 +200,7 @@ func TestVersionsOfDeletesAreForgotten(t *testing.T) {
 // rememberedBy are the IDs of the deletes that a log tells other nodes of, each once.
 func rememberedBy(t *testing.T, l *RanLog) (ids []string) {
 	t.Helper()
-	if err := l.remembered(func(r *rpc.Delete) error { ids = append(ids, r.Id); return nil }); err != nil {
+	if err := l.remembered(0, func(r *rpc.Delete) error { ids = append(ids, r.Id); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	slices.Sort(ids)

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/order"
 	"concord/internal/rpc"
 )
 
@@ -90,12 +91,12 @@ func (s *Server) EndDeletesBefore(
 
 // RememberedDeletes sends the deletes that this node remembers.
 func (s *Server) RememberedDeletes(
-	_ *rpc.RememberedDeletesRequest, stream grpc.ServerStreamingServer[rpc.Delete],
+	r *rpc.RememberedDeletesRequest, stream grpc.ServerStreamingServer[rpc.Delete],
 ) error {
 	if s.d.deps.Ran == nil {
 		return nil // [hinted-handoff] enabled is false: nobody remembers deletes
 	}
-	return s.d.deps.Ran.remembered(stream.Send)
+	return s.d.deps.Ran.remembered(order.Version(r.Since), stream.Send)
 }
 
 // DropShards removes this node's copies of shards.

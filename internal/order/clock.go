@@ -108,6 +108,20 @@ func OpenClock(path string, now func() time.Time, log *zap.Logger) (*Clock, erro
 	return c, c.store(c.next() + aheadVersions)
 }
 
+// Reached returns a version that the clock whose bound is in the file at path had reached when the file was written: no
+// later version is known to be. It is 0 without the file, or when that is damaged.
+func Reached(path string) Version {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0
+	}
+	bound, err := decodeBound(b)
+	if err != nil || bound < aheadVersions {
+		return 0
+	}
+	return bound - aheadVersions
+}
+
 func decodeBound(b []byte) (Version, error) {
 	if len(b) != clockSize || string(b[:4]) != clockMagic ||
 		binary.BigEndian.Uint32(b[16:]) != crc32.Checksum(b[:16], castagnoli) {

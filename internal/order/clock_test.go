@@ -223,3 +223,31 @@ func TestTimeThatGoesBackAndForthDoesNotCarryTheClockAhead(t *testing.T) {
 		t.Errorf("the clock is %v ahead, and that of another node was an hour", ahead)
 	}
 }
+
+// What a clock reached when its file was written is not after its last version, and seconds before it at most.
+func TestReachedIsBeforeTheLastVersion(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "clock")
+	if got := Reached(path); got != 0 {
+		t.Errorf("without a file: %v", got)
+	}
+	c, err := OpenClock(path, time.Now, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := c.Next()
+	for _, when := range []string{"while it runs", "closed"} {
+		if got := Reached(path); got > last || last.Time().Sub(got.Time()) > 2*ahead {
+			t.Errorf("%s: reached %v, and the last version is %v", when, got, last)
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := Reached(path); got != 0 {
+		t.Errorf("of a damaged file: %v", got)
+	}
+}

@@ -1870,6 +1870,7 @@ func (*HintDeleteResponse) Descriptor() ([]byte, []int) {
 
 type RememberedDeletesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Since         uint64                 `protobuf:"varint,1,opt,name=since,proto3" json:"since,omitempty"` // those with a greater version
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1902,6 +1903,13 @@ func (x *RememberedDeletesRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use RememberedDeletesRequest.ProtoReflect.Descriptor instead.
 func (*RememberedDeletesRequest) Descriptor() ([]byte, []int) {
 	return file_concord_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RememberedDeletesRequest) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
 }
 
 type EndDeleteRequest struct {
@@ -4694,8 +4702,9 @@ const file_concord_proto_rawDesc = "" +
 	"\x11HintDeleteRequest\x12*\n" +
 	"\x06delete\x18\x01 \x01(\v2\x12.concord.v1.DeleteR\x06delete\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\x04R\x05nodes\"\x14\n" +
-	"\x12HintDeleteResponse\"\x1a\n" +
-	"\x18RememberedDeletesRequest\"X\n" +
+	"\x12HintDeleteResponse\"0\n" +
+	"\x18RememberedDeletesRequest\x12\x14\n" +
+	"\x05since\x18\x01 \x01(\x04R\x05since\"X\n" +
 	"\x10EndDeleteRequest\x12\x1a\n" +
 	"\bdatabase\x18\x01 \x01(\tR\bdatabase\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
