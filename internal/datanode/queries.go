@@ -79,7 +79,7 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	if n.cfg.Data.QueryLogEnabled {
 		n.queries.executor.WithLogger(n.log)
 	}
-	tm.Logger = distquery.QueryLog(n.log.With(zap.String("service", "query")), tm, &n.queries.requests)
+	tm.Logger = distquery.QueryLog(n.log.With(zap.String("service", "query")), &n.queries.requests)
 }
 
 // requests returns a function that tells how many writes and queries of clients this node has served. A call of
