@@ -15,7 +15,7 @@ const (
 	exchangeEvery   = time.Second            // between two exchanges with a node
 	owingEvery      = 250 * time.Millisecond // the same, with a node that this one owes something
 	exchangeTimeout = time.Second
-	freshFor        = 3 * time.Second  // how long an exchange counts
+	freshFor        = 3 * time.Second  // how long an exchange counts at most
 	awayFor         = 5 * time.Second  // after which what a node that is away keeps has to come from other copies
 	markEvery       = 10 * time.Second // between two marks on disk
 	saveEvery       = time.Second      // between two times that tables of others are stored
@@ -70,6 +70,9 @@ type Order struct {
 	Floor func(node uint64) (clock, floor uint64) // what a node is told
 	// Told is told what another node says of it, and whether some of that node's copies lack something.
 	Told func(node, clock, floor uint64, lacks bool)
+	// Timeout is after how long a write that a node did not answer is kept for it; 0 is longer than freshFor. What a node
+	// heard of others counts no longer than that: it may have hung since.
+	Timeout time.Duration
 	// Began is a version that this node had reached when its folders were written last; 0 for not known.
 	Began uint64
 }

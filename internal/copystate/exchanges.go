@@ -35,7 +35,7 @@ func newExchanges(l *ledger, deps Deps) *exchanges {
 		ledger: l, dial: deps.Peer, place: deps.Place, order: deps.Order, events: deps.Events,
 		giveUp: deps.Hints.GiveUp, now: deps.Now,
 		peers: make(map[uint64]*peer), processes: make(map[uint64]uint64), changed: make(chan struct{}),
-		freshness: freshness{base: time.Now()},
+		freshness: freshness{base: time.Now(), counts: countsFor(deps.Order.Timeout)},
 	}
 }
 

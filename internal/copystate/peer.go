@@ -90,9 +90,18 @@ func (p *peer) lacksTable(tables map[uint64]table) bool {
 // freshness is how much of what the other nodes know this one can know, as its exchanges with them say.
 type freshness struct {
 	base   time.Time              // when the process began
+	counts time.Duration          // how long an exchange counts
 	until  atomic.Int64           // nanoseconds since base, by the monotonic clock: what is known is fresh until then
 	unsure atomic.Pointer[string] // why this node cannot know; nil when it can
 	ready  atomic.Bool            // the others were asked once since the start
+}
+
+// countsFor is how long an exchange counts, where writes are kept for a node after the timeout.
+func countsFor(timeout time.Duration) time.Duration {
+	if timeout > 0 {
+		return min(freshFor, timeout)
+	}
+	return freshFor
 }
 
 func (f *freshness) fresh() bool { return int64(time.Since(f.base)) <= f.until.Load() }
@@ -108,7 +117,7 @@ func (f *freshness) settle(peers map[uint64]*peer) (all bool) {
 		if p.ended == 0 {
 			all = false
 		} else {
-			fresh = min(fresh, p.at.Add(freshFor).Sub(f.base))
+			fresh = min(fresh, p.at.Add(f.counts).Sub(f.base))
 		}
 		if p.reached {
 			reached++

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"concord/internal/cluster"
 	"concord/internal/copystate"
@@ -77,7 +78,10 @@ func (n *Node) openCopies() (err error) {
 		Engine: copystate.Engine{Written: n.stopped, Has: n.memory.Has, Damaged: n.memory.Damage},
 		Hints:  copystate.Hints{Owed: n.owed, GiveUp: n.giveUpQueues},
 		Place:  copystate.Place{Process: n.queues.sender, Identity: n.Meta.Identity, Doubt: n.Doubt},
-		Order:  copystate.Order{Floor: n.queues.floor, Told: n.queues.told, Began: uint64(order.Reached(n.clockFile()))},
+		Order: copystate.Order{
+			Floor: n.queues.floor, Told: n.queues.told, Timeout: time.Duration(n.cfg.Cluster.WriteTimeout),
+			Began: uint64(order.Reached(n.clockFile())),
+		},
 		Events: copystate.Events{
 			Heard: n.heardNode, Gone: n.queues.senderGone, Found: n.foundLacking, Clock: n.compareClock,
 		},
