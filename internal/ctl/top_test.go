@@ -77,12 +77,12 @@ func TestTopPrintsOneScreen(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `1,200 of 1,206 shards agree; 5 differ; 1 is in conflict
-99.5 % agree, all compared 3m0s ago, 2 of 3 meta nodes answer, meta1:8091 leads
+99.5 % agree, the last check of all ended 3m0s ago, 2 of 3 meta nodes answer, meta1:8091 leads
 
 ! Data node data2:8088 does not answer. Start it.
 ! Repairs are paused on data1:8088. Resume them.
 
-Data Node   State  Since  Version  Free Disk      Shards   Writes/s  Queries/s  Hints
+Data Node   State  Since  Version  Free Disk      Data     Writes/s  Queries/s  Hints
 data1:8088  up     3d4h   1.2.0    30 % 120.0 GB  12.0 GB  1200      3.5        20.0 MB for node 9 since 5h0m, 12.0 MB for data2:8088 since 4m0s
 data2:8088  away   4m0s
 

@@ -139,7 +139,7 @@ func (s clusterState) agreement(now time.Time) []styled {
 		facts = append(facts, fmt.Sprintf("%.1f %% agree", float64(1000*s.Summary.Agree/n)/10))
 	}
 	if at := s.Summary.Checked; at != nil {
-		facts = append(facts, "all compared "+ago(*at, now)+" ago")
+		facts = append(facts, "the last check of all ended "+ago(*at, now)+" ago")
 	}
 	if len(s.Meta) > 0 {
 		leader, up := "nobody", 0
@@ -174,7 +174,7 @@ func (s clusterState) attention() (out []styled) {
 
 // nodes is a table of the data nodes.
 func (s clusterState) nodes(now time.Time) []styled {
-	rows := [][]string{{"Data Node", "State", "Since", "Version", "Free Disk", "Shards", "Writes/s", "Queries/s", "Hints"}}
+	rows := [][]string{{"Data Node", "State", "Since", "Version", "Free Disk", "Data", "Writes/s", "Queries/s", "Hints"}}
 	styles := []style{bold}
 	nodes := slices.SortedFunc(maps.Values(s.Nodes), func(a, b stateNode) int { return cmp.Compare(a.Address, b.Address) })
 	for _, n := range nodes {

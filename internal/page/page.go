@@ -1,13 +1,13 @@
 package page
 
 import (
+	"crypto/sha256"
 	"embed"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
-	"net/url"
 	"path"
 	"slices"
 	"strings"
@@ -61,6 +61,7 @@ type Page struct {
 	loads    loads
 	repair   http.Handler
 	static   http.Handler
+	etag     string // of all files of the page
 }
 
 // New returns the page of a node.
@@ -79,7 +80,26 @@ func New(d Deps) *Page {
 		panic(err) // the folder is part of the program
 	}
 	p.static = http.StripPrefix(Base+"/static", http.FileServerFS(files))
+	p.etag = etagOf(files)
 	return p
+}
+
+// etagOf names what files contain. The version of the program does not: builds from a checkout have the same one.
+func etagOf(files fs.FS) string {
+	sum := sha256.New()
+	err := fs.WalkDir(files, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := fs.ReadFile(files, path)
+		fmt.Fprintf(sum, "%s %d\n", path, len(b))
+		sum.Write(b)
+		return err
+	})
+	if err != nil {
+		panic(err) // the folder is part of the program
+	}
+	return fmt.Sprintf("\"%x\"", sum.Sum(nil)[:16])
 }
 
 // Close ends all streams. The page answers other requests after it.
@@ -283,13 +303,13 @@ func (p *Page) index(w http.ResponseWriter, r *http.Request, _ *login) error {
 	return p.file(w, r, nil)
 }
 
-// file serves a file of the page, which is compared by its version with what the browser has.
+// file serves a file of the page. The browser asks whether what it has is still right.
 func (p *Page) file(w http.ResponseWriter, r *http.Request, _ *login) error {
 	if name := path.Clean(r.URL.Path); strings.HasSuffix(r.URL.Path, "/") && name != Base+"/static" {
 		return statusError{http.StatusNotFound, fmt.Errorf("%s is not a path of the page", r.URL.Path)}
 	}
 	w.Header().Set("Cache-Control", "no-cache")
-	w.Header().Set("ETag", `"`+url.QueryEscape(p.deps.Version)+`"`)
+	w.Header().Set("ETag", p.etag)
 	p.static.ServeHTTP(w, r)
 	return nil
 }

@@ -156,6 +156,11 @@ func (s *source) seenOf(addr string) (process, after uint64) {
 	return m.process, m.number
 }
 
+// startedAt is when the process of a node started that answered.
+func startedAt(a rpc.Answer[cluster.Node, *rpc.ReportResponse]) time.Time {
+	return time.Unix(0, a.Value.GetStarted())
+}
+
 // take notes what a data node said. mu must be held.
 func (s *source) take(a rpc.Answer[cluster.Node, *rpc.ReportResponse], now time.Time) nodeReport {
 	up := a.Err == nil
@@ -165,10 +170,15 @@ func (s *source) take(a rpc.Answer[cluster.Node, *rpc.ReportResponse], now time.
 		k = &known{up: up}
 		s.nodes[a.Node.ID] = k
 	case k.up != up:
-		k.up, k.since = up, now
+		// It may have been back for long: nobody asks while no page is open.
+		since := now
+		if started := startedAt(a); up && started.After(k.since) {
+			since = started
+		}
+		k.up, k.since = up, since
 	}
 	if up && k.since.IsZero() {
-		k.since = time.Unix(0, a.Value.Started)
+		k.since = startedAt(a)
 	}
 	if !up && k.since.IsZero() {
 		k.since = now
