@@ -233,3 +233,24 @@ func TestEngineKeepsNothingOfAReleasedBatch(t *testing.T) {
 		})
 	}
 }
+
+// The engine uses the slice of points of SELECT INTO again as soon as the write has returned. An owner that gets the
+// write later must get what was written.
+func TestLateOwnerGetsThePointsOfTheWrite(t *testing.T) {
+	t.Parallel()
+	c, g := newGatedCluster(t)
+	w, hh := c.withHandoff(t, 100*time.Millisecond)
+	points := mustPoints(t, "cpu v=1 1\ncpu v=2 2")
+	learnAll(w, points)
+	g.hang.Store(true)
+	if err := w.WritePoints(db, policy, models.ConsistencyLevelOne, nil, points); err != nil {
+		t.Fatal(err)
+	}
+	copy(points, mustPoints(t, "cpu v=8 8\ncpu v=9 9")) // the next points of the statement
+	await(t, "the write waits for the owner", func() bool { return hh.Pending(2, shardID) })
+	g.hang.Store(false)
+	await(t, "the owner has the write", func() bool { return count(t, c.stores[1], "cpu") == 2 })
+	if d := cmp.Diff([]float64{1, 2}, values(t, c.stores[1], "cpu")); d != "" {
+		t.Error(d)
+	}
+}

@@ -399,7 +399,8 @@ func (a *shardWrite) encode(self uint64) (size int, err error) {
 // it, and only read.
 func (a *shardWrite) messages() ([]*rpc.WriteShardRequest, error) {
 	a.encoded.Do(func() {
-		a.requests, _, a.failed = encode(a.ctx, a.shard.ID, a.db, a.policy, a.points)
+		// Those of the batch: when the client has its answer, its slice may have other points.
+		a.requests, _, a.failed = encode(a.ctx, a.shard.ID, a.db, a.policy, a.local())
 		stamp(a.requests, a.version, a.yields)
 	})
 	return a.requests, a.failed
