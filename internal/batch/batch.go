@@ -161,7 +161,10 @@ func (b *Batch) Points() []models.Point {
 	if first {
 		views = b.views[:0]
 	} else {
-		rows = append([]point(nil), b.rows...)
+		rows = make([]point, len(b.rows))
+		for i := range rows {
+			rows[i] = b.rows[i].anew()
+		}
 	}
 	if cap(views) < len(rows) {
 		views = make([]models.Point, 0, len(rows))

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -299,4 +300,30 @@ func BenchmarkDecode(b *testing.B) {
 		got.Points()
 		got.Release()
 	}
+}
+
+// Points of two calls may be used at the same time: the race detector sees it when they share an iterator.
+func TestPointsOfTwoCallsAreUsedTogether(t *testing.T) {
+	t.Parallel()
+	b := Of(mustParse(t, "cpu,host=a v=1,w=2 1\ncpu,host=b v=3,w=4 2"))
+	defer b.Release()
+	count := func(points []models.Point) (n int) {
+		for range 1000 {
+			for _, p := range points {
+				for f := p.FieldIterator(); f.Next(); {
+					n++
+				}
+			}
+		}
+		return n
+	}
+	var all sync.WaitGroup
+	for range 3 {
+		all.Go(func() {
+			if n := count(b.Points()); n != 4000 {
+				t.Errorf("%d fields, want 4000", n)
+			}
+		})
+	}
+	all.Wait()
 }

@@ -119,10 +119,14 @@ func (p *point) UnsignedValue() (uint64, error) { return p.field().bits, nil }
 func (p *point) BooleanValue() (bool, error)    { return p.field().bits != 0, nil }
 func (p *point) FloatValue() (float64, error)   { return math.Float64frombits(p.field().bits), nil }
 
+// anew returns the same point, with its iterator at the beginning. Another user may be iterating over p meanwhile.
+func (p *point) anew() point {
+	return point{b: p.b, series: p.series, first: p.first, n: p.n, at: p.at}
+}
+
 // again returns an iterator of its own over the fields.
 func (p *point) again() *point {
-	own := *p
-	own.next = 0
+	own := p.anew()
 	return &own
 }
 
