@@ -3,6 +3,7 @@ package replication
 import (
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/influxdata/influxdb/models"
 	emeta "github.com/influxdata/influxdb/services/meta"
@@ -25,7 +26,7 @@ func (w *Writer) checkNewGroups(db, policy string, points []models.Point) error 
 	if err != nil || info == nil || info.ShardGroupDuration <= 0 {
 		return nil // the write says what is wrong
 	}
-	if n := newGroups(info, points, w.MaxNewGroups); n > w.MaxNewGroups {
+	if n := newGroups(info, points, time.Now(), w.MaxNewGroups); n > w.MaxNewGroups {
 		return tsdb.PartialWriteError{
 			Reason: fmt.Sprintf("the points need %d new shard groups, and [cluster] max-new-shard-groups is %d for one write: "+
 				"send fewer points at once, or give the retention policy longer shard groups", n, w.MaxNewGroups),
@@ -35,14 +36,21 @@ func (w *Writer) checkNewGroups(db, policy string, points []models.Point) error 
 	return nil
 }
 
-// newGroups counts the shard groups that points need and that do not exist. A result of up to most may count some that
-// exist, too.
-func newGroups(info *emeta.RetentionPolicyInfo, points []models.Point, most int) int {
+// newGroups counts the shard groups that points need and that do not exist. Points that have expired need none: they are
+// dropped. A result of up to most may count some that exist, too.
+func newGroups(info *emeta.RetentionPolicyInfo, points []models.Point, now time.Time, most int) int {
+	oldest := int64(math.MinInt64)
+	if info.Duration > 0 {
+		oldest = now.Add(-info.Duration).UnixNano()
+	}
 	length := info.ShardGroupDuration.Nanoseconds()
 	needed := make(map[int64]models.Point)
 	last := int64(math.MinInt64)
 	for _, p := range points {
 		at := p.UnixNano()
+		if at < oldest {
+			continue
+		}
 		number := at / length
 		if at < 0 {
 			number = (at+1)/length - 1 // rounded down

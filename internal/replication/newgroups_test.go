@@ -52,14 +52,18 @@ func TestNewGroupsAreCounted(t *testing.T) {
 		points = append(points, models.MustNewPoint("cpu", nil, models.Fields{"v": 1.0}, at(d)))
 	}
 	info := &emeta.RetentionPolicyInfo{ShardGroupDuration: day}
-	if n := newGroups(info, points, 0); n != 6 { // -2, -1, 0, 1, 2, 5
+	if n := newGroups(info, points, at(0), 0); n != 6 { // -2, -1, 0, 1, 2, 5
 		t.Errorf("%d new groups, want 6", n)
 	}
 	info.ShardGroups = []emeta.ShardGroupInfo{
 		{ID: 1, StartTime: at(-day), EndTime: at(day)}, // a longer one, of before the policy was changed
 		{ID: 2, StartTime: at(5 * day), EndTime: at(6 * day), DeletedAt: at(1)},
 	}
-	if n := newGroups(info, points, 0); n != 4 { // -2, 1, 2 and 5, whose group was deleted
+	if n := newGroups(info, points, at(0), 0); n != 4 { // -2, 1, 2 and 5, whose group was deleted
 		t.Errorf("%d new groups beside those that exist, want 4", n)
+	}
+	info.Duration = day + 1
+	if n := newGroups(info, points, at(2*day), 0); n != 3 { // 1, 2 and 5: the others have expired
+		t.Errorf("%d new groups for points that have not expired, want 3", n)
 	}
 }
