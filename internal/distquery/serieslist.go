@@ -42,7 +42,7 @@ func openSeriesList(ctx context.Context, shards tsdb.Shards, opt query.IteratorO
 	if len(l.set.Indexes) == 0 {
 		return nil, nil
 	}
-	if opt.Limit > 0 {
+	if opt.Limit > 0 && opt.Limit <= mostKept && opt.Offset <= mostKept {
 		l.most = opt.Offset + opt.Limit
 	}
 	// The engine checks the condition.
@@ -123,6 +123,9 @@ func (l *seriesList) read(name []byte) error {
 	l.sort()
 	return l.ended()
 }
+
+// mostKept is from which LIMIT or OFFSET on all series are kept: their sums must not overflow.
+const mostKept = 1 << 30
 
 // endedEvery is after how many series it is looked whether the statement has ended.
 const endedEvery = 1024

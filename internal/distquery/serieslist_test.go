@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -96,6 +97,27 @@ func TestListOfSeriesIsThatOfTheEngine(t *testing.T) {
 		opt := query.IteratorOptions{Condition: influxql.MustParseExpr("v > 1")}
 		if _, err := openSeriesList(t.Context(), shards, opt); err == nil {
 			t.Errorf("%s: a condition on a field is no error", index)
+		}
+	}
+}
+
+// A LIMIT beyond all numbers of series is none: the list would be sorted after each series, or be empty.
+func TestHugeLimitsOfSeriesAreNone(t *testing.T) {
+	t.Parallel()
+	_, shards := storeOfMany(t, tsdb.TSI1IndexName)
+	for _, opt := range []query.IteratorOptions{
+		{Limit: math.MaxInt}, {Limit: math.MaxInt, Offset: math.MaxInt}, {Limit: math.MaxInt/2 + 1}, {Limit: 1, Offset: math.MaxInt},
+	} {
+		opt.Aux, opt.Ascending = []influxql.VarRef{{Val: "key"}}, true
+		list, err := openSeriesList(t.Context(), shards, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if most := list.(*seriesList).most; most != 0 {
+			t.Errorf("limit %d, offset %d: %d series are kept", opt.Limit, opt.Offset, most)
+		}
+		if got := len(keysOf(t, list, 0)); got != 3000 {
+			t.Errorf("limit %d, offset %d: the list has %d series, want all 3000", opt.Limit, opt.Offset, got)
 		}
 	}
 }
