@@ -34,7 +34,7 @@ func TestTopShowsNodesAndShards(t *testing.T) {
 			t.Fatalf("top never says %s:\n%s", what, last)
 		}
 	}
-	await("that all agree", `^.* agree\n100\.0 % agree, all compared`, `1 of 1 meta nodes answer`,
+	await("that all agree", `^.* agree\n100\.0 % agree, the last check of all ended`, `1 of 1 meta nodes answer`,
 		regexp.QuoteMeta(c.Data[0].TCPAddr())+` +up .* % .*B`)
 	away := c.Data[2].TCPAddr()
 	if err := c.StopData(2); err != nil {
