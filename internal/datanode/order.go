@@ -43,6 +43,9 @@ func (n *Node) openOrder() error {
 	if err := beginOrder(clock, journal, n.ran); err != nil {
 		return err
 	}
+	if isNew || journal.Damaged() {
+		journal.Lost(clock.Now())
+	}
 	n.onClose(n.closeCopies) // before the clock: until then others tell this node of their clocks
 	n.order = &replication.Order{Clock: clock, Journal: journal}
 	return n.doubtCopies(journal.Damaged(), isNew)

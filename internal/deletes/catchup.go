@@ -28,9 +28,18 @@ func (d *Service) CatchUp(ctx context.Context, since order.Version) error {
 	if err != nil {
 		return err
 	}
+	every := func(*rpc.Delete) bool { return true }
+	return d.fromAll(ctx, nodes, catchUpTimeout, func(ctx context.Context, n cluster.Node) error {
+		return d.catchUpFrom(ctx, n, since, every)
+	})
+}
+
+// fromAll does something with all nodes, and returns an error that names those with which it failed.
+func (d *Service) fromAll(
+	ctx context.Context, nodes []cluster.Node, timeout time.Duration, from func(context.Context, cluster.Node) error,
+) error {
 	var errs []error
-	from := func(ctx context.Context, n cluster.Node) error { return d.catchUpFrom(ctx, n, since) }
-	for _, a := range rpc.TellAll(ctx, nodes, catchUpTimeout, from) {
+	for _, a := range rpc.TellAll(ctx, nodes, timeout, from) {
 		if a.Err != nil {
 			errs = append(errs, fmt.Errorf("%s: %s", a.Node.TCPAddr, rpc.Message(a.Err)))
 		}
@@ -38,8 +47,10 @@ func (d *Service) CatchUp(ctx context.Context, since order.Version) error {
 	return errors.Join(errs...)
 }
 
-// catchUpFrom runs what one node remembers.
-func (d *Service) catchUpFrom(ctx context.Context, n cluster.Node, since order.Version) error {
+// catchUpFrom runs what one node remembers with a version above since, and is wanted.
+func (d *Service) catchUpFrom(
+	ctx context.Context, n cluster.Node, since order.Version, wanted func(*rpc.Delete) bool,
+) error {
 	p, err := d.peer(n)
 	if err != nil {
 		return err
@@ -56,7 +67,7 @@ func (d *Service) catchUpFrom(ctx context.Context, n cluster.Node, since order.V
 		if err == nil {
 			err = valid(r)
 		}
-		if err == nil && order.Version(r.Version) <= since {
+		if err == nil && (order.Version(r.Version) <= since || !wanted(r)) {
 			continue
 		}
 		if err == nil {

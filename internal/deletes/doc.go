@@ -10,7 +10,7 @@
 //     written beside a delete: announced.go. Which deletes are under way: underway.go. The writer and repairs ask it.
 //   - rewrite keeps what is newer than a delete that runs (rewrite.go), and newer.go finds it in the store.
 //   - RanLog says, durably, which deletes ran on this node. Nodes whose disks are older than they were ask the others
-//     for what their logs have (catchup.go).
+//     for what their logs have (catchup.go). So do all nodes when a delete may be half run (halfrun.go).
 //   - covering reports whether a delete removes a point (covers.go). statement.go reads, writes and checks the texts.
 //
 // # The messages
@@ -60,14 +60,16 @@
 //
 // # What a crash between two steps leads to
 //
-// The client gets no answer when C crashes. The delete may have run or not; running it again is harmless.
+// The client gets no answer when C crashes. The delete may have run or not; running it again is harmless. When it ran
+// on any node, it runs on the others, too: each node that hears that C was started anew, and C itself, asks all nodes
+// which deletes they ran. Until all have answered it forgets no versions, for an hour at most (holdFor). So does a node
+// on which an announced delete did not end in time (longestDelete).
 //
 //   - C after 1: the delete does not run. A holds repairs up until C is back and calls EndDeletesBefore, or until a
 //     delete may not take longer (longestDelete).
 //   - C within 3, or between 3 and 4: C, and perhaps A, has the delete in its queue for B. It runs on B when that is
-//     back, and on no other node.
-//   - C within 4: some nodes ran it, others did not.
-//   - C between 4 and 5: nodes on which it failed do not run it.
+//     back, and then on the other nodes if they ask later; else a repair makes them equal to B.
+//   - C within 4, or between 4 and 5: some nodes ran it, and the others run it when they ask.
 //   - C between 5 and 6: the delete is done. A holds repairs up, as after 1.
 //   - A before a: C keeps the delete for it in 5, and it runs in 7.
 //   - A between a and e: the version in memory is lost, and the store may be half done. The RanLog of A does not have
@@ -78,10 +80,11 @@
 //     and takes nothing that was written since. A reads its version from the RanLog when it starts.
 //   - B within 7: as A. The queues of C and A have the delete until B says that it has run.
 //
-// Where some copies have the points and others do not, because C crashed, a repair makes them equal. It leaves out
-// what it knows to be older than a delete that ran, and brings back the rest: no client was told that they are gone.
+// Where some copies have the points and others do not, because a node that ran the delete was away for too long, a
+// repair makes them equal. It leaves out what it knows to be older than a delete that ran, and brings back the rest: no
+// client was told that they are gone.
 //
 // A message may be lost, or come twice or late. An announcement that comes after its end begins nothing
 // (deleteCounts.ended). A delete that comes twice runs once (runOnce). EndDelete is sent again until it is answered
-// (sendUntilAnswered).
+// (sendUntilAnswered). RunDelete does nothing when it comes after EndDeletesBefore: others may have asked already.
 package deletes

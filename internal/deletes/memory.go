@@ -19,6 +19,7 @@ type Memory struct {
 	shards   Shards
 	removals removals
 	counts   deleteCounts
+	halfRun  halfRun
 
 	mu        sync.Mutex
 	forgotten []string // IDs of deletes that are still on disk
@@ -89,13 +90,14 @@ func (m *Memory) end(db, id string) {
 
 // runs notes that a delete runs here, until done is called. It may run without an announcement.
 func (m *Memory) runs(db, id string) (done func()) {
-	m.counts.begin(db, id, announcer{at: time.Now()})
-	return func() { m.counts.end(db, id, time.Now()) }
+	key := runsKey(id)
+	m.counts.begin(db, key, announcer{at: time.Now()})
+	return func() { m.counts.end(db, key, time.Now()) }
 }
 
-// endBefore notes that the deletes have ended which a node announced before it was started anew.
+// endBefore notes that the deletes have ended which a node announced before it was started anew. They may be half run.
 func (m *Memory) endBefore(node, started uint64) {
-	for db, ids := range m.counts.endBefore(node, started) {
+	for db, ids := range m.counts.endBefore(node, started, time.Now()) {
 		for _, id := range ids {
 			m.removals.end(db, id)
 		}

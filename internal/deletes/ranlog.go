@@ -24,8 +24,9 @@ type RanLog struct {
 	// Recorded, when set, is called when a delete was recorded: an older copy of this node's disk lacks it.
 	Recorded func() error
 
-	db   *bbolt.DB
-	keep Keep
+	db    *bbolt.DB
+	keep  Keep
+	began order.Version
 }
 
 // Keep is for how long deletes are remembered.
@@ -38,6 +39,8 @@ var (
 	ranBucket     = []byte("ran.v1")     // id -> nanoseconds, 8 bytes big endian
 	removalBucket = []byte("removal.v1") // id -> the delete with its version, an rpc.Delete
 	pastBucket    = []byte("past.v1")    // version, 8 bytes big endian, and id -> a delete that nothing older follows
+	logBucket     = []byte("log.v1")     // beganKey -> the version of Began, 8 bytes big endian
+	beganKey      = []byte("began")
 )
 
 // moveRanLog is why a damaged log is not set aside automatically: what it says cannot be found out again.
@@ -56,13 +59,33 @@ func OpenRanLog(path string, keep Keep) (*RanLog, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	l := &RanLog{db: db, keep: keep}
-	if err := l.purge(time.Now()); errors.Is(err, bbolterrors.ErrIncompatibleValue) {
+	if err := errors.Join(l.begin(time.Now()), l.purge(time.Now())); errors.Is(err, bbolterrors.ErrIncompatibleValue) {
 		return nil, errors.Join(fmt.Errorf("%s is damaged: %w: %s", path, err, moveRanLog), db.Close())
 	} else if err != nil {
 		return nil, errors.Join(fmt.Errorf("read %s: %w", path, err), db.Close())
 	}
 	return l, nil
 }
+
+// begin notes when the log began, unless it did.
+func (l *RanLog) begin(now time.Time) error {
+	return l.db.Update(func(tx *bbolt.Tx) error {
+		about, err := tx.CreateBucketIfNotExists(logBucket)
+		if err != nil {
+			return err
+		}
+		if v := about.Get(beganKey); len(v) == 8 {
+			l.began = order.Version(binary.BigEndian.Uint64(v))
+			return nil
+		}
+		l.began = order.AtTime(now.Add(longestDelete)) // clocks of other nodes may be ahead
+		return about.Put(beganKey, binary.BigEndian.AppendUint64(nil, uint64(l.began)))
+	})
+}
+
+// Began is a version from when on the log has every delete that ran here. A node without its log knows nothing of those
+// before.
+func (l *RanLog) Began() order.Version { return l.began }
 
 // purge forgets what is older than keep says.
 func (l *RanLog) purge(now time.Time) error {
@@ -196,7 +219,7 @@ func (l *RanLog) page(bucket, after []byte) (values [][]byte, last []byte, err e
 func (l *RanLog) Record(r *rpc.Delete, forgotten ...string) error {
 	kept := &rpc.Delete{
 		Kind: r.Kind, Database: r.Database, Name: r.Name, Statement: r.Statement, Id: r.Id, Version: r.Version,
-		Unversioned: r.Unversioned,
+		Unversioned: r.Unversioned, Nodes: r.Nodes,
 	}
 	b, err := proto.Marshal(kept)
 	if err != nil {

@@ -152,14 +152,14 @@ func (d *Service) runDelete(r *rpc.Delete, hinted bool) (err error) {
 			d.deps.Failed(r.Database, err)
 		}
 	}()
-	// While it runs a copy has the points in some files and not in others.
-	defer d.deps.Memory.runs(r.Database, fmt.Sprintf("run %x", d.numbers.Add(1)))()
 	if r.Version == 0 { // it is of a node without versions
 		r.Version, r.Unversioned = uint64(d.deps.Clock.Next()), true
 	}
 	if r.Id == "" { // it is of a node without IDs
 		r.Id = d.newID()
 	}
+	// While it runs a copy has the points in some files and not in others.
+	defer d.deps.Memory.runs(r.Database, r.Id)()
 	newer := d.beginRewrite(r)
 	defer newer.end()
 	d.deps.Memory.Add(r)

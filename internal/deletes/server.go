@@ -44,6 +44,10 @@ func (s *Server) RunDelete(_ context.Context, r *rpc.RunDeleteRequest) (*rpc.Run
 	if err := s.d.heard(r.Delete.Version); err != nil {
 		return &rpc.RunDeleteResponse{Error: err.Error()}, nil
 	}
+	if !r.Hinted && s.d.deps.Memory.counts.hasEnded(r.Delete.Id) && !s.d.ran(r.Delete.Id) {
+		// Its coordinator crashed, and this message was late: other nodes may have heard that it does not run here.
+		return &rpc.RunDeleteResponse{Error: "the delete has ended"}, nil
+	}
 	failed, err := s.ran(s.d.runOnce(r.Delete, r.Hinted))
 	return &rpc.RunDeleteResponse{Error: failed}, err
 }
@@ -86,6 +90,9 @@ func (s *Server) EndDeletesBefore(
 	_ context.Context, r *rpc.EndDeletesBeforeRequest,
 ) (*rpc.EndDeletesBeforeResponse, error) {
 	s.d.deps.Memory.endBefore(r.SenderNode, r.Started)
+	if s.d.deps.Ran != nil && !r.Told {
+		s.d.deps.Memory.halfRun.restarted(r.SenderNode, r.Started, time.Now())
+	}
 	return &rpc.EndDeletesBeforeResponse{}, nil
 }
 
@@ -95,6 +102,9 @@ func (s *Server) RememberedDeletes(
 ) error {
 	if s.d.deps.Ran == nil {
 		return nil // [hinted-handoff] enabled is false: nobody remembers deletes
+	}
+	if s.d.deps.Memory.counts.runsAlone() {
+		return status.Error(codes.Unavailable, "a delete runs here: ask again")
 	}
 	return s.d.deps.Ran.remembered(order.Version(r.Since), stream.Send)
 }

@@ -112,6 +112,7 @@ func (d *Service) Load() error {
 	if d.deps.Ran == nil {
 		return nil
 	}
+	d.deps.Memory.halfRun.possible(time.Now())
 	if err := d.deps.Ran.Each(d.deps.Memory.Add); err != nil {
 		return fmt.Errorf("read the deletes that ran here: %w", err)
 	}
@@ -127,6 +128,10 @@ func (d *Service) Open() error {
 	if d.deps.Handoff != nil {
 		d.wg.Add(1)
 		go d.announceRestart()
+	}
+	if d.deps.Ran != nil {
+		d.wg.Add(1)
+		go d.keepFinishing()
 	}
 	return nil
 }
@@ -184,6 +189,14 @@ func (d *Service) self() cluster.Node {
 // newID is for a delete that begins here.
 func (d *Service) newID() string { return fmt.Sprintf("%x-%x", d.process, d.numbers.Add(1)) }
 
+func idsOf(nodes []cluster.Node) []uint64 {
+	out := make([]uint64, len(nodes))
+	for i, n := range nodes {
+		out[i] = n.ID
+	}
+	return out
+}
+
 // everywhere runs a delete on all nodes. It is announced first, and kept for the nodes that are away. Only then it is
 // run. Afterwards it is kept for the nodes that were lost in between, or whose stores failed.
 func (d *Service) everywhere(r *rpc.Delete) error {
@@ -191,7 +204,7 @@ func (d *Service) everywhere(r *rpc.Delete) error {
 	if err != nil {
 		return err
 	}
-	r.Id = d.newID()
+	r.Id, r.Nodes = d.newID(), append(idsOf(nodes), d.deps.Meta.NodeID())
 	if d.deps.Handoff == nil {
 		return d.withoutHandoff(nodes, r)
 	}

@@ -1,6 +1,7 @@
 package deletes
 
 import (
+	"strings"
 	"sync"
 	"time"
 )
@@ -40,13 +41,68 @@ func (c *deleteCounts) begin(db, id string, a announcer) bool {
 	if c.began[db] == nil {
 		c.began[db] = make(map[string]announcer)
 	}
-	for id, b := range c.began[db] {
-		if a.at.Sub(b.at) > longestDelete {
-			delete(c.began[db], id)
-		}
-	}
 	c.began[db][id] = a
 	return true
+}
+
+// giveUp ends the deletes that have taken longer than a delete may take. It reports whether another node announced one
+// of them.
+func (c *deleteCounts) giveUp(now time.Time) (announced bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for db, began := range c.began {
+		for id, a := range began {
+			if now.Sub(a.at) > longestDelete {
+				delete(began, id)
+				announced = announced || a.node != 0
+			}
+		}
+		if len(began) == 0 {
+			delete(c.began, db)
+		}
+	}
+	return announced
+}
+
+// oldest returns when the oldest delete began that is under way.
+func (c *deleteCounts) oldest(now time.Time) (at time.Time, ok bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, began := range c.began {
+		for _, a := range began {
+			if now.Sub(a.at) <= longestDelete && (!ok || a.at.Before(at)) {
+				at, ok = a.at, true
+			}
+		}
+	}
+	return at, ok
+}
+
+// runsKey is that of a delete which runs here, beside the one of its announcement.
+func runsKey(id string) string { return "run " + id }
+
+// hasEnded reports whether a delete has ended lately, for all nodes.
+func (c *deleteCounts) hasEnded(id string) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	_, ended := c.ended[id]
+	return ended
+}
+
+// runsAlone reports whether a delete runs here that nobody has announced, or that has ended for its coordinator.
+func (c *deleteCounts) runsAlone() bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, began := range c.began {
+		for key := range began {
+			if id, runs := strings.CutPrefix(key, runsKey("")); runs {
+				if _, announced := began[id]; !announced {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // end ends a delete. That changes the count, too: what was read before may be deleted.
@@ -57,6 +113,11 @@ func (c *deleteCounts) end(db, id string, now time.Time) {
 	if delete(c.began[db], id); len(c.began[db]) == 0 {
 		delete(c.began, db)
 	}
+	c.noteEnd(id, now)
+}
+
+// noteEnd remembers that a delete has ended. mu must be held.
+func (c *deleteCounts) noteEnd(id string, now time.Time) {
 	if c.ended == nil {
 		c.ended = make(map[string]time.Time)
 	}
@@ -69,7 +130,7 @@ func (c *deleteCounts) end(db, id string, now time.Time) {
 }
 
 // endBefore ends the deletes that a node announced before it started anew, and returns their IDs by database.
-func (c *deleteCounts) endBefore(node, started uint64) map[string][]string {
+func (c *deleteCounts) endBefore(node, started uint64, now time.Time) map[string][]string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ended := make(map[string][]string)
@@ -77,6 +138,7 @@ func (c *deleteCounts) endBefore(node, started uint64) map[string][]string {
 		for id, a := range began {
 			if a.node == node && a.started < started {
 				delete(began, id)
+				c.noteEnd(id, now)
 				ended[db] = append(ended[db], id)
 				c.m[db]++
 			}

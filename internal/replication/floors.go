@@ -101,6 +101,7 @@ func (f *floors) forget() {
 		return
 	}
 	floor, kept := f.lowestFloor(time.Now())
+	kept = min(kept, f.Deletes.Floor())
 	f.Deletes.Forget(kept)
 	behind := f.Order.Clock.Now().Time().Sub(floor.Time())
 	err := errors.Join(f.Order.Journal.SetFloor(kept), f.Order.Journal.SetDurable(behind > behindFor))

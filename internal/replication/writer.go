@@ -60,6 +60,8 @@ type Deletes interface {
 	Seen(db string) uint64
 	// Forget is told that nothing with a version below floor arrives any more.
 	Forget(floor order.Version)
+	// Floor is a version above which nothing may be forgotten yet: a delete above it may still come.
+	Floor() order.Version
 }
 
 // Subscriber gets a copy of every write.

@@ -1418,6 +1418,8 @@ type Delete struct {
 	Version   uint64      `protobuf:"varint,16,opt,name=version,proto3" json:"version,omitempty"` // as in WriteShardRequest: what is older is deleted, whenever it arrives
 	// unversioned is a delete of a node without versions, which got its version where it ran.
 	Unversioned bool `protobuf:"varint,17,opt,name=unversioned,proto3" json:"unversioned,omitempty"`
+	// nodes are the IDs of the data nodes that were in the cluster when it began: it runs on no other ones.
+	Nodes []uint64 `protobuf:"varint,18,rep,packed,name=nodes,proto3" json:"nodes,omitempty"`
 	// bounds are of a node without versions. Such a delete waits behind the writes of one shard in a hinted handoff queue,
 	// takes points out of these, and does nothing else.
 	Bounds        *DeleteBounds `protobuf:"bytes,6,opt,name=bounds,proto3" json:"bounds,omitempty"`
@@ -1502,6 +1504,13 @@ func (x *Delete) GetUnversioned() bool {
 		return x.Unversioned
 	}
 	return false
+}
+
+func (x *Delete) GetNodes() []uint64 {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
 }
 
 func (x *Delete) GetBounds() *DeleteBounds {
@@ -2012,6 +2021,7 @@ type EndDeletesBeforeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SenderNode    uint64                 `protobuf:"varint,1,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
 	Started       uint64                 `protobuf:"varint,2,opt,name=started,proto3" json:"started,omitempty"` // when its process did, nanoseconds
+	Told          bool                   `protobuf:"varint,3,opt,name=told,proto3" json:"told,omitempty"`       // another node passes it on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2058,6 +2068,13 @@ func (x *EndDeletesBeforeRequest) GetStarted() uint64 {
 		return x.Started
 	}
 	return 0
+}
+
+func (x *EndDeletesBeforeRequest) GetTold() bool {
+	if x != nil {
+		return x.Told
+	}
+	return false
 }
 
 type EndDeletesBeforeResponse struct {
@@ -4668,7 +4685,7 @@ const file_concord_proto_rawDesc = "" +
 	"\x05Shard\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
 	"\x06writes\x18\x02 \x03(\x04R\x06writes\"\x12\n" +
-	"\x10ReceivedResponse\"\xcb\x02\n" +
+	"\x10ReceivedResponse\"\xe1\x02\n" +
 	"\x06Delete\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.concord.v1.Delete.KindR\x04kind\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12\x12\n" +
@@ -4676,7 +4693,8 @@ const file_concord_proto_rawDesc = "" +
 	"\tstatement\x18\x04 \x01(\tR\tstatement\x12\x0e\n" +
 	"\x02id\x18\a \x01(\tR\x02id\x12\x18\n" +
 	"\aversion\x18\x10 \x01(\x04R\aversion\x12 \n" +
-	"\vunversioned\x18\x11 \x01(\bR\vunversioned\x120\n" +
+	"\vunversioned\x18\x11 \x01(\bR\vunversioned\x12\x14\n" +
+	"\x05nodes\x18\x12 \x03(\x04R\x05nodes\x120\n" +
 	"\x06bounds\x18\x06 \x01(\v2\x18.concord.v1.DeleteBoundsR\x06bounds\"<\n" +
 	"\x04Kind\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\x11\n" +
@@ -4709,11 +4727,12 @@ const file_concord_proto_rawDesc = "" +
 	"\bdatabase\x18\x01 \x01(\tR\bdatabase\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\x04R\aversion\"\x13\n" +
-	"\x11EndDeleteResponse\"T\n" +
+	"\x11EndDeleteResponse\"h\n" +
 	"\x17EndDeletesBeforeRequest\x12\x1f\n" +
 	"\vsender_node\x18\x01 \x01(\x04R\n" +
 	"senderNode\x12\x18\n" +
-	"\astarted\x18\x02 \x01(\x04R\astarted\"\x1a\n" +
+	"\astarted\x18\x02 \x01(\x04R\astarted\x12\x12\n" +
+	"\x04told\x18\x03 \x01(\bR\x04told\"\x1a\n" +
 	"\x18EndDeletesBeforeResponse\"\xa4\x01\n" +
 	"\x11DropShardsRequest\x12\x1c\n" +
 	"\bdatabase\x18\x01 \x01(\tH\x00R\bdatabase\x12L\n" +

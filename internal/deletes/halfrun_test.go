@@ -1,0 +1,172 @@
+package deletes
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"concord/internal/cluster"
+	"concord/internal/order"
+	"concord/internal/rpc"
+)
+
+// twoNodes are two nodes with logs of deletes that began long ago, and both have the points of m and mem.
+func twoNodes(t *testing.T) (c *testCluster, nodes [2]*node) {
+	t.Helper()
+	c = newTestCluster(t, "ok", "ok")
+	for i := range nodes {
+		n := c.newNode(t, uint64(i+1))
+		l, err := OpenRanLog(filepath.Join(t.TempDir(), "deletes.db"), hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		l.began = 0
+		n.deletes.deps.Ran = l
+		mustOpen(t, n)
+		c.meta.Nodes[i].TCPAddr = mustServe(t, n.server())
+		nodes[i] = n
+	}
+	if err := nodes[0].WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1\nmem v=1 1")); err != nil {
+		t.Fatal(err)
+	}
+	return c, nodes
+}
+
+// dropOf is a delete that a third node began for some nodes, and did not end.
+func dropOf(n *node, name, id string, nodes ...uint64) *rpc.Delete {
+	return &rpc.Delete{
+		Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: name, Id: id, Nodes: nodes,
+		Version: uint64(n.Order.Clock.Next()),
+	}
+}
+
+// A delete that ran on one node runs on the other one, too, when the node that began it has crashed, and what is newer
+// stays.
+func TestDeleteIsFinishedWhenItsCoordinatorCrashed(t *testing.T) {
+	t.Parallel()
+	c, nodes := twoNodes(t)
+	ran, lacks := nodes[0], nodes[1]
+	const crashed = 3
+	started := uint64(time.Now().UnixNano())
+	for _, n := range nodes {
+		n.announce(&rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "half"},
+			announcer{time.Now(), crashed, started - 1})
+	}
+	if floor, now := lacks.Memory.Floor(), lacks.Order.Clock.Now(); floor >= now {
+		t.Errorf("floor %d is not below the version of the delete, %d or more", floor, now)
+	}
+	half, others := dropOf(ran, "m", "half", 1, 2), dropOf(ran, "mem", "before it joined", 1)
+	for _, r := range []*rpc.Delete{half, others} {
+		if err := ran.deletes.runOnce(r, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := ran.WritePoints(db, policy, all, nil, mustPoints(t, "m v=2 2")); err != nil {
+		t.Fatal(err)
+	}
+	if ran, lacking := values(t, c.stores[0], "m"), values(t, c.stores[1], "m"); len(ran) != 1 || len(lacking) != 2 {
+		t.Fatalf("the nodes have %v and %v, want one of them to lack the delete", ran, lacking)
+	}
+
+	r := &rpc.EndDeletesBeforeRequest{SenderNode: crashed, Started: started}
+	if _, err := lacks.server().EndDeletesBefore(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	if lacks.Memory.Floor() != 0 {
+		t.Error("the node forgets versions before it knows which deletes ran")
+	}
+	await(t, "the delete has run", func() bool { return lacks.deletes.ran("half") })
+	if got := values(t, c.stores[1], "m"); len(got) != 1 {
+		t.Errorf("%v is left, want the point that is newer than the delete", got)
+	}
+	if got := count(t, c.stores[1], "mem"); got != 1 || lacks.deletes.ran("before it joined") {
+		t.Error("a delete ran that is not for this node")
+	}
+	await(t, "the node forgets again", func() bool { return lacks.Memory.Floor() > lacks.Order.Clock.Now() })
+	ended := func(n *node) bool { return n.counts.hasEnded("half") }
+	if !ended(ran) {
+		t.Error("the node that ran the delete was not told that its coordinator was started anew")
+	}
+}
+
+// A delete whose coordinator was started anew runs no more: other nodes may have asked already what ran.
+func TestLateMessageOfACrashedCoordinatorRunsNothing(t *testing.T) {
+	t.Parallel()
+	c, nodes := twoNodes(t)
+	const crashed = 3
+	late := dropOf(nodes[1], "m", "late", 1, 2)
+	nodes[1].announce(late, announcer{time.Now(), crashed, 1})
+	srv := nodes[1].server()
+	if _, err := srv.EndDeletesBefore(t.Context(), &rpc.EndDeletesBeforeRequest{SenderNode: crashed, Started: 2}); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := srv.RunDelete(t.Context(), &rpc.RunDeleteRequest{Delete: late})
+	if err != nil || resp.Error == "" || count(t, c.stores[1], "m") != 1 {
+		t.Errorf("%v, %v: the delete ran", resp, err)
+	}
+	resp, err = srv.RunDelete(t.Context(), &rpc.RunDeleteRequest{Delete: late, Hinted: true})
+	if err != nil || resp.Error != "" || count(t, c.stores[1], "m") != 0 {
+		t.Errorf("%v, %v: it does not run out of hinted handoff", resp, err)
+	}
+}
+
+// What is older than what a node has forgotten, or than its log, does not run late: newer points would go.
+func TestDeletesFromBeforeWhatIsKnownAreNotFinished(t *testing.T) {
+	t.Parallel()
+	c, nodes := twoNodes(t)
+	ran, lacks := nodes[0], nodes[1]
+	for _, r := range []*rpc.Delete{dropOf(ran, "m", "forgotten", 1, 2), dropOf(ran, "mem", "before the log", 1, 2)} {
+		if err := ran.deletes.runOnce(r, false); err != nil {
+			t.Fatal(err)
+		}
+		if r.Id == "forgotten" {
+			lacks.Order.Journal.Lost(order.Version(r.Version))
+		} else {
+			lacks.deletes.deps.Ran.began = order.Version(r.Version)
+		}
+	}
+	if err := lacks.deletes.finish(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if count(t, c.stores[1], "m") != 1 || count(t, c.stores[1], "mem") != 1 {
+		t.Error("a delete ran whose newer points this node does not know")
+	}
+}
+
+// While a node does not say what it ran, deletes may be half run, though not for ever.
+func TestNothingIsForgottenWhileANodeDoesNotSayWhatItRan(t *testing.T) {
+	t.Parallel()
+	c, nodes := twoNodes(t)
+	busy := nodes[1].runs(db, "out of hinted handoff")
+	if err := nodes[0].deletes.finish(t.Context(), nil); err == nil {
+		t.Error("a node says what it ran while a delete runs there")
+	}
+	busy()
+	h := &halfRun{}
+	h.possible(time.Now())
+	before, _ := h.look()
+	h.restarted(7, 1, time.Now())
+	if h.done(before); !h.holds(time.Now()) {
+		t.Error("what came since the nodes were asked is taken for finished")
+	}
+	now, started := h.look()
+	if h.done(now); len(started) != 1 || h.holds(time.Now()) {
+		t.Errorf("nodes %v were started; versions are kept although all is finished", started)
+	}
+	old := &halfRun{}
+	old.possible(time.Now().Add(-holdFor - time.Second))
+	if old.holds(time.Now()) {
+		t.Error("versions are kept for ever")
+	}
+	var counts deleteCounts
+	begins := time.Now()
+	counts.begin(db, "lost", announcer{at: begins, node: 7})
+	if counts.giveUp(begins) || !counts.giveUp(begins.Add(longestDelete+time.Second)) || len(counts.began) != 0 {
+		t.Error("a delete that does not end is given up at another time than it should be")
+	}
+	c.meta.Nodes = append(c.meta.Nodes, cluster.Node{ID: 3, TCPAddr: "127.0.0.1:1"})
+	if err := nodes[0].deletes.finish(t.Context(), nil); err == nil {
+		t.Error("all nodes have answered, although one is away")
+	}
+}
