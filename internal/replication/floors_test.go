@@ -96,3 +96,5 @@ type forgets struct {
 }
 
 func (f forgets) Forget(order.Version) { f.n.Add(1) }
+
+func (forgets) Floor() order.Version { return ^order.Version(0) }
