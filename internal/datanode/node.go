@@ -174,7 +174,7 @@ func (n *Node) Open() (err error) {
 		Index: n.Meta.Index,
 	}
 	n.onClose(n.pool.Close)
-	if err := n.folder().keep(); err != nil {
+	if err := n.openFolder(); err != nil {
 		return err
 	}
 	return n.takePlace()
@@ -185,8 +185,8 @@ func (n *Node) openParts() error {
 	n.life.Lock()
 	defer n.life.Unlock()
 	for _, open := range []func() error{
-		n.openStore, n.openCopies, n.openSubscriber, n.openOrder, n.openWrites, n.leaveCluster, n.startWrites,
-		n.openQueries, n.openEntropy, n.openServices,
+		n.openStore, n.openCopies, n.openSubscriber, n.openOrder, n.tellOfAdoption, n.openWrites, n.leaveCluster,
+		n.startWrites, n.openQueries, n.openEntropy, n.openServices,
 	} {
 		if err := open(); err != nil {
 			return err

@@ -28,6 +28,7 @@ func (m *memberRoutes) routes(r router) {
 	r.local("POST /reset", internal, m.serveReset)
 	r.change("POST /add-data", m.addData)
 	r.change("POST /update-data", m.updateData)
+	r.change("POST /adopt", m.adopt)
 	r.change("GET /remove-data", m.checkRemoveData)
 	r.change("POST /remove-data", m.removeData)
 	r.change("POST /truncate-shards", m.truncateShards)
@@ -90,6 +91,18 @@ func (m *memberRoutes) serveReset(w http.ResponseWriter, r *http.Request) {
 
 func (m *memberRoutes) addData(r *http.Request) (any, error) {
 	return nodeAnswer(m.data.AddData(r.Context(), r.FormValue("addr")))
+}
+
+func (m *memberRoutes) adopt(r *http.Request) (any, error) {
+	dryRun, err := boolValue(r, "dry-run")
+	if err != nil {
+		return nil, err
+	}
+	merge, err := boolValue(r, "merge")
+	if err != nil {
+		return nil, err
+	}
+	return m.data.Adopt(r.Context(), r.FormValue("addr"), dryRun, merge)
 }
 
 func (m *memberRoutes) updateData(r *http.Request) (any, error) {
