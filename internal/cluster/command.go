@@ -42,6 +42,7 @@ var ops = map[string]reflect.Type{
 	"drop-user":               reflect.TypeFor[DropUser](),
 	"set-privilege":           reflect.TypeFor[SetPrivilege](),
 	"set-admin-privilege":     reflect.TypeFor[SetAdminPrivilege](),
+	"change-grants":           reflect.TypeFor[ChangeGrants](),
 	"create-role":             reflect.TypeFor[CreateRole](),
 	"drop-role":               reflect.TypeFor[DropRole](),
 	"set-role":                reflect.TypeFor[SetRole](),

@@ -62,7 +62,10 @@ type DropDatabase struct {
 	Name string `json:"name"`
 }
 
-func (o DropDatabase) apply(s *State) (any, error) { return nil, s.Data.DropDatabase(o.Name) }
+func (o DropDatabase) apply(s *State) (any, error) {
+	s.forgetDatabase(o.Name)
+	return nil, s.Data.DropDatabase(o.Name)
+}
 
 // CreateRetentionPolicy creates a policy; an equal one that exists is no error.
 type CreateRetentionPolicy struct {

@@ -21,6 +21,7 @@ import (
 	"concord/internal/config"
 	"concord/internal/entropy"
 	"concord/internal/handoff"
+	"concord/internal/meta/passwordhash"
 	"concord/internal/trust"
 	"concord/internal/trust/tlsmanager"
 )
@@ -51,6 +52,9 @@ type Config struct {
 // MetaConfig is the [meta] section of a data node.
 type MetaConfig struct {
 	Dir string `toml:"dir" doc:"The node's identity, its copy of the metadata, the order of writes, and the anti-entropy queue. A meta node on the same machine needs another folder."`
+
+	PasswordHash passwordhash.Kind `toml:"password-hash" doc:"How new passwords are hashed: bcrypt, pbkdf2-sha256 or pbkdf2-sha512. Meta nodes have the same setting. Hashes of all three kinds are known, whatever it is."`
+	EnsureFIPS   bool              `toml:"ensure-fips" doc:"Do not start unless password-hash is one that FIPS allows."`
 
 	TLSEnabled           bool         `toml:"meta-tls-enabled" doc:"Speak TLS to the meta nodes. Set it when they have [meta] https-enabled = true."`
 	InsecureTLS          bool         `toml:"meta-insecure-tls" doc:"Do not verify the certificates of the meta nodes."`
@@ -104,7 +108,7 @@ var Program = config.Program[*Config]{
 func NewConfig() *Config {
 	c := &Config{
 		BindAddress: ":8088",
-		Meta:        MetaConfig{Dir: "/var/lib/influxdb/meta"},
+		Meta:        MetaConfig{Dir: "/var/lib/influxdb/meta", PasswordHash: passwordhash.Bcrypt},
 		Data:        tsdb.NewConfig(),
 		Cluster: ClusterConfig{
 			Config: coordinator.NewConfig(), IncompleteReads: warnIncomplete, VectorAggregates: true, MaxNewGroups: 500,
@@ -137,6 +141,9 @@ func (c *Config) Validate() error {
 	}
 	if _, _, err := net.SplitHostPort(c.HTTPD.BindAddress); err != nil {
 		return fmt.Errorf("[http] bind-address: %w", err)
+	}
+	if err := c.Meta.PasswordHash.Validate(c.Meta.EnsureFIPS); err != nil {
+		return fmt.Errorf("[meta] %w", err)
 	}
 	if c.Meta.AuthEnabled && c.Meta.InternalSharedSecret == "" {
 		return errors.New("[meta] meta-auth-enabled: needs meta-internal-shared-secret, the meta nodes' internal-shared-secret")

@@ -163,7 +163,8 @@ func (n *Node) Open() (err error) {
 	httpLn.Close()
 
 	n.Meta, err = client.Open(client.Deps{
-		Dir: n.cfg.Meta.Dir, Log: n.log, TLS: n.certs.meta, Secret: n.cfg.Meta.InternalSharedSecret, Late: n.seams.Late,
+		Dir: n.cfg.Meta.Dir, Log: n.log, TLS: n.certs.meta, Secret: n.cfg.Meta.InternalSharedSecret,
+		Hash: n.cfg.Meta.PasswordHash, Late: n.seams.Late,
 	})
 	if err != nil {
 		return fmt.Errorf("open the cached metadata: %w", err)

@@ -20,6 +20,7 @@ import (
 	"concord/internal/cluster"
 	"concord/internal/meta/httpclient"
 	"concord/internal/meta/password"
+	"concord/internal/meta/passwordhash"
 	"concord/internal/meta/wire"
 	"concord/internal/rpc"
 	"concord/internal/trust"
@@ -39,6 +40,7 @@ type Deps struct {
 	Log    *zap.Logger                 // nil for none
 	TLS    *tlsconfig.TLSConfigManager // to meta nodes; nil for plain HTTP
 	Secret trust.Secret                // the shared secret of the cluster
+	Hash   passwordhash.Kind           // of new passwords
 
 	// Late holds up what the long poll brings until it returns; nil for not at all. With it tests make a node late.
 	Late func(ctx context.Context)
@@ -112,6 +114,7 @@ func Open(d Deps) (*Client, error) {
 		shards:    &shards{copied: copied, sender: sender},
 		users: &users{
 			engine: engine, copied: copied, refresher: refresher, sender: sender, passwords: password.NewChecker(),
+			hash: d.Hash,
 		},
 		leases:   &leases{member: member, nodes: nodes, last: make(map[string]lastLease)},
 		nodes:    nodes,
