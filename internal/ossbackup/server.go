@@ -26,7 +26,8 @@ import (
 )
 
 const (
-	maxClients  = 8                // connections at the same time
+	maxClients  = 8                // requests that are answered at the same time
+	maxWaiting  = 1024             // connections, with those that wait for that: influxd restore waits for no answer
 	requestTime = 30 * time.Second // for a request to come, with its metadata
 	// silence is for how long a client may take nothing of an answer, or send nothing of a file.
 	silence = 30 * time.Second
@@ -48,6 +49,7 @@ type Server struct {
 	cancel context.CancelFunc
 	warn   rate.Sometimes // a hostile client must not fill the log
 
+	turns   chan struct{} // holds one for each request that is answered
 	mu      sync.Mutex
 	clients map[net.Conn]bool // nil after Close
 	running sync.WaitGroup
@@ -56,7 +58,7 @@ type Server struct {
 // New returns a server.
 func New(d Deps) *Server {
 	s := &Server{
-		Deps: d, clients: make(map[net.Conn]bool), warn: rate.Sometimes{First: 20, Interval: time.Second},
+		Deps: d, clients: make(map[net.Conn]bool), turns: make(chan struct{}, maxClients), warn: rate.Sometimes{First: 20, Interval: time.Second},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
@@ -88,13 +90,18 @@ func (s *Server) begin(c net.Conn) bool {
 	if s.clients == nil {
 		return false
 	}
-	if len(s.clients) >= maxClients {
-		s.refuse(c, fmt.Errorf("%d of them are under way", maxClients))
+	if len(s.clients) >= maxWaiting {
+		s.refuse(c, fmt.Errorf("%d of them are under way", maxWaiting))
 		return false
 	}
 	s.clients[c] = true
 	s.running.Go(func() {
-		s.answer(c)
+		select {
+		case s.turns <- struct{}{}:
+			s.answer(c)
+			<-s.turns
+		case <-s.ctx.Done():
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.clients, c)
