@@ -25,6 +25,7 @@ func TestEnginesOwnPrograms(t *testing.T) {
 		defer cancel()
 		cmd := exec.CommandContext(ctx, program, args...)
 		cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
+		cmd.Stdin = strings.NewReader("y\n") // buildtsi asks root
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("%s %v: %v\n%s", filepath.Base(program), args, err, out)
