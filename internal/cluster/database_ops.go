@@ -103,12 +103,13 @@ func (s *State) createPolicy(database string, spec *meta.RetentionPolicySpec, ma
 	case old != nil:
 		rpi.ReplicaN = old.ReplicaN
 	default:
-		rpi.ReplicaN = s.defaultReplicaN()
+		rpi.ReplicaN = s.DefaultReplicaN()
 	}
 	return s.Data.CreateRetentionPolicy(database, rpi, makeDefault)
 }
 
-func (s *State) defaultReplicaN() int {
+// DefaultReplicaN is the replication factor of policies that are made without one.
+func (s *State) DefaultReplicaN() int {
 	switch n := len(s.DataNodes); {
 	case n == 0:
 		return 1

@@ -70,6 +70,7 @@ type ClusterConfig struct {
 	MaxNewGroups     int         `toml:"max-new-shard-groups" doc:"Shard groups that one write of a client may make. Points with random times need one each, and a shard on each owner. 0 is no limit."`
 	VectorAggregates bool        `toml:"vector-aggregates" doc:"Compute count, sum, mean, min, max, first and last from whole blocks of the files. False leaves them to the engine, point by point: the answers are the same."`
 	IncompleteReads  string      `toml:"incomplete-reads" doc:"What happens to a query when no whole copy of a shard can be read: \"warn\" answers from what there is, with a warning that names the shards, and \"error\" fails."`
+	OSSBackup        string      `toml:"oss-backup" doc:"Who may use influxd backup and influxd restore of InfluxDB OSS through bind-address. Their protocol has no passwords and no TLS. \"auto\" is everybody, but nobody when authentication, a shared secret or TLS between nodes is set; \"all\" is everybody, \"local\" programs on this machine, and \"none\" nobody."`
 	trust.TLS
 }
 
@@ -112,6 +113,7 @@ func NewConfig() *Config {
 		Data:        tsdb.NewConfig(),
 		Cluster: ClusterConfig{
 			Config: coordinator.NewConfig(), IncompleteReads: warnIncomplete, VectorAggregates: true, MaxNewGroups: 500,
+			OSSBackup: autoBackup,
 		},
 		Retention:       retention.NewConfig(),
 		Precreator:      precreator.NewConfig(),
@@ -153,6 +155,11 @@ func (c *Config) Validate() error {
 	}
 	if v := c.Cluster.IncompleteReads; v != warnIncomplete && v != failIncomplete {
 		return fmt.Errorf("[cluster] incomplete-reads: %q is neither %q nor %q", v, warnIncomplete, failIncomplete)
+	}
+	switch v := c.Cluster.OSSBackup; v {
+	case autoBackup, allBackup, localBackup, noBackup:
+	default:
+		return fmt.Errorf("[cluster] oss-backup: %q is none of %q, %q, %q and %q", v, autoBackup, allBackup, localBackup, noBackup)
 	}
 	for key, dir := range map[string]string{"dir": c.Data.Dir, "wal-dir": c.Data.WALDir} {
 		if i := strings.IndexAny(dir, `*?[`); i >= 0 {

@@ -145,11 +145,11 @@ func (n *Node) Open() (err error) {
 	if err := n.certs.open(n.cfg); err != nil {
 		return err
 	}
-	ln, err := n.certs.peers.Listen("tcp", n.cfg.BindAddress)
+	ln, err := net.Listen("tcp", n.cfg.BindAddress)
 	if err != nil {
 		return fmt.Errorf("listen on bind-address %s: %w", n.cfg.BindAddress, err)
 	}
-	n.listener = newSharedListener(ln)
+	n.listener = newSharedListener(ln, n.certs.peers)
 	n.onClose(func() error { n.listener.Close(); return nil })
 	n.tcpAddr = n.cfg.advertised(n.cfg.BindAddress, ln.Addr())
 	httpLn, err := net.Listen("tcp", n.cfg.HTTPD.BindAddress)
@@ -187,7 +187,7 @@ func (n *Node) openParts() error {
 	defer n.life.Unlock()
 	for _, open := range []func() error{
 		n.openStore, n.openCopies, n.openSubscriber, n.openOrder, n.tellOfAdoption, n.openWrites, n.leaveCluster,
-		n.startWrites, n.openQueries, n.openEntropy, n.openServices,
+		n.startWrites, n.openQueries, n.openEntropy, n.openServices, n.openBackups,
 	} {
 		if err := open(); err != nil {
 			return err

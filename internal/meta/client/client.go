@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -207,6 +208,22 @@ func (c *Client) AskRaft(
 		}
 		return out, nil
 	})
+}
+
+// Operate sends a meta node what influxd-ctl sends it, and returns the body of the answer, which the caller closes. The
+// next meta node is asked only when one cannot be reached: body is read once.
+func (c *Client) Operate(
+	ctx context.Context, method, path string, params url.Values, body io.Reader,
+) (answer io.ReadCloser, err error) {
+	err = ErrNotJoined
+	for _, server := range c.nodes.order(c.MetaServers()) {
+		answer, err = c.nodes.http.Stream(ctx, method, server, path+"?"+params.Encode(), body)
+		var unsent *httpclient.Refusal
+		if !errors.As(err, &unsent) || unsent.Code != 0 || unsent.Answered {
+			break
+		}
+	}
+	return answer, httpclient.ExplainRefusal(err)
 }
 
 // AskPlace asks a meta node what it knows of this data node's place.
