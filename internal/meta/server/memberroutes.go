@@ -27,6 +27,7 @@ func (m *memberRoutes) routes(r router) {
 	r.leader("POST /remove-meta", admin, m.serveRemoveMeta)
 	r.local("POST /reset", internal, m.serveReset)
 	r.change("POST /add-data", m.addData)
+	r.change("POST /activate-data", m.activateData)
 	r.change("POST /update-data", m.updateData)
 	r.change("GET /remove-data", m.checkRemoveData)
 	r.change("POST /remove-data", m.removeData)
@@ -89,7 +90,18 @@ func (m *memberRoutes) serveReset(w http.ResponseWriter, r *http.Request) {
 }
 
 func (m *memberRoutes) addData(r *http.Request) (any, error) {
+	passive, err := boolValue(r, "passive")
+	if err != nil {
+		return nil, err
+	}
+	if passive {
+		return nodeAnswer(m.data.AddPassiveData(r.Context(), r.FormValue("addr")))
+	}
 	return nodeAnswer(m.data.AddData(r.Context(), r.FormValue("addr")))
+}
+
+func (m *memberRoutes) activateData(r *http.Request) (any, error) {
+	return nodeAnswer(m.data.Activate(r.FormValue("addr")))
 }
 
 func (m *memberRoutes) updateData(r *http.Request) (any, error) {
