@@ -73,6 +73,10 @@ func (m *memberRoutes) serveRemoveMeta(w http.ResponseWriter, r *http.Request) {
 		Reply(w, nil, err)
 		return
 	}
+	if err := m.checkTCP(r.FormValue("addr"), r.FormValue("tcp")); err != nil {
+		Reply(w, nil, err)
+		return
+	}
 	n, err := m.meta.RemoveMeta(r.Context(), r.FormValue("addr"), force)
 	if errors.Is(err, errNoLeader) {
 		ctx, cancel := context.WithTimeout(r.Context(), leaderTimeout)
@@ -82,6 +86,16 @@ func (m *memberRoutes) serveRemoveMeta(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	Reply(w, wire.Node(n), err)
+}
+
+// checkTCP refuses to remove the meta node at addr when it has another TCP address than the one that is given, if any.
+func (m *memberRoutes) checkTCP(addr, tcp string) error {
+	for _, n := range m.server.State().MetaNodes {
+		if (addr == n.HTTPAddr || addr == n.TCPAddr) && tcp != "" && tcp != n.TCPAddr {
+			return fmt.Errorf("meta node %s has the TCP address %s, not %s", addr, n.TCPAddr, tcp)
+		}
+	}
+	return nil
 }
 
 // serveReset makes this node forget its cluster, once that has removed it.
