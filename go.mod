@@ -16,6 +16,7 @@ require (
 	github.com/hashicorp/raft-boltdb/v2 v2.3.1
 	github.com/influxdata/influxdb v1.13.2
 	github.com/influxdata/influxql v1.4.1
+	github.com/klauspost/pgzip v1.3.0
 	github.com/prometheus/client_golang v1.19.1
 	github.com/prometheus/prometheus v0.0.0-20200609090129-a6600f564e3c
 	github.com/spf13/cobra v1.10.2
@@ -69,10 +70,8 @@ require (
 	github.com/influxdata/roaring v0.4.13-0.20180809181101-fc520f41fab6 // indirect
 	github.com/jsternberg/zap-logfmt v1.2.0 // indirect
 	github.com/jwilder/encoding v0.0.0-20170811194829-b4e1701a28ef // indirect
-	github.com/klauspost/compress v1.18.0 // indirect
+	github.com/klauspost/compress v1.20.3 // indirect
 	github.com/klauspost/cpuid/v2 v2.2.11 // indirect
-	github.com/klauspost/crc32 v0.0.0-20161016154125-cb6bfca970f6 // indirect
-	github.com/klauspost/pgzip v1.0.2-0.20170402124221-0bf5dcad4ada // indirect
 	github.com/mattn/go-colorable v0.1.13 // indirect
 	github.com/mattn/go-isatty v0.0.20 // indirect
 	github.com/mattn/go-runewidth v0.0.16 // indirect

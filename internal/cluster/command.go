@@ -63,6 +63,7 @@ var ops = map[string]reflect.Type{
 	"update-data-node":        reflect.TypeFor[UpdateDataNode](),
 	"claim-data-node":         reflect.TypeFor[ClaimDataNode](),
 	"set-node-labels":         reflect.TypeFor[SetNodeLabels](),
+	"activate-data-node":      reflect.TypeFor[ActivateDataNode](),
 }
 
 var opNames = func() map[reflect.Type]string {

@@ -110,7 +110,7 @@ func (s *State) createPolicy(database string, spec *meta.RetentionPolicySpec, ma
 
 // DefaultReplicaN is the replication factor of policies that are made without one.
 func (s *State) DefaultReplicaN() int {
-	switch n := len(s.DataNodes); {
+	switch n := len(s.ActiveDataNodes()); {
 	case n == 0:
 		return 1
 	case n <= 3:
@@ -123,8 +123,12 @@ func (s *State) DefaultReplicaN() int {
 func (s *State) checkReplicaN(n int) error {
 	if n < 1 {
 		return meta.ErrReplicationFactorTooLow
-	} else if n > len(s.DataNodes) {
-		return fmt.Errorf("replication factor %d is above the number of data nodes, %d", n, len(s.DataNodes))
+	} else if active := len(s.ActiveDataNodes()); n > active {
+		of := "data nodes"
+		if active < len(s.DataNodes) {
+			of = "active data nodes"
+		}
+		return fmt.Errorf("replication factor %d is above the number of %s, %d", n, of, active)
 	}
 	return nil
 }

@@ -23,6 +23,9 @@ type Node struct {
 	Identity string `json:"identity,omitempty"`
 
 	Labels map[string]string `json:"labels,omitempty"` // never changed, only replaced
+
+	// Passive is true for a data node that coordinates writes and queries and never owns a shard.
+	Passive bool `json:"passive,omitempty"`
 }
 
 // State is everything the meta nodes agree on. Data is the engine's own metadata; shard owners in it are IDs of
@@ -52,6 +55,17 @@ func (s *State) DataNodeByAddr(tcpAddr string) (Node, bool) {
 		}
 	}
 	return Node{}, false
+}
+
+// ActiveDataNodes returns the data nodes that may own shards, by ascending ID.
+func (s *State) ActiveDataNodes() []Node {
+	out := make([]Node, 0, len(s.DataNodes))
+	for _, n := range s.DataNodes {
+		if !n.Passive {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 func byID(nodes []Node, id uint64) (Node, bool) {

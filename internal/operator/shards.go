@@ -58,6 +58,8 @@ func (s *shards) copy(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("data node %s is not an owner of shard %d", from.TCPAddr, sh.ID)
 	} else if slices.Contains(sh.Owners, to.ID) {
 		return nil, fmt.Errorf("data node %s is an owner of shard %d already", to.TCPAddr, sh.ID)
+	} else if err := to.CheckMayOwn(); err != nil {
+		return nil, err // before anything is copied
 	}
 	incomplete := false
 	if v := r.FormValue("force"); v != "" {

@@ -65,7 +65,9 @@ func (b *builder) attend(key string, a Attention) { b.state.Attention[key] = a }
 // addNodes adds the data nodes. Users who are no administrators see which there are, and which are up.
 func (b *builder) addNodes() {
 	for _, n := range b.nodes {
-		out := Node{Address: n.TCPAddr, HTTP: n.HTTPAddr, Up: n.up, Since: stampOf(n.since), Zone: n.Labels["zone"]}
+		out := Node{
+			Address: n.TCPAddr, HTTP: n.HTTPAddr, Up: n.up, Passive: n.Passive, Since: stampOf(n.since), Zone: n.Labels["zone"],
+		}
 		if !n.up {
 			b.attend("node-"+id(n.ID), Attention{
 				Level: "bad", Node: id(n.ID), Text: "Data node " + n.TCPAddr + " does not answer",

@@ -70,6 +70,7 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 		{"GET", "/remove-data", admins},
 		{"POST", "/update-data", admins},
 		{"POST", "/adopt", admins},
+		{"POST", "/activate-data", admins},
 		{"POST", "/truncate-shards", admins},
 		{"POST", "/node-labels", admins},
 		{"GET", "/user", admins},
