@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/influxdata/influxdb/services/meta"
+
+	"concord/internal/restrict"
 )
 
 // Node is a member of the cluster. ID is unique over data and meta nodes and
@@ -34,6 +36,11 @@ type State struct {
 	MetaNodes []Node // sorted by ID
 	Roles     []Role // sorted by name; never changed, only replaced
 	Data      *meta.Data
+
+	// Fine-grained authorization. The lists are in the order of IDs; never changed, only replaced.
+	Restrictions []restrict.Restriction
+	Grants       []restrict.Grant
+	MaxRuleID    uint64 // of both, also of those that are gone
 
 	ContinuousRuns []ContinuousRun // sorted by database and name; never changed, only replaced
 }

@@ -39,6 +39,7 @@ func (n *Node) registerServices(s grpc.ServiceRegistrar, copies *local.Local, co
 	queries.Whole, queries.Budget = n.whole(), n.queries.budget
 	queries.Vector, queries.Sketches = n.queries.vector, n.queries.sketches
 	rpc.RegisterQueryServer(s, queries)
+	s.RegisterService(&rpc.RestrictedQuery_ServiceDesc, queries)
 	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
 	transport.NewServer(copies, control).Register(s)
 	rpc.RegisterShardsServer(s, shards)
@@ -133,12 +134,13 @@ func (n *Node) openHTTP() error {
 	})
 	s.Page = pages
 	h.MetaClient = httpMeta{n.Meta, pages}
-	h.QueryAuthorizer = emeta.NewQueryAuthorizer(n.Meta.Engine())
+	h.QueryAuthorizer = fineAuthorizer{emeta.NewQueryAuthorizer(n.Meta.Engine()), n.Meta.State}
 	h.WriteAuthorizer = writeAuthorizer{n.Meta}
 	h.QueryExecutor = n.queries.executor
 	h.Monitor = n.mon
-	h.PointsWriter = n.writer
+	h.PointsWriter = restrictedWriter{n.writer, n.Meta.State}
 	h.Store = n.queries.store
+	s.OneRequest = n.oneRequest(h, httpMeta{n.Meta, pages})
 	h.Version, h.BuildType = n.version, "Concord"
 	h.AddRoutes(routes.Routes(n.view)...)
 	h.AddRoutes(httpd.Route{

@@ -34,6 +34,9 @@ const (
 type Server struct {
 	Handler *httpd.Handler // to be completed before Open
 	Page    http.Handler   // of the cluster, nil for none; to be set before Open
+	// OneRequest returns a handler for one read of Prometheus or one delete of /api/v2, in place of Handler; nil for
+	// Handler. It may be nil; to be set before Open.
+	OneRequest func() *httpd.Handler
 
 	cfg   httpd.Config
 	certs *tlsconfig.TLSCertMonitor
@@ -56,7 +59,7 @@ func New(
 	})
 	s.http.Handler = &bounds{
 		next: s.Handler, maxBody: int64(cfg.MaxBodySize), queries: queries,
-		requests: requests, load: load, page: &s.Page,
+		requests: requests, load: load, page: &s.Page, one: &s.OneRequest,
 	}
 	s.http.ReadHeaderTimeout = headerTimeout
 	return s

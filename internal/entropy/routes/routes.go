@@ -15,7 +15,6 @@ import (
 	"github.com/influxdata/influxdb/services/httpd"
 	"github.com/influxdata/influxdb/services/meta"
 
-	"concord/internal/cluster"
 	"concord/internal/entropy"
 	"concord/internal/entropy/api"
 	"concord/internal/entropy/patch"
@@ -286,10 +285,10 @@ func (h *handler) visible(user meta.User) func(shard uint64) bool {
 	if user == nil {
 		return func(uint64) bool { return true }
 	}
-	live := h.view.Live()
+	live, state := h.view.Live(), h.view.State()
 	return func(shard uint64) bool {
 		sh, ok := live[shard]
-		return ok && cluster.MayRead(user, sh.Database)
+		return ok && state.MaySee(user, sh.Database)
 	}
 }
 

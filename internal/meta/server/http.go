@@ -43,6 +43,7 @@ type API struct {
 	leases  *leases
 	clocks  *clockReader
 	users   *userRoutes
+	rules   *restrictionRoutes
 	members *memberRoutes
 
 	http *http.Server
@@ -66,6 +67,7 @@ func Serve(d APIDeps) *API {
 		leases:  &leases{server: s, time: d.LeaseTime},
 		clocks:  &clockReader{server: s, meta: d.Meta, data: d.Data, watch: clocks.NewWatch(s.log)},
 		users:   &userRoutes{state: s.State, execute: s.Execute},
+		rules:   &restrictionRoutes{state: s.State, execute: s.Execute},
 		members: &memberRoutes{server: s, meta: d.Meta, data: d.Data},
 		stop:    stop, done: make(chan struct{}),
 	}
@@ -98,6 +100,7 @@ func (a *API) handler() http.Handler {
 	a.nodeRoutes(r)
 	a.members.routes(r)
 	a.users.routes(r)
+	a.rules.routes(r)
 	for _, other := range a.deps.Routes {
 		if other.OnLeader {
 			r.leader(other.Pattern, admin, other.Handler)
