@@ -2,6 +2,7 @@ package distquery
 
 import (
 	"context"
+	"regexp"
 	"slices"
 
 	"github.com/influxdata/influxdb/tsdb"
@@ -185,11 +186,32 @@ func measurementNames(
 	if len(is.Indexes) == 0 {
 		return nil, nil
 	}
+	if allowed != nil {
+		cond = influxql.RewriteExpr(influxql.CloneExpr(cond), hasAllowedTag)
+	}
 	names, err := is.DedupeInmemIndexes().MeasurementNamesByExpr(allowed.Authorizer(), cond)
 	if err != nil {
 		return nil, err
 	}
 	return names, budget.Of(ctx).Grow(namesSize(names))
+}
+
+var anyValue = regexp.MustCompile(`(?s).+`)
+
+// hasAllowedTag asks for a value where a question is whether a measurement has a tag: the engine looks then whether an
+// allowed series has both, and else whether the measurement has an allowed series and any series the tag.
+func hasAllowedTag(e influxql.Expr) influxql.Expr {
+	b, ok := e.(*influxql.BinaryExpr)
+	if !ok || b.Op != influxql.NEQ {
+		return e
+	}
+	if v, ok := b.RHS.(*influxql.StringLiteral); !ok || v.Val != "" {
+		return e
+	}
+	if tag, ok := b.LHS.(*influxql.VarRef); !ok || tag.Val == "_name" {
+		return e
+	}
+	return &influxql.BinaryExpr{Op: influxql.EQREGEX, LHS: b.LHS, RHS: &influxql.RegexLiteral{Val: anyValue}}
 }
 
 // tagKeys lists the tag keys of shards on this node that the user may see. The engine also names measurements without
