@@ -5,7 +5,6 @@ import (
 	"net/http"
 
 	"concord/internal/cluster"
-	"concord/internal/meta/wire"
 	"concord/internal/restrict"
 )
 
@@ -22,7 +21,8 @@ const (
 
 func (a *restrictionRoutes) routes(r router) {
 	r.local("GET "+restrictionsPath, admin, func(w http.ResponseWriter, _ *http.Request) {
-		Reply(w, wire.Restrictions{Restrictions: append([]restrict.Restriction{}, a.state().Restrictions...)}, nil)
+		list := append([]restrict.Restriction{}, a.state().Restrictions...)
+		Reply(w, map[string][]restrict.Restriction{"restrictions": list}, nil)
 	})
 	r.change("POST "+restrictionsPath, func(req *http.Request) (any, error) {
 		rule, err := restrict.ParseRestriction(req.Body)
@@ -35,7 +35,7 @@ func (a *restrictionRoutes) routes(r router) {
 		return a.drop(cluster.DropRestriction{ID: req.PathValue("id")})
 	})
 	r.local("GET "+grantsPath, admin, func(w http.ResponseWriter, _ *http.Request) {
-		Reply(w, wire.Grants{Grants: append([]restrict.Grant{}, a.state().Grants...)}, nil)
+		Reply(w, map[string][]restrict.Grant{"grants": append([]restrict.Grant{}, a.state().Grants...)}, nil)
 	})
 	r.change("POST "+grantsPath, func(req *http.Request) (any, error) {
 		grant, err := restrict.ParseGrant(req.Body)
