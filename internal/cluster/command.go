@@ -46,6 +46,10 @@ var ops = map[string]reflect.Type{
 	"create-role":             reflect.TypeFor[CreateRole](),
 	"drop-role":               reflect.TypeFor[DropRole](),
 	"set-role":                reflect.TypeFor[SetRole](),
+	"create-restriction":      reflect.TypeFor[CreateRestriction](),
+	"drop-restriction":        reflect.TypeFor[DropRestriction](),
+	"create-grant":            reflect.TypeFor[CreateGrant](),
+	"drop-grant":              reflect.TypeFor[DropGrant](),
 	"create-shard-group":      reflect.TypeFor[CreateShardGroup](),
 	"delete-shard-group":      reflect.TypeFor[DeleteShardGroup](),
 	"precreate-shard-groups":  reflect.TypeFor[PrecreateShardGroups](),
@@ -88,7 +92,8 @@ func NewCommand(op Op) (Command, error) {
 func (c Command) Repeatable() bool {
 	switch c.Type {
 	case "create-user", "drop-user", "create-role", "drop-role", "restore-shard-groups", "drop-shard",
-		"adopt-server", "create-subscription", "drop-subscription", "update-retention-policy":
+		"adopt-server", "create-subscription", "drop-subscription", "update-retention-policy", "drop-restriction",
+		"drop-grant":
 		return false
 	}
 	return true

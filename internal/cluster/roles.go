@@ -87,6 +87,7 @@ func (o DropRole) apply(s *State) (any, error) {
 		return nil, ErrRoleNotFound
 	}
 	s.Roles = slices.Delete(slices.Clone(s.Roles), i, i+1)
+	s.leaveGrants("", o.Name)
 	return nil, nil
 }
 
@@ -119,6 +120,7 @@ func (o SetRole) apply(s *State) (any, error) {
 	o.Role.Users = slices.Compact(slices.Sorted(slices.Values(o.Role.Users)))
 	s.Roles = slices.Clone(s.Roles)
 	s.Roles[i] = o.Role
+	s.renameGrants(o.Name, o.Role.Name)
 	slices.SortFunc(s.Roles, func(a, b Role) int { return compare(a.Name, b.Name) })
 	return nil, nil
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/influxdata/influxdb/services/meta"
+
+	"concord/internal/restrict"
 )
 
 // Node is a member of the cluster. ID is unique over data and meta nodes and
@@ -40,6 +42,11 @@ type State struct {
 
 	// Grants are what users have besides what Data knows, by name; never changed, only replaced.
 	Grants map[string]Grants
+
+	// Fine-grained authorization. The lists are in the order of IDs; never changed, only replaced.
+	Restrictions []restrict.Restriction
+	FineGrants   []restrict.Grant
+	MaxRuleID    uint64 // of both, also of those that are gone
 
 	ContinuousRuns []ContinuousRun // sorted by database and name; never changed, only replaced
 }

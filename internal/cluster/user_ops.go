@@ -33,6 +33,7 @@ type DropUser struct {
 func (o DropUser) apply(s *State) (any, error) {
 	s.leaveRoles(o.Name)
 	s.setRest(o.Name, nil)
+	s.leaveGrants(o.Name, "")
 	return nil, s.Data.DropUser(o.Name)
 }
 

@@ -39,6 +39,7 @@ func (n *Node) registerServices(s grpc.ServiceRegistrar, copies *local.Local, co
 	queries.Whole, queries.Budget = n.whole(), n.queries.budget
 	queries.Vector, queries.Sketches = n.queries.vector, n.queries.sketches
 	rpc.RegisterQueryServer(s, queries)
+	s.RegisterService(&rpc.RestrictedQuery_ServiceDesc, queries)
 	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
 	transport.NewServer(copies, control).Register(s)
 	rpc.RegisterShardsServer(s, shards)
@@ -137,14 +138,15 @@ func (n *Node) openHTTP() error {
 		h: cluster.WriteData, s.Deletes: cluster.DropData,
 	} {
 		handler.MetaClient = httpMeta{n.Meta, pages}
-		handler.QueryAuthorizer = authorizer{n.Meta, n.queries.database}
+		handler.QueryAuthorizer = fineAuthorizer{authorizer{n.Meta, n.queries.database}, n.Meta.State}
 		handler.WriteAuthorizer = writeAuthorizer{n.Meta, permission}
 		handler.Store = n.queries.store
 		handler.Version, handler.BuildType = n.version, "Concord"
 	}
 	h.QueryExecutor = n.queries.executor
 	h.Monitor = n.mon
-	h.PointsWriter = n.writer
+	h.PointsWriter = restrictedWriter{n.writer, n.Meta.State}
+	s.OneRequest = n.oneRequest(httpMeta{n.Meta, pages})
 	h.AddRoutes(routes.Routes(n.view)...)
 	h.AddRoutes(httpd.Route{
 		Name: "shard-status", Method: http.MethodGet, Pattern: "/shard-status", LoggingEnabled: true, HandlerFunc: n.serveShardStatus,

@@ -34,6 +34,9 @@ const (
 type Server struct {
 	Handler *httpd.Handler // to be completed before Open
 	Page    http.Handler   // of the cluster, nil for none; to be set before Open
+	// OneRequest returns a handler for one read of Prometheus or one delete of /api/v2, in place of another one; nil for
+	// that one. It may be nil; to be set before Open.
+	OneRequest func(*httpd.Handler) *httpd.Handler
 
 	// Deletes answers /api/v2/delete in place of Handler, nil for Handler itself; to be set before Open. The engine asks
 	// one authorizer who may write and who may delete: so these are two handlers with an authorizer each.
@@ -61,6 +64,7 @@ func New(
 	s.http.Handler = &bounds{
 		next: s.Handler, maxBody: int64(cfg.MaxBodySize), queries: queries,
 		requests: requests, load: load, page: &s.Page, deletes: &s.Deletes,
+		one: &s.OneRequest,
 	}
 	s.http.ReadHeaderTimeout = headerTimeout
 	return s

@@ -147,11 +147,11 @@ func (b *builder) addShards() {
 		found[s.ID] = i
 	}
 	queued, running := setOf(b.entropy.Queued), setOf(b.entropy.Processing)
-	readable := make(map[string]bool)
+	readable, state := make(map[string]bool), b.deps.State()
 	for shardID, sh := range b.live {
 		may, ok := readable[sh.Database]
 		if !ok {
-			may = cluster.MayRead(b.user, sh.Database)
+			may = state.MaySee(b.user, sh.Database)
 			readable[sh.Database] = may
 		}
 		if !may {

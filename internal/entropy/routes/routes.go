@@ -298,10 +298,10 @@ func (h *handler) visible(user meta.User) func(shard uint64) bool {
 	if user == nil {
 		return func(uint64) bool { return true }
 	}
-	live := h.view.Live()
+	live, state := h.view.Live(), h.view.State()
 	return func(shard uint64) bool {
 		sh, ok := live[shard]
-		return ok && cluster.MayRead(user, sh.Database)
+		return ok && state.MaySee(user, sh.Database)
 	}
 }
 

@@ -45,6 +45,7 @@ type API struct {
 	leases  *leases
 	clocks  *clockReader
 	users   *userRoutes
+	rules   *restrictionRoutes
 	members *memberRoutes
 
 	http *http.Server
@@ -69,6 +70,7 @@ func Serve(d APIDeps) *API {
 		leases:  &leases{server: s, time: d.LeaseTime},
 		clocks:  &clockReader{server: s, meta: d.Meta, data: d.Data, watch: clocks.NewWatch(s.log)},
 		users:   &userRoutes{state: s.State, execute: s.Execute, hash: m.PasswordHash},
+		rules:   &restrictionRoutes{state: s.State, execute: s.Execute},
 		members: &memberRoutes{server: s, meta: d.Meta, data: d.Data},
 		stop:    stop, done: make(chan struct{}),
 	}
@@ -101,6 +103,7 @@ func (a *API) handler() http.Handler {
 	a.nodeRoutes(r)
 	a.members.routes(r)
 	a.users.routes(r)
+	a.rules.routes(r)
 	for _, other := range a.deps.Routes {
 		need := admin
 		if other.Needs != nil {
