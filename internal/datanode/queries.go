@@ -1,6 +1,7 @@
 package datanode
 
 import (
+	"context"
 	"time"
 
 	"github.com/influxdata/influxdb/coordinator"
@@ -49,10 +50,10 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	mapper, schema := distquery.NewShardMapper(n.Meta, n.Store, pool), distquery.NewSchema(n.Meta, n.Store, pool)
 	mapper.Whole, schema.Whole = n.whole(), n.whole()
 	mapper.Vector, schema.Sketches = n.queries.vector, n.queries.sketches
-	n.queries.executor.StatementExecutor = &distquery.Executor{
+	executor := &distquery.Executor{
 		Base: coordinator.StatementExecutor{
 			MetaClient:          n.Meta,
-			TaskManager:         n.queries.executor.TaskManager,
+			TaskManager:         distquery.NewRunning(n.Meta, pool, n.queries.executor.TaskManager),
 			Monitor:             mon,
 			PointsWriter:        n.writer,
 			MaxSelectPointN:     c.MaxSelectPointN,
@@ -61,8 +62,8 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 			StrictErrorHandling: n.cfg.Data.StrictErrorHandling,
 		},
 		Mapper: mapper,
-		Store: func(r *distquery.Report, share *budget.Share) coordinator.TSDBStore {
-			return clusterStore{Store: n.Store, Schema: schema.For(r, share), delete: n.deletes}
+		Store: func(ctx context.Context, r *distquery.Report, share *budget.Share) coordinator.TSDBStore {
+			return clusterStore{Store: n.Store, Schema: schema.For(ctx, r, share), delete: n.deletes}
 		},
 		Strict:  c.IncompleteReads == failIncomplete,
 		State:   n.Meta.State,
@@ -71,11 +72,14 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 
 		Budget: n.queries.budget, Requests: &n.queries.requests,
 	}
+	n.queries.executor.StatementExecutor = executor
+	if c.LogTimedOutQueries { // and not LogTimedoutQueries of the engine: see LogTimeout
+		executor.LogTimeout = time.Duration(c.QueryTimeout)
+	}
 	tm := n.queries.executor.TaskManager
 	tm.QueryTimeout = time.Duration(c.QueryTimeout)
 	tm.LogQueriesAfter = time.Duration(c.LogQueriesAfter)
 	tm.MaxConcurrentQueries = c.MaxConcurrentQueries
-	tm.LogTimedoutQueries = c.LogTimedOutQueries
 	if n.cfg.Data.QueryLogEnabled {
 		n.queries.executor.WithLogger(n.log)
 	}

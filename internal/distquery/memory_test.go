@@ -42,8 +42,8 @@ func (c *testCluster) executing(
 	n.exec.StatementExecutor = &Executor{
 		Base:   coordinator.StatementExecutor{MetaClient: c.meta, TaskManager: n.exec.TaskManager, PointsWriter: nowhere{}},
 		Mapper: n.mapper,
-		Store: func(r *Report, s *budget.Share) coordinator.TSDBStore {
-			return schemaStore{n.store, schema.For(r, s)}
+		Store: func(ctx context.Context, r *Report, s *budget.Share) coordinator.TSDBStore {
+			return schemaStore{n.store, schema.For(ctx, r, s)}
 		},
 		State: func() *cluster.State { return c.state }, Log: zap.NewNop(),
 		Budget: b, Requests: requests,

@@ -31,8 +31,9 @@ type Schema struct {
 	// Sketches estimate the number of series.
 	Sketches *Sketches
 
-	report *Report       // of the statement; nil for none
-	share  *budget.Share // of this node's memory
+	report *Report         // of the statement; nil for none
+	share  *budget.Share   // of this node's memory
+	ending context.Context // ends with the statement; nil for that of each question
 	meta   Metadata
 	store  *tsdb.Store
 	pool   *rpc.Pool
@@ -43,12 +44,20 @@ func NewSchema(meta Metadata, store *tsdb.Store, pool *rpc.Pool) *Schema {
 	return &Schema{Sketches: &Sketches{}, meta: meta, store: store, pool: pool}
 }
 
-// For returns the schema for one statement, which notes in the report what it could not read whole, and takes its
-// memory from the share.
-func (s *Schema) For(report *Report, share *budget.Share) *Schema {
+// For returns the schema for one statement, which ends when ending does, notes in the report what it could not read
+// whole, and takes its memory from the share.
+func (s *Schema) For(ending context.Context, report *Report, share *budget.Share) *Schema {
 	one := *s
-	one.report, one.share = report, share
+	one.ending, one.report, one.share = ending, report, share
 	return &one
+}
+
+// context is ctx, and ends with the statement.
+func (s *Schema) context(ctx context.Context) context.Context {
+	if s.ending == nil {
+		return ctx
+	}
+	return endingContext{Context: s.ending, values: ctx}
 }
 
 // shardsOf lists the shards of a database, or of one policy when rp is not empty.
@@ -130,6 +139,7 @@ func (s *Schema) MeasurementNames(
 	if !query.AuthorizerIsOpen(auth) {
 		return nil, errAuthorizer
 	}
+	ctx = s.context(ctx)
 	if index := s.store.EngineOptions.IndexVersion; rp != "" && index != tsdb.TSI1IndexName {
 		return nil, fmt.Errorf("retention policy filter for measurements not supported for index %s", index)
 	}
@@ -179,6 +189,7 @@ func (s *Schema) TagKeys(
 	if !query.AuthorizerIsOpen(auth) {
 		return nil, errAuthorizer
 	}
+	ctx = s.context(ctx)
 	var mu sync.Mutex
 	all := make(map[string][]string)
 	err := s.each(ctx, s.indexed(ids), func(mine []uint64) error {
@@ -226,6 +237,7 @@ func (s *Schema) TagValues(
 	if !query.AuthorizerIsOpen(auth) {
 		return nil, errAuthorizer
 	}
+	ctx = s.context(ctx)
 	var mu sync.Mutex
 	all := make(map[string][]tsdb.KeyValue)
 	err := s.each(ctx, s.indexed(ids), func(mine []uint64) error {
@@ -282,6 +294,7 @@ func (s *Schema) TagValues(
 // SeriesCardinality is how many series a database has. It is exact when they are few, or when one node has all shards
 // that have series. Else it is an estimate: see Sketches.
 func (s *Schema) SeriesCardinality(ctx context.Context, db string) (int64, error) {
+	ctx = s.context(ctx)
 	n, alone, err := s.seriesOfOne(ctx, db)
 	if alone || err != nil {
 		return n, err
