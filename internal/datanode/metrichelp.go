@@ -71,6 +71,7 @@ var descriptions = map[string]map[string]described{
 		"writeShardReq":       counter("Requests that hinted handoff sent."),
 		"writeShardReqPoints": counter("Points in requests that hinted handoff sent."),
 	},
+	"hh_database":  queueDescriptions,
 	"hh_node":      queueDescriptions,
 	"hh_processor": queueDescriptions,
 	"node": {
@@ -87,6 +88,20 @@ var descriptions = map[string]map[string]described{
 		"limitBytes":   gauge("Bytes that the queries of this node may hold."),
 		"queriesEnded": counter("Queries that were ended because they needed more memory."),
 	},
+	"rpc": {
+		"idleStreams":      gauge("Streams to other nodes without a call: always 0, because each call has its own."),
+		"liveConnections":  gauge("Connections to other nodes that calls share."),
+		"liveStreams":      gauge("Calls of other nodes that run."),
+		"rpcCalls":         counter("Calls of other nodes."),
+		"rpcFailures":      counter("Calls of other nodes that failed."),
+		"rpcReadBytes":     counter("Bytes of answers of other nodes."),
+		"rpcRetries":       counter("Calls of other nodes that were sent again, because their connection had ended."),
+		"rpcWriteBytes":    counter("Bytes of questions to other nodes."),
+		"singleUse":        counter("Connections to other nodes that were made for one use."),
+		"singleUseOpen":    gauge("Connections to other nodes for one use that are open."),
+		"totalConnections": counter("Connections to other nodes that calls share, since the start."),
+		"totalStreams":     counter("Streams to other nodes: one for each call that reached a connection."),
+	},
 	"write": {
 		"req":            counter("Writes that this node coordinated."),
 		"pointReq":       counter("Points in these writes."),
@@ -101,18 +116,22 @@ var descriptions = map[string]map[string]described{
 	},
 }
 
+// queueDescriptions are of the queues for a node, of those of one database, or of one queue.
 var queueDescriptions = map[string]described{
-	"queueDepth":         gauge("Queues of hinted handoff for a node that have entries."),
-	"queueBytes":         gauge("Bytes on disk of the queues for a node."),
-	"oldestSec":          gauge("Seconds since the oldest entry for a node was queued; 0 when there is none."),
-	"oldestDeleteSec":    gauge("The same, of deletes alone."),
-	"bytesWritten":       counter("Bytes that were queued for a node."),
-	"bytesRead":          counter("Bytes that a node was sent from its queues."),
-	"writeBlocked":       counter("Writes for a node that did not fit into max-size."),
-	"writeDropped":       counter("Entries for a node that were dropped."),
-	"writeNodeReq":       counter("Requests of hinted handoff to a node."),
-	"writeNodeReqFail":   counter("Requests of hinted handoff to a node that failed."),
-	"writeNodeReqPoints": counter("Points that hinted handoff delivered to a node."),
+	"queueDepth":          gauge("Queues of hinted handoff for a node that have entries."),
+	"queueBytes":          gauge("Bytes on disk of the queues for a node."),
+	"queueTotalSize":      gauge("Bytes on disk of all queues for a node."),
+	"oldestSec":           gauge("Seconds since the oldest entry for a node was queued; 0 when there is none."),
+	"oldestDeleteSec":     gauge("The same, of deletes alone."),
+	"bytesWritten":        counter("Bytes that were queued for a node."),
+	"bytesRead":           counter("Bytes that a node was sent from its queues."),
+	"writeBlocked":        counter("Writes for a node that did not fit into max-size."),
+	"writeDropped":        counter("Entries for a node that were dropped."),
+	"writeShardReq":       counter("Writes that were queued for a node."),
+	"writeShardReqPoints": counter("Points that were queued for a node."),
+	"writeNodeReq":        counter("Requests of hinted handoff to a node."),
+	"writeNodeReqFail":    counter("Requests of hinted handoff to a node that failed."),
+	"writeNodeReqPoints":  counter("Points that hinted handoff delivered to a node."),
 }
 
 // describe returns what /metrics says of a field.

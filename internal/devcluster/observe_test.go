@@ -54,11 +54,23 @@ var statistics = map[string][]string{
 	},
 	"disk": {"freeBytes", "totalBytes"},
 	"hh":   {"writeShardReq", "writeShardReqPoints"},
+	"hh_database": {
+		"bytesRead", "bytesWritten", "queueBytes", "queueDepth", "writeBlocked", "writeDropped", "writeNodeReq",
+		"writeNodeReqFail", "writeNodeReqPoints", "writeShardReq", "writeShardReqPoints",
+	},
+	"hh_node": {
+		"bytesRead", "bytesWritten", "oldestDeleteSec", "oldestSec", "queueBytes", "queueDepth", "queueTotalSize", "writeBlocked",
+		"writeDropped", "writeNodeReq", "writeNodeReqFail", "writeNodeReqPoints",
+	},
 	"hh_processor": {
 		"bytesRead", "bytesWritten", "oldestDeleteSec", "oldestSec", "queueBytes", "queueDepth", "writeBlocked", "writeDropped",
-		"writeNodeReq", "writeNodeReqFail", "writeNodeReqPoints",
+		"writeNodeReq", "writeNodeReqFail", "writeNodeReqPoints", "writeShardReq", "writeShardReqPoints",
 	},
 	"node": {"away", "awaySec"},
+	"rpc": {
+		"idleStreams", "liveConnections", "liveStreams", "rpcCalls", "rpcFailures", "rpcReadBytes", "rpcRetries",
+		"rpcWriteBytes", "singleUse", "singleUseOpen", "totalConnections", "totalStreams",
+	},
 	"write": {
 		"pointReq", "pointReqHH", "pointReqLocal", "pointReqRemote", "req", "subWriteOk", "writeDrop", "writeError",
 		"writeOk", "writeTimeout",
@@ -142,7 +154,7 @@ func TestStatisticsHaveTheSameNamesEverywhere(t *testing.T) {
 	for name, fields := range statistics {
 		if err := c.Wait(ctx, func() bool {
 			rows, err := c.Client(2).Query(ctx, "_internal", fmt.Sprintf(`SHOW TAG VALUES FROM %q WITH KEY = "nodeID"`, name))
-			return err == nil && (len(rows) == 3 || len(rows) > 0 && name == "hh_processor") // only a queue that was used
+			return err == nil && (len(rows) == 3 || len(rows) > 0 && strings.HasPrefix(name, "hh_")) // only a queue that was used
 		}); err != nil {
 			t.Fatalf("_internal never had %s of all nodes", name)
 		}

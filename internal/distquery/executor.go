@@ -179,12 +179,17 @@ func (e *Executor) logTimeout(ending context.Context, ctx *query.ExecutionContex
 	if r := e.Requests.Get(ctx.NodeID); r != nil {
 		fields = append(fields, zap.String("request_id", r.ID))
 	}
-	cancel := context.AfterFunc(ending, func() {
+	say := func() {
 		if errors.Is(ending.Err(), query.ErrQueryTimeoutLimitExceeded) {
 			e.Log.Warn("query killed for exceeding timeout limit", fields...)
 		}
-	})
-	return func() { cancel() }
+	}
+	cancel := context.AfterFunc(ending, say)
+	return func() {
+		if cancel() {
+			say() // the statement was faster to hear of its end
+		}
+	}
 }
 
 // listsSeries reports whether a statement is SHOW SERIES of one database. It gets each series once, whereas the engine
