@@ -131,7 +131,7 @@ func (n *Node) openHTTP() error {
 		Address: n.httpAddr, Kind: "data", Version: n.version, State: n.Meta.State, View: n.view, Pool: n.pool,
 		Own: n.overview, AskRaft: n.Meta.AskRaft, Auth: n.cfg.HTTPD.AuthEnabled, Query: s, Log: n.log,
 	})
-	s.Page = pages
+	s.Page, s.Values = pages, n.writer.ClientValues
 	h.MetaClient = httpMeta{n.Meta, pages}
 	h.QueryAuthorizer = emeta.NewQueryAuthorizer(n.Meta.Engine())
 	h.WriteAuthorizer = writeAuthorizer{n.Meta}

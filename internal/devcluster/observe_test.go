@@ -72,8 +72,8 @@ var statistics = map[string][]string{
 		"rpcWriteBytes", "singleUse", "singleUseOpen", "totalConnections", "totalStreams",
 	},
 	"write": {
-		"pointReq", "pointReqHH", "pointReqLocal", "pointReqRemote", "req", "subWriteOk", "writeDrop", "writeError",
-		"writeOk", "writeTimeout",
+		"pointReq", "pointReqHH", "pointReqLocal", "pointReqRemote", "pointsWrittenOK", "req", "subWriteDrop", "subWriteOk",
+		"valuesWrittenOK", "writeDrop", "writeError", "writeOk", "writePartial", "writeTimeout",
 	},
 }
 
@@ -256,5 +256,23 @@ func TestShowStatsAndDiagnostics(t *testing.T) {
 	h, _ := mustGet(ctx, t, c, 0, "/ping")
 	if h.Get("X-Influxdb-Build") == "" || h.Get("X-Influxdb-Version") == "" {
 		t.Errorf("/ping: %v", h)
+	}
+}
+
+func TestStatisticsCountTheFieldsThatClientsWrite(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStart(t, 1)
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db`)
+	if err := c.Client(0).Write(ctx, "db", "all", []byte("m a=1,b=2,c=3\nm,t=1 a=1\n")); err != nil {
+		t.Fatal(err)
+	}
+	_, body := mustGet(ctx, t, c, 0, "/metrics")
+	for _, line := range []string{
+		`(?m)^influxdb_httpd_valuesWrittenOK{.*} 4$`, `(?m)^influxdb_write_valuesWrittenOK{.*} 4$`,
+		`(?m)^influxdb_write_pointsWrittenOK{.*} 2$`, `(?m)^# TYPE influxdb_httpd_valuesWrittenOK counter$`,
+	} {
+		if !regexp.MustCompile(line).MatchString(body) {
+			t.Errorf("/metrics has no line like %s", line)
+		}
 	}
 }

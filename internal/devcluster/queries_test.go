@@ -43,10 +43,17 @@ func TestQueriesOfAllNodesAreListedAndKilled(t *testing.T) {
 	begin(ctx, t, c, 1)
 	begin(ctx, t, c, 2)
 	// list are the queries that run, as node, database, text, status, and their numbers by node.
+	away := false // a node does not answer
 	list := func(node int) (out []string, qid map[string]string, warnings []string) {
 		rows, warnings, err := c.Client(node).Ask(ctx, "", "SHOW QUERIES")
 		if err != nil {
 			t.Fatal(err)
+		}
+		// A busy machine is not a node that hangs.
+		for tries := 0; len(warnings) > 0 && !away && tries < 5; tries++ {
+			if rows, warnings, err = c.Client(node).Ask(ctx, "", "SHOW QUERIES"); err != nil {
+				t.Fatal(err)
+			}
 		}
 		qid = make(map[string]string)
 		for _, r := range rows {
@@ -92,8 +99,8 @@ func TestQueriesOfAllNodesAreListedAndKilled(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
-	if got, _, _ := list(0); len(got) != 2 {
-		t.Fatalf("the queries are %v", got)
+	if got, _, warnings := list(0); len(got) != 2 {
+		t.Fatalf("the queries are %v, and the warnings %v", got, warnings)
 	}
 	mustQuery(ctx, t, c, 0, "", `KILL QUERY `+qid[host]+` ON "`+host+`"`)
 	if err := c.Wait(ctx, func() bool {
@@ -104,7 +111,7 @@ func TestQueriesOfAllNodesAreListedAndKilled(t *testing.T) {
 	}
 
 	// The rows of the others are there when one node hangs or cannot be reached, and soon.
-	away := c.Data[1].TCPAddr()
+	away = true
 	for how, change := range map[string]func(int){"cut off": func(i int) { c.Cut(i) }, "hung": c.Hang} {
 		change(1)
 		began := time.Now()
@@ -112,11 +119,11 @@ func TestQueriesOfAllNodesAreListedAndKilled(t *testing.T) {
 		if took := time.Since(began); took > 10*time.Second {
 			t.Errorf("a node that is %s holds the answer up for %v", how, took)
 		}
-		if !slices.Contains(got, row(2)) || len(warnings) != 1 || !strings.Contains(warnings[0], away) {
+		if !slices.Contains(got, row(2)) || len(warnings) != 1 || !strings.Contains(warnings[0], host) {
 			t.Errorf("with a node that is %s: %v, %v", how, got, warnings)
 		}
-		_, err := c.Client(0).Query(ctx, "", `KILL QUERY 1 ON "`+away+`"`)
-		if err == nil || !strings.Contains(err.Error(), "data node "+away+" does not answer") {
+		_, err := c.Client(0).Query(ctx, "", `KILL QUERY 1 ON "`+host+`"`)
+		if err == nil || !strings.Contains(err.Error(), "data node "+host+" does not answer") {
 			t.Errorf("KILL QUERY on a node that is %s: %v", how, err)
 		}
 		c.Heal(1)

@@ -20,7 +20,7 @@ import (
 
 // runningTimeout is how long a node may take to list its queries or to end one. A node that hangs must not hold up
 // the answer of the others.
-const runningTimeout = 2 * time.Second
+const runningTimeout = 3 * time.Second
 
 // Nodes is what is known of the data nodes of the cluster.
 type Nodes interface {

@@ -33,6 +33,7 @@ const (
 // Server is the HTTP API of one node: the engine's handler on a TCP port and, when asked for, a Unix socket.
 type Server struct {
 	Handler *httpd.Handler // to be completed before Open
+	Values  func() int64   // how many fields clients have written; to be set before Open
 	Page    http.Handler   // of the cluster, nil for none; to be set before Open
 
 	cfg   httpd.Config
@@ -143,9 +144,13 @@ func (s *Server) Close() error {
 // ServeHTTP answers a request of another part of this process, within the bounds of those of clients.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.http.Handler.ServeHTTP(w, r) }
 
-// Statistics are those of the handler.
+// Statistics are those of the handler, with valuesWrittenOK, which the engine does not count.
 func (s *Server) Statistics(tags map[string]string) []models.Statistic {
-	return s.Handler.Statistics(models.NewTags(map[string]string{"bind": s.cfg.BindAddress}).Merge(tags).Map())
+	out := s.Handler.Statistics(models.NewTags(map[string]string{"bind": s.cfg.BindAddress}).Merge(tags).Map())
+	if s.Values != nil {
+		out[0].Values["valuesWrittenOK"] = s.Values()
+	}
+	return out
 }
 
 // PrepareReload checks the certificates of a new configuration. The function that it returns uses them.
