@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -20,7 +21,17 @@ import (
 func begin(ctx context.Context, t *testing.T, c *devcluster.Cluster, node int) {
 	t.Helper()
 	form := url.Values{"db": {"db"}, "q": {"SHOW SERIES"}, "chunked": {"true"}, "chunk_size": {"10"}}
-	resp, err := http.PostForm("http://"+c.Data[node].HTTPAddr()+"/query", form)
+	// The system would let the buffer of the client grow until it holds the whole answer.
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err == nil {
+			err = conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+		}
+		return conn, err
+	}}
+	t.Cleanup(transport.CloseIdleConnections)
+	client := http.Client{Transport: transport}
+	resp, err := client.PostForm("http://"+c.Data[node].HTTPAddr()+"/query", form)
 	if err != nil {
 		t.Fatal(err)
 	}

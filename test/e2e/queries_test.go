@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -37,7 +38,17 @@ func TestQueriesOfOtherNodesAreKilled(t *testing.T) {
 	}
 	asked := p.Data[1]
 	form := url.Values{"db": {"db"}, "q": {"SHOW SERIES"}, "chunked": {"true"}, "chunk_size": {"10"}}
-	resp, err := http.PostForm("http://"+asked.HTTP+"/query", form)
+	// The system would let the buffer of the client grow until it holds the whole answer.
+	client := http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+			if err == nil {
+				err = conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+			}
+			return conn, err
+		},
+	}}
+	resp, err := client.PostForm("http://"+asked.HTTP+"/query", form)
 	if err != nil {
 		t.Fatal(err)
 	}
