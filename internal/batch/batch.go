@@ -127,6 +127,9 @@ func (b *Batch) Release() {
 // Len is the number of points.
 func (b *Batch) Len() int { return len(b.rows) }
 
+// Values is the number of fields of all points.
+func (b *Batch) Values() int { return len(b.fields) }
+
 // Size is about how many bytes of memory the points take.
 func (b *Batch) Size() int {
 	return len(b.rows)*int(unsafe.Sizeof(point{})) + len(b.fields)*int(unsafe.Sizeof(field{})) + len(b.text) +

@@ -20,6 +20,10 @@ func (n *Node) newHandoff() error {
 	n.handoff = handoff.New(n.cfg.HintedHandoff, handoff.Deps{
 		Due: n.due,
 		Now: n.timeBounds,
+		Database: func(shard uint64) string {
+			sh, _ := n.Meta.State().Shard(shard)
+			return sh.Database
+		},
 		Dropped: func(node, shard uint64) {
 			n.copies.Lose(node, shard)
 			if e := n.suspects.Load(); e != nil {

@@ -28,6 +28,8 @@ const (
 	sizesFor = 30 * time.Second
 	// maxQueryText bounds the text of one running query in a report, in bytes.
 	maxQueryText = 2000
+	// maxQueryTexts bounds the texts of all running queries together, where the whole text is asked for, in bytes.
+	maxQueryTexts = 16 << 20
 )
 
 // overview answers what the page of the cluster asks of this node.
@@ -60,9 +62,12 @@ func (n *Node) newOverview(shards *shardcopy.Server) *overview {
 
 // Report tells what this node knows of itself.
 func (o *overview) Report(ctx context.Context, r *rpc.ReportRequest) (*rpc.ReportResponse, error) {
+	if r.Queries {
+		return &rpc.ReportResponse{Queries: o.queries(maxQueryTexts)}, nil
+	}
 	out := &rpc.ReportResponse{
 		Version: o.version, Started: o.started.UnixNano(), Process: o.process, Disks: o.disks(), Load: o.loads(r.Load),
-		Hints: o.waiting(), Queries: o.queries(),
+		Hints: o.waiting(), Queries: o.queries(0),
 	}
 	copies, err := o.shards.Copies(ctx, &rpc.CopiesRequest{})
 	if err != nil {
@@ -148,13 +153,15 @@ func (o *overview) waiting() (out []*rpc.HintQueue) {
 	return out
 }
 
-func (o *overview) queries() (out []*rpc.RunningQuery) {
-	now := time.Now()
-	for _, q := range o.tasks.Queries() {
-		text := q.Query[:min(len(q.Query), maxQueryText)]
+// queries are those that run. Each text has maxQueryText bytes at most, or what of texts is its part.
+func (o *overview) queries(texts int) (out []*rpc.RunningQuery) {
+	now, running := time.Now(), o.tasks.Queries()
+	most := max(maxQueryText, texts/max(len(running), 1))
+	for _, q := range running {
+		text := q.Query[:min(len(q.Query), most)]
 		out = append(out, &rpc.RunningQuery{
 			Id: q.ID, Text: []byte(text), Database: []byte(q.Database), Started: now.Add(-q.Duration).UnixNano(),
-			Status: q.Status.String(),
+			Status: q.Status.String(), User: []byte(q.User), Duration: int64(q.Duration),
 		})
 	}
 	return out

@@ -1,6 +1,7 @@
 package datanode
 
 import (
+	"context"
 	"time"
 
 	"github.com/influxdata/influxdb/coordinator"
@@ -35,7 +36,7 @@ func (n *Node) openQueries() (err error) {
 	n.queries.vector.On = n.cfg.Cluster.VectorAggregates
 	n.openExecutor(n.pool, n.mon)
 	n.onClose(n.queries.executor.Close)
-	n.reporters.add(n.queries.executor, n.Store, n.writer, n.sub, &n.served, n.copies, n.clocks, n.queries.budget,
+	n.reporters.add(n.queries.executor, n.Store, n.writer, n.sub, &n.served, n.pool, n.copies, n.clocks, n.queries.budget,
 		n.disks())
 	if n.handoff != nil {
 		n.reporters.add(n.handoff)
@@ -52,10 +53,10 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	mapper.Whole, schema.Whole = n.whole(), n.whole()
 	mapper.Vector, schema.Sketches = n.queries.vector, n.queries.sketches
 	n.queries.schema = schema
-	n.queries.executor.StatementExecutor = &distquery.Executor{
+	executor := &distquery.Executor{
 		Base: coordinator.StatementExecutor{
 			MetaClient:          n.Meta,
-			TaskManager:         n.queries.executor.TaskManager,
+			TaskManager:         distquery.NewRunning(n.Meta, pool, n.queries.executor.TaskManager),
 			Monitor:             mon,
 			PointsWriter:        n.writer,
 			MaxSelectPointN:     c.MaxSelectPointN,
@@ -64,8 +65,11 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 			StrictErrorHandling: n.cfg.Data.StrictErrorHandling,
 		},
 		Mapper: mapper,
-		Store: func(r *distquery.Report, share *budget.Share, user *restrict.User) coordinator.TSDBStore {
-			return clusterStore{Store: n.Store, Schema: schema.For(r, share, user), delete: n.deletes, user: user}
+		Store: func(
+			ctx context.Context, r *distquery.Report, share *budget.Share, user *restrict.User,
+		) coordinator.TSDBStore {
+			schema := schema.For(ctx, r, share, user)
+			return clusterStore{Store: n.Store, Schema: schema, delete: n.deletes, user: user}
 		},
 		Strict:  c.IncompleteReads == failIncomplete,
 		State:   n.Meta.State,
@@ -74,11 +78,14 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 
 		Budget: n.queries.budget, Requests: &n.queries.requests,
 	}
+	n.queries.executor.StatementExecutor = executor
+	if c.LogTimedOutQueries { // and not LogTimedoutQueries of the engine: see LogTimeout
+		executor.LogTimeout = time.Duration(c.QueryTimeout)
+	}
 	tm := n.queries.executor.TaskManager
 	tm.QueryTimeout = time.Duration(c.QueryTimeout)
 	tm.LogQueriesAfter = time.Duration(c.LogQueriesAfter)
 	tm.MaxConcurrentQueries = c.MaxConcurrentQueries
-	tm.LogTimedoutQueries = c.LogTimedOutQueries
 	if n.cfg.Data.QueryLogEnabled {
 		n.queries.executor.WithLogger(n.log)
 	}

@@ -132,7 +132,7 @@ func (n *Node) openHTTP() error {
 		Address: n.httpAddr, Kind: "data", Version: n.version, State: n.Meta.State, View: n.view, Pool: n.pool,
 		Own: n.overview, AskRaft: n.Meta.AskRaft, Auth: n.cfg.HTTPD.AuthEnabled, Query: s, Log: n.log,
 	})
-	s.Page = pages
+	s.Page, s.Values = pages, n.writer.ClientValues
 	s.Deletes = httpd.NewHandler(n.cfg.http())
 	for handler, permission := range map[*httpd.Handler]cluster.Permissions{
 		h: cluster.WriteData, s.Deletes: cluster.DropData,

@@ -38,7 +38,7 @@ func (n *Node) openWrites() error {
 	n.deleted = deletes.NewMemory(n.Meta)
 	n.holds = &retype.Gate{Store: n.disk}
 	deps := replication.Deps{
-		Meta: n.Meta, Store: n.Store, Shards: n.holds, Subscriber: n.sub, Pool: n.pool, Order: n.order,
+		Meta: n.Meta, Store: n.Store, Shards: n.holds, Subscriber: n.sub, NotSent: notSent(n.sub), Pool: n.pool, Order: n.order,
 		Deletes:      n.deleted,
 		Copies:       writerCopies{n.copies, n.beginnings(), n.missed},
 		WriteTimeout: time.Duration(n.cfg.Cluster.WriteTimeout),
@@ -111,4 +111,12 @@ type monitorWriter struct{ w *replication.Writer }
 func (m monitorWriter) WritePoints(db, rp string, points models.Points) error {
 	return m.w.WritePointsPrivileged(tsdb.WriteContext{UserId: tsdb.MonitorUser}, db, rp, models.ConsistencyLevelAny,
 		points)
+}
+
+// notSent tells what subscriptions did not get: their queues were full, or their destinations failed.
+func notSent(sub *subscriber.Service) func() int64 {
+	return func() int64 {
+		n, _ := sub.Statistics(nil)[0].Values["writeFailures"].(int64)
+		return n
+	}
 }

@@ -54,14 +54,26 @@ var statistics = map[string][]string{
 	},
 	"disk": {"freeBytes", "totalBytes"},
 	"hh":   {"writeShardReq", "writeShardReqPoints"},
+	"hh_database": {
+		"bytesRead", "bytesWritten", "queueBytes", "queueDepth", "writeBlocked", "writeDropped", "writeNodeReq",
+		"writeNodeReqFail", "writeNodeReqPoints", "writeShardReq", "writeShardReqPoints",
+	},
+	"hh_node": {
+		"bytesRead", "bytesWritten", "oldestDeleteSec", "oldestSec", "queueBytes", "queueDepth", "queueTotalSize", "writeBlocked",
+		"writeDropped", "writeNodeReq", "writeNodeReqFail", "writeNodeReqPoints",
+	},
 	"hh_processor": {
 		"bytesRead", "bytesWritten", "oldestDeleteSec", "oldestSec", "queueBytes", "queueDepth", "writeBlocked", "writeDropped",
-		"writeNodeReq", "writeNodeReqFail", "writeNodeReqPoints",
+		"writeNodeReq", "writeNodeReqFail", "writeNodeReqPoints", "writeShardReq", "writeShardReqPoints",
 	},
 	"node": {"away", "awaySec"},
+	"rpc": {
+		"idleStreams", "liveConnections", "liveStreams", "rpcCalls", "rpcFailures", "rpcReadBytes", "rpcRetries",
+		"rpcWriteBytes", "singleUse", "singleUseOpen", "totalConnections", "totalStreams",
+	},
 	"write": {
-		"pointReq", "pointReqHH", "pointReqLocal", "pointReqRemote", "req", "subWriteOk", "writeDrop", "writeError",
-		"writeOk", "writeTimeout",
+		"pointReq", "pointReqHH", "pointReqLocal", "pointReqRemote", "pointsWrittenOK", "req", "subWriteDrop", "subWriteOk",
+		"valuesWrittenOK", "writeDrop", "writeError", "writeOk", "writePartial", "writeTimeout",
 	},
 }
 
@@ -142,7 +154,7 @@ func TestStatisticsHaveTheSameNamesEverywhere(t *testing.T) {
 	for name, fields := range statistics {
 		if err := c.Wait(ctx, func() bool {
 			rows, err := c.Client(2).Query(ctx, "_internal", fmt.Sprintf(`SHOW TAG VALUES FROM %q WITH KEY = "nodeID"`, name))
-			return err == nil && (len(rows) == 3 || len(rows) > 0 && name == "hh_processor") // only a queue that was used
+			return err == nil && (len(rows) == 3 || len(rows) > 0 && strings.HasPrefix(name, "hh_")) // only a queue that was used
 		}); err != nil {
 			t.Fatalf("_internal never had %s of all nodes", name)
 		}
@@ -244,5 +256,23 @@ func TestShowStatsAndDiagnostics(t *testing.T) {
 	h, _ := mustGet(ctx, t, c, 0, "/ping")
 	if h.Get("X-Influxdb-Build") == "" || h.Get("X-Influxdb-Version") == "" {
 		t.Errorf("/ping: %v", h)
+	}
+}
+
+func TestStatisticsCountTheFieldsThatClientsWrite(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStart(t, 1)
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db`)
+	if err := c.Client(0).Write(ctx, "db", "all", []byte("m a=1,b=2,c=3\nm,t=1 a=1\n")); err != nil {
+		t.Fatal(err)
+	}
+	_, body := mustGet(ctx, t, c, 0, "/metrics")
+	for _, line := range []string{
+		`(?m)^influxdb_httpd_valuesWrittenOK{.*} 4$`, `(?m)^influxdb_write_valuesWrittenOK{.*} 4$`,
+		`(?m)^influxdb_write_pointsWrittenOK{.*} 2$`, `(?m)^# TYPE influxdb_httpd_valuesWrittenOK counter$`,
+	} {
+		if !regexp.MustCompile(line).MatchString(body) {
+			t.Errorf("/metrics has no line like %s", line)
+		}
 	}
 }

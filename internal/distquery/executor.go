@@ -31,12 +31,16 @@ type Executor struct {
 	Base   coordinator.StatementExecutor // without ShardMapper and TSDBStore
 	Mapper *ShardMapper
 	// Store answers schema questions and runs deletes, as far as the user may. What it holds is taken from the share.
-	Store  func(*Report, *budget.Share, *restrict.User) coordinator.TSDBStore
+	// The engine gives its questions a context that never ends: they are to end with the one given here.
+	Store  func(context.Context, *Report, *budget.Share, *restrict.User) coordinator.TSDBStore
 	Strict bool // an incomplete answer is an error
 	State  func() *cluster.State
 	// Refresh makes the node's metadata as new as the leader's, for statements that decide by it what they change.
 	Refresh func() error
 	Log     *zap.Logger
+	// LogTimeout is the query-timeout when each query that it ends is to be logged, else 0. The engine's own log of that
+	// reads the list of running queries without its lock, which can crash the node.
+	LogTimeout time.Duration
 	// Budget is the memory of this node for queries; nil is no limit.
 	Budget *budget.Budget
 	// Requests finds the request of a client that a statement belongs to.
@@ -134,9 +138,10 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	}
 	ending, end := context.WithCancel(ctx)
 	defer end()
+	defer e.logTimeout(ending, ctx, stmt.String())()
 	mapper.ending = ending
 	base.ShardMapper = mapper
-	base.TSDBStore = e.Store(report, share, user)
+	base.TSDBStore = e.Store(ending, report, share, user)
 	if user != nil {
 		if err := mayCreate(user, stmt); err != nil {
 			return err
@@ -173,6 +178,31 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 		return ctx.Send(&query.Result{Messages: late})
 	}
 	return err
+}
+
+// logTimeout logs when query-timeout ends a statement, until stop is called.
+func (e *Executor) logTimeout(ending context.Context, ctx *query.ExecutionContext, text string) (stop func()) {
+	if e.LogTimeout == 0 {
+		return func() {}
+	}
+	fields := []zap.Field{
+		zap.String("query", text), zap.String("database", ctx.Database), zap.String("user", ctx.UserID),
+		zap.Stringer("timeout", e.LogTimeout), zap.Uint64("query_id", ctx.QueryID),
+	}
+	if r := e.Requests.Get(ctx.NodeID); r != nil {
+		fields = append(fields, zap.String("request_id", r.ID))
+	}
+	say := func() {
+		if errors.Is(ending.Err(), query.ErrQueryTimeoutLimitExceeded) {
+			e.Log.Warn("query killed for exceeding timeout limit", fields...)
+		}
+	}
+	cancel := context.AfterFunc(ending, say)
+	return func() {
+		if cancel() {
+			say() // the statement was faster to hear of its end
+		}
+	}
 }
 
 // listsSeries reports whether a statement is SHOW SERIES of one database. It gets each series once, whereas the engine

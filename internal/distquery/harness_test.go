@@ -139,7 +139,7 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 		if o.silence > 0 {
 			mapper.Silence = o.silence
 		}
-		n.exec = c.executor(t, schemaStore{n.store, NewSchema(v, n.store, pool).For(nil, nil, o.user)}, mapper, o.limits)
+		n.exec = c.executor(t, schemaStore{n.store, NewSchema(v, n.store, pool).For(t.Context(), nil, nil, o.user)}, mapper, o.limits)
 		c.nodes = append(c.nodes, n)
 	}
 	c.plain = &testNode{store: mustStore(t, o.index)}

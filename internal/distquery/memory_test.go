@@ -43,8 +43,8 @@ func (c *testCluster) executing(
 	n.exec.StatementExecutor = &Executor{
 		Base:   coordinator.StatementExecutor{MetaClient: c.meta, TaskManager: n.exec.TaskManager, PointsWriter: nowhere{}},
 		Mapper: n.mapper,
-		Store: func(r *Report, s *budget.Share, u *restrict.User) coordinator.TSDBStore {
-			return schemaStore{n.store, schema.For(r, s, u)}
+		Store: func(ctx context.Context, r *Report, s *budget.Share, u *restrict.User) coordinator.TSDBStore {
+			return schemaStore{n.store, schema.For(ctx, r, s, u)}
 		},
 		State: func() *cluster.State { return c.state }, Log: zap.NewNop(),
 		Budget: b, Requests: requests,

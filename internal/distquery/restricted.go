@@ -102,7 +102,7 @@ func (s *Schema) sourcesOf(
 		sources = []influxql.Source{&influxql.Measurement{Regex: &influxql.RegexLiteral{Val: everyName}}}
 	}
 	// All copies must be whole: what is not known is not deleted.
-	strict := s.For(&Report{strict: true, state: s.meta.State}, s.share, nil)
+	strict := s.For(ctx, &Report{strict: true, state: s.meta.State}, s.share, nil)
 	var all [][]byte
 	for _, src := range sources {
 		mm, ok := src.(*influxql.Measurement)

@@ -32,9 +32,10 @@ type Schema struct {
 	// Sketches estimate the number of series.
 	Sketches *Sketches
 
-	report *Report        // of the statement; nil for none
-	share  *budget.Share  // of this node's memory
-	user   *restrict.User // nil for one without restrictions
+	report *Report         // of the statement; nil for none
+	share  *budget.Share   // of this node's memory
+	ending context.Context // ends with the statement; nil for that of each question
+	user   *restrict.User  // nil for one without restrictions
 	meta   Metadata
 	store  *tsdb.Store
 	pool   *rpc.Pool
@@ -45,11 +46,11 @@ func NewSchema(meta Metadata, store *tsdb.Store, pool *rpc.Pool) *Schema {
 	return &Schema{Sketches: &Sketches{}, meta: meta, store: store, pool: pool}
 }
 
-// For returns the schema for one statement of a user, which notes in the report what it could not read whole, and takes
-// its memory from the share.
-func (s *Schema) For(report *Report, share *budget.Share, user *restrict.User) *Schema {
+// For returns the schema for one statement of a user, which ends when ending does, notes in the report what it could not
+// read whole, and takes its memory from the share.
+func (s *Schema) For(ending context.Context, report *Report, share *budget.Share, user *restrict.User) *Schema {
 	one := *s
-	one.report, one.share, one.user = report, share, user
+	one.ending, one.report, one.share, one.user = ending, report, share, user
 	return &one
 }
 
@@ -65,6 +66,14 @@ func (s *Schema) allowed(auth query.FineAuthorizer, ids []uint64) (*restrict.Fil
 	}
 	sh, _ := s.meta.State().Shard(ids[0])
 	return user.Reads(sh.Database), nil
+}
+
+// context is ctx, and ends with the statement.
+func (s *Schema) context(ctx context.Context) context.Context {
+	if s.ending == nil {
+		return ctx
+	}
+	return endingContext{Context: s.ending, values: ctx}
 }
 
 // shardsOf lists the shards of a database, or of one policy when rp is not empty.
@@ -151,6 +160,7 @@ func (s *Schema) MeasurementNames(
 	if err != nil {
 		return nil, err
 	}
+	ctx = s.context(ctx)
 	if index := s.store.EngineOptions.IndexVersion; rp != "" && index != tsdb.TSI1IndexName {
 		return nil, fmt.Errorf("retention policy filter for measurements not supported for index %s", index)
 	}
@@ -201,6 +211,7 @@ func (s *Schema) TagKeys(
 	if err != nil {
 		return nil, err
 	}
+	ctx = s.context(ctx)
 	var mu sync.Mutex
 	all := make(map[string][]string)
 	err = s.each(ctx, s.indexed(ids), allowed, func(mine []uint64) error {
@@ -249,6 +260,7 @@ func (s *Schema) TagValues(
 	if err != nil {
 		return nil, err
 	}
+	ctx = s.context(ctx)
 	var mu sync.Mutex
 	all := make(map[string][]tsdb.KeyValue)
 	err = s.each(ctx, s.indexed(ids), allowed, func(mine []uint64) error {
@@ -305,6 +317,7 @@ func (s *Schema) TagValues(
 // SeriesCardinality is how many series a database has. It is exact when they are few, or when one node has all shards
 // that have series. Else it is an estimate: see Sketches.
 func (s *Schema) SeriesCardinality(ctx context.Context, db string) (int64, error) {
+	ctx = s.context(ctx)
 	shards := s.shardsOf(db, "")
 	if allowed, err := s.allowed(nil, shards); allowed != nil || err != nil {
 		return s.allowedCardinality(ctx, shards, allowed)

@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/influxdata/influxdb/models"
 	"go.uber.org/zap"
 )
 
@@ -40,6 +39,8 @@ type Deps struct {
 	// removed node or a dropped shard are forgotten. known is false while there is no
 	// metadata to tell it from: then nothing is sent, and nothing is forgotten.
 	Due func(node, shard uint64) (due, known bool)
+	// Database is the database of a shard, "" when it is not known; nil for never. It may be asked with locks held.
+	Database func(shard uint64) string
 	// Dropped is told of each shard that lost entries, WholeDatabase included.
 	Dropped func(node, shard uint64)
 	// Now is what time it is at the earliest and at the latest, when clocks disagree; time.Now when nil. An entry is
@@ -215,10 +216,12 @@ func (s *Service) Append(nodeID, shard uint64, entries ...Entry) error {
 	}
 	if err := n.append(shard, entries); err != nil {
 		_, points := measure(entries)
-		n.stats.dropped.Add(int64(len(entries)))
-		if errors.Is(err, ErrQueueFull) {
-			n.stats.blocked.Add(1)
-		}
+		n.tally(shard, func(c *counts) {
+			c.dropped.Add(int64(len(entries)))
+			if errors.Is(err, ErrQueueFull) {
+				c.blocked.Add(1)
+			}
+		})
 		s.log.Warn("Dropped what a data node misses: anti-entropy has to repair it",
 			zap.Uint64("node_id", nodeID), zap.Uint64("db_shard_id", shard), zap.Int("points", points), zap.Error(err))
 		s.deps.Dropped(nodeID, shard)
@@ -366,43 +369,11 @@ func (s *Service) purgeLoop() {
 // Purge drops entries older than max-age, and queues of nodes and shards that are gone.
 func (s *Service) Purge() {
 	for _, n := range s.all() {
+		n.forgetParts()
 		for _, sq := range n.all() {
 			if err := n.purge(sq); err != nil && !errors.Is(err, errNoMetadata) {
 				n.setback(sq, own(err))
 			}
 		}
 	}
-}
-
-// Statistics are hh of the service, hh_node of each node, hh_processor of each queue's node.
-func (s *Service) Statistics(tags map[string]string) []models.Statistic {
-	var points, reqs int64
-	var out []models.Statistic
-	_, now := s.deps.Now()
-	for _, n := range s.all() {
-		st := &n.stats
-		oldest, oldestDelete := n.oldest()
-		age := func(at time.Time) int64 {
-			if at.IsZero() {
-				return 0
-			}
-			return int64(max(now.Sub(at), 0).Seconds())
-		}
-		reqs += st.req.Load()
-		points += st.reqPoints.Load()
-		t := models.StatisticTags{"node": strconv.FormatUint(n.id, 10), "path": n.dir}.Merge(tags)
-		values := map[string]any{
-			"bytesWritten": st.written.Load(), "bytesRead": st.read.Load(),
-			"queueBytes": n.bytes.Load(), "queueDepth": int64(len(n.all())),
-			"writeBlocked": st.blocked.Load(), "writeDropped": st.dropped.Load(),
-			"writeNodeReq": st.req.Load(), "writeNodeReqFail": st.reqFail.Load(),
-			"writeNodeReqPoints": st.reqPoints.Load(),
-			"oldestSec":          age(oldest), "oldestDeleteSec": age(oldestDelete),
-		}
-		out = append(out,
-			models.Statistic{Name: "hh_processor", Tags: t, Values: values},
-			models.Statistic{Name: "hh_node", Tags: t, Values: values})
-	}
-	all := map[string]any{"writeShardReq": reqs, "writeShardReqPoints": points}
-	return append(out, models.Statistic{Name: "hh", Tags: tags, Values: all})
 }

@@ -95,6 +95,12 @@ func (r *receiver) deps() Deps {
 			r.asked++
 			return !r.lost && !r.gone[shard], !r.lost
 		},
+		Database: func(shard uint64) string {
+			if shard == 9 {
+				return "other"
+			}
+			return "db"
+		},
 		Dropped: func(_, shard uint64) {
 			r.set(func() { r.dropped = append(r.dropped, shard) })
 			r.notify()

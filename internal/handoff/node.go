@@ -31,9 +31,8 @@ type nodeQueues struct {
 	closed bool              // no appends any more
 	bytes  atomic.Int64      // on disk, of all queues
 
-	stats struct {
-		written, read, dropped, blocked, req, reqFail, reqPoints atomic.Int64 // as in Statistics
-	}
+	stats counts // of all queues
+	parts parts  // of each queue
 }
 
 // load opens the queues that are on disk, and returns the shards of those whose end was cut off.
@@ -103,7 +102,12 @@ func (n *nodeQueues) append(shard uint64, entries []Entry) error {
 	if err != nil {
 		return err
 	}
-	n.stats.written.Add(size)
+	_, points := measure(entries)
+	n.tally(shard, func(c *counts) {
+		c.written.Add(size)
+		c.shardReq.Add(1)
+		c.shardPoints.Add(int64(points))
+	})
 	return q.sync(a)
 }
 
@@ -232,7 +236,7 @@ func (n *nodeQueues) dropExpired(sq shardQueue, entries []Entry) (int, error) {
 // drop gives entries at the head up.
 func (n *nodeQueues) drop(sq shardQueue, entries []Entry, reason string) error {
 	_, points := measure(entries)
-	n.stats.dropped.Add(int64(len(entries)))
+	n.tally(sq.shard, func(c *counts) { c.dropped.Add(int64(len(entries))) })
 	n.s.log.Warn("Dropped hinted handoff entries: anti-entropy has to repair the shard", zap.Uint64("node_id", n.id),
 		zap.Uint64("db_shard_id", sq.shard), zap.Int("entries", len(entries)), zap.Int("points", points),
 		zap.String("reason", reason))
@@ -273,7 +277,7 @@ func (n *nodeQueues) giveUp(sq shardQueue, at *segmentError) error {
 	if lost == 0 && len(files) == 0 {
 		return err
 	}
-	n.stats.dropped.Add(1)
+	n.tally(sq.shard, func(c *counts) { c.dropped.Add(1) })
 	n.s.log.Error("Gave up what is left of a damaged hinted handoff queue: anti-entropy has to repair the shard",
 		zap.Uint64("node_id", n.id), zap.Uint64("db_shard_id", sq.shard), zap.Int64("bytes", lost),
 		zap.Strings("kept", files), zap.Error(at))

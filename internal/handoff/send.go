@@ -218,17 +218,17 @@ func (n *node) send(ctx context.Context, sq shardQueue, entries []Entry) error {
 			return err
 		}
 	}
-	n.stats.req.Add(1)
+	n.tally(sq.shard, func(c *counts) { c.req.Add(1) })
 	done, err := n.s.deliver(ctx, n.id, sq.shard, entries, sq.q.deletesBehind(entries))
 	if err == nil {
 		done = len(entries)
-		n.stats.reqPoints.Add(int64(points))
+		n.tally(sq.shard, func(c *counts) { c.reqPoints.Add(int64(points)) })
 	} else {
-		n.stats.reqFail.Add(1)
+		n.tally(sq.shard, func(c *counts) { c.reqFail.Add(1) })
 	}
 	if done > 0 {
 		size, _ := measure(entries[:done])
-		n.stats.read.Add(size)
+		n.tally(sq.shard, func(c *counts) { c.read.Add(size) })
 		if err := n.advance(sq, entries[:done]); err != nil {
 			return own(err)
 		}

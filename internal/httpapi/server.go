@@ -33,6 +33,7 @@ const (
 // Server is the HTTP API of one node: the engine's handler on a TCP port and, when asked for, a Unix socket.
 type Server struct {
 	Handler *httpd.Handler // to be completed before Open
+	Values  func() int64   // how many fields clients have written; to be set before Open
 	Page    http.Handler   // of the cluster, nil for none; to be set before Open
 	// OneRequest returns a handler for one read of Prometheus or one delete of /api/v2, in place of another one; nil for
 	// that one. It may be nil; to be set before Open.
@@ -160,7 +161,7 @@ func (s *Server) Close() error {
 // ServeHTTP answers a request of another part of this process, within the bounds of those of clients.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.http.Handler.ServeHTTP(w, r) }
 
-// Statistics are those of the handlers.
+// Statistics are those of the handlers, with valuesWrittenOK, which the engine does not count.
 func (s *Server) Statistics(tags map[string]string) []models.Statistic {
 	out := s.Handler.Statistics(models.NewTags(map[string]string{"bind": s.cfg.BindAddress}).Merge(tags).Map())
 	if s.Deletes != nil {
@@ -170,6 +171,9 @@ func (s *Server) Statistics(tags map[string]string) []models.Statistic {
 				out[0].Values[name] = total + more
 			}
 		}
+	}
+	if s.Values != nil {
+		out[0].Values["valuesWrittenOK"] = s.Values()
 	}
 	return out
 }

@@ -53,6 +53,9 @@ func (w *Writer) decide(level models.ConsistencyLevel, results <-chan result, ow
 		}
 	}
 	w.stats.failed.Add(1)
+	if t.wrote > 0 {
+		w.stats.partial.Add(1)
+	}
 	if errors.Is(t.first, coordinator.ErrTimeout) {
 		w.stats.timeout.Add(1)
 	}

@@ -86,12 +86,13 @@ type Copies interface {
 	NotWhole(ctx context.Context, shard uint64) bool
 }
 
-// Deps is what a writer needs. All of it must be set, but for Handoff.
+// Deps is what a writer needs. All of it must be set, but for Handoff and NotSent.
 type Deps struct {
 	Meta         Metadata
 	Store        *tsdb.Store // this node's copies of shards
 	Shards       Shards      // takes points for them
 	Subscriber   Subscriber
+	NotSent      func() int64 // what subscriptions did not get so far; nil for not known
 	Pool         *rpc.Pool
 	Order        *Order // of writes and deletes
 	Deletes      Deletes
@@ -120,7 +121,10 @@ type Writer struct {
 	received *received
 	mapper   *coordinator.PointsWriter // maps points to shards
 	running  *running
-	stats    struct{ req, points, ok, dropped, timeout, failed, sub atomic.Int64 }
+	stats    struct {
+		req, points, ok, dropped, timeout, failed, partial, sub atomic.Int64
+		wrote, client                                           written // by all, and by clients of the HTTP API
+	}
 }
 
 // NewWriter returns a writer that Open starts.
@@ -211,14 +215,27 @@ func (w *Writer) WritePoints(
 		w.stats.dropped.Add(int64(len(points)))
 		return err
 	}
-	return w.WritePointsPrivileged(tsdb.WriteContext{UserId: id}, db, policy, level, points)
+	var wrote written
+	err := w.write(tsdb.WriteContext{UserId: id}, db, policy, level, points, &wrote)
+	w.stats.client.add(&wrote)
+	return err
 }
+
+// ClientValues is how many fields clients of the HTTP API have written.
+func (w *Writer) ClientValues() int64 { return w.stats.client.values.Load() }
 
 // WritePointsPrivileged writes points at a consistency level. A partial write is a
 // tsdb.PartialWriteError, as in InfluxDB 1.x; a missed level is
 // coordinator.ErrTimeout, ErrPartialWrite or the error of an owner.
 func (w *Writer) WritePointsPrivileged(
 	ctx tsdb.WriteContext, db, policy string, level models.ConsistencyLevel, points []models.Point,
+) error {
+	return w.write(ctx, db, policy, level, points, &written{})
+}
+
+// write is WritePointsPrivileged, and counts in wrote what was written.
+func (w *Writer) write(
+	ctx tsdb.WriteContext, db, policy string, level models.ConsistencyLevel, points []models.Point, wrote *written,
 ) error {
 	w.stats.req.Add(1)
 	w.stats.points.Add(int64(len(points)))
@@ -229,16 +246,18 @@ func (w *Writer) WritePointsPrivileged(
 		return models.ErrInvalidConsistencyLevel
 	}
 	w.Copies.Admit(context.Background())
-	err := w.place(ctx, db, policy, level, points)
+	err := w.place(ctx, db, policy, level, points, wrote)
 	if errors.Is(err, errShardDeleted) && w.Meta.Refresh() == nil {
-		err = w.place(ctx, db, policy, level, points) // it was dropped, and this node did not know
+		wrote.reset()
+		err = w.place(ctx, db, policy, level, points, wrote) // it was dropped, and this node did not know
 	}
+	w.stats.wrote.add(wrote)
 	return err
 }
 
 // place sends points to the shards that this node's metadata says.
 func (w *Writer) place(
-	ctx tsdb.WriteContext, db, policy string, level models.ConsistencyLevel, points []models.Point,
+	ctx tsdb.WriteContext, db, policy string, level models.ConsistencyLevel, points []models.Point, wrote *written,
 ) error {
 	if policy == "" {
 		info := w.Meta.Database(db)
@@ -254,7 +273,7 @@ func (w *Writer) place(
 	}
 	results := make(chan error, len(mapping.Points))
 	for id, pts := range mapping.Points {
-		go func() { results <- w.writeShard(ctx, mapping.Shards[id], db, policy, level, pts) }()
+		go func() { results <- w.writeShard(ctx, mapping.Shards[id], db, policy, level, pts, wrote) }()
 	}
 	w.Subscriber.Send(&coordinator.WritePointsRequest{Database: db, RetentionPolicy: policy, Points: points})
 	w.stats.sub.Add(1)
@@ -304,7 +323,7 @@ type result struct {
 // known to have goes to one owner first, which decides their types.
 func (w *Writer) writeShard(
 	ctx tsdb.WriteContext, shard *emeta.ShardInfo, db, policy string, level models.ConsistencyLevel,
-	points []models.Point,
+	points []models.Point, wrote *written,
 ) error {
 	owners := shard.Owners
 	if len(owners) == 0 {
@@ -322,10 +341,11 @@ func (w *Writer) writeShard(
 			return err
 		}
 		if reason != "" {
-			err := w.writeShard(ctx, shard, db, policy, level, left)
+			err := w.writeShard(ctx, shard, db, policy, level, left, wrote)
 			return alsoStripped(err, tsdb.PartialWriteError{Reason: reason, Database: db, RetentionPolicy: policy})
 		}
 	}
+	values := valuesOf(read, points)
 	if len(newFields) > 0 {
 		read = nil // the owner that decides may refuse some of the points
 	}
@@ -338,6 +358,7 @@ func (w *Writer) writeShard(
 			write.points = slices.Clone(points) // the local store reorders what it is given
 		}
 		if err := w.writeOwners(write); !errors.Is(err, errBehind) {
+			wrote.count(len(points), values, err)
 			return err
 		}
 	}
@@ -521,17 +542,3 @@ func (w *Writer) SenderGone(node, current uint64) { w.received.senderGone(node, 
 
 // Requests is how many writes this node coordinated.
 func (w *Writer) Requests() int64 { return w.stats.req.Load() }
-
-// Statistics are the engine's of writes, with where the points went.
-func (w *Writer) Statistics(tags map[string]string) []models.Statistic {
-	s, points := &w.stats, &w.outgoing.points
-	return []models.Statistic{{
-		Name: "write", Tags: tags,
-		Values: map[string]any{
-			"req": s.req.Load(), "pointReq": s.points.Load(),
-			"pointReqLocal": points.local.Load(), "pointReqRemote": points.remote.Load(),
-			"pointReqHH": points.hinted.Load(), "writeOk": s.ok.Load(), "writeDrop": s.dropped.Load(),
-			"writeTimeout": s.timeout.Load(), "writeError": s.failed.Load(), "subWriteOk": s.sub.Load(),
-		},
-	}}
-}

@@ -183,9 +183,13 @@ func TestStatisticsCountOwners(t *testing.T) {
 	want := map[string]interface{}{
 		"req": int64(1), "pointReq": int64(2), "pointReqLocal": int64(2), "pointReqRemote": int64(4), "pointReqHH": int64(0),
 		"writeOk": int64(1), "writeDrop": int64(0), "writeTimeout": int64(0), "writeError": int64(0), "subWriteOk": int64(1),
+		"writePartial": int64(0), "subWriteDrop": int64(0), "pointsWrittenOK": int64(2), "valuesWrittenOK": int64(2),
 	}
 	if diff := cmp.Diff(want, stats[0].Values); diff != "" {
 		t.Error(diff)
+	}
+	if n := w.ClientValues(); n != 2 {
+		t.Errorf("clients have written %d fields, want 2", n)
 	}
 	got := c.served.Statistics(nil)[0].Values
 	if got["writeShardReq"] != int64(1) || got["writeShardPointsReq"] != int64(2) || got["openConnections"] != int64(1) {

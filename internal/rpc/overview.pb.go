@@ -29,6 +29,7 @@ type ReportRequest struct {
 	EventsAfter   uint64                 `protobuf:"varint,2,opt,name=events_after,json=eventsAfter,proto3" json:"events_after,omitempty"` // the number of the last event that the caller has of that process
 	ShardId       uint64                 `protobuf:"varint,3,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`             // tell about this shard, too; 0 for none
 	Load          bool                   `protobuf:"varint,4,opt,name=load,proto3" json:"load,omitempty"`                                  // tell the load of the last hour, not only the latest
+	Queries       bool                   `protobuf:"varint,5,opt,name=queries,proto3" json:"queries,omitempty"`                            // tell the queries that run, with their whole text, and nothing else
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -87,6 +88,13 @@ func (x *ReportRequest) GetShardId() uint64 {
 func (x *ReportRequest) GetLoad() bool {
 	if x != nil {
 		return x.Load
+	}
+	return false
+}
+
+func (x *ReportRequest) GetQueries() bool {
+	if x != nil {
+		return x.Queries
 	}
 	return false
 }
@@ -493,6 +501,8 @@ type RunningQuery struct {
 	Database      []byte                 `protobuf:"bytes,3,opt,name=database,proto3" json:"database,omitempty"`
 	Started       int64                  `protobuf:"varint,4,opt,name=started,proto3" json:"started,omitempty"` // nanoseconds since the epoch
 	Status        string                 `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
+	User          []byte                 `protobuf:"bytes,6,opt,name=user,proto3" json:"user,omitempty"`
+	Duration      int64                  `protobuf:"varint,7,opt,name=duration,proto3" json:"duration,omitempty"` // nanoseconds, by the clock of the node; 0 of a former build
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -560,6 +570,20 @@ func (x *RunningQuery) GetStatus() string {
 		return x.Status
 	}
 	return ""
+}
+
+func (x *RunningQuery) GetUser() []byte {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+func (x *RunningQuery) GetDuration() int64 {
+	if x != nil {
+		return x.Duration
+	}
+	return 0
 }
 
 // Event is something that people want to know of.
@@ -777,12 +801,13 @@ var File_overview_proto protoreflect.FileDescriptor
 const file_overview_proto_rawDesc = "" +
 	"\n" +
 	"\x0eoverview.proto\x12\n" +
-	"concord.v1\x1a\fshards.proto\"{\n" +
+	"concord.v1\x1a\fshards.proto\"\x95\x01\n" +
 	"\rReportRequest\x12\x18\n" +
 	"\aprocess\x18\x01 \x01(\x04R\aprocess\x12!\n" +
 	"\fevents_after\x18\x02 \x01(\x04R\veventsAfter\x12\x19\n" +
 	"\bshard_id\x18\x03 \x01(\x04R\ashardId\x12\x12\n" +
-	"\x04load\x18\x04 \x01(\bR\x04load\"\xab\x04\n" +
+	"\x04load\x18\x04 \x01(\bR\x04load\x12\x18\n" +
+	"\aqueries\x18\x05 \x01(\bR\aqueries\"\xab\x04\n" +
 	"\x0eReportResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x18\n" +
 	"\astarted\x18\x02 \x01(\x03R\astarted\x12\x18\n" +
@@ -820,13 +845,15 @@ const file_overview_proto_rawDesc = "" +
 	"\x06oldest\x18\x03 \x01(\x03R\x06oldest\x12\x16\n" +
 	"\x06shards\x18\x04 \x01(\x03R\x06shards\x12\x12\n" +
 	"\x04sent\x18\x05 \x01(\x03R\x04sent\x12\x18\n" +
-	"\adropped\x18\x06 \x01(\x03R\adropped\"\x80\x01\n" +
+	"\adropped\x18\x06 \x01(\x03R\adropped\"\xb0\x01\n" +
 	"\fRunningQuery\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\fR\x04text\x12\x1a\n" +
 	"\bdatabase\x18\x03 \x01(\fR\bdatabase\x12\x18\n" +
 	"\astarted\x18\x04 \x01(\x03R\astarted\x12\x16\n" +
-	"\x06status\x18\x05 \x01(\tR\x06status\"\x8c\x01\n" +
+	"\x06status\x18\x05 \x01(\tR\x06status\x12\x12\n" +
+	"\x04user\x18\x06 \x01(\fR\x04user\x12\x1a\n" +
+	"\bduration\x18\a \x01(\x03R\bduration\"\x8c\x01\n" +
 	"\x05Event\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x14\n" +

@@ -45,6 +45,8 @@ type Pool struct {
 	// Index, when set before the first call, is the index of the metadata that calls rely on.
 	Index func() uint64
 
+	called called
+
 	mu     sync.Mutex
 	conns  map[string]*grpc.ClientConn
 	closed bool
@@ -64,7 +66,7 @@ func (p *Pool) Conn(addr string) (*grpc.ClientConn, error) {
 	if c := p.conns[addr]; c != nil {
 		return c, nil
 	}
-	c, err := p.dial(addr)
+	c, err := p.dial(addr, false)
 	if err != nil {
 		return nil, err
 	}
@@ -81,11 +83,11 @@ func (p *Pool) Own(addr string) (*grpc.ClientConn, error) {
 	if p.Blocked != nil && p.Blocked(addr) {
 		return nil, fmt.Errorf("link to %s is cut", addr)
 	}
-	return p.dial(addr)
+	return p.dial(addr, true)
 }
 
-func (p *Pool) dial(addr string) (*grpc.ClientConn, error) {
-	opts := []grpc.DialOption{}
+func (p *Pool) dial(addr string, single bool) (*grpc.ClientConn, error) {
+	opts := []grpc.DialOption{p.called.option(single)}
 	if p.Secret != "" {
 		opts = append(opts, grpc.WithPerRPCCredentials(bearer{&trust.Signer{Secret: p.Secret}}))
 	}

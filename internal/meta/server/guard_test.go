@@ -56,6 +56,8 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 		{"GET", "/cluster/state", users},
 		{"GET", "/show-cluster", admins},
 		{"GET", "/debug/pprof/cmdline", admins},
+		{"GET", "/debug/pprof/", admins},
+		{"GET", "/debug/vars", admins},
 		{"GET", "/show-shards", admins},
 		{"GET", "/identity", nodes},
 		{"GET", "/state", nodes},

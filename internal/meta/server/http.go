@@ -145,6 +145,7 @@ func (a *API) viewRoutes(r router) {
 	r.local("GET /ping", open, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	r.local("GET /status", read, a.serveStatus)
 	r.local("GET /metrics", read, a.metrics().ServeHTTP)
+	r.local("GET /debug/vars", admin, a.serveVars)
 	r.local("GET /show-cluster", needs(cluster.ViewAdmin, cluster.ViewChronograf, cluster.AddRemoveNode, cluster.Monitor),
 		a.serveCluster)
 	r.local("GET /show-shards", needs(shardPermissions...), a.serveShards)

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"encoding/json"
+	"expvar"
 	"net/http"
 	"time"
 
@@ -16,10 +18,23 @@ func (a *API) metrics() http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s := a.server
-	for _, m := range []struct {
-		field, help string
-		value       func(*store) float64
-	}{
+	for _, m := range s.measures() {
+		registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "influxdb_meta_" + m.field, Help: m.help, ConstLabels: prometheus.Labels{"nodeID": s.raftAddr},
+		}, func() float64 { return m.value(s.st()) }))
+	}
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorLog: zap.NewStdLog(s.log)})
+}
+
+// measure is one statistic of a meta node.
+type measure struct {
+	field, help string
+	value       func(*store) float64
+}
+
+// measures are the statistics of this node.
+func (s *Server) measures() []measure {
+	return []measure{
 		{"hasLeader", "1 when this meta node knows who leads the meta nodes, else 0.", func(st *store) float64 {
 			leader, _ := st.raft.LeaderWithID()
 			return zeroOrOne(leader != "")
@@ -42,12 +57,24 @@ func (a *API) metrics() http.Handler {
 			return float64(len(f.Configuration().Servers))
 		}},
 		{"dataNodes", "Data nodes in the cluster.", func(*store) float64 { return float64(len(s.State().DataNodes)) }},
-	} {
-		registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "influxdb_meta_" + m.field, Help: m.help, ConstLabels: prometheus.Labels{"nodeID": s.raftAddr},
-		}, func() float64 { return m.value(s.st()) }))
 	}
-	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorLog: zap.NewStdLog(s.log)})
+}
+
+// serveVars serves GET /debug/vars, in the form of data nodes.
+func (a *API) serveVars(w http.ResponseWriter, _ *http.Request) {
+	s, values := a.server, make(map[string]float64)
+	for _, m := range s.measures() {
+		values[m.field] = m.value(s.st())
+	}
+	out := map[string]any{
+		"meta": map[string]any{"name": "meta", "tags": map[string]string{"nodeID": s.raftAddr}, "values": values},
+	}
+	for _, name := range []string{"cmdline", "memstats"} {
+		if v := expvar.Get(name); v != nil {
+			out[name] = json.RawMessage(v.String())
+		}
+	}
+	Reply(w, out, nil)
 }
 
 func zeroOrOne(is bool) float64 {

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -37,5 +38,37 @@ func TestMetricsTellWhetherThereIsALeader(t *testing.T) {
 	}
 	if _, body := metatest.Call(t, "GET", rest[1].URL("/metrics")); !strings.Contains(body, "\ngo_goroutines ") {
 		t.Error("nothing is said of the process")
+	}
+}
+
+func TestVarsOfAMetaNodeAreTheValuesOfItsMetrics(t *testing.T) {
+	t.Parallel()
+	for _, m := range metatest.NewCluster(t, 1) {
+		_, body := metatest.Call(t, "GET", m.URL("/debug/vars"))
+		var vars struct {
+			Meta struct {
+				Name   string
+				Tags   map[string]string
+				Values map[string]float64
+			}
+			Memstats struct{ HeapAlloc uint64 }
+			Cmdline  []string
+		}
+		if err := json.Unmarshal([]byte(body), &vars); err != nil {
+			t.Fatalf("%v: %s", err, body)
+		}
+		v := vars.Meta
+		if v.Name != "meta" || v.Tags["nodeID"] != m.RaftAddr() || v.Values["peers"] != 1 || v.Values["isLeader"] != 1 {
+			t.Errorf("/debug/vars has %+v", v)
+		}
+		if vars.Memstats.HeapAlloc == 0 || len(vars.Cmdline) == 0 {
+			t.Error("nothing is said of the process")
+		}
+		_, metrics := metatest.Call(t, "GET", m.URL("/metrics"))
+		for field := range v.Values {
+			if !strings.Contains(metrics, "# TYPE influxdb_meta_"+field+" gauge\n") {
+				t.Errorf("/metrics has no gauge %s", field)
+			}
+		}
 	}
 }

@@ -1,0 +1,143 @@
+package devcluster_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"concord/internal/devcluster"
+)
+
+// begin starts a query whose answer nobody reads, of more than the buffers of all connections take.
+func begin(ctx context.Context, t *testing.T, c *devcluster.Cluster, node int) {
+	t.Helper()
+	form := url.Values{"db": {"db"}, "q": {"SHOW SERIES"}, "chunked": {"true"}, "chunk_size": {"10"}}
+	// The system would let the buffer of the client grow until it holds the whole answer.
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err == nil {
+			err = conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+		}
+		return conn, err
+	}}
+	t.Cleanup(transport.CloseIdleConnections)
+	client := http.Client{Transport: transport}
+	resp, err := client.PostForm("http://"+c.Data[node].HTTPAddr()+"/query", form)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { resp.Body.Close() })
+}
+
+func TestQueriesOfAllNodesAreListedAndKilled(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStart(t, 3)
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 3`)
+	for b := range 8 {
+		var lines bytes.Buffer
+		for i := range 250 {
+			fmt.Fprintf(&lines, "m%d,tag=%d-%s v=1 %d\n", b, i, strings.Repeat("x", 30_000), yesterday().UnixNano())
+		}
+		if err := c.Client(0).Write(ctx, "db", "all", lines.Bytes()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin(ctx, t, c, 1)
+	begin(ctx, t, c, 2)
+	// list are the queries that run, as node, database, text, status, and their numbers by node.
+	away := false // a node does not answer
+	list := func(node int) (out []string, qid map[string]string, warnings []string) {
+		rows, warnings, err := c.Client(node).Ask(ctx, "", "SHOW QUERIES")
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A busy machine is not a node that hangs.
+		for tries := 0; len(warnings) > 0 && !away && tries < 5; tries++ {
+			if rows, warnings, err = c.Client(node).Ask(ctx, "", "SHOW QUERIES"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		qid = make(map[string]string)
+		for _, r := range rows {
+			if len(r) != 8 {
+				t.Fatalf("a row of SHOW QUERIES is %v", r)
+			}
+			if text := fmt.Sprint(r[3]); text != "SHOW QUERIES" {
+				out = append(out, fmt.Sprint(r[1], " ", r[2], " ", r[4], " ", text, " ", r[6]))
+				qid[fmt.Sprint(r[2])] = fmt.Sprint(r[0])
+			}
+		}
+		return out, qid, warnings
+	}
+	row := func(node int) string {
+		n := c.Data[node]
+		return fmt.Sprint(n.Meta.NodeID(), " ", n.TCPAddr(), " db SHOW SERIES running")
+	}
+	want := []string{row(1), row(2)}
+	slices.Sort(want)
+	var qid map[string]string
+	for node := range 3 {
+		got, ids, warnings := list(node)
+		slices.Sort(got)
+		if d := cmp.Diff(want, got); d != "" || len(warnings) > 0 {
+			t.Errorf("at node %d (-want +got):\n%s\nwarnings: %v", node+1, d, warnings)
+		}
+		qid = ids
+	}
+	// The columns have the documented names.
+	_, body := mustGet(ctx, t, c, 0, "/query?q="+url.QueryEscape("SHOW QUERIES"))
+	if !strings.Contains(body, `"columns":["qid","node_id","tcp_host","query","database","duration","status","user"]`) {
+		t.Errorf("SHOW QUERIES answers %s", body)
+	}
+
+	// Nothing is killed by a statement that is wrong.
+	host := c.Data[1].TCPAddr()
+	for text, want := range map[string]string{
+		`KILL QUERY 4000000`:                         "no such query id: 4000000",
+		`KILL QUERY 4000000 ON "` + host + `"`:       "data node " + host + ": query 4000000 has ended, or never was",
+		`KILL QUERY ` + qid[host] + ` ON "nobody:1"`: `nobody:1" is not a data node: give the tcp_host of SHOW QUERIES`,
+	} {
+		if _, err := c.Client(0).Query(ctx, "", text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	if got, _, warnings := list(0); len(got) != 2 {
+		t.Fatalf("the queries are %v, and the warnings %v", got, warnings)
+	}
+	mustQuery(ctx, t, c, 0, "", `KILL QUERY `+qid[host]+` ON "`+host+`"`)
+	if err := c.Wait(ctx, func() bool {
+		got, _, _ := list(0)
+		return slices.Equal(got, []string{row(2)}) || slices.Equal(got, []string{strings.Replace(row(1), "running", "killed", 1), row(2)})
+	}); err != nil {
+		t.Error("the query that was killed still runs")
+	}
+
+	// The rows of the others are there when one node hangs or cannot be reached, and soon.
+	away = true
+	for how, change := range map[string]func(int){"cut off": func(i int) { c.Cut(i) }, "hung": c.Hang} {
+		change(1)
+		began := time.Now()
+		got, _, warnings := list(0)
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("a node that is %s holds the answer up for %v", how, took)
+		}
+		if !slices.Contains(got, row(2)) || len(warnings) != 1 || !strings.Contains(warnings[0], host) {
+			t.Errorf("with a node that is %s: %v, %v", how, got, warnings)
+		}
+		_, err := c.Client(0).Query(ctx, "", `KILL QUERY 1 ON "`+host+`"`)
+		if err == nil || !strings.Contains(err.Error(), "data node "+host+" does not answer") {
+			t.Errorf("KILL QUERY on a node that is %s: %v", how, err)
+		}
+		c.Heal(1)
+		c.GoOn(1)
+	}
+}
