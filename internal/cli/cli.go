@@ -23,12 +23,12 @@ type partial struct{ error }
 func (p partial) Unwrap() error { return p.error }
 
 // verbatim is an error whose text is printed as it is.
-type verbatim struct{ error }
+type verbatim string
 
-func (v verbatim) Unwrap() error { return v.error }
+func (v verbatim) Error() string { return string(v) }
 
-// Verbatim makes an error be printed without the name of the command before it: scripts know its text.
-func Verbatim(err error) error { return verbatim{err} }
+// Verbatim is an error that is printed without the name of the command before it: scripts know its text.
+func Verbatim(text string) error { return verbatim(text) }
 
 // AsPartial makes err end the process with Partial.
 func AsPartial(err error) error { return partial{err} }
@@ -44,7 +44,7 @@ func Run(name, def string, args []string, setup func(root *cobra.Command)) int {
 	root.SetArgs(DoubleDash(args))
 	if err := root.ExecuteContext(context.Background()); err != nil {
 		text := strings.ReplaceAll(err.Error(), "\n", " ")
-		if !errors.As(err, &verbatim{}) {
+		if !errors.As(err, new(verbatim)) {
 			text = name + ": " + text
 		}
 		fmt.Fprintln(os.Stderr, text)

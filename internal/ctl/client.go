@@ -211,12 +211,12 @@ func (c *client) send(
 func (c *client) refused(why string) error {
 	switch c.authType {
 	case "none":
-		return cli.Verbatim(errors.New("Error: unable to parse authentication credentials. " +
-			"Give -auth-type basic with -user and -pwd, or -auth-type jwt with -secret"))
+		return cli.Verbatim("Error: unable to parse authentication credentials. " +
+			"Give -auth-type basic with -user and -pwd, or -auth-type jwt with -secret")
 	case "jwt":
-		return cli.Verbatim(fmt.Errorf("Error: authorization failed. %s: %s", c.bind, why)) // the clocks may be wrong
+		return cli.Verbatim(fmt.Sprintf("Error: authorization failed. %s: %s", c.bind, why)) // the clocks may be wrong
 	}
-	return cli.Verbatim(errors.New("Error: authorization failed."))
+	return cli.Verbatim("Error: authorization failed.")
 }
 
 // explain says what to do about a request that got no answer.
