@@ -74,6 +74,7 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 		Strict:  c.IncompleteReads == failIncomplete,
 		State:   n.Meta.State,
 		Refresh: n.Meta.Refresh,
+		Change:  n.Meta.Execute,
 		Log:     n.log,
 
 		Budget: n.queries.budget, Requests: &n.queries.requests,

@@ -195,6 +195,28 @@ func TestClusterOverTLSWithUsers(t *testing.T) {
 	t.Run("where databases are named, a reader sees its own", s.testShardStatus)
 	t.Run("each route of a meta node is guarded", s.testMetaRoutes)
 	t.Run("each route of the page is guarded", s.testPage)
+	t.Run("who loses all rights may do nothing", s.testRevokeAll)
+}
+
+// testRevokeAll takes from a user all that it may do with a database, which is more than the engine knows of.
+func (s *secure) testRevokeAll(t *testing.T) {
+	grant := `{"action": "add-permissions", "user": {"name": "paul", "permissions": {"db": ["DropData"]}}}`
+	if code, body := s.askAt(t, s.Meta.HTTPAddr(), "root", "POST", "/user", nil, grant); code != 200 {
+		t.Fatalf("grant: %d %s", code, body)
+	}
+	deletes := func() int {
+		code, _ := s.query(t, 0, "paul", "DROP SERIES FROM none")
+		return code
+	}
+	if err := s.Wait(s.ctx, func() bool { return deletes() == 200 }); err != nil {
+		t.Fatal("the user may not delete")
+	}
+	if code, body := s.query(t, 0, "root", "REVOKE ALL ON db FROM paul"); code != 200 || strings.Contains(body, "error") {
+		t.Fatalf("%d %s", code, body)
+	}
+	if err := s.Wait(s.ctx, func() bool { return deletes() == 403 }); err != nil {
+		t.Error("the user may still delete")
+	}
 }
 
 // addUsers makes the users and the databases db, which has points, and other.

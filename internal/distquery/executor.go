@@ -37,7 +37,9 @@ type Executor struct {
 	State  func() *cluster.State
 	// Refresh makes the node's metadata as new as the leader's, for statements that decide by it what they change.
 	Refresh func() error
-	Log     *zap.Logger
+	// Change changes the state of the cluster.
+	Change func(cluster.Op) error
+	Log    *zap.Logger
 	// LogTimeout is the query-timeout when each query that it ends is to be logged, else 0. The engine's own log of that
 	// reads the list of running queries without its lock, which can crash the node.
 	LogTimeout time.Duration
@@ -59,7 +61,15 @@ func (e *Executor) ExecuteStatement(ctx *query.ExecutionContext, stmt influxql.S
 		_ = e.Refresh()
 	}
 	defer e.limitList(ctx, stmt)()
-	return e.execute(ctx, stmt, e.Strict)
+	if err := e.execute(ctx, stmt, e.Strict); err != nil {
+		return err
+	}
+	if revoke, ok := stmt.(*influxql.RevokeStatement); ok && revoke.Privilege == influxql.AllPrivileges {
+		// The engine knows of reading and writing alone.
+		all := cluster.Grants{revoke.On: cluster.AllPermissions}
+		return e.Change(cluster.ChangeGrants{User: revoke.User, Remove: all})
+	}
+	return nil
 }
 
 // NormalizeStatement fills in the database and policy where a statement does not name them.
