@@ -129,3 +129,28 @@ func TestDeleteLeavesAloneWhatMayNotBeWritten(t *testing.T) {
 		t.Errorf("the parts are %q", got)
 	}
 }
+
+// A measurement of which a user may see nothing answers as one that does not exist, also with an error.
+func TestHiddenMeasurementAnswersAsOneThatDoesNotExist(t *testing.T) {
+	t.Parallel()
+	user := &restrict.User{Restrictions: []restrict.Rule{{
+		Database: &restrict.Match{Match: restrict.Exact, Value: db}, Permissions: []string{restrict.Read},
+		Measurement: &restrict.Match{Match: restrict.Exact, Value: "cpu"},
+	}}}
+	c := newTestCluster(t, testOptions{nodes: 3, replicas: 1})
+	c.write(t, lines(3))
+	c.write(t, spread())
+	for _, q := range []string{
+		`SELECT v FROM %s`, `SELECT count(v) FROM %s`, `SELECT v + 'x' FROM %s`, `SELECT nothing FROM %s`,
+		`SHOW SERIES CARDINALITY FROM %s`, `SHOW SERIES EXACT CARDINALITY FROM %s`, `SHOW FIELD KEYS FROM %s`,
+		`SHOW TAG VALUES FROM %s WITH KEY = host`, `SHOW TAG KEYS FROM %s`, `SHOW SERIES FROM %s`,
+	} {
+		for i, n := range c.nodes {
+			options := query.ExecutionOptions{Authorizer: user}
+			hidden := n.run(t, fmt.Sprintf(q, "cpu"), options)
+			if none := n.run(t, fmt.Sprintf(q, "none"), options); hidden != strings.ReplaceAll(none, "none", "cpu") {
+				t.Errorf("node %d: %s\nhidden: %s\nnone:   %s", i+1, q, hidden, none)
+			}
+		}
+	}
+}
