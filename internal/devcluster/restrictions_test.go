@@ -64,6 +64,10 @@ func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 			t.Fatalf("%s: %s", q, body)
 		}
 	}
+	more := `{"action": "add-permissions", "user": {"name": "east", "permissions": {"dc": ["DropData", "ManageContinuousQuery"]}}}`
+	if code, body := as(ctx, t, "admin", "POST", c.Meta.HTTPAddr(), "/user", more); code != http.StatusOK {
+		t.Fatalf("add-permissions: %d %s", code, body)
+	}
 	write := func(user string, node int, lines string) int {
 		code, _ := as(ctx, t, user, "POST", c.Data[node].HTTPAddr(), "/write?db=dc", lines)
 		return code
