@@ -10,17 +10,22 @@ import (
 
 	"github.com/influxdata/influxdb/coordinator"
 	"github.com/influxdata/influxdb/monitor"
+	"github.com/influxdata/influxdb/services/collectd"
 	"github.com/influxdata/influxdb/services/continuous_querier"
+	"github.com/influxdata/influxdb/services/graphite"
 	"github.com/influxdata/influxdb/services/httpd"
+	"github.com/influxdata/influxdb/services/opentsdb"
 	"github.com/influxdata/influxdb/services/precreator"
 	"github.com/influxdata/influxdb/services/retention"
 	"github.com/influxdata/influxdb/services/subscriber"
+	"github.com/influxdata/influxdb/services/udp"
 	itoml "github.com/influxdata/influxdb/toml"
 	"github.com/influxdata/influxdb/tsdb"
 
 	"concord/internal/config"
 	"concord/internal/entropy"
 	"concord/internal/handoff"
+	"concord/internal/listeners"
 	"concord/internal/trust"
 	"concord/internal/trust/tlsmanager"
 )
@@ -46,6 +51,11 @@ type Config struct {
 	HintedHandoff   handoff.Config            `toml:"hinted-handoff" doc:"Durable queues of what other nodes miss."`
 	TLS             trust.Protocol            `toml:"tls" doc:"TLS of all listeners and connections of this node that use it."`
 	AntiEntropy     entropy.Config            `toml:"anti-entropy" doc:"Comparison and repair of replicas; SIGHUP loads this section again."`
+
+	Graphite []graphite.Config `toml:"graphite" doc:"Points in graphite's plaintext protocol. Each such section is a listener; there may be any number."`
+	Collectd []collectd.Config `toml:"collectd" doc:"Points in collectd's binary protocol, at consistency level one. Each such section is a listener; there may be any number."`
+	OpenTSDB []opentsdb.Config `toml:"opentsdb" doc:"Points as lines or HTTP requests of OpenTSDB. Each such section is a listener; there may be any number."`
+	UDP      []udp.Config      `toml:"udp" doc:"Points as line protocol in UDP packets, at consistency level one. Each such section is a listener; there may be any number."`
 }
 
 // MetaConfig is the [meta] section of a data node.
@@ -119,6 +129,10 @@ func NewConfig() *Config {
 		HintedHandoff:   handoff.NewConfig(),
 		TLS:             trust.NewProtocol(),
 		AntiEntropy:     entropy.NewConfig(),
+		Graphite:        []graphite.Config{graphite.NewConfig()},
+		Collectd:        []collectd.Config{collectd.NewConfig()},
+		OpenTSDB:        []opentsdb.Config{opentsdb.NewConfig()},
+		UDP:             []udp.Config{udp.NewConfig()},
 	}
 	c.Data.Dir = "/var/lib/influxdb/data"
 	c.Data.WALDir = "/var/lib/influxdb/wal"
@@ -156,6 +170,9 @@ func (c *Config) Validate() error {
 	if _, err := tlsmanager.Base(c.TLS); err != nil {
 		return fmt.Errorf("[tls] %w", err)
 	}
+	if err := c.listeners().Validate(); err != nil {
+		return err
+	}
 	engine := c.engine()
 	for _, check := range []struct {
 		section string
@@ -177,6 +194,11 @@ func (c *Config) Validate() error {
 		}
 	}
 	return nil
+}
+
+// listeners are the listeners for other protocols than HTTP.
+func (c *Config) listeners() listeners.Config {
+	return listeners.Config{Graphite: c.Graphite, Collectd: c.Collectd, OpenTSDB: c.OpenTSDB, UDP: c.UDP}
 }
 
 // http is [http] as the engine takes it.
