@@ -42,6 +42,7 @@ var ops = map[string]reflect.Type{
 	"drop-user":               reflect.TypeFor[DropUser](),
 	"set-privilege":           reflect.TypeFor[SetPrivilege](),
 	"set-admin-privilege":     reflect.TypeFor[SetAdminPrivilege](),
+	"change-grants":           reflect.TypeFor[ChangeGrants](),
 	"create-role":             reflect.TypeFor[CreateRole](),
 	"drop-role":               reflect.TypeFor[DropRole](),
 	"set-role":                reflect.TypeFor[SetRole](),
@@ -55,6 +56,7 @@ var ops = map[string]reflect.Type{
 	"add-shard-owner":         reflect.TypeFor[AddShardOwner](),
 	"remove-shard-owner":      reflect.TypeFor[RemoveShardOwner](),
 	"create-data-node":        reflect.TypeFor[CreateDataNode](),
+	"adopt-server":            reflect.TypeFor[AdoptServer](),
 	"delete-data-node":        reflect.TypeFor[DeleteDataNode](),
 	"create-meta-node":        reflect.TypeFor[CreateMetaNode](),
 	"delete-meta-node":        reflect.TypeFor[DeleteMetaNode](),
@@ -85,7 +87,7 @@ func NewCommand(op Op) (Command, error) {
 func (c Command) Repeatable() bool {
 	switch c.Type {
 	case "create-user", "drop-user", "create-role", "drop-role", "restore-shard-groups", "drop-shard",
-		"create-subscription", "drop-subscription", "update-retention-policy":
+		"adopt-server", "create-subscription", "drop-subscription", "update-retention-policy":
 		return false
 	}
 	return true

@@ -62,7 +62,10 @@ type DropDatabase struct {
 	Name string `json:"name"`
 }
 
-func (o DropDatabase) apply(s *State) (any, error) { return nil, s.Data.DropDatabase(o.Name) }
+func (o DropDatabase) apply(s *State) (any, error) {
+	s.forgetDatabase(o.Name)
+	return nil, s.Data.DropDatabase(o.Name)
+}
 
 // CreateRetentionPolicy creates a policy; an equal one that exists is no error.
 type CreateRetentionPolicy struct {
@@ -100,12 +103,13 @@ func (s *State) createPolicy(database string, spec *meta.RetentionPolicySpec, ma
 	case old != nil:
 		rpi.ReplicaN = old.ReplicaN
 	default:
-		rpi.ReplicaN = s.defaultReplicaN()
+		rpi.ReplicaN = s.DefaultReplicaN()
 	}
 	return s.Data.CreateRetentionPolicy(database, rpi, makeDefault)
 }
 
-func (s *State) defaultReplicaN() int {
+// DefaultReplicaN is the replication factor of policies that are made without one.
+func (s *State) DefaultReplicaN() int {
 	switch n := len(s.DataNodes); {
 	case n == 0:
 		return 1

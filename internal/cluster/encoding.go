@@ -38,6 +38,8 @@ type head struct {
 	MetaNodes []Node `json:"meta-nodes"`
 	Roles     []Role `json:"roles,omitempty"`
 
+	Grants map[string]Grants `json:"grants,omitempty"`
+
 	ContinuousRuns []ContinuousRun `json:"continuous-runs,omitempty"`
 }
 
@@ -60,7 +62,7 @@ func (s *State) Clone() *State {
 
 // MarshalBinary encodes s with a version and a checksum.
 func (s *State) MarshalBinary() ([]byte, error) {
-	h, err := json.Marshal(head{s.Index, s.MaxNodeID, s.DataNodes, s.MetaNodes, s.Roles, s.ContinuousRuns})
+	h, err := json.Marshal(head{s.Index, s.MaxNodeID, s.DataNodes, s.MetaNodes, s.Roles, s.Grants, s.ContinuousRuns})
 	if err != nil {
 		return nil, fmt.Errorf("encode cluster state: %w", err)
 	}
@@ -107,7 +109,7 @@ func (s *State) UnmarshalBinary(b []byte) error {
 	}
 	*s = State{
 		Index: h.Index, MaxNodeID: h.MaxNodeID, DataNodes: h.DataNodes, MetaNodes: h.MetaNodes, Roles: h.Roles,
-		Data:           data,
+		Data: data, Grants: h.Grants,
 		ContinuousRuns: h.ContinuousRuns,
 	}
 	return nil

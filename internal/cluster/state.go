@@ -35,6 +35,9 @@ type State struct {
 	Roles     []Role // sorted by name; never changed, only replaced
 	Data      *meta.Data
 
+	// Grants are what users have besides what Data knows, by name; never changed, only replaced.
+	Grants map[string]Grants
+
 	ContinuousRuns []ContinuousRun // sorted by database and name; never changed, only replaced
 }
 

@@ -82,6 +82,16 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	tm.Logger = distquery.QueryLog(n.log.With(zap.String("service", "query")), &n.queries.requests)
 }
 
+// database is that of a query that runs on this node.
+func (q *queries) database(id uint64) (database string, ok bool) {
+	for _, info := range q.executor.TaskManager.Queries() {
+		if info.ID == id {
+			return info.Database, true
+		}
+	}
+	return "", false
+}
+
 // requests returns a function that tells how many writes and queries of clients this node has served. A call of
 // another node may ask it while the node closes, so it has the parts of its own.
 func (n *Node) requests() func() int64 {

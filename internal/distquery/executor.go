@@ -53,6 +53,7 @@ func (e *Executor) ExecuteStatement(ctx *query.ExecutionContext, stmt influxql.S
 		// Without a leader the change itself fails with an error that says so.
 		_ = e.Refresh()
 	}
+	defer e.limitList(ctx, stmt)()
 	return e.execute(ctx, stmt, e.Strict)
 }
 
@@ -138,6 +139,7 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 		defer close(ended)
 		for r := range results {
 			r.Messages = append(r.Messages, report.warning()...)
+			listedRows(ctx, stmt, r)
 			mapper.paths.add(r)
 			if answer.add(r) != nil {
 				continue // the statement ends

@@ -42,6 +42,7 @@ type bounds struct {
 	requests *budget.Requests
 	load     *Load         // nil for not counted
 	page     *http.Handler // of the cluster
+	deletes  **httpd.Handler
 }
 
 func (b *bounds) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -155,6 +156,10 @@ func (b *bounds) delete(w http.ResponseWriter, r *http.Request) {
 			refuse(w, http.StatusBadRequest, "delete - cannot parse predicate: "+err.Error())
 			return
 		}
+	}
+	if b.deletes != nil && *b.deletes != nil {
+		(*b.deletes).ServeHTTP(w, r)
+		return
 	}
 	b.next.ServeHTTP(w, r)
 }

@@ -56,7 +56,8 @@ func build(s *snapshot, d Deps, user emeta.User) State {
 
 func (b *builder) admin() bool { return isAdmin(b.user) }
 
-func isAdmin(user emeta.User) bool { return user == nil || user.AuthorizeUnrestricted() }
+// isAdmin reports whether a user may see what is for administrators.
+func isAdmin(user emeta.User) bool { return cluster.May(user, cluster.ViewAdmin, "") }
 
 // attend adds something that needs a person.
 func (b *builder) attend(key string, a Attention) { b.state.Attention[key] = a }

@@ -126,11 +126,12 @@ func (c *campaign) prepare(ctx context.Context) {
 
 // fill writes what statements read.
 func (c *campaign) fill(ctx context.Context) error {
-	for i := range 20 {
+	const writes, points = 10, 1000
+	for i := range writes {
 		var b []byte
-		for j := range 5000 {
+		for j := range points {
 			b = fmt.Appendf(b, "cpu,host=h%d v=%d,i=%di,s=\"s%d\" %d\n",
-				j%100, j, j, j%10, 1_700_000_000_000_000_000+int64(i*5000+j)*1e9)
+				j%100, j, j, j%10, 1_700_000_000_000_000_000+int64(i*points+j)*1e9)
 		}
 		if err := c.nodes[i%len(c.nodes)].Client().Write(ctx, "fuzz", "all", b); err != nil {
 			return err

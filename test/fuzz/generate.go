@@ -42,8 +42,12 @@ type generator struct {
 	heavy bool // this request may be of megabytes
 }
 
-// one in heavyEvery requests is large: the campaign is about kinds of requests, not about a network that is full.
-const heavyEvery = 200
+// One in heavyEvery requests is large: the campaign is about kinds of requests, not about a network that is full. One in
+// spreadEvery writes has points of many shard groups, which a cluster takes a second to make.
+const (
+	heavyEvery  = 2000
+	spreadEvery = 20
+)
 
 // known are requests that once ended a process, or all owners of a shard in turn. They come before those of a seed.
 func known() []request {
@@ -411,13 +415,18 @@ func (g *generator) damage(b []byte) []byte {
 
 func (g *generator) prometheusWrite() request {
 	var w prompb.WriteRequest
+	spread := g.IntN(spreadEvery) == 0
 	for range g.count(20_000) {
 		s := prompb.TimeSeries{}
 		for range g.IntN(4) {
 			s.Labels = append(s.Labels, prompb.Label{Name: pick(g, "__name__", "job", pick(g, odd...)), Value: pick(g, odd...)})
 		}
 		for range g.IntN(4) {
-			s.Samples = append(s.Samples, prompb.Sample{Value: g.NormFloat64(), Timestamp: pick(g, 0, g.Int64(), -g.Int64(), 1_700_000_000_000)})
+			at := pick(g, int64(0), 1_700_000_000_000)
+			if spread {
+				at = pick(g, g.Int64(), -g.Int64())
+			}
+			s.Samples = append(s.Samples, prompb.Sample{Value: g.NormFloat64(), Timestamp: at})
 		}
 		w.Timeseries = append(w.Timeseries, s)
 	}

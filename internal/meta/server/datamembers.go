@@ -87,6 +87,13 @@ func checkTCPAddr(addr string) error {
 
 // join tells a data node who it is and which meta nodes to follow. again is the command that tries once more.
 func (d *DataMembers) join(ctx context.Context, member rpc.MembershipClient, n cluster.Node, again string) error {
+	return d.tell(ctx, member, n, again, func(*rpc.JoinRequest) {})
+}
+
+// tell is join with a request that change completes.
+func (d *DataMembers) tell(
+	ctx context.Context, member rpc.MembershipClient, n cluster.Node, again string, change func(*rpc.JoinRequest),
+) error {
 	ctx, cancel := context.WithTimeout(ctx, dataNodeTimeout)
 	defer cancel()
 	st := d.server.State()
@@ -94,6 +101,7 @@ func (d *DataMembers) join(ctx context.Context, member rpc.MembershipClient, n c
 	for _, m := range st.MetaNodes {
 		req.MetaServers = append(req.MetaServers, m.HTTPAddr)
 	}
+	change(req)
 	err := untilHeard(ctx, func() error {
 		_, err := member.Join(ctx, req)
 		return err

@@ -22,16 +22,18 @@ type memberRoutes struct {
 
 // routes adds the routes. With GET, those that remove a node say whether that could be done, and change nothing.
 func (m *memberRoutes) routes(r router) {
-	r.change("POST /add-meta", m.addMeta)
-	r.change("GET /remove-meta", m.checkRemoveMeta)
-	r.leader("POST /remove-meta", admin, m.serveRemoveMeta)
+	members := needs(cluster.AddRemoveNode)
+	r.change("POST /add-meta", members, m.addMeta)
+	r.change("GET /remove-meta", members, m.checkRemoveMeta)
+	r.leader("POST /remove-meta", members, m.serveRemoveMeta)
 	r.local("POST /reset", internal, m.serveReset)
-	r.change("POST /add-data", m.addData)
-	r.change("POST /update-data", m.updateData)
-	r.change("GET /remove-data", m.checkRemoveData)
-	r.change("POST /remove-data", m.removeData)
-	r.change("POST /truncate-shards", m.truncateShards)
-	r.change("POST /node-labels", m.nodeLabels)
+	r.change("POST /add-data", members, m.addData)
+	r.change("POST /update-data", members, m.updateData)
+	r.change("POST /adopt", admin, m.adopt) // it brings users
+	r.change("GET /remove-data", members, m.checkRemoveData)
+	r.change("POST /remove-data", members, m.removeData)
+	r.change("POST /truncate-shards", needs(cluster.ManageShard, cluster.Rebalance), m.truncateShards)
+	r.change("POST /node-labels", members, m.nodeLabels)
 }
 
 // nodeAnswer is the answer to a request that changes a node.
@@ -90,6 +92,18 @@ func (m *memberRoutes) serveReset(w http.ResponseWriter, r *http.Request) {
 
 func (m *memberRoutes) addData(r *http.Request) (any, error) {
 	return nodeAnswer(m.data.AddData(r.Context(), r.FormValue("addr")))
+}
+
+func (m *memberRoutes) adopt(r *http.Request) (any, error) {
+	dryRun, err := boolValue(r, "dry-run")
+	if err != nil {
+		return nil, err
+	}
+	merge, err := boolValue(r, "merge")
+	if err != nil {
+		return nil, err
+	}
+	return m.data.Adopt(r.Context(), r.FormValue("addr"), dryRun, merge)
 }
 
 func (m *memberRoutes) updateData(r *http.Request) (any, error) {
