@@ -58,10 +58,19 @@ func fromEnvironment(s setting, getenv func(string) string) (set bool, err error
 
 // blame says where the setting was given that Validate refuses: it is the one
 // without which Validate says nothing or something else. That holds whatever
-// the words of err are, and the engine's often do not name the setting.
+// the words of err are, and the engine's often do not name the setting. What
+// switches a section on comes last: without it, nothing in there is refused.
 func (p Program[C]) blame(c C, err error, file *document, set map[string]bool) error {
 	before := defaults(reflect.ValueOf(p.New()).Elem())
-	for _, s := range settings(reflect.ValueOf(c).Elem()) {
+	all := settings(reflect.ValueOf(c).Elem())
+	switches := func(s setting) int {
+		if s.key() == "enabled" {
+			return 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(all, func(a, b setting) int { return switches(a) - switches(b) })
+	for _, s := range all {
 		inFile := file != nil && file.defined(s.path)
 		if !set[s.variable()] && !inFile {
 			continue

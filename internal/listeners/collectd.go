@@ -120,14 +120,22 @@ func (l *collectdListener) failed(err error) {
 // packet takes the good values of a packet.
 func (l *collectdListener) packet(b []byte) {
 	l.stats.add(bytesRx, int64(len(b)))
-	values, err := network.Parse(valueParts(b), l.options)
+	options := l.options
+	if options.SecurityLevel == network.None && len(b) > 1 && binary.BigEndian.Uint16(b) == signature {
+		options.SecurityLevel = network.Sign // or the library gives all values twice, with the signature and without
+	}
+	values, err := network.Parse(valueParts(b), options)
 	var points []models.Point
 	for _, v := range values {
 		if bad := typed(v, l.types); bad != nil {
 			err = bad
 			continue
 		}
-		points = append(points, l.points(v)...)
+		made, bad := l.points(v)
+		if bad != nil {
+			err = bad
+		}
+		points = append(points, made...)
 	}
 	if err == nil && len(values) == 0 && l.options.SecurityLevel != network.None {
 		err = errors.New("it has no values that are signed or encrypted as security-level says")
@@ -141,14 +149,20 @@ func (l *collectdListener) packet(b []byte) {
 }
 
 // points makes points of values. Those that cannot be stored, such as NaN, are counted and left out.
-func (l *collectdListener) points(v *api.ValueList) []models.Point {
+func (l *collectdListener) points(v *api.ValueList) (points []models.Point, bad error) {
 	want, convert := len(v.Values), l.toPoints.UnmarshalValueList
 	if l.join {
 		want, convert = 1, l.toPoints.UnmarshalValueListPacked
 	}
-	points := convert(v)
+	for _, p := range convert(v) {
+		if err := named(p); err != nil {
+			bad = err
+			continue
+		}
+		points = append(points, p)
+	}
 	l.stats.add(droppedPointsInvalid, int64(want-len(points)))
-	return points
+	return points, bad
 }
 
 // typed gives values the types and names that the types of collectd say.

@@ -255,7 +255,14 @@ func (d dataPoint) point() (models.Point, error) {
 	if err != nil {
 		return nil, fmt.Errorf("value %q: must be a number", d.Value)
 	}
-	return models.NewPoint(d.Metric, models.NewTags(d.Tags), models.Fields{"value": v}, opentsdbTime(d.Time))
+	if d.Time <= 0 {
+		return nil, fmt.Errorf("timestamp %d: must be above 0", d.Time)
+	}
+	p, err := models.NewPoint(d.Metric, models.NewTags(d.Tags), models.Fields{"value": v}, opentsdbTime(d.Time))
+	if err != nil {
+		return nil, err
+	}
+	return p, named(p)
 }
 
 // put writes the points of a request. As in OpenTSDB, bad points do not hold up the good ones, and the answer says so.

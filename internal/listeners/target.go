@@ -1,6 +1,7 @@
 package listeners
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -63,6 +64,17 @@ func (t *target) write(points []models.Point) error {
 	t.log.Warn("Points of a listener were not written", zap.String("db", t.database), zap.String("policy", t.policy),
 		zap.Int("lost", lost), zap.Int("points", len(points)), zap.Error(err))
 	return err
+}
+
+// named refuses names that line protocol cannot have.
+func named(p models.Point) error {
+	if len(p.Name()) == 0 {
+		return errors.New("a measurement must have a name")
+	}
+	if bytes.ContainsAny(p.Key(), "\n\r\x00") {
+		return fmt.Errorf("name %q: must not have line breaks", p.Key())
+	}
+	return nil
 }
 
 // exists makes the database and the policy, unless this node knows that they exist. An existing database keeps its
