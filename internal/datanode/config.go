@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/influxdata/influxdb/coordinator"
 	"github.com/influxdata/influxdb/monitor"
@@ -76,11 +77,12 @@ type MetaConfig struct {
 // [coordinator], and TLS between data nodes.
 type ClusterConfig struct {
 	coordinator.Config
-	MaxQueryMemory   itoml.SSize `toml:"max-query-memory" doc:"Bytes that the queries of this node may hold together. The largest query is ended when they need more. 0 is a quarter of the memory that the process may have, and -1 is no limit."`
-	MaxNewGroups     int         `toml:"max-new-shard-groups" doc:"Shard groups that one write of a client may make. Points with random times need one each, and a shard on each owner. 0 is no limit."`
-	VectorAggregates bool        `toml:"vector-aggregates" doc:"Compute count, sum, mean, min, max, first and last from whole blocks of the files. False leaves them to the engine, point by point: the answers are the same."`
-	IncompleteReads  string      `toml:"incomplete-reads" doc:"What happens to a query when no whole copy of a shard can be read: \"warn\" answers from what there is, with a warning that names the shards, and \"error\" fails."`
-	OSSBackup        string      `toml:"oss-backup" doc:"Who may use influxd backup and influxd restore of InfluxDB OSS through bind-address. Their protocol has no passwords and no TLS. \"auto\" is everybody, but nobody when authentication, a shared secret or TLS between nodes is set; \"all\" is everybody, \"local\" programs on this machine, and \"none\" nobody."`
+	DialTimeout      itoml.Duration `toml:"dial-timeout" doc:"Time that making a connection to another data node may take."`
+	MaxQueryMemory   itoml.SSize    `toml:"max-query-memory" doc:"Bytes that the queries of this node may hold together. The largest query is ended when they need more. 0 is a quarter of the memory that the process may have, and -1 is no limit."`
+	MaxNewGroups     int            `toml:"max-new-shard-groups" doc:"Shard groups that one write of a client may make. Points with random times need one each, and a shard on each owner. 0 is no limit."`
+	VectorAggregates bool           `toml:"vector-aggregates" doc:"Compute count, sum, mean, min, max, first and last from whole blocks of the files. False leaves them to the engine, point by point: the answers are the same."`
+	IncompleteReads  string         `toml:"incomplete-reads" doc:"What happens to a query when no whole copy of a shard can be read: \"warn\" answers from what there is, with a warning that names the shards, and \"error\" fails."`
+	OSSBackup        string         `toml:"oss-backup" doc:"Who may use influxd backup and influxd restore of InfluxDB OSS through bind-address. Their protocol has no passwords and no TLS. \"auto\" is everybody, but nobody when authentication, a shared secret or TLS between nodes is set; \"all\" is everybody, \"local\" programs on this machine, and \"none\" nobody."`
 	trust.TLS
 }
 
@@ -123,7 +125,7 @@ func NewConfig() *Config {
 		Data:        tsdb.NewConfig(),
 		Cluster: ClusterConfig{
 			Config: coordinator.NewConfig(), IncompleteReads: warnIncomplete, VectorAggregates: true, MaxNewGroups: 500,
-			OSSBackup: autoBackup,
+			OSSBackup: autoBackup, DialTimeout: itoml.Duration(5 * time.Second),
 		},
 		Retention:       retention.NewConfig(),
 		Precreator:      precreator.NewConfig(),
@@ -166,6 +168,9 @@ func (c *Config) Validate() error {
 	}
 	if c.HTTPD.FluxEnabled {
 		return errors.New("[http] flux-enabled: Flux is not part of this build; set it to false")
+	}
+	if c.Cluster.DialTimeout <= 0 {
+		return errors.New("[cluster] dial-timeout: must be above 0")
 	}
 	if v := c.Cluster.IncompleteReads; v != warnIncomplete && v != failIncomplete {
 		return fmt.Errorf("[cluster] incomplete-reads: %q is neither %q nor %q", v, warnIncomplete, failIncomplete)

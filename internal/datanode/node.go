@@ -174,7 +174,7 @@ func (n *Node) Open() (err error) {
 	n.onClose(n.Meta.Close)
 	n.pool = &rpc.Pool{
 		Blocked: n.seams.Blocked, Wrap: n.seams.Wrap, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.certs.peers,
-		Index: n.Meta.Index,
+		Index: n.Meta.Index, DialTimeout: time.Duration(n.cfg.Cluster.DialTimeout),
 	}
 	n.onClose(n.pool.Close)
 	if err := n.openFolder(); err != nil {

@@ -114,6 +114,12 @@ func (c *cluster) await(t *testing.T, n int) []string {
 	}
 }
 
+func (c *cluster) level() models.ConsistencyLevel {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.levels[0]
+}
+
 // at is one open listener.
 type at struct {
 	*Listeners
@@ -245,8 +251,8 @@ func TestGraphite(t *testing.T) {
 			if a.stat(pointsParseFail) != 1 || a.stat(pointsNaNFail) != 1 || a.stat(pointsRx) != 5 {
 				t.Errorf("statistics %v", a.list[0].counters().Statistics(nil))
 			}
-			if a.levels[0] != models.ConsistencyLevelQuorum {
-				t.Errorf("level %v", a.levels[0])
+			if a.level() != models.ConsistencyLevelQuorum {
+				t.Errorf("level %v", a.level())
 			}
 			if d := a.Database("graphite"); d == nil || d.RetentionPolicy("week") == nil {
 				t.Errorf("database %v", d)
@@ -291,8 +297,8 @@ func TestOpenTSDBLines(t *testing.T) {
 			t.Errorf("%s is %d, want %d", name, a.stat(name), want)
 		}
 	}
-	if a.levels[0] != models.ConsistencyLevelAll {
-		t.Errorf("level %v", a.levels[0])
+	if a.level() != models.ConsistencyLevelAll {
+		t.Errorf("level %v", a.level())
 	}
 }
 
@@ -546,7 +552,9 @@ func TestCloseGivesUp(t *testing.T) {
 func TestWritesThatFail(t *testing.T) {
 	t.Parallel()
 	a := open(t, Config{UDP: []udp.Config{udpConfig()}})
+	a.mu.Lock()
 	a.cluster.fail = errors.New("no quorum")
+	a.mu.Unlock()
 	a.send(t, "m v=1\nm v=2 1")
 	a.awaitStat(t, pointsTxFail, 2)
 	a.Close()
