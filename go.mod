@@ -3,6 +3,7 @@ module concord
 go 1.26.0
 
 require (
+	collectd.org v0.3.0
 	github.com/BurntSushi/toml v1.4.1-0.20240526193622-a339e1f7089c
 	github.com/KimMachineGun/automemlimit v0.7.5
 	github.com/agnivade/levenshtein v1.2.2

@@ -116,7 +116,8 @@ func TestErrorsOfTranslatedFiles(t *testing.T) {
 		"[coordinator]\nwrite-timeout = \"x\"\n":                               ":2: [coordinator] write-timeout: ",
 		"[coordinator]\nwrite-timeoud = \"1s\"\n":                              ":2: [coordinator] write-timeoud: unknown setting; did you mean write-timeout?",
 		"[coordinator]\nquery-timeout=\"1s\"\n[cluster]\nquery-timeout=\"2s\"": "[coordinator] query-timeout and [cluster] query-timeout are the same setting",
-		"[[udp]]\n[[udp]]\nenabled = true":                                     "[udp] enabled: this listener is not part of the build",
+		"[[udp]]\n[[udp]]\nenabled = true\nprecision = \"d\"":                  ":4: [udp] precision: \"d\" is none of",
+		"[[udp]]\n[[udp]]\nprecisoin = \"s\"":                                  ":3: [udp] precisoin: unknown setting; did you mean precision?",
 		"[retention]\ncheck-interval = \"99999999999w\"":                       ":2: [retention] check-interval: ",
 	} {
 		_, err := datanode.Program.Load(file(t, text), noEnvironment)

@@ -58,17 +58,26 @@ func fromEnvironment(s setting, getenv func(string) string) (set bool, err error
 
 // blame says where the setting was given that Validate refuses: it is the one
 // without which Validate says nothing or something else. That holds whatever
-// the words of err are, and the engine's often do not name the setting.
+// the words of err are, and the engine's often do not name the setting. What
+// switches a section on comes last: without it, nothing in there is refused.
 func (p Program[C]) blame(c C, err error, file *document, set map[string]bool) error {
-	defaults := settings(reflect.ValueOf(p.New()).Elem())
-	for i, s := range settings(reflect.ValueOf(c).Elem()) {
+	before := defaults(reflect.ValueOf(p.New()).Elem())
+	all := settings(reflect.ValueOf(c).Elem())
+	switches := func(s setting) int {
+		if s.key() == "enabled" {
+			return 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(all, func(a, b setting) int { return switches(a) - switches(b) })
+	for _, s := range all {
 		inFile := file != nil && file.defined(s.path)
 		if !set[s.variable()] && !inFile {
 			continue
 		}
 		was := reflect.New(s.value.Type()).Elem()
 		was.Set(s.value)
-		s.value.Set(defaults[i].value)
+		s.value.Set(before[s.name()])
 		without := c.Validate()
 		s.value.Set(was)
 		if without != nil && without.Error() == err.Error() {
@@ -106,9 +115,15 @@ type document struct {
 	meta toml.MetaData // of the text as it was translated
 
 	renamed map[string]string
+	lists   map[string]bool // sections of which there may be several
 }
 
-func (d *document) defined(path []string) bool { return d.meta.IsDefined(path...) }
+func (d *document) defined(path []string) bool {
+	if _, ok := number(path); ok {
+		return d.line(path) > 0
+	}
+	return d.meta.IsDefined(path...)
+}
 
 // errorf is an error about one key of the file, with its line.
 func (d *document) errorf(path []string, format string, args ...any) error {
@@ -140,7 +155,10 @@ func (p Program[C]) read(path string, c C) (*document, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
-	d := &document{path: path, text: string(b), renamed: p.Foreign.Renamed}
+	d := &document{path: path, text: string(b), renamed: p.Foreign.Renamed, lists: make(map[string]bool)}
+	for _, s := range sections(reflect.ValueOf(c).Elem()) {
+		d.lists[s.name] = s.list
+	}
 	tables := make(map[string]any)
 	if _, err := toml.Decode(d.text, &tables); err != nil {
 		if m := atLine.FindStringSubmatch(err.Error()); m != nil {
@@ -205,6 +223,9 @@ func (*refuse) UnmarshalTOML(any) error { return errors.New("refused") }
 // line is where the file has a key, or 0. The library keeps the lines to
 // itself, but tells that of a key that cannot be decoded.
 func (d *document) line(path []string) int {
+	if d.lists[path[0]] {
+		return d.lineInList(path)
+	}
 	t := reflect.TypeFor[refuse]()
 	for i := len(path) - 1; i >= 0; i-- {
 		t = reflect.StructOf([]reflect.StructField{
@@ -217,4 +238,26 @@ func (d *document) line(path []string) int {
 		return 0
 	}
 	return at.Position.Line
+}
+
+// lineInList is where a section of a list has a key, or 0. A path without a number is of the first one that has it.
+func (d *document) lineInList(path []string) int {
+	of, numbered := number(path)
+	header := regexp.MustCompile(`^\s*\[\[?\s*"?` + regexp.QuoteMeta(path[0]) + `"?\s*\]`)
+	key := regexp.MustCompile(`^\s*"?` + regexp.QuoteMeta(path[len(path)-1]) + `"?\s*=`)
+	at, inside := -1, false
+	for i, line := range strings.Split(d.text, "\n") {
+		if header.MatchString(line) {
+			at, inside = at+1, true
+			if len(path) == 1 {
+				return i + 1
+			}
+		} else if strings.HasPrefix(strings.TrimSpace(line), "[") {
+			inside = false
+		}
+		if inside && (!numbered || at == of) && key.MatchString(line) {
+			return i + 1
+		}
+	}
+	return 0
 }

@@ -17,25 +17,29 @@ import (
 // Texts are about settings whose fields have no tags, by struct and key.
 type Texts map[reflect.Type]map[string]string
 
-func (p Program[C]) printSample(w io.Writer, v, defaults reflect.Value) error {
+func (p Program[C]) printSample(w io.Writer, v, d reflect.Value) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "# %s\n#\n", p.Title)
 	b.WriteString("# Each setting has an environment variable INFLUXDB_<SECTION>_<SETTING>, with - as _, which wins\n")
 	b.WriteString("# over this file; for those before the first section it is INFLUXDB_<SETTING>.\n")
-	before := sections(defaults)
-	for i, sec := range sections(v) {
+	before := defaults(d)
+	for _, sec := range sections(v) {
 		if sec.name != "" {
 			b.WriteString("\n")
 			if sec.doc != "" {
 				printComment(&b, sec.doc)
 			}
-			fmt.Fprintf(&b, "[%s]\n", sec.name)
+			header := "[%s]\n"
+			if sec.list {
+				header = "[[%s]]\n"
+			}
+			fmt.Fprintf(&b, header, sec.name)
 		}
-		for j, s := range sec.settings {
+		for _, s := range sec.settings {
 			if s.doc == "" {
 				s.doc, s.show = p.Docs[s.of][s.key()], p.Show[s.of][s.key()]
 			}
-			if err := printSetting(&b, s, before[i].settings[j].value); err != nil {
+			if err := printSetting(&b, s, before[s.name()]); err != nil {
 				return fmt.Errorf("print %s: %w", s.name(), err)
 			}
 		}

@@ -22,7 +22,6 @@ import (
 type Foreign struct {
 	Renamed map[string]string // their name -> the name here
 	Idle    map[string]string // their name -> what does its job here, a sentence without its full stop
-	Off     map[string]string // tables and lists of tables that must not have enabled = true -> why
 }
 
 // Notes are what was found in a file that has no effect. A struct of settings embeds it, with the tag toml:"-".
@@ -46,9 +45,9 @@ func (p Program[C]) translate(file map[string]any, c C) (text string, err error)
 			*n = append(*n, fmt.Sprintf("%s has no effect: %s", name, p.Foreign.Idle[name]))
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(p.Foreign.Off)) {
-		if v, _ := take(file, split(name)); enabled(v) {
-			return "", fmt.Errorf("%s enabled: %s", name, p.Foreign.Off[name])
+	for _, f := range fields(reflect.ValueOf(c).Elem()) {
+		if list(f.value.Type()) {
+			fill(f.value, file, f.key())
 		}
 	}
 	for _, s := range settings(reflect.ValueOf(c).Elem()) {
@@ -85,16 +84,22 @@ func take(file map[string]any, path []string) (v any, ok bool) {
 	return v, ok
 }
 
-// enabled reports whether a table, or one of a list, has enabled = true.
-func enabled(v any) bool {
-	switch v := v.(type) {
-	case map[string]any:
-		on, _ := v["enabled"].(bool)
-		return on
-	case []map[string]any:
-		return slices.ContainsFunc(v, func(one map[string]any) bool { return enabled(one) })
+// fill gives a list as many sections with defaults as the file has of it. One that the file has alone, as [name], is a
+// list of one.
+func fill(of reflect.Value, file map[string]any, name string) {
+	if one, ok := file[name].(map[string]any); ok {
+		file[name] = []map[string]any{one}
 	}
-	return false
+	tables, ok := file[name].([]map[string]any)
+	if !ok {
+		return
+	}
+	of.Set(reflect.MakeSlice(of.Type(), len(tables), len(tables)))
+	for i := range tables {
+		if d, ok := of.Index(i).Addr().Interface().(itoml.Defaulter); ok {
+			d.ApplyDefaults()
+		}
+	}
 }
 
 // rename moves what is at a path. Sections are merged.
@@ -139,12 +144,16 @@ func lengthen(file map[string]any, s setting) {
 		return
 	}
 	at := file
-	for _, key := range s.path[:len(s.path)-1] {
-		next, ok := at[key].(map[string]any)
-		if !ok {
+	if n, ok := number(s.path); ok {
+		tables, ok := at[s.path[0]].([]map[string]any)
+		if !ok || n >= len(tables) {
 			return
 		}
-		at = next
+		at = tables[n]
+	} else if len(s.path) == 2 {
+		if at, ok = at[s.path[0]].(map[string]any); !ok {
+			return
+		}
 	}
 	if text, ok := at[s.key()].(string); ok {
 		at[s.key()] = inHours(text)

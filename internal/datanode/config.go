@@ -7,20 +7,26 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/influxdata/influxdb/coordinator"
 	"github.com/influxdata/influxdb/monitor"
+	"github.com/influxdata/influxdb/services/collectd"
 	"github.com/influxdata/influxdb/services/continuous_querier"
+	"github.com/influxdata/influxdb/services/graphite"
 	"github.com/influxdata/influxdb/services/httpd"
+	"github.com/influxdata/influxdb/services/opentsdb"
 	"github.com/influxdata/influxdb/services/precreator"
 	"github.com/influxdata/influxdb/services/retention"
 	"github.com/influxdata/influxdb/services/subscriber"
+	"github.com/influxdata/influxdb/services/udp"
 	itoml "github.com/influxdata/influxdb/toml"
 	"github.com/influxdata/influxdb/tsdb"
 
 	"concord/internal/config"
 	"concord/internal/entropy"
 	"concord/internal/handoff"
+	"concord/internal/listeners"
 	"concord/internal/meta/passwordhash"
 	"concord/internal/trust"
 	"concord/internal/trust/tlsmanager"
@@ -47,6 +53,11 @@ type Config struct {
 	HintedHandoff   handoff.Config            `toml:"hinted-handoff" doc:"Durable queues of what other nodes miss."`
 	TLS             trust.Protocol            `toml:"tls" doc:"TLS of all listeners and connections of this node that use it."`
 	AntiEntropy     entropy.Config            `toml:"anti-entropy" doc:"Comparison and repair of replicas; SIGHUP loads this section again."`
+
+	Graphite []graphite.Config `toml:"graphite" doc:"Points in graphite's plaintext protocol. Each such section is a listener; there may be any number."`
+	Collectd []collectd.Config `toml:"collectd" doc:"Points in collectd's binary protocol, at consistency level one. Each such section is a listener; there may be any number."`
+	OpenTSDB []opentsdb.Config `toml:"opentsdb" doc:"Points as lines or HTTP requests of OpenTSDB. Each such section is a listener; there may be any number."`
+	UDP      []udp.Config      `toml:"udp" doc:"Points as line protocol in UDP packets, at consistency level one. Each such section is a listener; there may be any number."`
 }
 
 // MetaConfig is the [meta] section of a data node.
@@ -66,11 +77,12 @@ type MetaConfig struct {
 // [coordinator], and TLS between data nodes.
 type ClusterConfig struct {
 	coordinator.Config
-	MaxQueryMemory   itoml.SSize `toml:"max-query-memory" doc:"Bytes that the queries of this node may hold together. The largest query is ended when they need more. 0 is a quarter of the memory that the process may have, and -1 is no limit."`
-	MaxNewGroups     int         `toml:"max-new-shard-groups" doc:"Shard groups that one write of a client may make. Points with random times need one each, and a shard on each owner. 0 is no limit."`
-	VectorAggregates bool        `toml:"vector-aggregates" doc:"Compute count, sum, mean, min, max, first and last from whole blocks of the files. False leaves them to the engine, point by point: the answers are the same."`
-	IncompleteReads  string      `toml:"incomplete-reads" doc:"What happens to a query when no whole copy of a shard can be read: \"warn\" answers from what there is, with a warning that names the shards, and \"error\" fails."`
-	OSSBackup        string      `toml:"oss-backup" doc:"Who may use influxd backup and influxd restore of InfluxDB OSS through bind-address. Their protocol has no passwords and no TLS. \"auto\" is everybody, but nobody when authentication, a shared secret or TLS between nodes is set; \"all\" is everybody, \"local\" programs on this machine, and \"none\" nobody."`
+	DialTimeout      itoml.Duration `toml:"dial-timeout" doc:"Time that making a connection to another data node may take."`
+	MaxQueryMemory   itoml.SSize    `toml:"max-query-memory" doc:"Bytes that the queries of this node may hold together. The largest query is ended when they need more. 0 is a quarter of the memory that the process may have, and -1 is no limit."`
+	MaxNewGroups     int            `toml:"max-new-shard-groups" doc:"Shard groups that one write of a client may make. Points with random times need one each, and a shard on each owner. 0 is no limit."`
+	VectorAggregates bool           `toml:"vector-aggregates" doc:"Compute count, sum, mean, min, max, first and last from whole blocks of the files. False leaves them to the engine, point by point: the answers are the same."`
+	IncompleteReads  string         `toml:"incomplete-reads" doc:"What happens to a query when no whole copy of a shard can be read: \"warn\" answers from what there is, with a warning that names the shards, and \"error\" fails."`
+	OSSBackup        string         `toml:"oss-backup" doc:"Who may use influxd backup and influxd restore of InfluxDB OSS through bind-address. Their protocol has no passwords and no TLS. \"auto\" is everybody, but nobody when authentication, a shared secret or TLS between nodes is set; \"all\" is everybody, \"local\" programs on this machine, and \"none\" nobody."`
 	trust.TLS
 }
 
@@ -113,7 +125,7 @@ func NewConfig() *Config {
 		Data:        tsdb.NewConfig(),
 		Cluster: ClusterConfig{
 			Config: coordinator.NewConfig(), IncompleteReads: warnIncomplete, VectorAggregates: true, MaxNewGroups: 500,
-			OSSBackup: autoBackup,
+			OSSBackup: autoBackup, DialTimeout: itoml.Duration(5 * time.Second),
 		},
 		Retention:       retention.NewConfig(),
 		Precreator:      precreator.NewConfig(),
@@ -125,6 +137,10 @@ func NewConfig() *Config {
 		HintedHandoff:   handoff.NewConfig(),
 		TLS:             trust.NewProtocol(),
 		AntiEntropy:     entropy.NewConfig(),
+		Graphite:        []graphite.Config{graphite.NewConfig()},
+		Collectd:        []collectd.Config{collectd.NewConfig()},
+		OpenTSDB:        []opentsdb.Config{opentsdb.NewConfig()},
+		UDP:             []udp.Config{udp.NewConfig()},
 	}
 	c.Data.Dir = "/var/lib/influxdb/data"
 	c.Data.WALDir = "/var/lib/influxdb/wal"
@@ -153,6 +169,9 @@ func (c *Config) Validate() error {
 	if c.HTTPD.FluxEnabled {
 		return errors.New("[http] flux-enabled: Flux is not part of this build; set it to false")
 	}
+	if c.Cluster.DialTimeout <= 0 {
+		return errors.New("[cluster] dial-timeout: must be above 0")
+	}
 	if v := c.Cluster.IncompleteReads; v != warnIncomplete && v != failIncomplete {
 		return fmt.Errorf("[cluster] incomplete-reads: %q is neither %q nor %q", v, warnIncomplete, failIncomplete)
 	}
@@ -169,6 +188,9 @@ func (c *Config) Validate() error {
 	}
 	if _, err := tlsmanager.Base(c.TLS); err != nil {
 		return fmt.Errorf("[tls] %w", err)
+	}
+	if err := c.listeners().Validate(); err != nil {
+		return err
 	}
 	engine := c.engine()
 	for _, check := range []struct {
@@ -191,6 +213,11 @@ func (c *Config) Validate() error {
 		}
 	}
 	return nil
+}
+
+// listeners are the listeners for other protocols than HTTP.
+func (c *Config) listeners() listeners.Config {
+	return listeners.Config{Graphite: c.Graphite, Collectd: c.Collectd, OpenTSDB: c.OpenTSDB, UDP: c.UDP}
 }
 
 // http is [http] as the engine takes it.

@@ -6,11 +6,15 @@ import (
 	"github.com/influxdata/influxdb/coordinator"
 	"github.com/influxdata/influxdb/monitor"
 	"github.com/influxdata/influxdb/pkg/tlsconfig"
+	"github.com/influxdata/influxdb/services/collectd"
 	"github.com/influxdata/influxdb/services/continuous_querier"
+	"github.com/influxdata/influxdb/services/graphite"
 	"github.com/influxdata/influxdb/services/httpd"
+	"github.com/influxdata/influxdb/services/opentsdb"
 	"github.com/influxdata/influxdb/services/precreator"
 	"github.com/influxdata/influxdb/services/retention"
 	"github.com/influxdata/influxdb/services/subscriber"
+	"github.com/influxdata/influxdb/services/udp"
 	"github.com/influxdata/influxdb/tsdb"
 
 	"concord/internal/config"
@@ -140,10 +144,73 @@ var engineDocs = config.Texts{
 		"query-stats-enabled": "Store the time that each run takes, with the statistics.",
 		"run-interval":        "Time between two searches for continuous queries that are due.",
 	},
+	reflect.TypeFor[graphite.Config](): {
+		"enabled":           "Open this listener.",
+		"bind-address":      "Host:port of the listener.",
+		"database":          "Database of the points. It is made when it does not exist.",
+		"retention-policy":  "Retention policy of the points; the default one of the database when empty. It is made when it does not exist.",
+		"batch-size":        "Points that are written together.",
+		"batch-pending":     "Batches that wait in memory for their turn.",
+		"batch-timeout":     "Time after which a batch is written that is not full.",
+		"protocol":          "Transport: tcp or udp.",
+		"consistency-level": "Consistency level of the writes: any, one, quorum or all.",
+		"templates":         "How names become measurements, tags and fields: [filter] template [tags].",
+		"tags":              "Tags that all points get, as KEY=VALUE.",
+		"separator":         "What stands between the parts of a measurement's name.",
+		"udp-read-buffer":   "Bytes of the system's buffer, with protocol udp; 0 is the system's default.",
+	},
+	reflect.TypeFor[collectd.Config](): {
+		"enabled":                 "Open this listener.",
+		"bind-address":            "Host:port of the listener, over UDP.",
+		"database":                "Database of the points. It is made when it does not exist.",
+		"retention-policy":        "Retention policy of the points; the default one of the database when empty. It is made when it does not exist.",
+		"batch-size":              "Points that are written together.",
+		"batch-pending":           "Batches that wait in memory for their turn.",
+		"batch-timeout":           "Time after which a batch is written that is not full.",
+		"read-buffer":             "Bytes of the system's buffer; 0 is the system's default.",
+		"typesdb":                 "File with the types of collectd, or a folder with such files.",
+		"security-level":          "Packets that are taken: none is all of them, sign those with a signature or encrypted, encrypt the encrypted ones.",
+		"auth-file":               "File with lines USER: PASSWORD, for signed and encrypted packets.",
+		"parse-multivalue-plugin": "What becomes of values that belong together: split makes a measurement of each, join fields of one.",
+	},
+	reflect.TypeFor[opentsdb.Config](): {
+		"enabled":                   "Open this listener.",
+		"bind-address":              "Host:port of the listener, for lines and for HTTP.",
+		"database":                  "Database of the points. It is made when it does not exist.",
+		"retention-policy":          "Retention policy of the points; the default one of the database when empty. It is made when it does not exist.",
+		"batch-size":                "Points that are written together.",
+		"batch-pending":             "Batches that wait in memory for their turn.",
+		"batch-timeout":             "Time after which a batch is written that is not full.",
+		"consistency-level":         "Consistency level of the writes: any, one, quorum or all.",
+		"tls-enabled":               "Speak TLS.",
+		"certificate":               "PEM file with the certificate. SIGHUP loads it again.",
+		"private-key":               "PEM file with its key; the certificate's file when empty.",
+		"insecure-certificate":      "Accept certificate and key files that others may read.",
+		"ignore-cert-sanity-checks": "Use a certificate that fails the checks, and log them.",
+		"client-auth-type":          "Whether clients must show a certificate: NoClientCert, RequestClientCert, RequireAnyClientCert, VerifyClientCertIfGiven or RequireAndVerifyClientCert.",
+		"client-ca":                 "Authorities that sign clients' certificates: PEM files, and whether those of the system count, too.",
+		"log-point-errors":          "Log each line that is bad. The statistics count them in any case.",
+	},
+	reflect.TypeFor[udp.Config](): {
+		"enabled":          "Open this listener.",
+		"bind-address":     "Host:port of the listener.",
+		"database":         "Database of the points. It is made when it does not exist.",
+		"retention-policy": "Retention policy of the points; the default one of the database when empty. It is made when it does not exist.",
+		"batch-size":       "Points that are written together.",
+		"batch-pending":    "Batches that wait in memory for their turn.",
+		"batch-timeout":    "Time after which a batch is written that is not full.",
+		"precision":        "Unit of the points' times: n, u, ms, s, m or h.",
+		"read-buffer":      "Bytes of the system's buffer; 0 is the system's default.",
+		"writers":          "Batches that are written at the same time.",
+	},
 }
 
 // engineShow are example values of engine settings that have none by default.
 var engineShow = config.Texts{
+	reflect.TypeFor[opentsdb.Config](): {
+		"client-auth-type": `"RequireAndVerifyClientCert"`,
+		"client-ca":        `{ paths = ["/etc/ssl/client-ca.pem"], include-system = false }`,
+	},
 	reflect.TypeFor[subscriber.Config](): {
 		"root-ca": `{ paths = ["/etc/ssl/ca.pem"], include-system = false }`,
 	},

@@ -34,9 +34,4 @@ var foreign = config.Foreign{
 		"[monitor] remote-collect-interval":      "SHOW STATS asks the node that it is sent to",
 		"[flux-controller]":                      noFlux,
 	},
-	Off: map[string]string{
-		"[graphite]": listenerMissing, "[collectd]": listenerMissing, "[opentsdb]": listenerMissing, "[udp]": listenerMissing,
-	},
 }
-
-const listenerMissing = "this listener is not part of the build"

@@ -32,6 +32,7 @@ import (
 	"concord/internal/fulldisk"
 	"concord/internal/handoff"
 	"concord/internal/httpapi"
+	"concord/internal/listeners"
 	"concord/internal/meta/client"
 	"concord/internal/replication"
 	"concord/internal/rpc"
@@ -82,11 +83,12 @@ type Node struct {
 	sub     *subscriber.Service
 
 	// What reads them, and what compares them.
-	queries  queries
-	view     *view.View                      // the anti-entropy of the whole cluster
-	suspects atomic.Pointer[service.Service] // Entropy, for hinted handoff, which runs before it is there
-	api      *httpapi.Server
-	mon      *monitor.Monitor
+	queries   queries
+	view      *view.View                      // the anti-entropy of the whole cluster
+	suspects  atomic.Pointer[service.Service] // Entropy, for hinted handoff, which runs before it is there
+	api       *httpapi.Server
+	listeners *listeners.Listeners // for other protocols than HTTP
+	mon       *monitor.Monitor
 
 	// What this node says of itself to people.
 	started   time.Time
@@ -172,7 +174,7 @@ func (n *Node) Open() (err error) {
 	n.onClose(n.Meta.Close)
 	n.pool = &rpc.Pool{
 		Blocked: n.seams.Blocked, Wrap: n.seams.Wrap, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.certs.peers,
-		Index: n.Meta.Index,
+		Index: n.Meta.Index, DialTimeout: time.Duration(n.cfg.Cluster.DialTimeout),
 	}
 	n.onClose(n.pool.Close)
 	if err := n.openFolder(); err != nil {
@@ -243,6 +245,13 @@ func (n *Node) Reload(cfg *Config) error {
 		}
 		steps = append(steps, apply)
 	}
+	if n.listeners != nil {
+		apply, err := n.listeners.PrepareReload()
+		if err != nil {
+			return err
+		}
+		steps = append(steps, apply...)
+	}
 	for _, apply := range steps {
 		if err := apply(); err != nil {
 			return fmt.Errorf("reload certificates: %w", err)
@@ -278,6 +287,6 @@ func (n *Node) unwind(first int) error {
 	n.suspects.Store(nil)
 	n.queues.close()
 	n.reporters.clear()
-	n.Entropy, n.handoff, n.queries.executor, n.api = nil, nil, nil, nil
+	n.Entropy, n.handoff, n.queries.executor, n.api, n.listeners = nil, nil, nil, nil, nil
 	return errors.Join(errs...)
 }

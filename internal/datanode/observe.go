@@ -8,6 +8,10 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/monitor"
 	"github.com/influxdata/influxdb/monitor/diagnostics"
+	"github.com/influxdata/influxdb/services/collectd"
+	"github.com/influxdata/influxdb/services/graphite"
+	"github.com/influxdata/influxdb/services/opentsdb"
+	"github.com/influxdata/influxdb/services/udp"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
@@ -68,6 +72,10 @@ func (n *Node) observe() {
 		"config-retention":  c.Retention,
 		"config-httpd":      c.HTTPD,
 		"config-cqs":        c.ContinuousQuery,
+		"config-graphite":   graphite.Configs(c.Graphite),
+		"config-collectd":   collectd.Configs(c.Collectd),
+		"config-opentsdb":   opentsdb.Configs(c.OpenTSDB),
+		"config-udp":        udp.Configs(c.UDP),
 	} {
 		mon.RegisterDiagnosticsClient(name, client)
 	}

@@ -22,6 +22,7 @@ import (
 	"concord/internal/entropy/routes"
 	"concord/internal/entropy/transport"
 	"concord/internal/httpapi"
+	"concord/internal/listeners"
 	"concord/internal/page"
 	"concord/internal/replication"
 	"concord/internal/rpc"
@@ -117,10 +118,26 @@ func (n *Node) openServices() error {
 			return err
 		}
 	}
+	if err := n.openListeners(); err != nil {
+		return err
+	}
 	if !n.cfg.HTTPD.Enabled {
 		return nil
 	}
 	return n.openHTTP()
+}
+
+// openListeners starts the listeners for other protocols than HTTP.
+func (n *Node) openListeners() (err error) {
+	n.listeners, err = listeners.Open(n.cfg.listeners(), listeners.Deps{
+		Writer: n.writer, Meta: n.Meta, Certificates: n.certs.monitor, TLS: n.cfg.http().TLS, Log: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.onClose(n.listeners.Close)
+	n.reporters.add(n.listeners)
+	return nil
 }
 
 // openHTTP starts the HTTP API.

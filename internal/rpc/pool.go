@@ -3,6 +3,7 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -42,6 +43,8 @@ type Pool struct {
 	Secret trust.Secret
 	// TLS, when set before the first call, makes the connections.
 	TLS *tlsconfig.TLSConfigManager
+	// DialTimeout, when set before the first call, is how long making a connection may take; 5 s otherwise.
+	DialTimeout time.Duration
 	// Index, when set before the first call, is the index of the metadata that calls rely on.
 	Index func() uint64
 
@@ -94,7 +97,7 @@ func (p *Pool) dial(addr string, single bool) (*grpc.ClientConn, error) {
 	if p.Index != nil {
 		opts = append(opts, relying(p.Index)...)
 	}
-	if p.TLS != nil && p.TLS.UseTLS() || p.Wrap != nil {
+	if p.TLS != nil && p.TLS.UseTLS() || p.Wrap != nil || p.DialTimeout > 0 {
 		opts = append(opts, grpc.WithContextDialer(p.connect))
 	}
 	c, err := grpc.NewClient("passthrough:///"+addr, append(opts,
@@ -107,7 +110,7 @@ func (p *Pool) dial(addr string, single bool) (*grpc.ClientConn, error) {
 			Backoff: backoff.Config{
 				BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second,
 			},
-			MinConnectTimeout: 5 * time.Second,
+			MinConnectTimeout: cmp.Or(p.DialTimeout, 5*time.Second),
 		}),
 	)...)
 	if err != nil {
@@ -118,6 +121,11 @@ func (p *Pool) dial(addr string, single bool) (*grpc.ClientConn, error) {
 
 // connect makes one connection.
 func (p *Pool) connect(ctx context.Context, addr string) (conn net.Conn, err error) {
+	if p.DialTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, p.DialTimeout)
+		defer cancel()
+	}
 	if p.TLS != nil && p.TLS.UseTLS() {
 		conn, err = p.TLS.DialContext(ctx, "tcp", addr)
 	} else {

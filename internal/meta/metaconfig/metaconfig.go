@@ -48,6 +48,7 @@ type NodeConfig struct {
 	LeaderLeaseTimeout  itoml.Duration `toml:"leader-lease-timeout" doc:"Time without contact to most meta nodes after which a leader steps down."`
 	CommitTimeout       itoml.Duration `toml:"commit-timeout" doc:"Time after which an idle leader tells the others what is committed."`
 	LeaseDuration       itoml.Duration `toml:"lease-duration" doc:"How long a data node has the right to run the continuous queries, before it asks again."`
+	ClusterTracing      bool           `toml:"cluster-tracing" doc:"Log the requests of clients and the changes that nodes ask for: who, what, from where, and the status of the answer."`
 	PprofEnabled        bool           `toml:"pprof-enabled" doc:"Serve /debug/pprof, for administrators where auth-enabled is true."`
 
 	PasswordHash         passwordhash.Kind `toml:"password-hash" doc:"How new passwords are hashed: bcrypt, pbkdf2-sha256 or pbkdf2-sha512. Data nodes have the same setting. Hashes of all three kinds are known, whatever it is."`

@@ -21,6 +21,7 @@ func (a *API) serveExecute(w http.ResponseWriter, r *http.Request) {
 		Reply(w, nil, errors.New("command: "+err.Error()))
 		return
 	}
+	noteChange(r, c.Type)
 	result, index, err := a.server.apply(c)
 	if errors.Is(err, ErrNotInitialised) || errors.Is(err, errNoLeader) || errors.Is(err, errUncertain) {
 		Reply(w, nil, err)

@@ -100,6 +100,9 @@ func (g *guard) admits(need access, next http.Handler) http.Handler {
 			return
 		}
 		if u != nil {
+			if a, ok := r.Context().Value(auditKey{}).(*audited); ok {
+				a.user = u
+			}
 			r = r.WithContext(context.WithValue(r.Context(), userKey{}, u))
 		}
 		next.ServeHTTP(w, r)

@@ -41,6 +41,7 @@ type API struct {
 	deps    APIDeps
 	server  *Server
 	guard   *guard
+	audit   audit
 	news    *news
 	leases  *leases
 	clocks  *clockReader
@@ -74,6 +75,9 @@ func Serve(d APIDeps) *API {
 		members: &memberRoutes{server: s, meta: d.Meta, data: d.Data},
 		stop:    stop, done: make(chan struct{}),
 	}
+	if m.ClusterTracing {
+		a.audit.log = s.log.Named("audit")
+	}
 	a.http = &http.Server{Handler: a.handler(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: zap.NewStdLog(s.log)}
 	go func() {
 		defer close(a.done)
@@ -98,7 +102,7 @@ func (a *API) Close() error {
 
 // handler has every route, with who may use it.
 func (a *API) handler() http.Handler {
-	r := router{mux: http.NewServeMux(), guard: a.guard, server: a.server}
+	r := router{mux: http.NewServeMux(), guard: a.guard, audit: a.audit, server: a.server}
 	a.viewRoutes(r)
 	a.nodeRoutes(r)
 	a.members.routes(r)
@@ -169,17 +173,18 @@ func (a *API) nodeRoutes(r router) {
 type router struct {
 	mux    *http.ServeMux
 	guard  *guard
+	audit  audit
 	server *Server
 }
 
 // local adds a route that every meta node answers.
 func (r router) local(pattern string, need access, fn http.HandlerFunc) {
-	r.mux.Handle(pattern, r.guard.admits(need, fn))
+	r.mux.Handle(pattern, r.audit.wrap(need, r.guard.admits(need, fn)))
 }
 
 // leader adds a route that the leader alone answers.
 func (r router) leader(pattern string, need access, fn http.HandlerFunc) {
-	r.mux.Handle(pattern, r.guard.admits(need, toLeader(r.server, fn)))
+	r.mux.Handle(pattern, r.audit.wrap(need, r.guard.admits(need, toLeader(r.server, fn))))
 }
 
 // change adds a route that the leader answers when it has applied all that was committed before it led.
