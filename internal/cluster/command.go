@@ -61,6 +61,8 @@ var ops = map[string]reflect.Type{
 	"update-data-node":        reflect.TypeFor[UpdateDataNode](),
 	"claim-data-node":         reflect.TypeFor[ClaimDataNode](),
 	"set-node-labels":         reflect.TypeFor[SetNodeLabels](),
+	"set-ldap":                reflect.TypeFor[SetLDAP](),
+	"purge-ldap":              reflect.TypeFor[PurgeLDAP](),
 }
 
 var opNames = func() map[reflect.Type]string {

@@ -39,6 +39,8 @@ type head struct {
 	Roles     []Role `json:"roles,omitempty"`
 
 	ContinuousRuns []ContinuousRun `json:"continuous-runs,omitempty"`
+
+	LDAP *LDAP `json:"ldap,omitempty"` // with bind passwords
 }
 
 // NewState returns the state of a cluster without anything.
@@ -60,7 +62,7 @@ func (s *State) Clone() *State {
 
 // MarshalBinary encodes s with a version and a checksum.
 func (s *State) MarshalBinary() ([]byte, error) {
-	h, err := json.Marshal(head{s.Index, s.MaxNodeID, s.DataNodes, s.MetaNodes, s.Roles, s.ContinuousRuns})
+	h, err := json.Marshal(head{s.Index, s.MaxNodeID, s.DataNodes, s.MetaNodes, s.Roles, s.ContinuousRuns, s.LDAP})
 	if err != nil {
 		return nil, fmt.Errorf("encode cluster state: %w", err)
 	}
@@ -108,7 +110,7 @@ func (s *State) UnmarshalBinary(b []byte) error {
 	*s = State{
 		Index: h.Index, MaxNodeID: h.MaxNodeID, DataNodes: h.DataNodes, MetaNodes: h.MetaNodes, Roles: h.Roles,
 		Data:           data,
-		ContinuousRuns: h.ContinuousRuns,
+		ContinuousRuns: h.ContinuousRuns, LDAP: h.LDAP,
 	}
 	return nil
 }

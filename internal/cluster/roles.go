@@ -30,13 +30,7 @@ func (s *State) User(name string) *meta.UserInfo {
 		if !slices.Contains(r.Users, name) {
 			continue
 		}
-		u.Admin = u.Admin || r.Admin
-		for db, p := range r.Privileges {
-			if u.Privileges == nil {
-				u.Privileges = make(map[string]influxql.Privilege)
-			}
-			u.Privileges[db] = union(u.Privileges[db], p)
-		}
+		r.giveTo(&u)
 	}
 	return &u
 }

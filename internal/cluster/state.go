@@ -36,6 +36,8 @@ type State struct {
 	Data      *meta.Data
 
 	ContinuousRuns []ContinuousRun // sorted by database and name; never changed, only replaced
+
+	LDAP *LDAP // nil when there was never a configuration
 }
 
 // DataNode returns the data node with the given ID.

@@ -1,0 +1,74 @@
+package cluster
+
+import (
+	"maps"
+
+	"github.com/influxdata/influxdb/services/meta"
+	"github.com/influxdata/influxql"
+
+	"concord/internal/ldap/ldapconfig"
+)
+
+// LDAP is the LDAP configuration of a cluster. It is never changed, only replaced.
+type LDAP struct {
+	Config *ldapconfig.Config `json:"config,omitempty"` // nil when none was set
+	// Version grows when the configuration is set, and when nodes are to forget what LDAP servers told them.
+	Version uint64 `json:"version"`
+}
+
+// LDAPConfig returns the LDAP configuration, nil when none was set.
+func (s *State) LDAPConfig() *ldapconfig.Config {
+	if s.LDAP == nil {
+		return nil
+	}
+	return s.LDAP.Config
+}
+
+// UserOfRoles returns a user that an LDAP server knows, with the privileges of roles. Roles that the cluster does not
+// have give nothing.
+func (s *State) UserOfRoles(name string, admin bool, roles []string) *meta.UserInfo {
+	u := &meta.UserInfo{Name: name, Admin: admin, Privileges: make(map[string]influxql.Privilege)}
+	for _, name := range roles {
+		if r, ok := s.Role(name); ok {
+			r.giveTo(u)
+		}
+	}
+	return u
+}
+
+// SetLDAP sets the LDAP configuration. It has been checked.
+type SetLDAP struct {
+	Config *ldapconfig.Config `json:"config"`
+}
+
+func (o SetLDAP) apply(s *State) (any, error) {
+	s.LDAP = &LDAP{Config: o.Config, Version: s.ldapVersion() + 1}
+	return nil, nil
+}
+
+// PurgeLDAP makes all nodes forget what LDAP servers told them.
+type PurgeLDAP struct{}
+
+func (o PurgeLDAP) apply(s *State) (any, error) {
+	s.LDAP = &LDAP{Config: s.LDAPConfig(), Version: s.ldapVersion() + 1}
+	return nil, nil
+}
+
+func (s *State) ldapVersion() uint64 {
+	if s.LDAP == nil {
+		return 0
+	}
+	return s.LDAP.Version
+}
+
+// giveTo adds the privileges of a role to those of a user, which is the caller's own copy.
+func (r Role) giveTo(u *meta.UserInfo) {
+	u.Admin = u.Admin || r.Admin
+	if u.Privileges == nil {
+		u.Privileges = maps.Clone(r.Privileges)
+		return
+	}
+	for db, p := range r.Privileges {
+		u.Privileges[db] = union(u.Privileges[db], p)
+	}
+}
