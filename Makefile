@@ -8,8 +8,12 @@ export CGO_ENABLED = 0
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-build: ## build influxd, influxd-meta and influxd-ctl into bin/
+# The shell is the engine's own program.
+SHELL_OF_ENGINE = github.com/influxdata/influxdb/cmd/influx
+build: ## build influxd, influxd-meta, influxd-ctl, influx_inspect and the shell influx into bin/
 	$(GO) build -o bin/ ./cmd/...
+	$(GO) build -ldflags "-X main.version=$$($(GO) list -m -f '{{.Version}}' github.com/influxdata/influxdb | tr -d v)" \
+		-o bin/influx $(SHELL_OF_ENGINE)
 
 test: ## run the tests
 	$(GO) test ./...

@@ -22,6 +22,14 @@ type partial struct{ error }
 
 func (p partial) Unwrap() error { return p.error }
 
+// verbatim is an error whose text is printed as it is.
+type verbatim struct{ error }
+
+func (v verbatim) Unwrap() error { return v.error }
+
+// Verbatim makes an error be printed without the name of the command before it: scripts know its text.
+func Verbatim(err error) error { return verbatim{err} }
+
 // AsPartial makes err end the process with Partial.
 func AsPartial(err error) error { return partial{err} }
 
@@ -29,22 +37,17 @@ func AsPartial(err error) error { return partial{err} }
 // for an error of AsPartial and 1 for all others. setup adds subcommands and flags; without a subcommand def runs,
 // where it is not empty.
 func Run(name, def string, args []string, setup func(root *cobra.Command)) int {
-	root := &cobra.Command{Use: name, SilenceUsage: true, SilenceErrors: true}
-	root.CompletionOptions.DisableDefaultCmd = true
-	setup(root)
-	root.AddCommand(&cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			fmt.Fprintf(cmd.OutOrStdout(), "Concord %s %s\n", name, version.String())
-			return nil
-		},
-	})
+	root := NewRoot(name, setup)
 	if def != "" {
 		args = withDefault(def, args)
 	}
 	root.SetArgs(DoubleDash(args))
 	if err := root.ExecuteContext(context.Background()); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", " "))
+		text := strings.ReplaceAll(err.Error(), "\n", " ")
+		if !errors.As(err, &verbatim{}) {
+			text = name + ": " + text
+		}
+		fmt.Fprintln(os.Stderr, text)
 		if errors.As(err, &partial{}) {
 			return Partial
 		}
@@ -53,10 +56,29 @@ func Run(name, def string, args []string, setup func(root *cobra.Command)) int {
 	return 0
 }
 
-// withDefault puts def before args that name no subcommand and ask for no help.
+// NewRoot is the command name with its subcommands and flags, as Run executes it.
+func NewRoot(name string, setup func(root *cobra.Command)) *cobra.Command {
+	root := &cobra.Command{Use: name, SilenceUsage: true, SilenceErrors: true, Version: version.String()}
+	root.SetVersionTemplate("Concord {{.Name}} {{.Version}}\n")
+	root.CompletionOptions.DisableDefaultCmd = true
+	setup(root)
+	root.AddCommand(&cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs, Example: "  " + name + " version",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			fmt.Fprintf(cmd.OutOrStdout(), "Concord %s %s\n", name, version.String())
+			return nil
+		},
+	})
+	return root
+}
+
+// withDefault puts def before args that name no subcommand and ask for neither help nor the version.
 func withDefault(def string, args []string) []string {
-	if len(args) > 0 && (!strings.HasPrefix(args[0], "-") || args[0] == "-h" || strings.TrimLeft(args[0], "-") == "help") {
-		return args
+	if len(args) > 0 {
+		flag := strings.TrimLeft(args[0], "-")
+		if !strings.HasPrefix(args[0], "-") || args[0] == "-h" || flag == "help" || flag == "version" {
+			return args
+		}
 	}
 	return append([]string{def}, args...)
 }

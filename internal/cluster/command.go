@@ -42,9 +42,14 @@ var ops = map[string]reflect.Type{
 	"drop-user":               reflect.TypeFor[DropUser](),
 	"set-privilege":           reflect.TypeFor[SetPrivilege](),
 	"set-admin-privilege":     reflect.TypeFor[SetAdminPrivilege](),
+	"change-grants":           reflect.TypeFor[ChangeGrants](),
 	"create-role":             reflect.TypeFor[CreateRole](),
 	"drop-role":               reflect.TypeFor[DropRole](),
 	"set-role":                reflect.TypeFor[SetRole](),
+	"create-restriction":      reflect.TypeFor[CreateRestriction](),
+	"drop-restriction":        reflect.TypeFor[DropRestriction](),
+	"create-grant":            reflect.TypeFor[CreateGrant](),
+	"drop-grant":              reflect.TypeFor[DropGrant](),
 	"create-shard-group":      reflect.TypeFor[CreateShardGroup](),
 	"delete-shard-group":      reflect.TypeFor[DeleteShardGroup](),
 	"precreate-shard-groups":  reflect.TypeFor[PrecreateShardGroups](),
@@ -55,12 +60,14 @@ var ops = map[string]reflect.Type{
 	"add-shard-owner":         reflect.TypeFor[AddShardOwner](),
 	"remove-shard-owner":      reflect.TypeFor[RemoveShardOwner](),
 	"create-data-node":        reflect.TypeFor[CreateDataNode](),
+	"adopt-server":            reflect.TypeFor[AdoptServer](),
 	"delete-data-node":        reflect.TypeFor[DeleteDataNode](),
 	"create-meta-node":        reflect.TypeFor[CreateMetaNode](),
 	"delete-meta-node":        reflect.TypeFor[DeleteMetaNode](),
 	"update-data-node":        reflect.TypeFor[UpdateDataNode](),
 	"claim-data-node":         reflect.TypeFor[ClaimDataNode](),
 	"set-node-labels":         reflect.TypeFor[SetNodeLabels](),
+	"activate-data-node":      reflect.TypeFor[ActivateDataNode](),
 	"set-ldap":                reflect.TypeFor[SetLDAP](),
 	"purge-ldap":              reflect.TypeFor[PurgeLDAP](),
 }
@@ -87,7 +94,8 @@ func NewCommand(op Op) (Command, error) {
 func (c Command) Repeatable() bool {
 	switch c.Type {
 	case "create-user", "drop-user", "create-role", "drop-role", "restore-shard-groups", "drop-shard",
-		"create-subscription", "drop-subscription", "update-retention-policy":
+		"adopt-server", "create-subscription", "drop-subscription", "update-retention-policy", "drop-restriction",
+		"drop-grant":
 		return false
 	}
 	return true

@@ -62,7 +62,10 @@ type DropDatabase struct {
 	Name string `json:"name"`
 }
 
-func (o DropDatabase) apply(s *State) (any, error) { return nil, s.Data.DropDatabase(o.Name) }
+func (o DropDatabase) apply(s *State) (any, error) {
+	s.forgetDatabase(o.Name)
+	return nil, s.Data.DropDatabase(o.Name)
+}
 
 // CreateRetentionPolicy creates a policy; an equal one that exists is no error.
 type CreateRetentionPolicy struct {
@@ -100,13 +103,14 @@ func (s *State) createPolicy(database string, spec *meta.RetentionPolicySpec, ma
 	case old != nil:
 		rpi.ReplicaN = old.ReplicaN
 	default:
-		rpi.ReplicaN = s.defaultReplicaN()
+		rpi.ReplicaN = s.DefaultReplicaN()
 	}
 	return s.Data.CreateRetentionPolicy(database, rpi, makeDefault)
 }
 
-func (s *State) defaultReplicaN() int {
-	switch n := len(s.DataNodes); {
+// DefaultReplicaN is the replication factor of policies that are made without one.
+func (s *State) DefaultReplicaN() int {
+	switch n := len(s.ActiveDataNodes()); {
 	case n == 0:
 		return 1
 	case n <= 3:
@@ -119,8 +123,12 @@ func (s *State) defaultReplicaN() int {
 func (s *State) checkReplicaN(n int) error {
 	if n < 1 {
 		return meta.ErrReplicationFactorTooLow
-	} else if n > len(s.DataNodes) {
-		return fmt.Errorf("replication factor %d is above the number of data nodes, %d", n, len(s.DataNodes))
+	} else if active := len(s.ActiveDataNodes()); n > active {
+		of := "data nodes"
+		if active < len(s.DataNodes) {
+			of = "active data nodes"
+		}
+		return fmt.Errorf("replication factor %d is above the number of %s, %d", n, of, active)
 	}
 	return nil
 }

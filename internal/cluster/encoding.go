@@ -9,17 +9,23 @@ import (
 	"slices"
 
 	"github.com/influxdata/influxdb/services/meta"
+
+	"concord/internal/restrict"
 )
 
 // A State in bytes, integers little-endian:
 //
-//	"CNST" | version 1 | crc32c u32 | head length u32 | data length u32 | head | data
+//	"CNST" | version | crc32c u32 | head length u32 | data length u32 | head | data
 //
 // The checksum covers all that follows it. head is JSON of everything but Data,
 // data is the engine's own protobuf of it.
+//
+// Version 2 is version 1 with restrictions, grants or an LDAP configuration in the head. A build that knows no version 2
+// must not go on without them.
 const (
 	magic      = "CNST"
-	version    = 1
+	version    = 1 // of a state without rules
+	ruled      = 2
 	sumAt      = len(magic) + 1
 	lengthsAt  = sumAt + 4
 	headAt     = lengthsAt + 8
@@ -38,7 +44,13 @@ type head struct {
 	MetaNodes []Node `json:"meta-nodes"`
 	Roles     []Role `json:"roles,omitempty"`
 
+	Grants map[string]Grants `json:"grants,omitempty"`
+
 	ContinuousRuns []ContinuousRun `json:"continuous-runs,omitempty"`
+
+	Restrictions []restrict.Restriction `json:"restrictions,omitempty"`
+	FineGrants   []restrict.Grant       `json:"fine-grants,omitempty"`
+	MaxRuleID    uint64                 `json:"max-rule-id,omitempty"`
 
 	LDAP *LDAP `json:"ldap,omitempty"` // with bind passwords
 }
@@ -62,7 +74,10 @@ func (s *State) Clone() *State {
 
 // MarshalBinary encodes s with a version and a checksum.
 func (s *State) MarshalBinary() ([]byte, error) {
-	h, err := json.Marshal(head{s.Index, s.MaxNodeID, s.DataNodes, s.MetaNodes, s.Roles, s.ContinuousRuns, s.LDAP})
+	h, err := json.Marshal(head{
+		s.Index, s.MaxNodeID, s.DataNodes, s.MetaNodes, s.Roles, s.Grants, s.ContinuousRuns,
+		s.Restrictions, s.FineGrants, s.MaxRuleID, s.LDAP,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("encode cluster state: %w", err)
 	}
@@ -76,6 +91,9 @@ func (s *State) MarshalBinary() ([]byte, error) {
 	b := make([]byte, headAt, headAt+len(h)+len(d))
 	copy(b, magic)
 	b[len(magic)] = version
+	if len(s.Restrictions)+len(s.Grants) > 0 || s.LDAPConfig() != nil {
+		b[len(magic)] = ruled
+	}
 	binary.LittleEndian.PutUint32(b[lengthsAt:], uint32(len(h)))
 	binary.LittleEndian.PutUint32(b[lengthsAt+4:], uint32(len(d)))
 	b = append(append(b, h...), d...)
@@ -89,8 +107,8 @@ func (s *State) UnmarshalBinary(b []byte) error {
 	if len(b) < headAt || len(b) > maxEncoded || string(b[:len(magic)]) != magic {
 		return fmt.Errorf("%w: no header", ErrCorrupt)
 	}
-	if v := b[len(magic)]; v != version {
-		return fmt.Errorf("%w: version %d, this build reads %d", ErrCorrupt, v, version)
+	if v := b[len(magic)]; v != version && v != ruled {
+		return fmt.Errorf("%w: version %d, this build reads %d and %d", ErrCorrupt, v, version, ruled)
 	}
 	if crc32.Checksum(b[lengthsAt:], castagnoli) != binary.LittleEndian.Uint32(b[sumAt:]) {
 		return fmt.Errorf("%w: checksum mismatch", ErrCorrupt)
@@ -109,8 +127,10 @@ func (s *State) UnmarshalBinary(b []byte) error {
 	}
 	*s = State{
 		Index: h.Index, MaxNodeID: h.MaxNodeID, DataNodes: h.DataNodes, MetaNodes: h.MetaNodes, Roles: h.Roles,
-		Data:           data,
-		ContinuousRuns: h.ContinuousRuns, LDAP: h.LDAP,
+		Data: data, Grants: h.Grants,
+		ContinuousRuns: h.ContinuousRuns,
+		Restrictions:   h.Restrictions, FineGrants: h.FineGrants, MaxRuleID: h.MaxRuleID,
+		LDAP: h.LDAP,
 	}
 	return nil
 }

@@ -1,10 +1,7 @@
 package cluster
 
 import (
-	"maps"
-
 	"github.com/influxdata/influxdb/services/meta"
-	"github.com/influxdata/influxql"
 
 	"concord/internal/ldap/ldapconfig"
 )
@@ -24,13 +21,21 @@ func (s *State) LDAPConfig() *ldapconfig.Config {
 	return s.LDAP.Config
 }
 
-// UserOfRoles returns a user that an LDAP server knows, with the privileges of roles. Roles that the cluster does not
-// have give nothing.
-func (s *State) UserOfRoles(name string, admin bool, roles []string) *meta.UserInfo {
-	u := &meta.UserInfo{Name: name, Admin: admin, Privileges: make(map[string]influxql.Privilege)}
+// LDAPOn reports whether LDAP decides who may log in.
+func (s *State) LDAPOn() bool {
+	c := s.LDAPConfig()
+	return c != nil && c.Enabled
+}
+
+// UserOfRoles returns a user that an LDAP server knows, with the grants of roles. Roles that the cluster does not have
+// give nothing.
+func (s *State) UserOfRoles(name string, admin bool, roles []string) *User {
+	u := &User{
+		UserInfo: meta.UserInfo{Name: name, Admin: admin}, Grants: grantsOf(admin, nil, nil), LDAP: true, Roles: roles,
+	}
 	for _, name := range roles {
 		if r, ok := s.Role(name); ok {
-			r.giveTo(u)
+			u.Grants = u.Grants.Add(r.Grants())
 		}
 	}
 	return u
@@ -59,16 +64,4 @@ func (s *State) ldapVersion() uint64 {
 		return 0
 	}
 	return s.LDAP.Version
-}
-
-// giveTo adds the privileges of a role to those of a user, which is the caller's own copy.
-func (r Role) giveTo(u *meta.UserInfo) {
-	u.Admin = u.Admin || r.Admin
-	if u.Privileges == nil {
-		u.Privileges = maps.Clone(r.Privileges)
-		return
-	}
-	for db, p := range r.Privileges {
-		u.Privileges[db] = union(u.Privileges[db], p)
-	}
 }

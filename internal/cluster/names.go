@@ -33,15 +33,22 @@ func checkPolicyFolder(name string) error {
 	return nil
 }
 
+func checkDatabaseFolder(name string) error {
+	if err := checkPattern("database", name); err != nil {
+		return err
+	}
+	if strings.HasPrefix(name, reservedPrefix) {
+		return fmt.Errorf("%q cannot be the name of a database: files of the data folder begin with %s",
+			name, reservedPrefix)
+	}
+	return nil
+}
+
 func (o CreateDatabase) check(s *State) error {
 	if s.Data.Database(o.Name) == nil {
-		if err := checkPattern("database", o.Name); err != nil {
+		if err := checkDatabaseFolder(o.Name); err != nil {
 			return err
 		}
-	}
-	if s.Data.Database(o.Name) == nil && strings.HasPrefix(o.Name, reservedPrefix) {
-		return fmt.Errorf("%q cannot be the name of a database: files of the data folder begin with %s",
-			o.Name, reservedPrefix)
 	}
 	if o.Spec != nil {
 		return checkPolicyFolder(o.Spec.Name)

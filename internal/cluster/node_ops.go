@@ -11,17 +11,52 @@ import (
 )
 
 // CreateDataNode adds a data node, or tells a new HTTP address and version of
-// the one with this TCP address. The result is the Node.
+// the one with this TCP address. A passive one stays passive. The result is the Node.
 type CreateDataNode struct {
 	TCPAddr  string `json:"tcp-addr"`
 	HTTPAddr string `json:"http-addr"`
 	Version  string `json:"version"`
 	Identity string `json:"identity,omitempty"` // empty in logs of earlier versions
+	Passive  bool   `json:"passive,omitempty"`  // false in logs of earlier versions
 }
 
 func (o CreateDataNode) apply(s *State) (any, error) {
-	n := Node{TCPAddr: o.TCPAddr, HTTPAddr: o.HTTPAddr, Version: o.Version, Identity: o.Identity}
+	n := Node{TCPAddr: o.TCPAddr, HTTPAddr: o.HTTPAddr, Version: o.Version, Identity: o.Identity, Passive: o.Passive}
+	if old, ok := s.DataNodeByAddr(o.TCPAddr); ok && !old.Passive && o.Passive {
+		if owned := s.owned(old.ID); owned > 0 {
+			return nil, fmt.Errorf("data node %d owns %d shards: a passive node owns none", old.ID, owned)
+		}
+	} else if ok {
+		n.Passive = old.Passive
+	}
 	return s.putNode(&s.DataNodes, n)
+}
+
+// owned counts the shards of a data node, those of deleted groups included: their files are still there.
+func (s *State) owned(node uint64) (n int) {
+	s.eachGroup(func(g *meta.ShardGroupInfo) {
+		for _, sh := range g.Shards {
+			if sh.OwnedBy(node) {
+				n++
+			}
+		}
+	})
+	return n
+}
+
+// ActivateDataNode lets a passive data node own shards from now on. Repeating it is no error. The result is the Node.
+type ActivateDataNode struct {
+	ID uint64 `json:"id"`
+}
+
+func (o ActivateDataNode) apply(s *State) (any, error) {
+	for i := range s.DataNodes {
+		if n := &s.DataNodes[i]; n.ID == o.ID {
+			n.Passive = false
+			return *n, nil
+		}
+	}
+	return nil, fmt.Errorf("data node %d does not exist", o.ID)
 }
 
 // CreateMetaNode adds a meta node as CreateDataNode does a data node, and

@@ -3,56 +3,38 @@ package cluster
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxql"
 )
 
-// Role gives its users privileges besides their own.
+// Role gives its users grants besides their own.
 type Role struct {
 	Name       string                        `json:"name"`
 	Users      []string                      `json:"users,omitempty"` // sorted
 	Admin      bool                          `json:"admin,omitempty"`
 	Privileges map[string]influxql.Privilege `json:"privileges,omitempty"` // by database
+	// Permissions are those that Admin and Privileges do not say. Earlier versions had no others.
+	Permissions Grants `json:"permissions,omitempty"`
 }
 
-// User returns a user with the privileges of its roles, as a copy; nil when there is none.
-func (s *State) User(name string) *meta.UserInfo {
-	info, _ := s.Data.User(name).(*meta.UserInfo)
-	if info == nil {
-		return nil
-	}
-	u := *info
-	u.Privileges = maps.Clone(info.Privileges)
-	for _, r := range s.Roles {
-		if !slices.Contains(r.Users, name) {
-			continue
-		}
-		r.giveTo(&u)
-	}
-	return &u
+// Grants are all that the role gives.
+func (r Role) Grants() Grants { return grantsOf(r.Admin, r.Privileges, r.Permissions) }
+
+// with is the role with other grants.
+func (r Role) with(g Grants) Role {
+	r.Admin, r.Privileges, r.Permissions = g.split()
+	return r
 }
 
-// MayRead reports whether a user may read a database. Without authentication there is no user, and everybody may.
-func MayRead(user meta.User, database string) bool {
-	if user == nil {
-		return true
-	}
-	info, ok := user.(*meta.UserInfo)
-	return ok && info.AuthorizeDatabase(influxql.ReadPrivilege, database)
-}
+// Grant returns the role with more grants.
+func (r Role) Grant(g Grants) Role { return r.with(r.Grants().Add(g)) }
 
-func union(a, b influxql.Privilege) influxql.Privilege {
-	switch {
-	case a == b || b == influxql.NoPrivileges:
-		return a
-	case a == influxql.NoPrivileges:
-		return b
-	}
-	return influxql.AllPrivileges
-}
+// Revoke returns the role with less grants.
+func (r Role) Revoke(g Grants) Role { return r.with(r.Grants().Remove(g)) }
+
+func (r Role) has(user string) bool { return slices.Contains(r.Users, user) }
 
 // Role returns a role by its name.
 func (s *State) Role(name string) (Role, bool) {
@@ -105,6 +87,7 @@ func (o DropRole) apply(s *State) (any, error) {
 		return nil, ErrRoleNotFound
 	}
 	s.Roles = slices.Delete(slices.Clone(s.Roles), i, i+1)
+	s.leaveGrants("", o.Name)
 	return nil, nil
 }
 
@@ -129,14 +112,15 @@ func (o SetRole) apply(s *State) (any, error) {
 			return nil, meta.ErrUserNotFound
 		}
 	}
-	for db := range o.Role.Privileges {
-		if s.Data.Database(db) == nil {
-			return nil, meta.ErrDatabaseNotExists
-		}
+	if err := o.Role.Grants().check(); err != nil {
+		return nil, err
+	} else if o.Role.Grants().missing(s) != "" {
+		return nil, meta.ErrDatabaseNotExists
 	}
 	o.Role.Users = slices.Compact(slices.Sorted(slices.Values(o.Role.Users)))
 	s.Roles = slices.Clone(s.Roles)
 	s.Roles[i] = o.Role
+	s.renameGrants(o.Name, o.Role.Name)
 	slices.SortFunc(s.Roles, func(a, b Role) int { return compare(a.Name, b.Name) })
 	return nil, nil
 }

@@ -30,7 +30,7 @@ func (o CreateShardGroup) apply(s *State) (any, error) {
 }
 
 // createShardGroup lets the engine find the group's time range, then spreads
-// its shards over the data nodes: N nodes and X replicas give N/X shards (at
+// its shards over the active data nodes: N nodes and X replicas give N/X shards (at
 // least one) with X owners each, dealt round-robin from a node that the
 // group's ID picks, so that N successive groups load every node equally.
 func (s *State) createShardGroup(database, policy string, t time.Time) error {
@@ -44,7 +44,8 @@ func (s *State) createShardGroup(database, policy string, t time.Time) error {
 	} else if rpi.ShardGroupByTimestamp(t) != nil {
 		return nil
 	}
-	n := len(s.DataNodes)
+	nodes := s.ActiveDataNodes()
+	n := len(nodes)
 	if n == 0 {
 		return ErrNoDataNodes
 	}
@@ -67,7 +68,7 @@ func (s *State) createShardGroup(database, policy string, t time.Time) error {
 	load := map[uint64]int{}
 	start := int(g.ID % uint64(n))
 	for i := range g.Shards {
-		g.Shards[i].Owners = s.deal(replicas, start+i*replicas, load)
+		g.Shards[i].Owners = deal(nodes, replicas, start+i*replicas, load)
 	}
 	return nil
 }
@@ -76,16 +77,16 @@ func (s *State) createShardGroup(database, policy string, t time.Time) error {
 // different values of it where they can.
 const zoneLabel = "az"
 
-// deal picks the owners of one shard: nodes of zones that have no copy yet before others, then
-// those with the fewest shards in load, then the nearest after start.
-func (s *State) deal(replicas, start int, load map[uint64]int) []meta.ShardOwner {
-	n := len(s.DataNodes)
+// deal picks the owners of one shard out of nodes, which are active: nodes of zones that have no copy yet before
+// others, then those with the fewest shards in load, then the nearest after start.
+func deal(nodes []Node, replicas, start int, load map[uint64]int) []meta.ShardOwner {
+	n := len(nodes)
 	taken, zones := map[uint64]bool{}, map[string]bool{}
 	owners := make([]meta.ShardOwner, 0, replicas)
 	for range replicas {
 		var best *Node
 		for i := range n {
-			c := &s.DataNodes[(start+i)%n]
+			c := &nodes[(start+i)%n]
 			if taken[c.ID] {
 				continue
 			}
@@ -232,7 +233,8 @@ func (o RestoreShardGroups) apply(s *State) (any, error) {
 	} else if rpi == nil {
 		return nil, influxdb.ErrRetentionPolicyNotFound(o.RetentionPolicy)
 	}
-	n := len(s.DataNodes)
+	nodes := s.ActiveDataNodes()
+	n := len(nodes)
 	if n == 0 {
 		return nil, ErrNoDataNodes
 	}
@@ -260,7 +262,7 @@ func (o RestoreShardGroups) apply(s *State) (any, error) {
 			s.Data.MaxShardID++
 			made = append(made, s.Data.MaxShardID)
 			g.Shards = append(g.Shards, meta.ShardInfo{
-				ID: s.Data.MaxShardID, Owners: s.deal(replicas, int(g.ID%uint64(n))+i*replicas, load),
+				ID: s.Data.MaxShardID, Owners: deal(nodes, replicas, int(g.ID%uint64(n))+i*replicas, load),
 			})
 		}
 		rpi.ShardGroups = append(rpi.ShardGroups, g)
@@ -334,8 +336,10 @@ type AddShardOwner struct {
 }
 
 func (o AddShardOwner) apply(s *State) (any, error) {
-	if _, ok := s.DataNode(o.NodeID); !ok {
+	if n, ok := s.DataNode(o.NodeID); !ok {
 		return nil, fmt.Errorf("data node %d does not exist", o.NodeID)
+	} else if err := n.CheckMayOwn(); err != nil {
+		return nil, err
 	}
 	found := false
 	s.eachGroup(func(g *meta.ShardGroupInfo) {
@@ -355,6 +359,15 @@ func (o AddShardOwner) apply(s *State) (any, error) {
 		return nil, fmt.Errorf("shard %d does not exist", o.ID)
 	}
 	return nil, nil
+}
+
+// CheckMayOwn returns why a data node may not own a shard: it is passive.
+func (n Node) CheckMayOwn() error {
+	if !n.Passive {
+		return nil
+	}
+	return fmt.Errorf("data node %d at %s is passive and owns no shards: make it active with influxd-ctl activate-data %s",
+		n.ID, n.TCPAddr, n.TCPAddr)
 }
 
 // RemoveShardOwner records that a data node no longer holds a copy of a shard;
@@ -417,7 +430,8 @@ func (s *State) removeOwner(node uint64, at time.Time, match func(meta.ShardInfo
 
 // adopt gives the shards of live groups that have no owner as many as their policy asks for.
 func (s *State) adopt() {
-	n := len(s.DataNodes)
+	nodes := s.ActiveDataNodes()
+	n := len(nodes)
 	for i := range s.Data.Databases {
 		for j := range s.Data.Databases[i].RetentionPolicies {
 			rp := &s.Data.Databases[i].RetentionPolicies[j]
@@ -425,7 +439,7 @@ func (s *State) adopt() {
 				g, load := &rp.ShardGroups[k], map[uint64]int{}
 				for l := range g.Shards {
 					if sh := &g.Shards[l]; len(sh.Owners) == 0 && !g.Deleted() && n > 0 {
-						sh.Owners = s.deal(min(max(1, rp.ReplicaN), n), int(g.ID%uint64(n))+l, load)
+						sh.Owners = deal(nodes, min(max(1, rp.ReplicaN), n), int(g.ID%uint64(n))+l, load)
 					}
 				}
 			}

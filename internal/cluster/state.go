@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/influxdata/influxdb/services/meta"
+
+	"concord/internal/restrict"
 )
 
 // Node is a member of the cluster. ID is unique over data and meta nodes and
@@ -23,6 +25,9 @@ type Node struct {
 	Identity string `json:"identity,omitempty"`
 
 	Labels map[string]string `json:"labels,omitempty"` // never changed, only replaced
+
+	// Passive is true for a data node that coordinates writes and queries and never owns a shard.
+	Passive bool `json:"passive,omitempty"`
 }
 
 // State is everything the meta nodes agree on. Data is the engine's own metadata; shard owners in it are IDs of
@@ -34,6 +39,14 @@ type State struct {
 	MetaNodes []Node // sorted by ID
 	Roles     []Role // sorted by name; never changed, only replaced
 	Data      *meta.Data
+
+	// Grants are what users have besides what Data knows, by name; never changed, only replaced.
+	Grants map[string]Grants
+
+	// Fine-grained authorization. The lists are in the order of IDs; never changed, only replaced.
+	Restrictions []restrict.Restriction
+	FineGrants   []restrict.Grant
+	MaxRuleID    uint64 // of both, also of those that are gone
 
 	ContinuousRuns []ContinuousRun // sorted by database and name; never changed, only replaced
 
@@ -51,6 +64,17 @@ func (s *State) DataNodeByAddr(tcpAddr string) (Node, bool) {
 		}
 	}
 	return Node{}, false
+}
+
+// ActiveDataNodes returns the data nodes that may own shards, by ascending ID.
+func (s *State) ActiveDataNodes() []Node {
+	out := make([]Node, 0, len(s.DataNodes))
+	for _, n := range s.DataNodes {
+		if !n.Passive {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 func byID(nodes []Node, id uint64) (Node, bool) {

@@ -10,9 +10,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/pprof"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/klauspost/pgzip"
 	"github.com/spf13/cobra"
 
 	"concord/internal/backup"
@@ -22,27 +26,41 @@ import (
 // backupFlags are those of `backup`, as documented for InfluxDB Enterprise.
 type backupFlags struct {
 	strategy, db, rp, from, start, end, level string
+	profile                                   string // file
 	full, estimate                            bool
 	shard                                     uint64
 	bufsize                                   int
-	wait                                      time.Duration
+	blockCount, blockSize                     int // of gzip
+	wait, staleness                           time.Duration
 }
 
 func (c *client) backup() *cobra.Command {
 	var f backupFlags
 	cmd := &cobra.Command{
-		Use: "backup [flags] <dir>", Short: "Back up the cluster, or a database, policy or shard of it",
-		Args: cobra.ExactArgs(1),
+		Use: "backup <dir>", Short: "Back up the cluster, or a database, policy or shard of it",
+		Args: args("[dir]"),
+		Example: "  influxd-ctl backup /backups/mon                    # what changed since the last backup there\n" +
+			"  influxd-ctl backup -strategy full /backups/mon\n" +
+			"  influxd-ctl backup -db telegraf -rp autogen /backups/telegraf\n" +
+			"  influxd-ctl backup -start 2026-01-01T00:00:00Z -end 2026-06-01T00:00:00Z /backups/spring\n" +
+			"  influxd-ctl backup -estimate",
 		Long: "Back up the cluster, or a database, policy or shard of it.\n\n" +
 			"A shard that cannot be read, or only from a copy that lacks something, is named on standard error and in the " +
 			"manifest.\n" +
 			"The backup goes on with the other shards, and ends with exit code 3.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			b, err := newBackup(c.patient(), f, args[0], cmd)
+			if len(args) == 0 && !f.estimate {
+				return missing(cmd, "dir")
+			}
+			b, err := newBackup(c.patient(), f, strings.Join(args, ""), cmd)
 			if err != nil {
 				return err
 			}
-			return b.run(cmd.Context())
+			stop, err := profile(f.profile)
+			if err != nil {
+				return err
+			}
+			return errors.Join(b.run(cmd.Context()), stop())
 		},
 	}
 	fl := cmd.Flags()
@@ -53,14 +71,46 @@ func (c *client) backup() *cobra.Command {
 	fl.StringVar(&f.rp, "rp", "", "only this retention policy of -db")
 	fl.Uint64Var(&f.shard, "shard", 0, "only this shard")
 	fl.StringVar(&f.from, "from", "", "TCP address of the data node to read from, where it has a copy")
-	fl.StringVar(&f.start, "start", "", "only files with points at or after this time (RFC 3339)")
-	fl.StringVar(&f.end, "end", "", "only files with points at or before this time (RFC 3339)")
-	fl.BoolVar(&f.estimate, "estimate", false, "say how much there is to back up, and back up nothing")
+	fl.StringVar(&f.start, "start", "", "only blocks with points at or after this time (RFC 3339)")
+	fl.StringVar(&f.end, "end", "", "only blocks with points at or before this time (RFC 3339)")
+	fl.BoolVar(&f.estimate, "estimate", false, "say how much there is to back up, and back up nothing; without <dir>, of a first backup")
 	fl.StringVar(&f.level, "gzipCompressionLevel", "default", "default, full, speedy or none")
 	fl.DurationVar(&f.wait, "wait", 10*time.Second, "how long to wait for a whole copy of each shard")
+	fl.DurationVar(&f.staleness, "staleness-threshold", 0,
+		"leave a shard out of an incremental backup that changed by no more than this after what is in <dir>: writes in that "+
+			"time are not backed up")
 	fl.IntVar(&f.bufsize, "bufsize", 1<<20, "bytes that are written at once")
+	fl.IntVar(&f.blockCount, "gzipBlockCount", runtime.GOMAXPROCS(0), "blocks that are compressed at the same time")
+	fl.IntVar(&f.blockSize, "gzipBlockSize", 1<<20, "bytes of such a block")
+	fl.StringVar(&f.profile, "cpuprofile", "", "write a CPU profile of this command to a file")
 	return cmd
 }
+
+// profile begins to write a CPU profile to path. stop ends it; both do nothing for an empty path.
+func profile(path string) (stop func() error, err error) {
+	if path == "" {
+		return func() error { return nil }, nil
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, fmt.Errorf("-cpuprofile: %w", err)
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("-cpuprofile: %w", err)
+	}
+	return func() error {
+		pprof.StopCPUProfile()
+		return f.Close()
+	}, nil
+}
+
+// The bounds of -gzipBlockSize and -gzipBlockCount: the library needs more than 16 KiB, and holds all blocks in memory.
+const (
+	minGzipBlock  = 32 << 10
+	maxGzipBlock  = 1 << 30
+	maxGzipBlocks = 1024
+)
 
 // backupRun is one backup.
 type backupRun struct {
@@ -93,6 +143,14 @@ func newBackup(c *client, f backupFlags, dir string, cmd *cobra.Command) (*backu
 	}
 	if f.bufsize < 1 {
 		return nil, errors.New("-bufsize: must be above 0")
+	}
+	switch {
+	case f.blockCount < 1 || f.blockCount > maxGzipBlocks:
+		return nil, fmt.Errorf("-gzipBlockCount: must be from 1 to %d", maxGzipBlocks)
+	case f.blockSize < minGzipBlock || f.blockSize > maxGzipBlock:
+		return nil, fmt.Errorf("-gzipBlockSize: must be from %d to %d", minGzipBlock, maxGzipBlock)
+	case f.staleness < 0:
+		return nil, errors.New("-staleness-threshold: must not be negative")
 	}
 	levels := map[string]int{
 		"default": gzip.DefaultCompression, "full": gzip.BestCompression, "speedy": gzip.BestSpeed,
@@ -169,7 +227,7 @@ func (b *backupRun) run(ctx context.Context) (err error) {
 }
 
 func (b *backupRun) printEstimate(plan []backup.Source) error {
-	var size int64
+	var total int64
 	for _, s := range plan {
 		if s.Problem != "" {
 			b.lack(s, s.Problem)
@@ -177,11 +235,11 @@ func (b *backupRun) printEstimate(plan []backup.Source) error {
 		if s.Node == "" {
 			continue
 		}
-		fmt.Fprintf(b.out, "Estimated size of db %s, rp %s, shard %d on node %s: %d bytes\n",
-			s.Database, s.Policy, s.ShardID, s.Node, s.Size)
-		size += s.Size
+		fmt.Fprintf(b.out, "Estimated size of db %s, rp %s, shard %d on node %s: %s\n",
+			s.Database, s.Policy, s.ShardID, s.Node, size(s.Size))
+		total += s.Size
 	}
-	fmt.Fprintf(b.out, "Estimated %d shards, %d bytes before compression\n", len(plan), size)
+	fmt.Fprintf(b.out, "Estimated %d shards, %d bytes (%s) before compression\n", len(plan), total, size(total))
 	return b.partial("a backup")
 }
 
@@ -252,7 +310,7 @@ func (b *backupRun) plan(ctx context.Context) ([]backup.Source, error) {
 		return nil, nil
 	}
 	plan, err := b.ask(ctx, b.shard)
-	if err != nil || b.strategy == "full" {
+	if err != nil || b.strategy == "full" || b.dir == "" {
 		return plan, err
 	}
 	have, err := backup.LoadDir(b.dir)
@@ -267,7 +325,9 @@ func (b *backupRun) plan(ctx context.Context) ([]backup.Source, error) {
 	}
 	var changed []backup.Source
 	for _, s := range plan {
-		if s.Problem != "" || s.LastModified > newest[s.ShardID] { // what cannot be read may have changed
+		last, ok := newest[s.ShardID]
+		// What cannot be read may have changed.
+		if s.Problem != "" || !ok || s.LastModified-last > int64(b.staleness) {
 			changed = append(changed, s)
 		}
 	}
@@ -317,17 +377,22 @@ func (b *backupRun) save(ctx context.Context, s backup.Source) (backup.Entry, er
 	}
 	var err error
 	e.Size, e.SHA256, err = backup.Write(filepath.Join(b.dir, e.FileName), func(w io.Writer) error {
-		z, err := gzip.NewWriterLevel(w, b.gzip)
+		z, err := pgzip.NewWriterLevel(w, b.gzip)
+		if err == nil {
+			err = z.SetConcurrency(b.blockSize, b.blockCount)
+		}
 		if err != nil {
 			return err
 		}
 		to := &noted{w: z}
-		if err := b.fetch(ctx, "/backup/shard", params, to); err != nil && to.err == nil {
-			return sourceError{err}
-		} else if err != nil {
-			return err
+		err = b.fetch(ctx, "/backup/shard", params, to)
+		if err != nil && to.err == nil {
+			err = sourceError{err}
 		}
-		return z.Close()
+		if closing := z.Close(); err == nil { // it also ends the goroutines that compress
+			err = closing
+		}
+		return err
 	})
 	if err != nil {
 		fmt.Fprintln(b.out)

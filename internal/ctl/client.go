@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"concord/internal/cli"
 	"concord/internal/meta/metaconfig"
 	"concord/internal/trust"
 )
@@ -61,7 +62,7 @@ func (c *client) flags(root *cobra.Command) {
 	f.BoolVar(&c.tls, "bind-tls", false, "use TLS to the meta node")
 	f.BoolVarP(&c.insecure, "k", "k", false, "with -bind-tls: do not verify the certificate")
 	f.StringVar(&c.authType, "auth-type", "none", "none; basic, with -user and -pwd; or jwt, with -secret or -config")
-	f.StringVar(&c.user, "user", "", "user name of -auth-type basic")
+	f.StringVar(&c.user, "user", "", "user name of -auth-type basic, or in the tokens of -auth-type jwt")
 	f.StringVar(&c.pwd, "pwd", "", "password of -auth-type basic")
 	f.StringVar((*string)(&c.secret), "secret", "", "shared secret of -auth-type jwt")
 	f.StringVar(&c.config, "config", "", "influxdb-meta.conf, which has address, TLS and shared secret of the meta node")
@@ -164,7 +165,7 @@ func (c *client) send(
 	case "basic":
 		req.SetBasicAuth(c.user, c.pwd)
 	case "jwt":
-		token, err := c.secret.Token(c.timeout + time.Minute)
+		token, err := c.secret.UserToken(c.user, c.timeout+time.Minute)
 		if err != nil {
 			return nil, err
 		}
@@ -192,13 +193,30 @@ func (c *client) send(
 	defer resp.Body.Close()
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	var e struct{ Error string }
-	if json.Unmarshal(b, &e) == nil && e.Error != "" {
+	json.Unmarshal(b, &e) // an answer of something else says nothing
+	if resp.StatusCode == http.StatusUnauthorized {
+		return nil, c.refused(e.Error)
+	}
+	if e.Error != "" {
 		return nil, errors.New(e.Error)
 	}
 	if !c.tls && strings.Contains(string(b), "HTTP request to an HTTPS server") {
 		return nil, fmt.Errorf("%s speaks TLS: give -bind-tls", c.bind)
 	}
 	return nil, fmt.Errorf("meta node %s: %s %s", c.bind, resp.Status, strings.TrimSpace(string(b)))
+}
+
+// refused is the error of a request whose credentials are missing or wrong, with the texts of InfluxDB Enterprise. why is
+// what the meta node says.
+func (c *client) refused(why string) error {
+	switch c.authType {
+	case "none":
+		return cli.Verbatim(errors.New("Error: unable to parse authentication credentials. " +
+			"Give -auth-type basic with -user and -pwd, or -auth-type jwt with -secret"))
+	case "jwt":
+		return cli.Verbatim(fmt.Errorf("Error: authorization failed. %s: %s", c.bind, why)) // the clocks may be wrong
+	}
+	return cli.Verbatim(errors.New("Error: authorization failed."))
 }
 
 // explain says what to do about a request that got no answer.

@@ -24,8 +24,9 @@ func (c *client) patient() *client {
 func (c *client) copyShard() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
-		Use:   "copy-shard <src-tcp-addr> <dst-tcp-addr> <shard-id>",
-		Short: "Copy a shard to another data node, which becomes an owner", Args: cobra.ExactArgs(3),
+		Use:     "copy-shard <src-tcp-addr> <dst-tcp-addr> <shard-id>",
+		Short:   "Copy a shard to another data node, which becomes an owner",
+		Example: "  influxd-ctl copy-shard data1:8088 data2:8088 22", Args: args("src-tcp-addr", "dst-tcp-addr", "shard-id"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			params := url.Values{
 				"src": args[:1], "dest": args[1:2], "shard": args[2:], "force": {strconv.FormatBool(force)},
@@ -43,8 +44,10 @@ func (c *client) copyShard() *cobra.Command {
 
 func (c *client) killCopyShard() *cobra.Command {
 	return &cobra.Command{
-		Use:   "kill-copy-shard <src-tcp-addr> <dst-tcp-addr> <shard-id>",
-		Short: "Stop a running copy, and remove what was copied", Args: cobra.ExactArgs(3),
+		Use:     "kill-copy-shard <src-tcp-addr> <dst-tcp-addr> <shard-id>",
+		Short:   "Stop a running copy, and remove what was copied",
+		Example: "  influxd-ctl kill-copy-shard data1:8088 data2:8088 22",
+		Args:    args("src-tcp-addr", "dst-tcp-addr", "shard-id"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			params := url.Values{"src": args[:1], "dest": args[1:2], "shard": args[2:]}
 			if err := c.slow().call(cmd.Context(), http.MethodPost, "/kill-copy-shard", params, nil); err != nil {
@@ -59,7 +62,7 @@ func (c *client) killCopyShard() *cobra.Command {
 func (c *client) removeShard() *cobra.Command {
 	return &cobra.Command{
 		Use: "remove-shard <tcp-addr> <shard-id>", Short: "Drop a data node's copy of a shard",
-		Args: cobra.ExactArgs(2),
+		Example: "  influxd-ctl remove-shard data1:8088 22", Args: args("tcp-addr", "shard-id"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			params := url.Values{"node": args[:1], "shard": args[1:]}
 			if err := c.slow().call(cmd.Context(), http.MethodPost, "/remove-shard", params, nil); err != nil {
@@ -74,7 +77,8 @@ func (c *client) removeShard() *cobra.Command {
 func (c *client) copyShardStatus() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "copy-shard-status", Short: "Show the copies that are running", Args: cobra.NoArgs,
+		Use: "copy-shard-status", Short: "Show the copies that are running", Args: args(),
+		Example: "  influxd-ctl copy-shard-status",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var copies []wire.CopyStatus
 			if err := c.call(cmd.Context(), http.MethodGet, "/copy-shard-status", nil, &copies); err != nil {
@@ -87,7 +91,7 @@ func (c *client) copyShardStatus() *cobra.Command {
 			rows := [][]string{{"Source", "Dest", "Database", "Policy", "ShardID", "TotalSize", "CurrentSize", "StartedAt"}}
 			for _, s := range copies {
 				rows = append(rows, []string{s.Source, s.Dest, s.Database, s.Policy, strconv.FormatUint(s.ShardID, 10),
-					strconv.FormatInt(s.TotalSize, 10), strconv.FormatInt(s.CurrentSize, 10), s.StartedAt.String()})
+					size(s.TotalSize), size(s.CurrentSize), s.StartedAt.String()})
 			}
 			table(w, "Copies", rows)
 			return nil

@@ -16,10 +16,10 @@ func Setup(root *cobra.Command) {
 	c.flags(root)
 	root.AddCommand(
 		c.show(), c.showShards(), c.entropy(), c.top(),
-		c.addData(), c.removeData(), c.updateData(),
+		c.addData(), c.activateData(), c.removeData(), c.updateData(), c.adopt(),
 		c.addMeta(), c.removeMeta(), c.join(), c.leave(),
 		c.truncateShards(), c.copyShard(), c.copyShardStatus(), c.killCopyShard(), c.removeShard(),
-		c.nodeLabels(), c.token(), c.backup(), c.restore(),
+		c.nodeLabels(), c.token(), c.backup(), c.restore(), completion(),
 	)
 }
 

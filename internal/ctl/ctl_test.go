@@ -23,7 +23,7 @@ import (
 // answers are what a meta node says, by method and path.
 var answers = map[string]string{
 	"GET /show-cluster": `{"data":[{"id":2,"tcpAddr":"data1:8088","httpAddr":"data1:8086","version":"1.0"}],"meta":[{"id":1,"tcpAddr":"meta1:8089","httpAddr":"meta1:8091","version":"1.0"}]}`,
-	"GET /status":       `{"nodeType":"meta","leader":"meta1:8089","httpAddr":"meta1:8091","raftAddr":"meta1:8089","peers":["meta1:8089"]}`,
+	"GET /status":       `{"nodeType":"meta","leader":"meta1:8089","httpAddr":"meta1:8091","raftAddr":"meta1:8089","peers":["meta1:8089","meta2:8089","meta3:8089"]}`,
 	"GET /show-shards": `[{"id":22,"database":"telegraf","retention-policy":"autogen","replica-n":2,"shard-group-id":11,"start-time":"2017-01-26T18:00:00Z","end-time":"2017-01-27T18:00:00Z","owners":[{"id":26,"tcpAddr":"data1:8088"},{"id":33,"tcpAddr":"data2:8088"}]},` +
 		`{"id":23,"database":"telegraf","retention-policy":"autogen","replica-n":2,"shard-group-id":12,"start-time":"2017-01-27T18:00:00Z","end-time":"2017-01-27T20:00:00Z","expire-time":"2017-02-03T18:00:00Z","truncated-at":"2017-01-27T20:00:00Z","owners":[]}]`,
 	"GET /shard-repair/status":         `{"shards":[{"id":"21179","database":"statsdb","retention_policy":"1hour","start_time":"1507507200000000000","end_time":"1508112000000000000","expires":"1540166400000000000","status":"diff"}],"queued_shards":["21179","25165"],"processing_shards":[]}`,
@@ -32,6 +32,7 @@ var answers = map[string]string{
 	"POST /remove-data":                `{"id":4,"tcpAddr":"data1:8088","httpAddr":"data1:8086"}`,
 	"GET /remove-data":                 `{"id":4,"tcpAddr":"data1:8088","httpAddr":"data1:8086"}`,
 	"GET /remove-meta":                 `{"id":1,"tcpAddr":"meta1:8089","httpAddr":"meta1:8091"}`,
+	"POST /activate-data":              `{"id":4,"tcpAddr":"data1:8088","httpAddr":"data1:8086"}`,
 	"POST /update-data":                `{"id":4,"tcpAddr":"data5:8088","httpAddr":"data5:8086"}`,
 	"POST /remove-meta":                `{"id":1,"tcpAddr":"meta1:8089","httpAddr":"meta1:8091"}`,
 	"POST /truncate-shards":            `{}`,
@@ -171,7 +172,7 @@ cpu,host=b v 1970-01-01 00:00:00 +0000 UTC is undecided: an owner may decide oth
     data1:8088  1  version not known
     data2:8088  2  is being written
 
-A repair would send 2.0 kB.
+A repair would send 2.0 KiB.
 `},
 	{"entropy resolve 21179 -measurement m -field v -type float", `data1:8088: nothing to set aside
 data2:8088: set 3 points aside in /var/lib/influxdb/meta/anti-entropy/aside/21179-20171009T000000.000000000Z/values.lp
@@ -181,8 +182,8 @@ Field "v" of "m" is float in shard 21179; its repair is queued: see entropy show
 	{"entropy resume", "Repairs go on\n"},
 	{"entropy repairs", `Repairs
 ==========
-Shard  Repair ID         Database  Retention Policy  State  Node        Started                        Took  Progress  Points  Conflicts  Received  Sent   Error
-21179  21179-fb3k3v8ow0  statsdb   1hour             done   data1:8088  2017-10-09 00:00:00 +0000 UTC  1.5s  100%      4200    1          123.5 kB  999 B  
+Shard  Repair ID         Database  Retention Policy  State  Node        Started                        Took  Progress  Points  Conflicts  Received   Sent   Error
+21179  21179-fb3k3v8ow0  statsdb   1hour             done   data1:8088  2017-10-09 00:00:00 +0000 UTC  1.5s  100%      4200    1          120.6 KiB  999 B  
 
 Conflicts Decided
 ==========
@@ -198,7 +199,7 @@ and 2 more
 
 Paused Nodes: [data3:8088]
 `},
-	{"entropy watch", `shard 21179 done on data1:8088: 100%, 4200 points, 123.5 kB received, 999 B sent
+	{"entropy watch", `shard 21179 done on data1:8088: 100%, 4200 points, 120.6 KiB received, 999 B sent
 No repair waits or runs.
 
 Paused Nodes: [data3:8088]
@@ -213,13 +214,15 @@ Paused Nodes: [data3:8088]
 	{"join -data data1:8088", `Joining meta node at META
 Searching for meta node on meta1:8091...
 Searching for data node on data1:8088...
+
 Successfully created cluster
+
   * Added meta node 1 at meta1:8091
   * Added data node 4 at data1:8088
 
-To join further machines to this cluster, run there:
+  To join additional nodes to this cluster, run the following command:
 
-    influxd-ctl join meta1:8091
+  influxd-ctl join meta1:8091
 `},
 	{"leave -y -data data1:8088", `Removing data node at data1:8088
 Removing meta node at meta1:8091
@@ -239,10 +242,17 @@ ID  Raft Address  HTTP Address  Version  Labels
 
 Raft Status
 ==========
-Leader      Peers
-meta1:8089  [meta1:8089]
+Leader  meta1:8089
+Peers   ["meta2:8089", "meta3:8089"]
 `},
 	{"show-shards", `Shards
+==========
+ID  Database  Retention Policy  Desired Replicas  Shard Group  Start                 End                   Expires  Owners
+22  telegraf  autogen           2                 11           2017-01-26T18:00:00Z  2017-01-27T18:00:00Z           [{26 data1:8088} {33 data2:8088}]
+`},
+	{"activate-data data1:8088", "Data node 4 at data1:8088 is active\n"},
+	{"remove-meta -force -tcpAddr meta1:8089 meta1:8091", "Removed meta node 1 at meta1:8091\n"},
+	{"show-shards -e", `Shards
 ==========
 ID  Database  Retention Policy  Desired Replicas  Shard Group  Start                 End                    Expires               Owners
 22  telegraf  autogen           2                 11           2017-01-26T18:00:00Z  2017-01-27T18:00:00Z                         [{26 data1:8088} {33 data2:8088}]
@@ -288,7 +298,15 @@ func TestErrorsAreOneLineThatSaysWhatToDo(t *testing.T) {
 	for _, tt := range []struct{ bind, args, want string }{
 		{srv.Listener.Addr().String(), "entropy repair 7", "shard 7 does not exist"},
 		{gone.Listener.Addr().String(), "show", "no meta node answers at " + gone.Listener.Addr().String() + ": start influxd-meta there, or name another with -bind"},
-		{srv.Listener.Addr().String(), "entropy repair", "accepts 1 arg(s), received 0"},
+		{srv.Listener.Addr().String(), "entropy repair", "repair: <shard-id> is missing: influxd-ctl entropy repair <shard-id> [flags]"},
+		{srv.Listener.Addr().String(), "backup", "backup: <dir> is missing: influxd-ctl backup <dir> [flags]"},
+		{srv.Listener.Addr().String(), "show x", `show: unexpected argument "x": influxd-ctl show [flags]`},
+		{srv.Listener.Addr().String(), "entropy sho", `unknown command "sho" for "influxd-ctl entropy": did you mean show?`},
+		{srv.Listener.Addr().String(), "node-labels bogus", `unknown command "bogus" for "influxd-ctl node-labels": it has delete, set`},
+		{srv.Listener.Addr().String(), "backup -gzipBlockSize 5 dir", "-gzipBlockSize: must be from 32768 to 1073741824"},
+		{srv.Listener.Addr().String(), "backup -gzipBlockCount 0 dir", "-gzipBlockCount: must be from 1 to 1024"},
+		{srv.Listener.Addr().String(), "backup -staleness-threshold -1s dir", "-staleness-threshold: must not be negative"},
+		{srv.Listener.Addr().String(), "completion tcsh", `completion: shell "tcsh" is not supported: bash, zsh or fish`},
 		{srv.Listener.Addr().String(), "entropy resolve 7 -measurement m -type float", "-field: must be given"},
 		{srv.Listener.Addr().String(), "-auth-type basic show", "-auth-type basic needs -user and -pwd"},
 		{srv.Listener.Addr().String(), "-auth-type card show", "-auth-type card is not supported: use none, basic or jwt"},

@@ -15,7 +15,7 @@ import (
 )
 
 func (c *client) entropy() *cobra.Command {
-	cmd := &cobra.Command{Use: "entropy", Short: "Find and repair differences between the replicas of shards"}
+	cmd := group(&cobra.Command{Use: "entropy", Short: "Find and repair differences between the replicas of shards"})
 	cmd.AddCommand(c.entropyShow(),
 		c.entropyRepair(), c.entropyKillRepair(),
 		c.entropyCheck(), c.entropyDiff(), c.entropyResolve(), c.entropyRepairs(), c.entropyWatch(),
@@ -27,7 +27,8 @@ func (c *client) entropy() *cobra.Command {
 func (c *client) entropyShow() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "show", Short: "Show shards whose replicas differ, and the repair queue", Args: cobra.NoArgs,
+		Use: "show", Short: "Show shards whose replicas differ, and the repair queue", Args: args(),
+		Example: "  influxd-ctl entropy show",
 		Long: "Show shards whose replicas differ, and the repair queue.\n\n" +
 			"diff      the contents differ: repaired automatically, unless [anti-entropy] auto-repair-diff is false\n" +
 			"missing   an owner has no copy, or lost what it had: the same, unless auto-repair-missing is false\n" +
@@ -94,7 +95,8 @@ func expiry(ns string) string {
 
 func (c *client) entropyRepair() *cobra.Command {
 	return &cobra.Command{
-		Use: "repair <shard-id>", Short: "Queue the repair of a shard", Args: cobra.ExactArgs(1),
+		Use: "repair <shard-id>", Short: "Queue the repair of a shard", Args: args("shard-id"),
+		Example: "  influxd-ctl entropy repair 22",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := c.call(cmd.Context(), http.MethodPost, api.Base+"/repair", url.Values{"id": args}, nil); err != nil {
 				return err
@@ -109,7 +111,7 @@ func (c *client) entropyRepair() *cobra.Command {
 func (c *client) entropyKillRepair() *cobra.Command {
 	return &cobra.Command{
 		Use: "kill-repair <shard-id>", Short: "Take a shard out of the queue, and stop its repair",
-		Args: cobra.ExactArgs(1),
+		Example: "  influxd-ctl entropy kill-repair 22", Args: args("shard-id"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var before api.Status
 			if err := c.call(cmd.Context(), http.MethodGet, api.Base+"/status", nil, &before); err != nil {

@@ -48,21 +48,29 @@ func (c *client) look(ctx context.Context, data string) (host, error) {
 }
 
 func (c *client) join() *cobra.Command {
-	var verbose bool
-	var data string
+	var f joinFlags
 	cmd := &cobra.Command{
-		Use: "join [meta:8091]", Short: "Join this machine's nodes to the cluster of a meta node, or begin one",
-		Args: cobra.MaximumNArgs(1),
+		Use: "join [meta-http-addr]", Short: "Join this machine's nodes to the cluster of a meta node, or begin one",
+		Example: "  influxd-ctl join               # begin a cluster\n  influxd-ctl join meta1:8091    # join that of meta1\n" +
+			"  influxd-ctl join -p meta1:8091 # with a passive data node",
+		Args: args("[meta-http-addr]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.joinNodes(cmd.Context(), cmd.OutOrStdout(), args, data, verbose)
+			return c.joinNodes(cmd.Context(), cmd.OutOrStdout(), args, f)
 		},
 	}
-	cmd.Flags().BoolVarP(&verbose, "v", "v", false, "also say what was not found")
-	cmd.Flags().StringVar(&data, "data", "", "TCP address of this machine's data node, unless it is on 8088")
+	cmd.Flags().BoolVarP(&f.verbose, "v", "v", false, "also say what was not found")
+	cmd.Flags().BoolVarP(&f.passive, "p", "p", false, "the data node is a passive one, which owns no shards")
+	cmd.Flags().StringVar(&f.data, "data", "", "TCP address of this machine's data node, unless it is on 8088")
 	return cmd
 }
 
-func (c *client) joinNodes(ctx context.Context, w io.Writer, args []string, data string, verbose bool) error {
+// joinFlags are those of `join`.
+type joinFlags struct {
+	verbose, passive bool
+	data             string // TCP address of the data node
+}
+
+func (c *client) joinNodes(ctx context.Context, w io.Writer, args []string, f joinFlags) error {
 	if err := c.configure(); err != nil {
 		return err
 	}
@@ -71,30 +79,27 @@ func (c *client) joinNodes(ctx context.Context, w io.Writer, args []string, data
 		target, done = args[0], "Successfully joined cluster"
 	}
 	fmt.Fprintf(w, "Joining meta node at %s\n", target)
-	h, err := c.look(ctx, data)
+	h, err := c.look(ctx, f.data)
 	if err != nil {
 		return err
 	}
 	cluster := *c.slow()
 	cluster.bind = target
 	var added []string
-	add := func(kind, path, addr string) error {
-		fmt.Fprintf(w, "Searching for %s node on %s...\n", kind, addr)
+	add := func(kind, path string, params url.Values, say func(wire.Removed) string) error {
+		fmt.Fprintf(w, "Searching for %s node on %s...\n", kind, params.Get("addr"))
 		var n wire.Removed
-		err := cluster.call(ctx, http.MethodPost, path, url.Values{"addr": {addr}}, &n)
-		if err != nil && kind == "data" && strings.Contains(err.Error(), "is unreachable") {
-			if verbose {
-				fmt.Fprintf(w, "  %v\n", err)
-			}
-			return nil
-		} else if err != nil {
-			return err
+		err := cluster.call(ctx, http.MethodPost, path, params, &n)
+		if err == nil {
+			added = append(added, "  * "+say(n))
 		}
-		added = append(added, fmt.Sprintf("  * Added %s node %d at %s", kind, n.ID, addr))
-		return nil
+		return err
 	}
 	if h.meta != "" {
-		if err := add("meta", "/add-meta", h.meta); err != nil {
+		params := url.Values{"addr": {h.meta}}
+		if err := add("meta", "/add-meta", params, func(n wire.Removed) string {
+			return fmt.Sprintf("Added meta node %d at %s", n.ID, h.meta)
+		}); err != nil {
 			return err
 		}
 	} else {
@@ -103,16 +108,23 @@ func (c *client) joinNodes(ctx context.Context, w io.Writer, args []string, data
 			return fmt.Errorf("no meta node answers at %s: start influxd-meta, or name a meta node of the cluster to join", c.bind)
 		}
 	}
-	if err := add("data", "/add-data", h.data); err != nil {
+	err = add("data", "/add-data", dataParams(h.data, f.passive), addedData)
+	if err != nil && !strings.Contains(err.Error(), "is unreachable") {
 		return err
 	}
 	if len(added) == 0 {
 		return errors.New("no meta node and no data node runs on this machine: start one of them first")
 	}
-	fmt.Fprintln(w, done)
-	fmt.Fprintln(w, strings.Join(added, "\n"))
+	switch {
+	case err != nil && f.verbose:
+		added = append(added, fmt.Sprintf("  * No data node added: %v", err))
+	case err != nil:
+		added = append(added, "  * No data node added.  Run with -v to see more information")
+	}
+	fmt.Fprintf(w, "\n%s\n\n%s\n", done, strings.Join(added, "\n"))
 	if len(args) == 0 {
-		fmt.Fprintf(w, "\nTo join further machines to this cluster, run there:\n\n    influxd-ctl join %s\n", h.meta)
+		fmt.Fprintf(w, "\n  To join additional nodes to this cluster, run the following command:\n\n  influxd-ctl join %s\n",
+			h.meta)
 	}
 	return nil
 }
@@ -121,7 +133,9 @@ func (c *client) leave() *cobra.Command {
 	var yes bool
 	var data string
 	cmd := &cobra.Command{
-		Use: "leave", Short: "Remove this machine's nodes from their cluster", Args: cobra.NoArgs,
+		Use: "leave", Short: "Remove this machine's nodes from their cluster", Args: args(),
+		Long:    "Remove this machine's nodes from their cluster, or none of them when one cannot go. Their files stay on the disk.",
+		Example: "  influxd-ctl leave\n  influxd-ctl leave -y    # do not ask",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.leaveNodes(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), data, yes)
 		},

@@ -28,7 +28,8 @@ func labelsOf(n wire.Node) string {
 func (c *client) show() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "show", Short: "Show the members of the cluster", Args: cobra.NoArgs,
+		Use: "show", Short: "Show the members of the cluster", Args: args(),
+		Example: "  influxd-ctl show\n  influxd-ctl -bind meta2:8091 show -json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var members wire.Members
 			var status wire.Status
@@ -48,7 +49,7 @@ func (c *client) show() *cobra.Command {
 			rows := [][]string{{"ID", "TCP Address", "HTTP Address", "Version", "Labels", "Passive"}}
 			for _, n := range members.Data {
 				rows = append(rows, []string{
-					strconv.FormatUint(n.ID, 10), n.TCPAddr, n.HTTPAddr, n.Version, labelsOf(n.Node), "false",
+					strconv.FormatUint(n.ID, 10), n.TCPAddr, n.HTTPAddr, n.Version, labelsOf(n.Node), strconv.FormatBool(n.Passive),
 				})
 			}
 			table(w, "Data Nodes", rows)
@@ -61,7 +62,7 @@ func (c *client) show() *cobra.Command {
 			}
 			table(w, "Meta Nodes", rows)
 			fmt.Fprintln(w)
-			table(w, "Raft Status", [][]string{{"Leader", "Peers"}, {status.Leader, fmt.Sprint(status.Peers)}})
+			table(w, "Raft Status", [][]string{{"Leader", status.Leader}, {"Peers", peersOf(status)}})
 			printClocks(w, "data", members.Data)
 			printClocks(w, "meta", members.Meta)
 			return nil
@@ -69,6 +70,17 @@ func (c *client) show() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// peersOf is the list of the meta nodes besides the leader, as InfluxDB Enterprise prints it.
+func peersOf(s wire.Status) string {
+	var quoted []string
+	for _, p := range s.Peers {
+		if p != s.Leader {
+			quoted = append(quoted, strconv.Quote(p))
+		}
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
 }
 
 // printClocks names the nodes whose clocks are wrong.
@@ -100,7 +112,7 @@ func (c *client) change(cmd *cobra.Command, path string, params url.Values, done
 func (c *client) addMeta() *cobra.Command {
 	return &cobra.Command{
 		Use: "add-meta <http-addr>", Short: "Add a meta node; the first one begins the cluster",
-		Args: cobra.ExactArgs(1),
+		Example: "  influxd-ctl add-meta meta2:8091", Args: args("http-addr"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.change(cmd, "/add-meta", url.Values{"addr": args}, func(n wire.Removed) string {
 				return fmt.Sprintf("Added meta node %d at %s", n.ID, args[0])
@@ -110,18 +122,29 @@ func (c *client) addMeta() *cobra.Command {
 }
 
 func (c *client) removeMeta() *cobra.Command {
-	var force, tcp, yes bool
+	var force, yes bool
+	var tcp string
 	cmd := &cobra.Command{
-		Use: "remove-meta <addr>", Short: "Remove a meta node", Args: cobra.ExactArgs(1),
+		Use: "remove-meta <http-addr>", Short: "Remove a meta node", Args: args("[http-addr]"),
+		Example: "  influxd-ctl remove-meta meta2:8091\n" +
+			"  influxd-ctl remove-meta -force -tcpAddr meta2:8089 meta2:8091    # it does not answer any more",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 && tcp == "" {
+				return missing(cmd, "http-addr")
+			}
 			params := url.Values{"addr": args, "force": {strconv.FormatBool(force)}}
+			if len(args) == 0 { // the node is found by either address
+				params.Set("addr", tcp)
+			} else if tcp != "" {
+				params.Set("tcp", tcp)
+			}
 			return c.change(cmd, "/remove-meta", params, func(n wire.Removed) string {
 				return fmt.Sprintf("Removed meta node %d at %s", n.ID, n.HTTPAddr)
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "remove it also when it does not answer")
-	cmd.Flags().BoolVar(&tcp, "tcpAddr", false, "the address is that of Raft; it is found either way")
+	cmd.Flags().StringVar(&tcp, "tcpAddr", "", "TCP address of the node, that of Raft")
 	cmd.Flags().BoolVarP(&yes, "y", "y", false, "accepted; there is no question to answer")
 	return cmd
 }
@@ -129,25 +152,56 @@ func (c *client) removeMeta() *cobra.Command {
 func (c *client) addData() *cobra.Command {
 	var passive bool
 	cmd := &cobra.Command{
-		Use: "add-data <tcp-addr>", Short: "Add a data node", Args: cobra.ExactArgs(1),
+		Use: "add-data <tcp-addr>", Short: "Add a data node", Args: args("tcp-addr"),
+		Example: "  influxd-ctl add-data data4:8088\n" +
+			"  influxd-ctl add-data -p data5:8088    # a passive one: it coordinates, and owns no shards",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if passive {
-				return errors.New("-p: passive data nodes are not supported")
-			}
-			return c.change(cmd, "/add-data", url.Values{"addr": args}, func(n wire.Removed) string {
-				return fmt.Sprintf("Added data node %d at %s", n.ID, n.TCPAddr)
+			return c.change(cmd, "/add-data", dataParams(args[0], passive), addedData)
+		},
+	}
+	cmd.Flags().BoolVarP(&passive, "p", "p", false, "a passive node, which owns no shards: see also activate-data")
+	return cmd
+}
+
+// dataParams are the parameters of /add-data.
+func dataParams(addr string, passive bool) url.Values {
+	params := url.Values{"addr": {addr}}
+	if passive {
+		params.Set("passive", "true")
+	}
+	return params
+}
+
+// addedData says that a data node is added. One that was passive before stays so, also without -p.
+func addedData(n wire.Removed) string {
+	say := fmt.Sprintf("Added data node %d at %s", n.ID, n.TCPAddr)
+	if n.Passive {
+		say += ", which is passive"
+	}
+	return say
+}
+
+func (c *client) activateData() *cobra.Command {
+	return &cobra.Command{
+		Use: "activate-data <tcp-addr>", Short: "Let a passive data node own shards from now on",
+		Long: "Let a passive data node own shards from now on. It gets shards of new shard groups, and those that copy-shard " +
+			"gives it.\nA node that owns no shards is made passive with add-data -p.",
+		Example: "  influxd-ctl activate-data data5:8088", Args: args("tcp-addr"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.change(cmd, "/activate-data", url.Values{"addr": args}, func(n wire.Removed) string {
+				return fmt.Sprintf("Data node %d at %s is active", n.ID, n.TCPAddr)
 			})
 		},
 	}
-	cmd.Flags().BoolVarP(&passive, "p", "p", false, "a passive node; not supported")
-	return cmd
 }
 
 func (c *client) removeData() *cobra.Command {
 	var force, tcp bool
 	cmd := &cobra.Command{
 		Use: "remove-data <tcp-addr>", Short: "Remove a data node; give its shards other owners with copy-shard first",
-		Args: cobra.ExactArgs(1),
+		Example: "  influxd-ctl remove-data data4:8088\n" +
+			"  influxd-ctl remove-data -force data4:8088    # it does not answer any more",
+		Args: args("tcp-addr"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			params := url.Values{"addr": args, "force": {strconv.FormatBool(force)}}
 			return c.change(cmd, "/remove-data", params, func(n wire.Removed) string {
@@ -175,7 +229,9 @@ func (c *client) updateData() *cobra.Command {
 	return &cobra.Command{
 		Use:   "update-data <old-tcp-addr> <new-tcp-addr>",
 		Short: "Say that a data node has another address, or that an empty node takes its place",
-		Args:  cobra.ExactArgs(2),
+		Example: "  influxd-ctl update-data data3:8088 data7:8088\n" +
+			"  influxd-ctl update-data data3:8088 data3:8088    # the same machine with empty folders",
+		Args: args("old-tcp-addr", "new-tcp-addr"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.change(cmd, "/update-data", url.Values{"old": args[:1], "new": args[1:]}, func(n wire.Removed) string {
 				return fmt.Sprintf("Updated data node %d to %s", n.ID, n.TCPAddr)
@@ -185,28 +241,29 @@ func (c *client) updateData() *cobra.Command {
 }
 
 func (c *client) nodeLabels() *cobra.Command {
-	cmd := &cobra.Command{
+	cmd := group(&cobra.Command{
 		Use:   "node-labels",
 		Short: "Set and delete labels of nodes; copies of a shard go to nodes with different values of az",
-	}
-	for _, sub := range []struct{ use, short, key, example string }{
-		{"set", "Set labels of a node", "set", `JSON object, such as {"az":"eu-1a"}`},
-		{"delete", "Delete labels of a node", "delete", `JSON list, such as ["az"]`},
+	})
+	for _, sub := range []struct{ use, short, usage, labels string }{
+		{"set", "Set labels of a node", "JSON object of labels and values", `{"az":"eu-1a"}`},
+		{"delete", "Delete labels of a node", "JSON list of labels", `["az"]`},
 	} {
 		var id, labels string
 		s := &cobra.Command{
-			Use: sub.use, Short: sub.short, Args: cobra.NoArgs,
+			Use: sub.use, Short: sub.short, Args: args(),
+			Example: fmt.Sprintf("  influxd-ctl node-labels %s -nodeid 4 -labels '%s'", sub.use, sub.labels),
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				if id == "" || labels == "" {
 					return errors.New("node-labels: give -nodeid and -labels")
 				}
-				return c.change(cmd, "/node-labels", url.Values{"node": {id}, sub.key: {labels}}, func(n wire.Removed) string {
+				return c.change(cmd, "/node-labels", url.Values{"node": {id}, sub.use: {labels}}, func(n wire.Removed) string {
 					return fmt.Sprintf("Labels of node %d: %s", n.ID, labelsOf(n.Node))
 				})
 			},
 		}
 		s.Flags().StringVar(&id, "nodeid", "", "id of the node, or an address of it")
-		s.Flags().StringVar(&labels, "labels", "", sub.example)
+		s.Flags().StringVar(&labels, "labels", "", sub.usage+", such as "+sub.labels)
 		cmd.AddCommand(s)
 	}
 	return cmd

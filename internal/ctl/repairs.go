@@ -20,7 +20,8 @@ import (
 
 func (c *client) entropyCheck() *cobra.Command {
 	return &cobra.Command{
-		Use: "check [shard-id]", Short: "Compare the replicas of a shard, or of all shards, now", Args: cobra.MaximumNArgs(1),
+		Use: "check [shard-id]", Short: "Compare the replicas of a shard, or of all shards, now", Args: args("[shard-id]"),
+		Example: "  influxd-ctl entropy check\n  influxd-ctl entropy check 22",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			params, what := url.Values{}, "all shards"
 			if len(args) == 1 {
@@ -38,7 +39,7 @@ func (c *client) entropyCheck() *cobra.Command {
 
 func (c *client) entropyPause(use, short, done string) *cobra.Command {
 	return &cobra.Command{
-		Use: use, Short: short, Args: cobra.NoArgs,
+		Use: use, Short: short, Args: args(), Example: "  influxd-ctl entropy " + use,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := c.call(cmd.Context(), http.MethodPost, api.Base+"/"+use, nil, nil); err != nil {
 				return err
@@ -57,7 +58,8 @@ func (c *client) fetchRepairs(ctx context.Context) (r api.Repairs, err error) {
 func (c *client) entropyRepairs() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "repairs", Short: "Show running, waiting and ended repairs", Args: cobra.NoArgs,
+		Use: "repairs", Short: "Show running, waiting and ended repairs", Args: args(),
+		Example: "  influxd-ctl entropy repairs",
 		Long: "Show running, waiting and ended repairs.\n\n" +
 			"Repair ID names a repair: its lines in the log of the node that drives it have it as repair_id.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -170,10 +172,10 @@ func took(r api.Repair) string {
 
 // size writes bytes for people.
 func size(n int64) string {
-	units := []string{"B", "kB", "MB", "GB", "TB"}
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
 	v, u := float64(n), 0
-	for v >= 1000 && u < len(units)-1 {
-		v, u = v/1000, u+1
+	for v >= 1023.95 && u < len(units)-1 { // it would be rounded to 1024.0
+		v, u = v/1024, u+1
 	}
 	if u == 0 {
 		return fmt.Sprintf("%d B", n)
@@ -184,7 +186,8 @@ func size(n int64) string {
 func (c *client) entropyWatch() *cobra.Command {
 	var interval time.Duration
 	cmd := &cobra.Command{
-		Use: "watch", Short: "Watch the repairs until none waits or runs", Args: cobra.NoArgs,
+		Use: "watch", Short: "Watch the repairs until none waits or runs", Args: args(),
+		Example: "  influxd-ctl entropy watch -interval 5s",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if interval <= 0 {
 				return errors.New("-interval: must be above 0")
@@ -280,7 +283,8 @@ func line(r api.Repair) string {
 func (c *client) entropyDiff() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "diff <shard-id>", Short: "Show what a repair of a shard would find and send, and change nothing", Args: cobra.ExactArgs(1),
+		Use: "diff <shard-id>", Short: "Show what a repair of a shard would find and send, and change nothing", Args: args("shard-id"),
+		Example: "  influxd-ctl entropy diff 22",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var d api.Diff
 			if err := c.patient().call(cmd.Context(), http.MethodGet, api.Base+"/diff", url.Values{"id": args}, &d); err != nil {

@@ -21,7 +21,8 @@ func (c *client) entropyResolve() *cobra.Command {
 			"writes its values of other types\n" +
 			"to a file of line protocol, removes them, and gets the values of the others. Run it again if it fails: " +
 			"it goes on where it ended.",
-		Args: cobra.ExactArgs(1),
+		Example: "  influxd-ctl entropy resolve 22 -measurement cpu -field load -type float",
+		Args:    args("shard-id"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, f := range []struct{ name, value string }{{"measurement", measurement}, {"field", field}, {"type", typ}} {
 				if f.value == "" {

@@ -31,8 +31,14 @@ type restoreFlags struct {
 func (c *client) restore() *cobra.Command {
 	var f restoreFlags
 	cmd := &cobra.Command{
-		Use:   "restore [flags] <dir> | restore -full [flags] <manifest>",
-		Short: "Restore a backup, also one of InfluxDB 1.x (influxd backup -portable)", Args: cobra.ExactArgs(1),
+		Use:   "restore <dir-or-manifest>",
+		Short: "Restore a backup, also one of InfluxDB 1.x (influxd backup -portable)", Args: args("dir-or-manifest"),
+		Long: "Restore the backups of a folder, or with -full the one of a manifest, also one of InfluxDB 1.x (influxd backup " +
+			"-portable).",
+		Example: "  influxd-ctl restore /backups/mon\n" +
+			"  influxd-ctl restore -list /backups/mon\n" +
+			"  influxd-ctl restore -full /backups/mon/20261124T004500Z.manifest\n" +
+			"  influxd-ctl restore -db telegraf -newdb telegraf_old -newrf 3 /backups/mon",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return (&restoreRun{
 				client: c.patient(), restoreFlags: f, path: args[0], out: cmd.OutOrStdout(), errs: cmd.ErrOrStderr(),
@@ -82,7 +88,11 @@ func (r *restoreRun) run(ctx context.Context) (err error) {
 	if r.list {
 		return r.print()
 	}
-	fmt.Fprintf(r.out, "Using backup directory: %s\n", r.set.Dir)
+	if r.full {
+		fmt.Fprintf(r.out, "Using manifest: %s\n", r.path)
+	} else {
+		fmt.Fprintf(r.out, "Using backup directory: %s\n", r.set.Dir)
+	}
 	files, err := r.verify()
 	if err != nil {
 		return err
@@ -139,9 +149,9 @@ func (r *restoreRun) printGaps() (n int) {
 }
 
 func (r *restoreRun) print() error {
-	rows := [][]string{{"Shard", "Database", "Policy", "Bytes", "Last Modified", "File"}}
+	rows := [][]string{{"Shard", "Database", "Policy", "Size", "Last Modified", "File"}}
 	for _, e := range r.set.Shards {
-		rows = append(rows, []string{strconv.FormatUint(e.ShardID, 10), e.Database, e.Policy, strconv.FormatInt(e.Size, 10),
+		rows = append(rows, []string{strconv.FormatUint(e.ShardID, 10), e.Database, e.Policy, size(e.Size),
 			time.Unix(0, e.LastModified).UTC().Format(time.RFC3339), e.FileName})
 	}
 	table(r.out, "Backup", rows)

@@ -26,21 +26,31 @@ type shardCopy wire.Copy
 
 // String is the copy in the owners' column of show-shards -v.
 func (c shardCopy) String() string {
-	modified := "-"
-	if !c.LastModified.IsZero() {
-		modified = c.LastModified.Format(time.RFC3339)
+	problem := "nil"
+	switch {
+	case c.State == "unreachable":
+		problem = "does not answer"
+	case c.NotWhole != "":
+		problem = "not whole" // why is below the table
 	}
-	return fmt.Sprintf("{%d %s %s %s %d}", c.Node, c.TCPAddr, c.State, modified, c.Size)
+	return fmt.Sprintf("{ID:%d TCPAddr:%s State:%s LastModified:%s Size:%s Err:%s}",
+		c.Node, c.TCPAddr, c.State, c.LastModified.UTC().Format(time.RFC3339Nano), size(c.Size), problem)
 }
 
 func (c *client) showShards() *cobra.Command {
-	var asJSON, verbose, inconsistent bool
+	var asJSON, verbose, inconsistent, expired bool
 	cmd := &cobra.Command{
-		Use: "show-shards", Short: "Show all shards and their owners", Args: cobra.NoArgs,
+		Use: "show-shards", Short: "Show all shards that have not expired, and their owners", Args: args(),
+		Example: "  influxd-ctl show-shards\n  influxd-ctl show-shards -e    # also those that have expired\n" +
+			"  influxd-ctl show-shards -m -v",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var shards []shard
 			if err := c.call(cmd.Context(), http.MethodGet, "/show-shards", nil, &shards); err != nil {
 				return err
+			}
+			if !expired {
+				now := time.Now()
+				shards = slices.DeleteFunc(shards, func(s shard) bool { return s.Expires != nil && s.Expires.Before(now) })
 			}
 			if verbose || inconsistent {
 				copies := map[string][]shardCopy{}
@@ -64,6 +74,7 @@ func (c *client) showShards() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVarP(&expired, "e", "e", false, "also shards that have expired, and are there until a node removes them")
 	cmd.Flags().BoolVarP(&verbose, "v", "v", false, "with state, last modification and size of each copy")
 	cmd.Flags().BoolVarP(&inconsistent, "m", "m", false,
 		"only shards with fewer copies than desired, or an owner without its copy or without all of it")
@@ -76,9 +87,6 @@ func shardRows(shards []shard, verbose bool) [][]string {
 	rows := [][]string{{
 		"ID", "Database", "Retention Policy", "Desired Replicas", "Shard Group", "Start", "End", "Expires", "Owners",
 	}}
-	if verbose {
-		rows[0][8] = "Owners (ID, address, state, last modified, bytes)"
-	}
 	for _, s := range shards {
 		end := stampOf(&s.End)
 		if s.TruncatedAt != nil {
@@ -143,7 +151,7 @@ func (c *client) truncateShards() *cobra.Command {
 	var delay time.Duration
 	cmd := &cobra.Command{
 		Use: "truncate-shards", Short: "End the shards that are written to: later points go to new shards",
-		Args: cobra.NoArgs,
+		Example: "  influxd-ctl truncate-shards\n  influxd-ctl truncate-shards -delay 3m", Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := c.slow().call(cmd.Context(), http.MethodPost, "/truncate-shards",
 				url.Values{"delay": {delay.String()}},

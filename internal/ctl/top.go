@@ -24,7 +24,7 @@ func (c *client) top() *cobra.Command {
 	var interval time.Duration
 	var once, asJSON bool
 	cmd := &cobra.Command{
-		Use: "top", Short: "Watch the cluster: whether the replicas agree, its nodes, and its repairs", Args: cobra.NoArgs,
+		Use: "top", Short: "Watch the cluster: whether the replicas agree, its nodes, and its repairs", Args: args(),
 		Long: "Watch the cluster: whether the replicas agree, its nodes, what waits for which node, and the repairs that run.\n\n" +
 			"On a terminal the screen is drawn anew every -interval, until q or Ctrl-C. Elsewhere each screen is printed below\n" +
 			"the last one. The page /cluster of each node shows the same in a browser. Users who are no administrators see\n" +

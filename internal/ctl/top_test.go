@@ -82,12 +82,12 @@ func TestTopPrintsOneScreen(t *testing.T) {
 ! Data node data2:8088 does not answer. Start it.
 ! Repairs are paused on data1:8088. Resume them.
 
-Data Node   State  Since  Version  Free Disk      Data     Writes/s  Queries/s  Hints
-data1:8088  up     3d4h   1.2.0    30 % 120.0 GB  12.0 GB  1200      3.5        20.0 MB for node 9 since 5h0m, 12.0 MB for data2:8088 since 4m0s
+Data Node   State  Since  Version  Free Disk       Data      Writes/s  Queries/s  Hints
+data1:8088  up     3d4h   1.2.0    30 % 111.8 GiB  11.2 GiB  1200      3.5        19.1 MiB for node 9 since 5h0m, 11.4 MiB for data2:8088 since 4m0s
 data2:8088  away   4m0s
 
 Running Repairs
-shard 42       running  [###############...............]  50%       4200 points    1.5 MB/s  1m30s left
+shard 42       running  [###############...............]  50%       4200 points   1.4 MiB/s  1m30s left
 Queued Repairs: 2: 9 (failed), 10
 Repairs are paused on data1:8088
 
@@ -135,7 +135,7 @@ func TestTopSaysWhatIsWrong(t *testing.T) {
 	addr := serveState(t, page.State{})
 	for _, tt := range []struct{ args, want string }{
 		{"top -interval 0s", "-interval: must be above 0"},
-		{"top 7", `unknown command "7" for "influxd-ctl top"`},
+		{"top 7", `top: unexpected argument "7": influxd-ctl top [flags]`},
 	} {
 		if _, err := run(t, addr, strings.Fields(tt.args)...); err == nil || err.Error() != tt.want {
 			t.Errorf("%s: %v, want %s", tt.args, err, tt.want)

@@ -21,6 +21,7 @@ import (
 	"concord/internal/config"
 	"concord/internal/entropy"
 	"concord/internal/handoff"
+	"concord/internal/meta/passwordhash"
 	"concord/internal/trust"
 	"concord/internal/trust/tlsmanager"
 )
@@ -52,6 +53,9 @@ type Config struct {
 type MetaConfig struct {
 	Dir string `toml:"dir" doc:"The node's identity, its copy of the metadata, the order of writes, and the anti-entropy queue. A meta node on the same machine needs another folder."`
 
+	PasswordHash passwordhash.Kind `toml:"password-hash" doc:"How new passwords are hashed: bcrypt, pbkdf2-sha256 or pbkdf2-sha512. Meta nodes have the same setting. Hashes of all three kinds are known, whatever it is."`
+	EnsureFIPS   bool              `toml:"ensure-fips" doc:"Do not start unless password-hash is one that FIPS allows."`
+
 	TLSEnabled           bool         `toml:"meta-tls-enabled" doc:"Speak TLS to the meta nodes. Set it when they have [meta] https-enabled = true."`
 	InsecureTLS          bool         `toml:"meta-insecure-tls" doc:"Do not verify the certificates of the meta nodes."`
 	AuthEnabled          bool         `toml:"meta-auth-enabled" doc:"Set it when the meta nodes have [meta] auth-enabled = true. The shared secret must be set, too."`
@@ -66,6 +70,7 @@ type ClusterConfig struct {
 	MaxNewGroups     int         `toml:"max-new-shard-groups" doc:"Shard groups that one write of a client may make. Points with random times need one each, and a shard on each owner. 0 is no limit."`
 	VectorAggregates bool        `toml:"vector-aggregates" doc:"Compute count, sum, mean, min, max, first and last from whole blocks of the files. False leaves them to the engine, point by point: the answers are the same."`
 	IncompleteReads  string      `toml:"incomplete-reads" doc:"What happens to a query when no whole copy of a shard can be read: \"warn\" answers from what there is, with a warning that names the shards, and \"error\" fails."`
+	OSSBackup        string      `toml:"oss-backup" doc:"Who may use influxd backup and influxd restore of InfluxDB OSS through bind-address. Their protocol has no passwords and no TLS. \"auto\" is everybody, but nobody when authentication, a shared secret or TLS between nodes is set; \"all\" is everybody, \"local\" programs on this machine, and \"none\" nobody."`
 	trust.TLS
 }
 
@@ -104,10 +109,11 @@ var Program = config.Program[*Config]{
 func NewConfig() *Config {
 	c := &Config{
 		BindAddress: ":8088",
-		Meta:        MetaConfig{Dir: "/var/lib/influxdb/meta"},
+		Meta:        MetaConfig{Dir: "/var/lib/influxdb/meta", PasswordHash: passwordhash.Bcrypt},
 		Data:        tsdb.NewConfig(),
 		Cluster: ClusterConfig{
 			Config: coordinator.NewConfig(), IncompleteReads: warnIncomplete, VectorAggregates: true, MaxNewGroups: 500,
+			OSSBackup: autoBackup,
 		},
 		Retention:       retention.NewConfig(),
 		Precreator:      precreator.NewConfig(),
@@ -138,6 +144,9 @@ func (c *Config) Validate() error {
 	if _, _, err := net.SplitHostPort(c.HTTPD.BindAddress); err != nil {
 		return fmt.Errorf("[http] bind-address: %w", err)
 	}
+	if err := c.Meta.PasswordHash.Validate(c.Meta.EnsureFIPS); err != nil {
+		return fmt.Errorf("[meta] %w", err)
+	}
 	if c.Meta.AuthEnabled && c.Meta.InternalSharedSecret == "" {
 		return errors.New("[meta] meta-auth-enabled: needs meta-internal-shared-secret, the meta nodes' internal-shared-secret")
 	}
@@ -146,6 +155,11 @@ func (c *Config) Validate() error {
 	}
 	if v := c.Cluster.IncompleteReads; v != warnIncomplete && v != failIncomplete {
 		return fmt.Errorf("[cluster] incomplete-reads: %q is neither %q nor %q", v, warnIncomplete, failIncomplete)
+	}
+	switch v := c.Cluster.OSSBackup; v {
+	case autoBackup, allBackup, localBackup, noBackup:
+	default:
+		return fmt.Errorf("[cluster] oss-backup: %q is none of %q, %q, %q and %q", v, autoBackup, allBackup, localBackup, noBackup)
 	}
 	for key, dir := range map[string]string{"dir": c.Data.Dir, "wal-dir": c.Data.WALDir} {
 		if i := strings.IndexAny(dir, `*?[`); i >= 0 {

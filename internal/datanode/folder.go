@@ -100,7 +100,7 @@ func (f dataFolder) keep() error {
 		return f.meta.Name()
 	}
 	if !earlier || mark != 0 {
-		if err := f.foreignShards(mark); err != nil {
+		if err := f.refuseForeign(mark); err != nil {
 			return err
 		}
 	}
@@ -122,7 +122,7 @@ func (f dataFolder) check(cluster uint64) error {
 	if mark == cluster {
 		return nil
 	}
-	return f.foreignShards(mark)
+	return f.refuseForeign(mark)
 }
 
 // join marks the data folder for the cluster that this node joins.
@@ -133,8 +133,8 @@ func (f dataFolder) join(cluster uint64) error {
 	return f.writeMark(cluster)
 }
 
-// foreignShards returns an error when there are shards on disk. mark is the cluster whose they are, 0 for none.
-func (f dataFolder) foreignShards(mark uint64) error {
+// refuseForeign returns an error when there are shards on disk. mark is the cluster whose they are, 0 for none.
+func (f dataFolder) refuseForeign(mark uint64) error {
 	found, databases := 0, make(map[string]bool)
 	for _, dir := range []string{f.dir, f.walDir} {
 		paths, err := tsmfile.Glob(dir, "*", "*", "*")
@@ -160,7 +160,18 @@ func (f dataFolder) foreignShards(mark uint64) error {
 	if more := len(names) - few; more > 0 {
 		names = append(names[:few], fmt.Sprintf("and %d more", more))
 	}
-	return fmt.Errorf("%s and %s hold shards %s (databases: %s): nothing was changed; "+
-		"set [data] dir and wal-dir to empty folders, and bring the data in with influxd-ctl restore of a portable backup",
-		f.dir, f.walDir, whose, strings.Join(names, ", "))
+	list := strings.Join(names, ", ")
+	return &foreignShards{mark: mark, databases: list, text: fmt.Sprintf(
+		"%s and %s hold shards %s (databases: %s): nothing was changed; take a plain server in with influxd-ctl adopt, "+
+			"or set [data] dir and wal-dir to empty folders, and bring the data in with influxd-ctl restore of a portable backup",
+		f.dir, f.walDir, whose, list)}
 }
+
+// foreignShards is the error for shards on disk that are not of the node's cluster.
+type foreignShards struct {
+	mark      uint64 // the cluster whose they are, 0 for none
+	databases string
+	text      string
+}
+
+func (e *foreignShards) Error() string { return e.text }

@@ -22,8 +22,6 @@ var foreign = config.Foreign{
 		"[enterprise]":                           "Concord needs no license",
 		"[meta] retention-autocreate":            "the setting of the meta nodes counts",
 		"[meta] logging-enabled":                 "[logging] level says what is logged",
-		"[meta] password-hash":                   "meta nodes hash passwords",
-		"[meta] ensure-fips":                     "this build has no mode for FIPS",
 		"[data] engine":                          "there is one storage engine, tsm1",
 		"[cluster] pool-max-idle-streams":        multiplexed,
 		"[cluster] pool-max-idle-time":           multiplexed,

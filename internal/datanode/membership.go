@@ -53,7 +53,11 @@ func (m *membership) Join(_ context.Context, r *rpc.JoinRequest) (*rpc.JoinRespo
 	if r.Identity != "" && r.Identity != m.node.Meta.Identity() {
 		return nil, status.Error(codes.FailedPrecondition, "another process answered at this address a moment ago")
 	}
-	if err := m.node.folder().join(r.ClusterId); err != nil {
+	join := m.node.folder().join
+	if r.Adopt {
+		join = m.node.folder().commitAdoption
+	}
+	if err := join(r.ClusterId); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
 	if err := m.node.Meta.Join(r.NodeId, r.ClusterId, r.MetaServers); err != nil {

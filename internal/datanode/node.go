@@ -145,11 +145,11 @@ func (n *Node) Open() (err error) {
 	if err := n.certs.open(n.cfg); err != nil {
 		return err
 	}
-	ln, err := n.certs.peers.Listen("tcp", n.cfg.BindAddress)
+	ln, err := net.Listen("tcp", n.cfg.BindAddress)
 	if err != nil {
 		return fmt.Errorf("listen on bind-address %s: %w", n.cfg.BindAddress, err)
 	}
-	n.listener = newSharedListener(ln)
+	n.listener = newSharedListener(ln, n.certs.peers)
 	n.onClose(func() error { n.listener.Close(); return nil })
 	n.tcpAddr = n.cfg.advertised(n.cfg.BindAddress, ln.Addr())
 	httpLn, err := net.Listen("tcp", n.cfg.HTTPD.BindAddress)
@@ -163,7 +163,8 @@ func (n *Node) Open() (err error) {
 	httpLn.Close()
 
 	n.Meta, err = client.Open(client.Deps{
-		Dir: n.cfg.Meta.Dir, Log: n.log, TLS: n.certs.meta, Secret: n.cfg.Meta.InternalSharedSecret, Late: n.seams.Late,
+		Dir: n.cfg.Meta.Dir, Log: n.log, TLS: n.certs.meta, Secret: n.cfg.Meta.InternalSharedSecret,
+		Hash: n.cfg.Meta.PasswordHash, Late: n.seams.Late,
 	})
 	if err != nil {
 		return fmt.Errorf("open the cached metadata: %w", err)
@@ -174,7 +175,7 @@ func (n *Node) Open() (err error) {
 		Index: n.Meta.Index,
 	}
 	n.onClose(n.pool.Close)
-	if err := n.folder().keep(); err != nil {
+	if err := n.openFolder(); err != nil {
 		return err
 	}
 	return n.takePlace()
@@ -185,8 +186,8 @@ func (n *Node) openParts() error {
 	n.life.Lock()
 	defer n.life.Unlock()
 	for _, open := range []func() error{
-		n.openStore, n.openCopies, n.openSubscriber, n.openOrder, n.openWrites, n.leaveCluster, n.startWrites,
-		n.openQueries, n.openEntropy, n.openServices,
+		n.openStore, n.openCopies, n.openSubscriber, n.openOrder, n.tellOfAdoption, n.openWrites, n.leaveCluster,
+		n.startWrites, n.openQueries, n.openEntropy, n.openServices, n.openBackups,
 	} {
 		if err := open(); err != nil {
 			return err

@@ -24,6 +24,7 @@ const (
 type place struct {
 	process uint64                 // names this process
 	refusal atomic.Pointer[string] // why this node serves nothing; nil while it serves
+	plain   atomic.Pointer[string] // why it waits to be adopted; nil when it does not
 	doubt   chan struct{}          // holds one signal: look again whether the place is still this node's
 	left    atomic.Bool            // the cluster was left, and the parts have not forgotten it yet
 	cancel  context.CancelFunc
@@ -44,7 +45,7 @@ func (n *Node) Refusal() string {
 // that takes long, it opens an idle server instead. From then on it follows who holds the place.
 func (n *Node) takePlace() error {
 	n.place.base = len(n.stop)
-	if n.Meta.NodeID() != 0 {
+	if n.Meta.NodeID() != 0 || n.plain() != "" {
 		n.place.idle = n.openIdleServer()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -80,7 +81,7 @@ func (n *Node) awaitConfirmation(ctx context.Context) (reason string, ok bool) {
 	defer cancel()
 	for {
 		verdict, why := n.confirm(ctx)
-		if verdict != whois.Unconfirmed {
+		if verdict != whois.Unconfirmed || n.plain() != "" {
 			return why, verdict == whois.Confirmed
 		}
 		reason = why
@@ -96,6 +97,9 @@ func (n *Node) awaitConfirmation(ctx context.Context) (reason string, ok bool) {
 // confirm asks the other members whether this process is the data node that its folders say.
 func (n *Node) confirm(ctx context.Context) (whois.Verdict, string) {
 	id := n.Meta.NodeID()
+	if why := n.plain(); why != "" {
+		return whois.Unconfirmed, why
+	}
 	if id == 0 {
 		return whois.Confirmed, ""
 	}

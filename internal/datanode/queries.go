@@ -10,6 +10,7 @@ import (
 
 	"concord/internal/budget"
 	"concord/internal/distquery"
+	"concord/internal/restrict"
 	"concord/internal/rpc"
 )
 
@@ -21,6 +22,7 @@ type queries struct {
 	requests budget.Requests  // of clients, that run now
 	vector   distquery.Vector // how aggregates are answered
 	sketches *distquery.Sketches
+	schema   *distquery.Schema
 }
 
 // openQueries makes the InfluxQL executor over the whole cluster.
@@ -49,6 +51,7 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	mapper, schema := distquery.NewShardMapper(n.Meta, n.Store, pool), distquery.NewSchema(n.Meta, n.Store, pool)
 	mapper.Whole, schema.Whole = n.whole(), n.whole()
 	mapper.Vector, schema.Sketches = n.queries.vector, n.queries.sketches
+	n.queries.schema = schema
 	n.queries.executor.StatementExecutor = &distquery.Executor{
 		Base: coordinator.StatementExecutor{
 			MetaClient:          n.Meta,
@@ -61,8 +64,8 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 			StrictErrorHandling: n.cfg.Data.StrictErrorHandling,
 		},
 		Mapper: mapper,
-		Store: func(r *distquery.Report, share *budget.Share) coordinator.TSDBStore {
-			return clusterStore{Store: n.Store, Schema: schema.For(r, share), delete: n.deletes}
+		Store: func(r *distquery.Report, share *budget.Share, user *restrict.User) coordinator.TSDBStore {
+			return clusterStore{Store: n.Store, Schema: schema.For(r, share, user), delete: n.deletes, user: user}
 		},
 		Strict:  c.IncompleteReads == failIncomplete,
 		State:   n.Meta.State,
@@ -80,6 +83,16 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 		n.queries.executor.WithLogger(n.log)
 	}
 	tm.Logger = distquery.QueryLog(n.log.With(zap.String("service", "query")), &n.queries.requests)
+}
+
+// database is that of a query that runs on this node.
+func (q *queries) database(id uint64) (database string, ok bool) {
+	for _, info := range q.executor.TaskManager.Queries() {
+		if info.ID == id {
+			return info.Database, true
+		}
+	}
+	return "", false
 }
 
 // requests returns a function that tells how many writes and queries of clients this node has served. A call of

@@ -8,12 +8,12 @@ import (
 
 	"github.com/influxdata/influxdb/monitor"
 	"github.com/influxdata/influxdb/services/httpd"
-	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/services/precreator"
 	"github.com/influxdata/influxdb/services/retention"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"concord/internal/cluster"
 	"concord/internal/continuous"
 	"concord/internal/copystate"
 	"concord/internal/distquery"
@@ -39,6 +39,7 @@ func (n *Node) registerServices(s grpc.ServiceRegistrar, copies *local.Local, co
 	queries.Whole, queries.Budget = n.whole(), n.queries.budget
 	queries.Vector, queries.Sketches = n.queries.vector, n.queries.sketches
 	rpc.RegisterQueryServer(s, queries)
+	s.RegisterService(&rpc.RestrictedQuery_ServiceDesc, queries)
 	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
 	transport.NewServer(copies, control).Register(s)
 	rpc.RegisterShardsServer(s, shards)
@@ -132,14 +133,20 @@ func (n *Node) openHTTP() error {
 		Own: n.overview, AskRaft: n.Meta.AskRaft, Auth: n.cfg.HTTPD.AuthEnabled, Query: s, Log: n.log,
 	})
 	s.Page = pages
-	h.MetaClient = httpMeta{n.Meta, pages}
-	h.QueryAuthorizer = emeta.NewQueryAuthorizer(n.Meta.Engine())
-	h.WriteAuthorizer = writeAuthorizer{n.Meta}
+	s.Deletes = httpd.NewHandler(n.cfg.http())
+	for handler, permission := range map[*httpd.Handler]cluster.Permissions{
+		h: cluster.WriteData, s.Deletes: cluster.DropData,
+	} {
+		handler.MetaClient = httpMeta{n.Meta, pages}
+		handler.QueryAuthorizer = fineAuthorizer{authorizer{n.Meta, n.queries.database}, n.Meta.State}
+		handler.WriteAuthorizer = writeAuthorizer{n.Meta, permission}
+		handler.Store = n.queries.store
+		handler.Version, handler.BuildType = n.version, "Concord"
+	}
 	h.QueryExecutor = n.queries.executor
 	h.Monitor = n.mon
-	h.PointsWriter = n.writer
-	h.Store = n.queries.store
-	h.Version, h.BuildType = n.version, "Concord"
+	h.PointsWriter = restrictedWriter{n.writer, n.Meta.State}
+	s.OneRequest = n.oneRequest(httpMeta{n.Meta, pages})
 	h.AddRoutes(routes.Routes(n.view)...)
 	h.AddRoutes(httpd.Route{
 		Name: "shard-status", Method: http.MethodGet, Pattern: "/shard-status", LoggingEnabled: true, HandlerFunc: n.serveShardStatus,

@@ -7,7 +7,6 @@ import (
 
 	emeta "github.com/influxdata/influxdb/services/meta"
 
-	"concord/internal/cluster"
 	"concord/internal/meta/wire"
 	"concord/internal/shardcopy"
 )
@@ -23,7 +22,7 @@ func (n *Node) serveShardStatus(w http.ResponseWriter, _ *http.Request, user eme
 		}
 	}
 	for _, db := range n.Meta.State().Data.Databases {
-		if !cluster.MayRead(user, db.Name) {
+		if !n.Meta.State().MaySee(user, db.Name) {
 			continue
 		}
 		d := wire.DatabaseStatus{Name: db.Name, Policies: []wire.PolicyStatus{}}

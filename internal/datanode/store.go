@@ -9,6 +9,7 @@ import (
 
 	"concord/internal/deletes"
 	"concord/internal/distquery"
+	"concord/internal/restrict"
 )
 
 // clusterStore is the engine's store as statements see it: deletes run on
@@ -18,11 +19,15 @@ type clusterStore struct {
 	*tsdb.Store
 	*distquery.Schema
 	delete *deletes.Service
+	user   *restrict.User // of the statement; nil for one without restrictions
 }
 
 func (s clusterStore) DeleteDatabase(name string) error { return s.delete.DeleteDatabase(name) }
 
 func (s clusterStore) DeleteMeasurement(db, name string) error {
+	if only, any := s.user.Writes(db).Condition(name); only != nil || !any {
+		return &restrict.Forbidden{Database: db, Series: name}
+	}
 	return s.delete.DeleteMeasurement(db, name)
 }
 
@@ -31,7 +36,7 @@ func (s clusterStore) DeleteRetentionPolicy(db, name string) error {
 }
 
 func (s clusterStore) DeleteSeries(db string, sources []influxql.Source, cond influxql.Expr) error {
-	return s.delete.DeleteSeries(db, sources, cond)
+	return deleteAllowed(s.Schema, s.delete, s.user, db, sources, cond)
 }
 
 func (s clusterStore) DeleteShard(id uint64) error { return s.delete.DeleteShard(id) }

@@ -48,6 +48,9 @@ func (c *deleteCounts) begin(db, id string, a announcer) bool {
 // giveUp ends the deletes that have taken longer than a delete may take. It reports whether another node announced one
 // of them.
 func (c *deleteCounts) giveUp(now time.Time) (announced bool) {
+	if !c.late(now) { // a lock for writing would hold up all that ask while a repair writes points
+		return false
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for db, began := range c.began {
@@ -62,6 +65,20 @@ func (c *deleteCounts) giveUp(now time.Time) (announced bool) {
 		}
 	}
 	return announced
+}
+
+// late reports whether a delete has taken longer than a delete may take.
+func (c *deleteCounts) late(now time.Time) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, began := range c.began {
+		for _, a := range began {
+			if now.Sub(a.at) > longestDelete {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // oldest returns when the oldest delete began that is under way.

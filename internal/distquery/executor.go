@@ -15,6 +15,7 @@ import (
 	"concord/internal/aggregate"
 	"concord/internal/budget"
 	"concord/internal/cluster"
+	"concord/internal/restrict"
 )
 
 // Between two attempts at a statement that stores its answer, and for how long it is tried.
@@ -29,8 +30,8 @@ const (
 type Executor struct {
 	Base   coordinator.StatementExecutor // without ShardMapper and TSDBStore
 	Mapper *ShardMapper
-	// Store answers schema questions and runs deletes. What it holds is taken from the share.
-	Store  func(*Report, *budget.Share) coordinator.TSDBStore
+	// Store answers schema questions and runs deletes, as far as the user may. What it holds is taken from the share.
+	Store  func(*Report, *budget.Share, *restrict.User) coordinator.TSDBStore
 	Strict bool // an incomplete answer is an error
 	State  func() *cluster.State
 	// Refresh makes the node's metadata as new as the leader's, for statements that decide by it what they change.
@@ -53,6 +54,7 @@ func (e *Executor) ExecuteStatement(ctx *query.ExecutionContext, stmt influxql.S
 		// Without a leader the change itself fails with an error that says so.
 		_ = e.Refresh()
 	}
+	defer e.limitList(ctx, stmt)()
 	return e.execute(ctx, stmt, e.Strict)
 }
 
@@ -108,6 +110,10 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 		return err
 	}
 	report := &Report{strict: strict, state: e.State}
+	user, err := restrict.From(ctx.Authorizer)
+	if err != nil {
+		return err
+	}
 	base := e.Base
 	mapper := e.Mapper.For(report)
 	mapper.share, mapper.holdsPoints = share, holdsPoints(stmt)
@@ -130,7 +136,13 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	defer end()
 	mapper.ending = ending
 	base.ShardMapper = mapper
-	base.TSDBStore = e.Store(report, share)
+	base.TSDBStore = e.Store(report, share, user)
+	if user != nil {
+		if err := mayCreate(user, stmt); err != nil {
+			return err
+		}
+		base.PointsWriter = intoWriter{base.PointsWriter, user}
+	}
 	out := ctx.Results
 	results, ended := make(chan *query.Result), make(chan struct{})
 	ctx.Results = results
@@ -138,6 +150,7 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 		defer close(ended)
 		for r := range results {
 			r.Messages = append(r.Messages, report.warning()...)
+			listedRows(ctx, stmt, r)
 			mapper.paths.add(r)
 			if answer.add(r) != nil {
 				continue // the statement ends
@@ -148,7 +161,7 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 			}
 		}
 	}()
-	err := base.ExecuteStatement(ctx, stmt)
+	err = base.ExecuteStatement(ctx, stmt)
 	close(results)
 	<-ended
 	ctx.Results = out

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc"
 
 	"concord/internal/cluster"
+	"concord/internal/restrict"
 	"concord/internal/rpc"
 )
 
@@ -53,6 +54,7 @@ type testCluster struct {
 	state *cluster.State
 	nodes []*testNode
 	plain *testNode
+	user  *restrict.User
 
 	Blocked map[string]bool // addresses that no node can call
 }
@@ -76,6 +78,8 @@ type testOptions struct {
 	idle            int                 // further nodes, which own nothing
 	serving         []grpc.ServerOption // of all nodes
 	delay           time.Duration       // of what is sent to a node
+	user            *restrict.User      // who asks the nodes; the plain one has what it may see alone
+	former          bool                // the nodes know no restrictions
 }
 
 func mustStore(t testing.TB, index string) *tsdb.Store {
@@ -97,7 +101,7 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 	if o.index == "" {
 		o.index = tsdb.TSI1IndexName
 	}
-	c := &testCluster{state: cluster.NewState(), Blocked: make(map[string]bool)}
+	c := &testCluster{user: o.user, state: cluster.NewState(), Blocked: make(map[string]bool)}
 	cfg := emeta.NewConfig()
 	cfg.Dir = t.TempDir()
 	c.meta = emeta.NewClient(cfg)
@@ -121,6 +125,9 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 		}
 		n.rpc = rpc.NewServer(o.serving...)
 		rpc.RegisterQueryServer(n.rpc, srv)
+		if !o.former {
+			n.rpc.RegisterService(&rpc.RestrictedQuery_ServiceDesc, srv)
+		}
 		done := make(chan struct{})
 		go func() { defer close(done); n.rpc.Serve(ln) }()
 		t.Cleanup(func() { n.rpc.Stop(); <-done })
@@ -132,7 +139,7 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 		if o.silence > 0 {
 			mapper.Silence = o.silence
 		}
-		n.exec = c.executor(t, schemaStore{n.store, NewSchema(v, n.store, pool)}, mapper, o.limits)
+		n.exec = c.executor(t, schemaStore{n.store, NewSchema(v, n.store, pool).For(nil, nil, o.user)}, mapper, o.limits)
 		c.nodes = append(c.nodes, n)
 	}
 	c.plain = &testNode{store: mustStore(t, o.index)}
@@ -259,6 +266,9 @@ func (c *testCluster) write(t testing.TB, lines string) {
 			k := to{c.nodes[o.NodeID-1].store, sh.ID}
 			parts[k] = append(parts[k], p)
 		}
+		if !c.user.Reads(db).Allows(p.Name(), p.Tags()) {
+			continue
+		}
 		k := to{c.plain.store, g.Shards[0].ID}
 		parts[k] = append(parts[k], p)
 	}
@@ -310,7 +320,11 @@ func (c *testCluster) compare(t *testing.T, statements ...string) {
 	for _, q := range statements {
 		want := c.plain.run(t, q, query.ExecutionOptions{})
 		for _, n := range c.nodes {
-			if got := n.run(t, q, query.ExecutionOptions{}); got != want {
+			opt := query.ExecutionOptions{}
+			if c.user != nil {
+				opt.Authorizer = c.user
+			}
+			if got := n.run(t, q, opt); got != want {
 				t.Errorf("%s\nnode %d answers\n%swant\n%s", q, n.id, got, want)
 				break
 			}

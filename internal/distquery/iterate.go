@@ -30,6 +30,7 @@ func (m *mapping) CreateIterator(
 		return nil, nil
 	}
 	opt = m.clip(opt)
+	opt.Authorizer = src.others.allowed.Authorizer()
 	ctx = budget.With(m.e.context(ctx), m.e.share)
 	r := &reading{
 		e: m.e, ahead: m.ahead, ctx: ctx, src: src, mm: mm,
@@ -344,6 +345,14 @@ func openPart(
 	ctx context.Context, v Vector, part tsdb.Shards, mm *influxql.Measurement, opts calls,
 ) ([]query.Iterator, error) {
 	list := make([]query.Iterator, len(opts.list))
+	if a := opts.list[0].Authorizer; !query.AuthorizerIsOpen(a) && len(part) == 1 && mm.SystemIterator == "" {
+		// To this user a measurement without an allowed series does not exist.
+		if o, err := newOneShard(part[0], a); err != nil {
+			return nil, err
+		} else if exists, err := o.exists(ctx, []byte(mm.Name)); err != nil || !exists {
+			return list, err
+		}
+	}
 	if len(part) == 1 && v.covers(mm, opts) {
 		var exprs []influxql.Expr
 		for _, opt := range opts.list {
@@ -377,8 +386,11 @@ func openPart(
 func openOne(
 	ctx context.Context, v Vector, part tsdb.Shards, mm *influxql.Measurement, opt query.IteratorOptions, keep aggregate.Keep,
 ) (query.Iterator, error) {
-	if mm.SystemIterator == "_series" {
+	switch {
+	case mm.SystemIterator == "_series":
 		return openSeriesList(ctx, part, opt)
+	case mm.SystemIterator == "_fieldKeys" && !query.AuthorizerIsOpen(opt.Authorizer):
+		return openFieldKeys(ctx, part, opt)
 	}
 	if v.On && len(part) == 1 {
 		switch {

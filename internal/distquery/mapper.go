@@ -5,7 +5,6 @@ package distquery
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -19,6 +18,7 @@ import (
 	"concord/internal/aggregate"
 	"concord/internal/budget"
 	"concord/internal/cluster"
+	"concord/internal/restrict"
 	"concord/internal/rpc"
 )
 
@@ -30,9 +30,6 @@ type Metadata interface {
 	RetentionPolicy(database, policy string) (*emeta.RetentionPolicyInfo, error)
 	ShardGroupsByTimeRange(database, policy string, min, max time.Time) ([]emeta.ShardGroupInfo, error)
 }
-
-// errAuthorizer is returned for grants finer than those of InfluxDB 1.x open source.
-var errAuthorizer = errors.New("authorization by series is not supported across data nodes")
 
 // ShardMapper is the engine's query.ShardMapper over the whole cluster.
 type ShardMapper struct {
@@ -91,11 +88,12 @@ func (e *ShardMapper) newOwned() *owned { return newOwned(e.meta, e.pool, e.Whol
 
 // MapShards maps sources to local shards and to owners of all others.
 func (e *ShardMapper) MapShards(sources influxql.Sources, t influxql.TimeRange, opt query.SelectOptions) (query.ShardGroup, error) {
-	if !query.AuthorizerIsOpen(opt.Authorizer) {
-		return nil, errAuthorizer
+	user, err := restrict.From(opt.Authorizer)
+	if err != nil {
+		return nil, err
 	}
 	m := &mapping{
-		e: e, sources: make(map[coordinator.Source]*source),
+		e: e, user: user, sources: make(map[coordinator.Source]*source),
 		min: time.Unix(0, t.MinTimeNano()), max: time.Unix(0, t.MaxTimeNano()), ahead: &ahead{},
 	}
 	m.schemas = schemas{
@@ -118,7 +116,9 @@ func (e *ShardMapper) mapShards(m *mapping, sources influxql.Sources) error {
 				if err != nil {
 					return err
 				}
-				m.sources[key] = newSource(e.newOwned(), e.store, groups)
+				others := e.newOwned()
+				others.allowed = m.user.Reads(s.Database)
+				m.sources[key] = newSource(others, e.store, groups)
 			}
 			// MapType cannot fail, and a field of unknown type is left out of the answer without a word.
 			if src := m.source(s); src != nil && s.SystemIterator == "" {
@@ -214,6 +214,7 @@ func (s *source) shards() []uint64 {
 // mapping is a query.ShardGroup: the shards of one statement.
 type mapping struct {
 	e        *ShardMapper
+	user     *restrict.User // nil for one without restrictions
 	sources  map[coordinator.Source]*source
 	min, max time.Time // the statement's time range
 	schemas  schemas
@@ -236,13 +237,14 @@ func (m *mapping) IteratorCost(mm *influxql.Measurement, opt query.IteratorOptio
 		return query.IteratorCost{}, nil
 	}
 	opt = m.clip(opt)
+	opt.Authorizer = src.others.allowed.Authorizer()
 	m.e.paths.note(m.e.Vector, mm, opt, keepFor(m.e.keeps, opt))
 	req, err := encodeOptions(mm, opt)
 	if err != nil {
 		return query.IteratorCost{}, err
 	}
 	local, remote := src.split(src.shards())
-	cost, err := localShards(m.e.store, local, mm).IteratorCost(mm, opt)
+	cost, err := costOf(m.e.context(context.Background()), m.e.store, local, mm, opt, src.others.allowed)
 	if err != nil {
 		return cost, err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"concord/internal/budget"
 	"concord/internal/cluster"
+	"concord/internal/restrict"
 	"concord/internal/rpc"
 )
 
@@ -42,8 +43,8 @@ func (c *testCluster) executing(
 	n.exec.StatementExecutor = &Executor{
 		Base:   coordinator.StatementExecutor{MetaClient: c.meta, TaskManager: n.exec.TaskManager, PointsWriter: nowhere{}},
 		Mapper: n.mapper,
-		Store: func(r *Report, s *budget.Share) coordinator.TSDBStore {
-			return schemaStore{n.store, schema.For(r, s)}
+		Store: func(r *Report, s *budget.Share, u *restrict.User) coordinator.TSDBStore {
+			return schemaStore{n.store, schema.For(r, s, u)}
 		},
 		State: func() *cluster.State { return c.state }, Log: zap.NewNop(),
 		Budget: b, Requests: requests,

@@ -16,6 +16,7 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/copystate"
+	"concord/internal/restrict"
 	"concord/internal/rpc"
 )
 
@@ -77,7 +78,9 @@ type owned struct {
 	pool   *rpc.Pool
 	whole  Whole
 	report *Report
-	owners map[uint64][]uint64 // shard: nodes
+	// allowed is what the user of the statement may read; nil for everything. Other nodes get it with each question.
+	allowed *restrict.Filter
+	owners  map[uint64][]uint64 // shard: nodes
 
 	mu    sync.Mutex
 	down  map[uint64]error           // nodes that failed
@@ -282,6 +285,10 @@ func (o *owned) ask(ctx context.Context, to target, ids []uint64, ask question) 
 	if err != nil {
 		return passed{}, err
 	}
+	client, err := rpc.NewFilteredQueryClient(conn, o.allowed)
+	if err != nil {
+		return passed{}, err
+	}
 	var late []*rpc.Unfit
 	if !to.incomplete {
 		for _, id := range o.settle(ctx, to.node, ids) {
@@ -294,7 +301,7 @@ func (o *owned) ask(ctx context.Context, to target, ids []uint64, ask question) 
 	var not passed
 	if len(ids) > 0 {
 		not, err = ask(ctx, peer{
-			QueryClient: rpc.NewQueryClient(conn), id: to.node, addr: n.TCPAddr, incomplete: to.incomplete,
+			QueryClient: client, id: to.node, addr: n.TCPAddr, incomplete: to.incomplete,
 		}, ids)
 	}
 	not.unfit = append(not.unfit, late...)

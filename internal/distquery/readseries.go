@@ -16,6 +16,7 @@ import (
 	"github.com/influxdata/influxql"
 
 	"concord/internal/budget"
+	"concord/internal/restrict"
 )
 
 // storageNames are the names of the storage API as the index knows them.
@@ -180,7 +181,7 @@ func (r *seriesRead) measurement(
 	if len(fields) == 0 {
 		return nil
 	}
-	keys, err := r.series(budget.Of(ctx), index, name)
+	keys, err := r.series(ctx, index, name)
 	if err != nil {
 		return err
 	}
@@ -201,9 +202,18 @@ func (r *seriesRead) measurement(
 	return nil
 }
 
-// series are copies of the keys of a measurement's selected series, in the
+// allows reports whether the user may see a series.
+func allows(allowed *restrict.Filter, key []byte) bool {
+	if allowed == nil {
+		return true
+	}
+	return allowed.Allows(tsdb.ParseSeriesKey(key))
+}
+
+// series are copies of the keys of a measurement's selected series that the user may see, in the
 // engine's order: keys of the series file are not valid after its end.
-func (r *seriesRead) series(share *budget.Share, index tsdb.IndexSet, name []byte) (keys [][]byte, err error) {
+func (r *seriesRead) series(ctx context.Context, index tsdb.IndexSet, name []byte) (keys [][]byte, err error) {
+	share, allowed := budget.Of(ctx), restrict.Of(ctx)
 	itr, err := index.MeasurementSeriesByExprIterator(name, r.indexed)
 	if err != nil || itr == nil {
 		return nil, err
@@ -218,7 +228,7 @@ func (r *seriesRead) series(share *budget.Share, index tsdb.IndexSet, name []byt
 		if e.SeriesID == 0 {
 			break
 		}
-		if key := index.SeriesFile.SeriesKey(e.SeriesID); len(key) > 0 {
+		if key := index.SeriesFile.SeriesKey(e.SeriesID); len(key) > 0 && allows(allowed, key) {
 			keys = append(keys, slices.Clone(key))
 			if err := share.Grow(costOfName + int64(len(key))); err != nil {
 				return nil, overBudget(err)

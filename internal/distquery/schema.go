@@ -21,6 +21,7 @@ import (
 
 	"concord/internal/budget"
 	"concord/internal/cluster"
+	"concord/internal/restrict"
 	"concord/internal/rpc"
 )
 
@@ -31,8 +32,9 @@ type Schema struct {
 	// Sketches estimate the number of series.
 	Sketches *Sketches
 
-	report *Report       // of the statement; nil for none
-	share  *budget.Share // of this node's memory
+	report *Report        // of the statement; nil for none
+	share  *budget.Share  // of this node's memory
+	user   *restrict.User // nil for one without restrictions
 	meta   Metadata
 	store  *tsdb.Store
 	pool   *rpc.Pool
@@ -43,12 +45,26 @@ func NewSchema(meta Metadata, store *tsdb.Store, pool *rpc.Pool) *Schema {
 	return &Schema{Sketches: &Sketches{}, meta: meta, store: store, pool: pool}
 }
 
-// For returns the schema for one statement, which notes in the report what it could not read whole, and takes its
-// memory from the share.
-func (s *Schema) For(report *Report, share *budget.Share) *Schema {
+// For returns the schema for one statement of a user, which notes in the report what it could not read whole, and takes
+// its memory from the share.
+func (s *Schema) For(report *Report, share *budget.Share, user *restrict.User) *Schema {
 	one := *s
-	one.report, one.share = report, share
+	one.report, one.share, one.user = report, share, user
 	return &one
+}
+
+// allowed is what the user of the statement may read of the database of shards. The engine gives the same rules with
+// most questions.
+func (s *Schema) allowed(auth query.FineAuthorizer, ids []uint64) (*restrict.Filter, error) {
+	user, err := restrict.From(auth)
+	if err != nil {
+		return nil, err
+	}
+	if user = cmp.Or(user, s.user); user == nil || len(ids) == 0 {
+		return nil, nil
+	}
+	sh, _ := s.meta.State().Shard(ids[0])
+	return user.Reads(sh.Database), nil
 }
 
 // shardsOf lists the shards of a database, or of one policy when rp is not empty.
@@ -85,12 +101,15 @@ func (s *Schema) indexed(ids []uint64) []uint64 {
 }
 
 // each asks the local store for the shards that this node has, and owners for the others.
-func (s *Schema) each(ctx context.Context, ids []uint64, local func([]uint64) error, remote question) error {
+func (s *Schema) each(
+	ctx context.Context, ids []uint64, allowed *restrict.Filter, local func([]uint64) error, remote question,
+) error {
 	want := make(map[uint64]bool, len(ids))
 	for _, id := range ids {
 		want[id] = true
 	}
 	o := newOwned(s.meta, s.pool, s.Whole, s.report)
+	o.allowed = allowed
 	var shards []emeta.ShardInfo
 	for _, sh := range o.state.Shards() {
 		if want[sh.ID] {
@@ -127,8 +146,10 @@ func (s *Schema) grow(n int64) error {
 func (s *Schema) MeasurementNames(
 	ctx context.Context, auth query.FineAuthorizer, db, rp string, cond influxql.Expr,
 ) ([][]byte, error) {
-	if !query.AuthorizerIsOpen(auth) {
-		return nil, errAuthorizer
+	shards := s.shardsOf(db, rp)
+	allowed, err := s.allowed(auth, shards)
+	if err != nil {
+		return nil, err
 	}
 	if index := s.store.EngineOptions.IndexVersion; rp != "" && index != tsdb.TSI1IndexName {
 		return nil, fmt.Errorf("retention policy filter for measurements not supported for index %s", index)
@@ -139,9 +160,9 @@ func (s *Schema) MeasurementNames(
 	}
 	var mu sync.Mutex
 	answers := make([][][]byte, len(plan.questions))
-	err = s.each(ctx, s.shardsOf(db, rp), func(mine []uint64) error {
+	err = s.each(ctx, shards, allowed, func(mine []uint64) error {
 		for i, q := range plan.questions {
-			names, err := measurementNames(budget.With(ctx, s.share), s.store, mine, q)
+			names, err := measurementNames(budget.With(ctx, s.share), s.store, allowed, mine, q)
 			if err != nil {
 				return err
 			}
@@ -176,13 +197,14 @@ func (s *Schema) MeasurementNames(
 func (s *Schema) TagKeys(
 	ctx context.Context, auth query.FineAuthorizer, ids []uint64, cond influxql.Expr,
 ) ([]tsdb.TagKeys, error) {
-	if !query.AuthorizerIsOpen(auth) {
-		return nil, errAuthorizer
+	allowed, err := s.allowed(auth, ids)
+	if err != nil {
+		return nil, err
 	}
 	var mu sync.Mutex
 	all := make(map[string][]string)
-	err := s.each(ctx, s.indexed(ids), func(mine []uint64) error {
-		list, err := s.store.TagKeys(ctx, auth, mine, cond)
+	err = s.each(ctx, s.indexed(ids), allowed, func(mine []uint64) error {
+		list, err := tagKeys(ctx, s.store, allowed, mine, cond)
 		for _, m := range list {
 			all[m.Measurement] = append(all[m.Measurement], m.Keys...)
 		}
@@ -223,13 +245,14 @@ func (s *Schema) TagKeys(
 func (s *Schema) TagValues(
 	ctx context.Context, auth query.FineAuthorizer, ids []uint64, cond influxql.Expr,
 ) ([]tsdb.TagValues, error) {
-	if !query.AuthorizerIsOpen(auth) {
-		return nil, errAuthorizer
+	allowed, err := s.allowed(auth, ids)
+	if err != nil {
+		return nil, err
 	}
 	var mu sync.Mutex
 	all := make(map[string][]tsdb.KeyValue)
-	err := s.each(ctx, s.indexed(ids), func(mine []uint64) error {
-		list, err := s.store.TagValues(ctx, auth, mine, cond)
+	err = s.each(ctx, s.indexed(ids), allowed, func(mine []uint64) error {
+		list, err := tagValues(ctx, s.store, allowed, mine, cond)
 		for _, m := range list {
 			if err := s.grow(valuesSize(m.Values)); err != nil {
 				return err
@@ -282,13 +305,17 @@ func (s *Schema) TagValues(
 // SeriesCardinality is how many series a database has. It is exact when they are few, or when one node has all shards
 // that have series. Else it is an estimate: see Sketches.
 func (s *Schema) SeriesCardinality(ctx context.Context, db string) (int64, error) {
+	shards := s.shardsOf(db, "")
+	if allowed, err := s.allowed(nil, shards); allowed != nil || err != nil {
+		return s.allowedCardinality(ctx, shards, allowed)
+	}
 	n, alone, err := s.seriesOfOne(ctx, db)
 	if alone || err != nil {
 		return n, err
 	}
 	var mu sync.Mutex
 	var all tally
-	err = s.each(ctx, s.shardsOf(db, ""), func(mine []uint64) error {
+	err = s.each(ctx, shards, nil, func(mine []uint64) error {
 		_, hashes, counts, err := s.Sketches.of(budget.With(ctx, s.share), s.store, mine)
 		if err != nil {
 			return err
@@ -309,11 +336,33 @@ func (s *Schema) SeriesCardinality(ctx context.Context, db string) (int64, error
 	return all.n(), nil
 }
 
+// allowedCardinality counts the series that a user may see. No sketch has them alone, so that all are looked at.
+func (s *Schema) allowedCardinality(ctx context.Context, shards []uint64, allowed *restrict.Filter) (int64, error) {
+	var mu sync.Mutex
+	var all tally
+	err := s.each(ctx, shards, allowed, func(mine []uint64) error {
+		hashes, err := seriesHashes(budget.With(ctx, s.share), s.store, allowed, mine)
+		if err != nil {
+			return err
+		}
+		return all.add(hashes, nil)
+	}, func(ctx context.Context, p peer, ids []uint64) (passed, error) {
+		hashes, counts, not, err := hashesFrom(ctx, p, &rpc.SchemaRequest{ShardIds: ids, Incomplete: p.incomplete})
+		if err != nil {
+			return passed{}, err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		return not, all.add(hashes, counts)
+	})
+	return all.n(), err
+}
+
 // seriesOfOne counts the series without looking at them, which works when one node has all of them; alone says so.
 func (s *Schema) seriesOfOne(ctx context.Context, db string) (n int64, alone bool, err error) {
 	var mu sync.Mutex
 	nodes := 0 // that have series
-	err = s.each(ctx, s.shardsOf(db, ""), func(mine []uint64) error {
+	err = s.each(ctx, s.shardsOf(db, ""), nil, func(mine []uint64) error {
 		series, _, err := seriesOf(s.store, mine)
 		if err == nil && series.Cardinality() > 0 {
 			n, nodes = int64(series.Cardinality()), 1
@@ -350,6 +399,13 @@ func sketchOf(ctx context.Context, p peer, ids []uint64) (hashes []uint64, count
 	if status.Code(err) != codes.Unimplemented {
 		return nil, nil, not, err
 	}
+	return hashesFrom(ctx, p, req)
+}
+
+// hashesFrom asks another node for the hashes of all series. Of many it makes a sketch.
+func hashesFrom(
+	ctx context.Context, p peer, req *rpc.SchemaRequest,
+) (hashes []uint64, counts *hll.Plus, not passed, err error) {
 	chunks, err := p.SeriesHashes(ctx, req)
 	if err != nil {
 		return nil, nil, not, err

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"concord/internal/budget"
+	"concord/internal/restrict"
 	"concord/internal/rpc"
 )
 
@@ -109,14 +110,15 @@ func (l *schemas) ask(mm *influxql.Measurement, src *source, s *schema) error {
 		return err
 	}
 	local, remote := src.split(src.shards())
-	if err := l.addLocal(mm, local, false, s); err != nil {
+	allowed := src.others.allowed
+	if err := l.addLocal(mm, local, false, s, allowed); err != nil {
 		return err
 	}
 	onlyTags := make(map[uint64]bool)
 	if l.e.store.EngineOptions.IndexVersion == tsdb.InmemIndexName {
 		rest := newDatabase(src.others, l.e.store, mm.Database, src.shards())
 		mine, theirs := rest.split(rest.shards())
-		if err := l.addLocal(mm, tagShards(l.e.store, mine), true, s); err != nil {
+		if err := l.addLocal(mm, tagShards(l.e.store, mine), true, s, allowed); err != nil {
 			return err
 		}
 		for _, id := range theirs {
@@ -150,8 +152,10 @@ func (l *schemas) ask(mm *influxql.Measurement, src *source, s *schema) error {
 }
 
 // addLocal adds to s what shards of this node know of a measurement.
-func (l *schemas) addLocal(mm *influxql.Measurement, ids []uint64, tagsOnly bool, s *schema) error {
-	fields, dims, err := localShards(l.e.store, ids, mm).FieldDimensions(mm)
+func (l *schemas) addLocal(
+	mm *influxql.Measurement, ids []uint64, tagsOnly bool, s *schema, allowed *restrict.Filter,
+) error {
+	fields, dims, err := dimensionsOf(budget.With(l.e.context(context.Background()), l.e.share), l.e.store, ids, mm, allowed)
 	if err != nil {
 		return err
 	}

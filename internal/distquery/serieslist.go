@@ -109,6 +109,11 @@ func (l *seriesList) read(name []byte) error {
 		if len(key) == 0 {
 			continue
 		}
+		if a := l.opt.Authorizer; a != nil {
+			if name, tags := tsdb.ParseSeriesKey(key); !a.AuthorizeSeriesRead(l.set.Database(), name, tags) {
+				continue
+			}
+		}
 		// A key of the file is valid until it is let go.
 		l.keys = append(l.keys, slices.Clone(key))
 		cost := costOfName + int64(len(key))

@@ -28,6 +28,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"concord/internal/budget"
+	"concord/internal/restrict"
 	"concord/internal/rpc"
 )
 
@@ -69,7 +70,7 @@ func NewSeriesReader(meta Metadata, store *tsdb.Store, pool *rpc.Pool) *SeriesRe
 func (s *SeriesReader) Requests() int64 { return s.n.Load() }
 
 // ReadFilter returns the selected series that have points in the range, whose
-// end is exclusive, in the engine's order. The result is nil when no shard is
+// end is exclusive, in the engine's order, of those that the filter in the context allows (package restrict). The result is nil when no shard is
 // in the range.
 func (s *SeriesReader) ReadFilter(ctx context.Context, req *datatypes.ReadFilterRequest) (reads.ResultSet, error) {
 	s.n.Add(1)
@@ -114,6 +115,7 @@ func (s *SeriesReader) ReadFilter(ctx context.Context, req *datatypes.ReadFilter
 	}
 	// The answer has no place for a warning: one that would be incomplete is an error.
 	others := newOwned(s.meta, s.pool, s.Whole, &Report{strict: true, state: s.meta.State})
+	others.allowed = restrict.Of(ctx)
 	series, err := g.run(ctx, newSource(others, s.store, groups))
 	if err != nil {
 		if ctx.Err() != nil {

@@ -21,6 +21,7 @@ import (
 	"concord/internal/aggregate"
 	"concord/internal/budget"
 	"concord/internal/copystate"
+	"concord/internal/restrict"
 	"concord/internal/rpc"
 )
 
@@ -155,7 +156,7 @@ func (s *Server) iterate(ctx context.Context, r *rpc.IteratorRequest, to *sender
 	if err := budget.Of(ctx).Grow(costOfStream); err != nil {
 		return overBudget(err)
 	}
-	opt.InterruptCh = ctx.Done()
+	opt.InterruptCh, opt.Authorizer = ctx.Done(), restrict.Of(ctx).Authorizer()
 	opts, err := callsOf(opt, r)
 	if err != nil {
 		return err
@@ -396,7 +397,9 @@ func (s *Server) IteratorCost(ctx context.Context, r *rpc.IteratorRequest) (_ *r
 		return nil, err
 	}
 	ids, not := s.readable(ctx, r.ShardIds, r.Incomplete)
-	c, err := localShards(s.store, ids, mm).IteratorCost(mm, opt)
+	allowed := restrict.Of(ctx)
+	opt.Authorizer = allowed.Authorizer()
+	c, err := costOf(ctx, s.store, ids, mm, opt, allowed)
 	if err != nil {
 		return nil, failure(err)
 	}
@@ -413,7 +416,7 @@ func (s *Server) TagSets(r *rpc.IteratorRequest, out rpc.Query_TagSetsServer) (e
 	if err != nil {
 		return err
 	}
-	opt.InterruptCh = out.Context().Done()
+	opt.InterruptCh, opt.Authorizer = out.Context().Done(), restrict.Of(out.Context()).Authorizer()
 	ids, not := s.readable(out.Context(), r.ShardIds, r.Incomplete)
 	sets, missing, err := shardTagSets(s.store, ids, mm, opt)
 	if err != nil {
@@ -442,15 +445,15 @@ func (s *Server) FieldDimensions(ctx context.Context, r *rpc.FieldDimensionsRequ
 	if r.TagsOnly {
 		ids = tagShards(s.store, ids)
 	}
-	fields, dims, err := localShards(s.store, ids, mm).FieldDimensions(mm)
+	ctx, end := s.begin(ctx)
+	defer end(&err)
+	fields, dims, err := dimensionsOf(ctx, s.store, ids, mm, restrict.Of(ctx))
 	if err != nil {
 		return nil, failure(err)
 	}
 	if r.TagsOnly {
 		fields = nil
 	}
-	ctx, end := s.begin(ctx)
-	defer end(&err)
 	if err := budget.Of(ctx).Grow(costOfField * int64(len(fields)+len(dims))); err != nil {
 		return nil, overBudget(err)
 	}

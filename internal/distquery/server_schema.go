@@ -2,9 +2,9 @@ package distquery
 
 import (
 	"context"
+	"regexp"
 	"slices"
 
-	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 	"github.com/zeebo/xxh3"
@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/budget"
+	"concord/internal/restrict"
 	"concord/internal/rpc"
 )
 
@@ -36,14 +37,14 @@ func (s *Server) MeasurementNames(
 	resp := &rpc.MeasurementNamesResponse{Missing: not.missing, Unfit: not.unfit}
 	ctx, end := s.begin(ctx)
 	defer end(&err)
-	if resp.Names, err = measurementNames(ctx, s.store, ids, cond); err != nil {
+	if resp.Names, err = measurementNames(ctx, s.store, restrict.Of(ctx), ids, cond); err != nil {
 		return nil, failure(err)
 	}
 	for _, text := range r.More {
 		if cond, err = condition(text); err != nil {
 			return nil, err
 		}
-		names, err := measurementNames(ctx, s.store, ids, cond)
+		names, err := measurementNames(ctx, s.store, restrict.Of(ctx), ids, cond)
 		if err != nil {
 			return nil, failure(err)
 		}
@@ -63,7 +64,7 @@ func (s *Server) TagKeys(ctx context.Context, r *rpc.SchemaRequest) (_ *rpc.TagK
 	resp := &rpc.TagKeysResponse{Missing: not.missing, Unfit: not.unfit}
 	ctx, end := s.begin(ctx)
 	defer end(&err)
-	list, err := s.store.TagKeys(ctx, query.OpenAuthorizer, ids, cond)
+	list, err := tagKeys(ctx, s.store, restrict.Of(ctx), ids, cond)
 	if err == nil {
 		err = budget.Of(ctx).Grow(keysSize(list))
 	}
@@ -93,7 +94,7 @@ func (s *Server) TagValues(r *rpc.SchemaRequest, out rpc.Query_TagValuesServer) 
 	}
 	ctx, end := s.begin(out.Context())
 	defer end(&err)
-	list, err := s.store.TagValues(ctx, query.OpenAuthorizer, ids, cond)
+	list, err := tagValues(ctx, s.store, restrict.Of(ctx), ids, cond)
 	if err != nil {
 		return failure(err)
 	}
@@ -116,9 +117,13 @@ func (s *Server) TagValues(r *rpc.SchemaRequest, out rpc.Query_TagValuesServer) 
 	return nil
 }
 
-// SeriesSketch tells how many series shards have, and, unless the count alone is asked for, which ones, about.
+// SeriesSketch tells how many series shards have, and, unless the count alone is asked for, which ones, about. Nobody
+// asks it for a user with restrictions.
 func (s *Server) SeriesSketch(ctx context.Context, r *rpc.SchemaRequest) (_ *rpc.SeriesSketchResponse, err error) {
 	defer s.guard(&err)
+	if restrict.Of(ctx) != nil {
+		return nil, status.Error(codes.InvalidArgument, "there is no sketch of some series")
+	}
 	ids, not := s.readable(ctx, r.ShardIds, r.Incomplete)
 	resp := &rpc.SeriesSketchResponse{Missing: not.missing, Unfit: not.unfit}
 	if r.Count {
@@ -151,7 +156,7 @@ func (s *Server) SeriesHashes(r *rpc.SchemaRequest, out rpc.Query_SeriesHashesSe
 	}
 	ctx, end := s.begin(out.Context())
 	defer end(&err)
-	hashes, err := seriesHashes(ctx, s.store, ids)
+	hashes, err := seriesHashes(ctx, s.store, restrict.Of(ctx), ids)
 	if err != nil {
 		return failure(err)
 	}
@@ -164,7 +169,9 @@ func (s *Server) SeriesHashes(r *rpc.SchemaRequest, out rpc.Query_SeriesHashesSe
 }
 
 // measurementNames lists the measurements of shards on this node, sorted.
-func measurementNames(ctx context.Context, store *tsdb.Store, ids []uint64, cond influxql.Expr) ([][]byte, error) {
+func measurementNames(
+	ctx context.Context, store *tsdb.Store, allowed *restrict.Filter, ids []uint64, cond influxql.Expr,
+) ([][]byte, error) {
 	var is tsdb.IndexSet
 	for _, sh := range store.Shards(ids) {
 		index, err := sh.Index()
@@ -179,11 +186,55 @@ func measurementNames(ctx context.Context, store *tsdb.Store, ids []uint64, cond
 	if len(is.Indexes) == 0 {
 		return nil, nil
 	}
-	names, err := is.DedupeInmemIndexes().MeasurementNamesByExpr(query.OpenAuthorizer, cond)
+	if allowed != nil {
+		cond = influxql.RewriteExpr(influxql.CloneExpr(cond), hasAllowedTag)
+	}
+	names, err := is.DedupeInmemIndexes().MeasurementNamesByExpr(allowed.Authorizer(), cond)
 	if err != nil {
 		return nil, err
 	}
 	return names, budget.Of(ctx).Grow(namesSize(names))
+}
+
+var anyValue = regexp.MustCompile(`(?s).+`)
+
+// hasAllowedTag asks for a value where a question is whether a measurement has a tag: the engine looks then whether an
+// allowed series has both, and else whether the measurement has an allowed series and any series the tag.
+func hasAllowedTag(e influxql.Expr) influxql.Expr {
+	b, ok := e.(*influxql.BinaryExpr)
+	if !ok || b.Op != influxql.NEQ {
+		return e
+	}
+	if v, ok := b.RHS.(*influxql.StringLiteral); !ok || v.Val != "" {
+		return e
+	}
+	if tag, ok := b.LHS.(*influxql.VarRef); !ok || tag.Val == "_name" {
+		return e
+	}
+	return &influxql.BinaryExpr{Op: influxql.EQREGEX, LHS: b.LHS, RHS: &influxql.RegexLiteral{Val: anyValue}}
+}
+
+// tagKeys lists the tag keys of shards on this node that the user may see. The engine also names measurements without
+// any.
+func tagKeys(
+	ctx context.Context, store *tsdb.Store, allowed *restrict.Filter, ids []uint64, cond influxql.Expr,
+) ([]tsdb.TagKeys, error) {
+	list, err := store.TagKeys(ctx, allowed.Authorizer(), ids, cond)
+	if allowed != nil {
+		list = slices.DeleteFunc(list, func(m tsdb.TagKeys) bool { return len(m.Keys) == 0 })
+	}
+	return list, err
+}
+
+// tagValues lists the tag values of shards on this node that the user may see.
+func tagValues(
+	ctx context.Context, store *tsdb.Store, allowed *restrict.Filter, ids []uint64, cond influxql.Expr,
+) ([]tsdb.TagValues, error) {
+	list, err := store.TagValues(ctx, allowed.Authorizer(), ids, cond)
+	if allowed != nil {
+		list = slices.DeleteFunc(list, func(m tsdb.TagValues) bool { return len(m.Values) == 0 })
+	}
+	return list, err
 }
 
 // The sizes of what the index returns: it knows them no earlier, and has most of it in memory anyway.
@@ -211,13 +262,15 @@ func valuesSize(values []tsdb.KeyValue) (n int64) {
 	return n
 }
 
-// seriesHashes hashes the keys of all live series of shards on this node, sorted, each once.
-func seriesHashes(ctx context.Context, store *tsdb.Store, ids []uint64) ([]uint64, error) {
+// seriesHashes hashes the keys of the live series of shards on this node that the user may see, sorted, each once.
+func seriesHashes(
+	ctx context.Context, store *tsdb.Store, allowed *restrict.Filter, ids []uint64,
+) ([]uint64, error) {
 	all, file, err := seriesOf(store, ids)
 	if err != nil || file == nil {
 		return nil, err
 	}
-	return hashesOf(ctx, file, all)
+	return hashesOf(ctx, file, allowedSeries(file, all, allowed))
 }
 
 // hashesOf hashes the keys of series, sorted, each once.

@@ -12,6 +12,7 @@ import (
 
 	"concord/internal/aggregate"
 	"concord/internal/budget"
+	"concord/internal/restrict"
 	"concord/internal/rpc"
 	"concord/internal/statement"
 )
@@ -51,7 +52,7 @@ func (s *Server) schema(ctx context.Context, r *rpc.SelectRequest) (*rpc.FieldDi
 		if part.tagsOnly {
 			ids = tagShards(s.store, ids)
 		}
-		fields, dims, err := localShards(s.store, ids, mm).FieldDimensions(mm)
+		fields, dims, err := dimensionsOf(ctx, s.store, ids, mm, restrict.Of(ctx))
 		if err != nil {
 			return nil, nil, failure(err)
 		}

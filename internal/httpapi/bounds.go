@@ -42,6 +42,18 @@ type bounds struct {
 	requests *budget.Requests
 	load     *Load         // nil for not counted
 	page     *http.Handler // of the cluster
+	deletes  **httpd.Handler
+	one      *func(*httpd.Handler) *httpd.Handler
+}
+
+// user is the handler for a request whose user the engine's handler does not pass on.
+func (b *bounds) user(usual http.Handler) http.Handler {
+	if of, engine := usual.(*httpd.Handler); engine && b.one != nil && *b.one != nil {
+		if h := (*b.one)(of); h != nil {
+			return h
+		}
+	}
+	return usual
 }
 
 func (b *bounds) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -141,7 +153,7 @@ func (b *bounds) promRead(w http.ResponseWriter, r *http.Request) {
 		tooLarge(w, b.limit(maxSmallBody))
 		return
 	}
-	b.next.ServeHTTP(w, r)
+	b.user(b.next).ServeHTTP(w, r)
 }
 
 func (b *bounds) delete(w http.ResponseWriter, r *http.Request) {
@@ -156,7 +168,11 @@ func (b *bounds) delete(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	b.next.ServeHTTP(w, r)
+	usual := b.next
+	if b.deletes != nil && *b.deletes != nil {
+		usual = *b.deletes
+	}
+	b.user(usual).ServeHTTP(w, r)
 }
 
 // query checks the statements, and opens the share of memory from which they and their answer take.

@@ -34,6 +34,13 @@ const (
 type Server struct {
 	Handler *httpd.Handler // to be completed before Open
 	Page    http.Handler   // of the cluster, nil for none; to be set before Open
+	// OneRequest returns a handler for one read of Prometheus or one delete of /api/v2, in place of another one; nil for
+	// that one. It may be nil; to be set before Open.
+	OneRequest func(*httpd.Handler) *httpd.Handler
+
+	// Deletes answers /api/v2/delete in place of Handler, nil for Handler itself; to be set before Open. The engine asks
+	// one authorizer who may write and who may delete: so these are two handlers with an authorizer each.
+	Deletes *httpd.Handler
 
 	cfg   httpd.Config
 	certs *tlsconfig.TLSCertMonitor
@@ -56,7 +63,8 @@ func New(
 	})
 	s.http.Handler = &bounds{
 		next: s.Handler, maxBody: int64(cfg.MaxBodySize), queries: queries,
-		requests: requests, load: load, page: &s.Page,
+		requests: requests, load: load, page: &s.Page, deletes: &s.Deletes,
+		one: &s.OneRequest,
 	}
 	s.http.ReadHeaderTimeout = headerTimeout
 	return s
@@ -66,11 +74,17 @@ func New(
 func (s *Server) WithLogger(log *zap.Logger) {
 	s.log = log.With(zap.String("service", "httpd"))
 	s.Handler.Logger = s.log
+	if s.Deletes != nil {
+		s.Deletes.Logger = s.log
+	}
 }
 
 // Open listens and begins to serve.
 func (s *Server) Open() (err error) {
 	s.Handler.Open()
+	if s.Deletes != nil {
+		s.Deletes.Open()
+	}
 	s.tls, err = tlsconfig.NewServerTLSConfigManager(s.certs,
 		append(s.cfg.TLSManagerOpts(), tlsconfig.WithLogger(s.log))...)
 	if err != nil {
@@ -137,15 +151,27 @@ func (s *Server) Close() error {
 	}
 	s.serving.Wait()
 	s.Handler.Close()
+	if s.Deletes != nil {
+		s.Deletes.Close()
+	}
 	return errors.Join(err, s.tls.Close())
 }
 
 // ServeHTTP answers a request of another part of this process, within the bounds of those of clients.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.http.Handler.ServeHTTP(w, r) }
 
-// Statistics are those of the handler.
+// Statistics are those of the handlers.
 func (s *Server) Statistics(tags map[string]string) []models.Statistic {
-	return s.Handler.Statistics(models.NewTags(map[string]string{"bind": s.cfg.BindAddress}).Merge(tags).Map())
+	out := s.Handler.Statistics(models.NewTags(map[string]string{"bind": s.cfg.BindAddress}).Merge(tags).Map())
+	if s.Deletes != nil {
+		for name, v := range s.Deletes.Statistics(nil)[0].Values {
+			total, ok := out[0].Values[name].(int64)
+			if more, isInt := v.(int64); ok && isInt {
+				out[0].Values[name] = total + more
+			}
+		}
+	}
+	return out
 }
 
 // PrepareReload checks the certificates of a new configuration. The function that it returns uses them.

@@ -124,7 +124,7 @@ func (u *Users) TLS() *tls.Config { return u.base }
 
 // Authenticate returns the user with a name and a password, with the privileges of the roles that it has now. The
 // error is emeta.ErrAuthenticate for one that may not log in, password.ErrBusy, or one that wraps ErrUnavailable.
-func (u *Users) Authenticate(name, password string) (*emeta.UserInfo, error) {
+func (u *Users) Authenticate(name, password string) (*cluster.User, error) {
 	c, v := u.config()
 	if c == nil || name == "" || password == "" || len(name) > maxName {
 		return nil, emeta.ErrAuthenticate
@@ -146,7 +146,7 @@ func (u *Users) Authenticate(name, password string) (*emeta.UserInfo, error) {
 
 // User returns a user whose password was checked elsewhere, or earlier; nil for one that no server knows, and when none
 // answers.
-func (u *Users) User(name string) *emeta.UserInfo {
+func (u *Users) User(name string) *cluster.User {
 	c, v := u.config()
 	if c == nil || name == "" || len(name) > maxName {
 		return nil
@@ -163,7 +163,7 @@ func (u *Users) User(name string) *emeta.UserInfo {
 
 // info is a user as the rest of the node takes it. The hash changes with the version: a login that was remembered does
 // not count after a purge.
-func (u *Users) info(p person, v version) *emeta.UserInfo {
+func (u *Users) info(p person, v version) *cluster.User {
 	info := u.deps.State().UserOfRoles(p.name, p.admin, p.roles)
 	info.Hash = fmt.Sprintf("ldap:%x:%d", v.cluster, v.number)
 	return info

@@ -61,7 +61,7 @@ func problems(copies []Copy) string {
 type copies struct{ nodes *dataNodes }
 
 func (c *copies) routes() []server.Route {
-	return []server.Route{{Pattern: "GET /shard-copies", Handler: answer(c.describe)}}
+	return []server.Route{{Pattern: "GET /shard-copies", Handler: answer(c.describe), Needs: shardPermissions}}
 }
 
 // describe lists all copies of all shards.

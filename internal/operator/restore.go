@@ -223,7 +223,7 @@ func (p *restoration) carryOut() ([]backup.Mapping, error) {
 // policy makes a policy and the groups of its shards.
 func (p *restoration) policy(old emeta.DatabaseInfo, rp emeta.RetentionPolicyInfo, db, policy string) error {
 	st := p.state()
-	replicas := cmp.Or(p.target.Replicas, min(rp.ReplicaN, max(1, len(st.DataNodes))))
+	replicas := cmp.Or(p.target.Replicas, min(rp.ReplicaN, max(1, len(st.ActiveDataNodes()))))
 	duration := rp.Duration
 	if p.duration != nil {
 		duration = *p.duration

@@ -23,12 +23,20 @@ type shards struct {
 	execute func(cluster.Op) (any, error)
 }
 
+// Who may do what with shards. Rebalance is the permission for the documented way to rebalance a cluster: truncate
+// shards, copy them, and remove them.
+var (
+	shardPermissions  = []cluster.Permissions{cluster.ManageShard, cluster.CopyShard, cluster.Rebalance}
+	copyPermissions   = shardPermissions
+	removePermissions = []cluster.Permissions{cluster.ManageShard, cluster.Rebalance}
+)
+
 func (s *shards) routes() []server.Route {
 	return []server.Route{
-		{Pattern: "POST /copy-shard", OnLeader: true, Handler: answer(s.copy)},
-		{Pattern: "POST /kill-copy-shard", Handler: answer(s.killCopy)},
-		{Pattern: "POST /remove-shard", OnLeader: true, Handler: answer(s.remove)},
-		{Pattern: "GET /copy-shard-status", Handler: answer(s.copying)},
+		{Pattern: "POST /copy-shard", OnLeader: true, Handler: answer(s.copy), Needs: copyPermissions},
+		{Pattern: "POST /kill-copy-shard", Handler: answer(s.killCopy), Needs: copyPermissions},
+		{Pattern: "POST /remove-shard", OnLeader: true, Handler: answer(s.remove), Needs: removePermissions},
+		{Pattern: "GET /copy-shard-status", Handler: answer(s.copying), Needs: shardPermissions},
 	}
 }
 
@@ -50,6 +58,8 @@ func (s *shards) copy(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("data node %s is not an owner of shard %d", from.TCPAddr, sh.ID)
 	} else if slices.Contains(sh.Owners, to.ID) {
 		return nil, fmt.Errorf("data node %s is an owner of shard %d already", to.TCPAddr, sh.ID)
+	} else if err := to.CheckMayOwn(); err != nil {
+		return nil, err // before anything is copied
 	}
 	incomplete := false
 	if v := r.FormValue("force"); v != "" {

@@ -103,7 +103,7 @@ func (p *Page) shard(w http.ResponseWriter, r *http.Request, l *login) error {
 	}
 	state, user := p.deps.State(), l.user()
 	sh, ok := state.Shard(shardID)
-	if !ok || !cluster.MayRead(user, sh.Database) {
+	if !ok || !state.MaySee(user, sh.Database) {
 		return statusError{http.StatusNotFound, fmt.Errorf("there is no shard %d that you may see", shardID)}
 	}
 	type both struct {

@@ -56,7 +56,8 @@ func build(s *snapshot, d Deps, user emeta.User) State {
 
 func (b *builder) admin() bool { return isAdmin(b.user) }
 
-func isAdmin(user emeta.User) bool { return user == nil || user.AuthorizeUnrestricted() }
+// isAdmin reports whether a user may see what is for administrators.
+func isAdmin(user emeta.User) bool { return cluster.May(user, cluster.ViewAdmin, "") }
 
 // attend adds something that needs a person.
 func (b *builder) attend(key string, a Attention) { b.state.Attention[key] = a }
@@ -64,7 +65,9 @@ func (b *builder) attend(key string, a Attention) { b.state.Attention[key] = a }
 // addNodes adds the data nodes. Users who are no administrators see which there are, and which are up.
 func (b *builder) addNodes() {
 	for _, n := range b.nodes {
-		out := Node{Address: n.TCPAddr, HTTP: n.HTTPAddr, Up: n.up, Since: stampOf(n.since), Zone: n.Labels["zone"]}
+		out := Node{
+			Address: n.TCPAddr, HTTP: n.HTTPAddr, Up: n.up, Passive: n.Passive, Since: stampOf(n.since), Zone: n.Labels["zone"],
+		}
 		if !n.up {
 			b.attend("node-"+id(n.ID), Attention{
 				Level: "bad", Node: id(n.ID), Text: "Data node " + n.TCPAddr + " does not answer",
@@ -144,11 +147,11 @@ func (b *builder) addShards() {
 		found[s.ID] = i
 	}
 	queued, running := setOf(b.entropy.Queued), setOf(b.entropy.Processing)
-	readable := make(map[string]bool)
+	readable, state := make(map[string]bool), b.deps.State()
 	for shardID, sh := range b.live {
 		may, ok := readable[sh.Database]
 		if !ok {
-			may = cluster.MayRead(b.user, sh.Database)
+			may = state.MaySee(b.user, sh.Database)
 			readable[sh.Database] = may
 		}
 		if !may {

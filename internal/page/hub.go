@@ -270,7 +270,7 @@ func rights(user emeta.User, state *cluster.State) string {
 	}
 	out := "reader"
 	for _, db := range state.Data.Databases {
-		if cluster.MayRead(user, db.Name) {
+		if state.MaySee(user, db.Name) {
 			out += "\x00" + db.Name
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"net/http"
 	"path"
-	"slices"
 	"strings"
 	"time"
 
@@ -69,10 +68,8 @@ func New(d Deps) *Page {
 	p := &Page{deps: d, hub: newHub(d)}
 	p.sessions = &sessions{
 		on: d.Auth, trusted: d.Trusted, passwords: password.NewChecker(), now: time.Now, logins: make(map[[32]byte]*login),
-		users: func(name string) *emeta.UserInfo { return d.State().User(name) },
-		anyAdmin: func() bool {
-			return slices.ContainsFunc(d.State().Data.Users, func(u emeta.UserInfo) bool { return u.Admin })
-		},
+		users:    func(name string) *cluster.User { return d.State().User(name) },
+		anyAdmin: func() bool { return d.State().AdminExists() },
 	}
 	p.repair = routes.NewHandler(d.View, userOf)
 	files, err := fs.Sub(embedded, "static")
@@ -135,6 +132,8 @@ type Route struct {
 	Path   string // below Base; one that ends in a slash is for all below it
 	need   access
 	serve  func(*Page, http.ResponseWriter, *http.Request, *login) error
+
+	permission cluster.Permissions // of administrators: what they need
 }
 
 // Public reports whether everybody may use the route.
@@ -146,19 +145,22 @@ func (r Route) Admin() bool { return r.need == admins }
 // Routes are all routes of the page.
 func Routes() []Route {
 	return []Route{
-		{http.MethodGet, "", everybody, (*Page).index},
-		{http.MethodGet, "/static/", everybody, (*Page).file},
-		{http.MethodGet, "/session", everybody, (*Page).session},
-		{http.MethodPost, "/login", everybody, (*Page).login},
-		{http.MethodPost, "/logout", everybody, (*Page).logout},
-		{http.MethodGet, "/state", users, (*Page).state},
-		{http.MethodGet, "/events", users, (*Page).events},
-		{http.MethodGet, "/shard", users, (*Page).shard},
-		{http.MethodPost, "/query", users, (*Page).query},
-		{http.MethodGet, "/load", admins, (*Page).load},
-		{http.MethodPost, "/kill-query", admins, (*Page).killQuery},
-		{http.MethodGet, api.Base + "/", users, (*Page).shardRepair}, // which has its own rules
-		{http.MethodPost, api.Base + "/", admins, (*Page).shardRepair},
+		{Method: http.MethodGet, Path: "", serve: (*Page).index},
+		{Method: http.MethodGet, Path: "/static/", serve: (*Page).file},
+		{Method: http.MethodGet, Path: "/session", serve: (*Page).session},
+		{Method: http.MethodPost, Path: "/login", serve: (*Page).login},
+		{Method: http.MethodPost, Path: "/logout", serve: (*Page).logout},
+		{Method: http.MethodGet, Path: "/state", need: users, serve: (*Page).state},
+		{Method: http.MethodGet, Path: "/events", need: users, serve: (*Page).events},
+		{Method: http.MethodGet, Path: "/shard", need: users, serve: (*Page).shard},
+		{Method: http.MethodPost, Path: "/query", need: users, serve: (*Page).query},
+		{Method: http.MethodGet, Path: "/load", need: admins, permission: cluster.ViewAdmin, serve: (*Page).load},
+		{Method: http.MethodPost, Path: "/kill-query", need: admins, permission: cluster.ManageQuery,
+			serve: (*Page).killQuery},
+		// Anti-entropy has its own rules besides.
+		{Method: http.MethodGet, Path: api.Base + "/", need: users, serve: (*Page).shardRepair},
+		{Method: http.MethodPost, Path: api.Base + "/", need: admins, permission: cluster.ManageShard,
+			serve: (*Page).shardRepair},
 	}
 }
 
@@ -260,7 +262,7 @@ func (p *Page) serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if rt.need == admins && !isAdmin(l.user()) {
+	if rt.need == admins && !cluster.May(l.user(), rt.permission, "") {
 		return errNeedsAdmin
 	}
 	return rt.serve(p, w, r, l)

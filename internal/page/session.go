@@ -13,6 +13,7 @@ import (
 
 	emeta "github.com/influxdata/influxdb/services/meta"
 
+	"concord/internal/cluster"
 	"concord/internal/meta/password"
 )
 
@@ -72,7 +73,7 @@ var nobody emeta.User = &emeta.UserInfo{}
 // them, and no key signs them that could be lost.
 type sessions struct {
 	on        bool // clients must log in
-	users     func(name string) *emeta.UserInfo
+	users     func(name string) *cluster.User
 	anyAdmin  func() bool
 	passwords *password.Checker
 	trusted   func(token string) error // as Deps.Trusted
@@ -125,7 +126,7 @@ func (s *sessions) check(name, given string) (*login, error) {
 		return nil, errNoUser
 	}
 	u := s.users(name)
-	if err := s.passwords.Check(u, given); errors.Is(err, password.ErrBusy) {
+	if err := s.passwords.Check(u.Info(), given); errors.Is(err, password.ErrBusy) {
 		return nil, err
 	} else if err != nil {
 		return nil, errWrong

@@ -64,7 +64,8 @@ type Node struct {
 	Address string            `json:"address"` // TCP
 	HTTP    string            `json:"http"`
 	Up      bool              `json:"up"`
-	Since   *time.Time        `json:"since,omitempty"` // since when it is as Up says, as far as this node knows
+	Passive bool              `json:"passive,omitempty"` // it coordinates, and never owns a shard
+	Since   *time.Time        `json:"since,omitempty"`   // since when it is as Up says, as far as this node knows
 	Error   string            `json:"error,omitempty"`
 	Version string            `json:"version,omitempty"`
 	Started *time.Time        `json:"started,omitempty"`

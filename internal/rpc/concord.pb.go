@@ -78,7 +78,7 @@ func (x ExecuteRequest_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExecuteRequest_Kind.Descriptor instead.
 func (ExecuteRequest_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{15, 0}
+	return file_concord_proto_rawDescGZIP(), []int{20, 0}
 }
 
 type Delete_Kind int32
@@ -127,7 +127,276 @@ func (x Delete_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Delete_Kind.Descriptor instead.
 func (Delete_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{19, 0}
+	return file_concord_proto_rawDescGZIP(), []int{24, 0}
+}
+
+type SurveyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SurveyRequest) Reset() {
+	*x = SurveyRequest{}
+	mi := &file_concord_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SurveyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SurveyRequest) ProtoMessage() {}
+
+func (x *SurveyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SurveyRequest.ProtoReflect.Descriptor instead.
+func (*SurveyRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{0}
+}
+
+type SurveyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Server        []byte                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`   // the metadata of the server, as in its meta.db
+	Unknown       []*ShardMove           `protobuf:"bytes,2,rep,name=unknown,proto3" json:"unknown,omitempty"` // shards on disk that are not in it; to is 0
+	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`    // of all shards on disk
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SurveyResponse) Reset() {
+	*x = SurveyResponse{}
+	mi := &file_concord_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SurveyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SurveyResponse) ProtoMessage() {}
+
+func (x *SurveyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SurveyResponse.ProtoReflect.Descriptor instead.
+func (*SurveyResponse) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SurveyResponse) GetServer() []byte {
+	if x != nil {
+		return x.Server
+	}
+	return nil
+}
+
+func (x *SurveyResponse) GetUnknown() []*ShardMove {
+	if x != nil {
+		return x.Unknown
+	}
+	return nil
+}
+
+func (x *SurveyResponse) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+// ShardMove is a shard whose folder gets the name of another ID, or is set aside.
+type ShardMove struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Database        string                 `protobuf:"bytes,1,opt,name=database,proto3" json:"database,omitempty"`
+	RetentionPolicy string                 `protobuf:"bytes,2,opt,name=retention_policy,json=retentionPolicy,proto3" json:"retention_policy,omitempty"`
+	From            uint64                 `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"`
+	To              uint64                 `protobuf:"varint,4,opt,name=to,proto3" json:"to,omitempty"` // 0 to set it aside
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ShardMove) Reset() {
+	*x = ShardMove{}
+	mi := &file_concord_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardMove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardMove) ProtoMessage() {}
+
+func (x *ShardMove) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardMove.ProtoReflect.Descriptor instead.
+func (*ShardMove) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ShardMove) GetDatabase() string {
+	if x != nil {
+		return x.Database
+	}
+	return ""
+}
+
+func (x *ShardMove) GetRetentionPolicy() string {
+	if x != nil {
+		return x.RetentionPolicy
+	}
+	return ""
+}
+
+func (x *ShardMove) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *ShardMove) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+type PrepareAdoptionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     uint64                 `protobuf:"varint,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Identity      string                 `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"` // as the node told it
+	Moves         []*ShardMove           `protobuf:"bytes,3,rep,name=moves,proto3" json:"moves,omitempty"`
+	Shared        []uint64               `protobuf:"varint,4,rep,packed,name=shared,proto3" json:"shared,omitempty"` // shards that other nodes own, too, with other points
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareAdoptionRequest) Reset() {
+	*x = PrepareAdoptionRequest{}
+	mi := &file_concord_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareAdoptionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareAdoptionRequest) ProtoMessage() {}
+
+func (x *PrepareAdoptionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareAdoptionRequest.ProtoReflect.Descriptor instead.
+func (*PrepareAdoptionRequest) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PrepareAdoptionRequest) GetClusterId() uint64 {
+	if x != nil {
+		return x.ClusterId
+	}
+	return 0
+}
+
+func (x *PrepareAdoptionRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+func (x *PrepareAdoptionRequest) GetMoves() []*ShardMove {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+func (x *PrepareAdoptionRequest) GetShared() []uint64 {
+	if x != nil {
+		return x.Shared
+	}
+	return nil
+}
+
+type PrepareAdoptionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareAdoptionResponse) Reset() {
+	*x = PrepareAdoptionResponse{}
+	mi := &file_concord_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareAdoptionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareAdoptionResponse) ProtoMessage() {}
+
+func (x *PrepareAdoptionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareAdoptionResponse.ProtoReflect.Descriptor instead.
+func (*PrepareAdoptionResponse) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{4}
 }
 
 type IdentifyRequest struct {
@@ -139,7 +408,7 @@ type IdentifyRequest struct {
 
 func (x *IdentifyRequest) Reset() {
 	*x = IdentifyRequest{}
-	mi := &file_concord_proto_msgTypes[0]
+	mi := &file_concord_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -151,7 +420,7 @@ func (x *IdentifyRequest) String() string {
 func (*IdentifyRequest) ProtoMessage() {}
 
 func (x *IdentifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[0]
+	mi := &file_concord_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -164,7 +433,7 @@ func (x *IdentifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentifyRequest.ProtoReflect.Descriptor instead.
 func (*IdentifyRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{0}
+	return file_concord_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *IdentifyRequest) GetJoinCluster() uint64 {
@@ -190,7 +459,7 @@ type IdentifyResponse struct {
 
 func (x *IdentifyResponse) Reset() {
 	*x = IdentifyResponse{}
-	mi := &file_concord_proto_msgTypes[1]
+	mi := &file_concord_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -202,7 +471,7 @@ func (x *IdentifyResponse) String() string {
 func (*IdentifyResponse) ProtoMessage() {}
 
 func (x *IdentifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[1]
+	mi := &file_concord_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -215,7 +484,7 @@ func (x *IdentifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentifyResponse.ProtoReflect.Descriptor instead.
 func (*IdentifyResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{1}
+	return file_concord_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *IdentifyResponse) GetNodeId() uint64 {
@@ -280,13 +549,14 @@ type JoinRequest struct {
 	ClusterId     uint64                 `protobuf:"varint,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	MetaServers   []string               `protobuf:"bytes,3,rep,name=meta_servers,json=metaServers,proto3" json:"meta_servers,omitempty"` // host:port of the meta nodes' HTTP API
 	Identity      string                 `protobuf:"bytes,4,opt,name=identity,proto3" json:"identity,omitempty"`                          // as the node told it; another process may answer by now
+	Adopt         bool                   `protobuf:"varint,5,opt,name=adopt,proto3" json:"adopt,omitempty"`                               // do what PrepareAdoption noted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_concord_proto_msgTypes[2]
+	mi := &file_concord_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -298,7 +568,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[2]
+	mi := &file_concord_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -311,7 +581,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{2}
+	return file_concord_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *JoinRequest) GetNodeId() uint64 {
@@ -342,6 +612,13 @@ func (x *JoinRequest) GetIdentity() string {
 	return ""
 }
 
+func (x *JoinRequest) GetAdopt() bool {
+	if x != nil {
+		return x.Adopt
+	}
+	return false
+}
+
 type JoinResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -350,7 +627,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_concord_proto_msgTypes[3]
+	mi := &file_concord_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +639,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[3]
+	mi := &file_concord_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,7 +652,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{3}
+	return file_concord_proto_rawDescGZIP(), []int{8}
 }
 
 type LeaveRequest struct {
@@ -386,7 +663,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_concord_proto_msgTypes[4]
+	mi := &file_concord_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -398,7 +675,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[4]
+	mi := &file_concord_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -411,7 +688,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{4}
+	return file_concord_proto_rawDescGZIP(), []int{9}
 }
 
 type LeaveResponse struct {
@@ -422,7 +699,7 @@ type LeaveResponse struct {
 
 func (x *LeaveResponse) Reset() {
 	*x = LeaveResponse{}
-	mi := &file_concord_proto_msgTypes[5]
+	mi := &file_concord_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -434,7 +711,7 @@ func (x *LeaveResponse) String() string {
 func (*LeaveResponse) ProtoMessage() {}
 
 func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[5]
+	mi := &file_concord_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -447,7 +724,7 @@ func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveResponse.ProtoReflect.Descriptor instead.
 func (*LeaveResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{5}
+	return file_concord_proto_rawDescGZIP(), []int{10}
 }
 
 type WhoIsRequest struct {
@@ -460,7 +737,7 @@ type WhoIsRequest struct {
 
 func (x *WhoIsRequest) Reset() {
 	*x = WhoIsRequest{}
-	mi := &file_concord_proto_msgTypes[6]
+	mi := &file_concord_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -472,7 +749,7 @@ func (x *WhoIsRequest) String() string {
 func (*WhoIsRequest) ProtoMessage() {}
 
 func (x *WhoIsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[6]
+	mi := &file_concord_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -485,7 +762,7 @@ func (x *WhoIsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoIsRequest.ProtoReflect.Descriptor instead.
 func (*WhoIsRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{6}
+	return file_concord_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WhoIsRequest) GetNodeId() uint64 {
@@ -515,7 +792,7 @@ type WhoIsResponse struct {
 
 func (x *WhoIsResponse) Reset() {
 	*x = WhoIsResponse{}
-	mi := &file_concord_proto_msgTypes[7]
+	mi := &file_concord_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -527,7 +804,7 @@ func (x *WhoIsResponse) String() string {
 func (*WhoIsResponse) ProtoMessage() {}
 
 func (x *WhoIsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[7]
+	mi := &file_concord_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -540,7 +817,7 @@ func (x *WhoIsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoIsResponse.ProtoReflect.Descriptor instead.
 func (*WhoIsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{7}
+	return file_concord_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WhoIsResponse) GetIndex() uint64 {
@@ -589,7 +866,7 @@ type CatchUpRequest struct {
 
 func (x *CatchUpRequest) Reset() {
 	*x = CatchUpRequest{}
-	mi := &file_concord_proto_msgTypes[8]
+	mi := &file_concord_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -601,7 +878,7 @@ func (x *CatchUpRequest) String() string {
 func (*CatchUpRequest) ProtoMessage() {}
 
 func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[8]
+	mi := &file_concord_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -614,7 +891,7 @@ func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatchUpRequest.ProtoReflect.Descriptor instead.
 func (*CatchUpRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{8}
+	return file_concord_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CatchUpRequest) GetClusterId() uint64 {
@@ -646,7 +923,7 @@ type CatchUpResponse struct {
 
 func (x *CatchUpResponse) Reset() {
 	*x = CatchUpResponse{}
-	mi := &file_concord_proto_msgTypes[9]
+	mi := &file_concord_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +935,7 @@ func (x *CatchUpResponse) String() string {
 func (*CatchUpResponse) ProtoMessage() {}
 
 func (x *CatchUpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[9]
+	mi := &file_concord_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +948,7 @@ func (x *CatchUpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatchUpResponse.ProtoReflect.Descriptor instead.
 func (*CatchUpResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{9}
+	return file_concord_proto_rawDescGZIP(), []int{14}
 }
 
 type WriteShardRequest struct {
@@ -702,7 +979,7 @@ type WriteShardRequest struct {
 
 func (x *WriteShardRequest) Reset() {
 	*x = WriteShardRequest{}
-	mi := &file_concord_proto_msgTypes[10]
+	mi := &file_concord_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +991,7 @@ func (x *WriteShardRequest) String() string {
 func (*WriteShardRequest) ProtoMessage() {}
 
 func (x *WriteShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[10]
+	mi := &file_concord_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,7 +1004,7 @@ func (x *WriteShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteShardRequest.ProtoReflect.Descriptor instead.
 func (*WriteShardRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{10}
+	return file_concord_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WriteShardRequest) GetShardId() uint64 {
@@ -846,7 +1123,7 @@ type VersionSpan struct {
 
 func (x *VersionSpan) Reset() {
 	*x = VersionSpan{}
-	mi := &file_concord_proto_msgTypes[11]
+	mi := &file_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -858,7 +1135,7 @@ func (x *VersionSpan) String() string {
 func (*VersionSpan) ProtoMessage() {}
 
 func (x *VersionSpan) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[11]
+	mi := &file_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -871,7 +1148,7 @@ func (x *VersionSpan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionSpan.ProtoReflect.Descriptor instead.
 func (*VersionSpan) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{11}
+	return file_concord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *VersionSpan) GetVersion() uint64 {
@@ -899,7 +1176,7 @@ type WriteBatchRequest struct {
 
 func (x *WriteBatchRequest) Reset() {
 	*x = WriteBatchRequest{}
-	mi := &file_concord_proto_msgTypes[12]
+	mi := &file_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -911,7 +1188,7 @@ func (x *WriteBatchRequest) String() string {
 func (*WriteBatchRequest) ProtoMessage() {}
 
 func (x *WriteBatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[12]
+	mi := &file_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -924,7 +1201,7 @@ func (x *WriteBatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteBatchRequest.ProtoReflect.Descriptor instead.
 func (*WriteBatchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{12}
+	return file_concord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WriteBatchRequest) GetWrite() *WriteShardRequest {
@@ -967,7 +1244,7 @@ type WriteShardResponse struct {
 
 func (x *WriteShardResponse) Reset() {
 	*x = WriteShardResponse{}
-	mi := &file_concord_proto_msgTypes[13]
+	mi := &file_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -979,7 +1256,7 @@ func (x *WriteShardResponse) String() string {
 func (*WriteShardResponse) ProtoMessage() {}
 
 func (x *WriteShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[13]
+	mi := &file_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -992,7 +1269,7 @@ func (x *WriteShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteShardResponse.ProtoReflect.Descriptor instead.
 func (*WriteShardResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{13}
+	return file_concord_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WriteShardResponse) GetError() string {
@@ -1062,7 +1339,7 @@ type FieldType struct {
 
 func (x *FieldType) Reset() {
 	*x = FieldType{}
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1074,7 +1351,7 @@ func (x *FieldType) String() string {
 func (*FieldType) ProtoMessage() {}
 
 func (x *FieldType) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[14]
+	mi := &file_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1087,7 +1364,7 @@ func (x *FieldType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldType.ProtoReflect.Descriptor instead.
 func (*FieldType) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{14}
+	return file_concord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *FieldType) GetMeasurement() []byte {
@@ -1139,7 +1416,7 @@ type ExecuteRequest struct {
 
 func (x *ExecuteRequest) Reset() {
 	*x = ExecuteRequest{}
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1428,7 @@ func (x *ExecuteRequest) String() string {
 func (*ExecuteRequest) ProtoMessage() {}
 
 func (x *ExecuteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[15]
+	mi := &file_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1441,7 @@ func (x *ExecuteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecuteRequest.ProtoReflect.Descriptor instead.
 func (*ExecuteRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{15}
+	return file_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExecuteRequest) GetKind() ExecuteRequest_Kind {
@@ -1268,7 +1545,7 @@ type ExecuteResponse struct {
 
 func (x *ExecuteResponse) Reset() {
 	*x = ExecuteResponse{}
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1557,7 @@ func (x *ExecuteResponse) String() string {
 func (*ExecuteResponse) ProtoMessage() {}
 
 func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[16]
+	mi := &file_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1570,7 @@ func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecuteResponse.ProtoReflect.Descriptor instead.
 func (*ExecuteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExecuteResponse) GetError() string {
@@ -1321,7 +1598,7 @@ type ReceivedRequest struct {
 
 func (x *ReceivedRequest) Reset() {
 	*x = ReceivedRequest{}
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +1610,7 @@ func (x *ReceivedRequest) String() string {
 func (*ReceivedRequest) ProtoMessage() {}
 
 func (x *ReceivedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[17]
+	mi := &file_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +1623,7 @@ func (x *ReceivedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedRequest.ProtoReflect.Descriptor instead.
 func (*ReceivedRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReceivedRequest) GetSender() uint64 {
@@ -1378,7 +1655,7 @@ type ReceivedResponse struct {
 
 func (x *ReceivedResponse) Reset() {
 	*x = ReceivedResponse{}
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1667,7 @@ func (x *ReceivedResponse) String() string {
 func (*ReceivedResponse) ProtoMessage() {}
 
 func (x *ReceivedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[18]
+	mi := &file_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1680,7 @@ func (x *ReceivedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedResponse.ProtoReflect.Descriptor instead.
 func (*ReceivedResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_proto_rawDescGZIP(), []int{23}
 }
 
 // Delete is also what hinted handoff and the log of deletes keep.
@@ -1429,7 +1706,7 @@ type Delete struct {
 
 func (x *Delete) Reset() {
 	*x = Delete{}
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1441,7 +1718,7 @@ func (x *Delete) String() string {
 func (*Delete) ProtoMessage() {}
 
 func (x *Delete) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[19]
+	mi := &file_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1454,7 +1731,7 @@ func (x *Delete) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delete.ProtoReflect.Descriptor instead.
 func (*Delete) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Delete) GetKind() Delete_Kind {
@@ -1531,7 +1808,7 @@ type DeleteBounds struct {
 
 func (x *DeleteBounds) Reset() {
 	*x = DeleteBounds{}
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +1820,7 @@ func (x *DeleteBounds) String() string {
 func (*DeleteBounds) ProtoMessage() {}
 
 func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[20]
+	mi := &file_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +1833,7 @@ func (x *DeleteBounds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBounds.ProtoReflect.Descriptor instead.
 func (*DeleteBounds) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DeleteBounds) GetRetentionPolicy() string {
@@ -1592,7 +1869,7 @@ type AnnounceDeleteRequest struct {
 
 func (x *AnnounceDeleteRequest) Reset() {
 	*x = AnnounceDeleteRequest{}
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1604,7 +1881,7 @@ func (x *AnnounceDeleteRequest) String() string {
 func (*AnnounceDeleteRequest) ProtoMessage() {}
 
 func (x *AnnounceDeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[21]
+	mi := &file_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1617,7 +1894,7 @@ func (x *AnnounceDeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceDeleteRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceDeleteRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AnnounceDeleteRequest) GetDelete() *Delete {
@@ -1657,7 +1934,7 @@ type AnnounceDeleteResponse struct {
 
 func (x *AnnounceDeleteResponse) Reset() {
 	*x = AnnounceDeleteResponse{}
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +1946,7 @@ func (x *AnnounceDeleteResponse) String() string {
 func (*AnnounceDeleteResponse) ProtoMessage() {}
 
 func (x *AnnounceDeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[22]
+	mi := &file_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +1959,7 @@ func (x *AnnounceDeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceDeleteResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceDeleteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AnnounceDeleteResponse) GetClock() uint64 {
@@ -1702,7 +1979,7 @@ type RunDeleteRequest struct {
 
 func (x *RunDeleteRequest) Reset() {
 	*x = RunDeleteRequest{}
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1714,7 +1991,7 @@ func (x *RunDeleteRequest) String() string {
 func (*RunDeleteRequest) ProtoMessage() {}
 
 func (x *RunDeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[23]
+	mi := &file_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1727,7 +2004,7 @@ func (x *RunDeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunDeleteRequest.ProtoReflect.Descriptor instead.
 func (*RunDeleteRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RunDeleteRequest) GetDelete() *Delete {
@@ -1754,7 +2031,7 @@ type RunDeleteResponse struct {
 
 func (x *RunDeleteResponse) Reset() {
 	*x = RunDeleteResponse{}
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1766,7 +2043,7 @@ func (x *RunDeleteResponse) String() string {
 func (*RunDeleteResponse) ProtoMessage() {}
 
 func (x *RunDeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[24]
+	mi := &file_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1779,7 +2056,7 @@ func (x *RunDeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunDeleteResponse.ProtoReflect.Descriptor instead.
 func (*RunDeleteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RunDeleteResponse) GetError() string {
@@ -1799,7 +2076,7 @@ type HintDeleteRequest struct {
 
 func (x *HintDeleteRequest) Reset() {
 	*x = HintDeleteRequest{}
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +2088,7 @@ func (x *HintDeleteRequest) String() string {
 func (*HintDeleteRequest) ProtoMessage() {}
 
 func (x *HintDeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[25]
+	mi := &file_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +2101,7 @@ func (x *HintDeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintDeleteRequest.ProtoReflect.Descriptor instead.
 func (*HintDeleteRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *HintDeleteRequest) GetDelete() *Delete {
@@ -1849,7 +2126,7 @@ type HintDeleteResponse struct {
 
 func (x *HintDeleteResponse) Reset() {
 	*x = HintDeleteResponse{}
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1861,7 +2138,7 @@ func (x *HintDeleteResponse) String() string {
 func (*HintDeleteResponse) ProtoMessage() {}
 
 func (x *HintDeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[26]
+	mi := &file_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1874,7 +2151,7 @@ func (x *HintDeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintDeleteResponse.ProtoReflect.Descriptor instead.
 func (*HintDeleteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_proto_rawDescGZIP(), []int{31}
 }
 
 type RememberedDeletesRequest struct {
@@ -1886,7 +2163,7 @@ type RememberedDeletesRequest struct {
 
 func (x *RememberedDeletesRequest) Reset() {
 	*x = RememberedDeletesRequest{}
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1898,7 +2175,7 @@ func (x *RememberedDeletesRequest) String() string {
 func (*RememberedDeletesRequest) ProtoMessage() {}
 
 func (x *RememberedDeletesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[27]
+	mi := &file_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1911,7 +2188,7 @@ func (x *RememberedDeletesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RememberedDeletesRequest.ProtoReflect.Descriptor instead.
 func (*RememberedDeletesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RememberedDeletesRequest) GetSince() uint64 {
@@ -1932,7 +2209,7 @@ type EndDeleteRequest struct {
 
 func (x *EndDeleteRequest) Reset() {
 	*x = EndDeleteRequest{}
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1944,7 +2221,7 @@ func (x *EndDeleteRequest) String() string {
 func (*EndDeleteRequest) ProtoMessage() {}
 
 func (x *EndDeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[28]
+	mi := &file_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1957,7 +2234,7 @@ func (x *EndDeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeleteRequest.ProtoReflect.Descriptor instead.
 func (*EndDeleteRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *EndDeleteRequest) GetDatabase() string {
@@ -1989,7 +2266,7 @@ type EndDeleteResponse struct {
 
 func (x *EndDeleteResponse) Reset() {
 	*x = EndDeleteResponse{}
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2278,7 @@ func (x *EndDeleteResponse) String() string {
 func (*EndDeleteResponse) ProtoMessage() {}
 
 func (x *EndDeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[29]
+	mi := &file_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2291,7 @@ func (x *EndDeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeleteResponse.ProtoReflect.Descriptor instead.
 func (*EndDeleteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_proto_rawDescGZIP(), []int{34}
 }
 
 type EndDeletesBeforeRequest struct {
@@ -2028,7 +2305,7 @@ type EndDeletesBeforeRequest struct {
 
 func (x *EndDeletesBeforeRequest) Reset() {
 	*x = EndDeletesBeforeRequest{}
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2317,7 @@ func (x *EndDeletesBeforeRequest) String() string {
 func (*EndDeletesBeforeRequest) ProtoMessage() {}
 
 func (x *EndDeletesBeforeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2330,7 @@ func (x *EndDeletesBeforeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeletesBeforeRequest.ProtoReflect.Descriptor instead.
 func (*EndDeletesBeforeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *EndDeletesBeforeRequest) GetSenderNode() uint64 {
@@ -2085,7 +2362,7 @@ type EndDeletesBeforeResponse struct {
 
 func (x *EndDeletesBeforeResponse) Reset() {
 	*x = EndDeletesBeforeResponse{}
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2097,7 +2374,7 @@ func (x *EndDeletesBeforeResponse) String() string {
 func (*EndDeletesBeforeResponse) ProtoMessage() {}
 
 func (x *EndDeletesBeforeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2110,7 +2387,7 @@ func (x *EndDeletesBeforeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeletesBeforeResponse.ProtoReflect.Descriptor instead.
 func (*EndDeletesBeforeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_proto_rawDescGZIP(), []int{36}
 }
 
 type DropShardsRequest struct {
@@ -2127,7 +2404,7 @@ type DropShardsRequest struct {
 
 func (x *DropShardsRequest) Reset() {
 	*x = DropShardsRequest{}
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2139,7 +2416,7 @@ func (x *DropShardsRequest) String() string {
 func (*DropShardsRequest) ProtoMessage() {}
 
 func (x *DropShardsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2152,7 +2429,7 @@ func (x *DropShardsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropShardsRequest.ProtoReflect.Descriptor instead.
 func (*DropShardsRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DropShardsRequest) GetWhat() isDropShardsRequest_What {
@@ -2221,7 +2498,7 @@ type DropRetentionPolicy struct {
 
 func (x *DropRetentionPolicy) Reset() {
 	*x = DropRetentionPolicy{}
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2233,7 +2510,7 @@ func (x *DropRetentionPolicy) String() string {
 func (*DropRetentionPolicy) ProtoMessage() {}
 
 func (x *DropRetentionPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2246,7 +2523,7 @@ func (x *DropRetentionPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropRetentionPolicy.ProtoReflect.Descriptor instead.
 func (*DropRetentionPolicy) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DropRetentionPolicy) GetDatabase() string {
@@ -2272,7 +2549,7 @@ type DropShardsResponse struct {
 
 func (x *DropShardsResponse) Reset() {
 	*x = DropShardsResponse{}
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2284,7 +2561,7 @@ func (x *DropShardsResponse) String() string {
 func (*DropShardsResponse) ProtoMessage() {}
 
 func (x *DropShardsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2297,7 +2574,7 @@ func (x *DropShardsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropShardsResponse.ProtoReflect.Descriptor instead.
 func (*DropShardsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DropShardsResponse) GetError() string {
@@ -2316,7 +2593,7 @@ type ShardStatesRequest struct {
 
 func (x *ShardStatesRequest) Reset() {
 	*x = ShardStatesRequest{}
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2328,7 +2605,7 @@ func (x *ShardStatesRequest) String() string {
 func (*ShardStatesRequest) ProtoMessage() {}
 
 func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2341,7 +2618,7 @@ func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ShardStatesRequest) GetShardIds() []uint64 {
@@ -2372,7 +2649,7 @@ type ShardState struct {
 
 func (x *ShardState) Reset() {
 	*x = ShardState{}
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2384,7 +2661,7 @@ func (x *ShardState) String() string {
 func (*ShardState) ProtoMessage() {}
 
 func (x *ShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2397,7 +2674,7 @@ func (x *ShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardState.ProtoReflect.Descriptor instead.
 func (*ShardState) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ShardState) GetShardId() uint64 {
@@ -2501,7 +2778,7 @@ type WholeRequest struct {
 
 func (x *WholeRequest) Reset() {
 	*x = WholeRequest{}
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2513,7 +2790,7 @@ func (x *WholeRequest) String() string {
 func (*WholeRequest) ProtoMessage() {}
 
 func (x *WholeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2526,7 +2803,7 @@ func (x *WholeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeRequest.ProtoReflect.Descriptor instead.
 func (*WholeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WholeRequest) GetShardId() uint64 {
@@ -2551,7 +2828,7 @@ type WholeResponse struct {
 
 func (x *WholeResponse) Reset() {
 	*x = WholeResponse{}
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2563,7 +2840,7 @@ func (x *WholeResponse) String() string {
 func (*WholeResponse) ProtoMessage() {}
 
 func (x *WholeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2576,7 +2853,7 @@ func (x *WholeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeResponse.ProtoReflect.Descriptor instead.
 func (*WholeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_proto_rawDescGZIP(), []int{43}
 }
 
 type ShardStatesResponse struct {
@@ -2588,7 +2865,7 @@ type ShardStatesResponse struct {
 
 func (x *ShardStatesResponse) Reset() {
 	*x = ShardStatesResponse{}
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2600,7 +2877,7 @@ func (x *ShardStatesResponse) String() string {
 func (*ShardStatesResponse) ProtoMessage() {}
 
 func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2613,7 +2890,7 @@ func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesResponse.ProtoReflect.Descriptor instead.
 func (*ShardStatesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ShardStatesResponse) GetStates() []*ShardState {
@@ -2634,7 +2911,7 @@ type Sum struct {
 
 func (x *Sum) Reset() {
 	*x = Sum{}
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2646,7 +2923,7 @@ func (x *Sum) String() string {
 func (*Sum) ProtoMessage() {}
 
 func (x *Sum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2659,7 +2936,7 @@ func (x *Sum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sum.ProtoReflect.Descriptor instead.
 func (*Sum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Sum) GetCount() uint64 {
@@ -2695,7 +2972,7 @@ type RootRequest struct {
 
 func (x *RootRequest) Reset() {
 	*x = RootRequest{}
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2707,7 +2984,7 @@ func (x *RootRequest) String() string {
 func (*RootRequest) ProtoMessage() {}
 
 func (x *RootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2720,7 +2997,7 @@ func (x *RootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRequest.ProtoReflect.Descriptor instead.
 func (*RootRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RootRequest) GetShardId() uint64 {
@@ -2760,7 +3037,7 @@ type RootResponse struct {
 
 func (x *RootResponse) Reset() {
 	*x = RootResponse{}
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2772,7 +3049,7 @@ func (x *RootResponse) String() string {
 func (*RootResponse) ProtoMessage() {}
 
 func (x *RootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2785,7 +3062,7 @@ func (x *RootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootResponse.ProtoReflect.Descriptor instead.
 func (*RootResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RootResponse) GetRoot() *Sum {
@@ -2805,7 +3082,7 @@ type WindowSum struct {
 
 func (x *WindowSum) Reset() {
 	*x = WindowSum{}
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2817,7 +3094,7 @@ func (x *WindowSum) String() string {
 func (*WindowSum) ProtoMessage() {}
 
 func (x *WindowSum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2830,7 +3107,7 @@ func (x *WindowSum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSum.ProtoReflect.Descriptor instead.
 func (*WindowSum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *WindowSum) GetWindow() uint32 {
@@ -2859,7 +3136,7 @@ type SeriesField struct {
 
 func (x *SeriesField) Reset() {
 	*x = SeriesField{}
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2871,7 +3148,7 @@ func (x *SeriesField) String() string {
 func (*SeriesField) ProtoMessage() {}
 
 func (x *SeriesField) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2884,7 +3161,7 @@ func (x *SeriesField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesField.ProtoReflect.Descriptor instead.
 func (*SeriesField) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{44}
+	return file_concord_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SeriesField) GetSeries() []byte {
@@ -2924,7 +3201,7 @@ type DigestsChunk struct {
 
 func (x *DigestsChunk) Reset() {
 	*x = DigestsChunk{}
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +3213,7 @@ func (x *DigestsChunk) String() string {
 func (*DigestsChunk) ProtoMessage() {}
 
 func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3226,7 @@ func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsChunk.ProtoReflect.Descriptor instead.
 func (*DigestsChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{45}
+	return file_concord_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DigestsChunk) GetFields() []*SeriesField {
@@ -2972,7 +3249,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2984,7 +3261,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2997,7 +3274,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{46}
+	return file_concord_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Region) GetSeries() []byte {
@@ -3048,7 +3325,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3060,7 +3337,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3073,7 +3350,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{47}
+	return file_concord_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Block) GetSeries() []byte {
@@ -3117,7 +3394,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3129,7 +3406,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3142,7 +3419,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{48}
+	return file_concord_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *FetchRequest) GetShardId() uint64 {
@@ -3182,7 +3459,7 @@ type FetchChunk struct {
 
 func (x *FetchChunk) Reset() {
 	*x = FetchChunk{}
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3194,7 +3471,7 @@ func (x *FetchChunk) String() string {
 func (*FetchChunk) ProtoMessage() {}
 
 func (x *FetchChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3207,7 +3484,7 @@ func (x *FetchChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
 func (*FetchChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{49}
+	return file_concord_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *FetchChunk) GetBlocks() []*Block {
@@ -3231,7 +3508,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_concord_proto_msgTypes[50]
+	mi := &file_concord_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3243,7 +3520,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[50]
+	mi := &file_concord_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3256,7 +3533,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{50}
+	return file_concord_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ApplyRequest) GetDeletes() uint64 {
@@ -3313,7 +3590,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_concord_proto_msgTypes[51]
+	mi := &file_concord_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3325,7 +3602,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[51]
+	mi := &file_concord_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3338,7 +3615,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{51}
+	return file_concord_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ApplyResponse) GetPoints() uint64 {
@@ -3370,7 +3647,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_proto_msgTypes[52]
+	mi := &file_concord_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3382,7 +3659,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[52]
+	mi := &file_concord_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3395,7 +3672,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{52}
+	return file_concord_proto_rawDescGZIP(), []int{57}
 }
 
 type StatusResponse struct {
@@ -3410,7 +3687,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_proto_msgTypes[53]
+	mi := &file_concord_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3422,7 +3699,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[53]
+	mi := &file_concord_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3435,7 +3712,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{53}
+	return file_concord_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
@@ -3475,7 +3752,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_concord_proto_msgTypes[54]
+	mi := &file_concord_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3487,7 +3764,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[54]
+	mi := &file_concord_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3500,7 +3777,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{54}
+	return file_concord_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RepairRequest) GetShardId() uint64 {
@@ -3518,7 +3795,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_concord_proto_msgTypes[55]
+	mi := &file_concord_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3530,7 +3807,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[55]
+	mi := &file_concord_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3543,7 +3820,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{55}
+	return file_concord_proto_rawDescGZIP(), []int{60}
 }
 
 type PauseRequest struct {
@@ -3555,7 +3832,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_concord_proto_msgTypes[56]
+	mi := &file_concord_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3567,7 +3844,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[56]
+	mi := &file_concord_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3580,7 +3857,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{56}
+	return file_concord_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *PauseRequest) GetPaused() bool {
@@ -3599,7 +3876,7 @@ type MaxRateRequest struct {
 
 func (x *MaxRateRequest) Reset() {
 	*x = MaxRateRequest{}
-	mi := &file_concord_proto_msgTypes[57]
+	mi := &file_concord_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3611,7 +3888,7 @@ func (x *MaxRateRequest) String() string {
 func (*MaxRateRequest) ProtoMessage() {}
 
 func (x *MaxRateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[57]
+	mi := &file_concord_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3624,7 +3901,7 @@ func (x *MaxRateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaxRateRequest.ProtoReflect.Descriptor instead.
 func (*MaxRateRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{57}
+	return file_concord_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *MaxRateRequest) GetBytes() uint64 {
@@ -3665,7 +3942,7 @@ type RepairRecord struct {
 
 func (x *RepairRecord) Reset() {
 	*x = RepairRecord{}
-	mi := &file_concord_proto_msgTypes[58]
+	mi := &file_concord_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3677,7 +3954,7 @@ func (x *RepairRecord) String() string {
 func (*RepairRecord) ProtoMessage() {}
 
 func (x *RepairRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[58]
+	mi := &file_concord_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3690,7 +3967,7 @@ func (x *RepairRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord.ProtoReflect.Descriptor instead.
 func (*RepairRecord) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{58}
+	return file_concord_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *RepairRecord) GetShardId() uint64 {
@@ -3864,7 +4141,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_concord_proto_msgTypes[59]
+	mi := &file_concord_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3876,7 +4153,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[59]
+	mi := &file_concord_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3889,7 +4166,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{59}
+	return file_concord_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *DiffResponse) GetOwners() []string {
@@ -3966,7 +4243,7 @@ type RepairsResponse struct {
 
 func (x *RepairsResponse) Reset() {
 	*x = RepairsResponse{}
-	mi := &file_concord_proto_msgTypes[60]
+	mi := &file_concord_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3978,7 +4255,7 @@ func (x *RepairsResponse) String() string {
 func (*RepairsResponse) ProtoMessage() {}
 
 func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[60]
+	mi := &file_concord_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3991,7 +4268,7 @@ func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsResponse.ProtoReflect.Descriptor instead.
 func (*RepairsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{60}
+	return file_concord_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *RepairsResponse) GetPaused() bool {
@@ -4025,7 +4302,7 @@ type ReceivedRequest_Shard struct {
 
 func (x *ReceivedRequest_Shard) Reset() {
 	*x = ReceivedRequest_Shard{}
-	mi := &file_concord_proto_msgTypes[61]
+	mi := &file_concord_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4037,7 +4314,7 @@ func (x *ReceivedRequest_Shard) String() string {
 func (*ReceivedRequest_Shard) ProtoMessage() {}
 
 func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[61]
+	mi := &file_concord_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4050,7 +4327,7 @@ func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedRequest_Shard.ProtoReflect.Descriptor instead.
 func (*ReceivedRequest_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{17, 0}
+	return file_concord_proto_rawDescGZIP(), []int{22, 0}
 }
 
 func (x *ReceivedRequest_Shard) GetShardId() uint64 {
@@ -4079,7 +4356,7 @@ type ApplyResponse_Refused struct {
 
 func (x *ApplyResponse_Refused) Reset() {
 	*x = ApplyResponse_Refused{}
-	mi := &file_concord_proto_msgTypes[62]
+	mi := &file_concord_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4091,7 +4368,7 @@ func (x *ApplyResponse_Refused) String() string {
 func (*ApplyResponse_Refused) ProtoMessage() {}
 
 func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[62]
+	mi := &file_concord_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4104,7 +4381,7 @@ func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse_Refused.ProtoReflect.Descriptor instead.
 func (*ApplyResponse_Refused) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{51, 0}
+	return file_concord_proto_rawDescGZIP(), []int{56, 0}
 }
 
 func (x *ApplyResponse_Refused) GetBlock() uint32 {
@@ -4146,7 +4423,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[63]
+	mi := &file_concord_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4158,7 +4435,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[63]
+	mi := &file_concord_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4171,7 +4448,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{53, 0}
+	return file_concord_proto_rawDescGZIP(), []int{58, 0}
 }
 
 func (x *StatusResponse_Shard) GetId() uint64 {
@@ -4210,7 +4487,7 @@ type RepairRecord_Decision struct {
 
 func (x *RepairRecord_Decision) Reset() {
 	*x = RepairRecord_Decision{}
-	mi := &file_concord_proto_msgTypes[64]
+	mi := &file_concord_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4222,7 +4499,7 @@ func (x *RepairRecord_Decision) String() string {
 func (*RepairRecord_Decision) ProtoMessage() {}
 
 func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[64]
+	mi := &file_concord_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4235,7 +4512,7 @@ func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Decision.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Decision) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{58, 0}
+	return file_concord_proto_rawDescGZIP(), []int{63, 0}
 }
 
 func (x *RepairRecord_Decision) GetSeries() []byte {
@@ -4299,7 +4576,7 @@ type RepairRecord_Held struct {
 
 func (x *RepairRecord_Held) Reset() {
 	*x = RepairRecord_Held{}
-	mi := &file_concord_proto_msgTypes[65]
+	mi := &file_concord_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4311,7 +4588,7 @@ func (x *RepairRecord_Held) String() string {
 func (*RepairRecord_Held) ProtoMessage() {}
 
 func (x *RepairRecord_Held) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[65]
+	mi := &file_concord_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4324,7 +4601,7 @@ func (x *RepairRecord_Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Held.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Held) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{58, 1}
+	return file_concord_proto_rawDescGZIP(), []int{63, 1}
 }
 
 func (x *RepairRecord_Held) GetNode() string {
@@ -4367,7 +4644,7 @@ type RepairRecord_Refusal struct {
 
 func (x *RepairRecord_Refusal) Reset() {
 	*x = RepairRecord_Refusal{}
-	mi := &file_concord_proto_msgTypes[66]
+	mi := &file_concord_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4379,7 +4656,7 @@ func (x *RepairRecord_Refusal) String() string {
 func (*RepairRecord_Refusal) ProtoMessage() {}
 
 func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[66]
+	mi := &file_concord_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4392,7 +4669,7 @@ func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Refusal.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Refusal) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{58, 2}
+	return file_concord_proto_rawDescGZIP(), []int{63, 2}
 }
 
 func (x *RepairRecord_Refusal) GetNode() string {
@@ -4436,7 +4713,7 @@ type DiffResponse_Pair struct {
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[67]
+	mi := &file_concord_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4448,7 +4725,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[67]
+	mi := &file_concord_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4461,7 +4738,7 @@ func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Pair.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Pair) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{59, 0}
+	return file_concord_proto_rawDescGZIP(), []int{64, 0}
 }
 
 func (x *DiffResponse_Pair) GetA() string {
@@ -4511,7 +4788,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[68]
+	mi := &file_concord_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4523,7 +4800,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[68]
+	mi := &file_concord_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4536,7 +4813,7 @@ func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Field.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Field) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{59, 1}
+	return file_concord_proto_rawDescGZIP(), []int{64, 1}
 }
 
 func (x *DiffResponse_Field) GetSeries() []byte {
@@ -4572,7 +4849,24 @@ var File_concord_proto protoreflect.FileDescriptor
 const file_concord_proto_rawDesc = "" +
 	"\n" +
 	"\rconcord.proto\x12\n" +
-	"concord.v1\"4\n" +
+	"concord.v1\"\x0f\n" +
+	"\rSurveyRequest\"o\n" +
+	"\x0eSurveyResponse\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\fR\x06server\x12/\n" +
+	"\aunknown\x18\x02 \x03(\v2\x15.concord.v1.ShardMoveR\aunknown\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\"v\n" +
+	"\tShardMove\x12\x1a\n" +
+	"\bdatabase\x18\x01 \x01(\tR\bdatabase\x12)\n" +
+	"\x10retention_policy\x18\x02 \x01(\tR\x0fretentionPolicy\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\x04R\x04from\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\x04R\x02to\"\x98\x01\n" +
+	"\x16PrepareAdoptionRequest\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x1a\n" +
+	"\bidentity\x18\x02 \x01(\tR\bidentity\x12+\n" +
+	"\x05moves\x18\x03 \x03(\v2\x15.concord.v1.ShardMoveR\x05moves\x12\x16\n" +
+	"\x06shared\x18\x04 \x03(\x04R\x06shared\"\x19\n" +
+	"\x17PrepareAdoptionResponse\"4\n" +
 	"\x0fIdentifyRequest\x12!\n" +
 	"\fjoin_cluster\x18\x01 \x01(\x04R\vjoinCluster\"\xe3\x01\n" +
 	"\x10IdentifyResponse\x12\x17\n" +
@@ -4584,13 +4878,14 @@ const file_concord_proto_rawDesc = "" +
 	"\x05clock\x18\x05 \x01(\x03R\x05clock\x12\x1a\n" +
 	"\bidentity\x18\x06 \x01(\tR\bidentity\x12\x18\n" +
 	"\aprocess\x18\a \x01(\x04R\aprocess\x12\x14\n" +
-	"\x05unfit\x18\b \x01(\tR\x05unfit\"\x84\x01\n" +
+	"\x05unfit\x18\b \x01(\tR\x05unfit\"\x9a\x01\n" +
 	"\vJoinRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\x04R\tclusterId\x12!\n" +
 	"\fmeta_servers\x18\x03 \x03(\tR\vmetaServers\x12\x1a\n" +
-	"\bidentity\x18\x04 \x01(\tR\bidentity\"\x0e\n" +
+	"\bidentity\x18\x04 \x01(\tR\bidentity\x12\x14\n" +
+	"\x05adopt\x18\x05 \x01(\bR\x05adopt\"\x0e\n" +
 	"\fJoinResponse\"\x0e\n" +
 	"\fLeaveRequest\"\x0f\n" +
 	"\rLeaveResponse\"F\n" +
@@ -4910,14 +5205,16 @@ const file_concord_proto_rawDesc = "" +
 	"\x0fRepairsResponse\x12\x16\n" +
 	"\x06paused\x18\x01 \x01(\bR\x06paused\x122\n" +
 	"\arepairs\x18\x02 \x03(\v2\x18.concord.v1.RepairRecordR\arepairs\x12\x19\n" +
-	"\bmax_rate\x18\x03 \x01(\x04R\amaxRate2\xce\x02\n" +
+	"\bmax_rate\x18\x03 \x01(\x04R\amaxRate2\xeb\x03\n" +
 	"\n" +
 	"Membership\x12E\n" +
 	"\bIdentify\x12\x1b.concord.v1.IdentifyRequest\x1a\x1c.concord.v1.IdentifyResponse\x129\n" +
 	"\x04Join\x12\x17.concord.v1.JoinRequest\x1a\x18.concord.v1.JoinResponse\x12<\n" +
 	"\x05Leave\x12\x18.concord.v1.LeaveRequest\x1a\x19.concord.v1.LeaveResponse\x12<\n" +
 	"\x05WhoIs\x12\x18.concord.v1.WhoIsRequest\x1a\x19.concord.v1.WhoIsResponse\x12B\n" +
-	"\aCatchUp\x12\x1a.concord.v1.CatchUpRequest\x1a\x1b.concord.v1.CatchUpResponse2\xf9\x02\n" +
+	"\aCatchUp\x12\x1a.concord.v1.CatchUpRequest\x1a\x1b.concord.v1.CatchUpResponse\x12?\n" +
+	"\x06Survey\x12\x19.concord.v1.SurveyRequest\x1a\x1a.concord.v1.SurveyResponse\x12Z\n" +
+	"\x0fPrepareAdoption\x12\".concord.v1.PrepareAdoptionRequest\x1a#.concord.v1.PrepareAdoptionResponse2\xf9\x02\n" +
 	"\vReplication\x12K\n" +
 	"\n" +
 	"WriteShard\x12\x1d.concord.v1.WriteShardRequest\x1a\x1e.concord.v1.WriteShardResponse\x12K\n" +
@@ -4967,179 +5264,190 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 74)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),         // 0: concord.v1.ExecuteRequest.Kind
 	(Delete_Kind)(0),                 // 1: concord.v1.Delete.Kind
-	(*IdentifyRequest)(nil),          // 2: concord.v1.IdentifyRequest
-	(*IdentifyResponse)(nil),         // 3: concord.v1.IdentifyResponse
-	(*JoinRequest)(nil),              // 4: concord.v1.JoinRequest
-	(*JoinResponse)(nil),             // 5: concord.v1.JoinResponse
-	(*LeaveRequest)(nil),             // 6: concord.v1.LeaveRequest
-	(*LeaveResponse)(nil),            // 7: concord.v1.LeaveResponse
-	(*WhoIsRequest)(nil),             // 8: concord.v1.WhoIsRequest
-	(*WhoIsResponse)(nil),            // 9: concord.v1.WhoIsResponse
-	(*CatchUpRequest)(nil),           // 10: concord.v1.CatchUpRequest
-	(*CatchUpResponse)(nil),          // 11: concord.v1.CatchUpResponse
-	(*WriteShardRequest)(nil),        // 12: concord.v1.WriteShardRequest
-	(*VersionSpan)(nil),              // 13: concord.v1.VersionSpan
-	(*WriteBatchRequest)(nil),        // 14: concord.v1.WriteBatchRequest
-	(*WriteShardResponse)(nil),       // 15: concord.v1.WriteShardResponse
-	(*FieldType)(nil),                // 16: concord.v1.FieldType
-	(*ExecuteRequest)(nil),           // 17: concord.v1.ExecuteRequest
-	(*ExecuteResponse)(nil),          // 18: concord.v1.ExecuteResponse
-	(*ReceivedRequest)(nil),          // 19: concord.v1.ReceivedRequest
-	(*ReceivedResponse)(nil),         // 20: concord.v1.ReceivedResponse
-	(*Delete)(nil),                   // 21: concord.v1.Delete
-	(*DeleteBounds)(nil),             // 22: concord.v1.DeleteBounds
-	(*AnnounceDeleteRequest)(nil),    // 23: concord.v1.AnnounceDeleteRequest
-	(*AnnounceDeleteResponse)(nil),   // 24: concord.v1.AnnounceDeleteResponse
-	(*RunDeleteRequest)(nil),         // 25: concord.v1.RunDeleteRequest
-	(*RunDeleteResponse)(nil),        // 26: concord.v1.RunDeleteResponse
-	(*HintDeleteRequest)(nil),        // 27: concord.v1.HintDeleteRequest
-	(*HintDeleteResponse)(nil),       // 28: concord.v1.HintDeleteResponse
-	(*RememberedDeletesRequest)(nil), // 29: concord.v1.RememberedDeletesRequest
-	(*EndDeleteRequest)(nil),         // 30: concord.v1.EndDeleteRequest
-	(*EndDeleteResponse)(nil),        // 31: concord.v1.EndDeleteResponse
-	(*EndDeletesBeforeRequest)(nil),  // 32: concord.v1.EndDeletesBeforeRequest
-	(*EndDeletesBeforeResponse)(nil), // 33: concord.v1.EndDeletesBeforeResponse
-	(*DropShardsRequest)(nil),        // 34: concord.v1.DropShardsRequest
-	(*DropRetentionPolicy)(nil),      // 35: concord.v1.DropRetentionPolicy
-	(*DropShardsResponse)(nil),       // 36: concord.v1.DropShardsResponse
-	(*ShardStatesRequest)(nil),       // 37: concord.v1.ShardStatesRequest
-	(*ShardState)(nil),               // 38: concord.v1.ShardState
-	(*WholeRequest)(nil),             // 39: concord.v1.WholeRequest
-	(*WholeResponse)(nil),            // 40: concord.v1.WholeResponse
-	(*ShardStatesResponse)(nil),      // 41: concord.v1.ShardStatesResponse
-	(*Sum)(nil),                      // 42: concord.v1.Sum
-	(*RootRequest)(nil),              // 43: concord.v1.RootRequest
-	(*RootResponse)(nil),             // 44: concord.v1.RootResponse
-	(*WindowSum)(nil),                // 45: concord.v1.WindowSum
-	(*SeriesField)(nil),              // 46: concord.v1.SeriesField
-	(*DigestsChunk)(nil),             // 47: concord.v1.DigestsChunk
-	(*Region)(nil),                   // 48: concord.v1.Region
-	(*Block)(nil),                    // 49: concord.v1.Block
-	(*FetchRequest)(nil),             // 50: concord.v1.FetchRequest
-	(*FetchChunk)(nil),               // 51: concord.v1.FetchChunk
-	(*ApplyRequest)(nil),             // 52: concord.v1.ApplyRequest
-	(*ApplyResponse)(nil),            // 53: concord.v1.ApplyResponse
-	(*StatusRequest)(nil),            // 54: concord.v1.StatusRequest
-	(*StatusResponse)(nil),           // 55: concord.v1.StatusResponse
-	(*RepairRequest)(nil),            // 56: concord.v1.RepairRequest
-	(*RepairResponse)(nil),           // 57: concord.v1.RepairResponse
-	(*PauseRequest)(nil),             // 58: concord.v1.PauseRequest
-	(*MaxRateRequest)(nil),           // 59: concord.v1.MaxRateRequest
-	(*RepairRecord)(nil),             // 60: concord.v1.RepairRecord
-	(*DiffResponse)(nil),             // 61: concord.v1.DiffResponse
-	(*RepairsResponse)(nil),          // 62: concord.v1.RepairsResponse
-	(*ReceivedRequest_Shard)(nil),    // 63: concord.v1.ReceivedRequest.Shard
-	(*ApplyResponse_Refused)(nil),    // 64: concord.v1.ApplyResponse.Refused
-	(*StatusResponse_Shard)(nil),     // 65: concord.v1.StatusResponse.Shard
-	(*RepairRecord_Decision)(nil),    // 66: concord.v1.RepairRecord.Decision
-	(*RepairRecord_Held)(nil),        // 67: concord.v1.RepairRecord.Held
-	(*RepairRecord_Refusal)(nil),     // 68: concord.v1.RepairRecord.Refusal
-	(*DiffResponse_Pair)(nil),        // 69: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),       // 70: concord.v1.DiffResponse.Field
+	(*SurveyRequest)(nil),            // 2: concord.v1.SurveyRequest
+	(*SurveyResponse)(nil),           // 3: concord.v1.SurveyResponse
+	(*ShardMove)(nil),                // 4: concord.v1.ShardMove
+	(*PrepareAdoptionRequest)(nil),   // 5: concord.v1.PrepareAdoptionRequest
+	(*PrepareAdoptionResponse)(nil),  // 6: concord.v1.PrepareAdoptionResponse
+	(*IdentifyRequest)(nil),          // 7: concord.v1.IdentifyRequest
+	(*IdentifyResponse)(nil),         // 8: concord.v1.IdentifyResponse
+	(*JoinRequest)(nil),              // 9: concord.v1.JoinRequest
+	(*JoinResponse)(nil),             // 10: concord.v1.JoinResponse
+	(*LeaveRequest)(nil),             // 11: concord.v1.LeaveRequest
+	(*LeaveResponse)(nil),            // 12: concord.v1.LeaveResponse
+	(*WhoIsRequest)(nil),             // 13: concord.v1.WhoIsRequest
+	(*WhoIsResponse)(nil),            // 14: concord.v1.WhoIsResponse
+	(*CatchUpRequest)(nil),           // 15: concord.v1.CatchUpRequest
+	(*CatchUpResponse)(nil),          // 16: concord.v1.CatchUpResponse
+	(*WriteShardRequest)(nil),        // 17: concord.v1.WriteShardRequest
+	(*VersionSpan)(nil),              // 18: concord.v1.VersionSpan
+	(*WriteBatchRequest)(nil),        // 19: concord.v1.WriteBatchRequest
+	(*WriteShardResponse)(nil),       // 20: concord.v1.WriteShardResponse
+	(*FieldType)(nil),                // 21: concord.v1.FieldType
+	(*ExecuteRequest)(nil),           // 22: concord.v1.ExecuteRequest
+	(*ExecuteResponse)(nil),          // 23: concord.v1.ExecuteResponse
+	(*ReceivedRequest)(nil),          // 24: concord.v1.ReceivedRequest
+	(*ReceivedResponse)(nil),         // 25: concord.v1.ReceivedResponse
+	(*Delete)(nil),                   // 26: concord.v1.Delete
+	(*DeleteBounds)(nil),             // 27: concord.v1.DeleteBounds
+	(*AnnounceDeleteRequest)(nil),    // 28: concord.v1.AnnounceDeleteRequest
+	(*AnnounceDeleteResponse)(nil),   // 29: concord.v1.AnnounceDeleteResponse
+	(*RunDeleteRequest)(nil),         // 30: concord.v1.RunDeleteRequest
+	(*RunDeleteResponse)(nil),        // 31: concord.v1.RunDeleteResponse
+	(*HintDeleteRequest)(nil),        // 32: concord.v1.HintDeleteRequest
+	(*HintDeleteResponse)(nil),       // 33: concord.v1.HintDeleteResponse
+	(*RememberedDeletesRequest)(nil), // 34: concord.v1.RememberedDeletesRequest
+	(*EndDeleteRequest)(nil),         // 35: concord.v1.EndDeleteRequest
+	(*EndDeleteResponse)(nil),        // 36: concord.v1.EndDeleteResponse
+	(*EndDeletesBeforeRequest)(nil),  // 37: concord.v1.EndDeletesBeforeRequest
+	(*EndDeletesBeforeResponse)(nil), // 38: concord.v1.EndDeletesBeforeResponse
+	(*DropShardsRequest)(nil),        // 39: concord.v1.DropShardsRequest
+	(*DropRetentionPolicy)(nil),      // 40: concord.v1.DropRetentionPolicy
+	(*DropShardsResponse)(nil),       // 41: concord.v1.DropShardsResponse
+	(*ShardStatesRequest)(nil),       // 42: concord.v1.ShardStatesRequest
+	(*ShardState)(nil),               // 43: concord.v1.ShardState
+	(*WholeRequest)(nil),             // 44: concord.v1.WholeRequest
+	(*WholeResponse)(nil),            // 45: concord.v1.WholeResponse
+	(*ShardStatesResponse)(nil),      // 46: concord.v1.ShardStatesResponse
+	(*Sum)(nil),                      // 47: concord.v1.Sum
+	(*RootRequest)(nil),              // 48: concord.v1.RootRequest
+	(*RootResponse)(nil),             // 49: concord.v1.RootResponse
+	(*WindowSum)(nil),                // 50: concord.v1.WindowSum
+	(*SeriesField)(nil),              // 51: concord.v1.SeriesField
+	(*DigestsChunk)(nil),             // 52: concord.v1.DigestsChunk
+	(*Region)(nil),                   // 53: concord.v1.Region
+	(*Block)(nil),                    // 54: concord.v1.Block
+	(*FetchRequest)(nil),             // 55: concord.v1.FetchRequest
+	(*FetchChunk)(nil),               // 56: concord.v1.FetchChunk
+	(*ApplyRequest)(nil),             // 57: concord.v1.ApplyRequest
+	(*ApplyResponse)(nil),            // 58: concord.v1.ApplyResponse
+	(*StatusRequest)(nil),            // 59: concord.v1.StatusRequest
+	(*StatusResponse)(nil),           // 60: concord.v1.StatusResponse
+	(*RepairRequest)(nil),            // 61: concord.v1.RepairRequest
+	(*RepairResponse)(nil),           // 62: concord.v1.RepairResponse
+	(*PauseRequest)(nil),             // 63: concord.v1.PauseRequest
+	(*MaxRateRequest)(nil),           // 64: concord.v1.MaxRateRequest
+	(*RepairRecord)(nil),             // 65: concord.v1.RepairRecord
+	(*DiffResponse)(nil),             // 66: concord.v1.DiffResponse
+	(*RepairsResponse)(nil),          // 67: concord.v1.RepairsResponse
+	(*ReceivedRequest_Shard)(nil),    // 68: concord.v1.ReceivedRequest.Shard
+	(*ApplyResponse_Refused)(nil),    // 69: concord.v1.ApplyResponse.Refused
+	(*StatusResponse_Shard)(nil),     // 70: concord.v1.StatusResponse.Shard
+	(*RepairRecord_Decision)(nil),    // 71: concord.v1.RepairRecord.Decision
+	(*RepairRecord_Held)(nil),        // 72: concord.v1.RepairRecord.Held
+	(*RepairRecord_Refusal)(nil),     // 73: concord.v1.RepairRecord.Refusal
+	(*DiffResponse_Pair)(nil),        // 74: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),       // 75: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
-	13, // 0: concord.v1.WriteShardRequest.spans:type_name -> concord.v1.VersionSpan
-	12, // 1: concord.v1.WriteBatchRequest.write:type_name -> concord.v1.WriteShardRequest
-	16, // 2: concord.v1.WriteShardResponse.type_conflicts:type_name -> concord.v1.FieldType
-	0,  // 3: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
-	22, // 4: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
-	63, // 5: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
-	1,  // 6: concord.v1.Delete.kind:type_name -> concord.v1.Delete.Kind
-	22, // 7: concord.v1.Delete.bounds:type_name -> concord.v1.DeleteBounds
-	21, // 8: concord.v1.AnnounceDeleteRequest.delete:type_name -> concord.v1.Delete
-	21, // 9: concord.v1.RunDeleteRequest.delete:type_name -> concord.v1.Delete
-	21, // 10: concord.v1.HintDeleteRequest.delete:type_name -> concord.v1.Delete
-	35, // 11: concord.v1.DropShardsRequest.retention_policy:type_name -> concord.v1.DropRetentionPolicy
-	38, // 12: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
-	42, // 13: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
-	42, // 14: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
-	45, // 15: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
-	46, // 16: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
-	48, // 17: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
-	49, // 18: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
-	49, // 19: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	64, // 20: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
-	65, // 21: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	66, // 22: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
-	68, // 23: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
-	69, // 24: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	70, // 25: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	66, // 26: concord.v1.DiffResponse.decided:type_name -> concord.v1.RepairRecord.Decision
-	60, // 27: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
-	67, // 28: concord.v1.RepairRecord.Decision.held:type_name -> concord.v1.RepairRecord.Held
-	2,  // 29: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
-	4,  // 30: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
-	6,  // 31: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	8,  // 32: concord.v1.Membership.WhoIs:input_type -> concord.v1.WhoIsRequest
-	10, // 33: concord.v1.Membership.CatchUp:input_type -> concord.v1.CatchUpRequest
-	12, // 34: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	14, // 35: concord.v1.Replication.WriteBatch:input_type -> concord.v1.WriteBatchRequest
-	17, // 36: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	27, // 37: concord.v1.Replication.Hint:input_type -> concord.v1.HintDeleteRequest
-	19, // 38: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
-	23, // 39: concord.v1.Deletes.AnnounceDelete:input_type -> concord.v1.AnnounceDeleteRequest
-	25, // 40: concord.v1.Deletes.RunDelete:input_type -> concord.v1.RunDeleteRequest
-	27, // 41: concord.v1.Deletes.HintDelete:input_type -> concord.v1.HintDeleteRequest
-	30, // 42: concord.v1.Deletes.EndDelete:input_type -> concord.v1.EndDeleteRequest
-	32, // 43: concord.v1.Deletes.EndDeletesBefore:input_type -> concord.v1.EndDeletesBeforeRequest
-	29, // 44: concord.v1.Deletes.RememberedDeletes:input_type -> concord.v1.RememberedDeletesRequest
-	34, // 45: concord.v1.Deletes.DropShards:input_type -> concord.v1.DropShardsRequest
-	37, // 46: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	43, // 47: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	43, // 48: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	50, // 49: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	52, // 50: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	39, // 51: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	39, // 52: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
-	54, // 53: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	56, // 54: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	56, // 55: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	56, // 56: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	58, // 57: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	59, // 58: concord.v1.Entropy.SetMaxRate:input_type -> concord.v1.MaxRateRequest
-	56, // 59: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	54, // 60: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	3,  // 61: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	5,  // 62: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	7,  // 63: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	9,  // 64: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
-	11, // 65: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
-	15, // 66: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	15, // 67: concord.v1.Replication.WriteBatch:output_type -> concord.v1.WriteShardResponse
-	18, // 68: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	28, // 69: concord.v1.Replication.Hint:output_type -> concord.v1.HintDeleteResponse
-	20, // 70: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
-	24, // 71: concord.v1.Deletes.AnnounceDelete:output_type -> concord.v1.AnnounceDeleteResponse
-	26, // 72: concord.v1.Deletes.RunDelete:output_type -> concord.v1.RunDeleteResponse
-	28, // 73: concord.v1.Deletes.HintDelete:output_type -> concord.v1.HintDeleteResponse
-	31, // 74: concord.v1.Deletes.EndDelete:output_type -> concord.v1.EndDeleteResponse
-	33, // 75: concord.v1.Deletes.EndDeletesBefore:output_type -> concord.v1.EndDeletesBeforeResponse
-	21, // 76: concord.v1.Deletes.RememberedDeletes:output_type -> concord.v1.Delete
-	36, // 77: concord.v1.Deletes.DropShards:output_type -> concord.v1.DropShardsResponse
-	41, // 78: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	44, // 79: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	47, // 80: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	51, // 81: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	53, // 82: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	40, // 83: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	40, // 84: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
-	55, // 85: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	57, // 86: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	57, // 87: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	57, // 88: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	57, // 89: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	57, // 90: concord.v1.Entropy.SetMaxRate:output_type -> concord.v1.RepairResponse
-	61, // 91: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	62, // 92: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	61, // [61:93] is the sub-list for method output_type
-	29, // [29:61] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	4,  // 0: concord.v1.SurveyResponse.unknown:type_name -> concord.v1.ShardMove
+	4,  // 1: concord.v1.PrepareAdoptionRequest.moves:type_name -> concord.v1.ShardMove
+	18, // 2: concord.v1.WriteShardRequest.spans:type_name -> concord.v1.VersionSpan
+	17, // 3: concord.v1.WriteBatchRequest.write:type_name -> concord.v1.WriteShardRequest
+	21, // 4: concord.v1.WriteShardResponse.type_conflicts:type_name -> concord.v1.FieldType
+	0,  // 5: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
+	27, // 6: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
+	68, // 7: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
+	1,  // 8: concord.v1.Delete.kind:type_name -> concord.v1.Delete.Kind
+	27, // 9: concord.v1.Delete.bounds:type_name -> concord.v1.DeleteBounds
+	26, // 10: concord.v1.AnnounceDeleteRequest.delete:type_name -> concord.v1.Delete
+	26, // 11: concord.v1.RunDeleteRequest.delete:type_name -> concord.v1.Delete
+	26, // 12: concord.v1.HintDeleteRequest.delete:type_name -> concord.v1.Delete
+	40, // 13: concord.v1.DropShardsRequest.retention_policy:type_name -> concord.v1.DropRetentionPolicy
+	43, // 14: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
+	47, // 15: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
+	47, // 16: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
+	50, // 17: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
+	51, // 18: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
+	53, // 19: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
+	54, // 20: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
+	54, // 21: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
+	69, // 22: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
+	70, // 23: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	71, // 24: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
+	73, // 25: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
+	74, // 26: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	75, // 27: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	71, // 28: concord.v1.DiffResponse.decided:type_name -> concord.v1.RepairRecord.Decision
+	65, // 29: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	72, // 30: concord.v1.RepairRecord.Decision.held:type_name -> concord.v1.RepairRecord.Held
+	7,  // 31: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
+	9,  // 32: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
+	11, // 33: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
+	13, // 34: concord.v1.Membership.WhoIs:input_type -> concord.v1.WhoIsRequest
+	15, // 35: concord.v1.Membership.CatchUp:input_type -> concord.v1.CatchUpRequest
+	2,  // 36: concord.v1.Membership.Survey:input_type -> concord.v1.SurveyRequest
+	5,  // 37: concord.v1.Membership.PrepareAdoption:input_type -> concord.v1.PrepareAdoptionRequest
+	17, // 38: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	19, // 39: concord.v1.Replication.WriteBatch:input_type -> concord.v1.WriteBatchRequest
+	22, // 40: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	32, // 41: concord.v1.Replication.Hint:input_type -> concord.v1.HintDeleteRequest
+	24, // 42: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
+	28, // 43: concord.v1.Deletes.AnnounceDelete:input_type -> concord.v1.AnnounceDeleteRequest
+	30, // 44: concord.v1.Deletes.RunDelete:input_type -> concord.v1.RunDeleteRequest
+	32, // 45: concord.v1.Deletes.HintDelete:input_type -> concord.v1.HintDeleteRequest
+	35, // 46: concord.v1.Deletes.EndDelete:input_type -> concord.v1.EndDeleteRequest
+	37, // 47: concord.v1.Deletes.EndDeletesBefore:input_type -> concord.v1.EndDeletesBeforeRequest
+	34, // 48: concord.v1.Deletes.RememberedDeletes:input_type -> concord.v1.RememberedDeletesRequest
+	39, // 49: concord.v1.Deletes.DropShards:input_type -> concord.v1.DropShardsRequest
+	42, // 50: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	48, // 51: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	48, // 52: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	55, // 53: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	57, // 54: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	44, // 55: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	44, // 56: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
+	59, // 57: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	61, // 58: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	61, // 59: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	61, // 60: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	63, // 61: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	64, // 62: concord.v1.Entropy.SetMaxRate:input_type -> concord.v1.MaxRateRequest
+	61, // 63: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	59, // 64: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	8,  // 65: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	10, // 66: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	12, // 67: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	14, // 68: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
+	16, // 69: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
+	3,  // 70: concord.v1.Membership.Survey:output_type -> concord.v1.SurveyResponse
+	6,  // 71: concord.v1.Membership.PrepareAdoption:output_type -> concord.v1.PrepareAdoptionResponse
+	20, // 72: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	20, // 73: concord.v1.Replication.WriteBatch:output_type -> concord.v1.WriteShardResponse
+	23, // 74: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	33, // 75: concord.v1.Replication.Hint:output_type -> concord.v1.HintDeleteResponse
+	25, // 76: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
+	29, // 77: concord.v1.Deletes.AnnounceDelete:output_type -> concord.v1.AnnounceDeleteResponse
+	31, // 78: concord.v1.Deletes.RunDelete:output_type -> concord.v1.RunDeleteResponse
+	33, // 79: concord.v1.Deletes.HintDelete:output_type -> concord.v1.HintDeleteResponse
+	36, // 80: concord.v1.Deletes.EndDelete:output_type -> concord.v1.EndDeleteResponse
+	38, // 81: concord.v1.Deletes.EndDeletesBefore:output_type -> concord.v1.EndDeletesBeforeResponse
+	26, // 82: concord.v1.Deletes.RememberedDeletes:output_type -> concord.v1.Delete
+	41, // 83: concord.v1.Deletes.DropShards:output_type -> concord.v1.DropShardsResponse
+	46, // 84: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	49, // 85: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	52, // 86: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	56, // 87: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	58, // 88: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	45, // 89: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	45, // 90: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
+	60, // 91: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	62, // 92: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	62, // 93: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	62, // 94: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	62, // 95: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	62, // 96: concord.v1.Entropy.SetMaxRate:output_type -> concord.v1.RepairResponse
+	66, // 97: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	67, // 98: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	65, // [65:99] is the sub-list for method output_type
+	31, // [31:65] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_concord_proto_init() }
@@ -5147,7 +5455,7 @@ func file_concord_proto_init() {
 	if File_concord_proto != nil {
 		return
 	}
-	file_concord_proto_msgTypes[32].OneofWrappers = []any{
+	file_concord_proto_msgTypes[37].OneofWrappers = []any{
 		(*DropShardsRequest_Database)(nil),
 		(*DropShardsRequest_RetentionPolicy)(nil),
 		(*DropShardsRequest_ShardId)(nil),
@@ -5158,7 +5466,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   69,
+			NumMessages:   74,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

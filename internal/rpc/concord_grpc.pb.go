@@ -21,11 +21,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Membership_Identify_FullMethodName = "/concord.v1.Membership/Identify"
-	Membership_Join_FullMethodName     = "/concord.v1.Membership/Join"
-	Membership_Leave_FullMethodName    = "/concord.v1.Membership/Leave"
-	Membership_WhoIs_FullMethodName    = "/concord.v1.Membership/WhoIs"
-	Membership_CatchUp_FullMethodName  = "/concord.v1.Membership/CatchUp"
+	Membership_Identify_FullMethodName        = "/concord.v1.Membership/Identify"
+	Membership_Join_FullMethodName            = "/concord.v1.Membership/Join"
+	Membership_Leave_FullMethodName           = "/concord.v1.Membership/Leave"
+	Membership_WhoIs_FullMethodName           = "/concord.v1.Membership/WhoIs"
+	Membership_CatchUp_FullMethodName         = "/concord.v1.Membership/CatchUp"
+	Membership_Survey_FullMethodName          = "/concord.v1.Membership/Survey"
+	Membership_PrepareAdoption_FullMethodName = "/concord.v1.Membership/PrepareAdoption"
 )
 
 // MembershipClient is the client API for Membership service.
@@ -46,6 +48,10 @@ type MembershipClient interface {
 	// CatchUp returns when the data node's copy of the metadata has a change, or fails when the call ends before.
 	// A node of another cluster, or of none, refuses with FAILED_PRECONDITION.
 	CatchUp(ctx context.Context, in *CatchUpRequest, opts ...grpc.CallOption) (*CatchUpResponse, error)
+	// Survey tells what a plain server has on whose folders this node runs. It changes nothing.
+	Survey(ctx context.Context, in *SurveyRequest, opts ...grpc.CallOption) (*SurveyResponse, error)
+	// PrepareAdoption notes what Join with adopt does with the folders of the plain server. Repeating it is harmless.
+	PrepareAdoption(ctx context.Context, in *PrepareAdoptionRequest, opts ...grpc.CallOption) (*PrepareAdoptionResponse, error)
 }
 
 type membershipClient struct {
@@ -106,6 +112,26 @@ func (c *membershipClient) CatchUp(ctx context.Context, in *CatchUpRequest, opts
 	return out, nil
 }
 
+func (c *membershipClient) Survey(ctx context.Context, in *SurveyRequest, opts ...grpc.CallOption) (*SurveyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SurveyResponse)
+	err := c.cc.Invoke(ctx, Membership_Survey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *membershipClient) PrepareAdoption(ctx context.Context, in *PrepareAdoptionRequest, opts ...grpc.CallOption) (*PrepareAdoptionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PrepareAdoptionResponse)
+	err := c.cc.Invoke(ctx, Membership_PrepareAdoption_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MembershipServer is the server API for Membership service.
 // All implementations must embed UnimplementedMembershipServer
 // for forward compatibility.
@@ -124,6 +150,10 @@ type MembershipServer interface {
 	// CatchUp returns when the data node's copy of the metadata has a change, or fails when the call ends before.
 	// A node of another cluster, or of none, refuses with FAILED_PRECONDITION.
 	CatchUp(context.Context, *CatchUpRequest) (*CatchUpResponse, error)
+	// Survey tells what a plain server has on whose folders this node runs. It changes nothing.
+	Survey(context.Context, *SurveyRequest) (*SurveyResponse, error)
+	// PrepareAdoption notes what Join with adopt does with the folders of the plain server. Repeating it is harmless.
+	PrepareAdoption(context.Context, *PrepareAdoptionRequest) (*PrepareAdoptionResponse, error)
 	mustEmbedUnimplementedMembershipServer()
 }
 
@@ -148,6 +178,12 @@ func (UnimplementedMembershipServer) WhoIs(context.Context, *WhoIsRequest) (*Who
 }
 func (UnimplementedMembershipServer) CatchUp(context.Context, *CatchUpRequest) (*CatchUpResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method CatchUp not implemented")
+}
+func (UnimplementedMembershipServer) Survey(context.Context, *SurveyRequest) (*SurveyResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Survey not implemented")
+}
+func (UnimplementedMembershipServer) PrepareAdoption(context.Context, *PrepareAdoptionRequest) (*PrepareAdoptionResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method PrepareAdoption not implemented")
 }
 func (UnimplementedMembershipServer) mustEmbedUnimplementedMembershipServer() {}
 func (UnimplementedMembershipServer) testEmbeddedByValue()                    {}
@@ -260,6 +296,42 @@ func _Membership_CatchUp_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Membership_Survey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SurveyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembershipServer).Survey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Membership_Survey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembershipServer).Survey(ctx, req.(*SurveyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Membership_PrepareAdoption_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PrepareAdoptionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembershipServer).PrepareAdoption(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Membership_PrepareAdoption_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembershipServer).PrepareAdoption(ctx, req.(*PrepareAdoptionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Membership_ServiceDesc is the grpc.ServiceDesc for Membership service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -286,6 +358,14 @@ var Membership_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CatchUp",
 			Handler:    _Membership_CatchUp_Handler,
+		},
+		{
+			MethodName: "Survey",
+			Handler:    _Membership_Survey_Handler,
+		},
+		{
+			MethodName: "PrepareAdoption",
+			Handler:    _Membership_PrepareAdoption_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

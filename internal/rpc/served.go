@@ -21,7 +21,7 @@ type Served struct {
 
 // requests is the counter of a method, nil for those that are not counted.
 func (s *Served) requests(method string) *atomic.Int64 {
-	switch method {
+	switch asQuery(method) {
 	case Replication_WriteShard_FullMethodName, Replication_WriteBatch_FullMethodName:
 		return &s.writes
 	case Query_CreateIterator_FullMethodName, Query_Select_FullMethodName, Query_ReadSeries_FullMethodName:
@@ -87,7 +87,7 @@ func (c counting) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Co
 		return ctx
 	}
 	n.Add(1)
-	if info.FullMethodName == Query_Select_FullMethodName { // both in one
+	if asQuery(info.FullMethodName) == Query_Select_FullMethodName { // both in one
 		c.dimensions.Add(1)
 	}
 	if n == &c.writes {

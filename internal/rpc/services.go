@@ -16,6 +16,7 @@ func Services() []*grpc.ServiceDesc {
 		&Reconcile_ServiceDesc,
 		&Replication_ServiceDesc,
 		&Resolve_ServiceDesc,
+		&RestrictedQuery_ServiceDesc,
 		&Scrub_ServiceDesc,
 		&Shards_ServiceDesc,
 	}

@@ -33,7 +33,7 @@ const (
 	tarBuffer       = 1 << 20
 )
 
-// Range limits an export to files with points in it; the zero value is all.
+// Range limits an export to blocks with points in it, both ends included; the zero value is all.
 type Range struct{ Start, End int64 }
 
 func (r Range) all() bool { return r.Start == 0 && r.End == 0 }
@@ -61,10 +61,19 @@ func Export(store *tsdb.Store, id uint64, in Range, w io.Writer) error {
 		if !f.Mode().IsRegular() || !strings.HasSuffix(f.Name(), tsmSuffix) {
 			return nil
 		}
-		if in, err := reaches(full, in); err != nil || !in {
+		kept, err := in.keep(full)
+		if err != nil || kept == "" {
 			return err
 		}
-		return intar.StreamFile(f, rel, full, tw, size)
+		if kept == full {
+			return intar.StreamFile(f, rel, full, tw, size)
+		}
+		defer os.Remove(kept)
+		part, err := os.Stat(kept)
+		if err != nil {
+			return err
+		}
+		return intar.StreamRenameFile(part, f.Name(), rel, kept, tw, size)
 	})
 	if err != nil {
 		return fmt.Errorf("export shard %d: %w", id, err)
@@ -98,22 +107,66 @@ func wake(sh *tsdb.Shard) {
 	}
 }
 
-// reaches tells whether a TSM file has points in the range.
-func reaches(file string, in Range) (bool, error) {
-	if in.all() {
-		return true, nil
+// keep returns a file with the blocks of a TSM file that have points in the range: the file itself when all have, another
+// one beside it when some have, and none when no block has.
+func (r Range) keep(file string) (kept string, err error) {
+	if r.all() {
+		return file, nil
 	}
 	f, err := os.Open(file)
 	if err != nil {
-		return false, err
+		return "", err
 	}
-	r, err := tsm1.NewTSMReader(f)
+	from, err := tsm1.NewTSMReader(f)
 	if err != nil {
 		f.Close()
-		return false, err
+		return "", err
 	}
-	defer r.Close()
-	return r.OverlapsTimeRange(in.Start, in.End), nil
+	defer from.Close()
+	switch first, last := from.TimeRange(); {
+	case first >= r.Start && last <= r.End:
+		return file, nil
+	case first > r.End || last < r.Start:
+		return "", nil
+	}
+	kept = file + ".part"
+	n, err := r.copyBlocks(from, kept)
+	if err != nil || n == 0 {
+		return "", errors.Join(err, os.Remove(kept))
+	}
+	return kept, nil
+}
+
+// copyBlocks writes the blocks of a file that have points in the range to a new one, and returns how many these are. A
+// file without any is no TSM file.
+func (r Range) copyBlocks(from *tsm1.TSMReader, path string) (n int, err error) {
+	out, err := os.Create(path)
+	if err != nil {
+		return 0, err
+	}
+	w, err := tsm1.NewTSMWriter(out)
+	if err != nil {
+		return 0, errors.Join(err, out.Close())
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	blocks := from.BlockIterator()
+	for blocks.Next() {
+		key, first, last, _, _, block, err := blocks.Read()
+		if err != nil {
+			return 0, err
+		}
+		if first > r.End || last < r.Start {
+			continue
+		}
+		if err := w.WriteBlock(key, first, last, block); err != nil {
+			return 0, err
+		}
+		n++
+	}
+	if err := blocks.Err(); err != nil || n == 0 {
+		return 0, err
+	}
+	return n, w.WriteIndex()
 }
 
 // applyTombstones compacts each file of dir that has tombstones, by itself, so

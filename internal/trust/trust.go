@@ -74,17 +74,44 @@ var ErrRefused = errors.New("the shared secret of the cluster is missing or wron
 var ErrClocks = errors.New("the clocks of the two nodes differ by half a minute or more: set them, with NTP for " +
 	"example")
 
+// userClaims are those of a token of a user, as the engine's HTTP API reads them.
+type userClaims struct {
+	jwt.RegisteredClaims
+	Username string `json:"username,omitempty"`
+}
+
 // Token signs a token that is good for life from now.
-func (s Secret) Token(life time.Duration) (string, error) {
+func (s Secret) Token(life time.Duration) (string, error) { return s.UserToken("", life) }
+
+// UserToken is Token of a user, who may be empty. What it allows is decided by who checks it.
+func (s Secret) UserToken(user string, life time.Duration) (string, error) {
 	now := time.Now()
-	t := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.RegisteredClaims{
-		IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(life)),
+	t := jwt.NewWithClaims(jwt.SigningMethodHS256, userClaims{
+		Username: user,
+		RegisteredClaims: jwt.RegisteredClaims{
+			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(life)),
+		},
 	})
 	signed, err := t.SignedString([]byte(s))
 	if err != nil {
 		return "", fmt.Errorf("sign a token: %w", err)
 	}
 	return signed, nil
+}
+
+// User returns the user that a token names in its claim username. It is not ok for one that was signed with another
+// secret, that has ended or has no end, or that names nobody.
+func (s Secret) User(token string) (name string, ok bool) {
+	var claims struct {
+		jwt.RegisteredClaims
+		Username string `json:"username"`
+	}
+	p := jwt.NewParser(jwt.WithValidMethods([]string{"HS256", "HS384", "HS512"}))
+	t, err := p.ParseWithClaims(token, &claims, func(*jwt.Token) (any, error) { return []byte(s), nil })
+	if s == "" || err != nil || !t.Valid || claims.ExpiresAt == nil || claims.Username == "" {
+		return "", false
+	}
+	return claims.Username, true
 }
 
 // Verify returns ErrRefused unless token was signed with the secret, and ErrClocks when it was but is out of time.

@@ -213,12 +213,17 @@ func (d *day) clean(t *testing.T) {
 
 func (d *day) shards(t *testing.T) (out []wire.Shard) {
 	t.Helper()
+	return d.shardsOf(t, "ops")
+}
+
+func (d *day) shardsOf(t *testing.T, db string) (out []wire.Shard) {
+	t.Helper()
 	var all []wire.Shard
 	if err := json.Unmarshal([]byte(d.Ctl("show-shards", "-json")), &all); err != nil {
 		t.Fatal(err)
 	}
 	for _, sh := range all {
-		if sh.Database == "ops" {
+		if sh.Database == db {
 			out = append(out, sh)
 		}
 	}

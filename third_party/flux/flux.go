@@ -57,10 +57,32 @@ type (
 	TableIterator interface{ Do(func(Table) error) error }
 	// Table is one table.
 	Table interface {
+		Key() GroupKey
+		Cols() []ColMeta
 		Do(func(ColReader) error) error
 	}
+	// GroupKey names the columns that all rows of a table share.
+	GroupKey interface{ Cols() []ColMeta }
+	// ColMeta is a column.
+	ColMeta struct {
+		Label string
+		Type  ColType
+	}
 	// ColReader reads columns.
-	ColReader interface{ Len() int }
+	ColReader interface {
+		Len() int
+		Bools(j int) Column[bool]
+		Ints(j int) Column[int64]
+		UInts(j int) Column[uint64]
+		Floats(j int) Column[float64]
+		Strings(j int) Column[string]
+		Times(j int) Column[int64]
+	}
+	// Column is the values of a column.
+	Column[T any] interface {
+		IsValid(i int) bool
+		Value(i int) T
+	}
 
 	// Query is a running query.
 	Query interface {
@@ -76,6 +98,23 @@ type (
 		MaxAllocated, TotalAllocated                    int64
 	}
 )
+
+// ColType is the type of a column.
+type ColType int
+
+// The types of columns. The shell names them in what it prints of a table.
+const (
+	TInvalid ColType = iota
+	TBool
+	TInt
+	TUInt
+	TFloat
+	TString
+	TTime
+)
+
+// String is the name of the type; there are no tables, so nobody sees another.
+func (ColType) String() string { return "invalid" }
 
 type unavailable struct{}
 

@@ -65,7 +65,8 @@ func openAPI() object {
 
 var accessDoc = map[access]string{
 	everyUser: "With authentication on, for every user. What is of databases that the user may not read is left out.",
-	admins:    "With authentication on, for administrators.",
+	managers:  "With authentication on, for users with the permission ManageShard.",
+	admins:    "With authentication on, for users with the permissions ManageShard, ReadData and DropData.",
 }
 
 func success(r route) object {

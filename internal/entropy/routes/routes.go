@@ -79,8 +79,20 @@ type access int
 
 const (
 	everyUser access = iota // what is of databases that the user may not read is left out
-	admins                  // the call changes something, or names series and values
+	managers                // the call is about shards and their repairs
+	admins                  // the call names series and values, or sets values aside
 )
+
+// allows reports whether a user may use a call.
+func (a access) allows(user meta.User) bool {
+	switch a {
+	case everyUser:
+		return true
+	case managers:
+		return cluster.May(user, cluster.ManageShard, "")
+	}
+	return cluster.May(user, cluster.ManageShard|cluster.ReadData|cluster.DropData, "")
+}
 
 // parameter is one of a call, in the query string or a form body.
 type parameter struct {
@@ -99,24 +111,24 @@ var (
 var routes = map[string]route{
 	"/status": {http.MethodGet, everyUser, (*handler).status, "Shards whose replicas differ, and the repair queue",
 		[]parameter{localParameter}, http.StatusOK, api.Status{}},
-	"/repair": {http.MethodPost, admins, (*handler).repair, "Queue the repair of a shard",
+	"/repair": {http.MethodPost, managers, (*handler).repair, "Queue the repair of a shard",
 		[]parameter{idParameter}, http.StatusNoContent, nil},
-	"/cancel-repair": {http.MethodPost, admins, (*handler).cancelRepair, "Take a shard from the queue and stop its repair",
+	"/cancel-repair": {http.MethodPost, managers, (*handler).cancelRepair, "Take a shard from the queue and stop its repair",
 		[]parameter{idParameter, localParameter}, http.StatusNoContent, nil},
-	"/check": {http.MethodPost, admins, (*handler).check, "Check a shard, or all shards, now",
+	"/check": {http.MethodPost, managers, (*handler).check, "Check a shard, or all shards, now",
 		[]parameter{{"id", "integer", false, "ID of a shard; all shards without it"}}, http.StatusAccepted, nil},
 	"/diff": {http.MethodGet, admins, (*handler).diff, "A dry run: what a repair would find and send",
 		[]parameter{idParameter}, http.StatusOK, api.Diff{}},
 	"/resolve": {http.MethodPost, admins, (*handler).resolve, "Give a field one type on all owners of a shard, and set its values of other types aside",
 		resolveParameters, http.StatusOK, api.Resolved{}},
-	"/repairs": {http.MethodGet, admins, (*handler).repairs, "Running, waiting and ended repairs",
+	"/repairs": {http.MethodGet, managers, (*handler).repairs, "Running, waiting and ended repairs",
 		nil, http.StatusOK, api.Repairs{}},
-	"/pause": {http.MethodPost, admins, (*handler).pause, "Take no repairs, and stop running ones",
+	"/pause": {http.MethodPost, managers, (*handler).pause, "Take no repairs, and stop running ones",
 		nil, http.StatusNoContent, nil},
-	"/max-rate": {http.MethodPost, admins, (*handler).maxRate,
+	"/max-rate": {http.MethodPost, managers, (*handler).maxRate,
 		"Change how many bytes a second each node reads and sends for repairs, until it loads its configuration",
 		[]parameter{{"bytes", "integer", true, "bytes a second; 0 for no limit"}}, http.StatusNoContent, nil},
-	"/resume": {http.MethodPost, admins, (*handler).resume, "Take repairs again",
+	"/resume": {http.MethodPost, managers, (*handler).resume, "Take repairs again",
 		nil, http.StatusNoContent, nil},
 }
 
@@ -156,8 +168,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusForbidden, fmt.Errorf("a page of another site may not do this: %w", err))
 		return
 	}
-	if user := h.userOf(r); rt.access == admins && user != nil && !user.AuthorizeUnrestricted() {
-		writeError(w, http.StatusForbidden, errors.New("only an admin may do this"))
+	if user := h.userOf(r); user != nil && !rt.access.allows(user) {
+		writeError(w, http.StatusForbidden, errors.New("only an admin may do this, or a user with the permission ManageShard"))
 		return
 	}
 	params, err := parameters(w, r)
@@ -286,10 +298,10 @@ func (h *handler) visible(user meta.User) func(shard uint64) bool {
 	if user == nil {
 		return func(uint64) bool { return true }
 	}
-	live := h.view.Live()
+	live, state := h.view.Live(), h.view.State()
 	return func(shard uint64) bool {
 		sh, ok := live[shard]
-		return ok && cluster.MayRead(user, sh.Database)
+		return ok && state.MaySee(user, sh.Database)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -20,6 +21,7 @@ import (
 	"concord/internal/cluster"
 	"concord/internal/meta/httpclient"
 	"concord/internal/meta/password"
+	"concord/internal/meta/passwordhash"
 	"concord/internal/meta/wire"
 	"concord/internal/rpc"
 	"concord/internal/trust"
@@ -39,6 +41,7 @@ type Deps struct {
 	Log    *zap.Logger                 // nil for none
 	TLS    *tlsconfig.TLSConfigManager // to meta nodes; nil for plain HTTP
 	Secret trust.Secret                // the shared secret of the cluster
+	Hash   passwordhash.Kind           // of new passwords
 
 	// Late holds up what the long poll brings until it returns; nil for not at all. With it tests make a node late.
 	Late func(ctx context.Context)
@@ -112,6 +115,7 @@ func Open(d Deps) (*Client, error) {
 		shards:    &shards{copied: copied, sender: sender},
 		users: &users{
 			engine: engine, copied: copied, refresher: refresher, sender: sender, passwords: password.NewChecker(),
+			hash: d.Hash,
 		},
 		leases:   &leases{member: member, nodes: nodes, last: make(map[string]lastLease)},
 		nodes:    nodes,
@@ -204,6 +208,22 @@ func (c *Client) AskRaft(
 		}
 		return out, nil
 	})
+}
+
+// Operate sends a meta node what influxd-ctl sends it, and returns the body of the answer, which the caller closes. The
+// next meta node is asked only when one cannot be reached: body is read once.
+func (c *Client) Operate(
+	ctx context.Context, method, path string, params url.Values, body io.Reader,
+) (answer io.ReadCloser, err error) {
+	err = ErrNotJoined
+	for _, server := range c.nodes.order(c.MetaServers()) {
+		answer, err = c.nodes.http.Stream(ctx, method, server, path+"?"+params.Encode(), body)
+		var unsent *httpclient.Refusal
+		if !errors.As(err, &unsent) || unsent.Code != 0 || unsent.Answered {
+			break
+		}
+	}
+	return answer, httpclient.ExplainRefusal(err)
 }
 
 // AskPlace asks a meta node what it knows of this data node's place.

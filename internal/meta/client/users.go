@@ -5,10 +5,10 @@ import (
 
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxql"
-	"golang.org/x/crypto/bcrypt"
 
 	"concord/internal/cluster"
 	"concord/internal/meta/password"
+	"concord/internal/meta/passwordhash"
 )
 
 // users has users and their privileges, as the engine asks for them and changes them, and checks passwords.
@@ -18,11 +18,12 @@ type users struct {
 	refresher *refresher
 	sender    *sender
 	passwords *password.Checker
+	hash      passwordhash.Kind // of new passwords
 }
 
-// UserInfo returns a user with the privileges of its roles, nil for one that the leader does not know either.
-func (u *users) UserInfo(name string) *emeta.UserInfo {
-	return known(u.refresher, func() *emeta.UserInfo { return u.copied.State().User(name) })
+// UserInfo returns a user with the grants of its roles, nil for one that the leader does not know either.
+func (u *users) UserInfo(name string) *cluster.User {
+	return known(u.refresher, func() *cluster.User { return u.copied.State().User(name) })
 }
 
 // UserPrivileges returns the privileges of a user by database, without those of its roles.
@@ -34,18 +35,19 @@ func (u *users) UserPrivileges(name string) (map[string]influxql.Privilege, erro
 	return u.engine.UserPrivileges(name)
 }
 
-// AdminUserExists reports whether there is an administrator. Without one every client may do everything.
+// AdminUserExists reports whether clients must log in: somebody may do more than read and write single databases.
 func (u *users) AdminUserExists() bool {
-	return u.engine.AdminUserExists() || u.refresher.Refresh() == nil && u.engine.AdminUserExists()
+	exists := func() bool { return u.copied.State().AdminExists() }
+	return exists() || u.refresher.Refresh() == nil && exists()
 }
 
 // CreateUser adds a user; an equal one that exists is returned.
-func (u *users) CreateUser(name, password string, admin bool) (emeta.User, error) {
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
+func (u *users) CreateUser(name, given string, admin bool) (emeta.User, error) {
+	hash, err := u.hash.Of(given)
 	if err != nil {
 		return nil, err
 	}
-	err = u.sender.Execute(cluster.CreateUser{Name: name, Hash: string(hash), Admin: admin})
+	err = u.sender.Execute(cluster.CreateUser{Name: name, Hash: hash, Admin: admin})
 	if err != nil && !errors.Is(err, emeta.ErrUserExists) {
 		return nil, err
 	}
@@ -53,19 +55,19 @@ func (u *users) CreateUser(name, password string, admin bool) (emeta.User, error
 	switch {
 	case user == nil:
 		return nil, emeta.ErrUserNotFound // it was dropped in the meantime
-	case err != nil && (user.Admin != admin || bcrypt.CompareHashAndPassword([]byte(user.Hash), []byte(password)) != nil):
+	case err != nil && (user.Admin != admin || !passwordhash.Match(user.Hash, given)):
 		return nil, err
 	}
 	return user, nil
 }
 
 // UpdateUser changes a password.
-func (u *users) UpdateUser(name, password string) error {
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
+func (u *users) UpdateUser(name, given string) error {
+	hash, err := u.hash.Of(given)
 	if err != nil {
 		return err
 	}
-	return u.sender.Execute(cluster.UpdateUser{Name: name, Hash: string(hash)})
+	return u.sender.Execute(cluster.UpdateUser{Name: name, Hash: hash})
 }
 
 // DropUser removes a user.
@@ -84,13 +86,13 @@ func (u *users) SetAdminPrivilege(username string, admin bool) error {
 // Authenticate checks a password against the user's current hash.
 func (u *users) Authenticate(username, password string) (emeta.User, error) {
 	user := u.UserInfo(username)
-	if err := u.passwords.Check(user, password); err != nil {
+	if err := u.passwords.Check(user.Info(), password); err != nil {
 		return nil, err
 	}
 	return user, nil
 }
 
-// User returns a user, with the privileges of its roles.
+// User returns a user, with the grants of its roles.
 func (u *users) User(name string) (emeta.User, error) {
 	if user := u.UserInfo(name); user != nil {
 		return user, nil

@@ -102,6 +102,34 @@ func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 	return read(resp, r)
 }
 
+// Stream sends one request with a body that is read once, and returns the body of the answer, which the caller closes.
+// It follows to the leader only when body is nil or a *bytes.Reader. Nothing of body is read when the error is a Refusal
+// without a Code.
+func (c *Client) Stream(ctx context.Context, method, server, path string, body io.Reader) (io.ReadCloser, error) {
+	req, err := c.build(ctx, Request{Method: method, Server: server, Path: path})
+	if err != nil {
+		return nil, err
+	}
+	if body != nil {
+		with, err := http.NewRequestWithContext(ctx, method, req.URL.String(), body)
+		if err != nil {
+			return nil, err
+		}
+		with.Header = req.Header
+		req = with
+	}
+	resp, err := c.send(req, server)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode < 300 {
+		return resp.Body, nil
+	}
+	defer resp.Body.Close()
+	_, err = read(resp, Request{Server: server, Limit: wire.MaxBody})
+	return nil, err
+}
+
 // Ask sends params as a form, or in the URL of a GET, and returns the body of the answer.
 func (c *Client) Ask(ctx context.Context, method, server, path string, params url.Values) ([]byte, error) {
 	answer, err := c.Do(ctx, Form(method, server, path, params))

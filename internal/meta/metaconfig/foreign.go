@@ -12,7 +12,6 @@ var foreign = config.Foreign{
 		"[meta] gossip-frequency":          "nodes hear of changes at once",
 		"[meta] announcement-expiration":   "a data node stays a member until remove-data",
 		"[meta] logging-enabled":           "[logging] level says what is logged",
-		"[meta] ensure-fips":               "this build has no mode for FIPS",
 		"[meta] raft-portal-auth-required": "meta nodes know each other by https-ca and their certificates",
 		"[meta] raft-dialer-auth-required": "meta nodes know each other by https-ca and their certificates",
 		"[meta] consensus-timeout":         "a change waits for its commit for 10s",

@@ -11,6 +11,7 @@ import (
 	itoml "github.com/influxdata/influxdb/toml"
 
 	"concord/internal/config"
+	"concord/internal/meta/passwordhash"
 	"concord/internal/trust"
 )
 
@@ -49,8 +50,11 @@ type NodeConfig struct {
 	LeaseDuration       itoml.Duration `toml:"lease-duration" doc:"How long a data node has the right to run the continuous queries, before it asks again."`
 	PprofEnabled        bool           `toml:"pprof-enabled" doc:"Serve /debug/pprof, for administrators where auth-enabled is true."`
 
-	AuthEnabled          bool         `toml:"auth-enabled" doc:"Clients, such as influxd-ctl, must log in: as an administrator, or to read a status as any user."`
-	InternalSharedSecret trust.Secret `toml:"internal-shared-secret" doc:"The shared secret of the cluster. Without it nobody joins, reads metadata, writes or repairs."`
+	PasswordHash         passwordhash.Kind `toml:"password-hash" doc:"How new passwords are hashed: bcrypt, pbkdf2-sha256 or pbkdf2-sha512. Data nodes have the same setting. Hashes of all three kinds are known, whatever it is."`
+	EnsureFIPS           bool              `toml:"ensure-fips" doc:"Do not start unless password-hash is one that FIPS allows."`
+	AuthEnabled          bool              `toml:"auth-enabled" doc:"Clients, such as influxd-ctl, must log in: as an administrator, or to read a status as any user."`
+	SharedSecret         trust.Secret      `toml:"shared-secret" doc:"Signs tokens (JWT) of users for the HTTP API. Without it there are none."`
+	InternalSharedSecret trust.Secret      `toml:"internal-shared-secret" doc:"The shared secret of the cluster. Without it nobody joins, reads metadata, writes or repairs."`
 }
 
 // MetaTLS is that of meta nodes.
@@ -84,6 +88,7 @@ func New() *Config {
 			ElectionTimeout: itoml.Duration(time.Second), HeartbeatTimeout: itoml.Duration(time.Second),
 			LeaderLeaseTimeout: itoml.Duration(500 * time.Millisecond), CommitTimeout: itoml.Duration(50 * time.Millisecond),
 			LeaseDuration: itoml.Duration(time.Minute), PprofEnabled: true,
+			PasswordHash: passwordhash.Bcrypt,
 		},
 		TLS:     trust.NewProtocol(),
 		Logging: config.NewLogging(),
@@ -112,6 +117,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Meta.DataUseTLS && c.Meta.HTTPSCertificate == "" && c.Meta.HTTPSCA != "" {
 		return errors.New("[meta] https-certificate must be set when data-use-tls and https-ca are")
+	}
+	if err := c.Meta.PasswordHash.Validate(c.Meta.EnsureFIPS); err != nil {
+		return fmt.Errorf("[meta] %w", err)
 	}
 	if c.Meta.AuthEnabled && c.Meta.InternalSharedSecret == "" {
 		return errors.New("[meta] auth-enabled: needs internal-shared-secret, by which nodes know each other")

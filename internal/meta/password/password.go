@@ -1,4 +1,4 @@
-// Package password compares the passwords of users with their bcrypt hashes, and bounds the work of that. Meta nodes
+// Package password makes hashes of passwords and compares passwords with them, and bounds the work of that. Meta nodes
 // and data nodes check their clients with it.
 package password
 
@@ -11,10 +11,11 @@ import (
 	"sync"
 
 	emeta "github.com/influxdata/influxdb/services/meta"
-	"golang.org/x/crypto/bcrypt"
+
+	"concord/internal/meta/passwordhash"
 )
 
-// maxWaiting bounds the passwords that are compared with their bcrypt hashes, or wait to be. It is some five seconds of
+// maxWaiting bounds the passwords that are compared with their hashes, or wait to be. It is some five seconds of
 // work on two processors.
 const maxWaiting = 64
 
@@ -26,10 +27,10 @@ const noHash = "$2a$10$7EqJtq98hPqEX7fNZaFWoOe5ZQ8yQ1vJm5uQf3fC0o9x1mWlQxqPa"
 var ErrBusy = errors.New("too many passwords are being checked: try again in a few seconds")
 
 // Checker remembers passwords that were right, salted and hashed, so that only the first request of a user pays for
-// bcrypt. What it remembers counts for one bcrypt hash alone: a password that was changed on any node, or a user that
+// the comparison. What it remembers counts for one hash alone: a password that was changed on any node, or a user that
 // was dropped, is refused at once.
 //
-// Comparisons with bcrypt take half of the processors at most, so that wrong passwords leave the rest to others.
+// Comparisons take half of the processors at most, so that wrong passwords leave the rest to others.
 type Checker struct {
 	waiting chan struct{} // has an entry for each password that is being compared or waits
 	running chan struct{} // has an entry for each comparison
@@ -40,9 +41,9 @@ type Checker struct {
 
 // remembered is a password that was right.
 type remembered struct {
-	bcrypt string
-	salt   [16]byte
-	sum    [sha256.Size]byte
+	hash string
+	salt [16]byte
+	sum  [sha256.Size]byte
 }
 
 // NewChecker returns a checker that remembers nothing yet.
@@ -69,7 +70,7 @@ func (c *Checker) Check(u *emeta.UserInfo, password string) error {
 	c.mu.Lock()
 	r, ok := c.right[u.Name]
 	c.mu.Unlock()
-	if ok && r.bcrypt == u.Hash {
+	if ok && r.hash == u.Hash {
 		if sum := saltedSum(r.salt, password); subtle.ConstantTimeCompare(sum[:], r.sum[:]) == 1 {
 			return nil
 		}
@@ -77,7 +78,7 @@ func (c *Checker) Check(u *emeta.UserInfo, password string) error {
 	if err := c.compare(u.Hash, password); err != nil {
 		return err
 	}
-	r = remembered{bcrypt: u.Hash}
+	r = remembered{hash: u.Hash}
 	rand.Read(r.salt[:])
 	r.sum = saltedSum(r.salt, password)
 	c.mu.Lock()
@@ -97,7 +98,7 @@ func (c *Checker) Reserve() (release func(), err error) {
 	}
 }
 
-// compare compares a password with a bcrypt hash as soon as a processor may be had. It returns ErrBusy at once when
+// compare compares a password with a hash as soon as a processor may be had. It returns ErrBusy at once when
 // too many passwords wait.
 func (c *Checker) compare(hash, password string) error {
 	release, err := c.Reserve()
@@ -107,7 +108,7 @@ func (c *Checker) compare(hash, password string) error {
 	defer release()
 	c.running <- struct{}{}
 	defer func() { <-c.running }()
-	if bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)) != nil {
+	if !passwordhash.Match(hash, password) {
 		return emeta.ErrAuthenticate
 	}
 	return nil

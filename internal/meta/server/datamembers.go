@@ -35,8 +35,17 @@ func NewDataMembers(d DataMembersDeps) *DataMembers {
 }
 
 // AddData makes the data node at addr (host:8088) a member. Repeating it is harmless, and finishes what an earlier
-// attempt left undone.
+// attempt left undone. A passive member stays passive: Activate changes that.
 func (d *DataMembers) AddData(ctx context.Context, addr string) (cluster.Node, error) {
+	return d.add(ctx, addr, false)
+}
+
+// AddPassiveData is AddData of a node that never owns a shard. A member that owns none becomes passive.
+func (d *DataMembers) AddPassiveData(ctx context.Context, addr string) (cluster.Node, error) {
+	return d.add(ctx, addr, true)
+}
+
+func (d *DataMembers) add(ctx context.Context, addr string, passive bool) (cluster.Node, error) {
 	var none cluster.Node
 	if err := checkTCPAddr(addr); err != nil {
 		return none, err
@@ -59,12 +68,29 @@ func (d *DataMembers) AddData(ctx context.Context, addr string) (cluster.Node, e
 	if n, ok := st.DataNode(who.NodeId); ok && replaced(n, who) {
 		return none, errReplaced(addr, n)
 	}
-	op := cluster.CreateDataNode{TCPAddr: addr, HTTPAddr: who.HttpAddr, Version: who.Version, Identity: who.Identity}
+	op := cluster.CreateDataNode{
+		TCPAddr: addr, HTTPAddr: who.HttpAddr, Version: who.Version, Identity: who.Identity, Passive: passive,
+	}
 	n, err := d.server.executeNode(op)
 	if err != nil {
 		return none, err
 	}
 	return n, d.join(ctx, member, n, "add-data")
+}
+
+// Activate lets the passive data node at addr own shards from now on.
+func (d *DataMembers) Activate(addr string) (cluster.Node, error) {
+	st := d.server.State()
+	if st.Data.ClusterID == 0 {
+		return cluster.Node{}, ErrNotInitialised
+	}
+	n, ok := st.DataNodeByAddr(addr)
+	if !ok {
+		return n, fmt.Errorf("data node %q does not exist", addr)
+	} else if !n.Passive {
+		return n, fmt.Errorf("data node %s is active already", addr)
+	}
+	return d.server.executeNode(cluster.ActivateDataNode{ID: n.ID})
 }
 
 // replaced reports whether the place of data node n in the cluster belongs to other folders than those of the node that
@@ -87,6 +113,13 @@ func checkTCPAddr(addr string) error {
 
 // join tells a data node who it is and which meta nodes to follow. again is the command that tries once more.
 func (d *DataMembers) join(ctx context.Context, member rpc.MembershipClient, n cluster.Node, again string) error {
+	return d.tell(ctx, member, n, again, func(*rpc.JoinRequest) {})
+}
+
+// tell is join with a request that change completes.
+func (d *DataMembers) tell(
+	ctx context.Context, member rpc.MembershipClient, n cluster.Node, again string, change func(*rpc.JoinRequest),
+) error {
 	ctx, cancel := context.WithTimeout(ctx, dataNodeTimeout)
 	defer cancel()
 	st := d.server.State()
@@ -94,6 +127,7 @@ func (d *DataMembers) join(ctx context.Context, member rpc.MembershipClient, n c
 	for _, m := range st.MetaNodes {
 		req.MetaServers = append(req.MetaServers, m.HTTPAddr)
 	}
+	change(req)
 	err := untilHeard(ctx, func() error {
 		_, err := member.Join(ctx, req)
 		return err

@@ -3,8 +3,10 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	emeta "github.com/influxdata/influxdb/services/meta"
@@ -16,14 +18,46 @@ import (
 )
 
 // access is who may use a route.
-type access int
+type access struct {
+	who who
+	any []cluster.Permissions // of users who may use it: one of them is enough
+}
+
+type who int
 
 const (
-	open     access = iota // everybody
-	internal               // nodes of the cluster, by the shared secret
-	read                   // with auth-enabled: every user; the route itself looks at what the user may read
-	admin                  // with auth-enabled: administrators
+	everybody who = iota
+	nodes         // of the cluster, by the shared secret
+	users         // with auth-enabled
 )
+
+var (
+	open     = access{who: everybody}
+	internal = access{who: nodes}
+	read     = access{who: users} // the route itself looks at what the user may read
+	admin    = needs(cluster.ClusterPermissions)
+)
+
+// needs is for users who have one of the permissions.
+func needs(any ...cluster.Permissions) access { return access{users, any} }
+
+// allows returns why a user may not use a route.
+func (a access) allows(u *cluster.User) error {
+	if a.any == nil {
+		return nil
+	}
+	var names []string
+	for _, p := range a.any {
+		if u.Grants.Has(p, "") {
+			return nil
+		}
+		names = append(names, p.String())
+	}
+	if slices.Contains(a.any, cluster.ClusterPermissions) {
+		return errNeedsAdmin
+	}
+	return fmt.Errorf("this needs an administrator, or a user with the permission %s", strings.Join(names, " or "))
+}
 
 var (
 	errNeedsUser  = errors.New("this needs a user: give -auth-type basic with -user and -pwd, or -auth-type jwt with -secret")
@@ -36,7 +70,7 @@ type userKey struct{}
 // UserOf returns the user of a request to a route, nil for one that may do everything: authentication is off, or the
 // request has a token of the shared secret.
 func UserOf(r *http.Request) emeta.User {
-	if u, ok := r.Context().Value(userKey{}).(*emeta.UserInfo); ok {
+	if u, ok := r.Context().Value(userKey{}).(*cluster.User); ok {
 		return u
 	}
 	return nil
@@ -46,6 +80,7 @@ func UserOf(r *http.Request) emeta.User {
 type guard struct {
 	auth      bool         // clients must log in
 	secret    trust.Secret // of nodes; empty when they need none
+	tokens    trust.Secret // signs tokens of users; empty for none
 	state     func() *cluster.State
 	passwords *password.Checker
 }
@@ -72,17 +107,24 @@ func (g *guard) admits(need access, next http.Handler) http.Handler {
 }
 
 // admit returns the user of a request that is let through, nil for one that may do everything.
-func (g *guard) admit(need access, r *http.Request) (*emeta.UserInfo, int, error) {
-	if need == open || need == internal && g.secret == "" || need >= read && !g.auth {
+func (g *guard) admit(need access, r *http.Request) (*cluster.User, int, error) {
+	if need.who == everybody || need.who == nodes && g.secret == "" || need.who == users && !g.auth {
 		return nil, 0, nil
 	}
 	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+		if name, ok := g.tokens.User(token); ok && need.who == users {
+			u := g.state().User(name)
+			if u == nil {
+				return nil, http.StatusUnauthorized, emeta.ErrAuthenticate
+			}
+			return u, http.StatusForbidden, need.allows(u)
+		}
 		if err := g.secret.Verify(token); err != nil {
 			return nil, http.StatusUnauthorized, err
 		}
 		return nil, 0, nil
 	}
-	if need == internal {
+	if need.who == nodes {
 		return nil, http.StatusUnauthorized, trust.ErrRefused
 	}
 	name, given, ok := r.BasicAuth()
@@ -90,15 +132,12 @@ func (g *guard) admit(need access, r *http.Request) (*emeta.UserInfo, int, error
 		return nil, http.StatusUnauthorized, errNeedsUser
 	}
 	u := g.state().User(name)
-	if err := g.passwords.Check(u, given); errors.Is(err, password.ErrBusy) {
+	if err := g.passwords.Check(u.Info(), given); errors.Is(err, password.ErrBusy) {
 		return nil, http.StatusServiceUnavailable, err
 	} else if err != nil {
 		return nil, http.StatusUnauthorized, emeta.ErrAuthenticate
 	}
-	if need == admin && !u.Admin {
-		return nil, http.StatusForbidden, errNeedsAdmin
-	}
-	return u, 0, nil
+	return u, http.StatusForbidden, need.allows(u)
 }
 
 // toLeader answers on the leader, and elsewhere with 307 and where that is.

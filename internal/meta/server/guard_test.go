@@ -69,6 +69,8 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 		{"POST", "/remove-data", admins},
 		{"GET", "/remove-data", admins},
 		{"POST", "/update-data", admins},
+		{"POST", "/adopt", admins},
+		{"POST", "/activate-data", admins},
 		{"POST", "/truncate-shards", admins},
 		{"POST", "/node-labels", admins},
 		{"GET", "/user", admins},

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/clocks"
+	"concord/internal/cluster"
 	"concord/internal/meta/password"
 	"concord/internal/meta/wire"
 )
@@ -27,11 +28,12 @@ type APIDeps struct {
 	LeaseTime   time.Duration // for which a lease is granted; 0 for the engine's default
 }
 
-// Route is what another package adds to the HTTP API. Administrators alone may use it.
+// Route is what another package adds to the HTTP API.
 type Route struct {
 	Pattern  string // as of http.ServeMux
 	OnLeader bool   // the leader answers it
 	Handler  http.HandlerFunc
+	Needs    []cluster.Permissions // one of them is enough; nil for administrators alone
 }
 
 // API is the HTTP API of a meta node.
@@ -43,6 +45,7 @@ type API struct {
 	leases  *leases
 	clocks  *clockReader
 	users   *userRoutes
+	rules   *restrictionRoutes
 	members *memberRoutes
 
 	http *http.Server
@@ -60,12 +63,14 @@ func Serve(d APIDeps) *API {
 	a := &API{
 		deps: d, server: s,
 		guard: &guard{
-			auth: m.AuthEnabled, secret: m.InternalSharedSecret, state: s.State, passwords: password.NewChecker(),
+			auth: m.AuthEnabled, secret: m.InternalSharedSecret, tokens: m.SharedSecret, state: s.State,
+			passwords: password.NewChecker(),
 		},
 		news:    &news{server: s, stop: stop},
 		leases:  &leases{server: s, time: d.LeaseTime},
 		clocks:  &clockReader{server: s, meta: d.Meta, data: d.Data, watch: clocks.NewWatch(s.log)},
-		users:   &userRoutes{state: s.State, execute: s.Execute},
+		users:   &userRoutes{state: s.State, execute: s.Execute, hash: m.PasswordHash},
+		rules:   &restrictionRoutes{state: s.State, execute: s.Execute},
 		members: &memberRoutes{server: s, meta: d.Meta, data: d.Data},
 		stop:    stop, done: make(chan struct{}),
 	}
@@ -98,18 +103,23 @@ func (a *API) handler() http.Handler {
 	a.nodeRoutes(r)
 	a.members.routes(r)
 	a.users.routes(r)
+	a.rules.routes(r)
 	for _, other := range a.deps.Routes {
+		need := admin
+		if other.Needs != nil {
+			need = needs(other.Needs...)
+		}
 		if other.OnLeader {
-			r.leader(other.Pattern, admin, other.Handler)
+			r.leader(other.Pattern, need, other.Handler)
 		} else {
-			r.local(other.Pattern, admin, other.Handler)
+			r.local(other.Pattern, need, other.Handler)
 		}
 	}
 	if a.server.deps.Config.Meta.PprofEnabled {
 		profiles(r)
 	}
 	r.local("GET /shard-repair/", read, a.deps.ShardRepair.ServeHTTP)
-	r.local("/shard-repair/", admin, a.deps.ShardRepair.ServeHTTP)
+	r.local("/shard-repair/", needs(cluster.ManageShard), a.deps.ShardRepair.ServeHTTP)
 	r.local("/cluster", open, a.deps.Page.ServeHTTP)
 	r.local("/cluster/", open, a.deps.Page.ServeHTTP)
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -135,9 +145,13 @@ func (a *API) viewRoutes(r router) {
 	r.local("GET /ping", open, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	r.local("GET /status", read, a.serveStatus)
 	r.local("GET /metrics", read, a.metrics().ServeHTTP)
-	r.local("GET /show-cluster", admin, a.serveCluster)
-	r.local("GET /show-shards", admin, a.serveShards)
+	r.local("GET /show-cluster", needs(cluster.ViewAdmin, cluster.ViewChronograf, cluster.AddRemoveNode, cluster.Monitor),
+		a.serveCluster)
+	r.local("GET /show-shards", needs(shardPermissions...), a.serveShards)
 }
+
+// shardPermissions are those of users who work on shards.
+var shardPermissions = []cluster.Permissions{cluster.ManageShard, cluster.CopyShard, cluster.Rebalance}
 
 // nodeRoutes are for data nodes and other meta nodes.
 func (a *API) nodeRoutes(r router) {
@@ -167,10 +181,9 @@ func (r router) leader(pattern string, need access, fn http.HandlerFunc) {
 	r.mux.Handle(pattern, r.guard.admits(need, toLeader(r.server, fn)))
 }
 
-// change adds a route for administrators that the leader answers when it has applied all that was committed before it
-// led.
-func (r router) change(pattern string, fn func(*http.Request) (any, error)) {
-	r.leader(pattern, admin, func(w http.ResponseWriter, req *http.Request) {
+// change adds a route that the leader answers when it has applied all that was committed before it led.
+func (r router) change(pattern string, need access, fn func(*http.Request) (any, error)) {
+	r.leader(pattern, need, func(w http.ResponseWriter, req *http.Request) {
 		if err := r.server.st().caughtUp(); err != nil {
 			Reply(w, nil, err)
 			return

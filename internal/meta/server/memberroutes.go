@@ -22,16 +22,19 @@ type memberRoutes struct {
 
 // routes adds the routes. With GET, those that remove a node say whether that could be done, and change nothing.
 func (m *memberRoutes) routes(r router) {
-	r.change("POST /add-meta", m.addMeta)
-	r.change("GET /remove-meta", m.checkRemoveMeta)
-	r.leader("POST /remove-meta", admin, m.serveRemoveMeta)
+	members := needs(cluster.AddRemoveNode)
+	r.change("POST /add-meta", members, m.addMeta)
+	r.change("GET /remove-meta", members, m.checkRemoveMeta)
+	r.leader("POST /remove-meta", members, m.serveRemoveMeta)
 	r.local("POST /reset", internal, m.serveReset)
-	r.change("POST /add-data", m.addData)
-	r.change("POST /update-data", m.updateData)
-	r.change("GET /remove-data", m.checkRemoveData)
-	r.change("POST /remove-data", m.removeData)
-	r.change("POST /truncate-shards", m.truncateShards)
-	r.change("POST /node-labels", m.nodeLabels)
+	r.change("POST /add-data", members, m.addData)
+	r.change("POST /activate-data", members, m.activateData)
+	r.change("POST /update-data", members, m.updateData)
+	r.change("POST /adopt", admin, m.adopt) // it brings users
+	r.change("GET /remove-data", members, m.checkRemoveData)
+	r.change("POST /remove-data", members, m.removeData)
+	r.change("POST /truncate-shards", needs(cluster.ManageShard, cluster.Rebalance), m.truncateShards)
+	r.change("POST /node-labels", members, m.nodeLabels)
 }
 
 // nodeAnswer is the answer to a request that changes a node.
@@ -72,6 +75,10 @@ func (m *memberRoutes) serveRemoveMeta(w http.ResponseWriter, r *http.Request) {
 		Reply(w, nil, err)
 		return
 	}
+	if err := m.checkTCP(r.FormValue("addr"), r.FormValue("tcp")); err != nil {
+		Reply(w, nil, err)
+		return
+	}
 	n, err := m.meta.RemoveMeta(r.Context(), r.FormValue("addr"), force)
 	if errors.Is(err, errNoLeader) {
 		ctx, cancel := context.WithTimeout(r.Context(), leaderTimeout)
@@ -83,13 +90,46 @@ func (m *memberRoutes) serveRemoveMeta(w http.ResponseWriter, r *http.Request) {
 	Reply(w, wire.Node(n), err)
 }
 
+// checkTCP refuses to remove the meta node at addr when it has another TCP address than the one that is given, if any.
+func (m *memberRoutes) checkTCP(addr, tcp string) error {
+	for _, n := range m.server.State().MetaNodes {
+		if (addr == n.HTTPAddr || addr == n.TCPAddr) && tcp != "" && tcp != n.TCPAddr {
+			return fmt.Errorf("meta node %s has the TCP address %s, not %s", addr, n.TCPAddr, tcp)
+		}
+	}
+	return nil
+}
+
 // serveReset makes this node forget its cluster, once that has removed it.
 func (m *memberRoutes) serveReset(w http.ResponseWriter, r *http.Request) {
 	Reply(w, struct{}{}, m.meta.forget(r.FormValue("cluster")))
 }
 
 func (m *memberRoutes) addData(r *http.Request) (any, error) {
+	passive, err := boolValue(r, "passive")
+	if err != nil {
+		return nil, err
+	}
+	if passive {
+		return nodeAnswer(m.data.AddPassiveData(r.Context(), r.FormValue("addr")))
+	}
 	return nodeAnswer(m.data.AddData(r.Context(), r.FormValue("addr")))
+}
+
+func (m *memberRoutes) adopt(r *http.Request) (any, error) {
+	dryRun, err := boolValue(r, "dry-run")
+	if err != nil {
+		return nil, err
+	}
+	merge, err := boolValue(r, "merge")
+	if err != nil {
+		return nil, err
+	}
+	return m.data.Adopt(r.Context(), r.FormValue("addr"), dryRun, merge)
+}
+
+func (m *memberRoutes) activateData(r *http.Request) (any, error) {
+	return nodeAnswer(m.data.Activate(r.FormValue("addr")))
 }
 
 func (m *memberRoutes) updateData(r *http.Request) (any, error) {

@@ -170,3 +170,36 @@ func TestDataNodeThatHangsIsWaitedForOnce(t *testing.T) {
 		t.Errorf("five changes took %s", took)
 	}
 }
+
+func TestPassiveDataNode(t *testing.T) {
+	t.Parallel()
+	m := metatest.New(t, true)
+	active, passive := metatest.Joined(t, m), metatest.NewData(t)
+	post := func(path string) (int, string) {
+		return metatest.Call(t, "POST", "http://"+m.HTTPAddr()+path)
+	}
+	isPassive := func() bool {
+		n, _ := m.State().DataNodeByAddr(passive.Addr)
+		return n.Passive
+	}
+	if code, body := post("/add-data?addr=" + passive.Addr + "&passive=perhaps"); code != 400 || passive.NodeID() != 0 {
+		t.Errorf("a wrong value: %d %s", code, body)
+	}
+	for _, again := range []string{"&passive=true", "", "&passive=false"} {
+		code, body := post("/add-data?addr=" + passive.Addr + again)
+		if code != 200 || !strings.Contains(body, `"passive":true`) || !isPassive() || passive.NodeID() == 0 {
+			t.Fatalf("add-data%s: %d %s", again, code, body)
+		}
+	}
+	if _, body := metatest.Call(t, "GET", "http://"+m.HTTPAddr()+"/show-cluster"); strings.Count(body, `"passive":true`) != 1 {
+		t.Errorf("show-cluster: %s", body)
+	}
+	if code, body := post("/activate-data?addr=" + passive.Addr); code != 200 || isPassive() {
+		t.Errorf("activate-data: %d %s", code, body)
+	}
+	for addr, want := range map[string]string{active.Addr: "is active already", "nobody:8088": "does not exist"} {
+		if code, body := post("/activate-data?addr=" + addr); code != 400 || !strings.Contains(body, want) {
+			t.Errorf("activate-data %s: %d %s, want %s", addr, code, body, want)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/influxdata/influxql"
 
+	"concord/internal/cluster"
 	"concord/internal/meta/metatest"
 	"concord/internal/meta/server"
 	"concord/internal/meta/wire"
@@ -26,7 +27,9 @@ func TestUsersOverHTTP(t *testing.T) {
 		{"create", nil, "exists"},
 		{"add-permissions", map[string][]string{"db": {"ReadData"}}, "database not found"},
 		{"add-permissions", map[string][]string{"db": {"Fly"}}, "unknown"},
-		{"add-permissions", map[string][]string{"": {"ViewAdmin"}}, "administrator"},
+		{"add-permissions", map[string][]string{"": {"ViewAdmin"}}, ""},
+		{"remove-permissions", map[string][]string{"": {"ViewAdmin", "Monitor"}, "nix": {"ReadData"}}, ""},
+		{"add-permissions", map[string][]string{"db": {"Monitor"}}, "cannot be given for one database"},
 		{"add-permissions", map[string][]string{"": {"CreateUserAndRole"}}, ""},
 		{"change-password", nil, ""},
 		{"fly", nil, "unknown"},
@@ -97,7 +100,11 @@ func TestRolesGiveTheirUsersPrivileges(t *testing.T) {
 		},
 		{
 			"add-permissions", wire.Role{Name: "east", Permissions: map[string][]string{"": {"CreateUserAndRole"}}}, "",
-			"true true true",
+			"false true false",
+		},
+		{
+			"add-permissions", wire.Role{Name: "east", Permissions: map[string][]string{"": cluster.AllPermissions.Names()}},
+			"", "true true true",
 		},
 		{"change-name", wire.Role{Name: "east", NewName: "south"}, "", "true true true"},
 		{"fly", wire.Role{Name: "south"}, "unknown", "true true true"},

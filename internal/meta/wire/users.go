@@ -1,10 +1,16 @@
 package wire
 
-// User is a user in the answer of GET /user and in POST /user. There is no hash in it.
+// User is a user in the answer of GET /user and in POST /user. There is no hash in answers.
 type User struct {
 	Name        string              `json:"name"`
 	Password    string              `json:"password,omitempty"`    // in requests
-	Permissions map[string][]string `json:"permissions,omitempty"` // by database
+	Hash        string              `json:"hash,omitempty"`        // in requests that make a user, in place of the password
+	Permissions map[string][]string `json:"permissions,omitempty"` // by database; "" is for all, and for the cluster
+}
+
+// Users is the answer of GET /user.
+type Users struct {
+	Users []User `json:"users,omitempty"`
 }
 
 // Role is a role in the answer of GET /role and in POST /role.
@@ -12,7 +18,12 @@ type Role struct {
 	Name        string              `json:"name"`
 	NewName     string              `json:"newName,omitempty"` // in requests that rename it
 	Users       []string            `json:"users,omitempty"`
-	Permissions map[string][]string `json:"permissions,omitempty"` // by database
+	Permissions map[string][]string `json:"permissions,omitempty"` // by database; "" is for all, and for the cluster
+}
+
+// Roles is the answer of GET /role.
+type Roles struct {
+	Roles []Role `json:"roles,omitempty"`
 }
 
 // ChangeUser is a POST /user.

@@ -16,6 +16,7 @@ type Node struct {
 	Version  string            `json:"version"`
 	Identity string            `json:"identity,omitempty"` // names the folders of a data node
 	Labels   map[string]string `json:"labels,omitempty"`
+	Passive  bool              `json:"passive,omitempty"` // coordinates, and never owns a shard
 }
 
 // Removed is the answer of POST /remove-data: the node, and what the cluster lost with it.

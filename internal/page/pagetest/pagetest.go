@@ -160,6 +160,17 @@ func owners(shard, nodes int) (out []emeta.ShardOwner) {
 // User is one of the users, with its rights.
 func (c *Cluster) User(name string) emeta.User { return c.state.Load().User(name) }
 
+// SetPassive makes a data node one that owns no shard.
+func (c *Cluster) SetPassive(id uint64) {
+	next := c.state.Load().Clone()
+	for i := range next.DataNodes {
+		if n := &next.DataNodes[i]; n.ID == id {
+			n.Passive = true
+		}
+	}
+	c.state.Store(next)
+}
+
 // SetUsers replaces the users.
 func (c *Cluster) SetUsers(change func([]emeta.UserInfo) []emeta.UserInfo) {
 	old := c.state.Load()

@@ -27,6 +27,9 @@ func DefaultEncoderConfig() ResultEncoderConfig { return ResultEncoderConfig{} }
 // Dialect is the CSV dialect.
 type Dialect struct{ ResultEncoderConfig }
 
+// DefaultDialect returns the dialect with the default options.
+func DefaultDialect() Dialect { return Dialect{DefaultEncoderConfig()} }
+
 // Encoder returns an encoder that always fails.
 func (d Dialect) Encoder() flux.MultiResultEncoder { return &ResultEncoder{} }
 

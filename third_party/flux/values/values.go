@@ -1,8 +1,13 @@
 // Package values stands in for the Flux values; see the parent package.
 package values
 
+import "time"
+
 // Time is nanoseconds since the epoch.
 type Time int64
+
+// String is the time in UTC.
+func (t Time) String() string { return time.Unix(0, int64(t)).UTC().Format(time.RFC3339Nano) }
 
 // Duration is a span of months or of nanoseconds.
 type Duration struct {

@@ -7,7 +7,7 @@ import { bar, empty, table } from './parts.js'
 
 export const balance = {
   render() {
-    const nodes = sorted(store.state.nodes)
+    const nodes = sorted(store.state.nodes).filter(([, n]) => !n.passive || n.shards)
     const most = Math.max(1, ...nodes.map(([, n]) => n.bytes ?? 0))
     const policies = sorted(store.state.policies, ([a], [b]) => (a < b ? -1 : 1))
     const few = policies.filter(([, p]) => p.too_few)
@@ -28,10 +28,10 @@ export const balance = {
   },
 }
 
-// proposals says for the first shards which copy would help: to the node that is up and has the least.
+// proposals says for the first shards which copy would help: to the active node that is up and has the least.
 function proposals(p) {
   const nodes = store.state.nodes
-  const free = sorted(nodes).filter(([, n]) => n.up).sort(([, a], [, b]) => a.bytes - b.bytes)
+  const free = sorted(nodes).filter(([, n]) => n.up && !n.passive).sort(([, a], [, b]) => a.bytes - b.bytes)
   const out = []
   for (const [id, s] of sorted(store.state.shards)) {
     if (s.database !== p.database || s.policy !== p.name || s.owners.length >= p.replicas) continue
@@ -40,5 +40,5 @@ function proposals(p) {
     if (from && to) out.push(h('div', {}, h('code', {}, `influxd-ctl copy-shard ${nodes[from].address} ${to[1].address} ${id}`)))
     if (out.length === 5) break
   }
-  return out.length ? out : 'Add a data node first: no other node is up.'
+  return out.length ? out : 'Add a data node first: no other active one is up.'
 }

@@ -1,0 +1,150 @@
+package devcluster_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"concord/internal/datanode"
+	"concord/internal/devcluster"
+	"concord/internal/meta/metaconfig"
+)
+
+// as sends a request of a user, and returns the status and the answer.
+func as(ctx context.Context, t *testing.T, user, method, addr, path, body string) (int, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+addr+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.SetBasicAuth(user, "pw")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+// The documented requests, on a cluster in which most owners are remote.
+func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := devcluster.Start(ctx, devcluster.Options{
+		Dir: t.TempDir(), DataNodes: 3,
+		MetaConfig: func(c *metaconfig.Config) { c.Meta.AuthEnabled, c.Meta.InternalSharedSecret = true, testSecret },
+		DataConfig: func(c *datanode.Config) {
+			c.Meta.AuthEnabled, c.Meta.InternalSharedSecret, c.HTTPD.AuthEnabled = true, testSecret, true
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	query := func(user string, node int, q string) string {
+		_, body := as(ctx, t, user, "POST", c.Data[node].HTTPAddr(), "/query?db=dc&q="+url.QueryEscape(q), "")
+		return strings.TrimSpace(body)
+	}
+	for _, q := range []string{
+		`CREATE USER admin WITH PASSWORD 'pw' WITH ALL PRIVILEGES`, `CREATE DATABASE dc WITH REPLICATION 1`,
+		`CREATE USER east WITH PASSWORD 'pw'`, `GRANT ALL ON dc TO east`,
+	} {
+		if body := query("admin", 0, q); strings.Contains(body, "error") {
+			t.Fatalf("%s: %s", q, body)
+		}
+	}
+	write := func(user string, node int, lines string) int {
+		code, _ := as(ctx, t, user, "POST", c.Data[node].HTTPAddr(), "/write?db=dc", lines)
+		return code
+	}
+	var lines strings.Builder
+	for day := range 6 {
+		for _, where := range []string{"east", "west"} {
+			fmt.Fprintf(&lines, "network,datacenter=%s v=1,only_%s=2 %d\n", where, where, time.Now().AddDate(0, 0, -7*day).UnixNano())
+		}
+	}
+	if code := write("admin", 0, lines.String()); code != http.StatusNoContent {
+		t.Fatal(code)
+	}
+	meta := c.Meta.HTTPAddr()
+	const acl = "/influxdb/v2/acl/"
+	const network = `"database": {"match": "exact", "value": "dc"}, "measurement": {"match": "exact", "value": "network"}`
+	code, body := as(ctx, t, "admin", "POST", meta, acl+"restrictions", `{`+network+`, "permissions": ["read", "write"]}`)
+	var made struct{ ID string }
+	if json.Unmarshal([]byte(body), &made); code != http.StatusOK || made.ID == "" {
+		t.Fatalf("POST: %d %s", code, body)
+	}
+	if code, body := as(ctx, t, "east", "GET", meta, acl+"restrictions", ""); code != http.StatusForbidden {
+		t.Errorf("a user lists restrictions: %d %s", code, body)
+	}
+	if code, body := as(ctx, t, "admin", "POST", meta, acl+"grants", `{`+network+`, "permissions": ["read", "write"],
+		"tags": [{"match": "exact", "key": "datacenter", "value": "east"}], "users": [{"name": "east"}]}`); code != http.StatusOK {
+		t.Fatalf("POST: %d %s", code, body)
+	}
+	for path, want := range map[string]string{"restrictions": `"value":"network"`, "grants": `"name":"east"`} {
+		if code, body := as(ctx, t, "admin", "GET", meta, acl+path, ""); code != http.StatusOK || !strings.Contains(body, want) {
+			t.Errorf("GET %s: %d %s", path, code, body)
+		}
+	}
+	for node := range c.Data {
+		for _, q := range []string{
+			`SELECT * FROM network`, `SHOW TAG VALUES WITH KEY = datacenter`, `SHOW SERIES`, `SHOW FIELD KEYS`,
+		} {
+			if body := query("east", node, q); strings.Contains(body, "west") || !strings.Contains(body, "east") {
+				t.Errorf("node %d: %s: %s", node, q, body)
+			}
+			if body := query("admin", node, q); !strings.Contains(body, "west") {
+				t.Errorf("node %d: an administrator: %s: %s", node, q, body)
+			}
+		}
+		if body := query("east", node, `SHOW SERIES CARDINALITY`); !strings.Contains(body, "[[1]]") {
+			t.Errorf("node %d: %s", node, body)
+		}
+		if body := query("east", node, `SELECT count(v) FROM network`); !strings.Contains(body, ",6]") {
+			t.Errorf("node %d: %s", node, body)
+		}
+		if code := write("east", node, "network,datacenter=east v=3 1\nnetwork,datacenter=west v=3 1"); code != http.StatusForbidden {
+			t.Errorf("node %d: a forbidden write: %d", node, code)
+		}
+	}
+	if body := query("east", 0, `SELECT v INTO other FROM network; SELECT v INTO network FROM other`); !strings.Contains(body, "not authorized") {
+		t.Errorf("SELECT INTO: %s", body)
+	}
+	if body := query("east", 0, `CREATE CONTINUOUS QUERY q ON dc BEGIN SELECT mean(v) INTO other FROM network GROUP BY time(1m) END`); !strings.Contains(body, "without restrictions") {
+		t.Errorf("a continuous query: %s", body)
+	}
+	deleted := fmt.Sprintf(`{"start": "1970-01-02T00:00:00Z", "stop": %q, "predicate": "_measurement=\"network\""}`,
+		time.Now().AddDate(0, 0, -10).Format(time.RFC3339))
+	if code, body := as(ctx, t, "east", "POST", c.Data[1].HTTPAddr(), "/api/v2/delete?bucket=dc", deleted); code != http.StatusOK {
+		t.Errorf("a delete: %d %s", code, body)
+	}
+	if body := query("admin", 2, `SELECT count(v) FROM network GROUP BY datacenter`); !strings.Contains(body, ",6]") ||
+		!strings.Contains(body, ",2]") {
+		t.Errorf("after /api/v2/delete: %s", body)
+	}
+	query("east", 0, `DELETE FROM network`)
+	if body := query("admin", 2, `SELECT count(v) FROM network GROUP BY datacenter`); !strings.Contains(body, ",6]") ||
+		strings.Contains(body, "east") {
+		t.Errorf("after DELETE: %s", body)
+	}
+	for range 2 { // the second one finds nothing
+		code, body = as(ctx, t, "admin", "DELETE", meta, acl+"restrictions/"+made.ID, "")
+	}
+	if code != http.StatusBadRequest || !strings.Contains(body, "not found") {
+		t.Errorf("a second DELETE: %d %s", code, body)
+	}
+	if body := query("east", 1, `SHOW SERIES`); !strings.Contains(body, "west") {
+		t.Errorf("without restrictions: %s", body)
+	}
+}
