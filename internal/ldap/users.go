@@ -113,8 +113,11 @@ func (u *Users) config() (*ldapconfig.Config, version) {
 	return c, version{st.Data.ClusterID, st.LDAP.Version}
 }
 
-// On reports whether LDAP decides who may log in.
+// On reports whether LDAP decides who may log in. It is false for nil.
 func (u *Users) On() bool {
+	if u == nil {
+		return false
+	}
 	c, _ := u.config()
 	return c != nil
 }
