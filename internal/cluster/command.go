@@ -68,6 +68,8 @@ var ops = map[string]reflect.Type{
 	"claim-data-node":         reflect.TypeFor[ClaimDataNode](),
 	"set-node-labels":         reflect.TypeFor[SetNodeLabels](),
 	"activate-data-node":      reflect.TypeFor[ActivateDataNode](),
+	"set-ldap":                reflect.TypeFor[SetLDAP](),
+	"purge-ldap":              reflect.TypeFor[PurgeLDAP](),
 }
 
 var opNames = func() map[reflect.Type]string {

@@ -20,8 +20,8 @@ import (
 // The checksum covers all that follows it. head is JSON of everything but Data,
 // data is the engine's own protobuf of it.
 //
-// Version 2 is version 1 with restrictions or grants in the head. A build that knows no version 2 must not go on without
-// them.
+// Version 2 is version 1 with restrictions, grants or an LDAP configuration in the head. A build that knows no version 2
+// must not go on without them.
 const (
 	magic      = "CNST"
 	version    = 1 // of a state without rules
@@ -51,6 +51,8 @@ type head struct {
 	Restrictions []restrict.Restriction `json:"restrictions,omitempty"`
 	FineGrants   []restrict.Grant       `json:"fine-grants,omitempty"`
 	MaxRuleID    uint64                 `json:"max-rule-id,omitempty"`
+
+	LDAP *LDAP `json:"ldap,omitempty"` // with bind passwords
 }
 
 // NewState returns the state of a cluster without anything.
@@ -74,7 +76,7 @@ func (s *State) Clone() *State {
 func (s *State) MarshalBinary() ([]byte, error) {
 	h, err := json.Marshal(head{
 		s.Index, s.MaxNodeID, s.DataNodes, s.MetaNodes, s.Roles, s.Grants, s.ContinuousRuns,
-		s.Restrictions, s.FineGrants, s.MaxRuleID,
+		s.Restrictions, s.FineGrants, s.MaxRuleID, s.LDAP,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode cluster state: %w", err)
@@ -89,7 +91,7 @@ func (s *State) MarshalBinary() ([]byte, error) {
 	b := make([]byte, headAt, headAt+len(h)+len(d))
 	copy(b, magic)
 	b[len(magic)] = version
-	if len(s.Restrictions)+len(s.Grants) > 0 {
+	if len(s.Restrictions)+len(s.Grants) > 0 || s.LDAPConfig() != nil {
 		b[len(magic)] = ruled
 	}
 	binary.LittleEndian.PutUint32(b[lengthsAt:], uint32(len(h)))
@@ -128,6 +130,7 @@ func (s *State) UnmarshalBinary(b []byte) error {
 		Data: data, Grants: h.Grants,
 		ContinuousRuns: h.ContinuousRuns,
 		Restrictions:   h.Restrictions, FineGrants: h.FineGrants, MaxRuleID: h.MaxRuleID,
+		LDAP: h.LDAP,
 	}
 	return nil
 }

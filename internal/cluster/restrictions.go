@@ -25,19 +25,11 @@ func (s *State) Restricted(user meta.User) *restrict.User {
 	if len(s.Restrictions) == 0 {
 		return nil
 	}
-	name := ""
-	switch u := user.(type) {
-	case *User:
-		if u == nil {
-			return nil
-		}
-		name = u.Name
-	case *meta.UserInfo:
-		if u == nil {
-			return nil
-		}
-		name = u.Name
-	default:
+	u, ok := user.(*User)
+	if info, bare := user.(*meta.UserInfo); bare && info != nil {
+		u, ok = &User{UserInfo: *info}, true
+	}
+	if !ok || u == nil {
 		return nil
 	}
 	if user.AuthorizeUnrestricted() {
@@ -48,20 +40,23 @@ func (s *State) Restricted(user meta.User) *restrict.User {
 		out.Restrictions = append(out.Restrictions, r.Rule)
 	}
 	for _, g := range s.FineGrants {
-		if s.grants(g, name) {
+		if s.grants(g, u) {
 			out.Grants = append(out.Grants, g.Rule)
 		}
 	}
 	return out
 }
 
-func (s *State) grants(g restrict.Grant, user string) bool {
-	if slices.Contains(g.Users, restrict.Name{Name: user}) {
+func (s *State) grants(g restrict.Grant, user *User) bool {
+	if !user.LDAP && slices.Contains(g.Users, restrict.Name{Name: user.Name}) {
 		return true
 	}
 	return slices.ContainsFunc(g.Roles, func(n restrict.Name) bool {
 		r, ok := s.Role(n.Name)
-		return ok && slices.Contains(r.Users, user)
+		if user.LDAP {
+			return ok && slices.Contains(user.Roles, n.Name)
+		}
+		return ok && slices.Contains(r.Users, user.Name)
 	})
 }
 

@@ -49,6 +49,8 @@ type State struct {
 	MaxRuleID    uint64 // of both, also of those that are gone
 
 	ContinuousRuns []ContinuousRun // sorted by database and name; never changed, only replaced
+
+	LDAP *LDAP // nil when there was never a configuration
 }
 
 // DataNode returns the data node with the given ID.

@@ -123,9 +123,16 @@ func (c *client) configure() error {
 // call sends a request and decodes a JSON answer into out unless that is nil.
 // An error is one line that says what to do.
 func (c *client) call(ctx context.Context, method, path string, params url.Values, out any) error {
+	return c.callWith(ctx, method, path, params, nil, out)
+}
+
+// callWith is call with a body.
+func (c *client) callWith(
+	ctx context.Context, method, path string, params url.Values, body io.Reader, out any,
+) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	resp, err := c.send(ctx, method, path, params, nil)
+	resp, err := c.send(ctx, method, path, params, body)
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ func Setup(root *cobra.Command) {
 		c.addData(), c.activateData(), c.removeData(), c.updateData(), c.adopt(),
 		c.addMeta(), c.removeMeta(), c.join(), c.leave(),
 		c.truncateShards(), c.copyShard(), c.copyShardStatus(), c.killCopyShard(), c.removeShard(),
-		c.nodeLabels(), c.token(), c.backup(), c.restore(), completion(),
+		c.nodeLabels(), c.ldap(), c.token(), c.backup(), c.restore(), completion(),
 	)
 }
 

@@ -22,7 +22,7 @@ type authorizer struct {
 // AuthorizeQuery returns an *emeta.ErrAuthorize when the user may not run one of the statements. database is that of the
 // request.
 func (a authorizer) AuthorizeQuery(u emeta.User, q *influxql.Query, database string) (query.FineAuthorizer, error) {
-	if a.meta.UserCount() == 0 {
+	if a.meta.UserCount() == 0 && !a.meta.State().LDAPOn() {
 		if len(q.Statements) > 0 {
 			if first, ok := q.Statements[0].(*influxql.CreateUserStatement); ok && first.Admin {
 				return query.OpenAuthorizer, nil

@@ -166,7 +166,7 @@ func (n *Node) Open() (err error) {
 
 	n.Meta, err = client.Open(client.Deps{
 		Dir: n.cfg.Meta.Dir, Log: n.log, TLS: n.certs.meta, Secret: n.cfg.Meta.InternalSharedSecret,
-		Hash: n.cfg.Meta.PasswordHash, Late: n.seams.Late,
+		Hash: n.cfg.Meta.PasswordHash, Protocol: n.cfg.TLS, Late: n.seams.Late,
 	})
 	if err != nil {
 		return fmt.Errorf("open the cached metadata: %w", err)

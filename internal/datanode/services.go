@@ -44,6 +44,7 @@ func (n *Node) registerServices(s grpc.ServiceRegistrar, copies *local.Local, co
 	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
 	transport.NewServer(copies, control).Register(s)
 	rpc.RegisterShardsServer(s, shards)
+	rpc.RegisterLdapServer(s, ldapServer{users: n.Meta.LDAP})
 	rpc.RegisterOverviewServer(s, n.overview)
 }
 
@@ -147,7 +148,7 @@ func (n *Node) openHTTP() error {
 	h := s.Handler
 	pages := page.New(page.Deps{
 		Address: n.httpAddr, Kind: "data", Version: n.version, State: n.Meta.State, View: n.view, Pool: n.pool,
-		Own: n.overview, AskRaft: n.Meta.AskRaft, Auth: n.cfg.HTTPD.AuthEnabled, Query: s, Log: n.log,
+		Own: n.overview, AskRaft: n.Meta.AskRaft, Auth: n.cfg.HTTPD.AuthEnabled, LDAP: n.Meta.LDAP, Query: s, Log: n.log,
 	})
 	s.Page, s.Values = pages, n.writer.ClientValues
 	s.Deletes = httpd.NewHandler(n.cfg.http())

@@ -24,7 +24,11 @@ func (e *Executor) limitList(ctx *query.ExecutionContext, stmt influxql.Statemen
 	if any == 0 || ctx.UserID == "" {
 		return func() {}
 	}
-	user := e.State().User(ctx.UserID)
+	st := e.State()
+	user := st.User(ctx.UserID)
+	if st.LDAPOn() { // a user of the cluster of that name is somebody else
+		user, _ = ctx.CoarseAuthorizer.(*cluster.User)
+	}
 	if user == nil { // not one of the metadata: what came with the request decides
 		return func() {}
 	}

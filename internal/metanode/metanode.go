@@ -12,6 +12,7 @@ import (
 	"concord/internal/entropy/routes"
 	"concord/internal/entropy/transport"
 	"concord/internal/entropy/view"
+	"concord/internal/ldap"
 	"concord/internal/meta/server"
 	"concord/internal/operator"
 	"concord/internal/page"
@@ -34,6 +35,7 @@ type Node struct {
 	operations *operator.Operations
 	entropy    http.Handler   // the anti-entropy of the whole cluster
 	page       *page.Page     // of the cluster
+	ldap       *ldap.Users    // whom LDAP servers know
 	stop       []func() error // what Close runs, last first
 }
 
@@ -42,7 +44,7 @@ type Node struct {
 func Open(ctx context.Context, d Deps) (*Node, error) {
 	n := &Node{deps: d}
 	for _, open := range []func(context.Context) error{
-		n.openServer, n.openOperations, n.openMembers, n.findCluster, n.serve,
+		n.openServer, n.openLDAP, n.openOperations, n.openMembers, n.findCluster, n.serve,
 	} {
 		if err := open(ctx); err != nil {
 			return nil, errors.Join(err, n.Close())
@@ -72,6 +74,13 @@ func (n *Node) openServer(context.Context) (err error) {
 	return nil
 }
 
+// openLDAP makes what asks LDAP servers who may log in.
+func (n *Node) openLDAP(context.Context) error {
+	n.ldap = ldap.NewUsers(ldap.Deps{State: n.Server.State, TLS: n.deps.Config.TLS, Log: n.Server.Log()})
+	n.onClose(n.ldap.Close)
+	return nil
+}
+
 // openOperations makes what this node does with data nodes for operators.
 func (n *Node) openOperations(context.Context) error {
 	s := n.Server
@@ -81,7 +90,7 @@ func (n *Node) openOperations(context.Context) error {
 	n.page = page.New(page.Deps{
 		Address: s.HTTPAddr(), Kind: "meta", Version: version.String(), State: s.State, View: all, Pool: s.Pool(),
 		AskRaft: s.AskRaft, Auth: n.deps.Config.Meta.AuthEnabled, Trusted: n.deps.Config.Meta.InternalSharedSecret.Verify,
-		Log: s.Log(),
+		LDAP: n.ldap, Log: s.Log(),
 	})
 	return nil
 }
@@ -97,7 +106,7 @@ func (n *Node) findCluster(ctx context.Context) error { return n.MetaMembers.Fin
 // serve starts the HTTP API, which needs all other parts.
 func (n *Node) serve(context.Context) error {
 	api := server.Serve(server.APIDeps{
-		Server: n.Server, Meta: n.MetaMembers, Data: n.DataMembers,
+		Server: n.Server, Meta: n.MetaMembers, Data: n.DataMembers, LDAP: n.ldap,
 		Routes:      n.operations.Routes(),
 		ShardRepair: n.entropy,
 		Page:        n.page,

@@ -19,6 +19,7 @@ import (
 	"concord/internal/entropy/api"
 	"concord/internal/entropy/routes"
 	"concord/internal/entropy/view"
+	"concord/internal/ldap"
 	"concord/internal/meta/password"
 	"concord/internal/rpc"
 )
@@ -44,7 +45,8 @@ type Deps struct {
 	Own     rpc.OverviewServer // of this data node; nil on meta nodes
 	AskRaft AskRaft
 
-	Auth bool // clients must log in
+	Auth bool        // clients must log in
+	LDAP *ldap.Users // decides who may log in while LDAP is on; nil for never
 	// Trusted is nil for a token of the shared secret, whose bearer may do everything, as influxd-ctl -auth-type jwt. It
 	// is nil itself where no such token counts.
 	Trusted func(token string) error
@@ -68,8 +70,14 @@ func New(d Deps) *Page {
 	p := &Page{deps: d, hub: newHub(d)}
 	p.sessions = &sessions{
 		on: d.Auth, trusted: d.Trusted, passwords: password.NewChecker(), now: time.Now, logins: make(map[[32]byte]*login),
-		users:    func(name string) *cluster.User { return d.State().User(name) },
-		anyAdmin: func() bool { return d.State().AdminExists() },
+		users: func(name string) *cluster.User {
+			if d.LDAP.On() {
+				return d.LDAP.User(name)
+			}
+			return d.State().User(name)
+		},
+		ldap:     d.LDAP,
+		anyAdmin: func() bool { return d.LDAP.On() || d.State().AdminExists() },
 	}
 	p.repair = routes.NewHandler(d.View, userOf)
 	files, err := fs.Sub(embedded, "static")

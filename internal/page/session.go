@@ -14,6 +14,7 @@ import (
 	emeta "github.com/influxdata/influxdb/services/meta"
 
 	"concord/internal/cluster"
+	"concord/internal/ldap"
 	"concord/internal/meta/password"
 )
 
@@ -76,6 +77,7 @@ type sessions struct {
 	users     func(name string) *cluster.User
 	anyAdmin  func() bool
 	passwords *password.Checker
+	ldap      *ldap.Users              // nil for none
 	trusted   func(token string) error // as Deps.Trusted
 	now       func() time.Time
 
@@ -124,6 +126,18 @@ func (s *sessions) over(l *login) bool {
 func (s *sessions) check(name, given string) (*login, error) {
 	if !s.anyAdmin() {
 		return nil, errNoUser
+	}
+	if s.ldap.On() {
+		u, err := s.ldap.Authenticate(name, given)
+		switch {
+		case errors.Is(err, password.ErrBusy):
+			return nil, err
+		case errors.Is(err, ldap.ErrUnavailable):
+			return nil, statusError{http.StatusServiceUnavailable, ldap.ErrUnavailable} // the log says which servers
+		case err != nil:
+			return nil, errWrong
+		}
+		return &login{of: s, name: u.Name, hash: u.Hash, began: s.now(), used: s.now()}, nil
 	}
 	u := s.users(name)
 	if err := s.passwords.Check(u.Info(), given); errors.Is(err, password.ErrBusy) {

@@ -9,6 +9,7 @@ func Services() []*grpc.ServiceDesc {
 		&CopyState_ServiceDesc,
 		&Deletes_ServiceDesc,
 		&Entropy_ServiceDesc,
+		&Ldap_ServiceDesc,
 		&Membership_ServiceDesc,
 		&Overview_ServiceDesc,
 		&Points_ServiceDesc,

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/cluster"
+	"concord/internal/ldap"
 	"concord/internal/meta/httpclient"
 	"concord/internal/meta/password"
 	"concord/internal/meta/passwordhash"
@@ -43,6 +44,8 @@ type Deps struct {
 	Secret trust.Secret                // the shared secret of the cluster
 	Hash   passwordhash.Kind           // of new passwords
 
+	Protocol trust.Protocol // the versions and ciphers of TLS to LDAP servers
+
 	// Late holds up what the long poll brings until it returns; nil for not at all. With it tests make a node late.
 	Late func(ctx context.Context)
 }
@@ -61,6 +64,8 @@ type Client struct {
 	*shards
 	*users
 	*leases
+
+	LDAP *ldap.Users // whom LDAP servers know
 
 	nodes    *metaNodes
 	follower *follower
@@ -109,13 +114,15 @@ func Open(d Deps) (*Client, error) {
 	catchUp := &catchUp{copied: copied, nodes: nodes, fetching: make(chan struct{}, 1)}
 	refresher := &refresher{copied: copied, nodes: nodes, catchUp: catchUp}
 	sender := &sender{copied: copied, nodes: nodes, catchUp: catchUp}
+	directory := ldap.NewUsers(ldap.Deps{State: copied.State, TLS: d.Protocol, Log: d.Log})
 	c := &Client{
+		LDAP:   directory,
 		engine: engine, member: member, stateCopy: copied, catchUp: catchUp, refresher: refresher, sender: sender,
 		databases: &databases{engine: engine, refresher: refresher, sender: sender},
 		shards:    &shards{copied: copied, sender: sender},
 		users: &users{
 			engine: engine, copied: copied, refresher: refresher, sender: sender, passwords: password.NewChecker(),
-			hash: d.Hash,
+			hash: d.Hash, ldap: directory,
 		},
 		leases:   &leases{member: member, nodes: nodes, last: make(map[string]lastLease)},
 		nodes:    nodes,
@@ -131,7 +138,7 @@ func (c *Client) Close() error {
 	defer c.life.Unlock()
 	c.follower.stop()
 	c.nodes.http.Close()
-	return nil
+	return c.LDAP.Close()
 }
 
 // Engine is the engine's own client on the copy, for what of the engine needs that type.

@@ -7,6 +7,7 @@ import (
 	"github.com/influxdata/influxql"
 
 	"concord/internal/cluster"
+	"concord/internal/ldap"
 	"concord/internal/meta/password"
 	"concord/internal/meta/passwordhash"
 )
@@ -19,10 +20,15 @@ type users struct {
 	sender    *sender
 	passwords *password.Checker
 	hash      passwordhash.Kind // of new passwords
+	ldap      *ldap.Users
 }
 
-// UserInfo returns a user with the grants of its roles, nil for one that the leader does not know either.
+// UserInfo returns a user with the grants of its roles, nil for one that the leader does not know either. While LDAP is
+// on, its servers know the users.
 func (u *users) UserInfo(name string) *cluster.User {
+	if u.ldap.On() {
+		return u.ldap.User(name)
+	}
 	return known(u.refresher, func() *cluster.User { return u.copied.State().User(name) })
 }
 
@@ -35,9 +41,10 @@ func (u *users) UserPrivileges(name string) (map[string]influxql.Privilege, erro
 	return u.engine.UserPrivileges(name)
 }
 
-// AdminUserExists reports whether clients must log in: somebody may do more than read and write single databases.
+// AdminUserExists reports whether clients must log in: somebody may do more than read and write single databases, or
+// LDAP is on.
 func (u *users) AdminUserExists() bool {
-	exists := func() bool { return u.copied.State().AdminExists() }
+	exists := func() bool { return u.copied.State().LDAPOn() || u.copied.State().AdminExists() }
 	return exists() || u.refresher.Refresh() == nil && exists()
 }
 
@@ -83,8 +90,15 @@ func (u *users) SetAdminPrivilege(username string, admin bool) error {
 	return u.sender.Execute(cluster.SetAdminPrivilege{User: username, Admin: admin})
 }
 
-// Authenticate checks a password against the user's current hash.
+// Authenticate checks a password: against the user's current hash, or while LDAP is on, with its servers.
 func (u *users) Authenticate(username, password string) (emeta.User, error) {
+	if u.ldap.On() {
+		user, err := u.ldap.Authenticate(username, password)
+		if err != nil {
+			return nil, err
+		}
+		return user, nil
+	}
 	user := u.UserInfo(username)
 	if err := u.passwords.Check(user.Info(), password); err != nil {
 		return nil, err

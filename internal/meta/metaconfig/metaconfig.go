@@ -54,6 +54,7 @@ type NodeConfig struct {
 	PasswordHash         passwordhash.Kind `toml:"password-hash" doc:"How new passwords are hashed: bcrypt, pbkdf2-sha256 or pbkdf2-sha512. Data nodes have the same setting. Hashes of all three kinds are known, whatever it is."`
 	EnsureFIPS           bool              `toml:"ensure-fips" doc:"Do not start unless password-hash is one that FIPS allows."`
 	AuthEnabled          bool              `toml:"auth-enabled" doc:"Clients, such as influxd-ctl, must log in: as an administrator, or to read a status as any user."`
+	LDAPAllowed          bool              `toml:"ldap-allowed" doc:"An LDAP configuration may be set and tried: see influxd-ctl ldap. Set it on all meta nodes. One that is set works whatever this says."`
 	SharedSecret         trust.Secret      `toml:"shared-secret" doc:"Signs tokens (JWT) of users for the HTTP API. Without it there are none."`
 	InternalSharedSecret trust.Secret      `toml:"internal-shared-secret" doc:"The shared secret of the cluster. Without it nobody joins, reads metadata, writes or repairs."`
 }

@@ -12,6 +12,7 @@ import (
 	emeta "github.com/influxdata/influxdb/services/meta"
 
 	"concord/internal/cluster"
+	"concord/internal/ldap"
 	"concord/internal/meta/password"
 	"concord/internal/meta/wire"
 	"concord/internal/trust"
@@ -83,6 +84,7 @@ type guard struct {
 	tokens    trust.Secret // signs tokens of users; empty for none
 	state     func() *cluster.State
 	passwords *password.Checker
+	ldap      *ldap.Users // decides who may log in while LDAP is on
 }
 
 // admits lets a request through to next if its credentials allow that.
@@ -116,7 +118,7 @@ func (g *guard) admit(need access, r *http.Request) (*cluster.User, int, error) 
 	}
 	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
 		if name, ok := g.tokens.User(token); ok && need.who == users {
-			u := g.state().User(name)
+			u := g.user(name)
 			if u == nil {
 				return nil, http.StatusUnauthorized, emeta.ErrAuthenticate
 			}
@@ -134,13 +136,32 @@ func (g *guard) admit(need access, r *http.Request) (*cluster.User, int, error) 
 	if !ok {
 		return nil, http.StatusUnauthorized, errNeedsUser
 	}
-	u := g.state().User(name)
-	if err := g.passwords.Check(u.Info(), given); errors.Is(err, password.ErrBusy) {
+	u, err := g.login(name, given)
+	if errors.Is(err, password.ErrBusy) {
 		return nil, http.StatusServiceUnavailable, err
+	} else if errors.Is(err, ldap.ErrUnavailable) {
+		return nil, http.StatusServiceUnavailable, ldap.ErrUnavailable // the log says which servers
 	} else if err != nil {
 		return nil, http.StatusUnauthorized, emeta.ErrAuthenticate
 	}
 	return u, http.StatusForbidden, need.allows(u)
+}
+
+// user returns a user by its name, nil for one that is not there.
+func (g *guard) user(name string) *cluster.User {
+	if g.ldap.On() {
+		return g.ldap.User(name)
+	}
+	return g.state().User(name)
+}
+
+// login checks a password.
+func (g *guard) login(name, given string) (*cluster.User, error) {
+	if g.ldap.On() {
+		return g.ldap.Authenticate(name, given)
+	}
+	u := g.state().User(name)
+	return u, g.passwords.Check(u.Info(), given)
 }
 
 // toLeader answers on the leader, and elsewhere with 307 and where that is.

@@ -12,6 +12,7 @@ import (
 
 	"concord/internal/clocks"
 	"concord/internal/cluster"
+	"concord/internal/ldap"
 	"concord/internal/meta/password"
 	"concord/internal/meta/wire"
 )
@@ -21,6 +22,7 @@ type APIDeps struct {
 	Server *Server
 	Meta   *MetaMembers
 	Data   *DataMembers
+	LDAP   *ldap.Users // whom LDAP servers know
 
 	Routes      []Route       // of other packages
 	ShardRepair http.Handler  // answers below /shard-repair/
@@ -47,6 +49,7 @@ type API struct {
 	clocks  *clockReader
 	users   *userRoutes
 	rules   *restrictionRoutes
+	ldap    *ldapRoutes
 	members *memberRoutes
 
 	http *http.Server
@@ -65,13 +68,14 @@ func Serve(d APIDeps) *API {
 		deps: d, server: s,
 		guard: &guard{
 			auth: m.AuthEnabled, secret: m.InternalSharedSecret, tokens: m.SharedSecret, state: s.State,
-			passwords: password.NewChecker(),
+			passwords: password.NewChecker(), ldap: d.LDAP,
 		},
 		news:    &news{server: s, stop: stop},
 		leases:  &leases{server: s, time: d.LeaseTime},
 		clocks:  &clockReader{server: s, meta: d.Meta, data: d.Data, watch: clocks.NewWatch(s.log)},
 		users:   &userRoutes{state: s.State, execute: s.Execute, hash: m.PasswordHash},
 		rules:   &restrictionRoutes{state: s.State, execute: s.Execute},
+		ldap:    &ldapRoutes{server: s, allowed: m.LDAPAllowed, users: d.LDAP},
 		members: &memberRoutes{server: s, meta: d.Meta, data: d.Data},
 		stop:    stop, done: make(chan struct{}),
 	}
@@ -108,6 +112,7 @@ func (a *API) handler() http.Handler {
 	a.members.routes(r)
 	a.users.routes(r)
 	a.rules.routes(r)
+	a.ldap.routes(r)
 	for _, other := range a.deps.Routes {
 		need := admin
 		if other.Needs != nil {
