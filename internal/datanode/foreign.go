@@ -30,7 +30,7 @@ var foreign = config.Foreign{
 		"[cluster] shard-reader-timeout":         "a node that does not answer is given up after 15 s, and query-timeout ends queries on all nodes",
 		"[cluster] rpc-resettable-read-timeout":  "a node that does not answer is given up after 15 s",
 		"[cluster] rpc-resettable-write-timeout": "a node that does not answer is given up after 15 s",
-		"[cluster] cluster-tracing":              "meta nodes log changes of the cluster",
+		"[cluster] cluster-tracing":              "[meta] cluster-tracing of the meta nodes logs who asked for what",
 		"[monitor] remote-collect-interval":      "SHOW STATS asks the node that it is sent to",
 		"[flux-controller]":                      noFlux,
 	},
