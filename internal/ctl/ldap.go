@@ -50,7 +50,7 @@ func (c *client) ldapGet() *cobra.Command {
 func (c *client) ldapSet() *cobra.Command {
 	return &cobra.Command{
 		Use: "set-config <file>", Short: "Give the cluster an LDAP configuration; - reads it from standard input",
-		Example: "  influxd-ctl ldap set-config ldap.toml\n  cat ldap.toml | influxd-ctl ldap set-config -", Args: args("file"),
+		Example: "  influxd-ctl ldap set-config ldap.toml\n  influxd-ctl ldap set-config -", Args: args("file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			text, err := readConfig(cmd, args[0])
 			if err != nil {

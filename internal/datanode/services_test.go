@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 
 	"concord/internal/entropy/local"
+	"concord/internal/meta/client"
 	"concord/internal/rpc"
 	"concord/internal/shardcopy"
 )
@@ -18,7 +19,7 @@ import (
 func TestServicesAreThoseThatTheNodeRegisters(t *testing.T) {
 	t.Parallel()
 	s := grpc.NewServer()
-	(&Node{log: zap.NewNop(), overview: &overview{}}).registerServices(s, &local.Local{}, nil, &shardcopy.Server{})
+	(&Node{Meta: &client.Client{}, log: zap.NewNop(), overview: &overview{}}).registerServices(s, &local.Local{}, nil, &shardcopy.Server{})
 	registered := slices.Sorted(maps.Keys(s.GetServiceInfo()))
 	var listed []string
 	for _, service := range rpc.Services() {
