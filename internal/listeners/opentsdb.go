@@ -195,7 +195,7 @@ func (l *opentsdbListener) line(line string, from zap.Field) {
 func putLine(line string) (p models.Point, counter string, err error) {
 	fields := strings.Fields(line)
 	if len(fields) < 4 || fields[0] != "put" {
-		return nil, tlBadLine, errors.New("it must be: put METRIC TIME VALUE TAG=VALUE ...")
+		return nil, tlBadLine, errors.New("it must be: put METRIC TIME VALUE TAG=VALUE, with any number of tags")
 	}
 	n, err := strconv.ParseInt(fields[2], 10, 64)
 	if err != nil || len(fields[2]) != 10 && len(fields[2]) != 13 {
