@@ -41,7 +41,7 @@ type Config struct {
 	Hostname    string `toml:"hostname" doc:"Name by which other nodes and clients reach this one; the machine's name when empty."`
 
 	Meta            MetaConfig                `toml:"meta" doc:"What this node keeps of the cluster's metadata."`
-	Data            tsdb.Config               `toml:"data" doc:"The storage engine."`
+	Data            DataConfig                `toml:"data" doc:"The storage engine."`
 	Cluster         ClusterConfig             `toml:"cluster" doc:"Writes and queries over the cluster."`
 	Retention       retention.Config          `toml:"retention" doc:"Deletion of old data."`
 	Precreator      precreator.Config         `toml:"shard-precreation" doc:"Creation of shards ahead of time."`
@@ -71,6 +71,12 @@ type MetaConfig struct {
 	InsecureTLS          bool         `toml:"meta-insecure-tls" doc:"Do not verify the certificates of the meta nodes."`
 	AuthEnabled          bool         `toml:"meta-auth-enabled" doc:"Set it when the meta nodes have [meta] auth-enabled = true. The shared secret must be set, too."`
 	InternalSharedSecret trust.Secret `toml:"meta-internal-shared-secret" doc:"The shared secret of the cluster. Without it nobody joins, reads metadata, writes or repairs."`
+}
+
+// DataConfig is the [data] section.
+type DataConfig struct {
+	tsdb.Config
+	QueryLogPath string `toml:"query-log-path" doc:"File for the queries that clients send to this node, a line of JSON each; none when empty. SIGHUP opens it again."`
 }
 
 // ClusterConfig is the [cluster] section: what InfluxDB 1.x has under
@@ -122,7 +128,7 @@ func NewConfig() *Config {
 	c := &Config{
 		BindAddress: ":8088",
 		Meta:        MetaConfig{Dir: "/var/lib/influxdb/meta", PasswordHash: passwordhash.Bcrypt},
-		Data:        tsdb.NewConfig(),
+		Data:        DataConfig{Config: tsdb.NewConfig()},
 		Cluster: ClusterConfig{
 			Config: coordinator.NewConfig(), IncompleteReads: warnIncomplete, VectorAggregates: true, MaxNewGroups: 500,
 			OSSBackup: autoBackup, DialTimeout: itoml.Duration(5 * time.Second),
@@ -168,6 +174,9 @@ func (c *Config) Validate() error {
 	}
 	if c.HTTPD.FluxEnabled {
 		return errors.New("[http] flux-enabled: Flux is not part of this build; set it to false")
+	}
+	if p := c.Data.QueryLogPath; p != "" && !filepath.IsAbs(p) {
+		return errors.New("[data] query-log-path: must be an absolute path")
 	}
 	if c.Cluster.DialTimeout <= 0 {
 		return errors.New("[cluster] dial-timeout: must be above 0")
@@ -237,7 +246,7 @@ func (c *Config) engine() tsdb.Config {
 		// All shards of a database share this index, and a delete sorts it while one of another shard reads it.
 		e.MaxConcurrentDeletes = 1
 	}
-	return e
+	return e.Config
 }
 
 // entropyDir is the anti-entropy service's own folder: beside the shard

@@ -24,7 +24,7 @@ func (n *Node) openStore() error {
 	n.Store.EngineOptions.MonitorDisabled = true // it frees caches that are written to; writecache has another one
 	n.Store.WithLogger(n.log)
 	n.memory = local.NewMemory(n.Store, n.cfg.entropyDir(), n.log)
-	gate := scrub.NewGate(n.cfg.Data) // the engine may compact as soon as it opens
+	gate := scrub.NewGate(n.cfg.Data.Config) // the engine may compact as soon as it opens
 	gate.OnDamage = n.foundByGate
 	n.onClose(gate.Close)
 	n.Store.EngineOptions.CompactionPlannerCreator = gate.Planner

@@ -252,9 +252,16 @@ func (n *Node) Reload(cfg *Config) error {
 		}
 		steps = append(steps, apply...)
 	}
+	if n.queries.log != nil {
+		apply, err := n.queries.log.prepareReload()
+		if err != nil {
+			return err
+		}
+		steps = append(steps, apply)
+	}
 	for _, apply := range steps {
 		if err := apply(); err != nil {
-			return fmt.Errorf("reload certificates: %w", err)
+			return fmt.Errorf("reload certificates and files: %w", err)
 		}
 	}
 	if n.Entropy != nil {
@@ -287,6 +294,6 @@ func (n *Node) unwind(first int) error {
 	n.suspects.Store(nil)
 	n.queues.close()
 	n.reporters.clear()
-	n.Entropy, n.handoff, n.queries.executor, n.api, n.listeners = nil, nil, nil, nil, nil
+	n.Entropy, n.handoff, n.queries.executor, n.queries.log, n.api, n.listeners = nil, nil, nil, nil, nil, nil
 	return errors.Join(errs...)
 }

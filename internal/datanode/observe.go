@@ -49,7 +49,7 @@ func (r *reporters) Statistics(tags map[string]string) []models.Statistic {
 
 // newMonitor makes the monitor, which is not yet open.
 func (n *Node) newMonitor() *monitor.Monitor {
-	mon := monitor.New(&n.reporters, n.cfg.Monitor, &n.cfg.Data)
+	mon := monitor.New(&n.reporters, n.cfg.Monitor, &n.cfg.Data.Config)
 	mon.Version, mon.MetaClient, mon.PointsWriter = n.version, n.Meta, monitorWriter{n.writer}
 	mon.WithLogger(n.log)
 	if l := n.Store.EngineOptions.CompactionThroughputLimiter; l != nil {
@@ -64,7 +64,7 @@ func (n *Node) observe() {
 	c, mon := n.cfg, n.mon
 	for name, client := range map[string]diagnostics.Client{
 		"cluster":           diagnostics.ClientFunc(n.diagnose),
-		"config-data":       c.Data,
+		"config-data":       c.Data.Config,
 		"config-cluster":    c.Cluster.Config,
 		"config-precreator": c.Precreator,
 		"config-monitor":    c.Monitor,

@@ -8,6 +8,7 @@ import (
 	"github.com/influxdata/influxdb/monitor"
 	"github.com/influxdata/influxdb/query"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"concord/internal/budget"
 	"concord/internal/distquery"
@@ -21,6 +22,7 @@ type queries struct {
 	store    httpStore        // the cluster, for the HTTP API
 	budget   *budget.Budget   // what queries may hold in memory; nil for no limit
 	requests budget.Requests  // of clients, that run now
+	log      *queryLog        // nil for none
 	vector   distquery.Vector // how aggregates are answered
 	sketches *distquery.Sketches
 	schema   *distquery.Schema
@@ -34,6 +36,12 @@ func (n *Node) openQueries() (err error) {
 	}
 	n.queries.vector, n.queries.sketches = distquery.VectorOf(n.Meta.State), &distquery.Sketches{}
 	n.queries.vector.On = n.cfg.Cluster.VectorAggregates
+	if path := n.cfg.Data.QueryLogPath; path != "" {
+		if n.queries.log, err = openQueryLog(path); err != nil {
+			return err
+		}
+		n.onClose(n.queries.log.Close)
+	}
 	n.openExecutor(n.pool, n.mon)
 	n.onClose(n.queries.executor.Close)
 	n.reporters.add(n.queries.executor, n.Store, n.writer, n.sub, &n.served, n.pool, n.copies, n.clocks, n.queries.budget,
@@ -87,9 +95,14 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 	tm.QueryTimeout = time.Duration(c.QueryTimeout)
 	tm.LogQueriesAfter = time.Duration(c.LogQueriesAfter)
 	tm.MaxConcurrentQueries = c.MaxConcurrentQueries
+	log := zapcore.NewNopCore()
 	if n.cfg.Data.QueryLogEnabled {
-		n.queries.executor.WithLogger(n.log)
+		log = n.log.Core()
 	}
+	if n.queries.log != nil {
+		log = zapcore.NewTee(log, n.queries.log.core())
+	}
+	n.queries.executor.WithLogger(zap.New(log))
 	tm.Logger = distquery.QueryLog(n.log.With(zap.String("service", "query")), &n.queries.requests)
 }
 

@@ -190,6 +190,37 @@ func TestListeners(t *testing.T) {
 	})
 }
 
+// TestQueryLog has the queries of clients in a file, also when that was moved away.
+func TestQueryLog(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "query.log")
+	p := process.Start(t, process.Options{Meta: 1, Data: 1, Settings: map[string]map[string]any{
+		"data": {"query-log-path": path, "query-log-enabled": false},
+	}})
+	n := p.Data[0]
+	has := func(path, text string) bool {
+		b, err := os.ReadFile(path)
+		return err == nil && strings.Contains(string(b), text)
+	}
+	rowsOf(t, n, "SHOW DATABASES")
+	if !has(path, `"query":"SHOW DATABASES"`) {
+		t.Errorf("the query is not in %s", path)
+	}
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	n.Signal(syscall.SIGHUP)
+	p.Await("the file is made again", func() bool { _, err := os.Stat(path); return err == nil })
+	p.Await("queries are in the new file", func() bool {
+		rowsOf(t, n, "SHOW USERS")
+		return has(path, `"query":"SHOW USERS"`)
+	})
+	rowsOf(t, n, `CREATE USER me WITH PASSWORD 'hunter2'`)
+	if !has(path, "CREATE USER me") || has(path, "hunter2") || strings.Contains(n.Log(), "SHOW USERS") {
+		t.Error("passwords must not be in the file, and queries not in the log")
+	}
+}
+
 // TestCollectd reads what Debian's collectd sends: plain, signed and encrypted. The node gets the values in one batch,
 // which is full only when it stops.
 func TestCollectd(t *testing.T) {
