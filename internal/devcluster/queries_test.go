@@ -1,14 +1,12 @@
 package devcluster_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"net"
-	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,39 +15,30 @@ import (
 	"concord/internal/devcluster"
 )
 
-// begin starts a query whose answer nobody reads, of more than the buffers of all connections take.
+// longQuery computes for minutes. It is no query whose answer nobody reads: the system may take all of that.
+const longQuery = "SELECT count(x) FROM (SELECT max(v) AS x FROM m0 WHERE v > 0 AND time >= 0 AND time < now() " +
+	"GROUP BY time(1s) fill(0))"
+
+// begin starts the long query at a node, and ends it with the test.
 func begin(ctx context.Context, t *testing.T, c *devcluster.Cluster, node int) {
 	t.Helper()
-	form := url.Values{"db": {"db"}, "q": {"SHOW SERIES"}, "chunked": {"true"}, "chunk_size": {"10"}}
-	// The system would let the buffer of the client grow until it holds the whole answer.
-	transport := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
-		if err == nil {
-			err = conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+	ctx, end := context.WithCancel(ctx)
+	var runs sync.WaitGroup
+	runs.Go(func() {
+		_, err := c.Client(node).Query(ctx, "db", longQuery)
+		if ctx.Err() == nil && !strings.Contains(fmt.Sprint(err), "query interrupted") {
+			t.Errorf("the long query has ended: %v", err)
 		}
-		return conn, err
-	}}
-	t.Cleanup(transport.CloseIdleConnections)
-	client := http.Client{Transport: transport}
-	resp, err := client.PostForm("http://"+c.Data[node].HTTPAddr()+"/query", form)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { resp.Body.Close() })
+	})
+	t.Cleanup(func() { end(); runs.Wait() })
 }
 
 func TestQueriesOfAllNodesAreListedAndKilled(t *testing.T) {
 	t.Parallel()
 	ctx, c := mustStart(t, 3)
 	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 3`)
-	for b := range 8 {
-		var lines bytes.Buffer
-		for i := range 250 {
-			fmt.Fprintf(&lines, "m%d,tag=%d-%s v=1 %d\n", b, i, strings.Repeat("x", 30_000), yesterday().UnixNano())
-		}
-		if err := c.Client(0).Write(ctx, "db", "all", lines.Bytes()); err != nil {
-			t.Fatal(err)
-		}
+	if err := c.Client(0).Write(ctx, "db", "all", fmt.Appendf(nil, "m0 v=1 %d", yesterday().UnixNano())); err != nil {
+		t.Fatal(err)
 	}
 	begin(ctx, t, c, 1)
 	begin(ctx, t, c, 2)
@@ -71,7 +60,11 @@ func TestQueriesOfAllNodesAreListedAndKilled(t *testing.T) {
 			if len(r) != 8 {
 				t.Fatalf("a row of SHOW QUERIES is %v", r)
 			}
-			if text := fmt.Sprint(r[3]); text != "SHOW QUERIES" {
+			text := fmt.Sprint(r[3])
+			if strings.HasPrefix(text, "SELECT count(x) FROM (SELECT max(v) AS x FROM ") {
+				text = "long query"
+			}
+			if text != "SHOW QUERIES" {
 				out = append(out, fmt.Sprint(r[1], " ", r[2], " ", r[4], " ", text, " ", r[6]))
 				qid[fmt.Sprint(r[2])] = fmt.Sprint(r[0])
 			}
@@ -80,10 +73,13 @@ func TestQueriesOfAllNodesAreListedAndKilled(t *testing.T) {
 	}
 	row := func(node int) string {
 		n := c.Data[node]
-		return fmt.Sprint(n.Meta.NodeID(), " ", n.TCPAddr(), " db SHOW SERIES running")
+		return fmt.Sprint(n.Meta.NodeID(), " ", n.TCPAddr(), " db long query running")
 	}
 	want := []string{row(1), row(2)}
 	slices.Sort(want)
+	if err := c.Wait(ctx, func() bool { got, _, _ := list(0); return len(got) == 2 || t.Failed() }); err != nil {
+		t.Fatal("the queries do not begin")
+	}
 	var qid map[string]string
 	for node := range 3 {
 		got, ids, warnings := list(node)
