@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -137,9 +138,7 @@ func (s *slapd) stop() {
 func TestLDAP(t *testing.T) {
 	server := newSlapd(t)
 	t.Setenv("INFLUXDB_META_LDAP_ALLOWED", "true")
-	c := process.Start(t, process.Options{
-		Meta: 3, Data: 2, Settings: map[string]map[string]any{"http": {"auth-enabled": true}},
-	})
+	c := process.Start(t, process.Options{Meta: 3, Data: 2}) // without authentication until there is somebody to log in
 	ask := func(n *process.Node, user, password, q string) (int, string) {
 		t.Helper()
 		req, err := http.NewRequest(http.MethodPost, "http://"+n.HTTP+"/query?"+url.Values{"db": {"ops"}, "q": {q}}.Encode(), nil)
@@ -237,18 +236,33 @@ timeout = "2s"
 	if strings.Contains(shown, "rootsecret") || !strings.Contains(shown, "cn=root,dc=x") {
 		t.Errorf("get-config printed\n%s", shown)
 	}
-	for _, n := range c.Meta { // as Chronograf reads it
-		resp, err := http.Get("http://" + n.HTTP + "/ldap/v1/config")
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, _ := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if !bytes.Contains(b, []byte(`"structured":{"enabled":true`)) || bytes.Contains(b, []byte("rootsecret")) {
-			t.Errorf("%s: %s", n.Name, b)
-		}
+	for _, n := range c.Meta { // as Chronograf reads it; a follower has it with the next word of the leader
+		c.Await(n.Name+" shows the configuration", func() bool {
+			resp, err := http.Get("http://" + n.HTTP + "/ldap/v1/config")
+			if err != nil {
+				return false
+			}
+			defer resp.Body.Close()
+			b, _ := io.ReadAll(resp.Body)
+			if bytes.Contains(b, []byte("rootsecret")) {
+				t.Errorf("%s shows the bind password: %s", n.Name, b)
+			}
+			return bytes.Contains(b, []byte(`"structured":{"enabled":true`))
+		})
 	}
 
+	t.Setenv("INFLUXDB_HTTP_AUTH_ENABLED", "true")
+	for _, n := range c.Data {
+		n.Stop(syscall.SIGTERM)
+		n.Start()
+		c.Await(n.Name+" is back", func() bool {
+			resp, err := http.Get("http://" + n.HTTP + "/ping")
+			if err == nil {
+				resp.Body.Close()
+			}
+			return err == nil
+		})
+	}
 	want("an administrator", "paul", "s3cr3t", "SHOW USERS", 200)
 	want("a reader", "eve", "evil", "SELECT * FROM m", 200)
 	want("a reader", "eve", "evil", "SHOW USERS", 403)
@@ -281,5 +295,10 @@ timeout = "2s"
 
 	write(strings.Replace(shown, "enabled = true", "enabled = false", 1))
 	c.Ctl("ldap", "set-config", file)
-	want("LDAP is off, and there is no administrator", "", "", "SHOW DATABASES", 200)
+	want("LDAP is off", "paul", "s3cr3t", "SHOW USERS", 403) // the cluster has no users of its own yet
+	if code, text := ask(c.Data[0], "", "", "CREATE USER root WITH PASSWORD 'r' WITH ALL PRIVILEGES"); code != http.StatusOK {
+		t.Errorf("the first administrator is %d %s", code, text)
+	}
+	want("LDAP is off", "root", "r", "SHOW USERS", 200)
+	want("LDAP is off", "paul", "s3cr3t", "SHOW USERS", 401)
 }
