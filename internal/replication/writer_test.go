@@ -89,7 +89,7 @@ func TestOwnerThatIsBehindAfterATimeoutGetsTheRest(t *testing.T) {
 	c := newTestCluster(t, "ok", "ok")
 	mustWrite(t, c.stores[0], "m v=0 2")
 	w := c.writer(t)
-	w.WriteTimeout = 100 * time.Millisecond
+	w.WriteTimeout = time.Second
 	newer := w.Order.Clock.Next() + 1<<40 // its clock does not know
 	_, write, err := w.Order.Journal.Begin(shardID, newer, mustPoints(t, "m v=0 2"), true)
 	if err != nil {
