@@ -84,7 +84,7 @@ func TestRolesGiveTheirUsersPrivileges(t *testing.T) {
 		{"add-users", wire.Role{Name: "east", Users: []string{"paul", "paul"}}, "", "false false false"},
 		{
 			"add-permissions", wire.Role{Name: "east", Permissions: map[string][]string{"nix": {"ReadData"}}},
-			"database does not exist", "false false false",
+			"database not found: nix", "false false false",
 		},
 		{
 			"add-permissions", wire.Role{Name: "east", Permissions: map[string][]string{"db": {"ReadData"}}}, "",
