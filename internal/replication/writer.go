@@ -464,7 +464,7 @@ func (w *Writer) writeOwners(a *shardWrite) error {
 	done := func(d *delivery, r result, yield func()) {
 		results <- r
 		if errors.Is(r.err, errBehind) && d.verdict.wait() {
-			yield() // the write is acknowledged, as other owners were enough
+			yield() // other owners have the write, or may have it
 		}
 		w.lanes.finish(d)
 		w.running.wg.Done()
