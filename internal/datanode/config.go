@@ -232,6 +232,7 @@ func (c *Config) listeners() listeners.Config {
 // http is [http] as the engine takes it.
 func (c *Config) http() httpd.Config {
 	h := c.HTTPD
+	h.PromReadAuthEnabled = true      // of what users who have logged in may read; the engine lets them read everything
 	h.TLS, _ = tlsmanager.Base(c.TLS) // Validate has checked it
 	return h
 }

@@ -139,6 +139,8 @@ func TestTokenOfAUser(t *testing.T) {
 	}
 	soon, past := time.Now().Add(time.Minute).Unix(), time.Now().Add(-time.Minute).Unix()
 	root := jwt.MapClaims{"username": "root", "exp": soon}
+	with := func(claims jwt.MapClaims) string { return signed(userTokens, jwt.SigningMethodHS256, claims) }
+	of := func(user string) string { return with(jwt.MapClaims{"username": user, "exp": soon}) }
 	encode := base64.RawURLEncoding.EncodeToString
 	unsigned := encode([]byte(`{"alg":"none"}`)) + "." + encode(fmt.Appendf(nil, `{"username":"root","exp":%d}`, soon)) + "."
 	_, err := m.Execute(cluster.DropUser{Name: "leaver"})
@@ -147,16 +149,16 @@ func TestTokenOfAUser(t *testing.T) {
 		name, token, path string
 		want              int
 	}{
-		{"an administrator", signed(userTokens, jwt.SigningMethodHS256, root), "/user", 200},
+		{"an administrator", of("root"), "/user", 200},
 		{"an administrator, as Chronograf signs", signed(userTokens, jwt.SigningMethodHS512, root), "/user", 200},
-		{"an administrator on a route of nodes", signed(userTokens, jwt.SigningMethodHS256, root), "/state", 401},
-		{"a user", signed(userTokens, jwt.SigningMethodHS256, jwt.MapClaims{"username": "watcher", "exp": soon}), "/show-cluster", 200},
-		{"a user", signed(userTokens, jwt.SigningMethodHS256, jwt.MapClaims{"username": "watcher", "exp": soon}), "/user", 403},
-		{"nobody of that name", signed(userTokens, jwt.SigningMethodHS256, jwt.MapClaims{"username": "nobody", "exp": soon}), "/status", 401},
-		{"one who was dropped", signed(userTokens, jwt.SigningMethodHS256, jwt.MapClaims{"username": "leaver", "exp": soon}), "/status", 401},
-		{"without a user", signed(userTokens, jwt.SigningMethodHS256, jwt.MapClaims{"exp": soon}), "/status", 401},
-		{"ended", signed(userTokens, jwt.SigningMethodHS256, jwt.MapClaims{"username": "root", "exp": past}), "/status", 401},
-		{"without an end", signed(userTokens, jwt.SigningMethodHS256, jwt.MapClaims{"username": "root"}), "/status", 401},
+		{"an administrator on a route of nodes", of("root"), "/state", 401},
+		{"a user", of("watcher"), "/show-cluster", 200},
+		{"a user", of("watcher"), "/user", 403},
+		{"nobody of that name", of("nobody"), "/status", 401},
+		{"one who was dropped", of("leaver"), "/status", 401},
+		{"without a user", with(jwt.MapClaims{"exp": soon}), "/status", 401},
+		{"ended", with(jwt.MapClaims{"username": "root", "exp": past}), "/status", 401},
+		{"without an end", with(jwt.MapClaims{"username": "root"}), "/status", 401},
 		{"signed with another secret", signed("another", jwt.SigningMethodHS256, root), "/status", 401},
 		{"signed with no secret", signed("", jwt.SigningMethodHS256, root), "/status", 401},
 		{"not signed", unsigned, "/status", 401},
@@ -169,7 +171,7 @@ func TestTokenOfAUser(t *testing.T) {
 		}
 	}
 	made := `{"action":"create","user":{"name":"new","password":"pw"}}`
-	if code, body := bearer(t, m, signed(userTokens, jwt.SigningMethodHS256, root), "POST", "/user", made); code != 200 ||
+	if code, body := bearer(t, m, of("root"), "POST", "/user", made); code != 200 ||
 		m.State().User("new") == nil {
 		t.Errorf("POST /user: %d %s", code, body)
 	}
