@@ -42,7 +42,8 @@ func TestUsersAndRolesAreCreatedWithAllThatTheyHave(t *testing.T) {
 	if d := cmp.Diff([]string{"ann", "bob"}, role.Users); d != "" {
 		t.Errorf("users of the role: %s", d)
 	}
-	if u := s.User("bob"); !u.Grants.Has(DropData, "db1") || u.Grants.Has(DropData, "db2") || u.Grants.Has(WriteData, "db1") {
+	if u := s.User("bob"); !u.Grants.Has(DropData, "db1") || u.Grants.Has(DropData, "db2") ||
+		u.Grants.Has(WriteData, "db1") {
 		t.Errorf("a user of the role has %v", u.Grants)
 	}
 }

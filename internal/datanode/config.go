@@ -232,7 +232,8 @@ func (c *Config) listeners() listeners.Config {
 // http is [http] as the engine takes it.
 func (c *Config) http() httpd.Config {
 	h := c.HTTPD
-	h.PromReadAuthEnabled = true      // of what users who have logged in may read; the engine lets them read everything
+	// Without it, the engine lets each user that has logged in read all databases.
+	h.PromReadAuthEnabled = true
 	h.TLS, _ = tlsmanager.Base(c.TLS) // Validate has checked it
 	return h
 }

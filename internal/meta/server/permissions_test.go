@@ -114,7 +114,9 @@ func TestPermissionForOneDatabaseOpensNoRouteOfAMetaNode(t *testing.T) {
 	m := withUserTokens(t, nil)
 	_, err := m.Execute(cluster.CreateDatabase{Name: "db"})
 	metatest.OK(t, err)
-	_, err = m.Execute(cluster.CreateUser{Name: "u", Hash: "none", Grants: cluster.Grants{"db": cluster.DatabasePermissions}})
+	_, err = m.Execute(cluster.CreateUser{
+		Name: "u", Hash: "none", Grants: cluster.Grants{"db": cluster.DatabasePermissions},
+	})
 	metatest.OK(t, err)
 	token, err := userTokens.UserToken("u", time.Minute)
 	metatest.OK(t, err)
@@ -142,7 +144,8 @@ func TestTokenOfAUser(t *testing.T) {
 	with := func(claims jwt.MapClaims) string { return signed(userTokens, jwt.SigningMethodHS256, claims) }
 	of := func(user string) string { return with(jwt.MapClaims{"username": user, "exp": soon}) }
 	encode := base64.RawURLEncoding.EncodeToString
-	unsigned := encode([]byte(`{"alg":"none"}`)) + "." + encode(fmt.Appendf(nil, `{"username":"root","exp":%d}`, soon)) + "."
+	unsigned := encode([]byte(`{"alg":"none"}`)) + "." +
+		encode(fmt.Appendf(nil, `{"username":"root","exp":%d}`, soon)) + "."
 	_, err := m.Execute(cluster.DropUser{Name: "leaver"})
 	metatest.OK(t, err)
 	for _, tc := range []struct {
