@@ -235,7 +235,7 @@ func TestEachPermission(t *testing.T) {
 			}
 		}
 	}
-	for permission, want := range map[string]string{"Monitor": "", "ReadData": "authorization failed"} {
+	for permission, want := range map[string]string{"Monitor": "", "ReadData": "this needs an administrator"} {
 		u := users[permission]
 		_, err := c.TryCtl("-auth-type", "basic", "-user", u.name, "-pwd", u.password, "show")
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
