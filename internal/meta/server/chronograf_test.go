@@ -277,7 +277,7 @@ func TestChronografManagesUsersAndRoles(t *testing.T) {
 	const tokens = "the secret of tokens"
 	var nodes []*metatest.Meta
 	for range 3 {
-		m := metatest.Start(t, metatest.Quick, func(d *metanode.Deps) {
+		m := metatest.Start(t, func(d *metanode.Deps) { // with the usual timeouts: the leader is to stay
 			d.Config.Meta.AuthEnabled, d.Config.Meta.InternalSharedSecret = true, "between nodes"
 			d.Config.Meta.SharedSecret = tokens
 		})
