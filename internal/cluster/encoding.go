@@ -20,8 +20,8 @@ import (
 // The checksum covers all that follows it. head is JSON of everything but Data,
 // data is the engine's own protobuf of it.
 //
-// Version 2 is version 1 with restrictions, grants or an LDAP configuration in the head. A build that knows no version 2
-// must not go on without them.
+// Version 2 is version 1 with restrictions, grants or an LDAP configuration in the head. A build that knows no version
+// 2 must not go on without them.
 const (
 	magic      = "CNST"
 	version    = 1 // of a state without rules

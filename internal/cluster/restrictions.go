@@ -150,8 +150,8 @@ func (s *State) newRuleID() string {
 	return strconv.FormatUint(s.MaxRuleID, 10)
 }
 
-// leaveGrants takes a dropped user, or a dropped role, out of all grants: a later one of the same name is another one. A
-// grant for nobody goes.
+// leaveGrants takes a dropped user, or a dropped role, out of all grants: a later one of the same name is another one.
+// A grant for nobody goes.
 func (s *State) leaveGrants(user, role string) {
 	var kept []restrict.Grant
 	for _, g := range s.FineGrants {

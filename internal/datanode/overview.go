@@ -95,7 +95,8 @@ func (o *overview) Report(ctx context.Context, r *rpc.ReportRequest) (*rpc.Repor
 	}
 	for _, e := range o.events.After(after) {
 		out.Events = append(out.Events, &rpc.Event{
-			Number: e.Number, Time: e.Time.UnixNano(), Level: e.Level, Kind: e.Kind, Text: []byte(e.Text), ShardId: e.Shard,
+			Number: e.Number, Time: e.Time.UnixNano(), Level: e.Level, Kind: e.Kind, Text: []byte(e.Text),
+			ShardId: e.Shard,
 		})
 	}
 	return out, nil

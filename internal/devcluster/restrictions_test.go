@@ -75,7 +75,8 @@ func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 	var lines strings.Builder
 	for day := range 6 {
 		for _, where := range []string{"east", "west"} {
-			fmt.Fprintf(&lines, "network,datacenter=%s v=1,only_%s=2 %d\n", where, where, time.Now().AddDate(0, 0, -7*day).UnixNano())
+			fmt.Fprintf(&lines, "network,datacenter=%s v=1,only_%s=2 %d\n", where, where,
+				time.Now().AddDate(0, 0, -7*day).UnixNano())
 		}
 	}
 	if code := write("admin", 0, lines.String()); code != http.StatusNoContent {
@@ -84,7 +85,8 @@ func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 	meta := c.Meta.HTTPAddr()
 	const acl = "/influxdb/v2/acl/"
 	const network = `"database": {"match": "exact", "value": "dc"}, "measurement": {"match": "exact", "value": "network"}`
-	code, body := as(ctx, t, "admin", "POST", meta, acl+"restrictions", `{`+network+`, "permissions": ["read", "write"]}`)
+	code, body := as(ctx, t, "admin", "POST", meta, acl+"restrictions",
+		`{`+network+`, "permissions": ["read", "write"]}`)
 	var made struct{ ID string }
 	if json.Unmarshal([]byte(body), &made); code != http.StatusOK || made.ID == "" {
 		t.Fatalf("POST: %d %s", code, body)
@@ -97,7 +99,8 @@ func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 		t.Fatalf("POST: %d %s", code, body)
 	}
 	for path, want := range map[string]string{"restrictions": `"value":"network"`, "grants": `"name":"east"`} {
-		if code, body := as(ctx, t, "admin", "GET", meta, acl+path, ""); code != http.StatusOK || !strings.Contains(body, want) {
+		if code, body := as(ctx, t, "admin", "GET", meta, acl+path, ""); code != http.StatusOK ||
+			!strings.Contains(body, want) {
 			t.Errorf("GET %s: %d %s", path, code, body)
 		}
 	}
@@ -118,19 +121,24 @@ func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 		if body := query("east", node, `SELECT count(v) FROM network`); !strings.Contains(body, ",6]") {
 			t.Errorf("node %d: %s", node, body)
 		}
-		if code := write("east", node, "network,datacenter=east v=3 1\nnetwork,datacenter=west v=3 1"); code != http.StatusForbidden {
+		if code := write("east", node, "network,datacenter=east v=3 1\nnetwork,datacenter=west v=3 "+
+			"1"); code != http.StatusForbidden {
 			t.Errorf("node %d: a forbidden write: %d", node, code)
 		}
 	}
-	if body := query("east", 0, `SELECT v INTO other FROM network; SELECT v INTO network FROM other`); !strings.Contains(body, "not authorized") {
+	if body := query("east", 0,
+		`SELECT v INTO other FROM network; SELECT v INTO network FROM other`); !strings.Contains(body,
+		"not authorized") {
 		t.Errorf("SELECT INTO: %s", body)
 	}
-	if body := query("east", 0, `CREATE CONTINUOUS QUERY q ON dc BEGIN SELECT mean(v) INTO other FROM network GROUP BY time(1m) END`); !strings.Contains(body, "without restrictions") {
+	if body := query("east", 0,
+		`CREATE CONTINUOUS QUERY q ON dc BEGIN SELECT mean(v) INTO other FROM network GROUP BY time(1m) END`); !strings.Contains(body, "without restrictions") {
 		t.Errorf("a continuous query: %s", body)
 	}
 	deleted := fmt.Sprintf(`{"start": "1970-01-02T00:00:00Z", "stop": %q, "predicate": "_measurement=\"network\""}`,
 		time.Now().AddDate(0, 0, -10).Format(time.RFC3339))
-	if code, body := as(ctx, t, "east", "POST", c.Data[1].HTTPAddr(), "/api/v2/delete?bucket=dc", deleted); code != http.StatusOK {
+	if code, body := as(ctx, t, "east", "POST", c.Data[1].HTTPAddr(), "/api/v2/delete?bucket=dc",
+		deleted); code != http.StatusOK {
 		t.Errorf("a delete: %d %s", code, body)
 	}
 	if body := query("admin", 2, `SELECT count(v) FROM network GROUP BY datacenter`); !strings.Contains(body, ",6]") ||

@@ -40,8 +40,8 @@ type Executor struct {
 	// Change changes the state of the cluster.
 	Change func(cluster.Op) error
 	Log    *zap.Logger
-	// LogTimeout is the query-timeout when each query that it ends is to be logged, else 0. The engine's own log of that
-	// reads the list of running queries without its lock, which can crash the node.
+	// LogTimeout is the query-timeout when each query that it ends is to be logged, else 0. The engine's own log of
+	// that reads the list of running queries without its lock, which can crash the node.
 	LogTimeout time.Duration
 	// Budget is the memory of this node for queries; nil is no limit.
 	Budget *budget.Budget

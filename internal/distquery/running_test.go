@@ -72,7 +72,8 @@ func TestEndedShowStatementsFreeTheOtherNodes(t *testing.T) {
 		"left by its client": func(abort func()) { abort() },
 	} {
 		for _, text := range []string{
-			`SHOW TAG VALUES WITH KEY = host`, `SHOW TAG KEYS`, `SHOW MEASUREMENTS`, `SHOW SERIES`, `SHOW SERIES CARDINALITY`,
+			`SHOW TAG VALUES WITH KEY = host`, `SHOW TAG KEYS`, `SHOW MEASUREMENTS`, `SHOW SERIES`,
+			`SHOW SERIES CARDINALITY`,
 			`SHOW FIELD KEYS`, `SHOW MEASUREMENT CARDINALITY`, `SHOW SERIES EXACT CARDINALITY`, `SELECT v FROM cpu`,
 		} {
 			abort, done := make(chan struct{}), make(chan struct{})

@@ -46,8 +46,8 @@ func NewSchema(meta Metadata, store *tsdb.Store, pool *rpc.Pool) *Schema {
 	return &Schema{Sketches: &Sketches{}, meta: meta, store: store, pool: pool}
 }
 
-// For returns the schema for one statement of a user, which ends when ending does, notes in the report what it could not
-// read whole, and takes its memory from the share.
+// For returns the schema for one statement of a user, which ends when ending does, notes in the report what it could
+// not read whole, and takes its memory from the share.
 func (s *Schema) For(ending context.Context, report *Report, share *budget.Share, user *restrict.User) *Schema {
 	one := *s
 	one.ending, one.report, one.share, one.user = ending, report, share, user

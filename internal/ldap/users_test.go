@@ -192,7 +192,8 @@ func TestReferralsAndHugeAnswersAreErrors(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, newDirectory(t, nil, false), "timeout = '30s'", plain)
 	b.dir.change(func() { b.dir.referral = true })
-	if _, err := b.Authenticate("paul", "s3cr3t"); err == nil || !strings.Contains(err.Error(), "referrals are not followed") {
+	if _, err := b.Authenticate("paul", "s3cr3t"); err == nil ||
+		!strings.Contains(err.Error(), "referrals are not followed") {
 		t.Error(err)
 	}
 	b.dir.change(func() { b.dir.referral, b.dir.huge = false, true })
@@ -264,7 +265,8 @@ func TestVerifyTellsEachStep(t *testing.T) {
 	c := b.state.Load().LDAP.Config
 	lines, err := Verify(t.Context(), c, nil, cluster.NewState(), "paul", "s3cr3t")
 	all := strings.Join(lines, "\n")
-	if err != nil || !strings.Contains(all, "the password is right") || !strings.Contains(all, `lacks the roles ["readers"]`) {
+	if err != nil || !strings.Contains(all, "the password is right") ||
+		!strings.Contains(all, `lacks the roles ["readers"]`) {
 		t.Errorf("%v\n%s", err, all)
 	}
 	if strings.Contains(all, "s3cr3t") {

@@ -224,7 +224,8 @@ func (p *Page) killQuery(w http.ResponseWriter, r *http.Request, l *login) error
 // query asks the node's own /query as the user of the page.
 func (p *Page) query(w http.ResponseWriter, r *http.Request, l *login) error {
 	if p.deps.Query == nil {
-		return statusError{http.StatusNotFound, errors.New("meta nodes answer no queries: open the page at a data node")}
+		return statusError{http.StatusNotFound,
+			errors.New("meta nodes answer no queries: open the page at a data node")}
 	}
 	var given struct {
 		Q      string          `json:"q"`

@@ -66,7 +66,8 @@ func (b *builder) attend(key string, a Attention) { b.state.Attention[key] = a }
 func (b *builder) addNodes() {
 	for _, n := range b.nodes {
 		out := Node{
-			Address: n.TCPAddr, HTTP: n.HTTPAddr, Up: n.up, Passive: n.Passive, Since: stampOf(n.since), Zone: n.Labels["zone"],
+			Address: n.TCPAddr, HTTP: n.HTTPAddr, Up: n.up, Passive: n.Passive, Since: stampOf(n.since),
+			Zone: n.Labels["zone"],
 		}
 		if !n.up {
 			b.attend("node-"+id(n.ID), Attention{
@@ -160,7 +161,8 @@ func (b *builder) addShards() {
 		out := Shard{
 			Database: sh.Database, Policy: sh.RetentionPolicy,
 			Start: time.Unix(0, sh.Start).UTC(), End: time.Unix(0, sh.End).UTC(),
-			Expires: stamp(sh.Expires), Owners: make([]string, len(sh.Owners)), Status: "equal", Writing: written[shardID],
+			Expires: stamp(sh.Expires), Owners: make([]string, len(sh.Owners)), Status: "equal",
+			Writing: written[shardID],
 		}
 		anyAway := false
 		for i, o := range sh.Owners {
@@ -321,7 +323,8 @@ func (b *builder) addPolicies() {
 		key := sh.Database + "." + sh.RetentionPolicy
 		p, ok := b.state.Policies[key]
 		if !ok {
-			p = Policy{Database: sh.Database, Name: sh.RetentionPolicy, Replicas: sh.ReplicaN, Owned: make(map[string]int)}
+			p = Policy{Database: sh.Database, Name: sh.RetentionPolicy, Replicas: sh.ReplicaN,
+				Owned: make(map[string]int)}
 		}
 		p.Shards++
 		if len(sh.Owners) < sh.ReplicaN {

@@ -181,8 +181,10 @@ func TestStatisticsCountOwners(t *testing.T) {
 	w.Close()
 	stats := w.Statistics(nil)
 	want := map[string]interface{}{
-		"req": int64(1), "pointReq": int64(2), "pointReqLocal": int64(2), "pointReqRemote": int64(4), "pointReqHH": int64(0),
-		"writeOk": int64(1), "writeDrop": int64(0), "writeTimeout": int64(0), "writeError": int64(0), "subWriteOk": int64(1),
+		"req": int64(1), "pointReq": int64(2), "pointReqLocal": int64(2), "pointReqRemote": int64(4),
+		"pointReqHH": int64(0),
+		"writeOk":    int64(1), "writeDrop": int64(0), "writeTimeout": int64(0), "writeError": int64(0),
+		"subWriteOk":   int64(1),
 		"writePartial": int64(0), "subWriteDrop": int64(0), "pointsWrittenOK": int64(2), "valuesWrittenOK": int64(2),
 	}
 	if diff := cmp.Diff(want, stats[0].Values); diff != "" {
@@ -192,7 +194,8 @@ func TestStatisticsCountOwners(t *testing.T) {
 		t.Errorf("clients have written %d fields, want 2", n)
 	}
 	got := c.served.Statistics(nil)[0].Values
-	if got["writeShardReq"] != int64(1) || got["writeShardPointsReq"] != int64(2) || got["openConnections"] != int64(1) {
+	if got["writeShardReq"] != int64(1) || got["writeShardPointsReq"] != int64(2) ||
+		got["openConnections"] != int64(1) {
 		t.Errorf("got %v", got)
 	}
 }

@@ -141,7 +141,8 @@ func TestLDAP(t *testing.T) {
 	c := process.Start(t, process.Options{Meta: 3, Data: 2}) // without authentication until there is somebody to log in
 	ask := func(n *process.Node, user, password, q string) (int, string) {
 		t.Helper()
-		req, err := http.NewRequest(http.MethodPost, "http://"+n.HTTP+"/query?"+url.Values{"db": {"ops"}, "q": {q}}.Encode(), nil)
+		req, err := http.NewRequest(http.MethodPost, "http://"+n.HTTP+"/query?"+url.Values{"db": {"ops"},
+			"q": {q}}.Encode(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -218,17 +219,21 @@ timeout = "2s"
 		t.Errorf("sample-config printed\n%s", out)
 	}
 	write("enabled = true\n")
-	if _, err := c.TryCtl("ldap", "set-config", file); err == nil || !strings.Contains(err.Error(), "servers: enabled = true needs") {
+	if _, err := c.TryCtl("ldap", "set-config", file); err == nil ||
+		!strings.Contains(err.Error(), "servers: enabled = true needs") {
 		t.Errorf("a bad configuration: %v", err)
 	}
-	if _, err := c.TryCtl("ldap", "get-config"); err == nil || !strings.Contains(err.Error(), "has no LDAP configuration") {
+	if _, err := c.TryCtl("ldap", "get-config"); err == nil ||
+		!strings.Contains(err.Error(), "has no LDAP configuration") {
 		t.Errorf("get-config: %v", err)
 	}
 	write(config)
-	if out := c.Ctl("ldap", "verify", "-ldap-config", file, "paul", "s3cr3t"); !strings.Contains(out, "administrator: true") {
+	if out := c.Ctl("ldap", "verify", "-ldap-config", file, "paul", "s3cr3t"); !strings.Contains(out,
+		"administrator: true") {
 		t.Errorf("verify printed\n%s", out)
 	}
-	if _, err := c.TryCtl("ldap", "verify", "-ldap-config", file, "paul", "wrong"); err == nil || !strings.Contains(err.Error(), "password is wrong") {
+	if _, err := c.TryCtl("ldap", "verify", "-ldap-config", file, "paul", "wrong"); err == nil ||
+		!strings.Contains(err.Error(), "password is wrong") {
 		t.Errorf("verify: %v", err)
 	}
 	c.Ctl("ldap", "set-config", file)
@@ -296,7 +301,8 @@ timeout = "2s"
 	write(strings.Replace(shown, "enabled = true", "enabled = false", 1))
 	c.Ctl("ldap", "set-config", file)
 	want("LDAP is off", "paul", "s3cr3t", "SHOW USERS", 403) // the cluster has no users of its own yet
-	if code, text := ask(c.Data[0], "", "", "CREATE USER root WITH PASSWORD 'r' WITH ALL PRIVILEGES"); code != http.StatusOK {
+	if code, text := ask(c.Data[0], "", "", "CREATE USER root WITH PASSWORD 'r' WITH ALL "+
+		"PRIVILEGES"); code != http.StatusOK {
 		t.Errorf("the first administrator is %d %s", code, text)
 	}
 	want("LDAP is off", "root", "r", "SHOW USERS", 200)

@@ -103,7 +103,8 @@ func TestRolesGiveTheirUsersPrivileges(t *testing.T) {
 			"false true false",
 		},
 		{
-			"add-permissions", wire.Role{Name: "east", Permissions: map[string][]string{"": cluster.AllPermissions.Names()}},
+			"add-permissions", wire.Role{Name: "east",
+				Permissions: map[string][]string{"": cluster.AllPermissions.Names()}},
 			"", "true true true",
 		},
 		{"change-name", wire.Role{Name: "east", NewName: "south"}, "", "true true true"},
@@ -120,7 +121,9 @@ func TestRolesGiveTheirUsersPrivileges(t *testing.T) {
 			t.Errorf("after %s %+v: %s, want %s", step.action, step.role, may(), step.may)
 		}
 	}
-	if err := errors.Join(server.ChangeRole(m.Server, "create", wire.Role{Name: "r"}), server.ChangeRole(m.Server, "add-users", wire.Role{Name: "r", Users: []string{"paul"}}), server.ChangeUser(m.Server, "delete", wire.User{Name: "paul"})); err != nil {
+	if err := errors.Join(server.ChangeRole(m.Server, "create", wire.Role{Name: "r"}),
+		server.ChangeRole(m.Server, "add-users", wire.Role{Name: "r", Users: []string{"paul"}}),
+		server.ChangeUser(m.Server, "delete", wire.User{Name: "paul"})); err != nil {
 		t.Fatal(err)
 	}
 	if code, body := metatest.Call(t, "GET", "http://"+m.HTTPAddr()+"/role"); code != 200 ||

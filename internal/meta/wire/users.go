@@ -2,9 +2,10 @@ package wire
 
 // User is a user in the answer of GET /user and in POST /user. There is no hash in answers.
 type User struct {
-	Name        string              `json:"name"`
-	Password    string              `json:"password,omitempty"`    // in requests
-	Hash        string              `json:"hash,omitempty"`        // in requests that make a user, in place of the password
+	Name     string `json:"name"`
+	Password string `json:"password,omitempty"` // in requests
+	// in requests that make a user, in place of the password
+	Hash        string              `json:"hash,omitempty"`
 	Permissions map[string][]string `json:"permissions,omitempty"` // by database; "" is for all, and for the cluster
 }
 
