@@ -46,6 +46,18 @@ func (c Copy) problem() string {
 	return ""
 }
 
+// state is the copy as GET /show-shards tells it.
+func (c Copy) state() wire.CopyState {
+	why := c.NotWhole
+	switch {
+	case c.State == unreachable:
+		why = "does not answer"
+	case why == "" && c.State == missing:
+		why = "not found"
+	}
+	return wire.CopyState{State: c.State, LastModified: c.LastModified, Size: c.Size, Err: why}
+}
+
 // problems joins those of copies.
 func problems(copies []Copy) string {
 	var out []string
