@@ -85,11 +85,16 @@ type CopyState struct {
 type Copy struct {
 	Node         uint64    `json:"id"`
 	TCPAddr      string    `json:"tcpAddr"`
-	State        string    `json:"state"` // hot, cold, missing, unreadable or unreachable
+	State        string    `json:"state"` // hot, cold, missing, unreadable, unreachable or not open
 	LastModified time.Time `json:"last-modified"`
 	Size         int64     `json:"size"` // bytes on disk
 	// NotWhole is why the copy may lack acknowledged writes or deletes, as its node says.
 	NotWhole string `json:"not-whole,omitempty"`
+	// Unlisted is true for a copy on the disk of a node that the metadata does not have as an owner of the shard: only
+	// with unlisted=true in the request. The folder is that of Database and RetentionPolicy.
+	Unlisted        bool   `json:"not-in-metadata,omitempty"`
+	Database        string `json:"database,omitempty"`
+	RetentionPolicy string `json:"retention-policy,omitempty"`
 }
 
 // CopyStatus is one running copy in the answer of GET /copy-shard-status.
