@@ -33,8 +33,8 @@ import (
 	"concord/internal/trust/tlsmanager"
 )
 
-// Config is influxdb.conf of a data node. The doc tags are the comments of the
-// printed sample.
+// Config is influxdb.conf of a data node. It has a field for each section. The doc tags are the comments of the printed
+// sample.
 type Config struct {
 	config.Notes `toml:"-"`
 

@@ -22,6 +22,7 @@ type State struct {
 }
 
 // Summary is how far the replicas agree. A shard with one owner has nothing to agree with, and is only in Single.
+// It is a flat object of JSON, as Node and Repair are, so they have many fields.
 type Summary struct {
 	Node    string `json:"node"`    // HTTP address of the node that says this
 	Kind    string `json:"kind"`    // data or meta: what that node is

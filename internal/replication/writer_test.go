@@ -82,6 +82,35 @@ func TestWriteIsJudgedByItsLevel(t *testing.T) {
 	}
 }
 
+// An owner that turns out to have newer values of some points after the client was told of a timeout gets the others:
+// the other owners have them.
+func TestOwnerThatIsBehindAfterATimeoutGetsTheRest(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "ok")
+	mustWrite(t, c.stores[0], "m v=0 2")
+	w := c.writer(t)
+	w.WriteTimeout = time.Second
+	newer := w.Order.Clock.Next() + 1<<40 // its clock does not know
+	_, write, err := w.Order.Journal.Begin(shardID, newer, mustPoints(t, "m v=0 2"), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write.Done()
+	busy := w.writing.Of(shardID)
+	busy.Lock()
+	err = w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=2 2\nm v=3 3"))
+	busy.Unlock()
+	if !errors.Is(err, coordinator.ErrTimeout) {
+		t.Fatal(err)
+	}
+	w.Close() // waits for what goes on
+	for node, want := range []string{"[0 3]", "[2 3]"} {
+		if got := fmt.Sprint(values(t, c.stores[node], "m")); got != want {
+			t.Errorf("node %d has %s, want %s", node+1, got, want)
+		}
+	}
+}
+
 func TestPartialWriteAnswersAsInfluxDBDoes(t *testing.T) {
 	const (
 		field    = `partial write: field type conflict: input field "v"`

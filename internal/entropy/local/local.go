@@ -69,6 +69,8 @@ type Deletes interface {
 // the points) and file changes (a replaced set of files moves it by a
 // nanosecond at least), but may be the same after files were changed
 // while the engine was down; therefore the state includes the size on disk.
+//
+// It has many methods because it answers all that entropy.Replica asks.
 type Local struct {
 	Deps
 	*Memory

@@ -41,7 +41,7 @@ type Config struct {
 	Servers   []Server       `toml:"servers" json:"servers"`       // asked in this order
 }
 
-// Server is one LDAP server, and what is where in its directory.
+// Server is one LDAP server, and what is where in its directory. It has a field for each setting.
 type Server struct {
 	Host     string `toml:"host" json:"host"`
 	Port     int    `toml:"port" json:"port"` // 0 for the one of Security
