@@ -121,6 +121,7 @@ func (c *Config) metaTLS() trust.TLS {
 
 // Program loads and prints it.
 var Program = config.Program[*Config]{
+	Name:         "influxd",
 	Title:        "Concord data node: influxdb.conf",
 	Files:        []string{"~/.influxdb/influxdb.conf", "/etc/influxdb/influxdb.conf"},
 	PathVariable: "INFLUXDB_CONFIG_PATH",
