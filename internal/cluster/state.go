@@ -140,6 +140,21 @@ func (s *State) Shard(id uint64) (found Shard, ok bool) {
 	return found, ok
 }
 
+// ShardIDs are all shards of the metadata, those of deleted groups included: data nodes remove these a while later.
+func (s *State) ShardIDs() map[uint64]bool {
+	out := make(map[uint64]bool)
+	for _, db := range s.Data.Databases {
+		for _, rp := range db.RetentionPolicies {
+			for _, g := range rp.ShardGroups {
+				for _, sh := range g.Shards {
+					out[sh.ID] = true
+				}
+			}
+		}
+	}
+	return out
+}
+
 // eachShard calls fn for the shards of groups that are not deleted, until it returns false.
 func (s *State) eachShard(
 	fn func(*meta.DatabaseInfo, *meta.RetentionPolicyInfo, *meta.ShardGroupInfo, *meta.ShardInfo) bool,

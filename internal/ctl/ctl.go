@@ -27,6 +27,11 @@ func Setup(root *cobra.Command) {
 func table(w io.Writer, title string, rows [][]string) {
 	fmt.Fprintln(w, title)
 	fmt.Fprintln(w, "==========")
+	untitled(w, rows)
+}
+
+// untitled prints rows, the first of which has the names of the columns.
+func untitled(w io.Writer, rows [][]string) {
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for _, r := range rows {
 		// The last cell ends the line: no padding behind it.

@@ -2,7 +2,6 @@ package ctl
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"concord/internal/cli"
 	"concord/internal/meta/wire"
 )
 
@@ -245,8 +245,9 @@ func (c *client) updateData() *cobra.Command {
 
 func (c *client) nodeLabels() *cobra.Command {
 	cmd := group(&cobra.Command{
-		Use:   "node-labels",
-		Short: "Set and delete labels of nodes; copies of a shard go to nodes with different values of az",
+		Use:     "node-labels",
+		Short:   "Set and delete labels of nodes; copies of a shard go to nodes with different values of az",
+		Example: `  influxd-ctl node-labels set -nodeid 4 -labels '{"az":"eu-1a"}'`,
 	})
 	for _, sub := range []struct{ use, short, usage, labels string }{
 		{"set", "Set labels of a node", "JSON object of labels and values", `{"az":"eu-1a"}`},
@@ -257,8 +258,10 @@ func (c *client) nodeLabels() *cobra.Command {
 			Use: sub.use, Short: sub.short, Args: args(),
 			Example: fmt.Sprintf("  influxd-ctl node-labels %s -nodeid 4 -labels '%s'", sub.use, sub.labels),
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				if id == "" || labels == "" {
-					return errors.New("node-labels: give -nodeid and -labels")
+				for flag, value := range map[string]string{"-nodeid": id, "-labels": labels} {
+					if value == "" {
+						return fmt.Errorf("%s: %s is missing: it needs -nodeid and -labels", cli.Name(cmd), flag)
+					}
 				}
 				return c.change(cmd, "/node-labels", url.Values{"node": {id}, sub.use: {labels}},
 					func(n wire.Removed) string {

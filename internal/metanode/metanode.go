@@ -109,6 +109,7 @@ func (n *Node) serve(context.Context) error {
 	api := server.Serve(server.APIDeps{
 		Server: n.Server, Meta: n.MetaMembers, Data: n.DataMembers, LDAP: n.ldap,
 		Routes:      n.operations.Routes(),
+		CopyStates:  n.operations.CopyStates,
 		ShardRepair: n.entropy,
 		Page:        n.page,
 		LeaseTime:   n.deps.LeaseTime,

@@ -19,6 +19,7 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/meta/server"
+	"concord/internal/meta/wire"
 	"concord/internal/rpc"
 )
 
@@ -59,6 +60,18 @@ func (o *Operations) Routes() []server.Route {
 	return slices.Concat(
 		o.copies.routes(), o.shards.routes(), o.plans.routes(), o.backups.routes(), o.restores.routes(),
 	)
+}
+
+// CopyStates are what all owners say of their copies, by shard and owner.
+func (o *Operations) CopyStates(ctx context.Context) map[uint64]map[uint64]wire.CopyState {
+	out := make(map[uint64]map[uint64]wire.CopyState)
+	for shard, copies := range o.copies.describeCopies(ctx, o.copies.nodes.state().Shards(), false) {
+		out[shard] = make(map[uint64]wire.CopyState, len(copies))
+		for _, c := range copies {
+			out[shard][c.Node] = c.state()
+		}
+	}
+	return out
 }
 
 // Losses lists what would be lost with a data node, each in a phrase that names the shard.

@@ -250,6 +250,9 @@ func (s *Server) Remove(_ context.Context, r *rpc.RemoveRequest) (*rpc.RemoveRes
 
 // Describe tells about this node's copies. One that cannot be read does not hide the others.
 func (s *Server) Describe(ctx context.Context, r *rpc.DescribeRequest) (*rpc.DescribeResponse, error) {
+	if r.Disk {
+		return s.describeDisk()
+	}
 	resp := &rpc.DescribeResponse{}
 	for _, id := range r.ShardIds {
 		resp.Shards = append(resp.Shards, s.describe(id, r.Flush))
