@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/entropy/pace"
 	"concord/internal/rpc"
 )
 
@@ -163,12 +164,16 @@ func (s *Server) fetchOnce(ctx context.Context, c *copying, r *rpc.CopyRequest) 
 	if err != nil {
 		return 0, err
 	}
+	limit := pace.NewLimit(r.MaxRate)
 	in := &reader{recv: func() (chunk, error) {
 		m, err := stream.Recv()
-		if err == nil {
-			idle.Reset(silence)
-			c.current.Add(int64(len(m.Data)))
+		if err != nil {
+			return m, err
 		}
+		idle.Stop() // what takes long now is this node, not the source
+		err = limit.Wait(sctx, len(m.Data))
+		idle.Reset(silence)
+		c.current.Add(int64(len(m.Data)))
 		return m, err
 	}}
 	if err := Import(s.Store, r.Database, r.RetentionPolicy, r.ShardId, in); err != nil {

@@ -16,7 +16,8 @@ type Node struct {
 	Version  string            `json:"version"`
 	Identity string            `json:"identity,omitempty"` // names the folders of a data node
 	Labels   map[string]string `json:"labels,omitempty"`
-	Passive  bool              `json:"passive,omitempty"` // coordinates, and never owns a shard
+	Passive  bool              `json:"passive,omitempty"`  // coordinates, and never owns a shard
+	Draining bool              `json:"draining,omitempty"` // gets no more shards: rebalance moves those that it has
 }
 
 // Removed is the answer of POST /remove-data: the node, and what the cluster lost with it.
