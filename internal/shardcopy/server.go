@@ -116,7 +116,11 @@ func (s *Server) Copy(ctx context.Context, r *rpc.CopyRequest) (*rpc.CopyRespons
 	}
 	if err != nil {
 		s.Log.Warn("Copy of a shard failed", append(fields, zap.Error(err))...)
-		return nil, status.Errorf(codes.Aborted, "copy shard %d from %s: %s", r.ShardId, r.Source, rpc.Message(err))
+		code := codes.Aborted
+		if errors.Is(err, errKilled) {
+			code = codes.Canceled // nobody should begin it again
+		}
+		return nil, status.Errorf(code, "copy shard %d from %s: %s", r.ShardId, r.Source, rpc.Message(err))
 	}
 	s.Log.Info("Copied a shard", fields...)
 	return &rpc.CopyResponse{Bytes: uint64(n)}, nil
