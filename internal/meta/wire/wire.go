@@ -24,6 +24,8 @@ type Node struct {
 type Removed struct {
 	Node
 	Lost []string `json:"lost,omitempty"` // a phrase for each shard; its files are still on the node
+	// Short is how many of its shards have fewer copies now than their policies ask for.
+	Short int `json:"short,omitempty"`
 }
 
 // Members is the answer of GET /show-cluster.
