@@ -31,6 +31,7 @@ func (n *Node) openEntropy() error {
 		Hold: n.deleted.HoldDeletes, NotWhole: n.notWhole, HoldWrites: n.cache.Hold, Wait: rate.Wait, CheckDisk: disk.Check,
 		Dir: filepath.Join(n.cfg.entropyDir(), "incoming"), Log: n.log,
 	}
+	n.onClose(shards.Close)
 	if err := shards.Discard(func(id uint64) bool { _, ok := n.Meta.Shard(id); return ok }); err != nil {
 		return fmt.Errorf("remove files of shards that are gone: %w", err)
 	}

@@ -51,6 +51,12 @@ type Server struct {
 	copies copies
 }
 
+// Close stops the copies that are being made here, and waits for them: they use the store.
+func (s *Server) Close() error {
+	s.copies.close()
+	return nil
+}
+
 // Export streams a copy.
 func (s *Server) Export(r *rpc.ExportRequest, stream grpc.ServerStreamingServer[rpc.ExportChunk]) error {
 	if s.Store.Shard(r.ShardId) == nil {
