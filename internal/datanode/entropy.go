@@ -25,7 +25,7 @@ func (n *Node) openEntropy() error {
 	if n.cfg.AntiEntropy.Enabled {
 		rate.Set(uint64(n.cfg.AntiEntropy.MaxRate))
 	}
-	disk := local.Disk{Dir: n.Store.Path()}
+	disk := local.Disk{Dir: n.Store.Path(), Free: n.seams.Free}
 	shards := &shardcopy.Server{
 		Store: n.Store, Pool: n.pool, Begun: n.beginnings().Copied, Deletes: n.deleted.DeletesSeen,
 		Hold: n.deleted.HoldDeletes, NotWhole: n.notWhole, HoldWrites: n.cache.Hold, Wait: rate.Wait, CheckDisk: disk.Check,
