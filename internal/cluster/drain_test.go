@@ -34,7 +34,8 @@ func TestDrainedNodesGetNoShards(t *testing.T) {
 				op = PrecreateShardGroups{From: at.Add(-30 * day), To: at.Add(30 * day)}
 			case 2:
 				op = RestoreShardGroups{
-					Database: "db", RetentionPolicy: "autogen", Groups: []RestoredGroup{{Start: at, End: at.Add(day), Shards: 2}},
+					Database: "db", RetentionPolicy: "autogen",
+					Groups: []RestoredGroup{{Start: at, End: at.Add(day), Shards: 2}},
 				}
 			case 3:
 				op = AddShardOwner{ID: uint64(rapid.IntRange(1, 20).Draw(t, "shard")), NodeID: drained.ID}

@@ -29,9 +29,9 @@ func (o CreateShardGroup) apply(s *State) (any, error) {
 	return nil, s.createShardGroup(o.Database, o.RetentionPolicy, o.Time)
 }
 
-// createShardGroup lets the engine find the group's time range, then spreads its shards over the placeable data nodes: N
-// nodes and X replicas give N/X shards (at least one) with X owners each, dealt round-robin from a node that the group's
-// ID picks, so that N successive groups load every node equally.
+// createShardGroup lets the engine find the group's time range, then spreads its shards over the placeable data nodes:
+// N nodes and X replicas give N/X shards (at least one) with X owners each, dealt round-robin from a node that the
+// group's ID picks, so that N successive groups load every node equally.
 func (s *State) createShardGroup(database, policy string, t time.Time) error {
 	rpi, err := s.Data.RetentionPolicy(database, policy)
 	if err != nil {

@@ -84,8 +84,8 @@ func (s *State) ActiveDataNodes() []Node {
 	return out
 }
 
-// placeable are the data nodes that get new shards, by ascending ID: those that are active and not being drained, or all
-// active ones when all are being drained.
+// placeable are the data nodes that get new shards, by ascending ID: those that are active and not being drained, or
+// all active ones when all are being drained.
 func (s *State) placeable() []Node {
 	active := s.ActiveDataNodes()
 	if staying := slices.DeleteFunc(slices.Clone(active), func(n Node) bool { return n.Draining }); len(staying) > 0 {

@@ -89,7 +89,8 @@ func peersOf(s wire.Status) string {
 func printDraining(w io.Writer, nodes []wire.Member) {
 	for _, n := range nodes {
 		if n.Draining {
-			fmt.Fprintf(w, "\nData node %d, %s, gets no new shards: it is being drained, see rebalance.\n", n.ID, n.TCPAddr)
+			fmt.Fprintf(w, "\nData node %d, %s, gets no new shards: it is being drained, see rebalance.\n",
+				n.ID, n.TCPAddr)
 		}
 	}
 }

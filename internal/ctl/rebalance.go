@@ -35,10 +35,10 @@ func (c *client) rebalance() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rebalance", Args: args(),
 		Short: "Give each policy its number of copies, spread bytes over nodes and zones, and empty nodes",
-		Long: "Make a plan, and carry it out: give each policy its number of copies, spread bytes over nodes and zones,\n" +
-			"and empty nodes that are drained. As few bytes as possible are copied. A shard never has fewer copies than\n" +
-			"before, unless it has more than its policy asks for: a new copy is made and found whole, then an old one is\n" +
-			"removed. Anti-entropy must be enabled.\n\n" +
+		Long: "Make a plan, and carry it out: give each policy its number of copies, spread bytes over nodes and\n" +
+			"zones, and empty nodes that are drained. As few bytes as possible are copied. A shard never has fewer\n" +
+			"copies than before, unless it has more than its policy asks for: a new copy is made and found whole,\n" +
+			"then an old one is removed. Anti-entropy must be enabled.\n\n" +
 			"Whatever was stopped or killed, run the command again: it looks at the cluster, and goes on from there.",
 		Example: "  influxd-ctl rebalance -dry-run\n  influxd-ctl rebalance -max-rate 20m\n" +
 			"  influxd-ctl rebalance -drain data4:8088      # before remove-data\n" +
@@ -59,7 +59,7 @@ func (c *client) rebalance() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the plan, and change nothing")
 	cmd.Flags().StringVar(&f.drain, "drain", "",
-		"TCP address of a data node that gets no more shards, and is emptied; it stays so until remove-data or -undrain")
+		"TCP address of a data node that gets no more shards, and is emptied, until remove-data or -undrain")
 	cmd.Flags().StringVar(&f.undrain, "undrain", "", "TCP address of a data node that is not to be drained any more")
 	cmd.Flags().StringVar(&f.maxRate, "max-rate", "48m", "bytes a second that are copied, such as 20m; 0 is no limit")
 	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print JSON; of a run, a line for each event")
@@ -126,6 +126,8 @@ func planned(p wire.RebalancePlan) string {
 	return say
 }
 
+var errMetaNodeGone = errors.New("the meta node went away: run influxd-ctl rebalance again, which goes on from there")
+
 // runRebalance runs a rebalance, and prints how far it is, until it has ended or somebody stops it.
 func (c *client) runRebalance(cmd *cobra.Command, f rebalanceFlags) error {
 	params, err := f.params()
@@ -143,7 +145,7 @@ func (c *client) runRebalance(cmd *cobra.Command, f rebalanceFlags) error {
 	for events := json.NewDecoder(resp.Body); ; {
 		var e wire.RebalanceEvent
 		if err := events.Decode(&e); err != nil {
-			return w.stopped(ctx, errors.New("the meta node went away: run influxd-ctl rebalance again, which goes on from there"))
+			return w.stopped(ctx, errMetaNodeGone)
 		}
 		w.show(e)
 		if e.Ended && e.Error != "" {
@@ -271,7 +273,8 @@ func stepLine(e wire.RebalanceEvent) string {
 	}
 	switch e.State {
 	case wire.StepCopying:
-		say += fmt.Sprintf(", %s of %s, %s/s%s", size(e.Copied), size(s.Bytes), size(int64(e.Speed.Rate)), secondsLeft(e.Speed.Left))
+		say += fmt.Sprintf(", %s of %s, %s/s%s",
+			size(e.Copied), size(s.Bytes), size(int64(e.Speed.Rate)), secondsLeft(e.Speed.Left))
 		return say + fmt.Sprintf("; in all %d of %d steps, %s of %s%s",
 			e.All.Ended, e.All.Steps, size(e.All.Copied), size(e.All.Bytes), secondsLeft(e.All.Left))
 	case wire.StepDone:
@@ -306,8 +309,8 @@ func (p *rebalanceProgress) stopped(ctx context.Context, err error) error {
 	}
 	say := []string{"stopped, and influxd-ctl rebalance goes on from here"}
 	if s := p.copying; s != nil {
-		say = append(say, fmt.Sprintf("the copy of shard %d is still made: stop it with influxd-ctl kill-copy-shard %s %s %[1]d",
-			s.ShardID, s.Source, s.To))
+		say = append(say, fmt.Sprintf("the copy of shard %d is still made: "+
+			"stop it with influxd-ctl kill-copy-shard %s %s %[1]d", s.ShardID, s.Source, s.To))
 	}
 	for _, addr := range p.draining {
 		say = append(say, fmt.Sprintf("%s gets no new shards: influxd-ctl rebalance -undrain %[1]s ends that", addr))

@@ -120,11 +120,10 @@ func mustStartLarge(t *testing.T) (context.Context, *devcluster.Cluster, cluster
 	}
 	mustCtl(ctx, t, c, "rebalance", "-dry-run") // writes it to files
 	for _, sh := range c.Shards("db") {
-		if n := slices.IndexFunc(c.Meta.State().DataNodes, func(n cluster.Node) bool { return sh.Owned(n.ID) }); n >= 0 {
-			if held := c.Data[n].Store.Shard(sh.ID); held != nil {
-				if size, err := held.DiskSize(); err == nil && size > 3<<20 {
-					return ctx, c, sh
-				}
+		owner := slices.IndexFunc(c.Meta.State().DataNodes, func(n cluster.Node) bool { return sh.Owned(n.ID) })
+		if held := c.Data[owner].Store.Shard(sh.ID); held != nil {
+			if size, err := held.DiskSize(); err == nil && size > 3<<20 {
+				return ctx, c, sh
 			}
 		}
 	}
@@ -176,11 +175,11 @@ func TestDrainEmptiesANodeAndLosesNothing(t *testing.T) {
 	if n := owned(c, drained.ID); n != 0 || before == 0 {
 		t.Errorf("the node owns %d shards, and owned %d", n, before)
 	}
-	if want := drained.TCPAddr + " is empty: remove it with influxd-ctl remove-data " + drained.TCPAddr; !strings.Contains(
-		out, want) {
+	want := drained.TCPAddr + " is empty: remove it with influxd-ctl remove-data " + drained.TCPAddr
+	if !strings.Contains(out, want) {
 		t.Errorf("it printed\n%s\nwithout %s", out, want)
 	}
-	want := fmt.Sprintf("Removed data node %d at %s\n", drained.ID, drained.TCPAddr)
+	want = fmt.Sprintf("Removed data node %d at %s\n", drained.ID, drained.TCPAddr)
 	if out := mustCtl(ctx, t, c, "remove-data", drained.TCPAddr); out != want {
 		t.Errorf("got %q, want %q", out, want)
 	}
@@ -305,8 +304,8 @@ func TestDrainIsRefusedWithNowhereToGo(t *testing.T) {
 	sh := c.Shards("db")[0]
 	for _, args := range [][]string{{"-drain", addr(t, c, 1)}, {"-dry-run", "-drain", addr(t, c, 1)}} {
 		_, err := runCtl(ctx, c, append([]string{"rebalance"}, args...)...)
-		if want := fmt.Sprintf("data node %s cannot be drained: shard %d of db.autogen stays on", addr(t, c, 1), sh.ID); err ==
-			nil || !strings.Contains(err.Error(), want) {
+		want := fmt.Sprintf("data node %s cannot be drained: shard %d of db.autogen stays on", addr(t, c, 1), sh.ID)
+		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v", args, err)
 		}
 	}

@@ -70,7 +70,8 @@ func (o *Operations) Close() error {
 // Routes are what Operations adds to the HTTP API of the meta node.
 func (o *Operations) Routes() []server.Route {
 	return slices.Concat(
-		o.copies.routes(), o.shards.routes(), o.rebalances.routes(), o.plans.routes(), o.backups.routes(), o.restores.routes(),
+		o.copies.routes(), o.shards.routes(), o.rebalances.routes(),
+		o.plans.routes(), o.backups.routes(), o.restores.routes(),
 	)
 }
 

@@ -21,10 +21,10 @@ import (
 
 // rebalances plans which copies of shards to make, move and remove (package balance), and does it.
 //
-// A run lives as long as the request that began it, on the meta node that leads. It remembers nothing that matters: the
-// next run looks at the cluster again, and goes on from there. So it does not matter which process was killed. What a
-// run leaves behind is one copy that is being made, which goes on, and is recorded when it is done. The next run waits
-// for it.
+// A run lives as long as the request that began it, on the meta node that leads. It remembers nothing that matters:
+// the next run looks at the cluster again, and goes on from there. So it does not matter which process was killed.
+// What a run leaves behind is one copy that is being made, which goes on, and is recorded when it is done. The next
+// run waits for it.
 type rebalances struct {
 	nodes   *dataNodes
 	copies  *copies
@@ -42,7 +42,8 @@ type rebalances struct {
 
 func newRebalances(d Deps, s *shards) *rebalances {
 	r := &rebalances{
-		nodes: s.nodes, copies: s.copies, losses: s.losses, shards: s, execute: d.Execute, leads: d.Leads, repair: d.Repair,
+		nodes: s.nodes, copies: s.copies, losses: s.losses, shards: s,
+		execute: d.Execute, leads: d.Leads, repair: d.Repair,
 	}
 	r.closing, r.close = context.WithCancel(context.Background())
 	return r
@@ -83,13 +84,14 @@ func (r *rebalances) toDrain(req *http.Request) (cluster.Node, error) {
 	}
 	n, err := r.nodes.node(addr)
 	if err == nil && n.Passive {
-		err = fmt.Errorf("data node %s is passive and owns no shards: remove it with influxd-ctl remove-data %[1]s", addr)
+		err = fmt.Errorf("data node %s is passive and owns no shards: "+
+			"remove it with influxd-ctl remove-data %[1]s", addr)
 	}
 	return n, err
 }
 
-// planned makes the plan of a run that drains a node, and refuses when its copies have nowhere to go. The ID of the node
-// is 0 for none.
+// planned makes the plan of a run that drains a node, and refuses when its copies have nowhere to go. The ID of the
+// node is 0 for none.
 func (r *rebalances) planned(ctx context.Context, drain cluster.Node) (layout, balance.Plan, error) {
 	l := r.look(ctx)
 	if drain.ID != 0 {
@@ -102,8 +104,8 @@ func (r *rebalances) planned(ctx context.Context, drain cluster.Node) (layout, b
 	if len(stay) == 0 {
 		return l, p, ctx.Err()
 	}
-	return l, p, fmt.Errorf("data node %s cannot be drained: %s; add a data node with influxd-ctl add-data, make room, "+
-		"or let the policies ask for fewer copies with ALTER RETENTION POLICY", drain.TCPAddr, strings.Join(stay, "; "))
+	return l, p, fmt.Errorf("data node %s cannot be drained: %s; add a data node with add-data, make room, "+
+		"or let policies ask for fewer copies with ALTER RETENTION POLICY", drain.TCPAddr, strings.Join(stay, "; "))
 }
 
 // drain makes a layout one in which a node is being drained.
@@ -136,8 +138,8 @@ func (r *rebalances) undrain(req *http.Request) (any, error) {
 // runEnds is how long a request waits for the run before it, whose client has just gone.
 const runEnds = 2 * time.Second
 
-// serve runs a rebalance. The answer has a line for each event, and ends with the run. The run ends when the client goes
-// away.
+// serve runs a rebalance. The answer has a line for each event, and ends with the run. The run ends when the client
+// goes away.
 func (r *rebalances) serve(w http.ResponseWriter, req *http.Request) {
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()

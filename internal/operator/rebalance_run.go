@@ -17,8 +17,8 @@ import (
 const (
 	// lookAgain is how often a run looks whether what it waits for has happened.
 	lookAgain = time.Second
-	// maxPlans bounds the plans of a run. The first one does nearly all. Shards that were made meanwhile, and copies that
-	// have another size than the ones they were made of, may need another one.
+	// maxPlans bounds the plans of a run. The first one does nearly all. Shards that were made meanwhile, and copies
+	// that have another size than the ones they were made of, may need another one.
 	maxPlans = 3
 	// maxWaiting bounds how many steps wait for whole copies while others are made.
 	maxWaiting = 4
@@ -114,14 +114,15 @@ func (r *run) tasks(l layout, p balance.Plan) []*task {
 		sh := l.shards[s.Shard]
 		wanted := min(max(sh.ReplicaN, 1), len(l.state.ActiveDataNodes()))
 		out = append(out, &task{
-			run: r, step: s, shown: l.step(s), least: min(wanted, len(sh.Owners)), empty: nothingWritten(l.copies[s.Shard]),
+			run: r, step: s, shown: l.step(s), least: min(wanted, len(sh.Owners)),
+			empty: nothingWritten(l.copies[s.Shard]),
 		})
 	}
 	return out
 }
 
-// carryOut does the tasks in their order, one copy at a time. While a copy that was made is not whole yet, the next one
-// is made.
+// carryOut does the tasks in their order, one copy at a time. While a copy that was made is not whole yet, the next
+// one is made.
 func (r *run) carryOut(ctx context.Context, todo []*task) error {
 	var waiting []*task
 	for len(todo) > 0 || len(waiting) > 0 {

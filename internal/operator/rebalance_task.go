@@ -195,8 +195,9 @@ func (t *task) say(ctx context.Context, o copyOrder, began time.Time) {
 			}
 		}
 	}
-	speed := rate(copied, time.Since(began))
-	t.run.tell(t, wire.StepCopying, "", copied, wire.RebalanceSpeed{Rate: speed, Left: left(t.shown.Bytes-copied, speed)})
+	speed := wire.RebalanceSpeed{Rate: rate(copied, time.Since(began))}
+	speed.Left = left(t.shown.Bytes-copied, speed.Rate)
+	t.run.tell(t, wire.StepCopying, "", copied, speed)
 }
 
 // giveUp removes the old copy, when enough whole copies are left.

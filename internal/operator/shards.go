@@ -129,8 +129,9 @@ func (s *shards) killCopy(r *http.Request) (any, error) {
 	return struct{}{}, nil
 }
 
-// remove makes a data node one that does not own the shard, and then removes its copy. Another owner must have all of the shard. One whose copy was just made may not: it lacks what was written meanwhile,
-// until anti-entropy has brought it.
+// remove makes a data node one that does not own the shard, and then removes its copy. Another owner must have all of
+// the shard. One whose copy was just made may not: it lacks what was written meanwhile, until anti-entropy has brought
+// it.
 func (s *shards) remove(r *http.Request) (any, error) {
 	sh, err := s.nodes.shard(r)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package balance plans which copies of shards to make, move and remove. It is pure: it knows no network, no disk and no
-// clock. Package operator asks the nodes, and carries a plan out.
+// Package balance plans which copies of shards to make, move and remove. It is pure: it knows no network, no disk and
+// no clock. Package operator asks the nodes, and carries a plan out.
 //
 // A plan follows these rules, the first ones first:
 //
@@ -7,7 +7,7 @@
 //  2. A node that is being drained ends up without copies.
 //  3. Each shard has as many copies as its policy asks for, or one on each node if there are fewer nodes.
 //  4. The copies of a shard are in as many zones as possible.
-//  5. Between two nodes that can exchange copies, bytes differ by Tolerance at most, where the sizes of shards allow it.
+//  5. Bytes of two nodes that can exchange copies differ by Tolerance at most, where the sizes of shards allow it.
 //  6. As few bytes as possible are copied.
 //
 // Make searches for owners of all shards in that order (place.go, spread.go), beginning with those that they have. The
@@ -78,8 +78,8 @@ type Step struct {
 	Reason   Reason
 }
 
-// Unplaced is a shard with a copy that has nowhere to go: no node that answers, owns no copy of it yet and is not drained
-// has room for it.
+// Unplaced is a shard with a copy that has nowhere to go: no node that answers, owns no copy of it yet and is not
+// drained has room for it.
 type Unplaced struct {
 	Shard   uint64
 	Copies  int      // that it has in the end

@@ -155,7 +155,9 @@ func drawState(t *rapid.T, l limits) State {
 func TestPlanKeepsItsRules(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		before := drawState(t, limits{nodes: 12, shards: 60, size: 1000, away: true, tight: true, pinned: true, zones: 3})
+		before := drawState(t, limits{
+			nodes: 12, shards: 60, size: 1000, away: true, tight: true, pinned: true, zones: 3,
+		})
 		p := Make(before)
 		after := carryOut(t, before, p)
 		unplaced := map[uint64]Unplaced{}
@@ -331,7 +333,8 @@ func TestPlans(t *testing.T) {
 			State{
 				[]Node{node(1), node(2)},
 				[]Shard{
-					{ID: 1, Copies: 1, Owners: []uint64{1}, Bytes: 100}, {ID: 2, Copies: 1, Owners: []uint64{2}, Bytes: 97},
+					{ID: 1, Copies: 1, Owners: []uint64{1}, Bytes: 100},
+					{ID: 2, Copies: 1, Owners: []uint64{2}, Bytes: 97},
 				},
 			}, nil, nil,
 		},
@@ -419,9 +422,12 @@ func TestPlans(t *testing.T) {
 			State{
 				[]Node{node(1), node(2), node(3)},
 				[]Shard{
-					{ID: 1, Copies: 1, Owners: []uint64{1}, Bytes: 10}, {ID: 2, Copies: 1, Owners: []uint64{1}, Bytes: 10},
-					{ID: 3, Copies: 1, Owners: []uint64{1}, Bytes: 10}, {ID: 4, Copies: 1, Owners: []uint64{2}, Bytes: 10},
-					{ID: 5, Copies: 1, Owners: []uint64{2}, Bytes: 10}, {ID: 6, Copies: 1, Owners: []uint64{2}, Bytes: 10},
+					{ID: 1, Copies: 1, Owners: []uint64{1}, Bytes: 10},
+					{ID: 2, Copies: 1, Owners: []uint64{1}, Bytes: 10},
+					{ID: 3, Copies: 1, Owners: []uint64{1}, Bytes: 10},
+					{ID: 4, Copies: 1, Owners: []uint64{2}, Bytes: 10},
+					{ID: 5, Copies: 1, Owners: []uint64{2}, Bytes: 10},
+					{ID: 6, Copies: 1, Owners: []uint64{2}, Bytes: 10},
 				},
 			},
 			[]Step{
@@ -434,8 +440,10 @@ func TestPlans(t *testing.T) {
 			State{
 				[]Node{node(1), node(2)},
 				[]Shard{
-					{ID: 1, Copies: 1, Owners: []uint64{1}, Bytes: 60}, {ID: 2, Copies: 1, Owners: []uint64{1}, Bytes: 60},
-					{ID: 3, Copies: 1, Owners: []uint64{2}, Bytes: 50}, {ID: 4, Copies: 1, Owners: []uint64{2}, Bytes: 50},
+					{ID: 1, Copies: 1, Owners: []uint64{1}, Bytes: 60},
+					{ID: 2, Copies: 1, Owners: []uint64{1}, Bytes: 60},
+					{ID: 3, Copies: 1, Owners: []uint64{2}, Bytes: 50},
+					{ID: 4, Copies: 1, Owners: []uint64{2}, Bytes: 50},
 				},
 			},
 			[]Step{

@@ -78,7 +78,8 @@ func (p *planner) best(s *shard, from *node) (best *node) {
 			continue
 		}
 		if best == nil || cmp.Or(
-			compareBools(free(n), free(best)), cmp.Compare(best.bytes, n.bytes), cmp.Compare(len(best.shards), len(n.shards)),
+			compareBools(free(n), free(best)), cmp.Compare(best.bytes, n.bytes),
+			cmp.Compare(len(best.shards), len(n.shards)),
 		) > 0 {
 			best = n
 		}

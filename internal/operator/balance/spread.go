@@ -11,9 +11,9 @@ const worthwhile = 1. / 8
 
 // spread moves copies from nodes with many bytes to nodes with few. It reports whether it changed something.
 //
-// Each exchange makes the sum of the squares of all loads smaller, so it ends. An exchange that costs more bytes is made
-// only where no cheaper one is left: first copies that bring both nodes nearer to the mean, then any copy, and then two
-// nodes exchange copies of different sizes.
+// Each exchange makes the sum of the squares of all loads smaller, so it ends. An exchange that costs more bytes is
+// made only where no cheaper one is left: first copies that bring both nodes nearer to the mean, then any copy, and
+// then two nodes exchange copies of different sizes.
 func (p *planner) spread() (changed bool) {
 	kinds := []func(gap) (exchange, bool){toTheMean, oneWay, bothWays}
 	for kind := 0; kind < len(kinds); {
@@ -121,7 +121,9 @@ func (g gap) better(a, b *shard) bool {
 // bothWays finds two copies of different sizes whose exchange closes the gap enough, with the fewest bytes.
 func bothWays(g gap) (best exchange, ok bool) {
 	back := slices.Clone(g.to.shards)
-	slices.SortFunc(back, func(a, b *shard) int { return cmp.Or(cmp.Compare(a.Bytes, b.Bytes), cmp.Compare(b.ID, a.ID)) })
+	slices.SortFunc(back, func(a, b *shard) int {
+		return cmp.Or(cmp.Compare(a.Bytes, b.Bytes), cmp.Compare(b.ID, a.ID))
+	})
 	least := max(int64(worthwhile/2*float64(g.bytes())), 1)
 	for _, there := range g.from.shards {
 		if !movable(there, g.from, g.to) {
