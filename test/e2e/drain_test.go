@@ -41,9 +41,10 @@ type drain struct {
 // there, and the other nodes have equal shares of all bytes.
 func TestNodeIsDrainedUnderWrites(t *testing.T) {
 	d := &drain{
-		Cluster: process.Start(t, process.Options{Meta: 3, Data: 6, Disk: 512 << 20, Settings: map[string]map[string]any{
-			"anti-entropy": {"check-interval": "5s", "settle": "2s"},
-		}}),
+		Cluster: process.Start(t, process.Options{
+			Meta: 3, Data: 6, Disk: 512 << 20, // how full the disk of this machine is must not matter
+			Settings: map[string]map[string]any{"anti-entropy": {"check-interval": "5s", "settle": "2s"}},
+		}),
 		begin:        time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -drainDays),
 		acknowledged: make(map[int64]float64),
 	}
@@ -106,7 +107,8 @@ func (d *drain) fill(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if _, err := d.Data[0].Client().Query(ctx, "", `CREATE DATABASE db WITH REPLICATION 2 SHARD DURATION 1d`); err != nil {
+	const create = `CREATE DATABASE db WITH REPLICATION 2 SHARD DURATION 1d`
+	if _, err := d.Data[0].Client().Query(ctx, "", create); err != nil {
 		t.Fatal(err)
 	}
 	for day := range drainDays {
@@ -150,8 +152,8 @@ func (d *drain) load(t *testing.T) (stop func()) {
 			<-tick.C
 			if n := d.Data[d.sent%5]; n.Up() {
 				// Behind the points of fill, 8 seconds for each write.
-				second := pointsOfDay + 8*(d.sent/drainDays)
-				d.write(ctx, n, "quorum", d.begin.AddDate(0, 0, d.sent%drainDays).Add(time.Duration(second)*time.Second), 8)
+				day, second := d.sent%drainDays, pointsOfDay+8*(d.sent/drainDays)
+				d.write(ctx, n, "quorum", d.begin.AddDate(0, 0, day).Add(time.Duration(second)*time.Second), 8)
 			}
 		}
 	})
@@ -194,7 +196,8 @@ func (d *drain) rebalance(t *testing.T, args ...string) *run {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	meta := d.Meta[slices.IndexFunc(d.Meta, (*process.Node).Running)]
-	r.cmd = exec.CommandContext(ctx, d.Bin("influxd-ctl"), append([]string{"-bind", meta.HTTP, "rebalance"}, args...)...)
+	all := append([]string{"-bind", meta.HTTP, "rebalance"}, args...)
+	r.cmd = exec.CommandContext(ctx, d.Bin("influxd-ctl"), all...)
 	r.cmd.Stdout, r.cmd.Stderr = r.out, r.out
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
