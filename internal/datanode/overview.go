@@ -63,7 +63,7 @@ func (n *Node) newOverview(shards *shardcopy.Server, copies *local.Local) *overv
 		dirs: []string{n.cfg.Data.Dir, n.cfg.Data.WALDir, n.cfg.Meta.Dir, n.cfg.HintedHandoff.Dir},
 		free: fulldisk.Free, store: n.Store, load: n.load, events: &n.events, hints: n.handoff, shards: shards,
 		copies: copies,
-		tasks: n.queries.executor.TaskManager, entropy: n.Entropy,
+		tasks:  n.queries.executor.TaskManager, entropy: n.Entropy,
 	}
 	if n.seams.Free != nil {
 		o.free = n.seams.Free
