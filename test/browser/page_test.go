@@ -242,7 +242,7 @@ func TestDeletesThatWaitForANodeAreListed(t *testing.T) {
 	}
 	for _, v := range []string{"agreement", "events"} {
 		tb.view(v)
-		tb.waitText("#deletes-waiting", "One delete waits")
+		tb.waitText("#deletes-waiting", "One delete has not run on every node yet")
 		tb.waitText("#deletes-waiting", "web07")
 		tb.waitText("#deletes-waiting", c.Data[1].TCPAddr()) // keeps it, too
 		tb.shot("deletes-" + v)
