@@ -18,7 +18,7 @@ func Setup(root *cobra.Command) {
 		c.show(), c.showShards(), c.entropy(), c.top(),
 		c.addData(), c.activateData(), c.removeData(), c.updateData(), c.adopt(),
 		c.addMeta(), c.removeMeta(), c.join(), c.leave(),
-		c.truncateShards(), c.copyShard(), c.copyShardStatus(), c.killCopyShard(), c.removeShard(),
+		c.truncateShards(), c.rebalance(), c.copyShard(), c.copyShardStatus(), c.killCopyShard(), c.removeShard(),
 		c.nodeLabels(), c.ldap(), c.token(), c.backup(), c.restore(), completion(),
 	)
 }

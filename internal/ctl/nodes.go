@@ -64,6 +64,7 @@ func (c *client) show() *cobra.Command {
 			table(w, "Meta Nodes", rows)
 			fmt.Fprintln(w)
 			table(w, "Raft Status", [][]string{{"Leader", status.Leader}, {"Peers", peersOf(status)}})
+			printDraining(w, members.Data)
 			printClocks(w, "data", members.Data)
 			printClocks(w, "meta", members.Meta)
 			return nil
@@ -82,6 +83,16 @@ func peersOf(s wire.Status) string {
 		}
 	}
 	return "[" + strings.Join(quoted, ", ") + "]"
+}
+
+// printDraining names the data nodes that are being drained.
+func printDraining(w io.Writer, nodes []wire.Member) {
+	for _, n := range nodes {
+		if n.Draining {
+			fmt.Fprintf(w, "\nData node %d, %s, gets no new shards: it is being drained, see rebalance.\n",
+				n.ID, n.TCPAddr)
+		}
+	}
 }
 
 // printClocks names the nodes whose clocks are wrong.
@@ -200,7 +211,7 @@ func (c *client) activateData() *cobra.Command {
 func (c *client) removeData() *cobra.Command {
 	var force, tcp bool
 	cmd := &cobra.Command{
-		Use: "remove-data <tcp-addr>", Short: "Remove a data node; give its shards other owners with copy-shard first",
+		Use: "remove-data <tcp-addr>", Short: "Remove a data node; empty it with rebalance -drain first",
 		Example: "  influxd-ctl remove-data data4:8088\n" +
 			"  influxd-ctl remove-data -force data4:8088    # it does not answer any more",
 		Args: args("tcp-addr"),
@@ -220,6 +231,10 @@ func (c *client) removeData() *cobra.Command {
 // removed says that a data node is removed, and what the cluster lost with it.
 func removed(n wire.Removed) string {
 	say := fmt.Sprintf("Removed data node %d at %s", n.ID, n.TCPAddr)
+	if n.Short > 0 {
+		say += fmt.Sprintf("\n%d of its shards have fewer copies now than their policies ask for: "+
+			"make new ones with influxd-ctl rebalance", n.Short)
+	}
 	if len(n.Lost) == 0 {
 		return say
 	}

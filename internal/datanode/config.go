@@ -243,6 +243,8 @@ func (c *Config) listeners() listeners.Config {
 // http is [http] as the engine takes it.
 func (c *Config) http() httpd.Config {
 	h := c.HTTPD.Config
+	// Without it, the engine lets each user that has logged in read all databases.
+	h.PromReadAuthEnabled = true
 	h.TLS, _ = tlsmanager.Base(c.TLS) // Validate has checked it
 	return h
 }

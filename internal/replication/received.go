@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"concord/internal/order"
 	"concord/internal/rpc"
 )
 
@@ -39,9 +40,10 @@ type receivedFrom struct {
 	writes    map[uint64]arrived // those from noneBelow on
 }
 
-// arrived is a write as it came from another node. Its zero value is one of which the points were not kept.
+// arrived is a write as it came from another node.
 type arrived struct {
-	request *rpc.WriteShardRequest
+	version order.Version          // 0 of a node from before there were versions
+	request *rpc.WriteShardRequest // nil when the points are not kept
 	batch   *rpc.WriteBatchRequest // has the points; nil when the request itself has them
 }
 
@@ -94,11 +96,30 @@ func (r *received) add(a arrived) {
 	if r.bytes+size > maxReceivedBytes {
 		r.forgetOld()
 	}
-	if r.bytes+size > maxReceivedBytes || m.Version == 0 {
-		a, size = arrived{}, 0
+	a.version = order.Version(m.Version)
+	if r.bytes+size > maxReceivedBytes || a.version == 0 {
+		a, size = arrived{version: a.version}, 0
 	}
 	from.writes[m.Write] = a
 	r.bytes += size
+}
+
+// below forgets the writes of a process with versions below its floor: they have reached all owners, or wait for them.
+func (r *received) below(sender uint64, floor order.Version) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key, from := range r.m {
+		if key.sender != sender {
+			continue
+		}
+		for w, a := range from.writes {
+			if a.version != 0 && a.version < floor {
+				from.noneBelow = max(from.noneBelow, w+1)
+				r.bytes -= a.size()
+				delete(from.writes, w)
+			}
+		}
+	}
 }
 
 // forgetOld forgets writes that have reached all owners, or wait for them. mu must be held.

@@ -90,7 +90,7 @@ func TestOwnersRelayWhatANodeThatIsGoneWrote(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			to.Told(gone, 0, uint64(version)+1, false) // a new process of the sender knows of no write
+			to.Told(Said{Node: gone, Process: sender + 1, Floor: uint64(version) + 1}) // a new process of the sender knows of no write
 			for _, one := range from.relays.byOwner(gone, from.received.take(gone, 0))[2] {
 				from.relays.tell(2, one)
 			}
@@ -155,6 +155,15 @@ func TestReceivedKeepsFewPoints(t *testing.T) {
 	if kept() != 1 || r.bytes != maxReceivedBytes/2 {
 		t.Errorf("%d writes of %d bytes are kept, want the last one", kept(), r.bytes)
 	}
+	r.below(1, 9)
+	if kept() != 1 {
+		t.Error("a write is not kept that is no older than the floor of its sender")
+	}
+	r.below(1, 10)
+	if kept() != 0 || r.bytes != 0 || r.lacks(1, 3, []uint64{4}) {
+		t.Errorf("%d writes of %d bytes are kept that are below the floor of their sender", kept(), r.bytes)
+	}
+	add(5, 5)
 	r.drop(r.take(2, 0))
 	if r.bytes != 0 || len(r.m) != 0 {
 		t.Errorf("%d bytes are kept of %d senders, want nothing", r.bytes, len(r.m))

@@ -535,10 +535,18 @@ func (w *Writer) Floor(node uint64) (clock, floor uint64) {
 	return w.clock(), uint64(w.floors.floor(node))
 }
 
-// Told takes what another node tells this one: its clock, its floor, and whether some of its copies lack something.
-func (w *Writer) Told(node, clock, floor uint64, lacks bool) {
-	w.heard(clock)
-	w.floors.hear(node, order.Version(floor), lacks)
+// Said is what a node says of the order of writes.
+type Said struct {
+	Node, Process uint64 // who says it; Process is as Writer.Sender
+	Clock, Floor  uint64 // as Writer.Floor
+	Lacks         bool   // whether some of its copies lack something
+}
+
+// Told takes what another node says.
+func (w *Writer) Told(s Said) {
+	w.heard(s.Clock)
+	w.received.below(s.Process, order.Version(s.Floor))
+	w.floors.hear(s.Node, order.Version(s.Floor), s.Lacks)
 }
 
 // SenderGone is told that processes of a node are gone, all but current when that is not 0. The other owners get

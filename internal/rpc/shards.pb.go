@@ -294,8 +294,9 @@ type CopyRequest struct {
 	ShardId         uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
 	Database        string                 `protobuf:"bytes,2,opt,name=database,proto3" json:"database,omitempty"`
 	RetentionPolicy string                 `protobuf:"bytes,3,opt,name=retention_policy,json=retentionPolicy,proto3" json:"retention_policy,omitempty"`
-	Source          string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`          // TCP address
-	Incomplete      bool                   `protobuf:"varint,5,opt,name=incomplete,proto3" json:"incomplete,omitempty"` // copy it also when the source's copy is not whole
+	Source          string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`                   // TCP address
+	Incomplete      bool                   `protobuf:"varint,5,opt,name=incomplete,proto3" json:"incomplete,omitempty"`          // copy it also when the source's copy is not whole
+	MaxRate         uint64                 `protobuf:"varint,6,opt,name=max_rate,json=maxRate,proto3" json:"max_rate,omitempty"` // bytes a second that this node takes; 0 for no limit
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -363,6 +364,13 @@ func (x *CopyRequest) GetIncomplete() bool {
 		return x.Incomplete
 	}
 	return false
+}
+
+func (x *CopyRequest) GetMaxRate() uint64 {
+	if x != nil {
+		return x.MaxRate
+	}
+	return 0
 }
 
 type CopyResponse struct {
@@ -1384,7 +1392,7 @@ const file_shards_proto_rawDesc = "" +
 	"\x04last\x18\x05 \x01(\bR\x04last\x12\x14\n" +
 	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\x12\x1a\n" +
 	"\bchecksum\x18\a \x01(\aR\bchecksum\"\x10\n" +
-	"\x0eImportResponse\"\xa7\x01\n" +
+	"\x0eImportResponse\"\xc2\x01\n" +
 	"\vCopyRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
@@ -1392,7 +1400,8 @@ const file_shards_proto_rawDesc = "" +
 	"\x06source\x18\x04 \x01(\tR\x06source\x12\x1e\n" +
 	"\n" +
 	"incomplete\x18\x05 \x01(\bR\n" +
-	"incomplete\"$\n" +
+	"incomplete\x12\x19\n" +
+	"\bmax_rate\x18\x06 \x01(\x04R\amaxRate\"$\n" +
 	"\fCopyResponse\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"\xca\x01\n" +
 	"\fFilesRequest\x12\x19\n" +

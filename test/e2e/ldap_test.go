@@ -8,13 +8,11 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -184,21 +182,7 @@ func TestLDAP(t *testing.T) {
 	c := process.Start(t, process.Options{Meta: 3, Data: 2}) // without authentication until there is somebody to log in
 	ask := func(n *process.Node, user, password, q string) (int, string) {
 		t.Helper()
-		req, err := http.NewRequest(http.MethodPost, "http://"+n.HTTP+"/query?"+url.Values{"db": {"ops"},
-			"q": {q}}.Encode(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if user != "" {
-			req.SetBasicAuth(user, password)
-		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		b, _ := io.ReadAll(resp.Body)
-		return resp.StatusCode, string(b)
+		return login{user, password}.query(t, n, "ops", q)
 	}
 	want := func(when, user, password, q string, code int) {
 		t.Helper()
@@ -279,17 +263,7 @@ func TestLDAP(t *testing.T) {
 	}
 
 	t.Setenv("INFLUXDB_HTTP_AUTH_ENABLED", "true")
-	for _, n := range c.Data {
-		n.Stop(syscall.SIGTERM)
-		n.Start()
-		c.Await(n.Name+" is back", func() bool {
-			resp, err := http.Get("http://" + n.HTTP + "/ping")
-			if err == nil {
-				resp.Body.Close()
-			}
-			return err == nil
-		})
-	}
+	restart(t, c, c.Data...)
 	want("an administrator", "paul", "s3cr3t", "SHOW USERS", 200)
 	want("a reader", "eve", "evil", "SELECT * FROM m", 200)
 	want("a reader", "eve", "evil", "SHOW USERS", 403)

@@ -17,12 +17,15 @@ type Node struct {
 	Identity string            `json:"identity,omitempty"` // names the folders of a data node
 	Labels   map[string]string `json:"labels,omitzero"`    // always there in Members
 	Passive  bool              `json:"passive,omitempty"`  // coordinates, and never owns a shard
+	Draining bool              `json:"draining,omitempty"` // gets no more shards: rebalance moves those that it has
 }
 
 // Removed is the answer of POST /remove-data: the node, and what the cluster lost with it.
 type Removed struct {
 	Node
 	Lost []string `json:"lost,omitempty"` // a phrase for each shard; its files are still on the node
+	// Short is how many of its shards have fewer copies now than their policies ask for.
+	Short int `json:"short,omitempty"`
 }
 
 // Members is the answer of GET /show-cluster.
