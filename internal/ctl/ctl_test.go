@@ -262,8 +262,9 @@ ID  Database  Retention Policy  Desired Replicas  Shard Group  Start            
 `},
 }
 
-func TestOutputIsAsDocumented(t *testing.T) {
-	t.Parallel()
+// answering is a meta node that says answers.
+func answering(t *testing.T) *httptest.Server {
+	t.Helper()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a, ok := answers[r.Method+" "+r.URL.Path]
 		if !ok {
@@ -276,6 +277,12 @@ func TestOutputIsAsDocumented(t *testing.T) {
 		fmt.Fprint(w, a)
 	}))
 	t.Cleanup(srv.Close)
+	return srv
+}
+
+func TestOutputIsAsDocumented(t *testing.T) {
+	t.Parallel()
+	srv := answering(t)
 	for _, tt := range outputs {
 		got, err := run(t, srv.Listener.Addr().String(), strings.Fields(tt.args)...)
 		if err != nil {
@@ -284,6 +291,29 @@ func TestOutputIsAsDocumented(t *testing.T) {
 		got = strings.ReplaceAll(got, srv.Listener.Addr().String(), "META")
 		if d := cmp.Diff(tt.want, got); d != "" {
 			t.Errorf("%s:\n%s", tt.args, d)
+		}
+	}
+}
+
+func TestLeaveAsksForEachNode(t *testing.T) {
+	t.Parallel()
+	srv := answering(t)
+	const data, meta = "Searching for data node on data1:8088...\nRemove data node data1:8088 from the cluster [y/N]: ",
+		"Searching for meta node on meta1:8091...\nRemove meta node meta1:8091 from the cluster [y/N]: "
+	for in, want := range map[string]string{
+		"y\nyes\n": data + "Removed data1:8088 from the cluster\n" + meta + "\nSuccessfully left cluster\n\n" +
+			"  * Removed data node data1:8088 from cluster\n  * Removed meta node meta1:8091 from cluster\n",
+		"n\ny\n": data + meta + "\nSuccessfully left cluster\n\n  * Removed meta node meta1:8091 from cluster\n",
+		"":       data + meta,
+	} {
+		root := cli.NewRoot("influxd-ctl", ctl.Setup)
+		var out bytes.Buffer
+		root.SetIn(strings.NewReader(in))
+		root.SetOut(&out)
+		root.SetArgs([]string{"--bind", srv.Listener.Addr().String(), "leave", "--data", "data1:8088"})
+		err := root.ExecuteContext(t.Context())
+		if d := cmp.Diff(want, out.String()); d != "" || (err == nil) != (in != "") {
+			t.Errorf("answers %q: %v\n%s", in, err, d)
 		}
 	}
 }

@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"sync"
 
 	emeta "github.com/influxdata/influxdb/services/meta"
+	"github.com/influxdata/influxdb/tsdb"
 
 	"concord/internal/entropy"
+	"concord/internal/entropy/view"
 	"concord/internal/meta/wire"
 	"concord/internal/rpc"
 	"concord/internal/shardcopy"
@@ -15,15 +18,14 @@ import (
 
 // serveShardStatus leaves out the databases that the user may not read; it is nil without authentication.
 func (n *Node) serveShardStatus(w http.ResponseWriter, r *http.Request, user emeta.User) {
-	status, body := http.StatusOK, any(nil)
-	if out, err := n.shardStatus(r.Context(), user); err != nil {
-		status, body = http.StatusInternalServerError, wire.Error{Error: err.Error()}
-	} else {
-		body = out
-	}
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(body)
+	out, err := n.shardStatus(r.Context(), user)
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		json.NewEncoder(w).Encode(wire.Error{Error: err.Error()})
+		return
+	}
+	json.NewEncoder(w).Encode(out)
 }
 
 // shardStatus tells about this node's copies in the databases that the user may read.
@@ -37,7 +39,7 @@ func (n *Node) shardStatus(ctx context.Context, user emeta.User) (*wire.ShardSta
 			owned[key], ids = append(owned[key], sh.ID), append(ids, sh.ID)
 		}
 	}
-	found := n.findings(ctx, ids)
+	found := find(ctx, n.view, n.notWhole(ctx, ids...))
 	out := &wire.ShardStatus{Databases: []wire.DatabaseStatus{}}
 	for _, db := range st.Data.Databases {
 		if !st.MaySee(user, db.Name) {
@@ -45,7 +47,7 @@ func (n *Node) shardStatus(ctx context.Context, user emeta.User) (*wire.ShardSta
 		}
 		d := wire.DatabaseStatus{Name: db.Name, Policies: []wire.PolicyStatus{}, Former: []wire.FormerPolicy{}}
 		for _, rp := range db.RetentionPolicies {
-			shards, former, err := n.localShards(owned[policy{db.Name, rp.Name}], found)
+			shards, former, err := found.shards(n.Store, owned[policy{db.Name, rp.Name}])
 			if err != nil {
 				return nil, err
 			}
@@ -57,15 +59,15 @@ func (n *Node) shardStatus(ctx context.Context, user emeta.User) (*wire.ShardSta
 	return out, nil
 }
 
-// localShards tells about this node's copies of shards, in both forms.
-func (n *Node) localShards(ids []uint64, found findings) ([]wire.LocalShard, []wire.FormerShard, error) {
+// shards tells about the copies of shards in store, in both forms.
+func (f findings) shards(store *tsdb.Store, ids []uint64) ([]wire.LocalShard, []wire.FormerShard, error) {
 	shards, former := []wire.LocalShard{}, []wire.FormerShard{}
 	for _, id := range ids {
-		about, err := shardcopy.Describe(n.Store, id)
+		about, err := shardcopy.Describe(store, id)
 		if err != nil {
 			return nil, nil, err
 		}
-		shard := wire.LocalShard{ID: id, Size: about.Size, IsHot: about.Hot, State: found.state(about)}
+		shard := wire.LocalShard{ID: id, Size: about.Size, IsHot: about.Hot, State: f.state(about)}
 		shards = append(shards, shard)
 		if shard.State = about.State; !about.Exists {
 			shard.State = "missing"
@@ -83,22 +85,31 @@ type findings struct {
 	lacking map[uint64]string              // acknowledged writes or deletes
 }
 
-func (n *Node) findings(ctx context.Context, owned []uint64) findings {
+// find asks all nodes, because the first owner of a shard compares and repairs all copies.
+func find(ctx context.Context, all *view.View, lacking map[uint64]string) findings {
 	f := findings{
-		differs: map[uint64]entropy.Status{}, repairs: map[uint64]entropy.RepairState{}, lacking: n.notWhole(ctx, owned...),
+		differs: map[uint64]entropy.Status{}, repairs: map[uint64]entropy.RepairState{}, lacking: lacking,
 	}
-	if st, err := n.view.Status(ctx, true); err == nil {
-		for _, sh := range st.Shards {
-			f.differs[sh.ID] = sh.Status
+	var asked sync.WaitGroup // together: a node that hangs holds up each for seconds
+	asked.Go(func() {
+		if st, err := all.Status(ctx, true); err == nil {
+			for _, sh := range st.Shards {
+				f.differs[sh.ID] = sh.Status
+			}
 		}
-	}
-	if all, err := n.view.Repairs(ctx); err == nil {
-		for _, r := range all.Repairs { // those that run come first, then those that wait, then the newest
+	})
+	asked.Go(func() {
+		known, err := all.Repairs(ctx)
+		if err != nil {
+			return
+		}
+		for _, r := range known.Repairs { // those that run come first, then those that wait, then the newest
 			if _, later := f.repairs[r.ShardID]; !later {
 				f.repairs[r.ShardID] = r.State
 			}
 		}
-	}
+	})
+	asked.Wait()
 	return f
 }
 
