@@ -407,3 +407,28 @@ func TestDoubtedCopyIsComparedAgain(t *testing.T) {
 		t.Errorf("of a shard that is not there: %v", err)
 	}
 }
+
+// A node that was lost, and drives the repairs of its shards, is drained: the copies are made of the other owner's.
+func TestDrainOfANodeThatIsAway(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStart(t, 3)
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 2`)
+	for week := range 3 {
+		mustWriteAll(ctx, t, c, "db", lines(100, yesterday().AddDate(0, 0, -7*week), time.Second))
+	}
+	settled(ctx, t, c)
+	gone := c.Meta.State().DataNodes[0]
+	if err := c.StopData(0); err != nil {
+		t.Fatal(err)
+	}
+	mustCtl(ctx, t, c, "rebalance", "-drain", gone.TCPAddr)
+	mustCtl(ctx, t, c, "remove-data", "-force", gone.TCPAddr)
+	for _, sh := range c.Shards("db") {
+		if len(sh.Owners) != 2 {
+			t.Errorf("shard %d has the owners %v", sh.ID, sh.Owners)
+		}
+	}
+	if rows := mustQuery(ctx, t, c, 1, "db", "SELECT count(i) FROM m"); len(rows) != 1 || fmt.Sprint(rows[0][1]) != "300" {
+		t.Errorf("the other nodes have %v", rows)
+	}
+}

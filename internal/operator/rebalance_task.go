@@ -214,14 +214,12 @@ func (t *task) giveUp(ctx context.Context, sh cluster.Shard, from cluster.Node) 
 	if len(sh.Owners)-1 < t.least {
 		return "", leftOutError{fmt.Sprintf("it has %d copies now, and must keep %d", len(sh.Owners), t.least)}
 	}
-	if time.Since(t.owner) < t.run.writes {
-		return "writes that began before may be under way", errWait
-	}
-	if err := t.doubt(ctx, sh); err != nil {
-		return rpc.Message(err), errWait
-	}
-	if note, err := t.await(ctx, sh); err != nil {
-		return note, err
+	// An owner that is away is none that a write or a reader relies on: another whole copy is enough. The new one becomes
+	// whole later, perhaps only when this owner does not lead its repairs any more.
+	if !t.isAway(ctx, sh, from) {
+		if note, err := t.await(ctx, sh); err != nil {
+			return note, err
+		}
 	}
 	if why := t.run.losses.heldAlone(ctx, []cluster.Shard{sh}, from)[sh.ID]; why != "" {
 		return why, cmp.Or(t.compare(ctx), errWait)
@@ -257,8 +255,20 @@ func (t *task) doubt(ctx context.Context, sh cluster.Shard) error {
 	return nil
 }
 
-// await waits until the new copy is whole.
+// isAway reports whether an owner does not answer.
+func (t *task) isAway(ctx context.Context, sh cluster.Shard, n cluster.Node) bool {
+	copies := t.run.copies.describeCopies(ctx, []cluster.Shard{sh}, false)[sh.ID]
+	return slices.ContainsFunc(copies, func(c Copy) bool { return c.Node == n.ID && c.State == unreachable })
+}
+
+// await waits until the new copy is whole, also with all writes that began before it was recorded.
 func (t *task) await(ctx context.Context, sh cluster.Shard) (note string, err error) {
+	if time.Since(t.owner) < t.run.writes {
+		return "writes that began before may be under way", errWait
+	}
+	if err := t.doubt(ctx, sh); err != nil {
+		return rpc.Message(err), errWait
+	}
 	if t.step.To == 0 {
 		return "", nil
 	}
