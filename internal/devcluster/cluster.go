@@ -41,6 +41,9 @@ type Options struct {
 	Late  func(ctx context.Context, node int)
 	Lease time.Duration            // for which the meta node grants leases; 0 for its own
 	Now   func(node int) time.Time // the clock that a data node tells others; nil for time.Now
+	// WritesEnd is after how long a rebalance takes writes for ended that began before a change of owners; 0 for its
+	// own.
+	WritesEnd time.Duration
 	// Free tells what is free, and all bytes, on the disk of every data node; nil for what is.
 	Free func(dir string) (free, total uint64, err error)
 }
@@ -127,7 +130,8 @@ func (o Options) metaConfig() *metaconfig.Config {
 
 func (c *Cluster) startMeta(ctx context.Context) error {
 	n, err := metanode.Open(ctx, metanode.Deps{
-		Deps: server.Deps{Config: c.metaConfig, Log: c.opts.Logger}, LeaseTime: c.opts.Lease,
+		Deps:      server.Deps{Config: c.metaConfig, Log: c.opts.Logger},
+		LeaseTime: c.opts.Lease, WritesEnd: c.opts.WritesEnd,
 	})
 	if err != nil {
 		return fmt.Errorf("meta node: %w", err)

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"concord/internal/cli"
 	"concord/internal/cluster"
@@ -20,6 +22,7 @@ import (
 	"concord/internal/devcluster"
 	"concord/internal/meta/wire"
 	"concord/internal/operator/balance"
+	"concord/internal/rpc"
 )
 
 // mustFill makes databases with one and with two copies of each shard, over several weeks: a shard group each.
@@ -364,5 +367,68 @@ func TestOneRebalanceRunsAtATime(t *testing.T) {
 	}, "-drain", addrOf(c, sh.Owners[0]), "-max-rate", "100k")
 	if !asked {
 		t.Error("no copy was made")
+	}
+}
+
+// A copy of which a node is told to doubt it is not whole until it was compared.
+func TestDoubtedCopyIsComparedAgain(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStart(t, 2)
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 2`)
+	mustWriteAll(ctx, t, c, "db", lines(100, yesterday(), time.Second))
+	sh := c.Shards("db")[0]
+	conn, err := c.Meta.Pool().Conn(addr(t, c, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	shards := rpc.NewShardsClient(conn)
+	notWhole := func() string {
+		d, err := shards.Describe(ctx, &rpc.DescribeRequest{ShardIds: []uint64{sh.ID}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.Shards[0].NotWhole
+	}
+	if err := c.Wait(ctx, func() bool { return notWhole() == "" }); err != nil {
+		t.Fatal(err)
+	}
+	c.Cut(0) // nothing is compared meanwhile
+	if _, err := shards.Doubt(ctx, &rpc.DoubtRequest{ShardId: sh.ID}); err != nil {
+		t.Fatal(err)
+	}
+	if notWhole() == "" {
+		t.Error("it is whole")
+	}
+	c.Heal(0)
+	if err := c.Wait(ctx, func() bool { return notWhole() == "" }); err != nil {
+		t.Error("it is never whole again")
+	}
+	if _, err := shards.Doubt(ctx, &rpc.DoubtRequest{ShardId: 999}); status.Code(err) != codes.NotFound {
+		t.Errorf("of a shard that is not there: %v", err)
+	}
+}
+
+// A node that was lost, and drives the repairs of its shards, is drained: the copies are made of the other owner's.
+func TestDrainOfANodeThatIsAway(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStart(t, 3)
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 2`)
+	for week := range 3 {
+		mustWriteAll(ctx, t, c, "db", lines(100, yesterday().AddDate(0, 0, -7*week), time.Second))
+	}
+	settled(ctx, t, c)
+	gone := c.Meta.State().DataNodes[0]
+	if err := c.StopData(0); err != nil {
+		t.Fatal(err)
+	}
+	mustCtl(ctx, t, c, "rebalance", "-drain", gone.TCPAddr)
+	mustCtl(ctx, t, c, "remove-data", "-force", gone.TCPAddr)
+	for _, sh := range c.Shards("db") {
+		if len(sh.Owners) != 2 {
+			t.Errorf("shard %d has the owners %v", sh.ID, sh.Owners)
+		}
+	}
+	if rows := mustQuery(ctx, t, c, 1, "db", "SELECT count(i) FROM m"); len(rows) != 1 || fmt.Sprint(rows[0][1]) != "300" {
+		t.Errorf("the other nodes have %v", rows)
 	}
 }

@@ -23,6 +23,7 @@ import (
 type Deps struct {
 	server.Deps
 	LeaseTime time.Duration // for which leases are granted; 0 for the engine's default
+	WritesEnd time.Duration // as in operator.Deps
 }
 
 // Node is a meta node. Parts start in the order of Open, each made of those before it, and stop in reverse.
@@ -91,6 +92,7 @@ func (n *Node) openOperations(context.Context) error {
 	}
 	n.operations = operator.New(operator.Deps{
 		State: s.State, Execute: s.Execute, Pool: s.Pool(), Leads: s.Leads, Repair: repair,
+		WritesEnd: n.deps.WritesEnd,
 	})
 	n.onClose(n.operations.Close)
 	n.entropy = routes.NewHandler(all, server.UserOf)

@@ -18,6 +18,7 @@ package operator
 import (
 	"context"
 	"slices"
+	"time"
 
 	"concord/internal/cluster"
 	"concord/internal/meta/server"
@@ -32,6 +33,9 @@ type Deps struct {
 	Pool    *rpc.Pool                                     // of connections to data nodes
 	Leads   func() bool                                   // this meta node leads
 	Repair  func(ctx context.Context, shard uint64) error // asks anti-entropy to make the copies of a shard equal now
+	// WritesEnd is after how long no write is under way any more that began before a change of a shard's owners; 0 for
+	// the default.
+	WritesEnd time.Duration
 }
 
 // Operations does what operators ask.

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,6 +34,7 @@ type rebalances struct {
 	execute func(cluster.Op) (any, error)
 	leads   func() bool
 	repair  func(ctx context.Context, shard uint64) error
+	writes  time.Duration // after which those have ended that began before a change of owners
 
 	busy       atomic.Bool     // there is a run
 	closing    context.Context // ends with close
@@ -40,10 +42,13 @@ type rebalances struct {
 	background sync.WaitGroup // copies of runs, which may have ended
 }
 
+// writesEnd is twice the default of [cluster] write-timeout.
+const writesEnd = 20 * time.Second
+
 func newRebalances(d Deps, s *shards) *rebalances {
 	r := &rebalances{
 		nodes: s.nodes, copies: s.copies, losses: s.losses, shards: s,
-		execute: d.Execute, leads: d.Leads, repair: d.Repair,
+		execute: d.Execute, leads: d.Leads, repair: d.Repair, writes: cmp.Or(d.WritesEnd, writesEnd),
 	}
 	r.closing, r.close = context.WithCancel(context.Background())
 	return r

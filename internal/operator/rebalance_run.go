@@ -21,7 +21,7 @@ const (
 	// that have another size than the ones they were made of, may need another one.
 	maxPlans = 3
 	// maxWaiting bounds how many steps wait for whole copies while others are made.
-	maxWaiting = 4
+	maxWaiting = 16
 )
 
 // errNotLeading ends a run on a meta node that leads no more: another one may run by now.

@@ -42,6 +42,9 @@ type task struct {
 	failed int       // copies
 	next   time.Time // when the next copy may be made
 	note   string    // why it waits
+
+	owner   time.Time // since when the new owner is one, for all that this run knows
+	doubted bool      // the new copy is to be compared once more
 }
 
 // advance does what can be done now. It reports whether the step has ended.
@@ -109,6 +112,9 @@ func (t *task) do(ctx context.Context) (note string, err error) {
 		}
 	}
 	if from, ok := st.DataNode(t.step.From); ok && sh.Owned(from.ID) {
+		if t.owner.IsZero() {
+			t.owner = time.Now()
+		}
 		return t.giveUp(ctx, sh, from)
 	}
 	return "", nil
@@ -201,12 +207,19 @@ func (t *task) say(ctx context.Context, o copyOrder, began time.Time) {
 }
 
 // giveUp removes the old copy, when enough whole copies are left.
+//
+// A write may have been on its way to the old owner alone when there was a new one. It ends within the time writes.
+// Then the new copy is compared once more.
 func (t *task) giveUp(ctx context.Context, sh cluster.Shard, from cluster.Node) (note string, err error) {
 	if len(sh.Owners)-1 < t.least {
 		return "", leftOutError{fmt.Sprintf("it has %d copies now, and must keep %d", len(sh.Owners), t.least)}
 	}
-	if note, err := t.await(ctx, sh); err != nil {
-		return note, err
+	// An owner that is away is none that a write or a reader relies on: another whole copy is enough. The new one becomes
+	// whole later, perhaps only when this owner does not lead its repairs any more.
+	if !t.isAway(ctx, sh, from) {
+		if note, err := t.await(ctx, sh); err != nil {
+			return note, err
+		}
 	}
 	if why := t.run.losses.heldAlone(ctx, []cluster.Shard{sh}, from)[sh.ID]; why != "" {
 		return why, cmp.Or(t.compare(ctx), errWait)
@@ -218,8 +231,44 @@ func (t *task) giveUp(ctx context.Context, sh cluster.Shard, from cluster.Node) 
 	return "", err
 }
 
-// await waits until the new copy is whole.
+// doubt has the new copy compared once more: that of a move, or the one that is left when there were two.
+func (t *task) doubt(ctx context.Context, sh cluster.Shard) error {
+	id := t.step.To
+	if id == 0 && len(sh.Owners) == 2 {
+		id = sh.Owners[0]
+		if id == t.step.From {
+			id = sh.Owners[1]
+		}
+	}
+	if t.doubted || id == 0 {
+		return nil
+	}
+	c, err := t.run.nodes.client(t.run.nodes.addr(id))
+	if err != nil {
+		return err
+	}
+	_, err = c.Doubt(ctx, &rpc.DoubtRequest{ShardId: sh.ID})
+	if code := status.Code(err); err != nil && code != codes.NotFound && code != codes.Unimplemented {
+		return err // the others are of a shard without points, and of a node of an earlier build
+	}
+	t.doubted, t.asked = true, time.Time{} // what anti-entropy was asked for before does not count
+	return nil
+}
+
+// isAway reports whether an owner does not answer.
+func (t *task) isAway(ctx context.Context, sh cluster.Shard, n cluster.Node) bool {
+	copies := t.run.copies.describeCopies(ctx, []cluster.Shard{sh}, false)[sh.ID]
+	return slices.ContainsFunc(copies, func(c Copy) bool { return c.Node == n.ID && c.State == unreachable })
+}
+
+// await waits until the new copy is whole, also with all writes that began before it was recorded.
 func (t *task) await(ctx context.Context, sh cluster.Shard) (note string, err error) {
+	if time.Since(t.owner) < t.run.writes {
+		return "writes that began before may be under way", errWait
+	}
+	if err := t.doubt(ctx, sh); err != nil {
+		return rpc.Message(err), errWait
+	}
 	if t.step.To == 0 {
 		return "", nil
 	}

@@ -33,6 +33,8 @@ type Server struct {
 	Store *tsdb.Store
 	Pool  *rpc.Pool
 	Begun func(shard uint64) error // notes that the copy may lack points; nil for none
+	// Doubted notes that a copy of which this node is an owner may lack points, and why; nil for none.
+	Doubted func(shard uint64, why string)
 	// NotWhole is why this node's copies may lack acknowledged writes or deletes, in one clause each, by shard. A
 	// copy that has them all is not in it. nil is for a server whose copies all have.
 	NotWhole func(ctx context.Context, shards ...uint64) map[uint64]string
@@ -261,6 +263,18 @@ func (s *Server) Remove(_ context.Context, r *rpc.RemoveRequest) (*rpc.RemoveRes
 		return nil, status.Error(codes.Internal, err.Error())
 	}
 	return &rpc.RemoveResponse{}, nil
+}
+
+// Doubt notes that this node's copy may lack points: writes that began before the node was an owner may have ended
+// since the copies were compared.
+func (s *Server) Doubt(_ context.Context, r *rpc.DoubtRequest) (*rpc.DoubtResponse, error) {
+	if s.Store.Shard(r.ShardId) == nil {
+		return nil, status.Errorf(codes.NotFound, "shard %d is not on this node", r.ShardId)
+	}
+	if s.Doubted != nil {
+		s.Doubted(r.ShardId, "writes were under way while it was copied, and it is to be compared once more")
+	}
+	return &rpc.DoubtResponse{}, nil
 }
 
 // Describe tells about this node's copies. One that cannot be read does not hide the others.

@@ -213,7 +213,7 @@ func (d *drain) rebalance(t *testing.T, args ...string) *run {
 // await waits until the command has printed a text.
 func (r *run) await(t *testing.T, text string) {
 	t.Helper()
-	if !process.Poll(time.Minute, func() bool { return strings.Contains(r.out.String(), text) }) {
+	if !process.Poll(2*time.Minute, func() bool { return strings.Contains(r.out.String(), text) }) {
 		t.Fatalf("it never printed %q:\n%s", text, r.out.String())
 	}
 }
