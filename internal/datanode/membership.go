@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/protocol"
 	"concord/internal/rpc"
 	"concord/internal/whois"
 )
@@ -30,6 +31,7 @@ func (m *membership) Identify(_ context.Context, r *rpc.IdentifyRequest) (*rpc.I
 		NodeId: m.node.Meta.NodeID(), ClusterId: m.node.Meta.ClusterID(),
 		HttpAddr: m.node.httpAddr, Version: m.node.version, Clock: m.node.now().UnixNano(),
 		Identity: m.node.Meta.Identity(), Process: m.node.place.process, Unfit: unfit,
+		Protocol: protocol.Own.Current,
 	}, nil
 }
 

@@ -68,7 +68,7 @@ func Serve(d APIDeps) *API {
 		deps: d, server: s,
 		guard: &guard{
 			auth: m.AuthEnabled, secret: m.InternalSharedSecret, tokens: m.SharedSecret, state: s.State,
-			passwords: password.NewChecker(), ldap: d.LDAP,
+			passwords: password.NewChecker(), ldap: d.LDAP, tooOld: s.logTooOld,
 		},
 		news:    &news{server: s, stop: stop},
 		leases:  &leases{server: s, time: d.LeaseTime},
