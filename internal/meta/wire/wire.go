@@ -17,6 +17,7 @@ type Node struct {
 	Identity string            `json:"identity,omitempty"` // names the folders of a data node
 	Labels   map[string]string `json:"labels,omitempty"`
 	Passive  bool              `json:"passive,omitempty"` // coordinates, and never owns a shard
+	Awaited  bool              `json:"awaited,omitempty"` // of an adopted cluster; its influxd is not Concord's yet
 }
 
 // Removed is the answer of POST /remove-data: the node, and what the cluster lost with it.
