@@ -3,7 +3,7 @@ GO      ?= go
 TOOL     = $(GO) tool -modfile=tools/go.mod
 export CGO_ENABLED = 0
 
-.PHONY: help build test e2e browser upgrade campaign campaign-entropy campaign-reads campaign-http trial compare race lint man bench bench-entropy bench-peer bench-series fuzz nightly proto
+.PHONY: help build test e2e adopt browser upgrade campaign campaign-entropy campaign-reads campaign-http trial compare race lint man bench bench-entropy bench-peer bench-series fuzz nightly proto
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,8 +21,12 @@ man: ## write the manual pages into dist/man; their date is SOURCE_DATE_EPOCH, o
 test: ## run the tests
 	$(GO) test ./...
 
-e2e: ## run the stories on separate processes: a killed replica, an operator's day, forty steps of one who comes from Enterprise
-	$(GO) test -tags e2e -count=1 ./test/e2e/
+e2e: ## run the stories on separate processes: a killed replica, an operator's day, forty steps of one who comes from Enterprise; PEER is a checkout of influxdb-cluster, which is adopted
+	$(GO) test -tags e2e -count=1 ./test/e2e/ $(if $(PEER),-peer $(abspath $(PEER)))
+
+ADOPT_POINTS ?= 5000000
+adopt: ## adopt a plain server with ADOPT_POINTS points, copy all of it, and lose the adopted node
+	$(GO) test -tags e2e -count=1 -timeout 1h -run TestAdoptedServerGetsCopies -v ./test/e2e/ -points $(ADOPT_POINTS)
 
 browser: ## drive the page of the cluster in headless Chromium; SHOTS=DIR keeps pictures of it
 	$(GO) test -tags browser -count=1 -timeout 30m ./test/browser/ $(if $(SHOTS),-shots $(abspath $(SHOTS)))

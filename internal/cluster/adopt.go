@@ -55,6 +55,16 @@ type Adopted struct {
 	Adoption Adoption `json:"adoption"`
 }
 
+// EndMerges ends the merges of a data node: the other owners remember by themselves that their copies differ from its.
+type EndMerges struct {
+	Node uint64 `json:"node"`
+}
+
+func (o EndMerges) apply(s *State) (any, error) {
+	s.endMerges(o.Node)
+	return nil, nil
+}
+
 // errPlanChanged is for a cluster that has changed since the adoption was planned.
 var errPlanChanged = errors.New("the cluster has changed since the adoption was planned: run the command again")
 
@@ -165,6 +175,7 @@ func (s *State) adoptServer(server *meta.Data, node uint64, merge bool) (*Adopti
 		return nil, errors.New("nothing was changed: " + strings.Join(a.inTheWay, "; "))
 	}
 	s.Data.MaxShardID, s.Data.MaxShardGroupID = a.lastShard, a.lastGroup
+	s.beginMerges(node, a.out.Merged)
 	return &a.out, a.users(server.Users)
 }
 

@@ -53,6 +53,9 @@ type head struct {
 	MaxRuleID    uint64                 `json:"max-rule-id,omitempty"`
 
 	LDAP *LDAP `json:"ldap,omitempty"` // with bind passwords
+
+	Merges     []Merge `json:"merges,omitempty"`
+	OldShardID uint64  `json:"old-shard-id,omitempty"`
 }
 
 // NewState returns the state of a cluster without anything.
@@ -76,7 +79,7 @@ func (s *State) Clone() *State {
 func (s *State) MarshalBinary() ([]byte, error) {
 	h, err := json.Marshal(head{
 		s.Index, s.MaxNodeID, s.DataNodes, s.MetaNodes, s.Roles, s.Grants, s.ContinuousRuns,
-		s.Restrictions, s.FineGrants, s.MaxRuleID, s.LDAP,
+		s.Restrictions, s.FineGrants, s.MaxRuleID, s.LDAP, s.Merges, s.OldShardID,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode cluster state: %w", err)
@@ -136,7 +139,7 @@ func (s *State) UnmarshalBinary(b []byte) error {
 		Data: data, Grants: h.Grants,
 		ContinuousRuns: h.ContinuousRuns,
 		Restrictions:   h.Restrictions, FineGrants: h.FineGrants, MaxRuleID: h.MaxRuleID,
-		LDAP: h.LDAP,
+		LDAP: h.LDAP, Merges: h.Merges, OldShardID: h.OldShardID,
 	}
 	return nil
 }

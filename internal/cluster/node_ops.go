@@ -137,6 +137,7 @@ func (o DeleteDataNode) apply(s *State) (any, error) {
 		}
 	}
 	s.removeOwner(o.ID, o.Time, func(meta.ShardInfo) bool { return true })
+	s.endMerges(o.ID)
 	if o.Adopt {
 		s.adopt()
 	}
@@ -172,7 +173,11 @@ func (o UpdateDataNode) apply(s *State) (any, error) {
 	}
 	for i := range s.DataNodes {
 		if n := &s.DataNodes[i]; n.ID == o.ID {
+			if n.Identity != o.Identity { // the folders are empty, and bring nothing
+				s.endMerges(n.ID)
+			}
 			n.TCPAddr, n.HTTPAddr, n.Version, n.Identity = o.TCPAddr, o.HTTPAddr, o.Version, o.Identity
+			n.Awaited = false
 			return *n, nil
 		}
 	}

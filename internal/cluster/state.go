@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"cmp"
 	"slices"
 	"sort"
 	"time"
@@ -31,6 +32,9 @@ type Node struct {
 
 	// Draining is true for a data node that gets no more shards: those that it has are moved to other nodes.
 	Draining bool `json:"draining,omitempty"`
+
+	// Awaited is true for a data node of a cluster that was adopted, until its influxd runs as one of this cluster.
+	Awaited bool `json:"awaited,omitempty"`
 }
 
 // Zone is where the node stands: the copies of a shard go to nodes of different zones where they can. It is empty when
@@ -58,6 +62,44 @@ type State struct {
 	ContinuousRuns []ContinuousRun // sorted by database and name; never changed, only replaced
 
 	LDAP *LDAP // nil when there was never a configuration
+
+	Merges     []Merge // that have begun, by shard; never changed, only replaced
+	OldShardID uint64  // the greatest that the cluster of the awaited data nodes had; 0 for none
+}
+
+// Merge is a shard of which a data node that was adopted has a copy that nobody has compared with the others. No copy
+// of the shard counts as whole. It is in the state together with the new owner, so that no node knows the owner alone.
+// It ends when the node has told all other owners, which remember by themselves from then on (EndMerges).
+type Merge struct {
+	Shard uint64 `json:"shard"`
+	Node  uint64 `json:"node"`
+}
+
+// Merging reports whether a merge of a shard has begun and not ended.
+func (s *State) Merging(shard uint64) bool {
+	_, found := slices.BinarySearchFunc(s.Merges, shard, func(m Merge, shard uint64) int {
+		return cmp.Compare(m.Shard, shard)
+	})
+	return found
+}
+
+// beginMerges adds merges of a data node.
+func (s *State) beginMerges(node uint64, shards []uint64) {
+	if len(shards) == 0 {
+		return
+	}
+	s.Merges = slices.Clone(s.Merges)
+	for _, id := range shards {
+		s.Merges = append(s.Merges, Merge{Shard: id, Node: node})
+	}
+	slices.SortFunc(s.Merges, func(a, b Merge) int {
+		return cmp.Or(cmp.Compare(a.Shard, b.Shard), cmp.Compare(a.Node, b.Node))
+	})
+}
+
+// endMerges ends all merges of a data node.
+func (s *State) endMerges(node uint64) {
+	s.Merges = slices.DeleteFunc(slices.Clone(s.Merges), func(m Merge) bool { return m.Node == node })
 }
 
 // DataNode returns the data node with the given ID.

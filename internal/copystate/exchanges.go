@@ -2,6 +2,7 @@ package copystate
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -213,6 +214,46 @@ func (x *exchanges) Lose(node, shard uint64) {
 		x.saveLost()
 	}
 	x.Announce(node, shard)
+}
+
+// Differ notes that copies differ of shards that several nodes own, each with points of its own: this node's and those
+// on others lack something for good. The nodes that can be reached know that when Differ returns, and Noted waits for
+// the rest.
+func (x *exchanges) Differ(shards []cluster.Shard, why string) {
+	me := x.meta.NodeID()
+	var mine []uint64
+	var node, shard uint64
+	x.mu.Lock()
+	for _, sh := range shards {
+		for _, owner := range sh.Owners {
+			if owner == me {
+				mine = append(mine, sh.ID)
+				continue
+			}
+			x.own.addLost(owner, sh.ID)
+			node, shard = owner, sh.ID
+		}
+	}
+	x.refreshOwn()
+	x.mu.Unlock()
+	x.missed(mine, why)
+	if node != 0 {
+		x.saveLost()
+		x.Announce(node, shard) // with all others: nodes tell each other whole tables
+	}
+}
+
+// Noted returns when all nodes have stored what they lack of some shards, also those that were away, or when ctx ends.
+// It reports whether they have.
+func (x *exchanges) Noted(ctx context.Context, shards []uint64) bool {
+	return x.await(ctx, func() bool {
+		for _, lost := range x.own.lost {
+			if slices.ContainsFunc(shards, lost.has) {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // replaceAway has copies repaired for which only nodes keep writes that stay away.

@@ -53,7 +53,7 @@ func (s *Service) Unfit(ctx context.Context, ids ...uint64) map[uint64]Unfit {
 	if !s.fresh() {
 		s.ask(ctx)
 	}
-	f, unsure := s.facts.Load(), s.unsure.Load()
+	f, unsure, st := s.facts.Load(), s.unsure.Load(), s.meta.State()
 	var out map[uint64]Unfit
 	for _, id := range ids {
 		u, bad := f.shards[id]
@@ -62,6 +62,10 @@ func (s *Service) Unfit(ctx context.Context, ids ...uint64) map[uint64]Unfit {
 		}
 		if reason, readable := s.engine.Damaged(id); reason != "" && (!bad || !readable || u.Rank < rankDamaged) {
 			u, bad = Unfit{Reason: reason, Readable: readable, Rank: rankDamaged}, true
+		}
+		if !bad && st.Merging(id) {
+			why := "an adopted data node has other points of it"
+			u, bad = Unfit{Reason: why, Readable: true, Rank: rankMissed}, true
 		}
 		if !bad && unsure != nil && s.othersOwn(id) {
 			u, bad = Unfit{Reason: *unsure, Readable: true, Rank: rankUnsure}, true

@@ -49,7 +49,7 @@ func (c *client) show() *cobra.Command {
 			rows := [][]string{{"ID", "TCP Address", "HTTP Address", "Version", "Labels", "Passive"}}
 			for _, n := range members.Data {
 				rows = append(rows, []string{
-					strconv.FormatUint(n.ID, 10), n.TCPAddr, n.HTTPAddr, n.Version, labelsOf(n.Node),
+					strconv.FormatUint(n.ID, 10), n.TCPAddr, n.HTTPAddr, versionOf(n.Node), labelsOf(n.Node),
 					strconv.FormatBool(n.Passive),
 				})
 			}
@@ -182,6 +182,14 @@ func dataParams(addr string, passive bool) url.Values {
 		params.Set("passive", "true")
 	}
 	return params
+}
+
+// versionOf is the version of a data node, for people.
+func versionOf(n wire.Node) string {
+	if n.Awaited {
+		return "awaited: influxd-ctl adopt"
+	}
+	return n.Version
 }
 
 // addedData says that a data node is added. One that was passive before stays so, also without -p.

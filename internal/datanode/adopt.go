@@ -9,8 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
+	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
@@ -19,10 +19,10 @@ import (
 	"concord/internal/cluster"
 	"concord/internal/durable"
 	"concord/internal/rpc"
-	"concord/internal/shardcopy"
 )
 
 // A data node that is started on the folders of a plain server of InfluxDB 1.x opens nothing, and waits to be adopted.
+// So does one on the folders of a data node of influxdb-cluster, whose metadata the cluster has adopted before.
 // influxd-ctl adopt then takes these steps. A crash between two of them loses nothing, and the command finishes them
 // when it is run again:
 //
@@ -32,7 +32,11 @@ import (
 //  3. The meta nodes log the change.
 //  4. Join: the node notes in the adoption file that the cluster has it, renames the folders, marks the data folder,
 //     and joins. From here on the folders are this cluster's.
-//  5. The node opens its parts, tells the other owners of shared shards that the copies differ, and removes the file.
+//  5. The node opens its parts, tells the other owners of shared shards that the copies differ, and ends the merges of
+//     these shards, which began with the change of step 3. Then it removes the file.
+
+// endMergesAgain is between two attempts to tell the meta nodes that an adoption is over.
+const endMergesAgain = 5 * time.Second
 
 // adoptionFile is in the data folder.
 const adoptionFile = "concord-adoption"
@@ -173,6 +177,14 @@ func rename(from, to string) error {
 // metaDB is where a plain server has its metadata.
 func (n *Node) metaDB() string { return filepath.Join(n.cfg.Meta.Dir, "meta.db") }
 
+// clientFile is where a data node of influxdb-cluster has the addresses of its meta nodes.
+func (n *Node) clientFile() string { return filepath.Join(n.cfg.Meta.Dir, "client.json") }
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
 // plain says why this node waits to be adopted; it is empty when it does not.
 func (n *Node) plain() string {
 	if p := n.place.plain.Load(); p != nil && n.Meta.NodeID() == 0 {
@@ -191,7 +203,7 @@ func (n *Node) openFolder() error {
 	if !errors.As(err, &foreign) || foreign.mark != 0 || n.Meta.NodeID() != 0 {
 		return err
 	}
-	if _, statErr := os.Stat(n.metaDB()); statErr != nil {
+	if !exists(n.metaDB()) && !exists(n.clientFile()) {
 		return err
 	}
 	why := fmt.Sprintf("%s holds the shards of another InfluxDB server (%s): "+
@@ -201,63 +213,13 @@ func (n *Node) openFolder() error {
 	return nil
 }
 
-// Survey tells what the plain server has on whose folders this node runs.
-func (m *membership) Survey(context.Context, *rpc.SurveyRequest) (*rpc.SurveyResponse, error) {
-	n := m.node
-	if n.plain() == "" {
-		return nil, status.Error(codes.FailedPrecondition,
-			"this data node does not run on the folders of another server")
-	}
-	b, err := os.ReadFile(n.metaDB())
-	if err != nil {
-		return nil, status.Error(codes.Internal, err.Error())
-	}
-	server, err := cluster.DecodeServer(b)
-	if err != nil {
-		return nil, status.Error(codes.FailedPrecondition, fmt.Sprintf("%s: %v", n.metaDB(), err))
-	}
-	known := make(map[string]bool)
-	for _, db := range server.Databases {
-		for _, rp := range db.RetentionPolicies {
-			for _, g := range rp.ShardGroups {
-				for _, sh := range g.Shards {
-					if !g.Deleted() {
-						known[filepath.Join(db.Name, rp.Name, strconv.FormatUint(sh.ID, 10))] = true
-					}
-				}
-			}
-		}
-	}
-	out := &rpc.SurveyResponse{Server: b}
-	seen := make(map[string]bool)
-	for _, dir := range []string{n.cfg.Data.Dir, n.cfg.Data.WALDir} {
-		folders, err := shardcopy.Folders(dir)
-		if err != nil {
-			return nil, status.Error(codes.Internal, err.Error())
-		}
-		for _, f := range folders {
-			out.Bytes += uint64(f.Size())
-			place := filepath.Join(f.Database, f.RetentionPolicy, strconv.FormatUint(f.Shard, 10))
-			if known[place] || seen[place] {
-				continue
-			}
-			seen[place] = true
-			out.Unknown = append(out.Unknown, &rpc.ShardMove{
-				Database: f.Database, RetentionPolicy: f.RetentionPolicy, From: f.Shard,
-			})
-		}
-	}
-	return out, nil
-}
-
 // PrepareAdoption notes what an adoption will do with the folders.
 func (m *membership) PrepareAdoption(
 	_ context.Context, r *rpc.PrepareAdoptionRequest,
 ) (*rpc.PrepareAdoptionResponse, error) {
 	n := m.node
 	if n.plain() == "" {
-		return nil, status.Error(codes.FailedPrecondition,
-			"this data node does not run on the folders of another server")
+		return nil, errNotPlain
 	}
 	if r.ClusterId == 0 {
 		return nil, status.Error(codes.InvalidArgument, "an adoption needs a cluster id")
@@ -305,23 +267,44 @@ func (f dataFolder) commitAdoption(cluster uint64) error {
 }
 
 // tellOfAdoption tells the other owners of shared shards that the copies differ, and ends the adoption. Until the
-// copies were compared and made equal, answers carry a warning.
+// copies were compared and made equal, answers carry a warning. Before the owners were told, they carry it because the
+// metadata says that the shards are merged.
 func (n *Node) tellOfAdoption() error {
 	a, err := n.folder().readAdoption()
 	if err != nil || a == nil || !a.Committed || n.Meta.NodeID() == 0 {
 		return err
 	}
-	self := n.Meta.NodeID()
+	var shared []cluster.Shard
 	for _, id := range a.Shared {
-		sh, ok := n.Meta.Shard(id)
-		if !ok || !slices.Contains(sh.Owners, self) {
-			continue
-		}
-		for _, owner := range sh.Owners {
-			n.copies.Lose(owner, id)
+		if sh, ok := n.Meta.Shard(id); ok && sh.Owned(n.Meta.NodeID()) {
+			shared = append(shared, sh)
 		}
 	}
+	n.copies.Differ(shared, "its node was adopted, and it is not compared with the other copies yet")
 	n.log.Info("This node has adopted the shards of a plain server", zap.Int("shared_shards", len(a.Shared)),
 		zap.Int("renamed_shards", len(a.Moves)))
-	return n.folder().endAdoption()
+	if len(a.Shared) == 0 {
+		return n.folder().endAdoption()
+	}
+	n.inBackground(func(ctx context.Context) { n.endMerges(ctx, a.Shared) }) // other nodes may be away
+	return nil
+}
+
+// endMerges tells the meta nodes when the other owners of shared shards know that the copies differ, and ends the
+// adoption.
+func (n *Node) endMerges(ctx context.Context, shared []uint64) {
+	for n.copies.Noted(ctx, shared) {
+		err := n.Meta.Execute(cluster.EndMerges{Node: n.Meta.NodeID()})
+		if err == nil {
+			err = n.folder().endAdoption()
+		}
+		if err == nil {
+			return
+		}
+		n.log.Warn("The adoption is not over yet", zap.Error(err))
+		select {
+		case <-ctx.Done():
+		case <-time.After(endMergesAgain):
+		}
+	}
 }

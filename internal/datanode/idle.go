@@ -30,9 +30,10 @@ type idleServer struct {
 func (n *Node) openIdleServer() *idleServer {
 	l := &idleServer{node: n}
 	guard := rpc.NewGuard(n.cfg.Meta.InternalSharedSecret)
-	l.grpc = rpc.NewServer(guard.Option(), grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
+	unknown := grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
 		return status.Error(codes.Unavailable, l.why())
-	}))
+	})
+	l.grpc = rpc.NewServer(append(n.refuseTooOld(), guard.Option(), unknown)...)
 	rpc.RegisterMembershipServer(l.grpc, &membership{node: n, idle: true})
 	l.run(func() error { return l.grpc.Serve(guard.Listener(n.listener.forOneServer())) })
 	return l

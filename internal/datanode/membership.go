@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/protocol"
 	"concord/internal/rpc"
 	"concord/internal/whois"
 )
@@ -31,6 +32,7 @@ func (m *membership) Identify(_ context.Context, r *rpc.IdentifyRequest) (*rpc.I
 		HttpAddr: m.node.httpAddr, Version: m.node.version, Clock: m.node.now().UnixNano(),
 		Identity: m.node.Meta.Identity(), Process: m.node.place.process, Unfit: unfit,
 		HttpScheme: m.node.cfg.httpScheme(),
+		Protocol:   protocol.Own.Current,
 	}, nil
 }
 

@@ -34,6 +34,7 @@ import (
 	"concord/internal/httpapi"
 	"concord/internal/listeners"
 	"concord/internal/meta/client"
+	"concord/internal/protocol"
 	"concord/internal/replication"
 	"concord/internal/rpc"
 	"concord/internal/writecache"
@@ -59,6 +60,7 @@ type Node struct {
 	pool     *rpc.Pool       // to other data nodes
 	served   rpc.Served      // what other nodes ask of this one
 	place    place
+	tooOld   protocol.Once // nodes that are refused
 
 	// The storage engine, and what is in front of it.
 	stopped map[uint64]time.Time // when shards were written to last before this start

@@ -51,7 +51,7 @@ func (n *Node) registerServices(s grpc.ServiceRegistrar, copies *local.Local, co
 // serveNodes answers other nodes.
 func (n *Node) serveNodes(copies *local.Local, control entropy.Control, shards *shardcopy.Server) {
 	guard := rpc.NewGuard(n.cfg.Meta.InternalSharedSecret)
-	options := slices.Concat(n.refuseUnjoined(), rpc.CatchingUp(n.catchUp))
+	options := slices.Concat(n.refuseTooOld(), n.refuseUnjoined(), rpc.CatchingUp(n.catchUp))
 	s := rpc.NewServer(append(options, guard.Option(), n.served.Option())...)
 	n.registerServices(s, copies, control, shards)
 	ln, done := n.listener.forOneServer(), make(chan struct{})

@@ -5,12 +5,22 @@ import (
 	"fmt"
 	"strings"
 
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/protocol"
 	"concord/internal/rpc"
 )
+
+// refuseTooOld makes a server refuse the calls of nodes whose version may not be mixed with this one's. It is logged
+// once for each of them.
+func (n *Node) refuseTooOld() []grpc.ServerOption {
+	return rpc.Speaking(protocol.Own, func(addr string, err error) {
+		n.tooOld.Do(addr, err, func() { n.log.Error("A node is refused", zap.Error(err)) })
+	})
+}
 
 // refuseUnjoined makes a server refuse the calls of other nodes while this one is in no cluster, but for those about
 // membership. Its address may be that of a data node that lost all its folders: the others go on calling it, and would

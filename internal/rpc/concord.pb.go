@@ -171,6 +171,8 @@ type SurveyResponse struct {
 	Server        []byte                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`   // the metadata of the server, as in its meta.db
 	Unknown       []*ShardMove           `protobuf:"bytes,2,rep,name=unknown,proto3" json:"unknown,omitempty"` // shards on disk that are not in it; to is 0
 	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`    // of all shards on disk
+	Member        bool                   `protobuf:"varint,4,opt,name=member,proto3" json:"member,omitempty"`  // they are of a data node of another cluster: server is empty, unknown has all shards
+	Waiting       []string               `protobuf:"bytes,5,rep,name=waiting,proto3" json:"waiting,omitempty"` // queues of hinted handoff on disk that are not empty
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -224,6 +226,20 @@ func (x *SurveyResponse) GetBytes() uint64 {
 		return x.Bytes
 	}
 	return 0
+}
+
+func (x *SurveyResponse) GetMember() bool {
+	if x != nil {
+		return x.Member
+	}
+	return false
+}
+
+func (x *SurveyResponse) GetWaiting() []string {
+	if x != nil {
+		return x.Waiting
+	}
+	return nil
 }
 
 // ShardMove is a shard whose folder gets the name of another ID, or is set aside.
@@ -454,6 +470,7 @@ type IdentifyResponse struct {
 	Process       uint64                 `protobuf:"varint,7,opt,name=process,proto3" json:"process,omitempty"`                        // random for each process
 	Unfit         string                 `protobuf:"bytes,8,opt,name=unfit,proto3" json:"unfit,omitempty"`                             // why it cannot join join_cluster; empty when it can
 	HttpScheme    string                 `protobuf:"bytes,9,opt,name=http_scheme,json=httpScheme,proto3" json:"http_scheme,omitempty"` // of http_addr: http or https; empty of a former build
+	Protocol      uint32                 `protobuf:"varint,10,opt,name=protocol,proto3" json:"protocol,omitempty"`                     // version of the protocol between nodes that it speaks, as package protocol has it; 0 is 1
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -549,6 +566,13 @@ func (x *IdentifyResponse) GetHttpScheme() string {
 		return x.HttpScheme
 	}
 	return ""
+}
+
+func (x *IdentifyResponse) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
 }
 
 type JoinRequest struct {
@@ -4867,11 +4891,13 @@ const file_concord_proto_rawDesc = "" +
 	"\n" +
 	"\rconcord.proto\x12\n" +
 	"concord.v1\"\x0f\n" +
-	"\rSurveyRequest\"o\n" +
+	"\rSurveyRequest\"\xa1\x01\n" +
 	"\x0eSurveyResponse\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\fR\x06server\x12/\n" +
 	"\aunknown\x18\x02 \x03(\v2\x15.concord.v1.ShardMoveR\aunknown\x12\x14\n" +
-	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\"v\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06member\x18\x04 \x01(\bR\x06member\x12\x18\n" +
+	"\awaiting\x18\x05 \x03(\tR\awaiting\"v\n" +
 	"\tShardMove\x12\x1a\n" +
 	"\bdatabase\x18\x01 \x01(\tR\bdatabase\x12)\n" +
 	"\x10retention_policy\x18\x02 \x01(\tR\x0fretentionPolicy\x12\x12\n" +
@@ -4885,7 +4911,7 @@ const file_concord_proto_rawDesc = "" +
 	"\x06shared\x18\x04 \x03(\x04R\x06shared\"\x19\n" +
 	"\x17PrepareAdoptionResponse\"4\n" +
 	"\x0fIdentifyRequest\x12!\n" +
-	"\fjoin_cluster\x18\x01 \x01(\x04R\vjoinCluster\"\x84\x02\n" +
+	"\fjoin_cluster\x18\x01 \x01(\x04R\vjoinCluster\"\xa0\x02\n" +
 	"\x10IdentifyResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -4897,7 +4923,9 @@ const file_concord_proto_rawDesc = "" +
 	"\aprocess\x18\a \x01(\x04R\aprocess\x12\x14\n" +
 	"\x05unfit\x18\b \x01(\tR\x05unfit\x12\x1f\n" +
 	"\vhttp_scheme\x18\t \x01(\tR\n" +
-	"httpScheme\"\x9a\x01\n" +
+	"httpScheme\x12\x1a\n" +
+	"\bprotocol\x18\n" +
+	" \x01(\rR\bprotocol\"\x9a\x01\n" +
 	"\vJoinRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1d\n" +
 	"\n" +

@@ -13,10 +13,12 @@ import (
 	"github.com/influxdata/influxdb/pkg/tlsconfig"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/protocol"
 	"concord/internal/trust"
 )
 
@@ -45,6 +47,8 @@ type Pool struct {
 	TLS *tlsconfig.TLSConfigManager
 	// DialTimeout, when set before the first call, is how long making a connection may take; 5 s otherwise.
 	DialTimeout time.Duration
+	// Speaks, when set before the first call, is which protocol this node speaks; that of this build otherwise.
+	Speaks protocol.Speaks
 	// Index, when set before the first call, is the index of the metadata that calls rely on.
 	Index func() uint64
 
@@ -80,6 +84,19 @@ func (p *Pool) Conn(addr string) (*grpc.ClientConn, error) {
 	return c, nil
 }
 
+// Now connects at once where a connection waits after attempts that failed, and returns when it is there, or after a
+// second: the node may have been started a moment ago.
+func Now(ctx context.Context, conn *grpc.ClientConn) {
+	const limit = time.Second
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	conn.ResetConnectBackoff()
+	conn.Connect()
+	for s := conn.GetState(); s != connectivity.Ready && conn.WaitForStateChange(ctx, s); s = conn.GetState() {
+		conn.Connect()
+	}
+}
+
 // Own returns a connection to addr that the caller closes. It connects at once, where one of the pool may wait after
 // attempts that failed.
 func (p *Pool) Own(addr string) (*grpc.ClientConn, error) {
@@ -90,7 +107,8 @@ func (p *Pool) Own(addr string) (*grpc.ClientConn, error) {
 }
 
 func (p *Pool) dial(addr string, single bool) (*grpc.ClientConn, error) {
-	opts := []grpc.DialOption{p.called.option(single)}
+	speaks := &speaking{Speaks: cmp.Or(p.Speaks, protocol.Own), addr: addr}
+	opts := append(speaks.options(), p.called.option(single, speaks.reset))
 	if p.Secret != "" {
 		opts = append(opts, grpc.WithPerRPCCredentials(bearer{&trust.Signer{Secret: p.Secret}}))
 	}

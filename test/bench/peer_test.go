@@ -8,18 +8,15 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -318,95 +315,15 @@ func ask(t *testing.T, base, db, q string) {
 // startPeer builds the peer, starts its nodes and makes them a cluster.
 func startPeer(t *testing.T, checkout, index string) (nodes []devcluster.Client, pids []int) {
 	t.Helper()
-	dir := t.TempDir()
-	build := exec.Command("go", "build", "-o", dir, "./cmd/influxd", "./cmd/influxd-meta", "./cmd/influxd-ctl")
-	build.Dir, build.Env = checkout, append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the peer: %v\n%s", err, out)
-	}
-	meta := freeAddr(t)
-	run(t, dir, "influxd-meta", fmt.Sprintf(`
-reporting-disabled = true
-hostname = "127.0.0.1"
-[meta]
-  dir = %q
-  bind-address = %q
-  http-bind-address = %q
-`, filepath.Join(dir, "meta"), freeAddr(t), meta))
-	ctl := func(args ...string) {
-		t.Helper()
-		deadline := time.Now().Add(30 * time.Second)
-		for {
-			out, err := exec.Command(filepath.Join(dir, "influxd-ctl"), append([]string{"-bind", meta}, args...)...).CombinedOutput()
-			if err == nil {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("influxd-ctl of the peer: %v: %s", err, out)
-			}
-			time.Sleep(200 * time.Millisecond)
-		}
-	}
-	ctl("add-meta", meta)
-	for i := range 3 {
-		tcp, client := freeAddr(t), freeAddr(t)
-		home := filepath.Join(dir, fmt.Sprint("data", i))
-		pids = append(pids, run(t, dir, "influxd", fmt.Sprintf(`
-reporting-disabled = true
-bind-address = %q
-hostname = "127.0.0.1"
-[meta]
-  dir = "%[2]s/meta"
-[data]
-  dir = "%[2]s/data"
-  wal-dir = "%[2]s/wal"
-  index-version = %[3]q
-  query-log-enabled = false
-[http]
-  bind-address = %[4]q
-  log-enabled = false
-[monitor]
-  store-enabled = false
-[hinted-handoff]
-  dir = "%[2]s/hh"
-`, tcp, home, index, client)))
-		ctl("add-data", tcp)
-		nodes = append(nodes, devcluster.Client{Base: "http://" + client})
-	}
-	return nodes, pids
-}
-
-// run starts a process that ends with the test, and returns its number.
-func run(t *testing.T, dir, name, config string) int {
-	t.Helper()
-	file := filepath.Join(dir, fmt.Sprintf("%s-%d.conf", name, time.Now().UnixNano()))
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(filepath.Join(dir, name), "-config", file)
-	log := &bytes.Buffer{}
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGKILL)
-		cmd.Wait()
-		if t.Failed() {
-			tail := log.Bytes()
-			t.Logf("%s ends its log with\n%s", name, tail[max(0, len(tail)-2000):])
-		}
-	})
-	return cmd.Process.Pid
-}
-
-// freeAddr is a loopback address that nothing listens on.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	build, err := process.BuildPeer(checkout)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	c := process.Start(t, process.Options{Meta: 1, Data: 3, Build: &build, Settings: map[string]map[string]any{
+		"data": {"index-version": index, "query-log-enabled": false},
+	}})
+	for _, n := range c.Data {
+		nodes, pids = append(nodes, n.Client()), append(pids, n.PID())
+	}
+	return nodes, pids
 }

@@ -84,13 +84,7 @@ func startPlain(t *testing.T, binary, dir, index string) *plainServer {
 		}
 	}
 	t.Cleanup(s.stop)
-	if !process.Poll(30*time.Second, func() bool {
-		resp, err := http.Get(s.client.Base + "/ping")
-		if err == nil {
-			resp.Body.Close()
-		}
-		return err == nil
-	}) {
+	if !process.Poll(30*time.Second, func() bool { return pings(s.client) }) {
 		s.stop()
 		t.Fatalf("the plain server does not come up:\n%s", log.String())
 	}
@@ -124,15 +118,23 @@ func hand(t *testing.T, n *process.Node, from *plainServer) {
 		}
 	}
 	n.Start()
-	if !process.Poll(30*time.Second, func() bool {
-		resp, err := http.Get(n.Client().Base + "/ping")
-		if err == nil {
-			resp.Body.Close()
-		}
-		return err == nil
-	}) {
+	awaitPing(t, n)
+}
+
+// awaitPing waits until a data node answers, be it one that serves nothing.
+func awaitPing(t *testing.T, n *process.Node) {
+	t.Helper()
+	if !process.Poll(30*time.Second, func() bool { return pings(n.Client()) }) {
 		t.Fatalf("%s does not answer", n.Name)
 	}
+}
+
+func pings(c devcluster.Client) bool {
+	resp, err := http.Get(c.Base + "/ping")
+	if err == nil {
+		resp.Body.Close()
+	}
+	return err == nil
 }
 
 const adoptDay = 1_700_006_400 // a day begins, in seconds

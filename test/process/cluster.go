@@ -86,12 +86,23 @@ func build(clocks bool) (Build, error) {
 // BuildFrom builds the programs of the source in a folder, with flags of go build. The folder is empty for this source.
 // Main removes what is built.
 func BuildFrom(source string, flags ...string) (Build, error) {
+	return buildPrograms(source, append(slices.Clone(flags), "concord/cmd/...")...)
+}
+
+// BuildPeer builds the programs of a checkout of chengshiwen/influxdb-cluster. They have the names, the settings and
+// the commands of ours.
+func BuildPeer(checkout string) (Build, error) {
+	return buildPrograms(checkout, "./cmd/influxd", "./cmd/influxd-meta", "./cmd/influxd-ctl")
+}
+
+// buildPrograms builds with flags and packages of go build.
+func buildPrograms(source string, args ...string) (Build, error) {
 	dir, err := os.MkdirTemp("", "concord-bin-")
 	if err != nil {
 		return Build{}, err
 	}
 	binDirs = append(binDirs, dir)
-	build := exec.Command("go", slices.Concat([]string{"build", "-o", dir}, flags, []string{"concord/cmd/..."})...)
+	build := exec.Command("go", append([]string{"build", "-o", dir}, args...)...)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	build.Dir = source
 	if out, err := build.CombinedOutput(); err != nil {

@@ -7,10 +7,21 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 )
 
 // ErrNoCommit is the error of BuildCommit where the history lacks the commit.
 var ErrNoCommit = errors.New("is not in the history here")
+
+// Previous is the last release before this commit: the newest tag of a version in the history, or otherwise when there
+// is none yet.
+func Previous(otherwise string) string {
+	tag, err := exec.Command("git", "describe", "--tags", "--abbrev=0", "--match", "v*", "HEAD^").Output()
+	if err != nil {
+		return otherwise
+	}
+	return strings.TrimSpace(string(tag))
+}
 
 // BuildCommit builds the programs of a commit out of the history, which a copy of the source without it, or a shallow
 // one, lacks. Main removes what is built.

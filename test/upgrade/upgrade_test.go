@@ -3,6 +3,7 @@
 package upgrade
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,20 +16,25 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"concord/internal/entropy/api"
 	"concord/test/process"
 )
 
-var from = flag.String("from", "4f579ba", "commit of the previous version")
+// beforeReleases is the previous version while there is no release yet.
+const beforeReleases = "4f579ba"
+
+var from = flag.String("from", "", "commit of the previous version; empty for the last release")
 
 func TestMain(m *testing.M) {
 	flag.Parse()
 	process.Main(m)
 }
 
-var previous = sync.OnceValues(func() (process.Build, error) { return process.BuildCommit(*from) })
+var previous = sync.OnceValues(func() (process.Build, error) {
+	return process.BuildCommit(cmp.Or(*from, process.Previous(beforeReleases)))
+})
 
 // cluster is one whose nodes are asked for all that was written and not deleted.
 type cluster struct {
@@ -119,8 +125,8 @@ func (c *cluster) right(when string, nodes ...int) {
 			for _, r := range rows {
 				got[key(r[1].(string), r[0])] = fmt.Sprint(r[2])
 			}
-			wrong = fmt.Sprint(err, warnings, cmp.Diff(c.want, got))
-			return err == nil && len(warnings) == 0 && cmp.Equal(c.want, got)
+			wrong = fmt.Sprint(err, warnings, gocmp.Diff(c.want, got))
+			return err == nil && len(warnings) == 0 && gocmp.Equal(c.want, got)
 		})
 		if !ok {
 			for id := range days {

@@ -18,6 +18,7 @@ import (
 	"github.com/influxdata/influxdb/pkg/tlsconfig"
 
 	"concord/internal/meta/wire"
+	"concord/internal/protocol"
 	"concord/internal/trust"
 )
 
@@ -28,6 +29,8 @@ const (
 
 // Client has the credentials for meta nodes, and connections to them.
 type Client struct {
+	Speaks protocol.Speaks // which protocol between nodes the client speaks: that of this build, but in tests
+
 	scheme    string
 	signer    trust.Signer
 	transport http.Transport
@@ -35,7 +38,7 @@ type Client struct {
 
 // New returns a client. tls is nil for plain HTTP, and secret is empty when the cluster has none.
 func New(tls *tlsconfig.TLSConfigManager, secret trust.Secret) *Client {
-	c := &Client{scheme: "http", signer: trust.Signer{Secret: secret}}
+	c := &Client{Speaks: protocol.Own, scheme: "http", signer: trust.Signer{Secret: secret}}
 	c.transport.DialContext = (&net.Dialer{Timeout: dialTimeout}).DialContext
 	if tls != nil && tls.UseTLS() {
 		c.scheme = "https"
@@ -164,6 +167,7 @@ func (c *Client) build(ctx context.Context, r Request) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
+	req.Header.Set(protocol.Header, c.Speaks.Text())
 	if r.Type != "" {
 		req.Header.Set("Content-Type", r.Type)
 	}
@@ -192,6 +196,11 @@ func (c *Client) send(req *http.Request, server string) (*http.Response, error) 
 	}}
 	resp, err := client.Do(req)
 	if err == nil {
+		from := resp.Request.URL.Host
+		if err := c.Speaks.With(from, protocol.Parse(resp.Header.Get(protocol.Header))); err != nil {
+			resp.Body.Close()
+			return nil, &Refusal{Err: err}
+		}
 		return resp, nil
 	}
 	var op *net.OpError

@@ -10,6 +10,7 @@ import (
 
 	"concord/internal/meta/httpclient"
 	"concord/internal/meta/wire"
+	"concord/internal/protocol"
 	"concord/internal/trust"
 )
 
@@ -102,5 +103,29 @@ func TestRefusedSecretSaysWhatToSet(t *testing.T) {
 	_, err := newClient(t, "s").Ask(t.Context(), "GET", node, "/identity", nil)
 	if err == nil || !strings.Contains(err.Error(), "internal-shared-secret must be the same on all nodes") {
 		t.Error(err)
+	}
+}
+
+// A node tells its version with each request, and does not take the answer of a node that is too old for it.
+func TestAnswersOfNodesThatAreTooOldAreRefused(t *testing.T) {
+	t.Parallel()
+	for theirs, taken := range map[string]bool{"": false, "1": false, "2": true, "3": true} {
+		told := make(chan string, 1)
+		server := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			told <- r.Header.Get(protocol.Header)
+			if theirs != "" {
+				w.Header().Set(protocol.Header, theirs)
+			}
+		})
+		c := newClient(t, "")
+		c.Speaks = protocol.Speaks{Current: 3, Oldest: 2}
+		_, err := c.Do(t.Context(), httpclient.Request{Method: "GET", Server: server, Limit: 100})
+		if (err == nil) != taken || err != nil && (!errors.Is(err, protocol.ErrTooOld) ||
+			!errors.As(err, new(*httpclient.Refusal))) {
+			t.Errorf("version %q: %v", theirs, err)
+		}
+		if got := <-told; got != "3" {
+			t.Errorf("the node says that it speaks version %q", got)
+		}
 	}
 }

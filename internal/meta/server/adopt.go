@@ -25,19 +25,29 @@ func (d *DataMembers) Adopt(ctx context.Context, addr string, dryRun, merge bool
 	}
 	member, who, err := d.identify(ctx, addr, 0)
 	if err != nil {
+		if n, ok := st.DataNodeByAddr(addr); ok && n.Awaited {
+			return nil, fmt.Errorf("%w: stop the old influxd there, start Concord's on the same folders, and try again",
+				err)
+		}
 		return nil, err
 	}
 	if who.ClusterId != 0 && who.ClusterId != st.Data.ClusterID {
 		return nil, fmt.Errorf("data node %s belongs to another cluster", addr)
 	}
-	if n, ok := st.DataNodeByAddr(addr); ok {
+	n, known := st.DataNodeByAddr(addr)
+	if known && !n.Awaited {
 		return d.finishAdoption(ctx, member, n, who, dryRun)
 	}
 	ctx, cancel := context.WithTimeout(ctx, dataNodeTimeout)
 	defer cancel()
 	survey, err := member.Survey(ctx, &rpc.SurveyRequest{})
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("data node %s cannot be adopted: %s", addr, status.Convert(err).Message())
+	case known:
+		return d.adoptMember(ctx, member, n, who, survey, dryRun)
+	case survey.Member:
+		return nil, notAwaited(addr, st)
 	}
 	server, err := cluster.DecodeServer(survey.Server)
 	if err != nil {
@@ -47,24 +57,14 @@ func (d *DataMembers) Adopt(ctx context.Context, addr string, dryRun, merge bool
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range survey.Unknown {
-		plan.Moves = append(plan.Moves, cluster.ShardMove{
-			Database: m.Database, RetentionPolicy: m.RetentionPolicy, From: m.From,
-		})
-	}
+	plan.Moves = append(plan.Moves, unknownShards(survey)...)
 	out := adoptionAnswer(plan)
 	out.Bytes, out.DryRun = survey.Bytes, dryRun
 	if dryRun {
 		return out, nil
 	}
-	prepare := &rpc.PrepareAdoptionRequest{ClusterId: st.Data.ClusterID, Identity: who.Identity, Shared: plan.Merged}
-	for _, m := range plan.Moves {
-		prepare.Moves = append(prepare.Moves, &rpc.ShardMove{
-			Database: m.Database, RetentionPolicy: m.RetentionPolicy, From: m.From, To: m.To,
-		})
-	}
-	if _, err := member.PrepareAdoption(ctx, prepare); err != nil {
-		return nil, fmt.Errorf("data node %s cannot be adopted: %s", addr, status.Convert(err).Message())
+	if err := d.prepareAdoption(ctx, member, addr, who, plan.Moves, plan.Merged); err != nil {
+		return nil, err
 	}
 	result, err := d.server.Execute(cluster.AdoptServer{
 		Node: cluster.CreateDataNode{
@@ -81,6 +81,25 @@ func (d *DataMembers) Adopt(ctx context.Context, addr string, dryRun, merge bool
 	}
 	out.Node = wire.Node(adopted.Node)
 	return out, d.joinAdopted(ctx, member, adopted.Node)
+}
+
+// prepareAdoption has a data node note what it will do with its folders. shared are shards that other nodes own, too.
+func (d *DataMembers) prepareAdoption(
+	ctx context.Context, member rpc.MembershipClient, addr string, who *rpc.IdentifyResponse,
+	moves []cluster.ShardMove, shared []uint64,
+) error {
+	prepare := &rpc.PrepareAdoptionRequest{
+		ClusterId: d.server.State().Data.ClusterID, Identity: who.Identity, Shared: shared,
+	}
+	for _, m := range moves {
+		prepare.Moves = append(prepare.Moves, &rpc.ShardMove{
+			Database: m.Database, RetentionPolicy: m.RetentionPolicy, From: m.From, To: m.To,
+		})
+	}
+	if _, err := member.PrepareAdoption(ctx, prepare); err != nil {
+		return fmt.Errorf("data node %s cannot be adopted: %s", addr, status.Convert(err).Message())
+	}
+	return nil
 }
 
 // finishAdoption joins a data node that the cluster has adopted.

@@ -61,6 +61,10 @@ func (d *DataMembers) add(ctx context.Context, addr string, passive bool) (clust
 	if n, ok := st.DataNode(who.NodeId); ok && n.TCPAddr != addr {
 		return none, fmt.Errorf("data node %s is already a member as %s", addr, n.TCPAddr)
 	}
+	if n, ok := st.DataNodeByAddr(addr); ok && n.Awaited {
+		return none, fmt.Errorf("data node %d at %s is awaited with its shards: run influxd-ctl adopt %s, "+
+			"or update-data for a node with empty folders", n.ID, addr, addr)
+	}
 	if n, ok := st.DataNodeByAddr(addr); ok && who.NodeId != 0 && n.ID != who.NodeId {
 		return none, fmt.Errorf("data node %s says its ID is %d, but the cluster knows this address as data node %d",
 			addr, who.NodeId, n.ID)
@@ -202,6 +206,7 @@ func (d *DataMembers) identify(
 	}
 	ctx, cancel := context.WithTimeout(ctx, dataNodeTimeout)
 	defer cancel()
+	rpc.Now(ctx, conn)
 	member := rpc.NewMembershipClient(conn)
 	who, err := member.Identify(ctx, &rpc.IdentifyRequest{JoinCluster: join})
 	if err != nil {

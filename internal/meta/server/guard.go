@@ -15,6 +15,7 @@ import (
 	"concord/internal/ldap"
 	"concord/internal/meta/password"
 	"concord/internal/meta/wire"
+	"concord/internal/protocol"
 	"concord/internal/trust"
 )
 
@@ -84,7 +85,8 @@ type guard struct {
 	tokens    trust.Secret // signs tokens of users; empty for none
 	state     func() *cluster.State
 	passwords *password.Checker
-	ldap      *ldap.Users // decides who may log in while LDAP is on
+	ldap      *ldap.Users                  // decides who may log in while LDAP is on
+	tooOld    func(addr string, err error) // is told of nodes that are refused because of their version
 }
 
 // admits lets a request through to next if its credentials allow that.
@@ -113,6 +115,12 @@ func (g *guard) admits(need access, next http.Handler) http.Handler {
 
 // admit returns the user of a request that is let through, nil for one that may do everything.
 func (g *guard) admit(need access, r *http.Request) (*cluster.User, int, error) {
+	if need.who == nodes {
+		if err := protocol.Own.With(r.RemoteAddr, protocol.Parse(r.Header.Get(protocol.Header))); err != nil {
+			g.tooOld(r.RemoteAddr, err)
+			return nil, http.StatusBadRequest, err
+		}
+	}
 	if need.who == everybody || need.who == nodes && g.secret == "" || need.who == users && !g.auth {
 		return nil, 0, nil
 	}

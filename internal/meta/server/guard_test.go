@@ -71,7 +71,7 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 		{"POST", "/remove-data", admins},
 		{"GET", "/remove-data", admins},
 		{"POST", "/update-data", admins},
-		{"POST", "/adopt", admins},
+		{"POST", "/adopt", admins}, {"POST", "/adopt-cluster", admins},
 		{"POST", "/activate-data", admins},
 		{"GET", "/rebalance", admins},
 		{"POST", "/rebalance", admins},

@@ -70,7 +70,7 @@ func Serve(d APIDeps) *API {
 		deps: d, server: s,
 		guard: &guard{
 			auth: m.AuthEnabled, secret: m.InternalSharedSecret, tokens: m.SharedSecret, state: s.State,
-			passwords: password.NewChecker(), ldap: d.LDAP,
+			passwords: password.NewChecker(), ldap: d.LDAP, tooOld: s.logTooOld,
 		},
 		news:    &news{server: s, stop: stop},
 		leases:  &leases{server: s, time: d.LeaseTime},
@@ -134,8 +134,12 @@ func (a *API) handler() http.Handler {
 	r.local("/cluster", open, a.deps.Page.ServeHTTP)
 	r.local("/cluster/", open, a.deps.Page.ServeHTTP)
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		// The files of a restore are the one large thing that is sent here.
-		if !strings.HasPrefix(req.URL.Path, "/restore/") {
+		// The files of a restore and the metadata of another cluster are the large things that are sent here.
+		switch {
+		case strings.HasPrefix(req.URL.Path, "/restore/"):
+		case req.URL.Path == adoptClusterPath:
+			req.Body = http.MaxBytesReader(w, req.Body, wire.MaxMetadata)
+		default:
 			req.Body = http.MaxBytesReader(w, req.Body, wire.MaxBody)
 		}
 		r.mux.ServeHTTP(&timed{ResponseWriter: w, server: a.server}, req)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -31,6 +32,7 @@ func (m *memberRoutes) routes(r router) {
 	r.change("POST /activate-data", members, m.activateData)
 	r.change("POST /update-data", members, m.updateData)
 	r.change("POST /adopt", admin, m.adopt) // it brings users
+	r.change("POST "+adoptClusterPath, admin, m.adoptCluster)
 	r.change("GET /remove-data", members, m.checkRemoveData)
 	r.change("POST /remove-data", members, m.removeData)
 	r.change("POST /truncate-shards", needs(cluster.ManageShard, cluster.Rebalance), m.truncateShards)
@@ -126,6 +128,21 @@ func (m *memberRoutes) adopt(r *http.Request) (any, error) {
 		return nil, err
 	}
 	return m.data.Adopt(r.Context(), r.FormValue("addr"), dryRun, merge)
+}
+
+// adoptClusterPath is the route that gets the metadata of another cluster.
+const adoptClusterPath = "/adopt-cluster"
+
+func (m *memberRoutes) adoptCluster(r *http.Request) (any, error) {
+	dryRun, err := strconv.ParseBool(r.URL.Query().Get("dry-run"))
+	if err != nil {
+		return nil, errors.New("dry-run: must be true or false")
+	}
+	metadata, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, fmt.Errorf("the metadata of the other cluster: %w", err)
+	}
+	return m.data.AdoptCluster(metadata, dryRun)
 }
 
 func (m *memberRoutes) activateData(r *http.Request) (any, error) {

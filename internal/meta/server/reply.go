@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"concord/internal/meta/wire"
+	"concord/internal/protocol"
 )
 
 // Reply answers with v as JSON, or with the one-line error: 503 where another attempt may succeed, 500 where a change
@@ -41,6 +42,7 @@ type timed struct {
 func (t *timed) WriteHeader(code int) {
 	if !t.begun {
 		t.begun = true
+		t.Header().Set(protocol.Header, protocol.Own.Text())
 		t.Header().Set(wire.ClockHeader, strconv.FormatInt(t.server.deps.Now().UnixNano(), 10))
 		if t.server.Leads() {
 			t.Header().Set(wire.LeaderHeader, "true")

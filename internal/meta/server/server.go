@@ -16,6 +16,7 @@ import (
 	"concord/internal/meta/httpclient"
 	"concord/internal/meta/metaconfig"
 	"concord/internal/meta/wire"
+	"concord/internal/protocol"
 	"concord/internal/rpc"
 	"concord/internal/trust"
 	"concord/internal/version"
@@ -41,6 +42,7 @@ type Server struct {
 	pool   *rpc.Pool          // to data nodes
 	peers  *httpclient.Client // to other meta nodes
 	spread *spread            // tells data nodes of changes
+	tooOld protocol.Once      // nodes that are refused
 
 	process *process
 
@@ -93,9 +95,17 @@ func Open(d Deps) (_ *Server, err error) {
 	return s, nil
 }
 
+// logTooOld logs a node that is refused because of its version, once.
+func (s *Server) logTooOld(addr string, err error) {
+	s.tooOld.Do(addr, err, func() { s.log.Error("A node is refused", zap.Error(err)) })
+}
+
 func (s *Server) openStore(ln net.Listener) error {
 	signer := &trust.Signer{Secret: s.deps.Config.Meta.InternalSharedSecret}
-	layer := &stream{Listener: ln, advertised: s.raftAddr, tls: s.tls.raft, signer: signer}
+	layer := &stream{
+		Listener: ln, advertised: s.raftAddr, tls: s.tls.raft, signer: signer,
+		speaks: protocol.Own, tooOld: s.logTooOld,
+	}
 	m, tune := s.deps.Config.Meta, s.deps.Tune
 	st, err := openStore(m.Dir, layer, s.raftAddr, s.log, func(c *raft.Config) {
 		c.HeartbeatTimeout, c.ElectionTimeout = time.Duration(m.HeartbeatTimeout), time.Duration(m.ElectionTimeout)

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/influxdata/influxdb/pkg/tlsconfig"
 
+	"concord/internal/protocol"
 	"concord/internal/trust"
 )
 
@@ -28,6 +29,8 @@ type stream struct {
 	advertised string
 	tls        *tlsconfig.TLSConfigManager
 	signer     *trust.Signer
+	speaks     protocol.Speaks              // which protocol between nodes this one speaks
+	tooOld     func(addr string, err error) // is told of nodes that are refused because of their version
 
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{} // both ways: Raft leaves them open when it stops
@@ -81,11 +84,14 @@ func (t *tracked) Close() error {
 // A connection begins with a greeting, which docs/format/raft.md draws. The one that dialled says whom it wants to
 // reach. An earlier version sends none: its first byte is less.
 const (
-	greeting        = 0xC5
-	greetingVersion = 1
-	welcome         = 1
-	stranger        = 2
+	greeting = 0xC5
+	welcome  = 1
+	stranger = 2
+	refusal  = 3 // of a node whose version is too old
 )
+
+// toldSince is the version of the protocol from which on nodes answer a greeting with their own version, too.
+const toldSince = 2
 
 // Dial connects to a destination. It sends the greeting with its ID and, with a shared secret, the length of a token
 // and the token. It returns an error unless the node with that ID answers.
@@ -104,7 +110,7 @@ func (s *stream) Dial(a raft.ServerAddress, timeout time.Duration) (net.Conn, er
 }
 
 func (s *stream) greet(c net.Conn, id, addr string, timeout time.Duration) error {
-	hello := append([]byte{greeting, greetingVersion, byte(len(id))}, id...)
+	hello := append([]byte{greeting, byte(s.speaks.Current), byte(len(id))}, id...)
 	if s.signer.Secret != "" {
 		token, err := s.signer.Token()
 		if err != nil {
@@ -122,7 +128,21 @@ func (s *stream) greet(c net.Conn, id, addr string, timeout time.Duration) error
 		return fmt.Errorf("meta node %s does not greet back: it may refuse the shared secret, "+
 			"or be of an earlier version: %w", addr, err)
 	}
-	if answer[0] != welcome {
+	theirs := []byte{1}
+	if s.speaks.Current >= toldSince {
+		if _, err := io.ReadFull(c, theirs); err != nil {
+			return fmt.Errorf("meta node %s does not tell its version: %w", addr, err)
+		}
+	}
+	if err := s.speaks.With(addr, uint32(theirs[0])); err != nil {
+		s.tooOld(addr, err)
+		return err
+	}
+	switch answer[0] {
+	case welcome:
+	case refusal:
+		return fmt.Errorf("meta node %s refuses this one: %w", addr, protocol.ErrTooOld)
+	default:
 		return fmt.Errorf("the meta node at %s is not the member that the cluster knows there: it lost its folder, "+
 			"and takes part again after influxd-ctl add-meta", addr)
 	}
@@ -136,13 +156,12 @@ func (s *stream) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &guarded{Conn: s.track(c), id: string(s.id), secret: s.signer.Secret}, nil
+	return &guarded{Conn: s.track(c), stream: s}, nil
 }
 
 type guarded struct {
 	net.Conn
-	id     string // of this node
-	secret trust.Secret
+	stream *stream
 	once   sync.Once
 	first  []byte // of what Raft reads, from a node of an earlier version
 	err    error
@@ -172,37 +191,51 @@ func (g *guarded) verify() error {
 	if err != nil {
 		return err
 	}
-	greets := first[0] == greeting
+	greets, version := first[0] == greeting, byte(1)
 	var id []byte
 	if greets {
 		head, err := g.take(2)
 		if err != nil {
 			return err
 		}
-		if head[0] != greetingVersion {
-			return fmt.Errorf("raft connection from %s: greeting of version %d", g.RemoteAddr(), head[0])
-		}
+		version = head[0]
 		if id, err = g.take(int(head[1])); err != nil {
 			return err
 		}
 		first = nil
 	}
-	if g.secret != "" {
+	if g.stream.signer.Secret != "" {
 		if err := g.verifyToken(first); err != nil {
 			return err
 		}
 		first = nil
 	}
 	g.first = first
-	if !greets {
-		return nil
+	tooOld := g.stream.speaks.With(g.RemoteAddr().String(), uint32(version))
+	if tooOld != nil {
+		g.stream.tooOld(g.RemoteAddr().String(), tooOld)
 	}
-	if string(id) != g.id {
-		g.Conn.Write([]byte{stranger})
+	switch {
+	case !greets:
+		return tooOld
+	case tooOld != nil:
+		g.answer(version, refusal)
+		return tooOld
+	case string(id) != string(g.stream.id):
+		g.answer(version, stranger)
 		return fmt.Errorf("raft connection from %s: it looks for meta node %s, and this one is %s", g.RemoteAddr(), id,
-			g.id)
+			g.stream.id)
 	}
-	_, err = g.Conn.Write([]byte{welcome})
+	return g.answer(version, welcome)
+}
+
+// answer answers a greeting of a version.
+func (g *guarded) answer(version, code byte) error {
+	b := []byte{code}
+	if version >= toldSince {
+		b = append(b, byte(g.stream.speaks.Current))
+	}
+	_, err := g.Conn.Write(b)
 	return err
 }
 
@@ -226,7 +259,7 @@ func (g *guarded) verifyToken(begun []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := g.secret.Verify(string(token)); err != nil {
+	if err := g.stream.signer.Secret.Verify(string(token)); err != nil {
 		return fmt.Errorf("raft connection from %s: %w", g.RemoteAddr(), err)
 	}
 	return nil

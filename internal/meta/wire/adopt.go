@@ -1,6 +1,10 @@
 package wire
 
-// Adoption is the answer of POST /adopt: what adopting a plain server does to the cluster, or did.
+// MaxMetadata bounds the body of POST /adopt-cluster: the metadata of the other cluster, in bytes.
+const MaxMetadata = 64 << 20
+
+// Adoption is the answer of POST /adopt and /adopt-cluster: what adopting a plain server, or another cluster, does to
+// this one, or did.
 type Adoption struct {
 	Node      Node            `json:"node"`    // empty for a dry run
 	DryRun    bool            `json:"dry-run"` // nothing was changed
@@ -13,6 +17,10 @@ type Adoption struct {
 	Kept      []string        `json:"kept"`   // other things that the cluster has already, each a phrase
 	Moves     []ShardMove     `json:"moves"`  // folders that get another name
 	Shared    []uint64        `json:"shared"` // shards of the cluster that get the node as another owner
+	// Missing are shards that an awaited data node owns, and that are not on its disk.
+	Missing []uint64 `json:"missing,omitempty"`
+	// Awaited are the data nodes of a cluster that was adopted: each is adopted when its influxd runs on its folders.
+	Awaited []Node `json:"awaited,omitempty"`
 }
 
 // AdoptedPolicy is a retention policy of the server.

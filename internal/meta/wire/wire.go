@@ -18,6 +18,7 @@ type Node struct {
 	Labels   map[string]string `json:"labels,omitzero"`    // always there in Members
 	Passive  bool              `json:"passive,omitempty"`  // coordinates, and never owns a shard
 	Draining bool              `json:"draining,omitempty"` // gets no more shards: rebalance moves those that it has
+	Awaited  bool              `json:"awaited,omitempty"`  // of an adopted cluster; its influxd is not Concord's yet
 }
 
 // Removed is the answer of POST /remove-data: the node, and what the cluster lost with it.
