@@ -10,13 +10,15 @@ tool (
 	honnef.co/go/tools/cmd/staticcheck
 )
 
-require github.com/goreleaser/nfpm/v2 v2.45.0
+require (
+	github.com/CycloneDX/cyclonedx-go v0.9.3
+	github.com/goreleaser/nfpm/v2 v2.45.0
+)
 
 require (
 	dario.cat/mergo v1.0.2 // indirect
 	github.com/AlekSi/pointer v1.2.0 // indirect
 	github.com/BurntSushi/toml v1.4.1-0.20240526193622-a339e1f7089c // indirect
-	github.com/CycloneDX/cyclonedx-go v0.9.3 // indirect
 	github.com/CycloneDX/cyclonedx-gomod v1.10.0 // indirect
 	github.com/Masterminds/goutils v1.1.1 // indirect
 	github.com/Masterminds/semver/v3 v3.4.0 // indirect

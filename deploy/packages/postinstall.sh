@@ -22,7 +22,8 @@ if [ "$1$2" = configure ] || [ "$1" = 1 ]; then
 	if command -v systemctl >/dev/null; then
 		systemctl --quiet enable $service.service || true
 	fi
-	if [ -x /etc/init.d/$service ]; then
+	if [ -f /etc/init.d/$service ]; then
+		chmod +x /etc/init.d/$service # Debian's package takes that from its own script, whose place this one has
 		update-rc.d $service defaults >/dev/null || true
 	fi
 	echo "To start it: systemctl start $service, or without systemd: service $service start"

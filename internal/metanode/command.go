@@ -3,11 +3,13 @@ package metanode
 import (
 	"context"
 	"errors"
+	"os"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
 	"concord/internal/daemon"
+	"concord/internal/firststart"
 	"concord/internal/meta/metaconfig"
 	"concord/internal/meta/server"
 	"concord/internal/version"
@@ -29,6 +31,10 @@ func run(ctx context.Context, flags daemon.Flags, load func() (*metaconfig.Confi
 	if err != nil {
 		return err
 	}
+	plan, err := firststart.FromEnvironment(os.Getenv)
+	if err != nil {
+		return err
+	}
 	end, err := flags.Begin()
 	if err != nil {
 		return err
@@ -39,13 +45,13 @@ func run(ctx context.Context, flags daemon.Flags, load func() (*metaconfig.Confi
 		return err
 	}
 	daemon.Warn(log, cfg.Notes)
-	return daemon.Run(ctx, log, load, func(ctx context.Context) (*Node, error) {
+	return daemon.Run(ctx, log, load, func(ctx context.Context) (daemon.Node[*metaconfig.Config], error) {
 		n, err := Open(ctx, Deps{Deps: server.Deps{Config: cfg, Log: log}})
 		if err != nil {
 			return nil, err
 		}
 		log.Info("Meta node is up", zap.String("version", version.String()), zap.String("raft", n.RaftAddr()),
 			zap.String("http", n.HTTPAddr()), zap.Int("data_nodes", len(n.State().DataNodes)))
-		return n, nil
+		return daemon.WithTask(n, func(ctx context.Context) { n.FirstStart(plan.Join).Run(ctx) }), nil
 	})
 }
