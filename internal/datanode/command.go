@@ -14,13 +14,15 @@ import (
 	"concord/internal/version"
 )
 
-// Commands are `run` and `config` of influxd.
+// Commands are `run`, `config` and `health` of influxd.
 func Commands() []*cobra.Command {
 	var flags daemon.Flags
 	run := func(cmd *cobra.Command, load func() (*Config, error)) error { return run(cmd.Context(), flags, load) }
 	commands := Program.Commands("Run a data node until it is told to stop", run)
 	flags.Add(commands[0])
-	return commands
+	return append(commands, daemon.Health(Program, func(c *Config) (string, bool) {
+		return c.HTTPD.BindAddress, c.HTTPD.HTTPSEnabled
+	}))
 }
 
 func run(ctx context.Context, flags daemon.Flags, load func() (*Config, error)) (err error) {

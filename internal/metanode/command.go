@@ -15,7 +15,7 @@ import (
 	"concord/internal/version"
 )
 
-// Commands are `run` and `config` of influxd-meta.
+// Commands are `run`, `config` and `health` of influxd-meta.
 func Commands() []*cobra.Command {
 	var flags daemon.Flags
 	run := func(cmd *cobra.Command, load func() (*metaconfig.Config, error)) error {
@@ -23,7 +23,9 @@ func Commands() []*cobra.Command {
 	}
 	commands := metaconfig.Program.Commands("Run a meta node until it is told to stop", run)
 	flags.Add(commands[0])
-	return commands
+	return append(commands, daemon.Health(metaconfig.Program, func(c *metaconfig.Config) (string, bool) {
+		return c.Meta.HTTPBindAddress, c.Meta.HTTPSEnabled
+	}))
 }
 
 func run(ctx context.Context, flags daemon.Flags, load func() (*metaconfig.Config, error)) (err error) {

@@ -3,6 +3,7 @@
 package packages
 
 import (
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,12 +13,25 @@ import (
 	"testing"
 )
 
-// built are the packages for this machine's architecture.
-var built = sync.OnceValues(func() (string, error) {
-	folder, err := os.MkdirTemp("", "packages")
-	if err != nil {
-		return "", err
+var given = flag.String("debian", "", "root of an earlier debootstrap with influxdb and influxdb-client in it")
+
+// base has what the tests share.
+var base string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	var err error
+	if base, err = os.MkdirTemp("", "packages"); err != nil {
+		panic(err)
 	}
+	code := m.Run()
+	os.RemoveAll(base)
+	os.Exit(code)
+}
+
+// built has the packages for this machine's architecture.
+var built = sync.OnceValues(func() (string, error) {
+	folder := filepath.Join(base, "packages")
 	cmd := exec.Command("go", "run", "./release", "packages", "-root", "..", "-version", "v0.0.1", "-out", folder,
 		"-only", "linux/"+runtime.GOARCH)
 	cmd.Dir = "../../tools"
@@ -27,24 +41,14 @@ var built = sync.OnceValues(func() (string, error) {
 
 // debian is a root with a small Debian and its own InfluxDB in it.
 var debian = sync.OnceValues(func() (string, error) {
-	folder, err := os.MkdirTemp("", "debian")
-	if err != nil {
-		return "", err
+	if *given != "" {
+		return *given, nil
 	}
+	folder := filepath.Join(base, "debian")
 	cmd := exec.Command("debootstrap", "--variant=minbase", "--include=influxdb,influxdb-client", "bookworm", folder)
 	cmd.Stderr = os.Stderr
 	return folder, cmd.Run()
 })
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	for _, made := range []func() (string, error){built, debian} {
-		if folder, err := made(); err == nil {
-			os.RemoveAll(folder)
-		}
-	}
-	os.Exit(code)
-}
 
 // need skips a test where a program is missing.
 func need(t *testing.T, programs ...string) {

@@ -41,6 +41,7 @@ func run(args []string) error {
 	flags.StringVar(&r.root, "root", ".", "root of the repository")
 	flags.StringVar(&r.version, "version", "", "version of the release, such as v1.2.3")
 	flags.StringVar(&r.out, "out", r.out, "folder for what is built, below the root unless it is absolute")
+	flags.StringVar(&r.push, "push", "", "push the images to this repository, such as registry.example.com/concord")
 	flags.StringVar(&only, "only", "", "build for this platform alone, such as linux/amd64")
 	flags.Parse(args[1:])
 	if only != "" {
@@ -60,6 +61,7 @@ type release struct {
 	version   string
 	date      time.Time // of everything that is built
 	platforms []platform
+	push      string // repository for images; empty for none
 }
 
 // platform is an operating system and an architecture, by Go's names.
