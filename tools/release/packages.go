@@ -75,12 +75,9 @@ func (r release) generate(programs, folder string) error {
 
 // writePackages writes one package for a platform, in all formats.
 func (r release) writePackages(name string, p platform) error {
-	if err := os.Chdir(r.root); err != nil { // paths in the descriptions begin there
-		return err
-	}
-	description, err := nfpm.ParseFileWithEnvMapping(filepath.Join("deploy/packages", name+".yaml"), func(key string) string {
-		return map[string]string{"BUILD": r.folder(p), "ARCH": p.arch, "VERSION": r.version}[key]
-	})
+	values := map[string]string{"BUILD": r.folder(p), "ARCH": p.arch, "VERSION": r.version}
+	description, err := nfpm.ParseFileWithEnvMapping(filepath.Join(r.root, "deploy/packages", name+".yaml"),
+		func(key string) string { return values[key] })
 	if err != nil {
 		return err
 	}
@@ -88,6 +85,11 @@ func (r release) writePackages(name string, p platform) error {
 		info, err := description.Get(format)
 		if err != nil {
 			return err
+		}
+		for _, c := range info.Contents {
+			if c.Source != "" && !filepath.IsAbs(c.Source) {
+				c.Source = filepath.Join(r.root, c.Source)
+			}
 		}
 		info.MTime = r.date
 		info.RPM.BuildHost = "localhost" // or the packages of two machines differ
