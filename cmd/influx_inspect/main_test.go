@@ -10,7 +10,8 @@ func TestVersionNamesTheEngine(t *testing.T) {
 	t.Parallel()
 	for _, flag := range []string{"-version", "--version", "version"} {
 		var out bytes.Buffer
-		if err := run([]string{flag}, &out); err != nil || !strings.HasPrefix(out.String(), "influx_inspect of InfluxDB ") {
+		if err := run([]string{flag}, &out); err != nil ||
+			!strings.HasPrefix(out.String(), "influx_inspect of InfluxDB ") {
 			t.Errorf("%s prints %q, %v", flag, out.String(), err)
 		}
 	}

@@ -24,7 +24,8 @@ import (
 )
 
 // Batch is the points of a write. Of and Decode make one. Its users share it: each calls Retain before it gets the
-// batch, and Release when it is done with it and with its points.
+// batch, and Release when it is done with it and with its points. It has many methods because reading each part of the
+// encoded form is one.
 type Batch struct {
 	columns []Column
 	series  []series

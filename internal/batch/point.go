@@ -10,7 +10,8 @@ import (
 	"github.com/influxdata/influxdb/models"
 )
 
-// point is one point of a batch, and the iterator over its fields.
+// point is one point of a batch, and the iterator over its fields. It has the methods of models.Point and of
+// models.FieldIterator.
 type point struct {
 	b        *Batch
 	series   int32

@@ -87,7 +87,8 @@ func DecodeServer(b []byte) (*meta.Data, error) {
 	}
 	shards, groups := make(map[uint64]bool), make(map[uint64]bool)
 	for _, db := range d.Databases {
-		if err := errors.Join(checkName(db.Name, meta.ErrDatabaseNameRequired), checkDatabaseFolder(db.Name)); err != nil {
+		if err := errors.Join(checkName(db.Name, meta.ErrDatabaseNameRequired),
+			checkDatabaseFolder(db.Name)); err != nil {
 			return nil, fmt.Errorf("database %q: %w", db.Name, err)
 		}
 		for _, rp := range db.RetentionPolicies {
@@ -97,12 +98,14 @@ func DecodeServer(b []byte) (*meta.Data, error) {
 			}
 			for _, g := range rp.ShardGroups {
 				if g.ID == 0 || groups[g.ID] || !g.StartTime.Before(g.EndTime) {
-					return nil, fmt.Errorf("the metadata of the server is damaged: shard group %d of %s.%s", g.ID, db.Name, rp.Name)
+					return nil, fmt.Errorf("the metadata of the server is damaged: shard group %d of %s.%s", g.ID,
+						db.Name, rp.Name)
 				}
 				groups[g.ID] = true
 				for _, sh := range g.Shards {
 					if sh.ID == 0 || shards[sh.ID] {
-						return nil, fmt.Errorf("the metadata of the server is damaged: shard %d of %s.%s", sh.ID, db.Name, rp.Name)
+						return nil, fmt.Errorf("the metadata of the server is damaged: shard %d of %s.%s", sh.ID,
+							db.Name, rp.Name)
 					}
 					shards[sh.ID] = true
 				}

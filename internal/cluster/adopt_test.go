@@ -30,7 +30,8 @@ func serverWith(db string, firstID uint64, weeks ...int) *meta.Data {
 	}
 	d.Databases = []meta.DatabaseInfo{{
 		Name: db, DefaultRetentionPolicy: "raw", RetentionPolicies: []meta.RetentionPolicyInfo{rp},
-		ContinuousQueries: []meta.ContinuousQueryInfo{{Name: "cq", Query: "CREATE CONTINUOUS QUERY cq ON x BEGIN SELECT 1 END"}},
+		ContinuousQueries: []meta.ContinuousQueryInfo{{Name: "cq",
+			Query: "CREATE CONTINUOUS QUERY cq ON x BEGIN SELECT 1 END"}},
 	}}
 	d.Users = []meta.UserInfo{{Name: "ann", Hash: "h", Admin: true}}
 	return d
@@ -51,7 +52,8 @@ func adoptInto(t interface {
 		t.Fatal(err)
 	}
 	c, err := NewCommand(AdoptServer{
-		Node:   CreateDataNode{TCPAddr: fmt.Sprintf("data%d:8088", len(s.DataNodes)+1), Identity: fmt.Sprint(s.MaxNodeID)},
+		Node: CreateDataNode{TCPAddr: fmt.Sprintf("data%d:8088", len(s.DataNodes)+1),
+			Identity: fmt.Sprint(s.MaxNodeID)},
 		Server: b, Merge: merge, Moves: plan.Moves,
 	})
 	if err != nil {
@@ -165,7 +167,8 @@ func TestAdoptedShardsAreAllThere(t *testing.T) {
 			for _, g := range server.Databases[0].RetentionPolicies[0].ShardGroups {
 				id := place[g.Shards[0].ID]
 				sh, ok := s.Shard(id)
-				if !ok || taken[id] || !sh.Owned(got.Node.ID) || sh.Database != db || sh.Start != g.StartTime.UnixNano() {
+				if !ok || taken[id] || !sh.Owned(got.Node.ID) || sh.Database != db ||
+					sh.Start != g.StartTime.UnixNano() {
 					t.Fatalf("shard %d of the server is %d: %+v, %v", g.Shards[0].ID, id, sh, ok)
 				}
 				taken[id] = true

@@ -102,7 +102,8 @@ type Shard struct {
 // Shards lists every shard of groups that are not deleted, by ascending ID.
 func (s *State) Shards() []Shard {
 	var out []Shard
-	s.eachShard(func(db *meta.DatabaseInfo, rp *meta.RetentionPolicyInfo, g *meta.ShardGroupInfo, sh *meta.ShardInfo) bool {
+	s.eachShard(func(db *meta.DatabaseInfo, rp *meta.RetentionPolicyInfo, g *meta.ShardGroupInfo,
+		sh *meta.ShardInfo) bool {
 		out = append(out, newShard(db, rp, g, sh))
 		return true
 	})
@@ -129,7 +130,8 @@ func (s Shard) Owned(node uint64) bool { return slices.Contains(s.Owners, node) 
 
 // Shard returns the shard with the given ID, unless its group is deleted.
 func (s *State) Shard(id uint64) (found Shard, ok bool) {
-	s.eachShard(func(db *meta.DatabaseInfo, rp *meta.RetentionPolicyInfo, g *meta.ShardGroupInfo, sh *meta.ShardInfo) bool {
+	s.eachShard(func(db *meta.DatabaseInfo, rp *meta.RetentionPolicyInfo, g *meta.ShardGroupInfo,
+		sh *meta.ShardInfo) bool {
 		if ok = sh.ID == id; ok {
 			found = newShard(db, rp, g, sh)
 		}

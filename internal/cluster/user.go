@@ -12,7 +12,8 @@ type User struct {
 	meta.UserInfo        // as the engine knows it, without its roles
 	Grants        Grants // its own, and those of its roles
 
-	// LDAP is true for a user that an LDAP server knows. It has Roles, and nothing of a user of the cluster of that name.
+	// LDAP is true for a user that an LDAP server knows. It has Roles, and nothing of a user of the cluster of that
+	// name.
 	LDAP  bool
 	Roles []string
 }

@@ -162,8 +162,8 @@ func lengthen(file map[string]any, s setting) {
 
 var longUnits = regexp.MustCompile(`(\d+)([dw])`)
 
-// inHours writes the days and weeks of a duration as hours: InfluxDB has them in its statements, and in its documents of
-// the settings.
+// inHours writes the days and weeks of a duration as hours: InfluxDB has them in its statements, and in its documents
+// of the settings.
 func inHours(text string) string {
 	return longUnits.ReplaceAllStringFunc(text, func(part string) string {
 		n, err := strconv.ParseInt(part[:len(part)-1], 10, 32)

@@ -65,11 +65,17 @@ type Place struct {
 	Doubt    func()        // is told that another node does not take this one for what it says
 }
 
+// Said is what a node says of the order of writes.
+type Said struct {
+	Node, Process uint64 // who says it
+	Clock, Floor  uint64 // as Order.Floor
+	Lacks         bool   // whether some of its copies lack something
+}
+
 // Order is what nodes tell each other of the order of writes. Its fields are nil for nothing.
 type Order struct {
 	Floor func(node uint64) (clock, floor uint64) // what a node is told
-	// Told is told what another node says of it, and whether some of that node's copies lack something.
-	Told func(node, clock, floor uint64, lacks bool)
+	Told  func(Said)                              // is told what another node says
 	// Timeout is after how long a write that a node did not answer is kept for it; 0 is longer than freshFor. What a node
 	// heard of others counts no longer than that: it may have hung since.
 	Timeout time.Duration

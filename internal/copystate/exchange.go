@@ -137,7 +137,7 @@ func (x *exchanges) learn(m *rpc.CopyStates) error {
 	x.learnSelf(m)
 	x.learnProcess(m)
 	if x.order.Told != nil && m.Version != 0 {
-		x.order.Told(m.Node, m.Version, m.Floor, m.Lacks)
+		x.order.Told(Said{Node: m.Node, Process: m.Process, Clock: m.Version, Floor: m.Floor, Lacks: m.Lacks})
 	}
 	if !m.Starting {
 		x.learnTables(m)

@@ -9,7 +9,7 @@ import (
 
 // ledger is knowledge that survives a restart: it keeps copies.db in step with it. What copies lack for good is on
 // disk before anything depends on it. Tables of other nodes are stored within a second; they matter only when several
-// nodes fail together.
+// nodes fail together. It has a method for each thing that is noted, and for each that is read again.
 type ledger struct {
 	*knowledge
 	dataDir string

@@ -19,7 +19,8 @@ func (c *client) adopt() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "adopt <tcp-addr>",
 		Short: "Take a plain InfluxDB 1.x server into the cluster, with all that it has",
-		Long: "Adopt takes the plain server into the cluster on whose folders a data node was started: its databases,\n" +
+		Long: "Adopt takes the plain server into the cluster on whose folders a data node was started: its " +
+			"databases,\n" +
 			"policies, shards, users, continuous queries and subscriptions. No data is copied. The data node waits to be\n" +
 			"adopted, and changes nothing before. With -merge, shards of databases that the cluster has already get the\n" +
 			"data node as another owner, and anti-entropy gives each owner what it lacks.",
@@ -91,6 +92,7 @@ func printAdoption(w io.Writer, addr string, a wire.Adoption) {
 	}
 	fmt.Fprintf(w, "Adopted the server at %s as data node %d\n", addr, a.Node.ID)
 	if len(a.Shared) > 0 {
-		fmt.Fprintf(w, "%d shards have another owner now: influxd-ctl entropy show says which still differ\n", len(a.Shared))
+		fmt.Fprintf(w, "%d shards have another owner now: influxd-ctl entropy show says which still differ\n",
+			len(a.Shared))
 	}
 }

@@ -73,7 +73,8 @@ func (c *client) backup() *cobra.Command {
 	fl.StringVar(&f.from, "from", "", "TCP address of the data node to read from, where it has a copy")
 	fl.StringVar(&f.start, "start", "", "only blocks with points at or after this time (RFC 3339)")
 	fl.StringVar(&f.end, "end", "", "only blocks with points at or before this time (RFC 3339)")
-	fl.BoolVar(&f.estimate, "estimate", false, "say how much there is to back up, and back up nothing; without <dir>, of a first backup")
+	fl.BoolVar(&f.estimate, "estimate", false,
+		"say how much there is to back up, and back up nothing; without <dir>, of a first backup")
 	fl.StringVar(&f.level, "gzipCompressionLevel", "default", "default, full, speedy or none")
 	fl.DurationVar(&f.wait, "wait", 10*time.Second, "how long to wait for a whole copy of each shard")
 	fl.DurationVar(&f.staleness, "staleness-threshold", 0,

@@ -18,7 +18,8 @@ func newBackupSource(t *testing.T, content string, modified *int64) (addr string
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/backup/plan":
-			fmt.Fprintf(w, `[{"shard":7,"database":"db","policy":"rp","node":"data1:8088","lastModified":%d,"size":1288490189}]`,
+			fmt.Fprintf(w,
+				`[{"shard":7,"database":"db","policy":"rp","node":"data1:8088","lastModified":%d,"size":1288490189}]`,
 				*modified)
 		case "/backup/meta":
 			io.WriteString(w, "meta")

@@ -213,8 +213,8 @@ func (c *client) send(
 	return nil, fmt.Errorf("meta node %s: %s %s", c.bind, resp.Status, strings.TrimSpace(string(b)))
 }
 
-// refused is the error of a request whose credentials are missing or wrong, with the texts of InfluxDB Enterprise. why is
-// what the meta node says.
+// refused is the error of a request whose credentials are missing or wrong, with the texts of InfluxDB Enterprise. why
+// is what the meta node says.
 func (c *client) refused(why string) error {
 	switch c.authType {
 	case "none":
@@ -236,7 +236,8 @@ func (c *client) explain(err error, leader string) error {
 	case errors.As(err, &dial) && dial.Op == "dial":
 		return fmt.Errorf("%w at %s: start influxd-meta there, or name another with -bind", errNoMetaNode, c.bind)
 	case errors.As(err, &unverified):
-		return fmt.Errorf("the certificate of %s is not trusted (%w): set SSL_CERT_FILE to the PEM file of your CA, or give -k to not verify it",
+		return fmt.Errorf("the certificate of %s is not trusted (%w): set SSL_CERT_FILE to the PEM file of your CA, "+
+			"or give -k to not verify it",
 			c.bind, unverified.Err)
 	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return fmt.Errorf("%s does not speak TLS: leave out -bind-tls", c.bind)

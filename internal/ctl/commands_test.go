@@ -84,7 +84,8 @@ func TestMissingAndWrongCredentialsHaveTheDocumentedTexts(t *testing.T) {
 		"-auth-type jwt -secret wrong show":          "Error: authorization failed.",
 		"-auth-type jwt -secret wrong entropy pause": "Error: authorization failed.",
 	} {
-		if _, err := run(t, srv.Listener.Addr().String(), strings.Fields(args)...); err == nil || !strings.HasPrefix(err.Error(), want) {
+		if _, err := run(t, srv.Listener.Addr().String(), strings.Fields(args)...); err == nil ||
+			!strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", args, err, want)
 		}
 	}
@@ -114,7 +115,8 @@ func TestPassiveNodesAreAskedForAndShown(t *testing.T) {
 		"join -p -data data1:8088": "  * Added data node 4 at data1:8088, which is passive\n",
 		"show":                     "data1:8088   data1:8086    1.0      {}      true\n",
 	} {
-		if out, err := run(t, srv.Listener.Addr().String(), strings.Fields(args)...); err != nil || !strings.Contains(out, want) {
+		if out, err := run(t, srv.Listener.Addr().String(), strings.Fields(args)...); err != nil ||
+			!strings.Contains(out, want) {
 			t.Errorf("%s: %v\n%s", args, err, out)
 		}
 	}

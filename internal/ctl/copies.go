@@ -88,7 +88,9 @@ func (c *client) copyShardStatus() *cobra.Command {
 			if asJSON {
 				return printJSON(w, copies)
 			}
-			rows := [][]string{{"Source", "Dest", "Database", "Policy", "ShardID", "TotalSize", "CurrentSize", "StartedAt"}}
+			rows := [][]string{{
+				"Source", "Dest", "Database", "Policy", "ShardID", "TotalSize", "CurrentSize", "StartedAt",
+			}}
 			for _, s := range copies {
 				rows = append(rows, []string{s.Source, s.Dest, s.Database, s.Policy, strconv.FormatUint(s.ShardID, 10),
 					size(s.TotalSize), size(s.CurrentSize), s.StartedAt.String()})

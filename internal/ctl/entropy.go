@@ -98,7 +98,8 @@ func (c *client) entropyRepair() *cobra.Command {
 		Use: "repair <shard-id>", Short: "Queue the repair of a shard", Args: args("shard-id"),
 		Example: "  influxd-ctl entropy repair 22",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := c.call(cmd.Context(), http.MethodPost, api.Base+"/repair", url.Values{"id": args}, nil); err != nil {
+			if err := c.call(cmd.Context(), http.MethodPost, api.Base+"/repair", url.Values{"id": args},
+				nil); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "Repair Shard %s queued\n", args[0])

@@ -105,7 +105,8 @@ func (c *client) joinNodes(ctx context.Context, w io.Writer, args []string, f jo
 	} else {
 		fmt.Fprintf(w, "Searching for meta node on %s...\n", c.bind)
 		if len(args) == 0 {
-			return fmt.Errorf("no meta node answers at %s: start influxd-meta, or name a meta node of the cluster to join", c.bind)
+			return fmt.Errorf("no meta node answers at %s: start influxd-meta, or name a meta node of the cluster to "+
+				"join", c.bind)
 		}
 	}
 	err = add("data", "/add-data", dataParams(h.data, f.passive), addedData)
@@ -134,7 +135,8 @@ func (c *client) leave() *cobra.Command {
 	var data string
 	cmd := &cobra.Command{
 		Use: "leave", Short: "Remove this machine's nodes from their cluster", Args: args(),
-		Long:    "Remove this machine's nodes from their cluster, or none of them when one cannot go. Their files stay on the disk.",
+		Long: "Remove this machine's nodes from their cluster, or none of them when one cannot go. Their files " +
+			"stay on the disk.",
 		Example: "  influxd-ctl leave\n  influxd-ctl leave -y    # do not ask",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.leaveNodes(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), data, yes)

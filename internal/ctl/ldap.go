@@ -116,7 +116,8 @@ func (c *client) ldapVerify() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&file, "ldap-config", "", "file with the configuration, - for standard input; that of the cluster when empty")
+	cmd.Flags().StringVar(&file, "ldap-config", "",
+		"file with the configuration, - for standard input; that of the cluster when empty")
 	return cmd
 }
 

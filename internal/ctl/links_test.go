@@ -28,7 +28,8 @@ func TestLinksNoServer(t *testing.T) {
 	t.Parallel()
 	ours := []string{
 		"concord/cmd/influxd-ctl", "concord/internal/backup", "concord/internal/cli", "concord/internal/config",
-		"concord/internal/ctl", "concord/internal/durable", "concord/internal/entropy/api", "concord/internal/ldap/ldapconfig",
+		"concord/internal/ctl", "concord/internal/durable", "concord/internal/entropy/api",
+		"concord/internal/ldap/ldapconfig",
 		"concord/internal/meta/metaconfig", "concord/internal/meta/passwordhash", "concord/internal/meta/wire",
 		"concord/internal/trust",
 		"concord/internal/version",

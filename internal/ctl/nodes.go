@@ -49,7 +49,8 @@ func (c *client) show() *cobra.Command {
 			rows := [][]string{{"ID", "TCP Address", "HTTP Address", "Version", "Labels", "Passive"}}
 			for _, n := range members.Data {
 				rows = append(rows, []string{
-					strconv.FormatUint(n.ID, 10), n.TCPAddr, n.HTTPAddr, n.Version, labelsOf(n.Node), strconv.FormatBool(n.Passive),
+					strconv.FormatUint(n.ID, 10), n.TCPAddr, n.HTTPAddr, n.Version, labelsOf(n.Node),
+					strconv.FormatBool(n.Passive),
 				})
 			}
 			table(w, "Data Nodes", rows)
@@ -184,7 +185,8 @@ func addedData(n wire.Removed) string {
 func (c *client) activateData() *cobra.Command {
 	return &cobra.Command{
 		Use: "activate-data <tcp-addr>", Short: "Let a passive data node own shards from now on",
-		Long: "Let a passive data node own shards from now on. It gets shards of new shard groups, and those that copy-shard " +
+		Long: "Let a passive data node own shards from now on. It gets shards of new shard groups, and those that " +
+			"copy-shard " +
 			"gives it.\nA node that owns no shards is made passive with add-data -p.",
 		Example: "  influxd-ctl activate-data data5:8088", Args: args("tcp-addr"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -233,9 +235,10 @@ func (c *client) updateData() *cobra.Command {
 			"  influxd-ctl update-data data3:8088 data3:8088    # the same machine with empty folders",
 		Args: args("old-tcp-addr", "new-tcp-addr"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.change(cmd, "/update-data", url.Values{"old": args[:1], "new": args[1:]}, func(n wire.Removed) string {
-				return fmt.Sprintf("Updated data node %d to %s", n.ID, n.TCPAddr)
-			})
+			return c.change(cmd, "/update-data", url.Values{"old": args[:1], "new": args[1:]},
+				func(n wire.Removed) string {
+					return fmt.Sprintf("Updated data node %d to %s", n.ID, n.TCPAddr)
+				})
 		},
 	}
 }
@@ -257,9 +260,10 @@ func (c *client) nodeLabels() *cobra.Command {
 				if id == "" || labels == "" {
 					return errors.New("node-labels: give -nodeid and -labels")
 				}
-				return c.change(cmd, "/node-labels", url.Values{"node": {id}, sub.use: {labels}}, func(n wire.Removed) string {
-					return fmt.Sprintf("Labels of node %d: %s", n.ID, labelsOf(n.Node))
-				})
+				return c.change(cmd, "/node-labels", url.Values{"node": {id}, sub.use: {labels}},
+					func(n wire.Removed) string {
+						return fmt.Sprintf("Labels of node %d: %s", n.ID, labelsOf(n.Node))
+					})
 			},
 		}
 		s.Flags().StringVar(&id, "nodeid", "", "id of the node, or an address of it")

@@ -72,12 +72,15 @@ func (c *client) entropyRepairs() *cobra.Command {
 				return printJSON(w, all)
 			}
 			rows := [][]string{{
-				"Shard", "Repair ID", "Database", "Retention Policy", "State", "Node", "Started", "Took", "Progress", "Points",
+				"Shard", "Repair ID", "Database", "Retention Policy", "State", "Node", "Started", "Took", "Progress",
+				"Points",
 				"Conflicts", "Received", "Sent", "Error",
 			}}
 			for _, r := range all.Repairs {
-				rows = append(rows, []string{r.ID, r.RepairID, r.Database, r.RetentionPolicy, r.State, r.Node, expiry(r.Started), took(r), fmt.Sprintf("%.0f%%", 100*r.Progress),
-					strconv.Itoa(r.Points), strconv.Itoa(r.Conflicts), size(r.BytesReceived), size(r.BytesSent), r.Error})
+				rows = append(rows, []string{r.ID, r.RepairID, r.Database, r.RetentionPolicy, r.State, r.Node,
+					expiry(r.Started), took(r), fmt.Sprintf("%.0f%%", 100*r.Progress),
+					strconv.Itoa(r.Points), strconv.Itoa(r.Conflicts), size(r.BytesReceived), size(r.BytesSent),
+					r.Error})
 			}
 			table(w, "Repairs", rows)
 			decided(w, all)
@@ -261,7 +264,8 @@ const barWidth = 30
 // bar is a repair on a terminal.
 func bar(r api.Repair) string {
 	full := min(int(r.Progress*barWidth), barWidth)
-	line := fmt.Sprintf("shard %-8s %-8s [%s%s] %3.0f%%  %9d points  %8s/s", r.ID, r.State, strings.Repeat("#", full), strings.Repeat(".", barWidth-full), 100*r.Progress, r.Points, size(int64(r.Rate)))
+	line := fmt.Sprintf("shard %-8s %-8s [%s%s] %3.0f%%  %9d points  %8s/s", r.ID, r.State, strings.Repeat("#", full),
+		strings.Repeat(".", barWidth-full), 100*r.Progress, r.Points, size(int64(r.Rate)))
 	if r.ETA > 0 {
 		line += "  " + time.Duration(r.ETA*float64(time.Second)).Round(time.Second).String() + " left"
 	}
@@ -273,7 +277,8 @@ func bar(r api.Repair) string {
 
 // line is a repair where there is no terminal.
 func line(r api.Repair) string {
-	line := fmt.Sprintf("shard %s %s on %s: %.0f%%, %d points, %s received, %s sent", r.ID, r.State, r.Node, 100*r.Progress, r.Points, size(r.BytesReceived), size(r.BytesSent))
+	line := fmt.Sprintf("shard %s %s on %s: %.0f%%, %d points, %s received, %s sent", r.ID, r.State, r.Node,
+		100*r.Progress, r.Points, size(r.BytesReceived), size(r.BytesSent))
 	if r.Error != "" {
 		line += ": " + r.Error
 	}
@@ -283,11 +288,13 @@ func line(r api.Repair) string {
 func (c *client) entropyDiff() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "diff <shard-id>", Short: "Show what a repair of a shard would find and send, and change nothing", Args: args("shard-id"),
+		Use: "diff <shard-id>", Short: "Show what a repair of a shard would find and send, and change nothing",
+		Args:    args("shard-id"),
 		Example: "  influxd-ctl entropy diff 22",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var d api.Diff
-			if err := c.patient().call(cmd.Context(), http.MethodGet, api.Base+"/diff", url.Values{"id": args}, &d); err != nil {
+			if err := c.patient().call(cmd.Context(), http.MethodGet, api.Base+"/diff", url.Values{"id": args},
+				&d); err != nil {
 				return err
 			}
 			w := cmd.OutOrStdout()
@@ -305,7 +312,8 @@ func (c *client) entropyDiff() *cobra.Command {
 func printDiff(w io.Writer, d api.Diff) {
 	rows := [][]string{{"Owner A", "Owner B", "Missing on A", "Missing on B", "Conflicts"}}
 	for _, p := range d.Pairs {
-		rows = append(rows, []string{p.A, p.B, strconv.Itoa(p.MissingA), strconv.Itoa(p.MissingB), strconv.Itoa(p.Conflicts)})
+		rows = append(rows, []string{p.A, p.B, strconv.Itoa(p.MissingA), strconv.Itoa(p.MissingB),
+			strconv.Itoa(p.Conflicts)})
 	}
 	table(w, "Points of Shard "+d.ID, rows)
 	if d.Count > 0 {
@@ -329,7 +337,8 @@ func printDiff(w io.Writer, d api.Diff) {
 	}
 	printConflicts(w, "Conflicts", list)
 	fmt.Fprintf(w, "\nA repair would send %s.\n", size(d.Bytes))
-	for _, note := range []struct{ say, what string }{{"Not to be repaired: ", d.Conflict}, {"Not compared: ", d.Away}} {
+	for _, note := range []struct{ say, what string }{{"Not to be repaired: ", d.Conflict},
+		{"Not compared: ", d.Away}} {
 		if note.what != "" {
 			fmt.Fprintln(w, note.say+note.what)
 		}

@@ -24,7 +24,8 @@ func (c *client) entropyResolve() *cobra.Command {
 		Example: "  influxd-ctl entropy resolve 22 -measurement cpu -field load -type float",
 		Args:    args("shard-id"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for _, f := range []struct{ name, value string }{{"measurement", measurement}, {"field", field}, {"type", typ}} {
+			for _, f := range []struct{ name, value string }{{"measurement", measurement}, {"field", field},
+				{"type", typ}} {
 				if f.value == "" {
 					return errors.New("-" + f.name + ": must be given")
 				}

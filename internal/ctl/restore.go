@@ -33,7 +33,8 @@ func (c *client) restore() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore <dir-or-manifest>",
 		Short: "Restore a backup, also one of InfluxDB 1.x (influxd backup -portable)", Args: args("dir-or-manifest"),
-		Long: "Restore the backups of a folder, or with -full the one of a manifest, also one of InfluxDB 1.x (influxd backup " +
+		Long: "Restore the backups of a folder, or with -full the one of a manifest, also one of InfluxDB 1.x " +
+			"(influxd backup " +
 			"-portable).",
 		Example: "  influxd-ctl restore /backups/mon\n" +
 			"  influxd-ctl restore -list /backups/mon\n" +

@@ -74,7 +74,8 @@ func (c *client) showShards() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().BoolVarP(&expired, "e", "e", false, "also shards that have expired, and are there until a node removes them")
+	cmd.Flags().BoolVarP(&expired, "e", "e", false,
+		"also shards that have expired, and are there until a node removes them")
 	cmd.Flags().BoolVarP(&verbose, "v", "v", false, "with state, last modification and size of each copy")
 	cmd.Flags().BoolVarP(&inconsistent, "m", "m", false,
 		"only shards with fewer copies than desired, or an owner without its copy or without all of it")

@@ -12,7 +12,8 @@ func (c *client) token() *cobra.Command {
 	var exp time.Duration
 	cmd := &cobra.Command{
 		Use: "token", Short: "Print a signed token, for Authorization: Bearer", Args: args(),
-		Long: "Print a signed token, for Authorization: Bearer. With -user it is a token of that user, as [http] shared-secret " +
+		Long: "Print a signed token, for Authorization: Bearer. With -user it is a token of that user, as [http] " +
+			"shared-secret " +
 			"of\ndata nodes needs it.",
 		Example: "  influxd-ctl -auth-type jwt -secret sHaR3dS3cRe7 token -exp 5m\n" +
 			"  influxd-ctl -auth-type jwt -secret sHaR3dS3cRe7 -user paul token",

@@ -25,7 +25,8 @@ func (c *client) top() *cobra.Command {
 	var once, asJSON bool
 	cmd := &cobra.Command{
 		Use: "top", Short: "Watch the cluster: whether the replicas agree, its nodes, and its repairs", Args: args(),
-		Long: "Watch the cluster: whether the replicas agree, its nodes, what waits for which node, and the repairs that run.\n\n" +
+		Long: "Watch the cluster: whether the replicas agree, its nodes, what waits for which node, and the repairs " +
+			"that run.\n\n" +
 			"On a terminal the screen is drawn anew every -interval, until q or Ctrl-C. Elsewhere each screen is printed below\n" +
 			"the last one. The page /cluster of each node shows the same in a browser. Users who are no administrators see\n" +
 			"neither repairs nor disks.",
@@ -199,7 +200,8 @@ func (s *screen) end()   { fmt.Fprint(s.w, firstScreen) }
 func (s *screen) draw(lines []styled) error {
 	width, height := s.size()
 	if height > 0 && len(lines) > height {
-		lines = append(lines[:max(height-1, 0):max(height-1, 0)], styled{dim, "… and more: influxd-ctl top -once prints all"})
+		lines = append(lines[:max(height-1, 0):max(height-1, 0)],
+			styled{dim, "… and more: influxd-ctl top -once prints all"})
 	}
 	var out strings.Builder
 	out.WriteString(home)

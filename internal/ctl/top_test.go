@@ -19,8 +19,9 @@ func pageState() page.State {
 	disk := func(free, size uint64) page.Disk { return page.Disk{Path: "/data", Free: free, Size: size} }
 	return page.State{
 		Summary: page.Summary{
-			Level: "bad", Sentence: "1,200 of 1,206 shards agree; 5 differ; 1 is in conflict", Shards: 1206, Agree: 1200,
-			Checked: ago(3 * time.Minute),
+			Level: "bad", Sentence: "1,200 of 1,206 shards agree; 5 differ; 1 is in conflict", Shards: 1206,
+			Agree:   1200,
+			Checked: ago(3 * time.Minute), Deletes: 2, MoreDeletes: true,
 		},
 		Attention: map[string]page.Attention{
 			"a": {Level: "warn", Text: "Repairs are paused on data1:8088", Do: "Resume them."},
@@ -31,24 +32,29 @@ func pageState() page.State {
 				Address: "data1:8088", Up: true, Since: ago(76 * time.Hour), Version: "1.2.0", Bytes: 12e9,
 				Disks: []page.Disk{disk(50, 100), disk(120e9, 400e9)}, Load: &page.Load{Writes: 1200, Queries: 3.5},
 				Hints: []page.Hints{
-					{For: "5", Bytes: 12e6, Oldest: ago(4 * time.Minute)}, {For: "9", Bytes: 20e6, Oldest: ago(5 * time.Hour)},
+					{For: "5", Bytes: 12e6, Oldest: ago(4 * time.Minute)},
+					{For: "9", Bytes: 20e6, Oldest: ago(5 * time.Hour)},
 					{For: "6", Dropped: 3},
 				},
 			},
 			"5": {Address: "data2:8088", Since: ago(4 * time.Minute), Error: "connection refused"},
 		},
 		Shards: map[string]page.Shard{
-			"7": {Database: "db", Policy: "autogen", Status: "equal"}, "42": {Database: "db", Policy: "autogen", Status: "diff"},
-			"9":  {Database: "db", Policy: "week", Status: "conflict", Message: "the field \x1b[31mv of m is float and integer"},
+			"7":  {Database: "db", Policy: "autogen", Status: "equal"},
+			"42": {Database: "db", Policy: "autogen", Status: "diff"},
+			"9": {Database: "db", Policy: "week", Status: "conflict",
+				Message: "the field \x1b[31mv of m is float and integer"},
 			"10": {Database: "db", Policy: "autogen", Status: "missing"},
 		},
 		Repairs: map[string]page.Repair{
-			"a": {Shard: "42", State: "running", Progress: 0.5, Points: 4200, Rate: 1.5e6, Left: 90, Added: ago(time.Minute)},
+			"a": {Shard: "42", State: "running", Progress: 0.5, Points: 4200, Rate: 1.5e6, Left: 90,
+				Added: ago(time.Minute)},
 			"b": {Shard: "10", State: "queued"}, "c": {Shard: "9", State: "failed", Error: "an owner is away"},
 			"d": {Shard: "7", State: "done", Ended: ago(time.Hour)},
 		},
 		Meta: map[string]page.Meta{
-			"1": {Address: "meta1:8091", Up: true, State: "leader"}, "2": {Address: "meta2:8091", Up: true, State: "follower"},
+			"1": {Address: "meta1:8091", Up: true, State: "leader"},
+			"2": {Address: "meta2:8091", Up: true, State: "follower"},
 			"3": {Address: "meta3:8091"},
 		},
 		Settings: map[string]page.Setting{"data1:8088": {Paused: true}, "data2:8088": {}},
@@ -77,7 +83,7 @@ func TestTopPrintsOneScreen(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `1,200 of 1,206 shards agree; 5 differ; 1 is in conflict
-99.5 % agree, the last check of all ended 3m0s ago, 2 of 3 meta nodes answer, meta1:8091 leads
+99.5 % agree, the last check of all ended 3m0s ago, 2 of 3 meta nodes answer, meta1:8091 leads, deletes that wait for nodes: at least 2
 
 ! Data node data2:8088 does not answer. Start it.
 ! Repairs are paused on data1:8088. Resume them.
@@ -103,7 +109,8 @@ Shard  Status    Database  Retention Policy  Message
 
 func TestTopOfACleanClusterIsShort(t *testing.T) {
 	t.Parallel()
-	got, err := run(t, serveState(t, page.State{Summary: page.Summary{Level: "good", Sentence: "All 3 shards agree", Shards: 3, Agree: 3}}),
+	got, err := run(t, serveState(t,
+		page.State{Summary: page.Summary{Level: "good", Sentence: "All 3 shards agree", Shards: 3, Agree: 3}}),
 		"top", "-once")
 	if err != nil {
 		t.Fatal(err)

@@ -206,7 +206,8 @@ func (n *Node) openFolder() error {
 func (m *membership) Survey(context.Context, *rpc.SurveyRequest) (*rpc.SurveyResponse, error) {
 	n := m.node
 	if n.plain() == "" {
-		return nil, status.Error(codes.FailedPrecondition, "this data node does not run on the folders of another server")
+		return nil, status.Error(codes.FailedPrecondition,
+			"this data node does not run on the folders of another server")
 	}
 	b, err := os.ReadFile(n.metaDB())
 	if err != nil {
@@ -238,7 +239,8 @@ func (m *membership) Survey(context.Context, *rpc.SurveyRequest) (*rpc.SurveyRes
 		for _, path := range paths {
 			id, err := strconv.ParseUint(filepath.Base(path), 10, 64)
 			place, relErr := filepath.Rel(dir, path)
-			if policy := filepath.Base(filepath.Dir(path)); err != nil || relErr != nil || policy == tsdb.SeriesFileDirectory {
+			if policy := filepath.Base(filepath.Dir(path)); err != nil || relErr != nil ||
+				policy == tsdb.SeriesFileDirectory {
 				continue
 			}
 			size := sizeOf(path)
@@ -275,7 +277,8 @@ func (m *membership) PrepareAdoption(
 ) (*rpc.PrepareAdoptionResponse, error) {
 	n := m.node
 	if n.plain() == "" {
-		return nil, status.Error(codes.FailedPrecondition, "this data node does not run on the folders of another server")
+		return nil, status.Error(codes.FailedPrecondition,
+			"this data node does not run on the folders of another server")
 	}
 	if r.ClusterId == 0 {
 		return nil, status.Error(codes.InvalidArgument, "an adoption needs a cluster id")

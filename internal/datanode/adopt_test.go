@@ -37,12 +37,14 @@ func shardFiles(t *testing.T, dirs ...string) map[string]string {
 func TestAdoptionIsFinishedAfterACrash(t *testing.T) {
 	t.Parallel()
 	moves := []cluster.ShardMove{
-		{Database: "db", RetentionPolicy: "rp", From: 1, To: 2}, {Database: "db", RetentionPolicy: "rp", From: 2, To: 3},
+		{Database: "db", RetentionPolicy: "rp", From: 1, To: 2},
+		{Database: "db", RetentionPolicy: "rp", From: 2, To: 3},
 		{Database: "db", RetentionPolicy: "rp", From: 3, To: 1}, {Database: "db", RetentionPolicy: "rp", From: 7},
 	}
 	want := map[string]string{
-		"/data/db/rp/2/file": "1", "/data/db/rp/3/file": "2", "/data/db/rp/1/file": "3", "/data/db/rp/7.aside/file": "7",
-		"/wal/db/rp/2/file": "1", "/wal/db/rp/3/file": "2", "/wal/db/rp/1/file": "3", "/wal/db/rp/7.aside/file": "7",
+		"/data/db/rp/2/file": "1", "/data/db/rp/3/file": "2", "/data/db/rp/1/file": "3",
+		"/data/db/rp/7.aside/file": "7",
+		"/wal/db/rp/2/file":        "1", "/wal/db/rp/3/file": "2", "/wal/db/rp/1/file": "3", "/wal/db/rp/7.aside/file": "7",
 	}
 	const renames = 16 // of four folders, twice each, in two places
 	for crash := range renames {

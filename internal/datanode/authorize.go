@@ -19,8 +19,8 @@ type authorizer struct {
 	queryDatabase func(id uint64) (database string, ok bool)
 }
 
-// AuthorizeQuery returns an *emeta.ErrAuthorize when the user may not run one of the statements. database is that of the
-// request.
+// AuthorizeQuery returns an *emeta.ErrAuthorize when the user may not run one of the statements. database is that of
+// the request.
 func (a authorizer) AuthorizeQuery(u emeta.User, q *influxql.Query, database string) (query.FineAuthorizer, error) {
 	if a.meta.UserCount() == 0 && !a.meta.State().LDAPOn() {
 		if len(q.Statements) > 0 {

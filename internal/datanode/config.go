@@ -32,8 +32,8 @@ import (
 	"concord/internal/trust/tlsmanager"
 )
 
-// Config is influxdb.conf of a data node. The doc tags are the comments of the
-// printed sample.
+// Config is influxdb.conf of a data node. It has a field for each section. The doc tags are the comments of the printed
+// sample.
 type Config struct {
 	config.Notes `toml:"-"`
 
@@ -232,6 +232,8 @@ func (c *Config) listeners() listeners.Config {
 // http is [http] as the engine takes it.
 func (c *Config) http() httpd.Config {
 	h := c.HTTPD
+	// Without it, the engine lets each user that has logged in read all databases.
+	h.PromReadAuthEnabled = true
 	h.TLS, _ = tlsmanager.Base(c.TLS) // Validate has checked it
 	return h
 }

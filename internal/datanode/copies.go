@@ -58,9 +58,9 @@ func (q *queues) floor(node uint64) (clock, floor uint64) {
 	return 0, 0
 }
 
-func (q *queues) told(node, clock, floor uint64, lacks bool) {
+func (q *queues) told(s copystate.Said) {
 	if w := q.writer.Load(); w != nil {
-		w.Told(node, clock, floor, lacks)
+		w.Told(replication.Said(s))
 	}
 }
 

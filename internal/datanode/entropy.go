@@ -46,7 +46,7 @@ func (n *Node) openEntropy() error {
 		}
 		n.view.Self = n.Entropy
 	}
-	n.overview = n.newOverview(shards)
+	n.overview = n.newOverview(shards, copies)
 	n.serveNodes(copies, n.view.Self, shards)
 	return nil
 }

@@ -15,11 +15,12 @@ var foreign = config.Foreign{
 		"[cluster] max-concurrent-deletes":     "[data] max-concurrent-deletes",
 	},
 	Idle: map[string]string{
-		"reporting-disabled":                     "nothing is ever reported",
-		"reporting-enabled":                      "nothing is ever reported",
-		"gossip-frequency":                       "nodes hear of changes at once",
-		"compact-series-file":                    "series files are compacted while the node runs",
-		"hardening-enabled":                      noFlux + ", and nothing else reads files or addresses that a client names",
+		"reporting-disabled":  "nothing is ever reported",
+		"reporting-enabled":   "nothing is ever reported",
+		"gossip-frequency":    "nodes hear of changes at once",
+		"compact-series-file": "series files are compacted while the node runs",
+		"hardening-enabled": noFlux +
+			", and nothing else reads files or addresses that a client names",
 		"[enterprise]":                           "Concord needs no license",
 		"[meta] retention-autocreate":            "the setting of the meta nodes counts",
 		"[meta] logging-enabled":                 "[logging] level says what is logged",
@@ -28,7 +29,8 @@ var foreign = config.Foreign{
 		"[cluster] pool-max-idle-time":           multiplexed,
 		"[cluster] max-remote-write-connections": multiplexed,
 		"[cluster] allow-out-of-order-writes":    "what waits in hinted handoff has versions, so that its order does not matter",
-		"[cluster] shard-reader-timeout":         "a node that does not answer is given up after 15 s, and query-timeout ends queries on all nodes",
+		"[cluster] shard-reader-timeout": "a node that does not answer is given up after 15 s, and " +
+			"query-timeout ends queries on all nodes",
 		"[cluster] rpc-resettable-read-timeout":  "a node that does not answer is given up after 15 s",
 		"[cluster] rpc-resettable-write-timeout": "a node that does not answer is given up after 15 s",
 		"[cluster] cluster-tracing":              "[meta] cluster-tracing of the meta nodes logs who asked for what",

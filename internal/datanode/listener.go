@@ -21,9 +21,9 @@ const (
 // sharedListener hands the connections of one listener to one server after another. So the port of a node stays open
 // while its idle server gives way to the one that serves the shards, and back.
 //
-// Two protocols share the port, and the first byte of a connection tells which one it speaks. Influxd backup and restore
-// of InfluxDB OSS begin with a byte of their own. Other nodes begin with TLS, or with HTTP/2. The oldest connection of
-// which nothing has come ends when there are too many.
+// Two protocols share the port, and the first byte of a connection tells which one it speaks. Influxd backup and
+// restore of InfluxDB OSS begin with a byte of their own. Other nodes begin with TLS, or with HTTP/2. The oldest
+// connection of which nothing has come ends when there are too many.
 type sharedListener struct {
 	net.Listener
 	secure  func(net.Conn) net.Conn // makes it speak TLS; nil for none

@@ -102,11 +102,16 @@ type Node struct {
 
 // Seams are where tests and the tour change what a node does. Each may be nil.
 type Seams struct {
-	Blocked  func(addr string) bool                    // whether the node must not call a peer, by its TCP address: a link is cut
-	NotWhole func(shard uint64) string                 // why its copy of a shard cannot be trusted, instead of what the node knows
-	Wrap     func(addr string, conn net.Conn) net.Conn // gets each connection to a peer: what goes over it may be held
-	Late     func(ctx context.Context)                 // holds up what the long poll of the metadata brings, until it returns
-	Now      func() time.Time                          // the clock that the node tells others
+	// Blocked says whether the node must not call a peer, by its TCP address: a link is cut.
+	Blocked func(addr string) bool
+	// NotWhole says why its copy of a shard cannot be trusted, instead of what the node knows.
+	NotWhole func(shard uint64) string
+	// Wrap gets each connection to a peer: what goes over it may be held.
+	Wrap func(addr string, conn net.Conn) net.Conn
+	// Late holds up what the long poll of the metadata brings, until it returns.
+	Late func(ctx context.Context)
+	// Now is the clock that the node tells others.
+	Now func() time.Time
 }
 
 // New returns a data node that Open starts. cfg must be valid.

@@ -44,7 +44,8 @@ func (c *Config) admitBackup(client net.Addr) error {
 		return errors.New(`[cluster] oss-backup is "local": run it on this machine, with -host 127.0.0.1:8088`)
 	case autoBackup:
 		if asks := c.asksForCredentials(); asks != "" {
-			return fmt.Errorf("it has no credentials, and %s is set: set [cluster] oss-backup, or use influxd-ctl backup", asks)
+			return fmt.Errorf("it has no credentials, and %s is set: set [cluster] oss-backup, or use influxd-ctl "+
+				"backup", asks)
 		}
 		return nil
 	}

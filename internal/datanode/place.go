@@ -136,7 +136,8 @@ func (n *Node) askWhoIs(ctx context.Context, other cluster.Node) (w whois.Report
 	if err != nil {
 		return w, err
 	}
-	return whois.Report{Index: r.Index, Member: r.Member, Identity: r.Identity, Addr: r.TcpAddr, Process: r.Process}, nil
+	return whois.Report{Index: r.Index, Member: r.Member, Identity: r.Identity, Addr: r.TcpAddr, Process: r.Process},
+		nil
 }
 
 // Doubt makes this node look again whether its place is still its own.

@@ -44,7 +44,8 @@ func (n *Node) openQueries() (err error) {
 	}
 	n.openExecutor(n.pool, n.mon)
 	n.onClose(n.queries.executor.Close)
-	n.reporters.add(n.queries.executor, n.Store, n.writer, n.sub, &n.served, n.pool, n.copies, n.clocks, n.queries.budget,
+	n.reporters.add(n.queries.executor, n.Store, n.writer, n.sub, &n.served, n.pool, n.copies, n.clocks,
+		n.queries.budget,
 		n.disks())
 	if n.handoff != nil {
 		n.reporters.add(n.handoff)

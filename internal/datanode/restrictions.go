@@ -19,8 +19,8 @@ import (
 	"concord/internal/restrict"
 )
 
-// Fine-grained authorization of what clients ask over HTTP. While there are no restrictions, all of it is one look at an
-// empty list.
+// Fine-grained authorization of what clients ask over HTTP. While there are no restrictions, all of it is one look at
+// an empty list.
 
 // rulesFor are the restrictions of a user, nil for none.
 func rulesFor(state *cluster.State, user emeta.User) *restrict.User {
@@ -72,7 +72,8 @@ func deleteAllowed(
 	if allowed == nil {
 		return service.DeleteSeries(db, sources, cond)
 	}
-	parts, err := schema.AllowedDeletes(context.Background(), allowed, db, sources, cond) // the engine has no context here
+	// the engine has no context here
+	parts, err := schema.AllowedDeletes(context.Background(), allowed, db, sources, cond)
 	if err != nil {
 		return err
 	}

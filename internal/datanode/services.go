@@ -114,7 +114,9 @@ func (n *Node) openServices() error {
 		s.SetMetaClient(n.Meta)
 		s.TSDBStore = n.Store
 		// Each node drops its own ownership: the others still have to delete their copy.
-		s.DropShardMetaRef = func(id uint64, owners []uint64) error { return n.Meta.RemoveShardOwner(id, n.Meta.NodeID()) }
+		s.DropShardMetaRef = func(id uint64, owners []uint64) error {
+			return n.Meta.RemoveShardOwner(id, n.Meta.NodeID())
+		}
 		if err := n.start("retention enforcement", s); err != nil {
 			return err
 		}
@@ -148,7 +150,8 @@ func (n *Node) openHTTP() error {
 	h := s.Handler
 	pages := page.New(page.Deps{
 		Address: n.httpAddr, Kind: "data", Version: n.version, State: n.Meta.State, View: n.view, Pool: n.pool,
-		Own: n.overview, AskRaft: n.Meta.AskRaft, Auth: n.cfg.HTTPD.AuthEnabled, LDAP: n.Meta.LDAP, Query: s, Log: n.log,
+		Own: n.overview, AskRaft: n.Meta.AskRaft, Auth: n.cfg.HTTPD.AuthEnabled, LDAP: n.Meta.LDAP, Query: s,
+		Log: n.log,
 	})
 	s.Page, s.Values = pages, n.writer.ClientValues
 	s.Deletes = httpd.NewHandler(n.cfg.http())
@@ -167,7 +170,8 @@ func (n *Node) openHTTP() error {
 	s.OneRequest = n.oneRequest(httpMeta{n.Meta, pages})
 	h.AddRoutes(routes.Routes(n.view)...)
 	h.AddRoutes(httpd.Route{
-		Name: "shard-status", Method: http.MethodGet, Pattern: "/shard-status", LoggingEnabled: true, HandlerFunc: n.serveShardStatus,
+		Name: "shard-status", Method: http.MethodGet, Pattern: "/shard-status", LoggingEnabled: true,
+		HandlerFunc: n.serveShardStatus,
 	})
 	if err := n.start("the HTTP API", s); err != nil {
 		return err

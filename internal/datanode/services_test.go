@@ -19,7 +19,8 @@ import (
 func TestServicesAreThoseThatTheNodeRegisters(t *testing.T) {
 	t.Parallel()
 	s := grpc.NewServer()
-	(&Node{Meta: &client.Client{}, log: zap.NewNop(), overview: &overview{}}).registerServices(s, &local.Local{}, nil, &shardcopy.Server{})
+	(&Node{Meta: &client.Client{}, log: zap.NewNop(), overview: &overview{}}).registerServices(s, &local.Local{}, nil,
+		&shardcopy.Server{})
 	registered := slices.Sorted(maps.Keys(s.GetServiceInfo()))
 	var listed []string
 	for _, service := range rpc.Services() {

@@ -18,7 +18,8 @@ func (n *Node) serveShardStatus(w http.ResponseWriter, _ *http.Request, user eme
 	owned := map[[2]string][]uint64{} // by database and policy
 	for _, sh := range n.Meta.State().Shards() {
 		if slices.Contains(sh.Owners, n.Meta.NodeID()) {
-			owned[[2]string{sh.Database, sh.RetentionPolicy}] = append(owned[[2]string{sh.Database, sh.RetentionPolicy}], sh.ID)
+			owned[[2]string{sh.Database, sh.RetentionPolicy}] = append(
+				owned[[2]string{sh.Database, sh.RetentionPolicy}], sh.ID)
 		}
 	}
 	for _, db := range n.Meta.State().Data.Databases {

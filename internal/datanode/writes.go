@@ -38,7 +38,8 @@ func (n *Node) openWrites() error {
 	n.deleted = deletes.NewMemory(n.Meta)
 	n.holds = &retype.Gate{Store: n.disk}
 	deps := replication.Deps{
-		Meta: n.Meta, Store: n.Store, Shards: n.holds, Subscriber: n.sub, NotSent: notSent(n.sub), Pool: n.pool, Order: n.order,
+		Meta: n.Meta, Store: n.Store, Shards: n.holds, Subscriber: n.sub, NotSent: notSent(n.sub), Pool: n.pool,
+		Order:        n.order,
 		Deletes:      n.deleted,
 		Copies:       writerCopies{n.copies, n.beginnings(), n.missed},
 		WriteTimeout: time.Duration(n.cfg.Cluster.WriteTimeout),

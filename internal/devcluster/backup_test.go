@@ -242,7 +242,8 @@ func TestBackupRestores(t *testing.T) {
 	if out := mustCtl(ctx, t, c, "restore", "-list", dir); strings.Count(out, ".tar.gz") < 6 {
 		t.Errorf("restore -list:\n%s", out)
 	}
-	if out := mustCtl(ctx, t, c, "backup", "-estimate", "-full", dir); !strings.Contains(out, " bytes (") || !strings.Contains(out, ") before compression") {
+	if out := mustCtl(ctx, t, c, "backup", "-estimate", "-full", dir); !strings.Contains(out, " bytes (") ||
+		!strings.Contains(out, ") before compression") {
 		t.Errorf("backup -estimate:\n%s", out)
 	}
 

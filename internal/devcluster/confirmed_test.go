@@ -207,7 +207,8 @@ func TestNodesAnswerOneAfterTheOtherAsOneServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The single server has no permissions but reading, writing, and all.
-		want = strings.ReplaceAll(want, "'DROP DATABASE e', requires admin privilege", "'DROP DATABASE e', requires DropDatabase")
+		want = strings.ReplaceAll(want, "'DROP DATABASE e', requires admin privilege",
+			"'DROP DATABASE e', requires DropDatabase")
 		if !compare.Same(want, got) {
 			t.Errorf("node %d: %s: %q as %q:\n%s\nwant\n%s", node+1, s.db, s.text, s.user, got, want)
 		}

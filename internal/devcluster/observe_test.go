@@ -45,11 +45,13 @@ var statistics = map[string][]string{
 		"repairsInConflict",
 	},
 	"agreement": {
-		"checkedSec", "conflict", "corrupt", "diff", "equal", "failedQueued", "missing", "oldestSec", "paused", "shards",
+		"checkedSec", "conflict", "corrupt", "diff", "equal", "failedQueued", "missing", "oldestSec", "paused",
+		"shards",
 		"unknown",
 	},
 	"cluster": {
-		"copyShardReq", "createIteratorReq", "expandSourcesReq", "fieldDimensionsReq", "iteratorCostReq", "openConnections",
+		"copyShardReq", "createIteratorReq", "expandSourcesReq", "fieldDimensionsReq", "iteratorCostReq",
+		"openConnections",
 		"removeShardReq", "writeShardFail", "writeShardPointsReq", "writeShardReq",
 	},
 	"disk": {"freeBytes", "totalBytes"},
@@ -59,11 +61,13 @@ var statistics = map[string][]string{
 		"writeNodeReqFail", "writeNodeReqPoints", "writeShardReq", "writeShardReqPoints",
 	},
 	"hh_node": {
-		"bytesRead", "bytesWritten", "oldestDeleteSec", "oldestSec", "queueBytes", "queueDepth", "queueTotalSize", "writeBlocked",
+		"bytesRead", "bytesWritten", "oldestDeleteSec", "oldestSec", "queueBytes", "queueDepth", "queueTotalSize",
+		"writeBlocked",
 		"writeDropped", "writeNodeReq", "writeNodeReqFail", "writeNodeReqPoints",
 	},
 	"hh_processor": {
-		"bytesRead", "bytesWritten", "oldestDeleteSec", "oldestSec", "queueBytes", "queueDepth", "writeBlocked", "writeDropped",
+		"bytesRead", "bytesWritten", "oldestDeleteSec", "oldestSec", "queueBytes", "queueDepth", "writeBlocked",
+		"writeDropped",
 		"writeNodeReq", "writeNodeReqFail", "writeNodeReqPoints", "writeShardReq", "writeShardReqPoints",
 	},
 	"node": {"away", "awaySec"},
@@ -72,7 +76,8 @@ var statistics = map[string][]string{
 		"rpcWriteBytes", "singleUse", "singleUseOpen", "totalConnections", "totalStreams",
 	},
 	"write": {
-		"pointReq", "pointReqHH", "pointReqLocal", "pointReqRemote", "pointsWrittenOK", "req", "subWriteDrop", "subWriteOk",
+		"pointReq", "pointReqHH", "pointReqLocal", "pointReqRemote", "pointsWrittenOK", "req", "subWriteDrop",
+		"subWriteOk",
 		"valuesWrittenOK", "writeDrop", "writeError", "writeOk", "writePartial", "writeTimeout",
 	},
 }
@@ -153,8 +158,10 @@ func TestStatisticsHaveTheSameNamesEverywhere(t *testing.T) {
 
 	for name, fields := range statistics {
 		if err := c.Wait(ctx, func() bool {
-			rows, err := c.Client(2).Query(ctx, "_internal", fmt.Sprintf(`SHOW TAG VALUES FROM %q WITH KEY = "nodeID"`, name))
-			return err == nil && (len(rows) == 3 || len(rows) > 0 && strings.HasPrefix(name, "hh_")) // only a queue that was used
+			rows, err := c.Client(2).Query(ctx, "_internal",
+				fmt.Sprintf(`SHOW TAG VALUES FROM %q WITH KEY = "nodeID"`, name))
+			// only a queue that was used
+			return err == nil && (len(rows) == 3 || len(rows) > 0 && strings.HasPrefix(name, "hh_"))
 		}); err != nil {
 			t.Fatalf("_internal never had %s of all nodes", name)
 		}
@@ -201,7 +208,8 @@ func TestStatisticsCountWhatOtherNodesAsk(t *testing.T) {
 		}
 	}
 	for _, field := range []string{
-		"createIteratorReq", "fieldDimensionsReq", "iteratorCostReq", "expandSourcesReq", "openConnections", "writeShardReq",
+		"createIteratorReq", "fieldDimensionsReq", "iteratorCostReq", "expandSourcesReq", "openConnections",
+		"writeShardReq",
 		"copyShardReq", "removeShardReq",
 	} {
 		if sum[field] == 0 {

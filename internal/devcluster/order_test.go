@@ -400,7 +400,8 @@ func (r *run) wrong() string {
 		}
 		if bad {
 			allowed := r.expected[i].Allowed()
-			out = append(out, fmt.Sprintf("point %d: %s; want one of %v on each", i+1, strings.Join(has, ", "), allowed))
+			out = append(out, fmt.Sprintf("point %d: %s; want one of %v on each", i+1, strings.Join(has, ", "),
+				allowed))
 		}
 	}
 	if len(out) > 5 {

@@ -112,7 +112,8 @@ func TestQueriesOfAllNodesAreListedAndKilled(t *testing.T) {
 	mustQuery(ctx, t, c, 0, "", `KILL QUERY `+qid[host]+` ON "`+host+`"`)
 	if err := c.Wait(ctx, func() bool {
 		got, _, _ := list(0)
-		return slices.Equal(got, []string{row(2)}) || slices.Equal(got, []string{strings.Replace(row(1), "running", "killed", 1), row(2)})
+		return slices.Equal(got, []string{row(2)}) ||
+			slices.Equal(got, []string{strings.Replace(row(1), "running", "killed", 1), row(2)})
 	}); err != nil {
 		t.Error("the query that was killed still runs")
 	}

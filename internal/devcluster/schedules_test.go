@@ -17,7 +17,8 @@ var (
 	scheduleSteps  = flag.Int("schedule-steps", 4, "steps of the longest schedules of TestSchedules")
 	schedules      = flag.Int("schedules", 40, "schedules that TestSchedules runs; all of them where there are no more")
 	scheduleSeed   = flag.Uint64("schedule-seed", 0, "which schedules TestSchedules picks; 0 takes a new seed")
-	scheduleNumber = flag.Int64("schedule-number", -1, "the one schedule of -schedule-steps that the test runs; needs -run")
+	scheduleNumber = flag.Int64("schedule-number", -1,
+		"the one schedule of -schedule-steps that the test runs; needs -run")
 )
 
 // failuresShown is after how many failed schedules TestSchedules ends.

@@ -136,7 +136,8 @@ func startSecure(t *testing.T, ca *authority) (context.Context, *devcluster.Clus
 func (a *authority) client() *http.Client {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.cert)
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool},
+		DisableKeepAlives: true}}
 }
 
 // secure is a cluster with everything on, and the users root, who may do all, and paul, who may read one database.
@@ -211,7 +212,8 @@ func (s *secure) testRevokeAll(t *testing.T) {
 	if err := s.Wait(s.ctx, func() bool { return deletes() == 200 }); err != nil {
 		t.Fatal("the user may not delete")
 	}
-	if code, body := s.query(t, 0, "root", "REVOKE ALL ON db FROM paul"); code != 200 || strings.Contains(body, "error") {
+	if code, body := s.query(t, 0, "root", "REVOKE ALL ON db FROM paul"); code != 200 ||
+		strings.Contains(body, "error") {
 		t.Fatalf("%d %s", code, body)
 	}
 	if err := s.Wait(s.ctx, func() bool { return deletes() == 403 }); err != nil {
@@ -326,7 +328,8 @@ func (s *secure) testPage(t *testing.T) {
 	}
 	for _, addr := range []string{s.Data[0].HTTPAddr(), s.Meta.HTTPAddr()} {
 		for _, r := range page.Routes() {
-			if code, body := ask(addr, "", "", r); !r.Public() && (code != 401 || !strings.Contains(body, "log in first")) {
+			if code, body := ask(addr, "", "", r); !r.Public() &&
+				(code != 401 || !strings.Contains(body, "log in first")) {
 				t.Errorf("%s /cluster%s by nobody: %d %s", r.Method, r.Path, code, body)
 			}
 			if code, body := ask(addr, "paul", "", r); r.Admin() != (code == 403) {
@@ -360,7 +363,8 @@ func (s *secure) testMetaRoutes(t *testing.T) {
 	for path, want := range map[string]int{
 		"/status": 200, "/metrics": 200, "/shard-repair/status": 200,
 		"/show-cluster": 403, "/show-shards": 403, "/shard-copies": 403,
-		"/copy-shard-status": 403, "/backup/meta": 403, "/shard-repair/diff": 403, "/shard-repair/repairs": 403, "/user": 403,
+		"/copy-shard-status": 403, "/backup/meta": 403, "/shard-repair/diff": 403, "/shard-repair/repairs": 403,
+		"/user": 403,
 	} {
 		for user, want := range map[string]int{"": 401, "paul": want, "root": 200} {
 			code, body := s.askAt(t, s.Meta.HTTPAddr(), user, "GET", path, url.Values{"id": {"1"}}, "")
@@ -401,7 +405,8 @@ func TestEveryRPCIsGuarded(t *testing.T) {
 			codes.Unavailable,
 		},
 		{"no token", &tls.Config{RootCAs: pool, Certificates: certificate(ca.node("y"))}, "", codes.Unauthenticated},
-		{"a wrong token", &tls.Config{RootCAs: pool, Certificates: certificate(ca.node("z"))}, wrong, codes.Unauthenticated},
+		{"a wrong token", &tls.Config{RootCAs: pool, Certificates: certificate(ca.node("z"))}, wrong,
+			codes.Unauthenticated},
 	} {
 		conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
@@ -422,14 +427,16 @@ func TestEveryRPCIsGuarded(t *testing.T) {
 		for _, service := range rpc.Services() {
 			for _, m := range service.Methods {
 				methods++
-				err := conn.Invoke(call, "/"+service.ServiceName+"/"+m.MethodName, &rpc.IdentifyRequest{}, &rpc.IdentifyResponse{})
+				err := conn.Invoke(call, "/"+service.ServiceName+"/"+m.MethodName, &rpc.IdentifyRequest{},
+					&rpc.IdentifyResponse{})
 				if status.Code(err) != tt.code {
 					t.Errorf("%s: %s: %v", tt.name, m.MethodName, err)
 				}
 			}
 			for i := range service.Streams {
 				methods++
-				s, err := conn.NewStream(call, &service.Streams[i], "/"+service.ServiceName+"/"+service.Streams[i].StreamName)
+				s, err := conn.NewStream(call, &service.Streams[i],
+					"/"+service.ServiceName+"/"+service.Streams[i].StreamName)
 				if err == nil {
 					s.CloseSend()
 					err = s.RecvMsg(&rpc.IdentifyResponse{})

@@ -113,7 +113,8 @@ func TestIteratorThatFailsBeforeItsFirstPointMovesToAnotherOwner(t *testing.T) {
 			}})
 			c.write(t, lines(9))
 			c.compare(t, `SELECT v, host FROM cpu`,
-				`SELECT sum(i), max(v) FROM cpu GROUP BY host`, `SELECT first(s) FROM cpu`, `SELECT i::unsigned FROM cpu`)
+				`SELECT sum(i), max(v) FROM cpu GROUP BY host`, `SELECT first(s) FROM cpu`,
+				`SELECT i::unsigned FROM cpu`)
 			if len(failed) == 0 {
 				t.Error("no iterator failed")
 			}
@@ -135,7 +136,9 @@ func TestIteratorThatFailsForGoodIsAClearError(t *testing.T) {
 			t.Parallel()
 			c := newTestCluster(t, testOptions{nodes: 2, replicas: 1, wrap: func(id uint64, s *Server) rpc.QueryServer {
 				return faulty{
-					QueryServer: s, id: id, chunks: func(_ uint64, n int, _ *rpc.IteratorChunk) error { return errAt(n, at) },
+					QueryServer: s, id: id, chunks: func(_ uint64, n int, _ *rpc.IteratorChunk) error {
+						return errAt(n, at)
+					},
 				}
 			}})
 			c.write(t, many())
@@ -150,8 +153,10 @@ func TestIteratorThatFailsForGoodIsAClearError(t *testing.T) {
 				}
 				for _, q := range []string{
 					`SELECT v FROM cpu`, `SELECT v FROM cpu ORDER BY time DESC`, `SELECT * FROM cpu GROUP BY *`,
-					`SELECT v FROM cpu, /c.u/`, `SELECT sum(v) FROM cpu WHERE time >= 0 AND time < 6h GROUP BY time(1s), host`,
-					`SELECT v FROM (SELECT v, i FROM cpu)`, `SELECT elapsed(v) FROM cpu`, `SELECT top(v, 100000) FROM cpu`,
+					`SELECT v FROM cpu, /c.u/`,
+					`SELECT sum(v) FROM cpu WHERE time >= 0 AND time < 6h GROUP BY time(1s), host`,
+					`SELECT v FROM (SELECT v, i FROM cpu)`, `SELECT elapsed(v) FROM cpu`,
+					`SELECT top(v, 100000) FROM cpu`,
 					`SELECT v INTO copy FROM cpu`, `EXPLAIN ANALYZE SELECT v FROM cpu`,
 				} {
 					got := n.run(t, q, query.ExecutionOptions{})
@@ -173,7 +178,8 @@ func TestNoOwnerIsAClearError(t *testing.T) {
 	c.Blocked[away] = true
 	for _, q := range []string{
 		`SELECT v FROM cpu`, `SELECT * FROM cpu`, `SELECT sum(v) FROM cpu GROUP BY host SLIMIT 1`,
-		`SHOW TAG VALUES WITH KEY = host`, `SHOW TAG KEYS`, `SHOW MEASUREMENTS`, `SHOW SERIES`, `SHOW SERIES CARDINALITY`,
+		`SHOW TAG VALUES WITH KEY = host`, `SHOW TAG KEYS`, `SHOW MEASUREMENTS`, `SHOW SERIES`,
+		`SHOW SERIES CARDINALITY`,
 		`SHOW FIELD KEYS`, `EXPLAIN SELECT v FROM cpu`,
 	} {
 		got := c.nodes[0].run(t, q, query.ExecutionOptions{})
@@ -193,9 +199,10 @@ func TestNodeThatFallsSilentIsPassedOver(t *testing.T) {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	c := newTestCluster(t, testOptions{nodes: 3, replicas: 2, silence: 300 * time.Millisecond, wrap: func(id uint64, s *Server) rpc.QueryServer {
-		return faulty{QueryServer: s, id: id, serve: hang}
-	}})
+	c := newTestCluster(t, testOptions{nodes: 3, replicas: 2, silence: 300 * time.Millisecond,
+		wrap: func(id uint64, s *Server) rpc.QueryServer {
+			return faulty{QueryServer: s, id: id, serve: hang}
+		}})
 	c.write(t, lines(5))
 	c.compare(t, `SELECT v, host FROM cpu`, `SELECT sum(i) FROM cpu GROUP BY host`)
 }
@@ -237,9 +244,10 @@ func TestShardThatIsNotOpenIsReadFromAnother(t *testing.T) {
 func slow(t *testing.T, limits func(*coordinator.StatementExecutor)) (*testCluster, *atomic.Int64) {
 	t.Helper()
 	open := new(atomic.Int64)
-	c := newTestCluster(t, testOptions{nodes: 2, replicas: 1, limits: limits, wrap: func(id uint64, s *Server) rpc.QueryServer {
-		return faulty{QueryServer: s, id: id, open: open, hang: 3}
-	}})
+	c := newTestCluster(t, testOptions{nodes: 2, replicas: 1, limits: limits,
+		wrap: func(id uint64, s *Server) rpc.QueryServer {
+			return faulty{QueryServer: s, id: id, open: open, hang: 3}
+		}})
 	c.write(t, many())
 	return c, open
 }
@@ -446,7 +454,8 @@ func TestExplainSeesAllNodes(t *testing.T) {
 func TestConditionsArriveAsTheyWere(t *testing.T) {
 	t.Parallel()
 	ref := func(name string) influxql.Expr {
-		return &influxql.BinaryExpr{Op: influxql.EQ, LHS: &influxql.VarRef{Val: name}, RHS: &influxql.IntegerLiteral{Val: 1}}
+		return &influxql.BinaryExpr{Op: influxql.EQ, LHS: &influxql.VarRef{Val: name},
+			RHS: &influxql.IntegerLiteral{Val: 1}}
 	}
 	bin := func(op influxql.Token, l, r influxql.Expr) influxql.Expr {
 		return &influxql.BinaryExpr{Op: op, LHS: l, RHS: r}

@@ -139,7 +139,8 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 		if o.silence > 0 {
 			mapper.Silence = o.silence
 		}
-		n.exec = c.executor(t, schemaStore{n.store, NewSchema(v, n.store, pool).For(t.Context(), nil, nil, o.user)}, mapper, o.limits)
+		n.exec = c.executor(t, schemaStore{n.store, NewSchema(v, n.store, pool).For(t.Context(), nil, nil, o.user)},
+			mapper, o.limits)
 		c.nodes = append(c.nodes, n)
 	}
 	c.plain = &testNode{store: mustStore(t, o.index)}
@@ -153,27 +154,30 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 // schemaStore is a store whose schema is that of the cluster.
 type schemaStore struct {
 	*tsdb.Store
-	schema *Schema
+	*Schema
 }
 
-func (s schemaStore) MeasurementNames(ctx context.Context, auth query.FineAuthorizer, db, rp string, cond influxql.Expr) ([][]byte, error) {
-	return s.schema.MeasurementNames(ctx, auth, db, rp, cond)
+func (s schemaStore) MeasurementNames(ctx context.Context, auth query.FineAuthorizer, db, rp string,
+	cond influxql.Expr) ([][]byte, error) {
+	return s.Schema.MeasurementNames(ctx, auth, db, rp, cond)
 }
 
-func (s schemaStore) TagKeys(ctx context.Context, auth query.FineAuthorizer, ids []uint64, cond influxql.Expr) ([]tsdb.TagKeys, error) {
-	return s.schema.TagKeys(ctx, auth, ids, cond)
+func (s schemaStore) TagKeys(ctx context.Context, auth query.FineAuthorizer, ids []uint64,
+	cond influxql.Expr) ([]tsdb.TagKeys, error) {
+	return s.Schema.TagKeys(ctx, auth, ids, cond)
 }
 
-func (s schemaStore) TagValues(ctx context.Context, auth query.FineAuthorizer, ids []uint64, cond influxql.Expr) ([]tsdb.TagValues, error) {
-	return s.schema.TagValues(ctx, auth, ids, cond)
+func (s schemaStore) TagValues(ctx context.Context, auth query.FineAuthorizer, ids []uint64,
+	cond influxql.Expr) ([]tsdb.TagValues, error) {
+	return s.Schema.TagValues(ctx, auth, ids, cond)
 }
 
 func (s schemaStore) SeriesCardinality(ctx context.Context, db string) (int64, error) {
-	return s.schema.SeriesCardinality(ctx, db)
+	return s.Schema.SeriesCardinality(ctx, db)
 }
 
 func (s schemaStore) MeasurementsCardinality(ctx context.Context, db string) (int64, error) {
-	return s.schema.MeasurementsCardinality(ctx, db)
+	return s.Schema.MeasurementsCardinality(ctx, db)
 }
 
 // plainMeta sees one shard for each group, with the ID of the group's first.
@@ -187,7 +191,8 @@ func (p plainMeta) ShardGroupsByTimeRange(database, policy string, min, max time
 	return a, err
 }
 
-func (c *testCluster) executor(t testing.TB, store coordinator.TSDBStore, mapper query.ShardMapper, limits func(*coordinator.StatementExecutor)) *query.Executor {
+func (c *testCluster) executor(t testing.TB, store coordinator.TSDBStore, mapper query.ShardMapper,
+	limits func(*coordinator.StatementExecutor)) *query.Executor {
 	e := query.NewExecutor()
 	se := &coordinator.StatementExecutor{
 		MetaClient: c.meta, TaskManager: e.TaskManager, TSDBStore: store, ShardMapper: mapper, PointsWriter: nowhere{},
@@ -222,7 +227,8 @@ func (c *testCluster) place(t testing.TB, n, replicas int) {
 	must(err)
 	next := 0
 	for g := range groups {
-		info := emeta.ShardGroupInfo{ID: uint64(g + 1), StartTime: time.Unix(0, int64(g)*day).UTC(), EndTime: time.Unix(0, int64(g+1)*day).UTC()}
+		info := emeta.ShardGroupInfo{ID: uint64(g + 1), StartTime: time.Unix(0, int64(g)*day).UTC(),
+			EndTime: time.Unix(0, int64(g+1)*day).UTC()}
 		for range max(1, n/replicas) {
 			d.MaxShardID++
 			sh := emeta.ShardInfo{ID: d.MaxShardID}
@@ -339,7 +345,8 @@ func lines(hosts int) string {
 		for h := range hosts {
 			for i := range 4 {
 				at := int64(g)*day + int64(i*hosts+h)*int64(time.Minute)
-				fmt.Fprintf(&b, "cpu,host=h%02d,region=r%d v=%d,i=%di,s=\"s%d\",b=%t %d\n", h, h%3, h*10+i, h*100+i, h, i%2 == 0, at)
+				fmt.Fprintf(&b, "cpu,host=h%02d,region=r%d v=%d,i=%di,s=\"s%d\",b=%t %d\n", h, h%3, h*10+i, h*100+i, h,
+					i%2 == 0, at)
 			}
 		}
 	}

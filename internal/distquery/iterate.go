@@ -384,7 +384,8 @@ func openPart(
 // openOne opens an iterator that shares its work with no other: from the index or the files, where that suffices, and
 // else the engine's.
 func openOne(
-	ctx context.Context, v Vector, part tsdb.Shards, mm *influxql.Measurement, opt query.IteratorOptions, keep aggregate.Keep,
+	ctx context.Context, v Vector, part tsdb.Shards, mm *influxql.Measurement, opt query.IteratorOptions,
+	keep aggregate.Keep,
 ) (query.Iterator, error) {
 	switch {
 	case mm.SystemIterator == "_series":

@@ -87,7 +87,8 @@ func (c endingContext) Value(key any) any { return c.values.Value(key) }
 func (e *ShardMapper) newOwned() *owned { return newOwned(e.meta, e.pool, e.Whole, e.report) }
 
 // MapShards maps sources to local shards and to owners of all others.
-func (e *ShardMapper) MapShards(sources influxql.Sources, t influxql.TimeRange, opt query.SelectOptions) (query.ShardGroup, error) {
+func (e *ShardMapper) MapShards(sources influxql.Sources, t influxql.TimeRange,
+	opt query.SelectOptions) (query.ShardGroup, error) {
 	user, err := restrict.From(opt.Authorizer)
 	if err != nil {
 		return nil, err
@@ -249,19 +250,20 @@ func (m *mapping) IteratorCost(mm *influxql.Measurement, opt query.IteratorOptio
 		return cost, err
 	}
 	var mu sync.Mutex
-	err = src.others.each(context.Background(), remote, func(ctx context.Context, p peer, ids []uint64) (passed, error) {
-		r, err := p.IteratorCost(ctx, &rpc.IteratorRequest{ShardIds: ids, Options: req, Incomplete: p.incomplete})
-		if err != nil {
-			return passed{}, err
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		cost = cost.Combine(query.IteratorCost{
-			NumShards: r.NumShards, NumSeries: r.NumSeries, CachedValues: r.CachedValues,
-			NumFiles: r.NumFiles, BlocksRead: r.BlocksRead, BlockSize: r.BlockSize,
+	err = src.others.each(context.Background(), remote,
+		func(ctx context.Context, p peer, ids []uint64) (passed, error) {
+			r, err := p.IteratorCost(ctx, &rpc.IteratorRequest{ShardIds: ids, Options: req, Incomplete: p.incomplete})
+			if err != nil {
+				return passed{}, err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			cost = cost.Combine(query.IteratorCost{
+				NumShards: r.NumShards, NumSeries: r.NumSeries, CachedValues: r.CachedValues,
+				NumFiles: r.NumFiles, BlocksRead: r.BlocksRead, BlockSize: r.BlockSize,
+			})
+			return passed{r.Missing, r.Unfit}, nil
 		})
-		return passed{r.Missing, r.Unfit}, nil
-	})
 	return cost, err
 }
 
@@ -282,5 +284,6 @@ func (m *mapping) clip(opt query.IteratorOptions) query.IteratorOptions {
 
 // localShards are some shards of this node, with the engine's own code over them.
 func localShards(store *tsdb.Store, ids []uint64, mm *influxql.Measurement) *coordinator.LocalShardMapping {
-	return &coordinator.LocalShardMapping{ShardMap: map[coordinator.Source]tsdb.ShardGroup{sourceOf(mm): store.ShardGroup(ids)}}
+	shards := map[coordinator.Source]tsdb.ShardGroup{sourceOf(mm): store.ShardGroup(ids)}
+	return &coordinator.LocalShardMapping{ShardMap: shards}
 }

@@ -22,7 +22,7 @@ import (
 
 // limited is node 1 with a budget for the queries that it coordinates.
 func (c *testCluster) limited(
-	t *testing.T, pool *rpc.Pool, bytes int64, requests *budget.Requests,
+	t testing.TB, pool *rpc.Pool, bytes int64, requests *budget.Requests,
 ) (*testNode, *budget.Budget) {
 	t.Helper()
 	return c.executing(t, c.nodes[0], pool, bytes, requests)
@@ -41,7 +41,8 @@ func (c *testCluster) executing(
 	schema := NewSchema(v, n.store, pool)
 	n.mapper = NewShardMapper(v, n.store, pool)
 	n.exec.StatementExecutor = &Executor{
-		Base:   coordinator.StatementExecutor{MetaClient: c.meta, TaskManager: n.exec.TaskManager, PointsWriter: nowhere{}},
+		Base: coordinator.StatementExecutor{MetaClient: c.meta, TaskManager: n.exec.TaskManager,
+			PointsWriter: nowhere{}},
 		Mapper: n.mapper,
 		Store: func(ctx context.Context, r *Report, s *budget.Share, u *restrict.User) coordinator.TSDBStore {
 			return schemaStore{n.store, schema.For(ctx, r, s, u)}
@@ -137,7 +138,8 @@ func TestOwnersBoundTheMemoryOfQueries(t *testing.T) {
 		!strings.Contains(got, "the query needs more memory than [cluster] max-query-memory") || asked.Load() != 1 {
 		t.Errorf("%d nodes were asked: %.300s", asked.Load(), got)
 	}
-	if got := outside.run(t, "SHOW TAG VALUES WITH KEY = host", query.ExecutionOptions{}); strings.Contains(got, "error") {
+	got := outside.run(t, "SHOW TAG VALUES WITH KEY = host", query.ExecutionOptions{})
+	if strings.Contains(got, "error") {
 		t.Errorf("%.300s", got)
 	}
 	c.compare(t, "SELECT v FROM cpu WHERE host = 'h7'", "SHOW SERIES CARDINALITY")

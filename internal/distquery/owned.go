@@ -292,7 +292,8 @@ func (o *owned) ask(ctx context.Context, to target, ids []uint64, ask question) 
 	var late []*rpc.Unfit
 	if !to.incomplete {
 		for _, id := range o.settle(ctx, to.node, ids) {
-			late = append(late, &rpc.Unfit{ShardId: id, Reason: underWay.Reason, Readable: true, Rank: uint32(underWay.Rank)})
+			late = append(late, &rpc.Unfit{ShardId: id, Reason: underWay.Reason, Readable: true,
+				Rank: uint32(underWay.Rank)})
 		}
 	}
 	if len(late) > 0 {
@@ -365,7 +366,8 @@ func (o *owned) pass(to target, asked []uint64, not passed) []uint64 {
 	for _, u := range not.unfit {
 		if slices.Contains(asked, u.ShardId) {
 			readable := u.Readable && !to.incomplete // else it is not, whatever it says
-			o.unfit[placed{to.node, u.ShardId}] = copystate.Unfit{Reason: u.Reason, Readable: readable, Rank: int(u.Rank)}
+			o.unfit[placed{to.node, u.ShardId}] = copystate.Unfit{Reason: u.Reason, Readable: readable,
+				Rank: int(u.Rank)}
 			todo = append(todo, u.ShardId)
 		}
 	}

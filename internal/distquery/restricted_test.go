@@ -22,7 +22,8 @@ func randomRules(rng *rand.Rand, n int) (list []restrict.Rule) {
 			Permissions: []string{restrict.Read, restrict.Write},
 		}
 		if rng.IntN(3) > 0 {
-			r.Measurement = &restrict.Match{Match: restrict.Exact, Value: pick("m0", "m1", "m2", "m3", "cpu", "bare", "lone")}
+			r.Measurement = &restrict.Match{Match: restrict.Exact,
+				Value: pick("m0", "m1", "m2", "m3", "cpu", "bare", "lone")}
 			if rng.IntN(3) == 0 {
 				r.Measurement = &restrict.Match{Match: restrict.Prefix, Value: pick("m", "c", "l")}
 			}
@@ -63,18 +64,19 @@ func TestRestrictedUserSeesAllowedSeriesAlone(t *testing.T) {
 		{nodes: 3, replicas: 1}, {nodes: 3, replicas: 2}, {nodes: 2, replicas: 1, index: "inmem"},
 	} {
 		for seed := range 3 {
-			t.Run(fmt.Sprintf("%d nodes, %d replicas %s, seed %d", o.nodes, o.replicas, o.index, seed), func(t *testing.T) {
-				t.Parallel()
-				rng := rand.New(rand.NewPCG(uint64(seed), uint64(o.nodes)))
-				o := o
-				o.user = &restrict.User{Restrictions: randomRules(rng, 5), Grants: randomRules(rng, 2)}
-				c := newTestCluster(t, o)
-				c.write(t, spread())
-				c.write(t, lines(7))
-				for _, q := range restrictedStatements {
-					c.compare(t, q)
-				}
-			})
+			t.Run(fmt.Sprintf("%d nodes, %d replicas %s, seed %d", o.nodes, o.replicas, o.index, seed),
+				func(t *testing.T) {
+					t.Parallel()
+					rng := rand.New(rand.NewPCG(uint64(seed), uint64(o.nodes)))
+					o := o
+					o.user = &restrict.User{Restrictions: randomRules(rng, 5), Grants: randomRules(rng, 2)}
+					c := newTestCluster(t, o)
+					c.write(t, spread())
+					c.write(t, lines(7))
+					for _, q := range restrictedStatements {
+						c.compare(t, q)
+					}
+				})
 		}
 	}
 }
@@ -88,7 +90,8 @@ func TestNodeWithoutRestrictionsDoesNotAnswer(t *testing.T) {
 	c := newTestCluster(t, testOptions{nodes: 2, replicas: 1, former: true})
 	c.write(t, lines(3))
 	for _, q := range []string{
-		`SELECT v FROM cpu`, `SELECT sum(v) FROM cpu`, `SHOW TAG VALUES WITH KEY = host`, `SHOW TAG KEYS`, `SHOW MEASUREMENTS`,
+		`SELECT v FROM cpu`, `SELECT sum(v) FROM cpu`, `SHOW TAG VALUES WITH KEY = host`, `SHOW TAG KEYS`,
+		`SHOW MEASUREMENTS`,
 		`SHOW SERIES`, `SHOW FIELD KEYS`,
 	} {
 		got := c.nodes[0].run(t, q, query.ExecutionOptions{Authorizer: user})
@@ -115,7 +118,8 @@ func TestDeleteLeavesAloneWhatMayNotBeWritten(t *testing.T) {
 		},
 	}}
 	schema := NewSchema(view{c.meta, c, 1}, c.nodes[0].store, c.nodes[0].mapper.pool)
-	parts, err := schema.AllowedDeletes(context.Background(), user.Writes(db), db, nil, influxql.MustParseExpr(`region = 'r1'`))
+	parts, err := schema.AllowedDeletes(context.Background(), user.Writes(db), db, nil,
+		influxql.MustParseExpr(`region = 'r1'`))
 	if err != nil {
 		t.Fatal(err)
 	}

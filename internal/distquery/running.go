@@ -68,12 +68,13 @@ func (r *Running) show(ctx context.Context, may query.CoarseAuthorizer) (models.
 	if !slices.ContainsFunc(nodes, func(n cluster.Node) bool { return n.ID == self }) {
 		nodes = append(slices.Clone(nodes), cluster.Node{ID: self}) // this node is in no cluster yet
 	}
-	answers := rpc.AskAll(ctx, nodes, runningTimeout, func(ctx context.Context, n cluster.Node) ([]query.QueryInfo, error) {
-		if n.ID == self {
-			return r.own.Queries(), nil
-		}
-		return r.queriesOf(ctx, n)
-	})
+	answers := rpc.AskAll(ctx, nodes, runningTimeout,
+		func(ctx context.Context, n cluster.Node) ([]query.QueryInfo, error) {
+			if n.ID == self {
+				return r.own.Queries(), nil
+			}
+			return r.queriesOf(ctx, n)
+		})
 	slices.SortFunc(answers, func(a, b rpc.Answer[cluster.Node, []query.QueryInfo]) int {
 		return cmp.Compare(a.Node.ID, b.Node.ID)
 	})
@@ -92,7 +93,8 @@ func (r *Running) show(ctx context.Context, may query.CoarseAuthorizer) (models.
 				continue
 			}
 			row.Values = append(row.Values, []any{
-				q.ID, a.Node.ID, a.Node.TCPAddr, q.Query, q.Database, shortened(q.Duration).String(), q.Status.String(), q.User,
+				q.ID, a.Node.ID, a.Node.TCPAddr, q.Query, q.Database, shortened(q.Duration).String(), q.Status.String(),
+				q.User,
 			})
 		}
 	}
@@ -111,8 +113,9 @@ func (r *Running) queriesOf(ctx context.Context, n cluster.Node) (out []query.Qu
 	}
 	for _, q := range report.Queries {
 		info := query.QueryInfo{
-			ID: q.Id, Query: string(q.Text), Database: string(q.Database), User: string(q.User), Duration: time.Duration(q.Duration),
-			Status: statusOf(q.Status),
+			ID: q.Id, Query: string(q.Text), Database: string(q.Database), User: string(q.User),
+			Duration: time.Duration(q.Duration),
+			Status:   statusOf(q.Status),
 		}
 		if q.Duration == 0 {
 			info.Duration = max(time.Since(time.Unix(0, q.Started)), 0)

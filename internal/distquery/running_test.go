@@ -34,6 +34,10 @@ func (h hanging) MeasurementNames(ctx context.Context, _ *rpc.SchemaRequest) (*r
 	return nil, h.wait(ctx)
 }
 
+func (h hanging) Measurements(_ *rpc.SchemaRequest, out rpc.Query_MeasurementsServer) error {
+	return h.wait(out.Context())
+}
+
 func (h hanging) TagKeys(ctx context.Context, _ *rpc.SchemaRequest) (*rpc.TagKeysResponse, error) {
 	return nil, h.wait(ctx)
 }
@@ -72,7 +76,8 @@ func TestEndedShowStatementsFreeTheOtherNodes(t *testing.T) {
 		"left by its client": func(abort func()) { abort() },
 	} {
 		for _, text := range []string{
-			`SHOW TAG VALUES WITH KEY = host`, `SHOW TAG KEYS`, `SHOW MEASUREMENTS`, `SHOW SERIES`, `SHOW SERIES CARDINALITY`,
+			`SHOW TAG VALUES WITH KEY = host`, `SHOW TAG KEYS`, `SHOW MEASUREMENTS`, `SHOW SERIES`,
+			`SHOW SERIES CARDINALITY`,
 			`SHOW FIELD KEYS`, `SHOW MEASUREMENT CARDINALITY`, `SHOW SERIES EXACT CARDINALITY`, `SELECT v FROM cpu`,
 		} {
 			abort, done := make(chan struct{}), make(chan struct{})

@@ -155,7 +155,8 @@ func (l *schemas) ask(mm *influxql.Measurement, src *source, s *schema) error {
 func (l *schemas) addLocal(
 	mm *influxql.Measurement, ids []uint64, tagsOnly bool, s *schema, allowed *restrict.Filter,
 ) error {
-	fields, dims, err := dimensionsOf(budget.With(l.e.context(context.Background()), l.e.share), l.e.store, ids, mm, allowed)
+	fields, dims, err := dimensionsOf(budget.With(l.e.context(context.Background()), l.e.share), l.e.store, ids, mm,
+		allowed)
 	if err != nil {
 		return err
 	}

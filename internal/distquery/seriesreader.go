@@ -70,8 +70,8 @@ func NewSeriesReader(meta Metadata, store *tsdb.Store, pool *rpc.Pool) *SeriesRe
 func (s *SeriesReader) Requests() int64 { return s.n.Load() }
 
 // ReadFilter returns the selected series that have points in the range, whose
-// end is exclusive, in the engine's order, of those that the filter in the context allows (package restrict). The result is nil when no shard is
-// in the range.
+// end is exclusive, in the engine's order, of those that the filter in the context allows (package restrict). The
+// result is nil when no shard is in the range.
 func (s *SeriesReader) ReadFilter(ctx context.Context, req *datatypes.ReadFilterRequest) (reads.ResultSet, error) {
 	s.n.Add(1)
 	where, err := storage.GetReadSource(req.ReadSource)
@@ -222,17 +222,12 @@ func (g *gathering) ask(ctx context.Context, from peer, ids []uint64) (not passe
 			g.points.Add(-p.points)
 		}
 	}()
-	silent := fmt.Errorf("no sign of life for %s", g.reader.Silence)
 	for {
-		t := time.AfterFunc(g.reader.Silence, func() { cancel(silent) })
-		c, err := chunks.Recv()
-		t.Stop()
+		c, err := listen(ctx, cancel, g.reader.Silence, chunks.Recv)
 		switch {
 		case err == io.EOF:
 			g.keep(p)
 			return not, nil
-		case err != nil && context.Cause(ctx) == silent:
-			return passed{}, silent
 		case err != nil:
 			return passed{}, err
 		}
@@ -305,7 +300,8 @@ func decodePoints(points []byte, a *cursors.FloatArray) (err error) {
 // add takes over a block, whose points are those of a.
 func (p *part) add(b *rpc.ReadSeriesChunk_Block, a *cursors.FloatArray) error {
 	if b.Series != nil {
-		s := &seriesBlocks{name: b.Series.Measurement, field: string(b.Series.Field), typ: influxql.DataType(b.DataType)}
+		s := &seriesBlocks{name: b.Series.Measurement, field: string(b.Series.Field),
+			typ: influxql.DataType(b.DataType)}
 		for _, t := range b.Series.Tags {
 			s.tags = append(s.tags, models.NewTag(t.Key, t.Value))
 		}

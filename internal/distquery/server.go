@@ -53,7 +53,8 @@ type Server struct {
 
 // NewServer returns the server over store.
 func NewServer(store *tsdb.Store, log *zap.Logger) *Server {
-	return &Server{Beat: time.Second, Chunk: chunkSize, Vector: Vector{On: true}, Sketches: &Sketches{}, store: store, log: log}
+	return &Server{Beat: time.Second, Chunk: chunkSize, Vector: Vector{On: true}, Sketches: &Sketches{}, store: store,
+		log: log}
 }
 
 // guard turns a panic of the engine into an error of one call.
@@ -91,7 +92,8 @@ func failure(err error) error {
 	}
 	for _, here := range []error{
 		tsdb.ErrShardDisabled, tsdb.ErrEngineClosed, tsdb.ErrStoreClosed, tsdb.ErrShardNotFound,
-		tsdb.ErrShardDeletion, tsdb.ErrIndexClosing, tsdb.ErrSeriesFileClosed, context.Canceled, context.DeadlineExceeded,
+		tsdb.ErrShardDeletion, tsdb.ErrIndexClosing, tsdb.ErrSeriesFileClosed, context.Canceled,
+		context.DeadlineExceeded,
 	} {
 		if errors.Is(err, here) {
 			return status.Error(codes.Unavailable, err.Error())
@@ -122,7 +124,8 @@ func (s *Server) readable(ctx context.Context, asked []uint64, incomplete bool) 
 	for _, id := range asked {
 		exists := s.store.Shard(id) != nil
 		if u, bad := unfit[id]; bad {
-			not.unfit = append(not.unfit, &rpc.Unfit{ShardId: id, Reason: u.Reason, Readable: u.Readable && exists, Rank: uint32(u.Rank)})
+			not.unfit = append(not.unfit, &rpc.Unfit{ShardId: id, Reason: u.Reason, Readable: u.Readable && exists,
+				Rank: uint32(u.Rank)})
 		} else if exists {
 			ids = append(ids, id)
 		} else {
@@ -434,7 +437,8 @@ func (s *Server) TagSets(r *rpc.IteratorRequest, out rpc.Query_TagSetsServer) (e
 }
 
 // FieldDimensions lists a measurement's fields and tags.
-func (s *Server) FieldDimensions(ctx context.Context, r *rpc.FieldDimensionsRequest) (_ *rpc.FieldDimensionsResponse, err error) {
+func (s *Server) FieldDimensions(ctx context.Context, r *rpc.FieldDimensionsRequest) (_ *rpc.FieldDimensionsResponse,
+	err error) {
 	defer s.guard(&err)
 	mm, _, err := decode(r.Measurement)
 	if err != nil {

@@ -64,7 +64,8 @@ func (s *Server) schema(ctx context.Context, r *rpc.SelectRequest) (*rpc.FieldDi
 		}
 	}
 	for name, t := range known.fields {
-		answer.Fields = append(answer.Fields, &rpc.FieldDimensionsResponse_Field{Name: []byte(name), DataType: int32(t)})
+		answer.Fields = append(answer.Fields, &rpc.FieldDimensionsResponse_Field{Name: []byte(name),
+			DataType: int32(t)})
 	}
 	for d := range known.dims {
 		answer.Dimensions = append(answer.Dimensions, []byte(d))

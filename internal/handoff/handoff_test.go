@@ -573,7 +573,8 @@ func TestConcurrentAppendsAllCome(t *testing.T) {
 		go func() {
 			defer wg.Done()
 			for i := range 50 {
-				if err := s.Append(2, 7, Entry{Kind: Write, Points: 1, Data: fmt.Appendf(nil, "%d-%03d", w, i)}); err != nil {
+				if err := s.Append(2, 7, Entry{Kind: Write, Points: 1,
+					Data: fmt.Appendf(nil, "%d-%03d", w, i)}); err != nil {
 					t.Error(err)
 				}
 			}

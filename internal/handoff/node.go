@@ -18,7 +18,8 @@ import (
 // comes back would fill the disk.
 const deleteRoom = 16 << 20
 
-// nodeQueues are the queues for one node: what goes into them, and what is dropped of them.
+// nodeQueues are the queues for one node: what goes into them, and what is dropped of them. It has many
+// methods because each is a short one under the same lock.
 type nodeQueues struct {
 	id  uint64
 	s   *Service

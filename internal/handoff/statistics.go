@@ -148,8 +148,8 @@ func (n *nodeQueues) statistics(tags map[string]string, now time.Time) (out []mo
 	return out
 }
 
-// Statistics are hh of the service, hh_node of each node, hh_database of each of its databases, and hh_processor of each
-// of its queues.
+// Statistics are hh of the service, hh_node of each node, hh_database of each of its databases, and hh_processor of
+// each of its queues.
 func (s *Service) Statistics(tags map[string]string) []models.Statistic {
 	var points, reqs int64
 	var out []models.Statistic

@@ -213,8 +213,8 @@ func (b *bounds) query(w http.ResponseWriter, r *http.Request) {
 	b.next.ServeHTTP(w, r)
 }
 
-// The names of the headers with the ID of a request. The engine takes the first of them that a client gives, or makes an
-// ID, and answers with both.
+// The names of the headers with the ID of a request. The engine takes the first of them that a client gives, or makes
+// an ID, and answers with both.
 var requestIDHeaders = []string{"X-Request-Id", "Request-Id"}
 
 // maxRequestID bounds the bytes of an ID that are logged: clients choose it.
@@ -238,7 +238,8 @@ func requestID(w http.ResponseWriter, r *http.Request) string {
 
 // statements are what the engine will parse: the parameter q, or a file of that name.
 func statements(r *http.Request) (string, error) {
-	if q := strings.TrimSpace(r.FormValue("q")); q != "" || r.MultipartForm == nil || len(r.MultipartForm.File["q"]) == 0 {
+	if q := strings.TrimSpace(r.FormValue("q")); q != "" || r.MultipartForm == nil ||
+		len(r.MultipartForm.File["q"]) == 0 {
 		return q, nil
 	}
 	f, err := r.MultipartForm.File["q"][0].Open()

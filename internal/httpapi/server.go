@@ -35,12 +35,12 @@ type Server struct {
 	Handler *httpd.Handler // to be completed before Open
 	Values  func() int64   // how many fields clients have written; to be set before Open
 	Page    http.Handler   // of the cluster, nil for none; to be set before Open
-	// OneRequest returns a handler for one read of Prometheus or one delete of /api/v2, in place of another one; nil for
-	// that one. It may be nil; to be set before Open.
+	// OneRequest returns a handler for one read of Prometheus or one delete of /api/v2, in place of another one; nil
+	// for that one. It may be nil; to be set before Open.
 	OneRequest func(*httpd.Handler) *httpd.Handler
 
-	// Deletes answers /api/v2/delete in place of Handler, nil for Handler itself; to be set before Open. The engine asks
-	// one authorizer who may write and who may delete: so these are two handlers with an authorizer each.
+	// Deletes answers /api/v2/delete in place of Handler, nil for Handler itself; to be set before Open. The engine
+	// asks one authorizer who may write and who may delete: so these are two handlers with an authorizer each.
 	Deletes *httpd.Handler
 
 	cfg   httpd.Config
@@ -102,7 +102,8 @@ func (s *Server) Open() (err error) {
 	if s.cfg.UnixSocketEnabled {
 		socket, err := s.listenUnix()
 		if err != nil {
-			return errors.Join(fmt.Errorf("[http] bind-socket %s: %w", s.cfg.BindSocket, err), ln.Close(), s.tls.Close())
+			return errors.Join(fmt.Errorf("[http] bind-socket %s: %w", s.cfg.BindSocket, err), ln.Close(),
+				s.tls.Close())
 		}
 		listeners = append(listeners, socket)
 	}

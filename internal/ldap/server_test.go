@@ -59,7 +59,8 @@ func newDirectory(t *testing.T, over *tls.Config, first bool) *directory {
 			"(uid=eve)":  {entry("uid=eve,dc=x", map[string][]string{"uid": {"eve"}})},
 			"(uid=two)":  {entry("uid=a,dc=x", nil), entry("uid=b,dc=x", nil)},
 			"(member=uid=paul,dc=x)": {
-				entry("cn=dev,dc=x", map[string][]string{"cn": {"dev"}}), entry("cn=ops,dc=x", map[string][]string{"cn": {"ops"}}),
+				entry("cn=dev,dc=x", map[string][]string{"cn": {"dev"}}),
+				entry("cn=ops,dc=x", map[string][]string{"cn": {"ops"}}),
 			},
 			"(cn=dev)":        {entry("cn=dev,dc=x", map[string][]string{"member": {paulDN, "uid=gone,dc=x"}})},
 			"(objectClass=*)": {entry(paulDN, map[string][]string{"uid": {"paul"}})},
@@ -149,7 +150,8 @@ func (d *directory) serve(c net.Conn) {
 				continue
 			}
 			for huge {
-				if _, err := c.Write(entryPacket(id, entry("uid=x,dc=x", map[string][]string{"cn": {strings.Repeat("x", 1<<20)}}))); err != nil {
+				if _, err := c.Write(entryPacket(id,
+					entry("uid=x,dc=x", map[string][]string{"cn": {strings.Repeat("x", 1<<20)}}))); err != nil {
 					return
 				}
 			}
@@ -206,10 +208,12 @@ func certificate(t *testing.T) (file string, pair tls.Certificate, pool *x509.Ce
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore:   time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {

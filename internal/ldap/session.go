@@ -194,17 +194,20 @@ func (s *session) bindUser(dn, password string) error {
 // refusals are what servers answer to passwords that are wrong, and to users who may not log in.
 var refusals = []uint16{
 	goldap.LDAPResultInvalidCredentials, goldap.LDAPResultNoSuchObject, goldap.LDAPResultInappropriateAuthentication,
-	goldap.LDAPResultConstraintViolation, goldap.LDAPResultUnwillingToPerform, goldap.LDAPResultInsufficientAccessRights,
+	goldap.LDAPResultConstraintViolation, goldap.LDAPResultUnwillingToPerform,
+	goldap.LDAPResultInsufficientAccessRights,
 	goldap.LDAPResultInvalidDNSyntax, goldap.LDAPResultNoSuchAttribute,
 }
 
 // search returns the entries that a filter finds below one of several DNs. most bounds them, 0 for no bound.
-func (s *session) search(bases []string, scope, most int, filter string, attributes ...string) ([]*goldap.Entry, error) {
+func (s *session) search(bases []string, scope, most int, filter string, attributes ...string) ([]*goldap.Entry,
+	error) {
 	var out []*goldap.Entry
 	for _, base := range bases {
 		r, err := s.conn.Search(&goldap.SearchRequest{
-			BaseDN: base, Scope: scope, DerefAliases: goldap.NeverDerefAliases, SizeLimit: most, EnforceSizeLimit: most > 0,
-			TimeLimit: int(s.limit/time.Second) + 1, Filter: filter, Attributes: attributes,
+			BaseDN: base, Scope: scope, DerefAliases: goldap.NeverDerefAliases, SizeLimit: most,
+			EnforceSizeLimit: most > 0,
+			TimeLimit:        int(s.limit/time.Second) + 1, Filter: filter, Attributes: attributes,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("search %s below %q: %w", filter, base, explain(err))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	emeta "github.com/influxdata/influxdb/services/meta"
+	"github.com/influxdata/influxql"
 
 	"concord/internal/cluster"
 	"concord/internal/ldap/ldapconfig"
@@ -71,7 +72,8 @@ func newBench(t *testing.T, dir *directory, top, server string) *bench {
 
 func (b *bench) set(c *ldapconfig.Config, number uint64) {
 	st := cluster.NewState()
-	st.Roles = []cluster.Role{cluster.Role{Name: "readers"}.Grant(cluster.Grants{"db": cluster.ReadData})}
+	read := map[string]influxql.Privilege{"db": influxql.ReadPrivilege}
+	st.Roles = []cluster.Role{{Name: "readers", Privileges: read}}
 	st.LDAP = &cluster.LDAP{Config: c, Version: number}
 	b.state.Store(st)
 }
@@ -192,7 +194,8 @@ func TestReferralsAndHugeAnswersAreErrors(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, newDirectory(t, nil, false), "timeout = '30s'", plain)
 	b.dir.change(func() { b.dir.referral = true })
-	if _, err := b.Authenticate("paul", "s3cr3t"); err == nil || !strings.Contains(err.Error(), "referrals are not followed") {
+	if _, err := b.Authenticate("paul", "s3cr3t"); err == nil ||
+		!strings.Contains(err.Error(), "referrals are not followed") {
 		t.Error(err)
 	}
 	b.dir.change(func() { b.dir.referral, b.dir.huge = false, true })
@@ -264,7 +267,8 @@ func TestVerifyTellsEachStep(t *testing.T) {
 	c := b.state.Load().LDAP.Config
 	lines, err := Verify(t.Context(), c, nil, cluster.NewState(), "paul", "s3cr3t")
 	all := strings.Join(lines, "\n")
-	if err != nil || !strings.Contains(all, "the password is right") || !strings.Contains(all, `lacks the roles ["readers"]`) {
+	if err != nil || !strings.Contains(all, "the password is right") ||
+		!strings.Contains(all, `lacks the roles ["readers"]`) {
 		t.Errorf("%v\n%s", err, all)
 	}
 	if strings.Contains(all, "s3cr3t") {

@@ -185,7 +185,8 @@ func typed(v *api.ValueList, types *api.TypesDB) error {
 
 // Types of parts in collectd's binary protocol. A part is its type and its length, two bytes each, and its content.
 const (
-	lastOfValues = 0x0009 // host, time, plugin, its instance, type, its instance, values, interval, time and interval in 2^-30 s
+	// host, time, plugin, its instance, type, its instance, values, interval, time and interval in 2^-30 s
+	lastOfValues = 0x0009
 	signature    = 0x0200 // of all that follows
 	encrypted    = 0x0210
 )

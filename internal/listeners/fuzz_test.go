@@ -55,7 +55,8 @@ func FuzzCollectd(f *testing.F) {
 func FuzzOpenTSDB(f *testing.F) {
 	l := quiet(f, Config{OpenTSDB: []opentsdb.Config{opentsdbConfig()}}).(*opentsdbListener)
 	for _, s := range []string{
-		"put cpu 1700000000 4 host=a", "put cpu 1700000000123 x", `[{"metric":"m","timestamp":1,"value":"1"}]`, `{}`, "",
+		"put cpu 1700000000 4 host=a", "put cpu 1700000000123 x", `[{"metric":"m","timestamp":1,"value":"1"}]`, `{}`,
+		"",
 		string(zipped(`{"metric":"m","timestamp":1700000000,"value":1,"tags":{"a":"b"}}`)),
 	} {
 		f.Add([]byte(s))

@@ -59,22 +59,26 @@ func Open(c Config, d Deps) (_ *Listeners, err error) {
 		}
 	}()
 	for _, one := range c.Graphite {
-		if err := l.open("graphite", one.Enabled, one.BindAddress, func() (listener, error) { return openGraphite(one, d) }); err != nil {
+		if err := l.open("graphite", one.Enabled, one.BindAddress,
+			func() (listener, error) { return openGraphite(one, d) }); err != nil {
 			return nil, err
 		}
 	}
 	for _, one := range c.Collectd {
-		if err := l.open("collectd", one.Enabled, one.BindAddress, func() (listener, error) { return openCollectd(one, d) }); err != nil {
+		if err := l.open("collectd", one.Enabled, one.BindAddress,
+			func() (listener, error) { return openCollectd(one, d) }); err != nil {
 			return nil, err
 		}
 	}
 	for _, one := range c.OpenTSDB {
-		if err := l.open("opentsdb", one.Enabled, one.BindAddress, func() (listener, error) { return openOpenTSDB(one, d) }); err != nil {
+		if err := l.open("opentsdb", one.Enabled, one.BindAddress,
+			func() (listener, error) { return openOpenTSDB(one, d) }); err != nil {
 			return nil, err
 		}
 	}
 	for _, one := range c.UDP {
-		if err := l.open("udp", one.Enabled, one.BindAddress, func() (listener, error) { return openUDP(one, d) }); err != nil {
+		if err := l.open("udp", one.Enabled, one.BindAddress,
+			func() (listener, error) { return openUDP(one, d) }); err != nil {
 			return nil, err
 		}
 	}
@@ -203,7 +207,8 @@ func (c Config) Validate() error {
 }
 
 func validateGraphite(c graphite.Config) error {
-	if err := common(c.BindAddress, c.Database, c.BatchSize, c.BatchPending, time.Duration(c.BatchTimeout)); err != nil {
+	if err := common(c.BindAddress, c.Database, c.BatchSize, c.BatchPending,
+		time.Duration(c.BatchTimeout)); err != nil {
 		return err
 	}
 	if p := strings.ToLower(c.Protocol); p != "tcp" && p != "udp" {

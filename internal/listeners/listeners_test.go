@@ -74,16 +74,19 @@ func (c *cluster) CreateDatabase(name string) (*emeta.DatabaseInfo, error) {
 	return c.CreateDatabaseWithRetentionPolicy(name, &emeta.RetentionPolicySpec{Name: "autogen"})
 }
 
-func (c *cluster) CreateDatabaseWithRetentionPolicy(name string, spec *emeta.RetentionPolicySpec) (*emeta.DatabaseInfo, error) {
+func (c *cluster) CreateDatabaseWithRetentionPolicy(name string, spec *emeta.RetentionPolicySpec) (*emeta.DatabaseInfo,
+	error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.databases[name] = &emeta.DatabaseInfo{
-		Name: name, DefaultRetentionPolicy: spec.Name, RetentionPolicies: []emeta.RetentionPolicyInfo{{Name: spec.Name}},
+		Name: name, DefaultRetentionPolicy: spec.Name,
+		RetentionPolicies: []emeta.RetentionPolicyInfo{{Name: spec.Name}},
 	}
 	return c.databases[name], nil
 }
 
-func (c *cluster) CreateRetentionPolicy(db string, spec *emeta.RetentionPolicySpec, makeDefault bool) (*emeta.RetentionPolicyInfo, error) {
+func (c *cluster) CreateRetentionPolicy(db string, spec *emeta.RetentionPolicySpec,
+	makeDefault bool) (*emeta.RetentionPolicyInfo, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	info := *c.databases[db]
@@ -382,7 +385,8 @@ func TestOpenTSDBHTTP(t *testing.T) {
 func TestUDPPrecisions(t *testing.T) {
 	t.Parallel()
 	for precision, of := range map[string]time.Duration{
-		"": 1, "n": 1, "u": time.Microsecond, "ms": time.Millisecond, "s": time.Second, "m": time.Minute, "h": time.Hour,
+		"": 1, "n": 1, "u": time.Microsecond, "ms": time.Millisecond, "s": time.Second, "m": time.Minute,
+		"h": time.Hour,
 	} {
 		t.Run(precision, func(t *testing.T) {
 			t.Parallel()
@@ -390,7 +394,8 @@ func TestUDPPrecisions(t *testing.T) {
 			c.Precision, c.Writers = precision, 3
 			a := open(t, Config{UDP: []udp.Config{c}})
 			a.send(t, "a v=1 5\nb v=2i 6\n", "c v 1\nd v=3 7")
-			same(t, a.await(t, 3), fmt.Sprintf("a v=1 %d", 5*of), fmt.Sprintf("b v=2i %d", 6*of), fmt.Sprintf("d v=3 %d", 7*of))
+			same(t, a.await(t, 3), fmt.Sprintf("a v=1 %d", 5*of), fmt.Sprintf("b v=2i %d", 6*of),
+				fmt.Sprintf("d v=3 %d", 7*of))
 			a.logged(t, "c v 1")
 			if a.stat(pointsParseFail) != 1 || a.stat(pointsRx) != 3 {
 				t.Errorf("statistics %v", a.list[0].counters().Statistics(nil))
@@ -405,8 +410,10 @@ func values(t testing.TB, secure func(*network.Buffer)) string {
 	b := network.NewBuffer(0)
 	secure(b)
 	for _, v := range []*api.ValueList{
-		{Identifier: api.Identifier{Host: "h", Plugin: "load", Type: "load"}, Values: []api.Value{api.Gauge(0.5), api.Gauge(1), api.Gauge(2)}},
-		{Identifier: api.Identifier{Host: "h", Plugin: "if", PluginInstance: "eth0", Type: "if_octets"}, Values: []api.Value{api.Derive(3), api.Derive(4)}},
+		{Identifier: api.Identifier{Host: "h", Plugin: "load", Type: "load"},
+			Values: []api.Value{api.Gauge(0.5), api.Gauge(1), api.Gauge(2)}},
+		{Identifier: api.Identifier{Host: "h", Plugin: "if", PluginInstance: "eth0", Type: "if_octets"},
+			Values: []api.Value{api.Derive(3), api.Derive(4)}},
 	} {
 		v.Time, v.Interval = time.Unix(1700000000, 0), 10*time.Second
 		if err := b.Write(context.Background(), v); err != nil {

@@ -228,7 +228,9 @@ func opentsdbTime(n int64) time.Time {
 
 func (l *opentsdbListener) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("/api/metadata/put", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	mux.HandleFunc("/api/metadata/put", func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusNoContent)
+	})
 	mux.HandleFunc("/api/put", func(w http.ResponseWriter, r *http.Request) {
 		code, err := l.put(w, r)
 		if err != nil {

@@ -25,7 +25,9 @@ type Metadata interface {
 	Database(name string) *emeta.DatabaseInfo
 	CreateDatabase(name string) (*emeta.DatabaseInfo, error)
 	CreateDatabaseWithRetentionPolicy(name string, spec *emeta.RetentionPolicySpec) (*emeta.DatabaseInfo, error)
-	CreateRetentionPolicy(db string, spec *emeta.RetentionPolicySpec, makeDefault bool) (*emeta.RetentionPolicyInfo, error)
+	CreateRetentionPolicy(
+		db string, spec *emeta.RetentionPolicySpec, makeDefault bool,
+	) (*emeta.RetentionPolicyInfo, error)
 }
 
 // target is where a listener writes. It makes the database and the policy when they do not exist.

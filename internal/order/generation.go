@@ -14,6 +14,7 @@ import (
 //
 // In a healthy cluster nearly every write has a greater version than those before it. Such a write is only appended.
 // Another write is compared with the few that have greater versions. When these are many, a table of all keys is made.
+// So it has fields for what is in memory, for the table, and for the log.
 type generation struct {
 	id    uint64
 	path  string

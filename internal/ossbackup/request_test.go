@@ -95,8 +95,9 @@ func TestBrokenAnswerIsNotTriedAgain(t *testing.T) {
 func TestOnlyNewDatabasesAreRestored(t *testing.T) {
 	t.Parallel()
 	d := &meta.Data{
-		Databases: []meta.DatabaseInfo{{Name: "_internal"}, {Name: "a", RetentionPolicies: []meta.RetentionPolicyInfo{{Name: "rp"}}}},
-		Users:     []meta.UserInfo{{Name: "u", Admin: true}},
+		Databases: []meta.DatabaseInfo{{Name: "_internal"},
+			{Name: "a", RetentionPolicies: []meta.RetentionPolicyInfo{{Name: "rp"}}}},
+		Users: []meta.UserInfo{{Name: "u", Admin: true}},
 	}
 	st := &cluster.State{Data: &meta.Data{Databases: []meta.DatabaseInfo{{Name: "_internal"}, {Name: "b"}}}}
 	for want, r := range map[string]snapshotter.Request{

@@ -92,7 +92,8 @@ func target(st *cluster.State, data *meta.Data, r snapshotter.Request) (backup.T
 			name = t.NewDB
 		}
 		if st.Data.Database(name) != nil {
-			return t, fmt.Errorf("database %q is there already: drop it first, or restore into another one with -newdb", name)
+			return t, fmt.Errorf("database %q is there already: drop it first, or restore into another one with -newdb",
+				name)
 		}
 		db.ContinuousQueries = nil
 		kept.Databases = append(kept.Databases, db)

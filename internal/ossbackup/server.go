@@ -58,7 +58,8 @@ type Server struct {
 // New returns a server.
 func New(d Deps) *Server {
 	s := &Server{
-		Deps: d, clients: make(map[net.Conn]bool), turns: make(chan struct{}, maxClients), warn: rate.Sometimes{First: 20, Interval: time.Second},
+		Deps: d, clients: make(map[net.Conn]bool), turns: make(chan struct{}, maxClients),
+		warn: rate.Sometimes{First: 20, Interval: time.Second},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s

@@ -45,6 +45,7 @@ func build(s *snapshot, d Deps, user emeta.User) State {
 		b.addWork()
 		b.addMeta()
 		b.addPolicies()
+		b.addDeletes()
 		b.state.Events = make(map[string]Event, len(s.events))
 		for _, e := range s.events {
 			b.state.Events[e.key] = e.Event
@@ -66,7 +67,8 @@ func (b *builder) attend(key string, a Attention) { b.state.Attention[key] = a }
 func (b *builder) addNodes() {
 	for _, n := range b.nodes {
 		out := Node{
-			Address: n.TCPAddr, HTTP: n.HTTPAddr, Up: n.up, Passive: n.Passive, Since: stampOf(n.since), Zone: n.Labels["zone"],
+			Address: n.TCPAddr, HTTP: n.HTTPAddr, Up: n.up, Passive: n.Passive, Since: stampOf(n.since),
+			Zone: n.Labels["zone"],
 		}
 		if !n.up {
 			b.attend("node-"+id(n.ID), Attention{
@@ -160,7 +162,8 @@ func (b *builder) addShards() {
 		out := Shard{
 			Database: sh.Database, Policy: sh.RetentionPolicy,
 			Start: time.Unix(0, sh.Start).UTC(), End: time.Unix(0, sh.End).UTC(),
-			Expires: stamp(sh.Expires), Owners: make([]string, len(sh.Owners)), Status: "equal", Writing: written[shardID],
+			Expires: stamp(sh.Expires), Owners: make([]string, len(sh.Owners)), Status: "equal",
+			Writing: written[shardID],
 		}
 		anyAway := false
 		for i, o := range sh.Owners {
@@ -321,7 +324,8 @@ func (b *builder) addPolicies() {
 		key := sh.Database + "." + sh.RetentionPolicy
 		p, ok := b.state.Policies[key]
 		if !ok {
-			p = Policy{Database: sh.Database, Name: sh.RetentionPolicy, Replicas: sh.ReplicaN, Owned: make(map[string]int)}
+			p = Policy{Database: sh.Database, Name: sh.RetentionPolicy, Replicas: sh.ReplicaN,
+				Owned: make(map[string]int)}
 		}
 		p.Shards++
 		if len(sh.Owners) < sh.ReplicaN {
@@ -332,6 +336,38 @@ func (b *builder) addPolicies() {
 		}
 		b.state.Policies[key] = p
 	}
+}
+
+// addDeletes adds the deletes that wait for nodes. Several nodes keep one, each for all that missed it.
+func (b *builder) addDeletes() {
+	b.state.Deletes = make(map[string]Delete)
+	for _, n := range b.nodes {
+		b.state.Summary.MoreDeletes = b.state.Summary.MoreDeletes || n.report.GetMoreDeletes()
+		for _, w := range n.report.GetDeletes() {
+			key := w.Id
+			if key == "" { // of a node without versions
+				key = id(n.ID) + "-" + strconv.FormatInt(w.Since, 10)
+			}
+			d, known := b.state.Deletes[key]
+			if !known {
+				d = Delete{Database: string(w.Database), Text: string(w.Text), Since: stamp(w.Since)}
+			} else if since := stamp(w.Since); since != nil && (d.Since == nil || since.Before(*d.Since)) {
+				d.Since = since
+			}
+			d.For, d.Kept = with(d.For, id(w.Node)), with(d.Kept, id(n.ID))
+			b.state.Deletes[key] = d
+		}
+	}
+	b.state.Summary.Deletes = len(b.state.Deletes)
+}
+
+// with is a sorted list with one more value, unless that is there.
+func with(list []string, value string) []string {
+	if !slices.Contains(list, value) {
+		list = append(list, value)
+		slices.Sort(list)
+	}
+	return list
 }
 
 // summarize counts, and says it in one sentence.

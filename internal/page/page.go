@@ -47,11 +47,12 @@ type Deps struct {
 
 	Auth bool        // clients must log in
 	LDAP *ldap.Users // decides who may log in while LDAP is on; nil for never
-	// Trusted is nil for a token of the shared secret, whose bearer may do everything, as influxd-ctl -auth-type jwt. It
-	// is nil itself where no such token counts.
+	// Trusted is nil for a token of the shared secret, whose bearer may do everything, as influxd-ctl -auth-type jwt.
+	// It is nil itself where no such token counts.
 	Trusted func(token string) error
-	Query   http.Handler // answers /query with basic authentication, for which Token is a password, too; nil on meta nodes
-	Log     *zap.Logger
+	// answers /query with basic authentication, for which Token is a password, too; nil on meta nodes
+	Query http.Handler
+	Log   *zap.Logger
 }
 
 // Page serves the page.
@@ -69,7 +70,8 @@ type Page struct {
 func New(d Deps) *Page {
 	p := &Page{deps: d, hub: newHub(d)}
 	p.sessions = &sessions{
-		on: d.Auth, trusted: d.Trusted, passwords: password.NewChecker(), now: time.Now, logins: make(map[[32]byte]*login),
+		on: d.Auth, trusted: d.Trusted, passwords: password.NewChecker(), now: time.Now,
+		logins: make(map[[32]byte]*login),
 		users: func(name string) *cluster.User {
 			if d.LDAP.On() {
 				return d.LDAP.User(name)

@@ -26,6 +26,10 @@ type floors struct {
 	lackedSince time.Time // since then some copy lacks something; zero while none does
 
 	failing bool // it was logged that the journal cannot be kept; only forget uses it
+
+	forgetting sync.Mutex            // held while the journal forgets, and while a relayed write begins
+	forgot     order.Version         // what is older may be forgotten
+	relayed    map[order.Version]int // relayed writes under way
 }
 
 // toldFloor is what another node told of itself.
@@ -73,6 +77,25 @@ func (f *floors) tooLate(r *rpc.WriteShardRequest) bool {
 	return late(r.Version) || slices.ContainsFunc(r.Spans, func(s *rpc.VersionSpan) bool { return late(s.Version) })
 }
 
+// beginRelayed lets a relayed write of version v begin, which may be below the floor of its sender: a new process of the
+// sender does not know of it. Until ended is called, nothing is forgotten that is newer. It is false when some of that
+// may be forgotten already.
+func (f *floors) beginRelayed(v order.Version) (ended func(), ok bool) {
+	f.forgetting.Lock()
+	defer f.forgetting.Unlock()
+	if v < f.forgot || !f.Order.Journal.Keep(v, f.WriteTimeout) {
+		return nil, false
+	}
+	f.relayed[v]++
+	return func() {
+		f.forgetting.Lock()
+		defer f.forgetting.Unlock()
+		if f.relayed[v]--; f.relayed[v] == 0 {
+			delete(f.relayed, v)
+		}
+	}, true
+}
+
 const (
 	// When the floor is further behind the clock, the journal must outlive a power cut.
 	behindFor = 5 * time.Second
@@ -102,6 +125,12 @@ func (f *floors) forget() {
 	}
 	floor, kept := f.lowestFloor(time.Now())
 	kept = min(kept, f.Deletes.Floor())
+	f.forgetting.Lock()
+	defer f.forgetting.Unlock()
+	for v := range f.relayed {
+		kept = min(kept, v)
+	}
+	f.forgot = max(f.forgot, kept)
 	f.Deletes.Forget(kept)
 	behind := f.Order.Clock.Now().Time().Sub(floor.Time())
 	err := errors.Join(f.Order.Journal.SetFloor(kept), f.Order.Journal.SetDurable(behind > behindFor))

@@ -58,7 +58,7 @@ func TestToldDoesNotWaitForTheJournal(t *testing.T) {
 	w.lanes.clock = w.Order.Clock
 	journal := w.Order.Journal
 	w.Order.Journal = nil
-	w.Told(2, uint64(w.Order.Clock.Now()), uint64(w.Order.Clock.Now()), false)
+	w.Told(Said{Node: 2, Clock: uint64(w.Order.Clock.Now()), Floor: uint64(w.Order.Clock.Now())})
 	w.Order.Journal = journal
 	if floor, kept := w.floors.lowestFloor(time.Now()); floor == 0 || kept != floor {
 		t.Errorf("the floor is %d, and what is below %d is forgotten", floor, kept)

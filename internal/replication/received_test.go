@@ -1,6 +1,8 @@
 package replication
 
 import (
+	"maps"
+	"slices"
 	"testing"
 
 	"concord/internal/rpc"
@@ -10,9 +12,9 @@ func TestReceivedTellsWhatAnotherOwnerGotAlone(t *testing.T) {
 	t.Parallel()
 	const sender, node, shard = 77, 3, 5
 	write := func(to *received, write, noneBelow uint64) {
-		to.add(&rpc.WriteShardRequest{
+		to.add(arrived{request: &rpc.WriteShardRequest{
 			Sender: sender, SenderNode: node, ShardId: shard, Write: write, NoneUnderWayBelow: noneBelow,
-		})
+		}})
 	}
 	var a, b received
 	for w := range uint64(4) {
@@ -20,14 +22,17 @@ func TestReceivedTellsWhatAnotherOwnerGotAlone(t *testing.T) {
 		write(&b, 10+w, 10)
 	}
 	write(&a, 14, 12) // on its way to b when the sender went down
-	gone := a.take(node, 0)[receivedKey{sender, shard}]
+	taken := func(from *received) []uint64 {
+		return slices.Sorted(maps.Keys(from.take(node, 0)[receivedKey{sender, shard}]))
+	}
+	gone := taken(&a)
 	if len(gone) != 3 {
 		t.Errorf("a has %v", gone)
 	}
 	if !b.lacks(sender, shard, gone) {
 		t.Error("b lacks nothing")
 	}
-	if back := b.take(node, 0)[receivedKey{sender, shard}]; a.lacks(sender, shard, back) {
+	if back := taken(&b); a.lacks(sender, shard, back) {
 		t.Error("a lacks something of", back)
 	}
 	write(&b, 14, 12)

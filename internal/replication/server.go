@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/batch"
+	"concord/internal/order"
 	"concord/internal/rpc"
 )
 
@@ -35,7 +36,7 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	if !spansFit(r) {
 		return nil, status.Error(codes.InvalidArgument, "the spans of versions do not have as many points as the write")
 	}
-	return s.write(ctx, r, func() ([]models.Point, error) { return decodePoints(r.Points) })
+	return s.write(ctx, arrived{request: r}, func() ([]models.Point, error) { return decodePoints(r.Points) })
 }
 
 // WriteBatch writes a batch of points to one shard.
@@ -52,7 +53,7 @@ func (s *Server) WriteBatch(ctx context.Context, r *rpc.WriteBatchRequest) (*rpc
 	if b.Len() != int(r.Points) {
 		return nil, status.Errorf(codes.InvalidArgument, "%d points in a batch of %d", b.Len(), r.Points)
 	}
-	return s.write(ctx, w, func() (points []models.Point, err error) {
+	return s.write(ctx, arrived{request: w, batch: r}, func() (points []models.Point, err error) {
 		if points = b.Points(); b.HasField(tsdb.TimeBytes) {
 			points, _, err = withoutTime(points)
 		}
@@ -62,8 +63,9 @@ func (s *Server) WriteBatch(ctx context.Context, r *rpc.WriteBatchRequest) (*rpc
 
 // write writes the points of a message to one shard.
 func (s *Server) write(
-	ctx context.Context, r *rpc.WriteShardRequest, read func() ([]models.Point, error),
+	ctx context.Context, a arrived, read func() ([]models.Point, error),
 ) (*rpc.WriteShardResponse, error) {
+	r := a.request
 	// The names become folders.
 	if r.ShardId == 0 || !emeta.ValidName(r.Database) || !emeta.ValidName(r.RetentionPolicy) {
 		return nil, status.Error(codes.InvalidArgument, "a write needs a shard, a database and a retention policy")
@@ -76,13 +78,19 @@ func (s *Server) write(
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	if s.writer.Handoff != nil && r.SenderNode != 0 {
+	if s.writer.Handoff != nil && r.SenderNode != 0 && !r.Relayed {
 		s.writer.Handoff.Heard(r.SenderNode)
 	}
 	if !versioned(r) && s.writer.holdsDeletes(r.SenderNode) {
 		return nil, status.Error(codes.FailedPrecondition, "deletes wait here for the sender of the write: they come first")
 	}
-	if s.writer.floors.tooLate(r) {
+	if r.Relayed {
+		ended, ok := s.writer.floors.beginRelayed(order.Version(r.Version))
+		if !ok {
+			return nil, status.Error(codes.Canceled, "the write came too late: what is newer may be forgotten here")
+		}
+		defer ended()
+	} else if s.writer.floors.tooLate(r) {
 		return nil, status.Error(codes.Canceled, "the write came too late: its sender has given it up")
 	}
 	if r.Decides && r.OnlyWhole && s.writer.notWhole(ctx, r.ShardId) {
@@ -91,14 +99,15 @@ func (s *Server) write(
 	if err := ctx.Err(); err != nil {
 		return nil, status.FromContextError(err).Err()
 	}
-	return s.answer(r, s.writer.acceptSpans(r, points))
+	return s.answer(a, s.writer.acceptSpans(r, points))
 }
 
 // answer is what the sender of a write is told of its outcome.
-func (s *Server) answer(r *rpc.WriteShardRequest, err error) (*rpc.WriteShardResponse, error) {
+func (s *Server) answer(a arrived, err error) (*rpc.WriteShardResponse, error) {
+	r := a.request
 	var p tsdb.PartialWriteError
 	if err == nil || errors.As(err, &p) {
-		s.writer.received.add(r)
+		s.writer.received.add(a)
 	}
 	clock := s.writer.clock()
 	switch {
@@ -187,7 +196,7 @@ func decodePoint(b []byte) (p models.Point, err error) {
 
 // Received compares what another owner got of a node that went down with what this node got.
 func (s *Server) Received(ctx context.Context, r *rpc.ReceivedRequest) (*rpc.ReceivedResponse, error) {
-	if err := s.writer.received.compare(ctx, r); err != nil {
+	if err := s.writer.relays.compare(ctx, r); err != nil {
 		return nil, err
 	}
 	return &rpc.ReceivedResponse{}, nil

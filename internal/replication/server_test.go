@@ -135,7 +135,7 @@ func TestWritesThatComeLateUndoNothing(t *testing.T) {
 		{"the same when nothing is known of it any more", 10, true, "1", 13, codes.Canceled, false, "[2]"},
 		{"of a node without versions", 0, false, "4", 13, codes.OK, false, "[4]"},
 	} {
-		srv.writer.Told(1, 0, m.floor, false)
+		srv.writer.Told(Said{Node: 1, Floor: m.floor})
 		r := &rpc.WriteShardRequest{
 			ShardId: shardID, Database: db, RetentionPolicy: policy, Sender: 1, SenderNode: 1,
 			Version: m.version, Hinted: m.hinted,

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync"
 
+	"github.com/influxdata/influxdb"
 	"github.com/influxdata/influxdb/tsdb"
 )
 
@@ -14,17 +15,22 @@ type verdict struct {
 	mu     sync.Mutex
 	passed bool // it is acknowledged
 	failed bool
-	kept   []lane // while it is neither: what hinted handoff keeps of it
+	stays  bool   // what owners have of it stays, and the others are to get it, too
+	kept   []lane // while it is neither passed nor failed: what hinted handoff keeps of it
 
 	decided chan struct{} // closed when it is one of them
 }
 
 func newVerdict() *verdict { return &verdict{decided: make(chan struct{})} }
 
-// wait returns whether the write is acknowledged, once that is decided.
+// wait returns, once that is decided, whether all owners are to get the write as it is: it is acknowledged, or its
+// client was told of a failure, and some owners may have it. Otherwise it is tried again with a greater version, or no
+// owner takes it.
 func (v *verdict) wait() bool {
 	<-v.decided
-	return v.acknowledged()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.stays
 }
 
 // keep notes that hinted handoff keeps the write for an owner, and reports whether it was acknowledged before.
@@ -45,6 +51,7 @@ func (v *verdict) pass(err error) []lane {
 	var partial tsdb.PartialWriteError
 	v.passed = err == nil || errors.As(err, &partial)
 	v.failed = !v.passed
+	v.stays = v.passed || !errors.Is(err, errBehind) && !influxdb.IsClientError(err)
 	close(v.decided)
 	if v.failed {
 		return nil

@@ -112,13 +112,15 @@ type Deps struct {
 //
 // It is made of parts, each in a file of its own. ownCopies takes writes to this node's copies (accept.go), and
 // outgoing brings writes to one owner (owner.go, hints.go). With these, typeDecider decides the types of new fields
-// (types.go), floors let the journal forget (floors.go), and received finds which owners lack what a node wrote before
-// it went down (received.go). Writer itself is what clients ask. It knows the consistency levels.
+// (types.go), floors let the journal forget (floors.go), and relays bring the other owners what a node wrote here before
+// it went down (received.go, relay.go). Writer itself is what clients ask. It knows the consistency levels. It
+// has many methods because the rest of the node asks it for what its parts know.
 type Writer struct {
 	*outgoing
 	types    *typeDecider
 	floors   *floors
 	received *received
+	relays   *relays
 	mapper   *coordinator.PointsWriter // maps points to shards
 	running  *running
 	stats    struct {
@@ -136,14 +138,17 @@ func NewWriter(deps Deps) *Writer {
 	if deps.Handoff != nil {
 		out.lanes.maxPending = deps.MaxPending
 	}
-	mapper, running := coordinator.NewPointsWriter(), &running{}
+	mapper, running, received := coordinator.NewPointsWriter(), &running{}, &received{}
 	mapper.MetaClient = deps.Meta
 	return &Writer{
 		outgoing: out,
 		types:    &typeDecider{outgoing: out},
-		floors:   &floors{outgoing: out, said: make(map[uint64]order.Version), told: make(map[uint64]toldFloor)},
-		received: &received{ownCopies: out.ownCopies, running: running},
-		mapper:   mapper, running: running,
+		floors: &floors{
+			outgoing: out, said: make(map[uint64]order.Version), told: make(map[uint64]toldFloor),
+			relayed: make(map[order.Version]int),
+		},
+		received: received, relays: &relays{ownCopies: out.ownCopies, received: received, running: running},
+		mapper: mapper, running: running,
 	}
 }
 
@@ -464,7 +469,7 @@ func (w *Writer) writeOwners(a *shardWrite) error {
 	done := func(d *delivery, r result, yield func()) {
 		results <- r
 		if errors.Is(r.err, errBehind) && d.verdict.wait() {
-			yield() // the write is acknowledged, as other owners were enough
+			yield() // other owners have the write, or may have it
 		}
 		w.lanes.finish(d)
 		w.running.wg.Done()
@@ -530,15 +535,23 @@ func (w *Writer) Floor(node uint64) (clock, floor uint64) {
 	return w.clock(), uint64(w.floors.floor(node))
 }
 
-// Told takes what another node tells this one: its clock, its floor, and whether some of its copies lack something.
-func (w *Writer) Told(node, clock, floor uint64, lacks bool) {
-	w.heard(clock)
-	w.floors.hear(node, order.Version(floor), lacks)
+// Said is what a node says of the order of writes.
+type Said struct {
+	Node, Process uint64 // who says it; Process is as Writer.Sender
+	Clock, Floor  uint64 // as Writer.Floor
+	Lacks         bool   // whether some of its copies lack something
 }
 
-// SenderGone is told that processes of a node are gone, all but current when that is not 0. The other owners are told
-// which of their writes came here.
-func (w *Writer) SenderGone(node, current uint64) { w.received.senderGone(node, current) }
+// Told takes what another node says.
+func (w *Writer) Told(s Said) {
+	w.heard(s.Clock)
+	w.received.below(s.Process, order.Version(s.Floor))
+	w.floors.hear(s.Node, order.Version(s.Floor), s.Lacks)
+}
+
+// SenderGone is told that processes of a node are gone, all but current when that is not 0. The other owners get
+// those of their writes that came here.
+func (w *Writer) SenderGone(node, current uint64) { w.relays.senderGone(node, current) }
 
 // Requests is how many writes this node coordinated.
 func (w *Writer) Requests() int64 { return w.stats.req.Load() }

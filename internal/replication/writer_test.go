@@ -82,6 +82,35 @@ func TestWriteIsJudgedByItsLevel(t *testing.T) {
 	}
 }
 
+// An owner that turns out to have newer values of some points after the client was told of a timeout gets the others:
+// the other owners have them.
+func TestOwnerThatIsBehindAfterATimeoutGetsTheRest(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "ok")
+	mustWrite(t, c.stores[0], "m v=0 2")
+	w := c.writer(t)
+	w.WriteTimeout = time.Second
+	newer := w.Order.Clock.Next() + 1<<40 // its clock does not know
+	_, write, err := w.Order.Journal.Begin(shardID, newer, mustPoints(t, "m v=0 2"), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write.Done()
+	busy := w.writing.Of(shardID)
+	busy.Lock()
+	err = w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=2 2\nm v=3 3"))
+	busy.Unlock()
+	if !errors.Is(err, coordinator.ErrTimeout) {
+		t.Fatal(err)
+	}
+	w.Close() // waits for what goes on
+	for node, want := range []string{"[0 3]", "[2 3]"} {
+		if got := fmt.Sprint(values(t, c.stores[node], "m")); got != want {
+			t.Errorf("node %d has %s, want %s", node+1, got, want)
+		}
+	}
+}
+
 func TestPartialWriteAnswersAsInfluxDBDoes(t *testing.T) {
 	const (
 		field    = `partial write: field type conflict: input field "v"`
@@ -181,8 +210,10 @@ func TestStatisticsCountOwners(t *testing.T) {
 	w.Close()
 	stats := w.Statistics(nil)
 	want := map[string]interface{}{
-		"req": int64(1), "pointReq": int64(2), "pointReqLocal": int64(2), "pointReqRemote": int64(4), "pointReqHH": int64(0),
-		"writeOk": int64(1), "writeDrop": int64(0), "writeTimeout": int64(0), "writeError": int64(0), "subWriteOk": int64(1),
+		"req": int64(1), "pointReq": int64(2), "pointReqLocal": int64(2), "pointReqRemote": int64(4),
+		"pointReqHH": int64(0),
+		"writeOk":    int64(1), "writeDrop": int64(0), "writeTimeout": int64(0), "writeError": int64(0),
+		"subWriteOk":   int64(1),
 		"writePartial": int64(0), "subWriteDrop": int64(0), "pointsWrittenOK": int64(2), "valuesWrittenOK": int64(2),
 	}
 	if diff := cmp.Diff(want, stats[0].Values); diff != "" {
@@ -192,7 +223,8 @@ func TestStatisticsCountOwners(t *testing.T) {
 		t.Errorf("clients have written %d fields, want 2", n)
 	}
 	got := c.served.Statistics(nil)[0].Values
-	if got["writeShardReq"] != int64(1) || got["writeShardPointsReq"] != int64(2) || got["openConnections"] != int64(1) {
+	if got["writeShardReq"] != int64(1) || got["writeShardPointsReq"] != int64(2) ||
+		got["openConnections"] != int64(1) {
 		t.Errorf("got %v", got)
 	}
 }

@@ -251,7 +251,8 @@ func (t *TagMatch) condition(has bool) influxql.Expr {
 		e.RHS = &influxql.StringLiteral{}
 		has = !has
 	case t.Match == Prefix:
-		e.Op, e.RHS = influxql.NEQREGEX, &influxql.RegexLiteral{Val: regexp.MustCompile("^" + regexp.QuoteMeta(t.Value))}
+		e.Op, e.RHS = influxql.NEQREGEX, &influxql.RegexLiteral{Val: regexp.MustCompile("^" +
+			regexp.QuoteMeta(t.Value))}
 	default:
 		e.RHS = &influxql.StringLiteral{Val: t.Value}
 	}
@@ -314,7 +315,8 @@ type Forbidden struct {
 
 // Error names the series, which the user gave.
 func (e *Forbidden) Error() string {
-	return fmt.Sprintf("not authorized to write to series %q in database %q: no point was written", e.Series, e.Database)
+	return fmt.Sprintf("not authorized to write to series %q in database %q: no point was written", e.Series,
+		e.Database)
 }
 
 // AuthorizationFailed makes the HTTP API answer with 403.

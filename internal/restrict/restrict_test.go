@@ -72,7 +72,8 @@ func TestBadRuleIsOneClearLine(t *testing.T) {
 			t.Errorf("%s: %v", body, err)
 		}
 	}
-	if _, err := ParseGrant(strings.NewReader(network)); err == nil || !strings.Contains(err.Error(), "users or roles") {
+	if _, err := ParseGrant(strings.NewReader(network)); err == nil ||
+		!strings.Contains(err.Error(), "users or roles") {
 		t.Errorf("a grant for nobody: %v", err)
 	}
 }

@@ -80,7 +80,8 @@ func TestThePoolCountsItsCallsAndConnections(t *testing.T) {
 	go func() { defer close(ended); client.Report(ending, &ReportRequest{}) }()
 	<-k.hung
 	await("a call that runs", map[string]int64{
-		"rpcCalls": 5, "totalStreams": 5, "liveStreams": 1, "rpcFailures": 1, "liveConnections": 1, "totalConnections": 1,
+		"rpcCalls": 5, "totalStreams": 5, "liveStreams": 1, "rpcFailures": 1, "liveConnections": 1,
+		"totalConnections": 1,
 	})
 	end()
 	<-ended

@@ -972,7 +972,9 @@ type WriteShardRequest struct {
 	Version uint64         `protobuf:"varint,16,opt,name=version,proto3" json:"version,omitempty"`
 	Spans   []*VersionSpan `protobuf:"bytes,17,rep,name=spans,proto3" json:"spans,omitempty"`
 	// A newer version on the owner does not make the write fail: the points that have one are left out.
-	Yields        bool `protobuf:"varint,18,opt,name=yields,proto3" json:"yields,omitempty"`
+	Yields bool `protobuf:"varint,18,opt,name=yields,proto3" json:"yields,omitempty"`
+	// An owner sends on what it got of sender_node, which went down meanwhile.
+	Relayed       bool `protobuf:"varint,19,opt,name=relayed,proto3" json:"relayed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1108,6 +1110,13 @@ func (x *WriteShardRequest) GetSpans() []*VersionSpan {
 func (x *WriteShardRequest) GetYields() bool {
 	if x != nil {
 		return x.Yields
+	}
+	return false
+}
+
+func (x *WriteShardRequest) GetRelayed() bool {
+	if x != nil {
+		return x.Relayed
 	}
 	return false
 }
@@ -4904,7 +4913,7 @@ const file_concord_proto_rawDesc = "" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x16\n" +
 	"\x06leader\x18\x03 \x01(\tR\x06leader\"\x11\n" +
-	"\x0fCatchUpResponse\"\xea\x03\n" +
+	"\x0fCatchUpResponse\"\x84\x04\n" +
 	"\x11WriteShardRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
@@ -4922,7 +4931,8 @@ const file_concord_proto_rawDesc = "" +
 	"only_whole\x18\x0f \x01(\bR\tonlyWhole\x12\x18\n" +
 	"\aversion\x18\x10 \x01(\x04R\aversion\x12-\n" +
 	"\x05spans\x18\x11 \x03(\v2\x17.concord.v1.VersionSpanR\x05spans\x12\x16\n" +
-	"\x06yields\x18\x12 \x01(\bR\x06yieldsJ\x04\b\a\x10\bJ\x04\b\n" +
+	"\x06yields\x18\x12 \x01(\bR\x06yields\x12\x18\n" +
+	"\arelayed\x18\x13 \x01(\bR\arelayedJ\x04\b\a\x10\bJ\x04\b\n" +
 	"\x10\vJ\x04\b\v\x10\f\"?\n" +
 	"\vVersionSpan\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +

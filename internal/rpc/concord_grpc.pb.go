@@ -392,7 +392,8 @@ type ReplicationClient interface {
 	// Execute and Hint are what service Deletes was before it had a call for each thing. Nodes of that version call them.
 	Execute(ctx context.Context, in *ExecuteRequest, opts ...grpc.CallOption) (*ExecuteResponse, error)
 	Hint(ctx context.Context, in *HintDeleteRequest, opts ...grpc.CallOption) (*HintDeleteResponse, error)
-	// Received tells another owner which writes of a node that went down reached the sender: those that it lacks were on their way.
+	// Received tells another owner which writes of a node that went down reached the caller: those that it lacks were on
+	// their way. The caller relays what it still has of them before.
 	Received(ctx context.Context, in *ReceivedRequest, opts ...grpc.CallOption) (*ReceivedResponse, error)
 }
 
@@ -466,7 +467,8 @@ type ReplicationServer interface {
 	// Execute and Hint are what service Deletes was before it had a call for each thing. Nodes of that version call them.
 	Execute(context.Context, *ExecuteRequest) (*ExecuteResponse, error)
 	Hint(context.Context, *HintDeleteRequest) (*HintDeleteResponse, error)
-	// Received tells another owner which writes of a node that went down reached the sender: those that it lacks were on their way.
+	// Received tells another owner which writes of a node that went down reached the caller: those that it lacks were on
+	// their way. The caller relays what it still has of them before.
 	Received(context.Context, *ReceivedRequest) (*ReceivedResponse, error)
 	mustEmbedUnimplementedReplicationServer()
 }

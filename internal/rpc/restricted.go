@@ -142,8 +142,9 @@ func (s formerStream) RecvMsg(m any) error { return former(s.ClientStream.RecvMs
 // must not take it.
 func former(err error) error {
 	if status.Code(err) == codes.Unimplemented {
-		return status.Error(codes.FailedPrecondition, "its version knows no fine-grained authorization, so that it cannot "+
-			"answer a user with restrictions: install the same version on all data nodes")
+		return status.Error(codes.FailedPrecondition,
+			"its version knows no fine-grained authorization, so that it cannot "+
+				"answer a user with restrictions: install the same version on all data nodes")
 	}
 	return err
 }

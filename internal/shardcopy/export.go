@@ -57,7 +57,8 @@ func Export(store *tsdb.Store, id uint64, in Range, w io.Writer) error {
 	if err := applyTombstones(dir); err != nil {
 		return fmt.Errorf("apply the tombstones of shard %d: %w", id, err)
 	}
-	err = intar.Stream(w, dir, base, tarBuffer, func(f os.FileInfo, rel, full string, tw *tar.Writer, size uint64) error {
+	err = intar.Stream(w, dir, base, tarBuffer, func(f os.FileInfo, rel, full string, tw *tar.Writer,
+		size uint64) error {
 		if !f.Mode().IsRegular() || !strings.HasSuffix(f.Name(), tsmSuffix) {
 			return nil
 		}
@@ -107,8 +108,8 @@ func wake(sh *tsdb.Shard) {
 	}
 }
 
-// keep returns a file with the blocks of a TSM file that have points in the range: the file itself when all have, another
-// one beside it when some have, and none when no block has.
+// keep returns a file with the blocks of a TSM file that have points in the range: the file itself when all have,
+// another one beside it when some have, and none when no block has.
 func (r Range) keep(file string) (kept string, err error) {
 	if r.all() {
 		return file, nil

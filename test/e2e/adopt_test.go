@@ -169,7 +169,8 @@ func fillPlain(t *testing.T, s *plainServer, days int, lacks func(series, point 
 			t.Fatal(err)
 		}
 	}
-	if err := s.client.Write(t.Context(), "shop", "one", []byte("sales,city=Oslo sum=12i 1700000000000000000")); err != nil {
+	if err := s.client.Write(t.Context(), "shop", "one",
+		[]byte("sales,city=Oslo sum=12i 1700000000000000000")); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -212,7 +213,8 @@ func TestPlainServerIsAdopted(t *testing.T) {
 			if !strings.Contains(got, "influxd-ctl adopt "+n.TCP) {
 				t.Errorf("the data node does not say how it is adopted: %s", got)
 			}
-			if _, err := c.TryCtl("add-data", n.TCP); err == nil || !strings.Contains(err.Error(), "influxd-ctl adopt") {
+			if _, err := c.TryCtl("add-data", n.TCP); err == nil ||
+				!strings.Contains(err.Error(), "influxd-ctl adopt") {
 				t.Errorf("add-data of a plain server: %v", err)
 			}
 			out := c.Ctl("adopt", "-dry-run", n.TCP)
@@ -287,7 +289,8 @@ func TestTwoPlainServersBecomeOneCluster(t *testing.T) {
 		n := c.AddNode()
 		hand(t, n, s)
 		if i == 1 {
-			if _, err := c.TryCtl("adopt", n.TCP); err == nil || !strings.Contains(err.Error(), `database "plant" already`) {
+			if _, err := c.TryCtl("adopt", n.TCP); err == nil ||
+				!strings.Contains(err.Error(), `database "plant" already`) {
 				t.Errorf("without -merge: %v", err)
 			}
 		}

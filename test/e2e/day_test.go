@@ -242,8 +242,9 @@ func (d *day) ownersAgree(t *testing.T) {
 		for _, o := range sh.Owners {
 			for _, n := range d.running() {
 				if n.TCP == o.TCPAddr {
-					answers[n.Name] = fmt.Sprint(d.ask(t, n, fmt.Sprintf("SELECT count(v), sum(v), mean(f), count(t) FROM m WHERE "+
-						"time >= %d AND time < %d", sh.Start.UnixNano(), sh.End.UnixNano())))
+					answers[n.Name] = fmt.Sprint(d.ask(t, n,
+						fmt.Sprintf("SELECT count(v), sum(v), mean(f), count(t) FROM m WHERE "+
+							"time >= %d AND time < %d", sh.Start.UnixNano(), sh.End.UnixNano())))
 				}
 			}
 		}

@@ -8,13 +8,11 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -141,20 +139,7 @@ func TestLDAP(t *testing.T) {
 	c := process.Start(t, process.Options{Meta: 3, Data: 2}) // without authentication until there is somebody to log in
 	ask := func(n *process.Node, user, password, q string) (int, string) {
 		t.Helper()
-		req, err := http.NewRequest(http.MethodPost, "http://"+n.HTTP+"/query?"+url.Values{"db": {"ops"}, "q": {q}}.Encode(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if user != "" {
-			req.SetBasicAuth(user, password)
-		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		b, _ := io.ReadAll(resp.Body)
-		return resp.StatusCode, string(b)
+		return login{user, password}.query(t, n, "ops", q)
 	}
 	want := func(when, user, password, q string, code int) {
 		t.Helper()
@@ -218,17 +203,21 @@ timeout = "2s"
 		t.Errorf("sample-config printed\n%s", out)
 	}
 	write("enabled = true\n")
-	if _, err := c.TryCtl("ldap", "set-config", file); err == nil || !strings.Contains(err.Error(), "servers: enabled = true needs") {
+	if _, err := c.TryCtl("ldap", "set-config", file); err == nil ||
+		!strings.Contains(err.Error(), "servers: enabled = true needs") {
 		t.Errorf("a bad configuration: %v", err)
 	}
-	if _, err := c.TryCtl("ldap", "get-config"); err == nil || !strings.Contains(err.Error(), "has no LDAP configuration") {
+	if _, err := c.TryCtl("ldap", "get-config"); err == nil ||
+		!strings.Contains(err.Error(), "has no LDAP configuration") {
 		t.Errorf("get-config: %v", err)
 	}
 	write(config)
-	if out := c.Ctl("ldap", "verify", "-ldap-config", file, "paul", "s3cr3t"); !strings.Contains(out, "administrator: true") {
+	if out := c.Ctl("ldap", "verify", "-ldap-config", file, "paul", "s3cr3t"); !strings.Contains(out,
+		"administrator: true") {
 		t.Errorf("verify printed\n%s", out)
 	}
-	if _, err := c.TryCtl("ldap", "verify", "-ldap-config", file, "paul", "wrong"); err == nil || !strings.Contains(err.Error(), "password is wrong") {
+	if _, err := c.TryCtl("ldap", "verify", "-ldap-config", file, "paul", "wrong"); err == nil ||
+		!strings.Contains(err.Error(), "password is wrong") {
 		t.Errorf("verify: %v", err)
 	}
 	c.Ctl("ldap", "set-config", file)
@@ -252,17 +241,7 @@ timeout = "2s"
 	}
 
 	t.Setenv("INFLUXDB_HTTP_AUTH_ENABLED", "true")
-	for _, n := range c.Data {
-		n.Stop(syscall.SIGTERM)
-		n.Start()
-		c.Await(n.Name+" is back", func() bool {
-			resp, err := http.Get("http://" + n.HTTP + "/ping")
-			if err == nil {
-				resp.Body.Close()
-			}
-			return err == nil
-		})
-	}
+	restart(t, c, c.Data...)
 	want("an administrator", "paul", "s3cr3t", "SHOW USERS", 200)
 	want("a reader", "eve", "evil", "SELECT * FROM m", 200)
 	want("a reader", "eve", "evil", "SHOW USERS", 403)
@@ -296,7 +275,8 @@ timeout = "2s"
 	write(strings.Replace(shown, "enabled = true", "enabled = false", 1))
 	c.Ctl("ldap", "set-config", file)
 	want("LDAP is off", "paul", "s3cr3t", "SHOW USERS", 403) // the cluster has no users of its own yet
-	if code, text := ask(c.Data[0], "", "", "CREATE USER root WITH PASSWORD 'r' WITH ALL PRIVILEGES"); code != http.StatusOK {
+	if code, text := ask(c.Data[0], "", "", "CREATE USER root WITH PASSWORD 'r' WITH ALL "+
+		"PRIVILEGES"); code != http.StatusOK {
 		t.Errorf("the first administrator is %d %s", code, text)
 	}
 	want("LDAP is off", "root", "r", "SHOW USERS", 200)

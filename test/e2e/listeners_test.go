@@ -82,8 +82,8 @@ func get(t *testing.T, url string) string {
 	return string(b)
 }
 
-// TestListeners sends what clients of graphite, OpenTSDB and UDP send to one node, and reads it at another one. A reload
-// and a stop lose nothing, bad input is one line, and a write without enough owners is seen.
+// TestListeners sends what clients of graphite, OpenTSDB and UDP send to one node, and reads it at another one. A
+// reload and a stop lose nothing, bad input is one line, and a write without enough owners is seen.
 func TestListeners(t *testing.T) {
 	t.Parallel()
 	at := func(more map[string]any) map[string]any {
@@ -97,7 +97,8 @@ func TestListeners(t *testing.T) {
 		Settings: map[string]map[string]any{"monitor": {"store-enabled": true, "store-interval": "1s"}},
 		Lists: map[string][]map[string]any{
 			"graphite": {
-				at(map[string]any{"consistency-level": "all", "templates": []string{"servers.* .host.measurement.field*"}, "tags": []string{"region=north"}}),
+				at(map[string]any{"consistency-level": "all",
+					"templates": []string{"servers.* .host.measurement.field*"}, "tags": []string{"region=north"}}),
 				at(map[string]any{"protocol": "udp", "database": "graphite2", "retention-policy": "week"}),
 			},
 			"opentsdb": {at(map[string]any{"consistency-level": "quorum"})},
@@ -125,7 +126,8 @@ func TestListeners(t *testing.T) {
 	awaitRows(t, p, three, `SELECT count(value), sum(value) FROM opentsdb.."sys.cpu"`, "[[0 2 9]]")
 	var z bytes.Buffer
 	w := gzip.NewWriter(&z)
-	fmt.Fprintf(w, `[{"metric":"sys.mem","timestamp":%d,"value":18,"tags":{"host":"a"}},{"metric":"sys.mem","timestamp":%d,"value":"2","tags":{"host":"b"}}]`, sec, sec)
+	fmt.Fprintf(w,
+		`[{"metric":"sys.mem","timestamp":%d,"value":18,"tags":{"host":"a"}},{"metric":"sys.mem","timestamp":%d,"value":"2","tags":{"host":"b"}}]`, sec, sec)
 	w.Close()
 	req, err := http.NewRequest(http.MethodPost, "http://"+o+"/api/put?details", &z)
 	if err != nil {
@@ -156,7 +158,8 @@ func TestListeners(t *testing.T) {
 	}
 	p.Await("_internal has the listeners", func() bool {
 		rows := rowsOf(t, three, `SHOW MEASUREMENTS ON _internal`)
-		return strings.Contains(rows, "[udp]") && strings.Contains(rows, "[graphite]") && strings.Contains(rows, "[opentsdb]")
+		return strings.Contains(rows, "[udp]") && strings.Contains(rows, "[graphite]") &&
+			strings.Contains(rows, "[opentsdb]")
 	})
 
 	// The first listener of UDP writes nothing for an hour, so that what it read is written as the node stops.
@@ -173,7 +176,8 @@ func TestListeners(t *testing.T) {
 		if i%50 == 0 {
 			// A burst that the buffer of the system holds: what does not fit in there, nobody has read.
 			p.Await("the last burst is read", func() bool {
-				return strings.Contains(get(t, "http://"+three.HTTP+"/debug/vars"), fmt.Sprintf(`"pointsRx":%d,`, 2*i)) || i == 0
+				return strings.Contains(get(t, "http://"+three.HTTP+"/debug/vars"),
+					fmt.Sprintf(`"pointsRx":%d,`, 2*i)) || i == 0
 			})
 		}
 		fmt.Fprintf(conn, "m,h=a v=%d %d\nm,h=b v=%d %d", i, sec+i, i, sec+i)
@@ -241,12 +245,14 @@ func TestCollectd(t *testing.T) {
 		t.Fatal(err)
 	}
 	levels := []struct{ database, takes, sends string }{
-		{"plain", "none", "None"}, {"signed", "sign", "Sign"}, {"encrypted", "encrypt", "Encrypt"}, {"refused", "encrypt", "Sign"},
+		{"plain", "none", "None"}, {"signed", "sign", "Sign"}, {"encrypted", "encrypt", "Encrypt"},
+		{"refused", "encrypt", "Sign"},
 	}
 	var list []map[string]any
 	for _, l := range levels {
 		list = append(list, map[string]any{
-			"enabled": true, "bind-address": "127.0.0.1:0", "database": l.database, "typesdb": types, "auth-file": passwords,
+			"enabled": true, "bind-address": "127.0.0.1:0", "database": l.database, "typesdb": types,
+			"auth-file":      passwords,
 			"security-level": l.takes, "batch-timeout": "1h", "batch-size": 100_000,
 		})
 	}
@@ -309,7 +315,8 @@ func TestCollectd(t *testing.T) {
 			t.Errorf("%s: %s, want %s", l.database, got, want)
 		}
 	}
-	if got := rowsOf(t, p.Data[1], `SELECT count(value) FROM refused../.*/`); !strings.Contains(got, "database not found") {
+	if got := rowsOf(t, p.Data[1], `SELECT count(value) FROM refused../.*/`); !strings.Contains(got,
+		"database not found") {
 		t.Errorf("values that are not encrypted: %s", got)
 	}
 	if log := p.Data[0].Log(); !strings.Contains(log, "A packet of collectd is bad") {

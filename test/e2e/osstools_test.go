@@ -133,7 +133,8 @@ func (o *oss) write(t *testing.T, db, rp string, from, to int) {
 	var b strings.Builder
 	for d := range 3 {
 		for i := from; i < to; i++ {
-			fmt.Fprintf(&b, "m,s=s%d v=%di %d\n", i%7, i, o.day.AddDate(0, 0, d).Add(time.Duration(i)*time.Second).UnixNano())
+			fmt.Fprintf(&b, "m,s=s%d v=%di %d\n", i%7, i,
+				o.day.AddDate(0, 0, d).Add(time.Duration(i)*time.Second).UnixNano())
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -196,7 +197,8 @@ func (o *oss) backUp(t *testing.T, tool tool, one, two string) {
 	t.Run("what is there is not changed", func(t *testing.T) {
 		dir := t.TempDir()
 		tool.mustRun(t, "backup", "-portable", "-host", host(2), dir)
-		for _, args := range [][]string{{}, {"-db", "src"}, {"-db", "nobody"}, {"-db", "src", "-rp", "nope", "-newdb", "x"}} {
+		for _, args := range [][]string{{}, {"-db", "src"}, {"-db", "nobody"},
+			{"-db", "src", "-rp", "nope", "-newdb", "x"}} {
 			args = append(append([]string{"restore", "-portable", "-host", host(0)}, args...), dir)
 			if out, err := tool.run(t, args...); err == nil {
 				t.Errorf("%v succeeds: %s", args, out)
@@ -228,7 +230,8 @@ func (o *oss) backUp(t *testing.T, tool tool, one, two string) {
 	t.Run("a range of times", func(t *testing.T) {
 		dir := t.TempDir()
 		tool.mustRun(t, "backup", "-portable", "-host", host(0), "-db", "src", "-start",
-			o.day.AddDate(0, 0, 1).Format(time.RFC3339), "-end", o.day.AddDate(0, 0, 1).Add(time.Hour).Format(time.RFC3339), dir)
+			o.day.AddDate(0, 0, 1).Format(time.RFC3339), "-end",
+			o.day.AddDate(0, 0, 1).Add(time.Hour).Format(time.RFC3339), dir)
 		tool.mustRun(t, "restore", "-portable", "-host", host(2), "-db", "src", "-newdb", name("range"), dir)
 		from := o.day.AddDate(0, 0, 1)
 		want := fmt.Sprint(o.query(t, "src", fmt.Sprintf("SELECT * FROM m WHERE time >= %d AND time < %d",
@@ -238,12 +241,14 @@ func (o *oss) backUp(t *testing.T, tool tool, one, two string) {
 	t.Run("what changed since", func(t *testing.T) {
 		dir := t.TempDir()
 		since := time.Now().Add(time.Hour) // nothing has
-		tool.mustRun(t, "backup", "-portable", "-host", host(0), "-db", "src", "-since", since.Format(time.RFC3339), dir)
+		tool.mustRun(t, "backup", "-portable", "-host", host(0), "-db", "src", "-since", since.Format(time.RFC3339),
+			dir)
 		tool.mustRun(t, "restore", "-portable", "-host", host(2), "-db", "src", "-newdb", name("none"), dir)
 		o.same(t, name("none"), "[]")
 		dir = t.TempDir()
 		since = time.Now().Add(-time.Hour)
-		tool.mustRun(t, "backup", "-portable", "-host", host(0), "-db", "src", "-since", since.Format(time.RFC3339), dir)
+		tool.mustRun(t, "backup", "-portable", "-host", host(0), "-db", "src", "-since", since.Format(time.RFC3339),
+			dir)
 		tool.mustRun(t, "restore", "-portable", "-host", host(2), "-db", "src", "-newdb", name("since"), dir)
 		o.same(t, name("since"), one)
 	})
@@ -293,7 +298,8 @@ func TestServerOfOSSMovesIn(t *testing.T) {
 	}
 	rpc, server := startOSS(t, path)
 	ctx := t.Context()
-	if _, err := server.Query(ctx, "", `CREATE DATABASE old WITH DURATION INF REPLICATION 1 SHARD DURATION 1d NAME "rp"`); err != nil {
+	if _, err := server.Query(ctx, "",
+		`CREATE DATABASE old WITH DURATION INF REPLICATION 1 SHARD DURATION 1d NAME "rp"`); err != nil {
 		t.Fatal(err)
 	}
 	var b strings.Builder
@@ -351,7 +357,8 @@ func startOSS(t *testing.T, path string) (rpc string, c devcluster.Client) {
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	c = devcluster.Client{Base: "http://" + api}
-	if !process.Poll(time.Minute, func() bool { _, err := c.Query(t.Context(), "", "SHOW DATABASES"); return err == nil }) {
+	if !process.Poll(time.Minute,
+		func() bool { _, err := c.Query(t.Context(), "", "SHOW DATABASES"); return err == nil }) {
 		t.Fatal("influxd of InfluxDB OSS does not come up")
 	}
 	return rpc, c
@@ -363,7 +370,8 @@ func TestToolsOfOSSAreRefused(t *testing.T) {
 		data map[string]map[string]any
 		why  string
 	}{
-		"when it is off": {map[string]map[string]any{"cluster": {"oss-backup": "none"}}, `[cluster] oss-backup is \"none\"`},
+		"when it is off": {map[string]map[string]any{"cluster": {"oss-backup": "none"}},
+			`[cluster] oss-backup is \"none\"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -74,7 +74,8 @@ func TestPassiveNodeCoordinates(t *testing.T) {
 	if got := ask(owner, sum); !strings.Contains(got, "2") || strings.Contains(got, "3") {
 		t.Errorf("after the delete: %s", got)
 	}
-	if _, err := c.TryCtl("copy-shard", owner.TCP, passive.TCP, "1"); err == nil || !strings.Contains(err.Error(), "is passive") {
+	if _, err := c.TryCtl("copy-shard", owner.TCP, passive.TCP, "1"); err == nil ||
+		!strings.Contains(err.Error(), "is passive") {
 		t.Errorf("copy-shard to it: %v", err)
 	}
 	if out := c.Ctl("activate-data", passive.TCP); !strings.Contains(out, "is active") {

@@ -27,13 +27,14 @@ import (
 // Options say which cluster to start.
 type Options struct {
 	Meta, Data int
-	Links      bool                        // connections between nodes go through proxies
-	Disk       int64                       // bytes of a disk of its own for each data node, where this machine lets us; 0 for none
-	Clocks     bool                        // clocks of data nodes can be moved, with SetClock
-	Dir        string                      // of all files; the test's own when empty
-	Settings   map[string]map[string]any   // of the data nodes, by section; sections that the build lacks are left out
-	Lists      map[string][]map[string]any // of the data nodes: sections of which there may be several, such as [[udp]]
-	Build      *Build                      // that the nodes run at first; nil for the one of this source
+	Links      bool // connections between nodes go through proxies
+	// bytes of a disk of its own for each data node, where this machine lets us; 0 for none
+	Disk     int64
+	Clocks   bool                        // clocks of data nodes can be moved, with SetClock
+	Dir      string                      // of all files; the test's own when empty
+	Settings map[string]map[string]any   // of the data nodes, by section; sections that the build lacks are left out
+	Lists    map[string][]map[string]any // of the data nodes: sections of which there may be several, such as [[udp]]
+	Build    *Build                      // that the nodes run at first; nil for the one of this source
 }
 
 // Cluster is a set of node processes.

@@ -13,7 +13,8 @@ import (
 	"concord/internal/entropy/copies"
 )
 
-// memory is what the checks found of each shard, and what the next check of it needs to know.
+// memory is what the checks found of each shard, and what the next check of it needs to know. It has many
+// methods because each is a short one under the same lock.
 type memory struct {
 	now func() time.Time
 

@@ -1,6 +1,6 @@
 // Package ldapconfig is the LDAP configuration of a cluster: the TOML that influxd-ctl ldap set-config sends. The keys
-// are those of InfluxDB Enterprise, and some more, which the sample names. influxd-ctl reads it too, and links no client
-// of LDAP for that.
+// are those of InfluxDB Enterprise, and some more, which the sample names. influxd-ctl reads it too, and links no
+// client of LDAP for that.
 package ldapconfig
 
 import (
@@ -41,15 +41,17 @@ type Config struct {
 	Servers   []Server       `toml:"servers" json:"servers"`       // asked in this order
 }
 
-// Server is one LDAP server, and what is where in its directory.
+// Server is one LDAP server, and what is where in its directory. It has a field for each setting.
 type Server struct {
 	Host     string `toml:"host" json:"host"`
 	Port     int    `toml:"port" json:"port"` // 0 for the one of Security
 	Security string `toml:"security" json:"security"`
 
-	CACertificate     string `toml:"ca-certificate,omitempty" json:"ca-certificate,omitempty"` // PEM file; the system's when empty
+	// PEM file; the system's when empty
+	CACertificate     string `toml:"ca-certificate,omitempty" json:"ca-certificate,omitempty"`
 	ClientCertificate string `toml:"client-tls-certificate,omitempty" json:"client-tls-certificate,omitempty"`
-	ClientKey         string `toml:"client-tls-private-key,omitempty" json:"client-tls-private-key,omitempty"` // in the file of the certificate when empty
+	// in the file of the certificate when empty
+	ClientKey string `toml:"client-tls-private-key,omitempty" json:"client-tls-private-key,omitempty"`
 
 	BindDN       string       `toml:"bind-dn" json:"bind-dn"` // empty to search without a login
 	BindPassword trust.Secret `toml:"bind-password" json:"bind-password"`
@@ -57,9 +59,10 @@ type Server struct {
 	SearchBaseDNs []string `toml:"search-base-dns" json:"search-base-dns"`
 	SearchFilter  string   `toml:"search-filter" json:"search-filter"` // %s is the name of the user
 
-	GroupSearchBaseDNs    []string `toml:"group-search-base-dns" json:"group-search-base-dns"`
-	GroupMembershipFilter string   `toml:"group-membership-search-filter" json:"group-membership-search-filter"` // %s is the DN of the user
-	GroupAttribute        string   `toml:"group-attribute" json:"group-attribute"`
+	GroupSearchBaseDNs []string `toml:"group-search-base-dns" json:"group-search-base-dns"`
+	// %s is the DN of the user
+	GroupMembershipFilter string `toml:"group-membership-search-filter" json:"group-membership-search-filter"`
+	GroupAttribute        string `toml:"group-attribute" json:"group-attribute"`
 
 	GroupSearchFilter    string `toml:"group-search-filter" json:"group-search-filter"` // %s is the name of a group
 	GroupMemberAttribute string `toml:"group-member-attribute" json:"group-member-attribute"`
@@ -137,7 +140,8 @@ func (s *Server) validate() error {
 	switch s.Security {
 	case Plain, StartTLS, StartTLSInsecure, LDAPS, LDAPSInsecure:
 	default:
-		return fmt.Errorf("security: %q is none of none, starttls, starttls+insecure, ldaps, ldaps+insecure", s.Security)
+		return fmt.Errorf("security: %q is none of none, starttls, starttls+insecure, ldaps, ldaps+insecure",
+			s.Security)
 	}
 	switch {
 	case s.Host == "":
@@ -279,7 +283,8 @@ func (c *Config) Reveal(old *Config) error {
 		found := false
 		if old != nil {
 			for _, o := range old.Servers {
-				if o.Addr() == s.Addr() && o.Security == s.Security && o.CACertificate == s.CACertificate && o.BindDN == s.BindDN {
+				if o.Addr() == s.Addr() && o.Security == s.Security && o.CACertificate == s.CACertificate &&
+					o.BindDN == s.BindDN {
 					s.BindPassword, found = o.BindPassword, true
 					break
 				}

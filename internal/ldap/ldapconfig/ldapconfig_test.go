@@ -95,14 +95,19 @@ func TestBadConfigurationsAreNamed(t *testing.T) {
 		"[[servers]]\nhost='h'\nsecurity='tls'":  "servers[0] security: \"tls\" is none of",
 		"[[servers]]\nhost='h'":                  "servers[0] search-base-dns: ",
 		"[[servers]]\nhost='h'\nsearch-base-dns=['dc=x']\nsearch-filter='(uid=x)'": "servers[0] search-filter: must have %s",
-		"[[servers]]\n" + least + "admin-groups=['a']":                             "servers[0] group-search-base-dns: must be set",
-		"[[servers]]\n" + least + "client-tls-private-key='k'":                     "servers[0] client-tls-private-key: needs",
-		"[[servers]]\n" + least + "client-tls-certificate='k'":                     "servers[0] client-tls-certificate: security",
-		"[[servers]]\n" + least + "group-search-base-dns=['x']":                    "servers[0] group-membership-search-filter: must",
+		"[[servers]]\n" + least + "admin-groups=['a']": "servers[0] " +
+			"group-search-base-dns: must be set",
+		"[[servers]]\n" + least + "client-tls-private-key='k'": "servers[0] " +
+			"client-tls-private-key: needs",
+		"[[servers]]\n" + least + "client-tls-certificate='k'": "servers[0] " +
+			"client-tls-certificate: security",
+		"[[servers]]\n" + least + "group-search-base-dns=['x']": "servers[0] " +
+			"group-membership-search-filter: must",
 		"[[servers]]\n" + least + "group-search-base-dns=['x']\n" +
 			"group-membership-search-filter='(member=%s)'\ngroup-attribute='cn'\n[[servers.group-mappings]]\ngroup='g'": "servers[0] group-mappings[0]: must have",
 	} {
-		if _, err := Parse(text); err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+		if _, err := Parse(text); err == nil || !strings.HasPrefix(err.Error(), want) ||
+			strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}
 	}
@@ -136,7 +141,8 @@ func TestHiddenPasswordsComeBackForTheSameServer(t *testing.T) {
 	} {
 		changed := strings.Replace(text, from, to, 1)
 		if to == "none" {
-			changed = strings.Replace(strings.Replace(changed, "client-tls-certificate", "#", 1), "client-tls-private-key", "#", 1)
+			changed = strings.Replace(strings.Replace(changed, "client-tls-certificate", "#", 1),
+				"client-tls-private-key", "#", 1)
 		}
 		c, err := Parse(changed)
 		if err != nil {

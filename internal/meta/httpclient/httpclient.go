@@ -103,8 +103,8 @@ func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 }
 
 // Stream sends one request with a body that is read once, and returns the body of the answer, which the caller closes.
-// It follows to the leader only when body is nil or a *bytes.Reader. Nothing of body is read when the error is a Refusal
-// without a Code.
+// It follows to the leader only when body is nil or a *bytes.Reader. Nothing of body is read when the error is a
+// Refusal without a Code.
 func (c *Client) Stream(ctx context.Context, method, server, path string, body io.Reader) (io.ReadCloser, error) {
 	req, err := c.build(ctx, Request{Method: method, Server: server, Path: path})
 	if err != nil {

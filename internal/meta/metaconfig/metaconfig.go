@@ -31,7 +31,7 @@ type Config struct {
 	SingleServer bool `toml:"-"`
 }
 
-// NodeConfig is the [meta] section.
+// NodeConfig is the [meta] section. It has a field for each setting.
 type NodeConfig struct {
 	Dir             string `toml:"dir" doc:"The Raft log, its snapshots and this node's identity. A data node on the same machine needs another folder."`
 	BindAddress     string `toml:"bind-address" doc:"Host:port of Raft, between meta nodes."`

@@ -1,5 +1,5 @@
-// Package passwordhash makes hashes of passwords, and compares passwords with them. It imports nothing of the engine, so
-// that the configuration of a node can name a kind of hash.
+// Package passwordhash makes hashes of passwords, and compares passwords with them. It imports nothing of the engine,
+// so that the configuration of a node can name a kind of hash.
 package passwordhash
 
 import (

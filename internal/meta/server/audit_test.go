@@ -31,8 +31,10 @@ func TestAudit(t *testing.T) {
 			code               int
 			logged             []string // nil when it is not
 		}{
-			{"GET", "/show-cluster", "nobody", 401, []string{"who:user nobody, not verified", "path:/show-cluster", "status:401", "from:127.0.0.1:"}},
-			{"GET", "/show-cluster?password=abc&x=1", "", 401, []string{"who:anyone", "parameters:password=%5Bredacted%5D&x=1"}},
+			{"GET", "/show-cluster", "nobody", 401, []string{"who:user nobody, not verified", "path:/show-cluster",
+				"status:401", "from:127.0.0.1:"}},
+			{"GET", "/show-cluster?password=abc&x=1", "", 401,
+				[]string{"who:anyone", "parameters:password=%5Bredacted%5D&x=1"}},
 			{"GET", "/ping", "", 204, []string{"method:GET", "status:204"}},
 			{"GET", "/identity", "", 401, nil}, // what nodes read
 			{"POST", "/execute", "", 401, []string{"who:a node", "status:401"}},
@@ -65,7 +67,8 @@ func TestAudit(t *testing.T) {
 				continue
 			}
 			for _, want := range c.logged {
-				if on && (!strings.Contains(got[0], want) || strings.Contains(got[0], "hunter2") || strings.Contains(got[0], "abc")) {
+				if on && (!strings.Contains(got[0], want) || strings.Contains(got[0], "hunter2") ||
+					strings.Contains(got[0], "abc")) {
 					t.Errorf("logged %q, want %q", got[0], want)
 				}
 			}

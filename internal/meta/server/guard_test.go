@@ -151,7 +151,8 @@ func TestNodesWithoutTheSecretDoNotJoin(t *testing.T) {
 		}
 	}
 	metatest.Await(t, []*metatest.Meta{a, b}, func(s *cluster.State) bool { return len(s.MetaNodes) == 2 })
-	if _, err := a.AddMeta(ctx, stranger.HTTPAddr()); err == nil || !strings.Contains(err.Error(), "internal-shared-secret") {
+	if _, err := a.AddMeta(ctx, stranger.HTTPAddr()); err == nil ||
+		!strings.Contains(err.Error(), "internal-shared-secret") {
 		t.Errorf("a meta node with another secret: %v", err)
 	}
 	c := httpclient.New(nil, "t")

@@ -155,7 +155,8 @@ func (a *API) viewRoutes(r router) {
 	r.local("GET /status", read, a.serveStatus)
 	r.local("GET /metrics", read, a.metrics().ServeHTTP)
 	r.local("GET /debug/vars", admin, a.serveVars)
-	r.local("GET /show-cluster", needs(cluster.ViewAdmin, cluster.ViewChronograf, cluster.AddRemoveNode, cluster.Monitor),
+	r.local("GET /show-cluster", needs(cluster.ViewAdmin, cluster.ViewChronograf, cluster.AddRemoveNode,
+		cluster.Monitor),
 		a.serveCluster)
 	r.local("GET /show-shards", needs(shardPermissions...), a.serveShards)
 }
@@ -165,7 +166,9 @@ var shardPermissions = []cluster.Permissions{cluster.ManageShard, cluster.CopySh
 
 // nodeRoutes are for data nodes and other meta nodes.
 func (a *API) nodeRoutes(r router) {
-	r.local("GET /identity", internal, func(w http.ResponseWriter, _ *http.Request) { Reply(w, a.server.identity(), nil) })
+	r.local("GET /identity", internal, func(w http.ResponseWriter, _ *http.Request) {
+		Reply(w, a.server.identity(), nil)
+	})
 	r.local("GET /raft", internal, a.serveRaft)
 	r.local("GET /state", internal, a.news.serveState)
 	r.leader("GET /latest", internal, a.news.serveLatest)

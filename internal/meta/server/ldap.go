@@ -95,7 +95,8 @@ func (l *ldapRoutes) parse(body io.Reader) (*ldapconfig.Config, error) {
 	return c, ldap.Check(c)
 }
 
-// serveVerify tries a configuration from this node. What went wrong is part of the answer: the steps before it say more.
+// serveVerify tries a configuration from this node. What went wrong is part of the answer: the steps before it say
+// more.
 func (l *ldapRoutes) serveVerify(w http.ResponseWriter, req *http.Request) {
 	if !l.allowed {
 		Reply(w, nil, errNoLDAP)

@@ -16,7 +16,8 @@ import (
 // metrics serves GET /metrics for Prometheus: this node's part in Raft, named as the statistics of data nodes are.
 func (a *API) metrics() http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s := a.server
 	for _, m := range s.measures() {
 		registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -40,7 +41,8 @@ func (s *Server) measures() []measure {
 			return zeroOrOne(leader != "")
 		}},
 		{"isLeader", "1 when this meta node leads, else 0.", func(st *store) float64 { return zeroOrOne(st.leads()) }},
-		{"contactSec", "Seconds since this meta node last heard of a leader; 0 on the leader, and before the first.", sinceContact},
+		{"contactSec", "Seconds since this meta node last heard of a leader; 0 on the leader, and before the first.",
+			sinceContact},
 		{"term", "The term of Raft: it grows with each election.", func(st *store) float64 {
 			return float64(st.raft.CurrentTerm())
 		}},

@@ -30,7 +30,8 @@ type Deps struct {
 	Tune func(*raft.Config) // changes the settings of Raft, for tests; nil for not at all
 }
 
-// Server is this node's part in the state of the cluster: Raft, the state that it leads to, and changes of it.
+// Server is this node's part in the state of the cluster: Raft, the state that it leads to, and changes of it. It
+// has many methods because the parts of the HTTP API ask it for different things.
 type Server struct {
 	deps   Deps
 	log    *zap.Logger

@@ -2,9 +2,10 @@ package wire
 
 // User is a user in the answer of GET /user and in POST /user. There is no hash in answers.
 type User struct {
-	Name        string              `json:"name"`
-	Password    string              `json:"password,omitempty"`    // in requests
-	Hash        string              `json:"hash,omitempty"`        // in requests that make a user, in place of the password
+	Name     string `json:"name"`
+	Password string `json:"password,omitempty"` // in requests
+	// in requests that make a user, in place of the password
+	Hash        string              `json:"hash,omitempty"`
 	Permissions map[string][]string `json:"permissions,omitempty"` // by database; "" is for all, and for the cluster
 }
 
@@ -26,13 +27,13 @@ type Roles struct {
 	Roles []Role `json:"roles,omitempty"`
 }
 
-// ChangeUser is a POST /user.
+// ChangeUser is a POST /user. A user may be created with permissions.
 type ChangeUser struct {
 	Action string `json:"action"` // create, delete, change-password, add-permissions or remove-permissions
 	User   User   `json:"user"`
 }
 
-// ChangeRole is a POST /role.
+// ChangeRole is a POST /role. A role may be created with users and permissions.
 type ChangeRole struct {
 	// Action is create, delete, change-name, add-users, remove-users, add-permissions or remove-permissions.
 	Action string `json:"action"`

@@ -1,0 +1,183 @@
+package replication
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"concord/internal/cluster"
+	"concord/internal/rpc"
+)
+
+// relays tell the other owners of shards what a node that is gone wrote here. Each of them gets the writes themselves,
+// as far as this node still has their points, with the versions that they had. Then it is told which writes they were:
+// if it lacks one even then, its copy is not whole.
+type relays struct {
+	*ownCopies
+	received *received
+	running  *running
+}
+
+// relay is for one owner of shards, and of one process that is gone.
+type relay struct {
+	tells  *rpc.ReceivedRequest
+	writes []arrived
+}
+
+// senderGone begins to tell the other owners, as Writer.SenderGone says.
+func (r *relays) senderGone(node, current uint64) {
+	r.running.mu.RLock()
+	defer r.running.mu.RUnlock()
+	gone := r.received.take(node, current)
+	if !r.running.opened || len(gone) == 0 {
+		return
+	}
+	var told sync.WaitGroup
+	for owner, processes := range r.byOwner(node, gone) {
+		for _, one := range processes {
+			r.running.wg.Add(1)
+			told.Go(func() { defer r.running.wg.Done(); r.tell(owner, one) })
+		}
+	}
+	r.running.wg.Add(1)
+	go func() {
+		defer r.running.wg.Done()
+		told.Wait()
+		// Later than any owner asks: it compares with what is here.
+		select {
+		case <-time.After(receivedKeeps):
+		case <-r.running.ctx.Done():
+		}
+		r.received.drop(gone)
+	}()
+}
+
+// byOwner returns what the other owners are to get of processes of a node that are gone: by owner, by process.
+func (r *relays) byOwner(node uint64, gone map[receivedKey]map[uint64]arrived) map[uint64]map[uint64]*relay {
+	out := make(map[uint64]map[uint64]*relay)
+	for key, writes := range gone {
+		sh, ok := r.Meta.Shard(key.shard)
+		if !ok {
+			continue
+		}
+		for _, o := range sh.Owners {
+			if o == r.Meta.NodeID() || o == node {
+				continue
+			}
+			if out[o] == nil {
+				out[o] = make(map[uint64]*relay)
+			}
+			one := out[o][key.sender]
+			if one == nil {
+				one = &relay{tells: &rpc.ReceivedRequest{Sender: key.sender, SenderNode: node}}
+				out[o][key.sender] = one
+			}
+			shard := &rpc.ReceivedRequest_Shard{ShardId: key.shard, Writes: slices.Sorted(maps.Keys(writes))}
+			one.tells.Shards = append(one.tells.Shards, shard)
+			for _, w := range shard.Writes {
+				if a := writes[w]; a.request != nil {
+					one.writes = append(one.writes, a)
+				}
+			}
+		}
+	}
+	return out
+}
+
+const (
+	receivedKeeps = 2 * time.Minute        // for how long writes of a process that is gone are remembered
+	receivedWait  = 300 * time.Millisecond // what the sender sent before it went down may still be read here
+	tellPause     = time.Second            // between two attempts to tell an owner
+	relayedAtOnce = 4                      // writes under way to one owner
+)
+
+// tell tells one owner, again and again until it has it.
+func (r *relays) tell(owner uint64, one *relay) {
+	ctx, cancel := context.WithTimeout(r.running.ctx, receivedKeeps)
+	defer cancel()
+	for ctx.Err() == nil {
+		n, ok := r.Meta.DataNode(owner)
+		if !ok {
+			return
+		}
+		err := r.try(ctx, n, one)
+		if err == nil {
+			return
+		}
+		r.Log.Debug("Cannot tell an owner which writes of a node that went down came here",
+			zap.String("node", n.TCPAddr), zap.String("error", rpc.Message(err)))
+		select {
+		case <-time.After(tellPause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// try makes an attempt to tell an owner. One that refuses a write is told which one it was.
+func (r *relays) try(ctx context.Context, n cluster.Node, one *relay) error {
+	conn, err := r.Pool.Conn(n.TCPAddr)
+	if err != nil {
+		return err
+	}
+	client := rpc.NewReplicationClient(conn)
+	var writes errgroup.Group
+	writes.SetLimit(relayedAtOnce)
+	for _, a := range one.writes {
+		writes.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, r.WriteTimeout)
+			defer cancel()
+			return a.relay(ctx, client)
+		})
+	}
+	if err := writes.Wait(); err != nil {
+		r.Log.Info("An owner does not take a write that only this node may have, as its sender went down",
+			zap.String("node", n.TCPAddr), zap.String("error", rpc.Message(err)))
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.WriteTimeout)
+	defer cancel()
+	_, err = client.Received(ctx, one.tells)
+	return err
+}
+
+// relay sends a write on as it came. It is a late one: where the owner has something newer, that stays.
+func (a arrived) relay(ctx context.Context, to rpc.ReplicationClient) error {
+	m := a.request
+	w := &rpc.WriteShardRequest{
+		ShardId: m.ShardId, Database: m.Database, RetentionPolicy: m.RetentionPolicy, UserId: m.UserId, Points: m.Points,
+		Sender: m.Sender, SenderNode: m.SenderNode, Write: m.Write, NoneUnderWayBelow: m.NoneUnderWayBelow,
+		Version: m.Version, Relayed: true, Yields: true,
+	}
+	var err error
+	if a.batch == nil {
+		_, err = to.WriteShard(ctx, w)
+	} else {
+		_, err = to.WriteBatch(ctx, &rpc.WriteBatchRequest{Write: w, Batch: a.batch.Batch, Points: a.batch.Points})
+	}
+	return err
+}
+
+// compare notes which copies of this node lack writes that another owner received.
+func (r *relays) compare(ctx context.Context, m *rpc.ReceivedRequest) error {
+	select {
+	case <-time.After(receivedWait):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for _, sh := range m.Shards {
+		if !r.received.lacks(m.Sender, sh.ShardId, sh.Writes) {
+			continue
+		}
+		from := fmt.Sprintf("data node %d", m.SenderNode)
+		if n, ok := r.Meta.DataNode(m.SenderNode); ok {
+			from = "data node " + n.TCPAddr
+		}
+		r.Copies.Lacks(sh.ShardId, "writes of "+from+", which went down, reached other owners only")
+	}
+	return nil
+}

@@ -1,0 +1,171 @@
+package replication
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/influxdata/influxdb/tsdb"
+	"go.uber.org/zap"
+
+	"concord/internal/batch"
+	"concord/internal/replication/replicationtest"
+	"concord/internal/rpc"
+)
+
+// lacking notes which copies lack something.
+type lacking struct {
+	replicationtest.NoCopies
+	mu     sync.Mutex
+	shards []uint64
+}
+
+func (l *lacking) Lacks(shard uint64, _ string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.shards = append(l.shards, shard)
+}
+
+func (l *lacking) has(shard uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Contains(l.shards, shard)
+}
+
+// What a node that went down had sent to one owner alone reaches the other one, in its place among the writes there.
+// Where the owner cannot tell that place any more, its copy lacks the write.
+func TestOwnersRelayWhatANodeThatIsGoneWrote(t *testing.T) {
+	t.Parallel()
+	const sender, gone = 77, 3
+	for _, tt := range []struct {
+		name      string
+		asBatch   bool
+		forgotten bool
+		want      string
+	}{
+		{"points one by one", false, false, "[1 20]"},
+		{"a batch", true, false, "[1 20]"},
+		{"what is newer may be forgotten", false, true, "[20]"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c := newTestCluster(t, "ok", "ok", "down")
+			from, to := c.writerAt(t, 1), c.writerAt(t, 2)
+			found := &lacking{}
+			to.Copies = found
+			c.meta.Nodes[1].TCPAddr = mustServe(t, NewServer(c.stores[1], to, zap.NewNop()))
+
+			version := from.Order.Clock.Next()
+			err := to.accept(tsdb.WriteContext{}, shardID, db, policy, version+1, false, mustPoints(t, "m v=20 2"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.forgotten {
+				to.Order.Journal.Lost(version + 1)
+			}
+			points := mustPoints(t, "m v=1 1\nm v=2 2")
+			write := &rpc.WriteShardRequest{
+				ShardId: shardID, Database: db, RetentionPolicy: policy, Sender: sender, SenderNode: gone, Write: 256,
+				NoneUnderWayBelow: 256, Version: uint64(version),
+			}
+			server := NewServer(c.stores[0], from, zap.NewNop())
+			if tt.asBatch {
+				b := batch.Of(points)
+				_, err = server.WriteBatch(t.Context(), &rpc.WriteBatchRequest{
+					Write: write, Batch: b.Encoded(), Points: uint32(b.Len()),
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				for _, p := range points {
+					encoded, err := p.MarshalBinary()
+					if err != nil {
+						t.Fatal(err)
+					}
+					write.Points = append(write.Points, encoded)
+				}
+				if _, err := server.WriteShard(t.Context(), write); err != nil {
+					t.Fatal(err)
+				}
+			}
+			to.Told(Said{Node: gone, Process: sender + 1, Floor: uint64(version) + 1}) // a new process of the sender knows of no write
+			for _, one := range from.relays.byOwner(gone, from.received.take(gone, 0))[2] {
+				from.relays.tell(2, one)
+			}
+			if got := fmt.Sprint(values(t, c.stores[1], "m")); got != tt.want {
+				t.Errorf("the owner has %s, want %s", got, tt.want)
+			}
+			if found.has(shardID) != tt.forgotten {
+				t.Errorf("its copy lacks something: %t, want %t", !tt.forgotten, tt.forgotten)
+			}
+		})
+	}
+}
+
+// The journal forgets nothing that is newer than a relayed write which is about to be written.
+func TestNothingIsForgottenWhileAWriteIsRelayed(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok")
+	w := c.writer(t)
+	version := w.Order.Clock.Next()
+	ended, ok := w.floors.beginRelayed(version)
+	if !ok {
+		t.Fatal("refused")
+	}
+	w.floors.forget()
+	again, ok := w.floors.beginRelayed(version)
+	if !ok {
+		t.Fatal("what is newer was forgotten, and a write of this version is under way")
+	}
+	ended()
+	again()
+	w.floors.forget()
+	if _, ok := w.floors.beginRelayed(version); ok {
+		t.Error("what is newer may be forgotten, and the write is taken")
+	}
+}
+
+// The points that are kept are bounded. Those of writes that all owners have are not kept.
+func TestReceivedKeepsFewPoints(t *testing.T) {
+	t.Parallel()
+	var r received
+	add := func(write, noneBelow uint64) {
+		r.add(arrived{request: &rpc.WriteShardRequest{
+			Sender: 1, SenderNode: 2, ShardId: 3, Write: write, NoneUnderWayBelow: noneBelow, Version: 9,
+			Points: [][]byte{make([]byte, maxReceivedBytes/2)},
+		}})
+	}
+	kept := func() (n int) {
+		for _, a := range r.take(2, 0)[receivedKey{1, 3}] {
+			if a.request != nil {
+				n++
+			}
+		}
+		return n
+	}
+	add(1, 1)
+	add(2, 1)
+	add(3, 1)
+	if kept() != 2 || r.lacks(1, 3, []uint64{1, 2, 3}) {
+		t.Errorf("%d writes are kept, want 2, and to know of all", kept())
+	}
+	add(4, 3)
+	if kept() != 1 || r.bytes != maxReceivedBytes/2 {
+		t.Errorf("%d writes of %d bytes are kept, want the last one", kept(), r.bytes)
+	}
+	r.below(1, 9)
+	if kept() != 1 {
+		t.Error("a write is not kept that is no older than the floor of its sender")
+	}
+	r.below(1, 10)
+	if kept() != 0 || r.bytes != 0 || r.lacks(1, 3, []uint64{4}) {
+		t.Errorf("%d writes of %d bytes are kept that are below the floor of their sender", kept(), r.bytes)
+	}
+	add(5, 5)
+	r.drop(r.take(2, 0))
+	if r.bytes != 0 || len(r.m) != 0 {
+		t.Errorf("%d bytes are kept of %d senders, want nothing", r.bytes, len(r.m))
+	}
+}
