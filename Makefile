@@ -3,7 +3,7 @@ GO      ?= go
 TOOL     = $(GO) tool -modfile=tools/go.mod
 export CGO_ENABLED = 0
 
-.PHONY: help build packages release image charts test-packages test e2e browser upgrade campaign campaign-entropy campaign-reads campaign-http trial compare race lint bench bench-entropy bench-peer bench-series fuzz nightly proto
+.PHONY: help build packages release image charts test-packages test e2e browser upgrade campaign campaign-entropy campaign-reads campaign-http trial compare race lint man bench bench-entropy bench-peer bench-series fuzz nightly proto
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ image: ## build OCI images for amd64 and arm64 into dist/, without Docker: VERSI
 test-packages: ## try the packages over Debian's own influxdb (needs root and debootstrap), and build a release twice
 	$(GO) test -tags packages -count=1 -timeout 60m ./test/packages $(if $(DEBIAN),-debian $(DEBIAN))
 	$(GO) test -C tools -count=1 -timeout 60m ./...
+
+man: ## write the manual pages into dist/man; their date is SOURCE_DATE_EPOCH, or that of the commit
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 0)} $(GO) run ./deploy/man dist/man
 
 test: ## run the tests
 	$(GO) test ./...

@@ -24,7 +24,7 @@ type box struct {
 // newBox starts a machine in a root. It ends with the test, and all its processes with it.
 func newBox(t *testing.T, root, name string) *box {
 	t.Helper()
-	write(t, filepath.Join(root, "etc/hosts"), "127.0.0.1 localhost\n10.77.0.1 first\n10.77.0.2 second\n")
+	write(t, filepath.Join(root, "etc/hosts"), "127.0.0.1 localhost "+name+"\n")
 	cmd := exec.Command("unshare", "--net", "--pid", "--mount", "--uts", "--fork", "--kill-child", "sh", "-c",
 		fmt.Sprintf("hostname %s && ip link set lo up && mount -t proc proc %s/proc && echo up && exec sleep 3600", name, root))
 	cmd.Stderr = os.Stderr
@@ -85,6 +85,9 @@ func (b *box) until(script string) {
 // connect gives two boxes a network: the first one is 10.77.0.1, the second one 10.77.0.2.
 func connect(t *testing.T, first, second *box) {
 	t.Helper()
+	for _, b := range []*box{first, second} {
+		write(t, filepath.Join(b.root, "etc/hosts"), "127.0.0.1 localhost\n10.77.0.1 first\n10.77.0.2 second\n")
+	}
 	host := func(b *box, args string) {
 		t.Helper()
 		all := append([]string{"--net", "-t", strconv.Itoa(b.pid), "ip"}, strings.Fields(args)...)
