@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,7 +23,7 @@ var formats = []string{"deb", "rpm"}
 func (r release) packages() error {
 	// The programs of this machine write what packages have besides programs, for all architectures.
 	own := platform{runtime.GOOS, runtime.GOARCH}
-	if err := r.build(own); err != nil {
+	if err := errors.Join(r.build(own), r.manual()); err != nil {
 		return err
 	}
 	for _, p := range r.linux() {
@@ -82,21 +83,10 @@ func (r release) writePackages(name string, p platform) error {
 		return err
 	}
 	for _, format := range formats {
-		info, err := description.Get(format)
+		info, err := r.complete(description, format, name)
 		if err != nil {
 			return err
 		}
-		for _, c := range info.Contents {
-			if c.Source != "" && !filepath.IsAbs(c.Source) {
-				c.Source = filepath.Join(r.root, c.Source)
-			}
-		}
-		info.MTime = r.date
-		info.RPM.BuildHost = "localhost" // or the packages of two machines differ
-		if info.Scripts, err = r.scripts(name); err != nil {
-			return err
-		}
-		info = nfpm.WithDefaults(info)
 		packager, err := nfpm.Get(format)
 		if err != nil {
 			return err
@@ -110,6 +100,30 @@ func (r release) writePackages(name string, p platform) error {
 		}
 	}
 	return nil
+}
+
+// complete adds to a description what depends on the release: folders, scripts, manual pages, and the date.
+func (r release) complete(description nfpm.Config, format, name string) (*nfpm.Info, error) {
+	info, err := description.Get(format)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range info.Contents {
+		if c.Source != "" && !filepath.IsAbs(c.Source) {
+			c.Source = filepath.Join(r.root, c.Source)
+		}
+	}
+	pages, err := r.manualOf(name)
+	if err != nil {
+		return nil, err
+	}
+	info.Contents = append(info.Contents, pages...)
+	if info.Scripts, err = r.scripts(name); err != nil {
+		return nil, err
+	}
+	info.MTime = r.date
+	info.RPM.BuildHost = "localhost" // or the packages of two machines differ
+	return nfpm.WithDefaults(info), nil
 }
 
 // scripts are those that run when a package comes and goes. They are the same for both packages, but for the name of the
