@@ -39,6 +39,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   value: $(POD_NAME).{{ .service }}.{{ .root.Release.Namespace }}.svc.{{ .root.Values.clusterDomain }}
 - name: INFLUXDB_JOIN
   value: {{ include "concord.join" .root | quote }}
+{{- if .root.Values.tls.enabled }}
+- {name: SSL_CERT_FILE, value: /etc/influxdb/tls/ca.crt}
+{{- end }}
 {{- range $key, $value := .more }}
 - name: {{ $key }}
   value: {{ $value | quote }}

@@ -1,0 +1,110 @@
+// Package charts tests the Helm chart in deploy/helm with helm and kubeconform. They are a module of their own, because
+// they bring much of Kubernetes.
+package charts
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const chart = "../../deploy/helm"
+
+// variants are values that change what the chart has.
+var variants = map[string][]string{
+	"default": nil,
+	"zones": {"data.zones={a,b,c}", "data.replicas=1", "antiAffinity=hard", "database.name=plant",
+		"database.replication=3"},
+	"secured": {"tls.enabled=true", "tls.secretName=tls", "auth.enabled=true", "auth.adminSecret=admin",
+		"existingSecret=shared", "serviceMonitor.enabled=true", "serviceMonitor.labels.release=prometheus"},
+}
+
+// tool runs a program of this module, and returns what it prints.
+func tool(t *testing.T, input []byte, args ...string) []byte {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"tool"}, args...)...)
+	cmd.Stdin = bytes.NewReader(input)
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s: %v\n%s%s", strings.Join(args, " "), err, out.Bytes(), said.Bytes())
+	}
+	return out.Bytes()
+}
+
+// set are the flags for values.
+func set(values []string) []string {
+	var flags []string
+	for _, v := range values {
+		flags = append(flags, "--set", v)
+	}
+	return flags
+}
+
+func rendered(t *testing.T, values []string) []byte {
+	t.Helper()
+	return tool(t, nil, append([]string{"helm", "template", "test", chart}, set(values)...)...)
+}
+
+func TestLint(t *testing.T) {
+	t.Parallel()
+	for name, values := range variants {
+		t.Run(name, func(t *testing.T) {
+			out := tool(t, nil, append([]string{"helm", "lint", "--strict", chart}, set(values)...)...)
+			if bytes.Contains(out, []byte("[WARNING]")) {
+				t.Errorf("helm warns:\n%s", out)
+			}
+		})
+	}
+}
+
+// kubeconform checks the objects against the schemas of Kubernetes. It needs them: from its place on the internet, or in
+// the folder SCHEMAS.
+func TestObjectsAreThoseOfKubernetes(t *testing.T) {
+	t.Parallel()
+	location := "default"
+	if folder := os.Getenv("SCHEMAS"); folder != "" {
+		location = filepath.Join(folder, "{{.ResourceKind}}{{.KindSuffix}}.json")
+	} else if os.Getenv("KUBECONFORM") == "" {
+		t.Skip("skipped: run it with KUBECONFORM=1 where the schemas can be downloaded, or with SCHEMAS=folder")
+	}
+	for name, values := range variants {
+		t.Run(name, func(t *testing.T) {
+			out := tool(t, rendered(t, values), "kubeconform", "-strict", "-summary", "-skip", "ServiceMonitor",
+				"-schema-location", location)
+			t.Logf("%s", out)
+		})
+	}
+}
+
+// Each variant has what it is for.
+func TestVariants(t *testing.T) {
+	t.Parallel()
+	for name, wants := range map[string][]string{
+		"default": {
+			"kind: PodDisruptionBudget", "topologyKey: topology.kubernetes.io/zone", "runAsNonRoot: true",
+			"test-concord-meta-0.test-concord-meta.default.svc.cluster.local:8091,", "path: /ping, port: http, scheme: HTTP}",
+		},
+		"zones": {
+			"name: test-concord-data-a\n", "name: test-concord-data-c\n", `value: "az=b"`,
+			"requiredDuringSchedulingIgnoredDuringExecution", `{name: INFLUXDB_DB, value: "plant"}`,
+		},
+		"secured": {
+			"secretName: tls", "scheme: HTTPS", "kind: ServiceMonitor", "release: prometheus", "{name: shared, key: secret}",
+			"INFLUXDB_CLUSTER_HTTPS_CA", "{name: admin, key: password}",
+		},
+	} {
+		text := string(rendered(t, variants[name]))
+		for _, want := range wants {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: there is no %s", name, want)
+			}
+		}
+		if name == "secured" && strings.Contains(text, "kind: Secret\n") {
+			t.Error("a secret is made beside the one that exists")
+		}
+	}
+}
