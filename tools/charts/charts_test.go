@@ -9,6 +9,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
 )
 
 const chart = "../../deploy/helm"
@@ -46,7 +52,7 @@ func set(values []string) []string {
 
 func rendered(t *testing.T, values []string) []byte {
 	t.Helper()
-	return tool(t, nil, append([]string{"helm", "template", "test", chart}, set(values)...)...)
+	return tool(t, nil, append([]string{"helm", "template", "test", chart, "--kube-version", "1.30.0"}, set(values)...)...)
 }
 
 func TestLint(t *testing.T) {
@@ -58,6 +64,41 @@ func TestLint(t *testing.T) {
 				t.Errorf("helm warns:\n%s", out)
 			}
 		})
+	}
+}
+
+// kinds are the types of Kubernetes for the objects of the chart.
+var kinds = map[string]func() any{
+	"PodDisruptionBudget": func() any { return new(policyv1.PodDisruptionBudget) },
+	"Secret":              func() any { return new(corev1.Secret) },
+	"Service":             func() any { return new(corev1.Service) },
+	"StatefulSet":         func() any { return new(appsv1.StatefulSet) },
+}
+
+// No object has a field that Kubernetes does not know, or one of another type.
+func TestObjectsHaveTheFieldsOfKubernetes(t *testing.T) {
+	t.Parallel()
+	for name, values := range variants {
+		found := map[string]bool{}
+		for _, object := range bytes.Split(rendered(t, values), []byte("\n---\n")) {
+			var about metav1.TypeMeta
+			if err := yaml.Unmarshal(object, &about); err != nil {
+				t.Fatalf("%s: %v\n%s", name, err, object)
+			}
+			found[about.Kind] = true
+			if about.Kind == "ServiceMonitor" {
+				continue // a type of the Prometheus operator
+			}
+			of, ok := kinds[about.Kind]
+			if !ok {
+				t.Errorf("%s: no test knows the kind %q", name, about.Kind)
+			} else if err := yaml.UnmarshalStrict(object, of()); err != nil {
+				t.Errorf("%s: %v\n%s", name, err, object)
+			}
+		}
+		if !found["StatefulSet"] || !found["PodDisruptionBudget"] {
+			t.Errorf("%s: there are only %v", name, found)
+		}
 	}
 }
 
