@@ -39,6 +39,7 @@ man: ## write the manual pages into dist/man; their date is SOURCE_DATE_EPOCH, o
 
 test: ## run the tests
 	$(GO) test ./...
+	$(GO) test -C tools -short ./...
 
 e2e: ## run the stories of a killed replica and of an operator's day on separate processes
 	$(GO) test -tags e2e -count=1 ./test/e2e/

@@ -63,19 +63,17 @@ func FromEnvironment(getenv func(string) string) (Plan, error) {
 
 func (s *Setup) readAccounts(getenv func(string) string) error {
 	for _, a := range []struct {
-		kind string
-		to   *Account
-	}{{"ADMIN", &s.Admin}, {"", &s.User}, {"READ", &s.Reader}, {"WRITE", &s.Writer}} {
-		user, password := "INFLUXDB_USER", "INFLUXDB_USER_PASSWORD"
-		switch a.kind {
-		case "ADMIN":
-			user, password = "INFLUXDB_ADMIN_USER", "INFLUXDB_ADMIN_PASSWORD"
-		case "READ", "WRITE":
-			user, password = "INFLUXDB_"+a.kind+"_USER", "INFLUXDB_"+a.kind+"_USER_PASSWORD"
-		}
-		*a.to = Account{Name: getenv(user), Password: getenv(password)}
+		user, password string
+		to             *Account
+	}{
+		{"INFLUXDB_ADMIN_USER", "INFLUXDB_ADMIN_PASSWORD", &s.Admin},
+		{"INFLUXDB_USER", "INFLUXDB_USER_PASSWORD", &s.User},
+		{"INFLUXDB_READ_USER", "INFLUXDB_READ_USER_PASSWORD", &s.Reader},
+		{"INFLUXDB_WRITE_USER", "INFLUXDB_WRITE_USER_PASSWORD", &s.Writer},
+	} {
+		*a.to = Account{Name: getenv(a.user), Password: getenv(a.password)}
 		if a.to.Name != "" && a.to.Password == "" {
-			return fmt.Errorf("%s: %s must be set, too", user, password)
+			return fmt.Errorf("%s: %s must be set, too", a.user, a.password)
 		}
 	}
 	return nil

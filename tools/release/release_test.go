@@ -16,29 +16,26 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 )
 
-// copyOf is a release of a copy of the repository, which has a section for the version in its CHANGELOG.
-func copyOf(t *testing.T) release {
+// copies are releases of two copies of the repository, which have a section for the version in their CHANGELOG.
+func copies(t *testing.T) []release {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("skipped: it compiles all programs")
 	}
-	root := t.TempDir()
-	copied := exec.Command("sh", "-c", `git -C ../.. ls-files -z | (cd ../.. && xargs -0 tar -c) | tar -x -C "$1"`, "sh", root)
-	if out, err := copied.CombinedOutput(); err != nil {
+	first, second := t.TempDir(), t.TempDir()
+	script := `cd ../.. && git ls-files -z | xargs -0 tar -c | tar -x -C "$1" &&
+		printf '\n## v9.9.9, 2030-01-02\n' >>"$1/CHANGELOG.md" && cp -a "$1/." "$2"`
+	if out, err := exec.Command("sh", "-c", script, "sh", first, second).CombinedOutput(); err != nil {
 		t.Fatalf("copy the repository: %v\n%s", err, out)
 	}
-	changelog := filepath.Join(root, "CHANGELOG.md")
-	b, err := os.ReadFile(changelog)
-	if err != nil {
-		t.Fatal(err)
+	var of []release
+	for _, root := range []string{first, second} {
+		of = append(of, release{
+			root: root, out: filepath.Join(root, "dist"), version: "v9.9.9", date: time.Unix(1893456000, 0).UTC(),
+			platforms: []platform{{"linux", runtime.GOARCH}},
+		})
 	}
-	if err := os.WriteFile(changelog, append(b, "\n## v9.9.9, 2030-01-02\n"...), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return release{
-		root: root, out: filepath.Join(root, "dist"), version: "v9.9.9", date: time.Unix(1893456000, 0).UTC(),
-		platforms: []platform{{"linux", runtime.GOARCH}},
-	}
+	return of
 }
 
 // made are the files of a release, without what it was built from.
@@ -63,8 +60,7 @@ func made(t *testing.T, r release) map[string][]byte {
 func TestReleasesAreReproducible(t *testing.T) {
 	var all []map[string][]byte
 	var r release
-	for range 2 {
-		r = copyOf(t)
+	for _, r = range copies(t) {
 		for _, output := range []string{"archives", "packages", "images"} {
 			if err := outputs[output](r); err != nil {
 				t.Fatalf("%s: %v", output, err)
