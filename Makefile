@@ -24,7 +24,7 @@ packages: ## build .deb and .rpm packages for amd64 and arm64 into dist/: VERSIO
 release: ## build the archives of a release, checksums and an SBOM into dist/: VERSION has a section in CHANGELOG.md
 	$(RELEASE) archives -root .. -version $(VERSION)
 
-image: ## build OCI images for amd64 and arm64 into dist/, without Docker: VERSION; PUSH is a repository to push them to
+image: ## build OCI images for amd64 and arm64 into dist/, without Docker: VERSION; PUSH is a repository for them
 	$(RELEASE) images -root .. -version $(VERSION) $(if $(PUSH),-push $(PUSH))
 
 test-packages: ## try the packages over Debian's own influxdb (needs root and debootstrap), and build a release twice
@@ -85,7 +85,8 @@ race: ## run the tests under the race detector (needs a C compiler)
 lint: ## gofmt, go vet and staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); \
 	if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
-	$(GO) vet ./... && $(GO) vet -tags browser,e2e,compare,bench,campaign,trial,upgrade,packages ./test/... ./internal/entropy/...
+	$(GO) vet ./...
+	$(GO) vet -tags browser,e2e,compare,bench,campaign,trial,upgrade,packages ./test/... ./internal/entropy/...
 	$(GO) vet -C tools ./... && $(GO) vet -C tools/charts ./...
 	$(TOOL) staticcheck -tags browser,e2e,compare,bench,campaign,trial,upgrade,packages ./...
 

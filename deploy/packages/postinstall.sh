@@ -1,6 +1,6 @@
 #!/bin/sh
-# The first argument is "configure" (deb), or 1 for a first installation and 2 for an upgrade (rpm). For deb, the second
-# one is the version before; it is empty the first time.
+# The first argument is "configure" (deb), or 1 for a first installation and 2 for an upgrade (rpm). For deb, the
+# second one is the version before; it is empty the first time.
 set -e
 service=@SERVICE@
 case $1 in
@@ -8,11 +8,12 @@ configure | 1 | 2) ;;
 *) exit 0 ;;
 esac
 
-# The packages influxdb of Debian and Ubuntu delete /var/lib/influxdb when they are purged, even long after Concord has
-# taken over the folder. What is left of them must not do that any more.
+# The packages influxdb of Debian and Ubuntu delete /var/lib/influxdb and disable the service when they are purged, even
+# long after Concord has taken over both. What is left of them must not do that any more.
 left=/var/lib/dpkg/info/influxdb.postrm
 if [ -f $left ] && grep -q 'rm -rf /var/lib/influxdb' $left; then
-	sed -i 's,rm -rf /var/lib/influxdb,: Concord has /var/lib/influxdb now,' $left
+	sed -i -e 's,rm -rf /var/lib/influxdb,: Concord has /var/lib/influxdb now,' \
+		-e 's,deb-systemd-helper purge,: Concord has the service,' $left
 fi
 
 if [ -d /run/systemd/system ]; then

@@ -1,5 +1,5 @@
-// Package daemon runs a node as a process: it logs to standard error, reloads the configuration on SIGHUP, and stops on
-// SIGINT and SIGTERM.
+// Package daemon runs a node as a process: it logs to standard error, reloads the configuration on SIGHUP, and stops
+// on SIGINT and SIGTERM.
 package daemon
 
 import (
@@ -40,8 +40,8 @@ func Warn(log *zap.Logger, notes config.Notes) {
 	}
 }
 
-// Run opens a node, and closes it when ctx ends or a signal says so. load loads the configuration for a reload. It tells
-// systemd when the node is open, and when it stops.
+// Run opens a node, and closes it when ctx ends or a signal says so. load loads the configuration for a reload. It
+// tells systemd when the node is open, and when it stops.
 func Run[C any, N Node[C]](
 	ctx context.Context, log *zap.Logger, load func() (C, error), open func(context.Context) (N, error),
 ) error {

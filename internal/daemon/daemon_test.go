@@ -66,8 +66,8 @@ func TestRunReloadsAndStopsOnSignals(t *testing.T) {
 	}
 }
 
-// systemd hears that a node is ready only when it is open, and that it stops. The variable is of the whole process: this
-// test must not run beside others that open nodes.
+// systemd hears that a node is ready only when it is open, and that it stops. The variable is of the whole process:
+// this test must not run beside others that open nodes.
 func TestRunTellsSystemd(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "notify")
 	heard, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})

@@ -16,8 +16,8 @@ import (
 // healthTimeout bounds the check of a node.
 const healthTimeout = 5 * time.Second
 
-// Health is the command `health`: it asks the node of this machine whether it serves. Images have no other program that
-// could. listener returns where a node with that configuration serves HTTP, and whether with TLS.
+// Health is the command `health`: it asks the node of this machine whether it serves. Images have no other program
+// that could. listener returns where a node with that configuration serves HTTP, and whether with TLS.
 func Health[C config.Settings](program config.Program[C], listener func(C) (bind string, secure bool)) *cobra.Command {
 	var path string
 	cmd := &cobra.Command{

@@ -8,8 +8,8 @@ type withTask[C any] struct {
 	end func()
 }
 
-// WithTask returns a node with a task that runs beside it. Close ends its context, and waits for it before it closes the
-// node.
+// WithTask returns a node with a task that runs beside it. Close ends its context, and waits for it before it closes
+// the node.
 func WithTask[C any](n Node[C], task func(context.Context)) Node[C] {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -175,7 +175,8 @@ func (d Data) create() error {
 		return nil
 	}
 	for _, a := range s.accounts() {
-		if _, err := d.Meta.CreateUser(a.Name, a.Password, a.admin); err != nil && !errors.Is(err, emeta.ErrUserExists) {
+		_, err := d.Meta.CreateUser(a.Name, a.Password, a.admin)
+		if err != nil && !errors.Is(err, emeta.ErrUserExists) {
 			return fmt.Errorf("create user %s: %w", a.Name, err)
 		}
 		if a.admin || s.Database == "" {

@@ -1,5 +1,5 @@
-// Package firststart does what the environment asks of a node that is in no cluster yet: the node joins one, and gives a
-// cluster that is empty its first database and users. Images have no shell that could do this. The variables:
+// Package firststart does what the environment asks of a node that is in no cluster yet: the node joins one, and gives
+// a cluster that is empty its first database and users. Images have no shell that could do this. The variables:
 //
 //	INFLUXDB_JOIN            meta nodes, host:port, separated by commas; the first one begins the cluster
 //	INFLUXDB_LABELS          labels of a data node, such as az=north,rack=7

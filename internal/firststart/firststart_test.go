@@ -69,9 +69,10 @@ func TestMetaNodesFormOneCluster(t *testing.T) {
 	if !metatest.Until(t, func() bool { return len(nodes[2].State().MetaNodes) == 3 }) {
 		t.Fatalf("the cluster has %d meta nodes", len(nodes[2].State().MetaNodes))
 	}
+	want := nodes[0].State().Data.ClusterID
 	for _, m := range nodes {
-		if id := m.State().Data.ClusterID; id == 0 || id != nodes[0].State().Data.ClusterID {
-			t.Errorf("meta node %s is in cluster %d, the first one in %d", m.HTTPAddr(), id, nodes[0].State().Data.ClusterID)
+		if id := m.State().Data.ClusterID; id == 0 || id != want {
+			t.Errorf("meta node %s is in cluster %d, the first one in %d", m.HTTPAddr(), id, want)
 		}
 	}
 }
@@ -121,8 +122,10 @@ func plan(join string) firststart.Plan {
 	return firststart.Plan{
 		Join: []string{"127.0.0.1:1", join}, Labels: map[string]string{"az": "north"},
 		Setup: firststart.Setup{
-			Database: "plant", Replicas: 1, Admin: firststart.Account{Name: "root", Password: "1"},
-			User: firststart.Account{Name: "ann", Password: "2"}, Reader: firststart.Account{Name: "rita", Password: "3"},
+			Database: "plant", Replicas: 1,
+			Admin:  firststart.Account{Name: "root", Password: "1"},
+			User:   firststart.Account{Name: "ann", Password: "2"},
+			Reader: firststart.Account{Name: "rita", Password: "3"},
 			Writer: firststart.Account{Name: "will", Password: "4"},
 		},
 	}

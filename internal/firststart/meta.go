@@ -54,8 +54,8 @@ func (m Meta) join(ctx context.Context) error {
 		}
 		id, err := m.clusterOf(ctx, addr)
 		if err == nil && id != 0 {
-			// The leader of that cluster may have been this node, before it lost its folder: then the request comes back
-			// here, and must not begin a cluster.
+			// The leader of that cluster may have been this node, before it lost its folder: then the request comes
+			// back here, and must not begin a cluster.
 			params := url.Values{"addr": {m.Addr}, "cluster": {fmt.Sprint(id)}}
 			_, err = m.Ask(ctx, http.MethodPost, addr, "/add-meta", params)
 			return err

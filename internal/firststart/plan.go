@@ -100,7 +100,9 @@ const (
 )
 
 // retry takes a step again and again until it succeeds, or ctx ends. It logs why it does not.
-func retry(ctx context.Context, log *zap.Logger, pause time.Duration, doing string, step func(context.Context) error) error {
+func retry(
+	ctx context.Context, log *zap.Logger, pause time.Duration, doing string, step func(context.Context) error,
+) error {
 	var said time.Time
 	for {
 		attempt, cancel := context.WithTimeout(ctx, askTimeout)

@@ -38,7 +38,8 @@ func TestBadVariablesAreNamed(t *testing.T) {
 	t.Parallel()
 	for variable, value := range map[string]string{
 		"INFLUXDB_JOIN": "meta1", "INFLUXDB_LABELS": "north", "INFLUXDB_DB_REPLICATION": "0",
-		"INFLUXDB_ADMIN_USER": "root", "INFLUXDB_USER": "ann", "INFLUXDB_READ_USER": "rita", "INFLUXDB_WRITE_USER": "will",
+		"INFLUXDB_ADMIN_USER": "root", "INFLUXDB_USER": "ann",
+		"INFLUXDB_READ_USER": "rita", "INFLUXDB_WRITE_USER": "will",
 	} {
 		_, err := FromEnvironment(func(key string) string {
 			if key == variable {

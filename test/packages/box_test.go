@@ -26,7 +26,8 @@ func newBox(t *testing.T, root, name string) *box {
 	t.Helper()
 	write(t, filepath.Join(root, "etc/hosts"), "127.0.0.1 localhost "+name+"\n")
 	cmd := exec.Command("unshare", "--net", "--pid", "--mount", "--uts", "--fork", "--kill-child", "sh", "-c",
-		fmt.Sprintf("hostname %s && ip link set lo up && mount -t proc proc %s/proc && echo up && exec sleep 3600", name, root))
+		`hostname "$1" && ip link set lo up && mount -t proc proc "$2/proc" && echo up && exec sleep 3600`,
+		"sh", name, root)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -54,7 +55,9 @@ func newBox(t *testing.T, root, name string) *box {
 func (b *box) command(script string) *exec.Cmd {
 	cmd := exec.Command("nsenter", "--net", "--pid", "--mount", "--uts", "-t", strconv.Itoa(b.pid),
 		"chroot", b.root, "/bin/sh", "-c", script)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive", "HOME=/root", "LC_ALL=C"}
+	cmd.Env = []string{
+		"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive", "HOME=/root", "LC_ALL=C",
+	}
 	return cmd
 }
 

@@ -1,5 +1,5 @@
-// Package charts tests the Helm chart in deploy/helm with helm and kubeconform. They are a module of their own, because
-// they bring much of Kubernetes.
+// Package charts tests the Helm chart in deploy/helm with helm and kubeconform. They are a module of their own,
+// because they bring much of Kubernetes.
 package charts
 
 import (
@@ -52,7 +52,8 @@ func set(values []string) []string {
 
 func rendered(t *testing.T, values []string) []byte {
 	t.Helper()
-	return tool(t, nil, append([]string{"helm", "template", "test", chart, "--kube-version", "1.30.0"}, set(values)...)...)
+	args := []string{"helm", "template", "test", chart, "--kube-version", "1.30.0"}
+	return tool(t, nil, append(args, set(values)...)...)
 }
 
 func TestLint(t *testing.T) {
@@ -102,8 +103,8 @@ func TestObjectsHaveTheFieldsOfKubernetes(t *testing.T) {
 	}
 }
 
-// kubeconform checks the objects against the schemas of Kubernetes. It needs them: from its place on the internet, or in
-// the folder SCHEMAS.
+// kubeconform checks the objects against the schemas of Kubernetes. It needs them: from its place on the internet, or
+// in the folder SCHEMAS.
 func TestObjectsAreThoseOfKubernetes(t *testing.T) {
 	t.Parallel()
 	location := "default"
@@ -127,14 +128,16 @@ func TestVariants(t *testing.T) {
 	for name, wants := range map[string][]string{
 		"default": {
 			"kind: PodDisruptionBudget", "topologyKey: topology.kubernetes.io/zone", "runAsNonRoot: true",
-			"test-concord-meta-0.test-concord-meta.default.svc.cluster.local:8091,", "path: /ping, port: http, scheme: HTTP}",
+			"test-concord-meta-0.test-concord-meta.default.svc.cluster.local:8091,",
+			"path: /ping, port: http, scheme: HTTP}",
 		},
 		"zones": {
 			"name: test-concord-data-a\n", "name: test-concord-data-c\n", `value: "az=b"`,
 			"requiredDuringSchedulingIgnoredDuringExecution", `{name: INFLUXDB_DB, value: "plant"}`,
 		},
 		"secured": {
-			"secretName: tls", "scheme: HTTPS", "kind: ServiceMonitor", "release: prometheus", "{name: shared, key: secret}",
+			"secretName: tls", "scheme: HTTPS", "kind: ServiceMonitor", "release: prometheus",
+			"{name: shared, key: secret}",
 			"INFLUXDB_CLUSTER_HTTPS_CA", "{name: admin, key: password}",
 		},
 	} {

@@ -35,8 +35,8 @@ var kinds = []image{
 // user runs the programs, and owns the data. It has a number, so that Kubernetes sees that it is not root.
 const user = 65532
 
-// images builds each image for all architectures. It writes a folder with all of them in the layout of OCI, and for each
-// architecture a file for docker load. With push, it pushes them to that repository.
+// images builds each image for all architectures. It writes a folder with all of them in the layout of OCI, and for
+// each architecture a file for docker load. With push, it pushes them to that repository.
 func (r release) images() error {
 	indexes := map[string]v1.ImageIndex{}
 	for _, k := range kinds {

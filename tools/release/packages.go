@@ -95,7 +95,8 @@ func (r release) writePackages(name string, p platform) error {
 		if err := packager.Package(info, &b); err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(r.out, packager.ConventionalFileName(info)), b.Bytes(), 0o644); err != nil {
+		file := filepath.Join(r.out, packager.ConventionalFileName(info))
+		if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
 			return err
 		}
 	}
@@ -126,8 +127,8 @@ func (r release) complete(description nfpm.Config, format, name string) (*nfpm.I
 	return nfpm.WithDefaults(info), nil
 }
 
-// scripts are those that run when a package comes and goes. They are the same for both packages, but for the name of the
-// service.
+// scripts are those that run when a package comes and goes. They are the same for both packages, but for the name of
+// the service.
 func (r release) scripts(name string) (nfpm.Scripts, error) {
 	folder := filepath.Join(r.out, "build", name)
 	if err := os.MkdirAll(folder, 0o755); err != nil {
@@ -145,6 +146,7 @@ func (r release) scripts(name string) (nfpm.Scripts, error) {
 		}
 	}
 	return nfpm.Scripts{
-		PreInstall: of("preinstall"), PostInstall: of("postinstall"), PreRemove: of("preremove"), PostRemove: of("postremove"),
+		PreInstall: of("preinstall"), PostInstall: of("postinstall"),
+		PreRemove: of("preremove"), PostRemove: of("postremove"),
 	}, nil
 }

@@ -101,7 +101,7 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Probes of a port that answers /ping. Takes the root, and the port. A node with many shards takes its time to start. */}}
+{{/* Probes of a port that answers /ping. Takes the root, and the port. A node with many shards starts slowly. */}}
 {{- define "concord.probes" -}}
 {{- $get := printf "{path: /ping, port: %s, scheme: %s}" .port (ternary "HTTPS" "HTTP" .root.Values.tls.enabled) -}}
 startupProbe:

@@ -6,8 +6,8 @@ import (
 	"concord/internal/firststart"
 )
 
-// FirstStart is what this node does without a cluster: it joins the one that the meta nodes at the addresses in join are
-// in, or begins it.
+// FirstStart is what this node does without a cluster: it joins the one that the meta nodes at the addresses in join
+// are in, or begins it.
 func (m *MetaMembers) FirstStart(join []string) firststart.Meta {
 	s := m.server
 	return firststart.Meta{
