@@ -13,7 +13,10 @@ import (
 	"testing"
 )
 
-var given = flag.String("debian", "", "root of an earlier debootstrap with influxdb and influxdb-client in it")
+var (
+	givenRoot     = flag.String("debian", "", "root of an earlier debootstrap with influxdb and influxdb-client in it")
+	givenPackages = flag.String("packages", "", "folder with packages, instead of new ones")
+)
 
 // base has what the tests share.
 var base string
@@ -31,6 +34,9 @@ func TestMain(m *testing.M) {
 
 // built has the packages for this machine's architecture.
 var built = sync.OnceValues(func() (string, error) {
+	if *givenPackages != "" {
+		return *givenPackages, nil
+	}
 	folder := filepath.Join(base, "packages")
 	cmd := exec.Command("go", "run", "./release", "packages", "-root", "..", "-version", "v0.0.1", "-out", folder,
 		"-only", "linux/"+runtime.GOARCH)
@@ -41,8 +47,8 @@ var built = sync.OnceValues(func() (string, error) {
 
 // debian is a root with a small Debian and its own InfluxDB in it.
 var debian = sync.OnceValues(func() (string, error) {
-	if *given != "" {
-		return *given, nil
+	if *givenRoot != "" {
+		return *givenRoot, nil
 	}
 	folder := filepath.Join(base, "debian")
 	cmd := exec.Command("debootstrap", "--variant=minbase", "--include=influxdb,influxdb-client", "bookworm", folder)
@@ -107,7 +113,7 @@ func TestDebianServerMovesIn(t *testing.T) {
 
 	b.run("dpkg --force-confold -i /root/concord-data_*.deb /root/concord-meta_*.deb")
 	expect(t, b.run("tail -n 1 /etc/influxdb/influxdb.conf"), "# changed by its owner\n")
-	b.run("service influxdb-meta start && service influxdb start && influxd-ctl join")
+	b.run("service influxdb-meta start && influxd-ctl join && service influxdb start")
 	out, err := b.command(count).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "influxd-ctl adopt") {
 		t.Errorf("before the adoption a query says %s, %v", out, err)
