@@ -14,7 +14,7 @@ import (
 
 // manual writes the manual pages of all programs, compressed.
 func (r release) manual() error {
-	cmd := exec.Command("go", "run", "./deploy/man", r.manualFolder())
+	cmd := exec.Command("go", "run", "-trimpath", "-buildvcs=false", "./deploy/man", r.manualFolder())
 	cmd.Dir = r.root
 	cmd.Env = append(os.Environ(), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", r.date.Unix()))
 	if _, err := output(cmd); err != nil {
