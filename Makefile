@@ -41,7 +41,7 @@ test: ## run the tests
 	$(GO) test ./...
 	$(GO) test -C tools -short ./...
 
-e2e: ## run the stories of a killed replica and of an operator's day on separate processes
+e2e: ## run the stories on separate processes: a killed replica, an operator's day, forty steps of one who comes from Enterprise
 	$(GO) test -tags e2e -count=1 ./test/e2e/
 
 browser: ## drive the page of the cluster in headless Chromium; SHOTS=DIR keeps pictures of it

@@ -38,7 +38,6 @@ func write(folder string) error {
 	}
 	for _, root := range programs() {
 		root.Long = root.Short + ". Flags may also begin with a single dash, as those of InfluxDB do."
-		root.SetHelpCommand(&cobra.Command{Hidden: true}) // it would be named as a page that does not exist
 		forPages(root)
 		if err := doc.GenManTree(root, &doc.GenManHeader{Source: "Concord", Manual: "Concord"}, folder); err != nil {
 			return err

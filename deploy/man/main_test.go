@@ -33,6 +33,9 @@ func TestPagesSayWhatTheHelpTextsSay(t *testing.T) {
 		page := plain(t, filepath.Join(folder, strings.ReplaceAll(cmd.CommandPath(), " ", "-")+".1"))
 		want := []string{cmd.UseLine(), cmd.Short, cmd.Long, cmd.Example}
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { want = append(want, f.Usage) })
+		if cmd.Example == "" && cmd.HasParent() {
+			t.Errorf("%s has no example", cmd.CommandPath())
+		}
 		for _, text := range want {
 			if text = strings.Join(strings.Fields(text), " "); !strings.Contains(page, text) {
 				t.Errorf("the page of %s lacks %q:\n%s", cmd.CommandPath(), text, page)

@@ -70,6 +70,7 @@ var ops = map[string]reflect.Type{
 	"claim-data-node":         reflect.TypeFor[ClaimDataNode](),
 	"set-node-labels":         reflect.TypeFor[SetNodeLabels](),
 	"activate-data-node":      reflect.TypeFor[ActivateDataNode](),
+	"drain-data-node":         reflect.TypeFor[DrainDataNode](),
 	"set-ldap":                reflect.TypeFor[SetLDAP](),
 	"purge-ldap":              reflect.TypeFor[PurgeLDAP](),
 }

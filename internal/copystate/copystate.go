@@ -68,14 +68,16 @@ type Place struct {
 // Said is what a node says of the order of writes.
 type Said struct {
 	Node, Process uint64 // who says it
-	Clock, Floor  uint64 // as Order.Floor
-	Lacks         bool   // whether some of its copies lack something
+	Clock         uint64
+	Floor         uint64 // none of its writes with a smaller version will reach this node any more
+	UnderWay      uint64 // none of this process with a smaller version is on its way to any node
+	Lacks         bool   // some of its copies lack something
 }
 
 // Order is what nodes tell each other of the order of writes. Its fields are nil for nothing.
 type Order struct {
-	Floor func(node uint64) (clock, floor uint64) // what a node is told
-	Told  func(Said)                              // is told what another node says
+	Says func(to uint64) (clock, floor, underWay uint64) // what this node says to another one, as in Said
+	Told func(Said)                                      // is told what another node says
 	// Timeout is after how long a write that a node did not answer is kept for it; 0 is longer than freshFor. What a node
 	// heard of others counts no longer than that: it may have hung since.
 	Timeout time.Duration

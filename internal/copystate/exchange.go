@@ -104,8 +104,8 @@ func (x *exchanges) message(to uint64, have map[uint64]version) *rpc.CopyStates 
 		Process: x.place.Process(), Starting: !x.ready.Load(), Identity: x.place.Identity(),
 		Lost: x.own.lost[to].sorted(),
 	}
-	if x.order.Floor != nil {
-		m.Version, m.Floor = x.order.Floor(to)
+	if x.order.Says != nil {
+		m.Version, m.Floor, m.UnderWay = x.order.Says(to)
 		m.Lacks = len(x.records.lacking) > 0
 	}
 	if m.Starting {
@@ -137,7 +137,9 @@ func (x *exchanges) learn(m *rpc.CopyStates) error {
 	x.learnSelf(m)
 	x.learnProcess(m)
 	if x.order.Told != nil && m.Version != 0 {
-		x.order.Told(Said{Node: m.Node, Process: m.Process, Clock: m.Version, Floor: m.Floor, Lacks: m.Lacks})
+		x.order.Told(Said{
+			Node: m.Node, Process: m.Process, Clock: m.Version, Floor: m.Floor, UnderWay: m.UnderWay, Lacks: m.Lacks,
+		})
 	}
 	if !m.Starting {
 		x.learnTables(m)

@@ -1,7 +1,6 @@
 package ctl
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -25,12 +24,7 @@ func (c *client) adopt() *cobra.Command {
 			"adopted, and changes nothing before. With -merge, shards of databases that the cluster has already get the\n" +
 			"data node as another owner, and anti-entropy gives each owner what it lacks.",
 		Example: "  influxd-ctl adopt -dry-run data1:8088\n  influxd-ctl adopt data1:8088",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return errors.New("adopt needs the address of one data node, such as data1:8088")
-			}
-			return nil
-		},
+		Args:    args("tcp-addr"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			params := url.Values{
 				"addr": args, "dry-run": {strconv.FormatBool(dryRun)}, "merge": {strconv.FormatBool(merge)},

@@ -12,15 +12,14 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/influxdata/influxdb/tsdb"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
 	"concord/internal/durable"
-	"concord/internal/entropy/tsmfile"
 	"concord/internal/rpc"
+	"concord/internal/shardcopy"
 )
 
 // A data node that is started on the folders of a plain server of InfluxDB 1.x opens nothing, and waits to be adopted.
@@ -232,43 +231,23 @@ func (m *membership) Survey(context.Context, *rpc.SurveyRequest) (*rpc.SurveyRes
 	out := &rpc.SurveyResponse{Server: b}
 	seen := make(map[string]bool)
 	for _, dir := range []string{n.cfg.Data.Dir, n.cfg.Data.WALDir} {
-		paths, err := tsmfile.Glob(dir, "*", "*", "*")
+		folders, err := shardcopy.Folders(dir)
 		if err != nil {
 			return nil, status.Error(codes.Internal, err.Error())
 		}
-		for _, path := range paths {
-			id, err := strconv.ParseUint(filepath.Base(path), 10, 64)
-			place, relErr := filepath.Rel(dir, path)
-			if policy := filepath.Base(filepath.Dir(path)); err != nil || relErr != nil ||
-				policy == tsdb.SeriesFileDirectory {
-				continue
-			}
-			size := sizeOf(path)
-			out.Bytes += size
+		for _, f := range folders {
+			out.Bytes += uint64(f.Size())
+			place := filepath.Join(f.Database, f.RetentionPolicy, strconv.FormatUint(f.Shard, 10))
 			if known[place] || seen[place] {
 				continue
 			}
 			seen[place] = true
-			policy := filepath.Dir(place)
 			out.Unknown = append(out.Unknown, &rpc.ShardMove{
-				Database: filepath.Dir(policy), RetentionPolicy: filepath.Base(policy), From: id,
+				Database: f.Database, RetentionPolicy: f.RetentionPolicy, From: f.Shard,
 			})
 		}
 	}
 	return out, nil
-}
-
-// sizeOf is the size of the files in a folder, in bytes.
-func sizeOf(dir string) (bytes uint64) {
-	filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-		if err == nil && e.Type().IsRegular() {
-			if info, err := e.Info(); err == nil {
-				bytes += uint64(info.Size())
-			}
-		}
-		return nil
-	})
-	return bytes
 }
 
 // PrepareAdoption notes what an adoption will do with the folders.

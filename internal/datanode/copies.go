@@ -50,12 +50,12 @@ func (q *queues) senderGone(node, process uint64) {
 	}
 }
 
-// floor is what another node is told of the order of writes, and told takes over what another node says of it.
-func (q *queues) floor(node uint64) (clock, floor uint64) {
+// says is what another node is told of the order of writes, and told takes over what another node says of it.
+func (q *queues) says(to uint64) (clock, floor, underWay uint64) {
 	if w := q.writer.Load(); w != nil {
-		return w.Floor(node)
+		return w.Says(to)
 	}
-	return 0, 0
+	return 0, 0, 0
 }
 
 func (q *queues) told(s copystate.Said) {
@@ -79,7 +79,7 @@ func (n *Node) openCopies() (err error) {
 		Hints:  copystate.Hints{Owed: n.owed, GiveUp: n.giveUpQueues},
 		Place:  copystate.Place{Process: n.queues.sender, Identity: n.Meta.Identity, Doubt: n.Doubt},
 		Order: copystate.Order{
-			Floor: n.queues.floor, Told: n.queues.told, Timeout: time.Duration(n.cfg.Cluster.WriteTimeout),
+			Says: n.queues.says, Told: n.queues.told, Timeout: time.Duration(n.cfg.Cluster.WriteTimeout),
 			Began: uint64(order.Reached(n.clockFile())),
 		},
 		Events: copystate.Events{

@@ -81,6 +81,7 @@ func (l *idleServer) openHTTP() error {
 // ServeHTTP answers as the engine does when a request fails.
 func (l *idleServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Influxdb-Version", l.node.version)
+	w.Header().Set("X-Influxdb-Build", l.node.cfg.HTTPD.BuildType)
 	if r.URL.Path == "/ping" {
 		w.WriteHeader(http.StatusNoContent)
 		return

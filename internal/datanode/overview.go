@@ -43,6 +43,7 @@ type overview struct {
 	started time.Time
 	process uint64
 	dirs    []string // on which there must be room
+	free    func(dir string) (free, total uint64, err error)
 	store   *tsdb.Store
 	load    *httpapi.Load
 	events  *eventlog.Log
@@ -57,12 +58,17 @@ type overview struct {
 
 // newOverview makes it of parts that stay open as long as other nodes are answered.
 func (n *Node) newOverview(shards *shardcopy.Server, copies *local.Local) *overview {
-	return &overview{
+	o := &overview{
 		version: n.version, started: n.started, process: n.place.process,
-		dirs:  []string{n.cfg.Data.Dir, n.cfg.Data.WALDir, n.cfg.Meta.Dir, n.cfg.HintedHandoff.Dir},
-		store: n.Store, load: n.load, events: &n.events, hints: n.handoff, shards: shards, copies: copies,
-		tasks: n.queries.executor.TaskManager, entropy: n.Entropy,
+		dirs: []string{n.cfg.Data.Dir, n.cfg.Data.WALDir, n.cfg.Meta.Dir, n.cfg.HintedHandoff.Dir},
+		free: fulldisk.Free, store: n.Store, load: n.load, events: &n.events, hints: n.handoff, shards: shards,
+		copies: copies,
+		tasks:  n.queries.executor.TaskManager, entropy: n.Entropy,
 	}
+	if n.seams.Free != nil {
+		o.free = n.seams.Free
+	}
+	return o
 }
 
 // Report tells what this node knows of itself.
@@ -122,7 +128,7 @@ func (o *overview) KillQuery(_ context.Context, r *rpc.KillQueryRequest) (*rpc.K
 // disks are the file systems of the node's folders, each once.
 func (o *overview) disks() (out []*rpc.Disk) {
 	for _, dir := range o.dirs {
-		free, total, err := fulldisk.Free(dir)
+		free, total, err := o.free(dir)
 		if err != nil {
 			continue // the folder is made when it is needed
 		}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -105,13 +106,14 @@ func TestCopiedShardLosesNothing(t *testing.T) {
 			}
 		}
 	}()
+	end := sync.OnceValue(func() int { close(stop); return <-done })
+	defer end() // also when the test fails: the cluster is closed then
 	id := fmt.Sprint(sh.ID)
 	if got, want := mustCtl(ctx, t, c, "copy-shard", from.TCPAddr, to.TCPAddr,
 		id), fmt.Sprintf("Copied shard %s from %s to %s\n", id, from.TCPAddr, to.TCPAddr); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	close(stop)
-	wrote := <-done
+	wrote := end()
 	// What was written while it was copied comes by anti-entropy, automatically.
 	if err := c.Wait(wait30(t), func() bool {
 		_, err := os.Stat(filepath.Join(c.DataDir(target), "meta", "entropy", "begun", id))

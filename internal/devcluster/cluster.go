@@ -41,6 +41,11 @@ type Options struct {
 	Late  func(ctx context.Context, node int)
 	Lease time.Duration            // for which the meta node grants leases; 0 for its own
 	Now   func(node int) time.Time // the clock that a data node tells others; nil for time.Now
+	// WritesEnd is after how long a rebalance takes writes for ended that began before a change of owners; 0 for its
+	// own.
+	WritesEnd time.Duration
+	// Free tells what is free, and all bytes, on the disk of every data node; nil for what is.
+	Free func(dir string) (free, total uint64, err error)
 }
 
 // Ports are the two ports of a node: of a data node gRPC and HTTP, of the meta
@@ -125,7 +130,8 @@ func (o Options) metaConfig() *metaconfig.Config {
 
 func (c *Cluster) startMeta(ctx context.Context) error {
 	n, err := metanode.Open(ctx, metanode.Deps{
-		Deps: server.Deps{Config: c.metaConfig, Log: c.opts.Logger}, LeaseTime: c.opts.Lease,
+		Deps:      server.Deps{Config: c.metaConfig, Log: c.opts.Logger},
+		LeaseTime: c.opts.Lease, WritesEnd: c.opts.WritesEnd,
 	})
 	if err != nil {
 		return fmt.Errorf("meta node: %w", err)
@@ -204,6 +210,7 @@ func (c *Cluster) seams(i int) datanode.Seams {
 		Blocked: func(addr string) bool { return c.links.blocked(i, addr) },
 		Wrap:    func(addr string, conn net.Conn) net.Conn { return c.links.wrap(i, addr, conn) },
 	}
+	s.Free = c.opts.Free
 	if f := c.opts.NotWhole; f != nil {
 		s.NotWhole = func(shard uint64) string { return f(i, shard) }
 	}

@@ -3,7 +3,6 @@ package distquery
 import (
 	"flag"
 	"fmt"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -17,14 +16,11 @@ import (
 	"concord/internal/budget"
 )
 
-var (
-	listedSeries = flag.Int("listed", 100_000, "series that BenchmarkLists has, each with a tag value, and a fifth as many measurements")
-	listedPeak   = flag.Bool("peak", false, "BenchmarkLists measures memory, and no time")
-)
+var listedSeries = flag.Int("listed", 100_000, "series that BenchmarkLists has, each with a tag value")
 
-// BenchmarkLists lists many tag values and measurements of one owner, through a node that owns nothing. A client reads
-// them in chunks. first-ms is when the first rows leave. peak-MB is what both nodes, which are one process here, hold
-// besides the index: with -peak, which makes all slower.
+// BenchmarkLists lists many tag values, and a fifth as many measurements, of one owner through a node that owns nothing.
+// A client reads them in chunks. first-ms is when the first rows leave. asking-MB and owner-MB are what the statement
+// takes at most of max-query-memory on either node.
 func BenchmarkLists(b *testing.B) {
 	c := newTestCluster(b, testOptions{nodes: 1, idle: 1, replicas: 1})
 	owner := c.nodes[0]
@@ -55,7 +51,12 @@ func BenchmarkLists(b *testing.B) {
 		b.Fatal(err)
 	}
 	index.(*tsi1.Index).Wait() // for its compactions
-	n, _ := c.executing(b, c.nodes[1], newPool(b), 8<<30, &budget.Requests{})
+	owner.server.Budget = budget.New(8 << 30)
+	requests := &budget.Requests{}
+	n, asking := c.executing(b, c.nodes[1], newPool(b), 8<<30, requests)
+	streamed := &budget.Request{Share: asking.Open(), Streamed: true}
+	defer streamed.Close()
+	opt := query.ExecutionOptions{Database: db, ChunkSize: 10_000, NodeID: requests.Add(streamed)}
 	for _, text := range []string{
 		`SHOW TAG VALUES WITH KEY = host`, `SHOW TAG VALUES FROM m WITH KEY = host WHERE dc =~ /d[12]/`,
 		`SHOW TAG VALUES FROM m WITH KEY = host LIMIT 10`, `SHOW MEASUREMENTS`, `SHOW MEASUREMENTS WHERE dc != 'd1'`,
@@ -66,16 +67,13 @@ func BenchmarkLists(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.Run(text, func(b *testing.B) {
-			measured := func() float64 { return 0 }
-			if *listedPeak {
-				measured = watchHeap()
-			}
+			most := watch(asking, owner.server.Budget)
 			var first time.Duration
 			rows := 0
 			for b.Loop() {
 				start := time.Now()
 				rows = 0
-				for r := range n.exec.ExecuteQuery(q, query.ExecutionOptions{Database: db, ChunkSize: 10_000}, nil) {
+				for r := range n.exec.ExecuteQuery(q, opt, nil) {
 					if r.Err != nil {
 						b.Fatal(r.Err)
 					}
@@ -89,37 +87,35 @@ func BenchmarkLists(b *testing.B) {
 			}
 			b.ReportMetric(float64(rows), "rows")
 			b.ReportMetric(float64(first.Microseconds())/1e3, "first-ms")
-			b.ReportMetric(measured(), "peak-MB")
+			used := most()
+			b.ReportMetric(used[0], "asking-MB")
+			b.ReportMetric(used[1], "owner-MB")
 		})
 	}
 }
 
-// watchHeap returns a function that says by how many MB what is in use grew at most. It looks again and again, which
-// takes time.
-func watchHeap() (peak func() float64) {
-	live := func() uint64 {
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	before := live()
-	most := before
+// watch returns a function that says how many MB were taken of budgets at most.
+func watch(budgets ...*budget.Budget) (most func() []float64) {
+	used := make([]float64, len(budgets))
 	end := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
 		for {
 			select {
 			case <-end:
 				return
-			default:
-				most = max(most, live())
+			case <-tick.C:
+				for i, b := range budgets {
+					used[i] = max(used[i], float64(b.Used())/(1<<20))
+				}
 			}
 		}
 	})
-	return func() float64 {
+	return func() []float64 {
 		close(end)
-		wg.Wait()
-		return float64(most-before) / (1 << 20)
+		watching.Wait()
+		return used
 	}
 }

@@ -111,7 +111,7 @@ func (h *mergeHead) advance() (err error) {
 }
 
 // windowLen is how many measurements are looked at together.
-const windowLen = 1024
+const windowLen = 256
 
 // indexesOf are the indexes of shards on this node. There are none when none of the shards exists.
 func indexesOf(store *tsdb.Store, ids []uint64) (set tsdb.IndexSet, err error) {

@@ -362,7 +362,7 @@ func TestFirstRowsLeaveBeforeTheLastAreRead(t *testing.T) {
 	var waiting, open atomic.Int64
 	c := newTestCluster(t, testOptions{nodes: 1, idle: 1, replicas: 1, wrap: func(_ uint64, s *Server) rpc.QueryServer {
 		return streaming{s, func(ctx context.Context, chunk, _ int) error {
-			if chunk < 400 {
+			if chunk < 250 { // of some sixty values
 				return nil
 			}
 			waiting.Add(1)

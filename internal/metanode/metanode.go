@@ -23,6 +23,7 @@ import (
 type Deps struct {
 	server.Deps
 	LeaseTime time.Duration // for which leases are granted; 0 for the engine's default
+	WritesEnd time.Duration // as in operator.Deps
 }
 
 // Node is a meta node. Parts start in the order of Open, each made of those before it, and stop in reverse.
@@ -84,8 +85,16 @@ func (n *Node) openLDAP(context.Context) error {
 // openOperations makes what this node does with data nodes for operators.
 func (n *Node) openOperations(context.Context) error {
 	s := n.Server
-	n.operations = operator.New(operator.Deps{State: s.State, Execute: s.Execute, Pool: s.Pool()})
 	all := &view.View{State: s.State, Transport: transport.New(s.Pool())}
+	repair := func(ctx context.Context, shard uint64) error {
+		_, err := all.Repair(ctx, shard)
+		return err
+	}
+	n.operations = operator.New(operator.Deps{
+		State: s.State, Execute: s.Execute, Pool: s.Pool(), Leads: s.Leads, Repair: repair,
+		WritesEnd: n.deps.WritesEnd,
+	})
+	n.onClose(n.operations.Close)
 	n.entropy = routes.NewHandler(all, server.UserOf)
 	n.page = page.New(page.Deps{
 		Address: s.HTTPAddr(), Kind: "meta", Version: version.String(), State: s.State, View: all, Pool: s.Pool(),
@@ -109,6 +118,7 @@ func (n *Node) serve(context.Context) error {
 	api := server.Serve(server.APIDeps{
 		Server: n.Server, Meta: n.MetaMembers, Data: n.DataMembers, LDAP: n.ldap,
 		Routes:      n.operations.Routes(),
+		CopyStates:  n.operations.CopyStates,
 		ShardRepair: n.entropy,
 		Page:        n.page,
 		LeaseTime:   n.deps.LeaseTime,

@@ -106,8 +106,8 @@ func (b *builder) addDetails(n nodeReport, out *Node) {
 			b.attend("disk-"+id(n.ID)+d.Path, Attention{
 				Level: "bad", Node: id(n.ID),
 				Text: fmt.Sprintf("Less than 5 %% of the disk of data node %s is free (%s)", n.TCPAddr, d.Path),
-				Do: "Make space, or add a data node and move shards to it with influxd-ctl copy-shard. Repairs pause, and " +
-					"writes are refused when it is full.",
+				Do: "Make space, or add a data node and move shards to it with influxd-ctl rebalance. Repairs pause, " +
+					"and writes are refused when it is full.",
 			})
 		}
 	}

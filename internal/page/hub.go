@@ -296,7 +296,7 @@ func encode(s State) (encoded, error) {
 		section(out, "attention", s.Attention), section(out, "nodes", s.Nodes), section(out, "shards", s.Shards),
 		section(out, "repairs", s.Repairs), section(out, "copies", s.Copies), section(out, "queries", s.Queries),
 		section(out, "meta", s.Meta), section(out, "policies", s.Policies), section(out, "events", s.Events),
-		section(out, "settings", s.Settings))
+		section(out, "settings", s.Settings), section(out, "deletes", s.Deletes))
 }
 
 // section encodes a section; a nil one is for a user who may not see it.

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -281,6 +284,28 @@ func TestAnIdleClusterCostsLittle(t *testing.T) {
 	}
 	if perSecond >= 1000 || sent == 0 {
 		t.Errorf("an idle cluster sends %.0f bytes a second", perSecond)
+	}
+}
+
+func TestStreamHasAllSections(t *testing.T) {
+	t.Parallel()
+	var s State
+	v := reflect.ValueOf(&s).Elem()
+	var want []string
+	for i := range v.NumField() {
+		if f := v.Field(i); f.Kind() == reflect.Map {
+			f.Set(reflect.MakeMap(f.Type()))
+		}
+		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		want = append(want, name)
+	}
+	got, err := encode(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(want)
+	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(got))); diff != "" {
+		t.Error(diff)
 	}
 }
 

@@ -22,8 +22,8 @@ func TestFloorStandsStillWhileSomethingWaits(t *testing.T) {
 	for _, shard := range []uint64{shardID, handoff.WholeDatabase} {
 		c, g := newGatedCluster(t)
 		w, hh := c.withHandoff(t, 5*time.Second)
-		_, before := w.Floor(2)
-		if _, later := w.Floor(2); later < before {
+		_, before, _ := w.Says(2)
+		if _, later, _ := w.Says(2); later < before {
 			t.Errorf("the floor fell from %d to %d", before, later)
 		}
 		g.away.Store(true)
@@ -36,15 +36,15 @@ func TestFloorStandsStillWhileSomethingWaits(t *testing.T) {
 		if e.Data, err = proto.Marshal(m); err != nil {
 			t.Fatal(err)
 		}
-		_, before = w.Floor(2)
+		_, before, _ = w.Says(2)
 		if err := hh.Append(2, shard, e); err != nil {
 			t.Fatal(err)
 		}
 		w.Order.Clock.Next()
-		if _, now := w.Floor(2); now != before {
+		if _, now, _ := w.Says(2); now != before {
 			t.Errorf("shard %d: the floor went from %d to %d while something waits", shard, before, now)
 		}
-		if _, other := w.Floor(1); other <= before {
+		if _, other, _ := w.Says(1); other <= before {
 			t.Errorf("shard %d: the floor of a node for which nothing waits stands still", shard)
 		}
 	}

@@ -104,8 +104,8 @@ func (r *received) add(a arrived) {
 	r.bytes += size
 }
 
-// below forgets the writes of a process with versions below its floor: they have reached all owners, or wait for them.
-func (r *received) below(sender uint64, floor order.Version) {
+// below forgets the writes of a process with versions below one: they have reached all owners, or wait for them.
+func (r *received) below(sender uint64, underWay order.Version) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for key, from := range r.m {
@@ -113,7 +113,7 @@ func (r *received) below(sender uint64, floor order.Version) {
 			continue
 		}
 		for w, a := range from.writes {
-			if a.version != 0 && a.version < floor {
+			if a.version != 0 && a.version < underWay {
 				from.noneBelow = max(from.noneBelow, w+1)
 				r.bytes -= a.size()
 				delete(from.writes, w)

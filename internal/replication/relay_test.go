@@ -157,11 +157,11 @@ func TestReceivedKeepsFewPoints(t *testing.T) {
 	}
 	r.below(1, 9)
 	if kept() != 1 {
-		t.Error("a write is not kept that is no older than the floor of its sender")
+		t.Error("a write is not kept that may be under way")
 	}
 	r.below(1, 10)
 	if kept() != 0 || r.bytes != 0 || r.lacks(1, 3, []uint64{4}) {
-		t.Errorf("%d writes of %d bytes are kept that are below the floor of their sender", kept(), r.bytes)
+		t.Errorf("%d writes of %d bytes are kept that are not under way any more", kept(), r.bytes)
 	}
 	add(5, 5)
 	r.drop(r.take(2, 0))

@@ -528,24 +528,26 @@ func (w *Writer) writeAway(a *shardWrite, d *delivery, yields bool) result {
 	return w.writeRemote(d, requests, sending{})
 }
 
-// Floor returns the clock of this node, and a version. No write of this node with a smaller version will reach the
-// other node any more. While hinted handoff keeps something for that node, the version stays what it was: what is kept
-// may be as old.
-func (w *Writer) Floor(node uint64) (clock, floor uint64) {
-	return w.clock(), uint64(w.floors.floor(node))
+// Says returns what another node is told, as in Said. While hinted handoff keeps something for that node, the floor
+// stays what it was: what is kept may be as old.
+func (w *Writer) Says(to uint64) (clock, floor, underWay uint64) {
+	underWay = uint64(w.lanes.oldest())
+	return w.clock(), uint64(w.floors.floor(to)), underWay
 }
 
 // Said is what a node says of the order of writes.
 type Said struct {
 	Node, Process uint64 // who says it; Process is as Writer.Sender
-	Clock, Floor  uint64 // as Writer.Floor
-	Lacks         bool   // whether some of its copies lack something
+	Clock         uint64
+	Floor         uint64 // none of its writes with a smaller version will reach this node any more
+	UnderWay      uint64 // none of this process with a smaller version is on its way to any node
+	Lacks         bool   // some of its copies lack something
 }
 
 // Told takes what another node says.
 func (w *Writer) Told(s Said) {
 	w.heard(s.Clock)
-	w.received.below(s.Process, order.Version(s.Floor))
+	w.received.below(s.Process, order.Version(max(s.UnderWay, s.Floor)))
 	w.floors.hear(s.Node, order.Version(s.Floor), s.Lacks)
 }
 

@@ -41,6 +41,7 @@ type CopyStates struct {
 	Identity      string                 `protobuf:"bytes,13,opt,name=identity,proto3" json:"identity,omitempty"`                  // the sender's, as in IdentifyResponse
 	Version       uint64                 `protobuf:"varint,14,opt,name=version,proto3" json:"version,omitempty"`                   // the sender's clock, as package order has it
 	Floor         uint64                 `protobuf:"varint,15,opt,name=floor,proto3" json:"floor,omitempty"`                       // no write of the sender with a version below it will reach the receiver any more
+	UnderWay      uint64                 `protobuf:"varint,17,opt,name=under_way,json=underWay,proto3" json:"under_way,omitempty"` // no write of this process with a version below it is on its way to any owner
 	Lacks         bool                   `protobuf:"varint,16,opt,name=lacks,proto3" json:"lacks,omitempty"`                       // some of the sender's copies lack something for good, until they are repaired
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -177,6 +178,13 @@ func (x *CopyStates) GetVersion() uint64 {
 func (x *CopyStates) GetFloor() uint64 {
 	if x != nil {
 		return x.Floor
+	}
+	return 0
+}
+
+func (x *CopyStates) GetUnderWay() uint64 {
+	if x != nil {
+		return x.UnderWay
 	}
 	return 0
 }
@@ -366,7 +374,7 @@ var File_copystate_proto protoreflect.FileDescriptor
 const file_copystate_proto_rawDesc = "" +
 	"\n" +
 	"\x0fcopystate.proto\x12\n" +
-	"concord.v1\"\xca\x03\n" +
+	"concord.v1\"\xe7\x03\n" +
 	"\n" +
 	"CopyStates\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x16\n" +
@@ -384,7 +392,8 @@ const file_copystate_proto_rawDesc = "" +
 	"\aprocess\x18\f \x01(\x04R\aprocess\x12\x1a\n" +
 	"\bidentity\x18\r \x01(\tR\bidentity\x12\x18\n" +
 	"\aversion\x18\x0e \x01(\x04R\aversion\x12\x14\n" +
-	"\x05floor\x18\x0f \x01(\x04R\x05floor\x12\x14\n" +
+	"\x05floor\x18\x0f \x01(\x04R\x05floor\x12\x1b\n" +
+	"\tunder_way\x18\x11 \x01(\x04R\bunderWay\x12\x14\n" +
 	"\x05lacks\x18\x10 \x01(\bR\x05lacks\"e\n" +
 	"\tOwedTable\x122\n" +
 	"\aversion\x18\x01 \x01(\v2\x18.concord.v1.TableVersionR\aversion\x12$\n" +

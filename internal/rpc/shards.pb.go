@@ -294,8 +294,9 @@ type CopyRequest struct {
 	ShardId         uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
 	Database        string                 `protobuf:"bytes,2,opt,name=database,proto3" json:"database,omitempty"`
 	RetentionPolicy string                 `protobuf:"bytes,3,opt,name=retention_policy,json=retentionPolicy,proto3" json:"retention_policy,omitempty"`
-	Source          string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`          // TCP address
-	Incomplete      bool                   `protobuf:"varint,5,opt,name=incomplete,proto3" json:"incomplete,omitempty"` // copy it also when the source's copy is not whole
+	Source          string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`                   // TCP address
+	Incomplete      bool                   `protobuf:"varint,5,opt,name=incomplete,proto3" json:"incomplete,omitempty"`          // copy it also when the source's copy is not whole
+	MaxRate         uint64                 `protobuf:"varint,6,opt,name=max_rate,json=maxRate,proto3" json:"max_rate,omitempty"` // bytes a second that this node takes; 0 for no limit
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -363,6 +364,13 @@ func (x *CopyRequest) GetIncomplete() bool {
 		return x.Incomplete
 	}
 	return false
+}
+
+func (x *CopyRequest) GetMaxRate() uint64 {
+	if x != nil {
+		return x.MaxRate
+	}
+	return 0
 }
 
 type CopyResponse struct {
@@ -1023,18 +1031,101 @@ func (*RemoveResponse) Descriptor() ([]byte, []int) {
 	return file_shards_proto_rawDescGZIP(), []int{16}
 }
 
+type DoubtRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoubtRequest) Reset() {
+	*x = DoubtRequest{}
+	mi := &file_shards_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoubtRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoubtRequest) ProtoMessage() {}
+
+func (x *DoubtRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shards_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoubtRequest.ProtoReflect.Descriptor instead.
+func (*DoubtRequest) Descriptor() ([]byte, []int) {
+	return file_shards_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *DoubtRequest) GetShardId() uint64 {
+	if x != nil {
+		return x.ShardId
+	}
+	return 0
+}
+
+type DoubtResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoubtResponse) Reset() {
+	*x = DoubtResponse{}
+	mi := &file_shards_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoubtResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoubtResponse) ProtoMessage() {}
+
+func (x *DoubtResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_shards_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoubtResponse.ProtoReflect.Descriptor instead.
+func (*DoubtResponse) Descriptor() ([]byte, []int) {
+	return file_shards_proto_rawDescGZIP(), []int{18}
+}
+
 type DescribeRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	ShardIds []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
 	// flush writes what is in the cache to files first: that is no change of the shard, but moves last_modified.
-	Flush         bool `protobuf:"varint,2,opt,name=flush,proto3" json:"flush,omitempty"`
+	Flush bool `protobuf:"varint,2,opt,name=flush,proto3" json:"flush,omitempty"`
+	// disk asks for all shards that have a folder on this node, instead of shard_ids; those that are being copied here
+	// are left out. A former build answers with nothing.
+	Disk          bool `protobuf:"varint,3,opt,name=disk,proto3" json:"disk,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_shards_proto_msgTypes[17]
+	mi := &file_shards_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +1137,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[17]
+	mi := &file_shards_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +1150,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_shards_proto_rawDescGZIP(), []int{17}
+	return file_shards_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DescribeRequest) GetShardIds() []uint64 {
@@ -1076,22 +1167,31 @@ func (x *DescribeRequest) GetFlush() bool {
 	return false
 }
 
+func (x *DescribeRequest) GetDisk() bool {
+	if x != nil {
+		return x.Disk
+	}
+	return false
+}
+
 type ShardDescription struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
-	Exists        bool                   `protobuf:"varint,2,opt,name=exists,proto3" json:"exists,omitempty"`
-	Size          int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`                                     // bytes on disk
-	LastModified  int64                  `protobuf:"varint,4,opt,name=last_modified,json=lastModified,proto3" json:"last_modified,omitempty"` // nanoseconds
-	Hot           bool                   `protobuf:"varint,5,opt,name=hot,proto3" json:"hot,omitempty"`                                       // written to, or not compacted yet
-	State         string                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`                                    // hot or cold
-	NotWhole      string                 `protobuf:"bytes,7,opt,name=not_whole,json=notWhole,proto3" json:"not_whole,omitempty"`              // why the copy may lack acknowledged writes or deletes; empty when it has them all
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	ShardId         uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	Exists          bool                   `protobuf:"varint,2,opt,name=exists,proto3" json:"exists,omitempty"`
+	Size            int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`                                     // bytes on disk
+	LastModified    int64                  `protobuf:"varint,4,opt,name=last_modified,json=lastModified,proto3" json:"last_modified,omitempty"` // nanoseconds
+	Hot             bool                   `protobuf:"varint,5,opt,name=hot,proto3" json:"hot,omitempty"`                                       // written to, or not compacted yet
+	State           string                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`                                    // hot or cold; with disk also "not open"
+	NotWhole        string                 `protobuf:"bytes,7,opt,name=not_whole,json=notWhole,proto3" json:"not_whole,omitempty"`              // why the copy may lack acknowledged writes or deletes; empty when it has them all
+	Database        []byte                 `protobuf:"bytes,8,opt,name=database,proto3" json:"database,omitempty"`                              // with disk: whose folder it is
+	RetentionPolicy []byte                 `protobuf:"bytes,9,opt,name=retention_policy,json=retentionPolicy,proto3" json:"retention_policy,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ShardDescription) Reset() {
 	*x = ShardDescription{}
-	mi := &file_shards_proto_msgTypes[18]
+	mi := &file_shards_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1203,7 @@ func (x *ShardDescription) String() string {
 func (*ShardDescription) ProtoMessage() {}
 
 func (x *ShardDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[18]
+	mi := &file_shards_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1116,7 +1216,7 @@ func (x *ShardDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardDescription.ProtoReflect.Descriptor instead.
 func (*ShardDescription) Descriptor() ([]byte, []int) {
-	return file_shards_proto_rawDescGZIP(), []int{18}
+	return file_shards_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ShardDescription) GetShardId() uint64 {
@@ -1168,6 +1268,20 @@ func (x *ShardDescription) GetNotWhole() string {
 	return ""
 }
 
+func (x *ShardDescription) GetDatabase() []byte {
+	if x != nil {
+		return x.Database
+	}
+	return nil
+}
+
+func (x *ShardDescription) GetRetentionPolicy() []byte {
+	if x != nil {
+		return x.RetentionPolicy
+	}
+	return nil
+}
+
 type DescribeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Shards        []*ShardDescription    `protobuf:"bytes,1,rep,name=shards,proto3" json:"shards,omitempty"`
@@ -1177,7 +1291,7 @@ type DescribeResponse struct {
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_shards_proto_msgTypes[19]
+	mi := &file_shards_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1303,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[19]
+	mi := &file_shards_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1316,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_shards_proto_rawDescGZIP(), []int{19}
+	return file_shards_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DescribeResponse) GetShards() []*ShardDescription {
@@ -1223,7 +1337,7 @@ type FilesRequest_Have struct {
 
 func (x *FilesRequest_Have) Reset() {
 	*x = FilesRequest_Have{}
-	mi := &file_shards_proto_msgTypes[20]
+	mi := &file_shards_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1235,7 +1349,7 @@ func (x *FilesRequest_Have) String() string {
 func (*FilesRequest_Have) ProtoMessage() {}
 
 func (x *FilesRequest_Have) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[20]
+	mi := &file_shards_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1397,7 @@ type FilesChunk_File struct {
 
 func (x *FilesChunk_File) Reset() {
 	*x = FilesChunk_File{}
-	mi := &file_shards_proto_msgTypes[21]
+	mi := &file_shards_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1295,7 +1409,7 @@ func (x *FilesChunk_File) String() string {
 func (*FilesChunk_File) ProtoMessage() {}
 
 func (x *FilesChunk_File) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[21]
+	mi := &file_shards_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1472,7 @@ const file_shards_proto_rawDesc = "" +
 	"\x04last\x18\x05 \x01(\bR\x04last\x12\x14\n" +
 	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\x12\x1a\n" +
 	"\bchecksum\x18\a \x01(\aR\bchecksum\"\x10\n" +
-	"\x0eImportResponse\"\xa7\x01\n" +
+	"\x0eImportResponse\"\xc2\x01\n" +
 	"\vCopyRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
@@ -1366,7 +1480,8 @@ const file_shards_proto_rawDesc = "" +
 	"\x06source\x18\x04 \x01(\tR\x06source\x12\x1e\n" +
 	"\n" +
 	"incomplete\x18\x05 \x01(\bR\n" +
-	"incomplete\"$\n" +
+	"incomplete\x12\x19\n" +
+	"\bmax_rate\x18\x06 \x01(\x04R\amaxRate\"$\n" +
 	"\fCopyResponse\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"\xca\x01\n" +
 	"\fFilesRequest\x12\x19\n" +
@@ -1420,10 +1535,14 @@ const file_shards_proto_rawDesc = "" +
 	"\x10KillCopyResponse\"*\n" +
 	"\rRemoveRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x10\n" +
-	"\x0eRemoveResponse\"D\n" +
+	"\x0eRemoveResponse\")\n" +
+	"\fDoubtRequest\x12\x19\n" +
+	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x0f\n" +
+	"\rDoubtResponse\"X\n" +
 	"\x0fDescribeRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12\x14\n" +
-	"\x05flush\x18\x02 \x01(\bR\x05flush\"\xc3\x01\n" +
+	"\x05flush\x18\x02 \x01(\bR\x05flush\x12\x12\n" +
+	"\x04disk\x18\x03 \x01(\bR\x04disk\"\x8a\x02\n" +
 	"\x10ShardDescription\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
 	"\x06exists\x18\x02 \x01(\bR\x06exists\x12\x12\n" +
@@ -1431,9 +1550,11 @@ const file_shards_proto_rawDesc = "" +
 	"\rlast_modified\x18\x04 \x01(\x03R\flastModified\x12\x10\n" +
 	"\x03hot\x18\x05 \x01(\bR\x03hot\x12\x14\n" +
 	"\x05state\x18\x06 \x01(\tR\x05state\x12\x1b\n" +
-	"\tnot_whole\x18\a \x01(\tR\bnotWhole\"H\n" +
+	"\tnot_whole\x18\a \x01(\tR\bnotWhole\x12\x1a\n" +
+	"\bdatabase\x18\b \x01(\fR\bdatabase\x12)\n" +
+	"\x10retention_policy\x18\t \x01(\fR\x0fretentionPolicy\"H\n" +
 	"\x10DescribeResponse\x124\n" +
-	"\x06shards\x18\x01 \x03(\v2\x1c.concord.v1.ShardDescriptionR\x06shards2\xce\x04\n" +
+	"\x06shards\x18\x01 \x03(\v2\x1c.concord.v1.ShardDescriptionR\x06shards2\x8c\x05\n" +
 	"\x06Shards\x12>\n" +
 	"\x06Export\x12\x19.concord.v1.ExportRequest\x1a\x17.concord.v1.ExportChunk0\x01\x12?\n" +
 	"\x06Import\x12\x17.concord.v1.ImportChunk\x1a\x1a.concord.v1.ImportResponse(\x01\x129\n" +
@@ -1442,7 +1563,8 @@ const file_shards_proto_rawDesc = "" +
 	"\x04Fill\x12\x17.concord.v1.FillRequest\x1a\x18.concord.v1.FillProgress0\x01\x12?\n" +
 	"\x06Copies\x12\x19.concord.v1.CopiesRequest\x1a\x1a.concord.v1.CopiesResponse\x12E\n" +
 	"\bKillCopy\x12\x1b.concord.v1.KillCopyRequest\x1a\x1c.concord.v1.KillCopyResponse\x12?\n" +
-	"\x06Remove\x12\x19.concord.v1.RemoveRequest\x1a\x1a.concord.v1.RemoveResponse\x12E\n" +
+	"\x06Remove\x12\x19.concord.v1.RemoveRequest\x1a\x1a.concord.v1.RemoveResponse\x12<\n" +
+	"\x05Doubt\x12\x18.concord.v1.DoubtRequest\x1a\x19.concord.v1.DoubtResponse\x12E\n" +
 	"\bDescribe\x12\x1b.concord.v1.DescribeRequest\x1a\x1c.concord.v1.DescribeResponseB\x16Z\x14concord/internal/rpcb\x06proto3"
 
 var (
@@ -1457,7 +1579,7 @@ func file_shards_proto_rawDescGZIP() []byte {
 	return file_shards_proto_rawDescData
 }
 
-var file_shards_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_shards_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_shards_proto_goTypes = []any{
 	(*ExportRequest)(nil),     // 0: concord.v1.ExportRequest
 	(*ExportChunk)(nil),       // 1: concord.v1.ExportChunk
@@ -1476,17 +1598,19 @@ var file_shards_proto_goTypes = []any{
 	(*KillCopyResponse)(nil),  // 14: concord.v1.KillCopyResponse
 	(*RemoveRequest)(nil),     // 15: concord.v1.RemoveRequest
 	(*RemoveResponse)(nil),    // 16: concord.v1.RemoveResponse
-	(*DescribeRequest)(nil),   // 17: concord.v1.DescribeRequest
-	(*ShardDescription)(nil),  // 18: concord.v1.ShardDescription
-	(*DescribeResponse)(nil),  // 19: concord.v1.DescribeResponse
-	(*FilesRequest_Have)(nil), // 20: concord.v1.FilesRequest.Have
-	(*FilesChunk_File)(nil),   // 21: concord.v1.FilesChunk.File
+	(*DoubtRequest)(nil),      // 17: concord.v1.DoubtRequest
+	(*DoubtResponse)(nil),     // 18: concord.v1.DoubtResponse
+	(*DescribeRequest)(nil),   // 19: concord.v1.DescribeRequest
+	(*ShardDescription)(nil),  // 20: concord.v1.ShardDescription
+	(*DescribeResponse)(nil),  // 21: concord.v1.DescribeResponse
+	(*FilesRequest_Have)(nil), // 22: concord.v1.FilesRequest.Have
+	(*FilesChunk_File)(nil),   // 23: concord.v1.FilesChunk.File
 }
 var file_shards_proto_depIdxs = []int32{
-	20, // 0: concord.v1.FilesRequest.have:type_name -> concord.v1.FilesRequest.Have
-	21, // 1: concord.v1.FilesChunk.files:type_name -> concord.v1.FilesChunk.File
+	22, // 0: concord.v1.FilesRequest.have:type_name -> concord.v1.FilesRequest.Have
+	23, // 1: concord.v1.FilesChunk.files:type_name -> concord.v1.FilesChunk.File
 	11, // 2: concord.v1.CopiesResponse.copies:type_name -> concord.v1.CopyStatus
-	18, // 3: concord.v1.DescribeResponse.shards:type_name -> concord.v1.ShardDescription
+	20, // 3: concord.v1.DescribeResponse.shards:type_name -> concord.v1.ShardDescription
 	0,  // 4: concord.v1.Shards.Export:input_type -> concord.v1.ExportRequest
 	2,  // 5: concord.v1.Shards.Import:input_type -> concord.v1.ImportChunk
 	4,  // 6: concord.v1.Shards.Copy:input_type -> concord.v1.CopyRequest
@@ -1495,18 +1619,20 @@ var file_shards_proto_depIdxs = []int32{
 	10, // 9: concord.v1.Shards.Copies:input_type -> concord.v1.CopiesRequest
 	13, // 10: concord.v1.Shards.KillCopy:input_type -> concord.v1.KillCopyRequest
 	15, // 11: concord.v1.Shards.Remove:input_type -> concord.v1.RemoveRequest
-	17, // 12: concord.v1.Shards.Describe:input_type -> concord.v1.DescribeRequest
-	1,  // 13: concord.v1.Shards.Export:output_type -> concord.v1.ExportChunk
-	3,  // 14: concord.v1.Shards.Import:output_type -> concord.v1.ImportResponse
-	5,  // 15: concord.v1.Shards.Copy:output_type -> concord.v1.CopyResponse
-	7,  // 16: concord.v1.Shards.Files:output_type -> concord.v1.FilesChunk
-	9,  // 17: concord.v1.Shards.Fill:output_type -> concord.v1.FillProgress
-	12, // 18: concord.v1.Shards.Copies:output_type -> concord.v1.CopiesResponse
-	14, // 19: concord.v1.Shards.KillCopy:output_type -> concord.v1.KillCopyResponse
-	16, // 20: concord.v1.Shards.Remove:output_type -> concord.v1.RemoveResponse
-	19, // 21: concord.v1.Shards.Describe:output_type -> concord.v1.DescribeResponse
-	13, // [13:22] is the sub-list for method output_type
-	4,  // [4:13] is the sub-list for method input_type
+	17, // 12: concord.v1.Shards.Doubt:input_type -> concord.v1.DoubtRequest
+	19, // 13: concord.v1.Shards.Describe:input_type -> concord.v1.DescribeRequest
+	1,  // 14: concord.v1.Shards.Export:output_type -> concord.v1.ExportChunk
+	3,  // 15: concord.v1.Shards.Import:output_type -> concord.v1.ImportResponse
+	5,  // 16: concord.v1.Shards.Copy:output_type -> concord.v1.CopyResponse
+	7,  // 17: concord.v1.Shards.Files:output_type -> concord.v1.FilesChunk
+	9,  // 18: concord.v1.Shards.Fill:output_type -> concord.v1.FillProgress
+	12, // 19: concord.v1.Shards.Copies:output_type -> concord.v1.CopiesResponse
+	14, // 20: concord.v1.Shards.KillCopy:output_type -> concord.v1.KillCopyResponse
+	16, // 21: concord.v1.Shards.Remove:output_type -> concord.v1.RemoveResponse
+	18, // 22: concord.v1.Shards.Doubt:output_type -> concord.v1.DoubtResponse
+	21, // 23: concord.v1.Shards.Describe:output_type -> concord.v1.DescribeResponse
+	14, // [14:24] is the sub-list for method output_type
+	4,  // [4:14] is the sub-list for method input_type
 	4,  // [4:4] is the sub-list for extension type_name
 	4,  // [4:4] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name
@@ -1523,7 +1649,7 @@ func file_shards_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shards_proto_rawDesc), len(file_shards_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const (
 	Shards_Copies_FullMethodName   = "/concord.v1.Shards/Copies"
 	Shards_KillCopy_FullMethodName = "/concord.v1.Shards/KillCopy"
 	Shards_Remove_FullMethodName   = "/concord.v1.Shards/Remove"
+	Shards_Doubt_FullMethodName    = "/concord.v1.Shards/Doubt"
 	Shards_Describe_FullMethodName = "/concord.v1.Shards/Describe"
 )
 
@@ -52,6 +53,8 @@ type ShardsClient interface {
 	KillCopy(ctx context.Context, in *KillCopyRequest, opts ...grpc.CallOption) (*KillCopyResponse, error)
 	// Remove drops this node's copy.
 	Remove(ctx context.Context, in *RemoveRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
+	// Doubt notes that this node's copy may lack points, until all copies are compared.
+	Doubt(ctx context.Context, in *DoubtRequest, opts ...grpc.CallOption) (*DoubtResponse, error)
 	Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*DescribeResponse, error)
 }
 
@@ -173,6 +176,16 @@ func (c *shardsClient) Remove(ctx context.Context, in *RemoveRequest, opts ...gr
 	return out, nil
 }
 
+func (c *shardsClient) Doubt(ctx context.Context, in *DoubtRequest, opts ...grpc.CallOption) (*DoubtResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DoubtResponse)
+	err := c.cc.Invoke(ctx, Shards_Doubt_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *shardsClient) Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*DescribeResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DescribeResponse)
@@ -203,6 +216,8 @@ type ShardsServer interface {
 	KillCopy(context.Context, *KillCopyRequest) (*KillCopyResponse, error)
 	// Remove drops this node's copy.
 	Remove(context.Context, *RemoveRequest) (*RemoveResponse, error)
+	// Doubt notes that this node's copy may lack points, until all copies are compared.
+	Doubt(context.Context, *DoubtRequest) (*DoubtResponse, error)
 	Describe(context.Context, *DescribeRequest) (*DescribeResponse, error)
 	mustEmbedUnimplementedShardsServer()
 }
@@ -237,6 +252,9 @@ func (UnimplementedShardsServer) KillCopy(context.Context, *KillCopyRequest) (*K
 }
 func (UnimplementedShardsServer) Remove(context.Context, *RemoveRequest) (*RemoveResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Remove not implemented")
+}
+func (UnimplementedShardsServer) Doubt(context.Context, *DoubtRequest) (*DoubtResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Doubt not implemented")
 }
 func (UnimplementedShardsServer) Describe(context.Context, *DescribeRequest) (*DescribeResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Describe not implemented")
@@ -374,6 +392,24 @@ func _Shards_Remove_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Shards_Doubt_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DoubtRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardsServer).Doubt(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Shards_Doubt_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardsServer).Doubt(ctx, req.(*DoubtRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Shards_Describe_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DescribeRequest)
 	if err := dec(in); err != nil {
@@ -414,6 +450,10 @@ var Shards_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Remove",
 			Handler:    _Shards_Remove_Handler,
+		},
+		{
+			MethodName: "Doubt",
+			Handler:    _Shards_Doubt_Handler,
 		},
 		{
 			MethodName: "Describe",

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/entropy/pace"
 	"concord/internal/rpc"
 )
 
@@ -32,6 +33,8 @@ type Server struct {
 	Store *tsdb.Store
 	Pool  *rpc.Pool
 	Begun func(shard uint64) error // notes that the copy may lack points; nil for none
+	// Doubted notes that a copy of which this node is an owner may lack points, and why; nil for none.
+	Doubted func(shard uint64, why string)
 	// NotWhole is why this node's copies may lack acknowledged writes or deletes, in one clause each, by shard. A
 	// copy that has them all is not in it. nil is for a server whose copies all have.
 	NotWhole func(ctx context.Context, shards ...uint64) map[uint64]string
@@ -48,6 +51,12 @@ type Server struct {
 	Log       *zap.Logger
 
 	copies copies
+}
+
+// Close stops the copies that are being made here, and waits for them: they use the store.
+func (s *Server) Close() error {
+	s.copies.close()
+	return nil
 }
 
 // Export streams a copy.
@@ -115,7 +124,11 @@ func (s *Server) Copy(ctx context.Context, r *rpc.CopyRequest) (*rpc.CopyRespons
 	}
 	if err != nil {
 		s.Log.Warn("Copy of a shard failed", append(fields, zap.Error(err))...)
-		return nil, status.Errorf(codes.Aborted, "copy shard %d from %s: %s", r.ShardId, r.Source, rpc.Message(err))
+		code := codes.Aborted
+		if errors.Is(err, errKilled) {
+			code = codes.Canceled // nobody should begin it again
+		}
+		return nil, status.Errorf(code, "copy shard %d from %s: %s", r.ShardId, r.Source, rpc.Message(err))
 	}
 	s.Log.Info("Copied a shard", fields...)
 	return &rpc.CopyResponse{Bytes: uint64(n)}, nil
@@ -163,12 +176,16 @@ func (s *Server) fetchOnce(ctx context.Context, c *copying, r *rpc.CopyRequest) 
 	if err != nil {
 		return 0, err
 	}
+	limit := pace.NewLimit(r.MaxRate)
 	in := &reader{recv: func() (chunk, error) {
 		m, err := stream.Recv()
-		if err == nil {
-			idle.Reset(silence)
-			c.current.Add(int64(len(m.Data)))
+		if err != nil {
+			return m, err
 		}
+		idle.Stop() // what takes long now is this node, not the source
+		err = limit.Wait(sctx, len(m.Data))
+		idle.Reset(silence)
+		c.current.Add(int64(len(m.Data)))
 		return m, err
 	}}
 	if err := Import(s.Store, r.Database, r.RetentionPolicy, r.ShardId, in); err != nil {
@@ -248,8 +265,23 @@ func (s *Server) Remove(_ context.Context, r *rpc.RemoveRequest) (*rpc.RemoveRes
 	return &rpc.RemoveResponse{}, nil
 }
 
+// Doubt notes that this node's copy may lack points: writes that began before the node was an owner may have ended
+// since the copies were compared.
+func (s *Server) Doubt(_ context.Context, r *rpc.DoubtRequest) (*rpc.DoubtResponse, error) {
+	if s.Store.Shard(r.ShardId) == nil {
+		return nil, status.Errorf(codes.NotFound, "shard %d is not on this node", r.ShardId)
+	}
+	if s.Doubted != nil {
+		s.Doubted(r.ShardId, "writes were under way while it was copied, and it is to be compared once more")
+	}
+	return &rpc.DoubtResponse{}, nil
+}
+
 // Describe tells about this node's copies. One that cannot be read does not hide the others.
 func (s *Server) Describe(ctx context.Context, r *rpc.DescribeRequest) (*rpc.DescribeResponse, error) {
+	if r.Disk {
+		return s.describeDisk()
+	}
 	resp := &rpc.DescribeResponse{}
 	for _, id := range r.ShardIds {
 		resp.Shards = append(resp.Shards, s.describe(id, r.Flush))

@@ -117,6 +117,8 @@ func TestTourFromAllAgreeToRepaired(t *testing.T) {
 
 	tb.click(".cell[data-shard].s-diff")
 	tb.waitText("main", "first owner")
+	tb.wait("the age of all digests",
+		"[...document.querySelectorAll('main table')[0].rows].slice(1).filter((r) => /ago|now/.test(r.cells[5].innerText)).length === 3")
 	tb.click("#dry-run")
 	tb.waitText("#dry-result", "A repair would send")
 	tb.waitText("#dry-result", "host=web03")
@@ -198,6 +200,66 @@ func TestPauseAndRateChangeOnThePage(t *testing.T) {
 	tb.waitText("#controls", "Repairs are taken")
 	tb.view("events")
 	tb.waitText("main", "asked for it on the page")
+}
+
+func TestMetaNodeSaysWhereQueriesAreAnswered(t *testing.T) {
+	c := start(t, nil)
+	tb := open(t, page(c.Meta.HTTPAddr()), wide, high)
+	tb.wait("the page", "document.querySelector('main')")
+	tb.view("query")
+	tb.waitText("#query-elsewhere", "This is a meta node")
+	links := eval[[]string](tb, "[...document.querySelectorAll('#query-elsewhere a')].map((e) => e.href)")
+	var want []string
+	for _, n := range c.Data {
+		want = append(want, page(n.HTTPAddr())+"#/query")
+	}
+	slices.Sort(links)
+	slices.Sort(want)
+	if !slices.Equal(links, want) {
+		t.Errorf("the links are %q, want %q", links, want)
+	}
+	tb.shot("query-meta")
+	tb.audit("query on a meta node")
+	tb.dark(true)
+	tb.audit("dark query on a meta node")
+	// By keyboard, the link leads to a box that answers.
+	tb.do(chromedp.Focus(chromedp.CSS("#query-elsewhere a")), chromedp.KeyEvent(kb.Enter))
+	tb.set("#query-text", "SHOW DATABASES")
+	tb.click("#run-query")
+	tb.wait("the answer", "document.querySelector('#answer table')")
+}
+
+func TestDeletesThatWaitForANodeAreListed(t *testing.T) {
+	c := start(t, func(o *devcluster.Options) { o.DataConfig = nil })
+	fill(t, c)
+	tb := open(t, page(c.Data[0].HTTPAddr()), wide, high)
+	tb.waitText("#sentence", "All 6 shards agree")
+	if err := c.StopData(2); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Client(0).Query(t.Context(), "metrics", "DELETE FROM cpu WHERE host = 'web07'"); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []string{"agreement", "events"} {
+		tb.view(v)
+		tb.waitText("#deletes-waiting", "One delete has not run on every node yet")
+		tb.waitText("#deletes-waiting", "web07")
+		tb.waitText("#deletes-waiting", c.Data[1].TCPAddr()) // keeps it, too
+		tb.shot("deletes-" + v)
+		tb.audit(v + " with a delete that waits")
+	}
+	tb.do(chromedp.EmulateViewport(390, 844, chromedp.EmulateMobile))
+	tb.dark(true)
+	over := eval[int](tb, "document.documentElement.scrollWidth - document.documentElement.clientWidth")
+	if over > 0 {
+		t.Errorf("the view is %d pixels too wide for a phone", over)
+	}
+	tb.shot("deletes-narrow")
+	tb.audit("narrow and dark with a delete that waits")
+	if err := c.StartData(2); err != nil {
+		t.Fatal(err)
+	}
+	tb.wait("no delete to wait", "!document.querySelector('#deletes-waiting')")
 }
 
 func TestNodeThatGoesAwayComesBackOnThePage(t *testing.T) {

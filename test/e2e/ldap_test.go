@@ -76,10 +76,17 @@ type slapd struct {
 	cmd  *exec.Cmd
 }
 
+const noSlapd = "this machine has no slapd: install the package of that name"
+
+func hasSlapd() bool {
+	_, err := exec.LookPath("/usr/sbin/slapd")
+	return err == nil
+}
+
 func newSlapd(t *testing.T) *slapd {
 	t.Helper()
-	if _, err := exec.LookPath("/usr/sbin/slapd"); err != nil {
-		t.Skip("this machine has no slapd: install the package of that name")
+	if !hasSlapd() {
+		t.Skip(noSlapd)
 	}
 	dir := t.TempDir()
 	s := &slapd{t: t, conf: filepath.Join(dir, "slapd.conf")}
@@ -132,6 +139,42 @@ func (s *slapd) stop() {
 	}
 }
 
+const ldapConf = `
+enabled = %t
+cache-time = "1h"
+timeout = "2s"
+[[servers]]
+  host = "127.0.0.1"
+  port = %d
+  security = "none"
+  bind-dn = "cn=root,dc=x"
+  bind-password = "rootsecret"
+  search-base-dns = ["dc=x"]
+  search-filter = "(uid=%%s)"
+  group-search-base-dns = ["dc=x"]
+  group-membership-search-filter = "(&(objectClass=groupOfNames)(member=%%s))"
+  group-attribute = "cn"
+  group-search-filter = "(&(objectClass=groupOfNames)(cn=%%s))"
+  group-member-attribute = "member"
+  admin-groups = ["influx-admins"]
+  [[servers.group-mappings]]
+    group = "dev"
+    role = "readers"
+`
+
+// text is a configuration with this server.
+func (s *slapd) text(enabled bool) string { return fmt.Sprintf(ldapConf, enabled, s.port) }
+
+// config is a file with that configuration.
+func (s *slapd) config(t *testing.T, enabled bool) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "ldap.toml")
+	if err := os.WriteFile(file, []byte(s.text(enabled)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 // TestLDAP lets users of OpenLDAP in through both data nodes, for as long as the documentation says.
 func TestLDAP(t *testing.T) {
 	server := newSlapd(t)
@@ -170,28 +213,7 @@ func TestLDAP(t *testing.T) {
 	role(`{"action":"create","role":{"name":"readers"}}`)
 	role(`{"action":"add-permissions","role":{"name":"readers","permissions":{"ops":["ReadData"]}}}`)
 
-	config := fmt.Sprintf(`
-enabled = true
-cache-time = "1h"
-timeout = "2s"
-[[servers]]
-  host = "127.0.0.1"
-  port = %d
-  security = "none"
-  bind-dn = "cn=root,dc=x"
-  bind-password = "rootsecret"
-  search-base-dns = ["dc=x"]
-  search-filter = "(uid=%%s)"
-  group-search-base-dns = ["dc=x"]
-  group-membership-search-filter = "(&(objectClass=groupOfNames)(member=%%s))"
-  group-attribute = "cn"
-  group-search-filter = "(&(objectClass=groupOfNames)(cn=%%s))"
-  group-member-attribute = "member"
-  admin-groups = ["influx-admins"]
-  [[servers.group-mappings]]
-    group = "dev"
-    role = "readers"
-`, server.port)
+	config := server.text(true)
 	file := filepath.Join(t.TempDir(), "ldap.toml")
 	write := func(text string) {
 		t.Helper()

@@ -51,8 +51,8 @@ export function deletesWaiting() {
   const more = store.state.summary.more_deletes
   const names = (ids) => ids.map(nodeName).join(', ')
   return h('section', { 'data-key': 'deletes', id: 'deletes-waiting' }, h('h2', {}, 'Deletes that wait'),
-    h('p', { class: 'muted' }, `${more ? `More than ${count(list.length)} deletes wait` : list.length === 1 ? 'One delete waits' : `${count(list.length)} deletes wait`} for nodes on which they did not run. `,
-      'They run as soon as these are back. Until then the copies there count as not whole, and are not read.'),
+    h('p', { class: 'muted' }, `${more ? `More than ${count(list.length)} deletes have` : list.length === 1 ? 'One delete has' : `${count(list.length)} deletes have`} not run on every node yet. `,
+      'A node that missed one runs it as soon as it is back. Until then its copies count as not whole, and are not read.'),
     table(['Since', 'Database', 'Delete', 'Waits for', 'Kept by'], shown.map(([, d]) => [
       d.since ? ago(d.since) : '–', d.database || '–', { wide: h('code', {}, d.text) }, names(d.for), names(d.kept),
     ]), { label: 'Deletes that wait', key: (i) => shown[i][0] }),
