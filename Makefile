@@ -3,7 +3,7 @@ GO      ?= go
 TOOL     = $(GO) tool -modfile=tools/go.mod
 export CGO_ENABLED = 0
 
-.PHONY: help build test e2e adopt browser upgrade campaign campaign-entropy campaign-reads campaign-http trial compare race lint man bench bench-entropy bench-peer bench-series fuzz nightly proto
+.PHONY: help build packages release image charts test-packages test e2e adopt browser upgrade campaign campaign-entropy campaign-reads campaign-http trial compare race lint man bench bench-entropy bench-peer bench-series fuzz nightly proto
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,11 +15,31 @@ build: ## build influxd, influxd-meta, influxd-ctl, influx_inspect and the shell
 	$(GO) build -ldflags "-X main.version=$$($(GO) list -m -f '{{.Version}}' github.com/influxdata/influxdb | tr -d v)" \
 		-o bin/influx $(SHELL_OF_ENGINE)
 
+# What git says, where no version is given.
+VERSION ?= $(or $(shell git describe --tags --match 'v*' 2>/dev/null),v0.0.0-dev)
+RELEASE  = $(GO) run -C tools ./release
+packages: ## build .deb and .rpm packages for amd64 and arm64 into dist/: VERSION
+	$(RELEASE) packages -root .. -version $(VERSION)
+
+release: ## build the archives of a release, checksums and an SBOM into dist/: VERSION has a section in CHANGELOG.md
+	$(RELEASE) archives -root .. -version $(VERSION)
+
+image: ## build OCI images for amd64 and arm64 into dist/, without Docker: VERSION; PUSH is a repository for them
+	$(RELEASE) images -root .. -version $(VERSION) $(if $(PUSH),-push $(PUSH))
+
+test-packages: ## try the packages over Debian's own influxdb (needs root and debootstrap), and build a release twice
+	$(GO) test -tags packages -count=1 -timeout 60m ./test/packages $(if $(DEBIAN),-debian $(DEBIAN))
+	$(GO) test -C tools -count=1 -timeout 60m ./...
+
+charts: ## check the Helm chart with helm lint and kubeconform; SCHEMAS is a folder with the schemas of Kubernetes
+	KUBECONFORM=1 SCHEMAS=$(abspath $(SCHEMAS)) $(GO) test -C tools/charts -count=1 -timeout 30m -v ./...
+
 man: ## write the manual pages into dist/man; their date is SOURCE_DATE_EPOCH, or that of the commit
 	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 0)} $(GO) run ./deploy/man dist/man
 
 test: ## run the tests
 	$(GO) test ./...
+	$(GO) test -C tools -short ./...
 
 e2e: ## run the stories on separate processes: a killed replica, an operator's day, forty steps of one who comes from Enterprise; PEER is a checkout of influxdb-cluster, which is adopted
 	$(GO) test -tags e2e -count=1 ./test/e2e/ $(if $(PEER),-peer $(abspath $(PEER)))
@@ -69,8 +89,10 @@ race: ## run the tests under the race detector (needs a C compiler)
 lint: ## gofmt, go vet and staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); \
 	if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
-	$(GO) vet ./... && $(GO) vet -tags browser,e2e,compare,bench,campaign,trial,upgrade ./test/... ./internal/entropy/...
-	$(TOOL) staticcheck -tags browser,e2e,compare,bench,campaign,trial,upgrade ./...
+	$(GO) vet ./...
+	$(GO) vet -tags browser,e2e,compare,bench,campaign,trial,upgrade,packages ./test/... ./internal/entropy/...
+	$(GO) vet -C tools ./... && $(GO) vet -C tools/charts ./...
+	$(TOOL) staticcheck -tags browser,e2e,compare,bench,campaign,trial,upgrade,packages ./...
 
 bench: ## run the benchmarks, and compare a cluster with one plain node
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/...

@@ -15,6 +15,7 @@ func TestOfficialDataFileLoads(t *testing.T) {
 	t.Parallel()
 	c, err := datanode.Program.Load(file(t, `
 reporting-disabled = true
+reporting-enabled = false
 bind-address = "127.0.0.1:8088"
 gossip-frequency = "3s"
 
@@ -51,6 +52,9 @@ gossip-frequency = "3s"
 
 [flux-controller]
   query-concurrency = 0
+
+[ifql]
+  enabled = true
 `), noEnvironment)
 	if err != nil {
 		t.Fatal(err)
@@ -74,8 +78,8 @@ gossip-frequency = "3s"
 		names = append(names, name)
 	}
 	want := []string{
-		"[data] engine", "[enterprise]", "[flux-controller]", "[meta] logging-enabled", "[meta] retention-autocreate",
-		"gossip-frequency", "reporting-disabled",
+		"[data] engine", "[enterprise]", "[flux-controller]", "[ifql]", "[meta] logging-enabled", "[meta] retention-autocreate",
+		"gossip-frequency", "reporting-disabled", "reporting-enabled",
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("noted: %q, want %q", names, want)

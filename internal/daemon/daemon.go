@@ -1,5 +1,5 @@
-// Package daemon runs a node as a process: it logs to standard error, reloads the configuration on SIGHUP, and stops on
-// SIGINT and SIGTERM.
+// Package daemon runs a node as a process: it logs to standard error, reloads the configuration on SIGHUP, and stops
+// on SIGINT and SIGTERM.
 package daemon
 
 import (
@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/influxdata/influxdb/logger"
 	"go.uber.org/zap"
 
@@ -39,7 +40,8 @@ func Warn(log *zap.Logger, notes config.Notes) {
 	}
 }
 
-// Run opens a node, and closes it when ctx ends or a signal says so. load loads the configuration for a reload.
+// Run opens a node, and closes it when ctx ends or a signal says so. load loads the configuration for a reload. It
+// tells systemd when the node is open, and when it stops.
 func Run[C any, N Node[C]](
 	ctx context.Context, log *zap.Logger, load func() (C, error), open func(context.Context) (N, error),
 ) error {
@@ -52,6 +54,7 @@ func Run[C any, N Node[C]](
 	if err != nil {
 		return err
 	}
+	tell(log, daemon.SdNotifyReady)
 	for {
 		select {
 		case <-hup:
@@ -66,9 +69,17 @@ func Run[C any, N Node[C]](
 			log.Info("Reloaded what can change while the node runs")
 		case <-ctx.Done():
 			log.Info("Stopping")
+			tell(log, daemon.SdNotifyStopping)
 			stop() // a second signal ends the process at once
 			return closeWithin(hardStop, node.Close)
 		}
+	}
+}
+
+// tell tells systemd the state of the process, where systemd started it.
+func tell(log *zap.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("Cannot tell systemd about this process", zap.String("state", state), zap.Error(err))
 	}
 }
 

@@ -3,7 +3,9 @@ package daemon
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -62,6 +64,47 @@ func TestRunReloadsAndStopsOnSignals(t *testing.T) {
 	if len(n.reloaded) != 1 || n.reloaded[0] != "good" {
 		t.Errorf("reloaded %q, want the good configuration once", n.reloaded)
 	}
+}
+
+// systemd hears that a node is ready only when it is open, and that it stops. The variable is of the whole process:
+// this test must not run beside others that open nodes.
+func TestRunTellsSystemd(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "notify")
+	heard, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer heard.Close()
+	heard.SetReadDeadline(time.Now().Add(10 * time.Second))
+	t.Setenv("NOTIFY_SOCKET", socket)
+	next := func() string {
+		b := make([]byte, 100)
+		n, err := heard.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b[:n])
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() {
+		load := func() (string, error) { return "", nil }
+		ended <- Run(ctx, zap.NewNop(), load, func(context.Context) (*node, error) {
+			tell(zap.NewNop(), "STATUS=opening")
+			return &node{}, nil
+		})
+	}()
+	for _, want := range []string{"STATUS=opening", "READY=1"} {
+		if got := next(); got != want {
+			t.Errorf("systemd heard %q, want %q", got, want)
+		}
+	}
+	stop()
+	if got := next(); got != "STOPPING=1" {
+		t.Errorf("systemd heard %q at the end", got)
+	}
+	<-ended
 }
 
 func TestRunReturnsWhyANodeDidNotOpen(t *testing.T) {

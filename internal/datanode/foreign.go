@@ -16,6 +16,7 @@ var foreign = config.Foreign{
 	},
 	Idle: map[string]string{
 		"reporting-disabled":  "nothing is ever reported",
+		"reporting-enabled":   "nothing is ever reported",
 		"gossip-frequency":    "nodes hear of changes at once",
 		"compact-series-file": "series files are compacted while the node runs",
 		"hardening-enabled": noFlux +
@@ -35,5 +36,6 @@ var foreign = config.Foreign{
 		"[cluster] cluster-tracing":              "[meta] cluster-tracing of the meta nodes logs who asked for what",
 		"[monitor] remote-collect-interval":      "SHOW STATS asks the node that it is sent to",
 		"[flux-controller]":                      noFlux,
+		"[ifql]":                                 noFlux,
 	},
 }

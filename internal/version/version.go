@@ -3,9 +3,17 @@ package version
 
 import "runtime/debug"
 
-// String is the module's version from the build information, with the commit
-// where there is no release, or "dev".
+// release is set by the linker, in builds of a release:
+//
+//	go build -ldflags "-X concord/internal/version.release=v1.2.3"
+var release string
+
+// String is the version of a release, or the module's version from the build information, with the commit where there
+// is no release, or "dev".
 func String() string {
+	if release != "" {
+		return release
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "dev"

@@ -54,7 +54,11 @@ func boolValue(r *http.Request, key string) (bool, error) {
 	return b, nil
 }
 
+// addMeta refuses a request for another cluster: a node that follows to a leader may come to one that lost its folder.
 func (m *memberRoutes) addMeta(r *http.Request) (any, error) {
+	if id := r.FormValue("cluster"); id != "" && !m.meta.isIn(id) {
+		return nil, errOtherCluster
+	}
 	addr := r.FormValue("addr")
 	if addr == "" {
 		addr = m.server.httpAddr

@@ -294,10 +294,17 @@ func (m *MetaMembers) checkRemoveMeta(ctx context.Context, addr string, force bo
 	return n, nil
 }
 
+var errOtherCluster = errors.New("cluster: not the one that this node is in")
+
+// isIn reports whether this node is in the cluster with that ID.
+func (m *MetaMembers) isIn(clusterID string) bool {
+	return clusterID == fmt.Sprint(m.server.State().Data.ClusterID)
+}
+
 // forget makes this node one without a cluster, once the cluster with that ID has removed it.
 func (m *MetaMembers) forget(clusterID string) error {
-	if clusterID != fmt.Sprint(m.server.State().Data.ClusterID) {
-		return errors.New("cluster: not the one that this node is in")
+	if !m.isIn(clusterID) {
+		return errOtherCluster
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
