@@ -192,7 +192,7 @@ func (l *tagValueLister) measurement(name []byte) error {
 	return err
 }
 
-// byIndex lists all values of keys: the index has them in order.
+// byIndex lists all values of keys: the index has them in order. Its files stay open while the list is read.
 func (l *tagValueLister) byIndex(name []byte, keys []string, emit func(tsdb.KeyValue) error) error {
 	for _, key := range keys {
 		more, err := l.valuesOf(name, key, emit)
