@@ -18,10 +18,14 @@ const healthTimeout = 5 * time.Second
 
 // Health is the command `health`: it asks the node of this machine whether it serves. Images have no other program
 // that could. listener returns where a node with that configuration serves HTTP, and whether with TLS.
-func Health[C config.Settings](program config.Program[C], listener func(C) (bind string, secure bool)) *cobra.Command {
+// name is that of the program.
+func Health[C config.Settings](
+	name string, program config.Program[C], listener func(C) (bind string, secure bool),
+) *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
 		Use: "health", Short: "Succeed when the node of this machine serves HTTP", Args: cobra.NoArgs,
+		Example: "  " + name + " health",
 		RunE: func(*cobra.Command, []string) error {
 			c, err := program.Load(program.Path(path, os.Getenv), os.Getenv)
 			if err != nil {

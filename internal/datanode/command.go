@@ -20,7 +20,7 @@ func Commands() []*cobra.Command {
 	run := func(cmd *cobra.Command, load func() (*Config, error)) error { return run(cmd.Context(), flags, load) }
 	commands := Program.Commands("Run a data node until it is told to stop", run)
 	flags.Add(commands[0])
-	return append(commands, daemon.Health(Program, func(c *Config) (string, bool) {
+	return append(commands, daemon.Health("influxd", Program, func(c *Config) (string, bool) {
 		return c.HTTPD.BindAddress, c.HTTPD.HTTPSEnabled
 	}))
 }

@@ -23,7 +23,7 @@ func Commands() []*cobra.Command {
 	}
 	commands := metaconfig.Program.Commands("Run a meta node until it is told to stop", run)
 	flags.Add(commands[0])
-	return append(commands, daemon.Health(metaconfig.Program, func(c *metaconfig.Config) (string, bool) {
+	return append(commands, daemon.Health("influxd-meta", metaconfig.Program, func(c *metaconfig.Config) (string, bool) {
 		return c.Meta.HTTPBindAddress, c.Meta.HTTPSEnabled
 	}))
 }
