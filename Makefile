@@ -3,7 +3,7 @@ GO      ?= go
 TOOL     = $(GO) tool -modfile=tools/go.mod
 export CGO_ENABLED = 0
 
-.PHONY: help build test e2e adopt browser upgrade campaign campaign-entropy campaign-reads campaign-http trial compare race lint bench bench-entropy bench-peer bench-series fuzz nightly proto
+.PHONY: help build test e2e adopt browser upgrade campaign campaign-entropy campaign-reads campaign-http trial compare race lint man bench bench-entropy bench-peer bench-series fuzz nightly proto
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,10 +15,13 @@ build: ## build influxd, influxd-meta, influxd-ctl, influx_inspect and the shell
 	$(GO) build -ldflags "-X main.version=$$($(GO) list -m -f '{{.Version}}' github.com/influxdata/influxdb | tr -d v)" \
 		-o bin/influx $(SHELL_OF_ENGINE)
 
+man: ## write the manual pages into dist/man; their date is SOURCE_DATE_EPOCH, or that of the commit
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 0)} $(GO) run ./deploy/man dist/man
+
 test: ## run the tests
 	$(GO) test ./...
 
-e2e: ## run the stories of a killed replica and of an operator's day on separate processes; PEER is a checkout of influxdb-cluster, which is adopted
+e2e: ## run the stories on separate processes: a killed replica, an operator's day, forty steps of one who comes from Enterprise; PEER is a checkout of influxdb-cluster, which is adopted
 	$(GO) test -tags e2e -count=1 ./test/e2e/ $(if $(PEER),-peer $(abspath $(PEER)))
 
 ADOPT_POINTS ?= 5000000

@@ -43,7 +43,7 @@ func Run(name, def string, args []string, setup func(root *cobra.Command)) int {
 	}
 	root.SetArgs(DoubleDash(args))
 	if err := root.ExecuteContext(context.Background()); err != nil {
-		text := strings.ReplaceAll(err.Error(), "\n", " ")
+		text := oneLine(err)
 		if !errors.As(err, new(verbatim)) {
 			text = name + ": " + text
 		}
@@ -54,6 +54,15 @@ func Run(name, def string, args []string, setup func(root *cobra.Command)) int {
 		return 1
 	}
 	return 0
+}
+
+// oneLine is the text of an error in one line. The library puts the commands that were meant below its error.
+func oneLine(err error) string {
+	text, near, ok := strings.Cut(err.Error(), "\n\nDid you mean this?\n")
+	if ok {
+		text += ": did you mean " + strings.Join(strings.Fields(near), " or ") + "?"
+	}
+	return strings.ReplaceAll(text, "\n", " ")
 }
 
 // NewRoot is the command name with its subcommands and flags, as Run executes it.
@@ -69,7 +78,39 @@ func NewRoot(name string, setup func(root *cobra.Command)) *cobra.Command {
 			return nil
 		},
 	})
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if cmd == root {
+			return err
+		}
+		return fmt.Errorf("%s: %w", Name(cmd), err)
+	})
+	help(root)
 	return root
+}
+
+// Name is the name of a command with those of its parents, without that of the program.
+func Name(cmd *cobra.Command) string {
+	return strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
+}
+
+// help makes `help` of a command that does not exist an error: the library prints help, and ends without one.
+func help(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	cmd, _, err := root.Find([]string{"help"})
+	if err != nil {
+		return // there are no commands
+	}
+	cmd.Example = "  " + root.Name() + " help version"
+	cmd.Run, cmd.RunE = nil, func(_ *cobra.Command, args []string) error {
+		about, rest, err := root.Find(args)
+		if err != nil {
+			return err
+		} else if len(rest) > 0 {
+			return fmt.Errorf("unknown command %q for %q", rest[0], about.CommandPath())
+		}
+		about.InitDefaultHelpFlag()
+		return about.Help()
+	}
 }
 
 // withDefault puts def before args that name no subcommand and ask for neither help nor the version.

@@ -45,6 +45,8 @@ var ops = map[string]reflect.Type{
 	"change-grants":           reflect.TypeFor[ChangeGrants](),
 	"create-role":             reflect.TypeFor[CreateRole](),
 	"drop-role":               reflect.TypeFor[DropRole](),
+	"rename-role":             reflect.TypeFor[RenameRole](),
+	"change-role":             reflect.TypeFor[ChangeRole](),
 	"set-role":                reflect.TypeFor[SetRole](),
 	"create-restriction":      reflect.TypeFor[CreateRestriction](),
 	"drop-restriction":        reflect.TypeFor[DropRestriction](),
@@ -71,6 +73,7 @@ var ops = map[string]reflect.Type{
 	"claim-data-node":         reflect.TypeFor[ClaimDataNode](),
 	"set-node-labels":         reflect.TypeFor[SetNodeLabels](),
 	"activate-data-node":      reflect.TypeFor[ActivateDataNode](),
+	"drain-data-node":         reflect.TypeFor[DrainDataNode](),
 	"set-ldap":                reflect.TypeFor[SetLDAP](),
 	"purge-ldap":              reflect.TypeFor[PurgeLDAP](),
 }
@@ -96,9 +99,9 @@ func NewCommand(op Op) (Command, error) {
 // without an error the second time.
 func (c Command) Repeatable() bool {
 	switch c.Type {
-	case "create-user", "drop-user", "create-role", "drop-role", "restore-shard-groups", "drop-shard",
-		"adopt-server", "create-subscription", "drop-subscription", "update-retention-policy", "drop-restriction",
-		"drop-grant":
+	case "create-user", "drop-user", "create-role", "drop-role", "rename-role", "restore-shard-groups",
+		"drop-shard", "adopt-server", "create-subscription", "drop-subscription", "update-retention-policy",
+		"drop-restriction", "drop-grant":
 		return false
 	}
 	return true

@@ -20,8 +20,8 @@ import (
 // The checksum covers all that follows it. head is JSON of everything but Data,
 // data is the engine's own protobuf of it.
 //
-// Version 2 is version 1 with restrictions, grants or an LDAP configuration in the head. A build that knows no version
-// 2 must not go on without them.
+// Version 2 is version 1 with restrictions, grants, permissions of roles or an LDAP configuration in the head. A build
+// that knows no version 2 must not go on without them.
 const (
 	magic      = "CNST"
 	version    = 1 // of a state without rules
@@ -94,7 +94,7 @@ func (s *State) MarshalBinary() ([]byte, error) {
 	b := make([]byte, headAt, headAt+len(h)+len(d))
 	copy(b, magic)
 	b[len(magic)] = version
-	if len(s.Restrictions)+len(s.Grants) > 0 || s.LDAPConfig() != nil {
+	if s.hasRules() {
 		b[len(magic)] = ruled
 	}
 	binary.LittleEndian.PutUint32(b[lengthsAt:], uint32(len(h)))
@@ -102,6 +102,12 @@ func (s *State) MarshalBinary() ([]byte, error) {
 	b = append(append(b, h...), d...)
 	binary.LittleEndian.PutUint32(b[sumAt:], crc32.Checksum(b[lengthsAt:], castagnoli))
 	return b, nil
+}
+
+// hasRules reports whether the state has what a build that reads version 1 alone would go on without.
+func (s *State) hasRules() bool {
+	return len(s.Restrictions)+len(s.FineGrants)+len(s.Grants) > 0 || s.LDAPConfig() != nil ||
+		slices.ContainsFunc(s.Roles, func(r Role) bool { return len(r.Permissions) > 0 })
 }
 
 // UnmarshalBinary decodes what MarshalBinary encoded. On an error, which wraps

@@ -10,8 +10,8 @@ import (
 	"github.com/influxdata/influxdb/services/meta"
 )
 
-// CreateDataNode adds a data node, or tells a new HTTP address and version of
-// the one with this TCP address. A passive one stays passive. The result is the Node.
+// CreateDataNode adds a data node, or tells a new HTTP address and version of the one with this TCP address. A passive
+// one stays passive, and one that is being drained stays so. The result is the Node.
 type CreateDataNode struct {
 	TCPAddr  string `json:"tcp-addr"`
 	HTTPAddr string `json:"http-addr"`
@@ -59,6 +59,23 @@ func (o ActivateDataNode) apply(s *State) (any, error) {
 	return nil, fmt.Errorf("data node %d does not exist", o.ID)
 }
 
+// DrainDataNode says that a data node gets no more shards, or, with Ended, that it gets some again. Repeating it is no
+// error. The result is the Node.
+type DrainDataNode struct {
+	ID    uint64 `json:"id"`
+	Ended bool   `json:"ended,omitempty"`
+}
+
+func (o DrainDataNode) apply(s *State) (any, error) {
+	for i := range s.DataNodes {
+		if n := &s.DataNodes[i]; n.ID == o.ID {
+			n.Draining = !o.Ended
+			return *n, nil
+		}
+	}
+	return nil, fmt.Errorf("data node %d does not exist", o.ID)
+}
+
 // CreateMetaNode adds a meta node as CreateDataNode does a data node, and
 // names the cluster if it has no ID yet. The result is the Node.
 type CreateMetaNode struct {
@@ -84,7 +101,7 @@ func (s *State) putNode(nodes *[]Node, n Node) (Node, error) {
 	}
 	for i, old := range *nodes {
 		if old.TCPAddr == n.TCPAddr {
-			n.ID, n.Labels = old.ID, old.Labels
+			n.ID, n.Labels, n.Draining = old.ID, old.Labels, old.Draining
 			(*nodes)[i] = n
 			return n, nil
 		}

@@ -3,9 +3,11 @@ package cluster
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
+	"github.com/influxdata/influxdb"
 	"github.com/influxdata/influxql"
 )
 
@@ -127,28 +129,21 @@ func (g Grants) Remove(less Grants) Grants {
 // Has reports whether the grants have all of p for a database, or for the cluster if that is "".
 func (g Grants) Has(p Permissions, database string) bool { return (g[""]|g[database])&p == p }
 
-// check returns what may not be granted.
-func (g Grants) check() error {
-	for db, p := range g {
+// checkGrants returns what of the grants may not be given.
+func (s *State) checkGrants(g Grants) error {
+	for _, db := range slices.Sorted(maps.Keys(g)) {
 		if db == "" {
 			continue
 		}
-		if extra := p &^ DatabasePermissions; extra != 0 {
+		if extra := g[db] &^ DatabasePermissions; extra != 0 {
 			return fmt.Errorf("permission %s cannot be given for one database: give it for \"\", which is all, or one of %s",
 				extra, DatabasePermissions)
 		}
-	}
-	return nil
-}
-
-// missing is a database that the grants name and that does not exist, "" for none.
-func (g Grants) missing(s *State) string {
-	for db := range g {
-		if db != "" && s.Data.Database(db) == nil {
-			return db
+		if s.Data.Database(db) == nil {
+			return influxdb.ErrDatabaseNotFound(db)
 		}
 	}
-	return ""
+	return nil
 }
 
 // What the metadata of the engine knows are administrators, and reading and writing of databases. It has these for

@@ -17,6 +17,9 @@ const maxRules = 10_000
 var (
 	errRestrictionNotFound = errors.New("restriction not found")
 	errGrantNotFound       = errors.New("grant not found")
+
+	errTooManyRestrictions = fmt.Errorf("there are %d restrictions, and cannot be more: use prefixes", maxRules)
+	errTooManyGrants       = fmt.Errorf("there are %d grants, and cannot be more: use prefixes or roles", maxRules)
 )
 
 // Restricted returns the rules for a user, nil for one who may do all that its privileges say: an administrator, and
@@ -74,17 +77,7 @@ type CreateRestriction struct {
 }
 
 func (o CreateRestriction) apply(s *State) (any, error) {
-	for _, r := range s.Restrictions {
-		if r.Rule.Equal(o.Restriction.Rule) {
-			return r, nil
-		}
-	}
-	if len(s.Restrictions) >= maxRules {
-		return nil, fmt.Errorf("there are %d restrictions, and cannot be more: use prefixes", maxRules)
-	}
-	o.Restriction.ID = s.newRuleID()
-	s.Restrictions = append(slices.Clone(s.Restrictions), o.Restriction)
-	return o.Restriction, nil
+	return addRule(s, &s.Restrictions, o.Restriction, errTooManyRestrictions)
 }
 
 // DropRestriction removes a restriction.
@@ -93,12 +86,7 @@ type DropRestriction struct {
 }
 
 func (o DropRestriction) apply(s *State) (any, error) {
-	i := slices.IndexFunc(s.Restrictions, func(r restrict.Restriction) bool { return r.ID == o.ID })
-	if i < 0 {
-		return nil, errRestrictionNotFound
-	}
-	s.Restrictions = slices.Delete(slices.Clone(s.Restrictions), i, i+1)
-	return nil, nil
+	return nil, dropRule(&s.Restrictions, o.ID, errRestrictionNotFound)
 }
 
 // CreateGrant adds a grant. One that exists is returned as it is.
@@ -108,8 +96,8 @@ type CreateGrant struct {
 
 func (o CreateGrant) apply(s *State) (any, error) {
 	for _, u := range o.Grant.Users {
-		if s.Data.User(u.Name) == nil {
-			return nil, fmt.Errorf("%w: %q", meta.ErrUserNotFound, u.Name)
+		if err := s.checkUsers(u.Name); err != nil {
+			return nil, err
 		}
 	}
 	for _, r := range o.Grant.Roles {
@@ -117,17 +105,7 @@ func (o CreateGrant) apply(s *State) (any, error) {
 			return nil, fmt.Errorf("%w: %q", ErrRoleNotFound, r.Name)
 		}
 	}
-	for _, g := range s.FineGrants {
-		if g.Rule.Equal(o.Grant.Rule) && slices.Equal(g.Users, o.Grant.Users) && slices.Equal(g.Roles, o.Grant.Roles) {
-			return g, nil
-		}
-	}
-	if len(s.FineGrants) >= maxRules {
-		return nil, fmt.Errorf("there are %d grants, and cannot be more: use prefixes or roles", maxRules)
-	}
-	o.Grant.ID = s.newRuleID()
-	s.FineGrants = append(slices.Clone(s.FineGrants), o.Grant)
-	return o.Grant, nil
+	return addRule(s, &s.FineGrants, o.Grant, errTooManyGrants)
 }
 
 // DropGrant removes a grant.
@@ -136,12 +114,36 @@ type DropGrant struct {
 }
 
 func (o DropGrant) apply(s *State) (any, error) {
-	i := slices.IndexFunc(s.FineGrants, func(g restrict.Grant) bool { return g.ID == o.ID })
-	if i < 0 {
-		return nil, errGrantNotFound
+	return nil, dropRule(&s.FineGrants, o.ID, errGrantNotFound)
+}
+
+// rule is a restriction or a grant.
+type rule[R any] interface {
+	RuleID() string
+	WithID(id string) R
+	Equal(R) bool
+}
+
+// addRule adds a rule to a list of the state, unless an equal one is there, and returns the one that is in the list.
+func addRule[R rule[R]](s *State, list *[]R, r R, tooMany error) (any, error) {
+	if i := slices.IndexFunc(*list, r.Equal); i >= 0 {
+		return (*list)[i], nil
 	}
-	s.FineGrants = slices.Delete(slices.Clone(s.FineGrants), i, i+1)
-	return nil, nil
+	if len(*list) >= maxRules {
+		return nil, tooMany
+	}
+	r = r.WithID(s.newRuleID())
+	*list = append(slices.Clone(*list), r)
+	return r, nil
+}
+
+func dropRule[R rule[R]](list *[]R, id string, notFound error) error {
+	i := slices.IndexFunc(*list, func(r R) bool { return r.RuleID() == id })
+	if i < 0 {
+		return notFound
+	}
+	*list = slices.Delete(slices.Clone(*list), i, i+1)
+	return nil
 }
 
 // newRuleID returns an ID that no rule had before.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxql"
 )
 
@@ -28,12 +27,6 @@ func (r Role) with(g Grants) Role {
 	return r
 }
 
-// Grant returns the role with more grants.
-func (r Role) Grant(g Grants) Role { return r.with(r.Grants().Add(g)) }
-
-// Revoke returns the role with less grants.
-func (r Role) Revoke(g Grants) Role { return r.with(r.Grants().Remove(g)) }
-
 func (r Role) has(user string) bool { return slices.Contains(r.Users, user) }
 
 // Role returns a role by its name.
@@ -51,20 +44,29 @@ func (s *State) role(name string) int {
 // ErrRoleNotFound is for a name that no role has.
 var ErrRoleNotFound = errors.New("role not found")
 
-// CreateRole adds a role without users and privileges.
+// CreateRole adds a role. Logs of earlier versions have neither users nor grants in it.
 type CreateRole struct {
-	Name string `json:"name"`
+	Name   string   `json:"name"`
+	Users  []string `json:"users,omitempty"`
+	Grants Grants   `json:"grants,omitempty"`
 }
 
 func (o CreateRole) apply(s *State) (any, error) {
-	if o.Name == "" {
-		return nil, errors.New("role name required")
-	} else if s.role(o.Name) >= 0 {
-		return nil, fmt.Errorf("role %q already exists", o.Name)
+	if err := s.checkRoleName(o.Name); err != nil {
+		return nil, err
 	}
 	s.Roles = append(slices.Clone(s.Roles), Role{Name: o.Name})
-	slices.SortFunc(s.Roles, func(a, b Role) int { return compare(a.Name, b.Name) })
-	return nil, nil
+	return ChangeRole{Name: o.Name, AddUsers: o.Users, Add: o.Grants}.apply(s)
+}
+
+// checkRoleName returns why a role cannot get a name.
+func (s *State) checkRoleName(name string) error {
+	if name == "" {
+		return errors.New("role name required")
+	} else if s.role(name) >= 0 {
+		return fmt.Errorf("role %q already exists", name)
+	}
+	return nil
 }
 
 func compare(a, b string) int {
@@ -91,7 +93,59 @@ func (o DropRole) apply(s *State) (any, error) {
 	return nil, nil
 }
 
-// SetRole replaces what a role has.
+// RenameRole gives a role another name.
+type RenameRole struct {
+	Name    string `json:"name"`
+	NewName string `json:"new-name"`
+}
+
+func (o RenameRole) apply(s *State) (any, error) {
+	i := s.role(o.Name)
+	if i < 0 {
+		return nil, ErrRoleNotFound
+	}
+	if o.NewName == o.Name {
+		return nil, nil
+	}
+	if err := s.checkRoleName(o.NewName); err != nil {
+		return nil, err
+	}
+	r := s.Roles[i]
+	r.Name = o.NewName
+	s.replaceRole(i, r)
+	return nil, nil
+}
+
+// ChangeRole gives a role users and permissions, and takes others away. All of it is done, or nothing. Two changes at
+// once both stay: a change names what it adds and removes, not what the role then has.
+type ChangeRole struct {
+	Name        string   `json:"name"`
+	AddUsers    []string `json:"add-users,omitempty"`
+	RemoveUsers []string `json:"remove-users,omitempty"`
+	Add         Grants   `json:"add,omitempty"`
+	Remove      Grants   `json:"remove,omitempty"`
+}
+
+func (o ChangeRole) apply(s *State) (any, error) {
+	i := s.role(o.Name)
+	if i < 0 {
+		return nil, ErrRoleNotFound
+	}
+	if err := s.checkUsers(o.AddUsers...); err != nil {
+		return nil, err
+	}
+	if err := s.checkGrants(o.Add); err != nil {
+		return nil, err
+	}
+	r := s.Roles[i].with(s.Roles[i].Grants().Add(o.Add).Remove(o.Remove))
+	r.Users = slices.DeleteFunc(slices.Concat(r.Users, o.AddUsers), func(u string) bool {
+		return slices.Contains(o.RemoveUsers, u)
+	})
+	s.replaceRole(i, r)
+	return nil, nil
+}
+
+// SetRole replaces all that a role has. Logs of earlier versions have it.
 type SetRole struct {
 	Name string `json:"name"`
 	Role Role   `json:"role"` // Role.Name may be a new one
@@ -102,27 +156,28 @@ func (o SetRole) apply(s *State) (any, error) {
 	if i < 0 {
 		return nil, ErrRoleNotFound
 	}
-	if o.Role.Name == "" {
-		return nil, errors.New("role name required")
-	} else if o.Role.Name != o.Name && s.role(o.Role.Name) >= 0 {
-		return nil, fmt.Errorf("role %q already exists", o.Role.Name)
-	}
-	for _, u := range o.Role.Users {
-		if s.Data.User(u) == nil {
-			return nil, meta.ErrUserNotFound
+	if o.Role.Name != o.Name {
+		if err := s.checkRoleName(o.Role.Name); err != nil {
+			return nil, err
 		}
 	}
-	if err := o.Role.Grants().check(); err != nil {
+	if err := s.checkUsers(o.Role.Users...); err != nil {
 		return nil, err
-	} else if o.Role.Grants().missing(s) != "" {
-		return nil, meta.ErrDatabaseNotExists
 	}
-	o.Role.Users = slices.Compact(slices.Sorted(slices.Values(o.Role.Users)))
-	s.Roles = slices.Clone(s.Roles)
-	s.Roles[i] = o.Role
-	s.renameGrants(o.Name, o.Role.Name)
-	slices.SortFunc(s.Roles, func(a, b Role) int { return compare(a.Name, b.Name) })
+	if err := s.checkGrants(o.Role.Grants()); err != nil {
+		return nil, err
+	}
+	s.replaceRole(i, o.Role)
 	return nil, nil
+}
+
+// replaceRole puts a role, which may have another name, in the place of the one at i.
+func (s *State) replaceRole(i int, r Role) {
+	r.Users = slices.Compact(slices.Sorted(slices.Values(r.Users)))
+	s.renameGrants(s.Roles[i].Name, r.Name)
+	s.Roles = slices.Clone(s.Roles)
+	s.Roles[i] = r
+	slices.SortFunc(s.Roles, func(a, b Role) int { return compare(a.Name, b.Name) })
 }
 
 // leaveRoles takes a dropped user out of all roles.

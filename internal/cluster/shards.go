@@ -29,9 +29,8 @@ func (o CreateShardGroup) apply(s *State) (any, error) {
 	return nil, s.createShardGroup(o.Database, o.RetentionPolicy, o.Time)
 }
 
-// createShardGroup lets the engine find the group's time range, then spreads
-// its shards over the active data nodes: N nodes and X replicas give N/X shards (at
-// least one) with X owners each, dealt round-robin from a node that the
+// createShardGroup lets the engine find the group's time range, then spreads its shards over the placeable data nodes:
+// N nodes and X replicas give N/X shards (at least one) with X owners each, dealt round-robin from a node that the
 // group's ID picks, so that N successive groups load every node equally.
 func (s *State) createShardGroup(database, policy string, t time.Time) error {
 	rpi, err := s.Data.RetentionPolicy(database, policy)
@@ -44,7 +43,7 @@ func (s *State) createShardGroup(database, policy string, t time.Time) error {
 	} else if rpi.ShardGroupByTimestamp(t) != nil {
 		return nil
 	}
-	nodes := s.ActiveDataNodes()
+	nodes := s.placeable()
 	n := len(nodes)
 	if n == 0 {
 		return ErrNoDataNodes
@@ -73,11 +72,7 @@ func (s *State) createShardGroup(database, policy string, t time.Time) error {
 	return nil
 }
 
-// zoneLabel names where a node stands: the copies of a shard go to nodes with
-// different values of it where they can.
-const zoneLabel = "az"
-
-// deal picks the owners of one shard out of nodes, which are active: nodes of zones that have no copy yet before
+// deal picks the owners of one shard out of nodes, which are placeable: nodes of zones that have no copy yet before
 // others, then those with the fewest shards in load, then the nearest after start.
 func deal(nodes []Node, replicas, start int, load map[uint64]int) []meta.ShardOwner {
 	n := len(nodes)
@@ -90,14 +85,14 @@ func deal(nodes []Node, replicas, start int, load map[uint64]int) []meta.ShardOw
 			if taken[c.ID] {
 				continue
 			}
-			if best == nil || zones[c.Labels[zoneLabel]] != zones[best.Labels[zoneLabel]] &&
-				!zones[c.Labels[zoneLabel]] ||
-				zones[c.Labels[zoneLabel]] == zones[best.Labels[zoneLabel]] && load[c.ID] < load[best.ID] {
+			if best == nil || zones[c.Zone()] != zones[best.Zone()] &&
+				!zones[c.Zone()] ||
+				zones[c.Zone()] == zones[best.Zone()] && load[c.ID] < load[best.ID] {
 				best = c
 			}
 		}
 		taken[best.ID] = true
-		if zone := best.Labels[zoneLabel]; zone != "" {
+		if zone := best.Zone(); zone != "" {
 			zones[zone] = true
 		}
 		load[best.ID]++
@@ -233,7 +228,7 @@ func (o RestoreShardGroups) apply(s *State) (any, error) {
 	} else if rpi == nil {
 		return nil, influxdb.ErrRetentionPolicyNotFound(o.RetentionPolicy)
 	}
-	nodes := s.ActiveDataNodes()
+	nodes := s.placeable()
 	n := len(nodes)
 	if n == 0 {
 		return nil, ErrNoDataNodes
@@ -361,13 +356,17 @@ func (o AddShardOwner) apply(s *State) (any, error) {
 	return nil, nil
 }
 
-// CheckMayOwn returns why a data node may not own a shard: it is passive.
+// CheckMayOwn returns why a data node may not become an owner of a shard: it is passive, or is being drained.
 func (n Node) CheckMayOwn() error {
-	if !n.Passive {
-		return nil
+	switch {
+	case n.Passive:
+		return fmt.Errorf("data node %d at %s is passive and owns no shards: "+
+			"make it active with influxd-ctl activate-data %s", n.ID, n.TCPAddr, n.TCPAddr)
+	case n.Draining:
+		return fmt.Errorf("data node %d at %s is being drained and gets no shards: "+
+			"end that with influxd-ctl rebalance -undrain %s", n.ID, n.TCPAddr, n.TCPAddr)
 	}
-	return fmt.Errorf("data node %d at %s is passive and owns no shards: make it active with influxd-ctl activate-data %s",
-		n.ID, n.TCPAddr, n.TCPAddr)
+	return nil
 }
 
 // RemoveShardOwner records that a data node no longer holds a copy of a shard;
@@ -430,7 +429,7 @@ func (s *State) removeOwner(node uint64, at time.Time, match func(meta.ShardInfo
 
 // adopt gives the shards of live groups that have no owner as many as their policy asks for.
 func (s *State) adopt() {
-	nodes := s.ActiveDataNodes()
+	nodes := s.placeable()
 	n := len(nodes)
 	for i := range s.Data.Databases {
 		for j := range s.Data.Databases[i].RetentionPolicies {

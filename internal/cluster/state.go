@@ -30,9 +30,16 @@ type Node struct {
 	// Passive is true for a data node that coordinates writes and queries and never owns a shard.
 	Passive bool `json:"passive,omitempty"`
 
+	// Draining is true for a data node that gets no more shards: those that it has are moved to other nodes.
+	Draining bool `json:"draining,omitempty"`
+
 	// Awaited is true for a data node of a cluster that was adopted, until its influxd runs as one of this cluster.
 	Awaited bool `json:"awaited,omitempty"`
 }
+
+// Zone is where the node stands: the copies of a shard go to nodes of different zones where they can. It is empty when
+// nobody said it.
+func (n Node) Zone() string { return n.Labels["az"] }
 
 // State is everything the meta nodes agree on. Data is the engine's own metadata; shard owners in it are IDs of
 // DataNodes. State has many methods: they look things up, or do what several commands do. Each change is a Command.
@@ -119,6 +126,16 @@ func (s *State) ActiveDataNodes() []Node {
 	return out
 }
 
+// placeable are the data nodes that get new shards, by ascending ID: those that are active and not being drained, or
+// all active ones when all are being drained.
+func (s *State) placeable() []Node {
+	active := s.ActiveDataNodes()
+	if staying := slices.DeleteFunc(slices.Clone(active), func(n Node) bool { return n.Draining }); len(staying) > 0 {
+		return staying
+	}
+	return active
+}
+
 func byID(nodes []Node, id uint64) (Node, bool) {
 	i := sort.Search(len(nodes), func(i int) bool { return nodes[i].ID >= id })
 	if i < len(nodes) && nodes[i].ID == id {
@@ -180,6 +197,21 @@ func (s *State) Shard(id uint64) (found Shard, ok bool) {
 		return !ok
 	})
 	return found, ok
+}
+
+// ShardIDs are all shards of the metadata, those of deleted groups included: data nodes remove these a while later.
+func (s *State) ShardIDs() map[uint64]bool {
+	out := make(map[uint64]bool)
+	for _, db := range s.Data.Databases {
+		for _, rp := range db.RetentionPolicies {
+			for _, g := range rp.ShardGroups {
+				for _, sh := range g.Shards {
+					out[sh.ID] = true
+				}
+			}
+		}
+	}
+	return out
 }
 
 // eachShard calls fn for the shards of groups that are not deleted, until it returns false.

@@ -1,20 +1,25 @@
 package cluster
 
 import (
-	"github.com/influxdata/influxdb"
+	"fmt"
+
 	"github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxql"
 )
 
-// CreateUser adds a user. Hash is that of the password, as package meta/password makes it.
+// CreateUser adds a user. Hash is that of the password, as package meta/passwordhash makes it.
 type CreateUser struct {
-	Name  string `json:"name"`
-	Hash  string `json:"hash"`
-	Admin bool   `json:"admin"`
+	Name   string `json:"name"`
+	Hash   string `json:"hash"`
+	Admin  bool   `json:"admin"`
+	Grants Grants `json:"grants,omitempty"` // besides those of an administrator; none in logs of earlier versions
 }
 
 func (o CreateUser) apply(s *State) (any, error) {
-	return nil, s.Data.CreateUser(o.Name, o.Hash, o.Admin)
+	if err := s.Data.CreateUser(o.Name, o.Hash, o.Admin); err != nil || len(o.Grants) == 0 {
+		return nil, err
+	}
+	return ChangeGrants{User: o.Name, Add: o.Grants}.apply(s)
 }
 
 // UpdateUser gives a user the hash of another password.
@@ -35,6 +40,16 @@ func (o DropUser) apply(s *State) (any, error) {
 	s.setRest(o.Name, nil)
 	s.leaveGrants(o.Name, "")
 	return nil, s.Data.DropUser(o.Name)
+}
+
+// checkUsers returns an error for the first user that does not exist.
+func (s *State) checkUsers(names ...string) error {
+	for _, name := range names {
+		if s.Data.User(name) == nil {
+			return fmt.Errorf("%w: %q", meta.ErrUserNotFound, name)
+		}
+	}
+	return nil
 }
 
 // SetPrivilege sets what a user may do with a database.
@@ -73,10 +88,8 @@ func (o ChangeGrants) apply(s *State) (any, error) {
 	if s.Data.User(o.User) == nil {
 		return nil, meta.ErrUserNotFound
 	}
-	if err := o.Add.check(); err != nil {
+	if err := s.checkGrants(o.Add); err != nil {
 		return nil, err
-	} else if db := o.Add.missing(s); db != "" {
-		return nil, influxdb.ErrDatabaseNotFound(db)
 	}
 	before := s.UserGrants(o.User)
 	admin, privileges, rest := before.Add(o.Add).Remove(o.Remove).split()

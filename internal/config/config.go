@@ -28,6 +28,7 @@ type Settings interface {
 
 // Program is how one command gets its configuration.
 type Program[C Settings] struct {
+	Name         string   // of the command
 	Title        string   // of the printed sample
 	Files        []string // the first that exists is read when no path is given; ~ is the home of the user
 	PathVariable string   // environment variable with the path
@@ -85,16 +86,18 @@ func (p Program[C]) Commands(
 ) []*cobra.Command {
 	var path string
 	cmds := []*cobra.Command{{
-		Use:   "run",
-		Short: short,
-		Args:  cobra.NoArgs,
+		Use:     "run",
+		Short:   short,
+		Example: fmt.Sprintf("  %s run -config %s", p.Name, p.Files[len(p.Files)-1]),
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return run(cmd, func() (C, error) { return p.Load(p.Path(path, os.Getenv), os.Getenv) })
 		},
 	}, {
-		Use:   "config",
-		Short: "Print all settings with comments, as the file of -config and the environment set them",
-		Args:  cobra.NoArgs,
+		Use:     "config",
+		Short:   "Print all settings with comments, as the file of -config and the environment set them",
+		Example: fmt.Sprintf("  %[1]s config\n  %[1]s config -config old.conf > new.conf", p.Name),
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := p.Load(path, os.Getenv)
 			if err != nil {

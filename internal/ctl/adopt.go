@@ -29,12 +29,11 @@ func (c *client) adopt() *cobra.Command {
 			"folders, and adopted by its address.",
 		Example: "  influxd-ctl adopt -dry-run data1:8088\n  influxd-ctl adopt data1:8088\n" +
 			"  influxd-ctl adopt -influxdb-cluster old-meta1:8091",
-		Args: func(_ *cobra.Command, args []string) error {
-			switch {
-			case old != "" && (len(args) > 0 || merge):
-				return errors.New("adopt -influxdb-cluster takes no other address, and no -merge")
-			case old == "" && len(args) != 1:
-				return errors.New("adopt needs the address of one data node, such as data1:8088")
+		Args: func(cmd *cobra.Command, given []string) error {
+			if old == "" {
+				return args("tcp-addr")(cmd, given)
+			} else if len(given) > 0 || merge {
+				return errors.New("influxd-ctl adopt: -influxdb-cluster takes no other address, and no -merge")
 			}
 			return nil
 		},

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"concord/internal/cli"
 )
 
 // args checks what a command is given by the names of its arguments. Those in brackets may be left out.
@@ -16,7 +18,7 @@ func args(names ...string) cobra.PositionalArgs {
 			}
 		}
 		if len(given) > len(names) {
-			return fmt.Errorf("%s: unexpected argument %q: %s", cmd.Name(), given[len(names)], cmd.UseLine())
+			return fmt.Errorf("%s: unexpected argument %q: %s", cli.Name(cmd), given[len(names)], cmd.UseLine())
 		}
 		return nil
 	}
@@ -24,13 +26,13 @@ func args(names ...string) cobra.PositionalArgs {
 
 // missing says which argument a command needs.
 func missing(cmd *cobra.Command, name string) error {
-	return fmt.Errorf("%s: <%s> is missing: %s", cmd.Name(), name, cmd.UseLine())
+	return fmt.Errorf("%s: <%s> is missing: %s", cli.Name(cmd), name, cmd.UseLine())
 }
 
 // group makes cmd one that only has subcommands. Without one it shows its help; the library does the same for a
 // subcommand that does not exist, and ends without an error.
 func group(cmd *cobra.Command) *cobra.Command {
-	cmd.Args = cobra.ArbitraryArgs
+	cmd.Args, cmd.SuggestionsMinimumDistance = cobra.ArbitraryArgs, 2
 	cmd.RunE = func(cmd *cobra.Command, given []string) error {
 		if len(given) == 0 {
 			return cmd.Help()

@@ -18,7 +18,7 @@ func Setup(root *cobra.Command) {
 		c.show(), c.showShards(), c.entropy(), c.top(),
 		c.addData(), c.activateData(), c.removeData(), c.updateData(), c.adopt(),
 		c.addMeta(), c.removeMeta(), c.join(), c.leave(),
-		c.truncateShards(), c.copyShard(), c.copyShardStatus(), c.killCopyShard(), c.removeShard(),
+		c.truncateShards(), c.rebalance(), c.copyShard(), c.copyShardStatus(), c.killCopyShard(), c.removeShard(),
 		c.nodeLabels(), c.ldap(), c.token(), c.backup(), c.restore(), completion(),
 	)
 }
@@ -27,6 +27,11 @@ func Setup(root *cobra.Command) {
 func table(w io.Writer, title string, rows [][]string) {
 	fmt.Fprintln(w, title)
 	fmt.Fprintln(w, "==========")
+	untitled(w, rows)
+}
+
+// untitled prints rows, the first of which has the names of the columns.
+func untitled(w io.Writer, rows [][]string) {
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for _, r := range rows {
 		// The last cell ends the line: no padding behind it.

@@ -52,8 +52,7 @@ var answers = map[string]string{
 // run executes influxd-ctl against a meta node and returns what it prints and its error.
 func run(t *testing.T, bind string, args ...string) (string, error) {
 	t.Helper()
-	root := &cobra.Command{Use: "influxd-ctl", SilenceUsage: true, SilenceErrors: true}
-	ctl.Setup(root)
+	root := cli.NewRoot("influxd-ctl", ctl.Setup)
 	var out bytes.Buffer
 	root.SetOut(&out)
 	root.SetArgs(cli.DoubleDash(append([]string{"-bind", bind}, args...)))
@@ -224,11 +223,14 @@ Successfully created cluster
 
   influxd-ctl join meta1:8091
 `},
-	{"leave -y -data data1:8088", `Removing data node at data1:8088
-Removing meta node at meta1:8091
-Removed data node 4 at data1:8088
-Removed meta node 1 at meta1:8091
+	{"leave -y -data data1:8088", `Searching for data node on data1:8088...
+Removed data1:8088 from the cluster
+Searching for meta node on meta1:8091...
+
 Successfully left cluster
+
+  * Removed data node data1:8088 from cluster
+  * Removed meta node meta1:8091 from cluster
 `},
 	{"show", `Data Nodes
 ==========
@@ -298,10 +300,17 @@ func TestErrorsAreOneLineThatSaysWhatToDo(t *testing.T) {
 	for _, tt := range []struct{ bind, args, want string }{
 		{srv.Listener.Addr().String(), "entropy repair 7", "shard 7 does not exist"},
 		{gone.Listener.Addr().String(), "show", "no meta node answers at " + gone.Listener.Addr().String() + ": start influxd-meta there, or name another with -bind"},
-		{srv.Listener.Addr().String(), "entropy repair", "repair: <shard-id> is missing: influxd-ctl entropy repair <shard-id> [flags]"},
+		{srv.Listener.Addr().String(), "entropy repair", "entropy repair: <shard-id> is missing: influxd-ctl entropy repair <shard-id> [flags]"},
 		{srv.Listener.Addr().String(), "backup", "backup: <dir> is missing: influxd-ctl backup <dir> [flags]"},
 		{srv.Listener.Addr().String(), "show x", `show: unexpected argument "x": influxd-ctl show [flags]`},
 		{srv.Listener.Addr().String(), "entropy sho", `unknown command "sho" for "influxd-ctl entropy": did you mean show?`},
+		{srv.Listener.Addr().String(), "entropy shw", `unknown command "shw" for "influxd-ctl entropy": did you mean show?`},
+		{srv.Listener.Addr().String(), "help bogus", `unknown command "bogus" for "influxd-ctl"`},
+		{srv.Listener.Addr().String(), "help entropy bogus", `unknown command "bogus" for "influxd-ctl entropy"`},
+		{srv.Listener.Addr().String(), "-bogus show", "unknown flag: --bogus"},
+		{srv.Listener.Addr().String(), "entropy show -bogus", "entropy show: unknown flag: --bogus"},
+		{srv.Listener.Addr().String(), "node-labels set -nodeid 4", "node-labels set: -labels is missing: it needs -nodeid and -labels"},
+		{srv.Listener.Addr().String(), "adopt", "adopt: <tcp-addr> is missing: influxd-ctl adopt <tcp-addr> [flags]"},
 		{srv.Listener.Addr().String(), "node-labels bogus", `unknown command "bogus" for "influxd-ctl node-labels": it has delete, set`},
 		{srv.Listener.Addr().String(), "backup -gzipBlockSize 5 dir", "-gzipBlockSize: must be from 32768 to 1073741824"},
 		{srv.Listener.Addr().String(), "backup -gzipBlockCount 0 dir", "-gzipBlockCount: must be from 1 to 1024"},

@@ -15,7 +15,10 @@ import (
 )
 
 func (c *client) entropy() *cobra.Command {
-	cmd := group(&cobra.Command{Use: "entropy", Short: "Find and repair differences between the replicas of shards"})
+	cmd := group(&cobra.Command{
+		Use: "entropy", Short: "Find and repair differences between the replicas of shards",
+		Example: "  influxd-ctl entropy show\n  influxd-ctl entropy repair 21179",
+	})
 	cmd.AddCommand(c.entropyShow(),
 		c.entropyRepair(), c.entropyKillRepair(),
 		c.entropyCheck(), c.entropyDiff(), c.entropyResolve(), c.entropyRepairs(), c.entropyWatch(),

@@ -116,6 +116,13 @@ func (c *client) joinNodes(ctx context.Context, w io.Writer, args []string, f jo
 	if len(added) == 0 {
 		return errors.New("no meta node and no data node runs on this machine: start one of them first")
 	}
+	if h.meta == "" {
+		why := "  * No meta node added.  Run with -v to see more information"
+		if f.verbose {
+			why = fmt.Sprintf("  * No meta node added: none answers at %s", c.bind)
+		}
+		added = append([]string{why}, added...)
+	}
 	switch {
 	case err != nil && f.verbose:
 		added = append(added, fmt.Sprintf("  * No data node added: %v", err))
@@ -194,23 +201,37 @@ func (c *client) leaveNodes(ctx context.Context, in io.Reader, w io.Writer, data
 	if err := c.checkSteps(ctx, steps); err != nil {
 		return err
 	}
-	for _, s := range steps {
-		fmt.Fprintf(w, "Removing %s node at %s\n", s.kind, s.addr)
-	}
-	if !yes {
-		fmt.Fprint(w, "Do you want to go on? [y/N] ")
-		answer, _ := bufio.NewReader(in).ReadString('\n')
-		if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
-			return errors.New("nothing was removed")
+	answers := bufio.NewReader(in) // of all questions
+	return c.leaveAs(ctx, steps, w, func(question string) bool {
+		if yes {
+			return true
 		}
-	}
+		fmt.Fprintf(w, "%s [y/N]: ", question)
+		answer, _ := answers.ReadString('\n')
+		a := strings.ToLower(strings.TrimSpace(answer))
+		return a == "y" || a == "yes"
+	})
+}
+
+// leaveAs removes the nodes to whose removal agreed says yes. Its texts are those of InfluxDB Enterprise.
+func (c *client) leaveAs(ctx context.Context, steps []step, w io.Writer, agreed func(question string) bool) error {
+	var removed []string
 	for _, s := range steps {
-		var n wire.Removed
-		if err := c.slow().call(ctx, http.MethodPost, s.path, url.Values{"addr": {s.addr}}, &n); err != nil {
+		fmt.Fprintf(w, "Searching for %s node on %s...\n", s.kind, s.addr)
+		if !agreed(fmt.Sprintf("Remove %s node %s from the cluster", s.kind, s.addr)) {
+			continue
+		}
+		if err := c.slow().call(ctx, http.MethodPost, s.path, url.Values{"addr": {s.addr}}, nil); err != nil {
 			return err
 		}
-		fmt.Fprintf(w, "Removed %s node %d at %s\n", s.kind, n.ID, s.addr)
+		if s.kind == "data" {
+			fmt.Fprintf(w, "Removed %s from the cluster\n", s.addr)
+		}
+		removed = append(removed, fmt.Sprintf("  * Removed %s node %s from cluster", s.kind, s.addr))
 	}
-	fmt.Fprintln(w, "Successfully left cluster")
+	if len(removed) == 0 {
+		return errors.New("nothing was removed")
+	}
+	fmt.Fprintf(w, "\nSuccessfully left cluster\n\n%s\n", strings.Join(removed, "\n"))
 	return nil
 }

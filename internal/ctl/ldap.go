@@ -22,6 +22,7 @@ const maxLDAPConfig = 1 << 20
 func (c *client) ldap() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use: "ldap", Short: "Set, show and try the LDAP configuration of the cluster, and manage the caches of its users",
+		Example: "  influxd-ctl ldap sample-config > ldap.toml\n  influxd-ctl ldap set-config ldap.toml",
 	})
 	cmd.AddCommand(
 		c.ldapGet(), c.ldapSet(), ldapSample(), c.ldapVerify(), c.ldapPurge(), c.ldapWarm(),

@@ -2,7 +2,6 @@ package ctl
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"concord/internal/cli"
 	"concord/internal/meta/wire"
 )
 
@@ -64,6 +64,7 @@ func (c *client) show() *cobra.Command {
 			table(w, "Meta Nodes", rows)
 			fmt.Fprintln(w)
 			table(w, "Raft Status", [][]string{{"Leader", status.Leader}, {"Peers", peersOf(status)}})
+			printDraining(w, members.Data)
 			printClocks(w, "data", members.Data)
 			printClocks(w, "meta", members.Meta)
 			return nil
@@ -82,6 +83,16 @@ func peersOf(s wire.Status) string {
 		}
 	}
 	return "[" + strings.Join(quoted, ", ") + "]"
+}
+
+// printDraining names the data nodes that are being drained.
+func printDraining(w io.Writer, nodes []wire.Member) {
+	for _, n := range nodes {
+		if n.Draining {
+			fmt.Fprintf(w, "\nData node %d, %s, gets no new shards: it is being drained, see rebalance.\n",
+				n.ID, n.TCPAddr)
+		}
+	}
 }
 
 // printClocks names the nodes whose clocks are wrong.
@@ -208,7 +219,7 @@ func (c *client) activateData() *cobra.Command {
 func (c *client) removeData() *cobra.Command {
 	var force, tcp bool
 	cmd := &cobra.Command{
-		Use: "remove-data <tcp-addr>", Short: "Remove a data node; give its shards other owners with copy-shard first",
+		Use: "remove-data <tcp-addr>", Short: "Remove a data node; empty it with rebalance -drain first",
 		Example: "  influxd-ctl remove-data data4:8088\n" +
 			"  influxd-ctl remove-data -force data4:8088    # it does not answer any more",
 		Args: args("tcp-addr"),
@@ -228,6 +239,10 @@ func (c *client) removeData() *cobra.Command {
 // removed says that a data node is removed, and what the cluster lost with it.
 func removed(n wire.Removed) string {
 	say := fmt.Sprintf("Removed data node %d at %s", n.ID, n.TCPAddr)
+	if n.Short > 0 {
+		say += fmt.Sprintf("\n%d of its shards have fewer copies now than their policies ask for: "+
+			"make new ones with influxd-ctl rebalance", n.Short)
+	}
 	if len(n.Lost) == 0 {
 		return say
 	}
@@ -253,8 +268,9 @@ func (c *client) updateData() *cobra.Command {
 
 func (c *client) nodeLabels() *cobra.Command {
 	cmd := group(&cobra.Command{
-		Use:   "node-labels",
-		Short: "Set and delete labels of nodes; copies of a shard go to nodes with different values of az",
+		Use:     "node-labels",
+		Short:   "Set and delete labels of nodes; copies of a shard go to nodes with different values of az",
+		Example: `  influxd-ctl node-labels set -nodeid 4 -labels '{"az":"eu-1a"}'`,
 	})
 	for _, sub := range []struct{ use, short, usage, labels string }{
 		{"set", "Set labels of a node", "JSON object of labels and values", `{"az":"eu-1a"}`},
@@ -265,8 +281,10 @@ func (c *client) nodeLabels() *cobra.Command {
 			Use: sub.use, Short: sub.short, Args: args(),
 			Example: fmt.Sprintf("  influxd-ctl node-labels %s -nodeid 4 -labels '%s'", sub.use, sub.labels),
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				if id == "" || labels == "" {
-					return errors.New("node-labels: give -nodeid and -labels")
+				for flag, value := range map[string]string{"-nodeid": id, "-labels": labels} {
+					if value == "" {
+						return fmt.Errorf("%s: %s is missing: it needs -nodeid and -labels", cli.Name(cmd), flag)
+					}
 				}
 				return c.change(cmd, "/node-labels", url.Values{"node": {id}, sub.use: {labels}},
 					func(n wire.Removed) string {

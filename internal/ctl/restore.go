@@ -92,7 +92,7 @@ func (r *restoreRun) run(ctx context.Context) (err error) {
 	if r.full {
 		fmt.Fprintf(r.out, "Using manifest: %s\n", r.path)
 	} else {
-		fmt.Fprintf(r.out, "Using backup directory: %s\n", r.set.Dir)
+		fmt.Fprintf(r.out, "Using backup directory: %s\nUsing meta backup: %s\n", r.set.Dir, r.set.Meta.FileName)
 	}
 	files, err := r.verify()
 	if err != nil {

@@ -1,8 +1,10 @@
 package ctl
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -30,6 +32,8 @@ func (c shardCopy) String() string {
 	switch {
 	case c.State == "unreachable":
 		problem = "does not answer"
+	case c.Unlisted:
+		problem = "not in the metadata"
 	case c.NotWhole != "":
 		problem = "not whole" // why is below the table
 	}
@@ -45,31 +49,25 @@ func (c *client) showShards() *cobra.Command {
 			"  influxd-ctl show-shards -m -v",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var shards []shard
-			if err := c.call(cmd.Context(), http.MethodGet, "/show-shards", nil, &shards); err != nil {
+			err := c.call(cmd.Context(), http.MethodGet, "/show-shards", nil, &shards)
+			if err != nil {
 				return err
+			}
+			if verbose || inconsistent {
+				if shards, err = c.withCopies(cmd.Context(), shards, inconsistent); err != nil {
+					return err
+				}
 			}
 			if !expired {
 				now := time.Now()
 				shards = slices.DeleteFunc(shards, func(s shard) bool { return s.Expires != nil && s.Expires.Before(now) })
-			}
-			if verbose || inconsistent {
-				copies := map[string][]shardCopy{}
-				if err := c.slow().call(cmd.Context(), http.MethodGet, "/shard-copies", nil, &copies); err != nil {
-					return err
-				}
-				for i := range shards {
-					shards[i].Copies = copies[strconv.FormatUint(shards[i].ID, 10)]
-				}
-			}
-			if inconsistent {
-				shards = slices.DeleteFunc(shards, shard.complete)
 			}
 			w := cmd.OutOrStdout()
 			if asJSON {
 				return printJSON(w, shards)
 			}
 			table(w, "Shards", shardRows(shards, verbose))
-			printNotWhole(w, shards)
+			printProblems(w, shards)
 			return nil
 		},
 	}
@@ -78,8 +76,37 @@ func (c *client) showShards() *cobra.Command {
 		"also shards that have expired, and are there until a node removes them")
 	cmd.Flags().BoolVarP(&verbose, "v", "v", false, "with state, last modification and size of each copy")
 	cmd.Flags().BoolVarP(&inconsistent, "m", "m", false,
-		"only shards with fewer copies than desired, or an owner without its copy or without all of it")
+		"only shards with fewer copies than desired, or an owner without its copy or without all of it, "+
+			"and copies on disk that are not in the metadata")
 	return cmd
+}
+
+// withCopies adds to shards what data nodes say of their copies. With inconsistent, only shards stay whose copies and
+// metadata do not agree, and those join them that are on disk alone.
+func (c *client) withCopies(ctx context.Context, shards []shard, inconsistent bool) ([]shard, error) {
+	params := url.Values{}
+	if inconsistent {
+		params.Set("unlisted", "true")
+	}
+	copies := map[uint64][]shardCopy{}
+	if err := c.slow().call(ctx, http.MethodGet, "/shard-copies", params, &copies); err != nil {
+		return nil, err
+	}
+	for i := range shards {
+		shards[i].Copies = copies[shards[i].ID]
+		delete(copies, shards[i].ID)
+	}
+	if !inconsistent {
+		return shards, nil
+	}
+	for _, id := range slices.Sorted(maps.Keys(copies)) {
+		if found := copies[id]; len(found) > 0 && found[0].Unlisted {
+			shards = append(shards, shard{Copies: found, Shard: wire.Shard{
+				ID: id, Database: found[0].Database, RetentionPolicy: found[0].RetentionPolicy, Owners: []wire.Owner{},
+			}})
+		}
+	}
+	return slices.DeleteFunc(shards, shard.complete), nil
 }
 
 // shardRows are the rows of show-shards, the first of them the names of the columns. With verbose, the last column says
@@ -103,9 +130,12 @@ func shardRows(shards []shard, verbose bool) [][]string {
 				owners = append(owners, copied.String())
 			}
 		}
+		replicas, group, start := strconv.Itoa(s.ReplicaN), strconv.FormatUint(s.GroupID, 10), stampOf(&s.Start)
+		if !s.known() {
+			replicas, group, start, end = "", "", "", ""
+		}
 		rows = append(rows, []string{
-			strconv.FormatUint(s.ID, 10), s.Database, s.RetentionPolicy, strconv.Itoa(s.ReplicaN),
-			strconv.FormatUint(s.GroupID, 10), stampOf(&s.Start), end, stampOf(s.Expires),
+			strconv.FormatUint(s.ID, 10), s.Database, s.RetentionPolicy, replicas, group, start, end, stampOf(s.Expires),
 			"[" + strings.Join(owners, " ") + "]",
 		})
 	}
@@ -120,27 +150,35 @@ func stampOf(t *time.Time) string {
 	return t.Format(time.RFC3339Nano)
 }
 
-// printNotWhole says below the table which copies may lack something, and why.
-func printNotWhole(w io.Writer, shards []shard) {
-	first := true
+// printProblems says below the table which copies may lack something, and why, and which are not in the metadata.
+func printProblems(w io.Writer, shards []shard) {
+	var lines []string
 	for _, s := range shards {
 		for _, c := range s.Copies {
-			if c.NotWhole == "" {
-				continue
+			switch {
+			case c.Unlisted:
+				lines = append(lines, fmt.Sprintf("Shard %d of %s.%s is on the disk of %s, with %s, and not in the metadata",
+					s.ID, c.Database, c.RetentionPolicy, c.TCPAddr, size(c.Size)))
+			case c.NotWhole != "":
+				lines = append(lines, fmt.Sprintf("Shard %d on %s is not whole: %s", s.ID, c.TCPAddr, c.NotWhole))
 			}
-			if first {
-				fmt.Fprintln(w)
-				first = false
-			}
-			fmt.Fprintf(w, "Shard %d on %s is not whole: %s\n", s.ID, c.TCPAddr, c.NotWhole)
 		}
+	}
+	if len(lines) > 0 {
+		fmt.Fprintf(w, "\n%s\n", strings.Join(lines, "\n"))
 	}
 }
 
-// complete reports whether as many owners as desired have all of the shard.
+// known reports whether the metadata has the shard.
+func (s shard) known() bool { return s.GroupID != 0 }
+
+// complete reports whether as many owners as desired have all of the shard, and no other node has a copy.
 func (s shard) complete() bool {
 	have := 0
 	for _, c := range s.Copies {
+		if c.Unlisted {
+			return false
+		}
 		if (c.State == "hot" || c.State == "cold") && c.NotWhole == "" {
 			have++
 		}

@@ -21,7 +21,7 @@ func pageState() page.State {
 		Summary: page.Summary{
 			Level: "bad", Sentence: "1,200 of 1,206 shards agree; 5 differ; 1 is in conflict", Shards: 1206,
 			Agree:   1200,
-			Checked: ago(3 * time.Minute),
+			Checked: ago(3 * time.Minute), Deletes: 2, MoreDeletes: true,
 		},
 		Attention: map[string]page.Attention{
 			"a": {Level: "warn", Text: "Repairs are paused on data1:8088", Do: "Resume them."},
@@ -83,7 +83,7 @@ func TestTopPrintsOneScreen(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `1,200 of 1,206 shards agree; 5 differ; 1 is in conflict
-99.5 % agree, the last check of all ended 3m0s ago, 2 of 3 meta nodes answer, meta1:8091 leads
+99.5 % agree, the last check of all ended 3m0s ago, 2 of 3 meta nodes answer, meta1:8091 leads, deletes that wait for nodes: at least 2
 
 ! Data node data2:8088 does not answer. Start it.
 ! Repairs are paused on data1:8088. Resume them.

@@ -18,11 +18,13 @@ import (
 // sends: that package links the engine, and influxd-ctl must not.
 type clusterState struct {
 	Summary struct {
-		Level    string     `json:"level"` // good, busy, warn or bad
-		Sentence string     `json:"sentence"`
-		Shards   int        `json:"shards"`
-		Agree    int        `json:"agree"`
-		Checked  *time.Time `json:"checked"`
+		Level       string     `json:"level"` // good, busy, warn or bad
+		Sentence    string     `json:"sentence"`
+		Shards      int        `json:"shards"`
+		Agree       int        `json:"agree"`
+		Checked     *time.Time `json:"checked"`
+		Deletes     int        `json:"deletes"` // that wait for nodes
+		MoreDeletes bool       `json:"more_deletes"`
 	} `json:"summary"`
 	Attention map[string]struct {
 		Level string `json:"level"` // warn or bad
@@ -152,6 +154,13 @@ func (s clusterState) agreement(now time.Time) []styled {
 			}
 		}
 		facts = append(facts, fmt.Sprintf("%d of %d meta nodes answer, %s leads", up, len(s.Meta), leader))
+	}
+	if n := s.Summary.Deletes; n > 0 {
+		least := ""
+		if s.Summary.MoreDeletes {
+			least = "at least "
+		}
+		facts = append(facts, fmt.Sprintf("deletes that wait for nodes: %s%d", least, n))
 	}
 	if len(facts) > 0 {
 		out = append(out, styled{dim, strings.Join(facts, ", ")})

@@ -22,6 +22,7 @@ import (
 	"github.com/influxdata/influxdb/services/udp"
 	itoml "github.com/influxdata/influxdb/toml"
 	"github.com/influxdata/influxdb/tsdb"
+	"golang.org/x/net/http/httpguts"
 
 	"concord/internal/config"
 	"concord/internal/entropy"
@@ -47,7 +48,7 @@ type Config struct {
 	Precreator      precreator.Config         `toml:"shard-precreation" doc:"Creation of shards ahead of time."`
 	Monitor         monitor.Config            `toml:"monitor" doc:"The node's own statistics."`
 	Subscriber      subscriber.Config         `toml:"subscriber" doc:"Copies of writes for subscriptions."`
-	HTTPD           httpd.Config              `toml:"http" doc:"The HTTP API for clients."`
+	HTTPD           HTTPConfig                `toml:"http" doc:"The HTTP API for clients."`
 	Logging         config.Logging            `toml:"logging" doc:"The log, on standard error."`
 	ContinuousQuery continuous_querier.Config `toml:"continuous_queries" doc:"Continuous queries."`
 	HintedHandoff   handoff.Config            `toml:"hinted-handoff" doc:"Durable queues of what other nodes miss."`
@@ -77,6 +78,12 @@ type MetaConfig struct {
 type DataConfig struct {
 	tsdb.Config
 	QueryLogPath string `toml:"query-log-path" doc:"File for the queries that clients send to this node, a line of JSON each; none when empty. SIGHUP opens it again."`
+}
+
+// HTTPConfig is the [http] section.
+type HTTPConfig struct {
+	httpd.Config
+	BuildType string `toml:"build-type" doc:"The header X-Influxdb-Build of answers. Chronograf shows users and roles of a cluster when it is \"ENT\", as of InfluxDB Enterprise."`
 }
 
 // ClusterConfig is the [cluster] section: what InfluxDB 1.x has under
@@ -114,6 +121,7 @@ func (c *Config) metaTLS() trust.TLS {
 
 // Program loads and prints it.
 var Program = config.Program[*Config]{
+	Name:         "influxd",
 	Title:        "Concord data node: influxdb.conf",
 	Files:        []string{"~/.influxdb/influxdb.conf", "/etc/influxdb/influxdb.conf"},
 	PathVariable: "INFLUXDB_CONFIG_PATH",
@@ -137,7 +145,7 @@ func NewConfig() *Config {
 		Precreator:      precreator.NewConfig(),
 		Monitor:         monitor.NewConfig(),
 		Subscriber:      subscriber.NewConfig(),
-		HTTPD:           httpd.NewConfig(),
+		HTTPD:           HTTPConfig{Config: httpd.NewConfig(), BuildType: "Concord"},
 		Logging:         config.NewLogging(),
 		ContinuousQuery: continuous_querier.NewConfig(),
 		HintedHandoff:   handoff.NewConfig(),
@@ -171,6 +179,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Meta.AuthEnabled && c.Meta.InternalSharedSecret == "" {
 		return errors.New("[meta] meta-auth-enabled: needs meta-internal-shared-secret, the meta nodes' internal-shared-secret")
+	}
+	if !httpguts.ValidHeaderFieldValue(c.HTTPD.BuildType) {
+		return errors.New("[http] build-type: must have printable characters alone")
 	}
 	if c.HTTPD.FluxEnabled {
 		return errors.New("[http] flux-enabled: Flux is not part of this build; set it to false")
@@ -231,9 +242,19 @@ func (c *Config) listeners() listeners.Config {
 
 // http is [http] as the engine takes it.
 func (c *Config) http() httpd.Config {
-	h := c.HTTPD
+	h := c.HTTPD.Config
+	// Without it, the engine lets each user that has logged in read all databases.
+	h.PromReadAuthEnabled = true
 	h.TLS, _ = tlsmanager.Base(c.TLS) // Validate has checked it
 	return h
+}
+
+// httpScheme is that of the HTTP API.
+func (c *Config) httpScheme() string {
+	if c.HTTPD.HTTPSEnabled {
+		return "https"
+	}
+	return "http"
 }
 
 // engine is [data] as the storage engine takes it.

@@ -112,7 +112,7 @@ var engineDocs = config.Texts{
 		"pprof-auth-enabled":         "Ask for an admin on /debug/pprof, with auth-enabled.",
 		"debug-pprof-enabled":        "Serve /debug/pprof on localhost:6060 from the very start.",
 		"ping-auth-enabled":          "Ask for a user on /ping and /metrics, with auth-enabled.",
-		"prom-read-auth-enabled":     "Ask for a user on Prometheus remote reads, with auth-enabled.",
+		"prom-read-auth-enabled":     "Without effect: with auth-enabled, Prometheus remote reads need ReadData.",
 		"headers":                    "HTTP headers that each answer gets.",
 		"https-enabled":              "Serve HTTPS instead of HTTP.",
 		"https-certificate":          "PEM file with the certificate.",

@@ -25,12 +25,13 @@ func (n *Node) openEntropy() error {
 	if n.cfg.AntiEntropy.Enabled {
 		rate.Set(uint64(n.cfg.AntiEntropy.MaxRate))
 	}
-	disk := local.Disk{Dir: n.Store.Path()}
+	disk := local.Disk{Dir: n.Store.Path(), Free: n.seams.Free}
 	shards := &shardcopy.Server{
 		Store: n.Store, Pool: n.pool, Begun: n.beginnings().Copied, Deletes: n.deleted.DeletesSeen,
 		Hold: n.deleted.HoldDeletes, NotWhole: n.notWhole, HoldWrites: n.cache.Hold, Wait: rate.Wait, CheckDisk: disk.Check,
 		Dir: filepath.Join(n.cfg.entropyDir(), "incoming"), Log: n.log,
 	}
+	n.onClose(shards.Close)
 	if err := shards.Discard(func(id uint64) bool { _, ok := n.Meta.Shard(id); return ok }); err != nil {
 		return fmt.Errorf("remove files of shards that are gone: %w", err)
 	}
@@ -46,7 +47,7 @@ func (n *Node) openEntropy() error {
 		}
 		n.view.Self = n.Entropy
 	}
-	n.overview = n.newOverview(shards)
+	n.overview = n.newOverview(shards, copies)
 	n.serveNodes(copies, n.view.Self, shards)
 	return nil
 }

@@ -31,7 +31,8 @@ func (m *membership) Identify(_ context.Context, r *rpc.IdentifyRequest) (*rpc.I
 		NodeId: m.node.Meta.NodeID(), ClusterId: m.node.Meta.ClusterID(),
 		HttpAddr: m.node.httpAddr, Version: m.node.version, Clock: m.node.now().UnixNano(),
 		Identity: m.node.Meta.Identity(), Process: m.node.place.process, Unfit: unfit,
-		Protocol: protocol.Own.Current,
+		Protocol:   protocol.Own.Current,
+		HttpScheme: m.node.cfg.httpScheme(),
 	}, nil
 }
 

@@ -12,7 +12,7 @@ func counter(help string) described { return described{prometheus.CounterValue, 
 func gauge(help string) described   { return described{prometheus.GaugeValue, help} }
 
 // descriptions has the statistics of the cluster, which docs/statistics.md lists, by statistic and field. Those of the
-// engine have none: it does not say which of its fields are counters.
+// engine are in engineDescriptions.
 var descriptions = map[string]map[string]described{
 	"ae": {
 		"checks":            counter("Checks that compared copies of shards."),
@@ -67,6 +67,10 @@ var descriptions = map[string]map[string]described{
 		"freeBytes":  gauge("Free bytes of the file system of a folder."),
 		"totalBytes": gauge("All bytes of the file system of a folder."),
 	},
+	"graphite": listenerDescriptions,
+	"collectd": listenerDescriptions,
+	"opentsdb": listenerDescriptions,
+	"udp":      listenerDescriptions,
 	"hh": {
 		"writeShardReq":       counter("Requests that hinted handoff sent."),
 		"writeShardReqPoints": counter("Points in requests that hinted handoff sent."),
@@ -141,10 +145,38 @@ var queueDescriptions = map[string]described{
 	"writeNodeReqPoints":  counter("Points that hinted handoff delivered to a node."),
 }
 
+// listenerDescriptions are of the listeners for other protocols than HTTP. None of them has all fields.
+var listenerDescriptions = map[string]described{
+	"bytesRx":              counter("Bytes that a listener received."),
+	"pointsRx":             counter("Points that a listener received."),
+	"pointsParseFail":      counter("Lines or packets that a listener could not read."),
+	"pointsNaNFail":        counter("Points that a listener left out because their value is no number."),
+	"droppedPointsInvalid": counter("Points that a listener left out because they cannot be stored."),
+	"readFail":             counter("Times that a listener could not receive a packet."),
+	"batchesTx":            counter("Batches of a listener that were written."),
+	"pointsTx":             counter("Points of a listener that were written."),
+	"batchesTxFail":        counter("Batches of a listener that could not be written."),
+	"pointsTxFail":         counter("Points of a listener that could not be written."),
+	"connsActive":          gauge("Connections to a listener that are open."),
+	"connsHandled":         counter("Connections to a listener."),
+	"httpConnsHandled":     counter("Connections to a listener with requests over HTTP."),
+	"tlConnsActive":        gauge("Connections to a listener with lines that are open."),
+	"tlConnsHandled":       counter("Connections to a listener with lines."),
+	"tlBytesRx":            counter("Bytes in lines that a listener received."),
+	"tlPointsRx":           counter("Points in lines that a listener received."),
+	"tlReadErr":            counter("Connections with lines that could not be read to their end."),
+	"tlBadLine":            counter("Lines that a listener could not read."),
+	"tlBadTime":            counter("Lines with a bad time."),
+	"tlBadTag":             counter("Lines with a bad tag."),
+	"tlBadFloat":           counter("Lines with a bad value."),
+}
+
 // describe returns what /metrics says of a field.
 func describe(statistic, field string) described {
-	if d, ok := descriptions[statistic][field]; ok {
-		return d
+	for _, of := range []map[string]map[string]described{descriptions, engineDescriptions} {
+		if d, ok := of[statistic][field]; ok {
+			return d
+		}
 	}
 	return described{prometheus.UntypedValue, field + " of the statistic " + statistic + "."}
 }

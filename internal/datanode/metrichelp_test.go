@@ -14,12 +14,22 @@ func TestEachDescribedStatisticIsDocumented(t *testing.T) {
 	}
 	doc := string(b)
 	for statistic, fields := range descriptions {
-		for field, d := range fields {
+		for field := range fields {
 			if !strings.Contains(doc, "`"+statistic+"`") || !strings.Contains(doc, "`"+field+"`") {
 				t.Errorf("docs/statistics.md does not have %s of %s", field, statistic)
 			}
-			if !strings.HasSuffix(d.help, ".") {
-				t.Errorf("the help text of %s of %s is no sentence: %q", field, statistic, d.help)
+		}
+	}
+}
+
+func TestHelpTextsAreSentences(t *testing.T) {
+	t.Parallel()
+	for _, all := range []map[string]map[string]described{descriptions, engineDescriptions} {
+		for statistic, fields := range all {
+			for field, d := range fields {
+				if !strings.HasSuffix(d.help, ".") {
+					t.Errorf("the help text of %s of %s is no sentence: %q", field, statistic, d.help)
+				}
 			}
 		}
 	}

@@ -114,6 +114,8 @@ type Seams struct {
 	Late func(ctx context.Context)
 	// Now is the clock that the node tells others.
 	Now func() time.Time
+	// Free tells the bytes that are free, and all bytes, of the file system of a folder.
+	Free func(dir string) (free, total uint64, err error)
 }
 
 // New returns a data node that Open starts. cfg must be valid.

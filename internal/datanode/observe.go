@@ -112,8 +112,7 @@ func (n *Node) diagnose() (*diagnostics.Diagnostics, error) {
 // labels. The engine's /metrics serves the default registry, of which a process
 // has one; the label nodeID tells its nodes apart.
 //
-// The engine's metrics are untyped: it does not say which of its fields are counters. Those of the cluster have a type
-// and a text in descriptions.
+// Each field has a type and a text in descriptions or engineDescriptions. A field that is in neither is untyped.
 type collector struct {
 	register sync.Once
 

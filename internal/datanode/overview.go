@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/deletes"
+	"concord/internal/entropy/local"
 	"concord/internal/entropy/service"
 	"concord/internal/eventlog"
 	"concord/internal/fulldisk"
@@ -26,6 +28,8 @@ const (
 	writtenLately = 30 * time.Second
 	// sizesFor is for how long the size of all copies is taken as it was found.
 	sizesFor = 30 * time.Second
+	// maxDeletes is how many deletes that wait for one node are in a report.
+	maxDeletes = 100
 	// maxQueryText bounds the text of one running query in a report, in bytes.
 	maxQueryText = 2000
 	// maxQueryTexts bounds the texts of all running queries together, where the whole text is asked for, in bytes.
@@ -39,25 +43,32 @@ type overview struct {
 	started time.Time
 	process uint64
 	dirs    []string // on which there must be room
+	free    func(dir string) (free, total uint64, err error)
 	store   *tsdb.Store
 	load    *httpapi.Load
 	events  *eventlog.Log
 	hints   *handoff.Service // nil when it is off
 	shards  *shardcopy.Server
 	tasks   *query.TaskManager
+	copies  *local.Local
 	entropy *service.Service // nil when it is off
 
 	sizes sizes
 }
 
 // newOverview makes it of parts that stay open as long as other nodes are answered.
-func (n *Node) newOverview(shards *shardcopy.Server) *overview {
-	return &overview{
+func (n *Node) newOverview(shards *shardcopy.Server, copies *local.Local) *overview {
+	o := &overview{
 		version: n.version, started: n.started, process: n.place.process,
-		dirs:  []string{n.cfg.Data.Dir, n.cfg.Data.WALDir, n.cfg.Meta.Dir, n.cfg.HintedHandoff.Dir},
-		store: n.Store, load: n.load, events: &n.events, hints: n.handoff, shards: shards,
-		tasks: n.queries.executor.TaskManager, entropy: n.Entropy,
+		dirs: []string{n.cfg.Data.Dir, n.cfg.Data.WALDir, n.cfg.Meta.Dir, n.cfg.HintedHandoff.Dir},
+		free: fulldisk.Free, store: n.Store, load: n.load, events: &n.events, hints: n.handoff, shards: shards,
+		copies: copies,
+		tasks:  n.queries.executor.TaskManager, entropy: n.Entropy,
 	}
+	if n.seams.Free != nil {
+		o.free = n.seams.Free
+	}
+	return o
 }
 
 // Report tells what this node knows of itself.
@@ -87,8 +98,12 @@ func (o *overview) Report(ctx context.Context, r *rpc.ReportRequest) (*rpc.Repor
 			if at := o.entropy.Compared(r.ShardId); !at.IsZero() {
 				out.Shard.Compared = at.UnixNano()
 			}
+			if at := o.copies.Digested(r.ShardId); !at.IsZero() {
+				out.Shard.Digested = at.UnixNano()
+			}
 		}
 	}
+	out.Deletes, out.MoreDeletes = o.deletes()
 	after := r.EventsAfter
 	if r.Process != o.process {
 		after = 0
@@ -113,7 +128,7 @@ func (o *overview) KillQuery(_ context.Context, r *rpc.KillQueryRequest) (*rpc.K
 // disks are the file systems of the node's folders, each once.
 func (o *overview) disks() (out []*rpc.Disk) {
 	for _, dir := range o.dirs {
-		free, total, err := fulldisk.Free(dir)
+		free, total, err := o.free(dir)
 		if err != nil {
 			continue // the folder is made when it is needed
 		}
@@ -152,6 +167,25 @@ func (o *overview) waiting() (out []*rpc.HintQueue) {
 		out = append(out, q)
 	}
 	return out
+}
+
+// deletes are those that this node keeps for nodes that missed them.
+func (o *overview) deletes() (out []*rpc.WaitingDelete, more bool) {
+	if o.hints == nil {
+		return nil, false
+	}
+	list, more := o.hints.Deletes(maxDeletes)
+	for _, w := range list {
+		d, err := deletes.Describe(w.Entry)
+		if err != nil {
+			d.Text = "a delete that cannot be read: " + err.Error()
+		}
+		out = append(out, &rpc.WaitingDelete{
+			Id: d.ID, Database: []byte(d.Database), Text: []byte(d.Text[:min(len(d.Text), maxQueryText)]),
+			Since: w.Time, Node: w.Node,
+		})
+	}
+	return out, more
 }
 
 // queries are those that run. Each text has maxQueryText bytes at most, or what of texts is its part.

@@ -162,7 +162,7 @@ func (n *Node) openHTTP() error {
 		handler.QueryAuthorizer = fineAuthorizer{authorizer{n.Meta, n.queries.database}, n.Meta.State}
 		handler.WriteAuthorizer = writeAuthorizer{n.Meta, permission}
 		handler.Store = n.queries.store
-		handler.Version, handler.BuildType = n.version, "Concord"
+		handler.Version, handler.BuildType = n.version, n.cfg.HTTPD.BuildType
 	}
 	h.QueryExecutor = n.queries.executor
 	h.Monitor = n.mon

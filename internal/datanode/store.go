@@ -2,6 +2,7 @@ package datanode
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxdb/tsdb"
@@ -26,7 +27,8 @@ func (s clusterStore) DeleteDatabase(name string) error { return s.delete.Delete
 
 func (s clusterStore) DeleteMeasurement(db, name string) error {
 	if only, any := s.user.Writes(db).Condition(name); only != nil || !any {
-		return &restrict.Forbidden{Database: db, Series: name}
+		return fmt.Errorf("not authorized to drop measurement %q of database %q: that needs all of its series", name,
+			db)
 	}
 	return s.delete.DeleteMeasurement(db, name)
 }

@@ -3,19 +3,17 @@ package datanode
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 
-	"github.com/influxdata/influxdb/tsdb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
-	"concord/internal/entropy/tsmfile"
 	"concord/internal/handoff"
 	"concord/internal/rpc"
+	"concord/internal/shardcopy"
 )
 
 // errNotPlain refuses to adopt a data node.
@@ -57,39 +55,21 @@ func (m *membership) Survey(context.Context, *rpc.SurveyRequest) (*rpc.SurveyRes
 // surveyShards adds the shards on disk that are not known, and the size of all.
 func (n *Node) surveyShards(known map[string]bool, out *rpc.SurveyResponse) error {
 	for _, dir := range []string{n.cfg.Data.Dir, n.cfg.Data.WALDir} {
-		paths, err := tsmfile.Glob(dir, "*", "*", "*")
+		folders, err := shardcopy.Folders(dir)
 		if err != nil {
 			return err
 		}
-		for _, path := range paths {
-			id, err := strconv.ParseUint(filepath.Base(path), 10, 64)
-			place, relErr := filepath.Rel(dir, path)
-			if err != nil || relErr != nil || filepath.Base(filepath.Dir(path)) == tsdb.SeriesFileDirectory {
-				continue
-			}
-			out.Bytes += sizeOf(path)
+		for _, f := range folders {
+			out.Bytes += uint64(f.Size())
+			place := filepath.Join(f.Database, f.RetentionPolicy, strconv.FormatUint(f.Shard, 10))
 			if known[place] {
 				continue
 			}
 			known[place] = true
-			policy := filepath.Dir(place)
 			out.Unknown = append(out.Unknown, &rpc.ShardMove{
-				Database: filepath.Dir(policy), RetentionPolicy: filepath.Base(policy), From: id,
+				Database: f.Database, RetentionPolicy: f.RetentionPolicy, From: f.Shard,
 			})
 		}
 	}
 	return nil
-}
-
-// sizeOf is the size of the files in a folder, in bytes.
-func sizeOf(dir string) (bytes uint64) {
-	filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-		if err == nil && e.Type().IsRegular() {
-			if info, err := e.Info(); err == nil {
-				bytes += uint64(info.Size())
-			}
-		}
-		return nil
-	})
-	return bytes
 }

@@ -37,8 +37,8 @@ func (n *Node) sweep(shards *shardcopy.Server, done <-chan struct{}) {
 }
 
 func (n *Node) removeDropped(shards *shardcopy.Server, before, now *cluster.State) {
-	left := shardIDs(now)
-	for id := range shardIDs(before) {
+	left := now.ShardIDs()
+	for id := range before.ShardIDs() {
 		if left[id] {
 			continue
 		}
@@ -56,19 +56,4 @@ func (n *Node) removeDropped(shards *shardcopy.Server, before, now *cluster.Stat
 		}
 		n.log.Info("Removed a shard that was dropped", zap.Uint64("db_shard_id", id))
 	}
-}
-
-// shardIDs are all shards of the metadata, those of deleted groups included: retention removes these.
-func shardIDs(s *cluster.State) map[uint64]bool {
-	out := make(map[uint64]bool)
-	for _, db := range s.Data.Databases {
-		for _, rp := range db.RetentionPolicies {
-			for _, g := range rp.ShardGroups {
-				for _, sh := range g.Shards {
-					out[sh.ID] = true
-				}
-			}
-		}
-	}
-	return out
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -57,6 +58,29 @@ func (d *Service) hint(req *rpc.Delete, nodes []uint64) error {
 		d.deps.Missed(n, handoff.WholeDatabase)
 	}
 	return errors.Join(errs...)
+}
+
+// Description is a delete for people.
+type Description struct {
+	ID       string // the same on all nodes; empty for one of a node without versions
+	Database string
+	Text     string // InfluxQL
+}
+
+// Describe reads an entry of hinted handoff that is a delete.
+func Describe(e handoff.Entry) (d Description, err error) {
+	req := &rpc.Delete{}
+	if err := proto.Unmarshal(e.Data, req); err != nil {
+		return d, err
+	}
+	if err := check(req); err != nil {
+		return d, err
+	}
+	d = Description{ID: req.Id, Database: req.Database, Text: req.Statement}
+	if req.Kind == rpc.Delete_DROP_MEASUREMENT {
+		d.Text = "DROP MEASUREMENT " + influxql.QuoteIdent(req.Name)
+	}
+	return d, nil
 }
 
 // Deliver sends entries of hinted handoff to a node: handoff.Deps.Deliver. The writer sends those that are writes. It

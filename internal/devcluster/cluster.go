@@ -41,6 +41,8 @@ type Options struct {
 	Late  func(ctx context.Context, node int)
 	Lease time.Duration            // for which the meta node grants leases; 0 for its own
 	Now   func(node int) time.Time // the clock that a data node tells others; nil for time.Now
+	// Free tells what is free, and all bytes, on the disk of every data node; nil for what is.
+	Free func(dir string) (free, total uint64, err error)
 }
 
 // Ports are the two ports of a node: of a data node gRPC and HTTP, of the meta
@@ -204,6 +206,7 @@ func (c *Cluster) seams(i int) datanode.Seams {
 		Blocked: func(addr string) bool { return c.links.blocked(i, addr) },
 		Wrap:    func(addr string, conn net.Conn) net.Conn { return c.links.wrap(i, addr, conn) },
 	}
+	s.Free = c.opts.Free
 	if f := c.opts.NotWhole; f != nil {
 		s.NotWhole = func(shard uint64) string { return f(i, shard) }
 	}

@@ -31,9 +31,10 @@ type devFlags struct {
 func Command() *cobra.Command {
 	var f devFlags
 	cmd := &cobra.Command{
-		Use:   "dev",
-		Short: "Run a whole cluster in this process, on loopback, and show entropy found and repaired",
-		Args:  cobra.NoArgs,
+		Use:     "dev",
+		Short:   "Run a whole cluster in this process, on loopback, and show entropy found and repaired",
+		Example: "  influxd dev\n  influxd dev -empty -dir /tmp/cluster -port-offset 1000",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return dev(cmd.Context(), f, cmd.OutOrStdout())
 		},

@@ -41,19 +41,31 @@ func post(ctx context.Context, t *testing.T, method, addr, path string, body []b
 	return resp.StatusCode, b
 }
 
-// promRead reads as Prometheus does, and returns the answer as text: the
-// series in their order, or the status and the error.
+// promRead reads as Prometheus does, and returns the answer as promText does.
 func promRead(ctx context.Context, t *testing.T, addr, db string, q *prompb.Query) string {
+	t.Helper()
+	status, answer := post(ctx, t, http.MethodPost, addr, "/api/v1/prom/read?db="+db, promQuestion(t, q))
+	return promText(t, status, answer)
+}
+
+// promQuestion is the body of a read of Prometheus.
+func promQuestion(t *testing.T, q *prompb.Query) []byte {
 	t.Helper()
 	b, err := (&prompb.ReadRequest{Queries: []*prompb.Query{q}}).Marshal()
 	if err != nil {
 		t.Fatal(err)
 	}
-	status, answer := post(ctx, t, http.MethodPost, addr, "/api/v1/prom/read?db="+db, snappy.Encode(nil, b))
+	return snappy.Encode(nil, b)
+}
+
+// promText is the answer to a read of Prometheus as text: the series in their order, or the status and the error.
+func promText(t *testing.T, status int, answer []byte) string {
+	t.Helper()
 	if status != http.StatusOK {
 		return fmt.Sprintf("%d %s", status, answer)
 	}
-	if answer, err = snappy.Decode(nil, answer); err != nil {
+	answer, err := snappy.Decode(nil, answer)
+	if err != nil {
 		t.Fatal(err)
 	}
 	var resp prompb.ReadResponse

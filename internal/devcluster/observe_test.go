@@ -156,6 +156,10 @@ func TestStatisticsHaveTheSameNamesEverywhere(t *testing.T) {
 		}
 	}
 
+	if untyped := regexp.MustCompile(`(?m)^# TYPE influxdb_.* untyped$`).FindAllString(body, -1); len(untyped) > 0 {
+		t.Errorf("/metrics does not say what these are: %s", strings.Join(untyped, "\n"))
+	}
+
 	for name, fields := range statistics {
 		if err := c.Wait(ctx, func() bool {
 			rows, err := c.Client(2).Query(ctx, "_internal",

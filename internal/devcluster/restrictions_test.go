@@ -7,9 +7,12 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/prometheus/prompb"
 
 	"concord/internal/datanode"
 	"concord/internal/devcluster"
@@ -58,7 +61,7 @@ func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 	}
 	for _, q := range []string{
 		`CREATE USER admin WITH PASSWORD 'pw' WITH ALL PRIVILEGES`, `CREATE DATABASE dc WITH REPLICATION 1`,
-		`CREATE USER east WITH PASSWORD 'pw'`, `GRANT ALL ON dc TO east`,
+		`CREATE USER east WITH PASSWORD 'pw'`, `GRANT ALL ON dc TO east`, `CREATE USER stranger WITH PASSWORD 'pw'`,
 	} {
 		if body := query("admin", 0, q); strings.Contains(body, "error") {
 			t.Fatalf("%s: %s", q, body)
@@ -75,7 +78,7 @@ func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 	var lines strings.Builder
 	for day := range 6 {
 		for _, where := range []string{"east", "west"} {
-			fmt.Fprintf(&lines, "network,datacenter=%s v=1,only_%s=2 %d\n", where, where,
+			fmt.Fprintf(&lines, "network,datacenter=%s v=1,value=3,only_%s=2 %d\n", where, where,
 				time.Now().AddDate(0, 0, -7*day).UnixNano())
 		}
 	}
@@ -126,6 +129,7 @@ func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 			t.Errorf("node %d: a forbidden write: %d", node, code)
 		}
 	}
+	testPromReads(ctx, t, c)
 	if body := query("east", 0,
 		`SELECT v INTO other FROM network; SELECT v INTO network FROM other`); !strings.Contains(body,
 		"not authorized") {
@@ -158,5 +162,36 @@ func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 	}
 	if body := query("east", 1, `SHOW SERIES`); !strings.Contains(body, "west") {
 		t.Errorf("without restrictions: %s", body)
+	}
+}
+
+// testPromReads reads the measurement network as Prometheus does: as an administrator, as a user who may see what is in
+// the east, and as one who may read nothing.
+func testPromReads(ctx context.Context, t *testing.T, c *devcluster.Cluster) {
+	t.Helper()
+	question := promQuestion(t, &prompb.Query{
+		EndTimestampMs: time.Now().UnixMilli(),
+		Matchers:       []*prompb.LabelMatcher{match(prompb.LabelMatcher_EQ, "__name__", "network")},
+	})
+	for node, n := range c.Data {
+		read := func(user string) string {
+			code, body := as(ctx, t, user, "POST", n.HTTPAddr(), "/api/v1/prom/read?db=dc", string(question))
+			return promText(t, code, []byte(body))
+		}
+		for user, want := range map[string][]string{"admin": {"east", "west"}, "east": {"east"}} {
+			got := read(user)
+			for _, where := range []string{"east", "west"} {
+				label := fmt.Sprintf("datacenter=%q", where)
+				if strings.Contains(got, label) != slices.Contains(want, where) {
+					t.Errorf("node %d: %s reads %s, want series of %v", node, user, got, want)
+				}
+			}
+			if points := strings.Count(got, "3@"); points != 6*len(want) {
+				t.Errorf("node %d: %s reads %d points: %s", node, user, points, got)
+			}
+		}
+		if got := read("stranger"); !strings.Contains(got, `403 `) || !strings.Contains(got, "not authorized to read") {
+			t.Errorf("node %d: one who may read nothing: %s", node, got)
+		}
 	}
 }

@@ -196,10 +196,14 @@ func TestShardStatusTellsThisNodesCopies(t *testing.T) {
 		if len(got.Databases) != 1 || len(got.Databases[0].Policies) != 1 {
 			t.Fatalf("node %d: %s", node+1, body)
 		}
-		p := got.Databases[0].Policies[0]
+		p, former := got.Databases[0].Policies[0], got.Databases[0].Former[0]
 		if got.Databases[0].Name != "db" || p.Name != "autogen" || p.ReplicaN != 2 || len(p.Shards) != 1 ||
-			p.Shards[0].ID != id || !p.Shards[0].IsHot || p.Shards[0].State != "hot" {
+			p.Shards[0].ID != id || !p.Shards[0].IsHot || p.Shards[0].State != wire.Healthy {
 			t.Errorf("node %d: %s", node+1, body)
+		}
+		if former.Name != "autogen" || former.ReplicaN != 2 || len(former.Shards) != 1 || former.Shards[0].ID != id ||
+			!former.Shards[0].IsHot || former.Shards[0].State != "hot" {
+			t.Errorf("node %d, as in earlier versions: %s", node+1, body)
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxql"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"concord/internal/rpc"
@@ -94,6 +96,10 @@ func TestConditionsHoldOverAllNodes(t *testing.T) {
 
 // older is a node that answers one condition only.
 type older struct{ rpc.QueryServer }
+
+func (o older) Measurements(*rpc.SchemaRequest, rpc.Query_MeasurementsServer) error {
+	return status.Error(codes.Unimplemented, "unknown method Measurements")
+}
 
 func (o older) MeasurementNames(ctx context.Context, r *rpc.SchemaRequest) (*rpc.MeasurementNamesResponse, error) {
 	return o.QueryServer.MeasurementNames(ctx, &rpc.SchemaRequest{ShardIds: r.ShardIds, Condition: r.Condition})

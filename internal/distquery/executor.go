@@ -152,6 +152,10 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	mapper.ending = ending
 	base.ShardMapper = mapper
 	base.TSDBStore = e.Store(ending, report, share, user)
+	list := newListing(ctx, stmt, base.TSDBStore)
+	if list != nil {
+		base.TSDBStore = list
+	}
 	if user != nil {
 		if err := mayCreate(user, stmt); err != nil {
 			return err
@@ -163,7 +167,12 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	ctx.Results = results
 	go func() {
 		defer close(ended)
+		sent := false // rows
 		for r := range results {
+			if list != nil && sent && empty(r) {
+				continue // the engine ends an answer of which it knows no rows
+			}
+			sent = sent || len(r.Series) > 0
 			r.Messages = append(r.Messages, report.warning()...)
 			listedRows(ctx, stmt, r)
 			mapper.paths.add(r)

@@ -154,30 +154,30 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 // schemaStore is a store whose schema is that of the cluster.
 type schemaStore struct {
 	*tsdb.Store
-	schema *Schema
+	*Schema
 }
 
 func (s schemaStore) MeasurementNames(ctx context.Context, auth query.FineAuthorizer, db, rp string,
 	cond influxql.Expr) ([][]byte, error) {
-	return s.schema.MeasurementNames(ctx, auth, db, rp, cond)
+	return s.Schema.MeasurementNames(ctx, auth, db, rp, cond)
 }
 
 func (s schemaStore) TagKeys(ctx context.Context, auth query.FineAuthorizer, ids []uint64,
 	cond influxql.Expr) ([]tsdb.TagKeys, error) {
-	return s.schema.TagKeys(ctx, auth, ids, cond)
+	return s.Schema.TagKeys(ctx, auth, ids, cond)
 }
 
 func (s schemaStore) TagValues(ctx context.Context, auth query.FineAuthorizer, ids []uint64,
 	cond influxql.Expr) ([]tsdb.TagValues, error) {
-	return s.schema.TagValues(ctx, auth, ids, cond)
+	return s.Schema.TagValues(ctx, auth, ids, cond)
 }
 
 func (s schemaStore) SeriesCardinality(ctx context.Context, db string) (int64, error) {
-	return s.schema.SeriesCardinality(ctx, db)
+	return s.Schema.SeriesCardinality(ctx, db)
 }
 
 func (s schemaStore) MeasurementsCardinality(ctx context.Context, db string) (int64, error) {
-	return s.schema.MeasurementsCardinality(ctx, db)
+	return s.Schema.MeasurementsCardinality(ctx, db)
 }
 
 // plainMeta sees one shard for each group, with the ID of the group's first.

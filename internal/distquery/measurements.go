@@ -24,6 +24,7 @@ import (
 type namesPlan struct {
 	questions []influxql.Expr
 	byText    map[string]int // of questions
+	simple    bool           // what the one question selects is the answer
 }
 
 // names is a sorted set of measurements, as a function of the answers to all questions.
@@ -37,12 +38,14 @@ type names struct {
 func newNamesPlan(cond influxql.Expr) (*namesPlan, func(answers [][][]byte) [][]byte, error) {
 	p := &namesPlan{byText: make(map[string]int)}
 	if cond == nil {
+		p.simple = true
 		return p, p.ask(nil).of, nil
 	}
 	n, err := p.plan(cond)
 	if err != nil {
 		return nil, nil, err
 	}
+	p.simple = n.any != nil
 	return p, p.done(n).of, nil
 }
 
@@ -66,13 +69,8 @@ func (p *namesPlan) done(n names) names {
 	return n
 }
 
-// askNode asks a node all questions at once: what happens between two of them could show in the answer.
-func (p *namesPlan) askNode(
-	ctx context.Context, node peer, ids []uint64,
-) (*rpc.MeasurementNamesResponse, [][][]byte, error) {
-	if len(p.questions) == 0 {
-		return nil, nil, nil
-	}
+// request is what a node is asked: all questions at once, as what happens between two of them could show in the answer.
+func (p *namesPlan) request(node peer, ids []uint64) *rpc.SchemaRequest {
 	req := &rpc.SchemaRequest{ShardIds: ids, Incomplete: node.incomplete}
 	for i, q := range p.questions {
 		if text := encodeCondition(q); i == 0 {
@@ -81,19 +79,43 @@ func (p *namesPlan) askNode(
 			req.More = append(req.More, text)
 		}
 	}
+	return req
+}
+
+// askFormer asks a node of a former build, which answers each question with a list of its own.
+func (p *namesPlan) askFormer(ctx context.Context, node peer, ids []uint64) (all []entry, not passed, err error) {
+	req := p.request(node, ids)
 	r, err := node.MeasurementNames(ctx, req)
 	if err != nil {
-		return nil, nil, err
+		return nil, not, err
 	}
 	if len(r.More) != len(req.More) {
-		return nil, nil, fmt.Errorf("it answers %d of %d conditions: install the same version on all data nodes",
+		return nil, not, fmt.Errorf("it answers %d of %d conditions: install the same version on all data nodes",
 			len(r.More)+1, len(p.questions))
 	}
 	answers := [][][]byte{r.Names}
 	for _, more := range r.More {
 		answers = append(answers, more.GetNames())
 	}
-	return r, answers, nil
+	return slices.Collect(joinAnswers(answers)), passed{r.Missing, r.Unfit}, nil
+}
+
+// byQuestion is the inverse of joinAnswers.
+func (p *namesPlan) byQuestion(part []entry) [][][]byte {
+	answers := make([][][]byte, len(p.questions))
+	for _, e := range part {
+		selected := e.selected
+		if len(p.questions) == 1 {
+			selected = []uint32{0}
+		}
+		for _, i := range selected {
+			// A measurement that several nodes know may have been selected by each.
+			if n := len(answers[i]); n == 0 || string(answers[i][n-1]) != e.measurement {
+				answers[i] = append(answers[i], []byte(e.measurement))
+			}
+		}
+	}
+	return answers
 }
 
 func (p *namesPlan) plan(e influxql.Expr) (names, error) {

@@ -22,7 +22,7 @@ import (
 
 // limited is node 1 with a budget for the queries that it coordinates.
 func (c *testCluster) limited(
-	t *testing.T, pool *rpc.Pool, bytes int64, requests *budget.Requests,
+	t testing.TB, pool *rpc.Pool, bytes int64, requests *budget.Requests,
 ) (*testNode, *budget.Budget) {
 	t.Helper()
 	return c.executing(t, c.nodes[0], pool, bytes, requests)

@@ -34,6 +34,10 @@ func (h hanging) MeasurementNames(ctx context.Context, _ *rpc.SchemaRequest) (*r
 	return nil, h.wait(ctx)
 }
 
+func (h hanging) Measurements(_ *rpc.SchemaRequest, out rpc.Query_MeasurementsServer) error {
+	return h.wait(out.Context())
+}
+
 func (h hanging) TagKeys(ctx context.Context, _ *rpc.SchemaRequest) (*rpc.TagKeysResponse, error) {
 	return nil, h.wait(ctx)
 }

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/influxdata/influxdb/pkg/bytesutil"
 	"github.com/influxdata/influxdb/pkg/estimator/hll"
 	"github.com/influxdata/influxdb/query"
 	emeta "github.com/influxdata/influxdb/services/meta"
@@ -17,7 +16,6 @@ import (
 	"github.com/influxdata/influxql"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	"concord/internal/budget"
 	"concord/internal/cluster"
@@ -113,34 +111,39 @@ func (s *Schema) indexed(ids []uint64) []uint64 {
 func (s *Schema) each(
 	ctx context.Context, ids []uint64, allowed *restrict.Filter, local func([]uint64) error, remote question,
 ) error {
-	want := make(map[uint64]bool, len(ids))
-	for _, id := range ids {
-		want[id] = true
-	}
-	o := newOwned(s.meta, s.pool, s.Whole, s.report)
-	o.allowed = allowed
-	var shards []emeta.ShardInfo
-	for _, sh := range o.state.Shards() {
-		if want[sh.ID] {
-			shards = append(shards, infoOf(sh))
-		}
-	}
-	mine := o.add(shards, s.store)
-	for _, id := range mine {
-		delete(want, id)
-	}
-	var theirs []uint64
-	for _, sh := range shards {
-		if want[sh.ID] {
-			theirs = append(theirs, sh.ID)
-		}
-	}
+	others, mine, theirs := s.split(ids, allowed)
 	if len(mine) > 0 {
 		if err := local(mine); err != nil {
 			return err
 		}
 	}
-	return o.each(ctx, theirs, remote)
+	return others.each(ctx, theirs, remote)
+}
+
+// split tells the shards that this node has from those that others are asked for.
+func (s *Schema) split(ids []uint64, allowed *restrict.Filter) (others *owned, mine, theirs []uint64) {
+	want := make(map[uint64]bool, len(ids))
+	for _, id := range ids {
+		want[id] = true
+	}
+	others = newOwned(s.meta, s.pool, s.Whole, s.report)
+	others.allowed = allowed
+	var shards []emeta.ShardInfo
+	for _, sh := range others.state.Shards() {
+		if want[sh.ID] {
+			shards = append(shards, infoOf(sh))
+		}
+	}
+	mine = others.add(shards, s.store)
+	for _, id := range mine {
+		delete(want, id)
+	}
+	for _, sh := range shards {
+		if want[sh.ID] {
+			theirs = append(theirs, sh.ID)
+		}
+	}
+	return others, mine, theirs
 }
 
 // grow takes memory for what a node answered. When there is no more, no other node is asked.
@@ -154,53 +157,72 @@ func (s *Schema) grow(n int64) error {
 // MeasurementNames lists the measurements of a database, sorted.
 func (s *Schema) MeasurementNames(
 	ctx context.Context, auth query.FineAuthorizer, db, rp string, cond influxql.Expr,
-) ([][]byte, error) {
-	shards := s.shardsOf(db, rp)
-	allowed, err := s.allowed(auth, shards)
-	if err != nil {
-		return nil, err
-	}
-	ctx = s.context(ctx)
-	if index := s.store.EngineOptions.IndexVersion; rp != "" && index != tsdb.TSI1IndexName {
-		return nil, fmt.Errorf("retention policy filter for measurements not supported for index %s", index)
-	}
-	plan, result, err := newNamesPlan(cond)
-	if err != nil {
-		return nil, err
-	}
-	var mu sync.Mutex
-	answers := make([][][]byte, len(plan.questions))
-	err = s.each(ctx, shards, allowed, func(mine []uint64) error {
-		for i, q := range plan.questions {
-			names, err := measurementNames(budget.With(ctx, s.share), s.store, allowed, mine, q)
-			if err != nil {
-				return err
-			}
-			answers[i] = names
-		}
-		return nil
-	}, func(ctx context.Context, p peer, ids []uint64) (passed, error) {
-		r, lists, err := plan.askNode(ctx, p, ids)
-		if err != nil {
-			return passed{}, err
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		for i, names := range lists {
-			if err := s.grow(namesSize(names)); err != nil {
-				return passed{}, err
-			}
-			answers[i] = append(answers[i], names...)
-		}
-		return passed{r.GetMissing(), r.GetUnfit()}, nil
+) (names [][]byte, err error) {
+	err = s.eachMeasurement(ctx, auth, db, rp, cond, 0, func(name string) error {
+		names = append(names, []byte(name))
+		return s.grow(costOfName + int64(len(name)))
 	})
 	if err != nil {
 		return nil, err
 	}
-	for i := range answers {
-		answers[i] = bytesutil.SortDedup(answers[i])
+	return names, nil
+}
+
+// eachMeasurement passes the measurements of a database to see, sorted, until that returns an error, which may be
+// errEnough. most is how many are asked for; 0 is all.
+func (s *Schema) eachMeasurement(
+	ctx context.Context, auth query.FineAuthorizer, db, rp string, cond influxql.Expr, most int,
+	see func(name string) error,
+) error {
+	shards := s.shardsOf(db, rp)
+	allowed, err := s.allowed(auth, shards)
+	if err != nil {
+		return err
 	}
-	return result(answers), nil
+	if index := s.store.EngineOptions.IndexVersion; rp != "" && index != tsdb.TSI1IndexName {
+		return fmt.Errorf("retention policy filter for measurements not supported for index %s", index)
+	}
+	plan, result, err := newNamesPlan(cond)
+	if err != nil || len(plan.questions) == 0 {
+		return err
+	}
+	q := schemaQuestion{shards: shards, allowed: allowed}
+	if !plan.simple {
+		most = 0
+	}
+	q.local = func(ctx context.Context, mine []uint64) schemaList {
+		return listMeasurements(ctx, s.store, allowed, mine, plan.questions, most)
+	}
+	q.ask = func(ctx context.Context, p peer, ids []uint64) (listChunks, error) {
+		return plan.chunks(ctx, p, ids, most)
+	}
+	if plan.simple {
+		return s.read(ctx, q, func(e entry) error { return see(e.measurement) })
+	}
+	var window []entry
+	flush := func() error {
+		names := result(plan.byQuestion(window))
+		window = window[:0]
+		for _, name := range names {
+			if err := see(string(name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	err = s.read(ctx, q, func(e entry) error {
+		if window = append(window, e); len(window) < windowLen {
+			return nil
+		}
+		return flush()
+	})
+	if err == nil {
+		err = flush()
+	}
+	if err == errEnough {
+		return nil
+	}
+	return err
 }
 
 // TagKeys lists the tag keys of shards by measurement, both sorted.
@@ -255,63 +277,41 @@ func (s *Schema) TagKeys(
 // TagValues lists the tag values of shards by measurement, all sorted.
 func (s *Schema) TagValues(
 	ctx context.Context, auth query.FineAuthorizer, ids []uint64, cond influxql.Expr,
-) ([]tsdb.TagValues, error) {
-	allowed, err := s.allowed(auth, ids)
-	if err != nil {
-		return nil, err
-	}
-	ctx = s.context(ctx)
-	var mu sync.Mutex
-	all := make(map[string][]tsdb.KeyValue)
-	err = s.each(ctx, s.indexed(ids), allowed, func(mine []uint64) error {
-		list, err := tagValues(ctx, s.store, allowed, mine, cond)
-		for _, m := range list {
-			if err := s.grow(valuesSize(m.Values)); err != nil {
-				return err
-			}
-			all[m.Measurement] = append(all[m.Measurement], m.Values...)
+) (out []tsdb.TagValues, err error) {
+	err = s.eachTagValue(ctx, auth, ids, cond, 0, func(measurement string, kv tsdb.KeyValue) error {
+		if len(out) == 0 || out[len(out)-1].Measurement != measurement {
+			out = append(out, tsdb.TagValues{Measurement: measurement})
 		}
-		return err
-	}, func(ctx context.Context, p peer, ids []uint64) (not passed, err error) {
-		chunks, err := p.TagValues(ctx, &rpc.SchemaRequest{
-			ShardIds: ids, Condition: encodeCondition(cond), Incomplete: p.incomplete,
-		})
-		if err != nil {
-			return passed{}, err
-		}
-		for {
-			c, err := chunks.Recv()
-			if err == io.EOF {
-				return not, nil
-			} else if err != nil {
-				return passed{}, err
-			}
-			not.add(c.Missing, c.Unfit)
-			if err := s.grow(int64(proto.Size(c)) + costOfName*chunkLen); err != nil {
-				return passed{}, err
-			}
-			mu.Lock()
-			for _, m := range c.Measurements {
-				name := string(m.Measurement)
-				for _, kv := range m.Values {
-					all[name] = append(all[name], tsdb.KeyValue{Key: string(kv.Key), Value: string(kv.Value)})
-				}
-			}
-			mu.Unlock()
-		}
+		last := &out[len(out)-1]
+		last.Values = append(last.Values, kv)
+		return s.grow(costOfName + int64(len(kv.Key)+len(kv.Value)))
 	})
 	if err != nil {
 		return nil, err
 	}
-	var out []tsdb.TagValues
-	for m, values := range all {
-		slices.SortFunc(values, func(a, b tsdb.KeyValue) int {
-			return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Value, b.Value))
-		})
-		out = append(out, tsdb.TagValues{Measurement: m, Values: slices.Compact(values)})
-	}
-	slices.SortFunc(out, func(a, b tsdb.TagValues) int { return cmp.Compare(a.Measurement, b.Measurement) })
 	return out, nil
+}
+
+// eachTagValue passes the tag values of shards to see, sorted by measurement, key and value, until that returns an
+// error, which may be errEnough. most is how many are asked for of each measurement; 0 is all.
+func (s *Schema) eachTagValue(
+	ctx context.Context, auth query.FineAuthorizer, ids []uint64, cond influxql.Expr, most int,
+	see func(measurement string, kv tsdb.KeyValue) error,
+) error {
+	allowed, err := s.allowed(auth, ids)
+	if err != nil {
+		return err
+	}
+	q := schemaQuestion{shards: s.indexed(ids), allowed: allowed}
+	q.local = func(ctx context.Context, mine []uint64) schemaList {
+		return listTagValues(ctx, s.store, allowed, mine, cond, most)
+	}
+	q.ask = func(ctx context.Context, p peer, ids []uint64) (listChunks, error) {
+		return tagValueChunks(ctx, p, &rpc.SchemaRequest{
+			ShardIds: ids, Condition: encodeCondition(cond), Incomplete: p.incomplete, Most: uint64(most),
+		})
+	}
+	return s.read(ctx, q, func(e entry) error { return see(e.measurement, e.KeyValue) })
 }
 
 // SeriesCardinality is how many series a database has. It is exact when they are few, or when one node has all shards

@@ -222,17 +222,12 @@ func (g *gathering) ask(ctx context.Context, from peer, ids []uint64) (not passe
 			g.points.Add(-p.points)
 		}
 	}()
-	silent := fmt.Errorf("no sign of life for %s", g.reader.Silence)
 	for {
-		t := time.AfterFunc(g.reader.Silence, func() { cancel(silent) })
-		c, err := chunks.Recv()
-		t.Stop()
+		c, err := listen(ctx, cancel, g.reader.Silence, chunks.Recv)
 		switch {
 		case err == io.EOF:
 			g.keep(p)
 			return not, nil
-		case err != nil && context.Cause(ctx) == silent:
-			return passed{}, silent
 		case err != nil:
 			return passed{}, err
 		}

@@ -24,7 +24,7 @@ func condition(text []byte) (influxql.Expr, error) {
 	return e, err
 }
 
-// MeasurementNames lists the measurements of shards.
+// MeasurementNames lists the measurements of shards at once, for nodes of a former build.
 func (s *Server) MeasurementNames(
 	ctx context.Context, r *rpc.SchemaRequest,
 ) (_ *rpc.MeasurementNamesResponse, err error) {
@@ -81,6 +81,38 @@ func (s *Server) TagKeys(ctx context.Context, r *rpc.SchemaRequest) (_ *rpc.TagK
 	return resp, nil
 }
 
+// Measurements streams the measurements of shards that at least one of the conditions selects.
+func (s *Server) Measurements(r *rpc.SchemaRequest, out rpc.Query_MeasurementsServer) (err error) {
+	defer s.guard(&err)
+	var questions []influxql.Expr
+	for _, text := range append([][]byte{r.Condition}, r.More...) {
+		q, err := condition(text)
+		if err != nil {
+			return err
+		}
+		questions = append(questions, q)
+	}
+	ids, not := s.readable(out.Context(), r.ShardIds, r.Incomplete)
+	ctx, end := s.begin(out.Context())
+	defer end(&err)
+	to := &signed[rpc.MeasurementsChunk]{to: out.Send}
+	defer beat(s.Beat, to.sign)()
+	if err := to.send(&rpc.MeasurementsChunk{Missing: not.missing, Unfit: not.unfit}); err != nil {
+		return err
+	}
+	list := listMeasurements(ctx, s.store, restrict.Of(ctx), ids, questions, bounded(r.Most))
+	return s.sendList(list, func(part []entry) error {
+		c := &rpc.MeasurementsChunk{}
+		for _, e := range part {
+			c.Names = append(c.Names, []byte(e.measurement))
+			if len(questions) > 1 {
+				c.Selected = append(c.Selected, &rpc.Selected{By: e.selected})
+			}
+		}
+		return to.send(c)
+	})
+}
+
 // TagValues streams tag values by measurement.
 func (s *Server) TagValues(r *rpc.SchemaRequest, out rpc.Query_TagValuesServer) (err error) {
 	defer s.guard(&err)
@@ -89,32 +121,58 @@ func (s *Server) TagValues(r *rpc.SchemaRequest, out rpc.Query_TagValuesServer) 
 		return err
 	}
 	ids, not := s.readable(out.Context(), r.ShardIds, r.Incomplete)
-	if err := out.Send(&rpc.TagValuesChunk{Missing: not.missing, Unfit: not.unfit}); err != nil {
-		return err
-	}
 	ctx, end := s.begin(out.Context())
 	defer end(&err)
-	list, err := tagValues(ctx, s.store, restrict.Of(ctx), ids, cond)
-	if err != nil {
-		return failure(err)
+	to := &signed[rpc.TagValuesChunk]{to: out.Send}
+	defer beat(s.Beat, to.sign)()
+	if err := to.send(&rpc.TagValuesChunk{Missing: not.missing, Unfit: not.unfit}); err != nil {
+		return err
 	}
-	for _, m := range list {
-		if err := budget.Of(ctx).Grow(valuesSize(m.Values)); err != nil {
-			return overBudget(err)
-		}
-	}
-	for _, m := range list {
-		for part := range slices.Chunk(m.Values, chunkLen) {
-			v := &rpc.TagValuesChunk_Values{Measurement: []byte(m.Measurement)}
-			for _, kv := range part {
-				v.Values = append(v.Values, &rpc.TagValuesChunk_KeyValue{Key: []byte(kv.Key), Value: []byte(kv.Value)})
+	list := listTagValues(ctx, s.store, restrict.Of(ctx), ids, cond, bounded(r.Most))
+	return s.sendList(list, func(part []entry) error {
+		c := &rpc.TagValuesChunk{}
+		var last *rpc.TagValuesChunk_Values
+		for _, e := range part {
+			if last == nil || string(last.Measurement) != e.measurement {
+				last = &rpc.TagValuesChunk_Values{Measurement: []byte(e.measurement)}
+				c.Measurements = append(c.Measurements, last)
 			}
-			if err := out.Send(&rpc.TagValuesChunk{Measurements: []*rpc.TagValuesChunk_Values{v}}); err != nil {
-				return err
-			}
+			last.Values = append(last.Values, &rpc.TagValuesChunk_KeyValue{Key: []byte(e.Key), Value: []byte(e.Value)})
 		}
+		return to.send(c)
+	})
+}
+
+// bounded is how many entries are asked for, as a number that has room for more.
+func bounded(most uint64) int {
+	if most > mostKept {
+		return 0
 	}
-	return nil
+	return int(most)
+}
+
+// sendList sends a list in parts, each as large as the Chunk of the server or chunkLen entries long.
+func (s *Server) sendList(list schemaList, send func(part []entry) error) error {
+	var part []entry
+	size := 0
+	for e, err := range list {
+		if err != nil {
+			return failure(err)
+		}
+		part = append(part, e)
+		size += len(e.measurement) + len(e.Key) + len(e.Value)
+		if size < s.Chunk && len(part) < chunkLen {
+			continue
+		}
+		if err := send(part); err != nil {
+			return err
+		}
+		part, size = part[:0], 0
+	}
+	if len(part) == 0 {
+		return nil
+	}
+	return send(part)
 }
 
 // SeriesSketch tells how many series shards have, and, unless the count alone is asked for, which ones, about. Nobody
@@ -172,24 +230,14 @@ func (s *Server) SeriesHashes(r *rpc.SchemaRequest, out rpc.Query_SeriesHashesSe
 func measurementNames(
 	ctx context.Context, store *tsdb.Store, allowed *restrict.Filter, ids []uint64, cond influxql.Expr,
 ) ([][]byte, error) {
-	var is tsdb.IndexSet
-	for _, sh := range store.Shards(ids) {
-		index, err := sh.Index()
-		if err != nil {
-			return nil, err
-		}
-		if is.SeriesFile, err = sh.SeriesFile(); err != nil {
-			return nil, err
-		}
-		is.Indexes = append(is.Indexes, index)
-	}
-	if len(is.Indexes) == 0 {
-		return nil, nil
+	is, err := indexesOf(store, ids)
+	if err != nil || len(is.Indexes) == 0 {
+		return nil, err
 	}
 	if allowed != nil {
 		cond = influxql.RewriteExpr(influxql.CloneExpr(cond), hasAllowedTag)
 	}
-	names, err := is.DedupeInmemIndexes().MeasurementNamesByExpr(allowed.Authorizer(), cond)
+	names, err := is.MeasurementNamesByExpr(allowed.Authorizer(), cond)
 	if err != nil {
 		return nil, err
 	}
@@ -226,17 +274,6 @@ func tagKeys(
 	return list, err
 }
 
-// tagValues lists the tag values of shards on this node that the user may see.
-func tagValues(
-	ctx context.Context, store *tsdb.Store, allowed *restrict.Filter, ids []uint64, cond influxql.Expr,
-) ([]tsdb.TagValues, error) {
-	list, err := store.TagValues(ctx, allowed.Authorizer(), ids, cond)
-	if allowed != nil {
-		list = slices.DeleteFunc(list, func(m tsdb.TagValues) bool { return len(m.Values) == 0 })
-	}
-	return list, err
-}
-
 // The sizes of what the index returns: it knows them no earlier, and has most of it in memory anyway.
 
 func namesSize(names [][]byte) (n int64) {
@@ -251,13 +288,6 @@ func keysSize(list []tsdb.TagKeys) (n int64) {
 		for _, k := range m.Keys {
 			n += costOfName + int64(len(k))
 		}
-	}
-	return n
-}
-
-func valuesSize(values []tsdb.KeyValue) (n int64) {
-	for _, kv := range values {
-		n += costOfName + int64(len(kv.Key)+len(kv.Value))
 	}
 	return n
 }

@@ -28,7 +28,7 @@ func (s *Server) ReadSeries(r *rpc.ReadSeriesRequest, out rpc.Query_ReadSeriesSe
 	}
 	ctx, end := s.begin(out.Context())
 	defer end(&err)
-	to := &blockSender{out: out, size: s.Chunk}
+	to := &blockSender{signed: signed[rpc.ReadSeriesChunk]{to: out.Send}, size: s.Chunk}
 	defer beat(s.Beat, to.sign)()
 	held, not := s.readable(out.Context(), r.ShardIds, false)
 	if err := to.send(&rpc.ReadSeriesChunk{Missing: not.missing, Unfit: not.unfit}); err != nil {
@@ -74,33 +74,39 @@ func (p *packer) add(s samples) error {
 	return p.emit(b, s.values)
 }
 
-// blockSender sends blocks, many in a chunk, and signs of life.
-type blockSender struct {
-	out  rpc.Query_ReadSeriesServer
-	size int // bytes from which on a chunk is sent
+// signed is a stream to another node, on which this node also gives signs of life. These are empty messages.
+type signed[C any] struct {
+	to func(*C) error // takes one at a time
 
-	mu    sync.Mutex // a stream takes one Send at a time
-	sent  bool       // something, since the last sign
-	chunk rpc.ReadSeriesChunk
-	bytes int
+	mu   sync.Mutex
+	sent bool // something, since the last sign
 }
 
-func (s *blockSender) send(c *rpc.ReadSeriesChunk) error {
+func (s *signed[C]) send(c *C) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sent = true
-	return s.out.Send(c)
+	return s.to(c)
 }
 
 // sign tells that this node works on, when nothing else did.
-func (s *blockSender) sign() (err error) {
+func (s *signed[C]) sign() (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.sent {
-		err = s.out.Send(&rpc.ReadSeriesChunk{})
+		err = s.to(new(C))
 	}
 	s.sent = false
 	return err
+}
+
+// blockSender sends blocks, many in a chunk, and signs of life.
+type blockSender struct {
+	signed[rpc.ReadSeriesChunk]
+	size int // bytes from which on a chunk is sent
+
+	chunk rpc.ReadSeriesChunk
+	bytes int
 }
 
 // block is called by one goroutine, and so is flush.

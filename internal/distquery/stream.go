@@ -101,10 +101,7 @@ func (s *stream) await(asking context.Context, wanted func(*rpc.IteratorChunk) b
 // next waits for a chunk. The error is the node's, or that of the statement
 // when it was ended here.
 func (s *stream) next() (*rpc.IteratorChunk, error) {
-	silent := fmt.Errorf("no sign of life for %s", s.silence)
-	t := time.AfterFunc(s.silence, func() { s.cancel(silent) })
-	c, err := s.chunks.Recv()
-	t.Stop()
+	c, err := listen(s.ctx, s.cancel, s.silence, s.chunks.Recv)
 	if err == nil {
 		if int(c.Call) < len(s.calls) {
 			s.calls[c.Call].seriesN.Store(c.SeriesN)
@@ -115,9 +112,6 @@ func (s *stream) next() (*rpc.IteratorChunk, error) {
 	defer s.Close()
 	if s.query.Err() != nil {
 		return nil, s.query.Err()
-	}
-	if context.Cause(s.ctx) == silent {
-		return nil, silent
 	}
 	return nil, err
 }

@@ -2,8 +2,10 @@ package handoff
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -113,5 +115,32 @@ func TestPlaceOnDisk(t *testing.T) {
 		if got, err := decodePlace(b[:i]); err == nil {
 			t.Errorf("cut at %d: %v", i, got)
 		}
+	}
+}
+
+func TestDeletesThatWaitAreListed(t *testing.T) {
+	t.Parallel()
+	s := mustOpen(t, testConfig(t.TempDir()), newAway())
+	if list, more := s.Deletes(10); len(list) > 0 || more {
+		t.Errorf("without deletes: %v, more %v", list, more)
+	}
+	mustAppend(t, s, 2, 7, "a write")
+	mustDelete(t, s, 3, WholeDatabase, "c")
+	mustDelete(t, s, 2, WholeDatabase, "a", "b")
+	list := func(most int) (all []string, more bool) {
+		deletes, more := s.Deletes(most)
+		for _, d := range deletes {
+			if d.Kind != Delete || d.Time == 0 {
+				t.Errorf("it lists %+v", d)
+			}
+			all = append(all, fmt.Sprint(d.Node, string(d.Data)))
+		}
+		return all, more
+	}
+	if got, more := list(10); !slices.Equal(got, []string{"2a", "2b", "3c"}) || more {
+		t.Errorf("all: %q, more %v", got, more)
+	}
+	if got, more := list(1); !slices.Equal(got, []string{"2a", "3c"}) || !more {
+		t.Errorf("the first of each node: %q, more %v", got, more)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	emeta "github.com/influxdata/influxdb/services/meta"
+	"github.com/influxdata/influxql"
 
 	"concord/internal/cluster"
 	"concord/internal/ldap/ldapconfig"
@@ -71,7 +72,8 @@ func newBench(t *testing.T, dir *directory, top, server string) *bench {
 
 func (b *bench) set(c *ldapconfig.Config, number uint64) {
 	st := cluster.NewState()
-	st.Roles = []cluster.Role{cluster.Role{Name: "readers"}.Grant(cluster.Grants{"db": cluster.ReadData})}
+	read := map[string]influxql.Privilege{"db": influxql.ReadPrivilege}
+	st.Roles = []cluster.Role{{Name: "readers", Privileges: read}}
 	st.LDAP = &cluster.LDAP{Config: c, Version: number}
 	b.state.Store(st)
 }

@@ -84,8 +84,15 @@ func (n *Node) openLDAP(context.Context) error {
 // openOperations makes what this node does with data nodes for operators.
 func (n *Node) openOperations(context.Context) error {
 	s := n.Server
-	n.operations = operator.New(operator.Deps{State: s.State, Execute: s.Execute, Pool: s.Pool()})
 	all := &view.View{State: s.State, Transport: transport.New(s.Pool())}
+	repair := func(ctx context.Context, shard uint64) error {
+		_, err := all.Repair(ctx, shard)
+		return err
+	}
+	n.operations = operator.New(operator.Deps{
+		State: s.State, Execute: s.Execute, Pool: s.Pool(), Leads: s.Leads, Repair: repair,
+	})
+	n.onClose(n.operations.Close)
 	n.entropy = routes.NewHandler(all, server.UserOf)
 	n.page = page.New(page.Deps{
 		Address: s.HTTPAddr(), Kind: "meta", Version: version.String(), State: s.State, View: all, Pool: s.Pool(),
@@ -109,6 +116,7 @@ func (n *Node) serve(context.Context) error {
 	api := server.Serve(server.APIDeps{
 		Server: n.Server, Meta: n.MetaMembers, Data: n.DataMembers, LDAP: n.ldap,
 		Routes:      n.operations.Routes(),
+		CopyStates:  n.operations.CopyStates,
 		ShardRepair: n.entropy,
 		Page:        n.page,
 		LeaseTime:   n.deps.LeaseTime,

@@ -46,6 +46,18 @@ func (c Copy) problem() string {
 	return ""
 }
 
+// state is the copy as GET /show-shards tells it.
+func (c Copy) state() wire.CopyState {
+	why := c.NotWhole
+	switch {
+	case c.State == unreachable:
+		why = "does not answer"
+	case why == "" && c.State == missing:
+		why = "not found"
+	}
+	return wire.CopyState{State: c.State, LastModified: c.LastModified, Size: c.Size, Err: why}
+}
+
 // problems joins those of copies.
 func problems(copies []Copy) string {
 	var out []string
@@ -64,9 +76,46 @@ func (c *copies) routes() []server.Route {
 	return []server.Route{{Pattern: "GET /shard-copies", Handler: answer(c.describe), Needs: shardPermissions}}
 }
 
-// describe lists all copies of all shards.
+// describe lists all copies of all shards, and with unlisted=true also those that the metadata does not have.
 func (c *copies) describe(r *http.Request) (any, error) {
-	return c.describeCopies(r.Context(), c.nodes.state().Shards(), false), nil
+	var unlisted map[uint64][]Copy
+	if r.FormValue("unlisted") == "true" {
+		unlisted = c.unlisted(r.Context()) // first: what is dropped meanwhile is in neither
+	}
+	out := c.describeCopies(r.Context(), c.nodes.state().Shards(), false)
+	for id, more := range unlisted {
+		out[id] = append(out[id], more...)
+	}
+	return out, nil
+}
+
+// unlisted are the copies on the disks of data nodes that the metadata does not have, by shard. Those of deleted shard
+// groups are not among them: the nodes will remove these.
+func (c *copies) unlisted(ctx context.Context) map[uint64][]Copy {
+	ask := func(ctx context.Context, n cluster.Node) (*rpc.DescribeResponse, error) {
+		client, err := c.nodes.client(n.TCPAddr)
+		if err != nil {
+			return nil, err
+		}
+		return client.Describe(ctx, &rpc.DescribeRequest{Disk: true})
+	}
+	answers := rpc.AskAll(ctx, c.nodes.state().DataNodes, answerTimeout, ask)
+	st := c.nodes.state()
+	known, out := st.ShardIDs(), map[uint64][]Copy{}
+	for _, a := range answers {
+		for _, d := range a.Value.GetShards() {
+			db, rp := string(d.Database), string(d.RetentionPolicy)
+			sh, ok := st.Shard(d.ShardId)
+			deleted := !ok && known[d.ShardId]
+			if deleted || ok && sh.Database == db && sh.RetentionPolicy == rp && sh.Owned(a.Node.ID) {
+				continue
+			}
+			found := newCopy(a.Node.ID, a.Node.TCPAddr, d)
+			found.Unlisted, found.Database, found.RetentionPolicy = true, db, rp
+			out[d.ShardId] = append(out[d.ShardId], found)
+		}
+	}
+	return out
 }
 
 // describeCopies asks the owners of shards about their copies; with flush they write their caches to files first.

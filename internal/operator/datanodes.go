@@ -1,7 +1,6 @@
 package operator
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -35,7 +34,7 @@ func (d *dataNodes) client(addr string) (rpc.ShardsClient, error) {
 func (d *dataNodes) shard(r *http.Request) (cluster.Shard, error) {
 	id, err := strconv.ParseUint(r.FormValue("shard"), 10, 64)
 	if err != nil {
-		return cluster.Shard{}, errors.New("shard: must be a number")
+		return cluster.Shard{}, fmt.Errorf("shard: must be a number, and not %q", r.FormValue("shard"))
 	}
 	// A follower may be a heartbeat behind the leader that has just made the shard, as in a restore.
 	late := time.After(behind)

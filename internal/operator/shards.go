@@ -72,22 +72,39 @@ func (s *shards) copy(r *http.Request) (any, error) {
 			return nil, err
 		}
 	}
-	c, err := s.nodes.client(to.TCPAddr)
-	if err != nil {
-		return nil, err
-	}
 	// A client that goes away does not stop the copy; kill-copy-shard does.
 	ctx := context.WithoutCancel(r.Context())
-	if _, err := c.Copy(ctx, &rpc.CopyRequest{
-		ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy,
-		Source: from.TCPAddr, Incomplete: incomplete,
-	}); err != nil {
+	if err := s.make(ctx, copyOrder{shard: sh, from: from, to: to, incomplete: incomplete}); err != nil {
 		return nil, errors.New(rpc.Message(err))
 	}
-	if _, err := s.execute(cluster.AddShardOwner{ID: sh.ID, NodeID: to.ID}); err != nil {
-		return nil, fmt.Errorf("shard %d is on %s, but was not recorded: %w", sh.ID, to.TCPAddr, err)
-	}
 	return struct{}{}, nil
+}
+
+// copyOrder is a copy of a shard that is to be made.
+type copyOrder struct {
+	shard      cluster.Shard
+	from, to   cluster.Node
+	incomplete bool   // make it also when the source's copy is not whole
+	maxRate    uint64 // bytes a second; 0 for no limit
+}
+
+// make makes a data node fetch a shard, and records it as an owner. It returns when that is done. An error of the data
+// node has a code of gRPC.
+func (s *shards) make(ctx context.Context, o copyOrder) error {
+	c, err := s.nodes.client(o.to.TCPAddr)
+	if err != nil {
+		return err
+	}
+	if _, err := c.Copy(ctx, &rpc.CopyRequest{
+		ShardId: o.shard.ID, Database: o.shard.Database, RetentionPolicy: o.shard.RetentionPolicy,
+		Source: o.from.TCPAddr, Incomplete: o.incomplete, MaxRate: o.maxRate,
+	}); err != nil {
+		return err
+	}
+	if _, err := s.execute(cluster.AddShardOwner{ID: o.shard.ID, NodeID: o.to.ID}); err != nil {
+		return fmt.Errorf("shard %d is on %s, but was not recorded: %w", o.shard.ID, o.to.TCPAddr, err)
+	}
+	return nil
 }
 
 // killCopy stops a copy that is being made.
@@ -112,9 +129,9 @@ func (s *shards) killCopy(r *http.Request) (any, error) {
 	return struct{}{}, nil
 }
 
-// remove makes a data node one that does not own the shard, and then removes its copy: in between nobody writes to it.
-// Another owner must have all of the shard. One whose copy was just made may not: it lacks what was written meanwhile,
-// until anti-entropy has brought it.
+// remove makes a data node one that does not own the shard, and then removes its copy. Another owner must have all of
+// the shard. One whose copy was just made may not: it lacks what was written meanwhile, until anti-entropy has brought
+// it.
 func (s *shards) remove(r *http.Request) (any, error) {
 	sh, err := s.nodes.shard(r)
 	if err != nil {
@@ -134,24 +151,38 @@ func (s *shards) remove(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("the other owners do not have all of shard %d (%s): "+
 			"wait for anti-entropy, which must be enabled, or copy it to another node", sh.ID, why)
 	}
+	return struct{}{}, s.giveUp(r.Context(), sh, n)
+}
+
+// filesLeftError is that a data node owns a shard no more, and still has its files.
+type filesLeftError struct{ text string }
+
+func (e filesLeftError) Error() string { return e.text }
+
+// giveUp makes a data node no owner of a shard, and then removes its copy: in between nobody writes to it. It checks
+// nothing. An error is a filesLeftError when the node is no owner any more.
+func (s *shards) giveUp(ctx context.Context, sh cluster.Shard, n cluster.Node) error {
 	if _, err := s.execute(cluster.RemoveShardOwner{ID: sh.ID, NodeID: n.ID, Time: time.Now()}); err != nil {
-		return nil, err
+		return err
 	}
 	c, err := s.nodes.client(n.TCPAddr)
 	if err == nil {
-		ctx, cancel := context.WithTimeout(r.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
 		_, err = c.Remove(ctx, &rpc.RemoveRequest{ShardId: sh.ID})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("data node %s no longer owns shard %d, but its files are still there: %s",
-			n.TCPAddr, sh.ID, rpc.Message(err))
+		return filesLeftError{fmt.Sprintf("data node %s no longer owns shard %d, but its files are still there: %s",
+			n.TCPAddr, sh.ID, rpc.Message(err))}
 	}
-	return struct{}{}, nil
+	return nil
 }
 
 // copying lists the copies that are being made.
-func (s *shards) copying(r *http.Request) (any, error) {
+func (s *shards) copying(r *http.Request) (any, error) { return s.running(r.Context()), nil }
+
+// running are the copies that are being made, by shard.
+func (s *shards) running(ctx context.Context) []wire.CopyStatus {
 	out := []wire.CopyStatus{}
 	ask := func(ctx context.Context, n cluster.Node) (*rpc.CopiesResponse, error) {
 		c, err := s.nodes.client(n.TCPAddr)
@@ -160,7 +191,7 @@ func (s *shards) copying(r *http.Request) (any, error) {
 		}
 		return c.Copies(ctx, &rpc.CopiesRequest{})
 	}
-	for _, a := range rpc.AskAll(r.Context(), s.nodes.state().DataNodes, answerTimeout, ask) {
+	for _, a := range rpc.AskAll(ctx, s.nodes.state().DataNodes, answerTimeout, ask) {
 		for _, st := range a.Value.GetCopies() {
 			out = append(out, wire.CopyStatus{
 				Source: st.Source, Dest: a.Node.TCPAddr, Database: st.Database, Policy: st.RetentionPolicy,
@@ -170,5 +201,5 @@ func (s *shards) copying(r *http.Request) (any, error) {
 		}
 	}
 	slices.SortFunc(out, func(a, b wire.CopyStatus) int { return int(a.ShardID) - int(b.ShardID) })
-	return out, nil
+	return out
 }

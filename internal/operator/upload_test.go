@@ -104,7 +104,7 @@ func TestRestoredShardIsNoForm(t *testing.T) {
 		r := httptest.NewRequest("POST", "/restore/shard?shard=none", &body)
 		r.Header.Set("Content-Type", kind)
 		if _, err := (&backups{nodes: &dataNodes{}}).restoreShard(r); err == nil ||
-			err.Error() != "shard: must be a number" {
+			err.Error() != `shard: must be a number, and not "none"` {
 			t.Error(err)
 		}
 		if body.n > 0 {

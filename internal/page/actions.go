@@ -89,8 +89,9 @@ type Owner struct {
 	Error    string     `json:"error,omitempty"`
 	Exists   bool       `json:"exists"`
 	Size     int64      `json:"size"`
-	Written  *time.Time `json:"written,omitempty"` // the last write, delete or change of files
-	Lacks    string     `json:"lacks,omitempty"`   // why the copy is not whole
+	Written  *time.Time `json:"written,omitempty"`  // the last write, delete or change of files
+	Digested *time.Time `json:"digested,omitempty"` // when the digest of the copy was up to date last
+	Lacks    string     `json:"lacks,omitempty"`    // why the copy is not whole
 	Corrupt  string     `json:"corrupt,omitempty"`
 	HintsFor []string   `json:"hints_for,omitempty"` // nodes for which it keeps writes of the shard
 }
@@ -107,8 +108,8 @@ func (p *Page) shard(w http.ResponseWriter, r *http.Request, l *login) error {
 		return statusError{http.StatusNotFound, fmt.Errorf("there is no shard %d that you may see", shardID)}
 	}
 	type both struct {
-		state    entropy.ShardState
-		compared int64
+		state  entropy.ShardState
+		report *rpc.ShardReport // nil for none
 	}
 	var owners []cluster.Node
 	for _, o := range sh.Owners {
@@ -122,8 +123,8 @@ func (p *Page) shard(w http.ResponseWriter, r *http.Request, l *login) error {
 			return out, err
 		}
 		out.state = states[shardID]
-		if report, err := p.deps.ask(ctx, n, &rpc.ReportRequest{ShardId: shardID}); err == nil && report.Shard != nil {
-			out.compared = report.Shard.Compared
+		if report, err := p.deps.ask(ctx, n, &rpc.ReportRequest{ShardId: shardID}); err == nil {
+			out.report = report.Shard
 		}
 		return out, nil
 	}
@@ -137,11 +138,11 @@ func (p *Page) shard(w http.ResponseWriter, r *http.Request, l *login) error {
 		} else {
 			st := a.Value.state
 			o.Exists, o.Size, o.Lacks, o.Corrupt = st.Exists, st.Size, st.Lack.Why, st.Corrupt
-			o.Written = stamp(st.LastModified)
+			o.Written, o.Digested = stamp(st.LastModified), stamp(a.Value.report.GetDigested())
 			for _, n := range st.Hints {
 				o.HintsFor = append(o.HintsFor, id(n))
 			}
-			compared = max(compared, a.Value.compared)
+			compared = max(compared, a.Value.report.GetCompared())
 		}
 		if !isAdmin(user) {
 			o.Error, o.Corrupt = "", "" // they may name files and series

@@ -45,6 +45,7 @@ func build(s *snapshot, d Deps, user emeta.User) State {
 		b.addWork()
 		b.addMeta()
 		b.addPolicies()
+		b.addDeletes()
 		b.state.Events = make(map[string]Event, len(s.events))
 		for _, e := range s.events {
 			b.state.Events[e.key] = e.Event
@@ -105,8 +106,8 @@ func (b *builder) addDetails(n nodeReport, out *Node) {
 			b.attend("disk-"+id(n.ID)+d.Path, Attention{
 				Level: "bad", Node: id(n.ID),
 				Text: fmt.Sprintf("Less than 5 %% of the disk of data node %s is free (%s)", n.TCPAddr, d.Path),
-				Do: "Make space, or add a data node and move shards to it with influxd-ctl copy-shard. Repairs pause, and " +
-					"writes are refused when it is full.",
+				Do: "Make space, or add a data node and move shards to it with influxd-ctl rebalance. Repairs pause, " +
+					"and writes are refused when it is full.",
 			})
 		}
 	}
@@ -335,6 +336,38 @@ func (b *builder) addPolicies() {
 		}
 		b.state.Policies[key] = p
 	}
+}
+
+// addDeletes adds the deletes that wait for nodes. Several nodes keep one, each for all that missed it.
+func (b *builder) addDeletes() {
+	b.state.Deletes = make(map[string]Delete)
+	for _, n := range b.nodes {
+		b.state.Summary.MoreDeletes = b.state.Summary.MoreDeletes || n.report.GetMoreDeletes()
+		for _, w := range n.report.GetDeletes() {
+			key := w.Id
+			if key == "" { // of a node without versions
+				key = id(n.ID) + "-" + strconv.FormatInt(w.Since, 10)
+			}
+			d, known := b.state.Deletes[key]
+			if !known {
+				d = Delete{Database: string(w.Database), Text: string(w.Text), Since: stamp(w.Since)}
+			} else if since := stamp(w.Since); since != nil && (d.Since == nil || since.Before(*d.Since)) {
+				d.Since = since
+			}
+			d.For, d.Kept = with(d.For, id(w.Node)), with(d.Kept, id(n.ID))
+			b.state.Deletes[key] = d
+		}
+	}
+	b.state.Summary.Deletes = len(b.state.Deletes)
+}
+
+// with is a sorted list with one more value, unless that is there.
+func with(list []string, value string) []string {
+	if !slices.Contains(list, value) {
+		list = append(list, value)
+		slices.Sort(list)
+	}
+	return list
 }
 
 // summarize counts, and says it in one sentence.

@@ -18,6 +18,7 @@ type State struct {
 	Meta     map[string]Meta    `json:"meta,omitempty"`
 	Policies map[string]Policy  `json:"policies,omitempty"`
 	Events   map[string]Event   `json:"events,omitempty"`
+	Deletes  map[string]Delete  `json:"deletes,omitempty"`
 	Settings map[string]Setting `json:"settings,omitempty"`
 }
 
@@ -45,6 +46,10 @@ type Summary struct {
 	Queued    int `json:"queued"`
 	Repairing int `json:"repairing"`
 	Writing   int `json:"writing"`
+
+	// Deletes is how many deletes wait for nodes; MoreDeletes says that it is at least as many. For administrators.
+	Deletes     int  `json:"deletes,omitempty"`
+	MoreDeletes bool `json:"more_deletes,omitempty"`
 
 	// Checked is before which time every shard was looked at: the oldest end of a full check at all nodes. It is absent
 	// while a node has not ended one.
@@ -203,6 +208,15 @@ type Event struct {
 	Kind  string    `json:"kind"`
 	Text  string    `json:"text"`
 	Shard string    `json:"shard,omitempty"`
+}
+
+// Delete is a delete that waits for nodes that missed it.
+type Delete struct {
+	Database string     `json:"database"`
+	Text     string     `json:"text"` // the statement, or its beginning
+	Since    *time.Time `json:"since,omitempty"`
+	For      []string   `json:"for"`  // IDs of the nodes that it waits for
+	Kept     []string   `json:"kept"` // IDs of the nodes that keep it
 }
 
 // Setting is what can be changed while the nodes run, by TCP address of the node.

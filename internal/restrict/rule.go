@@ -54,6 +54,15 @@ type Restriction struct {
 	Rule
 }
 
+// RuleID is the ID that the cluster gave the restriction.
+func (r Restriction) RuleID() string { return r.ID }
+
+// WithID is the restriction with another ID.
+func (r Restriction) WithID(id string) Restriction { r.ID = id; return r }
+
+// Equal reports whether two restrictions are the same but for their IDs.
+func (r Restriction) Equal(o Restriction) bool { return r.Rule.Equal(o.Rule) }
+
 // Name is the name of a user or of a role.
 type Name struct {
 	Name string `json:"name"`
@@ -65,6 +74,17 @@ type Grant struct {
 	Rule
 	Users []Name `json:"users,omitempty"` // sorted
 	Roles []Name `json:"roles,omitempty"` // sorted
+}
+
+// RuleID is the ID that the cluster gave the grant.
+func (g Grant) RuleID() string { return g.ID }
+
+// WithID is the grant with another ID.
+func (g Grant) WithID(id string) Grant { g.ID = id; return g }
+
+// Equal reports whether two grants are the same but for their IDs.
+func (g Grant) Equal(o Grant) bool {
+	return g.Rule.Equal(o.Rule) && slices.Equal(g.Users, o.Users) && slices.Equal(g.Roles, o.Roles)
 }
 
 // What one rule may have. No series has longer names, or more tags.

@@ -465,11 +465,12 @@ type IdentifyResponse struct {
 	ClusterId     uint64                 `protobuf:"varint,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"` // 0 before it joined
 	HttpAddr      string                 `protobuf:"bytes,3,opt,name=http_addr,json=httpAddr,proto3" json:"http_addr,omitempty"`     // host:port that clients reach
 	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
-	Clock         int64                  `protobuf:"varint,5,opt,name=clock,proto3" json:"clock,omitempty"`       // the node's time as it answers, nanoseconds since the epoch
-	Identity      string                 `protobuf:"bytes,6,opt,name=identity,proto3" json:"identity,omitempty"`  // names its folders; the one that it will have when it is in no cluster
-	Process       uint64                 `protobuf:"varint,7,opt,name=process,proto3" json:"process,omitempty"`   // random for each process
-	Unfit         string                 `protobuf:"bytes,8,opt,name=unfit,proto3" json:"unfit,omitempty"`        // why it cannot join join_cluster; empty when it can
-	Protocol      uint32                 `protobuf:"varint,9,opt,name=protocol,proto3" json:"protocol,omitempty"` // version of the protocol between nodes that it speaks, as package protocol has it; 0 is 1
+	Clock         int64                  `protobuf:"varint,5,opt,name=clock,proto3" json:"clock,omitempty"`                            // the node's time as it answers, nanoseconds since the epoch
+	Identity      string                 `protobuf:"bytes,6,opt,name=identity,proto3" json:"identity,omitempty"`                       // names its folders; the one that it will have when it is in no cluster
+	Process       uint64                 `protobuf:"varint,7,opt,name=process,proto3" json:"process,omitempty"`                        // random for each process
+	Unfit         string                 `protobuf:"bytes,8,opt,name=unfit,proto3" json:"unfit,omitempty"`                             // why it cannot join join_cluster; empty when it can
+	HttpScheme    string                 `protobuf:"bytes,9,opt,name=http_scheme,json=httpScheme,proto3" json:"http_scheme,omitempty"` // of http_addr: http or https; empty of a former build
+	Protocol      uint32                 `protobuf:"varint,10,opt,name=protocol,proto3" json:"protocol,omitempty"`                     // version of the protocol between nodes that it speaks, as package protocol has it; 0 is 1
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -556,6 +557,13 @@ func (x *IdentifyResponse) GetProcess() uint64 {
 func (x *IdentifyResponse) GetUnfit() string {
 	if x != nil {
 		return x.Unfit
+	}
+	return ""
+}
+
+func (x *IdentifyResponse) GetHttpScheme() string {
+	if x != nil {
+		return x.HttpScheme
 	}
 	return ""
 }
@@ -4903,7 +4911,7 @@ const file_concord_proto_rawDesc = "" +
 	"\x06shared\x18\x04 \x03(\x04R\x06shared\"\x19\n" +
 	"\x17PrepareAdoptionResponse\"4\n" +
 	"\x0fIdentifyRequest\x12!\n" +
-	"\fjoin_cluster\x18\x01 \x01(\x04R\vjoinCluster\"\xff\x01\n" +
+	"\fjoin_cluster\x18\x01 \x01(\x04R\vjoinCluster\"\xa0\x02\n" +
 	"\x10IdentifyResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -4913,8 +4921,11 @@ const file_concord_proto_rawDesc = "" +
 	"\x05clock\x18\x05 \x01(\x03R\x05clock\x12\x1a\n" +
 	"\bidentity\x18\x06 \x01(\tR\bidentity\x12\x18\n" +
 	"\aprocess\x18\a \x01(\x04R\aprocess\x12\x14\n" +
-	"\x05unfit\x18\b \x01(\tR\x05unfit\x12\x1a\n" +
-	"\bprotocol\x18\t \x01(\rR\bprotocol\"\x9a\x01\n" +
+	"\x05unfit\x18\b \x01(\tR\x05unfit\x12\x1f\n" +
+	"\vhttp_scheme\x18\t \x01(\tR\n" +
+	"httpScheme\x12\x1a\n" +
+	"\bprotocol\x18\n" +
+	" \x01(\rR\bprotocol\"\x9a\x01\n" +
 	"\vJoinRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1d\n" +
 	"\n" +

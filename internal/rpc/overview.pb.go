@@ -116,6 +116,8 @@ type ReportResponse struct {
 	Checked       int64                  `protobuf:"varint,13,opt,name=checked,proto3" json:"checked,omitempty"`            // when the last check of all shards ended, nanoseconds since the epoch; 0 for never
 	Events        []*Event               `protobuf:"bytes,14,rep,name=events,proto3" json:"events,omitempty"`               // the oldest first
 	Shard         *ShardReport           `protobuf:"bytes,15,opt,name=shard,proto3" json:"shard,omitempty"`
+	Deletes       []*WaitingDelete       `protobuf:"bytes,16,rep,name=deletes,proto3" json:"deletes,omitempty"`                             // the first that wait for each node; not those of a former build
+	MoreDeletes   bool                   `protobuf:"varint,17,opt,name=more_deletes,json=moreDeletes,proto3" json:"more_deletes,omitempty"` // more of them wait
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -255,6 +257,97 @@ func (x *ReportResponse) GetShard() *ShardReport {
 	return nil
 }
 
+func (x *ReportResponse) GetDeletes() []*WaitingDelete {
+	if x != nil {
+		return x.Deletes
+	}
+	return nil
+}
+
+func (x *ReportResponse) GetMoreDeletes() bool {
+	if x != nil {
+		return x.MoreDeletes
+	}
+	return false
+}
+
+// WaitingDelete is a delete that this node keeps for a node that missed it.
+type WaitingDelete struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // the same on all nodes that keep it
+	Database      []byte                 `protobuf:"bytes,2,opt,name=database,proto3" json:"database,omitempty"`
+	Text          []byte                 `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`    // the statement, or its beginning
+	Since         int64                  `protobuf:"varint,4,opt,name=since,proto3" json:"since,omitempty"` // when it was queued, nanoseconds since the epoch
+	Node          uint64                 `protobuf:"varint,5,opt,name=node,proto3" json:"node,omitempty"`   // for which it waits
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitingDelete) Reset() {
+	*x = WaitingDelete{}
+	mi := &file_overview_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitingDelete) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitingDelete) ProtoMessage() {}
+
+func (x *WaitingDelete) ProtoReflect() protoreflect.Message {
+	mi := &file_overview_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitingDelete.ProtoReflect.Descriptor instead.
+func (*WaitingDelete) Descriptor() ([]byte, []int) {
+	return file_overview_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *WaitingDelete) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *WaitingDelete) GetDatabase() []byte {
+	if x != nil {
+		return x.Database
+	}
+	return nil
+}
+
+func (x *WaitingDelete) GetText() []byte {
+	if x != nil {
+		return x.Text
+	}
+	return nil
+}
+
+func (x *WaitingDelete) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *WaitingDelete) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
 // Disk is a file system that the node writes to.
 type Disk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -267,7 +360,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_overview_proto_msgTypes[2]
+	mi := &file_overview_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -279,7 +372,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_overview_proto_msgTypes[2]
+	mi := &file_overview_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -292,7 +385,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_overview_proto_rawDescGZIP(), []int{2}
+	return file_overview_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Disk) GetPath() string {
@@ -332,7 +425,7 @@ type Load struct {
 
 func (x *Load) Reset() {
 	*x = Load{}
-	mi := &file_overview_proto_msgTypes[3]
+	mi := &file_overview_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -344,7 +437,7 @@ func (x *Load) String() string {
 func (*Load) ProtoMessage() {}
 
 func (x *Load) ProtoReflect() protoreflect.Message {
-	mi := &file_overview_proto_msgTypes[3]
+	mi := &file_overview_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -357,7 +450,7 @@ func (x *Load) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Load.ProtoReflect.Descriptor instead.
 func (*Load) Descriptor() ([]byte, []int) {
-	return file_overview_proto_rawDescGZIP(), []int{3}
+	return file_overview_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Load) GetStart() int64 {
@@ -424,7 +517,7 @@ type HintQueue struct {
 
 func (x *HintQueue) Reset() {
 	*x = HintQueue{}
-	mi := &file_overview_proto_msgTypes[4]
+	mi := &file_overview_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -436,7 +529,7 @@ func (x *HintQueue) String() string {
 func (*HintQueue) ProtoMessage() {}
 
 func (x *HintQueue) ProtoReflect() protoreflect.Message {
-	mi := &file_overview_proto_msgTypes[4]
+	mi := &file_overview_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -449,7 +542,7 @@ func (x *HintQueue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintQueue.ProtoReflect.Descriptor instead.
 func (*HintQueue) Descriptor() ([]byte, []int) {
-	return file_overview_proto_rawDescGZIP(), []int{4}
+	return file_overview_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *HintQueue) GetNode() uint64 {
@@ -509,7 +602,7 @@ type RunningQuery struct {
 
 func (x *RunningQuery) Reset() {
 	*x = RunningQuery{}
-	mi := &file_overview_proto_msgTypes[5]
+	mi := &file_overview_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +614,7 @@ func (x *RunningQuery) String() string {
 func (*RunningQuery) ProtoMessage() {}
 
 func (x *RunningQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_overview_proto_msgTypes[5]
+	mi := &file_overview_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +627,7 @@ func (x *RunningQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunningQuery.ProtoReflect.Descriptor instead.
 func (*RunningQuery) Descriptor() ([]byte, []int) {
-	return file_overview_proto_rawDescGZIP(), []int{5}
+	return file_overview_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RunningQuery) GetId() uint64 {
@@ -601,7 +694,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_overview_proto_msgTypes[6]
+	mi := &file_overview_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +706,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_overview_proto_msgTypes[6]
+	mi := &file_overview_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +719,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_overview_proto_rawDescGZIP(), []int{6}
+	return file_overview_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Event) GetNumber() uint64 {
@@ -675,13 +768,14 @@ func (x *Event) GetShardId() uint64 {
 type ShardReport struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Compared      int64                  `protobuf:"varint,1,opt,name=compared,proto3" json:"compared,omitempty"` // when this node found the contents equal or not, nanoseconds since the epoch; 0 for never
+	Digested      int64                  `protobuf:"varint,2,opt,name=digested,proto3" json:"digested,omitempty"` // when the digest of the copy was brought up to date, nanoseconds since the epoch; 0 for never
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShardReport) Reset() {
 	*x = ShardReport{}
-	mi := &file_overview_proto_msgTypes[7]
+	mi := &file_overview_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -693,7 +787,7 @@ func (x *ShardReport) String() string {
 func (*ShardReport) ProtoMessage() {}
 
 func (x *ShardReport) ProtoReflect() protoreflect.Message {
-	mi := &file_overview_proto_msgTypes[7]
+	mi := &file_overview_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -706,12 +800,19 @@ func (x *ShardReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardReport.ProtoReflect.Descriptor instead.
 func (*ShardReport) Descriptor() ([]byte, []int) {
-	return file_overview_proto_rawDescGZIP(), []int{7}
+	return file_overview_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ShardReport) GetCompared() int64 {
 	if x != nil {
 		return x.Compared
+	}
+	return 0
+}
+
+func (x *ShardReport) GetDigested() int64 {
+	if x != nil {
+		return x.Digested
 	}
 	return 0
 }
@@ -725,7 +826,7 @@ type KillQueryRequest struct {
 
 func (x *KillQueryRequest) Reset() {
 	*x = KillQueryRequest{}
-	mi := &file_overview_proto_msgTypes[8]
+	mi := &file_overview_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +838,7 @@ func (x *KillQueryRequest) String() string {
 func (*KillQueryRequest) ProtoMessage() {}
 
 func (x *KillQueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_overview_proto_msgTypes[8]
+	mi := &file_overview_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +851,7 @@ func (x *KillQueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillQueryRequest.ProtoReflect.Descriptor instead.
 func (*KillQueryRequest) Descriptor() ([]byte, []int) {
-	return file_overview_proto_rawDescGZIP(), []int{8}
+	return file_overview_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *KillQueryRequest) GetId() uint64 {
@@ -768,7 +869,7 @@ type KillQueryResponse struct {
 
 func (x *KillQueryResponse) Reset() {
 	*x = KillQueryResponse{}
-	mi := &file_overview_proto_msgTypes[9]
+	mi := &file_overview_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -780,7 +881,7 @@ func (x *KillQueryResponse) String() string {
 func (*KillQueryResponse) ProtoMessage() {}
 
 func (x *KillQueryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_overview_proto_msgTypes[9]
+	mi := &file_overview_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -793,7 +894,7 @@ func (x *KillQueryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillQueryResponse.ProtoReflect.Descriptor instead.
 func (*KillQueryResponse) Descriptor() ([]byte, []int) {
-	return file_overview_proto_rawDescGZIP(), []int{9}
+	return file_overview_proto_rawDescGZIP(), []int{10}
 }
 
 var File_overview_proto protoreflect.FileDescriptor
@@ -807,7 +908,7 @@ const file_overview_proto_rawDesc = "" +
 	"\fevents_after\x18\x02 \x01(\x04R\veventsAfter\x12\x19\n" +
 	"\bshard_id\x18\x03 \x01(\x04R\ashardId\x12\x12\n" +
 	"\x04load\x18\x04 \x01(\bR\x04load\x12\x18\n" +
-	"\aqueries\x18\x05 \x01(\bR\aqueries\"\xab\x04\n" +
+	"\aqueries\x18\x05 \x01(\bR\aqueries\"\x83\x05\n" +
 	"\x0eReportResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x18\n" +
 	"\astarted\x18\x02 \x01(\x03R\astarted\x12\x18\n" +
@@ -826,7 +927,15 @@ const file_overview_proto_rawDesc = "" +
 	"\tunchecked\x18\f \x03(\x04R\tunchecked\x12\x18\n" +
 	"\achecked\x18\r \x01(\x03R\achecked\x12)\n" +
 	"\x06events\x18\x0e \x03(\v2\x11.concord.v1.EventR\x06events\x12-\n" +
-	"\x05shard\x18\x0f \x01(\v2\x17.concord.v1.ShardReportR\x05shard\"D\n" +
+	"\x05shard\x18\x0f \x01(\v2\x17.concord.v1.ShardReportR\x05shard\x123\n" +
+	"\adeletes\x18\x10 \x03(\v2\x19.concord.v1.WaitingDeleteR\adeletes\x12!\n" +
+	"\fmore_deletes\x18\x11 \x01(\bR\vmoreDeletes\"y\n" +
+	"\rWaitingDelete\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\bdatabase\x18\x02 \x01(\fR\bdatabase\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\fR\x04text\x12\x14\n" +
+	"\x05since\x18\x04 \x01(\x03R\x05since\x12\x12\n" +
+	"\x04node\x18\x05 \x01(\x04R\x04node\"D\n" +
 	"\x04Disk\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04free\x18\x02 \x01(\x04R\x04free\x12\x14\n" +
@@ -860,9 +969,10 @@ const file_overview_proto_rawDesc = "" +
 	"\x05level\x18\x03 \x01(\tR\x05level\x12\x12\n" +
 	"\x04kind\x18\x04 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04text\x18\x05 \x01(\fR\x04text\x12\x19\n" +
-	"\bshard_id\x18\x06 \x01(\x04R\ashardId\")\n" +
+	"\bshard_id\x18\x06 \x01(\x04R\ashardId\"E\n" +
 	"\vShardReport\x12\x1a\n" +
-	"\bcompared\x18\x01 \x01(\x03R\bcompared\"\"\n" +
+	"\bcompared\x18\x01 \x01(\x03R\bcompared\x12\x1a\n" +
+	"\bdigested\x18\x02 \x01(\x03R\bdigested\"\"\n" +
 	"\x10KillQueryRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\"\x13\n" +
 	"\x11KillQueryResponse2\x95\x01\n" +
@@ -882,37 +992,39 @@ func file_overview_proto_rawDescGZIP() []byte {
 	return file_overview_proto_rawDescData
 }
 
-var file_overview_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_overview_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_overview_proto_goTypes = []any{
 	(*ReportRequest)(nil),     // 0: concord.v1.ReportRequest
 	(*ReportResponse)(nil),    // 1: concord.v1.ReportResponse
-	(*Disk)(nil),              // 2: concord.v1.Disk
-	(*Load)(nil),              // 3: concord.v1.Load
-	(*HintQueue)(nil),         // 4: concord.v1.HintQueue
-	(*RunningQuery)(nil),      // 5: concord.v1.RunningQuery
-	(*Event)(nil),             // 6: concord.v1.Event
-	(*ShardReport)(nil),       // 7: concord.v1.ShardReport
-	(*KillQueryRequest)(nil),  // 8: concord.v1.KillQueryRequest
-	(*KillQueryResponse)(nil), // 9: concord.v1.KillQueryResponse
-	(*CopyStatus)(nil),        // 10: concord.v1.CopyStatus
+	(*WaitingDelete)(nil),     // 2: concord.v1.WaitingDelete
+	(*Disk)(nil),              // 3: concord.v1.Disk
+	(*Load)(nil),              // 4: concord.v1.Load
+	(*HintQueue)(nil),         // 5: concord.v1.HintQueue
+	(*RunningQuery)(nil),      // 6: concord.v1.RunningQuery
+	(*Event)(nil),             // 7: concord.v1.Event
+	(*ShardReport)(nil),       // 8: concord.v1.ShardReport
+	(*KillQueryRequest)(nil),  // 9: concord.v1.KillQueryRequest
+	(*KillQueryResponse)(nil), // 10: concord.v1.KillQueryResponse
+	(*CopyStatus)(nil),        // 11: concord.v1.CopyStatus
 }
 var file_overview_proto_depIdxs = []int32{
-	2,  // 0: concord.v1.ReportResponse.disks:type_name -> concord.v1.Disk
-	3,  // 1: concord.v1.ReportResponse.load:type_name -> concord.v1.Load
-	4,  // 2: concord.v1.ReportResponse.hints:type_name -> concord.v1.HintQueue
-	10, // 3: concord.v1.ReportResponse.copies:type_name -> concord.v1.CopyStatus
-	5,  // 4: concord.v1.ReportResponse.queries:type_name -> concord.v1.RunningQuery
-	6,  // 5: concord.v1.ReportResponse.events:type_name -> concord.v1.Event
-	7,  // 6: concord.v1.ReportResponse.shard:type_name -> concord.v1.ShardReport
-	0,  // 7: concord.v1.Overview.Report:input_type -> concord.v1.ReportRequest
-	8,  // 8: concord.v1.Overview.KillQuery:input_type -> concord.v1.KillQueryRequest
-	1,  // 9: concord.v1.Overview.Report:output_type -> concord.v1.ReportResponse
-	9,  // 10: concord.v1.Overview.KillQuery:output_type -> concord.v1.KillQueryResponse
-	9,  // [9:11] is the sub-list for method output_type
-	7,  // [7:9] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	3,  // 0: concord.v1.ReportResponse.disks:type_name -> concord.v1.Disk
+	4,  // 1: concord.v1.ReportResponse.load:type_name -> concord.v1.Load
+	5,  // 2: concord.v1.ReportResponse.hints:type_name -> concord.v1.HintQueue
+	11, // 3: concord.v1.ReportResponse.copies:type_name -> concord.v1.CopyStatus
+	6,  // 4: concord.v1.ReportResponse.queries:type_name -> concord.v1.RunningQuery
+	7,  // 5: concord.v1.ReportResponse.events:type_name -> concord.v1.Event
+	8,  // 6: concord.v1.ReportResponse.shard:type_name -> concord.v1.ShardReport
+	2,  // 7: concord.v1.ReportResponse.deletes:type_name -> concord.v1.WaitingDelete
+	0,  // 8: concord.v1.Overview.Report:input_type -> concord.v1.ReportRequest
+	9,  // 9: concord.v1.Overview.KillQuery:input_type -> concord.v1.KillQueryRequest
+	1,  // 10: concord.v1.Overview.Report:output_type -> concord.v1.ReportResponse
+	10, // 11: concord.v1.Overview.KillQuery:output_type -> concord.v1.KillQueryResponse
+	10, // [10:12] is the sub-list for method output_type
+	8,  // [8:10] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_overview_proto_init() }
@@ -927,7 +1039,7 @@ func file_overview_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_overview_proto_rawDesc), len(file_overview_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -800,12 +800,14 @@ func (x *FieldDimensionsResponse) GetUnfit() []*Unfit {
 }
 
 type SchemaRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ShardIds      []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
-	Condition     []byte                 `protobuf:"bytes,2,opt,name=condition,proto3" json:"condition,omitempty"`    // InfluxQL expression, empty for none
-	Incomplete    bool                   `protobuf:"varint,3,opt,name=incomplete,proto3" json:"incomplete,omitempty"` // as in IteratorRequest
-	More          [][]byte               `protobuf:"bytes,4,rep,name=more,proto3" json:"more,omitempty"`              // further conditions, of MeasurementNames only
-	Count         bool                   `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`           // of SeriesSketch only: the count alone is asked for
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	ShardIds   []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
+	Condition  []byte                 `protobuf:"bytes,2,opt,name=condition,proto3" json:"condition,omitempty"`    // InfluxQL expression, empty for none
+	Incomplete bool                   `protobuf:"varint,3,opt,name=incomplete,proto3" json:"incomplete,omitempty"` // as in IteratorRequest
+	More       [][]byte               `protobuf:"bytes,4,rep,name=more,proto3" json:"more,omitempty"`              // further conditions, of MeasurementNames and Measurements only
+	Count      bool                   `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`           // of SeriesSketch only: the count alone is asked for
+	// How many suffice, 0 for all: of Measurements, and of TagValues for each measurement. Nodes of a former build send all.
+	Most          uint64 `protobuf:"varint,6,opt,name=most,proto3" json:"most,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -873,6 +875,13 @@ func (x *SchemaRequest) GetCount() bool {
 		return x.Count
 	}
 	return false
+}
+
+func (x *SchemaRequest) GetMost() uint64 {
+	if x != nil {
+		return x.Most
+	}
+	return 0
 }
 
 type SeriesSketchResponse struct {
@@ -1019,6 +1028,120 @@ func (x *MeasurementNamesResponse) GetMore() []*MeasurementNamesResponse_Names {
 	return nil
 }
 
+// MeasurementsChunk: the first carries missing and unfit. One with nothing is a sign of life.
+type MeasurementsChunk struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Names         [][]byte               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	Selected      []*Selected            `protobuf:"bytes,2,rep,name=selected,proto3" json:"selected,omitempty"` // of each name; absent when there is one condition
+	Missing       []uint64               `protobuf:"varint,3,rep,packed,name=missing,proto3" json:"missing,omitempty"`
+	Unfit         []*Unfit               `protobuf:"bytes,4,rep,name=unfit,proto3" json:"unfit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MeasurementsChunk) Reset() {
+	*x = MeasurementsChunk{}
+	mi := &file_query_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MeasurementsChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MeasurementsChunk) ProtoMessage() {}
+
+func (x *MeasurementsChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_query_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MeasurementsChunk.ProtoReflect.Descriptor instead.
+func (*MeasurementsChunk) Descriptor() ([]byte, []int) {
+	return file_query_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *MeasurementsChunk) GetNames() [][]byte {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *MeasurementsChunk) GetSelected() []*Selected {
+	if x != nil {
+		return x.Selected
+	}
+	return nil
+}
+
+func (x *MeasurementsChunk) GetMissing() []uint64 {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *MeasurementsChunk) GetUnfit() []*Unfit {
+	if x != nil {
+		return x.Unfit
+	}
+	return nil
+}
+
+// Selected says which of the conditions select a measurement: 0 is condition, 1 the first of more.
+type Selected struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	By            []uint32               `protobuf:"varint,1,rep,packed,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Selected) Reset() {
+	*x = Selected{}
+	mi := &file_query_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Selected) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Selected) ProtoMessage() {}
+
+func (x *Selected) ProtoReflect() protoreflect.Message {
+	mi := &file_query_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Selected.ProtoReflect.Descriptor instead.
+func (*Selected) Descriptor() ([]byte, []int) {
+	return file_query_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Selected) GetBy() []uint32 {
+	if x != nil {
+		return x.By
+	}
+	return nil
+}
+
 type TagKeysResponse struct {
 	state         protoimpl.MessageState  `protogen:"open.v1"`
 	Measurements  []*TagKeysResponse_Keys `protobuf:"bytes,1,rep,name=measurements,proto3" json:"measurements,omitempty"`
@@ -1030,7 +1153,7 @@ type TagKeysResponse struct {
 
 func (x *TagKeysResponse) Reset() {
 	*x = TagKeysResponse{}
-	mi := &file_query_proto_msgTypes[12]
+	mi := &file_query_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1165,7 @@ func (x *TagKeysResponse) String() string {
 func (*TagKeysResponse) ProtoMessage() {}
 
 func (x *TagKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[12]
+	mi := &file_query_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1178,7 @@ func (x *TagKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagKeysResponse.ProtoReflect.Descriptor instead.
 func (*TagKeysResponse) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{12}
+	return file_query_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TagKeysResponse) GetMeasurements() []*TagKeysResponse_Keys {
@@ -1079,6 +1202,7 @@ func (x *TagKeysResponse) GetUnfit() []*Unfit {
 	return nil
 }
 
+// TagValuesChunk: the first carries missing and unfit. One with nothing is a sign of life.
 type TagValuesChunk struct {
 	state         protoimpl.MessageState   `protogen:"open.v1"`
 	Measurements  []*TagValuesChunk_Values `protobuf:"bytes,1,rep,name=measurements,proto3" json:"measurements,omitempty"`
@@ -1090,7 +1214,7 @@ type TagValuesChunk struct {
 
 func (x *TagValuesChunk) Reset() {
 	*x = TagValuesChunk{}
-	mi := &file_query_proto_msgTypes[13]
+	mi := &file_query_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1102,7 +1226,7 @@ func (x *TagValuesChunk) String() string {
 func (*TagValuesChunk) ProtoMessage() {}
 
 func (x *TagValuesChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[13]
+	mi := &file_query_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1115,7 +1239,7 @@ func (x *TagValuesChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagValuesChunk.ProtoReflect.Descriptor instead.
 func (*TagValuesChunk) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{13}
+	return file_query_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TagValuesChunk) GetMeasurements() []*TagValuesChunk_Values {
@@ -1150,7 +1274,7 @@ type SeriesHashesChunk struct {
 
 func (x *SeriesHashesChunk) Reset() {
 	*x = SeriesHashesChunk{}
-	mi := &file_query_proto_msgTypes[14]
+	mi := &file_query_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1286,7 @@ func (x *SeriesHashesChunk) String() string {
 func (*SeriesHashesChunk) ProtoMessage() {}
 
 func (x *SeriesHashesChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[14]
+	mi := &file_query_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1299,7 @@ func (x *SeriesHashesChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesHashesChunk.ProtoReflect.Descriptor instead.
 func (*SeriesHashesChunk) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{14}
+	return file_query_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SeriesHashesChunk) GetHashes() []uint64 {
@@ -1211,7 +1335,7 @@ type ReadSeriesRequest struct {
 
 func (x *ReadSeriesRequest) Reset() {
 	*x = ReadSeriesRequest{}
-	mi := &file_query_proto_msgTypes[15]
+	mi := &file_query_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1347,7 @@ func (x *ReadSeriesRequest) String() string {
 func (*ReadSeriesRequest) ProtoMessage() {}
 
 func (x *ReadSeriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[15]
+	mi := &file_query_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1360,7 @@ func (x *ReadSeriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesRequest.ProtoReflect.Descriptor instead.
 func (*ReadSeriesRequest) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{15}
+	return file_query_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ReadSeriesRequest) GetShardIds() []uint64 {
@@ -1279,7 +1403,7 @@ type ReadSeriesChunk struct {
 
 func (x *ReadSeriesChunk) Reset() {
 	*x = ReadSeriesChunk{}
-	mi := &file_query_proto_msgTypes[16]
+	mi := &file_query_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1291,7 +1415,7 @@ func (x *ReadSeriesChunk) String() string {
 func (*ReadSeriesChunk) ProtoMessage() {}
 
 func (x *ReadSeriesChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[16]
+	mi := &file_query_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1304,7 +1428,7 @@ func (x *ReadSeriesChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesChunk.ProtoReflect.Descriptor instead.
 func (*ReadSeriesChunk) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{16}
+	return file_query_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReadSeriesChunk) GetBlocks() []*ReadSeriesChunk_Block {
@@ -1340,7 +1464,7 @@ type TagSetsChunk_TagSet struct {
 
 func (x *TagSetsChunk_TagSet) Reset() {
 	*x = TagSetsChunk_TagSet{}
-	mi := &file_query_proto_msgTypes[17]
+	mi := &file_query_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1352,7 +1476,7 @@ func (x *TagSetsChunk_TagSet) String() string {
 func (*TagSetsChunk_TagSet) ProtoMessage() {}
 
 func (x *TagSetsChunk_TagSet) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[17]
+	mi := &file_query_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1530,7 @@ type FieldDimensionsResponse_Field struct {
 
 func (x *FieldDimensionsResponse_Field) Reset() {
 	*x = FieldDimensionsResponse_Field{}
-	mi := &file_query_proto_msgTypes[18]
+	mi := &file_query_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1418,7 +1542,7 @@ func (x *FieldDimensionsResponse_Field) String() string {
 func (*FieldDimensionsResponse_Field) ProtoMessage() {}
 
 func (x *FieldDimensionsResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[18]
+	mi := &file_query_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1457,7 +1581,7 @@ type MeasurementNamesResponse_Names struct {
 
 func (x *MeasurementNamesResponse_Names) Reset() {
 	*x = MeasurementNamesResponse_Names{}
-	mi := &file_query_proto_msgTypes[19]
+	mi := &file_query_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1593,7 @@ func (x *MeasurementNamesResponse_Names) String() string {
 func (*MeasurementNamesResponse_Names) ProtoMessage() {}
 
 func (x *MeasurementNamesResponse_Names) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[19]
+	mi := &file_query_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1626,7 @@ type TagKeysResponse_Keys struct {
 
 func (x *TagKeysResponse_Keys) Reset() {
 	*x = TagKeysResponse_Keys{}
-	mi := &file_query_proto_msgTypes[20]
+	mi := &file_query_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1514,7 +1638,7 @@ func (x *TagKeysResponse_Keys) String() string {
 func (*TagKeysResponse_Keys) ProtoMessage() {}
 
 func (x *TagKeysResponse_Keys) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[20]
+	mi := &file_query_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1527,7 +1651,7 @@ func (x *TagKeysResponse_Keys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagKeysResponse_Keys.ProtoReflect.Descriptor instead.
 func (*TagKeysResponse_Keys) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{12, 0}
+	return file_query_proto_rawDescGZIP(), []int{14, 0}
 }
 
 func (x *TagKeysResponse_Keys) GetMeasurement() []byte {
@@ -1554,7 +1678,7 @@ type TagValuesChunk_KeyValue struct {
 
 func (x *TagValuesChunk_KeyValue) Reset() {
 	*x = TagValuesChunk_KeyValue{}
-	mi := &file_query_proto_msgTypes[21]
+	mi := &file_query_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +1690,7 @@ func (x *TagValuesChunk_KeyValue) String() string {
 func (*TagValuesChunk_KeyValue) ProtoMessage() {}
 
 func (x *TagValuesChunk_KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[21]
+	mi := &file_query_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +1703,7 @@ func (x *TagValuesChunk_KeyValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagValuesChunk_KeyValue.ProtoReflect.Descriptor instead.
 func (*TagValuesChunk_KeyValue) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{13, 0}
+	return file_query_proto_rawDescGZIP(), []int{15, 0}
 }
 
 func (x *TagValuesChunk_KeyValue) GetKey() []byte {
@@ -1606,7 +1730,7 @@ type TagValuesChunk_Values struct {
 
 func (x *TagValuesChunk_Values) Reset() {
 	*x = TagValuesChunk_Values{}
-	mi := &file_query_proto_msgTypes[22]
+	mi := &file_query_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1618,7 +1742,7 @@ func (x *TagValuesChunk_Values) String() string {
 func (*TagValuesChunk_Values) ProtoMessage() {}
 
 func (x *TagValuesChunk_Values) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[22]
+	mi := &file_query_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1631,7 +1755,7 @@ func (x *TagValuesChunk_Values) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagValuesChunk_Values.ProtoReflect.Descriptor instead.
 func (*TagValuesChunk_Values) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{13, 1}
+	return file_query_proto_rawDescGZIP(), []int{15, 1}
 }
 
 func (x *TagValuesChunk_Values) GetMeasurement() []byte {
@@ -1658,7 +1782,7 @@ type ReadSeriesChunk_Tag struct {
 
 func (x *ReadSeriesChunk_Tag) Reset() {
 	*x = ReadSeriesChunk_Tag{}
-	mi := &file_query_proto_msgTypes[23]
+	mi := &file_query_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1670,7 +1794,7 @@ func (x *ReadSeriesChunk_Tag) String() string {
 func (*ReadSeriesChunk_Tag) ProtoMessage() {}
 
 func (x *ReadSeriesChunk_Tag) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[23]
+	mi := &file_query_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1683,7 +1807,7 @@ func (x *ReadSeriesChunk_Tag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesChunk_Tag.ProtoReflect.Descriptor instead.
 func (*ReadSeriesChunk_Tag) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{16, 0}
+	return file_query_proto_rawDescGZIP(), []int{18, 0}
 }
 
 func (x *ReadSeriesChunk_Tag) GetKey() []byte {
@@ -1711,7 +1835,7 @@ type ReadSeriesChunk_Series struct {
 
 func (x *ReadSeriesChunk_Series) Reset() {
 	*x = ReadSeriesChunk_Series{}
-	mi := &file_query_proto_msgTypes[24]
+	mi := &file_query_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +1847,7 @@ func (x *ReadSeriesChunk_Series) String() string {
 func (*ReadSeriesChunk_Series) ProtoMessage() {}
 
 func (x *ReadSeriesChunk_Series) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[24]
+	mi := &file_query_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +1860,7 @@ func (x *ReadSeriesChunk_Series) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesChunk_Series.ProtoReflect.Descriptor instead.
 func (*ReadSeriesChunk_Series) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{16, 1}
+	return file_query_proto_rawDescGZIP(), []int{18, 1}
 }
 
 func (x *ReadSeriesChunk_Series) GetMeasurement() []byte {
@@ -1772,7 +1896,7 @@ type ReadSeriesChunk_Block struct {
 
 func (x *ReadSeriesChunk_Block) Reset() {
 	*x = ReadSeriesChunk_Block{}
-	mi := &file_query_proto_msgTypes[25]
+	mi := &file_query_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1784,7 +1908,7 @@ func (x *ReadSeriesChunk_Block) String() string {
 func (*ReadSeriesChunk_Block) ProtoMessage() {}
 
 func (x *ReadSeriesChunk_Block) ProtoReflect() protoreflect.Message {
-	mi := &file_query_proto_msgTypes[25]
+	mi := &file_query_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1797,7 +1921,7 @@ func (x *ReadSeriesChunk_Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadSeriesChunk_Block.ProtoReflect.Descriptor instead.
 func (*ReadSeriesChunk_Block) Descriptor() ([]byte, []int) {
-	return file_query_proto_rawDescGZIP(), []int{16, 2}
+	return file_query_proto_rawDescGZIP(), []int{18, 2}
 }
 
 func (x *ReadSeriesChunk_Block) GetSeries() *ReadSeriesChunk_Series {
@@ -1921,7 +2045,7 @@ const file_query_proto_rawDesc = "" +
 	"\x05unfit\x18\x04 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\x1a8\n" +
 	"\x05Field\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x1b\n" +
-	"\tdata_type\x18\x02 \x01(\x05R\bdataType\"\x94\x01\n" +
+	"\tdata_type\x18\x02 \x01(\x05R\bdataType\"\xa8\x01\n" +
 	"\rSchemaRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12\x1c\n" +
 	"\tcondition\x18\x02 \x01(\fR\tcondition\x12\x1e\n" +
@@ -1929,7 +2053,8 @@ const file_query_proto_rawDesc = "" +
 	"incomplete\x18\x03 \x01(\bR\n" +
 	"incomplete\x12\x12\n" +
 	"\x04more\x18\x04 \x03(\fR\x04more\x12\x14\n" +
-	"\x05count\x18\x05 \x01(\bR\x05count\"\x9f\x01\n" +
+	"\x05count\x18\x05 \x01(\bR\x05count\x12\x12\n" +
+	"\x04most\x18\x06 \x01(\x04R\x04most\"\x9f\x01\n" +
 	"\x14SeriesSketchResponse\x12\x16\n" +
 	"\x06sketch\x18\x01 \x01(\fR\x06sketch\x12\x18\n" +
 	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +
@@ -1942,7 +2067,14 @@ const file_query_proto_rawDesc = "" +
 	"\x05unfit\x18\x03 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\x12>\n" +
 	"\x04more\x18\x04 \x03(\v2*.concord.v1.MeasurementNamesResponse.NamesR\x04more\x1a\x1d\n" +
 	"\x05Names\x12\x14\n" +
-	"\x05names\x18\x01 \x03(\fR\x05names\"\xd8\x01\n" +
+	"\x05names\x18\x01 \x03(\fR\x05names\"\x9e\x01\n" +
+	"\x11MeasurementsChunk\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\fR\x05names\x120\n" +
+	"\bselected\x18\x02 \x03(\v2\x14.concord.v1.SelectedR\bselected\x12\x18\n" +
+	"\amissing\x18\x03 \x03(\x04R\amissing\x12'\n" +
+	"\x05unfit\x18\x04 \x03(\v2\x11.concord.v1.UnfitR\x05unfit\"\x1a\n" +
+	"\bSelected\x12\x0e\n" +
+	"\x02by\x18\x01 \x03(\rR\x02by\"\xd8\x01\n" +
 	"\x0fTagKeysResponse\x12D\n" +
 	"\fmeasurements\x18\x01 \x03(\v2 .concord.v1.TagKeysResponse.KeysR\fmeasurements\x12\x18\n" +
 	"\amissing\x18\x02 \x03(\x04R\amissing\x12'\n" +
@@ -1984,14 +2116,15 @@ const file_query_proto_rawDesc = "" +
 	"\x06series\x18\x01 \x01(\v2\".concord.v1.ReadSeriesChunk.SeriesR\x06series\x12\x19\n" +
 	"\bshard_id\x18\x02 \x01(\x04R\ashardId\x12\x1b\n" +
 	"\tdata_type\x18\x03 \x01(\x05R\bdataType\x12\x16\n" +
-	"\x06points\x18\x04 \x01(\fR\x06points2\xc7\x06\n" +
+	"\x06points\x18\x04 \x01(\fR\x06points2\x93\a\n" +
 	"\x05Query\x12J\n" +
 	"\x0eCreateIterator\x12\x1b.concord.v1.IteratorRequest\x1a\x19.concord.v1.IteratorChunk0\x01\x12@\n" +
 	"\x06Select\x12\x19.concord.v1.SelectRequest\x1a\x19.concord.v1.IteratorChunk0\x01\x12M\n" +
 	"\fIteratorCost\x12\x1b.concord.v1.IteratorRequest\x1a .concord.v1.IteratorCostResponse\x12B\n" +
 	"\aTagSets\x12\x1b.concord.v1.IteratorRequest\x1a\x18.concord.v1.TagSetsChunk0\x01\x12Z\n" +
 	"\x0fFieldDimensions\x12\".concord.v1.FieldDimensionsRequest\x1a#.concord.v1.FieldDimensionsResponse\x12S\n" +
-	"\x10MeasurementNames\x12\x19.concord.v1.SchemaRequest\x1a$.concord.v1.MeasurementNamesResponse\x12A\n" +
+	"\x10MeasurementNames\x12\x19.concord.v1.SchemaRequest\x1a$.concord.v1.MeasurementNamesResponse\x12J\n" +
+	"\fMeasurements\x12\x19.concord.v1.SchemaRequest\x1a\x1d.concord.v1.MeasurementsChunk0\x01\x12A\n" +
 	"\aTagKeys\x12\x19.concord.v1.SchemaRequest\x1a\x1b.concord.v1.TagKeysResponse\x12D\n" +
 	"\tTagValues\x12\x19.concord.v1.SchemaRequest\x1a\x1a.concord.v1.TagValuesChunk0\x01\x12K\n" +
 	"\fSeriesSketch\x12\x19.concord.v1.SchemaRequest\x1a .concord.v1.SeriesSketchResponse\x12J\n" +
@@ -2011,7 +2144,7 @@ func file_query_proto_rawDescGZIP() []byte {
 	return file_query_proto_rawDescData
 }
 
-var file_query_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_query_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_query_proto_goTypes = []any{
 	(*IteratorRequest)(nil),                // 0: concord.v1.IteratorRequest
 	(*SelectRequest)(nil),                  // 1: concord.v1.SelectRequest
@@ -2025,20 +2158,22 @@ var file_query_proto_goTypes = []any{
 	(*SchemaRequest)(nil),                  // 9: concord.v1.SchemaRequest
 	(*SeriesSketchResponse)(nil),           // 10: concord.v1.SeriesSketchResponse
 	(*MeasurementNamesResponse)(nil),       // 11: concord.v1.MeasurementNamesResponse
-	(*TagKeysResponse)(nil),                // 12: concord.v1.TagKeysResponse
-	(*TagValuesChunk)(nil),                 // 13: concord.v1.TagValuesChunk
-	(*SeriesHashesChunk)(nil),              // 14: concord.v1.SeriesHashesChunk
-	(*ReadSeriesRequest)(nil),              // 15: concord.v1.ReadSeriesRequest
-	(*ReadSeriesChunk)(nil),                // 16: concord.v1.ReadSeriesChunk
-	(*TagSetsChunk_TagSet)(nil),            // 17: concord.v1.TagSetsChunk.TagSet
-	(*FieldDimensionsResponse_Field)(nil),  // 18: concord.v1.FieldDimensionsResponse.Field
-	(*MeasurementNamesResponse_Names)(nil), // 19: concord.v1.MeasurementNamesResponse.Names
-	(*TagKeysResponse_Keys)(nil),           // 20: concord.v1.TagKeysResponse.Keys
-	(*TagValuesChunk_KeyValue)(nil),        // 21: concord.v1.TagValuesChunk.KeyValue
-	(*TagValuesChunk_Values)(nil),          // 22: concord.v1.TagValuesChunk.Values
-	(*ReadSeriesChunk_Tag)(nil),            // 23: concord.v1.ReadSeriesChunk.Tag
-	(*ReadSeriesChunk_Series)(nil),         // 24: concord.v1.ReadSeriesChunk.Series
-	(*ReadSeriesChunk_Block)(nil),          // 25: concord.v1.ReadSeriesChunk.Block
+	(*MeasurementsChunk)(nil),              // 12: concord.v1.MeasurementsChunk
+	(*Selected)(nil),                       // 13: concord.v1.Selected
+	(*TagKeysResponse)(nil),                // 14: concord.v1.TagKeysResponse
+	(*TagValuesChunk)(nil),                 // 15: concord.v1.TagValuesChunk
+	(*SeriesHashesChunk)(nil),              // 16: concord.v1.SeriesHashesChunk
+	(*ReadSeriesRequest)(nil),              // 17: concord.v1.ReadSeriesRequest
+	(*ReadSeriesChunk)(nil),                // 18: concord.v1.ReadSeriesChunk
+	(*TagSetsChunk_TagSet)(nil),            // 19: concord.v1.TagSetsChunk.TagSet
+	(*FieldDimensionsResponse_Field)(nil),  // 20: concord.v1.FieldDimensionsResponse.Field
+	(*MeasurementNamesResponse_Names)(nil), // 21: concord.v1.MeasurementNamesResponse.Names
+	(*TagKeysResponse_Keys)(nil),           // 22: concord.v1.TagKeysResponse.Keys
+	(*TagValuesChunk_KeyValue)(nil),        // 23: concord.v1.TagValuesChunk.KeyValue
+	(*TagValuesChunk_Values)(nil),          // 24: concord.v1.TagValuesChunk.Values
+	(*ReadSeriesChunk_Tag)(nil),            // 25: concord.v1.ReadSeriesChunk.Tag
+	(*ReadSeriesChunk_Series)(nil),         // 26: concord.v1.ReadSeriesChunk.Series
+	(*ReadSeriesChunk_Block)(nil),          // 27: concord.v1.ReadSeriesChunk.Block
 }
 var file_query_proto_depIdxs = []int32{
 	4,  // 0: concord.v1.IteratorChunk.series:type_name -> concord.v1.SeriesCount
@@ -2046,50 +2181,54 @@ var file_query_proto_depIdxs = []int32{
 	8,  // 2: concord.v1.IteratorChunk.schema:type_name -> concord.v1.FieldDimensionsResponse
 	0,  // 3: concord.v1.IteratorChunk.begun:type_name -> concord.v1.IteratorRequest
 	2,  // 4: concord.v1.IteratorCostResponse.unfit:type_name -> concord.v1.Unfit
-	17, // 5: concord.v1.TagSetsChunk.tag_sets:type_name -> concord.v1.TagSetsChunk.TagSet
+	19, // 5: concord.v1.TagSetsChunk.tag_sets:type_name -> concord.v1.TagSetsChunk.TagSet
 	2,  // 6: concord.v1.TagSetsChunk.unfit:type_name -> concord.v1.Unfit
-	18, // 7: concord.v1.FieldDimensionsResponse.fields:type_name -> concord.v1.FieldDimensionsResponse.Field
+	20, // 7: concord.v1.FieldDimensionsResponse.fields:type_name -> concord.v1.FieldDimensionsResponse.Field
 	2,  // 8: concord.v1.FieldDimensionsResponse.unfit:type_name -> concord.v1.Unfit
 	2,  // 9: concord.v1.SeriesSketchResponse.unfit:type_name -> concord.v1.Unfit
 	2,  // 10: concord.v1.MeasurementNamesResponse.unfit:type_name -> concord.v1.Unfit
-	19, // 11: concord.v1.MeasurementNamesResponse.more:type_name -> concord.v1.MeasurementNamesResponse.Names
-	20, // 12: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
-	2,  // 13: concord.v1.TagKeysResponse.unfit:type_name -> concord.v1.Unfit
-	22, // 14: concord.v1.TagValuesChunk.measurements:type_name -> concord.v1.TagValuesChunk.Values
-	2,  // 15: concord.v1.TagValuesChunk.unfit:type_name -> concord.v1.Unfit
-	2,  // 16: concord.v1.SeriesHashesChunk.unfit:type_name -> concord.v1.Unfit
-	25, // 17: concord.v1.ReadSeriesChunk.blocks:type_name -> concord.v1.ReadSeriesChunk.Block
-	2,  // 18: concord.v1.ReadSeriesChunk.unfit:type_name -> concord.v1.Unfit
-	21, // 19: concord.v1.TagValuesChunk.Values.values:type_name -> concord.v1.TagValuesChunk.KeyValue
-	23, // 20: concord.v1.ReadSeriesChunk.Series.tags:type_name -> concord.v1.ReadSeriesChunk.Tag
-	24, // 21: concord.v1.ReadSeriesChunk.Block.series:type_name -> concord.v1.ReadSeriesChunk.Series
-	0,  // 22: concord.v1.Query.CreateIterator:input_type -> concord.v1.IteratorRequest
-	1,  // 23: concord.v1.Query.Select:input_type -> concord.v1.SelectRequest
-	0,  // 24: concord.v1.Query.IteratorCost:input_type -> concord.v1.IteratorRequest
-	0,  // 25: concord.v1.Query.TagSets:input_type -> concord.v1.IteratorRequest
-	7,  // 26: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
-	9,  // 27: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
-	9,  // 28: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
-	9,  // 29: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
-	9,  // 30: concord.v1.Query.SeriesSketch:input_type -> concord.v1.SchemaRequest
-	9,  // 31: concord.v1.Query.SeriesHashes:input_type -> concord.v1.SchemaRequest
-	15, // 32: concord.v1.Query.ReadSeries:input_type -> concord.v1.ReadSeriesRequest
-	3,  // 33: concord.v1.Query.CreateIterator:output_type -> concord.v1.IteratorChunk
-	3,  // 34: concord.v1.Query.Select:output_type -> concord.v1.IteratorChunk
-	5,  // 35: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
-	6,  // 36: concord.v1.Query.TagSets:output_type -> concord.v1.TagSetsChunk
-	8,  // 37: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
-	11, // 38: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
-	12, // 39: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
-	13, // 40: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesChunk
-	10, // 41: concord.v1.Query.SeriesSketch:output_type -> concord.v1.SeriesSketchResponse
-	14, // 42: concord.v1.Query.SeriesHashes:output_type -> concord.v1.SeriesHashesChunk
-	16, // 43: concord.v1.Query.ReadSeries:output_type -> concord.v1.ReadSeriesChunk
-	33, // [33:44] is the sub-list for method output_type
-	22, // [22:33] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	21, // 11: concord.v1.MeasurementNamesResponse.more:type_name -> concord.v1.MeasurementNamesResponse.Names
+	13, // 12: concord.v1.MeasurementsChunk.selected:type_name -> concord.v1.Selected
+	2,  // 13: concord.v1.MeasurementsChunk.unfit:type_name -> concord.v1.Unfit
+	22, // 14: concord.v1.TagKeysResponse.measurements:type_name -> concord.v1.TagKeysResponse.Keys
+	2,  // 15: concord.v1.TagKeysResponse.unfit:type_name -> concord.v1.Unfit
+	24, // 16: concord.v1.TagValuesChunk.measurements:type_name -> concord.v1.TagValuesChunk.Values
+	2,  // 17: concord.v1.TagValuesChunk.unfit:type_name -> concord.v1.Unfit
+	2,  // 18: concord.v1.SeriesHashesChunk.unfit:type_name -> concord.v1.Unfit
+	27, // 19: concord.v1.ReadSeriesChunk.blocks:type_name -> concord.v1.ReadSeriesChunk.Block
+	2,  // 20: concord.v1.ReadSeriesChunk.unfit:type_name -> concord.v1.Unfit
+	23, // 21: concord.v1.TagValuesChunk.Values.values:type_name -> concord.v1.TagValuesChunk.KeyValue
+	25, // 22: concord.v1.ReadSeriesChunk.Series.tags:type_name -> concord.v1.ReadSeriesChunk.Tag
+	26, // 23: concord.v1.ReadSeriesChunk.Block.series:type_name -> concord.v1.ReadSeriesChunk.Series
+	0,  // 24: concord.v1.Query.CreateIterator:input_type -> concord.v1.IteratorRequest
+	1,  // 25: concord.v1.Query.Select:input_type -> concord.v1.SelectRequest
+	0,  // 26: concord.v1.Query.IteratorCost:input_type -> concord.v1.IteratorRequest
+	0,  // 27: concord.v1.Query.TagSets:input_type -> concord.v1.IteratorRequest
+	7,  // 28: concord.v1.Query.FieldDimensions:input_type -> concord.v1.FieldDimensionsRequest
+	9,  // 29: concord.v1.Query.MeasurementNames:input_type -> concord.v1.SchemaRequest
+	9,  // 30: concord.v1.Query.Measurements:input_type -> concord.v1.SchemaRequest
+	9,  // 31: concord.v1.Query.TagKeys:input_type -> concord.v1.SchemaRequest
+	9,  // 32: concord.v1.Query.TagValues:input_type -> concord.v1.SchemaRequest
+	9,  // 33: concord.v1.Query.SeriesSketch:input_type -> concord.v1.SchemaRequest
+	9,  // 34: concord.v1.Query.SeriesHashes:input_type -> concord.v1.SchemaRequest
+	17, // 35: concord.v1.Query.ReadSeries:input_type -> concord.v1.ReadSeriesRequest
+	3,  // 36: concord.v1.Query.CreateIterator:output_type -> concord.v1.IteratorChunk
+	3,  // 37: concord.v1.Query.Select:output_type -> concord.v1.IteratorChunk
+	5,  // 38: concord.v1.Query.IteratorCost:output_type -> concord.v1.IteratorCostResponse
+	6,  // 39: concord.v1.Query.TagSets:output_type -> concord.v1.TagSetsChunk
+	8,  // 40: concord.v1.Query.FieldDimensions:output_type -> concord.v1.FieldDimensionsResponse
+	11, // 41: concord.v1.Query.MeasurementNames:output_type -> concord.v1.MeasurementNamesResponse
+	12, // 42: concord.v1.Query.Measurements:output_type -> concord.v1.MeasurementsChunk
+	14, // 43: concord.v1.Query.TagKeys:output_type -> concord.v1.TagKeysResponse
+	15, // 44: concord.v1.Query.TagValues:output_type -> concord.v1.TagValuesChunk
+	10, // 45: concord.v1.Query.SeriesSketch:output_type -> concord.v1.SeriesSketchResponse
+	16, // 46: concord.v1.Query.SeriesHashes:output_type -> concord.v1.SeriesHashesChunk
+	18, // 47: concord.v1.Query.ReadSeries:output_type -> concord.v1.ReadSeriesChunk
+	36, // [36:48] is the sub-list for method output_type
+	24, // [24:36] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_query_proto_init() }
@@ -2103,7 +2242,7 @@ func file_query_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_query_proto_rawDesc), len(file_query_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,7 @@ const (
 	Query_TagSets_FullMethodName          = "/concord.v1.Query/TagSets"
 	Query_FieldDimensions_FullMethodName  = "/concord.v1.Query/FieldDimensions"
 	Query_MeasurementNames_FullMethodName = "/concord.v1.Query/MeasurementNames"
+	Query_Measurements_FullMethodName     = "/concord.v1.Query/Measurements"
 	Query_TagKeys_FullMethodName          = "/concord.v1.Query/TagKeys"
 	Query_TagValues_FullMethodName        = "/concord.v1.Query/TagValues"
 	Query_SeriesSketch_FullMethodName     = "/concord.v1.Query/SeriesSketch"
@@ -52,8 +53,13 @@ type QueryClient interface {
 	// TagSets streams the groups that an iterator would have, shard by shard.
 	TagSets(ctx context.Context, in *IteratorRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TagSetsChunk], error)
 	FieldDimensions(ctx context.Context, in *FieldDimensionsRequest, opts ...grpc.CallOption) (*FieldDimensionsResponse, error)
+	// MeasurementNames lists measurements at once. Nodes of a former build ask.
 	MeasurementNames(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (*MeasurementNamesResponse, error)
+	// Measurements streams the measurements that at least one of the conditions selects, ascending, each once. Nodes of a
+	// former build do not have it.
+	Measurements(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MeasurementsChunk], error)
 	TagKeys(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (*TagKeysResponse, error)
+	// TagValues streams tag values, ascending by measurement, key and value, each once.
 	TagValues(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TagValuesChunk], error)
 	// SeriesSketch is for how many series the shards have, about.
 	SeriesSketch(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (*SeriesSketchResponse, error)
@@ -159,6 +165,25 @@ func (c *queryClient) MeasurementNames(ctx context.Context, in *SchemaRequest, o
 	return out, nil
 }
 
+func (c *queryClient) Measurements(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MeasurementsChunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[3], Query_Measurements_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SchemaRequest, MeasurementsChunk]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Query_MeasurementsClient = grpc.ServerStreamingClient[MeasurementsChunk]
+
 func (c *queryClient) TagKeys(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (*TagKeysResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(TagKeysResponse)
@@ -171,7 +196,7 @@ func (c *queryClient) TagKeys(ctx context.Context, in *SchemaRequest, opts ...gr
 
 func (c *queryClient) TagValues(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TagValuesChunk], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[3], Query_TagValues_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[4], Query_TagValues_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +225,7 @@ func (c *queryClient) SeriesSketch(ctx context.Context, in *SchemaRequest, opts 
 
 func (c *queryClient) SeriesHashes(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SeriesHashesChunk], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[4], Query_SeriesHashes_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[5], Query_SeriesHashes_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -219,7 +244,7 @@ type Query_SeriesHashesClient = grpc.ServerStreamingClient[SeriesHashesChunk]
 
 func (c *queryClient) ReadSeries(ctx context.Context, in *ReadSeriesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadSeriesChunk], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[5], Query_ReadSeries_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[6], Query_ReadSeries_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -253,8 +278,13 @@ type QueryServer interface {
 	// TagSets streams the groups that an iterator would have, shard by shard.
 	TagSets(*IteratorRequest, grpc.ServerStreamingServer[TagSetsChunk]) error
 	FieldDimensions(context.Context, *FieldDimensionsRequest) (*FieldDimensionsResponse, error)
+	// MeasurementNames lists measurements at once. Nodes of a former build ask.
 	MeasurementNames(context.Context, *SchemaRequest) (*MeasurementNamesResponse, error)
+	// Measurements streams the measurements that at least one of the conditions selects, ascending, each once. Nodes of a
+	// former build do not have it.
+	Measurements(*SchemaRequest, grpc.ServerStreamingServer[MeasurementsChunk]) error
 	TagKeys(context.Context, *SchemaRequest) (*TagKeysResponse, error)
+	// TagValues streams tag values, ascending by measurement, key and value, each once.
 	TagValues(*SchemaRequest, grpc.ServerStreamingServer[TagValuesChunk]) error
 	// SeriesSketch is for how many series the shards have, about.
 	SeriesSketch(context.Context, *SchemaRequest) (*SeriesSketchResponse, error)
@@ -290,6 +320,9 @@ func (UnimplementedQueryServer) FieldDimensions(context.Context, *FieldDimension
 }
 func (UnimplementedQueryServer) MeasurementNames(context.Context, *SchemaRequest) (*MeasurementNamesResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method MeasurementNames not implemented")
+}
+func (UnimplementedQueryServer) Measurements(*SchemaRequest, grpc.ServerStreamingServer[MeasurementsChunk]) error {
+	return status.Errorf(codes.Unimplemented, "method Measurements not implemented")
 }
 func (UnimplementedQueryServer) TagKeys(context.Context, *SchemaRequest) (*TagKeysResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method TagKeys not implemented")
@@ -414,6 +447,17 @@ func _Query_MeasurementNames_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Query_Measurements_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SchemaRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(QueryServer).Measurements(m, &grpc.GenericServerStream[SchemaRequest, MeasurementsChunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Query_MeasurementsServer = grpc.ServerStreamingServer[MeasurementsChunk]
+
 func _Query_TagKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SchemaRequest)
 	if err := dec(in); err != nil {
@@ -525,6 +569,11 @@ var Query_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "TagSets",
 			Handler:       _Query_TagSets_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Measurements",
+			Handler:       _Query_Measurements_Handler,
 			ServerStreams: true,
 		},
 		{

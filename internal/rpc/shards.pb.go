@@ -294,8 +294,9 @@ type CopyRequest struct {
 	ShardId         uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
 	Database        string                 `protobuf:"bytes,2,opt,name=database,proto3" json:"database,omitempty"`
 	RetentionPolicy string                 `protobuf:"bytes,3,opt,name=retention_policy,json=retentionPolicy,proto3" json:"retention_policy,omitempty"`
-	Source          string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`          // TCP address
-	Incomplete      bool                   `protobuf:"varint,5,opt,name=incomplete,proto3" json:"incomplete,omitempty"` // copy it also when the source's copy is not whole
+	Source          string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`                   // TCP address
+	Incomplete      bool                   `protobuf:"varint,5,opt,name=incomplete,proto3" json:"incomplete,omitempty"`          // copy it also when the source's copy is not whole
+	MaxRate         uint64                 `protobuf:"varint,6,opt,name=max_rate,json=maxRate,proto3" json:"max_rate,omitempty"` // bytes a second that this node takes; 0 for no limit
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -363,6 +364,13 @@ func (x *CopyRequest) GetIncomplete() bool {
 		return x.Incomplete
 	}
 	return false
+}
+
+func (x *CopyRequest) GetMaxRate() uint64 {
+	if x != nil {
+		return x.MaxRate
+	}
+	return 0
 }
 
 type CopyResponse struct {
@@ -1027,7 +1035,10 @@ type DescribeRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	ShardIds []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
 	// flush writes what is in the cache to files first: that is no change of the shard, but moves last_modified.
-	Flush         bool `protobuf:"varint,2,opt,name=flush,proto3" json:"flush,omitempty"`
+	Flush bool `protobuf:"varint,2,opt,name=flush,proto3" json:"flush,omitempty"`
+	// disk asks for all shards that have a folder on this node, instead of shard_ids; those that are being copied here
+	// are left out. A former build answers with nothing.
+	Disk          bool `protobuf:"varint,3,opt,name=disk,proto3" json:"disk,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1076,17 +1087,26 @@ func (x *DescribeRequest) GetFlush() bool {
 	return false
 }
 
+func (x *DescribeRequest) GetDisk() bool {
+	if x != nil {
+		return x.Disk
+	}
+	return false
+}
+
 type ShardDescription struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
-	Exists        bool                   `protobuf:"varint,2,opt,name=exists,proto3" json:"exists,omitempty"`
-	Size          int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`                                     // bytes on disk
-	LastModified  int64                  `protobuf:"varint,4,opt,name=last_modified,json=lastModified,proto3" json:"last_modified,omitempty"` // nanoseconds
-	Hot           bool                   `protobuf:"varint,5,opt,name=hot,proto3" json:"hot,omitempty"`                                       // written to, or not compacted yet
-	State         string                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`                                    // hot or cold
-	NotWhole      string                 `protobuf:"bytes,7,opt,name=not_whole,json=notWhole,proto3" json:"not_whole,omitempty"`              // why the copy may lack acknowledged writes or deletes; empty when it has them all
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	ShardId         uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	Exists          bool                   `protobuf:"varint,2,opt,name=exists,proto3" json:"exists,omitempty"`
+	Size            int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`                                     // bytes on disk
+	LastModified    int64                  `protobuf:"varint,4,opt,name=last_modified,json=lastModified,proto3" json:"last_modified,omitempty"` // nanoseconds
+	Hot             bool                   `protobuf:"varint,5,opt,name=hot,proto3" json:"hot,omitempty"`                                       // written to, or not compacted yet
+	State           string                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`                                    // hot or cold; with disk also "not open"
+	NotWhole        string                 `protobuf:"bytes,7,opt,name=not_whole,json=notWhole,proto3" json:"not_whole,omitempty"`              // why the copy may lack acknowledged writes or deletes; empty when it has them all
+	Database        []byte                 `protobuf:"bytes,8,opt,name=database,proto3" json:"database,omitempty"`                              // with disk: whose folder it is
+	RetentionPolicy []byte                 `protobuf:"bytes,9,opt,name=retention_policy,json=retentionPolicy,proto3" json:"retention_policy,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ShardDescription) Reset() {
@@ -1166,6 +1186,20 @@ func (x *ShardDescription) GetNotWhole() string {
 		return x.NotWhole
 	}
 	return ""
+}
+
+func (x *ShardDescription) GetDatabase() []byte {
+	if x != nil {
+		return x.Database
+	}
+	return nil
+}
+
+func (x *ShardDescription) GetRetentionPolicy() []byte {
+	if x != nil {
+		return x.RetentionPolicy
+	}
+	return nil
 }
 
 type DescribeResponse struct {
@@ -1358,7 +1392,7 @@ const file_shards_proto_rawDesc = "" +
 	"\x04last\x18\x05 \x01(\bR\x04last\x12\x14\n" +
 	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\x12\x1a\n" +
 	"\bchecksum\x18\a \x01(\aR\bchecksum\"\x10\n" +
-	"\x0eImportResponse\"\xa7\x01\n" +
+	"\x0eImportResponse\"\xc2\x01\n" +
 	"\vCopyRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
@@ -1366,7 +1400,8 @@ const file_shards_proto_rawDesc = "" +
 	"\x06source\x18\x04 \x01(\tR\x06source\x12\x1e\n" +
 	"\n" +
 	"incomplete\x18\x05 \x01(\bR\n" +
-	"incomplete\"$\n" +
+	"incomplete\x12\x19\n" +
+	"\bmax_rate\x18\x06 \x01(\x04R\amaxRate\"$\n" +
 	"\fCopyResponse\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"\xca\x01\n" +
 	"\fFilesRequest\x12\x19\n" +
@@ -1420,10 +1455,11 @@ const file_shards_proto_rawDesc = "" +
 	"\x10KillCopyResponse\"*\n" +
 	"\rRemoveRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x10\n" +
-	"\x0eRemoveResponse\"D\n" +
+	"\x0eRemoveResponse\"X\n" +
 	"\x0fDescribeRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12\x14\n" +
-	"\x05flush\x18\x02 \x01(\bR\x05flush\"\xc3\x01\n" +
+	"\x05flush\x18\x02 \x01(\bR\x05flush\x12\x12\n" +
+	"\x04disk\x18\x03 \x01(\bR\x04disk\"\x8a\x02\n" +
 	"\x10ShardDescription\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
 	"\x06exists\x18\x02 \x01(\bR\x06exists\x12\x12\n" +
@@ -1431,7 +1467,9 @@ const file_shards_proto_rawDesc = "" +
 	"\rlast_modified\x18\x04 \x01(\x03R\flastModified\x12\x10\n" +
 	"\x03hot\x18\x05 \x01(\bR\x03hot\x12\x14\n" +
 	"\x05state\x18\x06 \x01(\tR\x05state\x12\x1b\n" +
-	"\tnot_whole\x18\a \x01(\tR\bnotWhole\"H\n" +
+	"\tnot_whole\x18\a \x01(\tR\bnotWhole\x12\x1a\n" +
+	"\bdatabase\x18\b \x01(\fR\bdatabase\x12)\n" +
+	"\x10retention_policy\x18\t \x01(\fR\x0fretentionPolicy\"H\n" +
 	"\x10DescribeResponse\x124\n" +
 	"\x06shards\x18\x01 \x03(\v2\x1c.concord.v1.ShardDescriptionR\x06shards2\xce\x04\n" +
 	"\x06Shards\x12>\n" +

@@ -14,16 +14,19 @@ import (
 	"concord/internal/rpc"
 )
 
-// errKilled and errDropped are why a copy ends early.
+// Why a copy ends early.
 var (
 	errKilled  = errors.New("the copy was killed")
 	errDropped = errors.New("the shard was dropped")
+	errStopped = errors.New("the node stops")
 )
 
 // copies are the shards that are being copied to this node.
 type copies struct {
-	mu sync.Mutex
-	m  map[copyKey]*copying
+	mu     sync.Mutex
+	m      map[copyKey]*copying
+	closed bool           // no copy begins any more
+	open   sync.WaitGroup // those that have not ended
 }
 
 type copyKey struct {
@@ -52,6 +55,10 @@ func (all *copies) begin(ctx context.Context, r *rpc.CopyRequest) (*copying, con
 				"shard %d is being copied from %s already", r.ShardId, k.source)
 		}
 	}
+	if all.closed {
+		return nil, nil, status.Error(codes.Unavailable, errStopped.Error())
+	}
+	all.open.Add(1)
 	ctx, cancel := context.WithCancelCause(ctx)
 	c := &copying{ctx: ctx, cancel: cancel, done: make(chan struct{}), status: &rpc.CopyStatus{
 		Source: r.Source, Database: r.Database, RetentionPolicy: r.RetentionPolicy, ShardId: r.ShardId,
@@ -97,6 +104,18 @@ func (all *copies) end(c *copying) {
 	all.mu.Unlock()
 	c.cancel(nil)
 	close(c.done)
+	all.open.Done()
+}
+
+// close stops all copies, and waits until they have ended.
+func (all *copies) close() {
+	all.mu.Lock()
+	all.closed = true
+	for _, c := range all.m {
+		c.cancel(errStopped)
+	}
+	all.mu.Unlock()
+	all.open.Wait()
 }
 
 // kill stops a copy, and returns it, nil for none.

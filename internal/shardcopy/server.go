@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/entropy/pace"
 	"concord/internal/rpc"
 )
 
@@ -48,6 +49,12 @@ type Server struct {
 	Log       *zap.Logger
 
 	copies copies
+}
+
+// Close stops the copies that are being made here, and waits for them: they use the store.
+func (s *Server) Close() error {
+	s.copies.close()
+	return nil
 }
 
 // Export streams a copy.
@@ -115,7 +122,11 @@ func (s *Server) Copy(ctx context.Context, r *rpc.CopyRequest) (*rpc.CopyRespons
 	}
 	if err != nil {
 		s.Log.Warn("Copy of a shard failed", append(fields, zap.Error(err))...)
-		return nil, status.Errorf(codes.Aborted, "copy shard %d from %s: %s", r.ShardId, r.Source, rpc.Message(err))
+		code := codes.Aborted
+		if errors.Is(err, errKilled) {
+			code = codes.Canceled // nobody should begin it again
+		}
+		return nil, status.Errorf(code, "copy shard %d from %s: %s", r.ShardId, r.Source, rpc.Message(err))
 	}
 	s.Log.Info("Copied a shard", fields...)
 	return &rpc.CopyResponse{Bytes: uint64(n)}, nil
@@ -163,12 +174,16 @@ func (s *Server) fetchOnce(ctx context.Context, c *copying, r *rpc.CopyRequest) 
 	if err != nil {
 		return 0, err
 	}
+	limit := pace.NewLimit(r.MaxRate)
 	in := &reader{recv: func() (chunk, error) {
 		m, err := stream.Recv()
-		if err == nil {
-			idle.Reset(silence)
-			c.current.Add(int64(len(m.Data)))
+		if err != nil {
+			return m, err
 		}
+		idle.Stop() // what takes long now is this node, not the source
+		err = limit.Wait(sctx, len(m.Data))
+		idle.Reset(silence)
+		c.current.Add(int64(len(m.Data)))
 		return m, err
 	}}
 	if err := Import(s.Store, r.Database, r.RetentionPolicy, r.ShardId, in); err != nil {
@@ -250,6 +265,9 @@ func (s *Server) Remove(_ context.Context, r *rpc.RemoveRequest) (*rpc.RemoveRes
 
 // Describe tells about this node's copies. One that cannot be read does not hide the others.
 func (s *Server) Describe(ctx context.Context, r *rpc.DescribeRequest) (*rpc.DescribeResponse, error) {
+	if r.Disk {
+		return s.describeDisk()
+	}
 	resp := &rpc.DescribeResponse{}
 	for _, id := range r.ShardIds {
 		resp.Shards = append(resp.Shards, s.describe(id, r.Flush))

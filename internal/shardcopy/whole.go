@@ -36,6 +36,9 @@ func refuse(shard uint64, why string) error {
 // Unreadable is the state of a copy that is there and cannot be read; NotWhole of the description says why.
 const Unreadable = "unreadable"
 
+// NotOpen is the state of a folder of a shard that the node has not opened.
+const NotOpen = "not open"
+
 // describe tells about one copy, whose cache is written to a file first where that is asked for.
 func (s *Server) describe(id uint64, flushFirst bool) *rpc.ShardDescription {
 	var err error

@@ -213,13 +213,14 @@ func (d *day) clean(t *testing.T) {
 
 func (d *day) shards(t *testing.T) (out []wire.Shard) {
 	t.Helper()
-	return d.shardsOf(t, "ops")
+	return shardsOf(t, d.Cluster, "ops")
 }
 
-func (d *day) shardsOf(t *testing.T, db string) (out []wire.Shard) {
+// shardsOf are the shards of a database.
+func shardsOf(t *testing.T, c *process.Cluster, db string) (out []wire.Shard) {
 	t.Helper()
 	var all []wire.Shard
-	if err := json.Unmarshal([]byte(d.Ctl("show-shards", "-json")), &all); err != nil {
+	if err := json.Unmarshal([]byte(c.Ctl("show-shards", "-json")), &all); err != nil {
 		t.Fatal(err)
 	}
 	for _, sh := range all {

@@ -8,13 +8,11 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -78,10 +76,17 @@ type slapd struct {
 	cmd  *exec.Cmd
 }
 
+const noSlapd = "this machine has no slapd: install the package of that name"
+
+func hasSlapd() bool {
+	_, err := exec.LookPath("/usr/sbin/slapd")
+	return err == nil
+}
+
 func newSlapd(t *testing.T) *slapd {
 	t.Helper()
-	if _, err := exec.LookPath("/usr/sbin/slapd"); err != nil {
-		t.Skip("this machine has no slapd: install the package of that name")
+	if !hasSlapd() {
+		t.Skip(noSlapd)
 	}
 	dir := t.TempDir()
 	s := &slapd{t: t, conf: filepath.Join(dir, "slapd.conf")}
@@ -134,6 +139,42 @@ func (s *slapd) stop() {
 	}
 }
 
+const ldapConf = `
+enabled = %t
+cache-time = "1h"
+timeout = "2s"
+[[servers]]
+  host = "127.0.0.1"
+  port = %d
+  security = "none"
+  bind-dn = "cn=root,dc=x"
+  bind-password = "rootsecret"
+  search-base-dns = ["dc=x"]
+  search-filter = "(uid=%%s)"
+  group-search-base-dns = ["dc=x"]
+  group-membership-search-filter = "(&(objectClass=groupOfNames)(member=%%s))"
+  group-attribute = "cn"
+  group-search-filter = "(&(objectClass=groupOfNames)(cn=%%s))"
+  group-member-attribute = "member"
+  admin-groups = ["influx-admins"]
+  [[servers.group-mappings]]
+    group = "dev"
+    role = "readers"
+`
+
+// text is a configuration with this server.
+func (s *slapd) text(enabled bool) string { return fmt.Sprintf(ldapConf, enabled, s.port) }
+
+// config is a file with that configuration.
+func (s *slapd) config(t *testing.T, enabled bool) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "ldap.toml")
+	if err := os.WriteFile(file, []byte(s.text(enabled)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 // TestLDAP lets users of OpenLDAP in through both data nodes, for as long as the documentation says.
 func TestLDAP(t *testing.T) {
 	server := newSlapd(t)
@@ -141,21 +182,7 @@ func TestLDAP(t *testing.T) {
 	c := process.Start(t, process.Options{Meta: 3, Data: 2}) // without authentication until there is somebody to log in
 	ask := func(n *process.Node, user, password, q string) (int, string) {
 		t.Helper()
-		req, err := http.NewRequest(http.MethodPost, "http://"+n.HTTP+"/query?"+url.Values{"db": {"ops"},
-			"q": {q}}.Encode(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if user != "" {
-			req.SetBasicAuth(user, password)
-		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		b, _ := io.ReadAll(resp.Body)
-		return resp.StatusCode, string(b)
+		return login{user, password}.query(t, n, "ops", q)
 	}
 	want := func(when, user, password, q string, code int) {
 		t.Helper()
@@ -186,28 +213,7 @@ func TestLDAP(t *testing.T) {
 	role(`{"action":"create","role":{"name":"readers"}}`)
 	role(`{"action":"add-permissions","role":{"name":"readers","permissions":{"ops":["ReadData"]}}}`)
 
-	config := fmt.Sprintf(`
-enabled = true
-cache-time = "1h"
-timeout = "2s"
-[[servers]]
-  host = "127.0.0.1"
-  port = %d
-  security = "none"
-  bind-dn = "cn=root,dc=x"
-  bind-password = "rootsecret"
-  search-base-dns = ["dc=x"]
-  search-filter = "(uid=%%s)"
-  group-search-base-dns = ["dc=x"]
-  group-membership-search-filter = "(&(objectClass=groupOfNames)(member=%%s))"
-  group-attribute = "cn"
-  group-search-filter = "(&(objectClass=groupOfNames)(cn=%%s))"
-  group-member-attribute = "member"
-  admin-groups = ["influx-admins"]
-  [[servers.group-mappings]]
-    group = "dev"
-    role = "readers"
-`, server.port)
+	config := server.text(true)
 	file := filepath.Join(t.TempDir(), "ldap.toml")
 	write := func(text string) {
 		t.Helper()
@@ -257,17 +263,7 @@ timeout = "2s"
 	}
 
 	t.Setenv("INFLUXDB_HTTP_AUTH_ENABLED", "true")
-	for _, n := range c.Data {
-		n.Stop(syscall.SIGTERM)
-		n.Start()
-		c.Await(n.Name+" is back", func() bool {
-			resp, err := http.Get("http://" + n.HTTP + "/ping")
-			if err == nil {
-				resp.Body.Close()
-			}
-			return err == nil
-		})
-	}
+	restart(t, c, c.Data...)
 	want("an administrator", "paul", "s3cr3t", "SHOW USERS", 200)
 	want("a reader", "eve", "evil", "SELECT * FROM m", 200)
 	want("a reader", "eve", "evil", "SHOW USERS", 403)

@@ -77,10 +77,16 @@ func goBuild(t *testing.T, pkg string, flags ...string) string {
 	return path
 }
 
+// engineTool is that of the engine's module.
+func engineTool(t *testing.T) tool {
+	t.Helper()
+	return tool{name: "engine113", path: goBuild(t, "concord/test/ossinfluxd")}
+}
+
 // ossTools are those of the engine's module and, where it can be had, of Debian.
 func ossTools(t *testing.T) []tool {
 	t.Helper()
-	tools := []tool{{name: "engine113", path: goBuild(t, "concord/test/ossinfluxd")}}
+	tools := []tool{engineTool(t)}
 	old, err := debian()
 	if err != nil {
 		t.Logf("without Debian's influxd 1.6.7: %v", err)
@@ -215,7 +221,7 @@ func (o *oss) backUp(t *testing.T, tool tool, one, two string) {
 	})
 	t.Run("one shard", func(t *testing.T) {
 		dir, id := t.TempDir(), ""
-		for _, sh := range (&day{Cluster: o.Cluster}).shardsOf(t, "src") {
+		for _, sh := range shardsOf(t, o.Cluster, "src") {
 			if sh.RetentionPolicy == "two" {
 				id = fmt.Sprint(sh.ID)
 			}

@@ -35,6 +35,9 @@ type Options struct {
 	Settings map[string]map[string]any   // of the data nodes, by section; sections that the build lacks are left out
 	Lists    map[string][]map[string]any // of the data nodes: sections of which there may be several, such as [[udp]]
 	Build    *Build                      // that the nodes run at first; nil for the one of this source
+	// Configure changes the configuration of a node before it is written, by section; nil for none.
+	Configure func(node string, settings map[string]any)
+	CtlFlags  []string // of each influxd-ctl
 }
 
 // Cluster is a set of node processes.
@@ -151,18 +154,10 @@ func Start(t testing.TB, opt Options) *Cluster {
 		t.Cleanup(c.Links.close)
 	}
 	for range opt.Meta {
-		n := c.newMeta()
-		c.Meta = append(c.Meta, n)
-		n.Start()
+		c.startMeta()
 	}
 	for _, n := range c.Meta {
-		c.Await("meta node "+n.Name+" answers", func() bool {
-			conn, err := net.Dial("tcp", n.bindHTTP)
-			if err == nil {
-				conn.Close()
-			}
-			return err == nil
-		})
+		c.awaitMeta(n)
 		c.Ctl("add-meta", n.HTTP)
 	}
 	for range opt.Data {
@@ -241,12 +236,48 @@ func (c *Cluster) newMeta() *Node {
 	n := c.newNode(fmt.Sprintf("meta%d", len(c.Meta)+1), "influxd-meta")
 	n.bindTCP, n.TCP = c.listen(n.Name, bytesAlone)
 	n.bindHTTP, n.HTTP = c.listen(n.Name, bytesAlone)
-	n.configure(map[string]any{
+	c.configure(n, map[string]any{
 		"hostname": "127.0.0.1",
 		"meta": map[string]any{
 			"dir": filepath.Join(n.Dir, "meta"), "bind-address": n.bindTCP, "http-bind-address": n.bindHTTP,
 		},
 	})
+	return n
+}
+
+// startMeta starts one more meta node.
+func (c *Cluster) startMeta() *Node {
+	n := c.newMeta()
+	c.Meta = append(c.Meta, n)
+	n.Start()
+	return n
+}
+
+// awaitMeta waits until a meta node takes connections.
+func (c *Cluster) awaitMeta(n *Node) {
+	c.t.Helper()
+	c.Await("meta node "+n.Name+" answers", func() bool {
+		conn, err := net.Dial("tcp", n.bindHTTP)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+}
+
+// configure writes the configuration of a node.
+func (c *Cluster) configure(n *Node, settings map[string]any) {
+	if c.opt.Configure != nil {
+		c.opt.Configure(n.Name, settings)
+	}
+	n.configure(settings)
+}
+
+// AddMeta starts one more meta node, which is in no cluster yet.
+func (c *Cluster) AddMeta() *Node {
+	c.t.Helper()
+	n := c.startMeta()
+	c.awaitMeta(n)
 	return n
 }
 
@@ -299,13 +330,21 @@ func (c *Cluster) startNode() *Node {
 	for section, list := range c.opt.Lists {
 		all[section] = list
 	}
-	n.configure(all)
+	c.configure(n, all)
 	c.mu.Lock()
 	c.started = append(c.started, n) // first: links look for callers
 	c.mu.Unlock()
 	n.Start()
 	n.AwaitUp()
 	return n
+}
+
+// Move gives a data node that is down another TCP address.
+func (c *Cluster) Move(n *Node) {
+	c.t.Helper()
+	n.bindTCP, n.TCP = c.listen(n.Name, calls)
+	n.settings["bind-address"] = n.bindTCP
+	n.configure(n.settings)
 }
 
 // DataNodes are Data at one moment, for callers beside which nodes are replaced.
@@ -383,7 +422,8 @@ func (c *Cluster) TryCtl(args ...string) (string, error) {
 func (c *Cluster) CtlAt(n *Node, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, c.Bin("influxd-ctl"), append([]string{"-bind", n.bindHTTP}, args...)...)
+	args = slices.Concat([]string{"-bind", n.bindHTTP}, c.opt.CtlFlags, args)
+	cmd := exec.CommandContext(ctx, c.Bin("influxd-ctl"), args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

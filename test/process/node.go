@@ -31,6 +31,7 @@ type Node struct {
 	program           string // influxd, influxd-meta
 	binary, conf, log string
 	bindTCP, bindHTTP string
+	settings          map[string]any // in conf
 	links             *Links
 	disk              *disk // nil when the node has none of its own
 	noDisk            error // why it has none
@@ -83,6 +84,7 @@ func notable(log string) string {
 
 func (n *Node) configure(settings map[string]any) {
 	n.t.Helper()
+	n.settings = settings
 	var b bytes.Buffer
 	err := toml.NewEncoder(&b).Encode(settings)
 	if err == nil {
@@ -131,7 +133,12 @@ func (n *Node) Up() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	_, err := n.Client().Query(ctx, "", "SHOW DATABASES")
-	return err == nil
+	return err == nil || asksWho(err)
+}
+
+// asksWho reports whether an answer only says that the client must log in, or make the first administrator.
+func asksWho(err error) bool {
+	return strings.Contains(err.Error(), ": 401 ") || strings.Contains(err.Error(), "create admin user first")
 }
 
 // AwaitUp waits until a data node answers, for a minute at most.

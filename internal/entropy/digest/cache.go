@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/influxdata/influxdb/tsdb"
 
@@ -39,6 +40,7 @@ type cachedShard struct {
 	id         cacheID
 	of         *tsdb.Shard // another one after the shard was dropped and made again
 	stamp      Stamp
+	at         time.Time // when the file was known to be up to date
 }
 
 // Stamp changes with the contents of a shard. Deletes changes with every delete in
@@ -101,12 +103,31 @@ func (c *Cache) Drop(shard uint64) error {
 	if s != nil {
 		s.Lock()
 		defer s.Unlock()
-		s.of = nil
+		s.of, s.at = nil, time.Time{}
 	}
 	if err := os.Remove(c.path(shard)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return nil
+}
+
+// UpToDate is when the digests of a shard were up to date last: when somebody asked for them, or, before this process
+// asked, when their file was written. It is zero for never.
+func (c *Cache) UpToDate(shard uint64) time.Time {
+	c.mu.Lock()
+	s := c.shards[shard]
+	c.mu.Unlock()
+	if s != nil && s.TryLock() { // it may be brought up to date right now, which takes a while
+		at := s.at
+		s.Unlock()
+		if !at.IsZero() {
+			return at
+		}
+	}
+	if info, err := os.Stat(c.path(shard)); err == nil {
+		return info.ModTime()
+	}
+	return time.Time{}
 }
 
 // View is the digests of a shard as they were at one moment: later changes do not show.
@@ -156,7 +177,7 @@ func (c *Cache) View(
 				v.Close()
 				return nil, fmt.Errorf("digest cache: %w", err)
 			}
-			s.id, s.of, s.stamp = id, shard, before
+			s.id, s.of, s.stamp, s.at = id, shard, before, time.Now()
 			return v, nil
 		}
 		// A delete may have moved what was being looked up, or taken back a write that was

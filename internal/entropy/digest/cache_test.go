@@ -389,3 +389,33 @@ func BenchmarkCache(b *testing.B) {
 		}
 	})
 }
+
+// When the digests were up to date last is known at once, also of those that an earlier process made.
+func TestCacheTellsWhenItWasUpToDate(t *testing.T) {
+	t.Parallel()
+	c := newCached(t)
+	if at := c.cache.UpToDate(1); !at.IsZero() {
+		t.Errorf("before the first look it was up to date at %s", at)
+	}
+	c.write(t, "m v=1 1")
+	before := time.Now()
+	c.view(t).Close()
+	first := c.cache.UpToDate(1)
+	if first.Before(before) || first.After(time.Now()) {
+		t.Errorf("it was up to date at %s, not between %s and now", first, before)
+	}
+	c.view(t).Close() // nothing changed, and it was looked at again
+	if second := c.cache.UpToDate(1); !second.After(first) {
+		t.Errorf("the second look was at %s, the first one at %s", second, first)
+	}
+	c.reopen(t)
+	if at := c.cache.UpToDate(1); at.IsZero() || at.After(time.Now()) {
+		t.Errorf("after a restart it was up to date at %s", at)
+	}
+	if err := c.cache.Drop(1); err != nil {
+		t.Fatal(err)
+	}
+	if at := c.cache.UpToDate(1); !at.IsZero() {
+		t.Errorf("digests that were dropped were up to date at %s", at)
+	}
+}

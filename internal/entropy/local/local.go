@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/influxdata/influxdb/tsdb"
 	"go.uber.org/zap"
@@ -158,6 +159,15 @@ func (l *Local) Root(ctx context.Context, shard cluster.Shard, until int64) (roo
 		return nil
 	})
 	return root, err
+}
+
+// Digested is when the digest of a copy was up to date last; zero for never.
+func (l *Local) Digested(shard uint64) time.Time {
+	cache, err := l.cache()
+	if err != nil {
+		return time.Time{} // whoever needs the digest says so
+	}
+	return cache.UpToDate(shard)
 }
 
 // Digests calls fn for each series-field with points in windows that end at or before until.

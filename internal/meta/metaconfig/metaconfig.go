@@ -75,6 +75,7 @@ func (c *Config) DataTLS() trust.TLS {
 
 // Program loads and prints it.
 var Program = config.Program[*Config]{
+	Name:         "influxd-meta",
 	Title:        "Concord meta node: influxdb-meta.conf",
 	Files:        []string{"/etc/influxdb/influxdb-meta.conf"},
 	PathVariable: "INFLUXDB_META_CONFIG_PATH",

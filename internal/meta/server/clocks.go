@@ -18,6 +18,9 @@ const clockTimeout = 2 * time.Second
 func (a *API) serveCluster(w http.ResponseWriter, r *http.Request) {
 	st := a.server.State()
 	m := wire.Members{Data: members(st.DataNodes), Meta: members(st.MetaNodes)}
+	for i := range m.Meta {
+		m.Meta[i].HTTPScheme = a.server.peers.Scheme() // meta nodes reach each other by the same scheme
+	}
 	a.clocks.read(r.Context(), m)
 	Reply(w, m, nil)
 }
@@ -25,7 +28,10 @@ func (a *API) serveCluster(w http.ResponseWriter, r *http.Request) {
 func members(nodes []cluster.Node) []wire.Member {
 	out := make([]wire.Member, len(nodes))
 	for i, n := range nodes {
-		out[i].Node = wire.Node(n)
+		out[i] = wire.Member{Node: wire.Node(n), Addr: n.HTTPAddr, Status: "joined"}
+		if n.Labels == nil {
+			out[i].Labels = map[string]string{}
+		}
 	}
 	return out
 }
@@ -44,7 +50,8 @@ type reading struct {
 	clocks.Skew
 }
 
-// read asks all members at the same time what time they have, and notes how far each is from the others.
+// read asks all members at the same time what time they have, and notes how far each is from the others. Data nodes also
+// say by which scheme clients reach them.
 func (c *clockReader) read(ctx context.Context, m wire.Members) {
 	ctx, cancel := context.WithTimeout(ctx, clockTimeout)
 	defer cancel()
@@ -69,6 +76,7 @@ func (c *clockReader) read(ctx context.Context, m wire.Members) {
 		n := &m.Data[i]
 		ask(n, n.TCPAddr, func() (int64, error) {
 			_, who, err := c.data.identify(ctx, n.TCPAddr, 0)
+			n.HTTPScheme = who.GetHttpScheme()
 			return who.GetClock(), err
 		})
 	}

@@ -24,10 +24,12 @@ type APIDeps struct {
 	Data   *DataMembers
 	LDAP   *ldap.Users // whom LDAP servers know
 
-	Routes      []Route       // of other packages
-	ShardRepair http.Handler  // answers below /shard-repair/
-	Page        http.Handler  // answers at and below /cluster, and knows by itself who is logged in
-	LeaseTime   time.Duration // for which a lease is granted; 0 for the engine's default
+	Routes      []Route      // of other packages
+	ShardRepair http.Handler // answers below /shard-repair/
+	Page        http.Handler // answers at and below /cluster, and knows by itself who is logged in
+	// CopyStates are what all owners say of their copies, by shard and owner.
+	CopyStates func(context.Context) map[uint64]map[uint64]wire.CopyState
+	LeaseTime  time.Duration // for which a lease is granted; 0 for the engine's default
 }
 
 // Route is what another package adds to the HTTP API.

@@ -195,13 +195,13 @@ func (m *memberRoutes) nodeLabels(r *http.Request) (any, error) {
 	set := map[string]string{}
 	if v := r.FormValue("set"); v != "" {
 		if err := json.Unmarshal([]byte(v), &set); err != nil {
-			return nil, errors.New("set: must be a JSON object of strings")
+			return nil, errors.New("the labels to set must be a JSON object of strings, such as {\"az\":\"eu-1a\"}")
 		}
 	}
 	var remove []string
 	if v := r.FormValue("delete"); v != "" {
 		if err := json.Unmarshal([]byte(v), &remove); err != nil {
-			return nil, errors.New("delete: must be a JSON list of strings")
+			return nil, errors.New("the labels to delete must be a JSON list of strings, such as [\"az\"]")
 		}
 	}
 	return nodeAnswer(m.labelNode(r.FormValue("node"), set, remove))

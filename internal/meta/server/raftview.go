@@ -90,7 +90,7 @@ func (s *Server) AskRaft(
 // userChanges are the changes that make a line of the log. The others are too many, or are seen elsewhere.
 var userChanges = map[string]bool{
 	"create-user": true, "update-user": true, "drop-user": true, "set-privilege": true, "set-admin-privilege": true,
-	"create-role": true, "drop-role": true, "set-role": true,
+	"change-grants": true, "create-role": true, "drop-role": true, "rename-role": true, "change-role": true,
 }
 
 // logChange logs a change of who may do what. Passwords and their hashes are not in the line.

@@ -17,11 +17,14 @@ import (
 // Removed is a data node that was removed, and what the cluster lost with it.
 type Removed struct {
 	cluster.Node
-	Lost []string // a phrase for each shard; its files are still on the node
+	Lost  []string // a phrase for each shard; its files are still on the node
+	Short int      // how many of its shards have fewer copies now than their policies ask for
 }
 
 // answer is the answer of /remove-data.
-func (r Removed) answer() wire.Removed { return wire.Removed{Node: wire.Node(r.Node), Lost: r.Lost} }
+func (r Removed) answer() wire.Removed {
+	return wire.Removed{Node: wire.Node(r.Node), Lost: r.Lost, Short: r.Short}
+}
 
 // maxNamed bounds how many shards an error names.
 const maxNamed = 20
@@ -33,9 +36,11 @@ func (d *DataMembers) RemoveData(ctx context.Context, addr string, force bool) (
 	if err != nil {
 		return Removed{}, err
 	}
+	owned := d.server.State().Shards()
 	if _, err := d.server.Execute(cluster.DeleteDataNode{ID: r.ID, Time: time.Now(), Adopt: true}); err != nil {
 		return Removed{}, err
 	}
+	r.Short = short(d.server.State(), owned, r.ID)
 	if member != nil {
 		ctx, cancel := context.WithTimeout(ctx, dataNodeTimeout)
 		defer cancel()
@@ -49,6 +54,17 @@ func (d *DataMembers) RemoveData(ctx context.Context, addr string, force bool) (
 		}
 	}
 	return r, nil
+}
+
+// short counts the shards with fewer copies than their policies ask for, of those that a node owned.
+func short(now *cluster.State, before []cluster.Shard, node uint64) (n int) {
+	active := len(now.ActiveDataNodes())
+	for _, sh := range before {
+		if left, ok := now.Shard(sh.ID); ok && sh.Owned(node) && len(left.Owners) < min(left.ReplicaN, active) {
+			n++
+		}
+	}
+	return n
 }
 
 // untilHeard makes a call to a data node until the node answers or ctx ends. A node that finds out itself that it was
@@ -98,7 +114,7 @@ func (d *DataMembers) removableData(
 	}
 	if len(r.Lost) > 0 && !force {
 		return r, nil, fmt.Errorf("data node %s holds what no other node has: %s; "+
-			"give each shard another owner with influxd-ctl copy-shard %s <other-node> <shard-id>, "+
+			"give each shard another owner with influxd-ctl rebalance -drain %s, "+
 			"or wait until anti-entropy has completed the other copies, "+
 			"or lose it with influxd-ctl remove-data -force %s", addr, named(r.Lost), addr, addr)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"sort"
 
 	emeta "github.com/influxdata/influxdb/services/meta"
@@ -79,36 +78,37 @@ func (u *userRoutes) serveChangeUser(w http.ResponseWriter, r *http.Request) {
 }
 
 func (u *userRoutes) changeUser(action string, user wire.User) error {
-	if user.Name == "" {
-		return emeta.ErrUsernameRequired
+	op, err := u.userOp(action, user)
+	if err == nil {
+		_, err = u.execute(op)
 	}
-	do := func(op cluster.Op) error { _, err := u.execute(op); return err }
+	return err
+}
+
+// userOp is what a POST /user asks for.
+func (u *userRoutes) userOp(action string, user wire.User) (cluster.Op, error) {
+	if user.Name == "" {
+		return nil, emeta.ErrUsernameRequired
+	}
+	g, err := grantsOf(user.Permissions)
+	if err != nil {
+		return nil, err
+	}
 	switch action {
 	case "create":
 		hash, err := u.hashOf(user)
-		if err != nil {
-			return err
-		}
-		return do(cluster.CreateUser{Name: user.Name, Hash: hash})
+		return cluster.CreateUser{Name: user.Name, Hash: hash, Grants: g}, err
 	case "change-password":
 		hash, err := u.hashOf(user)
-		if err != nil {
-			return err
-		}
-		return do(cluster.UpdateUser{Name: user.Name, Hash: hash})
+		return cluster.UpdateUser{Name: user.Name, Hash: hash}, err
 	case "delete":
-		return do(cluster.DropUser{Name: user.Name})
-	case "add-permissions", "remove-permissions":
-		g, err := grantsOf(user.Permissions)
-		if err != nil {
-			return err
-		}
-		if action == "add-permissions" {
-			return do(cluster.ChangeGrants{User: user.Name, Add: g})
-		}
-		return do(cluster.ChangeGrants{User: user.Name, Remove: g})
+		return cluster.DropUser{Name: user.Name}, nil
+	case "add-permissions":
+		return cluster.ChangeGrants{User: user.Name, Add: g}, nil
+	case "remove-permissions":
+		return cluster.ChangeGrants{User: user.Name, Remove: g}, nil
 	}
-	return fmt.Errorf("action %q is unknown: "+
+	return nil, fmt.Errorf("action %q is unknown: "+
 		"create, delete, change-password, add-permissions or remove-permissions", action)
 }
 
@@ -150,39 +150,36 @@ func (u *userRoutes) serveChangeRole(w http.ResponseWriter, r *http.Request) {
 	Reply(w, struct{}{}, u.changeRole(body.Action, body.Role))
 }
 
-func (u *userRoutes) changeRole(action string, b wire.Role) error {
-	do := func(op cluster.Op) error { _, err := u.execute(op); return err }
+func (u *userRoutes) changeRole(action string, role wire.Role) error {
+	op, err := roleOp(action, role)
+	if err == nil {
+		_, err = u.execute(op)
+	}
+	return err
+}
+
+// roleOp is what a POST /role asks for.
+func roleOp(action string, role wire.Role) (cluster.Op, error) {
+	g, err := grantsOf(role.Permissions)
+	if err != nil {
+		return nil, err
+	}
 	switch action {
 	case "create":
-		return do(cluster.CreateRole{Name: b.Name})
+		return cluster.CreateRole{Name: role.Name, Users: role.Users, Grants: g}, nil
 	case "delete":
-		return do(cluster.DropRole{Name: b.Name})
-	}
-	role, ok := u.state().Role(b.Name)
-	if !ok {
-		return cluster.ErrRoleNotFound
-	}
-	role.Users = slices.Clone(role.Users)
-	switch action {
+		return cluster.DropRole{Name: role.Name}, nil
 	case "change-name":
-		role.Name = b.NewName
+		return cluster.RenameRole{Name: role.Name, NewName: role.NewName}, nil
 	case "add-users":
-		role.Users = append(role.Users, b.Users...)
+		return cluster.ChangeRole{Name: role.Name, AddUsers: role.Users}, nil
 	case "remove-users":
-		role.Users = slices.DeleteFunc(role.Users, func(u string) bool { return slices.Contains(b.Users, u) })
-	case "add-permissions", "remove-permissions":
-		g, err := grantsOf(b.Permissions)
-		if err != nil {
-			return err
-		}
-		if action == "add-permissions" {
-			role = role.Grant(g)
-		} else {
-			role = role.Revoke(g)
-		}
-	default:
-		return fmt.Errorf("action %q is unknown: create, delete, change-name, add-users, remove-users, "+
-			"add-permissions or remove-permissions", action)
+		return cluster.ChangeRole{Name: role.Name, RemoveUsers: role.Users}, nil
+	case "add-permissions":
+		return cluster.ChangeRole{Name: role.Name, Add: g}, nil
+	case "remove-permissions":
+		return cluster.ChangeRole{Name: role.Name, Remove: g}, nil
 	}
-	return do(cluster.SetRole{Name: b.Name, Role: role})
+	return nil, fmt.Errorf("action %q is unknown: create, delete, change-name, add-users, remove-users, "+
+		"add-permissions or remove-permissions", action)
 }

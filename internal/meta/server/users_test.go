@@ -7,11 +7,14 @@ import (
 	"testing"
 
 	"github.com/influxdata/influxql"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"concord/internal/cluster"
 	"concord/internal/meta/metatest"
 	"concord/internal/meta/server"
 	"concord/internal/meta/wire"
+	"concord/internal/metanode"
 )
 
 func TestUsersOverHTTP(t *testing.T) {
@@ -49,6 +52,49 @@ func TestUsersOverHTTP(t *testing.T) {
 	}
 }
 
+// Each request that changes users or roles makes a line of the log, without passwords.
+func TestChangesOfUsersAndRolesAreLogged(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zap.InfoLevel)
+	m := metatest.Start(t, func(d *metanode.Deps) { d.Config.SingleServer, d.Log = true, zap.New(core) })
+	reads := map[string][]string{"": {"ReadData"}}
+	paul, role := wire.User{Name: "paul", Password: "hunter2"}, wire.Role{Name: "east"}
+	for _, step := range []struct {
+		change func(string) error
+		action string
+		want   string
+	}{
+		{user(m, paul), "create", "create user"},
+		{user(m, paul), "change-password", "update user"},
+		{user(m, wire.User{Name: "paul", Permissions: reads}), "add-permissions", "change grants"},
+		{user(m, wire.User{Name: "paul", Permissions: reads}), "remove-permissions", "change grants"},
+		{roleOf(m, role), "create", "create role"},
+		{roleOf(m, wire.Role{Name: "east", Permissions: reads}), "add-permissions", "change role"},
+		{roleOf(m, wire.Role{Name: "east", Users: []string{"paul"}}), "add-users", "change role"},
+		{roleOf(m, wire.Role{Name: "east", NewName: "west"}), "change-name", "rename role"},
+		{roleOf(m, wire.Role{Name: "west"}), "delete", "drop role"},
+		{user(m, paul), "delete", "drop user"},
+	} {
+		logs.TakeAll()
+		metatest.OK(t, step.change(step.action))
+		lines := logs.FilterMessage("Users or roles were changed").All()
+		if len(lines) != 1 || lines[0].ContextMap()["change"] != step.want || lines[0].ContextMap()["name"] == "" {
+			t.Errorf("%s logs %v, want %q", step.action, lines, step.want)
+		}
+		if text := fmt.Sprint(logs.All()); strings.Contains(text, "hunter2") || strings.Contains(text, "$2a$") {
+			t.Errorf("%s logs a password: %s", step.action, text)
+		}
+	}
+}
+
+func user(m *metatest.Meta, u wire.User) func(string) error {
+	return func(action string) error { return server.ChangeUser(m.Server, action, u) }
+}
+
+func roleOf(m *metatest.Meta, r wire.Role) func(string) error {
+	return func(action string) error { return server.ChangeRole(m.Server, action, r) }
+}
+
 func TestRolesGiveTheirUsersPrivileges(t *testing.T) {
 	t.Parallel()
 	m := metatest.New(t, true)
@@ -84,7 +130,7 @@ func TestRolesGiveTheirUsersPrivileges(t *testing.T) {
 		{"add-users", wire.Role{Name: "east", Users: []string{"paul", "paul"}}, "", "false false false"},
 		{
 			"add-permissions", wire.Role{Name: "east", Permissions: map[string][]string{"nix": {"ReadData"}}},
-			"database does not exist", "false false false",
+			"database not found: nix", "false false false",
 		},
 		{
 			"add-permissions", wire.Role{Name: "east", Permissions: map[string][]string{"db": {"ReadData"}}}, "",

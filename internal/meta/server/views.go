@@ -30,9 +30,13 @@ func (a *API) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	Reply(w, st, nil)
 }
 
-// serveShards lists all shards with their owners.
-func (a *API) serveShards(w http.ResponseWriter, _ *http.Request) {
+// serveShards lists all shards with their owners, and with verbose=true what these say of their copies.
+func (a *API) serveShards(w http.ResponseWriter, r *http.Request) {
 	st := a.server.State()
+	var copies map[uint64]map[uint64]wire.CopyState
+	if r.FormValue("verbose") == "true" {
+		copies = a.deps.CopyStates(r.Context())
+	}
 	out := []wire.Shard{}
 	for _, sh := range st.Shards() {
 		i := wire.Shard{
@@ -49,7 +53,11 @@ func (a *API) serveShards(w http.ResponseWriter, _ *http.Request) {
 		}
 		for _, id := range sh.Owners {
 			n, _ := st.DataNode(id)
-			i.Owners = append(i.Owners, wire.Owner{ID: id, TCPAddr: n.TCPAddr})
+			owner := wire.Owner{ID: id, TCPAddr: n.TCPAddr}
+			if c, ok := copies[sh.ID][id]; ok {
+				owner.CopyState = &c
+			}
+			i.Owners = append(i.Owners, owner)
 		}
 		out = append(out, i)
 	}

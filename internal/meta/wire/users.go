@@ -27,13 +27,13 @@ type Roles struct {
 	Roles []Role `json:"roles,omitempty"`
 }
 
-// ChangeUser is a POST /user.
+// ChangeUser is a POST /user. A user may be created with permissions.
 type ChangeUser struct {
 	Action string `json:"action"` // create, delete, change-password, add-permissions or remove-permissions
 	User   User   `json:"user"`
 }
 
-// ChangeRole is a POST /role.
+// ChangeRole is a POST /role. A role may be created with users and permissions.
 type ChangeRole struct {
 	// Action is create, delete, change-name, add-users, remove-users, add-permissions or remove-permissions.
 	Action string `json:"action"`

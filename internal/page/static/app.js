@@ -26,14 +26,14 @@ const views = {
   meta: { title: 'Meta', icon: '△', admin: true, ...meta },
   balance: { title: 'Balance', icon: '⚖', admin: true, ...balance },
   events: { title: 'Events', icon: '☰', admin: true, ...events },
-  query: { title: 'Query', icon: '>', needsQuery: true, ...query },
+  query: { title: 'Query', icon: '>', ...query },
 }
 
 const root = document.getElementById('app')
 let current = { name: '', args: [] }
 let planned = false
 
-const may = (v) => (!v.admin || store.session?.admin) && (!v.needsQuery || store.session?.query)
+const may = (v) => !v.admin || store.session?.admin
 
 function place() {
   const [name, ...args] = location.hash.replace(/^#\/?/, '').split('/').map(decodeURIComponent)

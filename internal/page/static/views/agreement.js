@@ -3,7 +3,7 @@
 import { h } from '../dom.js'
 import { ago, count, percent, sorted } from '../format.js'
 import { store } from '../store.js'
-import { empty, statuses, statusMark } from './parts.js'
+import { deletesWaiting, empty, statuses, statusMark } from './parts.js'
 import { recent } from './events.js'
 import { progress } from './repairs.js'
 import { legend, map } from './shards.js'
@@ -29,6 +29,7 @@ export const agreement = {
         store.session.admin && sum.enabled ? h('button', { class: 'button', 'data-act': 'check-all' }, 'Check all now') : null),
       share(sum),
       attention(s),
+      deletesWaiting(),
       running.length ? h('section', { 'data-key': 'running' }, h('h2', {}, 'Being repaired'), running.map(([k, r]) => progress(k, r))) : null,
       h('section', { 'data-key': 'map' },
         h('div', { class: 'row between' }, h('h2', {}, 'Shards'), h('a', { href: '#/shards' }, 'Filter and look closer')),

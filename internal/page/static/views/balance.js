@@ -17,7 +17,7 @@ export const balance = {
         h('ul', { class: 'bars' }, nodes.map(([id, n]) => h('li', { 'data-key': id },
           h('span', {}, n.address), bar((n.bytes ?? 0) / most, `Bytes of ${n.address}`), h('span', { class: 'num' }, n.up ? bytes(n.bytes) : 'away'))))),
       few.length ? h('section', {}, h('h2', {}, 'Too few copies'),
-        h('p', {}, 'These shards have fewer owners than their policy asks for. Add one to each with ', h('code', {}, 'influxd-ctl copy-shard <from> <to> <shard>'), '.'),
+        h('p', {}, 'These shards have fewer owners than their policy asks for. ', h('code', {}, 'influxd-ctl rebalance'), ' adds one to each, and ', h('code', {}, 'influxd-ctl rebalance -dry-run'), ' shows its plan.'),
         table(['Policy', { num: 'Copies asked for' }, { num: 'Shards with fewer' }, 'Copy'], few.map(([key, p]) => [key, { num: p.replicas }, { num: count(p.too_few) }, { wide: proposals(p) }]),
           { label: 'Policies with too few copies' })) : null,
       h('section', {}, h('h2', {}, 'Shards of each policy, by node'),

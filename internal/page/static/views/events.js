@@ -3,7 +3,7 @@
 import { h, on } from '../dom.js'
 import { atSeconds, count, sorted } from '../format.js'
 import { store } from '../store.js'
-import { empty } from './parts.js'
+import { deletesWaiting, empty } from './parts.js'
 
 const kinds = {
   node: 'nodes', meta: 'metadata', entropy: 'entropy found', repair: 'repairs', damage: 'damage', hints: 'hinted handoff', delete: 'deletes',
@@ -36,6 +36,7 @@ export const events = {
     const option = (name) => ([v, t]) => h('option', { value: v, selected: filter[name] === v }, t)
     return [
       h('h1', {}, 'Events'),
+      deletesWaiting(),
       h('div', { class: 'row filters' },
         h('label', {}, 'About', h('select', { name: 'kind', 'data-act': 'event-filter', 'data-on': 'change' }, [['', 'All'], ...Object.entries(kinds)].map(option('kind')))),
         h('label', {}, 'Show', h('select', { name: 'level', 'data-act': 'event-filter', 'data-on': 'change' }, [['', 'All'], ['warn', 'Warnings and errors']].map(option('level')))),

@@ -1,7 +1,8 @@
 // What several views share.
 
 import { confirm, h, on, toast } from '../dom.js'
-import { repairCall, store } from '../store.js'
+import { ago, count, sorted } from '../format.js'
+import { nodeName, repairCall, store } from '../store.js'
 
 // statuses of shards, the worst first: the letter in a cell, its name, and what it means.
 export const statuses = {
@@ -41,6 +42,22 @@ export function bar(part, text, kind = '') {
 export const action = () => h('span', { class: 'hidden' }, 'Action')
 
 export const field = (name, ...value) => h('div', { class: 'field' }, h('dt', {}, name), h('dd', {}, value))
+
+// deletesWaiting lists the deletes that wait for nodes which missed them; null for none.
+export function deletesWaiting() {
+  const list = sorted(store.state.deletes, ([, a], [, b]) => Date.parse(a.since ?? 0) - Date.parse(b.since ?? 0))
+  if (!list.length) return null
+  const shown = list.slice(0, 100)
+  const more = store.state.summary.more_deletes
+  const names = (ids) => ids.map(nodeName).join(', ')
+  return h('section', { 'data-key': 'deletes', id: 'deletes-waiting' }, h('h2', {}, 'Deletes that wait'),
+    h('p', { class: 'muted' }, `${more ? `More than ${count(list.length)} deletes wait` : list.length === 1 ? 'One delete waits' : `${count(list.length)} deletes wait`} for nodes on which they did not run. `,
+      'They run as soon as these are back. Until then the copies there count as not whole, and are not read.'),
+    table(['Since', 'Database', 'Delete', 'Waits for', 'Kept by'], shown.map(([, d]) => [
+      d.since ? ago(d.since) : '–', d.database || '–', { wide: h('code', {}, d.text) }, names(d.for), names(d.kept),
+    ]), { label: 'Deletes that wait', key: (i) => shown[i][0] }),
+    list.length > shown.length ? h('p', { class: 'muted' }, `The ${count(shown.length)} oldest are shown.`) : null)
+}
 
 // act runs an action of an operator, and says what became of it.
 export async function act(button, done, fn) {

@@ -2,7 +2,7 @@
 
 import { chart } from '../chart.js'
 import { confirm, h, on } from '../dom.js'
-import { count, seconds } from '../format.js'
+import { count, seconds, sorted } from '../format.js'
 import { post, store } from '../store.js'
 import { empty, table } from './parts.js'
 
@@ -20,6 +20,7 @@ export const query = {
     redraw = draw
   },
   render() {
+    if (!store.session.query) return elsewhere()
     const dbs = [...new Set(Object.values(store.state.shards).map((s) => s.database))].sort()
     if (!db && dbs.length) db = dbs.find((d) => d !== '_internal') ?? dbs[0]
     const examples = ['SHOW DATABASES', 'SHOW MEASUREMENTS', 'SHOW FIELD KEYS', 'SHOW TAG KEYS']
@@ -39,6 +40,24 @@ export const query = {
       result(),
     ]
   },
+}
+
+// elsewhere says on a meta node where queries are answered. What was logged in here is not sent along: a login counts
+// on one node alone.
+function elsewhere() {
+  const all = sorted(store.state.nodes).filter(([, n]) => n.http)
+  const up = all.filter(([, n]) => n.up)
+  const link = ([key, n]) => {
+    return h('li', { 'data-key': key }, h('a', { href: `${location.protocol}//${n.http}/cluster#/query` }, n.http))
+  }
+  return [
+    h('h1', {}, 'Query'),
+    h('section', { class: 'card', id: 'query-elsewhere' },
+      h('p', {}, 'This is a meta node: it has no points, and answers no queries. ',
+        up.length ? 'Open the query box at a data node' : all.length ? 'No data node answers now. These are there' : 'There is no data node yet: add one with influxd-ctl add-data.',
+        all.length ? (store.session.auth ? ', and log in there:' : ':') : null),
+      h('ul', {}, (up.length ? up : all).map(link))),
+  ]
 }
 
 function result() {

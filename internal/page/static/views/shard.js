@@ -76,7 +76,7 @@ function owners(s) {
   const by = Object.fromEntries((detail?.owners ?? []).map((o) => [o.node, o]))
   const most = Math.max(1, ...Object.values(by).map((o) => o.size))
   return h('section', {}, h('h2', {}, 'Owners'),
-    table(['Node', 'Copy', { num: 'Size' }, h('span', { class: 'hidden' }, 'Size as a bar'), 'Last write'], s.owners.map((n, i) => {
+    table(['Node', 'Copy', { num: 'Size' }, h('span', { class: 'hidden' }, 'Size as a bar'), 'Last write', 'Digest'], s.owners.map((n, i) => {
       const o = by[n]
       const node = store.state.nodes[n]
       return [
@@ -85,9 +85,10 @@ function owners(s) {
           : o.corrupt ? h('span', { class: 'bad' }, `damaged: ${o.corrupt}`) : o.lacks ? h('span', { class: 'warn' }, `not whole: ${o.lacks}`)
             : o.hints_for ? `whole; keeps writes for ${o.hints_for.map((x) => store.state.nodes[x]?.address ?? x).join(', ')}` : 'whole',
         { num: o?.up ? bytes(o.size) : '–' }, o?.up ? h('div', { class: 'mini' }, bar(o.size / most, `Size ${bytes(o.size)}`)) : '',
-        o?.up && o.written ? ago(o.written) : '–',
+        o?.up && o.written ? ago(o.written) : '–', o?.up && o.digested ? ago(o.digested) : '–',
       ]
-    }), { label: `Owners of shard ${id}` }))
+    }), { label: `Owners of shard ${id}` }),
+    h('p', { class: 'muted small' }, 'Digest: when the sums that the comparison uses were up to date last.'))
 }
 
 on('dry-run', async (b) => {
