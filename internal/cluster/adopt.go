@@ -199,7 +199,8 @@ func (a *adopter) database(from *meta.DatabaseInfo) error {
 		a.policy(db, &from.RetentionPolicies[i])
 	}
 	for _, q := range from.ContinuousQueries {
-		if slices.ContainsFunc(db.ContinuousQueries, func(c meta.ContinuousQueryInfo) bool { return c.Name == q.Name }) {
+		same := func(c meta.ContinuousQueryInfo) bool { return c.Name == q.Name }
+		if slices.ContainsFunc(db.ContinuousQueries, same) {
 			a.out.Kept = append(a.out.Kept, fmt.Sprintf("continuous query %q of %q", q.Name, db.Name))
 			continue
 		}

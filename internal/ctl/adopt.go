@@ -17,25 +17,24 @@ import (
 func (c *client) adopt() *cobra.Command {
 	var dryRun, merge, asJSON bool
 	var old string
-	one := args("tcp-addr")
 	cmd := &cobra.Command{
-		Use:   "adopt <tcp-addr> | -influxdb-cluster <meta-http>",
+		Use:   "adopt <tcp-addr>",
 		Short: "Take a plain InfluxDB 1.x server, or a whole influxdb-cluster, into the cluster",
 		Long: "Adopt takes the plain server into the cluster on whose folders a data node was started: its " +
 			"databases,\npolicies, shards, users, continuous queries and subscriptions. No data is copied. The data " +
-			"node waits to be\nadopted, and changes nothing before. With -merge, shards of databases that the cluster " +
-			"has already get the\ndata node as another owner, and anti-entropy gives each owner what it lacks.\n\n" +
+			"node waits to be\nadopted, and changes nothing before. With -merge, shards of databases that the " +
+			"cluster has already get the\ndata node as another owner, and anti-entropy gives each owner what it " +
+			"lacks.\n\n" +
 			"With -influxdb-cluster, a new cluster without data takes over the metadata of a running " +
 			"influxdb-cluster, with\nthe IDs and shards of its data nodes. Then each data node is started on its " +
 			"folders, and adopted by its address.",
 		Example: "  influxd-ctl adopt -dry-run data1:8088\n  influxd-ctl adopt data1:8088\n" +
 			"  influxd-ctl adopt -influxdb-cluster old-meta1:8091",
-		Args: func(cmd *cobra.Command, args []string) error {
-			switch {
-			case old != "" && (len(args) > 0 || merge):
-				return errors.New("adopt -influxdb-cluster takes no other address, and no -merge")
-			case old == "":
-				return one(cmd, args)
+		Args: func(cmd *cobra.Command, given []string) error {
+			if old == "" {
+				return args("tcp-addr")(cmd, given)
+			} else if len(given) > 0 || merge {
+				return errors.New("influxd-ctl adopt: -influxdb-cluster takes no other address, and no -merge")
 			}
 			return nil
 		},
@@ -110,7 +109,8 @@ func printServer(w io.Writer, a wire.Adoption) {
 	list("Continuous queries", a.Queries)
 	list("The cluster keeps its own", a.Kept)
 	if len(a.Missing) > 0 {
-		fmt.Fprintf(w, "Shards that are not on its disk: %v. Nothing was written to them, or they are lost\n", a.Missing)
+		fmt.Fprintf(w, "Shards that are not on its disk: %v. Nothing was written to them, or they are lost\n",
+			a.Missing)
 	}
 	if len(a.Moves) > 0 {
 		fmt.Fprintln(w, "Folders that get another name, as the cluster has their shard IDs already:")
