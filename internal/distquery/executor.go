@@ -106,13 +106,7 @@ func (e *Executor) executeInto(ctx *query.ExecutionContext, stmt *influxql.Selec
 func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement, strict bool) error {
 	share := e.Budget.Open()
 	defer share.Close()
-	answer := &answerCount{share: share}
-	if r := e.Requests.Get(ctx.NodeID); r != nil {
-		r.Query.Store(ctx.QueryID)
-		if !r.Streamed {
-			answer.share, answer.keep = r.Share, true
-		}
-	}
+	answer := e.countOf(ctx, share)
 	for _, s := range []*budget.Share{share, answer.share} {
 		defer s.OnEnd(func(err error) {
 			if m := query.MonitorFromContext(ctx); m != nil {
@@ -123,33 +117,17 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	if err := share.Grow(argumentCost(stmt)); err != nil {
 		return err
 	}
-	report := &Report{strict: strict, state: e.State}
 	user, err := restrict.From(ctx.Authorizer)
 	if err != nil {
 		return err
 	}
-	base := e.Base
-	mapper := e.Mapper.For(report)
-	mapper.share, mapper.holdsPoints = share, holdsPoints(stmt)
-	sel, _ := stmt.(*influxql.SelectStatement)
-	if explain, ok := stmt.(*influxql.ExplainStatement); ok {
-		if sel = explain.Statement; !explain.Analyze {
-			mapper.paths = &paths{}
-		}
-	}
-	if sel != nil {
-		mapper.keeps = aggregate.KeepOf(sel)
-		if listsSeries(sel) {
-			sel.Dedupe = false
-		}
-	}
-	if plain, ok := stmt.(*influxql.SelectStatement); ok && mapper.Vector.On {
-		mapper.statement = textAhead(plain)
-	}
+	report := &Report{strict: strict, state: e.State}
 	ending, end := context.WithCancel(ctx)
 	defer end()
 	defer e.logTimeout(ending, ctx, stmt.String())()
+	mapper := e.mapperOf(stmt, report, share)
 	mapper.ending = ending
+	base := e.Base
 	base.ShardMapper = mapper
 	base.TSDBStore = e.Store(ending, report, share, user)
 	list := newListing(ctx, stmt, base.TSDBStore)
@@ -162,33 +140,12 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 		}
 		base.PointsWriter = intoWriter{base.PointsWriter, user}
 	}
-	out := ctx.Results
-	results, ended := make(chan *query.Result), make(chan struct{})
-	ctx.Results = results
-	go func() {
-		defer close(ended)
-		sent := false // rows
-		for r := range results {
-			if list != nil && sent && empty(r) {
-				continue // the engine ends an answer of which it knows no rows
-			}
-			sent = sent || len(r.Series) > 0
-			r.Messages = append(r.Messages, report.warning()...)
-			listedRows(ctx, stmt, r)
-			mapper.paths.add(r)
-			if answer.add(r) != nil {
-				continue // the statement ends
-			}
-			select {
-			case out <- r:
-			case <-ctx.Done(): // nobody takes it
-			}
-		}
-	}()
+	results := &passing{
+		ctx: ctx, stmt: stmt, report: report, answer: answer, paths: mapper.paths, lists: list != nil, out: ctx.Results,
+	}
+	ended := results.begin()
 	err = base.ExecuteStatement(ctx, stmt)
-	close(results)
-	<-ended
-	ctx.Results = out
+	ended()
 	if over := cmp.Or(share.Err(), answer.share.Err()); over != nil {
 		return over
 	}
@@ -197,6 +154,82 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 		return ctx.Send(&query.Result{Messages: late})
 	}
 	return err
+}
+
+// countOf counts the answer against the share of the request, where it is held in memory until it is whole.
+func (e *Executor) countOf(ctx *query.ExecutionContext, share *budget.Share) *answerCount {
+	answer := &answerCount{share: share}
+	if r := e.Requests.Get(ctx.NodeID); r != nil {
+		r.Query.Store(ctx.QueryID)
+		if !r.Streamed {
+			answer.share, answer.keep = r.Share, true
+		}
+	}
+	return answer
+}
+
+// mapperOf returns the mapper for a statement.
+func (e *Executor) mapperOf(stmt influxql.Statement, report *Report, share *budget.Share) *ShardMapper {
+	mapper := e.Mapper.For(report)
+	mapper.share, mapper.holdsPoints = share, holdsPoints(stmt)
+	sel, _ := stmt.(*influxql.SelectStatement)
+	if sel != nil && mapper.Vector.On {
+		mapper.statement = textAhead(sel)
+	}
+	if explain, ok := stmt.(*influxql.ExplainStatement); ok {
+		if sel = explain.Statement; !explain.Analyze {
+			mapper.paths = &paths{}
+		}
+	}
+	if sel != nil {
+		mapper.keeps = aggregate.KeepOf(sel)
+		if listsSeries(sel) {
+			sel.Dedupe = false
+		}
+	}
+	return mapper
+}
+
+// passing passes the results of a statement on, with what is to be said about them.
+type passing struct {
+	ctx    *query.ExecutionContext
+	stmt   influxql.Statement
+	report *Report
+	answer *answerCount
+	paths  *paths
+	lists  bool // a listing sends the rows, and the engine knows of none
+	out    chan *query.Result
+}
+
+// begin takes the results of the statement, until end is called.
+func (p *passing) begin() (end func()) {
+	results, ended := make(chan *query.Result), make(chan struct{})
+	p.ctx.Results = results
+	go func() {
+		defer close(ended)
+		sent := false // rows
+		for r := range results {
+			if p.lists && sent && empty(r) {
+				continue // the engine ends an answer of which it knows no rows
+			}
+			sent = sent || len(r.Series) > 0
+			r.Messages = append(r.Messages, p.report.warning()...)
+			listedRows(p.ctx, p.stmt, r)
+			p.paths.add(r)
+			if p.answer.add(r) != nil {
+				continue // the statement ends
+			}
+			select {
+			case p.out <- r:
+			case <-p.ctx.Done(): // nobody takes it
+			}
+		}
+	}()
+	return func() {
+		close(results)
+		<-ended
+		p.ctx.Results = p.out
+	}
 }
 
 // logTimeout logs when query-timeout ends a statement, until stop is called.

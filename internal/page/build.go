@@ -68,7 +68,7 @@ func (b *builder) addNodes() {
 	for _, n := range b.nodes {
 		out := Node{
 			Address: n.TCPAddr, HTTP: n.HTTPAddr, Up: n.up, Passive: n.Passive, Since: stampOf(n.since),
-			Zone: n.Labels["zone"],
+			Zone: n.Zone(),
 		}
 		if !n.up {
 			b.attend("node-"+id(n.ID), Attention{

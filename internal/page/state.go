@@ -75,7 +75,7 @@ type Node struct {
 	Error   string            `json:"error,omitempty"`
 	Version string            `json:"version,omitempty"`
 	Started *time.Time        `json:"started,omitempty"`
-	Zone    string            `json:"zone,omitempty"` // the label zone
+	Zone    string            `json:"zone,omitempty"` // the label az
 	Labels  map[string]string `json:"labels,omitempty"`
 	Disks   []Disk            `json:"disks,omitempty"`
 	Hints   []Hints           `json:"hints,omitempty"`

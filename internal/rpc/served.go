@@ -30,7 +30,7 @@ func (s *Served) requests(method string) *atomic.Int64 {
 		return &s.costs
 	case Query_FieldDimensions_FullMethodName:
 		return &s.dimensions
-	case Query_MeasurementNames_FullMethodName:
+	case Query_MeasurementNames_FullMethodName, Query_Measurements_FullMethodName:
 		return &s.names
 	case Shards_Copy_FullMethodName:
 		return &s.copies

@@ -6,8 +6,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -201,19 +203,61 @@ func TestGrants(t *testing.T) {
 				`SELECT count(*) FROM cpu`, `SELECT * FROM cpu LIMIT 2`, `SELECT usage FROM two.autogen.cpu LIMIT 1`,
 				`SELECT max(u) FROM (SELECT usage AS u FROM two..cpu)`, `SHOW MEASUREMENTS`, `SHOW TAG KEYS`,
 				`SHOW TAG VALUES WITH KEY = host`, `SHOW FIELD KEYS`, `SHOW SERIES`, `SHOW SERIES CARDINALITY`,
-				`SHOW SERIES EXACT CARDINALITY`, `SHOW MEASUREMENT CARDINALITY`,
-				`SHOW TAG VALUES CARDINALITY WITH KEY = host`,
-				`SHOW TAG VALUES ON two WITH KEY = region`, `SHOW MEASUREMENTS ON *.*`, `SHOW DATABASES`,
-				`SHOW RETENTION POLICIES`,
-				`SHOW CONTINUOUS QUERIES`, `SHOW USERS`, `SELECT usage INTO copy FROM cpu WHERE host = 'h01'`,
-				`DELETE FROM once`,
-				`DROP MEASUREMENT once`, `SHOW GRANTS FOR reader`, `SET PASSWORD FOR nobody = 'n'`, `CREATE DATABASE x`,
-				`DROP DATABASE x`,
+				`SHOW MEASUREMENT CARDINALITY`, `SHOW TAG VALUES ON two WITH KEY = region`, `SHOW DATABASES`,
+				`SELECT usage INTO copy FROM cpu WHERE host = 'h01'`,
 			} {
 				s.both(t, db, statement, f)
 				s.settle(t)
 			}
+			for _, statement := range slices.Sorted(maps.Keys(enterpriseNeeds)) {
+				if f.Name == "reader" || f.Name == "writer" || f.Name == "nobody" {
+					s.needs(t, db, statement, f)
+				} else {
+					s.both(t, db, statement, f)
+				}
+				s.settle(t)
+			}
 		}
+	}
+	// A plain node refuses it to all who may not read the database of the request. The cluster shows what they may read.
+	got, err := Ask(s.ctx, s.node(), "one", `SHOW MEASUREMENTS ON *.*`, Form{Name: "reader"}.As("reader", "r"))
+	if err != nil || !strings.Contains(got, `"one"`) || strings.Contains(got, `"two"`) {
+		t.Errorf("measurements of all databases for one who may read one: %s, %v", got, err)
+	}
+}
+
+// enterpriseNeeds is what a user needs for statements for which a plain node asks for something else than InfluxDB
+// Enterprise, or for nothing. Those that end with "on" are for one database.
+var enterpriseNeeds = map[string]string{
+	`SHOW SERIES EXACT CARDINALITY`:               "READ on",
+	`SHOW TAG VALUES CARDINALITY WITH KEY = host`: "READ on",
+	`SHOW RETENTION POLICIES`:                     "READ or CreateDatabase on",
+	`SHOW CONTINUOUS QUERIES`:                     "ManageContinuousQuery on",
+	`DELETE FROM once`:                            "DropData on",
+	`DROP MEASUREMENT once`:                       "DropData on",
+	`SHOW USERS`:                                  "CreateUserAndRole",
+	`SHOW GRANTS FOR reader`:                      "CreateUserAndRole",
+	`SET PASSWORD FOR nobody = 'n'`:               "CreateUserAndRole",
+	`CREATE DATABASE x`:                           "CreateDatabase",
+	`DROP DATABASE x`:                             "DropDatabase",
+}
+
+// needs checks that the cluster refuses a statement with what it needs, unless the user has that.
+func (s *sides) needs(t *testing.T, db, statement string, f Form) {
+	t.Helper()
+	got, err := Ask(s.ctx, s.node(), db, statement, f)
+	if err != nil {
+		t.Errorf("%s, %s: %v", f.Name, statement, err)
+		return
+	}
+	need, ofDatabase := strings.CutSuffix(enterpriseNeeds[statement], " on")
+	want := "requires " + need
+	if ofDatabase {
+		want += " on " + db
+	}
+	may := strings.HasPrefix(need, "READ") && (f.Name == "reader" && db == "one" || f.Name == "writer" && db == "two")
+	if strings.Contains(got, want) == may {
+		t.Errorf("%s asks %q of %s: %s, which says %q: %t", f.Name, statement, db, got, want, !may)
 	}
 }
 
