@@ -19,10 +19,11 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(Run("prog", "show", os.Args[1:], func(root *cobra.Command) {
 		for _, name := range []string{"show", "show-shards"} {
-			root.AddCommand(&cobra.Command{Use: name, Short: name, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-				cmd.Println("it ran " + cmd.Name())
-				return nil
-			}})
+			root.AddCommand(&cobra.Command{Use: name, Short: name, Args: cobra.NoArgs,
+				RunE: func(cmd *cobra.Command, _ []string) error {
+					cmd.Println("it ran " + cmd.Name())
+					return nil
+				}})
 		}
 	}))
 }

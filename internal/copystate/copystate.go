@@ -78,8 +78,8 @@ type Said struct {
 type Order struct {
 	Says func(to uint64) (clock, floor, underWay uint64) // what this node says to another one, as in Said
 	Told func(Said)                                      // is told what another node says
-	// Timeout is after how long a write that a node did not answer is kept for it; 0 is longer than freshFor. What a node
-	// heard of others counts no longer than that: it may have hung since.
+	// Timeout is after how long a write that a node did not answer is kept for it; 0 is longer than freshFor. What a
+	// node heard of others counts no longer than that: it may have hung since.
 	Timeout time.Duration
 	// Began is a version that this node had reached when its folders were written last; 0 for not known.
 	Began uint64

@@ -31,7 +31,8 @@ var rebalancePlan = wire.RebalancePlan{
 }
 
 // mustServeRebalance serves the plan, and events as the answer of a run. It returns what was asked for.
-func mustServeRebalance(t *testing.T, events func(send func(wire.RebalanceEvent))) (bind string, asked chan url.Values) {
+func mustServeRebalance(t *testing.T, events func(send func(wire.RebalanceEvent))) (bind string,
+	asked chan url.Values) {
 	t.Helper()
 	asked = make(chan url.Values, 10)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -115,7 +116,8 @@ func TestRebalanceSaysWhenTheMetaNodeWentAway(t *testing.T) {
 	plan := rebalancePlan
 	bind, _ := mustServeRebalance(t, func(send func(wire.RebalanceEvent)) { send(wire.RebalanceEvent{Plan: &plan}) })
 	_, err := run(t, bind, "rebalance")
-	if err == nil || !strings.Contains(err.Error(), "run influxd-ctl rebalance again") || errors.Is(err, context.Canceled) {
+	if err == nil || !strings.Contains(err.Error(), "run influxd-ctl rebalance again") ||
+		errors.Is(err, context.Canceled) {
 		t.Errorf("it ended with %v", err)
 	}
 }
@@ -127,7 +129,8 @@ func TestRebalanceRefusesWhatItCannotMean(t *testing.T) {
 		"rebalance -undrain data1:8088 -dry-run":          "-undrain: give it alone",
 		"rebalance -undrain data1:8088 -drain data2:8088": "-undrain: give it alone",
 	} {
-		if _, err := run(t, "127.0.0.1:1", strings.Fields(args)...); err == nil || !strings.HasPrefix(err.Error(), want) {
+		if _, err := run(t, "127.0.0.1:1", strings.Fields(args)...); err == nil ||
+			!strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", args, err, want)
 		}
 	}

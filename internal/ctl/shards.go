@@ -135,7 +135,8 @@ func shardRows(shards []shard, verbose bool) [][]string {
 			replicas, group, start, end = "", "", "", ""
 		}
 		rows = append(rows, []string{
-			strconv.FormatUint(s.ID, 10), s.Database, s.RetentionPolicy, replicas, group, start, end, stampOf(s.Expires),
+			strconv.FormatUint(s.ID, 10), s.Database, s.RetentionPolicy, replicas, group, start, end,
+			stampOf(s.Expires),
 			"[" + strings.Join(owners, " ") + "]",
 		})
 	}
@@ -157,8 +158,9 @@ func printProblems(w io.Writer, shards []shard) {
 		for _, c := range s.Copies {
 			switch {
 			case c.Unlisted:
-				lines = append(lines, fmt.Sprintf("Shard %d of %s.%s is on the disk of %s, with %s, and not in the metadata",
-					s.ID, c.Database, c.RetentionPolicy, c.TCPAddr, size(c.Size)))
+				lines = append(lines,
+					fmt.Sprintf("Shard %d of %s.%s is on the disk of %s, with %s, and not in the metadata",
+						s.ID, c.Database, c.RetentionPolicy, c.TCPAddr, size(c.Size)))
 			case c.NotWhole != "":
 				lines = append(lines, fmt.Sprintf("Shard %d on %s is not whole: %s", s.ID, c.TCPAddr, c.NotWhole))
 			}

@@ -183,9 +183,11 @@ func (s clusterState) attention() (out []styled) {
 
 // nodes is a table of the data nodes.
 func (s clusterState) nodes(now time.Time) []styled {
-	rows := [][]string{{"Data Node", "State", "Since", "Version", "Free Disk", "Data", "Writes/s", "Queries/s", "Hints"}}
+	rows := [][]string{{"Data Node", "State", "Since", "Version", "Free Disk", "Data", "Writes/s", "Queries/s",
+		"Hints"}}
 	styles := []style{bold}
-	nodes := slices.SortedFunc(maps.Values(s.Nodes), func(a, b stateNode) int { return cmp.Compare(a.Address, b.Address) })
+	nodes := slices.SortedFunc(maps.Values(s.Nodes),
+		func(a, b stateNode) int { return cmp.Compare(a.Address, b.Address) })
 	for _, n := range nodes {
 		row := []string{n.Address, "up", "", n.Version, "", size(n.Bytes), "", "", s.hints(n, now)}
 		st := plain
@@ -245,7 +247,8 @@ func (s clusterState) repairs() (out []styled) {
 	slices.SortFunc(open, func(a, b stateRepair) int { return compareIDs(a.Shard, b.Shard) })
 	for _, r := range open {
 		line := bar(api.Repair{
-			ID: r.Shard, State: r.State, Progress: r.Progress, Points: r.Points, Rate: r.Rate, ETA: r.Left, Error: r.Error,
+			ID: r.Shard, State: r.State, Progress: r.Progress, Points: r.Points, Rate: r.Rate, ETA: r.Left,
+			Error: r.Error,
 		})
 		switch r.State {
 		case "running":
@@ -260,7 +263,8 @@ func (s clusterState) repairs() (out []styled) {
 		out = append([]styled{{bold, "Running Repairs"}}, out...)
 	}
 	if len(waiting) > 0 {
-		out = append(out, styled{plain, fmt.Sprintf("Queued Repairs: %d: %s", len(waiting), strings.Join(waiting, ", "))})
+		out = append(out, styled{plain, fmt.Sprintf("Queued Repairs: %d: %s", len(waiting),
+			strings.Join(waiting, ", "))})
 	}
 	if len(paused) > 0 {
 		slices.Sort(paused)

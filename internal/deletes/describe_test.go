@@ -16,7 +16,8 @@ func TestDeletesAreDescribedForPeople(t *testing.T) {
 		want   Description
 	}{
 		{
-			&rpc.Delete{Kind: rpc.Delete_DELETE_SERIES, Id: "1", Database: "db", Statement: "DELETE FROM cpu WHERE host = 'a'"},
+			&rpc.Delete{Kind: rpc.Delete_DELETE_SERIES, Id: "1", Database: "db",
+				Statement: "DELETE FROM cpu WHERE host = 'a'"},
 			Description{"1", "db", "DELETE FROM cpu WHERE host = 'a'"},
 		},
 		{

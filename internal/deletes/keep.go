@@ -54,7 +54,8 @@ func (d *Service) hint(req *rpc.Delete, nodes []uint64) error {
 	}
 	var errs []error
 	for _, n := range nodes {
-		errs = append(errs, d.deps.Handoff.Append(n, handoff.WholeDatabase, handoff.Entry{Kind: handoff.Delete, Data: b}))
+		errs = append(errs, d.deps.Handoff.Append(n, handoff.WholeDatabase,
+			handoff.Entry{Kind: handoff.Delete, Data: b}))
 		d.deps.Missed(n, handoff.WholeDatabase)
 	}
 	return errors.Join(errs...)

@@ -63,8 +63,8 @@ func mustGetURL(ctx context.Context, t *testing.T, url string) string {
 	return string(b)
 }
 
-// The names and types are those of the documentation of InfluxDB Enterprise and of influxdb-cluster, together with those
-// that Concord had before.
+// The names and types are those of the documentation of InfluxDB Enterprise and of influxdb-cluster, together with
+// those that Concord had before.
 func TestAnswersHaveTheDocumentedForms(t *testing.T) {
 	t.Parallel()
 	ctx, c := mustStartWith(t, 2, func(cfg *datanode.Config) {
@@ -99,7 +99,8 @@ func TestAnswersHaveTheDocumentedForms(t *testing.T) {
 		"/show-cluster": {mustGetURL(ctx, t, meta+"/show-cluster"), object{
 			"data": list{object{
 				"id": "float64", "tcpAddr": "string", "httpAddr": "string", "addr": "string", "httpScheme": "string",
-				"version": "string", "status": "string", "labels": object{}, "identity": "string", "clockSkewMs": "float64",
+				"version": "string", "status": "string", "labels": object{}, "identity": "string",
+				"clockSkewMs": "float64",
 			}},
 			"meta": list{object{
 				"id": "float64", "tcpAddr": "string", "httpAddr": "string", "addr": "string", "httpScheme": "string",

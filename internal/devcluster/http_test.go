@@ -93,7 +93,8 @@ func promWrite(ctx context.Context, t *testing.T, addr, db string, series []prom
 		t.Fatal(err)
 	}
 	path := "/api/v1/prom/write?db=" + db + "&consistency=all"
-	if status, answer := post(ctx, t, http.MethodPost, addr, path, snappy.Encode(nil, b)); status != http.StatusNoContent {
+	if status, answer := post(ctx, t, http.MethodPost, addr, path,
+		snappy.Encode(nil, b)); status != http.StatusNoContent {
 		t.Fatalf("%s: %d %s", addr, status, answer)
 	}
 }
@@ -148,7 +149,8 @@ func match(typ prompb.LabelMatcher_Type, name, value string) *prompb.LabelMatche
 // TestPrometheusReadsTheSameThroughEveryNode compares with a plain node that has all data.
 func TestPrometheusReadsTheSameThroughEveryNode(t *testing.T) {
 	t.Parallel()
-	const is, not, like, unlike = prompb.LabelMatcher_EQ, prompb.LabelMatcher_NEQ, prompb.LabelMatcher_RE, prompb.LabelMatcher_NRE
+	const is, not, like, unlike = prompb.LabelMatcher_EQ, prompb.LabelMatcher_NEQ, prompb.LabelMatcher_RE,
+		prompb.LabelMatcher_NRE
 	from := yesterday().AddDate(0, 0, -4)
 	const hours = 96
 	for _, index := range []string{"inmem", "tsi1"} {
@@ -250,7 +252,8 @@ func TestPrometheusReadsAllOrGetsAnError(t *testing.T) {
 	ctx, c := mustStartWith(t, 3, nil)
 	from := yesterday()
 	for replicas := 1; replicas <= 2; replicas++ {
-		mustQuery(ctx, t, c, 0, "", fmt.Sprintf(`CREATE DATABASE db%d WITH REPLICATION %[1]d SHARD DURATION 1d`, replicas))
+		mustQuery(ctx, t, c, 0, "", fmt.Sprintf(`CREATE DATABASE db%d WITH REPLICATION %[1]d SHARD DURATION 1d`,
+			replicas))
 		promWrite(ctx, t, c.Data[0].HTTPAddr(), fmt.Sprintf("db%d", replicas), samples(from, 20))
 	}
 	q := &prompb.Query{

@@ -43,7 +43,8 @@ func TestShowShardsNamesWhatIsOnDiskAlone(t *testing.T) {
 	}
 	out := mustCtl(ctx, t, c, "show-shards", "-m", "-v")
 	for _, want := range []string{
-		fmt.Sprintf("Shard 4711 of gone.autogen is on the disk of %s, with 2.0 KiB, and not in the metadata\n", owner.TCPAddr()),
+		fmt.Sprintf("Shard 4711 of gone.autogen is on the disk of %s, with 2.0 KiB, and not in the metadata\n",
+			owner.TCPAddr()),
 		fmt.Sprintf("Shard %d of db.autogen is on the disk of %s, ", sh.ID, other.TCPAddr()),
 		fmt.Sprintf("[{ID:%d TCPAddr:%s State:not open LastModified:", owner.Meta.NodeID(), owner.TCPAddr()),
 		"Err:not in the metadata}]",

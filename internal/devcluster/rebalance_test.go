@@ -428,7 +428,8 @@ func TestDrainOfANodeThatIsAway(t *testing.T) {
 			t.Errorf("shard %d has the owners %v", sh.ID, sh.Owners)
 		}
 	}
-	if rows := mustQuery(ctx, t, c, 1, "db", "SELECT count(i) FROM m"); len(rows) != 1 || fmt.Sprint(rows[0][1]) != "300" {
+	if rows := mustQuery(ctx, t, c, 1, "db", "SELECT count(i) FROM m"); len(rows) != 1 ||
+		fmt.Sprint(rows[0][1]) != "300" {
 		t.Errorf("the other nodes have %v", rows)
 	}
 }

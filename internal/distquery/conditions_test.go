@@ -44,7 +44,8 @@ func spread() string {
 // conditions on tags, on names, and on fields, as SHOW statements may have them.
 var conditions = []string{
 	`host = 'h1'`, `host != 'h1'`, `host =~ /h[12]/`, `host !~ /h[12]/`, `host = ''`, `host != ''`, `host =~ /.*/`,
-	`host !~ /.*/`, `host =~ /^$/`, `host !~ /^$/`, `host = 'none'`, `host != 'none'`, `nothing = 'x'`, `nothing != 'x'`,
+	`host !~ /.*/`, `host =~ /^$/`, `host !~ /^$/`, `host = 'none'`, `host != 'none'`, `nothing = 'x'`,
+	`nothing != 'x'`,
 	`host = 'h1' AND region = 'r1'`, `host = 'h1' AND region != 'r1'`, `host != 'h1' AND region != 'r1'`,
 	`host != 'h0' AND host != 'h2'`, `host =~ /h[0-3]/ AND region !~ /r[12]/`,
 	`host = 'h1' AND host = 'h2' AND zone = 'z'`, `rack = 'a' AND host = 'h5'`, `rack != 'a'`,
@@ -74,7 +75,8 @@ func TestConditionsHoldOverAllNodes(t *testing.T) {
 			c := newTestCluster(t, tt)
 			c.write(t, spread())
 			for _, where := range conditions {
-				c.compare(t, `SHOW MEASUREMENTS WHERE `+where, `SHOW MEASUREMENTS WITH MEASUREMENT =~ /m[0-4]|bare/ WHERE `+where)
+				c.compare(t, `SHOW MEASUREMENTS WHERE `+where,
+					`SHOW MEASUREMENTS WITH MEASUREMENT =~ /m[0-4]|bare/ WHERE `+where)
 				ofFields := strings.Contains(where, "role") || strings.Contains(where, "note")
 				if tt.index == "inmem" && ofFields {
 					continue // the engine goes by the fields of any one of the shards
@@ -113,7 +115,8 @@ func TestNodeThatDoesNotKnowSeveralConditionsIsAClearError(t *testing.T) {
 	c.write(t, spread())
 	c.compare(t, `SHOW MEASUREMENTS WHERE host = 'h1' OR region = 'r2'`)
 	got := c.nodes[0].run(t, `SHOW MEASUREMENTS WHERE host != 'h1'`, query.ExecutionOptions{})
-	if want := "it answers 1 of 2 conditions: install the same version on all data nodes"; !strings.Contains(got, want) ||
+	if want := "it answers 1 of 2 conditions: install the same version on all data nodes"; !strings.Contains(got,
+		want) ||
 		strings.Contains(got, "m1") {
 		t.Errorf("the answer is %s", got)
 	}

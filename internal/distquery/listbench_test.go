@@ -18,9 +18,9 @@ import (
 
 var listedSeries = flag.Int("listed", 100_000, "series that BenchmarkLists has, each with a tag value")
 
-// BenchmarkLists lists many tag values, and a fifth as many measurements, of one owner through a node that owns nothing.
-// A client reads them in chunks. first-ms is when the first rows leave. asking-MB and owner-MB are what the statement
-// takes at most of max-query-memory on either node.
+// BenchmarkLists lists many tag values, and a fifth as many measurements, of one owner through a node that owns
+// nothing. A client reads them in chunks. first-ms is when the first rows leave. asking-MB and owner-MB are what the
+// statement takes at most of max-query-memory on either node.
 func BenchmarkLists(b *testing.B) {
 	c := newTestCluster(b, testOptions{nodes: 1, idle: 1, replicas: 1})
 	owner := c.nodes[0]

@@ -11,9 +11,9 @@ import (
 	"github.com/influxdata/influxql"
 )
 
-// listing is the store of a statement that lists tag values or the measurements of one database. It sends the rows while
-// the nodes still list them, and returns nothing to the engine, which would hold all of them twice before the first
-// row. The engine does all the rest: which shards are asked, and what is wrong with the statement.
+// listing is the store of a statement that lists tag values or the measurements of one database. It sends the rows
+// while the nodes still list them, and returns nothing to the engine, which would hold all of them twice before the
+// first row. The engine does all the rest: which shards are asked, and what is wrong with the statement.
 type listing struct {
 	coordinator.TSDBStore
 	schema        schemaLister

@@ -30,8 +30,8 @@ func compareTags(a, b tsdb.KeyValue) int {
 	return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Value, b.Value))
 }
 
-// schemaList is a list of the schema: ascending, each entry once, and read while it is made. Whoever reads it holds no more of
-// it than is asked for, and what makes it ends as soon as nobody reads on. An error is the last that it yields.
+// schemaList is a list of the schema: ascending, each entry once, and read while it is made. Whoever reads it holds no
+// more of it than is asked for, and what makes it ends as soon as nobody reads on. An error is the last that it yields.
 type schemaList = iter.Seq2[entry, error]
 
 // errEnough ends what makes a list: nobody reads on.

@@ -42,7 +42,8 @@ var tagConditions = []string{
 	`_tagKey = 'host'`, `_tagKey =~ /.*/`, `_tagKey != 'host' AND _name = 'm1'`, `_tagKey = 'nothing'`, `_name =~ /m/`,
 	`_name = 'none'`, `_tagKey = 'host' AND dc = 'd1'`, `(_tagKey = 'host' OR _tagKey = 'dc') AND host =~ /h 1[0-4]/`,
 	`_tagKey =~ /host|dc/ AND (dc = 'd1' OR host = 'h 17') AND _name = 'm1'`, `_tagKey = 'host' AND value =~ /h 99/`,
-	`_tagKey =~ /.*/ AND value != 'd1' AND dc != 'd2'`, `_tagKey = 'host' AND dc = ''`, `_tagKey = 'host' AND dc = host`,
+	`_tagKey =~ /.*/ AND value != 'd1' AND dc != 'd2'`, `_tagKey = 'host' AND dc = ''`,
+	`_tagKey = 'host' AND dc = host`,
 	`_tagKey = 'host' AND dc = "d1"`, `_tagKey = 'host' AND v > 3`, `_tagKey = 'host' AND (v > 3 OR dc = 'd1')`,
 	`_tagKey = 'host' AND dc > 'd1'`,
 }
@@ -126,7 +127,8 @@ func TestListOfMeasurementsIsThatOfTheEngine(t *testing.T) {
 	for _, index := range tsdb.RegisteredIndexes() {
 		store := storeOfMeasurements(t, index, 3*windowLen)
 		for _, where := range []string{
-			"", `_name =~ /m1/`, `host = 'h1'`, `host != 'h1'`, `host = 'h1' AND _name != 'm1'`, `dc =~ /./`, `dc !~ /d1/ OR host = 'h2'`,
+			"", `_name =~ /m1/`, `host = 'h1'`, `host != 'h1'`, `host = 'h1' AND _name != 'm1'`, `dc =~ /./`,
+			`dc !~ /d1/ OR host = 'h2'`,
 			`v > 3`, `host = dc`,
 		} {
 			var cond influxql.Expr
@@ -135,7 +137,8 @@ func TestListOfMeasurementsIsThatOfTheEngine(t *testing.T) {
 			}
 			want, theirs := measurementNames(t.Context(), store, nil, []uint64{1, 2}, cond)
 			for _, most := range []int{0, 1, windowLen, 10_000} {
-				got, err := entriesOf(t, listMeasurements(t.Context(), store, nil, []uint64{1, 2}, []influxql.Expr{cond}, most))
+				got, err := entriesOf(t, listMeasurements(t.Context(), store, nil, []uint64{1, 2},
+					[]influxql.Expr{cond}, most))
 				if fmt.Sprint(err) != fmt.Sprint(theirs) {
 					t.Errorf("%s: where %s: the error is %v, that of the engine %v", index, where, err, theirs)
 				}
@@ -227,12 +230,15 @@ func hosts(n, measurements int) string {
 }
 
 var listStatements = []string{
-	`SHOW TAG VALUES WITH KEY = host`, `SHOW TAG VALUES WITH KEY = host LIMIT 3`, `SHOW TAG VALUES WITH KEY = host LIMIT 3 OFFSET 2`,
-	`SHOW TAG VALUES FROM m1 WITH KEY IN (host, dc) WHERE dc = 'd1' OFFSET 4`, `SHOW TAG VALUES WITH KEY = host OFFSET 100000`,
+	`SHOW TAG VALUES WITH KEY = host`, `SHOW TAG VALUES WITH KEY = host LIMIT 3`,
+	`SHOW TAG VALUES WITH KEY = host LIMIT 3 OFFSET 2`,
+	`SHOW TAG VALUES FROM m1 WITH KEY IN (host, dc) WHERE dc = 'd1' OFFSET 4`,
+	`SHOW TAG VALUES WITH KEY = host OFFSET 100000`,
 	`SHOW TAG VALUES WITH KEY = nothing`, `SHOW TAG VALUES WITH KEY = host WHERE host = dc`,
 	`SHOW TAG VALUES WITH KEY = host WHERE time > 20d`, `SHOW TAG VALUES ON nowhere WITH KEY = host`,
 	`SHOW TAG VALUES WITH KEY = host LIMIT 9223372036854775807 OFFSET 9223372036854775807`,
-	`SHOW MEASUREMENTS`, `SHOW MEASUREMENTS LIMIT 2`, `SHOW MEASUREMENTS LIMIT 2 OFFSET 2`, `SHOW MEASUREMENTS OFFSET 100`,
+	`SHOW MEASUREMENTS`, `SHOW MEASUREMENTS LIMIT 2`, `SHOW MEASUREMENTS LIMIT 2 OFFSET 2`,
+	`SHOW MEASUREMENTS OFFSET 100`,
 	`SHOW MEASUREMENTS ON db0.rp0`, `SHOW MEASUREMENTS ON db0.rp0 LIMIT 1 OFFSET 1`, `SHOW MEASUREMENTS ON *.*`,
 	`SHOW MEASUREMENTS ON db0.* LIMIT 2`, `SHOW MEASUREMENTS ON db0.none`, `SHOW MEASUREMENTS ON none`,
 	`SHOW MEASUREMENTS WHERE host != 'host 000001'`, `SHOW MEASUREMENTS WHERE host != 'host 000001' LIMIT 1`,
@@ -291,7 +297,8 @@ func TestListsThatStreamAnswerAsASingleNodeDoes(t *testing.T) {
 					n, b := c.executing(t, of, newPool(t), 1<<30, &budget.Requests{})
 					for _, text := range statements {
 						for _, opt := range []query.ExecutionOptions{
-							{CoarseAuthorizer: query.OpenCoarseAuthorizer}, {CoarseAuthorizer: query.OpenCoarseAuthorizer, ChunkSize: 7},
+							{CoarseAuthorizer: query.OpenCoarseAuthorizer},
+							{CoarseAuthorizer: query.OpenCoarseAuthorizer, ChunkSize: 7},
 						} {
 							if got, want := n.run(t, text, opt), c.plain.run(t, text, opt); got != want {
 								t.Errorf("%s\nnode %d answers\n%.800s\nwant\n%.800s", text, n.id, got, want)
@@ -334,19 +341,20 @@ func TestManyValuesLeaveInChunks(t *testing.T) {
 	for chunk, want := range map[int][]int{0: {n}, 7: {10_000, 10_000, 5_000}, 12_500: {12_500, 12_500}} {
 		var got []int
 		var values []string
-		node.results(t, `SHOW TAG VALUES WITH KEY = host`, query.ExecutionOptions{ChunkSize: chunk}, func(r *query.Result) {
-			if r.Err != nil || len(r.Series) != 1 {
-				t.Fatal(r.Err, len(r.Series))
-			}
-			row := r.Series[0]
-			got = append(got, len(row.Values))
-			for _, v := range row.Values {
-				values = append(values, v[1].(string))
-			}
-			if last := len(values) == n; row.Partial == last || r.Partial == last {
-				t.Errorf("after %d values the answer is partial: %v, %v", len(values), row.Partial, r.Partial)
-			}
-		})
+		node.results(t, `SHOW TAG VALUES WITH KEY = host`, query.ExecutionOptions{ChunkSize: chunk},
+			func(r *query.Result) {
+				if r.Err != nil || len(r.Series) != 1 {
+					t.Fatal(r.Err, len(r.Series))
+				}
+				row := r.Series[0]
+				got = append(got, len(row.Values))
+				for _, v := range row.Values {
+					values = append(values, v[1].(string))
+				}
+				if last := len(values) == n; row.Partial == last || r.Partial == last {
+					t.Errorf("after %d values the answer is partial: %v, %v", len(values), row.Partial, r.Partial)
+				}
+			})
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("chunks of %d: %s", chunk, diff)
 		}
@@ -374,14 +382,15 @@ func TestFirstRowsLeaveBeforeTheLastAreRead(t *testing.T) {
 	abort := make(chan struct{})
 	leave := sync.OnceFunc(func() { close(abort) })
 	rows := 0
-	n.results(t, `SHOW TAG VALUES WITH KEY = host`, query.ExecutionOptions{ChunkSize: 1, AbortCh: abort}, func(r *query.Result) {
-		for _, row := range r.Series {
-			rows += len(row.Values)
-		}
-		if rows == 10_000 {
-			leave()
-		}
-	})
+	n.results(t, `SHOW TAG VALUES WITH KEY = host`, query.ExecutionOptions{ChunkSize: 1, AbortCh: abort},
+		func(r *query.Result) {
+			for _, row := range r.Series {
+				rows += len(row.Values)
+			}
+			if rows == 10_000 {
+				leave()
+			}
+		})
 	if rows != 10_000 {
 		t.Errorf("%d rows came before the last was read, want 10000", rows)
 	}
@@ -422,7 +431,8 @@ func TestLimitEndsTheListsOfOwners(t *testing.T) {
 		if got != rows {
 			t.Errorf("%s has %d rows, want %d", text, got, rows)
 		}
-		// A condition that is about all nodes cannot be answered by one: what is sent until the end is heard of is more.
+		// A condition that is about all nodes cannot be answered by one: what is sent until the end is heard of is
+		// more.
 		limit := int64(4 << 10)
 		if strings.Contains(text, "!= 'b'") {
 			limit = 64 << 10
@@ -488,7 +498,8 @@ func TestListThatIsNotInOrderIsAClearError(t *testing.T) {
 // A part of a list from outside is refused, or can be asked by question.
 func FuzzMeasurements(f *testing.F) {
 	for _, c := range []*rpc.MeasurementsChunk{
-		{}, {Names: [][]byte{[]byte("a")}}, {Names: [][]byte{[]byte("a")}, Selected: []*rpc.Selected{{By: []uint32{0, 1}}}},
+		{}, {Names: [][]byte{[]byte("a")}}, {Names: [][]byte{[]byte("a")},
+			Selected: []*rpc.Selected{{By: []uint32{0, 1}}}},
 		{Names: [][]byte{[]byte("a")}, Selected: []*rpc.Selected{{By: []uint32{math.MaxUint32}}}},
 		{Names: [][]byte{nil, nil}, Selected: []*rpc.Selected{{}, {By: []uint32{1, 1}}}},
 	} {

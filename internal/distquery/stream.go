@@ -50,9 +50,10 @@ func (r *reading) openStream(asking context.Context, p peer, req *rpc.IteratorRe
 		}
 		req.Span = b
 	}
-	return startStream(r.ctx, asking, r.e.Silence, p, func(ctx context.Context) (rpc.Query_CreateIteratorClient, error) {
-		return p.CreateIterator(ctx, req)
-	})
+	return startStream(r.ctx, asking, r.e.Silence, p,
+		func(ctx context.Context) (rpc.Query_CreateIteratorClient, error) {
+			return p.CreateIterator(ctx, req)
+		})
 }
 
 // startStream starts a stream with call. It lives as long as statement; while it is started also asking can end it.

@@ -343,7 +343,8 @@ func decided(rest influxql.Expr) (bool, error) {
 	if is, ok := rest.(*influxql.BooleanLiteral); ok {
 		return is.Val, nil
 	}
-	return false, fmt.Errorf("Expression too complex for metaquery: %v", rest) //lint:ignore ST1005 as the engine says it
+	return false, fmt.Errorf("Expression too complex for metaquery: %v",
+		rest) //lint:ignore ST1005 as the engine says it
 }
 
 // valuePart is a part of the values of a measurement: the smallest that come after those of the parts before.

@@ -54,8 +54,8 @@ type Deps struct {
 // behind are the deletes that wait behind the entries, in a queue from before writes had versions.
 type Deliver func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error)
 
-// Service holds the queues of all nodes. It has a method for each thing that writes, deletes, statistics and the page ask
-// of them.
+// Service holds the queues of all nodes. It has a method for each thing that writes, deletes, statistics and the page
+// ask of them.
 type Service struct {
 	cfg     Config
 	deps    Deps

@@ -23,9 +23,10 @@ func Commands() []*cobra.Command {
 	}
 	commands := metaconfig.Program.Commands("Run a meta node until it is told to stop", run)
 	flags.Add(commands[0])
-	return append(commands, daemon.Health("influxd-meta", metaconfig.Program, func(c *metaconfig.Config) (string, bool) {
-		return c.Meta.HTTPBindAddress, c.Meta.HTTPSEnabled
-	}))
+	return append(commands, daemon.Health("influxd-meta", metaconfig.Program,
+		func(c *metaconfig.Config) (string, bool) {
+			return c.Meta.HTTPBindAddress, c.Meta.HTTPSEnabled
+		}))
 }
 
 func run(ctx context.Context, flags daemon.Flags, load func() (*metaconfig.Config, error)) (err error) {

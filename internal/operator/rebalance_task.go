@@ -214,8 +214,8 @@ func (t *task) giveUp(ctx context.Context, sh cluster.Shard, from cluster.Node) 
 	if len(sh.Owners)-1 < t.least {
 		return "", leftOutError{fmt.Sprintf("it has %d copies now, and must keep %d", len(sh.Owners), t.least)}
 	}
-	// An owner that is away is none that a write or a reader relies on: another whole copy is enough. The new one becomes
-	// whole later, perhaps only when this owner does not lead its repairs any more.
+	// An owner that is away is none that a write or a reader relies on: another whole copy is enough. The new one
+	// becomes whole later, perhaps only when this owner does not lead its repairs any more.
 	if !t.isAway(ctx, sh, from) {
 		if note, err := t.await(ctx, sh); err != nil {
 			return note, err

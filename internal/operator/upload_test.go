@@ -84,7 +84,8 @@ func TestRestoreBeginsWithABoundedBody(t *testing.T) {
 	first := make(chan string)
 	go func() { first <- begin(slow) }()
 	fmt.Fprint(writer, `{"db`) // it is being read
-	if got := begin(strings.NewReader(`{}`)); !strings.Contains(got, `400 {"error":"another restore is just beginning`) {
+	if got := begin(strings.NewReader(`{}`)); !strings.Contains(got,
+		`400 {"error":"another restore is just beginning`) {
 		t.Error(got)
 	}
 	writer.CloseWithError(io.ErrUnexpectedEOF)

@@ -210,7 +210,8 @@ func TestAStreamEndsWithTheUsersRights(t *testing.T) {
 func TestSentencesSayHowFarTheReplicasAgree(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 6)
-	c.Nodes[0].Control.Know.Shards = []entropy.ShardStatus{{ID: 1, Status: entropy.Diff}, {ID: 2, Status: entropy.Missing}}
+	c.Nodes[0].Control.Know.Shards = []entropy.ShardStatus{{ID: 1, Status: entropy.Diff},
+		{ID: 2, Status: entropy.Missing}}
 	c.Nodes[0].Control.Know.Processing, c.Nodes[0].Control.Know.Queued = []uint64{2}, []uint64{2}
 	c.Nodes[0].Change(func(r *rpc.ReportResponse) { r.Unchecked = []uint64{3, 4} })
 	h := newHub(c.deps)

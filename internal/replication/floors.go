@@ -77,9 +77,9 @@ func (f *floors) tooLate(r *rpc.WriteShardRequest) bool {
 	return late(r.Version) || slices.ContainsFunc(r.Spans, func(s *rpc.VersionSpan) bool { return late(s.Version) })
 }
 
-// beginRelayed lets a relayed write of version v begin, which may be below the floor of its sender: a new process of the
-// sender does not know of it. Until ended is called, nothing is forgotten that is newer. It is false when some of that
-// may be forgotten already.
+// beginRelayed lets a relayed write of version v begin, which may be below the floor of its sender: a new process of
+// the sender does not know of it. Until ended is called, nothing is forgotten that is newer. It is false when some of
+// that may be forgotten already.
 func (f *floors) beginRelayed(v order.Version) (ended func(), ok bool) {
 	f.forgetting.Lock()
 	defer f.forgetting.Unlock()

@@ -27,7 +27,8 @@ func TestFloorStandsStillWhileSomethingWaits(t *testing.T) {
 			t.Errorf("the floor fell from %d to %d", before, later)
 		}
 		g.away.Store(true)
-		e, m := handoff.Entry{Kind: handoff.Write}, proto.Message(&rpc.WriteShardRequest{ShardId: shardID, Database: db})
+		e, m := handoff.Entry{Kind: handoff.Write},
+			proto.Message(&rpc.WriteShardRequest{ShardId: shardID, Database: db})
 		if shard == handoff.WholeDatabase {
 			e.Kind = handoff.Delete
 			m = &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"}

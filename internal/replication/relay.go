@@ -149,7 +149,8 @@ func (r *relays) try(ctx context.Context, n cluster.Node, one *relay) error {
 func (a arrived) relay(ctx context.Context, to rpc.ReplicationClient) error {
 	m := a.request
 	w := &rpc.WriteShardRequest{
-		ShardId: m.ShardId, Database: m.Database, RetentionPolicy: m.RetentionPolicy, UserId: m.UserId, Points: m.Points,
+		ShardId: m.ShardId, Database: m.Database, RetentionPolicy: m.RetentionPolicy, UserId: m.UserId,
+		Points: m.Points,
 		Sender: m.Sender, SenderNode: m.SenderNode, Write: m.Write, NoneUnderWayBelow: m.NoneUnderWayBelow,
 		Version: m.Version, Relayed: true, Yields: true,
 	}

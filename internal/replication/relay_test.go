@@ -90,7 +90,8 @@ func TestOwnersRelayWhatANodeThatIsGoneWrote(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			to.Told(Said{Node: gone, Process: sender + 1, Floor: uint64(version) + 1}) // a new process of the sender knows of no write
+			// a new process of the sender knows of no write
+			to.Told(Said{Node: gone, Process: sender + 1, Floor: uint64(version) + 1})
 			for _, one := range from.relays.byOwner(gone, from.received.take(gone, 0))[2] {
 				from.relays.tell(2, one)
 			}

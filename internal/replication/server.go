@@ -82,7 +82,8 @@ func (s *Server) write(
 		s.writer.Handoff.Heard(r.SenderNode)
 	}
 	if !versioned(r) && s.writer.holdsDeletes(r.SenderNode) {
-		return nil, status.Error(codes.FailedPrecondition, "deletes wait here for the sender of the write: they come first")
+		return nil, status.Error(codes.FailedPrecondition,
+			"deletes wait here for the sender of the write: they come first")
 	}
 	if r.Relayed {
 		ended, ok := s.writer.floors.beginRelayed(order.Version(r.Version))

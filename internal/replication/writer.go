@@ -112,8 +112,8 @@ type Deps struct {
 //
 // It is made of parts, each in a file of its own. ownCopies takes writes to this node's copies (accept.go), and
 // outgoing brings writes to one owner (owner.go, hints.go). With these, typeDecider decides the types of new fields
-// (types.go), floors let the journal forget (floors.go), and relays bring the other owners what a node wrote here before
-// it went down (received.go, relay.go). Writer itself is what clients ask. It knows the consistency levels. It
+// (types.go), floors let the journal forget (floors.go), and relays bring the other owners what a node wrote here
+// before it went down (received.go, relay.go). Writer itself is what clients ask. It knows the consistency levels. It
 // has many methods because the rest of the node asks it for what its parts know.
 type Writer struct {
 	*outgoing

@@ -35,7 +35,8 @@ func Folders(dir string) (out []Folder, err error) {
 			continue
 		}
 		out = append(out, Folder{
-			Database: filepath.Base(filepath.Dir(policy)), RetentionPolicy: filepath.Base(policy), Shard: id, Path: path,
+			Database: filepath.Base(filepath.Dir(policy)), RetentionPolicy: filepath.Base(policy), Shard: id,
+			Path: path,
 		})
 	}
 	return out, nil

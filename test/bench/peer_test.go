@@ -27,11 +27,13 @@ import (
 )
 
 var (
-	peerFlag    = flag.String("peer", "", "checkout of chengshiwen/influxdb-cluster, which TestPeer builds and measures; empty leaves it out")
+	peerFlag = flag.String("peer", "", "checkout of chengshiwen/influxdb-cluster, which TestPeer builds and "+
+		"measures; empty leaves it out")
 	beforeFlag  = flag.String("before", "", "commit of a former build of Concord, which TestPeer measures, too")
 	batchesFlag = flag.Int("batches", 300, "batches of 5,000 points that TestPeer writes to each system")
 	onlyFlag    = flag.String("only", "", `what TestPeer measures: "writes", or both writes and queries when empty`)
-	profileFlag = flag.String("profiles", "", "folder for CPU profiles of data nodes while TestPeer writes; empty for none")
+	profileFlag = flag.String("profiles", "",
+		"folder for CPU profiles of data nodes while TestPeer writes; empty for none")
 )
 
 const (
@@ -48,7 +50,8 @@ var peerQueries = []struct {
 	{"count/sum/mean", "SELECT count(usage), sum(usage), mean(usage) FROM cpu WHERE $all", 0.35},
 	{"mean GROUP BY region", "SELECT mean(usage) FROM cpu WHERE $all GROUP BY region", 0.35},
 	{"max GROUP BY time(1h)", "SELECT max(usage) FROM cpu WHERE $all GROUP BY time(1h)", 0.35},
-	{"mean, max GROUP BY time(1h), dc", "SELECT mean(usage), max(usage) FROM cpu WHERE $all GROUP BY time(1h), dc", 0.35},
+	{"mean, max GROUP BY time(1h), dc", "SELECT mean(usage), max(usage) FROM cpu WHERE $all GROUP BY time(1h), dc",
+		0.35},
 	{"mean GROUP BY time(1m), region", "SELECT mean(usage) FROM cpu WHERE $all GROUP BY time(1m), region", 0.15},
 	{"mean of one series", "SELECT mean(usage) FROM cpu WHERE $all AND host = 'host-$n'", 0.8},
 	{"percentile GROUP BY dc", "SELECT percentile(usage, 95) FROM cpu WHERE $all GROUP BY dc", 0.8},
@@ -112,7 +115,8 @@ func peerSystems(t *testing.T) []system {
 	nodes, pids := start(nil)
 	systems := []system{
 		cluster("Concord", nodes, pids),
-		{name: "plain node", nodes: []devcluster.Client{{Base: "http://" + single.HTTPAddr()}}, db: "bench", level: "one"},
+		{name: "plain node", nodes: []devcluster.Client{{Base: "http://" + single.HTTPAddr()}}, db: "bench",
+			level: "one"},
 	}
 	if *peerFlag != "" {
 		nodes, pids := startPeer(t, *peerFlag, "inmem")
@@ -135,7 +139,8 @@ const peerName = "peer"
 func comparePeerWrites(t *testing.T, report io.Writer, systems []system) {
 	t.Helper()
 	const writeRounds = 12
-	rates, took, cpu := make([][]float64, len(systems)), make([][]float64, len(systems)), make([][]float64, len(systems))
+	rates, took, cpu := make([][]float64, len(systems)), make([][]float64, len(systems)),
+		make([][]float64, len(systems))
 	for r := range writeRounds {
 		var bodies [][]byte
 		for i := range *batchesFlag / writeRounds {
@@ -252,7 +257,8 @@ func comparePeerQueries(t *testing.T, report io.Writer, systems []system) {
 	fmt.Fprintln(report, head+"\ttarget")
 	end := start.Add(time.Duration(*batchesFlag*batch/peerHosts) * peerStep)
 	for _, q := range peerQueries {
-		text := strings.ReplaceAll(q.text, "$all", fmt.Sprintf("time >= %d AND time < %d", start.UnixNano(), end.UnixNano()))
+		text := strings.ReplaceAll(q.text, "$all", fmt.Sprintf("time >= %d AND time < %d", start.UnixNano(),
+			end.UnixNano()))
 		took := make([][]float64, len(systems))
 		for r := range 3**rounds + 1 {
 			for i := range systems {
@@ -307,7 +313,8 @@ func ask(t *testing.T, base, db, q string) {
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != http.StatusOK || bytes.Contains(b, []byte(`"error"`)) || !bytes.Contains(b, []byte(`"series"`)) {
+	if err != nil || resp.StatusCode != http.StatusOK || bytes.Contains(b, []byte(`"error"`)) ||
+		!bytes.Contains(b, []byte(`"series"`)) {
 		t.Fatalf("%s: %s: %v %.300s", base, q, err, b)
 	}
 }

@@ -70,7 +70,8 @@ func fill(t *testing.T, c *devcluster.Cluster) (first time.Time) {
 	var lines []byte
 	for at := first; at.Before(first.Add(weeks * 7 * 24 * time.Hour)); at = at.Add(20 * time.Minute) {
 		for host := range 10 {
-			lines = fmt.Appendf(lines, "cpu,host=web%02d usage=%d %d\n", host, 20+(at.Hour()*3+host*5)%60, at.UnixNano())
+			lines = fmt.Appendf(lines, "cpu,host=web%02d usage=%d %d\n", host, 20+(at.Hour()*3+host*5)%60,
+				at.UnixNano())
 		}
 	}
 	if err := c.Client(0).Write(ctx, "metrics", "all", lines); err != nil {
@@ -118,7 +119,8 @@ func TestTourFromAllAgreeToRepaired(t *testing.T) {
 	tb.click(".cell[data-shard].s-diff")
 	tb.waitText("main", "first owner")
 	tb.wait("the age of all digests",
-		"[...document.querySelectorAll('main table')[0].rows].slice(1).filter((r) => /ago|now/.test(r.cells[5].innerText)).length === 3")
+		"[...document.querySelectorAll('main table')[0].rows].slice(1).filter((r) => "+
+			"/ago|now/.test(r.cells[5].innerText)).length === 3")
 	tb.click("#dry-run")
 	tb.waitText("#dry-result", "A repair would send")
 	tb.waitText("#dry-result", "host=web03")
@@ -462,8 +464,9 @@ func TestAThousandShardsAndFiftyNodesStaySmooth(t *testing.T) {
 		}}
 	})
 	p := cluster.New(cluster.Deps{
-		Address: "data1:8086", Kind: "data", Version: "1.0.0", State: c.State, Pool: c.Pool, View: c.View, AskRaft: c.AskRaft,
-		Log: zap.NewNop(),
+		Address: "data1:8086", Kind: "data", Version: "1.0.0", State: c.State, Pool: c.Pool, View: c.View,
+		AskRaft: c.AskRaft,
+		Log:     zap.NewNop(),
 	})
 	s := httptest.NewServer(p)
 	t.Cleanup(s.Close)
@@ -510,7 +513,8 @@ func TestPicturesOfTheReadme(t *testing.T) {
 		step           time.Duration
 		n              int
 	}{
-		{"telegraf", "1d", time.Hour, 90 * 24}, {"billing", "7d", 6 * time.Hour, 300 * 4}, {"sensors", "1d", 2 * time.Hour, 45 * 12},
+		{"telegraf", "1d", time.Hour, 90 * 24}, {"billing", "7d", 6 * time.Hour, 300 * 4},
+		{"sensors", "1d", 2 * time.Hour, 45 * 12},
 	} {
 		create := fmt.Sprintf(`CREATE DATABASE "%s" WITH DURATION INF REPLICATION 3 SHARD DURATION %s NAME "autogen"`,
 			db.name, db.duration)

@@ -219,7 +219,8 @@ func TestGrants(t *testing.T) {
 			}
 		}
 	}
-	// A plain node refuses it to all who may not read the database of the request. The cluster shows what they may read.
+	// A plain node refuses it to all who may not read the database of the request. The cluster shows what they may
+	// read.
 	got, err := Ask(s.ctx, s.node(), "one", `SHOW MEASUREMENTS ON *.*`, Form{Name: "reader"}.As("reader", "r"))
 	if err != nil || !strings.Contains(got, `"one"`) || strings.Contains(got, `"two"`) {
 		t.Errorf("measurements of all databases for one who may read one: %s, %v", got, err)

@@ -137,7 +137,8 @@ func (d *dropIn) writes(user string, n *process.Node, level, lines string) strin
 
 // point is a line of a measurement, i hours after the begin.
 func (d *dropIn) point(measurement string, i int) string {
-	return fmt.Sprintf("%s,host=h%d v=%di %d\n", measurement, i%3, i, d.begin.Add(time.Duration(i)*time.Hour).UnixNano())
+	return fmt.Sprintf("%s,host=h%d v=%di %d\n", measurement, i%3, i,
+		d.begin.Add(time.Duration(i)*time.Hour).UnixNano())
 }
 
 // meta asks the API of a meta node as the administrator, who is sent on to the leader.
@@ -227,7 +228,8 @@ var joinSteps = []dropInStep{
 	{"labels of nodes are set, shown and deleted", func(d *dropIn, t *testing.T) {
 		d.Ctl("node-labels", "set", "-nodeid", "2", "-labels", `{"az":"west","rack":"1"}`)
 		says(t, d.Ctl("show"), `{"az":"west","rack":"1"}`)
-		is(t, d.Ctl("node-labels", "delete", "-nodeid", "2", "-labels", `["rack"]`), "Labels of node 2: {\"az\":\"west\"}\n")
+		is(t, d.Ctl("node-labels", "delete", "-nodeid", "2", "-labels", `["rack"]`),
+			"Labels of node 2: {\"az\":\"west\"}\n")
 	}},
 	{"without credentials, or with wrong ones, influxd-ctl says so", func(d *dropIn, t *testing.T) {
 		for flags, want := range map[string]string{
@@ -235,7 +237,8 @@ var joinSteps = []dropInStep{
 			"-auth-type jwt -secret wrong":              "exit status 1: Error: authorization failed.",
 			"-auth-type basic -user nobody -pwd nobody": "exit status 1: Error: authorization failed.",
 		} {
-			if _, err := d.TryCtl(append(strings.Fields(flags), "show")...); err == nil || !strings.Contains(err.Error(), want) {
+			if _, err := d.TryCtl(append(strings.Fields(flags), "show")...); err == nil ||
+				!strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v", flags, err)
 			}
 		}
@@ -252,7 +255,8 @@ var joinSteps = []dropInStep{
 		}
 		defer resp.Body.Close()
 		var members wire.Members
-		if err := json.NewDecoder(resp.Body).Decode(&members); err != nil || len(members.Data) != 3 || len(members.Meta) != 3 {
+		if err := json.NewDecoder(resp.Body).Decode(&members); err != nil || len(members.Data) != 3 ||
+			len(members.Meta) != 3 {
 			t.Errorf("%s: %v %+v", resp.Status, err, members)
 		}
 	}},
@@ -386,7 +390,8 @@ var dataSteps = []dropInStep{
 		is(t, resp.Header.Get("X-Influxdb-Build"), "ENT")
 	}},
 	{"SHOW QUERIES shows the queries of other nodes, and KILL QUERY ends them", func(d *dropIn, t *testing.T) {
-		const long = "SELECT count(x) FROM (SELECT max(v) AS x FROM cpu WHERE time >= 0 AND time < now() GROUP BY time(1s) fill(0))"
+		const long = "SELECT count(x) FROM (SELECT max(v) AS x FROM cpu WHERE time >= 0 AND time < now() GROUP BY " +
+			"time(1s) fill(0))"
 		ended := make(chan string, 1)
 		go func() { ended <- d.asks("rita", d.Data[1], long) }()
 		kill := ""
@@ -410,7 +415,8 @@ var dataSteps = []dropInStep{
 	{"SHOW SHARDS, /show-shards and /shard-status agree", func(d *dropIn, t *testing.T) {
 		sh := d.shard(t)
 		says(t, d.asks("admin", d.Data[0], "SHOW SHARDS"), fmt.Sprintf("[%d ops one ", sh.ID))
-		says(t, d.meta(t, http.MethodGet, "/show-shards?verbose=true", ""), fmt.Sprintf(`{"id":%d,"database":"ops"`, sh.ID),
+		says(t, d.meta(t, http.MethodGet, "/show-shards?verbose=true", ""),
+			fmt.Sprintf(`{"id":%d,"database":"ops"`, sh.ID),
 			`"state":"hot"`, `"err":""`)
 		for _, n := range d.Data {
 			text := get(t, d.as("admin", n).Base+"/shard-status")
@@ -474,10 +480,12 @@ var ldapSteps = []dropInStep{
 // Steps 27 to 31: backups.
 var backupSteps = []dropInStep{
 	{"influxd backup -portable of InfluxDB OSS backs the cluster up", func(d *dropIn, t *testing.T) {
-		says(t, d.tool.mustRun(t, "backup", "-portable", "-host", d.Data[2].TCP, "-db", "ops", d.backup("oss")), "backup complete")
+		says(t, d.tool.mustRun(t, "backup", "-portable", "-host", d.Data[2].TCP, "-db", "ops", d.backup("oss")),
+			"backup complete")
 	}},
 	{"influxd restore -portable brings it back with another name", func(d *dropIn, t *testing.T) {
-		d.tool.mustRun(t, "restore", "-portable", "-host", d.Data[0].TCP, "-db", "ops", "-newdb", "copy", d.backup("oss"))
+		d.tool.mustRun(t, "restore", "-portable", "-host", d.Data[0].TCP, "-db", "ops", "-newdb", "copy",
+			d.backup("oss"))
 		for _, n := range d.Data {
 			d.Await(n.Name+" has the copy", func() bool {
 				return d.asks("admin", n, "SELECT count(v), sum(v) FROM copy.one.cpu, copy.one.hidden") == d.rows
@@ -568,7 +576,8 @@ var changeSteps = []dropInStep{
 		n.Start()
 		d.Await("update-data knows the node at its new address", func() bool {
 			out, err := d.TryCtl("update-data", old, n.TCP)
-			return err == nil && regexp.MustCompile(`^Updated data node \d+ to `+regexp.QuoteMeta(n.TCP)+"\n$").MatchString(out)
+			return err == nil &&
+				regexp.MustCompile(`^Updated data node \d+ to `+regexp.QuoteMeta(n.TCP)+"\n$").MatchString(out)
 		})
 		d.Await("it answers with all that it had", func() bool {
 			return d.asks("admin", n, "SELECT count(v), sum(v) FROM cpu, hidden") == d.rows

@@ -135,7 +135,8 @@ func TestDebianServerMovesIn(t *testing.T) {
 
 	b.run("dpkg --purge concord-data")
 	for _, file := range []string{
-		"/etc/influxdb/influxdb.conf", "/etc/init.d/influxdb", "/etc/systemd/system/multi-user.target.wants/influxdb.service",
+		"/etc/influxdb/influxdb.conf", "/etc/init.d/influxdb",
+		"/etc/systemd/system/multi-user.target.wants/influxdb.service",
 	} {
 		if _, err := os.Lstat(filepath.Join(b.root, file)); err == nil {
 			t.Errorf("a purge leaves %s", file)

@@ -100,7 +100,8 @@ func (c *cached) same(t fataler) (read, reused int) {
 	defer v.Close()
 	for _, until := range []int64{math.MaxInt64, shardRange.Start + (shardRange.End-shardRange.Start)/3} {
 		var want, got []line
-		if err := digest.Compute(context.Background(), c.store.Shard(1), key, shardRange, until, lines(&want)); err != nil {
+		if err := digest.Compute(context.Background(), c.store.Shard(1), key, shardRange, until,
+			lines(&want)); err != nil {
 			t.Fatal(err)
 		}
 		if err := v.Each(context.Background(), until, lines(&got)); err != nil {

@@ -205,10 +205,11 @@ func (l *Local) view(ctx context.Context, shard cluster.Shard, fn func(*digest.V
 	if err := l.checkFields(ctx, sh); err != nil {
 		return err
 	}
-	v, err := cache.View(ctx, sh, l.Key(), digest.Range{Start: shard.Start, End: shard.End}, func() (digest.Stamp, error) {
-		v, err := version(sh)
-		return digest.Stamp{LastModified: v.LastModified, Size: v.Size, Deletes: l.Deletes.DeletesSeen(shard.ID)}, err
-	})
+	v, err := cache.View(ctx, sh, l.Key(), digest.Range{Start: shard.Start, End: shard.End},
+		func() (digest.Stamp, error) {
+			v, err := version(sh)
+			return digest.Stamp{LastModified: v.LastModified, Size: v.Size, Deletes: l.Deletes.DeletesSeen(shard.ID)}, err
+		})
 	if err != nil {
 		return fmt.Errorf("digests of shard %d: %w", shard.ID, l.met(shard.ID, err))
 	}

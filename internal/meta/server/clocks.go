@@ -50,8 +50,8 @@ type reading struct {
 	clocks.Skew
 }
 
-// read asks all members at the same time what time they have, and notes how far each is from the others. Data nodes also
-// say by which scheme clients reach them.
+// read asks all members at the same time what time they have, and notes how far each is from the others. Data nodes
+// also say by which scheme clients reach them.
 func (c *clockReader) read(ctx context.Context, m wire.Members) {
 	ctx, cancel := context.WithTimeout(ctx, clockTimeout)
 	defer cancel()
