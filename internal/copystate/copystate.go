@@ -162,6 +162,9 @@ func (s *Service) loop(ctx context.Context) {
 func (s *Service) tick() {
 	s.takeOverRemoved()
 	s.replaceAway()
+	if s.enough.Load() {
+		s.heardEnough()
+	}
 	s.mu.Lock()
 	arrived := s.records.takeArrived()
 	s.mu.Unlock()

@@ -1,6 +1,7 @@
 package copystate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,7 @@ type node struct {
 	owed   map[uint64][]uint64
 	back   []uint64 // nodes that were heard of again
 	gaveUp bool
+	began  uint64         // Order.Began; beganAt when 0
 	giveUp chan struct{}  // GiveUp waits until it is closed; nil for not
 	found  map[uint64]int // how often a copy was found to lack something
 	up     bool
@@ -87,7 +89,7 @@ func (w *world) start(id uint64) {
 	w.t.Helper()
 	n := w.nodes[id]
 	s, err := Open(Deps{
-		Order: Order{Began: beganAt},
+		Order: Order{Began: cmp.Or(n.began, beganAt)},
 		Path:  filepath.Join(n.dir, "copies.db"), DataDir: filepath.Join(n.dir, "data"), Meta: n,
 		Peer: func(to cluster.Node) (rpc.CopyStateClient, error) { return link{w, id, to.ID}, nil },
 		Engine: Engine{

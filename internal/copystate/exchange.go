@@ -42,6 +42,7 @@ func (x *exchanges) exchange(ctx context.Context, p *peer) (again bool) {
 	if err == nil {
 		if !m.Starting {
 			p.told = sequence
+			x.folders.self.Told = true // stored with the next mark
 		}
 		again = !reply.Starting && x.ready.Load() && p.lacksTable(x.holders.tables)
 	}
@@ -108,6 +109,11 @@ func (x *exchanges) message(to uint64, have map[uint64]version) *rpc.CopyStates 
 		m.Version, m.Floor, m.UnderWay = x.order.Says(to)
 		m.Lacks = len(x.records.lacking) > 0
 	}
+	// Also while this node starts: the other one may be on folders that went back, and must hear of it first.
+	if t, ok := x.holders.tables[to]; ok {
+		m.You = t.version.encode(to)
+	}
+	m.YourMark = x.holders.marks[to]
 	if m.Starting {
 		return m
 	}
@@ -119,10 +125,6 @@ func (x *exchanges) message(to uint64, have map[uint64]version) *rpc.CopyStates 
 			m.Tables = append(m.Tables, t.encode(holder))
 		}
 	}
-	if t, ok := x.holders.tables[to]; ok {
-		m.You = t.version.encode(to)
-	}
-	m.YourMark = x.holders.marks[to]
 	return m
 }
 
@@ -160,13 +162,13 @@ func (x *exchanges) goneBack(m *rpc.CopyStates) {
 		"and what it kept for others is set aside",
 		zap.String("told_by", x.addr(m.Node)))
 	// First: who hears of what follows may have copies repaired at once, and must not take these for right.
-	x.rolledBack(x.order.Began)
+	x.rolledBack(x.folders.before.Reached)
 	if err := writeFolder(x.dataDir, x.folders.self.Folder); err != nil {
 		x.log.Error("Cannot name the data folder anew", zap.Error(err))
 	}
 	// Who heard a later mark knows what this node kept for others since, and takes that over. The rest was brought
 	// there.
-	if m.YourMark <= x.folders.loadedMark {
+	if m.YourMark <= x.folders.before.Mark {
 		x.mu.Lock()
 		for node, shards := range x.kept() {
 			for _, id := range shards {

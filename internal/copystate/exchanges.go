@@ -40,8 +40,9 @@ func newExchanges(l *ledger, deps Deps) *exchanges {
 	}
 }
 
-// Ready reports whether the others were asked since the start: until then this node sends nothing that it kept.
-func (x *exchanges) Ready() bool { return x.ready.Load() }
+// Ready reports whether the others were asked since the start, and enough of them answered: until then this node sends
+// nothing that it kept, and its copies are neither repaired nor sources of repairs. Its folders may have gone back.
+func (x *exchanges) Ready() bool { return x.ready.Load() && x.enough.Load() }
 
 // follow starts and ends exchanges as nodes come and go.
 func (x *exchanges) follow(ctx context.Context) {
@@ -103,8 +104,14 @@ func (x *exchanges) talk(ctx context.Context, p *peer) {
 
 // settle works out from the exchanges what this node can know. mu must be held.
 func (x *exchanges) settle() {
-	all := x.freshness.settle(x.peers)
-	if all && x.meta.State().Data.ClusterID != 0 && !x.ready.Load() {
+	all, enough := x.freshness.settle(x.peers)
+	if x.meta.State().Data.ClusterID == 0 {
+		return
+	}
+	if enough {
+		x.enough.Store(true)
+	}
+	if all && !x.ready.Load() {
 		self := x.folders.self
 		x.own.table = table{version: version{self.Folder, self.Start, x.own.sequence + 1}, owed: x.own.owed}
 		x.ready.Store(true)

@@ -31,19 +31,19 @@ func openLedger(deps Deps, log *zap.Logger) (*ledger, error) {
 		knowledge: newKnowledge(deps.Meta, deps.Hints.Owed, st), store: db,
 		dataDir: deps.DataDir, engine: deps.Engine, found: deps.Events.Found, log: log,
 	}
-	if err := l.begin(); err != nil {
+	if err := l.begin(deps.Order.Began); err != nil {
 		return nil, errors.Join(err, db.close())
 	}
 	return l, nil
 }
 
-// begin compares the names of the folders with those of the last start.
-func (l *ledger) begin() error {
+// begin compares the names of the folders with those of the last start. Reached is Order.Began.
+func (l *ledger) begin(reached uint64) error {
 	name, err := readFolder(l.dataDir)
 	if err != nil {
 		return err
 	}
-	at := l.folders.begin(name)
+	at := l.folders.begin(name, reached)
 	if l.folders.self.Folder != name {
 		if err := writeFolder(l.dataDir, l.folders.self.Folder); err != nil {
 			return err
@@ -136,6 +136,26 @@ func (l *ledger) compare(remembered version, mark uint64) (back bool) {
 	return back
 }
 
+// heardEnough notes that enough other nodes have answered to know whether the folders of this node went back.
+func (l *ledger) heardEnough() {
+	l.saving.Lock()
+	defer l.saving.Unlock()
+	l.mu.Lock()
+	next := l.folders.self
+	l.mu.Unlock()
+	if next.Unheard == nil {
+		return
+	}
+	next.Unheard = nil
+	if err := l.store.save(change{self: &next}); err != nil {
+		l.log.Error("Cannot store that other nodes know this node's folders", zap.Error(err))
+		return
+	}
+	l.mu.Lock()
+	l.folders.self.Unheard = nil
+	l.mu.Unlock()
+}
+
 // saveLost stores what was lost for other nodes.
 func (l *ledger) saveLost() {
 	l.saving.Lock()
@@ -213,7 +233,7 @@ func (l *ledger) Forget() error {
 	l.records.forget(&c)
 	l.holders.forget(&c)
 	l.own.forget(&c)
-	l.folders.self.Newest, l.folders.self.Reviewed = 0, false
+	l.folders.self.Newest, l.folders.self.Reviewed, l.folders.self.Told = 0, false, false
 	next := l.folders.self
 	c.self = &next
 	l.refresh()

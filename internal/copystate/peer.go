@@ -21,6 +21,7 @@ type peer struct {
 	ended   uint64    // and of the last one that ended
 	at      time.Time // when the last one that ended began
 	reached bool      // it was answered
+	known   bool      // it has answered since this node started
 	refused bool      // nothing listens there, or it serves nothing: the node is down, and takes no writes
 	failed  int       // exchanges in a row, after one that was answered
 	since   time.Time // when it was first not answered, after it was
@@ -65,6 +66,7 @@ func (p *peer) end(number uint64, began time.Time, reply *rpc.CopyStates, err er
 	}
 	p.ended, p.at = number, began
 	p.reached = err == nil
+	p.known = p.known || p.reached
 	refused := err != nil &&
 		(strings.Contains(err.Error(), "connection refused") || strings.Contains(err.Error(), rpc.ServesNothing))
 	gone = refused && !p.refused
@@ -94,6 +96,7 @@ type freshness struct {
 	until  atomic.Int64           // nanoseconds since base, by the monotonic clock: what is known is fresh until then
 	unsure atomic.Pointer[string] // why this node cannot know; nil when it can
 	ready  atomic.Bool            // the others were asked once since the start
+	enough atomic.Bool            // enough of them have answered since to know whether this node's folders went back
 }
 
 // countsFor is how long an exchange counts, where writes are kept for a node after the timeout.
@@ -109,10 +112,11 @@ func (f *freshness) fresh() bool { return int64(time.Since(f.base)) <= f.until.L
 // doubt notes why this node cannot know.
 func (f *freshness) doubt(why string) { f.unsure.Store(&why) }
 
-// settle works out from the exchanges how fresh they are. It reports whether all nodes were asked. mu must be held.
-func (f *freshness) settle(peers map[uint64]*peer) (all bool) {
+// settle works out from the exchanges how fresh they are. It reports whether all nodes were asked, and whether enough of
+// them have answered since this node started to know whether its folders went back. mu must be held.
+func (f *freshness) settle(peers map[uint64]*peer) (all, enough bool) {
 	fresh, all := time.Duration(1<<62), true
-	reached, total := 1, 1
+	reached, total, known, up := 1, 1, 0, 0
 	for _, p := range peers {
 		if p.ended == 0 {
 			all = false
@@ -121,6 +125,12 @@ func (f *freshness) settle(peers map[uint64]*peer) (all bool) {
 		}
 		if p.reached {
 			reached++
+		}
+		if p.known {
+			known++
+		}
+		if p.known || !p.refused {
+			up++
 		}
 		if !p.refused {
 			total++
@@ -135,5 +145,5 @@ func (f *freshness) settle(peers map[uint64]*peer) (all bool) {
 	} else {
 		f.unsure.Store(nil)
 	}
-	return all
+	return all, all && 2*known >= up // a single one may be new itself, and remember nothing
 }

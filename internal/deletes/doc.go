@@ -10,7 +10,8 @@
 //     written beside a delete: announced.go. Which deletes are under way: underway.go. The writer and repairs ask it.
 //   - rewrite keeps what is newer than a delete that runs (rewrite.go), and newer.go finds it in the store.
 //   - RanLog says, durably, which deletes ran on this node. Nodes whose disks are older than they were ask the others
-//     for what their logs have (catchup.go). So do all nodes when a delete may be half run (halfrun.go).
+//     for what their logs have (catchup.go). So do all nodes when a delete may be half run (halfrun.go). A new node takes
+//     over what the logs of the others have (learn.go).
 //   - covering reports whether a delete removes a point (covers.go). statement.go reads, writes and checks the texts.
 //
 // # The messages

@@ -39,8 +39,9 @@ var (
 	ranBucket     = []byte("ran.v1")     // id -> nanoseconds, 8 bytes big endian
 	removalBucket = []byte("removal.v1") // id -> the delete with its version, an rpc.Delete
 	pastBucket    = []byte("past.v1")    // version, 8 bytes big endian, and id -> a delete that nothing older follows
-	logBucket     = []byte("log.v1")     // beganKey -> the version of Began, 8 bytes big endian
+	logBucket     = []byte("log.v1")     // beganKey -> the version of Began, 8 bytes big endian; learnedKey
 	beganKey      = []byte("began")
+	learnedKey    = []byte("learned") // -> empty: the other nodes were asked for what they remember
 )
 
 // moveRanLog is why a damaged log is not set aside automatically: what it says cannot be found out again.
@@ -86,6 +87,43 @@ func (l *RanLog) begin(now time.Time) error {
 // Began is a version from when on the log has every delete that ran here. A node without its log knows nothing of those
 // before.
 func (l *RanLog) Began() order.Version { return l.began }
+
+// Learned reports whether this node has taken over what the others remembered when its log was new.
+func (l *RanLog) Learned() (learned bool) {
+	l.db.View(func(tx *bbolt.Tx) error {
+		learned = tx.Bucket(logBucket).Get(learnedKey) != nil
+		return nil
+	})
+	return learned
+}
+
+// HasLearned notes that this node has taken over what the others remember.
+func (l *RanLog) HasLearned() error {
+	return l.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(logBucket).Put(learnedKey, []byte{}) })
+}
+
+// Learn remembers deletes that ran on another node, for nodes that ask. It does not say that they ran here.
+func (l *RanLog) Learn(deletes []*rpc.Delete) error {
+	if len(deletes) == 0 {
+		return nil
+	}
+	return l.db.Update(func(tx *bbolt.Tx) error {
+		past := tx.Bucket(pastBucket)
+		for _, r := range deletes {
+			b, err := proto.Marshal(r)
+			if err == nil {
+				err = past.Put(pastKey(r), b)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return l.purgePast(past, time.Now())
+	})
+}
+
+// pastKey is the key of a delete in pastBucket.
+func pastKey(r *rpc.Delete) []byte { return append(binary.BigEndian.AppendUint64(nil, r.Version), r.Id...) }
 
 // purge forgets what is older than keep says.
 func (l *RanLog) purge(now time.Time) error {
@@ -258,8 +296,7 @@ func putPast(past, removals *bbolt.Bucket, id string) error {
 	if err := proto.Unmarshal(v, r); err != nil {
 		return fmt.Errorf("delete %s: %w", id, err)
 	}
-	key := append(binary.BigEndian.AppendUint64(nil, r.Version), id...)
-	return errors.Join(past.Put(key, bytes.Clone(v)), removals.Delete([]byte(id)))
+	return errors.Join(past.Put(pastKey(r), bytes.Clone(v)), removals.Delete([]byte(id)))
 }
 
 // Close closes the file.

@@ -130,8 +130,9 @@ func (d *Service) Open() error {
 		go d.announceRestart()
 	}
 	if d.deps.Ran != nil {
-		d.wg.Add(1)
+		d.wg.Add(2)
 		go d.keepFinishing()
+		go d.keepLearning()
 	}
 	return nil
 }

@@ -1,0 +1,155 @@
+package copystate
+
+import "testing"
+
+// imageOf stops a node, copies its folders, and starts it again.
+func (w *world) imageOf(id uint64) string {
+	w.t.Helper()
+	w.stop(id)
+	image := w.t.TempDir()
+	mustCopy(w.t, w.nodes[id].dir, image)
+	w.start(id)
+	return image
+}
+
+// restore starts a node on a copy of an image.
+func (w *world) restore(id uint64, image string) {
+	w.t.Helper()
+	w.stop(id)
+	w.nodes[id].dir = w.t.TempDir()
+	mustCopy(w.t, image, w.nodes[id].dir)
+	w.start(id)
+}
+
+// heardOf waits until node 1 knows the folder that a node has now, and its mark.
+func (w *world) heardOf(id uint64) {
+	w.t.Helper()
+	s := w.nodes[id].s
+	s.mu.Lock()
+	self := s.folders.self
+	s.mu.Unlock()
+	w.await("node 1 has heard of the folder", func() bool {
+		of := w.nodes[1].s
+		of.mu.Lock()
+		defer of.mu.Unlock()
+		return of.holders.tables[id].folder == self.Folder && of.holders.marks[id] >= self.Mark
+	})
+}
+
+// With the first rollback, and with a new disk, a node's folder gets another name. An image from before has the old
+// one.
+func TestAnImageIsFoundThatWasMadeBeforeTheFolderGotAnotherName(t *testing.T) {
+	t.Parallel()
+	for name, other := range map[string]func(w *world, image string){
+		"rolled back to the same image": func(w *world, image string) {
+			w.restore(2, image)
+			w.await("node 2 finds out", func() bool { return w.nodes[2].s.Lacking() })
+		},
+		"a new disk": func(w *world, _ string) {
+			w.stop(2)
+			w.nodes[2].dir = w.t.TempDir()
+			w.start(2)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, 3)
+			id := w.addShard(1, 2)
+			w.knows(2, id)
+			w.heardOf(2)
+			image := w.imageOf(2)
+			if err := w.nodes[2].s.Mark(); err != nil { // a delete ran
+				t.Fatal(err)
+			}
+			w.heardOf(2)
+			other(w, image)
+			w.heardOf(2)
+			w.restore(2, image)
+			w.await("node 2 finds out", func() bool { return w.nodes[2].s.Lacks(id).Kind == Stale })
+			w.heardOf(2)
+			w.stop(2)
+			w.start(2)
+			w.await("node 2 is ready", w.nodes[2].s.Ready)
+			if w.nodes[2].s.folders.wentBack {
+				t.Error("the folder is taken for older once more")
+			}
+		})
+	}
+}
+
+// A new node in the place of another one has not gone back, although the others remember a later start, and one of them
+// for longer.
+func TestANewNodeInThePlaceOfAnotherOneHasNotGoneBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3)
+	id := w.addShard(1, 2)
+	w.knows(2, id)
+	for range 3 {
+		w.stop(2)
+		w.start(2)
+		w.heardOf(2)
+	}
+	w.stop(3)
+	w.stop(2)
+	w.nodes[2].dir = t.TempDir()
+	w.start(2)
+	w.heardOf(2)
+	w.stop(2)
+	w.start(2)
+	w.start(3)
+	w.await("node 2 has heard of node 3", func() bool {
+		s := w.nodes[2].s
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.peers[3].known
+	})
+	if w.nodes[2].s.folders.wentBack || w.nodes[2].s.Lacks(id).Kind != Lost {
+		t.Errorf("it is taken for older than it was; its copy is %+v", w.nodes[2].s.Lacks(id))
+	}
+}
+
+// Where nobody answers, nobody can say that the folders went back. A repair must not take the copies for right, and the
+// deletes that are missing are those since the image, also after another start.
+func TestNodeIsNotReadyBeforeEnoughOthersHaveAnswered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 4)
+	id := w.addShard(1, 2)
+	w.knows(2, id)
+	image := w.imageOf(2)
+	if err := w.nodes[2].s.Mark(); err != nil {
+		t.Fatal(err)
+	}
+	w.heardOf(2)
+	for _, other := range []uint64{1, 3, 4} {
+		w.setCut(2, other, true)
+	}
+	w.restore(2, image)
+	s := w.nodes[2].s
+	w.await("all were asked", s.ready.Load)
+	if s.Ready() {
+		t.Error("it is ready, and none has answered")
+	}
+	w.stop(2)
+	w.nodes[2].began = beganAt + 100 // the clock went on
+	w.start(2)
+	w.setCut(2, 4, false)
+	s = w.nodes[2].s
+	w.await("one has answered", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.peers[4].known
+	})
+	if s.Ready() {
+		t.Error("it is ready, and one of three has answered")
+	}
+	w.setCut(2, 1, false)
+	w.await("it is ready", s.Ready)
+	if _, since := s.Stale(); s.Lacks(id).Kind != Stale || since != beganAt {
+		t.Errorf("the copy is %+v, and lacks deletes since %d, want %d", s.Lacks(id), since, beganAt)
+	}
+	w.await("what it had reached is forgotten", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.folders.self.Unheard == nil
+	})
+}

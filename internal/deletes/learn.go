@@ -1,0 +1,89 @@
+package deletes
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"go.uber.org/zap"
+
+	"concord/internal/cluster"
+	"concord/internal/rpc"
+)
+
+// A node whose disk is older than it was asks all others which deletes they remember. The nodes that remember a delete
+// are replaced over time, though. So a new node takes over what the others remember: it does not run these deletes,
+// and tells about them.
+
+// keepLearning asks all nodes once for the deletes that they remember, while the service is open.
+func (d *Service) keepLearning() {
+	defer d.wg.Done()
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	told := make(map[uint64]bool) // nodes that have answered
+	for !d.deps.Ran.Learned() {
+		select {
+		case <-d.open.Done():
+			return
+		case <-tick.C:
+		}
+		if err := d.learn(d.open, told); err != nil {
+			d.deps.Log.Debug("Not all data nodes have said yet which deletes they remember", zap.Error(err))
+		}
+	}
+}
+
+// learn asks the nodes that have not answered yet. The error names those that do not answer.
+func (d *Service) learn(ctx context.Context, told map[uint64]bool) error {
+	nodes, err := d.others()
+	if err != nil {
+		return err
+	}
+	var ask []cluster.Node
+	for _, n := range nodes {
+		if !told[n.ID] {
+			ask = append(ask, n)
+		}
+	}
+	var errs []error
+	for _, a := range rpc.TellAll(ctx, ask, askTimeout, d.learnFrom) {
+		if told[a.Node.ID] = a.Err == nil || isOld(a.Err); !told[a.Node.ID] {
+			errs = append(errs, a.Err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return d.deps.Ran.HasLearned()
+}
+
+// learnFrom takes over what one node remembers.
+func (d *Service) learnFrom(ctx context.Context, n cluster.Node) error {
+	p, err := d.peer(n)
+	if err != nil {
+		return err
+	}
+	stream, err := p.deletes.RememberedDeletes(ctx, &rpc.RememberedDeletesRequest{})
+	if err != nil {
+		return err
+	}
+	var some []*rpc.Delete
+	for {
+		r, err := stream.Recv()
+		if err == nil && valid(r) == nil && r.Version != 0 {
+			some = append(some, r)
+		}
+		if len(some) >= pageLength || errors.Is(err, io.EOF) {
+			if err := d.deps.Ran.Learn(some); err != nil {
+				return err
+			}
+			some = nil
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
