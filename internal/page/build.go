@@ -67,8 +67,8 @@ func (b *builder) attend(key string, a Attention) { b.state.Attention[key] = a }
 func (b *builder) addNodes() {
 	for _, n := range b.nodes {
 		out := Node{
-			Address: n.TCPAddr, HTTP: n.HTTPAddr, Up: n.up, Passive: n.Passive, Since: stampOf(n.since),
-			Zone: n.Zone(),
+			Address: n.TCPAddr, HTTP: n.HTTPAddr, Up: n.up, Passive: n.Passive, Draining: n.Draining,
+			Since: stampOf(n.since), Zone: n.Zone(),
 		}
 		if !n.up {
 			b.attend("node-"+id(n.ID), Attention{

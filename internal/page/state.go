@@ -67,22 +67,24 @@ type Attention struct {
 
 // Node is a data node.
 type Node struct {
-	Address string            `json:"address"` // TCP
-	HTTP    string            `json:"http"`
-	Up      bool              `json:"up"`
-	Passive bool              `json:"passive,omitempty"` // it coordinates, and never owns a shard
-	Since   *time.Time        `json:"since,omitempty"`   // since when it is as Up says, as far as this node knows
-	Error   string            `json:"error,omitempty"`
-	Version string            `json:"version,omitempty"`
-	Started *time.Time        `json:"started,omitempty"`
-	Zone    string            `json:"zone,omitempty"` // the label az
-	Labels  map[string]string `json:"labels,omitempty"`
-	Disks   []Disk            `json:"disks,omitempty"`
-	Hints   []Hints           `json:"hints,omitempty"`
-	Bytes   int64             `json:"bytes"`  // of its copies
-	Shards  int64             `json:"shards"` // copies on its disk
-	Load    *Load             `json:"load,omitempty"`
-	Checked *time.Time        `json:"checked,omitempty"` // when its last check of all shards ended
+	Address string `json:"address"` // TCP
+	HTTP    string `json:"http"`
+	Up      bool   `json:"up"`
+	Passive bool   `json:"passive,omitempty"` // it coordinates, and never owns a shard
+	// Draining is true for a node that gets no more shards: those that it has are moved to other nodes.
+	Draining bool              `json:"draining,omitempty"`
+	Since    *time.Time        `json:"since,omitempty"` // since when it is as Up says, as far as this node knows
+	Error    string            `json:"error,omitempty"`
+	Version  string            `json:"version,omitempty"`
+	Started  *time.Time        `json:"started,omitempty"`
+	Zone     string            `json:"zone,omitempty"` // the label az
+	Labels   map[string]string `json:"labels,omitempty"`
+	Disks    []Disk            `json:"disks,omitempty"`
+	Hints    []Hints           `json:"hints,omitempty"`
+	Bytes    int64             `json:"bytes"`  // of its copies
+	Shards   int64             `json:"shards"` // copies on its disk
+	Load     *Load             `json:"load,omitempty"`
+	Checked  *time.Time        `json:"checked,omitempty"` // when its last check of all shards ended
 }
 
 // Disk is a file system of a node.

@@ -161,11 +161,16 @@ func owners(shard, nodes int) (out []emeta.ShardOwner) {
 func (c *Cluster) User(name string) emeta.User { return c.state.Load().User(name) }
 
 // SetPassive makes a data node one that owns no shard.
-func (c *Cluster) SetPassive(id uint64) {
+func (c *Cluster) SetPassive(id uint64) { c.change(id, func(n *cluster.Node) { n.Passive = true }) }
+
+// SetDraining makes a data node one whose shards are moved to others.
+func (c *Cluster) SetDraining(id uint64) { c.change(id, func(n *cluster.Node) { n.Draining = true }) }
+
+func (c *Cluster) change(id uint64, change func(*cluster.Node)) {
 	next := c.state.Load().Clone()
 	for i := range next.DataNodes {
 		if n := &next.DataNodes[i]; n.ID == id {
-			n.Passive = true
+			change(n)
 		}
 	}
 	c.state.Store(next)

@@ -15,7 +15,7 @@ export const balance = {
       h('h1', {}, 'Balance'),
       h('section', {}, h('h2', {}, 'Bytes on each node'),
         h('ul', { class: 'bars' }, nodes.map(([id, n]) => h('li', { 'data-key': id },
-          h('span', {}, n.address), bar((n.bytes ?? 0) / most, `Bytes of ${n.address}`), h('span', { class: 'num' }, n.up ? bytes(n.bytes) : 'away'))))),
+          h('span', {}, n.address, n.draining ? h('span', { class: 'muted' }, ' (being drained)') : null), bar((n.bytes ?? 0) / most, `Bytes of ${n.address}`), h('span', { class: 'num' }, n.up ? bytes(n.bytes) : 'away'))))),
       few.length ? h('section', {}, h('h2', {}, 'Too few copies'),
         h('p', {}, 'These shards have fewer owners than their policy asks for. ', h('code', {}, 'influxd-ctl rebalance'), ' adds one to each, and ', h('code', {}, 'influxd-ctl rebalance -dry-run'), ' shows its plan.'),
         table(['Policy', { num: 'Copies asked for' }, { num: 'Shards with fewer' }, 'Copy'], few.map(([key, p]) => [key, { num: p.replicas }, { num: count(p.too_few) }, { wide: proposals(p) }]),
@@ -28,10 +28,10 @@ export const balance = {
   },
 }
 
-// proposals says for the first shards which copy would help: to the active node that is up and has the least.
+// proposals says for the first shards which copy would help: to the active node that is up, is not being drained, and has the least.
 function proposals(p) {
   const nodes = store.state.nodes
-  const free = sorted(nodes).filter(([, n]) => n.up && !n.passive).sort(([, a], [, b]) => a.bytes - b.bytes)
+  const free = sorted(nodes).filter(([, n]) => n.up && !n.passive && !n.draining).sort(([, a], [, b]) => a.bytes - b.bytes)
   const out = []
   for (const [id, s] of sorted(store.state.shards)) {
     if (s.database !== p.database || s.policy !== p.name || s.owners.length >= p.replicas) continue

@@ -42,15 +42,21 @@ const head = (n) => h('div', { class: 'row between' },
 function card(id, n) {
   const l = n.load
   return h('li', { class: `card node ${n.up ? '' : 'away'}`, 'data-key': id, id: `node-${id}` }, head(n),
-    h('p', { class: 'muted small' }, [`ID ${id}`, n.passive ? 'passive' : null, n.version ? `version ${n.version}` : null, n.zone ? `zone ${n.zone}` : null,
+    h('p', { class: 'muted small' }, [`ID ${id}`, n.passive ? 'passive' : null, n.draining ? 'being drained' : null, n.version ? `version ${n.version}` : null, n.zone ? `zone ${n.zone}` : null,
       `clients at ${n.http}`].filter(Boolean).join(' · ')),
     n.error ? h('p', { class: 'bad small' }, n.error) : null,
     l ? h('dl', { class: 'numbers' },
       number('Points/s', short(l.points)), number('Writes/s', short(l.writes)), number('p99 of writes', l.write_p99 ? seconds(l.write_p99) : '–'),
       number('Queries/s', short(l.queries)), number('p99 of queries', l.query_p99 ? seconds(l.query_p99) : '–')) : null,
     (n.disks ?? []).map((d) => disk(d)),
-    n.up ? h('p', { class: 'small muted' }, n.passive ? 'Coordinates, and owns no shard' : `${count(n.shards)} copies, ${bytes(n.bytes)}`) : null,
+    n.up ? h('p', { class: 'small muted' }, n.passive ? 'Coordinates, and owns no shard' : copies(n)) : null,
     (n.hints ?? []).filter((x) => x.bytes > 0 || x.dropped).map((x) => hints(x)))
+}
+
+function copies(n) {
+  const all = `${count(n.shards)} copies, ${bytes(n.bytes)}`
+  if (!n.draining) return all
+  return n.shards ? `${all}: they are moved to other nodes` : 'No copies are left: the node can be removed'
 }
 
 const number = (name, value) => h('div', {}, h('dt', {}, name), h('dd', {}, value))
