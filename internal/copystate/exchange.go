@@ -103,7 +103,6 @@ func (x *exchanges) message(to uint64, have map[uint64]version) *rpc.CopyStates 
 	m := &rpc.CopyStates{
 		Node: me, Folder: self.Folder, Start: self.Start, Mark: self.Mark, Clock: x.now().UnixNano(),
 		Process: x.place.Process(), Starting: !x.ready.Load(), Identity: x.place.Identity(),
-		Lost: x.own.lost[to].sorted(),
 	}
 	if x.order.Says != nil {
 		m.Version, m.Floor, m.UnderWay = x.order.Says(to)
@@ -117,6 +116,7 @@ func (x *exchanges) message(to uint64, have map[uint64]version) *rpc.CopyStates 
 	if m.Starting {
 		return m
 	}
+	m.Lost = x.own.lost[to].sorted()
 	tables := maps.Clone(x.holders.tables)
 	tables[me] = x.own.table
 	for holder, t := range tables {
@@ -166,18 +166,22 @@ func (x *exchanges) goneBack(m *rpc.CopyStates) {
 	if err := writeFolder(x.dataDir, x.folders.self.Folder); err != nil {
 		x.log.Error("Cannot name the data folder anew", zap.Error(err))
 	}
-	// Who heard a later mark knows what this node kept for others since, and takes that over. The rest was brought
-	// there.
-	if m.YourMark <= x.folders.before.Mark {
-		x.mu.Lock()
+	// Who heard a later mark knows what this node kept for others since, and what it had lost, and takes that over. The
+	// rest was brought or told there.
+	x.mu.Lock()
+	if m.YourMark > x.folders.before.Mark {
+		for _, shards := range x.own.lost {
+			clear(shards)
+		}
+	} else {
 		for node, shards := range x.kept() {
 			for _, id := range shards {
 				x.own.addLost(node, id)
 			}
 		}
-		x.mu.Unlock()
-		x.saveLost()
 	}
+	x.mu.Unlock()
+	x.saveLost()
 	if err := x.giveUp(); err != nil {
 		x.log.Error("Cannot set aside what this node kept for others", zap.Error(err))
 	}

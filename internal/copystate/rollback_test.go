@@ -153,3 +153,37 @@ func TestNodeIsNotReadyBeforeEnoughOthersHaveAnswered(t *testing.T) {
 		return s.folders.self.Unheard == nil
 	})
 }
+
+// What a node had lost for others when an image of it was made, it told them since.
+func TestRolledBackNodeDoesNotTellAgainWhatItHadLost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3)
+	id := w.addShard(1, 2)
+	w.knows(1, id)
+	w.knows(2, id)
+	w.heardOf(2)
+	w.setCut(1, 2, true)
+	w.nodes[2].s.Lose(1, id)
+	image := w.imageOf(2)
+	if err := w.nodes[2].s.Mark(); err != nil {
+		t.Fatal(err)
+	}
+	w.setCut(1, 2, false)
+	first := w.nodes[1].s
+	w.await("node 1 is told", func() bool { return first.Lacks(id).Kind == Missed })
+	if err := first.Whole(id, first.Lacks(id).Gen); err != nil { // it is repaired
+		t.Fatal(err)
+	}
+	w.await("node 1 has heard that node 2 keeps nothing", func() bool {
+		first.mu.Lock()
+		defer first.mu.Unlock()
+		return len(first.holders.tables[2].owed) == 0
+	})
+	w.heardOf(2)
+	w.restore(2, image)
+	w.await("node 2 finds out", func() bool { return w.nodes[2].s.Lacks(id).Kind == Stale && w.nodes[2].s.Ready() })
+	w.heardOf(2)
+	if why := first.Lacks(id).Why; why != "" {
+		t.Errorf("node 1 is told again that its copy lacks something: %q", why)
+	}
+}
