@@ -249,7 +249,8 @@ func (c *Clock) Heard(v Version) error {
 func (c *Clock) Now() Version {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return max(c.last|(1<<nodeBits-1), c.next()-1)
+	// It counts as given: else the clock would go on from the last version when the time of the machine is set back.
+	return c.pass(func() Version { return max(c.last, c.next()-1<<nodeBits) }) | (1<<nodeBits - 1)
 }
 
 // Close stores the time of the clock as the bound, so that the clock goes on from there.

@@ -251,3 +251,31 @@ func TestReachedIsBeforeTheLastVersion(t *testing.T) {
 		t.Errorf("of a damaged file: %v", got)
 	}
 }
+
+// What Now has returned stays a bound when the time of the machine is set back, and after a crash.
+func TestNoVersionIsBelowATimeThatWasTold(t *testing.T) {
+	t.Parallel()
+	path, at := filepath.Join(t.TempDir(), "clock"), time.Unix(1_800_000_000, 0)
+	open := func() *Clock {
+		c, err := OpenClock(path, func() time.Time { return at }, zap.NewNop())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	c := open()
+	c.Next()
+	at = at.Add(time.Second)
+	told := c.Now()
+	at = at.Add(-time.Second / 2)
+	if v := c.Next(); v <= told {
+		t.Errorf("version %v, although %v was told", v, told)
+	}
+	at = at.Add(time.Hour)
+	told = c.Now() // nothing was written for an hour
+	at = at.Add(-time.Second)
+	if v := open().Next(); v <= told {
+		t.Errorf("version %v after a crash, although %v was told", v, told)
+	}
+}
