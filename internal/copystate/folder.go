@@ -19,12 +19,12 @@ import (
 // folders is what a node knows of its own folders: their name, which start of them this is, and how far their mark has
 // grown. The other nodes remember the same. Where they remember more, the folders are older than they were.
 type folders struct {
-	self       self
-	before     unheard         // how they were when other nodes had answered last
-	firstMark  uint64          // from which the marks of this process grow with time
-	base       time.Time       // when they began to grow
-	starts     map[uint64]bool // those since
-	wentBack   bool            // the folders of this node are older than they were
+	self      self
+	before    unheard         // how they were when other nodes had answered last
+	firstMark uint64          // from which the marks of this process grow with time
+	base      time.Time       // when they began to grow
+	starts    map[uint64]bool // those since
+	wentBack  bool            // the folders of this node are older than they were
 }
 
 // begin compares the name that the data folder has with that of the last start, and begins another start. The data

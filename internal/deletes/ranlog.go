@@ -123,7 +123,9 @@ func (l *RanLog) Learn(deletes []*rpc.Delete) error {
 }
 
 // pastKey is the key of a delete in pastBucket.
-func pastKey(r *rpc.Delete) []byte { return append(binary.BigEndian.AppendUint64(nil, r.Version), r.Id...) }
+func pastKey(r *rpc.Delete) []byte {
+	return append(binary.BigEndian.AppendUint64(nil, r.Version), r.Id...)
+}
 
 // purge forgets what is older than keep says.
 func (l *RanLog) purge(now time.Time) error {
