@@ -40,7 +40,8 @@ func newExchanges(l *ledger, deps Deps) *exchanges {
 	}
 }
 
-// Ready reports whether the others were asked since the start, and enough of them answered: until then this node sends
+// Ready reports whether the others were asked since the start, and at least half of those that are not down answered,
+// or, after half a minute, any: until then this node sends
 // nothing that it kept, and its copies are neither repaired nor sources of repairs. Its folders may have gone back.
 func (x *exchanges) Ready() bool { return x.ready.Load() && x.enough.Load() }
 

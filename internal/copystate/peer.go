@@ -99,6 +99,9 @@ type freshness struct {
 	enough atomic.Bool            // enough of them have answered since to know whether this node's folders went back
 }
 
+// enoughAfter is how long after its start a node has heard enough when any other node has answered.
+const enoughAfter = 30 * time.Second
+
 // countsFor is how long an exchange counts, where writes are kept for a node after the timeout.
 func countsFor(timeout time.Duration) time.Duration {
 	if timeout > 0 {
@@ -145,5 +148,7 @@ func (f *freshness) settle(peers map[uint64]*peer) (all, enough bool) {
 	} else {
 		f.unsure.Store(nil)
 	}
-	return all, all && 2*known >= up // a single one may be new itself, and remember nothing
+	// A single one may be new itself, and remember nothing. But many may be away for long.
+	enough = 2*known >= up || known > 0 && time.Since(f.base) >= enoughAfter
+	return all, all && enough
 }

@@ -1,6 +1,9 @@
 package copystate
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // imageOf stops a node, copies its folders, and starts it again.
 func (w *world) imageOf(id uint64) string {
@@ -185,5 +188,36 @@ func TestRolledBackNodeDoesNotTellAgainWhatItHadLost(t *testing.T) {
 	w.heardOf(2)
 	if why := first.Lacks(id).Why; why != "" {
 		t.Errorf("node 1 is told again that its copy lacks something: %q", why)
+	}
+}
+
+func TestEnoughNodesHaveAnswered(t *testing.T) {
+	t.Parallel()
+	asked := func(known, refused bool) *peer { return &peer{ended: 1, known: known, refused: refused} }
+	answered, silent, down := asked(true, false), asked(false, false), asked(false, true)
+	for name, test := range map[string]struct {
+		peers  []*peer
+		since  time.Duration
+		enough bool
+	}{
+		"it is alone":                    {nil, 0, true},
+		"the other one answered":         {[]*peer{answered}, 0, true},
+		"the other one is silent":        {[]*peer{silent}, time.Hour, false},
+		"all others are down":            {[]*peer{down, down}, 0, true},
+		"one of two answered":            {[]*peer{answered, silent}, 0, true},
+		"one answered, and two are down": {[]*peer{answered, down, down}, 0, true},
+		"one of three answered":          {[]*peer{answered, silent, silent}, 0, false},
+		"for half a minute":              {[]*peer{answered, silent, silent}, enoughAfter, true},
+		"one was not asked":              {[]*peer{answered, answered, {}}, time.Hour, false},
+		"one that answered went down":    {[]*peer{asked(true, true), silent}, 0, true},
+	} {
+		f := freshness{base: time.Now().Add(-test.since)}
+		peers := make(map[uint64]*peer)
+		for i, p := range test.peers {
+			peers[uint64(i)] = p
+		}
+		if _, enough := f.settle(peers); enough != test.enough {
+			t.Errorf("%s: %v, want %v", name, enough, test.enough)
+		}
 	}
 }

@@ -165,11 +165,13 @@ func TestWipedOwnerIsNotReadAndIsRepairedWhileItsShardIsWritten(t *testing.T) {
 	stop := make(chan struct{})
 	var writer sync.WaitGroup
 	writer.Go(func() {
+		tick := time.NewTicker(5 * time.Millisecond) // the other tests of the machine need it, too
+		defer tick.Stop()
 		for i := old; ; i++ { // in the window that holds the old points
 			select {
 			case <-stop:
 				return
-			default:
+			case <-tick.C:
 			}
 			if err := c.Client(writing).Write(ctx, "db", "one", points(at, i, 1)); err != nil && ctx.Err() == nil {
 				t.Errorf("write: %v", err)
