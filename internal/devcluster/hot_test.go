@@ -48,9 +48,10 @@ func TestHotShardIsNeverListed(t *testing.T) {
 	end := sync.OnceFunc(func() { close(stop); writers.Wait() })
 	defer end()
 	var written atomic.Int64
-	n, pause := 2, 20*time.Millisecond
+	// Beside other tests: while clients are served all the time, repairs get a twentieth of the machine.
+	n, points, pause := 2, 100, 100*time.Millisecond
 	if *hotFor > time.Minute {
-		n, pause = 4, time.Nanosecond // the machine is for this test alone
+		n, points, pause = 4, 500, time.Nanosecond // the machine is for this test alone
 	}
 	for w := range n {
 		writers.Go(func() {
@@ -65,7 +66,7 @@ func TestHotShardIsNeverListed(t *testing.T) {
 				case <-tick.C:
 				}
 				b = b[:0]
-				for range 500 {
+				for range points {
 					// One writer, and so one coordinator, has each series.
 					at := from.Add(time.Duration(rng.IntN(3600)) * time.Second)
 					b = fmt.Appendf(b, "m,w=%d,s=%d v=%d,x=%g %d\n", w, rng.IntN(5), rng.IntN(1e6), rng.Float64(),
@@ -75,7 +76,7 @@ func TestHotShardIsNeverListed(t *testing.T) {
 					t.Errorf("write: %v", err)
 					return
 				}
-				written.Add(500)
+				written.Add(int64(points))
 			}
 		})
 	}
@@ -101,9 +102,9 @@ func TestHotShardIsNeverListed(t *testing.T) {
 	}
 	// A point that one owner alone has is found, and brought to the others, while the writes go on.
 	id := c.Shards("db")[0].ID
-	points, err := models.ParsePointsString(fmt.Sprintf("m,w=lost v=1 %d", from.UnixNano()))
+	lost, err := models.ParsePointsString(fmt.Sprintf("m,w=lost v=1 %d", from.UnixNano()))
 	if err == nil {
-		err = c.Data[1].Store.WriteToShard(tsdb.WriteContext{}, id, points)
+		err = c.Data[1].Store.WriteToShard(tsdb.WriteContext{}, id, lost)
 	}
 	if err != nil {
 		t.Fatal(err)
