@@ -42,7 +42,6 @@ func (x *exchanges) exchange(ctx context.Context, p *peer) (again bool) {
 	if err == nil {
 		if !m.Starting {
 			p.told = sequence
-			x.folders.self.Told = true // stored with the next mark
 		}
 		again = !reply.Starting && x.ready.Load() && p.lacksTable(x.holders.tables)
 	}
@@ -162,14 +161,14 @@ func (x *exchanges) goneBack(m *rpc.CopyStates) {
 		"and what it kept for others is set aside",
 		zap.String("told_by", x.addr(m.Node)))
 	// First: who hears of what follows may have copies repaired at once, and must not take these for right.
-	x.rolledBack(x.folders.before.Reached)
+	x.rolledBack(x.folders.reached)
 	if err := writeFolder(x.dataDir, x.folders.self.Folder); err != nil {
 		x.log.Error("Cannot name the data folder anew", zap.Error(err))
 	}
 	// Who heard a later mark knows what this node kept for others since, and what it had lost, and takes that over. The
 	// rest was brought or told there.
 	x.mu.Lock()
-	if m.YourMark > x.folders.before.Mark {
+	if m.YourMark > x.folders.loadedMark {
 		for _, shards := range x.own.lost {
 			clear(shards)
 		}

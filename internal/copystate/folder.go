@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -19,23 +17,24 @@ import (
 // folders is what a node knows of its own folders: their name, which start of them this is, and how far their mark has
 // grown. The other nodes remember the same. Where they remember more, the folders are older than they were.
 type folders struct {
-	self      self
-	before    unheard         // how they were when other nodes had answered last
-	firstMark uint64          // from which the marks of this process grow with time
-	base      time.Time       // when they began to grow
-	starts    map[uint64]bool // those since
-	wentBack  bool            // the folders of this node are older than they were
+	self       self
+	loadedMark uint64          // as it was on disk when the node started
+	firstMark  uint64          // from which the marks of this process grow with time
+	base       time.Time       // when they began to grow
+	starts     map[uint64]bool // those of this process
+	reached    uint64          // self.Reached as it was when this process began; 0 for not known
+	wentBack   bool            // the folders of this node are older than they were
 }
 
 // begin compares the name that the data folder has with that of the last start, and begins another start. The data
 // folder needs another name when it is not self.Folder. Reached is a version that the clock had reached when the folders
 // were written last.
 func (f *folders) begin(name string, reached uint64) look {
-	f.before = unheard{Reached: reached, Mark: f.self.Mark, Start: nextStart(f.self.Start)}
-	if f.self.Unheard != nil {
-		f.before = *f.self.Unheard
+	if f.self.Reached == 0 {
+		f.self.Reached = reached
 	}
-	f.firstMark, f.base = f.self.Mark+1, time.Now()
+	f.reached = f.self.Reached
+	f.loadedMark, f.firstMark, f.base = f.self.Mark, f.self.Mark+1, time.Now()
 	crashed := !f.self.Clean
 	f.self.Clean = false
 	first := f.self.Folder == "" // of this program on this meta folder
@@ -44,50 +43,35 @@ func (f *folders) begin(name string, reached uint64) look {
 		f.self.Folder = newFolder()
 	}
 	f.starts = make(map[uint64]bool)
-	for _, start := range f.before.Starts {
-		f.starts[start] = true
-	}
-	f.self.Unheard = &f.before
 	f.restart(f.self.Start)
 	return look{
 		starting: true, newDisk: !first && !same, adopt: first && name == "", crashed: crashed && !first && same,
 	}
 }
 
-// maxStarts bounds the starts that are remembered, of a node that is started again and again and reaches nobody.
-const maxStarts = 100
-
 // restart takes a start that is greater than all until last.
 func (f *folders) restart(last uint64) {
 	f.self.Start = nextStart(last)
 	f.starts[f.self.Start] = true
-	if f.self.Unheard != nil {
-		u := f.before
-		u.Starts = slices.Sorted(maps.Keys(f.starts))
-		u.Starts = u.Starts[max(0, len(u.Starts)-maxStarts):]
-		f.self.Unheard = &u
-	}
 }
 
 // nextStart is greater than all starts before it. Half of it is random: a node whose folders were rolled back counts
 // its starts again from an older one, and the others must be able to tell the two apart.
 func nextStart(last uint64) uint64 { return (last>>16+1)<<16 | uint64(mathrand.Uint32N(1<<16)) }
 
-// knows reports whether another node remembers one of the last starts, or nothing.
+// knows reports whether another node remembers a start of this process, or nothing.
 func (f *folders) knows(start uint64) bool { return start == 0 || f.starts[start] }
 
 // compare takes a start that is greater than one that another node remembers and this one does not. It reports
 // whether the folders turn out to be older than they were, which it does once; they have another name then.
 func (f *folders) compare(remembered version, mark uint64) (back bool) {
-	later := remembered.start>>16 >= f.before.Start>>16
-	same := remembered.folder == f.self.Folder
-	// Another folder, too, when it came after this one: this is an image of the time before.
-	back = !f.wentBack && (same && mark > f.before.Mark || later && (same || f.self.Told))
-	if remembered.start>>16 >= f.self.Start>>16 {
+	later := remembered.start>>16 >= f.self.Start>>16
+	back = remembered.folder == f.self.Folder && !f.wentBack && (mark > f.loadedMark || later)
+	if later {
 		f.restart(remembered.start)
 	}
 	if back {
-		f.wentBack, f.self.Unheard = true, nil
+		f.wentBack = true
 		f.self.Folder = newFolder()
 	}
 	return back

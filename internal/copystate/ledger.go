@@ -143,16 +143,16 @@ func (l *ledger) heardEnough() {
 	l.mu.Lock()
 	next := l.folders.self
 	l.mu.Unlock()
-	if next.Unheard == nil {
+	if next.Reached == 0 {
 		return
 	}
-	next.Unheard = nil
+	next.Reached = 0
 	if err := l.store.save(change{self: &next}); err != nil {
 		l.log.Error("Cannot store that other nodes know this node's folders", zap.Error(err))
 		return
 	}
 	l.mu.Lock()
-	l.folders.self.Unheard = nil
+	l.folders.self.Reached = 0
 	l.mu.Unlock()
 }
 
@@ -233,7 +233,7 @@ func (l *ledger) Forget() error {
 	l.records.forget(&c)
 	l.holders.forget(&c)
 	l.own.forget(&c)
-	l.folders.self.Newest, l.folders.self.Reviewed, l.folders.self.Told = 0, false, false
+	l.folders.self.Newest, l.folders.self.Reviewed = 0, false
 	next := l.folders.self
 	c.self = &next
 	l.refresh()

@@ -36,23 +36,12 @@ type self struct {
 	Mark   uint64 `json:"mark"`   // grows while the node runs
 	Newest uint64 `json:"newest"` // the greatest shard ID of the metadata that was looked through for new shards
 
-	// Told is whether another node has heard of this folder. From then on none remembers a later start of another one
-	// in its place, unless this one is older than it was.
-	Told bool `json:"told,omitempty"`
-	// Unheard is how the folders were before the last starts, in which not enough other nodes have answered to know
-	// whether the folders went back. It is nil once they have, and is never changed in place.
-	Unheard *unheard `json:"unheard,omitempty"`
+	// Reached is a version that the node's clock had reached before the first of the last starts, in which not enough
+	// other nodes have answered to know whether the folders went back. It is 0 once they have.
+	Reached uint64 `json:"reached,omitempty"`
 
 	Reviewed bool `json:"reviewed"` // the metadata was looked through once
 	Clean    bool `json:"clean"`    // the node stopped by itself, and left no write on its way
-}
-
-// unheard is what other nodes are compared with, however long this node runs before they answer.
-type unheard struct {
-	Reached uint64   `json:"reached"` // a version that the node's clock had reached; 0 for not known
-	Mark    uint64   `json:"mark"`
-	Start   uint64   `json:"start"`  // the first one since
-	Starts  []uint64 `json:"starts"` // all since, or the last of them
 }
 
 // Kind says what a copy lacks that nobody keeps for it.
