@@ -162,8 +162,8 @@ func (s *Service) loop(ctx context.Context) {
 func (s *Service) tick() {
 	s.takeOverRemoved()
 	s.replaceAway()
-	if s.enough.Load() {
-		s.heardEnough()
+	if s.most.Load() {
+		s.heardMost()
 	}
 	s.mu.Lock()
 	arrived := s.records.takeArrived()

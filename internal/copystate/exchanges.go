@@ -40,9 +40,8 @@ func newExchanges(l *ledger, deps Deps) *exchanges {
 	}
 }
 
-// Ready reports whether the others were asked since the start, and at least half of those that are not down answered,
-// or, after half a minute, any: until then this node sends
-// nothing that it kept, and its copies are neither repaired nor sources of repairs. Its folders may have gone back.
+// Ready reports whether enough other nodes were heard since the start. Before, the folders of this node may have gone
+// back without its knowing: it sends nothing that it kept, and its copies take no part in repairs.
 func (x *exchanges) Ready() bool { return x.ready.Load() && x.enough.Load() }
 
 // follow starts and ends exchanges as nodes come and go.
@@ -105,14 +104,12 @@ func (x *exchanges) talk(ctx context.Context, p *peer) {
 
 // settle works out from the exchanges what this node can know. mu must be held.
 func (x *exchanges) settle() {
-	all, enough := x.freshness.settle(x.peers)
-	if x.meta.State().Data.ClusterID == 0 {
+	all := x.freshness.settle(x.peers)
+	if !all || x.meta.State().Data.ClusterID == 0 {
 		return
 	}
-	if enough {
-		x.enough.Store(true)
-	}
-	if all && !x.ready.Load() {
+	x.freshness.hear(x.peers)
+	if !x.ready.Load() {
 		self := x.folders.self
 		x.own.table = table{version: version{self.Folder, self.Start, x.own.sequence + 1}, owed: x.own.owed}
 		x.ready.Store(true)

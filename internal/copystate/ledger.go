@@ -136,8 +136,8 @@ func (l *ledger) compare(remembered version, mark uint64) (back bool) {
 	return back
 }
 
-// heardEnough notes that enough other nodes have answered to know whether the folders of this node went back.
-func (l *ledger) heardEnough() {
+// heardMost notes that most other nodes have answered: they would have said that the folders of this node went back.
+func (l *ledger) heardMost() {
 	l.saving.Lock()
 	defer l.saving.Unlock()
 	l.mu.Lock()
@@ -148,7 +148,7 @@ func (l *ledger) heardEnough() {
 	}
 	next.Reached = 0
 	if err := l.store.save(change{self: &next}); err != nil {
-		l.log.Error("Cannot store that other nodes know this node's folders", zap.Error(err))
+		l.log.Error("Cannot store that other nodes have heard of this start", zap.Error(err))
 		return
 	}
 	l.mu.Lock()

@@ -21,7 +21,7 @@ type peer struct {
 	ended   uint64    // and of the last one that ended
 	at      time.Time // when the last one that ended began
 	reached bool      // it was answered
-	known   bool      // it has answered since this node started
+	known   bool      // it has answered since this node started, and may have said that the folders went back
 	refused bool      // nothing listens there, or it serves nothing: the node is down, and takes no writes
 	failed  int       // exchanges in a row, after one that was answered
 	since   time.Time // when it was first not answered, after it was
@@ -96,10 +96,11 @@ type freshness struct {
 	until  atomic.Int64           // nanoseconds since base, by the monotonic clock: what is known is fresh until then
 	unsure atomic.Pointer[string] // why this node cannot know; nil when it can
 	ready  atomic.Bool            // the others were asked once since the start
-	enough atomic.Bool            // enough of them have answered since to know whether this node's folders went back
+	enough atomic.Bool            // half of those that are not down have answered since, or enoughAfter has passed
+	most   atomic.Bool            // half of all have
 }
 
-// enoughAfter is how long after its start a node has heard enough when any other node has answered.
+// enoughAfter is how long after its start a node waits for others to answer: they may be away for long.
 const enoughAfter = 30 * time.Second
 
 // countsFor is how long an exchange counts, where writes are kept for a node after the timeout.
@@ -115,11 +116,10 @@ func (f *freshness) fresh() bool { return int64(time.Since(f.base)) <= f.until.L
 // doubt notes why this node cannot know.
 func (f *freshness) doubt(why string) { f.unsure.Store(&why) }
 
-// settle works out from the exchanges how fresh they are. It reports whether all nodes were asked, and whether enough of
-// them have answered since this node started to know whether its folders went back. mu must be held.
-func (f *freshness) settle(peers map[uint64]*peer) (all, enough bool) {
+// settle works out from the exchanges how fresh they are. It reports whether all nodes were asked. mu must be held.
+func (f *freshness) settle(peers map[uint64]*peer) (all bool) {
 	fresh, all := time.Duration(1<<62), true
-	reached, total, known, up := 1, 1, 0, 0
+	reached, total := 1, 1
 	for _, p := range peers {
 		if p.ended == 0 {
 			all = false
@@ -128,12 +128,6 @@ func (f *freshness) settle(peers map[uint64]*peer) (all, enough bool) {
 		}
 		if p.reached {
 			reached++
-		}
-		if p.known {
-			known++
-		}
-		if p.known || !p.refused {
-			up++
 		}
 		if !p.refused {
 			total++
@@ -148,7 +142,25 @@ func (f *freshness) settle(peers map[uint64]*peer) (all, enough bool) {
 	} else {
 		f.unsure.Store(nil)
 	}
-	// A single one may be new itself, and remember nothing. But many may be away for long.
-	enough = 2*known >= up || known > 0 && time.Since(f.base) >= enoughAfter
-	return all, all && enough
+	return all
+}
+
+// hear works out whether enough nodes have answered to know whether the folders of this one went back. A single one may
+// be new itself, and remember nothing. It is called when all were asked, with mu held.
+func (f *freshness) hear(peers map[uint64]*peer) {
+	known, up := 0, 0
+	for _, p := range peers {
+		if p.known {
+			known++
+		}
+		if p.known || !p.refused {
+			up++
+		}
+	}
+	if 2*known >= up || time.Since(f.base) >= enoughAfter {
+		f.enough.Store(true)
+	}
+	if 2*known >= len(peers) {
+		f.most.Store(true)
+	}
 }

@@ -1,8 +1,11 @@
 package copystate
 
 import (
+	"path/filepath"
 	"testing"
 	"time"
+
+	"go.etcd.io/bbolt"
 )
 
 // imageOf stops a node, copies its folders, and starts it again.
@@ -60,8 +63,21 @@ func TestANewNodeInThePlaceOfAnotherOneHasNotGoneBack(t *testing.T) {
 	}
 }
 
-// An image is noticed that was made while the node reached nobody.
-func TestImageOfANodeThatReachedNobodyIsNoticed(t *testing.T) {
+// snapshotOf copies the folders of a node while it runs.
+func (w *world) snapshotOf(id uint64) string {
+	w.t.Helper()
+	n, image := w.nodes[id], w.t.TempDir()
+	mustCopy(w.t, filepath.Join(n.dir, "data"), filepath.Join(image, "data"))
+	if err := n.s.store.db.View(func(tx *bbolt.Tx) error {
+		return tx.CopyFile(filepath.Join(image, "copies.db"), 0o600)
+	}); err != nil {
+		w.t.Fatal(err)
+	}
+	return image
+}
+
+// A snapshot is noticed that was made while the node ran, and reached nobody.
+func TestSnapshotOfANodeThatReachedNobodyIsNoticed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 2)
 	id := w.addShard(1, 2)
@@ -70,7 +86,7 @@ func TestImageOfANodeThatReachedNobodyIsNoticed(t *testing.T) {
 	w.stop(2)
 	w.setCut(1, 2, true)
 	w.start(2)
-	image := w.imageOf(2)
+	image := w.snapshotOf(2)
 	w.setCut(1, 2, false)
 	for range 20 { // deletes run
 		if err := w.nodes[2].s.Mark(); err != nil {
@@ -164,33 +180,32 @@ func TestRolledBackNodeDoesNotTellAgainWhatItHadLost(t *testing.T) {
 	}
 }
 
-func TestEnoughNodesHaveAnswered(t *testing.T) {
+func TestHowManyNodesMustAnswer(t *testing.T) {
 	t.Parallel()
-	asked := func(known, refused bool) *peer { return &peer{ended: 1, known: known, refused: refused} }
-	answered, silent, down := asked(true, false), asked(false, false), asked(false, true)
+	answered, silent, down := &peer{known: true}, &peer{}, &peer{refused: true}
 	for name, test := range map[string]struct {
-		peers  []*peer
-		since  time.Duration
-		enough bool
+		peers        []*peer
+		since        time.Duration
+		enough, most bool
 	}{
-		"it is alone":                    {nil, 0, true},
-		"the other one answered":         {[]*peer{answered}, 0, true},
-		"the other one is silent":        {[]*peer{silent}, time.Hour, false},
-		"all others are down":            {[]*peer{down, down}, 0, true},
-		"one of two answered":            {[]*peer{answered, silent}, 0, true},
-		"one answered, and two are down": {[]*peer{answered, down, down}, 0, true},
-		"one of three answered":          {[]*peer{answered, silent, silent}, 0, false},
-		"for half a minute":              {[]*peer{answered, silent, silent}, enoughAfter, true},
-		"one was not asked":              {[]*peer{answered, answered, {}}, time.Hour, false},
-		"one that answered went down":    {[]*peer{asked(true, true), silent}, 0, true},
+		"it is alone":                    {nil, 0, true, true},
+		"the other one answered":         {[]*peer{answered}, 0, true, true},
+		"the other one is silent":        {[]*peer{silent}, 0, false, false},
+		"for half a minute":              {[]*peer{silent}, enoughAfter, true, false},
+		"all others are down":            {[]*peer{down, down}, 0, true, false},
+		"one of two answered":            {[]*peer{answered, silent}, 0, true, true},
+		"one answered, and two are down": {[]*peer{answered, down, down}, 0, true, false},
+		"one of three answered":          {[]*peer{answered, silent, silent}, 0, false, false},
+		"one that answered went down":    {[]*peer{{known: true, refused: true}, silent}, 0, true, true},
 	} {
 		f := freshness{base: time.Now().Add(-test.since)}
 		peers := make(map[uint64]*peer)
 		for i, p := range test.peers {
 			peers[uint64(i)] = p
 		}
-		if _, enough := f.settle(peers); enough != test.enough {
-			t.Errorf("%s: %v, want %v", name, enough, test.enough)
+		f.hear(peers)
+		if f.enough.Load() != test.enough || f.most.Load() != test.most {
+			t.Errorf("%s: enough %v, most %v; want %v, %v", name, f.enough.Load(), f.most.Load(), test.enough, test.most)
 		}
 	}
 }

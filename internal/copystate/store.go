@@ -36,8 +36,8 @@ type self struct {
 	Mark   uint64 `json:"mark"`   // grows while the node runs
 	Newest uint64 `json:"newest"` // the greatest shard ID of the metadata that was looked through for new shards
 
-	// Reached is a version that the node's clock had reached before the first of the last starts, in which not enough
-	// other nodes have answered to know whether the folders went back. It is 0 once they have.
+	// Reached is a version of the node's clock from before the first start since which most other nodes have not
+	// answered: if the folders went back, deletes with greater versions may be missing. It is 0 once most have answered.
 	Reached uint64 `json:"reached,omitempty"`
 
 	Reviewed bool `json:"reviewed"` // the metadata was looked through once

@@ -125,8 +125,8 @@ type Copies interface {
 	Lacks(shard uint64) copystate.Lack
 	Waiting(shard uint64) []uint64
 	Discarded(shard, gen uint64) error
-	// Ready reports whether the other data nodes were asked since the start. Only then this node knows that its disk is
-	// not older than it was.
+	// Ready reports whether enough other data nodes have answered since the start: they know whether the disk of this
+	// one is older than it was.
 	Ready() bool
 }
 
