@@ -27,8 +27,8 @@ type folders struct {
 }
 
 // begin compares the name that the data folder has with that of the last start, and begins another start. The data
-// folder needs another name when it is not self.Folder. Reached is a version that the clock had reached when the folders
-// were written last.
+// folder needs another name when it is not self.Folder. Reached is a version that the clock had reached when the
+// folders were written last.
 func (f *folders) begin(name string, reached uint64) look {
 	if f.self.Reached == 0 {
 		f.self.Reached = reached

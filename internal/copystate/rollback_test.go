@@ -1,6 +1,7 @@
 package copystate
 
 import (
+	"errors"
 	"path/filepath"
 	"testing"
 	"time"
@@ -207,5 +208,47 @@ func TestHowManyNodesMustAnswer(t *testing.T) {
 		if f.enough.Load() != test.enough || f.most.Load() != test.most {
 			t.Errorf("%s: enough %v, most %v; want %v, %v", name, f.enough.Load(), f.most.Load(), test.enough, test.most)
 		}
+	}
+}
+
+// A node that was rolled back knows an earlier start of another one, and hears of its mark before it hears of its start.
+// That does not make the other one look rolled back.
+func TestRollbackOfOneNodeIsNoneOfAnother(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	id := w.addShard(1, 2)
+	w.knows(1, id)
+	w.heardOf(2)
+	image := w.imageOf(1) // it has a start of node 2 that is over soon
+	w.heardOf(2)
+	w.stop(2)
+	w.start(2)
+	for range 5 {
+		if err := errors.Join(w.nodes[1].s.Mark(), w.nodes[2].s.Mark()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.heardOf(2)
+	w.await("node 2 has heard of node 1", func() bool {
+		s := w.nodes[2].s
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.holders.marks[1] >= w.nodes[1].s.Marked()
+	})
+	w.mu.Lock()
+	w.cut[[2]uint64{1, 2}] = true // node 1 hears of node 2, and cannot answer for itself
+	w.mu.Unlock()
+	w.restore(1, image)
+	w.await("node 1 has heard of node 2", func() bool {
+		s := w.nodes[1].s
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.peers[2].ended > 1
+	})
+	w.setCut(1, 2, false)
+	w.await("node 1 finds out", func() bool { return w.nodes[1].s.Lacks(id).Kind == Stale })
+	w.heardOf(2)
+	if lack := w.nodes[2].s.Lacks(id); w.nodes[2].s.folders.wentBack || lack.Kind == Stale {
+		t.Errorf("node 2 is taken for older than it was: %+v", lack)
 	}
 }
