@@ -16,11 +16,12 @@ import (
 // exchange tells a node what this one knows, and takes over what it answers. again is true when the node lacks a
 // table that came meanwhile.
 func (x *exchanges) exchange(ctx context.Context, p *peer) (again bool) {
+	m := x.newMessage(p.node.ID)
 	x.mu.Lock()
 	p.begun++
 	number, began := p.begun, time.Now()
 	x.refreshOwn()
-	m := x.message(p.node.ID, p.have)
+	x.fill(m, p.node.ID, p.have)
 	sequence := x.own.sequence
 	x.mu.Unlock()
 
@@ -96,35 +97,40 @@ func (x *exchanges) call(ctx context.Context, p *peer, m *rpc.CopyStates) (*rpc.
 	return reply, nil
 }
 
-// message is what a node is told that has these tables. mu must be held.
-func (x *exchanges) message(to uint64, have map[uint64]version) *rpc.CopyStates {
-	me, self := x.meta.NodeID(), x.folders.self
+// newMessage begins a message to a node with what has no part in the tables. mu must not be held: the clock of versions
+// may wait for a disk.
+func (x *exchanges) newMessage(to uint64) *rpc.CopyStates {
 	m := &rpc.CopyStates{
-		Node: me, Folder: self.Folder, Start: self.Start, Mark: self.Mark, Clock: x.now().UnixNano(),
-		Process: x.place.Process(), Starting: !x.ready.Load(), Identity: x.place.Identity(),
+		Node: x.meta.NodeID(), Clock: x.now().UnixNano(), Process: x.place.Process(), Identity: x.place.Identity(),
 	}
 	if x.order.Says != nil {
 		m.Version, m.Floor, m.UnderWay = x.order.Says(to)
-		m.Lacks = len(x.records.lacking) > 0
 	}
+	return m
+}
+
+// fill adds to a message what a node is told that has these tables. mu must be held.
+func (x *exchanges) fill(m *rpc.CopyStates, to uint64, have map[uint64]version) {
+	self := x.folders.self
+	m.Folder, m.Start, m.Mark, m.Starting = self.Folder, self.Start, self.Mark, !x.ready.Load()
+	m.Lacks = x.order.Says != nil && len(x.records.lacking) > 0
 	// Also while this node starts: the other one may be on folders that went back, and must hear of it first.
 	if t, ok := x.holders.tables[to]; ok {
 		m.You = t.version.encode(to)
 	}
 	m.YourMark = x.holders.marks[to]
 	if m.Starting {
-		return m
+		return
 	}
 	m.Lost = x.own.lost[to].sorted()
 	tables := maps.Clone(x.holders.tables)
-	tables[me] = x.own.table
+	tables[m.Node] = x.own.table
 	for holder, t := range tables {
 		m.Have = append(m.Have, t.version.encode(holder))
 		if holder != to && t.version.newer(have[holder]) {
 			m.Tables = append(m.Tables, t.encode(holder))
 		}
 	}
-	return m
 }
 
 // learn takes over what another node says. The error is that what this node lacks for good could not be stored.

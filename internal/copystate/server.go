@@ -46,10 +46,11 @@ func (s Server) Exchange(ctx context.Context, m *rpc.CopyStates) (*rpc.CopyState
 		return nil, status.Error(codes.Unavailable, err.Error())
 	}
 	s.passOn(ctx, m.Node)
+	reply := s.newMessage(m.Node)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refreshOwn()
-	reply := s.message(m.Node, decodeVersions(m.Have))
+	s.fill(reply, m.Node, decodeVersions(m.Have))
 	reply.Lost = nil // it is told in a request, whose answer shows that it was stored
 	reply.You, reply.YourMark = you, mark
 	if p := s.peers[m.Node]; p != nil && p.away() {
