@@ -99,8 +99,8 @@ func (m *membership) Leave(context.Context, *rpc.LeaveRequest) (*rpc.LeaveRespon
 	return &rpc.LeaveResponse{}, nil
 }
 
-// forgetCluster forgets what this node knows of the copies of the cluster that it left, and what it keeps for its
-// nodes: another cluster may have the same numbers.
+// forgetCluster forgets what this node knows of the copies and the deletes of the cluster that it left, and what it
+// keeps for its nodes: another cluster may have the same numbers.
 func (n *Node) forgetCluster() error {
 	if err := n.copies.Forget(); err != nil {
 		return fmt.Errorf("what copies lack is still noted: %w", err)
@@ -109,6 +109,9 @@ func (n *Node) forgetCluster() error {
 		if err := n.handoff.Forget(); err != nil {
 			return fmt.Errorf("hinted handoff keeps some of its queues: %w", err)
 		}
+	}
+	if n.ran != nil {
+		return n.ran.Forget()
 	}
 	return nil
 }

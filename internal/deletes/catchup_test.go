@@ -1,7 +1,6 @@
 package deletes
 
 import (
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -16,16 +15,7 @@ func TestNodeCatchesUpWithDeletes(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok")
 	behind := c.newNode(t, 1)
-	logOf := func(n *node) *RanLog {
-		l, err := OpenRanLog(filepath.Join(t.TempDir(), "deletes.db"), hour)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { l.Close() })
-		n.deletes.deps.Ran = l
-		return l
-	}
-	logOf(behind)
+	withLog(t, behind)
 	mustOpen(t, behind)
 	if err := behind.WritePoints(db, policy, one, nil, mustPoints(t, "cpu v=1 1\nmem v=1 1")); err != nil {
 		t.Fatal(err)
@@ -35,7 +25,7 @@ func TestNodeCatchesUpWithDeletes(t *testing.T) {
 	var others []*RanLog
 	for id := uint64(2); id <= 3; id++ {
 		n := mustOpen(t, newNode(newDeps(t, c.meta, mustStore(t), c.pool, id), nil))
-		others = append(others, logOf(n))
+		others = append(others, withLog(t, n))
 		c.meta.Nodes = append(c.meta.Nodes, cluster.Node{ID: id, TCPAddr: mustServe(t, n.server())})
 	}
 	drop := func(name, id string) *rpc.Delete {

@@ -1,7 +1,6 @@
 package deletes
 
 import (
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -16,13 +15,7 @@ func twoNodes(t *testing.T) (c *testCluster, nodes [2]*node) {
 	c = newTestCluster(t, "ok", "ok")
 	for i := range nodes {
 		n := c.newNode(t, uint64(i+1))
-		l, err := OpenRanLog(filepath.Join(t.TempDir(), "deletes.db"), hour)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { l.Close() })
-		l.began = 0
-		n.deletes.deps.Ran = l
+		withLog(t, n).beginsAt(t, 0)
 		mustOpen(t, n)
 		c.meta.Nodes[i].TCPAddr = mustServe(t, n.server())
 		nodes[i] = n
@@ -123,7 +116,7 @@ func TestDeletesFromBeforeWhatIsKnownAreNotFinished(t *testing.T) {
 		if r.Id == "forgotten" {
 			lacks.Order.Journal.Lost(order.Version(r.Version))
 		} else {
-			lacks.deletes.deps.Ran.began = order.Version(r.Version)
+			lacks.deletes.deps.Ran.beginsAt(t, order.Version(r.Version))
 		}
 	}
 	if err := lacks.deletes.finish(t.Context(), nil); err != nil {

@@ -2,7 +2,9 @@ package deletes
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"github.com/influxdata/influxdb/models"
 	itoml "github.com/influxdata/influxdb/toml"
 	"github.com/influxdata/influxdb/tsdb"
+	"go.etcd.io/bbolt"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -18,6 +21,7 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/handoff"
+	"concord/internal/order"
 	"concord/internal/replication"
 	"concord/internal/replication/replicationtest"
 	"concord/internal/rpc"
@@ -77,6 +81,28 @@ func newNode(writes replication.Deps, hh *handoff.Service) *node {
 	w := replication.NewWriter(writes)
 	deps.Writes = w
 	return &node{Writer: w, Memory: memory, deletes: New(deps), store: writes.Store}
+}
+
+// withLog gives a node that is not open yet a log of deletes.
+func withLog(t testing.TB, n *node) *RanLog {
+	t.Helper()
+	l, err := OpenRanLog(filepath.Join(t.TempDir(), "deletes.db"), hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	n.deletes.deps.Ran = l
+	return l
+}
+
+// beginsAt makes a log one that has every delete with a version above v.
+func (l *RanLog) beginsAt(t testing.TB, v order.Version) {
+	t.Helper()
+	if err := l.db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket(logBucket).Put(beganKey, binary.BigEndian.AppendUint64(nil, uint64(v)))
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (n *node) Open() error {

@@ -16,17 +16,21 @@ import (
 // are replaced over time, though. So a new node takes over what the others remember: it does not run these deletes,
 // and tells about them.
 
-// keepLearning asks all nodes once for the deletes that they remember, while the service is open.
+// keepLearning asks all nodes for the deletes that they remember, once for each cluster that this node is in.
 func (d *Service) keepLearning() {
 	defer d.wg.Done()
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
 	told := make(map[uint64]bool) // nodes that have answered
-	for !d.deps.Ran.Learned() {
+	for {
 		select {
 		case <-d.open.Done():
 			return
 		case <-tick.C:
+		}
+		if d.deps.Ran.Learned() {
+			clear(told)
+			continue
 		}
 		if err := d.learn(d.open, told); err != nil {
 			d.deps.Log.Debug("Not all data nodes have said yet which deletes they remember", zap.Error(err))

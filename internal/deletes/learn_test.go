@@ -1,10 +1,12 @@
 package deletes
 
 import (
-	"path/filepath"
+	"errors"
 	"testing"
+	"time"
 
 	"concord/internal/cluster"
+	"concord/internal/order"
 	"concord/internal/replication/replicationtest"
 	"concord/internal/rpc"
 )
@@ -15,16 +17,7 @@ func TestNewNodeTellsOfDeletesThatRanBeforeIt(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok")
 	behind := c.newNode(t, 1)
-	logOf := func(n *node) *RanLog {
-		l, err := OpenRanLog(filepath.Join(t.TempDir(), "deletes.db"), hour)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { l.Close() })
-		n.deletes.deps.Ran = l
-		return l
-	}
-	if err := logOf(behind).HasLearned(); err != nil { // long ago
+	if err := withLog(t, behind).HasLearned(); err != nil { // long ago
 		t.Fatal(err)
 	}
 	mustOpen(t, behind)
@@ -39,7 +32,7 @@ func TestNewNodeTellsOfDeletesThatRanBeforeIt(t *testing.T) {
 	}
 	node := func(id uint64) (*node, *RanLog, string) {
 		n := newNode(newDeps(t, c.meta, mustStore(t), c.pool, id), nil)
-		l := logOf(n)
+		l := withLog(t, n)
 		return n, l, mustServe(t, n.server())
 	}
 	old, log, addr := node(2)
@@ -72,5 +65,27 @@ func TestNewNodeTellsOfDeletesThatRanBeforeIt(t *testing.T) {
 		if got := count(t, behind.store, name); got != 0 || !behind.deletes.ran(name) {
 			t.Errorf("%d points are left of %s, which was dropped", got, name)
 		}
+	}
+}
+
+// Another cluster has the same numbers of nodes, and may have the same databases.
+func TestNodeThatLeavesItsClusterTellsNobodyOfItsDeletes(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok")
+	n := c.newNode(t, 1)
+	log := withLog(t, n)
+	before := log.Began()
+	first, second := &rpc.Delete{Id: "1", Version: 1 << 40}, &rpc.Delete{Id: "2", Version: 2 << 40}
+	learned := &rpc.Delete{Id: "3", Version: uint64(order.AtTime(time.Now()))}
+	if err := errors.Join(
+		log.Record(first), log.Record(second, first.Id), log.Learn([]*rpc.Delete{learned}), log.HasLearned(), log.Forget(),
+	); err != nil {
+		t.Fatal(err)
+	}
+	if err := log.remembered(0, func(r *rpc.Delete) error { return errors.New(r.Id) }); err != nil {
+		t.Errorf("delete %v is told", err)
+	}
+	if log.Ran("1") || log.Learned() || log.Began() < before {
+		t.Errorf("ran %v, learned %v, began %v before %v", log.Ran("1"), log.Learned(), log.Began(), before)
 	}
 }

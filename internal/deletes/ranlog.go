@@ -24,9 +24,8 @@ type RanLog struct {
 	// Recorded, when set, is called when a delete was recorded: an older copy of this node's disk lacks it.
 	Recorded func() error
 
-	db    *bbolt.DB
-	keep  Keep
-	began order.Version
+	db   *bbolt.DB
+	keep Keep
 }
 
 // Keep is for how long deletes are remembered.
@@ -60,7 +59,7 @@ func OpenRanLog(path string, keep Keep) (*RanLog, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	l := &RanLog{db: db, keep: keep}
-	if err := errors.Join(l.begin(time.Now()), l.purge(time.Now())); errors.Is(err, bbolterrors.ErrIncompatibleValue) {
+	if err := l.purge(time.Now()); errors.Is(err, bbolterrors.ErrIncompatibleValue) {
 		return nil, errors.Join(fmt.Errorf("%s is damaged: %w: %s", path, err, moveRanLog), db.Close())
 	} else if err != nil {
 		return nil, errors.Join(fmt.Errorf("read %s: %w", path, err), db.Close())
@@ -68,25 +67,41 @@ func OpenRanLog(path string, keep Keep) (*RanLog, error) {
 	return l, nil
 }
 
-// begin notes when the log began, unless it did.
-func (l *RanLog) begin(now time.Time) error {
+// Forget forgets all deletes: this node has left its cluster, and another one may have the same numbers and databases.
+// The log begins anew.
+func (l *RanLog) Forget() error {
 	return l.db.Update(func(tx *bbolt.Tx) error {
-		about, err := tx.CreateBucketIfNotExists(logBucket)
-		if err != nil {
-			return err
+		for _, name := range [][]byte{ranBucket, removalBucket, pastBucket, logBucket} {
+			err := tx.DeleteBucket(name)
+			if err == nil {
+				_, err = tx.CreateBucket(name)
+			}
+			if err != nil {
+				return fmt.Errorf("forget the deletes of the cluster: %w", err)
+			}
 		}
-		if v := about.Get(beganKey); len(v) == 8 {
-			l.began = order.Version(binary.BigEndian.Uint64(v))
-			return nil
-		}
-		l.began = order.AtTime(now.Add(longestDelete)) // clocks of other nodes may be ahead
-		return about.Put(beganKey, binary.BigEndian.AppendUint64(nil, uint64(l.began)))
+		return begin(tx.Bucket(logBucket), time.Now())
 	})
+}
+
+// begin notes when the log began, unless it did.
+func begin(about *bbolt.Bucket, now time.Time) error {
+	if len(about.Get(beganKey)) == 8 {
+		return nil
+	}
+	began := order.AtTime(now.Add(longestDelete)) // clocks of other nodes may be ahead
+	return about.Put(beganKey, binary.BigEndian.AppendUint64(nil, uint64(began)))
 }
 
 // Began is a version from when on the log has every delete that ran here. A node without its log knows nothing of those
 // before.
-func (l *RanLog) Began() order.Version { return l.began }
+func (l *RanLog) Began() (began order.Version) {
+	l.db.View(func(tx *bbolt.Tx) error {
+		began = order.Version(binary.BigEndian.Uint64(tx.Bucket(logBucket).Get(beganKey)))
+		return nil
+	})
+	return began
+}
 
 // Learned reports whether this node has taken over what the others remembered when its log was new.
 func (l *RanLog) Learned() (learned bool) {
@@ -127,9 +142,16 @@ func pastKey(r *rpc.Delete) []byte {
 	return append(binary.BigEndian.AppendUint64(nil, r.Version), r.Id...)
 }
 
-// purge forgets what is older than keep says.
+// purge forgets what is older than keep says. It makes the buckets that are not there.
 func (l *RanLog) purge(now time.Time) error {
 	return l.db.Update(func(tx *bbolt.Tx) error {
+		about, err := tx.CreateBucketIfNotExists(logBucket)
+		if err == nil {
+			err = begin(about, now)
+		}
+		if err != nil {
+			return err
+		}
 		ran, err := tx.CreateBucketIfNotExists(ranBucket)
 		removals, failed := tx.CreateBucketIfNotExists(removalBucket)
 		past, without := tx.CreateBucketIfNotExists(pastBucket)

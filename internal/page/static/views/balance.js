@@ -28,7 +28,8 @@ export const balance = {
   },
 }
 
-// proposals says for the first shards which copy would help: to the active node that is up, is not being drained, and has the least.
+// proposals says for the first shards which copy would help: to the active node that is up, is not being drained, and
+// has the least.
 function proposals(p) {
   const nodes = store.state.nodes
   const free = sorted(nodes).filter(([, n]) => n.up && !n.passive && !n.draining).sort(([, a], [, b]) => a.bytes - b.bytes)

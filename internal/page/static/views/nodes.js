@@ -49,14 +49,16 @@ function card(id, n) {
       number('Points/s', short(l.points)), number('Writes/s', short(l.writes)), number('p99 of writes', l.write_p99 ? seconds(l.write_p99) : '–'),
       number('Queries/s', short(l.queries)), number('p99 of queries', l.query_p99 ? seconds(l.query_p99) : '–')) : null,
     (n.disks ?? []).map((d) => disk(d)),
-    n.up ? h('p', { class: 'small muted' }, n.passive ? 'Coordinates, and owns no shard' : copies(n)) : null,
+    n.up ? h('p', { class: 'small muted' }, n.passive ? 'Coordinates, and owns no shard' : copies(id, n)) : null,
     (n.hints ?? []).filter((x) => x.bytes > 0 || x.dropped).map((x) => hints(x)))
 }
 
-function copies(n) {
+// copies says what a node has. Whether one that is drained can be removed is in the metadata: it may have lost a copy.
+function copies(id, n) {
   const all = `${count(n.shards)} copies, ${bytes(n.bytes)}`
   if (!n.draining) return all
-  return n.shards ? `${all}: they are moved to other nodes` : 'No copies are left: the node can be removed'
+  const owns = Object.values(store.state.shards).some((s) => s.owners.includes(id))
+  return owns ? `${all}: they are moved to other nodes` : 'It owns no shard any more, and can be removed'
 }
 
 const number = (name, value) => h('div', {}, h('dt', {}, name), h('dd', {}, value))
