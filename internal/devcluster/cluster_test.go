@@ -27,15 +27,6 @@ func mustStart(t *testing.T, nodes int) (context.Context, *devcluster.Cluster) {
 	})
 }
 
-// notWithTheRaceDetector skips a story about answers when -short is set, as make race does: it takes a quarter of a
-// minute or more then, and other stories do the same things at the same time.
-func notWithTheRaceDetector(t *testing.T) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("it is about answers, which tests without -short look at")
-	}
-}
-
 func mustStartWith(t *testing.T, nodes int, config func(*datanode.Config)) (context.Context, *devcluster.Cluster) {
 	t.Helper()
 	return mustStartOptions(t, devcluster.Options{DataNodes: nodes, DataConfig: config})
@@ -252,7 +243,6 @@ func TestShardRepairAnswersAsDocumented(t *testing.T) {
 
 func TestStatementsActOnTheCluster(t *testing.T) {
 	t.Parallel()
-	notWithTheRaceDetector(t)
 	ctx, c := mustStart(t, 3)
 	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 1 SHARD DURATION 1h NAME "one"`)
 	if err := c.Client(0).Write(ctx, "db", "all", lines(600, yesterday(), time.Minute)); err != nil {

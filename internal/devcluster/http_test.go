@@ -297,7 +297,6 @@ func mustKnow(ctx context.Context, t *testing.T, c *devcluster.Cluster) {
 
 func TestV2DeleteDeletesOnEveryNode(t *testing.T) {
 	t.Parallel()
-	notWithTheRaceDetector(t)
 	// A delete changes the engine's index while a digest reads it. The digest is void then, but the race detector,
 	// whose tests are the short ones, reports it.
 	ctx, c := mustStartWith(t, 3, func(cfg *datanode.Config) { cfg.AntiEntropy.Enabled = !testing.Short() })
@@ -389,7 +388,6 @@ func TestV2DeleteDeletesOnEveryNode(t *testing.T) {
 // TestV2BucketsAreThoseOfTheCluster makes, changes and drops buckets through different nodes.
 func TestV2BucketsAreThoseOfTheCluster(t *testing.T) {
 	t.Parallel()
-	notWithTheRaceDetector(t)
 	ctx, c := mustStartWith(t, 3, nil)
 	policy := func(db, name string) string {
 		t.Helper()

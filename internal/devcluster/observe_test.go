@@ -109,7 +109,6 @@ func startObserved(t *testing.T) (context.Context, *devcluster.Cluster) {
 
 func TestStatisticsHaveTheSameNamesEverywhere(t *testing.T) {
 	t.Parallel()
-	notWithTheRaceDetector(t)
 	ctx, c := startObserved(t)
 
 	_, body := mustGet(ctx, t, c, 0, "/debug/vars")

@@ -180,7 +180,6 @@ func (s *secure) query(t *testing.T, node int, user, text string) (int, string) 
 
 func TestClusterOverTLSWithUsers(t *testing.T) {
 	t.Parallel()
-	notWithTheRaceDetector(t)
 	ca := newAuthority(t)
 	ctx, c := startSecure(t, ca)
 	s := &secure{Cluster: c, ctx: ctx, http: ca.client()}
