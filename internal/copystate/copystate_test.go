@@ -530,7 +530,11 @@ func rollBack(t *testing.T, kept bool) {
 	t.Cleanup(giveUp)
 	// It may take long until what it kept for others is set aside. Nobody takes its copies for right meanwhile.
 	w.await("node 2 finds out", func() bool { return w.nodes[2].s.Lacks(id).Kind == Stale })
+	if w.nodes[2].s.Ready() {
+		t.Error("it may send what it kept for others, which is not set aside yet")
+	}
 	giveUp()
+	w.await("it is ready", w.nodes[2].s.Ready)
 	if w.nodes[2].s.Lacks(alone).Kind != "" {
 		t.Error("a copy that no other node has is to be made anew")
 	}

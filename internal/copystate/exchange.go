@@ -167,9 +167,8 @@ func (x *exchanges) goneBack(m *rpc.CopyStates) {
 		"and what it kept for others is set aside",
 		zap.String("told_by", x.addr(m.Node)))
 	// First: who hears of what follows may have copies repaired at once, and must not take these for right.
-	x.rolledBack(x.folders.reached)
-	if err := writeFolder(x.dataDir, x.folders.self.Folder); err != nil {
-		x.log.Error("Cannot name the data folder anew", zap.Error(err))
+	if err := x.rolledBack(x.folders.reached); err == nil { // else it finds out again after the next start
+		x.rename()
 	}
 	// Who heard a later mark knows what this node kept for others since, and what it had lost, and takes that over. The
 	// rest was brought or told there.
@@ -190,6 +189,9 @@ func (x *exchanges) goneBack(m *rpc.CopyStates) {
 	if err := x.giveUp(); err != nil {
 		x.log.Error("Cannot set aside what this node kept for others", zap.Error(err))
 	}
+	x.mu.Lock()
+	x.folders.goingBack = false
+	x.mu.Unlock()
 }
 
 // learnProcess takes over which process of a node runs now.

@@ -42,7 +42,14 @@ func newExchanges(l *ledger, deps Deps) *exchanges {
 
 // Ready reports whether enough other nodes were heard since the start. Before, the folders of this node may have gone
 // back without its knowing: it sends nothing that it kept, and its copies take no part in repairs.
-func (x *exchanges) Ready() bool { return x.ready.Load() && x.enough.Load() }
+func (x *exchanges) Ready() bool {
+	if !x.ready.Load() || !x.enough.Load() {
+		return false
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return !x.folders.goingBack
+}
 
 // follow starts and ends exchanges as nodes come and go.
 func (x *exchanges) follow(ctx context.Context) {

@@ -24,6 +24,7 @@ type folders struct {
 	starts     map[uint64]bool // those of this process
 	reached    uint64          // self.Reached as it was when this process began; 0 for not known
 	wentBack   bool            // the folders of this node are older than they were
+	goingBack  bool            // and what follows from that is not done yet
 }
 
 // begin compares the name that the data folder has with that of the last start, and begins another start. The data
@@ -63,7 +64,7 @@ func nextStart(last uint64) uint64 { return (last>>16+1)<<16 | uint64(mathrand.U
 func (f *folders) knows(start uint64) bool { return start == 0 || f.starts[start] }
 
 // compare takes a start that is greater than one that another node remembers and this one does not. It reports
-// whether the folders turn out to be older than they were, which it does once; they have another name then.
+// whether the folders turn out to be older than they were, which it does once. They get another name by rename.
 func (f *folders) compare(remembered version, mark uint64) (back bool) {
 	later := remembered.start>>16 >= f.self.Start>>16
 	back = remembered.folder == f.self.Folder && !f.wentBack && (mark > f.loadedMark || later)
@@ -71,8 +72,7 @@ func (f *folders) compare(remembered version, mark uint64) (back bool) {
 		f.restart(remembered.start)
 	}
 	if back {
-		f.wentBack = true
-		f.self.Folder = newFolder()
+		f.wentBack, f.goingBack = true, true
 	}
 	return back
 }

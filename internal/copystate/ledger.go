@@ -115,7 +115,7 @@ func (l *ledger) Mark() error {
 }
 
 // compare compares what another node remembers of this one with what this one remembers. It reports whether the
-// folders of this node turn out to be older than they were, and stores their new name then.
+// folders of this node turn out to be older than they were.
 func (l *ledger) compare(remembered version, mark uint64) (back bool) {
 	l.mu.Lock()
 	known := l.folders.knows(remembered.start)
@@ -134,6 +134,25 @@ func (l *ledger) compare(remembered version, mark uint64) (back bool) {
 		l.log.Error("Cannot store the place of this node among its starts", zap.Error(err))
 	}
 	return back
+}
+
+// rename gives the folders of this node, which are older than they were, another name: it is not to be mistaken for the
+// one that others remember. That its copies are stale is stored before. After a crash in between it finds out again.
+func (l *ledger) rename() {
+	l.saving.Lock()
+	defer l.saving.Unlock()
+	l.mu.Lock()
+	l.folders.self.Folder = newFolder()
+	l.own.version = version{l.folders.self.Folder, l.folders.self.Start, l.own.sequence + 1}
+	next := l.folders.self
+	l.mu.Unlock()
+	err := l.store.save(change{self: &next})
+	if err == nil {
+		err = writeFolder(l.dataDir, next.Folder)
+	}
+	if err != nil {
+		l.log.Error("Cannot name the data folder anew", zap.Error(err))
+	}
 }
 
 // heardMost notes that most other nodes have answered: they would have said that the folders of this node went back.
