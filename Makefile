@@ -83,7 +83,7 @@ compare: ## compare a cluster's answers with a single node's, through all forms 
 
 race: ## run the tests under the race detector (needs a C compiler)
 	@if command -v cc >/dev/null 2>&1; then CGO_ENABLED=1 && export CGO_ENABLED && \
-	$(GO) test -race -short $$($(GO) list ./internal/... | grep -v /devcluster) && $(GO) test -race -short ./internal/devcluster -hot 2s; \
+	$(GO) test -race -short $$($(GO) list ./internal/... | grep -v /devcluster) && $(GO) test -race -short -parallel 4 ./internal/devcluster -hot 2s; \
 	else echo "skipped: the race detector needs a C compiler"; fi
 
 lint: ## gofmt, go vet and staticcheck

@@ -48,10 +48,14 @@ func TestHotShardIsNeverListed(t *testing.T) {
 	end := sync.OnceFunc(func() { close(stop); writers.Wait() })
 	defer end()
 	var written atomic.Int64
-	// Beside other tests: while clients are served all the time, repairs get a twentieth of the machine.
-	n, points, pause := 2, 100, 100*time.Millisecond
-	if *hotFor > time.Minute {
-		n, points, pause = 4, 500, time.Nanosecond // the machine is for this test alone
+	n, points, pause := 2, 500, time.Nanosecond
+	switch {
+	case *hotFor > time.Minute:
+		n = 4 // the machine is for this test alone
+	case testing.Short():
+		// While clients are served all the time, a repair gets a twentieth of the machine: minutes with the race
+		// detector.
+		points, pause = 100, 100*time.Millisecond
 	}
 	for w := range n {
 		writers.Go(func() {
