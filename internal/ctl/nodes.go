@@ -240,8 +240,8 @@ func (c *client) removeData() *cobra.Command {
 func removed(n wire.Removed) string {
 	say := fmt.Sprintf("Removed data node %d at %s", n.ID, n.TCPAddr)
 	if n.Short > 0 {
-		say += fmt.Sprintf("\n%d of its shards have fewer copies now than their policies ask for: "+
-			"make new ones with influxd-ctl rebalance", n.Short)
+		say += fmt.Sprintf("\nIts shards with fewer copies now than their policies ask for: %d. "+
+			"influxd-ctl rebalance makes new ones", n.Short)
 	}
 	if len(n.Lost) == 0 {
 		return say
