@@ -38,7 +38,8 @@
 // and Service is what the rest of the node asks.
 //
 // A node whose folders were rolled back to an older state finds out from the
-// others: they remember a later mark of it. Until enough of them have answered
+// others: they remember a later mark of it, a start that it does not know, or
+// that its folders have got another name since. Until enough of them have answered
 // it is not ready: no repair takes its copies for right. Its copies may then hold deleted
 // points and old values: they are stale. What it kept for others is set
 // aside. It asks all nodes for the deletes that they remember since the moment

@@ -115,10 +115,7 @@ func (x *exchanges) fill(m *rpc.CopyStates, to uint64, have map[uint64]version) 
 	m.Folder, m.Start, m.Mark, m.Starting = self.Folder, self.Start, self.Mark, !x.ready.Load()
 	m.Lacks = x.order.Says != nil && len(x.records.lacking) > 0
 	// Also while this node starts: the other one may be on folders that went back, and must hear of it first.
-	if t, ok := x.holders.tables[to]; ok {
-		m.You = t.version.encode(to)
-	}
-	m.YourMark = x.holders.marks[to]
+	x.remind(m, to)
 	if m.Starting {
 		return
 	}
@@ -131,6 +128,14 @@ func (x *exchanges) fill(m *rpc.CopyStates, to uint64, have map[uint64]version) 
 			m.Tables = append(m.Tables, t.encode(holder))
 		}
 	}
+}
+
+// remind adds to a message what this node remembers of the folders of the other one. mu must be held.
+func (x *exchanges) remind(m *rpc.CopyStates, to uint64) {
+	if t, ok := x.holders.tables[to]; ok {
+		m.You, m.YourFormer = t.version.encode(to), t.former
+	}
+	m.YourMark = x.holders.marks[to]
 }
 
 // learn takes over what another node says. The error is that what this node lacks for good could not be stored.
@@ -156,7 +161,7 @@ func (x *exchanges) learn(m *rpc.CopyStates) error {
 
 // learnSelf compares what another node remembers of this one with what this one remembers.
 func (x *exchanges) learnSelf(m *rpc.CopyStates) {
-	if x.compare(decodeVersion(m.You), m.YourMark) {
+	if x.compare(remembered{decodeVersion(m.You), m.YourFormer, m.YourMark}) {
 		x.goneBack(m)
 	}
 }

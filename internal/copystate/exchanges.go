@@ -117,8 +117,7 @@ func (x *exchanges) settle() {
 	}
 	x.freshness.hear(x.peers)
 	if !x.ready.Load() {
-		self := x.folders.self
-		x.own.table = table{version: version{self.Folder, self.Start, x.own.sequence + 1}, owed: x.own.owed}
+		x.renewOwn()
 		x.ready.Store(true)
 		for _, p := range x.peers {
 			notify(p.kick)

@@ -8,6 +8,7 @@ import (
 	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,7 +42,7 @@ func (f *folders) begin(name string, reached uint64) look {
 	first := f.self.Folder == "" // of this program on this meta folder
 	same := name != "" && name == f.self.Folder
 	if !same {
-		f.self.Folder = newFolder()
+		f.rename()
 	}
 	f.starts = make(map[uint64]bool)
 	f.restart(f.self.Start)
@@ -53,8 +54,24 @@ func (f *folders) begin(name string, reached uint64) look {
 // restart takes a start that is greater than all until last.
 func (f *folders) restart(last uint64) {
 	f.self.Start = nextStart(last)
+	f.self.Starts = latest(append(f.self.Starts, f.self.Start))
 	f.starts[f.self.Start] = true
 }
+
+// rename gives the folders another name.
+func (f *folders) rename() {
+	if f.self.Folder != "" {
+		f.self.Former = latest(append(f.self.Former, f.self.Folder))
+	}
+	f.self.Folder = newFolder()
+}
+
+// maxPast is how many earlier names and starts a node remembers of its folders. An image that is older than all of them
+// may not be noticed.
+const maxPast = 32
+
+// latest returns the last of a list that may have grown too long.
+func latest[T any](all []T) []T { return slices.Clone(all[max(0, len(all)-maxPast):]) }
 
 // nextStart is greater than all starts before it. Half of it is random: a node whose folders were rolled back counts
 // its starts again from an older one, and the others must be able to tell the two apart.
@@ -63,18 +80,48 @@ func nextStart(last uint64) uint64 { return (last>>16+1)<<16 | uint64(mathrand.U
 // knows reports whether another node remembers a start of this process, or nothing.
 func (f *folders) knows(start uint64) bool { return start == 0 || f.starts[start] }
 
-// compare takes a start that is greater than one that another node remembers and this one does not. It reports
-// whether the folders turn out to be older than they were, which it does once. They get another name by rename.
-func (f *folders) compare(remembered version, mark uint64) (back bool) {
-	later := remembered.start>>16 >= f.self.Start>>16
-	back = remembered.folder == f.self.Folder && !f.wentBack && (mark > f.loadedMark || later)
-	if later {
-		f.restart(remembered.start)
+// remembered is what another node remembers of the folders of this one.
+type remembered struct {
+	version
+	former []string
+	mark   uint64
+}
+
+// compare compares the folders with what another node remembers of them. It takes a start that is greater than the
+// remembered one, and takes over the earlier names. It reports whether the folders turn out to be older than they were,
+// which it does once. They get another name by rename.
+func (f *folders) compare(r remembered) (back bool) {
+	switch {
+	case f.wentBack:
+	case r.folder == f.self.Folder:
+		back = r.mark > f.loadedMark || f.neverBegan(r.start)
+	default: // the folders have another name now, which these do not know
+		back = slices.Contains(r.former, f.self.Folder)
 	}
+	if r.start>>16 >= f.self.Start>>16 {
+		f.restart(r.start)
+	}
+	f.self.Former = latest(f.withNames(append(slices.Clone(r.former), r.folder)))
 	if back {
 		f.wentBack, f.goingBack = true, true
 	}
 	return back
+}
+
+// neverBegan reports whether a start is none of these folders, and no older one than they know.
+func (f *folders) neverBegan(start uint64) bool {
+	return start>>16 >= f.self.Starts[0]>>16 && !slices.Contains(f.self.Starts, start)
+}
+
+// withNames adds to the earlier names those that are missing among them.
+func (f *folders) withNames(names []string) []string {
+	all := f.self.Former
+	for _, name := range names {
+		if name != "" && name != f.self.Folder && !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	return all
 }
 
 // due is the mark that the folders have to have by now.
@@ -84,6 +131,9 @@ func (f *folders) due() uint64 {
 
 // folderFile is in the data folder, beside the databases. Without it the folder is new, or another node's.
 const folderFile = "concord-folder"
+
+// maxName is how long the name of a folder can be.
+const maxName = 64
 
 func newFolder() string { return rand.Text() }
 
@@ -96,7 +146,7 @@ func readFolder(dir string) (string, error) {
 		return "", fmt.Errorf("read the name of the data folder: %w", err)
 	}
 	name := strings.TrimSpace(string(b))
-	if len(name) > 64 {
+	if len(name) > maxName {
 		name = ""
 	}
 	return name, nil

@@ -116,9 +116,9 @@ func (l *ledger) Mark() error {
 
 // compare compares what another node remembers of this one with what this one remembers. It reports whether the
 // folders of this node turn out to be older than they were.
-func (l *ledger) compare(remembered version, mark uint64) (back bool) {
+func (l *ledger) compare(r remembered) (back bool) {
 	l.mu.Lock()
-	known := l.folders.knows(remembered.start)
+	known := l.folders.knows(r.start)
 	l.mu.Unlock()
 	if known {
 		return false
@@ -126,8 +126,8 @@ func (l *ledger) compare(remembered version, mark uint64) (back bool) {
 	l.saving.Lock() // first: a mark that is stored meanwhile must not be stored over
 	defer l.saving.Unlock()
 	l.mu.Lock()
-	back = l.folders.compare(remembered, mark)
-	l.own.version = version{l.folders.self.Folder, l.folders.self.Start, l.own.sequence + 1}
+	back = l.folders.compare(r)
+	l.renewOwn()
 	next := l.folders.self
 	l.mu.Unlock()
 	if err := l.store.save(change{self: &next}); err != nil {
@@ -142,8 +142,8 @@ func (l *ledger) rename() {
 	l.saving.Lock()
 	defer l.saving.Unlock()
 	l.mu.Lock()
-	l.folders.self.Folder = newFolder()
-	l.own.version = version{l.folders.self.Folder, l.folders.self.Start, l.own.sequence + 1}
+	l.folders.rename()
+	l.renewOwn()
 	next := l.folders.self
 	l.mu.Unlock()
 	err := l.store.save(change{self: &next})

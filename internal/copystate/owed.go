@@ -66,6 +66,13 @@ func (k *knowledge) Owes(node uint64, ids []uint64) []uint64 {
 	return slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return !owed.has(id) })
 }
 
+// renewOwn gives this node's table the name and the start of its folders, and another version. mu must be held.
+func (k *knowledge) renewOwn() {
+	self := k.folders.self
+	k.own.version = version{self.Folder, self.Start, k.own.sequence + 1}
+	k.own.former = self.Former
+}
+
 // refreshOwn takes over what this node owes to others now. mu must be held.
 func (k *knowledge) refreshOwn() {
 	owed := k.own.with(k.kept())

@@ -81,6 +81,8 @@ func (l *ledger) reviewShard(sh cluster.Shard, at look) (r record, changed bool)
 	older := known || first || sh.ID <= l.folders.self.Newest // than this look
 	switch {
 	case len(sh.Owners) < 2 || !older || at.adopt:
+	case at.newDisk && has:
+		l.records.lack(&r, Outdated, "its data folder is not the one of the last start, and may be older")
 	case at.newDisk:
 		l.records.lack(&r, Lost, "the disk of its node is new")
 	case first:

@@ -2,6 +2,7 @@ package copystate
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -96,6 +97,103 @@ func TestSnapshotOfANodeThatReachedNobodyIsNoticed(t *testing.T) {
 	}
 	w.heardOf(2)
 	w.restore(2, image)
+	w.await("node 2 finds out", func() bool { return w.nodes[2].s.Lacks(id).Kind == Stale })
+}
+
+// The others remember which names the folders had: an image is noticed each time that a node is set back to it.
+func TestSecondRollbackToAnImageIsNoticed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3)
+	id := w.addShard(1, 2)
+	w.knows(2, id)
+	w.heardOf(2)
+	image := w.imageOf(2)
+	for range 3 {
+		if err := w.nodes[2].s.Mark(); err != nil {
+			t.Fatal(err)
+		}
+		w.heardOf(2)
+		w.restore(2, image)
+		w.await("node 2 finds out", func() bool { return w.nodes[2].s.Lacks(id).Kind == Stale && w.nodes[2].s.Ready() })
+		w.heardOf(2)
+	}
+	if n := len(w.nodes[2].s.folders.self.Former); n != 3 {
+		t.Errorf("it remembers %d earlier names of its folders, want 3", n)
+	}
+}
+
+func TestImageFromBeforeADiskWasReplacedIsNoticed(t *testing.T) {
+	t.Parallel()
+	for name, replaced := range map[string]string{"the data folder": "data", "copies.db": "copies.db"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, 2)
+			id := w.addShard(1, 2)
+			w.knows(2, id)
+			w.heardOf(2)
+			image := w.imageOf(2)
+			w.stop(2)
+			if err := os.RemoveAll(filepath.Join(w.nodes[2].dir, replaced)); err != nil {
+				t.Fatal(err)
+			}
+			w.start(2)
+			s := w.nodes[2].s
+			w.await("node 2 is ready", s.Ready)
+			for range 3 {
+				s.ask(t.Context())
+			}
+			w.heardOf(2)
+			if s.folders.wentBack || s.Lacks(id).Kind != Lost {
+				t.Errorf("it is taken for older than it was; its copy is %+v", s.Lacks(id))
+			}
+			w.restore(2, image)
+			w.await("node 2 finds out", func() bool { return w.nodes[2].s.Lacks(id).Kind == Stale })
+		})
+	}
+}
+
+// A data folder of another time may hold deleted points.
+func TestAnotherDataFolderWithCopiesIsOutdated(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	id := w.addShard(1, 2)
+	w.knows(2, id)
+	w.stop(2)
+	if err := writeFolder(filepath.Join(w.nodes[2].dir, "data"), "another"); err != nil {
+		t.Fatal(err)
+	}
+	w.nodes[2].has[id] = true
+	w.start(2)
+	if lack := w.nodes[2].s.Lacks(id); lack.Kind != Outdated {
+		t.Errorf("the copy is %+v, want outdated", lack)
+	}
+}
+
+// A node that began on an image, and reached nobody, counts starts and marks until they are greater than those that the
+// others remember. It was still set back.
+func TestRollbackIsNoticedAfterALongTimeAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	id := w.addShard(1, 2)
+	w.knows(2, id)
+	image := w.imageOf(2)
+	w.stop(2)
+	w.start(2)
+	w.heardOf(2)
+	w.setCut(1, 2, true)
+	w.restore(2, image)
+	for range 3 {
+		w.stop(2)
+		w.start(2)
+	}
+	for range 5 {
+		if err := w.nodes[2].s.Mark(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.stop(2)
+	w.start(2)
+	w.setCut(1, 2, false)
 	w.await("node 2 finds out", func() bool { return w.nodes[2].s.Lacks(id).Kind == Stale })
 }
 

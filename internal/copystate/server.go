@@ -36,11 +36,8 @@ func (s Server) Exchange(ctx context.Context, m *rpc.CopyStates) (*rpc.CopyState
 			"another process answers at the address of data node %d", m.Node)
 	}
 	s.mu.Lock()
-	var you *rpc.TableVersion
-	if t, ok := s.holders.tables[m.Node]; ok {
-		you = t.version.encode(m.Node)
-	}
-	mark := s.holders.marks[m.Node]
+	before := new(rpc.CopyStates)
+	s.remind(before, m.Node)
 	s.mu.Unlock()
 	if err := s.learn(m); err != nil {
 		return nil, status.Error(codes.Unavailable, err.Error())
@@ -52,7 +49,7 @@ func (s Server) Exchange(ctx context.Context, m *rpc.CopyStates) (*rpc.CopyState
 	s.refreshOwn()
 	s.fill(reply, m.Node, decodeVersions(m.Have))
 	reply.Lost = nil // it is told in a request, whose answer shows that it was stored
-	reply.You, reply.YourMark = you, mark
+	reply.You, reply.YourFormer, reply.YourMark = before.You, before.YourFormer, before.YourMark
 	if p := s.peers[m.Node]; p != nil && p.away() {
 		notify(p.kick) // it is back
 	}

@@ -36,6 +36,9 @@ type self struct {
 	Mark   uint64 `json:"mark"`   // grows while the node runs
 	Newest uint64 `json:"newest"` // the greatest shard ID of the metadata that was looked through for new shards
 
+	Former []string `json:"former,omitempty"` // names that the files had earlier, the latest last, maxPast at most
+	Starts []uint64 `json:"starts,omitempty"` // the latest starts of these files, in order, maxPast at most
+
 	// Reached is a version of the node's clock from before the first start since which most other nodes have not
 	// answered: if the folders went back, deletes with greater versions may be missing. It is 0 once most have answered.
 	Reached uint64 `json:"reached,omitempty"`

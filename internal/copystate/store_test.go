@@ -29,7 +29,7 @@ func mustStore(t testing.TB, path string, c change) {
 // full is a change with something of everything.
 func full() change {
 	r, m := record{Had: true, Lacks: Lost, Why: "the disk is new", Gen: 7}, uint64(9)
-	t := table{version{"folder", 3, 4}, map[uint64]shardSet{2: newShardSet([]uint64{5, allShards})}}
+	t := table{version{"folder", 3, 4}, []string{"former"}, map[uint64]shardSet{2: newShardSet([]uint64{5, allShards})}}
 	lost := newShardSet([]uint64{6})
 	return change{
 		self:   &self{Folder: "folder", Start: 3, Mark: 8, Newest: 6, Reviewed: true},

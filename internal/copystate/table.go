@@ -50,7 +50,8 @@ func (v version) newer(than version) bool {
 // table is what one node, its holder, keeps for others: for each of them the shards whose copies lack it.
 type table struct {
 	version
-	owed map[uint64]shardSet
+	former []string // names that the holder's files had earlier, the latest last
+	owed   map[uint64]shardSet
 }
 
 func (t table) equal(owed map[uint64]shardSet) bool {
@@ -58,7 +59,7 @@ func (t table) equal(owed map[uint64]shardSet) bool {
 }
 
 func (t table) encode(holder uint64) *rpc.OwedTable {
-	m := &rpc.OwedTable{Version: t.version.encode(holder)}
+	m := &rpc.OwedTable{Version: t.version.encode(holder), Former: t.former}
 	for _, node := range slices.Sorted(maps.Keys(t.owed)) {
 		m.Owed = append(m.Owed, &rpc.Owed{Node: node, Shards: t.owed[node].sorted()})
 	}
@@ -83,9 +84,14 @@ func decodeVersions(ms []*rpc.TableVersion) map[uint64]version {
 }
 
 func decodeTable(m *rpc.OwedTable) (table, error) {
-	t := table{version: decodeVersion(m.Version), owed: make(map[uint64]shardSet)}
-	if len(t.folder) > 64 {
-		return table{}, errors.New("the name of a folder is too long")
+	t := table{version: decodeVersion(m.Version), former: m.Former, owed: make(map[uint64]shardSet)}
+	if len(t.former) > maxPast {
+		return table{}, errors.New("a node has too many earlier names of its folder")
+	}
+	for _, name := range append(slices.Clone(t.former), t.folder) {
+		if len(name) > maxName {
+			return table{}, errors.New("the name of a folder is too long")
+		}
 	}
 	n := 0
 	for _, o := range m.Owed {
