@@ -49,6 +49,7 @@ func newNode(id uint64, s *Service) *node {
 func (n *node) loop(ctx context.Context) {
 	pause := time.Duration(n.s.cfg.RetryInterval)
 	var rested <-chan time.Time
+	var stuck stuck
 	for {
 		select {
 		case <-ctx.Done():
@@ -65,6 +66,7 @@ func (n *node) loop(ctx context.Context) {
 			}
 			if err == nil || n.progress.Load() != before {
 				pause = time.Duration(n.s.cfg.RetryInterval)
+				stuck.end(n)
 			}
 			if err == nil {
 				if rest > 0 {
@@ -74,6 +76,7 @@ func (n *node) loop(ctx context.Context) {
 			}
 			n.s.log.Debug("Hinted handoff pauses", zap.Uint64("node_id", n.id), zap.Duration("pause", pause),
 				zap.Error(err))
+			stuck.goesOn(n, err)
 			timer := time.NewTimer(pause)
 			select {
 			case <-ctx.Done():
@@ -90,6 +93,35 @@ func (n *node) loop(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// stuck is a time in which nothing that is kept for a node gets on. The log says so once: also a node that is up may
+// refuse it.
+type stuck struct {
+	since time.Time // zero for not
+	told  bool
+}
+
+// stuckFor is how long nothing gets on until the log says so.
+const stuckFor = time.Minute
+
+func (s *stuck) goesOn(n *node, err error) {
+	if s.since.IsZero() {
+		s.since = time.Now()
+	}
+	if s.told || time.Since(s.since) < stuckFor {
+		return
+	}
+	s.told = true
+	n.s.log.Warn("Hinted handoff for a data node does not get on, and goes on trying",
+		zap.Uint64("node_id", n.id), zap.Time("since", s.since), zap.Error(err))
+}
+
+func (s *stuck) end(n *node) {
+	if s.told {
+		n.s.log.Info("Hinted handoff for a data node gets on again", zap.Uint64("node_id", n.id))
+	}
+	*s = stuck{}
 }
 
 // drain sends until all queues are empty or rest, and returns when the first of these is to be tried again.

@@ -222,9 +222,9 @@ func (o *outgoing) call(
 	if o.Handoff == nil {
 		o.missed.note(o.Log, n.TCPAddr, points, err)
 	}
-	// Canceled: the peer saw the deadline first.
 	switch c := status.Code(err); {
-	case c == codes.DeadlineExceeded, c == codes.Canceled, ctx.Err() != nil:
+	// Canceled: the peer saw the deadline first. A hint it refused as too late, which the log is to say.
+	case c == codes.DeadlineExceeded, c == codes.Canceled && !at.hinted, ctx.Err() != nil:
 		return result{err: coordinator.ErrTimeout}
 	case c == codes.NotFound:
 		return result{err: errShardDeleted, permanent: !at.hinted} // its queue goes when the metadata says so here, too
