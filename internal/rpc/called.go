@@ -43,20 +43,19 @@ func (p *Pool) Statistics(tags map[string]string) []models.Statistic {
 	}}
 }
 
-// option makes a connection count. Single is whether it is one of Own, and ended is called when it ends.
-func (c *called) option(single bool, ended func()) grpc.DialOption {
+// option makes a connection count. Single is whether it is one of Own.
+func (c *called) option(single bool) grpc.DialOption {
 	total, open := &c.connections, &c.live
 	if single {
 		total, open = &c.single, &c.singleOpen
 	}
-	return grpc.WithStatsHandler(&calling{called: c, total: total, open: open, ended: ended})
+	return grpc.WithStatsHandler(&calling{called: c, total: total, open: open})
 }
 
 // calling is called as gRPC calls it, for one connection.
 type calling struct {
 	*called
 	total, open *atomic.Int64
-	ended       func()
 }
 
 // attempt is one attempt at a call. gRPC calls the handler for it from several goroutines.
@@ -73,7 +72,6 @@ func (c *calling) HandleConn(_ context.Context, s stats.ConnStats) {
 		c.open.Add(1)
 	case *stats.ConnEnd:
 		c.open.Add(-1)
-		c.ended()
 	}
 }
 

@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
@@ -108,7 +107,7 @@ func (p *Pool) Own(addr string) (*grpc.ClientConn, error) {
 
 func (p *Pool) dial(addr string, single bool) (*grpc.ClientConn, error) {
 	speaks := &speaking{Speaks: cmp.Or(p.Speaks, protocol.Own), addr: addr}
-	opts := append(speaks.options(), p.called.option(single, speaks.reset))
+	opts := append(speaks.options(), p.called.option(single))
 	if p.Secret != "" {
 		opts = append(opts, grpc.WithPerRPCCredentials(bearer{&trust.Signer{Secret: p.Secret}}))
 	}
@@ -119,7 +118,6 @@ func (p *Pool) dial(addr string, single bool) (*grpc.ClientConn, error) {
 		opts = append(opts, grpc.WithContextDialer(p.connect))
 	}
 	c, err := grpc.NewClient("passthrough:///"+addr, append(opts,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
 		// A peer that hangs is given up after 15 s, whatever it was asked.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),

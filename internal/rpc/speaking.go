@@ -2,10 +2,14 @@ package rpc
 
 import (
 	"context"
-	"sync"
+	"errors"
+	"net"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -13,71 +17,107 @@ import (
 	"concord/internal/protocol"
 )
 
-// speaking makes the calls of one connection tell which protocol this node speaks. When this node does not work with
-// every version, it asks the peer for its version before the first call, and again after each new connection.
+// speaking makes the calls to one address tell which protocol this node speaks. When this node does not work with every
+// version, it asks the peer for its version before the first call over each connection: another build may answer there.
 type speaking struct {
 	protocol.Speaks
 	addr string
-
-	mu      sync.Mutex
-	allowed bool // the peer of this connection
 }
 
-// reset is called when the connection has ended: another build may answer next.
-func (s *speaking) reset() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.allowed = false
+// connection is one connection, as gRPC names it to those who ask over which one a call goes.
+type connection struct {
+	credentials.CommonAuthInfo
+	allowed atomic.Bool // the peer speaks a version that this node works with
 }
 
-func (s *speaking) with(ctx context.Context) context.Context {
-	return metadata.AppendToOutgoingContext(ctx, protocol.Header, s.Text())
+// AuthType is a part of credentials.AuthInfo.
+func (*connection) AuthType() string { return "none" }
+
+// named are credentials that give each connection a name of its own. They prove nothing.
+type named struct {
+	credentials.TransportCredentials
 }
 
-// ask returns an error unless this node may call the peer.
-func (s *speaking) ask(ctx context.Context, method string, c *grpc.ClientConn) error {
-	if s.Oldest <= 1 || method == Membership_Identify_FullMethodName {
-		return nil
+func (n named) Clone() credentials.TransportCredentials { return named{n.TransportCredentials.Clone()} }
+
+func (n named) ClientHandshake(
+	ctx context.Context, authority string, conn net.Conn,
+) (net.Conn, credentials.AuthInfo, error) {
+	conn, _, err := n.TransportCredentials.ClientHandshake(ctx, authority, conn)
+	none := credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}
+	return conn, &connection{CommonAuthInfo: none}, err
+}
+
+// errNotAsked ends a call before it is sent over a connection whose peer was not asked for its version.
+var errNotAsked = status.Error(codes.Unavailable, "the other node was not asked for its version")
+
+// GetRequestMetadata is called before a call is sent, and also before gRPC sends it again over another connection.
+func (s *speaking) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
+	r, _ := credentials.RequestInfoFromContext(ctx)
+	if c, ok := r.AuthInfo.(*connection); ok && !c.allowed.Load() && r.Method != Membership_Identify_FullMethodName {
+		return nil, errNotAsked
 	}
-	s.mu.Lock()
-	allowed := s.allowed
-	s.mu.Unlock()
-	if allowed {
-		return nil
-	}
-	who, err := NewMembershipClient(c).Identify(ctx, &IdentifyRequest{})
+	return nil, nil
+}
+
+// RequireTransportSecurity is a part of credentials.PerRPCCredentials.
+func (*speaking) RequireTransportSecurity() bool { return false }
+
+// ask asks the peer for its version, and allows calls over the connection over which it answers.
+func (s *speaking) ask(ctx context.Context, c *grpc.ClientConn) error {
+	var p peer.Peer
+	who, err := NewMembershipClient(c).Identify(ctx, &IdentifyRequest{}, grpc.Peer(&p))
 	if err != nil {
 		return err
 	}
 	if err := s.With(s.addr, max(who.Protocol, 1)); err != nil {
 		return status.Error(codes.Unavailable, err.Error())
 	}
-	s.mu.Lock()
-	s.allowed = true
-	s.mu.Unlock()
+	if over, ok := p.AuthInfo.(*connection); ok {
+		over.allowed.Store(true)
+	}
 	return nil
+}
+
+// call begins a call, which ends with errNotAsked where the peer has to be asked first.
+func (s *speaking) call(ctx context.Context, c *grpc.ClientConn, begin func(context.Context) error) error {
+	for {
+		err := begin(metadata.AppendToOutgoingContext(ctx, protocol.Header, s.Text()))
+		if !errors.Is(err, errNotAsked) {
+			return err
+		}
+		if err := s.ask(ctx, c); err != nil {
+			return err
+		}
+	}
 }
 
 func (s *speaking) options() []grpc.DialOption {
 	unary := func(
-		ctx context.Context, method string, req, reply any, c *grpc.ClientConn, call grpc.UnaryInvoker,
+		ctx context.Context, method string, req, reply any, c *grpc.ClientConn, invoke grpc.UnaryInvoker,
 		opts ...grpc.CallOption,
 	) error {
-		if err := s.ask(ctx, method, c); err != nil {
-			return err
-		}
-		return call(s.with(ctx), method, req, reply, c, opts...)
+		return s.call(ctx, c, func(ctx context.Context) error { return invoke(ctx, method, req, reply, c, opts...) })
 	}
 	stream := func(
 		ctx context.Context, d *grpc.StreamDesc, c *grpc.ClientConn, method string, open grpc.Streamer,
 		opts ...grpc.CallOption,
-	) (grpc.ClientStream, error) {
-		if err := s.ask(ctx, method, c); err != nil {
-			return nil, err
-		}
-		return open(s.with(ctx), d, c, method, opts...)
+	) (opened grpc.ClientStream, err error) {
+		err = s.call(ctx, c, func(ctx context.Context) error {
+			opened, err = open(ctx, d, c, method, opts...)
+			return err
+		})
+		return opened, err
 	}
-	return []grpc.DialOption{grpc.WithChainUnaryInterceptor(unary), grpc.WithChainStreamInterceptor(stream)}
+	options := []grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithChainUnaryInterceptor(unary), grpc.WithChainStreamInterceptor(stream),
+	}
+	if s.Oldest > 1 {
+		options = append(options,
+			grpc.WithTransportCredentials(named{insecure.NewCredentials()}), grpc.WithPerRPCCredentials(s))
+	}
+	return options
 }
 
 // Speaking makes a server refuse the calls of nodes whose protocol is too old for it. refused is told of each such
