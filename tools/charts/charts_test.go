@@ -4,7 +4,6 @@ package charts
 
 import (
 	"bytes"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -103,23 +102,27 @@ func TestObjectsHaveTheFieldsOfKubernetes(t *testing.T) {
 	}
 }
 
-// kubeconform checks the objects against the schemas of Kubernetes. It needs them: from its place on the internet, or
-// in the folder SCHEMAS.
+// TestObjectsAreThoseOfKubernetes runs kubeconform.
 func TestObjectsAreThoseOfKubernetes(t *testing.T) {
 	t.Parallel()
-	location := "default"
-	if folder := os.Getenv("SCHEMAS"); folder != "" {
-		location = filepath.Join(folder, "{{.ResourceKind}}{{.KindSuffix}}.json")
-	} else if os.Getenv("KUBECONFORM") == "" {
-		t.Skip("skipped: run it with KUBECONFORM=1 where the schemas can be downloaded, or with SCHEMAS=folder")
-	}
+	location := filepath.Join(schemas(t), "{{.ResourceKind}}{{.KindSuffix}}.json")
+	check := []string{"kubeconform", "-strict", "-summary", "-skip", "ServiceMonitor", "-schema-location", location}
 	for name, values := range variants {
 		t.Run(name, func(t *testing.T) {
-			out := tool(t, rendered(t, values), "kubeconform", "-strict", "-summary", "-skip", "ServiceMonitor",
-				"-schema-location", location)
-			t.Logf("%s", out)
+			t.Logf("%s", tool(t, rendered(t, values), check...))
 		})
 	}
+	t.Run("broken", func(t *testing.T) {
+		for _, broken := range []string{"replicas: many", "replica: 3"} {
+			object := "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: a}\n" +
+				"spec: {selector: {}, serviceName: a, template: {}, " + broken + "}\n"
+			cmd := exec.Command("go", append([]string{"tool"}, check...)...)
+			cmd.Stdin = strings.NewReader(object)
+			if out, err := cmd.CombinedOutput(); err == nil {
+				t.Errorf("%s is valid:\n%s", broken, out)
+			}
+		}
+	})
 }
 
 // Each variant has what it is for.
