@@ -81,9 +81,10 @@ compare: ## compare a cluster's answers with a single node's, through all forms 
 	$(GO) test -tags compare -count=1 -timeout 30m ./test/compare/
 	$(GO) test -count=1 -timeout 30m -run TestAggregatesAnswerAsTheEngineDoes ./internal/distquery -seeds 6 -statements 600 -engine
 
+RACE = CGO_ENABLED=1 $(GO) test -race -short -vet=off
 race: ## run the tests under the race detector (needs a C compiler)
-	@if command -v cc >/dev/null 2>&1; then CGO_ENABLED=1 && export CGO_ENABLED && \
-	$(GO) test -race -short $$($(GO) list ./internal/... | grep -v /devcluster) && $(GO) test -race -short -parallel 4 ./internal/devcluster -hot 2s; \
+	@if command -v cc >/dev/null 2>&1; then \
+	$(RACE) $$($(GO) list ./internal/... | grep -v /devcluster) && $(RACE) -parallel 4 ./internal/devcluster -hot 2s; \
 	else echo "skipped: the race detector needs a C compiler"; fi
 
 lint: ## gofmt, go vet and staticcheck
