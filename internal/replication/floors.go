@@ -22,6 +22,7 @@ type floors struct {
 	mu   sync.Mutex
 	said map[uint64]order.Version // by this node, to each node; they never fall
 	told map[uint64]toldFloor     // by each other node, to this one
+	gone map[uint64]goneFloor     // by nodes of which a process is gone
 
 	lackedSince time.Time // since then some copy lacks something; zero while none does
 
@@ -36,6 +37,12 @@ type floors struct {
 type toldFloor struct {
 	floor order.Version
 	lacks bool // some of its copies lack something
+}
+
+// goneFloor is the last floor of a process that is gone. Until then the other owners may send on what it wrote to them.
+type goneFloor struct {
+	floor order.Version
+	until time.Time
 }
 
 // floor is a version below which nothing of this node reaches another one any more, as Writer.Floor says.
@@ -64,6 +71,18 @@ func (f *floors) hear(node uint64, floor order.Version, lacks bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.told[node] = toldFloor{floor, lacks}
+}
+
+// senderGone keeps the floor of a process of a node that is gone. A new one has another floor: it knows of no write of
+// the old one, and the owners that have some send them to the others, who must know what is newer than these.
+func (f *floors) senderGone(node uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now, floor := time.Now(), f.told[node].floor
+	if last, ok := f.gone[node]; ok && now.Before(last.until) {
+		floor = min(floor, last.floor)
+	}
+	f.gone[node] = goneFloor{floor, now.Add(f.WriteTimeout)}
 }
 
 // tooLate reports whether a message is below the floor of its sender. Then its sender has given it up: the write is in
@@ -144,8 +163,8 @@ func (f *floors) forget() {
 	}
 }
 
-// lowestFloor returns the lowest floor of all nodes, and the version below which the journal may forget: 0 while copies
-// lack something.
+// lowestFloor returns the lowest floor of all nodes, and the version below which the journal may forget. That is 0 while
+// copies lack something, and the last floor of a process for some time after it is gone.
 func (f *floors) lowestFloor(now time.Time) (floor, kept order.Version) {
 	self := f.Meta.NodeID()
 	floor = f.floor(self)
@@ -162,7 +181,15 @@ func (f *floors) lowestFloor(now time.Time) (floor, kept order.Version) {
 	if f.holds(lacks, now) {
 		return floor, 0
 	}
-	return floor, floor
+	kept = floor
+	for node, g := range f.gone {
+		if now.Before(g.until) {
+			kept = min(kept, g.floor)
+		} else {
+			delete(f.gone, node)
+		}
+	}
+	return floor, kept
 }
 
 // holds reports whether nothing is to be forgotten because a copy lacks something. mu must be held.

@@ -41,12 +41,14 @@ func TestOwnersRelayWhatANodeThatIsGoneWrote(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
 		asBatch   bool
+		late      bool
 		forgotten bool
 		want      string
 	}{
-		{"points one by one", false, false, "[1 20]"},
-		{"a batch", true, false, "[1 20]"},
-		{"what is newer may be forgotten", false, true, "[20]"},
+		{name: "points one by one", want: "[1 20]"},
+		{name: "a batch", asBatch: true, want: "[1 20]"},
+		{name: "a new process of the sender has told its floor", late: true, want: "[1 20]"},
+		{name: "what is newer may be forgotten", forgotten: true, want: "[20]"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -91,7 +93,12 @@ func TestOwnersRelayWhatANodeThatIsGoneWrote(t *testing.T) {
 				}
 			}
 			// a new process of the sender knows of no write
+			to.SenderGone(gone, sender+1)
 			to.Told(Said{Node: gone, Process: sender + 1, Floor: uint64(version) + 1})
+			if tt.late {
+				to.Told(Said{Node: 1, Floor: uint64(version) + 1})
+				to.floors.forget()
+			}
 			for _, one := range from.relays.byOwner(gone, from.received.take(gone, 0))[2] {
 				from.relays.tell(2, one)
 			}

@@ -145,7 +145,7 @@ func NewWriter(deps Deps) *Writer {
 		types:    &typeDecider{outgoing: out},
 		floors: &floors{
 			outgoing: out, said: make(map[uint64]order.Version), told: make(map[uint64]toldFloor),
-			relayed: make(map[order.Version]int),
+			gone: make(map[uint64]goneFloor), relayed: make(map[order.Version]int),
 		},
 		received: received, relays: &relays{ownCopies: out.ownCopies, received: received, running: running},
 		mapper: mapper, running: running,
@@ -553,7 +553,10 @@ func (w *Writer) Told(s Said) {
 
 // SenderGone is told that processes of a node are gone, all but current when that is not 0. The other owners get
 // those of their writes that came here.
-func (w *Writer) SenderGone(node, current uint64) { w.relays.senderGone(node, current) }
+func (w *Writer) SenderGone(node, current uint64) {
+	w.floors.senderGone(node)
+	w.relays.senderGone(node, current)
+}
 
 // Requests is how many writes this node coordinated.
 func (w *Writer) Requests() int64 { return w.stats.req.Load() }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -16,9 +17,10 @@ import (
 
 // box is a machine for a test: a root with Debian in it, and a network and processes of its own.
 type box struct {
-	t    *testing.T
-	root string
-	pid  int // of its first process
+	t     *testing.T
+	root  string
+	pid   int      // of its first process
+	enter []string // begins a command in it
 }
 
 // newBox starts a machine in a root. It ends with the test, and all its processes with it.
@@ -40,21 +42,63 @@ func newBox(t *testing.T, root, name string) *box {
 	if _, err := io.ReadFull(out, make([]byte, len("up\n"))); err != nil {
 		t.Fatalf("the box did not start: %v", err)
 	}
+	pid := childOf(t, cmd)
+	return &box{t: t, root: root, pid: pid, enter: []string{
+		"nsenter", "--net", "--pid", "--mount", "--uts", "-t", strconv.Itoa(pid), "chroot", root,
+	}}
+}
+
+// bootBox starts a machine whose first process is the systemd in a root.
+func bootBox(t *testing.T, root, name string) *box {
+	t.Helper()
+	write(t, filepath.Join(root, "etc/hosts"), "127.0.0.1 localhost "+name+"\n")
+	write(t, filepath.Join(root, "etc/hostname"), name+"\n")
+	cmd := exec.Command("systemd-nspawn", "--register=no", "--keep-unit", "--private-network", "--console=pipe",
+		"--machine", name, "--directory", root, "--boot")
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	b := &box{t: t, root: root}
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); <-time.After(100 * time.Millisecond) {
+		if b.pid = tryChildOf(cmd); b.pid == 0 {
+			continue
+		}
+		b.enter = []string{"nsenter", "--all", "-t", strconv.Itoa(b.pid)}
+		if b.command("systemctl is-system-running | grep -E 'running|degraded'").Run() == nil {
+			return b
+		}
+	}
+	t.Skip("skipped: no systemd starts in a container here")
+	return nil
+}
+
+// childOf is the first process that a command has started.
+func childOf(t *testing.T, cmd *exec.Cmd) int {
+	t.Helper()
+	pid := tryChildOf(cmd)
+	if pid == 0 {
+		t.Fatalf("%s has started nothing", cmd.Path)
+	}
+	return pid
+}
+
+// tryChildOf is childOf, and 0 while there is none.
+func tryChildOf(cmd *exec.Cmd) int {
 	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
+	first, _, _ := strings.Cut(string(children), " ")
+	pid, parseErr := strconv.Atoi(first)
+	if err != nil || parseErr != nil {
+		return 0
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(children)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &box{t: t, root: root, pid: pid}
+	return pid
 }
 
 // command is a command of a shell in the box.
 func (b *box) command(script string) *exec.Cmd {
-	cmd := exec.Command("nsenter", "--net", "--pid", "--mount", "--uts", "-t", strconv.Itoa(b.pid),
-		"chroot", b.root, "/bin/sh", "-c", script)
+	args := append(slices.Clone(b.enter), "/bin/sh", "-c", script)
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = []string{
 		"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive", "HOME=/root", "LC_ALL=C",
 	}

@@ -50,11 +50,20 @@ var debian = sync.OnceValues(func() (string, error) {
 	if *givenRoot != "" {
 		return *givenRoot, nil
 	}
-	folder := filepath.Join(base, "debian")
-	cmd := exec.Command("debootstrap", "--variant=minbase", "--include=influxdb,influxdb-client", "bookworm", folder)
+	return bootstrap("debian", "influxdb,influxdb-client")
+})
+
+// systemd is a root with a small Debian that starts systemd.
+var systemd = sync.OnceValues(func() (string, error) {
+	return bootstrap("systemd", "systemd,systemd-sysv,dbus")
+})
+
+func bootstrap(name, packages string) (folder string, err error) {
+	folder = filepath.Join(base, name)
+	cmd := exec.Command("debootstrap", "--variant=minbase", "--include="+packages, "bookworm", folder)
 	cmd.Stderr = os.Stderr
 	return folder, cmd.Run()
-})
+}
 
 // need skips a test where a program is missing.
 func need(t *testing.T, programs ...string) {
@@ -73,8 +82,14 @@ func need(t *testing.T, programs ...string) {
 func machine(t *testing.T, name string) *box {
 	t.Helper()
 	need(t, "debootstrap", "unshare", "nsenter", "ip", "dpkg")
-	root := filepath.Join(t.TempDir(), name)
-	from, err := debian()
+	return newBox(t, install(t, name, debian), name)
+}
+
+// install makes a root like another one, with our packages in /root.
+func install(t *testing.T, name string, like func() (string, error)) (root string) {
+	t.Helper()
+	root = filepath.Join(t.TempDir(), name)
+	from, err := like()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +101,7 @@ func machine(t *testing.T, name string) *box {
 	if out, err := copied.CombinedOutput(); err != nil {
 		t.Fatalf("copy the root: %v\n%s", err, out)
 	}
-	return newBox(t, root, name)
+	return root
 }
 
 const count = `influx -username ann -password pw -database plant -execute 'SELECT count(v), sum(v) FROM m' -format csv`
@@ -167,6 +182,38 @@ func TestReadmeMakesACluster(t *testing.T) {
 	second.run("service influxdb restart && service influxdb reload && service influxdb stop")
 	if out, err := second.command("service influxdb status").CombinedOutput(); err == nil {
 		t.Errorf("the data node still runs: %s", out)
+	}
+}
+
+// What the README says makes a cluster under systemd, word for word. A node that dies is started again.
+func TestReadmeMakesAClusterUnderSystemd(t *testing.T) {
+	t.Parallel()
+	need(t, "debootstrap", "systemd-nspawn", "nsenter", "ip", "dpkg")
+	first := bootBox(t, install(t, "first", systemd), "first")
+	second := bootBox(t, install(t, "second", systemd), "second")
+	connect(t, first, second)
+	first.run("cd /root && apt install -y ./concord-meta_*.deb ./concord-data_*.deb")
+	first.run("systemctl start influxdb-meta influxdb")
+	first.run("influxd-ctl join")
+
+	second.run("dpkg -i /root/concord-data_*.deb && systemctl start influxdb")
+	first.run("influxd-ctl add-data second:8088")
+	first.run(`influx -execute 'CREATE DATABASE plant WITH REPLICATION 2'`)
+	first.run(`influx -database plant -execute 'INSERT m v=1 1700000000000000000'`)
+	const values, want = `influx -database plant -execute 'SELECT v FROM m' -format csv`,
+		"name,time,v\nm,1700000000000000000,1\n"
+	expect(t, second.run(values), want)
+
+	second.run("kill -9 $(systemctl show -p MainPID --value influxdb)")
+	second.until("test $(systemctl show -p NRestarts --value influxdb) = 1 && systemctl is-active influxdb")
+	expect(t, second.run(values), want)
+	second.run("systemctl reload influxdb && systemctl restart influxdb")
+	expect(t, second.run(values), want)
+	if out := second.run("systemctl show -p Type influxdb"); out != "Type=notify\n" {
+		t.Errorf("the service is of %q: it does not say when it is ready", out)
+	}
+	for _, b := range []*box{first, second} {
+		b.run("systemctl stop influxdb && ! systemctl is-failed influxdb")
 	}
 }
 
