@@ -27,7 +27,7 @@ release: ## build the archives of a release, checksums and an SBOM into dist/: V
 image: ## build OCI images for amd64 and arm64 into dist/, without Docker: VERSION; PUSH is a repository for them
 	$(RELEASE) images -root .. -version $(VERSION) $(if $(PUSH),-push $(PUSH))
 
-test-packages: ## try the packages over Debian's own influxdb (needs root and debootstrap), and build a release twice
+test-packages: ## try the packages, and build a release twice (needs root, debootstrap, and systemd-nspawn for systemd)
 	$(GO) test -tags packages -count=1 -timeout 60m ./test/packages $(if $(DEBIAN),-debian $(DEBIAN))
 	$(GO) test -C tools -count=1 -timeout 60m ./...
 
