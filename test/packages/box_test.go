@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -59,8 +60,15 @@ func bootBox(t *testing.T, root, name string) *box {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	b := &box{t: t, root: root}
+	t.Cleanup(func() { // all processes of a box end with its first one
+		if b.pid != 0 {
+			syscall.Kill(b.pid, syscall.SIGKILL)
+		} else {
+			cmd.Process.Kill()
+		}
+		cmd.Wait()
+	})
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); <-time.After(100 * time.Millisecond) {
 		if b.pid = tryChildOf(cmd); b.pid == 0 {
 			continue
