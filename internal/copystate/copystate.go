@@ -2,6 +2,7 @@ package copystate
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/influxdata/influxdb/models"
@@ -55,8 +56,11 @@ type Engine struct {
 // Hints is what this node keeps for others.
 type Hints struct {
 	Owed   func() map[uint64][]uint64 // shards by node
-	GiveUp func() error               // sets it aside
+	GiveUp func() error               // sets it aside, or returns ErrNotOpen
 }
+
+// ErrNotOpen is for hinted handoff that is not open yet. Nothing is sent out of it before the node is ready.
+var ErrNotOpen = errors.New("hinted handoff is not open yet")
 
 // Place says who this node is.
 type Place struct {
@@ -152,6 +156,7 @@ func (s *Service) loop(ctx context.Context) {
 			return
 		case <-changed:
 		case <-tick.C:
+			s.keepGoingBack()
 			s.tick()
 		}
 	}

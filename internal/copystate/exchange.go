@@ -2,6 +2,7 @@ package copystate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"time"
@@ -21,7 +22,7 @@ func (x *exchanges) exchange(ctx context.Context, p *peer) (again bool) {
 	p.begun++
 	number, began := p.begun, time.Now()
 	x.refreshOwn()
-	x.fill(m, p.node.ID, p.have)
+	x.fill(m, p.node.ID, p.have, p.known)
 	sequence := x.own.sequence
 	x.mu.Unlock()
 
@@ -109,10 +110,12 @@ func (x *exchanges) newMessage(to uint64) *rpc.CopyStates {
 	return m
 }
 
-// fill adds to a message what a node is told that has these tables. mu must be held.
-func (x *exchanges) fill(m *rpc.CopyStates, to uint64, have map[uint64]version) {
+// fill adds to a message what a node is told that has these tables. Compared is whether that node has said what it
+// remembers of this one: it must not take over the table of folders that are older than they were. mu must be held.
+func (x *exchanges) fill(m *rpc.CopyStates, to uint64, have map[uint64]version, compared bool) {
 	self := x.folders.self
-	m.Folder, m.Start, m.Mark, m.Starting = self.Folder, self.Start, self.Mark, !x.ready.Load()
+	m.Folder, m.Start, m.Mark = self.Folder, self.Start, self.Mark
+	m.Starting = !x.ready.Load() || !compared || x.folders.goingBack
 	m.Lacks = x.order.Says != nil && len(x.records.lacking) > 0
 	// Also while this node starts: the other one may be on folders that went back, and must hear of it first.
 	x.remind(m, to)
@@ -161,24 +164,61 @@ func (x *exchanges) learn(m *rpc.CopyStates) error {
 
 // learnSelf compares what another node remembers of this one with what this one remembers.
 func (x *exchanges) learnSelf(m *rpc.CopyStates) {
-	if x.compare(remembered{decodeVersion(m.You), m.YourFormer, m.YourMark}) {
-		x.goneBack(m)
+	if !x.compare(remembered{decodeVersion(m.You), decodeNames(m.YourFormer), m.YourMark}) {
+		return
 	}
-}
-
-// goneBack is called once when the folders of this node turn out to be older than they were.
-func (x *exchanges) goneBack(m *rpc.CopyStates) {
 	x.log.Error("The folders of this node are older than they were: its copies are made anew from the other nodes, "+
 		"and what it kept for others is set aside",
 		zap.String("told_by", x.addr(m.Node)))
+	x.goingBackMu.Lock()
+	defer x.goingBackMu.Unlock()
+	x.goBack()
+}
+
+// keepGoingBack tries again what follows from folders that are older than they were, where that failed.
+func (x *exchanges) keepGoingBack() {
+	if x.goingBackMu.TryLock() {
+		defer x.goingBackMu.Unlock()
+		x.goBack()
+	}
+}
+
+// goBack does what follows from folders that are older than they were. Until it has done all of it, this node is not
+// ready, and tells others no table. goingBackMu must be held.
+func (x *exchanges) goBack() {
+	x.mu.Lock()
+	going, unnoted := x.folders.goingBack, x.folders.unnoted
+	x.mu.Unlock()
+	if !going {
+		return
+	}
+	var err error
+	if unnoted {
+		err = x.noteGoneBack()
+	}
+	if err == nil {
+		err = x.giveUp()
+	}
+	if err == nil {
+		err = x.isGoingBack(false)
+	}
+	if err != nil && !errors.Is(err, ErrNotOpen) && !x.backFailed {
+		x.log.Error("Cannot set aside what this node kept for others, and goes on trying", zap.Error(err))
+		x.backFailed = true
+	}
+}
+
+// noteGoneBack notes on disk that the folders are older than they were, and gives them another name. A node that
+// crashes before it has that name finds out again.
+func (x *exchanges) noteGoneBack() error {
 	// First: who hears of what follows may have copies repaired at once, and must not take these for right.
-	if err := x.rolledBack(x.folders.reached); err == nil { // else it finds out again after the next start
-		x.rename()
+	if err := errors.Join(x.rolledBack(x.folders.reached), x.isGoingBack(true)); err != nil {
+		return err
 	}
 	// Who heard a later mark knows what this node kept for others since, and what it had lost, and takes that over. The
 	// rest was brought or told there.
 	x.mu.Lock()
-	if m.YourMark > x.folders.loadedMark {
+	if x.folders.markHeard {
 		for _, shards := range x.own.lost {
 			clear(shards)
 		}
@@ -191,12 +231,13 @@ func (x *exchanges) goneBack(m *rpc.CopyStates) {
 	}
 	x.mu.Unlock()
 	x.saveLost()
-	if err := x.giveUp(); err != nil {
-		x.log.Error("Cannot set aside what this node kept for others", zap.Error(err))
+	if err := x.rename(); err != nil {
+		return err
 	}
 	x.mu.Lock()
-	x.folders.goingBack = false
+	x.folders.unnoted = false
 	x.mu.Unlock()
+	return nil
 }
 
 // learnProcess takes over which process of a node runs now.

@@ -27,6 +27,9 @@ type exchanges struct {
 	changed   chan struct{}     // closed and replaced when an exchange ended
 	freshness
 
+	goingBackMu sync.Mutex // held while folders that are older than they were are dealt with
+	backFailed  bool       // it was logged that this fails; guarded by goingBackMu
+
 	wg    sync.WaitGroup
 	stats struct{ exchanges, failed, announced atomic.Int64 }
 }

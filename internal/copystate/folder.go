@@ -19,13 +19,16 @@ import (
 // grown. The other nodes remember the same. Where they remember more, the folders are older than they were.
 type folders struct {
 	self       self
-	loadedMark uint64          // as it was on disk when the node started
+	loadedName string          // as it was on disk when the node started
+	loadedMark uint64          // likewise
 	firstMark  uint64          // from which the marks of this process grow with time
 	base       time.Time       // when they began to grow
 	starts     map[uint64]bool // those of this process
 	reached    uint64          // self.Reached as it was when this process began; 0 for not known
 	wentBack   bool            // the folders of this node are older than they were
 	goingBack  bool            // and what follows from that is not done yet
+	unnoted    bool            // nor is it on disk
+	markHeard  bool            // another node has heard of a later mark than loadedMark
 }
 
 // begin compares the name that the data folder has with that of the last start, and begins another start. The data
@@ -36,7 +39,9 @@ func (f *folders) begin(name string, reached uint64) look {
 		f.self.Reached = reached
 	}
 	f.reached = f.self.Reached
-	f.loadedMark, f.firstMark, f.base = f.self.Mark, f.self.Mark+1, time.Now()
+	f.loadedName, f.loadedMark = f.self.Folder, f.self.Mark
+	f.firstMark, f.base = f.self.Mark+1, time.Now()
+	f.goingBack = f.self.GoingBack
 	crashed := !f.self.Clean
 	f.self.Clean = false
 	first := f.self.Folder == "" // of this program on this meta folder
@@ -47,15 +52,20 @@ func (f *folders) begin(name string, reached uint64) look {
 	f.starts = make(map[uint64]bool)
 	f.restart(f.self.Start)
 	return look{
-		starting: true, newDisk: !first && !same, adopt: first && name == "", crashed: crashed && !first && same,
+		starting: true, newDisk: !first && !same, oldDisk: name != "" && slices.Contains(f.self.Former, name),
+		adopt: first && name == "", crashed: crashed && !first && same,
 	}
 }
 
 // restart takes a start that is greater than all until last.
 func (f *folders) restart(last uint64) {
-	f.self.Start = nextStart(last)
-	f.self.Starts = latest(append(f.self.Starts, f.self.Start))
+	f.self.restart(last)
 	f.starts[f.self.Start] = true
+}
+
+func (s *self) restart(last uint64) {
+	s.Start = nextStart(last)
+	s.Starts = latest(append(s.Starts, s.Start))
 }
 
 // rename gives the folders another name.
@@ -77,9 +87,6 @@ func latest[T any](all []T) []T { return slices.Clone(all[max(0, len(all)-maxPas
 // its starts again from an older one, and the others must be able to tell the two apart.
 func nextStart(last uint64) uint64 { return (last>>16+1)<<16 | uint64(mathrand.Uint32N(1<<16)) }
 
-// knows reports whether another node remembers a start of this process, or nothing.
-func (f *folders) knows(start uint64) bool { return start == 0 || f.starts[start] }
-
 // remembered is what another node remembers of the folders of this one.
 type remembered struct {
 	version
@@ -87,25 +94,33 @@ type remembered struct {
 	mark   uint64
 }
 
-// compare compares the folders with what another node remembers of them. It takes a start that is greater than the
-// remembered one, and takes over the earlier names. It reports whether the folders turn out to be older than they were,
-// which it does once. They get another name by rename.
-func (f *folders) compare(r remembered) (back bool) {
+// knows reports whether another node remembers nothing, or a start of this process and no greater mark than this node
+// has. One with a greater mark has heard of the start without comparing: in a message of which the answer was lost, or
+// from a third node.
+func (f *folders) knows(r remembered) bool {
+	return r.start == 0 || f.starts[r.start] && (r.folder != f.self.Folder || r.mark <= f.self.Mark)
+}
+
+// compare compares the folders with what another node remembers of them. It reports whether they turn out to be older
+// than they were, which it does once, and what is to be stored: a start that is greater than the remembered one, and the
+// earlier names. The folders get another name by rename.
+func (f *folders) compare(r remembered) (back bool, next self) {
 	switch {
 	case f.wentBack:
-	case r.folder == f.self.Folder:
+	case r.folder == f.self.Folder, r.folder == f.loadedName:
 		back = r.mark > f.loadedMark || f.neverBegan(r.start)
 	default: // the folders have another name now, which these do not know
-		back = slices.Contains(r.former, f.self.Folder)
+		back = slices.Contains(r.former, f.self.Folder) || f.loadedName != "" && slices.Contains(r.former, f.loadedName)
 	}
-	if r.start>>16 >= f.self.Start>>16 {
-		f.restart(r.start)
-	}
-	f.self.Former = latest(f.withNames(append(slices.Clone(r.former), r.folder)))
 	if back {
-		f.wentBack, f.goingBack = true, true
+		f.wentBack, f.goingBack, f.unnoted, f.markHeard = true, true, true, r.mark > f.loadedMark
 	}
-	return back
+	next = f.self
+	if r.start>>16 >= next.Start>>16 {
+		next.restart(r.start)
+	}
+	next.Former = next.withNames(append(slices.Clone(r.former), r.folder))
+	return back, next
 }
 
 // neverBegan reports whether a start is none of these folders, and no older one than they know.
@@ -113,15 +128,15 @@ func (f *folders) neverBegan(start uint64) bool {
 	return start>>16 >= f.self.Starts[0]>>16 && !slices.Contains(f.self.Starts, start)
 }
 
-// withNames adds to the earlier names those that are missing among them.
-func (f *folders) withNames(names []string) []string {
-	all := f.self.Former
-	for _, name := range names {
-		if name != "" && name != f.self.Folder && !slices.Contains(all, name) {
+// withNames returns the earlier names that another node remembers, and after them those that it does not.
+func (s *self) withNames(names []string) []string {
+	var all []string
+	for _, name := range append(names, s.Former...) {
+		if name != "" && name != s.Folder && !slices.Contains(all, name) {
 			all = append(all, name)
 		}
 	}
-	return all
+	return latest(all)
 }
 
 // due is the mark that the folders have to have by now.

@@ -57,10 +57,18 @@ func (l *ledger) begin(reached uint64) error {
 	return l.review(at)
 }
 
-// close stores that the node stopped by itself.
+// close stores that the node stopped by itself, and what it heard last.
 func (l *ledger) close() error {
+	l.saving.Lock()
+	defer l.saving.Unlock()
+	l.mu.Lock()
 	l.folders.self.Clean = true
-	return errors.Join(l.store.save(change{self: &l.folders.self}), l.store.close())
+	next := l.folders.self
+	c := change{self: &next, tables: make(map[uint64]*table), marks: make(map[uint64]*uint64)}
+	l.holders.takeDirtyMarks(&c)
+	l.holders.takeDirty(&c)
+	l.mu.Unlock()
+	return errors.Join(l.store.save(c), l.store.close())
 }
 
 // saveDue stores what time asks for: marks, and tables of other nodes.
@@ -118,7 +126,7 @@ func (l *ledger) Mark() error {
 // folders of this node turn out to be older than they were.
 func (l *ledger) compare(r remembered) (back bool) {
 	l.mu.Lock()
-	known := l.folders.knows(r.start)
+	known := l.folders.knows(r)
 	l.mu.Unlock()
 	if known {
 		return false
@@ -126,19 +134,24 @@ func (l *ledger) compare(r remembered) (back bool) {
 	l.saving.Lock() // first: a mark that is stored meanwhile must not be stored over
 	defer l.saving.Unlock()
 	l.mu.Lock()
-	back = l.folders.compare(r)
-	l.renewOwn()
-	next := l.folders.self
+	back, next := l.folders.compare(r)
 	l.mu.Unlock()
+	// Before it is told: a start that others remember, and these folders do not, makes them look older than they were.
 	if err := l.store.save(change{self: &next}); err != nil {
 		l.log.Error("Cannot store the place of this node among its starts", zap.Error(err))
+		return back
 	}
+	l.mu.Lock()
+	l.folders.self = next
+	l.folders.starts[next.Start] = true
+	l.renewOwn()
+	l.mu.Unlock()
 	return back
 }
 
 // rename gives the folders of this node, which are older than they were, another name: it is not to be mistaken for the
 // one that others remember. That its copies are stale is stored before. After a crash in between it finds out again.
-func (l *ledger) rename() {
+func (l *ledger) rename() error {
 	l.saving.Lock()
 	defer l.saving.Unlock()
 	l.mu.Lock()
@@ -146,13 +159,28 @@ func (l *ledger) rename() {
 	l.renewOwn()
 	next := l.folders.self
 	l.mu.Unlock()
-	err := l.store.save(change{self: &next})
-	if err == nil {
-		err = writeFolder(l.dataDir, next.Folder)
+	if err := l.store.save(change{self: &next}); err != nil {
+		return err
 	}
-	if err != nil {
-		l.log.Error("Cannot name the data folder anew", zap.Error(err))
+	return writeFolder(l.dataDir, next.Folder)
+}
+
+// isGoingBack notes whether what the node keeps for others is to be set aside, because its folders are older than they
+// were.
+func (l *ledger) isGoingBack(going bool) error {
+	l.saving.Lock()
+	defer l.saving.Unlock()
+	l.mu.Lock()
+	next := l.folders.self
+	l.mu.Unlock()
+	next.GoingBack = going
+	if err := l.store.save(change{self: &next}); err != nil {
+		return err
 	}
+	l.mu.Lock()
+	l.folders.self.GoingBack, l.folders.goingBack = going, going
+	l.mu.Unlock()
+	return nil
 }
 
 // heardMost notes that most other nodes have answered: they would have said that the folders of this node went back.
@@ -253,8 +281,13 @@ func (l *ledger) Forget() error {
 	l.holders.forget(&c)
 	l.own.forget(&c)
 	l.folders.self.Newest, l.folders.self.Reviewed = 0, false
+	l.folders.rename() // another node may have had the place of this one when it comes back
+	l.renewOwn()
 	next := l.folders.self
 	c.self = &next
 	l.refresh()
-	return l.store.save(c)
+	if err := l.store.save(c); err != nil {
+		return err
+	}
+	return writeFolder(l.dataDir, next.Folder)
 }

@@ -206,7 +206,7 @@ func (l *ledger) missed(shards []uint64, why string) error {
 // rolledBack marks all copies of this node that other nodes have, too: its folders are as they were at a moment that is
 // not before the version since.
 func (l *ledger) rolledBack(since uint64) error {
-	err := l.update(func(set func(uint64, record)) {
+	return l.update(func(set func(uint64, record)) {
 		for id := range l.owned(l.meta.State()) {
 			r := l.records.byShard[id]
 			if r.Lacks != Stale {
@@ -217,10 +217,6 @@ func (l *ledger) rolledBack(since uint64) error {
 			set(id, r)
 		}
 	})
-	if err != nil {
-		l.log.Error("Cannot store that copies may hold what was deleted", zap.Error(err))
-	}
-	return err
 }
 
 // update changes records by set with mu held, and stores them. When they cannot be stored, what copies lack is

@@ -11,6 +11,7 @@ import (
 type look struct {
 	starting bool // it is the first one since the start: the store has what is on disk, and no more
 	newDisk  bool // the data folder is not the one of the last start
+	oldDisk  bool // but one of an earlier time
 	adopt    bool // the data is from a version that did not keep copies.db
 	crashed  bool // the node did not stop by itself
 }
@@ -81,8 +82,8 @@ func (l *ledger) reviewShard(sh cluster.Shard, at look) (r record, changed bool)
 	older := known || first || sh.ID <= l.folders.self.Newest // than this look
 	switch {
 	case len(sh.Owners) < 2 || !older || at.adopt:
-	case at.newDisk && has:
-		l.records.lack(&r, Outdated, "its data folder is not the one of the last start, and may be older")
+	case at.oldDisk && has:
+		l.records.lack(&r, Outdated, "its data folder is older than it was")
 	case at.newDisk:
 		l.records.lack(&r, Lost, "the disk of its node is new")
 	case first:

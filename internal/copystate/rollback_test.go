@@ -152,20 +152,38 @@ func TestImageFromBeforeADiskWasReplacedIsNoticed(t *testing.T) {
 	}
 }
 
-// A data folder of another time may hold deleted points.
-func TestAnotherDataFolderWithCopiesIsOutdated(t *testing.T) {
+// A data folder of an earlier time may hold deleted points. One without a name may be a current one: what it has is
+// right.
+func TestDataFolderOfAnEarlierTimeIsOutdated(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 2)
-	id := w.addShard(1, 2)
-	w.knows(2, id)
-	w.stop(2)
-	if err := writeFolder(filepath.Join(w.nodes[2].dir, "data"), "another"); err != nil {
-		t.Fatal(err)
-	}
-	w.nodes[2].has[id] = true
-	w.start(2)
-	if lack := w.nodes[2].s.Lacks(id); lack.Kind != Outdated {
-		t.Errorf("the copy is %+v, want outdated", lack)
+	for _, test := range []struct {
+		earlier bool
+		want    Kind
+	}{{true, Outdated}, {false, Lost}} {
+		w := newWorld(t, 2)
+		id := w.addShard(1, 2)
+		w.knows(2, id)
+		data := filepath.Join(w.nodes[2].dir, "data")
+		w.stop(2)
+		earlier, err := os.ReadFile(filepath.Join(data, folderFile))
+		if err == nil {
+			err = os.Remove(filepath.Join(data, folderFile))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if test.earlier {
+			w.start(2) // on a new disk
+			w.stop(2)
+			if err := os.WriteFile(filepath.Join(data, folderFile), earlier, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.nodes[2].has[id] = true
+		w.start(2)
+		if lack := w.nodes[2].s.Lacks(id); lack.Kind != test.want {
+			t.Errorf("the copy is %+v, want %s", lack, test.want)
+		}
 	}
 }
 

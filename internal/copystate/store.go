@@ -43,6 +43,10 @@ type self struct {
 	// answered: if the folders went back, deletes with greater versions may be missing. It is 0 once most have answered.
 	Reached uint64 `json:"reached,omitempty"`
 
+	// GoingBack is set when the folders turned out to be older than they were, until what the node keeps for others is
+	// set aside.
+	GoingBack bool `json:"goingBack,omitempty"`
+
 	Reviewed bool `json:"reviewed"` // the metadata was looked through once
 	Clean    bool `json:"clean"`    // the node stopped by itself, and left no write on its way
 }

@@ -84,14 +84,9 @@ func decodeVersions(ms []*rpc.TableVersion) map[uint64]version {
 }
 
 func decodeTable(m *rpc.OwedTable) (table, error) {
-	t := table{version: decodeVersion(m.Version), former: m.Former, owed: make(map[uint64]shardSet)}
-	if len(t.former) > maxPast {
-		return table{}, errors.New("a node has too many earlier names of its folder")
-	}
-	for _, name := range append(slices.Clone(t.former), t.folder) {
-		if len(name) > maxName {
-			return table{}, errors.New("the name of a folder is too long")
-		}
+	t := table{version: decodeVersion(m.Version), former: decodeNames(m.Former), owed: make(map[uint64]shardSet)}
+	if len(t.folder) > maxName {
+		return table{}, errors.New("the name of a folder is too long")
 	}
 	n := 0
 	for _, o := range m.Owed {
@@ -103,4 +98,9 @@ func decodeTable(m *rpc.OwedTable) (table, error) {
 		}
 	}
 	return t, nil
+}
+
+// decodeNames returns the earlier names of a folder, as many as this node remembers.
+func decodeNames(names []string) []string {
+	return slices.DeleteFunc(latest(names), func(name string) bool { return len(name) > maxName })
 }

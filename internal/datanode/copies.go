@@ -21,18 +21,12 @@ import (
 type queues struct {
 	handoff atomic.Pointer[handoff.Service]
 	writer  atomic.Pointer[replication.Writer]
-
-	mu     sync.Mutex
-	giveUp bool // what is kept is to be set aside
 }
 
 // close forgets the queues when they are closed.
 func (q *queues) close() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
 	q.handoff.Store(nil)
 	q.writer.Store(nil)
-	q.giveUp = false
 }
 
 // sender names this process as a sender of writes, 0 before it can send any.
@@ -168,25 +162,13 @@ func (n *Node) owed() map[uint64][]uint64 {
 	return out
 }
 
-// giveUpQueues sets aside what this node keeps for others, at once or when it is open.
+// giveUpQueues sets aside what this node keeps for others.
 func (n *Node) giveUpQueues() error {
-	n.queues.mu.Lock()
-	defer n.queues.mu.Unlock()
-	h := n.queues.handoff.Load()
-	if h == nil {
-		n.queues.giveUp = true
+	if !n.cfg.HintedHandoff.Enabled {
 		return nil
 	}
-	return h.SetAside()
-}
-
-// queuesOpen is called when hinted handoff is open. Nothing was sent until then.
-func (n *Node) queuesOpen() error {
-	n.queues.mu.Lock()
-	defer n.queues.mu.Unlock()
-	n.queues.handoff.Store(n.handoff)
-	if n.queues.giveUp {
-		return n.handoff.SetAside()
+	if h := n.queues.handoff.Load(); h != nil {
+		return h.SetAside()
 	}
-	return nil
+	return copystate.ErrNotOpen
 }

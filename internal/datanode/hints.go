@@ -44,7 +44,8 @@ func (n *Node) openHandoff() error {
 		return fmt.Errorf("open hinted handoff: %w", err)
 	}
 	n.onClose(n.handoff.Close)
-	return n.queuesOpen()
+	n.queues.handoff.Store(n.handoff)
+	return nil
 }
 
 // due tells whether a node still is to get what hinted handoff has of a shard. Nothing is known before

@@ -295,6 +295,11 @@ func (s *Service) SetAside() error {
 			errs = append(errs, n.setAside(sq))
 		}
 	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if !s.open { // nor were all queues, then
+		errs = append(errs, errors.New("hinted handoff is closed"))
+	}
 	return errors.Join(errs...)
 }
 

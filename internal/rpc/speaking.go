@@ -2,7 +2,6 @@ package rpc
 
 import (
 	"context"
-	"errors"
 	"net"
 	"sync/atomic"
 
@@ -81,16 +80,20 @@ func (s *speaking) ask(ctx context.Context, c *grpc.ClientConn) error {
 
 // call begins a call, which ends with errNotAsked where the peer has to be asked first.
 func (s *speaking) call(ctx context.Context, c *grpc.ClientConn, begin func(context.Context) error) error {
-	for {
+	for range maxAsked {
 		err := begin(metadata.AppendToOutgoingContext(ctx, protocol.Header, s.Text()))
-		if !errors.Is(err, errNotAsked) {
+		if err != errNotAsked { // the very one: a peer may answer with an equal one of its own
 			return err
 		}
 		if err := s.ask(ctx, c); err != nil {
 			return err
 		}
 	}
+	return errNotAsked
 }
+
+// maxAsked is how many connections of one address may take the place of each other during a call.
+const maxAsked = 10
 
 func (s *speaking) options() []grpc.DialOption {
 	unary := func(

@@ -21,6 +21,7 @@ type versioned struct {
 	UnimplementedOverviewServer
 	version atomic.Uint32
 	killed  atomic.Int64
+	fails   error // of KillQuery
 }
 
 func (v *versioned) Identify(context.Context, *IdentifyRequest) (*IdentifyResponse, error) {
@@ -29,7 +30,7 @@ func (v *versioned) Identify(context.Context, *IdentifyRequest) (*IdentifyRespon
 
 func (v *versioned) KillQuery(context.Context, *KillQueryRequest) (*KillQueryResponse, error) {
 	v.killed.Add(1)
-	return &KillQueryResponse{}, nil
+	return &KillQueryResponse{}, v.fails
 }
 
 // serveAt serves a node at an address until stop is called.
@@ -135,5 +136,17 @@ func TestNodesThatAreTooOldAreNotCalled(t *testing.T) {
 	restart(1)
 	if err := call(); err == nil {
 		t.Error("after the way back to an earlier version, the node is called")
+	}
+}
+
+// The error of a peer that could not ask a third node is not taken for one of this node's: the call was carried out.
+func TestCallThatFailsAtThePeerIsNotRepeated(t *testing.T) {
+	t.Parallel()
+	v := &versioned{fails: status.FromProto(status.Convert(errNotAsked).Proto()).Err()}
+	v.version.Store(2)
+	addr, _ := serveAt(t, v, "127.0.0.1:0")
+	client := NewOverviewClient(mustConn(t, &Pool{Speaks: protocol.Speaks{Current: 3, Oldest: 2}}, addr))
+	if _, err := client.KillQuery(t.Context(), &KillQueryRequest{}); err == nil || v.killed.Load() != 1 {
+		t.Errorf("the call was carried out %d times, and ends with %v", v.killed.Load(), err)
 	}
 }
