@@ -297,7 +297,7 @@ func (s *Service) SetAside() error {
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if !s.open { // nor were all queues, then
+	if !s.open { // some queues may not have been there any more
 		errs = append(errs, errors.New("hinted handoff is closed"))
 	}
 	return errors.Join(errs...)
