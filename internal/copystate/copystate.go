@@ -20,6 +20,10 @@ const (
 	awayFor         = 5 * time.Second  // after which what a node that is away keeps has to come from other copies
 	markEvery       = 10 * time.Second // between two marks on disk
 	saveEvery       = time.Second      // between two times that tables of others are stored
+
+	// The clock of versions is behind that of a node that is ahead by as long as the fastest message took. After each
+	// contact, some messages without a pause bring that from milliseconds to less.
+	quickExchanges = 8
 )
 
 // Metadata is the cluster's state as this node knows it.

@@ -90,10 +90,19 @@ func (x *exchanges) follow(ctx context.Context) {
 
 // talk exchanges with one node until ctx ends.
 func (x *exchanges) talk(ctx context.Context, p *peer) {
-	again := false
+	again, quick := false, 0
 	for ctx.Err() == nil {
 		// Once: a node that does not take a table does not get it without pause.
 		if again = x.exchange(ctx, p) && !again; again {
+			continue
+		}
+		x.mu.Lock()
+		reached := p.reached
+		x.mu.Unlock()
+		if !reached {
+			quick = 0
+		} else if quick < quickExchanges {
+			quick++
 			continue
 		}
 		pause := exchangeEvery

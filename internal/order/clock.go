@@ -76,6 +76,7 @@ type Clock struct {
 	last    Version       // the greatest that was given or heard, with zeros for the node
 	offset  time.Duration // of this clock from the time of this machine, which is never ahead of this clock
 	seen    time.Time     // of this machine, when the clock looked last
+	before  time.Time     // and when it looked before that
 	node    Version
 	bound   Version       // on disk: no version that was given or heard is greater
 	storing chan struct{} // closed when the bound is stored; nil when none is being stored
@@ -174,12 +175,17 @@ func (c *Clock) next() Version {
 // time by as much. mu must be held.
 func (c *Clock) machine() time.Time {
 	now := c.now()
-	if !c.seen.IsZero() {
-		if forward := now.Round(0).Sub(c.seen.Round(0)) - c.between(c.seen, now); forward > 0 {
-			c.offset = max(0, c.offset-forward)
+	forward := func(since time.Time) time.Duration {
+		return now.Round(0).Sub(since.Round(0)) - c.between(since, now)
+	}
+	// Since both of the last two looks: a process that is not scheduled for a moment while it reads the time, and then how
+	// much of it has passed, finds a time that is behind by so much, and later one that seems to be set forward.
+	if !c.before.IsZero() {
+		if by := min(forward(c.seen), forward(c.before)); by > 0 {
+			c.offset = max(0, c.offset-by)
 		}
 	}
-	c.seen = now
+	c.before, c.seen = c.seen, now
 	return now
 }
 

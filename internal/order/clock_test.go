@@ -185,22 +185,51 @@ func TestClockOfAMachineThatLostItsTime(t *testing.T) {
 	}
 }
 
-func TestTimeThatGoesBackAndForthDoesNotCarryTheClockAhead(t *testing.T) {
-	t.Parallel()
-	begin := time.Unix(1_800_000_000, 0)
-	passed, off := time.Duration(0), time.Duration(0)
-	now := func() time.Time { return begin.Add(passed + off) }
+// movedClock is a clock on a machine on which some time has passed since begin, and whose time is off.
+func movedClock(t *testing.T, begin time.Time, passed, off *time.Duration) *Clock {
+	t.Helper()
+	looks := make(map[time.Time]time.Duration) // how much had passed
+	now := func() time.Time {
+		at := begin.Add(*passed + *off)
+		looks[at] = *passed
+		return at
+	}
 	c, err := OpenClock(filepath.Join(t.TempDir(), "clock"), now, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	last := passed
-	c.between = func(_, _ time.Time) time.Duration {
-		d := passed - last
-		last = passed
-		return d
+	c.between = func(earlier, later time.Time) time.Duration { return looks[later] - looks[earlier] }
+	return c
+}
+
+// A process that is not scheduled for a moment between its looks at the time and at how much has passed finds a time
+// that is behind once. The time is not set forward when the next look is right again.
+func TestPauseDuringALookDoesNotPutTheClockBack(t *testing.T) {
+	t.Parallel()
+	begin := time.Unix(1_800_000_000, 0)
+	passed, off := time.Duration(0), time.Duration(0)
+	c := movedClock(t, begin, &passed, &off)
+	if err := c.Heard(AtTime(begin.Add(time.Hour))); err != nil {
+		t.Fatal(err)
 	}
+	for range 10 {
+		for _, off = range []time.Duration{0, -5 * time.Millisecond, 0} {
+			passed += 100 * time.Millisecond
+			c.Next()
+		}
+	}
+	if ahead := c.Next().Time().Sub(begin.Add(passed)); ahead < time.Hour-time.Millisecond {
+		t.Errorf("the clock is %v ahead, and was an hour", ahead)
+	}
+}
+
+func TestTimeThatGoesBackAndForthDoesNotCarryTheClockAhead(t *testing.T) {
+	t.Parallel()
+	begin := time.Unix(1_800_000_000, 0)
+	passed, off := time.Duration(0), time.Duration(0)
+	now := func() time.Time { return begin.Add(passed + off) }
+	c := movedClock(t, begin, &passed, &off)
 	for range 20 {
 		for _, off = range []time.Duration{10 * time.Minute, -10 * time.Minute, 0} {
 			before := c.Next()
