@@ -185,7 +185,7 @@ func TestUnitsAreClean(t *testing.T) {
 			writeFile(t, filepath.Join(units, filepath.Base(target)), b, 0o644)
 		}
 	}
-	for _, program := range []string{"bin/kill", "usr/bin/influxd", "usr/bin/influxd-meta"} {
+	for _, program := range []string{"bin/sh", "usr/bin/influxd", "usr/bin/influxd-meta"} {
 		writeFile(t, filepath.Join(root, program), []byte("#!/bin/sh\n"), 0o755)
 	}
 	if err := os.Symlink("usr/lib", filepath.Join(root, "lib")); err != nil {
