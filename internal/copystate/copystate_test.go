@@ -509,7 +509,7 @@ func rollBack(t *testing.T, kept bool) {
 	if err := w.nodes[2].s.Mark(); err != nil { // a delete ran
 		t.Fatal(err)
 	}
-	mark := w.nodes[2].s.folders.self.Mark
+	mark := w.foldersOf(2).self.Mark
 	if kept {
 		w.nodes[2].owe(1, id)
 		w.nodes[2].s.Announce(1, id)
@@ -555,7 +555,7 @@ func rollBack(t *testing.T, kept bool) {
 	}
 	w.stop(2)
 	w.start(2)
-	if w.nodes[2].s.folders.wentBack || w.nodes[2].s.Lacks(id).Kind != Stale {
+	if w.foldersOf(2).wentBack || w.nodes[2].s.Lacks(id).Kind != Stale {
 		t.Error("after one more start it is not what it was")
 	}
 

@@ -153,10 +153,11 @@ func TestRollbackIsNoticedAfterItsStartIsKnown(t *testing.T) {
 	w.await("node 2 is ready", w.nodes[2].s.Ready)
 	knows := func(id uint64) func() bool {
 		return func() bool {
+			start := w.foldersOf(2).self.Start
 			s := w.nodes[id].s
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			return s.holders.tables[2].start == w.nodes[2].s.folders.self.Start
+			return s.holders.tables[2].start == start
 		}
 	}
 	w.await("node 3 knows its start", knows(3))
@@ -226,7 +227,8 @@ func TestWhatIsNoRollback(t *testing.T) {
 			s.ask(t.Context())
 		}
 		w.heardOf(2)
-		if s.folders.wentBack || s.Lacks(id).Kind.Worse(Lost) || w.nodes[2].gaveUp {
+		n := w.nodes[2]
+		if w.foldersOf(2).wentBack || s.Lacks(id).Kind.Worse(Lost) || n.get(func() bool { return n.gaveUp }) {
 			t.Fatalf("%s: it is taken for older than it was; its copy is %+v", what, s.Lacks(id))
 		}
 	}

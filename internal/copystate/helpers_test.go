@@ -13,3 +13,11 @@ func mustCopy(t *testing.T, from, to string) {
 		t.Fatal(err)
 	}
 }
+
+// foldersOf is what a node knows of its folders now.
+func (w *world) foldersOf(id uint64) folders {
+	s := w.nodes[id].s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.folders
+}

@@ -60,7 +60,7 @@ func TestANewNodeInThePlaceOfAnotherOneHasNotGoneBack(t *testing.T) {
 		s.ask(t.Context())
 	}
 	w.heardOf(2)
-	if s.folders.wentBack || s.Lacks(id).Kind != Lost {
+	if w.foldersOf(2).wentBack || s.Lacks(id).Kind != Lost {
 		t.Errorf("it is taken for older than it was; its copy is %+v", s.Lacks(id))
 	}
 }
@@ -117,7 +117,7 @@ func TestSecondRollbackToAnImageIsNoticed(t *testing.T) {
 		w.await("node 2 finds out", func() bool { return w.nodes[2].s.Lacks(id).Kind == Stale && w.nodes[2].s.Ready() })
 		w.heardOf(2)
 	}
-	if n := len(w.nodes[2].s.folders.self.Former); n != 3 {
+	if n := len(w.foldersOf(2).self.Former); n != 3 {
 		t.Errorf("it remembers %d earlier names of its folders, want 3", n)
 	}
 }
@@ -143,7 +143,7 @@ func TestImageFromBeforeADiskWasReplacedIsNoticed(t *testing.T) {
 				s.ask(t.Context())
 			}
 			w.heardOf(2)
-			if s.folders.wentBack || s.Lacks(id).Kind != Lost {
+			if w.foldersOf(2).wentBack || s.Lacks(id).Kind != Lost {
 				t.Errorf("it is taken for older than it was; its copy is %+v", s.Lacks(id))
 			}
 			w.restore(2, image)
@@ -364,7 +364,7 @@ func TestRollbackOfOneNodeIsNoneOfAnother(t *testing.T) {
 	w.setCut(1, 2, false)
 	w.await("node 1 finds out", func() bool { return w.nodes[1].s.Lacks(id).Kind == Stale })
 	w.heardOf(2)
-	if lack := w.nodes[2].s.Lacks(id); w.nodes[2].s.folders.wentBack || lack.Kind == Stale {
+	if lack := w.nodes[2].s.Lacks(id); w.foldersOf(2).wentBack || lack.Kind == Stale {
 		t.Errorf("node 2 is taken for older than it was: %+v", lack)
 	}
 }
