@@ -39,13 +39,13 @@
 //
 // A node whose folders were rolled back to an older state finds out from the
 // others: they remember a later mark of it, a start that it does not know, or
-// that its folders have got another name since. Until enough of them have answered
-// it is not ready: no repair takes its copies for right. Its copies may then hold deleted
-// points and old values: they are stale. What it kept for others is set
-// aside. It asks all nodes for the deletes that they remember since the moment
-// to which it went back, and runs them.
-// From then on its copies are outdated: they hold nothing that was deleted. A
-// repair makes stale and outdated copies anew from a copy that is right. Where
-// there is none, it merges outdated copies with the others, and waits until
-// stale ones are outdated.
+// that its folders have got another name since. Until enough of them have
+// answered it is not ready: no repair takes its copies for right. Its copies
+// may then hold deleted points and old values: they are stale. What it kept for
+// others is set aside. It asks all nodes for the deletes that they remember
+// since the moment to which it went back, and runs them. From then on its
+// copies are outdated: they hold nothing that was deleted. A repair makes stale
+// and outdated copies anew from a copy that is right. Where there is none, it
+// merges outdated copies with the others, and waits until stale ones are
+// outdated.
 package copystate

@@ -115,7 +115,7 @@ func (x *exchanges) newMessage(to uint64) *rpc.CopyStates {
 func (x *exchanges) fill(m *rpc.CopyStates, to uint64, have map[uint64]version, compared bool) {
 	self := x.folders.self
 	m.Folder, m.Start, m.Mark = self.Folder, self.Start, self.Mark
-	m.Starting = !x.ready.Load() || !compared || x.folders.goingBack
+	m.Starting = !x.ready.Load() || !compared || x.folders.goingBack()
 	m.Lacks = x.order.Says != nil && len(x.records.lacking) > 0
 	// Also while this node starts: the other one may be on folders that went back, and must hear of it first.
 	x.remind(m, to)
@@ -187,7 +187,7 @@ func (x *exchanges) keepGoingBack() {
 // ready, and tells others no table. goingBackMu must be held.
 func (x *exchanges) goBack() {
 	x.mu.Lock()
-	going, unnoted := x.folders.goingBack, x.folders.unnoted
+	going, unnoted := x.folders.goingBack(), x.folders.unnoted
 	x.mu.Unlock()
 	if !going {
 		return
@@ -200,7 +200,7 @@ func (x *exchanges) goBack() {
 		err = x.giveUp()
 	}
 	if err == nil {
-		err = x.isGoingBack(false)
+		err = x.noteGoingBack(false)
 	}
 	if err != nil && !errors.Is(err, ErrNotOpen) && !x.backFailed {
 		x.log.Error("Cannot set aside what this node kept for others, and goes on trying", zap.Error(err))
@@ -212,7 +212,7 @@ func (x *exchanges) goBack() {
 // crashes before it has that name finds out again.
 func (x *exchanges) noteGoneBack() error {
 	// First: who hears of what follows may have copies repaired at once, and must not take these for right.
-	if err := errors.Join(x.rolledBack(x.folders.reached), x.isGoingBack(true)); err != nil {
+	if err := errors.Join(x.rolledBack(x.folders.reached), x.noteGoingBack(true)); err != nil {
 		return err
 	}
 	// Who heard a later mark knows what this node kept for others since, and what it had lost, and takes that over. The

@@ -51,7 +51,7 @@ func (x *exchanges) Ready() bool {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return !x.folders.goingBack
+	return !x.folders.goingBack()
 }
 
 // follow starts and ends exchanges as nodes come and go.
@@ -96,17 +96,14 @@ func (x *exchanges) talk(ctx context.Context, p *peer) {
 		if again = x.exchange(ctx, p) && !again; again {
 			continue
 		}
-		x.mu.Lock()
-		reached := p.reached
-		x.mu.Unlock()
-		if !reached {
-			quick = 0
-		} else if quick < quickExchanges {
-			quick++
-			continue
-		}
 		pause := exchangeEvery
 		x.mu.Lock()
+		if !p.reached {
+			quick = 0
+		} else if quick++; quick <= quickExchanges {
+			x.mu.Unlock()
+			continue
+		}
 		if len(x.own.owed[p.node.ID]) > 0 {
 			pause = owingEvery
 		}

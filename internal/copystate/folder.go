@@ -25,11 +25,13 @@ type folders struct {
 	base       time.Time       // when they began to grow
 	starts     map[uint64]bool // those of this process
 	reached    uint64          // self.Reached as it was when this process began; 0 for not known
-	wentBack   bool            // the folders of this node are older than they were
-	goingBack  bool            // and what follows from that is not done yet
-	unnoted    bool            // nor is it on disk
+	wentBack   bool            // the folders turned out to be older than they were, in this process
+	unnoted    bool            // and that is not on disk yet
 	markHeard  bool            // another node has heard of a later mark than loadedMark
 }
+
+// goingBack reports whether the folders are older than they were, and what follows from that is not done yet.
+func (f *folders) goingBack() bool { return f.unnoted || f.self.GoingBack }
 
 // begin compares the name that the data folder has with that of the last start, and begins another start. The data
 // folder needs another name when it is not self.Folder. Reached is a version that the clock had reached when the
@@ -41,7 +43,6 @@ func (f *folders) begin(name string, reached uint64) look {
 	f.reached = f.self.Reached
 	f.loadedName, f.loadedMark = f.self.Folder, f.self.Mark
 	f.firstMark, f.base = f.self.Mark+1, time.Now()
-	f.goingBack = f.self.GoingBack
 	crashed := !f.self.Clean
 	f.self.Clean = false
 	first := f.self.Folder == "" // of this program on this meta folder
@@ -102,8 +103,8 @@ func (f *folders) knows(r remembered) bool {
 }
 
 // compare compares the folders with what another node remembers of them. It reports whether they turn out to be older
-// than they were, which it does once, and what is to be stored: a start that is greater than the remembered one, and the
-// earlier names. The folders get another name by rename.
+// than they were, which it does once. Next is what is to be stored: it has a start that is greater than the remembered
+// one, and the earlier names. The folders get another name by rename.
 func (f *folders) compare(r remembered) (back bool, next self) {
 	switch {
 	case f.wentBack:
@@ -113,7 +114,7 @@ func (f *folders) compare(r remembered) (back bool, next self) {
 		back = slices.Contains(r.former, f.self.Folder) || f.loadedName != "" && slices.Contains(r.former, f.loadedName)
 	}
 	if back {
-		f.wentBack, f.goingBack, f.unnoted, f.markHeard = true, true, true, r.mark > f.loadedMark
+		f.wentBack, f.unnoted, f.markHeard = true, true, r.mark > f.loadedMark
 	}
 	next = f.self
 	if r.start>>16 >= next.Start>>16 {

@@ -165,9 +165,9 @@ func (l *ledger) rename() error {
 	return writeFolder(l.dataDir, next.Folder)
 }
 
-// isGoingBack notes whether what the node keeps for others is to be set aside, because its folders are older than they
-// were.
-func (l *ledger) isGoingBack(going bool) error {
+// noteGoingBack notes whether what the node keeps for others is to be set aside, because its folders are older than
+// they were.
+func (l *ledger) noteGoingBack(going bool) error {
 	l.saving.Lock()
 	defer l.saving.Unlock()
 	l.mu.Lock()
@@ -178,7 +178,7 @@ func (l *ledger) isGoingBack(going bool) error {
 		return err
 	}
 	l.mu.Lock()
-	l.folders.self.GoingBack, l.folders.goingBack = going, going
+	l.folders.self.GoingBack = going
 	l.mu.Unlock()
 	return nil
 }

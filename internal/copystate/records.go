@@ -130,8 +130,8 @@ func (l *ledger) Whole(id, gen uint64) error {
 	})
 }
 
-// Stale returns the copies of this node that may hold deleted points, each with its Lack.Gen. Deletes with versions above
-// since may not have run on them.
+// Stale returns the copies of this node that may hold deleted points, each with its Lack.Gen. Deletes with versions
+// above since may not have run on them.
 func (l *ledger) Stale() (copies map[uint64]uint64, since uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

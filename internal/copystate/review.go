@@ -11,7 +11,7 @@ import (
 type look struct {
 	starting bool // it is the first one since the start: the store has what is on disk, and no more
 	newDisk  bool // the data folder is not the one of the last start
-	oldDisk  bool // but one of an earlier time
+	oldDisk  bool // and has a name that it had at an earlier time
 	adopt    bool // the data is from a version that did not keep copies.db
 	crashed  bool // the node did not stop by itself
 }

@@ -40,7 +40,8 @@ type self struct {
 	Starts []uint64 `json:"starts,omitempty"` // the latest starts of these files, in order, maxPast at most
 
 	// Reached is a version of the node's clock from before the first start since which most other nodes have not
-	// answered: if the folders went back, deletes with greater versions may be missing. It is 0 once most have answered.
+	// answered. If the folders went back, deletes with greater versions may be missing. It is 0 once most have
+	// answered.
 	Reached uint64 `json:"reached,omitempty"`
 
 	// GoingBack is set when the folders turned out to be older than they were, until what the node keeps for others is
