@@ -49,7 +49,7 @@ func newNode(id uint64, s *Service) *node {
 func (n *node) loop(ctx context.Context) {
 	pause := time.Duration(n.s.cfg.RetryInterval)
 	var rested <-chan time.Time
-	var stuck stuck
+	var standstill standstill
 	for {
 		select {
 		case <-ctx.Done():
@@ -66,7 +66,7 @@ func (n *node) loop(ctx context.Context) {
 			}
 			if err == nil || n.progress.Load() != before {
 				pause = time.Duration(n.s.cfg.RetryInterval)
-				stuck.end(n)
+				standstill.end(n)
 			}
 			if err == nil {
 				if rest > 0 {
@@ -76,7 +76,7 @@ func (n *node) loop(ctx context.Context) {
 			}
 			n.s.log.Debug("Hinted handoff pauses", zap.Uint64("node_id", n.id), zap.Duration("pause", pause),
 				zap.Error(err))
-			stuck.goesOn(n, err)
+			standstill.failed(n, err)
 			timer := time.NewTimer(pause)
 			select {
 			case <-ctx.Done():
@@ -95,33 +95,35 @@ func (n *node) loop(ctx context.Context) {
 	}
 }
 
-// stuck is a time in which nothing that is kept for a node gets on. The log says so once: also a node that is up may
-// refuse it.
-type stuck struct {
-	since time.Time // zero for not
+// standstill is a time in which a node takes nothing of what is kept for it. The log says so once, with the reason: the
+// node may be up, and refuse it.
+type standstill struct {
+	since time.Time // zero for none
 	told  bool
 }
 
-// stuckFor is how long nothing gets on until the log says so.
-const stuckFor = time.Minute
+// standstillFor is how long a node takes nothing until the log says so.
+const standstillFor = time.Minute
 
-func (s *stuck) goesOn(n *node, err error) {
+// failed is called after each attempt that failed.
+func (s *standstill) failed(n *node, err error) {
 	if s.since.IsZero() {
 		s.since = time.Now()
 	}
-	if s.told || time.Since(s.since) < stuckFor {
+	if s.told || time.Since(s.since) < standstillFor {
 		return
 	}
 	s.told = true
-	n.s.log.Warn("Hinted handoff for a data node does not get on, and goes on trying",
+	n.s.log.Warn("A data node does not take what hinted handoff keeps for it: this is tried again",
 		zap.Uint64("node_id", n.id), zap.Time("since", s.since), zap.Error(err))
 }
 
-func (s *stuck) end(n *node) {
+// end is called when the node takes something, or nothing is kept for it.
+func (s *standstill) end(n *node) {
 	if s.told {
-		n.s.log.Info("Hinted handoff for a data node gets on again", zap.Uint64("node_id", n.id))
+		n.s.log.Info("A data node takes what hinted handoff keeps for it again", zap.Uint64("node_id", n.id))
 	}
-	*s = stuck{}
+	*s = standstill{}
 }
 
 // drain sends until all queues are empty or rest, and returns when the first of these is to be tried again.

@@ -178,8 +178,8 @@ func (c *Clock) machine() time.Time {
 	forward := func(since time.Time) time.Duration {
 		return now.Round(0).Sub(since.Round(0)) - c.between(since, now)
 	}
-	// Since both of the last two looks: a process that is not scheduled for a moment while it reads the time, and then how
-	// much of it has passed, finds a time that is behind by so much, and later one that seems to be set forward.
+	// It was set forward when it is ahead of both of the last two looks. One of them may be wrong: a process that is paused
+	// after it has read the time, and before it reads how much has passed, takes the time for one that was set back.
 	if !c.before.IsZero() {
 		if by := min(forward(c.seen), forward(c.before)); by > 0 {
 			c.offset = max(0, c.offset-by)

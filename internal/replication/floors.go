@@ -39,7 +39,7 @@ type toldFloor struct {
 	lacks bool // some of its copies lack something
 }
 
-// goneFloor is the last floor of a process that is gone. Until then the other owners may send on what it wrote to them.
+// goneFloor is the last floor of a process that is gone. For some time the owners send each other what it wrote to them.
 type goneFloor struct {
 	floor order.Version
 	until time.Time
@@ -163,8 +163,8 @@ func (f *floors) forget() {
 	}
 }
 
-// lowestFloor returns the lowest floor of all nodes, and the version below which the journal may forget. That is 0 while
-// copies lack something, and the last floor of a process for some time after it is gone.
+// lowestFloor returns the lowest floor of all nodes, and the version below which the journal may forget. That is 0
+// while copies lack something, and no more than the last floor of a process for some time after it is gone.
 func (f *floors) lowestFloor(now time.Time) (floor, kept order.Version) {
 	self := f.Meta.NodeID()
 	floor = f.floor(self)

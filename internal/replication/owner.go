@@ -223,7 +223,7 @@ func (o *outgoing) call(
 		o.missed.note(o.Log, n.TCPAddr, points, err)
 	}
 	switch c := status.Code(err); {
-	// Canceled: the peer saw the deadline first. A hint it refused as too late, which the log is to say.
+	// Canceled: the peer saw the deadline first, or it refuses a hint as too late. The log of hinted handoff says which.
 	case c == codes.DeadlineExceeded, c == codes.Canceled && !at.hinted, ctx.Err() != nil:
 		return result{err: coordinator.ErrTimeout}
 	case c == codes.NotFound:

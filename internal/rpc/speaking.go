@@ -23,7 +23,7 @@ type speaking struct {
 	addr string
 }
 
-// connection is one connection, as gRPC names it to those who ask over which one a call goes.
+// connection stands for one connection: gRPC says with it over which one a call goes.
 type connection struct {
 	credentials.CommonAuthInfo
 	allowed atomic.Bool // the peer speaks a version that this node works with
@@ -112,15 +112,12 @@ func (s *speaking) options() []grpc.DialOption {
 		})
 		return opened, err
 	}
-	options := []grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithChainUnaryInterceptor(unary), grpc.WithChainStreamInterceptor(stream),
+	options := []grpc.DialOption{grpc.WithChainUnaryInterceptor(unary), grpc.WithChainStreamInterceptor(stream)}
+	none := insecure.NewCredentials()
+	if s.Oldest <= 1 { // every version will do
+		return append(options, grpc.WithTransportCredentials(none))
 	}
-	if s.Oldest > 1 {
-		options = append(options,
-			grpc.WithTransportCredentials(named{insecure.NewCredentials()}), grpc.WithPerRPCCredentials(s))
-	}
-	return options
+	return append(options, grpc.WithTransportCredentials(named{none}), grpc.WithPerRPCCredentials(s))
 }
 
 // Speaking makes a server refuse the calls of nodes whose protocol is too old for it. refused is told of each such

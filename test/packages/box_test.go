@@ -43,7 +43,10 @@ func newBox(t *testing.T, root, name string) *box {
 	if _, err := io.ReadFull(out, make([]byte, len("up\n"))); err != nil {
 		t.Fatalf("the box did not start: %v", err)
 	}
-	pid := childOf(t, cmd)
+	pid := childOf(cmd)
+	if pid == 0 {
+		t.Fatal("the box has no process")
+	}
 	return &box{t: t, root: root, pid: pid, enter: []string{
 		"nsenter", "--net", "--pid", "--mount", "--uts", "-t", strconv.Itoa(pid), "chroot", root,
 	}}
@@ -70,7 +73,7 @@ func bootBox(t *testing.T, root, name string) *box {
 		cmd.Wait()
 	})
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); <-time.After(100 * time.Millisecond) {
-		if b.pid = tryChildOf(cmd); b.pid == 0 {
+		if b.pid = childOf(cmd); b.pid == 0 {
 			continue
 		}
 		b.enter = []string{"nsenter", "--all", "-t", strconv.Itoa(b.pid)}
@@ -82,18 +85,8 @@ func bootBox(t *testing.T, root, name string) *box {
 	return nil
 }
 
-// childOf is the first process that a command has started.
-func childOf(t *testing.T, cmd *exec.Cmd) int {
-	t.Helper()
-	pid := tryChildOf(cmd)
-	if pid == 0 {
-		t.Fatalf("%s has started nothing", cmd.Path)
-	}
-	return pid
-}
-
-// tryChildOf is childOf, and 0 while there is none.
-func tryChildOf(cmd *exec.Cmd) int {
+// childOf is the first process that a command has started, 0 while there is none.
+func childOf(cmd *exec.Cmd) int {
 	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", cmd.Process.Pid))
 	first, _, _ := strings.Cut(string(children), " ")
 	pid, parseErr := strconv.Atoi(first)

@@ -161,6 +161,20 @@ func TestDebianServerMovesIn(t *testing.T) {
 	expect(t, b.run(count), points)
 }
 
+const (
+	value     = `influx -database plant -execute 'SELECT v FROM m' -format csv`
+	wantValue = "name,time,v\nm,1700000000000000000,1\n"
+)
+
+// addSecond adds a second node to a cluster of one. What is written to the first one is read from it.
+func addSecond(t *testing.T, first, second *box) {
+	t.Helper()
+	first.run("influxd-ctl add-data second:8088")
+	first.run(`influx -execute 'CREATE DATABASE plant WITH REPLICATION 2'`)
+	first.run(`influx -database plant -execute 'INSERT m v=1 1700000000000000000'`)
+	expect(t, second.run(value), wantValue)
+}
+
 // What the README says makes a cluster, on machines without systemd, and adds a second node.
 func TestReadmeMakesACluster(t *testing.T) {
 	t.Parallel()
@@ -174,11 +188,7 @@ func TestReadmeMakesACluster(t *testing.T) {
 	first.run("influxd-ctl join")
 
 	second.run("dpkg -i /root/concord-data_*.deb && service influxdb start")
-	first.run("influxd-ctl add-data second:8088")
-	first.run(`influx -execute 'CREATE DATABASE plant WITH REPLICATION 2'`)
-	first.run(`influx -database plant -execute 'INSERT m v=1 1700000000000000000'`)
-	expect(t, second.run(`influx -database plant -execute 'SELECT v FROM m' -format csv`),
-		"name,time,v\nm,1700000000000000000,1\n")
+	addSecond(t, first, second)
 	second.run("service influxdb restart && service influxdb reload && service influxdb stop")
 	if out, err := second.command("service influxdb status").CombinedOutput(); err == nil {
 		t.Errorf("the data node still runs: %s", out)
@@ -197,18 +207,13 @@ func TestReadmeMakesAClusterUnderSystemd(t *testing.T) {
 	first.run("influxd-ctl join")
 
 	second.run("dpkg -i /root/concord-data_*.deb && systemctl start influxdb")
-	first.run("influxd-ctl add-data second:8088")
-	first.run(`influx -execute 'CREATE DATABASE plant WITH REPLICATION 2'`)
-	first.run(`influx -database plant -execute 'INSERT m v=1 1700000000000000000'`)
-	const values, want = `influx -database plant -execute 'SELECT v FROM m' -format csv`,
-		"name,time,v\nm,1700000000000000000,1\n"
-	expect(t, second.run(values), want)
+	addSecond(t, first, second)
 
 	second.run("kill -9 $(systemctl show -p MainPID --value influxdb)")
 	second.until("test $(systemctl show -p NRestarts --value influxdb) = 1 && systemctl is-active influxdb")
-	expect(t, second.run(values), want)
+	expect(t, second.run(value), wantValue)
 	second.run("systemctl reload influxdb && systemctl restart influxdb")
-	expect(t, second.run(values), want)
+	expect(t, second.run(value), wantValue)
 	if out := second.run("systemctl show -p Type influxdb"); out != "Type=notify\n" {
 		t.Errorf("the service is of %q: it does not say when it is ready", out)
 	}

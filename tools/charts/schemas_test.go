@@ -12,8 +12,8 @@ import (
 // kubernetes is the module that has the definitions of all objects. Nothing is compiled of it.
 const kubernetes = "k8s.io/kubernetes@v1.34.2"
 
-// schemas writes a JSON schema for each kind of object of the chart into a folder, as kubeconform wants them, and returns it. They
-// are made of the OpenAPI definitions of Kubernetes.
+// schemas writes a JSON schema for each kind of object of the chart into a folder, and returns it. The files have the
+// names that kubeconform looks for. They are made of the OpenAPI definitions of Kubernetes.
 func schemas(t *testing.T) string {
 	t.Helper()
 	cmd := exec.Command("go", "mod", "download", "-json", kubernetes)
@@ -65,8 +65,8 @@ func strict(d map[string]any) {
 	}
 }
 
-// fileOf is where kubeconform looks for the schema of a kind, for example statefulset-apps-v1.json. It is empty for what
-// no chart has.
+// fileOf is where kubeconform looks for the schema of a kind, for example statefulset-apps-v1.json. It is empty for
+// what the chart does not have.
 func fileOf(d map[string]any) string {
 	all, _ := d["x-kubernetes-group-version-kind"].([]any)
 	if len(all) != 1 { // such as DeleteOptions, which is no object

@@ -67,7 +67,7 @@ func (l *Local) SetAside(ctx context.Context, id uint64) error {
 			return fmt.Errorf("shard %d: %w", id, err)
 		}
 		if kept != "" {
-			l.logAside(id, kept)
+			l.Log.Info("Damaged files were set aside", zap.Uint64("db_shard_id", id), zap.String("kept", kept))
 		}
 		if err := l.checkFields(ctx, sh); err != nil {
 			return err
@@ -96,10 +96,6 @@ func (l *Local) notOpened(id uint64) error {
 	return nil
 }
 
-func (l *Local) logAside(id uint64, dir string) {
-	l.Log.Info("Damaged files were set aside", zap.Uint64("db_shard_id", id), zap.String("kept", dir))
-}
-
 // Discard removes a copy that may hold deleted or old points, so that it is made anew of another one. Its files are kept
 // aside: a write that reached no other copy would be lost with them.
 func (l *Local) Discard(_ context.Context, id, gen uint64) error {
@@ -113,7 +109,7 @@ func (l *Local) Discard(_ context.Context, id, gen uint64) error {
 	if err != nil {
 		return fmt.Errorf("keep the files of shard %d: %w", id, err)
 	}
-	l.logAside(id, kept)
+	l.Log.Info("Kept the files of a copy that is made anew", zap.Uint64("db_shard_id", id), zap.String("kept", kept))
 	if err := l.Store.DeleteShard(id); err != nil && !errors.Is(err, tsdb.ErrShardNotFound) {
 		return err
 	}
