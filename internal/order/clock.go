@@ -178,8 +178,8 @@ func (c *Clock) machine() time.Time {
 	forward := func(since time.Time) time.Duration {
 		return now.Round(0).Sub(since.Round(0)) - c.between(since, now)
 	}
-	// It was set forward when it is ahead of both of the last two looks. One of them may be wrong: a process that is paused
-	// after it has read the time, and before it reads how much has passed, takes the time for one that was set back.
+	// It was set forward when it is ahead of both of the last two looks. One of them may be wrong: a process that is
+	// paused after it has read the time, and before it reads how much has passed, takes it for one that was set back.
 	if !c.before.IsZero() {
 		if by := min(forward(c.seen), forward(c.before)); by > 0 {
 			c.offset = max(0, c.offset-by)

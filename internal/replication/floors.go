@@ -39,7 +39,8 @@ type toldFloor struct {
 	lacks bool // some of its copies lack something
 }
 
-// goneFloor is the last floor of a process that is gone. For some time the owners send each other what it wrote to them.
+// goneFloor is the last floor of a process that is gone. Until a time, the owners send each other what it wrote to
+// them.
 type goneFloor struct {
 	floor order.Version
 	until time.Time

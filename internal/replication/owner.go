@@ -223,7 +223,7 @@ func (o *outgoing) call(
 		o.missed.note(o.Log, n.TCPAddr, points, err)
 	}
 	switch c := status.Code(err); {
-	// Canceled: the peer saw the deadline first, or it refuses a hint as too late. The log of hinted handoff says which.
+	// Canceled: the peer saw the deadline first. For a hint it says why, and the log of hinted handoff passes that on.
 	case c == codes.DeadlineExceeded, c == codes.Canceled && !at.hinted, ctx.Err() != nil:
 		return result{err: coordinator.ErrTimeout}
 	case c == codes.NotFound:
