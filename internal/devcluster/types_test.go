@@ -36,8 +36,11 @@ func resolve(ctx context.Context, c *devcluster.Cluster, node int, shard, typ st
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: %s: %w", resp.Status, b, err)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %s", resp.Status, b)
 	}
 	var out struct{ Owners []struct{ Kept string } }
 	if err := json.Unmarshal(b, &out); err != nil {
@@ -143,8 +146,11 @@ func TestTypeConflictEndsAsAnOperatorChooses(t *testing.T) {
 			}
 		}
 	}
-	if _, err := resolve(ctx, c, 0, id, "string"); err == nil || !strings.Contains(err.Error(), "400 Bad Request") ||
-		!strings.Contains(err.Error(), "it is float on ") {
+	mustWait(ctx, t, c, "node 1 reaches node 2, which was restarted", func() bool {
+		_, err = resolve(ctx, c, 0, id, "string")
+		return err == nil || !strings.Contains(err.Error(), " is away, ")
+	})
+	if err == nil || !strings.Contains(err.Error(), "400 Bad Request") || !strings.Contains(err.Error(), "it is float on ") {
 		t.Error(err)
 	}
 }
