@@ -10,11 +10,13 @@ import (
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxdb/tsdb"
 	"golang.org/x/sync/errgroup"
+
+	"concord/internal/seriesindex"
 )
 
 // tagSets returns the series that a statement reads, in the order of the engine.
 func (p *plan) tagSets(name string, opt query.IteratorOptions) ([]*query.TagSet, error) {
-	index, err := p.shard.Index()
+	index, err := seriesindex.Of(p.shard)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"concord/internal/budget"
 	"concord/internal/entropy/tsmfile"
 	"concord/internal/restrict"
+	"concord/internal/seriesindex"
 )
 
 // A user with restrictions sees a measurement as if it had the allowed series alone. The engine checks series where it
@@ -26,15 +27,11 @@ type oneShard struct {
 }
 
 func newOneShard(sh *tsdb.Shard, auth query.FineAuthorizer) (*oneShard, error) {
-	index, err := sh.Index()
+	set, err := seriesindex.SetOf(sh)
 	if err != nil {
 		return nil, err
 	}
-	file, err := sh.SeriesFile()
-	if err != nil {
-		return nil, err
-	}
-	return &oneShard{sh, tsdb.IndexSet{Indexes: []tsdb.Index{index}, SeriesFile: file}, auth}, nil
+	return &oneShard{sh, set, auth}, nil
 }
 
 // each calls see for all series of a measurement until it returns false. Tags are valid during the call.

@@ -17,6 +17,7 @@ import (
 
 	"concord/internal/budget"
 	"concord/internal/restrict"
+	"concord/internal/seriesindex"
 )
 
 // storageNames are the names of the storage API as the index knows them.
@@ -143,7 +144,7 @@ func openReaders(
 		if len(shards) > 0 && sh.Database() != shards[0].Database() {
 			return nil, is, fmt.Errorf("shards %d and %d are of two databases", shards[0].ID(), id)
 		}
-		index, err := sh.Index()
+		index, err := seriesindex.Of(sh)
 		if err != nil {
 			return nil, is, fmt.Errorf("shard %d: %w", id, err)
 		}

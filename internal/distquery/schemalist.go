@@ -12,6 +12,7 @@ import (
 	"github.com/influxdata/influxql"
 
 	"concord/internal/restrict"
+	"concord/internal/seriesindex"
 )
 
 // entry is a line of a list of the schema: a measurement, or a tag that series of the measurement have.
@@ -115,17 +116,8 @@ const windowLen = 256
 
 // indexesOf are the indexes of shards on this node. There are none when none of the shards exists.
 func indexesOf(store *tsdb.Store, ids []uint64) (set tsdb.IndexSet, err error) {
-	for _, sh := range store.Shards(ids) {
-		index, err := sh.Index()
-		if err != nil {
-			return set, err
-		}
-		if set.SeriesFile, err = sh.SeriesFile(); err != nil { // one for all shards of a database
-			return set, err
-		}
-		set.Indexes = append(set.Indexes, index)
-	}
-	return set.DedupeInmemIndexes(), nil
+	set, err = seriesindex.SetOf(store.Shards(ids)...)
+	return set.DedupeInmemIndexes(), err
 }
 
 // eachWindow walks the measurements of indexes, ascending, some at a time: see gets them, and indexes that know no

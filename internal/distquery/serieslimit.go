@@ -14,6 +14,7 @@ import (
 	"github.com/influxdata/influxql"
 
 	"concord/internal/rpc"
+	"concord/internal/seriesindex"
 )
 
 // limitSeries applies SLIMIT and SOFFSET. The engine applies them to the tag
@@ -181,11 +182,7 @@ func shardTagSets(store *tsdb.Store, ids []uint64, mm *influxql.Measurement, opt
 			missing = append(missing, id)
 			continue
 		}
-		index, err := sh.Index()
-		if err != nil {
-			return nil, nil, err
-		}
-		file, err := sh.SeriesFile()
+		index, err := seriesindex.SetOf(sh)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -195,12 +192,12 @@ func shardTagSets(store *tsdb.Store, ids []uint64, mm *influxql.Measurement, opt
 		}
 		for _, name := range names {
 			var sets []*query.TagSet
-			if own, ok := index.(interface {
+			if own, ok := index.Indexes[0].(interface {
 				TagSets(name []byte, opt query.IteratorOptions) ([]*query.TagSet, error)
 			}); ok { // the in-memory index, which tells the shard's series from the database's
 				sets, err = own.TagSets([]byte(name), opt)
 			} else {
-				sets, err = tsdb.IndexSet{Indexes: []tsdb.Index{index}, SeriesFile: file}.TagSets(file, []byte(name), opt)
+				sets, err = index.TagSets(index.SeriesFile, []byte(name), opt)
 			}
 			if err != nil {
 				return nil, nil, err

@@ -9,6 +9,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 
 	"concord/internal/budget"
+	"concord/internal/seriesindex"
 )
 
 // seriesList is the engine's list of series (SHOW SERIES) over shards of this node: by measurement, and within one in
@@ -29,18 +30,9 @@ type seriesList struct {
 // openSeriesList returns nil when there are no shards.
 func openSeriesList(ctx context.Context, shards tsdb.Shards, opt query.IteratorOptions) (query.Iterator, error) {
 	l := &seriesList{ctx: ctx, opt: opt, point: query.FloatPoint{Aux: make([]any, len(opt.Aux))}}
-	for _, sh := range shards {
-		index, err := sh.Index()
-		if err != nil {
-			return nil, err
-		}
-		if l.set.SeriesFile, err = sh.SeriesFile(); err != nil { // one for all shards of a database
-			return nil, err
-		}
-		l.set.Indexes = append(l.set.Indexes, index)
-	}
-	if len(l.set.Indexes) == 0 {
-		return nil, nil
+	var err error
+	if l.set, err = seriesindex.SetOf(shards...); err != nil || len(shards) == 0 {
+		return nil, err
 	}
 	if opt.Limit > 0 && opt.Limit <= mostKept && opt.Offset <= mostKept {
 		l.most = opt.Offset + opt.Limit

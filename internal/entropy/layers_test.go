@@ -11,8 +11,8 @@ import (
 // The packages of the core are read and tested alone: each imports, of Concord, only what is below it.
 func TestCoreStandsAlone(t *testing.T) {
 	t.Parallel()
-	const base, durable = "concord/internal/entropy/", "concord/internal/durable"
-	reads := []string{"pace", "tsmfile", "scan", durable}
+	const base, durable, series = "concord/internal/entropy/", "concord/internal/durable", "concord/internal/seriesindex"
+	reads := []string{"pace", "tsmfile", "scan", durable, series}
 	compares := append(slices.Clone(reads), "digest", "reconcile/riblt")
 	for of, below := range map[string][]string{
 		"api": nil, "pace": nil, "tsmfile": nil, "scan": {"pace", "tsmfile"}, "scrub": {"tsmfile", durable},

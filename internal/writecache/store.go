@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/keylock"
+	"concord/internal/seriesindex"
 )
 
 // Store is an engine's store to which writes are safe, as long as all go through it.
@@ -181,15 +182,10 @@ func (s *Store) warnOfTags() {
 }
 
 func (s *Store) warnOfTagsOf(sh *tsdb.Shard, most int) error {
-	index, err := sh.Index()
+	set, err := seriesindex.SetOf(sh)
 	if err != nil {
 		return err
 	}
-	series, err := sh.SeriesFile()
-	if err != nil {
-		return err
-	}
-	set := tsdb.IndexSet{Indexes: []tsdb.Index{index}, SeriesFile: series}
 	names, err := set.MeasurementNamesByExpr(nil, nil)
 	if err != nil {
 		return err

@@ -14,6 +14,8 @@ import (
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
+
+	"concord/internal/seriesindex"
 )
 
 // runBytes is how many bytes of series keys, with what it takes to sort them, are held; more are sorted by way of a
@@ -46,7 +48,7 @@ func opened(shard *tsdb.Shard) (o openShard, err error) {
 	if o.engine, err = shard.Engine(); err != nil {
 		return o, err
 	}
-	if o.index, err = shard.Index(); err != nil {
+	if o.index, err = seriesindex.Of(shard); err != nil {
 		return o, err
 	}
 	o.sfile, err = shard.SeriesFile()

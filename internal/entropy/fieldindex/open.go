@@ -24,6 +24,7 @@ import (
 	"concord/internal/durable"
 	"concord/internal/entropy/scrub"
 	"concord/internal/entropy/tsmfile"
+	"concord/internal/seriesindex"
 )
 
 // Rebuilt is an index of fields that was written anew from the data files of its shard.
@@ -321,7 +322,7 @@ func forgetDropped(sh *tsdb.Shard) error {
 	if set == nil {
 		return nil
 	}
-	index, err := sh.Index()
+	index, err := seriesindex.Of(sh)
 	if err != nil {
 		return err
 	}
