@@ -240,8 +240,11 @@ func (x *exchanges) noteGoneBack() error {
 	return nil
 }
 
-// learnProcess takes over which process of a node runs now.
+// learnProcess takes over which process of a node runs now. When it returns, it was told that the former one is gone:
+// nothing that the new one says of the order of writes comes before that.
 func (x *exchanges) learnProcess(m *rpc.CopyStates) {
+	x.processMu.Lock()
+	defer x.processMu.Unlock()
 	x.mu.Lock()
 	another := x.processes[m.Node] != m.Process && m.Process != 0
 	x.processes[m.Node] = m.Process

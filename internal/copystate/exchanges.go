@@ -27,6 +27,7 @@ type exchanges struct {
 	changed   chan struct{}     // closed and replaced when an exchange ended
 	freshness
 
+	processMu   sync.Mutex // held while a new process of a node is noted and told
 	goingBackMu sync.Mutex // held while folders that are older than they were are dealt with
 	backFailed  bool       // it was logged that this fails; guarded by goingBackMu
 
