@@ -82,7 +82,7 @@ func (c *Checker) Run(ctx context.Context) {
 	next := now().Add(min(c.interval(), firstCheck))
 	for {
 		at := next
-		if again := c.nextLook(); c.Config().Enabled && !again.IsZero() && again.Before(at) {
+		if again := c.nextLook(); c.Config().Enabled && c.can() && !again.IsZero() && again.Before(at) {
 			at = again
 		}
 		select {
@@ -139,11 +139,14 @@ func (c *Checker) Reconfigured() {
 	c.wake.up()
 }
 
+// can reports whether there is anything to check: not on a node without a cluster.
+func (c *Checker) can() bool { return c.Cluster.Known() && c.Cluster.Self() != 0 }
+
 // check looks at all shards, or at those whose mismatch is to be looked at again.
 func (c *Checker) check(ctx context.Context, full bool) {
 	c.checking.Lock()
 	defer c.checking.Unlock()
-	if !c.Cluster.Known() || c.Cluster.Self() == 0 {
+	if !c.can() {
 		return
 	}
 	live := c.Cluster.Live()
@@ -183,6 +186,7 @@ func (c *Checker) check(ctx context.Context, full bool) {
 			skipped++
 			c.Report.Log.Debug("Skipped shard", zap.Uint64("db_shard_id", sh.ID), zap.String("reason", reason))
 		}
+		c.postpone(sh.ID, c.secondLook())
 	}
 	if skipped > 0 {
 		c.Report.Log.Info("Skipped shards", zap.Int("shards", skipped))

@@ -229,12 +229,12 @@ func (m *memory) lookDue(shard uint64, now time.Time) bool {
 	return l != nil && !l.lookAgain.IsZero() && !l.lookAgain.After(now)
 }
 
-// postpone puts off the second look at a shard that cannot be compared now: one
-// that stays due would have the shard checked without pause.
+// postpone puts off the second look at a shard that was due at a check, and that the check could not compare. One that
+// stays due would have the shard checked without pause.
 func (m *memory) postpone(shard uint64, until time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if l := m.last[shard]; l != nil && !l.lookAgain.IsZero() {
+	if l := m.last[shard]; l != nil && !l.lookAgain.IsZero() && !l.lookAgain.After(m.now()) {
 		l.lookAgain = until
 	}
 }

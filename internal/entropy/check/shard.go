@@ -50,7 +50,7 @@ func (j *judge) shard(ctx context.Context, set copies.Set) (skip string, err err
 	}
 	// What is on its way is not entropy, and a delete on its way must not meet its points again.
 	if onItsWay {
-		if j.postpone(id, j.secondLook()); lacks {
+		if lacks {
 			j.lookLater(set)
 		}
 		return fmt.Sprintf("%s has hinted handoff for %s", j.Cluster.Addr(from), j.Cluster.Addr(to)), nil

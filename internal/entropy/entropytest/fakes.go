@@ -52,6 +52,7 @@ type Replica struct {
 	down          error                                      // what each call answers
 	Paced         atomic.Bool                                // Fetch was called with a pace
 	Deaf          bool                                       // to Whole
+	Unreadable    bool                                       // to Digests
 	Block         chan struct{}                              // Fetch waits for it, when set
 	Files         func(ctx context.Context, id uint64) error // makes a missing shard out of files, when set
 	PointVersions func(p patch.Region) uint64                // of points, when set
@@ -212,6 +213,10 @@ func (r *Replica) Digests(_ context.Context, sh cluster.Shard, until int64, fn f
 	unlock, err := r.lock()
 	if err != nil {
 		return err
+	}
+	if r.Unreadable {
+		unlock()
+		return errors.New("input/output error")
 	}
 	rng := digest.Range{Start: sh.Start, End: sh.End}
 	var out []digest.SeriesField
@@ -486,7 +491,18 @@ type Cluster struct {
 	Controls map[uint64]entropy.Control
 }
 
-func (c *Cluster) NodeID() uint64 { return c.ID }
+func (c *Cluster) NodeID() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ID
+}
+
+// Leave makes the node under test leave its cluster.
+func (c *Cluster) Leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ID = 0
+}
 
 func (c *Cluster) State() *cluster.State {
 	c.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,6 +106,36 @@ func TestCheck(t *testing.T) {
 		mustCheck(t, s)
 		wantStatus(t, s, entropy.NodeStatus{})
 	})
+}
+
+// A shard that is to be looked at again is looked at once a while, and not without pause, when nothing can be found then.
+func TestChecksPause(t *testing.T) {
+	t.Parallel()
+	for name, then := range map[string]func(*nodes){
+		"the other owners are away": func(c *nodes) {
+			c.Replicas[2].SetDown(entropytest.ErrAway)
+			c.Replicas[3].SetDown(entropytest.ErrAway)
+		},
+		"a copy cannot be read":     func(c *nodes) { c.Replicas[2].Change(func() { c.Replicas[2].Unreadable = true }) },
+		"the node left its cluster": func(c *nodes) { c.Leave() },
+	} {
+		bubble(name, t, func(t *testing.T, c *nodes) {
+			var waits atomic.Int64
+			s := mustOpen(t, c, func(_ *entropy.Config, deps *Deps) {
+				deps.After = func(d time.Duration) <-chan time.Time { waits.Add(1); return after(d) }
+			})
+			c.WriteAll(1, old(), 1.0)
+			c.Replicas[2].Write(1, "cpu,host=b", "value", old(), 1.0)
+			mustCheck(t, s)
+			then(c)
+			pass(time.Minute - time.Microsecond)
+			before := waits.Load()
+			pass(2 * time.Microsecond) // the checker looks again by itself
+			if n := waits.Load() - before; n > 3 {
+				t.Errorf("the service waited %d times in 2 µs", n)
+			}
+		})
+	}
 }
 
 func TestCheckOfMissingCopies(t *testing.T) {

@@ -25,14 +25,9 @@ func mustOpen(t *testing.T, c *entropytest.Cluster, change func(*entropy.Config,
 		Limit: pace.NewLimit(uint64(cfg.MaxRate)),
 	}
 	cfg.CheckInterval *= 1000 // tests check when they want to
+	deps.After = after
 	if change != nil {
 		change(&cfg, &deps)
-	}
-	deps.After = func(d time.Duration) <-chan time.Time {
-		if d <= 0 {
-			return time.After(time.Nanosecond)
-		}
-		return time.After(d)
 	}
 	s, err := New(cfg, deps)
 	if err != nil {
@@ -46,6 +41,9 @@ func mustOpen(t *testing.T, c *entropytest.Cluster, change func(*entropy.Config,
 	})
 	return s
 }
+
+// after is time.After, which lets the time of the bubble go on each time.
+func after(d time.Duration) <-chan time.Time { return time.After(max(d, time.Nanosecond)) }
 
 // pass lets the time of the bubble go on, and then all goroutines until they wait.
 func pass(d time.Duration) {
