@@ -33,17 +33,19 @@ type floors struct {
 	relayed    map[order.Version]int // relayed writes under way
 }
 
-// toldFloor is what another node told of itself.
+// toldFloor is what a process of another node told of itself.
 type toldFloor struct {
-	floor order.Version
-	lacks bool // some of its copies lack something
+	process uint64
+	floor   order.Version
+	lacks   bool // some of its node's copies lack something
 }
 
 // goneFloor is the last floor of a process that is gone. Until a time, the owners send each other what it wrote to
 // them.
 type goneFloor struct {
-	floor order.Version
-	until time.Time
+	toldFloor
+	lowest order.Version // of all processes that are gone since
+	until  time.Time
 }
 
 // floor is a version below which nothing of this node reaches another one any more, as Writer.Floor says.
@@ -68,10 +70,10 @@ func (c *ownCopies) keepsFor(node uint64) bool {
 }
 
 // hear takes the floor of another node.
-func (f *floors) hear(node uint64, floor order.Version, lacks bool) {
+func (f *floors) hear(node uint64, told toldFloor) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.told[node] = toldFloor{floor, lacks}
+	f.told[node] = told
 }
 
 // senderGone keeps the floor of a process of a node that is gone. A new one has another floor: it knows of no write of
@@ -79,11 +81,25 @@ func (f *floors) hear(node uint64, floor order.Version, lacks bool) {
 func (f *floors) senderGone(node uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	now, floor := time.Now(), f.told[node].floor
+	now, told := time.Now(), f.told[node]
+	lowest := told.floor
 	if last, ok := f.gone[node]; ok && now.Before(last.until) {
-		floor = min(floor, last.floor)
+		lowest = min(lowest, last.lowest)
 	}
-	f.gone[node] = goneFloor{floor, now.Add(f.WriteTimeout)}
+	f.gone[node] = goneFloor{told, lowest, now.Add(f.WriteTimeout)}
+}
+
+// ended reports whether a relayed write is below the floor that its sender told this node. Then the sender has brought
+// it here or keeps it, or this node knows that it lacks it: it needs no relay, and may be forgotten here.
+func (f *floors) ended(r *rpc.WriteShardRequest) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, told := range []toldFloor{f.told[r.SenderNode], f.gone[r.SenderNode].toldFloor} {
+		if told.process == r.Sender && order.Version(r.Version) < told.floor {
+			return true
+		}
+	}
+	return false
 }
 
 // tooLate reports whether a message is below the floor of its sender. Then its sender has given it up: the write is in
@@ -185,7 +201,7 @@ func (f *floors) lowestFloor(now time.Time) (floor, kept order.Version) {
 	kept = floor
 	for node, g := range f.gone {
 		if now.Before(g.until) {
-			kept = min(kept, g.floor)
+			kept = min(kept, g.lowest)
 		} else {
 			delete(f.gone, node)
 		}

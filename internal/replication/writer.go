@@ -548,7 +548,7 @@ type Said struct {
 func (w *Writer) Told(s Said) {
 	w.heard(s.Clock)
 	w.received.below(s.Process, order.Version(max(s.UnderWay, s.Floor)))
-	w.floors.hear(s.Node, order.Version(s.Floor), s.Lacks)
+	w.floors.hear(s.Node, toldFloor{s.Process, order.Version(s.Floor), s.Lacks})
 }
 
 // SenderGone is told that processes of a node are gone, all but current when that is not 0. The other owners get
