@@ -104,6 +104,9 @@ func TestSeriesLimitsCountOverAllShardsOfAGroup(t *testing.T) {
 	for _, index := range []string{"tsi1", "inmem"} {
 		t.Run(index, func(t *testing.T) {
 			t.Parallel()
+			if testing.Short() && index == "inmem" {
+				t.Skip("-short: with the other index only")
+			}
 			c := newTestCluster(t, testOptions{nodes: 4, replicas: 1, index: index})
 			// Series that start late, and ones without the field that is asked for.
 			c.write(t,

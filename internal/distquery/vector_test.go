@@ -31,6 +31,10 @@ var (
 // limits and time zones, over points that were overwritten and deleted, in many files and in the write cache.
 func TestAggregatesAnswerAsTheEngineDoes(t *testing.T) {
 	t.Parallel()
+	statements := *statementsFlag
+	if testing.Short() { // the race detector sees as much in fewer
+		statements = min(statements, 20)
+	}
 	for seed := range *seedsFlag {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
@@ -48,7 +52,7 @@ func TestAggregatesAnswerAsTheEngineDoes(t *testing.T) {
 			for i, n := range c.nodes {
 				c.nodes[i], _ = c.executing(t, n, pool, 1<<30, &budget.Requests{})
 			}
-			for range *statementsFlag {
+			for range statements {
 				text := aggregateText(rng)
 				if o.replicas == 1 && spreadTies(text) {
 					continue

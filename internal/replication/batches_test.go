@@ -181,6 +181,10 @@ func keysOf(t *testing.T, s *tsdb.Store) (out []string) {
 // points of their own.
 func TestEngineKeepsNothingOfAReleasedBatch(t *testing.T) {
 	t.Parallel()
+	writes := 50
+	if testing.Short() {
+		writes = 10
+	}
 	for _, index := range []string{tsdb.InmemIndexName, tsdb.TSI1IndexName} {
 		t.Run(index, func(t *testing.T) {
 			t.Parallel()
@@ -194,7 +198,7 @@ func TestEngineKeepsNothingOfAReleasedBatch(t *testing.T) {
 			var wg sync.WaitGroup
 			for writer := range 4 {
 				wg.Go(func() {
-					for i := range 50 {
+					for i := range writes {
 						var lines strings.Builder
 						for k := range 20 {
 							x := strings.Repeat(string(rune('a'+k)), 1+(i*7+k)%30)

@@ -203,14 +203,18 @@ func TestDivergence(t *testing.T) {
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
+	shards := *divergences
+	if testing.Short() {
+		shards = min(shards, 10)
+	}
 	for _, n := range []int{2, 3, 5} {
 		t.Run(fmt.Sprint(n, " owners"), func(t *testing.T) {
 			t.Parallel()
-			o := newOwners(t, n, *divergences)
+			o := newOwners(t, n, shards)
 			for i := range n { // files on some, the write path on others
 				o.copies[i].FilePoints = []int{1, 500, patch.DefaultFilePoints}[i%3]
 			}
-			for id := uint64(1); id <= uint64(*divergences); id++ {
+			for id := uint64(1); id <= uint64(shards); id++ {
 				rng := rand.New(rand.NewPCG(seed, id))
 				copies := diverge(rng, o, n)
 				for i, c := range copies {

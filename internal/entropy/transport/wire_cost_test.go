@@ -101,6 +101,9 @@ func (o *owners) blockBytes(owner int, id uint64, from, to time.Duration) (n int
 
 func TestMissingBlocksCostTheirSize(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("-short: it counts bytes of many points")
+	}
 	o := newOwners(t, 3, 10)
 	from, to := 30*time.Hour, 60*time.Hour
 	for id, tt := range []struct {
@@ -145,6 +148,9 @@ func TestMissingBlocksCostTheirSize(t *testing.T) {
 // such windows is left out, however many of them are worked on at once.
 func TestScatteredGapsCostLittle(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("-short: it counts bytes of many points")
+	}
 	o := newOwners(t, 2, 1)
 	const series, blocks = 6, 40
 	sizes := make([]int64, 2)
