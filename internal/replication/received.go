@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -45,6 +44,7 @@ type arrived struct {
 	version order.Version          // 0 of a node from before there were versions
 	request *rpc.WriteShardRequest // nil when the points are not kept
 	batch   *rpc.WriteBatchRequest // has the points; nil when the request itself has them
+	taken   bool                   // the other owners are told of it
 }
 
 // size is that of the points, in bytes.
@@ -158,14 +158,30 @@ func (r *received) lacks(sender, shard uint64, writes []uint64) bool {
 	})
 }
 
-// take returns what came from processes of a node other than current, 0 for all.
+// has reports whether a write has come here, as far as that is remembered.
+func (r *received) has(m *rpc.WriteShardRequest) bool {
+	return !r.lacks(m.Sender, m.ShardId, []uint64{m.Write})
+}
+
+// take returns what came from processes of a node other than current, 0 for all. It returns a write once.
 func (r *received) take(node, current uint64) map[receivedKey]map[uint64]arrived {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := make(map[receivedKey]map[uint64]arrived)
 	for key, from := range r.m {
-		if from.node == node && key.sender != current && !from.old() && len(from.writes) > 0 {
-			out[key] = maps.Clone(from.writes)
+		if from.node != node || key.sender == current || from.old() {
+			continue
+		}
+		writes := make(map[uint64]arrived)
+		for w, a := range from.writes {
+			if !a.taken {
+				writes[w] = a
+				a.taken = true
+				from.writes[w] = a
+			}
+		}
+		if len(writes) > 0 {
+			out[key] = writes
 		}
 	}
 	return out

@@ -39,11 +39,17 @@ func TestReceivedTellsWhatAnotherOwnerGotAlone(t *testing.T) {
 	if b.lacks(sender, shard, gone) {
 		t.Error("b lacks what came late")
 	}
+	// When another process of the node is gone, later, the owners are told of what came since, and not of all again: an
+	// owner that was started meanwhile could not tell the place of what is so old, and would take its copy for lacking.
+	write(&a, 15, 12)
 	if got := a.take(node, sender); len(got) > 0 {
 		t.Error("the process is not gone, and told as such:", got)
 	}
 	if got := a.take(node+1, 0); len(got) > 0 {
 		t.Error("of another node:", got)
+	}
+	if got := taken(&a); !slices.Equal(got, []uint64{15}) {
+		t.Errorf("told of %v, want the last write alone", got)
 	}
 	if !new(received).lacks(sender, shard, gone) {
 		t.Error("an owner that got nothing lacks nothing")

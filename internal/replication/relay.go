@@ -34,8 +34,11 @@ type relay struct {
 func (r *relays) senderGone(node, current uint64) {
 	r.running.mu.RLock()
 	defer r.running.mu.RUnlock()
+	if !r.running.opened {
+		return
+	}
 	gone := r.received.take(node, current)
-	if !r.running.opened || len(gone) == 0 {
+	if len(gone) == 0 {
 		return
 	}
 	var told sync.WaitGroup
