@@ -45,6 +45,7 @@ type node struct {
 	has    map[uint64]bool
 	owed   map[uint64][]uint64
 	back   []uint64 // nodes that were heard of again
+	gone   []uint64 // nodes of which all processes are gone
 	gaveUp bool
 	began  uint64         // Order.Began; beganAt when 0
 	giveUp chan struct{}  // GiveUp waits until it is closed; nil for not
@@ -118,7 +119,14 @@ func (w *world) start(id uint64) {
 		Events: Events{
 			Heard: func(id uint64) { n.get(func() bool { n.back = append(n.back, id); return true }) },
 			Found: func(shard uint64) { n.get(func() bool { n.found[shard]++; return true }) },
-			Gone:  func(uint64, uint64) {},
+			Gone: func(id, process uint64) {
+				n.get(func() bool {
+					if process == 0 {
+						n.gone = append(n.gone, id)
+					}
+					return true
+				})
+			},
 		},
 		Place: Place{
 			Process:  func() (p uint64) { n.get(func() bool { p = n.process; return true }); return p },

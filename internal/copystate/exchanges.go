@@ -57,6 +57,13 @@ func (x *exchanges) Ready() bool {
 
 // follow starts and ends exchanges as nodes come and go.
 func (x *exchanges) follow(ctx context.Context) {
+	for _, id := range x.followPeers(ctx) {
+		x.events.Gone(id, 0)
+	}
+}
+
+// followPeers returns the nodes that left the cluster. What they had under way may have reached some owners only.
+func (x *exchanges) followPeers(ctx context.Context) (gone []uint64) {
 	st := x.meta.State()
 	me := x.meta.NodeID()
 	x.mu.Lock()
@@ -70,7 +77,11 @@ func (x *exchanges) follow(ctx context.Context) {
 		}
 	}
 	for id, p := range x.peers {
-		if n, ok := live[id]; !ok || n.TCPAddr != p.node.TCPAddr {
+		n, ok := live[id]
+		if !ok && me != 0 {
+			gone = append(gone, id)
+		}
+		if !ok || n.TCPAddr != p.node.TCPAddr {
 			p.cancel()
 			delete(x.peers, id)
 		}
@@ -87,6 +98,7 @@ func (x *exchanges) follow(ctx context.Context) {
 		go func() { defer x.wg.Done(); x.talk(pctx, p) }()
 	}
 	x.settle()
+	return gone
 }
 
 // talk exchanges with one node until ctx ends.

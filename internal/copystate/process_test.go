@@ -1,9 +1,11 @@
 package copystate
 
 import (
+	"slices"
 	"testing"
 	"time"
 
+	"concord/internal/cluster"
 	"concord/internal/rpc"
 )
 
@@ -34,4 +36,27 @@ func TestFormerProcessIsGoneBeforeTheNewOneIsHeard(t *testing.T) {
 	if len(told) != 2 {
 		t.Errorf("%d of 2 messages counted", len(told))
 	}
+}
+
+// A node that hangs is not known to be gone. When it leaves the cluster, it is: what it had under way may have reached
+// some owners only.
+func TestNodeThatLeftIsGone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3)
+	w.setCut(1, 3, true)
+	one := w.nodes[1]
+	w.await("node 3 is away", func() bool {
+		one.s.mu.Lock()
+		defer one.s.mu.Unlock()
+		return one.s.peers[3] != nil && one.s.peers[3].away()
+	})
+	w.mu.Lock()
+	one.gone = nil // it was not up when node 1 began
+	next := *w.state
+	next.DataNodes = slices.DeleteFunc(slices.Clone(next.DataNodes), func(n cluster.Node) bool { return n.ID == 3 })
+	w.publish(&next)
+	w.mu.Unlock()
+	w.await("node 3 is gone", func() bool {
+		return one.get(func() bool { return slices.Contains(one.gone, 3) })
+	})
 }

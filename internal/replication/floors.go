@@ -23,6 +23,7 @@ type floors struct {
 	said map[uint64]order.Version // by this node, to each node; they never fall
 	told map[uint64]toldFloor     // by each other node, to this one
 	gone map[uint64]goneFloor     // by nodes of which a process is gone
+	last map[uint64]order.Version // that each process of another node told, by process; maxSenders of them
 
 	lackedSince time.Time // since then some copy lacks something; zero while none does
 
@@ -33,19 +34,17 @@ type floors struct {
 	relayed    map[order.Version]int // relayed writes under way
 }
 
-// toldFloor is what a process of another node told of itself.
+// toldFloor is what another node told of itself.
 type toldFloor struct {
-	process uint64
-	floor   order.Version
-	lacks   bool // some of its node's copies lack something
+	floor order.Version
+	lacks bool // some of its copies lack something
 }
 
 // goneFloor is the last floor of a process that is gone. Until a time, the owners send each other what it wrote to
 // them.
 type goneFloor struct {
-	toldFloor
-	lowest order.Version // of all processes that are gone since
-	until  time.Time
+	floor order.Version
+	until time.Time
 }
 
 // floor is a version below which nothing of this node reaches another one any more, as Writer.Floor says.
@@ -69,11 +68,15 @@ func (c *ownCopies) keepsFor(node uint64) bool {
 		slices.ContainsFunc(c.Handoff.Waiting(), func(q handoff.Waiting) bool { return q.Node == node })
 }
 
-// hear takes the floor of another node.
-func (f *floors) hear(node uint64, told toldFloor) {
+// hear takes the floor of a process of another node.
+func (f *floors) hear(node, process uint64, told toldFloor) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.told[node] = told
+	if len(f.last) >= maxSenders {
+		clear(f.last)
+	}
+	f.last[process] = told.floor
 }
 
 // senderGone keeps the floor of a process of a node that is gone. A new one has another floor: it knows of no write of
@@ -81,12 +84,11 @@ func (f *floors) hear(node uint64, told toldFloor) {
 func (f *floors) senderGone(node uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	now, told := time.Now(), f.told[node]
-	lowest := told.floor
+	now, floor := time.Now(), f.told[node].floor
 	if last, ok := f.gone[node]; ok && now.Before(last.until) {
-		lowest = min(lowest, last.lowest)
+		floor = min(floor, last.floor)
 	}
-	f.gone[node] = goneFloor{told, lowest, now.Add(f.WriteTimeout)}
+	f.gone[node] = goneFloor{floor, now.Add(f.WriteTimeout)}
 }
 
 // ended reports whether a relayed write is below the floor that its sender told this node. Then the sender has brought
@@ -94,12 +96,7 @@ func (f *floors) senderGone(node uint64) {
 func (f *floors) ended(r *rpc.WriteShardRequest) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, told := range []toldFloor{f.told[r.SenderNode], f.gone[r.SenderNode].toldFloor} {
-		if told.process == r.Sender && order.Version(r.Version) < told.floor {
-			return true
-		}
-	}
-	return false
+	return order.Version(r.Version) < f.last[r.Sender]
 }
 
 // tooLate reports whether a message is below the floor of its sender. Then its sender has given it up: the write is in
@@ -188,11 +185,19 @@ func (f *floors) lowestFloor(now time.Time) (floor, kept order.Version) {
 	lacks := f.Copies.Lacking()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	members := make(map[uint64]bool)
 	for _, n := range f.Meta.DataNodes() {
+		members[n.ID] = true
 		if n.ID != self {
 			told := f.told[n.ID]
 			floor = min(floor, told.floor)
 			lacks = lacks || told.lacks
+		}
+	}
+	for id, told := range f.told { // of nodes that left the cluster: their processes are gone
+		if !members[id] {
+			f.gone[id] = goneFloor{told.floor, now.Add(f.WriteTimeout)}
+			delete(f.told, id)
 		}
 	}
 	if f.holds(lacks, now) {
@@ -201,7 +206,7 @@ func (f *floors) lowestFloor(now time.Time) (floor, kept order.Version) {
 	kept = floor
 	for node, g := range f.gone {
 		if now.Before(g.until) {
-			kept = min(kept, g.lowest)
+			kept = min(kept, g.floor)
 		} else {
 			delete(f.gone, node)
 		}

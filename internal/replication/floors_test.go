@@ -66,6 +66,25 @@ func TestToldDoesNotWaitForTheJournal(t *testing.T) {
 	}
 }
 
+// The floor of a node that left the cluster counts for a while: owners send each other what it wrote.
+func TestFloorOfANodeThatLeftCountsForAWhile(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "down")
+	w := c.newWriter(t, 1)
+	w.lanes.clock = w.Order.Clock
+	left := w.Order.Clock.Next()
+	w.Told(Said{Node: 2, Floor: uint64(left)})
+	w.Order.Clock.Next()
+	c.meta.Nodes = c.meta.Nodes[:1]
+	now := time.Now()
+	if _, kept := w.floors.lowestFloor(now); kept != left {
+		t.Errorf("what is below %d is forgotten, want %d", kept, left)
+	}
+	if _, kept := w.floors.lowestFloor(now.Add(w.WriteTimeout)); kept <= left {
+		t.Errorf("what is below %d is forgotten, want all", kept)
+	}
+}
+
 // A node alone in its cluster forgets, too. The journal ends with the writer.
 func TestWriterForgetsUntilItCloses(t *testing.T) {
 	t.Parallel()

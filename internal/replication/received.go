@@ -169,7 +169,7 @@ func (r *received) take(node, current uint64) map[receivedKey]map[uint64]arrived
 	defer r.mu.Unlock()
 	out := make(map[receivedKey]map[uint64]arrived)
 	for key, from := range r.m {
-		if from.node != node || key.sender == current || from.old() {
+		if from.node != node || key.sender == current {
 			continue
 		}
 		writes := make(map[uint64]arrived)

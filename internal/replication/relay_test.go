@@ -99,9 +99,11 @@ func TestOwnersRelayWhatANodeThatIsGoneWrote(t *testing.T) {
 			if tt.ended {
 				to.Told(Said{Node: gone, Process: sender, Floor: uint64(version) + 1})
 			}
-			// a new process of the sender knows of no write
-			to.SenderGone(gone, sender+1)
-			to.Told(Said{Node: gone, Process: sender + 1, Floor: uint64(version) + 1})
+			// New processes of the sender know of no write.
+			for process := uint64(sender + 1); process < sender+3; process++ {
+				to.SenderGone(gone, process)
+				to.Told(Said{Node: gone, Process: process, Floor: uint64(version) + 1})
+			}
 			if tt.late {
 				to.Told(Said{Node: 1, Floor: uint64(version) + 1})
 				to.floors.forget()

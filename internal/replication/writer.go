@@ -145,7 +145,7 @@ func NewWriter(deps Deps) *Writer {
 		types:    &typeDecider{outgoing: out},
 		floors: &floors{
 			outgoing: out, said: make(map[uint64]order.Version), told: make(map[uint64]toldFloor),
-			gone: make(map[uint64]goneFloor), relayed: make(map[order.Version]int),
+			gone: make(map[uint64]goneFloor), last: make(map[uint64]order.Version), relayed: make(map[order.Version]int),
 		},
 		received: received, relays: &relays{ownCopies: out.ownCopies, received: received, running: running},
 		mapper: mapper, running: running,
@@ -548,7 +548,7 @@ type Said struct {
 func (w *Writer) Told(s Said) {
 	w.heard(s.Clock)
 	w.received.below(s.Process, order.Version(max(s.UnderWay, s.Floor)))
-	w.floors.hear(s.Node, toldFloor{s.Process, order.Version(s.Floor), s.Lacks})
+	w.floors.hear(s.Node, s.Process, toldFloor{order.Version(s.Floor), s.Lacks})
 }
 
 // SenderGone is told that processes of a node are gone, all but current when that is not 0. The other owners get
