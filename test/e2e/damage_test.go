@@ -48,6 +48,7 @@ const (
 // the cluster heal them; what is on one node alone is reported and left as it is. Each step works on what those before
 // it left.
 func TestDamagedFilesAreHealed(t *testing.T) {
+	t.Parallel()
 	b := &sickbed{
 		Cluster: process.Start(t, process.Options{Meta: 1, Data: 3, Settings: map[string]map[string]any{
 			"data":         {"cache-snapshot-write-cold-duration": "1s"},

@@ -24,6 +24,7 @@ import (
 // shard opens on each owner with all that was acknowledged. So does one that earlier versions left with the log of
 // both types.
 func TestDroppedFieldGetsAnotherType(t *testing.T) {
+	t.Parallel()
 	for _, index := range []string{tsdb.InmemIndexName, tsdb.TSI1IndexName} {
 		t.Run(index, func(t *testing.T) { dropAndKill(t, index) })
 	}
@@ -144,6 +145,7 @@ func dropAndKill(t *testing.T, index string) {
 // TestKillWhileMeasurementsAreDropped kills a node at random moments while measurements are dropped and made again
 // with another type: all that was acknowledged is there after each start, and no type from before a drop is.
 func TestKillWhileMeasurementsAreDropped(t *testing.T) {
+	t.Parallel()
 	for _, index := range []string{tsdb.InmemIndexName, tsdb.TSI1IndexName} {
 		t.Run(index, func(t *testing.T) { killWhileDropping(t, index) })
 	}

@@ -162,6 +162,7 @@ func (o *oss) write(t *testing.T, db, rp string, from, to int) {
 
 // TestToolsOfOSS backs up and restores a cluster with influxd of InfluxDB OSS, through nodes that own only some shards.
 func TestToolsOfOSS(t *testing.T) {
+	t.Parallel()
 	o := &oss{
 		Cluster: process.Start(t, process.Options{Meta: 1, Data: 3}),
 		day:     time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -5),
@@ -293,6 +294,7 @@ func (o *oss) backUp(t *testing.T, tool tool, one, two string) {
 
 // TestServerOfOSSMovesIn brings what a server of InfluxDB OSS has into a cluster and back, with its own tools.
 func TestServerOfOSSMovesIn(t *testing.T) {
+	t.Parallel()
 	path, err := debian()
 	if err != nil {
 		t.Skipf("there is no influxd of InfluxDB OSS: %v", err)
@@ -372,6 +374,7 @@ func startOSS(t *testing.T, path string) (rpc string, c devcluster.Client) {
 
 // TestToolsOfOSSAreRefused has the protocol where it must not be answered.
 func TestToolsOfOSSAreRefused(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		data map[string]map[string]any
 		why  string

@@ -16,6 +16,7 @@ import (
 // TestPassiveNodeCoordinates writes and queries through a data node that owns nothing, and keeps there what an owner
 // misses. Then the node becomes an active one.
 func TestPassiveNodeCoordinates(t *testing.T) {
+	t.Parallel()
 	c := process.Start(t, process.Options{Meta: 1, Data: 2})
 	passive := c.AddNode()
 	if out := c.Ctl("add-data", "-p", passive.TCP); !strings.Contains(out, "which is passive") {

@@ -19,6 +19,7 @@ import (
 
 // TestQueriesOfOtherNodesAreKilled lists and ends a query at a node that does not run it, while another node hangs.
 func TestQueriesOfOtherNodesAreKilled(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	p := process.Start(t, process.Options{Meta: 1, Data: 3})
 	one := p.Data[0].Client()

@@ -17,6 +17,7 @@ import (
 
 // TestEnginesOwnPrograms asks a cluster through the shell, and then looks at the files of a node that is stopped.
 func TestEnginesOwnPrograms(t *testing.T) {
+	t.Parallel()
 	c := process.Start(t, process.Options{Meta: 1, Data: 2})
 	shell := goBuild(t, "github.com/influxdata/influxdb/cmd/influx", "-ldflags", "-X main.version=1.13.2")
 	run := func(program string, args ...string) string {
