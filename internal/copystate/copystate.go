@@ -80,6 +80,8 @@ type Said struct {
 	Floor         uint64 // none of its writes with a smaller version will reach this node any more
 	UnderWay      uint64 // none of this process with a smaller version is on its way to any node
 	Lacks         bool   // some of its copies lack something
+	// It has not told this node yet what it keeps for it, and what it lost.
+	Starting bool
 }
 
 // Order is what nodes tell each other of the order of writes. Its fields are nil for nothing.

@@ -20,7 +20,7 @@ func (x *exchanges) exchange(ctx context.Context, p *peer) (again bool) {
 	m := x.newMessage(p.node.ID)
 	x.mu.Lock()
 	p.begun++
-	number, began := p.begun, time.Now()
+	number, began, process := p.begun, time.Now(), x.processes[p.node.ID]
 	x.refreshOwn()
 	x.fill(m, p.node.ID, p.have, p.known)
 	sequence := x.own.sequence
@@ -62,7 +62,7 @@ func (x *exchanges) exchange(ctx context.Context, p *peer) (again bool) {
 		x.events.Heard(p.node.ID)
 	}
 	if gone {
-		x.events.Gone(p.node.ID, 0)
+		x.tellGone(p.node.ID, process)
 	}
 	return again
 }
@@ -154,6 +154,7 @@ func (x *exchanges) learn(m *rpc.CopyStates) error {
 	if x.order.Told != nil && m.Version != 0 {
 		x.order.Told(Said{
 			Node: m.Node, Process: m.Process, Clock: m.Version, Floor: m.Floor, UnderWay: m.UnderWay, Lacks: m.Lacks,
+			Starting: m.Starting,
 		})
 	}
 	if !m.Starting {
@@ -238,6 +239,18 @@ func (x *exchanges) noteGoneBack() error {
 	x.folders.unnoted = false
 	x.mu.Unlock()
 	return nil
+}
+
+// tellGone tells that all processes of a node are gone, unless one that is newer than the given one was heard meanwhile.
+func (x *exchanges) tellGone(node, process uint64) {
+	x.processMu.Lock()
+	defer x.processMu.Unlock()
+	x.mu.Lock()
+	another := x.processes[node] != process
+	x.mu.Unlock()
+	if !another {
+		x.events.Gone(node, 0)
+	}
 }
 
 // learnProcess takes over which process of a node runs now. When it returns, it was told that the former one is gone:

@@ -23,6 +23,7 @@ type peer struct {
 	reached bool      // it was answered
 	known   bool      // it has answered since this node started, and may have said that the folders went back
 	refused bool      // nothing listens there, or it serves nothing: the node is down, and takes no writes
+	down    bool      // it was refused, and has not been heard since
 	failed  int       // exchanges in a row, after one that was answered
 	since   time.Time // when it was first not answered, after it was
 	heard   time.Time // when it last told this node its table
@@ -69,8 +70,8 @@ func (p *peer) end(number uint64, began time.Time, reply *rpc.CopyStates, err er
 	p.known = p.known || p.reached
 	refused := err != nil &&
 		(strings.Contains(err.Error(), "connection refused") || strings.Contains(err.Error(), rpc.ServesNothing))
-	gone = refused && !p.refused
-	p.refused = refused
+	gone = refused && !p.down
+	p.refused, p.down = refused, refused
 	p.process = 0
 	if err == nil {
 		p.process = reply.Process

@@ -1,6 +1,7 @@
 package copystate
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -59,4 +60,34 @@ func TestNodeThatLeftIsGone(t *testing.T) {
 	w.await("node 3 is gone", func() bool {
 		return one.get(func() bool { return slices.Contains(one.gone, 3) })
 	})
+}
+
+// A node to which no connection can be made, and that is heard, has not gone down: it may do so later.
+func TestNodeThatIsHeardMayGoDownAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	s := w.nodes[1].s
+	w.await("the nodes know each other", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.peers[2] != nil && s.peers[2].reached
+	})
+	s.mu.Lock()
+	p := &peer{node: s.peers[2].node}
+	refused := errors.New("connection refused")
+	_, first := p.end(1, time.Now(), nil, refused)
+	_, again := p.end(2, time.Now(), nil, refused)
+	known := s.peers[2]
+	s.peers[2] = p
+	s.mu.Unlock()
+	if _, err := (link{w, 2, 1}).Exchange(t.Context(), w.nodes[2].s.newMessage(1)); err != nil {
+		t.Error(err)
+	}
+	s.mu.Lock()
+	_, heard := p.end(3, time.Now(), nil, refused)
+	s.peers[2] = known
+	s.mu.Unlock()
+	if !first || again || !heard {
+		t.Errorf("the node went down: %t, and again %t, and after it was heard %t", first, again, heard)
+	}
 }

@@ -36,6 +36,9 @@ func (s Server) Exchange(ctx context.Context, m *rpc.CopyStates) (*rpc.CopyState
 			"another process answers at the address of data node %d", m.Node)
 	}
 	s.mu.Lock()
+	if p := s.peers[m.Node]; p != nil {
+		p.down = false // this node alone cannot reach it, and is to notice when it goes down
+	}
 	before := new(rpc.CopyStates)
 	s.remind(before, m.Node)
 	s.mu.Unlock()

@@ -102,7 +102,7 @@ func BenchmarkCoordinator(b *testing.B) {
 			deps := newDeps(b, c.meta, c.stores[0], c.pool, 1)
 			deps.Shards, deps.ForgetEvery = nullShards{}, forgetEvery
 			w := NewWriter(deps)
-			w.floors.hear(2, 0, toldFloor{floor: math.MaxUint64}) // nothing of the other node is under way
+			w.floors.hear(2, toldFloor{floor: math.MaxUint64}) // nothing of the other node is under way
 			mustOpen(b, w)
 			points := benchPoints(b)
 			learnAll(w, points)

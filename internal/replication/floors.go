@@ -23,7 +23,7 @@ type floors struct {
 	said map[uint64]order.Version // by this node, to each node; they never fall
 	told map[uint64]toldFloor     // by each other node, to this one
 	gone map[uint64]goneFloor     // by nodes of which a process is gone
-	last map[uint64]order.Version // that each process of another node told, by process; maxSenders of them
+	last map[uint64]order.Version // of each process that told what it keeps for this node; maxSenders of them
 
 	lackedSince time.Time // since then some copy lacks something; zero while none does
 
@@ -68,15 +68,21 @@ func (c *ownCopies) keepsFor(node uint64) bool {
 		slices.ContainsFunc(c.Handoff.Waiting(), func(q handoff.Waiting) bool { return q.Node == node })
 }
 
-// hear takes the floor of a process of another node.
-func (f *floors) hear(node, process uint64, told toldFloor) {
+// hear takes the floor of another node.
+func (f *floors) hear(node uint64, told toldFloor) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.told[node] = told
+}
+
+// hearEnded takes the floor of a process that has told what it keeps for this node, and what it lost.
+func (f *floors) hearEnded(process uint64, floor order.Version) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if len(f.last) >= maxSenders {
 		clear(f.last)
 	}
-	f.last[process] = told.floor
+	f.last[process] = floor
 }
 
 // senderGone keeps the floor of a process of a node that is gone. A new one has another floor: it knows of no write of
@@ -84,7 +90,12 @@ func (f *floors) hear(node, process uint64, told toldFloor) {
 func (f *floors) senderGone(node uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	now, floor := time.Now(), f.told[node].floor
+	f.keepFloor(node, time.Now())
+}
+
+// keepFloor keeps the floor of a node for a while. mu must be held.
+func (f *floors) keepFloor(node uint64, now time.Time) {
+	floor := f.told[node].floor
 	if last, ok := f.gone[node]; ok && now.Before(last.until) {
 		floor = min(floor, last.floor)
 	}
@@ -194,9 +205,9 @@ func (f *floors) lowestFloor(now time.Time) (floor, kept order.Version) {
 			lacks = lacks || told.lacks
 		}
 	}
-	for id, told := range f.told { // of nodes that left the cluster: their processes are gone
-		if !members[id] {
-			f.gone[id] = goneFloor{told.floor, now.Add(f.WriteTimeout)}
+	for id := range f.told {
+		if !members[id] { // it left the cluster: its process is gone
+			f.keepFloor(id, now)
 			delete(f.told, id)
 		}
 	}

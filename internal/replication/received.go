@@ -30,6 +30,7 @@ type received struct {
 	mu    sync.Mutex
 	m     map[receivedKey]*receivedFrom // by the sender's process and shard
 	bytes int                           // of the points that are kept
+	gone  map[uint64]time.Time          // processes that are gone, and since when that is known
 }
 
 type receivedFrom struct {
@@ -66,6 +67,9 @@ func (r *received) add(a arrived) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if m.Relayed { // the node that sends it on knows that
+		r.noteGone(m.Sender)
+	}
 	key := receivedKey{m.Sender, m.ShardId}
 	from := r.m[key]
 	if from == nil {
@@ -94,7 +98,7 @@ func (r *received) add(a arrived) {
 	}
 	size := a.size()
 	if r.bytes+size > maxReceivedBytes {
-		r.forgetOld()
+		r.forgetPoints()
 	}
 	a.version = order.Version(m.Version)
 	if r.bytes+size > maxReceivedBytes || a.version == 0 {
@@ -104,10 +108,12 @@ func (r *received) add(a arrived) {
 	r.bytes += size
 }
 
-// below forgets the writes of a process with versions below one: they have reached all owners, or wait for them.
+// below is told by a process below which version it has nothing under way. Its writes below that have reached all
+// owners, or wait for them, and are forgotten.
 func (r *received) below(sender uint64, underWay order.Version) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	delete(r.gone, sender) // who took it for gone could not reach it
 	for key, from := range r.m {
 		if key.sender != sender {
 			continue
@@ -122,11 +128,50 @@ func (r *received) below(sender uint64, underWay order.Version) {
 	}
 }
 
-// forgetOld forgets writes that have reached all owners, or wait for them. mu must be held.
+// noteGone notes that a process is gone. mu must be held.
+func (r *received) noteGone(sender uint64) {
+	if r.gone == nil {
+		r.gone = make(map[uint64]time.Time)
+	}
+	if _, ok := r.gone[sender]; !ok {
+		r.gone[sender] = time.Now()
+	}
+}
+
+// forgetGone forgets what came from processes that are gone for long: the other owners were told of it.
+func (r *received) forgetGone() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for sender, since := range r.gone {
+		if time.Since(since) >= receivedKeeps {
+			delete(r.gone, sender)
+			for key := range r.m {
+				if key.sender == sender {
+					r.forget(key)
+				}
+			}
+		}
+	}
+}
+
+// forgetOld forgets writes that most likely have reached all owners, or wait for them. mu must be held.
 func (r *received) forgetOld() {
 	for key, from := range r.m {
 		if from.old() {
 			r.forget(key)
+		}
+	}
+}
+
+// forgetPoints forgets the points of such writes, but not that they came. mu must be held.
+func (r *received) forgetPoints() {
+	for _, from := range r.m {
+		if !from.old() {
+			continue
+		}
+		for w, a := range from.writes {
+			r.bytes -= a.size()
+			from.writes[w] = arrived{version: a.version, taken: a.taken}
 		}
 	}
 }
@@ -163,7 +208,7 @@ func (r *received) has(m *rpc.WriteShardRequest) bool {
 	return !r.lacks(m.Sender, m.ShardId, []uint64{m.Write})
 }
 
-// take returns what came from processes of a node other than current, 0 for all. It returns a write once.
+// take returns what came from processes of a node other than current, 0 for all: they are gone. It returns a write once.
 func (r *received) take(node, current uint64) map[receivedKey]map[uint64]arrived {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -172,9 +217,11 @@ func (r *received) take(node, current uint64) map[receivedKey]map[uint64]arrived
 		if from.node != node || key.sender == current {
 			continue
 		}
+		r.noteGone(key.sender)
 		writes := make(map[uint64]arrived)
 		for w, a := range from.writes {
-			if !a.taken {
+			// A node of an earlier version never tells what is not under way any more.
+			if !a.taken && (a.version != 0 || !from.old()) {
 				writes[w] = a
 				a.taken = true
 				from.writes[w] = a
@@ -185,13 +232,4 @@ func (r *received) take(node, current uint64) map[receivedKey]map[uint64]arrived
 		}
 	}
 	return out
-}
-
-// drop forgets what came from processes.
-func (r *received) drop(gone map[receivedKey]map[uint64]arrived) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for key := range gone {
-		r.forget(key)
-	}
 }

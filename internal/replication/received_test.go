@@ -14,7 +14,7 @@ func TestReceivedTellsWhatAnotherOwnerGotAlone(t *testing.T) {
 	const sender, node, shard = 77, 3, 5
 	write := func(to *received, write, noneBelow uint64) {
 		to.add(arrived{request: &rpc.WriteShardRequest{
-			Sender: sender, SenderNode: node, ShardId: shard, Write: write, NoneUnderWayBelow: noneBelow,
+			Sender: sender, SenderNode: node, ShardId: shard, Write: write, NoneUnderWayBelow: noneBelow, Version: 9,
 		}})
 	}
 	var a, b received

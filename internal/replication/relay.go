@@ -32,33 +32,41 @@ type relay struct {
 
 // senderGone begins to tell the other owners, as Writer.SenderGone says.
 func (r *relays) senderGone(node, current uint64) {
-	r.running.mu.RLock()
-	defer r.running.mu.RUnlock()
-	if !r.running.opened {
+	if !r.running.begin(1) {
 		return
 	}
-	gone := r.received.take(node, current)
-	if len(gone) == 0 {
-		return
-	}
-	var told sync.WaitGroup
-	for owner, processes := range r.byOwner(node, gone) {
-		for _, one := range processes {
-			r.running.wg.Add(1)
-			told.Go(func() { defer r.running.wg.Done(); r.tell(owner, one) })
-		}
-	}
-	r.running.wg.Add(1)
 	go func() {
 		defer r.running.wg.Done()
-		told.Wait()
-		// Later than any owner asks: it compares with what is here.
-		select {
-		case <-time.After(receivedKeeps):
-		case <-r.running.ctx.Done():
+		var told sync.WaitGroup
+		defer told.Wait()
+		// Again for what was still in the buffers of its connections when it went down.
+		for _, pause := range []time.Duration{0, receivedWait, r.WriteTimeout} {
+			select {
+			case <-time.After(pause):
+			case <-r.running.ctx.Done():
+				return
+			}
+			for owner, processes := range r.byOwner(node, r.received.take(node, current)) {
+				for _, one := range processes {
+					told.Go(func() { r.tell(owner, one) })
+				}
+			}
 		}
-		r.received.drop(gone)
 	}()
+}
+
+// keepForgetting forgets, again and again until ctx ends, what the other owners were told of.
+func (r *relays) keepForgetting(ctx context.Context) {
+	tick := time.NewTicker(receivedKeeps / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			r.received.forgetGone()
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // byOwner returns what the other owners are to get of processes of a node that are gone: by owner, by process.
@@ -94,15 +102,16 @@ func (r *relays) byOwner(node uint64, gone map[receivedKey]map[uint64]arrived) m
 }
 
 const (
-	receivedKeeps = 2 * time.Minute        // for how long writes of a process that is gone are remembered
+	receivedKeeps = 4 * time.Minute        // for how long writes of a process that is gone are remembered
+	tellFor       = receivedKeeps / 2      // for how long an owner is tried that cannot be told: it compares with what is here
 	receivedWait  = 300 * time.Millisecond // what the sender sent before it went down may still be read here
 	tellPause     = time.Second            // between two attempts to tell an owner
 	relayedAtOnce = 4                      // writes under way to one owner
 )
 
-// tell tells one owner, again and again until it has it.
+// tell tells one owner, again and again until it has it. What it cannot be told of may be missing there.
 func (r *relays) tell(owner uint64, one *relay) {
-	ctx, cancel := context.WithTimeout(r.running.ctx, receivedKeeps)
+	ctx, cancel := context.WithTimeout(r.running.ctx, tellFor)
 	defer cancel()
 	for ctx.Err() == nil {
 		n, ok := r.Meta.DataNode(owner)
@@ -119,6 +128,9 @@ func (r *relays) tell(owner uint64, one *relay) {
 		case <-time.After(tellPause):
 		case <-ctx.Done():
 		}
+	}
+	for _, sh := range one.tells.Shards {
+		r.Copies.Missed(owner, sh.ShardId, false)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/influxdata/influxdb/tsdb"
 	"go.uber.org/zap"
@@ -19,6 +20,13 @@ type lacking struct {
 	replicationtest.NoCopies
 	mu     sync.Mutex
 	shards []uint64
+	missed []uint64 // nodes that may lack something
+}
+
+func (l *lacking) Missed(node, _ uint64, _ bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.missed = append(l.missed, node)
 }
 
 func (l *lacking) Lacks(shard uint64, _ string) {
@@ -121,6 +129,30 @@ func TestOwnersRelayWhatANodeThatIsGoneWrote(t *testing.T) {
 	}
 }
 
+// An owner that cannot be told for long, or until this node closes, may lack the writes.
+func TestOwnerThatCannotBeToldMayLackWrites(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "down", "down")
+	w := c.writerAt(t, 1)
+	found := &lacking{}
+	w.Copies = found
+	w.received.add(arrived{request: &rpc.WriteShardRequest{
+		ShardId: shardID, Database: db, RetentionPolicy: policy, Sender: 77, SenderNode: 3, Write: 1, Version: 9,
+	}})
+	w.SenderGone(3, 0)
+	await(t, "the owner is being told", func() bool {
+		w.received.mu.Lock()
+		defer w.received.mu.Unlock()
+		return w.received.m[receivedKey{77, shardID}].writes[1].taken
+	})
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(found.missed, 2) {
+		t.Errorf("the nodes that may lack something are %v, want 2", found.missed)
+	}
+}
+
 // The journal forgets nothing that is newer than a relayed write which is about to be written.
 func TestNothingIsForgottenWhileAWriteIsRelayed(t *testing.T) {
 	t.Parallel()
@@ -183,8 +215,25 @@ func TestReceivedKeepsFewPoints(t *testing.T) {
 		t.Errorf("%d writes of %d bytes are kept that are not under way any more", kept(), r.bytes)
 	}
 	add(5, 5)
-	r.drop(r.take(2, 0))
-	if r.bytes != 0 || len(r.m) != 0 {
+	r.take(2, 0)
+	long := time.Now().Add(-receivedKeeps)
+	r.gone[1] = long
+	r.below(1, 1) // the process is alive
+	r.forgetGone()
+	if kept() != 1 {
+		t.Error("a write of a process that is not gone is forgotten")
+	}
+	r.take(2, 0)
+	r.gone[1] = long
+	r.forgetGone()
+	if r.bytes != 0 || len(r.m) != 0 || len(r.gone) != 0 {
 		t.Errorf("%d bytes are kept of %d senders, want nothing", r.bytes, len(r.m))
+	}
+	relayed := &rpc.WriteShardRequest{Sender: 1, SenderNode: 2, ShardId: 3, Write: 6, Version: 9, Relayed: true}
+	r.add(arrived{request: relayed})
+	r.gone[1] = long
+	r.forgetGone()
+	if got := r.take(2, 0); len(got) > 0 {
+		t.Error("what another owner sent on long ago is told again")
 	}
 }

@@ -161,13 +161,15 @@ type running struct {
 	cancel context.CancelFunc
 }
 
-// open begins, with a task that ends when ctx does.
-func (r *running) open(task func(ctx context.Context)) {
+// open begins, with tasks that end when ctx does.
+func (r *running) open(tasks ...func(ctx context.Context)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.opened = true
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	r.wg.Go(func() { task(r.ctx) })
+	for _, task := range tasks {
+		r.wg.Go(func() { task(r.ctx) })
+	}
 }
 
 // begin reports whether n tasks may begin. Each ends by wg.Done.
@@ -192,7 +194,7 @@ func (r *running) close() {
 }
 
 // Open makes the writer take writes.
-func (w *Writer) Open() { w.running.open(w.floors.keepForgetting) }
+func (w *Writer) Open() { w.running.open(w.floors.keepForgetting, w.relays.keepForgetting) }
 
 // Close refuses new writes and waits for those to owners that go on, which is
 // WriteTimeout at most.
@@ -542,13 +544,18 @@ type Said struct {
 	Floor         uint64 // none of its writes with a smaller version will reach this node any more
 	UnderWay      uint64 // none of this process with a smaller version is on its way to any node
 	Lacks         bool   // some of its copies lack something
+	// It has not told this node yet what it keeps for it, and what it lost.
+	Starting bool
 }
 
 // Told takes what another node says.
 func (w *Writer) Told(s Said) {
 	w.heard(s.Clock)
 	w.received.below(s.Process, order.Version(max(s.UnderWay, s.Floor)))
-	w.floors.hear(s.Node, s.Process, toldFloor{order.Version(s.Floor), s.Lacks})
+	w.floors.hear(s.Node, toldFloor{order.Version(s.Floor), s.Lacks})
+	if !s.Starting {
+		w.floors.hearEnded(s.Process, order.Version(s.Floor))
+	}
 }
 
 // SenderGone is told that processes of a node are gone, all but current when that is not 0. The other owners get
