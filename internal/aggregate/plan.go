@@ -150,7 +150,8 @@ func (p *plan) take(sets []*query.TagSet, err error) (covered bool, _ error) {
 			continue
 		}
 		tags := tagsOf(set.SeriesKeys[0])
-		// They are sorted. A series that is deleted and written again while the index is read comes twice, with two IDs.
+		// They are sorted. A series that is deleted and written again while the index is read comes twice, with two
+		// IDs.
 		keys := slices.Compact(set.SeriesKeys)
 		p.groups = append(p.groups, group{tags: tags.Subset(p.opt.Dimensions), keys: keys})
 		p.series += len(keys)

@@ -17,12 +17,12 @@ const (
 	owingEvery      = 250 * time.Millisecond // the same, with a node that this one owes something
 	exchangeTimeout = time.Second
 	freshFor        = 3 * time.Second  // how long an exchange counts at most
-	awayFor         = 5 * time.Second  // after which what a node that is away keeps has to come from other copies
+	awayFor         = 5 * time.Second  // a node away for longer: what it keeps for others is repaired from other copies
 	markEvery       = 10 * time.Second // between two marks on disk
 	saveEvery       = time.Second      // between two times that tables of others are stored
 
-	// The clock of versions is behind that of a node that is ahead by as long as the fastest message took. After each
-	// contact, some messages without a pause bring that from milliseconds to less.
+	// A clock that hears of a greater one stays behind it by as long as the fastest message took. After each contact,
+	// some messages without a pause bring that from milliseconds to less.
 	quickExchanges = 8
 )
 
@@ -98,7 +98,7 @@ type Order struct {
 // Events are told to the other parts of this node.
 type Events struct {
 	Heard func(node uint64)          // a node answers after a silence
-	Gone  func(node, process uint64) // all processes of a node are gone but this one, 0 for all
+	Gone  func(node, process uint64) // all processes of node are gone except process; 0: all are gone
 	Found func(shard uint64)         // a copy here was found to lack something, 0 for several
 	// Clock is told how far the clock of another node is ahead. It may be nil.
 	Clock func(node cluster.Node, ahead, margin time.Duration)

@@ -1,7 +1,7 @@
 // Package copystate knows which copies of shards are whole.
 //
 // A copy is whole when it has every acknowledged write and delete that the
-// cluster knows of and that is not in flight. Whoever reads a copy asks this
+// cluster knows of and that is not under way. Whoever reads a copy asks this
 // package first: queries, backups, copies of shards, removals, and repairs.
 //
 // A copy is not whole while one of these holds:
@@ -22,11 +22,13 @@
 //   - Its node has just started, or was silent, and has not heard of the
 //     others since; or it can reach less than half of the data nodes.
 //
-//     write                  hint                     ack
-//     client ─────► coordinator ──────────► its own queue ─ ─ ─ ─► client
-//     │  table: "node 2 lacks writes of shard 7"
-//     ├─────────────► node 1 ─────► node 2
-//     └─────────────► node 3 ─────► node 2  (passed on at once)
+// A write that node 2 misses, and how the others learn of it:
+//
+//	        write               hint                     ack
+//	client ─────► coordinator ─────► its own queue ─ ─ ─ ─► client
+//	                   │  table: "node 2 lacks writes of shard 7"
+//	                   ├─────────────► node 1 ─────► node 2
+//	                   └─────────────► node 3 ─────► node 2   (passed on at once)
 //
 // What survives a restart is in one bbolt file, copies.db, which
 // docs/format/copies.md describes. A name in the data folder and in that file

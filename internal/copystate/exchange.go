@@ -241,7 +241,8 @@ func (x *exchanges) noteGoneBack() error {
 	return nil
 }
 
-// tellGone tells that all processes of a node are gone, unless one that is newer than the given one was heard meanwhile.
+// tellGone tells that all processes of a node are gone, unless one that is newer than the given one was heard
+// meanwhile.
 func (x *exchanges) tellGone(node, process uint64) {
 	x.processMu.Lock()
 	defer x.processMu.Unlock()

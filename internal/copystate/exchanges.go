@@ -147,7 +147,7 @@ func (x *exchanges) settle() {
 	}
 }
 
-// await waits for exchanges to end until ok, which is called with mu held, or until ctx ends.
+// await waits for exchanges to end until ok reports true, or until ctx ends. It calls ok with mu held.
 func (x *exchanges) await(ctx context.Context, ok func() bool) bool {
 	for {
 		x.mu.Lock()
@@ -249,9 +249,9 @@ func (x *exchanges) Lose(node, shard uint64) {
 	x.Announce(node, shard)
 }
 
-// Differ notes that copies differ of shards that several nodes own, each with points of its own: this node's and those
-// on others lack something for good. The nodes that can be reached know that when Differ returns, and Noted waits for
-// the rest.
+// Differ notes that copies of these shards differ, because each owner has points of its own. So the copies here and on
+// other nodes lack something for good. When Differ returns, the nodes that can be reached know it. Noted waits for the
+// rest.
 func (x *exchanges) Differ(shards []cluster.Shard, why string) {
 	me := x.meta.NodeID()
 	var mine []uint64
@@ -289,7 +289,7 @@ func (x *exchanges) Noted(ctx context.Context, shards []uint64) bool {
 	})
 }
 
-// replaceAway has copies repaired for which only nodes keep writes that stay away.
+// replaceAway gives up the writes that nodes which stay away keep for this node, and has its copies repaired instead.
 func (x *exchanges) replaceAway() {
 	me := x.meta.NodeID()
 	mine := make(shardSet)

@@ -59,8 +59,8 @@ type Kind string
 const (
 	Missed Kind = "missed" // writes: what the copy has is right, and merged with the others
 	Lost   Kind = "lost"   // all that was written before the disk or the shard was lost
-	// Outdated lacks writes, of which some replaced what the copy has, or deletes that nobody knows any more: it is made
-	// anew of a copy that is right, if there is one, and else merged with the others.
+	// Outdated lacks writes, of which some replaced what the copy has, or deletes that nobody knows any more: it is
+	// made anew of a copy that is right, if there is one, and else merged with the others.
 	Outdated Kind = "outdated"
 	Stale    Kind = "stale" // as Outdated, and other nodes know the deletes: it is not merged before they have run on it
 )

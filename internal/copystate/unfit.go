@@ -43,9 +43,9 @@ func (f *facts) wait(who string, shards shardSet) {
 	}
 }
 
-// Unfit returns for each of the shards whose copy on this node is not whole why that is so; a copy that this node
-// does not have is whole when nothing was ever written to it. It asks the other nodes when they were silent, for a
-// second at most.
+// Unfit returns why copies on this node are not whole, by shard. Shards whose copies are whole are not in the result. A
+// copy that this node does not have is whole when nothing was ever written to it. When the other nodes were silent,
+// Unfit asks them first, for a second at most.
 func (s *Service) Unfit(ctx context.Context, ids ...uint64) map[uint64]Unfit {
 	if len(ids) == 0 || s.meta.NodeID() == 0 {
 		return nil

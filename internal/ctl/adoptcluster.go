@@ -41,7 +41,7 @@ func (c *client) oldMetadata(ctx context.Context, base *url.URL) ([]byte, error)
 	}
 	var status struct{ NodeType, Leader, RaftAddr string }
 	if err := json.Unmarshal(b, &status); err != nil || status.NodeType != "meta" {
-		return nil, fmt.Errorf("%s is no meta node of influxdb-cluster", base.Host)
+		return nil, fmt.Errorf("%s is not a meta node of influxdb-cluster", base.Host)
 	}
 	if status.Leader == "" || status.Leader != status.RaftAddr {
 		return nil, fmt.Errorf("meta node %s does not lead its cluster: ask the one whose Raft address is %q",

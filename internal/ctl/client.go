@@ -145,7 +145,7 @@ func (c *client) callWith(
 		return nil
 	}
 	if err := json.Unmarshal(b, out); err != nil {
-		return fmt.Errorf("%s is no meta node of this kind: %w", c.bind, err)
+		return fmt.Errorf("the answer of %s is not that of a meta node of Concord (see -bind): %w", c.bind, err)
 	}
 	return nil
 }

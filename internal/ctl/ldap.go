@@ -190,7 +190,7 @@ func readConfig(cmd *cobra.Command, path string) ([]byte, error) {
 	}
 	b, err := io.ReadAll(io.LimitReader(in, maxLDAPConfig+1))
 	if err == nil && len(b) > maxLDAPConfig {
-		err = fmt.Errorf("%s: more than %d bytes are no LDAP configuration", path, maxLDAPConfig)
+		err = fmt.Errorf("%s is too large: an LDAP configuration has at most %d bytes", path, maxLDAPConfig)
 	}
 	return b, err
 }

@@ -28,7 +28,7 @@ func (c *client) top() *cobra.Command {
 		Long: "Watch the cluster: whether the replicas agree, its nodes, what waits for which node, and the repairs " +
 			"that run.\n\n" +
 			"On a terminal the screen is drawn anew every -interval, until q or Ctrl-C. Elsewhere each screen is printed below\n" +
-			"the last one. The page /cluster of each node shows the same in a browser. Users who are no administrators see\n" +
+			"the last one. The page /cluster of each node shows the same in a browser. Users who are not administrators see\n" +
 			"neither repairs nor disks.",
 		Example: "  influxd-ctl top\n  influxd-ctl top -once | head -1        # one sentence\n" +
 			"  influxd-ctl top -json | jq .summary    # for scripts",

@@ -17,8 +17,9 @@ import (
 // delete will be greater than all of these, and so greater than those of the writes before it, which may still be under
 // way to a slow owner.
 //
-// More than half of the nodes must know of the delete, or it is refused: the others take writes meanwhile, which it
-// would remove when it reaches them. Of two nodes one is enough. Otherwise no delete could run while one is away.
+// More than half of the nodes must know of the delete, or it is refused. Nodes that do not hear of it go on taking
+// writes. Such a write may get a smaller version than the delete, which then removes it. Of two nodes one is enough.
+// Otherwise no delete could run while one is away.
 func (d *Service) announce(
 	nodes []cluster.Node, r *rpc.Delete,
 ) (reached []cluster.Node, missed missedNodes, err error) {

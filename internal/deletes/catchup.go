@@ -15,8 +15,9 @@ import (
 // catchUpTimeout is for all deletes of one node.
 const catchUpTimeout = 10 * time.Minute
 
-// CatchUp runs the deletes with versions above since that other nodes remember and this one does not: its disk was rolled
-// back to a moment that is not before since. All nodes must answer, as a delete may have run on some of them only.
+// CatchUp runs the deletes with versions above since that other nodes remember and this one does not: its disk was
+// rolled back to a moment that is not before since. All nodes must answer, as a delete may have run on some of them
+// only.
 //
 // An older delete must not run. When it ran on the others, this node had no part in it, as it joined later for example,
 // and may have newer points whose versions are forgotten.

@@ -10,8 +10,8 @@
 //     written beside a delete: announced.go. Which deletes are under way: underway.go. The writer and repairs ask it.
 //   - rewrite keeps what is newer than a delete that runs (rewrite.go), and newer.go finds it in the store.
 //   - RanLog says, durably, which deletes ran on this node. Nodes whose disks are older than they were ask the others
-//     for what their logs have (catchup.go). So do all nodes when a delete may be half run (halfrun.go). A new node takes
-//     over what the logs of the others have (learn.go).
+//     for what their logs have (catchup.go). So do all nodes when a delete may be half run (halfrun.go). A new node
+//     takes over what the logs of the others have (learn.go).
 //   - covering reports whether a delete removes a point (covers.go). statement.go reads, writes and checks the texts.
 //
 // # The messages
@@ -41,8 +41,8 @@
 //
 // The steps:
 //
-//  1. More than half of the nodes must hear of it, or it is refused: the others take writes meanwhile, which it would
-//     remove when it reaches them. Of two nodes one is enough.
+//  1. More than half of the nodes must hear of it, or it is refused. Nodes that do not hear of it go on taking writes.
+//     Such a write may get a smaller version than the delete, which then removes it. Of two nodes one is enough.
 //  2. Whatever a node wrote before it heard of the delete has a smaller version than the delete. What it writes
 //     between hearing of it and running it may have a greater one.
 //  3. A delete that B misses is on the disk of C before it runs anywhere. Until B has run it, C and A take no writes
@@ -52,12 +52,13 @@
 //     written again in d. Memory has noted it since 1. A delete out of hinted handoff looks for it in b, in the store
 //     and in the journal of versions. From b to d, hinted handoff keeps the newer points on disk, also those that are
 //     written meanwhile, and delivers them after d. They have their versions: to come twice does no harm.
-//  5. A store that failed, because its disk is full for example, gets the delete out of hinted handoff: that of C,
-//     too.
+//  5. C keeps the delete in hinted handoff for each node whose store failed, because its disk is full for example. The
+//     node may be C itself.
 //  6. From 1 to 6 some nodes have the points and others do not: HoldDeletes refuses repairs and copies in the database
 //     meanwhile, or what one node removed would come back from another.
 //
-// Without hinted handoff there are only 2, 4 (a, c, d) and an error that names the nodes which were not reached.
+// Without hinted handoff nothing is announced or kept. C takes a version from its own clock, runs 4 (a, c and d) on all
+// nodes, and returns an error that names the nodes which were not reached.
 //
 // # What a crash between two steps leads to
 //

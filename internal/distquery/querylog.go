@@ -49,7 +49,7 @@ func (c *queryCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	return c.Core.Write(e, fields)
 }
 
-// slowQuery is what the engine says of a slow query, in v1.13.2, with the ID of the query. A test runs a slow query. The
-// list of running queries would tell more, but the engine reads it without a lock.
+// slowQuery is what the engine says of a slow query, in v1.13.2, with the ID of the query. A test runs a slow query.
+// The list of running queries would tell more, but the engine reads it without a lock.
 var slowQuery = regexp.MustCompile(
 	`(?s)^Detected slow query from .* \(qid: (\d+), database: .*, user: .*, threshold: [^ ]+\)$`)

@@ -116,7 +116,8 @@ type Restorer interface {
 	SetAside(ctx context.Context, id uint64) error
 	// Healed tells that a copy, of which files were set aside, was found equal to another.
 	Healed(ctx context.Context, id uint64) error
-	// Discard removes a copy whose Lack is copystate.Outdated or Stale and has that Gen: it is made anew of another one.
+	// Discard removes a copy whose Lack is copystate.Outdated or Stale and has that Gen: it is made anew of another
+	// one.
 	Discard(ctx context.Context, id, gen uint64) error
 	// Whole tells that the copy was found equal to those of the other owners: its Beginning is FoundEqual, and it lacks
 	// nothing, unless the Gen of its Lack has changed since.

@@ -275,7 +275,7 @@ func (t *task) await(ctx context.Context, sh cluster.Shard) (note string, err er
 	copies := t.run.copies.describeCopies(ctx, []cluster.Shard{sh}, false)[sh.ID]
 	i := slices.IndexFunc(copies, func(c Copy) bool { return c.Node == t.step.To })
 	if i < 0 {
-		return "", leftOutError{"the new owner is none any more"}
+		return "", leftOutError{"the new owner does not own the shard any more"}
 	}
 	if p := copies[i].problem(); p != "" && !nothingWritten(copies) {
 		return p, cmp.Or(t.compare(ctx), errWait)

@@ -54,8 +54,8 @@
 // While the floor follows, a generation ends after two seconds, and there are two or three of them, or some more when
 // they are full earlier. While the floor stands still, a generation ends when it is full. When more than five are in
 // memory, the oldest becomes a sorted file, and sorted files are merged when they are many. Past its size on disk, the
-// journal forgets the oldest writes although they are above the floor. A write that is late by more is then written as
-// it arrives.
+// journal forgets the oldest writes although they are above the floor. A late write that is older than what is left in
+// the journal is then written as it arrives.
 //
 // # What a crash leads to
 //

@@ -63,7 +63,7 @@ func isAdmin(user emeta.User) bool { return cluster.May(user, cluster.ViewAdmin,
 // attend adds something that needs a person.
 func (b *builder) attend(key string, a Attention) { b.state.Attention[key] = a }
 
-// addNodes adds the data nodes. Users who are no administrators see which there are, and which are up.
+// addNodes adds the data nodes. Users who are not administrators see which there are, and which are up.
 func (b *builder) addNodes() {
 	for _, n := range b.nodes {
 		out := Node{

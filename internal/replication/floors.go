@@ -85,8 +85,9 @@ func (f *floors) hearEnded(process uint64, floor order.Version) {
 	f.last[process] = floor
 }
 
-// senderGone keeps the floor of a process of a node that is gone. A new one has another floor: it knows of no write of
-// the old one, and the owners that have some send them to the others, who must know what is newer than these.
+// senderGone keeps the last floor of a process that is gone. The owners that got some of its writes send these to the
+// other owners (relay.go), and their journals must still have what is newer. The floor of a new process of the node
+// does not say so: the new process does not know of these writes.
 func (f *floors) senderGone(node uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -102,8 +103,8 @@ func (f *floors) keepFloor(node uint64, now time.Time) {
 	f.gone[node] = goneFloor{floor, now.Add(f.WriteTimeout)}
 }
 
-// ended reports whether a relayed write is below the floor that its sender told this node. Then the sender has brought
-// it here or keeps it, or this node knows that it lacks it: it needs no relay, and may be forgotten here.
+// ended reports whether a relayed write is below the floor that its sender told this node. Then the write needs no
+// relay: the sender brought it here, keeps it in hinted handoff, or has told this node that its copy lacks the write.
 func (f *floors) ended(r *rpc.WriteShardRequest) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

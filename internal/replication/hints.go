@@ -79,9 +79,10 @@ func (c *ownCopies) holdsDeletes(node uint64) bool {
 	return c.Handoff != nil && c.Handoff.Pending(node, handoff.WholeDatabase)
 }
 
-// DeliverWrites sends entries of hinted handoff that are writes to a node, as one, and returns how many of them the
-// node has. Removed returns which points of a write with a version are left out, nil for none, or why the write has to
-// wait. When they cannot be sent as one for what one of them holds, the first is tried alone, to find it.
+// DeliverWrites sends entries of hinted handoff that are writes to a node, as one message. It returns how many entries
+// the node has. removed returns which points of a write with a version are left out (nil for none), or why the write
+// has to wait. When the message fails because of one of the entries, the first entry is tried alone, to find the bad
+// one.
 func (o *outgoing) DeliverWrites(
 	ctx context.Context, node uint64, entries []handoff.Entry,
 	removed func(version uint64) (func(models.Point) bool, error),

@@ -11,8 +11,8 @@ import (
 )
 
 // checkNewGroups returns a tsdb.PartialWriteError when a write needs more new shard groups than a client may make at
-// once. Each is a change of the cluster's metadata, and a shard on the disks of all its owners. Points with random times
-// need one each: half a megabyte of them would keep the cluster busy for an hour.
+// once. Each is a change of the cluster's metadata, and a shard on the disks of all its owners. Points with random
+// times need one each: half a megabyte of them would keep the cluster busy for an hour.
 func (w *Writer) checkNewGroups(db, policy string, points []models.Point) error {
 	if w.MaxNewGroups <= 0 || len(points) <= w.MaxNewGroups {
 		return nil
@@ -36,8 +36,8 @@ func (w *Writer) checkNewGroups(db, policy string, points []models.Point) error 
 	return nil
 }
 
-// newGroups counts the shard groups that points need and that do not exist. Points that have expired need none: they are
-// dropped. A result of up to most may count some that exist, too.
+// newGroups counts the shard groups that points need and that do not exist. Points that have expired need none: they
+// are dropped. A result of up to most may count some that exist, too.
 func newGroups(info *emeta.RetentionPolicyInfo, points []models.Point, now time.Time, most int) int {
 	oldest := int64(math.MinInt64)
 	if info.Duration > 0 {

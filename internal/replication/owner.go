@@ -127,8 +127,8 @@ func (c *ownCopies) writeStore(ctx tsdb.WriteContext, id uint64, db, policy stri
 	return err
 }
 
-// beginShard creates the copy of a shard, unless another write did so meanwhile, and writes to it. Of two first
-// writes at the same time one alone begins it: of the second it would seem that the copy was lost between them.
+// beginShard creates the copy of a shard, unless another write did so meanwhile, and writes to it. Only one of several
+// first writes begins the copy. If a second one began it as well, the copy would look as if it was lost in between.
 func (c *ownCopies) beginShard(ctx tsdb.WriteContext, id uint64, db, policy string, points []models.Point) error {
 	l := c.creating.Of(id)
 	l.Lock()
@@ -145,8 +145,8 @@ func (c *ownCopies) beginShard(ctx tsdb.WriteContext, id uint64, db, policy stri
 	return c.Shards.WriteToShard(ctx, id, points)
 }
 
-// writeRemote writes the messages in turn, within WriteTimeout. From the first
-// that fails and may succeed later, they go to hinted handoff. Of the order, it sets what depends on the message.
+// writeRemote writes the messages in turn, within WriteTimeout. From the first that fails and may succeed later, they
+// go to hinted handoff. It sets the fields of at that differ for each message.
 func (o *outgoing) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at sending) result {
 	var all result
 	for i, req := range reqs {

@@ -208,7 +208,8 @@ func (r *received) has(m *rpc.WriteShardRequest) bool {
 	return !r.lacks(m.Sender, m.ShardId, []uint64{m.Write})
 }
 
-// take returns what came from processes of a node other than current, 0 for all: they are gone. It returns a write once.
+// take returns what came from processes of a node other than current, 0 for all: they are gone. It returns a write
+// once.
 func (r *received) take(node, current uint64) map[receivedKey]map[uint64]arrived {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -8,24 +8,24 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 )
 
-// verdict is whether the client gets the acknowledgement of a write. A copy lacks a write that hinted handoff keeps
-// for it only once the write is acknowledged: after a node hung, its queues for all owners may have writes whose
-// clients were told that they failed, and all copies are whole.
+// verdict is whether a write was acknowledged. Until it is, no copy lacks the write, although hinted handoff keeps it.
+// A node that hung may have writes in its queues for all owners whose clients were told of a failure. All copies are
+// still whole then.
 type verdict struct {
 	mu     sync.Mutex
 	passed bool // it is acknowledged
 	failed bool
 	stays  bool   // what owners have of it stays, and the others are to get it, too
-	kept   []lane // while it is neither passed nor failed: what hinted handoff keeps of it
+	kept   []lane // until the write is decided: the lanes for which hinted handoff keeps it
 
-	decided chan struct{} // closed when it is one of them
+	decided chan struct{} // closed when passed or failed is set
 }
 
 func newVerdict() *verdict { return &verdict{decided: make(chan struct{})} }
 
-// wait returns, once that is decided, whether all owners are to get the write as it is: it is acknowledged, or its
-// client was told of a failure, and some owners may have it. Otherwise it is tried again with a greater version, or no
-// owner takes it.
+// wait waits until the write is decided. It reports whether all owners are to get the write as it is: the write is
+// acknowledged, or its client was told of a failure and some owners may have it. If it is false, the write is tried
+// again with a greater version, or no owner takes it.
 func (v *verdict) wait() bool {
 	<-v.decided
 	v.mu.Lock()

@@ -106,9 +106,10 @@ type Deps struct {
 }
 
 // Writer sends points to all owners of their shards, in parallel, and answers as soon as the consistency level is
-// decided; the other owners go on in the background. What an owner misses goes to its hinted handoff queue, and while
-// that is not empty, so does every later write, which keeps the order. Without hinted handoff it is counted, logged,
-// and left to anti-entropy.
+// decided; the other owners go on in the background. What an owner misses goes to its hinted handoff queue. While that
+// queue has entries, later writes to another node go there, too. This node's own copy does not wait for its queue:
+// versions say which write is newer. Without hinted handoff, what is missed is counted, logged, and left to
+// anti-entropy.
 //
 // It is made of parts, each in a file of its own. ownCopies takes writes to this node's copies (accept.go), and
 // outgoing brings writes to one owner (owner.go, hints.go). With these, typeDecider decides the types of new fields

@@ -44,7 +44,8 @@ type seriesRow struct {
 	name, text string
 	every      int     // it is asked in one of so many rounds
 	most       float64 // of the time of influxdb-cluster
-	// peer is what influxdb-cluster took beside the plain node's time in a former run: the yardstick when it is not here.
+	// peer is what influxdb-cluster took beside the plain node's time in a former run: the yardstick when it is not
+	// here.
 	peer float64
 	// atOnce is how many milliseconds it may take in any case.
 	atOnce float64

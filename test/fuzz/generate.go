@@ -42,8 +42,8 @@ type generator struct {
 	heavy bool // this request may be of megabytes
 }
 
-// One in heavyEvery requests is large: the campaign is about kinds of requests, not about a network that is full. One in
-// spreadEvery writes has points of many shard groups, which a cluster takes a second to make.
+// One in heavyEvery requests is large: the campaign is about kinds of requests, not about a network that is full. One
+// in spreadEvery writes has points of many shard groups, which a cluster takes a second to make.
 const (
 	heavyEvery  = 2000
 	spreadEvery = 20

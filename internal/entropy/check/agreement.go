@@ -13,8 +13,8 @@ type Agreement struct {
 	Found   map[entropy.Status]int // diff, missing and conflict
 	Unknown int                    // the others: not compared yet, an owner is away, or writes wait for a copy
 
-	// Oldest is since when the shard differs that has differed for longest; zero when none does. Conflicts do not
-	// count: no repair ends them.
+	// Oldest is when the shard that has differed for the longest time was first found to differ; zero when none
+	// differs. Shards in conflict are not counted: no repair ends a conflict.
 	Oldest     time.Time
 	CheckedAll time.Time // when the last check of all shards ended; the start before the first one
 }

@@ -11,7 +11,7 @@ import (
 
 // compare compares the roots of copies that all exist. Of a shard that is
 // being written only windows that ended before settle count, and a window has to
-// differ twice in the same way: a write in flight is not entropy.
+// differ twice in the same way: a write that is under way is not entropy.
 func (j *judge) compare(ctx context.Context, set copies.Set, last lastCheck) error {
 	settled := j.Cluster.Now().Add(-j.settle())
 	if set.Quiet(settled) {

@@ -27,7 +27,8 @@ func (j *judge) conclude(set copies.Set, result *entropy.ShardStatus, check *las
 	if !auto || !j.queue(sh) {
 		return
 	}
-	// An earlier attempt that failed, because an owner was away, says nothing of what was lost, or who came, since.
+	// The last attempt may have failed because an owner was away. Other owners are there now, or more was lost: try
+	// now.
 	if before == nil || !slices.Equal(before.owners, check.owners) || !slices.Equal(before.lacks, check.lacks) {
 		if err := j.Repairs.Hurry(sh.ID); err != nil {
 			j.Report.Fail("Cannot hurry the repair of a shard", sh.ID, err)

@@ -135,8 +135,8 @@ func (j *judge) missing(set copies.Set, last lastCheck) (skip string) {
 	return ""
 }
 
-// lookPause is after which time a shard is looked at again whose repair waits for hinted handoff. The owner of the copy
-// that lacks something says so earlier, when all that waited has arrived.
+// lookPause is the time after which a shard is checked again whose repair waits for hinted handoff. The owner of the
+// copy that lacks something says so earlier, when all that waited has arrived.
 const lookPause = 30 * time.Second
 
 // lookLater has a shard checked again in a while.

@@ -96,8 +96,8 @@ func (l *Local) notOpened(id uint64) error {
 	return nil
 }
 
-// Discard removes a copy that may hold deleted or old points, so that it is made anew of another one. Its files are kept
-// aside: a write that reached no other copy would be lost with them.
+// Discard removes a copy that may hold deleted or old points, so that it is made anew of another one. Its files are
+// kept aside: a write that reached no other copy would be lost with them.
 func (l *Local) Discard(_ context.Context, id, gen uint64) error {
 	if lack := l.Copies.Lacks(id); !lack.Kind.Worse(copystate.Lost) || lack.Gen != gen {
 		return errors.New("the copy is not one that has to be made anew")

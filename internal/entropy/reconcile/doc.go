@@ -30,8 +30,8 @@
 //	series that this node does not have, by hash ────►
 //	                 ◄─────────────────────────────── their names
 //
-// This happens with every other owner at the same time. The results are then put together: what an owner is not known
-// to hold otherwise, it holds as this node does. So a Difference is about all owners. Of three owners, of which the
+// This happens with every other owner at the same time. The results are then put together. Where no difference was
+// found, an owner holds the same as this node. So a Difference is about all owners. Of three owners, of which the
 // second has nothing in window 3, and the others the same:
 //
 //	Windows = 1<<3    Groups = 1 0 1    (the place of the first owner with the same, plus 1; 0 for nothing)

@@ -53,7 +53,7 @@ func (r *Repair) rounds(ctx context.Context) (*round, error) {
 		if this.number >= maxRounds && !this.overflow {
 			return nil, fmt.Errorf("owners of shard %d still differ after %d rounds", r.id, this.number)
 		}
-		if this.open > 0 { // writes on their way arrive meanwhile: what is still open then is none
+		if this.open > 0 { // writes that are under way arrive meanwhile: what differs then is a real difference
 			select {
 			case <-r.After(time.Duration(r.Config().Settle)):
 			case <-ctx.Done():

@@ -23,8 +23,9 @@ const (
 	maxUnasked   = 16   // batches
 )
 
-// symbolTries is how symbols fared with a copy. Where they were in vain, because too much differs, they most likely are
-// for the regions that follow: these are not asked about, in twice as many batches each time.
+// symbolTries says when to ask a copy for symbols again. Symbols fail where too much differs, and then they most likely
+// fail for the regions that follow. So the next batch is fetched without asking. Each further failure in a row doubles
+// how many batches are, up to maxUnasked.
 type symbolTries struct{ wait, next int }
 
 // due reports whether the next batch is worth a try.
@@ -92,7 +93,7 @@ func (f *finder) bySymbols(ctx context.Context, regions []region) (known []piece
 	return known, rest, nil
 }
 
-// byCopy returns the points by copy: what a copy is not known to hold otherwise it holds as this node does.
+// byCopy returns the points by copy. Where a copy is not known to differ, it holds the same as this node.
 func byCopy(r region, found unshared) []tsm1.Values {
 	out := make([]tsm1.Values, len(r.groups))
 	for _, t := range slices.Sorted(maps.Keys(found[0])) {

@@ -18,8 +18,8 @@ const (
 	conflictPoints = 1 << 16 // of theirs, after which no more are added
 )
 
-// merger merges what copies hold otherwise. Pieces with conflicts of values wait for others, so that one question to
-// each copy is about many series-fields.
+// merger merges the points in which copies differ. Pieces with conflicts of values wait for others, so that one
+// question to each copy is about many series-fields.
 type merger struct {
 	*finder
 	rules  patch.Rules

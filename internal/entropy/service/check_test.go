@@ -108,7 +108,8 @@ func TestCheck(t *testing.T) {
 	})
 }
 
-// A shard that is to be looked at again is looked at once a while, and not without pause, when nothing can be found then.
+// A shard that is to be looked at again is looked at once a while, and not without pause, when nothing can be found
+// then.
 func TestChecksPause(t *testing.T) {
 	t.Parallel()
 	for name, then := range map[string]func(*nodes){
