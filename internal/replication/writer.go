@@ -327,6 +327,11 @@ type result struct {
 	typeConflicts []*rpc.FieldType // with partial, of an owner that decides: the types that it has
 }
 
+// refused reports whether the owner will never take the write, although the shard exists.
+func (r result) refused() bool {
+	return r.err != nil && r.permanent && !errors.Is(r.err, errShardDeleted)
+}
+
 // writeShard writes to all owners and returns when the level is decided. A write with fields that the shard is not
 // known to have goes to one owner first, which decides their types.
 func (w *Writer) writeShard(
@@ -473,6 +478,9 @@ func (w *Writer) writeOwners(a *shardWrite) error {
 		results <- r
 		if errors.Is(r.err, errBehind) && d.verdict.wait() {
 			yield() // other owners have the write, or may have it
+		}
+		if _, ok := w.Meta.DataNode(d.node); ok && r.refused() && d.verdict.wait() && d.verdict.acknowledged() {
+			w.Copies.Missed(d.node, d.shard, false) // hinted handoff does not keep what an owner will not take
 		}
 		w.lanes.finish(d)
 		w.running.wg.Done()

@@ -1,8 +1,10 @@
 package replication
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,8 +13,11 @@ import (
 	"github.com/influxdata/influxdb/coordinator"
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"concord/internal/replication/replicationtest"
+	"concord/internal/rpc"
 )
 
 const (
@@ -226,5 +231,39 @@ func TestStatisticsCountOwners(t *testing.T) {
 	if got["writeShardReq"] != int64(1) || got["writeShardPointsReq"] != int64(2) ||
 		got["openConnections"] != int64(1) {
 		t.Errorf("got %v", got)
+	}
+}
+
+// strict is a node that refuses every write for good.
+type strict struct {
+	rpc.UnimplementedReplicationServer
+}
+
+func (strict) WriteShard(context.Context, *rpc.WriteShardRequest) (*rpc.WriteShardResponse, error) {
+	return nil, status.Error(codes.InvalidArgument, "malformed")
+}
+
+// Hinted handoff does not keep what an owner refuses for good. When the write is acknowledged, that owner's copy lacks
+// it.
+func TestOwnerThatRefusesAnAcknowledgedWriteLacksIt(t *testing.T) {
+	t.Parallel()
+	for level, want := range map[models.ConsistencyLevel]bool{one: true, all: false} {
+		c := newTestCluster(t, "ok", "down")
+		c.meta.Nodes[1].TCPAddr = mustServe(t, strict{})
+		w := c.newWriter(t, 1)
+		found := &lacking{}
+		w.Copies = found
+		w.Open()
+		points := mustPoints(t, "m v=1 1")
+		learnAll(w, points)
+		if err := w.WritePoints(db, policy, level, nil, points); (err == nil) != want {
+			t.Errorf("level %d: %v", level, err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Contains(found.missed, 2); got != want {
+			t.Errorf("level %d: the copy lacks the write: %t, want %t", level, got, want)
+		}
 	}
 }
