@@ -13,6 +13,40 @@ type Request struct {
 	// Streamed is whether the client gets each part of the answer as soon as it is there. Else the whole answer is held
 	// until the last statement has ended.
 	Streamed bool
+
+	mu    sync.Mutex
+	rows  bool
+	notes []Note
+}
+
+// Note is what a client is to be told of an answer.
+type Note struct{ Kind, Text string } // "warning" or "error"
+
+// Note keeps what the form of the answer may have no place for.
+func (r *Request) Note(kind, text string) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.notes = append(r.notes, Note{kind, text})
+}
+
+// Rows notes that n series were passed on to the client.
+func (r *Request) Rows(n int) {
+	if r == nil || n == 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rows = true
+}
+
+// Notes returns what was noted, and whether the answer has rows.
+func (r *Request) Notes() (all []Note, rows bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.notes, r.rows
 }
 
 // Requests are those that run. The engine passes a number from a request to its statements, and nothing else.

@@ -52,6 +52,18 @@ type Executor struct {
 // ExecuteStatement runs a statement. One that stores its answer, SELECT INTO and so every continuous query, never
 // stores an incomplete one: it waits until whole copies can be read, for five minutes at most.
 func (e *Executor) ExecuteStatement(ctx *query.ExecutionContext, stmt influxql.Statement) error {
+	err := e.executeAny(ctx, stmt)
+	if err != nil {
+		text := err.Error()
+		if errors.Is(err, query.ErrQueryInterrupted) && ctx.Err() != nil {
+			text = ctx.Err().Error() // why it was interrupted
+		}
+		e.Requests.Get(ctx.NodeID).Note("error", text)
+	}
+	return err
+}
+
+func (e *Executor) executeAny(ctx *query.ExecutionContext, stmt influxql.Statement) error {
 	if sel, ok := stmt.(*influxql.SelectStatement); ok && sel.Target != nil {
 		return e.executeInto(ctx, sel)
 	}
@@ -142,6 +154,7 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	}
 	results := &passing{
 		ctx: ctx, stmt: stmt, report: report, answer: answer, paths: mapper.paths, lists: list != nil, out: ctx.Results,
+		asks: e.Requests.Get(ctx.NodeID),
 	}
 	ended := results.begin()
 	err = base.ExecuteStatement(ctx, stmt)
@@ -149,8 +162,11 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	if over := cmp.Or(share.Err(), answer.share.Err()); over != nil {
 		return over
 	}
+	if err == nil && results.lost {
+		err = ctx.Err()
+	}
 	// What came to light after the last result.
-	if late := report.warning(); err == nil && late != nil {
+	if late := results.warn(); err == nil && late != nil {
 		return ctx.Send(&query.Result{Messages: late})
 	}
 	return err
@@ -199,6 +215,8 @@ type passing struct {
 	paths  *paths
 	lists  bool // a listing sends the rows, and the engine knows of none
 	out    chan *query.Result
+	asks   *budget.Request // nil for none
+	lost   bool            // the statement ended before all of its results were taken; for after the end
 }
 
 // begin takes the results of the statement, until end is called.
@@ -213,7 +231,8 @@ func (p *passing) begin() (end func()) {
 				continue // the engine ends an answer of which it knows no rows
 			}
 			sent = sent || len(r.Series) > 0
-			r.Messages = append(r.Messages, p.report.warning()...)
+			p.asks.Rows(len(r.Series))
+			r.Messages = append(r.Messages, p.warn()...)
 			listedRows(p.ctx, p.stmt, r)
 			p.paths.add(r)
 			if p.answer.add(r) != nil {
@@ -222,6 +241,7 @@ func (p *passing) begin() (end func()) {
 			select {
 			case p.out <- r:
 			case <-p.ctx.Done(): // nobody takes it
+				p.lost = true
 			}
 		}
 	}()
@@ -230,6 +250,15 @@ func (p *passing) begin() (end func()) {
 		<-ended
 		p.ctx.Results = p.out
 	}
+}
+
+// warn is what there is to say since the last warning.
+func (p *passing) warn() []*query.Message {
+	all := p.report.warning()
+	for _, m := range all {
+		p.asks.Note("warning", m.Text)
+	}
+	return all
 }
 
 // logTimeout logs when query-timeout ends a statement, until stop is called.

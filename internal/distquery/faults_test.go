@@ -222,6 +222,56 @@ func TestShardThatAnOwnerLostIsReadFromAnother(t *testing.T) {
 	c.compare(t, `SELECT sum(v) FROM cpu GROUP BY host SLIMIT 2 SOFFSET 1`)
 }
 
+// removing calls remove when it is asked for fields: the query has its shards, and has not opened them.
+type removing struct {
+	rpc.QueryServer
+	remove func()
+}
+
+func (s removing) Select(r *rpc.SelectRequest, out rpc.Query_SelectServer) error {
+	s.remove()
+	return s.QueryServer.Select(r, out)
+}
+
+func (s removing) FieldDimensions(
+	ctx context.Context, r *rpc.FieldDimensionsRequest,
+) (*rpc.FieldDimensionsResponse, error) {
+	s.remove()
+	return s.QueryServer.FieldDimensions(ctx, r)
+}
+
+// A copy that is removed while a query is about to read it is read from another owner.
+func TestCopyThatIsRemovedMeanwhileIsReadFromAnother(t *testing.T) {
+	t.Parallel()
+	for _, statement := range []string{`SELECT v FROM cpu`, `SELECT count(v) FROM cpu GROUP BY host SLIMIT 2`} {
+		t.Run(statement, func(t *testing.T) {
+			t.Parallel()
+			remove := func() {}
+			c := newTestCluster(t, testOptions{nodes: 4, replicas: 2,
+				wrap: func(_ uint64, s *Server) rpc.QueryServer {
+					return removing{s, func() { remove() }}
+				}})
+			c.write(t, lines(9))
+			shard := c.shardGroups(t)[0].Shards[0]
+			n := c.nodes[shard.Owners[0].NodeID-1]
+			removed := false
+			var once sync.Once
+			remove = func() {
+				once.Do(func() {
+					if err := n.store.DeleteShard(shard.ID); err != nil {
+						t.Error(err)
+					}
+					removed = true
+				})
+			}
+			want := c.plain.run(t, statement, query.ExecutionOptions{})
+			if got := n.run(t, statement, query.ExecutionOptions{}); got != want || !removed {
+				t.Errorf("the node answers %s, want %s (removed: %t)", got, want, removed)
+			}
+		})
+	}
+}
+
 func TestShardThatIsNotOpenIsReadFromAnother(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, testOptions{nodes: 4, replicas: 2})

@@ -132,9 +132,12 @@ func (r *reading) open(ids []uint64, all []inputs) error {
 		defer wg.Done()
 		err = r.openRemote(remote, ins)
 	}()
-	mine, _, lerr := openShards(r.ctx, r.e.store, r.e.Vector, local, r.mm, r.opts)
+	mine, missing, lerr := openShards(r.ctx, r.e.store, r.e.Vector, local, r.mm, r.opts)
 	wg.Wait()
 	err = cmp.Or(lerr, err)
+	if err == nil {
+		err = r.openRemote(r.src.others.removed(missing), ins)
+	}
 	for i := range ins {
 		in := &ins[i]
 		for _, here := range mine[i].list {
@@ -266,14 +269,24 @@ func (in *inputs) merge(mm *influxql.Measurement, opt query.IteratorOptions, tie
 func openShards(
 	ctx context.Context, store *tsdb.Store, v Vector, ids []uint64, mm *influxql.Measurement, opts calls,
 ) (ins []inputs, missing []uint64, err error) {
-	ins = make([]inputs, len(opts.list))
-	defer func() {
-		if err != nil {
-			closeAll(ins)
-			ins = make([]inputs, len(opts.list))
+	for {
+		var shards tsdb.Shards
+		shards, missing = shardsOf(store, ids)
+		if ins, err = openThese(ctx, v, shards, mm, opts); err != nil || !anyRemoved(store, shards) {
+			return ins, missing, err
 		}
-	}()
-	var shards tsdb.Shards
+		// The engine opens what is left of a shard that is being removed, without an error.
+		closeAll(ins)
+	}
+}
+
+// anyRemoved reports whether one of the shards is not in the store any more.
+func anyRemoved(store *tsdb.Store, shards tsdb.Shards) bool {
+	return slices.ContainsFunc(shards, func(sh *tsdb.Shard) bool { return store.Shard(sh.ID()) != sh })
+}
+
+// shardsOf returns shards of this node, and those that it does not have.
+func shardsOf(store *tsdb.Store, ids []uint64) (shards tsdb.Shards, missing []uint64) {
 	for _, id := range ids {
 		if sh := store.Shard(id); sh != nil {
 			shards = append(shards, sh)
@@ -281,6 +294,20 @@ func openShards(
 			missing = append(missing, id)
 		}
 	}
+	return shards, missing
+}
+
+// openThese opens iterators over shards, those of each call.
+func openThese(
+	ctx context.Context, v Vector, shards tsdb.Shards, mm *influxql.Measurement, opts calls,
+) (ins []inputs, err error) {
+	ins = make([]inputs, len(opts.list))
+	defer func() {
+		if err != nil {
+			closeAll(ins)
+			ins = make([]inputs, len(opts.list))
+		}
+	}()
 	measurements := []*influxql.Measurement{mm}
 	if mm.Regex != nil && mm.SystemIterator != "_series" { // whose condition has it
 		measurements = nil
@@ -301,7 +328,7 @@ func openShards(
 		for _, part := range parts {
 			list, err := openPart(ctx, v, part, mm, opts)
 			if err != nil {
-				return ins, missing, err
+				return ins, err
 			}
 			for i, itr := range list {
 				if itr != nil {
@@ -310,7 +337,7 @@ func openShards(
 			}
 		}
 	}
-	return ins, missing, nil
+	return ins, nil
 }
 
 // take adds the iterator of a part of the shards of this node.

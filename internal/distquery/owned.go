@@ -86,6 +86,7 @@ type owned struct {
 	down  map[uint64]error           // nodes that failed
 	broke int                        // how many of them broke the connection while they answered
 	lacks map[placed]bool            // shards that are not where they should be
+	here  map[uint64]bool            // shards that this node was to read, and had
 	unfit map[placed]copystate.Unfit // copies that are not whole
 }
 
@@ -109,6 +110,13 @@ func (p *passed) add(missing []uint64, unfit []*rpc.Unfit) {
 	p.missing, p.unfit = append(p.missing, missing...), append(p.unfit, unfit...)
 }
 
+// removed adds shards that the node had, and has no more.
+func (p *passed) removed(ids []uint64) {
+	for _, id := range ids {
+		p.unfit = append(p.unfit, &rpc.Unfit{ShardId: id, Reason: goneMeanwhile.Reason})
+	}
+}
+
 // has reports whether a shard was not read.
 func (p *passed) has(id uint64) bool {
 	return slices.Contains(p.missing, id) ||
@@ -121,7 +129,7 @@ type question func(ctx context.Context, p peer, ids []uint64) (passed, error)
 func newOwned(meta Metadata, pool *rpc.Pool, whole Whole, report *Report) *owned {
 	return &owned{
 		self: meta.NodeID(), state: meta.State(), pool: pool, whole: whole, report: report,
-		owners: make(map[uint64][]uint64), down: make(map[uint64]error), lacks: make(map[placed]bool),
+		owners: make(map[uint64][]uint64), down: make(map[uint64]error), lacks: make(map[placed]bool), here: make(map[uint64]bool),
 		unfit: make(map[placed]copystate.Unfit),
 	}
 }
@@ -157,6 +165,7 @@ func (o *owned) add(shards []emeta.ShardInfo, store *tsdb.Store) (local []uint64
 			o.unfit[placed{o.self, id}] = u
 		case exists || len(o.owners[id]) == 1:
 			local = append(local, id)
+			o.here[id] = exists
 		default:
 			o.lacks[placed{o.self, id}] = true
 		}
@@ -204,7 +213,7 @@ func (o *owned) assign(ids []uint64) (map[target][]uint64, error) {
 		switch {
 		case best != 0:
 			out[target{best, false}] = append(out[target{best, false}], id)
-		case empty && (len(why) == 0 || o.whole.Unfit != nil):
+		case empty && (len(why) == 0 || o.whole.Unfit != nil), o.report.dropped(id):
 		case second != 0:
 			if err := o.report.add(id, why); err != nil {
 				return nil, err
@@ -347,6 +356,23 @@ func (o *owned) damaged(id uint64, why error) {
 	o.unfit[placed{o.self, id}] = copystate.Unfit{Reason: why.Error()}
 }
 
+// removed takes shards that this node was to read and does not have. It returns those that it had when the query began,
+// unless they were dropped since: the copy was removed, and other owners must be asked.
+func (o *owned) removed(missing []uint64) (todo []uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, id := range missing {
+		if o.here[id] && !o.report.dropped(id) {
+			o.unfit[placed{o.self, id}] = goneMeanwhile
+			todo = append(todo, id)
+		}
+	}
+	return todo
+}
+
+// goneMeanwhile is why a copy is not read that was there when the query began.
+var goneMeanwhile = copystate.Unfit{Reason: "its copy was removed meanwhile"}
+
 // pass notes what a node did not read and returns what others must be asked for.
 func (o *owned) pass(to target, asked []uint64, not passed) []uint64 {
 	o.mu.Lock()
@@ -357,7 +383,7 @@ func (o *owned) pass(to target, asked []uint64, not passed) []uint64 {
 			continue
 		}
 		if to.incomplete { // it went meanwhile
-			o.unfit[placed{to.node, id}] = copystate.Unfit{Reason: "its copy is gone"}
+			o.unfit[placed{to.node, id}] = goneMeanwhile
 		} else {
 			o.lacks[placed{to.node, id}] = true
 		}

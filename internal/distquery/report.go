@@ -47,6 +47,15 @@ func (r *Report) add(shard uint64, why []string) error {
 	return nil
 }
 
+// dropped reports whether a shard does not exist any more.
+func (r *Report) dropped(shard uint64) bool {
+	if r == nil {
+		return false
+	}
+	_, live := r.state().Shard(shard)
+	return !live
+}
+
 func (r *Report) describe(shard uint64) string {
 	if sh, ok := r.state().Shard(shard); ok {
 		return fmt.Sprintf("shard %d of %s.%s", shard, sh.Database, sh.RetentionPolicy)

@@ -144,3 +144,20 @@ func (w timing) ExecuteStatement(ctx *query.ExecutionContext, stmt influxql.Stat
 	<-ending.Done()
 	return ending.Err()
 }
+
+// A statement that ends before all of its results were taken fails: its last rows are lost.
+func TestResultThatNobodyTakesIsAnError(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	p := &passing{
+		ctx: &query.ExecutionContext{Context: ctx}, stmt: &influxql.ShowDatabasesStatement{}, report: &Report{},
+		answer: &answerCount{share: (*budget.Budget)(nil).Open()}, out: make(chan *query.Result),
+	}
+	end := p.begin()
+	p.ctx.Results <- &query.Result{}
+	cancel()
+	end()
+	if !p.lost {
+		t.Error("the loss is not noticed")
+	}
+}

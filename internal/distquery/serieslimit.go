@@ -144,11 +144,12 @@ func (r *reading) tagSets(ids []uint64) (map[uint64][]*rpc.TagSetsChunk_TagSet, 
 		}
 	}
 	local, remote := r.src.split(ids)
-	sets, _, err := shardTagSets(r.e.store, local, mm, opt)
+	sets, missing, err := shardTagSets(r.e.store, local, mm, opt)
 	if err != nil {
 		return nil, err
 	}
 	add(sets)
+	remote = append(remote, r.src.others.removed(missing)...)
 	var mu sync.Mutex
 	err = r.src.others.each(r.ctx, remote, func(ctx context.Context, p peer, ids []uint64) (not passed, err error) {
 		chunks, err := p.TagSets(ctx, &rpc.IteratorRequest{ShardIds: ids, Options: req, Incomplete: p.incomplete})

@@ -177,7 +177,7 @@ func (g *gathering) run(ctx context.Context, src *source) ([]*seriesBlocks, erro
 		}
 		others <- err
 	}()
-	err := g.readLocal(ctx, local)
+	err := g.readLocal(ctx, local, src.others)
 	if err != nil {
 		cancel()
 	}
@@ -193,9 +193,12 @@ func (g *gathering) run(ctx context.Context, src *source) ([]*seriesBlocks, erro
 	return g.join(src.shards())
 }
 
-func (g *gathering) readLocal(ctx context.Context, ids []uint64) error {
-	// A shard that does not exist here and has no other owner was never written to.
-	ids = slices.DeleteFunc(ids, func(id uint64) bool { return g.reader.store.Shard(id) == nil })
+func (g *gathering) readLocal(ctx context.Context, ids []uint64, others *owned) error {
+	_, missing := shardsOf(g.reader.store, ids)
+	ids = slices.DeleteFunc(ids, func(id uint64) bool { return slices.Contains(missing, id) })
+	if err := others.open(ctx, others.removed(missing), g.ask); err != nil {
+		return err
+	}
 	p := &part{gathering: g}
 	pack := packer{emit: p.add}
 	if err := g.read.run(ctx, g.reader.store, ids, pack.add); err != nil {

@@ -177,9 +177,8 @@ func (s *Server) iterate(ctx context.Context, r *rpc.IteratorRequest, to *sender
 	}
 	closeAll := sync.OnceFunc(func() { list.Close() })
 	defer closeAll()
-	open := &rpc.IteratorChunk{
-		Open: true, Missing: append(not.missing, missing...), Unfit: not.unfit, Series: ins[0].series,
-	}
+	not.removed(missing)
+	open := &rpc.IteratorChunk{Open: true, Missing: not.missing, Unfit: not.unfit, Series: ins[0].series}
 	if open.DataType, open.MoreTypes, err = typesOf(list); err != nil {
 		return err
 	}
@@ -425,7 +424,8 @@ func (s *Server) TagSets(r *rpc.IteratorRequest, out rpc.Query_TagSetsServer) (e
 	if err != nil {
 		return failure(err)
 	}
-	if err := out.Send(&rpc.TagSetsChunk{Missing: append(not.missing, missing...), Unfit: not.unfit}); err != nil {
+	not.removed(missing)
+	if err := out.Send(&rpc.TagSetsChunk{Missing: not.missing, Unfit: not.unfit}); err != nil {
 		return err
 	}
 	for part := range slices.Chunk(sets, chunkLen) {

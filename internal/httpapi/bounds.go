@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"compress/gzip"
+	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -210,7 +211,42 @@ func (b *bounds) query(w http.ResponseWriter, r *http.Request) {
 	defer b.requests.Remove(id)
 	// The engine takes nothing else from a request to its statements.
 	r.Form.Set("node_id", strconv.FormatUint(id, 10))
+	if !wantsCSV(r) {
+		b.next.ServeHTTP(w, r)
+		return
+	}
+	r.Header.Del("Accept-Encoding") // what follows comes after the engine's handler has ended a compressed answer
 	b.next.ServeHTTP(w, r)
+	writeNotes(w, request)
+}
+
+// wantsCSV reports whether the engine answers a query as CSV.
+func wantsCSV(r *http.Request) bool {
+	chosen := headers{}
+	httpd.NewResponseWriter(chosen, r)
+	return strings.HasSuffix(http.Header(chosen).Get("Content-Type"), "/csv")
+}
+
+// headers is an answer of which the headers alone are kept.
+type headers http.Header
+
+func (h headers) Header() http.Header         { return http.Header(h) }
+func (h headers) Write(b []byte) (int, error) { return len(b), nil }
+func (h headers) WriteHeader(int)             {}
+
+// writeNotes adds the warnings and errors of statements to an answer as CSV, in which the engine has no place for them:
+// in the form of an error that it knows before there is an answer.
+func writeNotes(w io.Writer, request *budget.Request) {
+	notes, rows := request.Notes()
+	out := csv.NewWriter(w)
+	for _, n := range notes {
+		if rows {
+			out.Flush()
+			io.WriteString(w, "\n") // as between two statements
+		}
+		out.WriteAll([][]string{{n.Kind}, {n.Text}})
+		rows = true
+	}
 }
 
 // The names of the headers with the ID of a request. The engine takes the first of them that a client gives, or makes

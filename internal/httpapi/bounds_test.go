@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -200,5 +201,47 @@ func TestAQueryLeavesNothingInTheBudget(t *testing.T) {
 	if code, answer, got := serve(t, b, form(long)); code != 400 || !strings.Contains(answer, "max-query-memory") ||
 		got.called {
 		t.Errorf("%d %s", code, answer)
+	}
+}
+
+// CSV has no place for warnings and errors of a statement: they follow the rows.
+func TestCSVTellsWarningsAndErrors(t *testing.T) {
+	t.Parallel()
+	note := budget.Note{Kind: "warning", Text: "this answer may be incomplete: shard 7, and \"8\""}
+	const noted = "warning\n\"this answer may be incomplete: shard 7, and \"\"8\"\"\"\n"
+	for _, tt := range []struct {
+		accept string
+		rows   string
+		want   string
+	}{
+		{"application/csv", "name,tags,time,v\nm,,1,2\n", "name,tags,time,v\nm,,1,2\n\n" + noted},
+		{"text/csv;q=0.5, image/png", "", noted},
+		{"application/json", "{}", "{}"},
+		{"", "{}", "{}"},
+	} {
+		requests := &budget.Requests{}
+		b := &bounds{requests: requests, next: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if csv := strings.Contains(tt.accept, "csv"); csv == (r.Header.Get("Accept-Encoding") != "") {
+				t.Errorf("%s: the answer is to be compressed: %t", tt.accept, !csv)
+			}
+			io.WriteString(w, tt.rows)
+			id, err := strconv.ParseUint(r.FormValue("node_id"), 10, 64)
+			if err != nil {
+				t.Error(err)
+			}
+			request := requests.Get(id)
+			request.Rows(len(tt.rows))
+			request.Note(note.Kind, note.Text)
+		})}
+		r := form("SELECT v FROM m")
+		r.Header.Set("Accept-Encoding", "gzip")
+		if tt.accept != "" {
+			r.Header.Set("Accept", tt.accept)
+		}
+		w := httptest.NewRecorder()
+		b.ServeHTTP(w, r)
+		if got := w.Body.String(); got != tt.want {
+			t.Errorf("%q: the answer is %q, want %q", tt.accept, got, tt.want)
+		}
 	}
 }
