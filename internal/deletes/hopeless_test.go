@@ -11,7 +11,9 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"concord/internal/cluster"
 	"concord/internal/handoff"
+	"concord/internal/replication/replicationtest"
 	"concord/internal/rpc"
 )
 
@@ -72,6 +74,43 @@ func TestDeleteByAFieldDoesNotStopTheQueue(t *testing.T) {
 	}})
 	if status.Code(err) != codes.InvalidArgument {
 		t.Errorf("a node answers %v", err)
+	}
+}
+
+// A delete that the engine refuses never runs: not when another node says later that it ran there, and the engine would
+// take it by then.
+func TestDeleteThatIsRefusedNeverRuns(t *testing.T) {
+	t.Parallel()
+	s := mustStore(t)
+	meta := &replicationtest.Meta{Nodes: []cluster.Node{{ID: 1}}, Owners: []uint64{1}}
+	n := newNode(newDeps(t, meta, s, &rpc.Pool{}, 1), nil)
+	withLog(t, n)
+	if err := n.Open(); err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	drop := func() error {
+		return n.deletes.runOnce(&rpc.Delete{
+			Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: `DELETE FROM m WHERE status != 'ok'`, Id: "refused",
+			Version: uint64(n.deletes.deps.Clock.Next()),
+		}, true)
+	}
+	mustWrite(t, s, `m,host=a status="ok" 1`)
+	if err := drop(); !neverRuns(err) {
+		t.Fatal(err)
+	}
+	if c := n.Memory.Remembered(); c != 0 {
+		t.Errorf("%d deletes are compared with what arrives", c)
+	}
+	if err := s.DeleteMeasurement(db, "m"); err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, s, "m,host=a v=1 2") // status is no field of it any more
+	if err := drop(); err != nil {
+		t.Error(err)
+	}
+	if c := count(t, s, "m"); c != 1 {
+		t.Errorf("%d points are left, want 1", c)
 	}
 }
 

@@ -136,18 +136,29 @@ func (o *databaseRemovals) forget(floor order.Version) (ids []string) {
 	if o.oldest == 0 || o.oldest >= floor {
 		return nil
 	}
+	return o.drop(func(d *removal) bool { return d.version < floor })
+}
+
+// takeBack forgets a delete that did not run.
+func (r *removals) takeBack(db, id string) {
+	o := r.of(db)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.drop(func(d *removal) bool { return d.id == id })
+}
+
+// drop forgets some deletes, and returns their IDs. mu must be held.
+func (o *databaseRemovals) drop(which func(*removal) bool) (ids []string) {
 	o.oldest = 0
 	for id, d := range o.byID {
-		if d.version < floor {
+		if which(d) {
 			ids = append(ids, id)
 			delete(o.byID, id)
 			continue
 		}
 		o.keep(d)
 	}
-	left := func(deletes []*removal) []*removal {
-		return slices.DeleteFunc(deletes, func(d *removal) bool { return d.version < floor })
-	}
+	left := func(deletes []*removal) []*removal { return slices.DeleteFunc(deletes, which) }
 	o.others = left(o.others)
 	for name := range o.named {
 		if o.named[name] = left(o.named[name]); len(o.named[name]) == 0 {

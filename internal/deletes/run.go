@@ -9,6 +9,7 @@ import (
 
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
+	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -167,12 +168,27 @@ func (d *Service) runDelete(r *rpc.Delete, hinted bool) (err error) {
 		return err
 	}
 	if err := execute(d.deps.Store, r); err != nil {
+		if neverRuns(err) {
+			d.refuse(r)
+		}
 		return err
 	}
 	if err := newer.after(); err != nil {
 		return err
 	}
 	return d.record(r)
+}
+
+// refuse notes durably that the engine refuses a delete. It is not to run later, when another node says that it ran
+// there: the engine may take it by then, and what is newer is not known any more.
+func (d *Service) refuse(r *rpc.Delete) {
+	d.deps.Memory.removals.takeBack(r.Database, r.Id)
+	if d.deps.Ran == nil {
+		return
+	}
+	if err := d.deps.Ran.Record(&rpc.Delete{Database: r.Database, Id: r.Id}); err != nil {
+		d.deps.Log.Warn("Cannot note a delete that the engine refuses: it may run here later", zap.Error(err))
+	}
 }
 
 // record notes durably that a delete ran here. What this node has forgotten of others goes from its disk, too.

@@ -60,14 +60,20 @@ func Apply(
 	for _, p := range left {
 		points += p.Points
 	}
+	generation := 0
 	if points >= filePoints {
+		// What a snapshot of the write cache brings from here on is of a later generation than the file, and newer. What
+		// came before is found now.
+		if generation, err = nextGeneration(store.Shard(shardID)); err != nil {
+			return fail(err)
+		}
 		if left, err = withoutNewer(store, shardID, left); err != nil {
 			return fail(err)
 		}
 	}
 	if points >= filePoints && !slices.ContainsFunc(blocks, func(b Block) bool { return b.Versions != nil }) {
 		var installed int
-		left, installed, err = install(ctx, store, shardID, left, r.refuse)
+		left, installed, err = install(ctx, store, shardID, generation, left, r.refuse)
 		if out.Points += installed; err != nil {
 			return fail(err)
 		}

@@ -363,3 +363,34 @@ func BenchmarkApply(b *testing.B) {
 		})
 	}
 }
+
+// overtaken is a store that has a newer value right after it was asked for newer ones.
+type overtaken struct {
+	*tsdb.Store
+	write func()
+}
+
+func (o overtaken) Newer(uint64, []byte, string, func() []int64) (map[int]bool, error) {
+	o.write()
+	return nil, nil
+}
+
+func (o overtaken) WriteVersion(ctx tsdb.WriteContext, shard, _ uint64, points []models.Point) error {
+	return o.WriteToShard(ctx, shard, points)
+}
+
+// What is written while a repair makes a file is newer than the file, also when it is a file itself by then.
+func TestWriteBesideAFileStays(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.write("m,host=a f=1 1")
+	n.flush()
+	store := overtaken{n.store, func() { n.write("m,host=a f=2 1"); n.flush() }}
+	out, err := patch.Apply(t.Context(), store, "db", "rp", shardID, []patch.Block{of(t, "m,host=a", "f", 1, 10, 1.0)}, 1)
+	if err != nil || out.Points != 10 {
+		t.Fatalf("applied %d points: %v", out.Points, err)
+	}
+	if got := n.floats("m,host=a", "f")[1]; got != 2 {
+		t.Errorf("the point is %v, want the newer 2", got)
+	}
+}

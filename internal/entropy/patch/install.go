@@ -70,7 +70,8 @@ func parse(ctx context.Context, blocks []Block) ([]parsed, error) {
 // The file is whole and on disk before the engine sees it. A crash before leaves a
 // temporary file, which the engine removes when it starts.
 func install(
-	ctx context.Context, store Store, shardID uint64, blocks []parsed, refuse func(p parsed, reason string),
+	ctx context.Context, store Store, shardID uint64, generation int, blocks []parsed,
+	refuse func(p parsed, reason string),
 ) (rest []parsed, points int, err error) {
 	shard := store.Shard(shardID)
 	if shard == nil {
@@ -94,7 +95,7 @@ func install(
 	if err != nil || len(all) == 0 {
 		return rest, 0, err
 	}
-	if err := addFile(ctx, shard, engine, all); err != nil {
+	if err := addFile(ctx, shard, engine, generation, all); err != nil {
 		return nil, 0, err
 	}
 	for _, p := range all {
@@ -133,10 +134,23 @@ func place(engine *tsm1.Engine, blocks []parsed) (file [][]parsed, begin, rest [
 	return file, begin, rest, nil
 }
 
+// nextGeneration takes a generation of files of a shard: of two files with a point, the later one counts.
+func nextGeneration(shard *tsdb.Shard) (int, error) {
+	if shard == nil {
+		return 0, tsdb.ErrShardNotFound
+	}
+	engine, err := tsmfile.EngineOf(shard)
+	if err != nil {
+		return 0, err
+	}
+	return engine.FileStore.NextGeneration(), nil
+}
+
 // addFile gives the engine a file of blocks.
-func addFile(ctx context.Context, shard *tsdb.Shard, engine *tsm1.Engine, blocks []parsed) error {
-	// From here on a snapshot of the write cache is of a later generation, and newer.
-	name := tsm1.DefaultFormatFileName(engine.FileStore.NextGeneration(), 1)
+func addFile(
+	ctx context.Context, shard *tsdb.Shard, engine *tsm1.Engine, generation int, blocks []parsed,
+) error {
+	name := tsm1.DefaultFormatFileName(generation, 1)
 	path := filepath.Join(shard.Path(), name+"."+tsm1.TSMFileExtension+"."+tsm1.TmpTSMFileExtension)
 	if err := writeFile(ctx, path, blocks); err != nil {
 		return err
