@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 	"go.uber.org/zap"
 
@@ -305,8 +306,15 @@ func (l *Local) Apply(
 		return patch.Applied{}, nil
 	}
 	ctx = pace.With(ctx, l.Pace)
-	if read.Clock != 0 && l.Order != nil && !l.Order.Keep(read.Clock) {
-		return patch.Applied{}, entropy.ErrOvertaken
+	store := l.Shards
+	if read.Clock != 0 && l.Order != nil {
+		keep := func() bool { return l.Order.Keep(read.Clock) }
+		if !keep() {
+			return patch.Applied{}, entropy.ErrOvertaken
+		}
+		if versions, ok := store.(patch.VersionStore); ok {
+			store = leased{versions, keep}
+		}
 	}
 	if read.Deletes != 0 {
 		release, ok := l.Deletes.HoldDeletes(shard.ID, read.Deletes)
@@ -315,5 +323,26 @@ func (l *Local) Apply(
 		}
 		defer release()
 	}
-	return patch.Apply(ctx, l.Shards, shard.Database, shard.RetentionPolicy, shard.ID, blocks, l.FilePoints)
+	return patch.Apply(ctx, store, shard.Database, shard.RetentionPolicy, shard.ID, blocks, l.FilePoints)
+}
+
+// leased is a store that takes points while this node knows all that was written since they were read. Keep asks for
+// that again before each write: many points may take longer than the versions are kept for one question.
+type leased struct {
+	patch.VersionStore
+	keep func() bool
+}
+
+func (l leased) WriteToShard(ctx tsdb.WriteContext, shard uint64, points []models.Point) error {
+	if !l.keep() {
+		return entropy.ErrOvertaken
+	}
+	return l.VersionStore.WriteToShard(ctx, shard, points)
+}
+
+func (l leased) WriteVersion(ctx tsdb.WriteContext, shard, version uint64, points []models.Point) error {
+	if !l.keep() {
+		return entropy.ErrOvertaken
+	}
+	return l.VersionStore.WriteVersion(ctx, shard, version, points)
 }

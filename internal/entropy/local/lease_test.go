@@ -1,0 +1,54 @@
+package local
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+
+	"concord/internal/cluster"
+	"concord/internal/entropy"
+	"concord/internal/entropy/patch"
+)
+
+// forgetful knows for so many questions what was written since points were read.
+type forgetful struct{ left int }
+
+func (f *forgetful) Clock() uint64 { return 1 }
+
+func (f *forgetful) Versions(uint64, []patch.Region) (patch.PointVersions, error) {
+	return patch.PointVersions{Clock: 1}, nil
+}
+
+func (f *forgetful) Keep(uint64) bool { f.left--; return f.left >= 0 }
+
+// versioned is a store that knows versions, of which none is newer.
+type versioned struct{ *tsdb.Store }
+
+func (versioned) Newer(uint64, []byte, string, func() []int64) (map[int]bool, error) { return nil, nil }
+
+func (v versioned) WriteVersion(ctx tsdb.WriteContext, shard, _ uint64, points []models.Point) error {
+	return v.WriteToShard(ctx, shard, points)
+}
+
+// Points that take longer to write than versions are kept are not written over what came meanwhile.
+func TestPointsAreAppliedWhileVersionsAreKnown(t *testing.T) {
+	t.Parallel()
+	sh := cluster.Shard{ID: 1, Database: "db", RetentionPolicy: "autogen", End: int64(time.Hour)}
+	block, err := patch.NewBlock([]byte("cpu"), "value", tsm1.Values{tsm1.NewValue(1, 1.0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for questions, want := range []error{entropy.ErrOvertaken, entropy.ErrOvertaken, nil} {
+		store := mustStore(t)
+		deps := mustDeps(t, store)
+		deps.Shards, deps.Order, deps.FilePoints = versioned{store}, &forgetful{questions}, 1000
+		n, err := New(deps).Apply(t.Context(), sh, entropy.ReadAt{Clock: 1}, []patch.Block{block})
+		if !errors.Is(err, want) || (n.Points == 1) != (want == nil) {
+			t.Errorf("versions are known for %d questions: %d points applied: %v", questions, n.Points, err)
+		}
+	}
+}
