@@ -62,8 +62,8 @@ func Apply(
 	}
 	generation := 0
 	if points >= filePoints {
-		// What a snapshot of the write cache brings from here on is of a later generation than the file, and newer. What
-		// came before is found now.
+		// What a snapshot of the write cache brings from here on is of a later generation than the file, and newer.
+		// What came before is found now.
 		if generation, err = nextGeneration(store.Shard(shardID)); err != nil {
 			return fail(err)
 		}
