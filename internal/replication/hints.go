@@ -43,7 +43,7 @@ func (o *outgoing) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed resul
 	for _, e := range entries {
 		o.points.hinted.Add(int64(e.Points))
 	}
-	if d.verdict.keep(d.lane) {
+	if d.verdict.note(lacks{d.lane, true}) {
 		o.Copies.Missed(d.node, d.shard, true)
 	}
 	return result{err: cause, hinted: true}

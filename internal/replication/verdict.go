@@ -15,10 +15,16 @@ type verdict struct {
 	mu     sync.Mutex
 	passed bool // it is acknowledged
 	failed bool
-	stays  bool   // what owners have of it stays, and the others are to get it, too
-	kept   []lane // until the write is decided: the lanes for which hinted handoff keeps it
+	stays  bool    // what owners have of it stays, and the others are to get it, too
+	lack   []lacks // until the write is decided: the copies that do not have it
 
 	decided chan struct{} // closed when passed or failed is set
+}
+
+// lacks is a copy that does not have a write.
+type lacks struct {
+	lane
+	kept bool // hinted handoff keeps the write for it; else its owner refuses the write for good
 }
 
 func newVerdict() *verdict { return &verdict{decided: make(chan struct{})} }
@@ -33,19 +39,19 @@ func (v *verdict) wait() bool {
 	return v.stays
 }
 
-// keep notes that hinted handoff keeps the write for an owner, and reports whether it was acknowledged before.
-func (v *verdict) keep(l lane) bool {
+// note notes that a copy does not have the write, and reports whether the write was acknowledged before.
+func (v *verdict) note(l lacks) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if !v.passed && !v.failed {
-		v.kept = append(v.kept, l)
+		v.lack = append(v.lack, l)
 	}
 	return v.passed
 }
 
-// pass takes what the client is about to be told. When that is an acknowledgement, be it of a part of the points, the
-// lanes are returned for which hinted handoff keeps the write.
-func (v *verdict) pass(err error) []lane {
+// pass takes what the client is about to be told. When that is an acknowledgement, be it of a part of the points, it
+// returns the copies that do not have the write.
+func (v *verdict) pass(err error) []lacks {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var partial tsdb.PartialWriteError
@@ -56,7 +62,7 @@ func (v *verdict) pass(err error) []lane {
 	if v.failed {
 		return nil
 	}
-	return v.kept
+	return v.lack
 }
 
 func (v *verdict) acknowledged() bool {

@@ -475,12 +475,12 @@ func (w *Writer) writeOwners(a *shardWrite) error {
 	results := make(chan result, len(owners))
 	// yield writes what was sent to the owner again, without the points of which the owner has something newer.
 	done := func(d *delivery, r result, yield func()) {
+		if _, ok := w.Meta.DataNode(d.node); ok && r.refused() && d.verdict.note(lacks{d.lane, false}) {
+			w.Copies.Missed(d.node, d.shard, false)
+		}
 		results <- r
 		if errors.Is(r.err, errBehind) && d.verdict.wait() {
 			yield() // other owners have the write, or may have it
-		}
-		if _, ok := w.Meta.DataNode(d.node); ok && r.refused() && d.verdict.wait() && d.verdict.acknowledged() {
-			w.Copies.Missed(d.node, d.shard, false) // hinted handoff does not keep what an owner will not take
 		}
 		w.lanes.finish(d)
 		w.running.wg.Done()
@@ -498,8 +498,8 @@ func (w *Writer) writeOwners(a *shardWrite) error {
 		}
 	}
 	err = w.decide(a.level, results, len(owners))
-	for _, ln := range deliveries[0].verdict.pass(err) {
-		w.Copies.Missed(ln.node, ln.shard, true)
+	for _, l := range deliveries[0].verdict.pass(err) { // before the client has its answer
+		w.Copies.Missed(l.node, l.shard, l.kept)
 	}
 	return err
 }
