@@ -67,9 +67,6 @@ func (s *Service) Unfit(ctx context.Context, ids ...uint64) map[uint64]Unfit {
 			why := "an adopted data node has other points of it"
 			u, bad = Unfit{Reason: why, Readable: true, Rank: rankMissed}, true
 		}
-		if !bad && !s.engine.Has(id) && s.givenAway(id) {
-			u, bad = Unfit{Reason: "its node does not own it any more", Rank: rankLost}, true
-		}
 		if !bad && unsure != nil && s.othersOwn(id) {
 			u, bad = Unfit{Reason: *unsure, Readable: true, Rank: rankUnsure}, true
 		}
@@ -81,12 +78,6 @@ func (s *Service) Unfit(ctx context.Context, ids ...uint64) map[uint64]Unfit {
 		}
 	}
 	return out
-}
-
-// givenAway reports whether a shard exists and this node is not one of its owners. Who asks has older metadata.
-func (s *Service) givenAway(id uint64) bool {
-	sh, ok := s.meta.State().Shard(id)
-	return ok && !sh.Owned(s.meta.NodeID())
 }
 
 func (s *Service) othersOwn(id uint64) bool {

@@ -121,9 +121,27 @@ func (n *Node) Heard(node, mark uint64) bool { return n.copies.HeardMark(node) >
 // DeletesRemembered is how many deletes this node compares with what arrives.
 func (n *Node) DeletesRemembered() int { return n.deleted.Remembered() }
 
+// unfitToRead says which copies of this node a query does not read as if they were whole. A shard that is not here, and
+// that other nodes own, was given away: who asks for it has older metadata.
+func (n *Node) unfitToRead(ctx context.Context, ids ...uint64) map[uint64]copystate.Unfit {
+	unfit := n.copies.Unfit(ctx, ids...)
+	for _, id := range ids {
+		if _, bad := unfit[id]; bad || n.Store.Shard(id) != nil {
+			continue
+		}
+		if sh, ok := n.Meta.State().Shard(id); ok && !sh.Owned(n.Meta.NodeID()) {
+			if unfit == nil {
+				unfit = make(map[uint64]copystate.Unfit)
+			}
+			unfit[id] = copystate.Unfit{Reason: "its node does not own it any more"}
+		}
+	}
+	return unfit
+}
+
 // whole says which copies queries may read.
 func (n *Node) whole() distquery.Whole {
-	return distquery.Whole{Unfit: n.copies.Unfit, Settle: func(ctx context.Context, node uint64, shards []uint64) []uint64 {
+	return distquery.Whole{Unfit: n.unfitToRead, Settle: func(ctx context.Context, node uint64, shards []uint64) []uint64 {
 		// A node that could not be told of a write lately does not know itself that its copy lacks it.
 		return append(n.writer.Settle(ctx, node, shards), n.copies.Owes(node, shards)...)
 	}}

@@ -13,10 +13,12 @@ import (
 	"github.com/influxdata/influxdb/coordinator"
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/query"
+	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/entropy/tsmfile"
 	"concord/internal/rpc"
 )
 
@@ -240,10 +242,28 @@ func (s removing) FieldDimensions(
 	return s.QueryServer.FieldDimensions(ctx, r)
 }
 
-// A copy that is removed while a query is about to read it is read from another owner.
+// A copy that is removed while a query is about to read it, or that takes no readers because it waits for its closing,
+// is read from another owner.
 func TestCopyThatIsRemovedMeanwhileIsReadFromAnother(t *testing.T) {
 	t.Parallel()
-	for _, statement := range []string{`SELECT v FROM cpu`, `SELECT count(v) FROM cpu GROUP BY host SLIMIT 2`} {
+	remove := func(s *tsdb.Store, id uint64) error { return s.DeleteShard(id) }
+	block := func(s *tsdb.Store, id uint64) error {
+		engine, err := tsmfile.EngineOf(s.Shard(id))
+		if err != nil {
+			return err
+		}
+		return errors.Join(engine.WriteSnapshot(), engine.SetNewReadersBlocked(true))
+	}
+	for _, tt := range []struct {
+		statement string
+		close     func(*tsdb.Store, uint64) error
+	}{
+		{`SELECT v FROM cpu`, remove},
+		{`SELECT count(v) FROM cpu GROUP BY host SLIMIT 2`, remove},
+		{`SELECT v FROM cpu`, block},
+		{`SELECT percentile(v, 50) FROM cpu`, block},
+	} {
+		statement := tt.statement
 		t.Run(statement, func(t *testing.T) {
 			t.Parallel()
 			remove := func() {}
@@ -258,7 +278,7 @@ func TestCopyThatIsRemovedMeanwhileIsReadFromAnother(t *testing.T) {
 			var once sync.Once
 			remove = func() {
 				once.Do(func() {
-					if err := n.store.DeleteShard(shard.ID); err != nil {
+					if err := tt.close(n.store, shard.ID); err != nil {
 						t.Error(err)
 					}
 					removed = true

@@ -10,6 +10,7 @@ import (
 
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"github.com/influxdata/influxql"
 
 	"concord/internal/aggregate"
@@ -270,31 +271,65 @@ func openShards(
 	ctx context.Context, store *tsdb.Store, v Vector, ids []uint64, mm *influxql.Measurement, opts calls,
 ) (ins []inputs, missing []uint64, err error) {
 	for {
-		var shards tsdb.Shards
-		shards, missing = shardsOf(store, ids)
-		if ins, err = openThese(ctx, v, shards, mm, opts); err != nil || !anyRemoved(store, shards) {
+		var shards []readShard
+		if shards, missing, err = shardsOf(store, ids); err != nil {
+			return make([]inputs, len(opts.list)), nil, err
+		}
+		var all tsdb.Shards
+		for _, sh := range shards {
+			all = append(all, sh.Shard)
+		}
+		ins, err = openThese(ctx, v, all, mm, opts)
+		closed := func(sh readShard) bool { return !sh.open(store) }
+		if err != nil || !slices.ContainsFunc(shards, closed) {
 			return ins, missing, err
 		}
-		// The engine opens what is left of a shard that is being removed, without an error.
 		closeAll(ins)
 	}
 }
 
-// anyRemoved reports whether one of the shards is not in the store any more.
-func anyRemoved(store *tsdb.Store, shards tsdb.Shards) bool {
-	return slices.ContainsFunc(shards, func(sh *tsdb.Shard) bool { return store.Shard(sh.ID()) != sh })
+// readShard is a shard that is about to be read. The engine opens what is left of one that is being closed, without an
+// error.
+type readShard struct {
+	*tsdb.Shard
+	engine tsdb.Engine
 }
 
-// shardsOf returns shards of this node, and those that it does not have.
-func shardsOf(store *tsdb.Store, ids []uint64) (shards tsdb.Shards, missing []uint64) {
-	for _, id := range ids {
-		if sh := store.Shard(id); sh != nil {
-			shards = append(shards, sh)
-		} else {
-			missing = append(missing, id)
-		}
+// open reports whether the shard has been open since it was looked up.
+func (s readShard) open(store *tsdb.Store) bool {
+	engine, err := s.Engine()
+	return err == nil && engine == s.engine && store.Shard(s.ID()) == s.Shard && !blocked(engine)
+}
+
+// blocked reports whether new readers of a shard get no files: it waits for its readers, and is opened again then.
+func blocked(engine tsdb.Engine) bool {
+	own, ok := engine.(*tsm1.Engine)
+	if !ok {
+		return false
 	}
-	return shards, missing
+	_, err := own.FileStore.TSMReader("") // of none
+	return errors.Is(err, tsm1.ErrNewReadersBlocked)
+}
+
+// shardsOf returns shards of this node, and those that it does not have or that no reader can open now.
+func shardsOf(store *tsdb.Store, ids []uint64) (shards []readShard, missing []uint64, err error) {
+	for _, id := range ids {
+		sh := store.Shard(id)
+		if sh == nil {
+			missing = append(missing, id)
+			continue
+		}
+		engine, err := sh.Engine()
+		if err != nil {
+			return nil, nil, fmt.Errorf("shard %d: %w", id, err)
+		}
+		if blocked(engine) {
+			missing = append(missing, id)
+			continue
+		}
+		shards = append(shards, readShard{sh, engine})
+	}
+	return shards, missing, nil
 }
 
 // openThese opens iterators over shards, those of each call.

@@ -370,8 +370,8 @@ func (o *owned) removed(missing []uint64) (todo []uint64) {
 	return todo
 }
 
-// goneMeanwhile is why a copy is not read that was there when the query began.
-var goneMeanwhile = copystate.Unfit{Reason: "its copy was removed meanwhile"}
+// goneMeanwhile is why a copy is not read that could be read when the query began.
+var goneMeanwhile = copystate.Unfit{Reason: "its copy was removed or closed meanwhile"}
 
 // pass notes what a node did not read and returns what others must be asked for.
 func (o *owned) pass(to target, asked []uint64, not passed) []uint64 {

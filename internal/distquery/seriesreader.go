@@ -194,7 +194,10 @@ func (g *gathering) run(ctx context.Context, src *source) ([]*seriesBlocks, erro
 }
 
 func (g *gathering) readLocal(ctx context.Context, ids []uint64, others *owned) error {
-	_, missing := shardsOf(g.reader.store, ids)
+	_, missing, err := shardsOf(g.reader.store, ids)
+	if err != nil {
+		return err
+	}
 	ids = slices.DeleteFunc(ids, func(id uint64) bool { return slices.Contains(missing, id) })
 	if err := others.open(ctx, others.removed(missing), g.ask); err != nil {
 		return err

@@ -2,6 +2,8 @@ package compare
 
 import (
 	"context"
+	"encoding/csv"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math"
@@ -83,6 +85,23 @@ func text(req *http.Request) (string, error) {
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	return fmt.Sprintf("%d %s\n%s", resp.StatusCode, resp.Header.Get("Content-Type"), b), err
+}
+
+var csvError = regexp.MustCompile(`(?s)\nerror\n(.*)$`)
+
+// CSVError splits the error of a statement from the end of an answer as CSV. Told is its text as JSON has it.
+func CSVError(answer string) (rows, told string, ok bool) {
+	at := csvError.FindStringSubmatchIndex(answer)
+	if at == nil {
+		return answer, "", false
+	}
+	text, err := csv.NewReader(strings.NewReader(answer[at[2]:])).Read()
+	if err != nil || len(text) != 1 {
+		return answer, "", false
+	}
+	b, err := json.Marshal(text[0])
+	rows = strings.TrimSuffix(answer[:at[0]], "\n") + "\n" // without the empty line after rows
+	return rows, string(b), err == nil
 }
 
 var number = regexp.MustCompile(`-?\d+(\.\d+)?([eE][-+]?\d+)?`)
