@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/budget"
 	"concord/internal/entropy/tsmfile"
 	"concord/internal/rpc"
 )
@@ -189,6 +190,35 @@ func TestNoOwnerIsAClearError(t *testing.T) {
 			strings.Count(got, "\n") != 1 {
 			t.Errorf("%s: %s", q, got)
 		}
+	}
+}
+
+// A query of some shards does not fail because no owner of another shard can say which tags that one has. It says so.
+func TestShardThatIsAwayDoesNotFailQueriesOfOthers(t *testing.T) {
+	t.Parallel()
+	for _, strict := range []bool{false, true} {
+		c := newTestCluster(t, testOptions{nodes: 3, replicas: 2, index: "inmem"}) // each node owns two of three
+		c.write(t, lines(4))
+		requests := &budget.Requests{}
+		pool := newPool(t)
+		pool.Blocked = func(addr string) bool { return c.Blocked[addr] }
+		n, _ := c.executing(t, c.owner(t, c.shardGroups(t)[0].Shards[0].ID), pool, 1<<30, requests)
+		n.exec.StatementExecutor.(*Executor).Strict = strict
+		q := fmt.Sprintf(`SELECT sum(v) FROM cpu WHERE time >= 0 AND time < %dns GROUP BY host`, day)
+		want := c.plain.run(t, q, query.ExecutionOptions{})
+		for _, other := range c.state.DataNodes {
+			c.Blocked[other.TCPAddr] = other.ID != n.id
+		}
+		request := &budget.Request{Share: n.exec.StatementExecutor.(*Executor).Budget.Open()}
+		got := n.run(t, q, query.ExecutionOptions{NodeID: requests.Add(request)})
+		notes, _ := request.Notes()
+		if len(notes) != 1 || !strings.Contains(notes[0].Text, "no whole copy can be read of shard ") {
+			t.Errorf("strict %t: noted is %v", strict, notes)
+		}
+		if (got == want) == strict {
+			t.Errorf("strict %t: the answer is %s", strict, got)
+		}
+		request.Close()
 	}
 }
 

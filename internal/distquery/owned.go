@@ -87,6 +87,7 @@ type owned struct {
 	broke int                        // how many of them broke the connection while they answered
 	lacks map[placed]bool            // shards that are not where they should be
 	here  map[uint64]bool            // shards that this node was to read, and had
+	names map[uint64]bool            // shards of which the names of tags alone are asked for: they have no point to read
 	unfit map[placed]copystate.Unfit // copies that are not whole
 }
 
@@ -129,7 +130,8 @@ type question func(ctx context.Context, p peer, ids []uint64) (passed, error)
 func newOwned(meta Metadata, pool *rpc.Pool, whole Whole, report *Report) *owned {
 	return &owned{
 		self: meta.NodeID(), state: meta.State(), pool: pool, whole: whole, report: report,
-		owners: make(map[uint64][]uint64), down: make(map[uint64]error), lacks: make(map[placed]bool), here: make(map[uint64]bool),
+		owners: make(map[uint64][]uint64), down: make(map[uint64]error), lacks: make(map[placed]bool),
+		here: make(map[uint64]bool), names: make(map[uint64]bool),
 		unfit: make(map[placed]copystate.Unfit),
 	}
 }
@@ -171,6 +173,17 @@ func (o *owned) add(shards []emeta.ShardInfo, store *tsdb.Store) (local []uint64
 		}
 	}
 	return local
+}
+
+// askForNames notes shards of which the names of tags alone are asked for. Where no owner of such a shard can answer,
+// the statement goes on without them, and the report says so: a name that only this shard knows is taken for that of a
+// field.
+func (o *owned) askForNames(ids []uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, id := range ids {
+		o.names[id] = true
+	}
 }
 
 // target is whom to ask, and for what.
@@ -219,6 +232,10 @@ func (o *owned) assign(ids []uint64) (map[target][]uint64, error) {
 				return nil, err
 			}
 			out[target{second, true}] = append(out[target{second, true}], id)
+		case o.names[id]:
+			if err := o.report.add(id, why); err != nil {
+				return nil, err
+			}
 		default:
 			return nil, fmt.Errorf("no owner of shard %d can answer: %s", id, strings.Join(why, "; "))
 		}

@@ -124,6 +124,7 @@ func (l *schemas) ask(mm *influxql.Measurement, src *source, s *schema) error {
 		for _, id := range theirs {
 			onlyTags[id] = true
 		}
+		src.others.askForNames(theirs)
 		remote = append(remote, theirs...) // behind the others, which so go to the nodes that will be asked for points
 	}
 	ctx := l.e.context(context.Background()) // the engine's interface has none here
