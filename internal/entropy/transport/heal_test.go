@@ -276,7 +276,7 @@ func TestDiffLeavesDamagedCopiesOut(t *testing.T) {
 	verify(1)
 	d, err := o.service.Diff(t.Context(), 1)
 	if err != nil || len(d.Owners) != 2 || len(d.Pairs) != 1 || d.Pairs[0].LackingA != 1 ||
-		!strings.Contains(d.Away, "the copy on "+o.state.DataNodes[1].TCPAddr+" is damaged: 000000001-000000001.tsm") {
+		!strings.Contains(d.Away, "the copy on "+o.State().DataNodes[1].TCPAddr+" is damaged: 000000001-000000001.tsm") {
 		t.Errorf("%+v, %v", d, err)
 	}
 	verify(0)

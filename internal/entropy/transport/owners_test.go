@@ -6,6 +6,7 @@ import (
 	"path"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,8 +43,8 @@ type owners struct {
 	sent    *messages
 	service *service.Service
 	config  entropy.Config
-	state   *cluster.State
-	start   time.Time // of every shard
+	state   atomic.Pointer[cluster.State] // never nil
+	start   time.Time                     // of every shard
 }
 
 // messages counts the bytes of messages both ways by method, with the five that gRPC puts before each.
@@ -101,7 +102,7 @@ func (noVersions) Keep(uint64) bool { return true }
 const shardDays = 7
 
 func (o *owners) NodeID() uint64        { return 1 }
-func (o *owners) State() *cluster.State { return o.state }
+func (o *owners) State() *cluster.State { return o.state.Load() }
 
 // newOwners starts n owners of the shards 1 to shards of the database db1, db2, ...
 func newOwners(t testing.TB, n, shards int) *owners {
@@ -162,7 +163,7 @@ func newOwnersWith(t testing.TB, n, shards int, prepare func(o *owners, dirs []s
 			}},
 		}}})
 	}
-	o.state = st
+	o.state.Store(st)
 	cfg := entropy.NewConfig()
 	cfg.AutoRepairDiff = false // tests ask for repairs
 	cfg.Settle, cfg.MaxRate, cfg.MaxSync, cfg.AutoRepairMissing = 0, 0, 2, false

@@ -125,7 +125,7 @@ func TestRefusedPointsKeepNothingElseFromBeingRepaired(t *testing.T) {
 func (r refused) test(t *testing.T, filePoints int) {
 	t.Parallel()
 	o := newOwners(t, 2, 1)
-	name := strings.NewReplacer("$1", o.state.DataNodes[0].TCPAddr, "$2", o.state.DataNodes[1].TCPAddr).Replace
+	name := strings.NewReplacer("$1", o.State().DataNodes[0].TCPAddr, "$2", o.State().DataNodes[1].TCPAddr).Replace
 	o.copies[0].FilePoints, o.copies[1].FilePoints = filePoints, filePoints
 	o.stores[1].EngineOptions.Config.MaxValuesPerTag = 2
 	o.create(0, 1)

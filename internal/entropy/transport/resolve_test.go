@@ -71,7 +71,7 @@ func TestTypeConflictIsResolved(t *testing.T) {
 					t.Fatal(err)
 				}
 				for i, r := range all {
-					if r.Node != o.state.DataNodes[i].TCPAddr || (r.Path == "") != (r.Points == 0) ||
+					if r.Node != o.State().DataNodes[i].TCPAddr || (r.Path == "") != (r.Points == 0) ||
 						again > 0 && r.Points > 0 {
 						t.Errorf("%d: %+v", again, r)
 					}
@@ -161,7 +161,7 @@ func TestTypeConflictIsNotResolvedWithout(t *testing.T) {
 	o.write(0, 1, o.point("m,host=a", "v", o.at(0), 1.5))
 	o.write(1, 1, o.point("m,host=a", "v", o.at(0), int64(1)))
 	before := []digest.Sum{o.root(0, 1), o.root(1, 1)}
-	first, second := o.state.DataNodes[0].TCPAddr, o.state.DataNodes[1].TCPAddr
+	first, second := o.State().DataNodes[0].TCPAddr, o.State().DataNodes[1].TCPAddr
 	for _, tt := range []struct {
 		shard        uint64
 		f            retype.Field
@@ -187,10 +187,10 @@ func TestTypeConflictIsNotResolvedWithout(t *testing.T) {
 			t.Errorf("%+v: %v, want %s", tt.f, err, tt.want)
 		}
 	}
-	st := *o.state
+	st := *o.State()
 	st.DataNodes = slices.Clone(st.DataNodes)
 	st.DataNodes[1].TCPAddr = "127.0.0.1:1"
-	o.state = &st
+	o.state.Store(&st)
 	_, err := o.service.Resolve(t.Context(), 1, retype.Field{Measurement: "m", Name: "v", Type: digest.Float})
 	if err == nil || !strings.Contains(err.Error(), "owner 127.0.0.1:1 of shard 1 is away, and all owners have to "+
 		"take part") {
