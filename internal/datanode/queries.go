@@ -81,7 +81,6 @@ func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
 			return clusterStore{Store: n.Store, Schema: schema, delete: n.deletes, user: user}
 		},
 		Strict:  c.IncompleteReads == failIncomplete,
-		State:   n.Meta.State,
 		Refresh: n.Meta.Refresh,
 		Change:  n.Meta.Execute,
 		Log:     n.log,

@@ -34,7 +34,6 @@ type Executor struct {
 	// The engine gives its questions a context that never ends: they are to end with the one given here.
 	Store  func(context.Context, *Report, *budget.Share, *restrict.User) coordinator.TSDBStore
 	Strict bool // an incomplete answer is an error
-	State  func() *cluster.State
 	// Refresh makes the node's metadata as new as the leader's, for statements that decide by it what they change.
 	Refresh func() error
 	// Change changes the state of the cluster.
@@ -133,7 +132,10 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	if err != nil {
 		return err
 	}
-	report := &Report{strict: strict, state: e.State}
+	report, err := newReport(ctx, strict || deletes(stmt), e.Mapper.meta)
+	if err != nil {
+		return err
+	}
 	ending, end := context.WithCancel(ctx)
 	defer end()
 	defer e.logTimeout(ending, ctx, stmt.String())()
@@ -170,6 +172,16 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 		return ctx.Send(&query.Result{Messages: late})
 	}
 	return err
+}
+
+// deletes reports whether a statement deletes from shards: it must not pass over those that this node does not know of.
+func deletes(stmt influxql.Statement) bool {
+	switch stmt.(type) {
+	case *influxql.DeleteStatement, *influxql.DeleteSeriesStatement, *influxql.DropSeriesStatement,
+		*influxql.DropMeasurementStatement:
+		return true
+	}
+	return false
 }
 
 // countOf counts the answer against the share of the request, where it is held in memory until it is whole.

@@ -57,6 +57,7 @@ type testCluster struct {
 	user  *restrict.User
 
 	Blocked map[string]bool // addresses that no node can call
+	behind  error           // what nodes know of their metadata
 }
 
 // view is the metadata as one node sees it.
@@ -68,6 +69,8 @@ type view struct {
 
 func (v view) NodeID() uint64        { return v.id }
 func (v view) State() *cluster.State { return v.c.state }
+
+func (v view) CatchUpWithOthers(context.Context) error { return v.c.behind }
 
 type testOptions struct {
 	nodes, replicas int

@@ -24,7 +24,7 @@ func (e *Executor) limitList(ctx *query.ExecutionContext, stmt influxql.Statemen
 	if any == 0 || ctx.UserID == "" {
 		return func() {}
 	}
-	st := e.State()
+	st := e.Mapper.meta.State()
 	user := st.User(ctx.UserID)
 	if st.LDAPOn() { // a user of the cluster of that name is somebody else
 		user, _ = ctx.CoarseAuthorizer.(*cluster.User)

@@ -26,6 +26,8 @@ import (
 type Metadata interface {
 	NodeID() uint64
 	State() *cluster.State
+	// CatchUpWithOthers makes State as new as other nodes are known to have it, or returns that it is behind.
+	CatchUpWithOthers(ctx context.Context) error
 	Database(name string) *emeta.DatabaseInfo
 	RetentionPolicy(database, policy string) (*emeta.RetentionPolicyInfo, error)
 	ShardGroupsByTimeRange(database, policy string, min, max time.Time) ([]emeta.ShardGroupInfo, error)

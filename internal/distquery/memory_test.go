@@ -15,7 +15,6 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"concord/internal/budget"
-	"concord/internal/cluster"
 	"concord/internal/restrict"
 	"concord/internal/rpc"
 )
@@ -47,7 +46,7 @@ func (c *testCluster) executing(
 		Store: func(ctx context.Context, r *Report, s *budget.Share, u *restrict.User) coordinator.TSDBStore {
 			return schemaStore{n.store, schema.For(ctx, r, s, u)}
 		},
-		State: func() *cluster.State { return c.state }, Log: zap.NewNop(),
+		Log:    zap.NewNop(),
 		Budget: b, Requests: requests,
 	}
 	return &n, b

@@ -102,7 +102,11 @@ func (s *Schema) sourcesOf(
 		sources = []influxql.Source{&influxql.Measurement{Regex: &influxql.RegexLiteral{Val: everyName}}}
 	}
 	// All copies must be whole: what is not known is not deleted.
-	strict := s.For(ctx, &Report{strict: true, state: s.meta.State}, s.share, nil)
+	report, err := newReport(ctx, true, s.meta)
+	if err != nil {
+		return nil, err
+	}
+	strict := s.For(ctx, report, s.share, nil)
 	var all [][]byte
 	for _, src := range sources {
 		mm, ok := src.(*influxql.Measurement)

@@ -78,6 +78,11 @@ func (s *SeriesReader) ReadFilter(ctx context.Context, req *datatypes.ReadFilter
 	if err != nil {
 		return nil, err
 	}
+	// The answer has no place for a warning: one that would be incomplete is an error.
+	report, err := newReport(ctx, true, s.meta)
+	if err != nil {
+		return nil, err
+	}
 	db := s.meta.Database(where.Database)
 	if db == nil {
 		return nil, errors.New("no database")
@@ -113,8 +118,7 @@ func (s *SeriesReader) ReadFilter(ctx context.Context, req *datatypes.ReadFilter
 		reader: s, read: read, share: share,
 		request: &rpc.ReadSeriesRequest{Predicate: predicate, MinTime: read.min, MaxTime: read.max},
 	}
-	// The answer has no place for a warning: one that would be incomplete is an error.
-	others := newOwned(s.meta, s.pool, s.Whole, &Report{strict: true, state: s.meta.State})
+	others := newOwned(s.meta, s.pool, s.Whole, report)
 	others.allowed = restrict.Of(ctx)
 	series, err := g.run(ctx, newSource(others, s.store, groups))
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"concord/internal/cluster"
@@ -22,6 +23,7 @@ type catchUp struct {
 	nodes    *metaNodes
 	fetching chan struct{} // holds one token while the meta nodes are asked for a state
 	failed   failedCatchUp
+	heard    atomic.Uint64 // the greatest index that somebody relied on, and that the copy did not have then
 }
 
 // CatchUp returns when this node's copy has what a node relies on that names index, or an error after two seconds.
@@ -37,6 +39,8 @@ func (c *catchUp) CatchUp(ctx context.Context, index uint64, leader string) erro
 	if c.copied.member.NodeID() == 0 {
 		return ErrNotJoined
 	}
+	for heard := c.heard.Load(); heard < index && !c.heard.CompareAndSwap(heard, index); heard = c.heard.Load() {
+	}
 	if err := c.failed.check(c.copied.State().Index); err != nil {
 		return err
 	}
@@ -49,6 +53,16 @@ func (c *catchUp) CatchUp(ctx context.Context, index uint64, leader string) erro
 		c.failed.note(have, err)
 	}
 	return err
+}
+
+// CatchUpWithOthers returns when this node's copy has all that other nodes have relied on in requests to it. The error
+// says that it is behind, after two seconds: there may be shards and nodes that it does not know of.
+func (c *catchUp) CatchUpWithOthers(ctx context.Context) error {
+	heard := c.heard.Load()
+	if c.copied.member.NodeID() == 0 { // it was told as a member
+		return nil
+	}
+	return c.CatchUp(ctx, heard, "")
 }
 
 // failedCatchUp is the last catching up that failed. Until something newer is there, the next one would fail, too.

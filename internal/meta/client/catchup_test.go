@@ -210,6 +210,28 @@ func TestMetadataThatNobodyHasIsNotWaitedForAgain(t *testing.T) {
 	}
 }
 
+// A node knows that it is behind from when another one relied on what it cannot have.
+func TestNodeKnowsThatItIsBehind(t *testing.T) {
+	t.Parallel()
+	c := fakeMetaNode(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	ctx := metatest.Context(t)
+	metatest.OK(t, c.CatchUpWithOthers(ctx))
+	if err := c.CatchUp(ctx, 7, ""); err == nil {
+		t.Fatal("caught up with what nobody has")
+	}
+	metatest.OK(t, c.CatchUp(ctx, 0, "")) // somebody else relies on less
+	if err := c.CatchUpWithOthers(ctx); err == nil || !strings.Contains(err.Error(), "behind: it has change 0, not 7") {
+		t.Errorf("behind others: %v", err)
+	}
+	m := metatest.New(t, true)
+	late := joinedAlone(t, m)
+	m.AddNode(t, "127.0.0.1:2")
+	if err := late.CatchUp(ctx, m.State().Index, ""); err != nil {
+		t.Error(err)
+	}
+	metatest.OK(t, late.CatchUpWithOthers(ctx))
+}
+
 // A meta node that hangs and is the first in the list costs a second, once.
 func TestMetaNodeThatHangsHoldsUpNothing(t *testing.T) {
 	t.Parallel()
