@@ -546,3 +546,35 @@ func TestRolledBackNodeThatIsAllThatIsLeftBringsNothingBack(t *testing.T) {
 		c.Heal(i)
 	}
 }
+
+// An owner that reaches a limit takes a part of a write. Queries through it read the other owner, which has all.
+func TestOwnerThatTookAPartOfAWriteIsNotRead(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStartWith(t, 2, func(cfg *datanode.Config) {
+		if strings.Contains(cfg.Data.Dir, "data2") {
+			cfg.Data.MaxValuesPerTag = 3
+		}
+	})
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 2`)
+	write := func(n int) {
+		t.Helper()
+		var b []byte
+		for i := range n {
+			b = fmt.Appendf(b, "m,s=%d v=1 %d\n", i, yesterday().UnixNano())
+		}
+		err := c.Client(0).Write(ctx, "db", "all", b)
+		if err != nil && !strings.Contains(err.Error(), "max-values-per-tag") {
+			t.Fatal(err)
+		}
+	}
+	write(4) // the engine does not count within one write
+	const total = 6
+	write(total)
+	var a asked
+	for began := time.Now(); time.Since(began) < 5*time.Second; {
+		for i := range c.Data {
+			a.count(ctx, c.Client(i), total)
+		}
+	}
+	a.check(t, 0)
+}

@@ -170,7 +170,7 @@ func (o *outgoing) deliverRequest(ctx context.Context, node uint64, req *rpc.Wri
 		if err != nil {
 			return &handoff.PermanentError{Err: err}
 		}
-		r = judge(o.acceptSpans(req, points))
+		r = judge(len(points), o.acceptSpans(req, points))
 	} else {
 		r = o.send(ctx, node, req, sending{hinted: true})
 	}
@@ -179,6 +179,7 @@ func (o *outgoing) deliverRequest(ctx context.Context, node uint64, req *rpc.Wri
 		o.Log.Warn("A write out of hinted handoff was partial: the dropped points can never be written",
 			zap.Uint64("node_id", node), zap.Uint64("db_shard_id", req.ShardId),
 			zap.Int("dropped", r.partial.Dropped), zap.String("reason", r.partial.Reason))
+		o.Copies.Missed(node, req.ShardId, false) // other owners may have taken them
 		return nil
 	case r.err != nil && r.permanent:
 		return &handoff.PermanentError{Err: r.err}

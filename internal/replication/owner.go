@@ -88,7 +88,7 @@ func (o *outgoing) writeLocal(
 		return result{err: errShardDeleted, permanent: true}
 	}
 	o.points.local.Add(int64(len(points)))
-	r := judge(o.accept(ctx, d.shard, db, policy, d.version, yields, points))
+	r := judge(len(points), o.accept(ctx, d.shard, db, policy, d.version, yields, points))
 	if r.err == nil || errors.Is(r.err, errBehind) || influxdb.IsClientError(r.err) {
 		return r
 	}
@@ -104,12 +104,12 @@ func (o *outgoing) writeLocal(
 }
 
 // judge tells a partial write, after which the owner has the other points, from a failure.
-func judge(err error) result {
+func judge(points int, err error) result {
 	var p tsdb.PartialWriteError
 	if errors.As(err, &p) {
-		return result{partial: &p}
+		return result{took: points - p.Dropped, partial: &p}
 	}
-	return result{err: err}
+	return result{took: points, err: err}
 }
 
 // writeStore writes to this node's copy of a shard and creates it where it is missing.
@@ -165,6 +165,7 @@ func (o *outgoing) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at se
 			}
 			return o.hint(d, reqs[i:], r)
 		}
+		all.took += r.took
 		if r.partial != nil {
 			all.partial = merge(all.partial, *r.partial)
 			all.typeConflicts = append(all.typeConflicts, r.typeConflicts...)
@@ -214,7 +215,7 @@ func (o *outgoing) call(
 	}
 	if err == nil {
 		o.heard(resp.Clock)
-		return answered(req, resp)
+		return answered(req, points, resp)
 	}
 	if errors.Is(err, errNoBatches) {
 		return result{err: err}
@@ -234,20 +235,23 @@ func (o *outgoing) call(
 	return result{err: fmt.Errorf("write to %s: %s", n.TCPAddr, rpc.Message(err))}
 }
 
-// answered is the result of a write to which the owner has answered.
-func answered(req *rpc.WriteShardRequest, resp *rpc.WriteShardResponse) result {
+// answered is the result of a write of some points to which the owner has answered.
+func answered(req *rpc.WriteShardRequest, points int, resp *rpc.WriteShardResponse) result {
 	switch {
 	case resp.Undecided:
 		return result{undecided: true}
 	case resp.Behind:
 		return result{err: errBehind}
 	case resp.Partial:
-		return result{typeConflicts: resp.TypeConflicts, partial: &tsdb.PartialWriteError{
-			Reason: resp.Error, Dropped: int(resp.Dropped), Database: req.Database, RetentionPolicy: req.RetentionPolicy,
-		}}
+		return result{
+			took: points - int(resp.Dropped), typeConflicts: resp.TypeConflicts,
+			partial: &tsdb.PartialWriteError{
+				Reason: resp.Error, Dropped: int(resp.Dropped), Database: req.Database, RetentionPolicy: req.RetentionPolicy,
+			},
+		}
 	case resp.Error != "":
 		// As the local store's: callers match its beginning.
 		return result{err: errors.New(resp.Error), permanent: !resp.Temporary}
 	}
-	return result{}
+	return result{took: points}
 }

@@ -110,7 +110,7 @@ func (s *Server) write(
 func (s *Server) answer(a arrived, err error) (*rpc.WriteShardResponse, error) {
 	r := a.request
 	var p tsdb.PartialWriteError
-	if err == nil || errors.As(err, &p) {
+	if err == nil { // of a partial write, another owner may have more
 		s.writer.received.add(a)
 	}
 	clock := s.writer.clock()

@@ -157,7 +157,7 @@ type undecidedWrite struct {
 	yields     bool // as in shardWrite
 	requests   []*rpc.WriteShardRequest
 	owners     []*delivery // in the shard's order
-	done       func(d *delivery, r result, yield func())
+	done       func(d *delivery, r result, yield func() result)
 }
 
 // decide brings a write to one owner after the other until one has decided. The others get what it took, at the
@@ -175,7 +175,7 @@ func (t *typeDecider) decide(u *undecidedWrite) {
 			}
 			if errors.Is(r.err, errBehind) {
 				for _, o := range others {
-					u.done(o, r, func() {}) // all get it anew, with a greater version
+					u.done(o, r, func() result { return r }) // all get it anew, with a greater version
 				}
 				return
 			}
@@ -209,7 +209,7 @@ func (t *typeDecider) writeFirst(u *undecidedWrite, d *delivery, onlyWhole, last
 		defer time.AfterFunc(limit, d.cancel).Stop()
 		r := t.writeRemote(d, u.requests, sending{decides: true, onlyWhole: onlyWhole})
 		if !r.undecided {
-			u.done(d, r, func() { t.writeRemote(d, yielding(u.requests), sending{}) })
+			u.done(d, r, func() result { return t.writeRemote(d, yielding(u.requests), sending{}) })
 		}
 		return r
 	}
@@ -225,7 +225,7 @@ func (t *typeDecider) writeFirst(u *undecidedWrite, d *delivery, onlyWhole, last
 				r = result{err: err}
 			}
 		}
-		u.done(d, r, func() { t.writeRequests(u, d, u.requests, true) })
+		u.done(d, r, func() result { return t.writeRequests(u, d, u.requests, true) })
 		answer <- r
 	}()
 	timeout := time.NewTimer(limit)
@@ -240,7 +240,9 @@ func (t *typeDecider) writeFirst(u *undecidedWrite, d *delivery, onlyWhole, last
 
 // writeRest writes what is left of a write to an owner that did not decide. It is done with the owner then.
 func (t *typeDecider) writeRest(u *undecidedWrite, d *delivery, requests []*rpc.WriteShardRequest) {
-	u.done(d, t.writeRequests(u, d, requests, u.yields), func() { t.writeRequests(u, d, requests, true) })
+	u.done(d, t.writeRequests(u, d, requests, u.yields), func() result {
+		return t.writeRequests(u, d, requests, true)
+	})
 }
 
 // writeRequests writes the requests to one owner. This node's store reorders the points that it is given: it gets

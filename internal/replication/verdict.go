@@ -18,6 +18,9 @@ type verdict struct {
 	stays  bool    // what owners have of it stays, and the others are to get it, too
 	lack   []lacks // until the write is decided: the copies that do not have it
 
+	parts []part // what owners took of it so far
+	few   [3]part
+
 	decided chan struct{} // closed when passed or failed is set
 }
 
@@ -47,6 +50,41 @@ func (v *verdict) note(l lacks) bool {
 		v.lack = append(v.lack, l)
 	}
 	return v.passed
+}
+
+// part is what one owner took of a write.
+type part struct {
+	lane
+	points int
+	fewer  bool // another owner took more, and this was said
+}
+
+// took notes how many points of the write an owner took. It returns the copies that are known by this to lack points
+// that another owner has, if the write was acknowledged before.
+func (v *verdict) took(l lane, points int) (lack []lane) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.parts == nil {
+		v.parts = v.few[:0]
+	}
+	v.parts = append(v.parts, part{lane: l, points: points})
+	most := 0
+	for _, p := range v.parts {
+		most = max(most, p.points)
+	}
+	for i := range v.parts {
+		p := &v.parts[i]
+		if p.fewer || p.points == most {
+			continue
+		}
+		p.fewer = true
+		if v.passed {
+			lack = append(lack, p.lane)
+		} else if !v.failed {
+			v.lack = append(v.lack, lacks{p.lane, false})
+		}
+	}
+	return lack
 }
 
 // pass takes what the client is about to be told. When that is an acknowledgement, be it of a part of the points, it

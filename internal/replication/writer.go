@@ -319,6 +319,7 @@ var errShardDeleted = errors.New("the shard was dropped")
 // result is what one owner made of a write.
 type result struct {
 	err       error // from the owner, or from the connection to it
+	took      int   // without err: the points that the owner took, or has something newer of
 	partial   *tsdb.PartialWriteError
 	hinted    bool // with err: the write is in hinted handoff
 	permanent bool // with err: the same write can never succeed
@@ -474,13 +475,11 @@ func (w *Writer) writeOwners(a *shardWrite) error {
 	stamp(a.requests, a.version, a.yields)
 	results := make(chan result, len(owners))
 	// yield writes what was sent to the owner again, without the points of which the owner has something newer.
-	done := func(d *delivery, r result, yield func()) {
-		if _, ok := w.Meta.DataNode(d.node); ok && r.refused() && d.verdict.note(lacks{d.lane, false}) {
-			w.Copies.Missed(d.node, d.shard, false)
-		}
+	done := func(d *delivery, r result, yield func() result) {
+		w.note(d, r)
 		results <- r
 		if errors.Is(r.err, errBehind) && d.verdict.wait() {
-			yield() // other owners have the write, or may have it
+			w.note(d, yield()) // other owners have the write, or may have it
 		}
 		w.lanes.finish(d)
 		w.running.wg.Done()
@@ -504,13 +503,30 @@ func (w *Writer) writeOwners(a *shardWrite) error {
 	return err
 }
 
+// note notes what an owner will never take of a write, although others may.
+func (w *Writer) note(d *delivery, r result) {
+	var lack []lane
+	switch _, member := w.Meta.DataNode(d.node); {
+	case !member:
+	case r.refused():
+		if d.verdict.note(lacks{d.lane, false}) {
+			lack = []lane{d.lane}
+		}
+	case r.err == nil:
+		lack = d.verdict.took(d.lane, r.took)
+	}
+	for _, l := range lack {
+		w.Copies.Missed(l.node, l.shard, false)
+	}
+}
+
 // writeOwner writes to one owner. It is done with the owner then.
-func (w *Writer) writeOwner(a *shardWrite, d *delivery, done func(d *delivery, r result, yield func())) {
+func (w *Writer) writeOwner(a *shardWrite, d *delivery, done func(d *delivery, r result, yield func() result)) {
 	write := w.writeAway
 	if d.node == w.Meta.NodeID() {
 		write = w.writeHere
 	}
-	done(d, write(a, d, a.yields), func() { write(a, d, true) })
+	done(d, write(a, d, a.yields), func() result { return write(a, d, true) })
 	if a.batch != nil {
 		a.batch.Release()
 	}

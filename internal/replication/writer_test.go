@@ -267,3 +267,61 @@ func TestOwnerThatRefusesAnAcknowledgedWriteLacksIt(t *testing.T) {
 		}
 	}
 }
+
+// dropping is a node that drops so many points of each write.
+type dropping struct {
+	rpc.UnimplementedReplicationServer
+	points int32
+}
+
+func (d dropping) WriteShard(context.Context, *rpc.WriteShardRequest) (*rpc.WriteShardResponse, error) {
+	if d.points == 0 {
+		return &rpc.WriteShardResponse{}, nil
+	}
+	return &rpc.WriteShardResponse{Partial: true, Dropped: d.points, Error: "max-values-per-tag limit exceeded"}, nil
+}
+
+// The limits of owners are reached at different times. An owner that takes less of a write than another one lacks the
+// rest. Of what all owners drop, no copy lacks anything.
+func TestOwnerThatTakesAPartOfAWriteLacksTheRest(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		level models.ConsistencyLevel
+		drops [2]int32 // by nodes 2 and 3
+		want  []uint64 // whose copies lack something; node 1 takes all points
+	}{
+		{one, [2]int32{0, 0}, nil},
+		{one, [2]int32{1, 0}, []uint64{2}},
+		{all, [2]int32{1, 2}, []uint64{2, 3}},
+		{quorum, [2]int32{3, 3}, []uint64{2, 3}},
+	} {
+		c := newTestCluster(t, "ok", "down", "down")
+		for i, n := range tt.drops {
+			c.meta.Nodes[i+1].TCPAddr = mustServe(t, dropping{points: n})
+		}
+		w := c.newWriter(t, 1)
+		found := &lacking{}
+		w.Copies = found
+		w.Open()
+		points := mustPoints(t, "m v=1 1\nm v=2 2\nm v=3 3")
+		learnAll(w, points)
+		_ = w.WritePoints(db, policy, tt.level, nil, points)
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(found.missed)
+		if !slices.Equal(found.missed, tt.want) {
+			t.Errorf("%+v: %v lack something", tt, found.missed)
+		}
+	}
+	same := newVerdict()
+	for node := range uint64(4) {
+		same.took(lane{node, 1}, 2)
+	}
+	if lack := same.pass(nil); len(lack) > 0 {
+		t.Errorf("%v lack what all drop", lack)
+	}
+	if lack := same.took(lane{4, 1}, 1); len(lack) != 1 || lack[0].node != 4 {
+		t.Errorf("%v lack what the last owner dropped", lack)
+	}
+}
