@@ -152,8 +152,8 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 		if err := mayCreate(user, stmt); err != nil {
 			return err
 		}
-		base.PointsWriter = intoWriter{base.PointsWriter, user}
 	}
+	base.PointsWriter = intoWriter{base.PointsWriter, ctx, user}
 	results := &passing{
 		ctx: ctx, stmt: stmt, report: report, answer: answer, paths: mapper.paths, lists: list != nil, out: ctx.Results,
 		asks: e.Requests.Get(ctx.NodeID),

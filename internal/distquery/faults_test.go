@@ -15,6 +15,7 @@ import (
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
+	"github.com/zeebo/xxh3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -608,4 +609,66 @@ func shape(e influxql.Expr) string {
 		return "(" + shape(e.LHS) + e.Op.String() + shape(e.RHS) + ")"
 	}
 	return fmt.Sprintf("%T %s", e, e)
+}
+
+// stored counts what SELECT INTO stores.
+type stored struct{ points int }
+
+func (s *stored) WritePointsInto(r *coordinator.IntoWriteRequest) error {
+	s.points += len(r.Points)
+	return nil
+}
+
+// endsBadly is a node whose iterators fail after their last point.
+type endsBadly struct {
+	rpc.QueryServer
+	on *atomic.Bool
+}
+
+func (e endsBadly) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIteratorServer) error {
+	if err := e.QueryServer.CreateIterator(r, out); err != nil || !e.on.Load() {
+		return err
+	}
+	return status.Error(codes.Unavailable, "the node ends")
+}
+
+// When an input of SELECT INTO fails, the engine goes on with some hundred points of the others. It stores points
+// whenever it has 10,000.
+func TestNothingIsStoredAfterAnInputFailed(t *testing.T) {
+	t.Parallel()
+	fails := new(atomic.Bool)
+	c := newTestCluster(t, testOptions{nodes: 2, replicas: 1, wrap: func(_ uint64, s *Server) rpc.QueryServer {
+		return endsBadly{s, fails}
+	}})
+	host := make(map[uint64]string) // one for each node
+	for i := 0; len(host) < 2; i++ {
+		name := fmt.Sprint("h", i)
+		sh := c.shardGroups(t)[0].Shards[xxh3.Hash([]byte("cpu,host="+name))%2] // as write does
+		host[sh.Owners[0].NodeID] = name
+	}
+	const there, here = 9_990, 20_000 // the engine looks after each 256 points whether it is to end
+	var b strings.Builder
+	for i := range there {
+		fmt.Fprintf(&b, "cpu,host=%s v=%d %d\n", host[2], i, int64(i)*int64(time.Second))
+	}
+	for i := range here {
+		fmt.Fprintf(&b, "mem v=%d %d\n", i, int64(i)*int64(time.Second))
+	}
+	c.write(t, b.String())
+	node, _ := c.limited(t, newPool(t), 1<<30, &budget.Requests{})
+	into := func() (n int, err error) {
+		to := &stored{}
+		node.exec.StatementExecutor.(*Executor).Base.PointsWriter = to
+		node.results(t, `SELECT v INTO copy FROM cpu, mem`, query.ExecutionOptions{ChunkSize: 10}, func(r *query.Result) {
+			err = errors.Join(err, r.Err)
+		})
+		return to.points, err
+	}
+	if n, err := into(); err != nil || n != there+here {
+		t.Fatalf("%d points are stored, %v", n, err)
+	}
+	fails.Store(true)
+	if n, err := into(); err == nil || n != 0 {
+		t.Errorf("%d points are stored when an input failed before the 10,000th, %v", n, err)
+	}
 }

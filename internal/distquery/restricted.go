@@ -11,17 +11,26 @@ import (
 	"concord/internal/restrict"
 )
 
-// intoWriter writes what SELECT INTO stores, as far as the user may.
+// intoWriter writes what SELECT INTO stores, as far as the user may, and until the statement ends. When one of its inputs
+// fails, the statement ends first; the rows that follow lack what the input had.
 type intoWriter struct {
 	to interface {
 		WritePointsInto(*coordinator.IntoWriteRequest) error
 	}
-	user *restrict.User
+	statement context.Context
+	user      *restrict.User // nil for one without restrictions
 }
 
 func (w intoWriter) WritePointsInto(r *coordinator.IntoWriteRequest) error {
-	if err := w.user.MayWrite(r.Database, r.Points); err != nil {
-		return err
+	select {
+	case <-w.statement.Done():
+		return w.statement.Err()
+	default:
+	}
+	if w.user != nil {
+		if err := w.user.MayWrite(r.Database, r.Points); err != nil {
+			return err
+		}
 	}
 	return w.to.WritePointsInto(r)
 }
