@@ -57,6 +57,13 @@ func (j *Journal) Version(key Key) (Version, error) {
 	return k.version(), err
 }
 
+// Written returns the greatest version with which the engine has a field, and the greatest of the writes of the field
+// that are under way. They are 0 when there are none, or none is known.
+func (j *Journal) Written(key Key) (written, underWay Version, err error) {
+	k, err := j.known(key)
+	return k.written, k.underWay, err
+}
+
 // Unsettled is the version of a field that is being written, or of which a write failed. The engine may have that
 // value, or what it had before.
 const Unsettled = ^Version(0)
