@@ -107,18 +107,11 @@ func (j *Journal) Since() Version {
 	return j.since
 }
 
-// Forgot returns the greatest version that the journal may have forgotten since it was opened, or lost before.
+// Forgot returns the greatest version that the journal may have forgotten or lost, also before it was opened.
 func (j *Journal) Forgot() Version {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return max(j.since, j.dropped)
-}
-
-// Lost notes that the journal may lack writes with versions up to v.
-func (j *Journal) Lost(v Version) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.since = max(j.since, v)
 }
 
 // Damaged reports whether some of what was on disk when the journal was opened is lost. A late write that came since
