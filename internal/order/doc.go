@@ -55,7 +55,7 @@
 // they are full earlier. While the floor stands still, a generation ends when it is full. When more than five are in
 // memory, the oldest becomes a sorted file, and sorted files are merged when they are many. Past its size on disk, the
 // journal forgets the oldest writes although they are above the floor. A late write that is older than what is left in
-// the journal is then written as it arrives.
+// the journal is then written as it arrives, and the copy counts as not whole until it was compared with others.
 //
 // # What a crash leads to
 //
