@@ -59,8 +59,9 @@
 //  6. From 1 to 6 some nodes have the points and others do not: HoldDeletes refuses repairs and copies in the database
 //     meanwhile, or what one node removed would come back from another.
 //
-// Without hinted handoff nothing is announced or kept. C takes a version from its own clock, runs 4 (a, c and d) on all
-// nodes, and returns an error that names the nodes which were not reached.
+// Without hinted handoff nothing is kept. C announces the delete (1) and takes a version (2), however few nodes answer.
+// It runs 4 (a, c and d) on all nodes, ends the delete (6), and returns an error that names the nodes which were not
+// reached.
 //
 // # What a crash between two steps leads to
 //
