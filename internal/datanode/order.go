@@ -44,7 +44,9 @@ func (n *Node) openOrder() error {
 		return err
 	}
 	if isNew || journal.Damaged() {
-		journal.Lost(clock.Now())
+		if err := journal.Lost(clock.Now()); err != nil {
+			return err
+		}
 	}
 	n.onClose(n.closeCopies) // before the clock: until then others tell this node of their clocks
 	n.order = &replication.Order{Clock: clock, Journal: journal}
@@ -60,8 +62,7 @@ func beginOrder(clock *order.Clock, journal *order.Journal, ran *deletes.RanLog)
 			return fmt.Errorf("read the deletes that ran here: %w", err)
 		}
 	}
-	journal.SetBegins(clock.Now())
-	return nil
+	return journal.SetBegins(clock.Now())
 }
 
 // doubtCopies notes that the copies of this node may have older values when its journal of writes is damaged or gone.

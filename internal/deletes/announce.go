@@ -16,13 +16,7 @@ import (
 // announce tells all nodes of a delete before any of them runs it. Each answers with its clock. The version of the
 // delete will be greater than all of these, and so greater than those of the writes before it, which may still be under
 // way to a slow owner.
-//
-// More than half of the nodes must know of the delete, or it is refused. Nodes that do not hear of it go on taking
-// writes. Such a write may get a smaller version than the delete, which then removes it. Of two nodes one is enough.
-// Otherwise no delete could run while one is away.
-func (d *Service) announce(
-	nodes []cluster.Node, r *rpc.Delete,
-) (reached []cluster.Node, missed missedNodes, err error) {
+func (d *Service) announce(nodes []cluster.Node, r *rpc.Delete) (reached []cluster.Node, missed missedNodes) {
 	announcement := &rpc.AnnounceDeleteRequest{
 		Delete:     proto.Clone(r).(*rpc.Delete), // r gets its version when all have heard of it
 		SenderNode: d.deps.Meta.NodeID(), Started: d.started, Clock: d.now(),
@@ -42,12 +36,20 @@ func (d *Service) announce(
 		reached = append(reached, a.Node)
 		d.heard(a.Value)
 	}
-	if all, know := len(nodes)+1, len(reached)+1; know <= all/2 && all > 2 {
-		return reached, nil, fmt.Errorf(
+	return reached, missed
+}
+
+// enough returns an error unless more than half of the nodes know of a delete, this one included. Nodes that do not
+// hear of it go on taking writes. Such a write may get a smaller version than the delete, which then removes it. Of two
+// nodes one is enough. Otherwise no delete could run while one is away.
+func enough(reached []cluster.Node, missed missedNodes) error {
+	know := len(reached) + 1
+	if all := know + len(missed); know <= all/2 && all > 2 {
+		return fmt.Errorf(
 			"the delete reaches %d of %d data nodes, and needs more than half: run it again when they are back (%s)",
 			know, all, missed)
 	}
-	return reached, missed, nil
+	return nil
 }
 
 // announceEnd tells the nodes that nothing of a delete is under way any more. Until then they take no points in its

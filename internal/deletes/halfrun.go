@@ -135,7 +135,8 @@ func (d *Service) keepFinishing() {
 	}
 }
 
-// finish runs the deletes that other nodes ran and this one did not. Started are the nodes that were started anew: all
+// finish runs the deletes that other nodes ran and this one did not. It leaves out those that are older than what the
+// journal has forgotten, in this process or an earlier one: their newer points would go. Started are the nodes that were started anew: all
 // nodes are told first, so that they run nothing any more which these nodes sent before.
 func (d *Service) finish(ctx context.Context, started map[uint64]uint64) error {
 	nodes, err := d.others()

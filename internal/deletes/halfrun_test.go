@@ -1,8 +1,11 @@
 package deletes
 
 import (
+	"errors"
 	"testing"
 	"time"
+
+	"go.uber.org/zap"
 
 	"concord/internal/cluster"
 	"concord/internal/order"
@@ -114,7 +117,9 @@ func TestDeletesFromBeforeWhatIsKnownAreNotFinished(t *testing.T) {
 			t.Fatal(err)
 		}
 		if r.Id == "forgotten" {
-			lacks.Order.Journal.Lost(order.Version(r.Version))
+			if err := lacks.Order.Journal.Lost(order.Version(r.Version)); err != nil {
+				t.Fatal(err)
+			}
 		} else {
 			lacks.deletes.deps.Ran.beginsAt(t, order.Version(r.Version))
 		}
@@ -123,6 +128,53 @@ func TestDeletesFromBeforeWhatIsKnownAreNotFinished(t *testing.T) {
 		t.Fatal(err)
 	}
 	if count(t, c.stores[1], "m") != 1 || count(t, c.stores[1], "mem") != 1 {
+		t.Error("a delete ran whose newer points this node does not know")
+	}
+}
+
+// That versions of newer points are forgotten is known after a restart, too.
+func TestDeletesFromBeforeWhatIsKnownAreNotFinishedAfterARestart(t *testing.T) {
+	t.Parallel()
+	c, nodes := twoNodes(t)
+	ran, lacks := nodes[0], nodes[1]
+	dir := t.TempDir()
+	open := func() *order.Journal {
+		t.Helper()
+		j, err := order.OpenJournal(order.JournalConfig{Dir: dir, MaxKeys: 1, Log: zap.NewNop()})
+		if err == nil {
+			err = j.SetBegins(lacks.Order.Clock.Now())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return j
+	}
+	j := open()
+	r := dropOf(ran, "m", "long ago", 1, 2)
+	if err := errors.Join(ran.deletes.runOnce(r, false), j.Close()); err != nil {
+		t.Fatal(err)
+	}
+	j = open()
+	if forgot := j.Forgot(); forgot >= order.Version(r.Version) {
+		t.Fatalf("version %d is forgotten before the delete %d", forgot, r.Version)
+	}
+	newer := order.Version(r.Version + 1)
+	for i, lines := range []string{"m v=1 1", "other v=1 1"} {
+		_, w, err := j.Begin(shardID, newer+order.Version(i), mustPoints(t, lines), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Done()
+	}
+	if err := errors.Join(j.SetFloor(newer+1), j.Close()); err != nil {
+		t.Fatal(err)
+	}
+	lacks.deletes.deps.Journal = open()
+	t.Cleanup(func() { lacks.deletes.deps.Journal.Close() })
+	if err := lacks.deletes.finish(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if count(t, c.stores[1], "m") != 1 {
 		t.Error("a delete ran whose newer points this node does not know")
 	}
 }

@@ -16,6 +16,10 @@ import (
 
 // eachNewer calls fn with the points that a delete covers and that this node has with greater versions, some at a time.
 // A node that was away gets the delete late, and has writes by then that came after it.
+//
+// The scan finds which points these are. It does not say which values they have: a point may be overwritten between
+// the moment of which the scan is and the look into the journal. The older value would then get the version of the
+// newer one, and take its place for ever. So collector reads the values once more, together with their versions.
 func (d *Service) eachNewer(r *rpc.Delete, fn func([]acceptedWrite) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), deleteTimeout)
 	defer cancel()
@@ -24,16 +28,20 @@ func (d *Service) eachNewer(r *rpc.Delete, fn func([]acceptedWrite) error) error
 		if sh.Database() != r.Database || !d.deps.Writes.MayHaveNewer(sh.ID(), removed.version) {
 			continue
 		}
-		b := collector{shard: sh, fn: fn}
-		err := eachPoint(ctx, sh, removed, func(p models.Point, key order.Key) error {
+		b := collector{
+			shard: sh, journal: d.deps.Journal, above: removed.version, fn: fn,
+			holdWrites: func() (release func()) { return d.deps.Memory.removals.holdWrites(r.Database) },
+		}
+		err := eachPoint(ctx, sh, removed, func(p models.Point, field string) error {
+			key := order.KeyOf(sh.ID(), p.Key(), field, p.UnixNano())
 			v, err := d.deps.Journal.Version(key)
 			if err == nil && v > removed.version {
-				err = b.add(v, p)
+				err = b.add(ctx, found{p, field, key})
 			}
 			return err
 		})
 		if err == nil {
-			err = b.flush()
+			err = b.flush(ctx)
 		}
 		if err != nil {
 			return fmt.Errorf("look for points of shard %d that are newer than the delete: %w", sh.ID(), err)
@@ -42,44 +50,10 @@ func (d *Service) eachNewer(r *rpc.Delete, fn func([]acceptedWrite) error) error
 	return nil
 }
 
-// collector collects points of a shard, as one write for each version.
-type collector struct {
-	shard  *tsdb.Shard
-	fn     func([]acceptedWrite) error
-	writes map[order.Version]*acceptedWrite
-	bytes  int
-}
-
-// collectedBytes is how much is collected, as line protocol.
-const collectedBytes = 4 << 20
-
-func (b *collector) add(v order.Version, p models.Point) error {
-	if b.writes == nil {
-		b.writes = make(map[order.Version]*acceptedWrite)
-	}
-	w := b.writes[v]
-	if w == nil {
-		w = &acceptedWrite{shard: b.shard.ID(), policy: b.shard.RetentionPolicy(), version: v}
-		b.writes[v] = w
-	}
-	w.points = append(w.points, p)
-	if b.bytes += p.StringSize(); b.bytes > collectedBytes {
-		return b.flush()
-	}
-	return nil
-}
-
-func (b *collector) flush() error {
-	writes := make([]acceptedWrite, 0, len(b.writes))
-	for _, w := range b.writes {
-		writes = append(writes, *w)
-	}
-	b.writes, b.bytes = nil, 0
-	return b.fn(writes)
-}
-
 // eachPoint calls fn with each field of the points that a delete covers, as a point of its own.
-func eachPoint(ctx context.Context, sh *tsdb.Shard, d *removal, fn func(models.Point, order.Key) error) error {
+func eachPoint(
+	ctx context.Context, sh *tsdb.Shard, d *removal, fn func(p models.Point, field string) error,
+) error {
 	c, err := newCovering(d.req, sh.RetentionPolicy())
 	if err != nil {
 		return err
@@ -106,7 +80,7 @@ func eachPoint(ctx context.Context, sh *tsdb.Shard, d *removal, fn func(models.P
 				if err := ctx.Err(); err != nil || !d.covers(sh.RetentionPolicy(), p) {
 					return err
 				}
-				return fn(p, order.KeyOf(sh.ID(), p.Key(), field, p.UnixNano()))
+				return fn(p, field)
 			})
 			if err != nil {
 				return err

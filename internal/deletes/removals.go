@@ -89,6 +89,13 @@ func (o *databaseRemovals) await() {
 	o.writing.Unlock()
 }
 
+// holdWrites waits until the writes to a database that run now have ended. No other begins until release is called.
+func (r *removals) holdWrites(db string) (release func()) {
+	of := r.of(db)
+	of.writing.Lock()
+	return of.writing.Unlock
+}
+
 // remember keeps a delete of measurements, nil for one that may be of any.
 func (o *databaseRemovals) remember(d *removal, names []string) {
 	o.mu.Lock()

@@ -306,7 +306,7 @@ func TestSearchForNewerPointsEnds(t *testing.T) {
 	drop := dropBetween(t, w, true)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	err := eachPoint(ctx, c.stores[0].Shard(shardID), &removal{req: drop}, func(models.Point, order.Key) error {
+	err := eachPoint(ctx, c.stores[0].Shard(shardID), &removal{req: drop}, func(models.Point, string) error {
 		return nil
 	})
 	if !errors.Is(err, context.Canceled) {

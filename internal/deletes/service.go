@@ -125,10 +125,8 @@ func (d *Service) Open() error {
 	defer d.mu.Unlock()
 	d.opened = true
 	d.open, d.close = context.WithCancel(context.Background())
-	if d.deps.Handoff != nil {
-		d.wg.Add(1)
-		go d.announceRestart()
-	}
+	d.wg.Add(1)
+	go d.announceRestart()
 	if d.deps.Ran != nil {
 		d.wg.Add(2)
 		go d.keepFinishing()
@@ -199,23 +197,24 @@ func idsOf(nodes []cluster.Node) []uint64 {
 }
 
 // everywhere runs a delete on all nodes. It is announced first, and kept for the nodes that are away. Only then it is
-// run. Afterwards it is kept for the nodes that were lost in between, or whose stores failed.
+// run. Afterwards it is kept for the nodes that were lost in between, or whose stores failed. Without hinted handoff it
+// is announced and run, but nobody keeps it.
 func (d *Service) everywhere(r *rpc.Delete) error {
 	nodes, err := d.others()
 	if err != nil {
 		return err
 	}
 	r.Id, r.Nodes = d.newID(), append(idsOf(nodes), d.deps.Meta.NodeID())
-	if d.deps.Handoff == nil {
-		return d.withoutHandoff(nodes, r)
-	}
 	if err := check(r); err != nil {
 		return err
 	}
 	d.deps.Memory.announce(r, announcer{at: time.Now()})
-	reached, missed, err := d.announce(nodes, r)
+	reached, missed := d.announce(nodes, r)
 	defer d.announceEnd(nodes, r) // also to those that did not answer: the announcement may have arrived
-	if err != nil {
+	if d.deps.Handoff == nil {
+		return d.withoutHandoff(nodes, r)
+	}
+	if err := enough(reached, missed); err != nil {
 		return err
 	}
 	r.Version = d.version() // it is above all clocks that the nodes have answered with
@@ -229,7 +228,9 @@ func (d *Service) everywhere(r *rpc.Delete) error {
 	return ran.outcome(missed, kept)
 }
 
-// withoutHandoff runs a delete on all nodes when nobody could keep it for one that is away.
+// withoutHandoff runs a delete on all nodes when nobody could keep it for one that is away. It needs no majority: its
+// client is told which nodes it did not reach. It was announced, as repairs beside it would bring deleted points back
+// from a node that has yet to run it.
 func (d *Service) withoutHandoff(nodes []cluster.Node, r *rpc.Delete) error {
 	r.Version = d.version()
 	ran := d.run(nodes, r)

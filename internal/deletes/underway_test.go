@@ -22,15 +22,33 @@ func (s *slowDelete) RunDelete(ctx context.Context, r *rpc.RunDeleteRequest) (*r
 	return s.server.RunDelete(ctx, r)
 }
 
+// firstNodes open the first node of a cluster, with hinted handoff and without.
+var firstNodes = map[string]func(t *testing.T, c *testCluster) *node{
+	"with hinted handoff": func(t *testing.T, c *testCluster) *node {
+		w, _ := c.withHandoff(t, 5*time.Second)
+		return w
+	},
+	"without hinted handoff": func(t *testing.T, c *testCluster) *node { return c.node(t) },
+}
+
 // A node that has run a delete must not take, by a repair or a copy, what one has that has yet to run it.
 func TestNothingIsRepairedWhileADeleteIsUnderWay(t *testing.T) {
 	t.Parallel()
+	for name, first := range firstNodes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testNothingIsRepairedWhileADeleteIsUnderWay(t, first)
+		})
+	}
+}
+
+func testNothingIsRepairedWhileADeleteIsUnderWay(t *testing.T, first func(*testing.T, *testCluster) *node) {
 	c := newTestCluster(t, "ok", "down")
 	c.stores[1] = mustStore(t)
 	other := mustOpen(t, c.newNode(t, 2))
 	slow := &slowDelete{other.server(), make(chan struct{})}
 	c.meta.Nodes[1].TCPAddr = mustServe(t, slow)
-	w, _ := c.withHandoff(t, 5*time.Second)
+	w := first(t, c)
 	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1")); err != nil {
 		t.Fatal(err)
 	}
@@ -98,8 +116,8 @@ func TestEndOfADeleteIsToldUntilItIsHeard(t *testing.T) {
 	w, _ := c.withHandoff(t, 5*time.Second)
 	d := w.deletes
 	r := &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"}
-	if _, _, err := d.announce(c.meta.DataNodes()[1:], r); err != nil {
-		t.Fatal(err)
+	if _, missed := d.announce(c.meta.DataNodes()[1:], r); len(missed) > 0 {
+		t.Fatal(missed)
 	}
 	free := func() bool {
 		release, ok := other.HoldDeletes(shardID, other.DeletesSeen(shardID))
@@ -127,13 +145,22 @@ func TestEndOfADeleteIsToldUntilItIsHeard(t *testing.T) {
 // What a node announced and did not end before it was killed has ended when it is back.
 func TestRestartEndsDeletes(t *testing.T) {
 	t.Parallel()
+	for name, first := range firstNodes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testRestartEndsDeletes(t, first)
+		})
+	}
+}
+
+func testRestartEndsDeletes(t *testing.T, first func(*testing.T, *testCluster) *node) {
 	c, g := newGatedCluster(t)
 	other := mustOpen(t, c.newNode(t, 2))
 	g.server = other.server()
 	before := c.newNode(t, 1).deletes.started
 	other.counts.begin(db, "killed", announcer{time.Now(), 1, before})
 	other.counts.begin(db, "another node's", announcer{time.Now(), 3, before})
-	c.withHandoff(t, 5*time.Second) // node 1 starts
+	first(t, c) // node 1 starts
 	left := func() (n int) {
 		other.counts.mu.RLock()
 		defer other.counts.mu.RUnlock()

@@ -11,8 +11,8 @@ import (
 	"concord/internal/restrict"
 )
 
-// intoWriter writes what SELECT INTO stores, as far as the user may, and until the statement ends. When one of its inputs
-// fails, the statement ends first; the rows that follow lack what the input had.
+// intoWriter writes what SELECT INTO stores, as far as the user may, and until the statement ends. When one of its
+// inputs fails, the statement ends first. The rows that follow lack what the input had.
 type intoWriter struct {
 	to interface {
 		WritePointsInto(*coordinator.IntoWriteRequest) error

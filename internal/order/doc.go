@@ -55,7 +55,7 @@
 // they are full earlier. While the floor stands still, a generation ends when it is full. When more than five are in
 // memory, the oldest becomes a sorted file, and sorted files are merged when they are many. Past its size on disk, the
 // journal forgets the oldest writes although they are above the floor. A late write that is older than what is left in
-// the journal is then written as it arrives.
+// the journal is then written as it arrives, and the copy counts as not whole until it was compared with others.
 //
 // # What a crash leads to
 //
@@ -66,6 +66,8 @@
 //     disk.
 //   - A write that was under way counts as written, and the engine may not have it. So the journal says nothing
 //     certain of versions from before it was opened.
+//   - What was forgotten is on disk before the files go that had it, in a file of its own. Where that is missing,
+//     everything from before the start may be forgotten.
 //   - A crash may leave a log beside the sorted file that was made of it. The log is removed. It may also leave sorted
 //     files beside the one that they were merged into. They do no harm, and are merged again.
 //   - A file that is damaged in another way is set aside, and the node compares its copies with those of others.

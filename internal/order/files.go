@@ -38,12 +38,15 @@ func (f *files) open() (found onDisk, err error) {
 	}
 	found, err = f.load()
 	if err == nil {
+		err = f.loadForgot(found)
+	}
+	if err == nil {
 		err = f.rotate()
 	}
 	if err != nil {
 		return found, errors.Join(err, f.closeFiles())
 	}
-	f.loaded, f.since = found.newest, found.lostTo
+	f.loaded = found.newest
 	return found, nil
 }
 

@@ -211,36 +211,55 @@ func (l *generations) without(g *generation) {
 	l.inMemory = slices.DeleteFunc(l.inMemory, func(o *generation) bool { return o == g })
 }
 
-// removed is what is in the list no more. Its files are still there, and newest is the greatest version in them.
+// removed is what is in the list no more. Its files are still there.
 type removed struct {
 	generations []*generation
 	files       []*sortedFile
-	newest      Version
+	newest      Version // with pastSize: the greatest in them
 }
 
 func (r *removed) any() bool { return len(r.generations)+len(r.files) > 0 }
 
+// endsBelow reports whether a generation in memory may be forgotten, and has no version from floor on.
+func (l *generations) endsBelow(g *generation, floor Version) bool {
+	return g != l.current() && g.newest < floor && g.underWay == 0
+}
+
+// newestBelow returns the greatest version of what below would take out of the list.
+func (l *generations) newestBelow(floor Version) (newest Version) {
+	for _, g := range l.inMemory {
+		if l.endsBelow(g, floor) {
+			newest = max(newest, g.newest)
+		}
+	}
+	for _, f := range l.sorted {
+		if f.newest < floor {
+			newest = max(newest, f.newest)
+		}
+	}
+	return newest
+}
+
 // below takes out of the list what has no version from floor on.
 func (l *generations) below(floor Version) (out removed) {
-	current := l.current()
-	l.inMemory = slices.DeleteFunc(l.inMemory, func(g *generation) bool {
-		if g == current || g.newest >= floor || g.underWay > 0 {
-			return false
+	kept := make([]*generation, 0, len(l.inMemory))
+	for _, g := range l.inMemory {
+		if l.endsBelow(g, floor) {
+			out.generations = append(out.generations, g)
+		} else {
+			kept = append(kept, g)
 		}
-		out.generations = append(out.generations, g)
-		out.newest = max(out.newest, g.newest)
-		return true
-	})
-	var kept []*sortedFile
+	}
+	l.inMemory = kept
+	var files []*sortedFile
 	for _, f := range l.sorted {
 		if f.newest >= floor {
-			kept = append(kept, f)
+			files = append(files, f)
 			continue
 		}
 		out.files = append(out.files, f)
-		out.newest = max(out.newest, f.newest)
 	}
-	l.sorted = kept
+	l.sorted = files
 	return out
 }
 

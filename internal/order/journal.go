@@ -51,13 +51,6 @@ func OpenJournal(cfg JournalConfig) (*Journal, error) {
 	return j, nil
 }
 
-// SetBegins sets a version that no write from before the journal was opened is above. Call it before the first write.
-func (j *Journal) SetBegins(v Version) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.begins = v
-}
-
 // Statistics are those of the measurement order.
 func (j *Journal) Statistics(tags map[string]string) []models.Statistic {
 	j.mu.Lock()

@@ -57,6 +57,13 @@ func (j *Journal) Version(key Key) (Version, error) {
 	return k.version(), err
 }
 
+// Written returns the greatest version with which the engine has a field, and the greatest of the writes of the field
+// that are under way. They are 0 when there are none, or none is known.
+func (j *Journal) Written(key Key) (written, underWay Version, err error) {
+	k, err := j.known(key)
+	return k.written, k.underWay, err
+}
+
 // Unsettled is the version of a field that is being written, or of which a write failed. The engine may have that
 // value, or what it had before.
 const Unsettled = ^Version(0)
@@ -100,18 +107,11 @@ func (j *Journal) Since() Version {
 	return j.since
 }
 
-// Forgot returns the greatest version that the journal may have forgotten since it was opened, or lost before.
+// Forgot returns the greatest version that the journal may have forgotten or lost, also before it was opened.
 func (j *Journal) Forgot() Version {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return max(j.since, j.dropped)
-}
-
-// Lost notes that the journal may lack writes with versions up to v.
-func (j *Journal) Lost(v Version) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.since = max(j.since, v)
 }
 
 // Damaged reports whether some of what was on disk when the journal was opened is lost. A late write that came since

@@ -12,7 +12,9 @@ func TestCertain(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	j := mustJournal(t, JournalConfig{Dir: dir})
-	j.SetBegins(10)
+	if err := j.SetBegins(10); err != nil {
+		t.Fatal(err)
+	}
 	point := func(at int) []models.Point { return mustPoints(t, fmt.Sprintf("m v=1 %d", at)) }
 	key := func(at int64) Key { return KeyOf(1, []byte("m"), "v", at) }
 	expect := func(what string, at int64, v, since Version) {
@@ -47,7 +49,9 @@ func TestCertain(t *testing.T) {
 		t.Fatal(err)
 	}
 	j = mustJournal(t, JournalConfig{Dir: dir})
-	j.SetBegins(30)
+	if err := j.SetBegins(30); err != nil {
+		t.Fatal(err)
+	}
 	expect("of the process before", 1, 0, 30)
 }
 

@@ -12,8 +12,14 @@ import (
 // forget drops the generations and files whose versions are all below floor. tidying must be held.
 func (f *files) forget(floor Version) error {
 	f.mu.Lock()
-	old := f.below(f.leased(floor))
-	f.dropped = max(f.dropped, old.newest)
+	newest := f.newestBelow(f.leased(floor))
+	f.dropped = max(f.dropped, newest)
+	f.mu.Unlock()
+	if err := f.storeForgot(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	old := f.below(newest + 1)
 	if old.any() {
 		f.full = false
 	}
@@ -142,5 +148,6 @@ func (f *files) giveUp() error {
 		f.cfg.Log.Warn("The journal of writes is full: writes that are late by more may undo newer ones",
 			zap.Time("begins", since.Time()), zap.Int64("max_bytes", f.cfg.MaxDisk))
 	}
-	return f.remove(old, "")
+	// What it holds is too much, also when nothing can be stored: SetFloor stores it later.
+	return errors.Join(f.storeForgot(), f.remove(old, ""))
 }

@@ -11,9 +11,10 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
+// filesIn lists the generations in a folder.
 func filesIn(t testing.TB, dir string) []string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(dir, "*"))
+	files, err := filepath.Glob(filepath.Join(dir, "0*"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +45,7 @@ func TestFloor(t *testing.T) {
 			t.Errorf("version is %d, want %d", got, want)
 		}
 	}
-	if files, _ := filepath.Glob(filepath.Join(dir, "*")); len(files) != 4 {
+	if files := filesIn(t, dir); len(files) != 4 {
 		t.Errorf("files are %v, want 4", files)
 	}
 }

@@ -144,14 +144,37 @@ func (c *ownCopies) MayHaveNewer(shard uint64, v order.Version) bool {
 	return c.newest.of(shard).version > v || c.Order.Journal.Loaded() > v
 }
 
+// beginOld is called before a late write of version v is accepted. The journal may not reach back as far: it was full,
+// for example. Then a newer value may be forgotten, and the write takes its place. So this node's copy is not whole
+// until it was compared with the others. It is noted before the write, for queries. It is noted again when written is
+// called, for repairs: one that compared the copies in between does not make it whole.
+//
+// Writes without versions do not count. They are of nodes of an earlier build, and arrive in no order anyway. Neither
+// do those of repairs, which compare the copies.
+func (c *ownCopies) beginOld(shard uint64, v order.Version) (written func()) {
+	if v == 0 || v >= c.Order.Journal.Since() {
+		return func() {}
+	}
+	note := func() {
+		c.Copies.Lacks(shard, "a write came so late that its node has forgotten which version the points had, and may "+
+			"have undone a newer one")
+	}
+	note()
+	return note
+}
+
 // acceptSpans writes what another node sent. Writes out of hinted handoff come as one, with the version of each. They
 // are written at the same time: their versions order them.
 func (c *ownCopies) acceptSpans(r *rpc.WriteShardRequest, points []models.Point) error {
 	ctx := tsdb.WriteContext{UserId: r.UserId}
 	if len(r.Spans) == 0 {
-		v := order.Version(r.Version)
-		return c.accept(ctx, r.ShardId, r.Database, r.RetentionPolicy, v, r.Hinted || r.Yields, points)
+		v, late := order.Version(r.Version), r.Hinted || r.Yields
+		if late {
+			defer c.beginOld(r.ShardId, v)()
+		}
+		return c.accept(ctx, r.ShardId, r.Database, r.RetentionPolicy, v, late, points)
 	}
+	defer c.beginOld(r.ShardId, oldestOf(r.Spans))()
 	var (
 		writes  errgroup.Group
 		mu      sync.Mutex
@@ -181,6 +204,16 @@ func (c *ownCopies) acceptSpans(r *rpc.WriteShardRequest, points []models.Point)
 		return err
 	}
 	return *partial
+}
+
+// oldestOf is the smallest version of some writes, 0 when none has one.
+func oldestOf(spans []*rpc.VersionSpan) (oldest order.Version) {
+	for _, s := range spans {
+		if v := order.Version(s.Version); v != 0 && (oldest == 0 || v < oldest) {
+			oldest = v
+		}
+	}
+	return oldest
 }
 
 // maxSpans is how many writes out of hinted handoff run at the same time for one message.

@@ -6,10 +6,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/tsdb"
+	"go.uber.org/zap"
 
 	"concord/internal/deletes"
 	"concord/internal/order"
+	"concord/internal/replication/replicationtest"
 	"concord/internal/rpc"
 )
 
@@ -98,5 +101,133 @@ func TestPartialWriteHidesWhatItWrote(t *testing.T) {
 	}
 	if got := fmt.Sprint(values(t, c.stores[0], "m")); got != "[0 1 2 1]" {
 		t.Errorf("the owner has %v, want [0 1 2 1]", got)
+	}
+}
+
+// lackNotes are how many points a copy had each time that it was noted to lack something.
+type lackNotes struct {
+	replicationtest.NoCopies
+	points func() int
+	had    []int
+}
+
+func (l *lackNotes) Lacks(uint64, string) { l.had = append(l.had, l.points()) }
+
+// A late write from before what the journal knows may undo a newer one. The copy counts as not whole before the write,
+// and is compared after it. No other write makes it so.
+func TestLateWriteFromBeforeWhatIsKnownLeavesTheCopyNotWhole(t *testing.T) {
+	t.Parallel()
+	const since = 1000
+	message := func(v uint64) *rpc.WriteShardRequest {
+		m := &rpc.WriteShardRequest{ShardId: shardID, Database: db, RetentionPolicy: policy, Version: v}
+		for _, p := range mustPoints(t, "m v=1 1\nm v=1 2") {
+			b, err := p.MarshalBinary()
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.Points = append(m.Points, b)
+		}
+		return m
+	}
+	hinted := func(v uint64) *rpc.WriteShardRequest {
+		m := message(v)
+		m.Hinted = true
+		return m
+	}
+	spans := func(versions ...uint64) *rpc.WriteShardRequest {
+		m := hinted(0)
+		for _, v := range versions {
+			m.Spans = append(m.Spans, &rpc.VersionSpan{Version: v, Points: 1})
+		}
+		return m
+	}
+	send := func(m *rpc.WriteShardRequest) func(*testing.T, *Writer) error {
+		return func(t *testing.T, w *Writer) error {
+			points, err := decodePoints(m.Points)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return w.acceptSpans(m, points)
+		}
+	}
+	local := func(v order.Version, yields bool) func(*testing.T, *Writer) error {
+		return func(t *testing.T, w *Writer) error {
+			d := &delivery{lane: lane{1, shardID}, version: v}
+			return w.writeLocal(tsdb.WriteContext{}, d, db, policy, mustPoints(t, "m v=1 1\nm v=1 2"), nil, yields).err
+		}
+	}
+	yields := message(since - 1)
+	yields.Yields = true
+	noted, notNoted := []int{-1, 2}, []int(nil) // without the shard, and with both points
+	for name, tt := range map[string]struct {
+		write func(*testing.T, *Writer) error
+		want  []int
+	}{
+		"out of hinted handoff":              {send(hinted(since - 1)), noted},
+		"one of several":                     {send(spans(since+1, since-1)), noted},
+		"its client has the answer":          {send(yields), noted},
+		"of this node, which has the answer": {local(since-1, true), noted},
+		"of this node":                       {local(since-1, false), notNoted},
+		"late, and known":                    {send(hinted(since)), notNoted},
+		"several that are known":             {send(spans(since+1, since)), notNoted},
+		"not late":                           {send(message(since - 1)), notNoted},
+		"without a version":                  {send(spans(0, 0)), notNoted},
+		"a repair": {func(t *testing.T, w *Writer) error {
+			return w.Repairs().WriteVersion(tsdb.WriteContext{}, shardID, since-1, mustPoints(t, "m v=1 1"))
+		}, notNoted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newTestCluster(t, "ok")
+			w := c.newWriter(t, 1)
+			notes := &lackNotes{points: func() int { return count(t, c.stores[0], "m") }}
+			w.Copies = notes
+			if err := w.Order.Journal.Lost(since); err != nil {
+				t.Fatal(err)
+			}
+			if err := tt.write(t, w); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, notes.had); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// A journal that was never full makes no copy doubtful, also after a restart, however late a write is.
+func TestLateWritesOfAHealthyNodeLeaveTheCopyWhole(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok")
+	w := c.newWriter(t, 1)
+	notes := &lackNotes{}
+	w.Copies = notes
+	dir := t.TempDir()
+	for range 2 {
+		journal, err := order.OpenJournal(order.JournalConfig{Dir: dir, MaxKeys: 1, Log: zap.NewNop()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Order.Journal = journal
+		if err := journal.SetBegins(w.Order.Clock.Now()); err != nil {
+			t.Fatal(err)
+		}
+		late := w.Order.Clock.Next() // a node that was away gets it in the end
+		for at := range 5 {
+			if err := w.accept(tsdb.WriteContext{}, shardID, db, policy, w.Order.Clock.Next(), false,
+				mustPoints(t, fmt.Sprintf("m v=1 %d", at))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := journal.SetFloor(late); err != nil {
+			t.Fatal(err)
+		}
+		w.beginOld(shardID, late)()
+		if err := journal.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(notes.had) > 0 {
+		t.Errorf("the copy was noted as not whole %d times", len(notes.had))
 	}
 }

@@ -88,6 +88,9 @@ func (o *outgoing) writeLocal(
 		return result{err: errShardDeleted, permanent: true}
 	}
 	o.points.local.Add(int64(len(points)))
+	if yields {
+		defer o.beginOld(d.shard, d.version)()
+	}
 	r := judge(len(points), o.accept(ctx, d.shard, db, policy, d.version, yields, points))
 	if r.err == nil || errors.Is(r.err, errBehind) || influxdb.IsClientError(r.err) {
 		return r

@@ -76,7 +76,9 @@ func TestOwnersRelayWhatANodeThatIsGoneWrote(t *testing.T) {
 				t.Fatal(err)
 			}
 			if tt.forgotten {
-				to.Order.Journal.Lost(version + 1)
+				if err := to.Order.Journal.Lost(version + 1); err != nil {
+					t.Fatal(err)
+				}
 			}
 			points := mustPoints(t, "m v=1 1\nm v=2 2")
 			write := &rpc.WriteShardRequest{

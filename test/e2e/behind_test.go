@@ -13,8 +13,8 @@ import (
 	"concord/test/process"
 )
 
-// TestNodeWithoutMetaNodesSaysWhatItMayLack cuts a data node from the meta node alone. It does not learn of a shard that
-// is created then, and the other data nodes tell it that there is something newer.
+// TestNodeWithoutMetaNodesSaysWhatItMayLack cuts a data node from the meta node alone. It does not learn of a shard
+// that is created then, and the other data nodes tell it that there is something newer.
 func TestNodeWithoutMetaNodesSaysWhatItMayLack(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []process.Mode{process.Refuse, process.Stall} {
