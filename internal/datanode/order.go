@@ -26,6 +26,11 @@ func (n *Node) openOrder() error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("make the folder of the order of writes: %w", err)
 	}
+	boot, wentDown, err := readBoot(dir, bootID)
+	if err != nil {
+		return err
+	}
+	n.onClose(boot.end)
 	clock, err := order.OpenClock(n.clockFile(), n.now, n.log)
 	if err != nil {
 		return fmt.Errorf("open the clock of writes: %w", err)
@@ -43,10 +48,15 @@ func (n *Node) openOrder() error {
 	if err := beginOrder(clock, journal, n.ran); err != nil {
 		return err
 	}
-	if isNew || journal.Damaged() {
+	// The power may have taken what was written in the last seconds. A write that hinted handoff kept in these could
+	// undo a newer one.
+	if isNew || journal.Damaged() || wentDown {
 		if err := journal.Lost(clock.Now()); err != nil {
 			return err
 		}
+	}
+	if err := boot.begin(); err != nil {
+		return err
 	}
 	n.onClose(n.closeCopies) // before the clock: until then others tell this node of their clocks
 	n.order = &replication.Order{Clock: clock, Journal: journal}

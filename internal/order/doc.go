@@ -63,7 +63,7 @@
 //     makes it hear of the versions in the journal and of the deletes that it remembers.
 //   - A record of the log that is torn is cut off. While the floor is near, others may be lost with the power: the
 //     writes have arrived at all owners. While the floor is behind, a write is acknowledged only when its record is on
-//     disk.
+//     disk. After a power failure the node calls Lost, so that late writes from before it leave their copy not whole.
 //   - A write that was under way counts as written, and the engine may not have it. So the journal says nothing
 //     certain of versions from before it was opened.
 //   - What was forgotten is on disk before the files go that had it, in a file of its own. Where that is missing,

@@ -24,11 +24,24 @@ func (f *files) SetDurable(on bool) error {
 		f.allDurable = false
 	}
 	due := on && !f.allDurable && !f.closed
-	generations := slices.Clone(f.inMemory)
 	f.mu.Unlock()
 	if !due {
 		return nil
 	}
+	if err := f.syncAll(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.allDurable = f.durable
+	return nil
+}
+
+// syncAll returns when all that was noted before is on disk.
+func (f *files) syncAll() error {
+	f.mu.Lock()
+	generations := slices.Clone(f.inMemory)
+	f.mu.Unlock()
 	for _, g := range generations {
 		f.mu.Lock()
 		end := g.size
@@ -37,9 +50,6 @@ func (f *files) SetDurable(on bool) error {
 			return err
 		}
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.allDurable = f.durable
 	return nil
 }
 

@@ -90,7 +90,7 @@ func (f *files) rotateInTime() error {
 	return f.append(g)
 }
 
-// Close closes the files. What was noted is found again by OpenJournal.
+// Close closes the files. What was noted is on disk, and is found again by OpenJournal.
 func (f *files) Close() error {
 	f.tidying.Lock()
 	defer f.tidying.Unlock()
@@ -101,7 +101,7 @@ func (f *files) Close() error {
 	}
 	f.closed = true
 	f.mu.Unlock()
-	return errors.Join(err, f.closeFiles())
+	return errors.Join(err, f.syncAll(), f.closeFiles())
 }
 
 func (f *files) closeFiles() error {

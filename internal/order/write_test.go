@@ -263,6 +263,18 @@ func TestSetDurableFailsUntilAllIsDurable(t *testing.T) {
 	}
 }
 
+// What a journal that was closed has is on disk: the power may fail when the process has ended well.
+func TestCloseBringsAllToDisk(t *testing.T) {
+	t.Parallel()
+	j := mustJournal(t, JournalConfig{Dir: t.TempDir()})
+	write(t, j, 1, "m x=1 1")
+	synced := 0
+	j.fsync = func(*os.File) error { synced++; return nil }
+	if err := j.Close(); err != nil || synced == 0 {
+		t.Errorf("%v after %d syncs", err, synced)
+	}
+}
+
 // BenchmarkWritesOutOfOrder notes writes of one point each that come in any order, with many in a generation.
 func BenchmarkWritesOutOfOrder(b *testing.B) {
 	j := mustJournal(b, JournalConfig{Dir: b.TempDir()})
