@@ -158,8 +158,8 @@ func testRestartEndsDeletes(t *testing.T, first func(*testing.T, *testCluster) *
 	other := mustOpen(t, c.newNode(t, 2))
 	g.server = other.server()
 	before := c.newNode(t, 1).deletes.started
-	other.counts.begin(db, "killed", announcer{time.Now(), 1, before})
-	other.counts.begin(db, "another node's", announcer{time.Now(), 3, before})
+	other.counts.begin(db, "killed", announcer{at: time.Now(), node: 1, started: before})
+	other.counts.begin(db, "another node's", announcer{at: time.Now(), node: 3, started: before})
 	first(t, c) // node 1 starts
 	left := func() (n int) {
 		other.counts.mu.RLock()
