@@ -63,7 +63,7 @@
 //
 // Without hinted handoff nothing is kept. C announces the delete (1) and takes a version (2), however few nodes
 // answer. It runs 4 (a, c and d) on all nodes, ends the delete (6), and returns an error that names the nodes which
-// were not reached.
+// were not reached. When C crashes in between, the others hold repairs up until a delete may not take longer.
 //
 // # What a crash between two steps leads to
 //

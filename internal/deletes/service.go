@@ -127,8 +127,10 @@ func (d *Service) Open() error {
 	defer d.mu.Unlock()
 	d.opened = true
 	d.open, d.close = context.WithCancel(context.Background())
-	d.wg.Add(1)
-	go d.announceRestart()
+	if d.deps.Handoff != nil {
+		d.wg.Add(1)
+		go d.announceRestart()
+	}
 	if d.deps.Ran != nil {
 		d.wg.Add(2)
 		go d.keepFinishing()
