@@ -42,7 +42,8 @@ func (n *Node) newDeletes() error {
 	deps := deletes.Deps{
 		Meta: n.Meta, Store: n.Store, Pool: n.pool, Memory: n.deleted, Writes: n.writer,
 		Clock: n.order.Clock, Journal: n.order.Journal, Timeout: n.writer.WriteTimeout,
-		Missed: func(node, shard uint64) { n.missed(node, shard, true) }, Failed: n.disk.StallAll, Log: n.log,
+		Missed: func(node, shard uint64) { n.missed(node, shard, true) }, Lacks: n.copies.Missed,
+		Failed: n.disk.StallAll, Log: n.log,
 	}
 	if n.handoff != nil {
 		deps.Handoff, deps.Ran = n.handoff, n.ran

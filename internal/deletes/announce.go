@@ -40,8 +40,8 @@ func (d *Service) announce(nodes []cluster.Node, r *rpc.Delete) (reached []clust
 }
 
 // enough returns an error unless more than half of the nodes know of a delete, this one included. Nodes that do not
-// hear of it go on taking writes. Such a write may get a smaller version than the delete, which then removes it. Of two
-// nodes one is enough. Otherwise no delete could run while one is away.
+// hear of it go on taking writes. Such a write may get a smaller version than the delete, which then removes it. Of
+// two nodes one is enough. Otherwise no delete could run while one is away.
 func enough(reached []cluster.Node, missed missedNodes) error {
 	know := len(reached) + 1
 	if all := know + len(missed); know <= all/2 && all > 2 {

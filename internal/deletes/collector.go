@@ -132,7 +132,8 @@ func (b *collector) values(ctx context.Context, fields []found) (map[order.Key]m
 		}
 		first := of[0]
 		c, err := cursors.Next(ctx, &tsdb.CursorRequest{
-			Name: first.p.Name(), Tags: first.p.Tags(), Field: first.field, Ascending: true, StartTime: from, EndTime: to,
+			Name: first.p.Name(), Tags: first.p.Tags(), Field: first.field, Ascending: true,
+			StartTime: from, EndTime: to,
 		})
 		if err == nil && c != nil {
 			err = eachValue(c, func(at int64, value any) error {

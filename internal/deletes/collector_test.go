@@ -2,10 +2,12 @@ package deletes
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 
@@ -152,5 +154,39 @@ func TestPointThatIsBeingWrittenIsReadWhenItIsThere(t *testing.T) {
 	}
 	if ended || kept[1].value != "n" || kept[2].value != "o" || kept[1].version <= kept[2].version {
 		t.Errorf("kept is %v, want the new value with its version", kept)
+	}
+}
+
+// Newer points keep their values, of whatever type these are.
+func TestNewerPointsOfAllTypesAreFound(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok")
+	w := c.node(t)
+	drop := &rpc.Delete{
+		Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "d", Version: uint64(w.Order.Clock.Next()),
+	}
+	lines := "m,host=a\\ b f=1.5,i=2i,s=\"x\",b=true 1\nm f=-3,i=4i,s=\"\",b=false 2"
+	if err := w.WritePoints(db, policy, one, nil, mustPoints(t, lines)); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	err := w.deletes.eachNewer(drop, func(writes []acceptedWrite) error {
+		for _, a := range writes {
+			for _, p := range a.points {
+				got = append(got, p.String())
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(got)
+	want := []string{
+		"m b=false 2", "m f=-3 2", "m i=4i 2", "m s=\"\" 2",
+		"m,host=a\\ b b=true 1", "m,host=a\\ b f=1.5 1", "m,host=a\\ b i=2i 1", "m,host=a\\ b s=\"x\" 1",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -54,6 +54,9 @@ func newCovering(r *rpc.Delete, policy string) (*covering, error) {
 	return c, nil
 }
 
+// none reports whether the delete removes nothing: it is of another retention policy.
+func (c *covering) none() bool { return !c.all && len(c.names) == 0 && len(c.regexps) == 0 }
+
 // covers reports whether the delete removes a point. A tag that a series lacks counts as empty, as in the engine.
 func (c *covering) covers(p models.Point) bool {
 	if t := p.UnixNano(); t < c.min || t > c.max {

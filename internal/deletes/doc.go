@@ -8,8 +8,8 @@
 //     of another node, and OldServer that of a node of the version before.
 //   - Memory is what a node knows of deletes. Which points a delete removed that may still arrive: removals.go. What is
 //     written beside a delete: announced.go. Which deletes are under way: underway.go. The writer and repairs ask it.
-//   - rewrite keeps what is newer than a delete that runs (rewrite.go). newer.go finds it in the store, and collector.go
-//     reads it together with its versions.
+//   - rewrite keeps what is newer than a delete that runs (rewrite.go). newer.go finds it in the store, and
+//     collector.go reads it together with its versions.
 //   - What the engine would miss: points on their way from its cache to a file (snapshots.go), and series (lists.go).
 //   - RanLog says, durably, which deletes ran on this node. Nodes whose disks are older than they were ask the others
 //     for what their logs have (catchup.go). So do all nodes when a delete may be half run (halfrun.go). A new node
@@ -55,13 +55,15 @@
 //     and in the journal of versions. From b to d, hinted handoff keeps the newer points on disk, also those that are
 //     written meanwhile, and delivers them after d. They have their versions: to come twice does no harm.
 //  5. C keeps the delete in hinted handoff for each node whose store failed, because its disk is full for example. The
-//     node may be C itself.
+//     node may be C itself. From 1 until that node has run it, the floor that C tells it is below the delete
+//     (Memory.Keeps): its journal forgets no point that is newer. Where the journal was full and forgot some, the
+//     copies count as not whole from 7 on, until they were compared (beginForgotten).
 //  6. From 1 to 6 some nodes have the points and others do not: HoldDeletes refuses repairs and copies in the database
 //     meanwhile, or what one node removed would come back from another.
 //
-// Without hinted handoff nothing is kept. C announces the delete (1) and takes a version (2), however few nodes answer.
-// It runs 4 (a, c and d) on all nodes, ends the delete (6), and returns an error that names the nodes which were not
-// reached.
+// Without hinted handoff nothing is kept. C announces the delete (1) and takes a version (2), however few nodes
+// answer. It runs 4 (a, c and d) on all nodes, ends the delete (6), and returns an error that names the nodes which
+// were not reached. When C crashes in between, the others hold repairs up until a delete may not take longer.
 //
 // # What a crash between two steps leads to
 //

@@ -96,6 +96,11 @@ func (m *Memory) Floor() order.Version {
 	return order.Version(^uint64(0))
 }
 
+// Keeps is a version below those of the deletes that this node may have to keep for others: they are under way here,
+// and a node may fail to run them. It is the greatest of all when there are none. Floor is not that: deletes of other
+// nodes hold it down, too, and it is 0 while one may be half run.
+func (m *Memory) Keeps() order.Version { return m.counts.above() }
+
 const (
 	// askEvery is the time between two attempts to ask all nodes which deletes ran.
 	askEvery = time.Second
@@ -136,8 +141,8 @@ func (d *Service) keepFinishing() {
 }
 
 // finish runs the deletes that other nodes ran and this one did not. It leaves out those that are older than what the
-// journal has forgotten, in this process or an earlier one: their newer points would go. Started are the nodes that were started anew: all
-// nodes are told first, so that they run nothing any more which these nodes sent before.
+// journal has forgotten, in this process or an earlier one: their newer points would go. Started are the nodes that
+// were started anew: all nodes are told first, so that they run nothing any more which these nodes sent before.
 func (d *Service) finish(ctx context.Context, started map[uint64]uint64) error {
 	nodes, err := d.others()
 	if err != nil {

@@ -47,7 +47,7 @@ func TestDeleteIsFinishedWhenItsCoordinatorCrashed(t *testing.T) {
 	started := uint64(time.Now().UnixNano())
 	for _, n := range nodes {
 		n.announce(&rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "half"},
-			announcer{time.Now(), crashed, started - 1})
+			announcer{at: time.Now(), node: crashed, started: started - 1})
 	}
 	if floor, now := lacks.Memory.Floor(), lacks.Order.Clock.Now(); floor >= now {
 		t.Errorf("floor %d is not below the version of the delete, %d or more", floor, now)
@@ -92,7 +92,7 @@ func TestLateMessageOfACrashedCoordinatorRunsNothing(t *testing.T) {
 	c, nodes := twoNodes(t)
 	const crashed = 3
 	late := dropOf(nodes[1], "m", "late", 1, 2)
-	nodes[1].announce(late, announcer{time.Now(), crashed, 1})
+	nodes[1].announce(late, announcer{at: time.Now(), node: crashed, started: 1})
 	srv := nodes[1].server()
 	if _, err := srv.EndDeletesBefore(t.Context(), &rpc.EndDeletesBeforeRequest{SenderNode: crashed, Started: 2}); err != nil {
 		t.Fatal(err)

@@ -73,7 +73,7 @@ func newNode(writes replication.Deps, hh *handoff.Service) *node {
 	deps := Deps{
 		Meta: writes.Meta, Store: writes.Store, Pool: writes.Pool, Memory: memory, Clock: writes.Order.Clock,
 		Journal: writes.Order.Journal, Timeout: writes.WriteTimeout, Missed: func(uint64, uint64) {},
-		Failed: func(string, error) {}, Log: zap.NewNop(),
+		Lacks: func(uint64, string) {}, Failed: func(string, error) {}, Log: zap.NewNop(),
 	}
 	if hh != nil {
 		deps.Handoff, writes.Handoff = hh, hh

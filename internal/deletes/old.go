@@ -45,7 +45,7 @@ func (o OldServer) Execute(_ context.Context, r *rpc.ExecuteRequest) (*rpc.Execu
 		d.deps.Memory.end(r.Database, r.Id)
 		return &rpc.ExecuteResponse{}, nil
 	case r.AnnounceOnly:
-		d.deps.Memory.announce(newDelete(r), announcer{time.Now(), r.SenderNode, r.Started})
+		d.deps.Memory.announce(newDelete(r), announcer{at: time.Now(), node: r.SenderNode, started: r.Started})
 		return &rpc.ExecuteResponse{Clock: d.now()}, nil
 	}
 	failed, err := o.s.ran(run())

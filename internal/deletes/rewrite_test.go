@@ -237,7 +237,7 @@ func TestNotesForADeleteEnd(t *testing.T) {
 	}
 	w.announce(&rpc.Delete{
 		Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "crashed",
-	}, announcer{time.Now(), 2, 1})
+	}, announcer{at: time.Now(), node: 2, started: 1})
 	w.endBefore(2, 2)
 	if n := announced(); n != 0 {
 		t.Errorf("notes are kept for %d deletes of a node that was started anew", n)

@@ -161,6 +161,9 @@ func (d *Service) runDelete(r *rpc.Delete, hinted bool) (err error) {
 	}
 	// While it runs a copy has the points in some files and not in others.
 	defer d.deps.Memory.runs(r.Database, r.Id)()
+	if hinted {
+		defer d.beginForgotten(r)()
+	}
 	newer := d.beginRewrite(r)
 	defer newer.end()
 	d.deps.Memory.Add(r)
@@ -177,6 +180,42 @@ func (d *Service) runDelete(r *rpc.Delete, hinted bool) (err error) {
 		return err
 	}
 	return d.record(r)
+}
+
+// beginForgotten is called before a late delete runs, and ended after it. The journal may not know any more which
+// points are newer than the delete: it was full, for example. The delete takes them, too, and a repair brings back
+// those that other owners have. So this node's copies are not whole until they were compared. That is noted before the
+// delete for queries, and after it for repairs that compare the copies in between.
+func (d *Service) beginForgotten(r *rpc.Delete) (ended func()) {
+	if order.Version(r.Version) > d.deps.Journal.Forgot() {
+		return func() {}
+	}
+	shards := d.shardsOf(r)
+	note := func() {
+		for _, id := range shards {
+			d.deps.Lacks(id, "a delete came so late that its node has forgotten which of the points are newer")
+		}
+	}
+	note()
+	return note
+}
+
+// shardsOf lists the shards here of which a delete may remove points.
+func (d *Service) shardsOf(r *rpc.Delete) (ids []uint64) {
+	for _, sh := range d.deps.Store.Shards(d.deps.Store.ShardIDs()) {
+		if sh.Database() != r.Database {
+			continue
+		}
+		c, err := newCovering(r, sh.RetentionPolicy())
+		if err != nil || c.none() {
+			continue
+		}
+		known, ok := d.deps.Meta.Shard(sh.ID())
+		if !ok || c.min < max(known.End, known.GroupEnd) && c.max >= known.Start {
+			ids = append(ids, sh.ID())
+		}
+	}
+	return ids
 }
 
 // refuse notes durably that the engine refuses a delete. It is not to run later, when another node says that it ran

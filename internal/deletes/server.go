@@ -32,7 +32,7 @@ func (s *Server) AnnounceDelete(
 	if err := s.d.heard(r.Clock); err != nil { // what comes after the delete has a greater version
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
-	s.d.deps.Memory.announce(r.Delete, announcer{time.Now(), r.SenderNode, r.Started})
+	s.d.deps.Memory.announce(r.Delete, announcer{at: time.Now(), node: r.SenderNode, started: r.Started})
 	return &rpc.AnnounceDeleteResponse{Clock: s.d.now()}, nil
 }
 

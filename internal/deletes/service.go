@@ -73,7 +73,9 @@ type Deps struct {
 	Ran     *RanLog // nil without Handoff
 	// Missed is called, before the delete is acknowledged, for a node's copy of a shard that lacks what Handoff has for
 	// it. The shard is handoff.WholeDatabase for a delete. Missed is not called without Handoff.
-	Missed  func(node, shard uint64)
+	Missed func(node, shard uint64)
+	// Lacks is called for a shard of which this node's copy may lack writes that other owners have.
+	Lacks   func(shard uint64, why string)
 	Failed  func(db string, reason error) // is called when a delete could not run on the store
 	Timeout time.Duration                 // of a message to a node, other than the one to run a delete
 	Log     *zap.Logger
@@ -125,8 +127,10 @@ func (d *Service) Open() error {
 	defer d.mu.Unlock()
 	d.opened = true
 	d.open, d.close = context.WithCancel(context.Background())
-	d.wg.Add(1)
-	go d.announceRestart()
+	if d.deps.Handoff != nil {
+		d.wg.Add(1)
+		go d.announceRestart()
+	}
 	if d.deps.Ran != nil {
 		d.wg.Add(2)
 		go d.keepFinishing()
@@ -197,8 +201,8 @@ func idsOf(nodes []cluster.Node) []uint64 {
 }
 
 // everywhere runs a delete on all nodes. It is announced first, and kept for the nodes that are away. Only then it is
-// run. Afterwards it is kept for the nodes that were lost in between, or whose stores failed. Without hinted handoff it
-// is announced and run, but nobody keeps it.
+// run. Afterwards it is kept for the nodes that were lost in between, or whose stores failed. Without hinted handoff
+// it is announced and run, but nobody keeps it.
 func (d *Service) everywhere(r *rpc.Delete) error {
 	nodes, err := d.others()
 	if err != nil {
@@ -208,7 +212,11 @@ func (d *Service) everywhere(r *rpc.Delete) error {
 	if err := check(r); err != nil {
 		return err
 	}
-	d.deps.Memory.announce(r, announcer{at: time.Now()})
+	by := announcer{at: time.Now()}
+	if d.deps.Handoff != nil {
+		by.above = order.Version(d.now())
+	}
+	d.deps.Memory.announce(r, by)
 	reached, missed := d.announce(nodes, r)
 	defer d.announceEnd(nodes, r) // also to those that did not answer: the announcement may have arrived
 	if d.deps.Handoff == nil {

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"concord/internal/order"
 )
 
 // longestDelete is after which time a delete counts as ended, although nobody has said so.
@@ -25,6 +27,8 @@ type announcer struct {
 	at      time.Time
 	node    uint64
 	started uint64 // when the node's process did, in nanoseconds by its clock
+
+	above order.Version // for a delete that this node may have to keep for others: its version is greater
 }
 
 // begin notes that a delete is under way. It reports false for one that has ended: its announcement came late.
@@ -93,6 +97,22 @@ func (c *deleteCounts) oldest(now time.Time) (at time.Time, ok bool) {
 		}
 	}
 	return at, ok
+}
+
+// above returns a version that is below those of the deletes under way which this node may have to keep for others. It
+// is the greatest of all when there are none.
+func (c *deleteCounts) above() order.Version {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	above := order.Version(^uint64(0))
+	for _, began := range c.began {
+		for _, a := range began {
+			if a.above != 0 {
+				above = min(above, a.above)
+			}
+		}
+	}
+	return above
 }
 
 // runsKey is that of a delete which runs here, beside the one of its announcement.

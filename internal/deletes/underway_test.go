@@ -22,19 +22,16 @@ func (s *slowDelete) RunDelete(ctx context.Context, r *rpc.RunDeleteRequest) (*r
 	return s.server.RunDelete(ctx, r)
 }
 
-// firstNodes open the first node of a cluster, with hinted handoff and without.
-var firstNodes = map[string]func(t *testing.T, c *testCluster) *node{
-	"with hinted handoff": func(t *testing.T, c *testCluster) *node {
-		w, _ := c.withHandoff(t, 5*time.Second)
-		return w
-	},
-	"without hinted handoff": func(t *testing.T, c *testCluster) *node { return c.node(t) },
-}
-
 // A node that has run a delete must not take, by a repair or a copy, what one has that has yet to run it.
 func TestNothingIsRepairedWhileADeleteIsUnderWay(t *testing.T) {
 	t.Parallel()
-	for name, first := range firstNodes {
+	for name, first := range map[string]func(t *testing.T, c *testCluster) *node{
+		"with hinted handoff": func(t *testing.T, c *testCluster) *node {
+			w, _ := c.withHandoff(t, 5*time.Second)
+			return w
+		},
+		"without hinted handoff": func(t *testing.T, c *testCluster) *node { return c.node(t) },
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			testNothingIsRepairedWhileADeleteIsUnderWay(t, first)
@@ -145,22 +142,13 @@ func TestEndOfADeleteIsToldUntilItIsHeard(t *testing.T) {
 // What a node announced and did not end before it was killed has ended when it is back.
 func TestRestartEndsDeletes(t *testing.T) {
 	t.Parallel()
-	for name, first := range firstNodes {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			testRestartEndsDeletes(t, first)
-		})
-	}
-}
-
-func testRestartEndsDeletes(t *testing.T, first func(*testing.T, *testCluster) *node) {
 	c, g := newGatedCluster(t)
 	other := mustOpen(t, c.newNode(t, 2))
 	g.server = other.server()
 	before := c.newNode(t, 1).deletes.started
-	other.counts.begin(db, "killed", announcer{time.Now(), 1, before})
-	other.counts.begin(db, "another node's", announcer{time.Now(), 3, before})
-	first(t, c) // node 1 starts
+	other.counts.begin(db, "killed", announcer{at: time.Now(), node: 1, started: before})
+	other.counts.begin(db, "another node's", announcer{at: time.Now(), node: 3, started: before})
+	c.withHandoff(t, 5*time.Second) // node 1 starts
 	left := func() (n int) {
 		other.counts.mu.RLock()
 		defer other.counts.mu.RUnlock()

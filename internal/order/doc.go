@@ -39,7 +39,8 @@
 // Each node tells each other one, once a second, a version below which nothing of it will arrive any more. The lowest
 // of these is the floor, and SetFloor forgets what is below it. Package replication works it out, in floors.go. In a
 // healthy cluster the floor is about two seconds behind the clock. While a node is away, others keep writes for it in
-// hinted handoff, and the floor stands still.
+// hinted handoff, and the floor stands still. So does that of a node while a delete is under way that a client asked
+// it for: it may have to keep the delete for others.
 //
 // # Generations
 //

@@ -14,8 +14,8 @@ import (
 	"concord/internal/durable"
 )
 
-// forgot is what a journal has forgotten, as it is on disk: a restart must not make it look as if the journal knew all.
-// docs/format/order.md describes the file. It is written before anything below the floor is forgotten.
+// forgot is what a journal has forgotten, as it is on disk: a restart must not make it look as if the journal knew
+// all. docs/format/order.md describes the file. It is written before anything below the floor is forgotten.
 type forgot struct {
 	dropped, since Version // as in horizon
 }

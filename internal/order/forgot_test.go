@@ -22,7 +22,9 @@ func TestWhatWasForgottenIsKnownAfterARestart(t *testing.T) {
 		forget  func(j *Journal) error
 		dropped bool // below the floor
 	}{
-		"below the floor":             {JournalConfig{MaxKeys: 1}, func(j *Journal) error { return j.SetFloor(500) }, true},
+		"below the floor": {
+			JournalConfig{MaxKeys: 1}, func(j *Journal) error { return j.SetFloor(500) }, true,
+		},
 		"because the journal is full": {JournalConfig{MaxKeys: 10, MaxMemory: 1, MaxDisk: 2000}, nil, false},
 		"lost":                        {JournalConfig{}, func(j *Journal) error { return j.Lost(77) }, false},
 	} {

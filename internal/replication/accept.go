@@ -156,8 +156,8 @@ func (c *ownCopies) beginOld(shard uint64, v order.Version) (written func()) {
 		return func() {}
 	}
 	note := func() {
-		c.Copies.Lacks(shard, "a write came so late that its node has forgotten which version the points had, and may "+
-			"have undone a newer one")
+		c.Copies.Lacks(shard, "a write came so late that its node has forgotten which versions the points had, "+
+			"and may have undone a newer one")
 	}
 	note()
 	return note

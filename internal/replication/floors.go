@@ -49,7 +49,9 @@ type goneFloor struct {
 
 // floor is a version below which nothing of this node reaches another one any more, as Writer.Floor says.
 func (f *floors) floor(node uint64) order.Version {
-	oldest := f.lanes.oldest() // before the look into hinted handoff: a write that ends meanwhile is there by then
+	// Both before the look into hinted handoff: a write or a delete that ends meanwhile is there by then. A node on
+	// which a delete fails runs it again when its version is long past, and must know then which points are newer.
+	oldest := min(f.lanes.oldest(), f.Deletes.Keeps())
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.keepsFor(node) {

@@ -118,3 +118,4 @@ type forgets struct {
 func (f forgets) Forget(order.Version) { f.n.Add(1) }
 
 func (forgets) Floor() order.Version { return ^order.Version(0) }
+func (forgets) Keeps() order.Version { return ^order.Version(0) }

@@ -62,6 +62,9 @@ type Deletes interface {
 	Forget(floor order.Version)
 	// Floor is a version above which nothing may be forgotten yet: a delete above it may still come.
 	Floor() order.Version
+	// Keeps is a version below those of the deletes that are under way here. This node keeps them for others that fail
+	// to run them. It is the greatest of all when there are none.
+	Keeps() order.Version
 }
 
 // Subscriber gets a copy of every write.
