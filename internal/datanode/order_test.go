@@ -102,8 +102,8 @@ func TestClockIsOpenUntilOthersTellNothingMore(t *testing.T) {
 }
 
 // After a power failure the journal may lack the versions of the last writes, whose values the engine has. A late write
-// from before the failure may undo one of them, and its copy counts as not whole. After a crash of the process alone, or
-// a stop, nothing is lost.
+// from before the failure may undo one of them, and its copy counts as not whole. After a crash of the process alone,
+// or a stop, nothing is lost.
 func TestJournalMayLackWhatThePowerTook(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
