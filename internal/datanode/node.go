@@ -183,7 +183,7 @@ func (n *Node) Open() (err error) {
 	n.onClose(n.Meta.Close)
 	n.pool = &rpc.Pool{
 		Blocked: n.seams.Blocked, Wrap: n.seams.Wrap, Secret: n.cfg.Meta.InternalSharedSecret, TLS: n.certs.peers,
-		Index: n.Meta.Index, DialTimeout: time.Duration(n.cfg.Cluster.DialTimeout),
+		Relies: n.relies, DialTimeout: time.Duration(n.cfg.Cluster.DialTimeout),
 	}
 	n.onClose(n.pool.Close)
 	if err := n.openFolder(); err != nil {
@@ -208,9 +208,18 @@ func (n *Node) openParts() error {
 	return nil
 }
 
-// catchUp makes this node's copy of the metadata as new as a request of another node relies on.
-func (n *Node) catchUp(ctx context.Context, index uint64) {
-	if err := n.Meta.CatchUp(ctx, index, ""); err != nil {
+// relies is the metadata that requests of this node rely on.
+func (n *Node) relies() rpc.Reliance {
+	return rpc.Reliance{ClusterID: n.Meta.ClusterID(), Index: n.Meta.Index()}
+}
+
+// catchUp makes this node's copy of the metadata as new as a request of another node relies on. A node of another
+// cluster, which had this address once, counts its own.
+func (n *Node) catchUp(ctx context.Context, on rpc.Reliance) {
+	if on.ClusterID != 0 && on.ClusterID != n.Meta.ClusterID() {
+		return
+	}
+	if err := n.Meta.CatchUp(ctx, on.Index, ""); err != nil {
 		n.log.Debug("Serving a request that relies on newer metadata", zap.Error(err))
 	}
 }

@@ -48,12 +48,16 @@ func (n *Node) openOrder() error {
 	if err := beginOrder(clock, journal, n.ran); err != nil {
 		return err
 	}
-	// The power may have taken what was written in the last seconds. A write that hinted handoff kept in these could
-	// undo a newer one.
-	if isNew || journal.Damaged() || wentDown {
-		if err := journal.Lost(clock.Now()); err != nil {
-			return err
-		}
+	switch {
+	case isNew, journal.Damaged():
+		err = journal.Lost(clock.Now())
+	case wentDown:
+		// The power may have taken what was written in the last seconds. A write that hinted handoff kept in these
+		// could undo a newer one.
+		err = journal.Lost(clock.Opened())
+	}
+	if err != nil {
+		return err
 	}
 	if err := boot.begin(); err != nil {
 		return err

@@ -35,6 +35,9 @@ type Metadata interface {
 	DataNode(id uint64) (cluster.Node, bool)
 	DataNodes() []cluster.Node
 	Shard(id uint64) (cluster.Shard, bool)
+	// CatchUpWithOthers makes this node's metadata as new as other nodes are known to have it, or returns that it is
+	// behind.
+	CatchUpWithOthers(ctx context.Context) error
 }
 
 // Writes takes points to this node's copies of shards, and sends them to others: replication.Writer.
@@ -203,7 +206,12 @@ func idsOf(nodes []cluster.Node) []uint64 {
 // everywhere runs a delete on all nodes. It is announced first, and kept for the nodes that are away. Only then it is
 // run. Afterwards it is kept for the nodes that were lost in between, or whose stores failed. Without hinted handoff
 // it is announced and run, but nobody keeps it.
+//
+// A node that is behind may not know all nodes, and nobody would keep the delete for the one that it does not know.
 func (d *Service) everywhere(r *rpc.Delete) error {
+	if err := d.deps.Meta.CatchUpWithOthers(context.Background()); err != nil {
+		return err
+	}
 	nodes, err := d.others()
 	if err != nil {
 		return err

@@ -215,3 +215,25 @@ func TestOutcomeNamesAllThatWentWrong(t *testing.T) {
 		}
 	}
 }
+
+// A node that is behind may not know a node that joined. The delete would not run there, and nobody would keep it.
+func TestNodeThatIsBehindDeletesNothing(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "ok")
+	n := c.node(t)
+	if err := n.WritePoints(db, policy, all, nil, mustPoints(t, deletable)); err != nil {
+		t.Fatal(err)
+	}
+	before := count(t, c.stores[0], "cpu")
+	c.meta.Behind = errors.New("this node's metadata is behind")
+	if err := deleteOf(`DELETE FROM cpu`)(n.deletes); !errors.Is(err, c.meta.Behind) {
+		t.Errorf("the delete: %v", err)
+	}
+	if left := count(t, c.stores[0], "cpu"); left != before || left == 0 {
+		t.Errorf("%d points of %d are left", left, before)
+	}
+	c.meta.Behind = nil
+	if err := deleteOf(`DELETE FROM cpu`)(n.deletes); err != nil {
+		t.Error(err)
+	}
+}

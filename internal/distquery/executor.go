@@ -132,9 +132,11 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	if err != nil {
 		return err
 	}
-	report, err := newReport(ctx, strict || deletes(stmt), e.Mapper.meta)
-	if err != nil {
-		return err
+	report := &Report{strict: strict, state: e.Mapper.meta.State}
+	if readsShards(stmt) {
+		if report, err = newReport(ctx, strict, e.Mapper.meta); err != nil {
+			return err
+		}
 	}
 	ending, end := context.WithCancel(ctx)
 	defer end()
@@ -174,11 +176,15 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	return err
 }
 
-// deletes reports whether a statement deletes from shards: it must not pass over those that this node does not know of.
-func deletes(stmt influxql.Statement) bool {
+// readsShards reports whether the answer of a statement is made of what shards have.
+func readsShards(stmt influxql.Statement) bool {
 	switch stmt.(type) {
-	case *influxql.DeleteStatement, *influxql.DeleteSeriesStatement, *influxql.DropSeriesStatement,
-		*influxql.DropMeasurementStatement:
+	case *influxql.SelectStatement, *influxql.ExplainStatement,
+		*influxql.ShowFieldKeysStatement, *influxql.ShowFieldKeyCardinalityStatement,
+		*influxql.ShowMeasurementsStatement, *influxql.ShowMeasurementCardinalityStatement,
+		*influxql.ShowSeriesStatement, *influxql.ShowSeriesCardinalityStatement,
+		*influxql.ShowTagKeysStatement, *influxql.ShowTagKeyCardinalityStatement,
+		*influxql.ShowTagValuesStatement, *influxql.ShowTagValuesCardinalityStatement:
 		return true
 	}
 	return false

@@ -147,17 +147,20 @@ func (c *ownCopies) MayHaveNewer(shard uint64, v order.Version) bool {
 // beginOld is called before a late write of version v is accepted. The journal may not reach back as far: it was full,
 // for example. Then a newer value may be forgotten, and the write takes its place. So this node's copy is not whole
 // until it was compared with the others. It is noted before the write, for queries. It is noted again when written is
-// called, for repairs: one that compared the copies in between does not make it whole.
+// called, for repairs: one that compared the copies in between does not make it whole. The journal may also have got
+// full meanwhile.
 //
 // Writes without versions do not count. They are of nodes of an earlier build, and arrive in no order anyway. Neither
 // do those of repairs, which compare the copies.
 func (c *ownCopies) beginOld(shard uint64, v order.Version) (written func()) {
-	if v == 0 || v >= c.Order.Journal.Since() {
+	if v == 0 {
 		return func() {}
 	}
 	note := func() {
-		c.Copies.Lacks(shard, "a write came so late that its node has forgotten which versions the points had, "+
-			"and may have undone a newer one")
+		if v < c.Order.Journal.Since() {
+			c.Copies.Lacks(shard, "a write came so late that its node has forgotten which versions the points had, "+
+				"and may have undone a newer one")
+		}
 	}
 	note()
 	return note

@@ -231,3 +231,24 @@ func TestLateWritesOfAHealthyNodeLeaveTheCopyWhole(t *testing.T) {
 		t.Errorf("the copy was noted as not whole %d times", len(notes.had))
 	}
 }
+
+// The journal may get full while a late write waits to be accepted.
+func TestLateWriteIsOldWhenTheJournalGetsFullMeanwhile(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok")
+	w := c.writerAt(t, 1)
+	found := &lacking{}
+	w.Copies = found
+	const version = 1000
+	written := w.beginOld(shardID, version)
+	if found.has(shardID) {
+		t.Fatal("the journal reaches back to the write, and the copy lacks something")
+	}
+	if err := w.Order.Journal.Lost(version + 1); err != nil {
+		t.Fatal(err)
+	}
+	written()
+	if !found.has(shardID) {
+		t.Error("the copy counts as whole, and the write may have undone a newer one")
+	}
+}

@@ -49,6 +49,15 @@ func (o *outgoing) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed resul
 	return result{err: cause, hinted: true}
 }
 
+// hintRest queues the rest of a write of which the owner has the first messages. What it refused of these may be on
+// other owners.
+func (o *outgoing) hintRest(d *delivery, first result, rest []*rpc.WriteShardRequest, failed result) result {
+	if _, member := o.Meta.DataNode(d.node); member && first.partial != nil && d.verdict.note(lacks{d.lane, false}) {
+		o.Copies.Missed(d.node, d.shard, false)
+	}
+	return o.hint(d, rest, failed)
+}
+
 // entriesOf are the messages of a write as hinted handoff keeps them.
 func entriesOf(reqs []*rpc.WriteShardRequest) ([]handoff.Entry, error) {
 	entries := make([]handoff.Entry, len(reqs))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -212,5 +213,62 @@ func TestHintForAnUnknownNodeIsTriedAgain(t *testing.T) {
 	entries := []handoff.Entry{{Kind: handoff.Write, Points: 1, Data: b}}
 	if n, err := w.DeliverWrites(t.Context(), 2, entries, nothing); n != 0 || err == nil || errors.As(err, &never) {
 		t.Errorf("%d sent, %v", n, err)
+	}
+}
+
+// interrupted is a node that takes a part of the first message of a write, and then fails.
+type interrupted struct {
+	rpc.UnimplementedReplicationServer
+	messages *atomic.Int64
+}
+
+func (i interrupted) WriteShard(context.Context, *rpc.WriteShardRequest) (*rpc.WriteShardResponse, error) {
+	if i.messages.Add(1) == 1 {
+		return &rpc.WriteShardResponse{Partial: true, Dropped: 1, Error: "max-values-per-tag limit exceeded"}, nil
+	}
+	return nil, status.Error(codes.Unavailable, "the node ends")
+}
+
+// What an owner refused of the first message of a write is not in hinted handoff, which has the rest.
+func TestOwnerLacksWhatItRefusedBeforeTheRestIsKept(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "down")
+	c.meta.Nodes[1].TCPAddr = mustServe(t, interrupted{messages: new(atomic.Int64)})
+	w, _ := c.withHandoff(t, 5*time.Second)
+	found := &kinds{}
+	w.Copies = found
+	var lines strings.Builder
+	for i := range 12 {
+		fmt.Fprintf(&lines, "m,host=h%d v=%q 1\n", i, strings.Repeat("x", 1<<20-1))
+	}
+	points := mustPoints(t, lines.String())
+	learnAll(w, points)
+	if err := w.WritePoints(db, policy, one, nil, points); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	found.mu.Lock()
+	defer found.mu.Unlock()
+	if found.kept != 1 || found.lost != 1 {
+		t.Errorf("the copy lacks %d writes that are kept, and %d that are lost; want one of each", found.kept, found.lost)
+	}
+}
+
+// kinds counts what copies lack, by whether it is kept.
+type kinds struct {
+	replicationtest.NoCopies
+	mu         sync.Mutex
+	kept, lost int
+}
+
+func (k *kinds) Missed(_, _ uint64, kept bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if kept {
+		k.kept++
+	} else {
+		k.lost++
 	}
 }

@@ -154,7 +154,7 @@ func (o *outgoing) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at se
 	var all result
 	for i, req := range reqs {
 		if o.Handoff != nil && o.Handoff.Pending(d.node, d.shard) {
-			return o.hint(d, reqs[i:], result{err: errQueueNotEmpty})
+			return o.hintRest(d, all, reqs[i:], result{err: errQueueNotEmpty})
 		}
 		at.write, at.noneBelow = partOf(d.write, i), partOf(o.lanes.noneBelow(d.shard), 0)
 		r := o.send(d.ctx, d.node, req, at)
@@ -166,7 +166,7 @@ func (o *outgoing) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at se
 			if r.permanent {
 				return r
 			}
-			return o.hint(d, reqs[i:], r)
+			return o.hintRest(d, all, reqs[i:], r)
 		}
 		all.took += r.took
 		if r.partial != nil {

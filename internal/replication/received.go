@@ -45,6 +45,7 @@ type arrived struct {
 	version order.Version          // 0 of a node from before there were versions
 	request *rpc.WriteShardRequest // nil when the points are not kept
 	batch   *rpc.WriteBatchRequest // has the points; nil when the request itself has them
+	part    bool                   // this node refused some of the points
 	taken   bool                   // the other owners are told of it
 }
 
@@ -92,17 +93,19 @@ func (r *received) add(a arrived) {
 			}
 		}
 	}
-	_, has := from.writes[m.Write]
-	if has || m.Write < from.noneBelow || len(from.writes) >= maxReceived {
+	before, has := from.writes[m.Write]
+	if has && (a.part || !before.part) || m.Write < from.noneBelow || len(from.writes) >= maxReceived {
 		return
 	}
+	a.taken = before.taken
+	r.bytes -= before.size()
 	size := a.size()
 	if r.bytes+size > maxReceivedBytes {
 		r.forgetPoints()
 	}
 	a.version = order.Version(m.Version)
 	if r.bytes+size > maxReceivedBytes || a.version == 0 {
-		a, size = arrived{version: a.version}, 0
+		a, size = arrived{version: a.version, part: a.part, taken: a.taken}, 0
 	}
 	from.writes[m.Write] = a
 	r.bytes += size
@@ -171,7 +174,7 @@ func (r *received) forgetPoints() {
 		}
 		for w, a := range from.writes {
 			r.bytes -= a.size()
-			from.writes[w] = arrived{version: a.version, taken: a.taken}
+			from.writes[w] = arrived{version: a.version, part: a.part, taken: a.taken}
 		}
 	}
 }
@@ -189,7 +192,7 @@ func (r *received) forget(key receivedKey) {
 // old reports whether the last write came so long ago that it has reached all owners, or waits for them.
 func (f *receivedFrom) old() bool { return time.Since(f.at) > receivedRecent }
 
-// lacks reports whether one of the writes has not come here.
+// lacks reports whether one of the writes has not come here, or not all of its points.
 func (r *received) lacks(sender, shard uint64, writes []uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -198,8 +201,8 @@ func (r *received) lacks(sender, shard uint64, writes []uint64) bool {
 		if from == nil {
 			return true
 		}
-		_, has := from.writes[w]
-		return !has && w >= from.noneBelow
+		a, has := from.writes[w]
+		return (!has || a.part) && w >= from.noneBelow
 	})
 }
 

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -26,8 +27,9 @@ type relays struct {
 
 // relay is for one owner of shards, and of one process that is gone.
 type relay struct {
-	tells  *rpc.ReceivedRequest
+	tells  *rpc.ReceivedRequest // without the writes of which this node has a part only: the owner may lack the same
 	writes []arrived
+	parts  []uint64 // shards of writes of which this node has a part only, and which it cannot send on
 }
 
 // senderGone begins to tell the other owners, as Writer.SenderGone says.
@@ -89,11 +91,17 @@ func (r *relays) byOwner(node uint64, gone map[receivedKey]map[uint64]arrived) m
 				one = &relay{tells: &rpc.ReceivedRequest{Sender: key.sender, SenderNode: node}}
 				out[o][key.sender] = one
 			}
-			shard := &rpc.ReceivedRequest_Shard{ShardId: key.shard, Writes: slices.Sorted(maps.Keys(writes))}
+			shard := &rpc.ReceivedRequest_Shard{ShardId: key.shard}
 			one.tells.Shards = append(one.tells.Shards, shard)
-			for _, w := range shard.Writes {
-				if a := writes[w]; a.request != nil {
+			for _, w := range slices.Sorted(maps.Keys(writes)) {
+				a := writes[w]
+				if !a.part {
+					shard.Writes = append(shard.Writes, w)
+				}
+				if a.request != nil {
 					one.writes = append(one.writes, a)
+				} else if a.part {
+					one.parts = append(one.parts, key.shard)
 				}
 			}
 		}
@@ -141,13 +149,23 @@ func (r *relays) try(ctx context.Context, n cluster.Node, one *relay) error {
 		return err
 	}
 	client := rpc.NewReplicationClient(conn)
-	var writes errgroup.Group
+	var (
+		writes errgroup.Group
+		mu     sync.Mutex
+		parts  = slices.Clone(one.parts) // with those that the owner does not take
+	)
 	writes.SetLimit(relayedAtOnce)
 	for _, a := range one.writes {
 		writes.Go(func() error {
 			ctx, cancel := context.WithTimeout(ctx, r.WriteTimeout)
 			defer cancel()
-			return a.relay(ctx, client)
+			err := a.relay(ctx, client)
+			if err != nil && a.part {
+				mu.Lock()
+				defer mu.Unlock()
+				parts = append(parts, a.request.ShardId)
+			}
+			return err
 		})
 	}
 	if err := writes.Wait(); err != nil {
@@ -156,8 +174,14 @@ func (r *relays) try(ctx context.Context, n cluster.Node, one *relay) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.WriteTimeout)
 	defer cancel()
-	_, err = client.Received(ctx, one.tells)
-	return err
+	if _, err = client.Received(ctx, one.tells); err != nil {
+		return err
+	}
+	slices.Sort(parts)
+	for _, shard := range slices.Compact(parts) {
+		r.Copies.Missed(n.ID, shard, false)
+	}
+	return nil
 }
 
 // relay sends a write on as it came. It is a late one: where the owner has something newer, that stays.
@@ -169,11 +193,17 @@ func (a arrived) relay(ctx context.Context, to rpc.ReplicationClient) error {
 		Sender: m.Sender, SenderNode: m.SenderNode, Write: m.Write, NoneUnderWayBelow: m.NoneUnderWayBelow,
 		Version: m.Version, Relayed: true, Yields: true,
 	}
-	var err error
+	var (
+		resp *rpc.WriteShardResponse
+		err  error
+	)
 	if a.batch == nil {
-		_, err = to.WriteShard(ctx, w)
+		resp, err = to.WriteShard(ctx, w)
 	} else {
-		_, err = to.WriteBatch(ctx, &rpc.WriteBatchRequest{Write: w, Batch: a.batch.Batch, Points: a.batch.Points})
+		resp, err = to.WriteBatch(ctx, &rpc.WriteBatchRequest{Write: w, Batch: a.batch.Batch, Points: a.batch.Points})
+	}
+	if err == nil && resp.Error != "" && !resp.Partial {
+		err = errors.New(resp.Error)
 	}
 	return err
 }

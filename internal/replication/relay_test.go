@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -238,4 +239,71 @@ func TestReceivedKeepsFewPoints(t *testing.T) {
 	if got := r.take(2, 0); len(got) > 0 {
 		t.Error("what another owner sent on long ago is told again")
 	}
+}
+
+// A write of which the first owner refused a point, as all owners do, is acknowledged as a partial one. The other owners
+// get the rest of it all the same. One that does not take it, or for which its points are not kept, may lack them.
+func TestOwnersRelayAWriteThatWasPartial(t *testing.T) {
+	t.Parallel()
+	const sender, gone = 77, 3
+	for _, tt := range []struct {
+		name   string
+		strict bool // the other owner takes nothing
+		kept   bool
+		want   string
+		missed []uint64
+	}{
+		{"it is taken", false, true, "[1]", nil},
+		{"it is refused", true, true, "[]", []uint64{2}},
+		{"its points are not kept", false, false, "[]", []uint64{2}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c := newTestCluster(t, "ok", "ok", "down")
+			from, to := c.writerAt(t, 1), c.writerAt(t, 2)
+			lackHere, lackThere := &lacking{}, &lacking{}
+			from.Copies, to.Copies = lackThere, lackHere
+			c.meta.Nodes[1].TCPAddr = mustServe(t, NewServer(c.stores[1], to, zap.NewNop()))
+			if tt.strict {
+				c.meta.Nodes[1].TCPAddr = mustServe(t, refusing{})
+			}
+			mustWrite(t, c.stores[0], "m f=1i 9")
+			mustWrite(t, c.stores[1], "m f=1i 9")
+			write := &rpc.WriteShardRequest{
+				ShardId: shardID, Database: db, RetentionPolicy: policy, Sender: sender, SenderNode: gone, Write: 256,
+				NoneUnderWayBelow: 256, Version: uint64(from.Order.Clock.Next()),
+			}
+			for _, p := range mustPoints(t, "m v=1 1\nm f=1.5 2") {
+				encoded, err := p.MarshalBinary()
+				if err != nil {
+					t.Fatal(err)
+				}
+				write.Points = append(write.Points, encoded)
+			}
+			resp, err := NewServer(c.stores[0], from, zap.NewNop()).WriteShard(t.Context(), write)
+			if err != nil || !resp.Partial {
+				t.Fatal(resp, err)
+			}
+			if !tt.kept {
+				from.received.m[receivedKey{sender, shardID}].at = time.Now().Add(-2 * receivedRecent)
+				from.received.forgetPoints()
+			}
+			for _, one := range from.relays.byOwner(gone, from.received.take(gone, 0))[2] {
+				from.relays.tell(2, one)
+			}
+			if got := fmt.Sprint(values(t, c.stores[1], "m")); got != tt.want {
+				t.Errorf("the owner has %s, want %s", got, tt.want)
+			}
+			if !slices.Equal(lackThere.missed, tt.missed) || lackHere.has(shardID) {
+				t.Errorf("%v lack something, want %v; the owner itself: %t", lackThere.missed, tt.missed, lackHere.has(shardID))
+			}
+		})
+	}
+}
+
+// refusing is a node that refuses all writes and is told what others received.
+type refusing struct{ strict }
+
+func (refusing) Received(context.Context, *rpc.ReceivedRequest) (*rpc.ReceivedResponse, error) {
+	return &rpc.ReceivedResponse{}, nil
 }

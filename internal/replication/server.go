@@ -71,7 +71,7 @@ func (s *Server) write(
 		return nil, status.Error(codes.InvalidArgument, "a write needs a shard, a database and a retention policy")
 	}
 	// Its copy would be one that no query reads, and nothing removes.
-	if s.writer.Meta.Deleted(r.ShardId, rpc.Relied(ctx)) {
+	if s.writer.Meta.Deleted(r.ShardId, rpc.Relied(ctx).Index) {
 		return nil, status.Error(codes.NotFound, errShardDeleted.Error())
 	}
 	points, err := read()
@@ -110,7 +110,7 @@ func (s *Server) write(
 func (s *Server) answer(a arrived, err error) (*rpc.WriteShardResponse, error) {
 	r := a.request
 	var p tsdb.PartialWriteError
-	if err == nil { // of a partial write, another owner may have more
+	if a.part = errors.As(err, &p); err == nil || a.part {
 		s.writer.received.add(a)
 	}
 	clock := s.writer.clock()

@@ -161,7 +161,7 @@ func TestWriteToADroppedShardIsPlacedAgain(t *testing.T) {
 	c := &testCluster{meta: &replicationtest.Meta{}}
 	var index atomic.Uint64
 	index.Store(3)
-	c.pool = &rpc.Pool{Index: index.Load}
+	c.pool = &rpc.Pool{Relies: func() rpc.Reliance { return rpc.Reliance{Index: index.Load()} }}
 	t.Cleanup(func() { c.pool.Close() })
 	store, other := mustStore(t), mustStore(t)
 	owned := &replicationtest.Meta{}

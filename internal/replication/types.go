@@ -174,8 +174,8 @@ func (t *typeDecider) decide(u *undecidedWrite) {
 				continue
 			}
 			if errors.Is(r.err, errBehind) {
-				for _, o := range others {
-					u.done(o, r, func() result { return r }) // all get it anew, with a greater version
+				for _, o := range others { // all get it anew, with a greater version, unless it is acknowledged
+					go u.done(o, r, func() result { return t.writeRequests(u, o, u.requests, true) })
 				}
 				return
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/models"
@@ -14,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/replication/replicationtest"
+	"concord/internal/rpc"
 )
 
 // writerAt is a writer of another node of a test cluster.
@@ -279,5 +281,33 @@ func BenchmarkKnownTypes(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// behindOnce is a node that has something newer than a write, and takes the rest of it when it may.
+type behindOnce struct {
+	rpc.UnimplementedReplicationServer
+}
+
+func (behindOnce) WriteShard(_ context.Context, r *rpc.WriteShardRequest) (*rpc.WriteShardResponse, error) {
+	return &rpc.WriteShardResponse{Behind: !r.Yields}, nil
+}
+
+// At level any, a write is acknowledged when hinted handoff keeps it for the first owner. When the owner that decides on
+// the types of its fields has something newer, the others get the write as it is.
+func TestOwnersGetAnAcknowledgedWriteWhenTheOneThatDecidesIsNewer(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "down", "down", "ok")
+	c.meta.Nodes[2].TCPAddr = mustServe(t, behindOnce{})
+	c.meta.Owners = []uint64{2, 3, 4}
+	w, _ := c.withHandoff(t, 5*time.Second)
+	if err := w.WritePoints(db, policy, models.ConsistencyLevelAny, nil, mustPoints(t, "m v=1 1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(values(t, c.stores[3], "m")); got != "[1]" {
+		t.Errorf("the third owner has %s", got)
 	}
 }

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/influxdata/influxdb"
@@ -56,28 +57,31 @@ func (v *verdict) note(l lacks) bool {
 type part struct {
 	lane
 	points int
-	fewer  bool // another owner took more, and this was said
+	reason string // why it refused the others; empty when it refused none
+	lacks  bool   // another owner has what it refused, and this was said
 }
 
-// took notes how many points of the write an owner took. It returns the copies that are known by this to lack points
-// that another owner has, if the write was acknowledged before.
-func (v *verdict) took(l lane, points int) (lack []lane) {
+// less reports whether an owner took less of a write than another one, or refused other points for all that is known.
+func (p *part) less(than part) bool {
+	return p.points < than.points || p.points == than.points && p.reason != "" && than.reason != "" &&
+		p.reason != than.reason
+}
+
+// took notes how many points of the write an owner took, and why it refused the others. It returns the copies that are
+// known by this to lack points that another owner has, if the write was acknowledged before.
+func (v *verdict) took(l lane, points int, reason string) (lack []lane) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.parts == nil {
 		v.parts = v.few[:0]
 	}
-	v.parts = append(v.parts, part{lane: l, points: points})
-	most := 0
-	for _, p := range v.parts {
-		most = max(most, p.points)
-	}
+	v.parts = append(v.parts, part{lane: l, points: points, reason: reason})
 	for i := range v.parts {
 		p := &v.parts[i]
-		if p.fewer || p.points == most {
+		if p.lacks || !slices.ContainsFunc(v.parts, p.less) {
 			continue
 		}
-		p.fewer = true
+		p.lacks = true
 		if v.passed {
 			lack = append(lack, p.lane)
 		} else if !v.failed {

@@ -516,7 +516,11 @@ func (w *Writer) note(d *delivery, r result) {
 			lack = []lane{d.lane}
 		}
 	case r.err == nil:
-		lack = d.verdict.took(d.lane, r.took)
+		reason := ""
+		if r.partial != nil {
+			reason = r.partial.Reason
+		}
+		lack = d.verdict.took(d.lane, r.took, reason)
 	}
 	for _, l := range lack {
 		w.Copies.Missed(l.node, l.shard, false)

@@ -316,12 +316,18 @@ func TestOwnerThatTakesAPartOfAWriteLacksTheRest(t *testing.T) {
 	}
 	same := newVerdict()
 	for node := range uint64(4) {
-		same.took(lane{node, 1}, 2)
+		same.took(lane{node, 1}, 2, "limit of tag a")
 	}
 	if lack := same.pass(nil); len(lack) > 0 {
 		t.Errorf("%v lack what all drop", lack)
 	}
-	if lack := same.took(lane{4, 1}, 1); len(lack) != 1 || lack[0].node != 4 {
+	if lack := same.took(lane{4, 1}, 1, "limit of tag a"); len(lack) != 1 || lack[0].node != 4 {
 		t.Errorf("%v lack what the last owner dropped", lack)
+	}
+	other := newVerdict()
+	other.took(lane{1, 1}, 2, "limit of tag a")
+	other.took(lane{2, 1}, 2, "limit of tag b")
+	if lack := other.pass(nil); len(lack) != 2 {
+		t.Errorf("%v lack what the other owner has, and not both", lack)
 	}
 }

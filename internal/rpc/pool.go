@@ -48,8 +48,8 @@ type Pool struct {
 	DialTimeout time.Duration
 	// Speaks, when set before the first call, is which protocol this node speaks; that of this build otherwise.
 	Speaks protocol.Speaks
-	// Index, when set before the first call, is the index of the metadata that calls rely on.
-	Index func() uint64
+	// Relies, when set before the first call, is the metadata that calls rely on.
+	Relies func() Reliance
 
 	called called
 
@@ -111,8 +111,8 @@ func (p *Pool) dial(addr string, single bool) (*grpc.ClientConn, error) {
 	if p.Secret != "" {
 		opts = append(opts, grpc.WithPerRPCCredentials(bearer{&trust.Signer{Secret: p.Secret}}))
 	}
-	if p.Index != nil {
-		opts = append(opts, relying(p.Index)...)
+	if p.Relies != nil {
+		opts = append(opts, relying(p.Relies)...)
 	}
 	if p.TLS != nil && p.TLS.UseTLS() || p.Wrap != nil || p.DialTimeout > 0 {
 		opts = append(opts, grpc.WithContextDialer(p.connect))

@@ -8,15 +8,24 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// reliedKey is the gRPC metadata key with the index of the cluster's metadata that a request relies on: that of its
-// sender's copy. The number is decimal.
-const reliedKey = "concord-metadata-index"
+// The gRPC metadata keys of a Reliance. The numbers are decimal.
+const (
+	reliedKey  = "concord-metadata-index"
+	clusterKey = "concord-cluster-id" // nodes of an earlier build do not send it
+)
 
-// relying makes calls carry the index that index returns. 0 is none.
-func relying(index func() uint64) []grpc.DialOption {
+// Reliance is the metadata that a request relies on: its sender's copy.
+type Reliance struct {
+	ClusterID uint64 // of the cluster that the metadata is of; 0 when the sender does not say
+	Index     uint64 // that the copy has; 0 for none
+}
+
+// relying makes calls carry what relies returns.
+func relying(relies func() Reliance) []grpc.DialOption {
 	with := func(ctx context.Context) context.Context {
-		if i := index(); i > 0 {
-			return metadata.AppendToOutgoingContext(ctx, reliedKey, strconv.FormatUint(i, 10))
+		if r := relies(); r.Index > 0 {
+			return metadata.AppendToOutgoingContext(ctx, reliedKey, strconv.FormatUint(r.Index, 10),
+				clusterKey, strconv.FormatUint(r.ClusterID, 10))
 		}
 		return ctx
 	}
@@ -35,19 +44,22 @@ func relying(index func() uint64) []grpc.DialOption {
 	return []grpc.DialOption{grpc.WithChainUnaryInterceptor(unary), grpc.WithChainStreamInterceptor(stream)}
 }
 
-// Relied is the index of the metadata that the sender of an incoming request relies on, 0 when it does not say.
-func Relied(ctx context.Context) uint64 {
-	for _, v := range metadata.ValueFromIncomingContext(ctx, reliedKey) {
-		if i, err := strconv.ParseUint(v, 10, 64); err == nil {
-			return i
+// Relied is what the sender of an incoming request relies on.
+func Relied(ctx context.Context) Reliance {
+	number := func(key string) uint64 {
+		for _, v := range metadata.ValueFromIncomingContext(ctx, key) {
+			if i, err := strconv.ParseUint(v, 10, 64); err == nil {
+				return i
+			}
 		}
+		return 0
 	}
-	return 0
+	return Reliance{ClusterID: number(clusterKey), Index: number(reliedKey)}
 }
 
-// CatchingUp makes a server call catchUp with the index that a request relies on, before it is served. Requests are
-// served also when catchUp had to give up.
-func CatchingUp(catchUp func(ctx context.Context, index uint64)) []grpc.ServerOption {
+// CatchingUp makes a server call catchUp with what a request relies on, before it is served. Requests are served also
+// when catchUp had to give up.
+func CatchingUp(catchUp func(ctx context.Context, relied Reliance)) []grpc.ServerOption {
 	unary := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		catchUp(ctx, Relied(ctx))
 		return next(ctx, req)

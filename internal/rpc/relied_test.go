@@ -57,13 +57,14 @@ func mustConn(t *testing.T, p *Pool, addr string) *grpc.ClientConn {
 func TestNodeCatchesUpBeforeItServes(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
-	var got []uint64
-	add := func(v uint64) { mu.Lock(); defer mu.Unlock(); got = append(got, v) }
-	const served = 1 << 40
-	addr := mustIdentify(t, func() { add(served) }, CatchingUp(func(_ context.Context, index uint64) { add(index) })...)
-	index := uint64(0)
-	conn := mustConn(t, &Pool{Index: func() uint64 { return index }}, addr)
-	for _, index = range []uint64{0, 42} {
+	var got []Reliance
+	add := func(r Reliance) { mu.Lock(); defer mu.Unlock(); got = append(got, r) }
+	served := Reliance{Index: 1 << 40}
+	addr := mustIdentify(t, func() { add(served) }, CatchingUp(func(_ context.Context, r Reliance) { add(r) })...)
+	var relied Reliance
+	conn := mustConn(t, &Pool{Relies: func() Reliance { return relied }}, addr)
+	some := Reliance{7, 42}
+	for _, relied = range []Reliance{{}, some} {
 		if _, err := NewMembershipClient(conn).Identify(t.Context(), &IdentifyRequest{}); err != nil {
 			t.Fatal(err)
 		}
@@ -77,8 +78,8 @@ func TestNodeCatchesUpBeforeItServes(t *testing.T) {
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	if want := []uint64{0, served, 42, served, 42}; !slices.Equal(got, want) {
-		t.Errorf("got %d, want %d", got, want)
+	if want := []Reliance{{}, served, some, served, some}; !slices.Equal(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
 

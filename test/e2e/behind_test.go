@@ -6,6 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +73,16 @@ func TestNodeWithoutMetaNodesSaysWhatItMayLack(t *testing.T) {
 			}
 			if _, err := two.Query(ctx, "db", "DELETE FROM m"); err == nil || !strings.Contains(err.Error(), "is behind") {
 				t.Errorf("a delete of a node that does not know all shards: %v", err)
+			}
+			v2, err := http.Post("http://"+p.Data[1].HTTP+"/api/v2/delete?bucket=db", "application/json", strings.NewReader(
+				`{"start":"1970-01-01T00:00:00Z","stop":"2100-01-01T00:00:00Z"}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(v2.Body)
+			v2.Body.Close()
+			if err != nil || v2.StatusCode/100 == 2 || !strings.Contains(string(body), "is behind") {
+				t.Errorf("/api/v2/delete there answers %s: %s, %v", v2.Status, body, err)
 			}
 			cut(process.Link{})
 			if !process.Poll(30*time.Second, func() bool { got, warnings = count(); return got == n && len(warnings) == 0 }) {

@@ -23,8 +23,11 @@ type catchUp struct {
 	nodes    *metaNodes
 	fetching chan struct{} // holds one token while the meta nodes are asked for a state
 	failed   failedCatchUp
-	heard    atomic.Uint64 // the greatest index that somebody relied on, and that the copy did not have then
+	heard    atomic.Pointer[heardIndex] // nil before the first
 }
+
+// heardIndex is the greatest index that somebody relied on, and that the copy did not have then.
+type heardIndex struct{ clusterID, index uint64 }
 
 // CatchUp returns when this node's copy has what a node relies on that names index, or an error after two seconds.
 // What cannot be had now is not waited for again at once. leader is the HTTP address of the meta node that has it, if
@@ -39,30 +42,41 @@ func (c *catchUp) CatchUp(ctx context.Context, index uint64, leader string) erro
 	if c.copied.member.NodeID() == 0 {
 		return ErrNotJoined
 	}
-	for heard := c.heard.Load(); heard < index && !c.heard.CompareAndSwap(heard, index); heard = c.heard.Load() {
-	}
+	c.hear(heardIndex{c.copied.member.ClusterID(), index})
 	if err := c.failed.check(c.copied.State().Index); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, relyTimeout)
+	limited, cancel := context.WithTimeout(ctx, relyTimeout)
 	defer cancel()
-	err := c.fetchTo(ctx, index)
+	err := c.fetchTo(limited, index)
 	if err != nil {
 		have := c.copied.State().Index
 		err = fmt.Errorf("this node's metadata is behind: it has change %d, not %d: %w", have, index, err)
-		c.failed.note(have, err)
+		if ctx.Err() == nil { // else it was not tried for long
+			c.failed.note(have, err)
+		}
 	}
 	return err
+}
+
+// hear notes what somebody relies on.
+func (c *catchUp) hear(h heardIndex) {
+	for {
+		last := c.heard.Load()
+		if last != nil && last.clusterID == h.clusterID && last.index >= h.index || c.heard.CompareAndSwap(last, &h) {
+			return
+		}
+	}
 }
 
 // CatchUpWithOthers returns when this node's copy has all that other nodes have relied on in requests to it. The error
 // says that it is behind, after two seconds: there may be shards and nodes that it does not know of.
 func (c *catchUp) CatchUpWithOthers(ctx context.Context) error {
 	heard := c.heard.Load()
-	if c.copied.member.NodeID() == 0 { // it was told as a member
+	if heard == nil || heard.clusterID != c.copied.member.ClusterID() {
 		return nil
 	}
-	return c.CatchUp(ctx, heard, "")
+	return c.CatchUp(ctx, heard.index, "")
 }
 
 // failedCatchUp is the last catching up that failed. Until something newer is there, the next one would fail, too.

@@ -223,6 +223,8 @@ func TestNodeKnowsThatItIsBehind(t *testing.T) {
 	if err := c.CatchUpWithOthers(ctx); err == nil || !strings.Contains(err.Error(), "behind: it has change 0, not 7") {
 		t.Errorf("behind others: %v", err)
 	}
+	c.Become(1, 2, "127.0.0.1:1") // another cluster counts its own changes
+	metatest.OK(t, c.CatchUpWithOthers(ctx))
 	m := metatest.New(t, true)
 	late := joinedAlone(t, m)
 	m.AddNode(t, "127.0.0.1:2")

@@ -44,7 +44,11 @@ type Meta struct {
 
 	Dropped func(shard, index uint64) bool // as Deleted of the metadata; nil when no shard was
 	Update  func() error                   // as Refresh; nil when nothing is new
+	Behind  error                          // why this is not as new as what others have; nil when it is
 }
+
+// CatchUpWithOthers returns Behind.
+func (m *Meta) CatchUpWithOthers(context.Context) error { return m.Behind }
 
 // Deleted asks Dropped.
 func (m *Meta) Deleted(shard, index uint64) bool { return m.Dropped != nil && m.Dropped(shard, index) }
