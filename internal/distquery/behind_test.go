@@ -11,8 +11,8 @@ import (
 	"concord/internal/budget"
 )
 
-// A node whose metadata is behind may lack shards without knowing them. Its answers say so, and reads that have no place
-// for a warning fail.
+// A node whose metadata is behind may lack shards without knowing them. Its answers say so, and reads that have no
+// place for a warning fail.
 func TestAnswersOfANodeThatIsBehindSaySo(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, testOptions{nodes: 2, replicas: 1})

@@ -109,8 +109,8 @@ func OpenClock(path string, now func() time.Time, log *zap.Logger) (*Clock, erro
 	return c, c.store(c.next() + aheadVersions)
 }
 
-// Opened is the bound that the process before stored: it gave no greater version, and heard of none. It is 0 for a clock
-// that is new.
+// Opened is the bound that the process before stored: it gave no greater version, and heard of none. It is 0 for a
+// clock that is new.
 func (c *Clock) Opened() Version { return c.opened }
 
 // Reached returns a version that the clock whose bound is in the file at path had reached when the file was written: no

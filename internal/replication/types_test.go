@@ -293,8 +293,8 @@ func (behindOnce) WriteShard(_ context.Context, r *rpc.WriteShardRequest) (*rpc.
 	return &rpc.WriteShardResponse{Behind: !r.Yields}, nil
 }
 
-// At level any, a write is acknowledged when hinted handoff keeps it for the first owner. When the owner that decides on
-// the types of its fields has something newer, the others get the write as it is.
+// At level any, a write is acknowledged when hinted handoff keeps it for the first owner. When the owner that decides
+// on the types of its fields has something newer, the others get the write as it is.
 func TestOwnersGetAnAcknowledgedWriteWhenTheOneThatDecidesIsNewer(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok", "down", "down", "ok")
