@@ -242,7 +242,8 @@ func TestReceivedKeepsFewPoints(t *testing.T) {
 }
 
 // A write of which the first owner refused a point, as all owners do, is acknowledged as a partial one. The other
-// owners get the rest of it all the same. One that does not take it, or for which its points are not kept, may lack them.
+// owners get the rest of it all the same. One that does not take it, or for which its points are not kept, may lack
+// them.
 func TestOwnersRelayAWriteThatWasPartial(t *testing.T) {
 	t.Parallel()
 	const sender, gone = 77, 3
