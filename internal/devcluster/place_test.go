@@ -357,18 +357,28 @@ func TestShardsOfAnotherServerAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	stranger := other.Data[2]
+	answer := func(call func() error) (err error) { // it begins anew when it has left
+		if c.Wait(ctx, func() bool {
+			err = call()
+			return err == nil || !strings.Contains(err.Error(), "is unreachable")
+		}) != nil {
+			t.Fatal(err)
+		}
+		return err
+	}
 	const wantStranger = "hold shards of another cluster"
-	if _, err := c.Meta.AddData(ctx, stranger.TCPAddr()); err == nil || !strings.Contains(err.Error(), wantStranger) {
+	err := answer(func() error { _, err := c.Meta.AddData(ctx, stranger.TCPAddr()); return err })
+	if err == nil || !strings.Contains(err.Error(), wantStranger) {
 		t.Errorf("it joins another cluster: %v", err)
 	}
-	_, err := c.Meta.UpdateData(ctx, addr(t, c, 2), stranger.TCPAddr())
+	err = answer(func() error { _, err := c.Meta.UpdateData(ctx, addr(t, c, 2), stranger.TCPAddr()); return err })
 	if err == nil || !strings.Contains(err.Error(), wantStranger) {
 		t.Errorf("it takes a place in another cluster: %v", err)
 	}
 	if got := len(c.Meta.State().DataNodes); got != 3 {
 		t.Errorf("the cluster has %d data nodes, want 3", got)
 	}
-	if _, err := other.Meta.AddData(ctx, stranger.TCPAddr()); err != nil {
+	if err := answer(func() error { _, err := other.Meta.AddData(ctx, stranger.TCPAddr()); return err }); err != nil {
 		t.Errorf("it cannot join its own cluster again: %v", err)
 	}
 }
