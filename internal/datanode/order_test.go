@@ -75,15 +75,20 @@ func TestClockBeginsAboveWhatTheNodeHas(t *testing.T) {
 	}
 }
 
-// While a node closes, others still tell it of their clocks, until the exchange of what copies lack has ended. The
-// clock and the journal are there until then.
-func TestClockIsOpenUntilOthersTellNothingMore(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
+// configIn is that of a node with its folders in dir.
+func configIn(dir string) *Config {
 	cfg := NewConfig()
 	cfg.BindAddress, cfg.HTTPD.BindAddress = "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Meta.Dir, cfg.HintedHandoff.Dir = filepath.Join(dir, "meta"), filepath.Join(dir, "hh")
 	cfg.Data.Dir, cfg.Data.WALDir = filepath.Join(dir, "data"), filepath.Join(dir, "wal")
+	return cfg
+}
+
+// While a node closes, others still tell it of their clocks, until the exchange of what copies lack has ended. The
+// clock and the journal are there until then.
+func TestClockIsOpenUntilOthersTellNothingMore(t *testing.T) {
+	t.Parallel()
+	cfg := configIn(t.TempDir())
 	n := New(cfg, "", zap.NewNop(), Seams{})
 	if err := n.Open(); err != nil {
 		t.Fatal(err)
@@ -106,11 +111,7 @@ func TestClockIsOpenUntilOthersTellNothingMore(t *testing.T) {
 // or a stop, nothing is lost.
 func TestJournalMayLackWhatThePowerTook(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	cfg := NewConfig()
-	cfg.BindAddress, cfg.HTTPD.BindAddress = "127.0.0.1:0", "127.0.0.1:0"
-	cfg.Meta.Dir, cfg.HintedHandoff.Dir = filepath.Join(dir, "meta"), filepath.Join(dir, "hh")
-	cfg.Data.Dir, cfg.Data.WALDir = filepath.Join(dir, "data"), filepath.Join(dir, "wal")
+	cfg := configIn(t.TempDir())
 	boot := filepath.Join(cfg.Meta.Dir, "order", "boot")
 	current, err := os.ReadFile(bootID)
 	if err != nil {
