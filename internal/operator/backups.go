@@ -28,7 +28,8 @@ type backups struct{ nodes *dataNodes }
 
 func (b *backups) routes() []server.Route {
 	return []server.Route{
-		{Pattern: "GET /backup/meta", Handler: b.serveMeta},
+		// As the plan: the metadata of a follower may lack databases and shards.
+		{Pattern: "GET /backup/meta", OnLeader: true, Handler: b.serveMeta},
 		{Pattern: "GET /backup/shard", Handler: b.serveShard},
 		{Pattern: "POST /restore/shard", Handler: answer(b.restoreShard)},
 	}
