@@ -1,6 +1,10 @@
 package copystate
 
-import "testing"
+import (
+	"testing"
+
+	"concord/internal/cluster"
+)
 
 // An owner that takes a restored shard notes who did not. That is known after restarts of both, and when the node that
 // noted it is away.
@@ -38,5 +42,35 @@ func TestWhatAnOwnerNotedReachesOneThatWasAway(t *testing.T) {
 	w.start(2)
 	if got := w.nodes[2].s.Lacks(id).Kind; got != Missed {
 		t.Errorf("after a restart the copy lacks %q", got)
+	}
+}
+
+// A node that starts with old metadata is told what it lacks of a shard that it does not know yet. The other node
+// forgets it then.
+func TestWhatACopyLacksIsNotedBeforeItsShardIsKnown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	var old *cluster.State
+	w.change(2, func(*node) { old = w.state })
+	w.stop(2)
+	id := w.addShard(1, 2)
+	w.knows(1, id)
+	if err := w.nodes[1].s.NoteLacking([]uint64{2}, id); err != nil {
+		t.Fatal(err)
+	}
+	w.change(2, func(n *node) { n.behind = old })
+	w.start(2)
+	if !w.nodes[1].s.Noted(t.Context(), []uint64{id}) {
+		t.Fatal("node 2 does not take it over")
+	}
+	w.stop(2)
+	w.start(2) // with the old metadata once more
+	w.change(2, func(n *node) {
+		n.behind = nil
+		w.publish(w.state)
+	})
+	w.knows(2, id)
+	if got := w.nodes[2].s.Lacks(id).Kind; got != Missed {
+		t.Errorf("the copy lacks %q", got)
 	}
 }
