@@ -42,5 +42,5 @@ type Mapping struct {
 // Restored is the answer of POST /restore/shard.
 type Restored struct {
 	Owners []string `json:"owners"` // that have the shard now
-	Failed []string `json:"failed"` // that get it by anti-entropy
+	Failed []string `json:"failed"` // that get it by anti-entropy, and whose copies are incomplete until then
 }

@@ -51,6 +51,7 @@ type node struct {
 	giveUp chan struct{}  // GiveUp waits until it is closed; nil for not
 	found  map[uint64]int // how often a copy was found to lack something
 	up     bool
+	behind *cluster.State // the metadata that it has; nil for the newest
 
 	process  uint64
 	identity string
@@ -209,7 +210,7 @@ func (n *node) NodeID() uint64 { return n.id }
 func (n *node) State() *cluster.State {
 	n.w.mu.Lock()
 	defer n.w.mu.Unlock()
-	return n.w.state
+	return cmp.Or(n.behind, n.w.state)
 }
 func (n *node) Changed() <-chan struct{} {
 	n.w.mu.Lock()

@@ -14,8 +14,9 @@
 //     keeps it is away.
 //
 //   - It lacks something for good: its disk is new or older than it was, the
-//     shard was lost, hints for it were dropped, or it was copied and not
-//     compared since. Such marks are on disk. A repair removes them.
+//     shard was lost, hints for it were dropped, it did not take part in a
+//     restore, or it was copied and not compared since. Such marks are on
+//     disk. A repair removes them.
 //
 //   - Some of its files are damaged, or the engine cannot open it.
 //

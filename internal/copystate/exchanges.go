@@ -2,6 +2,7 @@ package copystate
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -247,6 +248,28 @@ func (x *exchanges) Lose(node, shard uint64) {
 		x.saveLost()
 	}
 	x.Announce(node, shard)
+}
+
+// NoteLacking notes that the copies of a shard on other nodes lack what this node's copy has, and that nobody keeps it
+// for them. When it returns nil, that is on disk, and the nodes that can be reached know it. The others hear of it when
+// they are back.
+func (x *exchanges) NoteLacking(nodes []uint64, shard uint64) error {
+	if slices.Contains(nodes, x.meta.NodeID()) {
+		return errors.New("its own copy is one of them")
+	}
+	x.mu.Lock()
+	for _, node := range nodes {
+		x.own.addLost(node, shard)
+	}
+	x.refreshOwn()
+	x.mu.Unlock()
+	if err := x.saveLost(); err != nil {
+		return err
+	}
+	for _, node := range nodes {
+		x.Announce(node, shard)
+	}
+	return nil
 }
 
 // Differ notes that copies of these shards differ, because each owner has points of its own. So the copies here and on

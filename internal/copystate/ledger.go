@@ -203,16 +203,18 @@ func (l *ledger) heardMost() {
 	l.mu.Unlock()
 }
 
-// saveLost stores what was lost for other nodes.
-func (l *ledger) saveLost() {
+// saveLost stores what was lost for other nodes. It logs an error, which only who must rely on the disk looks at.
+func (l *ledger) saveLost() error {
 	l.saving.Lock()
 	defer l.saving.Unlock()
 	l.mu.Lock()
 	c := change{lost: l.own.lostChange()}
 	l.mu.Unlock()
-	if err := l.store.save(c); err != nil {
+	err := l.store.save(c)
+	if err != nil {
 		l.log.Error("Cannot store that copies on other nodes lack writes", zap.Error(err))
 	}
+	return err
 }
 
 // toldLost forgets what a node has noted itself.

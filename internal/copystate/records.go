@@ -70,10 +70,10 @@ func (r *records) takeArrived() []uint64 {
 	return arrived
 }
 
-// removeAllBut forgets shards that are not live. It returns them.
-func (r *records) removeAllBut(live shardSet) (gone []uint64) {
+// removeAllBut forgets shards that are not live. It returns them. Those that are newer than the newest known shard stay.
+func (r *records) removeAllBut(live shardSet, newest uint64) (gone []uint64) {
 	for id := range r.byShard {
-		if _, ok := live[id]; !ok {
+		if !live.has(id) && id <= newest {
 			delete(r.byShard, id)
 			delete(r.lacking, id)
 			gone = append(gone, id)
@@ -178,7 +178,8 @@ func (l *ledger) Doubt(why string) error {
 }
 
 // missed marks copies of this node that lack what nobody keeps for them; 0 is for all that other nodes have too, of
-// which deletes are lost.
+// which deletes are lost. A shard that is newer than this node's metadata may be one of its: who tells of it forgets it
+// then.
 func (l *ledger) missed(shards []uint64, why string) error {
 	err := l.update(func(set func(uint64, record)) {
 		mark := func(id uint64, kind Kind) {
@@ -186,13 +187,14 @@ func (l *ledger) missed(shards []uint64, why string) error {
 			l.records.lack(&r, kind, why)
 			set(id, r)
 		}
-		owned := l.owned(l.meta.State())
+		st := l.meta.State()
+		owned := l.owned(st)
 		for _, id := range shards {
 			if id == allShards {
 				for id := range owned {
 					mark(id, Outdated)
 				}
-			} else if owned[id] {
+			} else if owned[id] || id > st.Data.MaxShardID {
 				mark(id, Missed)
 			}
 		}

@@ -63,7 +63,7 @@ func (l *ledger) review(at look) error {
 			}
 		}
 		if at.starting {
-			gone = l.records.removeAllBut(live)
+			gone = l.records.removeAllBut(live, st.Data.MaxShardID)
 		}
 		advanced = l.folders.self.lookedUntil(st.Data.MaxShardID)
 	})

@@ -244,7 +244,8 @@ func (r *restoreRun) shard(ctx context.Context, e backup.Entry, m backup.Mapping
 	fmt.Fprintf(r.out, "Done. Restored shard %d into shard %d in %s, %d bytes transferred\n",
 		m.Shard, m.NewShard, short(time.Since(began)), e.Size)
 	for _, addr := range done.Failed {
-		fmt.Fprintf(r.out, "  %s did not take it: anti-entropy brings it there\n", addr)
+		fmt.Fprintf(r.out, "  %s did not take it: anti-entropy brings it there, and its copy is incomplete until then\n",
+			addr)
 	}
 	return nil
 }

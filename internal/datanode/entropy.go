@@ -28,7 +28,8 @@ func (n *Node) openEntropy() error {
 	disk := local.Disk{Dir: n.Store.Path(), Free: n.seams.Free}
 	shards := &shardcopy.Server{
 		Store: n.Store, Pool: n.pool, Begun: n.beginnings().Copied, Doubted: n.copies.Missed,
-		Deletes: n.deleted.DeletesSeen, Hold: n.deleted.HoldDeletes, NotWhole: n.notWhole, HoldWrites: n.cache.Hold,
+		OthersLack: n.copies.NoteLacking, NotWhole: n.notWhole,
+		Deletes: n.deleted.DeletesSeen, Hold: n.deleted.HoldDeletes, HoldWrites: n.cache.Hold,
 		Wait: rate.Wait, CheckDisk: disk.Check, Dir: filepath.Join(n.cfg.entropyDir(), "incoming"), Log: n.log,
 	}
 	n.onClose(shards.Close)

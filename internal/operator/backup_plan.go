@@ -22,7 +22,8 @@ type plans struct {
 }
 
 func (p *plans) routes() []server.Route {
-	return []server.Route{{Pattern: "GET /backup/plan", Handler: answer(p.plan)}}
+	// A follower that is cut off does not know the newest shards: a plan without them would look complete.
+	return []server.Route{{Pattern: "GET /backup/plan", OnLeader: true, Handler: answer(p.plan)}}
 }
 
 // plan lists the asked shards that have points, each with the copy to read. A shard of which no whole copy can be read

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -28,7 +29,8 @@ type backups struct{ nodes *dataNodes }
 
 func (b *backups) routes() []server.Route {
 	return []server.Route{
-		{Pattern: "GET /backup/meta", Handler: b.serveMeta},
+		// As the plan: the metadata of a follower may lack databases and shards.
+		{Pattern: "GET /backup/meta", OnLeader: true, Handler: b.serveMeta},
 		{Pattern: "GET /backup/shard", Handler: b.serveShard},
 		{Pattern: "POST /restore/shard", Handler: answer(b.restoreShard)},
 	}
@@ -114,7 +116,7 @@ func (b *backups) export(r *http.Request) (exportStream, error) {
 }
 
 // restoreShard sends the body, a tar, to all owners of a shard. An owner that fails gets the shard by anti-entropy, as
-// long as one has it.
+// long as one has it. Until then its copy does not count as whole: those that have the shard remember that for it.
 func (b *backups) restoreShard(r *http.Request) (any, error) {
 	r.Form = r.URL.Query() // the body is the tar, and no form, whatever its type says
 	sh, err := b.nodes.shard(r)
@@ -136,20 +138,23 @@ func (b *backups) restoreShard(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("the file did not come whole: %w", err)
 	}
 	owners = sendAll(owners, failed, &rpc.ImportChunk{Last: true, Bytes: total, Checksum: sum})
-	return end(sh.ID, owners, failed)
+	return b.end(r.Context(), sh.ID, owners, failed)
 }
 
-// uploads begins an upload to each owner of a shard. failed is why there is none to an owner, by address.
-func (b *backups) uploads(ctx context.Context, sh cluster.Shard) (to []*upload, failed map[string]error) {
-	failed = map[string]error{}
+// failures are why data nodes did not take a shard, by node.
+type failures map[uint64]error
+
+// uploads begins an upload to each owner of a shard. failed says to which owners there is none.
+func (b *backups) uploads(ctx context.Context, sh cluster.Shard) (to []*upload, failed failures) {
+	failed = failures{}
 	for _, id := range sh.Owners {
 		n, ok := b.nodes.state().DataNode(id)
 		if !ok {
 			continue
 		}
-		u, err := newUpload(ctx, b.nodes, n.TCPAddr, sh)
+		u, err := newUpload(ctx, b.nodes, n, sh)
 		if err != nil {
-			failed[n.TCPAddr] = err
+			failed[n.ID] = err
 			continue
 		}
 		to = append(to, u)
@@ -157,27 +162,65 @@ func (b *backups) uploads(ctx context.Context, sh cluster.Shard) (to []*upload, 
 	return to, failed
 }
 
-// end ends uploads, and says which owners have the shard. It is an error when none has.
-func end(shard uint64, uploads []*upload, failed map[string]error) (any, error) {
+// end ends uploads, and says which owners have the shard. It is an error when none has, and when none of those remembers
+// that the others lack it.
+func (b *backups) end(ctx context.Context, shard uint64, uploads []*upload, failed failures) (any, error) {
 	out := backup.Restored{Owners: []string{}, Failed: []string{}}
+	var took []cluster.Node
 	for _, u := range uploads {
 		if _, err := u.stream.CloseAndRecv(); err != nil {
-			failed[u.addr] = err
+			failed[u.node.ID] = err
 			continue
 		}
-		out.Owners = append(out.Owners, u.addr)
+		took = append(took, u.node)
+		out.Owners = append(out.Owners, u.node.TCPAddr)
 	}
 	var reasons []string
-	for addr, err := range failed {
+	for id, err := range failed {
+		addr := b.nodes.addr(id)
+		if addr == "" { // it left the cluster meanwhile
+			delete(failed, id)
+			continue
+		}
 		out.Failed = append(out.Failed, addr)
 		reasons = append(reasons, addr+": "+rpc.Message(err))
 	}
 	slices.Sort(out.Failed)
 	slices.Sort(reasons)
-	if len(out.Owners) == 0 {
+	if len(took) == 0 {
 		return nil, fmt.Errorf("no owner took shard %d: %s", shard, strings.Join(reasons, "; "))
 	}
+	if err := b.noteLacking(ctx, shard, took, failed); err != nil {
+		return nil, fmt.Errorf("some owners did not take shard %d (%s), and none of the others could note that (%w): "+
+			"they would answer as if it were empty. Drop what was restored, and restore it again",
+			shard, strings.Join(reasons, "; "), err)
+	}
 	return out, nil
+}
+
+// noteLacking makes the owners that took a shard remember that the others failed. A failed owner may be down, and takes
+// the shard for a new and empty one when it is back. It is an error when no owner could.
+func (b *backups) noteLacking(ctx context.Context, shard uint64, took []cluster.Node, failed failures) error {
+	if len(failed) == 0 {
+		return nil
+	}
+	req := &rpc.NoteLackingRequest{ShardId: shard, Nodes: slices.Sorted(maps.Keys(failed))}
+	note := func(ctx context.Context, n cluster.Node) error {
+		c, err := b.nodes.client(n.TCPAddr)
+		if err == nil {
+			_, err = c.NoteLacking(ctx, req)
+		}
+		return err
+	}
+	var reasons []string
+	// Also when the client that restores goes away: the shard is there.
+	for _, a := range rpc.TellAll(context.WithoutCancel(ctx), took, answerTimeout, note) {
+		if a.Err == nil {
+			return nil
+		}
+		reasons = append(reasons, a.Node.TCPAddr+": "+rpc.Message(a.Err))
+	}
+	return errors.New(strings.Join(reasons, "; "))
 }
 
 // eachChunk calls fn with what comes, in chunks, while fn returns true. It does not use io.ReadFull, which returns
@@ -203,15 +246,15 @@ func eachChunk(body io.Reader, fn func(data []byte) bool) error {
 
 // upload is the way to one owner.
 type upload struct {
-	addr   string
+	node   cluster.Node
 	stream interface {
 		Send(*rpc.ImportChunk) error
 		CloseAndRecv() (*rpc.ImportResponse, error)
 	}
 }
 
-func newUpload(ctx context.Context, nodes *dataNodes, addr string, sh cluster.Shard) (*upload, error) {
-	c, err := nodes.client(addr)
+func newUpload(ctx context.Context, nodes *dataNodes, to cluster.Node, sh cluster.Shard) (*upload, error) {
+	c, err := nodes.client(to.TCPAddr)
 	if err != nil {
 		return nil, err
 	}
@@ -219,13 +262,13 @@ func newUpload(ctx context.Context, nodes *dataNodes, addr string, sh cluster.Sh
 	if err != nil {
 		return nil, err
 	}
-	return &upload{addr, stream}, stream.Send(&rpc.ImportChunk{
+	return &upload{to, stream}, stream.Send(&rpc.ImportChunk{
 		ShardId: sh.ID, Database: sh.Database, RetentionPolicy: sh.RetentionPolicy,
 	})
 }
 
 // sendAll sends to all at the same time, and returns those that took it.
-func sendAll(to []*upload, failed map[string]error, m *rpc.ImportChunk) (took []*upload) {
+func sendAll(to []*upload, failed failures, m *rpc.ImportChunk) (took []*upload) {
 	send := func(_ context.Context, u *upload) error { return u.stream.Send(m) } // it ends with the stream
 	for _, a := range rpc.TellAll(context.Background(), to, 0, send) {
 		u := a.Node
@@ -233,9 +276,9 @@ func sendAll(to []*upload, failed map[string]error, m *rpc.ImportChunk) (took []
 			took = append(took, u)
 			continue
 		}
-		failed[u.addr] = a.Err
+		failed[u.node.ID] = a.Err
 		if _, err := u.stream.CloseAndRecv(); err != nil {
-			failed[u.addr] = err // it says why
+			failed[u.node.ID] = err // it says why
 		}
 	}
 	return took

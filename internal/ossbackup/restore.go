@@ -143,7 +143,8 @@ func (s *Server) upload(ctx context.Context, r request) error {
 	s.Log.Info("Restored a shard for influxd restore of InfluxDB OSS", zap.Uint64("db_shard_id", r.ShardID),
 		zap.Strings("owners", done.Owners))
 	if len(done.Failed) > 0 {
-		s.Log.Warn("Some owners did not take a restored shard: anti-entropy brings it there",
+		s.Log.Warn("Some owners did not take a restored shard: anti-entropy brings it there, "+
+			"and their copies are incomplete until then",
 			zap.Uint64("db_shard_id", r.ShardID), zap.String("owners", strings.Join(done.Failed, ", ")))
 	}
 	return nil

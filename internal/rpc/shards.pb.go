@@ -1111,6 +1111,94 @@ func (*DoubtResponse) Descriptor() ([]byte, []int) {
 	return file_shards_proto_rawDescGZIP(), []int{18}
 }
 
+type NoteLackingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	Nodes         []uint64               `protobuf:"varint,2,rep,packed,name=nodes,proto3" json:"nodes,omitempty"` // IDs of data nodes that own the shard
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteLackingRequest) Reset() {
+	*x = NoteLackingRequest{}
+	mi := &file_shards_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteLackingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteLackingRequest) ProtoMessage() {}
+
+func (x *NoteLackingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shards_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteLackingRequest.ProtoReflect.Descriptor instead.
+func (*NoteLackingRequest) Descriptor() ([]byte, []int) {
+	return file_shards_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *NoteLackingRequest) GetShardId() uint64 {
+	if x != nil {
+		return x.ShardId
+	}
+	return 0
+}
+
+func (x *NoteLackingRequest) GetNodes() []uint64 {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+type NoteLackingResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteLackingResponse) Reset() {
+	*x = NoteLackingResponse{}
+	mi := &file_shards_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteLackingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteLackingResponse) ProtoMessage() {}
+
+func (x *NoteLackingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_shards_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteLackingResponse.ProtoReflect.Descriptor instead.
+func (*NoteLackingResponse) Descriptor() ([]byte, []int) {
+	return file_shards_proto_rawDescGZIP(), []int{20}
+}
+
 type DescribeRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	ShardIds []uint64               `protobuf:"varint,1,rep,packed,name=shard_ids,json=shardIds,proto3" json:"shard_ids,omitempty"`
@@ -1125,7 +1213,7 @@ type DescribeRequest struct {
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_shards_proto_msgTypes[19]
+	mi := &file_shards_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1225,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[19]
+	mi := &file_shards_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1238,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_shards_proto_rawDescGZIP(), []int{19}
+	return file_shards_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DescribeRequest) GetShardIds() []uint64 {
@@ -1191,7 +1279,7 @@ type ShardDescription struct {
 
 func (x *ShardDescription) Reset() {
 	*x = ShardDescription{}
-	mi := &file_shards_proto_msgTypes[20]
+	mi := &file_shards_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1291,7 @@ func (x *ShardDescription) String() string {
 func (*ShardDescription) ProtoMessage() {}
 
 func (x *ShardDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[20]
+	mi := &file_shards_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1304,7 @@ func (x *ShardDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardDescription.ProtoReflect.Descriptor instead.
 func (*ShardDescription) Descriptor() ([]byte, []int) {
-	return file_shards_proto_rawDescGZIP(), []int{20}
+	return file_shards_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ShardDescription) GetShardId() uint64 {
@@ -1291,7 +1379,7 @@ type DescribeResponse struct {
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_shards_proto_msgTypes[21]
+	mi := &file_shards_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1391,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[21]
+	mi := &file_shards_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1404,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_shards_proto_rawDescGZIP(), []int{21}
+	return file_shards_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DescribeResponse) GetShards() []*ShardDescription {
@@ -1337,7 +1425,7 @@ type FilesRequest_Have struct {
 
 func (x *FilesRequest_Have) Reset() {
 	*x = FilesRequest_Have{}
-	mi := &file_shards_proto_msgTypes[22]
+	mi := &file_shards_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1437,7 @@ func (x *FilesRequest_Have) String() string {
 func (*FilesRequest_Have) ProtoMessage() {}
 
 func (x *FilesRequest_Have) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[22]
+	mi := &file_shards_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1485,7 @@ type FilesChunk_File struct {
 
 func (x *FilesChunk_File) Reset() {
 	*x = FilesChunk_File{}
-	mi := &file_shards_proto_msgTypes[23]
+	mi := &file_shards_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1497,7 @@ func (x *FilesChunk_File) String() string {
 func (*FilesChunk_File) ProtoMessage() {}
 
 func (x *FilesChunk_File) ProtoReflect() protoreflect.Message {
-	mi := &file_shards_proto_msgTypes[23]
+	mi := &file_shards_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1538,7 +1626,11 @@ const file_shards_proto_rawDesc = "" +
 	"\x0eRemoveResponse\")\n" +
 	"\fDoubtRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\"\x0f\n" +
-	"\rDoubtResponse\"X\n" +
+	"\rDoubtResponse\"E\n" +
+	"\x12NoteLackingRequest\x12\x19\n" +
+	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x14\n" +
+	"\x05nodes\x18\x02 \x03(\x04R\x05nodes\"\x15\n" +
+	"\x13NoteLackingResponse\"X\n" +
 	"\x0fDescribeRequest\x12\x1b\n" +
 	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\x12\x14\n" +
 	"\x05flush\x18\x02 \x01(\bR\x05flush\x12\x12\n" +
@@ -1554,7 +1646,7 @@ const file_shards_proto_rawDesc = "" +
 	"\bdatabase\x18\b \x01(\fR\bdatabase\x12)\n" +
 	"\x10retention_policy\x18\t \x01(\fR\x0fretentionPolicy\"H\n" +
 	"\x10DescribeResponse\x124\n" +
-	"\x06shards\x18\x01 \x03(\v2\x1c.concord.v1.ShardDescriptionR\x06shards2\x8c\x05\n" +
+	"\x06shards\x18\x01 \x03(\v2\x1c.concord.v1.ShardDescriptionR\x06shards2\xdc\x05\n" +
 	"\x06Shards\x12>\n" +
 	"\x06Export\x12\x19.concord.v1.ExportRequest\x1a\x17.concord.v1.ExportChunk0\x01\x12?\n" +
 	"\x06Import\x12\x17.concord.v1.ImportChunk\x1a\x1a.concord.v1.ImportResponse(\x01\x129\n" +
@@ -1564,7 +1656,8 @@ const file_shards_proto_rawDesc = "" +
 	"\x06Copies\x12\x19.concord.v1.CopiesRequest\x1a\x1a.concord.v1.CopiesResponse\x12E\n" +
 	"\bKillCopy\x12\x1b.concord.v1.KillCopyRequest\x1a\x1c.concord.v1.KillCopyResponse\x12?\n" +
 	"\x06Remove\x12\x19.concord.v1.RemoveRequest\x1a\x1a.concord.v1.RemoveResponse\x12<\n" +
-	"\x05Doubt\x12\x18.concord.v1.DoubtRequest\x1a\x19.concord.v1.DoubtResponse\x12E\n" +
+	"\x05Doubt\x12\x18.concord.v1.DoubtRequest\x1a\x19.concord.v1.DoubtResponse\x12N\n" +
+	"\vNoteLacking\x12\x1e.concord.v1.NoteLackingRequest\x1a\x1f.concord.v1.NoteLackingResponse\x12E\n" +
 	"\bDescribe\x12\x1b.concord.v1.DescribeRequest\x1a\x1c.concord.v1.DescribeResponseB\x16Z\x14concord/internal/rpcb\x06proto3"
 
 var (
@@ -1579,38 +1672,40 @@ func file_shards_proto_rawDescGZIP() []byte {
 	return file_shards_proto_rawDescData
 }
 
-var file_shards_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_shards_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_shards_proto_goTypes = []any{
-	(*ExportRequest)(nil),     // 0: concord.v1.ExportRequest
-	(*ExportChunk)(nil),       // 1: concord.v1.ExportChunk
-	(*ImportChunk)(nil),       // 2: concord.v1.ImportChunk
-	(*ImportResponse)(nil),    // 3: concord.v1.ImportResponse
-	(*CopyRequest)(nil),       // 4: concord.v1.CopyRequest
-	(*CopyResponse)(nil),      // 5: concord.v1.CopyResponse
-	(*FilesRequest)(nil),      // 6: concord.v1.FilesRequest
-	(*FilesChunk)(nil),        // 7: concord.v1.FilesChunk
-	(*FillRequest)(nil),       // 8: concord.v1.FillRequest
-	(*FillProgress)(nil),      // 9: concord.v1.FillProgress
-	(*CopiesRequest)(nil),     // 10: concord.v1.CopiesRequest
-	(*CopyStatus)(nil),        // 11: concord.v1.CopyStatus
-	(*CopiesResponse)(nil),    // 12: concord.v1.CopiesResponse
-	(*KillCopyRequest)(nil),   // 13: concord.v1.KillCopyRequest
-	(*KillCopyResponse)(nil),  // 14: concord.v1.KillCopyResponse
-	(*RemoveRequest)(nil),     // 15: concord.v1.RemoveRequest
-	(*RemoveResponse)(nil),    // 16: concord.v1.RemoveResponse
-	(*DoubtRequest)(nil),      // 17: concord.v1.DoubtRequest
-	(*DoubtResponse)(nil),     // 18: concord.v1.DoubtResponse
-	(*DescribeRequest)(nil),   // 19: concord.v1.DescribeRequest
-	(*ShardDescription)(nil),  // 20: concord.v1.ShardDescription
-	(*DescribeResponse)(nil),  // 21: concord.v1.DescribeResponse
-	(*FilesRequest_Have)(nil), // 22: concord.v1.FilesRequest.Have
-	(*FilesChunk_File)(nil),   // 23: concord.v1.FilesChunk.File
+	(*ExportRequest)(nil),       // 0: concord.v1.ExportRequest
+	(*ExportChunk)(nil),         // 1: concord.v1.ExportChunk
+	(*ImportChunk)(nil),         // 2: concord.v1.ImportChunk
+	(*ImportResponse)(nil),      // 3: concord.v1.ImportResponse
+	(*CopyRequest)(nil),         // 4: concord.v1.CopyRequest
+	(*CopyResponse)(nil),        // 5: concord.v1.CopyResponse
+	(*FilesRequest)(nil),        // 6: concord.v1.FilesRequest
+	(*FilesChunk)(nil),          // 7: concord.v1.FilesChunk
+	(*FillRequest)(nil),         // 8: concord.v1.FillRequest
+	(*FillProgress)(nil),        // 9: concord.v1.FillProgress
+	(*CopiesRequest)(nil),       // 10: concord.v1.CopiesRequest
+	(*CopyStatus)(nil),          // 11: concord.v1.CopyStatus
+	(*CopiesResponse)(nil),      // 12: concord.v1.CopiesResponse
+	(*KillCopyRequest)(nil),     // 13: concord.v1.KillCopyRequest
+	(*KillCopyResponse)(nil),    // 14: concord.v1.KillCopyResponse
+	(*RemoveRequest)(nil),       // 15: concord.v1.RemoveRequest
+	(*RemoveResponse)(nil),      // 16: concord.v1.RemoveResponse
+	(*DoubtRequest)(nil),        // 17: concord.v1.DoubtRequest
+	(*DoubtResponse)(nil),       // 18: concord.v1.DoubtResponse
+	(*NoteLackingRequest)(nil),  // 19: concord.v1.NoteLackingRequest
+	(*NoteLackingResponse)(nil), // 20: concord.v1.NoteLackingResponse
+	(*DescribeRequest)(nil),     // 21: concord.v1.DescribeRequest
+	(*ShardDescription)(nil),    // 22: concord.v1.ShardDescription
+	(*DescribeResponse)(nil),    // 23: concord.v1.DescribeResponse
+	(*FilesRequest_Have)(nil),   // 24: concord.v1.FilesRequest.Have
+	(*FilesChunk_File)(nil),     // 25: concord.v1.FilesChunk.File
 }
 var file_shards_proto_depIdxs = []int32{
-	22, // 0: concord.v1.FilesRequest.have:type_name -> concord.v1.FilesRequest.Have
-	23, // 1: concord.v1.FilesChunk.files:type_name -> concord.v1.FilesChunk.File
+	24, // 0: concord.v1.FilesRequest.have:type_name -> concord.v1.FilesRequest.Have
+	25, // 1: concord.v1.FilesChunk.files:type_name -> concord.v1.FilesChunk.File
 	11, // 2: concord.v1.CopiesResponse.copies:type_name -> concord.v1.CopyStatus
-	20, // 3: concord.v1.DescribeResponse.shards:type_name -> concord.v1.ShardDescription
+	22, // 3: concord.v1.DescribeResponse.shards:type_name -> concord.v1.ShardDescription
 	0,  // 4: concord.v1.Shards.Export:input_type -> concord.v1.ExportRequest
 	2,  // 5: concord.v1.Shards.Import:input_type -> concord.v1.ImportChunk
 	4,  // 6: concord.v1.Shards.Copy:input_type -> concord.v1.CopyRequest
@@ -1620,19 +1715,21 @@ var file_shards_proto_depIdxs = []int32{
 	13, // 10: concord.v1.Shards.KillCopy:input_type -> concord.v1.KillCopyRequest
 	15, // 11: concord.v1.Shards.Remove:input_type -> concord.v1.RemoveRequest
 	17, // 12: concord.v1.Shards.Doubt:input_type -> concord.v1.DoubtRequest
-	19, // 13: concord.v1.Shards.Describe:input_type -> concord.v1.DescribeRequest
-	1,  // 14: concord.v1.Shards.Export:output_type -> concord.v1.ExportChunk
-	3,  // 15: concord.v1.Shards.Import:output_type -> concord.v1.ImportResponse
-	5,  // 16: concord.v1.Shards.Copy:output_type -> concord.v1.CopyResponse
-	7,  // 17: concord.v1.Shards.Files:output_type -> concord.v1.FilesChunk
-	9,  // 18: concord.v1.Shards.Fill:output_type -> concord.v1.FillProgress
-	12, // 19: concord.v1.Shards.Copies:output_type -> concord.v1.CopiesResponse
-	14, // 20: concord.v1.Shards.KillCopy:output_type -> concord.v1.KillCopyResponse
-	16, // 21: concord.v1.Shards.Remove:output_type -> concord.v1.RemoveResponse
-	18, // 22: concord.v1.Shards.Doubt:output_type -> concord.v1.DoubtResponse
-	21, // 23: concord.v1.Shards.Describe:output_type -> concord.v1.DescribeResponse
-	14, // [14:24] is the sub-list for method output_type
-	4,  // [4:14] is the sub-list for method input_type
+	19, // 13: concord.v1.Shards.NoteLacking:input_type -> concord.v1.NoteLackingRequest
+	21, // 14: concord.v1.Shards.Describe:input_type -> concord.v1.DescribeRequest
+	1,  // 15: concord.v1.Shards.Export:output_type -> concord.v1.ExportChunk
+	3,  // 16: concord.v1.Shards.Import:output_type -> concord.v1.ImportResponse
+	5,  // 17: concord.v1.Shards.Copy:output_type -> concord.v1.CopyResponse
+	7,  // 18: concord.v1.Shards.Files:output_type -> concord.v1.FilesChunk
+	9,  // 19: concord.v1.Shards.Fill:output_type -> concord.v1.FillProgress
+	12, // 20: concord.v1.Shards.Copies:output_type -> concord.v1.CopiesResponse
+	14, // 21: concord.v1.Shards.KillCopy:output_type -> concord.v1.KillCopyResponse
+	16, // 22: concord.v1.Shards.Remove:output_type -> concord.v1.RemoveResponse
+	18, // 23: concord.v1.Shards.Doubt:output_type -> concord.v1.DoubtResponse
+	20, // 24: concord.v1.Shards.NoteLacking:output_type -> concord.v1.NoteLackingResponse
+	23, // 25: concord.v1.Shards.Describe:output_type -> concord.v1.DescribeResponse
+	15, // [15:26] is the sub-list for method output_type
+	4,  // [4:15] is the sub-list for method input_type
 	4,  // [4:4] is the sub-list for extension type_name
 	4,  // [4:4] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name
@@ -1649,7 +1746,7 @@ func file_shards_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shards_proto_rawDesc), len(file_shards_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,16 +21,17 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Shards_Export_FullMethodName   = "/concord.v1.Shards/Export"
-	Shards_Import_FullMethodName   = "/concord.v1.Shards/Import"
-	Shards_Copy_FullMethodName     = "/concord.v1.Shards/Copy"
-	Shards_Files_FullMethodName    = "/concord.v1.Shards/Files"
-	Shards_Fill_FullMethodName     = "/concord.v1.Shards/Fill"
-	Shards_Copies_FullMethodName   = "/concord.v1.Shards/Copies"
-	Shards_KillCopy_FullMethodName = "/concord.v1.Shards/KillCopy"
-	Shards_Remove_FullMethodName   = "/concord.v1.Shards/Remove"
-	Shards_Doubt_FullMethodName    = "/concord.v1.Shards/Doubt"
-	Shards_Describe_FullMethodName = "/concord.v1.Shards/Describe"
+	Shards_Export_FullMethodName      = "/concord.v1.Shards/Export"
+	Shards_Import_FullMethodName      = "/concord.v1.Shards/Import"
+	Shards_Copy_FullMethodName        = "/concord.v1.Shards/Copy"
+	Shards_Files_FullMethodName       = "/concord.v1.Shards/Files"
+	Shards_Fill_FullMethodName        = "/concord.v1.Shards/Fill"
+	Shards_Copies_FullMethodName      = "/concord.v1.Shards/Copies"
+	Shards_KillCopy_FullMethodName    = "/concord.v1.Shards/KillCopy"
+	Shards_Remove_FullMethodName      = "/concord.v1.Shards/Remove"
+	Shards_Doubt_FullMethodName       = "/concord.v1.Shards/Doubt"
+	Shards_NoteLacking_FullMethodName = "/concord.v1.Shards/NoteLacking"
+	Shards_Describe_FullMethodName    = "/concord.v1.Shards/Describe"
 )
 
 // ShardsClient is the client API for Shards service.
@@ -55,6 +56,9 @@ type ShardsClient interface {
 	Remove(ctx context.Context, in *RemoveRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
 	// Doubt notes that this node's copy may lack points, until all copies are compared.
 	Doubt(ctx context.Context, in *DoubtRequest, opts ...grpc.CallOption) (*DoubtResponse, error)
+	// NoteLacking makes this node, which has the shard, remember that the copies of other nodes lack what it has. These
+	// may be down. It returns when that is on disk, and when those that can be reached know. A former build refuses it.
+	NoteLacking(ctx context.Context, in *NoteLackingRequest, opts ...grpc.CallOption) (*NoteLackingResponse, error)
 	Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*DescribeResponse, error)
 }
 
@@ -186,6 +190,16 @@ func (c *shardsClient) Doubt(ctx context.Context, in *DoubtRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *shardsClient) NoteLacking(ctx context.Context, in *NoteLackingRequest, opts ...grpc.CallOption) (*NoteLackingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NoteLackingResponse)
+	err := c.cc.Invoke(ctx, Shards_NoteLacking_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *shardsClient) Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*DescribeResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DescribeResponse)
@@ -218,6 +232,9 @@ type ShardsServer interface {
 	Remove(context.Context, *RemoveRequest) (*RemoveResponse, error)
 	// Doubt notes that this node's copy may lack points, until all copies are compared.
 	Doubt(context.Context, *DoubtRequest) (*DoubtResponse, error)
+	// NoteLacking makes this node, which has the shard, remember that the copies of other nodes lack what it has. These
+	// may be down. It returns when that is on disk, and when those that can be reached know. A former build refuses it.
+	NoteLacking(context.Context, *NoteLackingRequest) (*NoteLackingResponse, error)
 	Describe(context.Context, *DescribeRequest) (*DescribeResponse, error)
 	mustEmbedUnimplementedShardsServer()
 }
@@ -255,6 +272,9 @@ func (UnimplementedShardsServer) Remove(context.Context, *RemoveRequest) (*Remov
 }
 func (UnimplementedShardsServer) Doubt(context.Context, *DoubtRequest) (*DoubtResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Doubt not implemented")
+}
+func (UnimplementedShardsServer) NoteLacking(context.Context, *NoteLackingRequest) (*NoteLackingResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method NoteLacking not implemented")
 }
 func (UnimplementedShardsServer) Describe(context.Context, *DescribeRequest) (*DescribeResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Describe not implemented")
@@ -410,6 +430,24 @@ func _Shards_Doubt_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Shards_NoteLacking_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NoteLackingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardsServer).NoteLacking(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Shards_NoteLacking_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardsServer).NoteLacking(ctx, req.(*NoteLackingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Shards_Describe_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DescribeRequest)
 	if err := dec(in); err != nil {
@@ -454,6 +492,10 @@ var Shards_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Doubt",
 			Handler:    _Shards_Doubt_Handler,
+		},
+		{
+			MethodName: "NoteLacking",
+			Handler:    _Shards_NoteLacking_Handler,
 		},
 		{
 			MethodName: "Describe",

@@ -35,6 +35,8 @@ type Server struct {
 	Begun func(shard uint64) error // notes that the copy may lack points; nil for none
 	// Doubted notes that a copy of which this node is an owner may lack points, and why; nil for none.
 	Doubted func(shard uint64, why string)
+	// OthersLack notes that the copies of a shard on other nodes lack what this node's copy has; nil for none.
+	OthersLack func(nodes []uint64, shard uint64) error
 	// NotWhole is why this node's copies may lack acknowledged writes or deletes, in one clause each, by shard. A
 	// copy that has them all is not in it. nil is for a server whose copies all have.
 	NotWhole func(ctx context.Context, shards ...uint64) map[uint64]string
@@ -275,6 +277,21 @@ func (s *Server) Doubt(_ context.Context, r *rpc.DoubtRequest) (*rpc.DoubtRespon
 		s.Doubted(r.ShardId, "writes were under way while it was copied, and it is to be compared once more")
 	}
 	return &rpc.DoubtResponse{}, nil
+}
+
+// NoteLacking notes that copies of other nodes lack what this node's copy has. Who takes them for whole otherwise is
+// their nodes themselves: to them a shard that is newer than they are, and not there, was never written to.
+func (s *Server) NoteLacking(_ context.Context, r *rpc.NoteLackingRequest) (*rpc.NoteLackingResponse, error) {
+	if s.OthersLack == nil {
+		return nil, status.Error(codes.Unimplemented, "this node remembers nothing for others")
+	}
+	if s.Store.Shard(r.ShardId) == nil {
+		return nil, status.Errorf(codes.NotFound, "shard %d is not on this node", r.ShardId)
+	}
+	if err := s.OthersLack(r.Nodes, r.ShardId); err != nil {
+		return nil, status.Errorf(codes.Internal, "note which nodes lack shard %d: %s", r.ShardId, err)
+	}
+	return &rpc.NoteLackingResponse{}, nil
 }
 
 // Describe tells about this node's copies. One that cannot be read does not hide the others.

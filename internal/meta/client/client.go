@@ -218,15 +218,16 @@ func (c *Client) AskRaft(
 }
 
 // Operate sends a meta node what influxd-ctl sends it, and returns the body of the answer, which the caller closes. The
-// next meta node is asked only when one cannot be reached: body is read once.
+// next meta node is asked when one cannot be reached, and for a request without a body, which can be sent again, also
+// when one is cut off from the leader.
 func (c *Client) Operate(
 	ctx context.Context, method, path string, params url.Values, body io.Reader,
 ) (answer io.ReadCloser, err error) {
 	err = ErrNotJoined
 	for _, server := range c.nodes.order(c.MetaServers()) {
 		answer, err = c.nodes.http.Stream(ctx, method, server, path+"?"+params.Encode(), body)
-		var unsent *httpclient.Refusal
-		if !errors.As(err, &unsent) || unsent.Code != 0 || unsent.Answered {
+		var refusal *httpclient.Refusal
+		if !errors.As(err, &refusal) || !refusal.TryNext(body == nil) {
 			break
 		}
 	}

@@ -87,6 +87,15 @@ type Refusal struct {
 // Error is the text of the error inside.
 func (r *Refusal) Error() string { return r.Err.Error() }
 
+// TryNext reports whether another meta node may answer the request. repeatable is whether it can be sent again although
+// a part of it was sent.
+func (r *Refusal) TryNext(repeatable bool) bool {
+	if r.Code == 0 && !r.Answered {
+		return true
+	}
+	return repeatable && (r.Code == 0 || r.Code == http.StatusServiceUnavailable)
+}
+
 // Unwrap returns the error inside.
 func (r *Refusal) Unwrap() error { return r.Err }
 

@@ -35,7 +35,7 @@ type APIDeps struct {
 // Route is what another package adds to the HTTP API.
 type Route struct {
 	Pattern  string // as of http.ServeMux
-	OnLeader bool   // the leader answers it
+	OnLeader bool   // the leader answers it, as long as a majority follows it, with all that was confirmed before
 	Handler  http.HandlerFunc
 	Needs    []cluster.Permissions // one of them is enough; nil for administrators alone
 }
@@ -121,7 +121,7 @@ func (a *API) handler() http.Handler {
 			need = needs(other.Needs...)
 		}
 		if other.OnLeader {
-			r.leader(other.Pattern, need, other.Handler)
+			r.confirmed(other.Pattern, need, other.Handler)
 		} else {
 			r.local(other.Pattern, need, other.Handler)
 		}
@@ -199,6 +199,18 @@ func (r router) local(pattern string, need access, fn http.HandlerFunc) {
 // leader adds a route that the leader alone answers.
 func (r router) leader(pattern string, need access, fn http.HandlerFunc) {
 	r.mux.Handle(pattern, r.audit.wrap(need, r.guard.admits(need, toLeader(r.server, fn))))
+}
+
+// confirmed adds a route that the leader answers when it has applied all that was confirmed before the request. A leader
+// that lost the others, and does not know yet that another one leads, answers with an error.
+func (r router) confirmed(pattern string, need access, fn http.HandlerFunc) {
+	r.leader(pattern, need, func(w http.ResponseWriter, req *http.Request) {
+		if err := r.server.st().confirmLead(); err != nil {
+			Reply(w, nil, err)
+			return
+		}
+		fn(w, req)
+	})
 }
 
 // change adds a route that the leader answers when it has applied all that was committed before it led.

@@ -1,0 +1,76 @@
+package copystate
+
+import (
+	"testing"
+
+	"concord/internal/cluster"
+)
+
+// An owner that takes a restored shard notes who did not. That is known after restarts of both, and when the node that
+// noted it is away.
+func TestWhatAnOwnerNotedReachesOneThatWasAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3)
+	w.stop(2)
+	id := w.addShard(1, 2, 3)
+	w.knows(1, id)
+	noter := w.nodes[1].s
+	if err := noter.NoteLacking([]uint64{2}, id); err != nil {
+		t.Fatal(err)
+	}
+	if err := noter.NoteLacking([]uint64{2, 1}, id); err == nil {
+		t.Error("a node notes that its own copy lacks what it has")
+	}
+	w.stop(1)
+	w.start(1)
+	w.await("node 3 has heard of it", func() bool {
+		s := w.nodes[3].s
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.holders.tables[1].owed[2].has(id)
+	})
+	w.stop(1)
+	w.start(2)
+	w.knows(2, id)
+	w.await("node 2 is told by node 3 that it lacks the shard", func() bool {
+		return w.unfit(2, id) == "data node node1:8088 keeps writes for it"
+	})
+	w.start(1)
+	w.await("node 2 has noted it itself", func() bool { return w.nodes[2].s.Lacks(id).Kind == Missed })
+	w.stop(1)
+	w.stop(2)
+	w.start(2)
+	if got := w.nodes[2].s.Lacks(id).Kind; got != Missed {
+		t.Errorf("after a restart the copy lacks %q", got)
+	}
+}
+
+// A node that starts with old metadata is told what it lacks of a shard that it does not know yet. The other node
+// forgets it then.
+func TestWhatACopyLacksIsNotedBeforeItsShardIsKnown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	var old *cluster.State
+	w.change(2, func(*node) { old = w.state })
+	w.stop(2)
+	id := w.addShard(1, 2)
+	w.knows(1, id)
+	if err := w.nodes[1].s.NoteLacking([]uint64{2}, id); err != nil {
+		t.Fatal(err)
+	}
+	w.change(2, func(n *node) { n.behind = old })
+	w.start(2)
+	if !w.nodes[1].s.Noted(t.Context(), []uint64{id}) {
+		t.Fatal("node 2 does not take it over")
+	}
+	w.stop(2)
+	w.start(2) // with the old metadata once more
+	w.change(2, func(n *node) {
+		n.behind = nil
+		w.publish(w.state)
+	})
+	w.knows(2, id)
+	if got := w.nodes[2].s.Lacks(id).Kind; got != Missed {
+		t.Errorf("the copy lacks %q", got)
+	}
+}
