@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -235,40 +234,21 @@ func TestOwnerLacksWhatItRefusedBeforeTheRestIsKept(t *testing.T) {
 	c := newTestCluster(t, "ok", "down")
 	c.meta.Nodes[1].TCPAddr = mustServe(t, interrupted{messages: new(atomic.Int64)})
 	w, _ := c.withHandoff(t, 5*time.Second)
-	found := &kinds{}
-	w.Copies = found
-	var lines strings.Builder
-	for i := range 12 {
-		fmt.Fprintf(&lines, "m,host=h%d v=%q 1\n", i, strings.Repeat("x", 1<<20-1))
+	d := w.lanes.begin([]uint64{2}, shardID, 1, w.WriteTimeout)[0]
+	defer w.lanes.finish(d)
+	var messages []*rpc.WriteShardRequest
+	for _, line := range []string{"m v=1 1", "m v=2 2"} {
+		some, _, err := encode(tsdb.WriteContext{}, shardID, db, policy, mustPoints(t, line))
+		if err != nil {
+			t.Fatal(err)
+		}
+		messages = append(messages, some...)
 	}
-	points := mustPoints(t, lines.String())
-	learnAll(w, points)
-	if err := w.WritePoints(db, policy, one, nil, points); err != nil {
-		t.Fatal(err)
+	if r := w.writeRemote(d, messages, sending{}); !r.hinted {
+		t.Errorf("the rest is not kept: %+v", r)
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	found.mu.Lock()
-	defer found.mu.Unlock()
-	if found.kept != 1 || found.lost != 1 {
-		t.Errorf("the copy lacks %d writes that are kept, and %d that are lost; want one of each", found.kept, found.lost)
-	}
-}
-
-// kinds counts what copies lack, by whether it is kept.
-type kinds struct {
-	replicationtest.NoCopies
-	mu         sync.Mutex
-	kept, lost int
-}
-
-func (k *kinds) Missed(_, _ uint64, kept bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if kept {
-		k.kept++
-	} else {
-		k.lost++
+	want := []lacks{{d.lane, false}, {d.lane, true}}
+	if got := d.verdict.pass(nil); !slices.Equal(got, want) {
+		t.Errorf("copies lack %v, want %v", got, want)
 	}
 }
