@@ -162,8 +162,8 @@ func (b *backups) uploads(ctx context.Context, sh cluster.Shard) (to []*upload, 
 	return to, failed
 }
 
-// end ends uploads, and says which owners have the shard. It is an error when none has, and when none of those remembers
-// that the others lack it.
+// end ends uploads, and says which owners have the shard. It is an error when none has, and when none of those
+// remembers that the others lack it.
 func (b *backups) end(ctx context.Context, shard uint64, uploads []*upload, failed failures) (any, error) {
 	out := backup.Restored{Owners: []string{}, Failed: []string{}}
 	var took []cluster.Node

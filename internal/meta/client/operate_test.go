@@ -11,7 +11,8 @@ import (
 	"concord/internal/meta/metatest"
 )
 
-// The plan of a backup is asked of the next meta node when one is cut off from the leader. What has a body is sent once.
+// The plan of a backup is asked of the next meta node when one is cut off from the leader. What has a body is sent
+// once.
 func TestOperateAsksTheNextMetaNodeForWhatHasNoBody(t *testing.T) {
 	t.Parallel()
 	serve := func(code int, body string) string {

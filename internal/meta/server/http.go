@@ -201,8 +201,8 @@ func (r router) leader(pattern string, need access, fn http.HandlerFunc) {
 	r.mux.Handle(pattern, r.audit.wrap(need, r.guard.admits(need, toLeader(r.server, fn))))
 }
 
-// confirmed adds a route that the leader answers when it has applied all that was confirmed before the request. A leader
-// that lost the others, and does not know yet that another one leads, answers with an error.
+// confirmed adds a route that the leader answers when it has applied all that was confirmed before the request. A
+// leader that lost the others, and does not know yet that another one leads, answers with an error.
 func (r router) confirmed(pattern string, need access, fn http.HandlerFunc) {
 	r.leader(pattern, need, func(w http.ResponseWriter, req *http.Request) {
 		if err := r.server.st().confirmLead(); err != nil {
