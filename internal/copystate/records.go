@@ -70,7 +70,8 @@ func (r *records) takeArrived() []uint64 {
 	return arrived
 }
 
-// removeAllBut forgets shards that are not live. It returns them. Those that are newer than the newest known shard stay.
+// removeAllBut forgets shards that are not live. It returns them. Those that are newer than the newest known shard
+// stay.
 func (r *records) removeAllBut(live shardSet, newest uint64) (gone []uint64) {
 	for id := range r.byShard {
 		if !live.has(id) && id <= newest {
