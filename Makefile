@@ -42,7 +42,7 @@ test: ## run the tests
 	$(GO) test -C tools -short ./...
 
 e2e: ## run the stories on separate processes: a killed replica, an operator's day, forty steps of one who comes from Enterprise; PEER is a checkout of influxdb-cluster, which is adopted
-	$(GO) test -tags e2e -count=1 ./test/e2e/ $(if $(PEER),-peer $(abspath $(PEER)))
+	$(GO) test -tags e2e -count=1 -parallel 4 ./test/e2e/ $(if $(PEER),-peer $(abspath $(PEER)))
 
 ADOPT_POINTS ?= 5000000
 adopt: ## adopt a plain server with ADOPT_POINTS points, copy all of it, and lose the adopted node

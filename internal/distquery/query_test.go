@@ -121,7 +121,10 @@ func TestSeriesLimitsCountOverAllShardsOfAGroup(t *testing.T) {
 				`SELECT count(used) FROM mem %s GROUP BY rack, zone`,
 				`SELECT sum(c) FROM (SELECT count(v) AS c FROM cpu GROUP BY host) %s GROUP BY host`,
 			} {
-				for _, where := range []string{"", "WHERE (host > '' OR host = '') AND region != 'r1' OR v > 40"} {
+				for _, where := range []string{"WHERE (host > '' OR host = '') AND region != 'r1' OR v > 40", ""} {
+					if testing.Short() && where == "" {
+						break
+					}
 					for _, limit := range []string{
 						"SLIMIT 1", "SLIMIT 3 SOFFSET 1", "SLIMIT 2 SOFFSET 8", "SLIMIT 100", "SOFFSET 2", "SLIMIT 2 SOFFSET 100",
 						"ORDER BY time DESC SLIMIT 2 SOFFSET 1",

@@ -64,6 +64,9 @@ func TestRestrictedUserSeesAllowedSeriesAlone(t *testing.T) {
 		{nodes: 3, replicas: 1}, {nodes: 3, replicas: 2}, {nodes: 2, replicas: 1, index: "inmem"},
 	} {
 		for seed := range 3 {
+			if testing.Short() && seed > 0 {
+				break
+			}
 			t.Run(fmt.Sprintf("%d nodes, %d replicas %s, seed %d", o.nodes, o.replicas, o.index, seed),
 				func(t *testing.T) {
 					t.Parallel()

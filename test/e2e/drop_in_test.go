@@ -38,6 +38,7 @@ type dropIn struct {
 // TestDropIn is the script of an operator who comes from InfluxDB Enterprise: forty steps on three machines, each with
 // a meta node and a data node, and with a fourth data node later on. Each step works on what those before it left.
 func TestDropIn(t *testing.T) {
+	t.Parallel()
 	d := &dropIn{begin: time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -3), tool: engineTool(t)}
 	if hasSlapd() {
 		d.slapd = newSlapd(t)
