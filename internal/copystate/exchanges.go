@@ -234,7 +234,7 @@ func (x *exchanges) told() bool {
 // for all shards of the node.
 func (x *exchanges) Lose(node, shard uint64) {
 	if node == x.meta.NodeID() {
-		x.missed([]uint64{shard}, "writes did not reach it, and are not kept for it")
+		x.missed([]uint64{shard}, "it lacks writes that nobody keeps for it")
 		return
 	}
 	x.mu.Lock()
