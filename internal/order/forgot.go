@@ -62,6 +62,7 @@ func (f *files) loadForgot(found onDisk) error {
 		f.cfg.Log.Warn("It is not known any more what the journal of writes has forgotten", zap.String("path", path),
 			zap.Error(err))
 		f.forgotAll = true
+		found.lostTo = found.newest // it may have said so
 	case errors.Is(err, fs.ErrNotExist):
 		f.forgotAll = true
 	case err != nil:
