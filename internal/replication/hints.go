@@ -171,7 +171,8 @@ func without(encoded [][]byte, removed func(models.Point) bool) ([][]byte, error
 }
 
 func (o *outgoing) deliverRequest(ctx context.Context, node uint64, req *rpc.WriteShardRequest) error {
-	ctx, cancel := context.WithTimeout(ctx, o.WriteTimeout)
+	l := lane{node, req.ShardId}
+	ctx, cancel := context.WithTimeout(ctx, o.patience.of(l, o.WriteTimeout))
 	defer cancel()
 	var r result
 	if node == o.Meta.NodeID() {
@@ -183,6 +184,7 @@ func (o *outgoing) deliverRequest(ctx context.Context, node uint64, req *rpc.Wri
 	} else {
 		r = o.send(ctx, node, req, sending{hinted: true})
 	}
+	o.patience.note(l, r.err)
 	switch {
 	case r.partial != nil:
 		o.Log.Warn("A write out of hinted handoff was partial: the dropped points can never be written",

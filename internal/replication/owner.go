@@ -28,6 +28,7 @@ type outgoing struct {
 	points struct{ local, remote, hinted atomic.Int64 } // as in Statistics
 
 	batchless batchless
+	patience  patience
 }
 
 // Sender names this process in its messages.

@@ -24,6 +24,7 @@ type Server struct {
 	store  *tsdb.Store
 	writer *Writer // of this node
 	log    *zap.Logger
+	hinted hintedWrites // messages out of hinted handoff
 }
 
 // NewServer returns the server over store.
@@ -36,7 +37,13 @@ func (s *Server) WriteShard(ctx context.Context, r *rpc.WriteShardRequest) (*rpc
 	if !spansFit(r) {
 		return nil, status.Error(codes.InvalidArgument, "the spans of versions do not have as many points as the write")
 	}
-	return s.write(ctx, arrived{request: r}, func() ([]models.Point, error) { return decodePoints(r.Points) })
+	write := func() (*rpc.WriteShardResponse, error) {
+		return s.write(ctx, arrived{request: r}, func() ([]models.Point, error) { return decodePoints(r.Points) })
+	}
+	if r.Hinted {
+		return s.hinted.do(ctx, r, write)
+	}
+	return write()
 }
 
 // WriteBatch writes a batch of points to one shard.
