@@ -10,6 +10,7 @@ import (
 	"io"
 	"iter"
 	"os"
+	"slices"
 	"sort"
 
 	"concord/internal/durable"
@@ -36,20 +37,38 @@ type sortedFile struct {
 func (f *sortedFile) size() int64 { return headerSize + f.pairs*pairSize + footerSize }
 
 // version returns the greatest version of a key, 0 for none.
-func (f *sortedFile) version(key Key) (Version, error) {
+func (f *sortedFile) version(key Key) (Version, error) { return f.lookups().version(key) }
+
+// lookups looks up several keys.
+func (f *sortedFile) lookups() *lookups { return &lookups{f: f, block: -1} }
+
+// lookups looks keys up in a sorted file. It has read one block, so keys in their order read each block once.
+type lookups struct {
+	f     *sortedFile
+	block int // that was read, -1 for none
+	pairs []byte
+}
+
+// version returns the greatest version of a key, 0 for none.
+func (l *lookups) version(key Key) (Version, error) {
+	f := l.f
 	block := sort.Search(len(f.first), func(i int) bool { return f.first[i] > key }) - 1
 	if block < 0 {
 		return 0, nil
 	}
-	from := int64(block) * blockPairs
-	b := make([]byte, pairSize*min(blockPairs, f.pairs-from))
-	if _, err := f.file.ReadAt(b, headerSize+from*pairSize); err != nil {
-		return 0, fmt.Errorf("read the journal of writes: %w", err)
+	if block != l.block {
+		from := int64(block) * blockPairs
+		l.block = -1
+		l.pairs = slices.Grow(l.pairs[:0], pairSize*blockPairs)[:pairSize*min(blockPairs, f.pairs-from)]
+		if _, err := f.file.ReadAt(l.pairs, headerSize+from*pairSize); err != nil {
+			return 0, fmt.Errorf("read the journal of writes: %w", err)
+		}
+		l.block = block
 	}
-	n := len(b) / pairSize
-	at := func(i int) Key { return Key(binary.BigEndian.Uint64(b[i*pairSize:])) }
+	at := func(i int) Key { return Key(binary.BigEndian.Uint64(l.pairs[i*pairSize:])) }
+	n := len(l.pairs) / pairSize
 	if i := sort.Search(n, func(i int) bool { return at(i) >= key }); i < n && at(i) == key {
-		return Version(binary.BigEndian.Uint64(b[i*pairSize+8:])), nil
+		return Version(binary.BigEndian.Uint64(l.pairs[i*pairSize+8:])), nil
 	}
 	return 0, nil
 }

@@ -111,15 +111,19 @@ func (j *Journal) newerOnDisk(w *Write, found map[Key]bool) (sorts int, err erro
 	j.mu.Lock()
 	files, sorts := j.sorted, j.sorts
 	j.mu.Unlock()
+	files = slices.DeleteFunc(slices.Clone(files), func(f *sortedFile) bool { return f.newest <= w.version })
+	if len(files) == 0 {
+		return sorts, nil
+	}
+	keys := slices.Clone(w.keys)
+	slices.Sort(keys)
 	for _, f := range files {
-		if f.newest <= w.version {
-			continue
-		}
-		for _, key := range w.keys {
+		in := f.lookups()
+		for _, key := range keys {
 			if found[key] {
 				continue
 			}
-			v, err := f.version(key)
+			v, err := in.version(key)
 			if err != nil {
 				return 0, err
 			}

@@ -289,3 +289,30 @@ func BenchmarkWritesOutOfOrder(b *testing.B) {
 		w.Done()
 	}
 }
+
+// BenchmarkLateWriteOfManyFields notes a point of many fields when there are newer ones on disk.
+func BenchmarkLateWriteOfManyFields(b *testing.B) {
+	const fields = 100_000
+	j := mustJournal(b, JournalConfig{Dir: b.TempDir(), MaxMemory: 1, MaxKeys: 1000})
+	line := func(from int) string {
+		var l strings.Builder
+		l.WriteString("m last=1")
+		for i := range fields {
+			fmt.Fprintf(&l, ",f%d=1", from+i)
+		}
+		return l.String() + " 1"
+	}
+	write(b, j, 1<<40, line(1<<30)) // goes to disk with the next one
+	write(b, j, 1<<41, "m x=1 1")
+	points := mustPoints(b, line(0))
+	v := Version(0)
+	for b.Loop() {
+		v++
+		_, w, err := j.Begin(1, v, points, true)
+		if err != nil {
+			b.Fatal(err)
+		}
+		w.Done()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/fields, "ns/field")
+}
