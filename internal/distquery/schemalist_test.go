@@ -50,6 +50,7 @@ var tagConditions = []string{
 
 func TestListOfTagValuesIsThatOfTheEngine(t *testing.T) {
 	t.Parallel()
+	skipComparisons(t)
 	for _, index := range tsdb.RegisteredIndexes() {
 		store, _ := storeOfMany(t, index)
 		ids := []uint64{1, 2}
@@ -83,6 +84,7 @@ func TestListOfTagValuesIsThatOfTheEngine(t *testing.T) {
 // Values of selected series that are too many to be held are listed part by part, and give back all memory.
 func TestValuesOfSelectedSeriesAreListedInParts(t *testing.T) {
 	t.Parallel()
+	skipComparisons(t)
 	store, _ := storeOfMany(t, tsdb.TSI1IndexName)
 	cond := influxql.MustParseExpr(`_tagKey =~ /.*/ AND dc != 'd2'`)
 	want, err := entriesOf(t, listTagValues(t.Context(), store, nil, []uint64{1, 2}, cond, 0))
@@ -90,9 +92,6 @@ func TestValuesOfSelectedSeriesAreListedInParts(t *testing.T) {
 		t.Fatal(len(want), err)
 	}
 	for _, part := range []int{1, 7, 1000} {
-		if part == 1 && testing.Short() {
-			continue // it reads the series two thousand times
-		}
 		ctx, share := withBudget(t)
 		var most int64
 		got, err := entriesOf(t, listOf(func(emit func(entry) error) error {
@@ -124,6 +123,7 @@ func TestValuesOfSelectedSeriesAreListedInParts(t *testing.T) {
 
 func TestListOfMeasurementsIsThatOfTheEngine(t *testing.T) {
 	t.Parallel()
+	skipComparisons(t)
 	for _, index := range tsdb.RegisteredIndexes() {
 		store := storeOfMeasurements(t, index, 3*windowLen)
 		for _, where := range []string{
@@ -334,6 +334,7 @@ func (n *testNode) results(t *testing.T, text string, opt query.ExecutionOptions
 // Chunks are at least as large as the engine's for other statements, and all but the last say that more follows.
 func TestManyValuesLeaveInChunks(t *testing.T) {
 	t.Parallel()
+	skipComparisons(t)
 	c := newTestCluster(t, testOptions{nodes: 2, replicas: 1})
 	const n = 25_000
 	c.write(t, hosts(n, 1))
