@@ -99,8 +99,8 @@ func mustStore(t testing.TB, index string) *tsdb.Store {
 	return s
 }
 
-// skipComparisons leaves out a test that compares many answers, one after the other. The race detector runs with -short,
-// is slow with these, and sees in them what it sees in the others.
+// skipComparisons leaves out a test that compares many answers, one after the other. The race detector, which runs with
+// -short, is slow with these. It sees in them what it sees in the others.
 func skipComparisons(t testing.TB) {
 	t.Helper()
 	if testing.Short() {

@@ -14,10 +14,10 @@ import (
 	"concord/internal/rpc"
 )
 
-// hintedWrites are the messages out of hinted handoff that this node is writing. Their sender sends a message again when
-// it gets no answer in time. If the first one is still being written then, it is not decoded and written once more: it
-// has megabytes, and a node that is slow would get slower with each one. The second one waits for the first one, and has
-// its answer.
+// hintedWrites are the messages out of hinted handoff that this node is writing. Their sender sends a message again
+// when it gets no answer in time. If the first one is still being written then, it is not decoded and written once
+// more: it may have megabytes, and a node that is slow would get slower with each one. The second one waits for the
+// first one, and has its answer.
 type hintedWrites struct {
 	mu sync.Mutex
 	m  map[xxh3.Uint128]*hintedWrite // by what is in the message
@@ -86,8 +86,8 @@ func contentOf(r *rpc.WriteShardRequest) xxh3.Uint128 {
 // maxPatience is how many times WriteTimeout a message out of hinted handoff may take.
 const maxPatience = 8
 
-// patience is how long messages out of hinted handoff may take: WriteTimeout, and twice as long after each one that took
-// longer. A point with very many fields takes an owner that is slow longer than WriteTimeout each time.
+// patience is how long messages out of hinted handoff may take: WriteTimeout, and twice as long after each one that
+// took longer. A point with very many fields takes an owner that is slow longer than WriteTimeout each time.
 type patience struct {
 	mu sync.Mutex
 	m  map[lane]int // WriteTimeout is multiplied by it; 1 for those that are missing
