@@ -69,34 +69,21 @@ func TestHTTP(t *testing.T) {
 	defer stop()
 	c.prepare(ctx)
 
-	alone := &latencies{}
-	before, done := context.WithTimeout(ctx, 5*time.Second)
-	alone.plain(before, c.nodes)
-	done()
+	c.plainBeside(ctx, "alone", func() {
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Second):
+		}
+	})
 	began := c.heaps(ctx)
-
-	var watchers sync.WaitGroup
-	beside := &latencies{}
-	watchers.Go(func() { beside.plain(ctx, c.nodes) })
-	watchers.Go(func() { c.watch(ctx, stop) })
+	var watching sync.WaitGroup
+	watching.Go(func() { c.watch(ctx, stop) })
+	c.plainBeside(ctx, "beside what once ended processes", func() { c.sendKnown(ctx) })
 	begun := time.Now()
-	c.sendKnown(ctx)
-	c.run(ctx)
+	c.plainBeside(ctx, "beside the requests", func() { c.run(ctx) })
 	took := time.Since(begun)
 	stop()
-	watchers.Wait()
-
-	for _, l := range []struct {
-		name string
-		of   *latencies
-	}{{"alone", alone}, {"beside", beside}} {
-		n, median, p99, most, errs := l.of.figures()
-		t.Logf("the plain client %s: %d requests, median %s, p99 %s, longest %s, %d errors",
-			l.name, n, median, p99, most, len(errs))
-		if len(errs) > 0 {
-			t.Errorf("the plain client %s: %s", l.name, errs[0])
-		}
-	}
+	watching.Wait()
 	t.Logf("seed %d: %d requests in %s, the longest answer after %s; by status: 2xx %d, 4xx %d, 5xx %d, broken %d",
 		c.seed, *requestsFlag, took,
 		time.Duration(c.slowest.Load()), c.statuses[2].Load(), c.statuses[4].Load(), c.statuses[5].Load(),
@@ -107,6 +94,23 @@ func TestHTTP(t *testing.T) {
 	}
 	if !t.Failed() {
 		c.settle(t.Context(), began)
+	}
+}
+
+// plainBeside has the plain client send its requests until what is beside it has ended, and tells how long they took.
+func (c *campaign) plainBeside(ctx context.Context, name string, beside func()) {
+	ctx, stop := context.WithCancel(ctx)
+	l := &latencies{}
+	var plain sync.WaitGroup
+	plain.Go(func() { l.plain(ctx, c.nodes) })
+	beside()
+	stop()
+	plain.Wait()
+	n, median, p99, most, errs := l.figures()
+	c.Logf("the plain client %s: %d requests, median %s, p99 %s, longest %s, %d errors",
+		name, n, median, p99, most, len(errs))
+	if len(errs) > 0 {
+		c.Errorf("the plain client %s: %s", name, errs[0])
 	}
 }
 

@@ -341,7 +341,7 @@ func (g *generator) lines() []byte {
 		switch g.IntN(6) {
 		case 0: // fields
 			b.WriteString("wide ")
-			for i := range n / 5 {
+			for i := range n {
 				fmt.Fprintf(&b, "f%d=1,", i)
 			}
 			b.WriteString("last=1 1700000000000000000\n")

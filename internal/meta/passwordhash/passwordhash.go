@@ -74,7 +74,7 @@ func (k Kind) Validate(fips bool) error {
 func (k Kind) Of(password string) (string, error) {
 	d, ok := digests[k]
 	if !ok {
-		b, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
+		b, err := bcrypt.GenerateFromPassword([]byte(password), bcryptCost)
 		return string(b), err
 	}
 	salt := make([]byte, saltBytes)
