@@ -108,6 +108,9 @@ func (n *Node) foundLacking(shard uint64) {
 
 // Unfit says why this node's copy of a shard is not whole; it is empty when it is.
 func (n *Node) Unfit(ctx context.Context, shard uint64) string {
+	if n.place.refusal.Load() != nil {
+		return "the node does not serve yet"
+	}
 	return n.copies.Unfit(ctx, shard)[shard].Reason
 }
 
