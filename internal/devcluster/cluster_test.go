@@ -100,11 +100,18 @@ func lines(n int, from time.Time, step time.Duration) []byte {
 	return b
 }
 
+// notWithRace leaves out a test that does many things, or large ones, one after the other. The race detector, which runs
+// with -short, is slow with these. It sees in them what it sees in the others.
+func notWithRace(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short: the race detector is slow with it")
+	}
+}
+
 func TestTourTellsTheTruth(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("the tour waits a lot")
-	}
+	notWithRace(t)
 	ctx, c := mustStart(t, 3)
 	var out strings.Builder
 	if err := devcluster.Tour(ctx, c, &out); err != nil {

@@ -183,9 +183,7 @@ func (s step) run(ctx context.Context, addr string) (string, error) {
 // answers are those of a single server.
 func TestNodesAnswerOneAfterTheOtherAsOneServer(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("-short: it compares the answers of many statements, one after the other")
-	}
+	notWithRace(t)
 	ctx, c := mustStartLate(t, func(cfg *datanode.Config) {
 		cfg.HTTPD.AuthEnabled = true
 		cfg.Data.Index = tsdb.TSI1IndexName // the other index keeps series of policies that were dropped

@@ -19,6 +19,7 @@ import (
 // away while they come.
 func TestDisconnectEndsTheWorkOfOwners(t *testing.T) {
 	t.Parallel()
+	notWithRace(t)
 	ctx, c := mustStartWith(t, 2, func(cfg *datanode.Config) { cfg.Data.Index = "tsi1" })
 	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 1`)
 	// More than the buffers of all connections take, so that the owner waits for the client.

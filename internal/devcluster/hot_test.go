@@ -48,14 +48,14 @@ func TestHotShardIsNeverListed(t *testing.T) {
 	end := sync.OnceFunc(func() { close(stop); writers.Wait() })
 	defer end()
 	var written atomic.Int64
-	n, points, pause := 2, 500, time.Nanosecond
+	n, points, pause, least := 2, 500, time.Nanosecond, int64(10_000)
 	switch {
 	case *hotFor > time.Minute:
 		n = 4 // the machine is for this test alone
 	case testing.Short():
 		// While clients are served all the time, a repair gets a twentieth of the machine: minutes with the race
 		// detector.
-		points, pause = 100, 100*time.Millisecond
+		points, pause, least = 100, 100*time.Millisecond, 2000
 	}
 	for w := range n {
 		writers.Go(func() {
@@ -94,7 +94,7 @@ func TestHotShardIsNeverListed(t *testing.T) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	looks := 0
-	for begun := time.Now(); time.Since(begun) < *hotFor || written.Load() < 10_000; looks++ {
+	for begun := time.Now(); time.Since(begun) < *hotFor || written.Load() < least; looks++ {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

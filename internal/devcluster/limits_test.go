@@ -73,6 +73,7 @@ func TestRequestsThatAreTooMuchAreRefused(t *testing.T) {
 // TestQueryThatNeedsTooMuchMemoryEndsAlone asks a node that owns nothing for more than its owners, or it, may hold.
 func TestQueryThatNeedsTooMuchMemoryEndsAlone(t *testing.T) {
 	t.Parallel()
+	notWithRace(t)
 	ctx, c := mustStartWith(t, 3, func(cfg *datanode.Config) { cfg.Cluster.MaxQueryMemory = 12 << 20 })
 	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 2`)
 	at := yesterday()

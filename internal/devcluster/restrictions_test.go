@@ -42,9 +42,7 @@ func as(ctx context.Context, t *testing.T, user, method, addr, path, body string
 // The documented requests, on a cluster in which most owners are remote.
 func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("-short: it compares the answers of many statements, one after the other")
-	}
+	notWithRace(t)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	c, err := devcluster.Start(ctx, devcluster.Options{

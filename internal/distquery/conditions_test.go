@@ -62,7 +62,7 @@ var conditions = []string{
 // node may have, and one node has what another lacks.
 func TestConditionsHoldOverAllNodes(t *testing.T) {
 	t.Parallel()
-	skipComparisons(t)
+	notWithRace(t)
 	for _, tt := range []testOptions{
 		{nodes: 3, replicas: 1},
 		{nodes: 4, replicas: 2},

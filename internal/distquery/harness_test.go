@@ -99,12 +99,12 @@ func mustStore(t testing.TB, index string) *tsdb.Store {
 	return s
 }
 
-// skipComparisons leaves out a test that compares many answers, one after the other. The race detector, which runs with
-// -short, is slow with these. It sees in them what it sees in the others.
-func skipComparisons(t testing.TB) {
+// notWithRace leaves out a test that does many things, or large ones, one after the other. The race detector, which runs
+// with -short, is slow with these. It sees in them what it sees in the others.
+func notWithRace(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("-short: it compares many answers")
+		t.Skip("-short: the race detector is slow with it")
 	}
 }
 

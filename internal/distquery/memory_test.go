@@ -62,7 +62,7 @@ func newPool(t testing.TB) *rpc.Pool {
 const overMemory = "error: the query needs more memory than [cluster] max-query-memory"
 
 func TestQueriesThatNeedTooMuchMemoryEnd(t *testing.T) {
-	skipComparisons(t)
+	notWithRace(t)
 	c := newTestCluster(t, testOptions{nodes: 2, replicas: 1})
 	c.write(t, many())
 	c.write(t, lines(40))

@@ -77,7 +77,7 @@ func others() string { return strings.ReplaceAll(tied(5), "tie", "oth") }
 // TestTiesComeInOneOrder asks all nodes several times.
 func TestTiesComeInOneOrder(t *testing.T) {
 	t.Parallel()
-	skipComparisons(t)
+	notWithRace(t)
 	for _, tt := range []testOptions{
 		{nodes: 3, replicas: 1},
 		{nodes: 2, replicas: 1, index: "inmem"},
@@ -118,7 +118,7 @@ func (c *testCluster) sameAnswer(t *testing.T, n *testNode, q, want string) bool
 // TestTiesComeInTheOrderOfASingleNode where that has one: by text, and in one shard.
 func TestTiesComeInTheOrderOfASingleNode(t *testing.T) {
 	t.Parallel()
-	skipComparisons(t)
+	notWithRace(t)
 	t.Run("shards spread", func(t *testing.T) {
 		t.Parallel()
 		c := newTestCluster(t, testOptions{nodes: 3, replicas: 1})
@@ -145,7 +145,7 @@ func TestTiesComeInTheOrderOfASingleNode(t *testing.T) {
 
 func TestPagesOfTiesLoseAndRepeatNoRow(t *testing.T) {
 	t.Parallel()
-	skipComparisons(t)
+	notWithRace(t)
 	c := newTestCluster(t, testOptions{nodes: 3, replicas: 1})
 	c.write(t, tied(40))
 	for _, q := range []string{
@@ -172,7 +172,7 @@ func TestPagesOfTiesLoseAndRepeatNoRow(t *testing.T) {
 
 func TestTiesKeepTheirOrderWhenAnotherOwnerAnswers(t *testing.T) {
 	t.Parallel()
-	skipComparisons(t)
+	notWithRace(t)
 	c := newTestCluster(t, testOptions{nodes: 6, replicas: 2})
 	c.write(t, tied(16))
 	for _, q := range tiedStatements[:22] {
@@ -188,7 +188,7 @@ func TestTiesKeepTheirOrderWhenAnotherOwnerAnswers(t *testing.T) {
 // TestTiesKeepTheirOrderWhenAnOwnerFails after it had opened its shards, which then come from several others.
 func TestTiesKeepTheirOrderWhenAnOwnerFails(t *testing.T) {
 	t.Parallel()
-	skipComparisons(t)
+	notWithRace(t)
 	var failing, failed atomic.Int64
 	c := newTestCluster(t, testOptions{nodes: 5, replicas: 2, wrap: func(id uint64, s *Server) rpc.QueryServer {
 		return faulty{QueryServer: s, id: id, chunks: func(node uint64, n int, _ *rpc.IteratorChunk) error {

@@ -50,7 +50,7 @@ var tagConditions = []string{
 
 func TestListOfTagValuesIsThatOfTheEngine(t *testing.T) {
 	t.Parallel()
-	skipComparisons(t)
+	notWithRace(t)
 	for _, index := range tsdb.RegisteredIndexes() {
 		store, _ := storeOfMany(t, index)
 		ids := []uint64{1, 2}
@@ -84,7 +84,7 @@ func TestListOfTagValuesIsThatOfTheEngine(t *testing.T) {
 // Values of selected series that are too many to be held are listed part by part, and give back all memory.
 func TestValuesOfSelectedSeriesAreListedInParts(t *testing.T) {
 	t.Parallel()
-	skipComparisons(t)
+	notWithRace(t)
 	store, _ := storeOfMany(t, tsdb.TSI1IndexName)
 	cond := influxql.MustParseExpr(`_tagKey =~ /.*/ AND dc != 'd2'`)
 	want, err := entriesOf(t, listTagValues(t.Context(), store, nil, []uint64{1, 2}, cond, 0))
@@ -123,7 +123,7 @@ func TestValuesOfSelectedSeriesAreListedInParts(t *testing.T) {
 
 func TestListOfMeasurementsIsThatOfTheEngine(t *testing.T) {
 	t.Parallel()
-	skipComparisons(t)
+	notWithRace(t)
 	for _, index := range tsdb.RegisteredIndexes() {
 		store := storeOfMeasurements(t, index, 3*windowLen)
 		for _, where := range []string{
@@ -334,7 +334,7 @@ func (n *testNode) results(t *testing.T, text string, opt query.ExecutionOptions
 // Chunks are at least as large as the engine's for other statements, and all but the last say that more follows.
 func TestManyValuesLeaveInChunks(t *testing.T) {
 	t.Parallel()
-	skipComparisons(t)
+	notWithRace(t)
 	c := newTestCluster(t, testOptions{nodes: 2, replicas: 1})
 	const n = 25_000
 	c.write(t, hosts(n, 1))

@@ -61,7 +61,7 @@ func keysOf(t *testing.T, itr query.Iterator, most int) (keys []string) {
 
 func TestListOfSeriesIsThatOfTheEngine(t *testing.T) {
 	t.Parallel()
-	skipComparisons(t)
+	notWithRace(t)
 	for _, index := range tsdb.RegisteredIndexes() {
 		_, shards := storeOfMany(t, index)
 		for _, where := range []string{"", "dc = 'd1'", "_name = 'm1'", "host =~ /h 1.*/ OR dc != 'd2'", "dc = 'none'"} {

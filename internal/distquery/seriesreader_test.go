@@ -148,7 +148,7 @@ const everything = int64(groups) * day
 
 func TestSeriesAreReadAsOnASingleNode(t *testing.T) {
 	t.Parallel()
-	skipComparisons(t)
+	notWithRace(t)
 	for _, o := range []testOptions{
 		{nodes: 3, replicas: 1}, {nodes: 4, replicas: 2, index: "inmem"}, {nodes: 3, replicas: 3}, {nodes: 5, replicas: 2},
 	} {

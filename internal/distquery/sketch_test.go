@@ -24,7 +24,7 @@ func (hashing) SeriesSketch(ctx context.Context, r *rpc.SchemaRequest) (*rpc.Ser
 
 func TestCardinalityFollowsNewAndDeletedSeries(t *testing.T) {
 	t.Parallel()
-	skipComparisons(t)
+	notWithRace(t)
 	c := newTestCluster(t, testOptions{nodes: 3, replicas: 1, wrap: func(id uint64, s *Server) rpc.QueryServer {
 		if id == 2 {
 			return hashing{s}
@@ -65,7 +65,7 @@ func TestCardinalityFollowsNewAndDeletedSeries(t *testing.T) {
 
 func TestSketchesOfManySeriesAreNearlyRight(t *testing.T) {
 	t.Parallel()
-	skipComparisons(t)
+	notWithRace(t)
 	const n = 60_000
 	store := mustStore(t, tsdb.TSI1IndexName)
 	if err := store.CreateShard(db, policy, 1, true); err != nil {
