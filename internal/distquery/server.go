@@ -202,10 +202,11 @@ func callsOf(opt query.IteratorOptions, r *rpc.IteratorRequest) (calls, error) {
 	opts.keep = aggregate.Keep{Name: string(r.Keep), N: int(r.KeepN)}
 	for _, text := range r.MoreCalls {
 		more := opt
-		var err error
-		if more.Expr, err = influxql.ParseExpr(string(text)); err != nil {
-			return calls{}, status.Error(codes.InvalidArgument, err.Error())
+		expr, err := parseExpr(text)
+		if err != nil {
+			return calls{}, status.Errorf(codes.InvalidArgument, "malformed call: %v", err)
 		}
+		more.Expr = expr
 		opts.list = append(opts.list, more)
 	}
 	return opts, nil
