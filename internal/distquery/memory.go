@@ -81,12 +81,7 @@ func answerSize(r *query.Result) int64 {
 			n += costOfName/4 + int64(len(c))
 		}
 		for _, row := range series.Values {
-			n += costOfRow + costOfValue*int64(len(row))
-			for _, v := range row {
-				if s, ok := v.(string); ok {
-					n += 3 * int64(len(s))
-				}
-			}
+			n += rowSize(row)
 		}
 	}
 	return n
