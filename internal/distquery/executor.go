@@ -216,7 +216,7 @@ func (e *Executor) countOf(ctx *query.ExecutionContext, share *budget.Share) *an
 // mapperOf returns the mapper for a statement.
 func (e *Executor) mapperOf(stmt influxql.Statement, report *Report, share *budget.Share) *ShardMapper {
 	mapper := e.Mapper.For(report)
-	mapper.share, mapper.holdsPoints = share, holdsPoints(stmt)
+	mapper.share, mapper.holds = share, holdingOf(stmt)
 	sel, _ := stmt.(*influxql.SelectStatement)
 	if sel != nil && mapper.Vector.On {
 		mapper.statement = textAhead(sel)

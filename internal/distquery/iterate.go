@@ -37,12 +37,13 @@ func (m *mapping) CreateIterator(
 		e: m.e, ahead: m.ahead, ctx: ctx, src: src, mm: mm,
 		opts: calls{[]query.IteratorOptions{opt}, keepFor(m.e.keeps, opt)},
 	}
+	open := r.iterator
 	if m.e.shareable(mm, opt) {
-		return m.shared.note(r)
+		open = func() (query.Iterator, error) { return m.shared.note(r) }
 	}
-	itr, err := r.iterator()
-	if _, ok := opt.Expr.(*influxql.VarRef); ok && err == nil && m.e.holdsPoints && m.e.share != nil {
-		itr = countHeld(itr, m.e.share, opt)
+	itr, err := open()
+	if err == nil && m.e.share != nil && mm.SystemIterator == "" {
+		itr = m.e.holds.count(itr, m.e.share, opt)
 	}
 	return itr, err
 }

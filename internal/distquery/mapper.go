@@ -44,13 +44,13 @@ type ShardMapper struct {
 	Vector Vector
 
 	// Of the statement.
-	report      *Report                   // nil for none
-	statement   string                    // that nodes may begin; empty for none
-	paths       *paths                    // of EXPLAIN; nil for others
-	keeps       map[string]aggregate.Keep // which points of a field suffice
-	share       *budget.Share             // of this node's memory
-	holdsPoints bool                      // it keeps the points of a window
-	ending      context.Context           // ends with the statement; nil for that of each iterator
+	report    *Report                   // nil for none
+	statement string                    // that nodes may begin; empty for none
+	paths     *paths                    // of EXPLAIN; nil for others
+	keeps     map[string]aggregate.Keep // which points of a field suffice
+	share     *budget.Share             // of this node's memory
+	holds     holding                   // what its functions keep
+	ending    context.Context           // ends with the statement; nil for that of each iterator
 
 	meta  Metadata
 	store *tsdb.Store
