@@ -226,7 +226,7 @@ func (e *Executor) mapperOf(stmt influxql.Statement, report *Report, share *budg
 			mapper.paths = &paths{}
 		}
 	}
-	if sel != nil {
+	if mapper.compiles = sel; sel != nil {
 		mapper.keeps = aggregate.KeepOf(sel)
 		if listsSeries(sel) {
 			sel.Dedupe = false

@@ -17,15 +17,17 @@ import (
 // What a query takes from its share of the node's memory, in bytes. The figures are estimates, from the sizes of the
 // engine's structures and rounded up. Garbage that is not collected yet comes on top of them.
 const (
-	costOfStream = 32 << 10 // of another node's points: the messages that are on their way
-	costOfSeries = 2 << 10  // an iterator of one series of one shard
-	costOfCursor = 4 << 10  // and each of its fields
-	costOfCall   = 2 << 10  // of an aggregate: its iterator, before it is opened
-	costOfField  = 256      // a field or tag of a measurement: its name and type, a few times
-	costOfRow    = 64       // of the answer
-	costOfValue  = 64       // in a row: boxed, and then as JSON
-	costOfName   = 64       // a name or value of a schema answer, besides its letters
-	costOfSample = 64       // of an answer to Prometheus: decoded, encoded and compressed
+	costOfStream   = 32 << 10 // of another node's points: the messages that are on their way
+	costOfSeries   = 2 << 10  // an iterator of one series of one shard
+	costOfCursor   = 4 << 10  // and each of its fields
+	costOfCall     = 2 << 10  // of an aggregate: its iterator, before it is opened
+	costOfColumn   = 1 << 10  // of a compiled statement
+	costOfCompiled = 4 << 10  // and when it is a call
+	costOfField    = 256      // a field or tag of a measurement: its name and type, a few times
+	costOfRow      = 64       // of the answer
+	costOfValue    = 64       // in a row: boxed, and then as JSON
+	costOfName     = 64       // a name or value of a schema answer, besides its letters
+	costOfSample   = 64       // of an answer to Prometheus: decoded, encoded and compressed
 )
 
 // seriesCost is what the iterator of one series of one shard takes.

@@ -160,6 +160,9 @@ func (s *Server) iterate(ctx context.Context, r *rpc.IteratorRequest, to *sender
 		return overBudget(err)
 	}
 	opt.InterruptCh, opt.Authorizer = ctx.Done(), restrict.Of(ctx).Authorizer()
+	if err := budget.Of(ctx).Grow(costOfCall * int64(len(r.MoreCalls))); err != nil {
+		return overBudget(err)
+	}
 	opts, err := callsOf(opt, r)
 	if err != nil {
 		return err
