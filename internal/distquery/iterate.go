@@ -104,6 +104,7 @@ func (r *reading) iterators() (list []query.Iterator, err error) {
 		return nil, err
 	}
 	for i, opt := range r.opts.list {
+		ins[i].share = budget.Of(r.ctx)
 		itr, err := ins[i].merge(r.mm, opt, r.src.ties(r.mm))
 		if err != nil {
 			closeAll(ins[i+1:])
@@ -199,6 +200,7 @@ type inputs struct {
 	mu     sync.Mutex
 	list   []opened
 	series []*rpc.SeriesCount
+	share  *budget.Share // from which a merge takes what it holds
 }
 
 func (in *inputs) add(itr opened, series []*rpc.SeriesCount) {
@@ -257,7 +259,7 @@ func (in *inputs) merge(mm *influxql.Measurement, opt query.IteratorOptions, tie
 			return newSeriesMerge(list), nil
 		}
 	case orderMatters(opt):
-		list = query.Iterators{byShard(in.list, opt, ties)}
+		list = query.Iterators{byShard(in.list, opt, ties, in.share)}
 	}
 	itr, err := list.Merge(opt)
 	if err != nil {
@@ -455,6 +457,12 @@ func openOne(
 		return openSeriesList(ctx, part, opt)
 	case mm.SystemIterator == "_fieldKeys" && !query.AuthorizerIsOpen(opt.Authorizer):
 		return openFieldKeys(ctx, part, opt)
+	case mm.SystemIterator == "_fieldKeys" && len(part) == 1:
+		itr, err := part.CreateIterator(ctx, mm, opt)
+		if keys, ok := itr.(query.FloatIterator); ok && err == nil {
+			return &countedKeys{FloatIterator: keys, shard: part[0], share: budget.Of(ctx)}, nil
+		}
+		return itr, err
 	}
 	if v.On && len(part) == 1 {
 		switch {

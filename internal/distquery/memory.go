@@ -70,6 +70,29 @@ func openCounted(
 	return itr, nil
 }
 
+// countedKeys is the engine's iterator of the fields of a shard. It holds those of one measurement at once.
+type countedKeys struct {
+	query.FloatIterator
+	shard *tsdb.Shard
+	share *budget.Share
+	name  string // of the measurement
+	taken int64  // for its fields
+}
+
+// Next is of query.FloatIterator.
+func (k *countedKeys) Next() (*query.FloatPoint, error) {
+	p, err := k.FloatIterator.Next()
+	if p == nil || err != nil || p.Name == k.name {
+		return p, err
+	}
+	before := k.taken
+	k.name, k.taken = p.Name, 0
+	if fields := k.shard.MeasurementFields([]byte(p.Name)); fields != nil {
+		k.taken = costOfField * int64(fields.FieldN())
+	}
+	return p, k.share.Grow(k.taken - before)
+}
+
 // answerSize is what a part of an answer takes until the client has it.
 func answerSize(r *query.Result) int64 {
 	n := int64(costOfRow)

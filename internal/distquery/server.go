@@ -256,7 +256,7 @@ func joinShards(ins []inputs, mm *influxql.Measurement, opts calls, r *rpc.Itera
 		case len(in.list) == 1 && len(r.ShardIds) == 1:
 			list[i] = in.list[0].Iterator
 		default:
-			list[i] = byShard(in.list, opts.list[i], false)
+			list[i] = byShard(in.list, opts.list[i], false, nil)
 		}
 	}
 	return list, nil
