@@ -82,6 +82,7 @@ type Scan struct {
 	mu    sync.Mutex
 	left  []*part // of the last task
 	views []*view // of the calls
+	open  int     // views that are not closed
 	held  *part   // whose points the views have
 	err   error
 

@@ -115,6 +115,7 @@ func OpenPoints(
 
 // kept are the points of a window that suffice for top, bottom or distinct.
 type kept[V scan.Value] struct {
+	kind  *kind[V]
 	n     int
 	back  bool
 	worse func(a, b selected[V]) bool // of top and bottom; nil for distinct
@@ -123,7 +124,7 @@ type kept[V scan.Value] struct {
 }
 
 func (k *kind[V]) newKept(of Keep) *kept[V] {
-	s := &kept[V]{n: of.N, back: of.back}
+	s := &kept[V]{kind: k, n: of.N, back: of.back}
 	switch of.Name {
 	case "distinct":
 		s.first = make(map[V]int64)
@@ -139,19 +140,25 @@ func (k *kind[V]) newKept(of Keep) *kept[V] {
 	return s
 }
 
-// add adds a point, and returns how many points more are held.
-func (s *kept[V]) add(p selected[V]) int {
+// add adds a point, and returns how many bytes more are held.
+func (s *kept[V]) add(p selected[V]) int64 {
 	switch {
 	case s.worse == nil:
-		if t, ok := s.first[p.value]; !ok || p.time < t && !s.back || p.time > t && s.back {
+		t, ok := s.first[p.value]
+		if !ok {
+			p = s.kind.owned(p)
 			s.first[p.value] = p.time
-			if !ok {
-				return 1
+			if s.kind.letters != nil {
+				return sizeOfKept + int64(s.kind.letters(p.value))
 			}
+			return sizeOfKept
+		}
+		if p.time < t && !s.back || p.time > t && s.back {
+			s.first[p.value] = p.time
 		}
 	case len(s.list) < s.n:
 		heap.Push(s, p)
-		return 1
+		return sizeOfKept
 	case s.worse(s.list[0], p):
 		s.list[0] = p
 		heap.Fix(s, 0)

@@ -33,6 +33,7 @@ type plan struct {
 	keep    Keep     // of the one call, if it is about points
 	dims    []string // that the points have, when these are more than those of the groups
 	columns []*column
+	byField map[columnKey]int // the columns: a statement may have hundreds of thousands
 	calls   []callPlan
 	groups  []group
 	series  int         // of all groups
@@ -58,6 +59,12 @@ type column struct {
 	need   needs
 	edges  needs        // needFirst and needLast of calls by tag set
 	points atomic.Int64 // that were read
+}
+
+// columnKey is what a column is about.
+type columnKey struct {
+	field string
+	asked influxql.DataType
 }
 
 // callPlan is a call.
@@ -108,10 +115,15 @@ func numeric(t influxql.DataType) bool {
 }
 
 func (p *plan) column(field string, stored, asked influxql.DataType) int {
-	i := slices.IndexFunc(p.columns, func(c *column) bool { return c.field == field && c.asked == asked })
-	if i < 0 {
+	key := columnKey{field, asked}
+	i, found := p.byField[key]
+	if !found {
 		i = len(p.columns)
 		p.columns = append(p.columns, &column{field: field, stored: stored, asked: asked})
+		if p.byField == nil {
+			p.byField = make(map[columnKey]int)
+		}
+		p.byField[key] = i
 	}
 	return i
 }

@@ -96,7 +96,8 @@ type sinkOf[S, V scan.Value] struct {
 	windows windows[V]
 	window  *window[V] // of the frame; nil before the first point of a series
 	counted int        // windows that were taken from the share
-	held    int        // kept points that were not
+	held    int64      // bytes of kept points and strings that were not
+	block   int64      // bytes of the strings that were decoded last
 	buf     []V
 	add     func(times []int64, values []S) error
 
@@ -118,6 +119,9 @@ func (o *sinkOf[S, V]) read(r *scan.Reader, key []byte) error {
 	if o.column.need != 0 {
 		o.window = nil
 		if err := scan.Each(r, from, to, o.add); err != nil {
+			return err
+		}
+		if err := o.countBlock(nil); err != nil {
 			return err
 		}
 	}
@@ -142,8 +146,13 @@ func (o *sinkOf[S, V]) edge(
 	}
 	o.column.points.Add(1)
 	o.buf = o.as([]S{v}, o.buf)
-	*to = append(*to, selected[V]{t, o.buf[0]})
-	return o.scan.grow(o.part, int64(unsafe.Sizeof((*to)[0])))
+	one := o.kind.owned(selected[V]{t, o.buf[0]})
+	*to = append(*to, one)
+	n := int64(unsafe.Sizeof(one))
+	if o.kind.letters != nil {
+		n += int64(o.kind.letters(one.value))
+	}
+	return o.scan.grow(o.part, n)
 }
 
 // take adds points of a series, which ascend by time.
@@ -153,6 +162,9 @@ func (o *sinkOf[S, V]) take(times []int64, stored []S) error {
 	}
 	o.column.points.Add(int64(len(times)))
 	values := o.as(stored, o.buf)
+	if err := o.countBlock(values); err != nil {
+		return err
+	}
 	if o.column.stored != o.column.asked {
 		o.buf = values // a copy, whose memory is used again
 	}
@@ -162,13 +174,30 @@ func (o *sinkOf[S, V]) take(times []int64, stored []S) error {
 			o.window = o.windows.find(o.frame.start)
 		}
 		n := until(times, o.frame.end)
+		had := o.kind.sizeOf(o.window)
 		o.kind.take(o.column.need, o.window, times[:n], values[:n])
+		o.held += int64(o.kind.sizeOf(o.window) - had)
 		if o.column.need&needKept != 0 {
 			o.held += o.window.keep(o.kind, o.scan.keep, times[:n], values[:n])
 		}
 		times, values = times[n:], values[n:]
 	}
 	return o.count()
+}
+
+// countBlock takes the letters of decoded strings in place of those of the block before: a thousand of them may be a
+// gigabyte.
+func (o *sinkOf[S, V]) countBlock(values []V) error {
+	if o.kind.letters == nil {
+		return nil
+	}
+	n := int64(0)
+	for _, v := range values {
+		n += int64(o.kind.letters(v))
+	}
+	before := o.block
+	o.block = n
+	return o.scan.grow(o.part, n-before)
 }
 
 // until is how many of the times, which ascend, are before end; the first one is.
@@ -197,7 +226,7 @@ func (o *sinkOf[S, V]) count() error {
 		return nil
 	}
 	o.counted, o.held = o.counted+n, 0
-	return o.scan.grow(o.part, int64(n)*sizeOfWindow+int64(held)*sizeOfKept)
+	return o.scan.grow(o.part, int64(n)*sizeOfWindow+held)
 }
 
 // join is of sink.
@@ -205,7 +234,9 @@ func (o *sinkOf[S, V]) join(other sink) error {
 	x := other.(*sinkOf[S, V])
 	for _, w := range x.windows.sorted() {
 		to := o.windows.find(w.start)
+		had := o.kind.sizeOf(to)
 		o.kind.join(o.column.need, to, &w)
+		o.held += int64(o.kind.sizeOf(to) - had)
 		if o.column.need&needKept != 0 {
 			o.held += to.keepOf(o.kind, o.scan.keep, &w)
 		}

@@ -58,6 +58,7 @@ func (s *Scan) start() {
 	for i := range s.calls {
 		s.views = append(s.views, newView(s, i))
 	}
+	s.open = len(s.views)
 	work := make(chan *task)
 	r.wg.Add(1 + n)
 	go func() {

@@ -113,11 +113,12 @@ func (v *view) Close() error {
 	s := v.scan
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	v.closed, v.lists = true, nil
-	for _, o := range s.views {
-		if !o.closed {
-			return nil
-		}
+	if v.lists = nil; !v.closed {
+		v.closed = true
+		s.open--
+	}
+	if s.open > 0 {
+		return nil
 	}
 	s.reading.cancel()
 	s.reading.wg.Wait()

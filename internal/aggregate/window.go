@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math/bits"
 	"slices"
+	"strings"
 
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxql"
@@ -79,6 +80,26 @@ type kind[V scan.Value] struct {
 	less        func(a, b V) bool
 	// Of two points of the same time, whether the engine's first() and last() take b rather than a.
 	first, last func(a, b V) bool
+	// own is a value without the block that it was decoded from, which it would keep in memory; nil where values have
+	// none. letters is how many bytes such a value takes besides.
+	own     func(V) V
+	letters func(V) int
+}
+
+// sizeOf is what the values that a window has selected take besides it.
+func (k *kind[V]) sizeOf(w *window[V]) int {
+	if k.letters == nil {
+		return 0
+	}
+	return k.letters(w.first.value) + k.letters(w.last.value)
+}
+
+// owned is a point that may be kept.
+func (k *kind[V]) owned(s selected[V]) selected[V] {
+	if k.own != nil {
+		s.value = k.own(s.value)
+	}
+	return s
 }
 
 type number interface{ float64 | int64 | uint64 }
@@ -106,7 +127,10 @@ var (
 		first: func(a, b bool) bool { return a && !b },
 		last:  func(a, b bool) bool { return !a && b },
 	}
-	texts = kind[string]{less: cmp.Less[string], first: cmp.Less[string], last: cmp.Less[string]}
+	texts = kind[string]{
+		less: cmp.Less[string], first: cmp.Less[string], last: cmp.Less[string],
+		own: strings.Clone, letters: func(s string) int { return len(s) },
+	}
 )
 
 // exactMean is the mean of integers.
@@ -222,13 +246,13 @@ func (k *kind[V]) higher(begun bool, s *selected[V], o selected[V]) {
 
 func (k *kind[V]) earlier(begun bool, s *selected[V], o selected[V]) {
 	if !begun || o.time < s.time || o.time == s.time && k.first(s.value, o.value) {
-		*s = o
+		*s = k.owned(o)
 	}
 }
 
 func (k *kind[V]) later(begun bool, s *selected[V], o selected[V]) {
 	if !begun || o.time > s.time || o.time == s.time && k.last(s.value, o.value) {
-		*s = o
+		*s = k.owned(o)
 	}
 }
 
@@ -287,8 +311,8 @@ func (s *windows[V]) sorted() []window[V] {
 	return s.list
 }
 
-// keep adds points to those that a window keeps, and returns how many more it holds.
-func (w *window[V]) keep(k *kind[V], of Keep, times []int64, values []V) (more int) {
+// keep adds points to those that a window keeps, and returns how many more bytes it holds.
+func (w *window[V]) keep(k *kind[V], of Keep, times []int64, values []V) (more int64) {
 	if w.kept == nil {
 		w.kept = k.newKept(of)
 	}
@@ -299,7 +323,7 @@ func (w *window[V]) keep(k *kind[V], of Keep, times []int64, values []V) (more i
 }
 
 // keepOf adds those of another window.
-func (w *window[V]) keepOf(k *kind[V], of Keep, o *window[V]) (more int) {
+func (w *window[V]) keepOf(k *kind[V], of Keep, o *window[V]) (more int64) {
 	if w.kept == nil {
 		w.kept = k.newKept(of)
 	}

@@ -5,8 +5,10 @@ import (
 	"math"
 	"math/big"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/influxdata/influxdb/query"
 	"pgregory.net/rapid"
@@ -146,4 +148,28 @@ func TestRangesCoverTheTime(t *testing.T) {
 			t.Fatalf("the ranges end at %d, want %d", next-1, p.opt.EndTime)
 		}
 	})
+}
+
+// A decoded string is a piece of its block, which must not stay in memory for it.
+func TestStringsThatAreKeptAreCountedAndOwned(t *testing.T) {
+	t.Parallel()
+	block := strings.Repeat("x", 1000)
+	keep := texts.newKept(Keep{Name: "distinct"})
+	var w window[string]
+	for i, want := range []int64{sizeOfKept + 500, 0} {
+		if got := keep.add(selected[string]{int64(i), block[:500]}); got != want {
+			t.Errorf("%d bytes are counted, want %d", got, want)
+		}
+		texts.take(needFirst|needLast, &w, []int64{int64(i)}, []string{block[:500]})
+	}
+	if got := texts.sizeOf(&w); got != 1000 {
+		t.Errorf("the strings of a window have %d bytes", got)
+	}
+	for kept := range keep.first {
+		for _, s := range []string{kept, w.first.value, w.last.value} {
+			if s != block[:500] || unsafe.StringData(s) == unsafe.StringData(block) {
+				t.Errorf("%d letters are in memory of their block", len(s))
+			}
+		}
+	}
 }

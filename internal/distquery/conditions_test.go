@@ -125,6 +125,10 @@ func TestConditionThatCannotBeParsedIsRefused(t *testing.T) {
 	if _, err := decodeCondition([]byte(deep)); err == nil || !strings.Contains(err.Error(), "deeper than") {
 		t.Errorf("a condition: %v", err)
 	}
+	r := &rpc.IteratorRequest{MoreCalls: [][]byte{[]byte("max(v)"), []byte(deep)}}
+	if _, err := callsOf(query.IteratorOptions{}, r); err == nil || !strings.Contains(err.Error(), "deeper than") {
+		t.Errorf("one of several calls: %v", err)
+	}
 	for _, field := range []protowire.Number{exprField, conditionField} {
 		b := protowire.AppendString(protowire.AppendTag(nil, field, protowire.BytesType), deep)
 		if _, _, err := decodeOptions(b); err == nil || !strings.Contains(err.Error(), "deeper than") {

@@ -116,12 +116,18 @@ func decodeCondition(text []byte) (influxql.Expr, error) {
 	if len(text) == 0 {
 		return nil, nil
 	}
-	if err := statement.Peer.Expr(string(text)); err != nil {
-		return nil, fmt.Errorf("malformed condition: %w", err)
-	}
-	e, err := influxql.ParseExpr(string(text))
+	e, err := parseExpr(text)
 	if err != nil {
 		return nil, fmt.Errorf("malformed condition: %w", err)
 	}
 	return e, nil
+}
+
+// parseExpr parses an expression of another node. One that nests too deep would overflow the parser's stack, which ends
+// the process.
+func parseExpr(text []byte) (influxql.Expr, error) {
+	if err := statement.Peer.Expr(string(text)); err != nil {
+		return nil, err
+	}
+	return influxql.ParseExpr(string(text))
 }

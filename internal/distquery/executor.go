@@ -146,7 +146,8 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	base := e.Base
 	base.ShardMapper = mapper
 	base.TSDBStore = e.Store(ending, report, share, user)
-	list := newListing(ctx, stmt, base.TSDBStore)
+	part := newPartCount(answer.share)
+	list := newListing(ctx, stmt, base.TSDBStore, part)
 	if list != nil {
 		base.TSDBStore = list
 	}
@@ -161,7 +162,17 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 		asks: e.Requests.Get(ctx.NodeID),
 	}
 	ended := results.begin()
-	err = base.ExecuteStatement(ctx, stmt)
+	switch s := stmt.(type) {
+	case *influxql.SelectStatement:
+		err = selectRows(ctx, &base, s, part)
+	case *influxql.ExplainStatement:
+		rows := ctx.ChunkSize
+		ctx.ChunkSize = analyzedRows
+		err = base.ExecuteStatement(ctx, stmt)
+		ctx.ChunkSize = rows
+	default:
+		err = base.ExecuteStatement(ctx, stmt)
+	}
 	ended()
 	if over := cmp.Or(share.Err(), answer.share.Err()); over != nil {
 		return over
@@ -205,7 +216,7 @@ func (e *Executor) countOf(ctx *query.ExecutionContext, share *budget.Share) *an
 // mapperOf returns the mapper for a statement.
 func (e *Executor) mapperOf(stmt influxql.Statement, report *Report, share *budget.Share) *ShardMapper {
 	mapper := e.Mapper.For(report)
-	mapper.share, mapper.holdsPoints = share, holdsPoints(stmt)
+	mapper.share, mapper.holds = share, holdingOf(stmt)
 	sel, _ := stmt.(*influxql.SelectStatement)
 	if sel != nil && mapper.Vector.On {
 		mapper.statement = textAhead(sel)
@@ -215,7 +226,7 @@ func (e *Executor) mapperOf(stmt influxql.Statement, report *Report, share *budg
 			mapper.paths = &paths{}
 		}
 	}
-	if sel != nil {
+	if mapper.compiles = sel; sel != nil {
 		mapper.keeps = aggregate.KeepOf(sel)
 		if listsSeries(sel) {
 			sel.Dedupe = false

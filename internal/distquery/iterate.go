@@ -37,12 +37,13 @@ func (m *mapping) CreateIterator(
 		e: m.e, ahead: m.ahead, ctx: ctx, src: src, mm: mm,
 		opts: calls{[]query.IteratorOptions{opt}, keepFor(m.e.keeps, opt)},
 	}
+	open := r.iterator
 	if m.e.shareable(mm, opt) {
-		return m.shared.note(r)
+		open = func() (query.Iterator, error) { return m.shared.note(r) }
 	}
-	itr, err := r.iterator()
-	if _, ok := opt.Expr.(*influxql.VarRef); ok && err == nil && m.e.holdsPoints && m.e.share != nil {
-		itr = countHeld(itr, m.e.share, opt)
+	itr, err := open()
+	if err == nil && m.e.share != nil && mm.SystemIterator == "" {
+		itr = m.e.holds.count(itr, m.e.share, opt)
 	}
 	return itr, err
 }
@@ -103,6 +104,7 @@ func (r *reading) iterators() (list []query.Iterator, err error) {
 		return nil, err
 	}
 	for i, opt := range r.opts.list {
+		ins[i].share = budget.Of(r.ctx)
 		itr, err := ins[i].merge(r.mm, opt, r.src.ties(r.mm))
 		if err != nil {
 			closeAll(ins[i+1:])
@@ -198,6 +200,7 @@ type inputs struct {
 	mu     sync.Mutex
 	list   []opened
 	series []*rpc.SeriesCount
+	share  *budget.Share // from which a merge takes what it holds
 }
 
 func (in *inputs) add(itr opened, series []*rpc.SeriesCount) {
@@ -256,7 +259,7 @@ func (in *inputs) merge(mm *influxql.Measurement, opt query.IteratorOptions, tie
 			return newSeriesMerge(list), nil
 		}
 	case orderMatters(opt):
-		list = query.Iterators{byShard(in.list, opt, ties)}
+		list = query.Iterators{byShard(in.list, opt, ties, in.share)}
 	}
 	itr, err := list.Merge(opt)
 	if err != nil {
@@ -454,6 +457,12 @@ func openOne(
 		return openSeriesList(ctx, part, opt)
 	case mm.SystemIterator == "_fieldKeys" && !query.AuthorizerIsOpen(opt.Authorizer):
 		return openFieldKeys(ctx, part, opt)
+	case mm.SystemIterator == "_fieldKeys" && len(part) == 1:
+		itr, err := part.CreateIterator(ctx, mm, opt)
+		if keys, ok := itr.(query.FloatIterator); ok && err == nil {
+			return &countedKeys{FloatIterator: keys, shard: part[0], share: budget.Of(ctx)}, nil
+		}
+		return itr, err
 	}
 	if v.On && len(part) == 1 {
 		switch {

@@ -37,8 +37,10 @@ type schemaLister interface {
 
 // newListing returns nil for other statements. The measurements of several databases or policies are one list that the
 // engine joins.
-func newListing(ctx *query.ExecutionContext, stmt influxql.Statement, store coordinator.TSDBStore) *listing {
-	l := &listing{TSDBStore: store, rows: rowSender{ctx: ctx}}
+func newListing(
+	ctx *query.ExecutionContext, stmt influxql.Statement, store coordinator.TSDBStore, part *partCount,
+) *listing {
+	l := &listing{TSDBStore: store, rows: rowSender{ctx: ctx, part: part}}
 	if ctx.ChunkSize > 0 {
 		// As for all statements, but not smaller: the engine has one chunk for all values of a measurement, and clients
 		// get the same as long as these are not very many.
@@ -130,6 +132,7 @@ func (l *listing) TagValues(
 type rowSender struct {
 	ctx  *query.ExecutionContext
 	size int // rows of a result; 0 is all
+	part *partCount
 
 	row *models.Row
 }
@@ -139,7 +142,7 @@ func (s *rowSender) begin(name string, columns []string) {
 }
 
 func (s *rowSender) add(values []any) error {
-	if s.size > 0 && len(s.row.Values) == s.size {
+	if s.size > 0 && len(s.row.Values) == s.size || s.part.full() {
 		rest := &models.Row{Name: s.row.Name, Columns: s.row.Columns}
 		s.row.Partial = true
 		if err := s.send(); err != nil {
@@ -148,7 +151,7 @@ func (s *rowSender) add(values []any) error {
 		s.row = rest
 	}
 	s.row.Values = append(s.row.Values, values)
-	return nil
+	return s.part.add(values)
 }
 
 // end sends what is left of the rows that begin began.
@@ -162,6 +165,7 @@ func (s *rowSender) end() error {
 func (s *rowSender) send() error {
 	row := s.row
 	s.row = nil
+	s.part.end()
 	return s.ctx.Send(&query.Result{Series: models.Rows{row}, Partial: row.Partial})
 }
 

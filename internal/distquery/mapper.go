@@ -44,13 +44,14 @@ type ShardMapper struct {
 	Vector Vector
 
 	// Of the statement.
-	report      *Report                   // nil for none
-	statement   string                    // that nodes may begin; empty for none
-	paths       *paths                    // of EXPLAIN; nil for others
-	keeps       map[string]aggregate.Keep // which points of a field suffice
-	share       *budget.Share             // of this node's memory
-	holdsPoints bool                      // it keeps the points of a window
-	ending      context.Context           // ends with the statement; nil for that of each iterator
+	report    *Report                   // nil for none
+	statement string                    // that nodes may begin; empty for none
+	paths     *paths                    // of EXPLAIN; nil for others
+	keeps     map[string]aggregate.Keep // which points of a field suffice
+	share     *budget.Share             // of this node's memory
+	holds     holding                   // what its functions keep
+	compiles  *influxql.SelectStatement // it, or what it explains; nil for others
+	ending    context.Context           // ends with the statement; nil for that of each iterator
 
 	meta  Metadata
 	store *tsdb.Store
@@ -102,7 +103,11 @@ func (e *ShardMapper) MapShards(sources influxql.Sources, t influxql.TimeRange,
 	m.schemas = schemas{
 		e: e, min: m.min, max: m.max, series: opt.MaxSeriesN, ahead: m.ahead, of: make(map[schemaKey]*schema),
 	}
-	if err := e.mapShards(m, sources); err != nil {
+	err = e.mapShards(m, sources)
+	if err == nil {
+		err = m.countCompiled(e.compiles, e.share)
+	}
+	if err != nil {
 		m.ahead.close()
 		return nil, err
 	}

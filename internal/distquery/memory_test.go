@@ -142,7 +142,21 @@ func TestOwnersBoundTheMemoryOfQueries(t *testing.T) {
 	if strings.Contains(got, "error") {
 		t.Errorf("%.300s", got)
 	}
-	c.compare(t, "SELECT v FROM cpu WHERE host = 'h7'", "SHOW SERIES CARDINALITY")
+	b.Reset()
+	for i := range 40 {
+		fmt.Fprintf(&b, "texts s=\"%s%d\" %d\n", strings.Repeat("x", 50_000), i, i)
+	}
+	c.write(t, b.String())
+	for _, text := range []string{ // whose owner decodes and keeps strings
+		"SELECT count(s) FROM texts",
+		"SELECT last(s) FROM texts WHERE time >= 0 AND time < 40ns GROUP BY time(1ns)",
+	} {
+		if got := outside.run(t, text, query.ExecutionOptions{}); !strings.Contains(got, "error: data node 127.0.0.1:") ||
+			!strings.Contains(got, "the query needs more memory than [cluster] max-query-memory") {
+			t.Errorf("%s\nanswers\n%.300s", text, got)
+		}
+	}
+	c.compare(t, "SELECT v FROM cpu WHERE host = 'h7'", "SHOW SERIES CARDINALITY", "SELECT last(s) FROM texts")
 	for _, n := range c.nodes {
 		if used := n.server.Budget.Used(); used != 0 {
 			t.Errorf("node %d: %d bytes are left in the budget", n.id, used)

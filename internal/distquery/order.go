@@ -8,6 +8,8 @@ import (
 
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxql"
+
+	"concord/internal/budget"
 )
 
 // The order of points that the engine regards as equal.
@@ -73,7 +75,7 @@ func booleanFields(p *query.BooleanPoint) fields   { return fields{p.Name, p.Tag
 
 // byShard merges iterators into one that is sharded. With textFirst, points
 // that differ in nothing but text are then ordered by it, as byText does.
-func byShard(list []opened, opt query.IteratorOptions, textFirst bool) query.Iterator {
+func byShard(list []opened, opt query.IteratorOptions, textFirst bool, share *budget.Share) query.Iterator {
 	if len(list) == 0 {
 		return nil
 	}
@@ -81,19 +83,21 @@ func byShard(list []opened, opt query.IteratorOptions, textFirst bool) query.Ite
 	slices.SortStableFunc(list, func(a, b opened) int { return cmp.Compare(a.lowest, b.lowest) })
 	switch list[0].Iterator.(type) { // decides, as in the engine's merges
 	case query.FloatIterator:
-		return byShardOf(list, opt, textFirst, floatFields)
+		return byShardOf(list, opt, textFirst, share, floatFields)
 	case query.IntegerIterator:
-		return byShardOf(list, opt, textFirst, integerFields)
+		return byShardOf(list, opt, textFirst, share, integerFields)
 	case query.UnsignedIterator:
-		return byShardOf(list, opt, textFirst, unsignedFields)
+		return byShardOf(list, opt, textFirst, share, unsignedFields)
 	case query.StringIterator:
-		return byShardOf(list, opt, textFirst, stringFields)
+		return byShardOf(list, opt, textFirst, share, stringFields)
 	default:
-		return byShardOf(list, opt, textFirst, booleanFields)
+		return byShardOf(list, opt, textFirst, share, booleanFields)
 	}
 }
 
-func byShardOf[P any](list []opened, opt query.IteratorOptions, textFirst bool, of func(*P) fields) query.Iterator {
+func byShardOf[P any](
+	list []opened, opt query.IteratorOptions, textFirst bool, share *budget.Share, of func(*P) fields,
+) query.Iterator {
 	_, call := opt.Expr.(*influxql.Call)
 	m := &shardMerge[P]{opt: opt, windows: call || !opt.MergeSorted(), of: of}
 	for _, l := range list {
@@ -110,7 +114,7 @@ func byShardOf[P any](list []opened, opt query.IteratorOptions, textFirst bool, 
 		m.inputs = append(m.inputs, in)
 	}
 	if textFirst && !m.windows && mayBeText(opt.Aux) {
-		return &textOrder[P]{shardMerge: m}
+		return &textOrder[P]{shardMerge: m, share: share}
 	}
 	return m
 }
@@ -281,6 +285,10 @@ type textOrder[P any] struct {
 	run   []P  // points of one time, with memory for more
 	order []*P // those of run that are still to be returned
 	ahead *P   // the first point of the next run
+
+	share *budget.Share
+	size  int64 // of the run, in bytes
+	taken int64 // from the share: the memory of the largest run is used again
 }
 
 func (t *textOrder[P]) Next() (*P, error) {
@@ -296,7 +304,7 @@ func (t *textOrder[P]) Next() (*P, error) {
 
 // fill reads the next run.
 func (t *textOrder[P]) fill() (err error) {
-	t.run = t.run[:0]
+	t.run, t.size = t.run[:0], 0
 	if t.ahead == nil {
 		if t.ahead, err = t.shardMerge.Next(); t.ahead == nil || err != nil {
 			return err
@@ -306,7 +314,9 @@ func (t *textOrder[P]) fill() (err error) {
 	several := false
 	for t.ahead != nil && first.sameTime(&t.heap[0].key) {
 		several = several || t.shard() != first.shard
-		t.keep(t.ahead)
+		if err := t.keep(t.ahead); err != nil {
+			return err
+		}
 		if t.ahead, err = t.shardMerge.Next(); err != nil {
 			return err
 		}
@@ -328,7 +338,7 @@ func (t *textOrder[P]) fill() (err error) {
 }
 
 // keep copies a point into the run: the engine uses the memory of its points again.
-func (t *textOrder[P]) keep(p *P) {
+func (t *textOrder[P]) keep(p *P) error {
 	if len(t.run) < cap(t.run) {
 		t.run = t.run[:len(t.run)+1]
 	} else {
@@ -339,6 +349,24 @@ func (t *textOrder[P]) keep(p *P) {
 	*to = *p
 	aux := t.of(to).aux
 	*aux = append(room, *aux...)
+	t.size += 2*pointSize + auxSize(*aux)
+	if n := t.size - t.taken; n >= partStep {
+		t.taken = t.size
+		return t.share.Grow(n)
+	}
+	return nil
+}
+
+// auxSize is what the further values of a point take.
+func auxSize(aux []any) int64 {
+	n := int64(0)
+	for _, v := range aux {
+		n += 32
+		if s, ok := v.(string); ok {
+			n += int64(len(s))
+		}
+	}
+	return n
 }
 
 // compareText compares auxiliary values as far as they are strings. One that

@@ -257,7 +257,7 @@ func TestMergeDoesNotDependOnWhereTheShardsAre(t *testing.T) {
 		}
 		var nested []opened
 		for _, shards := range nodes {
-			if itr := byShard(shards, opt, false); itr != nil {
+			if itr := byShard(shards, opt, false, nil); itr != nil {
 				var chunks [][]byte
 				e := &encoder{size: 20, send: func(b []byte) error { chunks = append(chunks, b); return nil }}
 				if err := e.encode(itr); err != nil {
@@ -274,7 +274,7 @@ func TestMergeDoesNotDependOnWhereTheShardsAre(t *testing.T) {
 				nested = append(nested, opened{Iterator: remotePoints{s}, lowest: shards[0].lowest, remote: true})
 			}
 		}
-		if d := cmp.Diff(values(t, byShard(flat, opt, true)), values(t, byShard(nested, opt, true))); d != "" {
+		if d := cmp.Diff(values(t, byShard(flat, opt, true, nil)), values(t, byShard(nested, opt, true, nil))); d != "" {
 			t.Fatal(d)
 		}
 	})

@@ -128,7 +128,7 @@ func (a *nodeAnswer) iterator(call int, typ influxql.DataType) (query.Iterator, 
 			return nil, err
 		}
 		if orderMatters(opt) && a.mm.SystemIterator != "_series" {
-			return byShard(other[0].list, opt, false), nil
+			return byShard(other[0].list, opt, false, nil), nil
 		}
 		return other[0].merge(a.mm, opt, false)
 	})

@@ -57,6 +57,9 @@ func (s *schema) add(share *budget.Share, fields map[string]influxql.DataType, d
 	return nil
 }
 
+// size is how many fields and tags there are.
+func (s *schema) size() int { return len(s.fields) + len(s.dims) }
+
 // copy returns the fields and tags: the engine adds to what it gets.
 func (s *schema) copy() (map[string]influxql.DataType, map[string]struct{}) {
 	return maps.Clone(s.fields), maps.Clone(s.dims)

@@ -160,6 +160,9 @@ func (s *Server) iterate(ctx context.Context, r *rpc.IteratorRequest, to *sender
 		return overBudget(err)
 	}
 	opt.InterruptCh, opt.Authorizer = ctx.Done(), restrict.Of(ctx).Authorizer()
+	if err := budget.Of(ctx).Grow(costOfCall * int64(len(r.MoreCalls))); err != nil {
+		return overBudget(err)
+	}
 	opts, err := callsOf(opt, r)
 	if err != nil {
 		return err
@@ -202,10 +205,11 @@ func callsOf(opt query.IteratorOptions, r *rpc.IteratorRequest) (calls, error) {
 	opts.keep = aggregate.Keep{Name: string(r.Keep), N: int(r.KeepN)}
 	for _, text := range r.MoreCalls {
 		more := opt
-		var err error
-		if more.Expr, err = influxql.ParseExpr(string(text)); err != nil {
-			return calls{}, status.Error(codes.InvalidArgument, err.Error())
+		expr, err := parseExpr(text)
+		if err != nil {
+			return calls{}, status.Errorf(codes.InvalidArgument, "malformed call: %v", err)
 		}
+		more.Expr = expr
 		opts.list = append(opts.list, more)
 	}
 	return opts, nil
@@ -252,7 +256,7 @@ func joinShards(ins []inputs, mm *influxql.Measurement, opts calls, r *rpc.Itera
 		case len(in.list) == 1 && len(r.ShardIds) == 1:
 			list[i] = in.list[0].Iterator
 		default:
-			list[i] = byShard(in.list, opts.list[i], false)
+			list[i] = byShard(in.list, opts.list[i], false, nil)
 		}
 	}
 	return list, nil

@@ -95,7 +95,7 @@ func (s *Server) plan(
 		return nil
 	}
 	stmt, ok := parsed.(*influxql.SelectStatement)
-	if !ok || textAhead(stmt) == "" {
+	if !ok || textAhead(stmt) == "" || columnsOf(stmt, known.size()) > maxColumnsAhead {
 		return nil
 	}
 	p := &planner{known: known, min: r.MinTime, max: r.MaxTime}

@@ -25,7 +25,8 @@ type shared struct {
 // callSet is calls that are opened together.
 type callSet struct {
 	reading
-	list []deferred // of its calls
+	list  []deferred // of its calls
+	texts []string   // of these
 
 	opened bool
 	err    error
@@ -42,10 +43,11 @@ type deferred interface {
 type byText struct{ *callSet }
 
 func (s byText) Len() int           { return len(s.list) }
-func (s byText) Less(i, j int) bool { return exprText(s.opts.list[i]) < exprText(s.opts.list[j]) }
+func (s byText) Less(i, j int) bool { return s.texts[i] < s.texts[j] }
 func (s byText) Swap(i, j int) {
 	s.list[i], s.list[j] = s.list[j], s.list[i]
 	s.opts.list[i], s.opts.list[j] = s.opts.list[j], s.opts.list[i]
+	s.texts[i], s.texts[j] = s.texts[j], s.texts[i]
 }
 
 // exprText is the text of what an iterator is asked for, empty when that is whole points.
@@ -94,7 +96,7 @@ func (s *shared) note(r *reading) (query.Iterator, error) {
 	}
 	itr := newDeferred(aggregate.TypeOf(opt.Expr), func() error { return s.open(set) }, r.ctx)
 	set.opts.list = append(set.opts.list, opt)
-	set.list = append(set.list, itr)
+	set.list, set.texts = append(set.list, itr), append(set.texts, exprText(opt))
 	return itr, nil
 }
 
@@ -129,6 +131,9 @@ func (s *shared) waiting() bool {
 
 func (s *callSet) begin() error {
 	sort.Sort(byText{s})
+	if err := s.ctx.Err(); err != nil {
+		return err
+	}
 	list, err := s.iterators()
 	for i, itr := range list {
 		if failed := s.list[i].become(itr); failed != nil {

@@ -31,6 +31,7 @@ type stream struct {
 
 	mu    sync.Mutex // of what follows; while a chunk is awaited, too
 	calls []streamedCall
+	ended int   // calls that are closed
 	err   error // that ended it
 }
 
@@ -163,13 +164,14 @@ func (s *stream) read() error {
 func (s *stream) end(call int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.calls[call].closed, s.calls[call].waiting = true, nil
-	for i := range s.calls {
-		if !s.calls[i].closed {
-			return
-		}
+	of := &s.calls[call]
+	if of.waiting = nil; !of.closed {
+		of.closed = true
+		s.ended++
 	}
-	s.Close()
+	if s.ended == len(s.calls) {
+		s.Close()
+	}
 }
 
 // streamError is an error of a node during a query, for people.

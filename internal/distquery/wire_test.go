@@ -188,7 +188,7 @@ func TestPointsOfSeveralShardsHaveTheDocumentedBytes(t *testing.T) {
 	itr := byShard([]opened{
 		counted([]*query.FloatPoint{{Name: "mem", Time: 1, Value: 2}}, 300),
 		counted([]*query.FloatPoint{{Name: "mem", Time: 1, Value: 1.5}}, 7),
-	}, opt, false)
+	}, opt, false, nil)
 	var got []byte
 	if err := (&encoder{size: 1 << 10, send: func(b []byte) error {
 		got = append(got, b...)
