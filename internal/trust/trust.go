@@ -5,6 +5,7 @@ package trust
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -74,6 +75,35 @@ var ErrRefused = errors.New("the shared secret of the cluster is missing or wron
 var ErrClocks = errors.New("the clocks of the two nodes differ by half a minute or more: set them, with NTP for " +
 	"example")
 
+// RefusalIn is ErrClocks or ErrRefused, whichever the text of an error has that another node answered with. It is nil
+// for all other errors.
+func RefusalIn(err error) error {
+	for _, refusal := range []error{ErrClocks, ErrRefused} {
+		if err != nil && strings.Contains(err.Error(), refusal.Error()) {
+			return refusal
+		}
+	}
+	return nil
+}
+
+// tokenEnded is what follows ErrClocks, with the time since the token ended.
+const tokenEnded = "(the token ended %s ago by this node's clock)"
+
+// AheadBy is how far the clock of a node is ahead that refused a token of a Signer with ErrClocks, and how wrong that
+// may be. err is what this node got as an answer. ok is false for all other errors.
+func AheadBy(err error) (ahead, margin time.Duration, ok bool) {
+	if !errors.Is(RefusalIn(err), ErrClocks) {
+		return 0, 0, false
+	}
+	before, after, _ := strings.Cut(tokenEnded, "%s")
+	_, text, _ := strings.Cut(err.Error(), before)
+	text, _, _ = strings.Cut(text, after)
+	late, bad := time.ParseDuration(text)
+	// The token had been used for up to half of its life. Times in tokens, and late, are in seconds.
+	margin = tokenLife/4 + 2*time.Second
+	return late + tokenLife*3/4, margin, bad == nil
+}
+
 // userClaims are those of a token of a user, as the engine's HTTP API reads them.
 type userClaims struct {
 	jwt.RegisteredClaims
@@ -129,7 +159,7 @@ func (s Secret) Verify(token string) error {
 		return ErrRefused
 	}
 	if late := now.Sub(claims.ExpiresAt.Time); late >= 0 {
-		return fmt.Errorf("%w (the token ended %s ago by this node's clock)", ErrClocks, late.Round(time.Second))
+		return fmt.Errorf("%w "+tokenEnded, ErrClocks, late.Round(time.Second))
 	}
 	return nil
 }
