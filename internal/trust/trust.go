@@ -115,7 +115,11 @@ func (s Secret) Token(life time.Duration) (string, error) { return s.UserToken("
 
 // UserToken is Token of a user, who may be empty. What it allows is decided by who checks it.
 func (s Secret) UserToken(user string, life time.Duration) (string, error) {
-	now := time.Now()
+	return s.userToken(user, life, time.Now())
+}
+
+// userToken is UserToken at a time.
+func (s Secret) userToken(user string, life time.Duration, now time.Time) (string, error) {
 	t := jwt.NewWithClaims(jwt.SigningMethodHS256, userClaims{
 		Username: user,
 		RegisteredClaims: jwt.RegisteredClaims{
@@ -164,13 +168,14 @@ func (s Secret) Verify(token string) error {
 	return nil
 }
 
-// Signer makes tokens, each used for half of its life.
+// Signer makes tokens, each used for half of its life. A new one is made when the clock was set, too.
 type Signer struct {
 	Secret Secret
 
 	mu    sync.Mutex
 	token string
-	until time.Time
+	made  time.Time        // by the wall clock, which others compare a token with
+	now   func() time.Time // nil for time.Now
 }
 
 // Token returns a token, and none without a secret.
@@ -180,12 +185,17 @@ func (s *Signer) Token() (string, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now := time.Now(); now.After(s.until) {
-		t, err := s.Secret.Token(tokenLife)
+	now := time.Now
+	if s.now != nil {
+		now = s.now
+	}
+	wall := now().Round(0) // without the monotonic clock, which does not jump
+	if age := wall.Sub(s.made); s.token == "" || age < 0 || age > tokenLife/2 {
+		t, err := s.Secret.userToken("", tokenLife, wall)
 		if err != nil {
 			return "", err
 		}
-		s.token, s.until = t, now.Add(tokenLife/2)
+		s.token, s.made = t, wall
 	}
 	return s.token, nil
 }

@@ -112,3 +112,27 @@ func TestRefusalSaysHowFarAClockIsAhead(t *testing.T) {
 		t.Errorf("%v is no refusal", err)
 	}
 }
+
+// A node whose clock was set has a good token at once, also when its clock was behind.
+func TestTokenIsOfTheTimeThatTheClockWasSetTo(t *testing.T) {
+	t.Parallel()
+	for _, off := range []time.Duration{-time.Hour, 0, time.Hour} {
+		real, wrong := time.Now(), off
+		s := &Signer{Secret: "s3cret", now: func() time.Time { return real.Round(0).Add(wrong) }}
+		first, err := s.Token()
+		if err != nil {
+			t.Fatal(err)
+		}
+		wrong = 0
+		second, err := s.Token()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Secret.Verify(second); err != nil {
+			t.Errorf("the clock was off by %v: %v", off, err)
+		}
+		if (first == second) != (off == 0) {
+			t.Errorf("the clock was off by %v, and the token is new: %v", off, first != second)
+		}
+	}
+}
