@@ -21,6 +21,8 @@ import (
 const (
 	leaseName = "continuous_querier"
 	noteEvery = time.Minute
+	// patience is for how long a query that runs may go on when the node stops. It may wait for minutes for whole copies.
+	patience = 3 * time.Second
 	// resumeWithin is how long ago a query may have run for another node to go on from there: one query covers it all.
 	resumeWithin = 24 * time.Hour
 )
@@ -49,12 +51,15 @@ type Service struct {
 	noted  time.Time // when ran was last recorded
 
 	ok, failed atomic.Int64
+	patience   time.Duration
 	stop, done chan struct{}
 }
 
 // New returns a service that Open starts. The monitor gets the statistics of each query.
 func New(cfg continuous_querier.Config, meta Meta, executor *query.Executor, mon continuous_querier.Monitor) *Service {
-	return &Service{cfg: cfg, meta: meta, executor: executor, monitor: mon, log: zap.NewNop()}
+	return &Service{
+		cfg: cfg, meta: meta, executor: executor, monitor: mon, log: zap.NewNop(), patience: patience,
+	}
 }
 
 // WithLogger sets the logger; call it before Open.
@@ -82,11 +87,30 @@ func (s *Service) Open() error {
 	return nil
 }
 
-// Close waits for a query that runs.
+// Close waits for a query that runs, and ends it when that takes long: who runs continuous queries next computes its
+// windows. It ends all queries of the executor, so those of clients must have ended before.
 func (s *Service) Close() error {
 	close(s.stop)
-	<-s.done
-	return nil
+	for wait := s.patience; ; wait = 100 * time.Millisecond { // the engine may begin another attempt
+		select {
+		case <-s.done:
+			return nil
+		case <-time.After(wait):
+		}
+		for _, q := range s.executor.TaskManager.Queries() {
+			_ = s.executor.TaskManager.KillQuery(q.ID) // an error says that it has ended
+		}
+	}
+}
+
+// stopping reports whether Close was called.
+func (s *Service) stopping() bool {
+	select {
+	case <-s.stop:
+		return true
+	default:
+		return false
+	}
 }
 
 // Statistics are the engine's.
@@ -115,7 +139,7 @@ func (s *Service) run() {
 		s.resume(queries, now)
 	}
 	for _, q := range queries {
-		if s.execute(q, now) {
+		if !s.stopping() && s.execute(q, now) {
 			s.ran[q.name()] = now
 		}
 	}
@@ -160,7 +184,7 @@ func (s *Service) resume(queries []continuousQuery, now time.Time) {
 	}
 	for _, q := range queries {
 		// A time that is yet to come was noted by a leader whose clock was wrong.
-		if at, ok := until[q.name()]; ok && at.Before(now) && now.Sub(at) < resumeWithin {
+		if at, ok := until[q.name()]; ok && at.Before(now) && now.Sub(at) < resumeWithin && !s.stopping() {
 			s.execute(q, at)
 		}
 	}

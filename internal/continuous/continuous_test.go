@@ -9,6 +9,7 @@ import (
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxdb/services/continuous_querier"
 	emeta "github.com/influxdata/influxdb/services/meta"
+	itoml "github.com/influxdata/influxdb/toml"
 	"github.com/influxdata/influxql"
 
 	"concord/internal/cluster"
@@ -167,4 +168,46 @@ func TestNewQueryBeginsAnew(t *testing.T) {
 	first := m.now.Truncate(10 * time.Second)
 	m.pass(time.Minute, c)
 	m.check(t, w, first)
+}
+
+// endless is a query that waits for what does not come, as for whole copies.
+type endless struct{ began chan struct{} }
+
+func (e endless) ExecuteStatement(ctx *query.ExecutionContext, _ influxql.Statement) error {
+	e.began <- struct{}{}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// A node that stops does not wait for a query that does not end, and begins no other one.
+func TestQueryThatDoesNotEndIsEnded(t *testing.T) {
+	t.Parallel()
+	m := newFakeMeta(t)
+	m.must(t, cluster.CreateContinuousQuery{
+		Database: "db", Name: "another",
+		Query: "CREATE CONTINUOUS QUERY another ON db BEGIN SELECT max(v) INTO out FROM cpu GROUP BY time(10s) END",
+	})
+	began := make(chan struct{}, 10)
+	executor := query.NewExecutor()
+	executor.StatementExecutor = endless{began}
+	cfg := continuous_querier.NewConfig()
+	cfg.RunInterval, cfg.LogEnabled = itoml.Duration(time.Millisecond), false
+	var s *Service
+	s = New(cfg, node{m, &s}, executor, nil)
+	s.patience = 0
+	m.held = s
+	if err := s.Open(); err != nil {
+		t.Fatal(err)
+	}
+	<-began
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close() }()
+	select {
+	case err := <-closed:
+		if err != nil || len(began) != 0 {
+			t.Errorf("%v, and %d queries began meanwhile", err, len(began))
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it waits for the query")
+	}
 }

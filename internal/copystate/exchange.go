@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/rpc"
+	"concord/internal/trust"
 )
 
 // exchange tells a node what this one knows, and takes over what it answers. again is true when the node lacks a
@@ -77,8 +78,13 @@ func (x *exchanges) call(ctx context.Context, p *peer, m *rpc.CopyStates) (*rpc.
 	}
 	sent := x.now()
 	reply, err := client.Exchange(ctx, m)
-	if took := x.now().Sub(sent); err == nil && x.events.Clock != nil {
-		x.events.Clock(p.node, time.Unix(0, reply.Clock).Sub(sent.Add(took/2)), took/2)
+	ahead, margin, known := trust.AheadBy(err)
+	if err == nil {
+		margin, known = x.now().Sub(sent)/2, true
+		ahead = time.Unix(0, reply.Clock).Sub(sent.Add(margin))
+	}
+	if known && x.events.Clock != nil {
+		x.events.Clock(p.node, ahead, margin)
 	}
 	switch status.Code(err) {
 	case codes.Unimplemented:

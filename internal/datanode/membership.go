@@ -44,7 +44,7 @@ func (m *membership) WhoIs(ctx context.Context, r *rpc.WhoIsRequest) (*rpc.WhoIs
 	w := whois.Recorded(m.node.Meta.State(), r.NodeId)
 	w.Look(ctx, m.node.pool)
 	return &rpc.WhoIsResponse{
-		Index: w.Index, Member: w.Member, Identity: w.Identity, TcpAddr: w.Addr, Process: w.Process,
+		Index: w.Index, Member: w.Member, Identity: w.Identity, TcpAddr: w.Addr, Process: w.Process, Refused: w.Refused,
 	}, nil
 }
 

@@ -136,8 +136,9 @@ func (n *Node) askWhoIs(ctx context.Context, other cluster.Node) (w whois.Report
 	if err != nil {
 		return w, err
 	}
-	return whois.Report{Index: r.Index, Member: r.Member, Identity: r.Identity, Addr: r.TcpAddr, Process: r.Process},
-		nil
+	return whois.Report{
+		Index: r.Index, Member: r.Member, Identity: r.Identity, Addr: r.TcpAddr, Process: r.Process, Refused: r.Refused,
+	}, nil
 }
 
 // Doubt makes this node look again whether its place is still its own.

@@ -5,6 +5,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/influxdata/influxdb/coordinator"
 	"github.com/influxdata/influxdb/models"
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb"
@@ -26,7 +27,8 @@ func (w *Writer) checkNewGroups(db, policy string, points []models.Point) error 
 	if err != nil || info == nil || info.ShardGroupDuration <= 0 {
 		return nil // the write says what is wrong
 	}
-	if n := newGroups(info, points, time.Now(), w.MaxNewGroups); n > w.MaxNewGroups {
+	now, _ := w.Meta.Now()
+	if n := newGroups(info, points, now, w.MaxNewGroups); n > w.MaxNewGroups {
 		return tsdb.PartialWriteError{
 			Reason: fmt.Sprintf("the points need %d new shard groups, and [cluster] max-new-shard-groups is %d for one write: "+
 				"send fewer points at once, or give the retention policy longer shard groups", n, w.MaxNewGroups),
@@ -36,21 +38,18 @@ func (w *Writer) checkNewGroups(db, policy string, points []models.Point) error 
 	return nil
 }
 
-// newGroups counts the shard groups that points need and that do not exist. Points that have expired need none: they
-// are dropped. A result of up to most may count some that exist, too.
+// newGroups counts the shard groups that points need and that do not exist. Points that the policy does not take
+// need none: they are dropped. A result of up to most may count some that exist, too.
 func newGroups(info *emeta.RetentionPolicyInfo, points []models.Point, now time.Time, most int) int {
-	oldest := int64(math.MinInt64)
-	if info.Duration > 0 {
-		oldest = now.Add(-info.Duration).UnixNano()
-	}
+	takes := newPointLimits(info, now)
 	length := info.ShardGroupDuration.Nanoseconds()
 	needed := make(map[int64]models.Point)
 	last := int64(math.MinInt64)
 	for _, p := range points {
-		at := p.UnixNano()
-		if at < oldest {
+		if _, violated := takes.check(p.Time()); violated != coordinator.WithinBounds {
 			continue
 		}
+		at := p.UnixNano()
 		number := at / length
 		if at < 0 {
 			number = (at+1)/length - 1 // rounded down

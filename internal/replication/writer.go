@@ -37,6 +37,8 @@ type Metadata interface {
 	Deleted(shard, index uint64) bool
 	// Refresh makes the metadata as new as the leader's.
 	Refresh() error
+	// Now is the time of the meta nodes' leader; known is false while it is this node's own.
+	Now() (now time.Time, known bool)
 }
 
 // Shards takes writes to this node's copies of shards.
@@ -122,7 +124,6 @@ type Writer struct {
 	floors   *floors
 	received *received
 	relays   *relays
-	mapper   *coordinator.PointsWriter // maps points to shards
 	running  *running
 	stats    struct {
 		req, points, ok, dropped, timeout, failed, partial, sub atomic.Int64
@@ -139,8 +140,7 @@ func NewWriter(deps Deps) *Writer {
 	if deps.Handoff != nil {
 		out.lanes.maxPending = deps.MaxPending
 	}
-	mapper, running, received := coordinator.NewPointsWriter(), &running{}, &received{}
-	mapper.MetaClient = deps.Meta
+	running, received := &running{}, &received{}
 	return &Writer{
 		outgoing: out,
 		types:    &typeDecider{outgoing: out},
@@ -149,7 +149,7 @@ func NewWriter(deps Deps) *Writer {
 			gone: make(map[uint64]goneFloor), last: make(map[uint64]order.Version), relayed: make(map[order.Version]int),
 		},
 		received: received, relays: &relays{ownCopies: out.ownCopies, received: received, running: running},
-		mapper: mapper, running: running,
+		running: running,
 	}
 }
 

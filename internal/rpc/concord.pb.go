@@ -818,6 +818,7 @@ type WhoIsResponse struct {
 	Identity      string                 `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`              // of the data node; empty when it joined with an earlier version
 	TcpAddr       string                 `protobuf:"bytes,4,opt,name=tcp_addr,json=tcpAddr,proto3" json:"tcp_addr,omitempty"` // its address
 	Process       uint64                 `protobuf:"varint,5,opt,name=process,proto3" json:"process,omitempty"`               // that answers there, 0 when none does
+	Refused       string                 `protobuf:"bytes,6,opt,name=refused,proto3" json:"refused,omitempty"`                // why it refuses the calls of the node that answers; empty when it does not
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -885,6 +886,13 @@ func (x *WhoIsResponse) GetProcess() uint64 {
 		return x.Process
 	}
 	return 0
+}
+
+func (x *WhoIsResponse) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
 }
 
 type CatchUpRequest struct {
@@ -4939,13 +4947,14 @@ const file_concord_proto_rawDesc = "" +
 	"\fWhoIsRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x02 \x01(\x04R\tclusterId\"\x8e\x01\n" +
+	"cluster_id\x18\x02 \x01(\x04R\tclusterId\"\xa8\x01\n" +
 	"\rWhoIsResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\bR\x06member\x12\x1a\n" +
 	"\bidentity\x18\x03 \x01(\tR\bidentity\x12\x19\n" +
 	"\btcp_addr\x18\x04 \x01(\tR\atcpAddr\x12\x18\n" +
-	"\aprocess\x18\x05 \x01(\x04R\aprocess\"]\n" +
+	"\aprocess\x18\x05 \x01(\x04R\aprocess\x12\x18\n" +
+	"\arefused\x18\x06 \x01(\tR\arefused\"]\n" +
 	"\x0eCatchUpRequest\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x14\n" +

@@ -5,6 +5,7 @@ package trust
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -74,6 +75,35 @@ var ErrRefused = errors.New("the shared secret of the cluster is missing or wron
 var ErrClocks = errors.New("the clocks of the two nodes differ by half a minute or more: set them, with NTP for " +
 	"example")
 
+// RefusalIn is ErrClocks or ErrRefused, whichever the text of an error has that another node answered with. It is nil
+// for all other errors.
+func RefusalIn(err error) error {
+	for _, refusal := range []error{ErrClocks, ErrRefused} {
+		if err != nil && strings.Contains(err.Error(), refusal.Error()) {
+			return refusal
+		}
+	}
+	return nil
+}
+
+// tokenEnded is what follows ErrClocks, with the time since the token ended.
+const tokenEnded = "(the token ended %s ago by this node's clock)"
+
+// AheadBy is how far the clock of a node is ahead that refused a token of a Signer with ErrClocks, and how wrong that
+// may be. err is what this node got as an answer. ok is false for all other errors.
+func AheadBy(err error) (ahead, margin time.Duration, ok bool) {
+	if !errors.Is(RefusalIn(err), ErrClocks) {
+		return 0, 0, false
+	}
+	before, after, _ := strings.Cut(tokenEnded, "%s")
+	_, text, _ := strings.Cut(err.Error(), before)
+	text, _, _ = strings.Cut(text, after)
+	late, bad := time.ParseDuration(text)
+	// The token had been used for up to half of its life. Times in tokens, and late, are in seconds.
+	margin = tokenLife/4 + 2*time.Second
+	return late + tokenLife*3/4, margin, bad == nil
+}
+
 // userClaims are those of a token of a user, as the engine's HTTP API reads them.
 type userClaims struct {
 	jwt.RegisteredClaims
@@ -85,7 +115,11 @@ func (s Secret) Token(life time.Duration) (string, error) { return s.UserToken("
 
 // UserToken is Token of a user, who may be empty. What it allows is decided by who checks it.
 func (s Secret) UserToken(user string, life time.Duration) (string, error) {
-	now := time.Now()
+	return s.userToken(user, life, time.Now())
+}
+
+// userToken is UserToken at a time.
+func (s Secret) userToken(user string, life time.Duration, now time.Time) (string, error) {
 	t := jwt.NewWithClaims(jwt.SigningMethodHS256, userClaims{
 		Username: user,
 		RegisteredClaims: jwt.RegisteredClaims{
@@ -129,18 +163,19 @@ func (s Secret) Verify(token string) error {
 		return ErrRefused
 	}
 	if late := now.Sub(claims.ExpiresAt.Time); late >= 0 {
-		return fmt.Errorf("%w (the token ended %s ago by this node's clock)", ErrClocks, late.Round(time.Second))
+		return fmt.Errorf("%w "+tokenEnded, ErrClocks, late.Round(time.Second))
 	}
 	return nil
 }
 
-// Signer makes tokens, each used for half of its life.
+// Signer makes tokens, each used for half of its life. A new one is made when the clock was set, too.
 type Signer struct {
 	Secret Secret
 
 	mu    sync.Mutex
 	token string
-	until time.Time
+	made  time.Time        // by the wall clock, which others compare a token with
+	now   func() time.Time // nil for time.Now
 }
 
 // Token returns a token, and none without a secret.
@@ -150,12 +185,17 @@ func (s *Signer) Token() (string, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now := time.Now(); now.After(s.until) {
-		t, err := s.Secret.Token(tokenLife)
+	now := time.Now
+	if s.now != nil {
+		now = s.now
+	}
+	wall := now().Round(0) // without the monotonic clock, which does not jump
+	if age := wall.Sub(s.made); s.token == "" || age < 0 || age > tokenLife/2 {
+		t, err := s.Secret.userToken("", tokenLife, wall)
 		if err != nil {
 			return "", err
 		}
-		s.token, s.until = t, now.Add(tokenLife/2)
+		s.token, s.made = t, wall
 	}
 	return s.token, nil
 }

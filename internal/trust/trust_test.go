@@ -2,6 +2,7 @@ package trust
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -79,5 +80,59 @@ func TestWrongClockIsNotAWrongSecret(t *testing.T) {
 	}
 	if err := Secret("other").Verify(late); !errors.Is(err, ErrRefused) {
 		t.Errorf("of another secret: %v", err)
+	}
+}
+
+// The answer of a node that refuses a token says how far its clock is ahead, also when it comes as text.
+func TestRefusalSaysHowFarAClockIsAhead(t *testing.T) {
+	t.Parallel()
+	const secret = Secret("s3cret")
+	for _, ahead := range []time.Duration{90 * time.Second, time.Hour, 72 * time.Hour} {
+		for _, age := range []time.Duration{0, tokenLife / 2} { // of the token when it is used
+			token, err := secret.Token(tokenLife - age - ahead)
+			if err != nil {
+				t.Fatal(err)
+			}
+			refused := fmt.Errorf("node a:1 answers: %v; and more", secret.Verify(token))
+			got, margin, ok := AheadBy(refused)
+			if off := (got - ahead).Abs(); !ok || off > margin || margin > tokenLife/3 {
+				t.Errorf("%v ahead: %v, wrong by %v at most, %v; %v", ahead, got, margin, ok, refused)
+			}
+			if !errors.Is(RefusalIn(refused), ErrClocks) {
+				t.Errorf("%v is no refusal for clocks", refused)
+			}
+		}
+	}
+	for _, err := range []error{nil, errors.New("away"), ErrRefused, fmt.Errorf("%w (the token ended)", ErrClocks)} {
+		if ahead, _, ok := AheadBy(err); ok {
+			t.Errorf("%v is %v ahead", err, ahead)
+		}
+	}
+	if err := fmt.Errorf("node a:1: %v", ErrRefused); !errors.Is(RefusalIn(err), ErrRefused) {
+		t.Errorf("%v is no refusal", err)
+	}
+}
+
+// A node whose clock was set has a good token at once, also when its clock was behind.
+func TestTokenIsOfTheTimeThatTheClockWasSetTo(t *testing.T) {
+	t.Parallel()
+	for _, off := range []time.Duration{-time.Hour, 0, time.Hour} {
+		real, wrong := time.Now(), off
+		s := &Signer{Secret: "s3cret", now: func() time.Time { return real.Round(0).Add(wrong) }}
+		first, err := s.Token()
+		if err != nil {
+			t.Fatal(err)
+		}
+		wrong = 0
+		second, err := s.Token()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Secret.Verify(second); err != nil {
+			t.Errorf("the clock was off by %v: %v", off, err)
+		}
+		if (first == second) != (off == 0) {
+			t.Errorf("the clock was off by %v, and the token is new: %v", off, first != second)
+		}
 	}
 }

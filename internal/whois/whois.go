@@ -12,6 +12,7 @@
 package whois
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -20,6 +21,7 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/rpc"
+	"concord/internal/trust"
 )
 
 const (
@@ -42,6 +44,8 @@ type Report struct {
 	Identity string `json:"identity"`       // that holds the place; empty when its node joined with an earlier version
 	Addr     string `json:"addr"`           // TCP address of the place
 	Process  uint64 `json:"process,string"` // that answers there, 0 when none does
+	// Refused is why the process there does not let the member ask: a text of package trust.
+	Refused string `json:"refused,omitempty"`
 }
 
 // Recorded is the report of a node from its copy of the state alone.
@@ -66,6 +70,8 @@ func (w *Report) Look(ctx context.Context, pool *rpc.Pool) {
 	who, err := rpc.NewMembershipClient(conn).Identify(ctx, &rpc.IdentifyRequest{}, grpc.WaitForReady(true))
 	if err == nil {
 		w.Process = who.Process
+	} else if refusal := trust.RefusalIn(err); refusal != nil {
+		w.Refused = refusal.Error()
 	}
 }
 
@@ -87,26 +93,29 @@ type Member func(context.Context) (Report, error)
 func (s Self) Confirm(ctx context.Context, own Report, members []Member) (Verdict, string) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	answers := make(chan *Report, len(members)) // nil from one that does not answer
+	type answer struct {
+		Report
+		err error
+	}
+	answers := make(chan answer, len(members))
 	for _, ask := range members {
 		go func() {
-			if w, err := ask(ctx); err == nil {
-				answers <- &w
-			} else {
-				answers <- nil
-			}
+			w, err := ask(ctx)
+			answers <- answer{w, err}
 		}()
 	}
 	reports := []Report{own}
+	var refused error // why a member does not let this node ask
 	var settled <-chan time.Time
 	for waiting := len(members); waiting > 0; waiting-- {
 		select {
 		case w := <-answers:
-			if w == nil {
+			if w.err != nil {
+				refused = cmp.Or(refused, trust.RefusalIn(w.err))
 				continue
 			}
-			reports = append(reports, *w)
-			if v, _ := s.judge(reports); v == Confirmed && settled == nil {
+			reports = append(reports, w.Report)
+			if v, _ := s.judge(reports, refused); v == Confirmed && settled == nil {
 				timer := time.NewTimer(grace)
 				defer timer.Stop()
 				settled = timer.C
@@ -117,11 +126,11 @@ func (s Self) Confirm(ctx context.Context, own Report, members []Member) (Verdic
 		}
 		break
 	}
-	return s.judge(reports)
+	return s.judge(reports, refused)
 }
 
-// judge believes the newest of the reports. The first is this node's own.
-func (s Self) judge(reports []Report) (Verdict, string) {
+// judge believes the newest of the reports. The first is this node's own. refused is why a member gave none.
+func (s Self) judge(reports []Report, refused error) (Verdict, string) {
 	newest := reports[0]
 	for _, w := range reports {
 		if w.Index > newest.Index {
@@ -137,25 +146,30 @@ func (s Self) judge(reports []Report) (Verdict, string) {
 		return Refuted, fmt.Sprintf("this node was data node %d, whose place another one at %s has now: "+
 			"stop it, or start it with empty folders to use it again", s.Node, newest.Addr)
 	}
-	reached := false
+	reached, why := false, ""
 	for _, w := range reports[1:] {
-		if w.Addr != newest.Addr || w.Process == 0 {
+		if w.Addr != newest.Addr {
 			continue
 		}
-		if w.Process != s.Process {
+		why = cmp.Or(why, w.Refused)
+		if w.Process != 0 && w.Process != s.Process {
 			return Refuted, fmt.Sprintf("this node has the folders of data node %d, but another process answers at %s: "+
 				"two processes have copies of the same folders, stop one of them", s.Node, newest.Addr)
 		}
-		reached = true
+		reached = reached || w.Process != 0
 	}
 	switch {
 	case reached:
 		return Confirmed, ""
 	case len(reports) > 1:
 		return Unconfirmed, fmt.Sprintf("the cluster knows this node as data node %d at %s, where no other member "+
-			"reaches it: "+
-			"set hostname and bind-address as they were, or run influxd-ctl update-data", s.Node, newest.Addr)
+			"reaches it: %s", s.Node, newest.Addr,
+			cmp.Or(why, "set hostname and bind-address as they were, or run influxd-ctl update-data"))
 	}
-	return Unconfirmed, fmt.Sprintf("this node waits until another member of the cluster answers "+
+	waits := fmt.Sprintf("this node waits until another member of the cluster answers "+
 		"and confirms that it is data node %d", s.Node)
+	if refused != nil {
+		waits += ": " + refused.Error()
+	}
+	return Unconfirmed, waits
 }

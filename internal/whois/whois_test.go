@@ -3,10 +3,12 @@ package whois
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
 	"concord/internal/cluster"
+	"concord/internal/trust"
 )
 
 func TestNewestWordAndTheAddressDecide(t *testing.T) {
@@ -89,5 +91,33 @@ func TestRecordIsWhatTheStateHas(t *testing.T) {
 	}
 	if got, want := Recorded(st, 3), (Report{Index: 5}); got != want {
 		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
+// A node whose clock is wrong, or which has another secret, says so, and not that its address is wrong.
+func TestRefusalIsTheReason(t *testing.T) {
+	t.Parallel()
+	own := Report{Index: 10, Member: true, Identity: "mine", Addr: "a:1"}
+	self := Self{Node: 2, Identity: "mine", Process: 7}
+	away := func(context.Context) (Report, error) { return Report{}, errors.New("away") }
+	for _, refusal := range []error{trust.ErrClocks, trust.ErrRefused} {
+		// It refuses the members, whose clocks are behind.
+		refused := own
+		refused.Refused = refusal.Error()
+		v, why := self.Confirm(t.Context(), own, []Member{
+			away, func(context.Context) (Report, error) { return own, nil },
+			func(context.Context) (Report, error) { return refused, nil },
+		})
+		if v != Unconfirmed || !strings.Contains(why, "no other member reaches it: "+refusal.Error()) ||
+			strings.Contains(why, "hostname") {
+			t.Errorf("it refuses all members: %v, %q", v, why)
+		}
+		// The members refuse it. What they say has a time in it, and the reason stays the same.
+		v, why = self.Confirm(t.Context(), own, []Member{away, func(context.Context) (Report, error) {
+			return Report{}, fmt.Errorf("meta node m:1: %v (the token ended 5s ago)", refusal)
+		}})
+		if v != Unconfirmed || !strings.HasSuffix(why, "confirms that it is data node 2: "+refusal.Error()) {
+			t.Errorf("all members refuse it: %v, %q", v, why)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"concord/internal/clocks"
 	"concord/internal/cluster"
 	"concord/internal/meta/wire"
+	"concord/internal/trust"
 )
 
 // clockTimeout bounds how long GET /show-cluster waits for the clocks of nodes.
@@ -63,7 +64,10 @@ func (c *clockReader) read(ctx context.Context, m wire.Members) {
 			sent := time.Now()
 			at, err := clock()
 			skew, ok := clocks.Measure(sent, at)
-			if err != nil || !ok {
+			if err != nil { // it may refuse this node because of its clock
+				skew.By, skew.Margin, ok = trust.AheadBy(err)
+			}
+			if !ok {
 				return
 			}
 			c.watch.Observe(addr, skew)

@@ -40,7 +40,8 @@ type Meta struct {
 	Nodes    []cluster.Node
 	Owners   []uint64
 	Duration time.Duration
-	Lost     bool // no node and no shard is known
+	Lost     bool      // no node and no shard is known
+	Leader   time.Time // what time it is for the leader of the meta nodes; zero for that of this machine
 
 	Dropped func(shard, index uint64) bool // as Deleted of the metadata; nil when no shard was
 	Update  func() error                   // as Refresh; nil when nothing is new
@@ -59,6 +60,14 @@ func (m *Meta) Refresh() error {
 		return nil
 	}
 	return m.Update()
+}
+
+// Now is Leader.
+func (m *Meta) Now() (now time.Time, known bool) {
+	if m.Leader.IsZero() {
+		return time.Now(), true
+	}
+	return m.Leader, true
 }
 
 // Database knows DB.
