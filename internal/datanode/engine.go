@@ -7,6 +7,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"go.uber.org/zap"
 
+	"concord/internal/drops"
 	"concord/internal/entropy/fieldindex"
 	"concord/internal/entropy/local"
 	"concord/internal/entropy/scrub"
@@ -18,6 +19,7 @@ import (
 // openStore opens the storage engine, and what stands before it: damaged files are known before it compacts them.
 func (n *Node) openStore() error {
 	n.Store = tsdb.NewStore(n.cfg.Data.Dir)
+	n.drops = drops.New(n.Store)
 	n.Store.EngineOptions.Config = n.cfg.engine()
 	n.Store.EngineOptions.EngineVersion = n.cfg.Data.Engine
 	n.Store.EngineOptions.IndexVersion = n.cfg.Data.Index

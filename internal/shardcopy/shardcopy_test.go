@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/drops"
 	"concord/internal/rpc"
 )
 
@@ -125,11 +126,11 @@ func TestShardThatWasIdleCanBeRead(t *testing.T) {
 		},
 	} {
 		s := newServer(t)
-		mustWrite(t, s.Store, 7, "m v=1 1")
-		if err := flush(s.Store, 7); err != nil {
+		mustWrite(t, s.Store.Store, 7, "m v=1 1")
+		if err := flush(s.Store.Store, 7); err != nil {
 			t.Fatal(err)
 		}
-		mustWrite(t, s.Store, 7, "m v=1 2")
+		mustWrite(t, s.Store.Store, 7, "m v=1 2")
 		if err := s.Store.Shard(7).Free(); err != nil { // the store had found it idle just before the write
 			t.Fatal(err)
 		}
@@ -224,7 +225,7 @@ func newServer(t *testing.T) *Server {
 	t.Helper()
 	pool := &rpc.Pool{}
 	t.Cleanup(func() { pool.Close() })
-	return &Server{Store: mustStore(t), Pool: pool, Log: zap.NewNop()}
+	return &Server{Store: drops.New(mustStore(t)), Pool: pool, Log: zap.NewNop()}
 }
 
 func TestKilledCopyStaysKilled(t *testing.T) {
@@ -289,7 +290,7 @@ func TestTornAndDamagedStreamsLeaveNothing(t *testing.T) {
 func TestCopyBeginsAnewAfterADelete(t *testing.T) {
 	t.Parallel()
 	src := newServer(t)
-	mustWrite(t, src.Store, 7, "m,host=a v=1 1")
+	mustWrite(t, src.Store.Store, 7, "m,host=a v=1 1")
 	addr := mustServe(t, src)
 	dst := newServer(t)
 	asked := 0
