@@ -19,7 +19,6 @@ import (
 // openStore opens the storage engine, and what stands before it: damaged files are known before it compacts them.
 func (n *Node) openStore() error {
 	n.Store = tsdb.NewStore(n.cfg.Data.Dir)
-	n.drops = drops.New(n.Store)
 	n.Store.EngineOptions.Config = n.cfg.engine()
 	n.Store.EngineOptions.EngineVersion = n.cfg.Data.Engine
 	n.Store.EngineOptions.IndexVersion = n.cfg.Data.Index
@@ -53,6 +52,7 @@ func (n *Node) openStore() error {
 		}
 	}
 	n.cache = writecache.Wrap(n.Store, n.log)
+	n.drops = drops.New(n.Store, n.cache.Hold)
 	n.onClose(n.cache.Close)
 	n.disk = fulldisk.New(n.cache, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.log)
 	n.onClose(n.disk.Close)

@@ -247,7 +247,7 @@ func TestFillLeavesAShardThatAWriteBegan(t *testing.T) {
 		t.Errorf("before: %v", err)
 	}
 	during := newFilled(t)
-	during.Begun = func(uint64) error { mustWrite(t, during.Store, 7, "m,host=0 s=\"live\" 1"); return nil }
+	during.Begun = func(uint64) error { mustWrite(t, during.Store.Store, 7, "m,host=0 s=\"live\" 1"); return nil }
 	if err := fillFrom(t.Context(), during, addr, 0); !errors.Is(err, entropy.ErrNoFiles) {
 		t.Errorf("meanwhile: %v", err)
 	}

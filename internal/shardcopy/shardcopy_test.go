@@ -116,7 +116,7 @@ func TestDeletesAreCarriedOutOnTheFilesThatLeave(t *testing.T) {
 func TestShardThatWasIdleCanBeRead(t *testing.T) {
 	t.Parallel()
 	for name, read := range map[string]func(*Server) error{
-		"export": func(s *Server) error { return Export(s.Store, 7, Range{}, io.Discard) },
+		"export": func(s *Server) error { return Export(s.Store.Store, 7, Range{}, io.Discard) },
 		"describe": func(s *Server) error {
 			about, err := s.Describe(t.Context(), &rpc.DescribeRequest{ShardIds: []uint64{7}, Flush: true})
 			if err == nil && about.Shards[0].NotWhole != "" {
@@ -225,7 +225,7 @@ func newServer(t *testing.T) *Server {
 	t.Helper()
 	pool := &rpc.Pool{}
 	t.Cleanup(func() { pool.Close() })
-	return &Server{Store: drops.New(mustStore(t)), Pool: pool, Log: zap.NewNop()}
+	return &Server{Store: drops.New(mustStore(t), nil), Pool: pool, Log: zap.NewNop()}
 }
 
 func TestKilledCopyStaysKilled(t *testing.T) {
@@ -304,8 +304,8 @@ func TestCopyBeginsAnewAfterADelete(t *testing.T) {
 		&rpc.CopyRequest{ShardId: 7, Database: "db", RetentionPolicy: "rp", Source: addr}); err != nil {
 		t.Fatal(err)
 	}
-	if began != 2 || series(t, dst.Store, 7) != 1 {
-		t.Errorf("%d attempts, %d series", began, series(t, dst.Store, 7))
+	if began != 2 || series(t, dst.Store.Store, 7) != 1 {
+		t.Errorf("%d attempts, %d series", began, series(t, dst.Store.Store, 7))
 	}
 	asked = 0
 	dst.Deletes = func(uint64) uint64 { asked++; return uint64(asked) }

@@ -141,7 +141,7 @@ func newOwnersWith(t testing.TB, n, shards int, prepare func(o *owners, dirs []s
 		rate := pace.NewLimit(0)
 		beginnings := local.Beginnings{Memory: local.NewMemory(s, dir, zap.NewNop()), Copies: entropytest.NoCopies{}}
 		ln := mustCount(t)
-		dropping := drops.New(s)
+		dropping := drops.New(s, nil)
 		shards := &shardcopy.Server{
 			Store: dropping, Pool: pool, Begun: beginnings.Copied, Dir: filepath.Join(dir, "incoming"), Log: zap.NewNop(),
 			CheckDisk: func(bytes int64) error { return o.copies[i].Disk.Check(bytes) },
