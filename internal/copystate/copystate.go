@@ -46,6 +46,9 @@ type Deps struct {
 	Order  Order
 	Events Events
 
+	// Memory is for how long the memory of this node lasts, whatever it does meanwhile; nil for not known.
+	Memory func() time.Duration
+
 	Log *zap.Logger
 	Now func() time.Time // the time that this node tells others; time.Now when nil
 }
@@ -132,6 +135,17 @@ func Open(deps Deps) (*Service, error) {
 	s.wg.Add(1)
 	go func() { defer s.wg.Done(); s.loop(ctx) }()
 	return s, nil
+}
+
+// Heard returns when another node last told this one for how long its memory lasts, at the latest. It did so at no time
+// when at is zero.
+func (s *Service) Heard(node uint64) (at time.Time, lasts time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.peers[node]; p != nil {
+		return p.answered, p.memory
+	}
+	return time.Time{}, 0
 }
 
 // Close ends the exchanges.

@@ -27,10 +27,16 @@ type peer struct {
 	failed  int       // exchanges in a row, after one that was answered
 	since   time.Time // when it was first not answered, after it was
 	heard   time.Time // when it last told this node its table
-	told    uint64    // sequence of this node's table that it has
-	process uint64    // that answered the last exchange, 0 for none
-	have    map[uint64]version
+	// When the last exchange that was answered began, and for how long the memory of the node lasts.
+	answered time.Time
+	memory   time.Duration
+	told     uint64 // sequence of this node's table that it has
+	process  uint64 // that answered the last exchange, 0 for none
+	have     map[uint64]version
 }
+
+// maxMemory is for how many milliseconds the memory of a node lasts at most, for what it says.
+const maxMemory = 60_000
 
 // away reports whether the last exchange failed. mu must be held.
 func (p *peer) away() bool { return p.ended > 0 && !p.reached }
@@ -75,6 +81,7 @@ func (p *peer) end(number uint64, began time.Time, reply *rpc.CopyStates, err er
 	p.process = 0
 	if err == nil {
 		p.process = reply.Process
+		p.answered, p.memory = began, min(time.Duration(reply.MemoryLasts), maxMemory)*time.Millisecond
 		p.have = decodeVersions(reply.Have)
 	}
 	return heard, gone
