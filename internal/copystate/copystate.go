@@ -137,15 +137,21 @@ func Open(deps Deps) (*Service, error) {
 	return s, nil
 }
 
-// Heard returns when another node last told this one for how long its memory lasts, at the latest. It did so at no time
-// when at is zero.
-func (s *Service) Heard(node uint64) (at time.Time, lasts time.Duration) {
+// Sign is the last answer of another node to an exchange.
+type Sign struct {
+	At      time.Time     // when it was asked; zero for never
+	Process uint64        // that answered
+	Memory  time.Duration // for how long its memory lasted then, whatever it did meanwhile
+}
+
+// Heard returns the last sign of life of another node.
+func (s *Service) Heard(node uint64) Sign {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.peers[node]; p != nil {
-		return p.answered, p.memory
+		return p.sign
 	}
-	return time.Time{}, 0
+	return Sign{}
 }
 
 // Close ends the exchanges.

@@ -27,12 +27,10 @@ type peer struct {
 	failed  int       // exchanges in a row, after one that was answered
 	since   time.Time // when it was first not answered, after it was
 	heard   time.Time // when it last told this node its table
-	// When the last exchange that was answered began, and for how long the memory of the node lasts.
-	answered time.Time
-	memory   time.Duration
-	told     uint64 // sequence of this node's table that it has
-	process  uint64 // that answered the last exchange, 0 for none
-	have     map[uint64]version
+	told    uint64    // sequence of this node's table that it has
+	process uint64    // that answered the last exchange, 0 for none
+	have    map[uint64]version
+	sign    Sign // of the last exchange that was answered
 }
 
 // maxMemory is for how many milliseconds the memory of a node lasts at most, for what it says.
@@ -81,7 +79,7 @@ func (p *peer) end(number uint64, began time.Time, reply *rpc.CopyStates, err er
 	p.process = 0
 	if err == nil {
 		p.process = reply.Process
-		p.answered, p.memory = began, min(time.Duration(reply.MemoryLasts), maxMemory)*time.Millisecond
+		p.sign = Sign{began, reply.Process, time.Duration(min(reply.MemoryLasts, maxMemory)) * time.Millisecond}
 		p.have = decodeVersions(reply.Have)
 	}
 	return heard, gone

@@ -22,8 +22,8 @@ import (
 //
 // Three cases are decided without it:
 //
-//   - A node that had said nothing for some time when it was asked was down or cut off before, so another owner is
-//     asked.
+//   - A node that falls silent, and had said nothing for some time when it was asked, hung or was cut off before. So
+//     another owner is asked.
 //   - The second connection that ends also ends the statement. It may be something else in the statement that ends
 //     processes, and memory says nothing about that.
 //   - An error that a node sent is no such end.
@@ -40,41 +40,45 @@ const maxBroken = 2
 // silentBefore is for how long a node has said nothing that was away before it was asked. It speaks once a second.
 const silentBefore = 3 * time.Second
 
-// breaks are how often nodes ended while they answered one statement. The zero value is ready.
+// breaks are the nodes whose connection ended while they answered one statement. The zero value is ready.
 type breaks struct {
-	mu sync.Mutex
-	n  int
+	mu    sync.Mutex
+	nodes map[uint64]bool
 }
 
 // fail passes a node over from now on. The error says that no other owner must be asked.
 func (o *owned) fail(node uint64, err error) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	first := o.down[node] == nil
 	o.down[node] = fmt.Errorf("%s: %s", o.name(node), rpc.Message(err))
-	if !first {
-		return nil // another part of the statement said so
-	}
 	broke := brokeOff(err)
 	if !broke && !fellSilent(err) {
 		return nil
 	}
 	o.breaks.mu.Lock()
 	defer o.breaks.mu.Unlock()
-	switch o.why(node) {
-	case unknownEnd:
-		o.breaks.n++
-		return fmt.Errorf("no other data node is asked, for %w: %w", ErrOwnerEnded, o.down[node])
-	case otherEnd:
-		if broke {
-			o.breaks.n++
-		}
+	if o.breaks.nodes[node] {
+		return nil // another part of the statement noticed it, and when it did it was decided
 	}
-	if o.breaks.n < maxBroken {
+	end := o.why(node, broke)
+	if end == awayBefore {
 		return nil
 	}
-	return fmt.Errorf("%d data nodes ended while they answered this query, and no other one is asked, for %w: %w",
-		o.breaks.n, ErrOwnerEnded, o.down[node])
+	if broke || end == unknownEnd {
+		if o.breaks.nodes == nil {
+			o.breaks.nodes = make(map[uint64]bool)
+		}
+		o.breaks.nodes[node] = true
+	}
+	n := len(o.breaks.nodes)
+	switch {
+	case n >= maxBroken:
+		return fmt.Errorf("%d data nodes ended while they answered this query, and no other one is asked, for %w: %w",
+			n, ErrOwnerEnded, o.down[node])
+	case end == unknownEnd:
+		return fmt.Errorf("this query is given to no other data node, for %w: %w", ErrOwnerEnded, o.down[node])
+	}
+	return nil
 }
 
 // end is why a node does not answer any more.
@@ -86,26 +90,26 @@ const (
 	awayBefore            // it was away before it was asked
 )
 
-// why says why a node does not answer any more. mu must be held.
-func (o *owned) why(node uint64) end {
+// why says why a node does not answer any more: its connection broke, or it fell silent. mu must be held.
+func (o *owned) why(node uint64, broke bool) end {
 	if o.whole.Heard == nil {
 		return otherEnd
 	}
-	at, lasts := o.whole.Heard(node)
-	switch asked, ok := o.asked[node]; {
-	case ok && asked.Sub(at) > silentBefore:
+	sign, asked := o.whole.Heard(node), o.asked[node]
+	switch {
+	case !broke && asked.at.Sub(sign.At) > silentBefore:
 		return awayBefore
-	case time.Since(at) < lasts:
+	case sign.Process == asked.process && time.Since(sign.At) < sign.Memory:
 		return otherEnd
 	}
-	return unknownEnd
+	return unknownEnd // also when another process of the node answers now
 }
 
 // seen reports whether a node ended while it answered the statement.
 func (b *breaks) seen() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.n > 0
+	return len(b.nodes) > 0
 }
 
 // brokeOff reports whether a connection ended while a node answered. A node that could not be reached did not.

@@ -30,9 +30,8 @@ type Whole struct {
 	// Settle waits until the writes that this node has acknowledged have arrived at a node's copies of shards, and
 	// returns those shards of which some are still under way, or wait here for the node: a client sees what it wrote.
 	Settle func(ctx context.Context, node uint64, ids []uint64) []uint64
-	// Heard returns when another node last told this one for how long its memory lasts, whatever it does meanwhile. nil
-	// is for nodes that never run out of memory.
-	Heard func(node uint64) (at time.Time, lasts time.Duration)
+	// Heard returns the last sign of life of another node; nil is for nodes that never run out of memory.
+	Heard func(node uint64) copystate.Sign
 }
 
 func (w Whole) unfit(ctx context.Context, ids []uint64) map[uint64]copystate.Unfit {
@@ -88,11 +87,17 @@ type owned struct {
 
 	mu    sync.Mutex
 	down  map[uint64]error           // nodes that failed
-	asked map[uint64]time.Time       // when each node was asked first
+	asked map[uint64]asked           // each node at first
 	lacks map[placed]bool            // shards that are not where they should be
 	here  map[uint64]bool            // shards that this node was to read, and had
 	names map[uint64]bool            // shards of which the names of tags alone are asked for: they have no point to read
 	unfit map[placed]copystate.Unfit // copies that are not whole
+}
+
+// asked is when a node was asked, and which of its processes, as far as this node knew.
+type asked struct {
+	at      time.Time
+	process uint64
 }
 
 type placed struct{ node, shard uint64 }
@@ -139,7 +144,7 @@ func newOwned(meta Metadata, pool *rpc.Pool, whole Whole, report *Report) *owned
 	return &owned{
 		self: meta.NodeID(), state: meta.State(), pool: pool, whole: whole, report: report,
 		owners: make(map[uint64][]uint64), down: make(map[uint64]error),
-		asked: make(map[uint64]time.Time), breaks: b, lacks: make(map[placed]bool),
+		asked: make(map[uint64]asked), breaks: b, lacks: make(map[placed]bool),
 		here: make(map[uint64]bool), names: make(map[uint64]bool),
 		unfit: make(map[placed]copystate.Unfit),
 	}
@@ -367,7 +372,11 @@ func (o *owned) noteAsked(node uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if _, ok := o.asked[node]; !ok {
-		o.asked[node] = time.Now()
+		a := asked{at: time.Now()}
+		if o.whole.Heard != nil {
+			a.process = o.whole.Heard(node).Process
+		}
+		o.asked[node] = a
 	}
 }
 
