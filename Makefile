@@ -3,7 +3,7 @@ GO      ?= go
 TOOL     = $(GO) tool -modfile=tools/go.mod
 export CGO_ENABLED = 0
 
-.PHONY: help build packages release image charts test-packages test e2e adopt browser upgrade campaign campaign-entropy campaign-reads campaign-http short-campaigns trial compare race lint man bench bench-entropy bench-peer bench-series fuzz nightly proto
+.PHONY: help build packages release image charts test-packages test e2e adopt browser upgrade campaign campaign-entropy campaign-reads campaign-http short-campaigns confirm trial compare race lint man bench bench-entropy bench-peer bench-series fuzz nightly proto
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -84,6 +84,10 @@ short-campaign-entropy:
 	$(MAKE) campaign-entropy SEED=127011 ENTROPY_FAULTS=8 CAMPAIGN='-clocks=false'
 short-campaign-reads:
 	$(MAKE) campaign-reads SEED=35126 READS_FAULTS=12 CAMPAIGN='-clocks=false'
+
+ROUNDS ?= 100
+confirm: ## send a corpus of statements to one node after the other ROUNDS times with each index, and drop and create a database as often beside writers
+	$(GO) test -count=1 -timeout 6h -v -run 'TestNodesAnswerOneAfterTheOther|TestDatabaseIsCreatedRightAfter' ./internal/devcluster -corpus $(ROUNDS) -recreations $(ROUNDS)
 
 POINTS ?= 50000000
 SHARDS ?= 20

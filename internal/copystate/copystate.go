@@ -46,6 +46,9 @@ type Deps struct {
 	Order  Order
 	Events Events
 
+	// Memory is for how long the memory of this node lasts, whatever it does meanwhile; nil for not known.
+	Memory func() time.Duration
+
 	Log *zap.Logger
 	Now func() time.Time // the time that this node tells others; time.Now when nil
 }
@@ -132,6 +135,23 @@ func Open(deps Deps) (*Service, error) {
 	s.wg.Add(1)
 	go func() { defer s.wg.Done(); s.loop(ctx) }()
 	return s, nil
+}
+
+// Sign is the last answer of another node to an exchange.
+type Sign struct {
+	At      time.Time     // when it was asked; zero for never
+	Process uint64        // that answered
+	Memory  time.Duration // for how long its memory lasted then, whatever it did meanwhile
+}
+
+// Heard returns the last sign of life of another node.
+func (s *Service) Heard(node uint64) Sign {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.peers[node]; p != nil {
+		return p.sign
+	}
+	return Sign{}
 }
 
 // Close ends the exchanges.

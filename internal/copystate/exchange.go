@@ -110,6 +110,9 @@ func (x *exchanges) newMessage(to uint64) *rpc.CopyStates {
 	m := &rpc.CopyStates{
 		Node: x.meta.NodeID(), Clock: x.now().UnixNano(), Process: x.place.Process(), Identity: x.place.Identity(),
 	}
+	if x.memory != nil {
+		m.MemoryLasts = uint64(x.memory().Milliseconds())
+	}
 	if x.order.Says != nil {
 		m.Version, m.Floor, m.UnderWay = x.order.Says(to)
 	}

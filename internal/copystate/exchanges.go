@@ -21,6 +21,7 @@ type exchanges struct {
 	order  Order
 	events Events
 	giveUp func() error // Hints.GiveUp
+	memory func() time.Duration
 	now    func() time.Time
 
 	peers     map[uint64]*peer  // guarded by mu, like the next two
@@ -39,7 +40,7 @@ type exchanges struct {
 func newExchanges(l *ledger, deps Deps) *exchanges {
 	return &exchanges{
 		ledger: l, dial: deps.Peer, place: deps.Place, order: deps.Order, events: deps.Events,
-		giveUp: deps.Hints.GiveUp, now: deps.Now,
+		giveUp: deps.Hints.GiveUp, memory: deps.Memory, now: deps.Now,
 		peers: make(map[uint64]*peer), processes: make(map[uint64]uint64), changed: make(chan struct{}),
 		freshness: freshness{base: time.Now(), counts: countsFor(deps.Order.Timeout)},
 	}

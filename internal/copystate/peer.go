@@ -30,7 +30,11 @@ type peer struct {
 	told    uint64    // sequence of this node's table that it has
 	process uint64    // that answered the last exchange, 0 for none
 	have    map[uint64]version
+	sign    Sign // of the last exchange that was answered
 }
+
+// maxMemory is for how many milliseconds the memory of a node lasts at most, for what it says.
+const maxMemory = 60_000
 
 // away reports whether the last exchange failed. mu must be held.
 func (p *peer) away() bool { return p.ended > 0 && !p.reached }
@@ -75,6 +79,7 @@ func (p *peer) end(number uint64, began time.Time, reply *rpc.CopyStates, err er
 	p.process = 0
 	if err == nil {
 		p.process = reply.Process
+		p.sign = Sign{began, reply.Process, time.Duration(min(reply.MemoryLasts, maxMemory)) * time.Millisecond}
 		p.have = decodeVersions(reply.Have)
 	}
 	return heard, gone

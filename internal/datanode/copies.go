@@ -79,7 +79,7 @@ func (n *Node) openCopies() (err error) {
 		Events: copystate.Events{
 			Heard: n.heardNode, Gone: n.queues.senderGone, Found: n.foundLacking, Clock: n.compareClock,
 		},
-		Log: n.log, Now: n.now,
+		Memory: memoryLasts, Log: n.log, Now: n.now,
 	})
 	if err != nil {
 		return fmt.Errorf("open what is known of copies: %w", err)
@@ -147,7 +147,7 @@ func (n *Node) whole() distquery.Whole {
 	return distquery.Whole{Unfit: n.unfitToRead, Settle: func(ctx context.Context, node uint64, shards []uint64) []uint64 {
 		// A node that could not be told of a write lately does not know itself that its copy lacks it.
 		return append(n.writer.Settle(ctx, node, shards), n.copies.Owes(node, shards)...)
-	}}
+	}, Heard: n.copies.Heard}
 }
 
 // missed is told of each write and delete that a copy misses, before it is acknowledged.

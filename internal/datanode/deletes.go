@@ -40,7 +40,7 @@ func (n *Node) openRanLog() (err error) {
 // its queues hold deletes, and writes that an earlier delete may remove.
 func (n *Node) newDeletes() error {
 	deps := deletes.Deps{
-		Meta: n.Meta, Store: n.Store, Pool: n.pool, Memory: n.deleted, Writes: n.writer,
+		Meta: n.Meta, Store: n.drops, Pool: n.pool, Memory: n.deleted, Writes: n.writer,
 		Clock: n.order.Clock, Journal: n.order.Journal, Timeout: n.writer.WriteTimeout,
 		Missed: func(node, shard uint64) { n.missed(node, shard, true) }, Lacks: n.copies.Missed,
 		Failed: n.disk.StallAll, Log: n.log,

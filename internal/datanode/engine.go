@@ -7,6 +7,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"go.uber.org/zap"
 
+	"concord/internal/drops"
 	"concord/internal/entropy/fieldindex"
 	"concord/internal/entropy/local"
 	"concord/internal/entropy/scrub"
@@ -51,6 +52,7 @@ func (n *Node) openStore() error {
 		}
 	}
 	n.cache = writecache.Wrap(n.Store, n.log)
+	n.drops = drops.New(n.Store, n.cache.Hold)
 	n.onClose(n.cache.Close)
 	n.disk = fulldisk.New(n.cache, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.log)
 	n.onClose(n.disk.Close)

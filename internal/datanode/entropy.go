@@ -27,7 +27,7 @@ func (n *Node) openEntropy() error {
 	}
 	disk := local.Disk{Dir: n.Store.Path(), Free: n.seams.Free}
 	shards := &shardcopy.Server{
-		Store: n.Store, Pool: n.pool, Begun: n.beginnings().Copied, Doubted: n.copies.Missed,
+		Store: n.drops, Pool: n.pool, Begun: n.beginnings().Copied, Doubted: n.copies.Missed,
 		OthersLack: n.copies.NoteLacking, NotWhole: n.notWhole,
 		Deletes: n.deleted.DeletesSeen, Hold: n.deleted.HoldDeletes, HoldWrites: n.cache.Hold,
 		Wait: rate.Wait, CheckDisk: disk.Check, Dir: filepath.Join(n.cfg.entropyDir(), "incoming"), Log: n.log,
@@ -57,7 +57,7 @@ func (n *Node) openEntropy() error {
 func (n *Node) localCopies(shards *shardcopy.Server, disk local.Disk, rate *pace.Limit) *local.Local {
 	repairs := n.writer.Repairs()
 	deps := local.Deps{
-		Store: n.Store, Key: n.Meta.ClusterID, Beginnings: n.beginnings(), Shards: repairs, Order: repairs,
+		Store: n.drops, Key: n.Meta.ClusterID, Beginnings: n.beginnings(), Shards: repairs, Order: repairs,
 		Deletes: n.deleted, Files: shards.FillFrom, HoldWrites: n.holds.Hold, Disk: disk,
 		Pace: pace.New(n.requests()), Limit: rate, Log: n.log,
 	}

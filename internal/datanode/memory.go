@@ -3,7 +3,9 @@ package datanode
 import (
 	"fmt"
 	"math"
+	"runtime"
 	"runtime/debug"
+	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 
@@ -36,4 +38,13 @@ func (c *Config) queryBudget() (*budget.Budget, error) {
 		}
 	}
 	return budget.New(int64(memory / 4)), nil
+}
+
+// takenAtMost is how many bytes of memory one processor takes in a second at most. It would have to write to all of it.
+const takenAtMost = 1 << 30
+
+// memoryLasts is for how long the memory that is free now lasts, whatever this process does meanwhile. When it ends
+// earlier, it has not run out of memory.
+func memoryLasts() time.Duration {
+	return time.Duration(float64(freeMemory()) / float64(takenAtMost*runtime.GOMAXPROCS(0)) * float64(time.Second))
 }

@@ -24,6 +24,7 @@ import (
 	"concord/internal/clocks"
 	"concord/internal/copystate"
 	"concord/internal/deletes"
+	"concord/internal/drops"
 	"concord/internal/entropy/local"
 	"concord/internal/entropy/retype"
 	"concord/internal/entropy/service"
@@ -65,6 +66,7 @@ type Node struct {
 	// The storage engine, and what is in front of it.
 	stopped map[uint64]time.Time // when shards were written to last before this start
 	memory  *local.Memory        // of copies
+	drops   *drops.Store         // all that is dropped of Store is dropped through it
 	cache   *writecache.Store    // all writes to Store go through it
 	disk    *fulldisk.Store      // keeps the engine whole when its disk is full
 	holds   *retype.Gate         // of writes to the store

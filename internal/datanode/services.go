@@ -112,7 +112,7 @@ func (n *Node) openServices() error {
 	if n.cfg.Retention.Enabled {
 		s := retention.NewService(n.cfg.Retention)
 		s.SetMetaClient(n.Meta)
-		s.TSDBStore = n.Store
+		s.TSDBStore = n.drops
 		// Each node drops its own ownership: the others still have to delete their copy.
 		s.DropShardMetaRef = func(id uint64, owners []uint64) error {
 			return n.Meta.RemoveShardOwner(id, n.Meta.NodeID())

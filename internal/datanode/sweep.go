@@ -49,7 +49,7 @@ func (n *Node) removeDropped(shards *shardcopy.Server, before, now *cluster.Stat
 		if n.Store.Shard(id) == nil {
 			continue
 		}
-		err := n.Store.DeleteShard(id)
+		err := n.drops.DeleteShard(id)
 		if err != nil && !errors.Is(err, tsdb.ErrShardNotFound) {
 			n.log.Warn("Cannot remove a shard that was dropped", zap.Uint64("db_shard_id", id), zap.Error(err))
 			continue

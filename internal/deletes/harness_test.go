@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
+	"concord/internal/drops"
 	"concord/internal/handoff"
 	"concord/internal/order"
 	"concord/internal/replication"
@@ -71,7 +72,7 @@ func newDeps(t testing.TB, meta *replicationtest.Meta, s *tsdb.Store, pool *rpc.
 func newNode(writes replication.Deps, hh *handoff.Service) *node {
 	memory := writes.Deletes.(*Memory)
 	deps := Deps{
-		Meta: writes.Meta.(Metadata), Store: writes.Store, Pool: writes.Pool, Memory: memory, Clock: writes.Order.Clock,
+		Meta: writes.Meta.(Metadata), Store: drops.New(writes.Store, nil), Pool: writes.Pool, Memory: memory, Clock: writes.Order.Clock,
 		Journal: writes.Order.Journal, Timeout: writes.WriteTimeout, Missed: func(uint64, uint64) {},
 		Lacks: func(uint64, string) {}, Failed: func(string, error) {}, Log: zap.NewNop(),
 	}

@@ -170,7 +170,7 @@ func (d *Service) runDelete(r *rpc.Delete, hinted bool) (err error) {
 	if err := newer.before(hinted); err != nil {
 		return err
 	}
-	if err := execute(d.deps.Store, r); err != nil {
+	if err := execute(d.deps.Store.Store, r); err != nil {
 		if neverRuns(err) {
 			d.refuse(r)
 		}

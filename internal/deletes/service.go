@@ -13,12 +13,12 @@ import (
 	"time"
 
 	"github.com/influxdata/influxdb/models"
-	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
 	"golang.org/x/sync/singleflight"
 
 	"concord/internal/cluster"
+	"concord/internal/drops"
 	"concord/internal/handoff"
 	"concord/internal/order"
 	"concord/internal/rpc"
@@ -66,7 +66,7 @@ type Handoff interface {
 // Deps are the parts that deletes work with.
 type Deps struct {
 	Meta    Metadata
-	Store   *tsdb.Store
+	Store   *drops.Store
 	Pool    *rpc.Pool
 	Memory  *Memory
 	Writes  Writes

@@ -2,8 +2,12 @@ package devcluster_test
 
 import (
 	"context"
+	"encoding/json"
+	"flag"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,9 +24,12 @@ import (
 const late = time.Second
 
 // mustStartLate returns a cluster of three data nodes with one that is late.
-func mustStartLate(t *testing.T, config func(*datanode.Config)) (context.Context, *devcluster.Cluster) {
+// It ends after four minutes, and a second more for each of seconds.
+func mustStartLate(
+	t *testing.T, seconds int, config func(*datanode.Config),
+) (context.Context, *devcluster.Cluster) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute+time.Duration(seconds)*time.Second)
 	t.Cleanup(cancel)
 	c, err := devcluster.Start(ctx, devcluster.Options{
 		Dir: t.TempDir(), DataNodes: 3,
@@ -49,156 +56,47 @@ func mustStartLate(t *testing.T, config func(*datanode.Config)) (context.Context
 	return ctx, c
 }
 
-// step is a statement, or a write when it begins with "write", and who sends it.
-type step struct {
-	db, text string
-	user     string // root when empty
-}
-
-const (
-	everything = `SHOW DATABASES; SHOW RETENTION POLICIES ON d; SHOW CONTINUOUS QUERIES; SHOW SUBSCRIPTIONS; SHOW USERS`
-	schema     = `SHOW MEASUREMENTS; SHOW SERIES; SHOW TAG KEYS; SHOW FIELD KEYS; SHOW TAG VALUES WITH KEY = host; ` +
-		`SHOW SERIES EXACT CARDINALITY; SHOW MEASUREMENT EXACT CARDINALITY`
+var (
+	corpusRounds = flag.Int("corpus", 3,
+		"how many times TestNodesAnswerOneAfterTheOtherAsOneServer sends its statements, with each index")
+	recreations = flag.Int("recreations", 30,
+		"how many times TestDatabaseIsCreatedRightAfterItWasDroppedElsewhere drops and creates it")
 )
-
-// corpus is what clients do with a server, one after the other: what the next one asks for is what the one before
-// changed. SELECT INTO writes at the level one, so its target has one owner.
-var corpus = []step{
-	{"", `CREATE DATABASE d WITH REPLICATION 3 NAME autogen`, ""},
-	{"d", `write cpu,host=a v=1 1700000000000000000`, ""},
-	{"d", `SELECT * FROM cpu`, ""},
-	{"d", schema, ""},
-	{"", `DROP DATABASE d`, ""},
-	{"d", `write cpu,host=a v=1 1700000000000000000`, ""},
-	{"d", `SELECT * FROM cpu`, ""},
-	{"", `CREATE DATABASE d WITH REPLICATION 2 NAME autogen`, ""},
-	{"d", schema, ""},
-	{"", everything, ""},
-	{"d", "write cpu,host=a v=2 1700000000000000000\ncpu,host=b v=3 1700000000000000001", ""},
-	{"d", `SELECT v, host FROM cpu`, ""},
-	{"", `CREATE RETENTION POLICY rp ON d DURATION INF REPLICATION 1`, ""},
-	{"d", `SELECT v INTO rp.copied FROM cpu GROUP BY *`, ""},
-	{"d", `SELECT * FROM rp.copied`, ""},
-	{"", `SHOW RETENTION POLICIES ON d`, ""},
-	{"", `ALTER RETENTION POLICY rp ON d DURATION 520w REPLICATION 2 DEFAULT`, ""},
-	{"d", `write cpu,host=c v=4 1700000000000000002`, ""},
-	{"d", `SELECT * FROM cpu; SELECT * FROM autogen.cpu; SHOW RETENTION POLICIES`, ""},
-	{"", `ALTER RETENTION POLICY autogen ON d DEFAULT`, ""},
-	{"d", `SELECT * FROM cpu`, ""},
-	{"", `DROP RETENTION POLICY rp ON d`, ""},
-	{"d", `SELECT * FROM rp.copied`, ""},
-	{"", `CREATE RETENTION POLICY rp ON d DURATION 1h REPLICATION 1 SHARD DURATION 1h`, ""},
-	{"", `CREATE RETENTION POLICY rp ON d DURATION 2h REPLICATION 1`, ""},
-	{"d", `SELECT * FROM rp.copied; SHOW RETENTION POLICIES`, ""},
-	{"", `DROP RETENTION POLICY rp ON d`, ""},
-	{"", `CREATE RETENTION POLICY rp ON d DURATION 2h REPLICATION 1`, ""},
-	{"", `SHOW RETENTION POLICIES ON d`, ""},
-
-	{"", `CREATE CONTINUOUS QUERY cq ON d BEGIN SELECT mean(v) INTO rp.means FROM cpu GROUP BY time(1h) END`, ""},
-	{"", `SHOW CONTINUOUS QUERIES`, ""},
-	{"", `CREATE CONTINUOUS QUERY cq ON d BEGIN SELECT max(v) INTO rp.means FROM cpu GROUP BY time(1h) END`, ""},
-	{"", `DROP CONTINUOUS QUERY cq ON d`, ""},
-	{"", `CREATE CONTINUOUS QUERY cq ON d BEGIN SELECT max(v) INTO rp.means FROM cpu GROUP BY time(1h) END`, ""},
-	{"", `SHOW CONTINUOUS QUERIES`, ""},
-	{"", `CREATE SUBSCRIPTION s ON d.autogen DESTINATIONS ALL 'udp://127.0.0.1:9'`, ""},
-	{"", `SHOW SUBSCRIPTIONS`, ""},
-	{"", `DROP SUBSCRIPTION s ON d.autogen`, ""},
-	{"", `DROP SUBSCRIPTION s ON d.autogen`, ""},
-	{"", everything, ""},
-
-	{"", `CREATE USER ann WITH PASSWORD 'p1'`, ""},
-	{"", `SHOW GRANTS FOR ann`, ""},
-	{"d", `SELECT * FROM cpu`, "ann p1"},
-	{"", `GRANT READ ON d TO ann`, ""},
-	{"d", `SELECT * FROM cpu`, "ann p1"},
-	{"d", `write cpu,host=ann v=1 1700000000000000003`, "ann p1"},
-	{"", `GRANT WRITE ON d TO ann`, ""},
-	{"d", `write cpu,host=ann v=1 1700000000000000003`, "ann p1"},
-	{"", `GRANT ALL ON d TO ann`, ""},
-	{"", `REVOKE READ ON d FROM ann`, ""},
-	{"", `SHOW GRANTS FOR ann`, ""},
-	{"d", `SELECT * FROM cpu`, "ann p1"},
-	{"", `SET PASSWORD FOR ann = 'p2'`, ""},
-	{"d", `write cpu,host=ann v=2 1700000000000000003`, "ann p1"},
-	{"d", `write cpu,host=ann v=3 1700000000000000003`, "ann p2"},
-	{"d", `SELECT * FROM cpu`, ""},
-	{"", `GRANT ALL PRIVILEGES TO ann`, ""},
-	{"", `CREATE DATABASE e WITH REPLICATION 1 NAME autogen`, "ann p2"},
-	{"", `REVOKE ALL PRIVILEGES FROM ann`, ""},
-	{"", `DROP DATABASE e`, "ann p2"},
-	{"", `SHOW USERS; SHOW GRANTS FOR ann`, ""},
-	{"", `DROP USER ann`, ""},
-	{"", `SHOW DATABASES`, "ann p2"},
-	{"", `CREATE USER ann WITH PASSWORD 'p3'`, ""},
-	{"", `CREATE USER ann WITH PASSWORD 'p3'`, ""},
-	{"", `CREATE USER ann WITH PASSWORD 'p4'`, ""},
-	{"", `SHOW GRANTS FOR ann; SHOW GRANTS FOR bob`, ""},
-	{"", `DROP USER ann`, ""},
-	{"", `DROP USER ann`, ""},
-	{"", everything, ""},
-
-	// A new shard group, and what is deleted of it.
-	{"d", "write mem,host=a free=1i 1600000000000000000\nmem,host=b free=2i 1600000000000000000", ""},
-	{"d", `SELECT count(free), sum(free) FROM mem; SELECT * FROM mem GROUP BY host`, ""},
-	{"d", `write mem,host=a free=3i 1500000000000000000`, ""},
-	{"d", `SELECT * FROM mem ORDER BY time DESC`, ""},
-	{"d", `DELETE FROM mem WHERE time < 1550000000000000000`, ""},
-	{"d", `SELECT * FROM mem`, ""},
-	{"d", `DROP SERIES FROM mem WHERE host = 'b'`, ""},
-	{"d", schema, ""},
-	{"d", `DROP MEASUREMENT mem`, ""},
-	{"d", schema, ""},
-	{"d", `write mem,host=a free="now a string" 1400000000000000000`, ""},
-	{"d", `SHOW FIELD KEYS; SELECT * FROM mem`, ""},
-
-	{"", `CREATE DATABASE e WITH REPLICATION 1 NAME autogen`, ""},
-	{"e", `SELECT v INTO e.autogen.cpu FROM d.autogen.cpu GROUP BY *`, ""},
-	{"e", `SELECT * FROM cpu; SHOW TAG VALUES ON d WITH KEY = host`, ""},
-	{"", `SHOW MEASUREMENTS ON e; SHOW MEASUREMENTS ON f`, ""},
-	{"", `DROP DATABASE d; DROP DATABASE e; DROP DATABASE f`, ""},
-	{"", `SHOW DATABASES; SHOW RETENTION POLICIES ON d; SHOW CONTINUOUS QUERIES`, ""},
-	{"", `CREATE DATABASE d; CREATE DATABASE e`, ""},
-	{"", `SHOW DATABASES; SHOW MEASUREMENTS ON d; SHOW SERIES ON e`, ""},
-	{"", `DROP DATABASE d; DROP DATABASE e`, ""},
-}
-
-// run sends the step to the server at addr and returns its answer.
-func (s step) run(ctx context.Context, addr string) (string, error) {
-	user, password, _ := strings.Cut(s.user, " ")
-	if user == "" {
-		user, password = "root", "secret"
-	}
-	form := compare.Form{}.As(user, password)
-	lines, write := strings.CutPrefix(s.text, "write ")
-	if !write {
-		return compare.Ask(ctx, addr, s.db, s.text, form)
-	}
-	if err := compare.Write(ctx, addr, s.db, lines, form); err != nil {
-		return strings.ReplaceAll(err.Error(), addr, "the server"), nil
-	}
-	return "written", nil
-}
 
 // What is done at one node is true at the next one at once, also at one that hears of changes a second late: the
 // answers are those of a single server.
 func TestNodesAnswerOneAfterTheOtherAsOneServer(t *testing.T) {
 	t.Parallel()
 	notWithRace(t)
-	ctx, c := mustStartLate(t, func(cfg *datanode.Config) {
-		cfg.HTTPD.AuthEnabled = true
-		cfg.Data.Index = tsdb.TSI1IndexName // the other index keeps series of policies that were dropped
-		cfg.ContinuousQuery.Enabled = false // the single server runs none, either
-	})
-	single, err := plain.Start(plain.Options{Dir: t.TempDir(), Index: tsdb.TSI1IndexName, Auth: true})
+	for _, index := range []string{tsdb.TSI1IndexName, tsdb.InmemIndexName} {
+		t.Run(index, func(t *testing.T) {
+			t.Parallel()
+			ctx, c := mustStartLate(t, *corpusRounds*20, func(cfg *datanode.Config) {
+				cfg.HTTPD.AuthEnabled = true
+				cfg.Data.Index = index
+				cfg.ContinuousQuery.Enabled = false // the single server runs none, either
+			})
+			answersAsOneServer(ctx, t, c, index)
+		})
+	}
+}
+
+// answersAsOneServer sends the corpus to one node after the other, and to a single server.
+func answersAsOneServer(ctx context.Context, t *testing.T, c *devcluster.Cluster, index string) {
+	single, err := plain.Start(plain.Options{Dir: t.TempDir(), Index: index, Auth: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { single.Close() })
-	turn := 0
+	round, turn := 0, 0
 	both := func(s step) {
 		t.Helper()
 		node := turn % len(c.Data)
 		turn++
+		only := false
+		if s.text, only = strings.CutPrefix(s.text, tsdb.TSI1IndexName+" "); only && index != tsdb.TSI1IndexName {
+			return
+		}
 		want, err := s.run(ctx, single.HTTPAddr())
 		if err != nil {
 			t.Fatal(err)
@@ -211,15 +109,18 @@ func TestNodesAnswerOneAfterTheOtherAsOneServer(t *testing.T) {
 		want = strings.ReplaceAll(want, "'DROP DATABASE e', requires admin privilege",
 			"'DROP DATABASE e', requires DropDatabase")
 		if !compare.Same(want, got) {
-			t.Errorf("node %d: %s: %q as %q:\n%s\nwant\n%s", node+1, s.db, s.text, s.user, got, want)
+			t.Errorf("round %d, node %d: %s: %q as %q:\n%s\nwant\n%s", round, node+1, s.db, s.text, s.user, got, want)
 		}
 	}
 	both(step{text: `CREATE USER root WITH PASSWORD 'secret' WITH ALL PRIVILEGES`})
-	// From each node once, so that each statement is sent to each of them.
-	for start := range c.Data {
-		turn = start
+	// From each node in turn, so that each statement is sent to each of them.
+	for round = range *corpusRounds {
+		turn = round
 		for _, s := range corpus {
 			both(s)
+		}
+		if (round+1)%10 == 0 {
+			t.Logf("%d rounds of %d steps", round+1, len(corpus))
 		}
 	}
 }
@@ -228,22 +129,118 @@ func TestNodesAnswerOneAfterTheOtherAsOneServer(t *testing.T) {
 // at once through a third.
 func TestDatabaseIsCreatedRightAfterItWasDroppedElsewhere(t *testing.T) {
 	t.Parallel()
-	ctx, c := mustStartLate(t, nil)
+	ctx, c := mustStartLate(t, 2**recreations, nil)
 	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db`)
-	for i := range 30 {
+	w := startWriters(ctx, t, c)
+	for i := range *recreations {
+		dropped := time.Now()
 		mustQuery(ctx, t, c, i%3, "", `DROP DATABASE db`)
 		line := fmt.Appendf(nil, "m v=%d 1700000000000000000", i)
 		err := c.Client((i+1)%3).Write(ctx, "db", "one", line)
 		if err == nil || !strings.Contains(err.Error(), "database not found") {
 			t.Fatalf("round %d: a write into the dropped database: %v", i, err)
 		}
-		mustQuery(ctx, t, c, (i+2)%3, "", `CREATE DATABASE db`)
+		if _, err := c.Client((i+2)%3).Query(ctx, "", `CREATE DATABASE db`); err != nil {
+			t.Fatalf("round %d: %v", i, err)
+		}
+		created := time.Now()
 		if err := c.Client(i%3).Write(ctx, "db", "all", line); err != nil {
 			t.Fatalf("round %d: %v", i, err)
 		}
 		rows := mustQuery(ctx, t, c, (i+1)%3, "db", `SELECT v FROM m`)
 		if len(rows) != 1 || fmt.Sprint(rows[0][1]) != fmt.Sprint(i) {
 			t.Fatalf("round %d: %v", i, rows)
+		}
+		w.check(ctx, t, (i+2)%3, dropped, created)
+		if t.Failed() {
+			t.Fatalf("round %d", i)
+		}
+	}
+}
+
+// writers write points to all nodes, each with a number of its own, while the database goes and comes.
+type writers struct {
+	c *devcluster.Cluster
+
+	mu    sync.Mutex
+	wrote []written // by number
+	ended chan struct{}
+}
+
+// written is one write, and when it was under way.
+type written struct {
+	began, ended time.Time // ended is zero while it is under way
+	err          error
+}
+
+// ok reports whether a write was confirmed.
+func (w written) ok() bool { return !w.ended.IsZero() && w.err == nil }
+
+func startWriters(ctx context.Context, t *testing.T, c *devcluster.Cluster) *writers {
+	ctx, cancel := context.WithCancel(ctx)
+	w := &writers{c: c}
+	var running sync.WaitGroup
+	for k := range 4 {
+		running.Go(func() {
+			for ctx.Err() == nil {
+				n := w.begin()
+				err := c.Client(k%3).Write(ctx, "db", "all", fmt.Appendf(nil, "w,writer=%d n=%di %d", k, n, n))
+				w.end(n, err)
+			}
+		})
+	}
+	t.Cleanup(func() { cancel(); running.Wait() })
+	return w
+}
+
+func (w *writers) begin() (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.wrote = append(w.wrote, written{began: time.Now()})
+	return len(w.wrote) - 1
+}
+
+func (w *writers) end(n int, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.wrote[n].ended, w.wrote[n].err = time.Now(), err
+}
+
+// check looks at what a node has of the database that was created last: all that was confirmed since then, and nothing
+// that ended before the one before was dropped. Both are times of the beginning of the drop, and of the end of the
+// creation.
+func (w *writers) check(ctx context.Context, t *testing.T, node int, dropped, created time.Time) {
+	t.Helper()
+	err := w.c.Wait(ctx, func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return slices.ContainsFunc(w.wrote, func(of written) bool { return of.began.After(created) && of.ok() })
+	})
+	if err != nil {
+		t.Fatal("no writer writes any more:", err)
+	}
+	asked := time.Now()
+	has := make(map[int64]bool)
+	for _, row := range mustQuery(ctx, t, w.c, node, "db", `SELECT n FROM w`) {
+		n, err := row[1].(json.Number).Int64()
+		if err != nil {
+			t.Fatal(err)
+		}
+		has[n] = true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for n, of := range w.wrote {
+		ended := !of.ended.IsZero()
+		switch {
+		case ended && of.ended.Before(dropped) && has[int64(n)]:
+			t.Errorf("node %d has point %d, which was written %v before the database was dropped", node+1, n,
+				dropped.Sub(of.ended))
+		case of.began.After(created) && ended && of.ended.Before(asked) && of.err != nil:
+			t.Errorf("point %d is refused %v after the database was created: %v", n, of.began.Sub(created), of.err)
+		case of.began.After(created) && ended && of.ended.Before(asked) && !has[int64(n)]:
+			t.Errorf("node %d lacks point %d, which was written %v after the database was created", node+1, n,
+				of.began.Sub(created))
 		}
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc"
 
 	"concord/internal/cluster"
+	"concord/internal/copystate"
 	"concord/internal/restrict"
 	"concord/internal/rpc"
 )
@@ -83,6 +84,7 @@ type testOptions struct {
 	delay           time.Duration       // of what is sent to a node
 	user            *restrict.User      // who asks the nodes; the plain one has what it may see alone
 	former          bool                // the nodes know no restrictions
+	heard           func(node uint64) copystate.Sign
 }
 
 func mustStore(t testing.TB, index string) *tsdb.Store {
@@ -146,12 +148,13 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 		c.state.DataNodes = append(c.state.DataNodes, cluster.Node{ID: n.id, TCPAddr: ln.Addr().String()})
 
 		v := view{c.meta, c, n.id}
-		mapper := NewShardMapper(v, n.store, pool)
+		mapper, schema := NewShardMapper(v, n.store, pool), NewSchema(v, n.store, pool)
+		mapper.Whole.Heard, schema.Whole.Heard = o.heard, o.heard
 		n.mapper = mapper
 		if o.silence > 0 {
 			mapper.Silence = o.silence
 		}
-		n.exec = c.executor(t, schemaStore{n.store, NewSchema(v, n.store, pool).For(t.Context(), nil, nil, o.user)},
+		n.exec = c.executor(t, schemaStore{n.store, schema.For(t.Context(), nil, nil, o.user)},
 			mapper, o.limits)
 		c.nodes = append(c.nodes, n)
 	}

@@ -164,41 +164,6 @@ func TestOwnersBoundTheMemoryOfQueries(t *testing.T) {
 	}
 }
 
-// TestQueryThatEndsOwnersIsNotGivenToAll ends each node that is asked, as if its process died of the query.
-func TestQueryThatEndsOwnersIsNotGivenToAll(t *testing.T) {
-	for name, chunk := range map[string]bool{"before its first answer": false, "before its first point": true} {
-		t.Run(name, func(t *testing.T) {
-			var c *testCluster
-			var died atomic.Int64
-			die := func(id uint64) error {
-				died.Add(1)
-				c.nodes[id-1].rpc.Stop()
-				return nil
-			}
-			c = newTestCluster(t, testOptions{nodes: 4, replicas: 3, wrap: func(id uint64, s *Server) rpc.QueryServer {
-				f := faulty{QueryServer: s, id: id}
-				if chunk {
-					f.chunks = func(id uint64, n int, _ *rpc.IteratorChunk) error {
-						if n == 1 {
-							return die(id)
-						}
-						return nil
-					}
-				} else {
-					f.serve = func(_ context.Context, id uint64) error { return die(id) }
-				}
-				return f
-			}})
-			c.write(t, "cpu v=1 1")
-			got := c.nodes[3].run(t, "SELECT v FROM cpu", query.ExecutionOptions{})
-			if died.Load() != maxBroken ||
-				!strings.Contains(got, "2 data nodes ended while they answered this query, and no other one is asked") {
-				t.Errorf("%d nodes ended: %s", died.Load(), got)
-			}
-		})
-	}
-}
-
 func TestReadsOfPrometheusTakeFromTheBudget(t *testing.T) {
 	c := newTestCluster(t, testOptions{nodes: 2, replicas: 1})
 	c.write(t, many())

@@ -30,6 +30,8 @@ type Whole struct {
 	// Settle waits until the writes that this node has acknowledged have arrived at a node's copies of shards, and
 	// returns those shards of which some are still under way, or wait here for the node: a client sees what it wrote.
 	Settle func(ctx context.Context, node uint64, ids []uint64) []uint64
+	// Heard returns the last sign of life of another node; nil is for nodes that never run out of memory.
+	Heard func(node uint64) copystate.Sign
 }
 
 func (w Whole) unfit(ctx context.Context, ids []uint64) map[uint64]copystate.Unfit {
@@ -81,14 +83,21 @@ type owned struct {
 	// allowed is what the user of the statement may read; nil for everything. Other nodes get it with each question.
 	allowed *restrict.Filter
 	owners  map[uint64][]uint64 // shard: nodes
+	breaks  *breaks             // of the statement
 
 	mu    sync.Mutex
 	down  map[uint64]error           // nodes that failed
-	broke int                        // how many of them broke the connection while they answered
+	asked map[uint64]asked           // each node at first
 	lacks map[placed]bool            // shards that are not where they should be
 	here  map[uint64]bool            // shards that this node was to read, and had
 	names map[uint64]bool            // shards of which the names of tags alone are asked for: they have no point to read
 	unfit map[placed]copystate.Unfit // copies that are not whole
+}
+
+// asked is when a node was asked, and which of its processes, as far as this node knew.
+type asked struct {
+	at      time.Time
+	process uint64
 }
 
 type placed struct{ node, shard uint64 }
@@ -128,9 +137,14 @@ func (p *passed) has(id uint64) bool {
 type question func(ctx context.Context, p peer, ids []uint64) (passed, error)
 
 func newOwned(meta Metadata, pool *rpc.Pool, whole Whole, report *Report) *owned {
+	b := &breaks{}
+	if report != nil {
+		b = &report.breaks
+	}
 	return &owned{
 		self: meta.NodeID(), state: meta.State(), pool: pool, whole: whole, report: report,
-		owners: make(map[uint64][]uint64), down: make(map[uint64]error), lacks: make(map[placed]bool),
+		owners: make(map[uint64][]uint64), down: make(map[uint64]error),
+		asked: make(map[uint64]asked), breaks: b, lacks: make(map[placed]bool),
 		here: make(map[uint64]bool), names: make(map[uint64]bool),
 		unfit: make(map[placed]copystate.Unfit),
 	}
@@ -228,12 +242,12 @@ func (o *owned) assign(ids []uint64) (map[target][]uint64, error) {
 			out[target{best, false}] = append(out[target{best, false}], id)
 		case empty && (len(why) == 0 || o.whole.Unfit != nil), o.report.dropped(id):
 		case second != 0:
-			if err := o.report.add(id, why); err != nil {
+			if err := o.incomplete(id, why); err != nil {
 				return nil, err
 			}
 			out[target{second, true}] = append(out[target{second, true}], id)
 		case o.names[id]:
-			if err := o.report.add(id, why); err != nil {
+			if err := o.incomplete(id, why); err != nil {
 				return nil, err
 			}
 		default:
@@ -241,6 +255,16 @@ func (o *owned) assign(ids []uint64) (map[target][]uint64, error) {
 		}
 	}
 	return out, nil
+}
+
+// incomplete notes that no whole copy of a shard can be read. A statement during which a node ended is not tried again
+// for it.
+func (o *owned) incomplete(id uint64, why []string) error {
+	err := o.report.add(id, why)
+	if err != nil && o.breaks.seen() {
+		return fmt.Errorf("%w: %v", ErrOwnerEnded, err)
+	}
+	return err
 }
 
 // open asks for shards, each of one node, in parallel. Where a node cannot
@@ -279,7 +303,7 @@ func (o *owned) open(ctx context.Context, ids []uint64, ask question) error {
 					}
 					fallthrough
 				case final == nil:
-					final = errors.New(named(o.name(to.node), rpc.Message(err)))
+					final = o.final(to.node, err)
 					cancel()
 				}
 			}()
@@ -291,6 +315,14 @@ func (o *owned) open(ctx context.Context, ids []uint64, ask question) error {
 		slices.Sort(todo)
 	}
 	return nil
+}
+
+// final is the error of a statement that no other owner can answer.
+func (o *owned) final(node uint64, err error) error {
+	if errors.Is(err, ErrOwnerEnded) {
+		return err
+	}
+	return errors.New(named(o.name(node), rpc.Message(err)))
 }
 
 // each is open for questions with one answer.
@@ -327,6 +359,7 @@ func (o *owned) ask(ctx context.Context, to target, ids []uint64, ask question) 
 	}
 	var not passed
 	if len(ids) > 0 {
+		o.noteAsked(to.node)
 		not, err = ask(ctx, peer{
 			QueryClient: client, id: to.node, addr: n.TCPAddr, incomplete: to.incomplete,
 		}, ids)
@@ -335,35 +368,23 @@ func (o *owned) ask(ctx context.Context, to target, ids []uint64, ask question) 
 	return not, err
 }
 
+func (o *owned) noteAsked(node uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if _, ok := o.asked[node]; !ok {
+		a := asked{at: time.Now()}
+		if o.whole.Heard != nil {
+			a.process = o.whole.Heard(node).Process
+		}
+		o.asked[node] = a
+	}
+}
+
 func (o *owned) name(node uint64) string {
 	if n, ok := o.state.DataNode(node); ok {
 		return n.TCPAddr
 	}
 	return fmt.Sprintf("node %d", node)
-}
-
-// maxBroken is how many nodes may break the connection while they answer one statement. The statement itself may be
-// why their processes ended: after the first, one other owner may prove that it is not.
-const maxBroken = 2
-
-// fail passes a node over from now on. The error says that no other owner must be asked.
-func (o *owned) fail(node uint64, err error) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.down[node] == nil && brokeOff(err) {
-		o.broke++
-	}
-	o.down[node] = fmt.Errorf("%s: %s", o.name(node), rpc.Message(err))
-	if o.broke < maxBroken {
-		return nil
-	}
-	return fmt.Errorf("%d data nodes ended while they answered this query, and no other one is asked: %w",
-		o.broke, o.down[node])
-}
-
-// brokeOff reports whether a connection ended while a node answered. A node that could not be reached did not.
-func brokeOff(err error) bool {
-	return status.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "error reading from server")
 }
 
 // damaged notes that this node cannot read its own copy of a shard.

@@ -24,6 +24,7 @@ const maxNamed = 20
 type Report struct {
 	strict bool // such a statement fails
 	state  func() *cluster.State
+	breaks breaks
 
 	mu     sync.Mutex
 	behind error             // the metadata is; nil when it is not, or when a warning said so

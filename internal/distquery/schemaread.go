@@ -137,7 +137,7 @@ func (n *nodeList) receive() (part []entry, not passed, err error) {
 func listen[C any](
 	ctx context.Context, cancel context.CancelCauseFunc, silence time.Duration, receive func() (C, error),
 ) (C, error) {
-	silent := fmt.Errorf("no sign of life for %s", silence)
+	silent := fmt.Errorf("%w for %s", errSilent, silence)
 	t := time.AfterFunc(silence, func() { cancel(silent) })
 	c, err := receive()
 	t.Stop()
@@ -183,7 +183,7 @@ func (n *nodeList) goOn(why error, last *entry, emit func(entry) error) error {
 		err = others.fail(n.from.id, why)
 	}
 	if err != nil {
-		return errors.New(named(others.name(n.from.id), rpc.Message(err)))
+		return others.final(n.from.id, err)
 	}
 	lists, err := n.read.open(n.ids)
 	if err != nil {

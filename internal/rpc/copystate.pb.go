@@ -25,25 +25,27 @@ const (
 
 // CopyStates is what one node knows.
 type CopyStates struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`                               // the sender
-	Folder        string                 `protobuf:"bytes,2,opt,name=folder,proto3" json:"folder,omitempty"`                            // names the sender's files; a node that lost its files, or went back to old ones, has another
-	Start         uint64                 `protobuf:"varint,3,opt,name=start,proto3" json:"start,omitempty"`                             // grows with each start of the sender
-	Mark          uint64                 `protobuf:"varint,4,opt,name=mark,proto3" json:"mark,omitempty"`                               // grows while the sender runs, and is on its disk
-	Clock         int64                  `protobuf:"varint,5,opt,name=clock,proto3" json:"clock,omitempty"`                             // the sender's, nanoseconds since the epoch
-	Starting      bool                   `protobuf:"varint,6,opt,name=starting,proto3" json:"starting,omitempty"`                       // the sender has not heard of the others yet: its table does not count
-	Tables        []*OwedTable           `protobuf:"bytes,7,rep,name=tables,proto3" json:"tables,omitempty"`                            // those that the receiver is not known to have
-	Have          []*TableVersion        `protobuf:"bytes,8,rep,name=have,proto3" json:"have,omitempty"`                                // of all tables that the sender has
-	Lost          []uint64               `protobuf:"varint,9,rep,packed,name=lost,proto3" json:"lost,omitempty"`                        // shards whose copy on the receiver lacks what is lost for good; 0 is all
-	You           *TableVersion          `protobuf:"bytes,10,opt,name=you,proto3" json:"you,omitempty"`                                 // what the sender knew of the receiver before this exchange
-	YourFormer    []string               `protobuf:"bytes,18,rep,name=your_former,json=yourFormer,proto3" json:"your_former,omitempty"` // and the earlier names of its files
-	YourMark      uint64                 `protobuf:"varint,11,opt,name=your_mark,json=yourMark,proto3" json:"your_mark,omitempty"`      // and its mark
-	Process       uint64                 `protobuf:"varint,12,opt,name=process,proto3" json:"process,omitempty"`                        // the sender's process, as WriteShardRequest.sender
-	Identity      string                 `protobuf:"bytes,13,opt,name=identity,proto3" json:"identity,omitempty"`                       // the sender's, as in IdentifyResponse
-	Version       uint64                 `protobuf:"varint,14,opt,name=version,proto3" json:"version,omitempty"`                        // the sender's clock, as package order has it
-	Floor         uint64                 `protobuf:"varint,15,opt,name=floor,proto3" json:"floor,omitempty"`                            // no write of the sender with a version below it will reach the receiver any more
-	UnderWay      uint64                 `protobuf:"varint,17,opt,name=under_way,json=underWay,proto3" json:"under_way,omitempty"`      // no write of this process with a version below it is on its way to any owner
-	Lacks         bool                   `protobuf:"varint,16,opt,name=lacks,proto3" json:"lacks,omitempty"`                            // some of the sender's copies lack something for good, until they are repaired
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Node       uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`                               // the sender
+	Folder     string                 `protobuf:"bytes,2,opt,name=folder,proto3" json:"folder,omitempty"`                            // names the sender's files; a node that lost its files, or went back to old ones, has another
+	Start      uint64                 `protobuf:"varint,3,opt,name=start,proto3" json:"start,omitempty"`                             // grows with each start of the sender
+	Mark       uint64                 `protobuf:"varint,4,opt,name=mark,proto3" json:"mark,omitempty"`                               // grows while the sender runs, and is on its disk
+	Clock      int64                  `protobuf:"varint,5,opt,name=clock,proto3" json:"clock,omitempty"`                             // the sender's, nanoseconds since the epoch
+	Starting   bool                   `protobuf:"varint,6,opt,name=starting,proto3" json:"starting,omitempty"`                       // the sender has not heard of the others yet: its table does not count
+	Tables     []*OwedTable           `protobuf:"bytes,7,rep,name=tables,proto3" json:"tables,omitempty"`                            // those that the receiver is not known to have
+	Have       []*TableVersion        `protobuf:"bytes,8,rep,name=have,proto3" json:"have,omitempty"`                                // of all tables that the sender has
+	Lost       []uint64               `protobuf:"varint,9,rep,packed,name=lost,proto3" json:"lost,omitempty"`                        // shards whose copy on the receiver lacks what is lost for good; 0 is all
+	You        *TableVersion          `protobuf:"bytes,10,opt,name=you,proto3" json:"you,omitempty"`                                 // what the sender knew of the receiver before this exchange
+	YourFormer []string               `protobuf:"bytes,18,rep,name=your_former,json=yourFormer,proto3" json:"your_former,omitempty"` // and the earlier names of its files
+	YourMark   uint64                 `protobuf:"varint,11,opt,name=your_mark,json=yourMark,proto3" json:"your_mark,omitempty"`      // and its mark
+	Process    uint64                 `protobuf:"varint,12,opt,name=process,proto3" json:"process,omitempty"`                        // the sender's process, as WriteShardRequest.sender
+	Identity   string                 `protobuf:"bytes,13,opt,name=identity,proto3" json:"identity,omitempty"`                       // the sender's, as in IdentifyResponse
+	Version    uint64                 `protobuf:"varint,14,opt,name=version,proto3" json:"version,omitempty"`                        // the sender's clock, as package order has it
+	Floor      uint64                 `protobuf:"varint,15,opt,name=floor,proto3" json:"floor,omitempty"`                            // no write of the sender with a version below it will reach the receiver any more
+	UnderWay   uint64                 `protobuf:"varint,17,opt,name=under_way,json=underWay,proto3" json:"under_way,omitempty"`      // no write of this process with a version below it is on its way to any owner
+	// For how long the sender's memory suffices whatever it does meanwhile, in milliseconds. Nodes of an earlier build say 0.
+	MemoryLasts   uint64 `protobuf:"varint,19,opt,name=memory_lasts,json=memoryLasts,proto3" json:"memory_lasts,omitempty"`
+	Lacks         bool   `protobuf:"varint,16,opt,name=lacks,proto3" json:"lacks,omitempty"` // some of the sender's copies lack something for good, until they are repaired
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -193,6 +195,13 @@ func (x *CopyStates) GetFloor() uint64 {
 func (x *CopyStates) GetUnderWay() uint64 {
 	if x != nil {
 		return x.UnderWay
+	}
+	return 0
+}
+
+func (x *CopyStates) GetMemoryLasts() uint64 {
+	if x != nil {
+		return x.MemoryLasts
 	}
 	return 0
 }
@@ -390,7 +399,7 @@ var File_copystate_proto protoreflect.FileDescriptor
 const file_copystate_proto_rawDesc = "" +
 	"\n" +
 	"\x0fcopystate.proto\x12\n" +
-	"concord.v1\"\x88\x04\n" +
+	"concord.v1\"\xab\x04\n" +
 	"\n" +
 	"CopyStates\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x16\n" +
@@ -411,7 +420,8 @@ const file_copystate_proto_rawDesc = "" +
 	"\bidentity\x18\r \x01(\tR\bidentity\x12\x18\n" +
 	"\aversion\x18\x0e \x01(\x04R\aversion\x12\x14\n" +
 	"\x05floor\x18\x0f \x01(\x04R\x05floor\x12\x1b\n" +
-	"\tunder_way\x18\x11 \x01(\x04R\bunderWay\x12\x14\n" +
+	"\tunder_way\x18\x11 \x01(\x04R\bunderWay\x12!\n" +
+	"\fmemory_lasts\x18\x13 \x01(\x04R\vmemoryLasts\x12\x14\n" +
 	"\x05lacks\x18\x10 \x01(\bR\x05lacks\"}\n" +
 	"\tOwedTable\x122\n" +
 	"\aversion\x18\x01 \x01(\v2\x18.concord.v1.TableVersionR\aversion\x12$\n" +

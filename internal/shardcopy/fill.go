@@ -237,7 +237,7 @@ func (s *Server) install(g stage, r *rpc.FillRequest) error {
 		err = sh.Open()
 	}
 	if err != nil { // nobody could write to it
-		return errors.Join(err, s.drop(r.ShardId), os.RemoveAll(g.dir))
+		return errors.Join(err, s.Store.DeleteHeldShard(r.ShardId), os.RemoveAll(g.dir))
 	}
 	return os.RemoveAll(g.dir)
 }

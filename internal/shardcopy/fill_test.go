@@ -60,13 +60,13 @@ func filled(t *testing.T) *flaky {
 		for j := range 3000 {
 			fmt.Fprintf(&lines, "m,host=%d s=\"%x\" %d\n", j%5, crc32.ChecksumIEEE(fmt.Append(nil, i, j)), i*3000+j)
 		}
-		mustWrite(t, src.Store, 7, lines.String())
-		if err := flush(src.Store, 7); err != nil {
+		mustWrite(t, src.Store.Store, 7, lines.String())
+		if err := flush(src.Store.Store, 7); err != nil {
 			t.Fatal(err)
 		}
 	}
-	mustDelete(t, src.Store, "host = '3' AND time < 4000")
-	mustWrite(t, src.Store, 7, "m,host=new s=\"cache\" 1")
+	mustDelete(t, src.Store.Store, "host = '3' AND time < 4000")
+	mustWrite(t, src.Store.Store, 7, "m,host=new s=\"cache\" 1")
 	return &flaky{Server: src, messages: -1}
 }
 
@@ -133,17 +133,17 @@ func TestMissingShardIsMadeOfFiles(t *testing.T) {
 	if err := fillFrom(t.Context(), dst, mustServe(t, src), 0); err != nil {
 		t.Fatal(err)
 	}
-	want := contents(t, src.Store, 7)
+	want := contents(t, src.Store.Store, 7)
 	if want["m,host=3"] >= want["m,host=2"] || !strings.HasPrefix(want["m,host=new"], "   1 points") {
 		t.Fatalf("the source has %v", want)
 	}
-	if d := cmp.Diff(want, contents(t, dst.Store, 7)); d != "" {
+	if d := cmp.Diff(want, contents(t, dst.Store.Store, 7)); d != "" {
 		t.Error(d)
 	}
 	if d := cmp.Diff([]uint64{7}, begun); d != "" {
 		t.Error(d)
 	}
-	mustWrite(t, dst.Store, 7, "m,host=later s=\"x\" 1") // it takes writes
+	mustWrite(t, dst.Store.Store, 7, "m,host=later s=\"x\" 1") // it takes writes
 	path := dst.Store.Path()
 	if err := dst.Store.Close(); err != nil {
 		t.Fatal(err)
@@ -168,8 +168,8 @@ func TestEmptyShardIsMadeEmpty(t *testing.T) {
 	if err := src.Store.CreateShard("db", "rp", 7, true); err != nil {
 		t.Fatal(err)
 	}
-	if err := fillFrom(t.Context(), dst, mustServe(t, src), 0); err != nil || series(t, dst.Store, 7) != 0 {
-		t.Errorf("%v, %d series", err, series(t, dst.Store, 7))
+	if err := fillFrom(t.Context(), dst, mustServe(t, src), 0); err != nil || series(t, dst.Store.Store, 7) != 0 {
+		t.Errorf("%v, %d series", err, series(t, dst.Store.Store, 7))
 	}
 }
 
@@ -198,7 +198,7 @@ func TestFillGoesOnWhereItEnded(t *testing.T) {
 	if tries == 0 || src.bytes.Load() != size {
 		t.Errorf("%d bytes in %d tries, want %d", src.bytes.Load(), tries+1, size)
 	}
-	if d := cmp.Diff(contents(t, src.Store, 7), contents(t, dst.Store, 7)); d != "" {
+	if d := cmp.Diff(contents(t, src.Store.Store, 7), contents(t, dst.Store.Store, 7)); d != "" {
 		t.Error(d)
 	}
 }
@@ -232,7 +232,7 @@ func TestFillTrustsNothingThatWaited(t *testing.T) {
 	if err := fillFrom(t.Context(), dst, addr, 0); err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(contents(t, src.Store, 7), contents(t, dst.Store, 7)); d != "" {
+	if d := cmp.Diff(contents(t, src.Store.Store, 7), contents(t, dst.Store.Store, 7)); d != "" {
 		t.Error(d)
 	}
 }
@@ -242,17 +242,17 @@ func TestFillLeavesAShardThatAWriteBegan(t *testing.T) {
 	src := filled(t)
 	addr := mustServe(t, src)
 	dst := newFilled(t)
-	mustWrite(t, dst.Store, 7, "m,host=0 s=\"live\" 1")
+	mustWrite(t, dst.Store.Store, 7, "m,host=0 s=\"live\" 1")
 	if err := fillFrom(t.Context(), dst, addr, 0); !errors.Is(err, entropy.ErrNoFiles) {
 		t.Errorf("before: %v", err)
 	}
 	during := newFilled(t)
-	during.Begun = func(uint64) error { mustWrite(t, during.Store, 7, "m,host=0 s=\"live\" 1"); return nil }
+	during.Begun = func(uint64) error { mustWrite(t, during.Store.Store, 7, "m,host=0 s=\"live\" 1"); return nil }
 	if err := fillFrom(t.Context(), during, addr, 0); !errors.Is(err, entropy.ErrNoFiles) {
 		t.Errorf("meanwhile: %v", err)
 	}
 	for _, s := range []*Server{dst, during} {
-		if got := contents(t, s.Store, 7)["m,host=0"]; !strings.HasPrefix(got, "   1 points") {
+		if got := contents(t, s.Store.Store, 7)["m,host=0"]; !strings.HasPrefix(got, "   1 points") {
 			t.Errorf("the shard has %s of host 0, want the one of the write", got)
 		}
 	}
@@ -272,15 +272,15 @@ func TestDeleteOvertakesFill(t *testing.T) {
 		t.Fatalf("%v; the shard is there: %v", err, dst.Store.Shard(7) != nil)
 	}
 	size := src.bytes.Swap(0)
-	mustDelete(t, src.Store, "host = '1'")
+	mustDelete(t, src.Store.Store, "host = '1'")
 	if err := fillFrom(t.Context(), dst, addr, 5); err != nil || released != 1 {
 		t.Fatal(err, released)
 	}
 	if got := src.bytes.Load(); got > size/10 {
 		t.Errorf("%d of %d bytes were sent again", got, size)
 	}
-	if d := cmp.Diff(contents(t, src.Store, 7), contents(t, dst.Store, 7)); d != "" ||
-		!strings.HasPrefix(contents(t, dst.Store, 7)["m,host=1"], "   0 points") {
+	if d := cmp.Diff(contents(t, src.Store.Store, 7), contents(t, dst.Store.Store, 7)); d != "" ||
+		!strings.HasPrefix(contents(t, dst.Store.Store, 7)["m,host=1"], "   0 points") {
 		t.Error(d)
 	}
 }
@@ -454,7 +454,7 @@ func TestOnlyWholeCopiesAreSources(t *testing.T) {
 	if err := dst.FillFrom(t.Context(), shard7, from, func(int64, int64) {}); err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(contents(t, src.Store, 7), contents(t, dst.Store, 7)); d != "" {
+	if d := cmp.Diff(contents(t, src.Store.Store, 7), contents(t, dst.Store.Store, 7)); d != "" {
 		t.Error(d)
 	}
 	copyReq.Incomplete = true

@@ -16,8 +16,8 @@ import (
 func TestDescribeTellsWhatIsOnDisk(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
-	mustWrite(t, s.Store, 1, "m v=1 1")
-	mustWrite(t, s.Store, 2, "m v=1 1")
+	mustWrite(t, s.Store.Store, 1, "m v=1 1")
+	mustWrite(t, s.Store.Store, 2, "m v=1 1")
 	dir := filepath.Join(s.Store.Path(), "lost [1]", "rp")
 	if err := os.MkdirAll(filepath.Join(dir, "7"), 0o755); err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/drops"
 	"concord/internal/entropy/pace"
 	"concord/internal/rpc"
 )
@@ -30,7 +31,7 @@ const silence = 2 * time.Minute
 type Server struct {
 	rpc.UnimplementedShardsServer
 
-	Store *tsdb.Store
+	Store *drops.Store
 	Pool  *rpc.Pool
 	Begun func(shard uint64) error // notes that the copy may lack points; nil for none
 	// Doubted notes that a copy of which this node is an owner may lack points, and why; nil for none.
@@ -73,7 +74,7 @@ func (s *Server) Export(r *rpc.ExportRequest, stream grpc.ServerStreamingServer[
 		return err
 	}
 	w := &writer{send: func(b []byte) error { return stream.Send(&rpc.ExportChunk{Data: b}) }}
-	if err := Export(s.Store, r.ShardId, Range{r.Start, r.End}, w); err != nil {
+	if err := Export(s.Store.Store, r.ShardId, Range{r.Start, r.End}, w); err != nil {
 		return status.Error(codes.Internal, err.Error())
 	}
 	return stream.Send(&rpc.ExportChunk{Last: true, Bytes: w.bytes, Checksum: w.sum})
@@ -89,7 +90,7 @@ func (s *Server) Import(stream grpc.ClientStreamingServer[rpc.ImportChunk, rpc.I
 		return err
 	}
 	r := &reader{recv: func() (chunk, error) { return stream.Recv() }}
-	if err := Import(s.Store, head.Database, head.RetentionPolicy, head.ShardId, r); err != nil {
+	if err := Import(s.Store.Store, head.Database, head.RetentionPolicy, head.ShardId, r); err != nil {
 		return status.Error(codes.Internal, err.Error())
 	}
 	return stream.SendAndClose(&rpc.ImportResponse{})
@@ -190,7 +191,7 @@ func (s *Server) fetchOnce(ctx context.Context, c *copying, r *rpc.CopyRequest) 
 		c.current.Add(int64(len(m.Data)))
 		return m, err
 	}}
-	if err := Import(s.Store, r.Database, r.RetentionPolicy, r.ShardId, in); err != nil {
+	if err := Import(s.Store.Store, r.Database, r.RetentionPolicy, r.ShardId, in); err != nil {
 		if cause := context.Cause(sctx); cause != nil {
 			err = cause
 		}

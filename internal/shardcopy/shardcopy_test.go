@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/drops"
 	"concord/internal/rpc"
 )
 
@@ -115,7 +116,7 @@ func TestDeletesAreCarriedOutOnTheFilesThatLeave(t *testing.T) {
 func TestShardThatWasIdleCanBeRead(t *testing.T) {
 	t.Parallel()
 	for name, read := range map[string]func(*Server) error{
-		"export": func(s *Server) error { return Export(s.Store, 7, Range{}, io.Discard) },
+		"export": func(s *Server) error { return Export(s.Store.Store, 7, Range{}, io.Discard) },
 		"describe": func(s *Server) error {
 			about, err := s.Describe(t.Context(), &rpc.DescribeRequest{ShardIds: []uint64{7}, Flush: true})
 			if err == nil && about.Shards[0].NotWhole != "" {
@@ -125,11 +126,11 @@ func TestShardThatWasIdleCanBeRead(t *testing.T) {
 		},
 	} {
 		s := newServer(t)
-		mustWrite(t, s.Store, 7, "m v=1 1")
-		if err := flush(s.Store, 7); err != nil {
+		mustWrite(t, s.Store.Store, 7, "m v=1 1")
+		if err := flush(s.Store.Store, 7); err != nil {
 			t.Fatal(err)
 		}
-		mustWrite(t, s.Store, 7, "m v=1 2")
+		mustWrite(t, s.Store.Store, 7, "m v=1 2")
 		if err := s.Store.Shard(7).Free(); err != nil { // the store had found it idle just before the write
 			t.Fatal(err)
 		}
@@ -224,7 +225,7 @@ func newServer(t *testing.T) *Server {
 	t.Helper()
 	pool := &rpc.Pool{}
 	t.Cleanup(func() { pool.Close() })
-	return &Server{Store: mustStore(t), Pool: pool, Log: zap.NewNop()}
+	return &Server{Store: drops.New(mustStore(t), nil), Pool: pool, Log: zap.NewNop()}
 }
 
 func TestKilledCopyStaysKilled(t *testing.T) {
@@ -289,7 +290,7 @@ func TestTornAndDamagedStreamsLeaveNothing(t *testing.T) {
 func TestCopyBeginsAnewAfterADelete(t *testing.T) {
 	t.Parallel()
 	src := newServer(t)
-	mustWrite(t, src.Store, 7, "m,host=a v=1 1")
+	mustWrite(t, src.Store.Store, 7, "m,host=a v=1 1")
 	addr := mustServe(t, src)
 	dst := newServer(t)
 	asked := 0
@@ -303,8 +304,8 @@ func TestCopyBeginsAnewAfterADelete(t *testing.T) {
 		&rpc.CopyRequest{ShardId: 7, Database: "db", RetentionPolicy: "rp", Source: addr}); err != nil {
 		t.Fatal(err)
 	}
-	if began != 2 || series(t, dst.Store, 7) != 1 {
-		t.Errorf("%d attempts, %d series", began, series(t, dst.Store, 7))
+	if began != 2 || series(t, dst.Store.Store, 7) != 1 {
+		t.Errorf("%d attempts, %d series", began, series(t, dst.Store.Store, 7))
 	}
 	asked = 0
 	dst.Deletes = func(uint64) uint64 { asked++; return uint64(asked) }

@@ -43,11 +43,11 @@ const NotOpen = "not open"
 func (s *Server) describe(id uint64, flushFirst bool) *rpc.ShardDescription {
 	var err error
 	if flushFirst {
-		err = flush(s.Store, id)
+		err = flush(s.Store.Store, id)
 	}
 	d := &rpc.ShardDescription{ShardId: id}
 	if err == nil {
-		d, err = Describe(s.Store, id)
+		d, err = Describe(s.Store.Store, id)
 	}
 	if err != nil {
 		return &rpc.ShardDescription{ShardId: id, Exists: true, State: Unreadable, NotWhole: err.Error()}

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/cluster"
+	"concord/internal/drops"
 	"concord/internal/entropy"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/fieldindex"
@@ -26,7 +27,7 @@ import (
 
 // Deps is what the copies of a node need of it. All of it must be set, but for what has a remark.
 type Deps struct {
-	Store *tsdb.Store
+	Store *drops.Store
 	Key   func() uint64 // the cluster's ID, with which hashes are keyed
 	Beginnings
 	Shards     patch.Store // takes the points of repairs

@@ -18,6 +18,7 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/copystate"
+	"concord/internal/drops"
 	"concord/internal/entropy"
 	"concord/internal/entropy/entropytest"
 	"concord/internal/entropy/pace"
@@ -39,7 +40,7 @@ func mustStore(t *testing.T) *tsdb.Store {
 func mustDeps(t *testing.T, store *tsdb.Store) Deps {
 	t.Helper()
 	return Deps{
-		Store: store, Shards: store, Key: func() uint64 { return 1 }, Deletes: entropytest.NoDeletes{},
+		Store: drops.New(store, nil), Shards: store, Key: func() uint64 { return 1 }, Deletes: entropytest.NoDeletes{},
 		Beginnings: Beginnings{NewMemory(store, t.TempDir(), zap.NewNop()), entropytest.NoCopies{}},
 		HoldWrites: func(uint64) func() { return func() {} },
 		Disk:       Disk{Dir: store.Path()}, Limit: pace.NewLimit(0), Log: zap.NewNop(),

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/stats"
 
 	"concord/internal/cluster"
+	"concord/internal/drops"
 	"concord/internal/entropy"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/entropytest"
@@ -140,12 +141,13 @@ func newOwnersWith(t testing.TB, n, shards int, prepare func(o *owners, dirs []s
 		rate := pace.NewLimit(0)
 		beginnings := local.Beginnings{Memory: local.NewMemory(s, dir, zap.NewNop()), Copies: entropytest.NoCopies{}}
 		ln := mustCount(t)
+		dropping := drops.New(s, nil)
 		shards := &shardcopy.Server{
-			Store: s, Pool: pool, Begun: beginnings.Copied, Dir: filepath.Join(dir, "incoming"), Log: zap.NewNop(),
+			Store: dropping, Pool: pool, Begun: beginnings.Copied, Dir: filepath.Join(dir, "incoming"), Log: zap.NewNop(),
 			CheckDisk: func(bytes int64) error { return o.copies[i].Disk.Check(bytes) },
 		}
 		copies := local.New(local.Deps{
-			Store: s, Shards: s, Key: func() uint64 { return 42 }, Beginnings: beginnings,
+			Store: dropping, Shards: s, Key: func() uint64 { return 42 }, Beginnings: beginnings,
 			Deletes: entropytest.NoDeletes{},
 			Order:   noVersions{}, Files: shards.FillFrom, HoldWrites: func(uint64) func() { return func() {} },
 			Disk: local.Disk{Dir: s.Path()}, Limit: rate, Log: zap.NewNop(),

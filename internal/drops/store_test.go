@@ -1,0 +1,128 @@
+package drops
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb"
+	_ "github.com/influxdata/influxdb/tsdb/engine" // registers the tsm1 engine
+	_ "github.com/influxdata/influxdb/tsdb/index"  // registers the indexes
+	"go.uber.org/zap"
+
+	"concord/internal/writecache"
+)
+
+// The process ended in the engine when a database or a policy went away while one of its shards was being removed.
+func TestDatabaseIsNotRemovedWhileAShardOfItIs(t *testing.T) {
+	t.Parallel()
+	for what, remove := range map[string]func(*Store) error{
+		"the database": func(s *Store) error { return s.DeleteDatabase("db") },
+		"its policy": func(s *Store) error {
+			if err := s.DeleteRetentionPolicy("db", "rp"); err != nil {
+				return err
+			}
+			return s.DeleteDatabase("db")
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			s := mustStore(t, tsdb.TSI1IndexName)
+			for id := range uint64(6) {
+				if err := s.CreateShard("db", "rp", id, true); err != nil {
+					t.Fatal(err)
+				}
+				var points []models.Point // whose series take a while to remove
+				for i := range 5000 {
+					points = append(points, point(fmt.Sprint(i)))
+				}
+				if err := s.WriteToShard(tsdb.WriteContext{}, id, points); err != nil {
+					t.Fatal(err)
+				}
+				removed := make(chan error, 1)
+				go func() { removed <- s.DeleteShard(id) }()
+				for s.Shard(id) != nil {
+					runtime.Gosched()
+				}
+				if err := errors.Join(remove(s.Store), <-removed); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
+// The index in memory and the shard waited for each other, and everything for the store.
+func TestShardIsRemovedWhileItIsWrittenTo(t *testing.T) {
+	t.Parallel()
+	s := mustStore(t, tsdb.InmemIndexName)
+	for id := range uint64(3) {
+		if err := s.CreateShard("db", "rp", id, true); err != nil {
+			t.Fatal(err)
+		}
+		series := 0
+		write := func(n int) error {
+			var points []models.Point
+			for range n {
+				series++
+				points = append(points, point(fmt.Sprint(series)))
+			}
+			return s.writes.WriteToShard(tsdb.WriteContext{}, id, points)
+		}
+		if err := write(2000); err != nil {
+			t.Fatal(err)
+		}
+		written := make(chan error, 1)
+		go func() {
+			for {
+				if err := write(10); err != nil {
+					written <- err
+					return
+				}
+			}
+		}()
+		removed := make(chan error, 1)
+		go func() { removed <- s.DeleteShard(id) }()
+		select {
+		case err := <-removed:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("the shard is not removed")
+		}
+		if err := <-written; !errors.Is(err, tsdb.ErrShardNotFound) {
+			t.Errorf("the last write ends with %v", err)
+		}
+	}
+}
+
+func point(series string) models.Point {
+	return models.MustNewPoint("m", models.NewTags(map[string]string{"s": series}), models.Fields{"v": 1.0}, time.Unix(0, 1))
+}
+
+// written is a store, and the writes to it.
+type written struct {
+	*Store
+	writes *writecache.Store
+}
+
+func mustStore(t *testing.T, index string) written {
+	t.Helper()
+	dir := t.TempDir()
+	s := tsdb.NewStore(filepath.Join(dir, "data"))
+	s.EngineOptions.Config = tsdb.NewConfig()
+	s.EngineOptions.Config.Dir, s.EngineOptions.Config.WALDir = s.Path(), filepath.Join(dir, "wal")
+	s.EngineOptions.IndexVersion = index
+	if err := s.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	writes := writecache.Wrap(s, zap.NewNop())
+	t.Cleanup(func() { writes.Close() })
+	return written{New(s, writes.Hold), writes}
+}
