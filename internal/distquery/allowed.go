@@ -147,10 +147,35 @@ func namesOf(sh *tsdb.Shard, mm *influxql.Measurement) []string {
 	return []string{mm.Name}
 }
 
+// mostFields is how many fields a measurement has in one of the shards at most, or all measurements of a regular
+// expression together.
+func mostFields(store *tsdb.Store, ids []uint64, mm *influxql.Measurement) (most int64) {
+	for _, sh := range store.Shards(ids) {
+		engine, err := sh.Engine()
+		if err != nil {
+			continue // who reads its fields says so
+		}
+		n := 0
+		for _, name := range namesOf(sh, mm) {
+			if fields := engine.MeasurementFieldSet().FieldsByString(name); fields != nil {
+				n += fields.FieldN()
+			}
+		}
+		most = max(most, int64(n))
+	}
+	return most
+}
+
 // dimensionsOf are the fields and tags of a measurement in shards of this node that the user may see.
 func dimensionsOf(
 	ctx context.Context, store *tsdb.Store, ids []uint64, mm *influxql.Measurement, allowed *restrict.Filter,
 ) (map[string]influxql.DataType, map[string]struct{}, error) {
+	share := budget.Of(ctx)
+	maps := costOfMaps * mostFields(store, ids, mm)
+	defer share.Grow(-maps)
+	if err := share.Grow(maps); err != nil {
+		return nil, nil, overBudget(err)
+	}
 	if allowed == nil || mm.SystemIterator != "" {
 		return localShards(store, ids, mm).FieldDimensions(mm)
 	}

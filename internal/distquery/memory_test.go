@@ -3,14 +3,18 @@ package distquery
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/influxdata/influxdb/coordinator"
+	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxdb/services/storage"
 	"github.com/influxdata/influxdb/storage/reads/datatypes"
+	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -113,6 +117,42 @@ func TestQueriesThatNeedTooMuchMemoryEnd(t *testing.T) {
 		opt.NodeID = requests.Add(streamed)
 		if got, want := n.run(t, text, opt), c.plain.run(t, text, opt); got != want {
 			t.Errorf("%s\nanswers\n%.300s\nwant\n%.300s", text, got, want)
+		}
+	}
+}
+
+// The engine collects the fields of a measurement in several maps. They are counted before.
+func TestFieldsAreCountedBeforeTheyAreCollected(t *testing.T) {
+	t.Parallel()
+	const fields = 1000
+	store := mustStore(t, tsdb.TSI1IndexName)
+	if err := store.CreateShard(db, policy, 1, true); err != nil {
+		t.Fatal(err)
+	}
+	var wide strings.Builder
+	for i := range fields {
+		fmt.Fprintf(&wide, "%cf%d=1", " ,"[min(i, 1)], i)
+	}
+	points, err := models.ParsePointsString("wide" + wide.String() + " 1")
+	if err == nil {
+		err = store.WriteToShard(tsdb.WriteContext{}, 1, points)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mm := range []*influxql.Measurement{
+		{Name: "wide"}, {Regex: &influxql.RegexLiteral{Val: regexp.MustCompile("w.*")}},
+	} {
+		for most, want := range map[int64]int{costOfMaps*fields - 1: 0, costOfMaps * fields: fields} {
+			share := budget.New(most).Open()
+			defer share.Close()
+			got, _, err := dimensionsOf(budget.With(t.Context(), share), store, []uint64{1}, mm, nil)
+			if len(got) != want || (err != nil) != (want == 0) {
+				t.Errorf("%s: with %d bytes: %d fields, %v", mm, most, len(got), err)
+			}
+			if held := share.Held(); held != 0 {
+				t.Errorf("%s: with %d bytes: %d are still held", mm, most, held)
+			}
 		}
 	}
 }

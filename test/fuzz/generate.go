@@ -59,7 +59,7 @@ func known() []request {
 	}
 	var wide bytes.Buffer
 	wide.WriteString("wide ")
-	for i := range 600_000 {
+	for i := range 1_000_000 {
 		fmt.Fprintf(&wide, "f%d=1,", i)
 	}
 	wide.WriteString("last=1 1700000000000000000")
