@@ -23,20 +23,11 @@ import (
 func TestNodesAreLost(t *testing.T) {
 	t.Parallel()
 	c := newMetaCluster(t, process.Options{Meta: 3, Data: 3})
-	for _, story := range []struct {
-		name string
-		run  func(*metaCluster, *testing.T)
-	}{
+	tell(t, c, []story[*metaCluster]{
 		{"the node that runs continuous queries is killed", (*metaCluster).killRunner},
 		{"a meta node loses its log while another one is away", (*metaCluster).loseLog},
 		{"the log of a meta node is damaged", (*metaCluster).damageLog},
-	} {
-		began := time.Now()
-		if !t.Run(story.name, func(t *testing.T) { story.run(c, t) }) {
-			return
-		}
-		t.Logf("%v: %s", time.Since(began).Round(time.Millisecond), story.name)
-	}
+	})
 }
 
 // killRunner kills the data node that runs a continuous query with windows of a second. Another one goes on from where
