@@ -44,7 +44,7 @@ test: ## run the tests
 e2e: ## run the stories on separate processes: a killed replica, an operator's day, forty steps of one who comes from Enterprise; PEER is a checkout of influxdb-cluster, which is adopted
 	$(GO) test -tags e2e -count=1 -parallel 4 ./test/e2e/ $(if $(PEER),-peer $(abspath $(PEER)))
 
-e2e-clocks: ## run the stories of wrong clocks; the first time, all of Go's library is compiled anew for them, which takes minutes
+e2e-clocks: ## run the stories of wrong clocks; the first time, all of Go's library is compiled anew for them
 	$(GO) test -tags e2e -count=1 -timeout 30m -run TestWrongClock -v ./test/e2e/ -clocks
 
 ADOPT_POINTS ?= 5000000

@@ -202,7 +202,8 @@ func (c *metaCluster) dropAndCreate(t *testing.T) {
 			for i := 0; ctx.Err() == nil; i++ {
 				week := -time.Duration(i/20*4+w+1) * 7 * 24 * time.Hour // of a new shard now and then
 				line := fmt.Appendf(nil, "busy,w=%d v=1 %d", w, week+time.Duration(i))
-				if err := c.Data[w%len(c.Data)].Client().Write(ctx, "db", "quorum", line); err != nil && ctx.Err() == nil {
+				err := c.Data[w%len(c.Data)].Client().Write(ctx, "db", "quorum", line)
+				if err != nil && ctx.Err() == nil {
 					t.Errorf("a writer beside it: %v", err)
 				}
 				select {

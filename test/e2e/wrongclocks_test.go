@@ -17,7 +17,7 @@ import (
 )
 
 var clocksFlag = flag.Bool("clocks", false,
-	"run the stories of wrong clocks: to move them, all of Go's library is compiled anew, which takes minutes the first time")
+	"run the stories of wrong clocks: to move them, all of Go's library is compiled anew, for minutes the first time")
 
 const (
 	hoursAhead = 20 * time.Hour // by which versions of writes may be ahead
@@ -229,8 +229,10 @@ func (c *clockCluster) checkNames(t *testing.T, ahead string) {
 	var shown string
 	if !process.Poll(10*time.Second, func() bool {
 		shown = c.Ctl("show")
-		return regexp.MustCompile(`The clock of data node \d+, `+c.ahead.TCP+`, is `+ahead+`\d+s ahead of`).MatchString(shown) &&
-			regexp.MustCompile(`The clock of data node \d+, `+c.behind.TCP+`, is (1h0m|59m5)\d+s behind`).MatchString(shown) &&
+		names := func(n *process.Node, how string) bool {
+			return regexp.MustCompile(`The clock of data node \d+, ` + n.TCP + `, is ` + how).MatchString(shown)
+		}
+		return names(c.ahead, ahead+`\d+s ahead of`) && names(c.behind, `(1h0m|59m5)\d+s behind`) &&
 			strings.Count(shown, "The clock of") == 2
 	}) {
 		t.Errorf("influxd-ctl show does not name the two wrong clocks:\n%s", shown)
