@@ -3,7 +3,7 @@ GO      ?= go
 TOOL     = $(GO) tool -modfile=tools/go.mod
 export CGO_ENABLED = 0
 
-.PHONY: help build packages release image charts test-packages test e2e adopt browser upgrade campaign campaign-entropy campaign-reads campaign-http short-campaigns confirm trial compare race lint man bench bench-entropy bench-peer bench-series fuzz nightly proto
+.PHONY: help build packages release image charts test-packages test e2e e2e-clocks adopt browser upgrade campaign campaign-entropy campaign-reads campaign-http short-campaigns confirm trial compare race lint man bench bench-entropy bench-peer bench-series fuzz nightly proto
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ test: ## run the tests
 
 e2e: ## run the stories on separate processes: a killed replica, an operator's day, forty steps of one who comes from Enterprise; PEER is a checkout of influxdb-cluster, which is adopted
 	$(GO) test -tags e2e -count=1 -parallel 4 ./test/e2e/ $(if $(PEER),-peer $(abspath $(PEER)))
+
+e2e-clocks: ## run the stories of wrong clocks; the first time, all of Go's library is compiled anew for them
+	$(GO) test -tags e2e -count=1 -timeout 30m -run TestWrongClock -v ./test/e2e/ -clocks
 
 ADOPT_POINTS ?= 5000000
 adopt: ## adopt a plain server with ADOPT_POINTS points, copy all of it, and lose the adopted node

@@ -12,6 +12,8 @@ import (
 
 	"github.com/influxdata/influxdb/models"
 	"go.uber.org/zap"
+
+	"concord/internal/trust"
 )
 
 // Limit is by how much two clocks may differ without a warning.
@@ -31,6 +33,16 @@ type Skew struct {
 func Measure(sent time.Time, clock int64) (s Skew, ok bool) {
 	half := time.Since(sent) / 2
 	return Skew{By: time.Unix(0, clock).Sub(sent.Add(half)), Margin: half}, clock != 0
+}
+
+// Ask is Measure of a node that answered with its clock or with an error. The error counts when the node refuses the
+// call because its clock is ahead.
+func Ask(sent time.Time, clock int64, err error) (s Skew, ok bool) {
+	if err != nil {
+		s.By, s.Margin, ok = trust.AheadBy(err)
+		return s, ok
+	}
+	return Measure(sent, clock)
 }
 
 // Off reports whether the clocks differ by more than Limit for certain.

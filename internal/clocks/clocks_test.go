@@ -1,6 +1,8 @@
 package clocks
 
 import (
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -8,6 +10,8 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"concord/internal/trust"
 )
 
 func TestHalfOfTheRoundTripIsNoSkew(t *testing.T) {
@@ -89,5 +93,24 @@ func TestClockIsLoggedOncePerChange(t *testing.T) {
 	now = now.Add(kept + 1)
 	if s := w.Statistics(nil); len(s) != 0 {
 		t.Errorf("a node that was not observed for long is still there: %v", s)
+	}
+}
+
+func TestNodeThatRefusesBecauseOfItsClockIsOff(t *testing.T) {
+	t.Parallel()
+	const secret = trust.Secret("s3cret")
+	ended, err := secret.Token(-time.Hour) // for a node that is an hour ahead, and a minute
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusal := fmt.Errorf("node a:1: %w", secret.Verify(ended))
+	if s, ok := Ask(time.Now(), 0, refusal); !ok || !s.Off() || (s.By-time.Hour).Abs() > 2*time.Minute {
+		t.Errorf("%+v, %v", s, ok)
+	}
+	if s, ok := Ask(time.Now(), 0, errors.New("away")); ok {
+		t.Errorf("a node that is away: %+v", s)
+	}
+	if s, ok := Ask(time.Now(), time.Now().UnixNano(), nil); !ok || s.Off() {
+		t.Errorf("a node that answers: %+v, %v", s, ok)
 	}
 }

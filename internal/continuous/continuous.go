@@ -21,7 +21,7 @@ import (
 const (
 	leaseName = "continuous_querier"
 	noteEvery = time.Minute
-	// patience is for how long a query that runs may go on when the node stops. It may wait for minutes for whole copies.
+	// patience is for how long a query that runs may go on when the node stops. It may wait minutes for whole copies.
 	patience = 3 * time.Second
 	// resumeWithin is how long ago a query may have run for another node to go on from there: one query covers it all.
 	resumeWithin = 24 * time.Hour

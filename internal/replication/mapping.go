@@ -13,8 +13,8 @@ import (
 )
 
 // mapShards returns which points go to which shards. It maps as the engine does, with two differences. What a policy
-// takes is decided by the clock of the meta nodes' leader: by that clock shard groups expire, and a node whose own clock
-// is wrong would refuse points that all others take. And it does not allocate for each point.
+// takes is decided by the clock of the meta nodes' leader: by that clock shard groups expire, and a node whose own
+// clock is wrong would refuse points that all others take. And it does not allocate for each point.
 func (w *Writer) mapShards(r *coordinator.WritePointsRequest) (*coordinator.ShardMapping, error) {
 	policy, err := w.Meta.RetentionPolicy(r.Database, r.RetentionPolicy)
 	if err != nil {

@@ -40,7 +40,8 @@ func TestPointsAreMappedAsTheEngineDoes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		now := time.Now().Truncate(time.Hour)
 		meta := &groups{
-			Member: replicationtest.Member{Meta: &replicationtest.Meta{}}, policy: emeta.RetentionPolicyInfo{Name: policy},
+			Member: replicationtest.Member{Meta: &replicationtest.Meta{}},
+			policy: emeta.RetentionPolicyInfo{Name: policy},
 		}
 		if rapid.Bool().Draw(t, "expires") {
 			meta.policy.Duration = 3 * time.Hour
@@ -123,7 +124,8 @@ func TestClockOfTheLeaderDecidesWhatAPolicyTakes(t *testing.T) {
 			for _, d := range after {
 				points = append(points, models.MustNewPoint("cpu", nil, models.Fields{"v": 1.0}, leader.Add(d)))
 			}
-			m, err := w.mapShards(&coordinator.WritePointsRequest{Database: db, RetentionPolicy: policy, Points: points})
+			request := &coordinator.WritePointsRequest{Database: db, RetentionPolicy: policy, Points: points}
+			m, err := w.mapShards(request)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -140,7 +142,8 @@ func TestClockOfTheLeaderDecidesWhatAPolicyTakes(t *testing.T) {
 		} {
 			meta.policy.PastWriteLimit, meta.policy.FutureWriteLimit = c.past, c.future
 			if got := taken(c.at); got != c.want {
-				t.Errorf("leader at %v, write window -%v to %v: a point at %v is taken: %v", off, c.past, c.future, c.at, got)
+				t.Errorf("leader at %v, write window -%v to %v: a point at %v is taken: %v",
+					off, c.past, c.future, c.at, got)
 			}
 		}
 		// The points that no shard group is made for do not count against the limit of new ones.

@@ -23,20 +23,11 @@ import (
 func TestNodesAreLost(t *testing.T) {
 	t.Parallel()
 	c := newMetaCluster(t, process.Options{Meta: 3, Data: 3})
-	for _, story := range []struct {
-		name string
-		run  func(*metaCluster, *testing.T)
-	}{
+	tell(t, c, []story[*metaCluster]{
 		{"the node that runs continuous queries is killed", (*metaCluster).killRunner},
 		{"a meta node loses its log while another one is away", (*metaCluster).loseLog},
 		{"the log of a meta node is damaged", (*metaCluster).damageLog},
-	} {
-		began := time.Now()
-		if !t.Run(story.name, func(t *testing.T) { story.run(c, t) }) {
-			return
-		}
-		t.Logf("%v: %s", time.Since(began).Round(time.Millisecond), story.name)
-	}
+	})
 }
 
 // killRunner kills the data node that runs a continuous query with windows of a second. Another one goes on from where
@@ -54,7 +45,9 @@ func (c *metaCluster) killRunner(t *testing.T) {
 		`CREATE CONTINUOUS QUERY cq ON db BEGIN SELECT sum(v) INTO sums FROM m GROUP BY time(1s) END`)
 	var runners []*process.Node
 	c.Await("the continuous query runs", func() bool {
-		runners = slices.DeleteFunc(slices.Clone(c.Data), func(n *process.Node) bool { return continuousRuns(t, n) == 0 })
+		runners = slices.DeleteFunc(slices.Clone(c.Data), func(n *process.Node) bool {
+			return continuousRuns(t, n) == 0
+		})
 		return len(runners) > 0
 	})
 	runner := runners[0]
@@ -80,7 +73,8 @@ func (c *metaCluster) killRunner(t *testing.T) {
 	})
 	for i, row := range rows {
 		if i > 0 && timeOf(t, row).Sub(timeOf(t, rows[i-1])) != time.Second {
-			t.Errorf("no window between %s and %s: the node was killed at %s", timeOf(t, rows[i-1]), timeOf(t, row), killed)
+			t.Errorf("no window between %s and %s: the node was killed at %s",
+				timeOf(t, rows[i-1]), timeOf(t, row), killed)
 		}
 		// Windows are computed when they have ended.
 		if fmt.Sprint(row[1]) != "4" {
@@ -195,7 +189,10 @@ func (c *metaCluster) loseLog(t *testing.T) {
 	away.Start()
 	c.Await("all meta nodes agree", func() bool {
 		now = c.awaitLeader(t, c.Meta...)
-		return !slices.ContainsFunc(c.Meta, func(n *process.Node) bool { r, ok := raft(n); return !ok || r.Leader != now.TCP })
+		return !slices.ContainsFunc(c.Meta, func(n *process.Node) bool {
+			r, ok := raft(n)
+			return !ok || r.Leader != now.TCP
+		})
 	})
 }
 
@@ -221,7 +218,9 @@ func endedWith(t *testing.T, n *process.Node, offset int) string {
 	if strings.Contains(log, "goroutine ") || strings.Contains(log, "panic") {
 		t.Errorf("%s ended with a trace of Go:\n%s", n.Name, log)
 	}
-	lines := slices.DeleteFunc(strings.Split(log, "\n"), func(l string) bool { return !strings.HasPrefix(l, "influxd-meta: ") })
+	lines := slices.DeleteFunc(strings.Split(log, "\n"), func(l string) bool {
+		return !strings.HasPrefix(l, "influxd-meta: ")
+	})
 	if len(lines) != 1 {
 		t.Errorf("%s says %d lines of why it ended:\n%s", n.Name, len(lines), log)
 	}
@@ -260,7 +259,8 @@ func (c *metaCluster) damageLog(t *testing.T) {
 			continue
 		}
 		refused++
-		if said := endedWith(t, n, before); !strings.Contains(said, "damaged") || !strings.Contains(said, "add this node again") {
+		said := endedWith(t, n, before)
+		if !strings.Contains(said, "damaged") || !strings.Contains(said, "add this node again") {
 			t.Errorf("seed %d, offset %d of %d: it says %q", seed, at, len(whole), said)
 		}
 	}

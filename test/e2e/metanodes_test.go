@@ -162,21 +162,30 @@ func (c *metaCluster) restart(t *testing.T, nodes ...*process.Node) {
 func TestMetaNodesHangAndLeave(t *testing.T) {
 	t.Parallel()
 	c := newMetaCluster(t, process.Options{Meta: 3, Data: 3})
-	for _, story := range []struct {
-		name string
-		run  func(*metaCluster, *testing.T)
-	}{
+	tell(t, c, []story[*metaCluster]{
 		{"a database is dropped at one node and made at the next", (*metaCluster).dropAndCreate},
 		{"the leader hangs", (*metaCluster).hangLeader},
 		{"the follower that is asked first hangs", (*metaCluster).hangFirst},
 		{"the meta node that data nodes follow is removed", (*metaCluster).removeFollowed},
 		{"the leader is removed", (*metaCluster).removeLeader},
-	} {
+	})
+}
+
+// story is a step of what happens to a cluster.
+type story[C any] struct {
+	name string
+	run  func(C, *testing.T)
+}
+
+// tell runs stories, each on what those before it left, and logs how long each took.
+func tell[C any](t *testing.T, c C, stories []story[C]) {
+	t.Helper()
+	for _, s := range stories {
 		began := time.Now()
-		if !t.Run(story.name, func(t *testing.T) { story.run(c, t) }) {
+		if !t.Run(s.name, func(t *testing.T) { s.run(c, t) }) {
 			return
 		}
-		t.Logf("%v: %s", time.Since(began).Round(time.Millisecond), story.name)
+		t.Logf("%v: %s", time.Since(began).Round(time.Millisecond), s.name)
 	}
 }
 
@@ -193,7 +202,8 @@ func (c *metaCluster) dropAndCreate(t *testing.T) {
 			for i := 0; ctx.Err() == nil; i++ {
 				week := -time.Duration(i/20*4+w+1) * 7 * 24 * time.Hour // of a new shard now and then
 				line := fmt.Appendf(nil, "busy,w=%d v=1 %d", w, week+time.Duration(i))
-				if err := c.Data[w%len(c.Data)].Client().Write(ctx, "db", "quorum", line); err != nil && ctx.Err() == nil {
+				err := c.Data[w%len(c.Data)].Client().Write(ctx, "db", "quorum", line)
+				if err != nil && ctx.Err() == nil {
 					t.Errorf("a writer beside it: %v", err)
 				}
 				select {

@@ -9,7 +9,6 @@ import (
 	"concord/internal/clocks"
 	"concord/internal/cluster"
 	"concord/internal/meta/wire"
-	"concord/internal/trust"
 )
 
 // clockTimeout bounds how long GET /show-cluster waits for the clocks of nodes.
@@ -63,10 +62,7 @@ func (c *clockReader) read(ctx context.Context, m wire.Members) {
 		wg.Go(func() {
 			sent := time.Now()
 			at, err := clock()
-			skew, ok := clocks.Measure(sent, at)
-			if err != nil { // it may refuse this node because of its clock
-				skew.By, skew.Margin, ok = trust.AheadBy(err)
-			}
+			skew, ok := clocks.Ask(sent, at, err)
 			if !ok {
 				return
 			}
