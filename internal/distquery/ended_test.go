@@ -76,6 +76,18 @@ func TestStatementThatMayHaveEndedAnOwnerIsGivenToNoOther(t *testing.T) {
 			}
 		})
 	}
+	t.Run("as a continuous query runs it", func(t *testing.T) {
+		t.Parallel()
+		c, died := ends(t, scarce)
+		n, _ := c.executing(t, c.nodes[3], newPool(t), 1<<30, &budget.Requests{})
+		n.mapper.Whole.Heard = scarce
+		var err error
+		n.results(t, "SELECT first(v), percentile(v, 5) INTO copy FROM cpu", query.ExecutionOptions{},
+			func(r *query.Result) { err = errors.Join(err, r.Err) })
+		if died.Load() != 1 || !errors.Is(err, ErrOwnerEnded) {
+			t.Errorf("%d nodes ended: %v", died.Load(), err)
+		}
+	})
 	t.Run("a read of Prometheus", func(t *testing.T) {
 		t.Parallel()
 		c, died := ends(t, scarce)
