@@ -26,7 +26,7 @@ import (
 //     another owner is asked.
 //   - The second connection that ends also ends the statement. It may be something else in the statement that ends
 //     processes, and memory says nothing about that.
-//   - An error that a node sent is no such end.
+//   - An error that a node sent is no such end. A node that stops in order sends one (rpc.Stopping).
 //
 // All of it holds for a whole statement, of whatever measurements and policies, and for a read of Prometheus.
 
@@ -119,9 +119,11 @@ func (b *breaks) seen() bool {
 	return len(b.nodes) > 0
 }
 
-// brokeOff reports whether a connection ended while a node answered. A node that could not be reached did not.
+// brokeOff reports whether a connection ended while a node answered. It did not where a node could not be reached, or
+// had said that it stops.
 func brokeOff(err error) bool {
-	return status.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "error reading from server")
+	return status.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "error reading from server") &&
+		!strings.Contains(err.Error(), "received prior goaway: code: NO_ERROR")
 }
 
 // fellSilent reports whether a node said nothing more while it answered.
