@@ -5,6 +5,7 @@
 package continuous
 
 import (
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/cluster"
+	"concord/internal/distquery"
 )
 
 const (
@@ -48,6 +50,7 @@ type Service struct {
 
 	engine *continuous_querier.Service // knows when each query is due; nil without the lease
 	ran    map[cluster.ContinuousQuery]time.Time
+	rests  map[cluster.ContinuousQuery]rest
 	noted  time.Time // when ran was last recorded
 
 	ok, failed atomic.Int64
@@ -190,9 +193,42 @@ func (s *Service) resume(queries []continuousQuery, now time.Time) {
 	}
 }
 
+// rest is for how long a query does not run.
+type rest struct {
+	query string // its text
+	until time.Time
+	pause time.Duration // that it has now, and twice as long the next time
+}
+
+// How long a query rests that may be why a data node ended. Each run may end another one.
+const (
+	firstRest = 10 * time.Minute
+	mostRest  = 24 * time.Hour
+)
+
 // execute runs a query if it is due at now, and reports whether it did.
 func (s *Service) execute(q continuousQuery, now time.Time) bool {
+	r, rested := s.rests[q.name()]
+	if rested = rested && r.query == q.cq.Query; rested && now.Before(r.until) {
+		return false
+	}
 	ran, err := s.engine.ExecuteContinuousQuery(q.db, q.cq, now)
+	switch {
+	case errors.Is(err, distquery.ErrOwnerEnded):
+		if !rested {
+			r = rest{query: q.cq.Query}
+		}
+		r.pause = min(max(firstRest, 2*r.pause), mostRest)
+		r.until = now.Add(r.pause)
+		if s.rests == nil {
+			s.rests = make(map[cluster.ContinuousQuery]rest)
+		}
+		s.rests[q.name()] = r
+		s.log.Warn("A continuous query rests: a data node may have ended because of it. Change the query, or give the "+
+			"data nodes more memory", zap.String("query", q.cq.Query), zap.Duration("for", r.pause), zap.Error(err))
+	case ran && err == nil:
+		delete(s.rests, q.name())
+	}
 	if err != nil {
 		s.log.Info("A continuous query failed", zap.String("query", q.cq.Query), zap.Error(err))
 		s.failed.Add(1)

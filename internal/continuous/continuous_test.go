@@ -13,6 +13,7 @@ import (
 	"github.com/influxdata/influxql"
 
 	"concord/internal/cluster"
+	"concord/internal/distquery"
 )
 
 // fakeMeta is the metadata with one clock, and one node that has the lease.
@@ -209,5 +210,38 @@ func TestQueryThatDoesNotEndIsEnded(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("it waits for the query")
+	}
+}
+
+// endsOwners is a cluster that no run of a query leaves as it was.
+type endsOwners struct{ runs int }
+
+func (e *endsOwners) ExecuteStatement(*query.ExecutionContext, influxql.Statement) error {
+	e.runs++
+	return fmt.Errorf("no other one is asked, for %w", distquery.ErrOwnerEnded)
+}
+
+// A query is run every ten seconds, and each run ends a data node.
+func TestQueryThatMayHaveEndedANodeRests(t *testing.T) {
+	m := newFakeMeta(t)
+	ends := &endsOwners{}
+	s := m.newNode(nil)
+	s.executor.StatementExecutor = ends
+	m.held = s
+	m.pass(9*time.Minute, s)
+	if ends.runs != 1 {
+		t.Errorf("%d runs in nine minutes", ends.runs)
+	}
+	m.pass(71*time.Minute, s) // it rests for 10, 20, 40 and 80 minutes
+	if ends.runs != 4 {
+		t.Errorf("%d runs in 80 minutes", ends.runs)
+	}
+	// Another query of that name does not rest, and one that ran begins anew.
+	m.must(t, cluster.DropContinuousQuery{Database: "db", Name: "cq"})
+	m.must(t, cluster.CreateContinuousQuery{Database: "db", Name: "cq",
+		Query: "CREATE CONTINUOUS QUERY cq ON db BEGIN SELECT max(v) INTO out FROM cpu GROUP BY time(10s) END"})
+	m.pass(time.Minute, s)
+	if ends.runs != 5 {
+		t.Errorf("another query does not run: %d runs", ends.runs)
 	}
 }

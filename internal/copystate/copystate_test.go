@@ -54,6 +54,7 @@ type node struct {
 	behind *cluster.State // the metadata that it has; nil for the newest
 
 	process  uint64
+	memory   time.Duration // for which it lasts
 	identity string
 	doubted  int // how often another node did not take it for what it says
 }
@@ -134,7 +135,8 @@ func (w *world) start(id uint64) {
 			Identity: func() (i string) { n.get(func() bool { i = n.identity; return true }); return i },
 			Doubt:    func() { n.get(func() bool { n.doubted++; return true }) },
 		},
-		Log: zap.NewNop(),
+		Memory: func() (d time.Duration) { n.get(func() bool { d = n.memory; return true }); return d },
+		Log:    zap.NewNop(),
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -51,7 +51,8 @@ func (n *Node) registerServices(s grpc.ServiceRegistrar, copies *local.Local, co
 // serveNodes answers other nodes.
 func (n *Node) serveNodes(copies *local.Local, control entropy.Control, shards *shardcopy.Server) {
 	guard := rpc.NewGuard(n.cfg.Meta.InternalSharedSecret)
-	options := slices.Concat(n.refuseTooOld(), n.refuseUnjoined(), rpc.CatchingUp(n.catchUp))
+	stopping := rpc.NewStopping()
+	options := slices.Concat(n.refuseTooOld(), n.refuseUnjoined(), rpc.CatchingUp(n.catchUp), stopping.Options())
 	s := rpc.NewServer(append(options, guard.Option(), n.served.Option())...)
 	n.registerServices(s, copies, control, shards)
 	ln, done := n.listener.forOneServer(), make(chan struct{})
@@ -61,7 +62,7 @@ func (n *Node) serveNodes(copies *local.Local, control entropy.Control, shards *
 			n.log.Error("Serving other nodes ended", zap.Error(err))
 		}
 	}()
-	n.onClose(func() error { s.Stop(); <-done; return nil })
+	n.onClose(func() error { stopping.Stop(s); <-done; return nil })
 }
 
 // engineService is a service of the engine.

@@ -26,7 +26,7 @@ import (
 //     another owner is asked.
 //   - The second connection that ends also ends the statement. It may be something else in the statement that ends
 //     processes, and memory says nothing about that.
-//   - An error that a node sent is no such end.
+//   - An error that a node sent is no such end. A node that stops in order sends one (rpc.Stopping).
 //
 // All of it holds for a whole statement, of whatever measurements and policies, and for a read of Prometheus.
 
@@ -44,6 +44,7 @@ const silentBefore = 3 * time.Second
 type breaks struct {
 	mu    sync.Mutex
 	nodes map[uint64]bool
+	final error // with which the statement ends; nil while it may go on
 }
 
 // fail passes a node over from now on. The error says that no other owner must be asked.
@@ -57,8 +58,8 @@ func (o *owned) fail(node uint64, err error) error {
 	}
 	o.breaks.mu.Lock()
 	defer o.breaks.mu.Unlock()
-	if o.breaks.nodes[node] {
-		return nil // another part of the statement noticed it, and when it did it was decided
+	if o.breaks.final != nil || o.breaks.nodes[node] {
+		return o.breaks.final // it was decided when another part of the statement noticed it
 	}
 	end := o.why(node, broke)
 	if end == awayBefore {
@@ -70,15 +71,14 @@ func (o *owned) fail(node uint64, err error) error {
 		}
 		o.breaks.nodes[node] = true
 	}
-	n := len(o.breaks.nodes)
-	switch {
+	switch n := len(o.breaks.nodes); {
 	case n >= maxBroken:
-		return fmt.Errorf("%d data nodes ended while they answered this query, and no other one is asked, for %w: %w",
+		o.breaks.final = fmt.Errorf("%d data nodes ended while they answered this query, and no other one is asked, for %w: %w",
 			n, ErrOwnerEnded, o.down[node])
 	case end == unknownEnd:
-		return fmt.Errorf("this query is given to no other data node, for %w: %w", ErrOwnerEnded, o.down[node])
+		o.breaks.final = fmt.Errorf("this query is given to no other data node, for %w: %w", ErrOwnerEnded, o.down[node])
 	}
-	return nil
+	return o.breaks.final
 }
 
 // end is why a node does not answer any more.
@@ -105,6 +105,13 @@ func (o *owned) why(node uint64, broke bool) end {
 	return unknownEnd // also when another process of the node answers now
 }
 
+// ended is the error with which the statement ends, nil while it may go on.
+func (b *breaks) ended() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.final
+}
+
 // seen reports whether a node ended while it answered the statement.
 func (b *breaks) seen() bool {
 	b.mu.Lock()
@@ -112,9 +119,11 @@ func (b *breaks) seen() bool {
 	return len(b.nodes) > 0
 }
 
-// brokeOff reports whether a connection ended while a node answered. A node that could not be reached did not.
+// brokeOff reports whether a connection ended while a node answered. It did not where a node could not be reached, or
+// had said that it stops.
 func brokeOff(err error) bool {
-	return status.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "error reading from server")
+	return status.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "error reading from server") &&
+		!strings.Contains(err.Error(), "received prior goaway: code: NO_ERROR")
 }
 
 // fellSilent reports whether a node said nothing more while it answered.

@@ -57,7 +57,7 @@ func ends(t *testing.T, heard func(uint64) copystate.Sign) (c *testCluster, died
 
 // endsOwners are statements that each ask a node something else.
 var endsOwners = []string{
-	"SELECT v FROM cpu", "SELECT mean(v) FROM cpu GROUP BY host", "SELECT v INTO copy FROM cpu",
+	"SELECT v FROM cpu", "SELECT mean(v) FROM cpu GROUP BY host", "SELECT first(v), percentile(v, 5) FROM cpu", "SELECT v INTO copy FROM cpu",
 	"SELECT v FROM cpu GROUP BY host SLIMIT 1", "EXPLAIN SELECT v FROM cpu", "EXPLAIN ANALYZE SELECT v FROM cpu",
 	"SHOW TAG KEYS", "SHOW TAG VALUES WITH KEY = host", "SHOW MEASUREMENTS", "SHOW SERIES", "SHOW FIELD KEYS",
 	"SHOW SERIES CARDINALITY", "SHOW SERIES EXACT CARDINALITY", "SHOW MEASUREMENT CARDINALITY",
@@ -76,6 +76,18 @@ func TestStatementThatMayHaveEndedAnOwnerIsGivenToNoOther(t *testing.T) {
 			}
 		})
 	}
+	t.Run("as a continuous query runs it", func(t *testing.T) {
+		t.Parallel()
+		c, died := ends(t, scarce)
+		n, _ := c.executing(t, c.nodes[3], newPool(t), 1<<30, &budget.Requests{})
+		n.mapper.Whole.Heard = scarce
+		var err error
+		n.results(t, "SELECT first(v), percentile(v, 5) INTO copy FROM cpu", query.ExecutionOptions{},
+			func(r *query.Result) { err = errors.Join(err, r.Err) })
+		if died.Load() != 1 || !errors.Is(err, ErrOwnerEnded) {
+			t.Errorf("%d nodes ended: %v", died.Load(), err)
+		}
+	})
 	t.Run("a read of Prometheus", func(t *testing.T) {
 		t.Parallel()
 		c, died := ends(t, scarce)
@@ -182,6 +194,13 @@ func TestNodesThatEndAreCountedForTheWholeStatement(t *testing.T) {
 	}
 	if err := ended(part(), 3); !errors.Is(err, ErrOwnerEnded) {
 		t.Errorf("the second node that ends: %v", err)
+	}
+	// Calls of a statement read one stream, and each notices its end.
+	if err := ended(one, 3); !errors.Is(err, ErrOwnerEnded) {
+		t.Errorf("another part that notices the second node's end: %v", err)
+	}
+	if _, err := part().assign([]uint64{1}); !errors.Is(err, ErrOwnerEnded) {
+		t.Errorf("another part that begins: %v", err)
 	}
 	// A process that was started since has all of its memory.
 	again := newOwned(view{c.meta, c, 1}, nil, Whole{Heard: plenty}, nil)

@@ -209,6 +209,9 @@ type target struct {
 // assign gives each shard to one owner that is up and has a whole copy: the one that has most to do
 // already, so that few nodes are asked. Without one, it is the one whose copy is the best to read.
 func (o *owned) assign(ids []uint64) (map[target][]uint64, error) {
+	if err := o.breaks.ended(); err != nil {
+		return nil, err
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	out := make(map[target][]uint64)

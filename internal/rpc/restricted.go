@@ -68,7 +68,7 @@ func restrictedDesc() grpc.ServiceDesc {
 			if err != nil {
 				return err
 			}
-			return handle(srv, filteredStream{stream, ctx})
+			return handle(srv, streamWith{stream, ctx})
 		}
 		d.Streams = append(d.Streams, s)
 	}
@@ -88,12 +88,13 @@ func filtered(ctx context.Context) (context.Context, error) {
 	return restrict.With(ctx, f), nil
 }
 
-type filteredStream struct {
+// streamWith is a stream with another context.
+type streamWith struct {
 	grpc.ServerStream
 	ctx context.Context
 }
 
-func (s filteredStream) Context() context.Context { return s.ctx }
+func (s streamWith) Context() context.Context { return s.ctx }
 
 // NewFilteredQueryClient is NewQueryClient for a user with restrictions; a nil filter is none.
 func NewFilteredQueryClient(c grpc.ClientConnInterface, f *restrict.Filter) (QueryClient, error) {

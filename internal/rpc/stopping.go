@@ -1,0 +1,82 @@
+package rpc
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Stopping ends the queries of other nodes with an error of their own, when the server stops. Who asked then knows that
+// the node did not end because of the query.
+type Stopping struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+// NewStopping returns the end of one server.
+func NewStopping() *Stopping {
+	s := &Stopping{}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// stopTime is how long calls may take to end.
+const stopTime = time.Second
+
+// Stop ends the queries, and the server when all calls have ended, or soon.
+func (s *Stopping) Stop(server *grpc.Server) {
+	s.cancel()
+	hard := time.AfterFunc(stopTime, server.Stop)
+	defer hard.Stop()
+	server.GracefulStop()
+}
+
+// Options make a server one whose queries end.
+func (s *Stopping) Options() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(func(
+			ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
+		) (any, error) {
+			if !isQuery(info.FullMethod) {
+				return handler(ctx, req)
+			}
+			ctx, end := s.join(ctx)
+			defer end()
+			resp, err := handler(ctx, req)
+			return resp, s.why(err)
+		}),
+		grpc.ChainStreamInterceptor(func(
+			srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler,
+		) error {
+			if !isQuery(info.FullMethod) {
+				return handler(srv, ss)
+			}
+			ctx, end := s.join(ss.Context())
+			defer end()
+			return s.why(handler(srv, streamWith{ss, ctx}))
+		}),
+	}
+}
+
+func isQuery(method string) bool {
+	return strings.HasPrefix(asQuery(method), "/"+Query_ServiceDesc.ServiceName+"/")
+}
+
+// join is ctx, and ends when the server stops.
+func (s *Stopping) join(ctx context.Context) (_ context.Context, end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(s.ctx, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+// why is the error of a call that failed.
+func (s *Stopping) why(err error) error {
+	if err != nil && s.ctx.Err() != nil {
+		return status.Error(codes.Unavailable, "the data node stops")
+	}
+	return err
+}
